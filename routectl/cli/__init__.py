@@ -1,0 +1,1 @@
+"""The front desk: argv, files, progress, colour and exit codes."""

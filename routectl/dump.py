@@ -1,0 +1,139 @@
+"""Dump and Sample: what an engine or a trainer wrote down, one sequence at a time.
+
+Shape suffixes: P prompt tokens, G response (generated) tokens, N = P + G.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .routes import Routes
+
+__all__ = ["Dump", "DumpMeta", "Sample", "SampleKey", "WeightSpan", "digest_tokens", "key_of"]
+
+Tokens = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSpan:
+    """Response tokens ``start`` up to (not including) ``end`` were sampled at ``version``."""
+
+    version: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One sequence of a dump: its routes and whatever else the dump knew.
+
+    routes is None when the dump has the sequence but no routed_experts for it. None elsewhere
+    means that the dump did not say. prompt_length and response_length can be known without ids.
+    logprobs are of the response tokens, natural log, float64 [G]; loss_mask is bool [N].
+    start_inferred tells that the start of the routes was computed from the row count.
+    """
+
+    routes: Routes | None
+    sample_id: str | None = None
+    group_id: str | None = None
+    prompt_ids: Tokens | None = None
+    response_ids: Tokens | None = None
+    prompt_length: int | None = None
+    response_length: int | None = None
+    loss_mask: NDArray[np.bool_] | None = None
+    logprobs: NDArray[np.float64] | None = None
+    weight_spans: tuple[WeightSpan, ...] = ()
+    finish_reason: str | None = None
+    cached_tokens: int | None = None
+    retractions: int | None = None
+    start_inferred: bool = False
+
+    @property
+    def token_ids(self) -> Tokens | None:
+        """Prompt and response ids, int32 [N], or None when either is not known."""
+        if self.prompt_ids is None or self.response_ids is None:
+            return None
+        return np.concatenate([self.prompt_ids, self.response_ids])
+
+
+@dataclass(frozen=True, slots=True)
+class SampleKey:
+    """What samples are joined by: the id, and digests of all token ids and of the prompt's."""
+
+    sample_id: str | None
+    tokens: bytes | None
+    prompt: bytes | None
+
+
+def digest_tokens(ids: Tokens) -> bytes:
+    """BLAKE2b-128 of the ids as little-endian int32."""
+    return hashlib.blake2b(ids.astype("<i4").tobytes(), digest_size=16).digest()
+
+
+def key_of(sample_id: str | None, prompt: Tokens | None, response: Tokens | None) -> SampleKey:
+    """The key of a sequence; digests are None where ids are not known."""
+    whole = None
+    if prompt is not None and response is not None:
+        whole = digest_tokens(np.concatenate([prompt, response]))
+    return SampleKey(sample_id, whole, None if prompt is None else digest_tokens(prompt))
+
+
+@dataclass(frozen=True, slots=True)
+class DumpMeta:
+    """What holds for every sample of a dump, and how it was found out.
+
+    format is the one that was sniffed (or forced); facts_source says where the layers, E and K
+    come from; skipped lists files of a folder that hold no samples, each with the reason.
+    """
+
+    path: str
+    format: str
+    layers_L: tuple[int, ...]
+    num_experts: int
+    top_k: int
+    engine: str | None = None
+    engine_version: str | None = None
+    model: str | None = None
+    id_space: str = "logical"
+    wire_dtype: str | None = None
+    facts_source: str | None = None
+    file_bytes: int | None = None
+    skipped: tuple[str, ...] = ()
+
+
+class Dump:
+    """A lazy, sized, re-iterable collection of samples.
+
+    ``keys`` are at hand for every sample; ``dump[i]`` and iteration read one sample at a time.
+    """
+
+    def __init__(
+        self, meta: DumpMeta, keys: Sequence[SampleKey], load: Callable[[int], Sample]
+    ) -> None:
+        self.meta = meta
+        self.keys = keys
+        self._load = load
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self.keys):
+            raise IndexError(index)
+        return self._load(index)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self._load(i) for i in range(len(self.keys)))
+
+    def watched(self, on_sample: Callable[[Sample], None]) -> "Dump":
+        """The same dump, telling ``on_sample`` of each sample as it is read."""
+
+        def load(index: int) -> Sample:
+            sample = self._load(index)
+            on_sample(sample)
+            return sample
+
+        return Dump(self.meta, self.keys, load)

@@ -1,0 +1,26 @@
+"""What can go wrong, as a user sees it: one line, and a hint when a flag would help."""
+
+__all__ = ["FormatError", "MismatchError", "RoutectlError", "UnsupportedError"]
+
+
+class RoutectlError(Exception):
+    """Anything that a user can act on; the command line prints it as one line and exits 2.
+
+    ``hint`` names the flag or the step that helps, or is None.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class FormatError(RoutectlError):
+    """A file is not what it claims to be."""
+
+
+class MismatchError(RoutectlError):
+    """Two inputs cannot be laid side by side, or nothing in them was comparable."""
+
+
+class UnsupportedError(RoutectlError):
+    """The input is understood, but routectl has no way to handle it."""

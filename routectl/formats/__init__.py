@@ -1,0 +1,90 @@
+"""Doors for dumps: a path in, a Dump out. ``open_dump`` sniffs; the other rooms each know a form."""
+
+import glob
+from pathlib import Path
+
+from ..dump import Dump
+from ..errors import FormatError, UnsupportedError
+from ..model import ModelFacts
+
+__all__ = ["FORMATS", "open_dump"]
+
+FORMATS = ("json", "jsonl", "sse", "npy", "npz", "safetensors", "native")
+_ARRAYS = ("npy", "npz", "safetensors")
+_SUFFIXES = {".npy": "npy", ".npz": "npz", ".safetensors": "safetensors", ".parquet": "native"}
+
+
+def _sniff_binary(path: Path) -> str | None:
+    """The binary container by its first bytes; None for text."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head.startswith(b"PAR1"):
+        return "native"
+    if head.startswith(b"\x93NUMPY"):
+        return "npy"
+    if head.startswith(b"PK"):
+        return "npz"
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
+        return "safetensors"
+    return None
+
+
+def _kind(path: Path, forced: str | None) -> str | None:
+    """The format of a file: forced, or by content; a name that claims another one is refused."""
+    found = forced or _sniff_binary(path)
+    claimed = _SUFFIXES.get(path.suffix)
+    if forced is None and claimed is not None and found != claimed:
+        got = "text or unknown bytes" if found is None else f"a {found} file"
+        raise FormatError(f"{path}: the name says {path.suffix}, the content is {got}")
+    return found
+
+
+def _open_file(
+    path: Path, model: ModelFacts | str | Path | None, form: str | None, start: int | None
+) -> Dump:
+    try:
+        kind = _kind(path, form)
+        if kind == "native":
+            from .native import open_native
+
+            return open_native(path)
+        if kind in _ARRAYS:
+            from .arrays import open_arrays
+
+            return open_arrays(path, kind, model, start)
+        from .text import open_text
+
+        return open_text(path, kind, model, start)
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def open_dump(
+    path: str | Path,
+    *,
+    model: ModelFacts | str | Path | None = None,
+    format: str | None = None,  # noqa: A002 - the word that users know from --format
+    start: int | None = None,
+) -> Dump:
+    """Open a file, a folder or a glob as one lazy Dump.
+
+    model   an HF config.json, a folder with one, or ModelFacts; None to take what the file or its
+            folder says.
+    format  one of FORMATS; None to sniff the content, then the name.
+    start   position of row 0 for samples that do not say it.
+
+    Raises FormatError when a file is not what it claims, UnsupportedError when it is understood
+    and not handled, MismatchError when the files of a folder are of different models.
+    """
+    if format is not None and format not in FORMATS:
+        raise UnsupportedError(f"format {format!r} is not known: {', '.join(FORMATS)}")
+    place = Path(path)
+    if place.is_dir():
+        files = [p for p in place.iterdir() if p.is_file()]
+    elif not place.exists() and glob.has_magic(str(path)):
+        files = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
+    else:
+        return _open_file(place, model, format, start)
+    from .folder import join_files
+
+    return join_files(str(path), files, lambda p: _open_file(p, model, format, start))

@@ -1,0 +1,84 @@
+"""Where a dump's model facts come from: the caller, the file itself, or a config beside it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import FormatError
+from ..model import ModelFacts, facts_from_config
+
+__all__ = ["Context", "find_context", "read_model"]
+
+_MAX_CONFIG_BYTES = 64 << 20
+_HINT = "--model CONFIG.json, or --num-layers, --top-k and --num-experts"
+
+
+class Context:
+    """The facts that hold for a file, where they come from, and what else stood beside it."""
+
+    __slots__ = ("about", "facts", "source")
+
+    def __init__(self, facts: ModelFacts, source: str, about: dict[str, Any]) -> None:
+        self.facts = facts
+        self.source = source
+        self.about = about
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise FormatError(f"{path}: too large for a model config")
+        doc = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path}: not JSON, expected an HF config.json") from None
+    if not isinstance(doc, dict):
+        raise FormatError(f"{path}: got a {type(doc).__name__}, expected an HF config.json")
+    return doc
+
+
+def read_model(path: str | Path) -> ModelFacts:
+    """Model facts from an HF config.json, or from the folder that holds one."""
+    file = Path(path)
+    file = file / "config.json" if file.is_dir() else file
+    doc = _read_json(file)
+    return facts_from_config(doc.get("hf_config", doc), str(file))
+
+
+def _beside(folder: Path) -> tuple[ModelFacts | None, str, dict[str, Any]]:
+    """Facts and notes from config.json or meta.json (``hf_config``) in the dump's folder."""
+    about: dict[str, Any] = {}
+    meta = folder / "meta.json"
+    if meta.is_file():
+        about = _read_json(meta)
+        if isinstance(about.get("hf_config"), dict):
+            return facts_from_config(about["hf_config"], str(meta)), str(meta), about
+    config = folder / "config.json"
+    if config.is_file():
+        return facts_from_config(_read_json(config), str(config)), str(config), about
+    return None, "", about
+
+
+def find_context(
+    path: Path, model: ModelFacts | str | Path | None, own: dict[str, Any] | None = None
+) -> Context:
+    """The facts for the dump at ``path``: ``model`` first, then ``own``, then the folder's.
+
+    ``own`` is a config that the file itself carries. Raises FormatError when none of the three
+    tells, because the layer axis and the id range cannot be checked without them.
+    """
+    found, source, about = _beside(path.parent)
+    if isinstance(model, ModelFacts):
+        return Context(model, "given", about)
+    if model is not None:
+        return Context(read_model(model), str(model), about)
+    if own is not None:
+        return Context(facts_from_config(own, f"{path}: config"), "the file itself", about)
+    if found is not None:
+        return Context(found, source, about)
+    raise FormatError(
+        f"{path}: the model is not known: no config in the file, no config.json or meta.json "
+        "beside it",
+        hint=_HINT,
+    )

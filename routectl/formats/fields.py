@@ -1,0 +1,103 @@
+"""Typed access to JSON that a foreign program wrote: the value, None, or one clear line."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dump import WeightSpan
+from ..errors import FormatError
+
+__all__ = [
+    "Doc", "finish_reason", "first_of", "floats", "integer", "mapping", "sequence", "text",
+    "token_ids", "weight_spans",
+]  # fmt: skip
+
+Doc = Mapping[str, Any]
+
+
+def first_of(doc: Doc, names: Sequence[str]) -> Any:
+    """The first value among ``names`` that is there and not null, else None."""
+    return next((doc[name] for name in names if doc.get(name) is not None), None)
+
+
+def _wrong(where: str, name: str, value: object, expected: str) -> FormatError:
+    shown = repr(value)
+    return FormatError(f"{where}: {name}: got {shown[:60]}, expected {expected}")
+
+
+def integer(value: object, where: str, name: str) -> int | None:
+    """A count >= 0, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+        raise _wrong(where, name, value, "a count")
+    return value
+
+
+def text(value: object) -> str | None:
+    """The value as a string, numbers too; None stays None."""
+    return None if value is None else str(value)
+
+
+def sequence(value: object, where: str, name: str) -> Sequence[Any] | None:
+    """A JSON list, or None."""
+    if value is not None and not isinstance(value, list):
+        raise _wrong(where, name, value, "a list")
+    return value
+
+
+def mapping(value: object, where: str, name: str) -> Doc:
+    """A JSON object; null reads as an empty one."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _wrong(where, name, value, "an object")
+    return value
+
+
+def token_ids(value: object, where: str, name: str) -> NDArray[np.int32] | None:
+    """Token ids, int32, or None; raises FormatError when one is no 31-bit count."""
+    ids = sequence(value, where, name)
+    if ids is None:
+        return None
+    if not all(type(i) is int and 0 <= i < 2**31 for i in ids):
+        bad = next(i for i in ids if type(i) is not int or not 0 <= i < 2**31)
+        raise _wrong(where, name, bad, "token ids")
+    return np.array(ids, np.int32)
+
+
+def floats(value: object, where: str, name: str) -> NDArray[np.float64] | None:
+    """Log-probabilities, float64, null entries as nan; or None."""
+    numbers = sequence(value, where, name)
+    if numbers is None:
+        return None
+    if not all(x is None or type(x) in (int, float) for x in numbers):
+        bad = next(x for x in numbers if x is not None and type(x) not in (int, float))
+        raise _wrong(where, name, bad, "numbers")
+    return np.array([np.nan if x is None else x for x in numbers], np.float64)
+
+
+def weight_spans(doc: Doc, length: int | None, where: str) -> tuple[WeightSpan, ...]:
+    """``weight_versions`` as spans over response tokens; a lone ``weight_version`` spans them all.
+
+    Source: SGLang 0.5.23 ``meta_info.weight_versions``, vLLM 0.32 ``choices[].weight_versions``:
+    half-open spans {version, start, end}.
+    """
+    spans = []
+    for item in sequence(doc.get("weight_versions"), where, "weight_versions") or ():
+        span = mapping(item, where, "weight_versions")
+        start = integer(span.get("start"), where, "weight_versions.start")
+        end = integer(span.get("end"), where, "weight_versions.end")
+        if start is None or end is None or span.get("version") is None:
+            raise _wrong(where, "weight_versions", item, "{version, start, end}")
+        spans.append(WeightSpan(str(span["version"]), start, end))
+    if not spans and doc.get("weight_version") is not None:
+        return (WeightSpan(str(doc["weight_version"]), 0, length or 0),)
+    return tuple(spans)
+
+
+def finish_reason(value: object) -> str | None:
+    """The reason as one word: SGLang gives an object with ``type``, vLLM a string."""
+    return text(value.get("type") if isinstance(value, Mapping) else value)

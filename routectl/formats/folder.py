@@ -1,0 +1,73 @@
+"""A folder or a glob: all its files as one dump, in the order of their names."""
+
+import dataclasses
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from ..dump import Dump, DumpMeta, Sample
+from ..errors import FormatError, MismatchError
+from .wire import NoSamplesError
+
+__all__ = ["join_files"]
+
+_COMPANION = ".request.json"
+
+
+def _one(values: Sequence[str | None]) -> str | None:
+    return "+".join(sorted({v for v in values if v})) or None
+
+
+def _merge_meta(name: str, parts: Sequence[DumpMeta], skipped: Sequence[str]) -> DumpMeta:
+    first = parts[0]
+    for part in parts[1:]:
+        for field in ("layers_L", "num_experts", "top_k"):
+            if getattr(part, field) != getattr(first, field):
+                raise MismatchError(
+                    f"{name}: the files are of different models: {field} is "
+                    f"{getattr(first, field)} in {first.path} and {getattr(part, field)} in "
+                    f"{part.path}"
+                )
+    return dataclasses.replace(
+        first,
+        path=name,
+        format="+".join(sorted({p.format for p in parts})) + f", {len(parts)} files",
+        engine=_one([p.engine for p in parts]),
+        engine_version=_one([p.engine_version for p in parts]),
+        model=_one([p.model for p in parts]),
+        wire_dtype=_one([p.wire_dtype for p in parts]),
+        facts_source=_one([p.facts_source for p in parts]),
+        file_bytes=sum(p.file_bytes or 0 for p in parts),
+        skipped=(*skipped, *(s for p in parts for s in p.skipped)),
+    )
+
+
+def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump]) -> Dump:
+    """The samples of all files as one dump named ``name``.
+
+    Files that read well but hold no samples (configurations, error responses) are named in
+    ``meta.skipped``; request companions go with their responses. Raises FormatError when nothing
+    is left, MismatchError when the files are of different models.
+    """
+    dumps: list[Dump] = []
+    skipped: list[str] = []
+    for file in sorted(files):
+        if file.name.endswith(_COMPANION) or file.name.startswith("."):
+            continue
+        try:
+            dumps.append(open_one(file))
+        except NoSamplesError as nothing:
+            skipped.append(str(nothing))
+    if not dumps:
+        if not files:
+            raise FormatError(f"{name}: no file here: expected dumps")
+        raise FormatError(f"{name}: none of {len(files)} files holds samples; {skipped[0]}")
+    meta = _merge_meta(name, [d.meta for d in dumps], skipped)
+    ends = list(accumulate(len(d) for d in dumps))
+
+    def load(index: int) -> Sample:
+        part = bisect_right(ends, index)
+        return dumps[part][index - (ends[part] - len(dumps[part]))]
+
+    return Dump(meta, [key for d in dumps for key in d.keys], load)

@@ -1,0 +1,257 @@
+"""routectl's own container: Parquet, one row a sample, one binary column a MoE layer.
+
+Schema metadata key ``routectl`` holds everything of DumpMeta as JSON. docs/formats.md is the
+contract. Shape suffixes: T tokens, L MoE layers, K top_k.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ..dump import Dump, DumpMeta, Sample, SampleKey, WeightSpan, key_of
+from ..errors import FormatError, UnsupportedError
+from ..files import replacing
+from ..routes import Routes, ids_dtype
+
+__all__ = ["open_native", "write_native"]
+
+SCHEMA = "routectl.native/1"
+_GROUP_BYTES = 4 << 20  # ids in a row group: what reading one sample at random costs at most
+_ABOUT = ("engine", "engine_version", "model", "id_space", "wire_dtype")
+_SPAN = pa.struct([("version", pa.string()), ("start", pa.int32()), ("end", pa.int32())])
+_COLUMNS = (
+    ("sample_id", pa.string()),
+    ("group_id", pa.string()),
+    ("prompt_ids", pa.list_(pa.int32())),
+    ("response_ids", pa.list_(pa.int32())),
+    ("prompt_length", pa.int32()),
+    ("response_length", pa.int32()),
+    ("loss_mask", pa.list_(pa.bool_())),
+    ("logprobs", pa.list_(pa.float64())),
+    ("weight_spans", pa.list_(_SPAN)),
+    ("finish_reason", pa.string()),
+    ("cached_tokens", pa.int32()),
+    ("retractions", pa.int32()),
+    ("start", pa.int32()),
+    ("start_inferred", pa.bool_()),
+    ("num_rows", pa.int32()),
+    ("missing", pa.binary()),
+)
+_KEYS = ("sample_id", "prompt_ids", "response_ids")
+
+
+def _layer_name(layer: int) -> str:
+    return f"layer_{layer:03d}"
+
+
+def _schema(meta: DumpMeta) -> pa.Schema:
+    about = {
+        "schema": SCHEMA,
+        "layers": list(meta.layers_L),
+        "num_experts": meta.num_experts,
+        "top_k": meta.top_k,
+        **{name: getattr(meta, name) for name in _ABOUT},
+    }
+    fields = [pa.field(name, kind) for name, kind in _COLUMNS]
+    fields += [pa.field(_layer_name(layer), pa.binary()) for layer in meta.layers_L]
+    return pa.schema(fields, metadata={"routectl": json.dumps(about)})
+
+
+def _row(sample: Sample, meta: DumpMeta) -> dict[str, Any]:
+    """A sample as one row; the layer columns are null when it has no routes."""
+    row: dict[str, Any] = {
+        name: getattr(sample, name) for name, _ in _COLUMNS if hasattr(sample, name)
+    }
+    row["weight_spans"] = [dataclasses.asdict(span) for span in sample.weight_spans]
+    routes = sample.routes
+    if routes is None:
+        return row
+    row |= {"start": routes.start, "num_rows": routes.num_tokens}
+    if routes.missing_TL is not None:
+        row["missing"] = np.packbits(routes.missing_TL, bitorder="little").tobytes()
+    by_layer = np.ascontiguousarray(routes.ids_TLK.transpose(1, 0, 2))
+    for layer, ids_TK in zip(meta.layers_L, by_layer, strict=True):
+        row[_layer_name(layer)] = ids_TK.astype(ids_TK.dtype.newbyteorder("<"), copy=False).data
+    return row
+
+
+def _batches(samples: Iterable[Sample], meta: DumpMeta) -> Iterator[list[dict[str, Any]]]:
+    """Rows, a row group at a time."""
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for sample in samples:
+        rows.append(_row(sample, meta))
+        size += 0 if sample.routes is None else sample.routes.ids_TLK.nbytes
+        if size >= _GROUP_BYTES or len(rows) >= 4096:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
+
+
+def write_native(samples: Iterable[Sample], meta: DumpMeta, path: Path, *, force: bool) -> int:
+    """Write samples to a native file and return how many.
+
+    The file appears whole or not at all. An existing one is refused unless ``force``.
+    """
+    schema = _schema(meta)
+    small = [name for name, _ in _COLUMNS if name not in ("logprobs", "missing")]
+    count = 0
+    with replacing(path, force=force) as target, pq.ParquetWriter(
+        target, schema, compression="zstd", use_dictionary=small, write_statistics=["sample_id"],
+        write_page_checksum=True, data_page_size=_GROUP_BYTES,
+    ) as writer:  # fmt: skip
+        for rows in _batches(samples, meta):
+            columns = [pa.array([r.get(f.name) for r in rows], f.type) for f in schema]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema), len(rows))
+            count += len(rows)
+    return count
+
+
+def _read_about(path: Path, schema: pa.Schema) -> dict[str, Any]:
+    """The routectl block of the schema metadata, checked against the columns."""
+    block = (schema.metadata or {}).get(b"routectl")
+    if block is None:
+        raise UnsupportedError(
+            f"{path}: a Parquet file of another program: no 'routectl' entry in its schema metadata"
+        )
+    try:
+        about = json.loads(block)
+        version = about["schema"]
+        if version != SCHEMA:
+            raise UnsupportedError(f"{path}: container {version}, this routectl reads {SCHEMA}")
+        layers, experts, top_k = about["layers"], about["num_experts"], about["top_k"]
+        sizes = all(type(n) is int and n >= 0 for n in (*layers, experts, top_k))
+        fits = layers and layers == sorted(set(layers)) and 1 <= top_k <= experts <= 65536
+        columns = [name for name, _ in _COLUMNS] + [_layer_name(n) for n in layers]
+        if not sizes or not fits or schema.names != columns:
+            raise FormatError(f"{path}: damaged: the schema metadata does not fit the columns")
+    except (ValueError, KeyError, TypeError):
+        raise FormatError(f"{path}: damaged: the schema metadata cannot be read") from None
+    return dict(about)
+
+
+def _ids(row: dict[str, Any], meta: DumpMeta, where: str) -> NDArray[Any]:
+    """The layer columns of a row as [T, L, K]."""
+    dtype = ids_dtype(meta.num_experts)
+    shape = (row["num_rows"], meta.top_k)
+    ids_TLK = np.empty((shape[0], len(meta.layers_L), shape[1]), dtype)
+    for i, layer in enumerate(meta.layers_L):
+        data = row[_layer_name(layer)]
+        expected = shape[0] * shape[1] * dtype.itemsize
+        if data is None or len(data) != expected:
+            got = "nothing" if data is None else f"{len(data)} bytes"
+            raise FormatError(f"{where}: layer {layer}: got {got}, expected {expected} bytes")
+        ids_TLK[:, i] = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
+    if ids_TLK.size and int(ids_TLK.max()) >= meta.num_experts:
+        raise FormatError(
+            f"{where}: got id {int(ids_TLK.max())}, expected 0..{meta.num_experts - 1}"
+        )
+    return ids_TLK
+
+
+def _missing(packed: bytes | None, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
+    if packed is None:
+        return None
+    bits = np.frombuffer(packed, np.uint8)
+    return np.unpackbits(bits, count=shape[0] * shape[1], bitorder="little").reshape(shape) > 0
+
+
+def _array(values: Any, dtype: type) -> Any:
+    return None if values is None else np.array(values, dtype)
+
+
+def _sample(row: dict[str, Any], meta: DumpMeta, where: str) -> Sample:
+    routes = None
+    if row["num_rows"] is not None:
+        ids = _ids(row, meta, where)
+        missing = _missing(row["missing"], ids.shape[:2])
+        routes = Routes(ids, meta.layers_L, meta.num_experts, row["start"], missing)
+    plain = {name: row[name] for name, _ in _COLUMNS if name in Sample.__dataclass_fields__}
+    arrays = {
+        "prompt_ids": _array(row["prompt_ids"], np.int32),
+        "response_ids": _array(row["response_ids"], np.int32),
+        "loss_mask": _array(row["loss_mask"], np.bool_),
+        "logprobs": _array(row["logprobs"], np.float64),
+        "weight_spans": tuple(WeightSpan(**span) for span in row["weight_spans"] or ()),
+        "start_inferred": bool(row["start_inferred"]),
+    }
+    return Sample(**{**plain, **arrays, "routes": routes})
+
+
+def _table_row(table: pa.Table, index: int) -> dict[str, Any]:
+    """One row as Python values; binary columns stay buffers, not copies."""
+    row: dict[str, Any] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        value = column[index]
+        if pa.types.is_binary(column.type):
+            row[name] = value.as_buffer()
+        elif pa.types.is_list(column.type) and not pa.types.is_struct(column.type.value_type):
+            row[name] = None if value.values is None else value.values.to_numpy(zero_copy_only=False)
+        else:
+            row[name] = value.as_py()
+    return row
+
+
+def open_native(path: Path) -> Dump:
+    """Open a native file; row groups are read when a sample of theirs is, page checksums verified.
+
+    Raises FormatError when the file is damaged, UnsupportedError for another program's Parquet or
+    a newer container.
+    """
+
+    def opened() -> pq.ParquetFile:
+        return pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
+
+    try:
+        with opened() as file:
+            about = _read_about(path, file.schema_arrow)
+            sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+            keys = list(_read_keys(file))
+    except (pa.ArrowException, OSError) as error:
+        raise FormatError(f"{path}: damaged Parquet: {str(error).splitlines()[0]}") from None
+    meta = DumpMeta(
+        path=str(path),
+        format="native",
+        layers_L=tuple(about["layers"]),
+        num_experts=about["num_experts"],
+        top_k=about["top_k"],
+        facts_source="the file itself",
+        file_bytes=path.stat().st_size,
+        **{name: about.get(name) for name in _ABOUT},
+    )
+    ends = np.cumsum(sizes)
+    held: tuple[int, pa.Table] | None = None
+
+    def load(index: int) -> Sample:
+        nonlocal held
+        group = int(np.searchsorted(ends, index, side="right"))
+        if held is None or held[0] != group:
+            held = None  # let go of one row group before the next is read
+            try:
+                with opened() as file:
+                    held = (group, file.read_row_group(group, use_threads=False))
+            except (pa.ArrowException, OSError) as error:
+                reason = str(error).splitlines()[0]
+                raise FormatError(f"{path}: row group {group}: damaged: {reason}") from None
+        row = _table_row(held[1], index - int(ends[group] - sizes[group]))
+        return _sample(row, meta, f"{path}: sample {index}")
+
+    return Dump(meta, keys, load)
+
+
+def _read_keys(file: pq.ParquetFile) -> Iterator[SampleKey]:
+    for batch in file.iter_batches(256, columns=list(_KEYS), use_threads=False):
+        ids, prompts, responses = (batch.column(name) for name in _KEYS)
+        for i in range(batch.num_rows):
+            prompt, response = (
+                None if c[i].values is None else c[i].values.to_numpy() for c in (prompts, responses)
+            )
+            yield key_of(ids[i].as_py(), prompt, response)

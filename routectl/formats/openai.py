@@ -1,0 +1,189 @@
+"""Responses with ``choices`` (or vLLM's ``outputs``): completions, chat, token-in-token-out.
+
+Both engines speak this form; they differ in where routed_experts sits (SGLang has used four places).
+Sources: vLLM 0.21 and 0.32, SGLang 0.5.7 to 0.5.23.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError
+from .fields import (
+    Doc, finish_reason, first_of, floats, integer, mapping, sequence, text, token_ids, weight_spans,
+)  # fmt: skip
+from .wire import WireSample, payload_engine
+
+__all__ = ["START_NAMES", "read_choices", "requested_start"]
+
+START_NAMES = ("routed_experts_prompt_start", "routed_experts_start_len")
+
+
+def requested_start(request: Doc | None, where: str) -> int | None:
+    """The start that the request asked for: 0 when it names none, None without a request."""
+    if request is None:
+        return None
+    params = mapping(request.get("sampling_params"), where, "sampling_params")
+    asked = first_of(request, START_NAMES)
+    asked = first_of(params, START_NAMES) if asked is None else asked
+    return integer(asked, where, "start of routed_experts") or 0
+
+
+def _requested_prompts(request: Doc | None) -> list[Any]:
+    """The prompts of a request, as ids or text, one entry each; empty when not known."""
+    prompt = None if request is None else first_of(request, ("prompt", "token_ids", "input_ids"))
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        return prompt
+    return [] if prompt is None else [prompt]
+
+
+def _read_logprobs(choice: Doc, meta: Doc, where: str) -> tuple[list[Any], list[Any]]:
+    """The log-probs and token strings of a choice, in any of three forms; empty when absent."""
+    native = sequence(meta.get("output_token_logprobs"), where, "output_token_logprobs")
+    if native:
+        return [item[0] for item in native], []
+    logprobs = choice.get("logprobs")
+    if isinstance(logprobs, list):  # offline: one number a token
+        return logprobs, []
+    block = mapping(logprobs, where, "logprobs")
+    content = sequence(block.get("content"), where, "logprobs.content")
+    if content is not None:
+        entries = [mapping(item, where, "logprobs.content") for item in content]
+        return [e.get("logprob") for e in entries], [e.get("token") for e in entries]
+    values = sequence(block.get("token_logprobs"), where, "token_logprobs") or []
+    return list(values), list(sequence(block.get("tokens"), where, "tokens") or [])
+
+
+def _ids_from_strings(tokens: list[Any]) -> list[int] | None:
+    """Ids out of "token_id:97" (vLLM with return_tokens_as_token_ids), else None."""
+    prefix = "token_id:"
+    if not tokens or not all(isinstance(t, str) and t.startswith(prefix) for t in tokens):
+        return None
+    tails = [t[len(prefix) :] for t in tokens]
+    return [int(t) for t in tails] if all(t.isdigit() for t in tails) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Response:
+    """What the choices of one response share."""
+
+    doc: Doc
+    extra: Doc
+    usage: Doc
+    prompts: list[Any]
+    num_choices: int
+    start: int | None
+    where: str
+
+    @property
+    def one_prompt(self) -> bool:
+        is_chat = str(self.doc.get("object", "")).startswith("chat")
+        return is_chat or len(self.prompts) == 1 or self.num_choices == 1
+
+    def prompt_of(self, index: int) -> Any:
+        """The requested prompt of choice ``index``: n choices in a row share one."""
+        each = max(1, self.num_choices // max(1, len(self.prompts)))
+        return self.prompts[index // each] if index // each < len(self.prompts) else None
+
+
+def _payload(choice: Doc, meta: Doc, response: _Response, index: int) -> Any:
+    """routed_experts of a choice; response-level places belong to the first choice only."""
+    found = choice.get("routed_experts")
+    found = meta.get("routed_experts") if found is None else found
+    if found is None and index == 0:
+        found = response.extra.get("routed_experts")
+        found = response.doc.get("routed_experts") if found is None else found
+    return found
+
+
+def _prompt_ids(choice: Doc, response: _Response, index: int) -> NDArray[np.int32] | None:
+    where, name = response.where, "prompt_token_ids"
+    ids = choice.get(name)
+    ids = response.doc.get(name) if ids is None else ids
+    ids = response.extra.get("input_ids") if ids is None else ids
+    if ids is None:
+        asked = response.prompt_of(index)
+        ids = asked if isinstance(asked, list) else None
+    if isinstance(ids, list) and ids and isinstance(ids[0], list):
+        ids = ids[min(index, len(ids) - 1)]
+    return token_ids(ids, where, name)
+
+
+def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
+    where = f"{response.where}: choice {position}"
+    index = integer(choice.get("index"), where, "index")
+    index = position if index is None else index
+    meta = mapping(choice.get("meta_info"), where, "meta_info")
+    payload = _payload(choice, meta, response, index)
+    prompt_ids = _prompt_ids(choice, response, index)
+    values, strings = _read_logprobs(choice, meta, where)
+    outputs = sequence(response.extra.get("output_ids"), where, "output_ids") or []
+    ids = first_of(choice, ("token_ids", "response_token_ids"))
+    ids = outputs[index] if ids is None and index < len(outputs) else ids
+    echoed = 0 if prompt_ids is None else len(prompt_ids)
+    ids = _ids_from_strings(strings) if ids is None else ids
+    response_ids = token_ids(ids, where, "token_ids")
+
+    single = response.num_choices == 1
+    prompt_length = integer(
+        first_of(meta, ("prompt_tokens",)) if prompt_ids is None else len(prompt_ids),
+        where, "prompt_tokens",
+    )  # fmt: skip
+    if prompt_length is None and response.one_prompt:
+        prompt_length = integer(response.usage.get("prompt_tokens"), where, "prompt_tokens")
+    length = meta.get("completion_tokens") if response_ids is None else len(response_ids)
+    length = response.usage.get("completion_tokens") if length is None and single else length
+    length = len(values) if length is None and values else length
+    response_length = integer(length, where, "completion_tokens")
+    if response_length is not None and len(values) == echoed + response_length:
+        values = values[echoed:]  # echo=true: the prompt's come first
+    logprobs = floats(values, where, "logprobs") if len(values) == response_length else None
+    details = mapping(response.usage.get("prompt_tokens_details"), where, "prompt_tokens_details")
+    cached = first_of(meta, ("cached_tokens",))
+    cached = details.get("cached_tokens") if cached is None else cached
+    cached = first_of(response.doc, ("num_cached_tokens",)) if cached is None else cached
+    about = meta if meta else choice
+    if "weight_versions" not in about and index == 0:
+        about = {**about, **mapping(response.doc.get("metadata"), where, "metadata")}
+    identity = first_of(response.doc, ("id", "request_id"))
+    fingerprint = str(response.doc.get("system_fingerprint") or "")
+    is_vllm = fingerprint.startswith("vllm-")
+    return WireSample(
+        where=where,
+        payload=payload,
+        prompt_payload=response.doc.get("prompt_routed_experts"),
+        start=response.start,
+        sample_id=None if identity is None else f"{identity}/{index}",
+        prompt_ids=prompt_ids,
+        response_ids=response_ids,
+        prompt_length=prompt_length,
+        response_length=response_length,
+        logprobs=logprobs,
+        weight_spans=weight_spans(about, response_length, where),
+        finish_reason=finish_reason(first_of(choice, ("finish_reason",))),
+        cached_tokens=integer(cached, where, "cached_tokens"),
+        retractions=integer(meta.get("num_retractions"), where, "num_retractions"),
+        engine="vllm" if is_vllm else payload_engine(payload),
+        engine_version=fingerprint.split("-")[1] if is_vllm else None,
+    )
+
+
+def read_choices(doc: Doc, request: Doc | None, where: str) -> list[WireSample]:
+    """The sequences of one response document, one a choice."""
+    name = "choices" if "choices" in doc else "outputs"
+    choices = sequence(doc.get(name), where, name)
+    if not choices:
+        raise FormatError(f"{where}: {name} is empty: the response holds no sequence")
+    engine_extra = first_of(doc, ("sglext", "sgl_ext"))
+    response = _Response(
+        doc=doc,
+        extra=mapping(engine_extra, where, "sglext"),
+        usage=mapping(doc.get("usage"), where, "usage"),
+        prompts=_requested_prompts(request),
+        num_choices=len(choices),
+        start=requested_start(request, where),
+        where=where,
+    )
+    return [_read_choice(mapping(c, where, name), i, response) for i, c in enumerate(choices)]

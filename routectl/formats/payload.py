@@ -1,0 +1,103 @@
+"""The routed_experts payload as it travels: base64 .npy, base64 raw int32, nested lists.
+
+Every size is checked against the bytes at hand before an array of that size exists.
+"""
+
+import binascii
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError, UnsupportedError
+
+__all__ = ["IntArray", "from_base64", "from_lists", "from_npy", "npy_header", "raw_rows"]
+
+IntArray = NDArray[np.integer[Any]]
+
+_MAX_HEADER = 10_000
+NPY_BASE64 = "k05VTVBZ"  # base64 of b"\x93NUMPY": how vLLM's payload is told from SGLang's
+
+
+def npy_header(stream: io.BufferedIOBase | Any, where: str) -> tuple[tuple[int, ...], Any, bool]:
+    """Shape, dtype and Fortran order from the head of a .npy stream, left at the first data byte.
+
+    Source: the NPY format 1.0, 2.0 and 3.0 (numpy.lib.format).
+    """
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = getattr(np.lib.format, f"read_array_header_{version[0]}_0", None)
+        read = read or np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(stream, max_header_size=_MAX_HEADER)
+    except (ValueError, EOFError, SyntaxError, TypeError, UnicodeDecodeError) as error:
+        raise FormatError(f"{where}: not a .npy array: {str(error).splitlines()[0]}") from None
+    return shape, dtype, fortran
+
+
+def from_npy(data: bytes, where: str) -> NDArray[Any]:
+    """The array of a .npy file held in memory, without a copy where it is in C order."""
+    stream = io.BytesIO(data)
+    shape, dtype, fortran = npy_header(stream, where)
+    if dtype.hasobject:
+        raise FormatError(f"{where}: the .npy array holds Python objects, which are never loaded")
+    count = 1
+    for size in shape:
+        count *= size
+    got, expected = len(data) - stream.tell(), count * dtype.itemsize
+    if got != expected:
+        raise FormatError(
+            f"{where}: truncated or overlong .npy: got {got} bytes of data, "
+            f"expected {expected} for shape {shape} of {dtype}"
+        )
+    flat = np.frombuffer(data, dtype, count, offset=stream.tell())
+    return flat.reshape(shape[::-1]).T.copy() if fortran else flat.reshape(shape)
+
+
+def from_base64(payload: str, where: str) -> bytes:
+    """The bytes of a base64 string; FormatError says when it is cut short or is no base64."""
+    try:
+        return binascii.a2b_base64(payload, strict_mode=True)
+    except (binascii.Error, ValueError):
+        cut = len(payload) % 4 != 0
+        what = f"truncated ({len(payload)} characters, not a multiple of 4)" if cut else "invalid"
+        raise FormatError(
+            f"{where}: routed_experts: {what} base64: got {payload[:24]!r}…, expected the base64 of"
+            " a .npy file (vLLM) or of raw int32 (SGLang)"
+        ) from None
+
+
+def raw_rows(data: bytes, num_layers: int, top_k: int, where: str) -> IntArray:
+    """Raw little-endian int32 as [rows, num_layers, top_k].
+
+    Source: SGLang 0.5.23: base64 of the int32 tensor's bytes, C order, no header.
+    """
+    row_bytes = 4 * num_layers * top_k
+    if len(data) % row_bytes:
+        raise FormatError(
+            f"{where}: routed_experts: got {len(data)} bytes of raw int32, expected a multiple of "
+            f"{row_bytes} = 4 bytes x {num_layers} layers x top-{top_k}",
+            hint="the model's layer count or top_k is another: check --model",
+        )
+    return np.frombuffer(data, "<i4").reshape(-1, num_layers, top_k)
+
+
+def from_lists(value: Any, where: str) -> IntArray:
+    """Nested JSON lists [rows][layers][k] as int64."""
+    if isinstance(value, dict):
+        raise UnsupportedError(
+            f"{where}: routed_experts is an object with the keys {sorted(value)}; "
+            "known forms are a base64 string and nested lists"
+        )
+    try:
+        array = np.array(value)
+    except ValueError:
+        raise FormatError(f"{where}: routed_experts: rows are not all of one shape") from None
+    if array.size == 0:
+        return np.zeros((0, 0, 0), np.int64)
+    if array.ndim != 3 or array.dtype.kind not in "iu":
+        raise FormatError(
+            f"{where}: routed_experts: got {array.dtype} {array.shape}, "
+            "expected integers [rows, layers, top_k]"
+        )
+    return array

@@ -1,0 +1,206 @@
+"""JSON, JSON lines and event streams, plain or gzipped: indexed once, read one line at a time."""
+
+import gzip
+import json
+import tempfile
+import weakref
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ..dump import Dump, DumpMeta, Sample, SampleKey
+from ..errors import FormatError
+from ..model import ModelFacts
+from .dialects import read_document
+from .facts import find_context
+from .fields import Doc, mapping
+from .limits import check_inflation
+from .streams import merge_stream
+from .wire import NoSamplesError, WireSample, to_sample
+
+__all__ = ["open_text", "text_kind"]
+
+_MAX_LINE = 1 << 30
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """One document's place in the file: byte offset and length, and its line, from 1."""
+
+    offset: int
+    length: int
+    line: int
+
+
+def _plain(path: Path) -> IO[bytes]:
+    """The file, seekable; a gzipped one is inflated to an unnamed temporary file first."""
+    file = path.open("rb")
+    if file.read(2) != b"\x1f\x8b":
+        return file
+    file.close()
+    inflated = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the dump
+    size = path.stat().st_size
+    try:
+        with gzip.open(path) as source:
+            while block := source.read(_BLOCK):
+                check_inflation(inflated.tell(), size, str(path))
+                inflated.write(block)
+    except (OSError, EOFError, zlib.error) as error:
+        inflated.close()
+        raise FormatError(f"{path}: damaged gzip: {error}") from None
+    except FormatError:
+        inflated.close()
+        raise
+    return inflated
+
+
+def _parse(data: bytes, where: str) -> Any:
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise FormatError(f"{where}: JSON nested too deeply") from None
+    except ValueError as error:
+        reason = str(error).replace("line 1 column", "column")
+        raise FormatError(f"{where}: not JSON, or cut short: {reason}") from None
+
+
+def text_kind(file: IO[bytes], path: Path) -> str | None:
+    """``json``, ``jsonl`` or ``sse`` by content; None when the text is none of them."""
+    file.seek(0)
+    head = file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if head.startswith((b"data:", b"event:", b": ")):
+        return "sse"
+    if not head.startswith((b"{", b"[")):
+        return None
+    if ".jsonl" in path.suffixes or ".ndjson" in path.suffixes:
+        return "jsonl"
+    file.seek(0)
+    first = file.readline(_MAX_LINE)
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return "json"
+    return "jsonl" if file.read(_BLOCK).strip() else "json"
+
+
+def _spans(file: IO[bytes], kind: str, path: Path) -> Iterator[_Span]:
+    file.seek(0)
+    if kind != "jsonl":
+        file.seek(0, 2)
+        yield _Span(0, file.tell(), 0)
+        return
+    number, offset = 0, 0
+    while line := file.readline(_MAX_LINE):
+        number += 1
+        if len(line) == _MAX_LINE:
+            raise FormatError(f"{path}: line {number}: longer than {_MAX_LINE} bytes")
+        if line.strip():
+            yield _Span(offset, len(line), number)
+        offset += len(line)
+
+
+def _companion_request(path: Path) -> Doc | None:
+    """The request of ``X.response.json`` (or ``.sse``): ``X.request.json`` beside it."""
+    name = path.name.removesuffix(".gz")
+    stem = name.removesuffix(".json").removesuffix(".sse").removesuffix(".response")
+    request = path.with_name(f"{stem}.request.json")
+    if not request.is_file() or request == path:
+        return None
+    return mapping(_parse(request.read_bytes(), str(request)), str(request), "request")
+
+
+def _reader(
+    file: IO[bytes], kind: str, path: Path
+) -> Callable[[_Span], list[WireSample]]:
+    """A function from a span to its sequences; the last span is kept, since n choices share it."""
+    request = _companion_request(path)
+    last: tuple[_Span, list[WireSample]] | None = None
+
+    def read(span: _Span) -> list[WireSample]:
+        nonlocal last
+        if last is not None and last[0] is span:
+            return last[1]
+        file.seek(span.offset)
+        data = file.read(span.length)
+        where = f"{path}: line {span.line}" if span.line else str(path)
+        stream = kind == "sse" and data.lstrip().startswith((b"data:", b"event:", b":"))
+        doc = merge_stream(data.decode("utf-8", "replace"), where) if stream else _parse(data, where)
+        last = (span, read_document(doc, request, where))
+        return last[1]
+
+    return read
+
+
+def _joined(values: set[str | None]) -> str | None:
+    return "+".join(sorted(v for v in values if v)) or None
+
+
+def open_text(path: Path, kind: str | None, model: ModelFacts | str | Path | None,
+              start: int | None) -> Dump:  # fmt: skip
+    """Open a text dump of any dialect; ``kind`` is json, jsonl, sse or None to sniff.
+
+    One pass builds the index and the keys; payloads are decoded when a sample is read.
+    """
+    file = _plain(path)
+    try:
+        kind = kind or text_kind(file, path)
+        if kind is None:
+            raise NoSamplesError(f"{path}: not a dump: neither JSON nor a known binary format")
+        read = _reader(file, kind, path)
+        places: list[tuple[_Span, int]] = []
+        keys: list[SampleKey] = []
+        engines: set[str | None] = set()
+        versions: set[str | None] = set()
+        skipped: list[str] = []
+        with_routes = 0
+        for span in _spans(file, kind, path):
+            try:
+                wires = read(span)
+            except NoSamplesError as nothing:
+                if kind != "jsonl":
+                    raise
+                skipped.append(str(nothing))
+                continue
+            for i, wire in enumerate(wires):
+                places.append((span, i))
+                keys.append(wire.key)
+                engines.add(wire.engine)
+                versions.add(wire.engine_version)
+                with_routes += wire.payload is not None or wire.prompt_payload is not None
+        if not places:
+            raise NoSamplesError(skipped[0] if skipped else f"{path}: the file is empty")
+        if not with_routes:
+            raise NoSamplesError(
+                f"{path}: no routed_experts in any of its {len(places)} samples",
+                hint="ask the engine for them: enable_return_routed_experts (vLLM, SGLang), and "
+                "return_routed_experts in each request (SGLang)",
+            )
+        context = find_context(path, model)
+    except BaseException:
+        file.close()
+        raise
+
+    def load(index: int) -> Sample:
+        span, i = places[index]
+        return to_sample(read(span)[i], context.facts, start)
+
+    about = context.about
+    meta = DumpMeta(
+        path=str(path),
+        format=kind,
+        layers_L=context.facts.layers,
+        num_experts=context.facts.num_experts,
+        top_k=context.facts.top_k,
+        engine=about.get("engine") or _joined(engines),
+        engine_version=about.get("engine_version") or _joined(versions),
+        model=about.get("model") or context.facts.model_type,
+        facts_source=context.source,
+        file_bytes=path.stat().st_size,
+        skipped=tuple(skipped),
+    )
+    dump = Dump(meta, keys, load)
+    weakref.finalize(dump, file.close)
+    return dump

@@ -1,0 +1,155 @@
+"""WireSample: one sequence as a response named it, its payload still encoded.
+
+Every text format ends here; ``to_sample`` decodes the payload and settles which rows it holds.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dump import Sample, SampleKey, WeightSpan, key_of
+from ..errors import FormatError
+from ..model import ModelFacts
+from ..routes import Routes
+from .layers import routes_from_wire
+from .payload import NPY_BASE64, IntArray, from_base64, from_lists, from_npy, raw_rows
+
+__all__ = ["NoSamplesError", "WireSample", "payload_engine", "to_sample"]
+
+
+class NoSamplesError(FormatError):
+    """The file reads well and is no dump: an error response, a configuration, a listing."""
+
+
+@dataclass(frozen=True, slots=True)
+class WireSample:
+    """A sequence and its payload. ``start`` is what the request asked for, None when not known.
+
+    ``payload`` is None when the response has none. ``prompt_payload`` is the other half of the
+    split form of vLLM 0.21.
+    """
+
+    where: str
+    payload: Any = None
+    prompt_payload: Any = None
+    start: int | None = None
+    sample_id: str | None = None
+    group_id: str | None = None
+    prompt_ids: NDArray[np.int32] | None = None
+    response_ids: NDArray[np.int32] | None = None
+    prompt_length: int | None = None
+    response_length: int | None = None
+    logprobs: NDArray[np.float64] | None = None
+    loss_mask: NDArray[np.bool_] | None = None
+    weight_spans: tuple[WeightSpan, ...] = ()
+    finish_reason: str | None = None
+    cached_tokens: int | None = None
+    retractions: int | None = None
+    engine: str | None = None
+    engine_version: str | None = None
+
+    @property
+    def key(self) -> SampleKey:
+        """What this sequence is joined by."""
+        return key_of(self.sample_id, self.prompt_ids, self.response_ids)
+
+    @property
+    def num_tokens(self) -> int | None:
+        """N = P + G, or None when either is not known."""
+        if self.prompt_length is None or self.response_length is None:
+            return None
+        return self.prompt_length + self.response_length
+
+
+def payload_engine(payload: Any) -> str | None:
+    """The engine whose form the payload has: base64 .npy is vLLM's, other base64 SGLang's."""
+    if not isinstance(payload, str):
+        return None
+    return "vllm" if payload.startswith(NPY_BASE64) else "sglang"
+
+
+def _decode(wire: WireSample, facts: ModelFacts, start: int | None) -> IntArray:
+    """The payload as integers [rows, layers, k], whatever its encoding."""
+    if wire.prompt_payload is not None:
+        return _join_split(wire)
+    if not isinstance(wire.payload, str):
+        return from_lists(wire.payload, wire.where)
+    data = from_base64(wire.payload, wire.where)
+    if payload_engine(wire.payload) == "vllm":
+        return from_npy(data, wire.where)
+    moe = len(facts.layers)
+    if wire.num_tokens is not None and start is not None and moe != facts.num_layers:
+        if len(data) == 4 * moe * facts.top_k * (wire.num_tokens - 1 - start):
+            return raw_rows(data, moe, facts.top_k, wire.where)
+    return raw_rows(data, facts.num_layers, facts.top_k, wire.where)
+
+
+def _join_split(wire: WireSample) -> IntArray:
+    """Prompt rows, then response rows; a row for the last sampled token is cut.
+
+    Source: vLLM 0.21.0 (#39917): ``prompt_routed_experts`` [P, MoE layers, K] beside
+    ``choices[].routed_experts`` [G or G-1, MoE layers, K], -1 for rows of a cached prefix.
+    """
+    parts = [from_lists(part, wire.where) for part in (wire.prompt_payload, wire.payload or [])]
+    ids = np.concatenate([part for part in parts if part.size] or parts[:1])
+    return ids[:-1] if wire.num_tokens is not None and len(ids) == wire.num_tokens else ids
+
+
+def _place(rows: int, wire: WireSample, asked: int | None) -> tuple[int, bool]:
+    """Where row 0 stands, and whether that was inferred from the row count.
+
+    An engine's N tokens have rows for positions start .. N-2: the last one was never fed.
+    """
+    total = wire.num_tokens
+    if total is None:
+        if asked is None:
+            raise FormatError(
+                f"{wire.where}: {rows} rows, but neither the token counts nor the start are known",
+                hint="--start 0 if the rows begin at the first prompt token",
+            )
+        return asked, False
+    if asked is not None:
+        if rows != total - 1 - asked:
+            raise FormatError(
+                f"{wire.where}: got {rows} rows, expected {total - 1 - asked} = "
+                f"{wire.prompt_length} prompt + {wire.response_length} response tokens "
+                f"- 1 - start {asked}"
+            )
+        return asked, False
+    start = total - 1 - rows
+    if not 0 <= start <= (wire.prompt_length or 0):
+        raise FormatError(
+            f"{wire.where}: got {rows} rows, expected {wire.response_length} - 1 to {total - 1} "
+            f"for {wire.prompt_length} prompt + {wire.response_length} response tokens"
+        )
+    return start, start > 0
+
+
+def to_sample(wire: WireSample, facts: ModelFacts, start: int | None) -> Sample:
+    """Decode the payload; ``start`` is the user's, used when the request's is not known."""
+    asked = start if wire.start is None else wire.start
+    asked = 0 if wire.prompt_payload is not None else asked  # the split form has no start
+    routes: Routes | None = None
+    inferred = False
+    if wire.payload is not None or wire.prompt_payload is not None:
+        ids = _decode(wire, facts, asked)
+        position, inferred = _place(len(ids), wire, asked)
+        routes = routes_from_wire(ids, facts, position, wire.where)
+    return Sample(
+        routes=routes,
+        sample_id=wire.sample_id,
+        group_id=wire.group_id,
+        prompt_ids=wire.prompt_ids,
+        response_ids=wire.response_ids,
+        prompt_length=wire.prompt_length,
+        response_length=wire.response_length,
+        loss_mask=wire.loss_mask,
+        logprobs=wire.logprobs,
+        weight_spans=wire.weight_spans,
+        finish_reason=wire.finish_reason,
+        cached_tokens=wire.cached_tokens,
+        retractions=wire.retractions,
+        start_inferred=inferred,
+    )

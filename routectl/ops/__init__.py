@@ -1,0 +1,1 @@
+"""Verbs: nouns in, a frozen result out; no path, no print."""

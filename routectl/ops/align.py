@@ -1,0 +1,123 @@
+"""Two samples of the same tokens, laid side by side: common layers, common positions.
+
+Shape suffixes: T tokens, L compared layers, K top_k.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dump import DumpMeta, Sample
+from ..errors import MismatchError
+from ..routes import Bools, Ids
+
+__all__ = ["TOKENS", "Aligner", "Pair", "name_of"]
+
+TOKENS = ("all", "prompt", "response")
+_END = 1 << 62
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """The same tokens and layers of two samples; T is 0 where they have nothing in common.
+
+    position is the absolute position of row 0; skip_TL marks rows missing on either side;
+    rows_old and rows_new count what each side has in the selected tokens; prefix is how many
+    leading tokens agree, None when one side does not know its tokens.
+    """
+
+    name: str
+    old_TLK: Ids
+    new_TLK: Ids
+    skip_TL: Bools | None
+    position: int
+    prompt_length: int | None
+    cached: int
+    prefix: int | None
+    rows_old: int
+    rows_new: int
+
+
+def name_of(sample: Sample, index: int) -> str:
+    """The sample's id, else its place in the dump."""
+    return sample.sample_id if sample.sample_id is not None else f"#{index}"
+
+
+class _Side:
+    """One dump's part: picks rows and columns out of its samples."""
+
+    def __init__(self, meta: DumpMeta, layers: Sequence[int]) -> None:
+        same = tuple(layers) == meta.layers_L
+        self.columns = None if same else [meta.layers_L.index(layer) for layer in layers]
+
+    def window(self, sample: Sample, lo: int, hi: int) -> tuple[Ids, Bools | None]:
+        """Rows of positions lo..hi-1, as far as they are there."""
+        assert sample.routes is not None
+        begin = max(lo - sample.routes.start, 0)
+        part = slice(begin, max(hi - sample.routes.start, begin))
+        ids, missing = sample.routes.ids_TLK[part], sample.routes.missing_TL
+        missing = None if missing is None else missing[part]
+        if self.columns is None:
+            return ids, missing
+        picked = None if missing is None else missing[:, self.columns]
+        return np.ascontiguousarray(ids[:, self.columns]), picked
+
+    def present(self, sample: Sample, lo: int, hi: int) -> int:
+        """How many rows of positions lo..hi-1 are there."""
+        ids, missing = self.window(sample, lo, hi)
+        return int(ids.shape[0] * ids.shape[1] - (0 if missing is None else missing.sum()))
+
+
+def _prefix(a: NDArray[np.int32] | None, b: NDArray[np.int32] | None) -> int | None:
+    """Tokens before two sequences part; None when one of them is not known."""
+    if a is None or b is None:
+        return None
+    size = min(len(a), len(b))
+    parted = np.flatnonzero(a[:size] != b[:size])
+    return int(parted[0]) if len(parted) else size
+
+
+class Aligner:
+    """Lays pairs of samples side by side for one choice of layers and tokens.
+
+    tokens is one of TOKENS; response starts at the first generated token as an input.
+    """
+
+    def __init__(self, old: DumpMeta, new: DumpMeta, layers: Sequence[int], tokens: str) -> None:
+        self.old, self.new = _Side(old, layers), _Side(new, layers)
+        self.tokens = tokens
+
+    def _selected(self, prompt_length: int | None, name: str) -> tuple[int, int]:
+        if self.tokens == "all":
+            return 0, _END
+        if prompt_length is None:
+            raise MismatchError(f"sample {name}: --tokens {self.tokens} needs the prompt length, "
+                                "which neither side knows")  # fmt: skip
+        return (0, prompt_length) if self.tokens == "prompt" else (prompt_length, _END)
+
+    def pair(self, old: Sample, new: Sample, name: str) -> Pair:
+        """Lay two samples with routes side by side."""
+        assert old.routes is not None
+        assert new.routes is not None
+        prompt = new.prompt_length if old.prompt_length is None else old.prompt_length
+        first, end = self._selected(prompt, name)
+        prefix = _prefix(old.token_ids, new.token_ids)
+        lo = max(first, old.routes.start, new.routes.start)
+        hi = min(end, old.routes.stop, new.routes.stop, _END if prefix is None else prefix)
+        old_TLK, old_missing = self.old.window(old, lo, hi)
+        new_TLK, new_missing = self.new.window(new, lo, hi)
+        masks = [m for m in (old_missing, new_missing) if m is not None]
+        return Pair(
+            name=name,
+            old_TLK=old_TLK,
+            new_TLK=new_TLK,
+            skip_TL=np.logical_or.reduce(masks) if masks else None,
+            position=lo,
+            prompt_length=prompt,
+            cached=max(old.cached_tokens or 0, new.cached_tokens or 0),
+            prefix=prefix,
+            rows_old=self.old.present(old, first, end),
+            rows_new=self.new.present(new, first, end),
+        )

@@ -1,0 +1,106 @@
+"""summarize: what one dump holds. Shape suffixes: L MoE layers, E experts."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dump import Dump, DumpMeta, Sample
+from ..kernels import count_load
+
+__all__ = ["Summary", "summarize"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Summary:
+    """Counts over the samples of a dump.
+
+    prompt_tokens and response_tokens add up what samples say of themselves; lengths_unknown
+    counts the samples that do not. positions are tokens that have a place in the routes; rows
+    are those that are there, rows_missing_L the others. load_LE counts how often each expert was
+    taken. weight_versions counts response tokens per version; order is that of first sight.
+    """
+
+    meta: DumpMeta
+    samples: int
+    without_routes: int
+    lengths_unknown: int
+    prompt_tokens: int
+    response_tokens: int
+    cached_tokens: int
+    positions: int
+    rows_missing_L: NDArray[np.int64]
+    load_LE: NDArray[np.int64]
+    starts: dict[str, int]
+    weight_versions: dict[str, int]
+    finish_reasons: dict[str, int]
+    with_logprobs: int
+    retracted: int
+
+    @property
+    def rows(self) -> int:
+        """Rows that are there."""
+        return self.positions * len(self.rows_missing_L) - int(self.rows_missing_L.sum())
+
+    @property
+    def id_bytes_per_token(self) -> int:
+        """Bytes of ids that one token takes in memory: L x K x 1 or 2."""
+        meta = self.meta
+        return len(meta.layers_L) * meta.top_k * (1 if meta.num_experts <= 256 else 2)
+
+
+class _Tally:
+    def __init__(self, meta: DumpMeta) -> None:
+        self.meta = meta
+        self.plain: Counter[str] = Counter()
+        self.starts: Counter[str] = Counter()
+        self.versions: Counter[str] = Counter()
+        self.finish: Counter[str] = Counter()
+        self.missing_L = np.zeros(len(meta.layers_L), np.int64)
+        self.load_LE = np.zeros((len(meta.layers_L), meta.num_experts), np.int64)
+
+    def add(self, sample: Sample) -> None:
+        known = sample.prompt_length is not None and sample.response_length is not None
+        self.plain.update(
+            samples=1,
+            without_routes=int(sample.routes is None),
+            lengths_unknown=int(not known),
+            prompt_tokens=sample.prompt_length or 0,
+            response_tokens=sample.response_length or 0,
+            cached_tokens=sample.cached_tokens or 0,
+            with_logprobs=int(sample.logprobs is not None),
+            retracted=int(bool(sample.retractions)),
+        )
+        self.finish[sample.finish_reason or "unknown"] += 1
+        for span in sample.weight_spans:
+            self.versions[span.version] += span.end - span.start
+        if sample.routes is None:
+            return
+        routes = sample.routes
+        kind = "inferred" if sample.start_inferred else "zero" if routes.start == 0 else "given"
+        self.starts[kind] += 1
+        self.plain["positions"] += routes.num_tokens
+        if routes.missing_TL is not None:
+            self.missing_L += routes.missing_TL.sum(axis=0)
+        self.load_LE += count_load(routes.ids_TLK, self.meta.num_experts, routes.missing_TL)
+
+
+def summarize(dump: Dump) -> Summary:
+    """Read every sample once and add up what the dump holds."""
+    tally = _Tally(dump.meta)
+    for sample in dump:
+        tally.add(sample)
+    names = (
+        "samples", "without_routes", "lengths_unknown", "prompt_tokens", "response_tokens",
+        "cached_tokens", "positions", "with_logprobs", "retracted",
+    )  # fmt: skip
+    return Summary(
+        meta=dump.meta,
+        rows_missing_L=tally.missing_L,
+        load_LE=tally.load_LE,
+        starts=dict(tally.starts),
+        weight_versions=dict(tally.versions),
+        finish_reasons=dict(tally.finish),
+        **{name: tally.plain[name] for name in names},
+    )

@@ -1,0 +1,1 @@
+"""Voices: a result as a JSON document, as terminal text."""

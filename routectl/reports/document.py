@@ -1,0 +1,199 @@
+"""Results as JSON documents: the report itself, of which the other voices are views.
+
+docs/json.md is the contract. Undefined figures are null; nan and infinity never appear.
+"""
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from ..dump import DumpMeta
+from ..ops.counts import PLACES, bin_edges
+from ..ops.diff import DiffResult, SequenceCount
+from ..ops.gate import Verdict
+from ..ops.measures import (
+    Measures, dead_experts, entropy, layer_measures, max_vio, rate, total_measures,
+)  # fmt: skip
+from ..ops.summary import Summary
+
+__all__ = ["Document", "diff_document", "summary_document", "to_json"]
+
+Document = dict[str, Any]
+_QUANTILES = (0.5, 0.9, 0.99)
+
+
+def _finite(value: Any) -> Any:
+    """The value with every float that JSON cannot hold as None."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json(document: Document) -> str:
+    """The document as text, keys in the order of docs/json.md."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _dump(meta: DumpMeta, samples: int) -> Document:
+    about = asdict(meta)
+    return {
+        "path": about.pop("path"),
+        "samples": samples,
+        "layers": list(about.pop("layers_L")),
+        **about,
+        "skipped": list(meta.skipped),
+    }
+
+
+def _measures(m: Measures) -> Document:
+    return {
+        "rows": m.rows,
+        "rows_mismatched": m.rows_mismatched,
+        "mismatch_rate": m.mismatch_rate,
+        "overlap_rate": m.overlap_rate,
+        "order_mismatches": m.order_mismatches,
+        "order_mismatch_rate": m.order_mismatch_rate,
+        "zero_overlap_rate": m.zero_overlap_rate,
+        "swaps": list(m.swaps),
+        "rows_missing": m.rows_missing,
+        "load_shift": m.load_shift,
+        "max_vio_old": m.max_vio_old,
+        "max_vio_new": m.max_vio_new,
+    }
+
+
+def _four(name: str, key: Any, row: Any) -> Document:
+    tokens, mismatched, rows, rows_mismatched = (int(n) for n in row)
+    return {
+        name: key,
+        "tokens": tokens,
+        "tokens_mismatched": mismatched,
+        "token_mismatch_rate": rate(mismatched, tokens),
+        "rows": rows,
+        "rows_mismatched": rows_mismatched,
+        "mismatch_rate": rate(rows_mismatched, rows),
+    }
+
+
+def _sequences(sequences: tuple[SequenceCount, ...], limit: int) -> Document:
+    rates = [s.mismatch_rate for s in sequences]
+    worst = sorted(sequences, key=lambda s: (-s.mismatch_rate, -s.rows_mismatched, s.sample))
+    return {
+        "compared": len(sequences),
+        "mismatched": sum(s.rows_mismatched > 0 for s in sequences),
+        "mean": float(np.mean(rates)) if rates else None,
+        **{f"p{round(100 * q)}": float(np.quantile(rates, q)) if rates else None
+           for q in _QUANTILES},
+        "max": max(rates, default=None),
+        "worst": [
+            {**asdict(s), "mismatch_rate": s.mismatch_rate}
+            for s in worst[:limit] if s.rows_mismatched
+        ],
+    }  # fmt: skip
+
+
+def _logprobs(result: DiffResult) -> Document | None:
+    sums = result.logprobs
+    if not sums.tokens:
+        return None
+    return {
+        "tokens": sums.tokens,
+        "k1": rate(-sums.sum_d, sums.tokens),
+        "k3": rate(sums.sum_k3, sums.tokens),
+        "mean_abs_d": rate(sums.sum_abs, sums.tokens),
+        "max_abs_d": sums.max_abs,
+        "tau": sums.TAU,
+        "f_tau": rate(sums.over_tau, sums.tokens),
+    }
+
+
+def diff_document(result: DiffResult, verdict: Verdict) -> Document:
+    """The routectl.diff/1 document."""
+    counts = result.counts
+    total = _measures(total_measures(result))
+    bins = [
+        {"from": bin_edges(i)[0], **_four("to", bin_edges(i)[1], row)}
+        for i, row in enumerate(counts.bins_B4) if row[0]
+    ]  # fmt: skip
+    document: Document = {
+        "schema": "routectl.diff/1",
+        "old": _dump(result.old, result.samples.old),
+        "new": _dump(result.new, result.samples.new),
+        "samples": {**asdict(result.samples), "matched_by": result.match},
+        "token_selection": result.tokens,
+        **{k: total[k] for k in ("rows", "rows_mismatched", "mismatch_rate", "overlap_rate")},
+        "chance_overlap_rate": result.old.top_k / result.old.num_experts,
+        "tokens": result.num_tokens,
+        "tokens_mismatched": result.tokens_mismatched,
+        "token_mismatch_rate": rate(result.tokens_mismatched, result.num_tokens),
+        **{k: v for k, v in total.items() if k not in ("rows", "rows_mismatched",
+                                                       "mismatch_rate", "overlap_rate")},
+        "rows_only_old": counts.only_old,
+        "rows_only_new": counts.only_new,
+        "coverage_rate": rate(result.rows, result.rows + counts.only_old + counts.only_new),
+        "layers_only_old": list(result.layers_only_old),
+        "layers_only_new": list(result.layers_only_new),
+        "layers": [
+            {"layer": m.layer, **_measures(m)} for m in layer_measures(counts, result.layers)
+        ],
+        "tokens_by_differing_layers": counts.depth_N.tolist(),
+        "tokens_by_first_differing_layer": [
+            {"layer": layer, "tokens": n}
+            for layer, n in zip(result.layers, counts.first_L.tolist(), strict=True)
+        ],
+        "places": [_four("place", p, row) for p, row in zip(PLACES, counts.places_P4, strict=True)],
+        "positions": bins,
+        "sequences": _sequences(result.sequences, result.limit),
+        "logprobs": _logprobs(result),
+        "examples": [asdict(e) for e in result.examples],
+        "verdict": {
+            "differs": verdict.differs,
+            "failed": [asdict(f) for f in verdict.failed],
+            "incomparable_layers": list(verdict.incomparable),
+            "exit_code": verdict.exit_code,
+        },
+    }  # fmt: skip
+    return _finite(document)  # type: ignore[no-any-return]
+
+
+def summary_document(summary: Summary) -> Document:
+    """The routectl.show/1 document."""
+    meta = summary.meta
+    layers = [
+        {
+            "layer": layer,
+            "rows": summary.positions - int(summary.rows_missing_L[i]),
+            "rows_missing": int(summary.rows_missing_L[i]),
+            "max_vio": max_vio(summary.load_LE[i]),
+            "entropy": entropy(summary.load_LE[i]),
+            "dead_experts": dead_experts(summary.load_LE[i]),
+        }
+        for i, layer in enumerate(meta.layers_L)
+    ]
+    document: Document = {
+        "schema": "routectl.show/1",
+        "dump": _dump(meta, summary.samples),
+        "samples": summary.samples,
+        "samples_without_routes": summary.without_routes,
+        "samples_with_logprobs": summary.with_logprobs,
+        "samples_retracted": summary.retracted,
+        "samples_of_unknown_length": summary.lengths_unknown,
+        "prompt_tokens": summary.prompt_tokens,
+        "response_tokens": summary.response_tokens,
+        "cached_tokens": summary.cached_tokens,
+        "tokens_with_routes": summary.positions,
+        "rows": summary.rows,
+        "rows_missing": int(summary.rows_missing_L.sum()),
+        "id_bytes_per_token": summary.id_bytes_per_token,
+        "file_bytes_per_token": rate(meta.file_bytes or 0, summary.positions),
+        "starts": summary.starts,
+        "weight_versions": summary.weight_versions,
+        "finish_reasons": summary.finish_reasons,
+        "layers": layers,
+    }
+    return _finite(document)  # type: ignore[no-any-return]

@@ -1,0 +1,81 @@
+"""Routes: the experts that every token of one sequence took in every MoE layer.
+
+Shape suffixes: T tokens, L MoE layers, K top_k, E num_experts.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Bools", "Ids", "Routes", "ids_dtype"]
+
+Ids = NDArray[np.unsignedinteger]
+Bools = NDArray[np.bool_]
+
+
+def ids_dtype(num_experts: int) -> np.dtype[np.unsignedinteger]:
+    """uint8 where num_experts <= 256, else uint16 (what vLLM 0.32 emits for the same E)."""
+    if not 1 <= num_experts <= 65536:
+        raise ValueError(f"num_experts must be in 1..65536, got {num_experts}")
+    return np.dtype(np.uint8) if num_experts <= 256 else np.dtype(np.uint16)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Routes:
+    """The checked routes of one sequence.
+
+    ids_TLK      uint8 (E <= 256) or uint16, C order, token-major. Row r is the token at absolute
+                 position ``start + r`` as an input. The order inside K is as stored.
+    layers_L     0-based transformer layer number of each MoE layer, ascending.
+    num_experts  E, routed experts only; every id of a row that is there is below it.
+    start        absolute position of row 0.
+    missing_TL   bool, True where no route was captured; None when every row is there.
+                 The ids of a missing row are 0 and mean nothing.
+
+    Raises ValueError when the parts do not fit together.
+    """
+
+    ids_TLK: Ids
+    layers_L: tuple[int, ...]
+    num_experts: int
+    start: int = 0
+    missing_TL: Bools | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        ids = self.ids_TLK
+        if ids.ndim != 3 or ids.dtype != ids_dtype(self.num_experts) or not ids.flags.c_contiguous:
+            raise ValueError(
+                f"ids_TLK must be a C-ordered {ids_dtype(self.num_experts)} array [T, L, K], "
+                f"got {ids.dtype} {ids.shape}"
+            )
+        if len(self.layers_L) != ids.shape[1] or list(self.layers_L) != sorted(set(self.layers_L)):
+            raise ValueError(f"layers_L must be {ids.shape[1]} ascending layers: {self.layers_L}")
+        if not 1 <= ids.shape[2] <= self.num_experts or ids.shape[1] < 1 or self.start < 0:
+            raise ValueError(f"no routes have K, L or start like this: {ids.shape}, {self.start}")
+        if ids.size and int(ids.max()) >= self.num_experts:
+            raise ValueError(f"id {int(ids.max())} is not below num_experts {self.num_experts}")
+        missing = self.missing_TL
+        if missing is not None and (missing.shape != ids.shape[:2] or missing.dtype != np.bool_):
+            raise ValueError(f"missing_TL must be bool {ids.shape[:2]}, got {missing.dtype}")
+
+    @property
+    def num_tokens(self) -> int:
+        """T, the tokens that have a place here, missing rows included."""
+        return int(self.ids_TLK.shape[0])
+
+    @property
+    def top_k(self) -> int:
+        """K."""
+        return int(self.ids_TLK.shape[2])
+
+    @property
+    def stop(self) -> int:
+        """Absolute position after the last row."""
+        return self.start + self.num_tokens
+
+    @property
+    def rows(self) -> int:
+        """Rows that are there: T x L less the missing ones."""
+        total = self.num_tokens * len(self.layers_L)
+        return total if self.missing_TL is None else total - int(self.missing_TL.sum())
