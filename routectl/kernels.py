@@ -37,8 +37,8 @@ class RowCounts:
     first_T: NDArray[np.int32]
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _diff_chunk(  # type: ignore[no-untyped-def]  # noqa: PLR0913
+@njit(nogil=True, cache=True)
+def _diff_chunk(  # type: ignore[no-untyped-def]
     old, new, old_words, new_words, skip, slots, swaps, order, load_old, load_new, differing, first
 ):
     """Count one chunk. ``slots`` is a K-tuple: its length is known to the compiler.
@@ -77,9 +77,10 @@ def _diff_chunk(  # type: ignore[no-untyped-def]  # noqa: PLR0913
             size_new += shared
             swap = max(size_old, size_new) - shared
             swaps[layer, swap] += 1
-            for k in range(len(slots)):
-                load_new[layer, new[t, layer, k]] += np.uint32(1)
-                load_new[layer, old[t, layer, k]] -= np.uint32(1)
+            if swap > 0 or size_old < len(slots):  # else both sides took the same, once each
+                for k in range(len(slots)):
+                    load_new[layer, new[t, layer, k]] += np.uint32(1)
+                    load_new[layer, old[t, layer, k]] -= np.uint32(1)
             if swap == 0:
                 order[layer] += 1
             else:
@@ -153,7 +154,7 @@ def diff_rows(
     )
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _scan(ids, num_experts, filler, missing, first_bad):  # type: ignore[no-untyped-def]
     found = 0
     for t in range(ids.shape[0]):
@@ -193,7 +194,7 @@ def scan_rows(ids_TLK: NDArray[np.integer], num_experts: int) -> tuple[Bools | N
     return (missing if found else None), int(first_bad[0]), int(first_bad[1])
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _load(ids, missing, load):  # type: ignore[no-untyped-def]
     for t in range(ids.shape[0]):
         for layer in range(ids.shape[1]):

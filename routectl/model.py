@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from routectl.errors import FormatError
+from .errors import FormatError
 
 __all__ = ["ModelFacts", "facts_from_config"]
 

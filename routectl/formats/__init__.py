@@ -1,4 +1,4 @@
-"""Doors for dumps: a path in, a Dump out. ``open_dump`` sniffs; the other rooms each know a form."""
+"""Doors for dumps: a path in, a Dump out. ``open_dump`` sniffs; each other room knows a form."""
 
 import glob
 from pathlib import Path

@@ -15,6 +15,7 @@ from .payload import from_npy, npy_header
 
 __all__ = ["ArrayFile", "open_array_file"]
 
+
 @dataclass(slots=True)
 class ArrayFile:
     """Arrays by name. ``texts`` are its strings: safetensors metadata, or 0-d string arrays."""
@@ -25,6 +26,7 @@ class ArrayFile:
     read: Callable[[str], NDArray[Any]]
     texts: dict[str, str] = field(default_factory=dict)
 
+
 def _open_npy(path: Path) -> ArrayFile:
     with path.open("rb") as stream:
         shape, dtype, _ = npy_header(stream, str(path))
@@ -32,6 +34,7 @@ def _open_npy(path: Path) -> ArrayFile:
     return ArrayFile(
         path, {name: shape}, {name: str(dtype)}, lambda _: from_npy(path.read_bytes(), str(path))
     )
+
 
 def _open_npz(path: Path) -> ArrayFile:
     try:
@@ -70,6 +73,7 @@ def _open_npz(path: Path) -> ArrayFile:
                 result.texts[name] = str(read(name))
     return result
 
+
 def _open_safetensors(path: Path) -> ArrayFile:
     from safetensors import SafetensorError, safe_open
 
@@ -87,6 +91,7 @@ def _open_safetensors(path: Path) -> ArrayFile:
     except (SafetensorError, OSError) as error:
         raise FormatError(f"{path}: damaged .safetensors: {error}") from None
     return ArrayFile(path, shapes, dtypes, read, texts)
+
 
 def open_array_file(path: Path, kind: str) -> ArrayFile:
     """Open a container by kind: npy, npz or safetensors. Raises FormatError when it is damaged."""

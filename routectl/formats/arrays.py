@@ -46,7 +46,9 @@ def _ints(array: NDArray[Any] | None, where: str, name: str) -> NDArray[np.int32
     if array is None:
         return None
     if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise FormatError(f"{where}: {name}: got {array.dtype} {array.shape}, expected integers [N]")
+        raise FormatError(
+            f"{where}: {name}: got {array.dtype} {array.shape}, expected integers [N]"
+        )
     if array.size and not 0 <= int(array.min()) <= int(array.max()) < 2**31:
         raise FormatError(f"{where}: {name}: got ids outside 0..2^31-1")
     return array.astype(np.int32)

@@ -104,10 +104,17 @@ def write_native(samples: Iterable[Sample], meta: DumpMeta, path: Path, *, force
     schema = _schema(meta)
     small = [name for name, _ in _COLUMNS if name not in ("logprobs", "missing")]
     count = 0
-    with replacing(path, force=force) as target, pq.ParquetWriter(
-        target, schema, compression="zstd", use_dictionary=small, write_statistics=["sample_id"],
-        write_page_checksum=True, data_page_size=_GROUP_BYTES,
-    ) as writer:  # fmt: skip
+    options: dict[str, Any] = {
+        "compression": "zstd",
+        "use_dictionary": small,
+        "write_statistics": ["sample_id"],
+        "write_page_checksum": True,
+        "data_page_size": _GROUP_BYTES,
+    }
+    with (
+        replacing(path, force=force) as target,
+        pq.ParquetWriter(target, schema, **options) as writer,
+    ):
         for rows in _batches(samples, meta):
             columns = [pa.array([r.get(f.name) for r in rows], f.type) for f in schema]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema), len(rows))
@@ -194,7 +201,9 @@ def _table_row(table: pa.Table, index: int) -> dict[str, Any]:
         if pa.types.is_binary(column.type):
             row[name] = value.as_buffer()
         elif pa.types.is_list(column.type) and not pa.types.is_struct(column.type.value_type):
-            row[name] = None if value.values is None else value.values.to_numpy(zero_copy_only=False)
+            row[name] = (
+                None if value.values is None else value.values.to_numpy(zero_copy_only=False)
+            )
         else:
             row[name] = value.as_py()
     return row
@@ -217,6 +226,7 @@ def open_native(path: Path) -> Dump:
             keys = list(_read_keys(file))
     except (pa.ArrowException, OSError) as error:
         raise FormatError(f"{path}: damaged Parquet: {str(error).splitlines()[0]}") from None
+    named: dict[str, Any] = {name: about.get(name) for name in _ABOUT}
     meta = DumpMeta(
         path=str(path),
         format="native",
@@ -225,7 +235,7 @@ def open_native(path: Path) -> Dump:
         top_k=about["top_k"],
         facts_source="the file itself",
         file_bytes=path.stat().st_size,
-        **{name: about.get(name) for name in _ABOUT},
+        **named,
     )
     ends = np.cumsum(sizes)
     held: tuple[int, pa.Table] | None = None
@@ -252,6 +262,7 @@ def _read_keys(file: pq.ParquetFile) -> Iterator[SampleKey]:
         ids, prompts, responses = (batch.column(name) for name in _KEYS)
         for i in range(batch.num_rows):
             prompt, response = (
-                None if c[i].values is None else c[i].values.to_numpy() for c in (prompts, responses)
+                None if c[i].values is None else c[i].values.to_numpy()
+                for c in (prompts, responses)
             )
             yield key_of(ids[i].as_py(), prompt, response)

@@ -3,10 +3,19 @@
 The names below are the ones that vLLM, SGLang and the trainers' own dumps use for each fact.
 """
 
+import numpy as np
+
 from ..errors import FormatError
 from .fields import (
-    Doc, finish_reason, first_of, floats, integer, sequence, text, token_ids, weight_spans,
-)  # fmt: skip
+    Doc,
+    finish_reason,
+    first_of,
+    floats,
+    integer,
+    text,
+    token_ids,
+    weight_spans,
+)
 from .openai import START_NAMES
 from .wire import WireSample, payload_engine
 
@@ -42,7 +51,7 @@ def read_record(doc: Doc, where: str) -> WireSample:
             f"{where}: logprobs: got {len(logprobs)} numbers, expected {len(response)}, "
             "one a response token"
         )
-    mask = sequence(doc.get("loss_mask"), where, "loss_mask")
+    mask = floats(doc.get("loss_mask"), where, "loss_mask")
     return WireSample(
         where=where,
         payload=payload,
@@ -54,7 +63,7 @@ def read_record(doc: Doc, where: str) -> WireSample:
         prompt_length=integer(prompt_length, where, "prompt_length"),
         response_length=integer(response_length, where, "response_length"),
         logprobs=logprobs,
-        loss_mask=None if mask is None else floats(mask, where, "loss_mask") != 0,
+        loss_mask=None if mask is None else np.asarray(mask != 0, np.bool_),
         weight_spans=weight_spans(doc, None if response is None else len(response), where),
         finish_reason=finish_reason(doc.get("finish_reason")),
         cached_tokens=integer(first_of(doc, _CACHED), where, "cached_tokens"),

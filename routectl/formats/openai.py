@@ -1,6 +1,6 @@
 """Responses with ``choices`` (or vLLM's ``outputs``): completions, chat, token-in-token-out.
 
-Both engines speak this form; they differ in where routed_experts sits (SGLang has used four places).
+Both engines speak it; they differ in where routed_experts sits (SGLang has used four places).
 Sources: vLLM 0.21 and 0.32, SGLang 0.5.7 to 0.5.23.
 """
 
@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError
 from .fields import (
-    Doc, finish_reason, first_of, floats, integer, mapping, sequence, text, token_ids, weight_spans,
-)  # fmt: skip
+    Doc,
+    finish_reason,
+    first_of,
+    floats,
+    integer,
+    mapping,
+    sequence,
+    token_ids,
+    weight_spans,
+)
 from .wire import WireSample, payload_engine
 
 __all__ = ["START_NAMES", "read_choices", "requested_start"]

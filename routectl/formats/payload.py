@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError, UnsupportedError
 
-__all__ = ["IntArray", "from_base64", "from_lists", "from_npy", "npy_header", "raw_rows"]
+__all__ = [
+    "NPY_BASE64", "IntArray", "from_base64", "from_lists", "from_npy", "npy_header", "raw_rows",
+    "wire_dtype",
+]  # fmt: skip
 
 IntArray = NDArray[np.integer[Any]]
 
@@ -101,3 +104,16 @@ def from_lists(value: Any, where: str) -> IntArray:
             "expected integers [rows, layers, top_k]"
         )
     return array
+
+
+def wire_dtype(payload: Any) -> str | None:
+    """The integer type that a payload is written in; "json" for lists, None when unreadable."""
+    if not isinstance(payload, str):
+        return "json" if isinstance(payload, list) else None
+    if not payload.startswith(NPY_BASE64):
+        return "int32"
+    try:
+        head = binascii.a2b_base64(payload[:1024])
+        return str(npy_header(io.BytesIO(head), "payload")[1])
+    except (binascii.Error, FormatError):
+        return None

@@ -7,8 +7,17 @@ from typing import Any
 
 from ..errors import FormatError
 from .fields import (
-    Doc, finish_reason, first_of, floats, integer, mapping, sequence, text, token_ids, weight_spans,
-)  # fmt: skip
+    Doc,
+    finish_reason,
+    first_of,
+    floats,
+    integer,
+    mapping,
+    sequence,
+    text,
+    token_ids,
+    weight_spans,
+)
 from .openai import requested_start
 from .wire import WireSample
 
@@ -68,7 +77,7 @@ def read_generate(items: list[Any], request: Doc | None, where: str) -> list[Wir
     """The outputs of one request: prompts in order, the n samples of each in a row."""
     asked = None if request is None else first_of(request, ("input_ids", "text", "prompt"))
     batch = isinstance(asked, list) and bool(asked) and not isinstance(asked[0], int)
-    prompts = asked if batch else [asked]
+    prompts: list[Any] = asked if isinstance(asked, list) and batch else [asked]
     each = max(1, len(items) // max(1, len(prompts)))
     start = requested_start(request, where)
     return [

@@ -6,7 +6,7 @@ import tempfile
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,9 +14,10 @@ from ..dump import Dump, DumpMeta, Sample, SampleKey
 from ..errors import FormatError
 from ..model import ModelFacts
 from .dialects import read_document
-from .facts import find_context
-from .fields import Doc, mapping
+from .facts import Context, find_context
+from .fields import Doc, mapping, text
 from .limits import check_inflation
+from .payload import wire_dtype
 from .streams import merge_stream
 from .wire import NoSamplesError, WireSample, to_sample
 
@@ -33,6 +34,9 @@ class _Span:
     offset: int
     length: int
     line: int
+
+
+_Read = Callable[[_Span], list[WireSample]]
 
 
 def _plain(path: Path) -> IO[bytes]:
@@ -112,9 +116,7 @@ def _companion_request(path: Path) -> Doc | None:
     return mapping(_parse(request.read_bytes(), str(request)), str(request), "request")
 
 
-def _reader(
-    file: IO[bytes], kind: str, path: Path
-) -> Callable[[_Span], list[WireSample]]:
+def _reader(file: IO[bytes], kind: str, path: Path) -> _Read:
     """A function from a span to its sequences; the last span is kept, since n choices share it."""
     request = _companion_request(path)
     last: tuple[_Span, list[WireSample]] | None = None
@@ -127,15 +129,78 @@ def _reader(
         data = file.read(span.length)
         where = f"{path}: line {span.line}" if span.line else str(path)
         stream = kind == "sse" and data.lstrip().startswith((b"data:", b"event:", b":"))
-        doc = merge_stream(data.decode("utf-8", "replace"), where) if stream else _parse(data, where)
+        doc = (
+            merge_stream(data.decode("utf-8", "replace"), where) if stream else _parse(data, where)
+        )
         last = (span, read_document(doc, request, where))
         return last[1]
 
     return read
 
 
+@dataclass(slots=True)
+class _Index:
+    """What the first pass learns: where each sample is, its key, and who wrote it."""
+
+    places: list[tuple[_Span, int]] = field(default_factory=list)
+    keys: list[SampleKey] = field(default_factory=list)
+    engines: set[str | None] = field(default_factory=set)
+    versions: set[str | None] = field(default_factory=set)
+    dtypes: set[str | None] = field(default_factory=set)
+    skipped: list[str] = field(default_factory=list)
+    with_routes: int = 0
+
+    def add(self, span: _Span, wires: list[WireSample]) -> None:
+        for i, wire in enumerate(wires):
+            self.places.append((span, i))
+            self.keys.append(wire.key)
+            self.engines.add(wire.engine)
+            self.versions.add(wire.engine_version)
+            self.dtypes.add(wire_dtype(wire.payload))
+            self.with_routes += wire.payload is not None or wire.prompt_payload is not None
+
+
+def _build_index(file: IO[bytes], kind: str, path: Path, read: _Read) -> _Index:
+    """Read every document once. Lines of a JSONL file that hold no sample are noted, not fatal."""
+    index = _Index()
+    for span in _spans(file, kind, path):
+        try:
+            index.add(span, read(span))
+        except NoSamplesError as nothing:
+            if kind != "jsonl":
+                raise
+            index.skipped.append(str(nothing))
+    if not index.places:
+        raise NoSamplesError(index.skipped[0] if index.skipped else f"{path}: the file is empty")
+    if not index.with_routes:
+        raise NoSamplesError(
+            f"{path}: no routed_experts in any of its {len(index.places)} samples",
+            hint="ask the engine for them: enable_return_routed_experts (vLLM, SGLang), and "
+            "return_routed_experts in each request (SGLang)",
+        )
+    return index
+
+
 def _joined(values: set[str | None]) -> str | None:
     return "+".join(sorted(v for v in values if v)) or None
+
+
+def _meta(path: Path, kind: str, index: _Index, context: Context) -> DumpMeta:
+    about = context.about
+    return DumpMeta(
+        path=str(path),
+        format=kind,
+        layers_L=context.facts.layers,
+        num_experts=context.facts.num_experts,
+        top_k=context.facts.top_k,
+        engine=text(about.get("engine")) or _joined(index.engines),
+        engine_version=text(about.get("engine_version")) or _joined(index.versions),
+        model=text(about.get("model")) or context.facts.model_type,
+        wire_dtype=_joined(index.dtypes),
+        facts_source=context.source,
+        file_bytes=path.stat().st_size,
+        skipped=tuple(index.skipped),
+    )
 
 
 def open_text(path: Path, kind: str | None, model: ModelFacts | str | Path | None,
@@ -150,57 +215,16 @@ def open_text(path: Path, kind: str | None, model: ModelFacts | str | Path | Non
         if kind is None:
             raise NoSamplesError(f"{path}: not a dump: neither JSON nor a known binary format")
         read = _reader(file, kind, path)
-        places: list[tuple[_Span, int]] = []
-        keys: list[SampleKey] = []
-        engines: set[str | None] = set()
-        versions: set[str | None] = set()
-        skipped: list[str] = []
-        with_routes = 0
-        for span in _spans(file, kind, path):
-            try:
-                wires = read(span)
-            except NoSamplesError as nothing:
-                if kind != "jsonl":
-                    raise
-                skipped.append(str(nothing))
-                continue
-            for i, wire in enumerate(wires):
-                places.append((span, i))
-                keys.append(wire.key)
-                engines.add(wire.engine)
-                versions.add(wire.engine_version)
-                with_routes += wire.payload is not None or wire.prompt_payload is not None
-        if not places:
-            raise NoSamplesError(skipped[0] if skipped else f"{path}: the file is empty")
-        if not with_routes:
-            raise NoSamplesError(
-                f"{path}: no routed_experts in any of its {len(places)} samples",
-                hint="ask the engine for them: enable_return_routed_experts (vLLM, SGLang), and "
-                "return_routed_experts in each request (SGLang)",
-            )
+        index = _build_index(file, kind, path, read)
         context = find_context(path, model)
     except BaseException:
         file.close()
         raise
 
-    def load(index: int) -> Sample:
-        span, i = places[index]
+    def load(place: int) -> Sample:
+        span, i = index.places[place]
         return to_sample(read(span)[i], context.facts, start)
 
-    about = context.about
-    meta = DumpMeta(
-        path=str(path),
-        format=kind,
-        layers_L=context.facts.layers,
-        num_experts=context.facts.num_experts,
-        top_k=context.facts.top_k,
-        engine=about.get("engine") or _joined(engines),
-        engine_version=about.get("engine_version") or _joined(versions),
-        model=about.get("model") or context.facts.model_type,
-        facts_source=context.source,
-        file_bytes=path.stat().st_size,
-        skipped=tuple(skipped),
-    )
-    dump = Dump(meta, keys, load)
+    dump = Dump(_meta(path, kind, index, context), index.keys, load)
     weakref.finalize(dump, file.close)
     return dump

@@ -80,10 +80,10 @@ def _decode(wire: WireSample, facts: ModelFacts, start: int | None) -> IntArray:
     if payload_engine(wire.payload) == "vllm":
         return from_npy(data, wire.where)
     moe = len(facts.layers)
-    if wire.num_tokens is not None and start is not None and moe != facts.num_layers:
-        if len(data) == 4 * moe * facts.top_k * (wire.num_tokens - 1 - start):
-            return raw_rows(data, moe, facts.top_k, wire.where)
-    return raw_rows(data, facts.num_layers, facts.top_k, wire.where)
+    placed = wire.num_tokens is not None and start is not None
+    rows = (wire.num_tokens or 0) - 1 - (start or 0)
+    moe_only = placed and len(data) == 4 * rows * moe * facts.top_k
+    return raw_rows(data, moe if moe_only else facts.num_layers, facts.top_k, wire.where)
 
 
 def _join_split(wire: WireSample) -> IntArray:

@@ -203,13 +203,9 @@ class _Tally:
             self.samples += SampleCounts(nothing_in_common=1, starts_inferred=inferred)
             return
         self.samples += SampleCounts(compared=1, starts_inferred=inferred)
-        depth = counts.depth_N
-        self.sequences.append(
-            SequenceCount(
-                name, int(depth.sum()), int(depth[1:].sum()), compared,
-                int(counts.swaps_LS[:, 1:].sum()),
-            )  # fmt: skip
-        )
+        mismatched = int(counts.swaps_LS[:, 1:].sum())
+        tokens, alike = int(counts.depth_N.sum()), int(counts.depth_N[0])
+        self.sequences.append(SequenceCount(name, tokens, tokens - alike, compared, mismatched))
         if len(self.examples) < limit:
             self.examples += _examples(pair, rows, self.layers, limit - len(self.examples))
 

@@ -103,9 +103,7 @@ class Verdict:
 def _find(name: str) -> _Metric:
     found = next((m for m in METRICS if m.name == name), None)
     if found is None:
-        raise RoutectlError(
-            f"metric {name!r} is not known: {', '.join(m.name for m in METRICS)}"
-        )
+        raise RoutectlError(f"metric {name!r} is not known: {', '.join(m.name for m in METRICS)}")
     return found
 
 
@@ -134,7 +132,9 @@ def parse_threshold(text: str, *, over: bool) -> Threshold:
     layer = parts["layer"]
     if layer is not None and metric.of_measures is None:
         raise RoutectlError(f"threshold {text!r}: {metric.name} has no value per layer")
-    return Threshold(text, metric.name, int(layer) if layer and layer != "*" else layer, limit, over)
+    return Threshold(
+        text, metric.name, int(layer) if layer and layer != "*" else layer, limit, over
+    )
 
 
 def _values(result: DiffResult, limit: Threshold) -> list[tuple[int | None, float | None]]:

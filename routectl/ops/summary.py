@@ -17,7 +17,7 @@ class Summary:
     """Counts over the samples of a dump.
 
     prompt_tokens and response_tokens add up what samples say of themselves; lengths_unknown
-    counts the samples that do not. positions are tokens that have a place in the routes; rows
+    counts the samples that do not; with_cached those that name their cached tokens. positions are tokens that have a place in the routes; rows
     are those that are there, rows_missing_L the others. load_LE counts how often each expert was
     taken. weight_versions counts response tokens per version; order is that of first sight.
     """
@@ -36,6 +36,7 @@ class Summary:
     weight_versions: dict[str, int]
     finish_reasons: dict[str, int]
     with_logprobs: int
+    with_cached: int
     retracted: int
 
     @property
@@ -70,6 +71,7 @@ class _Tally:
             response_tokens=sample.response_length or 0,
             cached_tokens=sample.cached_tokens or 0,
             with_logprobs=int(sample.logprobs is not None),
+            with_cached=int(sample.cached_tokens is not None),
             retracted=int(bool(sample.retractions)),
         )
         self.finish[sample.finish_reason or "unknown"] += 1
@@ -93,7 +95,7 @@ def summarize(dump: Dump) -> Summary:
         tally.add(sample)
     names = (
         "samples", "without_routes", "lengths_unknown", "prompt_tokens", "response_tokens",
-        "cached_tokens", "positions", "with_logprobs", "retracted",
+        "cached_tokens", "positions", "with_logprobs", "with_cached", "retracted",
     )  # fmt: skip
     return Summary(
         meta=dump.meta,

@@ -15,8 +15,14 @@ from ..ops.counts import PLACES, bin_edges
 from ..ops.diff import DiffResult, SequenceCount
 from ..ops.gate import Verdict
 from ..ops.measures import (
-    Measures, dead_experts, entropy, layer_measures, max_vio, rate, total_measures,
-)  # fmt: skip
+    Measures,
+    dead_experts,
+    entropy,
+    layer_measures,
+    max_vio,
+    rate,
+    total_measures,
+)
 from ..ops.summary import Summary
 
 __all__ = ["Document", "diff_document", "summary_document", "to_json"]
@@ -181,11 +187,12 @@ def summary_document(summary: Summary) -> Document:
         "samples": summary.samples,
         "samples_without_routes": summary.without_routes,
         "samples_with_logprobs": summary.with_logprobs,
+        "samples_with_cached_tokens": summary.with_cached,
         "samples_retracted": summary.retracted,
         "samples_of_unknown_length": summary.lengths_unknown,
         "prompt_tokens": summary.prompt_tokens,
         "response_tokens": summary.response_tokens,
-        "cached_tokens": summary.cached_tokens,
+        "cached_tokens": summary.cached_tokens if summary.with_cached else None,
         "tokens_with_routes": summary.positions,
         "rows": summary.rows,
         "rows_missing": int(summary.rows_missing_L.sum()),

@@ -1,0 +1,5 @@
+"""``python -m routectl``."""
+
+from .cli.main import run
+
+run()

@@ -1,0 +1,103 @@
+"""``routectl diff OLD NEW``."""
+
+from typing import Annotated
+
+import typer
+
+from ..errors import RoutectlError
+from .options import (
+    ExitZero,
+    Force,
+    Format,
+    Json,
+    Model,
+    NumExperts,
+    NumLayers,
+    Output,
+    Start,
+    TopK,
+    model_from,
+    open_input,
+    parse_layers,
+)
+from .output import check_output, emit, watching
+
+__all__ = ["diff_command"]
+
+_OLD = typer.Argument(metavar="OLD", show_default=False, help="Dump: a file, a folder or a glob.")
+_NEW = typer.Argument(metavar="NEW", show_default=False, help="Dump of the same tokens.")
+
+
+def diff_command(
+    old: Annotated[str, _OLD],
+    new: Annotated[str, _NEW],
+    match: Annotated[
+        str,
+        typer.Option(help="Join samples by: auto (id, else tokens), id, tokens, prefix, order."),
+    ] = "auto",
+    tokens: Annotated[str, typer.Option(help="Compare all, prompt or response tokens.")] = "all",
+    layers: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Only these layers, such as 0-3,7.")
+    ] = None,
+    examples: Annotated[
+        int, typer.Option(min=0, help="How many mismatched rows and worst samples to show.")
+    ] = 10,
+    fail_over: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC[@LAYER]:N[%]", help="Exit 1 only when over; repeatable."),
+    ] = None,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC[@LAYER]:N[%]", help="Exit 1 only when under; repeatable."),
+    ] = None,
+    exit_zero: ExitZero = False,
+    as_json: Json = False,
+    output: Output = None,
+    force: Force = False,
+    model: Model = None,
+    num_layers: NumLayers = None,
+    top_k: TopK = None,
+    num_experts: NumExperts = None,
+    form: Format = None,
+    start: Start = None,
+) -> int:
+    """Compare the routes of two dumps of the same tokens.
+
+    Rows are compared as sets of expert ids, by absolute position. Exit status: 0 the same or
+    within the thresholds, 1 different or over one, 2 trouble (nothing was comparable, say).
+
+    Metrics for thresholds: mismatch, overlap, order, zero_overlap, load_shift, rows_mismatched,
+    rows_missing (these take @LAYER, or @* for every layer), token_mismatch, coverage, unmatched,
+    k1, k3, abs_d, max_d, f2.
+    """
+    from ..ops.align import TOKENS
+    from ..ops.diff import diff
+    from ..ops.gate import judge, parse_threshold
+    from ..ops.join import MATCHES
+    from ..reports.document import diff_document
+    from ..reports.terminal import render_diff
+
+    for name, value, known in (("--match", match, MATCHES), ("--tokens", tokens, TOKENS)):
+        if value not in known:
+            raise RoutectlError(f"{name} {value!r} is not known: {', '.join(known)}")
+    limits = [parse_threshold(text, over=True) for text in fail_over or ()]
+    limits += [parse_threshold(text, over=False) for text in fail_under or ()]
+    wanted = parse_layers(layers)
+    target = check_output(output, force)
+    facts = model_from(model, num_layers, top_k, num_experts)
+    old_dump = open_input(old, facts, form, start)
+    new_dump = open_input(new, facts, form, start)
+    with watching(old_dump, "comparing") as watched:
+        result = diff(
+            watched, new_dump, match=match, tokens=tokens, layers=wanted, examples=examples
+        )
+    verdict = judge(result, limits)
+    document = diff_document(result, verdict)
+    emit(document, render_diff, as_json=as_json, output=target, force=force)
+    if verdict.incomparable:
+        raise RoutectlError(
+            f"nothing was compared in {len(verdict.incomparable)} of {len(result.layers)} layers, "
+            f"first: layer {verdict.incomparable[0]}",
+            hint="--layers compares the others",
+        )
+    return 0 if exit_zero else verdict.exit_code

@@ -1,0 +1,95 @@
+"""Arguments and options that more than one command takes, each defined once."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import RoutectlError
+
+if TYPE_CHECKING:
+    from ..dump import Dump
+    from ..model import ModelFacts
+
+__all__ = [
+    "ExitZero", "Force", "Format", "Json", "Model", "NumExperts", "NumLayers", "Output", "Start",
+    "TopK", "model_from", "open_input", "parse_layers",
+]  # fmt: skip
+
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        "--model", metavar="CONFIG", help="HF config.json, or a folder with one: MoE layers, E, K."
+    ),
+]
+NumLayers = Annotated[
+    int | None,
+    typer.Option("--num-layers", min=1, help="Without --model: layers in the dump, all MoE."),
+]
+TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Without --model: K.")]
+NumExperts = Annotated[
+    int | None, typer.Option("--num-experts", min=1, max=65536, help="Without --model: E.")
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format", metavar="FORMAT",
+        help="json, jsonl, sse, npy, npz, safetensors or native; sniffed when not given.",
+    ),
+]  # fmt: skip
+Start = Annotated[
+    int | None,
+    typer.Option("--start", min=0, help="Position of row 0 where the dump does not say it."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as one JSON document.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="PATH", help="Write the report there; - is stdout."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
+ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit 0 when the dumps differ.")]
+
+
+def model_from(
+    config: Path | None, num_layers: int | None, top_k: int | None, num_experts: int | None
+) -> "ModelFacts | Path | None":
+    """The model as open_dump takes it: a config's path, or facts out of the three sizes."""
+    sizes = {"--num-layers": num_layers, "--top-k": top_k, "--num-experts": num_experts}
+    given = [name for name, size in sizes.items() if size is not None]
+    if config is not None and given:
+        raise RoutectlError(f"--model and {given[0]} cannot both be given")
+    if not given:
+        return config
+    if num_layers is None or top_k is None or num_experts is None:
+        absent = [name for name in sizes if name not in given]
+        raise RoutectlError(f"{', '.join(given)} also needs {' and '.join(absent)}")
+    if top_k > num_experts:
+        raise RoutectlError(f"--top-k {top_k} is more than --num-experts {num_experts}")
+    from ..model import ModelFacts
+
+    return ModelFacts(num_layers, tuple(range(num_layers)), num_experts, top_k, None)
+
+
+def open_input(
+    path: str, model: "ModelFacts | Path | None", form: str | None, start: int | None
+) -> "Dump":
+    """Open a dump that the user named."""
+    from ..formats import open_dump
+
+    return open_dump(path, model=model, format=form, start=start)
+
+
+def parse_layers(text: str | None) -> list[int] | None:
+    """Layer numbers out of "0-3,7"; None stays None. Raises RoutectlError."""
+    if text is None:
+        return None
+    layers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > 20:
+            raise RoutectlError(f"--layers {text}: got {part!r}, expected numbers like 0-3,7")
+        lo, hi = int(first), int(last) if dash else int(first)
+        if lo > hi or hi > 100_000:
+            raise RoutectlError(f"--layers {text}: got {part!r}, expected an ascending range")
+        layers.update(range(lo, hi + 1))
+    return sorted(layers)

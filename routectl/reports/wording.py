@@ -1,0 +1,56 @@
+"""Numbers and names as the terminal shows them."""
+
+from collections.abc import Sequence
+
+__all__ = ["amount", "bytes_text", "layers_text", "percent", "plural", "signed"]
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def amount(number: int) -> str:
+    """12345 as 12,345."""
+    return f"{number:,}"
+
+
+def plural(number: int, noun: str) -> str:
+    """A count with its noun: 1 row, 2 rows."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def percent(rate: float | None) -> str:
+    """A rate as a percentage; it reads 0 % and 100 % only when it is exactly that."""
+    if rate is None:
+        return "-"
+    value = 100 * rate
+    if value and abs(value) < 0.005:
+        return "<0.01 %"
+    if value != 100 and round(value, 2) == 100:
+        return ">99.99 %"
+    return f"{value:.2f} %"
+
+
+def signed(number: float | None) -> str:
+    """A figure with four significant digits, - when undefined."""
+    return "-" if number is None else f"{number:.4g}"
+
+
+def bytes_text(size: int | None) -> str:
+    """A size in decimal units."""
+    if size is None:
+        return "-"
+    value, unit = float(size), 0
+    while value >= 1000 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.3g} {_UNITS[unit]}" if unit else f"{size} B"
+
+
+def layers_text(layers: Sequence[int]) -> str:
+    """Layer numbers with runs joined: layers 0-3, 7."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    parts = [f"{r[0]}-{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs]
+    return f"layer{'' if len(layers) == 1 else 's'} {', '.join(parts) or 'none'}"
