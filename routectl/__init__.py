@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from .formats import open_dump
     from .model import ModelFacts
     from .ops.diff import DiffResult, diff
+    from .ops.gate import judge, parse_threshold
     from .ops.summary import Summary, summarize
+    from .reports.document import diff_document, summary_document
     from .routes import Routes
 
 __version__ = "0.1.0"
@@ -32,8 +34,12 @@ _HOMES = {
     "UnsupportedError": "errors",
     "WeightSpan": "dump",
     "diff": "ops.diff",
+    "diff_document": "reports.document",
+    "judge": "ops.gate",
     "open_dump": "formats",
+    "parse_threshold": "ops.gate",
     "summarize": "ops.summary",
+    "summary_document": "reports.document",
 }
 
 __all__ = [
@@ -50,8 +56,12 @@ __all__ = [
     "UnsupportedError",
     "WeightSpan",
     "diff",
+    "diff_document",
+    "judge",
     "open_dump",
+    "parse_threshold",
     "summarize",
+    "summary_document",
 ]
 
 

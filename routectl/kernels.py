@@ -16,6 +16,7 @@ __all__ = ["RowCounts", "count_load", "diff_rows", "scan_rows"]
 
 Counts = NDArray[np.int64]
 _CHUNK_TOKENS = 1 << 20  # keeps the kernel's uint32 counters far from overflow (x K <= 4096)
+_TUPLE_UP_TO = 64  # K from which loops are not worth unrolling; numba refuses tuples from 1000 on
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,10 +42,10 @@ class RowCounts:
 def _diff_chunk(  # type: ignore[no-untyped-def]
     old, new, old_words, new_words, skip, slots, swaps, order, load_old, load_new, differing, first
 ):
-    """Count one chunk. ``slots`` is a K-tuple: its length is known to the compiler.
+    """Count one chunk. ``slots`` is of length K; the compiler knows that of a tuple.
 
-    Most rows are equal byte for byte, so words are compared first and only the rest is compared
-    as sets, with a stamp per expert. load_new holds what the new side took less what the old took.
+    Most rows are equal byte for byte, so words are compared first; the rest is compared as sets,
+    with a stamp per expert. load_new holds what the new side took less what the old took.
     """
     num_tokens, num_layers = old.shape[0], old.shape[1]
     stamps = np.zeros(load_old.shape[1], np.int64)
@@ -63,30 +64,37 @@ def _diff_chunk(  # type: ignore[no-untyped-def]
             if same:
                 swaps[layer, 0] += 1
                 continue
-            mark += 2
-            size_old, size_new, shared = 0, 0, 0
+            mark += 4
             for k in range(len(slots)):
-                expert = old[t, layer, k]
-                size_old += stamps[expert] != mark
-                stamps[expert] = mark
+                stamps[old[t, layer, k]] = mark
+            shared = 0
             for k in range(len(slots)):
                 expert = new[t, layer, k]
                 shared += stamps[expert] == mark
-                size_new += stamps[expert] != mark + 1 and stamps[expert] != mark
                 stamps[expert] = mark + 1
-            size_new += shared
+            if shared == len(slots):  # the same experts, once each: the same load too
+                swaps[layer, 0] += 1
+                order[layer] += 1
+                continue
+            size_old, size_new = 0, 0
+            for k in range(len(slots)):
+                expert = old[t, layer, k]
+                size_old += stamps[expert] != mark + 2
+                stamps[expert] = mark + 2
+                load_new[layer, expert] -= np.uint32(1)
+            for k in range(len(slots)):
+                expert = new[t, layer, k]
+                size_new += stamps[expert] != mark + 3
+                stamps[expert] = mark + 3
+                load_new[layer, expert] += np.uint32(1)
             swap = max(size_old, size_new) - shared
             swaps[layer, swap] += 1
-            if swap > 0 or size_old < len(slots):  # else both sides took the same, once each
-                for k in range(len(slots)):
-                    load_new[layer, new[t, layer, k]] += np.uint32(1)
-                    load_new[layer, old[t, layer, k]] -= np.uint32(1)
             if swap == 0:
                 order[layer] += 1
-            else:
-                differ += 1
-                if lowest < 0:
-                    lowest = layer
+                continue
+            differ += 1
+            if lowest < 0:
+                lowest = layer
         differing[t] = differ
         first[t] = lowest
 
@@ -108,8 +116,9 @@ def _count_chunk(old: Ids, new: Ids, skip: Bools, num_experts: int) -> RowCounts
     load_new = np.zeros((layers, num_experts), np.uint32)
     differing = np.empty(tokens, np.int32)
     first = np.empty(tokens, np.int32)
+    slots = (0,) * top_k if top_k <= _TUPLE_UP_TO else np.empty(top_k, np.int8)
     _diff_chunk(
-        old, new, _words(old), _words(new), skip, (0,) * top_k,
+        old, new, _words(old), _words(new), skip, slots,
         swaps, order, load_old, load_new, differing, first,
     )  # fmt: skip
     return RowCounts(

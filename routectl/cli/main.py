@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
         path = context.command_path if context is not None else "routectl"
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         return _complain(message.replace("\n", " "), f"{path} --help")
-    except Abort:
+    except (Abort, KeyboardInterrupt):
         return 130
     except MemoryError:
         return _complain("out of memory")

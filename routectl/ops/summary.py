@@ -17,9 +17,10 @@ class Summary:
     """Counts over the samples of a dump.
 
     prompt_tokens and response_tokens add up what samples say of themselves; lengths_unknown
-    counts the samples that do not; with_cached those that name their cached tokens. positions are tokens that have a place in the routes; rows
-    are those that are there, rows_missing_L the others. load_LE counts how often each expert was
-    taken. weight_versions counts response tokens per version; order is that of first sight.
+    counts the samples that do not, with_cached those that name their cached tokens. positions are
+    tokens that have a place in the routes; rows are those that are there, rows_missing_L the
+    others. load_LE counts how often each expert was taken. weight_versions counts response tokens
+    per version, in order of first sight.
     """
 
     meta: DumpMeta

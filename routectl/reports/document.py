@@ -5,6 +5,7 @@ docs/json.md is the contract. Undefined figures are null; nan and infinity never
 
 import json
 import math
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from ..dump import DumpMeta
 from ..ops.counts import PLACES, bin_edges
 from ..ops.diff import DiffResult, SequenceCount
-from ..ops.gate import Verdict
+from ..ops.gate import Verdict, judge
 from ..ops.measures import (
     Measures,
     dead_experts,
@@ -29,6 +30,8 @@ __all__ = ["Document", "diff_document", "summary_document", "to_json"]
 
 Document = dict[str, Any]
 _QUANTILES = (0.5, 0.9, 0.99)
+_FLAT_LIST = re.compile(r"\[\n +([^\[\]{}]*?)\n +\]")  # a line break is never inside a string
+_BREAK = re.compile(r",\n +")
 
 
 def _finite(value: Any) -> Any:
@@ -41,8 +44,9 @@ def _finite(value: Any) -> Any:
 
 
 def to_json(document: Document) -> str:
-    """The document as text, keys in the order of docs/json.md."""
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """The document as text, keys in the order of docs/json.md, flat lists on one line."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    return _FLAT_LIST.sub(lambda m: f"[{_BREAK.sub(', ', m[1])}]", text) + "\n"
 
 
 def _dump(meta: DumpMeta, samples: int) -> Document:
@@ -118,8 +122,9 @@ def _logprobs(result: DiffResult) -> Document | None:
     }
 
 
-def diff_document(result: DiffResult, verdict: Verdict) -> Document:
-    """The routectl.diff/1 document."""
+def diff_document(result: DiffResult, verdict: Verdict | None = None) -> Document:
+    """The routectl.diff/1 document; without a verdict, every mismatch counts as a difference."""
+    verdict = judge(result) if verdict is None else verdict
     counts = result.counts
     total = _measures(total_measures(result))
     bins = [

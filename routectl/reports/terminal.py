@@ -10,7 +10,7 @@ from rich.text import Text
 
 from .document import Document
 from .tables import Column, print_line, print_table
-from .wording import amount, bytes_text, layers_text, percent, plural, signed
+from .wording import amount, bytes_text, figure, layers_text, percent, plural
 
 __all__ = ["render_diff", "render_summary"]
 
@@ -119,9 +119,9 @@ def _spread(doc: Document) -> list[tuple[str, str]]:
     d = doc["logprobs"]
     if d is not None:
         lines.append(
-            ("log-probs", f"{plural(d['tokens'], 'token')}: k1 {signed(d['k1'])}, k3 "
-             f"{signed(d['k3'])}, mean |d| {signed(d['mean_abs_d'])}, max |d| "
-             f"{signed(d['max_abs_d'])}, F({d['tau']:g}) {percent(d['f_tau'])}")
+            ("log-probs", f"{plural(d['tokens'], 'token')}: k1 {figure(d['k1'])}, k3 "
+             f"{figure(d['k3'])}, mean |d| {figure(d['mean_abs_d'])}, max |d| "
+             f"{figure(d['max_abs_d'])}, F({d['tau']:g}) {percent(d['f_tau'])}")
         )  # fmt: skip
     return lines
 
@@ -262,8 +262,8 @@ def render_summary(doc: Document, console: Console) -> None:
             Column("layer", [str(r["layer"]) for r in rows]),
             Column("rows", [amount(r["rows"]) for r in rows]),
             Column("missing", [amount(r["rows_missing"]) for r in rows], 1),
-            Column("max_vio", [signed(r["max_vio"]) for r in rows]),
-            Column("entropy", [signed(r["entropy"]) for r in rows]),
+            Column("max_vio", [figure(r["max_vio"]) for r in rows]),
+            Column("entropy", [figure(r["entropy"]) for r in rows]),
             Column("dead experts", [amount(r["dead_experts"]) for r in rows]),
         ],
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-__all__ = ["amount", "bytes_text", "layers_text", "percent", "plural", "signed"]
+__all__ = ["amount", "bytes_text", "figure", "layers_text", "percent", "plural"]
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -29,7 +29,7 @@ def percent(rate: float | None) -> str:
     return f"{value:.2f} %"
 
 
-def signed(number: float | None) -> str:
+def figure(number: float | None) -> str:
     """A figure with four significant digits, - when undefined."""
     return "-" if number is None else f"{number:.4g}"
 

@@ -107,9 +107,9 @@ def bench_kernel(tokens: int, runs: int) -> None:
           f"side, {THREADS} threads, medians of {runs} interleaved runs")  # fmt: skip
     small_old, small_new = routes(np.random.default_rng(1), 4000, 0.01, False)
     print(f"compile or load of the kernel: {timed(lambda: kernel(small_old, small_new))[0]:.2f} s")
-    numpy_step = fastest_step(lambda s: by_numpy(small_old, small_new, s), (16, 64, 256, 1000))
+    numpy_step = fastest_step(lambda s: by_numpy(small_old, small_new, s), (4, 16, 64, 256))
     torch_step = fastest_step(
-        lambda s: by_torch(small_old, small_new, s), (1 << 10, 1 << 12, 1 << 14, 1 << 16)
+        lambda s: by_torch(small_old, small_new, s), (1 << 12, 1 << 14, 1 << 16)
     )
     print(f"chunks: numpy {numpy_step} tokens, torch {torch_step} rows")
     print(f"{'case':<16}{'kernel s':>10}{'numpy s':>10}{'torch s':>10}{'equal s':>10}"
@@ -185,7 +185,7 @@ def bench_end_to_end(tokens: int, runs: int) -> None:
             found = [child([*command, *map(str, sides)]) for _ in range(runs)]
             report = json.loads(found[0][2])
             assert report["samples"]["compared"] == size // 1000, report["samples"]
-            assert abs(report["total"]["mismatch_rate"] - 0.01) < 1e-3, report["total"]
+            assert abs(report["mismatch_rate"] - 0.01) < 1e-3, report["mismatch_rate"]
             wall = statistics.median(f[0] for f in found)
             peak = max(f[1] for f in found)
             file_mb = sum(path.stat().st_size for path in sides) / 2e6
