@@ -1,4 +1,4 @@
-"""Compare, explain, convert and pack the expert routes of mixture-of-experts models in RL.
+"""Compare and convert the expert routes of mixture-of-experts models in RL.
 
 ``routectl.open_dump(path)`` reads what an engine or a trainer wrote; ``routectl.diff(old, new)``
 compares two dumps. Names below are loaded on first use.

@@ -19,9 +19,9 @@ def replacing(path: Path, *, force: bool) -> Iterator[IO[bytes]]:
     The bytes go to a temporary name in the same folder, are fsynced, then renamed. Raises
     RoutectlError when ``path`` exists and ``force`` is false, or cannot be written.
     """
-    if path.exists() and not force:
-        raise RoutectlError(f"{path}: already exists", hint="--force to replace it")
     try:
+        if path.exists() and not force:
+            raise RoutectlError(f"{path}: already exists", hint="--force to replace it")
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
         raise RoutectlError(f"{path}: cannot be written: {error.strerror}") from None

@@ -134,10 +134,12 @@ def diff_rows(
 
     Both arrays are [T, L, K], C order, uint8 or uint16, every id below num_experts. Rows marked in
     skip_TL (bool) are left out of every count. The work is cut into ``threads`` runs of tokens.
-    Raises ValueError when the arrays are not of one shape and dtype.
+    Raises ValueError when the arrays are not of one shape and dtype, or the mask is of another.
     """
     if old_TLK.shape != new_TLK.shape or old_TLK.dtype != new_TLK.dtype:
         raise ValueError(f"cannot compare {old_TLK.shape} with {new_TLK.shape}")
+    if skip_TL is not None and skip_TL.shape != old_TLK.shape[:2]:
+        raise ValueError(f"skip_TL must be {old_TLK.shape[:2]}, got {skip_TL.shape}")
     skip = np.zeros((0, 0), np.bool_) if skip_TL is None else skip_TL
     tokens = old_TLK.shape[0]
     step = max(1, min(_CHUNK_TOKENS, -(-tokens // threads)))
@@ -198,8 +200,9 @@ def scan_rows(ids_TLK: NDArray[np.integer], num_experts: int) -> tuple[Bools | N
     """
     missing = np.zeros(ids_TLK.shape[:2], np.bool_)
     first_bad = np.full(2, -1, np.int64)
-    filler = int(np.iinfo(ids_TLK.dtype).max)
-    found = _scan(ids_TLK, num_experts, min(filler, 2**62), missing, first_bad)
+    greatest = int(np.iinfo(ids_TLK.dtype).max)
+    filler = greatest if greatest < 2**63 else -1  # the kernel sees ids as int64
+    found = _scan(ids_TLK, num_experts, filler, missing, first_bad)
     return (missing if found else None), int(first_bad[0]), int(first_bad[1])
 
 

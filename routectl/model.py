@@ -51,7 +51,7 @@ class ModelFacts:
 def facts_from_config(config: Mapping[str, object], source: str) -> ModelFacts:
     """A config.json document, read into facts; ``source`` opens the message of a FormatError."""
     if not isinstance(config, Mapping):
-        raise _bad(source, "not a config", reprlib.repr(config), "a JSON object")
+        raise _bad(source, "not a config", reprlib.repr(config)[:120], "a JSON object")
     part = config
     for name in TEXT_PARTS:
         inner = part.get(name)
@@ -86,7 +86,7 @@ class _Reader:
     source: str
 
     def bad(self, name: str, value: object, expected: str) -> FormatError:
-        return _bad(self.source, f"bad {name}", reprlib.repr(value), expected)
+        return _bad(self.source, f"bad {name}", reprlib.repr(value)[:120], expected)
 
     def check(self, name: str, value: object, low: int, high: int) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:

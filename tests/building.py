@@ -17,6 +17,8 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 QWEN = FIXTURES / "configs" / "qwen3_moe.json"
 VLLM = FIXTURES / "servers" / "vllm-0.32.0" / "qwen3_moe.bf16"
 SGLANG = FIXTURES / "servers" / "sglang-0.5.23" / "qwen3_moe.bf16"
+DEEPSEEK = FIXTURES / "recordings" / "vllm-0.32.0" / "deepseek_v3.bf16.grpo"
+DEEPSEEK_CONFIG = FIXTURES / "configs" / "deepseek_v3.json"
 CONFIG = {"model_type": "tiny", "num_hidden_layers": 3, "num_experts": 8, "num_experts_per_tok": 2}
 
 
@@ -49,11 +51,24 @@ def decode(payload, layers=6, top_k=4):
     return np.frombuffer(data, "<i4").reshape(-1, layers, top_k)
 
 
+def deepseek_record(index=5):
+    """A recorded sample of the model with one dense layer, and its routes [T, 5, 4]."""
+    line = read_lines(DEEPSEEK / "samples.jsonl")[index]
+    return line, decode(line["routed_experts_b64npy"])
+
+
 def npy_bytes(array):
     """The array as a .npy file."""
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()
+
+
+def raw_npy(shape, descr="|u1", data=b""):
+    """A .npy file with a header of one's own, true or not."""
+    fields = {"descr": descr, "fortran_order": False, "shape": shape}
+    header = repr(fields).encode("latin1") + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
 
 
 def as_npy(array):
@@ -74,7 +89,7 @@ def some_ids(rows, layers=3, top_k=2, experts=8, seed=0):
 
 
 def record(ids_TWK, prompt=3, **more):
-    """A flat record whose N - 1 rows are ``ids_TWK``, in vLLM's encoding unless ``more`` says so."""
+    """A flat record whose N - 1 rows are ``ids_TWK``, in vLLM's encoding; ``more`` overrides."""
     response = len(ids_TWK) + 1 - prompt
     return {
         "prompt_token_ids": list(range(10, 10 + prompt)),

@@ -5,23 +5,26 @@ import json
 import numpy as np
 import pytest
 from building import (
-    CONFIG, FIXTURES, QWEN, SGLANG, VLLM, as_npy, as_raw, decode, read_lines, record, request_of,
-    response_of, some_ids, write_json, write_lines,
+    DEEPSEEK_CONFIG,
+    QWEN,
+    SGLANG,
+    VLLM,
+    as_npy,
+    decode,
+    deepseek_record,
+    record,
+    request_of,
+    response_of,
+    some_ids,
+    write_json,
+    write_lines,
 )  # fmt: skip
 
 from routectl.dump import WeightSpan
 from routectl.errors import FormatError
 from routectl.formats import open_dump
 
-DEEPSEEK = FIXTURES / "recordings" / "vllm-0.32.0" / "deepseek_v3.bf16.grpo"
-DEEPSEEK_CONFIG = FIXTURES / "configs" / "deepseek_v3.json"
-ROUTES = [{"version": "v7", "start": 0, "end": 20}, {"version": "v8", "start": 20, "end": 24}]
-
-
-def _deepseek_record(index=5):
-    """A recorded sample of the model with one dense layer, and its routes [T, 5, 4]."""
-    line = read_lines(DEEPSEEK / "samples.jsonl")[index]
-    return line, decode(line["routed_experts_b64npy"])
+SPANS = [{"version": "v7", "start": 0, "end": 20}, {"version": "v8", "start": 20, "end": 24}]
 
 
 def _token_in_token_out(name):
@@ -37,17 +40,15 @@ def _token_in_token_out(name):
                 "token_ids": choice["token_ids"],
                 "logprobs": {"content": content},
                 "routed_experts": choice["routed_experts"],
-                "weight_versions": ROUTES,
+                "weight_versions": SPANS,
             }
         ],
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "start"), [("completion_ids", 0), ("completion_start_mid", 20)]
-)
+@pytest.mark.parametrize(("name", "start"), [("completion_ids", 0), ("completion_start_mid", 20)])
 def test_token_in_token_out(tmp_path, name, start):
-    """/inference/v1/generate: the prompt and the start come from the request, spans from choices."""
+    """/inference/v1/generate: prompt and start come from the request, spans from choices."""
     document = _token_in_token_out(name)
     request = request_of(VLLM, "generate_tokens")
     if start:
@@ -89,7 +90,7 @@ def test_token_in_token_out_stream(tmp_path):
 @pytest.mark.parametrize("rows_less", [0, 1])
 def test_split_form_of_vllm_0_21(tmp_path, rows_less):
     """vLLM 0.21: prompt rows and response rows, MoE layers only, G or G-1 rows, -1 is missing."""
-    line, ids = _deepseek_record()
+    line, ids = deepseek_record()
     prompt, response = line["prompt_token_ids"], line["token_ids"]
     p = len(prompt)
     split = ids[:, 1:].astype(int)
@@ -165,174 +166,131 @@ def test_request_outputs(tmp_path, encode):
         assert (sample.finish_reason, sample.cached_tokens) == ("stop", 2)
 
 
-@pytest.mark.parametrize("encode", [as_npy, as_raw, np.ndarray.tolist])
-@pytest.mark.parametrize("whole", [True, False])
-def test_all_layers_or_moe_layers(tmp_path, encode, whole):
-    """A payload of all layers and one of the MoE layers give the same routes."""
-    line, ids = _deepseek_record()
-    payload = encode(ids if whole else ids[:, 1:])
-    documents = [{**line, "routed_experts_b64npy": None, "routed_experts": payload}]
-    path = write_lines(tmp_path / "x.jsonl", documents, config=json.loads(DEEPSEEK_CONFIG.read_text()))
-    (sample,) = open_dump(path)
-    assert sample.routes.layers_L == (1, 2, 3, 4)
-    np.testing.assert_array_equal(sample.routes.ids_TLK, ids[:, 1:])
+def test_candidate_logprobs_of_request_outputs(tmp_path):
+    """In RequestOutput a token's log-prob is looked up among its candidates by the sampled id."""
+    ids = some_ids(3 + 2 - 1, seed=0)
+    candidates = [
+        {"41": {"logprob": -3.5, "rank": 9}, "8": {"logprob": -0.1, "rank": 1}},
+        {"42": {"logprob": -0.25, "rank": 1}},
+    ]
+    output = {"token_ids": [41, 42], "logprobs": candidates, "routed_experts": as_npy(ids)}
+    document = {"request_id": "1", "prompt_token_ids": [5, 6, 7], "outputs": [output]}
+    dump = open_dump(write_lines(tmp_path / "outputs.jsonl", [document]))
+    assert dump[0].logprobs.tolist() == [-3.5, -0.25]
 
 
-@pytest.mark.parametrize("filler", [0, -1, 65535])
-def test_a_constant_dense_layer_is_dropped_and_another_refused(tmp_path, filler):
-    """A dense layer's column is dropped when it is one constant, and refused when it is not."""
-    line, ids = _deepseek_record()
-    ids = ids.astype(np.int32)
-    ids[:, 0] = filler
-    config = json.loads(DEEPSEEK_CONFIG.read_text())
-    path = write_lines(tmp_path / "x.jsonl", [{**line, "routed_experts_b64npy": as_npy(ids)}], config=config)
-    np.testing.assert_array_equal(open_dump(path)[0].routes.ids_TLK, ids[:, 1:])
-    ids[4, 0, 2] = 7
-    write_lines(path, [{**line, "routed_experts_b64npy": as_npy(ids)}], config=config)
-    with pytest.raises(FormatError, match=r"layer 0 is dense in the model, but its column holds 2"):
-        open_dump(path)[0]
+def _write_stream(folder, chunks, name):
+    """Chunks as a .sse file beside the recorded request ``name``."""
+    path = folder / "x.response.sse"
+    text = "".join(f"data: {json.dumps(c, ensure_ascii=False)}\n\n" for c in chunks)
+    path.write_text(text + "data: [DONE]\n\n", "utf-8")
+    request = json.dumps(request_of(SGLANG, name))
+    (folder / "x.request.json").write_text(request, "utf-8")
+    return path
 
 
-def _unaligned(ids):
-    """A .npy whose data begins at an odd offset, which the format allows."""
-    import base64
-
-    header = b"{'descr': '<i4', 'fortran_order': False, 'shape': %s, }" % str(ids.shape).encode()
-    header += b" " * (1 - len(header) % 2) + b"\n"
-    head = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
-    data = head + ids.astype("<i4").tobytes()
-    assert len(head) % 2 == 1
-    return base64.b64encode(data).decode()
+def _recorded_chunks(name):
+    lines = (SGLANG / f"{name}.response.sse").read_text("utf-8").split("\n")
+    return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
 
 
-@pytest.mark.parametrize(
-    "encode",
-    [
-        lambda ids: as_npy(np.asfortranarray(ids, "u1")),
-        lambda ids: as_npy(ids.astype("<i2")),
-        lambda ids: as_npy(ids.astype(">u2")),
-        lambda ids: as_npy(ids.astype(">i8")),
-        lambda ids: as_npy(ids.astype("u8")),
-        lambda ids: as_npy(ids.astype("i1")),
-        _unaligned,
-    ],
-    ids=["fortran", "int16", "big-endian", "big-endian-int64", "uint64", "int8", "unaligned"],
-)
-def test_npy_dialects(tmp_path, encode):
-    """Fortran order, any integer type and byte order, any alignment: the routes are the same."""
-    ids = some_ids(9)
-    path = write_lines(tmp_path / "x.jsonl", [record(ids, routed_experts=encode(ids))])
-    routes = open_dump(path)[0].routes
-    np.testing.assert_array_equal(routes.ids_TLK, ids)
-    assert routes.ids_TLK.dtype == np.uint8
-    assert routes.ids_TLK.flags.c_contiguous
+def test_only_newlines_end_a_line_of_a_stream(tmp_path):
+    """Text with U+2028, U+0085 and other line breaks of Unicode does not cut a stream's chunk."""
+    chunks = _recorded_chunks("generate_stream")
+    for chunk in chunks:
+        chunk["text"] = "a\u2028b\u2029c\x85d\x0be\x1cf"
+    (sample,) = open_dump(_write_stream(tmp_path, chunks, "generate_stream"), model=QWEN)
+    (plain,) = open_dump(SGLANG / "generate_stream.response.sse", model=QWEN)
+    assert sample.token_ids.tolist() == plain.token_ids.tolist()
+    np.testing.assert_array_equal(sample.routes.ids_TLK, plain.routes.ids_TLK)
 
 
-def test_more_than_256_experts_are_uint16(tmp_path):
-    """With 300 experts ids above 255 are kept, in uint16."""
-    ids = some_ids(20, experts=300)
-    ids[3, 1] = (299, 256)
-    config = {**CONFIG, "num_experts": 300}
-    path = write_lines(tmp_path / "x.jsonl", [record(ids.astype(np.uint16))], config=config)
-    dump = open_dump(path)
-    assert dump.meta.wire_dtype == "int64" or dump.meta.wire_dtype == "uint16"
-    assert dump[0].routes.ids_TLK.dtype == np.uint16
-    np.testing.assert_array_equal(dump[0].routes.ids_TLK, ids)
+def test_incremental_streams_add_up(tmp_path):
+    """Where each chunk of /generate has only the new ids, the sample has all of them."""
+    chunks = _recorded_chunks("generate_stream")
+    whole = chunks[-1]["output_ids"]
+    for i, chunk in enumerate(chunks):
+        chunk["output_ids"] = whole[i : i + 1]
+    (sample,) = open_dump(_write_stream(tmp_path, chunks, "generate_stream"), model=QWEN)
+    assert sample.response_ids.tolist() == whole
+    assert sample.routes.num_tokens == 50
 
 
-def test_id_255_is_legal_with_256_experts(tmp_path):
-    """With 256 experts a row may hold id 255, and only a row of nothing else is missing."""
-    ids = some_ids(6, experts=250).astype(np.uint8)
-    ids[1, 0] = (255, 3)
-    ids[2, 2] = 255
-    path = write_lines(tmp_path / "x.jsonl", [record(ids)], config={**CONFIG, "num_experts": 256})
-    routes = open_dump(path)[0].routes
-    assert routes.ids_TLK[1, 0].tolist() == [255, 3]
-    assert np.argwhere(routes.missing_TL).tolist() == [[2, 2]]
-    assert routes.rows == 6 * 3 - 1
-
-
-@pytest.mark.parametrize(
-    ("filler", "dtype"),
-    [(0, "u1"), (255, "u1"), (0, "u2"), (65535, "u2"), (-1, "i2"), (-1, "i4"), (2**32 - 1, "u4")],
-)
-def test_filler_rows_are_missing(tmp_path, filler, dtype):
-    """Rows of 0, -1 or a wrapped -1 alone are missing, and their ids are 0."""
-    ids = some_ids(7).astype(dtype)
-    ids[0], ids[4, 1] = filler, filler
-    routes = open_dump(write_lines(tmp_path / "x.jsonl", [record(ids)]))[0].routes
-    expected = np.zeros((7, 3), bool)
-    expected[0], expected[4, 1] = True, True
-    np.testing.assert_array_equal(routes.missing_TL, expected)
-    assert not routes.ids_TLK[expected].any()
-    np.testing.assert_array_equal(routes.ids_TLK[~expected], ids[~expected])
-
-
-@pytest.mark.parametrize(("experts", "filler", "dtype"), [(8, 255, "u1"), (256, -1, "i2")])
-def test_one_id_a_row(tmp_path, experts, filler, dtype):
-    """With top-1 every id of the model is a route, 0 and 255 too, and only a filler is missing."""
-    ids = np.arange(12).reshape(4, 3, 1).astype(dtype) % 8
-    ids[3, 2, 0] = filler
-    ids[3, 1, 0] = experts - 1
-    config = {**CONFIG, "num_experts_per_tok": 1, "num_experts": experts}
-    routes = open_dump(write_lines(tmp_path / "x.jsonl", [record(ids)], config=config))[0].routes
-    assert np.argwhere(routes.missing_TL).tolist() == [[3, 2]]
-    assert routes.ids_TLK[0, 0, 0] == 0
-    assert routes.ids_TLK[3, 1, 0] == experts - 1
-
-
-@pytest.mark.parametrize(
-    "payload", ["", as_npy(np.zeros((0, 3, 2), "u1")), []], ids=["raw", "npy", "json"]
-)
-def test_zero_rows(tmp_path, payload):
-    """A request that starts at its prompt's end and samples one token has routes of zero rows."""
-    document = record(some_ids(4), prompt=4, routed_experts=payload, routed_experts_start_len=4)
-    (sample,) = open_dump(write_lines(tmp_path / "x.jsonl", [document]))
-    assert sample.routes.ids_TLK.shape == (0, 3, 2)
-    assert (sample.routes.start, sample.routes.stop) == (4, 4)
-
-
-def test_null_payloads(tmp_path):
-    """A sample with a null payload is there without routes, beside others that have some."""
-    lines = [record(some_ids(5)), record(some_ids(5), routed_experts=None)]
-    dump = open_dump(write_lines(tmp_path / "x.jsonl", lines))
+def test_interleaved_choices_of_a_stream(tmp_path):
+    """A stream of two choices gives two samples, and SGLang's routes go to the first."""
+    chunks = []
+    for chunk in _recorded_chunks("completion_stream"):
+        chunks.append(chunk)
+        if chunk["choices"]:
+            choice = {**chunk["choices"][0], "index": 1, "finish_reason": None}
+            chunks.append({**chunk, "choices": [choice]})
+    dump = open_dump(_write_stream(tmp_path, chunks, "completion_stream"), model=QWEN)
+    assert [key.sample_id[-2:] for key in dump.keys] == ["/0", "/1"]
     assert [sample.routes is None for sample in dump] == [False, True]
-    assert dump[1].token_ids.tolist() == dump[0].token_ids.tolist()
+    assert [sample.finish_reason for sample in dump] == ["length", None]
 
 
-@pytest.mark.parametrize("encode", [as_npy, as_raw])
-def test_start_is_inferred_from_the_row_count(tmp_path, encode):
-    """Without a start, N - 1 - rows is taken and marked, as far as it lies in the prompt."""
-    ids = some_ids(9)
-    for start in range(8):
-        line = record(ids, prompt=6, routed_experts=encode(ids[start:]))
-        path = write_lines(tmp_path / "x.jsonl", [line])
-        if start <= 6:
-            sample = open_dump(path)[0]
-            assert (sample.routes.start, sample.start_inferred) == (start, start > 0)
-            np.testing.assert_array_equal(sample.routes.ids_TLK, ids[start:])
-        else:
-            with pytest.raises(FormatError, match=r"line 1: got 2 rows, expected 4 - 1 to 9 for"):
-                open_dump(path)[0]
+@pytest.mark.parametrize("error", [{"message": "killed"}, "killed"])
+def test_a_stream_that_failed_says_so(tmp_path, error):
+    """A stream that ends with an error is an error response; a null error is none."""
+    chunks = _recorded_chunks("generate_stream")
+    path = _write_stream(tmp_path, [{**c, "error": None} for c in chunks], "generate_stream")
+    assert len(open_dump(path, model=QWEN)) == 1
+    path = _write_stream(tmp_path, [*chunks, {"error": error}], "generate_stream")
+    with pytest.raises(FormatError, match="an error response: killed"):
+        open_dump(path, model=QWEN)
 
 
-def test_rows_without_counts_need_a_start(tmp_path):
-    """Rows whose token counts and start are not known are refused until --start places them."""
-    path = write_lines(tmp_path / "x.jsonl", [{"routed_experts": as_npy(some_ids(9))}])
-    with pytest.raises(FormatError, match="9 rows, but neither the token counts") as caught:
-        open_dump(path)[0]
-    assert "--start" in caught.value.hint
-    sample = open_dump(path, start=3)[0]
-    assert (sample.routes.start, sample.routes.stop, sample.start_inferred) == (3, 12, False)
+def test_choices_in_any_order(tmp_path):
+    """Choices are told by their index: sglext is of index 0, prompts go by index."""
+    document = response_of(SGLANG, "completion_batch")
+    document["choices"].reverse()
+    request = request_of(SGLANG, "completion_batch")
+    path = write_json(tmp_path / "x.response.json", document, config=None, request=request)
+    second, first = open_dump(path, model=QWEN)
+    assert (first.routes is None, second.routes is None) == (False, True)
+    assert first.prompt_ids.tolist() == request["prompt"][0]
+    assert second.prompt_ids.tolist() == request["prompt"][1]
 
 
-def test_a_given_start_is_held_against_the_row_count(tmp_path):
-    """--start is checked like a requested start, and gives way to what the request says."""
-    ids = some_ids(9)
-    lines = [record(ids, routed_experts=as_npy(ids[2:]))]
-    path = write_lines(tmp_path / "x.jsonl", lines)
-    assert open_dump(path, start=2)[0].routes.start == 2
-    with pytest.raises(FormatError, match=r"got 7 rows, expected 8 = 3 prompt \+ 7 response"):
-        open_dump(path, start=1)[0]
-    write_lines(path, [{**lines[0], "routed_experts_prompt_start": 2}])
-    assert open_dump(path, start=1)[0].routes.start == 2
+def test_prompts_in_sglext_are_spread_over_their_choices(tmp_path):
+    """With one list of input ids a prompt and n choices of each, every choice has its prompt."""
+    choice = {"token_ids": [7, 8], "routed_experts": as_npy(some_ids(4))}
+    document = {
+        "choices": [{**choice, "index": i} for i in range(4)],
+        "sglext": {"input_ids": [[1, 2, 3], [4, 5, 6]]},
+    }
+    dump = open_dump(write_json(tmp_path / "x.json", document))
+    assert [s.prompt_ids.tolist() for s in dump] == [[1, 2, 3]] * 2 + [[4, 5, 6]] * 2
+
+
+def test_split_halves_of_two_shapes_are_refused(tmp_path):
+    """Prompt rows and response rows of two widths are refused with both shapes."""
+    document = {
+        "id": "x",
+        "prompt_token_ids": [1, 2],
+        "prompt_routed_experts": some_ids(2).tolist(),
+        "choices": [{"token_ids": [1, 2], "routed_experts": some_ids(2, 2).tolist()}],
+    }
+    path = write_json(tmp_path / "x.json", document)
+    with pytest.raises(FormatError, match=r"\(2, 3, 2\) and routed_experts \(2, 2, 2\) are not of"):
+        list(open_dump(path))
+
+
+@pytest.mark.parametrize(
+    ("flags", "mask"),
+    [
+        ([0, 0, 0, 1, 1, 0], [False, False, False, True, True, False]),
+        ([True, False, True], [False, False, False, True, False, True]),
+        ([0.0] * 6, [False] * 6),
+        (None, None),
+    ],
+)
+def test_loss_masks(tmp_path, flags, mask):
+    """A mask of all tokens is taken as it is, one of the response is false for the prompt."""
+    path = write_lines(tmp_path / "x.jsonl", [record(some_ids(5), loss_mask=flags)])
+    (sample,) = open_dump(path)
+    assert (None if sample.loss_mask is None else sample.loss_mask.tolist()) == mask
+    write_lines(path, [record(some_ids(5), loss_mask=[1] * 4)])
+    with pytest.raises(FormatError, match=r"loss_mask: got 4 entries, expected 6 \(all tokens\)"):
+        list(open_dump(path))

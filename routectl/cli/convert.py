@@ -36,7 +36,11 @@ def convert_command(
     form: Format = None,
     start: Start = None,
 ) -> int:
-    """Write any dump as one native file: Parquet, a row a sample, a column a MoE layer."""
+    """Write any dump as one native Parquet file.
+
+    One row a sample, one column a MoE layer; the format is described in docs/formats.md. The
+    file appears whole or not at all.
+    """
     from ..formats.native import write_native
 
     if dst.suffix != ".parquet":

@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Compare, explain, convert and pack the expert routes of mixture-of-experts models in RL.",
+    help="Compare and convert the expert routes of mixture-of-experts models in RL.",
 )
 
 _COMMANDS = (("show", show_command), ("diff", diff_command), ("convert", convert_command))

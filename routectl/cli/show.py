@@ -36,7 +36,11 @@ def show_command(
     form: Format = None,
     start: Start = None,
 ) -> int:
-    """Say what a dump is and what it holds: format, tokens, layers, versions, expert load."""
+    """Say what a dump holds: format, tokens, layers, load.
+
+    Engine and version, samples, prompt, response and cached tokens, MoE layers, K, E, dtype,
+    missing rows, bytes per token, weight versions, and the expert load of each layer.
+    """
     from ..ops.summary import summarize
     from ..reports.document import summary_document
     from ..reports.terminal import render_summary

@@ -59,6 +59,19 @@ def _open_file(
         raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
+def _listed(path: Path) -> list[Path] | None:
+    """The files of a folder or a glob; None for anything else."""
+    try:
+        if path.is_dir():
+            return [file for file in path.iterdir() if file.is_file()]
+        if path.exists() or not glob.has_magic(str(path)):
+            return None
+        found = (Path(name) for name in glob.glob(str(path), recursive=True))
+        return [file for file in found if file.is_file()]
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+
+
 def open_dump(
     path: str | Path,
     *,
@@ -78,13 +91,9 @@ def open_dump(
     """
     if format is not None and format not in FORMATS:
         raise UnsupportedError(f"format {format!r} is not known: {', '.join(FORMATS)}")
-    place = Path(path)
-    if place.is_dir():
-        files = [p for p in place.iterdir() if p.is_file()]
-    elif not place.exists() and glob.has_magic(str(path)):
-        files = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
-    else:
-        return _open_file(place, model, format, start)
+    files = _listed(Path(path))
+    if files is None:
+        return _open_file(Path(path), model, format, start)
     from .folder import join_files
 
     return join_files(str(path), files, lambda p: _open_file(p, model, format, start))

@@ -1,8 +1,11 @@
 """The three array containers as one: names, shapes and dtypes at hand, arrays read on demand."""
 
+import lzma
+import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +13,17 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..errors import FormatError
+from .fields import one_line
 from .limits import check_inflation
 from .payload import from_npy, npy_header
 
 __all__ = ["ArrayFile", "open_array_file"]
+
+_MAX_NAME = 255
+_ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
+    *(KeyError, RuntimeError, ValueError),  # absent or encrypted members, impossible fields
+)
 
 
 @dataclass(slots=True)
@@ -36,64 +46,79 @@ def _open_npy(path: Path) -> ArrayFile:
     )
 
 
-def _open_npz(path: Path) -> ArrayFile:
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise FormatError(f"{path}: damaged .npz: {error}") from None
+def _check_name(name: str, path: Path) -> None:
+    """Array names become sample ids and stand in messages, so they are short and printable."""
+    if len(name) > _MAX_NAME or not name.isprintable():
+        raise FormatError(f"{path}: got an array named {name[:40]!a}, expected a short name")
 
-    def member(name: str) -> bytes:
-        with zipfile.ZipFile(path) as source:
-            info = source.getinfo(f"{name}.npy")
-            check_inflation(info.file_size, info.compress_size, f"{path}: {name}")
-            return source.read(info)
+
+@contextmanager
+def _unzipping(where: str) -> Iterator[None]:
+    try:
+        yield
+    except _ZIP_ERRORS as error:
+        raise FormatError(f"{where}: damaged .npz: {one_line(error)}") from None
+
+
+def _open_npz(path: Path) -> ArrayFile:
+    with _unzipping(str(path)):
+        archive = zipfile.ZipFile(path)  # stays open: closed with the last array that can be read
 
     def read(name: str) -> NDArray[Any]:
-        try:
-            return from_npy(member(name), f"{path}: {name}")
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise FormatError(f"{path}: {name}: damaged .npz entry: {error}") from None
+        with _unzipping(f"{path}: {name}"):
+            return from_npy(archive.read(f"{name}.npy"), f"{path}: {name}")
 
     result = ArrayFile(path, {}, {}, read)
-    with archive:
-        for info in archive.infolist():
-            if not info.filename.endswith(".npy"):
-                raise FormatError(f"{path}: {info.filename}: not an array, expected a .npz")
-            name = info.filename.removesuffix(".npy")
-            if name in result.shapes:
-                raise FormatError(f"{path}: {name}: there twice")
-            try:
-                with archive.open(info) as stream:
-                    shape, dtype, _ = npy_header(stream, f"{path}: {name}")
-            except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-                raise FormatError(f"{path}: {name}: damaged .npz entry: {error}") from None
-            result.shapes[name] = shape
-            result.dtypes[name] = str(dtype)
-            if shape == () and dtype.kind == "U":
-                result.texts[name] = str(read(name))
+    for info in archive.infolist():
+        name = info.filename.removesuffix(".npy")
+        _check_name(name, path)
+        where = f"{path}: {name}"
+        if not info.filename.endswith(".npy"):
+            raise FormatError(f"{where}: not an array, expected a .npz")
+        if name in result.shapes:
+            raise FormatError(f"{where}: there twice")
+        check_inflation(info.file_size, info.compress_size, where)
+        with _unzipping(where), archive.open(info) as stream:
+            shape, dtype, _ = npy_header(stream, where)
+        result.shapes[name] = shape
+        result.dtypes[name] = str(dtype)
+        if shape == () and dtype.kind == "U":
+            result.texts[name] = str(read(name))
     return result
+
+
+def _dtype_name(name: str) -> str:
+    """numpy's name of a safetensors dtype: U8 is uint8; names such as BF16 stay as they are."""
+    kind = {"U": "uint", "I": "int", "F": "float"}.get(name[0])
+    return kind + name[1:] if kind and name[1:].isdigit() else name.lower()
 
 
 def _open_safetensors(path: Path) -> ArrayFile:
     from safetensors import SafetensorError, safe_open
 
-    def read(name: str) -> NDArray[Any]:
-        with safe_open(path, framework="numpy") as source:
-            array: NDArray[Any] = source.get_tensor(name)
-            return array
-
     try:
-        with safe_open(path, framework="numpy") as source:
-            slices = {name: source.get_slice(name) for name in source.keys()}  # noqa: SIM118
-            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            dtypes = {name: part.get_dtype().lower() for name, part in slices.items()}
-            texts = dict(source.metadata() or {})
+        source: Any = safe_open(path, framework="numpy")  # stays open, as the archive above
+        slices = {name: source.get_slice(name) for name in source.keys()}  # noqa: SIM118
+        shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+        dtypes = {name: _dtype_name(part.get_dtype()) for name, part in slices.items()}
+        texts = dict(source.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise FormatError(f"{path}: damaged .safetensors: {error}") from None
+        raise FormatError(f"{path}: damaged .safetensors: {one_line(error)}") from None
+
+    def read(name: str) -> NDArray[Any]:
+        try:
+            array: NDArray[Any] = source.get_tensor(name)
+        except (SafetensorError, TypeError, AttributeError) as error:  # numpy has no bfloat16
+            raise FormatError(f"{path}: {name}: got {dtypes[name]}: {error}") from None
+        return array
+
     return ArrayFile(path, shapes, dtypes, read, texts)
 
 
 def open_array_file(path: Path, kind: str) -> ArrayFile:
     """Open a container by kind: npy, npz or safetensors. Raises FormatError when it is damaged."""
     opener = {"npy": _open_npy, "npz": _open_npz, "safetensors": _open_safetensors}[kind]
-    return opener(path)
+    file = opener(path)
+    for name in file.shapes:
+        _check_name(name, path)
+    return file

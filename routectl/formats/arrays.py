@@ -8,6 +8,7 @@ Shape suffixes: B samples, T rows, L layers, K top_k, N tokens.
 """
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..errors import FormatError
 from ..model import ModelFacts
 from .array_files import ArrayFile, open_array_file
 from .facts import Context, find_context
+from .fields import one_line
 from .layers import routes_from_wire
 from .wire import NoSamplesError
 
@@ -35,7 +37,7 @@ def _own_config(file: ArrayFile) -> dict[str, Any] | None:
         return None
     try:
         config = json.loads(file.texts["config"])
-    except ValueError:
+    except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise FormatError(f"{file.path}: config: expected the JSON text of an HF config.json")
@@ -57,7 +59,8 @@ def _ints(array: NDArray[Any] | None, where: str, name: str) -> NDArray[np.int32
 def _scalar(array: NDArray[Any] | None, where: str, name: str) -> int | None:
     if array is None:
         return None
-    if array.size != 1 or array.dtype.kind not in "iu" or int(array.reshape(())) < 0:
+    one = array.size == 1 and array.dtype.kind in "iu"
+    if not one or not 0 <= int(array.reshape(())) < 2**31:
         raise FormatError(f"{where}: {name}: got {array.dtype} {array.shape}, expected one count")
     return int(array.reshape(()))
 
@@ -138,7 +141,7 @@ class _Padded:
         self.responses = self._column("response_lengths", shape[0])
         self.input_ids = file.read("input_ids") if "input_ids" in file.shapes else None
         named = file.read("sample_id") if "sample_id" in file.shapes else np.arange(shape[0])
-        self.ids = [str(name) for name in named]
+        self.ids = [one_line(name) for name in named.reshape(-1)]
         self.whole: NDArray[Any] | None = None
         if self.lengths is None or int(self.lengths.max(initial=0)) > shape[1]:
             raise FormatError(f"{where}: lengths: a sample is longer than the padding {shape[1]}")
@@ -156,10 +159,12 @@ class _Padded:
     def _tokens(self, index: int) -> tuple[NDArray[np.int32] | None, ...]:
         if self.input_ids is None or self.prompts is None or self.responses is None:
             return None, None
-        prompt, end = int(self.prompts[index]), int(self.prompts[index] + self.responses[index])
+        prompt = int(self.prompts[index])
+        end = prompt + int(self.responses[index])
         where = f"{self.file.path}: sample {self.ids[index]}"
-        if self.input_ids.ndim != 2 or end > self.input_ids.shape[1]:
-            raise FormatError(f"{where}: input_ids {self.input_ids.shape} do not hold {end} tokens")
+        shape = self.input_ids.shape
+        if len(shape) != 2 or shape[0] != len(self.ids) or end > shape[1]:
+            raise FormatError(f"{where}: input_ids {shape} do not hold {end} tokens")
         row = _ints(self.input_ids[index, :end], where, "input_ids")
         return (None, None) if row is None else (row[:prompt], row[prompt:])
 
@@ -197,8 +202,8 @@ def _layout(file: ArrayFile) -> _PerSample | _Padded:
     bare = {n: n for n, shape in file.shapes.items() if len(shape) == 3 and n not in _LOOSE}
     if not bare:
         raise NoSamplesError(
-            f"{file.path}: no routed_experts: the arrays are {sorted(file.shapes)[:6]}, expected "
-            "'<id>.routed_experts' or '<id>' [T, L, K], or 'routed_experts' [B, T, L, K]"
+            f"{file.path}: no routed_experts: the arrays are {reprlib.repr(sorted(file.shapes))}, "
+            "expected '<id>.routed_experts' or '<id>' [T, L, K], or 'routed_experts' [B, T, L, K]"
         )
     return _PerSample(file, bare)
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from .fields import Doc, mapping
+from ..errors import FormatError
+from .fields import Doc, mapping, one_line
 from .offline import PAYLOAD_NAMES, read_record
 from .openai import read_choices
 from .sglang import read_generate
@@ -14,7 +15,21 @@ __all__ = ["read_document"]
 def _error_text(doc: Doc) -> str:
     error = doc["error"]
     message = error.get("message") if isinstance(error, dict) else error
-    return str(message).splitlines()[0][:120] if message else "no message"
+    return one_line(message) if message else "no message"
+
+
+def _read_list(items: list[Any], request: Doc | None, where: str) -> list[WireSample]:
+    """The sequences of all items; one item without any among others that have some is an error."""
+    wires: list[WireSample] = []
+    nothing: NoSamplesError | None = None
+    for i, item in enumerate(items):
+        try:
+            wires += read_document(item, request, f"{where}: item {i}")
+        except NoSamplesError as error:
+            nothing = nothing or error
+    if nothing is not None:
+        raise FormatError(str(nothing)) if wires else nothing
+    return wires
 
 
 def read_document(doc: Any, request: Doc | None, where: str) -> list[WireSample]:
@@ -25,11 +40,7 @@ def read_document(doc: Any, request: Doc | None, where: str) -> list[WireSample]
     if isinstance(doc, list):
         if doc and all(isinstance(item, dict) and "meta_info" in item for item in doc):
             return read_generate(doc, request, where)
-        return [
-            wire
-            for i, item in enumerate(doc)
-            for wire in read_document(item, request, f"{where}: item {i}")
-        ]
+        return _read_list(doc, request, where)
     if not isinstance(doc, dict):
         raise NoSamplesError(f"{where}: no response: got {type(doc).__name__}, expected an object")
     if "response" in doc and isinstance(doc.get("request"), dict):

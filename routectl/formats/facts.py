@@ -46,18 +46,24 @@ def read_model(path: str | Path) -> ModelFacts:
     return facts_from_config(doc.get("hf_config", doc), str(file))
 
 
-def _beside(folder: Path) -> tuple[ModelFacts | None, str, dict[str, Any]]:
-    """Facts and notes from config.json or meta.json (``hf_config``) in the dump's folder."""
-    about: dict[str, Any] = {}
-    meta = folder / "meta.json"
-    if meta.is_file():
-        about = _read_json(meta)
-        if isinstance(about.get("hf_config"), dict):
-            return facts_from_config(about["hf_config"], str(meta)), str(meta), about
-    config = folder / "config.json"
+def _notes(meta: Path, needed: bool) -> dict[str, Any]:
+    """The meta.json beside a dump; a foreign one is in nobody's way unless it is needed."""
+    try:
+        return _read_json(meta) if meta.is_file() else {}
+    except FormatError:
+        if needed:
+            raise
+        return {}
+
+
+def _beside(folder: Path, about: dict[str, Any]) -> tuple[ModelFacts | None, str]:
+    """Facts from ``hf_config`` in meta.json or from config.json in the dump's folder."""
+    meta, config = folder / "meta.json", folder / "config.json"
+    if isinstance(about.get("hf_config"), dict):
+        return facts_from_config(about["hf_config"], str(meta)), str(meta)
     if config.is_file():
-        return facts_from_config(_read_json(config), str(config)), str(config), about
-    return None, "", about
+        return facts_from_config(_read_json(config), str(config)), str(config)
+    return None, ""
 
 
 def find_context(
@@ -68,13 +74,14 @@ def find_context(
     ``own`` is a config that the file itself carries. Raises FormatError when none of the three
     tells, because the layer axis and the id range cannot be checked without them.
     """
-    found, source, about = _beside(path.parent)
+    about = _notes(path.parent / "meta.json", needed=model is None and own is None)
     if isinstance(model, ModelFacts):
         return Context(model, "given", about)
     if model is not None:
         return Context(read_model(model), str(model), about)
     if own is not None:
         return Context(facts_from_config(own, f"{path}: config"), "the file itself", about)
+    found, source = _beside(path.parent, about)
     if found is not None:
         return Context(found, source, about)
     raise FormatError(

@@ -10,8 +10,8 @@ from ..dump import WeightSpan
 from ..errors import FormatError
 
 __all__ = [
-    "Doc", "finish_reason", "first_of", "floats", "integer", "mapping", "sequence", "text",
-    "token_ids", "weight_spans",
+    "Doc", "finish_reason", "first_of", "floats", "integer", "mapping", "one_line", "scored_tokens",
+    "sequence", "text", "token_ids", "weight_spans",
 ]  # fmt: skip
 
 Doc = Mapping[str, Any]
@@ -27,6 +27,12 @@ def _wrong(where: str, name: str, value: object, expected: str) -> FormatError:
     return FormatError(f"{where}: {name}: got {shown[:60]}, expected {expected}")
 
 
+def one_line(foreign: object) -> str:
+    """The first line of a foreign message, printable, cut at 160 characters."""
+    line = next(iter(str(foreign).splitlines()), "")[:160]
+    return "".join(c if c.isprintable() else "?" for c in line)
+
+
 def integer(value: object, where: str, name: str) -> int | None:
     """A count >= 0, or None."""
     if value is None:
@@ -37,8 +43,8 @@ def integer(value: object, where: str, name: str) -> int | None:
 
 
 def text(value: object) -> str | None:
-    """The value as a string, numbers too; None stays None."""
-    return None if value is None else str(value)
+    """The value as a string that UTF-8 can hold, numbers too; None stays None."""
+    return None if value is None else str(value).encode("utf-8", "replace").decode("utf-8")
 
 
 def sequence(value: object, where: str, name: str) -> Sequence[Any] | None:
@@ -79,6 +85,14 @@ def floats(value: object, where: str, name: str) -> NDArray[np.float64] | None:
     return np.array([np.nan if x is None else x for x in numbers], np.float64)
 
 
+def scored_tokens(meta: Doc, name: str, where: str) -> list[Any]:
+    """Entries [logprob, token id, text] of a log-prob list of SGLang; empty when absent."""
+    items = sequence(meta.get(name), where, name) or []
+    if not all(isinstance(item, list) and len(item) >= 2 for item in items):
+        raise FormatError(f"{where}: {name}: expected entries [logprob, token id, ...]")
+    return list(items)
+
+
 def weight_spans(doc: Doc, length: int | None, where: str) -> tuple[WeightSpan, ...]:
     """``weight_versions`` as spans over response tokens; a lone ``weight_version`` spans them all.
 
@@ -92,9 +106,10 @@ def weight_spans(doc: Doc, length: int | None, where: str) -> tuple[WeightSpan, 
         end = integer(span.get("end"), where, "weight_versions.end")
         if start is None or end is None or span.get("version") is None:
             raise _wrong(where, "weight_versions", item, "{version, start, end}")
-        spans.append(WeightSpan(str(span["version"]), start, end))
-    if not spans and doc.get("weight_version") is not None:
-        return (WeightSpan(str(doc["weight_version"]), 0, length or 0),)
+        spans.append(WeightSpan(text(span["version"]) or "", start, end))
+    lone = text(doc.get("weight_version"))
+    if not spans and lone is not None:
+        return (WeightSpan(lone, 0, length or 0),)
     return tuple(spans)
 
 

@@ -11,7 +11,7 @@ from ..model import ModelFacts
 from ..routes import Routes, ids_dtype
 from .payload import IntArray
 
-__all__ = ["MODEL_HINT", "routes_from_wire"]
+__all__ = ["MODEL_HINT", "check_rows", "routes_from_wire"]
 
 MODEL_HINT = "is --model the config.json of the model that ran?"
 
@@ -38,6 +38,14 @@ def _moe_columns(ids_TWK: IntArray, facts: ModelFacts, where: str) -> IntArray:
     return ids_TWK[:, list(facts.layers)]
 
 
+def check_rows(ids_TWK: IntArray, where: str) -> None:
+    """Raise FormatError when an array is not integers of three axes."""
+    if ids_TWK.ndim != 3 or ids_TWK.dtype.kind not in "iu":
+        raise FormatError(
+            f"{where}: got {ids_TWK.dtype} {ids_TWK.shape}, expected integers [rows, layers, top_k]"
+        )
+
+
 def routes_from_wire(ids_TWK: IntArray, facts: ModelFacts, start: int, where: str) -> Routes:
     """Check an integer array [T, W, K] against the model and make it Routes.
 
@@ -45,10 +53,8 @@ def routes_from_wire(ids_TWK: IntArray, facts: ModelFacts, start: int, where: st
     missing rows. No copy is made when the array already is what Routes holds. Raises FormatError
     with sample, row and layer when the shape or an id does not fit.
     """
-    if ids_TWK.ndim != 3 or ids_TWK.dtype.kind not in "iu":
-        raise FormatError(
-            f"{where}: got {ids_TWK.dtype} {ids_TWK.shape}, expected integers [rows, layers, top_k]"
-        )
+    check_rows(ids_TWK, where)
+    ids_TWK = ids_TWK.astype(ids_TWK.dtype.newbyteorder("="), copy=False)  # all that numba reads
     if ids_TWK.shape[0] == 0:
         ids_TWK = np.zeros((0, len(facts.layers), facts.top_k), np.uint8)
     if ids_TWK.shape[2] != facts.top_k:

@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from ..dump import Dump, DumpMeta, Sample, SampleKey, WeightSpan, key_of
+from ..dump import Dump, DumpMeta, Sample, SampleKey, key_of
 from ..errors import FormatError, UnsupportedError
 from ..files import replacing
-from ..routes import Routes, ids_dtype
+from .fields import one_line
+from .limits import check_inflation
+from .native_rows import layer_name, sample_of
 
 __all__ = ["open_native", "write_native"]
 
 SCHEMA = "routectl.native/1"
 _GROUP_BYTES = 4 << 20  # ids in a row group: what reading one sample at random costs at most
 _ABOUT = ("engine", "engine_version", "model", "id_space", "wire_dtype")
+_SOURCE = ("path", "format", "facts_source", "file_bytes", "skipped")  # of what was converted
 _SPAN = pa.struct([("version", pa.string()), ("start", pa.int32()), ("end", pa.int32())])
 _COLUMNS = (
     ("sample_id", pa.string()),
@@ -47,10 +49,6 @@ _COLUMNS = (
 _KEYS = ("sample_id", "prompt_ids", "response_ids")
 
 
-def _layer_name(layer: int) -> str:
-    return f"layer_{layer:03d}"
-
-
 def _schema(meta: DumpMeta) -> pa.Schema:
     about = {
         "schema": SCHEMA,
@@ -58,9 +56,10 @@ def _schema(meta: DumpMeta) -> pa.Schema:
         "num_experts": meta.num_experts,
         "top_k": meta.top_k,
         **{name: getattr(meta, name) for name in _ABOUT},
+        "source": {name: getattr(meta, name) for name in _SOURCE},
     }
     fields = [pa.field(name, kind) for name, kind in _COLUMNS]
-    fields += [pa.field(_layer_name(layer), pa.binary()) for layer in meta.layers_L]
+    fields += [pa.field(layer_name(layer), pa.binary()) for layer in meta.layers_L]
     return pa.schema(fields, metadata={"routectl": json.dumps(about)})
 
 
@@ -78,7 +77,7 @@ def _row(sample: Sample, meta: DumpMeta) -> dict[str, Any]:
         row["missing"] = np.packbits(routes.missing_TL, bitorder="little").tobytes()
     by_layer = np.ascontiguousarray(routes.ids_TLK.transpose(1, 0, 2))
     for layer, ids_TK in zip(meta.layers_L, by_layer, strict=True):
-        row[_layer_name(layer)] = ids_TK.astype(ids_TK.dtype.newbyteorder("<"), copy=False).data
+        row[layer_name(layer)] = ids_TK.astype(ids_TK.dtype.newbyteorder("<"), copy=False).data
     return row
 
 
@@ -133,64 +132,20 @@ def _read_about(path: Path, schema: pa.Schema) -> dict[str, Any]:
         about = json.loads(block)
         version = about["schema"]
         if version != SCHEMA:
-            raise UnsupportedError(f"{path}: container {version}, this routectl reads {SCHEMA}")
+            raise UnsupportedError(
+                f"{path}: container {one_line(version)}, this routectl reads {SCHEMA}"
+            )
         layers, experts, top_k = about["layers"], about["num_experts"], about["top_k"]
         sizes = all(type(n) is int and n >= 0 for n in (*layers, experts, top_k))
         fits = layers and layers == sorted(set(layers)) and 1 <= top_k <= experts <= 65536
-        columns = [name for name, _ in _COLUMNS] + [_layer_name(n) for n in layers]
-        if not sizes or not fits or schema.names != columns:
+        named = all(isinstance(about[name], str | None) for name in _ABOUT) and about["id_space"]
+        columns = [*_COLUMNS, *((layer_name(n), pa.binary()) for n in layers)]
+        found = [(field.name, field.type) for field in schema]
+        if not sizes or not fits or not named or found != columns:
             raise FormatError(f"{path}: damaged: the schema metadata does not fit the columns")
     except (ValueError, KeyError, TypeError):
         raise FormatError(f"{path}: damaged: the schema metadata cannot be read") from None
     return dict(about)
-
-
-def _ids(row: dict[str, Any], meta: DumpMeta, where: str) -> NDArray[Any]:
-    """The layer columns of a row as [T, L, K]."""
-    dtype = ids_dtype(meta.num_experts)
-    shape = (row["num_rows"], meta.top_k)
-    ids_TLK = np.empty((shape[0], len(meta.layers_L), shape[1]), dtype)
-    for i, layer in enumerate(meta.layers_L):
-        data = row[_layer_name(layer)]
-        expected = shape[0] * shape[1] * dtype.itemsize
-        if data is None or len(data) != expected:
-            got = "nothing" if data is None else f"{len(data)} bytes"
-            raise FormatError(f"{where}: layer {layer}: got {got}, expected {expected} bytes")
-        ids_TLK[:, i] = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
-    if ids_TLK.size and int(ids_TLK.max()) >= meta.num_experts:
-        raise FormatError(
-            f"{where}: got id {int(ids_TLK.max())}, expected 0..{meta.num_experts - 1}"
-        )
-    return ids_TLK
-
-
-def _missing(packed: bytes | None, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
-    if packed is None:
-        return None
-    bits = np.frombuffer(packed, np.uint8)
-    return np.unpackbits(bits, count=shape[0] * shape[1], bitorder="little").reshape(shape) > 0
-
-
-def _array(values: Any, dtype: type) -> Any:
-    return None if values is None else np.array(values, dtype)
-
-
-def _sample(row: dict[str, Any], meta: DumpMeta, where: str) -> Sample:
-    routes = None
-    if row["num_rows"] is not None:
-        ids = _ids(row, meta, where)
-        missing = _missing(row["missing"], ids.shape[:2])
-        routes = Routes(ids, meta.layers_L, meta.num_experts, row["start"], missing)
-    plain = {name: row[name] for name, _ in _COLUMNS if name in Sample.__dataclass_fields__}
-    arrays = {
-        "prompt_ids": _array(row["prompt_ids"], np.int32),
-        "response_ids": _array(row["response_ids"], np.int32),
-        "loss_mask": _array(row["loss_mask"], np.bool_),
-        "logprobs": _array(row["logprobs"], np.float64),
-        "weight_spans": tuple(WeightSpan(**span) for span in row["weight_spans"] or ()),
-        "start_inferred": bool(row["start_inferred"]),
-    }
-    return Sample(**{**plain, **arrays, "routes": routes})
 
 
 def _table_row(table: pa.Table, index: int) -> dict[str, Any]:
@@ -201,6 +156,8 @@ def _table_row(table: pa.Table, index: int) -> dict[str, Any]:
         if pa.types.is_binary(column.type):
             row[name] = value.as_buffer()
         elif pa.types.is_list(column.type) and not pa.types.is_struct(column.type.value_type):
+            if value.values is not None and value.values.null_count:
+                raise ValueError(f"{name} has nulls")
             row[name] = (
                 None if value.values is None else value.values.to_numpy(zero_copy_only=False)
             )
@@ -222,10 +179,13 @@ def open_native(path: Path) -> Dump:
     try:
         with opened() as file:
             about = _read_about(path, file.schema_arrow)
-            sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+            groups = [file.metadata.row_group(g) for g in range(file.num_row_groups)]
+            inflated = sum(group.total_byte_size for group in groups)
+            check_inflation(inflated, path.stat().st_size, str(path))
+            sizes = [group.num_rows for group in groups]
             keys = list(_read_keys(file))
-    except (pa.ArrowException, OSError) as error:
-        raise FormatError(f"{path}: damaged Parquet: {str(error).splitlines()[0]}") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise FormatError(f"{path}: damaged Parquet: {one_line(error)}") from None
     named: dict[str, Any] = {name: about.get(name) for name in _ABOUT}
     meta = DumpMeta(
         path=str(path),
@@ -248,11 +208,16 @@ def open_native(path: Path) -> Dump:
             try:
                 with opened() as file:
                     held = (group, file.read_row_group(group, use_threads=False))
-            except (pa.ArrowException, OSError) as error:
-                reason = str(error).splitlines()[0]
-                raise FormatError(f"{path}: row group {group}: damaged: {reason}") from None
-        row = _table_row(held[1], index - int(ends[group] - sizes[group]))
-        return _sample(row, meta, f"{path}: sample {index}")
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise FormatError(
+                    f"{path}: row group {group}: damaged: {one_line(error)}"
+                ) from None
+        where = f"{path}: sample {index}"
+        try:
+            row = _table_row(held[1], index - int(ends[group] - sizes[group]))
+            return sample_of(row, meta, where)
+        except ValueError as error:
+            raise FormatError(f"{where}: damaged: {error}") from None
 
     return Dump(meta, keys, load)
 

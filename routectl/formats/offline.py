@@ -4,6 +4,7 @@ The names below are the ones that vLLM, SGLang and the trainers' own dumps use f
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import FormatError
 from .fields import (
@@ -12,6 +13,7 @@ from .fields import (
     first_of,
     floats,
     integer,
+    sequence,
     text,
     token_ids,
     weight_spans,
@@ -35,7 +37,31 @@ def _identity(doc: Doc) -> str | None:
     named = first_of(doc, _ID)
     if named is not None or doc.get("request_id") is None:
         return text(named)
-    return f"{doc['request_id']}/{doc.get('index') or 0}"
+    return text(f"{doc['request_id']}/{doc.get('index') or 0}")
+
+
+def _length(doc: Doc, name: str, where: str) -> int | None:
+    return integer(doc.get(name), where, name)
+
+
+def _loss_mask(
+    doc: Doc, prompt: int | None, response: int | None, where: str
+) -> NDArray[np.bool_] | None:
+    """The mask of all N tokens; one of the response alone is false for the prompt."""
+    flags = sequence(doc.get("loss_mask"), where, "loss_mask")
+    if flags is None:
+        return None
+    if not all(type(flag) in (bool, int, float) for flag in flags):
+        raise FormatError(f"{where}: loss_mask: expected booleans or numbers")
+    mask = np.array([flag != 0 for flag in flags], np.bool_)
+    if prompt is None or response is None or len(mask) == prompt + response:
+        return mask
+    if len(mask) != response:
+        raise FormatError(
+            f"{where}: loss_mask: got {len(mask)} entries, expected {prompt + response} (all "
+            f"tokens) or {response} (response)"
+        )
+    return np.concatenate([np.zeros(prompt, np.bool_), mask])
 
 
 def read_record(doc: Doc, where: str) -> WireSample:
@@ -43,15 +69,16 @@ def read_record(doc: Doc, where: str) -> WireSample:
     payload = first_of(doc, PAYLOAD_NAMES)
     prompt = token_ids(first_of(doc, _PROMPT), where, "prompt_token_ids")
     response = token_ids(first_of(doc, _RESPONSE), where, "token_ids")
-    prompt_length = doc.get("prompt_length") if prompt is None else len(prompt)
-    response_length = doc.get("response_length") if response is None else len(response)
+    prompt_length = len(prompt) if prompt is not None else _length(doc, "prompt_length", where)
+    response_length = (
+        len(response) if response is not None else _length(doc, "response_length", where)
+    )
     logprobs = floats(first_of(doc, _LOGPROBS), where, "logprobs")
     if logprobs is not None and response is not None and len(logprobs) != len(response):
         raise FormatError(
             f"{where}: logprobs: got {len(logprobs)} numbers, expected {len(response)}, "
             "one a response token"
         )
-    mask = floats(doc.get("loss_mask"), where, "loss_mask")
     return WireSample(
         where=where,
         payload=payload,
@@ -60,10 +87,10 @@ def read_record(doc: Doc, where: str) -> WireSample:
         group_id=text(first_of(doc, _GROUP)),
         prompt_ids=prompt,
         response_ids=response,
-        prompt_length=integer(prompt_length, where, "prompt_length"),
-        response_length=integer(response_length, where, "response_length"),
+        prompt_length=prompt_length,
+        response_length=response_length,
         logprobs=logprobs,
-        loss_mask=None if mask is None else np.asarray(mask != 0, np.bool_),
+        loss_mask=_loss_mask(doc, prompt_length, response_length, where),
         weight_spans=weight_spans(doc, None if response is None else len(response), where),
         finish_reason=finish_reason(doc.get("finish_reason")),
         cached_tokens=integer(first_of(doc, _CACHED), where, "cached_tokens"),

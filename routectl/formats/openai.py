@@ -5,6 +5,7 @@ Sources: vLLM 0.21 and 0.32, SGLang 0.5.7 to 0.5.23.
 """
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from .fields import (
     floats,
     integer,
     mapping,
+    scored_tokens,
     sequence,
+    text,
     token_ids,
     weight_spans,
 )
@@ -33,7 +36,8 @@ def requested_start(request: Doc | None, where: str) -> int | None:
     """The start that the request asked for: 0 when it names none, None without a request."""
     if request is None:
         return None
-    params = mapping(request.get("sampling_params"), where, "sampling_params")
+    params = request.get("sampling_params")
+    params = {} if isinstance(params, list) else mapping(params, where, "sampling_params")
     asked = first_of(request, START_NAMES)
     asked = first_of(params, START_NAMES) if asked is None else asked
     return integer(asked, where, "start of routed_experts") or 0
@@ -48,13 +52,14 @@ def _requested_prompts(request: Doc | None) -> list[Any]:
 
 
 def _read_logprobs(choice: Doc, meta: Doc, where: str) -> tuple[list[Any], list[Any]]:
-    """The log-probs and token strings of a choice, in any of three forms; empty when absent."""
-    native = sequence(meta.get("output_token_logprobs"), where, "output_token_logprobs")
+    """The log-probs and token strings of a choice, in any of four forms; empty when absent."""
+    native = scored_tokens(meta, "output_token_logprobs", where)
     if native:
         return [item[0] for item in native], []
     logprobs = choice.get("logprobs")
-    if isinstance(logprobs, list):  # offline: one number a token
-        return logprobs, []
+    if isinstance(logprobs, list):  # offline
+        ids = sequence(choice.get("token_ids"), where, "token_ids") or []
+        return [_of_token(e, i) for e, i in zip_longest(logprobs, ids)], []
     block = mapping(logprobs, where, "logprobs")
     content = sequence(block.get("content"), where, "logprobs.content")
     if content is not None:
@@ -62,6 +67,17 @@ def _read_logprobs(choice: Doc, meta: Doc, where: str) -> tuple[list[Any], list[
         return [e.get("logprob") for e in entries], [e.get("token") for e in entries]
     values = sequence(block.get("token_logprobs"), where, "token_logprobs") or []
     return list(values), list(sequence(block.get("tokens"), where, "tokens") or [])
+
+
+def _of_token(entry: Any, token: Any) -> Any:
+    """The sampled token's log-prob: a number, or looked up in {id: {"logprob": ...}}.
+
+    Source: vLLM 0.32 ``CompletionOutput.logprobs``, a dict of candidates for each token.
+    """
+    if not isinstance(entry, dict):
+        return entry
+    found = entry.get(str(token))
+    return found.get("logprob") if isinstance(found, dict) else found
 
 
 def _ids_from_strings(tokens: list[Any]) -> list[int] | None:
@@ -82,6 +98,7 @@ class _Response:
     usage: Doc
     prompts: list[Any]
     num_choices: int
+    echo: bool
     start: int | None
     where: str
 
@@ -115,8 +132,17 @@ def _prompt_ids(choice: Doc, response: _Response, index: int) -> NDArray[np.int3
         asked = response.prompt_of(index)
         ids = asked if isinstance(asked, list) else None
     if isinstance(ids, list) and ids and isinstance(ids[0], list):
-        ids = ids[min(index, len(ids) - 1)]
+        ids = ids[min(index * len(ids) // response.num_choices, len(ids) - 1)]
     return token_ids(ids, where, name)
+
+
+def _cached_tokens(meta: Doc, response: _Response) -> int | None:
+    """Prompt tokens that a prefix cache served: SGLang's meta_info, usage, or RequestOutput's."""
+    where = response.where
+    details = mapping(response.usage.get("prompt_tokens_details"), where, "prompt_tokens_details")
+    found = [meta.get("cached_tokens"), details.get("cached_tokens")]
+    found.append(response.doc.get("num_cached_tokens"))
+    return integer(next((n for n in found if n is not None), None), where, "cached_tokens")
 
 
 def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
@@ -131,9 +157,6 @@ def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
     ids = first_of(choice, ("token_ids", "response_token_ids"))
     ids = outputs[index] if ids is None and index < len(outputs) else ids
     echoed = 0 if prompt_ids is None else len(prompt_ids)
-    ids = _ids_from_strings(strings) if ids is None else ids
-    response_ids = token_ids(ids, where, "token_ids")
-
     single = response.num_choices == 1
     prompt_length = integer(
         first_of(meta, ("prompt_tokens",)) if prompt_ids is None else len(prompt_ids),
@@ -141,6 +164,10 @@ def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
     )  # fmt: skip
     if prompt_length is None and response.one_prompt:
         prompt_length = integer(response.usage.get("prompt_tokens"), where, "prompt_tokens")
+    if response.echo and "message" not in choice:
+        values, strings = values[prompt_length or 0 :], strings[prompt_length or 0 :]
+    ids = _ids_from_strings(strings) if ids is None else ids
+    response_ids = token_ids(ids, where, "token_ids")
     length = meta.get("completion_tokens") if response_ids is None else len(response_ids)
     length = response.usage.get("completion_tokens") if length is None and single else length
     length = len(values) if length is None and values else length
@@ -148,14 +175,10 @@ def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
     if response_length is not None and len(values) == echoed + response_length:
         values = values[echoed:]  # echo=true: the prompt's come first
     logprobs = floats(values, where, "logprobs") if len(values) == response_length else None
-    details = mapping(response.usage.get("prompt_tokens_details"), where, "prompt_tokens_details")
-    cached = first_of(meta, ("cached_tokens",))
-    cached = details.get("cached_tokens") if cached is None else cached
-    cached = first_of(response.doc, ("num_cached_tokens",)) if cached is None else cached
     about = meta if meta else choice
     if "weight_versions" not in about and index == 0:
         about = {**about, **mapping(response.doc.get("metadata"), where, "metadata")}
-    identity = first_of(response.doc, ("id", "request_id"))
+    identity = text(first_of(response.doc, ("id", "request_id")))
     fingerprint = str(response.doc.get("system_fingerprint") or "")
     is_vllm = fingerprint.startswith("vllm-")
     return WireSample(
@@ -171,7 +194,7 @@ def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
         logprobs=logprobs,
         weight_spans=weight_spans(about, response_length, where),
         finish_reason=finish_reason(first_of(choice, ("finish_reason",))),
-        cached_tokens=integer(cached, where, "cached_tokens"),
+        cached_tokens=_cached_tokens(meta, response),
         retractions=integer(meta.get("num_retractions"), where, "num_retractions"),
         engine="vllm" if is_vllm else payload_engine(payload),
         engine_version=fingerprint.split("-")[1] if is_vllm else None,
@@ -191,6 +214,7 @@ def read_choices(doc: Doc, request: Doc | None, where: str) -> list[WireSample]:
         usage=mapping(doc.get("usage"), where, "usage"),
         prompts=_requested_prompts(request),
         num_choices=len(choices),
+        echo=request is not None and bool(request.get("echo")),
         start=requested_start(request, where),
         where=where,
     )

@@ -3,8 +3,11 @@
 Every size is checked against the bytes at hand before an array of that size exists.
 """
 
+import ast
 import binascii
 import io
+import re
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -20,22 +23,33 @@ __all__ = [
 IntArray = NDArray[np.integer[Any]]
 
 _MAX_HEADER = 10_000
+_PLAIN_DTYPE = re.compile(r"[<>|=]?[biufcmMOSUV?]\d{0,9}")
 NPY_BASE64 = "k05VTVBZ"  # base64 of b"\x93NUMPY": how vLLM's payload is told from SGLang's
 
 
 def npy_header(stream: io.BufferedIOBase | Any, where: str) -> tuple[tuple[int, ...], Any, bool]:
     """Shape, dtype and Fortran order from the head of a .npy stream, left at the first data byte.
 
-    Source: the NPY format 1.0, 2.0 and 3.0 (numpy.lib.format).
+    Source: the NPY format 1.0, 2.0 and 3.0 (numpy.lib.format). The header is read here, so that
+    its length is bounded before it is read and nothing but a plain dtype passes.
     """
+    magic = stream.read(8)
+    if magic[:6] != b"\x93NUMPY" or magic[6:7] not in (b"\x01", b"\x02", b"\x03"):
+        raise FormatError(f"{where}: not a .npy array: got {magic!r}, expected NUMPY 1.0 to 3.0")
+    length = int.from_bytes(stream.read(2 if magic[6] == 1 else 4), "little")
+    header = stream.read(min(length, _MAX_HEADER))
     try:
-        version = np.lib.format.read_magic(stream)
-        read = getattr(np.lib.format, f"read_array_header_{version[0]}_0", None)
-        read = read or np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream, max_header_size=_MAX_HEADER)
-    except (ValueError, EOFError, SyntaxError, TypeError, UnicodeDecodeError) as error:
-        raise FormatError(f"{where}: not a .npy array: {str(error).splitlines()[0]}") from None
-    return shape, dtype, fortran
+        fields = ast.literal_eval(header.decode("latin1").strip())
+        shape, fortran, kind = (fields[name] for name in ("shape", "fortran_order", "descr"))
+        sizes = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
+        if len(header) == length and sizes and _PLAIN_DTYPE.fullmatch(kind):
+            return shape, np.dtype(kind), bool(fortran)
+    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
+        pass
+    raise FormatError(
+        f"{where}: not a .npy array: the header ({length} bytes) is cut short or damaged: "
+        f"got {header[:60]!r}"
+    )
 
 
 def from_npy(data: bytes, where: str) -> NDArray[Any]:
@@ -53,8 +67,11 @@ def from_npy(data: bytes, where: str) -> NDArray[Any]:
             f"{where}: truncated or overlong .npy: got {got} bytes of data, "
             f"expected {expected} for shape {shape} of {dtype}"
         )
-    flat = np.frombuffer(data, dtype, count, offset=stream.tell())
-    return flat.reshape(shape[::-1]).T.copy() if fortran else flat.reshape(shape)
+    try:
+        flat = np.frombuffer(data, dtype, count, offset=stream.tell())
+        return flat.reshape(shape[::-1]).T.copy() if fortran else flat.reshape(shape)
+    except ValueError as error:
+        raise FormatError(f"{where}: no array is of shape {shape}, {dtype}: {error}") from None
 
 
 def from_base64(payload: str, where: str) -> bytes:
@@ -88,8 +105,9 @@ def raw_rows(data: bytes, num_layers: int, top_k: int, where: str) -> IntArray:
 def from_lists(value: Any, where: str) -> IntArray:
     """Nested JSON lists [rows][layers][k] as int64."""
     if isinstance(value, dict):
+        keys = reprlib.repr(sorted(value))[:120]
         raise UnsupportedError(
-            f"{where}: routed_experts is an object with the keys {sorted(value)}; "
+            f"{where}: routed_experts is an object with the keys {keys}; "
             "known forms are a base64 string and nested lists"
         )
     try:
@@ -115,5 +133,5 @@ def wire_dtype(payload: Any) -> str | None:
     try:
         head = binascii.a2b_base64(payload[:1024])
         return str(npy_header(io.BytesIO(head), "payload")[1])
-    except (binascii.Error, FormatError):
+    except (ValueError, FormatError):
         return None

@@ -5,7 +5,6 @@ Source: SGLang 0.5.23, tokenizer_manager and detokenizer_manager.
 
 from typing import Any
 
-from ..errors import FormatError
 from .fields import (
     Doc,
     finish_reason,
@@ -13,6 +12,7 @@ from .fields import (
     floats,
     integer,
     mapping,
+    scored_tokens,
     sequence,
     text,
     token_ids,
@@ -24,27 +24,19 @@ from .wire import WireSample
 __all__ = ["merge_generate_stream", "read_generate"]
 
 
-def _triples(meta: Doc, name: str, where: str) -> list[Any]:
-    """Entries [logprob, token id, text] of a log-prob list."""
-    items = sequence(meta.get(name), where, name) or []
-    if not all(isinstance(item, list) and len(item) >= 2 for item in items):
-        raise FormatError(f"{where}: {name}: expected entries [logprob, token id, ...]")
-    return list(items)
-
-
 def _prompt_of(item: Doc, meta: Doc, asked: Any, where: str) -> Any:
     """Prompt ids from the output, the request or the prompt's log-probs; None when nowhere."""
     if item.get("prompt_token_ids") is not None:
         return item["prompt_token_ids"]
     if isinstance(asked, list) and all(isinstance(i, int) for i in asked):
         return asked
-    scored = _triples(meta, "input_token_logprobs", where)
+    scored = scored_tokens(meta, "input_token_logprobs", where)
     return [t[1] for t in scored] if scored and len(scored) == meta.get("prompt_tokens") else None
 
 
 def _read_output(item: Doc, asked: Any, start: int | None, where: str) -> WireSample:
     meta = mapping(item.get("meta_info"), where, "meta_info")
-    scored = _triples(meta, "output_token_logprobs", where)
+    scored = scored_tokens(meta, "output_token_logprobs", where)
     prompt = token_ids(_prompt_of(item, meta, asked, where), where, "prompt_token_ids")
     ids = item.get("output_ids")
     ids = [t[1] for t in scored] if ids is None and scored else ids
@@ -97,10 +89,10 @@ def merge_generate_stream(chunks: list[Doc], where: str) -> list[Any]:
     ``output_ids`` of a chunk are all so far, or with incremental output only the new ones;
     ``completion_tokens`` tells which.
     """
-    outputs: dict[tuple[Any, Any], dict[str, Any]] = {}
+    outputs: dict[tuple[str | None, int | None], dict[str, Any]] = {}
     for chunk in chunks:
         meta = mapping(chunk.get("meta_info"), where, "meta_info")
-        key = (meta.get("id"), chunk.get("index"))
+        key = (text(meta.get("id")), integer(chunk.get("index"), where, "index"))
         before = outputs.get(key, {}).get("output_ids") or []
         ids = sequence(chunk.get("output_ids"), where, "output_ids")
         if ids is not None and len(ids) != meta.get("completion_tokens", len(ids)):

@@ -1,10 +1,11 @@
 """Server-sent event streams: the chunks of one response, merged into the document they spell."""
 
 import json
+import re
 from typing import Any
 
 from ..errors import FormatError
-from .fields import Doc, mapping, sequence
+from .fields import Doc, integer, mapping, sequence
 from .sglang import merge_generate_stream
 
 __all__ = ["merge_stream"]
@@ -16,7 +17,7 @@ def _chunks(text: str, where: str) -> list[Doc]:
     """The JSON objects of the ``data:`` lines; a stream that stops before [DONE] is cut short."""
     chunks: list[Doc] = []
     done = False
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(re.split("\r\n|\r|\n", text), 1):
         body = line.removeprefix("data:").strip()
         if not line.startswith("data:"):
             continue
@@ -39,7 +40,7 @@ def _extend_logprobs(before: Any, more: Any, where: str) -> Any:
     block = dict(mapping(before, where, "logprobs"))
     for name, values in mapping(more, where, "logprobs").items():
         if isinstance(values, list):
-            block[name] = [*(block.get(name) or []), *values]
+            block[name] = [*(sequence(block.get(name), where, name) or ()), *values]
     return block
 
 
@@ -56,8 +57,8 @@ def _merge_choice(before: dict[str, Any], delta: Doc, where: str) -> dict[str, A
 def merge_stream(text: str, where: str) -> Any:
     """The response that a stream of OpenAI, vLLM or SGLang chunks adds up to."""
     chunks = _chunks(text, where)
-    if any("error" in chunk for chunk in chunks):
-        return next(chunk for chunk in chunks if "error" in chunk)
+    if failed := next((chunk for chunk in chunks if chunk.get("error")), None):
+        return {"error": failed["error"]}
     if any("meta_info" in chunk for chunk in chunks):
         return merge_generate_stream(chunks, where)
     whole: dict[str, Any] = {}
@@ -66,6 +67,6 @@ def merge_stream(text: str, where: str) -> Any:
         whole.update({k: v for k, v in chunk.items() if v is not None and k != "choices"})
         for item in sequence(chunk.get("choices"), where, "choices") or ():
             delta = mapping(item, where, "choices")
-            index = int(delta.get("index") or 0)
+            index = integer(delta.get("index"), where, "index") or 0
             choices[index] = _merge_choice(choices.get(index, {}), delta, where)
     return {**whole, "choices": [choices[i] for i in sorted(choices)]}

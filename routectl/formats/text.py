@@ -132,7 +132,10 @@ def _reader(file: IO[bytes], kind: str, path: Path) -> _Read:
         doc = (
             merge_stream(data.decode("utf-8", "replace"), where) if stream else _parse(data, where)
         )
-        last = (span, read_document(doc, request, where))
+        try:
+            last = (span, read_document(doc, request, where))
+        except RecursionError:
+            raise FormatError(f"{where}: JSON nested too deeply") from None
         return last[1]
 
     return read

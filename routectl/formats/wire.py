@@ -13,7 +13,7 @@ from ..dump import Sample, SampleKey, WeightSpan, key_of
 from ..errors import FormatError
 from ..model import ModelFacts
 from ..routes import Routes
-from .layers import routes_from_wire
+from .layers import check_rows, routes_from_wire
 from .payload import NPY_BASE64, IntArray, from_base64, from_lists, from_npy, raw_rows
 
 __all__ = ["NoSamplesError", "WireSample", "payload_engine", "to_sample"]
@@ -93,7 +93,13 @@ def _join_split(wire: WireSample) -> IntArray:
     ``choices[].routed_experts`` [G or G-1, MoE layers, K], -1 for rows of a cached prefix.
     """
     parts = [from_lists(part, wire.where) for part in (wire.prompt_payload, wire.payload or [])]
-    ids = np.concatenate([part for part in parts if part.size] or parts[:1])
+    parts = [part for part in parts if part.size] or parts[:1]
+    if len({part.shape[1:] for part in parts}) > 1:
+        raise FormatError(
+            f"{wire.where}: prompt_routed_experts {parts[0].shape} and routed_experts "
+            f"{parts[1].shape} are not of one layer count and top_k"
+        )
+    ids = np.concatenate(parts)
     return ids[:-1] if wire.num_tokens is not None and len(ids) == wire.num_tokens else ids
 
 
@@ -135,6 +141,7 @@ def to_sample(wire: WireSample, facts: ModelFacts, start: int | None) -> Sample:
     inferred = False
     if wire.payload is not None or wire.prompt_payload is not None:
         ids = _decode(wire, facts, asked)
+        check_rows(ids, wire.where)
         position, inferred = _place(len(ids), wire, asked)
         routes = routes_from_wire(ids, facts, position, wire.where)
     return Sample(

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ..dump import DumpMeta, Sample
 from ..errors import MismatchError
-from ..routes import Bools, Ids
+from ..routes import Bools, Ids, Routes
 
-__all__ = ["TOKENS", "Aligner", "Pair", "name_of"]
+__all__ = ["TOKENS", "Aligner", "Pair", "checked", "name_of"]
 
 TOKENS = ("all", "prompt", "response")
 _END = 1 << 62
@@ -25,7 +25,7 @@ class Pair:
 
     position is the absolute position of row 0; skip_TL marks rows missing on either side;
     rows_old and rows_new count what each side has in the selected tokens; prefix is how many
-    leading tokens agree, None when one side does not know its tokens.
+    leading tokens are known to agree, None when one side does not know its tokens.
     """
 
     name: str
@@ -45,19 +45,29 @@ def name_of(sample: Sample, index: int) -> str:
     return sample.sample_id if sample.sample_id is not None else f"#{index}"
 
 
+def checked(routes: Routes, meta: DumpMeta) -> Routes:
+    """The routes, of the layers, E and K of their dump; ValueError when a dump mixes models."""
+    shape = (routes.layers_L, routes.num_experts, routes.top_k)
+    if shape != (meta.layers_L, meta.num_experts, meta.top_k):
+        raise ValueError(f"routes of another model than their dump's: layers, E, K are {shape}")
+    return routes
+
+
 class _Side:
     """One dump's part: picks rows and columns out of its samples."""
 
     def __init__(self, meta: DumpMeta, layers: Sequence[int]) -> None:
+        self.meta = meta
         same = tuple(layers) == meta.layers_L
         self.columns = None if same else [meta.layers_L.index(layer) for layer in layers]
 
     def window(self, sample: Sample, lo: int, hi: int) -> tuple[Ids, Bools | None]:
         """Rows of positions lo..hi-1, as far as they are there."""
         assert sample.routes is not None
-        begin = max(lo - sample.routes.start, 0)
-        part = slice(begin, max(hi - sample.routes.start, begin))
-        ids, missing = sample.routes.ids_TLK[part], sample.routes.missing_TL
+        routes = checked(sample.routes, self.meta)
+        begin = max(lo - routes.start, 0)
+        part = slice(begin, max(hi - routes.start, begin))
+        ids, missing = routes.ids_TLK[part], routes.missing_TL
         missing = None if missing is None else missing[part]
         if self.columns is None:
             return ids, missing
@@ -66,6 +76,8 @@ class _Side:
 
     def present(self, sample: Sample, lo: int, hi: int) -> int:
         """How many rows of positions lo..hi-1 are there."""
+        if sample.routes is None:
+            return 0
         ids, missing = self.window(sample, lo, hi)
         return int(ids.shape[0] * ids.shape[1] - (0 if missing is None else missing.sum()))
 
@@ -79,17 +91,27 @@ def _prefix(a: NDArray[np.int32] | None, b: NDArray[np.int32] | None) -> int | N
     return int(parted[0]) if len(parted) else size
 
 
+def _prompt_length(old: Sample, new: Sample) -> int | None:
+    return new.prompt_length if old.prompt_length is None else old.prompt_length
+
+
 class Aligner:
     """Lays pairs of samples side by side for one choice of layers and tokens.
 
-    tokens is one of TOKENS; response starts at the first generated token as an input.
+    tokens is one of TOKENS; response starts at the first generated token as an input. by_prompt
+    tells that the samples are known to share the prompt only, unless their token ids say more.
     """
 
-    def __init__(self, old: DumpMeta, new: DumpMeta, layers: Sequence[int], tokens: str) -> None:
+    def __init__(
+        self, old: DumpMeta, new: DumpMeta, layers: Sequence[int], tokens: str, *, by_prompt: bool
+    ) -> None:
         self.old, self.new = _Side(old, layers), _Side(new, layers)
         self.tokens = tokens
+        self.by_prompt = by_prompt
 
-    def _selected(self, prompt_length: int | None, name: str) -> tuple[int, int]:
+    def _selected(self, old: Sample, new: Sample, name: str) -> tuple[int, int]:
+        """The first selected position and the one after the last."""
+        prompt_length = _prompt_length(old, new)
         if self.tokens == "all":
             return 0, _END
         if prompt_length is None:
@@ -97,13 +119,20 @@ class Aligner:
                                 "which neither side knows")  # fmt: skip
         return (0, prompt_length) if self.tokens == "prompt" else (prompt_length, _END)
 
+    def rows(self, old: Sample, new: Sample, name: str) -> tuple[int, int]:
+        """How many rows each side has in the selected tokens."""
+        first, end = self._selected(old, new, name)
+        return self.old.present(old, first, end), self.new.present(new, first, end)
+
     def pair(self, old: Sample, new: Sample, name: str) -> Pair:
         """Lay two samples with routes side by side."""
         assert old.routes is not None
         assert new.routes is not None
-        prompt = new.prompt_length if old.prompt_length is None else old.prompt_length
-        first, end = self._selected(prompt, name)
+        first, end = self._selected(old, new, name)
+        rows_old, rows_new = self.rows(old, new, name)
         prefix = _prefix(old.token_ids, new.token_ids)
+        if prefix is None and self.by_prompt:
+            prefix = _prefix(old.prompt_ids, new.prompt_ids)
         lo = max(first, old.routes.start, new.routes.start)
         hi = min(end, old.routes.stop, new.routes.stop, _END if prefix is None else prefix)
         old_TLK, old_missing = self.old.window(old, lo, hi)
@@ -115,9 +144,9 @@ class Aligner:
             new_TLK=new_TLK,
             skip_TL=np.logical_or.reduce(masks) if masks else None,
             position=lo,
-            prompt_length=prompt,
+            prompt_length=_prompt_length(old, new),
             cached=max(old.cached_tokens or 0, new.cached_tokens or 0),
             prefix=prefix,
-            rows_old=self.old.present(old, first, end),
-            rows_new=self.new.present(new, first, end),
+            rows_old=rows_old,
+            rows_new=rows_new,
         )

@@ -3,7 +3,7 @@
 Shape suffixes: L compared layers, K top_k, S = K + 1, E experts, T tokens, P places, B bins.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ __all__ = ["NUM_BINS", "PLACES", "Counts", "LogprobCounts", "SampleCounts", "bin
 
 Ints = NDArray[np.int64]
 PLACES = ("prompt", "cached", "response")  # cached is the part of the prompt served from a cache
-NUM_BINS = 33  # position 0, then [1, 2), [2, 4), [4, 8), ... up to 2^32
+NUM_BINS = 33  # position 0, then [1, 2), [2, 4), [4, 8), ... up to 2^32; the last takes the rest
 
 
 def bin_edges(index: int) -> tuple[int, int]:
@@ -58,6 +58,12 @@ class Counts:
     def __add__(self, other: "Counts") -> "Counts":
         return _added(self, other)  # type: ignore[no-any-return]
 
+    def uncovered(self, rows_old: int, rows_new: int) -> "Counts":
+        """The same with so many more rows that the other side does not cover."""
+        return replace(
+            self, only_old=self.only_old + rows_old, only_new=self.only_new + rows_new
+        )  # fmt: skip
+
     @classmethod
     def empty(cls, num_layers: int, top_k: int, num_experts: int) -> "Counts":
         """All zero, for L layers."""
@@ -74,11 +80,12 @@ class Counts:
 
     @classmethod
     def of_rows(
-        cls, rows: RowCounts, skip_TL: Bools | None, position: int, place_T: Bools, cached: int
+        cls, rows: RowCounts, skip_TL: Bools | None, position: int, prompt: int | None, cached: int
     ) -> "Counts":
         """The tallies of one sample: T tokens from absolute ``position`` on.
 
-        place_T is True for response tokens; prompt tokens below position ``cached`` are cached.
+        Positions below ``prompt`` are of the prompt, those below ``cached`` too are cached, the
+        others are of the response; where ``prompt`` is None a token has no place.
         """
         tokens, layers = len(rows.differing_T), len(rows.order_L)
         left_out_T = np.zeros(tokens, np.int64) if skip_TL is None else skip_TL.sum(axis=1)
@@ -88,8 +95,11 @@ class Counts:
             [seen_T, rows.differing_T > 0, rows_T, rows.differing_T], axis=1, dtype=np.int64
         )
         positions = position + np.arange(tokens)
-        masks = np.stack([~place_T, ~place_T & (positions < cached), place_T])
+        split = prompt or 0
+        masks = np.stack([positions < split, positions < min(split, cached), positions >= split])
+        masks = masks & (prompt is not None)
         bin_T = np.frexp(positions.astype(np.float64))[1]  # 0 -> 0, 1 -> 1, 2..3 -> 2, ...
+        bin_T = np.minimum(bin_T, NUM_BINS - 1)
         bins = np.zeros((NUM_BINS, 4), np.int64)
         np.add.at(bins, bin_T, columns)
         missing = np.zeros(layers, np.int64) if skip_TL is None else skip_TL.sum(axis=0)
@@ -148,10 +158,10 @@ class LogprobCounts:
         d = d[~np.isnan(d)]
         if not len(d):
             return cls()
-        with np.errstate(over="ignore"):
-            k3 = np.expm1(d) - d
         size = np.abs(d)
-        return cls(
-            len(d), float(d.sum()), float(k3.sum()), float(size.sum()), float(size.max()),
-            int((size > np.log(cls.TAU)).sum()),
-        )  # fmt: skip
+        with np.errstate(over="ignore", invalid="ignore"):  # a log-prob can be -inf
+            k3 = np.where(np.isposinf(d), np.inf, np.expm1(d) - d)
+            return cls(
+                len(d), float(d.sum()), float(k3.sum()), float(size.sum()), float(size.max()),
+                int((size > np.log(cls.TAU)).sum()),
+            )  # fmt: skip

@@ -164,17 +164,18 @@ def _logprobs(old: Sample, new: Sample, pair: Pair, tokens: str) -> LogprobCount
     size = min(len(old.logprobs), len(new.logprobs))
     if pair.prefix is not None:
         size = min(size, max(0, pair.prefix - old.prompt_length))
-    return LogprobCounts.of_tokens(new.logprobs[:size] - old.logprobs[:size])
+    with np.errstate(invalid="ignore"):  # -inf on both sides: nan, which is left out
+        return LogprobCounts.of_tokens(new.logprobs[:size] - old.logprobs[:size])
 
 
 class _Tally:
     """Adds up pair after pair."""
 
-    def __init__(self, old: DumpMeta, new: DumpMeta, layers: tuple[int, ...], tokens: str) -> None:
-        self.aligner = Aligner(old, new, layers, tokens)
+    def __init__(self, aligner: Aligner, layers: tuple[int, ...], meta: DumpMeta) -> None:
+        self.aligner = aligner
         self.layers = layers
-        self.num_experts = old.num_experts
-        self.counts = Counts.empty(len(layers), old.top_k, old.num_experts)
+        self.num_experts = meta.num_experts
+        self.counts = Counts.empty(len(layers), meta.top_k, meta.num_experts)
         self.logprobs = LogprobCounts()
         self.samples = SampleCounts()
         self.sequences: list[SequenceCount] = []
@@ -184,6 +185,8 @@ class _Tally:
         """Compare one pair of samples."""
         inferred = int(old.start_inferred) + int(new.start_inferred)
         if old.routes is None or new.routes is None:
+            rows_old, rows_new = self.aligner.rows(old, new, name)
+            self.counts = self.counts.uncovered(rows_old, rows_new)
             self.samples += SampleCounts(without_routes=1)
             return
         pair = self.aligner.pair(old, new, name)
@@ -191,13 +194,11 @@ class _Tally:
         rows = diff_rows(
             pair.old_TLK, pair.new_TLK, self.num_experts, skip_TL=pair.skip_TL, threads=threads
         )
-        positions = pair.position + np.arange(len(rows.differing_T))
-        split = 1 << 62 if pair.prompt_length is None else pair.prompt_length
-        counts = Counts.of_rows(rows, pair.skip_TL, pair.position, positions >= split, pair.cached)
+        counts = Counts.of_rows(
+            rows, pair.skip_TL, pair.position, pair.prompt_length, pair.cached
+        )  # fmt: skip
         compared = int(counts.swaps_LS.sum())
-        self.counts += replace(
-            counts, only_old=pair.rows_old - compared, only_new=pair.rows_new - compared
-        )
+        self.counts += counts.uncovered(pair.rows_old - compared, pair.rows_new - compared)
         self.logprobs += _logprobs(old, new, pair, self.aligner.tokens)
         if not compared:
             self.samples += SampleCounts(nothing_in_common=1, starts_inferred=inferred)
@@ -233,7 +234,8 @@ def diff(
         raise ValueError(f"tokens must be one of {TOKENS}, got {tokens!r}")
     common, only_old, only_new = _common_layers(old.meta, new.meta, layers)
     joined = join_keys(old.keys, new.keys, match)
-    tally = _Tally(old.meta, new.meta, common, tokens)
+    aligner = Aligner(old.meta, new.meta, common, tokens, by_prompt=match == "prefix")
+    tally = _Tally(aligner, common, old.meta)
     for i, j in joined.pairs:
         sample = old[i]
         tally.add(sample, new[j], name_of(sample, i), examples)

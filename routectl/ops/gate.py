@@ -125,9 +125,10 @@ def parse_threshold(text: str, *, over: bool) -> Threshold:
         raise RoutectlError(f"threshold {text!r}: {metric.name} is no rate: drop the %")
     limit = limit / 100 if parts["percent"] else limit
     if metric.is_rate and not 0 <= limit <= 1:
+        percent = 1 < limit <= 100 and not parts["percent"]
         raise RoutectlError(
             f"threshold {text!r}: {metric.name} is a rate: got {limit:g}, expected 0..1",
-            hint=f"{metric.name}:{parts['number']}% if percent was meant",
+            hint=f"{metric.name}:{parts['number']}% if percent was meant" if percent else None,
         )
     layer = parts["layer"]
     if layer is not None and metric.of_measures is None:
@@ -154,6 +155,13 @@ def _values(result: DiffResult, limit: Threshold) -> list[tuple[int | None, floa
     return [(m.layer, metric.of_measures(m)) for m in parts if limit.layer in ("*", m.layer)]
 
 
+def _why_none(result: DiffResult, layer: int | None) -> str:
+    """Why a figure has no value: a rate of no rows, or log-probs that are not there."""
+    if layer is not None:
+        return f"no row of layer {layer} was compared"
+    return "the log-probs are not finite" if result.logprobs.tokens else "a side has no log-probs"
+
+
 def judge(result: DiffResult, limits: Sequence[Threshold] = ()) -> Verdict:
     """Hold a result against thresholds; without any, every mismatch counts.
 
@@ -162,10 +170,10 @@ def judge(result: DiffResult, limits: Sequence[Threshold] = ()) -> Verdict:
     failed = []
     for limit in limits:
         for layer, value in _values(result, limit):
-            if value is None:
+            if value is None or math.isnan(value):
                 raise MismatchError(
-                    f"threshold {limit.text!r}: there is no {limit.metric} to hold it against"
-                    + (" (a side has no log-probs)" if not result.logprobs.tokens else "")
+                    f"threshold {limit.text!r}: there is no {limit.metric} to hold it against: "
+                    + _why_none(result, layer)
                 )
             if value > limit.limit if limit.over else value < limit.limit:
                 failed.append(Failure(limit.text, limit.metric, layer, value, limit.limit))

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ..dump import Dump, DumpMeta, Sample
 from ..kernels import count_load
+from .align import checked
 
 __all__ = ["Summary", "summarize"]
 
@@ -80,7 +81,7 @@ class _Tally:
             self.versions[span.version] += span.end - span.start
         if sample.routes is None:
             return
-        routes = sample.routes
+        routes = checked(sample.routes, self.meta)
         kind = "inferred" if sample.start_inferred else "zero" if routes.start == 0 else "given"
         self.starts[kind] += 1
         self.plain["positions"] += routes.num_tokens

@@ -8,7 +8,9 @@ Shape suffixes: T tokens, L layers, K top_k, E experts, R rows (T x L).
 """
 
 import argparse
+import functools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -31,19 +33,20 @@ TABLE = 1 << 16  # different rows to draw from
 Ids = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 
-def drawn_rows(rng: np.random.Generator, rows: int) -> tuple[Ids, Ids]:
-    """Rows of K distinct ids, and for each an id that is not in it."""
-    table = np.argpartition(rng.random((TABLE, E)), K, axis=1)[:, : K + 1].astype(np.uint8)
-    pick = rng.integers(0, TABLE, rows, dtype=np.uint16)
-    return table[:, :K][pick], table[:, K][pick]
+@functools.cache
+def table() -> Ids:
+    """Rows of K + 1 distinct ids; the last of them is not in the row that the others make."""
+    noise = np.random.default_rng(0).random((TABLE, E))
+    return np.argpartition(noise, K, axis=1)[:, : K + 1].astype(np.uint8)
 
 
 def routes(rng: np.random.Generator, tokens: int, rate: float, permute: bool) -> tuple[Ids, Ids]:
     """Old and new ids [T, L, K]; a share ``rate`` of the rows has one id replaced."""
-    old_RK, spare_R = drawn_rows(rng, tokens * L)
+    pick_R = rng.integers(0, TABLE, tokens * L, dtype=np.uint16)
+    old_RK = table()[:, :K][pick_R]
     new_RK = old_RK.copy()
     hit_N = np.flatnonzero(rng.random(tokens * L) < rate)
-    new_RK[hit_N, rng.integers(0, K, len(hit_N))] = spare_R[hit_N]
+    new_RK[hit_N, rng.integers(0, K, len(hit_N))] = table()[pick_R[hit_N], K]
     if permute:
         moves = np.array([rng.permutation(K) for _ in range(64)])
         for i, move in enumerate(moves):
@@ -56,9 +59,9 @@ def chunks(tokens: int, step: int) -> Iterator[slice]:
     return (slice(lo, lo + step) for lo in range(0, tokens, step))
 
 
-def kernel(old: Ids, new: Ids) -> tuple[float, float]:
+def kernel(old: Ids, new: Ids, threads: int = THREADS) -> tuple[float, float]:
     """Mismatch rate and overlap by routectl; the layers, loads and tokens come along."""
-    counts = diff_rows(old, new, E, threads=THREADS)
+    counts = diff_rows(old, new, E, threads=threads)
     swaps_S = counts.swaps_LS.sum(axis=0)
     rows = int(swaps_S.sum())
     return float(swaps_S[1:].sum() / rows), float(swaps_S @ (K - np.arange(K + 1)) / (K * rows))
@@ -100,19 +103,37 @@ def fastest_step(call: Callable[[int], object], steps: tuple[int, ...]) -> int:
     return min(steps, key=lambda step: min(timed(lambda: call(step))[0] for _ in range(2)))
 
 
+def first_calls() -> list[float]:
+    """Seconds of the first call in a fresh process, without and with compiled code in the cache."""
+    script = (
+        "import time, numpy as np; from routectl.kernels import diff_rows; "
+        f"a = np.zeros((1, {L}, {K}), np.uint8); begin = time.perf_counter(); "
+        f"diff_rows(a, a, {E}); print(time.perf_counter() - begin)"
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        env = {**os.environ, "NUMBA_CACHE_DIR": cache}
+        argv = [sys.executable, "-c", script]
+        return [float(subprocess.check_output(argv, env=env)) for _ in range(2)]
+
+
 def bench_kernel(tokens: int, runs: int) -> None:
     """Print one line a case."""
     torch.set_num_threads(THREADS)
     print(f"{tokens:,} tokens x {L} layers, top-{K} of {E}: {tokens * L * K / 1e6:.0f} MB of ids a "
           f"side, {THREADS} threads, medians of {runs} interleaved runs")  # fmt: skip
-    small_old, small_new = routes(np.random.default_rng(1), 4000, 0.01, False)
-    print(f"compile or load of the kernel: {timed(lambda: kernel(small_old, small_new))[0]:.2f} s")
+    print(
+        "first call of the kernel: {:.2f} s compiled, {:.2f} s from the cache".format(
+            *first_calls()
+        )
+    )
+    small_old, small_new = routes(np.random.default_rng(1), tokens // 10, 0.01, False)
+    kernel(small_old, small_new)
     numpy_step = fastest_step(lambda s: by_numpy(small_old, small_new, s), (4, 16, 64, 256))
     torch_step = fastest_step(
         lambda s: by_torch(small_old, small_new, s), (1 << 12, 1 << 14, 1 << 16)
     )
     print(f"chunks: numpy {numpy_step} tokens, torch {torch_step} rows")
-    print(f"{'case':<16}{'kernel s':>10}{'numpy s':>10}{'torch s':>10}{'equal s':>10}"
+    print(f"{'case':<15}{'kernel s':>9}{'1 thread':>9}{'numpy s':>9}{'torch s':>9}{'equal s':>9}"
           f"{'numpy/k':>9}{'torch/k':>9}{'k/equal':>9}")  # fmt: skip
     cases = (("0 %", 0.0, False), ("1 %", 0.01, False), ("10 %", 0.1, False),
              ("1 %, permuted", 0.01, True))  # fmt: skip
@@ -120,6 +141,7 @@ def bench_kernel(tokens: int, runs: int) -> None:
         old, new = routes(np.random.default_rng(7), tokens, rate, permute)
         calls: dict[str, Callable[[], object]] = {
             "kernel": lambda a=old, b=new: kernel(a, b),
+            "single": lambda a=old, b=new: kernel(a, b, 1),
             "numpy": lambda a=old, b=new: by_numpy(a, b, numpy_step),
             "torch": lambda a=old, b=new: by_torch(a, b, torch_step),
             "equal": lambda a=old, b=new: np.array_equal(a, b),
@@ -132,8 +154,8 @@ def bench_kernel(tokens: int, runs: int) -> None:
                 seconds[side].append(spent)
         assert np.allclose(answers["kernel"], answers["numpy"], rtol=0, atol=1e-12)
         assert np.allclose(answers["kernel"], answers["torch"], rtol=0, atol=1e-12)
-        k, a, b, c = (statistics.median(times) for times in seconds.values())
-        print(f"{name:<16}{k:>10.4f}{a:>10.3f}{b:>10.3f}{c:>10.4f}"
+        k, single, a, b, c = (statistics.median(times) for times in seconds.values())
+        print(f"{name:<15}{k:>9.4f}{single:>9.4f}{a:>9.3f}{b:>9.3f}{c:>9.4f}"
               f"{a / k:>9.1f}{b / k:>9.1f}{k / c:>9.2f}", flush=True)  # fmt: skip
     print("targets at 1 %: numpy/k >= 15, torch/k >= 5, k/equal <= 3")
 
@@ -161,7 +183,8 @@ def child(argv: list[str]) -> tuple[float, float, str]:
     script = (
         "import resource, subprocess, sys, time; begin = time.perf_counter(); "
         "done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, text=True); "
-        "print(time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); "
+        "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss; "
+        "print(time.perf_counter() - begin, peak); "
         "print(done.stdout); sys.exit(done.returncode > 1)"
     )
     done = subprocess.run(
@@ -175,14 +198,16 @@ def child(argv: list[str]) -> tuple[float, float, str]:
 def bench_end_to_end(tokens: int, runs: int) -> None:
     """Print wall time and peak memory of ``routectl diff`` of two files, at three sizes."""
     command = [sys.executable, "-m", "routectl", "diff", "--json"]
-    print(f"{' '.join(command[1:])} OLD NEW, a fresh process each, medians of {runs} runs")
+    print(
+        f"{' '.join(command[1:])} OLD NEW, a fresh process each, medians of {runs} runs after one"
+    )
     print(f"{'tokens':>10}{'ids MB':>9}{'file MB':>9}{'wall s':>9}{'peak MB':>9}{'s/M tok':>9}")
     with tempfile.TemporaryDirectory() as folder:
         for size in (tokens // 4, tokens // 2, tokens):
             sides = [Path(folder) / f"{name}.{size}.parquet" for name in ("old", "new")]
             for path, rate in zip(sides, (0.0, 0.01), strict=True):
                 write_side(path, size, rate)
-            found = [child([*command, *map(str, sides)]) for _ in range(runs)]
+            found = [child([*command, *map(str, sides)]) for _ in range(runs + 1)][1:]
             report = json.loads(found[0][2])
             assert report["samples"]["compared"] == size // 1000, report["samples"]
             assert abs(report["mismatch_rate"] - 0.01) < 1e-3, report["mismatch_rate"]

@@ -1,0 +1,87 @@
+"""One row of a native file, as Python values, made into a Sample.
+
+Shape suffixes: T tokens, L MoE layers, K top_k.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dump import DumpMeta, Sample, WeightSpan
+from ..errors import FormatError
+from ..routes import Routes, ids_dtype
+
+__all__ = ["layer_name", "sample_of"]
+
+
+def layer_name(layer: int) -> str:
+    """The column of a layer's ids."""
+    return f"layer_{layer:03d}"
+
+
+def _ids(row: dict[str, Any], meta: DumpMeta, where: str) -> NDArray[Any]:
+    """The layer columns of a row as [T, L, K]."""
+    dtype = ids_dtype(meta.num_experts)
+    shape = (row["num_rows"], meta.top_k)
+    expected = shape[0] * shape[1] * dtype.itemsize
+    for layer in meta.layers_L:
+        data = row[layer_name(layer)]
+        if data is None or len(data) != expected:
+            got = "nothing" if data is None else f"{len(data)} bytes"
+            raise FormatError(f"{where}: layer {layer}: got {got}, expected {expected} bytes")
+    ids_TLK = np.empty((shape[0], len(meta.layers_L), shape[1]), dtype)
+    for i, layer in enumerate(meta.layers_L):
+        data = row[layer_name(layer)]
+        ids_TLK[:, i] = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
+    if ids_TLK.size and int(ids_TLK.max()) >= meta.num_experts:
+        raise FormatError(
+            f"{where}: got id {int(ids_TLK.max())}, expected 0..{meta.num_experts - 1}"
+        )
+    return ids_TLK
+
+
+def _missing(packed: bytes | None, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
+    if packed is None:
+        return None
+    bits = np.frombuffer(packed, np.uint8)
+    if len(bits) != -(-shape[0] * shape[1] // 8):
+        raise ValueError(f"missing: got {len(bits)} bytes for {shape} rows")
+    return np.unpackbits(bits, count=shape[0] * shape[1], bitorder="little").reshape(shape) > 0
+
+
+def _array(values: Any, dtype: type) -> Any:
+    return None if values is None else np.array(values, dtype)
+
+
+def _check_row(row: dict[str, Any]) -> None:
+    """Raise ValueError on what no writer makes: negative numbers, absent ones among others."""
+    for name, value in row.items():
+        if isinstance(value, int) and value < 0:
+            raise ValueError(f"{name} is {value}")
+        if name in ("prompt_ids", "response_ids") and value is not None and (value < 0).any():
+            raise ValueError(f"{name} has an id below 0")
+    if (row["start"] is None) != (row["num_rows"] is None):
+        raise ValueError("start and num_rows are not both there")
+    if any(span is None or None in span.values() for span in row["weight_spans"] or ()):
+        raise ValueError("a weight span is not whole")
+
+
+def sample_of(row: dict[str, Any], meta: DumpMeta, where: str) -> Sample:
+    """The sample of a row. Raises FormatError or ValueError on what no writer makes."""
+    _check_row(row)
+    routes = None
+    if row["num_rows"] is not None:
+        ids = _ids(row, meta, where)
+        missing = _missing(row["missing"], ids.shape[:2])
+        routes = Routes(ids, meta.layers_L, meta.num_experts, row["start"], missing)
+    plain = {name: row[name] for name in row if name in Sample.__dataclass_fields__}
+    arrays = {
+        "prompt_ids": _array(row["prompt_ids"], np.int32),
+        "response_ids": _array(row["response_ids"], np.int32),
+        "loss_mask": _array(row["loss_mask"], np.bool_),
+        "logprobs": _array(row["logprobs"], np.float64),
+        "weight_spans": tuple(WeightSpan(**span) for span in row["weight_spans"] or ()),
+        "start_inferred": bool(row["start_inferred"]),
+    }
+    return Sample(**{**plain, **arrays, "routes": routes})

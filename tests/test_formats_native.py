@@ -1,0 +1,222 @@
+"""routectl's own container: what goes in comes out, and damage is seen."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from building import FIXTURES, check_line, some_ids
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from routectl.dump import Dump, DumpMeta, Sample, WeightSpan
+from routectl.errors import FormatError, RoutectlError
+from routectl.formats import open_dump
+from routectl.formats.native import open_native, write_native
+from routectl.routes import Routes
+
+COUNTS = st.none() | st.integers(0, 2**31 - 1)
+TEXTS = st.none() | st.text(st.characters(codec="utf-8"), max_size=12)
+KEPT = ("layers_L", "num_experts", "top_k", "engine", "engine_version", "model", "id_space")
+
+
+@st.composite
+def metas(draw):
+    """A DumpMeta with anything in the fields that a file keeps."""
+    layers = draw(st.sets(st.integers(0, 4095), min_size=1, max_size=4))
+    experts = draw(st.sampled_from([1, 2, 7, 255, 256, 257, 65535, 65536]))
+    top_k = draw(st.sampled_from(sorted({1, min(2, experts), min(experts, 9)})))
+    about = {name: draw(TEXTS) for name in ("engine", "engine_version", "model", "wire_dtype")}
+    id_space = draw(st.sampled_from(["logical", "physical"]))
+    return DumpMeta("", "", tuple(sorted(layers)), experts, top_k, id_space=id_space, **about)
+
+
+@st.composite
+def routes_of(draw, meta):
+    """Routes that fit the meta: zero tokens to a few, none to all rows missing."""
+    shape = (draw(st.integers(0, 5)), len(meta.layers_L), meta.top_k)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    dtype = np.uint8 if meta.num_experts <= 256 else np.uint16
+    ids = rng.integers(0, meta.num_experts, shape).astype(dtype)
+    ids[rng.random(shape) < 0.2] = meta.num_experts - 1
+    missing = None
+    share = draw(st.sampled_from([None, 0.0, 0.4, 1.0]))
+    if share is not None:
+        missing = rng.random(shape[:2]) < share
+    return Routes(ids, meta.layers_L, meta.num_experts, draw(st.integers(0, 2**31 - 1)), missing)
+
+
+@st.composite
+def samples(draw, meta):
+    """A sample with any mix of known and unknown fields."""
+
+    def maybe(elements, dtype):
+        values = draw(st.none() | st.lists(elements, max_size=5))
+        return None if values is None else np.array(values, dtype)
+
+    ids = st.integers(0, 2**31 - 1)
+    spans = st.builds(WeightSpan, st.text(st.characters(codec="utf-8"), max_size=4), ids, ids)
+    return Sample(
+        routes=draw(st.none() | routes_of(meta)),
+        prompt_ids=maybe(ids, np.int32),
+        response_ids=maybe(ids, np.int32),
+        loss_mask=maybe(st.booleans(), np.bool_),
+        logprobs=maybe(st.floats(width=64), np.float64),
+        weight_spans=tuple(draw(st.lists(spans, max_size=3))),
+        start_inferred=draw(st.booleans()),
+        **{n: draw(TEXTS) for n in ("sample_id", "group_id", "finish_reason")},
+        **{
+            n: draw(COUNTS)
+            for n in ("prompt_length", "response_length", "cached_tokens", "retractions")
+        },
+    )
+
+
+def _check_same(mine, other):
+    """Two samples are equal in every field, dtypes and missing rows included."""
+    for field in dataclasses.fields(Sample):
+        a, b = getattr(mine, field.name), getattr(other, field.name)
+        if isinstance(a, np.ndarray):
+            assert a.dtype == b.dtype, field.name
+            np.testing.assert_array_equal(a, b)
+        elif isinstance(a, Routes):
+            assert a.ids_TLK.dtype == b.ids_TLK.dtype
+            np.testing.assert_array_equal(a.ids_TLK, b.ids_TLK)
+            assert (a.layers_L, a.num_experts, a.start) == (b.layers_L, b.num_experts, b.start)
+            assert (a.missing_TL is None) == (b.missing_TL is None)
+            if a.missing_TL is not None:
+                np.testing.assert_array_equal(a.missing_TL, b.missing_TL)
+        else:
+            assert a == b, field.name
+
+
+def _plain(count, rows=5, **more):
+    ids = some_ids(rows).astype(np.uint8)
+    return [
+        Sample(Routes(ids, (0, 1, 2), 8, start=i), sample_id=f"s{i}", **more) for i in range(count)
+    ]
+
+
+META = DumpMeta("", "", (0, 1, 2), 8, 2)
+
+
+@settings(
+    max_examples=120, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+)
+@given(data=st.data())
+def test_round_trip(tmp_path_factory, data):
+    """Every field of every sample, and what the file keeps of DumpMeta, comes back equal."""
+    meta = data.draw(metas())
+    given_samples = data.draw(st.lists(samples(meta), min_size=0, max_size=4))
+    path = tmp_path_factory.getbasetemp() / "round.parquet"
+    assert write_native(given_samples, meta, path, force=True) == len(given_samples)
+    dump = open_native(path)
+    assert len(dump) == len(given_samples)
+    for name in (*KEPT, "wire_dtype"):
+        assert getattr(dump.meta, name) == getattr(meta, name), name
+    assert (dump.meta.format, dump.meta.path) == ("native", str(path))
+    assert dump.meta.facts_source == "the file itself"
+    assert dump.meta.file_bytes == path.stat().st_size
+    order = data.draw(st.permutations(range(len(given_samples))))
+    for i in order:
+        _check_same(given_samples[i], dump[i])
+        assert dump.keys[i].sample_id == given_samples[i].sample_id
+        known = given_samples[i].token_ids is not None
+        assert (dump.keys[i].tokens is not None) == known
+
+
+def test_every_field_of_a_sample_is_tried():
+    """The strategies above name every field of Sample and DumpMeta, so none is left out."""
+    names = {f.name for f in dataclasses.fields(Sample)}
+    assert names == {
+        "routes", "sample_id", "group_id", "prompt_ids", "response_ids", "prompt_length",
+        "response_length", "loss_mask", "logprobs", "weight_spans", "finish_reason",
+        "cached_tokens", "retractions", "start_inferred",
+    }  # fmt: skip
+    of_the_opening = {"path", "format", "facts_source", "file_bytes", "skipped"}
+    assert {f.name for f in dataclasses.fields(DumpMeta)} == {*KEPT, "wire_dtype"} | of_the_opening
+
+
+@pytest.mark.parametrize(
+    "name", ["vllm-0.32.0/deepseek_v3.bf16.grpo", "sglang-0.5.23/qwen3_moe.bf16.stops"]
+)
+def test_a_recording_survives_the_container(tmp_path, name):
+    """A recorded dump written and opened again has the same samples, keys and facts."""
+    source = open_dump(FIXTURES / "recordings" / name)
+    path = tmp_path / "packed.parquet"
+    assert write_native(source, source.meta, path, force=False) == len(source)
+    packed = open_dump(path)
+    assert packed.keys == source.keys
+    assert packed.meta.layers_L == source.meta.layers_L
+    for mine, other in zip(source, packed, strict=True):
+        _check_same(mine, other)
+
+
+def test_several_row_groups_in_any_order(tmp_path):
+    """Samples spread over several row groups are found by index in any order, more than once."""
+    path = tmp_path / "many.parquet"
+    rng = np.random.default_rng(7)
+    ids = rng.integers(0, 256, (20_000, 3, 8)).astype(np.uint8)
+    given_samples = [
+        Sample(Routes(ids[i : 20_000 - i], (1, 2, 5), 256, start=i), sample_id=str(i))
+        for i in range(30)
+    ]
+    write_native(iter(given_samples), DumpMeta("", "", (1, 2, 5), 256, 8), path, force=False)
+    assert pq.ParquetFile(path).num_row_groups >= 3
+    dump = open_dump(path)
+    for i in [*rng.permutation(30).tolist(), 0, 29, 0]:
+        assert dump[i].sample_id == str(i)
+        np.testing.assert_array_equal(dump[i].routes.ids_TLK, ids[i : 20_000 - i])
+    with pytest.raises(IndexError):
+        dump[30]
+
+
+def _failing(count):
+    yield from _plain(count)
+    raise FormatError("source: broken half way")
+
+
+@pytest.mark.parametrize("old", [None, b"old bytes"])
+def test_nothing_is_left_when_writing_fails(tmp_path, old):
+    """When the samples fail half way, the folder is as before: no new file, the old one whole."""
+    path = tmp_path / "x.parquet"
+    if old is not None:
+        path.write_bytes(old)
+    with pytest.raises(FormatError, match="broken half way"):
+        write_native(_failing(5000), META, path, force=True)
+    assert [p.name for p in tmp_path.iterdir()] == ([] if old is None else ["x.parquet"])
+    assert old is None or path.read_bytes() == old
+
+
+def test_an_existing_file_needs_force(tmp_path):
+    """An existing file is refused, untouched, until force replaces it."""
+    path = tmp_path / "x.parquet"
+    path.write_bytes(b"mine")
+    with pytest.raises(RoutectlError, match="already exists") as caught:
+        write_native(_plain(1), META, path, force=False)
+    assert "--force" in caught.value.hint
+    assert path.read_bytes() == b"mine"
+    assert write_native(_plain(3), META, path, force=True) == 3
+    assert len(open_dump(path)) == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["x.parquet"]
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/x.parquet", "y" * 300, "folder"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, name):
+    """A path in no folder, too long, or of a folder is refused in one line."""
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / name
+    with pytest.raises(RoutectlError, match="cannot be written") as caught:
+        write_native(_plain(1), META, path, force=True)
+    check_line(caught.value, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_dump_can_be_written_while_it_is_read(tmp_path):
+    """Replacing a native file by its own samples gives the same samples."""
+    path = tmp_path / "x.parquet"
+    write_native(_plain(6), META, path, force=False)
+    dump = open_dump(path)
+    assert isinstance(dump, Dump)
+    write_native(dump, dump.meta, path, force=True)
+    assert [s.routes.start for s in open_dump(path)] == [0, 1, 2, 3, 4, 5]
