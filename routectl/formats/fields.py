@@ -82,7 +82,10 @@ def floats(value: object, where: str, name: str) -> NDArray[np.float64] | None:
     if not all(x is None or type(x) in (int, float) for x in numbers):
         bad = next(x for x in numbers if x is not None and type(x) not in (int, float))
         raise _wrong(where, name, bad, "numbers")
-    return np.array([np.nan if x is None else x for x in numbers], np.float64)
+    try:
+        return np.array([np.nan if x is None else x for x in numbers], np.float64)
+    except OverflowError:
+        raise FormatError(f"{where}: {name}: an integer too large for a float") from None
 
 
 def scored_tokens(meta: Doc, name: str, where: str) -> list[Any]:

@@ -173,11 +173,16 @@ def open_native(path: Path) -> Dump:
     a newer container.
     """
 
+    footer: pq.FileMetaData | None = None  # read once
+
     def opened() -> pq.ParquetFile:
-        return pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
+        return pq.ParquetFile(
+            path, metadata=footer, page_checksum_verification=True, pre_buffer=False
+        )
 
     try:
         with opened() as file:
+            footer = file.metadata
             about = _read_about(path, file.schema_arrow)
             groups = [file.metadata.row_group(g) for g in range(file.num_row_groups)]
             inflated = sum(group.total_byte_size for group in groups)
