@@ -61,7 +61,10 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
             skipped.append(str(nothing))
     if not dumps:
         if not skipped:
-            raise FormatError(f"{name}: no dump here: got {len(files)} files, expected responses")
+            raise FormatError(
+                f"{name}: no dump here: got {len(files)} files, expected dumps",
+                hint=f"folders in it are not entered; a glob does: '{name}/**/*.jsonl'",
+            )
         raise FormatError(f"{name}: none of {len(files)} files holds samples; {skipped[0]}")
     meta = _merge_meta(name, [d.meta for d in dumps], skipped)
     ends = list(accumulate(len(d) for d in dumps))

@@ -80,9 +80,9 @@ def from_base64(payload: str, where: str) -> bytes:
         return binascii.a2b_base64(payload, strict_mode=True)
     except (binascii.Error, ValueError):
         cut = len(payload) % 4 != 0
-        what = f"truncated ({len(payload)} characters, not a multiple of 4)" if cut else "invalid"
+        what = f"truncated base64 ({len(payload)} characters)" if cut else "invalid base64"
         raise FormatError(
-            f"{where}: routed_experts: {what} base64: got {payload[:24]!r}…, expected the base64 of"
+            f"{where}: routed_experts: {what}: got {payload[:24]!r}…, expected the base64 of"
             " a .npy file (vLLM) or of raw int32 (SGLang)"
         ) from None
 

@@ -21,6 +21,14 @@ def _dump_line(dump: Document) -> str:
     return f"{dump['path']}  ({what})"
 
 
+def _reach(doc: Document) -> str:
+    """What a reader of the first line must not overlook: how much was not compared."""
+    alone = doc["samples"]["only_old"] + doc["samples"]["only_new"]
+    coverage = doc["coverage_rate"]
+    text = "" if coverage in (None, 1) else f"; coverage {percent(coverage)}"
+    return text + (f"; {plural(alone, 'sample')} without a partner" if alone else "")
+
+
 def _verdict(doc: Document) -> tuple[str, str]:
     verdict = doc["verdict"]
     count = f"{amount(doc['rows_mismatched'])} of {plural(doc['rows'], 'row')}"
@@ -183,7 +191,7 @@ def render_diff(doc: Document, console: Console) -> None:
     """Print a routectl.diff/1 document."""
     word, text = _verdict(doc)
     line = Text(word, style=_STYLES.get(word, "bold red"))
-    line.append("  " + text, style="not bold default")
+    line.append("  " + text + _reach(doc), style="not bold default")
     console.print(line, soft_wrap=True)
     _failures(console, doc)
     print_line(console, "old", _dump_line(doc["old"]))
