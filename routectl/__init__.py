@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from .dump import Dump, DumpMeta, Sample, WeightSpan
     from .errors import FormatError, MismatchError, RoutectlError, UnsupportedError
     from .formats import open_dump
+    from .layout import Packing
     from .model import ModelFacts
     from .ops.diff import DiffResult, diff
     from .ops.gate import judge, parse_threshold
     from .ops.summary import Summary, summarize
     from .reports.document import diff_document, summary_document
     from .routes import Routes
+    from .stages import Pipeline
 
 __version__ = "0.1.0"
 
@@ -27,6 +29,8 @@ _HOMES = {
     "FormatError": "errors",
     "MismatchError": "errors",
     "ModelFacts": "model",
+    "Packing": "layout",
+    "Pipeline": "stages",
     "RoutectlError": "errors",
     "Routes": "routes",
     "Sample": "dump",
@@ -49,6 +53,8 @@ __all__ = [
     "FormatError",
     "MismatchError",
     "ModelFacts",
+    "Packing",
+    "Pipeline",
     "RoutectlError",
     "Routes",
     "Sample",
