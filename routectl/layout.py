@@ -72,33 +72,22 @@ class Packing:
     Raises ValueError on sizes below 1, another framework, or a multiplier where none is used.
     """
 
-    lens: tuple[int, ...]
+    lens: Sequence[int]
     framework: str = "verl"
     tp: int = 1
     cp: int = 1
     pad_multiplier: int | None = None
 
-    def __init__(
-        self,
-        lens: Sequence[int],
-        framework: str = "verl",
-        tp: int = 1,
-        cp: int = 1,
-        pad_multiplier: int | None = None,
-    ) -> None:
-        if framework not in _RULES:
-            raise ValueError(f"framework {framework!r} is not known: {', '.join(FRAMEWORKS)}")
-        if pad_multiplier is not None and not _RULES[framework].pads_total:
-            raise ValueError(f"{framework} has no pad_multiplier")
-        multiplier = DEFAULT_PAD_MULTIPLIER if pad_multiplier is None else pad_multiplier
-        sizes = {"tp": tp, "cp": cp, "pad_multiplier": multiplier}
-        sizes |= {f"lens[{i}]": n for i, n in enumerate(lens)}
-        for name, size in sizes.items():
-            if size < 1:
+    def __post_init__(self) -> None:
+        if self.framework not in _RULES:
+            raise ValueError(f"framework {self.framework!r} is not known: {', '.join(FRAMEWORKS)}")
+        if self.pad_multiplier is not None and not self._rule.pads_total:
+            raise ValueError(f"{self.framework} has no pad_multiplier")
+        object.__setattr__(self, "lens", tuple(int(n) for n in self.lens))
+        sizes = {"tp": self.tp, "cp": self.cp, "pad_multiplier": self.pad_multiplier}
+        for name, size in {**sizes, **{f"lens[{i}]": n for i, n in enumerate(self.lens)}}.items():
+            if size is not None and size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
-        for name, value in (("lens", tuple(map(int, lens))), ("framework", framework), ("tp", tp),
-                            ("cp", cp), ("pad_multiplier", multiplier)):  # fmt: skip
-            object.__setattr__(self, name, value)
 
     @property
     def _rule(self) -> _Rule:
@@ -122,8 +111,8 @@ class Packing:
         starts = np.cumsum([0, *(_round_up(n, self.alignment) for n in self.lens)])
         if not self._rule.pads_total:
             return starts
-        assert self.pad_multiplier is not None
-        total = _round_up(int(starts[-1]), self.cp * self.tp * self.pad_multiplier)
+        multiple = self.cp * self.tp * (self.pad_multiplier or DEFAULT_PAD_MULTIPLIER)
+        total = _round_up(int(starts[-1]), multiple)
         return starts if total == starts[-1] else np.append(starts, total)
 
     @property
