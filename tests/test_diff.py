@@ -72,7 +72,7 @@ def compared_rows(pairs, layers, **options):
 some_pairs = st.lists(plain_pairs(), min_size=1, max_size=3)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(some_pairs, st.sampled_from(["all", "prompt", "response"]), st.integers(0, 6),
        st.sampled_from([None, [1], [4, 2], [1, 2, 4]]))  # fmt: skip
 def test_diff_is_the_oracle(pairs, tokens, examples, layers):
@@ -88,7 +88,7 @@ def test_diff_is_the_oracle(pairs, tokens, examples, layers):
     check(result, pairs, compared, tokens=tokens)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(plain_pairs(parting=True))
 def test_prefix_is_the_oracle(pair):
     """By prefix a pair is compared up to where its tokens are known to be the same."""
@@ -100,7 +100,7 @@ def test_prefix_is_the_oracle(pair):
     check(diff(old, new, match="prefix", examples=99), [pair], LAYERS, by_prompt=True)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(plain_pairs(new_layers=(0, 2, 4, 7)))
 def test_layers_of_one_side_are_left_out(pair):
     """Layers that one side alone has are named and not compared; columns go by layer number."""
@@ -114,7 +114,7 @@ def test_layers_of_one_side_are_left_out(pair):
     check(result, [pair], (2, 4))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(some_pairs, st.integers(1, 2), st.integers(0, 3))
 def test_shards_add_up(pairs, cut, examples):
     """The results of two parts of the samples add up to the result of the whole."""
@@ -131,7 +131,7 @@ def test_shards_add_up(pairs, cut, examples):
         assert getattr(total, name) == getattr(whole, name)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(some_pairs)
 def test_a_dump_against_itself(pairs):
     """A dump against itself has no mismatch, no order mismatch and every row covered."""

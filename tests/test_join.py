@@ -2,7 +2,7 @@
 
 import oracles
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from routectl.dump import SampleKey
@@ -106,7 +106,6 @@ part = st.one_of(st.none(), st.sampled_from("xyz"))
 plain_keys = st.lists(st.tuples(part, part, part), max_size=5)
 
 
-@settings(deadline=None)
 @given(plain_keys, plain_keys, st.sampled_from(MATCHES))
 def test_join_is_the_oracle(old, new, rule):
     """join_keys pairs what the oracle pairs, and refuses where it refuses or finds nothing."""
@@ -121,7 +120,6 @@ def test_join_is_the_oracle(old, new, rule):
     assert sum(joined.by.values()) == len(truth)
 
 
-@settings(deadline=None)
 @given(plain_keys, st.sampled_from(["auto", "tokens", "prefix", "order"]))
 def test_a_dump_joins_with_itself(side, rule):
     """Against itself every sample is its own partner, if the rule knows its key."""
