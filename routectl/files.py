@@ -9,7 +9,13 @@ from typing import IO
 
 from .errors import RoutectlError
 
-__all__ = ["replacing"]
+__all__ = ["refuse_existing", "replacing"]
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Raise RoutectlError when ``path`` exists and ``force`` is false."""
+    if path.exists() and not force:
+        raise RoutectlError(f"{path}: already exists", hint="--force to replace it")
 
 
 @contextmanager
@@ -20,8 +26,7 @@ def replacing(path: Path, *, force: bool) -> Iterator[IO[bytes]]:
     RoutectlError when ``path`` exists and ``force`` is false, or cannot be written.
     """
     try:
-        if path.exists() and not force:
-            raise RoutectlError(f"{path}: already exists", hint="--force to replace it")
+        refuse_existing(path, force=force)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
         raise RoutectlError(f"{path}: cannot be written: {error.strerror}") from None

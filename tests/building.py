@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from routectl.errors import RoutectlError
+from routectl.model import ModelFacts
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 QWEN = FIXTURES / "configs" / "qwen3_moe.json"
@@ -19,6 +20,7 @@ VLLM = FIXTURES / "servers" / "vllm-0.32.0" / "qwen3_moe.bf16"
 SGLANG = FIXTURES / "servers" / "sglang-0.5.23" / "qwen3_moe.bf16"
 DEEPSEEK = FIXTURES / "recordings" / "vllm-0.32.0" / "deepseek_v3.bf16.grpo"
 DEEPSEEK_CONFIG = FIXTURES / "configs" / "deepseek_v3.json"
+FACTS = ModelFacts(num_layers=3, layers=(0, 1, 2), num_experts=8, top_k=2, model_type=None)
 CONFIG = {"model_type": "tiny", "num_hidden_layers": 3, "num_experts": 8, "num_experts_per_tok": 2}
 
 

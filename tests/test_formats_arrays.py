@@ -5,15 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from building import CONFIG, FIXTURES, check_line, decode, read_lines, some_ids
+from building import CONFIG, FACTS, FIXTURES, check_line, decode, read_lines, some_ids
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
 from routectl.errors import FormatError
 from routectl.formats import open_dump
-from routectl.model import ModelFacts
 
-FACTS = ModelFacts(num_layers=3, layers=(0, 1, 2), num_experts=8, top_k=2, model_type=None)
 HF = sorted((FIXTURES / "hf").glob("*.npz"))
 
 

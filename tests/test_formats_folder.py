@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from building import (
     CONFIG,
+    FACTS,
     FIXTURES,
     QWEN,
     SGLANG,
@@ -26,9 +27,6 @@ from routectl.dump import DumpMeta
 from routectl.errors import FormatError, MismatchError, UnsupportedError
 from routectl.formats import FORMATS, open_dump
 from routectl.formats.native import write_native
-from routectl.model import ModelFacts
-
-FACTS = ModelFacts(num_layers=3, layers=(0, 1, 2), num_experts=8, top_k=2, model_type=None)
 
 
 def test_a_folder_of_traffic_is_one_dump():

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from building import (
+    FACTS,
     FIXTURES,
     QWEN,
     SGLANG,
@@ -28,9 +29,7 @@ from safetensors.numpy import save
 from routectl.errors import FormatError, RoutectlError
 from routectl.formats import open_dump
 from routectl.formats.native import write_native
-from routectl.model import ModelFacts
 
-FACTS = ModelFacts(num_layers=3, layers=(0, 1, 2), num_experts=8, top_k=2, model_type=None)
 QUICK = settings(
     max_examples=250, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from building import (
     CONFIG,
+    FACTS,
     SGLANG,
     check_line,
     npy_bytes,
@@ -24,10 +25,7 @@ from routectl.dump import DumpMeta, Sample
 from routectl.errors import FormatError
 from routectl.formats import open_dump
 from routectl.formats.native import write_native
-from routectl.model import ModelFacts
 from routectl.routes import Routes
-
-FACTS = ModelFacts(num_layers=3, layers=(0, 1, 2), num_experts=8, top_k=2, model_type=None)
 
 
 def _read(path, **options):

@@ -6,13 +6,10 @@ import pickle
 
 import numpy as np
 import pytest
-from building import as_npy, as_raw, check_line, raw_npy, record, some_ids, write_lines
+from building import FACTS, as_npy, as_raw, check_line, raw_npy, record, some_ids, write_lines
 
 from routectl.errors import FormatError, UnsupportedError
 from routectl.formats import open_dump
-from routectl.model import ModelFacts
-
-FACTS = ModelFacts(num_layers=3, layers=(0, 1, 2), num_experts=8, top_k=2, model_type=None)
 
 
 def _base64(data):

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import RoutectlError
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -26,8 +24,9 @@ def check_output(path: Path | None, force: bool) -> Path | None:
     """The file that a report goes to, None for stdout; refused before any work is done."""
     if path is None or str(path) == "-":
         return None
-    if path.exists() and not force:
-        raise RoutectlError(f"{path}: already exists", hint="--force to replace it")
+    from ..files import refuse_existing
+
+    refuse_existing(path, force=force)
     return path
 
 

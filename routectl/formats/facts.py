@@ -1,6 +1,7 @@
 """Where a dump's model facts come from: the caller, the file itself, or a config beside it."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,13 @@ _MAX_CONFIG_BYTES = 64 << 20
 _HINT = "--model CONFIG.json, or --num-layers, --top-k and --num-experts"
 
 
+@dataclass(frozen=True, slots=True)
 class Context:
-    """The facts that hold for a file, where they come from, and what else stood beside it."""
+    """The facts that hold for a file, where they come from, and what meta.json beside it says."""
 
-    __slots__ = ("about", "facts", "source")
-
-    def __init__(self, facts: ModelFacts, source: str, about: dict[str, Any]) -> None:
-        self.facts = facts
-        self.source = source
-        self.about = about
+    facts: ModelFacts
+    source: str
+    about: dict[str, Any]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Typed access to JSON that a foreign program wrote: the value, None, or one clear line."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ from ..dump import WeightSpan
 from ..errors import FormatError
 
 __all__ = [
-    "Doc", "finish_reason", "first_of", "floats", "integer", "mapping", "one_line", "scored_tokens",
-    "sequence", "text", "token_ids", "weight_spans",
+    "Doc", "finish_reason", "first_of", "floats", "integer", "joined", "mapping", "one_line",
+    "scored_tokens", "sequence", "text", "token_ids", "weight_spans",
 ]  # fmt: skip
 
 Doc = Mapping[str, Any]
@@ -45,6 +45,11 @@ def integer(value: object, where: str, name: str) -> int | None:
 def text(value: object) -> str | None:
     """The value as a string that UTF-8 can hold, numbers too; None stays None."""
     return None if value is None else str(value).encode("utf-8", "replace").decode("utf-8")
+
+
+def joined(values: Iterable[str | None]) -> str | None:
+    """The different values in order, with + between them; None when there is none."""
+    return "+".join(sorted({v for v in values if v})) or None
 
 
 def sequence(value: object, where: str, name: str) -> Sequence[Any] | None:

@@ -8,15 +8,12 @@ from pathlib import Path
 
 from ..dump import Dump, DumpMeta, Sample
 from ..errors import FormatError, MismatchError
+from .fields import joined
 from .wire import NoSamplesError
 
 __all__ = ["join_files"]
 
 _COMPANION = ".request.json"
-
-
-def _one(values: Sequence[str | None]) -> str | None:
-    return "+".join(sorted({v for v in values if v})) or None
 
 
 def _merge_meta(name: str, parts: Sequence[DumpMeta], skipped: Sequence[str]) -> DumpMeta:
@@ -32,12 +29,12 @@ def _merge_meta(name: str, parts: Sequence[DumpMeta], skipped: Sequence[str]) ->
     return dataclasses.replace(
         first,
         path=name,
-        format="+".join(sorted({p.format for p in parts})) + f", {len(parts)} files",
-        engine=_one([p.engine for p in parts]),
-        engine_version=_one([p.engine_version for p in parts]),
-        model=_one([p.model for p in parts]),
-        wire_dtype=_one([p.wire_dtype for p in parts]),
-        facts_source=_one([p.facts_source for p in parts]),
+        format=f"{joined([p.format for p in parts])}, {len(parts)} files",
+        engine=joined([p.engine for p in parts]),
+        engine_version=joined([p.engine_version for p in parts]),
+        model=joined([p.model for p in parts]),
+        wire_dtype=joined([p.wire_dtype for p in parts]),
+        facts_source=joined([p.facts_source for p in parts]),
         file_bytes=sum(p.file_bytes or 0 for p in parts),
         skipped=(*skipped, *(s for p in parts for s in p.skipped)),
     )

@@ -15,7 +15,7 @@ from ..errors import FormatError
 from ..model import ModelFacts
 from .dialects import read_document
 from .facts import Context, find_context
-from .fields import Doc, mapping, text
+from .fields import Doc, joined, mapping, text
 from .limits import check_inflation
 from .payload import wire_dtype
 from .streams import merge_stream
@@ -160,7 +160,7 @@ class _Index:
             self.engines.add(wire.engine)
             self.versions.add(wire.engine_version)
             self.dtypes.add(wire_dtype(wire.payload))
-            self.with_routes += wire.payload is not None or wire.prompt_payload is not None
+            self.with_routes += wire.has_routes
 
 
 def _build_index(file: IO[bytes], kind: str, path: Path, read: _Read) -> _Index:
@@ -184,10 +184,6 @@ def _build_index(file: IO[bytes], kind: str, path: Path, read: _Read) -> _Index:
     return index
 
 
-def _joined(values: set[str | None]) -> str | None:
-    return "+".join(sorted(v for v in values if v)) or None
-
-
 def _meta(path: Path, kind: str, index: _Index, context: Context) -> DumpMeta:
     about = context.about
     return DumpMeta(
@@ -196,10 +192,10 @@ def _meta(path: Path, kind: str, index: _Index, context: Context) -> DumpMeta:
         layers_L=context.facts.layers,
         num_experts=context.facts.num_experts,
         top_k=context.facts.top_k,
-        engine=text(about.get("engine")) or _joined(index.engines),
-        engine_version=text(about.get("engine_version")) or _joined(index.versions),
+        engine=text(about.get("engine")) or joined(index.engines),
+        engine_version=text(about.get("engine_version")) or joined(index.versions),
         model=text(about.get("model")) or context.facts.model_type,
-        wire_dtype=_joined(index.dtypes),
+        wire_dtype=joined(index.dtypes),
         facts_source=context.source,
         file_bytes=path.stat().st_size,
         skipped=tuple(index.skipped),

@@ -56,6 +56,11 @@ class WireSample:
         return key_of(self.sample_id, self.prompt_ids, self.response_ids)
 
     @property
+    def has_routes(self) -> bool:
+        """Whether the response holds a payload, be it one of zero rows."""
+        return self.payload is not None or self.prompt_payload is not None
+
+    @property
     def num_tokens(self) -> int | None:
         """N = P + G, or None when either is not known."""
         if self.prompt_length is None or self.response_length is None:
@@ -139,7 +144,7 @@ def to_sample(wire: WireSample, facts: ModelFacts, start: int | None) -> Sample:
     asked = 0 if wire.prompt_payload is not None else asked  # the split form has no start
     routes: Routes | None = None
     inferred = False
-    if wire.payload is not None or wire.prompt_payload is not None:
+    if wire.has_routes:
         ids = _decode(wire, facts, asked)
         check_rows(ids, wire.where)
         position, inferred = _place(len(ids), wire, asked)

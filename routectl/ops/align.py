@@ -61,25 +61,31 @@ class _Side:
         same = tuple(layers) == meta.layers_L
         self.columns = None if same else [meta.layers_L.index(layer) for layer in layers]
 
-    def window(self, sample: Sample, lo: int, hi: int) -> tuple[Ids, Bools | None]:
-        """Rows of positions lo..hi-1, as far as they are there."""
+    def _part(self, sample: Sample, lo: int, hi: int) -> tuple[Ids, Bools | None]:
+        """All columns of positions lo..hi-1, and the missing rows of the wanted ones."""
         assert sample.routes is not None
         routes = checked(sample.routes, self.meta)
         begin = max(lo - routes.start, 0)
         part = slice(begin, max(hi - routes.start, begin))
-        ids, missing = routes.ids_TLK[part], routes.missing_TL
-        missing = None if missing is None else missing[part]
+        missing = None if routes.missing_TL is None else routes.missing_TL[part]
+        if missing is not None and self.columns is not None:
+            missing = missing[:, self.columns]
+        return routes.ids_TLK[part], missing
+
+    def window(self, sample: Sample, lo: int, hi: int) -> tuple[Ids, Bools | None]:
+        """Rows of positions lo..hi-1, as far as they are there."""
+        ids, missing = self._part(sample, lo, hi)
         if self.columns is None:
             return ids, missing
-        picked = None if missing is None else missing[:, self.columns]
-        return np.ascontiguousarray(ids[:, self.columns]), picked
+        return np.ascontiguousarray(ids[:, self.columns]), missing
 
     def present(self, sample: Sample, lo: int, hi: int) -> int:
         """How many rows of positions lo..hi-1 are there."""
         if sample.routes is None:
             return 0
-        ids, missing = self.window(sample, lo, hi)
-        return int(ids.shape[0] * ids.shape[1] - (0 if missing is None else missing.sum()))
+        ids, missing = self._part(sample, lo, hi)
+        layers = ids.shape[1] if self.columns is None else len(self.columns)
+        return len(ids) * layers - (0 if missing is None else int(missing.sum()))
 
 
 def _prefix(a: NDArray[np.int32] | None, b: NDArray[np.int32] | None) -> int | None:

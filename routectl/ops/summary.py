@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ..dump import Dump, DumpMeta, Sample
 from ..kernels import count_load
+from ..routes import ids_dtype
 from .align import checked
 
 __all__ = ["Summary", "summarize"]
@@ -50,7 +51,7 @@ class Summary:
     def id_bytes_per_token(self) -> int:
         """Bytes of ids that one token takes in memory: L x K x 1 or 2."""
         meta = self.meta
-        return len(meta.layers_L) * meta.top_k * (1 if meta.num_experts <= 256 else 2)
+        return len(meta.layers_L) * meta.top_k * ids_dtype(meta.num_experts).itemsize
 
 
 class _Tally:
