@@ -1,75 +1,63 @@
 """Where each token of a packed micro-batch sits on each rank: index maps, integers only.
 
-A micro-batch's samples are laid end to end, each padded by its framework's rule, perhaps with
-padding after the last: the stream. Context parallelism (CP) gives each rank pieces of the stream,
-sequence parallelism (SP) cuts a rank's rows into tp equal runs. Shape suffixes: R local rows.
+Samples laid end to end, each padded by its framework's rule, are the stream. Context parallelism
+(CP) gives each rank pieces of it, sequence parallelism (SP) cuts a rank's rows into tp equal runs.
+In BSHD every sample takes S places, and place s * B + b of the stream is position s of sample b.
+Shape suffixes: R local rows, B samples.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FRAMEWORKS", "Packing"]
+from . import rules
+from .pieces import Run, bshd_runs, cut, thd_runs, zigzag
+from .plan import Plan
+from .rules import FRAMEWORKS, Rule, Sizes, rule_of
+from .stages import Pipeline
+
+__all__ = ["FORMS", "FRAMEWORKS", "Packing", "Share"]
 
 Ints = NDArray[np.int64]
+FORMS = ("thd", "bshd", "bshd-b-major")
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """How a framework pads and splits.
+class Share(NamedTuple):
+    """What a rank has of one micro-batch: its layout, its samples, the rank's place in its CP."""
 
-    order          zigzag: a rank has the r-th and the r-th last of 2 cp pieces of every sample;
-                   contiguous: the r-th of cp pieces of the stream
-    sample_to_tp   samples are padded to a multiple of tp too, not of the CP pieces alone
-    sample_to_cp   samples are padded to whole CP pieces
-    pads_total     the stream is padded to a multiple of cp x tp x pad_multiplier
-    drops_last     the last token of a sample has no row: it has no route
-    """
-
-    order: str
-    sample_to_tp: bool
-    sample_to_cp: bool
-    pads_total: bool
-    drops_last: bool
-
-
-_ALIGNED = _Rule("zigzag", True, True, pads_total=False, drops_last=False)
-_CHUNKED = _Rule("zigzag", False, True, pads_total=True, drops_last=True)
-# Sources: verl 0.9.1 preprocess_thd_engine; SkyRL align_token_metadata; NeMo-RL
-# _shard_routed_experts_for_cp (multiple = 2 cp tp, or tp without CP); slime and miles
-# prepare_routed_experts_for_routing_replay, zigzag and allgather_cp.
-_RULES = {
-    "verl": _ALIGNED,
-    "skyrl": _ALIGNED,
-    "nemo-rl": _ALIGNED,
-    "verl-contiguous": _Rule("contiguous", True, True, pads_total=False, drops_last=False),
-    "slime": _CHUNKED,
-    "miles": _CHUNKED,
-    "slime-allgather": _Rule("contiguous", False, False, pads_total=True, drops_last=True),
-}
-FRAMEWORKS = tuple(_RULES)
-DEFAULT_PAD_MULTIPLIER = 128  # slime's and miles' data_pad_size_multiplier
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
+    packing: "Packing"
+    samples: tuple[int, ...]
+    cp_rank: int
 
 
 @dataclass(frozen=True)
 class Packing:
-    """The THD layout of one micro-batch on its CP and TP ranks.
+    """The layout of a batch, or of one micro-batch, on its ranks.
 
-    lens            tokens of each sample, in packed order, at least 1 each
-    framework       one of FRAMEWORKS
-    tp, cp          tensor (and sequence) parallel size, context parallel size
-    pad_multiplier  of slime and miles, which pad a rank's rows to tp x this; 128 when None
+    lens             tokens of each sample, in packed order, at least 1 each
+    framework        one of FRAMEWORKS
+    tp, cp           tensor (and sequence) parallel size, context parallel size
+    pad_multiplier   of slime, miles and Relax, which pad a rank's rows to tp x this; 128 when None
+    fp8              padding for an fp8 recipe: blockwise, mxfp8, tensorwise; None for none
+    sample_multiple  samples are padded to a multiple of this, not of the rule's (NeMo-RL's
+                     make_sequence_length_divisible_by, for one); must be a multiple of the rule's
+    min_local_rows   the stream is padded until each CP rank has this many rows
+    bucket           the stream is padded to a multiple of this (verl's pad_to_length_bucket)
+    form             thd: samples end to end; bshd: each padded to S, S-major as Megatron flattens
+                     them; bshd-b-major: the same places sample by sample, which is what some
+                     trainers feed and no Megatron router expects (docs/layouts.md)
+    seq_len          S of BSHD; None for the longest sample, rounded up
+    plan             which samples form which micro-batch on which data-parallel rank; None when
+                     ``lens`` is one micro-batch
+    pipeline         which layers each pipeline stage holds; None for one stage
 
-    Raises ValueError on sizes below 1, another framework, or a multiplier where none is used.
+    Raises ValueError, with both numbers, where sizes, options and lengths do not fit together.
     """
 
     lens: Sequence[int]
@@ -77,59 +65,161 @@ class Packing:
     tp: int = 1
     cp: int = 1
     pad_multiplier: int | None = None
+    fp8: str | None = None
+    sample_multiple: int | None = None
+    min_local_rows: int | None = None
+    bucket: int | None = None
+    form: str = "thd"
+    seq_len: int | None = None
+    plan: Plan | None = None
+    pipeline: Pipeline | None = None
 
     def __post_init__(self) -> None:
-        if self.framework not in _RULES:
-            raise ValueError(f"framework {self.framework!r} is not known: {', '.join(FRAMEWORKS)}")
-        if self.pad_multiplier is not None and not self._rule.pads_total:
-            raise ValueError(f"{self.framework} has no pad_multiplier")
+        rule = self.rule
         object.__setattr__(self, "lens", tuple(int(n) for n in self.lens))
-        sizes = {"tp": self.tp, "cp": self.cp, "pad_multiplier": self.pad_multiplier}
+        self._check_sizes()
+        if self.pad_multiplier is not None and "mult" not in rule.total:
+            raise ValueError(f"{self.framework} has no pad_multiplier")
+        rules.check_fp8(self.framework, self.fp8)
+        if self.form not in FORMS:
+            raise ValueError(f"form {self.form!r} is not known: {', '.join(FORMS)}")
+        if self.plan is not None:
+            self.plan.check(len(self.lens), self.cp)
+        else:
+            self._check_fit()
+
+    def _check_sizes(self) -> None:
+        names = ("tp", "cp", "pad_multiplier", "sample_multiple", "min_local_rows", "bucket",
+                 "seq_len")  # fmt: skip
+        sizes = {name: getattr(self, name) for name in names}
         for name, size in {**sizes, **{f"lens[{i}]": n for i, n in enumerate(self.lens)}}.items():
             if size is not None and size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
 
+    def _check_fit(self) -> None:
+        """The stream divides as the ranks need it to."""
+        own = rules.sample_multiple(self.rule, self.tp, self.cp, self.fp8)
+        if self.alignment % own:
+            raise ValueError(
+                f"sample_multiple {self.alignment} is not a multiple of {own}, which "
+                f"{self.framework} needs for tp {self.tp}, cp {self.cp}"
+            )
+        if self.form != "thd":
+            rules.check_bshd(
+                self.padded_seq_len, self._sizes, max(self.lens, default=0), self._zigzag
+            )
+        elif self._zigzag:
+            for i, n in enumerate(np.diff(self.cu_seqlens_padded[: len(self.lens) + 1]).tolist()):
+                if n % (2 * self.cp):
+                    raise ValueError(
+                        f"sample {i} takes {n} places, not divisible by 2 x cp = {2 * self.cp}"
+                    )
+        rows = self.num_local_rows
+        if rows % self.tp:
+            raise ValueError(f"{rows} rows of a CP rank do not divide by tp {self.tp}")
+
     @property
-    def _rule(self) -> _Rule:
-        return _RULES[self.framework]
+    def rule(self) -> Rule:
+        """How the framework pads and splits."""
+        return rule_of(self.framework)
+
+    @property
+    def _zigzag(self) -> bool:
+        return self.rule.order == "zigzag" and self.cp > 1
 
     @property
     def alignment(self) -> int:
         """What every sample's length is padded to a multiple of."""
-        pieces = self.cp if self._rule.order == "contiguous" or self.cp == 1 else 2 * self.cp
-        tp = self.tp if self._rule.sample_to_tp else 1
-        return tp * (pieces if self._rule.sample_to_cp else 1)
+        own = rules.sample_multiple(self.rule, self.tp, self.cp, self.fp8)
+        return own if self.sample_multiple is None else self.sample_multiple
+
+    @property
+    def padded_seq_len(self) -> int:
+        """S of BSHD: ``seq_len``, or the longest sample rounded up to what tp and cp need."""
+        return self.seq_len or rules.bshd_len(self.rule, tuple(self.lens), self._sizes)
+
+    @property
+    def _sizes(self) -> Sizes:
+        return Sizes(
+            *(self.tp, self.cp, self.pad_multiplier or rules.DEFAULT_PAD_MULTIPLIER, self.fp8),
+            *(self.alignment, self.min_local_rows, self.bucket),
+        )
 
     @cached_property
     def cu_seqlens(self) -> Ints:
-        """Cumulative token counts without padding, int64 [samples + 1]."""
+        """Cumulative token counts without padding, int64 [B + 1]."""
         return np.cumsum([0, *self.lens])
 
     @cached_property
     def cu_seqlens_padded(self) -> Ints:
-        """Where each sample begins in the stream, int64; total padding is one more sequence."""
-        starts = np.cumsum([0, *(_round_up(n, self.alignment) for n in self.lens)])
-        if not self._rule.pads_total:
-            return starts
-        multiple = self.cp * self.tp * (self.pad_multiplier or DEFAULT_PAD_MULTIPLIER)
-        total = _round_up(int(starts[-1]), multiple)
-        return starts if total == starts[-1] else np.append(starts, total)
+        """Where each sample begins, int64; total padding of its own is one more sequence."""
+        if self.form != "thd":
+            return np.arange(len(self.lens) + 1) * self.padded_seq_len
+        return np.cumsum([0, *rules.padded_lens(self.rule, tuple(self.lens), self._sizes)])
 
     @property
     def num_local_rows(self) -> int:
         """Rows of a CP rank, before the SP split."""
         return int(self.cu_seqlens_padded[-1]) // self.cp
 
-    @cached_property
-    def _stream(self) -> Ints:
-        """(sample, position) of every place in the stream, -1 -1 for padding; int64 [rows, 2]."""
-        table = np.full((int(self.cu_seqlens_padded[-1]), 2), -1, np.int64)
-        starts = self.cu_seqlens_padded[: len(self.lens)]
-        for sample, (start, length) in enumerate(zip(starts, self.lens, strict=True)):
-            rows = length - 1 if self._rule.drops_last else length
-            table[start : start + rows, 0] = sample
-            table[start : start + rows, 1] = np.arange(rows)
-        return table
+    def num_routes(self, sample: int) -> int:
+        """Tokens of a sample that have a row of their own: all, or all but the last."""
+        return self.lens[sample] - self.rule.last
+
+    @property
+    def dp(self) -> int:
+        """Data-parallel size: 1 without a plan."""
+        return 1 if self.plan is None else self.plan.dp
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches of each data-parallel rank: 1 without a plan."""
+        return 1 if self.plan is None else len(self.plan.micro_batches)
+
+    def share(self, micro_batch: int = 0, dp_rank: int = 0, cp_rank: int = 0) -> Share:
+        """What rank (dp_rank, cp_rank) has of a micro-batch.
+
+        With a CP size c of its own (dynamic CP), the dp x cp ranks are regrouped in order: rank
+        g = dp_rank x cp + cp_rank is rank g % c of group g // c.
+        """
+        if self.plan is None:
+            return Share(self, tuple(range(len(self.lens))), cp_rank)
+        part = self.plan.micro_batches[micro_batch]
+        cp = part.cp or self.cp
+        group, local = divmod(dp_rank * self.cp + cp_rank, cp)
+        samples = part.groups[group]
+        lens = tuple(self.lens[i] for i in samples)
+        packing = dataclasses.replace(self, lens=lens, cp=cp, plan=None)
+        return Share(packing, samples, local)
+
+    def stage_layers(self, pp_rank: int, layers: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Those of ``layers`` (0-based) that a pipeline stage holds, one tuple a virtual chunk."""
+        if self.pipeline is None:
+            return (tuple(layers),)
+        held = self.pipeline.stage_layers(pp_rank)
+        return tuple(tuple(n for n in chunk if n in set(layers)) for chunk in held)
+
+    def _held(self, cp_rank: int, tp_rank: int | None) -> list[tuple[int, int]]:
+        """The pieces of a rank, after the SP split when tp_rank is given; checks the rank."""
+        if self.plan is not None:
+            raise ValueError("a plan has many micro-batches: ask share(...).packing for one's rows")
+        if not 0 <= cp_rank < self.cp or not 0 <= (tp_rank or 0) < self.tp:
+            raise ValueError(f"no rank cp={cp_rank}, tp={tp_rank} in cp {self.cp} x tp {self.tp}")
+        edges = self.cu_seqlens_padded.tolist()
+        if not self._zigzag:
+            rows = self.num_local_rows
+            pieces = [(cp_rank * rows, rows)]
+        elif self.form != "thd":
+            pieces = zigzag([(0, edges[-1])], self.cp, cp_rank)
+        else:
+            samples = itertools.pairwise(edges[: len(self.lens) + 1])
+            pieces = zigzag(samples, self.cp, cp_rank)
+            rest = edges[-1] - edges[len(self.lens)]  # padding: which part of it is no matter
+            pieces.append((edges[len(self.lens)] + cp_rank * rest // self.cp, rest // self.cp))
+        if tp_rank is None:
+            return pieces
+        run = self.num_local_rows // self.tp
+        return cut(pieces, tp_rank * run, run)
 
     def stream_positions(self, cp_rank: int = 0, tp_rank: int | None = None) -> Ints:
         """The places in the stream that a rank's rows are, int64 [R].
@@ -137,32 +227,19 @@ class Packing:
         With tp_rank None all rows of the CP rank, before the SP split; raises ValueError for a
         rank that is not there.
         """
-        if not 0 <= cp_rank < self.cp or not 0 <= (tp_rank or 0) < self.tp:
-            raise ValueError(f"no rank cp={cp_rank}, tp={tp_rank} in cp {self.cp} x tp {self.tp}")
-        rows = self.num_local_rows
-        if self._rule.order == "contiguous" or self.cp == 1:
-            local = np.arange(cp_rank * rows, (cp_rank + 1) * rows)
-        else:
-            local = self._zigzag(cp_rank)
-        if tp_rank is None:
-            return local
-        if rows % self.tp:
-            raise ValueError(f"{rows} rows of a CP rank do not divide by tp {self.tp}")
-        run = rows // self.tp
-        return local[tp_rank * run : (tp_rank + 1) * run]
+        held = self._held(cp_rank, tp_rank)
+        places = np.concatenate([np.arange(start, start + count) for start, count in held])
+        if self.form != "bshd-b-major" or not self.lens:
+            return places
+        return places.reshape(-1, len(self.lens)).T.ravel()
 
-    def _zigzag(self, rank: int) -> Ints:
-        """Per sample the rank-th and the rank-th last of 2 cp pieces; total padding in one."""
-        parts = []
-        edges = self.cu_seqlens_padded
-        for start, end in itertools.pairwise(edges[: len(self.lens) + 1]):
-            piece = int(end - start) // (2 * self.cp)
-            parts += [np.arange(start + rank * piece, start + (rank + 1) * piece),
-                      np.arange(end - (rank + 1) * piece, end - rank * piece)]  # fmt: skip
-        if len(edges) > len(self.lens) + 1:
-            piece = int(edges[-1] - edges[-2]) // self.cp
-            parts.append(np.arange(edges[-2] + rank * piece, edges[-2] + (rank + 1) * piece))
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    def runs(self, cp_rank: int = 0, tp_rank: int | None = None) -> list[Run]:
+        """The rank's rows that hold tokens, as runs; the other rows are padding."""
+        held = self._held(cp_rank, tp_rank)
+        rows = [self.num_routes(i) for i in range(len(self.lens))]
+        if self.form == "thd":
+            return thd_runs(held, self.cu_seqlens_padded, rows)
+        return bshd_runs(held, rows, s_major=self.form == "bshd")
 
     def local_rows(self, cp_rank: int = 0, tp_rank: int | None = None) -> Ints:
         """(sample, position) of each local row, -1 -1 for padding; int64 [R, 2].
@@ -170,18 +247,13 @@ class Packing:
         With tp_rank None all rows of the CP rank, before the SP split. Where the framework's
         replay tensor has no row for a sample's last token (slime, miles), that row is -1 -1 too.
         """
-        return self._stream[self.stream_positions(cp_rank, tp_rank)]
-
-    def runs(self, cp_rank: int = 0, tp_rank: int | None = None) -> list[tuple[int, int, int, int]]:
-        """The rank's rows as slices: (row, sample, position, length), padding left out."""
-        rows = self.local_rows(cp_rank, tp_rank)
-        if not len(rows):
-            return []
-        steps = np.diff(rows, axis=0)
-        begins = np.flatnonzero((steps[:, 0] != 0) | (steps[:, 1] != 1)) + 1
-        edges = [0, *begins.tolist(), len(rows)]
-        slices = [(a, *rows[a].tolist(), b - a) for a, b in itertools.pairwise(edges)]
-        return [(row, sample, at, size) for row, sample, at, size in slices if sample >= 0]
+        rows = sum(count for _, count in self._held(cp_rank, tp_rank))
+        table = np.full((rows, 2), -1, np.int64)
+        for run in self.runs(cp_rank, tp_rank):
+            place = slice(run.row, run.row + run.step * run.size, run.step)
+            table[place, 0] = run.sample
+            table[place, 1] = np.arange(run.position, run.position + run.size)
+        return table
 
     def pack(
         self,
@@ -191,13 +263,16 @@ class Packing:
         *,
         fill: int = 0,
     ) -> NDArray[Any]:
-        """A rank's rows out of per-sample arrays [>= rows, ...]; padding rows hold ``fill``."""
+        """A rank's rows out of per-sample arrays [>= rows, ...]; padding rows hold ``fill``.
+
+        For any per-token array: log-probs, masks, ids. ``routectl.pack`` is the one for routes.
+        """
         if len(samples) != len(self.lens):
             raise ValueError(f"got {len(samples)} samples, expected {len(self.lens)}")
-        count = len(self.stream_positions(cp_rank, tp_rank))
-        packed = np.full((count, *samples[0].shape[1:]), fill, samples[0].dtype)
-        for row, sample, at, size in self.runs(cp_rank, tp_rank):
-            packed[row : row + size] = samples[sample][at : at + size]
+        rows = sum(count for _, count in self._held(cp_rank, tp_rank))
+        packed = np.full((rows, *samples[0].shape[1:]), fill, samples[0].dtype)
+        for row, step, sample, at, size in self.runs(cp_rank, tp_rank):
+            packed[row : row + step * size : step] = samples[sample][at : at + size]
         return packed
 
     def unpack(self, parts: Sequence[NDArray[Any]], *, fill: int = 0) -> list[NDArray[Any]]:
@@ -213,9 +288,9 @@ class Packing:
             raise ValueError(f"got {len(parts)} parts, expected {self.cp} or {self.cp * self.tp}")
         samples = [np.full((n, *parts[0].shape[1:]), fill, parts[0].dtype) for n in self.lens]
         for part, rank in zip(parts, ranks, strict=True):
-            count = len(self.stream_positions(*rank))
-            if len(part) != count:
-                raise ValueError(f"rank {rank}: got {len(part)} rows, expected {count}")
-            for row, sample, at, size in self.runs(*rank):
-                samples[sample][at : at + size] = part[row : row + size]
+            rows = sum(count for _, count in self._held(*rank))
+            if len(part) != rows:
+                raise ValueError(f"rank {rank}: got {len(part)} rows, expected {rows}")
+            for row, step, sample, at, size in self.runs(*rank):
+                samples[sample][at : at + size] = part[row : row + step * size : step]
         return samples

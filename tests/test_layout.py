@@ -1,5 +1,6 @@
 """Packed layouts: against the frameworks' own functions, and against themselves."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routectl.layout import FRAMEWORKS, Packing
+from routectl.layout import FORMS, FRAMEWORKS, Packing
+from routectl.rules import rule_of
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 CASES = json.loads((FIXTURES / "layouts.json").read_text("utf-8"))
 MEGATRON = json.loads((FIXTURES / "megatron_layouts.json").read_text("utf-8"))
 MEGATRON_LENS = [5, 12, 1, 9]  # the samples of the recorded THD runs
-TOTAL_PADDED = ("slime", "miles", "slime-allgather")
 
 
 def named(case):
@@ -47,9 +48,12 @@ def test_stream_positions_are_megatrons(case):
 def packings(draw):
     """Any layout of up to 6 samples, 1 token included."""
     framework = draw(st.sampled_from(FRAMEWORKS))
-    multiplier = draw(st.integers(1, 9)) if framework in TOTAL_PADDED else None
+    multiplier = draw(st.integers(1, 9)) if "mult" in rule_of(framework).total else None
     lens = draw(st.lists(st.integers(1, 40), max_size=6))
-    return Packing(lens, framework, draw(st.integers(1, 4)), draw(st.integers(1, 4)), multiplier)
+    tp, cp = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    form = draw(st.sampled_from(FORMS))
+    fp8 = draw(st.sampled_from([None, "mxfp8"])) if rule_of(framework).fp8 else None
+    return Packing(lens, framework, tp, cp, multiplier, fp8, form=form)
 
 
 @given(packings())
@@ -57,7 +61,7 @@ def test_every_route_lands_once(packing):
     """Over all ranks each (sample, position) with a route is there exactly once."""
     rows = [tuple(r) for c in range(packing.cp) for r in packing.local_rows(c).tolist()]
     real = [row for row in rows if row != (-1, -1)]
-    last = 1 if packing.framework in TOTAL_PADDED else 0
+    last = packing.rule.last
     assert sorted(real) == [(i, p) for i, n in enumerate(packing.lens) for p in range(n - last)]
     assert len(rows) == packing.cp * packing.num_local_rows == packing.cu_seqlens_padded[-1]
 
@@ -73,7 +77,7 @@ def test_unpack_inverts_pack(packing, split):
         assert packing.local_rows(0).shape == (0, 2)
         return
     parts = [packing.pack(samples, c, t, fill=-7) for c, t in ranks]
-    last = 1 if packing.framework in TOTAL_PADDED else 0
+    last = packing.rule.last
     for found, sample in zip(packing.unpack(parts, fill=-7), samples, strict=True):
         np.testing.assert_array_equal(found[: len(sample) - last], sample[: len(sample) - last])
         assert (found[len(sample) - last :] == -7).all()
@@ -81,7 +85,9 @@ def test_unpack_inverts_pack(packing, split):
 
 @given(packings())
 def test_sp_ranks_split_a_cp_ranks_rows(packing):
-    """The TP ranks' rows, end to end, are the CP rank's rows."""
+    """The TP ranks' rows, end to end, are the CP rank's rows, unless samples stay together."""
+    if packing.form == "bshd-b-major":
+        packing = dataclasses.replace(packing, form="bshd")
     for cp_rank in range(packing.cp):
         parts = [packing.local_rows(cp_rank, t) for t in range(packing.tp)]
         np.testing.assert_array_equal(np.concatenate(parts), packing.local_rows(cp_rank))
@@ -93,9 +99,10 @@ def test_runs_are_the_rows(packing):
     for cp_rank in range(packing.cp):
         rows = packing.local_rows(cp_rank)
         spelled = np.full_like(rows, -1)
-        for row, sample, at, size in packing.runs(cp_rank):
-            spelled[row : row + size, 0] = sample
-            spelled[row : row + size, 1] = np.arange(at, at + size)
+        for row, step, sample, at, size in packing.runs(cp_rank):
+            place = slice(row, row + step * size, step)
+            spelled[place, 0] = sample
+            spelled[place, 1] = np.arange(at, at + size)
         np.testing.assert_array_equal(spelled, rows)
 
 

@@ -1,0 +1,162 @@
+"""Which samples form which micro-batch on which data-parallel rank.
+
+first_fit follows slime (utils/dp_schedule.py, utils/seqlen_balancing.py): pack first, then deal
+out; karmarkar_karp is the largest differencing method as verl and slime use it to even out tokens.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+__all__ = ["BALANCES", "MicroBatch", "Plan", "build_plan", "first_fit", "karmarkar_karp"]
+
+BALANCES = ("first-fit", "karmarkar-karp")
+Bins = list[list[int]]
+_Solution = list[tuple[int, list[int]]]  # sets as (weight, items), heaviest first
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Sample indices of each data-parallel rank in one step; a rank may have none.
+
+    cp is a CP size of this micro-batch alone (dynamic CP): the dp x cp ranks then form
+    dp x cp / cp-of-its-own groups, and ``groups`` has one entry for each.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    cp: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The micro-batches of a batch, in order, over dp data-parallel ranks."""
+
+    dp: int
+    micro_batches: tuple[MicroBatch, ...]
+
+    def check(self, num_samples: int, cp: int) -> None:
+        """Raise ValueError unless groups and ranks fit and no sample is used twice."""
+        for m, part in enumerate(self.micro_batches):
+            groups = Fraction(self.dp * cp, part.cp or cp)
+            if len(part.groups) != groups:
+                raise ValueError(
+                    f"micro-batch {m} has {len(part.groups)} groups, expected dp {self.dp} x cp "
+                    f"{cp} / {part.cp or cp} = {groups}"
+                )
+        used = Counter(self.samples())
+        twice = [i for i, count in used.items() if count > 1]
+        if twice:
+            raise ValueError(f"sample {twice[0]} is in {used[twice[0]]} micro-batches")
+        outside = [i for i in used if not 0 <= i < num_samples]
+        if outside:
+            raise ValueError(f"no sample {outside[0]} among {num_samples}")
+
+    def samples(self) -> list[int]:
+        """The samples that are in some micro-batch, in order of use."""
+        return [i for part in self.micro_batches for group in part.groups for i in group]
+
+
+def first_fit(lens: Sequence[int], max_tokens: int) -> Bins:
+    """Bins of at most max_tokens: each sample in the first that has room, in order.
+
+    A sample that is longer alone has a bin of its own.
+    """
+    bins: Bins = []
+    room: list[int] = []
+    for i, n in enumerate(lens):
+        k = next((k for k, left in enumerate(room) if n <= left), len(bins))
+        if k == len(bins):
+            bins.append([])
+            room.append(max_tokens)
+        bins[k].append(i)
+        room[k] -= n
+    return bins
+
+
+def _split_fullest(bins: Bins, lens: Sequence[int], count: int) -> None:
+    """Split the fullest bin in two, over and over, until there are ``count``; slime's rule.
+
+    The longest samples go first, each to the emptier half. Bins of one sample stay whole.
+    """
+    while len(bins) < count:
+        sizes = [(sum(lens[i] for i in b), k) for k, b in enumerate(bins) if len(b) > 1]
+        if not sizes:
+            return
+        k = max(sizes)[1]
+        halves: Bins = [[], []]
+        sums = [0, 0]
+        for i in sorted(bins[k], key=lambda i: -lens[i]):
+            side = int(sums[0] > sums[1])
+            halves[side].append(i)
+            sums[side] += lens[i]
+        bins[k] = halves[0]
+        bins.append(halves[1])
+
+
+def karmarkar_karp(weights: Sequence[int], parts: int) -> Bins:
+    """The items in ``parts`` sets of nearly equal weight, by the largest differencing method.
+
+    Partial solutions are merged, those with the widest spread first, the heaviest set of one with
+    the lightest of the other. Sets are ascending; some are empty when items are few.
+    """
+    heap: list[tuple[int, int, _Solution]] = []
+
+    def push(solution: _Solution, serial: int) -> None:
+        ordered = sorted(solution, key=lambda part: -part[0])
+        heapq.heappush(heap, (ordered[-1][0] - ordered[0][0], serial, ordered))
+
+    for i, weight in enumerate(weights):
+        push([(weight, [i]), *[(0, []) for _ in range(parts - 1)]], i)
+    serial = len(weights)
+    while len(heap) > 1:
+        (_, _, one), (_, _, other) = heapq.heappop(heap), heapq.heappop(heap)
+        push(
+            [(a[0] + b[0], a[1] + b[1]) for a, b in zip(one, reversed(other), strict=True)], serial
+        )
+        serial += 1
+    return [sorted(items) for _, items in heap[0][2]] if heap else [[] for _ in range(parts)]
+
+
+def _bins(lens: Sequence[int], dp: int, cap: int | None, balance: str) -> Bins:
+    """Micro-batches of all ranks: a multiple of dp, none over ``cap`` (lone samples aside)."""
+    packed = first_fit(lens, cap if cap is not None else sum(lens) or 1)
+    count = -(-max(len(packed), 1) // dp) * dp
+    if balance == "first-fit":
+        _split_fullest(packed, lens, count)
+        return packed + [[] for _ in range(count - len(packed))]
+    while True:
+        even = karmarkar_karp(lens, count)
+        over = [b for b in even if len(b) > 1 and sum(lens[i] for i in b) > (cap or sum(lens))]
+        if not over:
+            return even
+        count += dp
+
+
+def build_plan(
+    lens: Sequence[int],
+    dp: int = 1,
+    *,
+    max_tokens_per_gpu: int | None = None,
+    cp: int = 1,
+    balance: str = "first-fit",
+) -> Plan:
+    """A plan for samples of these lengths.
+
+    A micro-batch has at most max_tokens_per_gpu x cp tokens; a sample that is longer alone has a
+    micro-batch of its own. None leaves one micro-batch a rank. first-fit fills micro-batches in
+    the order of the samples and deals them out in turn; karmarkar-karp evens out their tokens.
+    Every rank has the same number of micro-batches, as pipelines need; some may be empty.
+
+    Raises ValueError for another balance or sizes below 1.
+    """
+    if balance not in BALANCES:
+        raise ValueError(f"balance {balance!r} is not known: {', '.join(BALANCES)}")
+    for name, size in {"dp": dp, "cp": cp, "max_tokens_per_gpu": max_tokens_per_gpu}.items():
+        if size is not None and size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+    cap = None if max_tokens_per_gpu is None else max_tokens_per_gpu * cp
+    bins = _bins(lens, dp, cap, balance)
+    steps = [bins[k : k + dp] for k in range(0, len(bins), dp)]
+    return Plan(dp, tuple(MicroBatch(tuple(tuple(b) for b in step)) for step in steps))
