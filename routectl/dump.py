@@ -5,7 +5,7 @@ Shape suffixes: P prompt tokens, G response (generated) tokens, N = P + G.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,11 +111,16 @@ class Dump:
     """
 
     def __init__(
-        self, meta: DumpMeta, keys: Sequence[SampleKey], load: Callable[[int], Sample]
+        self,
+        meta: DumpMeta,
+        keys: Sequence[SampleKey],
+        load: Callable[[int], Sample],
+        narrow: Callable[[tuple[int, ...]], "Dump"] | None = None,
     ) -> None:
         self.meta = meta
         self.keys = keys
         self._load = load
+        self._narrow = narrow
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -127,6 +132,36 @@ class Dump:
 
     def __iter__(self) -> Iterator[Sample]:
         return (self._load(i) for i in range(len(self.keys)))
+
+    def only_layers(self, layers: tuple[int, ...]) -> "Dump":
+        """The same samples with some of the layers, ascending, at least one.
+
+        A native file reads nothing else; other formats read whole samples and let the rest go.
+        """
+        if self._narrow is not None:
+            return self._narrow(layers)
+        columns = [self.meta.layers_L.index(layer) for layer in layers]
+        meta = replace(self.meta, layers_L=layers)
+
+        def load(index: int) -> Sample:
+            sample = self._load(index)
+            if sample.routes is None:
+                return sample
+            ids, missing = sample.routes.ids_TLK, sample.routes.missing_TL
+            routes = replace(
+                sample.routes,
+                ids_TLK=np.ascontiguousarray(ids[:, columns]),
+                layers_L=layers,
+                missing_TL=None if missing is None else missing[:, columns],
+            )
+            return replace(sample, routes=routes)
+
+        return Dump(meta, self.keys, load)
+
+    def subset(self, indices: Sequence[int]) -> "Dump":
+        """Some of the samples, in the order given."""
+        keys = [self.keys[i] for i in indices]
+        return Dump(self.meta, keys, lambda n: self._load(indices[n]))
 
     def watched(self, on_sample: Callable[[Sample], None]) -> "Dump":
         """The same dump, telling ``on_sample`` of each sample as it is read."""

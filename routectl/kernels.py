@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .routes import Bools, Ids
 
-__all__ = ["RowCounts", "count_load", "diff_rows", "scan_rows"]
+__all__ = ["RowCounts", "count_load", "diff_rows", "scan_rows", "words_of"]
 
 Counts = NDArray[np.int64]
 _CHUNK_TOKENS = 1 << 20  # keeps the kernel's uint32 counters far from overflow (x K <= 4096)
@@ -99,7 +99,7 @@ def _diff_chunk(  # type: ignore[no-untyped-def]
         first[t] = lowest
 
 
-def _words(ids_TLK: Ids) -> Ids:
+def words_of(ids_TLK: Ids) -> Ids:
     """The same bytes as the widest words that tile a row."""
     row_bytes = ids_TLK.shape[2] * ids_TLK.itemsize
     for dtype in (np.uint64, np.uint32, np.uint16):
@@ -118,7 +118,7 @@ def _count_chunk(old: Ids, new: Ids, skip: Bools, num_experts: int) -> RowCounts
     first = np.empty(tokens, np.int32)
     slots = (0,) * top_k if top_k <= _TUPLE_UP_TO else np.empty(top_k, np.int8)
     _diff_chunk(
-        old, new, _words(old), _words(new), skip, slots,
+        old, new, words_of(old), words_of(new), skip, slots,
         swaps, order, load_old, load_new, differing, first,
     )  # fmt: skip
     return RowCounts(

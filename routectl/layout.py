@@ -162,6 +162,10 @@ class Packing:
         """Rows of a CP rank, before the SP split."""
         return int(self.cu_seqlens_padded[-1]) // self.cp
 
+    def num_rows(self, tp_rank: int | None = None) -> int:
+        """Rows of a rank: those of the CP rank when tp_rank is None, else a tp-th of them."""
+        return self.num_local_rows if tp_rank is None else self.num_local_rows // self.tp
+
     def num_routes(self, sample: int) -> int:
         """Tokens of a sample that have a row of their own: all, or all but the last."""
         return self.lens[sample] - self.rule.last
@@ -247,8 +251,7 @@ class Packing:
         With tp_rank None all rows of the CP rank, before the SP split. Where the framework's
         replay tensor has no row for a sample's last token (slime, miles), that row is -1 -1 too.
         """
-        rows = sum(count for _, count in self._held(cp_rank, tp_rank))
-        table = np.full((rows, 2), -1, np.int64)
+        table = np.full((self.num_rows(tp_rank), 2), -1, np.int64)
         for run in self.runs(cp_rank, tp_rank):
             place = slice(run.row, run.row + run.step * run.size, run.step)
             table[place, 0] = run.sample
@@ -269,7 +272,7 @@ class Packing:
         """
         if len(samples) != len(self.lens):
             raise ValueError(f"got {len(samples)} samples, expected {len(self.lens)}")
-        rows = sum(count for _, count in self._held(cp_rank, tp_rank))
+        rows = self.num_rows(tp_rank)
         packed = np.full((rows, *samples[0].shape[1:]), fill, samples[0].dtype)
         for row, step, sample, at, size in self.runs(cp_rank, tp_rank):
             packed[row : row + step * size : step] = samples[sample][at : at + size]
@@ -288,9 +291,10 @@ class Packing:
             raise ValueError(f"got {len(parts)} parts, expected {self.cp} or {self.cp * self.tp}")
         samples = [np.full((n, *parts[0].shape[1:]), fill, parts[0].dtype) for n in self.lens]
         for part, rank in zip(parts, ranks, strict=True):
-            rows = sum(count for _, count in self._held(*rank))
-            if len(part) != rows:
-                raise ValueError(f"rank {rank}: got {len(part)} rows, expected {rows}")
+            if len(part) != self.num_rows(rank[1]):
+                raise ValueError(
+                    f"rank {rank}: got {len(part)} rows, expected {self.num_rows(rank[1])}"
+                )
             for row, step, sample, at, size in self.runs(*rank):
                 samples[sample][at : at + size] = part[row : row + step * size : step]
         return samples

@@ -203,28 +203,35 @@ def open_native(path: Path) -> Dump:
         **named,
     )
     ends = np.cumsum(sizes)
-    held: tuple[int, pa.Table] | None = None
 
-    def load(index: int) -> Sample:
-        nonlocal held
-        group = int(np.searchsorted(ends, index, side="right"))
-        if held is None or held[0] != group:
-            held = None  # let go of one row group before the next is read
+    def holding(layers: tuple[int, ...]) -> Dump:
+        """The file as a dump of some of its layers; no other layer column is read."""
+        columns = [name for name, _ in _COLUMNS] + [layer_name(layer) for layer in layers]
+        part = dataclasses.replace(meta, layers_L=layers)
+        held: tuple[int, pa.Table] | None = None
+
+        def load(index: int) -> Sample:
+            nonlocal held
+            group = int(np.searchsorted(ends, index, side="right"))
+            if held is None or held[0] != group:
+                held = None  # let go of one row group before the next is read
+                try:
+                    with opened() as file:
+                        held = (group, file.read_row_group(group, columns, use_threads=False))
+                except (pa.ArrowException, OSError, ValueError) as error:
+                    raise FormatError(
+                        f"{path}: row group {group}: damaged: {one_line(error)}"
+                    ) from None
+            where = f"{path}: sample {index}"
             try:
-                with opened() as file:
-                    held = (group, file.read_row_group(group, use_threads=False))
-            except (pa.ArrowException, OSError, ValueError) as error:
-                raise FormatError(
-                    f"{path}: row group {group}: damaged: {one_line(error)}"
-                ) from None
-        where = f"{path}: sample {index}"
-        try:
-            row = _table_row(held[1], index - int(ends[group] - sizes[group]))
-            return sample_of(row, meta, where)
-        except ValueError as error:
-            raise FormatError(f"{where}: damaged: {error}") from None
+                row = _table_row(held[1], index - int(ends[group] - sizes[group]))
+                return sample_of(row, meta, layers, where)
+            except ValueError as error:
+                raise FormatError(f"{where}: damaged: {error}") from None
 
-    return Dump(meta, keys, load)
+        return Dump(part, keys, load, holding)
+
+    return holding(meta.layers_L)
 
 
 def _read_keys(file: pq.ParquetFile) -> Iterator[SampleKey]:

@@ -20,18 +20,18 @@ def layer_name(layer: int) -> str:
     return f"layer_{layer:03d}"
 
 
-def _ids(row: dict[str, Any], meta: DumpMeta, where: str) -> NDArray[Any]:
+def _ids(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], where: str) -> NDArray[Any]:
     """The layer columns of a row as [T, L, K]."""
     dtype = ids_dtype(meta.num_experts)
     shape = (row["num_rows"], meta.top_k)
     expected = shape[0] * shape[1] * dtype.itemsize
-    for layer in meta.layers_L:
+    for layer in layers:
         data = row[layer_name(layer)]
         if data is None or len(data) != expected:
             got = "nothing" if data is None else f"{len(data)} bytes"
             raise FormatError(f"{where}: layer {layer}: got {got}, expected {expected} bytes")
-    ids_TLK = np.empty((shape[0], len(meta.layers_L), shape[1]), dtype)
-    for i, layer in enumerate(meta.layers_L):
+    ids_TLK = np.empty((shape[0], len(layers), shape[1]), dtype)
+    for i, layer in enumerate(layers):
         data = row[layer_name(layer)]
         ids_TLK[:, i] = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
     return ids_TLK
@@ -63,14 +63,16 @@ def _check_row(row: dict[str, Any]) -> None:
         raise ValueError("a weight span is not whole")
 
 
-def sample_of(row: dict[str, Any], meta: DumpMeta, where: str) -> Sample:
-    """The sample of a row. Raises FormatError or ValueError on what no writer makes."""
+def sample_of(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], where: str) -> Sample:
+    """The sample of a row, with these of the file's layers. Raises FormatError or ValueError on what no writer makes."""
     _check_row(row)
     routes = None
     if row["num_rows"] is not None:
-        ids = _ids(row, meta, where)
-        missing = _missing(row["missing"], ids.shape[:2])
-        routes = Routes(ids, meta.layers_L, meta.num_experts, row["start"], missing)
+        ids = _ids(row, meta, layers, where)
+        missing = _missing(row["missing"], (len(ids), len(meta.layers_L)))
+        if missing is not None and layers != meta.layers_L:
+            missing = missing[:, [meta.layers_L.index(layer) for layer in layers]]
+        routes = Routes(ids, layers, meta.num_experts, row["start"], missing)
     plain = {name: row[name] for name in row if name in Sample.__dataclass_fields__}
     arrays = {
         "prompt_ids": _array(row["prompt_ids"], np.int32),

@@ -1,0 +1,200 @@
+"""Replay tensors of one rank and micro-batch out of routes in memory, and back.
+
+Shape suffixes: T tokens, L MoE layers of the stage, K top_k, R rows of the rank.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dump import Dump, Sample
+from ..errors import MismatchError
+from ..layout import Packing
+from ..pieces import Run
+from ..replay_kernels import Copy, copy_rows
+from ..routes import Bools, Routes
+from .padding import TensorSpec, filler_ids
+
+__all__ = ["Packed", "Rank", "pack"]
+
+_FLUSH_BYTES = 16 << 20  # routes held before they are copied, where a dump is read as it goes
+Source = Dump | Sequence[Sample | Routes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """A rank's place: pipeline stage, context and tensor parallel rank.
+
+    tp None takes all rows of the CP rank, before the SP split.
+    """
+
+    cp: int = 0
+    tp: int | None = None
+    pp: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """What a rank's routers are given in one micro-batch.
+
+    ids_LRK    ids_LRK[i] is the [R, K] replay tensor of layer layers_L[i], C order
+    mask_LR    bool, True where the row is a real route; False rows hold filler. One row of R,
+               broadcast and read-only, where every layer has the same
+    layers_L   0-based layers, chunk after chunk where stages are interleaved
+    """
+
+    ids_LRK: Any
+    mask_LR: Bools
+    layers_L: tuple[int, ...]
+
+
+_FIRST = Rank()
+_OWN = TensorSpec()
+
+
+class _Shape(NamedTuple):
+    layers_L: tuple[int, ...]
+    num_experts: int
+    top_k: int
+
+
+def _routes_of(sample: Sample | Routes | None) -> Routes | None:
+    return sample.routes if isinstance(sample, Sample) else sample
+
+
+def _shape_of(routes: Source) -> _Shape:
+    """What all samples must share: a dump says it, otherwise the first sample that has routes."""
+    if isinstance(routes, Dump):
+        return _Shape(routes.meta.layers_L, routes.meta.num_experts, routes.meta.top_k)
+    for sample in routes:
+        held = _routes_of(sample)
+        if held is not None:
+            return _Shape(held.layers_L, held.num_experts, held.top_k)
+    raise MismatchError("no sample has routes: nothing to pack")
+
+
+def _check(index: int, held: Routes, shape: _Shape, tokens: int) -> None:
+    for name, expected in shape._asdict().items():
+        if getattr(held, name) != expected:
+            raise MismatchError(
+                f"sample {index}: got {name} {getattr(held, name)}, expected {expected}"
+            )
+    if held.stop > tokens:
+        raise MismatchError(
+            f"sample {index}: has a route at position {held.stop - 1}, but {tokens} tokens"
+        )
+
+
+def _clip(run: Run, held: Routes) -> Run | None:
+    """The part of a run that the routes cover, missing rows included; None when there is none."""
+    lo = max(run.position, held.start)
+    hi = min(run.position + run.size, held.stop)
+    if lo >= hi:
+        return None
+    return Run(run.row + run.step * (lo - run.position), run.step, run.sample, lo, hi - lo)
+
+
+class _Rows:
+    """The tensors being filled, sample by sample."""
+
+    def __init__(self, ids_LRK: NDArray[Any], columns: list[int], threads: int) -> None:
+        self.ids_LRK = ids_LRK
+        self.columns = np.array(columns, np.int64)
+        self.threads = threads
+        self._there_R = np.zeros(ids_LRK.shape[1], np.bool_)
+        self._holes: list[tuple[int, NDArray[np.int64]]] = []  # column, rows: missing there
+        self._waiting: list[Copy] = []
+        self._bytes = 0
+
+    def take(self, held: Routes, run: Run) -> None:
+        """Note a run for copying, and which of its rows are missing in which layer."""
+        part = slice(run.position - held.start, run.position - held.start + run.size)
+        self._there_R[run.row : run.row + run.step * run.size : run.step] = True
+        if held.missing_TL is not None:
+            missing_TM = held.missing_TL[part][:, self.columns]
+            for i in np.flatnonzero(missing_TM.any(axis=0)).tolist():
+                self._holes.append((i, run.row + run.step * np.flatnonzero(missing_TM[:, i])))
+        self._waiting.append(Copy(held.ids_TLK[part], run.row, run.step))
+        self._bytes += self._waiting[-1].source_TLK.nbytes
+        if self._bytes > _FLUSH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Copy what was noted; the sources can be let go of then."""
+        copy_rows(self._waiting, self.columns, self.ids_LRK, threads=self.threads)
+        self._waiting, self._bytes = [], 0
+
+    def finish(self, filler_PK: NDArray[np.int64], shift: int) -> Bools:
+        """Write filler where no route is, and return the mask [L, R].
+
+        Each layer's filler starts one row further on, so that no expert is hit in all layers.
+        """
+        self.flush()
+        mask_LR = np.broadcast_to(self._there_R, self.ids_LRK.shape[:2])
+        if self._holes:
+            mask_LR = mask_LR.copy()
+        for i, rows in self._holes:
+            mask_LR[i, rows] = False
+        holed = {i for i, _ in self._holes}
+        padding = np.flatnonzero(~self._there_R)
+        for i, layer_RK in enumerate(self.ids_LRK):
+            rows = np.flatnonzero(~mask_LR[i]) if i in holed else padding
+            turns = (np.arange(len(rows)) + shift + i) % len(filler_PK)
+            layer_RK[rows] = filler_PK[turns]
+        return mask_LR
+
+
+def pack(
+    routes: Source,
+    packing: Packing,
+    rank: Rank = _FIRST,
+    *,
+    spec: TensorSpec = _OWN,
+    out: Any = None,
+    threads: int = 1,
+) -> Packed:
+    """A rank's replay tensors of one micro-batch.
+
+    routes   a Dump, or Samples or Routes in memory, in packed order: as many as packing.lens.
+             None stands for a sample without routes. A dump is read one sample at a time.
+    packing  a layout without plan; ``packing.share`` gives that of one micro-batch
+    out      where to write: a C-ordered integer array or CPU torch tensor [L, R, K]; its dtype
+             then is the tensor's
+
+    Rows without a route (padding, the last token, missing rows) hold what ``spec`` says and are
+    False in the mask. Raises MismatchError when samples, layers, K or lengths do not fit together,
+    ValueError for a rank that is not there.
+    """
+    shape = _shape_of(routes)
+    layers = [n for chunk in packing.stage_layers(rank.pp, shape.layers_L) for n in chunk]
+    columns = [shape.layers_L.index(layer) for layer in layers]
+    runs: dict[int, list[Run]] = {}
+    for run in packing.runs(rank.cp, rank.tp):
+        runs.setdefault(run.sample, []).append(run)
+    size = (len(layers), packing.num_rows(rank.tp), shape.top_k)
+    if out is None:
+        out = np.empty(size, spec.dtype_for(packing, shape.num_experts))
+    ids_LRK = np.asarray(out)
+    if ids_LRK.shape != size or not ids_LRK.flags.c_contiguous:
+        raise MismatchError(f"out must be C-ordered {size}, got {ids_LRK.shape}")
+    spec = replace(spec, dtype=ids_LRK.dtype.name)
+    spec.dtype_for(packing, shape.num_experts)
+    tensors = _Rows(ids_LRK, columns, threads)
+    count = 0
+    for count, sample in enumerate(routes, 1):
+        held = _routes_of(sample)
+        if count > len(packing.lens) or held is None:
+            continue
+        _check(count - 1, held, shape, packing.lens[count - 1])
+        for run in runs.get(count - 1, ()):
+            part = _clip(run, held)
+            if part is not None:
+                tensors.take(held, part)
+    if count != len(packing.lens):
+        raise MismatchError(f"got {count} samples, the packing has {len(packing.lens)}")
+    filler = filler_ids(spec.policy(packing), shape.num_experts, shape.top_k, spec.ep)
+    mask = tensors.finish(filler, rank.cp * packing.tp + (rank.tp or 0))
+    return Packed(out, mask, tuple(layers))
