@@ -52,6 +52,13 @@ class Sample:
     start_inferred: bool = False
 
     @property
+    def num_tokens(self) -> int | None:
+        """N, or None when the dump does not tell the length of prompt or response."""
+        if self.prompt_length is None or self.response_length is None:
+            return None
+        return self.prompt_length + self.response_length
+
+    @property
     def token_ids(self) -> Tokens | None:
         """Prompt and response ids, int32 [N], or None when either is not known."""
         if self.prompt_ids is None or self.response_ids is None:
@@ -158,10 +165,29 @@ class Dump:
 
         return Dump(meta, self.keys, load)
 
+    def renumbered(self, layers: tuple[int, ...]) -> "Dump":
+        """The same samples with other layer numbers: of MoE ordinals, the layers themselves."""
+
+        def load(index: int) -> Sample:
+            sample = self._load(index)
+            if sample.routes is None:
+                return sample
+            return replace(sample, routes=replace(sample.routes, layers_L=layers))
+
+        def narrow(wanted: tuple[int, ...]) -> Dump:
+            own = tuple(self.meta.layers_L[layers.index(layer)] for layer in wanted)
+            return self.only_layers(own).renumbered(wanted)
+
+        return Dump(replace(self.meta, layers_L=layers), self.keys, load, narrow)
+
     def subset(self, indices: Sequence[int]) -> "Dump":
         """Some of the samples, in the order given."""
         keys = [self.keys[i] for i in indices]
         return Dump(self.meta, keys, lambda n: self._load(indices[n]))
+
+    def held(self) -> "Dump":
+        """The same dump with its samples read and kept in memory."""
+        return Dump(self.meta, self.keys, list(self).__getitem__)
 
     def watched(self, on_sample: Callable[[Sample], None]) -> "Dump":
         """The same dump, telling ``on_sample`` of each sample as it is read."""

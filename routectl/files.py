@@ -1,6 +1,7 @@
 """Writing a file whole or not at all."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import IO
 
 from .errors import RoutectlError
 
-__all__ = ["refuse_existing", "replacing"]
+__all__ = ["refuse_existing", "replacing", "replacing_folder"]
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
@@ -48,3 +49,33 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@contextmanager
+def replacing_folder(path: Path, *, force: bool, mark: str) -> Iterator[Path]:
+    """A folder that becomes ``path`` when the block ends well, and vanishes otherwise.
+
+    ``force`` replaces a folder only if it has a file named ``mark``, so that none of another kind
+    is lost. Raises RoutectlError when ``path`` exists and may not be replaced, or on a full disk.
+    """
+    refuse_existing(path, force=force)
+    if path.exists() and not (path / mark).is_file():
+        raise RoutectlError(f"{path}: has no {mark} in it, so --force does not replace it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    except OSError as error:
+        raise RoutectlError(f"{path}: cannot be written: {error.strerror}") from None
+    try:
+        yield work
+        work.chmod(0o777 & ~_umask())
+        if path.exists():
+            old = path.rename(work.with_suffix(".old"))
+            work.rename(path)
+            shutil.rmtree(old)
+        else:
+            work.rename(path)
+    except OSError as error:
+        raise RoutectlError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -253,9 +253,8 @@ class Packing:
         """
         table = np.full((self.num_rows(tp_rank), 2), -1, np.int64)
         for run in self.runs(cp_rank, tp_rank):
-            place = slice(run.row, run.row + run.step * run.size, run.step)
-            table[place, 0] = run.sample
-            table[place, 1] = np.arange(run.position, run.position + run.size)
+            table[run.rows, 0] = run.sample
+            table[run.rows, 1] = np.arange(run.position, run.position + run.size)
         return table
 
     def pack(
@@ -274,8 +273,8 @@ class Packing:
             raise ValueError(f"got {len(samples)} samples, expected {len(self.lens)}")
         rows = self.num_rows(tp_rank)
         packed = np.full((rows, *samples[0].shape[1:]), fill, samples[0].dtype)
-        for row, step, sample, at, size in self.runs(cp_rank, tp_rank):
-            packed[row : row + step * size : step] = samples[sample][at : at + size]
+        for run in self.runs(cp_rank, tp_rank):
+            packed[run.rows] = samples[run.sample][run.position : run.position + run.size]
         return packed
 
     def unpack(self, parts: Sequence[NDArray[Any]], *, fill: int = 0) -> list[NDArray[Any]]:
@@ -295,6 +294,6 @@ class Packing:
                 raise ValueError(
                     f"rank {rank}: got {len(part)} rows, expected {self.num_rows(rank[1])}"
                 )
-            for row, step, sample, at, size in self.runs(*rank):
-                samples[sample][at : at + size] = part[row : row + step * size : step]
+            for run in self.runs(*rank):
+                samples[run.sample][run.position : run.position + run.size] = part[run.rows]
         return samples

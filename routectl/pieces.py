@@ -24,6 +24,18 @@ class Run(NamedTuple):
     position: int
     size: int
 
+    @property
+    def rows(self) -> slice:
+        """The rows, as a slice of a tensor's first axis."""
+        return slice(self.row, self.row + self.step * self.size, self.step)
+
+    def within(self, start: int, stop: int) -> "Run | None":
+        """The part whose positions are in [start, stop); None when none is."""
+        lo, hi = max(self.position, start), min(self.position + self.size, stop)
+        if lo >= hi:
+            return None
+        return Run(self.row + self.step * (lo - self.position), self.step, self.sample, lo, hi - lo)
+
 
 def zigzag(sequences: Iterable[tuple[int, int]], cp: int, rank: int) -> list[Piece]:
     """The rank-th and the rank-th last of 2 cp equal pieces of each sequence [start, end)."""

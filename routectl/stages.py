@@ -5,12 +5,31 @@ transformer_layer.get_transformer_layer_offset and pipeline_parallel_layer_layou
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Pipeline"]
+__all__ = ["Pipeline", "moe_layers"]
 
 _MAX_LAYERS = 4096
 _REPEATS = (re.compile(r"\(([^()]+)\)\*(\d{1,4})"), re.compile(r"(.)\*(\d{1,4})"))
+
+
+def moe_layers(num_layers: int, freq: int | Sequence[int]) -> tuple[int, ...]:
+    """The 0-based MoE layers that Megatron's moe_layer_freq names.
+
+    An int N makes every N-th layer MoE, from layer 0 on; a list says 1 (MoE) or 0 (dense) for each
+    layer. Raises ValueError when the list is of another length or holds something else.
+    """
+    if isinstance(freq, int):
+        if freq < 1:
+            raise ValueError(f"moe_layer_freq must be at least 1, got {freq}")
+        return tuple(range(0, num_layers, freq))
+    if len(freq) != num_layers or not set(freq) <= {0, 1}:
+        raise ValueError(
+            f"moe_layer_freq has {len(freq)} entries, expected a 0 or 1 for each of {num_layers} "
+            "layers"
+        )
+    return tuple(layer for layer, moe in enumerate(freq) if moe)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,9 @@ from typer.exceptions import Abort, TyperException
 from ..errors import RoutectlError
 from .convert import convert_command
 from .diff import diff_command
+from .pack import pack_command
 from .show import show_command
+from .unpack import unpack_command
 
 __all__ = ["app", "main", "run"]
 
@@ -24,7 +26,13 @@ app = typer.Typer(
     help="Compare and convert the expert routes of mixture-of-experts models in RL.",
 )
 
-_COMMANDS = (("show", show_command), ("diff", diff_command), ("convert", convert_command))
+_COMMANDS = (
+    ("show", show_command),
+    ("diff", diff_command),
+    ("convert", convert_command),
+    ("pack", pack_command),
+    ("unpack", unpack_command),
+)
 for _name, _command in _COMMANDS:
     app.command(_name)(_command)
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..errors import FormatError
+from ..errors import FormatError, RoutectlError
 from .fields import one_line
 from .limits import check_inflation
 from .payload import from_npy, npy_header
 
-__all__ = ["ArrayFile", "open_array_file"]
+__all__ = ["ArrayFile", "open_array_file", "save_safetensors"]
 
 _MAX_NAME = 255
 _ZIP_ERRORS = (
@@ -122,3 +122,14 @@ def open_array_file(path: Path, kind: str) -> ArrayFile:
     for name in file.shapes:
         _check_name(name, path)
     return file
+
+
+def save_safetensors(path: Path, arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> None:
+    """Write C-ordered arrays as a safetensors file, without a copy of them in memory."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(arrays, path, texts)
+    except (SafetensorError, OSError) as error:
+        raise RoutectlError(f"{path}: cannot be written: {one_line(error)}") from None

@@ -64,7 +64,10 @@ def _check_row(row: dict[str, Any]) -> None:
 
 
 def sample_of(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], where: str) -> Sample:
-    """The sample of a row, with these of the file's layers. Raises FormatError or ValueError on what no writer makes."""
+    """The sample of a row, with these of the file's layers.
+
+    Raises FormatError or ValueError on what no writer makes.
+    """
     _check_row(row)
     routes = None
     if row["num_rows"] is not None:

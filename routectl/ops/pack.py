@@ -20,6 +20,7 @@ from .padding import TensorSpec, filler_ids
 
 __all__ = ["Packed", "Rank", "pack"]
 
+_OWN = TensorSpec()
 _FLUSH_BYTES = 16 << 20  # routes held before they are copied, where a dump is read as it goes
 Source = Dump | Sequence[Sample | Routes | None]
 
@@ -40,19 +41,23 @@ class Rank:
 class Packed:
     """What a rank's routers are given in one micro-batch.
 
-    ids_LRK    ids_LRK[i] is the [R, K] replay tensor of layer layers_L[i], C order
-    mask_LR    bool, True where the row is a real route; False rows hold filler. One row of R,
-               broadcast and read-only, where every layer has the same
-    layers_L   0-based layers, chunk after chunk where stages are interleaved
+    ids_LRK   ids_LRK[i] is the [R, K] replay tensor of layer layers_L[i], C order
+    mask      bool, True where the row is a real route; False rows hold filler. [R], or [L, R]
+              where some rows are missing in some layers only
+    layers_L  0-based layers, chunk after chunk where stages are interleaved
     """
 
     ids_LRK: Any
-    mask_LR: Bools
+    mask: Bools
     layers_L: tuple[int, ...]
+
+    def mask_of(self, i: int) -> Bools:
+        """The mask of the i-th layer, [R]."""
+        mask_R: Bools = self.mask if self.mask.ndim == 1 else self.mask[i]
+        return mask_R
 
 
 _FIRST = Rank()
-_OWN = TensorSpec()
 
 
 class _Shape(NamedTuple):
@@ -88,15 +93,6 @@ def _check(index: int, held: Routes, shape: _Shape, tokens: int) -> None:
         )
 
 
-def _clip(run: Run, held: Routes) -> Run | None:
-    """The part of a run that the routes cover, missing rows included; None when there is none."""
-    lo = max(run.position, held.start)
-    hi = min(run.position + run.size, held.stop)
-    if lo >= hi:
-        return None
-    return Run(run.row + run.step * (lo - run.position), run.step, run.sample, lo, hi - lo)
-
-
 class _Rows:
     """The tensors being filled, sample by sample."""
 
@@ -112,14 +108,14 @@ class _Rows:
     def take(self, held: Routes, run: Run) -> None:
         """Note a run for copying, and which of its rows are missing in which layer."""
         part = slice(run.position - held.start, run.position - held.start + run.size)
-        self._there_R[run.row : run.row + run.step * run.size : run.step] = True
+        self._there_R[run.rows] = True
         if held.missing_TL is not None:
             missing_TM = held.missing_TL[part][:, self.columns]
             for i in np.flatnonzero(missing_TM.any(axis=0)).tolist():
                 self._holes.append((i, run.row + run.step * np.flatnonzero(missing_TM[:, i])))
         self._waiting.append(Copy(held.ids_TLK[part], run.row, run.step))
         self._bytes += self._waiting[-1].source_TLK.nbytes
-        if self._bytes > _FLUSH_BYTES:
+        if self._bytes > _FLUSH_BYTES and len(self.columns):
             self.flush()
 
     def flush(self) -> None:
@@ -128,10 +124,12 @@ class _Rows:
         self._waiting, self._bytes = [], 0
 
     def finish(self, filler_PK: NDArray[np.int64], shift: int) -> Bools:
-        """Write filler where no route is, and return the mask [L, R].
+        """Write filler where no route is, and return the mask, [R] or [L, R].
 
         Each layer's filler starts one row further on, so that no expert is hit in all layers.
         """
+        if not len(self.columns):
+            return self._there_R
         self.flush()
         mask_LR = np.broadcast_to(self._there_R, self.ids_LRK.shape[:2])
         if self._holes:
@@ -144,7 +142,7 @@ class _Rows:
             rows = np.flatnonzero(~mask_LR[i]) if i in holed else padding
             turns = (np.arange(len(rows)) + shift + i) % len(filler_PK)
             layer_RK[rows] = filler_PK[turns]
-        return mask_LR
+        return mask_LR if holed and (mask_LR != mask_LR[0]).any() else mask_LR[0]
 
 
 def pack(
@@ -190,7 +188,7 @@ def pack(
             continue
         _check(count - 1, held, shape, packing.lens[count - 1])
         for run in runs.get(count - 1, ()):
-            part = _clip(run, held)
+            part = run.within(held.start, held.stop)
             if part is not None:
                 tensors.take(held, part)
     if count != len(packing.lens):

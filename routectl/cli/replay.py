@@ -1,0 +1,181 @@
+"""A replay job: what is packed, for which ranks, and the folder that is written."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..errors import FormatError, MismatchError
+
+if TYPE_CHECKING:
+    from ..dump import Dump, Sample
+    from ..formats.replay import RankFile, RankTensors
+    from ..layout import Packing, Share
+    from ..ops.padding import TensorSpec
+
+__all__ = ["Job", "job_of_manifest", "misfit", "places", "write_folder"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """A dump, the layout that it is packed in, how tensors are written, and for which ranks."""
+
+    dump: "Dump"
+    packing: "Packing"
+    spec: "TensorSpec"
+    only: dict[str, int]
+    allow_missing: bool = False
+
+
+def places(packing: "Packing", only: dict[str, int]) -> "Iterator[RankFile]":
+    """Every rank's micro-batches, stage by stage, the ranks that share samples side by side.
+
+    Raises MismatchError for a rank that is not there.
+    """
+    from ..formats.replay import RankFile
+
+    pp = 1 if packing.pipeline is None else packing.pipeline.pp
+    sizes = {"pp": pp, "dp": packing.dp, "cp": packing.cp, "tp": packing.tp}
+    for name, rank in only.items():
+        if rank >= sizes[name]:
+            raise MismatchError(f"no rank {name}={rank}: {name} is {sizes[name]}")
+    spans = {n: range(s) if n not in only else (only[n],) for n, s in sizes.items()}
+    for stage in spans["pp"]:
+        for mb in range(packing.num_micro_batches):
+            for d in spans["dp"]:
+                for c in spans["cp"]:
+                    yield from (RankFile(mb, d, c, t, stage) for t in spans["tp"])
+
+
+def _check_missing(job: Job, share: "Share", held: "Dump") -> None:
+    """Refuse filler in place of a real token's route, unless it is -1 or was allowed."""
+    if job.allow_missing or job.spec.policy(job.packing) == "minus-one":
+        return
+    layers = len(held.meta.layers_L)
+    for index, tokens, sample in zip(share.samples, share.packing.lens, held, strict=True):
+        there, wanted = 0 if sample.routes is None else sample.routes.rows, (tokens - 1) * layers
+        if there < wanted:
+            raise MismatchError(
+                f"{job.dump.meta.path}: sample {index}: {there} of the {wanted} rows of its "
+                f"{tokens - 1} tokens are there, and padding {job.spec.policy(job.packing)} would "
+                "make routes up for the rest",
+                hint="--padding minus-one, or --allow-missing if the trainer heeds the mask",
+            )
+
+
+def _without_routes(samples: "Dump", extents: list[Any]) -> "Iterator[Sample]":
+    """The samples for samples.parquet, noting where their routes begin and end."""
+    for sample in samples:
+        routes = sample.routes
+        extents.append(None if routes is None else [routes.start, routes.stop])
+        yield dataclasses.replace(sample, routes=None)
+
+
+def _row_counts(packing: "Packing", only: dict[str, int]) -> tuple[int, int]:
+    """Rows of one layer on the ranks that are written, and those of them that hold tokens."""
+    rows = real = 0
+    for place in places(packing, {**only, "pp": 0}):
+        share = packing.share(place.mb, place.dp, place.cp)
+        rows += share.packing.num_rows(place.tp)
+        real += sum(run.size for run in share.packing.runs(share.cp_rank, place.tp))
+    return rows, real
+
+
+def write_folder(job: Job, folder: Path) -> dict[str, Any]:
+    """Write rank files, samples and manifest into a folder; return the manifest."""
+    from ..formats.native import write_native
+    from ..formats.replay import SAMPLES, RankTensors, write_manifest, write_tensors
+    from ..formats.replay_layout import layout_document, stages_document
+    from ..ops.pack import Rank, pack
+
+    packing, meta = job.packing, job.dump.meta
+    files, held_for, held = [], None, job.dump
+    for place in places(packing, job.only):
+        share = packing.share(place.mb, place.dp, place.cp)
+        layers = [n for chunk in packing.stage_layers(place.pp, meta.layers_L) for n in chunk]
+        if held_for != (place.pp, share.samples):
+            part = job.dump.only_layers(tuple(sorted(layers)) or meta.layers_L[:1])
+            held, held_for = part.subset(share.samples).held(), (place.pp, share.samples)
+            _check_missing(job, share, held)
+        rank = Rank(share.cp_rank, place.tp, place.pp)
+        packed = pack(held, share.packing, rank, spec=job.spec, threads=2)
+        tensors = RankTensors(
+            dict(zip(packed.layers_L, packed.ids_LRK, strict=True)),
+            packed.mask,
+            share.packing.cu_seqlens.astype("int32"),
+            share.packing.cu_seqlens_padded.astype("int32"),
+        )
+        files.append(write_tensors(folder, place, tensors))
+    extents: list[Any] = []
+    one_layer = job.dump.only_layers(meta.layers_L[:1])
+    write_native(_without_routes(one_layer, extents), meta, folder / SAMPLES, force=False)
+    about = {"path": meta.path, "format": meta.format, "file_bytes": meta.file_bytes,
+             "engine": meta.engine, "engine_version": meta.engine_version}  # fmt: skip
+    rows, real = _row_counts(packing, job.only)
+    manifest = {
+        "routectl": __version__,
+        "source": about,
+        "layout": layout_document(packing),
+        "tensors": {
+            "dtype": job.spec.dtype_for(packing, meta.num_experts).name,
+            "padding": job.spec.policy(packing),
+            "ep": job.spec.ep,
+            "num_experts": meta.num_experts,
+            "top_k": meta.top_k,
+            "layers": list(meta.layers_L),
+        },
+        "stages": stages_document(packing, meta.layers_L),
+        "only": job.only,
+        "rows": rows,
+        "padding_rows": rows - real,
+        "bytes": sum(file["bytes"] for file in files),
+        "extents": extents,
+        "files": files,
+    }
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def job_of_manifest(folder: Path, dump: "Dump", only: dict[str, int], ep: int) -> Job:
+    """What a folder's manifest says that was packed; ``only`` narrows the ranks further.
+
+    Raises MismatchError when the dump has other samples or layers.
+    """
+    from ..formats.replay import MANIFEST, read_manifest
+    from ..formats.replay_layout import packing_from_layout
+    from ..ops.padding import TensorSpec
+
+    manifest = read_manifest(folder)
+    path = folder / MANIFEST
+    packing = packing_from_layout(manifest["layout"], path)
+    try:
+        tensors, ranks = manifest["tensors"], manifest["only"] | only
+        spec = TensorSpec(tensors["padding"], tensors["dtype"], ep if ep > 1 else tensors["ep"])
+        layers = tuple(tensors["layers"])
+    except (KeyError, TypeError):
+        raise FormatError(f"{path}: damaged: no tensors or only in it") from None
+    if dump.meta.layers_L != layers:
+        if len(dump.meta.layers_L) != len(layers):
+            raise MismatchError(
+                f"{dump.meta.path}: has {len(dump.meta.layers_L)} MoE layers, {path} {len(layers)}"
+            )
+        dump = dump.renumbered(layers)
+    if len(dump) != len(packing.lens):
+        raise MismatchError(
+            f"{dump.meta.path}: has {len(dump)} samples, {path} {len(packing.lens)}"
+        )
+    return Job(dump, packing, spec, ranks)
+
+
+def misfit(place: "RankFile", tensors: "RankTensors", rows: int, layers: list[int]) -> str | None:
+    """What of a file's shape is not as the layout says, or None."""
+    if list(tensors.layers) != sorted(layers):
+        return f"{place.path}: got layers {list(tensors.layers)}, expected {sorted(layers)}"
+    for layer, ids in tensors.layers.items():
+        if len(ids) != rows:
+            return f"{place.path}: layer {layer}: got {len(ids)} rows, expected {rows}"
+    mask = tensors.mask
+    if mask is not None and (mask.dtype != bool or mask.shape[-1] != rows):
+        return f"{place.path}: mask: got {mask.dtype} {mask.shape}, expected bool [{rows}]"
+    return None

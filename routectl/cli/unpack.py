@@ -1,0 +1,102 @@
+"""``routectl unpack DIR -o DUMP.parquet``."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import FormatError, MismatchError, UnsupportedError
+from .options import Force
+from .output import note
+from .replay import Job, job_of_manifest, misfit, places
+
+if TYPE_CHECKING:
+    from ..formats.replay import RankFile
+    from ..ops.pack import Packed, Rank
+
+__all__ = ["unpack_command"]
+
+_DIR = typer.Argument(metavar="DIR", show_default=False, help="A folder that pack wrote.")
+_DST = typer.Option("-o", "--output", metavar="DST", help="The native file: NAME.parquet.")
+
+
+def _part(job: Job, place: "RankFile", path: Path) -> "tuple[Rank, Packed]":
+    """A rank's file as what pack gave. Raises FormatError when it has no mask or other shapes."""
+    import numpy as np
+
+    from ..formats.replay import read_tensors
+    from ..ops.pack import Packed, Rank
+
+    share, tensors = job.packing.share(place.mb, place.dp, place.cp), read_tensors(path)
+    layers = [n for c in job.packing.stage_layers(place.pp, job.dump.meta.layers_L) for n in c]
+    wrong = misfit(place, tensors, share.packing.num_rows(place.tp), layers)
+    if wrong is not None or tensors.mask is None:
+        raise FormatError(f"{path.parent.parent}: {wrong or f'{place.path}: no mask in it'}")
+    rows = len(tensors.mask) if tensors.mask.ndim == 1 else tensors.mask.shape[1]
+    ids = np.stack(list(tensors.layers.values())) if layers else np.zeros((0, rows, 1), np.uint8)
+    return Rank(share.cp_rank, place.tp, place.pp), Packed(ids, tensors.mask, tuple(tensors.layers))
+
+
+def unpack_folder(folder: Path, output: Path, *, force: bool) -> int:
+    """Write the dump that a replay folder holds as a native file; return its samples.
+
+    Raises MismatchError when some ranks' files are not there.
+    """
+    from ..formats.native import open_native, write_native
+    from ..formats.replay import MANIFEST, SAMPLES, list_tensors, read_manifest
+    from ..ops.unpack import unpack
+
+    samples = open_native(folder / SAMPLES)
+    job = job_of_manifest(folder, samples, {}, 1)
+    manifest, found = read_manifest(folder), list_tensors(folder)
+    absent = [place.path for place in places(job.packing, {}) if place not in found]
+    if absent:
+        raise MismatchError(
+            f"{folder}: {len(absent)} of the ranks' files are not there, the first is {absent[0]}"
+        )
+    extents = manifest["extents"]
+    if len(extents) != len(samples):
+        raise FormatError(
+            f"{folder / MANIFEST}: got {len(extents)} extents for {len(samples)} samples"
+        )
+    routes: dict[int, Any] = {}
+    groups: dict[tuple[int, tuple[int, ...]], list[RankFile]] = {}
+    for place in places(job.packing, {}):
+        groups.setdefault(
+            (place.mb, job.packing.share(place.mb, place.dp, place.cp).samples), []
+        ).append(place)
+    for (mb, indices), ranks in groups.items():
+        share = job.packing.share(mb, ranks[0].dp, ranks[0].cp)
+        parts = (_part(job, place, found[place]) for place in ranks)
+        meta = samples.meta
+        held = unpack(
+            parts,
+            share.packing,
+            meta.layers_L,
+            meta.num_experts,
+            extents=[extents[i] for i in indices],
+        )
+        routes.update(zip(indices, held, strict=True))
+    whole = (dataclasses.replace(s, routes=routes.pop(i, None)) for i, s in enumerate(samples))
+    return write_native(whole, samples.meta, output, force=force)
+
+
+def unpack_command(
+    folder: Annotated[Path, _DIR],
+    output: Annotated[Path, _DST],
+    force: Force = False,
+) -> int:
+    """Write the dump that replay tensors were packed from, out of the tensors of all ranks.
+
+    The file has every sample, with its tokens and all else that the packed dump knew; padding is
+    dropped and rows that were missing are missing again.
+    """
+    from ..files import refuse_existing
+
+    if output.suffix != ".parquet":
+        raise UnsupportedError(f"{output}: unpack writes native files: expected NAME.parquet")
+    refuse_existing(output, force=force)
+    count = unpack_folder(folder, output, force=force)
+    note(f"wrote {output}: {count} samples")
+    return 0

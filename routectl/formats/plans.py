@@ -1,0 +1,113 @@
+"""plan.json: which samples form which micro-batch on which data-parallel rank.
+
+Two forms: routectl's own, and the ``dp_shards`` of slime's train-data dumps. docs/replay.md has
+both.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import FormatError
+from ..plan import MicroBatch, Plan
+from .fields import one_line
+
+__all__ = ["plan_document", "read_plan"]
+
+_MAX_BYTES = 256 << 20
+
+
+def _index(value: Any, ids: dict[str, int], where: str) -> int:
+    """A sample's index in the dump: a number, or a sample id."""
+    if type(value) is int:
+        return value
+    if isinstance(value, str) and value in ids:
+        return ids[value]
+    raise FormatError(f"{where}: got {one_line(value)}, expected a sample's index or id")
+
+
+def _group(value: Any, ids: dict[str, int], where: str) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise FormatError(f"{where}: got {one_line(value)}, expected a list of samples")
+    return tuple(_index(entry, ids, where) for entry in value)
+
+
+def _own(steps: Any, ids: dict[str, int], where: str) -> tuple[MicroBatch, ...]:
+    """micro_batches: for each the samples of each rank, or {"cp": its own, "samples": ...}."""
+    if not isinstance(steps, list) or not steps:
+        raise FormatError(f"{where}: micro_batches must be a list of at least one")
+    found = []
+    for m, step in enumerate(steps):
+        at = f"{where}: micro-batch {m}"
+        cp = step.get("cp") if isinstance(step, dict) else None
+        groups = step.get("samples") if isinstance(step, dict) else step
+        if not isinstance(groups, list) or not (cp is None or (type(cp) is int and cp >= 1)):
+            raise FormatError(f"{at}: expected a list of samples for each data-parallel rank")
+        found.append(MicroBatch(tuple(_group(g, ids, at) for g in groups), cp))
+    return tuple(found)
+
+
+def _slime(shards: Any, where: str) -> tuple[MicroBatch, ...]:
+    """dp_shards: ``micro_batch_indices`` index into a rank's ``partition`` of the samples."""
+    by_rank: dict[int, list[tuple[int, ...]]] = {}
+    try:
+        for shard in shards:
+            rank, own = int(shard["data_parallel_rank"]), [int(i) for i in shard["partition"]]
+            steps = [tuple(own[int(i)] for i in step) for step in shard["micro_batch_indices"]]
+            if by_rank.setdefault(rank, steps) != steps:
+                raise FormatError(f"{where}: dp_shards disagree about data-parallel rank {rank}")
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise FormatError(
+            f"{where}: dp_shards: expected data_parallel_rank, partition and micro_batch_indices"
+        ) from None
+    counts = {len(steps) for steps in by_rank.values()}
+    if sorted(by_rank) != list(range(len(by_rank))) or len(counts) != 1:
+        raise FormatError(
+            f"{where}: dp_shards: got ranks {sorted(by_rank)} with {sorted(counts)} micro-batches, "
+            "expected every rank from 0 on, with equally many"
+        )
+    ranks = [by_rank[rank] for rank in sorted(by_rank)]
+    return tuple(MicroBatch(groups) for groups in zip(*ranks, strict=True))
+
+
+def read_plan(path: Path, cp: int, sample_ids: Sequence[str | None] = ()) -> Plan:
+    """The plan in a JSON file; samples may be named by index or by id.
+
+    Raises FormatError when it is not a plan; ``Plan.check`` says whether it fits the samples.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise FormatError(f"{path}: too large for a plan")
+        document = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path}: not JSON, expected a plan") from None
+    if isinstance(document, list):
+        document = {"dp_shards": document}
+    ids = {name: i for i, name in enumerate(sample_ids) if name is not None}
+    if isinstance(document, dict) and "micro_batches" in document:
+        steps = _own(document["micro_batches"], ids, str(path))
+    elif isinstance(document, dict) and "dp_shards" in document:
+        steps = _slime(document["dp_shards"], str(path))
+    else:
+        raise FormatError(f"{path}: neither micro_batches nor dp_shards in it: not a plan")
+    ranks, left = divmod(len(steps[0].groups) * (steps[0].cp or cp), cp) if steps else (0, 1)
+    if left or not ranks:
+        raise FormatError(
+            f"{path}: micro-batch 0 does not fill whole data-parallel ranks of cp {cp}"
+        )
+    return Plan(ranks, steps)
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """A plan as read_plan takes it."""
+    return {
+        "micro_batches": [
+            [list(g) for g in step.groups]
+            if step.cp is None
+            else {"cp": step.cp, "samples": [list(g) for g in step.groups]}
+            for step in plan.micro_batches
+        ]
+    }

@@ -1,0 +1,121 @@
+"""A layout drawn in the terminal: which token sits where, rank by rank."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.text import Text
+
+from ..layout import Packing
+from ..pieces import Run
+
+__all__ = ["draw_layout"]
+
+_COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
+_CELLS = 512  # rows of a rank up to which each is drawn; runs are named beyond
+_PADDING = "·"
+
+
+def _name(sample: int) -> str:
+    """a, b, ... z, then s26, s27, ..."""
+    return chr(ord("a") + sample) if sample < 26 else f"s{sample}"
+
+
+def _cells(rows_R2: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
+    """Each row as (text, style): a0 is token 0 of sample a."""
+    for sample, position in rows_R2.tolist():
+        if sample < 0:
+            yield _PADDING, "dim"
+        else:
+            yield f"{_name(sample)}{position}", _COLOURS[sample % len(_COLOURS)]
+
+
+def _spans(runs: list[Run], rows: int) -> Iterator[tuple[str, str]]:
+    """Runs as (text, style), padding between them counted."""
+    at = 0
+    for run in sorted(runs):
+        if run.row > at:
+            yield f"{_PADDING}x{run.row - at}", "dim"
+        last = run.position + run.size - 1
+        step = "" if run.step == 1 else f"/{run.step}"
+        yield f"{_name(run.sample)}{run.position}-{last}{step}", _COLOURS[run.sample % 6]
+        at = run.row + run.step * (run.size - 1) + 1
+    if rows > at:
+        yield f"{_PADDING}x{rows - at}", "dim"
+
+
+def _print_row(console: Console, label: str, cells: Iterator[tuple[str, str]], width: int) -> None:
+    """A labelled row of cells, broken to the console's width under its label."""
+    lines, used = [Text(f"{label:<10}", style="bold")], 10
+    for text, style in cells:
+        size = max(width, len(text)) + 1
+        if used + size > console.width and used > 10:
+            lines.append(Text(" " * 10))
+            used = 10
+        lines[-1].append(text.rjust(size), style=style)
+        used += size
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _stream(packing: Packing) -> Iterator[tuple[str, str]]:
+    """The stream before CP: each sample's tokens, those without a row of their own, padding."""
+    edges = packing.cu_seqlens_padded.tolist()
+    for i, tokens in enumerate(packing.lens):
+        colour = _COLOURS[i % len(_COLOURS)]
+        for position in range(tokens):
+            routed = position < packing.num_routes(i)
+            yield f"{_name(i)}{position}", colour if routed else f"dim strike {colour}"
+        yield from ((_PADDING, "dim") for _ in range(edges[i + 1] - edges[i] - tokens))
+    if len(edges) > len(packing.lens) + 1:
+        yield from ((_PADDING, "dim") for _ in range(edges[-1] - edges[-2]))
+
+
+def _draw_rows(packing: Packing, console: Console) -> None:
+    """One micro-batch: its stream and what each (cp, tp) rank holds of it."""
+    small = packing.num_local_rows <= _CELLS
+    width = max((len(f"{_name(i)}{n - 1}") for i, n in enumerate(packing.lens)), default=1)
+    if small and packing.form == "thd":
+        _print_row(console, "stream", _stream(packing), width)
+    for cp_rank in range(packing.cp):
+        for tp_rank in range(packing.tp):
+            rank = (cp_rank, tp_rank)
+            cells = (
+                _cells(packing.local_rows(*rank))
+                if small
+                else _spans(packing.runs(*rank), packing.num_rows(tp_rank))
+            )
+            _print_row(console, f"cp{cp_rank} tp{tp_rank}", cells, width if small else 1)
+
+
+def draw_layout(packing: Packing, console: Console) -> None:
+    """Draw a Packing: sizes, then every micro-batch, then the layers of the stages.
+
+    Samples are letters, a0 is token 0 of sample a, a dot is padding. A token whose route no rank
+    holds is struck out in the stream. Beyond 512 rows a rank, runs of tokens are named instead.
+    """
+    sizes = f"tp {packing.tp}, cp {packing.cp}, dp {packing.dp}"
+    console.print(f"{packing.framework}, {packing.form}: {sizes}", style="bold")
+    for m in range(packing.num_micro_batches):
+        shown = set()
+        for g in range(packing.dp * packing.cp):
+            share = packing.share(m, *divmod(g, packing.cp))
+            if packing.plan is not None and (g - share.cp_rank) in shown:
+                continue
+            shown.add(g - share.cp_rank)
+            one = share.packing
+            rows = one.num_local_rows * one.cp
+            tokens = sum(one.num_routes(i) for i in range(len(one.lens)))
+            title = "" if packing.plan is None else f"micro-batch {m}, ranks from {g}: "
+            pad = f"{rows - tokens} of {rows} rows are padding"
+            names = ", ".join(f"{_name(i)} = sample {s}" for i, s in enumerate(share.samples))
+            console.print(f"{title}{names or 'no samples'}; {pad}", soft_wrap=True)
+            _draw_rows(one, console)
+            if packing.plan is None:
+                break
+    if packing.pipeline is not None:
+        for stage in range(packing.pipeline.pp):
+            chunks = packing.pipeline.stage_layers(stage)
+            texts = (f"{c[0]}-{c[-1]}" if c else "none" for c in chunks)
+            console.print(f"{f'pp{stage}':<10}layers {' | '.join(texts)}", soft_wrap=True)
