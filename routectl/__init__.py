@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from .model import ModelFacts
     from .ops.diff import DiffResult, diff
     from .ops.gate import judge, parse_threshold
+    from .ops.pack import Packed, Rank, pack
+    from .ops.padding import TensorSpec
     from .ops.summary import Summary, summarize
+    from .ops.unpack import unpack
+    from .plan import MicroBatch, Plan, build_plan
     from .reports.document import diff_document, summary_document
     from .routes import Routes
     from .stages import Pipeline
@@ -27,23 +31,31 @@ _HOMES = {
     "Dump": "dump",
     "DumpMeta": "dump",
     "FormatError": "errors",
+    "MicroBatch": "plan",
     "MismatchError": "errors",
     "ModelFacts": "model",
+    "Packed": "ops.pack",
     "Packing": "layout",
     "Pipeline": "stages",
+    "Plan": "plan",
+    "Rank": "ops.pack",
     "RoutectlError": "errors",
     "Routes": "routes",
     "Sample": "dump",
     "Summary": "ops.summary",
+    "TensorSpec": "ops.padding",
     "UnsupportedError": "errors",
     "WeightSpan": "dump",
+    "build_plan": "plan",
     "diff": "ops.diff",
     "diff_document": "reports.document",
     "judge": "ops.gate",
     "open_dump": "formats",
+    "pack": "ops.pack",
     "parse_threshold": "ops.gate",
     "summarize": "ops.summary",
     "summary_document": "reports.document",
+    "unpack": "ops.unpack",
 }
 
 __all__ = [
@@ -51,23 +63,31 @@ __all__ = [
     "Dump",
     "DumpMeta",
     "FormatError",
+    "MicroBatch",
     "MismatchError",
     "ModelFacts",
+    "Packed",
     "Packing",
     "Pipeline",
+    "Plan",
+    "Rank",
     "RoutectlError",
     "Routes",
     "Sample",
     "Summary",
+    "TensorSpec",
     "UnsupportedError",
     "WeightSpan",
+    "build_plan",
     "diff",
     "diff_document",
     "judge",
     "open_dump",
+    "pack",
     "parse_threshold",
     "summarize",
     "summary_document",
+    "unpack",
 ]
 
 

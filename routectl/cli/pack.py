@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["pack_command"]
 
-_DUMP = typer.Argument(metavar="[DUMP]", show_default=False, help="A file, a folder or a glob.")
+_DUMP = typer.Argument(metavar="DUMP", show_default=False, help="A file, a folder or a glob.")
 
 
 def _layers_of(options: LayoutOptions, model: object, dump: "Dump") -> int:

@@ -72,16 +72,6 @@ def _without_routes(samples: "Dump", extents: list[Any]) -> "Iterator[Sample]":
         yield dataclasses.replace(sample, routes=None)
 
 
-def _row_counts(packing: "Packing", only: dict[str, int]) -> tuple[int, int]:
-    """Rows of one layer on the ranks that are written, and those of them that hold tokens."""
-    rows = real = 0
-    for place in places(packing, {**only, "pp": 0}):
-        share = packing.share(place.mb, place.dp, place.cp)
-        rows += share.packing.num_rows(place.tp)
-        real += sum(run.size for run in share.packing.runs(share.cp_rank, place.tp))
-    return rows, real
-
-
 def write_folder(job: Job, folder: Path) -> dict[str, Any]:
     """Write rank files, samples and manifest into a folder; return the manifest."""
     from ..formats.native import write_native
@@ -91,6 +81,7 @@ def write_folder(job: Job, folder: Path) -> dict[str, Any]:
 
     packing, meta = job.packing, job.dump.meta
     files, held_for, held = [], None, job.dump
+    rows, filler, first_stage = 0, 0, job.only.get("pp", 0)
     for place in places(packing, job.only):
         share = packing.share(place.mb, place.dp, place.cp)
         layers = [n for chunk in packing.stage_layers(place.pp, meta.layers_L) for n in chunk]
@@ -100,6 +91,9 @@ def write_folder(job: Job, folder: Path) -> dict[str, Any]:
             _check_missing(job, share, held)
         rank = Rank(share.cp_rank, place.tp, place.pp)
         packed = pack(held, share.packing, rank, spec=job.spec, threads=2)
+        if place.pp == first_stage:
+            rows += packed.mask.shape[-1]
+            filler += packed.filler_rows
         tensors = RankTensors(
             dict(zip(packed.layers_L, packed.ids_LRK, strict=True)),
             packed.mask,
@@ -112,7 +106,6 @@ def write_folder(job: Job, folder: Path) -> dict[str, Any]:
     write_native(_without_routes(one_layer, extents), meta, folder / SAMPLES, force=False)
     about = {"path": meta.path, "format": meta.format, "file_bytes": meta.file_bytes,
              "engine": meta.engine, "engine_version": meta.engine_version}  # fmt: skip
-    rows, real = _row_counts(packing, job.only)
     manifest = {
         "routectl": __version__,
         "source": about,
@@ -128,7 +121,7 @@ def write_folder(job: Job, folder: Path) -> dict[str, Any]:
         "stages": stages_document(packing, meta.layers_L),
         "only": job.only,
         "rows": rows,
-        "padding_rows": rows - real,
+        "padding_rows": filler,
         "bytes": sum(file["bytes"] for file in files),
         "extents": extents,
         "files": files,

@@ -51,6 +51,12 @@ class Packed:
     mask: Bools
     layers_L: tuple[int, ...]
 
+    @property
+    def filler_rows(self) -> int:
+        """Rows that hold filler in some layer."""
+        real_R = self.mask if self.mask.ndim == 1 else self.mask.all(axis=0)
+        return int((~real_R).sum())
+
     def mask_of(self, i: int) -> Bools:
         """The mask of the i-th layer, [R]."""
         mask_R: Bools = self.mask if self.mask.ndim == 1 else self.mask[i]

@@ -1,5 +1,6 @@
 """A layout drawn in the terminal: which token sits where, rank by rank."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,7 +15,8 @@ __all__ = ["draw_layout"]
 
 _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
 _CELLS = 512  # rows of a rank up to which each is drawn; runs are named beyond
-_PADDING = "·"
+_DOTS = 16  # places of padding in a row up to which each is drawn
+_PADDING, _SHADE = "·", "on grey30"
 
 
 def _name(sample: int) -> str:
@@ -22,12 +24,19 @@ def _name(sample: int) -> str:
     return chr(ord("a") + sample) if sample < 26 else f"s{sample}"
 
 
+def _padding(places: int) -> Iterator[tuple[str, str]]:
+    """A dot for each place of padding, or their number where they are many."""
+    many = places > _DOTS
+    yield from ([(f"{_PADDING}x{places}", _SHADE)] if many else [(_PADDING, _SHADE)] * places)
+
+
 def _cells(rows_R2: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
     """Each row as (text, style): a0 is token 0 of sample a."""
-    for sample, position in rows_R2.tolist():
-        if sample < 0:
-            yield _PADDING, "dim"
-        else:
+    for is_padding, group in itertools.groupby(rows_R2.tolist(), key=lambda row: row[0] < 0):
+        if is_padding:
+            yield from _padding(len(list(group)))
+            continue
+        for sample, position in group:
             yield f"{_name(sample)}{position}", _COLOURS[sample % len(_COLOURS)]
 
 
@@ -36,22 +45,22 @@ def _spans(runs: list[Run], rows: int) -> Iterator[tuple[str, str]]:
     at = 0
     for run in sorted(runs):
         if run.row > at:
-            yield f"{_PADDING}x{run.row - at}", "dim"
+            yield f"{_PADDING}x{run.row - at}", _SHADE
         last = run.position + run.size - 1
         step = "" if run.step == 1 else f"/{run.step}"
         yield f"{_name(run.sample)}{run.position}-{last}{step}", _COLOURS[run.sample % 6]
         at = run.row + run.step * (run.size - 1) + 1
     if rows > at:
-        yield f"{_PADDING}x{rows - at}", "dim"
+        yield f"{_PADDING}x{rows - at}", _SHADE
 
 
 def _print_row(console: Console, label: str, cells: Iterator[tuple[str, str]], width: int) -> None:
     """A labelled row of cells, broken to the console's width under its label."""
-    lines, used = [Text(f"{label:<10}", style="bold")], 10
+    lines, used = [Text(f"{label:<9}")], 10
     for text, style in cells:
         size = max(width, len(text)) + 1
         if used + size > console.width and used > 10:
-            lines.append(Text(" " * 10))
+            lines.append(Text(" " * 9))
             used = 10
         lines[-1].append(text.rjust(size), style=style)
         used += size
@@ -67,9 +76,9 @@ def _stream(packing: Packing) -> Iterator[tuple[str, str]]:
         for position in range(tokens):
             routed = position < packing.num_routes(i)
             yield f"{_name(i)}{position}", colour if routed else f"dim strike {colour}"
-        yield from ((_PADDING, "dim") for _ in range(edges[i + 1] - edges[i] - tokens))
+        yield from _padding(edges[i + 1] - edges[i] - tokens)
     if len(edges) > len(packing.lens) + 1:
-        yield from ((_PADDING, "dim") for _ in range(edges[-1] - edges[-2]))
+        yield from _padding(edges[-1] - edges[-2])
 
 
 def _draw_rows(packing: Packing, console: Console) -> None:

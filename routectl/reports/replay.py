@@ -29,23 +29,17 @@ def render_packed(manifest: Document, console: Console) -> None:
     layout, tensors, source = manifest["layout"], manifest["tensors"], manifest["source"]
     files = manifest["files"]
     steps = 1 + max((file["micro_batch"] for file in files), default=0)
-    shape = f"layers {layers_text(tensors['layers'])}, top-{tensors['top_k']} of "
-    console.print(
-        Text("PACKED", style="bold green").append(
-            f"  {plural(len(files), 'file')}, {bytes_text(manifest['bytes'])}", style="not bold"
-        )
-    )
-    print_line(
-        console,
-        "dump",
-        f"{source['path']}  ({plural(len(layout['lens']), 'sample')}, "
-        f"{amount(sum(layout['lens']))} tokens, {shape}{tensors['num_experts']})",
-    )
+    size = f"{plural(len(files), 'file')}, {bytes_text(manifest['bytes'])}"
+    console.print(Text("PACKED", style="bold green").append(f"  {size}", style="not bold"))
+    samples = f"{plural(len(layout['lens']), 'sample')}, {amount(sum(layout['lens']))} tokens"
+    shape = f"{layers_text(tensors['layers'])}, top-{tensors['top_k']} of {tensors['num_experts']}"
+    print_line(console, "dump", f"{source['path']}  ({samples}, {shape})")
     print_line(console, "layout", f"{_layout_line(layout)}; {plural(steps, 'micro-batch')}")
-    print_line(console, "rows", f"{amount(manifest['rows'])} a layer, "
-               f"{amount(manifest['padding_rows'])} of them padding "
-               f"({percent(manifest['padding_rows'] / max(manifest['rows'], 1))}), "
-               f"{tensors['padding']}; {tensors['dtype']}")  # fmt: skip
+    share = percent(manifest["padding_rows"] / max(manifest["rows"], 1))
+    padding = f"{amount(manifest['padding_rows'])} ({share}) without a route: {tensors['padding']}"
+    print_line(
+        console, "rows", f"{amount(manifest['rows'])} a layer, {padding}; {tensors['dtype']}"
+    )
 
 
 def _imbalance(load_LE: NDArray[np.int64], ep: int) -> float | None:

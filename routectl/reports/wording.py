@@ -13,8 +13,9 @@ def amount(number: int) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """A count with its noun: 1 row, 2 rows."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """A count with its noun: 1 row, 2 rows, 3 batches."""
+    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number:,} {noun}{ending}"
 
 
 def percent(rate: float | None) -> str:
