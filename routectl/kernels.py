@@ -10,9 +10,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .routes import Bools, Ids
+from .routes import Bools, Ids, words_of
 
-__all__ = ["RowCounts", "count_load", "diff_rows", "scan_rows", "words_of"]
+__all__ = ["RowCounts", "count_load", "diff_rows", "scan_rows"]
 
 Counts = NDArray[np.int64]
 _CHUNK_TOKENS = 1 << 20  # keeps the kernel's uint32 counters far from overflow (x K <= 4096)
@@ -97,15 +97,6 @@ def _diff_chunk(  # type: ignore[no-untyped-def]
                 lowest = layer
         differing[t] = differ
         first[t] = lowest
-
-
-def words_of(ids_TLK: Ids) -> Ids:
-    """The same bytes as the widest words that tile a row."""
-    row_bytes = ids_TLK.shape[2] * ids_TLK.itemsize
-    for dtype in (np.uint64, np.uint32, np.uint16):
-        if row_bytes % np.dtype(dtype).itemsize == 0:
-            return ids_TLK.view(dtype)
-    return ids_TLK
 
 
 def _count_chunk(old: Ids, new: Ids, skip: Bools, num_experts: int) -> RowCounts:

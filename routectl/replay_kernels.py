@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .kernels import words_of
+from .routes import words_of
 
 __all__ = ["Copy", "copy_rows"]
 

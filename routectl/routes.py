@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bools", "Ids", "Routes", "ids_dtype"]
+__all__ = ["Bools", "Ids", "Routes", "ids_dtype", "words_of"]
 
 Ids = NDArray[np.unsignedinteger]
 Bools = NDArray[np.bool_]
@@ -19,6 +19,15 @@ def ids_dtype(num_experts: int) -> np.dtype[np.unsignedinteger]:
     if not 1 <= num_experts <= 65536:
         raise ValueError(f"num_experts must be in 1..65536, got {num_experts}")
     return np.dtype(np.uint8) if num_experts <= 256 else np.dtype(np.uint16)
+
+
+def words_of(ids_TLK: Ids) -> Ids:
+    """The same bytes as the widest words that tile a row."""
+    row_bytes = ids_TLK.shape[2] * ids_TLK.itemsize
+    for dtype in (np.uint64, np.uint32, np.uint16):
+        if row_bytes % np.dtype(dtype).itemsize == 0:
+            return ids_TLK.view(dtype)
+    return ids_TLK
 
 
 @dataclass(frozen=True, slots=True, eq=False)

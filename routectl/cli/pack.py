@@ -72,7 +72,7 @@ def _explain(packing: "Packing") -> int:
 def _write(job: "Job", output: Path, as_json: bool, force: bool) -> int:
     from ..files import replacing_folder
     from ..formats.replay import MANIFEST
-    from ..reports.replay import render_packed
+    from ..reports.replay_terminal import render_packed
     from .replay import write_folder
 
     with replacing_folder(output, force=force, mark=MANIFEST) as folder:
@@ -83,7 +83,8 @@ def _write(job: "Job", output: Path, as_json: bool, force: bool) -> int:
 
 
 def _verify(job: "Job", folder: Path, as_json: bool) -> int:
-    from ..reports.replay import render_verified, verified_document
+    from ..reports.replay import verified_document
+    from ..reports.replay_terminal import render_verified
     from .verify import verify_folder
 
     found = verify_folder(job, folder)

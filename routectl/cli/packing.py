@@ -146,7 +146,7 @@ def _plan(options: LayoutOptions, lens: list[int], ids: list[str | None]) -> "Pl
     )  # fmt: skip
 
 
-def pipeline_of(options: LayoutOptions, num_layers: int) -> "Pipeline | None":
+def _pipeline(options: LayoutOptions, num_layers: int) -> "Pipeline | None":
     """The pipeline cut, None for one stage of one chunk."""
     from ..stages import Pipeline
 
@@ -170,7 +170,7 @@ def packing_of(
                      "min_local_rows", "bucket", "form", "seq_len")
     }  # fmt: skip
     try:
-        pipeline = pipeline_of(options, num_layers)
+        pipeline = _pipeline(options, num_layers)
         packing = Packing(lens, **given, plan=_plan(options, lens, ids), pipeline=pipeline)
         for m in range(packing.num_micro_batches):
             for g in range(packing.dp * packing.cp):

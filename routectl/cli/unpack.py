@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..formats.replay import RankFile
     from ..ops.pack import Packed, Rank
 
-__all__ = ["unpack_command"]
+__all__ = ["unpack_command", "unpack_folder"]
 
 _DIR = typer.Argument(metavar="DIR", show_default=False, help="A folder that pack wrote.")
 _DST = typer.Option("-o", "--output", metavar="DST", help="The native file: NAME.parquet.")

@@ -17,7 +17,7 @@ def verify_folder(job: Job, folder: Path) -> "Verification":
     """Check the tensors in a folder against the job's dump; what is wrong is in the result."""
     from ..formats.replay import list_tensors, read_tensors
     from ..ops.pack import Rank
-    from ..ops.verify import Tally, Verification, check_tensors
+    from ..ops.verify import RankIds, Tally, Verification, check_tensors
 
     packing, meta = job.packing, job.dump.meta
     found = list_tensors(folder)
@@ -38,7 +38,8 @@ def verify_folder(job: Job, folder: Path) -> "Verification":
             misfits.append(wrong)
             continue
         samples = list(zip(share.samples, (s.routes for s in held), strict=True))
-        check_tensors(tally, tensors.layers, tensors.mask, share.packing, rank, samples, place.path)
+        ids = RankIds(place.path, tensors.layers, tensors.mask)
+        check_tensors(tally, ids, share.packing, rank, samples)
     whole = not {"dp", "cp", "tp"} & set(job.only)
     return Verification(
         tally,

@@ -6,7 +6,7 @@ contract. Shape suffixes: T tokens, L MoE layers, K top_k.
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +207,6 @@ def open_native(path: Path) -> Dump:
     def holding(layers: tuple[int, ...]) -> Dump:
         """The file as a dump of some of its layers; no other layer column is read."""
         columns = [name for name, _ in _COLUMNS] + [layer_name(layer) for layer in layers]
-        part = dataclasses.replace(meta, layers_L=layers)
         held: tuple[int, pa.Table] | None = None
 
         def load(index: int) -> Sample:
@@ -215,13 +214,7 @@ def open_native(path: Path) -> Dump:
             group = int(np.searchsorted(ends, index, side="right"))
             if held is None or held[0] != group:
                 held = None  # let go of one row group before the next is read
-                try:
-                    with opened() as file:
-                        held = (group, file.read_row_group(group, columns, use_threads=False))
-                except (pa.ArrowException, OSError, ValueError) as error:
-                    raise FormatError(
-                        f"{path}: row group {group}: damaged: {one_line(error)}"
-                    ) from None
+                held = (group, _read_group(opened, group, columns, str(path)))
             where = f"{path}: sample {index}"
             try:
                 row = _table_row(held[1], index - int(ends[group] - sizes[group]))
@@ -229,9 +222,19 @@ def open_native(path: Path) -> Dump:
             except ValueError as error:
                 raise FormatError(f"{where}: damaged: {error}") from None
 
-        return Dump(part, keys, load, holding)
+        return Dump(dataclasses.replace(meta, layers_L=layers), keys, load, holding)
 
     return holding(meta.layers_L)
+
+
+def _read_group(
+    opened: Callable[[], pq.ParquetFile], group: int, columns: list[str], path: str
+) -> pa.Table:
+    try:
+        with opened() as file:
+            return file.read_row_group(group, columns, use_threads=False)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise FormatError(f"{path}: row group {group}: damaged: {one_line(error)}") from None
 
 
 def _read_keys(file: pq.ParquetFile) -> Iterator[SampleKey]:

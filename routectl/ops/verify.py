@@ -17,14 +17,22 @@ from ..routes import Bools, Routes
 from .pack import Rank
 from .suspects import Suspect
 
-__all__ = ["Example", "Landed", "Tally", "Verification", "check_tensors", "padding_kind"]
+__all__ = [
+    "Landed",
+    "RankIds",
+    "Tally",
+    "Verification",
+    "WrongRow",
+    "check_tensors",
+    "padding_kind",
+]
 
 _EXAMPLES = 5
 Ids = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class WrongRow:
     """A row of a tensor that does not hold the route it should."""
 
     place: str
@@ -49,6 +57,18 @@ class Landed:
                       self.repeated + other.repeated)  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RankIds:
+    """A rank's tensors of one micro-batch: layers[n] is [R, K], mask [R] or [L, R] or None.
+
+    place names them in messages.
+    """
+
+    place: str
+    layers: dict[int, Ids]
+    mask: Bools | None
+
+
 @dataclass(slots=True, eq=False)
 class Tally:
     """Counts over the tensors checked so far; a row is one token in one layer.
@@ -71,7 +91,7 @@ class Tally:
     unmasked: int = 0
     padding: Counter[str] = field(default_factory=Counter)
     seen: dict[int, NDArray[np.int32]] = field(default_factory=dict)
-    examples: list[Example] = field(default_factory=list)
+    examples: list[WrongRow] = field(default_factory=list)
     load_LE: NDArray[np.int64] = field(init=False)
     filler_LE: NDArray[np.int64] = field(init=False)
 
@@ -143,20 +163,17 @@ def _load(ids_RK: Ids, num_experts: int) -> NDArray[np.int64]:
 
 def check_tensors(
     tally: Tally,
-    layers: dict[int, Ids],
-    mask: Bools | None,
+    ids: RankIds,
     packing: Packing,
     rank: Rank,
     samples: Sequence[tuple[int, Routes | None]],
-    place: str,
 ) -> None:
     """Add one rank's tensors of one micro-batch to a tally.
 
-    layers[n] is [R, K]; mask [R] or [L, R]; samples are (index in the dump, routes) in packed
-    order. R must be what the layout says.
+    samples are (index in the dump, routes) in packed order; R must be what the layout says.
     """
     rows = packing.num_rows(rank.tp)
-    for i, (layer, ids_RK) in enumerate(layers.items()):
+    for i, (layer, ids_RK) in enumerate(ids.layers.items()):
         column = tally.layers_L.index(layer)
         real_R = np.zeros(rows, np.bool_)
         for run in packing.runs(rank.cp, rank.tp):
@@ -173,12 +190,12 @@ def check_tensors(
             seen = tally.seen.setdefault(index, np.zeros(held.ids_TLK.shape[:2], np.int32))
             seen[part, column] += there
             _compare(tally, ids_RK[at], held.ids_TLK[part, column][there],
-                     (place, layer, at, index, found.position + np.flatnonzero(there)))  # fmt: skip
+                     (ids.place, layer, at, index, found.position + np.flatnonzero(there)))  # fmt: skip
         tally.load_LE[column] += _load(ids_RK[real_R], tally.num_experts)
         tally.filler_LE[column] += _load(ids_RK[~real_R], tally.num_experts)
         tally.padding += padding_kind(ids_RK[~real_R], tally.num_experts)
-        if mask is not None:
-            said = mask if mask.ndim == 1 else mask[i]
+        if ids.mask is not None:
+            said = ids.mask if ids.mask.ndim == 1 else ids.mask[i]
             tally.masked += int((real_R & ~said).sum())
             tally.unmasked += int((~real_R & said).sum())
 
@@ -197,4 +214,4 @@ def _compare(tally: Tally, got: Ids, expected: Ids, where: tuple[Any, ...]) -> N
     tally.reordered += int((unequal & ~wrong).sum())
     for n in np.flatnonzero(wrong)[: _EXAMPLES - len(tally.examples)].tolist():
         ids = tuple(got[n].tolist()), tuple(expected[n].tolist())
-        tally.examples.append(Example(place, layer, int(rows[n]), sample, int(positions[n]), *ids))
+        tally.examples.append(WrongRow(place, layer, int(rows[n]), sample, int(positions[n]), *ids))
