@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import rules
+from .fit import FORMS, check_fit, check_options, check_ranks
 from .pieces import Run, bshd_runs, cut, thd_runs, zigzag
 from .plan import Plan
 from .rules import FRAMEWORKS, Rule, Sizes, rule_of
@@ -25,7 +26,6 @@ from .stages import Pipeline
 __all__ = ["FORMS", "FRAMEWORKS", "Packing", "Share"]
 
 Ints = NDArray[np.int64]
-FORMS = ("thd", "bshd", "bshd-b-major")
 
 
 class Share(NamedTuple):
@@ -75,48 +75,12 @@ class Packing:
     pipeline: Pipeline | None = None
 
     def __post_init__(self) -> None:
-        rule = self.rule
         object.__setattr__(self, "lens", tuple(int(n) for n in self.lens))
-        self._check_sizes()
-        if self.pad_multiplier is not None and "mult" not in rule.total:
-            raise ValueError(f"{self.framework} has no pad_multiplier")
-        rules.check_fp8(self.framework, self.fp8)
-        if self.form not in FORMS:
-            raise ValueError(f"form {self.form!r} is not known: {', '.join(FORMS)}")
+        check_options(self)
         if self.plan is not None:
             self.plan.check(len(self.lens), self.cp)
         else:
-            self._check_fit()
-
-    def _check_sizes(self) -> None:
-        names = ("tp", "cp", "pad_multiplier", "sample_multiple", "min_local_rows", "bucket",
-                 "seq_len")  # fmt: skip
-        sizes = {name: getattr(self, name) for name in names}
-        for name, size in {**sizes, **{f"lens[{i}]": n for i, n in enumerate(self.lens)}}.items():
-            if size is not None and size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
-
-    def _check_fit(self) -> None:
-        """The stream divides as the ranks need it to."""
-        own = rules.sample_multiple(self.rule, self.tp, self.cp, self.fp8)
-        if self.alignment % own:
-            raise ValueError(
-                f"sample_multiple {self.alignment} is not a multiple of {own}, which "
-                f"{self.framework} needs for tp {self.tp}, cp {self.cp}"
-            )
-        if self.form != "thd":
-            rules.check_bshd(
-                self.padded_seq_len, self._sizes, max(self.lens, default=0), self._zigzag
-            )
-        elif self._zigzag:
-            for i, n in enumerate(np.diff(self.cu_seqlens_padded[: len(self.lens) + 1]).tolist()):
-                if n % (2 * self.cp):
-                    raise ValueError(
-                        f"sample {i} takes {n} places, not divisible by 2 x cp = {2 * self.cp}"
-                    )
-        rows = self.num_local_rows
-        if rows % self.tp:
-            raise ValueError(f"{rows} rows of a CP rank do not divide by tp {self.tp}")
+            check_fit(self)
 
     @property
     def rule(self) -> Rule:
@@ -124,7 +88,8 @@ class Packing:
         return rule_of(self.framework)
 
     @property
-    def _zigzag(self) -> bool:
+    def is_zigzag(self) -> bool:
+        """Whether a rank has two pieces of each sample."""
         return self.rule.order == "zigzag" and self.cp > 1
 
     @property
@@ -136,10 +101,11 @@ class Packing:
     @property
     def padded_seq_len(self) -> int:
         """S of BSHD: ``seq_len``, or the longest sample rounded up to what tp and cp need."""
-        return self.seq_len or rules.bshd_len(self.rule, tuple(self.lens), self._sizes)
+        return self.seq_len or rules.bshd_len(self.rule, tuple(self.lens), self.sizes)
 
     @property
-    def _sizes(self) -> Sizes:
+    def sizes(self) -> Sizes:
+        """What padding depends on."""
         return Sizes(
             *(self.tp, self.cp, self.pad_multiplier or rules.DEFAULT_PAD_MULTIPLIER, self.fp8),
             *(self.alignment, self.min_local_rows, self.bucket),
@@ -155,7 +121,7 @@ class Packing:
         """Where each sample begins, int64; total padding of its own is one more sequence."""
         if self.form != "thd":
             return np.arange(len(self.lens) + 1) * self.padded_seq_len
-        return np.cumsum([0, *rules.padded_lens(self.rule, tuple(self.lens), self._sizes)])
+        return np.cumsum([0, *rules.padded_lens(self.rule, tuple(self.lens), self.sizes)])
 
     @property
     def num_local_rows(self) -> int:
@@ -186,6 +152,11 @@ class Packing:
         With a CP size c of its own (dynamic CP), the dp x cp ranks are regrouped in order: rank
         g = dp_rank x cp + cp_rank is rank g % c of group g // c.
         """
+        check_ranks(
+            micro_batch=(micro_batch, self.num_micro_batches),
+            dp=(dp_rank, self.dp),
+            cp=(cp_rank, self.cp),
+        )
         if self.plan is None:
             return Share(self, tuple(range(len(self.lens))), cp_rank)
         part = self.plan.micro_batches[micro_batch]
@@ -207,10 +178,9 @@ class Packing:
         """The pieces of a rank, after the SP split when tp_rank is given; checks the rank."""
         if self.plan is not None:
             raise ValueError("a plan has many micro-batches: ask share(...).packing for one's rows")
-        if not 0 <= cp_rank < self.cp or not 0 <= (tp_rank or 0) < self.tp:
-            raise ValueError(f"no rank cp={cp_rank}, tp={tp_rank} in cp {self.cp} x tp {self.tp}")
+        check_ranks(cp=(cp_rank, self.cp), tp=(tp_rank or 0, self.tp))
         edges = self.cu_seqlens_padded.tolist()
-        if not self._zigzag:
+        if not self.is_zigzag:
             rows = self.num_local_rows
             pieces = [(cp_rank * rows, rows)]
         elif self.form != "thd":

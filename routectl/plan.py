@@ -14,7 +14,7 @@ __all__ = ["BALANCES", "MicroBatch", "Plan", "build_plan", "first_fit", "karmark
 
 BALANCES = ("first-fit", "karmarkar-karp")
 Bins = list[list[int]]
-_Solution = list[tuple[int, list[int]]]  # sets as (weight, items), heaviest first
+_Set = tuple[int, int, list[tuple[int, int]]]  # weight, size, items with their weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,11 @@ class Plan:
 
     def check(self, num_samples: int, cp: int) -> None:
         """Raise ValueError unless groups and ranks fit and no sample is used twice."""
+        if self.dp < 1:
+            raise ValueError(f"dp must be at least 1, got {self.dp}")
         for m, part in enumerate(self.micro_batches):
+            if part.cp is not None and part.cp < 1:
+                raise ValueError(f"micro-batch {m}: cp must be at least 1, got {part.cp}")
             groups = Fraction(self.dp * cp, part.cp or cp)
             if len(part.groups) != groups:
                 raise ValueError(
@@ -95,28 +99,42 @@ def _split_fullest(bins: Bins, lens: Sequence[int], count: int) -> None:
         bins.append(halves[1])
 
 
+class _Sets:
+    """A partial solution: disjoint sets as (weight, size, items), heaviest first.
+
+    Ties are broken as verl does, so that plans are the same to the last sample.
+    """
+
+    def __init__(self, sets: list[_Set]) -> None:
+        self.sets = sorted(sets, reverse=True)
+        self.spread = self.sets[0][0] - self.sets[-1][0]
+
+    def __lt__(self, other: "_Sets") -> bool:
+        """The one with the wider spread comes off the heap first, then the heavier first set."""
+        if self.spread != other.spread:
+            return self.spread > other.spread
+        return self.sets[0] > other.sets[0]
+
+
 def karmarkar_karp(weights: Sequence[int], parts: int) -> Bins:
     """The items in ``parts`` sets of nearly equal weight, by the largest differencing method.
 
     Partial solutions are merged, those with the widest spread first, the heaviest set of one with
-    the lightest of the other. Sets are ascending; some are empty when items are few.
+    the lightest of the other. Sets are ascending; some are empty when items are few. Raises
+    ValueError when parts is below 1.
     """
-    heap: list[tuple[int, int, _Solution]] = []
-
-    def push(solution: _Solution, serial: int) -> None:
-        ordered = sorted(solution, key=lambda part: -part[0])
-        heapq.heappush(heap, (ordered[-1][0] - ordered[0][0], serial, ordered))
-
-    for i, weight in enumerate(weights):
-        push([(weight, [i]), *[(0, []) for _ in range(parts - 1)]], i)
-    serial = len(weights)
+    if parts < 1:
+        raise ValueError(f"parts must be at least 1, got {parts}")
+    empty: _Set = (0, 0, [])
+    heap: list[_Sets] = []
+    for weight, i in sorted((weight, i) for i, weight in enumerate(weights)):
+        heapq.heappush(heap, _Sets([(weight, 1, [(i, weight)]), *[empty] * (parts - 1)]))
     while len(heap) > 1:
-        (_, _, one), (_, _, other) = heapq.heappop(heap), heapq.heappop(heap)
-        push(
-            [(a[0] + b[0], a[1] + b[1]) for a, b in zip(one, reversed(other), strict=True)], serial
-        )
-        serial += 1
-    return [sorted(items) for _, items in heap[0][2]] if heap else [[] for _ in range(parts)]
+        one, other = heapq.heappop(heap), heapq.heappop(heap)
+        pairs = zip(one.sets, reversed(other.sets), strict=True)
+        heapq.heappush(heap, _Sets([(a[0] + b[0], a[1] + b[1], a[2] + b[2]) for a, b in pairs]))
+    sets = heap[0].sets if heap else [empty] * parts
+    return [sorted(i for i, _ in items) for _, _, items in sets]
 
 
 def _bins(lens: Sequence[int], dp: int, cap: int | None, balance: str) -> Bins:

@@ -16,6 +16,7 @@ __all__ = ["Copy", "copy_rows"]
 
 _TILE = 64  # tokens staged at a time: 48 layers of 8 bytes fit the L1 cache
 _TUPLE_UP_TO = 16  # words from which loops are not worth unrolling
+_PAD = 8  # tokens between two layers of the stage, so that they share no cache set
 _CHUNK = 16384  # tokens that one thread takes at a time
 
 
@@ -32,12 +33,12 @@ def _copy(words, parts, columns, out, row, step, stage, staged):  # type: ignore
     """Stage a tile of tokens layer by layer, then widen and write each layer's part at once.
 
     Reads are in the order of the source and writes run along the output; a plain transposing loop
-    jumps in one of the two and is three times slower. words [T, L, W] and stage [M, tile + 1, W]
-    are the same bytes as the ids and as staged [M, (tile + 1) * K]. ``parts`` is of length W; the
+    jumps in one of the two and is three times slower. words [T, L, W] and stage [M, tile + 8, W]
+    are the same bytes as the ids and as staged [M, (tile + 8) * K]. ``parts`` is of length W; the
     compiler knows that of a tuple.
     """
     tokens = words.shape[0]
-    tile = stage.shape[1] - 1
+    tile = stage.shape[1] - _PAD
     top_k = staged.shape[1] // stage.shape[1]
     for begin in range(0, tokens, tile):
         count = min(tile, tokens - begin)
@@ -64,7 +65,7 @@ def _run(copies: list[Copy], columns: NDArray[np.int64], flat_out: NDArray[Any])
     for source, row, step in copies:
         words = words_of(source)
         if stage is None or stage.dtype != words.dtype:
-            stage = np.empty((len(columns), _TILE + 1, words.shape[2]), words.dtype)
+            stage = np.empty((len(columns), _TILE + _PAD, words.shape[2]), words.dtype)
         staged = stage.view(source.dtype).reshape(len(columns), -1)
         parts = (0,) * words.shape[2] if words.shape[2] <= _TUPLE_UP_TO else stage[0, 0]
         _copy(words, parts, columns, flat_out, row, step, stage, staged)

@@ -12,7 +12,7 @@ HOUSE = Path(__file__).parent.parent / "routectl"
 MODULES = sorted(HOUSE.rglob("*.py"))
 FLOORS = {
     "errors": 0, "routes": 0, "dump": 0, "model": 0, "layout": 0, "stages": 0,
-    "rules": 0, "pieces": 0, "plan": 0,
+    "rules": 0, "fit": 0, "pieces": 0, "plan": 0,
     "kernels": 1, "replay_kernels": 1, "files": 1, "routers": 1, "codecs": 1,
     "formats": 2, "checkpoints": 2, "forward": 2,
     "ops": 3,

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routectl.layout import FORMS, FRAMEWORKS, Packing
+from routectl.plan import MicroBatch, Plan
 from routectl.rules import rule_of
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -52,7 +53,8 @@ def packings(draw):
     lens = draw(st.lists(st.integers(1, 40), max_size=6))
     tp, cp = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     form = draw(st.sampled_from(FORMS))
-    fp8 = draw(st.sampled_from([None, "mxfp8"])) if rule_of(framework).fp8 else None
+    padded = rule_of(framework).fp8 == "verl" or (rule_of(framework).fp8 and form == "thd")
+    fp8 = draw(st.sampled_from([None, "mxfp8"])) if padded else None
     return Packing(lens, framework, tp, cp, multiplier, fp8, form=form)
 
 
@@ -124,9 +126,9 @@ def test_bad_arguments(arguments, said):
 def test_bad_ranks_and_parts():
     """A rank that is not there, and parts of other sizes or number, are refused."""
     packing = Packing([5, 3], "verl", tp=2, cp=2)
-    with pytest.raises(ValueError, match="no rank cp=2"):
+    with pytest.raises(ValueError, match="no cp=2: cp is 2"):
         packing.local_rows(2)
-    with pytest.raises(ValueError, match="no rank cp=0, tp=2"):
+    with pytest.raises(ValueError, match="no tp=2: tp is 2"):
         packing.local_rows(0, 2)
     with pytest.raises(ValueError, match="got 3 parts, expected 2 or 4"):
         packing.unpack([np.zeros((8, 1))] * 3)
@@ -134,3 +136,36 @@ def test_bad_ranks_and_parts():
         packing.unpack([np.zeros((7, 1))] * 2)
     with pytest.raises(ValueError, match="got 1 samples, expected 2"):
         packing.pack([np.zeros((5, 1))])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"form": "bshd", "bucket": 8}, "form bshd has no bucket: give seq_len"),
+        ({"form": "bshd", "min_local_rows": 8}, "form bshd has no min_local_rows"),
+        ({"form": "bshd", "sample_multiple": 8}, "form bshd has no sample_multiple"),
+        ({"seq_len": 8}, "form thd has no seq_len, got 8"),
+        ({"framework": "skyrl", "form": "bshd", "fp8": "mxfp8"}, "no fp8 padding in bshd"),
+        ({"framework": "ms-swift", "tp": 3, "cp": 2}, "padding after the samples takes 2 places"),
+    ],
+)
+def test_options_without_effect_are_refused(options, said):
+    """An option that the form does not use, or a tail that CP cannot cut, is a ValueError."""
+    with pytest.raises(ValueError, match=said):
+        Packing([1], **options)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ((2, 0, 0), "no micro_batch=2: micro_batch is 1"),
+        ((0, 2, 0), "no dp=2: dp is 2"),
+        ((0, -1, 0), "no dp=-1: dp is 2"),
+        ((0, 0, 2), "no cp=2: cp is 2"),
+    ],
+)
+def test_a_share_of_a_rank_that_is_not_there(place, said):
+    """share() refuses micro-batches and ranks that the plan does not have."""
+    plan = Plan(2, (MicroBatch(((0,), (1,))),))
+    with pytest.raises(ValueError, match=said):
+        Packing([5, 3], cp=2, plan=plan).share(*place)

@@ -161,14 +161,18 @@ def job_of_manifest(folder: Path, dump: "Dump", only: dict[str, int], ep: int) -
     return Job(dump, packing, spec, ranks)
 
 
-def misfit(place: "RankFile", tensors: "RankTensors", rows: int, layers: list[int]) -> str | None:
-    """What of a file's shape is not as the layout says, or None."""
-    if list(tensors.layers) != sorted(layers):
-        return f"{place.path}: got layers {list(tensors.layers)}, expected {sorted(layers)}"
+def misfit(job: Job, place: "RankFile", tensors: "RankTensors") -> str | None:
+    """What of a file's shapes is not as the layout says, with both numbers; None when nothing."""
+    share, meta = job.packing.share(place.mb, place.dp, place.cp), job.dump.meta
+    rows = share.packing.num_rows(place.tp)
+    layers = sorted(n for c in job.packing.stage_layers(place.pp, meta.layers_L) for n in c)
+    if list(tensors.layers) != layers:
+        return f"{place.path}: got layers {list(tensors.layers)}, expected {layers}"
     for layer, ids in tensors.layers.items():
-        if len(ids) != rows:
-            return f"{place.path}: layer {layer}: got {len(ids)} rows, expected {rows}"
+        if ids.shape != (rows, meta.top_k):
+            return f"{place.path}: layer {layer}: got {ids.shape}, expected ({rows}, {meta.top_k})"
     mask = tensors.mask
-    if mask is not None and (mask.dtype != bool or mask.shape[-1] != rows):
-        return f"{place.path}: mask: got {mask.dtype} {mask.shape}, expected bool [{rows}]"
+    shapes = ((rows,), (len(layers), rows))
+    if mask is not None and (mask.dtype != bool or mask.shape not in shapes):
+        return f"{place.path}: mask: got {mask.dtype} {mask.shape}, expected bool ({rows},)"
     return None

@@ -29,13 +29,13 @@ def _part(job: Job, place: "RankFile", path: Path) -> "tuple[Rank, Packed]":
     from ..ops.pack import Packed, Rank
 
     share, tensors = job.packing.share(place.mb, place.dp, place.cp), read_tensors(path)
-    layers = [n for c in job.packing.stage_layers(place.pp, job.dump.meta.layers_L) for n in c]
-    wrong = misfit(place, tensors, share.packing.num_rows(place.tp), layers)
+    wrong = misfit(job, place, tensors)
     if wrong is not None or tensors.mask is None:
         raise FormatError(f"{path.parent.parent}: {wrong or f'{place.path}: no mask in it'}")
+    layers = tuple(tensors.layers)
     rows = len(tensors.mask) if tensors.mask.ndim == 1 else tensors.mask.shape[1]
     ids = np.stack(list(tensors.layers.values())) if layers else np.zeros((0, rows, 1), np.uint8)
-    return Rank(share.cp_rank, place.tp, place.pp), Packed(ids, tensors.mask, tuple(tensors.layers))
+    return Rank(share.cp_rank, place.tp, place.pp), Packed(ids, tensors.mask, layers)
 
 
 def unpack_folder(folder: Path, output: Path, *, force: bool) -> int:
@@ -63,20 +63,14 @@ def unpack_folder(folder: Path, output: Path, *, force: bool) -> int:
     routes: dict[int, Any] = {}
     groups: dict[tuple[int, tuple[int, ...]], list[RankFile]] = {}
     for place in places(job.packing, {}):
-        groups.setdefault(
-            (place.mb, job.packing.share(place.mb, place.dp, place.cp).samples), []
-        ).append(place)
+        indices = job.packing.share(place.mb, place.dp, place.cp).samples
+        groups.setdefault((place.mb, indices), []).append(place)
+    layers, num_experts = samples.meta.layers_L, samples.meta.num_experts
     for (mb, indices), ranks in groups.items():
-        share = job.packing.share(mb, ranks[0].dp, ranks[0].cp)
+        packing = job.packing.share(mb, ranks[0].dp, ranks[0].cp).packing
         parts = (_part(job, place, found[place]) for place in ranks)
-        meta = samples.meta
-        held = unpack(
-            parts,
-            share.packing,
-            meta.layers_L,
-            meta.num_experts,
-            extents=[extents[i] for i in indices],
-        )
+        wanted = [extents[i] for i in indices]
+        held = unpack(parts, packing, layers, num_experts, extents=wanted)
         routes.update(zip(indices, held, strict=True))
     whole = (dataclasses.replace(s, routes=routes.pop(i, None)) for i, s in enumerate(samples))
     return write_native(whole, samples.meta, output, force=force)

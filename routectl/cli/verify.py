@@ -28,12 +28,11 @@ def verify_folder(job: Job, folder: Path) -> "Verification":
             absent.append(place.path)
             continue
         share = packing.share(place.mb, place.dp, place.cp)
-        layers = [n for chunk in packing.stage_layers(place.pp, meta.layers_L) for n in chunk]
         if held_for != share.samples:
             held, held_for = job.dump.subset(share.samples).held(), share.samples
         tensors = read_tensors(found[place])
         rank = Rank(share.cp_rank, place.tp, place.pp)
-        wrong = misfit(place, tensors, share.packing.num_rows(place.tp), layers)
+        wrong = misfit(job, place, tensors)
         if wrong is not None:
             misfits.append(wrong)
             continue

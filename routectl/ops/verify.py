@@ -189,8 +189,8 @@ def check_tensors(
             real_R[at] = True
             seen = tally.seen.setdefault(index, np.zeros(held.ids_TLK.shape[:2], np.int32))
             seen[part, column] += there
-            _compare(tally, ids_RK[at], held.ids_TLK[part, column][there],
-                     (ids.place, layer, at, index, found.position + np.flatnonzero(there)))  # fmt: skip
+            where = (ids.place, layer, at, index, found.position + np.flatnonzero(there))
+            _compare(tally, ids_RK[at], held.ids_TLK[part, column][there], where)
         tally.load_LE[column] += _load(ids_RK[real_R], tally.num_experts)
         tally.filler_LE[column] += _load(ids_RK[~real_R], tally.num_experts)
         tally.padding += padding_kind(ids_RK[~real_R], tally.num_experts)
@@ -207,9 +207,8 @@ def _compare(tally: Tally, got: Ids, expected: Ids, where: tuple[Any, ...]) -> N
     if not unequal.any():
         return
     wrong = np.zeros(len(got), np.bool_)
-    wrong[unequal] = (np.sort(got[unequal], axis=1) != np.sort(expected[unequal], axis=1)).any(
-        axis=1
-    )
+    sets = np.sort(got[unequal], axis=1), np.sort(expected[unequal], axis=1)
+    wrong[unequal] = (sets[0] != sets[1]).any(axis=1)
     tally.wrong += int(wrong.sum())
     tally.reordered += int((unequal & ~wrong).sum())
     for n in np.flatnonzero(wrong)[: _EXAMPLES - len(tally.examples)].tolist():

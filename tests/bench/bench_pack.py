@@ -1,0 +1,213 @@
+"""How fast replay tensors are packed, beside verl, a loop of torch slices and a plain copy.
+
+    python tests/bench/bench_pack.py [--sequences N] [--runs R] [--native]
+
+64 sequences of up to 16k tokens, routes shaped like Qwen3-30B-A3B's (48 layers, top-8 of 128),
+tp 2, cp 4, pp 2: every run makes the tensors of all 16 ranks. verl's function is that of the
+installed 0.9.1 (``pip install --no-deps verl==0.9.1``); it is called once a CP rank, and what it
+gives is then cut for SP and stages, as verl does. Every way gives the same tensors; that is checked.
+Shape suffixes: T tokens, L layers, K top_k, R rows of a rank.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from routectl import Packing, Pipeline, Rank, Routes, TensorSpec, pack
+from routectl.dump import Dump, DumpMeta, Sample, key_of
+from routectl.formats.native import open_native, write_native
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import foreign
+
+L, K, E = 48, 8, 128
+TP, CP, PP = 2, 4, 2
+THREADS = 2
+LONGEST = 16_384
+SPEC = TensorSpec(dtype="int16", padding="zero")
+
+
+def lengths(sequences: int) -> list[int]:
+    """Lengths spread evenly over 1 token up to 16k, shuffled."""
+    spread = np.linspace(1, LONGEST, sequences).astype(int)
+    return np.random.default_rng(5).permutation(spread).tolist()
+
+
+def routes_of(lens: list[int]) -> list[Routes]:
+    """Random routes, N - 1 rows a sequence."""
+    rng = np.random.default_rng(1)
+    layers = tuple(range(L))
+    return [Routes(rng.integers(0, E, (n - 1, L, K), np.uint8), layers, E) for n in lens]
+
+
+RANKS = [Rank(c, t, p) for p in range(PP) for c in range(CP) for t in range(TP)]
+
+
+def packing_of(lens: list[int]) -> Packing:
+    """verl's layout, two even stages."""
+    return Packing(lens, "verl", TP, CP, pipeline=Pipeline(L, PP))
+
+
+def by_routectl(routes: list[Routes], packing: Packing, outs: list | None = None) -> list:
+    """One call a rank."""
+    return [
+        pack(routes, packing, rank, spec=SPEC, out=outs[i] if outs else None, threads=THREADS)
+        .ids_LRK
+        for i, rank in enumerate(RANKS)
+    ]  # fmt: skip
+
+
+def by_verl(nested: torch.Tensor) -> list[torch.Tensor]:
+    """preprocess_thd_engine of all layers on each CP rank, then SP, then each stage's layers."""
+    util = foreign.verl_util()
+    local = []
+    for cp_rank in range(CP):
+        with foreign.on_rank(TP, CP, cp_rank):
+            local.append(util.preprocess_thd_engine(nested)[0][0])
+    tensors = []
+    for rank in RANKS:
+        rows = len(local[rank.cp]) // TP
+        part_RLK = local[rank.cp][rank.tp * rows : (rank.tp + 1) * rows]
+        stage = slice(rank.pp * L // PP, (rank.pp + 1) * L // PP)
+        tensors.append(part_RLK[:, stage].permute(1, 0, 2).contiguous())
+    return tensors
+
+
+def by_slices(samples: list[torch.Tensor], packing: Packing) -> list[torch.Tensor]:
+    """Each run of tokens assigned to its place by a torch slice, all layers of the stage at once."""
+    tensors = []
+    for rank in RANKS:
+        stage = slice(rank.pp * L // PP, (rank.pp + 1) * L // PP)
+        out = torch.zeros(L // PP, packing.num_rows(rank.tp), K, dtype=torch.int16)
+        for row, _, sample, at, size in packing.runs(rank.cp, rank.tp):
+            out[:, row : row + size] = samples[sample][at : at + size, stage].transpose(0, 1)
+        tensors.append(out)
+    return tensors
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds; what the call gave is let go of."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def bench(sequences: int, runs: int) -> None:
+    """Print medians and ratios."""
+    torch.set_num_threads(THREADS)
+    lens = lengths(sequences)
+    packing, routes = packing_of(lens), routes_of(lens)
+    outs = by_routectl(routes, packing)
+    size = sum(out.nbytes for out in outs)
+    print(f"{sequences} sequences, {sum(lens):,} tokens, {L} layers x {K}; tp {TP} cp {CP} pp {PP}: "
+          f"{size / 1e6:.0f} MB of int16 tensors; {THREADS} threads, medians of {runs} runs")  # fmt: skip
+    full = [torch.zeros(n, L, K, dtype=torch.int16) for n in lens]
+    for tensor, held in zip(full, routes, strict=True):
+        tensor[: held.num_tokens] = torch.from_numpy(held.ids_TLK)
+    nested = torch.nested.as_nested_tensor(full, layout=torch.jagged)
+    sources = [out.copy() for out in outs]
+    calls: dict[str, Callable[[], object]] = {
+        "pack, new": lambda: by_routectl(routes, packing),
+        "pack, out=": lambda: by_routectl(routes, packing, outs),
+        "torch slices": lambda: by_slices(full, packing),
+        "copy, new": lambda: [source.copy() for source in sources],
+        "copy, to": lambda: [np.copyto(o, s) for o, s in zip(outs, sources, strict=True)],
+    }
+    if foreign.HAVE_VERL:
+        calls["verl"] = lambda: by_verl(nested)
+        for ours, theirs in zip(outs, by_verl(nested), strict=True):
+            assert np.array_equal(ours, theirs.numpy())
+    for ours, theirs in zip(outs, by_slices(full, packing), strict=True):
+        assert np.array_equal(ours, theirs.numpy())
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(runs):
+        for name, call in calls.items():
+            seconds[name].append(timed(call))
+    middle = {name: statistics.median(times) for name, times in seconds.items()}
+    for name, spent in middle.items():
+        print(f"  {name:<14}{spent:8.3f} s  {size / spent / 1e9:6.2f} GB/s")
+    ratios = {
+        "verl / pack, new (target 5)": middle.get("verl", float("nan")) / middle["pack, new"],
+        "slices / pack, new (target 5)": middle["torch slices"] / middle["pack, new"],
+        "pack, new / copy, new (target 1.5)": middle["pack, new"] / middle["copy, new"],
+        "pack, out= / copy, to (target 1.5)": middle["pack, out="] / middle["copy, to"],
+    }
+    for name, ratio in ratios.items():
+        print(f"  {name:<38}{ratio:6.2f}")
+
+
+def peak() -> int:
+    """The process's peak resident memory so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure_memory(sequences: int) -> None:
+    """In a process of its own: how far packing all ranks raises the peak, over the output."""
+    lens = lengths(sequences)
+    packing, routes = packing_of(lens), routes_of(lens)
+    pack(routes[:1], Packing(lens[:1], "verl"), spec=SPEC, threads=THREADS)  # compiled, warm
+    before = peak()
+    outs = by_routectl(routes, packing)
+    size = sum(out.nbytes for out in outs)
+    print(f"peak memory: output x {(peak() - before) / size:.3f} (target 1.10)", flush=True)
+
+
+def bench_native(sequences: int) -> None:
+    """A native file: bytes read from it for one stage, and for all."""
+    lens = lengths(sequences)
+    meta = DumpMeta("-", "native", tuple(range(L)), E, K)
+    samples = [
+        Sample(held, f"s{i}", prompt_length=1, response_length=n - 1)
+        for i, (held, n) in enumerate(zip(routes_of(lens), lens, strict=True))
+    ]
+    dump = Dump(meta, [key_of(s.sample_id, None, None) for s in samples], samples.__getitem__)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dump.parquet"
+        write_native(dump, meta, path, force=False)
+        for layers in (meta.layers_L, meta.layers_L[: L // PP], meta.layers_L[:1]):
+            read = read_bytes(lambda part=layers: list(open_native(path).only_layers(part)))
+            share = read / path.stat().st_size
+            print(f"native file: {len(layers)} of {L} layers read {share:.1%} of its bytes")
+
+
+def read_bytes(call: Callable[[], object]) -> int:
+    """Bytes that the process asked the system for during a call."""
+
+    def so_far() -> int:
+        lines = Path("/proc/self/io").read_text("ascii").splitlines()
+        return int(dict(line.split(": ") for line in lines)["rchar"])
+
+    before = so_far()
+    call()
+    return so_far() - before
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sequences", type=int, default=64)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--native", action="store_true", help="bytes read from a native file")
+    options = parser.parse_args()
+    if options.memory:
+        measure_memory(options.sequences)
+    elif options.native:
+        bench_native(options.sequences)
+    else:
+        bench(options.sequences, options.runs)
+        again = [sys.executable, __file__, "--memory", "--sequences", str(options.sequences)]
+        subprocess.run(again, check=True)
+
+
+if __name__ == "__main__":
+    main()

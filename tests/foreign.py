@@ -1,0 +1,111 @@
+"""verl's and mcore_bridge's own functions, out of their installed files.
+
+Both are installed with ``pip install --no-deps``, so what their modules import is not there. A file
+is run alone, with stubs in place of its imports, and sys.modules stays as it was. The parallel
+sizes that Megatron would tell are those of ``on_rank``.
+"""
+
+import ast
+import contextlib
+import functools
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Optional
+from unittest import mock
+
+import torch
+
+__all__ = [
+    "HAVE_MCORE_BRIDGE", "HAVE_VERL", "MPU", "balanced_partitions", "karmarkar_karp", "on_rank",
+    "split_cp_inputs", "verl_util",
+]  # fmt: skip
+
+HAVE_VERL = importlib.util.find_spec("verl") is not None
+HAVE_MCORE_BRIDGE = importlib.util.find_spec("mcore_bridge") is not None
+
+_NOW = {"tp": 1, "cp": 1, "cp_rank": 0}
+MPU = SimpleNamespace(  # what megatron.core.parallel_state tells
+    get_tensor_model_parallel_world_size=lambda: _NOW["tp"],
+    get_context_parallel_world_size=lambda: _NOW["cp"],
+    get_context_parallel_rank=lambda: _NOW["cp_rank"],
+    get_dynamic_data_context_parallel_groups=lambda group_size: f"a group of {group_size}",
+)
+
+
+@contextlib.contextmanager
+def on_rank(tp=1, cp=1, cp_rank=0):
+    """Foreign functions called inside run on this rank; cp_rank is its rank in any CP group."""
+    before = dict(_NOW)
+    _NOW.update(tp=tp, cp=cp, cp_rank=cp_rank)
+    try:
+        with mock.patch.object(torch.distributed, "get_rank", return_value=cp_rank):
+            yield
+    finally:
+        _NOW.update(before)
+
+
+def _file(package, path):
+    """An installed package's file, found without importing the package."""
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise ModuleNotFoundError(f"{package} is not there: pip install --no-deps {package}")
+    return Path(spec.submodule_search_locations[0]) / path
+
+
+def _load(package, path, stubs):
+    """The module of an installed file, run with ``stubs``: module name -> what it holds."""
+    modules = {name: ModuleType(name) for name in stubs}
+    for name, module in modules.items():
+        vars(module).update(stubs[name])
+    spec = importlib.util.spec_from_file_location(f"foreign_{package}", _file(package, path))
+    loaded = importlib.util.module_from_spec(spec)
+    with mock.patch.dict(sys.modules, modules):
+        spec.loader.exec_module(loaded)
+    return loaded
+
+
+@functools.cache
+def verl_util():
+    """verl.models.mcore.util; its PackedSeqParams holds whatever it is given."""
+    stubs = {
+        "megatron.core": {"parallel_state": MPU},
+        "megatron.core.packed_seq_params": {"PackedSeqParams": SimpleNamespace},
+        "verl.utils.device": {"is_npu_available": False},
+        "verl.utils.model": {"CausalLMOutputForPPO": None},
+    }
+    util = _load("verl", "models/mcore/util.py", stubs)
+    util.logger = SimpleNamespace(warning_once=lambda message: None)  # verl adds warning_once
+    return util
+
+
+@functools.cache
+def _seqlen_balancing():
+    stubs = {
+        "verl.protocol": {"DataProto": None},
+        "verl.utils": {"tensordict_utils": None},
+        "verl.utils.device": {"get_device_name": None},
+    }
+    return _load("verl", "utils/seqlen_balancing.py", stubs)
+
+
+def karmarkar_karp(lens, parts):
+    """verl's karmarkar_karp, parts of any number of items."""
+    return _seqlen_balancing().karmarkar_karp(lens, parts, equal_size=False)
+
+
+def balanced_partitions(lens, parts):
+    """verl's get_seqlen_balanced_partitions, parts of any number of items."""
+    return _seqlen_balancing().get_seqlen_balanced_partitions(lens, parts, equal_size=False)
+
+
+@functools.cache
+def split_cp_inputs():
+    """mcore_bridge's split_cp_inputs, alone: its module imports much of Megatron."""
+    path = _file("mcore_bridge", "utils/megatron_utils.py")
+    tree = ast.parse(path.read_text("utf-8"))
+    tree.body = [node for node in tree.body if getattr(node, "name", "") == "split_cp_inputs"]
+    names = {"torch": torch, "mpu": MPU, "Optional": Optional}
+    exec(compile(tree, str(path), "exec"), names)
+    return names["split_cp_inputs"]
