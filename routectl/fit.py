@@ -20,7 +20,7 @@ def check_ranks(**ranks: tuple[int, int]) -> None:
     """Raise ValueError unless every rank, given with its size, is in 0..size - 1."""
     for name, (rank, size) in ranks.items():
         if not 0 <= rank < size:
-            raise ValueError(f"no {name}={rank}: {name} is {size}")
+            raise ValueError(f"no rank {name}={rank}: {name} is {size}")
 
 
 def check_options(packing: "Packing") -> None:

@@ -126,9 +126,9 @@ def test_bad_arguments(arguments, said):
 def test_bad_ranks_and_parts():
     """A rank that is not there, and parts of other sizes or number, are refused."""
     packing = Packing([5, 3], "verl", tp=2, cp=2)
-    with pytest.raises(ValueError, match="no cp=2: cp is 2"):
+    with pytest.raises(ValueError, match="no rank cp=2: cp is 2"):
         packing.local_rows(2)
-    with pytest.raises(ValueError, match="no tp=2: tp is 2"):
+    with pytest.raises(ValueError, match="no rank tp=2: tp is 2"):
         packing.local_rows(0, 2)
     with pytest.raises(ValueError, match="got 3 parts, expected 2 or 4"):
         packing.unpack([np.zeros((8, 1))] * 3)
@@ -158,10 +158,10 @@ def test_options_without_effect_are_refused(options, said):
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ((2, 0, 0), "no micro_batch=2: micro_batch is 1"),
-        ((0, 2, 0), "no dp=2: dp is 2"),
-        ((0, -1, 0), "no dp=-1: dp is 2"),
-        ((0, 0, 2), "no cp=2: cp is 2"),
+        ((2, 0, 0), "no rank micro_batch=2: micro_batch is 1"),
+        ((0, 2, 0), "no rank dp=2: dp is 2"),
+        ((0, -1, 0), "no rank dp=-1: dp is 2"),
+        ((0, 0, 2), "no rank cp=2: cp is 2"),
     ],
 )
 def test_a_share_of_a_rank_that_is_not_there(place, said):

@@ -41,17 +41,18 @@ def _cells(rows_R2: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
 
 
 def _spans(runs: list[Run], rows: int) -> Iterator[tuple[str, str]]:
-    """Runs as (text, style), padding between them counted."""
-    at = 0
+    """Runs as (text, style): a0-99 are tokens 0 to 99 of sample a; then how many rows are padding.
+
+    In S-major order samples take turns row by row: a0-99/2 is on every second row.
+    """
     for run in sorted(runs):
-        if run.row > at:
-            yield f"{_PADDING}x{run.row - at}", _SHADE
         last = run.position + run.size - 1
-        step = "" if run.step == 1 else f"/{run.step}"
-        yield f"{_name(run.sample)}{run.position}-{last}{step}", _COLOURS[run.sample % 6]
-        at = run.row + run.step * (run.size - 1) + 1
-    if rows > at:
-        yield f"{_PADDING}x{rows - at}", _SHADE
+        turns = "" if run.step == 1 else f"/{run.step}"
+        style = _COLOURS[run.sample % len(_COLOURS)]
+        yield f"{_name(run.sample)}{run.position}-{last}{turns}", style
+    padding = rows - sum(run.size for run in runs)
+    if padding:
+        yield f"{_PADDING}x{padding}", _SHADE
 
 
 def _print_row(console: Console, label: str, cells: Iterator[tuple[str, str]], width: int) -> None:
@@ -127,4 +128,4 @@ def draw_layout(packing: Packing, console: Console) -> None:
         for stage in range(packing.pipeline.pp):
             chunks = packing.pipeline.stage_layers(stage)
             texts = (f"{c[0]}-{c[-1]}" if c else "none" for c in chunks)
-            console.print(f"{f'pp{stage}':<10}layers {' | '.join(texts)}", soft_wrap=True)
+            console.print(f"{f'pp{stage}':<9} layers {' | '.join(texts)}", soft_wrap=True)
