@@ -170,6 +170,7 @@ class Packing:
     def stage_layers(self, pp_rank: int, layers: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """Those of ``layers`` (0-based) that a pipeline stage holds, one tuple a virtual chunk."""
         if self.pipeline is None:
+            check_ranks(pp=(pp_rank, 1))
             return (tuple(layers),)
         held = self.pipeline.stage_layers(pp_rank)
         return tuple(tuple(n for n in chunk if n in set(layers)) for chunk in held)

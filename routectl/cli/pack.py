@@ -76,7 +76,10 @@ def _write(job: "Job", output: Path, as_json: bool, force: bool) -> int:
     from .replay import write_folder
 
     with replacing_folder(output, force=force, mark=MANIFEST) as folder:
-        manifest = write_folder(job, folder)
+        try:
+            manifest = write_folder(job, folder)
+        except ValueError as error:  # padding, dtype and ep that do not fit the dump
+            raise MismatchError(str(error)) from None
     emit(manifest, render_packed, as_json=as_json, output=None, force=False)
     note(f"wrote {output}: {len(manifest['files'])} files")
     return 0

@@ -52,6 +52,8 @@ def unpack(
     """
     samples: list[tuple[NDArray[Any], Bools]] | None = None
     for rank, packed in parts:
+        if not packed.layers_L:
+            continue
         ids_LRK = np.asarray(packed.ids_LRK)
         rows = packing.num_rows(rank.tp)
         if ids_LRK.shape[:2] != (len(packed.layers_L), rows):
@@ -71,6 +73,11 @@ def unpack(
                 (np.zeros((*size, ids_LRK.shape[2]), dtype), np.zeros(size, np.bool_))
                 for size in sizes
             ]
+        if samples and ids_LRK.shape[2] != samples[0][0].shape[2]:
+            raise MismatchError(
+                f"cp={rank.cp}, tp={rank.tp}: got rows of {ids_LRK.shape[2]} ids, others have "
+                f"{samples[0][0].shape[2]}"
+            )
         columns = [layers_L.index(layer) for layer in packed.layers_L]
         for run in packing.runs(rank.cp, rank.tp):
             ids_TLK, there_TL = samples[run.sample]
