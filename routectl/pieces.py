@@ -4,6 +4,7 @@ A piece is (first place in the stream, number of places); a rank's rows are its 
 Shape suffixes: B samples.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ def thd_runs(
     starts = starts_B.tolist()
     runs, row = [], 0
     for begin, count in pieces:
-        sample = int(np.searchsorted(starts_B, begin, "right")) - 1
+        sample = bisect_right(starts, begin) - 1
         while sample < len(rows) and starts[sample] < begin + count:
             first = max(begin, starts[sample])
             end = min(begin + count, starts[sample] + rows[sample])

@@ -3,6 +3,7 @@
 Shape suffixes: T tokens, L MoE layers of the stage, K top_k, R rows of the rank.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -88,11 +89,12 @@ def _shape_of(routes: Source) -> _Shape:
 
 
 def _check(index: int, held: Routes, shape: _Shape, tokens: int) -> None:
-    for name, expected in shape._asdict().items():
-        if getattr(held, name) != expected:
-            raise MismatchError(
-                f"sample {index}: got {name} {getattr(held, name)}, expected {expected}"
-            )
+    if (held.layers_L, held.num_experts, held.top_k) != shape:
+        for name, expected in shape._asdict().items():
+            if getattr(held, name) != expected:
+                raise MismatchError(
+                    f"sample {index}: got {name} {getattr(held, name)}, expected {expected}"
+                )
     if held.stop > tokens:
         raise MismatchError(
             f"sample {index}: has a route at position {held.stop - 1}, but {tokens} tokens"
@@ -102,10 +104,13 @@ def _check(index: int, held: Routes, shape: _Shape, tokens: int) -> None:
 class _Rows:
     """The tensors being filled, sample by sample."""
 
-    def __init__(self, ids_LRK: NDArray[Any], columns: list[int], threads: int) -> None:
+    def __init__(
+        self, ids_LRK: NDArray[Any], columns: list[int], threads: int, *, holds_all: bool
+    ) -> None:
         self.ids_LRK = ids_LRK
-        self.columns = np.array(columns, np.int64)
+        self.columns = np.array(columns, np.uint64)
         self.threads = threads
+        self._flush_bytes = sys.maxsize if holds_all else _FLUSH_BYTES
         self._there_R = np.zeros(ids_LRK.shape[1], np.bool_)
         self._holes: list[tuple[int, NDArray[np.int64]]] = []  # column, rows: missing there
         self._waiting: list[Copy] = []
@@ -121,7 +126,7 @@ class _Rows:
                 self._holes.append((i, run.row + run.step * np.flatnonzero(missing_TM[:, i])))
         self._waiting.append(Copy(held.ids_TLK[part], run.row, run.step))
         self._bytes += self._waiting[-1].source_TLK.nbytes
-        if self._bytes > _FLUSH_BYTES and len(self.columns):
+        if self._bytes > self._flush_bytes and len(self.columns):
             self.flush()
 
     def flush(self) -> None:
@@ -144,10 +149,13 @@ class _Rows:
             mask_LR[i, rows] = False
         holed = {i for i, _ in self._holes}
         padding = np.flatnonzero(~self._there_R)
-        for i, layer_RK in enumerate(self.ids_LRK):
-            rows = np.flatnonzero(~mask_LR[i]) if i in holed else padding
-            turns = (np.arange(len(rows)) + shift + i) % len(filler_PK)
-            layer_RK[rows] = filler_PK[turns]
+        rows_L = [
+            np.flatnonzero(~mask_LR[i]) if i in holed else padding for i in range(len(self.ids_LRK))
+        ]
+        turns = np.arange(max(map(len, rows_L)) + len(rows_L)) + shift
+        filler = filler_PK.astype(self.ids_LRK.dtype)[turns % len(filler_PK)]
+        for i, rows in enumerate(rows_L):
+            self.ids_LRK[i, rows] = filler[i : i + len(rows)]
         return mask_LR if holed and (mask_LR != mask_LR[0]).any() else mask_LR[0]
 
 
@@ -186,7 +194,7 @@ def pack(
         raise MismatchError(f"out must be C-ordered {size}, got {ids_LRK.shape}")
     spec = replace(spec, dtype=ids_LRK.dtype.name)
     spec.dtype_for(packing, shape.num_experts)
-    tensors = _Rows(ids_LRK, columns, threads)
+    tensors = _Rows(ids_LRK, columns, threads, holds_all=not isinstance(routes, Dump))
     count = 0
     for count, sample in enumerate(routes, 1):
         held = _routes_of(sample)
