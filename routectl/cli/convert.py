@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UnsupportedError
+from ..reports.wording import plural
 from .options import (
     Force,
     Format,
@@ -49,5 +50,5 @@ def convert_command(
     dump = open_input(src, model_from(model, num_layers, top_k, num_experts), form, start)
     with watching(dump, "converting") as watched:
         count = write_native(watched, dump.meta, dst, force=force)
-    note(f"wrote {dst}: {count} samples")
+    note(f"wrote {dst}: {plural(count, 'sample')}")
     return 0

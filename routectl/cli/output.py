@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..dump import Dump, Sample
     from ..reports.document import Document
 
-__all__ = ["check_output", "emit", "note", "watching"]
+__all__ = ["check_output", "counting", "emit", "note", "tokens_rate", "watching"]
 
 
 def note(message: str) -> None:
@@ -64,10 +64,15 @@ def emit(
 
 
 @contextmanager
-def watching(dump: "Dump", what: str) -> "Iterator[Dump]":
-    """The dump, with a progress line on stderr (samples, tokens/s, time left) on a terminal."""
+def counting(
+    what: str, total: int, unit: str, rate: Callable[[float], str]
+) -> Iterator[Callable[[int], None]]:
+    """A progress line on stderr on a terminal: units done, rate, time left.
+
+    Calling what it gives counts one unit more, of that much work; ``rate`` words work a second.
+    """
     if not sys.stderr.isatty():
-        yield dump
+        yield lambda work: None
         return
     from rich.console import Console
     from rich.progress import (
@@ -79,19 +84,33 @@ def watching(dump: "Dump", what: str) -> "Iterator[Dump]":
     )
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("samples"),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
     )  # fmt: skip
-    progress = Progress(*columns, console=Console(stderr=True), transient=True)
-    with progress:
-        task = progress.add_task(what, total=len(dump), rate="")
-        seen = 0
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total, rate="")
+        done = 0
+
+        def advance(work: int) -> None:
+            nonlocal done
+            done += work
+            elapsed = progress.tasks[0].elapsed or 0.0
+            progress.update(task, advance=1, rate=rate(done / elapsed) if elapsed else "")
+
+        yield advance
+
+
+def tokens_rate(tokens: float) -> str:
+    """Tokens a second, in words."""
+    return f"{tokens:,.0f} tokens/s"
+
+
+@contextmanager
+def watching(dump: "Dump", what: str) -> "Iterator[Dump]":
+    """The dump, with a progress line on stderr on a terminal."""
+    with counting(what, len(dump), "samples", tokens_rate) as advance:
 
         def on_sample(sample: "Sample") -> None:
-            nonlocal seen
-            seen += 0 if sample.routes is None else sample.routes.num_tokens
-            elapsed = progress.tasks[0].elapsed or 0.0
-            speed = f"{seen / elapsed:,.0f} tokens/s" if elapsed else ""
-            progress.update(task, advance=1, rate=speed)
+            advance(0 if sample.routes is None else sample.routes.num_tokens)
 
         yield dump.watched(on_sample)

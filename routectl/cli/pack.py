@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import MismatchError, RoutectlError
+from ..reports.wording import plural
 from . import pack_options as opt
 from .options import (
     Force,
@@ -81,7 +82,7 @@ def _write(job: "Job", output: Path, as_json: bool, force: bool) -> int:
         except ValueError as error:  # padding, dtype and ep that do not fit the dump
             raise MismatchError(str(error)) from None
     emit(manifest, render_packed, as_json=as_json, output=None, force=False)
-    note(f"wrote {output}: {len(manifest['files'])} files")
+    note(f"wrote {output}: {plural(len(manifest['files']), 'file')}")
     return 0
 
 

@@ -1,12 +1,14 @@
 """A replay job: what is packed, for which ranks, and the folder that is written."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import FormatError, MismatchError
+from ..reports.wording import bytes_text
+from .output import counting
 
 if TYPE_CHECKING:
     from ..dump import Dump, Sample
@@ -74,6 +76,14 @@ def _without_routes(samples: "Dump", extents: list[Any]) -> "Iterator[Sample]":
 
 def write_folder(job: Job, folder: Path) -> dict[str, Any]:
     """Write rank files, samples and manifest into a folder; return the manifest."""
+    ranks = list(places(job.packing, job.only))
+    with counting("packing", len(ranks), "files", lambda b: f"{bytes_text(int(b))}/s") as advance:
+        return _write(job, folder, ranks, advance)
+
+
+def _write(
+    job: Job, folder: Path, ranks: "list[RankFile]", advance: Callable[[int], None]
+) -> dict[str, Any]:
     from ..formats.native import write_native
     from ..formats.replay import SAMPLES, RankTensors, write_manifest, write_tensors
     from ..formats.replay_layout import layout_document, stages_document
@@ -82,7 +92,7 @@ def write_folder(job: Job, folder: Path) -> dict[str, Any]:
     packing, meta = job.packing, job.dump.meta
     files, held_for, held = [], None, job.dump
     rows, filler, first_stage = 0, 0, job.only.get("pp", 0)
-    for place in places(packing, job.only):
+    for place in ranks:
         share = packing.share(place.mb, place.dp, place.cp)
         layers = [n for chunk in packing.stage_layers(place.pp, meta.layers_L) for n in chunk]
         if held_for != (place.pp, share.samples):
@@ -101,6 +111,7 @@ def write_folder(job: Job, folder: Path) -> dict[str, Any]:
             share.packing.cu_seqlens_padded.astype("int32"),
         )
         files.append(write_tensors(folder, place, tensors))
+        advance(files[-1]["bytes"])
     extents: list[Any] = []
     one_layer = job.dump.only_layers(meta.layers_L[:1])
     write_native(_without_routes(one_layer, extents), meta, folder / SAMPLES, force=False)

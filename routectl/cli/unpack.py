@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import FormatError, MismatchError, UnsupportedError
+from ..reports.wording import plural
 from .options import Force
-from .output import note
+from .output import counting, note, tokens_rate
 from .replay import Job, job_of_manifest, misfit, places
 
 if TYPE_CHECKING:
@@ -66,12 +67,14 @@ def unpack_folder(folder: Path, output: Path, *, force: bool) -> int:
         indices = job.packing.share(place.mb, place.dp, place.cp).samples
         groups.setdefault((place.mb, indices), []).append(place)
     layers, num_experts = samples.meta.layers_L, samples.meta.num_experts
-    for (mb, indices), ranks in groups.items():
-        packing = job.packing.share(mb, ranks[0].dp, ranks[0].cp).packing
-        parts = (_part(job, place, found[place]) for place in ranks)
-        wanted = [extents[i] for i in indices]
-        held = unpack(parts, packing, layers, num_experts, extents=wanted)
-        routes.update(zip(indices, held, strict=True))
+    with counting("unpacking", len(groups), "micro-batches", tokens_rate) as advance:
+        for (mb, indices), ranks in groups.items():
+            packing = job.packing.share(mb, ranks[0].dp, ranks[0].cp).packing
+            parts = (_part(job, place, found[place]) for place in ranks)
+            wanted = [extents[i] for i in indices]
+            held = unpack(parts, packing, layers, num_experts, extents=wanted)
+            routes.update(zip(indices, held, strict=True))
+            advance(sum(packing.lens))
     whole = (dataclasses.replace(s, routes=routes.pop(i, None)) for i, s in enumerate(samples))
     return write_native(whole, samples.meta, output, force=force)
 
@@ -92,5 +95,5 @@ def unpack_command(
         raise UnsupportedError(f"{output}: unpack writes native files: expected NAME.parquet")
     refuse_existing(output, force=force)
     count = unpack_folder(folder, output, force=force)
-    note(f"wrote {output}: {count} samples")
+    note(f"wrote {output}: {plural(count, 'sample')}")
     return 0

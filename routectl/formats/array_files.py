@@ -124,12 +124,16 @@ def open_array_file(path: Path, kind: str) -> ArrayFile:
     return file
 
 
-def save_safetensors(path: Path, arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> None:
-    """Write C-ordered arrays as a safetensors file, without a copy of them in memory."""
+def save_safetensors(path: Path, arrays: dict[str, NDArray[Any]], origin: str) -> None:
+    """Write C-ordered arrays as a safetensors file, without a copy of them in memory.
+
+    ``origin`` is the only metadata, since several would be written in an order that changes from
+    call to call: equal arrays give equal bytes.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     try:
-        save_file(arrays, path, texts)
+        save_file(arrays, path, {"origin": origin})
     except (SafetensorError, OSError) as error:
         raise RoutectlError(f"{path}: cannot be written: {one_line(error)}") from None

@@ -73,7 +73,7 @@ def write_tensors(folder: Path, place: RankFile, tensors: RankTensors) -> dict[s
         array = getattr(tensors, name)
         if array is not None:
             arrays[name] = np.ascontiguousarray(array)
-    save_safetensors(path, arrays, {"schema": SCHEMA, "place": place.path})
+    save_safetensors(path, arrays, f"{SCHEMA} {place.path}")
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {
