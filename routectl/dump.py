@@ -197,4 +197,7 @@ class Dump:
             on_sample(sample)
             return sample
 
-        return Dump(self.meta, self.keys, load)
+        narrow = self._narrow
+        if narrow is None:
+            return Dump(self.meta, self.keys, load)
+        return Dump(self.meta, self.keys, load, lambda layers: narrow(layers).watched(on_sample))
