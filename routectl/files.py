@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -51,16 +51,25 @@ def _umask() -> int:
     return mask
 
 
+def _refuse_foreign(path: Path, foreign: Callable[[Path], str | None]) -> None:
+    reason = foreign(path) if path.exists() else None
+    if reason is not None:
+        raise RoutectlError(f"{path}: {reason}, so --force does not replace it")
+
+
 @contextmanager
-def replacing_folder(path: Path, *, force: bool, mark: str) -> Iterator[Path]:
+def replacing_folder(
+    path: Path, *, force: bool, foreign: Callable[[Path], str | None]
+) -> Iterator[Path]:
     """A folder that becomes ``path`` when the block ends well, and vanishes otherwise.
 
-    ``force`` replaces a folder only if it has a file named ``mark``, so that none of another kind
-    is lost. Raises RoutectlError when ``path`` exists and may not be replaced, or on a full disk.
+    ``force`` replaces a folder only if ``foreign`` finds nothing in it that would be lost: it gives
+    the reason to keep a folder, or None. Of a link, what it points to is replaced. Raises
+    RoutectlError when ``path`` exists and may not be replaced, or on a full disk.
     """
     refuse_existing(path, force=force)
-    if path.exists() and not (path / mark).is_file():
-        raise RoutectlError(f"{path}: has no {mark} in it, so --force does not replace it")
+    _refuse_foreign(path, foreign)
+    path = path.resolve() if path.is_symlink() else path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -69,6 +78,7 @@ def replacing_folder(path: Path, *, force: bool, mark: str) -> Iterator[Path]:
     try:
         yield work
         work.chmod(0o777 & ~_umask())
+        _refuse_foreign(path, foreign)  # what came in the meantime is kept, too
         if path.exists():
             old = path.rename(work.with_suffix(".old"))
             work.rename(path)

@@ -21,7 +21,16 @@ from .options import (
     open_input,
 )
 from .output import emit, note, watching
-from .packing import LayoutOptions, lens_of, packing_of, parse_lens, parse_ranks, renumber
+from .pack_modes import check_given
+from .packing import (
+    LayoutOptions,
+    layers_of,
+    lens_of,
+    packing_of,
+    parse_lens,
+    parse_ranks,
+    renumber,
+)
 
 if TYPE_CHECKING:
     from ..dump import Dump
@@ -33,22 +42,11 @@ __all__ = ["pack_command"]
 _DUMP = typer.Argument(metavar="DUMP", show_default=False, help="A file, a folder or a glob.")
 
 
-def _layers_of(options: LayoutOptions, model: object, dump: "Dump") -> int:
-    """Decoder layers of the model: as given, as its config says, or the last MoE layer + 1."""
-    if options.decoder_layers is not None:
-        return options.decoder_layers
-    if isinstance(model, Path):
-        from ..formats.facts import read_model
-
-        return read_model(model).num_layers
-    return dump.meta.layers_L[-1] + 1
-
-
 def _packed(
     dump: "Dump", model: object, options: LayoutOptions, rows: str | None
 ) -> "tuple[Dump, Packing]":
     """The dump, its layers numbered, and the Packing of its samples."""
-    num_layers = _layers_of(options, model, dump)
+    num_layers = layers_of(options, model, dump)
     dump = renumber(dump, options, num_layers)
     if dump.meta.layers_L[-1] >= num_layers:
         raise MismatchError(
@@ -72,11 +70,11 @@ def _explain(packing: "Packing") -> int:
 
 def _write(job: "Job", output: Path, as_json: bool, force: bool) -> int:
     from ..files import replacing_folder
-    from ..formats.replay import MANIFEST
+    from ..formats.replay import foreign_content
     from ..reports.replay_terminal import render_packed
     from .replay import write_folder
 
-    with replacing_folder(output, force=force, mark=MANIFEST) as folder:
+    with replacing_folder(output, force=force, foreign=foreign_content) as folder:
         try:
             manifest = write_folder(job, folder)
         except ValueError as error:  # padding, dtype and ep that do not fit the dump
@@ -98,6 +96,7 @@ def _verify(job: "Job", folder: Path, as_json: bool) -> int:
 
 
 def pack_command(
+    context_of: typer.Context,
     dump: Annotated[str | None, _DUMP] = None,
     output: opt.Folder = None,
     framework: opt.Framework = "verl",
@@ -164,6 +163,8 @@ def pack_command(
     modes = {"-o": output, "--explain": explain or None, "--verify": verify}
     if sum(value is not None for value in modes.values()) != 1:
         raise RoutectlError("expected one of -o DIR, --explain and --verify DIR")
+    has_manifest = verify is not None and (verify / "manifest.json").is_file()
+    check_given(context_of, explain=explain, verify=verify, has_manifest=has_manifest)
     if explain and lens is not None:
         sizes = parse_lens(lens)
         return _explain(packing_of(layout, sizes, [None] * len(sizes), decoder_layers or pp * vpp))
@@ -175,7 +176,7 @@ def pack_command(
     facts = model_from(model, num_layers, top_k, num_experts)
     source = open_input(path, facts, wire, start)
     only, spec = parse_ranks(rank), TensorSpec(padding, dtype, ep)
-    if verify is not None and (verify / "manifest.json").is_file():
+    if verify is not None and has_manifest:
         return _verify(job_of_manifest(verify, source, only, ep), verify, as_json)
     job = Job(*_packed(source, facts, layout, rows), spec, only, allow_missing)
     if explain:

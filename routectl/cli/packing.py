@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from ..plan import Plan
     from ..stages import Pipeline
 
-__all__ = ["LayoutOptions", "lens_of", "packing_of", "parse_lens", "parse_ranks", "renumber"]
+__all__ = [
+    "LayoutOptions", "layers_of", "lens_of", "packing_of", "parse_lens", "parse_ranks", "renumber",
+]  # fmt: skip
 
 _RANKS = ("dp", "cp", "tp", "pp")
 
@@ -82,6 +84,18 @@ def _freq(text: str) -> int | list[int]:
     raise RoutectlError(f"--moe-layer-freq {text}: expected a number, or a list such as 0,1,1")
 
 
+def layers_of(options: LayoutOptions, model: object, dump: "Dump") -> int:
+    """Decoder layers: as given, as the config or a list of MoE layers says, or the last + 1."""
+    if options.decoder_layers is not None:
+        return options.decoder_layers
+    if isinstance(model, Path):
+        from ..formats.facts import read_model
+
+        return read_model(model).num_layers
+    freq = None if options.moe_layer_freq is None else _freq(options.moe_layer_freq)
+    return len(freq) if isinstance(freq, list) else dump.meta.layers_L[-1] + 1
+
+
 def renumber(dump: "Dump", options: LayoutOptions, num_layers: int) -> "Dump":
     """The dump with its layers as --moe-layer-freq says; MoE ordinals become layers.
 
@@ -91,7 +105,10 @@ def renumber(dump: "Dump", options: LayoutOptions, num_layers: int) -> "Dump":
         return dump
     from ..stages import moe_layers
 
-    named = moe_layers(num_layers, _freq(options.moe_layer_freq))
+    try:
+        named = moe_layers(num_layers, _freq(options.moe_layer_freq))
+    except ValueError as error:
+        raise MismatchError(f"--moe-layer-freq {options.moe_layer_freq}: {error}") from None
     held = dump.meta.layers_L
     if held == named:
         return dump
@@ -108,6 +125,8 @@ def lens_of(dump: "Dump", options: LayoutOptions, rows: str | None) -> list[int]
 
     Raises MismatchError when a sample's length is not known, or beyond --context.
     """
+    if rows not in (None, "n-1", "n"):
+        raise RoutectlError(f"--rows {rows}: expected n-1 or n")
     lens = []
     for i, sample in enumerate(dump.only_layers(dump.meta.layers_L[:1])):
         tokens = sample.num_tokens
@@ -129,6 +148,10 @@ def lens_of(dump: "Dump", options: LayoutOptions, rows: str | None) -> list[int]
 
 
 def _plan(options: LayoutOptions, lens: list[int], ids: list[str | None]) -> "Plan | None":
+    from ..plan import BALANCES, build_plan
+
+    if options.balance not in BALANCES:
+        raise RoutectlError(f"balance {options.balance!r} is not known: {', '.join(BALANCES)}")
     if options.plan is not None:
         from ..formats.plans import read_plan
 
@@ -138,7 +161,6 @@ def _plan(options: LayoutOptions, lens: list[int], ids: list[str | None]) -> "Pl
         return read_plan(options.plan, options.cp, ids)
     if options.dp == 1 and options.max_tokens_per_gpu is None:
         return None
-    from ..plan import build_plan
 
     return build_plan(
         lens, options.dp, max_tokens_per_gpu=options.max_tokens_per_gpu, cp=options.cp,

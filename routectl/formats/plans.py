@@ -16,24 +16,28 @@ from .fields import one_line
 __all__ = ["plan_document", "read_plan"]
 
 _MAX_BYTES = 256 << 20
+_Named = dict[str, list[int]]  # indices of the samples with an id
 
 
-def _index(value: Any, ids: dict[str, int], where: str) -> int:
+def _index(value: Any, ids: _Named, where: str) -> int:
     """A sample's index in the dump: a number, or a sample id."""
     if type(value) is int:
         return value
     if isinstance(value, str) and value in ids:
-        return ids[value]
+        if len(ids[value]) > 1:
+            first, second = ids[value][:2]
+            raise FormatError(f"{where}: samples {first} and {second} have the id {value}")
+        return ids[value][0]
     raise FormatError(f"{where}: got {one_line(value)}, expected a sample's index or id")
 
 
-def _group(value: Any, ids: dict[str, int], where: str) -> tuple[int, ...]:
+def _group(value: Any, ids: _Named, where: str) -> tuple[int, ...]:
     if not isinstance(value, list):
         raise FormatError(f"{where}: got {one_line(value)}, expected a list of samples")
     return tuple(_index(entry, ids, where) for entry in value)
 
 
-def _own(steps: Any, ids: dict[str, int], where: str) -> tuple[MicroBatch, ...]:
+def _own(steps: Any, ids: _Named, where: str) -> tuple[MicroBatch, ...]:
     """micro_batches: for each the samples of each rank, or {"cp": its own, "samples": ...}."""
     if not isinstance(steps, list) or not steps:
         raise FormatError(f"{where}: micro_batches must be a list of at least one")
@@ -48,13 +52,20 @@ def _own(steps: Any, ids: dict[str, int], where: str) -> tuple[MicroBatch, ...]:
     return tuple(found)
 
 
+def _counts(values: Any) -> list[int]:
+    """A list of whole numbers from 0 on. Raises ValueError or TypeError for anything else."""
+    if not all(type(n) is int and n >= 0 for n in values):
+        raise ValueError(values)
+    return list(values)
+
+
 def _slime(shards: Any, where: str) -> tuple[MicroBatch, ...]:
     """dp_shards: ``micro_batch_indices`` index into a rank's ``partition`` of the samples."""
     by_rank: dict[int, list[tuple[int, ...]]] = {}
     try:
         for shard in shards:
-            rank, own = int(shard["data_parallel_rank"]), [int(i) for i in shard["partition"]]
-            steps = [tuple(own[int(i)] for i in step) for step in shard["micro_batch_indices"]]
+            (rank,), own = _counts([shard["data_parallel_rank"]]), _counts(shard["partition"])
+            steps = [tuple(own[i] for i in _counts(step)) for step in shard["micro_batch_indices"]]
             if by_rank.setdefault(rank, steps) != steps:
                 raise FormatError(f"{where}: dp_shards disagree about data-parallel rank {rank}")
     except (KeyError, TypeError, ValueError, IndexError):
@@ -86,7 +97,10 @@ def read_plan(path: Path, cp: int, sample_ids: Sequence[str | None] = ()) -> Pla
         raise FormatError(f"{path}: not JSON, expected a plan") from None
     if isinstance(document, list):
         document = {"dp_shards": document}
-    ids = {name: i for i, name in enumerate(sample_ids) if name is not None}
+    ids: _Named = {}
+    for i, name in enumerate(sample_ids):
+        if name is not None:
+            ids.setdefault(name, []).append(i)
     if isinstance(document, dict) and "micro_batches" in document:
         steps = _own(document["micro_batches"], ids, str(path))
     elif isinstance(document, dict) and "dp_shards" in document:

@@ -23,6 +23,7 @@ __all__ = [
     "SAMPLES",
     "RankFile",
     "RankTensors",
+    "foreign_content",
     "list_tensors",
     "read_manifest",
     "read_tensors",
@@ -33,6 +34,7 @@ __all__ = [
 SCHEMA = "routectl.pack/1"
 MANIFEST = "manifest.json"
 SAMPLES = "samples.parquet"
+_RANK_FOLDER = re.compile(r"dp\d+-cp\d+-tp\d+-pp\d+")
 _LAYER = re.compile(r"layer\.(\d{1,6})")
 _PLACE = re.compile(r"(dp|cp|tp|pp|mb)(\d{1,6})")
 _MAX_MANIFEST_BYTES = 1 << 30
@@ -107,6 +109,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if schema != SCHEMA:
         raise UnsupportedError(f"{path}: schema {one_line(schema)}, this routectl reads {SCHEMA}")
     return dict(manifest)
+
+
+def foreign_content(folder: Path) -> str | None:
+    """Why a folder is not one that pack wrote, and nothing else in it; None when it is."""
+    if not (folder / MANIFEST).is_file():
+        return f"has no {MANIFEST} in it"
+    try:
+        read_manifest(folder)
+    except (FormatError, UnsupportedError):
+        return f"its {MANIFEST} has not schema {SCHEMA}"
+    for entry in sorted(folder.iterdir()):
+        if entry.name in (MANIFEST, SAMPLES) and entry.is_file():
+            continue
+        if entry.is_symlink() or not entry.is_dir() or not _RANK_FOLDER.fullmatch(entry.name):
+            return f"holds {entry.name}, which pack did not write"
+        for file in sorted(entry.iterdir()):
+            if file.suffix != ".safetensors" or not file.is_file():
+                return f"holds {entry.name}/{file.name}, which pack did not write"
+    return None
 
 
 def list_tensors(folder: Path) -> dict[RankFile, Path]:

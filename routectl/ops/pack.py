@@ -192,7 +192,8 @@ def pack(
     ids_LRK = np.asarray(out)
     if ids_LRK.shape != size or not ids_LRK.flags.c_contiguous:
         raise MismatchError(f"out must be C-ordered {size}, got {ids_LRK.shape}")
-    spec = replace(spec, dtype=ids_LRK.dtype.name)
+    dtype = ids_LRK.dtype
+    spec = replace(spec, dtype=dtype.name if dtype.isnative else str(dtype))
     spec.dtype_for(packing, shape.num_experts)
     tensors = _Rows(ids_LRK, columns, threads, holds_all=not isinstance(routes, Dump))
     count = 0

@@ -15,6 +15,7 @@ from ..rules import replay_dtype
 
 __all__ = ["PADDINGS", "TensorSpec", "filler_ids"]
 
+_DTYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 PADDINGS = ("zero", "arange", "spread", "minus-one")
 
 
@@ -26,7 +27,7 @@ class TensorSpec:
              spread: distinct experts, in turn over the ``ep`` expert-parallel ranks, so that no
              rank gets more filler than another. minus-one: -1, for routers that then route
              natively.
-    dtype    a numpy integer dtype's name
+    dtype    the name of a numpy integer dtype: int8 .. int64, uint8 .. uint64
     ep       expert-parallel size: rank r holds experts [r E / ep, (r + 1) E / ep)
     """
 
@@ -44,10 +45,13 @@ class TensorSpec:
     def dtype_for(self, packing: Packing, num_experts: int) -> np.dtype[Any]:
         """The dtype: given, or the framework's for E experts.
 
-        Raises MismatchError when it cannot hold the ids, or -1 where the padding writes it.
+        Raises MismatchError for another name, and when it cannot hold the ids, or -1 where the
+        padding writes it.
         """
+        if self.dtype is not None and self.dtype not in _DTYPES:
+            raise MismatchError(f"dtype {self.dtype} is none of {', '.join(_DTYPES)}")
         named = np.dtype(self.dtype) if self.dtype else replay_dtype(packing.rule, num_experts)
-        if named.kind not in "iu" or num_experts - 1 > np.iinfo(named).max:
+        if num_experts - 1 > np.iinfo(named).max:
             raise MismatchError(
                 f"dtype {named} cannot hold expert {num_experts - 1}", hint="--dtype int32"
             )

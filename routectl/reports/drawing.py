@@ -24,6 +24,11 @@ def _name(sample: int) -> str:
     return chr(ord("a") + sample) if sample < 26 else f"s{sample}"
 
 
+def _place(sample: int, positions: int | str) -> str:
+    """a0 is token 0 of sample a; s26.0 that of sample 26, whose name ends in a number."""
+    return f"{_name(sample)}{'' if sample < 26 else '.'}{positions}"
+
+
 def _padding(places: int) -> Iterator[tuple[str, str]]:
     """A dot for each place of padding, or their number where they are many."""
     many = places > _DOTS
@@ -37,7 +42,7 @@ def _cells(rows_R2: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
             yield from _padding(len(list(group)))
             continue
         for sample, position in group:
-            yield f"{_name(sample)}{position}", _COLOURS[sample % len(_COLOURS)]
+            yield _place(sample, position), _COLOURS[sample % len(_COLOURS)]
 
 
 def _spans(runs: list[Run], rows: int) -> Iterator[tuple[str, str]]:
@@ -49,7 +54,7 @@ def _spans(runs: list[Run], rows: int) -> Iterator[tuple[str, str]]:
         last = run.position + run.size - 1
         turns = "" if run.step == 1 else f"/{run.step}"
         style = _COLOURS[run.sample % len(_COLOURS)]
-        yield f"{_name(run.sample)}{run.position}-{last}{turns}", style
+        yield _place(run.sample, f"{run.position}-{last}{turns}"), style
     padding = rows - sum(run.size for run in runs)
     if padding:
         yield f"{_PADDING}x{padding}", _SHADE
@@ -76,7 +81,7 @@ def _stream(packing: Packing) -> Iterator[tuple[str, str]]:
         colour = _COLOURS[i % len(_COLOURS)]
         for position in range(tokens):
             routed = position < packing.num_routes(i)
-            yield f"{_name(i)}{position}", colour if routed else f"dim strike {colour}"
+            yield _place(i, position), colour if routed else f"dim strike {colour}"
         yield from _padding(edges[i + 1] - edges[i] - tokens)
     if len(edges) > len(packing.lens) + 1:
         yield from _padding(edges[-1] - edges[-2])
@@ -85,7 +90,7 @@ def _stream(packing: Packing) -> Iterator[tuple[str, str]]:
 def _draw_rows(packing: Packing, console: Console) -> None:
     """One micro-batch: its stream and what each (cp, tp) rank holds of it."""
     small = packing.num_local_rows <= _CELLS
-    width = max((len(f"{_name(i)}{n - 1}") for i, n in enumerate(packing.lens)), default=1)
+    width = max((len(_place(i, n - 1)) for i, n in enumerate(packing.lens)), default=1)
     if small and packing.form == "thd":
         _print_row(console, "stream", _stream(packing), width)
     for cp_rank in range(packing.cp):
@@ -102,8 +107,9 @@ def _draw_rows(packing: Packing, console: Console) -> None:
 def draw_layout(packing: Packing, console: Console) -> None:
     """Draw a Packing: sizes, then every micro-batch, then the layers of the stages.
 
-    Samples are letters, a0 is token 0 of sample a, a dot is padding. A token whose route no rank
-    holds is struck out in the stream. Beyond 512 rows a rank, runs of tokens are named instead.
+    Samples are letters, then s26, s27, ...; a0 is token 0 of sample a, s26.0 of sample 26, a dot
+    is padding. A token whose route no rank holds is struck out in the stream. Beyond 512 rows a
+    rank, runs of tokens are named instead.
     """
     sizes = f"tp {packing.tp}, cp {packing.cp}, dp {packing.dp}"
     console.print(f"{packing.framework}, {packing.form}: {sizes}", style="bold")
