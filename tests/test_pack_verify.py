@@ -197,7 +197,7 @@ class TestSuspects:
         options = ("--cp", "2", "--framework", declared)
         found = verify(capsys, tmp_path / "t", batch, *options, code=1)
         assert found["misfits"] == [
-            f"dp0-cp{rank}-tp0-pp0/mb0000.safetensors: layer 1: got ({got}, 4), expected "
+            f"cp{rank}-tp0.npz: layer 1: got ({got}, 4), expected "
             f"({expected}, 4)" for rank in range(2)
         ]  # fmt: skip
         assert (found["rows"], found["routes"]) == (0, sum(n - 1 for n in ODD) * 6)
@@ -903,7 +903,7 @@ class TestUnits:
             (Landed(5, 0, 1), (), (), {}, False),
             (Landed(5, 0, 0), ("x",), (), {}, False),
             (Landed(5, 0, 0), (), ("x",), {}, False),
-            (None, (), (), {"rows": 0}, False),
+            (None, (), (), {"rows": 0}, True),
             (None, (), (), {"wrong": 1}, False),
             (None, (), (), {"masked": 1}, False),
             (None, (), (), {"unmasked": 1}, False),

@@ -1,7 +1,7 @@
 """A replay job: what is packed, for which ranks, and the folder that is written."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,17 @@ __all__ = ["Job", "job_of_manifest", "misfit", "places", "write_folder"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Job:
-    """A dump, the layout that it is packed in, how tensors are written, and for which ranks."""
+    """A dump, the layout that it is packed in, how tensors are written, and for which ranks.
+
+    digests are the SHA-256 of files that are there by what a manifest says; None without one.
+    """
 
     dump: "Dump"
     packing: "Packing"
     spec: "TensorSpec"
     only: dict[str, int]
     allow_missing: bool = False
+    digests: dict[str, str] | None = None
 
 
 def places(packing: "Packing", only: dict[str, int]) -> "Iterator[RankFile]":
@@ -141,12 +145,29 @@ def _write(
     return manifest
 
 
+def _check_lens(dump: "Dump", lens: Sequence[int], path: Path) -> None:
+    """Raise MismatchError unless the dump's samples have the tokens that a manifest gives them."""
+    for i, (sample, tokens) in enumerate(
+        zip(dump.only_layers(dump.meta.layers_L[:1]), lens, strict=True)
+    ):
+        told = sample.num_tokens
+        if told is not None and told != tokens:
+            raise MismatchError(
+                f"{dump.meta.path}: sample {i} has {told} tokens, {path} gives it {tokens}"
+            )
+        if sample.routes is not None and sample.routes.stop > tokens:
+            raise MismatchError(
+                f"{dump.meta.path}: sample {i} has a route at position {sample.routes.stop - 1}, "
+                f"{path} gives it {tokens} tokens"
+            )
+
+
 def job_of_manifest(folder: Path, dump: "Dump", only: dict[str, int], ep: int) -> Job:
     """What a folder's manifest says that was packed; ``only`` narrows the ranks further.
 
-    Raises MismatchError when the dump has other samples or layers.
+    Raises MismatchError when the dump has other samples, lengths or layers.
     """
-    from ..formats.replay import MANIFEST, read_manifest
+    from ..formats.replay import MANIFEST, digests_of, read_manifest
     from ..formats.replay_layout import packing_from_layout
     from ..ops.padding import TensorSpec
 
@@ -169,21 +190,25 @@ def job_of_manifest(folder: Path, dump: "Dump", only: dict[str, int], ep: int) -
         raise MismatchError(
             f"{dump.meta.path}: has {len(dump)} samples, {path} {len(packing.lens)}"
         )
-    return Job(dump, packing, spec, ranks)
+    _check_lens(dump, packing.lens, path)
+    return Job(dump, packing, spec, ranks, digests=digests_of(manifest, path))
 
 
-def misfit(job: Job, place: "RankFile", tensors: "RankTensors") -> str | None:
-    """What of a file's shapes is not as the layout says, with both numbers; None when nothing."""
+def misfit(job: Job, place: "RankFile", tensors: "RankTensors", name: str) -> str | None:
+    """What of a file's shapes is not as the layout says, with both numbers; None when nothing.
+
+    name is the file's in the message.
+    """
     share, meta = job.packing.share(place.mb, place.dp, place.cp), job.dump.meta
     rows = share.packing.num_rows(place.tp)
     layers = sorted(n for c in job.packing.stage_layers(place.pp, meta.layers_L) for n in c)
     if list(tensors.layers) != layers:
-        return f"{place.path}: got layers {list(tensors.layers)}, expected {layers}"
+        return f"{name}: got layers {list(tensors.layers)}, expected {layers}"
     for layer, ids in tensors.layers.items():
         if ids.shape != (rows, meta.top_k):
-            return f"{place.path}: layer {layer}: got {ids.shape}, expected ({rows}, {meta.top_k})"
+            return f"{name}: layer {layer}: got {ids.shape}, expected ({rows}, {meta.top_k})"
     mask = tensors.mask
     shapes = ((rows,), (len(layers), rows))
     if mask is not None and (mask.dtype != bool or mask.shape not in shapes):
-        return f"{place.path}: mask: got {mask.dtype} {mask.shape}, expected bool ({rows},)"
+        return f"{name}: mask: got {mask.dtype} {mask.shape}, expected bool ({rows},)"
     return None

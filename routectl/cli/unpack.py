@@ -23,16 +23,21 @@ _DST = typer.Option("-o", "--output", metavar="DST", help="The native file: NAME
 
 
 def _part(job: Job, place: "RankFile", path: Path) -> "tuple[Rank, Packed]":
-    """A rank's file as what pack gave. Raises FormatError when it has no mask or other shapes."""
+    """A rank's file as what pack gave. Raises FormatError when it is not what was written."""
     import numpy as np
 
-    from ..formats.replay import read_tensors
+    from ..formats.replay import file_digest, read_tensors
     from ..ops.pack import Packed, Rank
 
     share, tensors = job.packing.share(place.mb, place.dp, place.cp), read_tensors(path)
-    wrong = misfit(job, place, tensors)
+    wrong = misfit(job, place, tensors, place.path)
     if wrong is not None or tensors.mask is None:
         raise FormatError(f"{path.parent.parent}: {wrong or f'{place.path}: no mask in it'}")
+    if job.digests is None or job.digests.get(place.path) != file_digest(path):
+        raise FormatError(
+            f"{path}: its bytes are not those of the manifest: another sha256",
+            hint=f"routectl pack --verify {path.parent.parent} tells what is wrong",
+        )
     layers = tuple(tensors.layers)
     rows = len(tensors.mask) if tensors.mask.ndim == 1 else tensors.mask.shape[1]
     ids = np.stack(list(tensors.layers.values())) if layers else np.zeros((0, rows, 1), np.uint8)

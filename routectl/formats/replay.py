@@ -23,6 +23,8 @@ __all__ = [
     "SAMPLES",
     "RankFile",
     "RankTensors",
+    "digests_of",
+    "file_digest",
     "foreign_content",
     "list_tensors",
     "read_manifest",
@@ -76,16 +78,28 @@ def write_tensors(folder: Path, place: RankFile, tensors: RankTensors) -> dict[s
         if array is not None:
             arrays[name] = np.ascontiguousarray(array)
     save_safetensors(path, arrays, f"{SCHEMA} {place.path}")
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {
         "path": place.path,
         "micro_batch": place.mb,
         **{"dp": place.dp, "cp": place.cp, "tp": place.tp, "pp": place.pp},
         "rows": next((len(ids) for ids in tensors.layers.values()), 0),
         "bytes": path.stat().st_size,
-        "sha256": digest,
+        "sha256": file_digest(path),
     }
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digests_of(manifest: dict[str, Any], path: Path) -> dict[str, str]:
+    """The SHA-256 of each rank's file by its path. Raises FormatError when files has none."""
+    try:
+        return {str(file["path"]): str(file["sha256"]) for file in manifest["files"]}
+    except (KeyError, TypeError):
+        raise FormatError(f"{path}: damaged: no path or no sha256 of a file in it") from None
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -80,6 +80,7 @@ class Tally:
     padding          rows that are no route, by what they hold (``padding_kind``)
     load_LE          how often real rows name each expert; filler_LE padding rows
     seen             per sample, int32 [T, L]: how often each route was found
+    wrong_at         per place, wrong rows of each layer
     """
 
     num_experts: int
@@ -92,6 +93,7 @@ class Tally:
     padding: Counter[str] = field(default_factory=Counter)
     seen: dict[int, NDArray[np.int32]] = field(default_factory=dict)
     examples: list[WrongRow] = field(default_factory=list)
+    wrong_at: dict[str, Counter[int]] = field(default_factory=dict)
     load_LE: NDArray[np.int64] = field(init=False)
     filler_LE: NDArray[np.int64] = field(init=False)
 
@@ -121,6 +123,10 @@ class Verification:
     landed       whether each route is there exactly once; None when only some ranks were asked for
     suspects     layouts that the tensors match, where they do not match their own
     ep           expert-parallel size that loads are given for
+    extra_files  rank files of ranks or micro-batches that the layout does not have
+    faults       files whose dtype or cu_seqlens are not those declared, each with both
+    changed      files whose bytes are not those of the manifest; their rows may be right
+    judged       (micro-batch, stage, layer) that suspects were looked for in; None for none
     """
 
     tally: Tally
@@ -130,15 +136,22 @@ class Verification:
     landed: Landed | None
     suspects: tuple[Suspect, ...]
     ep: int
+    extra_files: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    judged: tuple[int, int, int] | None = None
 
     @property
     def ok(self) -> bool:
-        """Every route is there once, no row is wrong, and the mask says which rows are real."""
+        """Every route is there once, no row is wrong, and the mask says which rows are real.
+
+        Where every file is there as it should be, but no route belongs on the ranks, it is so too.
+        """
         once = self.landed is None or self.landed.absent == self.landed.repeated == 0
         tally = self.tally
         counts = (tally.wrong, tally.masked, tally.unmasked, tally.padding["outside"])
-        files = not self.absent_files and not self.misfits
-        return bool(tally.rows) and once and files and not any(counts)
+        trouble = (self.absent_files, self.extra_files, self.misfits, self.faults)
+        return self.files > 0 and once and not any(trouble) and not any(counts)
 
 
 def padding_kind(ids_RK: Ids, num_experts: int) -> Counter[str]:
@@ -211,6 +224,7 @@ def _compare(tally: Tally, got: Ids, expected: Ids, where: tuple[Any, ...]) -> N
     wrong[unequal] = (sets[0] != sets[1]).any(axis=1)
     tally.wrong += int(wrong.sum())
     tally.reordered += int((unequal & ~wrong).sum())
+    tally.wrong_at.setdefault(place, Counter())[layer] += int(wrong.sum())
     for n in np.flatnonzero(wrong)[: _EXAMPLES - len(tally.examples)].tolist():
         ids = tuple(got[n].tolist()), tuple(expected[n].tolist())
         tally.examples.append(WrongRow(place, layer, int(rows[n]), sample, int(positions[n]), *ids))

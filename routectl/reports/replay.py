@@ -30,6 +30,9 @@ def verified_document(found: Verification, folder: str, meta: DumpMeta) -> dict[
         "files": found.files,
         "absent_files": list(found.absent_files),
         "misfits": list(found.misfits),
+        "extra_files": list(found.extra_files),
+        "faults": list(found.faults),
+        "changed_files": list(found.changed),
         "rows": tally.rows,
         "rows_wrong": tally.wrong,
         "rows_reordered": tally.reordered,
@@ -49,7 +52,9 @@ def verified_document(found: Verification, folder: str, meta: DumpMeta) -> dict[
         ],
         "suspects": [
             {"frameworks": list(s.frameworks), "form": s.form, "shift": s.shift,
-             "layer_shift": s.layer_shift, "rate": s.rate}
+             "layer_shift": s.layer_shift, "rate": s.rate, "options": dict(s.options)}
             for s in found.suspects
         ],
+        "suspects_of": None if found.judged is None
+        else dict(zip(("micro_batch", "pp", "layer"), found.judged, strict=True)),
     }  # fmt: skip

@@ -38,7 +38,9 @@ def render_packed(manifest: Document, console: Console) -> None:
 
 
 def _suspect_line(suspect: Document) -> str:
-    parts = [f"{', '.join(suspect['frameworks'])} ({suspect['form']})"]
+    options = [f"no {name}" if value is None else f"{name} {value}"
+               for name, value in suspect["options"].items()]  # fmt: skip
+    parts = [f"{', '.join([*suspect['frameworks'], *options])} ({suspect['form']})"]
     if suspect["shift"]:
         parts.append(f"rows of the token {suspect['shift']:+d} away")
     if suspect["layer_shift"]:
@@ -70,8 +72,12 @@ def _checks(doc: Document) -> Iterator[tuple[str, str]]:
         yield "load", f"{busiest}: {doc['ep_imbalance']:.3f} x mean{alone}"
     for path in doc["absent_files"][:3]:
         yield "file", f"{path}: not there"
-    for line in doc["misfits"][:3]:
+    for path in doc["extra_files"][:3]:
+        yield "file", f"{path}: the layout has no such rank and micro-batch"
+    for line in (*doc["misfits"][:3], *doc["faults"][:3]):
         yield "file", line
+    for path in doc["changed_files"][:3]:
+        yield "changed", f"{path}: its bytes are not those of the manifest"
 
 
 def render_verified(doc: Document, console: Console) -> None:
@@ -79,7 +85,7 @@ def render_verified(doc: Document, console: Console) -> None:
     word, style = ("VERIFIED", "bold green") if doc["ok"] else ("WRONG", "bold red")
     rows = f"{amount(doc['rows_wrong'])} of {plural(doc['rows'], 'row')} wrong"
     if not doc["rows"]:
-        rows = "no row could be compared"
+        rows = "no route belongs on these ranks" if doc["ok"] else "no row could be compared"
     elif doc["ok"]:
         rows = f"{plural(doc['rows'], 'row')}, every one its token's route"
     console.print(Text(word, style=style).append(f"  {rows}", style="not bold"))
@@ -91,5 +97,5 @@ def render_verified(doc: Document, console: Console) -> None:
         print_line(console, "row", f"{where}: got {e['got']}, {whose} has {e['expected']}")
     for suspect in doc["suspects"]:
         print_line(console, "matches", _suspect_line(suspect))
-    if not doc["suspects"] and (doc["rows_wrong"] or doc["misfits"]):
+    if not doc["suspects"] and doc["suspects_of"]:
         print_line(console, "matches", "no layout that is known")
