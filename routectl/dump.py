@@ -5,16 +5,26 @@ Shape suffixes: P prompt tokens, G response (generated) tokens, N = P + G.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .routes import Routes
 
-__all__ = ["Dump", "DumpMeta", "Sample", "SampleKey", "WeightSpan", "digest_tokens", "key_of"]
+__all__ = [
+    "ORDERS",
+    "Dump",
+    "DumpMeta",
+    "Sample",
+    "SampleKey",
+    "WeightSpan",
+    "digest_tokens",
+    "key_of",
+]
 
 Tokens = NDArray[np.int32]
+ORDERS = ("unknown", "score")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +104,9 @@ class DumpMeta:
 
     format is the one that was sniffed (or forced); facts_source says where the layers, E and K
     come from; skipped lists files of a folder that hold no samples, each with the reason.
+    order is one of ORDERS: score when the ids of every row are in descending order of selection
+    score. margins tells that routes may have margins; where it is False none has. provenance is
+    what a recomputed dump says of its making: device, dtype, implementations, versions.
     """
 
     path: str
@@ -109,6 +122,9 @@ class DumpMeta:
     facts_source: str | None = None
     file_bytes: int | None = None
     skipped: tuple[str, ...] = ()
+    order: str = "unknown"
+    margins: bool = False
+    provenance: dict[str, str] = field(default_factory=dict)
 
 
 class Dump:
@@ -154,14 +170,7 @@ class Dump:
             sample = self._load(index)
             if sample.routes is None:
                 return sample
-            ids, missing = sample.routes.ids_TLK, sample.routes.missing_TL
-            routes = replace(
-                sample.routes,
-                ids_TLK=np.ascontiguousarray(ids[:, columns]),
-                layers_L=layers,
-                missing_TL=None if missing is None else missing[:, columns],
-            )
-            return replace(sample, routes=routes)
+            return replace(sample, routes=sample.routes.columns(columns))
 
         return Dump(meta, self.keys, load)
 

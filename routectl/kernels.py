@@ -28,6 +28,7 @@ class RowCounts:
     load_old_LE  int64, how often each expert was taken; load_new_LE likewise
     differing_T  int32, layers in which the token's sets differ
     first_T      int32, index into L of the lowest of them, -1 where none differs
+    differs_TL   bool, True where the sets differ; None unless asked for
     """
 
     swaps_LS: Counts
@@ -36,13 +37,28 @@ class RowCounts:
     load_new_LE: Counts
     differing_T: NDArray[np.int32]
     first_T: NDArray[np.int32]
+    differs_TL: Bools | None = None
 
 
 @njit(nogil=True, cache=True)
 def _diff_chunk(  # type: ignore[no-untyped-def]
-    old, new, old_words, new_words, skip, slots, swaps, order, load_old, load_new, differing, first
+    old,
+    new,
+    old_words,
+    new_words,
+    skip,
+    slots,
+    swaps,
+    order,
+    load_old,
+    load_new,
+    differing,
+    first,
+    differs,
 ):
     """Count one chunk. ``slots`` is of length K; the compiler knows that of a tuple.
+
+    ``differs`` takes a mark a mismatched row, or is None, and then no code is made for it.
 
     Most rows are equal byte for byte, so words are compared first; the rest is compared as sets,
     with a stamp per expert. load_new holds what the new side took less what the old took.
@@ -93,13 +109,15 @@ def _diff_chunk(  # type: ignore[no-untyped-def]
                 order[layer] += 1
                 continue
             differ += 1
+            if differs is not None:
+                differs[t, layer] = True
             if lowest < 0:
                 lowest = layer
         differing[t] = differ
         first[t] = lowest
 
 
-def _count_chunk(old: Ids, new: Ids, skip: Bools, num_experts: int) -> RowCounts:
+def _count_chunk(old: Ids, new: Ids, skip: Bools, num_experts: int, mark: bool) -> RowCounts:
     tokens, layers, top_k = old.shape
     swaps = np.zeros((layers, top_k + 1), np.int64)
     order = np.zeros(layers, np.int64)
@@ -107,24 +125,27 @@ def _count_chunk(old: Ids, new: Ids, skip: Bools, num_experts: int) -> RowCounts
     load_new = np.zeros((layers, num_experts), np.uint32)
     differing = np.empty(tokens, np.int32)
     first = np.empty(tokens, np.int32)
+    differs = np.zeros((tokens, layers), np.bool_) if mark else None
     slots = (0,) * top_k if top_k <= _TUPLE_UP_TO else np.empty(top_k, np.int8)
     _diff_chunk(
         old, new, words_of(old), words_of(new), skip, slots,
-        swaps, order, load_old, load_new, differing, first,
+        swaps, order, load_old, load_new, differing, first, differs,
     )  # fmt: skip
     return RowCounts(
         swaps, order, load_old.astype(np.int64), (load_old + load_new).astype(np.int64),
-        differing, first,
+        differing, first, differs,
     )  # fmt: skip
 
 
 def diff_rows(
-    old_TLK: Ids, new_TLK: Ids, num_experts: int, *, skip_TL: Bools | None = None, threads: int = 1
-) -> RowCounts:
+    old_TLK: Ids, new_TLK: Ids, num_experts: int, *, skip_TL: Bools | None = None,
+    threads: int = 1, mark: bool = False,
+) -> RowCounts:  # fmt: skip
     """Count how the rows of two id arrays differ, in one pass over both.
 
     Both arrays are [T, L, K], C order, uint8 or uint16, every id below num_experts. Rows marked in
     skip_TL (bool) are left out of every count. The work is cut into ``threads`` runs of tokens.
+    With ``mark`` the mismatched rows are marked too.
     Raises ValueError when the arrays are not of one shape and dtype, or the mask is of another.
     """
     if old_TLK.shape != new_TLK.shape or old_TLK.dtype != new_TLK.dtype:
@@ -138,8 +159,9 @@ def diff_rows(
     def count(lo: int) -> RowCounts:
         chunk = slice(lo, lo + step)
         return _count_chunk(
-            old_TLK[chunk], new_TLK[chunk], skip if skip_TL is None else skip[chunk], num_experts
-        )
+            old_TLK[chunk], new_TLK[chunk], skip if skip_TL is None else skip[chunk], num_experts,
+            mark,
+        )  # fmt: skip
 
     starts = range(0, max(tokens, 1), step)
     if len(starts) == 1:
@@ -153,6 +175,7 @@ def diff_rows(
         np.sum([p.load_new_LE for p in parts], axis=0),
         np.concatenate([p.differing_T for p in parts]),
         np.concatenate([p.first_T for p in parts]),
+        np.concatenate([p.differs_TL for p in parts if p.differs_TL is not None]) if mark else None,
     )
 
 

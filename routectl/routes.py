@@ -3,10 +3,14 @@
 Shape suffixes: T tokens, L MoE layers, K top_k, E num_experts.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .margins import Margins
 
 __all__ = ["Bools", "Ids", "Routes", "ids_dtype", "words_of"]
 
@@ -41,6 +45,10 @@ class Routes:
     start        absolute position of row 0.
     missing_TL   bool, True where no route was captured; None when every row is there.
                  The ids of a missing row are 0 and mean nothing.
+    margin_TL    float16 boundary margin of each row, the k-th minus the (k+1)-th selection score,
+                 rounded outward by ``margins.margins_to_float16``: never below the true margin, 0
+                 only for an exact tie, inf where K = E or beyond 65504, NaN where it is not known,
+                 missing rows among them. No sign bit is set. None when no margin is known.
 
     Raises ValueError when the parts do not fit together.
     """
@@ -50,6 +58,7 @@ class Routes:
     num_experts: int
     start: int = 0
     missing_TL: Bools | None = field(default=None)
+    margin_TL: Margins | None = field(default=None)
 
     def __post_init__(self) -> None:
         ids = self.ids_TLK
@@ -67,6 +76,31 @@ class Routes:
         missing = self.missing_TL
         if missing is not None and (missing.shape != ids.shape[:2] or missing.dtype != np.bool_):
             raise ValueError(f"missing_TL must be bool {ids.shape[:2]}, got {missing.dtype}")
+        if self.margin_TL is not None:
+            self._check_margins(self.margin_TL)
+
+    def _check_margins(self, margin_TL: Margins) -> None:
+        shape = self.ids_TLK.shape[:2]
+        if margin_TL.shape != shape or margin_TL.dtype != np.float16:
+            raise ValueError(f"margin_TL must be float16 {shape}, got {margin_TL.dtype}")
+        if margin_TL.size and int(margin_TL.view(np.uint16).max()) > 0x7FFF:
+            raise ValueError("margin_TL has a sign bit set: margins_to_float16 makes none")
+        if self.missing_TL is not None and not np.isnan(margin_TL[self.missing_TL]).all():
+            raise ValueError("margin_TL must be NaN where a row is missing")
+
+    def columns(self, columns: Sequence[int]) -> "Routes":
+        """The same tokens with some of the layers, by their index into layers_L, ascending."""
+
+        def part(array_TL: Any) -> Any:
+            return None if array_TL is None else np.ascontiguousarray(array_TL[:, columns])
+
+        return replace(
+            self,
+            ids_TLK=part(self.ids_TLK),
+            layers_L=tuple(self.layers_L[i] for i in columns),
+            missing_TL=part(self.missing_TL),
+            margin_TL=part(self.margin_TL),
+        )
 
     @property
     def num_tokens(self) -> int:

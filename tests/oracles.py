@@ -6,6 +6,8 @@ Ids are nested lists [T][L][K]. A sample is a plain dict: ``ids``, ``start``, ``
 """
 
 import math
+import struct
+from bisect import bisect_left
 
 
 def swap_count(old_row, new_row):
@@ -226,3 +228,53 @@ def diff_pairs(pairs, layers, num_experts, top_k, *, tokens="all", by_prompt=Fal
         if one[0]:
             sequences.append((number, *one))
     return truth, examples, sequences
+
+
+FLOAT16 = [struct.unpack("<e", struct.pack("<H", p))[0] for p in range(0x7C01)]  # 0 .. inf
+EDGES = (0, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1)
+
+
+def float16_above(margin):
+    """The least float16 that is not below a margin; nan stays."""
+    return margin if math.isnan(margin) else FLOAT16[bisect_left(FLOAT16, margin)]
+
+
+def margin_bin(margin):
+    """0 for a tie, then the number of edges that the margin is above."""
+    return sum(margin > edge for edge in EDGES)
+
+
+def compared_margins(pairs, layers, *, tokens="all", by_prompt=False):
+    """(layer index, margin of old, of new, mismatched) of every compared row; None: not known."""
+
+    def margin(sample, position, layer):
+        rows = sample.get("margins")
+        t = position - sample["start"]
+        return None if rows is None else rows[t][sample["layers"].index(layer)]
+
+    for old, new in pairs:
+        lengths = [s["prompt_length"] for s in (old, new) if s["prompt_length"] is not None]
+        for position in range(max(s["start"] + len(s["ids"] or []) for s in (old, new))):
+            if tokens != "all" and (position < lengths[0]) != (tokens == "prompt"):
+                continue
+            if not covers(old, position) or not covers(new, position):
+                continue
+            if not same_token(old, new, position, by_prompt):
+                continue
+            for index, layer in enumerate(layers):
+                a, b = row_of(old, position, layer), row_of(new, position, layer)
+                if a is not None and b is not None:
+                    sides = margin(old, position, layer), margin(new, position, layer)
+                    yield index, *sides, set(a) != set(b)
+
+
+def flip_classes(rows, eps):
+    """Rows with a margin, ties, near-ties and clear flips among compared_margins, and their lower
+    margins in order."""
+    known = [(min(m for m in (a, b) if m is not None), flip) for _, a, b, flip in rows
+             if (a, b) != (None, None)]  # fmt: skip
+    lower = sorted(margin for margin, flip in known if flip)
+    ties = sum(m == 0 for m in lower)
+    near = sum(0 < m <= eps for m in lower)
+    clear = sum(m > eps for m in lower)
+    return (len(known), ties, near, clear), lower

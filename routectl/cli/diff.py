@@ -1,5 +1,6 @@
 """``routectl diff OLD NEW``."""
 
+from math import isfinite
 from typing import Annotated
 
 import typer
@@ -50,6 +51,15 @@ def diff_command(
         list[str] | None,
         typer.Option(metavar="METRIC[@LAYER]:N[%]", help="Exit 1 only when under; repeatable."),
     ] = None,
+    eps: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            show_default=False,
+            help="A mismatch with a margin up to this is a near-tie, beyond it a clear flip; in "
+            "units of the selection score; 0.001 when not given.",
+        ),
+    ] = None,
     exit_zero: ExitZero = False,
     as_json: Json = False,
     output: Output = None,
@@ -66,10 +76,14 @@ def diff_command(
     Rows are compared as sets of expert ids, by absolute position. Exit status: 0 the same or
     within the thresholds, 1 different or over one, 2 trouble (nothing was comparable, say).
 
-    Metrics for thresholds: mismatch, overlap, order, zero_overlap, load_shift, rows_mismatched,
-    rows_missing (these take @LAYER, or @* for every layer), token_mismatch, coverage, unmatched,
-    k1, k3, abs_d, max_d, f2.
+    Where a side has boundary margins, mismatched rows are split into ties (margin 0), near-ties
+    (up to --eps) and clear flips; the smaller of two known margins counts.
+
+    Metrics for thresholds: mismatch, overlap, order, zero_overlap, tie, near, clear,
+    margin_coverage, load_shift, rows_mismatched, rows_missing (these take @LAYER, or @* for every
+    layer), token_mismatch, coverage, unmatched, k1, k3, abs_d, max_d, f2.
     """
+    from ..margins import EPS
     from ..ops.align import TOKENS
     from ..ops.diff import diff
     from ..ops.gate import judge, parse_threshold
@@ -82,6 +96,9 @@ def diff_command(
             raise RoutectlError(f"{name} {value!r} is not known: {', '.join(known)}")
     limits = [parse_threshold(text, over=True) for text in fail_over or ()]
     limits += [parse_threshold(text, over=False) for text in fail_under or ()]
+    width = EPS if eps is None else eps
+    if not isfinite(width):
+        raise RoutectlError(f"--eps {width}: expected a finite margin")
     wanted = parse_layers(layers)
     target = check_output(output, force)
     facts = model_from(model, num_layers, top_k, num_experts)
@@ -91,7 +108,7 @@ def diff_command(
         result = diff(
             watched, new_dump, match=match, tokens=tokens, layers=wanted, examples=examples
         )
-    verdict = judge(result, limits)
+    verdict = judge(result, limits, eps=width)
     document = diff_document(result, verdict)
     emit(document, render_diff, as_json=as_json, output=target, force=force)
     if verdict.incomparable:

@@ -35,6 +35,12 @@ def _merge_meta(name: str, parts: Sequence[DumpMeta], skipped: Sequence[str]) ->
         model=joined([p.model for p in parts]),
         wire_dtype=joined([p.wire_dtype for p in parts]),
         facts_source=joined([p.facts_source for p in parts]),
+        order=first.order if len({p.order for p in parts}) == 1 else "unknown",
+        margins=any(p.margins for p in parts),
+        provenance={
+            name: joined([p.provenance.get(name) for p in parts]) or ""
+            for name in dict.fromkeys(name for p in parts for name in p.provenance)
+        },
         file_bytes=sum(p.file_bytes or 0 for p in parts),
         skipped=(*skipped, *(s for p in parts for s in p.skipped)),
     )

@@ -1,7 +1,8 @@
 """routectl's own container: Parquet, one row a sample, one binary column a MoE layer.
 
-Schema metadata key ``routectl`` holds everything of DumpMeta as JSON. docs/formats.md is the
-contract. Shape suffixes: T tokens, L MoE layers, K top_k.
+Schema metadata key ``routectl`` holds everything of DumpMeta as JSON; a second binary column a
+layer holds margins, where there are any. docs/formats.md is the contract. Shape suffixes: T tokens,
+L MoE layers, K top_k.
 """
 
 import dataclasses
@@ -14,16 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..dump import Dump, DumpMeta, Sample, SampleKey, key_of
+from ..dump import ORDERS, Dump, DumpMeta, Sample, SampleKey, key_of
 from ..errors import FormatError, UnsupportedError
 from ..files import replacing
 from .fields import one_line
 from .limits import check_inflation
-from .native_rows import layer_name, sample_of
+from .native_rows import layer_name, margin_name, sample_of
 
 __all__ = ["open_native", "write_native"]
 
 SCHEMA = "routectl.native/1"
+SCHEMA_WITH_MARGINS = "routectl.native/2"
 _GROUP_BYTES = 4 << 20  # ids in a row group: what reading one sample at random costs at most
 _ABOUT = ("engine", "engine_version", "model", "id_space", "wire_dtype")
 _SOURCE = ("path", "format", "facts_source", "file_bytes", "skipped")  # of what was converted
@@ -49,17 +51,27 @@ _COLUMNS = (
 _KEYS = ("sample_id", "prompt_ids", "response_ids")
 
 
+def _of_layers(layers: Iterable[int], margins: bool) -> list[str]:
+    """The columns of some layers."""
+    numbers = list(layers)
+    return [layer_name(n) for n in numbers] + [margin_name(n) for n in numbers if margins]
+
+
 def _schema(meta: DumpMeta) -> pa.Schema:
-    about = {
-        "schema": SCHEMA,
+    about: dict[str, Any] = {
+        "schema": SCHEMA_WITH_MARGINS if meta.margins else SCHEMA,
         "layers": list(meta.layers_L),
         "num_experts": meta.num_experts,
         "top_k": meta.top_k,
         **{name: getattr(meta, name) for name in _ABOUT},
         "source": {name: getattr(meta, name) for name in _SOURCE},
     }
+    if meta.order != ORDERS[0]:
+        about["order"] = meta.order
+    if meta.provenance:
+        about["provenance"] = meta.provenance
     fields = [pa.field(name, kind) for name, kind in _COLUMNS]
-    fields += [pa.field(layer_name(layer), pa.binary()) for layer in meta.layers_L]
+    fields += [pa.field(name, pa.binary()) for name in _of_layers(meta.layers_L, meta.margins)]
     return pa.schema(fields, metadata={"routectl": json.dumps(about)})
 
 
@@ -78,6 +90,12 @@ def _row(sample: Sample, meta: DumpMeta) -> dict[str, Any]:
     by_layer = np.ascontiguousarray(routes.ids_TLK.transpose(1, 0, 2))
     for layer, ids_TK in zip(meta.layers_L, by_layer, strict=True):
         row[layer_name(layer)] = ids_TK.astype(ids_TK.dtype.newbyteorder("<"), copy=False).data
+    if routes.margin_TL is None:
+        return row
+    if not meta.margins:
+        raise ValueError("a sample has margins, but its dump's meta says that none has")
+    margin_LT = np.ascontiguousarray(routes.margin_TL.T, "<f2")
+    row |= {margin_name(n): column.data for n, column in zip(meta.layers_L, margin_LT, strict=True)}
     return row
 
 
@@ -131,19 +149,25 @@ def _read_about(path: Path, schema: pa.Schema) -> dict[str, Any]:
     try:
         about = json.loads(block)
         version = about["schema"]
-        if version != SCHEMA:
+        if version not in (SCHEMA, SCHEMA_WITH_MARGINS):
             raise UnsupportedError(
-                f"{path}: container {one_line(version)}, this routectl reads {SCHEMA}"
+                f"{path}: container {one_line(version)}, this routectl reads {SCHEMA} and "
+                f"{SCHEMA_WITH_MARGINS}"
             )
+        about["margins"] = version == SCHEMA_WITH_MARGINS
         layers, experts, top_k = about["layers"], about["num_experts"], about["top_k"]
         sizes = all(type(n) is int and n >= 0 for n in (*layers, experts, top_k))
         fits = layers and layers == sorted(set(layers)) and 1 <= top_k <= experts <= 65536
         named = all(isinstance(about[name], str | None) for name in _ABOUT) and about["id_space"]
-        columns = [*_COLUMNS, *((layer_name(n), pa.binary()) for n in layers)]
+        named = named and about.setdefault("order", ORDERS[0]) in ORDERS
+        made = about.setdefault("provenance", {})
+        named = named and all(isinstance(text, str) for text in made.values())
+        names = _of_layers(layers, about["margins"])
+        columns = [*_COLUMNS, *((name, pa.binary()) for name in names)]
         found = [(field.name, field.type) for field in schema]
         if not sizes or not fits or not named or found != columns:
             raise FormatError(f"{path}: damaged: the schema metadata does not fit the columns")
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise FormatError(f"{path}: damaged: the schema metadata cannot be read") from None
     return dict(about)
 
@@ -200,13 +224,14 @@ def open_native(path: Path) -> Dump:
         top_k=about["top_k"],
         facts_source="the file itself",
         file_bytes=path.stat().st_size,
+        **{name: about[name] for name in ("order", "margins", "provenance")},
         **named,
     )
     ends = np.cumsum(sizes)
 
     def holding(layers: tuple[int, ...]) -> Dump:
         """The file as a dump of some of its layers; no other layer column is read."""
-        columns = [name for name, _ in _COLUMNS] + [layer_name(layer) for layer in layers]
+        columns = [name for name, _ in _COLUMNS] + _of_layers(layers, meta.margins)
         held: tuple[int, pa.Table] | None = None
 
         def load(index: int) -> Sample:

@@ -10,14 +10,20 @@ from numpy.typing import NDArray
 
 from ..dump import DumpMeta, Sample, WeightSpan
 from ..errors import FormatError
+from ..margins import Margins
 from ..routes import Routes, ids_dtype
 
-__all__ = ["layer_name", "sample_of"]
+__all__ = ["layer_name", "margin_name", "sample_of"]
 
 
 def layer_name(layer: int) -> str:
     """The column of a layer's ids."""
     return f"layer_{layer:03d}"
+
+
+def margin_name(layer: int) -> str:
+    """The column of a layer's margins."""
+    return f"margin_{layer:03d}"
 
 
 def _ids(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], where: str) -> NDArray[Any]:
@@ -35,6 +41,21 @@ def _ids(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], where: st
         data = row[layer_name(layer)]
         ids_TLK[:, i] = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
     return ids_TLK
+
+
+def _margins(row: dict[str, Any], layers: tuple[int, ...], where: str) -> Margins | None:
+    """The margin columns of a row as [T, L]; None when the sample has none."""
+    columns = [row.get(margin_name(layer)) for layer in layers]
+    if all(data is None for data in columns):
+        return None
+    margin_TL = np.empty((row["num_rows"], len(layers)), np.float16)
+    for i, (layer, data) in enumerate(zip(layers, columns, strict=True)):
+        if data is None or len(data) != 2 * len(margin_TL):
+            got = "nothing" if data is None else f"{len(data)} bytes"
+            expected = f"expected {2 * len(margin_TL)} bytes"
+            raise FormatError(f"{where}: margins of layer {layer}: got {got}, {expected}")
+        margin_TL[:, i] = np.frombuffer(data, "<f2")
+    return margin_TL
 
 
 def _missing(packed: bytes | None, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
@@ -75,7 +96,8 @@ def sample_of(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], wher
         missing = _missing(row["missing"], (len(ids), len(meta.layers_L)))
         if missing is not None and layers != meta.layers_L:
             missing = missing[:, [meta.layers_L.index(layer) for layer in layers]]
-        routes = Routes(ids, layers, meta.num_experts, row["start"], missing)
+        margins = _margins(row, layers, where)
+        routes = Routes(ids, layers, meta.num_experts, row["start"], missing, margins)
     plain = {name: row[name] for name in row if name in Sample.__dataclass_fields__}
     arrays = {
         "prompt_ids": _array(row["prompt_ids"], np.int32),

@@ -5,12 +5,14 @@ Shape suffixes: T tokens, L compared layers, K top_k.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..dump import DumpMeta, Sample
 from ..errors import MismatchError
+from ..margins import Margins
 from ..routes import Bools, Ids, Routes
 
 __all__ = ["TOKENS", "Aligner", "Pair", "checked", "name_of"]
@@ -24,6 +26,7 @@ class Pair:
     """The same tokens and layers of two samples; T is 0 where they have nothing in common.
 
     position is the absolute position of row 0; skip_TL marks rows missing on either side;
+    the margins of a side are None where its sample has none;
     rows_old and rows_new count what each side has in the selected tokens; prefix is how many
     leading tokens are known to agree, None when one side does not know its tokens.
     """
@@ -32,6 +35,8 @@ class Pair:
     old_TLK: Ids
     new_TLK: Ids
     skip_TL: Bools | None
+    old_margin_TL: Margins | None
+    new_margin_TL: Margins | None
     position: int
     prompt_length: int | None
     cached: int
@@ -61,31 +66,34 @@ class _Side:
         same = tuple(layers) == meta.layers_L
         self.columns = None if same else [meta.layers_L.index(layer) for layer in layers]
 
-    def _part(self, sample: Sample, lo: int, hi: int) -> tuple[Ids, Bools | None]:
-        """All columns of positions lo..hi-1, and the missing rows of the wanted ones."""
+    def _rows(self, sample: Sample, lo: int, hi: int) -> tuple[Routes, slice]:
+        """The routes, and which of their rows are of positions lo..hi-1."""
         assert sample.routes is not None
         routes = checked(sample.routes, self.meta)
         begin = max(lo - routes.start, 0)
-        part = slice(begin, max(hi - routes.start, begin))
-        missing = None if routes.missing_TL is None else routes.missing_TL[part]
-        if missing is not None and self.columns is not None:
-            missing = missing[:, self.columns]
-        return routes.ids_TLK[part], missing
+        return routes, slice(begin, max(hi - routes.start, begin))
 
-    def window(self, sample: Sample, lo: int, hi: int) -> tuple[Ids, Bools | None]:
-        """Rows of positions lo..hi-1, as far as they are there."""
-        ids, missing = self._part(sample, lo, hi)
-        if self.columns is None:
-            return ids, missing
-        return np.ascontiguousarray(ids[:, self.columns]), missing
+    def _wanted(self, array_TL: Any, rows: slice) -> Any:
+        """Rows and the wanted columns of an array; None stays None."""
+        if array_TL is None or self.columns is None:
+            return None if array_TL is None else array_TL[rows]
+        return np.ascontiguousarray(array_TL[rows][:, self.columns])
+
+    def window(self, sample: Sample, lo: int, hi: int) -> tuple[Ids, Bools | None, Margins | None]:
+        """Ids, missing rows and margins of positions lo..hi-1, as far as they are there."""
+        routes, rows = self._rows(sample, lo, hi)
+        ids = self._wanted(routes.ids_TLK, rows)
+        return ids, self._wanted(routes.missing_TL, rows), self._wanted(routes.margin_TL, rows)
 
     def present(self, sample: Sample, lo: int, hi: int) -> int:
         """How many rows of positions lo..hi-1 are there."""
         if sample.routes is None:
             return 0
-        ids, missing = self._part(sample, lo, hi)
-        layers = ids.shape[1] if self.columns is None else len(self.columns)
-        return len(ids) * layers - (0 if missing is None else int(missing.sum()))
+        routes, rows = self._rows(sample, lo, hi)
+        missing = self._wanted(routes.missing_TL, rows)
+        layers = len(routes.layers_L) if self.columns is None else len(self.columns)
+        size = len(range(*rows.indices(routes.num_tokens)))
+        return size * layers - (0 if missing is None else int(missing.sum()))
 
 
 def _prefix(a: NDArray[np.int32] | None, b: NDArray[np.int32] | None) -> int | None:
@@ -141,14 +149,16 @@ class Aligner:
             prefix = _prefix(old.prompt_ids, new.prompt_ids)
         lo = max(first, old.routes.start, new.routes.start)
         hi = min(end, old.routes.stop, new.routes.stop, _END if prefix is None else prefix)
-        old_TLK, old_missing = self.old.window(old, lo, hi)
-        new_TLK, new_missing = self.new.window(new, lo, hi)
+        old_TLK, old_missing, old_margin_TL = self.old.window(old, lo, hi)
+        new_TLK, new_missing, new_margin_TL = self.new.window(new, lo, hi)
         masks = [m for m in (old_missing, new_missing) if m is not None]
         return Pair(
             name=name,
             old_TLK=old_TLK,
             new_TLK=new_TLK,
             skip_TL=np.logical_or.reduce(masks) if masks else None,
+            old_margin_TL=old_margin_TL,
+            new_margin_TL=new_margin_TL,
             position=lo,
             prompt_length=_prompt_length(old, new),
             cached=max(old.cached_tokens or 0, new.cached_tokens or 0),

@@ -5,15 +5,18 @@ Shape suffixes: T tokens, L compared layers, K top_k.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from ..dump import Dump, DumpMeta, Sample
 from ..errors import MismatchError
 from ..kernels import RowCounts, diff_rows
+from ..margins import Margins
 from .align import TOKENS, Aligner, Pair, name_of
 from .counts import Counts, LogprobCounts, SampleCounts
 from .join import join_keys
+from .margins import MarginCounts, added_margins, tally_margins
 
 __all__ = ["DiffResult", "Example", "SequenceCount", "diff"]
 
@@ -22,13 +25,15 @@ _THREADS_FROM = 8 << 20  # bytes of ids from which one sample is worth two threa
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One mismatched row: where, and the two id sets (sorted)."""
+    """One mismatched row: where, the two id sets (sorted), and each side's margin where known."""
 
     sample: str
     position: int
     layer: int
     old: tuple[int, ...]
     new: tuple[int, ...]
+    margin_old: float | None = None
+    margin_new: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class DiffResult:
 
     match counts the pairs per joining rule. layers are the compared ones; layers_only_old and
     layers_only_new those that one side alone has. examples are the first mismatched rows, at
-    most ``limit``.
+    most ``limit``. margins is None when no compared sample has margins.
     """
 
     old: DumpMeta
@@ -69,6 +74,7 @@ class DiffResult:
     sequences: tuple[SequenceCount, ...]
     examples: tuple[Example, ...]
     limit: int
+    margins: MarginCounts | None = None
 
     def __add__(self, other: "DiffResult") -> "DiffResult":
         if (self.layers, self.tokens) != (other.layers, other.tokens):
@@ -82,6 +88,7 @@ class DiffResult:
             logprobs=self.logprobs + other.logprobs,
             sequences=self.sequences + other.sequences,
             examples=(self.examples + other.examples)[: self.limit],
+            margins=added_margins(self.margins, other.margins),
         )
 
     @property
@@ -138,6 +145,11 @@ def _ranges(layers: Sequence[int]) -> str:
     return f"{layers[0]}..{layers[-1]} ({len(layers)})" if layers else "none"
 
 
+def _known(margin_TL: Margins | None, t: Any, index: int) -> float | None:
+    margin = np.nan if margin_TL is None else float(margin_TL[t, index])
+    return None if np.isnan(margin) else margin
+
+
 def _examples(pair: Pair, rows: RowCounts, layers: Sequence[int], limit: int) -> list[Example]:
     """The first mismatched rows of a pair, by position, then layer."""
     found: list[Example] = []
@@ -149,7 +161,8 @@ def _examples(pair: Pair, rows: RowCounts, layers: Sequence[int], limit: int) ->
             new = set(pair.new_TLK[t, index].tolist())
             if old != new:
                 where = (pair.name, pair.position + int(t), layers[index])
-                found.append(Example(*where, tuple(sorted(old)), tuple(sorted(new))))
+                margins = (_known(m, t, index) for m in (pair.old_margin_TL, pair.new_margin_TL))
+                found.append(Example(*where, tuple(sorted(old)), tuple(sorted(new)), *margins))
                 if len(found) >= limit:
                     return found
     return found
@@ -177,6 +190,7 @@ class _Tally:
         self.num_experts = meta.num_experts
         self.counts = Counts.empty(len(layers), meta.top_k, meta.num_experts)
         self.logprobs = LogprobCounts()
+        self.margins: MarginCounts | None = None
         self.samples = SampleCounts()
         self.sequences: list[SequenceCount] = []
         self.examples: list[Example] = []
@@ -191,9 +205,12 @@ class _Tally:
             return
         pair = self.aligner.pair(old, new, name)
         threads = 2 if pair.old_TLK.nbytes >= _THREADS_FROM else 1
+        margins = pair.old_margin_TL, pair.new_margin_TL
         rows = diff_rows(
-            pair.old_TLK, pair.new_TLK, self.num_experts, skip_TL=pair.skip_TL, threads=threads
-        )
+            pair.old_TLK, pair.new_TLK, self.num_experts, skip_TL=pair.skip_TL, threads=threads,
+            mark=any(m is not None for m in margins),
+        )  # fmt: skip
+        self.margins = tally_margins(self.margins, *margins, rows, pair.skip_TL)
         counts = Counts.of_rows(
             rows, pair.skip_TL, pair.position, pair.prompt_length, pair.cached
         )  # fmt: skip
@@ -257,6 +274,7 @@ def diff(
         sequences=tuple(tally.sequences),
         examples=tuple(tally.examples),
         limit=examples,
+        margins=tally.margins,
     )
     if not result.rows:
         raise MismatchError(

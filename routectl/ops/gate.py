@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..errors import MismatchError, RoutectlError
+from ..margins import EPS, pattern_of
 from .diff import DiffResult
 from .measures import Measures, layer_measures, rate, total_measures
 
@@ -37,6 +38,12 @@ METRICS = (
     _Metric("overlap", True, "mean of shared ids / K", lambda m: m.overlap_rate),
     _Metric("order", True, "equal sets in another slot order", lambda m: m.order_mismatch_rate),
     _Metric("zero_overlap", True, "rows that share no id", lambda m: m.zero_overlap_rate),
+    _Metric("tie", True, "mismatched at a margin of 0, of rows with a margin",
+            lambda m: m.tie_rate),
+    _Metric("near", True, "mismatched at a margin up to --eps", lambda m: m.near_rate),
+    _Metric("clear", True, "mismatched at a margin over --eps", lambda m: m.clear_rate),
+    _Metric("margin_coverage", True, "rows whose margin is known",
+            lambda m: m.margin_coverage_rate),
     _Metric("load_shift", True, "total variation of expert load", lambda m: m.load_shift),
     _Metric("rows_mismatched", False, "the count behind mismatch", lambda m: m.rows_mismatched),
     _Metric("rows_missing", False, "rows without a route on a side", lambda m: m.rows_missing),
@@ -54,6 +61,7 @@ METRICS = (
     _Metric("f2", True, "tokens with a ratio over 2 or under 1/2", None, _logprob("over_tau")),
 )  # fmt: skip
 
+_OF_MARGINS = ("tie", "near", "clear", "margin_coverage")
 _PATTERN = re.compile(r"(?P<name>[a-z_0-9]+)(@(?P<layer>\d+|\*))?:(?P<number>[^%]+)(?P<percent>%)?")
 
 
@@ -84,13 +92,14 @@ class Verdict:
     """What the exit code says.
 
     differs is True when a row is mismatched; failed lists crossed thresholds. incomparable lists
-    layers in which nothing was compared.
+    layers in which nothing was compared. eps is the margin up to which a flip is a near-tie.
     """
 
     differs: bool
     gated: bool
     failed: tuple[Failure, ...]
     incomparable: tuple[int, ...]
+    eps: float = EPS
 
     @property
     def exit_code(self) -> int:
@@ -138,45 +147,52 @@ def parse_threshold(text: str, *, over: bool) -> Threshold:
     )
 
 
-def _values(result: DiffResult, limit: Threshold) -> list[tuple[int | None, float | None]]:
+def _values(
+    result: DiffResult, limit: Threshold, eps: float
+) -> list[tuple[int | None, float | None]]:
     """The gated values: one for the total or a layer, one a layer for ``*``."""
     metric = _find(limit.metric)
     if metric.of_measures is None:
         assert metric.of_result is not None
         return [(None, metric.of_result(result))]
     if limit.layer is None:
-        return [(None, metric.of_measures(total_measures(result)))]
+        return [(None, metric.of_measures(total_measures(result, eps)))]
     if limit.layer != "*" and limit.layer not in result.layers:
         raise MismatchError(
             f"threshold {limit.text!r}: layer {limit.layer} was not compared: "
             f"{result.layers[0]}..{result.layers[-1]} were"
         )
-    parts = layer_measures(result.counts, result.layers)
+    parts = layer_measures(result.counts, result.layers, result.margins, eps)
     return [(m.layer, metric.of_measures(m)) for m in parts if limit.layer in ("*", m.layer)]
 
 
-def _why_none(result: DiffResult, layer: int | None) -> str:
-    """Why a figure has no value: a rate of no rows, or log-probs that are not there."""
+def _why_none(result: DiffResult, metric: str, layer: int | None) -> str:
+    """Why a figure has no value: a rate of no rows, margins or log-probs that are not there."""
+    if metric in _OF_MARGINS:
+        return f"no compared row{'' if layer is None else f' of layer {layer}'} has a margin"
     if layer is not None:
         return f"no row of layer {layer} was compared"
     return "the log-probs are not finite" if result.logprobs.tokens else "a side has no log-probs"
 
 
-def judge(result: DiffResult, limits: Sequence[Threshold] = ()) -> Verdict:
+def judge(result: DiffResult, limits: Sequence[Threshold] = (), *, eps: float = EPS) -> Verdict:
     """Hold a result against thresholds; without any, every mismatch counts.
 
-    Raises MismatchError when a gated figure does not exist (no log-probs, no such layer).
+    A mismatched row with a margin above 0 and up to ``eps`` is a near-tie; the same eps is then in
+    the document. Raises MismatchError when a gated figure does not exist (no log-probs, no margins,
+    no such layer), ValueError when eps is negative or not finite.
     """
+    pattern_of(eps)
     failed = []
     for limit in limits:
-        for layer, value in _values(result, limit):
+        for layer, value in _values(result, limit, eps):
             if value is None or math.isnan(value):
                 raise MismatchError(
                     f"threshold {limit.text!r}: there is no {limit.metric} to hold it against: "
-                    + _why_none(result, layer)
+                    + _why_none(result, limit.metric, layer)
                 )
             if value > limit.limit if limit.over else value < limit.limit:
                 failed.append(Failure(limit.text, limit.metric, layer, value, limit.limit))
     compared = result.counts.swaps_LS.sum(axis=1)
     empty = tuple(layer for layer, n in zip(result.layers, compared, strict=True) if not n)
-    return Verdict(result.rows_mismatched > 0, bool(limits), tuple(failed), empty)
+    return Verdict(result.rows_mismatched > 0, bool(limits), tuple(failed), empty, eps)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..margins import EPS
 from .counts import Counts
 from .diff import DiffResult
+from .margins import Flips, MarginCounts, flips_of
 
 __all__ = [
     "Measures", "dead_experts", "entropy", "layer_measures", "load_shift", "max_vio", "rate",
@@ -55,7 +57,8 @@ def load_shift(old_E: Ints, new_E: Ints) -> float | None:
 class Measures:
     """The figures of one layer, or of all (layer None; then load figures are the worst layer's).
 
-    swaps[n] counts rows in which n ids differ. overlap_rate is the mean of shared ids / K.
+    swaps[n] counts rows in which n ids differ. overlap_rate is the mean of shared ids / K. flips
+    splits the mismatched rows by margin; None when the dumps have no margins.
     """
 
     layer: int | None
@@ -67,6 +70,7 @@ class Measures:
     load_shift: float | None
     max_vio_old: float | None
     max_vio_new: float | None
+    flips: Flips | None = None
 
     @property
     def mismatch_rate(self) -> float | None:
@@ -90,13 +94,35 @@ class Measures:
         """Share of rows that share no id."""
         return rate(self.swaps[-1], self.rows)
 
+    @property
+    def tie_rate(self) -> float | None:
+        """Share of the rows with a known margin that are mismatched at a margin of 0."""
+        return None if self.flips is None else rate(self.flips.ties, self.flips.rows)
+
+    @property
+    def near_rate(self) -> float | None:
+        """Share of the rows with a known margin that are mismatched above 0 and up to eps."""
+        return None if self.flips is None else rate(self.flips.near, self.flips.rows)
+
+    @property
+    def clear_rate(self) -> float | None:
+        """Share of the rows with a known margin that are mismatched above eps."""
+        return None if self.flips is None else rate(self.flips.clear, self.flips.rows)
+
+    @property
+    def margin_coverage_rate(self) -> float | None:
+        """Share of the rows whose margin is known on a side."""
+        return None if self.flips is None else rate(self.flips.rows, self.rows)
+
 
 def _worst(values: list[float | None]) -> float | None:
     return max((v for v in values if v is not None), default=None)
 
 
-def layer_measures(counts: Counts, layers: tuple[int, ...]) -> list[Measures]:
-    """The figures of each compared layer."""
+def layer_measures(
+    counts: Counts, layers: tuple[int, ...], margins: MarginCounts | None = None, eps: float = EPS
+) -> list[Measures]:
+    """The figures of each compared layer; a margin up to ``eps`` is a near-tie."""
     return [
         Measures(
             layer=layer,
@@ -108,13 +134,14 @@ def layer_measures(counts: Counts, layers: tuple[int, ...]) -> list[Measures]:
             load_shift=load_shift(counts.load_old_LE[i], counts.load_new_LE[i]),
             max_vio_old=max_vio(counts.load_old_LE[i]),
             max_vio_new=max_vio(counts.load_new_LE[i]),
+            flips=None if margins is None else flips_of(margins, eps, i),
         )
         for i, layer in enumerate(layers)
     ]
 
 
-def total_measures(result: DiffResult) -> Measures:
-    """The figures of all compared layers together."""
+def total_measures(result: DiffResult, eps: float = EPS) -> Measures:
+    """The figures of all compared layers together; a margin up to ``eps`` is a near-tie."""
     parts = layer_measures(result.counts, result.layers)
     return Measures(
         layer=None,
@@ -126,4 +153,5 @@ def total_measures(result: DiffResult) -> Measures:
         load_shift=_worst([p.load_shift for p in parts]),
         max_vio_old=_worst([p.max_vio_old for p in parts]),
         max_vio_new=_worst([p.max_vio_new for p in parts]),
+        flips=None if result.margins is None else flips_of(result.margins, eps),
     )

@@ -21,8 +21,9 @@ class Summary:
     prompt_tokens and response_tokens add up what samples say of themselves; lengths_unknown
     counts the samples that do not, with_cached those that name their cached tokens. positions are
     tokens that have a place in the routes; rows are those that are there, rows_missing_L the
-    others. load_LE counts how often each expert was taken. weight_versions counts response tokens
-    per version, in order of first sight.
+    others; rows_with_margin those whose margin is known, ties those of margin 0. load_LE counts how
+    often each expert was taken. weight_versions counts response tokens per version, in order of
+    first sight.
     """
 
     meta: DumpMeta
@@ -41,6 +42,8 @@ class Summary:
     with_logprobs: int
     with_cached: int
     retracted: int
+    rows_with_margin: int
+    ties: int
 
     @property
     def rows(self) -> int:
@@ -88,6 +91,9 @@ class _Tally:
         self.plain["positions"] += routes.num_tokens
         if routes.missing_TL is not None:
             self.missing_L += routes.missing_TL.sum(axis=0)
+        if routes.margin_TL is not None:
+            self.plain["rows_with_margin"] += int((~np.isnan(routes.margin_TL)).sum())
+            self.plain["ties"] += int((routes.margin_TL == 0).sum())
         self.load_LE += count_load(routes.ids_TLK, self.meta.num_experts, routes.missing_TL)
 
 
@@ -99,6 +105,7 @@ def summarize(dump: Dump) -> Summary:
     names = (
         "samples", "without_routes", "lengths_unknown", "prompt_tokens", "response_tokens",
         "cached_tokens", "positions", "with_logprobs", "with_cached", "retracted",
+        "rows_with_margin", "ties",
     )  # fmt: skip
     return Summary(
         meta=dump.meta,

@@ -3,9 +3,7 @@
 docs/json.md is the contract. Undefined figures are null; nan and infinity never appear.
 """
 
-import json
 import math
-import re
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +11,7 @@ import numpy as np
 
 from ..dump import DumpMeta
 from ..ops.counts import PLACES, bin_edges
-from ..ops.diff import DiffResult, SequenceCount
+from ..ops.diff import DiffResult, Example, SequenceCount
 from ..ops.gate import Verdict, judge
 from ..ops.measures import (
     Measures,
@@ -25,13 +23,12 @@ from ..ops.measures import (
     total_measures,
 )
 from ..ops.summary import Summary
+from .margins import margin_document, sides_document
 
-__all__ = ["Document", "diff_document", "summary_document", "to_json"]
+__all__ = ["Document", "diff_document", "summary_document"]
 
 Document = dict[str, Any]
 _QUANTILES = (0.5, 0.9, 0.99)
-_FLAT_LIST = re.compile(r"\[\n +([^\[\]{}]*?)\n +\]")  # a line break is never inside a string
-_BREAK = re.compile(r",\n +")
 
 
 def _finite(value: Any) -> Any:
@@ -43,14 +40,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def to_json(document: Document) -> str:
-    """The document as text, keys in the order of docs/json.md, flat lists on one line."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    return _FLAT_LIST.sub(lambda m: f"[{_BREAK.sub(', ', m[1])}]", text) + "\n"
-
-
 def _dump(meta: DumpMeta, samples: int) -> Document:
     about = asdict(meta)
+    for name in ("order", "margins", "provenance"):  # only where there is something to say
+        if about[name] in ("unknown", False, {}):
+            del about[name]
     return {
         "path": about.pop("path"),
         "samples": samples,
@@ -122,11 +116,29 @@ def _logprobs(result: DiffResult) -> Document | None:
     }
 
 
+def _margins(
+    result: DiffResult, m: Measures, layer: int | None, first: Document | None = None
+) -> Document:
+    """The entry ``margins`` of a layer, by its index, or of all; nothing without margins."""
+    if result.margins is None:
+        return {}
+    sides = sides_document(result.margins, layer)
+    return {"margins": {**(first or {}), **margin_document(m), **sides}}
+
+
+def _example(example: Example, margins: bool) -> Document:
+    found = asdict(example)
+    if not margins:
+        del found["margin_old"], found["margin_new"]
+    return found
+
+
 def diff_document(result: DiffResult, verdict: Verdict | None = None) -> Document:
     """The routectl.diff/1 document; without a verdict, every mismatch counts as a difference."""
     verdict = judge(result) if verdict is None else verdict
     counts = result.counts
-    total = _measures(total_measures(result))
+    whole = total_measures(result, verdict.eps)
+    total = _measures(whole)
     bins = [
         {"from": bin_edges(i)[0], **_four("to", bin_edges(i)[1], row)}
         for i, row in enumerate(counts.bins_B4) if row[0]
@@ -150,7 +162,10 @@ def diff_document(result: DiffResult, verdict: Verdict | None = None) -> Documen
         "layers_only_old": list(result.layers_only_old),
         "layers_only_new": list(result.layers_only_new),
         "layers": [
-            {"layer": m.layer, **_measures(m)} for m in layer_measures(counts, result.layers)
+            {"layer": m.layer, **_measures(m), **_margins(result, m, i)}
+            for i, m in enumerate(
+                layer_measures(counts, result.layers, result.margins, verdict.eps)
+            )
         ],
         "tokens_by_differing_layers": counts.depth_N.tolist(),
         "tokens_by_first_differing_layer": [
@@ -161,7 +176,8 @@ def diff_document(result: DiffResult, verdict: Verdict | None = None) -> Documen
         "positions": bins,
         "sequences": _sequences(result.sequences, result.limit),
         "logprobs": _logprobs(result),
-        "examples": [asdict(e) for e in result.examples],
+        **_margins(result, whole, None, {"eps": verdict.eps}),
+        "examples": [_example(e, result.margins is not None) for e in result.examples],
         "verdict": {
             "differs": verdict.differs,
             "failed": [asdict(f) for f in verdict.failed],
@@ -201,6 +217,11 @@ def summary_document(summary: Summary) -> Document:
         "tokens_with_routes": summary.positions,
         "rows": summary.rows,
         "rows_missing": int(summary.rows_missing_L.sum()),
+        **(
+            {"rows_with_margin": summary.rows_with_margin, "ties": summary.ties}
+            if meta.margins
+            else {}
+        ),
         "id_bytes_per_token": summary.id_bytes_per_token,
         "file_bytes_per_token": rate(meta.file_bytes or 0, summary.positions),
         "starts": summary.starts,

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from .document import Document
+from .margins import example_margins, flip_columns, making_lines, margin_lines
 from .tables import Column, print_line, print_table
 from .wording import amount, bytes_text, figure, layers_text, percent, plural
 
@@ -26,6 +27,8 @@ def _reach(doc: Document) -> str:
     alone = doc["samples"]["only_old"] + doc["samples"]["only_new"]
     coverage = doc["coverage_rate"]
     text = "" if coverage in (None, 1) else f"; coverage {percent(coverage)}"
+    if "margins" in doc and doc["rows_mismatched"]:
+        text = f"; {plural(doc['margins']['clear_flips'], 'clear flip')}{text}"
     return text + (f"; {plural(alone, 'sample')} without a partner" if alone else "")
 
 
@@ -97,6 +100,7 @@ def _layer_table(console: Console, doc: Document) -> None:
                 [Column("more", cells(lambda r: amount(sum(r["swaps"][4:]))), 7)]
                 if swaps > 3 else []
             ),
+            *flip_columns(rows),
             Column("order", cells(lambda r: amount(r["order_mismatches"])), 3),
             Column("load shift", cells(lambda r: percent(r["load_shift"])), 4),
         ],
@@ -124,6 +128,7 @@ def _spread(doc: Document) -> list[tuple[str, str]]:
          f"{percent(s['mean'])}, p50 {percent(s['p50'])}, p90 {percent(s['p90'])}, p99 "
          f"{percent(s['p99'])}, max {percent(s['max'])}")
     )  # fmt: skip
+    lines += margin_lines(doc)
     d = doc["logprobs"]
     if d is not None:
         lines.append(
@@ -132,6 +137,11 @@ def _spread(doc: Document) -> list[tuple[str, str]]:
              f"{figure(d['max_abs_d'])}, F({d['tau']:g}) {percent(d['f_tau'])}")
         )  # fmt: skip
     return lines
+
+
+def _print_lines(console: Console, lines: list[tuple[str, str]]) -> None:
+    for label, text in lines:
+        print_line(console, label, text)
 
 
 def _cut(parts: list[str], limit: int = 10) -> str:
@@ -173,6 +183,7 @@ def _examples(console: Console, doc: Document) -> None:
                 Column("first mismatches", [e["sample"] for e in rows]),
                 Column("position", [str(e["position"]) for e in rows]),
                 Column("layer", [str(e["layer"]) for e in rows]),
+                *example_margins(rows),
                 Column("only old", [_ids(a - b) for a, b in sets]),
                 Column("only new", [_ids(b - a) for a, b in sets]),
                 Column("both", [_ids(a & b) for a, b in sets], 1),
@@ -210,8 +221,7 @@ def render_diff(doc: Document, console: Console) -> None:
     console.print()
     _layer_table(console, doc)
     console.print()
-    for label, text in _spread(doc):
-        print_line(console, label, text)
+    _print_lines(console, _spread(doc))
     _examples(console, doc)
 
 
@@ -241,6 +251,7 @@ def render_summary(doc: Document, console: Console) -> None:
         f"{amount(doc['rows_missing'])} missing; starts: "
         + (", ".join(f"{n} {kind}" for kind, n in doc["starts"].items()) or "none"),
     )  # fmt: skip
+    _print_lines(console, making_lines(doc))
     per_file = doc["file_bytes_per_token"]
     print_line(
         console, "size",
