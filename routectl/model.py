@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .errors import FormatError
 
-__all__ = ["ModelFacts", "facts_from_config"]
+__all__ = ["ModelFacts", "facts_from_config", "text_part"]
 
 MAX_LAYERS = 4096
 MAX_EXPERTS = 65536  # ids are uint16 at most
@@ -52,12 +52,7 @@ def facts_from_config(config: Mapping[str, object], source: str) -> ModelFacts:
     """A config.json document, read into facts; ``source`` opens the message of a FormatError."""
     if not isinstance(config, Mapping):
         raise _bad(source, "not a config", reprlib.repr(config)[:120], "a JSON object")
-    part = config
-    for name in TEXT_PARTS:
-        inner = part.get(name)
-        part = inner if isinstance(inner, Mapping) else part
-    if all(part.get(name) is None for name in EXPERTS):
-        part = config
+    part = text_part(config)
     reader = _Reader(part, source)
     num_experts = reader.same_in_all_layers(EXPERTS, "no MoE layer", 0, MAX_EXPERTS)
     if num_experts <= 1:
@@ -71,6 +66,15 @@ def facts_from_config(config: Mapping[str, object], source: str) -> ModelFacts:
     return ModelFacts(
         num_layers, layers, num_experts, top_k, kind if isinstance(kind, str) else None
     )
+
+
+def text_part(config: Mapping[str, object]) -> Mapping[str, object]:
+    """The part of a config.json that describes the text model; the whole where none has experts."""
+    part = config
+    for name in TEXT_PARTS:
+        inner = part.get(name)
+        part = inner if isinstance(inner, Mapping) else part
+    return config if all(part.get(name) is None for name in EXPERTS) else part
 
 
 def _bad(source: str, wrong: str, got: str, expected: str) -> FormatError:

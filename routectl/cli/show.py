@@ -1,9 +1,11 @@
-"""``routectl show DUMP``."""
+"""``routectl show PATH``: a dump or a checkpoint."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..errors import RoutectlError
 from .options import (
     Force,
     Format,
@@ -21,11 +23,14 @@ from .output import check_output, emit, watching
 
 __all__ = ["show_command"]
 
-_DUMP = typer.Argument(metavar="DUMP", show_default=False, help="A file, a folder or a glob.")
+_PATH = typer.Argument(
+    metavar="PATH", show_default=False,
+    help="A dump: a file, a folder or a glob. Or a checkpoint: a folder of weights.",
+)  # fmt: skip
 
 
 def show_command(
-    dump: Annotated[str, _DUMP],
+    path: Annotated[str, _PATH],
     as_json: Json = False,
     output: Output = None,
     force: Force = False,
@@ -36,18 +41,49 @@ def show_command(
     form: Format = None,
     start: Start = None,
 ) -> int:
-    """Say what a dump holds: format, tokens, layers, load.
+    """Say what a dump or a checkpoint holds: format, layers, sizes.
 
-    Engine and version, samples, prompt, response and cached tokens, MoE layers, K, E, dtype,
-    missing rows, bytes per token, weight versions, and the expert load of each layer.
+    Of a dump: engine and version, samples, prompt, response and cached tokens, MoE layers, K, E,
+    dtype, missing rows, bytes per token, weight versions, and the expert load of each layer.
+
+    Of a checkpoint (an HF folder of safetensors, or one of Megatron's), from its headers alone:
+    format, MoE layers, K, E, the routers' dtypes, sizes by dtype and by layer.
     """
+    target = check_output(output, force)
+    if form is None and _is_checkpoint(path):
+        if any(given is not None for given in (model, num_layers, top_k, num_experts, start)):
+            raise RoutectlError(f"{path}: a checkpoint says its own layers, K and E",
+                                hint="--format where it is a dump")  # fmt: skip
+        return _show_checkpoint(path, as_json, target, force)
     from ..ops.summary import summarize
     from ..reports.document import summary_document
     from ..reports.terminal import render_summary
 
-    target = check_output(output, force)
-    opened = open_input(dump, model_from(model, num_layers, top_k, num_experts), form, start)
+    opened = open_input(path, model_from(model, num_layers, top_k, num_experts), form, start)
     with watching(opened, "reading") as watched:
         summary = summarize(watched)
     emit(summary_document(summary), render_summary, as_json=as_json, output=target, force=force)
+    return 0
+
+
+def _is_checkpoint(path: str) -> bool:
+    from ..checkpoints import is_checkpoint
+
+    return is_checkpoint(path)
+
+
+def _show_checkpoint(path: str, as_json: bool, target: Path | None, force: bool) -> int:
+    import gc
+
+    from ..checkpoints import open_checkpoint
+    from ..checkpoints.facts import checkpoint_facts
+    from ..reports.checkpoint import checkpoint_document
+    from ..reports.checkpoint_terminal import render_checkpoint
+
+    gc.disable()  # 100,000 entries without a cycle: collecting takes longer than reading them
+    try:
+        document = checkpoint_document(checkpoint_facts(open_checkpoint(path)))
+    finally:
+        gc.enable()
+    emit(document, render_checkpoint, as_json=as_json, output=target, force=force)
     return 0

@@ -1,0 +1,46 @@
+"""Checkpoints opened from their headers alone: a folder in, a Checkpoint out."""
+
+from pathlib import Path
+
+from ..errors import FormatError
+from .hf import open_hf, weight_files
+from .megatron import iteration_folder, megatron_format, open_megatron
+from .tensors import Checkpoint
+
+__all__ = ["is_checkpoint", "open_checkpoint"]
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether ``path`` is a folder with weights of a form that open_checkpoint knows."""
+    folder = Path(path)
+    try:
+        return folder.is_dir() and bool(
+            weight_files(folder) or megatron_format(folder) or iteration_folder(folder)
+        )
+    except OSError:
+        return False
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a folder of weights from its headers alone; no weight is read and torch not loaded.
+
+    An HF folder (model.safetensors, or shards with or without an index), or Megatron's: the root
+    with latest_checkpointed_iteration.txt, or the folder of an iteration, in torch_dist,
+    torch_dcp, fsdp_dtensor or the legacy mp_rank form.
+
+    Raises FormatError when it is damaged or no checkpoint, UnsupportedError when it is of a kind
+    that is not read (pickled HF weights, zarr).
+    """
+    folder = Path(path)
+    try:
+        if not folder.is_dir():
+            what = "expected a folder of weights" if folder.exists() else "no such folder"
+            raise FormatError(f"{path}: {what}")
+        if weight_files(folder):
+            return open_hf(folder)
+        for candidate in (folder, iteration_folder(folder)):
+            if candidate is not None and megatron_format(candidate):
+                return open_megatron(candidate)
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+    raise FormatError(f"{path}: no checkpoint in it: neither safetensors nor a form of Megatron")

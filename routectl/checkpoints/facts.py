@@ -1,0 +1,142 @@
+"""What a checkpoint holds, as sizes: layers, dtypes, routers, what a streamed run reads."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..errors import FormatError, UnsupportedError
+from ..model import ModelFacts
+from ..recipes import megatron_recipe, recipe_from_config
+from .router_names import RouterNames, model_facts, router_names
+from .tensors import Checkpoint
+
+__all__ = ["CheckpointFacts", "checkpoint_facts"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFacts:
+    """A checkpoint in numbers, bytes as stored.
+
+    layers       MoE layers, 0-based; ``num_layers`` counts dense ones too, where that is known
+    experts      E as the routers have it, zero and skip experts included
+    top_k        K; None where neither config nor arguments say it
+    layer_bytes  of each decoder layer, all of its tensors
+    recipe       how router logits become ids and weights, in words; None where it is not known
+    other_bytes  of the model's tensors outside of them: embeddings, norms, head, MTP, towers
+    """
+
+    checkpoint: Checkpoint
+    facts: ModelFacts | None
+    routers: Mapping[int, RouterNames]
+    num_layers: int | None
+    top_k: int | None
+    experts: int
+    hidden_size: int
+    weight_dtypes: tuple[str, ...]
+    bias_dtypes: tuple[str, ...]
+    dtype_bytes: Mapping[str, int]
+    dtype_tensors: Mapping[str, int]
+    router_bytes: int
+    layer_bytes: Mapping[int, int] = field(default_factory=dict)
+    other_bytes: int = 0
+    recipe: str | None = None
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The MoE layers."""
+        return tuple(self.routers)
+
+    @property
+    def num_experts(self) -> int:
+        """E, routed experts alone where a config says it."""
+        return self.experts if self.facts is None else self.facts.num_experts
+
+    @property
+    def tensor_bytes(self) -> int:
+        """All of the model's tensors."""
+        return sum(self.dtype_bytes.values())
+
+    @property
+    def largest_layer(self) -> int | None:
+        """The decoder layer of most bytes, the first of equals; None where layers are stacked."""
+        return max(self.layer_bytes, key=lambda n: (self.layer_bytes[n], -n), default=None)
+
+
+def _layer_bytes(checkpoint: Checkpoint, prefix: str, num_layers: int | None) -> dict[int, int]:
+    """The bytes of each decoder layer under the routers' own prefix."""
+    layer = re.compile(re.escape(prefix) + r"layers\.(\d{1,5})\.")
+    sizes: Counter[int] = Counter()
+    for name, info in checkpoint.tensors.items():
+        match = layer.match(name)
+        if match and (num_layers is None or int(match[1]) < num_layers):
+            sizes[int(match[1])] += info.num_bytes
+    return dict(sorted(sizes.items()))
+
+
+def _number(value: object) -> int | None:
+    return value if type(value) is int else None
+
+
+def _recipe(checkpoint: Checkpoint, experts: int) -> str | None:
+    """The recipe in words; None for a family that is not in the table, or unfit options."""
+    where = str(checkpoint.path)
+    try:
+        if checkpoint.config is not None:
+            return recipe_from_config(checkpoint.config, where).describe()
+        if "moe_router_topk" in checkpoint.arguments:
+            options = {"num_moe_experts": experts, **checkpoint.arguments}
+            return megatron_recipe(options, where).describe()
+    except (UnsupportedError, FormatError):
+        return None
+    return None
+
+
+def checkpoint_facts(checkpoint: Checkpoint) -> CheckpointFacts:
+    """A checkpoint in numbers, from headers alone.
+
+    Raises FormatError when an HF folder has no config.json or is of a dense model, and what
+    router_names raises.
+    """
+    facts = model_facts(checkpoint)
+    if facts is None and checkpoint.format == "hf":
+        raise FormatError(f"{checkpoint.path}: no config.json beside the weights")
+    routers = router_names(checkpoint)
+    weights = [(names.weight, checkpoint.info(names.weight.name)) for names in routers.values()]
+    sizes = {info.shape if part.row is None else info.shape[1:] for part, info in weights}
+    if len(sizes) > 1:
+        shapes = " and ".join(map(str, sorted(map(list, sizes))[:2]))
+        raise FormatError(f"{checkpoint.path}: unlike routers: got {shapes}, expected one shape")
+    experts, hidden_size = sizes.pop()
+    biases = [names.expert_bias for names in routers.values() if names.expert_bias is not None]
+    parts = {part for names in routers.values() for part in names.parts}
+    tensors, amounts = Counter[str](), Counter[str]()
+    for info in checkpoint.tensors.values():
+        tensors[info.dtype] += 1
+        amounts[info.dtype] += info.num_bytes
+    arguments = checkpoint.arguments
+    num_layers = _number(arguments.get("num_layers")) if facts is None else facts.num_layers
+    prefix = re.split(r"layers\.", weights[0][1].name, maxsplit=1)[0]
+    stacked = weights[0][0].row is not None
+    layer_bytes = {} if stacked else _layer_bytes(checkpoint, prefix, num_layers)
+    return CheckpointFacts(
+        checkpoint=checkpoint,
+        facts=facts,
+        routers=routers,
+        num_layers=num_layers,
+        top_k=_number(arguments.get("moe_router_topk")) if facts is None else facts.top_k,
+        experts=experts,
+        hidden_size=hidden_size,
+        weight_dtypes=tuple(sorted({info.dtype for _, info in weights})),
+        bias_dtypes=tuple(sorted({checkpoint.info(part.name).dtype for part in biases})),
+        dtype_bytes=dict(sorted(amounts.items())),
+        dtype_tensors=dict(sorted(tensors.items())),
+        router_bytes=sum(
+            checkpoint.info(part.name).num_bytes
+            // (1 if part.row is None else checkpoint.info(part.name).shape[0])
+            for part in parts
+        ),
+        layer_bytes=layer_bytes,
+        other_bytes=sum(amounts.values()) - sum(layer_bytes.values()),
+        recipe=_recipe(checkpoint, experts),
+    )

@@ -1,0 +1,115 @@
+"""The header of a safetensors file, read alone and checked to the last byte.
+
+Source: safetensors 0.8.0, ``SafeTensors::read_metadata`` and ``Metadata::validate``. An 8-byte
+little-endian length, that many bytes of JSON, then the tensors without gap or overlap to the end
+of the file.
+"""
+
+import json
+import reprlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ..errors import FormatError
+from .tensors import Piece, TensorInfo, bytes_of
+
+__all__ = ["read_header", "strict_json"]
+
+_MAX_HEADER = 100_000_000
+_MAX_RANK = 16
+_MAX_SIZE = 1 << 62
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise FormatError(f"{twice[:80]!a} is there twice")
+    return entries
+
+
+def strict_json(text: bytes, where: str) -> dict[str, Any]:
+    """A JSON object in which no key is there twice; raises FormatError."""
+    try:
+        document = json.loads(text, object_pairs_hook=_unique)
+    except FormatError as error:
+        raise FormatError(f"{where}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: not JSON: {str(error)[:120]}") from None
+    if not isinstance(document, dict):
+        raise FormatError(f"{where}: got {type(document).__name__}, expected a JSON object")
+    return document
+
+
+def _header_bytes(path: Path) -> tuple[bytes, int]:
+    """The header's JSON text, and the size of the file."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or not 2 <= length <= size - 8:
+            raise FormatError(f"{path}: bad header length: got {length} in a file of {size} bytes")
+        if length > _MAX_HEADER:
+            raise FormatError(f"{path}: header of {length} bytes, expected at most {_MAX_HEADER}")
+        return file.read(length), size
+
+
+def _numbers(value: object, count: int | None) -> tuple[int, ...] | None:
+    """A list of sizes or offsets; None when it is anything else."""
+    if not isinstance(value, list) or len(value) > _MAX_RANK or count not in (None, len(value)):
+        return None
+    for number in value:
+        if type(number) is not int or not 0 <= number < _MAX_SIZE:
+            return None
+    return tuple(value)
+
+
+def _entry(path: Path, base: int, name: str, entry: object) -> TensorInfo:
+    """A tensor of the header, its bytes counted against its shape."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        raise FormatError(
+            f"{path}: {name[:80]!a}: got no dtype, expected dtype, shape and data_offsets"
+        )
+    shape = _numbers(entry.get("shape"), None)
+    span = _numbers(entry.get("data_offsets"), 2)
+    if shape is None or span is None:
+        raise FormatError(
+            f"{path}: {name[:80]!a}: bad shape or data_offsets, expected whole numbers"
+        )
+    dtype = entry["dtype"]
+    num_bytes = bytes_of(dtype, shape, path)
+    if span[1] - span[0] != num_bytes:
+        raise FormatError(
+            f"{path}: {name[:80]!a}: {span[1] - span[0]} bytes for {dtype} "
+            f"{reprlib.repr(list(shape))}, "
+            f"expected {reprlib.repr(num_bytes)}"
+        )
+    piece = Piece(path, base + span[0], num_bytes, (0,) * len(shape), shape)
+    return TensorInfo(name, dtype, shape, num_bytes, (piece,))
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of a safetensors file by name, from its header alone.
+
+    Raises FormatError for a file that is truncated, whose header is longer than 100 MB or not
+    JSON, with a name twice, or with ranges that overlap, leave gaps or do not end with the file;
+    UnsupportedError for an unknown dtype.
+    """
+    try:
+        text, size = _header_bytes(path)
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+    header = strict_json(text, f"{path}: header")
+    header.pop("__metadata__", None)
+    base = 8 + len(text)
+    tensors = {name: _entry(path, base, name, entry) for name, entry in header.items()}
+    end = base
+    for info in sorted(tensors.values(), key=lambda t: (t.pieces[0].offset, t.num_bytes)):
+        begin = info.pieces[0].offset
+        if begin != end:
+            what = "overlaps the one before it" if begin < end else "leaves a gap before it"
+            raise FormatError(f"{path}: {info.name[:80]!a} {what}: got {begin}, expected {end}")
+        end += info.num_bytes
+    if end != size:
+        raise FormatError(f"{path}: tensors end at byte {end}, the file at {size}")
+    return tensors

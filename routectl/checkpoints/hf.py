@@ -1,0 +1,102 @@
+"""Folders of Hugging Face weights: one safetensors file, or shards with an index."""
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import FormatError, UnsupportedError
+from .headers import read_header, strict_json
+from .tensors import Checkpoint, TensorInfo
+
+__all__ = ["open_hf", "weight_files"]
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SHARDS = "model-*-of-*.safetensors"
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
+_MAX_JSON = 256 << 20
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """What makes a folder one of HF weights: its index, or single file, or shards."""
+    for name in (INDEX, SINGLE):
+        if (folder / name).is_file():
+            return [folder / name]
+    for pattern in (SHARDS, *PICKLED):
+        found = sorted(folder.glob(pattern))
+        if found:
+            return found
+    return []
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_JSON:
+            raise FormatError(f"{path}: more than {_MAX_JSON} bytes of JSON")
+        return strict_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _indexed(index: Path) -> tuple[dict[str, TensorInfo], tuple[str, ...]]:
+    """The tensors that an index lists, and those of its shards that it does not."""
+    places = _document(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise FormatError(f"{index}: no weight_map, expected names of tensors with their files")
+    stored: dict[str, dict[str, TensorInfo]] = {}
+    for name, file in places.items():
+        if not isinstance(file, str) or Path(file).name != file or "\\" in file:
+            raise FormatError(f"{index}: {name[:80]!a}: got file {str(file)[:80]!a}, expected one "
+                              "in the same folder")  # fmt: skip
+        if file not in stored:
+            stored[file] = read_header(index.parent / file)
+        if name not in stored[file]:
+            raise FormatError(f"{index}: {name[:80]!a} is not in {file}")
+    others = [n for shard in stored.values() for n in shard if n not in places]
+    return {name: stored[file][name] for name, file in places.items()}, tuple(others)
+
+
+def _shards(files: list[Path]) -> dict[str, TensorInfo]:
+    """The tensors of shards that have no index: all of them must be there."""
+    claimed = {file.stem.rsplit("-of-", 1)[1] for file in files}
+    total = next(iter(claimed)) if len(claimed) == 1 else ""
+    if not total.isdecimal() or int(total) != len(files):
+        raise FormatError(f"{files[0].parent}: {len(files)} shards without an index, expected "
+                          f"{' and '.join(sorted(claimed))[:80]}")  # fmt: skip
+    tensors: dict[str, TensorInfo] = {}
+    for file in files:
+        shard = read_header(file)
+        twice = sorted(tensors.keys() & shard.keys())
+        if twice:
+            raise FormatError(f"{file}: {twice[0][:80]!a} is in another shard too")
+        tensors |= shard
+    return tensors
+
+
+def open_hf(folder: Path) -> Checkpoint:
+    """A folder of HF weights as a Checkpoint, with its config.json where there is one.
+
+    Raises FormatError for damaged headers, an index that names absent files or tensors, and
+    incomplete shards; UnsupportedError when the weights are pickled.
+    """
+    files = weight_files(folder)
+    if files and files[0].name.startswith("pytorch_model"):
+        raise UnsupportedError(f"{folder}: pickled weights ({files[0].name}) are not read",
+                               hint="save the model again, as safetensors")  # fmt: skip
+    others: tuple[str, ...] = ()
+    if files and files[0].name == INDEX:
+        tensors, others = _indexed(files[0])
+    elif files and files[0].name == SINGLE:
+        tensors = read_header(files[0])
+    elif files:
+        tensors = _shards(files)
+    else:
+        raise FormatError(f"{folder}: no {SINGLE} and no index in it")
+    config = folder / "config.json"
+    return Checkpoint(
+        format="hf",
+        path=folder,
+        tensors=tensors,
+        files=tuple(sorted({info.pieces[0].file for info in tensors.values()})),
+        config=_document(config) if config.is_file() else None,
+        unindexed=others,
+    )

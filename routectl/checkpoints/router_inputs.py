@@ -1,0 +1,159 @@
+"""Dumped router inputs: the hidden states that each router was given, as one safetensors file.
+
+``layer.N`` [T, D] of each MoE layer N (0-based), the samples end to end; ``cu_seqlens`` int [B + 1]
+and ``token_ids`` int [T] where they are known. Shape suffixes: T tokens of all samples, D hidden
+size, B samples, L MoE layers.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from ..errors import FormatError
+from ..files import replacing
+from .headers import read_header
+from .tensors import TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "InputShapes",
+    "InputsWriter",
+    "RouterInputs",
+    "is_router_inputs",
+    "open_router_inputs",
+    "writing_inputs",
+]
+
+SCHEMA = "routectl.router_inputs/1"
+_LAYER = re.compile(r"layer\.(\d{1,4})")
+_FLOATS = ("BF16", "F16", "F32", "F64")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RouterInputs(Mapping[int, "torch.Tensor"]):
+    """Hidden states [T, D] by layer, mapped when asked for; without lens, all is one sample."""
+
+    path: Path
+    infos: Mapping[int, TensorInfo]
+    lens: tuple[int, ...] | None
+    token_ids_T: "torch.Tensor | None"
+
+    def __getitem__(self, layer: int) -> "torch.Tensor":
+        from .reading import read_tensor
+
+        return read_tensor(self.infos[layer], str(self.path))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.infos)
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+
+def is_router_inputs(path: Path) -> bool:
+    """Whether a path names a safetensors file of router inputs, by its header."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    found = [info for name, info in read_header(path).items() if _LAYER.fullmatch(name)]
+    return any(info.dtype in _FLOATS and len(info.shape) == 2 for info in found)
+
+
+def open_router_inputs(path: Path) -> RouterInputs:
+    """A file of router inputs, from its header, lengths and token ids.
+
+    Raises FormatError where a layer is not [T, D] floats or lengths do not fit.
+    """
+    from .reading import read_tensor
+
+    header = read_header(path)
+    infos = {}
+    for name, info in header.items():
+        match = _LAYER.fullmatch(name)
+        if match is None:
+            continue
+        if info.dtype not in _FLOATS or len(info.shape) != 2:
+            raise FormatError(
+                f"{path}: {name}: got {info.dtype} {list(info.shape)}, expected floats [T, D]"
+            )
+        infos[int(match[1])] = info
+    if not infos:
+        raise FormatError(f"{path}: no layer.N among {len(header)} tensors")
+    tokens = next(iter(infos.values())).shape[0]
+    lens = None
+    if "cu_seqlens" in header:
+        ends = read_tensor(header["cu_seqlens"], str(path)).flatten().tolist()
+        lens = tuple(end - begin for begin, end in pairwise(ends))
+        if not lens or ends[0] != 0 or ends[-1] != tokens or min(lens) < 1:
+            raise FormatError(f"{path}: cu_seqlens do not cut {tokens} tokens: got {ends[:4]}...")
+    ids_T = read_tensor(header["token_ids"], str(path)) if "token_ids" in header else None
+    if ids_T is not None and tuple(ids_T.shape) != (tokens,):
+        raise FormatError(f"{path}: token_ids: got {list(ids_T.shape)}, expected [{tokens}]")
+    return RouterInputs(path, dict(sorted(infos.items())), lens, ids_T)
+
+
+@dataclass(frozen=True, slots=True)
+class InputShapes:
+    """What a file of router inputs will hold: layers, tokens of each sample, D, and the dtype."""
+
+    layers: tuple[int, ...]
+    lens: tuple[int, ...]
+    hidden_size: int
+    dtype: str
+
+
+class InputsWriter:
+    """A file of router inputs, written sample by sample in any order; nothing is held."""
+
+    def __init__(self, stream: IO[bytes], shapes: InputShapes, token_ids: Sequence[int]) -> None:
+        self._stream, self._shapes = stream, shapes
+        self._rows = (0, *accumulate(shapes.lens))
+        width = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}[shapes.dtype]
+        self._row_bytes = shapes.hidden_size * width
+        tokens, count = self._rows[-1], len(self._rows)
+        sizes = {f"layer.{n}": (shapes.dtype, [tokens, shapes.hidden_size]) for n in shapes.layers}
+        sizes |= {"cu_seqlens": ("I64", [count]), "token_ids": ("I64", [tokens])}
+        entries: dict[str, dict[str, object]] = {}
+        offset = lengths_at = 0
+        for name, (dtype, shape) in sizes.items():
+            size = tokens * self._row_bytes if name.startswith("layer.") else 8 * shape[0]
+            lengths_at = offset if name == "cu_seqlens" else lengths_at
+            ends = [offset, offset + size]
+            entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": ends}
+            offset += size
+        header = json.dumps({"__metadata__": {"origin": SCHEMA}, **entries}).encode()
+        header += b" " * (-len(header) % 8)
+        self._base = 8 + len(header)
+        stream.write(len(header).to_bytes(8, "little") + header)
+        stream.truncate(self._base + offset)
+        stream.seek(self._base + lengths_at)
+        for number in (*self._rows, *token_ids):
+            stream.write(int(number).to_bytes(8, "little"))
+
+    def put(self, index: int, states: "Mapping[int, torch.Tensor]") -> None:
+        """Write a sample's hidden states [T, D] by layer."""
+        import torch
+
+        for column, layer in enumerate(self._shapes.layers):
+            part_TD = states[layer].detach().cpu().contiguous()
+            expected = (self._shapes.lens[index], self._shapes.hidden_size)
+            if tuple(part_TD.shape) != expected:
+                raise ValueError(f"layer {layer}: got {tuple(part_TD.shape)}, expected {expected}")
+            row = column * self._rows[-1] + self._rows[index]
+            self._stream.seek(self._base + row * self._row_bytes)
+            self._stream.write(part_TD.view(torch.uint8).numpy().tobytes())
+
+
+@contextmanager
+def writing_inputs(
+    path: Path, shapes: InputShapes, token_ids: Sequence[int], *, force: bool
+) -> Iterator[InputsWriter]:
+    """A writer whose file appears when the block ends well."""
+    with replacing(path, force=force) as stream:
+        yield InputsWriter(stream, shapes, token_ids)

@@ -1,0 +1,119 @@
+"""A checkpoint as a table of tensors: names, dtypes, shapes and places, with no weight read."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FormatError, UnsupportedError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Checkpoint", "Piece", "TensorInfo", "bytes_of"]
+
+# dtypes by their name in safetensors 0.8, with the bits of an element
+BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32,
+    "U64": 64, "I64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+
+
+def bytes_of(dtype: str, shape: tuple[int, ...], where: str | Path) -> int:
+    """The bytes of a tensor; raises UnsupportedError for a dtype that BITS has not."""
+    if dtype not in BITS:
+        raise UnsupportedError(f"{where}: dtype {dtype[:40]!r} is not known: {', '.join(BITS)}")
+    return (math.prod(shape) * BITS[dtype] + 7) // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Where a block of a tensor lies: ``num_bytes`` of ``file`` from ``offset`` on.
+
+    The block has ``shape`` and begins at ``start`` of the tensor. ``archived``: the bytes are what
+    torch.save wrote of the block; else they are its elements, C order, little-endian.
+    """
+
+    file: Path
+    offset: int
+    num_bytes: int
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
+    archived: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A stored tensor; ``dtype`` is the stored one in safetensors' words (BF16, F8_E4M3, U8)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    num_bytes: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold it, in the order of its pieces."""
+        return tuple(dict.fromkeys(piece.file for piece in self.pieces))
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model's weights on disk, opened from headers alone.
+
+    format     "hf", or Megatron's "torch_dist", "torch_dcp" (fsdp_dtensor too) and "torch"
+    path       the folder that holds the files (Megatron: the iteration's)
+    tensors    by name
+    files      every file of weights
+    config     the document of config.json (hf), else None
+    iteration  Megatron's, where the folder or common.pt says it
+    arguments  what of Megatron's argument list is plain text, numbers and lists; else empty
+    unindexed  names in shards that the index does not list (hf); they are not read
+
+    Importing and using it loads no torch; ``read`` does.
+    """
+
+    format: str
+    path: Path
+    tensors: Mapping[str, TensorInfo]
+    files: tuple[Path, ...]
+    config: Mapping[str, object] | None = None
+    iteration: int | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    unindexed: tuple[str, ...] = ()
+
+    @property
+    def file_bytes(self) -> int:
+        """The size of the files of weights together."""
+        return sum(file.stat().st_size for file in self.files)
+
+    def info(self, name: str) -> TensorInfo:
+        """A tensor's entry; raises FormatError for a name that is not there."""
+        if name not in self.tensors:
+            raise FormatError(f"{self.path}: no tensor {name!r} among {len(self.tensors)}")
+        return self.tensors[name]
+
+    def read(self, name: str) -> "torch.Tensor":
+        """One tensor on the CPU in its stored dtype, nothing else read.
+
+        The pages of a safetensors tensor are mapped, privately: they come from disk as they are
+        touched, and writing to the tensor leaves the file alone. Raises FormatError when the file
+        no longer holds it, UnsupportedError for a dtype that torch cannot hold (F4, F6).
+        """
+        from .reading import read_tensor
+
+        return read_tensor(self.info(name), str(self.path))
+
+    def names_in_file_order(self) -> list[str]:
+        """All names, shard after shard and by offset in each: the order to read them in."""
+        order = {file: place for place, file in enumerate(self.files)}
+        ends = (len(order), 0)
+
+        def place(name: str) -> tuple[int, int]:
+            pieces = self.tensors[name].pieces
+            return min(((order[p.file], p.offset) for p in pieces), default=ends)
+
+        return sorted(self.tensors, key=place)
