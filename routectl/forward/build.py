@@ -1,0 +1,188 @@
+"""The one place that leans on transformers' undocumented functions: a model without weights.
+
+Verified with transformers 5.21, 5.22 and 5.23, each on the families that it has (5.20 has other
+quantizers): ``core_model_loading`` (renaming and conversion of checkpoint keys),
+``conversion_mapping``, ``initialization`` and the quantizers.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import FormatError, UnsupportedError
+from .discover import RouterAt, find_routers, layer_of, refuse_family
+from .options import RunOptions
+
+__all__ = ["Skeleton", "build_skeleton", "config_of", "keep_stored", "model_class"]
+
+NEEDED = ("transformers", "accelerate", "greenlet")
+FIRST, AFTER = (5, 21), (5, 24)  # transformers versions: from, up to but not including
+ALIASES = {"kimi_k2": "deepseek_v3"}  # remote-code names of a family that transformers has
+DEQUANTIZED = ("fp8", "mxfp4")
+BIASES = ("e_score_correction_bias", "expert_bias", "balancing_biases")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Skeleton:
+    """A model on the meta device, its routers, and what turns checkpoint tensors into its own.
+
+    layers is the name of the list of decoder layers. Buffers that no checkpoint has (rope tables)
+    are real, on the device of the run.
+    """
+
+    model: Any
+    routers: tuple[RouterAt, ...]
+    layers: str
+    num_layers: int
+    dtype: torch.dtype
+    conversions: tuple[Any, ...]
+    quantizer: Any
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """The dtype that from_pretrained gives a parameter or buffer."""
+        for pattern, dtype in self.model._get_dtype_plan(self.dtype).items():
+            if re.search(pattern.replace("*", ".*"), name):
+                return dtype  # type: ignore[no-any-return]
+        return self.model.get_parameter_or_buffer(name).dtype  # type: ignore[no-any-return]
+
+
+def keep_stored(name: str) -> bool:
+    """Whether a tensor is an expert bias, which is used in the dtype that it is stored in.
+
+    transformers rounds those of minimax_m2, kimi_linear, laguna, longcat_flash and afmoe to bf16.
+    """
+    return name.rsplit(".", 1)[-1] in BIASES
+
+
+def config_of(options: RunOptions) -> Any:
+    """The checkpoint's config as a transformers object, with the implementations asked for.
+
+    Raises UnsupportedError for a transformers outside the range and for a family that it does not
+    have; no code of the checkpoint is run.
+    """
+    transformers = _transformers()
+    folder = Path(options.checkpoint)
+    document, _ = transformers.PreTrainedConfig.get_config_dict(folder)
+    kind = str(document.get("model_type"))
+    refuse_family(kind)
+    kind = ALIASES.get(kind, kind)
+    if kind not in transformers.CONFIG_MAPPING:
+        raise UnsupportedError(
+            f"{folder}: transformers {transformers.__version__} has no family {kind!r}"
+        )
+    document.pop("auto_map", None)
+    config = transformers.CONFIG_MAPPING[kind].from_dict({**document, "model_type": kind})
+    config.output_router_logits = False
+    if (quantization := getattr(config, "quantization_config", None)) is not None:
+        config.quantization_config = _dequantized(quantization, folder)
+    config._attn_implementation = options.attention
+    config._experts_implementation = options.experts
+    return config
+
+
+def model_class(config: Any) -> Any:
+    """The class to run: the family's causal model, else the one that the config names."""
+    transformers = _transformers()
+    mapping = transformers.AutoModelForCausalLM._model_mapping
+    if type(config) in mapping:
+        return mapping[type(config)]
+    for name in config.architectures or ():
+        if (found := getattr(transformers, name, None)) is not None:
+            return found
+    mapping = transformers.AutoModel._model_mapping
+    if type(config) in mapping:
+        return mapping[type(config)]
+    raise UnsupportedError(f"{config.model_type}: transformers names no model class for it")
+
+
+def build_skeleton(config: Any, options: RunOptions) -> Skeleton:
+    """A model of the config without weights; some 0.3 s for DeepSeek-V3's sizes.
+
+    Raises UnsupportedError where no router is found or the quantization is not known.
+    """
+    from transformers import initialization
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    dtype = _dtype_of(config, options.dtype)
+    quantizer = _quantizer_of(config)
+    try:
+        with (
+            torch.device("meta"),
+            initialization.no_init_weights(),
+            initialization.meta_device_safe_creation_ops(),
+        ):
+            model = model_class(config)._from_config(config, dtype=dtype).eval()
+    except (ValueError, ImportError) as error:  # implementations that it does not have
+        raise UnsupportedError(f"{options.checkpoint}: {' '.join(str(error).split())}") from None
+    if quantizer is not None:
+        quantizer.preprocess_model(model=model, dtype=dtype, device_map=None, checkpoint_files=[])
+    routers = find_routers(model)
+    layers, _ = layer_of(routers[0].name)
+    _fill_buffers(model, options.device)
+    conversions = tuple(get_model_conversion_mapping(model, None, quantizer))
+    depth = len(model.get_submodule(layers))
+    return Skeleton(model, routers, layers, depth, dtype, conversions, quantizer)
+
+
+def _transformers() -> Any:
+    """The library, its version checked."""
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise UnsupportedError(
+            f"running a model needs {' and '.join(missing)}", hint="pip install 'routectl[models]'"
+        )
+    import transformers
+
+    numbers = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    if not FIRST <= numbers < AFTER:
+        raise UnsupportedError(
+            f"transformers {transformers.__version__} is outside what is verified: "
+            f"expected {'.'.join(map(str, FIRST))} or later, before {'.'.join(map(str, AFTER))}",
+            hint="pip install 'routectl[models]'",
+        )
+    return transformers
+
+
+def _dtype_of(config: Any, wanted: str) -> torch.dtype:
+    """The dtype asked for; "auto" is the config's, float32 where it names none."""
+    named = config.dtype or config.get_text_config().dtype or torch.float32
+    named = named if wanted == "auto" else wanted
+    found = getattr(torch, named) if isinstance(named, str) else named
+    assert isinstance(found, torch.dtype)
+    return found
+
+
+def _dequantized(quantization: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The quantization of a checkpoint, to be undone while loading."""
+    method = quantization.get("quant_method")
+    if method not in DEQUANTIZED:
+        raise UnsupportedError(
+            f"{folder}: quantization {method!r}: expected one of {', '.join(DEQUANTIZED)}"
+        )
+    return {**quantization, "dequantize": True}
+
+
+def _quantizer_of(config: Any) -> Any:
+    """transformers' quantizer that turns stored weights into plain ones, or None."""
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return None
+    return AutoHfQuantizer.from_config(dict(found), pre_quantized=True)
+
+
+def _fill_buffers(model: Any, device: str) -> None:
+    """Compute what no checkpoint has: rope tables and the like, on the device."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor._is_hf_initialized = True
+    for name, buffer in list(model.named_non_persistent_buffers()):
+        holder = model.get_submodule(name.rpartition(".")[0])
+        holder._buffers[name.rpartition(".")[2]] = torch.empty_like(buffer, device=device)
+    model.initialize_weights()
+    if any(b.device.type == "meta" for _, b in model.named_non_persistent_buffers()):
+        raise FormatError(f"{type(model).__name__}: a buffer that no checkpoint has was not made")

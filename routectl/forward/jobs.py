@@ -1,0 +1,120 @@
+"""One forward of one sample: what goes in, and the Forwarded that comes out.
+
+Shape suffixes: T tokens, L MoE layers, K top_k, G response tokens.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..dump import Sample
+from ..errors import MismatchError
+from ..routes import ids_dtype
+from .discover import RouterAt
+from .options import Forwarded, RunOptions
+from .tape import Forced, Tape
+
+__all__ = ["ForwardJob", "make_jobs"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ForwardJob:
+    """One forward: T tokens, the tape that it writes, and where the response begins."""
+
+    index: int
+    mode: str
+    tokens_T: torch.Tensor
+    prompt_length: int
+    tape: Tape
+
+    def finish(self, routers: tuple[RouterAt, ...], logprobs_G: Any) -> Forwarded:
+        """The result, with layers in the order of the routers; the tape is emptied."""
+        self.tape.to_host()
+        rows = [self.tape.rows.pop(at.layer) for at in routers]
+        dtype = ids_dtype(max(at.num_choices for at in routers))
+        live_TLK = forced_TL = None
+        if self.mode == "forced":
+            live = [row.ids_TK if row.live_TK is None else row.live_TK for row in rows]
+            live_TLK = torch.stack(live, dim=1).numpy().astype(dtype)
+            forced_TL = np.stack([self._was_forced(at) for at in routers], axis=1)
+        inputs = {at.layer: row.inputs_TD for at, row in zip(routers, rows, strict=True)}
+        return Forwarded(
+            index=self.index,
+            mode=self.mode,
+            ids_TLK=torch.stack([row.ids_TK for row in rows], dim=1).numpy().astype(dtype),
+            live_TLK=live_TLK,
+            forced_TL=forced_TL,
+            margins_TL=_stacked(row.margin_T for row in rows),
+            ties_TL=_stacked(row.tie_T for row in rows),
+            logprobs_G=logprobs_G,
+            inputs=inputs if self.tape.want_inputs else None,
+        )
+
+    def _was_forced(self, at: RouterAt) -> Any:
+        """bool [T], where a layer's rows were given."""
+        forced = self.tape.forced.get(at.layer)
+        if forced is None or at.selection == "table":
+            return np.zeros(len(self.tokens_T), np.bool_)
+        assert forced.missing_T is not None
+        return ~forced.missing_T.cpu().numpy()
+
+
+def _stacked(parts_T: Iterable[torch.Tensor | None]) -> Any:
+    """[T, L] of one [T] a layer, each of which is there."""
+    return torch.stack([part for part in parts_T if part is not None], dim=1).numpy()
+
+
+def make_jobs(
+    sample: Sample, index: int, routers: tuple[RouterAt, ...], options: RunOptions, vocab: int
+) -> Iterator[ForwardJob]:
+    """The forwards that a sample needs: one, or two in mode "both".
+
+    Raises MismatchError where the sample has no token ids, a token that the model does not know,
+    or, forced, no routes or routes of another model.
+    """
+    name = sample.sample_id or f"sample {index}"
+    tokens = sample.token_ids
+    if tokens is None or not len(tokens):
+        raise MismatchError(f"{name}: it has no token ids to run")
+    if int(tokens.max()) >= vocab or int(tokens.min()) < 0:
+        raise MismatchError(f"{name}: token {int(tokens.max())}: expected ids below {vocab}")
+    tokens_T = torch.from_numpy(tokens.astype(np.int64)).to(options.device)
+    assert sample.prompt_ids is not None
+    for mode in ("free", "forced") if options.mode == "both" else (options.mode,):
+        forced = _forced_of(sample, name, routers, tokens_T) if mode == "forced" else {}
+        tape = Tape(forced, options.want_inputs)
+        yield ForwardJob(index, mode, tokens_T, len(sample.prompt_ids), tape)
+
+
+def _forced_of(
+    sample: Sample, name: str, routers: tuple[RouterAt, ...], tokens_T: torch.Tensor
+) -> dict[int, Forced]:
+    """The sample's routes by layer, with the rows that it does not have as missing."""
+    routes = sample.routes
+    if routes is None:
+        raise MismatchError(f"{name}: it has no routes to force")
+    by_layer = {at.layer: at for at in routers}
+    if extra := set(routes.layers_L) - set(by_layer):
+        raise MismatchError(f"{name}: layer {min(extra)} has routes, but no router in the model")
+    if routes.stop > len(tokens_T):
+        raise MismatchError(f"{name}: {routes.stop} rows for {len(tokens_T)} tokens")
+    forced = {}
+    for column, layer in enumerate(routes.layers_L):
+        at = by_layer[layer]
+        sizes = (at.num_experts, at.num_choices)
+        if routes.top_k != at.top_k or routes.num_experts not in sizes:
+            got, wanted = (f"top-{x.top_k} of {x.num_experts}" for x in (routes, at))
+            raise MismatchError(
+                f"{name}: layer {layer}: wrong routes: got {got}, expected {wanted}"
+            )
+        ids_TK = np.zeros((len(tokens_T), routes.top_k), np.int64)
+        missing_T = np.ones(len(tokens_T), np.bool_)
+        ids_TK[routes.start : routes.stop] = routes.ids_TLK[:, column]
+        held = slice(routes.start, routes.stop)
+        missing_T[held] = False if routes.missing_TL is None else routes.missing_TL[:, column]
+        parts = (torch.from_numpy(part).to(tokens_T.device) for part in (ids_TK, missing_T))
+        forced[layer] = Forced(*parts)
+    return forced

@@ -1,0 +1,99 @@
+"""What a forward is asked for, and what it gives back a sample.
+
+Shape suffixes: T tokens, L MoE layers, K top_k, D hidden, G response tokens.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..routes import Bools, Ids
+
+__all__ = ["DTYPES", "Forwarded", "PassProgress", "RunOptions"]
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+_MODES = ("free", "forced", "both")
+_STREAMING = ("auto", "plain", "stream")
+
+
+@dataclass(frozen=True, slots=True)
+class PassProgress:
+    """How far a pass is: layers done of layers, tokens of the pass, bytes read so far in all."""
+
+    layer: int
+    layers: int
+    tokens: int
+    read_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How tokens are pushed through a checkpoint.
+
+    checkpoint           a Hugging Face folder
+    device               a torch device: "cpu", "cuda", "cuda:1"
+    dtype                of weights and activations; "auto" is the checkpoint's own
+    mode                 "free": the model's own routes; "forced": every layer is given the
+                         sample's; "both": one after the other, over weights read once
+    streaming            "plain": all weights in memory; "stream": one layer at a time; "auto":
+                         plain if it fits in three quarters of the free memory
+    max_tokens_per_pass  a stream reads all weights once a pass; None: one pass
+    attention, experts   transformers' implementations; None: its own choice, which is recorded
+    want_logprobs        log-probabilities of the response tokens, at temperature 1
+    want_inputs          the hidden states that each router sees
+    on_progress          called after every layer of a stream and every sample of a plain run
+
+    Raises ValueError for words that are not known.
+    """
+
+    checkpoint: Path
+    device: str = "cpu"
+    dtype: str = "auto"
+    mode: str = "free"
+    streaming: str = "auto"
+    max_tokens_per_pass: int | None = None
+    attention: str | None = None
+    experts: str | None = None
+    want_logprobs: bool = False
+    want_inputs: bool = False
+    on_progress: Callable[[PassProgress], None] | None = None
+
+    def __post_init__(self) -> None:
+        known = {"dtype": DTYPES, "mode": _MODES, "streaming": _STREAMING}
+        for name, words in known.items():
+            if getattr(self, name) not in words:
+                raise ValueError(f"{name} must be one of {words}, got {getattr(self, name)!r}")
+        if self.max_tokens_per_pass is not None and self.max_tokens_per_pass < 1:
+            raise ValueError(f"max_tokens_per_pass must be at least 1: {self.max_tokens_per_pass}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forwarded:
+    """What the routers did on the T tokens of one sample; all T go in, as a trainer feeds them.
+
+    index        the sample's place in the input
+    mode         "free" or "forced"
+    ids_TLK      the experts used, by falling selection score; uint8 (up to 256 choices) or uint16.
+                 Ids from num_experts on are zero or skip experts (LongCat, Zaya)
+    live_TLK     forced: the router's own top-k on this path, beside what was used; free: None
+    forced_TL    forced: True where the sample's route was used; free: None
+    margins_TL   float32, k-th minus (k+1)-th selection score of the router's own top-k; inf where
+                 nothing is left out or a table decides
+    ties_TL      margin exactly 0: which of the equal experts is taken is not the model's word
+    logprobs_G   float64, natural log, of the response tokens; None unless asked for
+    inputs       {layer: [T, D]} in the model's dtype as torch tensors; None unless asked for
+    """
+
+    index: int
+    mode: str
+    ids_TLK: Ids
+    live_TLK: Ids | None
+    forced_TL: Bools | None
+    margins_TL: NDArray[np.float32]
+    ties_TL: Bools
+    logprobs_G: NDArray[np.float64] | None = None
+    inputs: Mapping[int, Any] | None = None

@@ -1,0 +1,194 @@
+"""Watch or steer what the routers of a live model select, without a change to its code.
+
+A router's ``forward`` runs under a TorchFunctionMode, which sees the last top-k (or, for
+sparsemixer, the two maxima) that it takes: scores with bias and group mask, and ids. To steer, the
+ids of that call are replaced and its values are gathered from the same scores, without their group
+mask, as Megatron-Core's RouterReplay does (0.16.1 ``moe_utils.py``); weights then follow from the
+family's own code, with gradients. torch.compile and hub kernels go around this: leave them off.
+
+Shape suffixes: T tokens, K top_k, E experts that the router chooses among, D hidden.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from ..errors import UnsupportedError
+from .discover import RouterAt
+from .tape import Forced, LayerRows, Tape, read_selection, steer
+
+__all__ = ["Probe"]
+
+TOPK = (torch.topk, torch.Tensor.topk)
+MAX = (torch.max, torch.Tensor.max)
+FILL = (torch.masked_fill, torch.Tensor.masked_fill)
+
+
+class Probe:
+    """A context in which a model's routers write to, and are steered by, the tape in force.
+
+    ``with probe, probe.on(tape): model(tokens)`` runs one sequence (any batch of rows counts as
+    one). A tape holds for the thread that entered ``on``; without one the routers are left alone.
+    On exit the model is as it was.
+
+    ``again`` gives the tape of a router that runs inside a backward pass, where gradient
+    checkpointing computes it once more; without it, or without a tape, it is left alone.
+    """
+
+    def __init__(
+        self, routers: Sequence[RouterAt], again: Callable[[int], Tape | None] | None = None
+    ) -> None:
+        self._routers = routers
+        self._again = again
+        self._tape: ContextVar[Tape | None] = ContextVar("tape", default=None)
+        self._final: dict[int, int] = {}  # by layer: which of the calls selects
+
+    def __enter__(self) -> "Probe":
+        for at in self._routers:
+            if "forward" in vars(at.module):
+                raise ValueError(f"{at.name}: its forward is already replaced")
+            at.module.forward = self._wrapped(at, at.module.forward)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        for router in self._routers:
+            del router.module.forward
+
+    @contextmanager
+    def on(self, tape: Tape) -> Iterator[Tape]:
+        """The tape is in force in this thread."""
+        token = self._tape.set(tape)
+        try:
+            yield tape
+        finally:
+            self._tape.reset(token)
+
+    def _wrapped(self, at: RouterAt, forward: Callable[..., Any]) -> Callable[..., Any]:
+        run = {"topk": self._by_topk, "argmax": self._by_argmax, "table": self._by_table}
+
+        def probed(*args: Any, **kwargs: Any) -> Any:
+            tape = self._tape.get()
+            if self._again is not None and torch._C._current_graph_task_id() != -1:
+                tape = self._again(at.layer)
+            if tape is None:
+                return forward(*args, **kwargs)
+            hidden = args[0] if args else kwargs["hidden_states"]
+            kept_TD = hidden.detach().flatten(0, -2).clone() if tape.want_inputs else None
+            out, row = run[at.selection](
+                at, lambda: forward(*args, **kwargs), tape.forced.get(at.layer), tape.want_margins
+            )
+            tape.rows[at.layer] = replace(row, inputs_TD=kept_TD)
+            return out
+
+        return probed
+
+    def _by_topk(
+        self, at: RouterAt, forward: Callable[[], Any], forced: Forced | None, margins: bool
+    ) -> tuple[Any, LayerRows]:
+        """The last top-k of K that the router takes selects; earlier ones are of groups."""
+        if forced is not None and at.layer not in self._final:
+            with torch.no_grad(), _Calls(TOPK) as first:
+                forward()
+            self._final[at.layer] = _final(at, first)
+        with _Calls(TOPK, self._final.get(at.layer), forced) as calls:
+            out = forward()
+        number = self._final.setdefault(at.layer, _final(at, calls))
+        scores, live = calls.seen[number]
+        return out, read_selection(scores, live, calls.used, margins=margins)
+
+    def _by_argmax(
+        self, at: RouterAt, forward: Callable[[], Any], forced: Forced | None, margins: bool
+    ) -> tuple[Any, LayerRows]:
+        """Each maximum gives one id; the first call has all the scores, the next mask the taken.
+
+        Forced, the n-th maximum gives the n-th id of the row, while the threshold of sparsemixer
+        stays that of the true maximum. Live ids are the top-k of the scores of the first call.
+        """
+        with _Calls(MAX, -1, forced, at.top_k) as calls:
+            out = forward()
+        if len(calls.seen) != at.top_k:
+            raise UnsupportedError(f"{at.name}: took {len(calls.seen)} maxima for {at.top_k} ids")
+        scores = calls.seen[0][0]
+        if forced is None:
+            live = torch.cat([ids for _, ids in calls.seen], dim=-1)
+        else:
+            live = scores.topk(at.top_k, dim=-1).indices
+        return out, read_selection(scores, live, calls.used, margins=margins)
+
+    def _by_table(
+        self, at: RouterAt, forward: Callable[[], Any], forced: Forced | None, margins: bool
+    ) -> tuple[Any, LayerRows]:
+        """The ids are a function of the token: nothing to force, no margin, no tie."""
+        out = forward()
+        ids_TK = out[2].reshape(-1, at.top_k)
+        margin_T = torch.full(ids_TK.shape[:1], float("inf"), device=ids_TK.device)
+        return out, LayerRows(ids_TK, None if forced is None else ids_TK, margin_T, margin_T == 0)
+
+
+class _Calls(TorchFunctionMode):
+    """Calls of some functions in a router's forward: scores and ids; ``steered`` is replaced.
+
+    steered is the number of the call that selects K ids at once, or -1 where each of the first
+    top_k calls selects one.
+    """
+
+    def __init__(
+        self,
+        functions: tuple[object, ...],
+        steered: int | None = None,
+        forced: Forced | None = None,
+        top_k: int = 0,
+    ) -> None:
+        super().__init__()
+        self._functions = functions
+        self._steered = steered
+        self._forced = forced
+        self._top_k = top_k
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.used: torch.Tensor | None = None
+        self._masked: tuple[object, torch.Tensor] | None = None  # scores of kept groups, of all
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out: Any = func(*args, **(kwargs or {}))
+        if func in FILL:
+            self._masked = out, args[0]
+        if func not in self._functions or isinstance(out, torch.Tensor):
+            return out
+        scores = args[0] if args else (kwargs or {})["input"]
+        number = len(self.seen)
+        self.seen.append((scores, out.indices))
+        if self._forced is None:
+            return out
+        if self._steered == -1 and number < self._top_k:
+            if self.used is None:
+                live = scores.topk(self._top_k, dim=-1).indices
+                self.used = steer(scores, live, self._forced)
+            return type(out)((out.values, self.used[..., number : number + 1]))
+        if self._steered == number:
+            self.used = steer(scores, out.indices, self._forced)
+            if self._masked is not None and scores is self._masked[0]:
+                scores = self._masked[1]
+            return type(out)((scores.gather(-1, self.used), self.used))
+        return out
+
+
+def _final(at: RouterAt, calls: _Calls) -> int:
+    """The number of the call that selects."""
+    found = [n for n, (_, ids) in enumerate(calls.seen) if ids.shape[-1] == at.top_k]
+    if not found:
+        taken = [tuple(ids.shape) for _, ids in calls.seen]
+        raise UnsupportedError(f"{at.name}: takes no top-{at.top_k}: took {taken}")
+    return found[-1]

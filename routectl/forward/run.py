@@ -1,0 +1,219 @@
+"""Push the tokens of samples through a checkpoint and read what every router selects."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+
+from ..dump import Sample
+from .build import build_skeleton, config_of
+from .discover import RouterAt, find_routers
+from .head import body_of, head_name, response_logprobs
+from .jobs import ForwardJob, make_jobs
+from .memory import free_memory
+from .options import Forwarded, PassProgress, RunOptions
+from .plain import load_plain
+from .probe import Probe
+from .weights import Store, open_store
+
+__all__ = ["Prepared", "prepare", "run_forward"]
+
+FITS = 0.75  # of the free memory, for all weights at once
+AHEAD = 0.4  # of it, for one layer, where the next is read ahead
+WAITS = 0.2  # of it, for hidden states, above which they wait in host memory
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """An opened checkpoint whose weights are not read yet, and how it will be run.
+
+    provenance names what the results depend on, and why it is streamed or not.
+    """
+
+    options: RunOptions
+    store: Store
+    streamed: bool
+    provenance: Mapping[str, str | int | float | bool]
+
+    @property
+    def routers(self) -> tuple[RouterAt, ...]:
+        """The routers, ascending by layer; modules are on the meta device."""
+        return self.store.skeleton.routers
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """0-based number of each MoE layer."""
+        return tuple(at.layer for at in self.routers)
+
+
+def prepare(options: RunOptions) -> Prepared:
+    """Open a checkpoint by its headers, build its model without weights and decide how to run it.
+
+    Raises UnsupportedError for a family or quantization that cannot be run, FormatError for a
+    damaged or incomplete checkpoint.
+    """
+    config = config_of(options)
+    skeleton = build_skeleton(config, options)
+    store = open_store(skeleton, options.checkpoint, options.device)
+    if options.want_logprobs:
+        head_name(skeleton.model)
+    free, size = free_memory(options.device), store.total_bytes()
+    streamed = options.streaming == "stream"
+    why = "asked for"
+    if options.streaming == "auto":
+        streamed = size > FITS * free
+        why = f"{size / 1e9:.1f} GB of weights, {free / 1e9:.1f} GB free"
+    return Prepared(options, store, streamed, _provenance(store, options, streamed, why))
+
+
+def run_forward(prepared: Prepared, samples: Iterable[Sample]) -> Iterator[Forwarded]:
+    """A result for each sample, in order; in mode "both" two, free and then forced.
+
+    Samples run alone, unpadded, without cache, in eval mode. Weights are read when the first
+    result is asked for. Raises MismatchError for a sample that the model cannot run.
+    """
+    options, model = prepared.options, prepared.store.skeleton.model
+    vocab = model.get_input_embeddings().weight.shape[0]
+    jobs = chain.from_iterable(
+        make_jobs(sample, index, prepared.routers, options, vocab)
+        for index, sample in enumerate(samples)
+    )
+    if not prepared.streamed:
+        yield from _run_resident(prepared, jobs)
+        return
+    for batch in _passes(jobs, options.max_tokens_per_pass):
+        yield from _run_pass(prepared, batch)
+
+
+def _run_resident(prepared: Prepared, jobs: Iterable[ForwardJob]) -> Iterator[Forwarded]:
+    """All weights in memory, one job after the other."""
+    options, store = prepared.options, prepared.store
+    model = load_plain(store, options)
+    layers, tokens = store.skeleton.num_layers, 0
+    with Probe(find_routers(model)) as probe:
+        for job in jobs:
+            with torch.no_grad(), _exact_float32():
+                done = _forward(model, probe, prepared, job)
+            tokens += len(job.tokens_T)
+            if options.on_progress is not None:
+                options.on_progress(PassProgress(layers, layers, tokens, store.total_bytes()))
+            yield done
+
+
+def _run_pass(prepared: Prepared, jobs: Sequence[ForwardJob]) -> list[Forwarded]:
+    """The jobs of a pass, layer by layer, over weights read once."""
+    from .streaming import Conductor, layer_weights, place
+
+    options, store = prepared.options, prepared.store
+    model, tokens = store.skeleton.model, sum(len(job.tokens_T) for job in jobs)
+    layers = model.get_submodule(store.skeleton.layers)
+    ahead, offload = _plan(store, tokens)
+    conductor = Conductor(layers, options.device, offload=offload)
+    head = () if options.want_logprobs else _heads(model)
+    with (
+        torch.no_grad(),
+        _exact_float32(),
+        Probe(prepared.routers) as probe,
+        place(model, store.rest(head)),
+        closing(layer_weights(store, ahead=ahead)) as weights,
+        closing(
+            conductor.steps([partial(_forward, model, probe, prepared, job) for job in jobs])
+        ) as steps,
+    ):
+        number = next(steps, None)
+        while number is not None:
+            with place(model, next(weights)):
+                number = next(steps, None)
+            if options.on_progress is not None:
+                done = len(layers) if number is None else number
+                options.on_progress(PassProgress(done, len(layers), tokens, store.read_bytes))
+    return conductor.results
+
+
+def _forward(model: Any, probe: Probe, prepared: Prepared, job: ForwardJob) -> Forwarded:
+    """One sequence through the body of the model, and through its head where that is asked for."""
+    with probe.on(job.tape):
+        out = body_of(model)(input_ids=job.tokens_T[None], use_cache=False)
+    logprobs_G = None
+    if prepared.options.want_logprobs:
+        logprobs_G = response_logprobs(model, out, job.tokens_T, job.prompt_length)
+    return job.finish(prepared.routers, logprobs_G)
+
+
+def _passes(jobs: Iterable[ForwardJob], most: int | None) -> Iterator[list[ForwardJob]]:
+    """Jobs in order, so many that their tokens stay within ``most``; at least one a pass."""
+    batch: list[ForwardJob] = []
+    tokens = 0
+    for job in jobs:
+        if batch and most is not None and tokens + len(job.tokens_T) > most:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(job)
+        tokens += len(job.tokens_T)
+    if batch:
+        yield batch
+
+
+def _heads(model: Any) -> tuple[str, ...]:
+    """The module that makes logits, unless it is part of something else: it need not be read."""
+    head = model.get_output_embeddings()
+    return tuple(
+        name for name, module in model.named_modules() if head is not None and module is head
+    )
+
+
+def _plan(store: Store, tokens: int) -> tuple[bool, bool]:
+    """Whether the next layer is read ahead, and whether hidden states wait in host memory.
+
+    Both only on a device of its own: on the CPU the page cache reads ahead.
+    """
+    if store.device.type == "cpu":
+        return False, False
+    free, skeleton = free_memory(str(store.device)), store.skeleton
+    largest = max(store.layer_bytes(number) for number in range(skeleton.num_layers))
+    width = skeleton.model.config.get_text_config().hidden_size * skeleton.dtype.itemsize
+    return largest <= AHEAD * free, tokens * width > WAITS * free
+
+
+def _provenance(
+    store: Store, options: RunOptions, streamed: bool, why: str
+) -> dict[str, str | int | float | bool]:
+    """What the results depend on."""
+    import transformers
+
+    model = store.skeleton.model
+    experts = model.get_experts_implementation()
+    device = torch.device(options.device)
+    return {
+        "model_type": str(model.config.model_type),
+        "dtype": str(store.skeleton.dtype).removeprefix("torch."),
+        "attention": str(model.config._attn_implementation),
+        "experts": str(experts.get("", experts) if isinstance(experts, dict) else experts),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "tf32": False,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "dequantized": store.skeleton.quantizer is not None,
+        "mode": options.mode,
+        "streamed": streamed,
+        "streamed_because": why,
+    }
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """float32 products are float32: no TF32."""
+    before = torch.get_float32_matmul_precision()
+    convolutions = torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = convolutions

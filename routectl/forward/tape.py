@@ -1,0 +1,116 @@
+"""What the routers of one sequence selected, and what they are made to select.
+
+Shape suffixes: T tokens, K top_k, E experts that the router chooses among, D hidden.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+__all__ = ["Forced", "LayerRows", "Tape", "read_selection", "steer"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forced:
+    """The experts that a layer's rows are given: ids_TK int64; rows of missing_T stay live."""
+
+    ids_TK: torch.Tensor
+    missing_T: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerRows:
+    """One layer's selection for the T tokens of a forward.
+
+    ids_TK      int64, the experts that were used, by falling selection score
+    live_TK     int64, the router's own top-k by falling score; None where it is ids_TK
+    margin_T    float32, k-th minus (k+1)-th selection score of the router's own top-k; inf where
+                there is no (k+1)-th: K = E, all others masked out, or a table
+    tie_T       bool, margin exactly 0; both None where margins were not asked for
+    inputs_TD   the router's input, in its dtype; None unless asked for
+    """
+
+    ids_TK: torch.Tensor
+    live_TK: torch.Tensor | None
+    margin_T: torch.Tensor | None = None
+    tie_T: torch.Tensor | None = None
+    inputs_TD: torch.Tensor | None = None
+
+    def to(self, device: str) -> "LayerRows":
+        """The same row elsewhere."""
+        moved = [
+            None if part is None else part.to(device)
+            for part in (self.ids_TK, self.live_TK, self.margin_T, self.tie_T, self.inputs_TD)
+        ]
+        return LayerRows(*moved)  # type: ignore[arg-type]
+
+
+@dataclass(slots=True)
+class Tape:
+    """The rows of one sequence by layer, as its forward makes them; ``forced`` steers it.
+
+    Without margins, rows have ids alone, in the order in which the router took them.
+    """
+
+    forced: Mapping[int, Forced] = field(default_factory=dict)
+    want_inputs: bool = False
+    want_margins: bool = True
+    rows: dict[int, LayerRows] = field(default_factory=dict)
+
+    def to_host(self) -> None:
+        """Move the rows written so far to host memory."""
+        self.rows = {
+            layer: row if row.ids_TK.device.type == "cpu" else row.to("cpu")
+            for layer, row in self.rows.items()
+        }
+
+
+@torch.no_grad()
+def read_selection(
+    scores_TE: torch.Tensor,
+    live_TK: torch.Tensor,
+    used_TK: torch.Tensor | None = None,
+    *,
+    margins: bool = True,
+) -> LayerRows:
+    """The LayerRows of a selection, from the scores that the final top-k saw.
+
+    live_TK is what that top-k gave, in any order; used_TK is what was used instead, if anything.
+    """
+    scores_TE = scores_TE.reshape(-1, scores_TE.shape[-1]).detach()
+    live_TK = live_TK.reshape(-1, live_TK.shape[-1])
+    if not margins:
+        return LayerRows(live_TK if used_TK is None else used_TK.reshape(live_TK.shape), None)
+    live_TK, values_TK = _by_score(scores_TE, live_TK)
+    others_TE = scores_TE.scatter(1, live_TK, float("-inf"))
+    last_T, next_T = values_TK[:, -1].float(), others_TE.amax(dim=1).float()
+    tie_T = last_T == next_T
+    margin_T = torch.where(tie_T, 0.0, last_T - next_T)
+    if used_TK is None:
+        return LayerRows(live_TK, None, margin_T, tie_T)
+    used_TK, _ = _by_score(scores_TE, used_TK.reshape(live_TK.shape))
+    return LayerRows(used_TK, live_TK, margin_T, tie_T)
+
+
+@torch.no_grad()
+def steer(scores_TE: torch.Tensor, live_TK: torch.Tensor, forced: Forced) -> torch.Tensor:
+    """The ids to use, in the shape of live_TK.
+
+    A missing row, and a row whose forced set is the router's own, keep the router's ids and their
+    order, so that replaying a model's own routes changes no bit; any other row is put in falling
+    order of score, so that the order in which a dump has them has no effect.
+    """
+    shape = live_TK.shape
+    live_TK = live_TK.reshape(-1, shape[-1])
+    given_TK, _ = _by_score(scores_TE.reshape(-1, scores_TE.shape[-1]), forced.ids_TK)
+    keep_T = (given_TK.sort(dim=1).values == live_TK.sort(dim=1).values).all(dim=1)
+    if forced.missing_T is not None:
+        keep_T = keep_T | forced.missing_T
+    return torch.where(keep_T[:, None], live_TK, given_TK).reshape(shape)
+
+
+def _by_score(scores_TE: torch.Tensor, ids_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and their scores by falling score; equal scores keep their order."""
+    values_TK, order_TK = scores_TE.gather(1, ids_TK).sort(dim=1, descending=True, stable=True)
+    return ids_TK.gather(1, order_TK), values_TK
