@@ -8,10 +8,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .checkpoints import open_checkpoint
+    from .checkpoints.facts import CheckpointFacts, checkpoint_facts
+    from .checkpoints.routers import RouterTensors, router_tensors
+    from .checkpoints.tensors import Checkpoint
     from .dump import Dump, DumpMeta, Sample, WeightSpan
     from .errors import FormatError, MismatchError, RoutectlError, UnsupportedError
     from .formats import open_dump
     from .layout import Packing
+    from .live import Recorder, record, replay
+    from .margins import margins_to_float16
     from .model import ModelFacts
     from .ops.diff import DiffResult, diff
     from .ops.gate import judge, parse_threshold
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
     from .ops.summary import Summary, summarize
     from .ops.unpack import unpack
     from .plan import MicroBatch, Plan, build_plan
+    from .reports.checkpoint import checkpoint_document
     from .reports.document import diff_document, summary_document
     from .routes import Routes
     from .stages import Pipeline
@@ -27,6 +34,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Checkpoint": "checkpoints.tensors",
+    "CheckpointFacts": "checkpoints.facts",
     "DiffResult": "ops.diff",
     "Dump": "dump",
     "DumpMeta": "dump",
@@ -39,7 +48,9 @@ _HOMES = {
     "Pipeline": "stages",
     "Plan": "plan",
     "Rank": "ops.pack",
+    "Recorder": "live",
     "RoutectlError": "errors",
+    "RouterTensors": "checkpoints.routers",
     "Routes": "routes",
     "Sample": "dump",
     "Summary": "ops.summary",
@@ -47,18 +58,27 @@ _HOMES = {
     "UnsupportedError": "errors",
     "WeightSpan": "dump",
     "build_plan": "plan",
+    "checkpoint_document": "reports.checkpoint",
+    "checkpoint_facts": "checkpoints.facts",
     "diff": "ops.diff",
     "diff_document": "reports.document",
     "judge": "ops.gate",
+    "margins_to_float16": "margins",
+    "open_checkpoint": "checkpoints",
     "open_dump": "formats",
     "pack": "ops.pack",
     "parse_threshold": "ops.gate",
+    "record": "live",
+    "replay": "live",
+    "router_tensors": "checkpoints.routers",
     "summarize": "ops.summary",
     "summary_document": "reports.document",
     "unpack": "ops.unpack",
 }
 
 __all__ = [
+    "Checkpoint",
+    "CheckpointFacts",
     "DiffResult",
     "Dump",
     "DumpMeta",
@@ -71,7 +91,9 @@ __all__ = [
     "Pipeline",
     "Plan",
     "Rank",
+    "Recorder",
     "RoutectlError",
+    "RouterTensors",
     "Routes",
     "Sample",
     "Summary",
@@ -79,12 +101,19 @@ __all__ = [
     "UnsupportedError",
     "WeightSpan",
     "build_plan",
+    "checkpoint_document",
+    "checkpoint_facts",
     "diff",
     "diff_document",
     "judge",
+    "margins_to_float16",
+    "open_checkpoint",
     "open_dump",
     "pack",
     "parse_threshold",
+    "record",
+    "replay",
+    "router_tensors",
     "summarize",
     "summary_document",
     "unpack",

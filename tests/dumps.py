@@ -14,11 +14,15 @@ from routectl.routes import Routes, ids_dtype
 LAYERS = (1, 2, 4)
 EXPERTS = 6
 TOP_K = 2
+SOME_MARGINS = (  # exact in float16
+    0.0, 0.0, 2.0**-24, 3 * 2.0**-24, 2.0**-14, 2.0**-10, 2.0**-10 + 2.0**-20, 0.25, 1.0, 1.5,
+    65504.0, float("inf"), None, None,
+)  # fmt: skip
 SIDE = {"prompt": None, "response": None, "prompt_length": None, "cached": 0}
 
 
-def make_routes(ids, layers=LAYERS, experts=EXPERTS, start=0, missing=()):
-    """Routes from nested lists [T][L][K]; ``missing`` holds (row, layer index)."""
+def make_routes(ids, layers=LAYERS, experts=EXPERTS, start=0, missing=(), margins=None):
+    """Routes from nested lists [T][L][K]; ``missing`` holds (row, layer index), margins [T][L]."""
     top_k = len(ids[0][0]) if ids else TOP_K
     ids_TLK = np.array(ids, ids_dtype(experts)).reshape(len(ids), len(layers), top_k)
     missing_TL = None
@@ -26,7 +30,10 @@ def make_routes(ids, layers=LAYERS, experts=EXPERTS, start=0, missing=()):
         missing_TL = np.zeros(ids_TLK.shape[:2], np.bool_)
         for place in missing:
             missing_TL[place] = True
-    return Routes(ids_TLK, tuple(layers), experts, start, missing_TL)
+    margin_TL = None
+    if margins is not None:  # None among them is not known
+        margin_TL = np.array(margins, np.float64).astype(np.float16).reshape(ids_TLK.shape[:2])
+    return Routes(ids_TLK, tuple(layers), experts, start, missing_TL, margin_TL)
 
 
 def tokens_of(values):
@@ -62,7 +69,7 @@ def from_plain(plain, name=None, **more):
     routes = None
     if plain["ids"] is not None:
         routes = make_routes(plain["ids"], plain["layers"], EXPERTS, plain["start"],
-                             plain["missing"])  # fmt: skip
+                             plain["missing"], plain.get("margins"))  # fmt: skip
     lengths = {"prompt_length": plain["prompt_length"], "cached_tokens": plain["cached"] or None}
     return make_sample(routes, name, plain["prompt"], plain["response"], **lengths, **more)
 
@@ -114,3 +121,18 @@ def plain_pairs(draw, old_layers=LAYERS, new_layers=LAYERS, *, parting=False):
     if draw(st.booleans()):
         draw(st.sampled_from([old, new]))["prompt_length"] = None
     return old, new
+
+
+@st.composite
+def margined_pairs(draw):
+    """A plain pair of which neither, one or both sides have ``margins`` [T][L]; None: not known."""
+    pair = draw(plain_pairs())
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    for side in pair:
+        if side["ids"] is None or draw(st.integers(0, 2)) == 2:
+            continue
+        side["margins"] = [
+            [None if (t, i) in side["missing"] else rng.choice(SOME_MARGINS)
+             for i in range(len(side["layers"]))] for t in range(len(side["ids"]))
+        ]  # fmt: skip
+    return pair

@@ -1,5 +1,6 @@
 """Native files that are damaged, cut, foreign or newer: each is refused in one line."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -79,10 +80,10 @@ def test_a_newer_container_is_unsupported(tmp_path):
     path = tmp_path / "x.parquet"
     write_native(_plain(1), META, path, force=False)
     about = json.loads(pq.read_schema(path).metadata[b"routectl"])
-    about["schema"] = "routectl.native/2"
+    about["schema"] = "routectl.native/3"
     _with_block(path, {"routectl": json.dumps(about)})
     with pytest.raises(
-        UnsupportedError, match=r"routectl\.native/2, .* routectl\.native/1"
+        UnsupportedError, match=r"native/3, .* routectl\.native/1 and routectl\.native/2"
     ) as caught:
         open_dump(path)
     check_line(caught.value, path)
@@ -92,7 +93,8 @@ BLOCKS = [
     {"layers": [0, 1]}, {"layers": [0, 2, 1]}, {"layers": [-1, 0, 1]}, {"layers": []},
     {"layers": 3}, {"layers": ["0", "1", "2"]}, {"num_experts": 0}, {"num_experts": 65537},
     {"num_experts": "8"}, {"top_k": 0}, {"top_k": 9}, {"top_k": None}, {"top_k": True},
-    {"engine": 3}, {"id_space": None}, {"model": []},
+    {"engine": 3}, {"id_space": None}, {"model": []}, {"schema": "routectl.native/2"},
+    {"order": "size"}, {"order": None}, {"provenance": []}, {"provenance": {"device": 1}},
 ]  # fmt: skip
 
 
@@ -131,6 +133,31 @@ def test_values_that_no_writer_makes_are_refused(tmp_path, name, value):
     with pytest.raises(FormatError, match=r"sample 1: |damaged Parquet: ") as caught:
         list(open_dump(path))
     check_line(caught.value, path)
+
+
+MARGINS = [
+    (b"", "got 0 bytes, expected 10 bytes"), (b"\0" * 12, "got 12 bytes, expected 10 bytes"),
+    (None, "got nothing, expected 10 bytes"), (b"\0\x80" * 5, "a sign bit set"),
+    (b"\0" * 10, "must be NaN where a row is missing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "words"), MARGINS, ids=str)
+def test_margins_that_no_writer_makes_are_refused(tmp_path, value, words):
+    """A margin column of another size, with a sign or for missing rows is refused when read."""
+    path = tmp_path / "x.parquet"
+    ids, missing = some_ids(5).astype(np.uint8), np.zeros((5, 3), np.bool_)
+    missing[2, 1] = True
+    routes = Routes(ids, (0, 1, 2), 8, 0, missing, np.full((5, 3), np.nan, np.float16))
+    meta = dataclasses.replace(META, margins=True)
+    write_native([Sample(routes)] * 2, meta, path, force=False)
+    table = pq.read_table(path)
+    column = pa.array([table["margin_001"][0].as_py(), value], pa.binary())
+    place = table.column_names.index("margin_001")
+    pq.write_table(table.set_column(place, table.schema.field(place), column), path)
+    with pytest.raises(FormatError, match="sample 1: ") as caught:
+        list(open_dump(path))
+    assert words in check_line(caught.value, path)
 
 
 @pytest.mark.parametrize("kind", [pa.int32(), pa.string(), pa.large_binary()])

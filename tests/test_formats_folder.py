@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -263,6 +264,21 @@ def test_a_request_beside_a_response_gives_its_start(tmp_path):
     (tmp_path / "x.request.json").unlink()
     with pytest.raises(FormatError, match="neither the token counts nor the start are known"):
         open_dump(path)[0]
+
+
+def test_a_folder_says_what_all_of_its_files_say(tmp_path):
+    """One slot order is kept, margins are told when a part has some, makings are joined."""
+    meta = DumpMeta("", "", (0, 1, 2), 8, 2)
+    score = {"order": "score", "provenance": {"device": "cpu"}}
+    for name, about in (("a", score), ("b", score)):
+        write_native([], replace(meta, **about), tmp_path / f"{name}.parquet", force=False)
+    merged = open_dump(tmp_path).meta
+    assert (merged.order, merged.margins, merged.provenance) == ("score", False, {"device": "cpu"})
+    other = {"margins": True, "provenance": {"device": "cuda", "dtype": "bfloat16"}}
+    write_native([], replace(meta, **other), tmp_path / "c.parquet", force=False)
+    merged = open_dump(tmp_path).meta
+    assert (merged.order, merged.margins) == ("unknown", True)
+    assert merged.provenance == {"device": "cpu+cuda", "dtype": "bfloat16"}
 
 
 def test_an_empty_native_file_is_a_dump_of_nothing(tmp_path):

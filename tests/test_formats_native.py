@@ -1,6 +1,7 @@
 """routectl's own container: what goes in comes out, and damage is seen."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,7 +18,10 @@ from routectl.routes import Routes
 
 COUNTS = st.none() | st.integers(0, 2**31 - 1)
 TEXTS = st.none() | st.text(st.characters(codec="utf-8"), max_size=12)
-KEPT = ("layers_L", "num_experts", "top_k", "engine", "engine_version", "model", "id_space")
+KEPT = (
+    "layers_L", "num_experts", "top_k", "engine", "engine_version", "model", "id_space", "order",
+    "margins", "provenance",
+)  # fmt: skip
 
 
 @st.composite
@@ -28,6 +32,11 @@ def metas(draw):
     top_k = draw(st.sampled_from(sorted({1, min(2, experts), min(experts, 9)})))
     about = {name: draw(TEXTS) for name in ("engine", "engine_version", "model", "wire_dtype")}
     id_space = draw(st.sampled_from(["logical", "physical"]))
+    about |= {
+        "order": draw(st.sampled_from(["unknown", "score"])),
+        "margins": draw(st.booleans()),
+        "provenance": draw(st.dictionaries(*[st.text(st.characters(codec="utf-8"))] * 2)),
+    }
     return DumpMeta("", "", tuple(sorted(layers)), experts, top_k, id_space=id_space, **about)
 
 
@@ -43,7 +52,12 @@ def routes_of(draw, meta):
     share = draw(st.sampled_from([None, 0.0, 0.4, 1.0]))
     if share is not None:
         missing = rng.random(shape[:2]) < share
-    return Routes(ids, meta.layers_L, meta.num_experts, draw(st.integers(0, 2**31 - 1)), missing)
+    margins = None
+    if meta.margins and draw(st.booleans()):
+        margins = rng.integers(0, 0x7C02, shape[:2]).astype(np.uint16).view(np.float16)
+        margins[rng.random(shape[:2]) < 0.2 if missing is None else missing] = np.nan
+    start = draw(st.integers(0, 2**31 - 1))
+    return Routes(ids, meta.layers_L, meta.num_experts, start, missing, margins)
 
 
 @st.composite
@@ -86,6 +100,10 @@ def _check_same(mine, other):
             assert (a.missing_TL is None) == (b.missing_TL is None)
             if a.missing_TL is not None:
                 np.testing.assert_array_equal(a.missing_TL, b.missing_TL)
+            assert (a.margin_TL is None) == (b.margin_TL is None)
+            if a.margin_TL is not None:
+                assert a.margin_TL.dtype == b.margin_TL.dtype
+                np.testing.assert_array_equal(a.margin_TL, b.margin_TL)
         else:
             assert a == b, field.name
 
@@ -135,6 +153,55 @@ def test_every_field_of_a_sample_is_tried():
     }  # fmt: skip
     of_the_opening = {"path", "format", "facts_source", "file_bytes", "skipped"}
     assert {f.name for f in dataclasses.fields(DumpMeta)} == {*KEPT, "wire_dtype"} | of_the_opening
+
+
+def _margined(count):
+    """Samples with margins, and their meta."""
+    rng = np.random.default_rng(3)
+    samples = _plain(count, rows=2000)
+    for i, sample in enumerate(samples):
+        margins = rng.random((2000, 3)).astype(np.float16)
+        routes = dataclasses.replace(sample.routes, margin_TL=margins)
+        samples[i] = dataclasses.replace(sample, routes=routes)
+    return samples, dataclasses.replace(META, margins=True)
+
+
+def test_only_files_with_margins_have_a_new_number(tmp_path):
+    """Without margins a file is routectl.native/1 as ever, with them routectl.native/2."""
+    samples, meta = _margined(1)
+    path = tmp_path / "x.parquet"
+    for some, about, number in ((_plain(1), META, 1), (samples, meta, 2)):
+        write_native(some, about, path, force=True)
+        block = json.loads(pq.read_schema(path).metadata[b"routectl"])
+        assert block["schema"] == f"routectl.native/{number}"
+        assert ("margin_000" in pq.read_schema(path).names) == (number == 2)
+        assert not {"order", "provenance"} & set(block)
+    with pytest.raises(ValueError, match="meta says that none has"):
+        write_native(samples, META, path, force=True)
+
+
+def test_margins_of_other_layers_are_not_read(tmp_path):
+    """A narrowed native dump reads no column of another layer: one can be damaged unseen."""
+    path = tmp_path / "x.parquet"
+    samples, meta = _margined(2)
+    write_native(samples, meta, path, force=False)
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    (column,) = (c for c in columns if c.path_in_schema == "margin_000")
+    data = bytearray(path.read_bytes())
+    data[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    path.write_bytes(data)
+    dump = open_native(path)
+    with pytest.raises(FormatError, match="damaged"):
+        dump[0]
+    for layers in ((1, 2), (2,)):
+        for part in (dump.only_layers(layers), dump.renumbered((5, 6, 9)).only_layers(
+            tuple({1: 6, 2: 9}[n] for n in layers)
+        ).subset([1, 0]).subset([1, 0]).held()):  # fmt: skip
+            routes = part[0].routes
+            expected = samples[0].routes.columns(layers)
+            np.testing.assert_array_equal(routes.margin_TL, expected.margin_TL)
+            np.testing.assert_array_equal(routes.ids_TLK, expected.ids_TLK)
 
 
 @pytest.mark.parametrize(

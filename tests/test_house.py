@@ -11,19 +11,21 @@ import pytest
 HOUSE = Path(__file__).parent.parent / "routectl"
 MODULES = sorted(HOUSE.rglob("*.py"))
 FLOORS = {
-    "errors": 0, "routes": 0, "dump": 0, "model": 0, "layout": 0, "stages": 0,
-    "rules": 0, "fit": 0, "pieces": 0, "plan": 0,
-    "kernels": 1, "replay_kernels": 1, "files": 1, "routers": 1, "codecs": 1,
+    "errors": 0, "margins": 0, "routes": 0, "dump": 0, "model": 0, "layout": 0, "stages": 0,
+    "rules": 0, "fit": 0, "pieces": 0, "plan": 0, "recipe": 0, "recipes": 0, "families": 0,
+    "kernels": 1, "margin_kernels": 1, "replay_kernels": 1, "router_kernels": 1,
+    "files": 1, "routers": 1, "codecs": 1,
     "formats": 2, "checkpoints": 2, "forward": 2,
-    "ops": 3,
+    "ops": 3, "live": 3,
     "reports": 4,
     "cli": 5,
     "__init__": 6, "__main__": 6,
 }  # fmt: skip
+TYPES = "TYPE_CHECKING"
 HOMES = {
-    "numba": ("kernels.py", "replay_kernels.py"),
+    "numba": ("kernels.py", "margin_kernels.py", "replay_kernels.py", "router_kernels.py"),
     "pyarrow": ("formats/native.py",),
-    "safetensors": ("formats/array_files.py",),
+    "safetensors": ("formats/array_files.py", "checkpoints/", "forward/"),
     "typer": ("cli/",),
     "rich": (
         "cli/",
@@ -31,9 +33,18 @@ HOMES = {
         "reports/terminal.py",
         "reports/replay_terminal.py",
         "reports/drawing.py",
+        "reports/checkpoint_terminal.py",
     ),
-    "torch": ("routers.py", "forward/"),
+    "torch": (
+        "live.py",
+        "routers.py",
+        "forward/",
+        "checkpoints/reading.py",
+        "checkpoints/router_inputs.py",
+        "ops/replay_inputs.py",
+    ),
     "transformers": ("forward/",),
+    "greenlet": ("forward/streaming.py",),
     "zstandard": ("codecs/",),
 }
 
@@ -44,18 +55,26 @@ def room(path: Path) -> str:
     return part.removesuffix(".py")
 
 
+def for_types_alone(tree: ast.Module) -> set[ast.AST]:
+    """The nodes below ``if TYPE_CHECKING``, which load nothing."""
+    blocks = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == TYPES]
+    return {node for block in blocks for part in block.body for node in ast.walk(part)}
+
+
 def imports(path: Path) -> list[tuple[str, str]]:
-    """Rooms of routectl and foreign packages that a module imports, anywhere in it."""
+    """Rooms of routectl, for types too, and foreign packages that a module loads, anywhere."""
     found = []
     depth = len(path.relative_to(HOUSE).parts)
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    tree = ast.parse(path.read_text("utf-8"))
+    unloaded = for_types_alone(tree)
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             if node.level == depth:
                 names = [node.module] if node.module else [a.name for a in node.names]
                 found += [("house", (name or "").split(".")[0]) for name in names]
-            elif node.level == 0:
+            elif node.level == 0 and node not in unloaded:
                 found.append(("foreign", (node.module or "").split(".")[0]))
-        elif isinstance(node, ast.Import):
+        elif isinstance(node, ast.Import) and node not in unloaded:
             found += [("foreign", alias.name.split(".")[0]) for alias in node.names]
     return found
 

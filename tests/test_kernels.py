@@ -68,6 +68,22 @@ def test_diff_rows_is_the_oracle(case, threads, chunk):
     assert as_lists(counts) == truth_of(old, new, experts, skip)
 
 
+@settings(max_examples=100)
+@given(sides(), st.integers(1, 3), st.sampled_from([1, 2, 3, 1 << 20]))
+def test_marks_are_the_oracle(case, threads, chunk):
+    """With mark, every mismatched row that is not left out is marked, and no count changes."""
+    old, new, experts, skip = case
+    with patch.object(kernels, "_CHUNK_TOKENS", chunk):
+        counts = diff_rows(old, new, experts, skip_TL=skip, threads=threads, mark=True)
+    assert as_lists(counts) == truth_of(old, new, experts, skip)
+    assert counts.differs_TL.shape == old.shape[:2]
+    for t, layer in np.ndindex(old.shape[:2]):
+        left_out = skip is not None and skip[t, layer]
+        differs = set(old[t, layer].tolist()) != set(new[t, layer].tolist())
+        assert counts.differs_TL[t, layer] == (differs and not left_out)
+    assert diff_rows(old, new, experts).differs_TL is None
+
+
 @settings(max_examples=60)
 @given(sides())
 def test_diff_of_itself_is_empty(case):

@@ -12,6 +12,7 @@ from ..errors import RoutectlError
 from .convert import convert_command
 from .diff import diff_command
 from .pack import pack_command
+from .recompute import recompute_command
 from .show import show_command
 from .unpack import unpack_command
 
@@ -30,6 +31,7 @@ _COMMANDS = (
     ("show", show_command),
     ("diff", diff_command),
     ("convert", convert_command),
+    ("recompute", recompute_command),
     ("pack", pack_command),
     ("unpack", unpack_command),
 )

@@ -42,7 +42,7 @@ def emit(
     import io
 
     from ..files import replacing
-    from ..reports.document import to_json
+    from ..reports.json_text import to_json
 
     if output is None and as_json:
         sys.stdout.write(to_json(document))

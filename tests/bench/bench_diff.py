@@ -25,6 +25,8 @@ import torch
 from routectl.dump import DumpMeta, Sample
 from routectl.formats.native import write_native
 from routectl.kernels import diff_rows
+from routectl.margins import Margins, margins_to_float16
+from routectl.ops.margins import flips_of, tally_margins
 from routectl.routes import Routes
 
 L, K, E = 48, 8, 128
@@ -65,6 +67,41 @@ def kernel(old: Ids, new: Ids, threads: int = THREADS) -> tuple[float, float]:
     swaps_S = counts.swaps_LS.sum(axis=0)
     rows = int(swaps_S.sum())
     return float(swaps_S[1:].sum() / rows), float(swaps_S @ (K - np.arange(K + 1)) / (K * rows))
+
+
+def with_margins(old: Ids, new: Ids, old_TL: Margins | None, new_TL: Margins | None) -> int:
+    """What a diff of margined routes does: mark the mismatched rows, then count margins."""
+    rows = diff_rows(old, new, E, threads=THREADS, mark=True)
+    counts = tally_margins(None, old_TL, new_TL, rows, None)
+    assert counts is not None
+    return flips_of(counts, 1e-3).clear
+
+
+def margins_like(tokens: int) -> Margins:
+    """Margins [T, L] spread over decades, as softmax routers have them."""
+    rng = np.random.default_rng(2)
+    drawn = np.exp(rng.normal(-6, 2, (tokens, L))).astype(np.float32)
+    return margins_to_float16(drawn)
+
+
+def bench_margins(tokens: int, runs: int) -> None:
+    """Print one line a case: without margins, with margins of one side, of both."""
+    print(f"{'margins':<15}{'none s':>9}{'one side':>9}{'both':>9}{'one/none':>9}{'both/none':>10}")
+    margin_TL = margins_like(tokens)
+    for name, rate in (("1 %", 0.01), ("10 %", 0.1)):
+        old, new = routes(np.random.default_rng(7), tokens, rate, False)
+        sides: tuple[tuple[Margins | None, Margins | None], ...] = (
+            (None, margin_TL),
+            (margin_TL, margin_TL),
+        )
+        calls: list[Callable[[], object]] = [lambda a=old, b=new: kernel(a, b)]
+        calls += [lambda a=old, b=new, m=m: with_margins(a, b, *m) for m in sides]
+        for call in calls:
+            call()
+        seconds = [[timed(call)[0] for call in calls] for _ in range(runs)]
+        none, one, both = (statistics.median(times) for times in zip(*seconds, strict=True))
+        print(f"{name:<15}{none:>9.4f}{one:>9.4f}{both:>9.4f}{one / none:>9.2f}"
+              f"{both / none:>10.2f}", flush=True)  # fmt: skip
 
 
 def by_numpy(old: Ids, new: Ids, step: int) -> tuple[float, float]:
@@ -160,6 +197,7 @@ def bench_kernel(tokens: int, runs: int) -> None:
         warm, c = (statistics.median(times) for times in zip(*pairs, strict=True))
         print(f"{name:<15}{k:>9.4f}{single:>9.4f}{a:>9.3f}{b:>9.3f}{c:>9.4f}"
               f"{a / k:>9.1f}{b / k:>9.1f}{warm / c:>9.2f}", flush=True)  # fmt: skip
+    bench_margins(tokens, 3 * runs)
     print("targets at 1 %: numpy/k >= 15, torch/k >= 5, k/equal <= 3")
 
 

@@ -1,0 +1,119 @@
+"""``routectl recompute CHECKPOINT ROUTER_INPUTS.safetensors``: the routers alone, no model."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..errors import UnsupportedError
+from ..reports.wording import plural
+from .output import note
+
+if TYPE_CHECKING:
+    from ..checkpoints.router_inputs import RouterInputs
+    from ..dump import Dump, DumpMeta, Sample
+    from ..forward import Forwarded, Prepared
+    from ..ops.replay_inputs import InputRoutes, LayerRouter
+    from ..recipe import Recipe
+
+__all__ = ["keeping_inputs", "recompute_from_inputs"]
+
+
+def recompute_from_inputs(checkpoint: Path, inputs: Path, output: Path, *, force: bool) -> int:
+    """Write what a checkpoint's routers select for dumped hidden states; returns the samples."""
+    from ..checkpoints import open_checkpoint
+    from ..checkpoints.router_inputs import open_router_inputs
+    from ..formats.native import write_native
+    from ..ops.replay_inputs import replay_inputs
+    from ..recipes import recipe_from_config
+
+    opened = open_checkpoint(str(checkpoint))
+    if opened.config is None:
+        raise UnsupportedError(
+            f"{checkpoint}: {opened.format}: no config.json says how its routers select; "
+            "convert it to an HF folder"
+        )
+    recipe = recipe_from_config(opened.config, str(checkpoint))
+    hidden = open_router_inputs(inputs)
+    found = replay_inputs(
+        recipe, _routers(opened), hidden, lens=hidden.lens, token_ids_T=hidden.token_ids_T
+    )
+    meta = _meta(recipe, hidden, str(inputs))
+    return write_native(_samples(found, hidden), meta, output, force=force)
+
+
+def _routers(opened: Any) -> "Mapping[int, LayerRouter]":
+    from ..checkpoints.routers import router_tensors
+    from ..ops.replay_inputs import LayerRouter
+
+    return {
+        layer: LayerRouter(
+            held.weight, held.linear_bias, held.expert_bias,
+            held.extras.get("tid2eid"), held.extras.get("per_expert_scale"),
+        )
+        for layer, held in router_tensors(opened).items()
+    }  # fmt: skip
+
+
+def _samples(found: "list[InputRoutes]", hidden: "RouterInputs") -> "Iterator[Sample]":
+    import numpy as np
+
+    from ..dump import Sample
+    from ..margins import margins_to_float16
+
+    begin = 0
+    for index, result in enumerate(found):
+        tokens = result.routes.num_tokens
+        ids = None
+        if hidden.token_ids_T is not None:
+            ids = hidden.token_ids_T[begin : begin + tokens].numpy().astype(np.int32)
+        begin += tokens
+        margin_TL = margins_to_float16(result.margin_TL)
+        yield Sample(
+            dataclasses.replace(result.routes, margin_TL=margin_TL), sample_id=str(index),
+            prompt_ids=ids, response_ids=None if ids is None else ids[:0],
+            prompt_length=tokens, response_length=0,
+        )  # fmt: skip
+
+
+def _meta(recipe: "Recipe", hidden: "RouterInputs", path: str) -> "DumpMeta":
+    from ..dump import DumpMeta
+
+    return DumpMeta(
+        path=path, format="safetensors", layers_L=tuple(sorted(hidden)), top_k=recipe.top_k,
+        num_experts=recipe.columns, engine="routectl", engine_version=__version__,
+        model=recipe.family, facts_source="the checkpoint", order="score", margins=True,
+        provenance={"mode": "router inputs", "recipe": recipe.describe()},
+    )  # fmt: skip
+
+
+@contextmanager
+def keeping_inputs(
+    prepared: "Prepared", source: "Dump", path: Path | None, *, force: bool
+) -> "Iterator[Callable[[Forwarded], Forwarded]]":
+    """A function that writes a result's router inputs to ``path``, if any, and lets go of them."""
+    if path is None:
+        yield lambda result: result
+        return
+    from ..checkpoints.router_inputs import InputShapes, writing_inputs
+
+    tokens = [sample.token_ids for sample in source.only_layers(source.meta.layers_L[:1])]
+    ids = [ids_T for ids_T in tokens if ids_T is not None]
+    name = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[
+        str(prepared.provenance["dtype"])
+    ]
+    lens = tuple(len(ids_T) for ids_T in ids)
+    width = prepared.store.skeleton.model.config.get_text_config().hidden_size
+    shapes = InputShapes(prepared.layers, lens, width, name)
+    flat = [token for ids_T in ids for token in ids_T.tolist()]
+    with writing_inputs(path, shapes, flat, force=force) as writer:
+
+        def keep(result: "Forwarded") -> "Forwarded":
+            assert result.inputs is not None
+            writer.put(result.index, result.inputs)
+            return dataclasses.replace(result, inputs=None)
+
+        yield keep
+    note(f"wrote {path}: {plural(len(lens), 'sample')}")

@@ -1,0 +1,223 @@
+"""routectl recompute: its files, its refusals, resuming, and router inputs."""
+
+import json
+
+import families
+import numpy as np
+import pytest
+from shell import complaint, document, run, written
+
+from routectl import Routes, diff, open_dump
+from routectl.dump import DumpMeta, Sample
+from routectl.formats.native import write_native
+
+LENS = (3, 9, 1, 14, 6)
+MODEL = "deepseek_v3"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny checkpoint, and a dump of random tokens with routes that are not its own."""
+    place = tmp_path_factory.mktemp("recompute")
+    model = families.tiny(MODEL)
+    model.save_pretrained(place / "checkpoint")
+    rng = np.random.default_rng(2)
+    layers = tuple(families.routers(model))
+    samples = []
+    for i, n in enumerate(LENS):
+        ids = rng.integers(3, 100, n).astype(np.int32)
+        chosen = [[rng.permutation(16)[:4] for _ in layers] for _ in range(n - 1)]
+        held = np.array(chosen, np.uint8).reshape(n - 1, len(layers), 4)
+        samples.append(Sample(
+            Routes(held, layers, 16), sample_id=f"s{i}", prompt_ids=ids[: n // 2],
+            response_ids=ids[n // 2 :], prompt_length=n // 2, response_length=n - n // 2,
+        ))  # fmt: skip
+    meta = DumpMeta("-", "native", layers, 16, 4, engine="vllm")
+    write_native(samples, meta, place / "dump.parquet", force=False)
+    return place
+
+
+def recompute(capsys, folder, output, *more):
+    """The command on the tiny checkpoint; it must succeed."""
+    done = run(capsys, "recompute", folder / "checkpoint", folder / "dump.parquet", "-o", output,
+               "--threads", "1", *more)  # fmt: skip
+    assert done.code == 0, done.err
+    return done
+
+
+def by_hooks(folder, sample):
+    """Ids [T, L, K] of a sample from hooks on a model that transformers loaded."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "checkpoint").eval()
+    seen = {}
+    for layer, router in families.routers(model).items():
+        router.register_forward_hook(lambda m, a, out, layer=layer: seen.update({layer: out[2]}))
+    with torch.no_grad():
+        model(input_ids=torch.from_numpy(sample.token_ids.astype(np.int64))[None], use_cache=False)
+    return np.stack([np.sort(seen[layer].numpy(), -1) for layer in sorted(seen)], 1)
+
+
+@pytest.mark.parametrize("how", [(), ("--streaming", "stream", "--max-tokens-per-pass", "10")])
+def test_routes_are_the_models(capsys, tmp_path, folder, how):
+    """A row for each token, equal as sets to hooks; margins, order and provenance are said."""
+    done = recompute(capsys, folder, tmp_path / "r.parquet", *how)
+    assert done.out == ""
+    assert done.err.endswith(f"routectl: wrote {tmp_path / 'r.parquet'}: 5 samples\n")
+    assert written(tmp_path) == ["r.parquet"]
+    found = open_dump(tmp_path / "r.parquet")
+    assert (found.meta.order, found.meta.margins) == ("score", True)
+    assert found.meta.provenance["mode"] == "free"
+    assert found.meta.provenance["streamed"] == str(bool(how))
+    for sample, n in zip(found, LENS, strict=True):
+        assert (sample.routes.num_tokens, sample.num_tokens) == (n, n)
+        assert np.array_equal(np.sort(sample.routes.ids_TLK, -1), by_hooks(folder, sample))
+        assert (sample.routes.margin_TL > 0).any()
+    assert [s.sample_id for s in found] == [s.sample_id for s in open_dump(folder / "dump.parquet")]
+
+
+def test_both_modes(capsys, tmp_path, folder):
+    """both writes the model's own routes, and its choices along the dump's path."""
+    recompute(capsys, folder, tmp_path / "r.parquet", "--mode", "both", "--logprobs")
+    assert written(tmp_path) == ["r.forced.parquet", "r.parquet"]
+    free, forced = open_dump(tmp_path / "r.parquet"), open_dump(tmp_path / "r.forced.parquet")
+    first = free.meta.layers_L[0]
+    result = diff(free, forced)
+    assert result.rows_mismatched > 0
+    assert diff(free, forced, layers=[first]).rows_mismatched == 0  # nothing is forced before it
+    recompute(capsys, folder, tmp_path / "f.parquet", "--mode", "forced")
+    assert diff(forced, open_dump(tmp_path / "f.parquet")).rows_mismatched == 0
+    for one, two in zip(free, forced, strict=True):
+        assert len(one.logprobs) == one.response_length
+        if one.prompt_length:
+            assert (one.logprobs <= 0).all()
+        else:
+            assert np.isnan(one.logprobs[0])  # nothing foretells the first token
+        assert len(two.logprobs) == two.response_length
+
+
+def test_router_inputs_alone_give_the_same(capsys, tmp_path, folder):
+    """Dumped router inputs and the routers alone give the same ids and margins to float16."""
+    inputs = tmp_path / "inputs.safetensors"
+    recompute(capsys, folder, tmp_path / "r.parquet", "--router-inputs", inputs)
+    done = run(capsys, "recompute", folder / "checkpoint", inputs, "-o", tmp_path / "i.parquet")
+    assert done.code == 0, done.err
+    whole, alone = open_dump(tmp_path / "r.parquet"), open_dump(tmp_path / "i.parquet")
+    assert alone.meta.provenance["recipe"].startswith("sigmoid + bias")
+    for one, two in zip(whole, alone, strict=True):
+        assert np.array_equal(one.token_ids, two.token_ids)
+        assert np.array_equal(np.sort(one.routes.ids_TLK, -1), np.sort(two.routes.ids_TLK, -1))
+        assert np.allclose(one.routes.margin_TL, two.routes.margin_TL, atol=1e-3)
+
+
+def test_router_inputs_are_plain_safetensors(capsys, tmp_path, folder):
+    """The file reads with the safetensors library, and holds what each router was given."""
+    from safetensors.torch import load_file
+
+    recompute(capsys, folder, tmp_path / "r.parquet", "--router-inputs", tmp_path / "i.safetensors")
+    held = load_file(tmp_path / "i.safetensors")
+    assert held["cu_seqlens"].tolist() == [0, *np.cumsum(LENS).tolist()]
+    dump = open_dump(folder / "dump.parquet")
+    assert held["token_ids"].tolist() == [t for s in dump for t in s.token_ids.tolist()]
+    layers = [f"layer.{n}" for n in dump.meta.layers_L]
+    assert set(held) == {*layers, "cu_seqlens", "token_ids"}
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "checkpoint").eval()
+    seen = {}
+    for layer, router in families.routers(model).items():
+        router.register_forward_pre_hook(lambda m, a, layer=layer: seen.update({layer: a[0]}))
+    with torch.no_grad():
+        model(input_ids=torch.from_numpy(dump[1].token_ids.astype(np.int64))[None], use_cache=False)
+    for layer, states in seen.items():
+        rows = slice(LENS[0], LENS[0] + LENS[1])
+        assert torch.equal(held[f"layer.{layer}"][rows], states.flatten(0, -2))
+
+
+def test_a_killed_run_goes_on(capsys, tmp_path, monkeypatch, folder):
+    """Finished parts are kept, --resume runs only the rest, and the result is the same file."""
+    from routectl.cli import recompute as command
+
+    recompute(capsys, folder, tmp_path / "whole.parquet")
+    monkeypatch.setattr(command, "_PART_TOKENS", 8)
+    made = command._recomputed
+    seen = []
+
+    def dies(sample, result, meta):
+        seen.append(result.index)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return made(sample, result, meta)
+
+    target = tmp_path / "r.parquet"
+    line = ("recompute", folder / "checkpoint", folder / "dump.parquet", "-o", target, "--threads",
+            "1")  # fmt: skip
+    monkeypatch.setattr(command, "_recomputed", dies)
+    assert run(capsys, *line).code == 130
+    assert not target.exists()
+    assert "000000.parquet" in {p.name for p in (tmp_path / "r.parquet.partial").iterdir()}
+    seen.clear()
+    assert "--resume to go on" in complaint(capsys, *line)
+    other = complaint(capsys, *line, "--resume", "--dtype", "bfloat16")
+    assert "parts of another run: dtype was float32, is bfloat16" in other
+    done = run(capsys, *line, "--resume")
+    assert done.code == 0, done.err
+    assert "2 samples done before; going on" in done.err
+    assert len(seen) == 3
+    assert written(tmp_path) == ["r.parquet", "whole.parquet"]
+    same = diff(open_dump(tmp_path / "whole.parquet"), open_dump(target))
+    assert (same.rows, same.rows_mismatched) == (sum(LENS) * 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--mode", "loose"), "mode must be one of"),
+        (("--streaming", "sometimes"), "streaming must be one of"),
+        (("--dtype", "int8"), "dtype must be one of"),
+        (("--device", "cuda:7"), "device cuda:7"),
+        (("--device", "abacus"), "device abacus"),
+        (("--attention", "telepathy"), "telepathy"),
+        (("--mode", "both", "--router-inputs", "x.safetensors"), "cannot be written with"),
+        (("-o", "r.json"), "expected NAME.parquet"),
+    ],
+)
+def test_refusals(capsys, tmp_path, monkeypatch, folder, more, said):
+    """What cannot be run is one line, exit 2, and leaves nothing behind."""
+    monkeypatch.chdir(tmp_path)
+    output = () if "-o" in more else ("-o", "r.parquet")
+    line = ("recompute", folder / "checkpoint", folder / "dump.parquet", *output, *more)
+    assert said in complaint(capsys, *line)
+    assert written(tmp_path) == []
+
+
+def test_damaged_router_inputs(capsys, tmp_path, folder):
+    """Router inputs whose lengths or sizes do not fit are refused with both numbers."""
+    import torch
+    from safetensors.torch import save_file
+
+    layers = open_dump(folder / "dump.parquet").meta.layers_L
+    good = {f"layer.{n}": torch.zeros(6, 32) for n in layers}
+    cases = {
+        "cu_seqlens do not cut 6 tokens": {**good, "cu_seqlens": torch.tensor([0, 2, 5])},
+        "got [6, 16], expected [T, 32]": {f"layer.{n}": torch.zeros(6, 16) for n in layers},
+        "token_ids: got [5], expected [6]": {**good, "token_ids": torch.zeros(5)},
+        "no router of layer 9": {**good, "layer.9": torch.zeros(6, 32)},
+        "not finite": {n: t.index_fill(0, torch.tensor(2), torch.nan) for n, t in good.items()},
+    }
+    for said, arrays in cases.items():
+        save_file(arrays, tmp_path / "bad.safetensors")
+        line = ("recompute", folder / "checkpoint", tmp_path / "bad.safetensors")
+        assert said in complaint(capsys, *line, "-o", tmp_path / "r.parquet")
+    assert written(tmp_path) == ["bad.safetensors"]
+
+
+def test_show_says_what_was_run(capsys, tmp_path, folder):
+    """show prints the provenance of a recomputed dump, and the recipe of the checkpoint."""
+    recompute(capsys, folder, tmp_path / "r.parquet")
+    about = document(capsys, "show", tmp_path / "r.parquet")
+    assert "float32" in json.dumps(about)
+    shown = document(capsys, "show", folder / "checkpoint")
+    assert shown["recipe"].startswith("sigmoid + bias, top-2-sum of 4 groups keep 2")
