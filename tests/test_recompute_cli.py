@@ -171,9 +171,47 @@ def test_a_killed_run_goes_on(capsys, tmp_path, monkeypatch, folder):
     assert (same.rows, same.rows_mismatched) == (sum(LENS) * 2, 0)
 
 
+def test_the_noise_floor(capsys, tmp_path, folder):
+    """The same run again changes nothing; other implementations are named with their rows."""
+    done = run(capsys, "recompute", folder / "checkpoint", folder / "dump.parquet", "-o",
+               tmp_path / "r.parquet", "--noise-floor", "--dtype", "bfloat16")  # fmt: skip
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    rows = 2 * sum(LENS)
+    assert lines[0].split() == [
+        "noise",
+        "floor",
+        *["rows", "that", "change", "against", "r.parquet"],
+    ]
+    assert lines[1].split("  ")[0] == "the same again"
+    assert f" 0 of {rows} (0.00 %)" in lines[1]
+    assert {tuple(line.split()[:2]) for line in lines[2:]} >= {("experts", "eager")}
+    assert all(f" of {rows} (" in line for line in lines[1:])
+
+
+def test_routers_are_checked_against_the_recipe(capsys, tmp_path, monkeypatch, folder):
+    """A recipe that is not what the model does is reported by layer; the model's ids stay."""
+    from dataclasses import replace
+
+    from routectl import recipes
+
+    plain = recompute(capsys, folder, tmp_path / "plain.parquet")
+    assert "disagree" not in plain.err
+    read = recipes.recipe_from_config
+    monkeypatch.setattr(
+        recipes, "recipe_from_config", lambda *of: replace(read(*of), n_group=1, topk_group=1)
+    )
+    told = recompute(capsys, folder, tmp_path / "told.parquet")
+    assert "layer 1: the model's router and the recipe disagree in " in told.err
+    assert " of 3 rows; the model's word is used" in told.err
+    same = diff(open_dump(tmp_path / "plain.parquet"), open_dump(tmp_path / "told.parquet"))
+    assert same.rows_mismatched == 0
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
+        (("--mode", "both", "--noise-floor"), "--noise-floor is of one mode"),
         (("--mode", "loose"), "mode must be one of"),
         (("--streaming", "sometimes"), "streaming must be one of"),
         (("--dtype", "int8"), "dtype must be one of"),

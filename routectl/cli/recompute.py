@@ -11,6 +11,7 @@ import typer
 
 from ..errors import RoutectlError, UnsupportedError
 from ..reports.wording import bytes_text, plural
+from .noise import print_noise_floor
 from .options import (
     Force,
     Format,
@@ -24,6 +25,7 @@ from .options import (
 )
 from .output import note
 from .parts import open_parts
+from .router_check import CHECKED_TOKENS, router_checker
 from .router_inputs import keeping_inputs, recompute_from_inputs
 
 if TYPE_CHECKING:
@@ -62,6 +64,10 @@ _THREADS = typer.Option("--threads", min=1, help="CPU threads.")
 _INPUTS = typer.Option(
     "--router-inputs", metavar="PATH", help="Also write what each router was given: .safetensors."
 )
+_NOISE = typer.Option(
+    "--noise-floor",
+    help="Then run again, and with the other attention and experts: which rows change.",
+)
 _RESUME = typer.Option("--resume", help="Go on from the finished parts of a run that was killed.")
 
 
@@ -79,6 +85,7 @@ def recompute_command(
     logprobs: Annotated[bool, _LOGPROBS] = False,
     router_inputs: Annotated[Path | None, _INPUTS] = None,
     threads: Annotated[int | None, _THREADS] = None,
+    noise_floor: Annotated[bool, _NOISE] = False,
     resume: Annotated[bool, _RESUME] = False,
     force: Force = False,
     model: Model = None,
@@ -107,6 +114,8 @@ def recompute_command(
         count = recompute_from_inputs(checkpoint, Path(dump), output, force=force)
         note(f"wrote {output}: {plural(count, 'sample')}")
         return 0
+    if noise_floor and mode == "both":
+        raise RoutectlError("--noise-floor is of one mode: expected --mode free or forced")
     if router_inputs is not None and (resume or mode == "both"):
         raise RoutectlError("--router-inputs cannot be written with --resume or --mode both")
     device = pick_device(device, threads)
@@ -117,6 +126,7 @@ def recompute_command(
             checkpoint=checkpoint, device=device, dtype=dtype, mode=mode, streaming=streaming,
             max_tokens_per_pass=max_tokens_per_pass, attention=attention, experts=experts,
             want_logprobs=logprobs, want_inputs=router_inputs is not None,
+            check_tokens=CHECKED_TOKENS,
         )  # fmt: skip
     except ValueError as error:
         raise RoutectlError(str(error)) from None
@@ -124,6 +134,8 @@ def recompute_command(
     saving = _Saving(inputs=router_inputs, resume=resume, force=force)
     for path, count in _write(prepared, source, output, saving):
         note(f"wrote {path}: {plural(count, 'sample')}")
+    if noise_floor:
+        print_noise_floor(prepared, source, output, _recomputed)
     return 0
 
 
@@ -210,7 +222,8 @@ def _write(
         keeping_inputs(prepared, rest, saving.inputs, force=saving.force) as keep,
     ):
         results = run_forward(dataclasses.replace(prepared, options=options), rest)
-        _write_parts(map(keep, results), rest, parts, metas)
+        checked = map(router_checker(prepared), map(keep, results))
+        _write_parts(checked, rest, parts, metas)
     for mode, target in targets.items():
         yield target, parts[mode].join(metas[mode], target, force=saving.force)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..ops.replay_inputs import InputRoutes, LayerRouter
     from ..recipe import Recipe
 
-__all__ = ["keeping_inputs", "recompute_from_inputs"]
+__all__ = ["keeping_inputs", "layer_routers", "recompute_from_inputs"]
 
 
 def recompute_from_inputs(checkpoint: Path, inputs: Path, output: Path, *, force: bool) -> int:
@@ -38,13 +38,14 @@ def recompute_from_inputs(checkpoint: Path, inputs: Path, output: Path, *, force
     recipe = recipe_from_config(opened.config, str(checkpoint))
     hidden = open_router_inputs(inputs)
     found = replay_inputs(
-        recipe, _routers(opened), hidden, lens=hidden.lens, token_ids_T=hidden.token_ids_T
+        recipe, layer_routers(opened), hidden, lens=hidden.lens, token_ids_T=hidden.token_ids_T
     )
     meta = _meta(recipe, hidden, str(inputs))
     return write_native(_samples(found, hidden), meta, output, force=force)
 
 
-def _routers(opened: Any) -> "Mapping[int, LayerRouter]":
+def layer_routers(opened: Any) -> "Mapping[int, LayerRouter]":
+    """The routers of an opened checkpoint, as stored."""
     from ..checkpoints.routers import router_tensors
     from ..ops.replay_inputs import LayerRouter
 
@@ -113,7 +114,7 @@ def keeping_inputs(
         def keep(result: "Forwarded") -> "Forwarded":
             assert result.inputs is not None
             writer.put(result.index, result.inputs)
-            return dataclasses.replace(result, inputs=None)
+            return result if result.index == 0 else dataclasses.replace(result, inputs=None)
 
         yield keep
     note(f"wrote {path}: {plural(len(lens), 'sample')}")

@@ -3,6 +3,7 @@
 Shape suffixes: T tokens, L MoE layers, K top_k, G response tokens.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,7 @@ class ForwardJob:
             margins_TL=_stacked(row.margin_T for row in rows),
             ties_TL=_stacked(row.tie_T for row in rows),
             logprobs_G=logprobs_G,
-            inputs=inputs if self.tape.want_inputs else None,
+            inputs=inputs if self.tape.input_rows else None,
         )
 
     def _was_forced(self, at: RouterAt) -> Any:
@@ -85,7 +86,8 @@ def make_jobs(
     assert sample.prompt_ids is not None
     for mode in ("free", "forced") if options.mode == "both" else (options.mode,):
         forced = _forced_of(sample, name, routers, tokens_T) if mode == "forced" else {}
-        tape = Tape(forced, options.want_inputs)
+        checked = options.check_tokens if index == 0 else 0
+        tape = Tape(forced, sys.maxsize if options.want_inputs else checked)
         yield ForwardJob(index, mode, tokens_T, len(sample.prompt_ids), tape)
 
 

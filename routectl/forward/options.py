@@ -45,6 +45,7 @@ class RunOptions:
     attention, experts   transformers' implementations; None: its own choice, which is recorded
     want_logprobs        log-probabilities of the response tokens, at temperature 1
     want_inputs          the hidden states that each router sees
+    check_tokens         so many of them of the first sample alone, to check the routers on
     on_progress          called after every layer of a stream and every sample of a plain run
 
     Raises ValueError for words that are not known.
@@ -60,6 +61,7 @@ class RunOptions:
     experts: str | None = None
     want_logprobs: bool = False
     want_inputs: bool = False
+    check_tokens: int = 0
     on_progress: Callable[[PassProgress], None] | None = None
 
     def __post_init__(self) -> None:
@@ -85,7 +87,8 @@ class Forwarded:
                  nothing is left out or a table decides
     ties_TL      margin exactly 0: which of the equal experts is taken is not the model's word
     logprobs_G   float64, natural log, of the response tokens; None unless asked for
-    inputs       {layer: [T, D]} in the model's dtype as torch tensors; None unless asked for
+    inputs       {layer: [T, D]} in the model's dtype as torch tensors, of the first tokens only
+                 where they are to check the routers on; None unless asked for
     """
 
     index: int

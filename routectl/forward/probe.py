@@ -84,11 +84,11 @@ class Probe:
             if tape is None:
                 return forward(*args, **kwargs)
             hidden = args[0] if args else kwargs["hidden_states"]
-            kept_TD = hidden.detach().flatten(0, -2).clone() if tape.want_inputs else None
+            kept_TD = hidden.detach().flatten(0, -2)[: tape.input_rows].clone()
             out, row = run[at.selection](
                 at, lambda: forward(*args, **kwargs), tape.forced.get(at.layer), tape.want_margins
             )
-            tape.rows[at.layer] = replace(row, inputs_TD=kept_TD)
+            tape.rows[at.layer] = replace(row, inputs_TD=kept_TD if tape.input_rows else None)
             return out
 
         return probed

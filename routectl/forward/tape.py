@@ -50,11 +50,12 @@ class LayerRows:
 class Tape:
     """The rows of one sequence by layer, as its forward makes them; ``forced`` steers it.
 
-    Without margins, rows have ids alone, in the order in which the router took them.
+    input_rows is how many rows of each router's input are kept. Without margins, rows have ids
+    alone, in the order in which the router took them.
     """
 
     forced: Mapping[int, Forced] = field(default_factory=dict)
-    want_inputs: bool = False
+    input_rows: int = 0
     want_margins: bool = True
     rows: dict[int, LayerRows] = field(default_factory=dict)
 
