@@ -1,4 +1,4 @@
-"""``routectl recompute --noise-floor``: how many rows change when nothing but the arithmetic does."""
+"""``routectl recompute --noise-floor``: rows that change when nothing but the arithmetic does."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -62,11 +62,13 @@ def keep_stored(name: str) -> bool:
 def config_of(options: RunOptions) -> Any:
     """The checkpoint's config as a transformers object, with the implementations asked for.
 
-    Raises UnsupportedError for a transformers outside the range and for a family that it does not
-    have; no code of the checkpoint is run.
+    Raises FormatError where there is none, UnsupportedError for a transformers outside the range or a
+    family that it does not have; no code of the checkpoint is run, nothing is fetched.
     """
     transformers = _transformers()
     folder = Path(options.checkpoint)
+    if not (folder / "config.json").is_file():  # transformers would ask the hub for it
+        raise FormatError(f"{folder}: no config.json: expected a Hugging Face folder")
     document, _ = transformers.PreTrainedConfig.get_config_dict(folder)
     kind = str(document.get("model_type"))
     refuse_family(kind)

@@ -66,7 +66,7 @@ def prepare(options: RunOptions) -> Prepared:
     why = "asked for"
     if options.streaming == "auto":
         streamed = size > FITS * free
-        why = f"{size / 1e9:.1f} GB of weights, {free / 1e9:.1f} GB free"
+        why = f"{size / 1e9:.3g} GB of weights, {free / 1e9:.3g} GB free"
     return Prepared(options, store, streamed, _provenance(store, options, streamed, why))
 
 
