@@ -143,7 +143,7 @@ def replay(model: torch.nn.Module, routes: Sequence[Routes | None]) -> Iterator[
     is given the same routes, backward passes being in the order of the forwards. Raises
     MismatchError for routes of other layers, K or lengths, or for more sequences than routes.
     """
-    routers, s_major = _routers_of(model, to_steer=True)
+    routers, s_major = _routers_of(model)
     left = deque(routes)
     with _Calls(model, routers, s_major) as calls:
         calls.before = lambda batch: _forced(batch, routers, left)
@@ -205,11 +205,9 @@ class _Calls:
         return Tape(waiting.popleft().forced, want_margins=False) if waiting else None
 
 
-def _routers_of(
-    model: torch.nn.Module, *, to_steer: bool = False
-) -> tuple[tuple[RouterAt, ...], bool]:
+def _routers_of(model: torch.nn.Module) -> tuple[tuple[RouterAt, ...], bool]:
     """The routers, and whether their rows are s-major."""
-    found = find_megatron_routers(model, to_steer=to_steer)
+    found = find_megatron_routers(model)
     return (found, True) if found else (find_routers(model), False)
 
 

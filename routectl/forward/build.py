@@ -62,8 +62,8 @@ def keep_stored(name: str) -> bool:
 def config_of(options: RunOptions) -> Any:
     """The checkpoint's config as a transformers object, with the implementations asked for.
 
-    Raises FormatError where there is none, UnsupportedError for a transformers outside the range or a
-    family that it does not have; no code of the checkpoint is run, nothing is fetched.
+    Raises FormatError where there is none, UnsupportedError for a transformers outside the range
+    and for a family that it does not have; no code of the checkpoint is run, nothing is fetched.
     """
     transformers = _transformers()
     folder = Path(options.checkpoint)

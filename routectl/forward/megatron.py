@@ -5,8 +5,6 @@ its name and its attributes. ``layer_number`` is 1-based there. Routers of MTP m
 they are never replayed.
 """
 
-from typing import Any
-
 import torch
 
 from ..errors import UnsupportedError
@@ -15,13 +13,10 @@ from .discover import RouterAt
 __all__ = ["find_megatron_routers"]
 
 
-def find_megatron_routers(
-    model: torch.nn.Module, *, to_steer: bool = False
-) -> tuple[RouterAt, ...]:
+def find_megatron_routers(model: torch.nn.Module) -> tuple[RouterAt, ...]:
     """The TopKRouters of a model or of a list of its chunks, by layer; none where it has none.
 
-    Raises UnsupportedError for the fused router, which selects inside one kernel; and, to steer,
-    for groups without expert bias, where weights are those of the group mask.
+    Raises UnsupportedError for the fused router, which selects inside one kernel.
     """
     found: dict[int, RouterAt] = {}
     for name, module in model.named_modules():
@@ -33,19 +28,9 @@ def find_megatron_routers(
             raise UnsupportedError(
                 f"{name}: moe_router_fusion selects inside a kernel: switch it off"
             )
-        if to_steer and _masks_weights(module.config):
-            raise UnsupportedError(
-                f"{name}: routing by groups without expert bias takes weights from masked scores"
-            )
         layer = int(module.layer_number) - 1
         if layer in found:
             raise UnsupportedError(f"layer {layer} has two routers: {found[layer].name} and {name}")
         experts, top_k = int(module.config.num_moe_experts), int(module.topk)
         found[layer] = RouterAt(layer, name, module, experts, experts, top_k, "topk")
     return tuple(found[layer] for layer in sorted(found))
-
-
-def _masks_weights(config: Any) -> bool:
-    """Whether a forced expert outside the kept groups would have no weight."""
-    grouped = bool(getattr(config, "moe_router_num_groups", None))
-    return grouped and not getattr(config, "moe_router_enable_expert_bias", False)
