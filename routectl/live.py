@@ -29,9 +29,12 @@ __all__ = ["Recorder", "record", "replay"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
-    """One forward of the model, on its way to the host: what it was called with, and its ids."""
+    """One forward of the model, on its way to the host: what it was called with, and its ids.
 
-    batch: Batch
+    Nothing of the device is held, so that a long recording takes host memory alone.
+    """
+
+    s_major: bool
     parts: tuple[HostCopy | None, ...]
     ids_LRK: HostCopy
 
@@ -39,7 +42,7 @@ class _Call:
         """The batch on the host."""
         ids, mask, positions = (None if part is None else part.get() for part in self.parts)
         assert ids is not None
-        return Batch(ids, mask, positions, self.batch.s_major)
+        return Batch(ids, mask, positions, self.s_major)
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +67,7 @@ class Recorder:
         narrow = torch.uint8 if self.num_experts <= 256 else torch.int16
         ids_LRK = torch.stack([tape.rows[at.layer].ids_TK.to(narrow) for at in self.routers])
         parts = tuple(None if t is None else self._copies.put(t) for t in batch.tensors)
-        self._calls.append(_Call(batch, parts, self._copies.put(ids_LRK)))
+        self._calls.append(_Call(batch.s_major, parts, self._copies.put(ids_LRK)))
 
     @property
     def num_experts(self) -> int:
