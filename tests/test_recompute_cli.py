@@ -236,6 +236,24 @@ def test_not_a_checkpoint(capsys, tmp_path, folder):
     assert written(tmp_path) == ["empty"]
 
 
+def test_a_failure_leaves_nothing_behind(capsys, tmp_path, folder):
+    """A run that fails before a part is finished leaves no folder that a second run trips over."""
+    bare = Sample(None, sample_id="bare", prompt_length=1, response_length=1)
+    meta = open_dump(folder / "dump.parquet").meta
+    write_native([bare], meta, tmp_path / "bare.parquet", force=False)
+    line = (
+        "recompute",
+        folder / "checkpoint",
+        tmp_path / "bare.parquet",
+        "-o",
+        tmp_path / "r.parquet",
+    )
+    for _ in range(2):
+        done = run(capsys, *line)
+        assert (done.code, "no token ids" in done.err) == (2, True), done.err
+    assert written(tmp_path) == ["bare.parquet"]
+
+
 def test_damaged_router_inputs(capsys, tmp_path, folder):
     """Router inputs whose lengths or sizes do not fit are refused with both numbers."""
     import torch

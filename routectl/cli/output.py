@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..dump import Dump, Sample
     from ..reports.document import Document
 
-__all__ = ["check_output", "counting", "emit", "note", "tokens_rate", "watching"]
+__all__ = ["check_output", "counting", "emit", "note", "progress_line", "tokens_rate", "watching"]
 
 
 def note(message: str) -> None:
@@ -64,15 +64,15 @@ def emit(
 
 
 @contextmanager
-def counting(
-    what: str, total: int, unit: str, rate: Callable[[float], str]
-) -> Iterator[Callable[[int], None]]:
-    """A progress line on stderr on a terminal: units done, rate, time left.
+def progress_line(
+    what: str, unit: str
+) -> Iterator[Callable[[int, int, Callable[[float], str]], None] | None]:
+    """A progress line on stderr: units done, a rate, time left; None where that is no terminal.
 
-    Calling what it gives counts one unit more, of that much work; ``rate`` words work a second.
+    What it gives takes the units done, those in all, and what to say after so many seconds.
     """
     if not sys.stderr.isatty():
-        yield lambda work: None
+        yield None
         return
     from rich.console import Console
     from rich.progress import (
@@ -88,14 +88,34 @@ def counting(
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total, rate="")
-        done = 0
+        task = progress.add_task(what, total=None, rate="")
+
+        def show(done: int, total: int, words: Callable[[float], str]) -> None:
+            elapsed = progress.tasks[0].elapsed or 0.0
+            rate = words(elapsed) if elapsed else ""
+            progress.update(task, completed=done, total=total, rate=rate)
+
+        yield show
+
+
+@contextmanager
+def counting(
+    what: str, total: int, unit: str, rate: Callable[[float], str]
+) -> Iterator[Callable[[int], None]]:
+    """A progress line that counts: each call is one unit more, of that much work.
+
+    ``rate`` words work a second.
+    """
+    with progress_line(what, unit) as show:
+        units = work_done = 0
+        if show is not None:
+            show(0, total, lambda elapsed: "")
 
         def advance(work: int) -> None:
-            nonlocal done
-            done += work
-            elapsed = progress.tasks[0].elapsed or 0.0
-            progress.update(task, advance=1, rate=rate(done / elapsed) if elapsed else "")
+            nonlocal units, work_done
+            units, work_done = units + 1, work_done + work
+            if show is not None:
+                show(units, total, lambda elapsed: rate(work_done / elapsed))
 
         yield advance
 

@@ -58,6 +58,11 @@ class Parts:
         for path in self.done()[number:]:
             path.unlink()
 
+    def drop_if_empty(self) -> None:
+        """Let go of the folder where no part is finished: there is nothing to go on from."""
+        if not self.done():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def join(self, meta: "DumpMeta", output: Path, *, force: bool) -> int:
         """Write all parts as one file, let go of them, and return the number of samples."""
         from ..formats.native import write_native

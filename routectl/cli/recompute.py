@@ -1,7 +1,6 @@
 """``routectl recompute CHECKPOINT DUMP -o DST.parquet``."""
 
 import dataclasses
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from .options import (
     model_from,
     open_input,
 )
-from .output import note
+from .output import note, progress_line, tokens_rate
 from .parts import open_parts
 from .router_check import CHECKED_TOKENS, router_checker
 from .router_inputs import keeping_inputs, recompute_from_inputs
@@ -109,7 +108,8 @@ def recompute_command(
 
     if output.suffix != ".parquet":
         raise UnsupportedError(f"{output}: recompute writes native files: expected NAME.parquet")
-    refuse_existing(output, force=force)
+    for target in _targets(mode, output).values():
+        refuse_existing(target, force=force)
     if is_router_inputs(Path(dump)):
         count = recompute_from_inputs(checkpoint, Path(dump), output, force=force)
         note(f"wrote {output}: {plural(count, 'sample')}")
@@ -151,29 +151,16 @@ def _announce(prepared: "Prepared") -> None:
 @contextmanager
 def _showing(options: "RunOptions") -> Iterator["RunOptions"]:
     """The options, with a progress line on stderr on a terminal."""
-    if not sys.stderr.isatty():
-        yield options
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("layers"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as line:
-        task = line.add_task("", total=None, rate="")
+    with progress_line("", "layers") as show:
+        if show is None:
+            yield options
+            return
 
         def on_progress(done: "PassProgress") -> None:
-            elapsed = line.tasks[0].elapsed or 1e-9
-            rate = f"{done.tokens / elapsed:,.0f} tokens/s, {bytes_text(done.read_bytes)} read"
-            line.update(task, completed=done.layer, total=done.layers, rate=rate)
+            def words(elapsed: float) -> str:
+                return f"{tokens_rate(done.tokens / elapsed)}, {bytes_text(done.read_bytes)} read"
+
+            show(done.layer, done.layers, words)
 
         yield dataclasses.replace(options, on_progress=on_progress)
 
@@ -198,12 +185,9 @@ def _write(
     prepared: "Prepared", source: "Dump", output: Path, saving: _Saving
 ) -> Iterator[tuple[Path, int]]:
     """Run what is not done yet, part by part, and join the parts of each mode."""
-    from ..files import refuse_existing
     from ..forward import run_forward
 
     targets = _targets(prepared.options.mode, output)
-    for target in targets.values():
-        refuse_existing(target, force=saving.force)
     metas = {mode: _meta(prepared, source, mode) for mode in targets}
     parts = {
         mode: open_parts(target, _job(prepared, source, mode), resume=saving.resume)
@@ -217,13 +201,18 @@ def _write(
     if done:
         note(f"{plural(done, 'sample')} done before; going on")
     rest = source.subset(range(done, len(source)))
-    with (
-        _showing(prepared.options) as options,
-        keeping_inputs(prepared, rest, saving.inputs, force=saving.force) as keep,
-    ):
-        results = run_forward(dataclasses.replace(prepared, options=options), rest)
-        checked = map(router_checker(prepared), map(keep, results))
-        _write_parts(checked, rest, parts, metas)
+    try:
+        with (
+            _showing(prepared.options) as options,
+            keeping_inputs(prepared, rest, saving.inputs, force=saving.force) as keep,
+        ):
+            results = run_forward(dataclasses.replace(prepared, options=options), rest)
+            checked = map(router_checker(prepared), map(keep, results))
+            _write_parts(checked, rest, parts, metas)
+    except BaseException:
+        for part in parts.values():
+            part.drop_if_empty()
+        raise
     for mode, target in targets.items():
         yield target, parts[mode].join(metas[mode], target, force=saving.force)
 
