@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import families
 import numpy as np
 import pytest
 import torch
 from forwards import checkpoint_of, forward, quiet, samples
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from routectl import FormatError, MismatchError, UnsupportedError
@@ -15,6 +17,7 @@ from routectl.forward import RunOptions, prepare, run_forward
 from routectl.forward import build as build_module
 from routectl.forward import run as run_module
 from routectl.forward.build import build_skeleton
+from routectl.forward.readahead import reading_ahead
 from routectl.forward.streaming import Conductor, layer_weights
 
 
@@ -417,3 +420,23 @@ def test_a_cuda_device_streams_what_it_runs_plain(name, tmp_path, monkeypatch):
     for plan in ((True, True), (True, False), (False, False)):
         monkeypatch.setattr(run_module, "_plan", lambda *_, plan=plan: plan)
         same(plain, forward(folder, inputs, streaming="stream", **options)[0])
+
+
+def test_spans_are_the_bytes_of_a_layer(tmp_path):
+    """The ranges that are read ahead hold each layer's tensors, each once, and nothing else."""
+    folder = checkpoint_of("mixtral", tmp_path)
+    spans = prepare(RunOptions(checkpoint=folder)).store.spans()
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        for number, layer in enumerate(spans):
+            names = [name for name in file.keys() if f"layers.{number}." in name]  # noqa: SIM118
+            stored = sorted(
+                bytes(file.get_tensor(name).view(torch.uint8).numpy()) for name in names
+            )
+            read = [path.read_bytes()[begin:end] for path, begin, end in layer]
+            assert sorted(read) == stored
+
+
+def test_reading_ahead_ends_with_what_needed_it():
+    """What has not begun when the run ends is let go, and a file that is gone is no error."""
+    with reading_ahead() as begin:
+        begin([(Path("gone.safetensors"), 0, 10)] * 1000)

@@ -167,9 +167,8 @@ def _heads(model: Any) -> tuple[str, ...]:
 
 
 def _plan(store: Store, tokens: int) -> tuple[bool, bool]:
-    """Whether the next layer is read ahead, and whether hidden states wait in host memory.
-
-    Both only on a device of its own: on the CPU the page cache reads ahead.
+    """Whether two layers are held, one of them read ahead, and whether hidden states wait in host
+    memory. Both only on a device of its own.
     """
     if store.device.type == "cpu":
         return False, False

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from greenlet import getcurrent, greenlet
 
+from .readahead import reading_ahead
 from .weights import Store
 
 __all__ = ["Conductor", "layer_weights", "place"]
@@ -101,14 +102,17 @@ def place(model: Any, tensors: dict[str, torch.Tensor]) -> Iterator[None]:
 
 
 def layer_weights(store: Store, *, ahead: bool) -> Generator[dict[str, torch.Tensor]]:
-    """The weights of layer 0, 1, ...; ahead: the next ones are read while these are used.
+    """The weights of layer 0, 1, ..., while the next ones are read.
 
-    On CUDA those are copied on a stream of their own.
+    ahead: into memory of the device, on CUDA by a stream of their own; else into the page cache.
     """
     count = store.skeleton.num_layers
     if not ahead:
-        for number in range(count):
-            yield store.layer(number)
+        with reading_ahead() as begin:
+            for number, spans in enumerate([*store.spans()[1:], []]):
+                tensors = store.layer(number)
+                begin(spans)
+                yield tensors
         return
     cuda = store.device.type == "cuda"
     stream = torch.cuda.Stream(store.device) if cuda else None  # type: ignore[no-untyped-call]

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import FormatError
 from .build import Skeleton, keep_stored
+from .readahead import Span, tensor_spans
 
 __all__ = ["Store", "Target", "open_store"]
 
@@ -47,8 +48,9 @@ class Store:
         self.skeleton = skeleton
         self.device = torch.device(device)
         self.read_bytes = 0
-        self._files = _open_files(folder)
-        self._of_key = {key: file for file in self._files for key in file.keys()}  # noqa: SIM118
+        self._paths = _paths(folder)
+        files: list[Any] = [safe_open(path, framework="pt") for path in self._paths]
+        self._of_key = {key: file for file in files for key in file.keys()}  # noqa: SIM118
         self._names = dict(_tensors(skeleton.model))
         targets, self.unmatched = _key_map(skeleton, sorted(self._of_key), self._names)
         self._layers: dict[int | None, list[Target]] = defaultdict(list)
@@ -59,6 +61,14 @@ class Store:
     def layer(self, number: int) -> dict[str, torch.Tensor]:
         """The parameters and persistent buffers of a decoder layer, on the device."""
         return self._load(self._layers[number])
+
+    def spans(self) -> list[list[Span]]:
+        """Where the bytes of each decoder layer lie."""
+        span_of = tensor_spans(self._paths)
+        return [
+            [span_of[key] for target in self._layers[number] for _, key in target.sources]
+            for number in range(self.skeleton.num_layers)
+        ]
 
     def rest(self, without: Sequence[str] = ()) -> dict[str, torch.Tensor]:
         """Everything outside the decoder layers, but for names that start with ``without``."""
@@ -204,13 +214,13 @@ def open_store(skeleton: Skeleton, folder: Path, device: str) -> Store:
         raise FormatError(f"{folder}: not a readable safetensors checkpoint: {error}") from error
 
 
-def _open_files(folder: Path) -> list[Any]:
-    """The safetensors files of a folder, mapped into memory."""
+def _paths(folder: Path) -> list[Path]:
+    """The safetensors files of a folder."""
     index = folder / INDEX
     names = [SINGLE]
     if index.exists():
         names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    return [safe_open(folder / name, framework="pt") for name in names]
+    return [folder / name for name in names]
 
 
 def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,0 +1,63 @@
+"""Bytes of safetensors files brought into the page cache beside a computation.
+
+Mapped weights are read page by page where they are touched, with nothing else to do meanwhile. A
+thread that reads the same ranges before costs a copy through a small buffer and no memory.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["Span", "reading_ahead", "tensor_spans"]
+
+BUFFER_BYTES = 1 << 20
+
+Span = tuple[Path, int, int]  # a file, and the first byte and the end of a tensor in it
+
+
+def tensor_spans(files: Sequence[Path]) -> dict[str, Span]:
+    """Where each tensor lies. The files are whole: whoever asks has opened them."""
+    spans = {}
+    for path in files:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        base = 8 + length
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            spans[name] = path, base + begin, base + end
+    return spans
+
+
+@contextmanager
+def reading_ahead() -> Iterator[Callable[[Iterable[Span]], None]]:
+    """A function that begins to read spans, after those that it was given before.
+
+    On exit what has not begun is let go. A read that fails is no error here: whoever needs the
+    bytes will meet it.
+    """
+    pool = ThreadPoolExecutor(1)
+
+    def begin(spans: Iterable[Span]) -> None:
+        for span in sorted(spans):
+            pool.submit(_read, span)
+
+    try:
+        yield begin
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(span: Span) -> None:
+    path, at, end = span
+    buffer = memoryview(bytearray(BUFFER_BYTES))
+    with path.open("rb", buffering=0) as file:
+        file.seek(at)
+        while at < end:
+            count = file.readinto(buffer[: end - at])
+            if not count:
+                return
+            at += count
