@@ -104,10 +104,11 @@ def forward(folder, inputs, **options):
 
 
 @torch.no_grad()
-def hooked(model, inputs):
+def hooked(model, inputs, *, padded=False):
     """By sample: ids_TLK by falling score, margins_TL, and the ids that the modules gave, or None.
 
-    Only the routers' own calls are noted, and their last top-k is taken.
+    Only the routers' own calls are noted, and their last top-k is taken. padded: all samples in one
+    call, right-padded with token 0, with a mask.
     """
     calls, made = [], {}
     real = {"topk": torch.topk, "max": torch.max}
@@ -139,14 +140,37 @@ def hooked(model, inputs):
     with contextlib.ExitStack() as stack:
         for patch in patches:
             stack.enter_context(patch)
-        for sample in inputs:
+        for fed in _batches(inputs, padded=padded):
             made.clear()
-            tokens = torch.from_numpy(sample.token_ids.astype(np.int64))[None]
-            model(input_ids=tokens, use_cache=False)
+            model(**fed, use_cache=False)
             found.append(_read(made))
     for handle in handles:
         handle.remove()
+    if padded:
+        (whole,) = found
+        width = max(len(sample.token_ids) for sample in inputs)
+        starts = range(0, width * len(inputs), width)
+        rows = [slice(at, at + len(s.token_ids)) for at, s in zip(starts, inputs, strict=True)]
+        found = [(whole[0][part], whole[1][part], _rows(whole[2], part)) for part in rows]
     return found
+
+
+def _rows(given_L, part):
+    """Some rows of what the modules gave."""
+    return [None if given_TK is None else given_TK[part] for given_TK in given_L]
+
+
+def _batches(inputs, *, padded):
+    """What the model is called with, for each sample or for all."""
+    sequences = [torch.from_numpy(sample.token_ids.astype(np.int64)) for sample in inputs]
+    if not padded:
+        yield from ({"input_ids": tokens[None]} for tokens in sequences)
+        return
+    width = max(map(len, sequences))
+    ids, mask = torch.zeros(2, len(inputs), width, dtype=torch.int64)
+    for row, tokens in enumerate(sequences):
+        ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
+    yield {"input_ids": ids, "attention_mask": mask}
 
 
 def _read(made):

@@ -185,6 +185,7 @@ def test_both_gives_free_and_forced_of_each_sample(tmp_path):
         ({"top_k": 3}, "got top-3 of 16, expected top-4 of 16"),
         ({"experts": 17}, "got top-4 of 17, expected top-4 of 16"),
         ({"layers": (0, 1)}, "layer 0 has routes, but no router"),
+        ({"layers": (2,)}, "no routes to force in layer 1: got 1 MoE layers, expected 2"),
         ({"rows": 10}, "10 rows for 9 tokens"),
     ],
 )
@@ -192,8 +193,25 @@ def test_routes_of_another_model_are_refused(change, message, tmp_path):
     """Routes that do not fit the model are refused before any weight is read."""
     folder, (sample,) = checkpoint_of("qwen3_moe", tmp_path), samples(9)
     rows, top_k = change.get("rows", 8), change.get("top_k", 4)
-    ids_TLK = np.tile(np.arange(top_k, dtype=np.uint8), (rows, 2, 1))
-    routes = Routes(ids_TLK, change.get("layers", (1, 2)), change.get("experts", 16))
+    layers = change.get("layers", (1, 2))
+    ids_TLK = np.tile(np.arange(top_k, dtype=np.uint8), (rows, len(layers), 1))
+    routes = Routes(ids_TLK, layers, change.get("experts", 16))
     sample = replace(sample, routes=None if "routes" in change else routes)
     with pytest.raises(MismatchError, match=message):
         forward(folder, [sample], mode="forced", streaming="stream")
+
+
+def test_layers_that_a_table_decides_need_no_routes(tmp_path):
+    """Of DeepSeek-V4, all layers but the hash layer must be there: that one cannot be forced."""
+    folder, inputs = checkpoint_of("deepseek_v4", tmp_path), samples(9)
+    (free,), _ = forward(folder, inputs)
+    for layers, whole in (((1, 2), True), ((0, 1), False)):
+        routes = Routes(np.ascontiguousarray(free.ids_TLK[:, layers]), layers, 16)
+        given = [replace(inputs[0], routes=routes)]
+        if not whole:
+            with pytest.raises(MismatchError, match="no routes to force in layer 2: got 2"):
+                forward(folder, given, mode="forced")
+            continue
+        (forced,), _ = forward(folder, given, mode="forced")
+        assert np.array_equal(forced.ids_TLK, free.ids_TLK)
+        assert forced.forced_TL.all(0).tolist() == [False, True, True]

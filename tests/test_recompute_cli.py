@@ -1,6 +1,7 @@
 """routectl recompute: its files, its refusals, resuming, and router inputs."""
 
 import json
+from dataclasses import asdict
 
 import families
 import numpy as np
@@ -181,8 +182,55 @@ def test_the_noise_floor(capsys, tmp_path, folder):
     assert lines[0].endswith("rows that change against r.parquet")
     assert lines[1].split("  ")[0] == "the same again"
     assert f" 0 of {rows} (0.00 %)" in lines[1]
-    assert {tuple(line.split()[:2]) for line in lines[2:]} >= {("experts", "eager")}
+    assert lines[2].startswith("padded batches  ")
+    assert {tuple(line.split()[:2]) for line in lines[3:]} >= {("experts", "eager")}
     assert all(f" of {rows} (" in line for line in lines[1:])
+
+
+@pytest.mark.parametrize(("mode", "streaming"), [("free", "stream"), ("forced", "plain")])
+def test_the_noise_floor_is_counts(capsys, tmp_path, folder, mode, streaming):
+    """In Python the noise floor is plain counts, those of a diff with the same run made by hand."""
+    import torch
+
+    from routectl.cli.noise import NoiseRun, noise_floor
+    from routectl.forward import RunOptions, prepare
+
+    torch.set_num_threads(1)
+    how = ("--mode", mode, "--streaming", streaming, "--dtype", "bfloat16")
+    recompute(capsys, folder, tmp_path / "r.parquet", *how)
+    recompute(capsys, folder, tmp_path / "e.parquet", *how, "--attention", "eager")
+    source, base = open_dump(folder / "dump.parquet"), open_dump(tmp_path / "r.parquet")
+    options = RunOptions(
+        checkpoint=folder / "checkpoint", mode=mode, streaming=streaming, dtype="bfloat16"
+    )
+    found = noise_floor(prepare(options), source, base)
+    names = ["the same again", "padded batches", "experts eager", "attention eager"]
+    assert [run.name for run in found] == names
+    assert {run.rows for run in found} == {2 * sum(LENS)}
+    assert found[0].rows_mismatched == 0
+    by_hand = diff(base, open_dump(tmp_path / "e.parquet"))
+    assert found[3].rows_mismatched == by_hand.rows_mismatched > 0
+    assert found[3].mismatch_rate == by_hand.rows_mismatched / by_hand.rows
+    assert NoiseRun(**json.loads(json.dumps(asdict(found[3])))) == found[3]
+
+
+def test_a_noise_run_that_cannot_be_made_says_why(folder, tmp_path, capsys):
+    """One sequence has no batch; another base and mode both are a programmer's error."""
+    from routectl.cli.noise import noise_floor
+    from routectl.forward import RunOptions, prepare
+
+    recompute(capsys, folder, tmp_path / "r.parquet")
+    source, base = open_dump(folder / "dump.parquet"), open_dump(tmp_path / "r.parquet")
+    prepared = prepare(RunOptions(checkpoint=folder / "checkpoint"))
+    found = noise_floor(prepared, source.subset([1]), base.subset([1]))
+    assert found[1].refused == "one sequence has none to run with"
+    assert (found[1].rows, found[1].mismatch_rate) == (0, None)
+    assert found[0].rows == 2 * LENS[1]
+    with pytest.raises(ValueError, match="sample 0: the base is of another run"):
+        noise_floor(prepared, source, source)
+    both = prepare(RunOptions(checkpoint=folder / "checkpoint", mode="both"))
+    with pytest.raises(ValueError, match="of one mode"):
+        noise_floor(both, source, base)
 
 
 def test_routers_are_checked_against_the_recipe(capsys, tmp_path, monkeypatch, folder):

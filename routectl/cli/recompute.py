@@ -65,7 +65,8 @@ _INPUTS = typer.Option(
 )
 _NOISE = typer.Option(
     "--noise-floor",
-    help="Then run again, and with the other attention and experts: which rows change.",
+    help="Then run again, and in padded batches, with the other experts, the other attention: how "
+    "many rows change.",
 )
 _RESUME = typer.Option("--resume", help="Go on from the finished parts of a run that was killed.")
 
@@ -135,7 +136,7 @@ def recompute_command(
     for path, count in _write(prepared, source, output, saving):
         note(f"wrote {path}: {plural(count, 'sample')}")
     if noise_floor:
-        print_noise_floor(prepared, source, output, _recomputed)
+        print_noise_floor(prepared, source, output)
     return 0
 
 

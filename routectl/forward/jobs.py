@@ -74,7 +74,8 @@ def make_jobs(
     """The forwards that a sample needs: one, or two in mode "both".
 
     Raises MismatchError where the sample has no token ids, a token that the model does not know,
-    or, forced, no routes or routes of another model.
+    or, forced, no routes, routes of another model, or none for one of its layers. Rows may be
+    missing, and layers whose ids a table gives.
     """
     name = sample.sample_id or f"sample {index}"
     tokens = sample.token_ids
@@ -101,6 +102,13 @@ def _forced_of(
     by_layer = {at.layer: at for at in routers}
     if extra := set(routes.layers_L) - set(by_layer):
         raise MismatchError(f"{name}: layer {min(extra)} has routes, but no router in the model")
+    chosen = {at.layer for at in routers if at.selection != "table"}
+    if lacking := sorted(chosen - set(routes.layers_L)):
+        raise MismatchError(
+            f"{name}: no routes to force in {_layers(lacking)}: got {len(routes.layers_L)} MoE "
+            f"layers, expected {len(chosen)}: a layer left free moves what the next ones see",
+            hint="--mode free needs no routes",
+        )
     if routes.stop > len(tokens_T):
         raise MismatchError(f"{name}: {routes.stop} rows for {len(tokens_T)} tokens")
     forced = {}
@@ -120,3 +128,9 @@ def _forced_of(
         parts = (torch.from_numpy(part).to(tokens_T.device) for part in (ids_TK, missing_T))
         forced[layer] = Forced(*parts)
     return forced
+
+
+def _layers(layers: list[int]) -> str:
+    """Layers in words; of many, the first few."""
+    shown = ", ".join(map(str, layers[:5]))
+    return f"layer{'s' * (len(layers) > 1)} {shown}{' ...' if len(layers) > 5 else ''}"

@@ -22,7 +22,9 @@ _STREAMING = ("auto", "plain", "stream")
 
 @dataclass(frozen=True, slots=True)
 class PassProgress:
-    """How far a pass is: layers done of layers, tokens of the pass, bytes read so far in all."""
+    """How far a pass is: layers done of layers, tokens of the pass (padding too, in a batch of
+    several), bytes read so far in all.
+    """
 
     layer: int
     layers: int
@@ -43,6 +45,8 @@ class RunOptions:
                          plain if it fits in three quarters of the free memory
     max_tokens_per_pass  a stream reads all weights once a pass; None: one pass
     attention, experts   transformers' implementations; None: its own choice, which is recorded
+    batch                so many sequences in one forward, right-padded with a mask; 1: each alone,
+                         unpadded
     want_logprobs        log-probabilities of the response tokens, at temperature 1
     want_inputs          the hidden states that each router sees
     check_tokens         so many of them of the first sample alone, to check the routers on
@@ -59,6 +63,7 @@ class RunOptions:
     max_tokens_per_pass: int | None = None
     attention: str | None = None
     experts: str | None = None
+    batch: int = 1
     want_logprobs: bool = False
     want_inputs: bool = False
     check_tokens: int = 0
@@ -69,8 +74,10 @@ class RunOptions:
         for name, words in known.items():
             if getattr(self, name) not in words:
                 raise ValueError(f"{name} must be one of {words}, got {getattr(self, name)!r}")
-        if self.max_tokens_per_pass is not None and self.max_tokens_per_pass < 1:
-            raise ValueError(f"max_tokens_per_pass must be at least 1: {self.max_tokens_per_pass}")
+        for name in ("max_tokens_per_pass", "batch"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"{name} must be at least 1: {size}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

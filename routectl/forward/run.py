@@ -13,9 +13,10 @@ from ..dump import Sample
 from .build import build_skeleton, config_of
 from .discover import RouterAt, find_routers
 from .head import body_of, head_name, response_logprobs
-from .jobs import ForwardJob, make_jobs
+from .jobs import make_jobs
 from .memory import free_memory
 from .options import Forwarded, PassProgress, RunOptions
+from .padded import PaddedBatch, pad_together
 from .plain import load_plain
 from .probe import Probe
 from .weights import Store, open_store
@@ -73,8 +74,9 @@ def prepare(options: RunOptions) -> Prepared:
 def run_forward(prepared: Prepared, samples: Iterable[Sample]) -> Iterator[Forwarded]:
     """A result for each sample, in order; in mode "both" two, free and then forced.
 
-    Samples run alone, unpadded, without cache, in eval mode. Weights are read when the first
-    result is asked for. Raises MismatchError for a sample that the model cannot run.
+    Samples run alone and unpadded (or ``options.batch`` together), without cache, in eval mode.
+    Weights are read when the first result is asked for. Raises MismatchError for a sample that the
+    model cannot run.
     """
     options, model = prepared.options, prepared.store.skeleton.model
     vocab = model.get_input_embeddings().weight.shape[0]
@@ -82,34 +84,35 @@ def run_forward(prepared: Prepared, samples: Iterable[Sample]) -> Iterator[Forwa
         make_jobs(sample, index, prepared.routers, options, vocab)
         for index, sample in enumerate(samples)
     )
+    batches = pad_together(jobs, options.batch)
     if not prepared.streamed:
-        yield from _run_resident(prepared, jobs)
+        yield from _run_resident(prepared, batches)
         return
-    for batch in _passes(jobs, options.max_tokens_per_pass):
-        yield from _run_pass(prepared, batch)
+    for together in _passes(batches, options.max_tokens_per_pass):
+        yield from _run_pass(prepared, together)
 
 
-def _run_resident(prepared: Prepared, jobs: Iterable[ForwardJob]) -> Iterator[Forwarded]:
-    """All weights in memory, one job after the other."""
+def _run_resident(prepared: Prepared, batches: Iterable[PaddedBatch]) -> Iterator[Forwarded]:
+    """All weights in memory, one batch after the other."""
     options, store = prepared.options, prepared.store
     model = load_plain(store, options)
     layers, tokens = store.skeleton.num_layers, 0
     with Probe(find_routers(model)) as probe:
-        for job in jobs:
+        for batch in batches:
             with torch.no_grad(), _exact_float32():
-                done = _forward(model, probe, prepared, job)
-            tokens += len(job.tokens_T)
+                done = _forward(model, probe, prepared, batch)
+            tokens += batch.num_positions
             if options.on_progress is not None:
                 options.on_progress(PassProgress(layers, layers, tokens, store.total_bytes()))
-            yield done
+            yield from done
 
 
-def _run_pass(prepared: Prepared, jobs: Sequence[ForwardJob]) -> list[Forwarded]:
-    """The jobs of a pass, layer by layer, over weights read once."""
+def _run_pass(prepared: Prepared, batches: Sequence[PaddedBatch]) -> list[Forwarded]:
+    """The batches of a pass, layer by layer, over weights read once."""
     from .streaming import Conductor, layer_weights, place
 
     options, store = prepared.options, prepared.store
-    model, tokens = store.skeleton.model, sum(len(job.tokens_T) for job in jobs)
+    model, tokens = store.skeleton.model, sum(batch.num_positions for batch in batches)
     layers = model.get_submodule(store.skeleton.layers)
     ahead, offload = _plan(store, tokens)
     conductor = Conductor(layers, options.device, offload=offload)
@@ -121,7 +124,7 @@ def _run_pass(prepared: Prepared, jobs: Sequence[ForwardJob]) -> list[Forwarded]
         place(model, store.rest(head)),
         closing(layer_weights(store, ahead=ahead)) as weights,
         closing(
-            conductor.steps([partial(_forward, model, probe, prepared, job) for job in jobs])
+            conductor.steps([partial(_forward, model, probe, prepared, each) for each in batches])
         ) as steps,
     ):
         number = next(steps, None)
@@ -131,31 +134,38 @@ def _run_pass(prepared: Prepared, jobs: Sequence[ForwardJob]) -> list[Forwarded]
             if options.on_progress is not None:
                 done = len(layers) if number is None else number
                 options.on_progress(PassProgress(done, len(layers), tokens, store.read_bytes))
-    return conductor.results
+    return list(chain.from_iterable(conductor.results))
 
 
-def _forward(model: Any, probe: Probe, prepared: Prepared, job: ForwardJob) -> Forwarded:
-    """One sequence through the body of the model, and through its head where that is asked for."""
-    with probe.on(job.tape):
-        out = body_of(model)(input_ids=job.tokens_T[None], use_cache=False)
-    logprobs_G = None
-    if prepared.options.want_logprobs:
-        logprobs_G = response_logprobs(model, out, job.tokens_T, job.prompt_length)
-    return job.finish(prepared.routers, logprobs_G)
+def _forward(model: Any, probe: Probe, prepared: Prepared, batch: PaddedBatch) -> list[Forwarded]:
+    """A batch through the body of the model, and through its head where that is asked for."""
+    with probe.on(batch.tape):
+        out = body_of(model)(
+            input_ids=batch.tokens_BS, attention_mask=batch.mask_BS, use_cache=False
+        )
+    batch.share()
+    done = []
+    for b, job in enumerate(batch.jobs):
+        logprobs_G = None
+        if prepared.options.want_logprobs:
+            own = type(out)(**{**out, "last_hidden_state": out.last_hidden_state[b : b + 1]})
+            logprobs_G = response_logprobs(model, own, job.tokens_T, job.prompt_length)
+        done.append(job.finish(prepared.routers, logprobs_G))
+    return done
 
 
-def _passes(jobs: Iterable[ForwardJob], most: int | None) -> Iterator[list[ForwardJob]]:
-    """Jobs in order, so many that their tokens stay within ``most``; at least one a pass."""
-    batch: list[ForwardJob] = []
+def _passes(batches: Iterable[PaddedBatch], most: int | None) -> Iterator[list[PaddedBatch]]:
+    """Batches in order, so many that their tokens stay within ``most``; at least one a pass."""
+    together: list[PaddedBatch] = []
     tokens = 0
-    for job in jobs:
-        if batch and most is not None and tokens + len(job.tokens_T) > most:
-            yield batch
-            batch, tokens = [], 0
-        batch.append(job)
-        tokens += len(job.tokens_T)
-    if batch:
-        yield batch
+    for batch in batches:
+        if together and most is not None and tokens + batch.num_positions > most:
+            yield together
+            together, tokens = [], 0
+        together.append(batch)
+        tokens += batch.num_positions
+    if together:
+        yield together
 
 
 def _heads(model: Any) -> tuple[str, ...]:
@@ -199,6 +209,7 @@ def _provenance(
         "transformers": transformers.__version__,
         "dequantized": store.skeleton.quantizer is not None,
         "mode": options.mode,
+        "batch": options.batch,
         "streamed": streamed,
         "streamed_because": why,
     }

@@ -3,7 +3,7 @@
 Shape suffixes: T tokens, K top_k, E experts that the router chooses among, D hidden.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -37,13 +37,17 @@ class LayerRows:
     tie_T: torch.Tensor | None = None
     inputs_TD: torch.Tensor | None = None
 
-    def to(self, device: str) -> "LayerRows":
-        """The same row elsewhere."""
-        moved = [
-            None if part is None else part.to(device)
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "LayerRows":
+        """The same with each tensor that is there changed."""
+        changed = [
+            None if part is None else change(part)
             for part in (self.ids_TK, self.live_TK, self.margin_T, self.tie_T, self.inputs_TD)
         ]
-        return LayerRows(*moved)  # type: ignore[arg-type]
+        return LayerRows(*changed)  # type: ignore[arg-type]
+
+    def part(self, rows: slice) -> "LayerRows":
+        """Some of its rows, in memory of their own."""
+        return self.each(lambda part: part[rows].clone())
 
 
 @dataclass(slots=True)
@@ -62,7 +66,7 @@ class Tape:
     def to_host(self) -> None:
         """Move the rows written so far to host memory."""
         self.rows = {
-            layer: row if row.ids_TK.device.type == "cpu" else row.to("cpu")
+            layer: row if row.ids_TK.device.type == "cpu" else row.each(torch.Tensor.cpu)
             for layer, row in self.rows.items()
         }
 
