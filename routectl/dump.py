@@ -105,8 +105,9 @@ class DumpMeta:
     format is the one that was sniffed (or forced); facts_source says where the layers, E and K
     come from; skipped lists files of a folder that hold no samples, each with the reason.
     order is one of ORDERS: score when the ids of every row are in descending order of selection
-    score. margins tells that routes may have margins; where it is False none has. provenance is
-    what a recomputed dump says of its making: device, dtype, implementations, versions.
+    score. margins tells that routes may have margins, group_margins that they may have group
+    margins beside them; where it is False none has. provenance is what a recomputed dump says of
+    its making: device, dtype, implementations, versions.
     """
 
     path: str
@@ -124,6 +125,7 @@ class DumpMeta:
     skipped: tuple[str, ...] = ()
     order: str = "unknown"
     margins: bool = False
+    group_margins: bool = False
     provenance: dict[str, str] = field(default_factory=dict)
 
 

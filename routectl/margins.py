@@ -1,8 +1,9 @@
-"""Boundary margins as float16: how close each row was to selecting another expert.
+"""Margins as float16: how close each row was to selecting another expert, or another group.
 
-A boundary margin is the k-th minus the (k+1)-th selection score of a row, in units of that score
-(docs/metrics.md). The bit pattern of a float16 that is not negative, read as an integer, orders as
-the value does: 0 is a tie, 0x7C00 infinity, what is beyond it NaN.
+A boundary margin is the k-th minus the (k+1)-th selection score of a row, a group margin the same
+between kept and dropped groups, both in units of that score (docs/metrics.md). The bit pattern of a
+float16 that is not negative, read as an integer, orders as the value does: 0 is a tie, 0x7C00
+infinity, what is beyond it NaN.
 """
 
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EPS", "MARGIN_EDGES", "PATTERNS", "Margins", "margins_to_float16", "pattern_of"]
+__all__ = [
+    "EPS", "MARGIN_EDGES", "PATTERNS", "Margins", "least_margins", "margins_to_float16",
+    "pattern_of",
+]  # fmt: skip
 
 Margins = NDArray[np.float16]
 EPS = 1e-3  # the default of what a near-tie is; docs/metrics.md has the reason
@@ -37,6 +41,11 @@ def margins_to_float16(margins: NDArray[np.floating[Any]]) -> Margins:
         nearest = np.abs(margins.astype(np.float16))  # -0 is 0; a NaN has no sign
     below = nearest.astype(margins.dtype) < margins
     return (nearest.view(np.uint16) + below).view(np.float16)  # the next pattern is the next value
+
+
+def least_margins(a: Margins, b: Margins) -> Margins:
+    """The smaller of two stored margins, element by element; where one is NaN, the other."""
+    return np.minimum(a.view(np.uint16), b.view(np.uint16)).view(np.float16)
 
 
 def pattern_of(eps: float) -> int:

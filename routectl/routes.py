@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .margins import Margins
+from .margins import Margins, least_margins
 
 __all__ = ["Bools", "Ids", "Routes", "ids_dtype", "words_of"]
 
@@ -49,6 +49,8 @@ class Routes:
                  rounded outward by ``margins.margins_to_float16``: never below the true margin, 0
                  only for an exact tie, inf where K = E or beyond 65504, NaN where it is not known,
                  missing rows among them. No sign bit is set. None when no margin is known.
+    group_margin_TL  float16, the same between the last kept and the best dropped group; inf in a
+                 layer without groups. None when routing is not group-limited, or not known.
 
     Raises ValueError when the parts do not fit together.
     """
@@ -59,6 +61,7 @@ class Routes:
     start: int = 0
     missing_TL: Bools | None = field(default=None)
     margin_TL: Margins | None = field(default=None)
+    group_margin_TL: Margins | None = field(default=None)
 
     def __post_init__(self) -> None:
         ids = self.ids_TLK
@@ -76,17 +79,21 @@ class Routes:
         missing = self.missing_TL
         if missing is not None and (missing.shape != ids.shape[:2] or missing.dtype != np.bool_):
             raise ValueError(f"missing_TL must be bool {ids.shape[:2]}, got {missing.dtype}")
-        if self.margin_TL is not None:
-            self._check_margins(self.margin_TL)
+        if self.group_margin_TL is not None and self.margin_TL is None:
+            raise ValueError("group_margin_TL comes beside margin_TL, which is None")
+        self._check_margins("margin_TL", self.margin_TL)
+        self._check_margins("group_margin_TL", self.group_margin_TL)
 
-    def _check_margins(self, margin_TL: Margins) -> None:
+    def _check_margins(self, name: str, margin_TL: Margins | None) -> None:
+        if margin_TL is None:
+            return
         shape = self.ids_TLK.shape[:2]
         if margin_TL.shape != shape or margin_TL.dtype != np.float16:
-            raise ValueError(f"margin_TL must be float16 {shape}, got {margin_TL.dtype}")
+            raise ValueError(f"{name} must be float16 {shape}, got {margin_TL.dtype}")
         if margin_TL.size and int(margin_TL.view(np.uint16).max()) > 0x7FFF:
-            raise ValueError("margin_TL has a sign bit set: margins_to_float16 makes none")
+            raise ValueError(f"{name} has a sign bit set: margins_to_float16 makes none")
         if self.missing_TL is not None and not np.isnan(margin_TL[self.missing_TL]).all():
-            raise ValueError("margin_TL must be NaN where a row is missing")
+            raise ValueError(f"{name} must be NaN where a row is missing")
 
     def columns(self, columns: Sequence[int]) -> "Routes":
         """The same tokens with some of the layers, by their index into layers_L, ascending."""
@@ -100,7 +107,15 @@ class Routes:
             layers_L=tuple(self.layers_L[i] for i in columns),
             missing_TL=part(self.missing_TL),
             margin_TL=part(self.margin_TL),
+            group_margin_TL=part(self.group_margin_TL),
         )
+
+    @property
+    def least_margin_TL(self) -> Margins | None:  # noqa: N802
+        """How near each row was to another selection: the smaller of its margins that are known."""
+        if self.margin_TL is None or self.group_margin_TL is None:
+            return self.margin_TL
+        return least_margins(self.margin_TL, self.group_margin_TL)
 
     @property
     def num_tokens(self) -> int:

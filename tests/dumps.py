@@ -21,8 +21,10 @@ SOME_MARGINS = (  # exact in float16
 SIDE = {"prompt": None, "response": None, "prompt_length": None, "cached": 0}
 
 
-def make_routes(ids, layers=LAYERS, experts=EXPERTS, start=0, missing=(), margins=None):
-    """Routes from nested lists [T][L][K]; ``missing`` holds (row, layer index), margins [T][L]."""
+def make_routes(
+    ids, layers=LAYERS, experts=EXPERTS, start=0, missing=(), margins=None, group_margins=None
+):
+    """Routes from nested lists [T][L][K]; ``missing`` holds (row, layer index); margins [T][L]."""
     top_k = len(ids[0][0]) if ids else TOP_K
     ids_TLK = np.array(ids, ids_dtype(experts)).reshape(len(ids), len(layers), top_k)
     missing_TL = None
@@ -30,10 +32,11 @@ def make_routes(ids, layers=LAYERS, experts=EXPERTS, start=0, missing=(), margin
         missing_TL = np.zeros(ids_TLK.shape[:2], np.bool_)
         for place in missing:
             missing_TL[place] = True
-    margin_TL = None
-    if margins is not None:  # None among them is not known
-        margin_TL = np.array(margins, np.float64).astype(np.float16).reshape(ids_TLK.shape[:2])
-    return Routes(ids_TLK, tuple(layers), experts, start, missing_TL, margin_TL)
+    both = [  # None among them is not known
+        None if m is None else np.array(m, np.float64).astype(np.float16).reshape(ids_TLK.shape[:2])
+        for m in (margins, group_margins)
+    ]
+    return Routes(ids_TLK, tuple(layers), experts, start, missing_TL, *both)
 
 
 def tokens_of(values):
@@ -69,7 +72,8 @@ def from_plain(plain, name=None, **more):
     routes = None
     if plain["ids"] is not None:
         routes = make_routes(plain["ids"], plain["layers"], EXPERTS, plain["start"],
-                             plain["missing"], plain.get("margins"))  # fmt: skip
+                             plain["missing"], plain.get("margins"),
+                             plain.get("group_margins"))  # fmt: skip
     lengths = {"prompt_length": plain["prompt_length"], "cached_tokens": plain["cached"] or None}
     return make_sample(routes, name, plain["prompt"], plain["response"], **lengths, **more)
 
@@ -125,14 +129,16 @@ def plain_pairs(draw, old_layers=LAYERS, new_layers=LAYERS, *, parting=False):
 
 @st.composite
 def margined_pairs(draw):
-    """A plain pair of which neither, one or both sides have ``margins`` [T][L]; None: not known."""
+    """A plain pair of which neither, one or both sides have ``margins`` [T][L], and some of those
+    ``group_margins``; None: not known."""
     pair = draw(plain_pairs())
     rng = random.Random(draw(st.integers(0, 2**32)))
     for side in pair:
         if side["ids"] is None or draw(st.integers(0, 2)) == 2:
             continue
-        side["margins"] = [
-            [None if (t, i) in side["missing"] else rng.choice(SOME_MARGINS)
-             for i in range(len(side["layers"]))] for t in range(len(side["ids"]))
-        ]  # fmt: skip
+        for name in ("margins", "group_margins")[: draw(st.integers(1, 2))]:
+            side[name] = [
+                [None if (t, i) in side["missing"] else rng.choice(SOME_MARGINS)
+                 for i in range(len(side["layers"]))] for t in range(len(side["ids"]))
+            ]  # fmt: skip
     return pair

@@ -245,12 +245,16 @@ def margin_bin(margin):
 
 
 def compared_margins(pairs, layers, *, tokens="all", by_prompt=False):
-    """(layer index, margin of old, of new, mismatched) of every compared row; None: not known."""
+    """(layer index, margin of old, of new, mismatched) of every compared row; None: not known.
+
+    A side's margin is the least that it knows: of experts, of groups.
+    """
 
     def margin(sample, position, layer):
-        rows = sample.get("margins")
         t = position - sample["start"]
-        return None if rows is None else rows[t][sample["layers"].index(layer)]
+        column = sample["layers"].index(layer)
+        both = [sample[name][t][column] for name in ("margins", "group_margins") if name in sample]
+        return min((m for m in both if m is not None), default=None)
 
     for old, new in pairs:
         lengths = [s["prompt_length"] for s in (old, new) if s["prompt_length"] is not None]

@@ -274,10 +274,14 @@ def test_a_folder_says_what_all_of_its_files_say(tmp_path):
         write_native([], replace(meta, **about), tmp_path / f"{name}.parquet", force=False)
     merged = open_dump(tmp_path).meta
     assert (merged.order, merged.margins, merged.provenance) == ("score", False, {"device": "cpu"})
-    other = {"margins": True, "provenance": {"device": "cuda", "dtype": "bfloat16"}}
+    other = {
+        "margins": True,
+        "group_margins": True,
+        "provenance": {"device": "cuda", "dtype": "bfloat16"},
+    }
     write_native([], replace(meta, **other), tmp_path / "c.parquet", force=False)
     merged = open_dump(tmp_path).meta
-    assert (merged.order, merged.margins) == ("unknown", True)
+    assert (merged.order, merged.margins, merged.group_margins) == ("unknown", True, True)
     assert merged.provenance == {"device": "cpu+cuda", "dtype": "bfloat16"}
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from building import FIXTURES, check_line, some_ids
@@ -20,7 +21,7 @@ COUNTS = st.none() | st.integers(0, 2**31 - 1)
 TEXTS = st.none() | st.text(st.characters(codec="utf-8"), max_size=12)
 KEPT = (
     "layers_L", "num_experts", "top_k", "engine", "engine_version", "model", "id_space", "order",
-    "margins", "provenance",
+    "margins", "group_margins", "provenance",
 )  # fmt: skip
 
 
@@ -37,6 +38,7 @@ def metas(draw):
         "margins": draw(st.booleans()),
         "provenance": draw(st.dictionaries(*[st.text(st.characters(codec="utf-8"))] * 2)),
     }
+    about["group_margins"] = about["margins"] and draw(st.booleans())
     return DumpMeta("", "", tuple(sorted(layers)), experts, top_k, id_space=id_space, **about)
 
 
@@ -52,12 +54,13 @@ def routes_of(draw, meta):
     share = draw(st.sampled_from([None, 0.0, 0.4, 1.0]))
     if share is not None:
         missing = rng.random(shape[:2]) < share
-    margins = None
-    if meta.margins and draw(st.booleans()):
-        margins = rng.integers(0, 0x7C02, shape[:2]).astype(np.uint16).view(np.float16)
-        margins[rng.random(shape[:2]) < 0.2 if missing is None else missing] = np.nan
+    kinds = (meta.margins, meta.group_margins)
+    margins = [None, None]
+    for i in range(draw(st.integers(0, sum(kinds)))):
+        margins[i] = rng.integers(0, 0x7C02, shape[:2]).astype(np.uint16).view(np.float16)
+        margins[i][rng.random(shape[:2]) < 0.2 if missing is None else missing] = np.nan
     start = draw(st.integers(0, 2**31 - 1))
-    return Routes(ids, meta.layers_L, meta.num_experts, start, missing, margins)
+    return Routes(ids, meta.layers_L, meta.num_experts, start, missing, *margins)
 
 
 @st.composite
@@ -97,13 +100,12 @@ def _check_same(mine, other):
             assert a.ids_TLK.dtype == b.ids_TLK.dtype
             np.testing.assert_array_equal(a.ids_TLK, b.ids_TLK)
             assert (a.layers_L, a.num_experts, a.start) == (b.layers_L, b.num_experts, b.start)
-            assert (a.missing_TL is None) == (b.missing_TL is None)
-            if a.missing_TL is not None:
-                np.testing.assert_array_equal(a.missing_TL, b.missing_TL)
-            assert (a.margin_TL is None) == (b.margin_TL is None)
-            if a.margin_TL is not None:
-                assert a.margin_TL.dtype == b.margin_TL.dtype
-                np.testing.assert_array_equal(a.margin_TL, b.margin_TL)
+            for name in ("missing_TL", "margin_TL", "group_margin_TL"):
+                mine_TL, other_TL = getattr(a, name), getattr(b, name)
+                assert (mine_TL is None) == (other_TL is None)
+                if mine_TL is not None:
+                    assert mine_TL.dtype == other_TL.dtype
+                    np.testing.assert_array_equal(mine_TL, other_TL)
         else:
             assert a == b, field.name
 
@@ -155,39 +157,60 @@ def test_every_field_of_a_sample_is_tried():
     assert {f.name for f in dataclasses.fields(DumpMeta)} == {*KEPT, "wire_dtype"} | of_the_opening
 
 
-def _margined(count):
-    """Samples with margins, and their meta."""
+def _margined(count, groups=False):
+    """Samples with margins, group margins where asked for, and their meta."""
     rng = np.random.default_rng(3)
     samples = _plain(count, rows=2000)
     for i, sample in enumerate(samples):
         margins = rng.random((2000, 3)).astype(np.float16)
-        routes = dataclasses.replace(sample.routes, margin_TL=margins)
+        others = rng.random((2000, 3)).astype(np.float16) if groups else None
+        routes = dataclasses.replace(sample.routes, margin_TL=margins, group_margin_TL=others)
         samples[i] = dataclasses.replace(sample, routes=routes)
-    return samples, dataclasses.replace(META, margins=True)
+    return samples, dataclasses.replace(META, margins=True, group_margins=groups)
 
 
 def test_only_files_with_margins_have_a_new_number(tmp_path):
-    """Without margins a file is routectl.native/1 as ever, with them routectl.native/2."""
+    """Without margins a file is routectl.native/1 as ever, with them /2, with those of groups /3;
+    what a meta does not announce is not written.
+    """
     samples, meta = _margined(1)
+    grouped, grouped_meta = _margined(1, groups=True)
     path = tmp_path / "x.parquet"
-    for some, about, number in ((_plain(1), META, 1), (samples, meta, 2)):
+    cases = ((_plain(1), META, 1), (samples, meta, 2), (grouped, grouped_meta, 3))
+    for some, about, number in cases:
         write_native(some, about, path, force=True)
         block = json.loads(pq.read_schema(path).metadata[b"routectl"])
         assert block["schema"] == f"routectl.native/{number}"
-        assert ("margin_000" in pq.read_schema(path).names) == (number == 2)
+        assert ("margin_000" in pq.read_schema(path).names) == (number > 1)
+        assert ("group_margin_000" in pq.read_schema(path).names) == (number == 3)
         assert not {"order", "provenance"} & set(block)
-    with pytest.raises(ValueError, match="meta says that none has"):
-        write_native(samples, META, path, force=True)
+    for some, about in ((samples, META), (grouped, meta)):
+        with pytest.raises(ValueError, match="meta says that none has"):
+            write_native(some, about, path, force=True)
 
 
-def test_margins_of_other_layers_are_not_read(tmp_path):
+def test_group_margins_stand_beside_margins(tmp_path):
+    """A file with group margins but no margins in a sample is damaged."""
+    path = tmp_path / "x.parquet"
+    write_native(*_margined(1, groups=True), path, force=False)
+    table = pq.read_table(path)
+    for i in range(3):
+        at = table.schema.get_field_index(f"margin_00{i}")
+        table = table.set_column(at, table.schema.field(at), pa.nulls(1, pa.binary()))
+    pq.write_table(table, path)
+    with pytest.raises(FormatError, match="sample 0: damaged: group_margin_TL comes beside"):
+        open_native(path)[0]
+
+
+@pytest.mark.parametrize("kind", ["margin", "group_margin"])
+def test_margins_of_other_layers_are_not_read(tmp_path, kind):
     """A narrowed native dump reads no column of another layer: one can be damaged unseen."""
     path = tmp_path / "x.parquet"
-    samples, meta = _margined(2)
+    samples, meta = _margined(2, groups=True)
     write_native(samples, meta, path, force=False)
     group = pq.ParquetFile(path).metadata.row_group(0)
     columns = [group.column(i) for i in range(group.num_columns)]
-    (column,) = (c for c in columns if c.path_in_schema == "margin_000")
+    (column,) = (c for c in columns if c.path_in_schema == f"{kind}_000")
     data = bytearray(path.read_bytes())
     data[column.data_page_offset + column.total_compressed_size // 2] ^= 1
     path.write_bytes(data)
@@ -201,6 +224,7 @@ def test_margins_of_other_layers_are_not_read(tmp_path):
             routes = part[0].routes
             expected = samples[0].routes.columns(layers)
             np.testing.assert_array_equal(routes.margin_TL, expected.margin_TL)
+            np.testing.assert_array_equal(routes.group_margin_TL, expected.group_margin_TL)
             np.testing.assert_array_equal(routes.ids_TLK, expected.ids_TLK)
 
 

@@ -104,3 +104,23 @@ def test_routes_are_those_that_transformers_recorded(checkpoints):
             assert np.array_equal(np.sort(result.ids_TLK, 2), np.sort(ids_TLK, 2))
             logprobs_G = file[f"{number:03}.logprobs"]
             assert np.abs(result.logprobs_G - logprobs_G).max() < 1e-5
+
+
+def test_margins_of_both_kinds_explain_the_first_layer(checkpoints):
+    """Where vLLM in bf16 was fed the same tokens, its groups of experts flip at wide boundary
+    margins, as bugs do; with group margins all 192 mismatched rows are within some bf16 steps.
+    """
+    folder, samples = checkpoints("deepseek_v3"), recorded("vllm-0.32.0", "deepseek_v3", "bf16")
+    results, _ = forward(folder, samples, dtype="float32", streaming="plain", **EAGER)
+    boundary, least = [], []
+    for sample, result in zip(samples, results, strict=True):
+        held = slice(sample.routes.start, sample.routes.stop)
+        theirs_TK, ours_TK = sample.routes.ids_TLK[:, 0], result.ids_TLK[held, 0]
+        wrong_T = (np.sort(theirs_TK) != np.sort(ours_TK)).any(1)
+        both = result.margins_TL[held, 0][wrong_T], result.group_margins_TL[held, 0][wrong_T]
+        boundary.extend(both[0].tolist())
+        least.extend(np.minimum(*both).tolist())
+    assert len(least) == 192
+    assert (np.array(boundary) > 0.02).sum() > 50
+    assert max(boundary) > 0.2
+    assert max(least) < 0.02

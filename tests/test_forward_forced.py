@@ -57,6 +57,7 @@ def test_own_routes_change_nothing(name, tmp_path):
             assert np.array_equal(one.ids_TLK, two.ids_TLK)
             assert np.array_equal(one.ids_TLK, two.live_TLK)
             assert np.array_equal(one.margins_TL, two.margins_TL)
+            assert np.array_equal(one.group_margins_TL, two.group_margins_TL)
             tables = [at.selection == "table" for at in prepared.routers]
             assert np.array_equal(two.forced_TL, np.tile(~np.array(tables), (len(one.ids_TLK), 1)))
             for layer in prepared.layers:

@@ -33,6 +33,7 @@ def same(ones, others):
         assert one.index == other.index
         assert np.array_equal(one.ids_TLK, other.ids_TLK)
         assert np.array_equal(one.margins_TL, other.margins_TL)
+        assert np.array_equal(one.group_margins_TL, other.group_margins_TL)
         if one.logprobs_G is not None:
             assert np.array_equal(one.logprobs_G, other.logprobs_G)
 

@@ -142,18 +142,35 @@ class TestRoutes:
         routes = make_routes(all_alike(2), missing=[(1, 2)])
         with pytest.raises(ValueError, match=words):
             dataclasses.replace(routes, margin_TL=margins)
+        nan = np.where([[False] * 3, [False, False, True]], np.nan, 1).astype(np.float16)
+        both = {"margin_TL": nan, "group_margin_TL": margins}
+        with pytest.raises(ValueError, match=f"^group_margin_TL .*{words}"):
+            dataclasses.replace(routes, **both)
+        with pytest.raises(ValueError, match="comes beside margin_TL"):
+            dataclasses.replace(routes, group_margin_TL=nan)
+
+    def test_the_least_margin(self):
+        """A row's least margin is the smaller of its two, and the one that is known."""
+        margins, groups = [[1.0, 0.0, None]], [[0.25, math.inf, 0.5]]
+        routes = make_routes(all_alike(1), margins=margins, group_margins=groups)
+        np.testing.assert_array_equal(routes.least_margin_TL, np.float16([[0.25, 0.0, 0.5]]))
+        alone = make_routes(all_alike(1), margins=margins)
+        assert alone.least_margin_TL is alone.margin_TL
+        assert make_routes(all_alike(1)).least_margin_TL is None
 
     def test_cuts_keep_margins(self):
         """Choosing, renumbering, reordering, holding and watching a dump keep each row's margin."""
         margins = np.arange(9, dtype=np.float16).reshape(3, 3)
-        samples = [make_sample(make_routes(all_alike(3), margins=margins * i), str(i))
+        samples = [make_sample(make_routes(all_alike(3), margins=margins * i,
+                                           group_margins=margins + i), str(i))
                    for i in range(3)]  # fmt: skip
-        dump, seen = make_dump(samples, margins=True), []
+        dump, seen = make_dump(samples, margins=True, group_margins=True), []
         parts = dump.watched(seen.append).renumbered((3, 5, 6)).only_layers((3, 6)).subset([2, 1])
         assert parts.meta.margins
         for sample, i in zip(parts.held(), (2, 1), strict=True):
             assert sample.routes.layers_L == (3, 6)
             np.testing.assert_array_equal(sample.routes.margin_TL, i * margins[:, [0, 2]])
+            np.testing.assert_array_equal(sample.routes.group_margin_TL, i + margins[:, [0, 2]])
         assert len(seen) == 2
 
     def test_packing_does_not_care(self):
@@ -312,11 +329,13 @@ def test_dumps_without_margins_say_nothing_of_them():
 
 
 def test_a_summary_counts_margins():
-    """A summary tells how many rows have a margin, and how many of them are ties."""
+    """A summary tells how many rows have a margin, and how many of them are ties, of groups too."""
     margins = [[0.0, 0.5, None], [0.0, math.inf, 1.0]]
-    dump = make_dump([make_sample(make_routes(all_alike(2), margins=margins))], margins=True)
-    summary = summarize(dump)
-    assert (summary.rows_with_margin, summary.ties) == (5, 2)
+    groups = [[1.0, 1.0, None], [math.inf, 0.0, 1.0]]
+    for group_margins, ties in ((None, 2), (groups, 3)):
+        routes = make_routes(all_alike(2), margins=margins, group_margins=group_margins)
+        summary = summarize(make_dump([make_sample(routes)], margins=True))
+        assert (summary.rows_with_margin, summary.ties) == (5, ties)
 
 
 def test_the_edges_are_those_of_the_oracle():

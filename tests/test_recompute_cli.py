@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from shell import complaint, document, run, written
 
-from routectl import Routes, diff, open_dump
+from routectl import Dump, Routes, diff, open_dump
 from routectl.dump import DumpMeta, Sample
 from routectl.formats.native import write_native
 
@@ -110,6 +110,81 @@ def test_router_inputs_alone_give_the_same(capsys, tmp_path, folder):
         assert np.array_equal(one.token_ids, two.token_ids)
         assert np.array_equal(np.sort(one.routes.ids_TLK, -1), np.sort(two.routes.ids_TLK, -1))
         assert np.allclose(one.routes.margin_TL, two.routes.margin_TL, atol=1e-3)
+        assert np.allclose(one.routes.group_margin_TL, two.routes.group_margin_TL, atol=2e-3)
+    assert whole.meta.group_margins
+    assert alone.meta.group_margins
+
+
+def group_flip(folder, place):
+    """For row after row, two checkpoints whose first routers' expert biases are 4e-6 apart, on both
+    sides of a tie of two groups; the row's sample and token.
+    """
+    import torch
+
+    model, dump = families.tiny(MODEL), open_dump(folder / "dump.parquet")
+    layer, router = next(iter(families.routers(model).items()))
+    bias_E = families.expert_bias(model, layer)
+    start_E, seen = bias_E.clone(), []
+    router.register_forward_hook(lambda m, a, out: seen.append(out[0].sigmoid().detach()))
+    for number, sample in enumerate(dump):
+        seen.clear()
+        with torch.no_grad():
+            model(input_ids=torch.from_numpy(sample.token_ids.astype(np.int64))[None])
+        for token, scores_E in enumerate(seen[0] + start_E):
+            best_GS = scores_E.view(4, -1).topk(2).values
+            order_G = best_GS.sum(-1).argsort(descending=True)
+            last, first = (int(g) for g in order_G[1:3])  # the groups at the boundary
+            gap = float(best_GS[last].sum() - best_GS[first].sum())
+            with torch.no_grad():
+                for side, offset in (("kept", -2e-6), ("dropped", 2e-6)):
+                    shift_E = torch.zeros(4, 4).index_fill(0, torch.tensor(first), gap / 2 + offset)
+                    bias_E.copy_(start_E + shift_E.flatten())
+                    model.save_pretrained(place / side)
+            yield number, token
+
+
+def test_a_flip_of_groups_is_a_near_tie(capsys, tmp_path, folder):
+    """Two recomputes between which a near-tie flips a group: the flip is a near-tie, although by
+    its boundary margin alone it would be a clear flip. Nor does the router check count it.
+    """
+    from dataclasses import replace
+
+    from routectl.cli.router_check import check_routers
+    from routectl.forward import RunOptions, prepare, run_forward
+    from routectl.ops.margins import flips_of
+
+    for number, token in group_flip(folder, tmp_path):
+        sides = []
+        for side in ("kept", "dropped"):
+            path = tmp_path / f"{side}.parquet"
+            line = ("recompute", tmp_path / side, folder / "dump.parquet", "-o", path)
+            assert run(capsys, *line, "--force", "--threads", "1").code == 0
+            sides.append(open_dump(path))
+        rows = [side[number].routes for side in sides]
+        margins = [float(r.margin_TL[token, 0]) for r in rows]
+        changed = len(set(rows[0].ids_TLK[token, 0]) ^ set(rows[1].ids_TLK[token, 0]))
+        if changed and min(margins) > 0.01:
+            break
+    groups = [float(r.group_margin_TL[token, 0]) for r in rows]
+    assert 0 < max(groups) < 1e-5
+    result = document(capsys, "diff", tmp_path / "kept.parquet", tmp_path / "dropped.parquet",
+                      "--layers", "1", code=1)  # fmt: skip
+    assert result["old"]["group_margins"]
+    counts = [result["margins"][name] for name in ("ties", "near_ties", "clear_flips")]
+    assert (result["rows_mismatched"], counts) == (1, [0, 1, 0])
+    assert result["examples"][0]["margin_old"] == pytest.approx(groups[0], abs=1e-8)
+    bare = [
+        Dump(side.meta, side.keys, lambda i, side=side: replace(
+            side[i], routes=replace(side[i].routes, group_margin_TL=None)
+        )) for side in sides
+    ]  # fmt: skip
+    flips = flips_of(diff(*bare, layers=[1]).margins, 1e-3)
+    assert (flips.ties, flips.near, flips.clear) == (0, 0, 1)
+    kept, dropped = (
+        prepare(RunOptions(checkpoint=tmp_path / side, check_tokens=64))
+        for side in ("kept", "dropped")
+    )
+    assert check_routers(kept, *run_forward(dropped, [sides[1][number]])) == {}
 
 
 def test_router_inputs_are_plain_safetensors(capsys, tmp_path, folder):

@@ -13,7 +13,11 @@ from mcore import build, config_of, hidden, on_cpu
 from routectl import Routes
 from routectl.errors import MismatchError, UnsupportedError
 from routectl.forward.megatron import find_megatron_routers
+from routectl.forward.probe import Probe
+from routectl.forward.tape import Tape
 from routectl.live import record, replay
+from routectl.recipes import megatron_recipe
+from routectl.routers import route
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tp_group is None")  # Megatron's own calls
 TOKENS, BATCH, VOCAB = 8, 3, 64
@@ -91,6 +95,24 @@ def test_recorded_is_what_router_replay_records(core, score):
     assert (len(routes), routes[0].layers_L) == (BATCH, (1, 2))
     for b, held in enumerate(routes):
         assert np.array_equal(held.ids_TLK, own_LSBK[:, :, b].transpose(1, 0, 2))
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_a_tape_that_wants_margins_has_those_of_groups(core, score):
+    """record keeps ids alone; a tape has the boundary and group margins of the recipe."""
+    model = gpt(core, **SCORES[score])
+    routers, names = find_megatron_routers(model), [*SCORES[score], "moe_router_topk"]
+    with torch.no_grad(), Probe(routers) as probe, probe.on(Tape(input_rows=99)) as tape:
+        run(model)
+        for at in routers:
+            row, router = tape.rows[at.layer], at.module
+            options = {name: getattr(router.config, name) for name in names}
+            recipe = megatron_recipe({**options, "num_moe_experts": at.num_experts}, "here")
+            got = route(recipe, router.gating(row.inputs_TD), expert_bias_E=router.expert_bias)
+            assert torch.equal(row.margin_T, got.margin_T)
+            assert (row.group_margin_T is not None) == recipe.grouped == ("groups" in score)
+            if recipe.grouped:
+                assert torch.equal(row.group_margin_T, got.group_margin_T)
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -76,8 +76,8 @@ def diff_command(
     Rows are compared as sets of expert ids, by absolute position. Exit status: 0 the same or
     within the thresholds, 1 different or over one, 2 trouble (nothing was comparable, say).
 
-    Where a side has boundary margins, mismatched rows are split into ties (margin 0), near-ties
-    (up to --eps) and clear flips; the smaller of two known margins counts.
+    Where a side has margins, mismatched rows are split into ties (margin 0), near-ties (up to
+    --eps) and clear flips; the smallest margin known counts, of experts or of groups.
 
     Metrics for thresholds: mismatch, overlap, order, zero_overlap, tie, near, clear,
     margin_coverage, load_shift, rows_mismatched, rows_missing (these take @LAYER, or @* for every

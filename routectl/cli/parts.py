@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +48,14 @@ class Parts:
         return sum(len(open_native(path)) for path in self.done())
 
     def add(self, samples: Sequence["Sample"], meta: "DumpMeta") -> None:
-        """Finish a part."""
+        """Finish a part; whether routing is group-limited is known from its samples."""
         from ..formats.native import write_native
 
-        write_native(samples, meta, self._path(len(self.done())), force=False)
+        grouped = any(
+            s.routes is not None and s.routes.group_margin_TL is not None for s in samples
+        )
+        about = replace(meta, group_margins=grouped)
+        write_native(samples, about, self._path(len(self.done())), force=False)
 
     def keep(self, number: int) -> None:
         """Let go of all but the first parts."""
@@ -65,9 +69,11 @@ class Parts:
 
     def join(self, meta: "DumpMeta", output: Path, *, force: bool) -> int:
         """Write all parts as one file, let go of them, and return the number of samples."""
-        from ..formats.native import write_native
+        from ..formats.native import open_native, write_native
 
-        count = write_native(self.samples(), meta, output, force=force)
+        grouped = any(open_native(path).meta.group_margins for path in self.done())
+        about = replace(meta, group_margins=grouped)
+        count = write_native(self.samples(), about, output, force=force)
         shutil.rmtree(self.folder)
         return count
 

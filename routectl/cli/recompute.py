@@ -97,8 +97,8 @@ def recompute_command(
 ) -> int:
     """Push a dump's tokens through a checkpoint and write what every router selects.
 
-    The native file has, for every token and MoE layer, the ids in score order and the boundary
-    margin, so that `routectl diff DUMP DST` can tell near-ties from clear flips.
+    The native file has, for every token and MoE layer, the ids in score order and the margins of
+    experts and groups, so that `routectl diff DUMP DST` can tell near-ties from clear flips.
 
     With router inputs in place of a dump, the checkpoint's routers alone are applied to them:
     what they select is then free of everything upstream.
@@ -251,8 +251,9 @@ def _recomputed(sample: "Sample", result: "Forwarded", meta: "DumpMeta") -> "Sam
     from ..routes import Routes
 
     ids_TLK = result.ids_TLK if result.live_TLK is None else result.live_TLK
-    margin_TL = margins_to_float16(result.margins_TL)
-    routes = Routes(ids_TLK, meta.layers_L, meta.num_experts, 0, None, margin_TL)
+    both = (result.margins_TL, result.group_margins_TL)
+    margins = [None if m is None else margins_to_float16(m) for m in both]
+    routes = Routes(ids_TLK, meta.layers_L, meta.num_experts, 0, None, *margins)
     return dataclasses.replace(
         sample, routes=routes, logprobs=result.logprobs_G, weight_spans=(), finish_reason=None,
         cached_tokens=None, retractions=None, start_inferred=False,

@@ -118,7 +118,9 @@ def _write(
         advance(files[-1]["bytes"])
     extents: list[Any] = []
     one_layer = job.dump.only_layers(meta.layers_L[:1])
-    bare = dataclasses.replace(meta, margins=False)  # a folder of replay tensors holds none
+    bare = dataclasses.replace(
+        meta, margins=False, group_margins=False
+    )  # a folder of replay tensors holds none
     write_native(_without_routes(one_layer, extents), bare, folder / SAMPLES, force=False)
     about = {"path": meta.path, "format": meta.format, "file_bytes": meta.file_bytes,
              "engine": meta.engine, "engine_version": meta.engine_version}  # fmt: skip

@@ -48,8 +48,9 @@ def router_checker(prepared: "Prepared") -> Any:
 def check_routers(prepared: "Prepared", result: "Forwarded") -> Mapping[int, int]:
     """{layer: rows} of the first tokens in which recipe and model select other experts.
 
-    Rows whose margin is within the default eps are not counted: products of another number of
-    rows round otherwise. Raises UnsupportedError for a family that is not in the table.
+    Rows that are within the default eps of another selection, of experts or of groups, are not
+    counted: products of another number of rows round otherwise. Raises UnsupportedError for a
+    family that is not in the table.
     """
     import numpy as np
 
@@ -75,11 +76,14 @@ def check_routers(prepared: "Prepared", result: "Forwarded") -> Mapping[int, int
     for layer in recipe.hash_layers:  # a table decides there
         hidden.pop(layer, None)
     expected = replay_inputs(recipe, routers, hidden)[0]
+    margin_TL = expected.margin_TL
+    if expected.group_margin_TL is not None:
+        margin_TL = np.minimum(margin_TL, expected.group_margin_TL)
     differing = {}
     for column, layer in enumerate(expected.routes.layers_L):
         theirs = np.sort(live_TLK[:tokens, prepared.layers.index(layer)], axis=1)
         ours = np.sort(expected.routes.ids_TLK[:, column], axis=1)
-        clear = (theirs != ours).any(axis=1) & (expected.margin_TL[:, column] > EPS)
+        clear = (theirs != ours).any(axis=1) & (margin_TL[:, column] > EPS)
         if clear.any():
             differing[layer] = int(clear.sum())
     return differing

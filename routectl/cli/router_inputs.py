@@ -71,9 +71,13 @@ def _samples(found: "list[InputRoutes]", hidden: "RouterInputs") -> "Iterator[Sa
         if hidden.token_ids_T is not None:
             ids = hidden.token_ids_T[begin : begin + tokens].numpy().astype(np.int32)
         begin += tokens
-        margin_TL = margins_to_float16(result.margin_TL)
+        margins = [
+            None if margin_TL is None else margins_to_float16(margin_TL)
+            for margin_TL in (result.margin_TL, result.group_margin_TL)
+        ]
         yield Sample(
-            dataclasses.replace(result.routes, margin_TL=margin_TL), sample_id=str(index),
+            dataclasses.replace(result.routes, margin_TL=margins[0], group_margin_TL=margins[1]),
+            sample_id=str(index),
             prompt_ids=ids, response_ids=None if ids is None else ids[:0],
             prompt_length=tokens, response_length=0,
         )  # fmt: skip
@@ -85,7 +89,8 @@ def _meta(recipe: "Recipe", hidden: "RouterInputs", path: str) -> "DumpMeta":
     return DumpMeta(
         path=path, format="safetensors", layers_L=tuple(sorted(hidden)), top_k=recipe.top_k,
         num_experts=recipe.columns, engine="routectl", engine_version=__version__,
-        model=recipe.family, facts_source="the checkpoint", order="score", margins=True,
+        model=recipe.family, facts_source="the checkpoint", order="score",
+        margins=True, group_margins=recipe.grouped,
         provenance={"mode": "router inputs", "recipe": recipe.describe()},
     )  # fmt: skip
 

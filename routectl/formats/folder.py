@@ -37,6 +37,7 @@ def _merge_meta(name: str, parts: Sequence[DumpMeta], skipped: Sequence[str]) ->
         facts_source=joined([p.facts_source for p in parts]),
         order=first.order if len({p.order for p in parts}) == 1 else "unknown",
         margins=any(p.margins for p in parts),
+        group_margins=any(p.group_margins for p in parts),
         provenance={
             name: joined([p.provenance.get(name) for p in parts]) or ""
             for name in dict.fromkeys(name for p in parts for name in p.provenance)

@@ -1,8 +1,8 @@
 """routectl's own container: Parquet, one row a sample, one binary column a MoE layer.
 
 Schema metadata key ``routectl`` holds everything of DumpMeta as JSON; a second binary column a
-layer holds margins, where there are any. docs/formats.md is the contract. Shape suffixes: T tokens,
-L MoE layers, K top_k.
+layer holds margins, a third group margins, where there are any. docs/formats.md is the contract.
+Shape suffixes: T tokens, L MoE layers, K top_k.
 """
 
 import dataclasses
@@ -20,12 +20,11 @@ from ..errors import FormatError, UnsupportedError
 from ..files import replacing
 from .fields import one_line
 from .limits import check_inflation
-from .native_rows import layer_name, margin_name, sample_of
+from .native_rows import group_margin_name, layer_name, margin_name, sample_of
 
 __all__ = ["open_native", "write_native"]
 
-SCHEMA = "routectl.native/1"
-SCHEMA_WITH_MARGINS = "routectl.native/2"
+SCHEMAS = ("routectl.native/1", "routectl.native/2", "routectl.native/3")  # by kinds of columns
 _GROUP_BYTES = 4 << 20  # ids in a row group: what reading one sample at random costs at most
 _ABOUT = ("engine", "engine_version", "model", "id_space", "wire_dtype")
 _SOURCE = ("path", "format", "facts_source", "file_bytes", "skipped")  # of what was converted
@@ -51,15 +50,21 @@ _COLUMNS = (
 _KEYS = ("sample_id", "prompt_ids", "response_ids")
 
 
-def _of_layers(layers: Iterable[int], margins: bool) -> list[str]:
+def _kinds(meta: DumpMeta) -> int:
+    """How many columns a layer has: ids; margins; group margins."""
+    return 3 if meta.group_margins else 2 if meta.margins else 1
+
+
+def _of_layers(layers: Iterable[int], kinds: int) -> list[str]:
     """The columns of some layers."""
     numbers = list(layers)
-    return [layer_name(n) for n in numbers] + [margin_name(n) for n in numbers if margins]
+    names = (layer_name, margin_name, group_margin_name)[:kinds]
+    return [name(n) for name in names for n in numbers]
 
 
 def _schema(meta: DumpMeta) -> pa.Schema:
     about: dict[str, Any] = {
-        "schema": SCHEMA_WITH_MARGINS if meta.margins else SCHEMA,
+        "schema": SCHEMAS[_kinds(meta) - 1],
         "layers": list(meta.layers_L),
         "num_experts": meta.num_experts,
         "top_k": meta.top_k,
@@ -71,7 +76,7 @@ def _schema(meta: DumpMeta) -> pa.Schema:
     if meta.provenance:
         about["provenance"] = meta.provenance
     fields = [pa.field(name, kind) for name, kind in _COLUMNS]
-    fields += [pa.field(name, pa.binary()) for name in _of_layers(meta.layers_L, meta.margins)]
+    fields += [pa.field(name, pa.binary()) for name in _of_layers(meta.layers_L, _kinds(meta))]
     return pa.schema(fields, metadata={"routectl": json.dumps(about)})
 
 
@@ -90,12 +95,15 @@ def _row(sample: Sample, meta: DumpMeta) -> dict[str, Any]:
     by_layer = np.ascontiguousarray(routes.ids_TLK.transpose(1, 0, 2))
     for layer, ids_TK in zip(meta.layers_L, by_layer, strict=True):
         row[layer_name(layer)] = ids_TK.astype(ids_TK.dtype.newbyteorder("<"), copy=False).data
-    if routes.margin_TL is None:
-        return row
-    if not meta.margins:
-        raise ValueError("a sample has margins, but its dump's meta says that none has")
-    margin_LT = np.ascontiguousarray(routes.margin_TL.T, "<f2")
-    row |= {margin_name(n): column.data for n, column in zip(meta.layers_L, margin_LT, strict=True)}
+    for name, margin_TL, kinds in (
+        (margin_name, routes.margin_TL, 2), (group_margin_name, routes.group_margin_TL, 3)
+    ):  # fmt: skip
+        if margin_TL is None:
+            continue
+        if _kinds(meta) < kinds:
+            raise ValueError("a sample has margins, but its dump's meta says that none has")
+        margin_LT = np.ascontiguousarray(margin_TL.T, "<f2")
+        row |= {name(n): column.data for n, column in zip(meta.layers_L, margin_LT, strict=True)}
     return row
 
 
@@ -149,12 +157,12 @@ def _read_about(path: Path, schema: pa.Schema) -> dict[str, Any]:
     try:
         about = json.loads(block)
         version = about["schema"]
-        if version not in (SCHEMA, SCHEMA_WITH_MARGINS):
+        if version not in SCHEMAS:
             raise UnsupportedError(
-                f"{path}: container {one_line(version)}, this routectl reads {SCHEMA} and "
-                f"{SCHEMA_WITH_MARGINS}"
+                f"{path}: container {one_line(version)}, this routectl reads {', '.join(SCHEMAS)}"
             )
-        about["margins"] = version == SCHEMA_WITH_MARGINS
+        kinds = SCHEMAS.index(version) + 1
+        about |= {"margins": kinds > 1, "group_margins": kinds > 2}
         layers, experts, top_k = about["layers"], about["num_experts"], about["top_k"]
         sizes = all(type(n) is int and n >= 0 for n in (*layers, experts, top_k))
         fits = layers and layers == sorted(set(layers)) and 1 <= top_k <= experts <= 65536
@@ -162,7 +170,7 @@ def _read_about(path: Path, schema: pa.Schema) -> dict[str, Any]:
         named = named and about.setdefault("order", ORDERS[0]) in ORDERS
         made = about.setdefault("provenance", {})
         named = named and all(isinstance(text, str) for text in made.values())
-        names = _of_layers(layers, about["margins"])
+        names = _of_layers(layers, kinds)
         columns = [*_COLUMNS, *((name, pa.binary()) for name in names)]
         found = [(field.name, field.type) for field in schema]
         if not sizes or not fits or not named or found != columns:
@@ -224,14 +232,14 @@ def open_native(path: Path) -> Dump:
         top_k=about["top_k"],
         facts_source="the file itself",
         file_bytes=path.stat().st_size,
-        **{name: about[name] for name in ("order", "margins", "provenance")},
+        **{name: about[name] for name in ("order", "margins", "group_margins", "provenance")},
         **named,
     )
     ends = np.cumsum(sizes)
 
     def holding(layers: tuple[int, ...]) -> Dump:
         """The file as a dump of some of its layers; no other layer column is read."""
-        columns = [name for name, _ in _COLUMNS] + _of_layers(layers, meta.margins)
+        columns = [name for name, _ in _COLUMNS] + _of_layers(layers, _kinds(meta))
         held: tuple[int, pa.Table] | None = None
 
         def load(index: int) -> Sample:

@@ -3,6 +3,7 @@
 Shape suffixes: T tokens, L MoE layers, K top_k.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..errors import FormatError
 from ..margins import Margins
 from ..routes import Routes, ids_dtype
 
-__all__ = ["layer_name", "margin_name", "sample_of"]
+__all__ = ["group_margin_name", "layer_name", "margin_name", "sample_of"]
 
 
 def layer_name(layer: int) -> str:
@@ -24,6 +25,11 @@ def layer_name(layer: int) -> str:
 def margin_name(layer: int) -> str:
     """The column of a layer's margins."""
     return f"margin_{layer:03d}"
+
+
+def group_margin_name(layer: int) -> str:
+    """The column of a layer's group margins."""
+    return f"group_margin_{layer:03d}"
 
 
 def _ids(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], where: str) -> NDArray[Any]:
@@ -43,9 +49,11 @@ def _ids(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], where: st
     return ids_TLK
 
 
-def _margins(row: dict[str, Any], layers: tuple[int, ...], where: str) -> Margins | None:
-    """The margin columns of a row as [T, L]; None when the sample has none."""
-    columns = [row.get(margin_name(layer)) for layer in layers]
+def _margins(
+    row: dict[str, Any], layers: tuple[int, ...], name: Callable[[int], str], where: str
+) -> Margins | None:
+    """The margin columns of a row that ``name`` names as [T, L]; None when the sample has none."""
+    columns = [row.get(name(layer)) for layer in layers]
     if all(data is None for data in columns):
         return None
     margin_TL = np.empty((row["num_rows"], len(layers)), np.float16)
@@ -53,7 +61,7 @@ def _margins(row: dict[str, Any], layers: tuple[int, ...], where: str) -> Margin
         if data is None or len(data) != 2 * len(margin_TL):
             got = "nothing" if data is None else f"{len(data)} bytes"
             expected = f"expected {2 * len(margin_TL)} bytes"
-            raise FormatError(f"{where}: margins of layer {layer}: got {got}, {expected}")
+            raise FormatError(f"{where}: {name(layer)}: got {got}, {expected}")
         margin_TL[:, i] = np.frombuffer(data, "<f2")
     return margin_TL
 
@@ -96,8 +104,8 @@ def sample_of(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], wher
         missing = _missing(row["missing"], (len(ids), len(meta.layers_L)))
         if missing is not None and layers != meta.layers_L:
             missing = missing[:, [meta.layers_L.index(layer) for layer in layers]]
-        margins = _margins(row, layers, where)
-        routes = Routes(ids, layers, meta.num_experts, row["start"], missing, margins)
+        margins = [_margins(row, layers, n, where) for n in (margin_name, group_margin_name)]
+        routes = Routes(ids, layers, meta.num_experts, row["start"], missing, *margins)
     plain = {name: row[name] for name in row if name in Sample.__dataclass_fields__}
     arrays = {
         "prompt_ids": _array(row["prompt_ids"], np.int32),

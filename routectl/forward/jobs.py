@@ -4,7 +4,7 @@ Shape suffixes: T tokens, L MoE layers, K top_k, G response tokens.
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..errors import MismatchError
 from ..routes import ids_dtype
 from .discover import RouterAt
 from .options import Forwarded, RunOptions
-from .tape import Forced, Tape
+from .tape import Forced, LayerRows, Tape
 
 __all__ = ["ForwardJob", "make_jobs"]
 
@@ -49,6 +49,7 @@ class ForwardJob:
             live_TLK=live_TLK,
             forced_TL=forced_TL,
             margins_TL=_stacked(row.margin_T for row in rows),
+            group_margins_TL=_group_margins(rows),
             ties_TL=_stacked(row.tie_T for row in rows),
             logprobs_G=logprobs_G,
             inputs=inputs if self.tape.input_rows else None,
@@ -66,6 +67,15 @@ class ForwardJob:
 def _stacked(parts_T: Iterable[torch.Tensor | None]) -> Any:
     """[T, L] of one [T] a layer, each of which is there."""
     return torch.stack([part for part in parts_T if part is not None], dim=1).numpy()
+
+
+def _group_margins(rows: Sequence[LayerRows]) -> Any:
+    """[T, L] of all layers, infinity where a layer drops no groups; None where none does."""
+    parts = [row.group_margin_T for row in rows]
+    if all(part is None for part in parts):
+        return None
+    never_T = torch.full(rows[0].ids_TK.shape[:1], torch.inf)
+    return _stacked(never_T if part is None else part for part in parts)
 
 
 def make_jobs(

@@ -92,7 +92,9 @@ class Forwarded:
     forced_TL    forced: True where the sample's route was used; free: None
     margins_TL   float32, k-th minus (k+1)-th selection score of the router's own top-k; inf where
                  nothing is left out or a table decides
-    ties_TL      margin exactly 0: which of the equal experts is taken is not the model's word
+    group_margins_TL  the same between the last kept and the best dropped group; inf in a layer
+                 without groups; None where no router drops groups
+    ties_TL      one of them exactly 0: which of the equal experts is taken is not the model's word
     logprobs_G   float64, natural log, of the response tokens; None unless asked for
     inputs       {layer: [T, D]} in the model's dtype as torch tensors, of the first tokens only
                  where they are to check the routers on; None unless asked for
@@ -104,6 +106,7 @@ class Forwarded:
     live_TLK: Ids | None
     forced_TL: Bools | None
     margins_TL: NDArray[np.float32]
+    group_margins_TL: NDArray[np.float32] | None
     ties_TL: Bools
     logprobs_G: NDArray[np.float64] | None = None
     inputs: Mapping[int, Any] | None = None

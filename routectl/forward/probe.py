@@ -96,7 +96,7 @@ class Probe:
     def _by_topk(
         self, at: RouterAt, forward: Callable[[], Any], forced: Forced | None, margins: bool
     ) -> tuple[Any, LayerRows]:
-        """The last top-k of K that the router takes selects; earlier ones are of groups."""
+        """The last top-k of K that the router takes selects; an earlier one is of its groups."""
         if forced is not None and at.layer not in self._final:
             with torch.no_grad(), _Calls(TOPK) as first:
                 forward()
@@ -105,7 +105,8 @@ class Probe:
             out = forward()
         number = self._final.setdefault(at.layer, _final(at, calls))
         scores, live = calls.seen[number]
-        return out, read_selection(scores, live, calls.used, margins=margins)
+        groups = _groups(calls.seen[:number], scores) if margins else None
+        return out, read_selection(scores, live, calls.used, groups=groups, margins=margins)
 
     def _by_argmax(
         self, at: RouterAt, forward: Callable[[], Any], forced: Forced | None, margins: bool
@@ -133,7 +134,7 @@ class Probe:
         out = forward()
         ids_TK = out[2].reshape(-1, at.top_k)
         margin_T = torch.full(ids_TK.shape[:1], float("inf"), device=ids_TK.device)
-        return out, LayerRows(ids_TK, None if forced is None else ids_TK, margin_T, margin_T == 0)
+        return out, LayerRows(ids_TK, None if forced is None else ids_TK, margin_T)
 
 
 class _Calls(TorchFunctionMode):
@@ -192,3 +193,20 @@ def _final(at: RouterAt, calls: _Calls) -> int:
         taken = [tuple(ids.shape) for _, ids in calls.seen]
         raise UnsupportedError(f"{at.name}: takes no top-{at.top_k}: took {taken}")
     return found[-1]
+
+
+def _groups(
+    earlier: Sequence[tuple[torch.Tensor, torch.Tensor]], scores_TE: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Of the calls before the one that selects, the one that keeps some groups of each row.
+
+    It has as many rows as scores_TE and fewer columns; the best experts of each group, from which
+    group scores are made, are of more rows. None where no group is dropped.
+    """
+    for scores, ids in reversed(earlier):
+        rows = scores.shape[:-1].numel()
+        if rows == scores_TE.shape[:-1].numel() and (
+            ids.shape[-1] < scores.shape[-1] < scores_TE.shape[-1]
+        ):
+            return scores, ids
+    return None

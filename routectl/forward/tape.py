@@ -4,7 +4,7 @@ Shape suffixes: T tokens, K top_k, E experts that the router chooses among, D hi
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 
@@ -27,23 +27,28 @@ class LayerRows:
     live_TK     int64, the router's own top-k by falling score; None where it is ids_TK
     margin_T    float32, k-th minus (k+1)-th selection score of the router's own top-k; inf where
                 there is no (k+1)-th: K = E, all others masked out, or a table
-    tie_T       bool, margin exactly 0; both None where margins were not asked for
+    group_margin_T  float32, the same of the groups that it kept; None where it drops no groups.
+                No margin is there where none was asked for
     inputs_TD   the router's input, in its dtype; None unless asked for
     """
 
     ids_TK: torch.Tensor
     live_TK: torch.Tensor | None
     margin_T: torch.Tensor | None = None
-    tie_T: torch.Tensor | None = None
+    group_margin_T: torch.Tensor | None = None
     inputs_TD: torch.Tensor | None = None
+
+    @property
+    def tie_T(self) -> torch.Tensor | None:  # noqa: N802
+        """Bool, True where the selection hangs on the order of equal scores or equal groups."""
+        if self.margin_T is None or self.group_margin_T is None:
+            return None if self.margin_T is None else self.margin_T == 0
+        return (self.margin_T == 0) | (self.group_margin_T == 0)
 
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "LayerRows":
         """The same with each tensor that is there changed."""
-        changed = [
-            None if part is None else change(part)
-            for part in (self.ids_TK, self.live_TK, self.margin_T, self.tie_T, self.inputs_TD)
-        ]
-        return LayerRows(*changed)  # type: ignore[arg-type]
+        parts = [getattr(self, part.name) for part in fields(self)]
+        return LayerRows(*(None if part is None else change(part) for part in parts))  # type: ignore[arg-type]
 
     def part(self, rows: slice) -> "LayerRows":
         """Some of its rows, in memory of their own."""
@@ -77,25 +82,24 @@ def read_selection(
     live_TK: torch.Tensor,
     used_TK: torch.Tensor | None = None,
     *,
+    groups: tuple[torch.Tensor, torch.Tensor] | None = None,
     margins: bool = True,
 ) -> LayerRows:
     """The LayerRows of a selection, from the scores that the final top-k saw.
 
-    live_TK is what that top-k gave, in any order; used_TK is what was used instead, if anything.
+    live_TK is what that top-k gave, in any order; used_TK is what was used instead, if anything;
+    groups are the scores of the groups and those that were kept.
     """
     scores_TE = scores_TE.reshape(-1, scores_TE.shape[-1]).detach()
     live_TK = live_TK.reshape(-1, live_TK.shape[-1])
     if not margins:
         return LayerRows(live_TK if used_TK is None else used_TK.reshape(live_TK.shape), None)
-    live_TK, values_TK = _by_score(scores_TE, live_TK)
-    others_TE = scores_TE.scatter(1, live_TK, float("-inf"))
-    last_T, next_T = values_TK[:, -1].float(), others_TE.amax(dim=1).float()
-    tie_T = last_T == next_T
-    margin_T = torch.where(tie_T, 0.0, last_T - next_T)
+    live_TK, margin_T = _boundary(scores_TE, live_TK)
+    group_margin_T = None if groups is None else _boundary(*(g.flatten(0, -2) for g in groups))[1]
     if used_TK is None:
-        return LayerRows(live_TK, None, margin_T, tie_T)
+        return LayerRows(live_TK, None, margin_T, group_margin_T)
     used_TK, _ = _by_score(scores_TE, used_TK.reshape(live_TK.shape))
-    return LayerRows(used_TK, live_TK, margin_T, tie_T)
+    return LayerRows(used_TK, live_TK, margin_T, group_margin_T)
 
 
 @torch.no_grad()
@@ -113,6 +117,14 @@ def steer(scores_TE: torch.Tensor, live_TK: torch.Tensor, forced: Forced) -> tor
     if forced.missing_T is not None:
         keep_T = keep_T | forced.missing_T
     return torch.where(keep_T[:, None], live_TK, given_TK).reshape(shape)
+
+
+def _boundary(scores_TE: torch.Tensor, ids_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The taken ids by falling score, and the least taken minus the best other score, float32."""
+    ids_TK, values_TK = _by_score(scores_TE, ids_TK)
+    others_TE = scores_TE.scatter(1, ids_TK, float("-inf"))
+    last_T, next_T = values_TK[:, -1].float(), others_TE.amax(dim=1).float()
+    return ids_TK, torch.where(last_T == next_T, 0.0, last_T - next_T)
 
 
 def _by_score(scores_TE: torch.Tensor, ids_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

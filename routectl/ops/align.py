@@ -82,8 +82,8 @@ class _Side:
     def window(self, sample: Sample, lo: int, hi: int) -> tuple[Ids, Bools | None, Margins | None]:
         """Ids, missing rows and margins of positions lo..hi-1, as far as they are there."""
         routes, rows = self._rows(sample, lo, hi)
-        ids = self._wanted(routes.ids_TLK, rows)
-        return ids, self._wanted(routes.missing_TL, rows), self._wanted(routes.margin_TL, rows)
+        ids, margin_TL = self._wanted(routes.ids_TLK, rows), routes.least_margin_TL
+        return ids, self._wanted(routes.missing_TL, rows), self._wanted(margin_TL, rows)
 
     def present(self, sample: Sample, lo: int, hi: int) -> int:
         """How many rows of positions lo..hi-1 are there."""

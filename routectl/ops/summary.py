@@ -91,9 +91,10 @@ class _Tally:
         self.plain["positions"] += routes.num_tokens
         if routes.missing_TL is not None:
             self.missing_L += routes.missing_TL.sum(axis=0)
-        if routes.margin_TL is not None:
-            self.plain["rows_with_margin"] += int((~np.isnan(routes.margin_TL)).sum())
-            self.plain["ties"] += int((routes.margin_TL == 0).sum())
+        margin_TL = routes.least_margin_TL
+        if margin_TL is not None:
+            self.plain["rows_with_margin"] += int((~np.isnan(margin_TL)).sum())
+            self.plain["ties"] += int((margin_TL == 0).sum())
         self.load_LE += count_load(routes.ids_TLK, self.meta.num_experts, routes.missing_TL)
 
 

@@ -42,7 +42,12 @@ def _finite(value: Any) -> Any:
 
 def _dump(meta: DumpMeta, samples: int) -> Document:
     about = asdict(meta)
-    for name in ("order", "margins", "provenance"):  # only where there is something to say
+    for name in (
+        "order",
+        "margins",
+        "group_margins",
+        "provenance",
+    ):  # only where there is something to say
         if about[name] in ("unknown", False, {}):
             del about[name]
     return {
