@@ -196,7 +196,8 @@ def _refuse_other_routing(options: Mapping[str, object], source: str) -> None:
     for kind in kinds if isinstance(kinds, list) else [kinds]:
         if kind in ("sinkhorn", "quantile_balancing"):
             raise _unsupported(source, "moe_router_load_balancing_type", kind, "top-k routing")
-    for name in ("moe_input_jitter_eps", "moe_router_force_load_balancing"):
+    for name in ("moe_input_jitter_eps", "moe_router_force_load_balancing",
+                 "moe_router_force_biased"):  # fmt: skip
         if options.get(name):
             raise _unsupported(source, name, options[name], "none: it makes routes random")
 

@@ -14,7 +14,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-__all__ = ["BIG", "DENSE_FIRST", "EXPERTS", "HIDDEN", "LEGACY"]
+__all__ = ["BIG", "DENSE_FIRST", "EXPERTS", "HIDDEN", "LEGACY", "TOP_K"]
 
 HIDDEN, EXPERTS, TOP_K = 64, 16, 4
 DENSE_FIRST = [0, 1, 1]

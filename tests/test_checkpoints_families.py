@@ -81,6 +81,15 @@ FAMILIES = {
         },
         {"router.proj.weight", "router.scale", "router.per_expert_scale"},
     ),
+    "zaya": (
+        {"router_hidden_size": 16, "num_experts_per_tok": 1},
+        {
+            *(f"mlp.gate.down_proj.{part}" for part in ("weight", "bias")),
+            *(f"mlp.gate.router_mlp.fc{n}.{part}" for n in (1, 2) for part in ("weight", "bias")),
+            *("mlp.gate.balancing_biases", "mlp.gate.router_states_scale"),
+            *(f"mlp.gate.router_mlp.{part}.weight" for part in ("norm", "out_proj")),
+        },
+    ),
 }
 
 
@@ -148,10 +157,24 @@ def test_routers_are_those_of_the_live_model(family: str, tmp_path: Path) -> Non
         names |= {part.name.split(f"layers.{layer}.")[1] for part in router.names.parts}
     assert names == suffixes
     facts = checkpoint_facts(checkpoint)
-    assert (facts.num_experts, facts.top_k) == (8, 2)
+    assert (facts.num_experts, facts.top_k) == (8, given.get("num_experts_per_tok", 2))
     assert sum(len(own) for own in live.values()) == sum(
         len(router.names.parts) for router in routers.values()
     )
+
+
+def test_of_two_routers_in_a_layer_that_of_the_mlp_is_shown(tmp_path: Path) -> None:
+    """JetMoE's layers have the router of their MLP, bit for bit, not attention's; no recipe."""
+    model = tiny("jetmoe", {"kv_channels": 8, "num_key_value_heads": 2})
+    model.save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    assert "model.layers.1.self_attention.experts.router.layer.weight" in checkpoint.tensors
+    routers = router_tensors(checkpoint)
+    assert list(routers) == [0, 1, 2, 3]
+    for layer, router in routers.items():
+        assert torch.equal(router.weight, model.model.layers[layer].mlp.router.layer.weight)
+    facts = checkpoint_facts(checkpoint)
+    assert (facts.num_experts, facts.top_k, facts.recipe) == (8, 2, None)
 
 
 @pytest.fixture

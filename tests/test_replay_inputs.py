@@ -8,7 +8,7 @@ import torch
 from families import config_of_family, expert_bias, routers, tiny, tokens
 from modules import tensors_of
 
-from routectl.errors import FormatError, MismatchError
+from routectl.errors import FormatError, MismatchError, UnsupportedError
 from routectl.ops import replay_inputs as module
 from routectl.ops.replay_inputs import LayerRouter, replay_inputs
 from routectl.recipes import recipe_from_config
@@ -91,6 +91,7 @@ def test_refused():
     broken[1][5, 3] = torch.nan
     weight, biased = given[1].weight_ED, replace(recipe, expert_bias=True)
     hash_recipe, hash_given, hash_inputs, *_ = recorded("deepseek_v4", torch.float32)
+    zaya = recipe_from_config(config_of_family("zaya").to_dict(), "zaya")
     for arguments, kind, words in (
         ((recipe, given, {}), MismatchError, "no layer"),
         ((recipe, given, {7: inputs[1]}), MismatchError, "no router of layer 7: got layers 1, 2"),
@@ -111,6 +112,7 @@ def test_refused():
         ),
         ((recipe, given, broken), FormatError, "layer 1, row 5: not finite: got NaN"),
         ((hash_recipe, hash_given, hash_inputs), MismatchError, "no token ids or no table"),
+        ((zaya, given, inputs), UnsupportedError, "no logits of zaya: the router is a network"),
     ):
         with pytest.raises(kind, match=words) as caught:
             replay_inputs(*arguments)

@@ -157,6 +157,7 @@ def test_since_018_scores_stay_float32():
         ({"moe_router_load_balancing_type": "sinkhorn"}, UnsupportedError, "got 'sinkhorn'"),
         ({"moe_router_load_balancing_type": ["aux_loss", "sinkhorn"]}, UnsupportedError, "top-k"),
         ({"moe_router_force_load_balancing": True}, UnsupportedError, "random"),
+        ({"moe_router_force_biased": 0.5}, UnsupportedError, "random"),
         ({"moe_input_jitter_eps": 0.1}, UnsupportedError, "random"),
         ({"moe_router_score_function": "exp"}, UnsupportedError, "got 'exp'"),
         ({"moe_router_score_function": 3}, FormatError, "expected a word"),

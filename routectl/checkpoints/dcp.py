@@ -1,20 +1,26 @@
 """Folders that torch.distributed.checkpoint wrote: the model's tensors, out of ``.metadata``.
 
 Sources: torch 2.13 distributed.checkpoint (metadata, filesystem), as megatron-core 0.16.1's
-dist_checkpointing writes it (torch_dist), and Megatron's torch_dcp and fsdp_dtensor.
+dist_checkpointing writes it (torch_dist), and Megatron's torch_dcp and fsdp_dtensor; Megatron-LM
+``core/dist_checkpointing/serialization.py`` at 0.20.0 for ``common_state``.
 """
 
+import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError
+from .archives import open_archive
 from .pickles import Record, load_pickle
 from .tensors import Piece, TensorInfo, bytes_of
 
 __all__ = ["read_metadata"]
 
 _MAX_METADATA = 1 << 30
+_MAX_OBJECT = 1 << 26
+_COMMON_STATE = "common_state/shard_0_1"
 _NOT_MODEL = ("optimizer", "rng_state", "rerun_state_machine_state")
 _MAX_RANK = 16
 
@@ -57,11 +63,14 @@ class _Folder:
         self.where = str(path / ".metadata")
         self.bytes: dict[str, int] = {}
         self.places: dict[tuple[str, tuple[int, ...]], Any] = {}
+        self.objects: dict[str, Any] = {}
         for index, info in storage.items():
             (fqn,) = _fields(index, self.where, "fqn")
             offset = index.fields.get("offset")  # None, and then not stored, for bytes
             if isinstance(fqn, str) and offset is not None:
                 self.places[fqn, _sizes(offset, self.where)] = info
+            elif isinstance(fqn, str):
+                self.objects[fqn] = info
 
     def _file_bytes(self, name: str) -> int:
         if name not in self.bytes:
@@ -74,12 +83,8 @@ class _Folder:
             self.bytes[name] = file.stat().st_size
         return self.bytes[name]
 
-    def piece(self, fqn: str, start: tuple[int, ...], shape: tuple[int, ...]) -> Piece:
-        """Where one block lies; raises FormatError when that is nowhere or beyond a file."""
-        where = f"{self.where}: {fqn}"
-        if (fqn, start) not in self.places:
-            raise FormatError(f"{where}: block at {list(start)} is in no file")
-        info = self.places[fqn, start]
+    def _span(self, info: Any, where: str) -> tuple[str, int, int]:
+        """File, first byte and bytes of an entry; raises FormatError when beyond the file."""
         name, offset, length = _fields(info, where, "relative_path", "offset", "length")
         if info.fields.get("transform_descriptors"):
             raise UnsupportedError(f"{where}: stored through a transform (compressed)")
@@ -87,7 +92,27 @@ class _Folder:
             offset + length > self._file_bytes(name)
         ):  # fmt: skip
             raise FormatError(f"{where}: bytes {offset}+{length} are beyond {name}")
+        return name, offset, length
+
+    def piece(self, fqn: str, start: tuple[int, ...], shape: tuple[int, ...]) -> Piece:
+        """Where one block lies; raises FormatError when that is nowhere or beyond a file."""
+        where = f"{self.where}: {fqn}"
+        if (fqn, start) not in self.places:
+            raise FormatError(f"{where}: block at {list(start)} is in no file")
+        name, offset, length = self._span(self.places[fqn, start], where)
         return Piece(self.path / name, offset, length, start, shape, archived=True)
+
+    def object(self, fqn: str) -> Any:
+        """What was saved under a name that is no tensor's; None where there is none."""
+        if fqn not in self.objects:
+            return None
+        where = f"{self.where}: {fqn}"
+        name, offset, length = self._span(self.objects[fqn], where)
+        if length > _MAX_OBJECT:
+            raise FormatError(f"{where}: more than {_MAX_OBJECT} bytes")
+        with (self.path / name).open("rb") as file:
+            file.seek(offset)
+            return open_archive(io.BytesIO(file.read(length)), where).value
 
 
 def _tensor(folder: _Folder, fqn: str, entry: Record) -> TensorInfo:
@@ -115,16 +140,30 @@ def _tensor(folder: _Folder, fqn: str, entry: Record) -> TensorInfo:
     return TensorInfo(fqn, str(dtype), shape, bytes_of(dtype, shape, where), tuple(pieces))
 
 
-def read_metadata(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of a folder's ``.metadata`` by name, those of optimizers left out.
+def _common(folder: _Folder) -> Mapping[str, Any]:
+    """Arguments and iteration: in one entry since Megatron-Core 0.19, or one each (torch_dcp)."""
+    try:
+        whole = folder.object(_COMMON_STATE)
+        if isinstance(whole, list) and len(whole) == 1 and isinstance(whole[0], dict):
+            return whole[0]
+        return {name: folder.object(name) for name in ("args", "iteration")}
+    except (FormatError, UnsupportedError):
+        return {}
 
-    Nothing of the pickle is imported or run, so that neither torch nor megatron is needed. Raises
-    FormatError for a damaged or refused pickle, and for blocks that are in no file or do not make
-    up their tensor; UnsupportedError for compressed blocks.
+
+def read_metadata(path: Path) -> tuple[dict[str, TensorInfo], Mapping[str, Any]]:
+    """The tensors of a folder by name, those of optimizers left out; and what else was saved.
+
+    That is ``args`` and ``iteration``, where they are stored beside the tensors and hold nothing
+    that is refused; they are no part of the model, so a checkpoint opens without them too.
+
+    Nothing of the pickles is imported or run, so that neither torch nor megatron is needed. Raises
+    FormatError for a damaged or refused ``.metadata``, and for blocks that are in no file or do
+    not make up their tensor; UnsupportedError for compressed blocks.
     """
     metadata = _load(path / ".metadata")
     folder = _Folder(path, metadata.fields["storage_data"])
-    return {
+    tensors = {
         fqn: _tensor(folder, fqn, entry)
         for fqn, entry in metadata.fields["state_dict_metadata"].items()
         if isinstance(fqn, str)
@@ -132,3 +171,4 @@ def read_metadata(path: Path) -> dict[str, TensorInfo]:
         and "size" in entry.fields
         and not fqn.startswith(_NOT_MODEL)
     }
+    return tensors, _common(folder)

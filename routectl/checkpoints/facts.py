@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, RoutectlError
 from ..model import ModelFacts
-from ..recipes import megatron_recipe, recipe_from_config
 from .router_names import RouterNames, model_facts, router_names
+from .router_recipe import router_recipe
 from .tensors import Checkpoint
 
 __all__ = ["CheckpointFacts", "checkpoint_facts"]
@@ -68,28 +68,21 @@ def _layer_bytes(checkpoint: Checkpoint, prefix: str, num_layers: int | None) ->
     layer = re.compile(re.escape(prefix) + r"layers\.(\d{1,5})\.")
     sizes: Counter[int] = Counter()
     for name, info in checkpoint.tensors.items():
-        match = layer.match(name)
-        if match and (num_layers is None or int(match[1]) < num_layers):
+        if match := layer.match(name):
             sizes[int(match[1])] += info.num_bytes
-    return dict(sorted(sizes.items()))
+    return {n: sizes[n] for n in sorted(sizes) if num_layers is None or n < num_layers}
 
 
 def _number(value: object) -> int | None:
     return value if type(value) is int else None
 
 
-def _recipe(checkpoint: Checkpoint, experts: int) -> str | None:
+def _recipe(checkpoint: Checkpoint) -> str | None:
     """The recipe in words; None for a family that is not in the table, or unfit options."""
-    where = str(checkpoint.path)
     try:
-        if checkpoint.config is not None:
-            return recipe_from_config(checkpoint.config, where).describe()
-        if "moe_router_topk" in checkpoint.arguments:
-            options = {"num_moe_experts": experts, **checkpoint.arguments}
-            return megatron_recipe(options, where).describe()
-    except (UnsupportedError, FormatError):
+        return router_recipe(checkpoint).describe()
+    except RoutectlError:
         return None
-    return None
 
 
 def checkpoint_facts(checkpoint: Checkpoint) -> CheckpointFacts:
@@ -138,5 +131,5 @@ def checkpoint_facts(checkpoint: Checkpoint) -> CheckpointFacts:
         ),
         layer_bytes=layer_bytes,
         other_bytes=sum(amounts.values()) - sum(layer_bytes.values()),
-        recipe=_recipe(checkpoint, experts),
+        recipe=_recipe(checkpoint),
     )

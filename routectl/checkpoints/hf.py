@@ -7,7 +7,7 @@ from ..errors import FormatError, UnsupportedError
 from .headers import read_header, strict_json
 from .tensors import Checkpoint, TensorInfo
 
-__all__ = ["open_hf", "weight_files"]
+__all__ = ["open_hf", "read_config", "weight_files"]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -37,22 +37,43 @@ def _document(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _indexed(index: Path) -> tuple[dict[str, TensorInfo], tuple[str, ...]]:
-    """The tensors that an index lists, and those of its shards that it does not."""
+def read_config(path: Path) -> dict[str, Any]:
+    """The document of a config.json, of the one in a folder, or of ``hf_config`` in a meta.json.
+
+    Raises FormatError when there is none.
+    """
+    document = _document(path / "config.json" if path.is_dir() else path)
+    inner = document.get("hf_config")
+    return inner if isinstance(inner, dict) else document
+
+
+def _shard(index: Path, name: str, file: object) -> Path:
+    """The file that an index says a tensor is in."""
+    if not isinstance(file, str) or Path(file).name != file or "\\" in file:
+        raise FormatError(f"{index}: {name[:80]!a}: got file {str(file)[:80]!a}, expected one in "
+                          "the same folder")  # fmt: skip
+    return index.parent / file
+
+
+_Opened = tuple[dict[str, TensorInfo], list[Path], tuple[str, ...]]
+
+
+def _indexed(index: Path) -> _Opened:
+    """The tensors that an index lists, its shards, and tensors in them that it does not list."""
     places = _document(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise FormatError(f"{index}: no weight_map, expected names of tensors with their files")
     stored: dict[str, dict[str, TensorInfo]] = {}
+    tensors: dict[str, TensorInfo] = {}
     for name, file in places.items():
-        if not isinstance(file, str) or Path(file).name != file or "\\" in file:
-            raise FormatError(f"{index}: {name[:80]!a}: got file {str(file)[:80]!a}, expected one "
-                              "in the same folder")  # fmt: skip
-        if file not in stored:
-            stored[file] = read_header(index.parent / file)
-        if name not in stored[file]:
+        shard = stored.get(file) if isinstance(file, str) else None
+        if shard is None:
+            shard = stored[file] = read_header(_shard(index, name, file))
+        if name not in shard:
             raise FormatError(f"{index}: {name[:80]!a} is not in {file}")
+        tensors[name] = shard[name]
     others = [n for shard in stored.values() for n in shard if n not in places]
-    return {name: stored[file][name] for name, file in places.items()}, tuple(others)
+    return tensors, [index.parent / file for file in stored], tuple(others)
 
 
 def _shards(files: list[Path]) -> dict[str, TensorInfo]:
@@ -84,7 +105,7 @@ def open_hf(folder: Path) -> Checkpoint:
                                hint="save the model again, as safetensors")  # fmt: skip
     others: tuple[str, ...] = ()
     if files and files[0].name == INDEX:
-        tensors, others = _indexed(files[0])
+        tensors, files, others = _indexed(files[0])
     elif files and files[0].name == SINGLE:
         tensors = read_header(files[0])
     elif files:
@@ -96,7 +117,7 @@ def open_hf(folder: Path) -> Checkpoint:
         format="hf",
         path=folder,
         tensors=tensors,
-        files=tuple(sorted({info.pieces[0].file for info in tensors.values()})),
+        files=tuple(sorted(files)),
         config=_document(config) if config.is_file() else None,
         unindexed=others,
     )

@@ -59,8 +59,7 @@ def _check_backend(path: Path) -> None:
 
 def _common(folder: Path) -> Mapping[str, Any]:
     """The iteration and arguments of common.pt, which Megatron-Core up to 0.18 writes."""
-    path = folder / "common.pt"
-    values = load_values(path) if path.is_file() else {}
+    values = load_values(folder / "common.pt")
     return values if isinstance(values, dict) else {}
 
 
@@ -72,14 +71,18 @@ def open_megatron(folder: Path) -> Checkpoint:
     kind = megatron_format(folder)
     match = _ITERATION.fullmatch(folder.name)
     iteration = int(match[1]) if match else None
+    core = None
     if kind == "torch":
         tensors, files, arguments = read_legacy(folder)
     else:
         if kind == "torch_dist":
             _check_backend(folder / "metadata.json")
-        tensors = read_metadata(folder)
+        tensors, common = read_metadata(folder)
         files = sorted(folder.glob("*.distcp"))
-        common = _common(folder)
+        if (folder / "common.pt").is_file():
+            common = _common(folder)
+        elif kind == "torch_dist" and common.get("args") is not None:
+            core = "0.19.0"
         arguments = plain_arguments(common.get("args"))
         count = common.get("iteration")
         iteration = count if iteration is None and type(count) is int else iteration
@@ -90,4 +93,5 @@ def open_megatron(folder: Path) -> Checkpoint:
         files=tuple(files),
         iteration=iteration,
         arguments=arguments,
+        core=core,
     )

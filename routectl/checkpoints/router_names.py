@@ -27,6 +27,7 @@ PARTS = {
     "mlp.gate.bias": EXPERT_BIAS,  # inkling2; no family has a linear bias of this name
     "mlp.gate.global_scale": "global_scale",  # inkling
     "mlp.gate.wg.weight": WEIGHT,  # hunyuan_v1_moe
+    "mlp.router.layer.weight": WEIGHT,  # jetmoe; its attention has a router of another name
     "mlp.router.weight": WEIGHT,  # gpt_oss, aria_text, Megatron
     "mlp.router.bias": LINEAR_BIAS,  # gpt_oss, Megatron
     "mlp.router.expert_bias": EXPERT_BIAS,  # Megatron
@@ -48,6 +49,16 @@ PARTS = {
     "ffn.gate.weight": WEIGHT,  # deepseek_v4
     "ffn.gate.bias": EXPERT_BIAS,  # deepseek_v4
     "ffn.gate.tid2eid": "tid2eid",  # deepseek_v4's hash layers: [vocabulary, K]
+    "mlp.gate.router_mlp.out_proj.weight": WEIGHT,  # zaya: [E + 1, width of the router], the last
+    "mlp.gate.balancing_biases": EXPERT_BIAS,  # zaya
+    "mlp.gate.down_proj.weight": "down_proj",  # zaya's other steps, from the first on
+    "mlp.gate.down_proj.bias": "down_proj_bias",
+    "mlp.gate.router_states_scale": "router_states_scale",
+    "mlp.gate.router_mlp.norm.weight": "norm",
+    "mlp.gate.router_mlp.fc1.weight": "fc1",
+    "mlp.gate.router_mlp.fc1.bias": "fc1_bias",
+    "mlp.gate.router_mlp.fc2.weight": "fc2",
+    "mlp.gate.router_mlp.fc2.bias": "fc2_bias",
     "router.proj.weight": WEIGHT,  # gemma4
     "router.scale": "scale",  # gemma4
     "router.per_expert_scale": "per_expert_scale",  # gemma4
@@ -67,7 +78,7 @@ class RouterPart:
 
 @dataclass(frozen=True, slots=True)
 class RouterNames:
-    """The stored parts of one layer's router; ``extras`` by the last word of their names."""
+    """The stored parts of one layer's router; ``extras`` by the words that PARTS gives them."""
 
     weight: RouterPart
     linear_bias: RouterPart | None = None

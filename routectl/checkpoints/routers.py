@@ -20,7 +20,8 @@ __all__ = ["RouterTensors", "router_tensors"]
 class RouterTensors:
     """One layer's router as stored; ``names`` say where each tensor came from.
 
-    weight       [E, D]; E counts zero and skip experts where the model has them
+    weight       [E, D]; E counts zero and skip experts where the model has them. Of a router with
+                 more steps (gemma4, zaya) the last one's, whose width need not be D
     linear_bias  [E] or None: added to the logits
     expert_bias  [E] or None: added to the scores, for the selection alone
     extras       other tables by name: tid2eid [vocabulary, K], per_expert_scale [E], ...

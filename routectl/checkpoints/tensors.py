@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import FormatError, UnsupportedError
 
@@ -28,8 +28,7 @@ def bytes_of(dtype: str, shape: tuple[int, ...], where: str | Path) -> int:
     return (math.prod(shape) * BITS[dtype] + 7) // 8
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Where a block of a tensor lies: ``num_bytes`` of ``file`` from ``offset`` on.
 
     The block has ``shape`` and begins at ``start`` of the tensor. ``archived``: the bytes are what
@@ -44,8 +43,7 @@ class Piece:
     archived: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """A stored tensor; ``dtype`` is the stored one in safetensors' words (BF16, F8_E4M3, U8)."""
 
     name: str
@@ -71,6 +69,7 @@ class Checkpoint:
     config     the document of config.json (hf), else None
     iteration  Megatron's, where the folder or common.pt says it
     arguments  what of Megatron's argument list is plain text, numbers and lists; else empty
+    core       the oldest Megatron-Core that stores its arguments as here; None before 0.19
     unindexed  names in shards that the index does not list (hf); they are not read
 
     Importing and using it loads no torch; ``read`` does.
@@ -83,6 +82,7 @@ class Checkpoint:
     config: Mapping[str, object] | None = None
     iteration: int | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    core: str | None = None
     unindexed: tuple[str, ...] = ()
 
     @property

@@ -37,7 +37,9 @@ __all__ = ["recompute_command"]
 _PART_TOKENS = 65_536  # results held before they are written as a finished part
 
 _CHECKPOINT = typer.Argument(
-    metavar="CHECKPOINT", show_default=False, help="A Hugging Face folder: config and safetensors."
+    metavar="CHECKPOINT",
+    show_default=False,
+    help="A Hugging Face folder: config and safetensors. For router inputs, one of Megatron's too.",
 )
 _DUMP = typer.Argument(
     metavar="DUMP", show_default=False,
@@ -112,7 +114,7 @@ def recompute_command(
     for target in _targets(mode, output).values():
         refuse_existing(target, force=force)
     if is_router_inputs(Path(dump)):
-        count = recompute_from_inputs(checkpoint, Path(dump), output, force=force)
+        count = recompute_from_inputs(checkpoint, Path(dump), output, force=force, model=model)
         note(f"wrote {output}: {plural(count, 'sample')}")
         return 0
     if noise_floor and mode == "both":

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..errors import UnsupportedError
 from ..reports.wording import plural
 from .output import note
 
@@ -21,21 +20,22 @@ if TYPE_CHECKING:
 __all__ = ["keeping_inputs", "layer_routers", "recompute_from_inputs"]
 
 
-def recompute_from_inputs(checkpoint: Path, inputs: Path, output: Path, *, force: bool) -> int:
-    """Write what a checkpoint's routers select for dumped hidden states; returns the samples."""
+def recompute_from_inputs(
+    checkpoint: Path, inputs: Path, output: Path, *, force: bool, model: Path | None = None
+) -> int:
+    """Write what a checkpoint's routers select for dumped hidden states; returns the samples.
+
+    How they select is said by ``model``, an HF config.json or a folder with one, else by the
+    checkpoint itself: its config.json, or the arguments that Megatron stored in it.
+    """
     from ..checkpoints import open_checkpoint
     from ..checkpoints.router_inputs import open_router_inputs
+    from ..checkpoints.router_recipe import router_recipe
     from ..formats.native import write_native
     from ..ops.replay_inputs import replay_inputs
-    from ..recipes import recipe_from_config
 
     opened = open_checkpoint(str(checkpoint))
-    if opened.config is None:
-        raise UnsupportedError(
-            f"{checkpoint}: {opened.format}: no config.json says how its routers select; "
-            "convert it to an HF folder"
-        )
-    recipe = recipe_from_config(opened.config, str(checkpoint))
+    recipe = router_recipe(opened, model)
     hidden = open_router_inputs(inputs)
     found = replay_inputs(
         recipe, layer_routers(opened), hidden, lens=hidden.lens, token_ids_T=hidden.token_ids_T
@@ -91,7 +91,7 @@ def _meta(recipe: "Recipe", hidden: "RouterInputs", path: str) -> "DumpMeta":
         num_experts=recipe.columns, engine="routectl", engine_version=__version__,
         model=recipe.family, facts_source="the checkpoint", order="score",
         margins=True, group_margins=recipe.grouped,
-        provenance={"mode": "router inputs", "recipe": recipe.describe()},
+        provenance={"mode": "router inputs", "recipe": recipe.describe(), "source": recipe.source},
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import FormatError, MismatchError
+from ..errors import FormatError, MismatchError, UnsupportedError
 from ..recipe import Recipe
 from ..router_kernels import top_k_rows
 from ..routers import route, router_logits, selection_scores, top_k
@@ -75,8 +75,11 @@ def replay_inputs(
     otherwise in chunks of other sizes (float32: the last bits), so margins near 0 mean near-ties.
 
     Raises MismatchError where layers, sizes or lengths do not fit, FormatError where a hidden state
-    is not a number. Source of the maths: that of the recipe.
+    is not a number, UnsupportedError where a product alone does not give the logits. Source of the
+    maths: that of the recipe.
     """
+    if recipe.logits_gap:
+        raise UnsupportedError(f"router inputs: no logits of {recipe.family}: {recipe.logits_gap}")
     layers_L = tuple(sorted(hidden))
     if not layers_L:
         raise MismatchError("router inputs: no layer: got none, expected at least one")
