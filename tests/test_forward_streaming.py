@@ -64,6 +64,11 @@ def test_passes_give_the_same_and_read_weights_once_each(most, tmp_path):
     assert prepared.store.read_bytes == once * passes
     assert [step.layer for step in steps] == [1, 2, 3] * passes
     assert steps[-1].layers == 3
+    done = [(step.samples, step.tokens) for step in steps]
+    assert done == sorted(done)  # of the whole run: passes add up, a layer is a third of one
+    assert done[-1] == (4, 25)
+    first = {1: (1, 9), 12: (1, 9), 1000: (4, 25)}[most]
+    assert done[0] == pytest.approx((first[0] / 3, first[1] / 3))
 
 
 def test_only_one_layer_and_the_rest_is_in_memory(tmp_path):

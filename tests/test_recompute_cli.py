@@ -214,11 +214,11 @@ def test_router_inputs_are_plain_safetensors(capsys, tmp_path, folder):
 
 def test_a_killed_run_goes_on(capsys, tmp_path, monkeypatch, folder):
     """Finished parts are kept, --resume runs only the rest, and the result is the same file."""
-    from routectl.cli import recompute as command
+    from routectl.cli import share as command
 
     recompute(capsys, folder, tmp_path / "whole.parquet")
     monkeypatch.setattr(command, "_PART_TOKENS", 8)
-    made = command._recomputed
+    made = command.recomputed_sample
     seen = []
 
     def dies(sample, result, meta):
@@ -230,10 +230,12 @@ def test_a_killed_run_goes_on(capsys, tmp_path, monkeypatch, folder):
     target = tmp_path / "r.parquet"
     line = ("recompute", folder / "checkpoint", folder / "dump.parquet", "-o", target, "--threads",
             "1")  # fmt: skip
-    monkeypatch.setattr(command, "_recomputed", dies)
+    monkeypatch.setattr(command, "recomputed_sample", dies)
     assert run(capsys, *line).code == 130
     assert not target.exists()
-    assert "000000.parquet" in {p.name for p in (tmp_path / "r.parquet.partial").iterdir()}
+    assert "00000000-00000001.free.parquet" in {
+        p.name for p in (tmp_path / "r.parquet.partial").iterdir()
+    }
     seen.clear()
     assert "--resume to go on" in complaint(capsys, *line)
     other = complaint(capsys, *line, "--resume", "--dtype", "bfloat16")

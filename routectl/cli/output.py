@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["check_output", "counting", "emit", "note", "progress_line", "tokens_rate", "watching"]
 
 
+_ESTIMATE_S = 600  # seconds of the past that the time left is judged by
+
+
 def note(message: str) -> None:
     """One line on stderr: what was written, what was skipped."""
     print(f"routectl: {message}", file=sys.stderr)
@@ -66,7 +69,7 @@ def emit(
 @contextmanager
 def progress_line(
     what: str, unit: str
-) -> Iterator[Callable[[int, int, Callable[[float], str]], None] | None]:
+) -> Iterator[Callable[[float, int, Callable[[float], str]], None] | None]:
     """A progress line on stderr: units done, a rate, time left; None where that is no terminal.
 
     What it gives takes the units done, those in all, and what to say after so many seconds.
@@ -87,10 +90,13 @@ def progress_line(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, speed_estimate_period=_ESTIMATE_S
+    ) as progress:
         task = progress.add_task(what, total=None, rate="")
 
-        def show(done: int, total: int, words: Callable[[float], str]) -> None:
+        def show(done: float, total: int, words: Callable[[float], str]) -> None:
             elapsed = progress.tasks[0].elapsed or 0.0
             rate = words(elapsed) if elapsed else ""
             progress.update(task, completed=done, total=total, rate=rate)

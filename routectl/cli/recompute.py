@@ -1,15 +1,16 @@
 """``routectl recompute CHECKPOINT DUMP -o DST.parquet``."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import RoutectlError, UnsupportedError
 from ..reports.wording import bytes_text, plural
+from .crew import Crew, crew_of
 from .noise import print_noise_floor
 from .options import (
     Force,
@@ -22,19 +23,19 @@ from .options import (
     model_from,
     open_input,
 )
-from .output import note, progress_line, tokens_rate
-from .parts import open_parts
+from .output import note
+from .parts import open_parts, parts_folder
+from .recomputed import job_of, meta_of, targets_of
 from .router_check import CHECKED_TOKENS, router_checker
 from .router_inputs import keeping_inputs, recompute_from_inputs
+from .share import Work, run_share, showing
 
 if TYPE_CHECKING:
-    from ..dump import Dump, DumpMeta, Sample
-    from ..forward import Forwarded, PassProgress, Prepared, RunOptions
+    from ..dump import Dump
+    from ..forward import Prepared
     from .parts import Parts
 
 __all__ = ["recompute_command"]
-
-_PART_TOKENS = 65_536  # results held before they are written as a finished part
 
 _CHECKPOINT = typer.Argument(
     metavar="CHECKPOINT",
@@ -51,7 +52,10 @@ _MODE = typer.Option(
     help="free: the model's own routes; forced: its choices while every layer is given the dump's "
     "routes; both: two files, DST and NAME.forced.parquet.",
 )  # fmt: skip
-_DEVICE = typer.Option("--device", help="A torch device; auto is cuda where there is one.")
+_DEVICE = typer.Option(
+    "--device",
+    help="cpu, cuda (all of one kind), cuda:0,cuda:1: a process each. auto: cuda, else cpu.",
+)
 _DTYPE = typer.Option("--dtype", help="auto (as stored), float32, bfloat16 or float16.")
 _STREAMING = typer.Option(
     "--streaming", metavar="HOW",
@@ -106,182 +110,120 @@ def recompute_command(
     what they select is then free of everything upstream.
     """
     from ..checkpoints.router_inputs import is_router_inputs
-    from ..files import refuse_existing
-    from ..forward import RunOptions, pick_device, prepare
+    from ..forward import RunOptions
 
     if output.suffix != ".parquet":
         raise UnsupportedError(f"{output}: recompute writes native files: expected NAME.parquet")
-    for target in _targets(mode, output).values():
-        refuse_existing(target, force=force)
+    saving = _Saving(output=output, inputs=router_inputs, resume=resume, force=force)
+    crew = crew_of(device, threads)
+    if crew.leads and not (resume and parts_folder(output).exists()):
+        saving.refuse(mode)
     if is_router_inputs(Path(dump)):
-        count = recompute_from_inputs(checkpoint, Path(dump), output, force=force, model=model)
-        note(f"wrote {output}: {plural(count, 'sample')}")
+        if crew.leads:
+            count = recompute_from_inputs(checkpoint, Path(dump), output, force=force, model=model)
+            note(f"wrote {output}: {plural(count, 'sample')}")
         return 0
     if noise_floor and mode == "both":
         raise RoutectlError("--noise-floor is of one mode: expected --mode free or forced")
     if router_inputs is not None and (resume or mode == "both"):
         raise RoutectlError("--router-inputs cannot be written with --resume or --mode both")
-    device = pick_device(device, threads)
+    if router_inputs is not None:
+        crew = crew.alone(device)
     facts = model_from(model or checkpoint, num_layers, top_k, num_experts)
-    source = open_input(dump, facts, form, start)
     try:
         options = RunOptions(
-            checkpoint=checkpoint, device=device, dtype=dtype, mode=mode, streaming=streaming,
-            max_tokens_per_pass=max_tokens_per_pass, attention=attention, experts=experts,
-            want_logprobs=logprobs, want_inputs=router_inputs is not None,
-            check_tokens=CHECKED_TOKENS,
+            checkpoint=checkpoint, device=crew.devices[0], sharing=crew.sharing, dtype=dtype,
+            mode=mode, streaming=streaming, max_tokens_per_pass=max_tokens_per_pass,
+            attention=attention, experts=experts, want_logprobs=logprobs,
+            want_inputs=router_inputs is not None, check_tokens=CHECKED_TOKENS,
         )  # fmt: skip
     except ValueError as error:
         raise RoutectlError(str(error)) from None
-    prepared = prepare(options)
-    saving = _Saving(inputs=router_inputs, resume=resume, force=force)
-    for path, count in _write(prepared, source, output, saving):
-        note(f"wrote {path}: {plural(count, 'sample')}")
+    work = Work(
+        options=options, open_source=partial(open_input, dump, facts, form, start), indices=(),
+        output=output,
+    )  # fmt: skip
+    if not crew.leads:
+        crew.follow(work)
+        return 0
+    prepared, source = _write(work, crew, saving)
     if noise_floor:
         print_noise_floor(prepared, source, output)
     return 0
 
 
-def _announce(prepared: "Prepared") -> None:
-    about = prepared.provenance
-    how = "streamed" if prepared.streamed else "all weights in memory"
-    note(
-        f"{about['model_type']}, {bytes_text(prepared.store.total_bytes())}, {about['dtype']} on "
-        f"{about['device']}: {how} ({about['streamed_because']})"
-    )
-
-
-@contextmanager
-def _showing(options: "RunOptions") -> Iterator["RunOptions"]:
-    """The options, with a progress line on stderr on a terminal."""
-    with progress_line("", "layers") as show:
-        if show is None:
-            yield options
-            return
-
-        def on_progress(done: "PassProgress") -> None:
-            def words(elapsed: float) -> str:
-                return f"{tokens_rate(done.tokens / elapsed)}, {bytes_text(done.read_bytes)} read"
-
-            show(done.layer, done.layers, words)
-
-        yield dataclasses.replace(options, on_progress=on_progress)
-
-
-def _targets(mode: str, output: Path) -> dict[str, Path]:
-    """The file of each mode that is run."""
-    if mode != "both":
-        return {mode: output}
-    return {"free": output, "forced": output.with_suffix(".forced.parquet")}
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Saving:
-    """Where router inputs go, if anywhere, and what may be gone on from or replaced."""
+    """Where results go, router inputs too, if anywhere; what may be gone on from or replaced."""
 
+    output: Path
     inputs: Path | None
     resume: bool
     force: bool
 
+    def refuse(self, mode: str) -> None:
+        """Raise RoutectlError where a file would be replaced that must not be."""
+        from ..files import refuse_existing
 
-def _write(
-    prepared: "Prepared", source: "Dump", output: Path, saving: _Saving
-) -> Iterator[tuple[Path, int]]:
+        for target in targets_of(mode, self.output).values():
+            refuse_existing(target, force=self.force)
+
+
+def _write(work: Work, crew: Crew, saving: _Saving) -> tuple["Prepared", "Dump"]:
     """Run what is not done yet, part by part, and join the parts of each mode."""
-    from ..forward import run_forward
+    from ..forward import prepare
 
-    targets = _targets(prepared.options.mode, output)
-    metas = {mode: _meta(prepared, source, mode) for mode in targets}
-    parts = {
-        mode: open_parts(target, _job(prepared, source, mode), resume=saving.resume)
-        for mode, target in targets.items()
-    }
-    _announce(prepared)
-    whole = min(len(part.done()) for part in parts.values())
-    for part in parts.values():
-        part.keep(whole)
-    done = parts[next(iter(parts))].count()
-    if done:
-        note(f"{plural(done, 'sample')} done before; going on")
-    rest = source.subset(range(done, len(source)))
+    prepared, source = prepare(work.options), work.open_source()
+    targets = targets_of(work.options.mode, saving.output)
+    parts = open_parts(
+        saving.output, job_of(prepared, source), tuple(targets), resume=saving.resume
+    )
+    parts.tidy()
+    todo = parts.todo(len(source))
+    if todo:
+        saving.refuse(work.options.mode)  # else it is this job's, killed while it was joined
+    _announce(prepared, crew)
+    if len(todo) < len(source):
+        note(f"{plural(len(source) - len(todo), 'sample')} done before; going on")
     try:
-        with (
-            _showing(prepared.options) as options,
-            keeping_inputs(prepared, rest, saving.inputs, force=saving.force) as keep,
-        ):
-            results = run_forward(dataclasses.replace(prepared, options=options), rest)
-            checked = map(router_checker(prepared), map(keep, results))
-            _write_parts(checked, rest, parts, metas)
+        if crew.size == 1:
+            _run_alone(prepared, source, todo, parts, saving)
+        else:
+            crew.run(work, prepared, source, todo)
+        if left := parts.todo(len(source)):
+            raise RoutectlError(
+                f"{parts.folder}: sample {left[0]} is in no part", hint="--resume to go on"
+            )
     except BaseException:
-        for part in parts.values():
-            part.drop_if_empty()
+        parts.drop_if_empty()
         raise
     for mode, target in targets.items():
-        yield target, parts[mode].join(metas[mode], target, force=saving.force)
+        meta = meta_of(prepared, source, mode)
+        count = parts.join(mode, meta, target, force=saving.force or not todo)
+        note(f"wrote {target}: {plural(count, 'sample')}")
+    parts.drop()
+    return prepared, source
 
 
-def _write_parts(
-    results: "Iterable[Forwarded]",
-    source: "Dump",
-    parts: "dict[str, Parts]",
-    metas: "dict[str, DumpMeta]",
+def _announce(prepared: "Prepared", crew: Crew) -> None:
+    about = prepared.provenance
+    how = "streamed" if prepared.streamed else "all weights in memory"
+    each = f" by each of {crew.size} processes" if crew.size > 1 else ""
+    note(
+        f"{about['model_type']}, {bytes_text(prepared.store.total_bytes())}, {about['dtype']} on "
+        f"{about['device']}: {how}{each} ({about['streamed_because']})"
+    )
+
+
+def _run_alone(
+    prepared: "Prepared", source: "Dump", todo: Sequence[int], parts: "Parts", saving: _Saving
 ) -> None:
-    """Write results as they come, each part at a sample that is done in every mode."""
-    held: dict[str, list[Sample]] = {mode: [] for mode in parts}
-    tokens = 0
-
-    def flush() -> None:
-        for mode, samples in held.items():
-            if samples:
-                parts[mode].add(samples, metas[mode])
-            held[mode] = []
-
-    for result in results:
-        sample = source[result.index]
-        held[result.mode].append(_recomputed(sample, result, metas[result.mode]))
-        tokens += len(result.ids_TLK)
-        whole = len({len(samples) for samples in held.values()}) == 1
-        if tokens >= _PART_TOKENS and whole:
-            flush()
-            tokens = 0
-    flush()
-
-
-def _recomputed(sample: "Sample", result: "Forwarded", meta: "DumpMeta") -> "Sample":
-    """The sample with the model's own choices; what only the engine knew is let go."""
-    from ..margins import margins_to_float16
-    from ..routes import Routes
-
-    ids_TLK = result.ids_TLK if result.live_TLK is None else result.live_TLK
-    both = (result.margins_TL, result.group_margins_TL)
-    margins = [None if m is None else margins_to_float16(m) for m in both]
-    routes = Routes(ids_TLK, meta.layers_L, meta.num_experts, 0, None, *margins)
-    return dataclasses.replace(
-        sample, routes=routes, logprobs=result.logprobs_G, weight_spans=(), finish_reason=None,
-        cached_tokens=None, retractions=None, start_inferred=False,
-    )  # fmt: skip
-
-
-def _meta(prepared: "Prepared", source: "Dump", mode: str) -> "DumpMeta":
-    """What the written file says of itself."""
-    from ..dump import DumpMeta
-
-    first = prepared.routers[0]
-    about = {name: str(value) for name, value in prepared.provenance.items()}
-    return DumpMeta(
-        path=source.meta.path, format=source.meta.format, layers_L=prepared.layers,
-        num_experts=first.num_choices, top_k=first.top_k, engine="transformers",
-        engine_version=about["transformers"], model=about["model_type"],
-        facts_source="the checkpoint", file_bytes=source.meta.file_bytes, order="score",
-        margins=True, provenance={**about, "mode": mode},
-    )  # fmt: skip
-
-
-def _job(prepared: "Prepared", source: "Dump", mode: str) -> dict[str, Any]:
-    """What must be the same for a run to go on from another's parts."""
-    about = {n: str(v) for n, v in prepared.provenance.items() if n != "streamed_because"}
-    return {
-        "checkpoint": str(prepared.options.checkpoint.resolve()),
-        "dump": source.meta.path, "dump_bytes": source.meta.file_bytes, "samples": len(source),
-        **about, "mode": mode, "logprobs": prepared.options.want_logprobs,
-    }  # fmt: skip
+    """All samples in this process."""
+    with (
+        showing(len(todo)) as on_progress,
+        keeping_inputs(prepared, source, saving.inputs, force=saving.force) as keep,
+    ):
+        options = dataclasses.replace(prepared.options, on_progress=on_progress)
+        check = router_checker(prepared)
+        shown = dataclasses.replace(prepared, options=options)
+        run_share(shown, source, todo, parts, lambda result: check(keep(result)))

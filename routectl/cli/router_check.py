@@ -1,6 +1,6 @@
 """The model's routers held against routectl's own router maths, on the first tokens of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ __all__ = ["CHECKED_TOKENS", "check_routers", "router_checker"]
 CHECKED_TOKENS = 64
 
 
-def router_checker(prepared: "Prepared") -> Any:
+def router_checker(prepared: "Prepared", say: Callable[[str], None] = note) -> Any:
     """A function that checks the first result that it sees, says what it found, and passes it on.
 
     The model's own word is used in any case: a disagreement says that the recipe of the family
@@ -32,11 +32,11 @@ def router_checker(prepared: "Prepared") -> Any:
         try:
             differing = check_routers(prepared, result)
         except RoutectlError as error:
-            note(f"routers not checked: {error}")
+            say(f"routers not checked: {error}")
         else:
             tokens = min(CHECKED_TOKENS, len(result.ids_TLK))
             for layer, rows in differing.items():
-                note(
+                say(
                     f"layer {layer}: the model's router and the recipe disagree in {rows} of "
                     f"{tokens} rows; the model's word is used"
                 )

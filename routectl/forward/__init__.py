@@ -1,15 +1,15 @@
 """A real model's forward: routes, margins and forcing, on transformers (``routectl[models]``)."""
 
-from .memory import pick_device
-from .options import Forwarded, PassProgress, RunOptions
+from .memory import pick_devices
+from .options import Forwarded, RunOptions, RunProgress
 from .run import Prepared, prepare, run_forward
 
 __all__ = [
     "Forwarded",
-    "PassProgress",
     "Prepared",
     "RunOptions",
-    "pick_device",
+    "RunProgress",
+    "pick_devices",
     "prepare",
     "run_forward",
 ]

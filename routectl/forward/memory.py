@@ -1,4 +1,4 @@
-"""Which device runs, and its free memory in bytes."""
+"""Which devices run, and their free memory in bytes."""
 
 from pathlib import Path
 
@@ -6,23 +6,45 @@ import torch
 
 from ..errors import UnsupportedError
 
-__all__ = ["free_memory", "pick_device"]
+__all__ = ["free_memory", "pick_devices"]
 
 
-def pick_device(name: str, threads: int | None = None) -> str:
-    """A torch device's name; "auto" is cuda where there is one. Sets the CPU threads, where given.
+def pick_devices(
+    names: str, threads: int | None = None, local_rank: int | None = None
+) -> tuple[str, ...]:
+    """Torch devices out of "auto", "cuda" or a list like "cuda:0,cuda:1"; sets the CPU threads.
 
-    Raises UnsupportedError for a device that is not there.
+    "auto" is "cuda" where there is one, else "cpu". "cuda" is all visible devices of the first
+    one's kind; to a process of torchrun, the one of its local rank. Raises UnsupportedError for a
+    device that is not there, and for devices of several kinds, which round differently.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+    if names == "auto":
+        names = "cuda" if torch.cuda.is_available() else "cpu"
+    if local_rank is not None:
+        if names not in ("cpu", "cuda"):
+            raise UnsupportedError(f"device {names}: expected auto, cuda or cpu under torchrun")
+        names = f"cuda:{local_rank}" if names == "cuda" else names
+    elif names == "cuda" and torch.cuda.is_available():
+        every = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        return tuple(name for name in every if _kind(name) == _kind(every[0]))
+    devices = tuple(names.split(","))
+    kinds = {_kind(name): name for name in devices}
+    if len(kinds) > 1:
+        raise UnsupportedError(f"device {names}: got {', '.join(kinds)}, expected one kind")
+    return devices
+
+
+def _kind(name: str) -> str:
+    """The model of a GPU, which is not touched, or the type of another device."""
     try:
+        if torch.device(name).type == "cuda":
+            return torch.cuda.get_device_name(name)
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise UnsupportedError(f"device {name}: {str(error).splitlines()[0]}") from None
-    return name
+    return torch.device(name).type
 
 
 def free_memory(device: str) -> int:

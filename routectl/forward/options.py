@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..routes import Bools, Ids
 
-__all__ = ["DTYPES", "Forwarded", "PassProgress", "RunOptions"]
+__all__ = ["DTYPES", "Forwarded", "RunOptions", "RunProgress"]
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 _MODES = ("free", "forced", "both")
@@ -21,14 +21,19 @@ _STREAMING = ("auto", "plain", "stream")
 
 
 @dataclass(frozen=True, slots=True)
-class PassProgress:
-    """How far a pass is: layers done of layers, tokens of the pass (padding too, in a batch of
-    several), bytes read so far in all.
+class RunProgress:
+    """How far a whole run is.
+
+    layer, layers  of this pass; a plain run has done all of them
+    samples        finished ones, and of those of this pass the share of layers that are done
+    tokens         pushed through the model, likewise, padding too; in mode "both" each one twice
+    read_bytes     of the checkpoint, so far
     """
 
     layer: int
     layers: int
-    tokens: int
+    samples: float
+    tokens: float
     read_bytes: int
 
 
@@ -50,6 +55,7 @@ class RunOptions:
     want_logprobs        log-probabilities of the response tokens, at temperature 1
     want_inputs          the hidden states that each router sees
     check_tokens         so many of them of the first sample alone, to check the routers on
+    sharing              processes that share the device's memory, this one too
     on_progress          called after every layer of a stream and every sample of a plain run
 
     Raises ValueError for words that are not known.
@@ -67,7 +73,8 @@ class RunOptions:
     want_logprobs: bool = False
     want_inputs: bool = False
     check_tokens: int = 0
-    on_progress: Callable[[PassProgress], None] | None = None
+    sharing: int = 1
+    on_progress: Callable[[RunProgress], None] | None = None
 
     def __post_init__(self) -> None:
         known = {"dtype": DTYPES, "mode": _MODES, "streaming": _STREAMING}

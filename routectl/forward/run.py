@@ -15,10 +15,11 @@ from .discover import RouterAt, find_routers
 from .head import body_of, head_name, response_logprobs
 from .jobs import make_jobs
 from .memory import free_memory
-from .options import Forwarded, PassProgress, RunOptions
+from .options import Forwarded, RunOptions
 from .padded import PaddedBatch, pad_together
 from .plain import load_plain
 from .probe import Probe
+from .progress import RunCounter
 from .weights import Store, open_store
 
 __all__ = ["Prepared", "prepare", "run_forward"]
@@ -57,12 +58,15 @@ def prepare(options: RunOptions) -> Prepared:
     Raises UnsupportedError for a family or quantization that cannot be run, FormatError for a
     damaged or incomplete checkpoint.
     """
+    device = torch.device(options.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # kernels are launched there
     config = config_of(options)
     skeleton = build_skeleton(config, options)
     store = open_store(skeleton, options.checkpoint, options.device)
     if options.want_logprobs:
         head_name(skeleton.model)
-    free, size = free_memory(options.device), store.total_bytes()
+    free, size = free_memory(options.device) // options.sharing, store.total_bytes()
     streamed = options.streaming == "stream"
     why = "asked for"
     if options.streaming == "auto":
@@ -85,36 +89,38 @@ def run_forward(prepared: Prepared, samples: Iterable[Sample]) -> Iterator[Forwa
         for index, sample in enumerate(samples)
     )
     batches = pad_together(jobs, options.batch)
+    counter = RunCounter(options, prepared.store.skeleton.num_layers)
     if not prepared.streamed:
-        yield from _run_resident(prepared, batches)
+        yield from _run_resident(prepared, batches, counter)
         return
     for together in _passes(batches, options.max_tokens_per_pass):
-        yield from _run_pass(prepared, together)
+        yield from _run_pass(prepared, together, counter)
 
 
-def _run_resident(prepared: Prepared, batches: Iterable[PaddedBatch]) -> Iterator[Forwarded]:
+def _run_resident(
+    prepared: Prepared, batches: Iterable[PaddedBatch], counter: RunCounter
+) -> Iterator[Forwarded]:
     """All weights in memory, one batch after the other."""
-    options, store = prepared.options, prepared.store
-    model = load_plain(store, options)
-    layers, tokens = store.skeleton.num_layers, 0
+    store = prepared.store
+    model = load_plain(store, prepared.options)
     with Probe(find_routers(model)) as probe:
         for batch in batches:
             with torch.no_grad(), _exact_float32():
                 done = _forward(model, probe, prepared, batch)
-            tokens += batch.num_positions
-            if options.on_progress is not None:
-                options.on_progress(PassProgress(layers, layers, tokens, store.total_bytes()))
+            counter.after(counter.layers, [batch], store.total_bytes())
             yield from done
 
 
-def _run_pass(prepared: Prepared, batches: Sequence[PaddedBatch]) -> list[Forwarded]:
+def _run_pass(
+    prepared: Prepared, batches: Sequence[PaddedBatch], counter: RunCounter
+) -> list[Forwarded]:
     """The batches of a pass, layer by layer, over weights read once."""
     from .streaming import Conductor, layer_weights, place
 
     options, store = prepared.options, prepared.store
     model, tokens = store.skeleton.model, sum(batch.num_positions for batch in batches)
     layers = model.get_submodule(store.skeleton.layers)
-    ahead, offload = _plan(store, tokens)
+    ahead, offload = _plan(store, tokens, options.sharing)
     conductor = Conductor(layers, options.device, offload=offload)
     head = () if options.want_logprobs else _heads(model)
     with (
@@ -131,9 +137,8 @@ def _run_pass(prepared: Prepared, batches: Sequence[PaddedBatch]) -> list[Forwar
         while number is not None:
             with place(model, next(weights)):
                 number = next(steps, None)
-            if options.on_progress is not None:
-                done = len(layers) if number is None else number
-                options.on_progress(PassProgress(done, len(layers), tokens, store.read_bytes))
+            done = counter.layers if number is None else number
+            counter.after(done, batches, store.read_bytes)
     return list(chain.from_iterable(conductor.results))
 
 
@@ -176,13 +181,13 @@ def _heads(model: Any) -> tuple[str, ...]:
     )
 
 
-def _plan(store: Store, tokens: int) -> tuple[bool, bool]:
+def _plan(store: Store, tokens: int, sharing: int) -> tuple[bool, bool]:
     """Whether two layers are held, one of them read ahead, and whether hidden states wait in host
     memory. Both only on a device of its own.
     """
     if store.device.type == "cpu":
         return False, False
-    free, skeleton = free_memory(str(store.device)), store.skeleton
+    free, skeleton = free_memory(str(store.device)) // sharing, store.skeleton
     largest = max(store.layer_bytes(number) for number in range(skeleton.num_layers))
     width = skeleton.model.config.get_text_config().hidden_size * skeleton.dtype.itemsize
     return largest <= AHEAD * free, tokens * width > WAITS * free
