@@ -74,6 +74,10 @@ def text_part(config: Mapping[str, object]) -> Mapping[str, object]:
     for name in TEXT_PARTS:
         inner = part.get(name)
         part = inner if isinstance(inner, Mapping) else part
+    experts = part.get("ffn_config")
+    if isinstance(experts, Mapping):  # DBRX
+        own = {"model_type": part.get("model_type"), "num_hidden_layers": part.get("n_layers")}
+        part = {**part, **experts, **own}
     return config if all(part.get(name) is None for name in EXPERTS) else part
 
 

@@ -247,6 +247,15 @@ def test_experts_beside_a_text_part_without_them_are_read():
     assert facts_from_config(whole, "c").model_type == "whole"
 
 
+def test_dbrx_keeps_its_sizes_in_a_part_of_their_own():
+    """Of DBRX every layer is MoE, with the experts and top_k of its ffn_config."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.DbrxConfig(n_layers=3, ffn_config={"moe_num_experts": 8, "moe_top_k": 2})
+    facts = facts_from_config(config.to_dict(), "config.json")
+    assert (facts.layers, facts.num_experts, facts.top_k) == ((0, 1, 2), 8, 2)
+    assert facts.model_type == "dbrx"
+
+
 def test_longcat_counts_its_decoder_layers():
     """LongCat's num_hidden_layers, which counts two attentions a layer, gives way to num_layers."""
     whole = {"num_layers": 4, "num_hidden_layers": 8, "n_routed_experts": 8, "moe_topk": 2}

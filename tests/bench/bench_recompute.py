@@ -1,6 +1,7 @@
 """Time and memory of a streamed run, beside transformers' own ways, on a random Qwen3-MoE.
 
     python tests/bench/bench_recompute.py [--layers N] [--runs R] [--threads N] [--ways a,b]
+        [--lengths 32,32] [--dtype float32]
 
 The model has layers of 200 MB in bf16 and is written once to --folder; files are warm. Each way is
 a process of its own, started with the folder and the same eight sequences, and times what it does
@@ -15,8 +16,8 @@ after its imports: load and forward. Ways:
 Memory is the peak of RssAnon, polled every 5 ms, less what was there before the load: pages of the
 checkpoint's files can be dropped by the system at any time and are not counted. On the CPU some
 250 MB of it, in every way, are oneDNN's cache of compiled products, one for each number of rows
-that an expert gets: ONEDNN_PRIMITIVE_CACHE_CAPACITY=16 shows the rest. The routes of all ways are
-checked to be the same.
+that an expert gets; --dtype float32 does without. The routes of all ways are checked to be the
+same.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 LENGTHS = (512, 384, 320, 256, 256, 192, 160, 128)
@@ -52,18 +54,18 @@ def build(folder: Path, layers: int) -> None:
     model.save_pretrained(folder, max_shard_size="1GB")
 
 
-def tokens() -> list:
+def tokens(lengths: Sequence[int]) -> list:
     """The sequences, as samples."""
     import numpy as np
 
     from routectl.dump import Sample
 
     rng = np.random.default_rng(0)
-    ids = [rng.integers(3, VOCAB, length, dtype=np.int32) for length in LENGTHS]
+    ids = [rng.integers(3, VOCAB, length, dtype=np.int32) for length in lengths]
     return [Sample(None, prompt_ids=i[:4], response_ids=i[4:], prompt_length=4) for i in ids]
 
 
-def by_transformers(folder: Path, samples: list, way: str) -> list:
+def by_transformers(folder: Path, samples: list, way: str, dtype: str) -> list:
     """Routes [T, L, K] of each sample, by hooks on the routers."""
     import numpy as np
     import torch
@@ -78,7 +80,7 @@ def by_transformers(folder: Path, samples: list, way: str) -> list:
             "device_map": {**held, **away, "lm_head": "cpu"},
             "offload_folder": str(Path(tempfile.mkdtemp()) / "offload"),
         }
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **settings).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **settings).eval()
     taken: list = []
     for layer in model.model.layers:
         layer.mlp.gate.register_forward_hook(lambda _m, _a, out: taken.append(out[2].numpy()))
@@ -98,12 +100,12 @@ def by_transformers(folder: Path, samples: list, way: str) -> list:
     return found
 
 
-def by_routectl(folder: Path, samples: list, way: str) -> list:
+def by_routectl(folder: Path, samples: list, way: str, dtype: str) -> list:
     """The same by routectl."""
     from routectl.forward import RunOptions, prepare, run_forward
 
     streaming = "stream" if way == "routectl" else "plain"
-    prepared = prepare(RunOptions(checkpoint=folder, streaming=streaming))
+    prepared = prepare(RunOptions(checkpoint=folder, streaming=streaming, dtype=dtype))
     found = [result.ids_TLK for result in run_forward(prepared, samples)]
     largest = max(prepared.store.layer_bytes(n) for n in range(prepared.store.skeleton.num_layers))
     print(json.dumps({"largest_layer": largest, "model": prepared.store.total_bytes()}))
@@ -116,17 +118,17 @@ def resident() -> int:
     return int(dict(line.split(":", 1) for line in lines)["RssAnon"].split()[0]) * 1024
 
 
-def child(way: str, folder: Path, threads: int) -> None:
+def child(asked: argparse.Namespace) -> None:
     """One way, timed and watched; prints JSON lines."""
     import numpy as np
     import torch
     import transformers
     from transformers import AutoModelForCausalLM  # noqa: F401
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(asked.threads)
     transformers.utils.logging.disable_progress_bar()
     warnings.simplefilter("ignore")
-    samples, peak, done = tokens(), [0], threading.Event()
+    samples, peak, done = tokens(lengths_of(asked)), [0], threading.Event()
     before = resident()
 
     def watch() -> None:
@@ -136,8 +138,8 @@ def child(way: str, folder: Path, threads: int) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     begin, busy = time.perf_counter(), time.process_time()
-    run = by_routectl if way in ("routectl", "resident") else by_transformers
-    found = run(folder, samples, way)
+    run = by_routectl if asked.child in ("routectl", "resident") else by_transformers
+    found = run(asked.folder, samples, asked.child, asked.dtype)
     spent = time.perf_counter() - begin, time.process_time() - busy
     done.set()
     watcher.join()
@@ -147,30 +149,38 @@ def child(way: str, folder: Path, threads: int) -> None:
     print(json.dumps(dict(zip(keys, (*spent, peak[0], before, digest), strict=True))))
 
 
-def measure(way: str, folder: Path, threads: int) -> dict:
+def lengths_of(asked: argparse.Namespace) -> list[int]:
+    """The lengths of the sequences."""
+    return [int(length) for length in asked.lengths.split(",")]
+
+
+def measure(way: str, folder: Path, asked: argparse.Namespace) -> dict:
     """What a process of this way says."""
     command = [sys.executable, __file__, "--child", way, "--folder", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "0"}
-    done = subprocess.run(
-        [*command, "--threads", str(threads)], env=environment, check=True,
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    for name in ("threads", "lengths", "dtype"):
+        command += [f"--{name}", str(getattr(asked, name))]
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": str(asked.threads), "TOKENIZERS_PARALLELISM": "0"
+    }  # fmt: skip
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     said: dict = {}
     for line in done.stdout.splitlines():
         said.update(json.loads(line))
     return said
 
 
-def bench(folder: Path, runs: int, threads: int, ways: list[str]) -> None:
+def bench(folder: Path, asked: argparse.Namespace) -> None:
     """Print a line a way, and the ratios."""
+    ways, runs, lengths = asked.ways.split(","), asked.runs, lengths_of(asked)
     for path in folder.glob("*.safetensors"):  # warm
         path.read_bytes()
     all_runs: dict[str, list[dict]] = {way: [] for way in ways}
     for _ in range(runs):
         for way in ways:
-            all_runs[way].append(measure(way, folder, threads))
+            all_runs[way].append(measure(way, folder, asked))
     digests = {run["digest"] for said in all_runs.values() for run in said}
-    print(f"{sum(LENGTHS)} tokens, {len(LENGTHS)} sequences, {threads} threads, medians of {runs}")
+    print(f"{sum(lengths)} tokens, {len(lengths)} sequences, {asked.dtype}, ", end="")
+    print(f"{asked.threads} threads, medians of {runs}")
     print(f"{'way':<10}{'seconds':>9}{'cpu s':>9}{'peak MB':>9}{'above start':>13}")
     middle: dict[str, dict] = {}
     for way, said in all_runs.items():
@@ -206,17 +216,19 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ways", default="plain,lean,disk,routectl,resident")
+    parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)), help="of sequences")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--folder", type=Path, help="where the checkpoint is, or is to be written")
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(options.child, options.folder, options.threads)
+        child(options)
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch) / "checkpoint"
         if not (folder / "config.json").exists():
             build(folder, options.layers)
-        bench(folder, options.runs, options.threads, options.ways.split(","))
+        bench(folder, options)
 
 
 if __name__ == "__main__":
