@@ -19,21 +19,28 @@ if TYPE_CHECKING:
     from .live import Recorder, record, replay
     from .margins import margins_to_float16
     from .model import ModelFacts
+    from .ops.advice import Advice, advise
     from .ops.diff import DiffResult, diff
+    from .ops.gamma import RouterShift, router_shift
     from .ops.gate import judge, parse_threshold
     from .ops.pack import Packed, Rank, pack
     from .ops.padding import TensorSpec
+    from .ops.staleness import Staleness, staleness
+    from .ops.staleness_options import StalenessOptions
     from .ops.summary import Summary, summarize
     from .ops.unpack import unpack
+    from .ops.versions import Version
     from .plan import MicroBatch, Plan, build_plan
     from .reports.checkpoint import checkpoint_document
     from .reports.document import diff_document, summary_document
+    from .reports.staleness import staleness_document
     from .routes import Routes
     from .stages import Pipeline
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Advice": "ops.advice",
     "Checkpoint": "checkpoints.tensors",
     "CheckpointFacts": "checkpoints.facts",
     "DiffResult": "ops.diff",
@@ -50,13 +57,18 @@ _HOMES = {
     "Rank": "ops.pack",
     "Recorder": "live",
     "RoutectlError": "errors",
+    "RouterShift": "ops.gamma",
     "RouterTensors": "checkpoints.routers",
     "Routes": "routes",
     "Sample": "dump",
+    "Staleness": "ops.staleness",
+    "StalenessOptions": "ops.staleness_options",
     "Summary": "ops.summary",
     "TensorSpec": "ops.padding",
     "UnsupportedError": "errors",
+    "Version": "ops.versions",
     "WeightSpan": "dump",
+    "advise": "ops.advice",
     "build_plan": "plan",
     "checkpoint_document": "reports.checkpoint",
     "checkpoint_facts": "checkpoints.facts",
@@ -70,13 +82,17 @@ _HOMES = {
     "parse_threshold": "ops.gate",
     "record": "live",
     "replay": "live",
+    "router_shift": "ops.gamma",
     "router_tensors": "checkpoints.routers",
+    "staleness": "ops.staleness",
+    "staleness_document": "reports.staleness",
     "summarize": "ops.summary",
     "summary_document": "reports.document",
     "unpack": "ops.unpack",
 }
 
 __all__ = [
+    "Advice",
     "Checkpoint",
     "CheckpointFacts",
     "DiffResult",
@@ -93,13 +109,18 @@ __all__ = [
     "Rank",
     "Recorder",
     "RoutectlError",
+    "RouterShift",
     "RouterTensors",
     "Routes",
     "Sample",
+    "Staleness",
+    "StalenessOptions",
     "Summary",
     "TensorSpec",
     "UnsupportedError",
+    "Version",
     "WeightSpan",
+    "advise",
     "build_plan",
     "checkpoint_document",
     "checkpoint_facts",
@@ -113,7 +134,10 @@ __all__ = [
     "parse_threshold",
     "record",
     "replay",
+    "router_shift",
     "router_tensors",
+    "staleness",
+    "staleness_document",
     "summarize",
     "summary_document",
     "unpack",

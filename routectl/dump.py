@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from .gates import GateLogprobs
 from .routes import Routes
 
 __all__ = [
@@ -43,7 +44,8 @@ class Sample:
     routes is None when the dump has the sequence but no routed_experts for it. None elsewhere
     means that the dump did not say. prompt_length and response_length can be known without ids.
     logprobs are of the response tokens, natural log, float64 [G]; loss_mask is bool [N].
-    start_inferred tells that the start of the routes was computed from the row count.
+    start_inferred tells that the start of the routes was computed from the row count. gates are
+    of a recompute: what its routers think of the experts of the dump that was recomputed.
     """
 
     routes: Routes | None
@@ -60,6 +62,7 @@ class Sample:
     cached_tokens: int | None = None
     retractions: int | None = None
     start_inferred: bool = False
+    gates: GateLogprobs | None = None
 
     @property
     def num_tokens(self) -> int | None:
@@ -106,7 +109,8 @@ class DumpMeta:
     come from; skipped lists files of a folder that hold no samples, each with the reason.
     order is one of ORDERS: score when the ids of every row are in descending order of selection
     score. margins tells that routes may have margins, group_margins that they may have group
-    margins beside them; where it is False none has. provenance is what a recomputed dump says of
+    margins beside them, gates that samples may have gate log-probabilities; where it is False
+    none has. provenance is what a recomputed dump says of
     its making: device, dtype, implementations, versions.
     """
 
@@ -126,6 +130,7 @@ class DumpMeta:
     order: str = "unknown"
     margins: bool = False
     group_margins: bool = False
+    gates: bool = False
     provenance: dict[str, str] = field(default_factory=dict)
 
 
@@ -172,7 +177,8 @@ class Dump:
             sample = self._load(index)
             if sample.routes is None:
                 return sample
-            return replace(sample, routes=sample.routes.columns(columns))
+            gates = None if sample.gates is None else sample.gates.columns(columns)
+            return replace(sample, routes=sample.routes.columns(columns), gates=gates)
 
         return Dump(meta, self.keys, load)
 

@@ -17,7 +17,10 @@ from torch import Tensor
 from .errors import UnsupportedError
 from .recipe import Recipe
 
-__all__ = ["Selection", "gate_weights", "route", "router_logits", "selection_scores", "top_k"]
+__all__ = [
+    "Selection", "gate_logprobs", "gate_weights", "route", "router_logits", "selection_scores",
+    "top_k",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,6 +173,24 @@ def gate_weights(
         weights_TK = weights_TK * expert_scale_E[ids_TK]
     weights_TK = weights_TK * recipe.scale
     return weights_TK.to(logits_TE.dtype) if recipe.weight_dtype == "logits" else weights_TK
+
+
+def gate_logprobs(recipe: Recipe, logits_TE: Tensor) -> Tensor:
+    """float32 [T, E], the log of each column's share in the sum of the scores of all columns.
+
+    For softmax, sparsemixer and routers that select by logits that is the log-softmax over all
+    columns, however few are selected or within the jitter; for sigmoid and sqrtsoftplus the
+    scores divided by their sum. Neither the bias of the selection nor groups have a part in it.
+    Source: the router scores of RSPO (arXiv 2510.23027), which are of softmax routers; log of
+    scores that add up to 1 is how they extend to others.
+    """
+    values_TE = logits_TE.float()
+    if recipe.score == "sigmoid":
+        values_TE = F.logsigmoid(values_TE)
+    elif recipe.score == "sqrtsoftplus":
+        low_TE = values_TE < -20  # softplus is e^x there, and would underflow further down
+        values_TE = torch.where(low_TE, values_TE, F.softplus(values_TE).log()) / 2
+    return values_TE.log_softmax(-1)
 
 
 def _score(recipe: Recipe, logits: Tensor) -> Tensor:

@@ -80,10 +80,10 @@ def test_a_newer_container_is_unsupported(tmp_path):
     path = tmp_path / "x.parquet"
     write_native(_plain(1), META, path, force=False)
     about = json.loads(pq.read_schema(path).metadata[b"routectl"])
-    about["schema"] = "routectl.native/4"
+    about["schema"] = "routectl.native/5"
     _with_block(path, {"routectl": json.dumps(about)})
     with pytest.raises(
-        UnsupportedError, match=r"native/4, .* routectl\.native/1, .*/2, routectl\.native/3"
+        UnsupportedError, match=r"native/5, .* routectl\.native/1, .*/2, .*/3, routectl\.native/4"
     ) as caught:
         open_dump(path)
     check_line(caught.value, path)
@@ -94,7 +94,9 @@ BLOCKS = [
     {"layers": 3}, {"layers": ["0", "1", "2"]}, {"num_experts": 0}, {"num_experts": 65537},
     {"num_experts": "8"}, {"top_k": 0}, {"top_k": 9}, {"top_k": None}, {"top_k": True},
     {"engine": 3}, {"id_space": None}, {"model": []}, {"schema": "routectl.native/2"},
-    {"schema": "routectl.native/3"},
+    {"schema": "routectl.native/3"}, {"schema": "routectl.native/4"},
+    {"schema": "routectl.native/4", "kinds": 1}, {"schema": "routectl.native/4", "kinds": True},
+    {"schema": "routectl.native/4", "kinds": "1"},
     {"order": "size"}, {"order": None}, {"provenance": []}, {"provenance": {"device": 1}},
 ]  # fmt: skip
 

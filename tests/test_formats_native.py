@@ -15,13 +15,14 @@ from routectl.dump import Dump, DumpMeta, Sample, WeightSpan
 from routectl.errors import FormatError, RoutectlError
 from routectl.formats import open_dump
 from routectl.formats.native import open_native, write_native
+from routectl.gates import GATE_STEP, GateLogprobs, digest_routes
 from routectl.routes import Routes
 
 COUNTS = st.none() | st.integers(0, 2**31 - 1)
 TEXTS = st.none() | st.text(st.characters(codec="utf-8"), max_size=12)
 KEPT = (
     "layers_L", "num_experts", "top_k", "engine", "engine_version", "model", "id_space", "order",
-    "margins", "group_margins", "provenance",
+    "margins", "group_margins", "gates", "provenance",
 )  # fmt: skip
 
 
@@ -36,6 +37,7 @@ def metas(draw):
     about |= {
         "order": draw(st.sampled_from(["unknown", "score"])),
         "margins": draw(st.booleans()),
+        "gates": draw(st.booleans()),
         "provenance": draw(st.dictionaries(*[st.text(st.characters(codec="utf-8"))] * 2)),
     }
     about["group_margins"] = about["margins"] and draw(st.booleans())
@@ -64,6 +66,17 @@ def routes_of(draw, meta):
 
 
 @st.composite
+def gates_beside(draw, meta, routes):
+    """Gate log-probabilities of as many rows as the routes, or none."""
+    if routes is None or not meta.gates or draw(st.booleans()):
+        return None
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    values = -rng.integers(0, 2**17, routes.ids_TLK.shape).astype(np.float32) * GATE_STEP
+    values[rng.random(values.shape[:2]) < 0.2] = np.nan
+    return GateLogprobs(values.astype(np.float32), draw(st.text(max_size=4)))
+
+
+@st.composite
 def samples(draw, meta):
     """A sample with any mix of known and unknown fields."""
 
@@ -73,8 +86,10 @@ def samples(draw, meta):
 
     ids = st.integers(0, 2**31 - 1)
     spans = st.builds(WeightSpan, st.text(st.characters(codec="utf-8"), max_size=4), ids, ids)
+    routes = draw(st.none() | routes_of(meta))
     return Sample(
-        routes=draw(st.none() | routes_of(meta)),
+        routes=routes,
+        gates=draw(gates_beside(meta, routes)),
         prompt_ids=maybe(ids, np.int32),
         response_ids=maybe(ids, np.int32),
         loss_mask=maybe(st.booleans(), np.bool_),
@@ -106,6 +121,10 @@ def _check_same(mine, other):
                 if mine_TL is not None:
                     assert mine_TL.dtype == other_TL.dtype
                     np.testing.assert_array_equal(mine_TL, other_TL)
+        elif isinstance(a, GateLogprobs):
+            assert a.of == b.of
+            assert b.logprobs_TLK.dtype == np.float32
+            np.testing.assert_array_equal(a.logprobs_TLK, b.logprobs_TLK)
         else:
             assert a == b, field.name
 
@@ -151,7 +170,7 @@ def test_every_field_of_a_sample_is_tried():
     assert names == {
         "routes", "sample_id", "group_id", "prompt_ids", "response_ids", "prompt_length",
         "response_length", "loss_mask", "logprobs", "weight_spans", "finish_reason",
-        "cached_tokens", "retractions", "start_inferred",
+        "cached_tokens", "retractions", "start_inferred", "gates",
     }  # fmt: skip
     of_the_opening = {"path", "format", "facts_source", "file_bytes", "skipped"}
     assert {f.name for f in dataclasses.fields(DumpMeta)} == {*KEPT, "wire_dtype"} | of_the_opening
@@ -187,6 +206,69 @@ def test_only_files_with_margins_have_a_new_number(tmp_path):
     for some, about in ((samples, META), (grouped, meta)):
         with pytest.raises(ValueError, match="meta says that none has"):
             write_native(some, about, path, force=True)
+
+
+def _gated(count, *, margins):
+    """Samples with gate log-probabilities, with or without margins, and their meta."""
+    rng = np.random.default_rng(5)
+    samples, meta = _margined(count) if margins else (_plain(count, rows=2000), META)
+    for i, sample in enumerate(samples):
+        values = -rng.random(sample.routes.ids_TLK.shape, np.float32)
+        gates = GateLogprobs(values, digest_routes(sample.routes))
+        samples[i] = dataclasses.replace(sample, gates=gates)
+    return samples, dataclasses.replace(meta, gates=True)
+
+
+@pytest.mark.parametrize("margins", [False, True])
+def test_files_with_gates_have_a_number_of_their_own(tmp_path, margins):
+    """A file with gate log-probabilities is routectl.native/4, and tells its kinds of columns."""
+    path = tmp_path / "x.parquet"
+    samples, meta = _gated(1, margins=margins)
+    write_native(samples, meta, path, force=False)
+    schema = pq.read_schema(path)
+    block = json.loads(schema.metadata[b"routectl"])
+    assert (block["schema"], block["kinds"]) == ("routectl.native/4", 1 + margins)
+    assert schema.names[-4:] == ["gate_000", "gate_001", "gate_002", "gate_of"]
+    column = pq.read_table(path)["gate_001"][0].as_py()
+    values = np.frombuffer(column, "<f4").reshape(2000, 2)
+    np.testing.assert_array_equal(values, samples[0].gates.logprobs_TLK[:, 1])
+    other = dataclasses.replace(meta, gates=False)
+    with pytest.raises(ValueError, match="gates do not fit"):
+        write_native(samples, other, path, force=True)
+    short = dataclasses.replace(samples[0], routes=_plain(1)[0].routes)
+    with pytest.raises(ValueError, match="gates do not fit"):
+        write_native([short], meta, path, force=True)
+
+
+@pytest.mark.parametrize(("column", "said"), [
+    (b"\0" * 12, "gate_001: got 12 bytes, expected 16000 bytes"),
+    (None, "gate_001: got nothing, expected 16000 bytes"),
+    (np.full(4000, 0.5, "<f4").tobytes(), "damaged: logprobs_TLK must be finite and at most 0"),
+    (np.full(4000, -np.inf, "<f4").tobytes(), "damaged: logprobs_TLK must be finite and at most 0"),
+], ids=["short", "null", "positive", "infinite"])  # fmt: skip
+def test_damaged_gates_are_seen(tmp_path, column, said):
+    """Gate columns that are no log-probabilities of the rows are refused with their sample."""
+    path = tmp_path / "x.parquet"
+    write_native(*_gated(1, margins=True), path, force=False)
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("gate_001")
+    table = table.set_column(at, table.schema.field(at), pa.array([column], pa.binary()))
+    pq.write_table(table, path)
+    with pytest.raises(FormatError, match=f"sample 0: {said}"):
+        open_native(path)[0]
+
+
+def test_gates_of_other_layers_are_not_read(tmp_path):
+    """A narrowed dump has the gates of its layers alone, whether it is a file's or held."""
+    path = tmp_path / "x.parquet"
+    samples, meta = _gated(2, margins=False)
+    write_native(samples, meta, path, force=False)
+    dump = open_native(path)
+    whole = samples[1].gates
+    for part in (dump, dump.held(), dump.renumbered((3, 5, 7)).held().renumbered((0, 1, 2))):
+        narrow = part.only_layers((0, 2))[1]
+        np.testing.assert_array_equal(narrow.gates.logprobs_TLK, whole.logprobs_TLK[:, [0, 2]])
+        assert (narrow.gates.of, narrow.routes.layers_L) == (whole.of, (0, 2))
 
 
 def test_group_margins_stand_beside_margins(tmp_path):

@@ -11,8 +11,9 @@ import pytest
 HOUSE = Path(__file__).parent.parent / "routectl"
 MODULES = sorted(HOUSE.rglob("*.py"))
 FLOORS = {
-    "errors": 0, "margins": 0, "routes": 0, "dump": 0, "model": 0, "layout": 0, "stages": 0,
-    "rules": 0, "fit": 0, "pieces": 0, "plan": 0, "recipe": 0, "recipes": 0, "families": 0,
+    "errors": 0, "gates": 0, "margins": 0, "routes": 0, "dump": 0, "model": 0, "layout": 0,
+    "stages": 0, "rules": 0, "fit": 0, "pieces": 0, "plan": 0, "recipe": 0, "recipes": 0,
+    "families": 0,
     "kernels": 1, "margin_kernels": 1, "replay_kernels": 1, "router_kernels": 1,
     "files": 1, "routers": 1, "codecs": 1,
     "formats": 2, "checkpoints": 2, "forward": 2,
@@ -34,6 +35,9 @@ HOMES = {
         "reports/replay_terminal.py",
         "reports/drawing.py",
         "reports/checkpoint_terminal.py",
+        "reports/staleness_terminal.py",
+        "reports/series_terminal.py",
+        "reports/predict_terminal.py",
     ),
     "torch": (
         "live.py",
@@ -42,6 +46,7 @@ HOMES = {
         "checkpoints/reading.py",
         "checkpoints/router_inputs.py",
         "ops/replay_inputs.py",
+        "ops/predict.py",
     ),
     "transformers": ("forward/",),
     "greenlet": ("forward/streaming.py",),

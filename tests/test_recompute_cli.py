@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from shell import complaint, document, run, written
 
-from routectl import Dump, Routes, diff, open_dump
+from routectl import Dump, Routes, diff, open_dump, router_shift
 from routectl.dump import DumpMeta, Sample
 from routectl.formats.native import write_native
+from routectl.gates import digest_routes
 
 LENS = (3, 9, 1, 14, 6)
 MODEL = "deepseek_v3"
@@ -96,6 +97,48 @@ def test_both_modes(capsys, tmp_path, folder):
         else:
             assert np.isnan(one.logprobs[0])  # nothing foretells the first token
         assert len(two.logprobs) == two.response_length
+
+
+def test_gate_logprobs(capsys, tmp_path, folder):
+    """What routers think of the dump's experts is written in every mode, and kept by convert."""
+    modes = ("--mode", "both", "--gate-logprobs")
+    recompute(capsys, folder, tmp_path / "r.parquet", *modes)
+    source = open_dump(folder / "dump.parquet")
+    for name in ("r.parquet", "r.forced.parquet"):
+        found = open_dump(tmp_path / name)
+        assert found.meta.gates
+        assert not open_dump(folder / "dump.parquet").meta.gates
+        for sample, asked in zip(found, source, strict=True):
+            values_TLK = sample.gates.logprobs_TLK
+            assert sample.gates.of == digest_routes(asked.routes)
+            assert values_TLK.shape == sample.routes.ids_TLK.shape
+            assert np.isnan(values_TLK[-1]).all()  # the last token has no row in the dump
+            assert (np.exp(values_TLK[:-1].astype(np.float64)).sum(axis=2) < 1).all()
+    free, forced = (open_dump(tmp_path / name) for name in ("r.parquet", "r.forced.parquet"))
+    shift = router_shift(free, forced)
+    assert shift.mean_shift_L[0] == 0  # nothing is forced before the first MoE layer
+    assert shift.mean_gamma < 1
+    assert shift.tokens == sum(LENS) - len(LENS)
+    done = run(capsys, "convert", tmp_path / "r.parquet", tmp_path / "c.parquet")
+    assert done.code == 0, done.err
+    assert router_shift(open_dump(tmp_path / "c.parquet"), free).mean_gamma == 1
+    recompute(capsys, folder, tmp_path / "plain.parquet")
+    assert diff(open_dump(tmp_path / "plain.parquet"), free).rows_mismatched == 0
+
+
+def test_gate_logprobs_need_a_dump(capsys, tmp_path, folder):
+    """Router inputs have no routes to ask about; a part without them is no part of a run with."""
+    inputs = tmp_path / "inputs.safetensors"
+    recompute(capsys, folder, tmp_path / "r.parquet", "--router-inputs", inputs)
+    line = ("recompute", folder / "checkpoint", inputs, "-o", tmp_path / "i.parquet")
+    assert "needs the routes of a dump" in complaint(capsys, *line, "--gate-logprobs")
+    partial = tmp_path / "p.parquet.partial"
+    partial.mkdir()
+    job = {"gate_logprobs": False}
+    line = ("recompute", folder / "checkpoint", folder / "dump.parquet", "-o",
+            tmp_path / "p.parquet", "--threads", "1", "--gate-logprobs", "--resume")  # fmt: skip
+    (partial / "job.json").write_text(json.dumps(job), "utf-8")
+    assert "job of an earlier run" in complaint(capsys, *line)
 
 
 def test_router_inputs_alone_give_the_same(capsys, tmp_path, folder):

@@ -145,9 +145,9 @@ def test_a_failed_process_ends_the_others(capsys, tmp_path, folder):
 
 def test_a_share_that_is_not_done_is_not_joined(capsys, tmp_path, monkeypatch, folder):
     """Where a process ended well and wrote nothing, there is no output."""
-    from routectl.cli import recompute
+    from routectl.cli import recomputing
 
-    monkeypatch.setattr(recompute, "run_share", lambda *_: None)
+    monkeypatch.setattr(recomputing, "run_share", lambda *_: None)
     done = run(capsys, *command(folder, tmp_path / "r.parquet"))
     assert (done.code, "sample 0 is in no part" in done.err) == (2, True), done.err
     assert written(tmp_path) == []

@@ -41,6 +41,8 @@ PARTS = {
     "block_sparse_moe.gate.e_score_correction_bias": EXPERT_BIAS,  # kimi_linear
     "block_sparse_moe.e_score_correction_bias": EXPERT_BIAS,  # minimax_m2
     "block_sparse_moe.router.layer.weight": WEIGHT,  # granitemoe and its kin
+    "block_sparse_moe.router.weight": WEIGHT,  # granitemoe_swa
+    "gate.weight": WEIGHT,  # mistral_large4
     "feed_forward.router.weight": WEIGHT,  # jamba, llama4
     "feed_forward.gate.weight": WEIGHT,  # lfm2_moe
     "feed_forward.expert_bias": EXPERT_BIAS,  # lfm2_moe

@@ -1,22 +1,25 @@
 """``routectl diff OLD NEW``."""
 
-from math import isfinite
 from typing import Annotated
 
 import typer
 
 from ..errors import RoutectlError
 from .options import (
+    Eps,
     ExitZero,
     Force,
     Format,
     Json,
+    Layers,
     Model,
     NumExperts,
     NumLayers,
     Output,
     Start,
+    Tokens,
     TopK,
+    finite_eps,
     model_from,
     open_input,
     parse_layers,
@@ -36,10 +39,8 @@ def diff_command(
         str,
         typer.Option(help="Join samples by: auto (id, else tokens), id, tokens, prefix, order."),
     ] = "auto",
-    tokens: Annotated[str, typer.Option(help="Compare all, prompt or response tokens.")] = "all",
-    layers: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Only these layers, such as 0-3,7.")
-    ] = None,
+    tokens: Tokens = "all",
+    layers: Layers = None,
     examples: Annotated[
         int, typer.Option(min=0, help="How many mismatched rows and worst samples to show.")
     ] = 10,
@@ -51,15 +52,7 @@ def diff_command(
         list[str] | None,
         typer.Option(metavar="METRIC[@LAYER]:N[%]", help="Exit 1 only when under; repeatable."),
     ] = None,
-    eps: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            show_default=False,
-            help="A mismatch with a margin up to this is a near-tie, beyond it a clear flip; in "
-            "units of the selection score; 0.001 when not given.",
-        ),
-    ] = None,
+    eps: Eps = None,
     exit_zero: ExitZero = False,
     as_json: Json = False,
     output: Output = None,
@@ -83,7 +76,6 @@ def diff_command(
     margin_coverage, load_shift, rows_mismatched, rows_missing (these take @LAYER, or @* for every
     layer), token_mismatch, coverage, unmatched, k1, k3, abs_d, max_d, f2.
     """
-    from ..margins import EPS
     from ..ops.align import TOKENS
     from ..ops.diff import diff
     from ..ops.gate import judge, parse_threshold
@@ -96,9 +88,7 @@ def diff_command(
             raise RoutectlError(f"{name} {value!r} is not known: {', '.join(known)}")
     limits = [parse_threshold(text, over=True) for text in fail_over or ()]
     limits += [parse_threshold(text, over=False) for text in fail_under or ()]
-    width = EPS if eps is None else eps
-    if not isfinite(width):
-        raise RoutectlError(f"--eps {width}: expected a finite margin")
+    width = finite_eps(eps)
     wanted = parse_layers(layers)
     target = check_output(output, force)
     facts = model_from(model, num_layers, top_k, num_experts)

@@ -14,6 +14,7 @@ from .diff import diff_command
 from .pack import pack_command
 from .recompute import recompute_command
 from .show import show_command
+from .staleness import staleness_command
 from .unpack import unpack_command
 
 __all__ = ["app", "main", "run"]
@@ -32,6 +33,7 @@ _COMMANDS = (
     ("diff", diff_command),
     ("convert", convert_command),
     ("recompute", recompute_command),
+    ("staleness", staleness_command),
     ("pack", pack_command),
     ("unpack", unpack_command),
 )

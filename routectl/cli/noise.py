@@ -94,7 +94,9 @@ def _run(name: str, prepared: "Prepared", source: "Dump", base: "Dump") -> Noise
 
     from ..forward import run_forward
 
-    options = replace(prepared.options, want_inputs=False, want_logprobs=False, check_tokens=0)
+    options = replace(
+        prepared.options, want_inputs=False, want_logprobs=False, gates=None, check_tokens=0
+    )
     results = run_forward(replace(prepared, options=options), source)
     rows = mismatched = 0
     for result, sample in zip(results, base, strict=True):

@@ -1,5 +1,6 @@
 """Arguments and options that more than one command takes, each defined once."""
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
     from ..model import ModelFacts
 
 __all__ = [
-    "ExitZero", "Force", "Format", "Json", "Model", "NumExperts", "NumLayers", "Output", "Start",
-    "TopK", "model_from", "open_input", "parse_layers",
+    "Device", "Dtype", "Eps", "ExitZero", "Force", "Format", "Json", "Layers", "Model",
+    "NumExperts", "NumLayers", "Output", "Start", "Streaming", "Threads", "Tokens", "TopK",
+    "finite_eps", "model_from", "open_input", "parse_layers",
 ]  # fmt: skip
 
 Model = Annotated[
@@ -48,6 +50,51 @@ Output = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
 ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit 0 when the dumps differ.")]
+
+
+Tokens = Annotated[
+    str, typer.Option("--tokens", help="Compare all, prompt or response tokens.")
+]  # fmt: skip
+Layers = Annotated[
+    str | None,
+    typer.Option("--layers", metavar="LIST", help="Only these layers, such as 0-3,7."),
+]
+Eps = Annotated[
+    float | None,
+    typer.Option(
+        "--eps", min=0, show_default=False,
+        help="A mismatch with a margin up to this is a near-tie, beyond it a clear flip; in "
+        "units of the selection score; 0.001 when not given.",
+    ),
+]  # fmt: skip
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="cpu, cuda (all of one kind), cuda:0,cuda:1: a process each. auto: cuda, else cpu.",
+    ),
+]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="auto (as stored), float32, bfloat16 or float16.")
+]
+Streaming = Annotated[
+    str,
+    typer.Option(
+        "--streaming", metavar="HOW",
+        help="plain: all weights in memory; stream: layer by layer; auto: plain where they fit.",
+    ),
+]  # fmt: skip
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
+
+
+def finite_eps(eps: float | None) -> float:
+    """The margin up to which a flip is a near-tie. Raises RoutectlError unless it is finite."""
+    from ..margins import EPS
+
+    width = EPS if eps is None else eps
+    if not isfinite(width):
+        raise RoutectlError(f"--eps {width}: expected a finite margin")
+    return width
 
 
 def model_from(

@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .gates import kept_gates
+
 if TYPE_CHECKING:
     from ..dump import Dump, DumpMeta, Sample
     from ..forward import Forwarded, Prepared, RunOptions
@@ -35,6 +37,7 @@ def recomputed_sample(sample: "Sample", result: "Forwarded", meta: "DumpMeta") -
     return dataclasses.replace(
         sample, routes=routes, logprobs=result.logprobs_G, weight_spans=(), finish_reason=None,
         cached_tokens=None, retractions=None, start_inferred=False,
+        gates=kept_gates(sample, result),
     )  # fmt: skip
 
 
@@ -49,7 +52,8 @@ def meta_of(prepared: "Prepared", source: "Dump", mode: str) -> "DumpMeta":
         num_experts=first.num_choices, top_k=first.top_k, engine="transformers",
         engine_version=about["transformers"], model=about["model_type"],
         facts_source="the checkpoint", file_bytes=source.meta.file_bytes, order="score",
-        margins=True, provenance={**about, "mode": mode},
+        margins=True, gates=prepared.options.gates is not None,
+        provenance={**about, "mode": mode},
     )  # fmt: skip
 
 
@@ -66,4 +70,5 @@ def job_of(prepared: "Prepared", source: "Dump") -> dict[str, Any]:
         "checkpoint": str(prepared.options.checkpoint.resolve()),
         "dump": source.meta.path, "dump_bytes": source.meta.file_bytes, "samples": len(source),
         **about, "logprobs": prepared.options.want_logprobs,
+        "gate_logprobs": prepared.options.gates is not None,
     }  # fmt: skip

@@ -75,7 +75,7 @@ def _without_routes(samples: "Dump", extents: list[Any]) -> "Iterator[Sample]":
     for sample in samples:
         routes = sample.routes
         extents.append(None if routes is None else [routes.start, routes.stop])
-        yield dataclasses.replace(sample, routes=None)
+        yield dataclasses.replace(sample, routes=None, gates=None)
 
 
 def write_folder(job: Job, folder: Path) -> dict[str, Any]:
@@ -118,9 +118,9 @@ def _write(
         advance(files[-1]["bytes"])
     extents: list[Any] = []
     one_layer = job.dump.only_layers(meta.layers_L[:1])
-    bare = dataclasses.replace(
-        meta, margins=False, group_margins=False
-    )  # a folder of replay tensors holds none
+    bare = dataclasses.replace(  # a folder of replay tensors holds none
+        meta, margins=False, group_margins=False, gates=False
+    )
     write_native(_without_routes(one_layer, extents), bare, folder / SAMPLES, force=False)
     about = {"path": meta.path, "format": meta.format, "file_bytes": meta.file_bytes,
              "engine": meta.engine, "engine_version": meta.engine_version}  # fmt: skip

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from ..ops.replay_inputs import InputRoutes, LayerRouter
     from ..recipe import Recipe
 
-__all__ = ["keeping_inputs", "layer_routers", "recompute_from_inputs"]
+__all__ = [
+    "input_meta", "input_samples", "keeping_inputs", "layer_routers", "recompute_from_inputs",
+]  # fmt: skip
 
 
 def recompute_from_inputs(
@@ -40,8 +42,8 @@ def recompute_from_inputs(
     found = replay_inputs(
         recipe, layer_routers(opened), hidden, lens=hidden.lens, token_ids_T=hidden.token_ids_T
     )
-    meta = _meta(recipe, hidden, str(inputs))
-    return write_native(_samples(found, hidden), meta, output, force=force)
+    meta = input_meta(recipe, hidden, {"mode": "router inputs"})
+    return write_native(input_samples(found, hidden), meta, output, force=force)
 
 
 def layer_routers(opened: Any) -> "Mapping[int, LayerRouter]":
@@ -58,7 +60,8 @@ def layer_routers(opened: Any) -> "Mapping[int, LayerRouter]":
     }  # fmt: skip
 
 
-def _samples(found: "list[InputRoutes]", hidden: "RouterInputs") -> "Iterator[Sample]":
+def input_samples(found: "list[InputRoutes]", hidden: "RouterInputs") -> "Iterator[Sample]":
+    """The samples of a dump: routes out of router inputs, and the tokens that these hold."""
     import numpy as np
 
     from ..dump import Sample
@@ -83,15 +86,16 @@ def _samples(found: "list[InputRoutes]", hidden: "RouterInputs") -> "Iterator[Sa
         )  # fmt: skip
 
 
-def _meta(recipe: "Recipe", hidden: "RouterInputs", path: str) -> "DumpMeta":
+def input_meta(recipe: "Recipe", hidden: "RouterInputs", made: Mapping[str, str]) -> "DumpMeta":
+    """What a dump of such samples says of itself; ``made`` opens its provenance."""
     from ..dump import DumpMeta
 
     return DumpMeta(
-        path=path, format="safetensors", layers_L=tuple(sorted(hidden)), top_k=recipe.top_k,
-        num_experts=recipe.columns, engine="routectl", engine_version=__version__,
-        model=recipe.family, facts_source="the checkpoint", order="score",
-        margins=True, group_margins=recipe.grouped,
-        provenance={"mode": "router inputs", "recipe": recipe.describe(), "source": recipe.source},
+        path=str(hidden.path), format="safetensors", layers_L=tuple(sorted(hidden)),
+        top_k=recipe.top_k, num_experts=recipe.columns, engine="routectl",
+        engine_version=__version__, model=recipe.family, facts_source="the checkpoint",
+        order="score", margins=True, group_margins=recipe.grouped,
+        provenance={**made, "recipe": recipe.describe(), "source": recipe.source},
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..reports.wording import bytes_text
+from .gates import open_gates
 from .output import progress_line, tokens_rate
 from .parts import open_parts
 from .recomputed import job_of, meta_of, modes_of, recomputed_sample
@@ -24,12 +25,24 @@ _PART_TOKENS = 65_536  # results held before they are written as a finished part
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What one process does: some samples of a dump, into the parts of an output."""
+    """What one process does: some samples of a dump, into the parts of an output.
+
+    gates tells that gate log-probabilities are wanted; each process opens the routers for them.
+    """
 
     options: "RunOptions"
     open_source: "Callable[[], Dump]"
     indices: tuple[int, ...]
     output: Path
+    gates: bool = False
+
+    def prepare(self) -> "Prepared":
+        """The checkpoint opened by its headers."""
+        from ..forward import prepare
+
+        options = self.options
+        gates = open_gates(options.checkpoint, options.device) if self.gates else None
+        return prepare(dataclasses.replace(options, gates=gates))
 
     def given(self, indices: Sequence[int], **changes: Any) -> "Work":
         """The same work on these samples, with other options."""
@@ -42,9 +55,7 @@ def do_work(work: Work, say: Callable[[str], None]) -> None:
 
     Raises MismatchError where it is not: where devices differ, say.
     """
-    from ..forward import prepare
-
-    prepared, source = prepare(work.options), work.open_source()
+    prepared, source = work.prepare(), work.open_source()
     modes = modes_of(work.options)
     parts = open_parts(work.output, job_of(prepared, source), modes, resume=True)
     run_share(prepared, source, work.indices, parts, router_checker(prepared, say))

@@ -1,8 +1,8 @@
 """routectl's own container: Parquet, one row a sample, one binary column a MoE layer.
 
 Schema metadata key ``routectl`` holds everything of DumpMeta as JSON; a second binary column a
-layer holds margins, a third group margins, where there are any. docs/formats.md is the contract.
-Shape suffixes: T tokens, L MoE layers, K top_k.
+layer holds margins, a third group margins, a fourth gate log-probabilities, where there are any.
+docs/formats.md is the contract. Shape suffixes: T tokens, L MoE layers, K top_k.
 """
 
 import dataclasses
@@ -20,11 +20,12 @@ from ..errors import FormatError, UnsupportedError
 from ..files import replacing
 from .fields import one_line
 from .limits import check_inflation
-from .native_rows import group_margin_name, layer_name, margin_name, sample_of
+from .native_rows import gate_name, gate_row, group_margin_name, layer_name, margin_name, sample_of
 
 __all__ = ["open_native", "write_native"]
 
 SCHEMAS = ("routectl.native/1", "routectl.native/2", "routectl.native/3")  # by kinds of columns
+WITH_GATES = "routectl.native/4"  # any of the three, and gate log-probabilities
 _GROUP_BYTES = 4 << 20  # ids in a row group: what reading one sample at random costs at most
 _ABOUT = ("engine", "engine_version", "model", "id_space", "wire_dtype")
 _SOURCE = ("path", "format", "facts_source", "file_bytes", "skipped")  # of what was converted
@@ -48,6 +49,7 @@ _COLUMNS = (
     ("missing", pa.binary()),
 )
 _KEYS = ("sample_id", "prompt_ids", "response_ids")
+_KEPT = ("order", "margins", "group_margins", "gates", "provenance")
 
 
 def _kinds(meta: DumpMeta) -> int:
@@ -55,16 +57,18 @@ def _kinds(meta: DumpMeta) -> int:
     return 3 if meta.group_margins else 2 if meta.margins else 1
 
 
-def _of_layers(layers: Iterable[int], kinds: int) -> list[str]:
-    """The columns of some layers."""
+def _of_layers(layers: Iterable[int], kinds: int, gates: bool) -> list[tuple[str, pa.DataType]]:
+    """The columns of some layers; with gates, one more says which routes they are of."""
     numbers = list(layers)
     names = (layer_name, margin_name, group_margin_name)[:kinds]
-    return [name(n) for name in names for n in numbers]
+    columns = [name(n) for name in (*names, *([gate_name] if gates else [])) for n in numbers]
+    digest = [("gate_of", pa.string())] if gates else []
+    return [*((name, pa.binary()) for name in columns), *digest]
 
 
 def _schema(meta: DumpMeta) -> pa.Schema:
     about: dict[str, Any] = {
-        "schema": SCHEMAS[_kinds(meta) - 1],
+        "schema": WITH_GATES if meta.gates else SCHEMAS[_kinds(meta) - 1],
         "layers": list(meta.layers_L),
         "num_experts": meta.num_experts,
         "top_k": meta.top_k,
@@ -75,9 +79,12 @@ def _schema(meta: DumpMeta) -> pa.Schema:
         about["order"] = meta.order
     if meta.provenance:
         about["provenance"] = meta.provenance
-    fields = [pa.field(name, kind) for name, kind in _COLUMNS]
-    fields += [pa.field(name, pa.binary()) for name in _of_layers(meta.layers_L, _kinds(meta))]
-    return pa.schema(fields, metadata={"routectl": json.dumps(about)})
+    if meta.gates:
+        about["kinds"] = _kinds(meta)
+    columns = [*_COLUMNS, *_of_layers(meta.layers_L, _kinds(meta), meta.gates)]
+    return pa.schema(
+        [pa.field(*column) for column in columns], metadata={"routectl": json.dumps(about)}
+    )
 
 
 def _row(sample: Sample, meta: DumpMeta) -> dict[str, Any]:
@@ -104,7 +111,7 @@ def _row(sample: Sample, meta: DumpMeta) -> dict[str, Any]:
             raise ValueError("a sample has margins, but its dump's meta says that none has")
         margin_LT = np.ascontiguousarray(margin_TL.T, "<f2")
         row |= {name(n): column.data for n, column in zip(meta.layers_L, margin_LT, strict=True)}
-    return row
+    return row | gate_row(sample, meta)
 
 
 def _batches(samples: Iterable[Sample], meta: DumpMeta) -> Iterator[list[dict[str, Any]]]:
@@ -157,12 +164,14 @@ def _read_about(path: Path, schema: pa.Schema) -> dict[str, Any]:
     try:
         about = json.loads(block)
         version = about["schema"]
-        if version not in SCHEMAS:
+        known = (*SCHEMAS, WITH_GATES)
+        if version not in known:
             raise UnsupportedError(
-                f"{path}: container {one_line(version)}, this routectl reads {', '.join(SCHEMAS)}"
+                f"{path}: container {one_line(version)}, this routectl reads {', '.join(known)}"
             )
-        kinds = SCHEMAS.index(version) + 1
-        about |= {"margins": kinds > 1, "group_margins": kinds > 2}
+        gates = version == WITH_GATES
+        kinds = about["kinds"] if gates else SCHEMAS.index(version) + 1
+        about |= {"margins": kinds > 1, "group_margins": kinds > 2, "gates": gates}
         layers, experts, top_k = about["layers"], about["num_experts"], about["top_k"]
         sizes = all(type(n) is int and n >= 0 for n in (*layers, experts, top_k))
         fits = layers and layers == sorted(set(layers)) and 1 <= top_k <= experts <= 65536
@@ -170,8 +179,8 @@ def _read_about(path: Path, schema: pa.Schema) -> dict[str, Any]:
         named = named and about.setdefault("order", ORDERS[0]) in ORDERS
         made = about.setdefault("provenance", {})
         named = named and all(isinstance(text, str) for text in made.values())
-        names = _of_layers(layers, kinds)
-        columns = [*_COLUMNS, *((name, pa.binary()) for name in names)]
+        named = named and kinds in (1, 2, 3)
+        columns = [*_COLUMNS, *_of_layers(layers, kinds, gates)]
         found = [(field.name, field.type) for field in schema]
         if not sizes or not fits or not named or found != columns:
             raise FormatError(f"{path}: damaged: the schema metadata does not fit the columns")
@@ -232,14 +241,15 @@ def open_native(path: Path) -> Dump:
         top_k=about["top_k"],
         facts_source="the file itself",
         file_bytes=path.stat().st_size,
-        **{name: about[name] for name in ("order", "margins", "group_margins", "provenance")},
+        **{name: about[name] for name in _KEPT},
         **named,
     )
     ends = np.cumsum(sizes)
 
     def holding(layers: tuple[int, ...]) -> Dump:
         """The file as a dump of some of its layers; no other layer column is read."""
-        columns = [name for name, _ in _COLUMNS] + _of_layers(layers, _kinds(meta))
+        of_layers = _of_layers(layers, _kinds(meta), meta.gates)
+        columns = [name for name, _ in (*_COLUMNS, *of_layers)]
         held: tuple[int, pa.Table] | None = None
 
         def load(index: int) -> Sample:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from ..dump import DumpMeta, Sample, WeightSpan
 from ..errors import FormatError
+from ..gates import GateLogprobs
 from ..margins import Margins
 from ..routes import Routes, ids_dtype
 
-__all__ = ["group_margin_name", "layer_name", "margin_name", "sample_of"]
+__all__ = ["gate_name", "gate_row", "group_margin_name", "layer_name", "margin_name", "sample_of"]
 
 
 def layer_name(layer: int) -> str:
@@ -30,6 +31,26 @@ def margin_name(layer: int) -> str:
 def group_margin_name(layer: int) -> str:
     """The column of a layer's group margins."""
     return f"group_margin_{layer:03d}"
+
+
+def gate_name(layer: int) -> str:
+    """The column of a layer's gate log-probabilities."""
+    return f"gate_{layer:03d}"
+
+
+def gate_row(sample: Sample, meta: DumpMeta) -> dict[str, Any]:
+    """The gate columns of a sample, to be written; none where it has no gates.
+
+    Raises ValueError for gates that do not fit the routes beside them, or that meta denies.
+    """
+    if sample.gates is None:
+        return {}
+    shape = None if sample.routes is None else sample.routes.ids_TLK.shape
+    if not meta.gates or sample.gates.logprobs_TLK.shape != shape:
+        raise ValueError("a sample's gates do not fit its routes, or its dump's meta denies them")
+    by_layer = np.ascontiguousarray(sample.gates.logprobs_TLK.transpose(1, 0, 2), "<f4")
+    columns = zip(map(gate_name, meta.layers_L), by_layer, strict=True)
+    return {"gate_of": sample.gates.of, **{name: values_TK.data for name, values_TK in columns}}
 
 
 def _ids(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], where: str) -> NDArray[Any]:
@@ -66,6 +87,23 @@ def _margins(
     return margin_TL
 
 
+def _gates(
+    row: dict[str, Any], shape: tuple[int, ...], layers: tuple[int, ...], where: str
+) -> GateLogprobs | None:
+    """The gate columns of a row as [T, L, K]; None when the sample has none."""
+    if row.get("gate_of") is None:
+        return None
+    logprobs_TLK = np.empty(shape, np.float32)
+    expected = 4 * shape[0] * shape[2]
+    for i, layer in enumerate(layers):
+        data = row[gate_name(layer)]
+        if data is None or len(data) != expected:
+            got = "nothing" if data is None else f"{len(data)} bytes"
+            raise FormatError(f"{where}: {gate_name(layer)}: got {got}, expected {expected} bytes")
+        logprobs_TLK[:, i] = np.frombuffer(data, "<f4").reshape(shape[0], shape[2])
+    return GateLogprobs(logprobs_TLK, row["gate_of"])
+
+
 def _missing(packed: bytes | None, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
     if packed is None:
         return None
@@ -98,7 +136,7 @@ def sample_of(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], wher
     Raises FormatError or ValueError on what no writer makes.
     """
     _check_row(row)
-    routes = None
+    routes = gates = None
     if row["num_rows"] is not None:
         ids = _ids(row, meta, layers, where)
         missing = _missing(row["missing"], (len(ids), len(meta.layers_L)))
@@ -106,6 +144,7 @@ def sample_of(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], wher
             missing = missing[:, [meta.layers_L.index(layer) for layer in layers]]
         margins = [_margins(row, layers, n, where) for n in (margin_name, group_margin_name)]
         routes = Routes(ids, layers, meta.num_experts, row["start"], missing, *margins)
+        gates = _gates(row, ids.shape, layers, where)
     plain = {name: row[name] for name in row if name in Sample.__dataclass_fields__}
     arrays = {
         "prompt_ids": _array(row["prompt_ids"], np.int32),
@@ -115,4 +154,4 @@ def sample_of(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], wher
         "weight_spans": tuple(WeightSpan(**span) for span in row["weight_spans"] or ()),
         "start_inferred": bool(row["start_inferred"]),
     }
-    return Sample(**{**plain, **arrays, "routes": routes})
+    return Sample(**{**plain, **arrays, "routes": routes, "gates": gates})

@@ -13,10 +13,10 @@ import torch
 
 from ..dump import Sample
 from ..errors import MismatchError
-from ..routes import ids_dtype
+from ..routes import Routes, ids_dtype
 from .discover import RouterAt
 from .options import Forwarded, RunOptions
-from .tape import Forced, LayerRows, Tape
+from .tape import Asked, Forced, LayerRows, Tape
 
 __all__ = ["ForwardJob", "make_jobs"]
 
@@ -52,6 +52,7 @@ class ForwardJob:
             group_margins_TL=_group_margins(rows),
             ties_TL=_stacked(row.tie_T for row in rows),
             logprobs_G=logprobs_G,
+            gate_logprobs_TLK=_gate_logprobs(rows) if self.tape.asked else None,
             inputs=inputs if self.tape.input_rows else None,
         )
 
@@ -78,6 +79,13 @@ def _group_margins(rows: Sequence[LayerRows]) -> Any:
     return _stacked(never_T if part is None else part for part in parts)
 
 
+def _gate_logprobs(rows: Sequence[LayerRows]) -> Any:
+    """float32 [T, L, K] of all layers, NaN in one that was not asked."""
+    unknown_TK = torch.full(rows[0].ids_TK.shape, torch.nan)
+    parts = [unknown_TK if row.gate_TK is None else row.gate_TK for row in rows]
+    return torch.stack(parts, dim=1).numpy()
+
+
 def make_jobs(
     sample: Sample, index: int, routers: tuple[RouterAt, ...], options: RunOptions, vocab: int
 ) -> Iterator[ForwardJob]:
@@ -85,7 +93,7 @@ def make_jobs(
 
     Raises MismatchError where the sample has no token ids, a token that the model does not know,
     or, forced, no routes, routes of another model, or none for one of its layers. Rows may be
-    missing, and layers whose ids a table gives.
+    missing, and layers whose ids a table gives. What gates are asked about may be missing too.
     """
     name = sample.sample_id or f"sample {index}"
     tokens = sample.token_ids
@@ -95,33 +103,50 @@ def make_jobs(
         raise MismatchError(f"{name}: token {int(tokens.max())}: expected ids below {vocab}")
     tokens_T = torch.from_numpy(tokens.astype(np.int64)).to(options.device)
     assert sample.prompt_ids is not None
+    forces = options.mode != "free"
+    given: dict[int, Forced] = {}
+    if sample.routes is not None and (forces or options.gates is not None):
+        given = _given(sample.routes, name, routers, tokens_T)
+    if forces:
+        _check_forced(sample, name, routers)
+    asked = {}
+    if options.gates is not None:
+        if lacking := sorted(set(given) - set(options.gates)):
+            raise MismatchError(f"{name}: {_layers(lacking)}: routes, but no gate to ask of them")
+        asked = {layer: Asked(options.gates[layer], rows) for layer, rows in given.items()}
     for mode in ("free", "forced") if options.mode == "both" else (options.mode,):
-        forced = _forced_of(sample, name, routers, tokens_T) if mode == "forced" else {}
         checked = options.check_tokens if index == 0 else 0
-        tape = Tape(forced, sys.maxsize if options.want_inputs else checked)
+        tape = Tape(
+            given if mode == "forced" else {},
+            sys.maxsize if options.want_inputs else checked,
+            asked=asked,
+        )
         yield ForwardJob(index, mode, tokens_T, len(sample.prompt_ids), tape)
 
 
-def _forced_of(
-    sample: Sample, name: str, routers: tuple[RouterAt, ...], tokens_T: torch.Tensor
-) -> dict[int, Forced]:
-    """The sample's routes by layer, with the rows that it does not have as missing."""
-    routes = sample.routes
-    if routes is None:
+def _check_forced(sample: Sample, name: str, routers: tuple[RouterAt, ...]) -> None:
+    """Raise MismatchError where there is nothing to force, or not in every layer that selects."""
+    if sample.routes is None:
         raise MismatchError(f"{name}: it has no routes to force")
+    chosen = {at.layer for at in routers if at.selection != "table"}
+    if lacking := sorted(chosen - set(sample.routes.layers_L)):
+        raise MismatchError(
+            f"{name}: no routes to force in {_layers(lacking)}: got {len(sample.routes.layers_L)} "
+            f"MoE layers, expected {len(chosen)}: a layer left free moves what the next ones see",
+            hint="--mode free needs no routes",
+        )
+
+
+def _given(
+    routes: Routes, name: str, routers: tuple[RouterAt, ...], tokens_T: torch.Tensor
+) -> dict[int, Forced]:
+    """A sample's routes by layer, with the rows that it does not have as missing."""
     by_layer = {at.layer: at for at in routers}
     if extra := set(routes.layers_L) - set(by_layer):
         raise MismatchError(f"{name}: layer {min(extra)} has routes, but no router in the model")
-    chosen = {at.layer for at in routers if at.selection != "table"}
-    if lacking := sorted(chosen - set(routes.layers_L)):
-        raise MismatchError(
-            f"{name}: no routes to force in {_layers(lacking)}: got {len(routes.layers_L)} MoE "
-            f"layers, expected {len(chosen)}: a layer left free moves what the next ones see",
-            hint="--mode free needs no routes",
-        )
     if routes.stop > len(tokens_T):
         raise MismatchError(f"{name}: {routes.stop} rows for {len(tokens_T)} tokens")
-    forced = {}
+    given = {}
     for column, layer in enumerate(routes.layers_L):
         at = by_layer[layer]
         sizes = (at.num_experts, at.num_choices)
@@ -136,8 +161,8 @@ def _forced_of(
         held = slice(routes.start, routes.stop)
         missing_T[held] = False if routes.missing_TL is None else routes.missing_TL[:, column]
         parts = (torch.from_numpy(part).to(tokens_T.device) for part in (ids_TK, missing_T))
-        forced[layer] = Forced(*parts)
-    return forced
+        given[layer] = Forced(*parts)
+    return given
 
 
 def _layers(layers: list[int]) -> str:

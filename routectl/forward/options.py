@@ -54,6 +54,9 @@ class RunOptions:
                          unpadded
     want_logprobs        log-probabilities of the response tokens, at temperature 1
     want_inputs          the hidden states that each router sees
+    gates                by layer, what gives the log-probabilities [T, E] that its router has for
+                         hidden states [T, D], as torch tensors; then those of the experts of the
+                         sample's own routes are kept, slot by slot
     check_tokens         so many of them of the first sample alone, to check the routers on
     sharing              processes that share the device's memory, this one too
     on_progress          called after every layer of a stream and every sample of a plain run
@@ -72,6 +75,7 @@ class RunOptions:
     batch: int = 1
     want_logprobs: bool = False
     want_inputs: bool = False
+    gates: Mapping[int, Callable[[Any], Any]] | None = None
     check_tokens: int = 0
     sharing: int = 1
     on_progress: Callable[[RunProgress], None] | None = None
@@ -103,6 +107,8 @@ class Forwarded:
                  without groups; None where no router drops groups
     ties_TL      one of them exactly 0: which of the equal experts is taken is not the model's word
     logprobs_G   float64, natural log, of the response tokens; None unless asked for
+    gate_logprobs_TLK  float32, of the experts of the sample's routes, as they are there; NaN where
+                 it has no route. None unless asked for, and for a sample without routes
     inputs       {layer: [T, D]} in the model's dtype as torch tensors, of the first tokens only
                  where they are to check the routers on; None unless asked for
     """
@@ -116,4 +122,5 @@ class Forwarded:
     group_margins_TL: NDArray[np.float32] | None
     ties_TL: Bools
     logprobs_G: NDArray[np.float64] | None = None
+    gate_logprobs_TLK: NDArray[np.float32] | None = None
     inputs: Mapping[int, Any] | None = None

@@ -14,7 +14,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from .jobs import ForwardJob
-from .tape import Forced, Tape
+from .tape import Asked, Forced, Tape
 
 __all__ = ["PaddedBatch", "pad_together"]
 
@@ -69,20 +69,28 @@ def _padded(jobs: Sequence[ForwardJob]) -> PaddedBatch:
     if len(jobs) == 1:
         return PaddedBatch(tuple(jobs), tokens_BS, None, jobs[0].tape)
     mask_BS = pad_sequence([torch.ones_like(job.tokens_T) for job in jobs], batch_first=True)
+    size_S = tokens_BS.shape[1]
     layers = sorted({layer for job in jobs for layer in job.tape.forced})
+    gates = {layer: asked.gate for job in jobs for layer, asked in job.tape.asked.items()}
     tape = Tape(
-        {layer: _forced(jobs, layer, tokens_BS.shape[1]) for layer in layers},
+        {n: _together([job.tape.forced.get(n) for job in jobs], size_S) for n in layers},
         sys.maxsize if any(job.tape.input_rows for job in jobs) else 0,
+        asked={n: Asked(gate, _asked(jobs, n, size_S)) for n, gate in gates.items()},
     )
     return PaddedBatch(tuple(jobs), tokens_BS, mask_BS, tape)
 
 
-def _forced(jobs: Sequence[ForwardJob], layer: int, size_S: int) -> Forced:
-    """What a layer's rows are given: padding, and jobs that are not forced, stay live."""
-    given = [job.tape.forced.get(layer) for job in jobs]
+def _asked(jobs: Sequence[ForwardJob], layer: int, size_S: int) -> Forced:
+    """The rows that a layer's router is asked about; padding, and other jobs, are missing."""
+    asked = [job.tape.asked.get(layer) for job in jobs]
+    return _together([None if one is None else one.rows for one in asked], size_S)
+
+
+def _together(given: Sequence[Forced | None], size_S: int) -> Forced:
+    """The rows of a layer in all jobs; padding, and jobs that have none, are missing."""
     like_TK = next(one.ids_TK for one in given if one is not None)
-    ids_BSK = like_TK.new_zeros(len(jobs), size_S, like_TK.shape[1])
-    missing_BS = torch.ones(len(jobs), size_S, dtype=torch.bool, device=like_TK.device)
+    ids_BSK = like_TK.new_zeros(len(given), size_S, like_TK.shape[1])
+    missing_BS = torch.ones(len(given), size_S, dtype=torch.bool, device=like_TK.device)
     for b, one in enumerate(given):
         if one is not None:
             assert one.missing_T is not None

@@ -85,10 +85,13 @@ class Probe:
                 return forward(*args, **kwargs)
             hidden = args[0] if args else kwargs["hidden_states"]
             kept_TD = hidden.detach().flatten(0, -2)[: tape.input_rows].clone()
+            asked = tape.asked.get(at.layer)
+            gate_TK = None if asked is None else asked.read(hidden.detach().flatten(0, -2))
             out, row = run[at.selection](
                 at, lambda: forward(*args, **kwargs), tape.forced.get(at.layer), tape.want_margins
             )
-            tape.rows[at.layer] = replace(row, inputs_TD=kept_TD if tape.input_rows else None)
+            kept = kept_TD if tape.input_rows else None
+            tape.rows[at.layer] = replace(row, inputs_TD=kept, gate_TK=gate_TK)
             return out
 
         return probed

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 
 import torch
 
-__all__ = ["Forced", "LayerRows", "Tape", "read_selection", "steer"]
+__all__ = ["Asked", "Forced", "LayerRows", "Tape", "read_selection", "steer"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -17,6 +17,26 @@ class Forced:
 
     ids_TK: torch.Tensor
     missing_T: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """What a layer's router is asked: how probable it finds the experts of ``rows``.
+
+    gate gives the log-probabilities, float32 [T, E], that it has for hidden states [T, D].
+    """
+
+    gate: Callable[[torch.Tensor], torch.Tensor]
+    rows: Forced
+
+    @torch.no_grad()
+    def read(self, hidden_TD: torch.Tensor) -> torch.Tensor:
+        """float32 [T, K], NaN in missing rows."""
+        found_TK = self.gate(hidden_TD).gather(1, self.rows.ids_TK)
+        missing_T = self.rows.missing_T
+        return (
+            found_TK if missing_T is None else found_TK.masked_fill(missing_T[:, None], torch.nan)
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +50,7 @@ class LayerRows:
     group_margin_T  float32, the same of the groups that it kept; None where it drops no groups.
                 No margin is there where none was asked for
     inputs_TD   the router's input, in its dtype; None unless asked for
+    gate_TK     float32, what the tape asks of the layer's router; None where it asks nothing
     """
 
     ids_TK: torch.Tensor
@@ -37,6 +58,7 @@ class LayerRows:
     margin_T: torch.Tensor | None = None
     group_margin_T: torch.Tensor | None = None
     inputs_TD: torch.Tensor | None = None
+    gate_TK: torch.Tensor | None = None
 
     @property
     def tie_T(self) -> torch.Tensor | None:  # noqa: N802
@@ -60,12 +82,13 @@ class Tape:
     """The rows of one sequence by layer, as its forward makes them; ``forced`` steers it.
 
     input_rows is how many rows of each router's input are kept. Without margins, rows have ids
-    alone, in the order in which the router took them.
+    alone, in the order in which the router took them. asked is what routers are asked beside that.
     """
 
     forced: Mapping[int, Forced] = field(default_factory=dict)
     input_rows: int = 0
     want_margins: bool = True
+    asked: Mapping[int, Asked] = field(default_factory=dict)
     rows: dict[int, LayerRows] = field(default_factory=dict)
 
     def to_host(self) -> None:

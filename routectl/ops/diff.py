@@ -4,10 +4,11 @@ Shape suffixes: T tokens, L compared layers, K top_k.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..dump import Dump, DumpMeta, Sample
 from ..errors import MismatchError
@@ -38,13 +39,18 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class SequenceCount:
-    """What one compared sample adds up to."""
+    """What one compared sample adds up to.
+
+    swaps_LS are its rows by layer and by how many ids differ, int32; logprobs its log-prob sums.
+    """
 
     sample: str
     tokens: int
     tokens_mismatched: int
     rows: int
     rows_mismatched: int
+    swaps_LS: NDArray[np.int32] = field(repr=False, compare=False)
+    logprobs: LogprobCounts = field(repr=False, compare=False)
 
     @property
     def mismatch_rate(self) -> float:
@@ -216,14 +222,18 @@ class _Tally:
         )  # fmt: skip
         compared = int(counts.swaps_LS.sum())
         self.counts += counts.uncovered(pair.rows_old - compared, pair.rows_new - compared)
-        self.logprobs += _logprobs(old, new, pair, self.aligner.tokens)
+        logprobs = _logprobs(old, new, pair, self.aligner.tokens)
+        self.logprobs += logprobs
         if not compared:
             self.samples += SampleCounts(nothing_in_common=1, starts_inferred=inferred)
             return
         self.samples += SampleCounts(compared=1, starts_inferred=inferred)
         mismatched = int(counts.swaps_LS[:, 1:].sum())
         tokens, alike = int(counts.depth_N.sum()), int(counts.depth_N[0])
-        self.sequences.append(SequenceCount(name, tokens, tokens - alike, compared, mismatched))
+        swaps_LS = counts.swaps_LS.astype(np.int32)
+        self.sequences.append(
+            SequenceCount(name, tokens, tokens - alike, compared, mismatched, swaps_LS, logprobs)
+        )
         if len(self.examples) < limit:
             self.examples += _examples(pair, rows, self.layers, limit - len(self.examples))
 

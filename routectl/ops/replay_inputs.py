@@ -18,7 +18,7 @@ from ..router_kernels import top_k_rows
 from ..routers import route, router_logits, selection_scores, top_k
 from ..routes import Routes, ids_dtype
 
-__all__ = ["InputRoutes", "LayerRouter", "replay_inputs"]
+__all__ = ["InputRoutes", "LayerRouter", "check_router", "replay_inputs"]
 
 CHUNK_BYTES = 8 << 20  # of one chunk's hidden states in float32; larger ones leave the cache
 
@@ -32,6 +32,8 @@ class LayerRouter:
     expert_bias_E   the bias of the selection, or None.
     table_VK        the experts of each token id, of a layer that selects by table, or None.
     expert_scale_E  the factor per expert on the weights, or None.
+    predictor_DE    float32, what is added to the logits of a hidden state h as h W (PR2's W_p), in
+                    float32, before they are rounded to their own dtype again; or None.
     """
 
     weight_ED: Tensor
@@ -39,6 +41,7 @@ class LayerRouter:
     expert_bias_E: Tensor | None = None
     table_VK: Tensor | None = None
     expert_scale_E: Tensor | None = None
+    predictor_DE: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +93,7 @@ def replay_inputs(
         states_TD = hidden[layer]
         if filled is None:
             filled = _Filled(recipe, states_TD.shape[0], len(layers_L))
-        _check(recipe, routers[layer], states_TD, layer, filled.tokens)
+        check_router(recipe, routers[layer], states_TD, layer, filled.tokens)
         for rows, got in _selections(recipe.at(layer), routers[layer], states_TD, token_ids_T):
             if got.margin_T.isnan().any():
                 row = rows.start + int(got.margin_T.isnan().nonzero()[0])
@@ -156,6 +159,9 @@ def _selections(
         rows = slice(begin, min(begin + chunk, states_TD.shape[0]))
         part_TD = states_TD[rows].to(device)
         logits_TE = router_logits(recipe, part_TD, router.weight_ED, router.linear_bias_E)
+        if router.predictor_DE is not None:
+            shift_TE = part_TD.float() @ router.predictor_DE
+            logits_TE = (logits_TE.float() + shift_TE).to(logits_TE.dtype)
         if by_table and token_ids_T is not None:
             ids_T = token_ids_T[rows].to(device)
             got = route(recipe, logits_TE, token_ids_T=ids_T, table_VK=router.table_VK)
@@ -190,8 +196,10 @@ def _widened(recipe: Recipe, router: LayerRouter) -> LayerRouter:
     return router if wide is None else replace(router, weight_ED=router.weight_ED.to(wide))
 
 
-def _check(recipe: Recipe, router: LayerRouter, states_TD: Tensor, layer: int, tokens: int) -> None:
-    """Refuse sizes that do not fit, in words."""
+def check_router(
+    recipe: Recipe, router: LayerRouter, states_TD: Tensor, layer: int, tokens: int
+) -> None:
+    """Raise MismatchError where a layer's router, its hidden states and T do not fit together."""
     place = f"router inputs: layer {layer}"
     weight_ED = router.weight_ED
     if states_TD.ndim != 2 or states_TD.shape[1] != weight_ED.shape[-1]:
@@ -202,6 +210,11 @@ def _check(recipe: Recipe, router: LayerRouter, states_TD: Tensor, layer: int, t
         got, expected = [weight_ED.shape[0]], f"{recipe.columns} rows of the router's weight"
     else:
         at = recipe.at(layer)
+        shift, fits = router.predictor_DE, tuple(reversed(weight_ED.shape))
+        if shift is not None and tuple(shift.shape) != fits:
+            raise MismatchError(
+                f"{place}: predictor does not fit: got {list(shift.shape)}, expected {list(fits)}"
+            )
         _check_bias(f"{place}: linear bias", router.linear_bias_E, at.linear_bias, recipe.columns)
         if at.expert_bias:  # a hash layer may hold one that it does not use
             _check_bias(f"{place}: expert bias", router.expert_bias_E, True, recipe.columns)

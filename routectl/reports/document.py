@@ -25,29 +25,31 @@ from ..ops.measures import (
 from ..ops.summary import Summary
 from .margins import margin_document, sides_document
 
-__all__ = ["Document", "diff_document", "summary_document"]
+__all__ = [
+    "Document", "diff_document", "dump_document", "figures_document", "finite", "summary_document",
+]  # fmt: skip
 
 Document = dict[str, Any]
 _QUANTILES = (0.5, 0.9, 0.99)
+_OF_SEQUENCE = ("sample", "tokens", "tokens_mismatched", "rows", "rows_mismatched")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The value with every float that JSON cannot hold as None."""
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _dump(meta: DumpMeta, samples: int) -> Document:
+_WHERE_KNOWN = ("order", "margins", "group_margins", "gates", "provenance")
+
+
+def dump_document(meta: DumpMeta, samples: int) -> Document:
+    """What a document says of a dump that it is about."""
     about = asdict(meta)
-    for name in (
-        "order",
-        "margins",
-        "group_margins",
-        "provenance",
-    ):  # only where there is something to say
+    for name in _WHERE_KNOWN:
         if about[name] in ("unknown", False, {}):
             del about[name]
     return {
@@ -100,7 +102,7 @@ def _sequences(sequences: tuple[SequenceCount, ...], limit: int) -> Document:
            for q in _QUANTILES},
         "max": max(rates, default=None),
         "worst": [
-            {**asdict(s), "mismatch_rate": s.mismatch_rate}
+            {**{name: getattr(s, name) for name in _OF_SEQUENCE}, "mismatch_rate": s.mismatch_rate}
             for s in worst[:limit] if s.rows_mismatched
         ],
     }  # fmt: skip
@@ -138,22 +140,19 @@ def _example(example: Example, margins: bool) -> Document:
     return found
 
 
-def diff_document(result: DiffResult, verdict: Verdict | None = None) -> Document:
-    """The routectl.diff/1 document; without a verdict, every mismatch counts as a difference."""
-    verdict = judge(result) if verdict is None else verdict
+def figures_document(result: DiffResult, eps: float) -> Document:
+    """Every figure of a comparison: of all rows, by layer, place, position and sequence.
+
+    eps is the margin up to which a flip is a near-tie. Floats that JSON cannot hold may be in it.
+    """
     counts = result.counts
-    whole = total_measures(result, verdict.eps)
+    whole = total_measures(result, eps)
     total = _measures(whole)
     bins = [
         {"from": bin_edges(i)[0], **_four("to", bin_edges(i)[1], row)}
         for i, row in enumerate(counts.bins_B4) if row[0]
     ]  # fmt: skip
-    document: Document = {
-        "schema": "routectl.diff/1",
-        "old": _dump(result.old, result.samples.old),
-        "new": _dump(result.new, result.samples.new),
-        "samples": {**asdict(result.samples), "matched_by": result.match},
-        "token_selection": result.tokens,
+    return {
         **{k: total[k] for k in ("rows", "rows_mismatched", "mismatch_rate", "overlap_rate")},
         "chance_overlap_rate": result.old.top_k / result.old.num_experts,
         "tokens": result.num_tokens,
@@ -168,9 +167,7 @@ def diff_document(result: DiffResult, verdict: Verdict | None = None) -> Documen
         "layers_only_new": list(result.layers_only_new),
         "layers": [
             {"layer": m.layer, **_measures(m), **_margins(result, m, i)}
-            for i, m in enumerate(
-                layer_measures(counts, result.layers, result.margins, verdict.eps)
-            )
+            for i, m in enumerate(layer_measures(counts, result.layers, result.margins, eps))
         ],
         "tokens_by_differing_layers": counts.depth_N.tolist(),
         "tokens_by_first_differing_layer": [
@@ -181,16 +178,29 @@ def diff_document(result: DiffResult, verdict: Verdict | None = None) -> Documen
         "positions": bins,
         "sequences": _sequences(result.sequences, result.limit),
         "logprobs": _logprobs(result),
-        **_margins(result, whole, None, {"eps": verdict.eps}),
+        **_margins(result, whole, None, {"eps": eps}),
         "examples": [_example(e, result.margins is not None) for e in result.examples],
+    }  # fmt: skip
+
+
+def diff_document(result: DiffResult, verdict: Verdict | None = None) -> Document:
+    """The routectl.diff/1 document; without a verdict, every mismatch counts as a difference."""
+    verdict = judge(result) if verdict is None else verdict
+    document: Document = {
+        "schema": "routectl.diff/1",
+        "old": dump_document(result.old, result.samples.old),
+        "new": dump_document(result.new, result.samples.new),
+        "samples": {**asdict(result.samples), "matched_by": result.match},
+        "token_selection": result.tokens,
+        **figures_document(result, verdict.eps),
         "verdict": {
             "differs": verdict.differs,
             "failed": [asdict(f) for f in verdict.failed],
             "incomparable_layers": list(verdict.incomparable),
             "exit_code": verdict.exit_code,
         },
-    }  # fmt: skip
-    return _finite(document)  # type: ignore[no-any-return]
+    }
+    return finite(document)  # type: ignore[no-any-return]
 
 
 def summary_document(summary: Summary) -> Document:
@@ -209,7 +219,7 @@ def summary_document(summary: Summary) -> Document:
     ]
     document: Document = {
         "schema": "routectl.show/1",
-        "dump": _dump(meta, summary.samples),
+        "dump": dump_document(meta, summary.samples),
         "samples": summary.samples,
         "samples_without_routes": summary.without_routes,
         "samples_with_logprobs": summary.with_logprobs,
@@ -234,4 +244,4 @@ def summary_document(summary: Summary) -> Document:
         "finish_reasons": summary.finish_reasons,
         "layers": layers,
     }
-    return _finite(document)  # type: ignore[no-any-return]
+    return finite(document)  # type: ignore[no-any-return]

@@ -1,0 +1,252 @@
+"""``routectl staleness DUMP --at v0=WHERE --at v1=WHERE``."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import RoutectlError
+from .options import (
+    Device,
+    Dtype,
+    Eps,
+    ExitZero,
+    Force,
+    Format,
+    Json,
+    Layers,
+    Model,
+    NumExperts,
+    NumLayers,
+    Output,
+    Start,
+    Streaming,
+    Threads,
+    Tokens,
+    TopK,
+    finite_eps,
+    model_from,
+    open_input,
+    parse_layers,
+)
+from .output import check_output, emit
+from .series import series_of
+from .staleness_question import Question
+from .versions import Recomputing, Versions, parse_at
+
+if TYPE_CHECKING:
+    from ..dump import Dump
+    from ..model import ModelFacts
+    from ..ops.staleness import StalenessOptions
+
+__all__ = ["staleness_command"]
+
+_DUMP = typer.Argument(
+    metavar="DUMP", show_default=False, help="The rollout: token ids, routes, weight versions."
+)
+_AT = typer.Option(
+    "--at", metavar="NAME=WHERE", show_default=False,
+    help="A version, oldest first, the current weights last; repeatable. WHERE is a dump of its "
+    "recomputed routes (twice for one name: free and forced), or a Hugging Face folder, which is "
+    "recomputed once.",
+)  # fmt: skip
+_SERIES = typer.Option(
+    "--series", metavar="DIR", show_default=False,
+    help="In place of DUMP: a folder of steps, each a JSON report of this command, or a folder of "
+    "a rollout.* and a dump a version. Prints the trend; thresholds are of the last step.",
+)  # fmt: skip
+_MAP = typer.Option(
+    "--version-map", metavar="FROM=TO", show_default=False,
+    help="The dump's weight version FROM is --at TO; repeatable.",
+)  # fmt: skip
+_OWN = typer.Option("--own", metavar="NAME", help="The version of samples that do not say theirs.")
+_STEPS = typer.Option(
+    "--mini-steps", min=1, metavar="N",
+    help="Global batch / mini-batch: says whether the run needs no replay, R2 or R3.",
+)  # fmt: skip
+_NOISE = typer.Option(
+    "--noise-floor",
+    help="Run the last checkpoint again, padded, with other experts, other attention: how many "
+    "rows change.",
+)
+_CACHE = typer.Option(
+    "--cache", metavar="DIR", show_default=False,
+    help="Where recomputed routes are kept, by what they were made of; REPORT.versions/ beside "
+    "-o REPORT when not given.",
+)  # fmt: skip
+_MODE = typer.Option(
+    "--mode",
+    metavar="MODE",
+    help="Of checkpoints: free, forced (along the dump's routes: each layer's own flips) or both.",
+)
+_LOGPROBS = typer.Option(
+    "--logprobs/--no-logprobs", show_default=False,
+    help="Of checkpoints: log-probs too; as the dump has them when not given.",
+)  # fmt: skip
+_GATES = typer.Option(
+    "--gate-logprobs/--no-gate-logprobs", show_default=False,
+    help="Of checkpoints: router shift (gamma) too; where the family allows it when not given.",
+)  # fmt: skip
+_MATCH = typer.Option("--match", help="Join samples by: auto (id, else tokens), id, tokens, order.")
+_ROWS = typer.Option("--rows", help="Staleness of the rows of the dump, or of all.")
+_CACHED = typer.Option(
+    "--cached",
+    help="Rows of reused prefixes: apart from the mismatch, own (in it), or auto: apart where the "
+    "dump has several versions.",
+)
+_CLUSTERS = typer.Option(
+    "--clusters", help="What intervals draw: sequence, or prompt (with all its samples)."
+)
+_LEVEL = typer.Option("--level", help="Confidence of the intervals, between 0 and 1.")
+_EXAMPLES = typer.Option("--examples", min=0, help="Mismatched rows to list in --json.")
+_OVER = typer.Option(
+    "--fail-over", metavar="METRIC[@lagN][@LAYER]:N[%]", help="Exit 1 when over; repeatable."
+)
+_UNDER = typer.Option(
+    "--fail-under", metavar="METRIC[@lagN][@LAYER]:N[%]", help="Exit 1 when under; repeatable."
+)
+
+
+def staleness_command(
+    dump: Annotated[str | None, _DUMP] = None,
+    at: Annotated[list[str] | None, _AT] = None,
+    series: Annotated[Path | None, _SERIES] = None,
+    version_map: Annotated[list[str] | None, _MAP] = None,
+    own: Annotated[str | None, _OWN] = None,
+    mini_steps: Annotated[int | None, _STEPS] = None,
+    fail_over: Annotated[list[str] | None, _OVER] = None,
+    fail_under: Annotated[list[str] | None, _UNDER] = None,
+    noise_floor: Annotated[bool, _NOISE] = False,
+    cache: Annotated[Path | None, _CACHE] = None,
+    mode: Annotated[str, _MODE] = "free",
+    logprobs: Annotated[bool | None, _LOGPROBS] = None,
+    gate_logprobs: Annotated[bool | None, _GATES] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    streaming: Streaming = "auto",
+    threads: Threads = None,
+    tokens: Tokens = "all",
+    layers: Layers = None,
+    match: Annotated[str, _MATCH] = "auto",
+    rows: Annotated[str, _ROWS] = "dump",
+    cached: Annotated[str, _CACHED] = "auto",
+    clusters: Annotated[str, _CLUSTERS] = "sequence",
+    level: Annotated[float, _LEVEL] = 0.95,
+    eps: Eps = None,
+    examples: Annotated[int, _EXAMPLES] = 0,
+    exit_zero: ExitZero = False,
+    as_json: Json = False,
+    output: Output = None,
+    force: Force = False,
+    model: Model = None,
+    num_layers: NumLayers = None,
+    top_k: TopK = None,
+    num_experts: NumExperts = None,
+    form: Format = None,
+    start: Start = None,
+) -> int:
+    """Tell apart what differs between a dump and the current weights: mismatch or staleness.
+
+    Mismatch is the dump against the weights that made it, staleness these weights against later
+    ones, total the dump against the last. Each has intervals over sequences, by layer and
+    position; then drift, and which replay the run needs. Exit status: 0 measured, or within the
+    thresholds, 1 over one, 2 trouble.
+
+    Metrics for thresholds: staleness (with @lagN of one lag), total, mismatch and, of the
+    mismatch, every metric of `routectl diff`; total_METRIC is that of the total: total_f2, say.
+
+    -o NAME.json writes the report as JSON, which --series reads.
+    """
+    from ..ops.staleness_gate import parse_staleness_threshold
+    from ..reports.series_terminal import render_series
+    from ..reports.staleness_terminal import render_staleness
+
+    limits = [parse_staleness_threshold(text, over=True) for text in fail_over or ()]
+    limits += [parse_staleness_threshold(text, over=False) for text in fail_under or ()]
+    options = _options(
+        level, version_map=_mapped(version_map or ()), own=own, layers=_layers(layers),
+        tokens=tokens, match=match, rows=rows, cached=cached, clusters=clusters, examples=examples,
+    )  # fmt: skip
+    question = Question(options, tuple(limits), mini_steps, finite_eps(eps))
+    target = check_output(output, force)
+    as_json = as_json or (target is not None and target.suffix == ".json")
+    if series is not None:
+        if dump is not None or at:
+            raise RoutectlError("--series takes the place of DUMP and --at: got both")
+        facts = model_from(model, num_layers, top_k, num_experts)
+        document = series_of(series, question, lambda path: open_input(path, facts, form, start))
+        emit(document, render_series, as_json=as_json, output=target, force=force)
+        return 0 if exit_zero else int(document["verdict"]["exit_code"])
+    if dump is None:
+        raise RoutectlError("no DUMP is given", hint="routectl staleness DUMP --at NAME=WHERE")
+    given = parse_at(at or ())
+    weights = next((Path(one.where) for one in given if one.is_checkpoint), None)
+    facts = model_from(model, num_layers, top_k, num_experts)
+    open_source = partial(_open, dump, facts or weights, facts, form, start)
+    how = Recomputing(
+        cache=cache or (None if target is None else target.with_name(f"{target.name}.versions")),
+        mode=mode, device=device, dtype=dtype, streaming=streaming, threads=threads,
+        logprobs=logprobs, gates=gate_logprobs, some_layers=layers is not None,
+    )  # fmt: skip
+    versions = Versions(
+        given, open_source, how, lambda path: _open(path, facts or weights, facts, None, None)
+    )
+    question.refuse_one(versions.source, versions.names)
+    if weights is not None:
+        question.refuse_early(versions.source, versions.names)
+    if noise_floor:
+        versions.refuse_noise()
+    opened = versions.open()
+    noise = versions.noise(opened) if noise_floor else ()
+    document = question.answer(versions.source, opened, noise)
+    emit(document, render_staleness, as_json=as_json, output=target, force=force)
+    return 0 if exit_zero else int(document["verdict"]["exit_code"])
+
+
+def _open(
+    path: str, otherwise: "ModelFacts | Path | None", facts: "ModelFacts | Path | None",
+    form: str | None, start: int | None,
+) -> "Dump":  # fmt: skip
+    """A dump with its own facts, or those given; ``otherwise`` where it does not know any."""
+    try:
+        return open_input(path, facts, form, start)
+    except RoutectlError:
+        if otherwise == facts:
+            raise
+    return open_input(path, otherwise, form, start)
+
+
+def _options(level: float, **words: Any) -> "StalenessOptions":
+    """What is compared, and how; a word that is not known is the user's."""
+    from ..ops.align import TOKENS
+    from ..ops.intervals import Bootstrap
+    from ..ops.join import MATCHES
+    from ..ops.staleness import StalenessOptions
+
+    matches = [name for name in MATCHES if name != "prefix"]
+    for name, known in (("match", matches), ("tokens", TOKENS)):
+        if words[name] not in known:
+            raise RoutectlError(f"--{name} {words[name]!r} is not known: {', '.join(known)}")
+    try:
+        return StalenessOptions(bootstrap=Bootstrap(level=level), **words)
+    except ValueError as error:
+        raise RoutectlError(f"--{error}") from None
+
+
+def _mapped(texts: Sequence[str]) -> dict[str, str]:
+    """--version-map as a mapping."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, version = text.partition("=")
+        if not (name and equals and version):
+            raise RoutectlError(f"--version-map {text}: expected FROM=TO")
+        if found.setdefault(name, version) != version:
+            raise RoutectlError(f"--version-map {text}: {name} is {found[name]} already")
+    return found
+
+
+def _layers(text: str | None) -> tuple[int, ...] | None:
+    layers = parse_layers(text)
+    return None if layers is None else tuple(layers)
