@@ -12,6 +12,7 @@ from ..errors import RoutectlError
 from .convert import convert_command
 from .diff import diff_command
 from .pack import pack_command
+from .predict import predict_command
 from .recompute import recompute_command
 from .show import show_command
 from .staleness import staleness_command
@@ -34,6 +35,7 @@ _COMMANDS = (
     ("convert", convert_command),
     ("recompute", recompute_command),
     ("staleness", staleness_command),
+    ("predict", predict_command),
     ("pack", pack_command),
     ("unpack", unpack_command),
 )
