@@ -90,10 +90,8 @@ class _Run:
         self.names, self.places = sides.names, sides.places
         self.dump, self.placed, self.owned = sides.dump, sides.placed, sides.owned
         self.clustering = sides.clustering
-        spans = self.owned.counts
-        labels = sum(
-            rows > 0 for rows in (*self.owned.sizes.sum(axis=1).tolist(), *spans.unknown.values())
-        )
+        rows = (*self.owned.sizes.sum(axis=1).tolist(), *self.owned.counts.unknown.values())
+        labels = sum(number > 0 for number in rows)
         self.cached_apart = options.cached == "apart" or (options.cached == "auto" and labels > 1)
 
     def _diff(self, old: Dump, new: Dump, what: str) -> DiffResult:
