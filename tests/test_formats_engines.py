@@ -8,6 +8,7 @@ import pytest
 from building import FIXTURES, QWEN, decode, read_lines, read_text
 
 from routectl.dump import WeightSpan
+from routectl.errors import FormatError
 from routectl.formats import open_dump
 
 OFFLINE = [
@@ -65,6 +66,39 @@ def test_a_lone_weight_version_spans_the_response():
     sample = open_dump(OFFLINE[-1])[0]
     assert sample.weight_spans == (WeightSpan("v0", 0, 96),)
     assert sample.sample_id == "0/0"
+
+
+@pytest.mark.parametrize(
+    ("said", "spans"),
+    [
+        ({"weight_versions": ["7", "7"]}, [("7", 0, 4)]),  # slime: calls, all of one version
+        ({"weight_versions": ["7", "8"]}, [("7+8", 0, 4)]),  # whose tokens were whose is not said
+        ({"output_versions": [3, 3, 4, 4]}, [("3", 0, 2), ("4", 2, 4)]),  # AReaL
+        ({"response_model_steps": [5, 5, 5, 5]}, [("5", 0, 4)]),  # xtuner
+        ({"min_global_steps": 2, "max_global_steps": 2}, [("2", 0, 4)]),  # verl
+        ({"min_global_steps": 2, "max_global_steps": 3}, [("2..3", 0, 4)]),
+        ({"weight_versions": [], "weight_version": "v1"}, [("v1", 0, 4)]),
+    ],
+)
+def test_versions_are_read_in_the_forms_of_engines_and_trainers(said, spans, tmp_path):
+    """Each framework's way to say which weights sampled what becomes spans of response tokens."""
+    routes = [[[0, 1, 2, 3]] * 6] * 6
+    short = {"prompt_token_ids": [1, 2, 3], "token_ids": [4, 5, 6, 7], "routed_experts": routes}
+    path = tmp_path / "samples.jsonl"
+    path.write_text(json.dumps({**short, **said}) + "\n")
+    sample = open_dump(path, model=FIXTURES / "tiny_rl" / "config.json")[0]
+    assert sample.weight_spans == tuple(WeightSpan(*span) for span in spans)
+
+
+def test_versions_that_are_not_one_a_token_are_refused(tmp_path):
+    """A list of another length than the response, and null in it, are refused in one line."""
+    routes = [[[0, 1, 2, 3]] * 6] * 4
+    short = {"prompt_token_ids": [1, 2], "token_ids": [4, 5, 6], "routed_experts": routes}
+    path = tmp_path / "samples.jsonl"
+    for versions, words in (([1, 1], "got 2 versions, expected 3"), ([1, None, 1], "got null")):
+        path.write_text(json.dumps({**short, "output_versions": versions}) + "\n")
+        with pytest.raises(FormatError, match=words):
+            open_dump(path, model=FIXTURES / "tiny_rl" / "config.json")[0]
 
 
 def test_engine_outputs_equal_the_samples_of_the_same_run():

@@ -175,7 +175,8 @@ def test_changed_bytes_are_read_or_refused(tmp_path_factory, data):
 COUNT, LIST, OBJECT = ["7", 1.5, -1, True, [1], {}], ["x", 7, True, {"a": 1}], ["x", 7, [1]]
 TOKENS = [*LIST, ["x"], [1.5], [-1], [True], [None], [2**31], [[1]]]
 NUMBERS = [*LIST, ["x"], [[1]], [{}]]
-SPANS = [*LIST, ["v"], [{}], [{"version": "v", "start": "0", "end": 1}], [{"start": 0, "end": 1}]]
+HALF = [{"version": "v", "start": "0", "end": 1}], [{"start": 0, "end": 1}]
+SPANS = [*LIST, [1.5], [True], ["v", {}], [{}], *HALF]
 PAYLOAD = ["x", 7, True, 1.5, [1], [["a"]], [[[0.5]]], {"data": ""}]
 META = ("meta_info",)
 CHOICE = ("choices", 0)

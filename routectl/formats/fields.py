@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dump import WeightSpan
 from ..errors import FormatError
 
 __all__ = [
     "Doc", "finish_reason", "first_of", "floats", "integer", "joined", "mapping", "one_line",
-    "scored_tokens", "sequence", "text", "token_ids", "weight_spans",
+    "scored_tokens", "sequence", "text", "token_ids",
 ]  # fmt: skip
 
 Doc = Mapping[str, Any]
@@ -99,26 +98,6 @@ def scored_tokens(meta: Doc, name: str, where: str) -> list[Any]:
     if not all(isinstance(item, list) and len(item) >= 2 for item in items):
         raise FormatError(f"{where}: {name}: expected entries [logprob, token id, ...]")
     return list(items)
-
-
-def weight_spans(doc: Doc, length: int | None, where: str) -> tuple[WeightSpan, ...]:
-    """``weight_versions`` as spans over response tokens; a lone ``weight_version`` spans them all.
-
-    Source: SGLang 0.5.23 ``meta_info.weight_versions``, vLLM 0.32 ``choices[].weight_versions``:
-    half-open spans {version, start, end}.
-    """
-    spans = []
-    for item in sequence(doc.get("weight_versions"), where, "weight_versions") or ():
-        span = mapping(item, where, "weight_versions")
-        start = integer(span.get("start"), where, "weight_versions.start")
-        end = integer(span.get("end"), where, "weight_versions.end")
-        if start is None or end is None or span.get("version") is None:
-            raise _wrong(where, "weight_versions", item, "{version, start, end}")
-        spans.append(WeightSpan(text(span["version"]) or "", start, end))
-    lone = text(doc.get("weight_version"))
-    if not spans and lone is not None:
-        return (WeightSpan(lone, 0, length or 0),)
-    return tuple(spans)
 
 
 def finish_reason(value: object) -> str | None:

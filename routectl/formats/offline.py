@@ -16,9 +16,9 @@ from .fields import (
     sequence,
     text,
     token_ids,
-    weight_spans,
 )
 from .openai import START_NAMES
+from .weight_versions import weight_spans
 from .wire import WireSample, payload_engine
 
 __all__ = ["PAYLOAD_NAMES", "read_record"]

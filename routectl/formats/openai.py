@@ -23,8 +23,8 @@ from .fields import (
     sequence,
     text,
     token_ids,
-    weight_spans,
 )
+from .weight_versions import weight_spans
 from .wire import WireSample, payload_engine
 
 __all__ = ["START_NAMES", "read_choices", "requested_start"]

@@ -16,9 +16,9 @@ from .fields import (
     sequence,
     text,
     token_ids,
-    weight_spans,
 )
 from .openai import requested_start
+from .weight_versions import weight_spans
 from .wire import WireSample
 
 __all__ = ["merge_generate_stream", "read_generate"]
