@@ -111,7 +111,8 @@ class DumpMeta:
     score. margins tells that routes may have margins, group_margins that they may have group
     margins beside them, gates that samples may have gate log-probabilities; where it is False
     none has. provenance is what a recomputed dump says of
-    its making: device, dtype, implementations, versions.
+    its making: device, dtype, implementations, versions. num_layers
+    counts all decoder layers, dense ones too; None where only the MoE layers are known.
     """
 
     path: str
@@ -132,6 +133,7 @@ class DumpMeta:
     group_margins: bool = False
     gates: bool = False
     provenance: dict[str, str] = field(default_factory=dict)
+    num_layers: int | None = None
 
 
 class Dump:

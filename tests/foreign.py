@@ -18,8 +18,8 @@ from unittest import mock
 import torch
 
 __all__ = [
-    "HAVE_MCORE_BRIDGE", "HAVE_VERL", "MPU", "balanced_partitions", "karmarkar_karp", "on_rank",
-    "split_cp_inputs", "verl_util",
+    "HAVE_MCORE_BRIDGE", "HAVE_VERL", "MPU", "balanced_partitions", "definitions",
+    "karmarkar_karp", "load_file", "on_rank", "split_cp_inputs", "verl_util",
 ]  # fmt: skip
 
 HAVE_VERL = importlib.util.find_spec("verl") is not None
@@ -54,7 +54,7 @@ def _file(package, path):
     return Path(spec.submodule_search_locations[0]) / path
 
 
-def _load(package, path, stubs):
+def load_file(package, path, stubs):
     """The module of an installed file, run with ``stubs``: module name -> what it holds."""
     modules = {name: ModuleType(name) for name in stubs}
     for name, module in modules.items():
@@ -75,7 +75,7 @@ def verl_util():
         "verl.utils.device": {"is_npu_available": False},
         "verl.utils.model": {"CausalLMOutputForPPO": None},
     }
-    util = _load("verl", "models/mcore/util.py", stubs)
+    util = load_file("verl", "models/mcore/util.py", stubs)
     util.logger = SimpleNamespace(warning_once=lambda message: None)  # verl adds warning_once
     return util
 
@@ -87,7 +87,7 @@ def _seqlen_balancing():
         "verl.utils": {"tensordict_utils": None},
         "verl.utils.device": {"get_device_name": None},
     }
-    return _load("verl", "utils/seqlen_balancing.py", stubs)
+    return load_file("verl", "utils/seqlen_balancing.py", stubs)
 
 
 def karmarkar_karp(lens, parts):
@@ -100,12 +100,18 @@ def balanced_partitions(lens, parts):
     return _seqlen_balancing().get_seqlen_balanced_partitions(lens, parts, equal_size=False)
 
 
+def definitions(package, path, wanted, names):
+    """Functions and classes of an installed file, alone, run over ``names``; it also has them."""
+    file = _file(package, path)
+    tree = ast.parse(file.read_text("utf-8"))
+    tree.body = [node for node in tree.body if getattr(node, "name", "") in wanted]
+    exec(compile(tree, str(file), "exec"), names)
+    return SimpleNamespace(**{name: names[name] for name in wanted})
+
+
 @functools.cache
 def split_cp_inputs():
     """mcore_bridge's split_cp_inputs, alone: its module imports much of Megatron."""
-    path = _file("mcore_bridge", "utils/megatron_utils.py")
-    tree = ast.parse(path.read_text("utf-8"))
-    tree.body = [node for node in tree.body if getattr(node, "name", "") == "split_cp_inputs"]
     names = {"torch": torch, "mpu": MPU, "Optional": Optional}
-    exec(compile(tree, str(path), "exec"), names)
-    return names["split_cp_inputs"]
+    path = "utils/megatron_utils.py"
+    return definitions("mcore_bridge", path, ["split_cp_inputs"], names).split_cp_inputs

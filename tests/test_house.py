@@ -45,11 +45,16 @@ HOMES = {
         "forward/",
         "checkpoints/reading.py",
         "checkpoints/router_inputs.py",
+        "formats/target_torch.py",
+        "formats/trainer_torch.py",
+        "formats/trainer_fields.py",
         "ops/replay_inputs.py",
         "ops/predict.py",
     ),
     "transformers": ("forward/",),
     "greenlet": ("forward/streaming.py",),
+    "tensordict": ("formats/target_torch.py", "formats/trainer_torch.py"),
+    "msgpack": ("formats/trainer_msgpack.py",),
     "zstandard": ("codecs/",),
 }
 

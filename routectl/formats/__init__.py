@@ -1,6 +1,7 @@
 """Doors for dumps: a path in, a Dump out. ``open_dump`` sniffs; each other room knows a form."""
 
 import glob
+import re
 from pathlib import Path
 
 from ..dump import Dump
@@ -9,21 +10,28 @@ from ..model import ModelFacts
 
 __all__ = ["FORMATS", "open_dump"]
 
-FORMATS = ("json", "jsonl", "sse", "npy", "npz", "safetensors", "native")
+FORMATS = ("json", "jsonl", "sse", "npy", "npz", "safetensors", "torch", "msgpack", "native")
 _ARRAYS = ("npy", "npz", "safetensors")
+_TRAINERS = ("torch", "msgpack")
 _SUFFIXES = {".npy": "npy", ".npz": "npz", ".safetensors": "safetensors", ".parquet": "native"}
+_MICRO_BATCHES = re.compile(  # an array of arrays of 11 to 63 fields, the first of them an array
+    rb"(?:[\x91-\x9f]|\xdc..|\xdd....)(?:[\x9b-\x9f]|\xdc\x00[\x10-\x3f])[\x90-\x9f\xdc\xdd]",
+    re.DOTALL,
+)
 
 
 def _sniff_binary(path: Path) -> str | None:
     """The binary container by its first bytes; None for text."""
     with path.open("rb") as file:
-        head = file.read(16)
+        head = file.read(128)
     if head.startswith(b"PAR1"):
         return "native"
     if head.startswith(b"\x93NUMPY"):
         return "npy"
     if head.startswith(b"PK"):
-        return "npz"
+        return "torch" if b"/data.pkl" in head else "npz"  # torch.save writes it first
+    if _MICRO_BATCHES.match(head):
+        return "msgpack"
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
         return "safetensors"
     return None
@@ -52,6 +60,10 @@ def _open_file(
             from .arrays import open_arrays
 
             return open_arrays(path, kind, model, start)
+        if kind in _TRAINERS:
+            from .trainer_files import open_trainer_file
+
+            return open_trainer_file(path, kind, model, start)
         from .text import open_text
 
         return open_text(path, kind, model, start)
@@ -94,6 +106,11 @@ def open_dump(
     files = _listed(Path(path))
     if files is None:
         return _open_file(Path(path), model, format, start)
+    from .bundles import find_bundle, open_bundle
+
+    manifest = find_bundle(files) if Path(path).is_dir() else None
+    if manifest is not None:
+        return open_bundle(Path(path), manifest)
     from .folder import join_files
 
     return join_files(str(path), files, lambda p: _open_file(p, model, format, start))

@@ -230,6 +230,7 @@ def open_arrays(path: Path, kind: str, model: ModelFacts | str | Path | None,
         wire_dtype=first,
         facts_source=context.source,
         file_bytes=path.stat().st_size,
+        num_layers=context.facts.num_layers,
     )
     keys = [layout.key(i) for i in range(len(layout.ids))]
     return Dump(meta, keys, lambda index: layout.sample(index, context.facts, start))

@@ -35,6 +35,7 @@ def _merge_meta(name: str, parts: Sequence[DumpMeta], skipped: Sequence[str]) ->
         model=joined([p.model for p in parts]),
         wire_dtype=joined([p.wire_dtype for p in parts]),
         facts_source=joined([p.facts_source for p in parts]),
+        num_layers=first.num_layers if len({p.num_layers for p in parts}) == 1 else None,
         order=first.order if len({p.order for p in parts}) == 1 else "unknown",
         margins=any(p.margins for p in parts),
         group_margins=any(p.group_margins for p in parts),

@@ -27,8 +27,10 @@ PAYLOAD_NAMES = ("routed_experts", "routed_experts_b64npy", "routed_experts_b64r
 _ID = ("sample_id", "rollout_id", "uid", "id")
 _GROUP = ("group_id", "group")
 _PROMPT = ("prompt_token_ids", "prompt_ids")
-_RESPONSE = ("token_ids", "response_token_ids", "response_ids", "output_ids", "output_token_ids")
-_LOGPROBS = ("logprobs", "response_logprobs", "rollout_log_probs", "rollout_logprobs")
+_RESPONSE = ("token_ids", "response_token_ids", "response_ids", "output_ids", "output_token_ids",
+             "generation_token_ids")  # fmt: skip
+_LOGPROBS = ("logprobs", "response_logprobs", "rollout_log_probs", "rollout_logprobs",
+             "generation_log_probs")  # fmt: skip
 _CACHED = ("num_cached_tokens", "cached_tokens")
 
 

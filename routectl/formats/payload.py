@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ..errors import FormatError, UnsupportedError
 
 __all__ = [
-    "NPY_BASE64", "IntArray", "from_base64", "from_lists", "from_npy", "npy_header", "raw_rows",
-    "wire_dtype",
+    "NEMO_RL", "NPY_BASE64", "IntArray", "from_base64", "from_lists", "from_nemo_rl", "from_npy",
+    "npy_header", "raw_rows", "wire_dtype",
 ]  # fmt: skip
 
 IntArray = NDArray[np.integer[Any]]
@@ -25,6 +25,9 @@ IntArray = NDArray[np.integer[Any]]
 _MAX_HEADER = 10_000
 _PLAIN_DTYPE = re.compile(r"[<>|=]?[biufcmMOSUV?]\d{0,9}")
 NPY_BASE64 = "k05VTVBZ"  # base64 of b"\x93NUMPY": how vLLM's payload is told from SGLang's
+
+NEMO_RL = "nrlre1:"
+_NEMO_RL_HEAD = re.compile(r"nrlre1:(int8|int16|int32):(\d{1,9})x(\d{1,9})x(\d{1,9}):")
 
 
 def npy_header(stream: io.BufferedIOBase | Any, where: str) -> tuple[tuple[int, ...], Any, bool]:
@@ -87,6 +90,28 @@ def from_base64(payload: str, where: str) -> bytes:
         ) from None
 
 
+def from_nemo_rl(payload: str, where: str) -> IntArray:
+    """The rows of ``nrlre1:<dtype>:<rows>x<layers>x<k>:<base64>``.
+
+    Source: NeMo-RL 7ea279ab (utils/routed_experts_codec.py): C order, little-endian.
+    """
+    head = _NEMO_RL_HEAD.match(payload)
+    if head is None:
+        raise FormatError(
+            f"{where}: routed_experts: got {payload[:40]!r}, expected "
+            "nrlre1:<int8|int16|int32>:<rows>x<layers>x<k>:<base64>"
+        )
+    data = from_base64(payload[head.end() :], where)
+    dtype, shape = np.dtype(head[1]).newbyteorder("<"), tuple(int(n) for n in head.groups()[1:])
+    expected = shape[0] * shape[1] * shape[2] * dtype.itemsize
+    if len(data) != expected:
+        raise FormatError(
+            f"{where}: routed_experts: got {len(data)} bytes, expected {expected} for {shape} of "
+            f"{head[1]}"
+        )
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
 def raw_rows(data: bytes, num_layers: int, top_k: int, where: str) -> IntArray:
     """Raw little-endian int32 as [rows, num_layers, top_k].
 
@@ -128,6 +153,8 @@ def wire_dtype(payload: Any) -> str | None:
     """The integer type that a payload is written in; "json" for lists, None when unreadable."""
     if not isinstance(payload, str):
         return "json" if isinstance(payload, list) else None
+    if payload.startswith(NEMO_RL):
+        return payload.split(":", 2)[1][:5]
     if not payload.startswith(NPY_BASE64):
         return "int32"
     try:

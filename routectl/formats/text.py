@@ -199,6 +199,7 @@ def _meta(path: Path, kind: str, index: _Index, context: Context) -> DumpMeta:
         facts_source=context.source,
         file_bytes=path.stat().st_size,
         skipped=tuple(index.skipped),
+        num_layers=context.facts.num_layers,
     )
 
 

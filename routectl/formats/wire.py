@@ -14,7 +14,16 @@ from ..errors import FormatError
 from ..model import ModelFacts
 from ..routes import Routes
 from .layers import check_rows, routes_from_wire
-from .payload import NPY_BASE64, IntArray, from_base64, from_lists, from_npy, raw_rows
+from .payload import (
+    NEMO_RL,
+    NPY_BASE64,
+    IntArray,
+    from_base64,
+    from_lists,
+    from_nemo_rl,
+    from_npy,
+    raw_rows,
+)  # fmt: skip
 
 __all__ = ["NoSamplesError", "WireSample", "payload_engine", "to_sample"]
 
@@ -70,7 +79,7 @@ class WireSample:
 
 def payload_engine(payload: Any) -> str | None:
     """The engine whose form the payload has: base64 .npy is vLLM's, other base64 SGLang's."""
-    if not isinstance(payload, str):
+    if not isinstance(payload, str) or payload.startswith(NEMO_RL):
         return None
     return "vllm" if payload.startswith(NPY_BASE64) else "sglang"
 
@@ -79,8 +88,13 @@ def _decode(wire: WireSample, facts: ModelFacts, start: int | None) -> IntArray:
     """The payload as integers [rows, layers, k], whatever its encoding."""
     if wire.prompt_payload is not None:
         return _join_split(wire)
+    if isinstance(wire.payload, np.ndarray):
+        return wire.payload
     if not isinstance(wire.payload, str):
         return from_lists(wire.payload, wire.where)
+    if wire.payload.startswith(NEMO_RL):
+        ids = from_nemo_rl(wire.payload, wire.where)  # the last token's row, a filler, is cut
+        return ids[:-1] if wire.num_tokens is not None and len(ids) == wire.num_tokens else ids
     data = from_base64(wire.payload, wire.where)
     if payload_engine(wire.payload) == "vllm":
         return from_npy(data, wire.where)

@@ -49,6 +49,7 @@ _WHERE_KNOWN = ("order", "margins", "group_margins", "gates", "provenance")
 def dump_document(meta: DumpMeta, samples: int) -> Document:
     """What a document says of a dump that it is about."""
     about = asdict(meta)
+    del about["num_layers"]  # of the model, for convert: reports are of the MoE layers
     for name in _WHERE_KNOWN:
         if about[name] in ("unknown", False, {}):
             del about[name]
