@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .formats import open_dump
     from .layout import Packing
     from .live import Recorder, record, replay
+    from .loading import RoutesDataset
     from .margins import margins_to_float16
     from .model import ModelFacts
     from .ops.advice import Advice, advise
@@ -60,6 +61,7 @@ _HOMES = {
     "RouterShift": "ops.gamma",
     "RouterTensors": "checkpoints.routers",
     "Routes": "routes",
+    "RoutesDataset": "loading",
     "Sample": "dump",
     "Staleness": "ops.staleness",
     "StalenessOptions": "ops.staleness_options",
@@ -112,6 +114,7 @@ __all__ = [
     "RouterShift",
     "RouterTensors",
     "Routes",
+    "RoutesDataset",
     "Sample",
     "Staleness",
     "StalenessOptions",

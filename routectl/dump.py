@@ -4,12 +4,13 @@ Shape suffixes: P prompt tokens, G response (generated) tokens, N = P + G.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import MismatchError
 from .gates import GateLogprobs
 from .routes import Routes
 
@@ -165,11 +166,40 @@ class Dump:
     def __iter__(self) -> Iterator[Sample]:
         return (self._load(i) for i in range(len(self.keys)))
 
-    def only_layers(self, layers: tuple[int, ...]) -> "Dump":
-        """The same samples with some of the layers, ascending, at least one.
+    def select(
+        self, *, layers: Iterable[int] | None = None, samples: Sequence[int] | None = None
+    ) -> "Dump":
+        """The same dump with some of its layers, or some of its samples.
 
-        A native file reads nothing else; other formats read whole samples and let the rest go.
+        layers   0-based transformer layers, such as a pipeline stage's; those without routes are
+                 passed over. A native file reads nothing else; other formats read whole samples
+                 and let the rest go.
+        samples  indices, in the order wanted.
+
+        Raises MismatchError when the dump has none of the layers.
         """
+        if samples is not None:
+            keys = [self.keys[i] for i in samples]
+            chosen = list(samples)
+            narrow = self._narrow
+            part = Dump(
+                self.meta, keys, lambda n: self._load(chosen[n]),
+                None if narrow is None else lambda wanted: narrow(wanted).select(samples=chosen),
+            )  # fmt: skip
+            return part if layers is None else part.select(layers=layers)
+        if layers is None:
+            return self
+        asked = set(layers)
+        wanted = tuple(layer for layer in self.meta.layers_L if layer in asked)
+        if not wanted:
+            raise MismatchError(
+                f"{self.meta.path}: got layers {sorted(asked)}, expected some of "
+                f"{list(self.meta.layers_L)}"
+            )
+        return self if wanted == self.meta.layers_L else self._narrowed(wanted)
+
+    def _narrowed(self, layers: tuple[int, ...]) -> "Dump":
+        """The same samples with some of the layers, ascending, at least one."""
         if self._narrow is not None:
             return self._narrow(layers)
         columns = [self.meta.layers_L.index(layer) for layer in layers]
@@ -195,14 +225,9 @@ class Dump:
 
         def narrow(wanted: tuple[int, ...]) -> Dump:
             own = tuple(self.meta.layers_L[layers.index(layer)] for layer in wanted)
-            return self.only_layers(own).renumbered(wanted)
+            return self.select(layers=own).renumbered(wanted)
 
         return Dump(replace(self.meta, layers_L=layers), self.keys, load, narrow)
-
-    def subset(self, indices: Sequence[int]) -> "Dump":
-        """Some of the samples, in the order given."""
-        keys = [self.keys[i] for i in indices]
-        return Dump(self.meta, keys, lambda n: self._load(indices[n]))
 
     def held(self) -> "Dump":
         """The same dump with its samples read and kept in memory."""

@@ -23,8 +23,8 @@ def refuse_existing(path: Path, *, force: bool) -> None:
 def replacing(path: Path, *, force: bool) -> Iterator[IO[bytes]]:
     """A binary stream that becomes ``path`` when the block ends well, and vanishes otherwise.
 
-    The bytes go to a temporary name in the same folder, are fsynced, then renamed. Raises
-    RoutectlError when ``path`` exists and ``force`` is false, or cannot be written.
+    The bytes go to a temporary name in the same folder, which is the stream's, are fsynced, then
+    renamed. Raises RoutectlError when ``path`` exists and ``force`` is false, or cannot be written.
     """
     try:
         refuse_existing(path, force=force)
@@ -33,7 +33,7 @@ def replacing(path: Path, *, force: bool) -> Iterator[IO[bytes]]:
         raise RoutectlError(f"{path}: cannot be written: {error.strerror}") from None
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with open(name, "wb", opener=lambda *_: handle) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

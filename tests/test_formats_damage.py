@@ -80,10 +80,10 @@ def test_a_newer_container_is_unsupported(tmp_path):
     path = tmp_path / "x.parquet"
     write_native(_plain(1), META, path, force=False)
     about = json.loads(pq.read_schema(path).metadata[b"routectl"])
-    about["schema"] = "routectl.native/5"
+    about["schema"] = "routectl.native/6"
     _with_block(path, {"routectl": json.dumps(about)})
     with pytest.raises(
-        UnsupportedError, match=r"native/5, .* routectl\.native/1, .*/2, .*/3, routectl\.native/4"
+        UnsupportedError, match=r"native/6, .* routectl\.native/1, .*/2, .*/3, .*/4, .*/5"
     ) as caught:
         open_dump(path)
     check_line(caught.value, path)

@@ -266,7 +266,7 @@ def test_gates_of_other_layers_are_not_read(tmp_path):
     dump = open_native(path)
     whole = samples[1].gates
     for part in (dump, dump.held(), dump.renumbered((3, 5, 7)).held().renumbered((0, 1, 2))):
-        narrow = part.only_layers((0, 2))[1]
+        narrow = part.select(layers=(0, 2))[1]
         np.testing.assert_array_equal(narrow.gates.logprobs_TLK, whole.logprobs_TLK[:, [0, 2]])
         assert (narrow.gates.of, narrow.routes.layers_L) == (whole.of, (0, 2))
 
@@ -300,9 +300,9 @@ def test_margins_of_other_layers_are_not_read(tmp_path, kind):
     with pytest.raises(FormatError, match="damaged"):
         dump[0]
     for layers in ((1, 2), (2,)):
-        for part in (dump.only_layers(layers), dump.renumbered((5, 6, 9)).only_layers(
+        for part in (dump.select(layers=layers), dump.renumbered((5, 6, 9)).select(layers=
             tuple({1: 6, 2: 9}[n] for n in layers)
-        ).subset([1, 0]).subset([1, 0]).held()):  # fmt: skip
+        ).select(samples=[1, 0]).select(samples=[1, 0]).held()):  # fmt: skip
             routes = part[0].routes
             expected = samples[0].routes.columns(layers)
             np.testing.assert_array_equal(routes.margin_TL, expected.margin_TL)

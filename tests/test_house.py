@@ -17,15 +17,32 @@ FLOORS = {
     "kernels": 1, "margin_kernels": 1, "replay_kernels": 1, "router_kernels": 1,
     "files": 1, "routers": 1, "codecs": 1,
     "formats": 2, "checkpoints": 2, "forward": 2,
-    "ops": 3, "live": 3,
+    "ops": 3, "live": 3, "loading": 3,
     "reports": 4,
     "cli": 5,
     "__init__": 6, "__main__": 6,
 }  # fmt: skip
 TYPES = "TYPE_CHECKING"
 HOMES = {
-    "numba": ("kernels.py", "margin_kernels.py", "replay_kernels.py", "router_kernels.py"),
-    "pyarrow": ("formats/native.py",),
+    "numba": (
+        "kernels.py",
+        "margin_kernels.py",
+        "replay_kernels.py",
+        "router_kernels.py",
+        "codecs/packed_kernels.py",
+        "codecs/delta_kernels.py",
+        "codecs/range_kernels.py",
+        "codecs/row_kernels.py",
+        "codecs/set_kernels.py",
+        "codecs/set_tables.py",
+        "codecs/slot_kernels.py",
+        "codecs/context_kernels.py",
+    ),
+    "pyarrow": (
+        "formats/native.py",
+        "formats/native_schema.py",
+        "formats/native_groups.py",
+    ),
     "safetensors": ("formats/array_files.py", "checkpoints/", "forward/"),
     "typer": ("cli/",),
     "rich": (
@@ -41,6 +58,7 @@ HOMES = {
     ),
     "torch": (
         "live.py",
+        "loading.py",
         "routers.py",
         "forward/",
         "checkpoints/reading.py",

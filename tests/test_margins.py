@@ -165,7 +165,12 @@ class TestRoutes:
                                            group_margins=margins + i), str(i))
                    for i in range(3)]  # fmt: skip
         dump, seen = make_dump(samples, margins=True, group_margins=True), []
-        parts = dump.watched(seen.append).renumbered((3, 5, 6)).only_layers((3, 6)).subset([2, 1])
+        parts = (
+            dump.watched(seen.append)
+            .renumbered((3, 5, 6))
+            .select(layers=(3, 6))
+            .select(samples=[2, 1])
+        )
         assert parts.meta.margins
         for sample, i in zip(parts.held(), (2, 1), strict=True):
             assert sample.routes.layers_L == (3, 6)

@@ -236,7 +236,7 @@ def test_every_route_is_on_one_rank(batch):
         for dp_rank in range(packing.dp):
             for cp_rank in range(packing.cp):
                 share = packing.share(m, dp_rank, cp_rank)
-                part = dump.subset(share.samples)
+                part = dump.select(samples=share.samples)
                 for tp_rank in range(packing.tp):
                     rank = Rank(share.cp_rank, tp_rank)
                     packed = pack(part, share.packing, rank, spec=spec)

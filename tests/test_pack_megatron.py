@@ -46,7 +46,7 @@ def core():
 def rollout(count=7):
     """Every seventh or so recorded sample of the model with one dense layer, and its lengths."""
     dump = open_dump(DEEPSEEK)
-    dump = dump.subset(range(0, len(dump), len(dump) // count)).held()
+    dump = dump.select(samples=range(0, len(dump), len(dump) // count)).held()
     return dump, [sample.num_tokens for sample in dump]
 
 

@@ -342,7 +342,7 @@ def test_a_noise_run_that_cannot_be_made_says_why(folder, tmp_path, capsys):
     recompute(capsys, folder, tmp_path / "r.parquet")
     source, base = open_dump(folder / "dump.parquet"), open_dump(tmp_path / "r.parquet")
     prepared = prepare(RunOptions(checkpoint=folder / "checkpoint"))
-    found = noise_floor(prepared, source.subset([1]), base.subset([1]))
+    found = noise_floor(prepared, source.select(samples=[1]), base.select(samples=[1]))
     assert found[1].refused == "one sequence has none to run with"
     assert (found[1].rows, found[1].mismatch_rate) == (0, None)
     assert found[0].rows == 2 * LENS[1]

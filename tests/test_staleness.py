@@ -311,7 +311,7 @@ def test_degenerate_runs_are_refused():
     assert "num_experts: got 16, expected 12" in refused(dump, [VERSIONS[0], more])
     fewer = Version("v1", dump_of(IDS[1][..., :1]))
     assert "top_k: got 1, expected 2" in refused(dump, [VERSIONS[0], fewer])
-    shallow = Version("v1", VERSIONS[1].free.only_layers((0, 2)))
+    shallow = Version("v1", VERSIONS[1].free.select(layers=(0, 2)))
     assert "layers: got (0, 2), expected (0, 1, 2)" in refused(dump, [VERSIONS[0], shallow])
     assert "--layers" in refused(dump, [VERSIONS[0], shallow])
     some = staleness(dump, [VERSIONS[0], shallow], StalenessOptions(layers=(0, 2)))

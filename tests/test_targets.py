@@ -324,7 +324,7 @@ class TestMissing:
     def test_all_dropped(self, tmp_path):
         """A file of no samples is not written."""
         with pytest.raises(UnsupportedError, match="no sample can be written: 1 of 1"):
-            write(gapped().subset([0]), "slime", tmp_path, "drop")
+            write(gapped().select(samples=[0]), "slime", tmp_path, "drop")
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("name", ["jsonl", "prime-rl", "roll"])

@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from ..reports.wording import plural
+from ..errors import RoutectlError
+from .convert_native import (
+    BaseDump,
+    CodecName,
+    KeepOrder,
+    NativeWanted,
+    Verify,
+    convert_to_native,
+)
 from .convert_targets import Lossy, Missing, To, Wanted, convert_to_target, is_native
 from .options import (
     Force,
@@ -18,14 +26,14 @@ from .options import (
     model_from,
     open_input,
 )
-from .output import check_output, note, watching
+from .output import check_output
 
 __all__ = ["convert_command"]
 
 _SRC = typer.Argument(metavar="SRC", show_default=False, help="A file, a folder or a glob.")
 _DST = typer.Argument(
     metavar="DST", show_default=False,
-    help="The file to write: NAME.parquet is native; - is stdout, for JSON lines.",
+    help="The file to write: NAME.parquet is native; - is stdout, for native or JSON lines.",
 )  # fmt: skip
 
 
@@ -35,6 +43,10 @@ def convert_command(
     to: To = None,
     missing: Missing = None,
     lossy: Lossy = False,
+    codec: CodecName = "plain",
+    keep_order: KeepOrder = False,
+    base: BaseDump = None,
+    verify: Verify = False,
     force: Force = False,
     model: Model = None,
     num_layers: NumLayers = None,
@@ -45,18 +57,19 @@ def convert_command(
 ) -> int:
     """Write a dump as native Parquet, or as trainers read it.
 
-    Native is one row a sample, one column a MoE layer. Every target is described in
-    docs/formats.md. The file appears whole or not at all.
+    Native is one row a sample, one column a MoE layer, its codecs are in docs/codecs.md. Every
+    target is described in docs/formats.md. The file appears whole or not at all.
     """
     native = is_native(dst, to)
     check_output(dst, force)
     given = model_from(model, num_layers, top_k, num_experts)
-    dump = open_input(src, given, form, start)
+    if native and (missing is not None or lossy):
+        raise RoutectlError("--missing and --lossy are of --to: a native file holds everything")
     if not native:
+        if codec != "plain" or keep_order or base is not None or verify:
+            raise RoutectlError("--codec, --keep-order, --base and --verify are of native files")
+        dump = open_input(src, given, form, start)
         return convert_to_target(dump, dst, Wanted(to, missing, lossy, force, given))
-    from ..formats.native import write_native
-
-    with watching(dump, "converting") as watched:
-        count = write_native(watched, dump.meta, dst, force=force)
-    note(f"wrote {dst}: {plural(count, 'sample')}")
-    return 0
+    against = None if base is None else open_input(base, given, None, None)
+    dump = open_input(src, given, form, start, against)
+    return convert_to_native(dump, dst, NativeWanted(codec, keep_order, against, verify, force))

@@ -51,10 +51,11 @@ class Wanted:
 
 
 def is_native(dst: Path, to: str | None) -> bool:
-    """Whether a native file is to be written: ``--to native``, or a name that ends in .parquet."""
-    if to == "native" and dst.suffix != ".parquet":
+    """Whether a native file is to be written: ``--to native``, or NAME.parquet, or to stdout."""
+    fits = dst.suffix == ".parquet" or str(dst) == "-"
+    if to == "native" and not fits:
         raise UnsupportedError(f"{dst}: a native file: expected NAME.parquet")
-    return to == "native" or (to is None and dst.suffix == ".parquet")
+    return to in (None, "native") and fits
 
 
 def _num_layers(meta: "DumpMeta", model: "ModelFacts | Path | None") -> int | None:

@@ -53,7 +53,7 @@ class Crew:
 
     def run(self, work: Work, prepared: "Prepared", source: "Dump", todo: Sequence[int]) -> None:
         """Finish the parts of these samples, in shares of about equally many tokens."""
-        small = source.only_layers(source.meta.layers_L[:1]).subset(todo)
+        small = source.select(layers=source.meta.layers_L[:1]).select(samples=todo)
         tokens = [max(1, sample.num_tokens or 0) for sample in small]
         shares = cut_shares(todo, tokens, self.size)
         first = next((number for number, share in enumerate(shares) if share), 0)

@@ -119,12 +119,13 @@ def model_from(
 
 
 def open_input(
-    path: str, model: "ModelFacts | Path | None", form: str | None, start: int | None
-) -> "Dump":
-    """Open a dump that the user named."""
+    path: str, model: "ModelFacts | Path | None", form: str | None, start: int | None,
+    base: "Dump | None" = None,
+) -> "Dump":  # fmt: skip
+    """Open a dump that the user named, and the base of one that was coded against another."""
     from ..formats import open_dump
 
-    return open_dump(path, model=model, format=form, start=start)
+    return open_dump(path, model=model, format=form, start=start, base=base)
 
 
 def parse_layers(text: str | None) -> list[int] | None:

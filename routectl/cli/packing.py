@@ -128,7 +128,7 @@ def lens_of(dump: "Dump", options: LayoutOptions, rows: str | None) -> list[int]
     if rows not in (None, "n-1", "n"):
         raise RoutectlError(f"--rows {rows}: expected n-1 or n")
     lens = []
-    for i, sample in enumerate(dump.only_layers(dump.meta.layers_L[:1])):
+    for i, sample in enumerate(dump.select(layers=dump.meta.layers_L[:1])):
         tokens = sample.num_tokens
         if tokens is None and sample.routes is not None and rows is not None:
             tokens = sample.routes.stop + (rows == "n-1")

@@ -100,8 +100,8 @@ def _write(
         share = packing.share(place.mb, place.dp, place.cp)
         layers = [n for chunk in packing.stage_layers(place.pp, meta.layers_L) for n in chunk]
         if held_for != (place.pp, share.samples):
-            part = job.dump.only_layers(tuple(sorted(layers)) or meta.layers_L[:1])
-            held, held_for = part.subset(share.samples).held(), (place.pp, share.samples)
+            part = job.dump.select(layers=tuple(sorted(layers)) or meta.layers_L[:1])
+            held, held_for = part.select(samples=share.samples).held(), (place.pp, share.samples)
             _check_missing(job, share, held)
         rank = Rank(share.cp_rank, place.tp, place.pp)
         packed = pack(held, share.packing, rank, spec=job.spec, threads=2)
@@ -117,7 +117,7 @@ def _write(
         files.append(write_tensors(folder, place, tensors))
         advance(files[-1]["bytes"])
     extents: list[Any] = []
-    one_layer = job.dump.only_layers(meta.layers_L[:1])
+    one_layer = job.dump.select(layers=meta.layers_L[:1])
     bare = dataclasses.replace(  # a folder of replay tensors holds none
         meta, margins=False, group_margins=False, gates=False
     )
@@ -151,7 +151,7 @@ def _write(
 def _check_lens(dump: "Dump", lens: Sequence[int], path: Path) -> None:
     """Raise MismatchError unless the dump's samples have the tokens that a manifest gives them."""
     for i, (sample, tokens) in enumerate(
-        zip(dump.only_layers(dump.meta.layers_L[:1]), lens, strict=True)
+        zip(dump.select(layers=dump.meta.layers_L[:1]), lens, strict=True)
     ):
         told = sample.num_tokens
         if told is not None and told != tokens:

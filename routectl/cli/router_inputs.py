@@ -109,7 +109,7 @@ def keeping_inputs(
         return
     from ..checkpoints.router_inputs import InputShapes, writing_inputs
 
-    tokens = [sample.token_ids for sample in source.only_layers(source.meta.layers_L[:1])]
+    tokens = [sample.token_ids for sample in source.select(layers=source.meta.layers_L[:1])]
     ids = [ids_T for ids_T in tokens if ids_T is not None]
     name = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[
         str(prepared.provenance["dtype"])

@@ -87,7 +87,7 @@ def run_share(
 
     if not indices:
         return
-    rest = source.subset(indices)
+    rest = source.select(samples=indices)
     results = map(through, run_forward(prepared, rest))
     _write_parts(results, prepared, source, indices, parts)
 

@@ -47,7 +47,7 @@ def verify_folder(job: Job, folder: Path) -> "Verification":
             continue
         share, name = packing.share(place.mb, place.dp, place.cp), files.names[place]
         if held_for != share.samples:
-            held, held_for = job.dump.subset(share.samples).held(), share.samples
+            held, held_for = job.dump.select(samples=share.samples).held(), share.samples
         tensors = read_tensors(found[place])
         files.read += 1
         if job.digests is not None and job.digests.get(place.path) != file_digest(found[place]):
@@ -168,7 +168,7 @@ def _match(
     shares = {place: job.packing.share(place.mb, place.dp, place.cp) for place in group}
     packing, samples, _ = next(iter(shares.values()))
     tensors = [(Rank(shares[p].cp_rank, p.tp), ids[layer]) for p, ids in read.items()]
-    routes = [sample.routes for sample in job.dump.subset(samples)]
+    routes = [sample.routes for sample in job.dump.select(samples=samples)]
     suspects = find_suspects(packing, tensors, routes, job.dump.meta.layers_L.index(layer))
     as_declared = any(
         s.rate == 1 and packing.framework in s.frameworks and packing.form == s.form

@@ -48,14 +48,15 @@ def _kind(path: Path, forced: str | None) -> str | None:
 
 
 def _open_file(
-    path: Path, model: ModelFacts | str | Path | None, form: str | None, start: int | None
-) -> Dump:
+    path: Path, model: ModelFacts | str | Path | None, form: str | None, start: int | None,
+    base: Dump | str | Path | None,
+) -> Dump:  # fmt: skip
     try:
         kind = _kind(path, form)
         if kind == "native":
             from .native import open_native
 
-            return open_native(path)
+            return open_native(path, base=base)
         if kind in _ARRAYS:
             from .arrays import open_arrays
 
@@ -90,6 +91,7 @@ def open_dump(
     model: ModelFacts | str | Path | None = None,
     format: str | None = None,  # noqa: A002 - the word that users know from --format
     start: int | None = None,
+    base: Dump | str | Path | None = None,
 ) -> Dump:
     """Open a file, a folder or a glob as one lazy Dump.
 
@@ -97,6 +99,8 @@ def open_dump(
             folder says.
     format  one of FORMATS; None to sniff the content, then the name.
     start   position of row 0 for samples that do not say it.
+    base    the dump that native files of codec delta were coded against; None to take the path in
+            the file.
 
     Raises FormatError when a file is not what it claims, UnsupportedError when it is understood
     and not handled, MismatchError when the files of a folder are of different models.
@@ -105,7 +109,7 @@ def open_dump(
         raise UnsupportedError(f"format {format!r} is not known: {', '.join(FORMATS)}")
     files = _listed(Path(path))
     if files is None:
-        return _open_file(Path(path), model, format, start)
+        return _open_file(Path(path), model, format, start, base)
     from .bundles import find_bundle, open_bundle
 
     manifest = find_bundle(files) if Path(path).is_dir() else None
@@ -113,4 +117,4 @@ def open_dump(
         return open_bundle(Path(path), manifest)
     from .folder import join_files
 
-    return join_files(str(path), files, lambda p: _open_file(p, model, format, start))
+    return join_files(str(path), files, lambda p: _open_file(p, model, format, start, base))

@@ -13,9 +13,13 @@ from ..dump import DumpMeta, Sample, WeightSpan
 from ..errors import FormatError
 from ..gates import GateLogprobs
 from ..margins import Margins
-from ..routes import Routes, ids_dtype
+from ..routes import Bools, Ids, Routes, ids_dtype
+from .coded import Held, input_tokens
 
-__all__ = ["gate_name", "gate_row", "group_margin_name", "layer_name", "margin_name", "sample_of"]
+__all__ = [
+    "gate_name", "gate_row", "group_margin_name", "held_row", "layer_name", "margin_name",
+    "sample_of",
+]  # fmt: skip
 
 
 def layer_name(layer: int) -> str:
@@ -130,18 +134,41 @@ def _check_row(row: dict[str, Any]) -> None:
         raise ValueError("a weight span is not whole")
 
 
-def sample_of(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], where: str) -> Sample:
-    """The sample of a row, with these of the file's layers.
+def _missing_of(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...]) -> Bools | None:
+    missing = _missing(row["missing"], (row["num_rows"], len(meta.layers_L)))
+    if missing is not None and layers != meta.layers_L:
+        missing = missing[:, [meta.layers_L.index(layer) for layer in layers]]
+    return missing
+
+
+def held_row(
+    row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], source: int | None,
+    base: Routes | None,
+) -> Held:  # fmt: skip
+    """What a row tells of its sample before its cells are read. Raises ValueError."""
+    _check_row({"weight_spans": None, **row})
+    if row["num_rows"] is None:
+        return Held(0, 0, None)
+    rows = (row["num_rows"], row["start"])
+    parts = [row["prompt_ids"], row["response_ids"]]
+    tokens = None if any(p is None for p in parts) else np.concatenate(parts).astype(np.int32)
+    missing = _missing_of(row, meta, layers)
+    return Held(*rows, missing, source, input_tokens(tokens, *rows), base)
+
+
+def sample_of(
+    row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], where: str,
+    decoded: Ids | None = None,
+) -> Sample:  # fmt: skip
+    """The sample of a row, with these of the file's layers, and the ids where they were coded.
 
     Raises FormatError or ValueError on what no writer makes.
     """
     _check_row(row)
     routes = gates = None
     if row["num_rows"] is not None:
-        ids = _ids(row, meta, layers, where)
-        missing = _missing(row["missing"], (len(ids), len(meta.layers_L)))
-        if missing is not None and layers != meta.layers_L:
-            missing = missing[:, [meta.layers_L.index(layer) for layer in layers]]
+        ids = _ids(row, meta, layers, where) if decoded is None else decoded
+        missing = _missing_of(row, meta, layers)
         margins = [_margins(row, layers, n, where) for n in (margin_name, group_margin_name)]
         routes = Routes(ids, layers, meta.num_experts, row["start"], missing, *margins)
         gates = _gates(row, ids.shape, layers, where)

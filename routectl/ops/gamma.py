@@ -126,7 +126,7 @@ def router_shift(
     joined = join_keys(old.keys, new.keys, "auto")
     unjoined = len(joined.only_old) + len(joined.only_new)
     result = replace(_nothing(common), unjoined=unjoined)
-    sides = (old.only_layers(common), new.only_layers(common))
+    sides = (old.select(layers=common), new.select(layers=common))
     for i, j in joined.pairs:
         sample = sides[0][i]
         result += _sample_shift(sample, sides[1][j], name_of(sample, i), tokens, common)

@@ -63,7 +63,7 @@ def placed_version(
                 f"version {version.name} ({routes.meta.path}): OLD is the dump, NEW the version: "
                 f"{error}", hint=error.hint,
             ) from error  # fmt: skip
-        part = routes.subset([j for _, j in pairs])
+        part = routes.select(samples=[j for _, j in pairs])
         places = tuple(i for i, _ in pairs)
         found[mode] = Placed(renamed(part, [names[i] for i in places]), places)
     return found

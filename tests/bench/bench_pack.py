@@ -192,7 +192,7 @@ def bench_native(sequences: int) -> None:
         path = Path(folder) / "dump.parquet"
         write_native(dump, meta, path, force=False)
         for layers in (meta.layers_L, meta.layers_L[: L // PP], meta.layers_L[:1]):
-            read = read_bytes(lambda part=layers: list(open_native(path).only_layers(part)))
+            read = read_bytes(lambda part=layers: list(open_native(path).select(layers=part)))
             share = read / path.stat().st_size
             print(f"native file: {len(layers)} of {L} layers read {share:.1%} of its bytes")
 

@@ -1,0 +1,102 @@
+"""``routectl convert SRC NAME.parquet``: the native file, its codec, and what it came to."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import RoutectlError
+from ..reports.wording import bytes_text, plural
+from .output import note, watching
+
+if TYPE_CHECKING:
+    from ..dump import Dump
+    from ..formats.coding import Coding
+
+__all__ = ["BaseDump", "CodecName", "KeepOrder", "NativeWanted", "Verify", "convert_to_native"]
+
+CodecName = Annotated[
+    str,
+    typer.Option(
+        "--codec", metavar="CODEC",
+        help="Of a native file: plain, packed, set, context or delta; docs/codecs.md.",
+    ),
+]  # fmt: skip
+KeepOrder = Annotated[
+    bool, typer.Option("--keep-order", help="Keep slot orders where the codec would sort rows.")
+]
+BaseDump = Annotated[
+    str | None,
+    typer.Option(
+        "--base", metavar="DUMP", show_default=False,
+        help="With --codec delta, the dump to code against; else the one that SRC was.",
+    ),
+]  # fmt: skip
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify", help="Read what was written, and SRC if native, and check every route's digest."
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class NativeWanted:
+    """What a native file is to be: its codec, slot orders kept or not, its base, checked or not."""
+
+    codec: str
+    keep_order: bool
+    base: "Dump | None"
+    verify: bool
+    force: bool
+
+    def coding(self) -> "Coding | None":
+        """How to code; None for plain. Raises UnsupportedError, MismatchError."""
+        from ..codecs import codec_named
+        from ..formats.coding import Coding
+
+        if self.codec == "plain":
+            return None
+        needed = "base" in codec_named(self.codec).needs
+        return Coding(self.codec, self.keep_order, self.base if needed else None)
+
+
+def _checked_source(dump: "Dump", base: "Dump | None") -> None:
+    """Check a native source against the digests in it; one from before digests is named."""
+    from ..formats.native import check_native
+
+    if dump.meta.format == "native" and check_native(Path(dump.meta.path), base=base) is None:
+        note(f"{dump.meta.path}: has no digest to be checked against")
+
+
+def convert_to_native(dump: "Dump", dst: Path, wanted: NativeWanted) -> int:
+    """Write a dump as a native file, or with ``-`` to stdout, and say what it came to."""
+    from ..formats.native import stream_native, write_native
+
+    coding = wanted.coding()
+    began = time.monotonic()
+    if wanted.base is not None and Path(wanted.base.meta.path).resolve() == dst.resolve():
+        raise RoutectlError(f"{dst}: is the base of what would be written there")
+    if wanted.verify and str(dst) == "-":
+        raise RoutectlError("--verify reads what was written: stdout cannot be read")
+    if wanted.verify:
+        _checked_source(dump, wanted.base)
+    with watching(dump, "converting") as watched:
+        if str(dst) == "-":
+            stream_native(watched, dump.meta, sys.stdout.buffer, coding)
+            return 0
+        count = write_native(
+            watched, dump.meta, dst, force=wanted.force, coding=coding, verify=wanted.verify
+        )
+    before, after = dump.meta.file_bytes, dst.stat().st_size
+    ratio = f" ({before / after:.3g} x)" if before else ""
+    sizes = f"{bytes_text(before)} to {bytes_text(after)}{ratio}"
+    elapsed = time.monotonic() - began
+    checked = ", verified" if wanted.verify else ""
+    note(f"wrote {dst}: {plural(count, 'sample')}{checked}; {sizes}, {elapsed:.3g} s")
+    if coding is not None and coding.sorts:
+        note(f"codec {coding.codec} does not keep the order of slots; --keep-order does")
+    return 0
