@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from .margins import margins_to_float16
     from .model import ModelFacts
     from .ops.advice import Advice, advise
+    from .ops.check import check
+    from .ops.check_options import CheckOptions
     from .ops.diff import DiffResult, diff
+    from .ops.found import CheckResult
     from .ops.gamma import RouterShift, router_shift
     from .ops.gate import judge, parse_threshold
     from .ops.pack import Packed, Rank, pack
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from .ops.unpack import unpack
     from .ops.versions import Version
     from .plan import MicroBatch, Plan, build_plan
+    from .reports.check import check_document
     from .reports.checkpoint import checkpoint_document
     from .reports.document import diff_document, summary_document
     from .reports.staleness import staleness_document
@@ -42,6 +46,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Advice": "ops.advice",
+    "CheckOptions": "ops.check_options",
+    "CheckResult": "ops.found",
     "Checkpoint": "checkpoints.tensors",
     "CheckpointFacts": "checkpoints.facts",
     "DiffResult": "ops.diff",
@@ -72,6 +78,8 @@ _HOMES = {
     "WeightSpan": "dump",
     "advise": "ops.advice",
     "build_plan": "plan",
+    "check": "ops.check",
+    "check_document": "reports.check",
     "checkpoint_document": "reports.checkpoint",
     "checkpoint_facts": "checkpoints.facts",
     "diff": "ops.diff",
@@ -95,6 +103,8 @@ _HOMES = {
 
 __all__ = [
     "Advice",
+    "CheckOptions",
+    "CheckResult",
     "Checkpoint",
     "CheckpointFacts",
     "DiffResult",
@@ -125,6 +135,8 @@ __all__ = [
     "WeightSpan",
     "advise",
     "build_plan",
+    "check",
+    "check_document",
     "checkpoint_document",
     "checkpoint_facts",
     "diff",

@@ -56,7 +56,8 @@ def test_documents_match_their_contract() -> None:
     import json
 
     text = (ROOT / "docs" / "json.md").read_text("utf-8")
-    files = {"diff": "diff", "show": "show", "checkpoint": "checkpoint", "staleness": "staleness",
+    files = {"diff": "diff", "show": "show", "check": "check.", "checkpoint": "checkpoint",
+             "staleness": "staleness",
              "staleness_series": "series"}  # fmt: skip
     for name, file in files.items():
         section = text.split(f"## routectl.{name}/1")[1].split("\n## ")[0]
@@ -64,7 +65,7 @@ def test_documents_match_their_contract() -> None:
         for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE):
             named |= set(re.findall(r"`(\w+)`", row))
         keys = {"schema"}
-        for golden in (ROOT / "fixtures" / "golden").glob(f"{file}*.json"):
+        for golden in (ROOT / "fixtures" / "golden").glob(f"{file}*json"):
             keys |= set(json.loads(golden.read_text("utf-8")))
         assert named == keys - {"schema"}
 

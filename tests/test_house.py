@@ -13,8 +13,8 @@ MODULES = sorted(HOUSE.rglob("*.py"))
 FLOORS = {
     "errors": 0, "gates": 0, "margins": 0, "routes": 0, "dump": 0, "model": 0, "layout": 0,
     "stages": 0, "rules": 0, "fit": 0, "pieces": 0, "plan": 0, "recipe": 0, "recipes": 0,
-    "families": 0,
-    "kernels": 1, "margin_kernels": 1, "replay_kernels": 1, "router_kernels": 1,
+    "families": 0, "findings": 0,
+    "kernels": 1, "check_kernels": 1, "margin_kernels": 1, "replay_kernels": 1, "router_kernels": 1,
     "files": 1, "routers": 1, "codecs": 1,
     "formats": 2, "checkpoints": 2, "forward": 2,
     "ops": 3, "live": 3, "loading": 3,
@@ -26,6 +26,7 @@ TYPES = "TYPE_CHECKING"
 HOMES = {
     "numba": (
         "kernels.py",
+        "check_kernels.py",
         "margin_kernels.py",
         "replay_kernels.py",
         "router_kernels.py",
@@ -51,6 +52,7 @@ HOMES = {
         "reports/terminal.py",
         "reports/replay_terminal.py",
         "reports/drawing.py",
+        "reports/check_terminal.py",
         "reports/checkpoint_terminal.py",
         "reports/staleness_terminal.py",
         "reports/series_terminal.py",

@@ -9,6 +9,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from ..errors import RoutectlError
+from .check import check_command
 from .convert import convert_command
 from .diff import diff_command
 from .pack import pack_command
@@ -32,6 +33,7 @@ app = typer.Typer(
 _COMMANDS = (
     ("show", show_command),
     ("diff", diff_command),
+    ("check", check_command),
     ("convert", convert_command),
     ("recompute", recompute_command),
     ("staleness", staleness_command),

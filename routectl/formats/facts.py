@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import FormatError
 from ..model import ModelFacts, facts_from_config
 
-__all__ = ["Context", "find_context", "read_model"]
+__all__ = ["Context", "find_context", "model_config", "read_model"]
 
 _MAX_CONFIG_BYTES = 64 << 20
 _HINT = "--model CONFIG.json, or --num-layers, --top-k and --num-experts"
@@ -39,10 +39,17 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def read_model(path: str | Path) -> ModelFacts:
     """Model facts from an HF config.json, or from the folder that holds one."""
+    return facts_from_config(model_config(path), str(path))
+
+
+def model_config(path: str | Path) -> dict[str, Any]:
+    """The config.json at a path or in the folder there; in a meta.json, what hf_config holds."""
     file = Path(path)
-    file = file / "config.json" if file.is_dir() else file
-    doc = _read_json(file)
-    return facts_from_config(doc.get("hf_config", doc), str(file))
+    doc = _read_json(file / "config.json" if file.is_dir() else file)
+    config = doc.get("hf_config", doc)
+    if not isinstance(config, dict):
+        raise FormatError(f"{path}: hf_config: got a {type(config).__name__}, expected an object")
+    return config
 
 
 def _notes(meta: Path, needed: bool) -> dict[str, Any]:
