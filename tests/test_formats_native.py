@@ -172,7 +172,7 @@ def test_every_field_of_a_sample_is_tried():
         "response_length", "loss_mask", "logprobs", "weight_spans", "finish_reason",
         "cached_tokens", "retractions", "start_inferred", "gates",
     }  # fmt: skip
-    of_the_opening = {"path", "format", "facts_source", "file_bytes", "skipped"}
+    of_the_opening = {"path", "format", "facts_source", "file_bytes", "skipped", "num_layers"}
     assert {f.name for f in dataclasses.fields(DumpMeta)} == {*KEPT, "wire_dtype"} | of_the_opening
 
 
