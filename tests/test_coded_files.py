@@ -182,11 +182,8 @@ def test_turns_of_a_conversation_are_stored_once(tmp_path, name):
     dump = open_native(path, base=coding.base)
     for i in reversed(range(len(turns))):
         _check_same(expect(turns, coding)[i], dump[i])
-    alone = 0
-    for turn in turns:
-        write_native([turn], meta, last, force=True, coding=coding)
-        alone += coded_bytes(last)
-    assert coded_bytes(path) < 0.8 * alone
+    write_native(turns[-1:], meta, last, force=True, coding=coding)
+    assert coded_bytes(path) < 1.6 * coded_bytes(last) + 900
 
 
 @every_codec
@@ -469,11 +466,11 @@ def test_killed_at_any_instant_the_file_is_absent_or_whole(tmp_path):
     path = tmp_path / "x.parquet"
     command = [sys.executable, "-m", "routectl", "convert", str(TINY / "vllm.bf16/samples.jsonl"),
                str(path), "--codec", "packed"]  # fmt: skip
-    began = time.monotonic()
-    subprocess.run(command, check=True, capture_output=True)
-    whole, took = path.read_bytes(), time.monotonic() - began
-    found = []
-    for share in np.linspace(0.3, 1.1, 9):
+    subprocess.run(command, check=True, capture_output=True)  # compiles what is not compiled yet
+    whole, began = path.read_bytes(), time.monotonic()
+    subprocess.run([*command, "--force"], check=True, capture_output=True)
+    took, found = time.monotonic() - began, []
+    for share in np.linspace(0.2, 1.1, 10):
         path.unlink(missing_ok=True)
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         time.sleep(took * share)

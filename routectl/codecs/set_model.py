@@ -30,6 +30,7 @@ __all__ = ["SetCounts", "SetModel", "count_sets", "even_model", "read_set_model"
 _CONTEXTS = 16
 _EVEN = 5  # the model's number; 0 to 4 is the logarithm of how many contexts are counted
 _MOST_TABLES = 1 << 12
+_HEAD = 8 + 17  # bits: the model's number, how many experts are ranked
 
 
 class SetModel(NamedTuple):
@@ -41,7 +42,7 @@ class SetModel(NamedTuple):
 
 
 class SetCounts(NamedTuple):
-    """Counted tokens of each slot and context, and about how many bits they make of the rows."""
+    """Counted tokens of each slot and context, and about how many bits model and rows take."""
 
     contexts_KE: NDArray[np.uint8]
     counts_KCA: NDArray[np.uint32]
@@ -73,11 +74,18 @@ def count_sets(slots_KR: Ids, num_experts: int) -> SetCounts:
     counts_KCA = np.zeros((top_k, contexts, tokens), np.uint32)
     if not count_gaps(slots_KR, contexts_KE, counts_KCA):
         raise ValueError("a row holds an id twice")
+    width, used = _width(num_experts), int(slots_KR.max()) + 1
     raw_A = np.maximum(np.arange(tokens) // 8 - 12, 0)  # token_of's
-    best = SetCounts(contexts_KE, counts_KCA, bits_of_counts(counts_KCA, raw_A))
+
+    def bits_of(counts_KCA: NDArray[np.uint32]) -> float:
+        firsts = (top_k - 1) * (counts_KCA.shape[1] - 1)
+        model = _HEAD + used * width + firsts * (width + 1)
+        return model + float(bits_of_counts(counts_KCA, raw_A))
+
+    best = SetCounts(contexts_KE, counts_KCA, bits_of(counts_KCA))
     while counts_KCA.shape[1] > 1:
         counts_KCA = merge_contexts(counts_KCA)
-        bits = bits_of_counts(counts_KCA, raw_A)
+        bits = bits_of(counts_KCA)
         if bits < best.bits:
             coarser = contexts_KE // (contexts // counts_KCA.shape[1])
             best = SetCounts(coarser.astype(np.uint8), counts_KCA, bits)
@@ -89,12 +97,12 @@ def write_set_model(order_E: NDArray[Any], used: int, counts: SetCounts | None) 
     if counts is None:
         return bytes([_EVEN])
     top_k, contexts, _ = counts.counts_KCA.shape
-    width = (len(order_E) - 1).bit_length()
+    width = _width(len(order_E))
     tables_NA = _tables(counts.counts_KCA)
     most = 10 * np.count_nonzero(tables_NA) + tables_NA.size // 8 + 2 * len(tables_NA)
     bits_B = np.zeros(4 * (len(order_E) + top_k * contexts) + most + 32, np.uint8)
     at = write_number(bits_B, 0, contexts.bit_length() - 1, 8)
-    at = write_number(bits_B, at, used, 17)
+    at = write_number(bits_B, at, used, _HEAD - 8)
     at = write_numbers(bits_B, at, order_E[:used], width)
     for k in range(1, top_k if contexts > 1 else 1):
         firsts = np.searchsorted(counts.contexts_KE[k], np.arange(1, contexts))
@@ -119,9 +127,9 @@ def read_set_model(shared: bytes, num_experts: int, top_k: int) -> SetModel:
     if not shared or shared[0] >= _EVEN or (shared[0] and top_k << shared[0] > _MOST_TABLES):
         raise FormatError("set: the shared bytes are no model")
     bits_B, contexts = np.frombuffer(shared, np.uint8), 1 << shared[0]
-    width, used = (num_experts - 1).bit_length(), read_number(bits_B, 8, 17)
-    order_E = _ranks(read_numbers(bits_B, 25, min(used, num_experts), width), num_experts)
-    at = 25 + used * width
+    width, used = _width(num_experts), read_number(bits_B, 8, _HEAD - 8)
+    order_E = _ranks(read_numbers(bits_B, _HEAD, min(used, num_experts), width), num_experts)
+    at = _HEAD + used * width
     contexts_KE = np.zeros((top_k, num_experts), np.uint8)
     firsts = read_numbers(bits_B, at, (top_k - 1) * (contexts - 1), width + 1)
     at += len(firsts) * (width + 1)
@@ -137,6 +145,11 @@ def read_set_model(shared: bytes, num_experts: int, top_k: int) -> SetModel:
     spread_counts(tables_NA[:1], frequency_NA[:1])
     spread_counts(tables_NA[1:], frequency_NA[contexts:])
     return SetModel(order_E, contexts_KE, frequency_NA.reshape(top_k, contexts, tokens))
+
+
+def _width(num_experts: int) -> int:
+    """Bits of an expert."""
+    return (num_experts - 1).bit_length()
 
 
 def _ranks(ranked: NDArray[np.int64], num_experts: int) -> NDArray[np.int64]:

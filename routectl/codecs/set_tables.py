@@ -19,8 +19,6 @@ __all__ = [
     "write_tables",
 ]
 
-_TABLE_BITS, _ENTRY_BITS = 15, 4  # about what a table and an entry that is not 0 take
-
 
 @njit(nogil=True, cache=True)
 def write_number(bits_B, at, value, width):  # type: ignore[no-untyped-def]
@@ -74,12 +72,25 @@ def _parts(length):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def _used(counts_A):  # type: ignore[no-untyped-def]
+    """Up to which token there are counts."""
+    used = np.int64(0)
+    for a in range(counts_A.shape[0]):
+        used = np.int64(a + 1) if counts_A[a] else used
+    return used
+
+
+@njit(nogil=True, cache=True)
+def _ones_of(length, before):  # type: ignore[no-untyped-def]
+    """The step from one count's length to the next's, as how many ones before a zero."""
+    return 2 * abs(length - before) - (length > before)
+
+
+@njit(nogil=True, cache=True)
 def write_tables(counts_NA, bits_B, at):  # type: ignore[no-untyped-def]
     """Write tables, their counts rounded; where the next bit goes."""
     for n in range(counts_NA.shape[0]):
-        used = np.int64(0)
-        for a in range(counts_NA.shape[1]):
-            used = np.int64(a + 1) if counts_NA[n, a] else used
+        used = _used(counts_NA[n])
         at = write_number(bits_B, at, used, 8)
         before = np.int64(-1)
         for a in range(used):
@@ -88,13 +99,24 @@ def write_tables(counts_NA, bits_B, at):  # type: ignore[no-untyped-def]
             if before < 0:
                 at = write_number(bits_B, at, length, 6)
             else:
-                more = length > before
-                ones = 2 * abs(length - before) - more
+                ones = _ones_of(length, before)
                 at = write_number(bits_B, at, (np.int64(1) << ones) - 1, ones + 1)
             before = length
             low, dropped = _parts(length)
             at = write_number(bits_B, at, count >> dropped, low)
     return at
+
+
+@njit(nogil=True, cache=True)
+def _bits_of_table(counts_A):  # type: ignore[no-untyped-def]
+    """How many bits write_tables takes for one table."""
+    used, bits, before = _used(counts_A), np.int64(8), np.int64(-1)
+    for a in range(used):
+        length = _length_of(np.int64(counts_A[a]))
+        bits += 6 if before < 0 else _ones_of(length, before) + 1
+        bits += _parts(length)[0]
+        before = length
+    return bits
 
 
 @njit(nogil=True, cache=True)
@@ -170,21 +192,20 @@ def merge_contexts(counts_KCA):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def bits_of_counts(counts_KCA, raw_A):  # type: ignore[no-untyped-def]
-    """About how many bits the counted tokens take with these contexts, tables included.
+    """How many bits the tables take, and about how many the counted tokens take with them.
 
-    ``raw_A`` is how many bits follow each token as they are.
+    ``raw_A`` is how many bits follow each token as they are. Slot 0 has one table.
     """
     bits = 0.0
     for k in range(counts_KCA.shape[0]):
-        for c in range(counts_KCA.shape[1]):
-            total, entropy, used = np.int64(0), 0.0, 0
+        for c in range(counts_KCA.shape[1] if k else 1):
+            total, entropy = np.int64(0), 0.0
             for a in range(counts_KCA.shape[2]):
                 count = np.int64(counts_KCA[k, c, a])
                 if count:
                     total += count
                     entropy -= count * (np.log2(count) - raw_A[a])
-                    used += 1
             if total:
-                bits += entropy + total * np.log2(total) + _ENTRY_BITS * used
-            bits += _TABLE_BITS
+                bits += entropy + total * np.log2(total)
+            bits += _bits_of_table(counts_KCA[k, c])
     return bits
