@@ -80,7 +80,7 @@ def count_sets(slots_KR: Ids, num_experts: int) -> SetCounts:
     def bits_of(counts_KCA: NDArray[np.uint32]) -> float:
         firsts = (top_k - 1) * (counts_KCA.shape[1] - 1)
         model = _HEAD + used * width + firsts * (width + 1)
-        return model + float(bits_of_counts(counts_KCA, raw_A))
+        return float(model + bits_of_counts(counts_KCA, raw_A))
 
     best = SetCounts(contexts_KE, counts_KCA, bits_of(counts_KCA))
     while counts_KCA.shape[1] > 1:
