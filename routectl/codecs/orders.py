@@ -36,12 +36,13 @@ def orders_bytes(rows: int, top_k: int) -> int:
 def pack_orders(ids_RK: Ids) -> bytes:
     """The slot orders of rows."""
     rows, top_k = ids_RK.shape
-    digits_RK, parts = digits_of(ids_RK), []
+    digits_RK = digits_of(ids_RK)
+    parts: list[bytes] = []
     for first, stop, bits in _runs(top_k):
         number_R = np.zeros(rows, np.uint32)
         for k in range(first, stop):
             number_R = number_R * np.uint32(top_k - k) + digits_RK[:, k]
-        parts.append(pack_ids(number_R.astype(np.uint16), bits))
+        parts += pack_ids(number_R.astype(np.uint16), (rows,), bits)
     return b"".join(parts)
 
 
@@ -53,7 +54,7 @@ def ordered_rows(sorted_RK: Ids, data: bytes) -> Ids:
     digits_RK, at = np.zeros((rows, top_k), np.uint16), 0
     for first, stop, bits in _runs(top_k):
         size = -(-rows * bits // 8)
-        number_R = unpack_ids(data[at : at + size], rows, bits, np.dtype(np.uint16))
+        number_R = unpack_ids((data[at : at + size],), (rows,), bits, np.dtype(np.uint16))
         at += size
         for k in range(stop - 1, first - 1, -1):
             number_R, digits_RK[:, k] = np.divmod(number_R, np.uint16(top_k - k))

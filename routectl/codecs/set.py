@@ -68,17 +68,21 @@ def _encode(block: Block) -> Coded:
 def _cells(slots_KR: Ids, model: SetModel, rows_S: NDArray[np.int64]) -> tuple[bytes, ...]:
     """Each sample's states, then its words as a decoder takes them."""
     top_k, starts_S = len(slots_KR), np.concatenate([[0], np.cumsum(rows_S)])
-    words_W = np.empty(2 * slots_KR.size, np.uint16)  # an id pushes two at most
-    ends_S, lanes_S = 2 * top_k * starts_S[1:], _lanes(rows_S, top_k)
-    at_S, states_S4 = ends_S.copy(), np.full((len(rows_S), 4), _LEAST, np.uint32)
+    lanes_S = np.where(rows_S, _lanes(rows_S, top_k), 0)
+    room_S = 2 * (top_k * rows_S + lanes_S)  # words: an id pushes two at most
+    ends_S = np.cumsum(room_S)
+    words_W, at_S = np.empty(room_S.sum(), np.uint16), ends_S.copy()
+    states_S4 = np.full((len(rows_S), 4), _LEAST, np.uint32)
     encode_slots(slots_KR, model.contexts_KE, model.frequency_KCA, starts_S, lanes_S, states_S4,
                  words_W, at_S)  # fmt: skip
-    heads, words = states_S4.astype("<u4"), words_W.astype("<u2", copy=False)
-    parts = zip(heads, lanes_S, at_S, ends_S, rows_S, strict=True)
-    return tuple(
-        head[:lanes].tobytes() + words[at:end].tobytes() if rows else b""
-        for head, lanes, at, end, rows in parts
-    )
+    at_S -= 2 * lanes_S
+    for lane in range(4):
+        has_S = lanes_S > lane
+        words_W[at_S[has_S] + 2 * lane] = states_S4[has_S, lane] & 0xFFFF
+        words_W[at_S[has_S] + 2 * lane + 1] = states_S4[has_S, lane] >> 16
+    data = words_W.astype("<u2", copy=False).data.cast("B")
+    bounds = zip((2 * at_S).tolist(), (2 * ends_S).tolist(), strict=True)
+    return tuple(bytes(data[at:end]) for at, end in bounds)
 
 
 def _decode(coded: Coded, about: About) -> Ids:
@@ -90,12 +94,17 @@ def _decode(coded: Coded, about: About) -> Ids:
     model = read_set_model(coded.shared, about.num_experts, about.top_k)
     rows_S = np.array([rows for _, rows in cells])
     lanes_S = _lanes(rows_S, about.top_k)
-    states_S4, words_W, starts_W = _heads_and_words(cells, lanes_S)
+    words_W, at_S, ends_S = _words([cell for cell, _ in cells], rows_S, lanes_S)
+    states_S4 = np.full((len(cells), 4), _LEAST, np.uint32)
+    for lane in range(4):
+        has_S = lanes_S > lane
+        states_S4[has_S, lane] = words_W[at_S[has_S]] | words_W[at_S[has_S] + 1].astype("u4") << 16
+        at_S[has_S] += 2
     slots_KR = np.empty(about.shape[::-1], about.dtype)
-    at_S, starts_S = starts_W[:-1].copy(), np.concatenate([[0], np.cumsum(rows_S)])
+    starts_S = np.concatenate([[0], np.cumsum(rows_S)])
     legal = decode_slots(slots_KR, model.contexts_KE, model.frequency_KCA, starts_S, lanes_S,
                          states_S4, words_W, at_S, about.num_experts)  # fmt: skip
-    if not legal or (at_S != starts_W[1:]).any() or (states_S4 != _LEAST).any():
+    if not legal or (at_S != ends_S).any() or (states_S4 != _LEAST).any():
         raise FormatError("set: the bytes of a cell are damaged")
     order_E = model.order_E.astype(about.dtype)
     pairs_P2 = sorting_pairs(about.top_k)
@@ -105,20 +114,18 @@ def _decode(coded: Coded, about: About) -> Ids:
     return ids_RK
 
 
-def _heads_and_words(
-    cells: list[tuple[bytes, int]], lanes_S: NDArray[np.int64]
-) -> tuple[NDArray[np.uint32], NDArray[np.uint16], NDArray[np.int64]]:
-    """States [S, 4], the words of all cells end to end, and where each cell's begin."""
-    states_S4 = np.full((len(cells), 4), _LEAST, np.uint32)
-    tails = []
-    for s, ((cell, rows), lanes) in enumerate(zip(cells, lanes_S, strict=True)):
-        if len(cell) % 2 or len(cell) < 4 * lanes or not rows:
-            raise FormatError(f"set: got a cell of {len(cell)} bytes for {rows} rows")
-        states_S4[s, :lanes] = np.frombuffer(cell, "<u4", lanes)
-        tails.append(cell[4 * lanes :])
-    starts_W = np.cumsum([0] + [len(tail) // 2 for tail in tails])
-    words = np.frombuffer(b"".join([*tails, b"\0\0"]), "<u2")  # one word, where there is none
-    return states_S4, words.astype(np.uint16, copy=False), starts_W
+def _words(
+    cells: list[bytes], rows_S: NDArray[np.int64], lanes_S: NDArray[np.int64]
+) -> tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.int64]]:
+    """The words of all cells end to end, states first, and where each cell's begin and end."""
+    sizes_S = np.array([len(cell) for cell in cells])
+    wrong_S = (sizes_S % 2 > 0) | (sizes_S < 4 * lanes_S) | (rows_S == 0)
+    if wrong_S.any():
+        s = int(wrong_S.argmax())
+        raise FormatError(f"set: got a cell of {sizes_S[s]} bytes for {rows_S[s]} rows")
+    ends_S = np.cumsum(sizes_S // 2)
+    words_W = np.frombuffer(b"".join(cells), "<u2").astype(np.uint16, copy=False)
+    return words_W, ends_S - sizes_S // 2, ends_S
 
 
 CODEC = Codec(

@@ -146,92 +146,30 @@ def _pull_long(token, x, words_W, at, last):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _decode_rest(  # type: ignore[no-untyped-def]
-    previous_R,
-    slot_R,
-    lanes,
-    step,
-    context_E,
-    token_N,
-    place_N,
-    states_4,
-    words_W,
-    at,
-    top,
-    whole,
-    worst,
-):
-    """Pull the rows that are no whole four, or all of a cell of one state."""
-    last = np.uint64(words_W.shape[0] - 1)
-    for r0 in range(whole, np.uint64(slot_R.shape[0])):
-        lane = r0 & np.uint64(lanes - 1)
-        x0, p0 = states_4[lane], np.uint64(previous_R[r0])
-        context, part = np.uint64(context_E[p0]), x0 & _MASK
-        g0 = np.uint64(token_N[context << _BITS | np.uint64(part)])
-        x0 = _advance(x0, part, place_N[context << np.uint64(8) | g0])
-        word = words_W[min(at, last)]
-        at += np.uint64(x0 < _LOW)
-        x0 = _refill(x0, word)
-        if g0 >= _LONG:
-            g0, x0, at = _pull_long(g0, x0, words_W, at, last)
-        states_4[lane] = x0
-        worst = max(worst, g0 + p0 + step)
-        slot_R[r0] = min(g0 + p0 + step, top)
-    return at, worst
-
-
-@njit(nogil=True, cache=True)
 def _decode_cell(  # type: ignore[no-untyped-def]
     previous_R, slot_R, lanes, step, context_E, token_N, place_N, states_4, words_W, at, top
 ):
-    """Pull one slot of one cell: where its next word is, and the greatest id that came out."""
-    last = np.uint64(words_W.shape[0] - 1)
+    """Pull one slot of one cell: where its next word is, and the greatest id that came out.
+
+    Neighbouring rows are in other states, so that a processor works on several at once.
+    """
+    last, mask = np.uint64(words_W.shape[0] - 1), np.uint64(lanes - 1)
     worst = np.uint64(0)
-    x0, x1, x2, x3 = states_4[0], states_4[1], states_4[2], states_4[3]
-    whole = np.uint64(slot_R.shape[0]) & ~np.uint64(3) if lanes == 4 else np.uint64(0)
-    for r0 in range(np.uint64(0), whole, np.uint64(4)):
-        r1, r2, r3 = r0 + np.uint64(1), r0 + np.uint64(2), r0 + np.uint64(3)
-        p0, p1 = np.uint64(previous_R[r0]), np.uint64(previous_R[r1])
-        p2, p3 = np.uint64(previous_R[r2]), np.uint64(previous_R[r3])
-        context, part = np.uint64(context_E[p0]), x0 & _MASK
-        g0 = np.uint64(token_N[context << _BITS | np.uint64(part)])
-        x0 = _advance(x0, part, place_N[context << np.uint64(8) | g0])
+    for r in range(np.uint64(0), np.uint64(slot_R.shape[0])):
+        x, previous = states_4[r & mask], np.uint64(previous_R[r])
+        context, part = np.uint64(context_E[previous]), x & _MASK
+        gap = np.uint64(token_N[context << _BITS | np.uint64(part)])
+        x = _advance(x, part, place_N[context << np.uint64(8) | gap])
         word = words_W[min(at, last)]
-        at += np.uint64(x0 < _LOW)
-        x0 = _refill(x0, word)
-        if g0 >= _LONG:
-            g0, x0, at = _pull_long(g0, x0, words_W, at, last)
-        context, part = np.uint64(context_E[p1]), x1 & _MASK
-        g1 = np.uint64(token_N[context << _BITS | np.uint64(part)])
-        x1 = _advance(x1, part, place_N[context << np.uint64(8) | g1])
-        word = words_W[min(at, last)]
-        at += np.uint64(x1 < _LOW)
-        x1 = _refill(x1, word)
-        if g1 >= _LONG:
-            g1, x1, at = _pull_long(g1, x1, words_W, at, last)
-        context, part = np.uint64(context_E[p2]), x2 & _MASK
-        g2 = np.uint64(token_N[context << _BITS | np.uint64(part)])
-        x2 = _advance(x2, part, place_N[context << np.uint64(8) | g2])
-        word = words_W[min(at, last)]
-        at += np.uint64(x2 < _LOW)
-        x2 = _refill(x2, word)
-        if g2 >= _LONG:
-            g2, x2, at = _pull_long(g2, x2, words_W, at, last)
-        context, part = np.uint64(context_E[p3]), x3 & _MASK
-        g3 = np.uint64(token_N[context << _BITS | np.uint64(part)])
-        x3 = _advance(x3, part, place_N[context << np.uint64(8) | g3])
-        word = words_W[min(at, last)]
-        at += np.uint64(x3 < _LOW)
-        x3 = _refill(x3, word)
-        if g3 >= _LONG:
-            g3, x3, at = _pull_long(g3, x3, words_W, at, last)
-        g0, g1, g2, g3 = g0 + p0 + step, g1 + p1 + step, g2 + p2 + step, g3 + p3 + step
-        worst = max(max(max(worst, g0), max(g1, g2)), g3)
-        slot_R[r0], slot_R[r1] = min(g0, top), min(g1, top)
-        slot_R[r2], slot_R[r3] = min(g2, top), min(g3, top)
-    states_4[0], states_4[1], states_4[2], states_4[3] = x0, x1, x2, x3
-    return _decode_rest(previous_R, slot_R, lanes, step, context_E, token_N, place_N, states_4,
-                        words_W, at, top, whole, worst)  # fmt: skip
+        at += np.uint64(x < _LOW)
+        x = _refill(x, word)
+        if gap >= _LONG:
+            gap, x, at = _pull_long(gap, x, words_W, at, last)
+        states_4[r & mask] = x
+        rank = gap + previous + step
+        worst = max(worst, rank)
+        slot_R[r] = min(rank, top)
+    return at, worst
 
 
 @njit(nogil=True, cache=True)
