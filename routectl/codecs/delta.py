@@ -5,13 +5,14 @@ K top_k, E num_experts.
 """
 
 import hashlib
+from itertools import pairwise
 
 import numpy as np
 
 from ..errors import MismatchError
 from ..routes import Ids
 from .block import About, Block, Codec, Coded, check_cells
-from .delta_kernels import NUM_FLAGS, prior_of, read_cell, write_cell
+from .delta_kernels import NUM_FLAGS, prior_of, read_cells, write_cells
 from .row_kernels import sorted_rows
 
 __all__ = ["CODEC"]
@@ -36,17 +37,19 @@ def _encode(block: Block) -> Coded:
     base = _base_of(block)
     flags = np.full((NUM_FLAGS, 2), _EVEN, np.int32)
     counts = prior_of(base, block.num_experts)
-    ids, ascending = sorted_rows(block.ids_RK), sorted_rows(base)
-    cells, at, top_k = [], 0, ids.shape[1]
-    for rows in block.lens_S:
-        part = slice(at, at + rows)
-        at += rows
-        out = np.empty(16 + 8 * rows * (1 + 2 * top_k), np.uint8)  # far above the worst case
-        size = write_cell(ids[part], base[part], ascending[part], flags, counts, out)
-        if size < 0:
-            raise ValueError("delta takes no row that has an id twice")
-        cells.append(out[:size].tobytes())
-    return Coded(_digest(base), tuple(cells))
+    ids, ascending, lens_S = (
+        sorted_rows(block.ids_RK),
+        sorted_rows(base),
+        np.array(block.lens_S, np.int64),
+    )
+    rows, top_k = ids.shape
+    out = np.empty(16 * len(lens_S) + 8 * rows * (1 + 2 * top_k), np.uint8)  # above the worst case
+    ends_S = np.zeros(len(lens_S), np.int64)
+    if not write_cells(ids, base, ascending, lens_S, flags, counts, out, ends_S):
+        raise ValueError("delta takes no row that has an id twice")
+    data = out.data
+    cells = tuple(bytes(data[lo:hi]) for lo, hi in pairwise((0, *ends_S.tolist())))
+    return Coded(_digest(base), cells)
 
 
 def _decode(coded: Coded, about: About) -> Ids:
@@ -56,15 +59,14 @@ def _decode(coded: Coded, about: About) -> Ids:
         raise MismatchError("the base has other routes than the one that was coded against")
     flags = np.full((NUM_FLAGS, 2), _EVEN, np.int32)
     counts = prior_of(base, about.num_experts)
-    ids, ascending, at = np.zeros(about.shape, about.dtype), sorted_rows(base), 0
-    for cell, rows in zip(coded.cells, about.lens_S, strict=True):
-        part, data = slice(at, at + rows), np.frombuffer(cell, np.uint8)
-        at += rows
-        fine = not cell
-        if rows:
-            fine = read_cell(data, base[part], ascending[part], flags, counts, ids[part])
-        if not fine:
-            raise ValueError("a cell ends too early, too late or in no row")
+    ids, ascending = np.zeros(about.shape, about.dtype), sorted_rows(base)
+    data, ends_S = (
+        np.frombuffer(b"".join(coded.cells), np.uint8),
+        np.cumsum([*map(len, coded.cells)], dtype=np.int64),
+    )
+    lens_S = np.array(about.lens_S, np.int64)
+    if not read_cells(data, ends_S, base, ascending, lens_S, flags, counts, ids):
+        raise ValueError("a cell ends too early, too late or in no row")
     return ids
 
 

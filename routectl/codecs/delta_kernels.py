@@ -1,6 +1,6 @@
 """The loops of ``delta``: which rows differ from the base's, which ids leave, which enter.
 
-Shape suffixes: R rows, K top_k, E num_experts, F flags, C bytes of a cell.
+Shape suffixes: R rows, K top_k, E num_experts, F flags, S samples, C bytes of a cell, B of all.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ from .range_kernels import (
     start_encoder,
 )
 
-__all__ = ["NUM_FLAGS", "prior_of", "read_cell", "write_cell"]
+__all__ = ["NUM_FLAGS", "prior_of", "read_cells", "write_cells"]
 
 _CHANGED, _MORE, _LEAVES = 0, 8, 12  # where the estimates of each kind of bit begin
 _SLOTS = 64  # slots that have estimates of their own
@@ -88,7 +88,7 @@ def _write_row(rc, out, flags, counts_E, hidden, base, leaving, entering, swaps)
 
 
 @njit(nogil=True, cache=True)
-def write_cell(ids_RK, base_RK, ascending_RK, flags_F, counts_E, out_C):  # type: ignore[no-untyped-def]
+def _write_cell(ids_RK, base_RK, ascending_RK, flags_F, counts_E, out_C):  # type: ignore[no-untyped-def]
     """Code the rows of one sample; returns the bytes written, -1 where an id is twice in a row.
 
     Rows of ids_RK are ascending, so are those of ascending_RK, which holds the rows of base_RK.
@@ -130,6 +130,27 @@ def write_cell(ids_RK, base_RK, ascending_RK, flags_F, counts_E, out_C):  # type
                 rc, out_C, flags_F, counts_E, hidden, base_RK[r], leaving, entering, swaps
             )
     return finish_range(rc, out_C)
+
+
+@njit(nogil=True, cache=True)
+def write_cells(ids_RK, base_RK, ascending_RK, lens_S, flags_F, counts_E, out_B, ends_S):  # type: ignore[no-untyped-def]
+    """Code the rows of all samples, end to end, as _write_cell does; false where it cannot.
+
+    ``ends_S`` becomes where each cell ends in ``out_B``.
+    """
+    row, at = 0, 0
+    for s in range(lens_S.shape[0]):
+        stop = row + lens_S[s]
+        if stop > row:
+            size = _write_cell(
+                ids_RK[row:stop], base_RK[row:stop], ascending_RK[row:stop], flags_F, counts_E,
+                out_B[at:],
+            )  # fmt: skip
+            if size < 0:
+                return False
+            at += size
+        row, ends_S[s] = stop, at
+    return True
 
 
 @njit(nogil=True, cache=True)
@@ -188,8 +209,8 @@ def _sort_row(row):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def read_cell(data_C, base_RK, ascending_RK, flags_F, counts_E, ids_RK):  # type: ignore[no-untyped-def]
-    """The inverse of write_cell; returns whether the bytes are all used, no more.
+def _read_cell(data_C, base_RK, ascending_RK, flags_F, counts_E, ids_RK):  # type: ignore[no-untyped-def]
+    """The inverse of _write_cell; returns whether the bytes are all used, no more.
 
     data_C may be anything: a row holds K ids below E whatever it says.
     """
@@ -210,3 +231,21 @@ def read_cell(data_C, base_RK, ascending_RK, flags_F, counts_E, ids_RK):  # type
             for k in range(top_k):
                 ids_RK[r, k] = ascending_RK[r, k]
     return np.int64(rc[3]) >= data_C.shape[0] and np.int64(rc[3]) <= data_C.shape[0] + 8
+
+
+@njit(nogil=True, cache=True)
+def read_cells(data_B, ends_S, base_RK, ascending_RK, lens_S, flags_F, counts_E, ids_RK):  # type: ignore[no-untyped-def]
+    """The inverse of write_cells; returns whether every cell's bytes are all used, no more."""
+    row, at = 0, 0
+    for s in range(lens_S.shape[0]):
+        stop, end = row + lens_S[s], ends_S[s]
+        fine = end == at
+        if stop > row:
+            fine = _read_cell(
+                data_B[at:end], base_RK[row:stop], ascending_RK[row:stop], flags_F, counts_E,
+                ids_RK[row:stop],
+            )  # fmt: skip
+        if not fine:
+            return False
+        row, at = stop, end
+    return True
