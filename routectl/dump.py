@@ -113,7 +113,8 @@ class DumpMeta:
     margins beside them, gates that samples may have gate log-probabilities; where it is False
     none has. provenance is what a recomputed dump says of
     its making: device, dtype, implementations, versions. num_layers
-    counts all decoder layers, dense ones too; None where only the MoE layers are known.
+    counts all decoder layers, dense ones too; None where only the MoE layers are known. codec is
+    how a native file of coded columns stores its ids.
     """
 
     path: str
@@ -135,6 +136,7 @@ class DumpMeta:
     gates: bool = False
     provenance: dict[str, str] = field(default_factory=dict)
     num_layers: int | None = None
+    codec: str | None = None
 
 
 class Dump:

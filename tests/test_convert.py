@@ -1,5 +1,7 @@
 """``routectl convert`` to native files: codecs, bases, checks, stdout."""
 
+import gzip
+import json
 import re
 import subprocess
 import sys
@@ -27,7 +29,7 @@ def test_sizes_ratio_and_time_are_told(tmp_path, capsys):
     told = capsys.readouterr()
     size = path.stat().st_size
     pattern = r"routectl: wrote .*x\.parquet: 96 samples, verified; 889 kB to (\d+) kB "
-    found = re.fullmatch(pattern + r"\(([\d.]+) x\), [\d.e-]+ s\n", told.err)
+    found = re.fullmatch(pattern + r"\(([\d.]+) x\) in [\d.]+ s\n", told.err)
     assert (code, told.out) == (0, "")
     assert found
     assert abs(int(found[1]) - size / 1000) <= 0.5
@@ -52,6 +54,43 @@ def test_delta_is_a_tenth_and_diff_agrees(tmp_path, capsys):
     plain = tmp_path / "plain.parquet"
     assert converted(capsys, path, plain, "--base", BASE, "--verify")[0] == 0
     assert open_dump(plain).keys == open_dump(DUMP).keys
+
+
+def test_pipes_go_both_ways(tmp_path):
+    """``-`` as SRC is standard input: JSON lines go in, native comes out, and is read as a dump."""
+    routectl = [sys.executable, "-m", "routectl"]
+    facts = ["--num-layers", "6", "--top-k", "4", "--num-experts", "32"]
+    lines = (TINY / "vllm.bf16" / "samples.jsonl").read_bytes()
+    for data in (lines, gzip.compress(lines)):
+        command = [*routectl, "convert", "-", "-", "--codec", "set", *facts]
+        native = subprocess.run(command, input=data, capture_output=True, check=True).stdout
+        command = [*routectl, "diff", "-", DUMP, "--json"]
+        done = subprocess.run(command, input=native, capture_output=True, check=True)
+        report = json.loads(done.stdout)
+        assert (report["old"]["path"], report["old"]["codec"]) == ("-", "set")
+        assert (report["rows"], report["rows_mismatched"]) == (101_616, 0)
+
+
+def test_an_empty_pipe_is_refused(tmp_path):
+    """Standard input without a byte is an error of one line, and nothing is written."""
+    path = tmp_path / "x.parquet"
+    command = [sys.executable, "-m", "routectl", "convert", "-", str(path)]
+    done = subprocess.run(command, input=b"", capture_output=True)
+    assert (done.returncode, done.stderr) == (2, b"routectl: -: standard input is empty\n")
+    assert not path.exists()
+
+
+def test_a_native_file_knows_the_dense_layers(tmp_path, capsys):
+    """What a target with a column for each layer asks for is in the file, codec or not."""
+    deepseek = FIXTURES / "recordings/vllm-0.32.0/deepseek_v3.bf16.grpo/samples.jsonl"
+    for codec in ("plain", "set"):
+        native, trainer = tmp_path / f"{codec}.parquet", tmp_path / f"{codec}.pt"
+        assert converted(capsys, deepseek, native, "--codec", codec)[0] == 0
+        assert open_dump(native).meta.num_layers == 5
+        assert converted(capsys, native, trainer, "--to", "slime")[0] == 0
+        config = str(FIXTURES / "configs" / "deepseek_v3.json")
+        assert main(["diff", str(deepseek), str(trainer), "--model", config]) == 0
+        capsys.readouterr()
 
 
 def test_stdout_is_a_native_file(tmp_path):

@@ -22,7 +22,7 @@ COUNTS = st.none() | st.integers(0, 2**31 - 1)
 TEXTS = st.none() | st.text(st.characters(codec="utf-8"), max_size=12)
 KEPT = (
     "layers_L", "num_experts", "top_k", "engine", "engine_version", "model", "id_space", "order",
-    "margins", "group_margins", "gates", "provenance",
+    "margins", "group_margins", "gates", "provenance", "num_layers",
 )  # fmt: skip
 
 
@@ -38,6 +38,7 @@ def metas(draw):
         "order": draw(st.sampled_from(["unknown", "score"])),
         "margins": draw(st.booleans()),
         "gates": draw(st.booleans()),
+        "num_layers": draw(st.sampled_from([None, max(layers) + 1, 5000])),
         "provenance": draw(st.dictionaries(*[st.text(st.characters(codec="utf-8"))] * 2)),
     }
     about["group_margins"] = about["margins"] and draw(st.booleans())
@@ -172,7 +173,7 @@ def test_every_field_of_a_sample_is_tried():
         "response_length", "loss_mask", "logprobs", "weight_spans", "finish_reason",
         "cached_tokens", "retractions", "start_inferred", "gates",
     }  # fmt: skip
-    of_the_opening = {"path", "format", "facts_source", "file_bytes", "skipped", "num_layers"}
+    of_the_opening = {"path", "format", "facts_source", "file_bytes", "skipped", "codec"}
     assert {f.name for f in dataclasses.fields(DumpMeta)} == {*KEPT, "wire_dtype"} | of_the_opening
 
 

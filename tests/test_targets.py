@@ -557,7 +557,7 @@ class TestCommand:
         done = run(DEEPSEEK, tmp_path / "a.pt", "--to", "megatron", "--lossy")
         assert done.returncode == 0, done.stderr
         assert done.stdout == ""
-        assert "46 samples, 241 kB to 726 kB (0.33 to 1) in " in done.stderr
+        assert "46 samples; 241 kB to 726 kB (0.332 x) in " in done.stderr
         assert "left out: log-probs" in done.stderr
 
     @pytest.mark.parametrize(

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_command"]
 
-_DUMP = typer.Argument(metavar="[DUMP]", show_default=False, help="A file, a folder or a glob.")
+_DUMP = typer.Argument(
+    metavar="[DUMP]", show_default=False, help="A file, a folder or a glob; - is stdin."
+)
 _EXPLAIN = typer.Option(metavar="CODE", help="Print what a finding means, and read no dump.")
 _FAIL_ON = typer.Option(help="The least severity to exit 1 for: error, warning or note.")
 _EP = typer.Option(min=1, help="Count what filler adds to each expert-parallel rank of so many.")

@@ -30,7 +30,9 @@ from .output import check_output
 
 __all__ = ["convert_command"]
 
-_SRC = typer.Argument(metavar="SRC", show_default=False, help="A file, a folder or a glob.")
+_SRC = typer.Argument(
+    metavar="SRC", show_default=False, help="A file, a folder or a glob; - is stdin."
+)
 _DST = typer.Argument(
     metavar="DST", show_default=False,
     help="The file to write: NAME.parquet is native; - is stdout, for native or JSON lines.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import RoutectlError
-from ..reports.wording import bytes_text, plural
+from ..reports.wording import plural, shrunk_text
 from .output import note, watching
 
 if TYPE_CHECKING:
@@ -67,8 +67,10 @@ class NativeWanted:
 def _checked_source(dump: "Dump", base: "Dump | None") -> None:
     """Check a native source against the digests in it; one from before digests is named."""
     from ..formats.native import check_native
+    from .piped import file_of
 
-    if dump.meta.format == "native" and check_native(Path(dump.meta.path), base=base) is None:
+    path = Path(file_of(dump.meta.path))
+    if dump.meta.format == "native" and check_native(path, base=base) is None:
         note(f"{dump.meta.path}: has no digest to be checked against")
 
 
@@ -91,12 +93,10 @@ def convert_to_native(dump: "Dump", dst: Path, wanted: NativeWanted) -> int:
         count = write_native(
             watched, dump.meta, dst, force=wanted.force, coding=coding, verify=wanted.verify
         )
-    before, after = dump.meta.file_bytes, dst.stat().st_size
-    ratio = f" ({before / after:.3g} x)" if before else ""
-    sizes = f"{bytes_text(before)} to {bytes_text(after)}{ratio}"
+    sizes = shrunk_text(dump.meta.file_bytes, dst.stat().st_size)
     elapsed = time.monotonic() - began
     checked = ", verified" if wanted.verify else ""
-    note(f"wrote {dst}: {plural(count, 'sample')}{checked}; {sizes}, {elapsed:.3g} s")
+    note(f"wrote {dst}: {plural(count, 'sample')}{checked}; {sizes} in {elapsed:.1f} s")
     if coding is not None and coding.sorts:
         note(f"codec {coding.codec} does not keep the order of slots; --keep-order does")
     return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import MismatchError, RoutectlError, UnsupportedError
-from ..reports.wording import bytes_text, plural
+from ..reports.wording import plural, shrunk_text
 from .output import note, watching
 
 if TYPE_CHECKING:
@@ -103,10 +103,7 @@ def _bytes_at(path: Path) -> int:
 def _tell(done: "Written", meta: "DumpMeta", dst: Path | None, elapsed_s: float) -> None:
     sizes = ""
     if dst is not None:
-        after = _bytes_at(dst)
-        before = meta.file_bytes
-        ratio = f" ({before / after:.2f} to 1)" if before and after else ""
-        sizes = f", {bytes_text(before)} to {bytes_text(after)}{ratio} in {elapsed_s:.1f} s"
+        sizes = f"; {shrunk_text(meta.file_bytes, _bytes_at(dst))} in {elapsed_s:.1f} s"
     note(f"wrote {dst or 'stdout'}: {plural(done.samples, 'sample')}{sizes}")
     if done.dropped:
         note(f"dropped {plural(done.dropped, 'sample')} with missing rows")

@@ -28,7 +28,9 @@ from .output import check_output, emit, watching
 
 __all__ = ["diff_command"]
 
-_OLD = typer.Argument(metavar="OLD", show_default=False, help="Dump: a file, a folder or a glob.")
+_OLD = typer.Argument(
+    metavar="OLD", show_default=False, help="Dump: a file, a folder or a glob; - is stdin."
+)
 _NEW = typer.Argument(metavar="NEW", show_default=False, help="Dump of the same tokens.")
 
 

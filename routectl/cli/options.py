@@ -1,5 +1,6 @@
 """Arguments and options that more than one command takes, each defined once."""
 
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -122,10 +123,17 @@ def open_input(
     path: str, model: "ModelFacts | Path | None", form: str | None, start: int | None,
     base: "Dump | None" = None,
 ) -> "Dump":  # fmt: skip
-    """Open a dump that the user named, and the base of one that was coded against another."""
-    from ..formats import open_dump
+    """Open a dump that the user named, and the base of one that was coded against another.
 
-    return open_dump(path, model=model, format=form, start=start, base=base)
+    ``-`` is standard input.
+    """
+    from ..formats import open_dump
+    from .piped import file_of
+
+    dump = open_dump(file_of(path), model=model, format=form, start=start, base=base)
+    if path == "-":
+        dump.meta = replace(dump.meta, path=path)
+    return dump
 
 
 def parse_layers(text: str | None) -> list[int] | None:

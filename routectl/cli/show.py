@@ -25,7 +25,7 @@ __all__ = ["show_command"]
 
 _PATH = typer.Argument(
     metavar="PATH", show_default=False,
-    help="A dump: a file, a folder or a glob. Or a checkpoint: a folder of weights.",
+    help="A dump: a file, a folder or a glob; - is stdin. Or a checkpoint: a folder of weights.",
 )  # fmt: skip
 
 

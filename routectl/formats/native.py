@@ -45,7 +45,7 @@ __all__ = ["check_native", "open_native", "stream_native", "write_native"]
 _GROUP_BYTES = 4 << 20  # ids in a row group: what reading one sample at random costs at most
 _GROUP_ROWS = 4096
 _KEYS = ("sample_id", "prompt_ids", "response_ids")
-_KEPT = ("order", "margins", "group_margins", "gates", "provenance")
+_KEPT = ("order", "margins", "group_margins", "gates", "provenance", "num_layers")
 _DIGEST = "routectl.digest"  # of all routes, in the footer
 
 
@@ -241,6 +241,7 @@ def _meta(path: Path, about: dict[str, Any]) -> DumpMeta:
         top_k=about["top_k"],
         facts_source="the file itself",
         file_bytes=path.stat().st_size,
+        codec=about["coded"].codec if about["coded"] else None,
         **{name: about[name] for name in _KEPT},
         **named,
     )

@@ -100,6 +100,8 @@ def schema_of(meta: DumpMeta, coded: CodedAbout | None) -> pa.Schema:
     }
     if meta.order != ORDERS[0]:
         about["order"] = meta.order
+    if meta.num_layers is not None:
+        about["num_layers"] = meta.num_layers
     if meta.provenance:
         about["provenance"] = meta.provenance
     if meta.gates or coded:
@@ -119,8 +121,8 @@ def read_schema(path: Path, schema: pa.Schema) -> dict[str, Any]:
     """The routectl block of the schema metadata, checked against the columns.
 
     Beside what was written it has ``margins``, ``group_margins``, ``gates``, ``order``,
-    ``provenance``, and ``coded``: CodedAbout or None. Raises UnsupportedError for another
-    program's Parquet or a newer container, FormatError for damage.
+    ``provenance``, ``num_layers``, and ``coded``: CodedAbout or None. Raises UnsupportedError for
+    another program's Parquet or a newer container, FormatError for damage.
     """
     block = (schema.metadata or {}).get(b"routectl")
     if block is None:
@@ -161,6 +163,8 @@ def _fits(about: dict[str, Any]) -> bool:
     named = named and about.setdefault("order", ORDERS[0]) in ORDERS
     made = about.setdefault("provenance", {})
     named = named and all(isinstance(text, str) for text in made.values())
+    depth = about.setdefault("num_layers", None)
+    named = named and (depth is None or (type(depth) is int and depth > max(layers)))
     coded: CodedAbout | None = about["coded"]
     if coded is not None:
         named = named and isinstance(coded.codec, str) and isinstance(coded.base, str | None)

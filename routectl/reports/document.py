@@ -43,7 +43,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-_WHERE_KNOWN = ("order", "margins", "group_margins", "gates", "provenance")
+_WHERE_KNOWN = ("order", "margins", "group_margins", "gates", "provenance", "codec")
 
 
 def dump_document(meta: DumpMeta, samples: int) -> Document:
@@ -51,7 +51,7 @@ def dump_document(meta: DumpMeta, samples: int) -> Document:
     about = asdict(meta)
     del about["num_layers"]  # of the model, for convert: reports are of the MoE layers
     for name in _WHERE_KNOWN:
-        if about[name] in ("unknown", False, {}):
+        if about[name] in ("unknown", False, {}, None):
             del about[name]
     return {
         "path": about.pop("path"),

@@ -257,6 +257,7 @@ def render_summary(doc: Document, console: Console) -> None:
         console, "size",
         f"{doc['id_bytes_per_token']} B of ids a token ({dump['wire_dtype'] or 'unknown'} as "
         f"written), {bytes_text(dump['file_bytes'])} in file"
+        + (f" by codec {dump['codec']}" if "codec" in dump else "")
         + ("" if per_file is None else f", {per_file:,.0f} B a token"),
     )  # fmt: skip
     versions = ", ".join(f"{v} ({amount(n)})" for v, n in doc["weight_versions"].items())

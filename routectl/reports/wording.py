@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-__all__ = ["amount", "bytes_text", "figure", "layers_text", "percent", "plural"]
+__all__ = ["amount", "bytes_text", "figure", "layers_text", "percent", "plural", "shrunk_text"]
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -43,6 +43,12 @@ def bytes_text(size: int | None) -> str:
     while value >= 1000 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
     return f"{value:.3g} {_UNITS[unit]}" if unit else f"{size} B"
+
+
+def shrunk_text(before: int | None, after: int) -> str:
+    """What a size became: 268 kB to 20.2 kB (13.3 x); without a ratio where one is not known."""
+    ratio = f" ({before / after:.3g} x)" if before and after else ""
+    return f"{bytes_text(before)} to {bytes_text(after)}{ratio}"
 
 
 def layers_text(layers: Sequence[int]) -> str:
