@@ -10,6 +10,7 @@ import subprocess
 import sys
 import weakref
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import msgpack
@@ -25,6 +26,7 @@ from safetensors.numpy import load_file
 from routectl.dump import WeightSpan
 from routectl.errors import FormatError, RoutectlError, UnsupportedError
 from routectl.formats import open_dump
+from routectl.formats.native import write_native
 from routectl.formats.target_rows import Shape
 from routectl.formats.target_write import write_target
 from routectl.formats.targets import TARGETS, target_named
@@ -580,9 +582,10 @@ class TestCommand:
         assert said in done.stderr
         assert not list(tmp_path.iterdir())
 
-    def test_native_needs_the_model(self, tmp_path):
-        """A native file knows its MoE layers alone: --model tells how many layers there are."""
-        native = FIXTURES / "golden/deepseek_v3.parquet"
+    def test_without_all_layers_the_model_is_needed(self, tmp_path):
+        """Where a file knows its MoE layers alone, --model tells how many layers there are."""
+        dump, native = open_dump(FIXTURES / "golden/deepseek_v3.parquet"), tmp_path / "old.parquet"
+        write_native(dump, replace(dump.meta, num_layers=None), native, force=False)
         done = run(native, tmp_path / "a.pt", "--to", "slime")
         assert "how many layers" in done.stderr
         config = FIXTURES / "configs/deepseek_v3.json"

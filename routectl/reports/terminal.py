@@ -252,13 +252,12 @@ def render_summary(doc: Document, console: Console) -> None:
         + (", ".join(f"{n} {kind}" for kind, n in doc["starts"].items()) or "none"),
     )  # fmt: skip
     _print_lines(console, making_lines(doc))
-    per_file = doc["file_bytes_per_token"]
     print_line(
         console, "size",
         f"{doc['id_bytes_per_token']} B of ids a token ({dump['wire_dtype'] or 'unknown'} as "
         f"written), {bytes_text(dump['file_bytes'])} in file"
         + (f" by codec {dump['codec']}" if "codec" in dump else "")
-        + ("" if per_file is None else f", {per_file:,.0f} B a token"),
+        + ("" if (each := doc["file_bytes_per_token"]) is None else f", {each:,.0f} B a token"),
     )  # fmt: skip
     versions = ", ".join(f"{v} ({amount(n)})" for v, n in doc["weight_versions"].items())
     print_line(
