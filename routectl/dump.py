@@ -143,6 +143,8 @@ class Dump:
     """A lazy, sized, re-iterable collection of samples.
 
     ``keys`` are at hand for every sample; ``dump[i]`` and iteration read one sample at a time.
+    ``digests``, empty where the dump has none, are ``gates.digest_routes`` of each sample's routes
+    as they were written, None for a sample without.
     """
 
     def __init__(
@@ -151,11 +153,13 @@ class Dump:
         keys: Sequence[SampleKey],
         load: Callable[[int], Sample],
         narrow: Callable[[tuple[int, ...]], "Dump"] | None = None,
+        digests: Sequence[str | None] = (),
     ) -> None:
         self.meta = meta
         self.keys = keys
         self._load = load
         self._narrow = narrow
+        self.digests = digests
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -243,7 +247,10 @@ class Dump:
             on_sample(sample)
             return sample
 
-        narrow = self._narrow
-        if narrow is None:
-            return Dump(self.meta, self.keys, load)
-        return Dump(self.meta, self.keys, load, lambda layers: narrow(layers).watched(on_sample))
+        narrow, watch = self._narrow, None
+        if narrow is not None:
+
+            def watch(layers: tuple[int, ...]) -> Dump:
+                return narrow(layers).watched(on_sample)
+
+        return Dump(self.meta, self.keys, load, watch, self.digests)

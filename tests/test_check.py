@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from building import FIXTURES
 from dumps import LAYERS, all_alike, make_dump, make_routes, make_sample, part_of
@@ -18,6 +20,8 @@ from routectl.check_kernels import ARANGE, DUPLICATE, add_scores, hash_sets, sca
 from routectl.dump import Dump
 from routectl.findings import FINDINGS, SEVERITIES, kind_of, known_codes
 from routectl.formats import open_dump
+from routectl.formats.coding import Coding
+from routectl.formats.native import write_native
 from routectl.ops.check import check
 from routectl.ops.check_options import CheckOptions
 from routectl.ops.found import Book, CheckFinding, Place
@@ -207,6 +211,28 @@ def test_mixed_types_are_noted():
     mixed = Dump(replace(dump.meta, wire_dtype="int32+uint8"), dump.keys, dump.__getitem__)
     assert only(check(mixed), "R008").detail == "int32+uint8"
     assert codes(check(dump)) == set()
+
+
+@pytest.mark.parametrize("codec", ["packed", "set", "context"])
+def test_routes_that_decode_to_others_are_an_error(tmp_path, codec):
+    """A coded file whose cells are of other routes than its digests is named, sample by sample."""
+    source = open_dump(FIXTURES / "recordings/vllm-0.32.0/qwen3_moe.bf16.chunked/samples.jsonl")
+    path = tmp_path / "x.parquet"
+    write_native(source, source.meta, path, force=False, coding=Coding(codec))
+    assert "R010" not in codes(check(open_dump(path)))
+    table = pq.read_table(path)
+    digests = table.column("routes_digest").to_pylist()
+    digests[3] = digests[4]
+    at = table.schema.get_field_index("routes_digest")
+    pq.write_table(table.set_column(at, table.schema.field(at), pa.array(digests)), path)
+    found = only(check(open_dump(path)), "R010")
+    assert (found.samples, found.rows, found.places[0].sample) == (
+        1,
+        source[3].routes.rows,
+        source[3].sample_id,
+    )
+    part = open_dump(path).select(layers=[0, 2])
+    assert "R010" not in codes(check(part))
 
 
 def test_results_of_shards_add_up():

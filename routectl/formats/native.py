@@ -147,16 +147,13 @@ def check_native(path: Path, *, base: Dump | None = None) -> int | None:
     dump = open_native(path, base=base)
     with pq.ParquetFile(path) as file:
         stored = (file.metadata.metadata or {}).get(_DIGEST.encode())
-        names: list[Any] = [None] * len(dump)
-        if "routes_digest" in file.schema_arrow.names:
-            names = file.read(["routes_digest"]).column(0).to_pylist()
     if stored is None:
         return None
     digest = hashlib.blake2b(digest_size=16)
-    for i, (sample, name) in enumerate(zip(dump, names, strict=True)):
+    for i, sample in enumerate(dump):
         found = None if sample.routes is None else digest_routes(sample.routes)
-        if name is not None and found != name:
-            raise FormatError(f"{path}: sample {i}: got routes {found}, expected {name}")
+        if dump.digests and found != dump.digests[i]:
+            raise FormatError(f"{path}: sample {i}: got routes {found}, expected {dump.digests[i]}")
         digest.update((found or "-").encode())
     if digest.hexdigest().encode() != stored:
         raise FormatError(f"{path}: got routes {digest.hexdigest()}, expected {stored.decode()}")
@@ -210,7 +207,9 @@ def open_native(
 
         return Dump(dataclasses.replace(meta, layers_L=layers), keys, load, holding)
 
-    return holding(meta.layers_L)
+    whole = holding(meta.layers_L)
+    whole.digests = [] if coded is None else _read_digests(path, footer)
+    return whole
 
 
 def _opened(path: Path, footer: pq.FileMetaData | None) -> pq.ParquetFile:
@@ -253,6 +252,15 @@ def _read_group(path: Path, footer: pq.FileMetaData, group: int, columns: list[s
             return file.read_row_group(group, columns, use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FormatError(f"{path}: row group {group}: damaged: {one_line(error)}") from None
+
+
+def _read_digests(path: Path, footer: pq.FileMetaData) -> list[str | None]:
+    try:
+        with _opened(path, footer) as file:
+            digests: list[str | None] = file.read(["routes_digest"]).column(0).to_pylist()
+            return digests
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise FormatError(f"{path}: routes_digest: damaged: {one_line(error)}") from None
 
 
 def _read_keys(file: pq.ParquetFile) -> Iterator[SampleKey]:

@@ -11,6 +11,7 @@ import numpy as np
 from ..check_kernels import scan_sample
 from ..dump import Dump, DumpMeta, Sample
 from ..errors import FormatError, MismatchError
+from ..gates import digest_routes
 from ..routes import Bools
 from .align import checked, name_of
 from .check_ids import reread
@@ -18,7 +19,7 @@ from .check_load import LoadModel, check_axes, filler_by_rank
 from .check_options import CheckOptions
 from .check_rows import View, check_rows_of
 from .check_samples import Groups, WeightVersions, check_counts
-from .found import Book, CheckResult
+from .found import Book, CheckResult, Place
 from .hypotheses import Comparer
 from .join import join_keys
 
@@ -57,6 +58,8 @@ class _Pass:
         self.versions.check(sample, name, self.book)
         self.groups.check(sample, dump.keys[index], name, self.book)
         if sample.routes is not None:
+            if dump.digests and digest_routes(sample.routes) != dump.digests[index]:
+                self.book.add("R010", Place(name), rows=sample.routes.rows)
             self._add_rows(sample, name, bad_TL)
         if self.comparer is not None and self.reference is not None and other is not None:
             self.comparer.add(sample, self.reference[other], name)
