@@ -66,6 +66,7 @@ HOMES = {
         "checkpoints/reading.py",
         "checkpoints/router_inputs.py",
         "formats/target_torch.py",
+        "formats/torch_files.py",
         "formats/trainer_torch.py",
         "formats/trainer_fields.py",
         "ops/replay_inputs.py",
@@ -73,7 +74,7 @@ HOMES = {
     ),
     "transformers": ("forward/",),
     "greenlet": ("forward/streaming.py",),
-    "tensordict": ("formats/target_torch.py", "formats/trainer_torch.py"),
+    "tensordict": ("formats/target_torch.py", "formats/torch_files.py"),
     "msgpack": ("formats/trainer_msgpack.py",),
     "zstandard": ("codecs/",),
 }

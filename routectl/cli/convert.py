@@ -39,6 +39,12 @@ _DST = typer.Argument(
 )  # fmt: skip
 
 
+_TOKENS_FROM = typer.Option(
+    metavar="FILE", show_default=False,
+    help="Tokens of a SRC that holds layers alone: a dump, train data, or a JSON list of ids.",
+)  # fmt: skip
+
+
 def convert_command(
     src: Annotated[str, _SRC],
     dst: Annotated[Path, _DST],
@@ -56,6 +62,7 @@ def convert_command(
     num_experts: NumExperts = None,
     form: Format = None,
     start: Start = None,
+    tokens_from: Annotated[Path | None, _TOKENS_FROM] = None,
 ) -> int:
     """Write a dump as native Parquet, or as trainers read it.
 
@@ -70,8 +77,8 @@ def convert_command(
     if not native:
         if codec != "plain" or keep_order or base is not None or verify:
             raise RoutectlError("--codec, --keep-order, --base and --verify are of native files")
-        dump = open_input(src, given, form, start)
+        dump = open_input(src, given, form, start, None, tokens_from)
         return convert_to_target(dump, dst, Wanted(to, missing, lossy, force, given))
     against = None if base is None else open_input(base, given, None, None)
-    dump = open_input(src, given, form, start, against)
+    dump = open_input(src, given, form, start, against, tokens_from)
     return convert_to_native(dump, dst, NativeWanted(codec, keep_order, against, verify, force))

@@ -1,6 +1,7 @@
 """``routectl diff OLD NEW``."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,7 +25,10 @@ from .options import (
     open_input,
     parse_layers,
 )
-from .output import check_output, emit, watching
+from .output import check_output, emit, note, watching
+
+if TYPE_CHECKING:
+    from ..dump import Dump
 
 __all__ = ["diff_command"]
 
@@ -32,6 +36,24 @@ _OLD = typer.Argument(
     metavar="OLD", show_default=False, help="Dump: a file, a folder or a glob; - is stdin."
 )
 _NEW = typer.Argument(metavar="NEW", show_default=False, help="Dump of the same tokens.")
+
+
+_LOGPROBS = typer.Option(
+    metavar="TRAIN.pt", show_default=False,
+    help="Log-probs of NEW: those that the trainer computed, in slime's train data.",
+)  # fmt: skip
+
+
+def _scored(dump: "Dump", path: Path) -> "Dump":
+    """NEW with the trainer's log-probs, and a word on how many samples have some."""
+    from ..formats.train_data import read_train_data
+    from ..ops.scored import with_logprobs
+
+    scored, count = with_logprobs(dump, read_train_data(path).samples)
+    if not count:
+        raise RoutectlError(f"{path}: no log_probs in it: the trainer did not compute any")
+    note(f"log-probs of NEW from {path}: {count} of {len(dump)} samples")
+    return scored
 
 
 def diff_command(
@@ -55,6 +77,7 @@ def diff_command(
         typer.Option(metavar="METRIC[@LAYER]:N[%]", help="Exit 1 only when under; repeatable."),
     ] = None,
     eps: Eps = None,
+    logprobs: Annotated[Path | None, _LOGPROBS] = None,
     exit_zero: ExitZero = False,
     as_json: Json = False,
     output: Output = None,
@@ -96,6 +119,8 @@ def diff_command(
     facts = model_from(model, num_layers, top_k, num_experts)
     old_dump = open_input(old, facts, form, start)
     new_dump = open_input(new, facts, form, start)
+    if logprobs is not None:
+        new_dump = _scored(new_dump, logprobs)
     with watching(old_dump, "comparing") as watched:
         result = diff(
             watched, new_dump, match=match, tokens=tokens, layers=wanted, examples=examples

@@ -121,7 +121,7 @@ def model_from(
 
 def open_input(
     path: str, model: "ModelFacts | Path | None", form: str | None, start: int | None,
-    base: "Dump | None" = None,
+    base: "Dump | None" = None, tokens: Path | None = None,
 ) -> "Dump":  # fmt: skip
     """Open a dump that the user named, and the base of one that was coded against another.
 
@@ -130,7 +130,8 @@ def open_input(
     from ..formats import open_dump
     from .piped import file_of
 
-    dump = open_dump(file_of(path), model=model, format=form, start=start, base=base)
+    source = file_of(path)
+    dump = open_dump(source, model=model, format=form, start=start, base=base, tokens=tokens)
     if path == "-":
         dump.meta = replace(dump.meta, path=path)
     return dump

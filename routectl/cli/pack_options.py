@@ -52,7 +52,7 @@ PlanFile = Annotated[
     typer.Option(
         "--plan",
         metavar="PLAN.json",
-        help="Which samples form which micro-batch; slime's dp_shards, too.",
+        help="Which samples form which micro-batch; slime's train data (.pt), too.",
     ),
 ]
 Form = Annotated[

@@ -158,7 +158,7 @@ def _plan(options: LayoutOptions, lens: list[int], ids: list[str | None]) -> "Pl
         if options.max_tokens_per_gpu is not None or options.dp > 1:
             raise RoutectlError("--plan already says dp and micro-batches: drop --dp and "
                                 "--max-tokens-per-gpu")  # fmt: skip
-        return read_plan(options.plan, options.cp, ids)
+        return read_plan(options.plan, options.cp, ids, lens)
     if options.dp == 1 and options.max_tokens_per_gpu is None:
         return None
 

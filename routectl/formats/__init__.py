@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from ..dump import Dump
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, MismatchError, UnsupportedError
 from ..model import ModelFacts
 
 __all__ = ["FORMATS", "open_dump"]
@@ -49,10 +49,12 @@ def _kind(path: Path, forced: str | None) -> str | None:
 
 def _open_file(
     path: Path, model: ModelFacts | str | Path | None, form: str | None, start: int | None,
-    base: Dump | str | Path | None,
+    base: Dump | str | Path | None, tokens: str | Path | None,
 ) -> Dump:  # fmt: skip
     try:
         kind = _kind(path, form)
+        if tokens is not None and kind != "torch":
+            raise MismatchError(f"{path}: no list of layers: its samples have their own tokens")
         if kind == "native":
             from .native import open_native
 
@@ -62,9 +64,11 @@ def _open_file(
 
             return open_arrays(path, kind, model, start)
         if kind in _TRAINERS:
+            from .token_files import read_tokens
             from .trainer_files import open_trainer_file
 
-            return open_trainer_file(path, kind, model, start)
+            given = None if tokens is None else read_tokens(Path(tokens), model)
+            return open_trainer_file(path, kind, model, start, given)
         from .text import open_text
 
         return open_text(path, kind, model, start)
@@ -92,6 +96,7 @@ def open_dump(
     format: str | None = None,  # noqa: A002 - the word that users know from --format
     start: int | None = None,
     base: Dump | str | Path | None = None,
+    tokens: str | Path | None = None,
 ) -> Dump:
     """Open a file, a folder or a glob as one lazy Dump.
 
@@ -101,6 +106,8 @@ def open_dump(
     start   position of row 0 for samples that do not say it.
     base    the dump that native files of codec delta were coded against; None to take the path in
             the file.
+    tokens  a second file with the tokens of a torch file that holds layers alone: a dump or slime's
+            train data with its samples in order, or a JSON list of token ids.
 
     Raises FormatError when a file is not what it claims, UnsupportedError when it is understood
     and not handled, MismatchError when the files of a folder are of different models.
@@ -109,7 +116,7 @@ def open_dump(
         raise UnsupportedError(f"format {format!r} is not known: {', '.join(FORMATS)}")
     files = _listed(Path(path))
     if files is None:
-        return _open_file(Path(path), model, format, start, base)
+        return _open_file(Path(path), model, format, start, base, tokens)
     from .bundles import find_bundle, open_bundle
 
     manifest = find_bundle(files) if Path(path).is_dir() else None
@@ -117,4 +124,4 @@ def open_dump(
         return open_bundle(Path(path), manifest)
     from .folder import join_files
 
-    return join_files(str(path), files, lambda p: _open_file(p, model, format, start, base))
+    return join_files(str(path), files, lambda p: _open_file(p, model, format, start, base, tokens))

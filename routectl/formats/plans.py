@@ -1,7 +1,7 @@
 """plan.json: which samples form which micro-batch on which data-parallel rank.
 
-Two forms: routectl's own, and the ``dp_shards`` of slime's train-data dumps. docs/replay.md has
-both.
+Two forms: routectl's own, and the ``dp_shards`` of slime's train-data dumps, as JSON or in the
+dump itself. docs/replay.md has both.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError
+from ..errors import FormatError, MismatchError
 from ..plan import MicroBatch, Plan
 from .fields import one_line
 
@@ -82,19 +82,53 @@ def _slime(shards: Any, where: str) -> tuple[MicroBatch, ...]:
     return tuple(MicroBatch(groups) for groups in zip(*ranks, strict=True))
 
 
-def read_plan(path: Path, cp: int, sample_ids: Sequence[str | None] = ()) -> Plan:
-    """The plan in a JSON file; samples may be named by index or by id.
+def _train_data(path: Path, lens: Sequence[int]) -> dict[str, Any]:
+    """The dp_shards of a train-data dump.
 
-    Raises FormatError when it is not a plan; ``Plan.check`` says whether it fits the samples.
+    Raises MismatchError when a sample there has another length than the one at its place in
+    ``lens``: then the indices are of another dump.
     """
+    from .train_data import read_train_data
+
+    data = read_train_data(path)
+    for place, sample in zip(data.positions, data.samples, strict=True):
+        if not lens or place is None:
+            continue
+        got = lens[place] if 0 <= place < len(lens) else None
+        if got != sample.num_tokens:
+            raise MismatchError(
+                f"{path}: of another dump: its sample {place} has {sample.num_tokens} tokens, "
+                f"the dump's {'is not there' if got is None else got}"
+            )
+    return {"dp_shards": list(data.shards)}
+
+
+def _document(path: Path, lens: Sequence[int]) -> Any:
+    """What a plan's file says, as JSON would."""
     try:
+        with path.open("rb") as stream:
+            archive = stream.read(4) == b"PK\x03\x04"
+        if archive:
+            return _train_data(path, lens)
         if path.stat().st_size > _MAX_BYTES:
             raise FormatError(f"{path}: too large for a plan")
-        document = json.loads(path.read_text("utf-8"))
+        return json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
         raise FormatError(f"{path}: not JSON, expected a plan") from None
+
+
+def read_plan(
+    path: Path, cp: int, sample_ids: Sequence[str | None] = (), lens: Sequence[int] = ()
+) -> Plan:
+    """The plan in a JSON file, or in slime's train data; samples may be named by index or by id.
+
+    ``lens`` are the tokens of the dump's samples, where known; train data is held against them.
+    Raises FormatError when it is not a plan, MismatchError when it is of another dump;
+    ``Plan.check`` says whether it fits the samples.
+    """
+    document = _document(path, lens)
     if isinstance(document, list):
         document = {"dp_shards": document}
     ids: _Named = {}

@@ -11,15 +11,25 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError
 from .fields import one_line
+from .stored_arrays import StoredArray
 from .wire import WireSample
 
-__all__ = ["numbers_in", "tokens_in", "whole_mask", "wire_of"]
+__all__ = [
+    "is_tensor", "numbers_in", "response_scores", "tokens_in", "whole_mask", "wire_of",
+]  # fmt: skip
 
 Array = NDArray[Any]
 
 
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a torch tensor."""
+    return isinstance(value, torch.Tensor)
+
+
 def numbers_in(value: Any, where: str) -> Array:
     """A tensor or a numpy array of numbers as numpy's, no larger than its own bytes."""
+    if isinstance(value, StoredArray):
+        value = value.array(where)
     if isinstance(value, torch.Tensor) and value.layout == torch.strided:
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise FormatError(f"{where}: a tensor {tuple(value.shape)} larger than its bytes")
@@ -37,20 +47,33 @@ def numbers_in(value: Any, where: str) -> Array:
 def tokens_in(value: Any, where: str) -> NDArray[np.int32]:
     """Token ids, int32 [N]. Raises FormatError when they are not counts of 31 bits."""
     ids = numbers_in(value, where)
-    if ids.ndim != 1 or (ids.size and not 0 <= ids.min() <= ids.max() < 2**31):
+    whole = ids.dtype.kind in "iu" or not ids.size
+    if ids.ndim != 1 or not whole or (ids.size and not 0 <= ids.min() <= ids.max() < 2**31):
         raise FormatError(f"{where}: got {ids.dtype} {ids.shape}, expected token ids")
     return ids.astype(np.int32)
+
+
+def response_scores(value: Any, length: int, where: str, name: str) -> NDArray[np.float64] | None:
+    """The log-probs of a response, float64 [G]; None stays None.
+
+    Raises FormatError unless they are one a response token.
+    """
+    if value is None:
+        return None
+    scores = numbers_in(value, f"{where}: {name}")
+    if scores.shape != (length,):
+        raise FormatError(f"{where}: {name}: got {scores.shape}, expected one of {length} tokens")
+    return scores.astype(np.float64)
 
 
 def _engine_rows(ids_RWK: Array, total: int, where: str) -> Array:
     """The N - 1 rows that an engine gives: the last token's, padding in these files, is cut.
 
-    Raises FormatError when there are neither N nor N - 1 rows.
+    Any other count of rows is refused when the sample is read.
     """
-    if len(ids_RWK) not in (total, total - 1):
-        raise FormatError(f"{where}: got {len(ids_RWK)} rows for {total} tokens, expected {total} "
-                          f"or {total - 1}")  # fmt: skip
-    return ids_RWK[: max(total - 1, 0)]
+    if not ids_RWK.ndim:
+        raise FormatError(f"{where}: got one number, expected rows")
+    return ids_RWK[: max(total - 1, 0)] if len(ids_RWK) == total else ids_RWK
 
 
 def wire_of(
@@ -76,7 +99,7 @@ def whole_mask(part: Any, prompt: int, total: int, where: str) -> NDArray[np.boo
     """The mask of all N tokens from that of the response."""
     if part is None:
         return None
-    flags = numbers_in(part, where) != 0
-    if len(flags) != total - prompt:
-        raise FormatError(f"{where}: loss_mask: got {len(flags)}, expected {total - prompt}")
+    flags = numbers_in(part, f"{where}: loss_mask") != 0
+    if flags.shape != (total - prompt,):
+        raise FormatError(f"{where}: loss_mask: got {flags.shape}, expected {total - prompt}")
     return np.concatenate([np.zeros(prompt, np.bool_), flags])

@@ -3,9 +3,13 @@
 What each holds is in docs/formats.md; every sequence becomes a WireSample with its rows at hand.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ..dump import Dump, DumpMeta
+import numpy as np
+
+from ..dump import Dump, DumpMeta, Sample
 from ..model import ModelFacts
 from .facts import find_context
 from .fields import joined
@@ -15,9 +19,12 @@ __all__ = ["open_trainer_file"]
 
 
 def open_trainer_file(
-    path: Path, kind: str, model: ModelFacts | str | Path | None, start: int | None
-) -> Dump:
+    path: Path, kind: str, model: ModelFacts | str | Path | None, start: int | None,
+    tokens: Dump | Sequence[Sample] | None = None,
+) -> Dump:  # fmt: skip
     """Open a trainer's file; ``kind`` is torch or msgpack.
+
+    ``tokens`` are the samples whose rows a torch file of layers holds, for their tokens.
 
     The file is mapped or held whole; rows are checked when a sample is read. Raises FormatError
     on what is no dump of a known trainer, and on a pickle of anything but plain data.
@@ -25,7 +32,7 @@ def open_trainer_file(
     if kind == "torch":
         from .trainer_torch import read_torch
 
-        wires = read_torch(path)
+        wires = read_torch(path, tokens)
     else:
         from .trainer_msgpack import read_micro_batches
 
@@ -46,7 +53,16 @@ def open_trainer_file(
         num_layers=context.facts.num_layers,
     )
     keys = [wire.key for wire in wires]
-    return Dump(meta, keys, lambda index: to_sample(wires[index], context.facts, start))
+    top_k = context.facts.top_k
+    return Dump(meta, keys, lambda i: to_sample(_unfolded(wires[i], top_k), context.facts, start))
+
+
+def _unfolded(wire: WireSample, top_k: int) -> WireSample:
+    """Relax has each row's layers end to end, [T, W x K]: such a payload as [T, W, K]."""
+    ids = wire.payload
+    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.shape[1] % top_k:
+        return wire
+    return replace(wire, payload=ids.reshape(len(ids), -1, top_k))
 
 
 def _dtype(wire: WireSample) -> str | None:
