@@ -16,10 +16,12 @@ from .routes import Routes
 
 __all__ = [
     "ORDERS",
+    "ROW_FORMS",
     "Dump",
     "DumpMeta",
     "Sample",
     "SampleKey",
+    "Segment",
     "WeightSpan",
     "digest_tokens",
     "key_of",
@@ -27,6 +29,7 @@ __all__ = [
 
 Tokens = NDArray[np.int32]
 ORDERS = ("unknown", "score")
+ROW_FORMS = ("N", "N-1", "N-2", "P+G")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,24 @@ class WeightSpan:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What one call brought to a sample of several: rows ``start`` up to (not including) ``stop``.
+
+    shared counts the rows (a token in one layer) that an earlier call has too; differing those
+    of them with other experts, apart those that have fewer than half in common. layers are those
+    of the differing rows, first is the position and layer of the first. Earlier calls' rows stay.
+    """
+
+    start: int
+    stop: int
+    shared: int = 0
+    differing: int = 0
+    apart: int = 0
+    layers: tuple[int, ...] = ()
+    first: tuple[int, int] | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
     """One sequence of a dump: its routes and whatever else the dump knew.
@@ -47,6 +68,9 @@ class Sample:
     logprobs are of the response tokens, natural log, float64 [G]; loss_mask is bool [N].
     start_inferred tells that the start of the routes was computed from the row count. gates are
     of a recompute: what its routers think of the experts of the dump that was recomputed.
+    row_form is one of ROW_FORMS where the file counts rows otherwise than the routes here do: a
+    row for each of N tokens, or prompt and response rows apart. segments are of the calls that the
+    sample was merged from, empty for one call.
     """
 
     routes: Routes | None
@@ -64,6 +88,16 @@ class Sample:
     retractions: int | None = None
     start_inferred: bool = False
     gates: GateLogprobs | None = None
+    row_form: str | None = None
+    segments: tuple[Segment, ...] = ()
+
+    @property
+    def row_count(self) -> str | None:
+        """How its rows are counted: one of ROW_FORMS, "other", or None where N is not known."""
+        if self.routes is None or self.num_tokens is None or self.row_form is not None:
+            return self.row_form
+        short = self.num_tokens - self.routes.stop
+        return ROW_FORMS[short] if 0 <= short <= 2 else "other"
 
     @property
     def num_tokens(self) -> int | None:

@@ -68,6 +68,12 @@ FINDINGS = (
         "Check that all come from one engine build; ids themselves are unharmed.",
         ("SkyRL#1378", "NeMo-RL#2826"),
     ),
+    FindingKind("R009", "note", "N - 2 rows in every sample",
+        "The engine keeps rows up to the last step that it captured, one before the last that it "
+        "ran.",
+        "Let the trainer route the row that is missing; with the overlap scheduler it is there.",
+        ("TensorRT-LLM#18397",),
+    ),
     FindingKind("R010", "error", "routes are not those that were written",
         "The file's bytes decode, but not to the routes that its digest was taken of.",
         "Convert the dump again from its source; where that repeats it, report a bug of the codec.",
@@ -157,6 +163,19 @@ FINDINGS = (
         "A resumed request's rows were appended from its beginning again.",
         "Merge segments by their start; drop what is there already.",
         ("verl#6046", "verl#6029"),
+    ),
+    FindingKind("R403", "error", "calls of one sample disagree",
+        "Two calls have rows for the same tokens, with other experts: other weights, a start that "
+        "is off, or a cache that was not flushed. The earlier call's rows are kept.",
+        "Pass routed_experts_start_len = the rows that are there already; flush the cache at a "
+        "weight update.",
+        ("verl#6046", "miles#3277", "miles#1672"),
+    ),
+    FindingKind("R404", "note", "calls of one sample differ by rounding",
+        "A later call computed the prefix again, in other batches: single experts differ. The "
+        "earlier call's rows are kept.",
+        "Nothing; routed_experts_start_len spares the rows that are there already.",
+        ("flashinfer#2822",),
     ),
     FindingKind("R501", "note", "several weight versions in one sample",
         "The weights were updated while the sample was generated.",

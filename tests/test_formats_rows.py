@@ -16,8 +16,11 @@ from building import (
     write_lines,
 )
 
+from routectl.cli.main import main
 from routectl.errors import FormatError
 from routectl.formats import open_dump
+from routectl.ops.check import check
+from routectl.ops.summary import summarize
 
 
 @pytest.mark.parametrize("encode", [as_npy, as_raw, np.ndarray.tolist])
@@ -181,6 +184,57 @@ def test_rows_without_counts_need_a_start(tmp_path):
     assert "--start" in caught.value.hint
     sample = open_dump(path, start=3)[0]
     assert (sample.routes.start, sample.routes.stop, sample.start_inferred) == (3, 12, False)
+
+
+@pytest.mark.parametrize("encode", [as_npy, as_raw, np.ndarray.tolist])
+@pytest.mark.parametrize(
+    ("rows", "said", "form"), [(10, {}, "N"), (10, {"start": 0}, "N"), (9, {}, "N-1"),
+                               (9, {"start": 0}, "N-1"), (8, {"start": 0}, "N-2")],
+)  # fmt: skip
+def test_row_counts_are_understood(tmp_path, encode, rows, said, form):
+    """From the first token on, N, N - 1 and N - 2 rows are known; the last of N is left out."""
+    ids = some_ids(10)
+    line = record(ids[:9], routed_experts=encode(ids[:rows]), **said)
+    dump = open_dump(write_lines(tmp_path / "x.jsonl", [line]))
+    (sample,) = dump
+    assert (sample.row_count, sample.start_inferred) == (form, False)
+    np.testing.assert_array_equal(sample.routes.ids_TLK, ids[: min(rows, 9)])
+    assert summarize(dump).row_counts == {form: 1}
+    codes = {"N": {"R004"}, "N-1": set(), "N-2": {"R003"}}
+    assert {finding.code for finding in check(dump).findings} == codes[form]
+
+
+def test_one_row_short_everywhere_is_a_convention(tmp_path):
+    """N - 2 rows in every sample are an engine's count, in some of them a step that is missing."""
+    ids = some_ids(9)
+    short = record(ids, routed_experts=as_npy(ids[:-1]), start=0)
+    for lines, code in (([short] * 3, "R009"), ([short, short, record(ids)], "R003")):
+        (finding,) = check(open_dump(write_lines(tmp_path / "x.jsonl", lines))).findings
+        assert (finding.code, finding.rows) == (code, 3 * lines.count(short))
+
+
+def test_a_start_of_one_may_be_a_row_short(tmp_path):
+    """Without a start, N - 2 rows are placed from 1 on, and check says what else they may be."""
+    ids = some_ids(9)
+    line = record(ids, routed_experts=as_npy(ids[:-1]))
+    path = write_lines(tmp_path / "x.jsonl", [line])
+    (finding,) = check(open_dump(path)).findings
+    assert (finding.code, finding.places[0].position) == ("R006", 1)
+    assert "--start 0" in finding.detail
+    assert open_dump(path, start=0)[0].row_count == "N-2"
+
+
+@pytest.mark.parametrize("rows", [7, 11, 20])
+def test_row_counts_that_fit_nothing(tmp_path, capsys, rows):
+    """Any other count is R001 in check and exit 2 in diff."""
+    ids = some_ids(20)
+    line = record(ids[:9], routed_experts=as_npy(ids[:rows]), start=0)
+    path = write_lines(tmp_path / "x.jsonl", [line])
+    (finding,) = check(open_dump(path)).findings
+    assert finding.code == "R001"
+    assert f"got {rows} rows, expected 9" in finding.detail
+    assert main(["diff", str(path), str(path)]) == 2
+    assert f"got {rows} rows, expected 9" in capsys.readouterr().err
 
 
 def test_a_given_start_is_held_against_the_row_count(tmp_path):

@@ -76,7 +76,7 @@ HOMES = {
     "greenlet": ("forward/streaming.py",),
     "tensordict": ("formats/target_torch.py", "formats/torch_files.py"),
     "msgpack": ("formats/trainer_msgpack.py",),
-    "zstandard": ("codecs/",),
+    "zstandard": ("codecs/", "formats/fireworks.py"),
 }
 
 

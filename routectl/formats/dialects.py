@@ -7,6 +7,13 @@ from .fields import Doc, mapping, one_line
 from .offline import PAYLOAD_NAMES, read_record
 from .openai import read_choices
 from .sglang import read_generate
+from .traces import (
+    is_gateway_trace,
+    is_session,
+    read_gateway_trace,
+    read_session,
+    refuse_nemo_trace,
+)
 from .wire import NoSamplesError, WireSample
 
 __all__ = ["read_document"]
@@ -43,12 +50,17 @@ def read_document(doc: Any, request: Doc | None, where: str) -> list[WireSample]
         return _read_list(doc, request, where)
     if not isinstance(doc, dict):
         raise NoSamplesError(f"{where}: no response: got {type(doc).__name__}, expected an object")
+    if is_session(doc):
+        return read_session(doc, where, read_document)
     if "response" in doc and isinstance(doc.get("request"), dict):
         return read_document(doc["response"], mapping(doc["request"], where, "request"), where)
     if "meta_info" in doc:
         return read_generate([doc], request, where)
     if "choices" in doc or ("outputs" in doc and "request_id" in doc):
         return read_choices(doc, request, where)
+    if is_gateway_trace(doc):
+        return [read_gateway_trace(doc, where)]
+    refuse_nemo_trace(doc, where)
     if any(name in doc for name in PAYLOAD_NAMES):
         return [read_record(doc, where)]
     if doc.get("error"):

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError
+from .encodings import payload_engine
 from .fields import (
     Doc,
     finish_reason,
@@ -19,11 +20,12 @@ from .fields import (
 )
 from .openai import START_NAMES
 from .weight_versions import weight_spans
-from .wire import WireSample, payload_engine
+from .wire import WireSample
 
 __all__ = ["PAYLOAD_NAMES", "read_record"]
 
-PAYLOAD_NAMES = ("routed_experts", "routed_experts_b64npy", "routed_experts_b64raw")
+PAYLOAD_NAMES = ("routed_experts", "routed_experts_b64npy", "routed_experts_b64raw",
+                 "routing_matrices")  # fmt: skip
 _ID = ("sample_id", "rollout_id", "uid", "id")
 _GROUP = ("group_id", "group")
 _PROMPT = ("prompt_token_ids", "prompt_ids")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError
+from .encodings import payload_engine
 from .fields import (
     Doc,
     finish_reason,
@@ -25,7 +26,7 @@ from .fields import (
     token_ids,
 )
 from .weight_versions import weight_spans
-from .wire import WireSample, payload_engine
+from .wire import WireSample
 
 __all__ = ["START_NAMES", "read_choices", "requested_start"]
 
@@ -38,14 +39,17 @@ def requested_start(request: Doc | None, where: str) -> int | None:
         return None
     params = request.get("sampling_params")
     params = {} if isinstance(params, list) else mapping(params, where, "sampling_params")
-    asked = first_of(request, START_NAMES)
-    asked = first_of(params, START_NAMES) if asked is None else asked
+    nvext = mapping(request.get("nvext"), where, "nvext")
+    found = (first_of(doc, START_NAMES) for doc in (request, params, nvext))
+    asked = next((start for start in found if start is not None), None)
     return integer(asked, where, "start of routed_experts") or 0
 
 
 def _requested_prompts(request: Doc | None) -> list[Any]:
     """The prompts of a request, as ids or text, one entry each; empty when not known."""
     prompt = None if request is None else first_of(request, ("prompt", "token_ids", "input_ids"))
+    if request is not None and prompt is None and isinstance(request.get("nvext"), dict):
+        prompt = request["nvext"].get("token_data")
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
         return prompt
     return [] if prompt is None else [prompt]
@@ -95,6 +99,7 @@ class _Response:
 
     doc: Doc
     extra: Doc
+    dynamo: Doc
     usage: Doc
     prompts: list[Any]
     num_choices: int
@@ -120,6 +125,7 @@ def _payload(choice: Doc, meta: Doc, response: _Response, index: int) -> Any:
     if found is None and index == 0:
         found = response.extra.get("routed_experts")
         found = response.doc.get("routed_experts") if found is None else found
+        found = response.dynamo.get("routed_experts") if found is None else found
     return found
 
 
@@ -145,6 +151,30 @@ def _cached_tokens(meta: Doc, response: _Response) -> int | None:
     return integer(next((n for n in found if n is not None), None), where, "cached_tokens")
 
 
+def _native_ids(meta: Doc, where: str) -> list[Any] | None:
+    """The response's token ids out of SGLang's log-probs, where it has them."""
+    return [item[1] for item in scored_tokens(meta, "output_token_logprobs", where)] or None
+
+
+def _echoed_start(meta: Doc, response: _Response) -> int | None:
+    """The start that miles and slime keep in meta_info, else the request's."""
+    echoed = integer(first_of(meta, START_NAMES), response.where, "start of routed_experts")
+    return response.start if echoed is None else echoed
+
+
+def _dynamo(doc: Doc, where: str) -> Doc:
+    """What Dynamo says of the first choice: ``nvext.engine_data``, and ``nvext`` over it.
+
+    Source: Dynamo #10529 and #15114; a ``routed_experts`` of nvext that is a placeholder beside
+    an object in engine_data is passed over, as PrimeIntellect's renderers (client.py) do.
+    """
+    nvext = mapping(doc.get("nvext"), where, "nvext")
+    engine = mapping(nvext.get("engine_data"), where, "engine_data")
+    routes, inner = nvext.get("routed_experts"), engine.get("routed_experts")
+    use_inner = routes is None or (isinstance(inner, dict) and not isinstance(routes, dict))
+    return {**engine, "routed_experts": inner if use_inner else routes}
+
+
 def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
     where = f"{response.where}: choice {position}"
     index = integer(choice.get("index"), where, "index")
@@ -153,9 +183,14 @@ def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
     payload = _payload(choice, meta, response, index)
     prompt_ids = _prompt_ids(choice, response, index)
     values, strings = _read_logprobs(choice, meta, where)
+    if index == 0 and not values:
+        scores = response.dynamo.get("completion_logprobs")
+        values = list(sequence(scores, where, "completion_logprobs") or [])
     outputs = sequence(response.extra.get("output_ids"), where, "output_ids") or []
     ids = first_of(choice, ("token_ids", "response_token_ids"))
     ids = outputs[index] if ids is None and index < len(outputs) else ids
+    ids = response.dynamo.get("completion_token_ids") if ids is None and index == 0 else ids
+    ids = _native_ids(meta, where) if ids is None else ids
     echoed = 0 if prompt_ids is None else len(prompt_ids)
     single = response.num_choices == 1
     prompt_length = integer(
@@ -185,7 +220,7 @@ def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
         where=where,
         payload=payload,
         prompt_payload=response.doc.get("prompt_routed_experts"),
-        start=response.start,
+        start=_echoed_start(meta, response),
         sample_id=None if identity is None else f"{identity}/{index}",
         prompt_ids=prompt_ids,
         response_ids=response_ids,
@@ -211,6 +246,7 @@ def read_choices(doc: Doc, request: Doc | None, where: str) -> list[WireSample]:
     response = _Response(
         doc=doc,
         extra=mapping(engine_extra, where, "sglext"),
+        dynamo=_dynamo(doc, where),
         usage=mapping(doc.get("usage"), where, "usage"),
         prompts=_requested_prompts(request),
         num_choices=len(choices),

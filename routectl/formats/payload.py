@@ -7,13 +7,12 @@ import ast
 import binascii
 import io
 import re
-import reprlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError
 
 __all__ = [
     "NEMO_RL", "NPY_BASE64", "IntArray", "from_base64", "from_lists", "from_nemo_rl", "from_npy",
@@ -129,12 +128,6 @@ def raw_rows(data: bytes, num_layers: int, top_k: int, where: str) -> IntArray:
 
 def from_lists(value: Any, where: str) -> IntArray:
     """Nested JSON lists [rows][layers][k] as int64."""
-    if isinstance(value, dict):
-        keys = reprlib.repr(sorted(value))[:120]
-        raise UnsupportedError(
-            f"{where}: routed_experts is an object with the keys {keys}; "
-            "known forms are a base64 string and nested lists"
-        )
     try:
         array = np.array(value)
     except ValueError:
@@ -151,8 +144,12 @@ def from_lists(value: Any, where: str) -> IntArray:
 
 def wire_dtype(payload: Any) -> str | None:
     """The integer type that a payload is written in; "json" for lists, None when unreadable."""
+    if isinstance(payload, dict):
+        return str(payload.get("dtype") or "int32")[:6]
     if not isinstance(payload, str):
         return "json" if isinstance(payload, list) else None
+    if payload.startswith("KLUv/"):
+        return None
     if payload.startswith(NEMO_RL):
         return payload.split(":", 2)[1][:5]
     if not payload.startswith(NPY_BASE64):

@@ -17,7 +17,7 @@ from .fields import (
     text,
     token_ids,
 )
-from .openai import requested_start
+from .openai import START_NAMES, requested_start
 from .weight_versions import weight_spans
 from .wire import WireSample
 
@@ -47,10 +47,11 @@ def _read_output(item: Doc, asked: Any, start: int | None, where: str) -> WireSa
         where, "completion_tokens",
     )  # fmt: skip
     logprobs = floats([t[0] for t in scored], where, "output_token_logprobs") if scored else None
+    echoed = integer(first_of(meta, START_NAMES), where, "start of routed_experts")
     return WireSample(
         where=where,
         payload=meta.get("routed_experts"),
-        start=start,
+        start=start if echoed is None else echoed,
         sample_id=text(meta.get("id")),
         prompt_ids=prompt,
         response_ids=response,

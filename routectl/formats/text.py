@@ -18,6 +18,7 @@ from .facts import Context, find_context
 from .fields import Doc, joined, mapping, text
 from .limits import check_inflation
 from .payload import wire_dtype
+from .segments import find_chains, merge_samples
 from .streams import merge_stream
 from .wire import NoSamplesError, WireSample, to_sample
 
@@ -162,6 +163,11 @@ class _Index:
             self.dtypes.add(wire_dtype(wire.payload))
             self.with_routes += wire.has_routes
 
+    def wire(self, place: int, read: _Read) -> WireSample:
+        """The record at a place, read again."""
+        span, i = self.places[place]
+        return read(span)[i]
+
 
 def _build_index(file: IO[bytes], kind: str, path: Path, read: _Read) -> _Index:
     """Read every document once. Lines of a JSONL file that hold no sample are noted, not fatal."""
@@ -216,15 +222,19 @@ def open_text(path: Path, kind: str | None, model: ModelFacts | str | Path | Non
             raise NoSamplesError(f"{path}: not a dump: neither JSON nor a known binary format")
         read = _reader(file, kind, path)
         index = _build_index(file, kind, path, read)
+        chains = find_chains(index.keys, lambda place: index.wire(place, read))
         context = find_context(path, model)
     except BaseException:
         file.close()
         raise
 
-    def load(place: int) -> Sample:
-        span, i = index.places[place]
-        return to_sample(read(span)[i], context.facts, start)
+    def call(place: int) -> Sample:
+        return to_sample(index.wire(place, read), context.facts, start)
 
-    dump = Dump(_meta(path, kind, index, context), index.keys, load)
+    def load(number: int) -> Sample:
+        places = chains[number].places
+        return call(places[0]) if len(places) == 1 else merge_samples(map(call, places))
+
+    dump = Dump(_meta(path, kind, index, context), [chain.key for chain in chains], load)
     weakref.finalize(dump, file.close)
     return dump

@@ -13,19 +13,11 @@ from ..dump import Sample, SampleKey, WeightSpan, key_of
 from ..errors import FormatError
 from ..model import ModelFacts
 from ..routes import Routes
+from .encodings import decode_payload
 from .layers import check_rows, routes_from_wire
-from .payload import (
-    NEMO_RL,
-    NPY_BASE64,
-    IntArray,
-    from_base64,
-    from_lists,
-    from_nemo_rl,
-    from_npy,
-    raw_rows,
-)  # fmt: skip
+from .payload import IntArray, from_lists
 
-__all__ = ["NoSamplesError", "WireSample", "payload_engine", "to_sample"]
+__all__ = ["NoSamplesError", "WireSample", "to_sample"]
 
 
 class NoSamplesError(FormatError):
@@ -70,6 +62,12 @@ class WireSample:
         return self.payload is not None or self.prompt_payload is not None
 
     @property
+    def said_start(self) -> int | None:
+        """The start that the payload says itself, else the request's."""
+        own = self.payload.get("start") if isinstance(self.payload, dict) else None
+        return own if type(own) is int and own >= 0 else self.start
+
+    @property
     def num_tokens(self) -> int | None:
         """N = P + G, or None when either is not known."""
         if self.prompt_length is None or self.response_length is None:
@@ -77,36 +75,17 @@ class WireSample:
         return self.prompt_length + self.response_length
 
 
-def payload_engine(payload: Any) -> str | None:
-    """The engine whose form the payload has: base64 .npy is vLLM's, other base64 SGLang's."""
-    if not isinstance(payload, str) or payload.startswith(NEMO_RL):
-        return None
-    return "vllm" if payload.startswith(NPY_BASE64) else "sglang"
-
-
-def _decode(wire: WireSample, facts: ModelFacts, start: int | None) -> IntArray:
-    """The payload as integers [rows, layers, k], whatever its encoding."""
+def _decode(wire: WireSample, facts: ModelFacts, start: int | None) -> tuple[IntArray, int | None]:
+    """The payload as integers [rows, layers, k], whatever its encoding, and its own start."""
     if wire.prompt_payload is not None:
-        return _join_split(wire)
-    if isinstance(wire.payload, np.ndarray):
-        return wire.payload
-    if not isinstance(wire.payload, str):
-        return from_lists(wire.payload, wire.where)
-    if wire.payload.startswith(NEMO_RL):
-        ids = from_nemo_rl(wire.payload, wire.where)  # the last token's row, a filler, is cut
-        return ids[:-1] if wire.num_tokens is not None and len(ids) == wire.num_tokens else ids
-    data = from_base64(wire.payload, wire.where)
-    if payload_engine(wire.payload) == "vllm":
-        return from_npy(data, wire.where)
-    moe = len(facts.layers)
-    placed = wire.num_tokens is not None and start is not None
-    rows = (wire.num_tokens or 0) - 1 - (start or 0)
-    moe_only = placed and len(data) == 4 * rows * moe * facts.top_k
-    return raw_rows(data, moe if moe_only else facts.num_layers, facts.top_k, wire.where)
+        return _join_split(wire), None
+    total = wire.num_tokens
+    rows = None if total is None or start is None else total - 1 - start
+    return decode_payload(wire.payload, facts, rows, wire.where)
 
 
 def _join_split(wire: WireSample) -> IntArray:
-    """Prompt rows, then response rows; a row for the last sampled token is cut.
+    """Prompt rows, then response rows.
 
     Source: vLLM 0.21.0 (#39917): ``prompt_routed_experts`` [P, MoE layers, K] beside
     ``choices[].routed_experts`` [G or G-1, MoE layers, K], -1 for rows of a cached prefix.
@@ -118,14 +97,16 @@ def _join_split(wire: WireSample) -> IntArray:
             f"{wire.where}: prompt_routed_experts {parts[0].shape} and routed_experts "
             f"{parts[1].shape} are not of one layer count and top_k"
         )
-    ids = np.concatenate(parts)
-    return ids[:-1] if wire.num_tokens is not None and len(ids) == wire.num_tokens else ids
+    return np.concatenate(parts)
 
 
-def _place(rows: int, wire: WireSample, asked: int | None) -> tuple[int, bool]:
-    """Where row 0 stands, and whether that was inferred from the row count.
+def _place(rows: int, wire: WireSample, asked: int | None) -> tuple[int, bool, int]:
+    """Where row 0 stands, whether that was inferred from the row count, and how many rows to keep.
 
-    An engine's N tokens have rows for positions start .. N-2: the last one was never fed.
+    An engine's N tokens have rows for positions start .. N-2: the last one was never fed. Rows
+    from the first token on may be one more or one less: a row for every token, of which the last
+    is a filler (slime's first SGLang patch, NeMo-RL, ART), or none for the last one that was fed
+    (TensorRT-LLM #18397 without the overlap scheduler).
     """
     total = wire.num_tokens
     if total is None:
@@ -134,35 +115,39 @@ def _place(rows: int, wire: WireSample, asked: int | None) -> tuple[int, bool]:
                 f"{wire.where}: {rows} rows, but neither the token counts nor the start are known",
                 hint="--start 0 if the rows begin at the first prompt token",
             )
-        return asked, False
+        return asked, False, rows
+    if rows == total > 0 and not asked:
+        return 0, False, total - 1
     if asked is not None:
-        if rows != total - 1 - asked:
+        if rows != total - 1 - asked and not (asked == 0 and rows == total - 2):
             raise FormatError(
                 f"{wire.where}: got {rows} rows, expected {total - 1 - asked} = "
                 f"{wire.prompt_length} prompt + {wire.response_length} response tokens "
                 f"- 1 - start {asked}"
             )
-        return asked, False
+        return asked, False, rows
     start = total - 1 - rows
     if not 0 <= start <= (wire.prompt_length or 0):
         raise FormatError(
             f"{wire.where}: got {rows} rows, expected {wire.response_length} - 1 to {total - 1} "
             f"for {wire.prompt_length} prompt + {wire.response_length} response tokens"
         )
-    return start, start > 0
+    return start, start > 0, rows
 
 
 def to_sample(wire: WireSample, facts: ModelFacts, start: int | None) -> Sample:
     """Decode the payload; ``start`` is the user's, used when the request's is not known."""
-    asked = start if wire.start is None else wire.start
-    asked = 0 if wire.prompt_payload is not None else asked  # the split form has no start
+    asked = start if wire.said_start is None else wire.said_start
     routes: Routes | None = None
-    inferred = False
+    inferred, form = False, None
     if wire.has_routes:
-        ids = _decode(wire, facts, asked)
+        split = wire.prompt_payload is not None
+        asked = 0 if split else asked  # the split form has no start
+        ids, own = _decode(wire, facts, asked)
         check_rows(ids, wire.where)
-        position, inferred = _place(len(ids), wire, asked)
-        routes = routes_from_wire(ids, facts, position, wire.where)
+        position, inferred, rows = _place(len(ids), wire, asked if own is None else own)
+        form = "P+G" if split else "N" if rows < len(ids) else None
+        routes = routes_from_wire(ids[:rows], facts, position, wire.where)
     return Sample(
         routes=routes,
         sample_id=wire.sample_id,
@@ -178,4 +163,5 @@ def to_sample(wire: WireSample, facts: ModelFacts, start: int | None) -> Sample:
         cached_tokens=wire.cached_tokens,
         retractions=wire.retractions,
         start_inferred=inferred,
+        row_form=form,
     )

@@ -18,7 +18,7 @@ from .check_ids import reread
 from .check_load import LoadModel, check_axes, filler_by_rank
 from .check_options import CheckOptions
 from .check_rows import View, check_rows_of
-from .check_samples import Groups, WeightVersions, check_counts
+from .check_samples import Groups, RowsAgainstTokens, WeightVersions, check_segments
 from .found import Book, CheckResult, Place
 from .hypotheses import Comparer
 from .join import join_keys
@@ -33,7 +33,7 @@ class _Pass:
         self.meta, self.options, self.reference = meta, options, reference
         self.book = Book()
         self.comparer = None if reference is None else Comparer(meta, reference.meta, self.book)
-        self.groups, self.versions = Groups(), WeightVersions()
+        self.groups, self.versions, self.counts = Groups(), WeightVersions(), RowsAgainstTokens()
         self.load = LoadModel(len(meta.layers_L), meta.num_experts, meta.top_k)
         self.filler_L = np.zeros(len(meta.layers_L), np.int64)
         self.samples = self.tokens = self.rows = 0
@@ -54,7 +54,8 @@ class _Pass:
         if sample is None:
             return
         name = name_of(sample, index)
-        check_counts(sample, name, self.book)
+        self.counts.check(sample, name, self.book)
+        check_segments(sample, name, self.book)
         self.versions.check(sample, name, self.book)
         self.groups.check(sample, dump.keys[index], name, self.book)
         if sample.routes is not None:
@@ -87,6 +88,7 @@ class _Pass:
     def result(self) -> CheckResult:
         """The findings, those of all samples together too."""
         self.groups.close(self.book)
+        self.counts.close(self.book)
         if self.meta.wire_dtype and "+" in self.meta.wire_dtype:
             self.book.add("R008", None, detail=self.meta.wire_dtype)
         ranks: Any = filler_by_rank(self.load.load_LE, self.filler_L, self.options.ep)

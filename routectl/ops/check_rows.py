@@ -96,8 +96,12 @@ def _check_missing(view: View, hash_layers: tuple[int, ...], book: Book) -> None
 def _kind_of_gap(view: View, first: int, end: int) -> tuple[str, str]:
     """The code of a run of tokens with missing rows, and what else is known of it."""
     tokens, start = view.routes.num_tokens, view.routes.start
+    between = "between the rows of two calls"
+    ends = {segment.stop for segment in view.sample.segments[:-1]}
     if _is_boundary(view, start + first, start + end) and end < tokens:
-        return "R204", ""
+        return "R204", between if start + first in ends else ""
+    if start + first in ends and end < tokens:
+        return "R205", between
     if first == 0:
         cached = view.sample.cached_tokens
         known = cached is not None and start + end == cached

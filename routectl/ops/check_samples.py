@@ -7,32 +7,67 @@ from ..kernels import diff_rows
 from ..routes import Routes
 from .found import Book, Place
 
-__all__ = ["Groups", "WeightVersions", "check_counts"]
+__all__ = ["Groups", "RowsAgainstTokens", "WeightVersions", "check_segments"]
 
 _PROMPT_ROWS = 256  # of a prompt that siblings are compared on
 _LEAST_ROWS = 32
+_ROUNDING = 0.25  # of the rows that two calls have, more than any rounding flips
 _UNLIKE = 0.5  # siblings' prompts differ in more rows than any rounding explains
 _OPEN_GROUPS = 16
 
 
-def check_counts(sample: Sample, name: str, book: Book) -> None:
-    """Rows against tokens, and whether the start was guessed."""
-    routes, tokens = sample.routes, sample.num_tokens
-    if routes is None:
-        return
-    layers = len(routes.layers_L)
-    if sample.start_inferred:
-        book.add("R006", Place(name, routes.start))
-    if tokens is None:
-        return
-    over = routes.stop - tokens
-    if over > 0:
-        book.add("R002", Place(name, tokens), rows=over * layers)
-    elif over == 0:
-        book.add("R004", Place(name, routes.stop - 1), rows=layers)
-    elif over < -1:
-        detail = "one row short: a step that was not captured" if over == -2 else ""
-        book.add("R003", Place(name, routes.stop), rows=(-1 - over) * layers, detail=detail)
+class RowsAgainstTokens:
+    """Rows against tokens: of each sample, and whether all samples follow one convention."""
+
+    def __init__(self) -> None:
+        self._placed = 0
+        self._short: list[tuple[Place, int]] = []
+
+    def check(self, sample: Sample, name: str, book: Book) -> None:
+        """Add what the counts of one sample say, and whether its start was guessed."""
+        routes, tokens = sample.routes, sample.num_tokens
+        if routes is None:
+            return
+        layers = len(routes.layers_L)
+        if sample.start_inferred:
+            detail = "1: or N - 2 rows from 0 on, as --start 0 says" if routes.start == 1 else ""
+            book.add("R006", Place(name, routes.start), detail=detail)
+        if tokens is None:
+            return
+        over = routes.stop - tokens
+        self._placed += 1
+        if over > 0:
+            book.add("R002", Place(name, tokens), rows=over * layers)
+        elif over == 0:
+            book.add("R004", Place(name, routes.stop - 1), rows=layers)
+        elif sample.row_form == "N":
+            book.add("R004", Place(name, routes.stop), rows=layers, detail="it was left out")
+        elif over == -2:
+            self._short.append((Place(name, routes.stop), layers))
+        elif over < -2:
+            book.add("R003", Place(name, routes.stop), rows=(-1 - over) * layers)
+
+    def close(self, book: Book) -> None:
+        """N - 2 rows everywhere are how an engine counts, here and there a step that is missing."""
+        everywhere = len(self._short) == self._placed > 1
+        for place, layers in self._short:
+            if everywhere:
+                book.add("R009", place, rows=layers)
+            else:
+                detail = "one row short: a step that was not captured"
+                book.add("R003", place, rows=layers, detail=detail)
+
+
+def check_segments(sample: Sample, name: str, book: Book) -> None:
+    """Rows that several calls of a sample have: whether they agree."""
+    for segment in sample.segments:
+        if segment.first is None:
+            continue
+        rounding = segment.apart == 0 and segment.differing <= _ROUNDING * segment.shared
+        versions = {span.version for span in sample.weight_spans}
+        detail = "under several weight versions" if len(versions) > 1 and not rounding else ""
+        book.add("R404" if rounding else "R403", Place(name, *segment.first),
+                 rows=segment.differing, layers=segment.layers, detail=detail)  # fmt: skip
 
 
 class WeightVersions:

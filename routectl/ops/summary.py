@@ -21,7 +21,10 @@ class Summary:
     prompt_tokens and response_tokens add up what samples say of themselves; lengths_unknown
     counts the samples that do not, with_cached those that name their cached tokens. positions are
     tokens that have a place in the routes; rows are those that are there, rows_missing_L the
-    others; rows_with_margin those whose margin is known, ties those of margin 0. load_LE counts how
+    others; row_counts counts the samples with routes by Sample.row_count, "unknown" where N is
+    not known. merged are samples of several calls, segments those calls, segment_rows_differing
+    the rows that two of them have otherwise. rows_with_margin are those whose margin is known,
+    ties those of margin 0. load_LE counts how
     often each expert was taken. weight_versions counts response tokens per version, in order of
     first sight.
     """
@@ -37,6 +40,10 @@ class Summary:
     rows_missing_L: NDArray[np.int64]
     load_LE: NDArray[np.int64]
     starts: dict[str, int]
+    row_counts: dict[str, int]
+    merged: int
+    segments: int
+    segment_rows_differing: int
     weight_versions: dict[str, int]
     finish_reasons: dict[str, int]
     with_logprobs: int
@@ -62,6 +69,7 @@ class _Tally:
         self.meta = meta
         self.plain: Counter[str] = Counter()
         self.starts: Counter[str] = Counter()
+        self.row_counts: Counter[str] = Counter()
         self.versions: Counter[str] = Counter()
         self.finish: Counter[str] = Counter()
         self.missing_L = np.zeros(len(meta.layers_L), np.int64)
@@ -88,6 +96,12 @@ class _Tally:
         routes = checked(sample.routes, self.meta)
         kind = "inferred" if sample.start_inferred else "zero" if routes.start == 0 else "given"
         self.starts[kind] += 1
+        self.row_counts[sample.row_count or "unknown"] += 1
+        self.plain.update(
+            merged=int(bool(sample.segments)),
+            segments=len(sample.segments),
+            segment_rows_differing=sum(part.differing for part in sample.segments),
+        )
         self.plain["positions"] += routes.num_tokens
         if routes.missing_TL is not None:
             self.missing_L += routes.missing_TL.sum(axis=0)
@@ -106,13 +120,14 @@ def summarize(dump: Dump) -> Summary:
     names = (
         "samples", "without_routes", "lengths_unknown", "prompt_tokens", "response_tokens",
         "cached_tokens", "positions", "with_logprobs", "with_cached", "retracted",
-        "rows_with_margin", "ties",
+        "rows_with_margin", "ties", "merged", "segments", "segment_rows_differing",
     )  # fmt: skip
     return Summary(
         meta=dump.meta,
         rows_missing_L=tally.missing_L,
         load_LE=tally.load_LE,
         starts=dict(tally.starts),
+        row_counts=dict(tally.row_counts),
         weight_versions=dict(tally.versions),
         finish_reasons=dict(tally.finish),
         **{name: tally.plain[name] for name in names},

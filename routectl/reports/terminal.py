@@ -225,6 +225,23 @@ def render_diff(doc: Document, console: Console) -> None:
     _examples(console, doc)
 
 
+def _print_rows(console: Console, doc: Document) -> None:
+    print_line(
+        console, "rows",
+        f"{amount(doc['rows'])} of {plural(doc['tokens_with_routes'], 'token')}, "
+        f"{amount(doc['rows_missing'])} missing; starts: "
+        + (", ".join(f"{n} {kind}" for kind, n in doc["starts"].items()) or "none")
+        + "".join(f"; {kind} of {plural(n, 'sample')}" for kind, n in doc["row_counts"].items()),
+    )  # fmt: skip
+    if doc["samples_merged"]:
+        print_line(
+            console, "calls",
+            f"{plural(doc['samples_merged'], 'sample')} merged of {doc['segments']} calls; "
+            f"{plural(doc['segment_rows_differing'], 'row')} that two calls have otherwise"
+            + (", the earlier call's kept" if doc["segment_rows_differing"] else ""),
+        )  # fmt: skip
+
+
 def render_summary(doc: Document, console: Console) -> None:
     """Print a routectl.show/1 document."""
     dump = doc["dump"]
@@ -245,12 +262,7 @@ def render_summary(doc: Document, console: Console) -> None:
         + cached
         + (f"; {plural(unknown, 'sample')} of unknown length" if unknown else ""),
     )  # fmt: skip
-    print_line(
-        console, "rows",
-        f"{amount(doc['rows'])} of {plural(doc['tokens_with_routes'], 'token')}, "
-        f"{amount(doc['rows_missing'])} missing; starts: "
-        + (", ".join(f"{n} {kind}" for kind, n in doc["starts"].items()) or "none"),
-    )  # fmt: skip
+    _print_rows(console, doc)
     _print_lines(console, making_lines(doc))
     print_line(
         console, "size",
