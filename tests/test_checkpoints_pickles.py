@@ -17,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from routectl.checkpoints.archives import open_archive, single_tensor
-from routectl.checkpoints.pickles import Record, StoredTensor, load_pickle
+from routectl.archives import open_archive, single_tensor
 from routectl.checkpoints.reading import read_tensor
 from routectl.checkpoints.tensors import Piece, TensorInfo
 from routectl.errors import FormatError, UnsupportedError
+from routectl.pickle_records import Record, StoredTensor
+from routectl.pickles import load_pickle
 
 METADATA = (
     Path(__file__).parent.parent / "fixtures" / "checkpoints" / "megatron-0.15.3" / "iter_0000007"
@@ -80,25 +81,27 @@ class TestRefused:
         [
             (b"", "no end"),
             (b"\x80\x04N", "no end"),
-            (b"\x80\x04Nr\xff\xff\xff\x7f.", "memo slot beyond the data"),
-            (b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".", "opcode 0x96"),
+            (b"\x80\x04Nr\xff\xff\xff\x7f.", "memo slot out of order"),
+            (b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".", "no end"),
+            (b"\x80\x05\x97.", "opcode 0x97"),
+            (b"\x80\x04N2.", "opcode 0x32"),
             (b"\x80\x04\x8d" + struct.pack("<Q", 1 << 40) + b".", "no end"),
-            (b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b"N.", "damaged pickle"),
+            (b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b"N.", "frame beyond the data"),
             (b"(i__main__\nX\n.", "opcode 0x69"),
             (b"I1\n.", "opcode 0x49"),
             (b"\x80\x04" + b"(" * 100_000 + b".", "damaged pickle"),
             (b"\x80\x04K\x01Q.", "a persistent object"),
-            (b"cone line", "damaged pickle"),
+            (b"cone line", "no end"),
         ],
     )
     def test_it_is_refused_quickly_in_little_memory(self, data: bytes, said: str) -> None:
         """Opcodes that claim gigabytes, or that these writers never use, take neither."""
         tracemalloc.start()
-        begin = time.monotonic()
+        begin = time.process_time()
         with pytest.raises(FormatError, match=r"here: .*") as caught:
             load_pickle(data, "here")
         assert said in str(caught.value)
-        assert time.monotonic() - begin < 1
+        assert time.process_time() - begin < 1
         assert tracemalloc.get_traced_memory()[1] < 20e6
         tracemalloc.stop()
 
@@ -127,6 +130,18 @@ class TestValues:
             assert load_pickle(data, "here") == {**value, "b": ("text",)}
         assert load_pickle(pickle.dumps(value, 4), "here")["b"] == ("text", b"bytes")
         assert load_pickle(pickle.dumps(torch.bfloat16), "here") == "BF16"
+
+    def test_tuples_used_again_come_back(self) -> None:
+        """Tuples that are there more than once, keys among them, are read as they are."""
+        shared = (1, (2, 3))
+        value = {
+            "keys": {(shared, i): (shared, shared) for i in range(60)},
+            "lists": [shared] * 60,
+            "sizes": [torch.Size((2, 3))] * 60,
+            "deep": ((shared,),),
+        }
+        for protocol in range(2, 6):
+            assert load_pickle(pickle.dumps(value, protocol), "here") == value
 
     def test_the_walk_reads_what_pickle_reads(self) -> None:
         """Bytes behind the end are not looked at, as pickle does not."""

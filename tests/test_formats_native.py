@@ -166,9 +166,12 @@ def test_round_trip(tmp_path_factory, data):
 
 
 def test_every_field_of_a_sample_is_tried():
-    """The strategies above name every field of Sample and DumpMeta, so none is left out."""
+    """The strategies above name every field of Sample and DumpMeta that a file keeps, so none is
+    left out; how a reader put the rows together is not kept.
+    """
     names = {f.name for f in dataclasses.fields(Sample)}
-    assert names == {
+    of_the_reader = {"row_form", "segments"}
+    assert names - of_the_reader == {
         "routes", "sample_id", "group_id", "prompt_ids", "response_ids", "prompt_length",
         "response_length", "loss_mask", "logprobs", "weight_spans", "finish_reason",
         "cached_tokens", "retractions", "start_inferred", "gates",

@@ -140,9 +140,9 @@ class TestRoutes:
         )
         assert [sample.routes is None for sample in open_dump(path, model=FACTS)] == [False, True]
 
-    @pytest.mark.parametrize("rows", [0, 1, 2, 5])
+    @pytest.mark.parametrize("rows", [0, 1, 5])
     def test_other_counts(self, tmp_path, rows):
-        """Rows that are not N - 1 or N are refused with that sample alone, with both numbers."""
+        """Rows that are not N, N - 1 or N - 2 are refused, that sample alone, with both numbers."""
         ids = all_layers(A_IDS * 2)[:rows]
         bad = slime_sample(rollout_routed_experts=ids)
         dump = open_dump(save_rollout(tmp_path / "0.pt", bad, short_sample()), model=FACTS)

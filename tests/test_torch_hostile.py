@@ -238,13 +238,13 @@ class TestArrays:
     @pytest.mark.parametrize(
         ("claim", "said"),
         [
-            ({"code": "O8"}, "numpy array of 'O8', expected numbers"),
-            ({"code": "V4"}, "numpy array of 'V4'"),
+            ({"code": "O8"}, "numpy array of objects, expected numbers"),
+            ({"code": "V4"}, "expected numbers"),
             ({"code": "i4,O"}, "expected numbers"),
-            ({"shape": (5,)}, "got 16 bytes, expected 20"),
-            ({"shape": (1 << 30, 1 << 30)}, "got 16 bytes, expected"),
-            ({"shape": (-4,)}, "shape"),
-            ({"shape": (-2, -2)}, "shape"),
+            ({"shape": (5,)}, "16 bytes for a numpy array"),
+            ({"shape": (1 << 30, 1 << 30)}, "16 bytes for a numpy array"),
+            ({"shape": (-4,)}, "16 bytes for a numpy array"),
+            ({"shape": (-2, -2)}, "16 bytes for a numpy array"),
             ({"shape": (1,) * 9}, "shape"),
         ],
     )
@@ -266,14 +266,14 @@ class TestArrays:
             )
         ):
             path = save(tmp_path / f"{n}.pt", samples_of(rollout_routed_experts=value))
-            refused(path, "expected numbers|not whole|damaged")
+            refused(path, "expected numbers|without its state|damaged")
 
     def test_what_numpy_makes(self, tmp_path):
         """What numpy itself pickles of objects is refused as well."""
         path = tmp_path / "a.pt"
         ids = np.array([[[0, 1], [1, 0]]] * 3, object)
         torch.save({"samples": [slime_sample(rollout_routed_experts=ids)]}, path)
-        refused(path, "not whole|expected numbers")
+        refused(path, "without its state|expected numbers")
 
 
 class TestArchives:

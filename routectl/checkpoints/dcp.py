@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..archives import open_archive
+from ..dtypes import bytes_of
 from ..errors import FormatError, UnsupportedError
-from .archives import open_archive
-from .pickles import Record, load_pickle
-from .tensors import Piece, TensorInfo, bytes_of
+from ..pickle_records import Record
+from ..pickles import load_pickle
+from .tensors import Piece, TensorInfo
 
 __all__ = ["read_metadata"]
 

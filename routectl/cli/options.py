@@ -37,8 +37,8 @@ Format = Annotated[
     str | None,
     typer.Option(
         "--format", metavar="FORMAT",
-        help="json, jsonl, sse, npy, npz, safetensors, torch, msgpack or native; sniffed when "
-        "not given.",
+        help="json, jsonl, sse, npy, npz, safetensors, torch, pickle, msgpack or native; "
+        "sniffed when not given.",
     ),
 ]  # fmt: skip
 Start = Annotated[

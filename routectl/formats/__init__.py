@@ -10,9 +10,20 @@ from ..model import ModelFacts
 
 __all__ = ["FORMATS", "open_dump"]
 
-FORMATS = ("json", "jsonl", "sse", "npy", "npz", "safetensors", "torch", "msgpack", "native")
+FORMATS = (
+    "json",
+    "jsonl",
+    "sse",
+    "npy",
+    "npz",
+    "safetensors",
+    "torch",
+    "pickle",
+    "msgpack",
+    "native",
+)
 _ARRAYS = ("npy", "npz", "safetensors")
-_TRAINERS = ("torch", "msgpack")
+_TRAINERS = ("torch", "pickle", "msgpack")
 _SUFFIXES = {".npy": "npy", ".npz": "npz", ".safetensors": "safetensors", ".parquet": "native"}
 _MICRO_BATCHES = re.compile(  # an array of arrays of 11 to 63 fields, the first of them an array
     rb"(?:[\x91-\x9f]|\xdc..|\xdd....)(?:[\x9b-\x9f]|\xdc\x00[\x10-\x3f])[\x90-\x9f\xdc\xdd]",
@@ -34,6 +45,8 @@ def _sniff_binary(path: Path) -> str | None:
         return "msgpack"
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
         return "safetensors"
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "pickle"
     return None
 
 

@@ -29,6 +29,7 @@ def _moe_columns(ids_TWK: IntArray, facts: ModelFacts, where: str) -> IntArray:
         )
     for layer in sorted(set(range(width)) - set(facts.layers)):
         column = ids_TWK[:, layer]
+        column = column[(column != -1).any(axis=1)]  # -1 of a row that is missing in all layers
         if column.size and (column != column.flat[0]).any():
             raise FormatError(
                 f"{where}: layer {layer} is dense in the model, but its column holds "

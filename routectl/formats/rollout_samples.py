@@ -13,7 +13,7 @@ from ..dump import WeightSpan
 from ..errors import FormatError
 from .fields import one_line, text
 from .payload import IntArray, from_lists
-from .stored_arrays import DiskTensor
+from .spilled import DiskTensor
 from .trainer_fields import numbers_in, response_scores, tokens_in, whole_mask, wire_of
 from .weight_versions import weight_spans
 from .wire import WireSample

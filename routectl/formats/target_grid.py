@@ -73,14 +73,23 @@ def _of_response(sample: Sample, what: str) -> Array | None:
 
 
 def _response_column(samples: Sequence[Sample], frame: _Frame, what: str) -> Array:
-    """[B, G] from the first column on, or up to the last; or [B, S], at the response's places."""
+    """[B, G] from the first column on, or up to the last; [B, S] at the response's places, or
+    [B, S - 1] each a place before that; of the prompt's places 1 at those.
+    """
     name, _, align = what.partition("-")
     sizes = [n - p for n, p in zip(frame.lens, frame.prompts, strict=True)]
-    width = frame.width if align == "full" else max(sizes, default=0)
+    whole, early = align in ("full", "next"), int(align == "next")
+    width = frame.width - early if whole else max(sizes, default=0)
     column = np.zeros((len(samples), width), np.float32 if name == "logprobs" else np.int64)
     for i, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
-        begin = {"first": 0, "last": width - size}.get(align, frame.offsets[i] + frame.prompts[i])
-        column[i, begin : begin + size] = _of_response(sample, name)
+        if name == "prompt":
+            column[i, frame.offsets[i] : frame.offsets[i] + frame.prompts[i]] = 1
+            continue
+        place = frame.offsets[i] + frame.prompts[i] - early
+        begin = {"first": 0, "last": width - size}.get(align, place)
+        values = _of_response(sample, name)
+        skip = max(-begin, 0)  # the first of all tokens has no place before it
+        column[i, begin + skip : begin + size] = None if values is None else values[skip:]
     return column
 
 

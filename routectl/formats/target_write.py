@@ -40,6 +40,10 @@ def _writer(shape: Shape) -> _Writer:
         from .target_arrays import write_npz, write_safetensors
 
         return write_npz if target.suffix == ".npz" else write_safetensors
+    if target.kind == "pickle":
+        from .target_pickle import write_pickle
+
+        return write_pickle
     from . import target_torch
 
     return {

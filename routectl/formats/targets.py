@@ -17,7 +17,8 @@ MISSING = ("arange", "zero", "minus-one", "drop")
 class TargetSpec:
     """One layout of routes that some program reads.
 
-    kind     which writer: lines, arrays, samples, grid, jagged, layers, msgpack or bundle.
+    kind     which writer: lines, arrays, samples, grid, pickle (a grid in a trainer's own batch
+             class), jagged, layers, msgpack or bundle.
     suffix   what the file is called; empty for a folder.
     key      the entry that holds the routes.
     axis     all: a column for every decoder layer, zeros in dense ones; moe: MoE layers alone.
@@ -62,7 +63,8 @@ _SKYRL_GRID = (
 )  # fmt: skip
 _ROLL_GRID = (
     ("input_ids", "tokens"), ("attention_mask", "attention"), ("position_ids", "positions"),
-    ("response_mask", "response-full"),
+    ("prompt_mask", "prompt-full"), ("response_mask", "loss-full"),
+    ("infer_logprobs", "logprobs-next"),
 )  # fmt: skip
 _NEMO_GRID = (
     ("input_ids", "tokens"), ("input_lengths", "lengths"), ("token_mask", "loss-full"),
@@ -89,6 +91,9 @@ TARGETS = (
     TargetSpec("verl-padded", "grid", ".pt", "routed_experts", "all", "N", "int16",
            "verl 0.9.1, the batch of agent_loop.py", side="both", holds=_MASKED,
            columns=_VERL_GRID),
+    TargetSpec("verl-dp", "pickle", ".dp", "routed_experts", "all", "N", "int16",
+           "verl 0.9.1, RolloutSkip gen_batch.dp", side="both", holds=_MASKED,
+           columns=_VERL_GRID),
     TargetSpec("slime", "samples", ".pt", "rollout_routed_experts", "all", "N-1", "int32",
            "slime 624b824a, --save-debug-rollout-data", holds=_ALL),
     TargetSpec("slime-numpy", "samples", ".pt", "rollout_routed_experts", "all", "N-1", "int32",
@@ -100,6 +105,11 @@ TARGETS = (
            holds=_MASKED, columns=(*_SKYRL_GRID, ("router_padding_mask", "uncaptured"))),
     TargetSpec("skyrl-0.3", "grid", ".pt", "rollout_expert_indices", "all", "N", "value",
            "SkyRL 0.3.0, TrainingInputBatch", side="left", holds=_MASKED, columns=_SKYRL_GRID),
+    TargetSpec("skyrl-pkl", "pickle", ".pkl", "rollout_expert_indices", "all", "N", "value",
+           "SkyRL a9564572, training_input.pkl", side="left", pad="arange", tail=True,
+           holds=_MASKED, columns=(*_SKYRL_GRID, ("router_padding_mask", "uncaptured"))),
+    TargetSpec("skyrl-0.3-pkl", "pickle", ".pkl", "rollout_expert_indices", "all", "N", "value",
+           "SkyRL 0.3.0, training_input.pkl", side="left", holds=_MASKED, columns=_SKYRL_GRID),
     TargetSpec("nemo-rl", "lines", ".jsonl", "routed_experts", "moe", "N", "signed",
            "NeMo-RL 7ea279ab, nrlre1 of routed_experts_codec.py", pad="arange",
            missing="minus-one", holds=("logprobs",)),
@@ -109,7 +119,11 @@ TARGETS = (
     TargetSpec("prime-rl", "msgpack", ".bin", "routed_experts", "all", "N", "narrow",
            "prime-rl 559b4477, rollouts/step_N/rank_r.bin", holds=_MASKED),
     TargetSpec("roll", "grid", ".pt", "routed_experts", "all", "N", "value",
-           "ROLL 8eb27cc2, the batch of functionals.py", side="right", columns=_ROLL_GRID),
+           "ROLL 8eb27cc2, the batch of functionals.py", side="right", holds=_MASKED,
+           columns=_ROLL_GRID),
+    TargetSpec("roll-pkl", "pickle", ".pkl", "routed_experts", "all", "N", "value",
+           "ROLL 8eb27cc2, RolloutMockMixin step_N.pkl", side="right", holds=_MASKED,
+           columns=_ROLL_GRID),
     TargetSpec("ms-swift", "grid", ".pt", "routed_experts", "all", "N", "int64",
            "ms-swift 4.6.0, build_routed_experts_batch", side="right", columns=_SWIFT_GRID),
     TargetSpec("art", "bundle", "", "<router>/call_N/expert_indices", "moe", "N", "int32",
@@ -118,7 +132,7 @@ TARGETS = (
            "megatron-core 0.16.1, RouterReplay.set_replay_data", pad="arange"),
 )  # fmt: skip
 
-BY_SUFFIX = {".npz": "npz", ".safetensors": "safetensors", ".jsonl": "jsonl"}
+BY_SUFFIX = {".npz": "npz", ".safetensors": "safetensors", ".jsonl": "jsonl", ".dp": "verl-dp"}
 
 
 def target_named(name: str) -> TargetSpec:

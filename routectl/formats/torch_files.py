@@ -1,4 +1,4 @@
-"""Files of torch.save, loaded: names checked against the list below, then ``weights_only``, mapped.
+"""Files of torch.save, loaded: names checked against a list, then ``weights_only``, mapped.
 
 torch's own loader runs no code either, but knows more names than these files use, some of which
 take memory at a pickle's word. So all names are read first, and one that is not here is refused.
@@ -15,42 +15,17 @@ from typing import Any
 import torch
 
 from ..errors import FormatError, UnsupportedError
+from ..pickle_names import BATCHES, JAGGED_NAMES, NUMPY_NAMES, TORCH_NAMES
 from .fields import one_line
 from .limits import check_inflation
-from .stored_arrays import STAND_INS
+from .spilled import DiskTensor
 
 __all__ = ["load_torch"]
 
-_STORAGES = ("Bool", "Byte", "Char", "Short", "Int", "Long", "Half", "BFloat16", "Float", "Double")
-_PLAIN = frozenset(
-    {
-        "collections.OrderedDict",
-        "torch._utils._rebuild_tensor_v2",
-        "torch.Size",
-        "torch.device",
-        "_codecs.encode",
-        "__builtin__.set",
-        "builtins.set",
-        *(f"torch.{name}Storage" for name in _STORAGES),
-        *(f"torch.{name}" for name in ("uint16", "uint32", "uint64")),
-        "torch.storage.UntypedStorage",
-        "torch._utils._rebuild_tensor_v3",
-        *STAND_INS,
-    }
-)
-_JAGGED = frozenset(  # of a TensorDict of jagged tensors, verl's tq_batch.pt
-    {
-        "tensordict._reductions._make_td",
-        "tensordict._td.TensorDict",
-        "tensordict.tensorclass.NonTensorData",
-        "tensordict.tensorclass.NonTensorStack",
-        "torch.Tensor",
-        "torch._dynamo.decorators._DimRange",
-        "torch._tensor._rebuild_from_type_v2",
-        "torch.nested._internal.nested_tensor.NestedTensor",
-        "torch.nested._internal.nested_tensor._rebuild_njt",
-    }
-)
+_STAND_INS: dict[str, Any] = {  # what torch is given in place of what a name is of
+    **{f"{m}.{n}": thing for (m, n), thing in BATCHES.items() if f"{m}.{n}" in NUMPY_NAMES},
+    "slime.utils.tensor_store.DiskTensorRef": DiskTensor,
+}
 _KNOWN = {  # whose classes a name is, and why they are not read
     "xtuner.": "xtuner pickles its own classes, with references into a Ray cluster in them",
     "ray.": "references into a Ray cluster, which no file holds",
@@ -80,7 +55,7 @@ def _names(path: Path) -> set[str]:
 
 def _check_names(names: set[str], path: Path) -> None:
     """Raise FormatError for a name that is not on the list, UnsupportedError where it is known."""
-    wrong = sorted(names - _PLAIN - _JAGGED)
+    wrong = sorted(names - TORCH_NAMES - JAGGED_NAMES)
     for name in wrong:
         for prefix, why in _KNOWN.items():
             if name.startswith(prefix):
@@ -105,16 +80,16 @@ def _import_tensordict(path: Path) -> None:
 def load_torch(path: Path) -> Any:
     """What a torch file holds: tensors, mapped; plain data; numpy arrays as StoredArray.
 
-    Raises FormatError on a bomb, on damage and where the pickle names anything but the classes
-    listed in this file, before any of it is made; UnsupportedError where it names those of a
+    Raises FormatError on a bomb, on damage and where the pickle names anything but the names
+    listed in pickle_names.py, before any of it is made; UnsupportedError where it names those of a
     project whose files are known not to be readable.
     """
     try:
         names = _names(path)
         _check_names(names, path)
-        if names & _JAGGED:
+        if names & JAGGED_NAMES:
             _import_tensordict(path)
-        with torch.serialization.safe_globals([(c, name) for name, c in STAND_INS.items()]):
+        with torch.serialization.safe_globals([(c, name) for name, c in _STAND_INS.items()]):
             doc = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FormatError:
         raise
@@ -124,6 +99,6 @@ def load_torch(path: Path) -> Any:
         raise FormatError(
             f"{path}: damaged, or no torch file of plain data: {one_line(error)}"
         ) from None
-    if names & _JAGGED and not (isinstance(doc, Mapping) and "tensordict" in doc):
+    if names & JAGGED_NAMES and not (isinstance(doc, Mapping) and "tensordict" in doc):
         raise FormatError(f"{path}: jagged tensors, and no tensordict that they are of")
     return doc

@@ -3,15 +3,15 @@
 Shape suffixes: N tokens, R rows, W layers, K top_k.
 """
 
+import sys
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..errors import FormatError
+from ..pickle_records import StoredArray
 from .fields import one_line
-from .stored_arrays import StoredArray
 from .wire import WireSample
 
 __all__ = [
@@ -23,14 +23,23 @@ Array = NDArray[Any]
 
 def is_tensor(value: Any) -> bool:
     """Whether a value is a torch tensor."""
-    return isinstance(value, torch.Tensor)
+    torch = sys.modules.get("torch")  # a tensor comes from there, and from nowhere else
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _array_of(value: StoredArray, where: str) -> Array:
+    try:
+        array = value.array
+    except FormatError as error:
+        raise FormatError(f"{where}: {error}") from None
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def numbers_in(value: Any, where: str) -> Array:
     """A tensor or a numpy array of numbers as numpy's, no larger than its own bytes."""
     if isinstance(value, StoredArray):
-        value = value.array(where)
-    if isinstance(value, torch.Tensor) and value.layout == torch.strided:
+        value = _array_of(value, where)
+    if is_tensor(value) and value.layout == sys.modules["torch"].strided:
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise FormatError(f"{where}: a tensor {tuple(value.shape)} larger than its bytes")
         try:

@@ -1,4 +1,4 @@
-"""Dumps that trainers save, read back: torch files and prime-rl's micro-batches.
+"""Dumps that trainers save, read back: torch files, pickled batches, prime-rl's micro-batches.
 
 What each holds is in docs/formats.md; every sequence becomes a WireSample with its rows at hand.
 """
@@ -22,7 +22,7 @@ def open_trainer_file(
     path: Path, kind: str, model: ModelFacts | str | Path | None, start: int | None,
     tokens: Dump | Sequence[Sample] | None = None,
 ) -> Dump:  # fmt: skip
-    """Open a trainer's file; ``kind`` is torch or msgpack.
+    """Open a trainer's file; ``kind`` is torch, pickle or msgpack.
 
     ``tokens`` are the samples whose rows a torch file of layers holds, for their tokens.
 
@@ -33,6 +33,10 @@ def open_trainer_file(
         from .trainer_torch import read_torch
 
         wires = read_torch(path, tokens)
+    elif kind == "pickle":
+        from .trainer_pickles import read_pickle
+
+        wires = read_pickle(path)
     else:
         from .trainer_msgpack import read_micro_batches
 

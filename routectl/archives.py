@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import FormatError, UnsupportedError
-from .pickles import StoredTensor, load_pickle
-from .tensors import bytes_of
+from .dtypes import bytes_of
+from .errors import FormatError, UnsupportedError
+from .pickle_names import CHECKPOINTS, Names
+from .pickle_records import StoredTensor
+from .pickles import load_pickle
 
 __all__ = ["Archive", "load_values", "open_archive", "single_tensor"]
 
@@ -53,7 +55,7 @@ def _data_start(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
                                          for i in (26, 28))  # fmt: skip
 
 
-def open_archive(stream: IO[bytes], where: str) -> Archive:
+def open_archive(stream: IO[bytes], where: str, names: Names = CHECKPOINTS) -> Archive:
     """A torch.save archive, of which the directory and data.pkl are read and no storage.
 
     Raises FormatError when it is damaged, or its pickle refused; UnsupportedError for the form
@@ -68,7 +70,7 @@ def open_archive(stream: IO[bytes], where: str) -> Archive:
         if pickled.file_size > _MAX_PICKLE:
             raise FormatError(f"{where}: data.pkl of {pickled.file_size} bytes")
         stream.seek(_data_start(stream, pickled))
-        value = load_pickle(stream.read(pickled.file_size), where)
+        value = load_pickle(stream.read(pickled.file_size), where, names)
         if "byteorder" in at:
             stream.seek(_data_start(stream, at["byteorder"]))
             if stream.read(6) != b"little":
