@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .ops.advice import Advice, advise
     from .ops.check import check
     from .ops.check_options import CheckOptions
-    from .ops.diff import DiffResult, diff
+    from .ops.diff import DiffOptions, DiffResult, diff, diff_as
     from .ops.found import CheckResult
     from .ops.gamma import RouterShift, router_shift
     from .ops.gate import judge, parse_threshold
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .reports.check import check_document
     from .reports.checkpoint import checkpoint_document
     from .reports.document import diff_document, summary_document
+    from .reports.page import html_page
     from .reports.staleness import staleness_document
     from .routes import Routes
     from .stages import Pipeline
@@ -50,6 +51,7 @@ _HOMES = {
     "CheckResult": "ops.found",
     "Checkpoint": "checkpoints.tensors",
     "CheckpointFacts": "checkpoints.facts",
+    "DiffOptions": "ops.diff",
     "DiffResult": "ops.diff",
     "Dump": "dump",
     "DumpMeta": "dump",
@@ -83,7 +85,9 @@ _HOMES = {
     "checkpoint_document": "reports.checkpoint",
     "checkpoint_facts": "checkpoints.facts",
     "diff": "ops.diff",
+    "diff_as": "ops.diff",
     "diff_document": "reports.document",
+    "html_page": "reports.page",
     "judge": "ops.gate",
     "margins_to_float16": "margins",
     "open_checkpoint": "checkpoints",
@@ -107,6 +111,7 @@ __all__ = [
     "CheckResult",
     "Checkpoint",
     "CheckpointFacts",
+    "DiffOptions",
     "DiffResult",
     "Dump",
     "DumpMeta",
@@ -140,7 +145,9 @@ __all__ = [
     "checkpoint_document",
     "checkpoint_facts",
     "diff",
+    "diff_as",
     "diff_document",
+    "html_page",
     "judge",
     "margins_to_float16",
     "open_checkpoint",

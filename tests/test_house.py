@@ -1,6 +1,7 @@
 """The structure itself: floors, sizes, imports, names."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -50,8 +51,10 @@ HOMES = {
     "rich": (
         "cli/",
         "reports/tables.py",
+        "reports/page_markup.py",
         "reports/terminal.py",
         "reports/replay_terminal.py",
+        "reports/summary_terminal.py",
         "reports/drawing.py",
         "reports/check_terminal.py",
         "reports/checkpoint_terminal.py",
@@ -76,6 +79,7 @@ HOMES = {
     "greenlet": ("forward/streaming.py",),
     "tensordict": ("formats/target_torch.py", "formats/torch_files.py"),
     "msgpack": ("formats/trainer_msgpack.py",),
+    "tokenizers": ("formats/tokenizer.py",),
     "zstandard": ("codecs/", "formats/fireworks.py"),
 }
 
@@ -165,6 +169,17 @@ class TestModule:
         assert public <= set(listed)
 
 
+def test_scripts_are_small() -> None:
+    """A script of the page keeps to the lines of a module, and no name is defined in two."""
+    names: Counter[str] = Counter()
+    for path in sorted((HOUSE / "reports" / "assets").glob("*.js")):
+        lines = path.read_text("utf-8").splitlines()
+        assert len(lines) <= 300, path.name
+        for line in lines:
+            names.update(re.findall(r"^(?:function|const|let|class) (\w+)", line))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def test_no_name_is_defined_twice() -> None:
     """No public top-level function or class name is defined in two modules."""
     names = Counter(
@@ -177,16 +192,15 @@ def test_no_name_is_defined_twice() -> None:
 
 
 def test_one_broad_except() -> None:
-    """Exactly one handler in the package catches Exception."""
+    """One boundary catches Exception, and one door of a library that raises nothing narrower."""
     broad = [
-        f"{path.name}:{node.lineno}"
+        path.name
         for path in MODULES
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or ast.unparse(node.type) == "Exception")
     ]
-    assert len(broad) == 1
-    assert broad[0].startswith("main.py")
+    assert sorted(broad) == ["main.py", "tokenizer.py"]
 
 
 def test_no_drawer_rooms() -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 import families
 import numpy as np
 import pytest
+from pages import Parsed
 from shell import complaint, document, run, written
 
 from routectl import Dump, Routes, diff, open_dump, router_shift
@@ -77,6 +78,16 @@ def test_routes_are_the_models(capsys, tmp_path, folder, how):
         assert np.array_equal(np.sort(sample.routes.ids_TLK, -1), by_hooks(folder, sample))
         assert (sample.routes.margin_TL > 0).any()
     assert [s.sample_id for s in found] == [s.sample_id for s in open_dump(folder / "dump.parquet")]
+
+
+def test_a_page_of_what_was_written(capsys, tmp_path, folder):
+    """--html is what show says of the file that was written, its expert load among it."""
+    output, page = tmp_path / "routes.parquet", tmp_path / "page.html"
+    recompute(capsys, folder, output, "--html", page)
+    assert Parsed(page.read_text("utf-8")).data == document(capsys, "show", output, "--detail")
+    done = run(capsys, "recompute", folder / "checkpoint", folder / "dump.parquet", "-o",
+               tmp_path / "other.parquet", "--html", page)  # fmt: skip
+    assert (done.code, (tmp_path / "other.parquet").exists()) == (2, False)
 
 
 def test_both_modes(capsys, tmp_path, folder):

@@ -11,6 +11,7 @@ from .options import (
     ExitZero,
     Force,
     Format,
+    Html,
     Json,
     Model,
     NumExperts,
@@ -22,6 +23,7 @@ from .options import (
     open_input,
 )
 from .output import check_output, emit, note, watching
+from .pages import page_at
 
 if TYPE_CHECKING:
     from ..dump import Dump
@@ -58,6 +60,7 @@ def check_command(
     apply_fix: Annotated[bool, _APPLY] = False,
     exit_zero: ExitZero = False,
     as_json: Json = False,
+    html: Html = None,
     output: Output = None,
     force: Force = False,
     model: Model = None,
@@ -87,6 +90,7 @@ def check_command(
         raise RoutectlError(f"--fail-on {fail_on!r} is not known: {', '.join(SEVERITIES)}")
     wanted, left_out = _codes("--select", select), _codes("--ignore", ignore)
     target = check_output(output, force)
+    page = page_at(html, force)
     if apply_fix and (target is None or against is None):
         raise RoutectlError("--apply-fix needs --against REFERENCE and -o DST.parquet")
     facts = model_from(model, num_layers, top_k, num_experts)
@@ -100,6 +104,7 @@ def check_command(
     other = None if reference is None else (reference.meta, len(reference))
     document = check_document(result, other, fail_on=fail_on)
     report = None if apply_fix else target
+    page.write(document)
     emit(document, render_check, as_json=as_json, output=report, force=force)
     if apply_fix and target is not None and result.explanation is not None:
         _write_fixed(opened, result.explanation, target, force)

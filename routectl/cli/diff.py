@@ -1,5 +1,6 @@
 """``routectl diff OLD NEW``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,10 +8,12 @@ import typer
 
 from ..errors import RoutectlError
 from .options import (
+    Detail,
     Eps,
     ExitZero,
     Force,
     Format,
+    Html,
     Json,
     Layers,
     Model,
@@ -18,14 +21,17 @@ from .options import (
     NumLayers,
     Output,
     Start,
+    TokenizerFile,
     Tokens,
     TopK,
     finite_eps,
     model_from,
     open_input,
     parse_layers,
+    parse_positions,
 )
 from .output import check_output, emit, note, watching
+from .pages import page_at
 
 if TYPE_CHECKING:
     from ..dump import Dump
@@ -35,6 +41,15 @@ __all__ = ["diff_command"]
 _OLD = typer.Argument(
     metavar="OLD", show_default=False, help="Dump: a file, a folder or a glob; - is stdin."
 )
+_SAMPLE = typer.Option(
+    "--sample", metavar="NAME", show_default=False,
+    help="Only this sample, by its id in OLD or, as #0, its place; repeatable.",
+)  # fmt: skip
+_RERUN = typer.Option(
+    "--rerun", metavar="DUMP", show_default=False,
+    help="The same side as OLD, run again: how much that differs is the noise floor.",
+)  # fmt: skip
+_POSITIONS = typer.Option(metavar="RANGE", help="Only these token positions, such as 128-255.")
 _NEW = typer.Argument(metavar="NEW", show_default=False, help="Dump of the same tokens.")
 
 
@@ -65,6 +80,9 @@ def diff_command(
     ] = "auto",
     tokens: Tokens = "all",
     layers: Layers = None,
+    sample: Annotated[list[str] | None, _SAMPLE] = None,
+    positions: Annotated[str | None, _POSITIONS] = None,
+    rerun: Annotated[str | None, _RERUN] = None,
     examples: Annotated[
         int, typer.Option(min=0, help="How many mismatched rows and worst samples to show.")
     ] = 10,
@@ -80,6 +98,9 @@ def diff_command(
     logprobs: Annotated[Path | None, _LOGPROBS] = None,
     exit_zero: ExitZero = False,
     as_json: Json = False,
+    detail: Detail = False,
+    html: Html = None,
+    tokenizer: TokenizerFile = None,
     output: Output = None,
     force: Force = False,
     model: Model = None,
@@ -102,9 +123,10 @@ def diff_command(
     layer), token_mismatch, coverage, unmatched, k1, k3, abs_d, max_d, f2.
     """
     from ..ops.align import TOKENS
-    from ..ops.diff import diff
+    from ..ops.diff import DiffOptions, diff_as
     from ..ops.gate import judge, parse_threshold
     from ..ops.join import MATCHES
+    from ..ops.narrow import narrow_pair
     from ..reports.document import diff_document
     from ..reports.terminal import render_diff
 
@@ -115,18 +137,27 @@ def diff_command(
     limits += [parse_threshold(text, over=False) for text in fail_under or ()]
     width = finite_eps(eps)
     wanted = parse_layers(layers)
+    between = parse_positions(positions)
     target = check_output(output, force)
+    page = page_at(html, force, tokenizer)
     facts = model_from(model, num_layers, top_k, num_experts)
     old_dump = open_input(old, facts, form, start)
     new_dump = open_input(new, facts, form, start)
     if logprobs is not None:
         new_dump = _scored(new_dump, logprobs)
+    old_dump, new_dump = narrow_pair(
+        old_dump, new_dump, match=match, samples=sample or (), positions=between
+    )
+    options = DiffOptions(match, tokens, wanted, examples, detail=detail or html is not None)
+    again = None if rerun is None else open_input(rerun, facts, form, start)
     with watching(old_dump, "comparing") as watched:
-        result = diff(
-            watched, new_dump, match=match, tokens=tokens, layers=wanted, examples=examples
-        )
+        result = diff_as(watched, new_dump, options)
+    noise = None if again is None else diff_as(old_dump, again, replace(options, detail=False))
     verdict = judge(result, limits, eps=width)
-    document = diff_document(result, verdict)
+    document = diff_document(result, verdict, noise=noise)
+    page.write(document)
+    if not detail:
+        document.pop("detail", None)
     emit(document, render_diff, as_json=as_json, output=target, force=force)
     if verdict.incomparable:
         raise RoutectlError(

@@ -15,6 +15,7 @@ from .diff import diff_command
 from .pack import pack_command
 from .predict import predict_command
 from .recompute import recompute_command
+from .report import report_command
 from .show import show_command
 from .staleness import staleness_command
 from .unpack import unpack_command
@@ -40,6 +41,7 @@ _COMMANDS = (
     ("predict", predict_command),
     ("pack", pack_command),
     ("unpack", unpack_command),
+    ("report", report_command),
 )
 for _name, _command in _COMMANDS:
     app.command(_name)(_command)

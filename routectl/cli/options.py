@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from ..model import ModelFacts
 
 __all__ = [
-    "Device", "Dtype", "Eps", "ExitZero", "Force", "Format", "Json", "Layers", "Model",
-    "NumExperts", "NumLayers", "Output", "Start", "Streaming", "Threads", "Tokens", "TopK",
-    "finite_eps", "model_from", "open_input", "parse_layers",
+    "Detail", "Device", "Dtype", "Eps", "ExitZero", "Force", "Format", "Html", "Json", "Layers",
+    "Model", "NumExperts", "NumLayers", "Output", "Start", "Streaming", "Threads", "TokenizerFile",
+    "Tokens", "TopK", "finite_eps", "model_from", "open_input", "parse_layers",
+    "parse_positions",
 ]  # fmt: skip
 
 Model = Annotated[
@@ -46,6 +47,20 @@ Start = Annotated[
     typer.Option("--start", min=0, help="Position of row 0 where the dump does not say it."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as one JSON document.")]
+Detail = Annotated[
+    bool,
+    typer.Option("--detail", help="In --json, what a page shows beside the figures: `report`."),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="PATH", help="Write the report as one HTML page there too."),
+]
+TokenizerFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--tokenizer", metavar="PATH", help="tokenizer.json: the page shows tokens as text."
+    ),
+]
 Output = Annotated[
     Path | None,
     typer.Option("-o", "--output", metavar="PATH", help="Write the report there; - is stdout."),
@@ -151,3 +166,14 @@ def parse_layers(text: str | None) -> list[int] | None:
             raise RoutectlError(f"--layers {text}: got {part!r}, expected an ascending range")
         layers.update(range(lo, hi + 1))
     return sorted(layers)
+
+
+def parse_positions(text: str | None) -> range | None:
+    """Token positions out of "128-255" or "7"; None stays None. Raises RoutectlError."""
+    if text is None:
+        return None
+    first, dash, last = text.partition("-")
+    whole = first.isdecimal() and (last.isdecimal() or not dash) and len(text) <= 40
+    if not whole or (dash and int(first) > int(last)):
+        raise RoutectlError(f"--positions {text}: expected a range like 128-255")
+    return range(int(first), int(last if dash else first) + 1)

@@ -15,6 +15,7 @@ from .options import (
     Dtype,
     Force,
     Format,
+    Html,
     Model,
     NumExperts,
     NumLayers,
@@ -26,6 +27,7 @@ from .options import (
     open_input,
 )
 from .output import note
+from .pages import Page, page_at
 from .parts import parts_folder
 from .recomputed import targets_of
 from .recomputing import Saving, write_recompute
@@ -85,6 +87,7 @@ def recompute_command(
     threads: Threads = None,
     noise_floor: Annotated[bool, _NOISE] = False,
     resume: Annotated[bool, _RESUME] = False,
+    html: Html = None,
     force: Force = False,
     model: Model = None,
     num_layers: NumLayers = None,
@@ -109,6 +112,7 @@ def recompute_command(
     saving = Saving(
         targets=targets_of(mode, output), inputs=router_inputs, resume=resume, force=force
     )
+    page = page_at(html, force)
     crew = crew_of(device, threads)
     if crew.leads and not (resume and parts_folder(output).exists()):
         saving.refuse()
@@ -118,6 +122,7 @@ def recompute_command(
         if crew.leads:
             count = recompute_from_inputs(checkpoint, Path(dump), output, force=force, model=model)
             note(f"wrote {output}: {plural(count, 'sample')}")
+            _write_summary(output, page)
         return 0
     if noise_floor and mode == "both":
         raise RoutectlError("--noise-floor is of one mode: expected --mode free or forced")
@@ -143,6 +148,18 @@ def recompute_command(
         crew.follow(work)
         return 0
     prepared, source = write_recompute(work, crew, saving)
+    _write_summary(output, page)
     if noise_floor:
         print_noise_floor(prepared, source, output)
     return 0
+
+
+def _write_summary(output: Path, page: Page) -> None:
+    """What `routectl show --html` says of the file that was written."""
+    if page.path is None:
+        return
+    from ..ops.summary import summarize
+    from ..reports.document import summary_document
+
+    summary = summarize(open_input(str(output), None, None, None))
+    page.write(summary_document(summary, detail=True))

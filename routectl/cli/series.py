@@ -1,13 +1,13 @@
 """``routectl staleness --series DIR``: the steps of a run, each a report or a folder of dumps."""
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import FormatError, RoutectlError
+from .pages import read_report
 from .staleness_question import Question
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ __all__ = ["series_of"]
 _SCHEMA = "routectl.staleness/1"
 _ROLLOUT = "rollout"
 _NUMBER = re.compile(r"\d+")
-_MAX_BYTES = 1 << 30
 
 
 def series_of(folder: Path, question: Question, open_at: "Callable[[str], Dump]") -> "Document":
@@ -83,19 +82,12 @@ def _report(path: Path) -> "Document":
     """A report that was written before."""
     if path.suffix != ".json":
         raise FormatError(f"{path}: neither a folder nor a report NAME.json")
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise FormatError(f"{path}: more than {_MAX_BYTES} bytes of JSON")
-        found: Any = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise FormatError(f"{path}: not JSON") from None
-    schema = found.get("schema") if isinstance(found, dict) else None
+    found = read_report(path)
+    schema = found.get("schema")
     if schema != _SCHEMA:
         raise FormatError(f"{path}: got schema {str(schema)[:60]!a}, expected {_SCHEMA}")
     _refuse_damaged(path, found)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _refuse_damaged(path: Path, document: "Document") -> None:

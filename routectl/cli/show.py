@@ -7,8 +7,10 @@ import typer
 
 from ..errors import RoutectlError
 from .options import (
+    Detail,
     Force,
     Format,
+    Html,
     Json,
     Model,
     NumExperts,
@@ -20,6 +22,7 @@ from .options import (
     open_input,
 )
 from .output import check_output, emit, watching
+from .pages import Page, page_at
 
 __all__ = ["show_command"]
 
@@ -32,6 +35,8 @@ _PATH = typer.Argument(
 def show_command(
     path: Annotated[str, _PATH],
     as_json: Json = False,
+    detail: Detail = False,
+    html: Html = None,
     output: Output = None,
     force: Force = False,
     model: Model = None,
@@ -50,19 +55,22 @@ def show_command(
     format, MoE layers, K, E, the routers' dtypes, sizes by dtype and by layer.
     """
     target = check_output(output, force)
+    page = page_at(html, force)
     if form is None and _is_checkpoint(path):
         if any(given is not None for given in (model, num_layers, top_k, num_experts, start)):
             raise RoutectlError(f"{path}: a checkpoint says its own layers, K and E",
                                 hint="--format where it is a dump")  # fmt: skip
-        return _show_checkpoint(path, as_json, target, force)
+        return _show_checkpoint(path, as_json, target, page)
     from ..ops.summary import summarize
     from ..reports.document import summary_document
-    from ..reports.terminal import render_summary
+    from ..reports.summary_terminal import render_summary
 
     opened = open_input(path, model_from(model, num_layers, top_k, num_experts), form, start)
     with watching(opened, "reading") as watched:
         summary = summarize(watched)
-    emit(summary_document(summary), render_summary, as_json=as_json, output=target, force=force)
+    page.write(summary_document(summary, detail=True))
+    document = summary_document(summary, detail=detail)
+    emit(document, render_summary, as_json=as_json, output=target, force=force)
     return 0
 
 
@@ -72,7 +80,7 @@ def _is_checkpoint(path: str) -> bool:
     return is_checkpoint(path)
 
 
-def _show_checkpoint(path: str, as_json: bool, target: Path | None, force: bool) -> int:
+def _show_checkpoint(path: str, as_json: bool, target: Path | None, page: Page) -> int:
     import gc
 
     from ..checkpoints import open_checkpoint
@@ -85,5 +93,6 @@ def _show_checkpoint(path: str, as_json: bool, target: Path | None, force: bool)
         document = checkpoint_document(checkpoint_facts(open_checkpoint(path)))
     finally:
         gc.enable()
-    emit(document, render_checkpoint, as_json=as_json, output=target, force=force)
+    page.write(document)
+    emit(document, render_checkpoint, as_json=as_json, output=target, force=page.force)
     return 0

@@ -15,6 +15,7 @@ from .options import (
     ExitZero,
     Force,
     Format,
+    Html,
     Json,
     Layers,
     Model,
@@ -32,6 +33,7 @@ from .options import (
     parse_layers,
 )
 from .output import check_output, emit
+from .pages import page_at
 from .series import series_of
 from .staleness_question import Question
 from .versions import Recomputing, Versions, parse_at
@@ -138,6 +140,7 @@ def staleness_command(
     examples: Annotated[int, _EXAMPLES] = 0,
     exit_zero: ExitZero = False,
     as_json: Json = False,
+    html: Html = None,
     output: Output = None,
     force: Force = False,
     model: Model = None,
@@ -171,12 +174,14 @@ def staleness_command(
     )  # fmt: skip
     question = Question(options, tuple(limits), mini_steps, finite_eps(eps))
     target = check_output(output, force)
+    page = page_at(html, force)
     as_json = as_json or (target is not None and target.suffix == ".json")
     if series is not None:
         if dump is not None or at:
             raise RoutectlError("--series takes the place of DUMP and --at: got both")
         facts = model_from(model, num_layers, top_k, num_experts)
         document = series_of(series, question, lambda path: open_input(path, facts, form, start))
+        page.write(document)
         emit(document, render_series, as_json=as_json, output=target, force=force)
         return 0 if exit_zero else int(document["verdict"]["exit_code"])
     if dump is None:
@@ -201,6 +206,7 @@ def staleness_command(
     opened = versions.open()
     noise = versions.noise(opened) if noise_floor else ()
     document = question.answer(versions.source, opened, noise)
+    page.write(document)
     emit(document, render_staleness, as_json=as_json, output=target, force=force)
     return 0 if exit_zero else int(document["verdict"]["exit_code"])
 

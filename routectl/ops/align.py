@@ -15,7 +15,7 @@ from ..errors import MismatchError
 from ..margins import Margins
 from ..routes import Bools, Ids, Routes
 
-__all__ = ["TOKENS", "Aligner", "Pair", "checked", "name_of"]
+__all__ = ["TOKENS", "Aligner", "Pair", "checked", "common_layers", "name_of"]
 
 TOKENS = ("all", "prompt", "response")
 _END = 1 << 62
@@ -56,6 +56,39 @@ def checked(routes: Routes, meta: DumpMeta) -> Routes:
     if shape != (meta.layers_L, meta.num_experts, meta.top_k):
         raise ValueError(f"routes of another model than their dump's: layers, E, K are {shape}")
     return routes
+
+
+def common_layers(
+    old: DumpMeta, new: DumpMeta, wanted: Sequence[int] | None
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Layers of both, of old alone and of new alone; the models must be of one shape."""
+    for name in ("top_k", "num_experts", "id_space"):
+        a, b = getattr(old, name), getattr(new, name)
+        if a != b:
+            raise MismatchError(
+                f"{old.path} and {new.path} cannot be compared: {name} is {a} in OLD and {b} in NEW"
+            )
+    both = [layer for layer in old.layers_L if layer in new.layers_L]
+    if wanted is not None:
+        absent = [layer for layer in wanted if layer not in both]
+        if absent:
+            raise MismatchError(
+                f"layers {absent} are not MoE layers of both dumps: those are {_ranges(both)}"
+            )
+        both = sorted(set(wanted))
+    if not both:
+        raise MismatchError(
+            f"no common layer: OLD has {_ranges(old.layers_L)}, NEW has {_ranges(new.layers_L)}"
+        )
+    return (
+        tuple(both),
+        tuple(layer for layer in old.layers_L if layer not in new.layers_L),
+        tuple(layer for layer in new.layers_L if layer not in old.layers_L),
+    )
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    return f"{layers[0]}..{layers[-1]} ({len(layers)})" if layers else "none"
 
 
 class _Side:

@@ -5,36 +5,23 @@ Shape suffixes: T tokens, L compared layers, K top_k.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..dump import Dump, DumpMeta, Sample
 from ..errors import MismatchError
-from ..kernels import RowCounts, diff_rows
-from ..margins import Margins
-from .align import TOKENS, Aligner, Pair, name_of
+from ..kernels import diff_rows
+from .align import TOKENS, Aligner, Pair, common_layers, name_of
 from .counts import Counts, LogprobCounts, SampleCounts
+from .detail import Detail, DetailTally, added_detail
+from .examples import Example, first_mismatches
 from .join import join_keys
 from .margins import MarginCounts, added_margins, tally_margins
 
-__all__ = ["DiffResult", "Example", "SequenceCount", "diff"]
+__all__ = ["DiffOptions", "DiffResult", "SequenceCount", "diff", "diff_as"]
 
 _THREADS_FROM = 8 << 20  # bytes of ids from which one sample is worth two threads
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One mismatched row: where, the two id sets (sorted), and each side's margin where known."""
-
-    sample: str
-    position: int
-    layer: int
-    old: tuple[int, ...]
-    new: tuple[int, ...]
-    margin_old: float | None = None
-    margin_new: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +51,8 @@ class DiffResult:
 
     match counts the pairs per joining rule. layers are the compared ones; layers_only_old and
     layers_only_new those that one side alone has. examples are the first mismatched rows, at
-    most ``limit``. margins is None when no compared sample has margins.
+    most ``limit``. margins is None when no compared sample has margins; detail is None unless it
+    was asked for.
     """
 
     old: DumpMeta
@@ -81,6 +69,7 @@ class DiffResult:
     examples: tuple[Example, ...]
     limit: int
     margins: MarginCounts | None = None
+    detail: Detail | None = None
 
     def __add__(self, other: "DiffResult") -> "DiffResult":
         if (self.layers, self.tokens) != (other.layers, other.tokens):
@@ -95,6 +84,7 @@ class DiffResult:
             sequences=self.sequences + other.sequences,
             examples=(self.examples + other.examples)[: self.limit],
             margins=added_margins(self.margins, other.margins),
+            detail=added_detail(self.detail, other.detail),
         )
 
     @property
@@ -118,60 +108,22 @@ class DiffResult:
         return int(self.counts.depth_N[1:].sum())
 
 
-def _common_layers(
-    old: DumpMeta, new: DumpMeta, wanted: Sequence[int] | None
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Layers of both, of old alone and of new alone; the models must be of one shape."""
-    for name in ("top_k", "num_experts", "id_space"):
-        a, b = getattr(old, name), getattr(new, name)
-        if a != b:
-            raise MismatchError(
-                f"{old.path} and {new.path} cannot be compared: {name} is {a} in OLD and {b} in NEW"
-            )
-    both = [layer for layer in old.layers_L if layer in new.layers_L]
-    if wanted is not None:
-        absent = [layer for layer in wanted if layer not in both]
-        if absent:
-            raise MismatchError(
-                f"layers {absent} are not MoE layers of both dumps: those are {_ranges(both)}"
-            )
-        both = sorted(set(wanted))
-    if not both:
-        raise MismatchError(
-            f"no common layer: OLD has {_ranges(old.layers_L)}, NEW has {_ranges(new.layers_L)}"
-        )
-    return (
-        tuple(both),
-        tuple(layer for layer in old.layers_L if layer not in new.layers_L),
-        tuple(layer for layer in new.layers_L if layer not in old.layers_L),
-    )
+@dataclass(frozen=True, slots=True)
+class DiffOptions:
+    """What ``diff`` compares and keeps: see there for match, tokens, layers and examples.
 
+    detail  whether to keep what a page shows beside the figures: see ``ops.detail``
+    """
 
-def _ranges(layers: Sequence[int]) -> str:
-    return f"{layers[0]}..{layers[-1]} ({len(layers)})" if layers else "none"
+    match: str = "auto"
+    tokens: str = "all"
+    layers: Sequence[int] | None = None
+    examples: int = 10
+    detail: bool = False
 
-
-def _known(margin_TL: Margins | None, t: Any, index: int) -> float | None:
-    margin = np.nan if margin_TL is None else float(margin_TL[t, index])
-    return None if np.isnan(margin) else margin
-
-
-def _examples(pair: Pair, rows: RowCounts, layers: Sequence[int], limit: int) -> list[Example]:
-    """The first mismatched rows of a pair, by position, then layer."""
-    found: list[Example] = []
-    for t in np.flatnonzero(rows.differing_T):
-        for index in range(int(rows.first_T[t]), len(layers)):
-            if pair.skip_TL is not None and pair.skip_TL[t, index]:
-                continue
-            old = set(pair.old_TLK[t, index].tolist())
-            new = set(pair.new_TLK[t, index].tolist())
-            if old != new:
-                where = (pair.name, pair.position + int(t), layers[index])
-                margins = (_known(m, t, index) for m in (pair.old_margin_TL, pair.new_margin_TL))
-                found.append(Example(*where, tuple(sorted(old)), tuple(sorted(new)), *margins))
-                if len(found) >= limit:
-                    return found
-    return found
+    def __post_init__(self) -> None:
+        if self.tokens not in TOKENS:
+            raise ValueError(f"tokens must be one of {TOKENS}, got {self.tokens!r}")
 
 
 def _logprobs(old: Sample, new: Sample, pair: Pair, tokens: str) -> LogprobCounts:
@@ -187,11 +139,24 @@ def _logprobs(old: Sample, new: Sample, pair: Pair, tokens: str) -> LogprobCount
         return LogprobCounts.of_tokens(new.logprobs[:size] - old.logprobs[:size])
 
 
+def _token_ids(old: Sample, new: Sample, first: int, count: int) -> NDArray[np.int32] | None:
+    """The ids of so many tokens from a position on; None where neither side knows them all."""
+    for side in (old, new):
+        ids = side.token_ids
+        if ids is not None and len(ids) >= first + count:
+            return ids[first : first + count]
+    return None
+
+
 class _Tally:
     """Adds up pair after pair."""
 
-    def __init__(self, aligner: Aligner, layers: tuple[int, ...], meta: DumpMeta) -> None:
+    def __init__(
+        self, aligner: Aligner, layers: tuple[int, ...], meta: DumpMeta, options: DiffOptions
+    ) -> None:
         self.aligner = aligner
+        self.limit = options.examples
+        self.detail = DetailTally(len(layers), self.limit) if options.detail else None
         self.layers = layers
         self.num_experts = meta.num_experts
         self.counts = Counts.empty(len(layers), meta.top_k, meta.num_experts)
@@ -201,7 +166,7 @@ class _Tally:
         self.sequences: list[SequenceCount] = []
         self.examples: list[Example] = []
 
-    def add(self, old: Sample, new: Sample, name: str, limit: int) -> None:
+    def add(self, old: Sample, new: Sample, name: str) -> None:
         """Compare one pair of samples."""
         inferred = int(old.start_inferred) + int(new.start_inferred)
         if old.routes is None or new.routes is None:
@@ -214,7 +179,7 @@ class _Tally:
         margins = pair.old_margin_TL, pair.new_margin_TL
         rows = diff_rows(
             pair.old_TLK, pair.new_TLK, self.num_experts, skip_TL=pair.skip_TL, threads=threads,
-            mark=any(m is not None for m in margins),
+            mark=self.detail is not None or any(m is not None for m in margins),
         )  # fmt: skip
         self.margins = tally_margins(self.margins, *margins, rows, pair.skip_TL)
         counts = Counts.of_rows(
@@ -234,8 +199,11 @@ class _Tally:
         self.sequences.append(
             SequenceCount(name, tokens, tokens - alike, compared, mismatched, swaps_LS, logprobs)
         )
-        if len(self.examples) < limit:
-            self.examples += _examples(pair, rows, self.layers, limit - len(self.examples))
+        if self.detail is not None:
+            self.detail.add(pair, rows, _token_ids(old, new, pair.position, len(rows.first_T)))
+        left = self.limit - len(self.examples)
+        if left > 0:
+            self.examples += first_mismatches(pair, rows, self.layers, left)
 
 
 def diff(
@@ -257,15 +225,19 @@ def diff(
     Raises MismatchError when the dumps cannot be laid side by side or nothing was comparable.
     Metrics and their sources: docs/metrics.md.
     """
-    if tokens not in TOKENS:
-        raise ValueError(f"tokens must be one of {TOKENS}, got {tokens!r}")
-    common, only_old, only_new = _common_layers(old.meta, new.meta, layers)
-    joined = join_keys(old.keys, new.keys, match)
-    aligner = Aligner(old.meta, new.meta, common, tokens, by_prompt=match == "prefix")
-    tally = _Tally(aligner, common, old.meta)
+    return diff_as(old, new, DiffOptions(match, tokens, layers, examples))
+
+
+def diff_as(old: Dump, new: Dump, options: DiffOptions) -> DiffResult:
+    """``diff`` with its options as one value, those for a page among them."""
+    common, only_old, only_new = common_layers(old.meta, new.meta, options.layers)
+    joined = join_keys(old.keys, new.keys, options.match)
+    by_prompt = options.match == "prefix"
+    aligner = Aligner(old.meta, new.meta, common, options.tokens, by_prompt=by_prompt)
+    tally = _Tally(aligner, common, old.meta, options)
     for i, j in joined.pairs:
         sample = old[i]
-        tally.add(sample, new[j], name_of(sample, i), examples)
+        tally.add(sample, new[j], name_of(sample, i))
     samples = tally.samples + SampleCounts(
         old=len(old), new=len(new), only_old=len(joined.only_old), only_new=len(joined.only_new),
         conflicts=joined.conflicts,
@@ -274,7 +246,7 @@ def diff(
         old=old.meta,
         new=new.meta,
         match=joined.by,
-        tokens=tokens,
+        tokens=options.tokens,
         layers=common,
         layers_only_old=only_old,
         layers_only_new=only_new,
@@ -283,8 +255,9 @@ def diff(
         logprobs=tally.logprobs,
         sequences=tuple(tally.sequences),
         examples=tuple(tally.examples),
-        limit=examples,
+        limit=options.examples,
         margins=tally.margins,
+        detail=None if tally.detail is None else tally.detail.result(),
     )
     if not result.rows:
         raise MismatchError(

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..dump import DumpMeta
 from ..ops.counts import PLACES, bin_edges
-from ..ops.diff import DiffResult, Example, SequenceCount
+from ..ops.diff import DiffResult, SequenceCount
+from ..ops.examples import Example
 from ..ops.gate import Verdict, judge
 from ..ops.measures import (
     Measures,
@@ -23,6 +24,7 @@ from ..ops.measures import (
     total_measures,
 )
 from ..ops.summary import Summary
+from .detail import detail_document, load_document, worst_first
 from .margins import margin_document, sides_document
 
 __all__ = [
@@ -94,7 +96,7 @@ def _four(name: str, key: Any, row: Any) -> Document:
 
 def _sequences(sequences: tuple[SequenceCount, ...], limit: int) -> Document:
     rates = [s.mismatch_rate for s in sequences]
-    worst = sorted(sequences, key=lambda s: (-s.mismatch_rate, -s.rows_mismatched, s.sample))
+    worst = worst_first(sequences)
     return {
         "compared": len(sequences),
         "mismatched": sum(s.rows_mismatched > 0 for s in sequences),
@@ -184,8 +186,31 @@ def figures_document(result: DiffResult, eps: float) -> Document:
     }  # fmt: skip
 
 
-def diff_document(result: DiffResult, verdict: Verdict | None = None) -> Document:
-    """The routectl.diff/1 document; without a verdict, every mismatch counts as a difference."""
+def _noise(noise: DiffResult | None) -> Document:
+    """How much a rerun of OLD differs from it; nothing where there is none."""
+    if noise is None:
+        return {}
+    keys = ("rows", "rows_mismatched", "mismatch_rate")
+    layers = layer_measures(noise.counts, noise.layers)
+    total = {key: _measures(total_measures(noise))[key] for key in keys}
+    return {
+        "noise": [{
+            "name": noise.new.path,
+            **total,
+            "layers": [{"layer": m.layer, **{key: getattr(m, key) for key in keys[:2]},
+                        "mismatch_rate": m.mismatch_rate} for m in layers],
+        }]
+    }  # fmt: skip
+
+
+def diff_document(
+    result: DiffResult, verdict: Verdict | None = None, *, noise: DiffResult | None = None
+) -> Document:
+    """The routectl.diff/1 document; without a verdict, every mismatch counts as a difference.
+
+    It has the key ``detail`` where the result has one (``DiffOptions.detail``), and ``noise``
+    where a comparison of OLD with a rerun of OLD is given.
+    """
     verdict = judge(result) if verdict is None else verdict
     document: Document = {
         "schema": "routectl.diff/1",
@@ -200,12 +225,14 @@ def diff_document(result: DiffResult, verdict: Verdict | None = None) -> Documen
             "incomparable_layers": list(verdict.incomparable),
             "exit_code": verdict.exit_code,
         },
+        **_noise(noise),
+        **detail_document(result),
     }
     return finite(document)  # type: ignore[no-any-return]
 
 
-def summary_document(summary: Summary) -> Document:
-    """The routectl.show/1 document."""
+def summary_document(summary: Summary, *, detail: bool = False) -> Document:
+    """The routectl.show/1 document; with ``detail``, the expert load that a page shows too."""
     meta = summary.meta
     layers = [
         {
@@ -248,5 +275,6 @@ def summary_document(summary: Summary) -> Document:
         "weight_versions": summary.weight_versions,
         "finish_reasons": summary.finish_reasons,
         "layers": layers,
+        **(load_document(summary.load_LE) if detail else {}),
     }
     return finite(document)  # type: ignore[no-any-return]

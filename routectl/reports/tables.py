@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Column", "open_console", "print_line", "print_table"]
+__all__ = ["Column", "Labelled", "open_console", "print_line", "print_lines", "print_table"]
 
 _UNLIMITED = 100_000
 
@@ -54,8 +54,21 @@ def print_table(console: Console, columns: Sequence[Column], last: str | None = 
         console.print(f"(narrow terminal, not shown: {left})", style="dim")
 
 
+class Labelled(Text):
+    """A line that begins with a label; ``label`` and ``words`` are its two parts."""
+
+    def __init__(self, label: str, words: str) -> None:
+        super().__init__(f"{label:<10}", style="bold")
+        self.append(words, style="not bold")
+        self.label, self.words = label, words
+
+
 def print_line(console: Console, label: str, text: str) -> None:
     """A labelled line, never cut."""
-    line = Text(f"{label:<10}", style="bold")
-    line.append(text, style="not bold")
-    console.print(line, soft_wrap=True)
+    console.print(Labelled(label, text), soft_wrap=True)
+
+
+def print_lines(console: Console, lines: Sequence[tuple[str, str]]) -> None:
+    """Print lines, each of a label and its text."""
+    for label, text in lines:
+        print_line(console, label, text)

@@ -9,17 +9,11 @@ from rich.console import Console
 from rich.text import Text
 
 from .document import Document
-from .margins import example_margins, flip_columns, making_lines, margin_lines
-from .tables import Column, print_line, print_table
-from .wording import amount, bytes_text, figure, layers_text, percent, plural
+from .margins import example_margins, flip_columns, margin_lines
+from .tables import Column, print_line, print_lines, print_table
+from .wording import amount, dump_line, figure, layers_text, percent, plural
 
-__all__ = ["render_diff", "render_summary"]
-
-
-def _dump_line(dump: Document) -> str:
-    about = [" ".join(dump[k] for k in ("engine", "engine_version") if dump[k]), dump["format"]]
-    what = ", ".join(part for part in (*about, plural(dump["samples"], "sample")) if part)
-    return f"{dump['path']}  ({what})"
+__all__ = ["render_diff"]
 
 
 def _reach(doc: Document) -> str:
@@ -139,11 +133,6 @@ def _spread(doc: Document) -> list[tuple[str, str]]:
     return lines
 
 
-def _print_lines(console: Console, lines: list[tuple[str, str]]) -> None:
-    for label, text in lines:
-        print_line(console, label, text)
-
-
 def _cut(parts: list[str], limit: int = 10) -> str:
     more = f"  … {len(parts) - limit} more" if len(parts) > limit else ""
     return "  ".join(parts[:limit]) + more
@@ -205,8 +194,8 @@ def render_diff(doc: Document, console: Console) -> None:
     line.append("  " + text + _reach(doc), style="not bold default")
     console.print(line, soft_wrap=True)
     _failures(console, doc)
-    print_line(console, "old", _dump_line(doc["old"]))
-    print_line(console, "new", _dump_line(doc["new"]))
+    print_line(console, "old", dump_line(doc["old"]))
+    print_line(console, "new", dump_line(doc["new"]))
     rules = ", ".join(f"{n} by {rule}" for rule, n in doc["samples"]["matched_by"].items())
     print_line(
         console, "compared",
@@ -218,83 +207,11 @@ def render_diff(doc: Document, console: Console) -> None:
     )  # fmt: skip
     for text in _left_over(doc):
         print_line(console, "left out", text)
+    for rerun in doc.get("noise", ()):
+        rate = f"{percent(rerun['mismatch_rate'])} of {plural(rerun['rows'], 'row')}"
+        print_line(console, "noise", f"{rate} differ in a rerun of OLD: {rerun['name']}")
     console.print()
     _layer_table(console, doc)
     console.print()
-    _print_lines(console, _spread(doc))
+    print_lines(console, _spread(doc))
     _examples(console, doc)
-
-
-def _print_rows(console: Console, doc: Document) -> None:
-    print_line(
-        console, "rows",
-        f"{amount(doc['rows'])} of {plural(doc['tokens_with_routes'], 'token')}, "
-        f"{amount(doc['rows_missing'])} missing; starts: "
-        + (", ".join(f"{n} {kind}" for kind, n in doc["starts"].items()) or "none")
-        + "".join(f"; {kind} of {plural(n, 'sample')}" for kind, n in doc["row_counts"].items()),
-    )  # fmt: skip
-    if doc["samples_merged"]:
-        print_line(
-            console, "calls",
-            f"{plural(doc['samples_merged'], 'sample')} merged of {doc['segments']} calls; "
-            f"{plural(doc['segment_rows_differing'], 'row')} that two calls have otherwise"
-            + (", the earlier call's kept" if doc["segment_rows_differing"] else ""),
-        )  # fmt: skip
-
-
-def render_summary(doc: Document, console: Console) -> None:
-    """Print a routectl.show/1 document."""
-    dump = doc["dump"]
-    print_line(console, "dump", _dump_line(dump))
-    model = dump["model"] or "unnamed model"
-    print_line(
-        console, "model",
-        f"{model}: {layers_text(dump['layers'])}, top-{dump['top_k']} of {dump['num_experts']} "
-        f"experts, {dump['id_space']} ids (facts from {dump['facts_source']})",
-    )  # fmt: skip
-    unknown = doc["samples_of_unknown_length"]
-    cached = "cached tokens not recorded"
-    if doc["cached_tokens"] is not None:
-        cached = f"{amount(doc['cached_tokens'])} of the prompt's cached"
-    print_line(
-        console, "tokens",
-        f"{amount(doc['prompt_tokens'])} prompt + {amount(doc['response_tokens'])} response, "
-        + cached
-        + (f"; {plural(unknown, 'sample')} of unknown length" if unknown else ""),
-    )  # fmt: skip
-    _print_rows(console, doc)
-    _print_lines(console, making_lines(doc))
-    print_line(
-        console, "size",
-        f"{doc['id_bytes_per_token']} B of ids a token ({dump['wire_dtype'] or 'unknown'} as "
-        f"written), {bytes_text(dump['file_bytes'])} in file"
-        + (f" by codec {dump['codec']}" if "codec" in dump else "")
-        + ("" if (each := doc["file_bytes_per_token"]) is None else f", {each:,.0f} B a token"),
-    )  # fmt: skip
-    versions = ", ".join(f"{v} ({amount(n)})" for v, n in doc["weight_versions"].items())
-    print_line(
-        console, "weights", f"{versions} response tokens" if versions else "versions not recorded"
-    )
-    reasons = ", ".join(f"{r} {n}" for r, n in doc["finish_reasons"].items())
-    extra = [
-        (doc["samples_without_routes"], "without routes"),
-        (doc["samples_retracted"], "retracted"),
-    ]
-    notes = "".join(f"; {n} {what}" for n, what in extra if n)
-    print_line(console, "samples", f"finished by {reasons}; {doc['samples_with_logprobs']} with "
-                              f"log-probs{notes}")  # fmt: skip
-    for skipped in dump["skipped"]:
-        print_line(console, "skipped", skipped)
-    console.print()
-    rows = doc["layers"]
-    print_table(
-        console,
-        [
-            Column("layer", [str(r["layer"]) for r in rows]),
-            Column("rows", [amount(r["rows"]) for r in rows]),
-            Column("missing", [amount(r["rows_missing"]) for r in rows], 1),
-            Column("max_vio", [figure(r["max_vio"]) for r in rows]),
-            Column("entropy", [figure(r["entropy"]) for r in rows]),
-            Column("dead experts", [amount(r["dead_experts"]) for r in rows]),
-        ],
-    )

@@ -1,8 +1,18 @@
 """Numbers and names as the terminal shows them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = ["amount", "bytes_text", "figure", "layers_text", "percent", "plural", "shrunk_text"]
+__all__ = [
+    "amount",
+    "bytes_text",
+    "dump_line",
+    "figure",
+    "layers_text",
+    "percent",
+    "plural",
+    "shrunk_text",
+]
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -61,3 +71,10 @@ def layers_text(layers: Sequence[int]) -> str:
             runs.append([layer])
     parts = [f"{r[0]}-{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs]
     return f"layer{'' if len(layers) == 1 else 's'} {', '.join(parts) or 'none'}"
+
+
+def dump_line(dump: Mapping[str, Any]) -> str:
+    """A dump of a document: its path, engine, format and how many samples it has."""
+    about = [" ".join(dump[k] for k in ("engine", "engine_version") if dump[k]), dump["format"]]
+    what = ", ".join(part for part in (*about, plural(dump["samples"], "sample")) if part)
+    return f"{dump['path']}  ({what})"

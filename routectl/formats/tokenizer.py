@@ -1,0 +1,66 @@
+"""A tokenizer.json, to show the text of tokens; the library is an extra."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import FormatError, UnsupportedError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+__all__ = ["open_tokenizer"]
+
+_LONGEST = 8  # tokens that one character may be made of
+
+
+def open_tokenizer(path: Path) -> Callable[[Sequence[int]], list[str]]:
+    """A function from token ids to their texts, one each, which joined are the text of all.
+
+    ``path`` is a tokenizer.json or a folder with one. A token that ends within a character has the
+    text "", and the one that completes it the whole; an id that is not in the vocabulary has its
+    number. Nothing is fetched. Raises FormatError where the file is none, UnsupportedError without
+    the library.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise UnsupportedError(
+            "--tokenizer needs the tokenizers library", hint="pip install tokenizers"
+        ) from None
+    file = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        text = file.read_text("utf-8")
+    except OSError as error:
+        raise FormatError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise FormatError(f"{file}: not a tokenizer.json: it is not text") from None
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # noqa: BLE001 - the library raises no narrower class
+        raise FormatError(f"{file}: not a tokenizer.json: {str(error)[:200]}") from None
+    return partial(_texts, tokenizer)
+
+
+def _texts(tokenizer: "Tokenizer", ids: Sequence[int]) -> list[str]:
+    """The text that each token adds to those before it.
+
+    As inference servers stream text (text-generation-inference, vLLM): what is decoded begins one
+    complete piece back, since some tokenizers drop a space at the beginning.
+    """
+    texts: list[str] = []
+    begin = complete = 0
+    for end, token in enumerate(ids, start=1):
+        if token < 0 or tokenizer.id_to_token(token) is None:
+            texts.append(f"⟨{token}⟩")
+            begin = complete = end
+            continue
+        before = tokenizer.decode(ids[begin:complete], skip_special_tokens=False)
+        text = tokenizer.decode(ids[begin:end], skip_special_tokens=False)
+        if text.endswith("\ufffd") and end - complete < _LONGEST:
+            texts.append("")
+            continue
+        texts.append(text[len(before) :])
+        begin, complete = complete, end
+    return texts

@@ -1,0 +1,234 @@
+// The page: toolbar, panels, tables that sort and filter.
+
+const view = {
+  from: layerNumbers[0] ?? 0,
+  to: layerNumbers.at(-1) ?? 0,
+  place: "all",
+  sequence: null,
+};
+const panels = document.getElementById("panels");
+const toolbar = document.getElementById("toolbar");
+let reading = sequences.length ? 0 : null; // the sequence in the token view
+let csv = null;
+
+/** Panels whose failure leaves the others: a damaged document is said, not hidden. */
+function drawn(make) {
+  try {
+    return make();
+  } catch (error) {
+    console.warn(error);
+    return [
+      panel(
+        "failed",
+        "Not drawn",
+        `The document does not hold what a chart needs: ${visible(error.message)}`,
+        null,
+      ),
+    ];
+  }
+}
+
+function draw() {
+  hideTip();
+  const found = drawn(() => {
+    if (schema === "diff") {
+      const shown = diffPanels(view, choose);
+      csv = shown.csv;
+      toolbar.querySelector("output")?.replaceChildren(shown.said);
+      const list = detail?.samples ? [samplePanel(choose)] : [];
+      return [...shown.panels, ...list, ...(reading === null ? [] : [tokenPanel(view, reading)])];
+    }
+    return (
+      {
+        staleness: stalenessPanels,
+        staleness_series: seriesPanels,
+        check: checkPanels,
+        show: () => showPanels(view),
+      }[schema]?.() ?? []
+    );
+  });
+  panels.replaceChildren(...found);
+  for (const table of panels.querySelectorAll("table[data-name]")) armTable(table);
+}
+
+/** Show one of the worst sequences in every chart and in the token view; null is all samples. */
+function choose(index) {
+  view.sequence = index;
+  if (index !== null) reading = index;
+  toolbar.querySelector("[name=sample]").value = index ?? "";
+  draw();
+  if (index !== null) document.getElementById("tokens").scrollIntoView({ block: "start" });
+}
+
+function picker(name, label, options) {
+  return el(
+    "label",
+    {},
+    label,
+    el("select", { name }, ...options.map(([value, text]) => el("option", { value }, text))),
+  );
+}
+
+function buildToolbar() {
+  if (schema !== "diff" || !layerNumbers.length) return;
+  const [first, last] = [layerNumbers[0], layerNumbers.at(-1)];
+  const number = (name, value) =>
+    el("input", {
+      type: "number",
+      name,
+      min: first,
+      max: last,
+      value,
+      "aria-label": name === "from" ? "first layer" : "last layer",
+    });
+  const places = (detail?.places ?? []).map((p) => p.place);
+  toolbar.append(el("label", {}, "Layers", number("from", first), "to", number("to", last)));
+  if (places.length > 1)
+    toolbar.append(picker("place", "Tokens", [["all", "all"], ...places.map((p) => [p, p])]));
+  if (sequences.length)
+    toolbar.append(
+      picker("sample", "Sample", [
+        ["", "all"],
+        ...sequences.map((s, i) => [i, visible(s.entry.sample).slice(0, 60)]),
+      ]),
+    );
+  toolbar.append(
+    el("button", { type: "button", name: "reset", onclick: reset }, "Reset"),
+    el(
+      "button",
+      { type: "button", name: "csv", onclick: () => saveCsv("routectl-diff.csv", csv()) },
+      "Download CSV",
+    ),
+    el("output", { "aria-label": "rows in view", "aria-live": "polite" }),
+  );
+  toolbar.addEventListener("change", (event) => {
+    const { name, value } = event.target;
+    if (name === "from" || name === "to") {
+      view[name] = clamp(Number(value) || first, first, last);
+      if (view.from > view.to) view[name === "from" ? "to" : "from"] = view[name];
+      for (const side of ["from", "to"]) toolbar.querySelector(`[name=${side}]`).value = view[side];
+    }
+    if (name === "place") view.place = value;
+    if (name === "sample") return choose(value === "" ? null : Number(value));
+    draw();
+  });
+  toolbar.hidden = false;
+}
+
+function reset() {
+  Object.assign(view, {
+    from: layerNumbers[0],
+    to: layerNumbers.at(-1),
+    place: "all",
+    sequence: null,
+  });
+  for (const field of toolbar.querySelectorAll("input, select"))
+    field.value = { from: view.from, to: view.to, place: "all", sample: "" }[field.name];
+  draw();
+}
+
+/** A cell as a number where it is one, so that 9 comes before 10 and 2 % before 10 %. */
+function keyOf(text) {
+  const plain = text.replace(/[,% ]/g, "").replace(/^[<>]/, "");
+  return plain !== "" && !Number.isNaN(Number(plain)) ? Number(plain) : text;
+}
+
+/** Sortable by its heads; with a filter and a CSV button where it is long. */
+function armTable(table) {
+  const body = table.tBodies[0],
+    heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    const button = el("button", { type: "button" }, head.textContent);
+    head.replaceChildren(button);
+    button.addEventListener("click", () => {
+      const up = head.getAttribute("aria-sort") !== "ascending";
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const keyed = [...body.rows].map((row) => [keyOf(row.cells[column].textContent), row]);
+      const order = (a, b) =>
+        typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1;
+      keyed.sort(([a], [b]) => (up ? order(a, b) : order(b, a)));
+      body.append(...keyed.map(([, row]) => row));
+    });
+  });
+  const rows = () =>
+    [...table.rows]
+      .filter((row) => !row.hidden)
+      .map((row) => [...row.cells].map((cell) => keyOf(cell.textContent)));
+  const tools = el("div", { class: "tools" });
+  if (body.rows.length > 12) {
+    tools.append(
+      el("input", {
+        type: "search",
+        placeholder: "filter",
+        "aria-label": `filter ${table.dataset.name}`,
+        oninput: (event) => {
+          const wanted = event.target.value.toLowerCase();
+          for (const row of body.rows)
+            row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted);
+        },
+      }),
+    );
+  }
+  tools.append(
+    el(
+      "button",
+      {
+        type: "button",
+        onclick: () => saveCsv(`routectl-${table.dataset.name.replaceAll(" ", "-")}.csv`, rows()),
+      },
+      "CSV",
+    ),
+  );
+  table.parentElement.before(tools);
+}
+
+function buildActions() {
+  const root = document.documentElement;
+  const theme = el("button", { type: "button", name: "theme" });
+  const name = () => {
+    theme.textContent = isDark() ? "Light" : "Dark";
+  };
+  theme.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    name();
+    draw();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    name();
+    draw();
+  });
+  name();
+  document
+    .getElementById("actions")
+    .append(
+      theme,
+      el("button", { type: "button", name: "json", onclick: saveJson }, "Download JSON"),
+    );
+  let before;
+  addEventListener("beforeprint", () => {
+    before = root.dataset.theme;
+    root.dataset.theme = "light";
+    draw();
+    redrawAll();
+  });
+  addEventListener("afterprint", () => {
+    before ? (root.dataset.theme = before) : delete root.dataset.theme;
+    draw();
+  });
+}
+
+function saveJson() {
+  const link = el("a", {
+    href: URL.createObjectURL(new Blob([JSON.stringify(doc)], { type: "application/json" })),
+    download: `routectl-${schema}.json`,
+  });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+buildActions();
+buildToolbar();
+for (const table of document.querySelectorAll("#figures table[data-name]")) armTable(table);
+draw();
+document.documentElement.dataset.ready = "yes";

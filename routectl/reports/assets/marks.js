@@ -1,0 +1,188 @@
+// Elements, numbers, colours. Text is only ever set as text, never as markup.
+
+function el(tag, attributes = {}, ...children) {
+  return filled(document.createElement(tag), attributes, children);
+}
+
+function svgEl(tag, attributes = {}, ...children) {
+  return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function filled(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== false)
+      node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+const amount = (n) => Number(n).toLocaleString("en-US");
+
+/** A share as a percentage; 0 % and 100 % only where it is exactly that. */
+function percent(rate) {
+  if (rate === null || rate === undefined || Number.isNaN(rate)) return "-";
+  const value = 100 * rate;
+  if (value && Math.abs(value) < 0.005) return "<0.01 %";
+  if (value !== 100 && value.toFixed(2) === "100.00") return ">99.99 %";
+  return `${value.toFixed(2)} %`;
+}
+
+const plural = (n, noun) => `${amount(n)} ${noun}${n === 1 ? "" : "s"}`;
+const rateOf = (part, whole) => (whole ? part / whole : null);
+const clamp = (n, lo, hi) => Math.min(hi, Math.max(lo, n));
+const short = (n) => Number(Number(n).toPrecision(3)).toString();
+
+/** Text with what is invisible or turns text around named, as ‹U+202E›. */
+const HIDDEN =
+  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+const visible = (text) =>
+  String(text).replace(
+    HIDDEN,
+    (c) => `‹U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}›`,
+  );
+
+/** A word of a shell command line. */
+function quoted(text) {
+  if (/^[\w@%+=:,./-]+$/.test(text)) return text;
+  if (!text.match(HIDDEN) && !/[\n\t]/.test(text)) return `'${text.replaceAll("'", "'\\''")}'`;
+  const code = (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  return `$'${text.replace(/[\\']/g, "\\$&").replace(HIDDEN, code).replaceAll("\n", "\\n").replaceAll("\t", "\\t")}'`;
+}
+
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const isDark = () => {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+};
+
+// Ramps of even lightness, readable with any colour vision: YlGnBu (ColorBrewer) on light paper,
+// cividis (Nuñez, Anderton, Renslow 2018) on dark; differences in PuOr (ColorBrewer).
+const RAMPS = {
+  light: ["#ffffd9", "#c7e9b4", "#7fcdbb", "#41b6c4", "#1d91c0", "#225ea8", "#081d58"],
+  dark: ["#00224e", "#23406f", "#4f576c", "#7d7c78", "#a59c74", "#d3c164", "#fee838"],
+  lightDifference: ["#7f3b08", "#e08214", "#fdd9a6", "#f7f7f7", "#d8daeb", "#8073ac", "#2d004b"],
+  darkDifference: ["#ffb45c", "#c9741a", "#6b4620", "#262c34", "#4b4470", "#8073ac", "#c9b8ff"],
+};
+const parts = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+
+/** The colour at a share of a ramp, as [r, g, b]. */
+function mixed(ramp, share) {
+  const at = Math.min(1, Math.max(0, share)) * (ramp.length - 1);
+  const i = Math.min(Math.floor(at), ramp.length - 2);
+  const [a, b] = [parts(ramp[i]), parts(ramp[i + 1])];
+  return a.map((from, k) => Math.round(from + (b[k] - from) * (at - i)));
+}
+
+const isPale = ([r, g, b]) => 0.299 * r + 0.587 * g + 0.114 * b > 140;
+
+/** A ramp as CSS colours by share; each of 256 is mixed once. */
+function shades(ramp) {
+  const made = [];
+  return (share) => (made[Math.round(255 * share)] ??= `rgb(${mixed(ramp, share).join(",")})`);
+}
+
+/** Colours of shares from 0 to ``most``, by their square root: small ones can be told apart. */
+function rateScale(most, power = 0.5) {
+  const ramp = RAMPS[isDark() ? "dark" : "light"],
+    zero = css("--zero"),
+    at = shades(ramp);
+  const colour = (value) => (value > 0 ? at(0.08 + 0.92 * (value / most) ** power) : zero);
+  return { colour, ramp, from: "0", to: percent(most) };
+}
+
+/** Colours of differences from -most to most. */
+function differenceScale(most) {
+  const ramp = RAMPS[isDark() ? "darkDifference" : "lightDifference"];
+  const at = shades(ramp);
+  const side = (value) => Math.sign(value) * Math.sqrt(Math.abs(value) / most);
+  return {
+    colour: (value) => at(0.5 + 0.5 * side(value || 0)),
+    ramp,
+    from: `-${percent(most)}`,
+    to: `+${percent(most)}`,
+  };
+}
+
+function legendOf(scale, what) {
+  return el(
+    "div",
+    { class: "legend" },
+    `${what}: ${scale.from}`,
+    el("span", {
+      class: "ramp",
+      style: `background: linear-gradient(90deg, ${scale.ramp.join(", ")})`,
+    }),
+    scale.to,
+  );
+}
+
+const tip = document.getElementById("tip");
+function showTip(text, x, y) {
+  tip.textContent = text;
+  tip.hidden = false;
+  const box = tip.getBoundingClientRect();
+  tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 4))}px`;
+  tip.style.top = `${y + 18 + box.height > innerHeight ? Math.max(4, y - box.height - 10) : y + 18}px`;
+}
+const hideTip = () => {
+  tip.hidden = true;
+};
+const say = (text) => {
+  document.getElementById("status").textContent = text;
+};
+
+function copyText(text) {
+  const whole = () => say("copied");
+  const area = el("textarea", { class: "unseen" });
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy"); // works in a file that was opened from disk
+  area.remove();
+  navigator.clipboard?.writeText(text).then(whole, whole) ?? whole();
+}
+
+/** Rows as a CSV file; text that a spreadsheet would run is quoted. */
+function saveCsv(name, rows) {
+  const cell = (value) => {
+    let text = value === null || value === undefined ? "" : String(value);
+    if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
+    return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  const file = new Blob([rows.map((row) => row.map(cell).join(",")).join("\r\n"), "\r\n"], {
+    type: "text/csv",
+  });
+  const link = el("a", { href: URL.createObjectURL(file), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+/** A section of the page; ``wide`` takes both columns. */
+function panel(id, title, note, body, wide = false) {
+  const head = el("h2", {}, title);
+  return el(
+    "section",
+    { id, class: wide ? "wide" : null, "aria-label": title },
+    head,
+    note ? el("p", { class: "note" }, note) : null,
+    ...[body].flat(),
+  );
+}
+
+/** A table that scrolls; the first cell of a row names it. Cells are texts or elements. */
+function tableOf(name, heads, rows) {
+  const head = heads.map((text) => el("th", { scope: "col" }, text));
+  const body = rows.map(([first, ...rest]) =>
+    el("tr", {}, el("th", { scope: "row" }, first), ...rest.map((cell) => el("td", {}, cell))),
+  );
+  const table = el(
+    "table",
+    { "data-name": name },
+    el("thead", {}, el("tr", {}, ...head)),
+    el("tbody", {}, ...body),
+  );
+  const box = { class: "scroll", tabindex: 0, role: "region", "aria-label": name };
+  return el("div", box, table);
+}

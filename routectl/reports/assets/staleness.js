@@ -1,0 +1,167 @@
+// The panels of staleness: over version lag, by layer, over the steps of a run.
+
+const COLOURS = { free: "var(--bar)", forced: "var(--bar-2)" };
+const whiskerOf = (interval) => (interval ? [interval.low, interval.high] : null);
+
+function stalenessPanels() {
+  const modes = [...new Set(doc.comparisons.map((c) => c.mode))];
+  const level = `${100 * doc.level} %`;
+  const said = (c) =>
+    `${percent(c.mismatch_rate)}${c.intervals.mismatch_rate ? ` (${level}: ${percent(c.intervals.mismatch_rate.low)} to ${percent(c.intervals.mismatch_rate.high)})` : ""}, ${amount(c.rows_mismatched)} of ${amount(c.rows)} rows`;
+  const point = (c, x) => ({
+    x,
+    y: c.mismatch_rate ?? 0,
+    low: c.intervals.mismatch_rate?.low,
+    high: c.intervals.mismatch_rate?.high,
+    text: `lag ${x}: ${said(c)}`,
+  });
+  const series = modes.flatMap((mode) => {
+    const of = (kind) => doc.comparisons.filter((c) => c.kind === kind && c.mode === mode);
+    const stale = doc.by_lag.filter((c) => c.mode === mode).sort((a, b) => a.lag - b.lag);
+    return [
+      {
+        name: `staleness, ${mode}`,
+        colour: COLOURS[mode] ?? "var(--bar)",
+        dash: null,
+        points: stale.map((c) => point(c, c.lag)),
+      },
+      {
+        name: `mismatch (engine against its own version), ${mode}`,
+        colour: "var(--bar-3)",
+        dash: null,
+        points: of("mismatch").map((c) => point(c, 0)),
+      },
+    ].filter((s) => s.points.length);
+  });
+  const lines = doc.noise.map((n) => [n.mismatch_rate ?? 0, `noise: ${n.name}`]);
+  const mode = doc.drift.mode;
+  const speeds = doc.drift.speeds.filter((s) => s.layer !== null && s.mismatch_rate !== null);
+  const lives = new Map(doc.drift.half_lives.map((h) => [h.layer, h]));
+  const bars = speeds.map((s) => ({
+    name: String(s.layer),
+    tip: `layer ${s.layer}`,
+    label: percent(s.mismatch_rate),
+    whisker: whiskerOf(s.mismatch_interval),
+    parts: [
+      [
+        s.mismatch_rate,
+        "var(--bar)",
+        `${percent(s.mismatch_rate)} at lag ${s.lag}, ${amount(s.rows_mismatched)} of ${amount(s.rows)} rows\nhalf-life ${lives.get(s.layer)?.updates == null ? "not known" : `${short(lives.get(s.layer).updates)} updates`}`,
+      ],
+    ],
+  }));
+  const found = [
+    panel(
+      "curves",
+      "What differs over version lag",
+      `Share of rows with another expert set; lag 0 is the engine's mismatch. Bands are ${level} intervals over ${doc.clusters}s.`,
+      [
+        curves("mismatch rate over version lag", series, {
+          under: "updates between the two versions",
+          lines,
+        }),
+        keys(...series.map((s) => [s.colour, s.name])),
+      ],
+      !bars.length,
+    ),
+  ];
+  if (bars.length)
+    found.push(
+      panel(
+        "drift",
+        `Drift per layer, ${mode}`,
+        `Rows with another expert set at lag ${speeds[0].lag}; whiskers are ${level} intervals.`,
+        lyingBars("staleness by layer", bars, { height: ROW(bars.length) }),
+      ),
+    );
+  return [...advicePanel(), ...found, ...lagMap(mode)];
+}
+
+/** What the run should do, and what is alarming. */
+function advicePanel() {
+  const { mode, findings } = doc.advice;
+  if (!findings.length) return [];
+  const items = findings.map((f) =>
+    el(
+      "li",
+      { class: f.alarm ? "alarm" : null },
+      el("strong", {}, `${f.alarm ? "Alarm, " : ""}${visible(f.about)}: `),
+      visible(f.text),
+      el("div", { class: "quiet" }, f.evidence.map(visible).join("; ")),
+    ),
+  );
+  return [
+    panel(
+      "advice",
+      mode === null
+        ? "What it means"
+        : `What it means: replay ${mode === "none" ? "is not needed" : mode}`,
+      null,
+      el("ul", {}, ...items),
+      true,
+    ),
+  ];
+}
+
+/** Staleness by layer and lag, where there are several lags. */
+function lagMap(mode) {
+  const parts = doc.by_lag.filter((c) => c.mode === mode).sort((a, b) => a.lag - b.lag);
+  if (parts.length < 2) return [];
+  const names = parts[0].layers.map((e) => String(e.layer));
+  const most = Math.max(...parts.flatMap((c) => c.layers.map((e) => e.mismatch_rate ?? 0))) || 1;
+  const map = heatmap({
+    label: "staleness by layer and lag",
+    rows: names,
+    columns: parts.map((c) => String(c.lag)),
+    title: "lag",
+    value: (r, c) => parts[c].layers[r].mismatch_rate,
+    scale: () => rateScale(most),
+    describe: (r, c) =>
+      `layer ${names[r]}, lag ${parts[c].lag}: ${percent(parts[c].layers[r].mismatch_rate)}`,
+  });
+  return [
+    panel(
+      "lags",
+      "Layer × lag",
+      `Share of rows with another expert set, ${mode}.`,
+      [map, legendOf(rateScale(most), "staleness")],
+      true,
+    ),
+  ];
+}
+
+function seriesPanels() {
+  const names = doc.trends.map((t) => t.figure).filter((name) => !/^half_life$|k3$/.test(name));
+  const palette = [
+    "var(--bar)",
+    "var(--bar-2)",
+    "var(--bar-3)",
+    "var(--chance)",
+    "var(--good)",
+    "var(--accent)",
+  ];
+  const series = names.map((name, i) => ({
+    name,
+    colour: palette[i % palette.length],
+    dash: i >= palette.length ? "4 3" : null,
+    points: doc.steps
+      .filter((s) => s.figures[name] != null)
+      .map((s) => ({
+        x: s.step,
+        y: s.figures[name],
+        text: `step ${s.step}: ${percent(s.figures[name])}`,
+      })),
+  }));
+  return [
+    panel(
+      "curves",
+      "Rates over the steps of the run",
+      null,
+      [
+        curves("rates over steps", series, { under: "step" }),
+        keys(...series.map((s) => [s.colour, s.name])),
+      ],
+      true,
+    ),
+  ];
+}
