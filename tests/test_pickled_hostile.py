@@ -20,12 +20,14 @@ from hypothesis import strategies as st
 
 from routectl.errors import FormatError, UnsupportedError
 from routectl.formats import open_dump
+from routectl.formats.target_archive import tensordict_archive, torch_archive
 from routectl.formats.target_opcodes import (
+    Chunks,
     Made,
     Name,
+    PersistentId,
     emit_pickle,
     objects_array,
-    tensordict_archive,
 )
 from routectl.model import ModelFacts
 
@@ -54,9 +56,18 @@ def dumps(value, protocol=4):
 
 def archive_of(value):
     """A torch.save archive whose data.pkl is this tree; storage 0 is 16 bytes."""
-    from routectl.formats.target_opcodes import _archive
+    stream = io.BytesIO()
+    with torch_archive(stream) as archive:
+        archive.storage(Chunks(16, lambda: (bytes(16),)), "ByteStorage", 16)
+        archive.finish(value)
+    return stream.getvalue()
 
-    return bytes(_archive(value, memoryview(bytes(16))))
+
+def batch_of(columns):
+    """What torch.save writes of a TensorDict of one sample."""
+    stream = io.BytesIO()
+    tensordict_archive(columns, 1, stream)
+    return stream.getvalue()
 
 
 def skyrl(batch, about=None):
@@ -67,7 +78,7 @@ def skyrl(batch, about=None):
 
 def with_evil(kind, evil):
     """A batch of a kind that holds ``evil`` where nothing needs it."""
-    good = bytes(tensordict_archive(arrays(), 1))
+    good = batch_of(arrays())
     inner = archive_of({"a": evil})
     held = Made(Name("_io", "BytesIO"), state=(inner, 0, None), new=True)
     return {
@@ -121,7 +132,7 @@ def here(tmp_path, monkeypatch):
 
 
 def _good(path):
-    archive = bytes(tensordict_archive(arrays(), 1))
+    archive = batch_of(arrays())
     path.write_bytes(dumps(Made(VERL, state=(archive, {}, {}), new=True)))
     return path
 
@@ -197,9 +208,7 @@ STORAGE = ("storage", Name("torch", "ByteStorage"), "0", "cpu", 16)
 
 def tensor(offset, shape, strides, dtype="ByteStorage"):
     """A tensor of storage 0, which is 16 bytes."""
-    from routectl.formats.target_opcodes import _Persistent
-
-    held = _Persistent(("storage", Name("torch", dtype), "0", "cpu", 16))
+    held = PersistentId(("storage", Name("torch", dtype), "0", "cpu", 16))
     args = (held, offset, shape, strides, False, Made(Name("collections", "OrderedDict")))
     return Made(Name("torch._utils", "_rebuild_tensor_v2"), args)
 
@@ -286,7 +295,7 @@ def test_tensors_lie_within_their_bytes(here, value, line):
 
 def changed(**more):
     """A good DataProto with some of its arrays replaced."""
-    archive = bytes(tensordict_archive({**arrays(), **more}, 1))
+    archive = batch_of({**arrays(), **more})
     return Made(VERL, state=(archive, {}, {}), new=True)
 
 
@@ -311,7 +320,7 @@ def test_columns_that_do_not_fit(here, value, line):
 
 def test_objects_are_lists_of_what_is_allowed(here):
     """An array of objects that holds a call is refused; one that lies about its length, too."""
-    archive = bytes(tensordict_archive(arrays(), 1))
+    archive = batch_of(arrays())
     columns = {"uid": objects_array([EVILS["os.system"]])}
     made = Made(VERL, state=(archive, columns, {}), new=True)
     refused(here, dumps(made), "names posix.system")
@@ -353,7 +362,7 @@ def test_torch_and_pickle_find_no_fault_with_the_good_one():
     """The file that the others are made from is one that torch reads."""
     import tensordict  # noqa: F401
 
-    archive = io.BytesIO(tensordict_archive(arrays(), 1))
+    archive = io.BytesIO(batch_of(arrays()))
     loaded = torch.load(archive, weights_only=False)
     assert torch.equal(loaded["input_ids"], torch.tensor([[1, 2, 3]]))
     assert pickle.loads(dumps({"a": [1, 2.5, None, True, -(1 << 70), "ü", b"x", (1,)]})) == {

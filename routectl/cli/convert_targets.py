@@ -88,7 +88,8 @@ def convert_to_target(dump: "Dump", dst: Path, wanted: Wanted) -> int:
     shape = Shape(target, dump.meta, _num_layers(dump.meta, wanted.model), wanted.missing,
                   wanted.lossy)  # fmt: skip
     begun = time.perf_counter()
-    with watching(dump, "converting") as watched:
+    passes = 2 if target.kind in ("grid", "pickle") else 1  # the grid's width comes first
+    with watching(dump, "converting", passes) as watched:
         stream = sys.stdout.buffer if piped else None
         done = write_target(watched, shape, dst, force=wanted.force, stream=stream)
     _tell(done, dump.meta, None if piped else dst, time.perf_counter() - begun)

@@ -132,9 +132,9 @@ def tokens_rate(tokens: float) -> str:
 
 
 @contextmanager
-def watching(dump: "Dump", what: str) -> "Iterator[Dump]":
-    """The dump, with a progress line on stderr on a terminal."""
-    with counting(what, len(dump), "samples", tokens_rate) as advance:
+def watching(dump: "Dump", what: str, passes: int = 1) -> "Iterator[Dump]":
+    """The dump, read so many times, with a progress line on stderr on a terminal."""
+    with counting(what, passes * len(dump), "samples", tokens_rate) as advance:
 
         def on_sample(sample: "Sample") -> None:
             advance(0 if sample.routes is None else sample.routes.num_tokens)

@@ -25,6 +25,7 @@ FORMATS = (
 _ARRAYS = ("npy", "npz", "safetensors")
 _TRAINERS = ("torch", "pickle", "msgpack")
 _SUFFIXES = {".npy": "npy", ".npz": "npz", ".safetensors": "safetensors", ".parquet": "native"}
+_TORCH = re.compile(rb"/(?:data\.pkl|byteorder)")  # what comes first: in torch's files, and in ours
 _MICRO_BATCHES = re.compile(  # an array of arrays of 11 to 63 fields, the first of them an array
     rb"(?:[\x91-\x9f]|\xdc..|\xdd....)(?:[\x9b-\x9f]|\xdc\x00[\x10-\x3f])[\x90-\x9f\xdc\xdd]",
     re.DOTALL,
@@ -40,7 +41,7 @@ def _sniff_binary(path: Path) -> str | None:
     if head.startswith(b"\x93NUMPY"):
         return "npy"
     if head.startswith(b"PK"):
-        return "torch" if b"/data.pkl" in head else "npz"  # torch.save writes it first
+        return "torch" if _TORCH.search(head) else "npz"
     if _MICRO_BATCHES.match(head):
         return "msgpack"
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:

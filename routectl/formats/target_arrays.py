@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import IO, Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import UnsupportedError
 from .target_rows import Feed, TargetRows
 
-__all__ = ["write_npz", "write_safetensors"]
+__all__ = ["stream_safetensors", "write_npz", "write_safetensors"]
 
 _NAMES = {"u1": "U8", "u2": "U16", "i1": "I8", "i2": "I16", "i4": "I32", "i8": "I64", "f8": "F64"}
 
@@ -91,16 +91,32 @@ def write_npz(feed: Feed, stream: IO[bytes]) -> int:
 
 
 def write_safetensors(feed: Feed, stream: IO[bytes]) -> int:
+    """Write a .safetensors file; returns how many samples."""
+    count = 0
+
+    def arrays() -> Iterator[tuple[str, NDArray[Any]]]:
+        nonlocal count
+        for first, name, array in _named_arrays(feed):
+            count += first
+            yield name, array
+
+    stream_safetensors(arrays(), lambda: _texts_of(feed), stream)
+    return count
+
+
+def stream_safetensors(
+    arrays: Iterable[tuple[str, NDArray[Any]]], texts: Callable[[], dict[str, str]],
+    stream: IO[bytes],
+) -> None:  # fmt: skip
     """Write a .safetensors file; the arrays wait in temporary files for their header.
 
-    Arrays of wide dtypes come first, so that all are aligned, as the format asks.
+    Arrays of wide dtypes come first, so that all are aligned, as the format asks. ``texts`` is
+    asked for when all arrays are there.
     """
-    count = 0
     entries: list[tuple[int, str, Any, int, int]] = []  # item size, name, header entry, bytes
     with ExitStack() as stack:
         bodies = {n: stack.enter_context(tempfile.TemporaryFile()) for n in (8, 4, 2, 1)}
-        for first, name, array in _named_arrays(feed):
-            count += first
+        for name, array in arrays:
             body = bodies[array.itemsize]
             kind = _NAMES[f"{array.dtype.kind}{array.itemsize}"]
             entry = {"dtype": kind, "shape": list(array.shape)}
@@ -110,7 +126,7 @@ def write_safetensors(feed: Feed, stream: IO[bytes]) -> int:
         for itemsize, body in bodies.items():
             start[itemsize] = base
             base += body.tell()
-        header: dict[str, Any] = {"__metadata__": _texts_of(feed)}
+        header: dict[str, Any] = {"__metadata__": texts()}
         for itemsize, name, entry, offset, size in entries:
             at = start[itemsize] + offset
             header[name] = entry | {"data_offsets": [at, at + size]}
@@ -120,4 +136,3 @@ def write_safetensors(feed: Feed, stream: IO[bytes]) -> int:
         for body in bodies.values():
             body.seek(0)
             shutil.copyfileobj(body, stream, 1 << 20)
-    return count

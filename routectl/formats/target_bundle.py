@@ -5,14 +5,15 @@ Shape suffixes: N tokens, L MoE layers, K top_k.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .array_files import save_safetensors
 from .bundles import BUNDLE_VERSION
+from .target_arrays import stream_safetensors
 from .target_rows import Feed
 
 __all__ = ["foreign_bundle", "write_bundle"]
@@ -39,19 +40,22 @@ def write_bundle(feed: Feed, folder: Path) -> int:
     """
     meta = feed.shape.meta
     keys = [f"chunk_00.layer_{layer:04d}.mlp.router" for layer in meta.layers_L]
-    arrays: dict[str, NDArray[Any]] = {}
     calls: dict[str, Any] = {}
-    longest = 0
-    for placed in feed:
-        ids_NLK = placed.ids_RWK
-        assert ids_NLK is not None
-        call = str(len(calls))
-        calls[call] = {"num_experts": meta.num_experts, "sample_index": placed.index}
-        longest = max(longest, len(ids_NLK))
-        for i, key in enumerate(keys):
-            arrays[f"{key}/call_{call}/expert_indices"] = np.ascontiguousarray(ids_NLK[:, i])
-    arrays["global_token_uids"] = np.arange(longest)
-    save_safetensors(folder / _STEP, arrays, BUNDLE_VERSION)
+
+    def arrays() -> Iterator[tuple[str, NDArray[Any]]]:
+        longest = 0
+        for placed in feed:
+            ids_NLK = placed.ids_RWK
+            assert ids_NLK is not None
+            call = str(len(calls))
+            calls[call] = {"num_experts": meta.num_experts, "sample_index": placed.index}
+            longest = max(longest, len(ids_NLK))
+            for i, key in enumerate(keys):
+                yield f"{key}/call_{call}/expert_indices", np.ascontiguousarray(ids_NLK[:, i])
+        yield "global_token_uids", np.arange(longest)
+
+    with (folder / _STEP).open("wb") as stream:
+        stream_safetensors(arrays(), lambda: {"origin": BUNDLE_VERSION}, stream)
     sizes = ("tp", "ep", "etp", "dp", "cp", "pp", "vpp")
     manifest = {
         "format_version": BUNDLE_VERSION,

@@ -3,7 +3,7 @@
 Shape suffixes: B samples, S positions, P longest prompt, G longest response, W layers, K top_k.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..dump import Sample
 from ..errors import RoutectlError
+from .target_opcodes import Streamed
 from .target_rows import Feed, TargetRows, tokens_of
 
 __all__ = ["grid_of"]
@@ -44,22 +45,26 @@ def _frame(samples: Sequence[Sample], side: str) -> _Frame:
     return _Frame(offsets, lens, prompts, width)
 
 
-def _routes(placed: Sequence[TargetRows], frame: _Frame, feed: Feed) -> Array:
+def _routes(frame: _Frame, feed: Feed) -> Streamed:
     """The routes [B, S, W, K]; ``value`` goes by the greatest id, as the trainers' code does."""
     shape, target = feed.shape, feed.shape.target
     width = shape.num_layers if target.axis == "all" else len(shape.meta.layers_L)
     top_k = shape.meta.top_k
     pad = np.arange(top_k) if target.pad == "arange" else np.zeros(top_k, np.int64)
-    rows = [p.ids_RWK for p in placed if p.ids_RWK is not None]
     dtype = shape.dtype()
     if target.dtype == "value":
-        greatest = max([int(pad.max()), *(int(ids.max()) for ids in rows if ids.size)])
+        greatest = max(int(pad.max()), feed.greatest)
         dtype = np.dtype("u1" if greatest < 256 else "i2" if greatest < 32768 else "i4")
-    grid_BSWK = np.empty((len(placed), frame.width, width or 0, top_k), dtype)
-    grid_BSWK[:] = pad
-    for i, ids_RWK in enumerate(rows):
-        grid_BSWK[i, frame.place(i)] = ids_RWK
-    return grid_BSWK
+    of_one = (frame.width, width or 0, top_k)
+
+    def pieces() -> Iterator[Array]:
+        for i, ids_RWK in enumerate(feed.rows()):
+            grid_SWK = np.empty(of_one, dtype)
+            grid_SWK[:] = pad
+            grid_SWK[frame.place(i)] = ids_RWK
+            yield grid_SWK
+
+    return Streamed((len(frame.lens), *of_one), dtype, pieces)
 
 
 def _of_response(sample: Sample, what: str) -> Array | None:
@@ -114,8 +119,10 @@ def _uncaptured(placed: Sequence[TargetRows], frame: _Frame) -> Array:
     return mask_BS
 
 
-def grid_of(placed: Sequence[TargetRows], feed: Feed) -> dict[str, Array]:
+def grid_of(placed: Sequence[TargetRows], feed: Feed) -> dict[str, Array | Streamed]:
     """The tensors of a grid target by their names; log-probs only where the samples have them.
+
+    ``placed`` is the survey of ``feed``, whose rows are read once more as they are written.
 
     Raises RoutectlError when some samples have log-probs and others not.
     """
@@ -127,7 +134,7 @@ def grid_of(placed: Sequence[TargetRows], feed: Feed) -> dict[str, Array]:
     if len(scored) > 1 and "logprobs" in target.holds:
         path = feed.shape.meta.path
         raise RoutectlError(f"{path}: log-probs are there for some samples and not for others")
-    grid = {target.key: _routes(placed, frame, feed)}
+    grid: dict[str, Array | Streamed] = {target.key: _routes(frame, feed)}
     for name, what in target.columns:
         if what == "uncaptured":
             grid[name] = _uncaptured(placed, frame)

@@ -1,21 +1,27 @@
-"""Pickles written by their opcodes, so that what they name need not be installed; and zips of them.
+"""Pickles written by their opcodes, so that what they name need not be installed.
 
-No memo is kept: what is written is a tree. Sources: Python's pickletools (protocol 4), numpy 2.4
-(_core.multiarray), torch 2.13 (serialization._save), tensordict 0.15 (_reductions).
+No memo is kept: what is written is a tree. Lists may be iterators, whose items are made as they
+are written, and bytes may come in pieces. Sources: Python's pickletools (protocols 2 and 4), numpy
+2.4 (_core.multiarray).
 """
 
 import io
 import pickle
 import struct
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Made", "Name", "emit_pickle", "objects_array", "tensordict_archive"]
+__all__ = [
+    "Chunks", "Made", "Name", "PersistentId", "Streamed", "chunks_of", "emit_pickle",
+    "numbers_array", "objects_array",
+]  # fmt: skip
+
+_NUMBERS = (int, float, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +46,50 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class _Persistent:
+class PersistentId:
     """What the reader is asked for by this id."""
 
     pid: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunks:
+    """So many bytes, which come in pieces."""
+
+    size: int
+    pieces: Callable[[], Iterable[bytes | memoryview]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Streamed:
+    """An array that comes in pieces along its first axis, each made when it is written."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    pieces: Callable[[], Iterable[NDArray[Any]]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+def chunks_of(array: NDArray[Any] | Streamed) -> Chunks:
+    """The bytes of an array, little-endian, in C order."""
+    little = array.dtype.newbyteorder("<")
+
+    def pieces() -> Iterator[memoryview]:
+        for piece in array.pieces() if isinstance(array, Streamed) else (array,):
+            yield np.ascontiguousarray(piece, little).reshape(-1).view(np.uint8).data
+
+    return Chunks(array.nbytes, pieces)
 
 
 def _sized(opcode: bytes, form: str, data: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
     return opcode + struct.pack(form, len(data)), data
 
 
-def _items(stream: IO[bytes], opening: bytes, items: Sequence[Any], closing: bytes) -> None:
+def _items(stream: IO[bytes], opening: bytes, items: Iterable[Any], closing: bytes) -> None:
     stream.write(opening)
     for item in items:
         _emit(item, stream)
@@ -67,26 +106,48 @@ def _emit(value: Any, stream: IO[bytes]) -> None:
         if value.state is not None:
             _emit(value.state, stream)
             stream.write(b"b")
-    elif isinstance(value, _Persistent):
+    elif isinstance(value, PersistentId):
         _emit(value.pid, stream)
         stream.write(b"Q")
     elif isinstance(value, str):
         stream.writelines(_sized(b"X", "<I", value.encode("utf-8", "surrogatepass")))
     elif isinstance(value, bytes | memoryview):
         stream.writelines(_sized(b"\x8e", "<Q", value))
+    elif isinstance(value, Chunks):
+        stream.write(b"\x8e" + struct.pack("<Q", value.size))
+        written = sum(stream.write(piece) for piece in value.pieces())
+        assert written == value.size
     elif isinstance(value, tuple):
         _items(stream, b"(", value, b"t")
-    elif isinstance(value, list):
+    elif (
+        isinstance(value, list) and not all(type(item) in _NUMBERS for item in value)
+    ) or isinstance(value, Iterator):
         _items(stream, b"](", value, b"e")
     elif isinstance(value, dict):
         _items(stream, b"}(", [part for pair in value.items() for part in pair], b"u")
     else:
-        assert value is None or isinstance(value, bool | int | float), type(value)
-        stream.write(pickle.dumps(value, 2)[2:-1])
+        assert value is None or isinstance(value, bool | int | float | list), type(value)
+        stream.write(_plain(value))
+
+
+def _is_plain(values: list[Any]) -> bool:
+    return all(type(value) in _NUMBERS for value in values)
+
+
+def _plain(value: Any) -> bytes:
+    """The opcodes of a number, None or a list of numbers."""
+    buffer = io.BytesIO()
+    pickler = pickle.Pickler(buffer, 2)
+    pickler.fast = True  # without a memo
+    pickler.dump(value)
+    return buffer.getvalue()[2:-1]
 
 
 def emit_pickle(value: Any, stream: IO[bytes], protocol: int = 4) -> None:
-    """Write a pickle of Names, Made, and plain values; bytes are copied straight to the stream."""
+    """Write a pickle of Names, Made, plain values, iterators (as lists) and Chunks (as bytes).
+
+    Protocol 2 has no opcode for bytes: it takes neither them nor Chunks.
+    """
     stream.write(b"\x80" + bytes([protocol]))
     _emit(value, stream)
     stream.write(b".")
@@ -102,44 +163,16 @@ def objects_array(values: Sequence[Any]) -> Made:
     return Made(Name("numpy._core.multiarray", "_reconstruct"), empty, state)
 
 
-def tensordict_archive(arrays: Mapping[str, NDArray[Any]], samples: int) -> memoryview:
-    """What torch.save writes of a consolidated TensorDict [samples] with these leaves.
-
-    A consolidated one is a storage of bytes in which each leaf has its range, padded to 8 bytes.
-    """
-    leaves: dict[str, Any] = {}
-    storage, end = io.BytesIO(), 0
-    for name, array in arrays.items():
-        pad = -array.nbytes % 8
-        leaves[name] = (f"torch.{array.dtype.name}", list(array.shape), end,
-                        end + array.nbytes + pad, pad)  # fmt: skip
-        storage.write(np.ascontiguousarray(array).data)
-        storage.write(bytes(pad))
-        end += array.nbytes + pad
-    about = {"device": None, "names": [None], "batch_size": [samples], "is_locked": False}
-    metadata = {"cls": "TensorDict", "non_tensors": {}, "leaves": leaves, "cls_metadata": about}
-    held = _Persistent(("storage", Name("torch", "ByteStorage"), "0", "cpu", end))
-    tensor = (held, 0, (end,), (1,), False, Made(Name("collections", "OrderedDict")))
-    args = (metadata, Made(Name("torch._utils", "_rebuild_tensor_v2"), tensor))
-    maker = Name("tensordict._reductions", "_rebuild_tensordict_files_consolidated")
-    return _archive(Made(maker, args), storage.getbuffer())
+def _old_bytes(data: bytes) -> Made:
+    """Bytes as protocol 2 has them."""
+    return Made(Name("_codecs", "encode"), (data.decode("latin-1"), "latin1"))
 
 
-def _archive(value: Any, storage: memoryview) -> memoryview:
-    """A zip of stored members, data.pkl first."""
-    pickled = io.BytesIO()
-    emit_pickle(value, pickled, 2)
-    members: dict[str, bytes | memoryview] = {
-        "data.pkl": pickled.getbuffer(),
-        "byteorder": b"little",
-        "data/0": storage,
-        "version": b"3\n",
-    }
-    whole = io.BytesIO()
-    with zipfile.ZipFile(whole, "w") as archive:
-        for name, data in members.items():
-            info = zipfile.ZipInfo(f"archive/{name}")  # of 1980: the same dump, the same bytes
-            info.file_size = len(data)
-            with archive.open(info, "w") as member:
-                member.write(data)
-    return whole.getbuffer()
+def numbers_array(array: NDArray[Any]) -> Made:
+    """A numpy array of numbers, as pickle writes it at protocol 2."""
+    code = array.dtype.str[1:]
+    dtype = Made(Name("numpy", "dtype"), (code, False, True), (3, "<", None, None, None, -1, -1, 0))
+    empty = (Name("numpy", "ndarray"), (0,), _old_bytes(b"b"))
+    data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    state = (1, array.shape, dtype, False, _old_bytes(data))
+    return Made(Name("numpy._core.multiarray", "_reconstruct"), empty, state)

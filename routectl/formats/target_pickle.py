@@ -5,20 +5,21 @@ Written by their opcodes, without verl, ROLL, SkyRL or tensordict. Sources: verl
 rollout_mock_mixin.py), SkyRL 0.3.0 (backends/skyrl_train/training_batch.py).
 """
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..dump import Sample
+from .target_archive import spooled, tensordict_archive
 from .target_grid import grid_of
-from .target_opcodes import Made, Name, emit_pickle, objects_array, tensordict_archive
+from .target_opcodes import Chunks, Made, Name, Streamed, chunks_of, emit_pickle, objects_array
 from .target_rows import Feed
 
 __all__ = ["write_pickle"]
 
-Arrays = Mapping[str, NDArray[Any]]
+Arrays = Mapping[str, NDArray[Any] | Streamed]
 _BYTES_IO = Name("_io", "BytesIO")
 _SKYRL = "skyrl.backends.skyrl_train.training_batch"
 
@@ -32,27 +33,32 @@ def _names(samples: Sequence[Sample]) -> dict[str, list[str]]:
     return {name: ids for name, ids in found.items() if None not in ids}  # type: ignore[misc]
 
 
-def _verl(arrays: Arrays, samples: Sequence[Sample]) -> Made:
+def _tensordict(arrays: Arrays, samples: Sequence[Sample], file: IO[bytes]) -> Chunks:
+    tensordict_archive(arrays, len(samples), file)
+    return spooled(file)
+
+
+def _verl(arrays: Arrays, samples: Sequence[Sample], file: IO[bytes]) -> Made:
     """A DataProto. meta_info needs a timing, which the trainer takes out."""
     columns = {name: objects_array(ids) for name, ids in _names(samples).items()}
-    state: Any = (tensordict_archive(arrays, len(samples)), columns, {"timing": {}})
+    state: Any = (_tensordict(arrays, samples, file), columns, {"timing": {}})
     return Made(Name("verl.protocol", "DataProto"), state=state, new=True)
 
 
-def _roll(arrays: Arrays, samples: Sequence[Sample]) -> Made:
+def _roll(arrays: Arrays, samples: Sequence[Sample], file: IO[bytes]) -> Made:
     """A DataProto of ROLL: the bytes in a BytesIO, and no remote batch."""
     columns = {name: objects_array(ids) for name, ids in _names(samples).items()}
-    held = (tensordict_archive(arrays, len(samples)), 0, None)
+    held = (_tensordict(arrays, samples, file), 0, None)
     state: Any = (Made(_BYTES_IO, state=held, new=True), columns, None, {})
     return Made(Name("roll.distributed.scheduler.protocol", "DataProto"), state=state, new=True)
 
 
-def _skyrl_tensor(array: NDArray[Any]) -> dict[str, Any]:
-    data = np.ascontiguousarray(array).data.cast("B")
+def _skyrl_tensor(array: NDArray[Any] | Streamed) -> dict[str, Any]:
+    data = chunks_of(array)
     return {"format": "numpy", "data": data, "shape": array.shape, "dtype": array.dtype.name}
 
 
-def _skyrl(arrays: Arrays, samples: Sequence[Sample]) -> Made:
+def _skyrl(arrays: Arrays, samples: Sequence[Sample], _: IO[bytes]) -> Made:
     """A TrainingInputBatch: uids are the groups, by which advantages are made."""
     names = _names(samples)
     batch = {name: _skyrl_tensor(array) for name, array in arrays.items()}
@@ -71,7 +77,7 @@ def _skyrl(arrays: Arrays, samples: Sequence[Sample]) -> Made:
     return Made(maker, (Name(_SKYRL, "TrainingInputBatch"), state))
 
 
-_BATCHES: dict[str, Callable[[Arrays, Sequence[Sample]], Made]] = {
+_BATCHES: dict[str, Callable[[Arrays, Sequence[Sample], IO[bytes]], Made]] = {
     "verl-dp": _verl,
     "roll-pkl": _roll,
     "skyrl-pkl": _skyrl,
@@ -81,9 +87,10 @@ _BATCHES: dict[str, Callable[[Arrays, Sequence[Sample]], Made]] = {
 
 def write_pickle(feed: Feed, stream: IO[bytes]) -> int:
     """Write the pickle of a trainer's own batch class, a padded grid in it."""
-    placed = feed.held()
+    placed = feed.survey()
     if placed:
         arrays = grid_of(placed, feed)
         make = _BATCHES[feed.shape.target.name]
-        emit_pickle(make(arrays, [one.sample for one in placed]), stream)
+        with tempfile.TemporaryFile() as file:
+            emit_pickle(make(arrays, [one.sample for one in placed], file), stream)
     return len(placed)

@@ -76,7 +76,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TargetRows:
-    """A sample with its rows in the target's form; None where it has no routes.
+    """A sample with its rows in the target's form; None where it has no routes, or in a survey.
 
     captured tells how many of the rows are before the padding of an uncaptured tail.
     """
@@ -131,6 +131,7 @@ class Feed:
     dump: Dump
     shape: Shape
     dropped: int = 0
+    greatest: int = -1
     left_out: set[str] = field(default_factory=set)
 
     def where(self, index: int, sample: Sample) -> str:
@@ -229,7 +230,21 @@ class Feed:
         ids_RWK[:, list(layers)] = ids_RLK
         return ids_RWK
 
-    def held(self) -> list[TargetRows]:
-        """All of it in memory, the routes as stored let go of: for forms that need the whole."""
-        return [replace(placed, sample=replace(placed.sample, routes=None, gates=None))
-                for placed in self]  # fmt: skip
+    def survey(self) -> list[TargetRows]:
+        """All samples without their rows, for forms that need to know sizes first.
+
+        ``greatest`` becomes the greatest id of all.
+        """
+        found = []
+        for placed in self:
+            if placed.ids_RWK is not None and placed.ids_RWK.size:
+                self.greatest = max(self.greatest, int(placed.ids_RWK.max()))
+            sample = replace(placed.sample, routes=None, gates=None)
+            found.append(replace(placed, sample=sample, ids_RWK=None))
+        return found
+
+    def rows(self) -> Iterator[IntArray]:
+        """The rows of every sample, once more."""
+        for placed in Feed(self.dump, self.shape):
+            assert placed.ids_RWK is not None
+            yield placed.ids_RWK

@@ -44,12 +44,15 @@ def _writer(shape: Shape) -> _Writer:
         from .target_pickle import write_pickle
 
         return write_pickle
+    if target.kind == "jagged":
+        from .target_jagged import write_jagged
+
+        return write_jagged
     from . import target_torch
 
     return {
         "samples": target_torch.write_samples,
         "grid": target_torch.write_grid,
-        "jagged": target_torch.write_jagged,
         "layers": target_torch.write_layers,
     }[target.kind]
 
@@ -59,9 +62,8 @@ def write_target(
 ) -> Written:
     """Write ``dump`` at ``path`` in the form of ``shape``, or lines to ``stream``.
 
-    One sample is in memory at a time, except for forms of torch.save and bundles, which are
-    made whole. Raises RoutectlError with the sample on what the form cannot hold, and when nothing
-    would be written.
+    One sample's routes are in memory at a time. Raises RoutectlError with the sample on what the
+    form cannot hold, and when nothing would be written.
     """
     target, feed = shape.target, Feed(dump, shape)
     if stream is not None and target.kind != "lines":

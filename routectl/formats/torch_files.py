@@ -7,7 +7,8 @@ take memory at a pickle's word. So all names are read first, and one that is not
 import importlib.util
 import pickletools
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -77,6 +78,21 @@ def _import_tensordict(path: Path) -> None:
     import tensordict  # noqa: F401
 
 
+@contextmanager
+def _stand_ins() -> Iterator[None]:
+    """Let torch make the stand-ins, and nothing that others have told it is safe.
+
+    tensordict, once imported, allows numpy's own dtype; of two for one name torch takes either.
+    """
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals([(c, name) for name, c in _STAND_INS.items()]):
+            yield
+    finally:
+        torch.serialization.add_safe_globals(before)
+
+
 def load_torch(path: Path) -> Any:
     """What a torch file holds: tensors, mapped; plain data; numpy arrays as StoredArray.
 
@@ -89,7 +105,7 @@ def load_torch(path: Path) -> Any:
         _check_names(names, path)
         if names & JAGGED_NAMES:
             _import_tensordict(path)
-        with torch.serialization.safe_globals([(c, name) for name, c in _STAND_INS.items()]):
+        with _stand_ins() if not names & JAGGED_NAMES else nullcontext():
             doc = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FormatError:
         raise
