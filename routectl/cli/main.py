@@ -9,6 +9,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from ..errors import RoutectlError
+from .capture import capture_command
 from .check import check_command
 from .convert import convert_command
 from .diff import diff_command
@@ -19,6 +20,7 @@ from .report import report_command
 from .show import show_command
 from .staleness import staleness_command
 from .unpack import unpack_command
+from .watch import watch_command
 
 __all__ = ["app", "main", "run"]
 
@@ -42,6 +44,8 @@ _COMMANDS = (
     ("pack", pack_command),
     ("unpack", unpack_command),
     ("report", report_command),
+    ("capture", capture_command),
+    ("watch", watch_command),
 )
 for _name, _command in _COMMANDS:
     app.command(_name)(_command)

@@ -1,9 +1,10 @@
 """One JSON document in, its sequences out: which of the dialects is it?"""
 
+from dataclasses import replace
 from typing import Any
 
 from ..errors import FormatError
-from .fields import Doc, mapping, one_line
+from .fields import Doc, mapping, one_line, text
 from .offline import PAYLOAD_NAMES, read_record
 from .openai import read_choices
 from .sglang import read_generate
@@ -17,6 +18,8 @@ from .traces import (
 from .wire import NoSamplesError, WireSample
 
 __all__ = ["read_document"]
+
+_OWN = ("sample_id", "group_id", "engine", "engine_version")
 
 
 def _error_text(doc: Doc) -> str:
@@ -39,6 +42,16 @@ def _read_list(items: list[Any], request: Doc | None, where: str) -> list[WireSa
     return wires
 
 
+def _named(wires: list[WireSample], doc: Doc) -> list[WireSample]:
+    """The sequences of a request and its response, with what the pair says of them itself."""
+    own = {name: text(doc.get(name)) for name in _OWN}
+    known: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+    if len(wires) > 1 and "sample_id" in known:
+        name = known.pop("sample_id")
+        wires = [replace(wire, sample_id=f"{name}/{i}") for i, wire in enumerate(wires)]
+    return [replace(wire, **known) for wire in wires] if known else wires
+
+
 def read_document(doc: Any, request: Doc | None, where: str) -> list[WireSample]:
     """The sequences of a document: a response, a request/response pair, a record or a list.
 
@@ -53,7 +66,8 @@ def read_document(doc: Any, request: Doc | None, where: str) -> list[WireSample]
     if is_session(doc):
         return read_session(doc, where, read_document)
     if "response" in doc and isinstance(doc.get("request"), dict):
-        return read_document(doc["response"], mapping(doc["request"], where, "request"), where)
+        asked = mapping(doc["request"], where, "request")
+        return _named(read_document(doc["response"], asked, where), doc)
     if "meta_info" in doc:
         return read_generate([doc], request, where)
     if "choices" in doc or ("outputs" in doc and "request_id" in doc):

@@ -20,7 +20,7 @@ from .limits import check_inflation
 from .payload import wire_dtype
 from .segments import find_chains, merge_samples
 from .streams import merge_stream
-from .wire import NoSamplesError, WireSample, to_sample
+from .wire import NoRoutesError, NoSamplesError, WireSample, to_sample
 
 __all__ = ["open_text", "text_kind"]
 
@@ -182,7 +182,7 @@ def _build_index(file: IO[bytes], kind: str, path: Path, read: _Read) -> _Index:
     if not index.places:
         raise NoSamplesError(index.skipped[0] if index.skipped else f"{path}: the file is empty")
     if not index.with_routes:
-        raise NoSamplesError(
+        raise NoRoutesError(
             f"{path}: no routed_experts in any of its {len(index.places)} samples",
             hint="ask the engine for them: enable_return_routed_experts (vLLM, SGLang), and "
             "return_routed_experts in each request (SGLang)",

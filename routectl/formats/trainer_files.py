@@ -13,7 +13,7 @@ from ..dump import Dump, DumpMeta, Sample
 from ..model import ModelFacts
 from .facts import find_context
 from .fields import joined
-from .wire import NoSamplesError, WireSample, to_sample
+from .wire import NoRoutesError, WireSample, to_sample
 
 __all__ = ["open_trainer_file"]
 
@@ -42,7 +42,7 @@ def open_trainer_file(
 
         wires = read_micro_batches(path)
     if not any(wire.has_routes for wire in wires):
-        raise NoSamplesError(f"{path}: no routes in any of its {len(wires)} samples")
+        raise NoRoutesError(f"{path}: no routes in any of its {len(wires)} samples")
     context = find_context(path, model)
     meta = DumpMeta(
         path=str(path),

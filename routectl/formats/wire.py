@@ -17,11 +17,15 @@ from .encodings import decode_payload
 from .layers import check_rows, routes_from_wire
 from .payload import IntArray, from_lists
 
-__all__ = ["NoSamplesError", "WireSample", "to_sample"]
+__all__ = ["NoRoutesError", "NoSamplesError", "WireSample", "to_sample"]
 
 
 class NoSamplesError(FormatError):
     """The file reads well and is no dump: an error response, a configuration, a listing."""
+
+
+class NoRoutesError(NoSamplesError):
+    """The file holds samples, and none of them has routes: nobody asked for them."""
 
 
 @dataclass(frozen=True, slots=True)

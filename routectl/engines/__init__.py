@@ -1,0 +1,1 @@
+"""Running engines: which one answers at an address, and rollouts asked of it."""

@@ -1,0 +1,137 @@
+"""The side file of a run: an answer a line, kept while the run goes on and read when it resumes."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import MismatchError, RoutectlError
+from ..files import replacing
+from .answers import Answer
+from .requests import Request
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["Journal", "partial_path"]
+
+
+def partial_path(output: Path) -> Path:
+    """The side file of an output: OUTPUT.partial.jsonl beside it."""
+    return output.with_name(f"{output.name}.partial.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    offset: int
+    length: int
+    engine_id: str | None
+
+
+class Journal:
+    """Answers that are had, by sample; on disk as soon as they are added.
+
+    A last line that a killed run left unfinished is cut off. One run at a time holds the file.
+    ``judge`` gives the engine's own name of a response, None where it has none.
+    """
+
+    def __init__(self, path: Path, judge: Callable[[Request, Any], str | None]) -> None:
+        self.path = path
+        self._judge = judge
+        self._places: dict[str, _Place] = {}
+        self._owners: dict[str, str] = {}
+        try:
+            self._file: IO[bytes] = path.open("ab+")
+        except OSError as error:
+            raise RoutectlError(f"{path}: cannot be written: {error.strerror}") from None
+        try:
+            self._lock()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RoutectlError(f"{self.path}: another run writes it") from None
+        except OSError:
+            pass  # a file system without locks
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, sample_id: str) -> bool:
+        return sample_id in self._places
+
+    def load(self, requests: Iterable[Request]) -> None:
+        """Take what an earlier run of the same requests has left.
+
+        Raises MismatchError for an answer to another request, FormatError for a damaged one.
+        """
+        planned = {request.sample_id: request for request in requests}
+        self._file.seek(0)
+        offset = 0
+        while (line := self._file.readline()).endswith(b"\n"):
+            self._take(line, offset, planned)
+            offset += len(line)
+        self._file.truncate(offset)
+
+    def _take(self, line: bytes, offset: int, planned: Mapping[str, Request]) -> None:
+        try:
+            doc: Any = json.loads(line)
+            sample_id, asked, response = doc["sample_id"], doc["request"], doc["response"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise self._foreign("a line that no run wrote") from None
+        request = planned.get(sample_id) if isinstance(sample_id, str) else None
+        if request is None or asked != json.loads(json.dumps(request.body)):
+            raise self._foreign(f"sample {sample_id} was asked for otherwise")
+        self._note(sample_id, _Place(offset, len(line), self._judge(request, response)))
+
+    def _foreign(self, what: str) -> MismatchError:
+        return MismatchError(
+            f"{self.path}: of another run: {what}",
+            hint="give the options of that run, or remove the file",
+        )
+
+    def _note(self, sample_id: str, place: _Place) -> None:
+        if place.engine_id is not None:
+            other = self._owners.setdefault(place.engine_id, sample_id)
+            if other != sample_id:
+                raise RoutectlError(
+                    f"sample {sample_id}: its answer is that of sample {other}, id "
+                    f"{place.engine_id}: something between here and the engine answers for it"
+                )
+        self._places[sample_id] = place
+
+    def add(self, sample_id: str, answer: Answer) -> None:
+        """Keep an answer. Raises RoutectlError for one that was given to another sample before."""
+        assert sample_id not in self._places
+        self._file.seek(0, os.SEEK_END)
+        self._note(sample_id, _Place(self._file.tell(), len(answer.line), answer.engine_id))
+        try:
+            self._file.write(answer.line)
+            self._file.flush()
+        except OSError as error:
+            raise RoutectlError(f"{self.path}: cannot be written: {error.strerror}") from None
+
+    def write_lines(self, output: Path, sample_ids: Iterable[str], *, force: bool) -> None:
+        """Write the answers of these samples, in this order, as a file that appears whole."""
+        with replacing(output, force=force) as target:
+            for sample_id in sample_ids:
+                place = self._places[sample_id]
+                self._file.seek(place.offset)
+                target.write(self._file.read(place.length))
+
+    def close(self) -> None:
+        """Let the file go; an empty one is removed."""
+        empty = self._file.seek(0, os.SEEK_END) == 0
+        self._file.close()
+        if empty:
+            self.path.unlink(missing_ok=True)
