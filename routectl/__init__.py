@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .reports.checkpoint import checkpoint_document
     from .reports.document import diff_document, summary_document
     from .reports.page import html_page
+    from .reports.scalars import metrics
     from .reports.staleness import staleness_document
     from .routes import Routes
     from .stages import Pipeline
@@ -90,6 +91,7 @@ _HOMES = {
     "html_page": "reports.page",
     "judge": "ops.gate",
     "margins_to_float16": "margins",
+    "metrics": "reports.scalars",
     "open_checkpoint": "checkpoints",
     "open_dump": "formats",
     "pack": "ops.pack",
@@ -150,6 +152,7 @@ __all__ = [
     "html_page",
     "judge",
     "margins_to_float16",
+    "metrics",
     "open_checkpoint",
     "open_dump",
     "pack",

@@ -18,7 +18,7 @@ FLOORS = {
     "pickle_names": 0, "pickle_records": 0,
     "kernels": 1, "check_kernels": 1, "margin_kernels": 1, "replay_kernels": 1, "router_kernels": 1,
     "files": 1, "following": 1, "archives": 1, "routers": 1, "codecs": 1,
-    "formats": 2, "checkpoints": 2, "forward": 2,
+    "formats": 2, "checkpoints": 2, "forward": 2, "boards": 2,
     "ops": 3, "live": 3, "loading": 3, "engines": 3,
     "reports": 4,
     "cli": 5,
@@ -61,6 +61,7 @@ HOMES = {
         "reports/staleness_terminal.py",
         "reports/series_terminal.py",
         "reports/predict_terminal.py",
+        "reports/ci_terminal.py",
     ),
     "torch": (
         "live.py",
@@ -79,6 +80,8 @@ HOMES = {
     "greenlet": ("forward/streaming.py",),
     "tensordict": ("formats/target_jagged.py", "formats/torch_files.py"),
     "msgpack": ("formats/trainer_msgpack.py",),
+    "tensorboardX": ("boards/tensorboard.py",),
+    "wandb": ("boards/wandb.py",),
     "tokenizers": ("formats/tokenizer.py",),
     "zstandard": ("codecs/", "formats/fireworks.py"),
 }
@@ -213,7 +216,7 @@ def test_no_drawer_rooms() -> None:
 )
 def test_nothing_heavy_is_loaded_at_start(code: str) -> None:
     """``import routectl`` and ``routectl --help`` load no heavy library."""
-    heavy = ["numpy", "numba", "torch", "pyarrow", "rich", "safetensors", "transformers"]
+    heavy = ["numpy", "numba", "torch", "pyarrow", "rich", "safetensors", "transformers", "wandb"]
     check = f"{code}\nimport sys\nprint([m for m in {heavy} if m in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"

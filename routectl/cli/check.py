@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import RoutectlError
-from .check_model import options_of_dump
+from .check_request import CheckRequest, answer_check
+from .dashboards import Step, Tensorboard, Wandb, dashboards_to
 from .options import (
     ExitZero,
     Force,
@@ -19,11 +20,10 @@ from .options import (
     Output,
     Start,
     TopK,
-    model_from,
-    open_input,
 )
-from .output import check_output, emit, note, watching
+from .output import check_output, emit, note
 from .pages import page_at
+from .reading import Reading
 
 if TYPE_CHECKING:
     from ..dump import Dump
@@ -61,6 +61,9 @@ def check_command(
     exit_zero: ExitZero = False,
     as_json: Json = False,
     html: Html = None,
+    tensorboard: Tensorboard = None,
+    wandb_offline: Wandb = None,
+    step: Step = None,
     output: Output = None,
     force: Force = False,
     model: Model = None,
@@ -81,33 +84,27 @@ def check_command(
         return _explain(explain)
     if dump is None:
         raise RoutectlError("no dump is named", hint="routectl check --help")
-    from ..findings import SEVERITIES
-    from ..ops.check import check
-    from ..reports.check import check_document
     from ..reports.check_terminal import render_check
 
-    if fail_on not in SEVERITIES:
-        raise RoutectlError(f"--fail-on {fail_on!r} is not known: {', '.join(SEVERITIES)}")
-    wanted, left_out = _codes("--select", select), _codes("--ignore", ignore)
+    request = CheckRequest(
+        dump=dump, fail_on=fail_on, select=tuple(select or ()), ignore=tuple(ignore or ()), ep=ep,
+        against=against,
+        reading=Reading(model=model, num_layers=num_layers, top_k=top_k, num_experts=num_experts,
+                        format=form, start=start),
+    )  # fmt: skip
     target = check_output(output, force)
     page = page_at(html, force)
+    boards = dashboards_to(tensorboard, wandb_offline, step)
     if apply_fix and (target is None or against is None):
         raise RoutectlError("--apply-fix needs --against REFERENCE and -o DST.parquet")
-    facts = model_from(model, num_layers, top_k, num_experts)
-    opened = open_input(dump, facts, form, start)
-    if opened.meta.num_experts % ep:
-        raise RoutectlError(f"--ep {ep}: {opened.meta.num_experts} experts do not divide by it")
-    options = options_of_dump(opened, facts, lambda wide: open_input(dump, wide, form, start), ep)
-    reference = None if against is None else open_input(against, facts, form, start)
-    with watching(opened, "checking") as watched:
-        result = check(watched, reference, options=options).selected(wanted, left_out)
-    other = None if reference is None else (reference.meta, len(reference))
-    document = check_document(result, other, fail_on=fail_on)
+    checked = answer_check(request)
+    document = checked.document
     report = None if apply_fix else target
     page.write(document)
+    boards.write(document)
     emit(document, render_check, as_json=as_json, output=report, force=force)
-    if apply_fix and target is not None and result.explanation is not None:
-        _write_fixed(opened, result.explanation, target, force)
+    if apply_fix and target is not None and checked.explanation is not None:
+        _write_fixed(checked.dump, checked.explanation, target, force)
     return 0 if exit_zero else int(document["verdict"]["exit_code"])
 
 
@@ -132,15 +129,3 @@ def _explain(code: str) -> int:
         raise RoutectlError(f"--explain {code}: expected one of {', '.join(known_codes())}")
     print(explain_page(kind_of(code)))
     return 0
-
-
-def _codes(flag: str, given: list[str] | None) -> list[str]:
-    """Codes or their beginnings; RoutectlError for one that no code begins with."""
-    from ..findings import known_codes
-
-    words = [word.strip() for text in given or () for word in text.split(",") if word.strip()]
-    for word in words:
-        if not any(code.startswith(word) for code in known_codes()):
-            raise RoutectlError(f"{flag} {word}: no finding's code begins so",
-                                hint="docs/checks.md lists them")  # fmt: skip
-    return words

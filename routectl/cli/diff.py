@@ -1,12 +1,12 @@
 """``routectl diff OLD NEW``."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ..errors import RoutectlError
+from .dashboards import Step, Tensorboard, Wandb, dashboards_to
+from .diff_request import DiffRequest, answer_diff, refuse_incomparable
 from .options import (
     Detail,
     Eps,
@@ -24,17 +24,10 @@ from .options import (
     TokenizerFile,
     Tokens,
     TopK,
-    finite_eps,
-    model_from,
-    open_input,
-    parse_layers,
-    parse_positions,
 )
-from .output import check_output, emit, note, watching
+from .output import check_output, emit
 from .pages import page_at
-
-if TYPE_CHECKING:
-    from ..dump import Dump
+from .reading import Reading
 
 __all__ = ["diff_command"]
 
@@ -57,18 +50,6 @@ _LOGPROBS = typer.Option(
     metavar="TRAIN.pt", show_default=False,
     help="Log-probs of NEW: those that the trainer computed, in slime's train data.",
 )  # fmt: skip
-
-
-def _scored(dump: "Dump", path: Path) -> "Dump":
-    """NEW with the trainer's log-probs, and a word on how many samples have some."""
-    from ..formats.train_data import read_train_data
-    from ..ops.scored import with_logprobs
-
-    scored, count = with_logprobs(dump, read_train_data(path).samples)
-    if not count:
-        raise RoutectlError(f"{path}: no log_probs in it: the trainer did not compute any")
-    note(f"log-probs of NEW from {path}: {count} of {len(dump)} samples")
-    return scored
 
 
 def diff_command(
@@ -101,6 +82,9 @@ def diff_command(
     detail: Detail = False,
     html: Html = None,
     tokenizer: TokenizerFile = None,
+    tensorboard: Tensorboard = None,
+    wandb_offline: Wandb = None,
+    step: Step = None,
     output: Output = None,
     force: Force = False,
     model: Model = None,
@@ -122,47 +106,23 @@ def diff_command(
     margin_coverage, load_shift, rows_mismatched, rows_missing (these take @LAYER, or @* for every
     layer), token_mismatch, coverage, unmatched, k1, k3, abs_d, max_d, f2.
     """
-    from ..ops.align import TOKENS
-    from ..ops.diff import DiffOptions, diff_as
-    from ..ops.gate import judge, parse_threshold
-    from ..ops.join import MATCHES
-    from ..ops.narrow import narrow_pair
-    from ..reports.document import diff_document
     from ..reports.terminal import render_diff
 
-    for name, value, known in (("--match", match, MATCHES), ("--tokens", tokens, TOKENS)):
-        if value not in known:
-            raise RoutectlError(f"{name} {value!r} is not known: {', '.join(known)}")
-    limits = [parse_threshold(text, over=True) for text in fail_over or ()]
-    limits += [parse_threshold(text, over=False) for text in fail_under or ()]
-    width = finite_eps(eps)
-    wanted = parse_layers(layers)
-    between = parse_positions(positions)
+    request = DiffRequest(
+        old=old, new=new, match=match, tokens=tokens, layers=layers, sample=tuple(sample or ()),
+        positions=positions, rerun=rerun, examples=examples, fail_over=tuple(fail_over or ()),
+        fail_under=tuple(fail_under or ()), eps=eps, logprobs=logprobs,
+        reading=Reading(model=model, num_layers=num_layers, top_k=top_k, num_experts=num_experts,
+                        format=form, start=start),
+    )  # fmt: skip
     target = check_output(output, force)
     page = page_at(html, force, tokenizer)
-    facts = model_from(model, num_layers, top_k, num_experts)
-    old_dump = open_input(old, facts, form, start)
-    new_dump = open_input(new, facts, form, start)
-    if logprobs is not None:
-        new_dump = _scored(new_dump, logprobs)
-    old_dump, new_dump = narrow_pair(
-        old_dump, new_dump, match=match, samples=sample or (), positions=between
-    )
-    options = DiffOptions(match, tokens, wanted, examples, detail=detail or html is not None)
-    again = None if rerun is None else open_input(rerun, facts, form, start)
-    with watching(old_dump, "comparing") as watched:
-        result = diff_as(watched, new_dump, options)
-    noise = None if again is None else diff_as(old_dump, again, replace(options, detail=False))
-    verdict = judge(result, limits, eps=width)
-    document = diff_document(result, verdict, noise=noise)
+    boards = dashboards_to(tensorboard, wandb_offline, step)
+    document = answer_diff(request, detail=detail or html is not None)
     page.write(document)
+    boards.write(document)
     if not detail:
         document.pop("detail", None)
     emit(document, render_diff, as_json=as_json, output=target, force=force)
-    if verdict.incomparable:
-        raise RoutectlError(
-            f"nothing was compared in {len(verdict.incomparable)} of {len(result.layers)} layers, "
-            f"first: layer {verdict.incomparable[0]}",
-            hint="--layers compares the others",
-        )
-    return 0 if exit_zero else verdict.exit_code
+    refuse_incomparable(document)
+    return 0 if exit_zero else int(document["verdict"]["exit_code"])

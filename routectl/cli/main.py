@@ -11,6 +11,7 @@ from typer.exceptions import Abort, TyperException
 from ..errors import RoutectlError
 from .capture import capture_command
 from .check import check_command
+from .ci import ci_command
 from .convert import convert_command
 from .diff import diff_command
 from .pack import pack_command
@@ -44,6 +45,7 @@ _COMMANDS = (
     ("pack", pack_command),
     ("unpack", unpack_command),
     ("report", report_command),
+    ("ci", ci_command),
     ("capture", capture_command),
     ("watch", watch_command),
 )

@@ -1,13 +1,11 @@
 """``routectl staleness DUMP --at v0=WHERE --at v1=WHERE``."""
 
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ..errors import RoutectlError
+from .dashboards import Step, Tensorboard, Wandb, dashboards_to
 from .options import (
     Device,
     Dtype,
@@ -27,21 +25,11 @@ from .options import (
     Threads,
     Tokens,
     TopK,
-    finite_eps,
-    model_from,
-    open_input,
-    parse_layers,
 )
 from .output import check_output, emit
 from .pages import page_at
-from .series import series_of
-from .staleness_question import Question
-from .versions import Recomputing, Versions, parse_at
-
-if TYPE_CHECKING:
-    from ..dump import Dump
-    from ..model import ModelFacts
-    from ..ops.staleness import StalenessOptions
+from .reading import Reading
+from .staleness_request import StalenessRequest, answer_staleness
 
 __all__ = ["staleness_command"]
 
@@ -141,6 +129,9 @@ def staleness_command(
     exit_zero: ExitZero = False,
     as_json: Json = False,
     html: Html = None,
+    tensorboard: Tensorboard = None,
+    wandb_offline: Wandb = None,
+    step: Step = None,
     output: Output = None,
     force: Force = False,
     model: Model = None,
@@ -162,97 +153,27 @@ def staleness_command(
 
     -o NAME.json writes the report as JSON, which --series reads.
     """
-    from ..ops.staleness_gate import parse_staleness_threshold
     from ..reports.series_terminal import render_series
     from ..reports.staleness_terminal import render_staleness
 
-    limits = [parse_staleness_threshold(text, over=True) for text in fail_over or ()]
-    limits += [parse_staleness_threshold(text, over=False) for text in fail_under or ()]
-    options = _options(
-        level, version_map=_mapped(version_map or ()), own=own, layers=_layers(layers),
-        tokens=tokens, match=match, rows=rows, cached=cached, clusters=clusters, examples=examples,
-    )  # fmt: skip
-    question = Question(options, tuple(limits), mini_steps, finite_eps(eps))
     target = check_output(output, force)
-    page = page_at(html, force)
-    as_json = as_json or (target is not None and target.suffix == ".json")
-    if series is not None:
-        if dump is not None or at:
-            raise RoutectlError("--series takes the place of DUMP and --at: got both")
-        facts = model_from(model, num_layers, top_k, num_experts)
-        document = series_of(series, question, lambda path: open_input(path, facts, form, start))
-        page.write(document)
-        emit(document, render_series, as_json=as_json, output=target, force=force)
-        return 0 if exit_zero else int(document["verdict"]["exit_code"])
-    if dump is None:
-        raise RoutectlError("no DUMP is given", hint="routectl staleness DUMP --at NAME=WHERE")
-    given = parse_at(at or ())
-    weights = next((Path(one.where) for one in given if one.is_checkpoint), None)
-    facts = model_from(model, num_layers, top_k, num_experts)
-    open_source = partial(_open, dump, facts or weights, facts, form, start)
-    how = Recomputing(
-        cache=cache or (None if target is None else target.with_name(f"{target.name}.versions")),
-        mode=mode, device=device, dtype=dtype, streaming=streaming, threads=threads,
-        logprobs=logprobs, gates=gate_logprobs, some_layers=layers is not None,
+    beside = None if target is None else target.with_name(f"{target.name}.versions")
+    request = StalenessRequest(
+        dump=dump, at=tuple(at or ()), series=series, version_map=tuple(version_map or ()),
+        own=own, mini_steps=mini_steps, fail_over=tuple(fail_over or ()),
+        fail_under=tuple(fail_under or ()), noise_floor=noise_floor, cache=cache or beside,
+        mode=mode, logprobs=logprobs, gate_logprobs=gate_logprobs, device=device, dtype=dtype,
+        streaming=streaming, threads=threads, tokens=tokens, layers=layers, match=match, rows=rows,
+        cached=cached, clusters=clusters, level=level, eps=eps, examples=examples,
+        reading=Reading(model=model, num_layers=num_layers, top_k=top_k, num_experts=num_experts,
+                        format=form, start=start),
     )  # fmt: skip
-    versions = Versions(
-        given, open_source, how, lambda path: _open(path, facts or weights, facts, None, None)
-    )
-    question.refuse_one(versions.source, versions.names)
-    if weights is not None:
-        question.refuse_early(versions.source, versions.names)
-    if noise_floor:
-        versions.refuse_noise()
-    opened = versions.open()
-    noise = versions.noise(opened) if noise_floor else ()
-    document = question.answer(versions.source, opened, noise)
+    page = page_at(html, force)
+    boards = dashboards_to(tensorboard, wandb_offline, step)
+    as_json = as_json or (target is not None and target.suffix == ".json")
+    document = answer_staleness(request)
     page.write(document)
-    emit(document, render_staleness, as_json=as_json, output=target, force=force)
+    boards.write(document)
+    render = render_staleness if series is None else render_series
+    emit(document, render, as_json=as_json, output=target, force=force)
     return 0 if exit_zero else int(document["verdict"]["exit_code"])
-
-
-def _open(
-    path: str, otherwise: "ModelFacts | Path | None", facts: "ModelFacts | Path | None",
-    form: str | None, start: int | None,
-) -> "Dump":  # fmt: skip
-    """A dump with its own facts, or those given; ``otherwise`` where it does not know any."""
-    try:
-        return open_input(path, facts, form, start)
-    except RoutectlError:
-        if otherwise == facts:
-            raise
-    return open_input(path, otherwise, form, start)
-
-
-def _options(level: float, **words: Any) -> "StalenessOptions":
-    """What is compared, and how; a word that is not known is the user's."""
-    from ..ops.align import TOKENS
-    from ..ops.intervals import Bootstrap
-    from ..ops.join import MATCHES
-    from ..ops.staleness import StalenessOptions
-
-    matches = [name for name in MATCHES if name != "prefix"]
-    for name, known in (("match", matches), ("tokens", TOKENS)):
-        if words[name] not in known:
-            raise RoutectlError(f"--{name} {words[name]!r} is not known: {', '.join(known)}")
-    try:
-        return StalenessOptions(bootstrap=Bootstrap(level=level), **words)
-    except ValueError as error:
-        raise RoutectlError(f"--{error}") from None
-
-
-def _mapped(texts: Sequence[str]) -> dict[str, str]:
-    """--version-map as a mapping."""
-    found: dict[str, str] = {}
-    for text in texts:
-        name, equals, version = text.partition("=")
-        if not (name and equals and version):
-            raise RoutectlError(f"--version-map {text}: expected FROM=TO")
-        if found.setdefault(name, version) != version:
-            raise RoutectlError(f"--version-map {text}: {name} is {found[name]} already")
-    return found
-
-
-def _layers(text: str | None) -> tuple[int, ...] | None:
-    layers = parse_layers(text)
-    return None if layers is None else tuple(layers)

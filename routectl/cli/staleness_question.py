@@ -9,6 +9,7 @@ from .output import watching
 
 if TYPE_CHECKING:
     from ..dump import Dump
+    from ..ops.baseline import Baseline
     from ..ops.gate import Threshold
     from ..ops.staleness import Noise, StalenessOptions
     from ..ops.versions import Version
@@ -25,6 +26,7 @@ class Question:
     limits: "tuple[Threshold, ...]"
     mini_steps: int | None
     eps: float
+    baseline: "Baseline | None" = None
 
     def refuse_one(self, dump: "Dump", names: Sequence[str]) -> None:
         """Raise MismatchError where there is one version: staleness is between two."""
@@ -55,7 +57,9 @@ class Question:
         with watching(dump, "comparing") as watched:
             result = staleness(watched, versions, options)
         advice = advise(result, mini_steps=self.mini_steps, eps=self.eps)
-        failed = judge_staleness(result, self.limits, eps=self.eps)
+        failed = judge_staleness(
+            result, self.limits, eps=self.eps, baseline=self.baseline
+        )  # fmt: skip
         judged = Judged(tuple(limit.text for limit in self.limits), failed, self.eps)
         shifts = router_shifts(versions, options)
         return staleness_document(result, advice, options, judged=judged, shifts=shifts)

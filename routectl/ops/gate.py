@@ -1,4 +1,4 @@
-"""Thresholds: ``mismatch:1%``, ``overlap@3:0.99``, ``mismatch@*:2%``; parsed, never evaluated."""
+"""Thresholds, parsed, never evaluated: ``mismatch:1%``, ``overlap@3:0.99``, ``mismatch@*:+2%``."""
 
 import math
 import re
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import MismatchError, RoutectlError
 from ..margins import EPS, pattern_of
+from .baseline import Baseline
 from .diff import DiffResult
 from .measures import Measures, layer_measures, rate, total_measures
 
@@ -67,13 +68,17 @@ _PATTERN = re.compile(r"(?P<name>[a-z_0-9]+)(@(?P<layer>\d+|\*))?:(?P<number>[^%
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """One limit. layer is a layer number, "*" for every layer, or None for the total."""
+    """One limit. layer is a layer number, "*" for every layer, or None for the total.
+
+    relative_to is the metric of a baseline that limit is added to, None where it stands alone.
+    """
 
     text: str
     metric: str
     layer: int | str | None
     limit: float
     over: bool
+    relative_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,11 @@ def _find(name: str) -> _Metric:
 
 
 def parse_threshold(text: str, *, over: bool) -> Threshold:
-    """Read METRIC[@LAYER]:N[%]; ``over`` for an upper limit. Raises RoutectlError."""
+    """Read METRIC[@LAYER]:N[%]; ``over`` for an upper limit. Raises RoutectlError.
+
+    Of an upper limit +N is relative to a baseline, of a lower one -N where it is of a rate:
+    of other figures it is a number below 0.
+    """
     parts = _PATTERN.fullmatch(text.strip())
     if parts is None:
         raise RoutectlError(
@@ -133,8 +142,9 @@ def parse_threshold(text: str, *, over: bool) -> Threshold:
     if parts["percent"] and not metric.is_rate:
         raise RoutectlError(f"threshold {text!r}: {metric.name} is no rate: drop the %")
     limit = limit / 100 if parts["percent"] else limit
-    if metric.is_rate and not 0 <= limit <= 1:
-        percent = 1 < limit <= 100 and not parts["percent"]
+    relative = _is_relative(parts["number"], metric, over)
+    if metric.is_rate and not 0 <= (abs(limit) if relative else limit) <= 1:
+        percent = 1 < abs(limit) <= 100 and not parts["percent"]
         raise RoutectlError(
             f"threshold {text!r}: {metric.name} is a rate: got {limit:g}, expected 0..1",
             hint=f"{metric.name}:{parts['number']}% if percent was meant" if percent else None,
@@ -142,9 +152,19 @@ def parse_threshold(text: str, *, over: bool) -> Threshold:
     layer = parts["layer"]
     if layer is not None and metric.of_measures is None:
         raise RoutectlError(f"threshold {text!r}: {metric.name} has no value per layer")
-    return Threshold(
-        text, metric.name, int(layer) if layer and layer != "*" else layer, limit, over
-    )
+    place = int(layer) if layer and layer != "*" else layer
+    return Threshold(text, metric.name, place, limit, over, metric.name if relative else None)
+
+
+def _is_relative(number: str, metric: _Metric, over: bool) -> bool:
+    """Whether a limit is to be added to a baseline's number. Raises RoutectlError for +N of under.
+
+    A rate is never below 0, so that -N has no other meaning.
+    """
+    sign = number.strip()[:1]
+    if sign == "+" and not over:
+        raise RoutectlError(f"{metric.name}:{number}: a lower limit is relative as -N, not as +N")
+    return sign == "+" if over else sign == "-" and metric.is_rate
 
 
 def _values(
@@ -175,14 +195,19 @@ def _why_none(result: DiffResult, metric: str, layer: int | None) -> str:
     return "the log-probs are not finite" if result.logprobs.tokens else "a side has no log-probs"
 
 
-def judge(result: DiffResult, limits: Sequence[Threshold] = (), *, eps: float = EPS) -> Verdict:
+def judge(
+    result: DiffResult, limits: Sequence[Threshold] = (), *, eps: float = EPS,
+    baseline: Baseline | None = None,
+) -> Verdict:  # fmt: skip
     """Hold a result against thresholds; without any, every mismatch counts.
 
     A mismatched row with a margin above 0 and up to ``eps`` is a near-tie; the same eps is then in
     the document. Raises MismatchError when a gated figure does not exist (no log-probs, no margins,
-    no such layer), ValueError when eps is negative or not finite.
+    no such layer), RoutectlError when the baseline has no number that a relative threshold needs,
+    ValueError when eps is negative or not finite.
     """
     pattern_of(eps)
+    accepted = baseline or Baseline()
     failed = []
     for limit in limits:
         for layer, value in _values(result, limit, eps):
@@ -191,8 +216,9 @@ def judge(result: DiffResult, limits: Sequence[Threshold] = (), *, eps: float = 
                     f"threshold {limit.text!r}: there is no {limit.metric} to hold it against: "
                     + _why_none(result, limit.metric, layer)
                 )
-            if value > limit.limit if limit.over else value < limit.limit:
-                failed.append(Failure(limit.text, limit.metric, layer, value, limit.limit))
+            allowed = accepted.allowed(limit, layer)
+            if value > allowed if limit.over else value < allowed:
+                failed.append(Failure(limit.text, limit.metric, layer, value, allowed))
     compared = result.counts.swaps_LS.sum(axis=1)
     empty = tuple(layer for layer, n in zip(result.layers, compared, strict=True) if not n)
     return Verdict(result.rows_mismatched > 0, bool(limits), tuple(failed), empty, eps)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ..errors import MismatchError, RoutectlError
 from ..margins import EPS
+from .baseline import Baseline
 from .compared import Comparison
 from .gate import METRICS, Failure, Threshold, judge, parse_threshold
 from .staleness import Staleness
@@ -52,7 +53,8 @@ def parse_staleness_threshold(text: str, *, over: bool = True) -> Threshold:
     except RoutectlError as error:
         raise type(error)(str(error).replace(repr(plain), repr(text)), hint=error.hint) from error
     metric = name if lag is None else f"{name}@lag{int(lag)}"
-    return replace(found, text=text, metric=metric)
+    relative_to = None if found.relative_to is None else metric
+    return replace(found, text=text, metric=metric, relative_to=relative_to)
 
 
 def _gated(result: Staleness, limit: Threshold) -> list[tuple[str, Comparison]]:
@@ -79,8 +81,9 @@ def _gated(result: Staleness, limit: Threshold) -> list[tuple[str, Comparison]]:
 
 
 def judge_staleness(
-    result: Staleness, limits: Sequence[Threshold], *, eps: float = EPS
-) -> tuple[Failure, ...]:
+    result: Staleness, limits: Sequence[Threshold], *, eps: float = EPS,
+    baseline: Baseline | None = None,
+) -> tuple[Failure, ...]:  # fmt: skip
     """The thresholds that are crossed; figures are of the free recomputes where there are any.
 
     Raises MismatchError when a gated figure does not exist: a lag that no two versions have, no
@@ -90,6 +93,7 @@ def judge_staleness(
     for limit in limits:
         inner = replace(limit, metric=_kind_of(limit.metric)[1])
         for name, comparison in _gated(result, limit):
-            crossed = judge(comparison.result, [inner], eps=eps).failed
+            named = replace(inner, relative_to=None if limit.relative_to is None else name)
+            crossed = judge(comparison.result, [named], eps=eps, baseline=baseline).failed
             failed += [replace(failure, metric=name) for failure in crossed]
     return tuple(failed)

@@ -7,18 +7,23 @@ from .document import Document
 from .tables import Column, print_line, print_table
 from .wording import amount, layers_text, percent, plural
 
-__all__ = ["render_check"]
+__all__ = ["check_verdict", "place_text", "render_check"]
 
 _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 _HYPOTHESES = 6
 
 
-def render_check(doc: Document, console: Console) -> None:
-    """Print a routectl.check/1 document."""
+def check_verdict(doc: Document) -> tuple[str, str]:
+    """The verdict of a routectl.check/1 document: a word, and findings by severity."""
     counts = doc["counts"]
     said = [plural(n, name.removesuffix("s")) for name, n in counts.items() if n]
     word = "FAULTY" if counts["errors"] else "DOUBTFUL" if counts["warnings"] else "CLEAN"
-    console.print(Text(f"{word}  {', '.join(said) or 'nothing found'}", style="bold"))
+    return word, ", ".join(said) or "nothing found"
+
+
+def render_check(doc: Document, console: Console) -> None:
+    """Print a routectl.check/1 document."""
+    console.print(Text("  ".join(check_verdict(doc)), style="bold"))
     print_line(console, "dump", _dump_line(doc["dump"]))
     if doc["reference"] is not None:
         print_line(console, "against", _dump_line(doc["reference"]))
@@ -73,14 +78,15 @@ def _finding(console: Console, finding: Document) -> None:
     if parts:
         print_line(console, "in", ", ".join(parts))
     if finding["places"]:
-        print_line(console, "first", "; ".join(map(_place, finding["places"])))
+        print_line(console, "first", "; ".join(map(place_text, finding["places"])))
     print_line(console, "cause", finding["cause"])
     print_line(console, "do", finding["action"])
     if finding["upstream"]:
         print_line(console, "seen in", ", ".join(finding["upstream"]))
 
 
-def _place(place: Document) -> str:
+def place_text(place: Document) -> str:
+    """A place of a finding in words."""
     text = f"sample {place['sample']}"
     if place["position"] is not None:
         text += f" position {place['position']}"

@@ -20,7 +20,7 @@ from .staleness_tables import (
 from .tables import Column, print_line, print_table
 from .wording import amount, figure, layers_text, percent, plural
 
-__all__ = ["print_failures", "print_verdict", "render_staleness"]
+__all__ = ["print_failures", "print_verdict", "render_staleness", "staleness_headline"]
 
 _STYLES = {"WITHIN": "bold green", "OVER": "bold red", "MEASURED": "bold"}
 
@@ -55,7 +55,7 @@ def print_failures(console: Console, verdict: Document) -> None:
         )  # fmt: skip
 
 
-def _headline(doc: Document) -> str:
+def staleness_headline(doc: Document) -> str:
     """The rates of the first mode, and what was advised."""
     mode = doc["comparisons"][0]["mode"]
     rates: dict[str, list[str]] = {}
@@ -180,7 +180,7 @@ def _print_columns(console: Console, columns: list[Column], last: str | None = N
 
 def render_staleness(doc: Document, console: Console) -> None:
     """Print a routectl.staleness/1 document."""
-    print_verdict(console, doc["verdict"], _headline(doc))
+    print_verdict(console, doc["verdict"], staleness_headline(doc))
     print_failures(console, doc["verdict"])
     _about(console, doc)
     _print_columns(console, comparison_columns(doc))

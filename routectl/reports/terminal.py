@@ -13,7 +13,7 @@ from .margins import example_margins, flip_columns, margin_lines
 from .tables import Column, print_line, print_lines, print_table
 from .wording import amount, dump_line, figure, layers_text, percent, plural
 
-__all__ = ["render_diff"]
+__all__ = ["diff_verdict", "render_diff"]
 
 
 def _reach(doc: Document) -> str:
@@ -26,7 +26,8 @@ def _reach(doc: Document) -> str:
     return text + (f"; {plural(alone, 'sample')} without a partner" if alone else "")
 
 
-def _verdict(doc: Document) -> tuple[str, str]:
+def diff_verdict(doc: Document) -> tuple[str, str]:
+    """The verdict of a routectl.diff/1 document: a word, and the counts behind it."""
     verdict = doc["verdict"]
     count = f"{amount(doc['rows_mismatched'])} of {plural(doc['rows'], 'row')}"
     share = "" if not doc["rows_mismatched"] else f" ({percent(doc['mismatch_rate'])})"
@@ -189,7 +190,7 @@ _STYLES = {"SAME": "bold green", "WITHIN": "bold green", "DIFFERS": "bold yellow
 
 def render_diff(doc: Document, console: Console) -> None:
     """Print a routectl.diff/1 document."""
-    word, text = _verdict(doc)
+    word, text = diff_verdict(doc)
     line = Text(word, style=_STYLES.get(word, "bold red"))
     line.append("  " + text + _reach(doc), style="not bold default")
     console.print(line, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Doors: the files of dashboards, from scalars by name."""
