@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .routes import Bools, Ids, words_of
 
-__all__ = ["RowCounts", "count_load", "diff_rows", "scan_rows"]
+__all__ = ["RowCounts", "count_load", "count_marks", "diff_rows", "scan_rows"]
 
 Counts = NDArray[np.int64]
 _CHUNK_TOKENS = 1 << 20  # keeps the kernel's uint32 counters far from overflow (x K <= 4096)
@@ -218,6 +218,22 @@ def scan_rows(ids_TLK: NDArray[np.integer], num_experts: int) -> tuple[Bools | N
     filler = greatest if greatest < 2**63 else -1  # the kernel sees ids as int64
     found = _scan(ids_TLK, num_experts, filler, missing, first_bad)
     return (missing if found else None), int(first_bad[0]), int(first_bad[1])
+
+
+@njit(nogil=True, cache=True)
+def _mark(marks, starts, counts):  # type: ignore[no-untyped-def]
+    for b in range(counts.shape[0]):
+        stop = starts[b + 1] if b + 1 < len(starts) else marks.shape[0]
+        for t in range(starts[b], stop):
+            for layer in range(marks.shape[1]):
+                counts[b, layer] += marks[t, layer]
+
+
+def count_marks(marks_TL: Bools, starts_B: Counts) -> Counts:
+    """How many tokens are marked, int64 [L, B]; bin b is from token starts_B[b] to the next's."""
+    counts = np.zeros((len(starts_B), marks_TL.shape[1]), np.uint32)
+    _mark(marks_TL, starts_B, counts)
+    return counts.T.astype(np.int64)
 
 
 @njit(nogil=True, cache=True)

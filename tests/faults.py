@@ -12,6 +12,7 @@ from building import FIXTURES
 
 from routectl.dump import Dump, WeightSpan
 from routectl.formats import open_dump
+from routectl.formats.segments import merge_samples
 from routectl.layout import Packing
 from routectl.routes import Routes
 
@@ -218,6 +219,77 @@ def of_samples(change):
     return spoil
 
 
+def prompt_gone(samples, share, rng):
+    """The prompts of some samples were never captured."""
+    out = list(samples)
+    for index in chosen(samples, share, rng):
+        routes = samples[index].routes
+        size = min(max(samples[index].prompt_length - routes.start, 1), routes.num_tokens - 3)
+        mask = np.zeros(routes.ids_TLK.shape[:2], np.bool_)
+        mask[:size] = True
+        ids = np.where(mask[:, :, None], 0, routes.ids_TLK)
+        out[index] = with_ids(samples[index], ids, mask)
+    return out
+
+
+def part_of_call(sample, tokens, prompt):
+    """What a call had whose prompt is the first tokens of a sample and that ended at others."""
+    ids = np.concatenate([sample.prompt_ids, sample.response_ids])[:tokens]
+    routes = sample.routes
+    held = Routes(np.ascontiguousarray(routes.ids_TLK[: tokens - 1]), routes.layers_L,
+                  routes.num_experts, routes.start)  # fmt: skip
+    return replace(
+        sample, routes=held, prompt_ids=ids[:prompt], response_ids=ids[prompt:],
+        prompt_length=prompt, response_length=tokens - prompt, logprobs=None, loss_mask=None,
+        weight_spans=(), cached_tokens=None,
+    )  # fmt: skip
+
+
+def two_calls(change):
+    """A sample of two calls; ``change(ids_TLK, routes, rng)`` spoils the second one's prefix."""
+
+    def spoil(sample, rng):
+        total, prompt = sample.num_tokens, sample.prompt_length
+        middle = max(prompt + 1, total // 2)
+        first, second = part_of_call(sample, middle, prompt), part_of_call(sample, total, middle)
+        ids = second.routes.ids_TLK.copy()
+        ids[: middle - 1] = change(ids[: middle - 1], second.routes, rng)
+        return merge_samples([first, with_ids(second, ids)])
+
+    return of_samples(spoil)
+
+
+def rounded(ids_TLK, routes, rng):
+    """One expert of one row in eight is another one."""
+    out = ids_TLK.copy()
+    for token, layer in np.argwhere(rng.random(out.shape[:2]) < 1 / 8):
+        free = np.setdiff1d(np.arange(routes.num_experts), out[token, layer])
+        out[token, layer, -1] = rng.choice(free)
+    out[0, 0, -1] = np.setdiff1d(np.arange(routes.num_experts), out[0, 0])[0]
+    return out
+
+
+def all_rows(sample, rng):
+    """A trainer's rows: one for the last token too."""
+    ids = sample.routes.ids_TLK
+    return with_ids(sample, np.concatenate([ids, ids[-1:, :, ::-1]]))
+
+
+def step_missing(sample, rng):
+    """The row of the last step was not captured."""
+    return with_ids(sample, sample.routes.ids_TLK[:-1])
+
+
+def one_less_everywhere(samples, share, rng):
+    """N - 2 rows in every sample."""
+    return [step_missing(s, rng) if s.routes is not None else s for s in samples]
+
+
+def retracted(sample, rng):
+    """The engine computed the rows of a sample again."""
+    return replace(sample, retractions=2)
+
+
 def layer_gone(sample, rng):
     """One MoE layer was never written."""
     ids, mask = sample.routes.ids_TLK.copy(), np.zeros(sample.routes.ids_TLK.shape[:2], np.bool_)
@@ -408,26 +480,37 @@ def later_prefix(samples, share, rng, later):
 FAULTS = (
     Fault("more rows than tokens", "R002", of_samples(rows_over), structural=True),
     Fault("rows cut short", "R003", of_samples(rows_short), structural=True),
+    Fault("last step not captured", "R003", of_samples(step_missing), structural=True),
+    Fault("a row for the last token", "R004", of_samples(all_rows), structural=True),
+    Fault("N - 2 rows everywhere", "R009", one_less_everywhere),
     Fault("no routes", "R005", of_samples(without_routes), structural=True,
           bases=("qwen3_moe_soft sglang", "tiny_rl vllm")),
     Fault("one payload for n choices", "R007", one_payload, structural=True),
     Fault("one expert twice", "R102", by_run(twice), structural=True),
     Fault("axes transposed", "R103", of_samples(transposed), structural=True),
     Fault("zeros at the front", "R201", missing("front"), structural=True),
+    Fault("prompt never captured", "R201", prompt_gone, structural=True),
     Fault("zeros at the end", "R202", missing("end")),
     Fault("last row zero", "R203", last_row, structural=True),
     Fault("turn boundary zero", "R204", turn_boundary, structural=True),
     Fault("zeros in between", "R205", missing("between"), structural=True),
     Fault("experts 0, 1, 2, ...", "R206", by_run(arange), structural=True),
     Fault("random experts at the end", "R207", by_run(random_rows, "end")),
+    Fault("random experts at the front", "R207", by_run(random_rows, "front")),
+    Fault("random experts in between", "R207", by_run(random_rows)),
     Fault("one constant", "R208", by_run(constant), structural=True),
+    Fault("one constant at the front", "R208", by_run(constant, "front"), structural=True),
+    Fault("one constant at the end", "R208", by_run(constant, "end"), structural=True),
     Fault("layer never written", "R301", of_samples(layer_gone), structural=True),
     Fault("layer constant", "R302", of_samples(layer_constant), structural=True),
     Fault("stale rows copied", "R401", by_run(stale)),
     Fault("prefix repeated", "R402", repeated_block),
+    Fault("calls of one sample disagree", "R403", two_calls(random_rows), structural=True),
+    Fault("calls differ by rounding", "R404", two_calls(rounded), structural=True),
     Fault("several versions", "R501", versions({}), structural=True),
     Fault("retracted, two versions", "R502", versions({"retractions": 1}), structural=True),
     Fault("cached across an update", "R503", cached_across, structural=True),
+    Fault("retracted", "R504", of_samples(retracted), structural=True),
     Fault("siblings' prompts differ", "R601", sibling_prompt, structural=True),
     *(Fault(f"rows shifted by {n:+d}", "R701", lagged(n), True) for n in (-3, -2, -1, 1, 2, 3)),
     Fault("layers shifted", "R702", layers_as(rolled), True),

@@ -52,6 +52,7 @@ HOMES = {
         "cli/",
         "reports/tables.py",
         "reports/page_markup.py",
+        "reports/pictures.py",
         "reports/terminal.py",
         "reports/replay_terminal.py",
         "reports/summary_terminal.py",

@@ -18,10 +18,11 @@ from .options import (
     NumExperts,
     NumLayers,
     Output,
+    Plain,
     Start,
     TopK,
 )
-from .output import check_output, emit, note
+from .output import check_output, emit, note, watching
 from .pages import page_at
 from .reading import Reading
 
@@ -60,6 +61,7 @@ def check_command(
     apply_fix: Annotated[bool, _APPLY] = False,
     exit_zero: ExitZero = False,
     as_json: Json = False,
+    plain: Plain = False,
     html: Html = None,
     tensorboard: Tensorboard = None,
     wandb_offline: Wandb = None,
@@ -102,7 +104,7 @@ def check_command(
     report = None if apply_fix else target
     page.write(document)
     boards.write(document)
-    emit(document, render_check, as_json=as_json, output=report, force=force)
+    emit(document, render_check, as_json=as_json, plain=plain, output=report, force=force)
     if apply_fix and target is not None and checked.explanation is not None:
         _write_fixed(checked.dump, checked.explanation, target, force)
     return 0 if exit_zero else int(document["verdict"]["exit_code"])
@@ -116,7 +118,8 @@ def _write_fixed(dump: "Dump", found: "Explanation", target: Path, force: bool) 
     if target.suffix != ".parquet":
         raise RoutectlError(f"{target}: --apply-fix writes native files: expected NAME.parquet")
     fixed = renumbered_dump(dump, found)
-    count = write_native(fixed, fixed.meta, target, force=force)
+    with watching(fixed, "writing") as watched:
+        count = write_native(watched, fixed.meta, target, force=force)
     layers = ", ".join(str(layer) for layer, _ in found.permutations)
     note(f"wrote {target}: {count} samples, experts of layers {layers} renumbered")
 

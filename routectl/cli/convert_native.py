@@ -10,10 +10,12 @@ import typer
 
 from ..errors import RoutectlError
 from ..reports.wording import plural, shrunk_text
-from .output import note, watching
+from .output import counting_samples, note
 
 if TYPE_CHECKING:
-    from ..dump import Dump
+    from collections.abc import Callable
+
+    from ..dump import Dump, Sample
     from ..formats.coding import Coding
 
 __all__ = ["BaseDump", "CodecName", "KeepOrder", "NativeWanted", "Verify", "convert_to_native"]
@@ -64,13 +66,15 @@ class NativeWanted:
         return Coding(self.codec, self.keep_order, self.base if needed else None)
 
 
-def _checked_source(dump: "Dump", base: "Dump | None") -> None:
+def _checked_source(
+    dump: "Dump", base: "Dump | None", on_sample: "Callable[[Sample], None]"
+) -> None:
     """Check a native source against the digests in it; one from before digests is named."""
     from ..formats.native import check_native
     from .piped import file_of
 
     path = Path(file_of(dump.meta.path))
-    if dump.meta.format == "native" and check_native(path, base=base) is None:
+    if dump.meta.format == "native" and check_native(path, base=base, on_sample=on_sample) is None:
         note(f"{dump.meta.path}: has no digest to be checked against")
 
 
@@ -84,15 +88,18 @@ def convert_to_native(dump: "Dump", dst: Path, wanted: NativeWanted) -> int:
         raise RoutectlError(f"{dst}: is the base of what would be written there")
     if wanted.verify and str(dst) == "-":
         raise RoutectlError("--verify reads what was written: stdout cannot be read")
-    if wanted.verify:
-        _checked_source(dump, wanted.base)
-    with watching(dump, "converting") as watched:
+    passes = 1 if not wanted.verify else 3 if dump.meta.format == "native" else 2
+    with counting_samples("converting", passes * len(dump)) as on_sample:
+        watched = dump.watched(on_sample)
         if str(dst) == "-":
             stream_native(watched, dump.meta, sys.stdout.buffer, coding)
             return 0
+        if wanted.verify:
+            _checked_source(dump, wanted.base, on_sample)
         count = write_native(
-            watched, dump.meta, dst, force=wanted.force, coding=coding, verify=wanted.verify
-        )
+            watched, dump.meta, dst, force=wanted.force, coding=coding,
+            verify=wanted.verify and on_sample,
+        )  # fmt: skip
     sizes = shrunk_text(dump.meta.file_bytes, dst.stat().st_size)
     elapsed = time.monotonic() - began
     checked = ", verified" if wanted.verify else ""

@@ -20,12 +20,13 @@ from .options import (
     NumExperts,
     NumLayers,
     Output,
+    Plain,
     Start,
     TokenizerFile,
     Tokens,
     TopK,
 )
-from .output import check_output, emit
+from .output import check_output, emit, pictured
 from .pages import page_at
 from .reading import Reading
 
@@ -79,6 +80,7 @@ def diff_command(
     logprobs: Annotated[Path | None, _LOGPROBS] = None,
     exit_zero: ExitZero = False,
     as_json: Json = False,
+    plain: Plain = False,
     detail: Detail = False,
     html: Html = None,
     tokenizer: TokenizerFile = None,
@@ -118,11 +120,12 @@ def diff_command(
     target = check_output(output, force)
     page = page_at(html, force, tokenizer)
     boards = dashboards_to(tensorboard, wandb_offline, step)
-    document = answer_diff(request, detail=detail or html is not None)
+    seen = detail or html is not None or pictured(as_json, plain, target)
+    document = answer_diff(request, detail=seen)
     page.write(document)
     boards.write(document)
-    if not detail:
+    if as_json and not detail:
         document.pop("detail", None)
-    emit(document, render_diff, as_json=as_json, output=target, force=force)
+    emit(document, render_diff, as_json=as_json, plain=plain, output=target, force=force)
     refuse_incomparable(document)
     return 0 if exit_zero else int(document["verdict"]["exit_code"])

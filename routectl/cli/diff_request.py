@@ -88,7 +88,10 @@ def answer_diff(
     again = None if request.rerun is None else reading.open(request.rerun)
     with watching(old, "comparing") as watched:
         result = diff_as(watched, new, options)
-    noise = None if again is None else diff_as(old, again, replace(options, detail=False))
+    noise = None
+    if again is not None:
+        with watching(old, "comparing the rerun") as watched:
+            noise = diff_as(watched, again, replace(options, detail=False))
     verdict = judge(result, request.limits, eps=finite_eps(request.eps), baseline=baseline)
     return diff_document(result, verdict, noise=noise)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UnsupportedError
 from ..reports.wording import percent
-from .output import note
+from .output import counting, note, tokens_rate
 
 if TYPE_CHECKING:
     from ..dump import Dump
@@ -99,12 +99,15 @@ def _run(name: str, prepared: "Prepared", source: "Dump", base: "Dump") -> Noise
     )
     results = run_forward(replace(prepared, options=options), source)
     rows = mismatched = 0
-    for result, sample in zip(results, base, strict=True):
-        ids_TLK = result.ids_TLK if result.live_TLK is None else result.live_TLK
-        routes = sample.routes
-        if routes is None or routes.missing_TL is not None or routes.ids_TLK.shape != ids_TLK.shape:
-            raise ValueError(f"sample {result.index}: the base is of another run")
-        differs_TLK = np.sort(ids_TLK, axis=2) != np.sort(routes.ids_TLK, axis=2)
-        rows += differs_TLK[..., 0].size
-        mismatched += int(differs_TLK.any(axis=2).sum())
+    with counting(f"running, {name}:", len(source), "samples", tokens_rate) as advance:
+        for result, sample in zip(results, base, strict=True):
+            ids_TLK = result.ids_TLK if result.live_TLK is None else result.live_TLK
+            routes = sample.routes
+            if (routes is None or routes.missing_TL is not None
+                    or routes.ids_TLK.shape != ids_TLK.shape):  # fmt: skip
+                raise ValueError(f"sample {result.index}: the base is of another run")
+            differs_TLK = np.sort(ids_TLK, axis=2) != np.sort(routes.ids_TLK, axis=2)
+            rows += differs_TLK[..., 0].size
+            mismatched += int(differs_TLK.any(axis=2).sum())
+            advance(len(ids_TLK))
     return NoiseRun(name, rows, mismatched)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Detail", "Device", "Dtype", "Eps", "ExitZero", "Force", "Format", "Html", "Json", "Layers",
-    "Model", "NumExperts", "NumLayers", "Output", "Start", "Streaming", "Threads", "TokenizerFile",
-    "Tokens", "TopK", "finite_eps", "model_from", "open_input", "parse_layers",
+    "Model", "NumExperts", "NumLayers", "Output", "Plain", "Start", "Streaming", "Threads",
+    "TokenizerFile", "Tokens", "TopK", "finite_eps", "model_from", "open_input", "parse_layers",
     "parse_positions",
 ]  # fmt: skip
 
@@ -47,6 +47,10 @@ Start = Annotated[
     typer.Option("--start", min=0, help="Position of row 0 where the dump does not say it."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as one JSON document.")]
+Plain = Annotated[
+    bool,
+    typer.Option("--plain", help="Print to a terminal as to a pipe: no colours, no pictures."),
+]
 Detail = Annotated[
     bool,
     typer.Option("--detail", help="In --json, what a page shows beside the figures: `report`."),

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from ..dump import Dump, Sample
     from ..reports.document import Document
 
-__all__ = ["check_output", "counting", "emit", "note", "progress_line", "tokens_rate", "watching"]
+__all__ = [
+    "check_output", "counting", "counting_samples", "emit", "note", "pictured", "progress_line",
+    "tokens_rate", "watching",
+]  # fmt: skip
 
 
 _ESTIMATE_S = 600  # seconds of the past that the time left is judged by
@@ -38,10 +41,11 @@ def emit(
     render: "Callable[[Document, Console], None]",
     *,
     as_json: bool,
-    output: Path | None,
-    force: bool,
+    plain: bool = False,
+    output: Path | None = None,
+    force: bool = False,
 ) -> None:
-    """Print a document, or write it whole to ``output``."""
+    """Print a document, or write it whole to ``output``; ``plain`` as a pipe would get it."""
     import io
 
     from ..files import replacing
@@ -53,7 +57,7 @@ def emit(
     from ..reports.tables import open_console
 
     if output is None:
-        render(document, open_console(sys.stdout))
+        render(document, open_console(sys.stdout, plain=plain))
         return
     if as_json:
         text = to_json(document)
@@ -64,6 +68,11 @@ def emit(
     with replacing(output, force=force) as stream:
         stream.write(text.encode())
     note(f"wrote {output}")
+
+
+def pictured(as_json: bool, plain: bool, output: Path | None) -> bool:
+    """Whether a report goes to a terminal, where pictures are drawn."""
+    return output is None and not (as_json or plain) and sys.stdout.isatty()
 
 
 @contextmanager
@@ -121,7 +130,8 @@ def counting(
             nonlocal units, work_done
             units, work_done = units + 1, work_done + work
             if show is not None:
-                show(units, total, lambda elapsed: rate(work_done / elapsed))
+                passes = max(1, -(-units // max(total, 1)))  # a dump may be read again
+                show(units, passes * total, lambda elapsed: rate(work_done / elapsed))
 
         yield advance
 
@@ -132,11 +142,18 @@ def tokens_rate(tokens: float) -> str:
 
 
 @contextmanager
-def watching(dump: "Dump", what: str, passes: int = 1) -> "Iterator[Dump]":
-    """The dump, read so many times, with a progress line on stderr on a terminal."""
-    with counting(what, passes * len(dump), "samples", tokens_rate) as advance:
+def counting_samples(what: str, total: int) -> "Iterator[Callable[[Sample], None]]":
+    """A progress line that counts the samples that it is told of."""
+    with counting(what, total, "samples", tokens_rate) as advance:
 
         def on_sample(sample: "Sample") -> None:
             advance(0 if sample.routes is None else sample.routes.num_tokens)
 
+        yield on_sample
+
+
+@contextmanager
+def watching(dump: "Dump", what: str, passes: int = 1) -> "Iterator[Dump]":
+    """The dump, read so many times, with a progress line on stderr on a terminal."""
+    with counting_samples(what, passes * len(dump)) as on_sample:
         yield dump.watched(on_sample)

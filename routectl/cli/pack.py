@@ -15,6 +15,7 @@ from .options import (
     Model,
     NumExperts,
     NumLayers,
+    Plain,
     Start,
     TopK,
     model_from,
@@ -58,17 +59,17 @@ def _packed(
     return dump, packing_of(options, lens, [key.sample_id for key in dump.keys], num_layers)
 
 
-def _explain(packing: "Packing") -> int:
+def _explain(packing: "Packing", plain: bool) -> int:
     import sys
 
     from ..reports.drawing import draw_layout
     from ..reports.tables import open_console
 
-    draw_layout(packing, open_console(sys.stdout))
+    draw_layout(packing, open_console(sys.stdout, plain=plain))
     return 0
 
 
-def _write(job: "Job", output: Path, as_json: bool, force: bool) -> int:
+def _write(job: "Job", output: Path, as_json: bool, plain: bool, force: bool) -> int:
     from ..files import replacing_folder
     from ..formats.replay import foreign_content
     from ..reports.replay_terminal import render_packed
@@ -79,19 +80,19 @@ def _write(job: "Job", output: Path, as_json: bool, force: bool) -> int:
             manifest = write_folder(job, folder)
         except ValueError as error:  # padding, dtype and ep that do not fit the dump
             raise MismatchError(str(error)) from None
-    emit(manifest, render_packed, as_json=as_json, output=None, force=False)
+    emit(manifest, render_packed, as_json=as_json, plain=plain)
     note(f"wrote {output}: {plural(len(manifest['files']), 'file')}")
     return 0
 
 
-def _verify(job: "Job", folder: Path, as_json: bool) -> int:
+def _verify(job: "Job", folder: Path, as_json: bool, plain: bool) -> int:
     from ..reports.replay import verified_document
     from ..reports.replay_terminal import render_verified
     from .verify import verify_folder
 
     found = verify_folder(job, folder)
     document = verified_document(found, str(folder), job.dump.meta)
-    emit(document, render_verified, as_json=as_json, output=None, force=False)
+    emit(document, render_verified, as_json=as_json, plain=plain)
     return 0 if found.ok else 1
 
 
@@ -134,6 +135,7 @@ def pack_command(
     verify: opt.Verify = None,
     against: opt.Against = None,
     as_json: Json = False,
+    plain: Plain = False,
     force: Force = False,
     model: Model = None,
     num_layers: NumLayers = None,
@@ -167,7 +169,9 @@ def pack_command(
     check_given(context_of, explain=explain, verify=verify, has_manifest=has_manifest)
     if explain and lens is not None:
         sizes = parse_lens(lens)
-        return _explain(packing_of(layout, sizes, [None] * len(sizes), decoder_layers or pp * vpp))
+        return _explain(
+            packing_of(layout, sizes, [None] * len(sizes), decoder_layers or pp * vpp), plain
+        )
     path = dump if verify is None else against
     if path is None:
         raise RoutectlError("--verify needs --against DUMP" if verify else "expected a DUMP")
@@ -177,11 +181,11 @@ def pack_command(
     source = open_input(path, facts, wire, start)
     only, spec = parse_ranks(rank), TensorSpec(padding, dtype, ep)
     if verify is not None and has_manifest:
-        return _verify(job_of_manifest(verify, source, only, ep), verify, as_json)
+        return _verify(job_of_manifest(verify, source, only, ep), verify, as_json, plain)
     job = Job(*_packed(source, facts, layout, rows), spec, only, allow_missing)
     if explain:
-        return _explain(job.packing)
+        return _explain(job.packing, plain)
     if verify is not None:
-        return _verify(job, verify, as_json)
+        return _verify(job, verify, as_json, plain)
     assert output is not None  # the one mode that is left
-    return _write(job, output, as_json, force)
+    return _write(job, output, as_json, plain, force)

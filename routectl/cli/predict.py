@@ -7,7 +7,7 @@ import typer
 
 from ..errors import RoutectlError, UnsupportedError
 from ..reports.wording import plural
-from .options import Force, Json
+from .options import Force, Json, Plain
 from .output import check_output, emit, note
 from .predict_runs import emit_predicted, fit_versions, judge_versions
 from .predict_versions import Sources, named_paths, open_versions
@@ -65,6 +65,7 @@ def predict_command(
     device: Annotated[str, _DEVICE] = "auto",
     threads: Annotated[int | None, _THREADS] = None,
     as_json: Json = False,
+    plain: Plain = False,
     force: Force = False,
 ) -> int:
     """Fit, judge and apply a predictor of later routes (PR2), beside freezing and extrapolating.
@@ -117,7 +118,7 @@ def predict_command(
         note(f"wrote {output}: {plural(len(held.weights), 'layer')}")
     failed = () if limit is None else below(scores, limit)
     document = prediction_document(scores, held.facts, str(inputs), sources.how, failed)
-    emit(document, render_prediction, as_json=as_json, output=report, force=force)
+    emit(document, render_prediction, as_json=as_json, plain=plain, output=report, force=force)
     return int(bool(failed))
 
 

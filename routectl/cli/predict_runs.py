@@ -78,19 +78,25 @@ def judge_versions(
     frozen_TLK = routes(old.routers, hidden)
     predicted_TLK = routes(_predicting(old, hidden, predictor), hidden)
     comparisons = []
-    for opened, version in zip(versions.later, later, strict=True):
-        lag = opened.number - old.number
-        kinds = {"frozen": frozen_TLK}
-        if before is not None:
-            ahead = extrapolated(before.routers, old.routers, lag / (old.number - before.number))
-            kinds["extrapolated"] = routes(ahead, hidden)
-        kinds["predicted"] = predicted_TLK
-        true_TLK = routes(version.routers, version.hidden)
-        if true_TLK.shape != frozen_TLK.shape:
-            raise MismatchError(f"version {version.name}: its hidden states are of other tokens")
-        comparisons.append(
-            predictor_scores(kinds, true_TLK, (version.name, lag), layers, (rows_T, lens))
-        )
+    with counting("judging", len(later), "versions", tokens_rate) as advance:
+        for opened, version in zip(versions.later, later, strict=True):
+            lag = opened.number - old.number
+            kinds = {"frozen": frozen_TLK}
+            if before is not None:
+                ahead = extrapolated(
+                    before.routers, old.routers, lag / (old.number - before.number)
+                )
+                kinds["extrapolated"] = routes(ahead, hidden)
+            kinds["predicted"] = predicted_TLK
+            true_TLK = routes(version.routers, version.hidden)
+            if true_TLK.shape != frozen_TLK.shape:
+                raise MismatchError(
+                    f"version {version.name}: its hidden states are of other tokens"
+                )
+            comparisons.append(
+                predictor_scores(kinds, true_TLK, (version.name, lag), layers, (rows_T, lens))
+            )
+            advance(len(true_TLK))
     return PredictionScores(
         old.name, None if before is None else before.name, tuple(comparisons),
         _fitted(versions, predictor), int(rows_T.sum()), int((~rows_T).sum()),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import FormatError, RoutectlError
-from .options import Force, Output, TokenizerFile
+from .options import Force, Output, Plain, TokenizerFile
 from .output import check_output, emit
 from .pages import page_at, read_report
 
@@ -18,6 +18,7 @@ _DAMAGED = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, Va
 
 def report_command(
     result: Annotated[Path, _RESULT],
+    plain: Plain = False,
     output: Output = None,
     tokenizer: TokenizerFile = None,
     force: Force = False,
@@ -43,7 +44,7 @@ def report_command(
         elif tokenizer is not None:
             raise RoutectlError("--tokenizer is for a page", hint="-o NAME.html writes one")
         else:
-            emit(document, render, as_json=False, output=target, force=force)
+            emit(document, render, as_json=False, plain=plain, output=target, force=force)
     except (*_DAMAGED, ConsoleError):
         raise FormatError(f"{result}: not a whole report of {document['schema']}") from None
     return 0

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FormatError, RoutectlError
+from .output import counting
 from .pages import read_report
 from .staleness_question import Question
 
@@ -35,18 +37,22 @@ def series_of(folder: Path, question: Question, open_at: "Callable[[str], Dump]"
         raise FormatError(f"{folder}: cannot be read: {error.strerror}") from None
     steps: dict[int, Step] = {}
     skipped: list[tuple[str, str]] = []
-    for path in entries:
-        number = _number_of(path)
-        try:
-            if number is None:
-                raise FormatError("no number in its name says which step it is")
-            if number in steps:
-                raise FormatError(f"step {number} is there already: {steps[number].entry}")
-            document = _document_of(path, question, open_at)
-        except RoutectlError as error:
-            skipped.append((path.name, str(error).removeprefix(f"{path}: ")))
-            continue
-        steps[number] = Step(number, path.name, document)
+    measured = any(path.is_dir() for path in entries)  # each with a line of its own
+    line = counting("reading", len(entries), "steps", lambda rate: "")
+    with nullcontext(lambda work: None) if measured else line as advance:
+        for path in entries:
+            advance(1)
+            number = _number_of(path)
+            try:
+                if number is None:
+                    raise FormatError("no number in its name says which step it is")
+                if number in steps:
+                    raise FormatError(f"step {number} is there already: {steps[number].entry}")
+                document = _document_of(path, question, open_at)
+            except RoutectlError as error:
+                skipped.append((path.name, str(error).removeprefix(f"{path}: ")))
+                continue
+            steps[number] = Step(number, path.name, document)
     if not steps:
         why = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise FormatError(f"{folder}: no step in it{why}")

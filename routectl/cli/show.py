@@ -16,6 +16,7 @@ from .options import (
     NumExperts,
     NumLayers,
     Output,
+    Plain,
     Start,
     TopK,
     model_from,
@@ -35,6 +36,7 @@ _PATH = typer.Argument(
 def show_command(
     path: Annotated[str, _PATH],
     as_json: Json = False,
+    plain: Plain = False,
     detail: Detail = False,
     html: Html = None,
     output: Output = None,
@@ -60,7 +62,7 @@ def show_command(
         if any(given is not None for given in (model, num_layers, top_k, num_experts, start)):
             raise RoutectlError(f"{path}: a checkpoint says its own layers, K and E",
                                 hint="--format where it is a dump")  # fmt: skip
-        return _show_checkpoint(path, as_json, target, page)
+        return _show_checkpoint(path, as_json, plain, target, page)
     from ..ops.summary import summarize
     from ..reports.document import summary_document
     from ..reports.summary_terminal import render_summary
@@ -70,7 +72,7 @@ def show_command(
         summary = summarize(watched)
     page.write(summary_document(summary, detail=True))
     document = summary_document(summary, detail=detail)
-    emit(document, render_summary, as_json=as_json, output=target, force=force)
+    emit(document, render_summary, as_json=as_json, plain=plain, output=target, force=force)
     return 0
 
 
@@ -80,7 +82,7 @@ def _is_checkpoint(path: str) -> bool:
     return is_checkpoint(path)
 
 
-def _show_checkpoint(path: str, as_json: bool, target: Path | None, page: Page) -> int:
+def _show_checkpoint(path: str, as_json: bool, plain: bool, target: Path | None, page: Page) -> int:
     import gc
 
     from ..checkpoints import open_checkpoint
@@ -94,5 +96,5 @@ def _show_checkpoint(path: str, as_json: bool, target: Path | None, page: Page) 
     finally:
         gc.enable()
     page.write(document)
-    emit(document, render_checkpoint, as_json=as_json, output=target, force=page.force)
+    emit(document, render_checkpoint, as_json=as_json, plain=plain, output=target, force=page.force)
     return 0

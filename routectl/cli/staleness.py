@@ -7,6 +7,7 @@ import typer
 
 from .dashboards import Step, Tensorboard, Wandb, dashboards_to
 from .options import (
+    Detail,
     Device,
     Dtype,
     Eps,
@@ -20,13 +21,14 @@ from .options import (
     NumExperts,
     NumLayers,
     Output,
+    Plain,
     Start,
     Streaming,
     Threads,
     Tokens,
     TopK,
 )
-from .output import check_output, emit
+from .output import check_output, emit, pictured
 from .pages import page_at
 from .reading import Reading
 from .staleness_request import StalenessRequest, answer_staleness
@@ -128,6 +130,8 @@ def staleness_command(
     examples: Annotated[int, _EXAMPLES] = 0,
     exit_zero: ExitZero = False,
     as_json: Json = False,
+    plain: Plain = False,
+    detail: Detail = False,
     html: Html = None,
     tensorboard: Tensorboard = None,
     wandb_offline: Wandb = None,
@@ -171,9 +175,10 @@ def staleness_command(
     page = page_at(html, force)
     boards = dashboards_to(tensorboard, wandb_offline, step)
     as_json = as_json or (target is not None and target.suffix == ".json")
-    document = answer_staleness(request)
+    seen = detail or pictured(as_json, plain, target)
+    document = answer_staleness(request, detail=seen)
     page.write(document)
     boards.write(document)
     render = render_staleness if series is None else render_series
-    emit(document, render, as_json=as_json, output=target, force=force)
+    emit(document, render, as_json=as_json, plain=plain, output=target, force=force)
     return 0 if exit_zero else int(document["verdict"]["exit_code"])

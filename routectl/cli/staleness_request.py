@@ -1,7 +1,7 @@
 """What ``routectl staleness`` is asked, and the document that answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,9 +88,11 @@ class StalenessRequest:
 
 
 def answer_staleness(
-    request: StalenessRequest, *, baseline: "Baseline | None" = None
+    request: StalenessRequest, *, detail: bool = False, baseline: "Baseline | None" = None
 ) -> "Document":
     """The routectl.staleness/1 document, or of a series routectl.staleness_series/1.
+
+    With ``detail``, what a picture shows beside the figures.
 
     Relative thresholds are held against ``baseline``; RoutectlError where there is none.
     """
@@ -98,7 +100,11 @@ def answer_staleness(
         refuse_relative(request.limits)
     reading = request.reading
     question = Question(
-        request.options, request.limits, request.mini_steps, finite_eps(request.eps), baseline
+        replace(request.options, detail=detail),
+        request.limits,
+        request.mini_steps,
+        finite_eps(request.eps),
+        baseline,
     )
     if request.series is not None:
         return series_of(request.series, question, reading.open)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .output import counting
 from .replay import Job, misfit, places
 
 if TYPE_CHECKING:
@@ -32,34 +33,14 @@ class _Files:
 
 def verify_folder(job: Job, folder: Path) -> "Verification":
     """Check the tensors in a folder against the job's dump; what is wrong is in the result."""
-    from ..formats.replay import file_digest, list_tensors, read_tensors
-    from ..ops.pack import Rank
-    from ..ops.verify import RankIds, Tally, Verification, check_tensors
+    from ..formats.replay import list_tensors
+    from ..ops.verify import Tally, Verification
 
     packing, meta = job.packing, job.dump.meta
     found = list_tensors(folder)
     tally = Tally(meta.num_experts, meta.layers_L)
     files = _Files({place: str(path.relative_to(folder)) for place, path in found.items()})
-    held_for, held = None, job.dump
-    for place in places(packing, job.only):
-        if place not in found:
-            files.absent.append(place.path)
-            continue
-        share, name = packing.share(place.mb, place.dp, place.cp), files.names[place]
-        if held_for != share.samples:
-            held, held_for = job.dump.select(samples=share.samples).held(), share.samples
-        tensors = read_tensors(found[place])
-        files.read += 1
-        if job.digests is not None and job.digests.get(place.path) != file_digest(found[place]):
-            files.changed.append(name)
-        files.faults += _faults(job, share.packing, tensors, name)
-        wrong = misfit(job, place, tensors, name)
-        if wrong is not None:
-            files.misfits[place] = wrong
-            continue
-        samples = list(zip(share.samples, (s.routes for s in held), strict=True))
-        ids = RankIds(name, tensors.layers, tensors.mask)
-        check_tensors(tally, ids, share.packing, Rank(share.cp_rank, place.tp, place.pp), samples)
+    _check_files(job, found, files, tally)
     judged, suspects = _suspects(job, found, files, tally)
     whole = not {"dp", "cp", "tp"} & set(job.only)
     known = set(places(packing, {}))
@@ -76,6 +57,39 @@ def verify_folder(job: Job, folder: Path) -> "Verification":
         changed=tuple(files.changed),
         judged=judged,
     )
+
+
+def _check_files(job: Job, found: "dict[RankFile, Path]", files: _Files, tally: "Tally") -> None:
+    """Hold each rank's file against the dump; what is wrong goes into files and tally."""
+    from ..formats.replay import file_digest, read_tensors
+    from ..ops.pack import Rank
+    from ..ops.verify import RankIds, check_tensors
+
+    packing, ranks = job.packing, list(places(job.packing, job.only))
+    held_for, held = None, job.dump
+    with counting("verifying", len(ranks), "files", lambda rate: "") as advance:
+        for place in ranks:
+            advance(0)
+            if place not in found:
+                files.absent.append(place.path)
+                continue
+            share, name = packing.share(place.mb, place.dp, place.cp), files.names[place]
+            if held_for != share.samples:
+                held, held_for = job.dump.select(samples=share.samples).held(), share.samples
+            tensors = read_tensors(found[place])
+            files.read += 1
+            if job.digests is not None and job.digests.get(place.path) != file_digest(found[place]):
+                files.changed.append(name)
+            files.faults += _faults(job, share.packing, tensors, name)
+            wrong = misfit(job, place, tensors, name)
+            if wrong is not None:
+                files.misfits[place] = wrong
+                continue
+            samples = list(zip(share.samples, (s.routes for s in held), strict=True))
+            ids = RankIds(name, tensors.layers, tensors.mask)
+            check_tensors(
+                tally, ids, share.packing, Rank(share.cp_rank, place.tp, place.pp), samples
+            )
 
 
 def _faults(job: Job, packing: "Packing", tensors: "RankTensors", name: str) -> list[str]:

@@ -8,7 +8,7 @@ contract. Shape suffixes: T tokens, L MoE layers, K top_k.
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -123,22 +123,29 @@ def stream_native(
 
 def write_native(
     samples: Iterable[Sample], meta: DumpMeta, path: Path, *, force: bool,
-    coding: Coding | None = None, verify: bool = False,
+    coding: Coding | None = None,
+    verify: bool | Callable[[Sample], None] = False,
 ) -> int:  # fmt: skip
     """Write samples to a native file and return how many.
 
     The file appears whole or not at all; with ``verify`` not before it was read again and every
-    route found to be as it was. An existing one is refused unless ``force``.
+    route found to be as it was; it may be a function, told of each sample then. An existing file
+    is refused unless ``force``.
     """
     with replacing(path, force=force) as target:
         count = stream_native(samples, meta, target, coding, folder=path.parent)
         if verify:
             target.flush()
-            check_native(Path(target.name), base=coding.base if coding else None)
+            base = coding.base if coding else None
+            check_native(
+                Path(target.name), base=base, on_sample=verify if callable(verify) else None
+            )
     return count
 
 
-def check_native(path: Path, *, base: Dump | None = None) -> int | None:
+def check_native(
+    path: Path, *, base: Dump | None = None, on_sample: Callable[[Sample], None] | None = None
+) -> int | None:
     """Decode every sample and hold the routes against the digests in the file.
 
     Returns how many samples there are, None for a file from before digests. Raises FormatError
@@ -150,7 +157,7 @@ def check_native(path: Path, *, base: Dump | None = None) -> int | None:
     if stored is None:
         return None
     digest = hashlib.blake2b(digest_size=16)
-    for i, sample in enumerate(dump):
+    for i, sample in enumerate(dump if on_sample is None else dump.watched(on_sample)):
         found = None if sample.routes is None else digest_routes(sample.routes)
         if dump.digests and found != dump.digests[i]:
             raise FormatError(f"{path}: sample {i}: got routes {found}, expected {dump.digests[i]}")

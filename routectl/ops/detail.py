@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import RowCounts
+from ..kernels import RowCounts, count_marks
 from ..routes import Bools, Ids
 from .align import Pair
 
@@ -99,11 +99,6 @@ def _paired(counts_PLB: Ints) -> Ints:
     return np.concatenate([halved, np.zeros_like(halved)], axis=-1)
 
 
-def _binned(marks_TL: Bools, starts_B: NDArray[np.int64]) -> Ints:
-    """Marks by layer and bin, [L, B]; starts_B is the first token of each bin."""
-    return np.add.reduceat(marks_TL, starts_B, axis=0, dtype=np.int64).T
-
-
 def _places(pair: Pair, tokens: int) -> Iterator[tuple[int, int, int]]:
     """Which place the tokens of a pair are of: its index, first token, one after the last."""
     if pair.prompt_length is None:
@@ -144,12 +139,12 @@ class DetailTally:
             if lo == hi:
                 continue
             first = pair.position + lo
-            bins = np.arange(first // width, (first + hi - lo - 1) // width + 1)
-            starts = np.maximum(bins * width - first, 0)
+            bins = slice(first // width, (first + hi - lo - 1) // width + 1)
+            starts = np.maximum(np.arange(bins.start, bins.stop) * width - first, 0)
             detail.rows_PLB[place][:, bins] += np.diff(starts, append=hi - lo)
             if skip is not None:
-                detail.rows_PLB[place][:, bins] -= _binned(skip[lo:hi], starts)
-            detail.mismatched_PLB[place][:, bins] += _binned(rows.differs_TL[lo:hi], starts)
+                detail.rows_PLB[place][:, bins] -= count_marks(skip[lo:hi], starts)
+            detail.mismatched_PLB[place][:, bins] += count_marks(rows.differs_TL[lo:hi], starts)
             differing = rows.differing_T[lo:hi][seen_T[lo:hi]]
             detail.depth_PN[place] += np.bincount(differing, minlength=detail.depth_PN.shape[1])
         compared = rows.differs_TL.size - (0 if skip is None else int(skip.sum()))

@@ -17,7 +17,7 @@ from ..routes import Bools, Ids, Routes
 from .check_load import heaviest_run
 from .explained import Explanation, Score
 from .found import Book, Place
-from .hypothesis_layers import Maps, judge_layers, judge_tokens
+from .hypothesis_layers import Maps, at_margins, judge_layers, judge_tokens
 from .hypothesis_rows import Side, differing, row_scores, wins
 from .pending import Pending
 from .prefixes import Prefixes
@@ -85,7 +85,8 @@ class Comparer:
         wrong_NL = wrong_NL & rest_NL
         self.left_rows_L += rest_NL.sum(axis=0)
         self.left_wrong_L += wrong_NL.sum(axis=0)
-        self._margins(pair, wrong_NL)
+        known, clear = self._margins(pair, wrong_NL)
+        self.with_margin, self.clear = self.with_margin + known, self.clear + clear
         if (rest_NL == both_NL).all():
             place = Place(name, int(here_N[0]))
             self.prefixes.add(place, wrong_NL.sum(axis=1), rest_NL.sum(axis=1))
@@ -105,11 +106,14 @@ class Comparer:
             first, end, heavy = heaviest_run(wrong_N - _EXPECTED * rest_NL.sum(axis=1))
             if heavy < _HEAVY:
                 break
+            run_NL = np.zeros_like(rest_NL)
+            run_NL[first:end] = (wrong_NL & rest_NL)[first:end]
             rest_NL[first:end] = False
-            self._explain_run(pair, pair.here_N[first:end], int(wrong_N[first:end].sum()))
+            self._explain_run(pair, pair.here_N[first:end], run_NL)
         return rest_NL
 
-    def _explain_run(self, pair: _Pair, here_N: Tokens, wrong: int) -> None:
+    def _explain_run(self, pair: _Pair, here_N: Tokens, wrong_NL: Bools) -> None:
+        wrong = int(wrong_NL.sum())
         scores = row_scores(pair.ours, pair.theirs, here_N, pair.tokens)
         self._note(scores)
         best = wins(scores)
@@ -117,7 +121,8 @@ class Comparer:
         if best is None:
             first, end = int(here_N[0]), int(here_N[-1]) + 1
             self.sketches.ask(len(self.tokens.runs), pair.name, pair.ours, first, end)
-            self.tokens.add(place, wrong, *self._ids(pair, here_N), scores)
+            margins = self._margins(pair, wrong_NL)
+            self.tokens.add(place, wrong, *self._ids(pair, here_N), scores, margins)
             return
         self.explained += wrong
         self.book.add(best.code, place, rows=wrong, detail=best.name)
@@ -148,19 +153,18 @@ class Comparer:
                 rest_NL[first:end, column] = False
         return rest_NL
 
-    def _margins(self, pair: _Pair, wrong_NL: Bools) -> None:
-        """Count mismatched rows at a margin that rounding does not bridge."""
+    def _margins(self, pair: _Pair, wrong_NL: Bools) -> tuple[int, int]:
+        """Of the marked rows, those with a margin and those whose margin is not small."""
         sides = zip((pair.reference, pair.dump), self.columns[::-1], strict=True)
         known_sides = [(r, c) for r, c in sides if r.margin_TL is not None]
         if not known_sides:
-            return
+            return 0, 0
         routes, columns = known_sides[0]
         margin_TL = routes.least_margin_TL
         assert margin_TL is not None
         here_NL = margin_TL[pair.here_N - routes.start][:, columns]
         known = here_NL[wrong_NL].astype(np.float64)
-        self.with_margin += int((~np.isnan(known)).sum())
-        self.clear += int((known > EPS).sum())
+        return int((~np.isnan(known)).sum()), int((known > EPS).sum())
 
     def result(self) -> Explanation:
         """Judge what is pending, add the findings, and sum up."""
@@ -173,34 +177,38 @@ class Comparer:
                      detail=f"the reference's layers {numbers} fit in their order")  # fmt: skip
         self.explained += self.sketches.judge(self.tokens, book)
         self.explained += self.tokens.name_as_others(book)
-        for tried, explained in (
-            judge_tokens(self.tokens, self.layers, experts, book, maps),
-            judge_layers(self.single, self.layers, experts, book, maps),
-        ):
-            self._note(tried)
-            self.explained += explained
+        tried, explained = judge_tokens(self.tokens, self.layers, experts, book, maps)
+        in_place = next((f.detail for f in book.findings() if f.code == "R711"), None)
+        more, alone = judge_layers(self.single, self.layers, experts, book, maps)
+        self._note([*tried, *more])
         stale = self.prefixes.judge(book)
-        self.explained += stale
-        self._judge_rest(stale)
+        self.explained += explained + alone + stale
+        self._judge_rest(stale, in_place)
         best = sorted(self.scores.values(), key=lambda s: 1.0 if s.rate is None else s.rate)
         return Explanation(
             rows, wrong, self.explained, self.layers, tuple(self.rows_L.tolist()),
             tuple(self.wrong_L.tolist()), tuple(best), tuple(sorted(maps.items())),
         )  # fmt: skip
 
-    def _judge_rest(self, stale: int) -> None:
-        """Whether rounding explains the rows that nothing else does."""
+    def _judge_rest(self, stale: int, in_place: str | None) -> None:
+        """Whether rounding explains the rows that nothing else does.
+
+        in_place is what was said of runs that are wrong where they are: where most of the mismatch
+        is in these, the rest of it is of the same cause.
+        """
         rows, wrong = int(self.left_rows_L.sum()), int(self.left_wrong_L.sum()) - stale
         if not rows or wrong <= 0:
             return
+        if in_place is not None and self.tokens.wrong > self.wrong_L.sum() / 2:
+            self.book.add("R711", None, rows=wrong, detail=in_place)
+            return
         rate_L = self.left_wrong_L / np.maximum(self.left_rows_L, 1)
-        margins = ""
-        if self.with_margin:
-            clear = 100 * self.clear / self.with_margin
-            margins = f"; {clear:.1f} % of them at margins above {EPS:g}"
-        share = f"{100 * wrong / rows:.2f} % of the other rows differ{margins}"
+        share = f"{100 * wrong / rows:.2f} % of the other rows differ"
+        margins = at_margins(self.with_margin, self.clear)
         if not stale and (wrong > _TOO_MUCH * rows or rate_L[0] > _TOO_EARLY):
             first = self.layers[int(np.flatnonzero(rate_L > min(_TOO_EARLY, rate_L.max()))[0])]
-            self.book.add("R711", None, rows=wrong, detail=f"wrong from layer {first} on; {share}")
+            self.book.add(
+                "R711", None, rows=wrong, detail=f"wrong from layer {first} on{margins}; {share}"
+            )
         else:
-            self.book.add("R712", None, rows=wrong, detail=share)
+            self.book.add("R712", None, rows=wrong, detail=f"{share}{margins}")

@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..check_kernels import hash_sets
+from ..margins import EPS
 from ..routes import Ids
 from .explained import Score
 from .found import Book
 from .hypothesis_rows import wins
 from .pending import Pending
 
-__all__ = ["Maps", "expert_map", "judge_layers", "judge_tokens"]
+__all__ = ["Maps", "at_margins", "expert_map", "judge_layers", "judge_tokens"]
 
 Map = NDArray[np.int64]
 Maps = dict[int, tuple[int, ...]]
@@ -73,6 +74,14 @@ def _like_chance(ours_NLK: Ids, theirs_NLK: Ids) -> bool:
     return bool(shared[0] < _LIKE_CHANCE * shared[1] + 0.02)
 
 
+def at_margins(known: int, clear: int) -> str:
+    """How large the margins of mismatched rows are, in words; nothing where none is known."""
+    if not known:
+        return ""
+    size = "large" if clear > known / 2 else "small"
+    return f", at {size} margins: {100 * clear / known:.1f} % of these rows above {EPS:g}"
+
+
 def judge_tokens(
     pending: Pending, layers: tuple[int, ...], num_experts: int, book: Book, maps: Maps
 ) -> tuple[list[Score], int]:
@@ -113,7 +122,7 @@ def judge_tokens(
         pending.name(book, "R713")
     elif len(ours) >= _ENOUGH:
         first = layers[int(np.flatnonzero(wrong_L > _WRONG_FROM)[0])]
-        pending.name(book, "R711", f"wrong from layer {first} on")
+        pending.name(book, "R711", f"wrong from layer {first} on{at_margins(*pending.margins)}")
     return tried, 0
 
 

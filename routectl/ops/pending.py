@@ -21,13 +21,17 @@ _OF_ONE = 1024  # of one run, evenly spaced
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PendingRun:
-    """A run of tokens of one sample: its mismatched rows, and some of its ids on both sides."""
+    """A run of tokens of one sample: its mismatched rows, and some of its ids on both sides.
+
+    margins is of its mismatched rows: how many have one, and how many one that is not small.
+    """
 
     place: Place
     wrong: int
     dump_NLK: Ids
     reference_NLK: Ids
     scores: tuple[Score, ...] = ()
+    margins: tuple[int, int] = (0, 0)
 
 
 @dataclass(slots=True)
@@ -39,23 +43,25 @@ class Pending:
 
     def add(
         self, place: Place, wrong: int, dump_NLK: Ids, reference_NLK: Ids,
-        scores: Sequence[Score] = (),
+        scores: Sequence[Score] = (), margins: tuple[int, int] = (0, 0),
     ) -> None:  # fmt: skip
         """Keep a run, or as much of it as there is room for, with what orders of rows leave."""
         room = min(_OF_ONE, max(_CAP - self.kept, 0))
         step = -(-len(dump_NLK) // room) if room else len(dump_NLK)
         part = slice(None, None, step) if room else slice(0, 0)
-        self.runs.append(
-            PendingRun(
-                place, wrong, dump_NLK[part].copy(), reference_NLK[part].copy(), tuple(scores)
-            )
-        )
+        ours, theirs = dump_NLK[part].copy(), reference_NLK[part].copy()
+        self.runs.append(PendingRun(place, wrong, ours, theirs, tuple(scores), margins))
         self.kept += len(self.runs[-1].dump_NLK)
 
     @property
     def wrong(self) -> int:
         """Mismatched rows of all runs."""
         return sum(run.wrong for run in self.runs)
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """Those of all runs."""
+        return sum(run.margins[0] for run in self.runs), sum(run.margins[1] for run in self.runs)
 
     def name_as_others(self, book: Book) -> int:
         """Name runs whose best order of rows is one that clearly won elsewhere, if less clearly.

@@ -12,7 +12,7 @@ import numpy as np
 from ..dump import Dump
 from ..errors import MismatchError
 from .compared import Comparison, intervals_of
-from .diff import DiffResult, diff
+from .diff import DiffOptions, DiffResult, diff_as
 from .drift import (
     Drift,
     ExpertMove,
@@ -98,10 +98,9 @@ class _Run:
         """Compare two dumps whose samples have the same names."""
         options = self.options
         try:
-            return diff(
-                old, new, match="id", tokens=options.tokens, layers=options.layers,
-                examples=options.examples,
-            )  # fmt: skip
+            return diff_as(old, new, DiffOptions(
+                "id", options.tokens, options.layers, options.examples, options.detail
+            ))  # fmt: skip
         except MismatchError as error:
             raise MismatchError(f"{what}: {error}", hint=error.hint) from error
 

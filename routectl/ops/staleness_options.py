@@ -40,6 +40,7 @@ class StalenessOptions:
     examples     mismatched rows to keep per comparison
     experts      how many of the experts that move most to name
     noise        the noise floor, measured by the caller
+    detail       whether to keep where rows differ by layer and position: see ``ops.detail``
 
     Raises ValueError for another word than these.
     """
@@ -56,6 +57,7 @@ class StalenessOptions:
     examples: int = 0
     experts: int = 10
     noise: tuple[Noise, ...] = ()
+    detail: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("rows", _ROWS), ("cached", _CACHED), ("clusters", _CLUSTERS)):

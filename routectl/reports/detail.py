@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..ops.detail import DETAIL_PLACES, Detail, KeptSequence
 from ..ops.diff import DiffResult, SequenceCount
 
-__all__ = ["detail_document", "load_document", "worst_first"]
+__all__ = ["detail_document", "load_document", "places_document", "worst_first"]
 
 _SCHEMA = "routectl.detail/1"
 _CELLS = 1 << 15  # of a load heatmap, up to which each expert has its own
@@ -36,9 +36,7 @@ def detail_document(result: DiffResult) -> dict[str, Any]:
     listed = worst_first(result.sequences)[:_SAMPLES]
     return {
         "detail": {
-            "schema": _SCHEMA,
-            "bin_width": detail.width,
-            "places": _places(detail),
+            **_by_place(detail),
             "load": _load({"old": counts.load_old_LE, "new": counts.load_new_LE}),
             "samples": {
                 "columns": list(_COLUMNS),
@@ -47,6 +45,15 @@ def detail_document(result: DiffResult) -> dict[str, Any]:
             "sequences": [_sequence(s) for s in detail.worst],
         }
     }
+
+
+def places_document(result: DiffResult) -> dict[str, Any]:
+    """The key ``detail`` of one of many comparisons: where rows differ, and nothing else."""
+    return {} if result.detail is None else {"detail": _by_place(result.detail)}
+
+
+def _by_place(detail: Detail) -> dict[str, Any]:
+    return {"schema": _SCHEMA, "bin_width": detail.width, "places": _places(detail)}
 
 
 def load_document(load_LE: NDArray[np.int64]) -> dict[str, Any]:

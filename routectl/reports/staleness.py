@@ -19,6 +19,7 @@ from ..ops.measures import rate
 from ..ops.router_shifts import shift_interval
 from ..ops.staleness import Staleness, StalenessOptions
 from ..ops.versions import MODES
+from .detail import places_document
 from .document import Document, dump_document, figures_document, finite
 
 __all__ = ["Judged", "staleness_document"]
@@ -101,6 +102,7 @@ def _comparison(comparison: Comparison, eps: float, shift: Document) -> Document
         },
         **figures,
         **shift,
+        **places_document(comparison.result),
     }
 
 

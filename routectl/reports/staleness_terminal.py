@@ -3,7 +3,9 @@
 from rich.console import Console
 from rich.text import Text
 
+from .cells import cells_of
 from .document import Document
+from .pictures import print_heatmap, spark_column
 from .staleness_tables import (
     comparison_columns,
     expert_columns,
@@ -178,6 +180,15 @@ def _print_columns(console: Console, columns: list[Column], last: str | None = N
         print_table(console, columns, last)
 
 
+def _print_heatmaps(console: Console, doc: Document) -> None:
+    """Where the mismatch is, and where the staleness of the greatest lag."""
+    parts = [c for c in headlines(doc) if c["mode"] == doc["comparisons"][0]["mode"]]
+    stale = [c for c in parts if c["kind"] == "staleness"]
+    for c in [c for c in parts if c["kind"] == "mismatch"] + stale[-1:]:
+        lag = f" at lag {c['lag']}" if c["kind"] == "staleness" else ""
+        print_heatmap(console, cells_of(c), f"{c['kind']}{lag} by layer and position")
+
+
 def render_staleness(doc: Document, console: Console) -> None:
     """Print a routectl.staleness/1 document."""
     print_verdict(console, doc["verdict"], staleness_headline(doc))
@@ -188,7 +199,11 @@ def render_staleness(doc: Document, console: Console) -> None:
     _print_columns(console, flips_columns(doc))
     _print_columns(console, shift_columns(doc))
     _print_columns(console, pair_columns(doc))
-    _print_columns(console, layer_columns(doc), "bold")
+    by_layer = layer_columns(doc)
+    total = headlines(doc)[-1]
+    by_layer += spark_column(console, cells_of(total), by_layer, "total by position", 100)
+    _print_columns(console, by_layer, "bold")
+    _print_heatmaps(console, doc)
     _print_columns(console, position_columns(doc))
     _print_columns(console, expert_columns(doc))
     console.print()

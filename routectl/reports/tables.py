@@ -4,6 +4,7 @@ On a terminal, tables drop their least important columns until they fit; elsewhe
 fixed columns and nothing is cut.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -17,10 +18,18 @@ __all__ = ["Column", "Labelled", "open_console", "print_line", "print_lines", "p
 _UNLIMITED = 100_000
 
 
-def open_console(stream: IO[str]) -> Console:
-    """A console that prints data as it is: no markup, and unlimited width in a pipe."""
-    width = None if stream.isatty() else _UNLIMITED
-    return Console(file=stream, markup=False, highlight=False, emoji=False, width=width)
+def open_console(stream: IO[str], *, plain: bool = False) -> Console:
+    """A console that prints data as it is: no markup, and unlimited width in a pipe.
+
+    ``plain`` prints to a terminal as to a pipe. What a stream's encoding lacks is printed as "?".
+    """
+    terminal = stream.isatty() and not plain
+    if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+        stream.reconfigure(errors="replace")
+    return Console(
+        file=stream, markup=False, highlight=False, emoji=False, force_terminal=terminal,
+        width=None if terminal else _UNLIMITED,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

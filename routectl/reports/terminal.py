@@ -8,8 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from .cells import cells_of
 from .document import Document
 from .margins import example_margins, flip_columns, margin_lines
+from .pictures import print_heatmap, spark_column
 from .tables import Column, print_line, print_lines, print_table
 from .wording import amount, dump_line, figure, layers_text, percent, plural
 
@@ -79,9 +81,7 @@ def _layer_table(console: Console, doc: Document) -> None:
     def cells(render: Any) -> list[str]:
         return [render(r) for r in rows]
 
-    print_table(
-        console,
-        [
+    columns = [
             Column("layer", cells(lambda r: str(r["layer"]))),
             Column("rows", cells(lambda r: amount(r["rows"]))),
             Column("mismatched", cells(lambda r: amount(r["rows_mismatched"]))),
@@ -98,9 +98,9 @@ def _layer_table(console: Console, doc: Document) -> None:
             *flip_columns(rows),
             Column("order", cells(lambda r: amount(r["order_mismatches"])), 3),
             Column("load shift", cells(lambda r: percent(r["load_shift"])), 4),
-        ],
-        "bold",
-    )  # fmt: skip
+    ]  # fmt: skip
+    columns += spark_column(console, cells_of(doc), columns, "by position", 4)
+    print_table(console, columns, "bold")
 
 
 def _spread(doc: Document) -> list[tuple[str, str]]:
@@ -213,6 +213,7 @@ def render_diff(doc: Document, console: Console) -> None:
         print_line(console, "noise", f"{rate} differ in a rerun of OLD: {rerun['name']}")
     console.print()
     _layer_table(console, doc)
+    print_heatmap(console, cells_of(doc), "mismatch by layer and position")
     console.print()
     print_lines(console, _spread(doc))
     _examples(console, doc)
