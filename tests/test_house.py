@@ -223,6 +223,20 @@ def test_nothing_heavy_is_loaded_at_start(code: str) -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_help_loads_no_command() -> None:
+    """``routectl --help`` loads the room of no command, and each is there under its name."""
+    code = (
+        "import sys, importlib\n"
+        "from routectl.cli.main import app, main, _COMMANDS\n"
+        "main(['--help'])\n"
+        "print([n for n in _COMMANDS if f'routectl.cli.{n}' in sys.modules], file=sys.stderr)\n"
+        "rooms = {n: importlib.import_module(f'routectl.cli.{n}') for n in _COMMANDS}\n"
+        "print(all(hasattr(room, f'{n}_command') for n, room in rooms.items()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.split() == ["[]", "True"]
+
+
 def test_public_names_resolve() -> None:
     """Every name in routectl.__all__ can be fetched, and an unknown one is an AttributeError."""
     import routectl

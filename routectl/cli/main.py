@@ -4,53 +4,65 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import Abort, TyperException
 
 from ..errors import RoutectlError
-from .capture import capture_command
-from .check import check_command
-from .ci import ci_command
-from .convert import convert_command
-from .diff import diff_command
-from .pack import pack_command
-from .predict import predict_command
-from .recompute import recompute_command
-from .report import report_command
-from .show import show_command
-from .staleness import staleness_command
-from .unpack import unpack_command
-from .watch import watch_command
 
 __all__ = ["app", "main", "run"]
 
 TROUBLE = 2
 
+_COMMANDS = {  # of each the room of its name has the function
+    "show": "What a dump or a checkpoint holds: format, layers, sizes.",
+    "diff": "Where two dumps of the same tokens differ.",
+    "check": "Which bug is in a dump, where, and what to do.",
+    "convert": "Write a dump as native Parquet, or as trainers read it.",
+    "recompute": "What a checkpoint's routers select for a dump's tokens.",
+    "staleness": "Mismatch, of engine and numerics, told from old weights.",
+    "predict": "Routes of later weights, predicted (PR2), judged, written.",
+    "pack": "Write the replay tensors of packed sequences, for every rank.",
+    "unpack": "Write the dump that replay tensors were packed from.",
+    "report": "Show a saved report again: as text, or as an HTML page.",
+    "ci": "Run the checks of a config, with one exit code.",
+    "capture": "Ask a running SGLang or vLLM server for rollouts with routes.",
+    "watch": "Follow a training run's dump folder, check each new dump.",
+}
+
+
+class _Commands(TyperGroup):
+    """The commands, each imported when it is asked for: --help needs their names alone."""
+
+    def __init__(self, **attrs: Any) -> None:
+        super().__init__(**attrs)
+        self.commands = dict.fromkeys(_COMMANDS, TyperCommand("later"))  # names to suggest
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name; None for another word."""
+        if cmd_name not in _COMMANDS:
+            return None
+        room = import_module(f".{cmd_name}", __package__)
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+        alone.command(cmd_name)(getattr(room, f"{cmd_name}_command"))
+        return typer.main.get_command(alone)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list of them in --help."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
 app = typer.Typer(
+    cls=_Commands,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Compare and convert the expert routes of mixture-of-experts models in RL.",
 )
-
-_COMMANDS = (
-    ("show", show_command),
-    ("diff", diff_command),
-    ("check", check_command),
-    ("convert", convert_command),
-    ("recompute", recompute_command),
-    ("staleness", staleness_command),
-    ("predict", predict_command),
-    ("pack", pack_command),
-    ("unpack", unpack_command),
-    ("report", report_command),
-    ("ci", ci_command),
-    ("capture", capture_command),
-    ("watch", watch_command),
-)
-for _name, _command in _COMMANDS:
-    app.command(_name)(_command)
 
 
 def _version(asked: bool) -> None:
