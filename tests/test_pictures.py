@@ -222,3 +222,23 @@ def test_staleness_draws_mismatch_and_staleness(shown, capsys):
         assert found.mismatched_LB.sum() == c["rows_mismatched"]
         del c["detail"]
     assert bare == detailed
+
+
+@pytest.mark.parametrize(
+    "detail",
+    [
+        None,
+        {},
+        {"places": [], "bin_width": 4},
+        {"places": [{"place": "prompt"}], "bin_width": 4},
+        {"places": [{"rows": [[1]], "rows_mismatched": [[1], [1, 2]]}], "bin_width": 4},
+        {"places": [{"rows": [[1], [1]], "rows_mismatched": [[1], [1]]}], "bin_width": 4},
+        {"places": [{"rows": [[9**30]], "rows_mismatched": [[1]]}], "bin_width": 4},
+        {"places": [{"rows": [[2]], "rows_mismatched": [[1]]}]},
+    ],
+)
+def test_a_damaged_detail_has_no_picture(detail):
+    """Of a saved document whose detail does not hold, the figures are shown without pictures."""
+    assert cells_of({"layers": [{"layer": 3}], "detail": detail}) is None
+    whole = {"places": [{"rows": [[2]], "rows_mismatched": [[1]]}], "bin_width": 4}
+    assert cells_of({"layers": [{"layer": 3}], "detail": whole}) is not None

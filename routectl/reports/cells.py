@@ -65,16 +65,18 @@ class Cells:
 def cells_of(doc: dict[str, Any]) -> Cells | None:
     """The cells of a comparison, places added up.
 
-    None where the document has no detail of places, or where nothing differs.
+    None where the document has no detail of places, where nothing differs, or where the detail of
+    a saved document is damaged: its figures are shown without pictures.
     """
-    detail = doc.get("detail")
-    if detail is None or not detail.get("places"):
-        return None
-    rows, mismatched = (
-        np.asarray([place[key] for place in detail["places"]], np.int64).sum(axis=0)
-        for key in ("rows", "rows_mismatched")
-    )
-    if not mismatched.any():
-        return None
+    detail: Any = doc.get("detail") or {}
     layers = tuple(layer["layer"] for layer in doc["layers"])
-    return Cells(layers, detail["bin_width"], rows, mismatched)
+    try:
+        names = ("rows", "rows_mismatched")
+        places = [[place[name] for place in detail["places"]] for name in names]
+        counts_2LB = np.asarray(places, np.int64).sum(axis=1)
+        bin_width = int(detail["bin_width"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    if counts_2LB.ndim != 3 or counts_2LB.shape[1] != len(layers) or not counts_2LB[1].any():
+        return None
+    return Cells(layers, bin_width, counts_2LB[0], counts_2LB[1])
