@@ -37,11 +37,8 @@ def _encode(block: Block) -> Coded:
     base = _base_of(block)
     flags = np.full((NUM_FLAGS, 2), _EVEN, np.int32)
     counts = prior_of(base, block.num_experts)
-    ids, ascending, lens_S = (
-        sorted_rows(block.ids_RK),
-        sorted_rows(base),
-        np.array(block.lens_S, np.int64),
-    )
+    ids, ascending = sorted_rows(block.ids_RK), sorted_rows(base)
+    lens_S = np.array(block.lens_S, np.int64)
     rows, top_k = ids.shape
     out = np.empty(16 * len(lens_S) + 8 * rows * (1 + 2 * top_k), np.uint8)  # above the worst case
     ends_S = np.zeros(len(lens_S), np.int64)
@@ -60,10 +57,8 @@ def _decode(coded: Coded, about: About) -> Ids:
     flags = np.full((NUM_FLAGS, 2), _EVEN, np.int32)
     counts = prior_of(base, about.num_experts)
     ids, ascending = np.zeros(about.shape, about.dtype), sorted_rows(base)
-    data, ends_S = (
-        np.frombuffer(b"".join(coded.cells), np.uint8),
-        np.cumsum([*map(len, coded.cells)], dtype=np.int64),
-    )
+    data = np.frombuffer(b"".join(coded.cells), np.uint8)
+    ends_S = np.cumsum([*map(len, coded.cells)], dtype=np.int64)
     lens_S = np.array(about.lens_S, np.int64)
     if not read_cells(data, ends_S, base, ascending, lens_S, flags, counts, ids):
         raise ValueError("a cell ends too early, too late or in no row")
