@@ -15,96 +15,96 @@ if TYPE_CHECKING:
     from .dump import Dump, DumpMeta, Sample, WeightSpan
     from .errors import FormatError, MismatchError, RoutectlError, UnsupportedError
     from .formats import open_dump
-    from .layout import Packing
-    from .live import Recorder, record, replay
+    from .forward.live import Recorder, record, replay
+    from .layouts.packing import Packing
+    from .layouts.pipeline import Pipeline
+    from .layouts.plan import MicroBatch, Plan, build_plan
     from .loading import RoutesDataset
     from .margins import margins_to_float16
     from .model import ModelFacts
-    from .ops.advice import Advice, advise
-    from .ops.check import check
-    from .ops.check_options import CheckOptions
-    from .ops.diff import DiffOptions, DiffResult, diff, diff_as
-    from .ops.found import CheckResult
-    from .ops.gamma import RouterShift, router_shift
-    from .ops.gate import judge, parse_threshold
-    from .ops.pack import Packed, Rank, pack
-    from .ops.padding import TensorSpec
-    from .ops.staleness import Staleness, staleness
-    from .ops.staleness_options import StalenessOptions
+    from .ops.check.check import check
+    from .ops.check.found import CheckResult
+    from .ops.check.options import CheckOptions
+    from .ops.diff.diff import DiffOptions, DiffResult, diff, diff_as
+    from .ops.diff.thresholds import judge, parse_threshold
+    from .ops.pack.pack import Packed, Rank, pack
+    from .ops.pack.padding import TensorSpec
+    from .ops.pack.unpack import unpack
+    from .ops.staleness.advice import Advice, advise
+    from .ops.staleness.attribution import Version
+    from .ops.staleness.gamma import RouterShift, router_shift
+    from .ops.staleness.options import StalenessOptions
+    from .ops.staleness.staleness import Staleness, staleness
     from .ops.summary import Summary, summarize
-    from .ops.unpack import unpack
-    from .ops.versions import Version
-    from .plan import MicroBatch, Plan, build_plan
-    from .reports.check import check_document
-    from .reports.checkpoint import checkpoint_document
-    from .reports.document import diff_document, summary_document
-    from .reports.page import html_page
-    from .reports.scalars import metrics
-    from .reports.staleness import staleness_document
+    from .reports.check.document import check_document
+    from .reports.ci.scalars import metrics
+    from .reports.diff.document import diff_document, summary_document
+    from .reports.page.page import html_page
+    from .reports.show.checkpoint import checkpoint_document
+    from .reports.staleness.document import staleness_document
     from .routes import Routes
-    from .stages import Pipeline
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Advice": "ops.advice",
-    "CheckOptions": "ops.check_options",
-    "CheckResult": "ops.found",
+    "Advice": "ops.staleness.advice",
+    "CheckOptions": "ops.check.options",
+    "CheckResult": "ops.check.found",
     "Checkpoint": "checkpoints.tensors",
     "CheckpointFacts": "checkpoints.facts",
-    "DiffOptions": "ops.diff",
-    "DiffResult": "ops.diff",
+    "DiffOptions": "ops.diff.diff",
+    "DiffResult": "ops.diff.diff",
     "Dump": "dump",
     "DumpMeta": "dump",
     "FormatError": "errors",
-    "MicroBatch": "plan",
+    "MicroBatch": "layouts.plan",
     "MismatchError": "errors",
     "ModelFacts": "model",
-    "Packed": "ops.pack",
-    "Packing": "layout",
-    "Pipeline": "stages",
-    "Plan": "plan",
-    "Rank": "ops.pack",
-    "Recorder": "live",
+    "Packed": "ops.pack.pack",
+    "Packing": "layouts.packing",
+    "Pipeline": "layouts.pipeline",
+    "Plan": "layouts.plan",
+    "Rank": "ops.pack.pack",
+    "Recorder": "forward.live",
     "RoutectlError": "errors",
-    "RouterShift": "ops.gamma",
+    "RouterShift": "ops.staleness.gamma",
     "RouterTensors": "checkpoints.routers",
     "Routes": "routes",
     "RoutesDataset": "loading",
     "Sample": "dump",
-    "Staleness": "ops.staleness",
-    "StalenessOptions": "ops.staleness_options",
+    "Staleness": "ops.staleness.staleness",
+    "StalenessOptions": "ops.staleness.options",
     "Summary": "ops.summary",
-    "TensorSpec": "ops.padding",
+    "TensorSpec": "ops.pack.padding",
     "UnsupportedError": "errors",
-    "Version": "ops.versions",
+    "Version": "ops.staleness.attribution",
     "WeightSpan": "dump",
-    "advise": "ops.advice",
-    "build_plan": "plan",
-    "check": "ops.check",
-    "check_document": "reports.check",
-    "checkpoint_document": "reports.checkpoint",
+    "advise": "ops.staleness.advice",
+    "build_plan": "layouts.plan",
+    "check": "ops.check.check",
+    "check_document": "reports.check.document",
+    "checkpoint_document": "reports.show.checkpoint",
     "checkpoint_facts": "checkpoints.facts",
-    "diff": "ops.diff",
-    "diff_as": "ops.diff",
-    "diff_document": "reports.document",
-    "html_page": "reports.page",
-    "judge": "ops.gate",
+    "diff": "ops.diff.diff",
+    "diff_as": "ops.diff.diff",
+    "diff_document": "reports.diff.document",
+    "html_page": "reports.page.page",
+    "judge": "ops.diff.thresholds",
     "margins_to_float16": "margins",
-    "metrics": "reports.scalars",
+    "metrics": "reports.ci.scalars",
     "open_checkpoint": "checkpoints",
     "open_dump": "formats",
-    "pack": "ops.pack",
-    "parse_threshold": "ops.gate",
-    "record": "live",
-    "replay": "live",
-    "router_shift": "ops.gamma",
+    "pack": "ops.pack.pack",
+    "parse_threshold": "ops.diff.thresholds",
+    "record": "forward.live",
+    "replay": "forward.live",
+    "router_shift": "ops.staleness.gamma",
     "router_tensors": "checkpoints.routers",
-    "staleness": "ops.staleness",
-    "staleness_document": "reports.staleness",
+    "staleness": "ops.staleness.staleness",
+    "staleness_document": "reports.staleness.document",
     "summarize": "ops.summary",
-    "summary_document": "reports.document",
-    "unpack": "ops.unpack",
+    "summary_document": "reports.diff.document",
+    "unpack": "ops.pack.unpack",
 }
 
 __all__ = [

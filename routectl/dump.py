@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import MismatchError
-from .gates import GateLogprobs
+from .gate_logprobs import GateLogprobs
 from .routes import Routes
 
 __all__ = [

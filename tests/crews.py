@@ -11,12 +11,12 @@ import numpy as np
 from routectl import Routes
 from routectl.cli.main import main
 from routectl.cli.options import open_input
-from routectl.cli.parts import open_parts
-from routectl.cli.recomputed import job_of, modes_of
-from routectl.cli.share import Work, do_work
 from routectl.dump import DumpMeta, Sample
-from routectl.formats.native import write_native
+from routectl.formats.native.container import write_native
 from routectl.forward import RunOptions, prepare
+from routectl.jobs.recompute.parts import open_parts
+from routectl.jobs.recompute.samples import job_of, modes_of
+from routectl.jobs.recompute.share import Work, do_work
 
 LENS = (3, 9, 5, 14, 6, 2, 2)
 EXACT = ("--threads", "1", "--streaming", "plain", "--dtype", "float32")

@@ -12,8 +12,8 @@ from building import FIXTURES
 
 from routectl.dump import Dump, WeightSpan
 from routectl.formats import open_dump
-from routectl.formats.segments import merge_samples
-from routectl.layout import Packing
+from routectl.formats.responses.segments import merge_samples
+from routectl.layouts.packing import Packing
 from routectl.routes import Routes
 
 __all__ = ["BASES", "FAULTS", "Base", "Fault", "clean_pairs", "spoilt"]

@@ -13,7 +13,7 @@ from hypothesis import reject
 from hypothesis import strategies as st
 
 from routectl import Packing, Pipeline, Rank, Routes
-from routectl.layout import FORMS, FRAMEWORKS
+from routectl.layouts.packing import FORMS, FRAMEWORKS
 from routectl.routes import ids_dtype
 
 __all__ = ["KINDS", "Batch", "batches", "check_rows", "expected_rows", "ranks_of", "routes_like"]

@@ -9,8 +9,8 @@ from building import FIXTURES
 from dumps import make_dump
 
 from routectl.dump import Dump, DumpMeta, Sample, key_of
-from routectl.ops.diff import DiffOptions, diff_as
-from routectl.reports.document import diff_document
+from routectl.ops.diff.diff import DiffOptions, diff_as
+from routectl.reports.diff.document import diff_document
 from routectl.routes import Routes
 
 OLD = FIXTURES / "tiny_rl" / "vllm.bf16" / "samples.jsonl"

@@ -11,17 +11,17 @@ from dumps import make_dump
 from routectl import open_dump
 from routectl.dump import Dump, WeightSpan
 from routectl.errors import MismatchError, RoutectlError
-from routectl.ops.advice import AdviceLimits, advise
-from routectl.ops.gate import METRICS
-from routectl.ops.intervals import Bootstrap
-from routectl.ops.staleness import staleness
-from routectl.ops.staleness_gate import (
+from routectl.ops.diff.thresholds import METRICS
+from routectl.ops.staleness.advice import AdviceLimits, advise
+from routectl.ops.staleness.attribution import Version
+from routectl.ops.staleness.intervals import Bootstrap
+from routectl.ops.staleness.options import Noise, StalenessOptions
+from routectl.ops.staleness.staleness import staleness
+from routectl.ops.staleness.thresholds import (
     STALENESS_METRICS,
     judge_staleness,
     parse_staleness_threshold,
 )
-from routectl.ops.staleness_options import Noise, StalenessOptions
-from routectl.ops.versions import Version
 
 TINY = Path(__file__).parent.parent / "fixtures" / "tiny_rl"
 QUICK = StalenessOptions(bootstrap=Bootstrap(replicates=200))

@@ -16,15 +16,15 @@ from faults import BASES, FAULTS, opened, spoilt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routectl.check_kernels import ARANGE, DUPLICATE, add_scores, hash_sets, scan_sample
 from routectl.dump import Dump
-from routectl.findings import FINDINGS, SEVERITIES, kind_of, known_codes
 from routectl.formats import open_dump
-from routectl.formats.coding import Coding
-from routectl.formats.native import write_native
-from routectl.ops.check import check
-from routectl.ops.check_options import CheckOptions
-from routectl.ops.found import Book, CheckFinding, Place
+from routectl.formats.native.container import write_native
+from routectl.formats.native.encoder import Coding
+from routectl.kernels.check import ARANGE, DUPLICATE, add_scores, hash_sets, scan_sample
+from routectl.ops.check.check import check
+from routectl.ops.check.findings import FINDINGS, SEVERITIES, kind_of, known_codes
+from routectl.ops.check.found import Book, CheckFinding, Place
+from routectl.ops.check.options import CheckOptions
 
 ALONE = [fault for fault in FAULTS if not fault.against]
 SYMPTOMS = {"R207": {"R207"}, "R002": {"R402"}}

@@ -13,11 +13,11 @@ from test_check import codes, loaded, only
 
 from routectl.errors import MismatchError
 from routectl.formats import open_dump
-from routectl.ops.check import check
-from routectl.ops.diff import diff
-from routectl.ops.explained import Score
-from routectl.ops.hypothesis_rows import wins
-from routectl.ops.renumber import renumbered_dump
+from routectl.ops.check.check import check
+from routectl.ops.check.explained import Score
+from routectl.ops.check.orders import wins
+from routectl.ops.check.renumber import renumbered_dump
+from routectl.ops.diff.diff import diff
 
 AGAINST = [fault for fault in FAULTS if fault.against]
 ALSO = {"R601", "R207"}

@@ -9,7 +9,7 @@ from faults import BASES, FAULTS, spoilt
 from shell import DUMPS, complaint, document, run
 from test_check import loaded
 
-from routectl.formats.native import write_native
+from routectl.formats.native.container import write_native
 
 REFERENCE = FIXTURES / "hf" / "vllm.deepseek_v3.bf16.npz"
 

@@ -10,8 +10,8 @@ from forwards import quiet, real_checkpoint
 
 from routectl import open_dump
 from routectl.cli.main import main
-from routectl.formats.native import write_native
-from routectl.ops.check import check
+from routectl.formats.native.container import write_native
+from routectl.ops.check.check import check
 
 NAME = "deepseek_v3"
 SAMPLES = 16
@@ -80,8 +80,8 @@ def dumped(model, recorded, path):
 
 def found(dump, checkpoint, against=None):
     """The findings that are no notes, by code."""
-    from routectl.cli.check_model import options_of_dump
     from routectl.cli.options import open_input
+    from routectl.jobs.check.model import options_of_dump
 
     model = checkpoint / "config.json"
     opened = open_input(str(dump), model, None, None)

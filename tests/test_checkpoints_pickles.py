@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from routectl.archives import open_archive, single_tensor
 from routectl.checkpoints.reading import read_tensor
 from routectl.checkpoints.tensors import Piece, TensorInfo
 from routectl.errors import FormatError, UnsupportedError
-from routectl.pickle_records import Record, StoredTensor
-from routectl.pickles import load_pickle
+from routectl.pickled.archives import open_archive, single_tensor
+from routectl.pickled.reading import load_pickle
+from routectl.pickled.records import Record, StoredTensor
 
 METADATA = (
     Path(__file__).parent.parent / "fixtures" / "checkpoints" / "megatron-0.15.3" / "iter_0000007"

@@ -10,7 +10,7 @@ import pytest
 from shell import complaint, document, run, written
 from tiny_rl import ENGINE, TINY
 
-from routectl.ops.gate import METRICS
+from routectl.ops.diff.thresholds import METRICS
 
 ROOT = Path(__file__).parent.parent
 V0, V1, V2 = (TINY / name for name in ("routes_v0.fp32.npz", "transformers_v1.fp32.npz",
@@ -135,7 +135,7 @@ class TestChecks:
         """docs/ci.md names every key that a check may have."""
         from dataclasses import fields
 
-        from routectl.cli import ci_config
+        from routectl.jobs.ci import config as ci_config
 
         page = (ROOT / "docs" / "ci.md").read_text("utf-8")
         for verb, kind in ci_config._VERBS.items():
@@ -348,8 +348,8 @@ class TestBaseline:
         k1 may be below 0, so that there - is a number. Staleness keeps its lag.
         """
         from routectl.errors import RoutectlError
-        from routectl.ops.gate import parse_threshold
-        from routectl.ops.staleness_gate import parse_staleness_threshold
+        from routectl.ops.diff.thresholds import parse_threshold
+        from routectl.ops.staleness.thresholds import parse_staleness_threshold
 
         def read(text, over=True):
             limit = parse_threshold(text, over=over)
@@ -429,8 +429,8 @@ def test_metrics_of_thresholds_have_scalars(capsys):
     """
     import routectl
     from routectl.errors import MismatchError
-    from routectl.ops.baseline import Baseline, scalar_name
-    from routectl.ops.gate import judge, parse_threshold
+    from routectl.ops.diff.baseline import Baseline, scalar_name
+    from routectl.ops.diff.thresholds import judge, parse_threshold
 
     result = routectl.diff(routectl.open_dump(V0), routectl.open_dump(V1))
     scalars = routectl.metrics(result)

@@ -15,9 +15,9 @@ from shell import complaint, document, run, written
 from test_ci import CHECK, DIFF, EXACT, config
 from tiny_rl import ENGINE, TINY
 
-from routectl.reports.ci import answered, ci_document, troubled
-from routectl.reports.github import badge_json, github_annotations, github_summary
-from routectl.reports.junit import junit_xml
+from routectl.reports.ci.document import answered, ci_document, troubled
+from routectl.reports.ci.github import badge_json, github_annotations, github_summary
+from routectl.reports.ci.junit import junit_xml
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "ci.md").read_text("utf-8")
@@ -257,7 +257,7 @@ def test_the_config_of_the_docs_is_read(capsys, tmp_path):
     shutil.copy(ENGINE, tmp_path / "rollout" / "step-1.jsonl")
     shutil.copy(TINY / "routes_v0.fp32.npz", tmp_path / "trainer" / "step-1.npz")
     from routectl import open_dump
-    from routectl.formats.native import write_native
+    from routectl.formats.native.container import write_native
 
     for name, file in (("v0", "routes_v0"), ("v1", "transformers_v1")):
         dump = open_dump(TINY / f"{file}.fp32.npz")

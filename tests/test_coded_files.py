@@ -22,8 +22,8 @@ from routectl.codecs import CODECS, codec_named
 from routectl.dump import Dump, DumpMeta, Sample, key_of
 from routectl.errors import FormatError, MismatchError, UnsupportedError
 from routectl.formats import open_dump
-from routectl.formats.coding import Coding, as_coded
-from routectl.formats.native import check_native, open_native, write_native
+from routectl.formats.native.container import check_native, open_native, write_native
+from routectl.formats.native.encoder import Coding, as_coded
 from routectl.routes import Routes
 
 CODED = [name for name in CODECS if name != "plain"]

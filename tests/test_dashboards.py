@@ -13,7 +13,7 @@ from shell import complaint, document, run, written
 from tiny_rl import ENGINE, TINY
 
 import routectl
-from routectl.boards.tensorboard import write_events
+from routectl.reports.ci.tensorboard import write_events
 
 ROOT = Path(__file__).parent.parent
 V0, V1, V2 = (TINY / name for name in ("routes_v0.margins.parquet", "transformers_v1.fp32.npz",

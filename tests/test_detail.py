@@ -5,16 +5,16 @@ import base64
 import numpy as np
 import oracles
 import pytest
+import routectl.ops.detail as detail_room
 from dumps import EXPERTS, LAYERS, TOP_K, from_plain, make_dump, part_of, plain_pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import routectl.ops.detail as detail_room
 from routectl.errors import MismatchError
-from routectl.ops.detail import BINS, DETAIL_PLACES
-from routectl.ops.diff import DiffOptions, diff, diff_as
-from routectl.ops.narrow import narrow_pair
-from routectl.reports.document import diff_document
+from routectl.ops.diff.detail import BINS, DETAIL_PLACES
+from routectl.ops.diff.diff import DiffOptions, diff, diff_as
+from routectl.ops.pairs.narrow import narrow_pair
+from routectl.reports.diff.document import diff_document
 
 some_pairs = st.lists(plain_pairs(), min_size=1, max_size=3)
 
@@ -174,7 +174,7 @@ def test_no_sequence_is_kept_without_examples():
 
 def test_many_experts_share_cells():
     """A load of more cells than are shown is that of neighbouring experts together."""
-    from routectl.reports.detail import load_document
+    from routectl.reports.diff.detail import load_document
 
     load = np.arange(2 * 40_000).reshape(2, 40_000)
     found = load_document(load)["detail"]["load"]

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from routectl.dump import Sample
 from routectl.errors import MismatchError
-from routectl.ops.counts import Counts
-from routectl.ops.diff import diff
+from routectl.ops.diff.counts import Counts
+from routectl.ops.diff.diff import diff
 
 P3, R3 = [5, 6, 7], [8, 9, 8]
 A, B = (0, 1), (2, 3)

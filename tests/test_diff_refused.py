@@ -4,7 +4,7 @@ import pytest
 from dumps import LAYERS, all_alike, make_dump, make_routes, make_sample
 
 from routectl.errors import MismatchError
-from routectl.ops.diff import diff
+from routectl.ops.diff.diff import diff
 from routectl.ops.summary import summarize
 
 

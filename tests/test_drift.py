@@ -8,11 +8,11 @@ from drifting import EXPERTS, TOP_K, dump_of, hidden_states, routers, top_k_of
 from test_intervals import covering
 
 from routectl.dump import WeightSpan
-from routectl.ops.half_life import REACH, half_lives_of
-from routectl.ops.intervals import Bootstrap
-from routectl.ops.staleness import staleness
-from routectl.ops.staleness_options import StalenessOptions
-from routectl.ops.versions import Version
+from routectl.ops.staleness.attribution import Version
+from routectl.ops.staleness.half_life import REACH, half_lives_of
+from routectl.ops.staleness.intervals import Bootstrap
+from routectl.ops.staleness.options import StalenessOptions
+from routectl.ops.staleness.staleness import staleness
 
 QUICK = StalenessOptions(bootstrap=Bootstrap(replicates=400))
 MOVED = [0.04, 0.0, 0.12, 0.0]  # the step of each layer's router per update

@@ -12,7 +12,7 @@ from building import check_line, some_ids
 from routectl.dump import DumpMeta, Sample
 from routectl.errors import FormatError, UnsupportedError
 from routectl.formats import open_dump
-from routectl.formats.native import write_native
+from routectl.formats.native.container import write_native
 from routectl.routes import Routes
 
 META = DumpMeta("", "", (0, 1, 2), 8, 2)

@@ -27,7 +27,7 @@ from building import (
 from routectl.dump import DumpMeta
 from routectl.errors import FormatError, MismatchError, UnsupportedError
 from routectl.formats import FORMATS, open_dump
-from routectl.formats.native import write_native
+from routectl.formats.native.container import write_native
 
 
 def test_a_folder_of_traffic_is_one_dump():

@@ -28,7 +28,7 @@ from safetensors.numpy import save
 
 from routectl.errors import FormatError, RoutectlError
 from routectl.formats import open_dump
-from routectl.formats.native import write_native
+from routectl.formats.native.container import write_native
 
 QUICK = settings(
     max_examples=250, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)

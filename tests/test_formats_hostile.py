@@ -24,7 +24,7 @@ from building import (
 from routectl.dump import DumpMeta, Sample
 from routectl.errors import FormatError
 from routectl.formats import open_dump
-from routectl.formats.native import write_native
+from routectl.formats.native.container import write_native
 from routectl.routes import Routes
 
 

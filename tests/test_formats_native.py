@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from routectl.dump import Dump, DumpMeta, Sample, WeightSpan
 from routectl.errors import FormatError, RoutectlError
 from routectl.formats import open_dump
-from routectl.formats.native import open_native, write_native
-from routectl.gates import GATE_STEP, GateLogprobs, digest_routes
+from routectl.formats.native.container import open_native, write_native
+from routectl.gate_logprobs import GATE_STEP, GateLogprobs, digest_routes
 from routectl.routes import Routes
 
 COUNTS = st.none() | st.integers(0, 2**31 - 1)

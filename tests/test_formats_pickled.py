@@ -18,9 +18,9 @@ from dumps import make_dump, make_routes, make_sample
 from routectl.dump import WeightSpan
 from routectl.errors import FormatError, RoutectlError
 from routectl.formats import open_dump
-from routectl.formats.target_rows import Shape
-from routectl.formats.target_write import write_target
-from routectl.formats.targets import target_named
+from routectl.formats.targets.rows import Shape
+from routectl.formats.targets.table import target_named
+from routectl.formats.targets.write import write_target
 from routectl.model import ModelFacts
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"

@@ -19,7 +19,7 @@ from building import (
 from routectl.cli.main import main
 from routectl.errors import FormatError
 from routectl.formats import open_dump
-from routectl.ops.check import check
+from routectl.ops.check.check import check
 from routectl.ops.summary import summarize
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from routectl.dump import WeightSpan
 from routectl.formats import open_dump
-from routectl.ops.check import check
+from routectl.ops.check.check import check
 from routectl.ops.summary import summarize
 
 TOKENS = list(range(100, 160))

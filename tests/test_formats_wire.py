@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from routectl.errors import FormatError, RoutectlError, UnsupportedError
 from routectl.formats import open_dump
-from routectl.formats.envelopes import from_base85
+from routectl.formats.wire.envelopes import from_base85
 from routectl.model import ModelFacts
 
 IDS = some_ids(9)

@@ -12,9 +12,9 @@ import torch
 from forwards import checkpoint_of, forward, hooked, load, samples
 
 from routectl import Routes
-from routectl.forward.jobs import make_jobs
 from routectl.forward.options import RunOptions
 from routectl.forward.padded import pad_together
+from routectl.forward.single import make_jobs
 
 NAMES = [name for name in families.FAMILIES if "." not in name]
 LENGTHS = (7, 30, 19)  # padding longer than the windows of 16 of the tiny models

@@ -8,8 +8,8 @@ from forwards import checkpoint_of, forward, hooked, load, samples
 
 from routectl import UnsupportedError
 from routectl.forward.discover import REFUSED, refuse_family
-from routectl.recipes import recipe_from_config
-from routectl.routers import route
+from routectl.routers.from_config import recipe_from_config
+from routectl.routers.maths import route
 
 LENGTHS = (12, 7)
 GROUPED = [

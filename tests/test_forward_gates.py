@@ -14,9 +14,9 @@ from forwards import checkpoint_of, forward, load, quiet, samples
 from modules import call
 
 from routectl import MismatchError, UnsupportedError
-from routectl.cli.gates import open_gates
-from routectl.recipes import recipe_from_config
-from routectl.routers import gate_logprobs
+from routectl.jobs.recompute.gates import open_gates
+from routectl.routers.from_config import recipe_from_config
+from routectl.routers.maths import gate_logprobs
 from routectl.routes import Routes
 
 LENGTHS = (12, 7, 1)

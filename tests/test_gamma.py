@@ -16,8 +16,8 @@ from tiny_rl import ENGINE
 
 from routectl import MismatchError, router_shift
 from routectl.dump import Dump
-from routectl.gates import GATE_STEP, GateLogprobs, digest_routes, gates_of
-from routectl.ops.gamma import GAMMA_BINS, RouterShift
+from routectl.gate_logprobs import GATE_STEP, GateLogprobs, digest_routes, gates_of
+from routectl.ops.staleness.gamma import GAMMA_BINS, RouterShift
 
 SOME = tuple(range(0, 96, 7))  # samples that the oracle runs
 

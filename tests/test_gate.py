@@ -7,8 +7,8 @@ import pytest
 from dumps import all_alike, make_dump, make_routes, make_sample
 
 from routectl.errors import MismatchError, RoutectlError
-from routectl.ops.diff import diff
-from routectl.ops.gate import METRICS, judge, parse_threshold
+from routectl.ops.diff.diff import diff
+from routectl.ops.diff.thresholds import METRICS, judge, parse_threshold
 
 OLD_LOGPROBS, NEW_LOGPROBS = [-1.0, -2.0], [-1.0 + math.log(3), -2.5]
 AB = [[0, 1]] * 3

@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 from dumps import make_dump, make_sample
 
-from routectl.ops.compared import Clustering, intervals_of
-from routectl.ops.diff import diff
-from routectl.ops.intervals import Bootstrap, interval_of, rate_intervals, resample, tail_share
+from routectl.ops.diff.diff import diff
+from routectl.ops.staleness.comparison import Clustering, intervals_of
+from routectl.ops.staleness.intervals import (
+    Bootstrap,
+    interval_of,
+    rate_intervals,
+    resample,
+    tail_share,
+)
 from routectl.routes import Routes
 
 T_TABLE = {2: 12.706, 3: 4.303, 4: 3.182, 6: 2.571, 11: 2.228, 31: 2.042, 61: 2.000, 121: 1.980}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from routectl.dump import SampleKey
 from routectl.errors import MismatchError
-from routectl.ops.join import MATCHES, join_keys
+from routectl.ops.pairs.join import MATCHES, join_keys
 
 
 def key(name=None, tokens=None, prompt=None):

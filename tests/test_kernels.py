@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routectl import kernels
-from routectl.kernels import count_load, diff_rows, scan_rows
+from routectl.kernels import rows as kernels
+from routectl.kernels.rows import count_load, diff_rows, scan_rows
 
 SHAPES = [(np.uint8, k) for k in (1, 2, 3, 4, 5, 8)] + [(np.uint16, k) for k in (1, 2, 3, 8)]
 INTEGERS = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]

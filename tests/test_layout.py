@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routectl.layout import FORMS, FRAMEWORKS, Packing
-from routectl.plan import MicroBatch, Plan
-from routectl.rules import rule_of
+from routectl.layouts.packing import FORMS, FRAMEWORKS, Packing
+from routectl.layouts.plan import MicroBatch, Plan
+from routectl.layouts.rules import rule_of
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 CASES = json.loads((FIXTURES / "layouts.json").read_text("utf-8"))

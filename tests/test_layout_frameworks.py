@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from routectl.layout import Packing
-from routectl.plan import MicroBatch, Plan
+from routectl.layouts.packing import Packing
+from routectl.layouts.plan import MicroBatch, Plan
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 MEGATRON = json.loads((FIXTURES / "megatron_layouts.json").read_text("utf-8"))["layout"]

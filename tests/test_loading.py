@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 import routectl
 from routectl.dump import DumpMeta, Sample
-from routectl.formats.native import write_native
+from routectl.formats.native.container import write_native
 from routectl.routes import Routes
 
 TINY = FIXTURES / "tiny_rl" / "vllm.bf16" / "samples.jsonl"

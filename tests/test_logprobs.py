@@ -9,9 +9,9 @@ from dumps import all_alike, make_dump, make_routes, make_sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routectl.ops.counts import LogprobCounts
-from routectl.ops.diff import diff
-from routectl.ops.measures import rate
+from routectl.ops.diff.counts import LogprobCounts
+from routectl.ops.diff.diff import diff
+from routectl.ops.diff.measures import rate
 
 NUMBERS = st.one_of(st.none(), st.floats(-20, 0))
 

@@ -28,15 +28,15 @@ from hypothesis import strategies as st
 from routectl.dump import Dump
 from routectl.errors import MismatchError
 from routectl.formats import open_dump
-from routectl.layout import Packing
-from routectl.margin_kernels import NUM_MARGIN_BINS
+from routectl.kernels.margins import NUM_MARGIN_BINS
+from routectl.layouts.packing import Packing
 from routectl.margins import EPS, MARGIN_EDGES, PATTERNS, margins_to_float16, pattern_of
-from routectl.ops.diff import diff
-from routectl.ops.gate import judge, parse_threshold
-from routectl.ops.margins import MarginCounts, flips_of
-from routectl.ops.pack import Rank, pack
+from routectl.ops.diff.diff import diff
+from routectl.ops.diff.flips import MarginCounts, flips_of
+from routectl.ops.diff.thresholds import judge, parse_threshold
+from routectl.ops.pack.pack import Rank, pack
 from routectl.ops.summary import summarize
-from routectl.reports.document import diff_document, summary_document
+from routectl.reports.diff.document import diff_document, summary_document
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 ENGINE = FIXTURES / "tiny_rl" / "vllm.bf16" / "samples.jsonl"

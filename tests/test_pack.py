@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from packs import KINDS, Batch, batches, check_rows, ranks_of, route_at, routes_like
 
 from routectl import MicroBatch, Packing, Plan, Rank, Routes, TensorSpec, pack, unpack
-from routectl.layout import FORMS, FRAMEWORKS
+from routectl.layouts.packing import FORMS, FRAMEWORKS
 
 ODD = (3, 300, "int16")
 

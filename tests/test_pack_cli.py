@@ -13,7 +13,7 @@ from shell import DUMPS, complaint, document, run, written
 
 import routectl
 from routectl import Packing, Pipeline, Rank, open_dump
-from routectl.formats.native import write_native
+from routectl.formats.native.container import write_native
 
 ROUND_TRIPS = {
     "slime": ("jsonl", "--framework slime --tp 2 --cp 2 --pp 2 --dp 2 --ep 4 --decoder-layers 6 "

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file, save_file
 from shell import DUMPS, complaint, document, run
 
 from routectl import Packing, Rank
-from routectl.formats.native import write_native
-from routectl.ops.suspects import find_suspects
-from routectl.ops.verify import Tally, Verification
+from routectl.formats.native.container import write_native
+from routectl.ops.pack.suspects import find_suspects
+from routectl.ops.pack.verify import Tally, Verification
 
 LENS = (40, 32, 16, 24, 8)
 LAYERS = (1, 2, 3, 4)

@@ -10,7 +10,7 @@ from shell import DUMPS, complaint, document, run, written
 from routectl import Packing, pack
 from routectl.cli.main import main
 from routectl.errors import MismatchError
-from routectl.formats.native import write_native
+from routectl.formats.native.container import write_native
 
 SCHEMA = '{"schema": "routectl.pack/1"}'
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from packs import Batch, batches, check_rows, expected_rows, ranks_of, routes_like
 
 from routectl import Packing, Rank, TensorSpec, pack
-from routectl.layout import FRAMEWORKS
-from routectl.ops.padding import PADDINGS
+from routectl.layouts.packing import FRAMEWORKS
+from routectl.ops.pack.padding import PADDINGS
 
 OWN = {
     "verl": ("int16", "zero"),

@@ -20,7 +20,7 @@ from shell import DUMPS, complaint, document, run, written
 
 from routectl import open_dump
 from routectl.cli.main import main
-from routectl.formats.native import write_native
+from routectl.formats.native.container import write_native
 
 LENS = (9, 17, 3, 12, 5, 8, 21, 4)
 LAYERS = (1, 2, 4)

@@ -22,9 +22,16 @@ from shell import DUMPS, complaint, document, run
 
 from routectl import Packing, Rank, open_dump
 from routectl.cli.main import main
-from routectl.formats.native import write_native
-from routectl.ops.suspects import Suspect, find_suspects
-from routectl.ops.verify import Landed, RankIds, Tally, Verification, check_tensors, padding_kind
+from routectl.formats.native.container import write_native
+from routectl.ops.pack.suspects import Suspect, find_suspects
+from routectl.ops.pack.verify import (
+    Landed,
+    RankIds,
+    Tally,
+    Verification,
+    check_tensors,
+    padding_kind,
+)
 
 EVEN = (40, 32, 16, 24, 8)  # every rule pads these to the same lengths, for cp 2 and tp 2
 ODD = (41, 33, 18, 23, 9)

@@ -11,18 +11,18 @@ from building import FIXTURES
 from pages import HOSTILE, NEW, OLD, Parsed, hostile_document, large_dumps
 from shell import complaint, document, run
 
-from routectl.ops.diff import DiffOptions, diff_as
-from routectl.reports.document import diff_document
-from routectl.reports.json_text import to_json
-from routectl.reports.page import html_page, with_texts
-from routectl.reports.wording import amount, percent
+from routectl.ops.diff.diff import DiffOptions, diff_as
+from routectl.reports.diff.document import diff_document
+from routectl.reports.page.page import html_page, with_texts
+from routectl.reports.text.json_text import to_json
+from routectl.reports.text.wording import amount, percent
 
 GOLDEN = sorted(p for p in (FIXTURES / "golden").glob("*.json") if p.name != "codecs.json")
 FORBIDDEN = (
     "innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "Function(", "http:",
     "https:", "fetch(", "XMLHttp", "import(", "</",
 )  # fmt: skip
-ASSETS = FIXTURES.parent / "routectl" / "reports" / "assets"
+ASSETS = FIXTURES.parent / "routectl" / "reports" / "page" / "assets"
 
 
 ODD = (None, -1, 1e308, 10**400, "x", "</script>", "\ud800", True, [], {}, [1], {"a": 1})

@@ -14,10 +14,10 @@ from pages import HOSTILE, NEW, OLD, hostile_document, large_dumps
 from shell import run
 
 from routectl.formats import open_dump
-from routectl.ops.diff import DiffOptions, diff_as
-from routectl.reports.document import diff_document
-from routectl.reports.page import html_page
-from routectl.reports.wording import amount, percent
+from routectl.ops.diff.diff import DiffOptions, diff_as
+from routectl.reports.diff.document import diff_document
+from routectl.reports.page.page import html_page
+from routectl.reports.text.wording import amount, percent
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)

@@ -20,16 +20,9 @@ from hypothesis import strategies as st
 
 from routectl.errors import FormatError, UnsupportedError
 from routectl.formats import open_dump
-from routectl.formats.target_archive import tensordict_archive, torch_archive
-from routectl.formats.target_opcodes import (
-    Chunks,
-    Made,
-    Name,
-    PersistentId,
-    emit_pickle,
-    objects_array,
-)
 from routectl.model import ModelFacts
+from routectl.pickled.archive_writer import tensordict_archive, torch_archive
+from routectl.pickled.opcodes import Chunks, Made, Name, PersistentId, emit_pickle, objects_array
 
 FACTS = ModelFacts(2, (1,), 4, 2, None)
 VERL = Name("verl.protocol", "DataProto")

@@ -10,9 +10,9 @@ from rich.console import Console
 from shell import run
 
 from routectl.cli.main import main
-from routectl.reports.cells import Cells, cells_of
-from routectl.reports.pictures import ink_of, print_heatmap, spark_column
-from routectl.reports.tables import open_console
+from routectl.reports.text.cells import Cells, cells_of
+from routectl.reports.text.pictures import ink_of, print_heatmap, spark_column
+from routectl.reports.text.tables import open_console
 
 TINY = (FIXTURES / "tiny_rl" / "vllm.bf16" / "samples.jsonl",
         FIXTURES / "tiny_rl" / "routes_v0.fp32.npz")  # fmt: skip

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routectl.layout import FORMS, FRAMEWORKS, Packing
-from routectl.plan import BALANCES, MicroBatch, Plan, build_plan, first_fit, karmarkar_karp
+from routectl.layouts.packing import FORMS, FRAMEWORKS, Packing
+from routectl.layouts.plan import BALANCES, MicroBatch, Plan, build_plan, first_fit, karmarkar_karp
 
 verl = pytest.mark.skipif(not foreign.HAVE_VERL, reason="pip install --no-deps verl==0.9.1")
 lengths = st.lists(st.integers(1, 40), max_size=24)

@@ -13,24 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routectl.errors import FormatError, MismatchError, RoutectlError
-from routectl.ops import predict as module
-from routectl.ops.predict import (
+from routectl.ops.predict import predict as module
+from routectl.ops.predict.predict import (
     RoutedVersion,
     extrapolated,
     fit_layer,
     fit_predictor,
     router_digest,
 )
-from routectl.ops.predict_rows import RowSplit, prefix_digests, split_rows, unseen_rows
-from routectl.ops.predict_scores import (
-    PredictionScores,
-    below,
-    parse_gain,
-    predictor_scores,
-)
-from routectl.ops.replay_inputs import LayerRouter, replay_inputs
-from routectl.recipe import Recipe
-from routectl.recipes import recipe_from_config
+from routectl.ops.predict.replay_inputs import LayerRouter, replay_inputs
+from routectl.ops.predict.rows import RowSplit, prefix_digests, split_rows, unseen_rows
+from routectl.ops.predict.scores import PredictionScores, below, parse_gain, predictor_scores
+from routectl.routers.from_config import recipe_from_config
+from routectl.routers.recipe import Recipe
 
 RECIPE = Recipe("tiny", "a test", num_experts=16, top_k=4)
 LENS = (40,) * 20

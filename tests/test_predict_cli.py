@@ -15,7 +15,7 @@ from routectl import diff, open_dump
 from routectl.checkpoints.predictor import open_predictor, write_predictor
 from routectl.dump import DumpMeta, Sample
 from routectl.errors import FormatError, UnsupportedError
-from routectl.formats.native import write_native
+from routectl.formats.native.container import write_native
 
 MODEL, EXPERTS, TOP_K = "qwen3_moe", 16, 4
 STEP = 0.02  # how far each version moves a router, of its size

@@ -13,10 +13,10 @@ from families import FAMILIES as TINY
 from families import UNBUILT, config_of_family
 
 from routectl.errors import FormatError, UnsupportedError
-from routectl.families import ALIASES, FAMILIES, NOT_COVERED
-from routectl.recipe import Recipe
-from routectl.recipes import megatron_recipe, recipe_from_config
-from routectl.routers import route
+from routectl.routers.families import ALIASES, FAMILIES, NOT_COVERED
+from routectl.routers.from_config import megatron_recipe, recipe_from_config
+from routectl.routers.maths import route
+from routectl.routers.recipe import Recipe
 
 CONFIGS = Path(__file__).parent.parent / "fixtures" / "configs"
 V3 = {

@@ -11,8 +11,8 @@ from shell import complaint, document, run, written
 
 from routectl import Dump, Routes, diff, open_dump, router_shift
 from routectl.dump import DumpMeta, Sample
-from routectl.formats.native import write_native
-from routectl.gates import digest_routes
+from routectl.formats.native.container import write_native
+from routectl.gate_logprobs import digest_routes
 
 LENS = (3, 9, 1, 14, 6)
 MODEL = "deepseek_v3"
@@ -203,9 +203,9 @@ def test_a_flip_of_groups_is_a_near_tie(capsys, tmp_path, folder):
     """
     from dataclasses import replace
 
-    from routectl.cli.router_check import check_routers
     from routectl.forward import RunOptions, prepare, run_forward
-    from routectl.ops.margins import flips_of
+    from routectl.jobs.recompute.router_check import check_routers
+    from routectl.ops.diff.flips import flips_of
 
     for number, token in group_flip(folder, tmp_path):
         sides = []
@@ -268,7 +268,7 @@ def test_router_inputs_are_plain_safetensors(capsys, tmp_path, folder):
 
 def test_a_killed_run_goes_on(capsys, tmp_path, monkeypatch, folder):
     """Finished parts are kept, --resume runs only the rest, and the result is the same file."""
-    from routectl.cli import share as command
+    from routectl.jobs.recompute import share as command
 
     recompute(capsys, folder, tmp_path / "whole.parquet")
     monkeypatch.setattr(command, "_PART_TOKENS", 8)
@@ -323,8 +323,8 @@ def test_the_noise_floor_is_counts(capsys, tmp_path, folder, mode, streaming):
     """In Python the noise floor is plain counts, those of a diff with the same run made by hand."""
     import torch
 
-    from routectl.cli.noise import NoiseRun, noise_floor
     from routectl.forward import RunOptions, prepare
+    from routectl.jobs.recompute.noise import NoiseRun, noise_floor
 
     torch.set_num_threads(1)
     how = ("--mode", mode, "--streaming", streaming, "--dtype", "bfloat16")
@@ -347,8 +347,8 @@ def test_the_noise_floor_is_counts(capsys, tmp_path, folder, mode, streaming):
 
 def test_a_noise_run_that_cannot_be_made_says_why(folder, tmp_path, capsys):
     """One sequence has no batch; another base and mode both are a programmer's error."""
-    from routectl.cli.noise import noise_floor
     from routectl.forward import RunOptions, prepare
+    from routectl.jobs.recompute.noise import noise_floor
 
     recompute(capsys, folder, tmp_path / "r.parquet")
     source, base = open_dump(folder / "dump.parquet"), open_dump(tmp_path / "r.parquet")
@@ -368,7 +368,7 @@ def test_routers_are_checked_against_the_recipe(capsys, tmp_path, monkeypatch, f
     """A recipe that is not what the model does is reported by layer; the model's ids stay."""
     from dataclasses import replace
 
-    from routectl import recipes
+    from routectl.routers import from_config as recipes
 
     plain = recompute(capsys, folder, tmp_path / "plain.parquet")
     assert "disagree" not in plain.err

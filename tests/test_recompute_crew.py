@@ -22,8 +22,8 @@ from shell import complaint, run, written
 from torch import cuda
 
 from routectl.cli.options import open_input
-from routectl.cli.share import Work, cut_shares, do_work
 from routectl.errors import RoutectlError
+from routectl.jobs.recompute.share import Work, cut_shares, do_work
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_two_processes_on_cuda_write_what_one_does(capsys, tmp_path, folder):
 
 def test_a_kill_between_the_two_files(capsys, tmp_path, monkeypatch, folder):
     """In mode both, a run killed when one file is there goes on with --resume alone."""
-    from routectl.formats import native
+    from routectl.formats.native import container as native
 
     target = tmp_path / "r.parquet"
     write = native.write_native
@@ -145,7 +145,7 @@ def test_a_failed_process_ends_the_others(capsys, tmp_path, folder):
 
 def test_a_share_that_is_not_done_is_not_joined(capsys, tmp_path, monkeypatch, folder):
     """Where a process ended well and wrote nothing, there is no output."""
-    from routectl.cli import recomputing
+    from routectl.jobs.recompute import run as recomputing
 
     monkeypatch.setattr(recomputing, "run_share", lambda *_: None)
     done = run(capsys, *command(folder, tmp_path / "r.parquet"))

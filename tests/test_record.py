@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 
 from routectl import Routes, diff, open_dump
 from routectl.errors import MismatchError, UnsupportedError
-from routectl.live import record, replay
+from routectl.forward.live import record, replay
 
 COVERED = tuple(families.FAMILIES)
 

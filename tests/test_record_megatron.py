@@ -12,12 +12,12 @@ from mcore import build, config_of, hidden, on_cpu
 
 from routectl import Routes
 from routectl.errors import MismatchError, UnsupportedError
+from routectl.forward.live import record, replay
 from routectl.forward.megatron import find_megatron_routers
 from routectl.forward.probe import Probe
 from routectl.forward.tape import Tape
-from routectl.live import record, replay
-from routectl.recipes import megatron_recipe
-from routectl.routers import route
+from routectl.routers.from_config import megatron_recipe
+from routectl.routers.maths import route
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tp_group is None")  # Megatron's own calls
 TOKENS, BATCH, VOCAB = 8, 3, 64

@@ -15,8 +15,8 @@ from dumps import part_of
 
 from routectl.dump import Dump, Sample
 from routectl.formats import open_dump
-from routectl.ops.diff import diff
-from routectl.ops.measures import layer_measures, rate, total_measures
+from routectl.ops.diff.diff import diff
+from routectl.ops.diff.measures import layer_measures, rate, total_measures
 from routectl.ops.summary import summarize
 from routectl.routes import Routes
 

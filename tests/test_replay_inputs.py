@@ -9,9 +9,9 @@ from families import config_of_family, expert_bias, routers, tiny, tokens
 from modules import tensors_of
 
 from routectl.errors import FormatError, MismatchError, UnsupportedError
-from routectl.ops import replay_inputs as module
-from routectl.ops.replay_inputs import LayerRouter, replay_inputs
-from routectl.recipes import recipe_from_config
+from routectl.ops.predict import replay_inputs as module
+from routectl.ops.predict.replay_inputs import LayerRouter, replay_inputs
+from routectl.routers.from_config import recipe_from_config
 
 NAMES = ("qwen3_moe", "deepseek_v3", "gpt_oss", "deepseek_v4", "longcat_flash", "ernie4_5_moe")
 

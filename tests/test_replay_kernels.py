@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routectl.replay_kernels import Copy, copy_rows
+from routectl.kernels.replay import Copy, copy_rows
 
 KINDS = [(np.uint8, t) for t in ("uint8", "int8", "int16", "int32", "int64")] + [
     (np.uint16, t) for t in ("uint16", "int32", "int64")

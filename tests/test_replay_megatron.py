@@ -21,8 +21,8 @@ from routectl.checkpoints import open_checkpoint
 from routectl.checkpoints.facts import checkpoint_facts
 from routectl.checkpoints.router_recipe import router_recipe
 from routectl.checkpoints.routers import router_tensors
-from routectl.cli.router_inputs import recompute_from_inputs
 from routectl.errors import FormatError, MismatchError, UnsupportedError
+from routectl.jobs.recompute.router_inputs import recompute_from_inputs
 
 HERE = Path(__file__).parent
 RECOMPUTE = """

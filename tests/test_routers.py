@@ -15,8 +15,8 @@ import torch
 from families import FAMILIES, config_of_family, routers, tiny
 from modules import call, hidden_states, same_sets, tensors_of
 
-from routectl.recipes import recipe_from_config
-from routectl.routers import gate_weights, route, router_logits
+from routectl.routers.from_config import recipe_from_config
+from routectl.routers.maths import gate_weights, route, router_logits
 
 T = 96
 COVERED = [name for name in FAMILIES if name != "inkling"]

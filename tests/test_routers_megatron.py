@@ -13,8 +13,8 @@ import torch
 from mcore import HIDDEN, config_of, hidden, on_cpu
 
 from routectl.errors import FormatError, UnsupportedError
-from routectl.recipes import megatron_recipe
-from routectl.routers import gate_weights, route, router_logits
+from routectl.routers.from_config import megatron_recipe
+from routectl.routers.maths import gate_weights, route, router_logits
 
 T, E = 96, 32
 GROUPS = ((None, None), (4, 2), (8, 3), (4, 4))

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from modules import call, hidden_states, tensors_of
 
 from routectl.errors import UnsupportedError
-from routectl.recipe import Recipe
-from routectl.router_kernels import top_k_rows
-from routectl.routers import gate_weights, route, router_logits, top_k
+from routectl.routers.maths import gate_weights, route, router_logits, top_k
+from routectl.routers.recipe import Recipe
+from routectl.routers.top_k import top_k_rows
 
 INF = math.inf
 BASE = Recipe("test", "tests", 8, 2)
@@ -270,7 +270,7 @@ def test_longcat_zero_experts_keep_their_ids():
     """LongCat's zero experts come out as ids of E and up, as its own router has them."""
     from families import config_of_family
 
-    from routectl.recipes import recipe_from_config
+    from routectl.routers.from_config import recipe_from_config
 
     recipe = recipe_from_config(config_of_family("longcat_flash").to_dict(), "longcat")
     model, hidden = tiny("longcat_flash"), hidden_states(64, torch.float32)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routectl.stages import Pipeline
+from routectl.layouts.pipeline import Pipeline
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 SLOTS = json.loads((FIXTURES / "megatron_layouts.json").read_text("utf-8"))["slots"]

@@ -12,10 +12,10 @@ from dumps import make_dump, make_routes, make_sample, part_of
 from routectl import diff, open_dump
 from routectl.dump import Dump, WeightSpan
 from routectl.errors import MismatchError
-from routectl.ops.intervals import Bootstrap
-from routectl.ops.staleness import staleness
-from routectl.ops.staleness_options import Noise, StalenessOptions
-from routectl.ops.versions import Version
+from routectl.ops.staleness.attribution import Version
+from routectl.ops.staleness.intervals import Bootstrap
+from routectl.ops.staleness.options import Noise, StalenessOptions
+from routectl.ops.staleness.staleness import staleness
 
 TINY = Path(__file__).parent.parent / "fixtures" / "tiny_rl"
 TRUTH = json.loads((TINY / "truth.json").read_text("utf-8"))

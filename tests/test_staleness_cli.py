@@ -14,7 +14,7 @@ from tiny_rl import ENGINE, TINY
 
 from routectl import open_dump
 from routectl.dump import WeightSpan
-from routectl.formats.native import write_native
+from routectl.formats.native.container import write_native
 
 TRUTH = json.loads((TINY / "truth.json").read_text("utf-8"))
 ROUTES = [f"--at=v{n}={TINY / f'routes_v{n}.fp32.npz'}" for n in (0, 1, 2)]
@@ -174,7 +174,7 @@ def test_a_killed_recompute_goes_on(capsys, monkeypatch, tmp_path, tiny_checkpoi
     """Parts that a killed run finished are used, and no report is left by it; parts of another run
     are let go.
     """
-    from routectl.cli import share
+    from routectl.jobs.recompute import share
 
     line = ("staleness", few(tmp_path / "d"), f"--at=v0={tiny_checkpoints['v0']}", ROUTES[1],
             *FP32)  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 from shell import complaint, document, run, written
 from tiny_rl import ENGINE, TINY
 
-from routectl.ops.trend import slope_of
+from routectl.ops.staleness.trend import slope_of
 
 ROUTES = [TINY / f"routes_v{n}.fp32.npz" for n in (0, 1, 2)]
 

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routectl.dump import Sample, WeightSpan
-from routectl.ops.counts import Counts, bin_edges
-from routectl.ops.measures import (
+from routectl.ops.diff.counts import Counts, bin_edges
+from routectl.ops.diff.measures import (
     dead_experts,
     entropy,
     layer_measures,
@@ -130,7 +130,7 @@ def test_bins_of_positions():
     for n in (1, 2, 5, 31):
         for position in (bin_edges(n)[0], bin_edges(n)[1] - 1):
             assert oracles.position_bin(position) == n
-    from routectl.ops.diff import diff
+    from routectl.ops.diff.diff import diff
 
     far = make_dump([Sample(make_routes(all_alike(2), start=2**40), "a")])
     assert diff(far, far).counts.bins_B4[-1].tolist() == [2, 0, 6, 0]

@@ -26,10 +26,10 @@ from safetensors.numpy import load_file
 from routectl.dump import Dump, DumpMeta, WeightSpan, key_of
 from routectl.errors import FormatError, RoutectlError, UnsupportedError
 from routectl.formats import open_dump
-from routectl.formats.native import write_native
-from routectl.formats.target_rows import Shape
-from routectl.formats.target_write import write_target
-from routectl.formats.targets import TARGETS, target_named
+from routectl.formats.native.container import write_native
+from routectl.formats.targets.rows import Shape
+from routectl.formats.targets.table import TARGETS, target_named
+from routectl.formats.targets.write import write_target
 from routectl.model import ModelFacts
 from routectl.routes import Routes
 

@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from routectl.formats import open_dump
-from routectl.formats.target_rows import Shape
-from routectl.formats.target_write import write_target
-from routectl.formats.targets import target_named
+from routectl.formats.targets.rows import Shape
+from routectl.formats.targets.table import target_named
+from routectl.formats.targets.write import write_target
 
 pytestmark = pytest.mark.trainers
 FIXTURES = Path(__file__).parent.parent / "fixtures"

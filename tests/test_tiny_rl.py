@@ -15,7 +15,7 @@ from tiny_rl import ENGINE, TINY, VERSIONS
 
 from routectl.dump import Dump
 from routectl.formats import open_dump
-from routectl.ops.diff import diff
+from routectl.ops.diff.diff import diff
 
 TRUTH = json.loads((TINY / "truth.json").read_text("utf-8"))
 COMPARISONS = {

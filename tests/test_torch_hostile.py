@@ -19,8 +19,8 @@ from slime_files import slime_sample
 from routectl.cli.main import main
 from routectl.errors import FormatError, RoutectlError, UnsupportedError
 from routectl.formats import open_dump
-from routectl.formats.plans import read_plan
-from routectl.formats.train_data import read_train_data
+from routectl.formats.replay.plans import read_plan
+from routectl.formats.trainers.train_data import read_train_data
 from routectl.model import ModelFacts
 
 FACTS = ModelFacts(2, (1,), 4, 2, None)

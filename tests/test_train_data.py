@@ -11,10 +11,10 @@ from slime_files import save_rollout, shard, short_sample, slime_sample, train_d
 from routectl.cli.main import main
 from routectl.errors import FormatError, MismatchError, UnsupportedError
 from routectl.formats import open_dump
-from routectl.formats.plans import read_plan
-from routectl.formats.train_data import read_train_data
+from routectl.formats.replay.plans import read_plan
+from routectl.formats.trainers.train_data import read_train_data
 from routectl.model import ModelFacts
-from routectl.ops.scored import with_logprobs
+from routectl.ops.pairs.scored import with_logprobs
 
 FACTS = ModelFacts(2, (1,), 4, 2, None)
 CONFIG = {

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routectl.dump import WeightSpan
-from routectl.ops.versions import GROUPS, Version, attribute, only_rows, places_of
+from routectl.ops.staleness.attribution import GROUPS, Version, attribute, only_rows, places_of
 
 NAMES = ("v0", "v1")
 

@@ -14,7 +14,7 @@ import pytest
 from building import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES, VLLM, read_lines
 from shell import complaint, run, written
 
-from routectl.following import Follower
+from routectl.jobs.watch.follower import Follower
 
 LINES = DEEPSEEK / "samples.jsonl"
 NATIVE = FIXTURES / "golden" / "deepseek_v3.parquet"

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..archives import open_archive
-from ..dtypes import bytes_of
 from ..errors import FormatError, UnsupportedError
-from ..pickle_records import Record
-from ..pickles import load_pickle
+from ..pickled.archives import open_archive
+from ..pickled.dtypes import bytes_of
+from ..pickled.reading import load_pickle
+from ..pickled.records import Record
 from .tensors import Piece, TensorInfo
 
 __all__ = ["read_metadata"]

@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ..dtypes import bytes_of
 from ..errors import FormatError
+from ..pickled.dtypes import bytes_of
 from .tensors import Piece, TensorInfo
 
 __all__ = ["read_header", "strict_json"]

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..archives import Archive, open_archive
-from ..dtypes import bytes_of
 from ..errors import FormatError, UnsupportedError
-from ..pickle_records import Record, StoredTensor
-from ..stages import Pipeline
+from ..layouts.pipeline import Pipeline
+from ..pickled.archives import Archive, open_archive
+from ..pickled.dtypes import bytes_of
+from ..pickled.records import Record, StoredTensor
 from .tensors import Piece, TensorInfo
 
 __all__ = ["legacy_files", "plain_arguments", "read_legacy"]

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..archives import load_values
 from ..errors import FormatError, UnsupportedError
+from ..pickled.archives import load_values
 from .dcp import read_metadata
 from .headers import strict_json
 from .legacy import legacy_files, plain_arguments, read_legacy

@@ -5,8 +5,8 @@ import mmap
 
 import torch
 
-from ..archives import single_tensor
 from ..errors import FormatError, UnsupportedError
+from ..pickled.archives import single_tensor
 from .tensors import Piece, TensorInfo
 
 __all__ = ["read_tensor"]

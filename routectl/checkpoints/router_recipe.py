@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ..errors import FormatError, MismatchError
-from ..recipe import Recipe
-from ..recipes import megatron_recipe, recipe_from_config
+from ..routers.from_config import megatron_recipe, recipe_from_config
+from ..routers.recipe import Recipe
 from .hf import read_config
 from .router_names import router_names
 from .tensors import Checkpoint

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import RoutectlError
-from ..reports.wording import plural
+from ..reports.text.wording import plural
 from .options import Force, Model, NumExperts, NumLayers, TopK, model_from
 from .output import check_output, counting, note, tokens_rate, watching
 
@@ -96,7 +96,7 @@ def capture_command(
     from ..engines.prompts import read_prompts
     from ..engines.requests import Sampling, plan_requests
     from ..engines.server import ENDPOINTS
-    from .piped import file_of
+    from ..jobs.stdin import file_of
 
     if endpoint is not None and endpoint not in ENDPOINTS:
         raise RoutectlError(f"--endpoint {endpoint!r} is not known: {', '.join(ENDPOINTS)}")
@@ -142,7 +142,7 @@ def _key(path: Path | None) -> str | None:
 def _facts(output: Path, model: "ModelFacts | Path | None") -> "ModelFacts | None":
     """The model of what is captured; None for JSON lines of a model that is not known."""
     from ..errors import FormatError
-    from ..formats.facts import find_context
+    from ..formats.documents.facts import find_context
 
     if output.suffix not in (".parquet", ".jsonl"):
         raise RoutectlError(f"{output}: expected NAME.parquet or NAME.jsonl")
@@ -234,7 +234,7 @@ def _write(
     from dataclasses import replace
 
     from ..formats import open_dump
-    from ..formats.native import write_native
+    from ..formats.native.container import write_native
 
     had = [request.sample_id for request in requests if request.sample_id in journal]
     if not had:

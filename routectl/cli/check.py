@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import RoutectlError
-from .check_request import CheckRequest, answer_check
+from ..jobs.check.request import CheckRequest, answer_check
+from ..jobs.reading import Reading
 from .dashboards import Step, Tensorboard, Wandb, dashboards_to
 from .options import (
     ExitZero,
@@ -24,11 +25,10 @@ from .options import (
 )
 from .output import check_output, emit, note, watching
 from .pages import page_at
-from .reading import Reading
 
 if TYPE_CHECKING:
     from ..dump import Dump
-    from ..ops.explained import Explanation
+    from ..ops.check.explained import Explanation
 
 __all__ = ["check_command"]
 
@@ -86,7 +86,7 @@ def check_command(
         return _explain(explain)
     if dump is None:
         raise RoutectlError("no dump is named", hint="routectl check --help")
-    from ..reports.check_terminal import render_check
+    from ..reports.check.text import render_check
 
     request = CheckRequest(
         dump=dump, fail_on=fail_on, select=tuple(select or ()), ignore=tuple(ignore or ()), ep=ep,
@@ -112,8 +112,8 @@ def check_command(
 
 def _write_fixed(dump: "Dump", found: "Explanation", target: Path, force: bool) -> None:
     """Write the dump with its experts renumbered as the reference has them."""
-    from ..formats.native import write_native
-    from ..ops.renumber import renumbered_dump
+    from ..formats.native.container import write_native
+    from ..ops.check.renumber import renumbered_dump
 
     if target.suffix != ".parquet":
         raise RoutectlError(f"{target}: --apply-fix writes native files: expected NAME.parquet")
@@ -125,8 +125,8 @@ def _write_fixed(dump: "Dump", found: "Explanation", target: Path, force: bool) 
 
 
 def _explain(code: str) -> int:
-    from ..findings import kind_of, known_codes
-    from ..reports.check import explain_page
+    from ..ops.check.findings import kind_of, known_codes
+    from ..reports.check.document import explain_page
 
     if code not in known_codes():
         raise RoutectlError(f"--explain {code}: expected one of {', '.join(known_codes())}")

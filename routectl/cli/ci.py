@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import RoutectlError
-from .ci_baseline import Numbers, kept_numbers, read_baseline, write_baseline
-from .ci_config import Check, CiConfig, read_checks
-from .ci_runs import CheckRun, answer_run, limits_of, runs_of_check
+from ..jobs.ci.baseline import Numbers, kept_numbers, read_baseline, write_baseline
+from ..jobs.ci.config import Check, CiConfig, read_checks
+from ..jobs.ci.runs import CheckRun, answer_run, limits_of, runs_of_check
 from .dashboards import Step, Tensorboard, Wandb, dashboards_to
 from .options import ExitZero, Force, Json, Output
 from .output import check_output, emit, note
 
 if TYPE_CHECKING:
-    from ..reports.document import Document
+    from ..reports.diff.document import Document
 
 __all__ = ["ci_command"]
 
@@ -50,8 +50,8 @@ class _Voices:
 
     def write(self, document: "Document") -> None:
         from ..files import replacing
-        from ..reports.github import badge_json, github_annotations, github_summary
-        from ..reports.junit import junit_xml
+        from ..reports.ci.github import badge_json, github_annotations, github_summary
+        from ..reports.ci.junit import junit_xml
 
         for path, text in ((self.junit, junit_xml), (self.badge, badge_json)):
             if path is not None:
@@ -85,8 +85,8 @@ def ci_command(
     threshold, 2 trouble with the config or at least one check; 2 wins over 1. docs/ci.md has the
     config, baselines, and workflows for GitHub and GitLab.
     """
-    from ..reports.ci import ci_document
-    from ..reports.ci_terminal import render_ci
+    from ..reports.ci.document import ci_document
+    from ..reports.ci.text import render_ci
 
     asked = read_checks(Path("pyproject.toml") if config is None else config)
     checks = _chosen(asked, only or ())
@@ -134,8 +134,8 @@ def _entries(
     check: Check, folder: Path, accepted: Numbers, update: bool
 ) -> "list[tuple[CheckRun | None, Document]]":
     """A check's runs, each with its entry; one entry without a run where none is found."""
-    from ..ops.baseline import Baseline
-    from ..reports.ci import troubled
+    from ..ops.diff.baseline import Baseline
+    from ..reports.ci.document import troubled
 
     try:
         runs = runs_of_check(check, folder)
@@ -153,7 +153,7 @@ def _entries(
 
 def _accepted(run: CheckRun, entry: "Document") -> dict[str, float]:
     """What a baseline keeps of a run."""
-    from ..ops.baseline import scalar_name
+    from ..ops.diff.baseline import scalar_name
 
     limits = limits_of(run.request)
     layered = {

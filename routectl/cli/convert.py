@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import RoutectlError
-from .convert_native import (
+from ..jobs.convert.native import (
     BaseDump,
     CodecName,
     KeepOrder,
@@ -14,7 +14,7 @@ from .convert_native import (
     Verify,
     convert_to_native,
 )
-from .convert_targets import Lossy, Missing, To, Wanted, convert_to_target, is_native
+from ..jobs.convert.targets import Lossy, Missing, To, Wanted, convert_to_target, is_native
 from .options import (
     Force,
     Format,

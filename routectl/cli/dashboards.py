@@ -11,7 +11,7 @@ from ..errors import RoutectlError, UnsupportedError
 from .output import note
 
 if TYPE_CHECKING:
-    from ..reports.document import Document
+    from ..reports.diff.document import Document
 
 __all__ = ["Dashboards", "Step", "Tensorboard", "Wandb", "dashboards_to"]
 
@@ -42,16 +42,16 @@ class Dashboards:
         """Write the scalars of a document, where that was asked for."""
         if self.tensorboard is None and self.wandb is None:
             return
-        from ..reports.scalars import metrics
+        from ..reports.ci.scalars import metrics
 
         scalars = metrics(document)
         if self.tensorboard is not None:
-            from ..boards.tensorboard import write_events
+            from ..reports.ci.tensorboard import write_events
 
             write_events(self.tensorboard, scalars, self.step)
             note(f"wrote {self.tensorboard}: {len(scalars)} scalars of step {self.step}")
         if self.wandb is not None:
-            from ..boards.wandb import write_offline_run
+            from ..reports.ci.wandb import write_offline_run
 
             run = write_offline_run(self.wandb, scalars, self.step)
             note(f"wrote {run}: {len(scalars)} scalars of step {self.step}")

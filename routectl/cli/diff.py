@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from ..jobs.diff.request import DiffRequest, answer_diff, refuse_incomparable
+from ..jobs.reading import Reading
 from .dashboards import Step, Tensorboard, Wandb, dashboards_to
-from .diff_request import DiffRequest, answer_diff, refuse_incomparable
 from .options import (
     Detail,
     Eps,
@@ -28,7 +29,6 @@ from .options import (
 )
 from .output import check_output, emit, pictured
 from .pages import page_at
-from .reading import Reading
 
 __all__ = ["diff_command"]
 
@@ -108,7 +108,7 @@ def diff_command(
     margin_coverage, load_shift, rows_mismatched, rows_missing (these take @LAYER, or @* for every
     layer), token_mismatch, coverage, unmatched, k1, k3, abs_d, max_d, f2.
     """
-    from ..reports.terminal import render_diff
+    from ..reports.diff.text import render_diff
 
     request = DiffRequest(
         old=old, new=new, match=match, tokens=tokens, layers=layers, sample=tuple(sample or ()),

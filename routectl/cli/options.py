@@ -147,7 +147,7 @@ def open_input(
     ``-`` is standard input.
     """
     from ..formats import open_dump
-    from .piped import file_of
+    from ..jobs.stdin import file_of
 
     source = file_of(path)
     dump = open_dump(source, model=model, format=form, start=start, base=base, tokens=tokens)

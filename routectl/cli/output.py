@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..dump import Dump, Sample
-    from ..reports.document import Document
+    from ..reports.diff.document import Document
 
 __all__ = [
     "check_output", "counting", "counting_samples", "emit", "note", "pictured", "progress_line",
@@ -49,12 +49,12 @@ def emit(
     import io
 
     from ..files import replacing
-    from ..reports.json_text import to_json
+    from ..reports.text.json_text import to_json
 
     if output is None and as_json:
         sys.stdout.write(to_json(document))
         return
-    from ..reports.tables import open_console
+    from ..reports.text.tables import open_console
 
     if output is None:
         render(document, open_console(sys.stdout, plain=plain))

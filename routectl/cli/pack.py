@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import MismatchError, RoutectlError
-from ..reports.wording import plural
+from ..jobs.pack.layout import (
+    LayoutOptions,
+    layers_of,
+    lens_of,
+    packing_of,
+    parse_lens,
+    parse_ranks,
+    renumber,
+)
+from ..jobs.pack.modes import check_given
+from ..reports.text.wording import plural
 from . import pack_options as opt
 from .options import (
     Force,
@@ -22,21 +32,11 @@ from .options import (
     open_input,
 )
 from .output import emit, note, watching
-from .pack_modes import check_given
-from .packing import (
-    LayoutOptions,
-    layers_of,
-    lens_of,
-    packing_of,
-    parse_lens,
-    parse_ranks,
-    renumber,
-)
 
 if TYPE_CHECKING:
     from ..dump import Dump
-    from ..layout import Packing
-    from .replay import Job
+    from ..jobs.pack.folder import Job
+    from ..layouts.packing import Packing
 
 __all__ = ["pack_command"]
 
@@ -62,8 +62,8 @@ def _packed(
 def _explain(packing: "Packing", plain: bool) -> int:
     import sys
 
-    from ..reports.drawing import draw_layout
-    from ..reports.tables import open_console
+    from ..reports.pack.drawing import draw_layout
+    from ..reports.text.tables import open_console
 
     draw_layout(packing, open_console(sys.stdout, plain=plain))
     return 0
@@ -71,9 +71,9 @@ def _explain(packing: "Packing", plain: bool) -> int:
 
 def _write(job: "Job", output: Path, as_json: bool, plain: bool, force: bool) -> int:
     from ..files import replacing_folder
-    from ..formats.replay import foreign_content
-    from ..reports.replay_terminal import render_packed
-    from .replay import write_folder
+    from ..formats.replay.folder import foreign_content
+    from ..jobs.pack.folder import write_folder
+    from ..reports.pack.text import render_packed
 
     with replacing_folder(output, force=force, foreign=foreign_content) as folder:
         try:
@@ -86,9 +86,9 @@ def _write(job: "Job", output: Path, as_json: bool, plain: bool, force: bool) ->
 
 
 def _verify(job: "Job", folder: Path, as_json: bool, plain: bool) -> int:
-    from ..reports.replay import verified_document
-    from ..reports.replay_terminal import render_verified
-    from .verify import verify_folder
+    from ..jobs.pack.verify import verify_folder
+    from ..reports.pack.document import verified_document
+    from ..reports.pack.text import render_verified
 
     found = verify_folder(job, folder)
     document = verified_document(found, str(folder), job.dump.meta)
@@ -151,9 +151,9 @@ def pack_command(
     route is there exactly once, --explain draws the layout, `routectl unpack` goes back.
     """
     from ..files import refuse_existing
-    from ..layout import FRAMEWORKS
-    from ..ops.padding import TensorSpec
-    from .replay import Job, job_of_manifest
+    from ..jobs.pack.folder import Job, job_of_manifest
+    from ..layouts.packing import FRAMEWORKS
+    from ..ops.pack.padding import TensorSpec
 
     if framework not in FRAMEWORKS:
         raise RoutectlError(f"framework {framework!r} is not known: {', '.join(FRAMEWORKS)}")

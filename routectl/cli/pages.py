@@ -9,7 +9,7 @@ from ..errors import FormatError, RoutectlError
 from .output import check_output, note
 
 if TYPE_CHECKING:
-    from ..reports.document import Document
+    from ..reports.diff.document import Document
 
 __all__ = ["Page", "page_at", "read_report"]
 
@@ -29,7 +29,7 @@ class Page:
         if self.path is None:
             return
         from ..files import replacing
-        from ..reports.page import html_page, with_texts
+        from ..reports.page.page import html_page, with_texts
 
         if self.tokenizer is not None:
             from ..formats.tokenizer import open_tokenizer

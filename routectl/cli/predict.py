@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from ..errors import RoutectlError, UnsupportedError
-from ..reports.wording import plural
+from ..jobs.predict.runs import emit_predicted, fit_versions, judge_versions
+from ..jobs.predict.versions import Sources, named_paths, open_versions
+from ..reports.text.wording import plural
 from .options import Force, Json, Plain
 from .output import check_output, emit, note
-from .predict_runs import emit_predicted, fit_versions, judge_versions
-from .predict_versions import Sources, named_paths, open_versions
 
 __all__ = ["predict_command"]
 
@@ -81,9 +81,9 @@ def predict_command(
     from ..checkpoints.router_inputs import open_router_inputs
     from ..files import refuse_existing
     from ..forward import pick_devices
-    from ..ops.predict_scores import below, parse_gain
-    from ..reports.predict import prediction_document
-    from ..reports.predict_terminal import render_prediction
+    from ..ops.predict.scores import below, parse_gain
+    from ..reports.predict.document import prediction_document
+    from ..reports.predict.text import render_prediction
 
     _check_mode(fit, evaluate, emit_to, predictor, output)
     limit = None if fail_under is None else parse_gain(fail_under)

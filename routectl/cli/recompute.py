@@ -7,9 +7,15 @@ from typing import Annotated
 import typer
 
 from ..errors import RoutectlError, UnsupportedError
-from ..reports.wording import plural
-from .crew import crew_of
-from .noise import print_noise_floor
+from ..jobs.recompute.crew import crew_of
+from ..jobs.recompute.noise import print_noise_floor
+from ..jobs.recompute.parts import parts_folder
+from ..jobs.recompute.router_check import CHECKED_TOKENS
+from ..jobs.recompute.router_inputs import recompute_from_inputs
+from ..jobs.recompute.run import Saving, write_recompute
+from ..jobs.recompute.samples import targets_of
+from ..jobs.recompute.share import Work
+from ..reports.text.wording import plural
 from .options import (
     Device,
     Dtype,
@@ -28,12 +34,6 @@ from .options import (
 )
 from .output import note
 from .pages import Page, page_at
-from .parts import parts_folder
-from .recomputed import targets_of
-from .recomputing import Saving, write_recompute
-from .router_check import CHECKED_TOKENS
-from .router_inputs import recompute_from_inputs
-from .share import Work
 
 __all__ = ["recompute_command"]
 
@@ -159,7 +159,7 @@ def _write_summary(output: Path, page: Page) -> None:
     if page.path is None:
         return
     from ..ops.summary import summarize
-    from ..reports.document import summary_document
+    from ..reports.diff.document import summary_document
 
     summary = summarize(open_input(str(output), None, None, None))
     page.write(summary_document(summary, detail=True))

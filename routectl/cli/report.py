@@ -30,7 +30,7 @@ def report_command(
     """
     from rich.errors import ConsoleError
 
-    from ..reports.page import render_of
+    from ..reports.page.page import render_of
 
     target = check_output(output, force)
     document = read_report(result)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ..jobs.reading import Reading
+from ..jobs.staleness.request import StalenessRequest, answer_staleness
 from .dashboards import Step, Tensorboard, Wandb, dashboards_to
 from .options import (
     Detail,
@@ -30,8 +32,6 @@ from .options import (
 )
 from .output import check_output, emit, pictured
 from .pages import page_at
-from .reading import Reading
-from .staleness_request import StalenessRequest, answer_staleness
 
 __all__ = ["staleness_command"]
 
@@ -157,8 +157,8 @@ def staleness_command(
 
     -o NAME.json writes the report as JSON, which --series reads.
     """
-    from ..reports.series_terminal import render_series
-    from ..reports.staleness_terminal import render_staleness
+    from ..reports.staleness.series_text import render_series
+    from ..reports.staleness.text import render_staleness
 
     target = check_output(output, force)
     beside = None if target is None else target.with_name(f"{target.name}.versions")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import FormatError, MismatchError, UnsupportedError
-from ..reports.wording import plural
+from ..jobs.pack.folder import Job, job_of_manifest, misfit, places
+from ..reports.text.wording import plural
 from .options import Force
 from .output import counting, note, tokens_rate
-from .replay import Job, job_of_manifest, misfit, places
 
 if TYPE_CHECKING:
-    from ..formats.replay import RankFile
-    from ..ops.pack import Packed, Rank
+    from ..formats.replay.folder import RankFile
+    from ..ops.pack.pack import Packed, Rank
 
 __all__ = ["unpack_command", "unpack_folder"]
 
@@ -26,8 +26,8 @@ def _part(job: Job, place: "RankFile", path: Path) -> "tuple[Rank, Packed]":
     """A rank's file as what pack gave. Raises FormatError when it is not what was written."""
     import numpy as np
 
-    from ..formats.replay import file_digest, read_tensors
-    from ..ops.pack import Packed, Rank
+    from ..formats.replay.folder import file_digest, read_tensors
+    from ..ops.pack.pack import Packed, Rank
 
     share, tensors = job.packing.share(place.mb, place.dp, place.cp), read_tensors(path)
     wrong = misfit(job, place, tensors, place.path)
@@ -49,9 +49,9 @@ def unpack_folder(folder: Path, output: Path, *, force: bool) -> int:
 
     Raises MismatchError when some ranks' files are not there.
     """
-    from ..formats.native import open_native, write_native
-    from ..formats.replay import MANIFEST, SAMPLES, list_tensors, read_manifest
-    from ..ops.unpack import unpack
+    from ..formats.native.container import open_native, write_native
+    from ..formats.replay.folder import MANIFEST, SAMPLES, list_tensors, read_manifest
+    from ..ops.pack.unpack import unpack
 
     samples = open_native(folder / SAMPLES)
     job = job_of_manifest(folder, samples, {}, 1)

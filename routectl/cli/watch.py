@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import RoutectlError
-from ..reports.wording import plural
+from ..jobs.watch.look import Looked, Lookout
+from ..reports.text.wording import plural
 from .options import Format, Model, NumExperts, NumLayers, Start, TopK, model_from
 from .output import note
-from .watch_file import Looked, Lookout
 
 if TYPE_CHECKING:
-    from ..following import Follower
+    from ..jobs.watch.follower import Follower
 
 __all__ = ["watch_command"]
 
@@ -62,7 +62,7 @@ class _Watch:
 
     def look(self) -> None:
         """Look at the folder once, and at each file that has come to rest."""
-        from ..following import stamp_of
+        from ..jobs.watch.follower import stamp_of
 
         for path in self.follower.poll(time.monotonic()):
             before = stamp_of(path)
@@ -78,7 +78,7 @@ class _Watch:
             self._say(path, found)
 
     def _say(self, path: Path, found: Looked) -> None:
-        from ..reports.watch import watch_document, watch_text
+        from ..reports.check.watch import watch_document, watch_text
 
         if found.result is None and found.error is None:
             self.passed.add(path)
@@ -156,9 +156,9 @@ def watch_command(
     of an end of its own: 0 no finding of the severity of --fail-on, 1 at least one, 2 a dump that
     could not be checked, or none seen. docs/live.md says more.
     """
-    from ..findings import SEVERITIES
-    from ..following import Follower
-    from ..formats.facts import read_model
+    from ..formats.documents.facts import read_model
+    from ..jobs.watch.follower import Follower
+    from ..ops.check.findings import SEVERITIES
 
     if fail_on not in SEVERITIES:
         raise RoutectlError(f"--fail-on {fail_on!r} is not known: {', '.join(SEVERITIES)}")

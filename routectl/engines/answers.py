@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError
-from ..formats.dialects import read_document
-from ..formats.fields import one_line
-from ..formats.wire import WireSample, to_sample
+from ..formats.documents.fields import one_line
+from ..formats.responses.dialects import read_document
+from ..formats.wire.sample import WireSample, to_sample
 from ..model import ModelFacts
 from .http import PassingError
 from .requests import Request

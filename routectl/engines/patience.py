@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ..errors import RoutectlError
-from ..formats.fields import one_line
+from ..formats.documents.fields import one_line
 from .http import PassingError, RefusedError, Reply
 
 __all__ = ["Patience", "StoppedError", "body_or_raise", "patiently"]

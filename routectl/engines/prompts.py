@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
-from ..formats.fields import Doc, first_of, mapping, sequence, text, token_ids
+from ..formats.documents.fields import Doc, first_of, mapping, sequence, text, token_ids
 
 __all__ = ["Prompt", "read_prompts"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RoutectlError
-from ..formats.fields import text
+from ..formats.documents.fields import text
 from .http import Address, Reply
 
 __all__ = ["ENDPOINTS", "FLAGS", "Server", "assumed_server", "endpoint_for", "find_server"]

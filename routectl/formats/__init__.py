@@ -70,20 +70,20 @@ def _open_file(
         if tokens is not None and kind != "torch":
             raise MismatchError(f"{path}: no list of layers: its samples have their own tokens")
         if kind == "native":
-            from .native import open_native
+            from .native.container import open_native
 
             return open_native(path, base=base)
         if kind in _ARRAYS:
-            from .arrays import open_arrays
+            from .arrays.reader import open_arrays
 
             return open_arrays(path, kind, model, start)
         if kind in _TRAINERS:
             from .token_files import read_tokens
-            from .trainer_files import open_trainer_file
+            from .trainers.dumps import open_trainer_file
 
             given = None if tokens is None else read_tokens(Path(tokens), model)
             return open_trainer_file(path, kind, model, start, given)
-        from .text import open_text
+        from .responses.text import open_text
 
         return open_text(path, kind, model, start)
     except OSError as error:
@@ -131,7 +131,7 @@ def open_dump(
     files = _listed(Path(path))
     if files is None:
         return _open_file(Path(path), model, format, start, base, tokens)
-    from .bundles import find_bundle, open_bundle
+    from .trainers.bundles import find_bundle, open_bundle
 
     manifest = find_bundle(files) if Path(path).is_dir() else None
     if manifest is not None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..dump import Dump, DumpMeta, Sample
 from ..errors import FormatError, MismatchError
-from .fields import joined
-from .wire import NoSamplesError
+from .documents.fields import joined
+from .wire.sample import NoSamplesError
 
 __all__ = ["join_files"]
 

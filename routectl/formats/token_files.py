@@ -7,7 +7,7 @@ from pathlib import Path
 from ..dump import Dump, Sample
 from ..errors import FormatError
 from ..model import ModelFacts
-from .fields import token_ids
+from .documents.fields import token_ids
 
 __all__ = ["read_tokens"]
 
@@ -27,8 +27,8 @@ def read_tokens(path: Path, model: ModelFacts | str | Path | None) -> Dump | Seq
         if prompt is not None:
             return (prompt,)
     if head.startswith(b"PK") and b"/data.pkl" in head:
-        from .torch_files import load_torch
-        from .train_data import is_train_data, train_data_of
+        from .trainers.torch_files import load_torch
+        from .trainers.train_data import is_train_data, train_data_of
 
         doc = load_torch(path)
         if is_train_data(doc):

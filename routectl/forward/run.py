@@ -13,13 +13,13 @@ from ..dump import Sample
 from .build import build_skeleton, config_of
 from .discover import RouterAt, find_routers
 from .head import body_of, head_name, response_logprobs
-from .jobs import make_jobs
 from .memory import free_memory
 from .options import Forwarded, RunOptions
 from .padded import PaddedBatch, pad_together
 from .plain import load_plain
 from .probe import Probe
 from .progress import RunCounter
+from .single import make_jobs
 from .weights import Store, open_store
 
 __all__ = ["Prepared", "prepare", "run_forward"]

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dump import Dump, DumpMeta, Sample
-from ..kernels import count_load
+from ..kernels.rows import count_load
 from ..routes import ids_dtype
-from .align import checked
+from .pairs.align import checked
 
 __all__ = ["Summary", "summarize"]
 

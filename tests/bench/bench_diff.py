@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from routectl.dump import DumpMeta, Sample
-from routectl.formats.native import write_native
-from routectl.kernels import diff_rows
+from routectl.formats.native.container import write_native
+from routectl.kernels.rows import diff_rows
 from routectl.margins import Margins, margins_to_float16
-from routectl.ops.margins import flips_of, tally_margins
+from routectl.ops.diff.flips import flips_of, tally_margins
 from routectl.routes import Routes
 
 L, K, E = 48, 8, 128

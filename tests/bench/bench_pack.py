@@ -25,7 +25,7 @@ import torch
 
 from routectl import Packing, Pipeline, Rank, Routes, TensorSpec, pack
 from routectl.dump import Dump, DumpMeta, Sample, key_of
-from routectl.formats.native import open_native, write_native
+from routectl.formats.native.container import open_native, write_native
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import foreign

@@ -13,7 +13,7 @@ import time
 import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from routectl.live import record
+from routectl.forward.live import record
 
 SIZES = {
     "vocab_size": 1024, "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,

@@ -12,9 +12,9 @@ import time
 
 import torch
 
-from routectl.ops.replay_inputs import CHUNK_BYTES, LayerRouter, replay_inputs
-from routectl.recipe import Recipe
-from routectl.recipes import recipe_from_config
+from routectl.ops.predict.replay_inputs import CHUNK_BYTES, LayerRouter, replay_inputs
+from routectl.routers.from_config import recipe_from_config
+from routectl.routers.recipe import Recipe
 
 SHAPES = (  # name, config, hidden size
     ("Qwen3-30B-A3B", {"model_type": "qwen3_moe", "num_hidden_layers": 4, "num_experts": 128,

@@ -1,1 +1,0 @@
-"""Doors: the files of dashboards, from scalars by name."""

@@ -1,0 +1,1 @@
+"""Dumps that are arrays: .npy, .npz and .safetensors."""

@@ -1,0 +1,139 @@
+"""The three array containers as one: names, shapes and dtypes at hand, arrays read on demand."""
+
+import lzma
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ...errors import FormatError, RoutectlError
+from ..documents.fields import one_line
+from ..documents.limits import check_inflation
+from ..wire.payload import from_npy, npy_header
+
+__all__ = ["ArrayFile", "open_array_file", "save_safetensors"]
+
+_MAX_NAME = 255
+_ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
+    *(KeyError, RuntimeError, ValueError),  # absent or encrypted members, impossible fields
+)
+
+
+@dataclass(slots=True)
+class ArrayFile:
+    """Arrays by name. ``texts`` are its strings: safetensors metadata, or 0-d string arrays."""
+
+    path: Path
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+    read: Callable[[str], NDArray[Any]]
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+def _open_npy(path: Path) -> ArrayFile:
+    with path.open("rb") as stream:
+        shape, dtype, _ = npy_header(stream, str(path))
+    name = path.name.removesuffix(".npy")
+    return ArrayFile(
+        path, {name: shape}, {name: str(dtype)}, lambda _: from_npy(path.read_bytes(), str(path))
+    )
+
+
+def _check_name(name: str, path: Path) -> None:
+    """Array names become sample ids and stand in messages, so they are short and printable."""
+    if len(name) > _MAX_NAME or not name.isprintable():
+        raise FormatError(f"{path}: got an array named {name[:40]!a}, expected a short name")
+
+
+@contextmanager
+def _unzipping(where: str) -> Iterator[None]:
+    try:
+        yield
+    except _ZIP_ERRORS as error:
+        raise FormatError(f"{where}: damaged .npz: {one_line(error)}") from None
+
+
+def _open_npz(path: Path) -> ArrayFile:
+    with _unzipping(str(path)):
+        archive = zipfile.ZipFile(path)  # stays open: closed with the last array that can be read
+
+    def read(name: str) -> NDArray[Any]:
+        with _unzipping(f"{path}: {name}"):
+            return from_npy(archive.read(f"{name}.npy"), f"{path}: {name}")
+
+    result = ArrayFile(path, {}, {}, read)
+    for info in archive.infolist():
+        name = info.filename.removesuffix(".npy")
+        _check_name(name, path)
+        where = f"{path}: {name}"
+        if not info.filename.endswith(".npy"):
+            raise FormatError(f"{where}: not an array, expected a .npz")
+        if name in result.shapes:
+            raise FormatError(f"{where}: there twice")
+        check_inflation(info.file_size, info.compress_size, where)
+        with _unzipping(where), archive.open(info) as stream:
+            shape, dtype, _ = npy_header(stream, where)
+        result.shapes[name] = shape
+        result.dtypes[name] = str(dtype)
+        if shape == () and dtype.kind == "U":
+            result.texts[name] = str(read(name))
+    return result
+
+
+def _dtype_name(name: str) -> str:
+    """numpy's name of a safetensors dtype: U8 is uint8; names such as BF16 stay as they are."""
+    kind = {"U": "uint", "I": "int", "F": "float"}.get(name[0])
+    return kind + name[1:] if kind and name[1:].isdigit() else name.lower()
+
+
+def _open_safetensors(path: Path) -> ArrayFile:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        source: Any = safe_open(path, framework="numpy")  # stays open, as the archive above
+        slices = {name: source.get_slice(name) for name in source.keys()}  # noqa: SIM118
+        shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+        dtypes = {name: _dtype_name(part.get_dtype()) for name, part in slices.items()}
+        texts = dict(source.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise FormatError(f"{path}: damaged .safetensors: {one_line(error)}") from None
+
+    def read(name: str) -> NDArray[Any]:
+        try:
+            array: NDArray[Any] = source.get_tensor(name)
+        except (SafetensorError, TypeError, AttributeError) as error:  # numpy has no bfloat16
+            raise FormatError(f"{path}: {name}: got {dtypes[name]}: {error}") from None
+        return array
+
+    return ArrayFile(path, shapes, dtypes, read, texts)
+
+
+def open_array_file(path: Path, kind: str) -> ArrayFile:
+    """Open a container by kind: npy, npz or safetensors. Raises FormatError when it is damaged."""
+    opener = {"npy": _open_npy, "npz": _open_npz, "safetensors": _open_safetensors}[kind]
+    file = opener(path)
+    for name in file.shapes:
+        _check_name(name, path)
+    return file
+
+
+def save_safetensors(path: Path, arrays: dict[str, NDArray[Any]], origin: str) -> None:
+    """Write C-ordered arrays as a safetensors file, without a copy of them in memory.
+
+    ``origin`` is the only metadata, since several would be written in an order that changes from
+    call to call: equal arrays give equal bytes.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(arrays, path, {"origin": origin})
+    except (SafetensorError, OSError) as error:
+        raise RoutectlError(f"{path}: cannot be written: {one_line(error)}") from None

@@ -1,0 +1,97 @@
+"""Where a dump's model facts come from: the caller, the file itself, or a config beside it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import FormatError
+from ...model import ModelFacts, facts_from_config
+
+__all__ = ["Context", "find_context", "model_config", "read_model"]
+
+_MAX_CONFIG_BYTES = 64 << 20
+_HINT = "--model CONFIG.json, or --num-layers, --top-k and --num-experts"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The facts that hold for a file, where they come from, and what meta.json beside it says."""
+
+    facts: ModelFacts
+    source: str
+    about: dict[str, Any]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise FormatError(f"{path}: too large for a model config")
+        doc = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path}: not JSON, expected an HF config.json") from None
+    if not isinstance(doc, dict):
+        raise FormatError(f"{path}: got a {type(doc).__name__}, expected an HF config.json")
+    return doc
+
+
+def read_model(path: str | Path) -> ModelFacts:
+    """Model facts from an HF config.json, or from the folder that holds one."""
+    return facts_from_config(model_config(path), str(path))
+
+
+def model_config(path: str | Path) -> dict[str, Any]:
+    """The config.json at a path or in the folder there; in a meta.json, what hf_config holds."""
+    file = Path(path)
+    doc = _read_json(file / "config.json" if file.is_dir() else file)
+    config = doc.get("hf_config", doc)
+    if not isinstance(config, dict):
+        raise FormatError(f"{path}: hf_config: got a {type(config).__name__}, expected an object")
+    return config
+
+
+def _notes(meta: Path, needed: bool) -> dict[str, Any]:
+    """The meta.json beside a dump; a foreign one is in nobody's way unless it is needed."""
+    try:
+        return _read_json(meta) if meta.is_file() else {}
+    except FormatError:
+        if needed:
+            raise
+        return {}
+
+
+def _beside(folder: Path, about: dict[str, Any]) -> tuple[ModelFacts | None, str]:
+    """Facts from ``hf_config`` in meta.json or from config.json in the dump's folder."""
+    meta, config = folder / "meta.json", folder / "config.json"
+    if isinstance(about.get("hf_config"), dict):
+        return facts_from_config(about["hf_config"], str(meta)), str(meta)
+    if config.is_file():
+        return facts_from_config(_read_json(config), str(config)), str(config)
+    return None, ""
+
+
+def find_context(
+    path: Path, model: ModelFacts | str | Path | None, own: dict[str, Any] | None = None
+) -> Context:
+    """The facts for the dump at ``path``: ``model`` first, then ``own``, then the folder's.
+
+    ``own`` is a config that the file itself carries. Raises FormatError when none of the three
+    tells, because the layer axis and the id range cannot be checked without them.
+    """
+    about = _notes(path.parent / "meta.json", needed=model is None and own is None)
+    if isinstance(model, ModelFacts):
+        return Context(model, "given", about)
+    if model is not None:
+        return Context(read_model(model), str(model), about)
+    if own is not None:
+        return Context(facts_from_config(own, f"{path}: config"), "the file itself", about)
+    found, source = _beside(path.parent, about)
+    if found is not None:
+        return Context(found, source, about)
+    raise FormatError(
+        f"{path}: the model is not known: no config in the file, no config.json or meta.json "
+        "beside it",
+        hint=_HINT,
+    )

@@ -1,0 +1,83 @@
+"""The base of a delta-coded file: another dump of the same tokens, opened when it is needed."""
+
+from pathlib import Path
+
+from ...dump import Dump, DumpMeta
+from ...errors import FormatError, MismatchError, UnsupportedError
+from ...model import ModelFacts
+from ...routes import Routes
+
+__all__ = ["Bases", "check_base"]
+
+_FACTS = ("layers_L", "num_experts", "top_k")
+
+
+def check_base(base: Dump, meta: DumpMeta) -> None:
+    """Raise MismatchError unless a base has the layers, E and K of a dump."""
+    for name in _FACTS:
+        if getattr(base.meta, name) != getattr(meta, name):
+            raise MismatchError(
+                f"{base.meta.path}: no base: {name} is {getattr(base.meta, name)}, "
+                f"in {meta.path} {getattr(meta, name)}"
+            )
+
+
+class Bases:
+    """The routes of a base by index, in some of its layers.
+
+    ``path`` is the one in the coded file, relative to that file's folder; ``given`` is a dump or a
+    path that takes its place. ``within`` are the files that wait for this base.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        path: str | None,
+        given: Dump | Path | str | None,
+        within: tuple[Path, ...],
+    ) -> None:
+        self._file, self._path, self._given = file, path, given
+        self._within = (*within, file.resolve())
+        self._whole: Dump | None = None
+        self._parts: dict[tuple[int, ...], Dump] = {}
+
+    def routes(self, index: int, meta: DumpMeta, layers: tuple[int, ...]) -> Routes | None:
+        """The routes of the base's sample ``index``.
+
+        Raises MismatchError where the base is not there or is another one.
+        """
+        if self._whole is None:
+            self._whole = self._dump(meta)
+            check_base(self._whole, meta)
+        if layers not in self._parts:
+            self._parts[layers] = self._whole.select(layers=layers)
+        dump = self._parts[layers]
+        if not 0 <= index < len(dump):
+            raise MismatchError(
+                f"{self._file}: {dump.meta.path} is not the base that this was coded against: got "
+                f"{len(dump)} samples, expected at least {index + 1}"
+            )
+        return dump[index].routes
+
+    def _dump(self, meta: DumpMeta) -> Dump:
+        if isinstance(self._given, Dump):
+            return self._given
+        from .. import open_dump
+        from .container import open_native
+
+        path = Path(self._given) if self._given else self._file.parent / (self._path or "")
+        if path.resolve() in self._within:
+            raise MismatchError(f"{self._file}: its base is itself")
+        if not path.is_file():
+            raise UnsupportedError(
+                f"{self._file}: coded against another dump: got no file {path}, expected that dump",
+                hint="name it with --base",
+            )
+        if path.suffix == ".parquet":
+            return open_native(path, within=self._within)
+        try:
+            return open_dump(path)
+        except FormatError:  # no model beside it: this file knows
+            layers = meta.layers_L
+            facts = ModelFacts(layers[-1] + 1, layers, meta.num_experts, meta.top_k, None)
+            return open_dump(path, model=facts)

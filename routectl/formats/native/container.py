@@ -1,0 +1,273 @@
+"""routectl's own container: Parquet, one row a sample, one binary column a MoE layer.
+
+A second binary column a layer holds margins, a third group margins, a fourth gate
+log-probabilities, where there are any; the ids may go through a codec. docs/formats.md is the
+contract. Shape suffixes: T tokens, L MoE layers, K top_k.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...codecs import codec_named
+from ...dump import Dump, DumpMeta, Sample, SampleKey, key_of
+from ...errors import FormatError
+from ...files import replacing
+from ...gate_logprobs import digest_routes
+from ..documents.fields import one_line
+from ..documents.limits import check_inflation
+from .bases import Bases, check_base
+from .cells import coded_name
+from .decoder import CodedGroup
+from .encoder import Coding, as_coded, code_group
+from .groups import open_group, table_row
+from .rows import sample_of
+from .samples import row_of
+from .schema import COLUMNS, FACTS, CodedAbout, columns_of_layers, kinds_of, read_schema, schema_of
+
+__all__ = ["check_native", "open_native", "stream_native", "write_native"]
+
+_GROUP_BYTES = 4 << 20  # ids in a row group: what reading one sample at random costs at most
+_GROUP_ROWS = 4096
+_KEYS = ("sample_id", "prompt_ids", "response_ids")
+_KEPT = ("order", "margins", "group_margins", "gates", "provenance", "num_layers")
+_DIGEST = "routectl.digest"  # of all routes, in the footer
+
+
+def _groups(samples: Iterable[Sample], group_bytes: int) -> Iterator[list[Sample]]:
+    """Samples, a row group at a time."""
+    group: list[Sample] = []
+    size = 0
+    for sample in samples:
+        group.append(sample)
+        size += 0 if sample.routes is None else sample.routes.ids_TLK.nbytes
+        if size >= group_bytes or len(group) >= _GROUP_ROWS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _rows(group: list[Sample], meta: DumpMeta, coding: Coding | None) -> list[dict[str, Any]]:
+    """The samples of a row group as rows, with a digest of the routes each."""
+    if coding is not None:
+        group = [
+            s if s.routes is None
+            else dataclasses.replace(s, routes=as_coded(s.routes, sorts=coding.sorts))
+            for s in group
+        ]  # fmt: skip
+    rows = [row_of(sample, meta, coded=coding is not None) for sample in group]
+    for row, sample in zip(rows, group, strict=True):
+        row["routes_digest"] = None if sample.routes is None else digest_routes(sample.routes)
+    if coding is not None:
+        for row, more in zip(rows, code_group(group, meta, coding), strict=True):
+            row |= more
+    return rows
+
+
+def stream_native(
+    samples: Iterable[Sample], meta: DumpMeta, stream: IO[bytes], coding: Coding | None = None,
+    *, folder: Path | None = None,
+) -> int:  # fmt: skip
+    """Write samples as a native file to a binary stream, which may be a pipe; returns how many.
+
+    ``folder`` is where the file will be: the base's path is kept relative to it.
+    """
+    coded, group_bytes = None, _GROUP_BYTES
+    if coding is not None:
+        base = coding.base
+        path = None
+        if base is not None:
+            check_base(base, meta)
+            is_file = Path(base.meta.path).is_file()
+            path = os.path.relpath(base.meta.path, folder or ".") if is_file else None
+        coded = CodedAbout(coding.codec, coding.sorts, path)
+        group_bytes = codec_named(coding.codec).group_bytes
+        meta = dataclasses.replace(meta, order="unknown") if coding.sorts else meta
+    schema = schema_of(meta, coded)
+    small = [name for name, _ in COLUMNS if name not in ("logprobs", "missing")]
+    options: dict[str, Any] = {
+        "compression": "zstd",
+        "use_dictionary": small,
+        "write_statistics": ["sample_id"],
+        "write_page_checksum": True,
+        "data_page_size": _GROUP_BYTES,
+    }
+    count, digest = 0, hashlib.blake2b(digest_size=16)
+    with pq.ParquetWriter(stream, schema, **options) as writer:
+        for group in _groups(samples, group_bytes):
+            rows = _rows(group, meta, coding)
+            columns = [pa.array([r.get(f.name) for r in rows], f.type) for f in schema]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema), len(rows))
+            count += len(rows)
+            for row in rows:
+                digest.update((row["routes_digest"] or "-").encode())
+        writer.add_key_value_metadata({_DIGEST: digest.hexdigest()})
+    return count
+
+
+def write_native(
+    samples: Iterable[Sample], meta: DumpMeta, path: Path, *, force: bool,
+    coding: Coding | None = None,
+    verify: bool | Callable[[Sample], None] = False,
+) -> int:  # fmt: skip
+    """Write samples to a native file and return how many.
+
+    The file appears whole or not at all; with ``verify`` not before it was read again and every
+    route found to be as it was; it may be a function, told of each sample then. An existing file
+    is refused unless ``force``.
+    """
+    with replacing(path, force=force) as target:
+        count = stream_native(samples, meta, target, coding, folder=path.parent)
+        if verify:
+            target.flush()
+            base = coding.base if coding else None
+            check_native(
+                Path(target.name), base=base, on_sample=verify if callable(verify) else None
+            )
+    return count
+
+
+def check_native(
+    path: Path, *, base: Dump | None = None, on_sample: Callable[[Sample], None] | None = None
+) -> int | None:
+    """Decode every sample and hold the routes against the digests in the file.
+
+    Returns how many samples there are, None for a file from before digests. Raises FormatError
+    where they differ.
+    """
+    dump = open_native(path, base=base)
+    with pq.ParquetFile(path) as file:
+        stored = (file.metadata.metadata or {}).get(_DIGEST.encode())
+    if stored is None:
+        return None
+    digest = hashlib.blake2b(digest_size=16)
+    for i, sample in enumerate(dump if on_sample is None else dump.watched(on_sample)):
+        found = None if sample.routes is None else digest_routes(sample.routes)
+        if dump.digests and found != dump.digests[i]:
+            raise FormatError(f"{path}: sample {i}: got routes {found}, expected {dump.digests[i]}")
+        digest.update((found or "-").encode())
+    if digest.hexdigest().encode() != stored:
+        raise FormatError(f"{path}: got routes {digest.hexdigest()}, expected {stored.decode()}")
+    return len(dump)
+
+
+def open_native(
+    path: Path, *, base: Dump | Path | str | None = None, within: tuple[Path, ...] = ()
+) -> Dump:
+    """Open a native file; row groups are read when a sample of theirs is, page checksums verified.
+
+    ``base`` is what a file of codec delta was coded against; None to take the path in the file.
+    ``within`` are files that wait for this one as their base.
+    Raises FormatError when the file is damaged, UnsupportedError for another program's Parquet or
+    a newer container.
+    """
+
+    footer, about, keys = _read_footer(path)
+    sizes = [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
+    meta = _meta(path, about)
+    coded: CodedAbout | None = about["coded"]
+    bases = Bases(path, coded.base if coded else None, base, within)
+    ends = np.cumsum(sizes)
+
+    def holding(layers: tuple[int, ...]) -> Dump:
+        """The file as a dump of some of its layers; no other layer column is read."""
+        of_layers = columns_of_layers(layers, kinds_of(meta), meta.gates, coded is not None)
+        columns = [name for name, _ in (*COLUMNS, *of_layers)]
+        cells = {coded_name(layer) for layer in layers} if coded else set()
+        read = [name for name in columns if name not in cells]
+        held: tuple[int, pa.Table, CodedGroup | None] | None = None
+
+        def load(index: int) -> Sample:
+            nonlocal held
+            group = int(np.searchsorted(ends, index, side="right"))
+            where = f"{path}: sample {index}"
+            try:
+                if held is None or held[0] != group:
+                    held = None  # let go of one row group before the next is read
+                    table = _read_group(path, footer, group, columns)
+                    decoded = None
+                    if coded is not None:
+                        decoded = open_group(table, meta, layers, bases, f"row group {group}")
+                    held = (group, table, decoded)
+                at = index - int(ends[group] - sizes[group])
+                row = table_row(held[1], at, read)
+                ids = None if held[2] is None or row["num_rows"] is None else held[2].ids(at)
+                return sample_of(row, meta, layers, where, ids)
+            except ValueError as error:
+                raise FormatError(f"{where}: damaged: {error}") from None
+
+        return Dump(dataclasses.replace(meta, layers_L=layers), keys, load, holding)
+
+    whole = holding(meta.layers_L)
+    whole.digests = [] if coded is None else _read_digests(path, footer)
+    return whole
+
+
+def _opened(path: Path, footer: pq.FileMetaData | None) -> pq.ParquetFile:
+    return pq.ParquetFile(path, metadata=footer, page_checksum_verification=True, pre_buffer=False)
+
+
+def _read_footer(path: Path) -> tuple[pq.FileMetaData, dict[str, Any], list[SampleKey]]:
+    """What is read once: the footer, what it says of the dump, the keys of all samples."""
+    try:
+        with _opened(path, None) as file:
+            footer = file.metadata
+            about = read_schema(path, file.schema_arrow)
+            groups = (footer.row_group(g) for g in range(footer.num_row_groups))
+            inflated = sum(group.total_byte_size for group in groups)
+            check_inflation(inflated, path.stat().st_size, str(path))
+            return footer, about, list(_read_keys(file))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise FormatError(f"{path}: damaged Parquet: {one_line(error)}") from None
+
+
+def _meta(path: Path, about: dict[str, Any]) -> DumpMeta:
+    named: dict[str, Any] = {name: about.get(name) for name in FACTS}
+    return DumpMeta(
+        path=str(path),
+        format="native",
+        layers_L=tuple(about["layers"]),
+        num_experts=about["num_experts"],
+        top_k=about["top_k"],
+        facts_source="the file itself",
+        file_bytes=path.stat().st_size,
+        codec=about["coded"].codec if about["coded"] else None,
+        **{name: about[name] for name in _KEPT},
+        **named,
+    )
+
+
+def _read_group(path: Path, footer: pq.FileMetaData, group: int, columns: list[str]) -> pa.Table:
+    try:
+        with _opened(path, footer) as file:
+            return file.read_row_group(group, columns, use_threads=False)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise FormatError(f"{path}: row group {group}: damaged: {one_line(error)}") from None
+
+
+def _read_digests(path: Path, footer: pq.FileMetaData) -> list[str | None]:
+    try:
+        with _opened(path, footer) as file:
+            digests: list[str | None] = file.read(["routes_digest"]).column(0).to_pylist()
+            return digests
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise FormatError(f"{path}: routes_digest: damaged: {one_line(error)}") from None
+
+
+def _read_keys(file: pq.ParquetFile) -> Iterator[SampleKey]:
+    for batch in file.iter_batches(256, columns=list(_KEYS), use_threads=False):
+        ids, prompts, responses = (batch.column(name) for name in _KEYS)
+        for i in range(batch.num_rows):
+            prompt, response = (
+                None if c[i].values is None else c[i].values.to_numpy()
+                for c in (prompts, responses)
+            )
+            yield key_of(ids[i].as_py(), prompt, response)

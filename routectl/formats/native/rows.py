@@ -1,0 +1,184 @@
+"""One row of a native file, as Python values, made into a Sample.
+
+Shape suffixes: T tokens, L MoE layers, K top_k.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...dump import DumpMeta, Sample, WeightSpan
+from ...errors import FormatError
+from ...gate_logprobs import GateLogprobs
+from ...margins import Margins
+from ...routes import Bools, Ids, Routes, ids_dtype
+from .cells import Held, input_tokens
+
+__all__ = [
+    "gate_name", "gate_row", "group_margin_name", "held_row", "layer_name", "margin_name",
+    "sample_of",
+]  # fmt: skip
+
+
+def layer_name(layer: int) -> str:
+    """The column of a layer's ids."""
+    return f"layer_{layer:03d}"
+
+
+def margin_name(layer: int) -> str:
+    """The column of a layer's margins."""
+    return f"margin_{layer:03d}"
+
+
+def group_margin_name(layer: int) -> str:
+    """The column of a layer's group margins."""
+    return f"group_margin_{layer:03d}"
+
+
+def gate_name(layer: int) -> str:
+    """The column of a layer's gate log-probabilities."""
+    return f"gate_{layer:03d}"
+
+
+def gate_row(sample: Sample, meta: DumpMeta) -> dict[str, Any]:
+    """The gate columns of a sample, to be written; none where it has no gates.
+
+    Raises ValueError for gates that do not fit the routes beside them, or that meta denies.
+    """
+    if sample.gates is None:
+        return {}
+    shape = None if sample.routes is None else sample.routes.ids_TLK.shape
+    if not meta.gates or sample.gates.logprobs_TLK.shape != shape:
+        raise ValueError("a sample's gates do not fit its routes, or its dump's meta denies them")
+    by_layer = np.ascontiguousarray(sample.gates.logprobs_TLK.transpose(1, 0, 2), "<f4")
+    columns = zip(map(gate_name, meta.layers_L), by_layer, strict=True)
+    return {"gate_of": sample.gates.of, **{name: values_TK.data for name, values_TK in columns}}
+
+
+def _ids(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], where: str) -> NDArray[Any]:
+    """The layer columns of a row as [T, L, K]."""
+    dtype = ids_dtype(meta.num_experts)
+    shape = (row["num_rows"], meta.top_k)
+    expected = shape[0] * shape[1] * dtype.itemsize
+    for layer in layers:
+        data = row[layer_name(layer)]
+        if data is None or len(data) != expected:
+            got = "nothing" if data is None else f"{len(data)} bytes"
+            raise FormatError(f"{where}: layer {layer}: got {got}, expected {expected} bytes")
+    ids_TLK = np.empty((shape[0], len(layers), shape[1]), dtype)
+    for i, layer in enumerate(layers):
+        data = row[layer_name(layer)]
+        ids_TLK[:, i] = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
+    return ids_TLK
+
+
+def _margins(
+    row: dict[str, Any], layers: tuple[int, ...], name: Callable[[int], str], where: str
+) -> Margins | None:
+    """The margin columns of a row that ``name`` names as [T, L]; None when the sample has none."""
+    columns = [row.get(name(layer)) for layer in layers]
+    if all(data is None for data in columns):
+        return None
+    margin_TL = np.empty((row["num_rows"], len(layers)), np.float16)
+    for i, (layer, data) in enumerate(zip(layers, columns, strict=True)):
+        if data is None or len(data) != 2 * len(margin_TL):
+            got = "nothing" if data is None else f"{len(data)} bytes"
+            expected = f"expected {2 * len(margin_TL)} bytes"
+            raise FormatError(f"{where}: {name(layer)}: got {got}, {expected}")
+        margin_TL[:, i] = np.frombuffer(data, "<f2")
+    return margin_TL
+
+
+def _gates(
+    row: dict[str, Any], shape: tuple[int, ...], layers: tuple[int, ...], where: str
+) -> GateLogprobs | None:
+    """The gate columns of a row as [T, L, K]; None when the sample has none."""
+    if row.get("gate_of") is None:
+        return None
+    logprobs_TLK = np.empty(shape, np.float32)
+    expected = 4 * shape[0] * shape[2]
+    for i, layer in enumerate(layers):
+        data = row[gate_name(layer)]
+        if data is None or len(data) != expected:
+            got = "nothing" if data is None else f"{len(data)} bytes"
+            raise FormatError(f"{where}: {gate_name(layer)}: got {got}, expected {expected} bytes")
+        logprobs_TLK[:, i] = np.frombuffer(data, "<f4").reshape(shape[0], shape[2])
+    return GateLogprobs(logprobs_TLK, row["gate_of"])
+
+
+def _missing(packed: bytes | None, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
+    if packed is None:
+        return None
+    bits = np.frombuffer(packed, np.uint8)
+    if len(bits) != -(-shape[0] * shape[1] // 8):
+        raise ValueError(f"missing: got {len(bits)} bytes for {shape} rows")
+    return np.unpackbits(bits, count=shape[0] * shape[1], bitorder="little").reshape(shape) > 0
+
+
+def _array(values: Any, dtype: type) -> Any:
+    return None if values is None else np.array(values, dtype)
+
+
+def _check_row(row: dict[str, Any]) -> None:
+    """Raise ValueError on what no writer makes: negative numbers, absent ones among others."""
+    for name, value in row.items():
+        if isinstance(value, int) and value < 0:
+            raise ValueError(f"{name} is {value}")
+        if name in ("prompt_ids", "response_ids") and value is not None and (value < 0).any():
+            raise ValueError(f"{name} has an id below 0")
+    if (row["start"] is None) != (row["num_rows"] is None):
+        raise ValueError("start and num_rows are not both there")
+    if any(span is None or None in span.values() for span in row["weight_spans"] or ()):
+        raise ValueError("a weight span is not whole")
+
+
+def _missing_of(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...]) -> Bools | None:
+    missing = _missing(row["missing"], (row["num_rows"], len(meta.layers_L)))
+    if missing is not None and layers != meta.layers_L:
+        missing = missing[:, [meta.layers_L.index(layer) for layer in layers]]
+    return missing
+
+
+def held_row(
+    row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], source: int | None,
+    base: Routes | None,
+) -> Held:  # fmt: skip
+    """What a row tells of its sample before its cells are read. Raises ValueError."""
+    _check_row({"weight_spans": None, **row})
+    if row["num_rows"] is None:
+        return Held(0, 0, None)
+    rows = (row["num_rows"], row["start"])
+    parts = [row["prompt_ids"], row["response_ids"]]
+    tokens = None if any(p is None for p in parts) else np.concatenate(parts).astype(np.int32)
+    missing = _missing_of(row, meta, layers)
+    return Held(*rows, missing, source, input_tokens(tokens, *rows), base)
+
+
+def sample_of(
+    row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], where: str,
+    decoded: Ids | None = None,
+) -> Sample:  # fmt: skip
+    """The sample of a row, with these of the file's layers, and the ids where they were coded.
+
+    Raises FormatError or ValueError on what no writer makes.
+    """
+    _check_row(row)
+    routes = gates = None
+    if row["num_rows"] is not None:
+        ids = _ids(row, meta, layers, where) if decoded is None else decoded
+        missing = _missing_of(row, meta, layers)
+        margins = [_margins(row, layers, n, where) for n in (margin_name, group_margin_name)]
+        routes = Routes(ids, layers, meta.num_experts, row["start"], missing, *margins)
+        gates = _gates(row, ids.shape, layers, where)
+    plain = {name: row[name] for name in row if name in Sample.__dataclass_fields__}
+    arrays = {
+        "prompt_ids": _array(row["prompt_ids"], np.int32),
+        "response_ids": _array(row["response_ids"], np.int32),
+        "loss_mask": _array(row["loss_mask"], np.bool_),
+        "logprobs": _array(row["logprobs"], np.float64),
+        "weight_spans": tuple(WeightSpan(**span) for span in row["weight_spans"] or ()),
+        "start_inferred": bool(row["start_inferred"]),
+    }
+    return Sample(**{**plain, **arrays, "routes": routes, "gates": gates})

@@ -1,0 +1,1 @@
+"""The replay folder that pack writes: rank files, manifest, plans."""

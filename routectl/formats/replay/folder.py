@@ -1,0 +1,192 @@
+"""The replay folder: one safetensors file a rank and micro-batch, manifest.json, samples.parquet.
+
+docs/replay.md is the contract. Shape suffixes: R rows of a rank, K top_k, L layers of a stage.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import FormatError, UnsupportedError
+from ..arrays.files import open_array_file, save_safetensors
+from ..documents.fields import one_line
+
+__all__ = [
+    "MANIFEST",
+    "SAMPLES",
+    "RankFile",
+    "RankTensors",
+    "digests_of",
+    "file_digest",
+    "foreign_content",
+    "list_tensors",
+    "read_manifest",
+    "read_tensors",
+    "write_manifest",
+    "write_tensors",
+]  # fmt: skip
+
+SCHEMA = "routectl.pack/1"
+MANIFEST = "manifest.json"
+SAMPLES = "samples.parquet"
+_RANK_FOLDER = re.compile(r"dp\d+-cp\d+-tp\d+-pp\d+")
+_LAYER = re.compile(r"layer\.(\d{1,6})")
+_PLACE = re.compile(r"(dp|cp|tp|pp|mb)(\d{1,6})")
+_MAX_MANIFEST_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RankFile:
+    """Whose tensors a file holds: micro-batch mb of rank (dp, cp, tp, pp)."""
+
+    mb: int = 0
+    dp: int = 0
+    cp: int = 0
+    tp: int = 0
+    pp: int = 0
+
+    @property
+    def path(self) -> str:
+        """Where the file is in its folder."""
+        return f"dp{self.dp}-cp{self.cp}-tp{self.tp}-pp{self.pp}/mb{self.mb:04d}.safetensors"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RankTensors:
+    """The content of a rank's file: layers[n] is [R, K]; mask is bool [R] or [L, R], or None."""
+
+    layers: dict[int, NDArray[Any]]
+    mask: NDArray[np.bool_] | None = None
+    cu_seqlens: NDArray[np.int32] | None = None
+    cu_seqlens_padded: NDArray[np.int32] | None = None
+
+
+def write_tensors(folder: Path, place: RankFile, tensors: RankTensors) -> dict[str, Any]:
+    """Write a rank's file and return its entry in the manifest, with the SHA-256 of its bytes."""
+    path = folder / place.path
+    path.parent.mkdir(exist_ok=True)
+    arrays: dict[str, NDArray[Any]] = {f"layer.{n}": ids for n, ids in tensors.layers.items()}
+    for name in ("mask", "cu_seqlens", "cu_seqlens_padded"):
+        array = getattr(tensors, name)
+        if array is not None:
+            arrays[name] = np.ascontiguousarray(array)
+    save_safetensors(path, arrays, f"{SCHEMA} {place.path}")
+    return {
+        "path": place.path,
+        "micro_batch": place.mb,
+        **{"dp": place.dp, "cp": place.cp, "tp": place.tp, "pp": place.pp},
+        "rows": next((len(ids) for ids in tensors.layers.values()), 0),
+        "bytes": path.stat().st_size,
+        "sha256": file_digest(path),
+    }
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digests_of(manifest: dict[str, Any], path: Path) -> dict[str, str]:
+    """The SHA-256 of each rank's file by its path. Raises FormatError when files has none."""
+    try:
+        return {str(file["path"]): str(file["sha256"]) for file in manifest["files"]}
+    except (KeyError, TypeError):
+        raise FormatError(f"{path}: damaged: no path or no sha256 of a file in it") from None
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write manifest.json, the last file of a folder."""
+    text = json.dumps({"schema": SCHEMA, **manifest}, indent=1, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", "utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder. Raises FormatError when there is none or it cannot be read."""
+    path = folder / MANIFEST
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise FormatError(f"{path}: too large for a manifest")
+        manifest = json.loads(path.read_text("utf-8"))
+        schema = manifest["schema"]
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise FormatError(f"{path}: not a manifest of routectl pack") from None
+    if schema != SCHEMA:
+        raise UnsupportedError(f"{path}: schema {one_line(schema)}, this routectl reads {SCHEMA}")
+    return dict(manifest)
+
+
+def foreign_content(folder: Path) -> str | None:
+    """Why a folder is not one that pack wrote, and nothing else in it; None when it is."""
+    if not (folder / MANIFEST).is_file():
+        return f"has no {MANIFEST} in it"
+    try:
+        read_manifest(folder)
+    except (FormatError, UnsupportedError):
+        return f"its {MANIFEST} has not schema {SCHEMA}"
+    for entry in sorted(folder.iterdir()):
+        if entry.name in (MANIFEST, SAMPLES) and entry.is_file():
+            continue
+        if entry.is_symlink() or not entry.is_dir() or not _RANK_FOLDER.fullmatch(entry.name):
+            return f"holds {entry.name}, which pack did not write"
+        for file in sorted(entry.iterdir()):
+            if file.suffix != ".safetensors" or not file.is_file():
+                return f"holds {entry.name}/{file.name}, which pack did not write"
+    return None
+
+
+def list_tensors(folder: Path) -> dict[RankFile, Path]:
+    """The rank files of a folder, by whose they are; a part that a name leaves out is 0.
+
+    The place is read off the path: ``dp0-cp1-tp0-pp0/mb0003.safetensors``, or
+    ``cp1_tp0.npz`` with everything in one folder. Raises FormatError when there is none, or two
+    for one place.
+    """
+    found: dict[RankFile, Path] = {}
+    if not folder.is_dir():
+        raise FormatError(f"{folder}: not a folder")
+    for path in sorted(folder.rglob("*")):
+        if path.suffix not in (".safetensors", ".npz") or not path.is_file():
+            continue
+        parts = {name: int(n) for name, n in _PLACE.findall(str(path.relative_to(folder)))}
+        place = RankFile(**parts)
+        if place in found:
+            raise FormatError(f"{path}: the same rank and micro-batch as {found[place]}")
+        found[place] = path
+    if not found:
+        raise FormatError(f"{folder}: no .safetensors and no .npz in it")
+    return found
+
+
+def _layers(names: Sequence[str]) -> Iterator[tuple[str, int]]:
+    for name in names:
+        match = _LAYER.fullmatch(name)
+        if match:
+            yield name, int(match[1])
+
+
+def read_tensors(path: Path) -> RankTensors:
+    """A rank's file, .safetensors or .npz. Raises FormatError on what is not [R, K] integers."""
+    file = open_array_file(path, path.suffix[1:])
+    layers = {}
+    for name, layer in _layers(list(file.shapes)):
+        ids = file.read(name)
+        if ids.ndim != 2 or ids.dtype.kind not in "iu":
+            raise FormatError(
+                f"{path}: {name}: got {ids.dtype} {ids.shape}, expected integers [rows, top_k]"
+            )
+        layers[layer] = ids
+    if not layers and "mask" not in file.shapes:
+        raise FormatError(f"{path}: no tensor named layer.N in it")
+    others = {n: file.read(n) for n in ("mask", "cu_seqlens", "cu_seqlens_padded")
+              if n in file.shapes}  # fmt: skip
+    return RankTensors(dict(sorted(layers.items())), **others)

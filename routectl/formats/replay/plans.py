@@ -1,0 +1,161 @@
+"""plan.json: which samples form which micro-batch on which data-parallel rank.
+
+Two forms: routectl's own, and the ``dp_shards`` of slime's train-data dumps, as JSON or in the
+dump itself. docs/replay.md has both.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import FormatError, MismatchError
+from ...layouts.plan import MicroBatch, Plan
+from ..documents.fields import one_line
+
+__all__ = ["plan_document", "read_plan"]
+
+_MAX_BYTES = 256 << 20
+_Named = dict[str, list[int]]  # indices of the samples with an id
+
+
+def _index(value: Any, ids: _Named, where: str) -> int:
+    """A sample's index in the dump: a number, or a sample id."""
+    if type(value) is int:
+        return value
+    if isinstance(value, str) and value in ids:
+        if len(ids[value]) > 1:
+            first, second = ids[value][:2]
+            raise FormatError(f"{where}: samples {first} and {second} have the id {value}")
+        return ids[value][0]
+    raise FormatError(f"{where}: got {one_line(value)}, expected a sample's index or id")
+
+
+def _group(value: Any, ids: _Named, where: str) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise FormatError(f"{where}: got {one_line(value)}, expected a list of samples")
+    return tuple(_index(entry, ids, where) for entry in value)
+
+
+def _own(steps: Any, ids: _Named, where: str) -> tuple[MicroBatch, ...]:
+    """micro_batches: for each the samples of each rank, or {"cp": its own, "samples": ...}."""
+    if not isinstance(steps, list) or not steps:
+        raise FormatError(f"{where}: micro_batches must be a list of at least one")
+    found = []
+    for m, step in enumerate(steps):
+        at = f"{where}: micro-batch {m}"
+        cp = step.get("cp") if isinstance(step, dict) else None
+        groups = step.get("samples") if isinstance(step, dict) else step
+        if not isinstance(groups, list) or not (cp is None or (type(cp) is int and cp >= 1)):
+            raise FormatError(f"{at}: expected a list of samples for each data-parallel rank")
+        found.append(MicroBatch(tuple(_group(g, ids, at) for g in groups), cp))
+    return tuple(found)
+
+
+def _counts(values: Any) -> list[int]:
+    """A list of whole numbers from 0 on. Raises ValueError or TypeError for anything else."""
+    if not all(type(n) is int and n >= 0 for n in values):
+        raise ValueError(values)
+    return list(values)
+
+
+def _slime(shards: Any, where: str) -> tuple[MicroBatch, ...]:
+    """dp_shards: ``micro_batch_indices`` index into a rank's ``partition`` of the samples."""
+    by_rank: dict[int, list[tuple[int, ...]]] = {}
+    try:
+        for shard in shards:
+            (rank,), own = _counts([shard["data_parallel_rank"]]), _counts(shard["partition"])
+            steps = [tuple(own[i] for i in _counts(step)) for step in shard["micro_batch_indices"]]
+            if by_rank.setdefault(rank, steps) != steps:
+                raise FormatError(f"{where}: dp_shards disagree about data-parallel rank {rank}")
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise FormatError(
+            f"{where}: dp_shards: expected data_parallel_rank, partition and micro_batch_indices"
+        ) from None
+    counts = {len(steps) for steps in by_rank.values()}
+    if sorted(by_rank) != list(range(len(by_rank))) or len(counts) != 1:
+        raise FormatError(
+            f"{where}: dp_shards: got ranks {sorted(by_rank)} with {sorted(counts)} micro-batches, "
+            "expected every rank from 0 on, with equally many"
+        )
+    ranks = [by_rank[rank] for rank in sorted(by_rank)]
+    return tuple(MicroBatch(groups) for groups in zip(*ranks, strict=True))
+
+
+def _train_data(path: Path, lens: Sequence[int]) -> dict[str, Any]:
+    """The dp_shards of a train-data dump.
+
+    Raises MismatchError when a sample there has another length than the one at its place in
+    ``lens``: then the indices are of another dump.
+    """
+    from ..trainers.train_data import read_train_data
+
+    data = read_train_data(path)
+    for place, sample in zip(data.positions, data.samples, strict=True):
+        if not lens or place is None:
+            continue
+        got = lens[place] if 0 <= place < len(lens) else None
+        if got != sample.num_tokens:
+            raise MismatchError(
+                f"{path}: of another dump: its sample {place} has {sample.num_tokens} tokens, "
+                f"the dump's {'is not there' if got is None else got}"
+            )
+    return {"dp_shards": list(data.shards)}
+
+
+def _document(path: Path, lens: Sequence[int]) -> Any:
+    """What a plan's file says, as JSON would."""
+    try:
+        with path.open("rb") as stream:
+            archive = stream.read(4) == b"PK\x03\x04"
+        if archive:
+            return _train_data(path, lens)
+        if path.stat().st_size > _MAX_BYTES:
+            raise FormatError(f"{path}: too large for a plan")
+        return json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path}: not JSON, expected a plan") from None
+
+
+def read_plan(
+    path: Path, cp: int, sample_ids: Sequence[str | None] = (), lens: Sequence[int] = ()
+) -> Plan:
+    """The plan in a JSON file, or in slime's train data; samples may be named by index or by id.
+
+    ``lens`` are the tokens of the dump's samples, where known; train data is held against them.
+    Raises FormatError when it is not a plan, MismatchError when it is of another dump;
+    ``Plan.check`` says whether it fits the samples.
+    """
+    document = _document(path, lens)
+    if isinstance(document, list):
+        document = {"dp_shards": document}
+    ids: _Named = {}
+    for i, name in enumerate(sample_ids):
+        if name is not None:
+            ids.setdefault(name, []).append(i)
+    if isinstance(document, dict) and "micro_batches" in document:
+        steps = _own(document["micro_batches"], ids, str(path))
+    elif isinstance(document, dict) and "dp_shards" in document:
+        steps = _slime(document["dp_shards"], str(path))
+    else:
+        raise FormatError(f"{path}: neither micro_batches nor dp_shards in it: not a plan")
+    ranks, left = divmod(len(steps[0].groups) * (steps[0].cp or cp), cp) if steps else (0, 1)
+    if left or not ranks:
+        raise FormatError(
+            f"{path}: micro-batch 0 does not fill whole data-parallel ranks of cp {cp}"
+        )
+    return Plan(ranks, steps)
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """A plan as read_plan takes it."""
+    return {
+        "micro_batches": [
+            [list(g) for g in step.groups]
+            if step.cp is None
+            else {"cp": step.cp, "samples": [list(g) for g in step.groups]}
+            for step in plan.micro_batches
+        ]
+    }

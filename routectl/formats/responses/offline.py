@@ -1,0 +1,103 @@
+"""Flat records: one sequence a JSON object, as people save offline results.
+
+The names below are the ones that vLLM, SGLang and the trainers' own dumps use for each fact.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import FormatError
+from ..documents.fields import (
+    Doc,
+    finish_reason,
+    first_of,
+    floats,
+    integer,
+    sequence,
+    text,
+    token_ids,
+)
+from ..wire.encodings import payload_engine
+from ..wire.sample import WireSample
+from .openai import START_NAMES
+from .weight_versions import weight_spans
+
+__all__ = ["PAYLOAD_NAMES", "read_record"]
+
+PAYLOAD_NAMES = ("routed_experts", "routed_experts_b64npy", "routed_experts_b64raw",
+                 "routing_matrices")  # fmt: skip
+_ID = ("sample_id", "rollout_id", "uid", "id")
+_GROUP = ("group_id", "group")
+_PROMPT = ("prompt_token_ids", "prompt_ids")
+_RESPONSE = ("token_ids", "response_token_ids", "response_ids", "output_ids", "output_token_ids",
+             "generation_token_ids")  # fmt: skip
+_LOGPROBS = ("logprobs", "response_logprobs", "rollout_log_probs", "rollout_logprobs",
+             "generation_log_probs")  # fmt: skip
+_CACHED = ("num_cached_tokens", "cached_tokens")
+
+
+def _identity(doc: Doc) -> str | None:
+    """The record's own id, else the request's with the choice index."""
+    named = first_of(doc, _ID)
+    if named is not None or doc.get("request_id") is None:
+        return text(named)
+    return text(f"{doc['request_id']}/{doc.get('index') or 0}")
+
+
+def _length(doc: Doc, name: str, where: str) -> int | None:
+    return integer(doc.get(name), where, name)
+
+
+def _loss_mask(
+    doc: Doc, prompt: int | None, response: int | None, where: str
+) -> NDArray[np.bool_] | None:
+    """The mask of all N tokens; one of the response alone is false for the prompt."""
+    flags = sequence(doc.get("loss_mask"), where, "loss_mask")
+    if flags is None:
+        return None
+    if not all(type(flag) in (bool, int, float) for flag in flags):
+        raise FormatError(f"{where}: loss_mask: expected booleans or numbers")
+    mask = np.array([flag != 0 for flag in flags], np.bool_)
+    if prompt is None or response is None or len(mask) == prompt + response:
+        return mask
+    if len(mask) != response:
+        raise FormatError(
+            f"{where}: loss_mask: got {len(mask)} entries, expected {prompt + response} (all "
+            f"tokens) or {response} (response)"
+        )
+    return np.concatenate([np.zeros(prompt, np.bool_), mask])
+
+
+def read_record(doc: Doc, where: str) -> WireSample:
+    """One flat record; FormatError when log-probs and tokens do not line up."""
+    payload = first_of(doc, PAYLOAD_NAMES)
+    prompt = token_ids(first_of(doc, _PROMPT), where, "prompt_token_ids")
+    response = token_ids(first_of(doc, _RESPONSE), where, "token_ids")
+    prompt_length = len(prompt) if prompt is not None else _length(doc, "prompt_length", where)
+    response_length = (
+        len(response) if response is not None else _length(doc, "response_length", where)
+    )
+    logprobs = floats(first_of(doc, _LOGPROBS), where, "logprobs")
+    if logprobs is not None and response is not None and len(logprobs) != len(response):
+        raise FormatError(
+            f"{where}: logprobs: got {len(logprobs)} numbers, expected {len(response)}, "
+            "one a response token"
+        )
+    return WireSample(
+        where=where,
+        payload=payload,
+        start=integer(first_of(doc, (*START_NAMES, "start")), where, "start"),
+        sample_id=_identity(doc),
+        group_id=text(first_of(doc, _GROUP)),
+        prompt_ids=prompt,
+        response_ids=response,
+        prompt_length=prompt_length,
+        response_length=response_length,
+        logprobs=logprobs,
+        loss_mask=_loss_mask(doc, prompt_length, response_length, where),
+        weight_spans=weight_spans(doc, None if response is None else len(response), where),
+        finish_reason=finish_reason(doc.get("finish_reason")),
+        cached_tokens=integer(first_of(doc, _CACHED), where, "cached_tokens"),
+        retractions=integer(doc.get("num_retractions"), where, "num_retractions"),
+        engine=text(doc.get("engine")) or payload_engine(payload),
+    )

@@ -1,0 +1,240 @@
+"""JSON, JSON lines and event streams, plain or gzipped: indexed once, read one line at a time."""
+
+import gzip
+import json
+import tempfile
+import weakref
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from ...dump import Dump, DumpMeta, Sample, SampleKey
+from ...errors import FormatError
+from ...model import ModelFacts
+from ..documents.facts import Context, find_context
+from ..documents.fields import Doc, joined, mapping, text
+from ..documents.limits import check_inflation
+from ..wire.payload import wire_dtype
+from ..wire.sample import NoRoutesError, NoSamplesError, WireSample, to_sample
+from .dialects import read_document
+from .segments import find_chains, merge_samples
+from .streams import merge_stream
+
+__all__ = ["open_text", "text_kind"]
+
+_MAX_LINE = 1 << 30
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """One document's place in the file: byte offset and length, and its line, from 1."""
+
+    offset: int
+    length: int
+    line: int
+
+
+_Read = Callable[[_Span], list[WireSample]]
+
+
+def _plain(path: Path) -> IO[bytes]:
+    """The file, seekable; a gzipped one is inflated to an unnamed temporary file first."""
+    file = path.open("rb")
+    if file.read(2) != b"\x1f\x8b":
+        return file
+    file.close()
+    inflated = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the dump
+    size = path.stat().st_size
+    try:
+        with gzip.open(path) as source:
+            while block := source.read(_BLOCK):
+                check_inflation(inflated.tell(), size, str(path))
+                inflated.write(block)
+    except (OSError, EOFError, zlib.error) as error:
+        inflated.close()
+        raise FormatError(f"{path}: damaged gzip: {error}") from None
+    except FormatError:
+        inflated.close()
+        raise
+    return inflated
+
+
+def _parse(data: bytes, where: str) -> Any:
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise FormatError(f"{where}: JSON nested too deeply") from None
+    except ValueError as error:
+        reason = str(error).replace("line 1 column", "column")
+        raise FormatError(f"{where}: not JSON, or cut short: {reason}") from None
+
+
+def text_kind(file: IO[bytes], path: Path) -> str | None:
+    """``json``, ``jsonl`` or ``sse`` by content; None when the text is none of them."""
+    file.seek(0)
+    head = file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if head.startswith((b"data:", b"event:", b": ")):
+        return "sse"
+    if not head.startswith((b"{", b"[")):
+        return None
+    if ".jsonl" in path.suffixes or ".ndjson" in path.suffixes:
+        return "jsonl"
+    file.seek(0)
+    first = file.readline(_MAX_LINE)
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return "json"
+    return "jsonl" if file.read(_BLOCK).strip() else "json"
+
+
+def _spans(file: IO[bytes], kind: str, path: Path) -> Iterator[_Span]:
+    file.seek(0)
+    if kind != "jsonl":
+        file.seek(0, 2)
+        yield _Span(0, file.tell(), 0)
+        return
+    number, offset = 0, 0
+    while line := file.readline(_MAX_LINE):
+        number += 1
+        if len(line) == _MAX_LINE:
+            raise FormatError(f"{path}: line {number}: longer than {_MAX_LINE} bytes")
+        if line.strip():
+            yield _Span(offset, len(line), number)
+        offset += len(line)
+
+
+def _companion_request(path: Path) -> Doc | None:
+    """The request of ``X.response.json`` (or ``.sse``): ``X.request.json`` beside it."""
+    name = path.name.removesuffix(".gz")
+    stem = name.removesuffix(".json").removesuffix(".sse").removesuffix(".response")
+    request = path.with_name(f"{stem}.request.json")
+    if not request.is_file() or request == path:
+        return None
+    return mapping(_parse(request.read_bytes(), str(request)), str(request), "request")
+
+
+def _reader(file: IO[bytes], kind: str, path: Path) -> _Read:
+    """A function from a span to its sequences; the last span is kept, since n choices share it."""
+    request = _companion_request(path)
+    last: tuple[_Span, list[WireSample]] | None = None
+
+    def read(span: _Span) -> list[WireSample]:
+        nonlocal last
+        if last is not None and last[0] is span:
+            return last[1]
+        file.seek(span.offset)
+        data = file.read(span.length)
+        where = f"{path}: line {span.line}" if span.line else str(path)
+        stream = kind == "sse" and data.lstrip().startswith((b"data:", b"event:", b":"))
+        doc = (
+            merge_stream(data.decode("utf-8", "replace"), where) if stream else _parse(data, where)
+        )
+        try:
+            last = (span, read_document(doc, request, where))
+        except RecursionError:
+            raise FormatError(f"{where}: JSON nested too deeply") from None
+        return last[1]
+
+    return read
+
+
+@dataclass(slots=True)
+class _Index:
+    """What the first pass learns: where each sample is, its key, and who wrote it."""
+
+    places: list[tuple[_Span, int]] = field(default_factory=list)
+    keys: list[SampleKey] = field(default_factory=list)
+    engines: set[str | None] = field(default_factory=set)
+    versions: set[str | None] = field(default_factory=set)
+    dtypes: set[str | None] = field(default_factory=set)
+    skipped: list[str] = field(default_factory=list)
+    with_routes: int = 0
+
+    def add(self, span: _Span, wires: list[WireSample]) -> None:
+        for i, wire in enumerate(wires):
+            self.places.append((span, i))
+            self.keys.append(wire.key)
+            self.engines.add(wire.engine)
+            self.versions.add(wire.engine_version)
+            self.dtypes.add(wire_dtype(wire.payload))
+            self.with_routes += wire.has_routes
+
+    def wire(self, place: int, read: _Read) -> WireSample:
+        """The record at a place, read again."""
+        span, i = self.places[place]
+        return read(span)[i]
+
+
+def _build_index(file: IO[bytes], kind: str, path: Path, read: _Read) -> _Index:
+    """Read every document once. Lines of a JSONL file that hold no sample are noted, not fatal."""
+    index = _Index()
+    for span in _spans(file, kind, path):
+        try:
+            index.add(span, read(span))
+        except NoSamplesError as nothing:
+            if kind != "jsonl":
+                raise
+            index.skipped.append(str(nothing))
+    if not index.places:
+        raise NoSamplesError(index.skipped[0] if index.skipped else f"{path}: the file is empty")
+    if not index.with_routes:
+        raise NoRoutesError(
+            f"{path}: no routed_experts in any of its {len(index.places)} samples",
+            hint="ask the engine for them: enable_return_routed_experts (vLLM, SGLang), and "
+            "return_routed_experts in each request (SGLang)",
+        )
+    return index
+
+
+def _meta(path: Path, kind: str, index: _Index, context: Context) -> DumpMeta:
+    about = context.about
+    return DumpMeta(
+        path=str(path),
+        format=kind,
+        layers_L=context.facts.layers,
+        num_experts=context.facts.num_experts,
+        top_k=context.facts.top_k,
+        engine=text(about.get("engine")) or joined(index.engines),
+        engine_version=text(about.get("engine_version")) or joined(index.versions),
+        model=text(about.get("model")) or context.facts.model_type,
+        wire_dtype=joined(index.dtypes),
+        facts_source=context.source,
+        file_bytes=path.stat().st_size,
+        skipped=tuple(index.skipped),
+        num_layers=context.facts.num_layers,
+    )
+
+
+def open_text(path: Path, kind: str | None, model: ModelFacts | str | Path | None,
+              start: int | None) -> Dump:  # fmt: skip
+    """Open a text dump of any dialect; ``kind`` is json, jsonl, sse or None to sniff.
+
+    One pass builds the index and the keys; payloads are decoded when a sample is read.
+    """
+    file = _plain(path)
+    try:
+        kind = kind or text_kind(file, path)
+        if kind is None:
+            raise NoSamplesError(f"{path}: not a dump: neither JSON nor a known binary format")
+        read = _reader(file, kind, path)
+        index = _build_index(file, kind, path, read)
+        chains = find_chains(index.keys, lambda place: index.wire(place, read))
+        context = find_context(path, model)
+    except BaseException:
+        file.close()
+        raise
+
+    def call(place: int) -> Sample:
+        return to_sample(index.wire(place, read), context.facts, start)
+
+    def load(number: int) -> Sample:
+        places = chains[number].places
+        return call(places[0]) if len(places) == 1 else merge_samples(map(call, places))
+
+    dump = Dump(_meta(path, kind, index, context), [chain.key for chain in chains], load)
+    weakref.finalize(dump, file.close)
+    return dump

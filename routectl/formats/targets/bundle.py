@@ -1,0 +1,70 @@
+"""ART's routing replay bundle: a folder with manifest.json and one step's safetensors.
+
+Source: OpenPipe ART 17aa12b6 (src/art/megatron/routing_replay.py, moe_routing_replay_v3).
+Shape suffixes: N tokens, L MoE layers, K top_k.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..trainers.bundles import BUNDLE_VERSION
+from .arrays import stream_safetensors
+from .rows import Feed
+
+__all__ = ["foreign_bundle", "write_bundle"]
+
+_STEP = "step_000000.safetensors"
+_MANIFEST = "manifest.json"
+
+
+def foreign_bundle(folder: Path) -> str | None:
+    """Why a folder is not a bundle of one step, and nothing else in it; None when it is."""
+    if not folder.is_dir():
+        return "is not a folder"
+    manifest = folder / _MANIFEST
+    if manifest.is_file() and BUNDLE_VERSION not in manifest.read_text("utf-8", "replace"):
+        return f"its {_MANIFEST} is not of {BUNDLE_VERSION}"
+    others = {entry.name for entry in folder.iterdir()} - {_MANIFEST, _STEP}
+    return f"holds {min(others)}, which is no part of a bundle" if others else None
+
+
+def write_bundle(feed: Feed, folder: Path) -> int:
+    """Write a bundle of one step: call i of every router is sample i. Returns how many.
+
+    Token uids are positions, 0 up to the longest sample; the topology is that of one rank.
+    """
+    meta = feed.shape.meta
+    keys = [f"chunk_00.layer_{layer:04d}.mlp.router" for layer in meta.layers_L]
+    calls: dict[str, Any] = {}
+
+    def arrays() -> Iterator[tuple[str, NDArray[Any]]]:
+        longest = 0
+        for placed in feed:
+            ids_NLK = placed.ids_RWK
+            assert ids_NLK is not None
+            call = str(len(calls))
+            calls[call] = {"num_experts": meta.num_experts, "sample_index": placed.index}
+            longest = max(longest, len(ids_NLK))
+            for i, key in enumerate(keys):
+                yield f"{key}/call_{call}/expert_indices", np.ascontiguousarray(ids_NLK[:, i])
+        yield "global_token_uids", np.arange(longest)
+
+    with (folder / _STEP).open("wb") as stream:
+        stream_safetensors(arrays(), lambda: {"origin": BUNDLE_VERSION}, stream)
+    sizes = ("tp", "ep", "etp", "dp", "cp", "pp", "vpp")
+    manifest = {
+        "format_version": BUNDLE_VERSION,
+        "topology": {**dict.fromkeys(sizes, 1), "sp": False},
+        "num_steps": 1,
+        "max_topk": meta.top_k,
+        "router_keys": keys,
+        "steps": {"0": {"file": _STEP, "routers": dict.fromkeys(keys, calls)}},
+    }
+    text = json.dumps(manifest, indent=2, sort_keys=True)
+    (folder / _MANIFEST).write_text(text + "\n", "utf-8")
+    return len(calls)

@@ -1,0 +1,1 @@
+"""Dumps that trainers save: torch files, pickled batches, micro-batches, bundles."""

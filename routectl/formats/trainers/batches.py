@@ -1,0 +1,197 @@
+"""The pickled batch of a trainer as arrays by name: verl's and ROLL's DataProto, SkyRL's own.
+
+None of them, nor tensordict, nor torch is needed: what their pickles name stands for inert records
+(pickle_names.py), and every tensor is laid over bytes that are there. Sources: verl 0.9.1
+(protocol.py), ROLL 8eb27cc2 (distributed/scheduler/protocol.py), SkyRL 0.3.0
+(backends/skyrl_train/training_batch.py), tensordict 0.15 (_reductions.py).
+"""
+
+import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import FormatError
+from ...pickled.archives import Archive, open_archive
+from ...pickled.names import BATCHES
+from ...pickled.reading import load_pickle_file
+from ...pickled.records import Record, StoredArray, StoredTensor
+from ..wire.sample import NoSamplesError
+
+__all__ = ["PickledBatch", "read_batch"]
+
+Array = NDArray[Any]
+_DTYPES = {
+    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
+    "U64": "<u8", "I64": "<i8", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8",
+}  # fmt: skip
+_TORCH_WORDS = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
+    "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
+    "float32": "F32", "float64": "F64",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class PickledBatch:
+    """What a pickled batch holds.
+
+    tensors  arrays by name; of a dtype that numpy has not (float8) or jagged: left out
+    columns  one value a sample, by name: verl's and ROLL's non_tensor_batch; damage in one that
+             nobody asks for, or several axes, are in nobody's way
+    about    what holds for all samples: meta_info, metadata
+    """
+
+    tensors: dict[str, Array]
+    columns: dict[str, StoredArray]
+    about: Mapping[str, Any]
+
+
+def _array(dtype: str, shape: Any, data: Any, begin: int, strides: Any = None) -> Array | None:
+    """The elements over ``data`` from byte ``begin`` on, at most as many as are there.
+
+    None for a dtype that numpy has not. Raises FormatError for what does not lie within.
+    """
+    if dtype not in _DTYPES:
+        return None
+    kind = np.dtype(_DTYPES[dtype])
+    sizes = tuple(shape) if isinstance(shape, list | tuple) else (-1,)
+    if not all(type(n) is int and n >= 0 for n in sizes):
+        raise FormatError(f"a tensor of shape {shape!r:.60}")
+    if math.prod(sizes) * kind.itemsize > len(data) - begin:
+        raise FormatError(f"a tensor {sizes} of {dtype} larger than its {len(data) - begin} bytes")
+    steps = None if strides is None else tuple(step * kind.itemsize for step in strides)
+    try:
+        array: Array = np.ndarray(sizes, kind, data, begin, steps)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise FormatError(f"a tensor {sizes} of {dtype}: {error}") from None
+    return (array.astype("<u4") << 16).view("<f4") if dtype == "BF16" else array
+
+
+def _stored(archive: Archive, data: bytes, tensor: StoredTensor) -> Array | None:
+    dtype, begin, shape, strides = archive.place(tensor)
+    return _array(dtype, shape, data, begin, strides)
+
+
+def _consolidated(archive: Archive, data: bytes, record: Record) -> dict[str, Array]:
+    """The leaves of a consolidated TensorDict: ranges of the bytes of one storage."""
+    metadata, storage = record.args if len(record.args) == 2 else (None, None)
+    leaves = metadata.get("leaves") if isinstance(metadata, dict) else None
+    if not isinstance(leaves, dict) or not isinstance(storage, StoredTensor):
+        raise FormatError("a TensorDict without leaves or without its storage")
+    _, begin, shape, strides = archive.place(storage)
+    if len(shape) != 1 or strides != (1,):
+        raise FormatError(f"a TensorDict in a storage {shape}, expected plain bytes")
+    found = {}
+    for name, leaf in leaves.items():
+        if not isinstance(leaf, tuple) or len(leaf) < 5 or not isinstance(leaf[0], str):
+            raise FormatError(f"{name!r:.60}: got {leaf!r:.60}, expected dtype, shape and range")
+        word, sizes, start, stop, *_ = leaf
+        if not all(type(n) is int for n in (start, stop)) or not 0 <= start <= stop <= shape[0]:
+            raise FormatError(f"{name!r:.60}: bytes {start!r:.20} to {stop!r:.20} of {shape[0]}")
+        dtype = _TORCH_WORDS.get(word.removeprefix("torch."), "")
+        part = memoryview(data)[begin + start : begin + stop]
+        found[name] = _array(dtype, sizes, part, 0)
+    return _named(found)
+
+
+def _tensordict(data: Any, where: str) -> dict[str, Array]:
+    """What torch.save made of a TensorDict."""
+    if not isinstance(data, bytes):
+        raise FormatError(f"got {type(data).__name__}, expected what torch.save wrote")
+    archive = open_archive(io.BytesIO(data), where, BATCHES)
+    record = archive.value
+    if not isinstance(record, Record):
+        raise NoSamplesError(f"{where}: no TensorDict in the batch")
+    if type(record).__name__ == "_rebuild_tensordict_files_consolidated":
+        return _consolidated(archive, data, record)
+    state = record.args[1] if type(record).__name__ == "_make_td" else record.fields
+    fields = state.get("_tensordict") if isinstance(state, dict) else None
+    if not isinstance(fields, dict):
+        raise FormatError("a TensorDict without its fields")
+    tensors = {n: t for n, t in fields.items() if isinstance(t, StoredTensor)}
+    return _named({n: _stored(archive, data, t) for n, t in tensors.items()})
+
+
+def _named(arrays: Mapping[Any, Array | None]) -> dict[str, Array]:
+    return {n: a for n, a in arrays.items() if isinstance(n, str) and a is not None}
+
+
+def _encoded(items: Any) -> dict[str, Array]:
+    """verl's other form, of VERL_DATAPROTO_SERIALIZATION_METHOD=numpy: dtype, shape, bytes."""
+    found = {}
+    for name, item in items.items() if isinstance(items, dict) else ():
+        if isinstance(item, tuple) and len(item) == 3 and isinstance(item[2], StoredArray):
+            dtype = _TORCH_WORDS.get(item[0], "") if isinstance(item[0], str) else ""
+            found[name] = _array(dtype, item[1], np.ascontiguousarray(item[2].array).data, 0)
+    return _named(found)
+
+
+def _skyrl_tensor(item: Any, where: str) -> Array | None:
+    """A tensor of a TensorBatch: its bytes, or what torch.save made of it; None of a list."""
+    data = item.get("data") if isinstance(item, dict) else None
+    if not isinstance(data, bytes):
+        return None
+    if item.get("format") == "torch":
+        archive = open_archive(io.BytesIO(data), where, BATCHES)
+        tensor = archive.value
+        return _stored(archive, data, tensor) if isinstance(tensor, StoredTensor) else None
+    word = item.get("dtype")
+    return _array(_TORCH_WORDS.get(word, "") if isinstance(word, str) else "", item.get("shape"),
+                  data, 0)  # fmt: skip
+
+
+def _columns(value: Any) -> dict[str, StoredArray]:
+    """The arrays of a non_tensor_batch."""
+    arrays = value.items() if isinstance(value, dict) else ()
+    return {n: a for n, a in arrays if isinstance(n, str) and isinstance(a, StoredArray)}
+
+
+def _proto(state: Any, where: str) -> PickledBatch:
+    """A DataProto: of verl (tensors, columns, meta_info), of ROLL with a remote batch third."""
+    if not isinstance(state, tuple) or len(state) not in (3, 4):
+        raise FormatError("a DataProto without tensors, columns and meta_info")
+    inner, columns, about = state[0], state[1], state[-1]
+    if isinstance(inner, Record):  # ROLL's is a BytesIO: its bytes, the place in it and a dict
+        held = inner.fields.get("state")
+        inner = held[0] if isinstance(held, tuple) and held else None
+    if isinstance(inner, tuple):
+        tensors = _encoded(inner[2] if len(inner) == 3 else None)
+    else:
+        tensors = _tensordict(inner, where)
+    return PickledBatch(tensors, _columns(columns), about if isinstance(about, dict) else {})
+
+
+def _skyrl(states: Iterable[Any], where: str) -> PickledBatch:
+    """A TensorBatch of SkyRL: its state has the tensors in ``batch_dict``."""
+    state = next((s for s in states if isinstance(s, dict) and "batch_dict" in s), {})
+    items, about = state.get("batch_dict"), state.get("metadata")
+    if not isinstance(items, dict):
+        raise FormatError("a TensorBatch without its batch_dict")
+    tensors = _named({name: _skyrl_tensor(item, where) for name, item in items.items()})
+    return PickledBatch(tensors, {}, about if isinstance(about, dict) else {})
+
+
+def read_batch(path: Path) -> PickledBatch:
+    """The batch that a trainer pickled.
+
+    Raises FormatError on damage and on a pickle that names anything off the list, NoSamplesError
+    when it is well and no such batch.
+    """
+    value = load_pickle_file(path, BATCHES)
+    name = type(value).__name__
+    try:
+        if name == "DataProto":
+            return _proto(value.fields.get("state"), str(path))
+        if name == "_rebuild_tensor_batch" or name.endswith("Batch"):
+            return _skyrl((*value.args, value.fields), str(path))
+    except FormatError as error:
+        known = str(error).startswith(str(path))
+        raise error if known else FormatError(f"{path}: {error}") from None
+    raise NoSamplesError(f"{path}: a pickle of {name}, expected verl's or ROLL's DataProto, or "
+                         "SkyRL's TrainingInputBatch")  # fmt: skip

@@ -1,0 +1,143 @@
+"""ART's routing replay bundles, read back: a folder with manifest.json and safetensors by step.
+
+Source: OpenPipe ART 17aa12b6 (src/art/megatron/routing_replay.py, moe_routing_replay_v3). Shape
+suffixes: N tokens, L MoE layers, K top_k.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...dump import Dump, DumpMeta, Sample, SampleKey
+from ...errors import FormatError, UnsupportedError
+from ...model import ModelFacts
+from ..arrays.files import ArrayFile, open_array_file
+from ..documents.fields import one_line
+from ..wire.layers import routes_from_wire
+
+__all__ = ["BUNDLE_VERSION", "find_bundle", "open_bundle"]
+
+BUNDLE_VERSION = "moe_routing_replay_v3"
+_ROUTER = re.compile(r"chunk_\d{2}\.layer_(\d{4})\.mlp\.router")
+_MAX_BYTES = 256 << 20
+Doc = Mapping[str, Any]
+
+
+def find_bundle(files: Sequence[Path]) -> Doc | None:
+    """The manifest among the files of a folder; None when they are no bundle.
+
+    Raises UnsupportedError when it is one of another version.
+    """
+    for file in files:
+        if file.name != "manifest.json" or file.stat().st_size > _MAX_BYTES:
+            continue
+        try:
+            doc = json.loads(file.read_text("utf-8"))
+        except (ValueError, RecursionError):
+            return None
+        version = doc.get("format_version") if isinstance(doc, dict) else None
+        if isinstance(version, str) and version.startswith("moe_routing_replay_"):
+            if version != BUNDLE_VERSION:
+                raise UnsupportedError(
+                    f"{file}: {one_line(version)}, this routectl reads {BUNDLE_VERSION}"
+                )
+            return dict(doc)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One sample of a step: for each layer, in order, the call of its router."""
+
+    step: str
+    index: int
+    calls: tuple[str, ...]
+
+
+def _calls(doc: Doc, keys: Sequence[str], folder: Path) -> Iterator[_Call]:
+    """The samples of all steps; calls of dummy micro-batches, which have no sample, are none."""
+    for step, about in sorted(doc["steps"].items(), key=lambda item: int(item[0])):
+        by_sample: dict[int, dict[str, str]] = {}
+        for key in keys:
+            for call, entry in about["routers"][key].items():
+                if entry.get("sample_index") is None:
+                    continue
+                found = by_sample.setdefault(int(entry["sample_index"]), {})
+                if found.setdefault(key, call) != call:
+                    raise UnsupportedError(
+                        f"{folder}: step {step}: {key} has two calls of sample "
+                        f"{entry['sample_index']}"
+                    )
+        for index, found in sorted(by_sample.items()):
+            yield _Call(step, index, tuple(found[key] for key in keys))
+
+
+def _facts(doc: Doc, keys: Sequence[str], folder: Path) -> ModelFacts:
+    """Layers, E and K, all of which a manifest has."""
+    layers = [int(match[1]) for key in keys if (match := _ROUTER.fullmatch(key))]
+    calls = [c for s in doc["steps"].values() for k in keys for c in s["routers"][k].values()]
+    experts = {int(call["num_experts"]) for call in calls}
+    if len(layers) != len(keys) or layers != sorted(set(layers)) or len(experts) != 1:
+        raise FormatError(f"{folder}: the manifest's routers are not one a layer, of one E")
+    return ModelFacts(max(layers) + 1, tuple(layers), experts.pop(), int(doc["max_topk"]), None)
+
+
+def open_bundle(folder: Path, doc: Doc) -> Dump:
+    """A bundle as a dump: a sample a step and sample index, with a row for every token.
+
+    Rows of which ``expert_mask`` leaves a slot out are missing. There are no token ids. Raises
+    FormatError when manifest and tensors do not fit together.
+    """
+    try:
+        keys = sorted(doc["router_keys"], key=lambda key: key.split(".")[1:])
+        facts = _facts(doc, keys, folder)
+        calls = list(_calls(doc, keys, folder))
+        names = {step: str(about["file"]) for step, about in doc["steps"].items()}
+        if any(Path(name).name != name for name in names.values()):
+            raise FormatError(f"{folder}: the manifest names files outside of the bundle")
+        files = {s: open_array_file(folder / n, "safetensors") for s, n in names.items()}
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError):
+        raise FormatError(f"{folder}: damaged: the manifest is not whole") from None
+    ids = [f"{call.step}/{call.index}" for call in calls]
+    meta = DumpMeta(
+        path=str(folder),
+        format="art",
+        layers_L=facts.layers,
+        num_experts=facts.num_experts,
+        top_k=facts.top_k,
+        wire_dtype="int32",
+        facts_source="the file itself",
+        file_bytes=sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
+    )
+
+    def load(place: int) -> Sample:
+        call = calls[place]
+        where = f"{folder}: sample {ids[place]}"
+        routes = routes_from_wire(_rows(files[call.step], keys, call, where), facts, 0, where)
+        return Sample(routes, ids[place])
+
+    return Dump(meta, [SampleKey(name, None, None) for name in ids], load)
+
+
+def _rows(file: ArrayFile, keys: Sequence[str], call: _Call, where: str) -> Any:
+    """[N, L, K] of one sample, -1 in rows that are masked."""
+    layers = []
+    for key, number in zip(keys, call.calls, strict=True):
+        name = f"{key}/call_{number}"
+        if f"{name}/expert_indices" not in file.shapes:
+            raise FormatError(f"{where}: no tensor {name}/expert_indices")
+        ids_NK = file.read(f"{name}/expert_indices").astype(np.int64)
+        if f"{name}/expert_mask" in file.shapes:
+            mask_NK = file.read(f"{name}/expert_mask")
+            if mask_NK.shape != ids_NK.shape:
+                raise FormatError(f"{where}: {name}: expert_mask {mask_NK.shape}")
+            ids_NK[~mask_NK.astype(np.bool_).all(axis=1)] = -1
+        layers.append(ids_NK)
+    if len({ids_NK.shape for ids_NK in layers}) != 1 or layers[0].ndim != 2:
+        raise FormatError(f"{where}: the routers have not one shape [tokens, k]")
+    return np.stack(layers, axis=1)

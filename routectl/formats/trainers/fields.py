@@ -1,0 +1,114 @@
+"""Fields of a trainer's batch: tensors or numpy arrays, checked, and one sequence out of them.
+
+Shape suffixes: N tokens, R rows, W layers, K top_k.
+"""
+
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import FormatError
+from ...pickled.records import StoredArray
+from ..documents.fields import one_line
+from ..wire.sample import WireSample
+
+__all__ = [
+    "is_tensor", "numbers_in", "response_scores", "tokens_in", "whole_mask", "wire_of",
+]  # fmt: skip
+
+Array = NDArray[Any]
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a torch tensor."""
+    torch = sys.modules.get("torch")  # a tensor comes from there, and from nowhere else
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _array_of(value: StoredArray, where: str) -> Array:
+    try:
+        array = value.array
+    except FormatError as error:
+        raise FormatError(f"{where}: {error}") from None
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def numbers_in(value: Any, where: str) -> Array:
+    """A tensor or a numpy array of numbers as numpy's, no larger than its own bytes."""
+    if isinstance(value, StoredArray):
+        value = _array_of(value, where)
+    if is_tensor(value) and value.layout == sys.modules["torch"].strided:
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise FormatError(f"{where}: a tensor {tuple(value.shape)} larger than its bytes")
+        try:
+            value = value.detach().numpy()
+        except (RuntimeError, TypeError) as error:
+            raise FormatError(f"{where}: {one_line(error)}") from None
+    if isinstance(value, list):
+        value = np.array(value) if all(type(x) in (int, float, bool) for x in value) else None
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iufb":
+        raise FormatError(f"{where}: got {type(value).__name__}, expected numbers")
+    return value
+
+
+def tokens_in(value: Any, where: str) -> NDArray[np.int32]:
+    """Token ids, int32 [N]. Raises FormatError when they are not counts of 31 bits."""
+    ids = numbers_in(value, where)
+    whole = ids.dtype.kind in "iu" or not ids.size
+    if ids.ndim != 1 or not whole or (ids.size and not 0 <= ids.min() <= ids.max() < 2**31):
+        raise FormatError(f"{where}: got {ids.dtype} {ids.shape}, expected token ids")
+    return ids.astype(np.int32)
+
+
+def response_scores(value: Any, length: int, where: str, name: str) -> NDArray[np.float64] | None:
+    """The log-probs of a response, float64 [G]; None stays None.
+
+    Raises FormatError unless they are one a response token.
+    """
+    if value is None:
+        return None
+    scores = numbers_in(value, f"{where}: {name}")
+    if scores.shape != (length,):
+        raise FormatError(f"{where}: {name}: got {scores.shape}, expected one of {length} tokens")
+    return scores.astype(np.float64)
+
+
+def _engine_rows(ids_RWK: Array, total: int, where: str) -> Array:
+    """The N - 1 rows that an engine gives: the last token's, padding in these files, is cut.
+
+    Any other count of rows is refused when the sample is read.
+    """
+    if not ids_RWK.ndim:
+        raise FormatError(f"{where}: got one number, expected rows")
+    return ids_RWK[: max(total - 1, 0)] if len(ids_RWK) == total else ids_RWK
+
+
+def wire_of(
+    where: str, ids_RWK: Array | None, tokens: NDArray[np.int32], prompt: int, **more: Any
+) -> WireSample:
+    """A sequence: its tokens, of which ``prompt`` are the prompt's, and its rows."""
+    if not 0 <= prompt <= len(tokens):
+        raise FormatError(f"{where}: a prompt of {prompt} tokens of {len(tokens)}")
+    rows = None if ids_RWK is None else _engine_rows(ids_RWK, len(tokens), where)
+    return WireSample(
+        where=where,
+        payload=rows,
+        start=None if rows is None else 0,
+        prompt_ids=tokens[:prompt],
+        response_ids=tokens[prompt:],
+        prompt_length=prompt,
+        response_length=len(tokens) - prompt,
+        **more,
+    )
+
+
+def whole_mask(part: Any, prompt: int, total: int, where: str) -> NDArray[np.bool_] | None:
+    """The mask of all N tokens from that of the response."""
+    if part is None:
+        return None
+    flags = numbers_in(part, f"{where}: loss_mask") != 0
+    if flags.shape != (total - prompt,):
+        raise FormatError(f"{where}: loss_mask: got {flags.shape}, expected {total - prompt}")
+    return np.concatenate([np.zeros(prompt, np.bool_), flags])

@@ -1,0 +1,169 @@
+"""Padded batches of trainers: where the tokens of each row are, and its prompt.
+
+Shape suffixes: B samples, S positions, W layers, K top_k.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import FormatError
+from ..documents.fields import text
+from ..responses.weight_versions import weight_spans
+from ..wire.sample import WireSample
+from .fields import numbers_in, tokens_in, whole_mask, wire_of
+
+__all__ = ["read_grid"]
+
+_TOKENS = ("input_ids", "sequences")
+_MASKS = ("response_mask", "token_mask")
+_LOSS = ("loss_mask", "response_mask", "token_mask")
+_LOGPROBS = ("rollout_log_probs", "rollout_logprobs", "generation_logprobs")
+_NEXT = "infer_logprobs"  # ROLL's: of the next token, one column fewer
+
+
+def _first(doc: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    return next((doc[name] for name in names if doc.get(name) is not None), None)
+
+
+def _attention(doc: Mapping[str, Any], shape: tuple[int, ...], where: str) -> NDArray[np.bool_]:
+    """Where the tokens of a grid are, bool [B, S]."""
+    mask: NDArray[np.bool_]
+    if doc.get("attention_mask") is not None:
+        mask = numbers_in(doc["attention_mask"], f"{where}: attention_mask") != 0
+    elif doc.get("input_lengths") is not None:
+        lengths = numbers_in(doc["input_lengths"], f"{where}: input_lengths")
+        mask = np.arange(shape[1])[None] < lengths.reshape(-1, 1)
+    else:
+        raise FormatError(f"{where}: a grid with neither attention_mask nor input_lengths")
+    if mask.shape != shape[:2]:
+        raise FormatError(f"{where}: attention_mask {mask.shape} for routes {shape}")
+    return mask
+
+
+def _prompt_of(doc: Mapping[str, Any], i: int, mask_S: NDArray[np.bool_], where: str) -> int:
+    """Prompt tokens of row i: by ROLL's mask of them, by the width of verl's prompts, else up to
+    the first token of the response.
+    """
+    total = int(mask_S.sum())
+    if doc.get("prompt_mask") is not None:
+        flags = numbers_in(doc["prompt_mask"], where)[i] == 0
+        return _to_first(flags, mask_S) if flags.shape == mask_S.shape else total
+    if doc.get("prompts") is not None:
+        return int(mask_S[: numbers_in(doc["prompts"], where).shape[1]].sum())
+    flags = _first(doc, _MASKS)
+    if flags is None:
+        return total
+    flags = numbers_in(flags, where)[i] != 0
+    return total - int(flags.sum()) if len(flags) != len(mask_S) else _to_first(flags, mask_S)
+
+
+def _to_first(flags_S: NDArray[np.bool_], mask_S: NDArray[np.bool_]) -> int:
+    """Tokens before the first one that is flagged; all of them when none is."""
+    flagged = np.flatnonzero(flags_S & mask_S)
+    return int(mask_S[: flagged[0]].sum()) if flagged.size else int(mask_S.sum())
+
+
+def read_grid(
+    doc: Mapping[str, Any], key: str, path: Path, about: Mapping[str, Sequence[Any]] | None = None
+) -> Iterator[WireSample]:
+    """The rows of a padded batch; ``about`` has sample_id, group_id and steps, one a sample.
+
+    Rows that router_padding_mask says were not captured are missing.
+    """
+    where = f"{path}: {key}"
+    ids_BSWK, tokens_BS = numbers_in(doc[key], where), _first(doc, _TOKENS)
+    mask_BS = _attention(doc, ids_BSWK.shape, str(path))
+    if tokens_BS is None or numbers_in(tokens_BS, str(path)).shape != mask_BS.shape:
+        raise FormatError(f"{path}: no input_ids of the grid's shape {mask_BS.shape}")
+    _check_lengths(doc, len(mask_BS) if ids_BSWK.size else -1, where)
+    tokens_BS = numbers_in(tokens_BS, str(path))
+    for i, mask_S in enumerate(mask_BS):
+        at = f"{path}: sample {i}"
+        prompt, total = _prompt_of(doc, i, mask_S, at), int(mask_S.sum())
+        rows = _captured(ids_BSWK[i], doc, i, mask_S, at)
+        yield wire_of(
+            at, rows, tokens_in(tokens_BS[i][mask_S], at), prompt,
+            logprobs=_scores(doc, i, mask_S, total - prompt, at),
+            loss_mask=_loss_mask(doc, i, mask_S, prompt, at),
+            **_about(about or {}, i, total - prompt, at),
+        )  # fmt: skip
+
+
+def _check_lengths(doc: Mapping[str, Any], samples: int, where: str) -> None:
+    """Raise FormatError when a column that is read is not of the grid's samples, or none is."""
+    if samples < 0:
+        raise FormatError(f"{where}: got an empty grid, expected rows")
+    for name in ("prompts", "prompt_mask", "router_padding_mask", _NEXT,
+                 *_MASKS, *_LOSS, *_LOGPROBS):  # fmt: skip
+        if doc.get(name) is not None:
+            shape = numbers_in(doc[name], f"{where}: {name}").shape
+            if len(shape) != 2 or shape[0] != samples:
+                raise FormatError(f"{where}: {name}: got {shape}, expected {samples} rows")
+
+
+def _captured(ids_SWK: NDArray[Any], doc: Mapping[str, Any], i: int, mask_S: NDArray[np.bool_],
+              where: str) -> NDArray[Any]:  # fmt: skip
+    """The rows of a sample from its first token to its last, -1 where they were not captured."""
+    places = np.flatnonzero(mask_S)
+    part = slice(places[0], places[-1] + 1) if len(places) else slice(0, 0)
+    rows = ids_SWK[part]
+    if doc.get("router_padding_mask") is None:
+        return rows
+    absent_S = numbers_in(doc["router_padding_mask"], where)[i] != 0
+    if absent_S.shape != mask_S.shape:
+        raise FormatError(f"{where}: router_padding_mask {absent_S.shape} for {mask_S.shape}")
+    if not absent_S[part][:-1].any():  # the last token was never fed
+        return rows
+    rows = rows.astype(np.int32)
+    rows[absent_S[part]] = -1
+    return rows
+
+
+def _about(about: Mapping[str, Sequence[Any]], i: int, length: int, where: str) -> dict[str, Any]:
+    """Names and weight versions of sample i."""
+    one = {name: values[i] for name, values in about.items() if i < len(values)}
+    return {
+        "sample_id": text(one.get("sample_id", i)),
+        "group_id": text(one.get("group_id")),
+        "weight_spans": weight_spans(one, length, where),
+    }
+
+
+def _part(row: NDArray[Any], doc: Mapping[str, Any], mask_S: NDArray[np.bool_],
+          size: int) -> NDArray[Any]:  # fmt: skip
+    """Those of a row's values that are a response's: first in it, last, or at its places."""
+    if len(row) == len(mask_S):
+        return row[mask_S][int(mask_S.sum()) - size :]
+    return row[:size] if doc.get("prompts") is not None else row[max(len(row) - size, 0) :]
+
+
+def _loss_mask(doc: Mapping[str, Any], i: int, mask_S: NDArray[np.bool_], prompt: int,
+               where: str) -> NDArray[np.bool_] | None:  # fmt: skip
+    """The mask of all tokens, from that of all positions or of the response."""
+    flags = _first(doc, _LOSS)
+    if flags is None:
+        return None
+    row: NDArray[np.bool_] = numbers_in(flags, where)[i] != 0
+    if len(row) == len(mask_S):
+        whole: NDArray[np.bool_] = row[mask_S]
+        return whole
+    return whole_mask(_part(row, doc, mask_S, int(mask_S.sum()) - prompt), prompt,
+                      int(mask_S.sum()), where)  # fmt: skip
+
+
+def _scores(doc: Mapping[str, Any], i: int, mask_S: NDArray[np.bool_], size: int,
+            where: str) -> NDArray[np.float64] | None:  # fmt: skip
+    """The log-probs of a response."""
+    scores = _first(doc, _LOGPROBS)
+    if scores is not None:
+        return _part(numbers_in(scores, where)[i], doc, mask_S, size).astype(np.float64)
+    if doc.get(_NEXT) is None:
+        return None
+    row: NDArray[np.float64] = np.append(0.0, numbers_in(doc[_NEXT], where)[i].astype(np.float64))
+    if len(row) != len(mask_S):
+        raise FormatError(f"{where}: {_NEXT}: got {len(row) - 1}, expected {len(mask_S) - 1}")
+    return row[mask_S][int(mask_S.sum()) - size :]

@@ -1,0 +1,84 @@
+"""Samples of slime's and miles's rollout dumps: ``{"rollout_id", "samples": [Sample.to_dict()]}``.
+
+Sources: slime 624b824a (utils/types.py, observability/rollout_data_utils.py) and miles 31f1ca96.
+``to_dict`` copies ``__dict__``, so that any key may be beside those read here. Both merge the
+segments of a partial rollout as they come (``existing[:start] + new``), and no start is kept.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...dump import WeightSpan
+from ...errors import FormatError
+from ..documents.fields import one_line, text
+from ..responses.weight_versions import weight_spans
+from ..wire.payload import IntArray, from_lists
+from ..wire.sample import WireSample
+from .fields import numbers_in, response_scores, tokens_in, whole_mask, wire_of
+from .spilled import DiskTensor
+
+__all__ = ["read_rollout"]
+
+_STATUS = {"completed": "stop", "truncated": "length", "aborted": "abort", "failed": "failed"}
+
+
+def read_rollout(samples: Sequence[Any], path: Path) -> list[WireSample]:
+    """The sequences of a rollout dump. Raises FormatError on what is no Sample.to_dict."""
+    return [_of_sample(doc, path, f"{path}: sample {i}") for i, doc in enumerate(samples)]
+
+
+def _of_sample(doc: Any, path: Path, where: str) -> WireSample:
+    if not isinstance(doc, Mapping) or "tokens" not in doc:
+        raise FormatError(f"{where}: got {type(doc).__name__}, expected a sample with tokens")
+    tokens = tokens_in(doc["tokens"], f"{where}: tokens")
+    length = doc.get("response_length")
+    if type(length) is not int:
+        raise FormatError(f"{where}: response_length: got {length!r:.40}, expected a count")
+    prompt = len(tokens) - length
+    about = doc.get("metadata")
+    about = about if isinstance(about, Mapping) else {}
+    cache = doc.get("prefix_cache_info")
+    cached = cache.get("cached_tokens") if isinstance(cache, Mapping) else None
+    own = about.get("weight_spans")
+    siblings = _first(about.get("group_id"), doc.get("group_index"), doc.get("rollout_id"))
+    return wire_of(
+        where,
+        _routes(doc.get("rollout_routed_experts"), path, where),
+        tokens,
+        prompt,
+        sample_id=text(_first(about.get("sample_id"), doc.get("index"))),
+        group_id=text(siblings),
+        logprobs=response_scores(doc.get("rollout_log_probs"), length, where, "rollout_log_probs"),
+        loss_mask=whole_mask(doc.get("loss_mask"), prompt, len(tokens), where),
+        weight_spans=weight_spans(doc, length, where) if own is None else _spans(own, where),
+        finish_reason=_STATUS.get(str(doc.get("status"))),
+        cached_tokens=cached if type(cached) is int and cached >= 0 else None,
+    )
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _routes(value: Any, path: Path, where: str) -> IntArray | None:
+    """[N - 1, W, K]: a tensor, numpy's array, nested lists, or a file that slime spilled it to."""
+    if value is None:
+        return None
+    if isinstance(value, DiskTensor):
+        return value.read(path, where)
+    return from_lists(value, where) if isinstance(value, list) else numbers_in(value, where)
+
+
+def _spans(known: Any, where: str) -> tuple[WeightSpan, ...]:
+    """The spans that ``convert --to`` wrote into a sample's metadata."""
+    try:
+        spans = [(str(version), start, end) for version, start, end in known]
+        if not all(type(at) is int and at >= 0 for _, *places in spans for at in places):
+            raise ValueError(known)
+    except (TypeError, ValueError):
+        raise FormatError(
+            f"{where}: weight_spans: got {one_line(repr(known)[:60])}, expected [version, start, "
+            "end]"
+        ) from None
+    return tuple(WeightSpan(*span) for span in spans)

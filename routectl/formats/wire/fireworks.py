@@ -1,0 +1,165 @@
+"""Fireworks' forms: R3/v1 of its tracing gateway, and a matrix a token of its direct API.
+
+Shape suffixes: N tokens, W layers as written, K top_k.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from ...errors import FormatError, UnsupportedError
+from ...model import ModelFacts
+from ..documents.limits import check_inflation
+from .payload import IntArray, from_base64
+
+__all__ = ["R3_BASE64", "from_matrices", "from_pti", "from_r3", "is_matrices"]
+
+R3_BASE64 = "KLUv/"  # base64 of zstd's magic number; raw int32 that begins so is no expert id
+_HEADS = (struct.Struct("<4sBBBBIIIIQ"), struct.Struct("<4sBBBBIIHHIIQ"))
+_PTI = struct.Struct("<4sBBHIIQ")
+_ALWAYS_FINE = 16 << 20
+_ALL, _SUFFIX, _BITMAP = 0, 1, 2
+
+
+def _inflated(payload: str, where: str) -> bytes:
+    """The bytes within base64 of one zstd frame, no more than it declares and no bomb."""
+    data = from_base64(payload, where)
+    try:
+        size = zstandard.frame_content_size(data)
+        check_inflation(size, len(data), where, _ALWAYS_FINE)
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=_ALWAYS_FINE)
+    except zstandard.ZstdError as error:
+        raise FormatError(f"{where}: damaged zstd: {error}") from None
+
+
+def _damaged(where: str, what: str) -> FormatError:
+    return FormatError(f"{where}: damaged R3/v1: {what}")
+
+
+def _head(raw: bytes, where: str) -> tuple[int, ...]:
+    """Selector, dtype, tokens, replayed, start, selector bytes, matrix bytes, header bytes.
+
+    The header has 32 bytes, in the gateway's first version 36, with layers and top_k; which of
+    the two it is follows from the length of the whole.
+    """
+    if raw[:4] != b"R3V1" or len(raw) < _HEADS[0].size:
+        raise _damaged(where, f"got {raw[:4]!r} and {len(raw)} bytes, expected R3V1 and a header")
+    if raw[4] != 1:
+        raise UnsupportedError(f"{where}: R3 header version {raw[4]}, this routectl reads 1")
+    for head in _HEADS:
+        if len(raw) < head.size:
+            continue
+        _, _, selector, dtype, _, *counts = head.unpack_from(raw)
+        tokens, replayed, *_, start, selector_bytes, matrix_bytes = counts
+        if head.size + selector_bytes + matrix_bytes == len(raw):
+            return selector, dtype, tokens, replayed, start, selector_bytes, matrix_bytes, head.size
+    raise _damaged(where, f"got {len(raw)} bytes, which its header's lengths do not add up to")
+
+
+def _positions(
+    selector: int, bits: bytes, counts: tuple[int, int, int], where: str
+) -> NDArray[np.int64]:
+    """The positions of the replayed tokens, ascending."""
+    tokens, replayed, start = counts
+    if selector == _ALL and replayed in (0, tokens):
+        return np.arange(replayed)
+    if selector == _SUFFIX and start + replayed <= tokens:
+        return np.arange(start, start + replayed)
+    if selector == _BITMAP and len(bits) == (tokens + 7) // 8:
+        marked = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[:tokens]
+        if int(marked.sum()) == replayed:
+            return np.flatnonzero(marked)
+    raise _damaged(
+        where, f"selector {selector} with {replayed} of {tokens} tokens replayed from {start}"
+    )
+
+
+def from_r3(payload: str, facts: ModelFacts, where: str) -> tuple[IntArray, int]:
+    """The rows [T, W, K] of base64(zstd(R3/v1)) and their start; -1 for tokens that it leaves out.
+
+    Header, selector (all, suffix or bitmap), matrices of uint8 or uint16, one a replayed token.
+    Tokens before the first replayed one have no row, nor has the last where it was not replayed.
+    Source: eval-protocol python-sdk 3393c047 (adapters/r3_deserializer.py).
+    """
+    raw = _inflated(payload, where)
+    selector, code, tokens, replayed, start, selector_bytes, matrix_bytes, at = _head(raw, where)
+    if code not in (1, 2):
+        raise UnsupportedError(f"{where}: R3/v1: dtype code {code}, known are 1 and 2")
+    row_bytes = matrix_bytes // max(replayed, 1)
+    if replayed * row_bytes != matrix_bytes:
+        raise _damaged(where, f"{matrix_bytes} bytes of matrices for {replayed} tokens")
+    if not replayed:
+        return np.zeros((0, len(facts.layers), facts.top_k), np.int32), max(tokens - 1, 0)
+    width = _width(row_bytes // code, row_bytes % code, facts, where)
+    bits = raw[at : at + selector_bytes]
+    place = _positions(selector, bits, (tokens, replayed, start), where)
+    first, last = int(place[0]), int(place[-1])
+    rows = max(tokens - 1, last + 1) - first
+    check_inflation(2 * code * rows * width * facts.top_k, len(payload), where, _ALWAYS_FINE)
+    ids_TWK = np.full((rows, width, facts.top_k), -1, f"<i{2 * code}")
+    flat = np.frombuffer(raw, f"<u{code}", offset=at + selector_bytes)
+    ids_TWK[place - first] = flat.reshape(-1, width, facts.top_k)
+    return ids_TWK, first
+
+
+def _width(ids: int, rest: int, facts: ModelFacts, where: str) -> int:
+    """W of a token's matrix of so many ids."""
+    if rest or ids % facts.top_k or ids // facts.top_k not in (facts.num_layers, len(facts.layers)):
+        raise FormatError(
+            f"{where}: routing matrix: got {ids} ids a token, expected {facts.num_layers} or "
+            f"{len(facts.layers)} layers x top-{facts.top_k}"
+        )
+    return ids // facts.top_k
+
+
+def is_matrices(payload: Any) -> bool:
+    """Whether a list has strings, and beside them nothing but null."""
+    return (
+        isinstance(payload, list)
+        and all(part is None or isinstance(part, str) for part in payload)
+        and any(payload)
+    )
+
+
+def from_matrices(payload: Sequence[str | None], facts: ModelFacts, where: str) -> IntArray:
+    """The rows [N, W, K] of a base64 matrix a token; -1 for null and "".
+
+    uint8 or uint16, whichever the length of a matrix allows. Source: Fireworks' completions API,
+    ``routing_matrices`` of eval-protocol python-sdk.
+    """
+    parts = [from_base64(part, where) if part else None for part in payload]
+    sizes = {len(part) for part in parts if part is not None}
+    if len(sizes) != 1:
+        raise FormatError(
+            f"{where}: routing matrices are of {sorted(sizes)[:9]} bytes, not of one size"
+        )
+    (row_bytes,) = sizes
+    wholes = {n * facts.top_k for n in (facts.num_layers, len(facts.layers))}
+    code = 1 if row_bytes in wholes and facts.num_experts <= 256 else 2
+    width = _width(row_bytes // code, row_bytes % code, facts, where)
+    there: NDArray[np.bool_] = np.array([part is not None for part in parts])
+    rows_bytes = 2 * code * len(parts) * width * facts.top_k
+    check_inflation(rows_bytes, sum(len(p) for p in parts if p), where, _ALWAYS_FINE)
+    ids_NWK = np.full((len(parts), width, facts.top_k), -1, f"<i{2 * code}")
+    flat = np.frombuffer(b"".join(part for part in parts if part), np.dtype(f"<u{code}"))
+    ids_NWK[there] = flat.reshape(-1, width, facts.top_k)
+    return ids_NWK
+
+
+def from_pti(payload: str, where: str) -> NDArray[np.int32]:
+    """Prompt token ids of base64(zstd(PTI/v1)): little-endian int32 after 24 bytes of header.
+
+    Source: eval-protocol python-sdk aee752b6 (adapters/pti_deserializer.py).
+    """
+    raw = _inflated(payload, where)
+    whole = raw[:4] == b"PTI1" and len(raw) >= _PTI.size
+    if not whole or len(raw) != _PTI.size + 4 * _PTI.unpack_from(raw)[4]:
+        raise FormatError(f"{where}: prompt_token_ids: damaged PTI/v1 of {len(raw)} bytes")
+    ids = np.frombuffer(raw, "<i4", offset=_PTI.size).astype(np.int32)
+    if ids.size and ids.min() < 0:
+        raise FormatError(f"{where}: prompt_token_ids: got {ids.min()}, expected token ids")
+    return ids

@@ -1,0 +1,161 @@
+"""The routed_experts payload as it travels: base64 .npy, base64 raw int32, nested lists.
+
+Every size is checked against the bytes at hand before an array of that size exists.
+"""
+
+import ast
+import binascii
+import io
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import FormatError
+
+__all__ = [
+    "NEMO_RL", "NPY_BASE64", "IntArray", "from_base64", "from_lists", "from_nemo_rl", "from_npy",
+    "npy_header", "raw_rows", "wire_dtype",
+]  # fmt: skip
+
+IntArray = NDArray[np.integer[Any]]
+
+_MAX_HEADER = 10_000
+_PLAIN_DTYPE = re.compile(r"[<>|=]?[biufcmMOSUV?]\d{0,9}")
+NPY_BASE64 = "k05VTVBZ"  # base64 of b"\x93NUMPY": how vLLM's payload is told from SGLang's
+
+NEMO_RL = "nrlre1:"
+_NEMO_RL_HEAD = re.compile(r"nrlre1:(int8|int16|int32):(\d{1,9})x(\d{1,9})x(\d{1,9}):")
+
+
+def npy_header(stream: io.BufferedIOBase | Any, where: str) -> tuple[tuple[int, ...], Any, bool]:
+    """Shape, dtype and Fortran order from the head of a .npy stream, left at the first data byte.
+
+    Source: the NPY format 1.0, 2.0 and 3.0 (numpy.lib.format). The header is read here, so that
+    its length is bounded before it is read and nothing but a plain dtype passes.
+    """
+    magic = stream.read(8)
+    if magic[:6] != b"\x93NUMPY" or magic[6:7] not in (b"\x01", b"\x02", b"\x03"):
+        raise FormatError(f"{where}: not a .npy array: got {magic!r}, expected NUMPY 1.0 to 3.0")
+    length = int.from_bytes(stream.read(2 if magic[6] == 1 else 4), "little")
+    header = stream.read(min(length, _MAX_HEADER))
+    try:
+        fields = ast.literal_eval(header.decode("latin1").strip())
+        shape, fortran, kind = (fields[name] for name in ("shape", "fortran_order", "descr"))
+        sizes = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
+        if len(header) == length and sizes and _PLAIN_DTYPE.fullmatch(kind):
+            return shape, np.dtype(kind), bool(fortran)
+    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
+        pass
+    raise FormatError(
+        f"{where}: not a .npy array: the header ({length} bytes) is cut short or damaged: "
+        f"got {header[:60]!r}"
+    )
+
+
+def from_npy(data: bytes, where: str) -> NDArray[Any]:
+    """The array of a .npy file held in memory, without a copy where it is in C order."""
+    stream = io.BytesIO(data)
+    shape, dtype, fortran = npy_header(stream, where)
+    if dtype.hasobject:
+        raise FormatError(f"{where}: the .npy array holds Python objects, which are never loaded")
+    count = 1
+    for size in shape:
+        count *= size
+    got, expected = len(data) - stream.tell(), count * dtype.itemsize
+    if got != expected:
+        raise FormatError(
+            f"{where}: truncated or overlong .npy: got {got} bytes of data, "
+            f"expected {expected} for shape {shape} of {dtype}"
+        )
+    try:
+        flat = np.frombuffer(data, dtype, count, offset=stream.tell())
+        return flat.reshape(shape[::-1]).T.copy() if fortran else flat.reshape(shape)
+    except ValueError as error:
+        raise FormatError(f"{where}: no array is of shape {shape}, {dtype}: {error}") from None
+
+
+def from_base64(payload: str, where: str) -> bytes:
+    """The bytes of a base64 string; FormatError says when it is cut short or is no base64."""
+    try:
+        return binascii.a2b_base64(payload, strict_mode=True)
+    except (binascii.Error, ValueError):
+        cut = len(payload) % 4 != 0
+        what = f"truncated base64 ({len(payload)} characters)" if cut else "invalid base64"
+        raise FormatError(
+            f"{where}: routed_experts: {what}: got {payload[:24]!r}…, expected the base64 of"
+            " a .npy file (vLLM) or of raw int32 (SGLang)"
+        ) from None
+
+
+def from_nemo_rl(payload: str, where: str) -> IntArray:
+    """The rows of ``nrlre1:<dtype>:<rows>x<layers>x<k>:<base64>``.
+
+    Source: NeMo-RL 7ea279ab (utils/routed_experts_codec.py): C order, little-endian.
+    """
+    head = _NEMO_RL_HEAD.match(payload)
+    if head is None:
+        raise FormatError(
+            f"{where}: routed_experts: got {payload[:40]!r}, expected "
+            "nrlre1:<int8|int16|int32>:<rows>x<layers>x<k>:<base64>"
+        )
+    data = from_base64(payload[head.end() :], where)
+    dtype, shape = np.dtype(head[1]).newbyteorder("<"), tuple(int(n) for n in head.groups()[1:])
+    expected = shape[0] * shape[1] * shape[2] * dtype.itemsize
+    if len(data) != expected:
+        raise FormatError(
+            f"{where}: routed_experts: got {len(data)} bytes, expected {expected} for {shape} of "
+            f"{head[1]}"
+        )
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def raw_rows(data: bytes, num_layers: int, top_k: int, where: str) -> IntArray:
+    """Raw little-endian int32 as [rows, num_layers, top_k].
+
+    Source: SGLang 0.5.23: base64 of the int32 tensor's bytes, C order, no header.
+    """
+    row_bytes = 4 * num_layers * top_k
+    if len(data) % row_bytes:
+        raise FormatError(
+            f"{where}: routed_experts: got {len(data)} bytes of raw int32, expected a multiple of "
+            f"{row_bytes} = 4 bytes x {num_layers} layers x top-{top_k}",
+            hint="the model's layer count or top_k is another: check --model",
+        )
+    return np.frombuffer(data, "<i4").reshape(-1, num_layers, top_k)
+
+
+def from_lists(value: Any, where: str) -> IntArray:
+    """Nested JSON lists [rows][layers][k] as int64."""
+    try:
+        array = np.array(value)
+    except ValueError:
+        raise FormatError(f"{where}: routed_experts: rows are not all of one shape") from None
+    if array.size == 0:
+        return np.zeros((0, 0, 0), np.int64)
+    if array.ndim != 3 or array.dtype.kind not in "iu":
+        raise FormatError(
+            f"{where}: routed_experts: got {array.dtype} {array.shape}, "
+            "expected integers [rows, layers, top_k]"
+        )
+    return array
+
+
+def wire_dtype(payload: Any) -> str | None:
+    """The integer type that a payload is written in; "json" for lists, None when unreadable."""
+    if isinstance(payload, dict):
+        return str(payload.get("dtype") or "int32")[:6]
+    if not isinstance(payload, str):
+        return "json" if isinstance(payload, list) else None
+    if payload.startswith("KLUv/"):
+        return None
+    if payload.startswith(NEMO_RL):
+        return payload.split(":", 2)[1][:5]
+    if not payload.startswith(NPY_BASE64):
+        return "int32"
+    try:
+        head = binascii.a2b_base64(payload[:1024])
+        return str(npy_header(io.BytesIO(head), "payload")[1])
+    except (ValueError, FormatError):
+        return None

@@ -1,0 +1,155 @@
+"""From checks to runs: paths beside the config, ``{}`` matched by name, each run answered."""
+
+import glob
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import RoutectlError
+from ..check.request import CheckRequest, answer_check
+from ..diff.request import DiffRequest, answer_diff, refuse_incomparable
+from ..staleness.request import answer_staleness
+from .config import Check, Request
+
+if TYPE_CHECKING:
+    from ...ops.diff.baseline import Baseline
+    from ...reports.diff.document import Document
+
+__all__ = ["CheckRun", "answer_run", "limits_of", "runs_of_check"]
+
+_BRACES = "{}"
+_DATA = ("old", "new", "rerun", "logprobs", "dump", "against", "at")
+_PATHS = (*_DATA, "cache")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRun:
+    """One run of a check: the request with its paths; key is what ``{}`` stands for, or None."""
+
+    check: Check
+    key: str | None
+    request: Request
+
+    @property
+    def name(self) -> str:
+        """The check's name, with the key where there is one: ``mismatch[step-7]``."""
+        return self.check.name if self.key is None else f"{self.check.name}[{self.key}]"
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The data that is read, by option, as far as it is given."""
+        given = {n: getattr(self.request, n) for n in _DATA if hasattr(self.request, n)}
+        return {
+            name: list(value) if isinstance(value, tuple) else str(value)
+            for name, value in given.items() if value
+        }  # fmt: skip
+
+
+def runs_of_check(check: Check, folder: Path) -> list[CheckRun]:
+    """The runs of a check: one, or with ``{}`` in its inputs one for every name that it matches.
+
+    A name that matches one input alone is a run too: it fails for the file that is missing.
+    Raises RoutectlError where nothing is matched.
+    """
+    placed = _mapped(check.request, lambda text: _beside(folder, text))
+    patterns = [text for text in _texts(placed) if _BRACES in text]
+    if not patterns:
+        return [CheckRun(check, None, placed)]
+    keys = sorted({key for pattern in patterns for key in _keys(pattern)})
+    if not keys:
+        raise RoutectlError(f"{patterns[0]}: no file matches it")
+    return [
+        CheckRun(check, key, _mapped(placed, lambda text, key=key: text.replace(_BRACES, key)))  # type: ignore[misc]
+        for key in keys
+    ]
+
+
+def _beside(folder: Path, text: str) -> str:
+    """A path of the config, from where the command runs."""
+    if text == "-":
+        raise RoutectlError("-: a check reads files, and not standard input")
+    return str(folder / text)
+
+
+def _mapped(request: Request, change: Callable[[str], str]) -> Request:
+    """The request with its paths changed; of NAME=WHERE, WHERE."""
+    changed: dict[str, Any] = {}
+    for field in fields(request):
+        value = getattr(request, field.name)
+        if field.name == "at":
+            changed["at"] = tuple(
+                f"{name}{equals}{change(where)}" if equals else name
+                for name, equals, where in (text.partition("=") for text in value)
+            )
+        elif field.name in _PATHS and value is not None:
+            changed[field.name] = type(value)(change(str(value)))
+        elif field.name == "reading" and value.model is not None:
+            changed["reading"] = replace(value, model=Path(change(str(value.model))))
+    return replace(request, **changed)
+
+
+def _texts(request: Request) -> Iterator[str]:
+    """The paths of data."""
+    for name in _DATA:
+        value = getattr(request, name, None)
+        if name == "at":
+            yield from (text.partition("=")[2] for text in value or ())
+        elif value is not None:
+            yield str(value)
+
+
+def _keys(pattern: str) -> Iterator[str]:
+    """What ``{}`` stands for in the files that are there: a part of one name; * is any."""
+    parts = [re.sub(r"(\\\*)+", "[^/]*", re.escape(part)) for part in pattern.split(_BRACES)]
+    shape = re.compile("([^/]+?)".join(parts[:2]) + "".join(rf"\1{part}" for part in parts[2:]))
+    for name in glob.glob(pattern.replace(_BRACES, "*")):
+        found = shape.fullmatch(name)
+        if found is None:
+            continue
+        if not found[1].isprintable():
+            raise RoutectlError(f"{name!a}: {_BRACES} matches what cannot be printed")
+        yield found[1]
+
+
+def limits_of(request: Request) -> tuple[Any, ...]:
+    """The thresholds of a request; a check has none."""
+    return () if isinstance(request, CheckRequest) else request.limits
+
+
+def answer_run(run: CheckRun, baseline: "Baseline | None") -> "Document":
+    """What a run came to, in an entry of routectl.ci/1; trouble too."""
+    from ...reports.ci.document import answered, troubled
+
+    about = {"name": run.name, "check": run.check.name, "key": run.key, "verb": run.check.verb,
+             "inputs": run.inputs}  # fmt: skip
+    began = time.perf_counter()
+    try:
+        _refuse_unknown_baseline(run, baseline)
+        document = _answer(run.request, baseline)
+    except RoutectlError as error:
+        return troubled(about, str(error), error.hint, time.perf_counter() - began)
+    return answered(about, document, time.perf_counter() - began)
+
+
+def _refuse_unknown_baseline(run: CheckRun, baseline: "Baseline | None") -> None:
+    """Raise RoutectlError, before anything is run, for a relative threshold that cannot be held."""
+    for limit in limits_of(run.request):
+        if limit.relative_to is not None and baseline is None:
+            raise RoutectlError(
+                f"threshold {limit.text!r} is relative to a baseline, and this check has none",
+                hint="routectl ci --update-baseline stores what is measured now",
+            )
+
+
+def _answer(request: Request, baseline: "Baseline | None") -> "Document":
+    """The document of the verb, by the function that its command calls."""
+    if isinstance(request, DiffRequest):
+        document = answer_diff(request, baseline=baseline)
+        refuse_incomparable(document)
+        return document
+    if isinstance(request, CheckRequest):
+        return answer_check(request).document
+    return answer_staleness(request, baseline=baseline)

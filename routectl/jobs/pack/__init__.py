@@ -1,0 +1,1 @@
+"""The errands of ``routectl pack`` and ``routectl unpack``."""

@@ -1,0 +1,217 @@
+"""A replay job: what is packed, for which ranks, and the folder that is written."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ... import __version__
+from ...cli.output import counting
+from ...errors import FormatError, MismatchError
+from ...reports.text.wording import bytes_text
+
+if TYPE_CHECKING:
+    from ...dump import Dump, Sample
+    from ...formats.replay.folder import RankFile, RankTensors
+    from ...layouts.packing import Packing, Share
+    from ...ops.pack.padding import TensorSpec
+
+__all__ = ["Job", "job_of_manifest", "misfit", "places", "write_folder"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """A dump, the layout that it is packed in, how tensors are written, and for which ranks.
+
+    digests are the SHA-256 of files that are there by what a manifest says; None without one.
+    """
+
+    dump: "Dump"
+    packing: "Packing"
+    spec: "TensorSpec"
+    only: dict[str, int]
+    allow_missing: bool = False
+    digests: dict[str, str] | None = None
+
+
+def places(packing: "Packing", only: dict[str, int]) -> "Iterator[RankFile]":
+    """Every rank's micro-batches, stage by stage, the ranks that share samples side by side.
+
+    Raises MismatchError for a rank that is not there.
+    """
+    from ...formats.replay.folder import RankFile
+
+    pp = 1 if packing.pipeline is None else packing.pipeline.pp
+    sizes = {"pp": pp, "dp": packing.dp, "cp": packing.cp, "tp": packing.tp}
+    for name, rank in only.items():
+        if rank >= sizes[name]:
+            raise MismatchError(f"no rank {name}={rank}: {name} is {sizes[name]}")
+    spans = {n: range(s) if n not in only else (only[n],) for n, s in sizes.items()}
+    for stage in spans["pp"]:
+        for mb in range(packing.num_micro_batches):
+            for d in spans["dp"]:
+                for c in spans["cp"]:
+                    yield from (RankFile(mb, d, c, t, stage) for t in spans["tp"])
+
+
+def _check_missing(job: Job, share: "Share", held: "Dump") -> None:
+    """Refuse filler in place of a real token's route, unless it is -1 or was allowed."""
+    if job.allow_missing or job.spec.policy(job.packing) == "minus-one":
+        return
+    layers = len(held.meta.layers_L)
+    for index, tokens, sample in zip(share.samples, share.packing.lens, held, strict=True):
+        there, wanted = 0 if sample.routes is None else sample.routes.rows, (tokens - 1) * layers
+        if there < wanted:
+            raise MismatchError(
+                f"{job.dump.meta.path}: sample {index}: {there} of the {wanted} rows of its "
+                f"{tokens - 1} tokens are there, and padding {job.spec.policy(job.packing)} would "
+                "make routes up for the rest",
+                hint="--padding minus-one, or --allow-missing if the trainer heeds the mask",
+            )
+
+
+def _without_routes(samples: "Dump", extents: list[Any]) -> "Iterator[Sample]":
+    """The samples for samples.parquet, noting where their routes begin and end."""
+    for sample in samples:
+        routes = sample.routes
+        extents.append(None if routes is None else [routes.start, routes.stop])
+        yield dataclasses.replace(sample, routes=None, gates=None)
+
+
+def write_folder(job: Job, folder: Path) -> dict[str, Any]:
+    """Write rank files, samples and manifest into a folder; return the manifest."""
+    ranks = list(places(job.packing, job.only))
+    with counting("packing", len(ranks), "files", lambda b: f"{bytes_text(int(b))}/s") as advance:
+        return _write(job, folder, ranks, advance)
+
+
+def _write(
+    job: Job, folder: Path, ranks: "list[RankFile]", advance: Callable[[int], None]
+) -> dict[str, Any]:
+    from ...formats.native.container import write_native
+    from ...formats.replay.folder import SAMPLES, RankTensors, write_manifest, write_tensors
+    from ...formats.replay.layout import layout_document, stages_document
+    from ...ops.pack.pack import Rank, pack
+
+    packing, meta = job.packing, job.dump.meta
+    files, held_for, held = [], None, job.dump
+    rows, filler, first_stage = 0, 0, job.only.get("pp", 0)
+    for place in ranks:
+        share = packing.share(place.mb, place.dp, place.cp)
+        layers = [n for chunk in packing.stage_layers(place.pp, meta.layers_L) for n in chunk]
+        if held_for != (place.pp, share.samples):
+            part = job.dump.select(layers=tuple(sorted(layers)) or meta.layers_L[:1])
+            held, held_for = part.select(samples=share.samples).held(), (place.pp, share.samples)
+            _check_missing(job, share, held)
+        rank = Rank(share.cp_rank, place.tp, place.pp)
+        packed = pack(held, share.packing, rank, spec=job.spec, threads=2)
+        if place.pp == first_stage:
+            rows += packed.mask.shape[-1]
+            filler += packed.filler_rows
+        tensors = RankTensors(
+            dict(zip(packed.layers_L, packed.ids_LRK, strict=True)),
+            packed.mask,
+            share.packing.cu_seqlens.astype("int32"),
+            share.packing.cu_seqlens_padded.astype("int32"),
+        )
+        files.append(write_tensors(folder, place, tensors))
+        advance(files[-1]["bytes"])
+    extents: list[Any] = []
+    one_layer = job.dump.select(layers=meta.layers_L[:1])
+    bare = dataclasses.replace(  # a folder of replay tensors holds none
+        meta, margins=False, group_margins=False, gates=False
+    )
+    write_native(_without_routes(one_layer, extents), bare, folder / SAMPLES, force=False)
+    about = {"path": meta.path, "format": meta.format, "file_bytes": meta.file_bytes,
+             "engine": meta.engine, "engine_version": meta.engine_version}  # fmt: skip
+    manifest = {
+        "routectl": __version__,
+        "source": about,
+        "layout": layout_document(packing),
+        "tensors": {
+            "dtype": job.spec.dtype_for(packing, meta.num_experts).name,
+            "padding": job.spec.policy(packing),
+            "ep": job.spec.ep,
+            "num_experts": meta.num_experts,
+            "top_k": meta.top_k,
+            "layers": list(meta.layers_L),
+        },
+        "stages": stages_document(packing, meta.layers_L),
+        "only": job.only,
+        "rows": rows,
+        "padding_rows": filler,
+        "bytes": sum(file["bytes"] for file in files),
+        "extents": extents,
+        "files": files,
+    }
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def _check_lens(dump: "Dump", lens: Sequence[int], path: Path) -> None:
+    """Raise MismatchError unless the dump's samples have the tokens that a manifest gives them."""
+    for i, (sample, tokens) in enumerate(
+        zip(dump.select(layers=dump.meta.layers_L[:1]), lens, strict=True)
+    ):
+        told = sample.num_tokens
+        if told is not None and told != tokens:
+            raise MismatchError(
+                f"{dump.meta.path}: sample {i} has {told} tokens, {path} gives it {tokens}"
+            )
+        if sample.routes is not None and sample.routes.stop > tokens:
+            raise MismatchError(
+                f"{dump.meta.path}: sample {i} has a route at position {sample.routes.stop - 1}, "
+                f"{path} gives it {tokens} tokens"
+            )
+
+
+def job_of_manifest(folder: Path, dump: "Dump", only: dict[str, int], ep: int) -> Job:
+    """What a folder's manifest says that was packed; ``only`` narrows the ranks further.
+
+    Raises MismatchError when the dump has other samples, lengths or layers.
+    """
+    from ...formats.replay.folder import MANIFEST, digests_of, read_manifest
+    from ...formats.replay.layout import packing_from_layout
+    from ...ops.pack.padding import TensorSpec
+
+    manifest = read_manifest(folder)
+    path = folder / MANIFEST
+    packing = packing_from_layout(manifest["layout"], path)
+    try:
+        tensors, ranks = manifest["tensors"], manifest["only"] | only
+        spec = TensorSpec(tensors["padding"], tensors["dtype"], ep if ep > 1 else tensors["ep"])
+        layers = tuple(tensors["layers"])
+    except (KeyError, TypeError):
+        raise FormatError(f"{path}: damaged: no tensors or only in it") from None
+    if dump.meta.layers_L != layers:
+        if len(dump.meta.layers_L) != len(layers):
+            raise MismatchError(
+                f"{dump.meta.path}: has {len(dump.meta.layers_L)} MoE layers, {path} {len(layers)}"
+            )
+        dump = dump.renumbered(layers)
+    if len(dump) != len(packing.lens):
+        raise MismatchError(
+            f"{dump.meta.path}: has {len(dump)} samples, {path} {len(packing.lens)}"
+        )
+    _check_lens(dump, packing.lens, path)
+    return Job(dump, packing, spec, ranks, digests=digests_of(manifest, path))
+
+
+def misfit(job: Job, place: "RankFile", tensors: "RankTensors", name: str) -> str | None:
+    """What of a file's shapes is not as the layout says, with both numbers; None when nothing.
+
+    name is the file's in the message.
+    """
+    share, meta = job.packing.share(place.mb, place.dp, place.cp), job.dump.meta
+    rows = share.packing.num_rows(place.tp)
+    layers = sorted(n for c in job.packing.stage_layers(place.pp, meta.layers_L) for n in c)
+    if list(tensors.layers) != layers:
+        return f"{name}: got layers {list(tensors.layers)}, expected {layers}"
+    for layer, ids in tensors.layers.items():
+        if ids.shape != (rows, meta.top_k):
+            return f"{name}: layer {layer}: got {ids.shape}, expected ({rows}, {meta.top_k})"
+    mask = tensors.mask
+    shapes = ((rows,), (len(layers), rows))
+    if mask is not None and (mask.dtype != bool or mask.shape not in shapes):
+        return f"{name}: mask: got {mask.dtype} {mask.shape}, expected bool ({rows},)"
+    return None

@@ -1,0 +1,202 @@
+"""The options of ``routectl pack`` made into a Packing."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import MismatchError, RoutectlError
+
+if TYPE_CHECKING:
+    from ...dump import Dump
+    from ...layouts.packing import Packing
+    from ...layouts.pipeline import Pipeline
+    from ...layouts.plan import Plan
+
+__all__ = [
+    "LayoutOptions", "layers_of", "lens_of", "packing_of", "parse_lens", "parse_ranks", "renumber",
+]  # fmt: skip
+
+_RANKS = ("dp", "cp", "tp", "pp")
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutOptions:
+    """The layout options as they were given, by the names of their flags."""
+
+    framework: str
+    tp: int
+    cp: int
+    pp: int
+    vpp: int
+    dp: int
+    pad_multiplier: int | None
+    fp8: str | None
+    sample_multiple: int | None
+    min_local_rows: int | None
+    bucket: int | None
+    form: str
+    seq_len: int | None
+    plan: Path | None
+    max_tokens_per_gpu: int | None
+    balance: str
+    decoder_layers: int | None
+    first_stage: int | None
+    last_stage: int | None
+    account_embedding: bool
+    account_loss: bool
+    pipeline_layout: str | None
+    moe_layer_freq: str | None
+    context: int | None
+
+
+def _whole(text: str, what: str) -> int:
+    if not text.strip().isdecimal() or len(text) > 12:
+        raise RoutectlError(f"{what}: got {text!r}, expected a number")
+    return int(text)
+
+
+def parse_lens(text: str) -> list[int]:
+    """Sample lengths out of "9,17"."""
+    return [_whole(part, f"--lens {text}") for part in text.split(",")]
+
+
+def parse_ranks(text: str | None) -> dict[str, int]:
+    """A rank out of "cp=1,tp=0"; a dimension that is not named stands for all of its ranks."""
+    ranks: dict[str, int] = {}
+    for part in (text or "").split(",") if text else ():
+        name, equals, value = part.strip().partition("=")
+        if name not in _RANKS or not equals or name in ranks:
+            raise RoutectlError(f"--rank {text}: got {part!r}, expected some of dp, cp, tp, pp = n")
+        ranks[name] = _whole(value, f"--rank {text}")
+    return ranks
+
+
+def _freq(text: str) -> int | list[int]:
+    try:
+        value = json.loads(text if "," not in text or "[" in text else f"[{text}]")
+    except ValueError:
+        value = None
+    if type(value) is int:
+        return value
+    if isinstance(value, list) and all(type(n) is int for n in value):
+        return value
+    raise RoutectlError(f"--moe-layer-freq {text}: expected a number, or a list such as 0,1,1")
+
+
+def layers_of(options: LayoutOptions, model: object, dump: "Dump") -> int:
+    """Decoder layers: as given, as the config or a list of MoE layers says, or the last + 1."""
+    if options.decoder_layers is not None:
+        return options.decoder_layers
+    if isinstance(model, Path):
+        from ...formats.documents.facts import read_model
+
+        return read_model(model).num_layers
+    freq = None if options.moe_layer_freq is None else _freq(options.moe_layer_freq)
+    return len(freq) if isinstance(freq, list) else dump.meta.layers_L[-1] + 1
+
+
+def renumber(dump: "Dump", options: LayoutOptions, num_layers: int) -> "Dump":
+    """The dump with its layers as --moe-layer-freq says; MoE ordinals become layers.
+
+    Raises MismatchError when the dump has other MoE layers.
+    """
+    if options.moe_layer_freq is None:
+        return dump
+    from ...layouts.pipeline import moe_layers
+
+    try:
+        named = moe_layers(num_layers, _freq(options.moe_layer_freq))
+    except ValueError as error:
+        raise MismatchError(f"--moe-layer-freq {options.moe_layer_freq}: {error}") from None
+    held = dump.meta.layers_L
+    if held == named:
+        return dump
+    if held == tuple(range(len(named))):
+        return dump.renumbered(named)
+    raise MismatchError(
+        f"{dump.meta.path}: has {len(held)} MoE layers (the last is {held[-1]}), --moe-layer-freq "
+        f"names {len(named)} of {num_layers}"
+    )
+
+
+def lens_of(dump: "Dump", options: LayoutOptions, rows: str | None) -> list[int]:
+    """Tokens of each sample. Reads one layer of a native file, all of any other.
+
+    Raises MismatchError when a sample's length is not known, or beyond --context.
+    """
+    if rows not in (None, "n-1", "n"):
+        raise RoutectlError(f"--rows {rows}: expected n-1 or n")
+    lens = []
+    for i, sample in enumerate(dump.select(layers=dump.meta.layers_L[:1])):
+        tokens = sample.num_tokens
+        if tokens is None and sample.routes is not None and rows is not None:
+            tokens = sample.routes.stop + (rows == "n-1")
+        if tokens is None:
+            raise MismatchError(
+                f"{dump.meta.path}: sample {i}: the dump does not say how many tokens it has",
+                hint="--rows n-1 when its rows are all tokens but the last, --rows n when all",
+            )
+        if options.context is not None and tokens > options.context:
+            raise MismatchError(
+                f"{dump.meta.path}: sample {i} has {tokens} tokens, --context is {options.context}"
+            )
+        lens.append(tokens)
+    if not lens:
+        raise MismatchError(f"{dump.meta.path}: no samples: nothing to pack")
+    return lens
+
+
+def _plan(options: LayoutOptions, lens: list[int], ids: list[str | None]) -> "Plan | None":
+    from ...layouts.plan import BALANCES, build_plan
+
+    if options.balance not in BALANCES:
+        raise RoutectlError(f"balance {options.balance!r} is not known: {', '.join(BALANCES)}")
+    if options.plan is not None:
+        from ...formats.replay.plans import read_plan
+
+        if options.max_tokens_per_gpu is not None or options.dp > 1:
+            raise RoutectlError("--plan already says dp and micro-batches: drop --dp and "
+                                "--max-tokens-per-gpu")  # fmt: skip
+        return read_plan(options.plan, options.cp, ids, lens)
+    if options.dp == 1 and options.max_tokens_per_gpu is None:
+        return None
+
+    return build_plan(
+        lens, options.dp, max_tokens_per_gpu=options.max_tokens_per_gpu, cp=options.cp,
+        balance=options.balance,
+    )  # fmt: skip
+
+
+def _pipeline(options: LayoutOptions, num_layers: int) -> "Pipeline | None":
+    """The pipeline cut, None for one stage of one chunk."""
+    from ...layouts.pipeline import Pipeline
+
+    if (options.pp, options.vpp) == (1, 1) and options.pipeline_layout is None:
+        return None
+    return Pipeline(
+        num_layers, options.pp, options.vpp, options.first_stage, options.last_stage,
+        options.account_embedding, options.account_loss, options.pipeline_layout,
+    )  # fmt: skip
+
+
+def packing_of(
+    options: LayoutOptions, lens: list[int], ids: list[str | None], num_layers: int
+) -> "Packing":
+    """The Packing that the options describe. Raises RoutectlError where they do not fit."""
+    from ...layouts.packing import Packing
+
+    given: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in ("framework", "tp", "cp", "pad_multiplier", "fp8", "sample_multiple",
+                     "min_local_rows", "bucket", "form", "seq_len")
+    }  # fmt: skip
+    try:
+        pipeline = _pipeline(options, num_layers)
+        packing = Packing(lens, **given, plan=_plan(options, lens, ids), pipeline=pipeline)
+        for m in range(packing.num_micro_batches):
+            for g in range(packing.dp * packing.cp):
+                packing.share(m, *divmod(g, packing.cp))
+    except ValueError as error:
+        raise MismatchError(str(error)) from None
+    return packing

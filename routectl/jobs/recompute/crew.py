@@ -1,0 +1,110 @@
+"""The processes that share a run: of this machine, one a device, or those that torchrun started."""
+
+import dataclasses
+import signal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ...cli.output import note
+from ...errors import RoutectlError
+from .router_check import CHECKED_TOKENS
+from .share import Work, cut_shares, do_work, showing
+from .workers import run_workers
+
+if TYPE_CHECKING:
+    from ...dump import Dump
+    from ...forward import Prepared
+    from ...forward.torchrun import Ranks
+
+__all__ = ["Crew", "crew_of"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Crew:
+    """Who runs: a process for each of ``devices``, or the ``ranks`` of torchrun, this one on its
+    device. The one that leads cuts the shares and joins the parts.
+    """
+
+    devices: tuple[str, ...]
+    ranks: "Ranks | None"
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        return len(self.devices) if self.ranks is None else self.ranks.size
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process cuts and joins."""
+        return self.ranks is None or self.ranks.rank == 0
+
+    @property
+    def sharing(self) -> int:
+        """How many processes there are at most on a device; under torchrun on the CPU."""
+        if self.ranks is None:
+            return max(self.devices.count(device) for device in self.devices)
+        return self.ranks.local_size if self.devices == ("cpu",) else 1
+
+    def alone(self, asked: str) -> "Crew":
+        """One process, unless more were asked for: all router inputs are written by one."""
+        if (self.ranks is not None and self.size > 1) or "," in asked:
+            raise RoutectlError("--router-inputs is written by one process: expected one --device")
+        return Crew(self.devices[:1], self.ranks)
+
+    def run(self, work: Work, prepared: "Prepared", source: "Dump", todo: Sequence[int]) -> None:
+        """Finish the parts of these samples, in shares of about equally many tokens."""
+        small = source.select(layers=source.meta.layers_L[:1]).select(samples=todo)
+        tokens = [max(1, sample.num_tokens or 0) for sample in small]
+        shares = cut_shares(todo, tokens, self.size)
+        first = next((number for number, share in enumerate(shares) if share), 0)
+        how = "stream" if prepared.streamed else "plain"  # one decision for all
+        works = [
+            work.given(share, streaming=how, check_tokens=CHECKED_TOKENS * (number == first))
+            for number, share in enumerate(shares)
+        ]
+        if self.ranks is not None:
+            _lead(self.ranks, works)
+            return
+        placed = [
+            one.given(one.indices, device=device)
+            for one, device in zip(works, self.devices, strict=True)
+            if one.indices
+        ]
+        with showing(len(todo)) as on_progress:
+            run_workers(placed, int(prepared.provenance["threads"]), on_progress)
+
+    def follow(self, work: Work) -> None:
+        """Do the share that the leading process tells, and say when it is done."""
+        assert self.ranks is not None
+        indices, changes = self.ranks.hear(f"share/{self.ranks.rank}")
+        if indices:
+            do_work(work.given(indices, **changes), note)
+        self.ranks.tell(f"done/{self.ranks.rank}", len(indices))
+
+
+def crew_of(device: str, threads: int | None) -> Crew:
+    """Who runs on what was asked for with ``--device`` and ``--threads``, or by torchrun.
+
+    Raises UnsupportedError as pick_devices does.
+    """
+    from ...forward import pick_devices
+    from ...forward.torchrun import ranks_of_torchrun
+
+    ranks = ranks_of_torchrun()
+    if ranks is None:
+        return Crew(pick_devices(device, threads), None)
+    # torchrun ends the others of a failed process with SIGTERM: they stop as on Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return Crew(pick_devices(device, threads, ranks.local), ranks)
+
+
+def _lead(ranks: "Ranks", works: Sequence[Work]) -> None:
+    """Tell every process of torchrun its share, do one, and wait for the others."""
+    for rank, work in enumerate(works):
+        changes = {name: getattr(work.options, name) for name in ("streaming", "check_tokens")}
+        ranks.tell(f"share/{rank}", (work.indices, changes))
+    own = works[0]
+    with showing(len(own.indices)) as on_progress:
+        do_work(own.given(own.indices, on_progress=on_progress), note)
+    for rank in range(1, ranks.size):
+        ranks.hear(f"done/{rank}")

@@ -1,0 +1,149 @@
+"""Finished parts of a long run, kept beside its output so that a killed run can go on."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import FormatError, MismatchError
+
+if TYPE_CHECKING:
+    from ...dump import DumpMeta, Sample
+
+__all__ = ["Parts", "open_parts", "parts_folder"]
+
+_JOB = "job.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """``NAME.parquet.partial/``: what is run, and native files of the samples that are done.
+
+    A part is some consecutive samples, ``FIRST-LAST.MODE.parquet`` for each mode that is run.
+    Each file appears whole or not at all, so that the folder is good after any interruption, and
+    several processes can write parts of other samples at the same time.
+    """
+
+    folder: Path
+    modes: tuple[str, ...]
+
+    def done(self) -> list[range]:
+        """The samples of each part that is finished in every mode, ascending.
+
+        Raises FormatError where two parts have the same sample.
+        """
+        names = set.intersection(*(self._names(mode) for mode in self.modes))
+        parts = [self._samples_of(name) for name in sorted(names)]
+        for before, part in pairwise(parts):
+            if part.start < before.stop:
+                raise FormatError(f"{self.folder}: sample {part.start} is in two parts")
+        return parts
+
+    def todo(self, total: int) -> list[int]:
+        """Which of so many samples are in no finished part, ascending."""
+        done = {index for part in self.done() for index in part}
+        return [index for index in range(total) if index not in done]
+
+    def add(
+        self, first: int, samples: Mapping[str, Sequence["Sample"]], metas: Mapping[str, "DumpMeta"]
+    ) -> None:
+        """Finish a part: as many samples in each mode, from that one on.
+
+        Whether routing is group-limited is known from the samples.
+        """
+        from ...formats.native.container import write_native
+
+        for mode, held in samples.items():
+            part = range(first, first + len(held))
+            grouped = any(
+                s.routes is not None and s.routes.group_margin_TL is not None for s in held
+            )
+            about = replace(metas[mode], group_margins=grouped)
+            write_native(held, about, self._path(part, mode), force=False)
+
+    def tidy(self) -> None:
+        """Let go of parts that are not finished in every mode; nobody may be writing."""
+        done = self.done()
+        for mode in self.modes:
+            for name in self._names(mode):
+                if self._samples_of(name) not in done:
+                    (self.folder / f"{name}.{mode}.parquet").unlink()
+
+    def drop_if_empty(self) -> None:
+        """Let go of the folder where no part is finished: there is nothing to go on from."""
+        if not self.done():
+            self.drop()
+
+    def drop(self) -> None:
+        """Let go of the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def join(self, mode: str, meta: "DumpMeta", output: Path, *, force: bool) -> int:
+        """Write a mode's parts as one file and return the number of samples."""
+        from ...formats.native.container import open_native, write_native
+
+        paths = [self._path(part, mode) for part in self.done()]
+        grouped = any(open_native(path).meta.group_margins for path in paths)
+        about = replace(meta, group_margins=grouped)
+        return write_native(self._samples(mode), about, output, force=force)
+
+    def _samples(self, mode: str) -> Iterator["Sample"]:
+        from ...formats.native.container import open_native
+
+        for part in self.done():
+            path = self._path(part, mode)
+            held = open_native(path)
+            if len(held) != len(part):
+                raise FormatError(f"{path}: got {len(held)} samples, expected {len(part)}")
+            yield from held
+
+    def _path(self, part: range, mode: str) -> Path:
+        return self.folder / f"{part.start:08d}-{part.stop - 1:08d}.{mode}.parquet"
+
+    def _names(self, mode: str) -> set[str]:
+        ending = f".{mode}.parquet"
+        return {path.name.removesuffix(ending) for path in self.folder.glob(f"*{ending}")}
+
+    def _samples_of(self, name: str) -> range:
+        first, _, last = name.partition("-")
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+            raise FormatError(f"{self.folder}: {name}: not a part, expected FIRST-LAST")
+        return range(int(first), int(last) + 1)
+
+
+def parts_folder(output: Path) -> Path:
+    """Where the finished parts of an output wait."""
+    return output.with_name(output.name + ".partial")
+
+
+def open_parts(output: Path, job: dict[str, Any], modes: tuple[str, ...], *, resume: bool) -> Parts:
+    """The parts of a job: those of an earlier run of the same job, or none yet.
+
+    Raises MismatchError when there are parts and ``resume`` was not asked for, or when they are of
+    another job, naming what differs.
+    """
+    parts = Parts(parts_folder(output), modes)
+    path = parts.folder / _JOB
+    if not parts.folder.exists():
+        parts.folder.mkdir(parents=True)
+        path.write_text(json.dumps(job, indent=1) + "\n", "utf-8")
+        return parts
+    if not resume:
+        raise MismatchError(
+            f"{parts.folder}: an earlier run left finished parts there",
+            hint="--resume to go on from them, or delete the folder",
+        )
+    try:
+        earlier = json.loads(path.read_text("utf-8"))
+        names = sorted(name for name in job if earlier[name] != job[name])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise FormatError(f"{path}: not the job of an earlier run; delete the folder") from None
+    if names:
+        name = names[0]
+        raise MismatchError(
+            f"{parts.folder}: parts of another run: {name} was {earlier[name]}, is {job[name]}"
+        )
+    return parts

@@ -1,0 +1,89 @@
+"""The model's routers held against routectl's own router maths, on the first tokens of a run."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...cli.output import note
+from ...errors import RoutectlError
+
+if TYPE_CHECKING:
+    from ...forward import Forwarded, Prepared
+
+__all__ = ["CHECKED_TOKENS", "check_routers", "router_checker"]
+
+CHECKED_TOKENS = 64
+
+
+def router_checker(prepared: "Prepared", say: Callable[[str], None] = note) -> Any:
+    """A function that checks the first result that it sees, says what it found, and passes it on.
+
+    The model's own word is used in any case: a disagreement says that the recipe of the family
+    (docs/routers.md) is not what this model does.
+    """
+    waiting = True
+
+    def check(result: "Forwarded") -> "Forwarded":
+        nonlocal waiting
+        if not waiting or result.inputs is None:
+            return result
+        waiting = False
+        try:
+            differing = check_routers(prepared, result)
+        except RoutectlError as error:
+            say(f"routers not checked: {error}")
+        else:
+            tokens = min(CHECKED_TOKENS, len(result.ids_TLK))
+            for layer, rows in differing.items():
+                say(
+                    f"layer {layer}: the model's router and the recipe disagree in {rows} of "
+                    f"{tokens} rows; the model's word is used"
+                )
+        return replace(result, inputs=None)
+
+    return check
+
+
+def check_routers(prepared: "Prepared", result: "Forwarded") -> Mapping[int, int]:
+    """{layer: rows} of the first tokens in which recipe and model select other experts.
+
+    Rows that are within the default eps of another selection, of experts or of groups, are not
+    counted: products of another number of rows round otherwise. Raises UnsupportedError for a
+    family that is not in the table.
+    """
+    import numpy as np
+
+    from ...checkpoints import open_checkpoint
+    from ...margins import EPS
+    from ...ops.predict.replay_inputs import replay_inputs
+    from ...routers.from_config import recipe_from_config
+    from .router_inputs import layer_routers
+
+    folder = Path(prepared.options.checkpoint)
+    opened = open_checkpoint(str(folder))
+    assert opened.config is not None
+    recipe = recipe_from_config(opened.config, str(folder))
+    assert result.inputs is not None
+    hidden = {layer: states[:CHECKED_TOKENS].cpu() for layer, states in result.inputs.items()}
+    dtype = next(iter(hidden.values())).dtype
+    routers = {
+        layer: replace(router, weight_ED=router.weight_ED.to(dtype))
+        for layer, router in layer_routers(opened).items()
+    }
+    live_TLK = result.ids_TLK if result.live_TLK is None else result.live_TLK
+    tokens = len(next(iter(hidden.values())))
+    for layer in recipe.hash_layers:  # a table decides there
+        hidden.pop(layer, None)
+    expected = replay_inputs(recipe, routers, hidden)[0]
+    margin_TL = expected.margin_TL
+    if expected.group_margin_TL is not None:
+        margin_TL = np.minimum(margin_TL, expected.group_margin_TL)
+    differing = {}
+    for column, layer in enumerate(expected.routes.layers_L):
+        theirs = np.sort(live_TLK[:tokens, prepared.layers.index(layer)], axis=1)
+        ours = np.sort(expected.routes.ids_TLK[:, column], axis=1)
+        clear = (theirs != ours).any(axis=1) & (margin_TL[:, column] > EPS)
+        if clear.any():
+            differing[layer] = int(clear.sum())
+    return differing

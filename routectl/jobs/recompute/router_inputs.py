@@ -1,0 +1,129 @@
+"""``routectl recompute CHECKPOINT ROUTER_INPUTS.safetensors``: the routers alone, no model."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ... import __version__
+from ...cli.output import note
+from ...reports.text.wording import plural
+
+if TYPE_CHECKING:
+    from ...checkpoints.router_inputs import RouterInputs
+    from ...dump import Dump, DumpMeta, Sample
+    from ...forward import Forwarded, Prepared
+    from ...ops.predict.replay_inputs import InputRoutes, LayerRouter
+    from ...routers.recipe import Recipe
+
+__all__ = [
+    "input_meta", "input_samples", "keeping_inputs", "layer_routers", "recompute_from_inputs",
+]  # fmt: skip
+
+
+def recompute_from_inputs(
+    checkpoint: Path, inputs: Path, output: Path, *, force: bool, model: Path | None = None
+) -> int:
+    """Write what a checkpoint's routers select for dumped hidden states; returns the samples.
+
+    How they select is said by ``model``, an HF config.json or a folder with one, else by the
+    checkpoint itself: its config.json, or the arguments that Megatron stored in it.
+    """
+    from ...checkpoints import open_checkpoint
+    from ...checkpoints.router_inputs import open_router_inputs
+    from ...checkpoints.router_recipe import router_recipe
+    from ...formats.native.container import write_native
+    from ...ops.predict.replay_inputs import replay_inputs
+
+    opened = open_checkpoint(str(checkpoint))
+    recipe = router_recipe(opened, model)
+    hidden = open_router_inputs(inputs)
+    found = replay_inputs(
+        recipe, layer_routers(opened), hidden, lens=hidden.lens, token_ids_T=hidden.token_ids_T
+    )
+    meta = input_meta(recipe, hidden, {"mode": "router inputs"})
+    return write_native(input_samples(found, hidden), meta, output, force=force)
+
+
+def layer_routers(opened: Any) -> "Mapping[int, LayerRouter]":
+    """The routers of an opened checkpoint, as stored."""
+    from ...checkpoints.routers import router_tensors
+    from ...ops.predict.replay_inputs import LayerRouter
+
+    return {
+        layer: LayerRouter(
+            held.weight, held.linear_bias, held.expert_bias,
+            held.extras.get("tid2eid"), held.extras.get("per_expert_scale"),
+        )
+        for layer, held in router_tensors(opened).items()
+    }  # fmt: skip
+
+
+def input_samples(found: "list[InputRoutes]", hidden: "RouterInputs") -> "Iterator[Sample]":
+    """The samples of a dump: routes out of router inputs, and the tokens that these hold."""
+    import numpy as np
+
+    from ...dump import Sample
+    from ...margins import margins_to_float16
+
+    begin = 0
+    for index, result in enumerate(found):
+        tokens = result.routes.num_tokens
+        ids = None
+        if hidden.token_ids_T is not None:
+            ids = hidden.token_ids_T[begin : begin + tokens].numpy().astype(np.int32)
+        begin += tokens
+        margins = [
+            None if margin_TL is None else margins_to_float16(margin_TL)
+            for margin_TL in (result.margin_TL, result.group_margin_TL)
+        ]
+        yield Sample(
+            dataclasses.replace(result.routes, margin_TL=margins[0], group_margin_TL=margins[1]),
+            sample_id=str(index),
+            prompt_ids=ids, response_ids=None if ids is None else ids[:0],
+            prompt_length=tokens, response_length=0,
+        )  # fmt: skip
+
+
+def input_meta(recipe: "Recipe", hidden: "RouterInputs", made: Mapping[str, str]) -> "DumpMeta":
+    """What a dump of such samples says of itself; ``made`` opens its provenance."""
+    from ...dump import DumpMeta
+
+    return DumpMeta(
+        path=str(hidden.path), format="safetensors", layers_L=tuple(sorted(hidden)),
+        top_k=recipe.top_k, num_experts=recipe.columns, engine="routectl",
+        engine_version=__version__, model=recipe.family, facts_source="the checkpoint",
+        order="score", margins=True, group_margins=recipe.grouped,
+        provenance={**made, "recipe": recipe.describe(), "source": recipe.source},
+    )  # fmt: skip
+
+
+@contextmanager
+def keeping_inputs(
+    prepared: "Prepared", source: "Dump", path: Path | None, *, force: bool
+) -> "Iterator[Callable[[Forwarded], Forwarded]]":
+    """A function that writes a result's router inputs to ``path``, if any, and lets go of them."""
+    if path is None:
+        yield lambda result: result
+        return
+    from ...checkpoints.router_inputs import InputShapes, writing_inputs
+
+    tokens = [sample.token_ids for sample in source.select(layers=source.meta.layers_L[:1])]
+    ids = [ids_T for ids_T in tokens if ids_T is not None]
+    name = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[
+        str(prepared.provenance["dtype"])
+    ]
+    lens = tuple(len(ids_T) for ids_T in ids)
+    width = prepared.store.skeleton.model.config.get_text_config().hidden_size
+    shapes = InputShapes(prepared.layers, lens, width, name)
+    flat = [token for ids_T in ids for token in ids_T.tolist()]
+    with writing_inputs(path, shapes, flat, force=force) as writer:
+
+        def keep(result: "Forwarded") -> "Forwarded":
+            assert result.inputs is not None
+            writer.put(result.index, result.inputs)
+            return result if result.index == 0 else dataclasses.replace(result, inputs=None)
+
+        yield keep
+    note(f"wrote {path}: {plural(len(lens), 'sample')}")

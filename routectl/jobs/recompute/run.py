@@ -1,0 +1,101 @@
+"""A recompute written as native files: run what is not done, part by part, and join the parts."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...cli.output import note
+from ...errors import RoutectlError
+from ...reports.text.wording import bytes_text, plural
+from .crew import Crew
+from .parts import open_parts
+from .router_check import router_checker
+from .router_inputs import keeping_inputs
+from .samples import job_of, meta_of
+from .share import Work, run_share, showing
+
+if TYPE_CHECKING:
+    from ...dump import Dump
+    from ...forward import Prepared
+    from .parts import Parts
+
+__all__ = ["Saving", "write_recompute"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Saving:
+    """Where the routes of each mode go, and router inputs, if anywhere; what may be gone on from
+    or replaced.
+    """
+
+    targets: Mapping[str, Path]
+    inputs: Path | None
+    resume: bool
+    force: bool
+
+    def refuse(self) -> None:
+        """Raise RoutectlError where a file would be replaced that must not be."""
+        from ...files import refuse_existing
+
+        for target in self.targets.values():
+            refuse_existing(target, force=self.force)
+
+
+def write_recompute(work: Work, crew: Crew, saving: Saving) -> tuple["Prepared", "Dump"]:
+    """Run what is not done yet, part by part, and join the parts of each mode.
+
+    Finished parts wait beside ``work.output``. Raises MismatchError where another run left parts.
+    """
+    prepared, source = work.prepare(), work.open_source()
+    targets = saving.targets
+    parts = open_parts(work.output, job_of(prepared, source), tuple(targets), resume=saving.resume)
+    parts.tidy()
+    todo = parts.todo(len(source))
+    if todo:
+        saving.refuse()  # else it is this job's, killed while it was joined
+    _announce(prepared, crew)
+    if len(todo) < len(source):
+        note(f"{plural(len(source) - len(todo), 'sample')} done before; going on")
+    try:
+        if crew.size == 1:
+            _run_alone(prepared, source, todo, parts, saving)
+        else:
+            crew.run(work, prepared, source, todo)
+        if left := parts.todo(len(source)):
+            raise RoutectlError(
+                f"{parts.folder}: sample {left[0]} is in no part", hint="--resume to go on"
+            )
+    except BaseException:
+        parts.drop_if_empty()
+        raise
+    for mode, target in targets.items():
+        meta = meta_of(prepared, source, mode)
+        count = parts.join(mode, meta, target, force=saving.force or not todo)
+        note(f"wrote {target}: {plural(count, 'sample')}")
+    parts.drop()
+    return prepared, source
+
+
+def _announce(prepared: "Prepared", crew: Crew) -> None:
+    about = prepared.provenance
+    how = "streamed" if prepared.streamed else "all weights in memory"
+    each = f" by each of {crew.size} processes" if crew.size > 1 else ""
+    note(
+        f"{about['model_type']}, {bytes_text(prepared.store.total_bytes())}, {about['dtype']} on "
+        f"{about['device']}: {how}{each} ({about['streamed_because']})"
+    )
+
+
+def _run_alone(
+    prepared: "Prepared", source: "Dump", todo: Sequence[int], parts: "Parts", saving: Saving
+) -> None:
+    """All samples in this process."""
+    with (
+        showing(len(todo)) as on_progress,
+        keeping_inputs(prepared, source, saving.inputs, force=saving.force) as keep,
+    ):
+        options = dataclasses.replace(prepared.options, on_progress=on_progress)
+        check = router_checker(prepared)
+        shown = dataclasses.replace(prepared, options=options)
+        run_share(shown, source, todo, parts, lambda result: check(keep(result)))

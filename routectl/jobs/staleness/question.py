@@ -1,0 +1,65 @@
+"""What ``routectl staleness`` is asked of every dump, and the document that answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ...cli.output import watching
+from ...errors import MismatchError
+
+if TYPE_CHECKING:
+    from ...dump import Dump
+    from ...ops.diff.baseline import Baseline
+    from ...ops.diff.thresholds import Threshold
+    from ...ops.staleness.attribution import Version
+    from ...ops.staleness.staleness import Noise, StalenessOptions
+    from ...reports.diff.document import Document
+
+__all__ = ["Question"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """How dumps are compared, and what the results are held against."""
+
+    options: "StalenessOptions"
+    limits: "tuple[Threshold, ...]"
+    mini_steps: int | None
+    eps: float
+    baseline: "Baseline | None" = None
+
+    def refuse_one(self, dump: "Dump", names: Sequence[str]) -> None:
+        """Raise MismatchError where there is one version: staleness is between two."""
+        if len(names) == 1:
+            raise MismatchError(
+                f"{dump.meta.path}: one version is given, {names[0]}: staleness is between two",
+                hint="another --at NAME=WHERE; routectl diff compares a dump with one version",
+            )
+
+    def refuse_early(self, dump: "Dump", names: Sequence[str]) -> None:
+        """Raise MismatchError where the dump says nothing of these versions, before any is run."""
+        from ...ops.staleness.attribution import Version
+        from ...ops.staleness.placed import lay_out
+
+        lay_out(dump, [Version(name, dump) for name in names], self.options)
+
+    def answer(
+        self, dump: "Dump", versions: "Sequence[Version]", noise: "tuple[Noise, ...]" = ()
+    ) -> "Document":
+        """The routectl.staleness/1 document of a dump and the routes of versions."""
+        from ...ops.staleness.advice import advise
+        from ...ops.staleness.shifts import router_shifts
+        from ...ops.staleness.staleness import staleness
+        from ...ops.staleness.thresholds import judge_staleness
+        from ...reports.staleness.document import Judged, staleness_document
+
+        options = replace(self.options, noise=noise)
+        with watching(dump, "comparing") as watched:
+            result = staleness(watched, versions, options)
+        advice = advise(result, mini_steps=self.mini_steps, eps=self.eps)
+        failed = judge_staleness(
+            result, self.limits, eps=self.eps, baseline=self.baseline
+        )  # fmt: skip
+        judged = Judged(tuple(limit.text for limit in self.limits), failed, self.eps)
+        shifts = router_shifts(versions, options)
+        return staleness_document(result, advice, options, judged=judged, shifts=shifts)

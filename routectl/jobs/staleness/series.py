@@ -1,0 +1,144 @@
+"""``routectl staleness --series DIR``: the steps of a run, each a report or a folder of dumps."""
+
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...cli.output import counting
+from ...cli.pages import read_report
+from ...errors import FormatError, RoutectlError
+from .question import Question
+
+if TYPE_CHECKING:
+    from ...dump import Dump
+    from ...reports.diff.document import Document
+
+__all__ = ["series_of"]
+
+_SCHEMA = "routectl.staleness/1"
+_ROLLOUT = "rollout"
+_NUMBER = re.compile(r"\d+")
+
+
+def series_of(folder: Path, question: Question, open_at: "Callable[[str], Dump]") -> "Document":
+    """The routectl.staleness_series/1 document of a folder.
+
+    Raises FormatError where no entry is a step, and, where there are thresholds, where one from
+    the last step on is broken: what they are held against is then not known.
+    """
+    from ...reports.staleness.series import Step, series_document
+
+    try:
+        entries = sorted(path for path in folder.iterdir() if not _is_hidden(path))
+    except OSError as error:
+        raise FormatError(f"{folder}: cannot be read: {error.strerror}") from None
+    steps: dict[int, Step] = {}
+    skipped: list[tuple[str, str]] = []
+    measured = any(path.is_dir() for path in entries)  # each with a line of its own
+    line = counting("reading", len(entries), "steps", lambda rate: "")
+    with nullcontext(lambda work: None) if measured else line as advance:
+        for path in entries:
+            advance(1)
+            number = _number_of(path)
+            try:
+                if number is None:
+                    raise FormatError("no number in its name says which step it is")
+                if number in steps:
+                    raise FormatError(f"step {number} is there already: {steps[number].entry}")
+                document = _document_of(path, question, open_at)
+            except RoutectlError as error:
+                skipped.append((path.name, str(error).removeprefix(f"{path}: ")))
+                continue
+            steps[number] = Step(number, path.name, document)
+    if not steps:
+        why = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        raise FormatError(f"{folder}: no step in it{why}")
+    last = max(steps)
+    for name, reason in skipped:
+        number = _number_of(Path(name))
+        if question.limits and number is not None and number > last:
+            raise FormatError(f"{folder / name}: the last step cannot be judged: {reason}")
+    ordered = [steps[number] for number in sorted(steps)]
+    return series_document(str(folder), ordered, skipped, question.limits)
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether an entry is no step by its name: hidden, or the recomputes kept beside a report."""
+    return path.name.startswith(".") or (
+        path.name.endswith(".versions") and path.with_name(path.stem).exists()
+    )
+
+
+def _number_of(path: Path) -> int | None:
+    """The last number in a name, its ending aside; a report of step 30 may be named step-30.json"""
+    stem = path.name.removesuffix(".json")
+    found = _NUMBER.findall(stem)
+    return int(found[-1]) if found else None
+
+
+def _document_of(path: Path, question: Question, open_at: "Callable[[str], Dump]") -> "Document":
+    """The staleness document of one entry."""
+    return _measured(path, question, open_at) if path.is_dir() else _report(path)
+
+
+def _report(path: Path) -> "Document":
+    """A report that was written before."""
+    if path.suffix != ".json":
+        raise FormatError(f"{path}: neither a folder nor a report NAME.json")
+    found = read_report(path)
+    schema = found.get("schema")
+    if schema != _SCHEMA:
+        raise FormatError(f"{path}: got schema {str(schema)[:60]!a}, expected {_SCHEMA}")
+    _refuse_damaged(path, found)
+    return found
+
+
+def _refuse_damaged(path: Path, document: "Document") -> None:
+    """Raise FormatError where figures cannot be read off a report."""
+    from ...reports.staleness.figures import headline_figures
+
+    try:
+        figures = headline_figures(document)
+        words = [finding["text"] for finding in document["advice"]["findings"] if finding["alarm"]]
+        words.append(document["advice"]["mode"] or "")
+        whole = all(isinstance(word, str) for word in words)
+        whole &= all(value is None or isinstance(value, int | float) for value in figures.values())
+    except (AttributeError, IndexError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise FormatError(f"{path}: not a whole report of {_SCHEMA}")
+
+
+def _measured(path: Path, question: Question, open_at: "Callable[[str], Dump]") -> "Document":
+    """A folder of a rollout and a dump a version, measured now."""
+    from ...ops.staleness.attribution import Version
+
+    rollouts = sorted(path.glob(f"{_ROLLOUT}.*"))
+    if len(rollouts) != 1:
+        raise FormatError(f"{path}: {len(rollouts)} files named {_ROLLOUT}.*, expected one")
+    routes: dict[str, dict[str, Dump]] = {}
+    for file in sorted(path.iterdir(), key=_by_number):
+        if file == rollouts[0] or file.name.startswith(".") or file.name == "config.json":
+            continue
+        dump = open_at(str(file))
+        mode = "forced" if dump.meta.provenance.get("mode") == "forced" else "free"
+        of_version = routes.setdefault(file.name.split(".")[0], {})
+        if mode in of_version:
+            raise FormatError(f"{file}: {mode} routes of its version are there twice")
+        of_version[mode] = dump
+    if not routes:
+        raise FormatError(f"{path}: no version beside {rollouts[0].name}")
+    versions = [Version(n, of.get("free"), of.get("forced")) for n, of in routes.items()]
+    rollout = open_at(str(rollouts[0]))
+    question.refuse_one(rollout, [version.name for version in versions])
+    return replace(question, limits=()).answer(rollout, versions)
+
+
+def _by_number(path: Path) -> tuple[int, str]:
+    """Versions in the order of the numbers that end their names, else by name."""
+    name = path.name.split(".")[0]
+    found = re.search(r"\d+$", name)
+    return (int(found[0]) if found else 0, name)

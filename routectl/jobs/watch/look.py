@@ -1,0 +1,79 @@
+"""One file of a folder that is watched: opened, checked, and what is to be said of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import FormatError, RoutectlError
+
+if TYPE_CHECKING:
+    from ...dump import Dump
+    from ...model import ModelFacts
+    from ...ops.check.found import CheckResult
+
+__all__ = ["Looked", "Lookout"]
+
+_REFUSED = "R001"
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What came of a look at a file: ``result``, or ``error`` in one line; neither: no dump.
+
+    ``doubtful`` where waiting may help: it cannot be read, or its reader refused samples.
+    """
+
+    result: "CheckResult | None" = None
+    error: str | None = None
+    doubtful: bool = False
+
+
+def _about(path: Path, error: RoutectlError) -> str:
+    """An error of a file, without the file's name before it."""
+    return str(error).removeprefix(f"{path}: ")
+
+
+@dataclass(frozen=True, slots=True)
+class Lookout:
+    """How files are opened and checked; ``against`` names a file's reference, None for none."""
+
+    model: "ModelFacts | Path | None"
+    form: str | None = None
+    start: int | None = None
+    against: str | None = None
+
+    def look(self, path: Path) -> Looked:
+        """Open and check a file."""
+        from ...formats.wire.sample import NoRoutesError, NoSamplesError
+
+        try:
+            if path.stat().st_size == 0:
+                return Looked(error="the file is empty", doubtful=True)
+            result = self._check(path)
+        except NoRoutesError as error:
+            return Looked(error=_about(path, error))
+        except NoSamplesError:
+            return Looked()
+        except RoutectlError as error:
+            return Looked(error=_about(path, error), doubtful=True)
+        except OSError as error:
+            return Looked(error=f"cannot be read: {error.strerror}", doubtful=True)
+        refused = any(finding.code == _REFUSED for finding in result.findings)
+        return Looked(result, None, refused)
+
+    def _check(self, path: Path) -> "CheckResult":
+        from ...formats import open_dump
+        from ...ops.check.check import check
+        from ..check.model import options_of_dump
+
+        def reopen(facts: "ModelFacts | Path | None") -> "Dump":
+            return open_dump(path, model=facts, format=self.form, start=self.start)
+
+        dump = reopen(self.model)
+        other = None
+        if self.against is not None:
+            name = self.against.replace("{name}", path.name).replace("{stem}", path.stem)
+            if not Path(name).is_file():
+                raise FormatError(f"{path}: its reference {name} is not there")
+            other = open_dump(name, model=self.model, format=None, start=self.start)
+        return check(dump, other, options=options_of_dump(dump, self.model, reopen, 1))

@@ -1,0 +1,254 @@
+"""The loops over rows: one pass each, no Python object inside.
+
+Shape suffixes: T tokens, L MoE layers, K top_k, E num_experts, S = K + 1 swap counts, W words.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ..routes import Bools, Ids, words_of
+
+__all__ = ["RowCounts", "count_load", "count_marks", "diff_rows", "scan_rows"]
+
+Counts = NDArray[np.int64]
+_CHUNK_TOKENS = 1 << 20  # keeps the kernel's uint32 counters far from overflow (x K <= 4096)
+_TUPLE_UP_TO = 64  # K from which loops are not worth unrolling; numba refuses tuples from 1000 on
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowCounts:
+    """What one pass over two id arrays yields; every count is of rows present on both sides.
+
+    swaps_LS     int64, rows by how many ids differ: max(|A|, |B|) - |A ∩ B| of the two id sets
+    order_L      int64, rows with equal sets in another slot order
+    load_old_LE  int64, how often each expert was taken; load_new_LE likewise
+    differing_T  int32, layers in which the token's sets differ
+    first_T      int32, index into L of the lowest of them, -1 where none differs
+    differs_TL   bool, True where the sets differ; None unless asked for
+    """
+
+    swaps_LS: Counts
+    order_L: Counts
+    load_old_LE: Counts
+    load_new_LE: Counts
+    differing_T: NDArray[np.int32]
+    first_T: NDArray[np.int32]
+    differs_TL: Bools | None = None
+
+
+@njit(nogil=True, cache=True)
+def _diff_chunk(  # type: ignore[no-untyped-def]
+    old,
+    new,
+    old_words,
+    new_words,
+    skip,
+    slots,
+    swaps,
+    order,
+    load_old,
+    load_new,
+    differing,
+    first,
+    differs,
+):
+    """Count one chunk. ``slots`` is of length K; the compiler knows that of a tuple.
+
+    ``differs`` takes a mark a mismatched row, or is None, and then no code is made for it.
+
+    Most rows are equal byte for byte, so words are compared first; the rest is compared as sets,
+    with a stamp per expert. load_new holds what the new side took less what the old took.
+    """
+    num_tokens, num_layers = old.shape[0], old.shape[1]
+    stamps = np.zeros(load_old.shape[1], np.int64)
+    mark = 0
+    for t in range(num_tokens):
+        differ = 0
+        lowest = -1
+        for layer in range(num_layers):
+            if skip.shape[0] > 0 and skip[t, layer]:
+                continue
+            same = True
+            for w in range(old_words.shape[2]):
+                same = same & (old_words[t, layer, w] == new_words[t, layer, w])
+            for k in range(len(slots)):
+                load_old[layer, old[t, layer, k]] += np.uint32(1)
+            if same:
+                swaps[layer, 0] += 1
+                continue
+            mark += 4
+            for k in range(len(slots)):
+                stamps[old[t, layer, k]] = mark
+            shared = 0
+            for k in range(len(slots)):
+                expert = new[t, layer, k]
+                shared += stamps[expert] == mark
+                stamps[expert] = mark + 1
+            if shared == len(slots):  # the same experts, once each: the same load too
+                swaps[layer, 0] += 1
+                order[layer] += 1
+                continue
+            size_old, size_new = 0, 0
+            for k in range(len(slots)):
+                expert = old[t, layer, k]
+                size_old += stamps[expert] != mark + 2
+                stamps[expert] = mark + 2
+                load_new[layer, expert] -= np.uint32(1)
+            for k in range(len(slots)):
+                expert = new[t, layer, k]
+                size_new += stamps[expert] != mark + 3
+                stamps[expert] = mark + 3
+                load_new[layer, expert] += np.uint32(1)
+            swap = max(size_old, size_new) - shared
+            swaps[layer, swap] += 1
+            if swap == 0:
+                order[layer] += 1
+                continue
+            differ += 1
+            if differs is not None:
+                differs[t, layer] = True
+            if lowest < 0:
+                lowest = layer
+        differing[t] = differ
+        first[t] = lowest
+
+
+def _count_chunk(old: Ids, new: Ids, skip: Bools, num_experts: int, mark: bool) -> RowCounts:
+    tokens, layers, top_k = old.shape
+    swaps = np.zeros((layers, top_k + 1), np.int64)
+    order = np.zeros(layers, np.int64)
+    load_old = np.zeros((layers, num_experts), np.uint32)
+    load_new = np.zeros((layers, num_experts), np.uint32)
+    differing = np.empty(tokens, np.int32)
+    first = np.empty(tokens, np.int32)
+    differs = np.zeros((tokens, layers), np.bool_) if mark else None
+    slots = (0,) * top_k if top_k <= _TUPLE_UP_TO else np.empty(top_k, np.int8)
+    _diff_chunk(
+        old, new, words_of(old), words_of(new), skip, slots,
+        swaps, order, load_old, load_new, differing, first, differs,
+    )  # fmt: skip
+    return RowCounts(
+        swaps, order, load_old.astype(np.int64), (load_old + load_new).astype(np.int64),
+        differing, first, differs,
+    )  # fmt: skip
+
+
+def diff_rows(
+    old_TLK: Ids, new_TLK: Ids, num_experts: int, *, skip_TL: Bools | None = None,
+    threads: int = 1, mark: bool = False,
+) -> RowCounts:  # fmt: skip
+    """Count how the rows of two id arrays differ, in one pass over both.
+
+    Both arrays are [T, L, K], C order, uint8 or uint16, every id below num_experts. Rows marked in
+    skip_TL (bool) are left out of every count. The work is cut into ``threads`` runs of tokens.
+    With ``mark`` the mismatched rows are marked too.
+    Raises ValueError when the arrays are not of one shape and dtype, or the mask is of another.
+    """
+    if old_TLK.shape != new_TLK.shape or old_TLK.dtype != new_TLK.dtype:
+        raise ValueError(f"cannot compare {old_TLK.shape} with {new_TLK.shape}")
+    if skip_TL is not None and skip_TL.shape != old_TLK.shape[:2]:
+        raise ValueError(f"skip_TL must be {old_TLK.shape[:2]}, got {skip_TL.shape}")
+    skip = np.zeros((0, 0), np.bool_) if skip_TL is None else skip_TL
+    tokens = old_TLK.shape[0]
+    step = max(1, min(_CHUNK_TOKENS, -(-tokens // threads)))
+
+    def count(lo: int) -> RowCounts:
+        chunk = slice(lo, lo + step)
+        return _count_chunk(
+            old_TLK[chunk], new_TLK[chunk], skip if skip_TL is None else skip[chunk], num_experts,
+            mark,
+        )  # fmt: skip
+
+    starts = range(0, max(tokens, 1), step)
+    if len(starts) == 1:
+        return count(0)
+    with ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(count, starts))
+    return RowCounts(
+        np.sum([p.swaps_LS for p in parts], axis=0),
+        np.sum([p.order_L for p in parts], axis=0),
+        np.sum([p.load_old_LE for p in parts], axis=0),
+        np.sum([p.load_new_LE for p in parts], axis=0),
+        np.concatenate([p.differing_T for p in parts]),
+        np.concatenate([p.first_T for p in parts]),
+        np.concatenate([p.differs_TL for p in parts if p.differs_TL is not None]) if mark else None,
+    )
+
+
+@njit(nogil=True, cache=True)
+def _scan(ids, num_experts, filler, missing, first_bad):  # type: ignore[no-untyped-def]
+    found = 0
+    for t in range(ids.shape[0]):
+        for layer in range(ids.shape[1]):
+            lead = np.int64(ids[t, layer, 0])
+            uniform = True
+            legal = True
+            for k in range(ids.shape[2]):
+                expert = np.int64(ids[t, layer, k])
+                uniform = uniform and expert == lead
+                legal = legal and 0 <= expert < num_experts
+            outside = lead < 0 or lead >= num_experts
+            several = ids.shape[2] > 1
+            if uniform and (
+                lead == -1 or (lead == filler and (outside or several)) or (lead == 0 and several)
+            ):
+                missing[t, layer] = True
+                found += 1
+            elif not legal and first_bad[0] < 0:
+                first_bad[0] = t
+                first_bad[1] = layer
+    return found
+
+
+def scan_rows(ids_TLK: NDArray[np.integer], num_experts: int) -> tuple[Bools | None, int, int]:
+    """Find filler rows and the first row with an id outside 0..E-1, in any integer dtype.
+
+    A row whose K ids are all -1, all the dtype's greatest value (a wrapped -1) or, with K > 1, all
+    0 cannot be a route: K experts of one row are distinct. With K = 1 only values that are no id
+    are filler. Returns (missing_TL or None when no row is filler, token, layer), the last two -1
+    when every other row is legal.
+    """
+    missing = np.zeros(ids_TLK.shape[:2], np.bool_)
+    first_bad = np.full(2, -1, np.int64)
+    greatest = int(np.iinfo(ids_TLK.dtype).max)
+    filler = greatest if greatest < 2**63 else -1  # the kernel sees ids as int64
+    found = _scan(ids_TLK, num_experts, filler, missing, first_bad)
+    return (missing if found else None), int(first_bad[0]), int(first_bad[1])
+
+
+@njit(nogil=True, cache=True)
+def _mark(marks, starts, counts):  # type: ignore[no-untyped-def]
+    for b in range(counts.shape[0]):
+        stop = starts[b + 1] if b + 1 < len(starts) else marks.shape[0]
+        for t in range(starts[b], stop):
+            for layer in range(marks.shape[1]):
+                counts[b, layer] += marks[t, layer]
+
+
+def count_marks(marks_TL: Bools, starts_B: Counts) -> Counts:
+    """How many tokens are marked, int64 [L, B]; bin b is from token starts_B[b] to the next's."""
+    counts = np.zeros((len(starts_B), marks_TL.shape[1]), np.uint32)
+    _mark(marks_TL, starts_B, counts)
+    return counts.T.astype(np.int64)
+
+
+@njit(nogil=True, cache=True)
+def _load(ids, missing, load):  # type: ignore[no-untyped-def]
+    for t in range(ids.shape[0]):
+        for layer in range(ids.shape[1]):
+            if missing.shape[0] > 0 and missing[t, layer]:
+                continue
+            for k in range(ids.shape[2]):
+                load[layer, ids[t, layer, k]] += 1
+
+
+def count_load(ids_TLK: Ids, num_experts: int, missing_TL: Bools | None = None) -> Counts:
+    """How often each expert was taken in each layer, int64 [L, E]; missing rows left out."""
+    load = np.zeros((ids_TLK.shape[1], num_experts), np.int64)
+    skip = np.zeros((0, 0), np.bool_) if missing_TL is None else missing_TL
+    _load(ids_TLK, skip, load)
+    return load

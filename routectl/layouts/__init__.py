@@ -1,0 +1,1 @@
+"""Layouts: where each token of a packed batch sits on each rank; integers only."""

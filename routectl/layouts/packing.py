@@ -1,0 +1,270 @@
+"""Where each token of a packed micro-batch sits on each rank: index maps, integers only.
+
+Samples laid end to end, each padded by its framework's rule, are the stream. Context parallelism
+(CP) gives each rank pieces of it, sequence parallelism (SP) cuts a rank's rows into tp equal runs.
+In BSHD every sample takes S places, and place s * B + b of the stream is position s of sample b.
+Shape suffixes: R local rows, B samples.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import rules
+from .fit import FORMS, check_fit, check_options, check_ranks
+from .pipeline import Pipeline
+from .plan import Plan
+from .rules import FRAMEWORKS, Rule, Sizes, rule_of
+from .runs import Run, bshd_runs, cut, thd_runs, zigzag
+
+__all__ = ["FORMS", "FRAMEWORKS", "Packing", "Share"]
+
+Ints = NDArray[np.int64]
+
+
+class Share(NamedTuple):
+    """What a rank has of one micro-batch: its layout, its samples, the rank's place in its CP."""
+
+    packing: "Packing"
+    samples: tuple[int, ...]
+    cp_rank: int
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The layout of a batch, or of one micro-batch, on its ranks.
+
+    lens             tokens of each sample, in packed order, at least 1 each
+    framework        one of FRAMEWORKS
+    tp, cp           tensor (and sequence) parallel size, context parallel size
+    pad_multiplier   of slime, miles and Relax, which pad a rank's rows to tp x this; 128 when None
+    fp8              padding for an fp8 recipe: blockwise, mxfp8, tensorwise; None for none
+    sample_multiple  samples are padded to a multiple of this, not of the rule's (NeMo-RL's
+                     make_sequence_length_divisible_by, for one); must be a multiple of the rule's
+    min_local_rows   the stream is padded until each CP rank has this many rows
+    bucket           the stream is padded to a multiple of this (verl's pad_to_length_bucket)
+    form             thd: samples end to end; bshd: each padded to S, S-major as Megatron flattens
+                     them; bshd-b-major: the same places sample by sample, which is what some
+                     trainers feed and no Megatron router expects (docs/layouts.md)
+    seq_len          S of BSHD; None for the longest sample, rounded up
+    plan             which samples form which micro-batch on which data-parallel rank; None when
+                     ``lens`` is one micro-batch
+    pipeline         which layers each pipeline stage holds; None for one stage
+
+    Raises ValueError, with both numbers, where sizes, options and lengths do not fit together.
+    """
+
+    lens: Sequence[int]
+    framework: str = "verl"
+    tp: int = 1
+    cp: int = 1
+    pad_multiplier: int | None = None
+    fp8: str | None = None
+    sample_multiple: int | None = None
+    min_local_rows: int | None = None
+    bucket: int | None = None
+    form: str = "thd"
+    seq_len: int | None = None
+    plan: Plan | None = None
+    pipeline: Pipeline | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lens", tuple(int(n) for n in self.lens))
+        check_options(self)
+        if self.plan is not None:
+            self.plan.check(len(self.lens), self.cp)
+        else:
+            check_fit(self)
+
+    @property
+    def rule(self) -> Rule:
+        """How the framework pads and splits."""
+        return rule_of(self.framework)
+
+    @property
+    def is_zigzag(self) -> bool:
+        """Whether a rank has two pieces of each sample."""
+        return self.rule.order == "zigzag" and self.cp > 1
+
+    @property
+    def alignment(self) -> int:
+        """What every sample's length is padded to a multiple of."""
+        own = rules.sample_multiple(self.rule, self.tp, self.cp, self.fp8)
+        return own if self.sample_multiple is None else self.sample_multiple
+
+    @property
+    def padded_seq_len(self) -> int:
+        """S of BSHD: ``seq_len``, or the longest sample rounded up to what tp and cp need."""
+        return self.seq_len or rules.bshd_len(self.rule, tuple(self.lens), self.sizes)
+
+    @property
+    def sizes(self) -> Sizes:
+        """What padding depends on."""
+        return Sizes(
+            *(self.tp, self.cp, self.pad_multiplier or rules.DEFAULT_PAD_MULTIPLIER, self.fp8),
+            *(self.alignment, self.min_local_rows, self.bucket),
+        )
+
+    @cached_property
+    def cu_seqlens(self) -> Ints:
+        """Cumulative token counts without padding, int64 [B + 1]."""
+        return np.cumsum([0, *self.lens])
+
+    @cached_property
+    def cu_seqlens_padded(self) -> Ints:
+        """Where each sample begins, int64; total padding of its own is one more sequence."""
+        if self.form != "thd":
+            return np.arange(len(self.lens) + 1) * self.padded_seq_len
+        return np.cumsum([0, *rules.padded_lens(self.rule, tuple(self.lens), self.sizes)])
+
+    @property
+    def num_local_rows(self) -> int:
+        """Rows of a CP rank, before the SP split."""
+        return int(self.cu_seqlens_padded[-1]) // self.cp
+
+    def num_rows(self, tp_rank: int | None = None) -> int:
+        """Rows of a rank: those of the CP rank when tp_rank is None, else a tp-th of them."""
+        return self.num_local_rows if tp_rank is None else self.num_local_rows // self.tp
+
+    def num_routes(self, sample: int) -> int:
+        """Tokens of a sample that have a row of their own: all, or all but the last."""
+        return self.lens[sample] - self.rule.last
+
+    @property
+    def dp(self) -> int:
+        """Data-parallel size: 1 without a plan."""
+        return 1 if self.plan is None else self.plan.dp
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches of each data-parallel rank: 1 without a plan."""
+        return 1 if self.plan is None else len(self.plan.micro_batches)
+
+    def share(self, micro_batch: int = 0, dp_rank: int = 0, cp_rank: int = 0) -> Share:
+        """What rank (dp_rank, cp_rank) has of a micro-batch.
+
+        With a CP size c of its own (dynamic CP), the dp x cp ranks are regrouped in order: rank
+        g = dp_rank x cp + cp_rank is rank g % c of group g // c.
+        """
+        check_ranks(
+            micro_batch=(micro_batch, self.num_micro_batches),
+            dp=(dp_rank, self.dp),
+            cp=(cp_rank, self.cp),
+        )
+        if self.plan is None:
+            return Share(self, tuple(range(len(self.lens))), cp_rank)
+        part = self.plan.micro_batches[micro_batch]
+        cp = part.cp or self.cp
+        group, local = divmod(dp_rank * self.cp + cp_rank, cp)
+        samples = part.groups[group]
+        lens = tuple(self.lens[i] for i in samples)
+        packing = dataclasses.replace(self, lens=lens, cp=cp, plan=None)
+        return Share(packing, samples, local)
+
+    def stage_layers(self, pp_rank: int, layers: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Those of ``layers`` (0-based) that a pipeline stage holds, one tuple a virtual chunk."""
+        if self.pipeline is None:
+            check_ranks(pp=(pp_rank, 1))
+            return (tuple(layers),)
+        held = self.pipeline.stage_layers(pp_rank)
+        return tuple(tuple(n for n in chunk if n in set(layers)) for chunk in held)
+
+    def _held(self, cp_rank: int, tp_rank: int | None) -> list[tuple[int, int]]:
+        """The pieces of a rank, after the SP split when tp_rank is given; checks the rank."""
+        if self.plan is not None:
+            raise ValueError("a plan has many micro-batches: ask share(...).packing for one's rows")
+        check_ranks(cp=(cp_rank, self.cp), tp=(tp_rank or 0, self.tp))
+        edges = self.cu_seqlens_padded.tolist()
+        if not self.is_zigzag:
+            rows = self.num_local_rows
+            pieces = [(cp_rank * rows, rows)]
+        elif self.form != "thd":
+            pieces = zigzag([(0, edges[-1])], self.cp, cp_rank)
+        else:
+            samples = itertools.pairwise(edges[: len(self.lens) + 1])
+            pieces = zigzag(samples, self.cp, cp_rank)
+            rest = edges[-1] - edges[len(self.lens)]  # padding: which part of it is no matter
+            pieces.append((edges[len(self.lens)] + cp_rank * rest // self.cp, rest // self.cp))
+        if tp_rank is None:
+            return pieces
+        run = self.num_local_rows // self.tp
+        return cut(pieces, tp_rank * run, run)
+
+    def stream_positions(self, cp_rank: int = 0, tp_rank: int | None = None) -> Ints:
+        """The places in the stream that a rank's rows are, int64 [R].
+
+        With tp_rank None all rows of the CP rank, before the SP split; raises ValueError for a
+        rank that is not there.
+        """
+        held = self._held(cp_rank, tp_rank)
+        places = np.concatenate([np.arange(start, start + count) for start, count in held])
+        if self.form != "bshd-b-major" or not self.lens:
+            return places
+        return places.reshape(-1, len(self.lens)).T.ravel()
+
+    def runs(self, cp_rank: int = 0, tp_rank: int | None = None) -> list[Run]:
+        """The rank's rows that hold tokens, as runs; the other rows are padding."""
+        held = self._held(cp_rank, tp_rank)
+        rows = [self.num_routes(i) for i in range(len(self.lens))]
+        if self.form == "thd":
+            return thd_runs(held, self.cu_seqlens_padded, rows)
+        return bshd_runs(held, rows, s_major=self.form == "bshd")
+
+    def local_rows(self, cp_rank: int = 0, tp_rank: int | None = None) -> Ints:
+        """(sample, position) of each local row, -1 -1 for padding; int64 [R, 2].
+
+        With tp_rank None all rows of the CP rank, before the SP split. Where the framework's
+        replay tensor has no row for a sample's last token (slime, miles), that row is -1 -1 too.
+        """
+        table = np.full((self.num_rows(tp_rank), 2), -1, np.int64)
+        for run in self.runs(cp_rank, tp_rank):
+            table[run.rows, 0] = run.sample
+            table[run.rows, 1] = np.arange(run.position, run.position + run.size)
+        return table
+
+    def pack(
+        self,
+        samples: Sequence[NDArray[Any]],
+        cp_rank: int = 0,
+        tp_rank: int | None = None,
+        *,
+        fill: int = 0,
+    ) -> NDArray[Any]:
+        """A rank's rows out of per-sample arrays [>= rows, ...]; padding rows hold ``fill``.
+
+        For any per-token array: log-probs, masks, ids. ``routectl.pack`` is the one for routes.
+        """
+        if len(samples) != len(self.lens):
+            raise ValueError(f"got {len(samples)} samples, expected {len(self.lens)}")
+        rows = self.num_rows(tp_rank)
+        packed = np.full((rows, *samples[0].shape[1:]), fill, samples[0].dtype)
+        for run in self.runs(cp_rank, tp_rank):
+            packed[run.rows] = samples[run.sample][run.position : run.position + run.size]
+        return packed
+
+    def unpack(self, parts: Sequence[NDArray[Any]], *, fill: int = 0) -> list[NDArray[Any]]:
+        """The per-sample arrays [N, ...] out of all ranks' rows; padding rows are dropped.
+
+        parts are the CP ranks' rows in order, or those of all (cp, tp) ranks, tp fastest. Tokens
+        without a row hold ``fill``. Raises ValueError when a part has another row count.
+        """
+        split = len(parts) == self.cp * self.tp and self.tp > 1
+        tp_ranks = range(self.tp) if split else (None,)
+        ranks = [(c, t) for c in range(self.cp) for t in tp_ranks]
+        if len(parts) != len(ranks):
+            raise ValueError(f"got {len(parts)} parts, expected {self.cp} or {self.cp * self.tp}")
+        samples = [np.full((n, *parts[0].shape[1:]), fill, parts[0].dtype) for n in self.lens]
+        for part, rank in zip(parts, ranks, strict=True):
+            if len(part) != self.num_rows(rank[1]):
+                raise ValueError(
+                    f"rank {rank}: got {len(part)} rows, expected {self.num_rows(rank[1])}"
+                )
+            for run in self.runs(*rank):
+                samples[run.sample][run.position : run.position + run.size] = part[run.rows]
+        return samples

@@ -1,0 +1,1 @@
+"""check: what is wrong with a dump, alone or against a reference."""

@@ -1,0 +1,124 @@
+"""check: what is wrong with a dump, from the dump alone or against a reference.
+
+Shape suffixes: L MoE layers, E experts.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...dump import Dump, DumpMeta, Sample
+from ...errors import FormatError, MismatchError
+from ...gate_logprobs import digest_routes
+from ...kernels.check import scan_sample
+from ...routes import Bools
+from ..pairs.align import checked, name_of
+from ..pairs.join import join_keys
+from .found import Book, CheckResult, Place
+from .hypotheses import Comparer
+from .ids import reread
+from .load import LoadModel, check_axes, filler_by_rank
+from .options import CheckOptions
+from .rows import View, check_rows_of
+from .samples import Groups, RowsAgainstTokens, WeightVersions, check_segments
+
+__all__ = ["check"]
+
+
+class _Pass:
+    """One pass over the samples of a dump."""
+
+    def __init__(self, meta: DumpMeta, options: CheckOptions, reference: Dump | None) -> None:
+        self.meta, self.options, self.reference = meta, options, reference
+        self.book = Book()
+        self.comparer = None if reference is None else Comparer(meta, reference.meta, self.book)
+        self.groups, self.versions, self.counts = Groups(), WeightVersions(), RowsAgainstTokens()
+        self.load = LoadModel(len(meta.layers_L), meta.num_experts, meta.top_k)
+        self.filler_L = np.zeros(len(meta.layers_L), np.int64)
+        self.samples = self.tokens = self.rows = 0
+
+    def read(self, dump: Dump, index: int) -> tuple[Sample | None, Bools | None]:
+        """The sample, and its rows with an id out of range where its reader refused it."""
+        try:
+            return dump[index], None
+        except FormatError as error:
+            name = dump.keys[index].sample_id or f"#{index}"
+            found = reread(index, name, error, self.options, self.book)
+            return (None, None) if found is None else (found.sample, found.bad_TL)
+
+    def add(self, dump: Dump, index: int, other: int | None) -> None:
+        """Look at one sample, and at its partner in the reference where it has one."""
+        self.samples += 1
+        sample, bad_TL = self.read(dump, index)
+        if sample is None:
+            return
+        name = name_of(sample, index)
+        self.counts.check(sample, name, self.book)
+        check_segments(sample, name, self.book)
+        self.versions.check(sample, name, self.book)
+        self.groups.check(sample, dump.keys[index], name, self.book)
+        if sample.routes is not None:
+            if dump.digests and digest_routes(sample.routes) != dump.digests[index]:
+                self.book.add("R010", Place(name), rows=sample.routes.rows)
+            self._add_rows(sample, name, bad_TL)
+        if self.comparer is not None and self.reference is not None and other is not None:
+            self.comparer.add(sample, self.reference[other], name)
+
+    def _add_rows(self, sample: Sample, name: str, bad_TL: Bools | None) -> None:
+        assert sample.routes is not None
+        routes = checked(sample.routes, self.meta)
+        self.tokens += routes.num_tokens
+        self.rows += routes.rows
+        scan = scan_sample(
+            routes.ids_TLK, routes.num_experts, routes.missing_TL,
+            zero_twice=self.options.zero_experts > 0,
+        )  # fmt: skip
+        if routes.missing_TL is not None:
+            self.filler_L += routes.top_k * routes.missing_TL.sum(axis=0)
+            if bad_TL is not None:  # they have a finding of their own
+                kept = routes.missing_TL & ~bad_TL
+                routes = replace(routes, missing_TL=kept if kept.any() else None)
+        view = View(sample, name, routes, scan, bad_TL)
+        check_rows_of(view, self.options.hash_layers, self.book)
+        whole = bad_TL is None or not bad_TL.any()
+        if whole and not check_axes(view, self.book):
+            self.load.check(view, self.book)
+
+    def result(self) -> CheckResult:
+        """The findings, those of all samples together too."""
+        self.groups.close(self.book)
+        self.counts.close(self.book)
+        if self.meta.wire_dtype and "+" in self.meta.wire_dtype:
+            self.book.add("R008", None, detail=self.meta.wire_dtype)
+        ranks: Any = filler_by_rank(self.load.load_LE, self.filler_L, self.options.ep)
+        if ranks is not None:
+            rows = int(self.filler_L.sum()) // self.meta.top_k
+            self.book.add("R602", None, rows=rows, detail=ranks)
+        explained = None if self.comparer is None else self.comparer.result()
+        found = self.book.findings()
+        return CheckResult(self.meta, self.samples, self.tokens, self.rows, found, explained)
+
+
+def check(
+    dump: Dump, reference: Dump | None = None, *, options: CheckOptions | None = None
+) -> CheckResult:
+    """Read every sample once and say what is wrong with it.
+
+    A sample that its reader refuses is a finding too, and is looked at again where
+    ``options.raw`` can read it unchecked; other samples go on. With a ``reference`` of the same
+    tokens (another engine's dump, or recomputed routes), samples are joined by their tokens, and
+    what explains the mismatch is named. Raises MismatchError when no sample is in both, or E and
+    K are others.
+    """
+    partners: dict[int, int] = {}
+    if reference is not None:
+        sizes = [(d.meta.num_experts, d.meta.top_k) for d in (dump, reference)]
+        if sizes[0] != sizes[1]:
+            raise MismatchError(f"the two sides are of different models: E and K are {sizes[0]} "
+                                f"and {sizes[1]}")  # fmt: skip
+        partners = dict(join_keys(dump.keys, reference.keys).pairs)
+    run = _Pass(dump.meta, options or CheckOptions(), reference)
+    for index in range(len(dump)):
+        run.add(dump, index, partners.get(index))
+    return run.result()

@@ -1,0 +1,121 @@
+"""Findings: what, how much of it, the first places; results of shards add up."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from ...dump import DumpMeta
+from .explained import Explanation
+from .findings import SEVERITIES, FindingKind, kind_of
+
+__all__ = ["Book", "CheckFinding", "CheckResult", "Place"]
+
+_PLACES = 5
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a finding is: a sample, and within it a position and a layer where it has one."""
+
+    sample: str
+    position: int | None = None
+    layer: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFinding:
+    """What is wrong in one way: rows (a token in one layer), samples, layers and first places.
+
+    detail tells findings of one code apart, numbers in it aside, and adds what the table does not
+    know. rows is 0 where a finding is of samples as a whole.
+    """
+
+    code: str
+    detail: str
+    rows: int
+    samples: int
+    layers: tuple[int, ...]
+    places: tuple[Place, ...]
+
+    @property
+    def kind(self) -> FindingKind:
+        """The entry of the table."""
+        return kind_of(self.code)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What findings that add up have in common."""
+        return self.code, _NUMBER.sub("#", self.detail)
+
+    def __add__(self, other: "CheckFinding") -> "CheckFinding":
+        if self.key != other.key:
+            raise ValueError(f"{self.code} and {other.code} are not one finding")
+        layers = tuple(sorted({*self.layers, *other.layers}))
+        return replace(self, rows=self.rows + other.rows, samples=self.samples + other.samples,
+                       layers=layers, places=(*self.places, *other.places)[:_PLACES])  # fmt: skip
+
+
+@dataclass(slots=True)
+class Book:
+    """Findings as they come in."""
+
+    found: dict[tuple[str, str], CheckFinding] = field(default_factory=dict)
+
+    def add(
+        self, code: str, where: Place | None, *, rows: int = 0, layers: Iterable[int] = (),
+        detail: str = "",
+    ) -> None:  # fmt: skip
+        """One sample's part of a finding; ``where`` is its first place."""
+        samples, places = (0, ()) if where is None else (1, (where,))
+        new = CheckFinding(code, detail, rows, samples, tuple(sorted(set(layers))), places)
+        known = self.found.get(new.key)
+        self.found[new.key] = new if known is None else known + new
+
+    def findings(self) -> tuple[CheckFinding, ...]:
+        """In order: errors first, then by code, then by rows."""
+        return _ordered(self.found.values())
+
+
+def _ordered(findings: Iterable[CheckFinding]) -> tuple[CheckFinding, ...]:
+    rank = {name: -i for i, name in enumerate(SEVERITIES)}
+    return tuple(sorted(findings, key=lambda f: (rank[f.kind.severity], f.code, -f.rows, f.detail)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CheckResult:
+    """What check found: counts of what it looked at, and the findings.
+
+    tokens are those with a place in the routes, rows those that are there. explanation is None
+    without a reference. Two results of shards of one dump add up; what takes samples of both
+    shards to see (siblings, swapped samples) is not looked for across them.
+    """
+
+    meta: DumpMeta
+    samples: int
+    tokens: int
+    rows: int
+    findings: tuple[CheckFinding, ...]
+    explanation: Explanation | None = None
+
+    def __add__(self, other: "CheckResult") -> "CheckResult":
+        merged: dict[tuple[str, str], CheckFinding] = {}
+        for finding in (*self.findings, *other.findings):
+            known = merged.get(finding.key)
+            merged[finding.key] = finding if known is None else known + finding
+        whole = self.explanation or other.explanation
+        if self.explanation is not None and other.explanation is not None:
+            whole = self.explanation + other.explanation
+        return CheckResult(self.meta, self.samples + other.samples, self.tokens + other.tokens,
+                           self.rows + other.rows, _ordered(merged.values()), whole)  # fmt: skip
+
+    def selected(self, select: Iterable[str], ignore: Iterable[str]) -> "CheckResult":
+        """With the findings whose code starts with one of ``select`` and none of ``ignore``."""
+        wanted, left_out = tuple(select), tuple(ignore)
+        kept = [f for f in self.findings if not wanted or f.code.startswith(wanted)]
+        kept = [f for f in kept if not (left_out and f.code.startswith(left_out))]
+        return replace(self, findings=tuple(kept))
+
+    def count(self, severity: str) -> int:
+        """How many findings are of a severity."""
+        return sum(f.kind.severity == severity for f in self.findings)

@@ -1,0 +1,110 @@
+"""Samples that their reader refuses, read again unchecked: which rule they break, and why.
+
+Shape suffixes: T tokens, W layers as written, L MoE layers, K top_k.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...dump import Sample
+from ...errors import FormatError
+from ...model import ModelFacts
+from ...routes import Bools, Ids, Routes, ids_dtype
+from .found import Book, Place
+from .options import CheckOptions
+
+__all__ = ["Refused", "reread"]
+
+
+class Refused:
+    """A sample made legal again: its routes, and the rows that had an id out of range."""
+
+    def __init__(self, sample: Sample, bad_TL: Bools) -> None:
+        self.sample = sample
+        self.bad_TL = bad_TL
+
+
+def reread(
+    index: int, name: str, error: FormatError, options: CheckOptions, book: Book
+) -> Refused | None:
+    """Findings of a sample that its reader refused with ``error``; None where no more is known."""
+    facts, raw = options.facts, options.raw
+    sample = None
+    if facts is not None and raw is not None:
+        try:
+            sample = raw(index)
+        except FormatError:
+            sample = None
+    if facts is None or sample is None or sample.routes is None:
+        book.add("R001", Place(name), detail=str(error))
+        return None
+    wide = sample.routes
+    dense = [i for i, layer in enumerate(wide.layers_L) if layer not in facts.layers]
+    if len(wide.layers_L) == len(facts.layers):  # the MoE layers alone, counted from 0
+        dense = []
+    named = _check_dense(wide, dense, name, book)
+    moe = [i for i in range(len(wide.layers_L)) if i not in dense]
+    ids_TLK, bad_TL = _check_range(wide, moe, facts, options, (name, book))
+    missing_TL = bad_TL if wide.missing_TL is None else bad_TL | wide.missing_TL[:, moe]
+    if not named and not bad_TL.any():
+        book.add("R001", Place(name), detail=str(error))
+    routes = Routes(ids_TLK, facts.layers, facts.num_experts, wide.start,
+                    missing_TL if missing_TL.any() else None)  # fmt: skip
+    return Refused(replace(sample, routes=routes), bad_TL)
+
+
+def _check_dense(wide: Routes, dense: list[int], name: str, book: Book) -> bool:
+    """Whether columns of dense layers hold more than one constant; each is a finding."""
+    found = False
+    for column in dense:
+        ids_TK = wide.ids_TLK[:, column]
+        missing = 0 if wide.missing_TL is None else int(wide.missing_TL[:, column].sum())
+        if ids_TK.size and missing < len(ids_TK) and (ids_TK != ids_TK.flat[0]).any():
+            detail = "like routes" if _like_routes(ids_TK) else "like memory that nobody wrote"
+            book.add("R303", Place(name, wide.start, wide.layers_L[column]), detail=detail,
+                     rows=len(ids_TK) - missing, layers=[wide.layers_L[column]])  # fmt: skip
+            found = True
+    return found
+
+
+def _like_routes(ids_TK: Ids) -> bool:
+    """Whether rows hold K experts each, none twice, of a plausible number."""
+    ordered = np.sort(ids_TK, axis=1)
+    distinct = (np.diff(ordered, axis=1) != 0).all(axis=1).mean() > 0.9
+    return bool(distinct and int(ids_TK.max()) < max(4 * ids_TK.size, 4096))
+
+
+def _check_range(
+    wide: Routes, moe: list[int], facts: ModelFacts, options: CheckOptions, where: tuple[str, Book]
+) -> tuple[Ids, Bools]:
+    """The MoE layers' ids with bad rows zeroed, and which rows are bad."""
+    name, book = where
+    ids_TLK = wide.ids_TLK[:, moe]
+    limit = facts.num_experts
+    bad_TL: Any = (ids_TLK >= limit).any(axis=2)
+    wrong_TL: Any = (ids_TLK >= limit + options.zero_experts).any(axis=2)
+    if wrong_TL.any():
+        row, column = (int(n) for n in np.argwhere(wrong_TL)[0])
+        layers = [facts.layers[i] for i in np.flatnonzero(wrong_TL.any(axis=0))]
+        detail = _why_out(ids_TLK[wrong_TL], limit, float(wrong_TL.mean(axis=0).max()))
+        book.add("R101", Place(name, wide.start + row, facts.layers[column]),
+                 rows=int(wrong_TL.sum()), layers=layers, detail=detail)  # fmt: skip
+    legal = np.where(bad_TL[:, :, None], 0, ids_TLK).astype(ids_dtype(limit))
+    return np.ascontiguousarray(legal), bad_TL
+
+
+def _why_out(rows_NK: Ids, limit: int, share: float) -> str:
+    """The explanation that fits rows with an id out of range."""
+    out_NK = rows_NK >= limit
+    values = np.unique(rows_NK[out_NK])
+    if set(values.tolist()) <= {255, 65535}:
+        return "a sentinel wrapped to 255 or 65535 in part of a row"
+    of_slots = [np.unique(rows_NK[out_NK[:, k], k]) for k in np.flatnonzero(out_NK.any(axis=0))]
+    alone = all(len(ids) == 1 for ids in of_slots) and len(of_slots) == len(values)
+    if share > 0.5 and values[0] == limit and alone:
+        return "ids of shared experts, in a slot of their own"
+    if int(values.max()) < limit + max(limit, 64):
+        return f"ids up to {int(values.max())}: physical ones (EPLB), or another model's"
+    return "no ids at all: another type or another layout of bytes"

@@ -1,0 +1,1 @@
+"""diff: compared rows counted, measured and held against thresholds."""

@@ -1,0 +1,167 @@
+"""Counts: everything that is tallied about compared rows; two of them add up.
+
+Shape suffixes: L compared layers, K top_k, S = K + 1, E experts, T tokens, P places, B bins.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...kernels.rows import RowCounts
+from ...routes import Bools
+
+__all__ = ["NUM_BINS", "PLACES", "Counts", "LogprobCounts", "SampleCounts", "bin_edges"]
+
+Ints = NDArray[np.int64]
+PLACES = ("prompt", "cached", "response")  # cached is the part of the prompt served from a cache
+NUM_BINS = 33  # position 0, then [1, 2), [2, 4), [4, 8), ... up to 2^32; the last takes the rest
+
+
+def bin_edges(index: int) -> tuple[int, int]:
+    """First position of a bin and the one after its last."""
+    return (0, 1) if index == 0 else (1 << (index - 1), 1 << index)
+
+
+def _added(a: Any, b: Any) -> Any:
+    if type(a) is not type(b):
+        return NotImplemented
+    return type(a)(*(getattr(a, f.name) + getattr(b, f.name) for f in fields(a)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counts:
+    """Tallies over compared rows (present on both sides), int64 arrays.
+
+    swaps_LS, order_L, load_old_LE, load_new_LE as in kernels.RowCounts.
+    missing_L     rows inside the common range left out because one side has no route
+    depth_N       tokens by the number of their layers that differ, 0..L
+    first_L       tokens by the lowest layer that differs
+    places_P4     per PLACES: tokens, tokens mismatched, rows, rows mismatched
+    bins_B4       the same per bin of absolute position
+    only_old, only_new   rows of paired samples that the other side does not cover
+    """
+
+    swaps_LS: Ints
+    order_L: Ints
+    load_old_LE: Ints
+    load_new_LE: Ints
+    missing_L: Ints
+    depth_N: Ints
+    first_L: Ints
+    places_P4: Ints
+    bins_B4: Ints
+    only_old: int
+    only_new: int
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return _added(self, other)  # type: ignore[no-any-return]
+
+    def uncovered(self, rows_old: int, rows_new: int) -> "Counts":
+        """The same with so many more rows that the other side does not cover."""
+        return replace(
+            self, only_old=self.only_old + rows_old, only_new=self.only_new + rows_new
+        )  # fmt: skip
+
+    @classmethod
+    def empty(cls, num_layers: int, top_k: int, num_experts: int) -> "Counts":
+        """All zero, for L layers."""
+
+        def zeros(*shape: int) -> Ints:
+            return np.zeros(shape, np.int64)
+
+        layers = num_layers
+        return cls(
+            zeros(layers, top_k + 1), zeros(layers), zeros(layers, num_experts),
+            zeros(layers, num_experts), zeros(layers), zeros(layers + 1), zeros(layers),
+            zeros(len(PLACES), 4), zeros(NUM_BINS, 4), 0, 0,
+        )  # fmt: skip
+
+    @classmethod
+    def of_rows(
+        cls, rows: RowCounts, skip_TL: Bools | None, position: int, prompt: int | None, cached: int
+    ) -> "Counts":
+        """The tallies of one sample: T tokens from absolute ``position`` on.
+
+        Positions below ``prompt`` are of the prompt, those below ``cached`` too are cached, the
+        others are of the response; where ``prompt`` is None a token has no place.
+        """
+        tokens, layers = len(rows.differing_T), len(rows.order_L)
+        left_out_T = np.zeros(tokens, np.int64) if skip_TL is None else skip_TL.sum(axis=1)
+        rows_T = layers - left_out_T
+        seen_T = rows_T > 0
+        columns = np.stack(
+            [seen_T, rows.differing_T > 0, rows_T, rows.differing_T], axis=1, dtype=np.int64
+        )
+        positions = position + np.arange(tokens)
+        split = prompt or 0
+        masks = np.stack([positions < split, positions < min(split, cached), positions >= split])
+        masks = masks & (prompt is not None)
+        bin_T = np.frexp(positions.astype(np.float64))[1]  # 0 -> 0, 1 -> 1, 2..3 -> 2, ...
+        bin_T = np.minimum(bin_T, NUM_BINS - 1)
+        bins = np.zeros((NUM_BINS, 4), np.int64)
+        np.add.at(bins, bin_T, columns)
+        missing = np.zeros(layers, np.int64) if skip_TL is None else skip_TL.sum(axis=0)
+        return cls(
+            rows.swaps_LS, rows.order_L, rows.load_old_LE, rows.load_new_LE, missing,
+            np.bincount(rows.differing_T[seen_T], minlength=layers + 1),
+            np.bincount(rows.first_T[rows.first_T >= 0], minlength=layers),
+            masks.astype(np.int64) @ columns, bins, 0, 0,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SampleCounts:
+    """Samples: of each side, compared, and left over, with the reasons."""
+
+    old: int = 0
+    new: int = 0
+    compared: int = 0
+    only_old: int = 0
+    only_new: int = 0
+    conflicts: int = 0
+    without_routes: int = 0
+    nothing_in_common: int = 0
+    starts_inferred: int = 0
+
+    def __add__(self, other: "SampleCounts") -> "SampleCounts":
+        return _added(self, other)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class LogprobCounts:
+    """Sums over response tokens with log-probs on both sides; d = log p_new - log p_old."""
+
+    tokens: int = 0
+    sum_d: float = 0.0
+    sum_k3: float = 0.0
+    sum_abs: float = 0.0
+    max_abs: float = 0.0
+    over_tau: int = 0
+
+    TAU = 2.0
+
+    def __add__(self, other: "LogprobCounts") -> "LogprobCounts":
+        return LogprobCounts(
+            self.tokens + other.tokens,
+            self.sum_d + other.sum_d,
+            self.sum_k3 + other.sum_k3,
+            self.sum_abs + other.sum_abs,
+            max(self.max_abs, other.max_abs),
+            self.over_tau + other.over_tau,
+        )
+
+    @classmethod
+    def of_tokens(cls, d: NDArray[np.float64]) -> "LogprobCounts":
+        """Count differences d, nan entries left out. k3 = e^d - 1 - d, F(tau): |d| > ln tau."""
+        d = d[~np.isnan(d)]
+        if not len(d):
+            return cls()
+        size = np.abs(d)
+        with np.errstate(over="ignore", invalid="ignore"):  # a log-prob can be -inf
+            k3 = np.where(np.isposinf(d), np.inf, np.expm1(d) - d)
+            return cls(
+                len(d), float(d.sum()), float(k3.sum()), float(size.sum()), float(size.max()),
+                int((size > np.log(cls.TAU)).sum()),
+            )  # fmt: skip

@@ -1,0 +1,268 @@
+"""diff: where two dumps of the same tokens took different experts, and by how much.
+
+Shape suffixes: T tokens, L compared layers, K top_k.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...dump import Dump, DumpMeta, Sample
+from ...errors import MismatchError
+from ...kernels.rows import diff_rows
+from ..pairs.align import TOKENS, Aligner, Pair, common_layers, name_of
+from ..pairs.join import join_keys
+from .counts import Counts, LogprobCounts, SampleCounts
+from .detail import Detail, DetailTally, added_detail
+from .examples import Example, first_mismatches
+from .flips import MarginCounts, added_margins, tally_margins
+
+__all__ = ["DiffOptions", "DiffResult", "SequenceCount", "diff", "diff_as"]
+
+_THREADS_FROM = 8 << 20  # bytes of ids from which one sample is worth two threads
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceCount:
+    """What one compared sample adds up to.
+
+    swaps_LS are its rows by layer and by how many ids differ, int32; logprobs its log-prob sums.
+    """
+
+    sample: str
+    tokens: int
+    tokens_mismatched: int
+    rows: int
+    rows_mismatched: int
+    swaps_LS: NDArray[np.int32] = field(repr=False, compare=False)
+    logprobs: LogprobCounts = field(repr=False, compare=False)
+
+    @property
+    def mismatch_rate(self) -> float:
+        """Share of the sample's rows that are mismatched; a compared sample has rows."""
+        return self.rows_mismatched / self.rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DiffResult:
+    """The outcome of a comparison; it holds counts, so results of shards add up with ``+``.
+
+    match counts the pairs per joining rule. layers are the compared ones; layers_only_old and
+    layers_only_new those that one side alone has. examples are the first mismatched rows, at
+    most ``limit``. margins is None when no compared sample has margins; detail is None unless it
+    was asked for.
+    """
+
+    old: DumpMeta
+    new: DumpMeta
+    match: dict[str, int]
+    tokens: str
+    layers: tuple[int, ...]
+    layers_only_old: tuple[int, ...]
+    layers_only_new: tuple[int, ...]
+    samples: SampleCounts
+    counts: Counts
+    logprobs: LogprobCounts
+    sequences: tuple[SequenceCount, ...]
+    examples: tuple[Example, ...]
+    limit: int
+    margins: MarginCounts | None = None
+    detail: Detail | None = None
+
+    def __add__(self, other: "DiffResult") -> "DiffResult":
+        if (self.layers, self.tokens) != (other.layers, other.tokens):
+            raise ValueError("results of other layers or tokens do not add up")
+        rules = {*self.match, *other.match}
+        return replace(
+            self,
+            match={r: self.match.get(r, 0) + other.match.get(r, 0) for r in sorted(rules)},
+            samples=self.samples + other.samples,
+            counts=self.counts + other.counts,
+            logprobs=self.logprobs + other.logprobs,
+            sequences=self.sequences + other.sequences,
+            examples=(self.examples + other.examples)[: self.limit],
+            margins=added_margins(self.margins, other.margins),
+            detail=added_detail(self.detail, other.detail),
+        )
+
+    @property
+    def rows(self) -> int:
+        """Compared rows: there on both sides."""
+        return int(self.counts.swaps_LS.sum())
+
+    @property
+    def rows_mismatched(self) -> int:
+        """Compared rows whose expert sets differ."""
+        return int(self.counts.swaps_LS[:, 1:].sum())
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens with at least one compared row."""
+        return int(self.counts.depth_N.sum())
+
+    @property
+    def tokens_mismatched(self) -> int:
+        """Tokens with at least one mismatched row."""
+        return int(self.counts.depth_N[1:].sum())
+
+
+@dataclass(frozen=True, slots=True)
+class DiffOptions:
+    """What ``diff`` compares and keeps: see there for match, tokens, layers and examples.
+
+    detail  whether to keep what a page shows beside the figures: see ``ops.detail``
+    """
+
+    match: str = "auto"
+    tokens: str = "all"
+    layers: Sequence[int] | None = None
+    examples: int = 10
+    detail: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tokens not in TOKENS:
+            raise ValueError(f"tokens must be one of {TOKENS}, got {self.tokens!r}")
+
+
+def _logprobs(old: Sample, new: Sample, pair: Pair, tokens: str) -> LogprobCounts:
+    """Differences over the response tokens that both sides sampled and scored."""
+    if old.logprobs is None or new.logprobs is None or tokens == "prompt":
+        return LogprobCounts()
+    if old.prompt_length != new.prompt_length or old.prompt_length is None:
+        return LogprobCounts()
+    size = min(len(old.logprobs), len(new.logprobs))
+    if pair.prefix is not None:
+        size = min(size, max(0, pair.prefix - old.prompt_length))
+    with np.errstate(invalid="ignore"):  # -inf on both sides: nan, which is left out
+        return LogprobCounts.of_tokens(new.logprobs[:size] - old.logprobs[:size])
+
+
+def _token_ids(old: Sample, new: Sample, first: int, count: int) -> NDArray[np.int32] | None:
+    """The ids of so many tokens from a position on; None where neither side knows them all."""
+    for side in (old, new):
+        ids = side.token_ids
+        if ids is not None and len(ids) >= first + count:
+            return ids[first : first + count]
+    return None
+
+
+class _Tally:
+    """Adds up pair after pair."""
+
+    def __init__(
+        self, aligner: Aligner, layers: tuple[int, ...], meta: DumpMeta, options: DiffOptions
+    ) -> None:
+        self.aligner = aligner
+        self.limit = options.examples
+        self.detail = DetailTally(len(layers), self.limit) if options.detail else None
+        self.layers = layers
+        self.num_experts = meta.num_experts
+        self.counts = Counts.empty(len(layers), meta.top_k, meta.num_experts)
+        self.logprobs = LogprobCounts()
+        self.margins: MarginCounts | None = None
+        self.samples = SampleCounts()
+        self.sequences: list[SequenceCount] = []
+        self.examples: list[Example] = []
+
+    def add(self, old: Sample, new: Sample, name: str) -> None:
+        """Compare one pair of samples."""
+        inferred = int(old.start_inferred) + int(new.start_inferred)
+        if old.routes is None or new.routes is None:
+            rows_old, rows_new = self.aligner.rows(old, new, name)
+            self.counts = self.counts.uncovered(rows_old, rows_new)
+            self.samples += SampleCounts(without_routes=1)
+            return
+        pair = self.aligner.pair(old, new, name)
+        threads = 2 if pair.old_TLK.nbytes >= _THREADS_FROM else 1
+        margins = pair.old_margin_TL, pair.new_margin_TL
+        rows = diff_rows(
+            pair.old_TLK, pair.new_TLK, self.num_experts, skip_TL=pair.skip_TL, threads=threads,
+            mark=self.detail is not None or any(m is not None for m in margins),
+        )  # fmt: skip
+        self.margins = tally_margins(self.margins, *margins, rows, pair.skip_TL)
+        counts = Counts.of_rows(
+            rows, pair.skip_TL, pair.position, pair.prompt_length, pair.cached
+        )  # fmt: skip
+        compared = int(counts.swaps_LS.sum())
+        self.counts += counts.uncovered(pair.rows_old - compared, pair.rows_new - compared)
+        logprobs = _logprobs(old, new, pair, self.aligner.tokens)
+        self.logprobs += logprobs
+        if not compared:
+            self.samples += SampleCounts(nothing_in_common=1, starts_inferred=inferred)
+            return
+        self.samples += SampleCounts(compared=1, starts_inferred=inferred)
+        mismatched = int(counts.swaps_LS[:, 1:].sum())
+        tokens, alike = int(counts.depth_N.sum()), int(counts.depth_N[0])
+        swaps_LS = counts.swaps_LS.astype(np.int32)
+        self.sequences.append(
+            SequenceCount(name, tokens, tokens - alike, compared, mismatched, swaps_LS, logprobs)
+        )
+        if self.detail is not None:
+            self.detail.add(pair, rows, _token_ids(old, new, pair.position, len(rows.first_T)))
+        left = self.limit - len(self.examples)
+        if left > 0:
+            self.examples += first_mismatches(pair, rows, self.layers, left)
+
+
+def diff(
+    old: Dump,
+    new: Dump,
+    *,
+    match: str = "auto",
+    tokens: str = "all",
+    layers: Sequence[int] | None = None,
+    examples: int = 10,
+) -> DiffResult:
+    """Compare the routes of two dumps of the same tokens, row by row as sets.
+
+    match     how samples are joined: see ``ops.join.join_keys``; rows join by absolute position
+    tokens    all, prompt, or response (from the first generated token as an input)
+    layers    0-based transformer layers to compare; None for all that both dumps have
+    examples  how many mismatched rows to keep
+
+    Raises MismatchError when the dumps cannot be laid side by side or nothing was comparable.
+    Metrics and their sources: docs/metrics.md.
+    """
+    return diff_as(old, new, DiffOptions(match, tokens, layers, examples))
+
+
+def diff_as(old: Dump, new: Dump, options: DiffOptions) -> DiffResult:
+    """``diff`` with its options as one value, those for a page among them."""
+    common, only_old, only_new = common_layers(old.meta, new.meta, options.layers)
+    joined = join_keys(old.keys, new.keys, options.match)
+    by_prompt = options.match == "prefix"
+    aligner = Aligner(old.meta, new.meta, common, options.tokens, by_prompt=by_prompt)
+    tally = _Tally(aligner, common, old.meta, options)
+    for i, j in joined.pairs:
+        sample = old[i]
+        tally.add(sample, new[j], name_of(sample, i))
+    samples = tally.samples + SampleCounts(
+        old=len(old), new=len(new), only_old=len(joined.only_old), only_new=len(joined.only_new),
+        conflicts=joined.conflicts,
+    )  # fmt: skip
+    result = DiffResult(
+        old=old.meta,
+        new=new.meta,
+        match=joined.by,
+        tokens=options.tokens,
+        layers=common,
+        layers_only_old=only_old,
+        layers_only_new=only_new,
+        samples=samples,
+        counts=tally.counts,
+        logprobs=tally.logprobs,
+        sequences=tuple(tally.sequences),
+        examples=tuple(tally.examples),
+        limit=options.examples,
+        margins=tally.margins,
+        detail=None if tally.detail is None else tally.detail.result(),
+    )
+    if not result.rows:
+        raise MismatchError(
+            f"nothing to compare: {len(joined.pairs)} samples match, but no row is on both sides "
+            f"({samples.without_routes} pairs lack routes on one side, "
+            f"{samples.nothing_in_common} have no common position)"
+        )
+    return result

@@ -1,0 +1,224 @@
+"""Thresholds, parsed, never evaluated: ``mismatch:1%``, ``overlap@3:0.99``, ``mismatch@*:+2%``."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ...errors import MismatchError, RoutectlError
+from ...margins import EPS, pattern_of
+from .baseline import Baseline
+from .diff import DiffResult
+from .measures import Measures, layer_measures, rate, total_measures
+
+__all__ = ["METRICS", "Failure", "Threshold", "Verdict", "judge", "parse_threshold"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Metric:
+    """A figure that can be gated: of a layer or the total, or of the whole result only."""
+
+    name: str
+    is_rate: bool
+    about: str
+    of_measures: Callable[[Measures], float | None] | None = None
+    of_result: Callable[[DiffResult], float | None] | None = None
+
+
+def _coverage(result: DiffResult) -> float | None:
+    counts = result.counts
+    return rate(result.rows, result.rows + counts.only_old + counts.only_new)
+
+
+def _logprob(name: str) -> Callable[[DiffResult], float | None]:
+    return lambda result: rate(getattr(result.logprobs, name), result.logprobs.tokens)
+
+
+METRICS = (
+    _Metric("mismatch", True, "rows whose expert sets differ", lambda m: m.mismatch_rate),
+    _Metric("overlap", True, "mean of shared ids / K", lambda m: m.overlap_rate),
+    _Metric("order", True, "equal sets in another slot order", lambda m: m.order_mismatch_rate),
+    _Metric("zero_overlap", True, "rows that share no id", lambda m: m.zero_overlap_rate),
+    _Metric("tie", True, "mismatched at a margin of 0, of rows with a margin",
+            lambda m: m.tie_rate),
+    _Metric("near", True, "mismatched at a margin up to --eps", lambda m: m.near_rate),
+    _Metric("clear", True, "mismatched at a margin over --eps", lambda m: m.clear_rate),
+    _Metric("margin_coverage", True, "rows whose margin is known",
+            lambda m: m.margin_coverage_rate),
+    _Metric("load_shift", True, "total variation of expert load", lambda m: m.load_shift),
+    _Metric("rows_mismatched", False, "the count behind mismatch", lambda m: m.rows_mismatched),
+    _Metric("rows_missing", False, "rows without a route on a side", lambda m: m.rows_missing),
+    _Metric("token_mismatch", True, "tokens with a layer that differs", None,
+            lambda r: rate(r.tokens_mismatched, r.num_tokens)),
+    _Metric("coverage", True, "rows compared, of all rows of the paired samples", None, _coverage),
+    _Metric("unmatched", False, "samples without a partner", None,
+            lambda r: r.samples.only_old + r.samples.only_new),
+    _Metric("k1", False, "mean of log p_old - log p_new", None,
+            lambda r: rate(-r.logprobs.sum_d, r.logprobs.tokens)),
+    _Metric("k3", False, "k3 KL estimate", None, _logprob("sum_k3")),
+    _Metric("abs_d", False, "mean |d| of the log-probs", None, _logprob("sum_abs")),
+    _Metric("max_d", False, "greatest |d| of the log-probs", None,
+            lambda r: r.logprobs.max_abs if r.logprobs.tokens else None),
+    _Metric("f2", True, "tokens with a ratio over 2 or under 1/2", None, _logprob("over_tau")),
+)  # fmt: skip
+
+_OF_MARGINS = ("tie", "near", "clear", "margin_coverage")
+_PATTERN = re.compile(r"(?P<name>[a-z_0-9]+)(@(?P<layer>\d+|\*))?:(?P<number>[^%]+)(?P<percent>%)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """One limit. layer is a layer number, "*" for every layer, or None for the total.
+
+    relative_to is the metric of a baseline that limit is added to, None where it stands alone.
+    """
+
+    text: str
+    metric: str
+    layer: int | str | None
+    limit: float
+    over: bool
+    relative_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A threshold that was crossed, where, and the value found."""
+
+    threshold: str
+    metric: str
+    layer: int | None
+    value: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the exit code says.
+
+    differs is True when a row is mismatched; failed lists crossed thresholds. incomparable lists
+    layers in which nothing was compared. eps is the margin up to which a flip is a near-tie.
+    """
+
+    differs: bool
+    gated: bool
+    failed: tuple[Failure, ...]
+    incomparable: tuple[int, ...]
+    eps: float = EPS
+
+    @property
+    def exit_code(self) -> int:
+        """0 same or within thresholds, 1 differs or over one, 2 nothing compared in a layer."""
+        if self.incomparable:
+            return 2
+        return int(bool(self.failed) if self.gated else self.differs)
+
+
+def _find(name: str) -> _Metric:
+    found = next((m for m in METRICS if m.name == name), None)
+    if found is None:
+        raise RoutectlError(f"metric {name!r} is not known: {', '.join(m.name for m in METRICS)}")
+    return found
+
+
+def parse_threshold(text: str, *, over: bool) -> Threshold:
+    """Read METRIC[@LAYER]:N[%]; ``over`` for an upper limit. Raises RoutectlError.
+
+    Of an upper limit +N is relative to a baseline, of a lower one -N where it is of a rate:
+    of other figures it is a number below 0.
+    """
+    parts = _PATTERN.fullmatch(text.strip())
+    if parts is None:
+        raise RoutectlError(
+            f"threshold {text!r}: expected METRIC[@LAYER]:N[%], for example mismatch:1%"
+        )
+    metric = _find(parts["name"])
+    try:
+        limit = float(parts["number"])
+    except ValueError:
+        limit = math.nan
+    if not math.isfinite(limit):
+        raise RoutectlError(f"threshold {text!r}: {parts['number']!r} is not a number")
+    if parts["percent"] and not metric.is_rate:
+        raise RoutectlError(f"threshold {text!r}: {metric.name} is no rate: drop the %")
+    limit = limit / 100 if parts["percent"] else limit
+    relative = _is_relative(parts["number"], metric, over)
+    if metric.is_rate and not 0 <= (abs(limit) if relative else limit) <= 1:
+        percent = 1 < abs(limit) <= 100 and not parts["percent"]
+        raise RoutectlError(
+            f"threshold {text!r}: {metric.name} is a rate: got {limit:g}, expected 0..1",
+            hint=f"{metric.name}:{parts['number']}% if percent was meant" if percent else None,
+        )
+    layer = parts["layer"]
+    if layer is not None and metric.of_measures is None:
+        raise RoutectlError(f"threshold {text!r}: {metric.name} has no value per layer")
+    place = int(layer) if layer and layer != "*" else layer
+    return Threshold(text, metric.name, place, limit, over, metric.name if relative else None)
+
+
+def _is_relative(number: str, metric: _Metric, over: bool) -> bool:
+    """Whether a limit is to be added to a baseline's number. Raises RoutectlError for +N of under.
+
+    A rate is never below 0, so that -N has no other meaning.
+    """
+    sign = number.strip()[:1]
+    if sign == "+" and not over:
+        raise RoutectlError(f"{metric.name}:{number}: a lower limit is relative as -N, not as +N")
+    return sign == "+" if over else sign == "-" and metric.is_rate
+
+
+def _values(
+    result: DiffResult, limit: Threshold, eps: float
+) -> list[tuple[int | None, float | None]]:
+    """The gated values: one for the total or a layer, one a layer for ``*``."""
+    metric = _find(limit.metric)
+    if metric.of_measures is None:
+        assert metric.of_result is not None
+        return [(None, metric.of_result(result))]
+    if limit.layer is None:
+        return [(None, metric.of_measures(total_measures(result, eps)))]
+    if limit.layer != "*" and limit.layer not in result.layers:
+        raise MismatchError(
+            f"threshold {limit.text!r}: layer {limit.layer} was not compared: "
+            f"{result.layers[0]}..{result.layers[-1]} were"
+        )
+    parts = layer_measures(result.counts, result.layers, result.margins, eps)
+    return [(m.layer, metric.of_measures(m)) for m in parts if limit.layer in ("*", m.layer)]
+
+
+def _why_none(result: DiffResult, metric: str, layer: int | None) -> str:
+    """Why a figure has no value: a rate of no rows, margins or log-probs that are not there."""
+    if metric in _OF_MARGINS:
+        return f"no compared row{'' if layer is None else f' of layer {layer}'} has a margin"
+    if layer is not None:
+        return f"no row of layer {layer} was compared"
+    return "the log-probs are not finite" if result.logprobs.tokens else "a side has no log-probs"
+
+
+def judge(
+    result: DiffResult, limits: Sequence[Threshold] = (), *, eps: float = EPS,
+    baseline: Baseline | None = None,
+) -> Verdict:  # fmt: skip
+    """Hold a result against thresholds; without any, every mismatch counts.
+
+    A mismatched row with a margin above 0 and up to ``eps`` is a near-tie; the same eps is then in
+    the document. Raises MismatchError when a gated figure does not exist (no log-probs, no margins,
+    no such layer), RoutectlError when the baseline has no number that a relative threshold needs,
+    ValueError when eps is negative or not finite.
+    """
+    pattern_of(eps)
+    accepted = baseline or Baseline()
+    failed = []
+    for limit in limits:
+        for layer, value in _values(result, limit, eps):
+            if value is None or math.isnan(value):
+                raise MismatchError(
+                    f"threshold {limit.text!r}: there is no {limit.metric} to hold it against: "
+                    + _why_none(result, limit.metric, layer)
+                )
+            allowed = accepted.allowed(limit, layer)
+            if value > allowed if limit.over else value < allowed:
+                failed.append(Failure(limit.text, limit.metric, layer, value, allowed))
+    compared = result.counts.swaps_LS.sum(axis=1)
+    empty = tuple(layer for layer, n in zip(result.layers, compared, strict=True) if not n)
+    return Verdict(result.rows_mismatched > 0, bool(limits), tuple(failed), empty, eps)

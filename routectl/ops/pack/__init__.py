@@ -1,0 +1,1 @@
+"""pack: routes to replay tensors and back, and the proof that each is there once."""

@@ -1,0 +1,230 @@
+"""Whether replay tensors hold every route of a dump, where the layout says, exactly once.
+
+Nothing here uses the code that packs: rows are looked up one way, from the tensor to the dump.
+Shape suffixes: T tokens, L MoE layers, K top_k, R rows of a rank, E experts.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...layouts.packing import Packing
+from ...routes import Bools, Routes
+from .pack import Rank
+from .suspects import Suspect
+
+__all__ = [
+    "Landed",
+    "RankIds",
+    "Tally",
+    "Verification",
+    "WrongRow",
+    "check_tensors",
+    "padding_kind",
+]
+
+_EXAMPLES = 5
+Ids = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WrongRow:
+    """A row of a tensor that does not hold the route it should."""
+
+    place: str
+    layer: int
+    row: int
+    sample: int
+    position: int
+    got: tuple[int, ...]
+    expected: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """Routes that the ranks should hold; of these absent on all ranks, and repeated."""
+
+    routes: int
+    absent: int
+    repeated: int
+
+    def __add__(self, other: "Landed") -> "Landed":
+        return Landed(self.routes + other.routes, self.absent + other.absent,
+                      self.repeated + other.repeated)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RankIds:
+    """A rank's tensors of one micro-batch: layers[n] is [R, K], mask [R] or [L, R] or None.
+
+    place names them in messages.
+    """
+
+    place: str
+    layers: dict[int, Ids]
+    mask: Bools | None
+
+
+@dataclass(slots=True, eq=False)
+class Tally:
+    """Counts over the tensors checked so far; a row is one token in one layer.
+
+    rows             rows that the layout says are a route of the dump
+    wrong            of these, rows with other experts than the dump's
+    reordered        of these, rows with the dump's experts in other slots
+    masked           routes that the mask calls padding; unmasked: filler that it calls real
+    padding          rows that are no route, by what they hold (``padding_kind``)
+    load_LE          how often real rows name each expert; filler_LE padding rows
+    seen             per sample, int32 [T, L]: how often each route was found
+    wrong_at         per place, wrong rows of each layer
+    """
+
+    num_experts: int
+    layers_L: tuple[int, ...]
+    rows: int = 0
+    wrong: int = 0
+    reordered: int = 0
+    masked: int = 0
+    unmasked: int = 0
+    padding: Counter[str] = field(default_factory=Counter)
+    seen: dict[int, NDArray[np.int32]] = field(default_factory=dict)
+    examples: list[WrongRow] = field(default_factory=list)
+    wrong_at: dict[str, Counter[int]] = field(default_factory=dict)
+    load_LE: NDArray[np.int64] = field(init=False)
+    filler_LE: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        shape = (len(self.layers_L), self.num_experts)
+        self.load_LE = np.zeros(shape, np.int64)
+        self.filler_LE = np.zeros(shape, np.int64)
+
+    def landed(self, sample: int, held: Routes, stop: int, columns: list[int]) -> Landed:
+        """How often a sample's routes below position ``stop`` were found, in some layers."""
+        there = np.ones(held.ids_TLK.shape[:2], np.bool_)
+        if held.missing_TL is not None:
+            there = ~held.missing_TL
+        there[max(stop - held.start, 0) :] = False
+        seen = self.seen.get(sample, np.zeros(there.shape, np.int32))
+        there, seen = there[:, columns], seen[:, columns]
+        absent, repeated = there & (seen == 0), there & (seen > 1)
+        return Landed(int(there.sum()), int(absent.sum()), int(repeated.sum()))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verification:
+    """What came of checking a folder.
+
+    files        files read; absent_files: ranks' files that are not there
+    misfits      files whose row count, K or layers are not the layout's, each with both numbers
+    landed       whether each route is there exactly once; None when only some ranks were asked for
+    suspects     layouts that the tensors match, where they do not match their own
+    ep           expert-parallel size that loads are given for
+    extra_files  rank files of ranks or micro-batches that the layout does not have
+    faults       files whose dtype or cu_seqlens are not those declared, each with both
+    changed      files whose bytes are not those of the manifest; their rows may be right
+    judged       (micro-batch, stage, layer) that suspects were looked for in; None for none
+    """
+
+    tally: Tally
+    files: int
+    absent_files: tuple[str, ...]
+    misfits: tuple[str, ...]
+    landed: Landed | None
+    suspects: tuple[Suspect, ...]
+    ep: int
+    extra_files: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    judged: tuple[int, int, int] | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Every route is there once, no row is wrong, and the mask says which rows are real.
+
+        Where every file is there as it should be, but no route belongs on the ranks, it is so too.
+        """
+        once = self.landed is None or self.landed.absent == self.landed.repeated == 0
+        tally = self.tally
+        counts = (tally.wrong, tally.masked, tally.unmasked, tally.padding["outside"])
+        trouble = (self.absent_files, self.extra_files, self.misfits, self.faults)
+        return self.files > 0 and once and not any(trouble) and not any(counts)
+
+
+def padding_kind(ids_RK: Ids, num_experts: int) -> Counter[str]:
+    """What filler rows hold: zero, arange, minus-one, distinct, repeated or outside 0..E-1."""
+    top_k = ids_RK.shape[1]
+    ordered = np.sort(ids_RK, axis=1)
+    repeated = (np.diff(ordered, axis=1) == 0).any(axis=1)
+    minus_one = (ids_RK == -1).all(axis=1)
+    outside = ((ids_RK < 0) | (ids_RK >= num_experts)).any(axis=1) & ~minus_one
+    zero = (ids_RK == 0).all(axis=1)
+    arange = (ids_RK == np.arange(top_k)).all(axis=1) & ~zero
+    kinds = {"minus-one": minus_one, "outside": outside, "zero": zero, "arange": arange}
+    known = np.logical_or.reduce(list(kinds.values()))
+    kinds |= {"repeated": repeated & ~known, "distinct": ~repeated & ~known}
+    return Counter({name: int(rows.sum()) for name, rows in kinds.items() if rows.any()})
+
+
+def _load(ids_RK: Ids, num_experts: int) -> NDArray[np.int64]:
+    legal = ids_RK[(ids_RK >= 0) & (ids_RK < num_experts)]
+    return np.bincount(legal.astype(np.int64).ravel(), minlength=num_experts)
+
+
+def check_tensors(
+    tally: Tally,
+    ids: RankIds,
+    packing: Packing,
+    rank: Rank,
+    samples: Sequence[tuple[int, Routes | None]],
+) -> None:
+    """Add one rank's tensors of one micro-batch to a tally.
+
+    samples are (index in the dump, routes) in packed order; R must be what the layout says.
+    """
+    rows = packing.num_rows(rank.tp)
+    for i, (layer, ids_RK) in enumerate(ids.layers.items()):
+        column = tally.layers_L.index(layer)
+        real_R = np.zeros(rows, np.bool_)
+        for run in packing.runs(rank.cp, rank.tp):
+            index, held = samples[run.sample]
+            found = None if held is None else run.within(held.start, held.stop)
+            if held is None or found is None:
+                continue
+            part = slice(found.position - held.start, found.position - held.start + found.size)
+            there = np.ones(found.size, np.bool_)
+            if held.missing_TL is not None:
+                there = ~held.missing_TL[part, column]
+            at = found.row + found.step * np.flatnonzero(there)
+            real_R[at] = True
+            seen = tally.seen.setdefault(index, np.zeros(held.ids_TLK.shape[:2], np.int32))
+            seen[part, column] += there
+            where = (ids.place, layer, at, index, found.position + np.flatnonzero(there))
+            _compare(tally, ids_RK[at], held.ids_TLK[part, column][there], where)
+        tally.load_LE[column] += _load(ids_RK[real_R], tally.num_experts)
+        tally.filler_LE[column] += _load(ids_RK[~real_R], tally.num_experts)
+        tally.padding += padding_kind(ids_RK[~real_R], tally.num_experts)
+        if ids.mask is not None:
+            said = ids.mask if ids.mask.ndim == 1 else ids.mask[i]
+            tally.masked += int((real_R & ~said).sum())
+            tally.unmasked += int((~real_R & said).sum())
+
+
+def _compare(tally: Tally, got: Ids, expected: Ids, where: tuple[Any, ...]) -> None:
+    place, layer, rows, sample, positions = where
+    tally.rows += len(got)
+    unequal = (got != expected).any(axis=1)
+    if not unequal.any():
+        return
+    wrong = np.zeros(len(got), np.bool_)
+    sets = np.sort(got[unequal], axis=1), np.sort(expected[unequal], axis=1)
+    wrong[unequal] = (sets[0] != sets[1]).any(axis=1)
+    tally.wrong += int(wrong.sum())
+    tally.reordered += int((unequal & ~wrong).sum())
+    tally.wrong_at.setdefault(place, Counter())[layer] += int(wrong.sum())
+    for n in np.flatnonzero(wrong)[: _EXAMPLES - len(tally.examples)].tolist():
+        ids = tuple(got[n].tolist()), tuple(expected[n].tolist())
+        tally.examples.append(WrongRow(place, layer, int(rows[n]), sample, int(positions[n]), *ids))

@@ -1,0 +1,1 @@
+"""Two dumps brought together: which samples are the same, and which positions."""

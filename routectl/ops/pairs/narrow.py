@@ -1,0 +1,73 @@
+"""Two dumps cut down to some of their samples and positions, for a closer look."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...dump import Dump, Sample
+from ...errors import MismatchError
+from ...routes import Routes
+from .join import join_keys
+
+__all__ = ["narrow_pair"]
+
+
+def narrow_pair(
+    old: Dump, new: Dump, *, match: str = "auto", samples: Sequence[str] = (),
+    positions: range | None = None,
+) -> tuple[Dump, Dump]:  # fmt: skip
+    """Both dumps with the samples of these names alone, and rows of these positions alone.
+
+    A sample's name is its id in OLD or, without one, # and its place in OLD, from 0. Samples are
+    joined first, as ``match`` says. Raises MismatchError for a name that no pair has.
+    """
+    if samples:
+        old, new = _named(old, new, match, samples)
+    if positions is not None:
+        old, new = _between(old, positions), _between(new, positions)
+    return old, new
+
+
+def _named(old: Dump, new: Dump, match: str, samples: Sequence[str]) -> tuple[Dump, Dump]:
+    pairs: dict[str, list[tuple[int, int]]] = {}
+    for i, j in join_keys(old.keys, new.keys, match).pairs:
+        name = old.keys[i].sample_id
+        pairs.setdefault(f"#{i}" if name is None else name, []).append((i, j))
+    for name in samples:
+        if name not in pairs:
+            raise MismatchError(f"sample {name!a}: no such sample is on both sides")
+    chosen = [pair for name in dict.fromkeys(samples) for pair in pairs[name]]
+    firsts, seconds = [i for i, _ in chosen], [j for _, j in chosen]
+    part = old.select(samples=firsts)
+
+    def load(index: int) -> Sample:
+        sample = part[index]
+        name = f"#{firsts[index]}" if sample.sample_id is None else sample.sample_id
+        return replace(sample, sample_id=name)
+
+    return Dump(part.meta, part.keys, load), new.select(samples=seconds)
+
+
+def _between(dump: Dump, positions: range) -> Dump:
+    """The same samples with the rows of some positions; those of none have no routes left."""
+
+    def load(index: int) -> Sample:
+        sample = dump[index]
+        routes = sample.routes
+        return sample if routes is None else replace(sample, routes=_cut(routes, positions))
+
+    return Dump(dump.meta, dump.keys, load)
+
+
+def _cut(routes: Routes, positions: range) -> Routes:
+    lo = max(positions.start - routes.start, 0)
+    rows = slice(lo, max(positions.stop - routes.start, lo))
+
+    def part(array_TL: Any) -> Any:
+        return None if array_TL is None else array_TL[rows]
+
+    return replace(
+        routes, ids_TLK=routes.ids_TLK[rows], start=routes.start + lo,
+        missing_TL=part(routes.missing_TL), margin_TL=part(routes.margin_TL),
+        group_margin_TL=part(routes.group_margin_TL),
+    )  # fmt: skip

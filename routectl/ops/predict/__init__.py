@@ -1,0 +1,1 @@
+"""predict: routes of later weights out of router inputs of today."""

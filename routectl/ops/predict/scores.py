@@ -1,0 +1,179 @@
+"""How well frozen, extrapolated and predicted routes meet those of later versions.
+
+Results hold counts by sequence. Shape suffixes: T tokens, L MoE layers, K top_k, S sequences,
+X kinds of routes.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import RoutectlError
+from ...routes import Bools, Ids
+from ..staleness.intervals import Bootstrap, Interval, rate_intervals
+
+__all__ = [
+    "KINDS", "Estimate", "GainLimit", "LagScores", "PredictionScores", "below", "parse_gain",
+    "predictor_scores",
+]  # fmt: skip
+
+FROZEN, EXTRAPOLATED, PREDICTED = KINDS = ("frozen", "extrapolated", "predicted")
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A ratio of sums over sequences, and its interval; None where it is not defined."""
+
+    value: float | None
+    interval: Interval | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LagScores:
+    """Routes of an old version, by each kind, against a later version's own, in counts.
+
+    new, lag        the later version, and how many versions on it is.
+    kinds           of KINDS those that there are, frozen first.
+    layers_L        the layers that select by logits.
+    rows_S          rows of one layer.
+    shared_XLS      ids that are in both sets; of rows_S x K.
+    mismatched_XLS  rows whose sets differ.
+    """
+
+    new: str
+    lag: int
+    kinds: tuple[str, ...]
+    layers_L: tuple[int, ...]
+    top_k: int
+    rows_S: Counts
+    shared_XLS: Counts
+    mismatched_XLS: Counts
+
+    def _sums(self, counts_XLS: Counts, kind: str, layer: int | None) -> Counts:
+        counts_LS = counts_XLS[self.kinds.index(kind)]
+        if layer is None:
+            return np.asarray(counts_LS.sum(axis=0))
+        return np.asarray(counts_LS[self.layers_L.index(layer)])
+
+    def _slots(self, layer: int | None) -> Counts:
+        return self.rows_S * self.top_k * (len(self.layers_L) if layer is None else 1)
+
+    def accuracy(self, kind: str, layer: int | None = None) -> Estimate:
+        """Top-k accuracy: shared ids / K, mean over rows; of a layer, or of all."""
+        return _estimate(self._sums(self.shared_XLS, kind, layer), self._slots(layer))
+
+    def gain(self, kind: str, layer: int | None = None) -> Estimate:
+        """Accuracy less that of frozen routes, paired by sequence."""
+        own_S, frozen_S = (self._sums(self.shared_XLS, name, layer) for name in (kind, FROZEN))
+        return _estimate(own_S - frozen_S, self._slots(layer))
+
+    def mismatch(self, kind: str, layer: int | None = None) -> Estimate:
+        """Share of the rows whose sets differ; that of frozen routes is the staleness."""
+        return _estimate(
+            self._sums(self.mismatched_XLS, kind, layer), self._slots(layer) // self.top_k
+        )
+
+    def removed(self, kind: str, layer: int | None = None) -> Estimate:
+        """The share of the staleness, in rows, that is gone; below 0 where rows were added."""
+        frozen_S = self._sums(self.mismatched_XLS, FROZEN, layer)
+        return _estimate(frozen_S - self._sums(self.mismatched_XLS, kind, layer), frozen_S)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PredictionScores:
+    """An old version's frozen, extrapolated and predicted routes against those of later versions.
+
+    previous     the version before, out of which weights were extrapolated, or None.
+    comparisons  one a later version, ascending by lag.
+    fitted       names of the later versions that the predictor was fitted to.
+    tokens       tokens that count; left_out: those fitted on, or seen before.
+    """
+
+    old: str
+    previous: str | None
+    comparisons: tuple[LagScores, ...]
+    fitted: tuple[str, ...]
+    tokens: int
+    left_out: int
+
+    @property
+    def judged(self) -> tuple[LagScores, ...]:
+        """The comparisons that the verdict is about: versions not fitted to, if there are any."""
+        new = tuple(one for one in self.comparisons if one.new not in self.fitted)
+        return new or self.comparisons
+
+    @property
+    def beats(self) -> tuple[LagScores, ...]:
+        """Those of them in which the gain of predicted routes has an interval above 0."""
+        gains = [(one, one.gain(PREDICTED).interval) for one in self.judged]
+        return tuple(one for one, interval in gains if interval is not None and interval.low > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class GainLimit:
+    """The least gain in accuracy of predicted over frozen routes."""
+
+    text: str
+    limit: float
+
+
+def parse_gain(text: str) -> GainLimit:
+    """Read gain:N[%], -1 to 1 as a rate. Raises RoutectlError."""
+    name, _, number = text.strip().partition(":")
+    if name != "gain":
+        raise RoutectlError(f"metric {name!r} is not known: gain")
+    try:
+        limit = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        limit = math.nan
+    if not -1 <= limit <= 1:
+        raise RoutectlError(f"threshold {text!r}: expected gain:N[%], for example gain:0.1%")
+    return GainLimit(text, limit)
+
+
+def below(scores: PredictionScores, limit: GainLimit) -> tuple[tuple[str, str, float], ...]:
+    """(threshold, later version, gain) of each judged comparison whose gain is under the limit."""
+    gains = [(one.new, one.gain(PREDICTED).value) for one in scores.judged]
+    return tuple((limit.text, new, g) for new, g in gains if g is not None and g < limit.limit)
+
+
+def _estimate(over_S: Counts, under_S: Counts) -> Estimate:
+    total = int(under_S.sum())
+    value = float(over_S.sum() / total) if total else None
+    known_S = under_S != 0
+    found = rate_intervals(over_S[known_S, None], under_S[known_S, None], Bootstrap())
+    return Estimate(value, found[0] if total else None)
+
+
+def predictor_scores(
+    routes: Mapping[str, Ids],
+    true_TLK: Ids,
+    later: tuple[str, int],
+    layers_L: Sequence[int],
+    of: tuple[Bools, Sequence[int]],
+) -> LagScores:
+    """Count the routes [T, L, K] of each kind against a later version's.
+
+    ``later`` is its name and lag, ``of`` the rows that count, bool [T], and the sequences' lengths.
+    All arrays have the columns ``layers_L``, ascending.
+    """
+    rows_T, lens = of
+    sequence_T = np.repeat(np.arange(len(lens)), lens)[rows_T]
+    top_k = true_TLK.shape[2]
+    shape = (len(routes), len(layers_L), len(lens))
+    shared_XLS, mismatched_XLS = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for x, ids_TLK in enumerate(routes.values()):
+        for column in range(len(layers_L)):
+            theirs_TK, ours_TK = true_TLK[rows_T, column], ids_TLK[rows_T, column]
+            shared_T = (ours_TK[:, :, None] == theirs_TK[:, None, :]).any(-1).sum(-1)
+            shared_XLS[x, column] = np.bincount(sequence_T, shared_T, len(lens)).astype(np.int64)
+            differing_T = sequence_T[shared_T < top_k]
+            mismatched_XLS[x, column] = np.bincount(differing_T, minlength=len(lens))
+    rows_S = np.bincount(sequence_T, minlength=len(lens))
+    return LagScores(
+        *later, tuple(routes), tuple(layers_L), top_k, rows_S, shared_XLS, mismatched_XLS
+    )

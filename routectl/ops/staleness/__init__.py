@@ -1,0 +1,1 @@
+"""staleness: mismatch and old weights told apart, with intervals and drift."""

@@ -1,0 +1,193 @@
+"""Pickles read without running or importing what they name.
+
+First every opcode is looked at: known ones alone, whose lengths lie within the data; then each
+name is found in a literal list (pickle_names.py) or refused. So nothing runs, and nothing that the
+data only claims is allocated.
+"""
+
+import io
+import mmap
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import FormatError
+from .names import CHECKPOINTS, Names
+from .records import Storage, StoredDType
+
+__all__ = ["load_pickle", "load_pickle_file"]
+
+_FAILURES = (
+    *(pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, KeyError),
+    *(IndexError, OverflowError, RecursionError, MemoryError, AssertionError),
+)
+
+# Opcodes of protocols 2 to 5 that these writers use: bytes of argument, or of a length before it.
+_ARGUMENT = {
+    **dict.fromkeys(b".0(1NR)}]abesltQu\x85\x86\x87\x88\x89\x81\x94\x93\x8f\x90\x91\x92", 0),
+    **dict.fromkeys(b"Khq\x80", 1),
+    **dict.fromkeys(b"M", 2),
+    **dict.fromkeys(b"Jjr", 4),
+    **dict.fromkeys(b"G\x95", 8),
+}
+_LENGTH = {**dict.fromkeys(b"U\x8c\x8aC", 1), **dict.fromkeys(b"TXB\x8b", 4),
+           **dict.fromkeys(b"\x8d\x8e\x96", 8)}  # fmt: skip
+_PUTS, _GETS = frozenset(b"qr\x94"), frozenset(b"hj")
+_TUPLES = {0x29: 0, 0x85: 1, 0x86: 2, 0x87: 3}
+_MADE = frozenset((*_TUPLES, *b"tR\x81\x91\x92"))  # tuples, and what may be one
+_NOTHING_NEW = frozenset(b"(01abehjqrsu\x80\x90\x94")  # no pickler memoizes what these leave
+_NO_WORK = 24  # so few tuples that are used again nest 2 ** 24 values at most
+
+
+def _walk(data: bytes | mmap.mmap) -> Iterator[tuple[int, int]]:
+    """Every opcode and where its argument begins: known ones alone, all inside the data."""
+    at, end = 0, len(data)
+    while at < end:
+        opcode = data[at]
+        at += 1
+        size = _ARGUMENT.get(opcode)
+        if size is None:
+            width = _LENGTH.get(opcode)
+            if width is not None:
+                size = width + int.from_bytes(data[at : at + width], "little")
+            elif opcode == 0x63:  # GLOBAL: two lines
+                size = _line(data, _line(data, at)) - at
+            else:
+                raise FormatError(f"opcode {opcode:#04x} at byte {at - 1}")
+        yield opcode, at
+        if opcode == 0x2E:
+            return
+        at += size
+    raise FormatError("no end")
+
+
+def _check(data: bytes | mmap.mmap) -> None:
+    """Walk it all: memo slots in the order of use, frames inside the data, keys soon hashed."""
+    puts, reused, before = 0, 0, 0
+    made, kinds = set(), set()  # memo slots of what may be a tuple; slots named and not
+    for opcode, at in _walk(data):
+        if opcode in _PUTS:
+            slot = _slot(data, opcode, at, puts)
+            kinds.add(opcode == 0x94)
+            if slot > puts + 256 or before in _NOTHING_NEW or len(kinds) > 1:
+                raise FormatError(f"memo slot out of order at byte {at - 1}")
+            puts += 1
+            if before in _MADE:
+                made.add(slot)
+        elif opcode in _GETS:
+            reused += _slot(data, opcode, at, 0) in made
+        elif opcode == 0x95:
+            if int.from_bytes(data[at : at + 8], "little") > len(data) - at:
+                raise FormatError(f"frame beyond the data at byte {at - 1}")
+            continue  # between a large value and its memo slot
+        before = opcode
+    if reused > _NO_WORK and _hashed(data) > (1 << 24) + 16 * len(data):
+        raise FormatError("keys of tuples within tuples that take longer than the data to hash")
+
+
+def _slot(data: bytes | mmap.mmap, opcode: int, at: int, puts: int) -> int:
+    """The memo slot that an opcode names, or the next one."""
+    if opcode == 0x94:
+        return puts
+    return int.from_bytes(data[at : at + (4 if opcode in b"jr" else 1)], "little")
+
+
+def _hashed(data: bytes | mmap.mmap) -> int:
+    """How many values are visited to hash all keys: a tuple in itself again and again is 2 ** n.
+
+    The stack is followed with the number of values in each tuple in place of the values.
+    """
+    stack: list[int] = []
+    marks: list[int] = []
+    memo: dict[int, int] = {}
+    work = 0
+    for opcode, at in _walk(data):
+        if opcode in _GETS:
+            stack.append(memo[_slot(data, opcode, at, 0)])
+        elif opcode in _PUTS:
+            memo[_slot(data, opcode, at, len(memo))] = stack[-1]
+        elif opcode == 0x28:
+            marks.append(len(stack))
+        elif opcode in _TUPLES or opcode in b"tl1eu\x90\x91":
+            place = len(stack) - _TUPLES[opcode] if opcode in _TUPLES else marks.pop()
+            held = stack[place:]
+            del stack[place:]
+            work += sum(held[::2] if opcode == 0x75 else held if opcode in b"\x90\x91" else ())
+            if opcode not in b"1eu\x90":
+                stack.append(1 if opcode == 0x6C else min(1 + sum(held), 1 << 40))
+        elif opcode == 0x30 and marks and marks[-1] == len(stack):
+            marks.pop()
+        elif opcode in b"0ab":
+            stack.pop()
+        elif opcode == 0x73:
+            work += stack[-2]
+            del stack[-2:]
+        elif opcode in b"R\x81\x92\x93":
+            args = stack[-2 if opcode == 0x92 else -1]
+            del stack[-3 if opcode == 0x92 else -2 :]
+            stack.append(1 if opcode == 0x93 else args)
+        elif opcode not in b"\x80\x95Q.":
+            stack.append(1)
+    return work
+
+
+def _line(data: bytes | mmap.mmap, at: int) -> int:
+    """The first byte of the next line."""
+    found = data.find(b"\n", at)
+    if found < 0:
+        raise FormatError("no end")
+    return found + 1
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds the names of a list alone."""
+
+    def __init__(self, stream: IO[bytes], names: Names) -> None:
+        super().__init__(stream)
+        self.names = names
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = self.names.get((module, name))
+        if found is None:
+            raise FormatError(f"names {module[:80]}.{name[:80]}, which is not on the list")
+        return found
+
+    def persistent_load(self, pid: Any) -> Any:
+        if isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage":
+            _, dtype, key, _, _ = pid
+            if isinstance(dtype, StoredDType) and isinstance(key, str):
+                return Storage(key, str(dtype))
+        raise FormatError("a persistent object that is no storage of a known dtype")
+
+
+def _load(data: bytes | mmap.mmap, stream: IO[bytes], where: str, names: Names) -> Any:
+    try:
+        _check(data)
+        return _Unpickler(stream, names).load()
+    except FormatError as error:
+        raise FormatError(f"{where}: refused pickle: {_shown(str(error))}") from None
+    except _FAILURES as error:
+        kind = type(error).__name__
+        raise FormatError(f"{where}: damaged pickle: {kind}: {_shown(str(error)[:120])}") from None
+
+
+def _shown(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def load_pickle(data: bytes, where: str, names: Names = CHECKPOINTS) -> Any:
+    """What a pickle holds, its objects as the stand-ins of ``names``.
+
+    Raises FormatError, opened by ``where``, for a damaged pickle and for one that names anything
+    but what is listed, before anything of it is made.
+    """
+    return _load(data, io.BytesIO(data), where, names)
+
+
+def load_pickle_file(path: Path, names: Names) -> Any:
+    """As load_pickle, of a file, whose bytes are in memory once. Raises OSError, too."""
+    if path.stat().st_size == 0:
+        raise FormatError(f"{path}: damaged pickle: empty")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        return _load(pages, file, str(path), names)

@@ -1,0 +1,1 @@
+"""The report of a check: document and text; what watch says of a dump."""

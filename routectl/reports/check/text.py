@@ -1,0 +1,93 @@
+"""Findings as terminal text: the verdict, what was looked at, then each finding."""
+
+from rich.console import Console
+from rich.text import Text
+
+from ..diff.document import Document
+from ..text.tables import Column, print_line, print_table
+from ..text.wording import amount, layers_text, percent, plural
+
+__all__ = ["check_verdict", "place_text", "render_check"]
+
+_STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
+_HYPOTHESES = 6
+
+
+def check_verdict(doc: Document) -> tuple[str, str]:
+    """The verdict of a routectl.check/1 document: a word, and findings by severity."""
+    counts = doc["counts"]
+    said = [plural(n, name.removesuffix("s")) for name, n in counts.items() if n]
+    word = "FAULTY" if counts["errors"] else "DOUBTFUL" if counts["warnings"] else "CLEAN"
+    return word, ", ".join(said) or "nothing found"
+
+
+def render_check(doc: Document, console: Console) -> None:
+    """Print a routectl.check/1 document."""
+    console.print(Text("  ".join(check_verdict(doc)), style="bold"))
+    print_line(console, "dump", _dump_line(doc["dump"]))
+    if doc["reference"] is not None:
+        print_line(console, "against", _dump_line(doc["reference"]))
+    looked = (plural(doc["dump"]["samples"], "sample"), plural(doc["tokens"], "token"),
+              plural(doc["rows"], "row"))  # fmt: skip
+    print_line(console, "checked", ", ".join(looked))
+    if doc["explanation"] is not None:
+        _comparison(console, doc["explanation"])
+    for finding in doc["findings"]:
+        _finding(console, finding)
+
+
+def _dump_line(dump: Document) -> str:
+    engine = " ".join(w for w in (dump["engine"], dump["engine_version"]) if w)
+    about = [engine] if engine else []
+    about += [dump["format"], layers_text(dump["layers"])]
+    about += [f"top-{dump['top_k']} of {dump['num_experts']}"]
+    return f"{dump['path']}  ({', '.join(about)})"
+
+
+def _comparison(console: Console, found: Document) -> None:
+    text = (f"{amount(found['rows_mismatched'])} of {plural(found['rows'], 'row')} differ "
+            f"({percent(found['mismatch_rate'])})")  # fmt: skip
+    if found["rows_explained"]:
+        text += f"; {amount(found['rows_explained'])} are explained below"
+    print_line(console, "mismatch", text)
+    tried = found["hypotheses"][:_HYPOTHESES]
+    if not tried:
+        return
+    console.print()
+    print_table(
+        console,
+        [
+            Column("hypothesis", [h["hypothesis"] for h in tried]),
+            Column("code", [h["code"] for h in tried]),
+            Column("rows", [amount(h["rows"]) for h in tried]),
+            Column("as it is", [percent(h["mismatch_rate_before"]) for h in tried]),
+            Column("left", [percent(h["mismatch_rate"]) for h in tried]),
+        ],
+    )
+
+
+def _finding(console: Console, finding: Document) -> None:
+    console.print()
+    detail = f": {finding['detail']}" if finding["detail"] else ""
+    head = Text(f"{finding['code']}  {finding['severity']}", style=_STYLES[finding["severity"]])
+    head.append(f"  {finding['title']}{detail}", style="not bold default")
+    console.print(head, soft_wrap=True)
+    parts = [plural(finding["rows"], "row")] if finding["rows"] else []
+    parts += [plural(finding["samples"], "sample")] if finding["samples"] else []
+    parts += [layers_text(finding["layers"])] if finding["layers"] else []
+    if parts:
+        print_line(console, "in", ", ".join(parts))
+    if finding["places"]:
+        print_line(console, "first", "; ".join(map(place_text, finding["places"])))
+    print_line(console, "cause", finding["cause"])
+    print_line(console, "do", finding["action"])
+    if finding["upstream"]:
+        print_line(console, "seen in", ", ".join(finding["upstream"]))
+
+
+def place_text(place: Document) -> str:
+    """A place of a finding in words."""
+    text = f"sample {place['sample']}"
+    if place["position"] is not None:
+        text += f" position {place['position']}"
+    return text if place["layer"] is None else f"{text} layer {place['layer']}"

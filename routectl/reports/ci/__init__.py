@@ -1,0 +1,1 @@
+"""The report of ci, and its voices for JUnit, GitHub and dashboards."""

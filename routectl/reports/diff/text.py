@@ -1,0 +1,219 @@
+"""Documents as terminal text: verdict first, then what was compared, tables, examples.
+
+Everything is read off the JSON document.
+"""
+
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from ..text.cells import cells_of
+from ..text.pictures import print_heatmap, spark_column
+from ..text.tables import Column, print_line, print_lines, print_table
+from ..text.wording import amount, dump_line, figure, layers_text, percent, plural
+from .document import Document
+from .flips import example_margins, flip_columns, margin_lines
+
+__all__ = ["diff_verdict", "render_diff"]
+
+
+def _reach(doc: Document) -> str:
+    """What a reader of the first line must not overlook: how much was not compared."""
+    alone = doc["samples"]["only_old"] + doc["samples"]["only_new"]
+    coverage = doc["coverage_rate"]
+    text = "" if coverage in (None, 1) else f"; coverage {percent(coverage)}"
+    if "margins" in doc and doc["rows_mismatched"]:
+        text = f"; {plural(doc['margins']['clear_flips'], 'clear flip')}{text}"
+    return text + (f"; {plural(alone, 'sample')} without a partner" if alone else "")
+
+
+def diff_verdict(doc: Document) -> tuple[str, str]:
+    """The verdict of a routectl.diff/1 document: a word, and the counts behind it."""
+    verdict = doc["verdict"]
+    count = f"{amount(doc['rows_mismatched'])} of {plural(doc['rows'], 'row')}"
+    share = "" if not doc["rows_mismatched"] else f" ({percent(doc['mismatch_rate'])})"
+    if verdict["incomparable_layers"]:
+        return "INCOMPARABLE", f"nothing compared in {layers_text(verdict['incomparable_layers'])}"
+    if verdict["failed"]:
+        return (
+            "OVER",
+            f"{plural(len(verdict['failed']), 'threshold')} crossed; {count}{share} differ",
+        )
+    if not doc["rows_mismatched"]:
+        return "SAME", f"0 of {plural(doc['rows'], 'row')} differ"
+    word = "WITHIN" if verdict["exit_code"] == 0 else "DIFFERS"
+    return word, (
+        f"{count}{share}, in {amount(doc['tokens_mismatched'])} of "
+        f"{plural(doc['tokens'], 'token')} ({percent(doc['token_mismatch_rate'])})"
+    )
+
+
+def _left_over(doc: Document) -> list[str]:
+    """What was not compared, each with its count."""
+    s = doc["samples"]
+    parts = [
+        (s["only_old"], "sample", "only in OLD"),
+        (s["only_new"], "sample", "only in NEW"),
+        (s["conflicts"], "id", "on both sides with other tokens"),
+        (s["without_routes"], "pair", "without routes on a side"),
+        (s["nothing_in_common"], "pair", "with no position in common"),
+        (doc["rows_only_old"] - doc["rows_missing"], "row", "only in OLD"),
+        (doc["rows_only_new"] - doc["rows_missing"], "row", "only in NEW"),
+        (doc["rows_missing"], "row", "without a route on a side"),
+    ]
+    lines = [f"{plural(n, what)} {how}" for n, what, how in parts if n > 0]
+    for side in ("old", "new"):
+        only = doc[f"layers_only_{side}"]
+        if only:
+            lines.append(f"{layers_text(only)} only in {side.upper()}")
+        if doc[side]["skipped"]:
+            lines.append(f"{plural(len(doc[side]['skipped']), 'file')} of {side.upper()} skipped")
+    if s["starts_inferred"]:
+        lines.append(f"{plural(s['starts_inferred'], 'start')} inferred from the row count")
+    return lines
+
+
+def _layer_table(console: Console, doc: Document) -> None:
+    rows = [*doc["layers"], {**doc, "layer": "all"}]
+    swaps = max((i for r in rows for i, n in enumerate(r["swaps"]) if n), default=0)
+
+    def cells(render: Any) -> list[str]:
+        return [render(r) for r in rows]
+
+    columns = [
+            Column("layer", cells(lambda r: str(r["layer"]))),
+            Column("rows", cells(lambda r: amount(r["rows"]))),
+            Column("mismatched", cells(lambda r: amount(r["rows_mismatched"]))),
+            Column("rate", cells(lambda r: percent(r["mismatch_rate"]))),
+            Column("overlap", cells(lambda r: percent(r["overlap_rate"])), 2),
+            *(
+                Column(f"{n} differ", cells(lambda r, n=n: amount(r["swaps"][n])), 4 + n)
+                for n in range(1, min(swaps, 3) + 1)
+            ),
+            *(
+                [Column("more", cells(lambda r: amount(sum(r["swaps"][4:]))), 7)]
+                if swaps > 3 else []
+            ),
+            *flip_columns(rows),
+            Column("order", cells(lambda r: amount(r["order_mismatches"])), 3),
+            Column("load shift", cells(lambda r: percent(r["load_shift"])), 4),
+    ]  # fmt: skip
+    columns += spark_column(console, cells_of(doc), columns, "by position", 4)
+    print_table(console, columns, "bold")
+
+
+def _spread(doc: Document) -> list[tuple[str, str]]:
+    """The one-line answers under the table."""
+    depth = doc["tokens_by_differing_layers"]
+    parts = [f"{n}: {amount(tokens)}" for n, tokens in enumerate(depth) if tokens]
+    lines = [("depth", "tokens by differing layers  " + _cut(parts))]
+    first = [f"{f['layer']}: {amount(f['tokens'])}" for f in doc["tokens_by_first_differing_layer"]
+             if f["tokens"]]  # fmt: skip
+    if first:
+        lines.append(("first", "tokens by first differing layer  " + _cut(first)))
+    places = [f"{p['place']} {percent(p['mismatch_rate'])} of {amount(p['rows'])}"
+              for p in doc["places"] if p["rows"]]  # fmt: skip
+    lines.append(("place", "  ".join(places)))
+    bins = [f"{b['from']}+: {percent(b['mismatch_rate'])}" for b in doc["positions"]]
+    lines.append(("position", _cut(bins, 14)))
+    s = doc["sequences"]
+    lines.append(
+        ("sequence", f"{amount(s['mismatched'])} of {amount(s['compared'])} differ; mean "
+         f"{percent(s['mean'])}, p50 {percent(s['p50'])}, p90 {percent(s['p90'])}, p99 "
+         f"{percent(s['p99'])}, max {percent(s['max'])}")
+    )  # fmt: skip
+    lines += margin_lines(doc)
+    d = doc["logprobs"]
+    if d is not None:
+        lines.append(
+            ("log-probs", f"{plural(d['tokens'], 'token')}: k1 {figure(d['k1'])}, k3 "
+             f"{figure(d['k3'])}, mean |d| {figure(d['mean_abs_d'])}, max |d| "
+             f"{figure(d['max_abs_d'])}, F({d['tau']:g}) {percent(d['f_tau'])}")
+        )  # fmt: skip
+    return lines
+
+
+def _cut(parts: list[str], limit: int = 10) -> str:
+    more = f"  … {len(parts) - limit} more" if len(parts) > limit else ""
+    return "  ".join(parts[:limit]) + more
+
+
+def _failures(console: Console, doc: Document) -> None:
+    for failure in doc["verdict"]["failed"]:
+        layer = "" if failure["layer"] is None else f" in layer {failure['layer']}"
+        console.print(
+            f"  {failure['threshold']}: {failure['metric']} is {failure['value']:.6g}{layer}, "
+            f"limit {failure['limit']:.6g}",
+            style="red",
+        )
+
+
+def _examples(console: Console, doc: Document) -> None:
+    worst = doc["sequences"]["worst"]
+    if worst:
+        console.print()
+        print_table(
+            console,
+            [
+                Column("worst samples", [w["sample"] for w in worst]),
+                Column("rows", [amount(w["rows"]) for w in worst], 2),
+                Column("mismatched", [amount(w["rows_mismatched"]) for w in worst]),
+                Column("rate", [percent(w["mismatch_rate"]) for w in worst]),
+                Column("tokens", [amount(w["tokens_mismatched"]) for w in worst], 1),
+            ],
+        )
+    if doc["examples"]:
+        console.print()
+        rows = doc["examples"]
+        sets = [(set(e["old"]), set(e["new"])) for e in rows]
+        print_table(
+            console,
+            [
+                Column("first mismatches", [e["sample"] for e in rows]),
+                Column("position", [str(e["position"]) for e in rows]),
+                Column("layer", [str(e["layer"]) for e in rows]),
+                *example_margins(rows),
+                Column("only old", [_ids(a - b) for a, b in sets]),
+                Column("only new", [_ids(b - a) for a, b in sets]),
+                Column("both", [_ids(a & b) for a, b in sets], 1),
+            ],
+        )
+
+
+def _ids(ids: set[int]) -> str:
+    return " ".join(map(str, sorted(ids))) or "-"
+
+
+_STYLES = {"SAME": "bold green", "WITHIN": "bold green", "DIFFERS": "bold yellow"}
+
+
+def render_diff(doc: Document, console: Console) -> None:
+    """Print a routectl.diff/1 document."""
+    word, text = diff_verdict(doc)
+    line = Text(word, style=_STYLES.get(word, "bold red"))
+    line.append("  " + text + _reach(doc), style="not bold default")
+    console.print(line, soft_wrap=True)
+    _failures(console, doc)
+    print_line(console, "old", dump_line(doc["old"]))
+    print_line(console, "new", dump_line(doc["new"]))
+    rules = ", ".join(f"{n} by {rule}" for rule, n in doc["samples"]["matched_by"].items())
+    print_line(
+        console, "compared",
+        f"{plural(doc['samples']['compared'], 'sample')} ({rules}), "
+        f"{doc['token_selection']} tokens, {layers_text([m['layer'] for m in doc['layers']])}, "
+        f"top-{doc['old']['top_k']} of {doc['old']['num_experts']}; "
+        f"coverage {percent(doc['coverage_rate'])}, overlap {percent(doc['overlap_rate'])} "
+        f"(chance {percent(doc['chance_overlap_rate'])})",
+    )  # fmt: skip
+    for text in _left_over(doc):
+        print_line(console, "left out", text)
+    for rerun in doc.get("noise", ()):
+        rate = f"{percent(rerun['mismatch_rate'])} of {plural(rerun['rows'], 'row')}"
+        print_line(console, "noise", f"{rate} differ in a rerun of OLD: {rerun['name']}")
+    console.print()
+    _layer_table(console, doc)
+    print_heatmap(console, cells_of(doc), "mismatch by layer and position")
+    console.print()
+    print_lines(console, _spread(doc))
+    _examples(console, doc)

@@ -1,0 +1,1 @@
+"""The reports of pack and of its verification; a layout drawn."""

@@ -1,0 +1,101 @@
+"""What pack wrote and what --verify found, as terminal text."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from ..diff.document import Document
+from ..text.tables import print_line
+from ..text.wording import amount, bytes_text, layers_text, percent, plural
+
+__all__ = ["render_packed", "render_verified"]
+
+
+def _layout_line(layout: Document) -> str:
+    pipeline = layout["pipeline"] or {"pp": 1, "vpp": 1}
+    sizes = {"dp": layout["dp"], "cp": layout["cp"], "tp": layout["tp"], **pipeline}
+    parts = [f"{name} {sizes[name]}" for name in ("dp", "cp", "tp", "pp", "vpp") if sizes[name] > 1]
+    return ", ".join([layout["framework"], layout["form"], *parts])
+
+
+def render_packed(manifest: Document, console: Console) -> None:
+    """A manifest in a few lines: what was packed, in which layout, how much is padding."""
+    layout, tensors, source = manifest["layout"], manifest["tensors"], manifest["source"]
+    files = manifest["files"]
+    steps = 1 + max((file["micro_batch"] for file in files), default=0)
+    size = f"{plural(len(files), 'file')}, {bytes_text(manifest['bytes'])}"
+    console.print(Text("PACKED", style="bold green").append(f"  {size}", style="not bold"))
+    samples = f"{plural(len(layout['lens']), 'sample')}, {amount(sum(layout['lens']))} tokens"
+    shape = f"{layers_text(tensors['layers'])}, top-{tensors['top_k']} of {tensors['num_experts']}"
+    print_line(console, "dump", f"{source['path']}  ({samples}, {shape})")
+    print_line(console, "layout", f"{_layout_line(layout)}; {plural(steps, 'micro-batch')}")
+    share = percent(manifest["padding_rows"] / max(manifest["rows"], 1))
+    padding = f"{amount(manifest['padding_rows'])} ({share}) without a route: {tensors['padding']}"
+    print_line(
+        console, "rows", f"{amount(manifest['rows'])} a layer, {padding}; {tensors['dtype']}"
+    )
+
+
+def _suspect_line(suspect: Document) -> str:
+    options = [f"no {name}" if value is None else f"{name} {value}"
+               for name, value in suspect["options"].items()]  # fmt: skip
+    parts = [f"{', '.join([*suspect['frameworks'], *options])} ({suspect['form']})"]
+    if suspect["shift"]:
+        parts.append(f"rows of the token {suspect['shift']:+d} away")
+    if suspect["layer_shift"]:
+        parts.append(f"of the MoE layer {suspect['layer_shift']:+d} away")
+    return f"{percent(suspect['rate'])} of rows match {', '.join(parts)}"
+
+
+def _checks(doc: Document) -> Iterator[tuple[str, str]]:
+    """The lines between the verdict and the examples, each with its label."""
+    yield "tensors", f"{doc['folder']}  ({plural(doc['files'], 'file')})"
+    yield "dump", doc["dump"]
+    if doc["routes"] is None:
+        yield "once", "not checked: only some ranks were asked for"
+    else:
+        absent, repeated = amount(doc["routes_absent"]), amount(doc["routes_repeated"])
+        routes = plural(doc["routes"], "route")
+        yield "once", f"{routes}: {absent} on no rank, {repeated} more than once"
+    if doc["rows_reordered"]:
+        yield "order", f"{plural(doc['rows_reordered'], 'row')} in another slot order"
+    if doc["rows_masked"] or doc["rows_unmasked"]:
+        masked, unmasked = amount(doc["rows_masked"]), amount(doc["rows_unmasked"])
+        yield "mask", f"{masked} routes marked as padding, {unmasked} padding rows marked as real"
+    kinds = (f"{amount(n)} {kind}" for kind, n in doc["padding_rows"].items())
+    yield "padding", ", ".join(kinds) or "none"
+    if doc["ep"] > 1 and doc["ep_imbalance"] is not None:
+        filler = doc["ep_imbalance_padding"]
+        alone = "" if filler is None else f", padding alone {filler:.3f} x"
+        busiest = f"busiest of {doc['ep']} EP ranks, worst layer"
+        yield "load", f"{busiest}: {doc['ep_imbalance']:.3f} x mean{alone}"
+    for path in doc["absent_files"][:3]:
+        yield "file", f"{path}: not there"
+    for path in doc["extra_files"][:3]:
+        yield "file", f"{path}: the layout has no such rank and micro-batch"
+    for line in (*doc["misfits"][:3], *doc["faults"][:3]):
+        yield "file", line
+    for path in doc["changed_files"][:3]:
+        yield "changed", f"{path}: its bytes are not those of the manifest"
+
+
+def render_verified(doc: Document, console: Console) -> None:
+    """The verdict first, then each thing that was checked, then what went wrong and what fits."""
+    word, style = ("VERIFIED", "bold green") if doc["ok"] else ("WRONG", "bold red")
+    rows = f"{amount(doc['rows_wrong'])} of {plural(doc['rows'], 'row')} wrong"
+    if not doc["rows"]:
+        rows = "no route belongs on these ranks" if doc["ok"] else "no row could be compared"
+    elif doc["ok"]:
+        rows = f"{plural(doc['rows'], 'row')}, every one its token's route"
+    console.print(Text(word, style=style).append(f"  {rows}", style="not bold"))
+    for label, text in _checks(doc):
+        print_line(console, label, text)
+    for e in doc["examples"]:
+        where = f"{e['file']} layer {e['layer']} row {e['row']}"
+        whose = f"sample {e['sample']} position {e['position']}"
+        print_line(console, "row", f"{where}: got {e['got']}, {whose} has {e['expected']}")
+    for suspect in doc["suspects"]:
+        print_line(console, "matches", _suspect_line(suspect))
+    if not doc["suspects"] and doc["suspects_of"]:
+        print_line(console, "matches", "no layout that is known")

@@ -1,0 +1,91 @@
+"""A terminal report as HTML: what is printed line by line becomes lists and tables."""
+
+import html
+import io
+import re
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..diff.document import Document
+from ..text.tables import Labelled
+
+__all__ = ["escaped", "report_markup"]
+
+Render = Callable[[Document, Console], None]
+_WIDTH = 100_000  # no column is left out
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
+
+
+def escaped(text: str) -> str:
+    """Text for HTML; what would be invisible or turn the text around is named, as ‹U+202E›."""
+    return html.escape(_INVISIBLE.sub(lambda m: f"‹U+{ord(m[0]):04X}›", text))
+
+
+class _Recorder(Console):
+    """A console that keeps what is printed on it, in order."""
+
+    def __init__(self) -> None:
+        super().__init__(file=io.StringIO(), width=_WIDTH, markup=False, highlight=False)
+        self.printed: list[Any] = []
+
+    def print(self, *objects: Any, style: Any = None, **_: Any) -> None:
+        """Keep the objects; None stands for an empty line."""
+        styled = [Text(o, style=style or "") if isinstance(o, str) else o for o in objects]
+        self.printed += styled or [None]
+
+
+def _cells(tag: str, cells: list[str]) -> str:
+    return "".join(f"<{tag}>{escaped(cell)}</{tag}>" for cell in cells)
+
+
+def _table(table: Table) -> str:
+    """A table whose first column names its rows; scripts make it sortable."""
+    heads = [str(column.header) for column in table.columns]
+    rows = zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True)
+    body = "\n".join(
+        f'<tr><th scope="row">{escaped(first)}</th>{_cells("td", rest)}</tr>'
+        for first, *rest in rows
+    )
+    name = escaped(heads[0])
+    head = "".join(f'<th scope="col">{escaped(text)}</th>' for text in heads)
+    return (f'<div class="scroll" tabindex="0" role="region" aria-label="table by {name}">'
+            f'<table data-name="{name}"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>'
+            "</table></div>")  # fmt: skip
+
+
+def _blocks(printed: list[Any]) -> Iterator[str]:
+    """Labelled lines that follow each other are one list; a table is one; else a paragraph."""
+    for kind, group in groupby(printed, type):
+        if kind is Labelled:
+            lines = (f"<dt>{escaped(p.label)}</dt><dd>{escaped(p.words)}</dd>" for p in group)
+            yield "<dl>" + "\n".join(lines) + "</dl>"
+        elif kind is Table:
+            yield from map(_table, group)
+        elif kind is not type(None):
+            yield "\n".join(f"<p{_tone(part)}>{escaped(str(part).strip())}</p>" for part in group)
+
+
+def _tone(part: Any) -> str:
+    """The class of a line that is printed in a colour."""
+    style = str(part.style).split()[-1:] if isinstance(part, Text) else []
+    return f' class="{style[0]}"' if style and style[0] in ("red", "yellow") else ""
+
+
+def report_markup(doc: Document, render: Render) -> tuple[str, str, str]:
+    """The first line of a report, what was compared, and the rest: text, HTML, HTML.
+
+    The first line is text, empty where a report begins with labelled lines.
+    """
+    recorder = _Recorder()
+    render(doc, recorder)
+    printed = recorder.printed
+    first = "" if type(printed[0]) is Labelled else str(printed.pop(0))
+    end = printed.index(None) if None in printed else len(printed)
+    return first, "\n".join(_blocks(printed[:end])), "\n".join(_blocks(printed[end:]))

@@ -1,0 +1,1 @@
+"""The report of predict: document and text."""

@@ -1,0 +1,96 @@
+"""A prediction's document as terminal text; everything is read off the document."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from ..text.tables import Column, print_line, print_table
+from ..text.wording import amount, layers_text, percent, plural
+
+__all__ = ["render_prediction"]
+
+_STYLES = {"BETTER": "bold green", "MIXED": "bold yellow"}
+
+
+def render_prediction(doc: dict[str, Any], console: Console) -> None:
+    """Print a routectl.predict/1 document."""
+    word, text = _verdict(doc)
+    line = Text(word, style=_STYLES.get(word, "bold red"))
+    line.append("  " + text, style="not bold default")
+    console.print(line, soft_wrap=True)
+    for failure in doc["verdict"]["failed"]:
+        console.print(f"  {failure['threshold']}: gain is {_points(failure['value'])} at "
+                      f"{failure['version']}", style="red")  # fmt: skip
+    before = "" if doc["previous"] is None else f", extrapolated from {doc['previous']}"
+    print_line(console, "inputs", f"{doc['inputs']}  (of {doc['old']}{before})")
+    for later in doc["later"]:
+        seen = ", which the predictor was fitted to" if later["fitted"] else ""
+        print_line(console, "later", f"{later['version']}, lag {later['lag']}{seen}; hidden states "
+                                     f"{later['hidden_states']}")  # fmt: skip
+    p = doc["predictor"]
+    zero = [one["layer"] for one in p["layers"] if one["ridge"] is None]
+    print_line(
+        console, "predictor",
+        f"{p['old']} to {', '.join(p['later'])}, fitted on {plural(p['tokens'], 'token')} of "
+        f"{plural(p['sequences'] - p['held'], 'sequence')}"
+        + (f"; zero in {layers_text(zero)}" if zero else ""),
+    )  # fmt: skip
+    print_line(
+        console, "judged on",
+        f"{plural(doc['tokens'], 'token')} of {plural(doc['sequences'], 'sequence')} that it was "
+        f"not fitted on ({amount(doc['tokens_left_out'])} left out), {layers_text(doc['layers'])}, "
+        f"top-{doc['top_k']}",
+    )  # fmt: skip
+    console.print()
+    _table(console, "version", doc["comparisons"], lambda one: f"{doc['old']} > {one['version']}")
+    for one in doc["comparisons"]:
+        console.print()
+        _table(console, f"{doc['old']} > {one['version']}", one["layers"],
+               lambda row: f"layer {row['layer']}")  # fmt: skip
+
+
+def _verdict(doc: dict[str, Any]) -> tuple[str, str]:
+    judged, beats = doc["verdict"]["judged"], doc["verdict"]["beats"]
+    rows = [one for one in doc["comparisons"] if one["version"] in judged]
+    gains = ", ".join(
+        f"{_points(one['predicted']['gain']['value'])} at {one['version']}" for one in rows
+    )
+    fitted = all(later["fitted"] for later in doc["later"])
+    where = " (versions that it was fitted to)" if fitted else ""
+    if len(beats) == len(judged):
+        return "BETTER", f"predicted routes beat frozen ones{where}: accuracy {gains}"
+    if not beats:
+        return "NO GAIN", f"predicted routes do not beat frozen ones{where}: accuracy {gains}"
+    return "MIXED", (
+        f"predicted routes beat frozen ones at {', '.join(beats)} alone{where}: accuracy {gains}"
+    )
+
+
+def _points(rate: float | None) -> str:
+    """A difference of rates in percentage points, with its sign."""
+    return "-" if rate is None else f"{100 * rate:+.2f} points"
+
+
+def _interval(figure: dict[str, float | None]) -> str:
+    if figure["low"] is None or figure["high"] is None:
+        return "-"
+    return f"{100 * figure['low']:+.2f} to {100 * figure['high']:+.2f}"
+
+
+def _table(console: Console, title: str, rows: list[dict[str, Any]], name: Any) -> None:
+    """Accuracy of each kind, what it gains over freezing, and the staleness that it removes."""
+    columns = [
+        Column(title, [name(row) for row in rows]),
+        Column("stale rows", [percent(row["frozen"]["mismatch"]["value"]) for row in rows], 3),
+        Column("frozen", [percent(row["frozen"]["accuracy"]["value"]) for row in rows]),
+    ]
+    for rank, kind in enumerate(("extrapolated", "predicted")):
+        if kind not in rows[0]:
+            continue
+        columns += [
+            Column(kind, [percent(row[kind]["accuracy"]["value"]) for row in rows]),
+            Column("gain", [_interval(row[kind]["gain"]) for row in rows], 2 - rank),
+            Column("removed", [percent(row[kind]["removed"]["value"]) for row in rows], 5 - rank),
+        ]
+    print_table(console, columns)

@@ -1,0 +1,1 @@
+"""The reports of a dump and of a checkpoint: documents and text."""

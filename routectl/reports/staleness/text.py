@@ -1,0 +1,213 @@
+"""A routectl.staleness/1 document as terminal text: verdict, comparisons, where, drift, advice."""
+
+from rich.console import Console
+from rich.text import Text
+
+from ..diff.document import Document
+from ..text.cells import cells_of
+from ..text.pictures import print_heatmap, spark_column
+from ..text.tables import Column, print_line, print_table
+from ..text.wording import amount, figure, layers_text, percent, plural
+from .tables import (
+    comparison_columns,
+    expert_columns,
+    flips_columns,
+    headlines,
+    layer_columns,
+    level_text,
+    logprob_columns,
+    pair_columns,
+    position_columns,
+    range_text,
+    shift_columns,
+)
+
+__all__ = ["print_failures", "print_verdict", "render_staleness", "staleness_headline"]
+
+_STYLES = {"WITHIN": "bold green", "OVER": "bold red", "MEASURED": "bold"}
+
+
+def _side(dump: Document) -> str:
+    about = " ".join(dump[key] for key in ("engine", "engine_version") if dump[key])
+    dtype = dump.get("provenance", {}).get("dtype")
+    parts = (about, dtype, dump["format"], plural(dump["samples"], "sample"))
+    return f"{dump['path']}  ({', '.join(part for part in parts if part)})"
+
+
+def print_verdict(console: Console, verdict: Document, text: str) -> None:
+    """The first line: whether thresholds hold, and the figures in short."""
+    asked, failed = len(verdict["thresholds"]), len(verdict["failed"])
+    word = "MEASURED" if not asked else "OVER" if failed else "WITHIN"
+    counted = "" if not asked else f"{plural(asked, 'threshold')}; "
+    if failed:
+        crossed = len({f["threshold"] for f in verdict["failed"]})
+        counted = f"{crossed} of {plural(asked, 'threshold')} crossed; "
+    line = Text(word, style=_STYLES[word])
+    line.append(f"  {counted}{text}", style="not bold default")
+    console.print(line, soft_wrap=True)
+
+
+def print_failures(console: Console, verdict: Document) -> None:
+    """A line for each figure that is over or under its threshold."""
+    for f in verdict["failed"]:
+        layer = "" if f["layer"] is None else f" in layer {f['layer']}"
+        console.print(
+            f"  {f['threshold']}: {f['metric']} is {f['value']:.6g}{layer}, limit {f['limit']:.6g}",
+            style="red", soft_wrap=True,
+        )  # fmt: skip
+
+
+def staleness_headline(doc: Document) -> str:
+    """The rates of the first mode, and what was advised."""
+    mode = doc["comparisons"][0]["mode"]
+    rates: dict[str, list[str]] = {}
+    for c in headlines(doc):
+        if c["mode"] == mode:
+            lag = f" at lag {c['lag']}" if c["kind"] == "staleness" else ""
+            rates.setdefault(c["kind"], []).append(f"{percent(c['mismatch_rate'])}{lag}")
+    alarms = sum(f["alarm"] for f in doc["advice"]["findings"])
+    text = ", ".join(f"{kind} {', '.join(found)}" for kind, found in rates.items())
+    if doc["advice"]["mode"] is not None:
+        text += f"; replay: {doc['advice']['mode']}"
+    return text + (f"; {plural(alarms, 'alarm')}" if alarms else "")
+
+
+def _compared(doc: Document) -> str:
+    c = doc["comparisons"][0]
+    layers = layers_text([layer["layer"] for layer in c["layers"]])
+    dump = doc["dump"]
+    return (
+        f"{doc['token_selection']} tokens, {layers}, top-{dump['top_k']} of {dump['num_experts']}; "
+        f"intervals {level_text(doc)}, over {plural(c['intervals']['clusters'], doc['clusters'])}"
+    )
+
+
+def _about(console: Console, doc: Document) -> None:
+    print_line(console, "dump", _side(doc["dump"]))
+    own = {(c["own"], c["mode"]): c["rows"] for c in doc["own_rows"] if c["own"] == c["version"]}
+    for version in doc["versions"]:
+        for mode in ("free", "forced"):
+            if version[mode] is not None:
+                rows = own.get((version["name"], mode))
+                made = "" if rows is None else f", made {plural(rows, 'row')} that are compared"
+                print_line(console, version["name"], f"{_side(version[mode])} {mode}{made}")
+    print_line(console, "compared", _compared(doc))
+
+
+def _rows_lines(doc: Document) -> list[tuple[str, str]]:
+    """Which weights made the rows, and what was set apart."""
+    spans = doc["spans"]
+    rows = ", ".join(f"{amount(n)} {group}" for group, n in spans["rows"].items() if n)
+    counted = [
+        (spans["one_version"], "of one version"), (spans["several_versions"], "of several"),
+        (spans["without_spans"], "that do not say"), (spans["retracted"], "retracted"),
+    ]  # fmt: skip
+    samples = ", ".join(f"{amount(n)} {what}" for n, what in counted if n)
+    lines = [("rows", f"{rows}; {plural(spans['samples'], 'sample')}: {samples}")]
+    if spans["unknown"]:
+        named = ", ".join(f"{name} ({plural(n, 'row')})" for name, n in spans["unknown"].items())
+        lines.append(("unknown", f"versions that are not given: {named}"))
+    for part in doc["apart"]:
+        apart = part["group"] == "uncertain" or (part["group"] == "cached" and doc["cached_apart"])
+        where = "not in the mismatch above" if apart else "in the mismatch above too"
+        lines.append((
+            part["group"],
+            f"{percent(part['mismatch_rate'])} of {plural(part['rows'], 'row')} mismatch ("
+            f"{part['mode']}; {level_text(doc)}: {range_text(part['mismatch_interval'])}); {where}",
+        ))  # fmt: skip
+    return lines
+
+
+def _half_life(doc: Document) -> str:
+    """The half-life of all routes in words."""
+    life = doc["drift"]["half_lives"][0]
+    lags = ", ".join(map(str, life["lags"]))
+    about = [f"from lags {lags}" if len(life["lags"]) > 1 else f"lag {lags} alone"]
+    if life["exponent"] is not None:
+        about.append(f"exponent {figure(life['exponent'])}")
+    if life["bounds"] is not None:
+        straight, walk = sorted(life["bounds"])
+        about.append(f"{figure(straight)} to {figure(walk)} from straight drift to random walk")
+    if life["updates"] is None:
+        return f"not known ({'; '.join(about)})"
+    if life["interval"] is not None:
+        about.insert(0, f"{level_text(doc)}: {range_text(life['interval'], rates=False)}")
+    if life["extrapolated"]:
+        about.append("extrapolated")
+    return f"{figure(life['updates'])} updates ({'; '.join(about)})"
+
+
+def _drift_lines(doc: Document) -> list[tuple[str, str]]:
+    drift, lines = doc["drift"], []
+    if drift["speeds"]:
+        whole = drift["speeds"][0]
+        per = percent(whole["per_update"])
+        bound = "" if whole["lag"] == 1 else f", or more: measured over {whole['lag']} updates"
+        lines.append(("speed", f"{per} of rows per update{bound} ({drift['mode']})"))
+        lines.append(("half-life", _half_life(doc)))
+    if drift["fastest_layers"]:
+        fastest = drift["fastest_layers"]
+        more = f" … {len(fastest) - 8} more" if len(fastest) > 8 else ""
+        lines.append(("layers", "fastest first: " + ", ".join(map(str, fastest[:8])) + more))
+    for n in drift["nearest"]:
+        rates = ", ".join(f"{name} {percent(r)}" for name, r in n["mismatch_rates"].items())
+        lines.append(("nearest", f"rows of {n['own']} to {n['nearest']} ({n['mode']}): {rates}"))
+    return lines
+
+
+def _noise_lines(doc: Document) -> list[tuple[str, str]]:
+    if not doc["noise"]:
+        return []
+    runs = ", ".join(f"{n['name']} {percent(n['mismatch_rate'])}" for n in doc["noise"])
+    rows = plural(doc["noise"][0]["rows"], "row")
+    return [("noise", f"of {rows} that change with nothing but the arithmetic: {runs}")]
+
+
+def _print_advice(console: Console, doc: Document) -> None:
+    for finding in doc["advice"]["findings"]:
+        line = Text(f"{'ALARM' if finding['alarm'] else 'advice':<10}",
+                    style="bold red" if finding["alarm"] else "bold")  # fmt: skip
+        line.append(finding["text"], style="not bold default")
+        console.print(line, soft_wrap=True)
+        for said in finding["evidence"]:
+            print_line(console, "", said)
+
+
+def _print_columns(console: Console, columns: list[Column], last: str | None = None) -> None:
+    """A table with an empty line before it; nothing without columns."""
+    if columns:
+        console.print()
+        print_table(console, columns, last)
+
+
+def _print_heatmaps(console: Console, doc: Document) -> None:
+    """Where the mismatch is, and where the staleness of the greatest lag."""
+    parts = [c for c in headlines(doc) if c["mode"] == doc["comparisons"][0]["mode"]]
+    stale = [c for c in parts if c["kind"] == "staleness"]
+    for c in [c for c in parts if c["kind"] == "mismatch"] + stale[-1:]:
+        lag = f" at lag {c['lag']}" if c["kind"] == "staleness" else ""
+        print_heatmap(console, cells_of(c), f"{c['kind']}{lag} by layer and position")
+
+
+def render_staleness(doc: Document, console: Console) -> None:
+    """Print a routectl.staleness/1 document."""
+    print_verdict(console, doc["verdict"], staleness_headline(doc))
+    print_failures(console, doc["verdict"])
+    _about(console, doc)
+    _print_columns(console, comparison_columns(doc))
+    _print_columns(console, logprob_columns(doc))
+    _print_columns(console, flips_columns(doc))
+    _print_columns(console, shift_columns(doc))
+    _print_columns(console, pair_columns(doc))
+    by_layer = layer_columns(doc)
+    total = headlines(doc)[-1]
+    by_layer += spark_column(console, cells_of(total), by_layer, "total by position", 100)
+    _print_columns(console, by_layer, "bold")
+    _print_heatmaps(console, doc)
+    _print_columns(console, position_columns(doc))
+    _print_columns(console, expert_columns(doc))
+    console.print()
+    for label, text in (*_rows_lines(doc), *_drift_lines(doc), *_noise_lines(doc)):
+        print_line(console, label, text)
+    console.print()
+    _print_advice(console, doc)

@@ -1,0 +1,1 @@
+"""What every terminal report is made of: numbers as words, tables, pictures."""

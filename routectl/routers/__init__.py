@@ -1,0 +1,1 @@
+"""Routers: the families as data, and one straight function from hidden states to ids."""
