@@ -223,9 +223,11 @@ class Dump:
             chosen = list(samples)
             narrow = self._narrow
             part = Dump(
-                self.meta, keys, lambda n: self._load(chosen[n]),
+                self.meta,
+                keys,
+                lambda n: self._load(chosen[n]),
                 None if narrow is None else lambda wanted: narrow(wanted).select(samples=chosen),
-            )  # fmt: skip
+            )
             return part if layers is None else part.select(layers=layers)
         if layers is None:
             return self

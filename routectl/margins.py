@@ -12,9 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "EPS", "MARGIN_EDGES", "PATTERNS", "Margins", "least_margins", "margins_to_float16",
+    "EPS",
+    "MARGIN_EDGES",
+    "PATTERNS",
+    "Margins",
+    "least_margins",
+    "margins_to_float16",
     "pattern_of",
-]  # fmt: skip
+]
 
 Margins = NDArray[np.float16]
 EPS = 1e-3  # the default of what a near-tie is; docs/metrics.md has the reason

@@ -30,11 +30,16 @@ def dump_of(path, lens, layers, *, bare=()):
     for i, n in enumerate(lens):
         ids = None if i in bare else rng.integers(3, 100, n).astype(np.int32)
         held = rng.random((n - 1, len(layers), 16)).argsort(-1)[..., :4].astype(np.uint8)
-        samples.append(Sample(
-            Routes(held, layers, 16), sample_id=f"s{i}",
-            prompt_ids=None if ids is None else ids[:1],
-            response_ids=None if ids is None else ids[1:], prompt_length=1, response_length=n - 1,
-        ))  # fmt: skip
+        samples.append(
+            Sample(
+                Routes(held, layers, 16),
+                sample_id=f"s{i}",
+                prompt_ids=None if ids is None else ids[:1],
+                response_ids=None if ids is None else ids[1:],
+                prompt_length=1,
+                response_length=n - 1,
+            )
+        )
     write_native(samples, DumpMeta("-", "native", layers, 16, 4), path, force=False)
     return path
 
@@ -58,8 +63,10 @@ def command(folder, output, *more, dump="dump.parquet"):
 
 def is_what_one_process_writes(folder, output):
     """Both files are byte for byte those of one process, and nothing else is left."""
-    for mine, one in ((output, "one.parquet"), (output.with_suffix(".forced.parquet"),
-                                                "one.forced.parquet")):  # fmt: skip
+    for mine, one in (
+        (output, "one.parquet"),
+        (output.with_suffix(".forced.parquet"), "one.forced.parquet"),
+    ):
         assert mine.read_bytes() == (folder / one).read_bytes()
     assert not Path(f"{output}.partial").exists()
 
@@ -79,9 +86,13 @@ def finished(process):
 def do_by_hand(folder, output, *shares):
     """What several processes leave that were killed when these samples were done."""
     options = RunOptions(
-        checkpoint=folder / "checkpoint", dtype="float32", mode="both", streaming="plain",
-        want_logprobs=True, check_tokens=64,
-    )  # fmt: skip
+        checkpoint=folder / "checkpoint",
+        dtype="float32",
+        mode="both",
+        streaming="plain",
+        want_logprobs=True,
+        check_tokens=64,
+    )
     opened = partial(open_input, str(folder / "dump.parquet"), folder / "checkpoint", None, None)
     job = job_of(prepare(options), opened())
     open_parts(output, job, modes_of(options), resume=False)

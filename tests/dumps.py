@@ -15,9 +15,21 @@ LAYERS = (1, 2, 4)
 EXPERTS = 6
 TOP_K = 2
 SOME_MARGINS = (  # exact in float16
-    0.0, 0.0, 2.0**-24, 3 * 2.0**-24, 2.0**-14, 2.0**-10, 2.0**-10 + 2.0**-20, 0.25, 1.0, 1.5,
-    65504.0, float("inf"), None, None,
-)  # fmt: skip
+    0.0,
+    0.0,
+    2.0**-24,
+    3 * 2.0**-24,
+    2.0**-14,
+    2.0**-10,
+    2.0**-10 + 2.0**-20,
+    0.25,
+    1.0,
+    1.5,
+    65504.0,
+    float("inf"),
+    None,
+    None,
+)
 SIDE = {"prompt": None, "response": None, "prompt_length": None, "cached": 0}
 
 
@@ -71,9 +83,15 @@ def from_plain(plain, name=None, **more):
     """The Sample of a plain dict, as tests/oracles.py describes it."""
     routes = None
     if plain["ids"] is not None:
-        routes = make_routes(plain["ids"], plain["layers"], EXPERTS, plain["start"],
-                             plain["missing"], plain.get("margins"),
-                             plain.get("group_margins"))  # fmt: skip
+        routes = make_routes(
+            plain["ids"],
+            plain["layers"],
+            EXPERTS,
+            plain["start"],
+            plain["missing"],
+            plain.get("margins"),
+            plain.get("group_margins"),
+        )
     lengths = {"prompt_length": plain["prompt_length"], "cached_tokens": plain["cached"] or None}
     return make_sample(routes, name, plain["prompt"], plain["response"], **lengths, **more)
 
@@ -138,7 +156,10 @@ def margined_pairs(draw):
             continue
         for name in ("margins", "group_margins")[: draw(st.integers(1, 2))]:
             side[name] = [
-                [None if (t, i) in side["missing"] else rng.choice(SOME_MARGINS)
-                 for i in range(len(side["layers"]))] for t in range(len(side["ids"]))
-            ]  # fmt: skip
+                [
+                    None if (t, i) in side["missing"] else rng.choice(SOME_MARGINS)
+                    for i in range(len(side["layers"]))
+                ]
+                for t in range(len(side["ids"]))
+            ]
     return pair

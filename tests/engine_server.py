@@ -13,21 +13,24 @@ __all__ = [
     "CUT",
     "CUT_CHUNKS",
     "DROP",
-    "HANG", "TRICKLE",
+    "HANG",
+    "TRICKLE",
     "EngineServer",
     "error",
     "recorded",
     "reply",
     "rollouts",
     "vllm_rollouts",
-]  # fmt: skip
+]
 
 DROP, HANG, CUT, CUT_CHUNKS, TRICKLE = "drop", "hang", "cut", "cut chunks", "trickle"
 _GETS = {
     "sglang": {"/get_model_info": SGLANG / "model_info.response.json"},
-    "vllm": {"/version": VLLM / "version.response.json",
-             "/v1/models": VLLM / "models.response.json"},
-}  # fmt: skip
+    "vllm": {
+        "/version": VLLM / "version.response.json",
+        "/v1/models": VLLM / "models.response.json",
+    },
+}
 NOT_FOUND = b'{"detail":"Not Found"}'
 
 
@@ -59,8 +62,10 @@ def vllm_rollouts():
     """The four choices of a recorded vLLM completion as four answers with ids of their own."""
     document = json.loads((VLLM / "completion_ids_n4.response.json").read_text("utf-8"))
     prompt = json.loads((VLLM / "completion_ids_n4.request.json").read_text("utf-8"))["prompt"]
-    answers = [{**document, "id": f"cmpl-{i}", "choices": [{**choice, "index": 0}]}
-               for i, choice in enumerate(document["choices"])]  # fmt: skip
+    answers = [
+        {**document, "id": f"cmpl-{i}", "choices": [{**choice, "index": 0}]}
+        for i, choice in enumerate(document["choices"])
+    ]
     return prompt, answers
 
 
@@ -150,8 +155,14 @@ class EngineServer:
         with self.lock:
             self.now += 1
             self.most = max(self.most, self.now)
-            self.posts.append(SimpleNamespace(path=handler.path, body=body, time=time.monotonic(),
-                                              headers=dict(handler.headers)))  # fmt: skip
+            self.posts.append(
+                SimpleNamespace(
+                    path=handler.path,
+                    body=body,
+                    time=time.monotonic(),
+                    headers=dict(handler.headers),
+                )
+            )
             fault = self.faults.pop(0) if self.faults else None
             if self.lives is not None:
                 self.lives -= 1

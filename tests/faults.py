@@ -33,29 +33,48 @@ class Base:
 
 
 BASES = (
-    Base("deepseek_v3 vllm", "recordings/vllm-0.32.0/deepseek_v3.bf16.grpo/samples.jsonl",
-         "hf/vllm.deepseek_v3.bf16.npz"),
-    Base("qwen3_moe vllm", "recordings/vllm-0.32.0/qwen3_moe.bf16.grpo/samples.jsonl",
-         "hf/vllm.qwen3_moe.bf16.npz"),
-    Base("qwen3_moe_soft sglang", "recordings/sglang-0.5.23/qwen3_moe_soft.bf16.grpo/"
-         "samples.jsonl.gz", "hf/sglang.qwen3_moe_soft.bf16.npz"),
-    Base("tiny_rl vllm", "tiny_rl/vllm.bf16/samples.jsonl", "tiny_rl/routes_v0.fp32.npz",
-         "tiny_rl/routes_v2.fp32.npz"),
-)  # fmt: skip
+    Base(
+        "deepseek_v3 vllm",
+        "recordings/vllm-0.32.0/deepseek_v3.bf16.grpo/samples.jsonl",
+        "hf/vllm.deepseek_v3.bf16.npz",
+    ),
+    Base(
+        "qwen3_moe vllm",
+        "recordings/vllm-0.32.0/qwen3_moe.bf16.grpo/samples.jsonl",
+        "hf/vllm.qwen3_moe.bf16.npz",
+    ),
+    Base(
+        "qwen3_moe_soft sglang",
+        "recordings/sglang-0.5.23/qwen3_moe_soft.bf16.grpo/samples.jsonl.gz",
+        "hf/sglang.qwen3_moe_soft.bf16.npz",
+    ),
+    Base(
+        "tiny_rl vllm",
+        "tiny_rl/vllm.bf16/samples.jsonl",
+        "tiny_rl/routes_v0.fp32.npz",
+        "tiny_rl/routes_v2.fp32.npz",
+    ),
+)
 
 
 def clean_pairs():
     """Every pair of recordings of the same tokens and weights, as paths."""
     vllm, sglang, hf = RECORDED / "vllm-0.32.0", RECORDED / "sglang-0.5.23", FIXTURES / "hf"
     names = ("qwen3_moe.bf16", "qwen3_moe.fp32", "qwen3_moe_soft.bf16")
-    pairs = [(vllm / f"{n}.grpo" / "samples.jsonl", hf / f"vllm.{n}.npz")
-             for n in (*names, "deepseek_v3.bf16", "deepseek_v3.fp32")]  # fmt: skip
+    pairs = [
+        (vllm / f"{n}.grpo" / "samples.jsonl", hf / f"vllm.{n}.npz")
+        for n in (*names, "deepseek_v3.bf16", "deepseek_v3.fp32")
+    ]
     pairs += [(sglang / f"{n}.grpo" / "samples.jsonl.gz", hf / f"sglang.{n}.npz") for n in names]
     tiny = FIXTURES / "tiny_rl"
-    pairs += [(tiny / "vllm.bf16" / "samples.jsonl", tiny / "routes_v0.fp32.npz"),
-              (tiny / "routes_v0.margins.parquet", tiny / "routes_v0.fp32.npz"),
-              (vllm / "qwen3_moe.bf16.chunked" / "samples.jsonl",
-               vllm / "qwen3_moe.bf16.grpo.async" / "samples.jsonl")]  # fmt: skip
+    pairs += [
+        (tiny / "vllm.bf16" / "samples.jsonl", tiny / "routes_v0.fp32.npz"),
+        (tiny / "routes_v0.margins.parquet", tiny / "routes_v0.fp32.npz"),
+        (
+            vllm / "qwen3_moe.bf16.chunked" / "samples.jsonl",
+            vllm / "qwen3_moe.bf16.grpo.async" / "samples.jsonl",
+        ),
+    ]
     return pairs
 
 
@@ -79,8 +98,13 @@ def with_ids(sample, ids_TLK, missing_TL=None, start=None):
     """The sample with other rows."""
     routes = sample.routes
     keep = routes.missing_TL if missing_TL is None else missing_TL
-    made = Routes(np.ascontiguousarray(ids_TLK, routes.ids_TLK.dtype), routes.layers_L,
-                  routes.num_experts, routes.start if start is None else start, keep)  # fmt: skip
+    made = Routes(
+        np.ascontiguousarray(ids_TLK, routes.ids_TLK.dtype),
+        routes.layers_L,
+        routes.num_experts,
+        routes.start if start is None else start,
+        keep,
+    )
     return replace(sample, routes=made)
 
 
@@ -134,8 +158,9 @@ def missing(place):
             first = {"front": 0, "end": last, "between": min(3, last - 1)}[place]
             mask = np.zeros(routes.ids_TLK.shape[:2], np.bool_)
             mask[first : first + size] = True
-            out[index] = with_ids(samples[index], np.where(mask[:, :, None], 0, routes.ids_TLK),
-                                  mask)  # fmt: skip
+            out[index] = with_ids(
+                samples[index], np.where(mask[:, :, None], 0, routes.ids_TLK), mask
+            )
         return out
 
     return spoil
@@ -236,13 +261,24 @@ def part_of_call(sample, tokens, prompt):
     """What a call had whose prompt is the first tokens of a sample and that ended at others."""
     ids = np.concatenate([sample.prompt_ids, sample.response_ids])[:tokens]
     routes = sample.routes
-    held = Routes(np.ascontiguousarray(routes.ids_TLK[: tokens - 1]), routes.layers_L,
-                  routes.num_experts, routes.start)  # fmt: skip
+    held = Routes(
+        np.ascontiguousarray(routes.ids_TLK[: tokens - 1]),
+        routes.layers_L,
+        routes.num_experts,
+        routes.start,
+    )
     return replace(
-        sample, routes=held, prompt_ids=ids[:prompt], response_ids=ids[prompt:],
-        prompt_length=prompt, response_length=tokens - prompt, logprobs=None, loss_mask=None,
-        weight_spans=(), cached_tokens=None,
-    )  # fmt: skip
+        sample,
+        routes=held,
+        prompt_ids=ids[:prompt],
+        response_ids=ids[prompt:],
+        prompt_length=prompt,
+        response_length=tokens - prompt,
+        logprobs=None,
+        loss_mask=None,
+        weight_spans=(),
+        cached_tokens=None,
+    )
 
 
 def two_calls(change):
@@ -329,8 +365,9 @@ def without_routes(sample, rng):
 def one_payload(samples, share, rng):
     """Of a group only the first sample has routes."""
     group = next(s.group_id or s.sample_id.rpartition("/")[0] for s in samples)
-    own = [i for i, s in enumerate(samples)
-           if (s.group_id or s.sample_id.rpartition("/")[0]) == group]  # fmt: skip
+    own = [
+        i for i, s in enumerate(samples) if (s.group_id or s.sample_id.rpartition("/")[0]) == group
+    ]
     return [replace(s, routes=None) if i in own[1:] else s for i, s in enumerate(samples)]
 
 
@@ -359,8 +396,9 @@ def sibling_prompt(samples, share, rng):
     groups = {}
     for i, s in enumerate(samples):
         groups.setdefault(s.prompt_ids.tobytes(), []).append(i)
-    index = next(own[1] for own in groups.values() if len(own) > 1
-                 and samples[own[1]].prompt_length >= 8)  # fmt: skip
+    index = next(
+        own[1] for own in groups.values() if len(own) > 1 and samples[own[1]].prompt_length >= 8
+    )
     sample = samples[index]
     ids = sample.routes.ids_TLK.copy()
     ids[: sample.prompt_length] = ids[: sample.prompt_length][::-1]
@@ -483,8 +521,13 @@ FAULTS = (
     Fault("last step not captured", "R003", of_samples(step_missing), structural=True),
     Fault("a row for the last token", "R004", of_samples(all_rows), structural=True),
     Fault("N - 2 rows everywhere", "R009", one_less_everywhere),
-    Fault("no routes", "R005", of_samples(without_routes), structural=True,
-          bases=("qwen3_moe_soft sglang", "tiny_rl vllm")),
+    Fault(
+        "no routes",
+        "R005",
+        of_samples(without_routes),
+        structural=True,
+        bases=("qwen3_moe_soft sglang", "tiny_rl vllm"),
+    ),
     Fault("one payload for n choices", "R007", one_payload, structural=True),
     Fault("one expert twice", "R102", by_run(twice), structural=True),
     Fault("axes transposed", "R103", of_samples(transposed), structural=True),
@@ -526,7 +569,7 @@ FAULTS = (
     Fault("prefix of other weights", "R709", later_prefix, True, bases=("tiny_rl vllm",)),
     Fault("samples swapped", "R710", samples_swapped, True),
     Fault("random rows", "R713", by_run(random_rows), True),
-)  # fmt: skip
+)
 
 
 def opened(path):

@@ -18,9 +18,17 @@ from unittest import mock
 import torch
 
 __all__ = [
-    "HAVE_MCORE_BRIDGE", "HAVE_VERL", "MPU", "balanced_partitions", "definitions",
-    "karmarkar_karp", "load_file", "on_rank", "split_cp_inputs", "verl_util",
-]  # fmt: skip
+    "HAVE_MCORE_BRIDGE",
+    "HAVE_VERL",
+    "MPU",
+    "balanced_partitions",
+    "definitions",
+    "karmarkar_karp",
+    "load_file",
+    "on_rank",
+    "split_cp_inputs",
+    "verl_util",
+]
 
 HAVE_VERL = importlib.util.find_spec("verl") is not None
 HAVE_MCORE_BRIDGE = importlib.util.find_spec("mcore_bridge") is not None

@@ -22,9 +22,15 @@ from routectl.dump import Sample
 from routectl.forward import RunOptions, prepare, run_forward
 
 __all__ = [
-    "checkpoint_of", "forward", "hooked", "load", "quiet", "real_checkpoint", "sample_of",
+    "checkpoint_of",
+    "forward",
+    "hooked",
+    "load",
+    "quiet",
+    "real_checkpoint",
+    "sample_of",
     "samples",
-]  # fmt: skip
+]
 
 BIASES = ("e_score_correction_bias", "expert_bias", "balancing_biases")
 
@@ -134,8 +140,9 @@ def hooked(model, inputs, *, padded=False):
         handles.append(router.register_forward_hook(after(layer)))
     patches = [
         mock.patch.object(place, name, noting(name))
-        for name in real for place in (torch, torch.Tensor)
-    ]  # fmt: skip
+        for name in real
+        for place in (torch, torch.Tensor)
+    ]
     found = []
     with contextlib.ExitStack() as stack:
         for patch in patches:

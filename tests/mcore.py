@@ -37,10 +37,15 @@ def on_cpu():
         torch.compiler.set_stance("force_eager"),
     ):
         yield SimpleNamespace(
-            state=parallel_state, Config=TransformerConfig, Router=TopKRouter, MoELayer=MoELayer,
-            Replay=RouterReplay, Action=RouterReplayAction, specs=get_gpt_decoder_block_spec,
+            state=parallel_state,
+            Config=TransformerConfig,
+            Router=TopKRouter,
+            MoELayer=MoELayer,
+            Replay=RouterReplay,
+            Action=RouterReplayAction,
+            specs=get_gpt_decoder_block_spec,
             offset=get_transformer_layer_offset,
-        )  # fmt: skip
+        )
     RouterReplay.clear_global_router_replay_instances()
 
 
@@ -50,13 +55,23 @@ def config_of(core, num_layers=5, pp=1, vpp=1, layout=None, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of defaults that are deprecated
         return core.Config(
-            num_layers=num_layers, hidden_size=HIDDEN, num_attention_heads=2, ffn_hidden_size=32,
-            moe_ffn_hidden_size=32, num_moe_experts=32, moe_router_topk=4, add_bias_linear=False,
-            moe_router_load_balancing_type="none", moe_enable_routing_replay=True,
-            pipeline_model_parallel_size=pp, pipeline_dtype=torch.float32,
+            num_layers=num_layers,
+            hidden_size=HIDDEN,
+            num_attention_heads=2,
+            ffn_hidden_size=32,
+            moe_ffn_hidden_size=32,
+            num_moe_experts=32,
+            moe_router_topk=4,
+            add_bias_linear=False,
+            moe_router_load_balancing_type="none",
+            moe_enable_routing_replay=True,
+            pipeline_model_parallel_size=pp,
+            pipeline_dtype=torch.float32,
             virtual_pipeline_model_parallel_size=vpp if vpp > 1 else None,
-            pipeline_model_parallel_layout=layout, use_cpu_initialization=True, **options,
-        )  # fmt: skip
+            pipeline_model_parallel_layout=layout,
+            use_cpu_initialization=True,
+            **options,
+        )
 
 
 def build(core, config, pp_rank=0):

@@ -32,13 +32,22 @@ def config_for(layers, freq, **options):
     from megatron.core.transformer import TransformerConfig
 
     given = {
-        "num_layers": layers, "hidden_size": HIDDEN, "num_attention_heads": 2,
-        "ffn_hidden_size": 128, "moe_ffn_hidden_size": 32, "num_moe_experts": EXPERTS,
-        "moe_router_topk": TOP_K, "add_bias_linear": False, "moe_layer_freq": freq,
-        "moe_router_load_balancing_type": "none", "moe_router_score_function": "sigmoid",
-        "moe_router_enable_expert_bias": True, "use_cpu_initialization": True,
-        "params_dtype": torch.bfloat16, "bf16": True,
-    }  # fmt: skip
+        "num_layers": layers,
+        "hidden_size": HIDDEN,
+        "num_attention_heads": 2,
+        "ffn_hidden_size": 128,
+        "moe_ffn_hidden_size": 32,
+        "num_moe_experts": EXPERTS,
+        "moe_router_topk": TOP_K,
+        "add_bias_linear": False,
+        "moe_layer_freq": freq,
+        "moe_router_load_balancing_type": "none",
+        "moe_router_score_function": "sigmoid",
+        "moe_router_enable_expert_bias": True,
+        "use_cpu_initialization": True,
+        "params_dtype": torch.bfloat16,
+        "bf16": True,
+    }
     return TransformerConfig(**{**given, **options})
 
 
@@ -57,9 +66,13 @@ def gpt(config, pp_rank=0, **stage):
     if config.mtp_num_layers:
         mtp = get_gpt_mtp_block_spec(config, spec, use_transformer_engine=False)
     model = GPTModel(
-        config=config, transformer_layer_spec=spec, mtp_block_spec=mtp, vocab_size=64,
-        max_sequence_length=32, **stage,
-    )  # fmt: skip
+        config=config,
+        transformer_layer_spec=spec,
+        mtp_block_spec=mtp,
+        vocab_size=64,
+        max_sequence_length=32,
+        **stage,
+    )
     for name, tensor in model.named_buffers():
         if name.endswith("expert_bias"):
             tensor.copy_(torch.randn(tensor.shape))
@@ -86,8 +99,9 @@ def save_dist(folder, model, iteration=7):
 
     place = folder / f"iter_{iteration:07d}"
     place.mkdir(parents=True)
-    args = argparse.Namespace(num_layers=model.config.num_layers, moe_router_topk=TOP_K,
-                              params_dtype=torch.bfloat16)  # fmt: skip
+    args = argparse.Namespace(
+        num_layers=model.config.num_layers, moe_router_topk=TOP_K, params_dtype=torch.bfloat16
+    )
     state = {"model": model.sharded_state_dict(), "iteration": iteration, "args": args}
     dist_checkpointing.save(state, place)
     (folder / "latest_checkpointed_iteration.txt").write_text(f"{iteration}\n")
@@ -112,15 +126,24 @@ def save_legacy(folder, pp, vpp, options, freq):
     from megatron.core.transformer.enums import AttnBackend
 
     config = config_for(
-        len(freq), freq, pipeline_model_parallel_size=pp, pipeline_dtype=torch.bfloat16,
-        virtual_pipeline_model_parallel_size=vpp if vpp > 1 else None, **options,
-    )  # fmt: skip
+        len(freq),
+        freq,
+        pipeline_model_parallel_size=pp,
+        pipeline_dtype=torch.bfloat16,
+        virtual_pipeline_model_parallel_size=vpp if vpp > 1 else None,
+        **options,
+    )
     known = {OWN_NAMES.get(k, k): v for k, v in options.items()}
     args = argparse.Namespace(
-        num_layers=len(freq), pipeline_model_parallel_size=pp, moe_router_topk=TOP_K,
+        num_layers=len(freq),
+        pipeline_model_parallel_size=pp,
+        moe_router_topk=TOP_K,
         virtual_pipeline_model_parallel_size=vpp if vpp > 1 else None,
-        params_dtype=torch.bfloat16, attention_backend=AttnBackend.auto, betas=(0.9, 0.95), **known,
-    )  # fmt: skip
+        params_dtype=torch.bfloat16,
+        attention_backend=AttnBackend.auto,
+        betas=(0.9, 0.95),
+        **known,
+    )
     truth = {}
     for pp_rank in range(pp):
         state = {"args": args, "checkpoint_version": 3.0, "iteration": 12}
@@ -136,8 +159,12 @@ def save_legacy(folder, pp, vpp, options, freq):
                 chunk = gpt(config, pp_rank, vp_stage=v if vpp > 1 else None, **stage)
                 truth |= routers(chunk, pp_rank)
             state[f"model{v}" if vpp > 1 else "model"] = chunk.state_dict_for_save_checkpoint()
-        state["rng_state"] = [{"np_rng_state": np.random.RandomState(0).get_state(),
-                               "torch_rng_state": torch.get_rng_state()}]  # fmt: skip
+        state["rng_state"] = [
+            {
+                "np_rng_state": np.random.RandomState(0).get_state(),
+                "torch_rng_state": torch.get_rng_state(),
+            }
+        ]
         rank = "mp_rank_00" + (f"_{pp_rank:03d}" if pp > 1 else "")
         place = folder / "iter_0000012" / rank
         place.mkdir(parents=True)

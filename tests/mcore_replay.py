@@ -22,33 +22,46 @@ __all__ = ["LENGTH", "SAMPLES", "VARIANTS"]
 
 LENGTH, SAMPLES = 24, 3
 OPTIONS = {
-    "gradient_accumulation_fusion": False, "bias_dropout_fusion": False,
-    "masked_softmax_fusion": False, "persist_layer_norm": False, "attention_dropout": 0.0,
-    "hidden_dropout": 0.0, "moe_token_dispatcher_type": "allgather",
-}  # fmt: skip
+    "gradient_accumulation_fusion": False,
+    "bias_dropout_fusion": False,
+    "masked_softmax_fusion": False,
+    "persist_layer_norm": False,
+    "attention_dropout": 0.0,
+    "hidden_dropout": 0.0,
+    "moe_token_dispatcher_type": "allgather",
+}
 SOFTMAX = {"moe_router_score_function": "softmax", "moe_router_enable_expert_bias": False}
 GROUPS = {"moe_router_num_groups": 4, "moe_router_group_topk": 2}
 EXACT = {"params_dtype": torch.float32, "bf16": False}
 VARIANTS = {  # name: how it is saved, moe_layer_freq, options beside sigmoid + expert bias
     "post_softmax": ("common.pt", 1, SOFTMAX),
     "pre_softmax": ("common.pt", [0, 1, 1], {**SOFTMAX, "moe_router_pre_softmax": True}),
-    "groups": ("common.pt", [0, 1, 1],
-               {**GROUPS, "moe_router_topk_scaling_factor": 2.5, "moe_router_dtype": "fp64"}),
+    "groups": (
+        "common.pt",
+        [0, 1, 1],
+        {**GROUPS, "moe_router_topk_scaling_factor": 2.5, "moe_router_dtype": "fp64"},
+    ),
     "linear_bias": ("common.pt", [0, 1, 1], {"add_bias_linear": True, **EXACT}),
     "common_state": ("common_state", [0, 1, 1], {"moe_router_dtype": "fp32"}),
     "torch_dcp": ("dcp", [0, 1, 1], GROUPS),
     "legacy": ("legacy", [0, 1, 1], {"moe_router_dtype": "fp32"}),
-}  # fmt: skip
+}
 
 
 def arguments(config):
     """What of Megatron's argument list is about routing: its names are those of its config."""
-    routing = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)
-               if field.name.startswith("moe_")}  # fmt: skip
+    routing = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.name.startswith("moe_")
+    }
     return argparse.Namespace(
-        num_layers=config.num_layers, num_experts=config.num_moe_experts,
-        add_bias_linear=config.add_bias_linear, params_dtype=config.params_dtype, **routing,
-    )  # fmt: skip
+        num_layers=config.num_layers,
+        num_experts=config.num_moe_experts,
+        add_bias_linear=config.add_bias_linear,
+        params_dtype=config.params_dtype,
+        **routing,
+    )
 
 
 def save(place, how, model):

@@ -64,11 +64,17 @@ def tensors_of(model, layer):
     named = {**dict(router.named_parameters()), **dict(router.named_buffers())}
     weight = next((named[name] for name in WEIGHTS if name in named), None)
     return Tensors(
-        *(None if tensor is None else tensor.detach() for tensor in (
-            weight, named.get("bias"), expert_bias(model, layer), named.get("tid2eid"),
-            named.get("per_expert_scale"),
-        ))
-    )  # fmt: skip
+        *(
+            None if tensor is None else tensor.detach()
+            for tensor in (
+                weight,
+                named.get("bias"),
+                expert_bias(model, layer),
+                named.get("tid2eid"),
+                named.get("per_expert_scale"),
+            )
+        )
+    )
 
 
 @torch.no_grad()
@@ -77,9 +83,10 @@ def call(model, layer, hidden_TD, columns, token_ids_T=None):
     router, tensors = routers(model)[layer], tensors_of(model, layer)
     rest = list(inspect.signature(router.forward).parameters)[1:2]
     arguments = {
-        "expert_bias": tensors.expert_bias, "e_score_correction_bias": tensors.expert_bias,
+        "expert_bias": tensors.expert_bias,
+        "e_score_correction_bias": tensors.expert_bias,
         "input_ids": token_ids_T,
-    }  # fmt: skip
+    }
     second = [arguments[name] for name in rest if name in arguments]
     logits = []
     if hasattr(router, "proj"):

@@ -103,8 +103,12 @@ def join(old, new, rule):
                     pairs.append((i, j))
         return sorted(pairs)
 
-    by_id = [(i, j) for i in range(len(old)) for j in range(len(new))
-             if old[i][0] == new[j][0] and once(old[i][0])]  # fmt: skip
+    by_id = [
+        (i, j)
+        for i in range(len(old))
+        for j in range(len(new))
+        if old[i][0] == new[j][0] and once(old[i][0])
+    ]
     by_order = list(zip(range(len(old)), range(len(new)), strict=False))
     if rule in ("id", "order"):
         pairs = by_id if rule == "id" else by_order
@@ -275,8 +279,11 @@ def compared_margins(pairs, layers, *, tokens="all", by_prompt=False):
 def flip_classes(rows, eps):
     """Rows with a margin, ties, near-ties and clear flips among compared_margins, and their lower
     margins in order."""
-    known = [(min(m for m in (a, b) if m is not None), flip) for _, a, b, flip in rows
-             if (a, b) != (None, None)]  # fmt: skip
+    known = [
+        (min(m for m in (a, b) if m is not None), flip)
+        for _, a, b, flip in rows
+        if (a, b) != (None, None)
+    ]
     lower = sorted(margin for margin, flip in known if flip)
     ties = sum(m == 0 for m in lower)
     near = sum(0 < m <= eps for m in lower)

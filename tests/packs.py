@@ -20,9 +20,17 @@ __all__ = ["KINDS", "Batch", "batches", "check_rows", "expected_rows", "ranks_of
 
 # K, E and the dtype of the tensors: odd widths, ids of one and of two bytes, K = E
 KINDS = [
-    (1, 1, "uint8"), (1, 300, "int32"), (2, 6, "int8"), (3, 300, "int16"), (4, 32, None),
-    (5, 256, "uint8"), (6, 300, "uint16"), (7, 8, "int32"), (8, 8, "int16"), (9, 300, "int64"),
-]  # fmt: skip
+    (1, 1, "uint8"),
+    (1, 300, "int32"),
+    (2, 6, "int8"),
+    (3, 300, "int16"),
+    (4, 32, None),
+    (5, 256, "uint8"),
+    (6, 300, "uint16"),
+    (7, 8, "int32"),
+    (8, 8, "int16"),
+    (9, 300, "int64"),
+]
 LAYERS = (1, 2, 3, 5)
 PIPELINES = [
     None,

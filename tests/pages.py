@@ -85,13 +85,20 @@ def hostile_document():
     ids[..., 1] = 1
     other = ids.copy()
     other[..., 1] = 2
-    about = {"layers": (0, 1), "experts": 4, "path": HOSTILE[0], "engine": HOSTILE[1],
-             "engine_version": HOSTILE[3], "model": HOSTILE[4]}  # fmt: skip
+    about = {
+        "layers": (0, 1),
+        "experts": 4,
+        "path": HOSTILE[0],
+        "engine": HOSTILE[1],
+        "engine_version": HOSTILE[3],
+        "model": HOSTILE[4],
+    }
     sides = (
-        make_dump([Sample(Routes(array, (0, 1), 4), name, prompt_length=2) for name in HOSTILE],
-                  **about)
+        make_dump(
+            [Sample(Routes(array, (0, 1), 4), name, prompt_length=2) for name in HOSTILE], **about
+        )
         for array in (ids, other)
-    )  # fmt: skip
+    )
     return diff_document(diff_as(*sides, DiffOptions(match="id", examples=20, detail=True)))
 
 
@@ -118,9 +125,13 @@ def large_dumps(samples, tokens, layers=48, top_k=8, experts=128):
 
         def load(i):
             return Sample(
-                Routes(of_sample(i), numbers, experts), f"sample-{i}", prompt_ids=words[:100],
-                response_ids=words[100:] + i, prompt_length=100, response_length=tokens - 99,
-            )  # fmt: skip
+                Routes(of_sample(i), numbers, experts),
+                f"sample-{i}",
+                prompt_ids=words[:100],
+                response_ids=words[100:] + i,
+                prompt_length=100,
+                response_length=tokens - 99,
+            )
 
         return Dump(DumpMeta(path, "native", numbers, experts, top_k), keys, load)
 

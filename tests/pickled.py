@@ -17,8 +17,15 @@ import numpy as np
 import torch
 
 __all__ = [
-    "ROLL", "SKYRL", "VERL", "NoRoll", "installed", "roll_pickle", "skyrl_batch", "verl_proto",
-]  # fmt: skip
+    "ROLL",
+    "SKYRL",
+    "VERL",
+    "NoRoll",
+    "installed",
+    "roll_pickle",
+    "skyrl_batch",
+    "verl_proto",
+]
 
 VERL, SKYRL = "verl.protocol", "skyrl.backends.skyrl_train.training_batch"
 ROLL = "roll.distributed.scheduler.protocol"
@@ -37,14 +44,20 @@ def verl_proto():
     import tensordict  # noqa: F401 - before the stubs, so that it stays loaded
 
     platform = SimpleNamespace(is_available=lambda: False)
-    module = foreign.load_file("verl", "protocol.py", {
-        "ray": {"ObjectRef": object},
-        "verl.utils.device": {"get_device_id": None, "get_torch_device": lambda: platform},
-        "verl.utils.py_functional": {"list_of_dict_to_dict_of_list": None,
-                                     "union_two_dict": lambda a, b: a | b},
-        "verl.utils.torch_functional": {"allgather_dict_tensors": None},
-        "verl.utils.transferqueue_utils": dict.fromkeys(["BatchMeta", "KVBatchMeta"]),
-    })  # fmt: skip
+    module = foreign.load_file(
+        "verl",
+        "protocol.py",
+        {
+            "ray": {"ObjectRef": object},
+            "verl.utils.device": {"get_device_id": None, "get_torch_device": lambda: platform},
+            "verl.utils.py_functional": {
+                "list_of_dict_to_dict_of_list": None,
+                "union_two_dict": lambda a, b: a | b,
+            },
+            "verl.utils.torch_functional": {"allgather_dict_tensors": None},
+            "verl.utils.transferqueue_utils": dict.fromkeys(["BatchMeta", "KVBatchMeta"]),
+        },
+    )
     module.DataProto.__module__ = VERL
     return module.DataProto
 
@@ -103,5 +116,6 @@ def roll_pickle(tensors, columns, about):
         objects[name] = np.empty(size, object)
         objects[name][:] = values
     with installed(ROLL, DataProto=NoRoll):
-        return pickle.dumps(NoRoll(TensorDict(tensors, [size]), objects, about),
-                            pickle.HIGHEST_PROTOCOL)  # fmt: skip
+        return pickle.dumps(
+            NoRoll(TensorDict(tensors, [size]), objects, about), pickle.HIGHEST_PROTOCOL
+        )

@@ -15,10 +15,13 @@ DUMPS = {
     "trainer": FIXTURES / "tiny_rl" / "routes_v0.fp32.npz",
     "whole": FIXTURES / "hf" / "vllm.qwen3_moe.bf16.npz",
     "start": FIXTURES / "recordings" / "vllm-0.32.0" / "qwen3_moe.bf16.start" / "samples.jsonl",
-    "sglang": FIXTURES / "recordings" / "sglang-0.5.23" / "qwen3_moe.bf16.start"
+    "sglang": FIXTURES
+    / "recordings"
+    / "sglang-0.5.23"
+    / "qwen3_moe.bf16.start"
     / "samples.jsonl.gz",
     "config": DEEPSEEK_CONFIG,
-}  # fmt: skip
+}
 
 
 def run(capsys, *args):

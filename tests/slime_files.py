@@ -46,20 +46,30 @@ def slime_sample(**more):
         "session_id": None,
         "non_generation_time": 0.25,
         "spec_info": dict.fromkeys(
-            ("spec_accept_token_num", "spec_draft_token_num", "spec_verify_ct",
-             "completion_token_num"), 0,
+            (
+                "spec_accept_token_num",
+                "spec_draft_token_num",
+                "spec_verify_ct",
+                "completion_token_num",
+            ),
+            0,
         ),
         "prefix_cache_info": {"cached_tokens": 1, "total_prompt_tokens": 2},
         **more,
-    }  # fmt: skip
+    }
 
 
 def short_sample(**more):
     """A second sample, of two tokens."""
     return slime_sample(
-        index=13, tokens=[9, 4], response_length=1, loss_mask=[1], rollout_log_probs=[-1.0],
-        rollout_routed_experts=all_layers(B_IDS), **more,
-    )  # fmt: skip
+        index=13,
+        tokens=[9, 4],
+        response_length=1,
+        loss_mask=[1],
+        rollout_log_probs=[-1.0],
+        rollout_routed_experts=all_layers(B_IDS),
+        **more,
+    )
 
 
 def save_rollout(path, *samples):

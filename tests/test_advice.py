@@ -112,8 +112,9 @@ def test_a_broken_capture_sends_to_check(every, said):
     assert finding.alarm
     assert "routectl check --against" in finding.text
     assert any(said in line for line in finding.evidence)
-    assert any("layer 0, the first, flip at a margin above 0.001" in line
-               for line in finding.evidence)  # fmt: skip
+    assert any(
+        "layer 0, the first, flip at a margin above 0.001" in line for line in finding.evidence
+    )
 
 
 def test_without_margins_the_noise_floor_judges():
@@ -201,13 +202,16 @@ def test_thresholds_are_of_the_four_comparisons(tiny, scored):
     mismatch, two, total = held(tiny, "mismatch:2%", "staleness@lag2:12.3%", "total:0.12")
     assert (mismatch.metric, mismatch.value) == ("mismatch", 2055 / 101616)
     assert (two.threshold, two.metric, two.value) == (
-        "staleness@lag2:12.3%", "staleness@lag2", 12565 / 101616
-    )  # fmt: skip
+        "staleness@lag2:12.3%",
+        "staleness@lag2",
+        12565 / 101616,
+    )
     assert (total.metric, total.value, total.limit) == ("total", 12780 / 101616, 0.12)
     every = held(tiny, "staleness:5%", "staleness@*:10%", "mismatch@5:3%")
     assert [(f.metric, f.layer) for f in every[:2]] == [
-        ("staleness@lag1", None), ("staleness@lag2", None)
-    ]  # fmt: skip
+        ("staleness@lag1", None),
+        ("staleness@lag2", None),
+    ]
     assert every[-1].layer == 5
     assert {f.layer for f in every[2:-1]} == {3, 4, 5}
     assert held(scored, "f2:0.1%", "total_f2:1%") == ()

@@ -51,8 +51,9 @@ def prompts_file(folder, *prompts):
 
 def all_prompts(folder):
     """The ten prompts of SGLang's recorded rollouts, p0 to p9."""
-    return prompts_file(folder, *({"id": f"p{i}", "prompt_token_ids": list(ids)}
-                                  for i, ids in enumerate(ROLLOUTS)))  # fmt: skip
+    return prompts_file(
+        folder, *({"id": f"p{i}", "prompt_token_ids": list(ids)} for i, ids in enumerate(ROLLOUTS))
+    )
 
 
 def one_prompt(folder):
@@ -81,16 +82,18 @@ def test_recorded_requests_are_asked_and_their_answers_kept(
     target, lines = tmp_path / "dump.parquet", tmp_path / "dump.jsonl"
     with EngineServer(engine, recorded(ENGINES[engine], name)) as server:
         for path in (target, lines):
-            done = run(capsys, "capture", server.url, "--prompts", prompts, "-o", path, *flags,
-                       *QUIET)  # fmt: skip
+            done = run(
+                capsys, "capture", server.url, "--prompts", prompts, "-o", path, *flags, *QUIET
+            )
             assert (done.code, done.out) == (0, ""), done.err
             assert done.err.splitlines()[-1] == f"routectl: wrote {path}: 1 sample"
     body = server.posts[0].body
     assert {k: v for k, v in body.items() if k not in added} == {
         k: v for k, v in asked.items() if k not in left
     }
-    (ours,), (theirs,) = (open_dump(p, model=QWEN)
-                          for p in (target, ENGINES[engine] / f"{name}.response.json"))  # fmt: skip
+    (ours,), (theirs,) = (
+        open_dump(p, model=QWEN) for p in (target, ENGINES[engine] / f"{name}.response.json")
+    )
     assert alike(ours, theirs)
     assert (ours.sample_id, ours.group_id) == ("a/0", "g")
     raw = (ENGINES[engine] / f"{name}.response.json").read_bytes()
@@ -104,9 +107,22 @@ def test_recorded_requests_are_asked_and_their_answers_kept(
 def test_many_samples_of_many_prompts_come_in_order(tmp_path, capsys):
     """Forty samples asked eight at a time are those of the engine, in the order of the prompts."""
     with EngineServer("sglang", ROLLOUTS, pace_s=0.02) as server:
-        done = run(capsys, "capture", server.url, "--prompts", all_prompts(tmp_path), "-o",
-                   tmp_path / "dump.parquet", "--n", 4, "--concurrency", 8, "--seed", 7,
-                   *QUIET)  # fmt: skip
+        done = run(
+            capsys,
+            "capture",
+            server.url,
+            "--prompts",
+            all_prompts(tmp_path),
+            "-o",
+            tmp_path / "dump.parquet",
+            "--n",
+            4,
+            "--concurrency",
+            8,
+            "--seed",
+            7,
+            *QUIET,
+        )
     assert done.code == 0, done.err
     dump = open_dump(tmp_path / "dump.parquet")
     assert [s.sample_id for s in dump] == [f"p{i}/{j}" for i in range(10) for j in range(4)]
@@ -125,8 +141,18 @@ def test_vllm_samples_have_ids_of_their_own(tmp_path, capsys):
     prompt, answers = vllm_rollouts()
     prompts = prompts_file(tmp_path, {"prompt": prompt})
     with EngineServer("vllm", {tuple(prompt): answers}) as server:
-        done = run(capsys, "capture", server.url, "--prompts", prompts, "-o",
-                   tmp_path / "dump.parquet", "--n", 4, *QUIET)  # fmt: skip
+        done = run(
+            capsys,
+            "capture",
+            server.url,
+            "--prompts",
+            prompts,
+            "-o",
+            tmp_path / "dump.parquet",
+            "--n",
+            4,
+            *QUIET,
+        )
     assert done.code == 0, done.err
     assert "vllm 0.32.0, model qwen3_moe" in done.err
     dump = open_dump(tmp_path / "dump.parquet")
@@ -160,8 +186,17 @@ PASSING = {
 def test_trouble_that_passes_is_tried_again(tmp_path, capsys, faults):
     """After a passing fault the request is sent again, and the dump is whole."""
     with EngineServer("sglang", recorded(SGLANG, "generate_ids"), faults) as server:
-        done = run(capsys, "capture", server.url, "--prompts", one_prompt(tmp_path), "-o",
-                   tmp_path / "dump.parquet", *QUIET, *FAST)  # fmt: skip
+        done = run(
+            capsys,
+            "capture",
+            server.url,
+            "--prompts",
+            one_prompt(tmp_path),
+            "-o",
+            tmp_path / "dump.parquet",
+            *QUIET,
+            *FAST,
+        )
     assert done.code == 0, done.err
     assert len(server.posts) == len(faults) + 1
     assert len(open_dump(tmp_path / "dump.parquet")) == 1
@@ -171,8 +206,19 @@ def test_trouble_that_passes_is_tried_again(tmp_path, capsys, faults):
 def test_a_server_that_hangs_is_asked_again(tmp_path, capsys, fault):
     """An answer that is not whole within the time is asked for again, be it a byte at a time."""
     with EngineServer("sglang", recorded(SGLANG, "generate_ids"), [fault]) as server:
-        done = run(capsys, "capture", server.url, "--prompts", one_prompt(tmp_path), "-o",
-                   tmp_path / "dump.parquet", *QUIET, *FAST[:-2], "--timeout", 0.4)  # fmt: skip
+        done = run(
+            capsys,
+            "capture",
+            server.url,
+            "--prompts",
+            one_prompt(tmp_path),
+            "-o",
+            tmp_path / "dump.parquet",
+            *QUIET,
+            *FAST[:-2],
+            "--timeout",
+            0.4,
+        )
     assert done.code == 0, done.err
     assert len(server.posts) == 2
 
@@ -181,8 +227,17 @@ def test_retry_after_is_kept(tmp_path, capsys):
     """The next try comes no sooner than the server asked for."""
     busy = error(429, Retry_After=1)
     with EngineServer("sglang", recorded(SGLANG, "generate_ids"), [busy]) as server:
-        done = run(capsys, "capture", server.url, "--prompts", one_prompt(tmp_path), "-o",
-                   tmp_path / "dump.parquet", *QUIET, *FAST)  # fmt: skip
+        done = run(
+            capsys,
+            "capture",
+            server.url,
+            "--prompts",
+            one_prompt(tmp_path),
+            "-o",
+            tmp_path / "dump.parquet",
+            *QUIET,
+            *FAST,
+        )
     assert done.code == 0, done.err
     first, second = (post.time for post in server.posts)
     assert second - first >= 1.0
@@ -209,9 +264,14 @@ def test_retry_after_may_be_a_date():
 
 def test_a_pair_names_its_samples(tmp_path):
     """What stands beside request and response comes before the response's own names."""
-    pair = {"sample_id": "s", "group_id": 3, "engine": "mine", "engine_version": "1",
-            "request": request_of(VLLM, "completion_ids_n4"),
-            "response": response_of(VLLM, "completion_ids_n4")}  # fmt: skip
+    pair = {
+        "sample_id": "s",
+        "group_id": 3,
+        "engine": "mine",
+        "engine_version": "1",
+        "request": request_of(VLLM, "completion_ids_n4"),
+        "response": response_of(VLLM, "completion_ids_n4"),
+    }
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps(pair) + "\n")
     dump = open_dump(path, model=QWEN)
@@ -230,31 +290,55 @@ BAD_SHAPE = recorded(SGLANG, "generate_ids").body.replace(
     b'"routed_experts":"', b'"routed_experts":"AAAA'
 )
 FINAL = {
-    "SGLang without the flag": ("sglang", recorded(SGLANG, "generate_not_asked"),
-        ["no routed_experts in the answer", "--enable-return-routed-experts", "launch_server"]),
-    "vLLM without the flag": ("vllm", without_routes(),
-        ["no routed_experts in the answer", "--enable-return-routed-experts", "vllm serve"]),
-    "400": ("sglang", error(400, "the prompt is too long"),
-        ["400: the prompt is too long", "--skip-refused"]),
-    "recorded 400": ("vllm", reply((VLLM / "completion_start_too_far.response.json").read_bytes(),
-        400), ["400: routed_experts_prompt_start must be between"]),
-    "403 of the endpoint": ("vllm", reply((VLLM / "generate_tokens.response.json").read_bytes(),
-        403), ["403: Scale-out endpoints are disabled"]),
+    "SGLang without the flag": (
+        "sglang",
+        recorded(SGLANG, "generate_not_asked"),
+        ["no routed_experts in the answer", "--enable-return-routed-experts", "launch_server"],
+    ),
+    "vLLM without the flag": (
+        "vllm",
+        without_routes(),
+        ["no routed_experts in the answer", "--enable-return-routed-experts", "vllm serve"],
+    ),
+    "400": (
+        "sglang",
+        error(400, "the prompt is too long"),
+        ["400: the prompt is too long", "--skip-refused"],
+    ),
+    "recorded 400": (
+        "vllm",
+        reply((VLLM / "completion_start_too_far.response.json").read_bytes(), 400),
+        ["400: routed_experts_prompt_start must be between"],
+    ),
+    "403 of the endpoint": (
+        "vllm",
+        reply((VLLM / "generate_tokens.response.json").read_bytes(), 403),
+        ["403: Scale-out endpoints are disabled"],
+    ),
     "401": ("sglang", error(401, "no"), ["401: no", "--api-key-file"]),
     "404": ("sglang", reply(b'{"detail":"Not Found"}', 404), ["404: Not Found"]),
-    "redirect": ("sglang", reply(b"", 307, Location="https://else.where/"),
-        ["307: redirected to https://else.where/"]),
-    "HTML": ("sglang", reply(b"<html><body>Sign in</body></html>", kind="text/html"),
-        ["no answer of an engine: got '<html><body>"]),
+    "redirect": (
+        "sglang",
+        reply(b"", 307, Location="https://else.where/"),
+        ["307: redirected to https://else.where/"],
+    ),
+    "HTML": (
+        "sglang",
+        reply(b"<html><body>Sign in</body></html>", kind="text/html"),
+        ["no answer of an engine: got '<html><body>"],
+    ),
     "other JSON": ("sglang", reply(b'{"hello": "world"}'), ["JSON without routed_experts"]),
     "a number": ("sglang", reply(b"7"), ["no response: got int"]),
     "error with 200": ("sglang", error(200, "odd"), ["an error response: odd"]),
-    "several sequences": ("sglang", recorded(SGLANG, "generate_batch_n2"),
-        ["got 6 sequences, expected 1"]),
+    "several sequences": (
+        "sglang",
+        recorded(SGLANG, "generate_batch_n2"),
+        ["got 6 sequences, expected 1"],
+    ),
     "other rows": ("sglang", reply(BAD_SHAPE), ["sample 0/0"]),
     "never": ("sglang", error(500, "broken"), ["500: broken; gave up after 4 tries"]),
     "long wait": ("sglang", error(503, "busy", Retry_After=3600), ["it asks to wait 3600 s"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("engine", "answer", "said"), FINAL.values(), ids=FINAL.keys())
@@ -262,8 +346,17 @@ def test_trouble_that_stays_ends_the_run(tmp_path, capsys, engine, answer, said)
     """The run ends after the first such answer with exit 2 and one line, and nothing is written."""
     prompts = prompts_file(tmp_path, *({"input_ids": [5, 6, i]} for i in range(20)))
     with EngineServer(engine, answer) as server:
-        done = run(capsys, "capture", server.url, "--prompts", prompts, "-o",
-                   tmp_path / "dump.parquet", *QUIET, *FAST)  # fmt: skip
+        done = run(
+            capsys,
+            "capture",
+            server.url,
+            "--prompts",
+            prompts,
+            "-o",
+            tmp_path / "dump.parquet",
+            *QUIET,
+            *FAST,
+        )
     assert (done.code, done.out) == (2, "")
     assert "Traceback" not in done.err
     assert all(part in done.err for part in said), done.err
@@ -287,8 +380,18 @@ def test_no_server_and_no_engine(tmp_path, capsys):
 def test_an_endpoint_is_asked_unseen(tmp_path, capsys):
     """With --endpoint generate no other path of the server is touched."""
     with EngineServer("none", recorded(SGLANG, "generate_ids")) as server:
-        done = run(capsys, "capture", server.url, "--prompts", one_prompt(tmp_path), "-o",
-                   tmp_path / "dump.parquet", "--endpoint", "generate", *QUIET)  # fmt: skip
+        done = run(
+            capsys,
+            "capture",
+            server.url,
+            "--prompts",
+            one_prompt(tmp_path),
+            "-o",
+            tmp_path / "dump.parquet",
+            "--endpoint",
+            "generate",
+            *QUIET,
+        )
     assert done.code == 0, done.err
     assert (server.gets, server.posts[0].path) == ([], "/generate")
 
@@ -298,9 +401,25 @@ def test_inference_of_vllm_takes_tokens(tmp_path, capsys):
     asked = request_of(VLLM, "generate_tokens")
     prompts = prompts_file(tmp_path, {"prompt_token_ids": asked["token_ids"]})
     with EngineServer("vllm", recorded(VLLM, "completion_ids")) as server:
-        done = run(capsys, "capture", server.url, "--prompts", prompts, "-o",
-                   tmp_path / "dump.parquet", "--endpoint", "inference", "--seed", 4,
-                   "--served-model", "qwen3_moe", "--max-tokens", 16, "--model", QWEN)  # fmt: skip
+        done = run(
+            capsys,
+            "capture",
+            server.url,
+            "--prompts",
+            prompts,
+            "-o",
+            tmp_path / "dump.parquet",
+            "--endpoint",
+            "inference",
+            "--seed",
+            4,
+            "--served-model",
+            "qwen3_moe",
+            "--max-tokens",
+            16,
+            "--model",
+            QWEN,
+        )
     assert done.code == 0, done.err
     assert (server.posts[0].path, server.posts[0].body) == ("/inference/v1/generate", asked)
 
@@ -310,14 +429,36 @@ def test_skip_refused_leaves_out_and_says_so(tmp_path, capsys):
     faults = [error(400, "too long")] * 2
     target = tmp_path / "dump.parquet"
     with EngineServer("sglang", ROLLOUTS, faults) as server:
-        done = run(capsys, "capture", server.url, "--prompts", all_prompts(tmp_path), "-o", target,
-                   "--concurrency", 1, "--skip-refused", *QUIET, *FAST)  # fmt: skip
+        done = run(
+            capsys,
+            "capture",
+            server.url,
+            "--prompts",
+            all_prompts(tmp_path),
+            "-o",
+            target,
+            "--concurrency",
+            1,
+            "--skip-refused",
+            *QUIET,
+            *FAST,
+        )
     assert done.code == 0, done.err
     assert "left out p0/0: " in done.err
     assert [s.sample_id for s in open_dump(target)] == [f"p{i}/0" for i in range(2, 10)]
     with EngineServer("sglang", error(400, "too long")) as server:
-        said = run(capsys, "capture", server.url, "--prompts", all_prompts(tmp_path), "-o",
-                   tmp_path / "none.parquet", "--skip-refused", *QUIET, *FAST)  # fmt: skip
+        said = run(
+            capsys,
+            "capture",
+            server.url,
+            "--prompts",
+            all_prompts(tmp_path),
+            "-o",
+            tmp_path / "none.parquet",
+            "--skip-refused",
+            *QUIET,
+            *FAST,
+        )
     assert said.code == 2
     assert "every request was refused" in said.err
     assert not (tmp_path / "none.parquet").exists()
@@ -412,16 +553,35 @@ def test_which_model_is_asked(tmp_path, capsys):
 def test_a_server_that_wants_a_key_says_so(tmp_path, capsys, status):
     """A server that lets nobody in without a key is no unknown engine: the flag is named."""
     with EngineServer("none", gets={"/model_info": error(status)}) as server:
-        said = complaint(capsys, "capture", server.url, "--prompts", one_prompt(tmp_path), "-o",
-                         tmp_path / "x.parquet", *QUIET)  # fmt: skip
+        said = complaint(
+            capsys,
+            "capture",
+            server.url,
+            "--prompts",
+            one_prompt(tmp_path),
+            "-o",
+            tmp_path / "x.parquet",
+            *QUIET,
+        )
     assert "--api-key-file FILE" in said
 
 
 def test_one_answer_for_two_samples_is_no_second_sample(tmp_path, capsys):
     """An answer with the id of another sample's ends the run: a cache answered for the engine."""
     with EngineServer("sglang", recorded(SGLANG, "generate_ids")) as server:
-        done = run(capsys, "capture", server.url, "--prompts", one_prompt(tmp_path), "-o",
-                   tmp_path / "dump.parquet", "--n", 2, *QUIET, *FAST)  # fmt: skip
+        done = run(
+            capsys,
+            "capture",
+            server.url,
+            "--prompts",
+            one_prompt(tmp_path),
+            "-o",
+            tmp_path / "dump.parquet",
+            "--n",
+            2,
+            *QUIET,
+            *FAST,
+        )
     assert done.code == 2
     assert "sample 0/1: its answer is that of sample 0/0" in done.err
     assert not (tmp_path / "dump.parquet").exists()
@@ -430,15 +590,26 @@ def test_one_answer_for_two_samples_is_no_second_sample(tmp_path, capsys):
 def test_one_run_at_a_time(tmp_path, capsys):
     """Two runs cannot write one side file."""
     partial = tmp_path / "dump.parquet.partial.jsonl"
-    code = ("import fcntl,sys; f=open(sys.argv[1],'ab'); fcntl.flock(f, fcntl.LOCK_EX); "
-            "print(1, flush=True); sys.stdin.read()")  # fmt: skip
-    holder = subprocess.Popen([sys.executable, "-c", code, str(partial)], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE)  # fmt: skip
+    code = (
+        "import fcntl,sys; f=open(sys.argv[1],'ab'); fcntl.flock(f, fcntl.LOCK_EX); "
+        "print(1, flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(partial)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     with holder:
         holder.stdout.readline()
         with EngineServer("sglang", ROLLOUTS) as server:
-            done = run(capsys, "capture", server.url, "--prompts", all_prompts(tmp_path), "-o",
-                       tmp_path / "dump.parquet", *QUIET)  # fmt: skip
+            done = run(
+                capsys,
+                "capture",
+                server.url,
+                "--prompts",
+                all_prompts(tmp_path),
+                "-o",
+                tmp_path / "dump.parquet",
+                *QUIET,
+            )
         holder.stdin.close()
     assert done.code == 2
     assert "another run writes it" in done.err
@@ -450,9 +621,23 @@ def test_an_interrupt_keeps_what_is_had(tmp_path, sent, code):
     """Ctrl-C ends the run at once with 130, and a signal to end with its own; answers stay."""
     partial = tmp_path / "dump.parquet.partial.jsonl"
     with EngineServer("sglang", ROLLOUTS, pace_s=0.15) as server:
-        command = [sys.executable, "-m", "routectl", "capture", server.url, "--prompts",
-                   all_prompts(tmp_path), "-o", tmp_path / "dump.parquet", "--n", "4",
-                   "--concurrency", "2", "--model", QWEN]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "routectl",
+            "capture",
+            server.url,
+            "--prompts",
+            all_prompts(tmp_path),
+            "-o",
+            tmp_path / "dump.parquet",
+            "--n",
+            "4",
+            "--concurrency",
+            "2",
+            "--model",
+            QWEN,
+        ]
         process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
         until = time.monotonic() + 60
         while not (partial.exists() and partial.read_bytes().count(b"\n") >= 3):
@@ -471,8 +656,18 @@ def test_the_key_is_sent_and_kept_nowhere(tmp_path, capsys):
     key = tmp_path / "key"
     key.write_text("sesame\n")
     with EngineServer("sglang", recorded(SGLANG, "generate_ids")) as server:
-        done = run(capsys, "capture", server.url, "--prompts", one_prompt(tmp_path), "-o",
-                   tmp_path / "dump.jsonl", "--api-key-file", key, *QUIET)  # fmt: skip
+        done = run(
+            capsys,
+            "capture",
+            server.url,
+            "--prompts",
+            one_prompt(tmp_path),
+            "-o",
+            tmp_path / "dump.jsonl",
+            "--api-key-file",
+            key,
+            *QUIET,
+        )
     assert done.code == 0, done.err
     assert server.posts[0].headers["Authorization"] == "Bearer sesame"
     assert b"sesame" not in (tmp_path / "dump.jsonl").read_bytes()
@@ -503,8 +698,16 @@ USAGE = {
 def test_prompts_that_are_none_are_refused(tmp_path, capsys, prompt, said):
     """A line that is no prompt is named before anything is asked."""
     with EngineServer("sglang") as server:
-        done = run(capsys, "capture", server.url, "--prompts", prompts_file(tmp_path, prompt), "-o",
-                   tmp_path / "dump.parquet", *QUIET)  # fmt: skip
+        done = run(
+            capsys,
+            "capture",
+            server.url,
+            "--prompts",
+            prompts_file(tmp_path, prompt),
+            "-o",
+            tmp_path / "dump.parquet",
+            *QUIET,
+        )
     assert done.code == 2
     assert said in done.err
     assert server.posts == []
@@ -530,9 +733,20 @@ def test_a_prompt_s_own_sampling_comes_first(tmp_path, capsys):
     ids = request_of(SGLANG, "generate_ids")["input_ids"]
     prompts = prompts_file(tmp_path, {"input_ids": ids, "sampling": {"top_p": 0.5}})
     with EngineServer("sglang", recorded(SGLANG, "generate_ids")) as server:
-        done = run(capsys, "capture", server.url, "--prompts", prompts, "-o",
-                   tmp_path / "dump.parquet", "--sampling", "top_p=0.9", "--sampling",
-                   "stop=END", *QUIET)  # fmt: skip
+        done = run(
+            capsys,
+            "capture",
+            server.url,
+            "--prompts",
+            prompts,
+            "-o",
+            tmp_path / "dump.parquet",
+            "--sampling",
+            "top_p=0.9",
+            "--sampling",
+            "stop=END",
+            *QUIET,
+        )
     assert done.code == 0, done.err
     asked = server.posts[0].body["sampling_params"]
     assert asked == {"max_new_tokens": 24, "temperature": 1.0, "top_p": 0.5, "stop": "END"}

@@ -160,10 +160,15 @@ def test_structural_fault_at_a_single_place(fault):
 def test_gap_is_told_from_cached_tokens():
     """A gap as long as the cached prefix is said to be that."""
     sample = make_sample(
-        make_routes([[[t % 3, 3 + t % 2] for _ in LAYERS] for t in range(6)],
-                    missing=[(t, i) for t in range(2) for i in range(3)]),
-        "a", [1, 2, 3], [4, 5, 6, 7], cached_tokens=2,
-    )  # fmt: skip
+        make_routes(
+            [[[t % 3, 3 + t % 2] for _ in LAYERS] for t in range(6)],
+            missing=[(t, i) for t in range(2) for i in range(3)],
+        ),
+        "a",
+        [1, 2, 3],
+        [4, 5, 6, 7],
+        cached_tokens=2,
+    )
     found = only(check(make_dump([sample])), "R201")
     assert (found.detail, found.rows, found.samples) == ("exactly the cached tokens", 6, 1)
     assert found.places == (Place("a", 0),)
@@ -254,8 +259,10 @@ def test_findings_of_one_kind_add_up():
     book.add("R001", Place("a"), detail="line 1: bad")
     book.add("R001", Place("b"), detail="line 22: bad")
     book.add("R001", Place("c"), detail="line 3: worse")
-    assert [(f.samples, f.detail) for f in book.findings()] == [(2, "line 1: bad"),
-                                                                (1, "line 3: worse")]  # fmt: skip
+    assert [(f.samples, f.detail) for f in book.findings()] == [
+        (2, "line 1: bad"),
+        (1, "line 3: worse"),
+    ]
     with pytest.raises(ValueError, match="not one finding"):
         _ = CheckFinding("R001", "a", 0, 0, (), ()) + CheckFinding("R002", "a", 0, 0, (), ())
 

@@ -121,8 +121,9 @@ def test_wrong_routes_that_nothing_explains():
     found = check(bad, reference)
     assert "R711" in codes(found)
     assert codes(found, "error") <= {"R711", "R601"}
-    first = min(int(f.detail.split("layer ")[1].split()[0]) for f in found.findings
-                if f.code == "R711")  # fmt: skip
+    first = min(
+        int(f.detail.split("layer ")[1].split()[0]) for f in found.findings if f.code == "R711"
+    )
     assert first == 2
 
 

@@ -28,8 +28,13 @@ def wire_of(tmp_path, change):
     line, ids = deepseek_record()
     path = tmp_path / "wire.npz"
     arrays = {"prompt_token_ids": line["prompt_token_ids"], "token_ids": line["token_ids"]}
-    np.savez(path, **{"a.routed_experts": change(ids.astype(np.int32)),
-                      **{f"a.{k}": np.array(v, np.int32) for k, v in arrays.items()}})  # fmt: skip
+    np.savez(
+        path,
+        **{
+            "a.routed_experts": change(ids.astype(np.int32)),
+            **{f"a.{k}": np.array(v, np.int32) for k, v in arrays.items()},
+        },
+    )
     return path
 
 
@@ -120,11 +125,14 @@ def out_of_range(number, share=1.0):
         (out_of_range(255, 0.1), "R101", "a sentinel wrapped to 255 or 65535 in part of a row"),
         (out_of_range(35, 0.1), "R101", "ids up to 35: physical ones (EPLB), or another model's"),
         (out_of_range(32), "R101", "ids of shared experts, in a slot of their own"),
-        (out_of_range(40_000, 0.2), "R101", "no ids at all: another type or another layout of "
-         "bytes"),
+        (
+            out_of_range(40_000, 0.2),
+            "R101",
+            "no ids at all: another type or another layout of bytes",
+        ),
         (lambda ids: np.roll(ids, 1, axis=1), "R303", "like routes"),
     ],
-)  # fmt: skip
+)
 def test_refused_sample_is_explained(capsys, tmp_path, change, code, detail):
     """A sample that its reader refuses is read again unchecked, and the reason is named."""
     found = document(capsys, "check", wire_of(tmp_path, change), "--model", DEEPSEEK_CONFIG, code=1)

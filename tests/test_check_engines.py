@@ -37,8 +37,19 @@ def reference(checkpoint, recorded, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
     (folder / "tokens.jsonl").write_text("".join(json.dumps(r) + "\n" for r in recorded), "utf-8")
     target = folder / "reference.parquet"
-    code = main(["recompute", str(checkpoint), str(folder / "tokens.jsonl"), "-o", str(target),
-                 "--dtype", "float32", "--threads", "1"])  # fmt: skip
+    code = main(
+        [
+            "recompute",
+            str(checkpoint),
+            str(folder / "tokens.jsonl"),
+            "-o",
+            str(target),
+            "--dtype",
+            "float32",
+            "--threads",
+            "1",
+        ]
+    )
     assert code == 0
     return target
 
@@ -87,7 +98,7 @@ def found(dump, checkpoint, against=None):
     opened = open_input(str(dump), model, None, None)
     options = options_of_dump(
         opened, model, lambda wide: open_input(str(dump), wide, None, None), 1
-    )  # fmt: skip
+    )
     other = None if against is None else open_dump(against)
     result = check(opened, other, options=options)
     return {f.code: f for f in result.findings if f.kind.severity != "note"}
@@ -126,9 +137,14 @@ def scaled(model):
         layer.self_attn.scaling *= 1.5
 
 
-@pytest.mark.parametrize(("spoil", "settings"), [
-    (scaled, {}), (lambda model: None, {"rope_interleave": False}),
-], ids=["attention scaled", "rotary halves not interleaved"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spoil", "settings"),
+    [
+        (scaled, {}),
+        (lambda model: None, {"rope_interleave": False}),
+    ],
+    ids=["attention scaled", "rotary halves not interleaved"],
+)
 def test_wrong_numerics_at_perfect_alignment(
     checkpoint, recorded, reference, tmp_path, spoil, settings
 ):
@@ -149,8 +165,9 @@ def test_without_margins_nothing_is_said_of_them(checkpoint, recorded, reference
     from dataclasses import replace
 
     whole = open_dump(reference)
-    bare = [replace(s, routes=replace(s.routes, margin_TL=None, group_margin_TL=None))
-            for s in whole]  # fmt: skip
+    bare = [
+        replace(s, routes=replace(s.routes, margin_TL=None, group_margin_TL=None)) for s in whole
+    ]
     meta = replace(whole.meta, margins=False, group_margins=False)
     write_native(bare, meta, tmp_path / "bare.parquet", force=False)
     wrong = engine(checkpoint)

@@ -17,14 +17,35 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SIZES = {  # of whatever a config has
-    "hidden_size": 32, "intermediate_size": 32, "moe_intermediate_size": 16, "ffn_hidden_size": 32,
-    "expert_ffn_hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "vocab_size": 64, "max_position_embeddings": 64, "shared_expert_intermediate_size": 16,
-    "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4,
-    "v_head_dim": 8, "head_dim": 8, "mamba_d_state": 8, "pad_token_id": 0, "bos_token_id": 1,
-    "eos_token_id": 2, "n_group": 1, "topk_group": 1, "mamba_num_heads": 8, "mamba_head_dim": 8,
-    "mlp_hidden_size": 32, "intermediate_size_mlp": 32, "o_lora_rank": 8, "index_head_dim": 8,
-}  # fmt: skip
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "moe_intermediate_size": 16,
+    "ffn_hidden_size": 32,
+    "expert_ffn_hidden_size": 16,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 64,
+    "max_position_embeddings": 64,
+    "shared_expert_intermediate_size": 16,
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 8,
+    "head_dim": 8,
+    "mamba_d_state": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 8,
+    "mlp_hidden_size": 32,
+    "intermediate_size_mlp": 32,
+    "o_lora_rank": 8,
+    "index_head_dim": 8,
+}
 NAMED = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 K = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk")
 # family: what its config is given, the tensors that hold a router behind "layers.N."
@@ -203,11 +224,18 @@ class TestClashes:
 
     def test_mtp_layers_are_left_out(self, qwen: Path) -> None:
         """Routers beyond num_hidden_layers, and those under mtp., are not counted."""
-        rename(qwen, lambda t: t | {
-            name.replace("model.layers.3.", prefix): tensor.clone()
-            for prefix in ("model.layers.4.", "mtp.layers.0.")
-            for name, tensor in t.items() if "model.layers.3." in name
-        })  # fmt: skip
+        rename(
+            qwen,
+            lambda t: (
+                t
+                | {
+                    name.replace("model.layers.3.", prefix): tensor.clone()
+                    for prefix in ("model.layers.4.", "mtp.layers.0.")
+                    for name, tensor in t.items()
+                    if "model.layers.3." in name
+                }
+            ),
+        )
         checkpoint = open_checkpoint(qwen)
         assert "model.layers.4.mlp.gate.weight" in checkpoint.tensors
         assert "mtp.layers.0.mlp.gate.weight" in checkpoint.tensors
@@ -218,10 +246,14 @@ class TestClashes:
     )
     def test_prefixes_of_multimodal_models_are_read(self, qwen: Path, prefix: str) -> None:
         """The language model is found below any prefix, beside a talker with routers of its own."""
-        rename(qwen, lambda t: {
-            name.replace("model.", p, 1): tensor.clone()
-            for p in (prefix, "talker.model.") for name, tensor in t.items()
-        })  # fmt: skip
+        rename(
+            qwen,
+            lambda t: {
+                name.replace("model.", p, 1): tensor.clone()
+                for p in (prefix, "talker.model.")
+                for name, tensor in t.items()
+            },
+        )
         names = router_names(open_checkpoint(qwen))
         assert [n.weight.name for n in names.values()] == [
             f"{prefix}layers.{layer}.mlp.gate.weight" for layer in range(4)
@@ -229,10 +261,14 @@ class TestClashes:
 
     def test_two_language_models_are_refused(self, qwen: Path) -> None:
         """Where two sets of routers fit, neither is taken."""
-        rename(qwen, lambda t: {
-            name.replace("model.", p, 1): tensor.clone()
-            for p in ("a.", "b.") for name, tensor in t.items()
-        })  # fmt: skip
+        rename(
+            qwen,
+            lambda t: {
+                name.replace("model.", p, 1): tensor.clone()
+                for p in ("a.", "b.")
+                for name, tensor in t.items()
+            },
+        )
         with pytest.raises(UnsupportedError, match=r"routers of 2 models: a\.layers, b\.layers"):
             router_names(open_checkpoint(qwen))
 

@@ -18,11 +18,22 @@ from routectl.checkpoints.headers import read_header
 from routectl.errors import FormatError, RoutectlError, UnsupportedError
 
 DTYPES = {
-    "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
-    "U8": torch.uint8, "I8": torch.int8, "I32": torch.int32, "I64": torch.int64,
-    "BOOL": torch.bool, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64,
-}  # fmt: skip
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "BOOL": torch.bool,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+}
 
 
 def raw(header: object, data: bytes = b"") -> bytes:
@@ -63,8 +74,11 @@ class TestReading:
     def test_every_dtype_is_read_as_stored(self, tmp_path: Path) -> None:
         """Each tensor has the dtype, shape and bits that the library reads."""
         numbers = torch.arange(24, dtype=torch.uint8)
-        tensors = {name: numbers.view(dtype).clone() for name, dtype in DTYPES.items()
-                   if dtype != torch.bool}  # fmt: skip
+        tensors = {
+            name: numbers.view(dtype).clone()
+            for name, dtype in DTYPES.items()
+            if dtype != torch.bool
+        }
         tensors |= {"bool": torch.tensor([[True, False]])}
         tensors |= {"scalar": torch.tensor(1.5), "none": torch.empty(0, 7, dtype=torch.bfloat16)}
         save_file(tensors, tmp_path / "model.safetensors")
@@ -157,8 +171,10 @@ HOSTILE = {
     "nested deep": (raw(b"[" * 100_000), "header: not JSON"),
     "huge number": (raw(b'{"a": ' + b"9" * 5000 + b"}"), "header: not JSON"),
     "no object": (raw([1]), "got list, expected a JSON object"),
-    "twice": (raw(b'{"a":%b,"a":%b}' % ((json.dumps(entry(0, 4)).encode(),) * 2), bytes(4)),
-              "header: 'a' is there twice"),
+    "twice": (
+        raw(b'{"a":%b,"a":%b}' % ((json.dumps(entry(0, 4)).encode(),) * 2), bytes(4)),
+        "header: 'a' is there twice",
+    ),
     "no entry": (raw({"a": 3}), "'a': got no dtype"),
     "no offsets": (raw({"a": {"dtype": "U8", "shape": [4]}}, bytes(4)), "bad shape or data_off"),
     "float shape": (raw({"a": entry(0, 4, [4.0])}, bytes(4)), "bad shape or data_offsets"),
@@ -172,7 +188,7 @@ HOSTILE = {
     "shape lies": (raw({"a": entry(0, 4, [1 << 60])}, bytes(4)), "4 bytes for U8"),
     "shape explodes": (raw({"a": entry(0, 4, [1 << 61] * 16)}, bytes(4)), "4 bytes for U8"),
     "many axes": (raw({"a": entry(0, 4, [1] * 1000)}, bytes(4)), "bad shape or data_offsets"),
-}  # fmt: skip
+}
 
 
 class TestHostile:
@@ -222,10 +238,13 @@ class TestHostile:
         """Of files changed at random, those that pass are those that safetensors opens."""
         offsets = st.integers(-1, 9)
         shape = st.lists(st.integers(0, 4), max_size=2)
-        entries = st.fixed_dictionaries({
-            "dtype": st.sampled_from(["U8", "BF16", "F32"]), "shape": shape,
-            "data_offsets": st.lists(offsets, min_size=2, max_size=2),
-        })  # fmt: skip
+        entries = st.fixed_dictionaries(
+            {
+                "dtype": st.sampled_from(["U8", "BF16", "F32"]),
+                "shape": shape,
+                "data_offsets": st.lists(offsets, min_size=2, max_size=2),
+            }
+        )
         header = data.draw(st.dictionaries(st.sampled_from("abc"), entries, max_size=3))
         if data.draw(st.booleans()):  # lay it out well, so that many pass
             at = 0

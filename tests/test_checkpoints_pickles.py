@@ -25,9 +25,13 @@ from routectl.pickled.reading import load_pickle
 from routectl.pickled.records import Record, StoredTensor
 
 METADATA = (
-    Path(__file__).parent.parent / "fixtures" / "checkpoints" / "megatron-0.15.3" / "iter_0000007"
+    Path(__file__).parent.parent
+    / "fixtures"
+    / "checkpoints"
+    / "megatron-0.15.3"
+    / "iter_0000007"
     / ".metadata"
-).read_bytes()  # fmt: skip
+).read_bytes()
 
 
 def saved(value: object) -> bytes:
@@ -50,10 +54,30 @@ class Calls:
 class TestRefused:
     """Nothing runs, and nothing grows."""
 
-    @pytest.mark.parametrize("function", [
-        os.system, eval, exec, getattr, __import__, open, subprocess.Popen, os.getcwd, type, map,
-        pickle.loads, torch.load, torch.hub.load, nn.Linear, io.open, object, dict, list, setattr,
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "function",
+        [
+            os.system,
+            eval,
+            exec,
+            getattr,
+            __import__,
+            open,
+            subprocess.Popen,
+            os.getcwd,
+            type,
+            map,
+            pickle.loads,
+            torch.load,
+            torch.hub.load,
+            nn.Linear,
+            io.open,
+            object,
+            dict,
+            list,
+            setattr,
+        ],
+    )
     def test_a_name_off_the_list_is_refused(self, function) -> None:
         """Every function and class that is not on the list is refused by name."""
         for protocol in range(2, 6):
@@ -69,8 +93,12 @@ class TestRefused:
 
     def test_a_class_of_the_list_cannot_be_changed(self) -> None:
         """State that is set on a class, not on an object, raises and leaves the class alone."""
-        for name in (b"torch\nSize", b"collections\nOrderedDict", b"argparse\nNamespace",
-                     b"torch._utils\n_rebuild_parameter"):  # fmt: skip
+        for name in (
+            b"torch\nSize",
+            b"collections\nOrderedDict",
+            b"argparse\nNamespace",
+            b"torch._utils\n_rebuild_parameter",
+        ):
             data = b"\x80\x02c" + name + b"\nN}X\x04\x00\x00\x00evilK\x01s\x86b."
             with pytest.raises(FormatError, match="damaged pickle: "):
                 load_pickle(data, "here")
@@ -122,9 +150,14 @@ class TestValues:
 
     def test_plain_values_come_back(self) -> None:
         """Numbers, text, containers, sizes and dtypes are read as they are."""
-        value = {"a": [1, 2.5, None, True, -1, 1 << 70], "b": ("text", b"bytes"), "c": {"d": {}},
-                 "size": torch.Size([2, 3]), "ordered": OrderedDict(x=1),
-                 "default": defaultdict(None, y=2)}  # fmt: skip
+        value = {
+            "a": [1, 2.5, None, True, -1, 1 << 70],
+            "b": ("text", b"bytes"),
+            "c": {"d": {}},
+            "size": torch.Size([2, 3]),
+            "ordered": OrderedDict(x=1),
+            "default": defaultdict(None, y=2),
+        }
         for protocol in range(2, 6):
             data = pickle.dumps({**value, "b": ("text",)}, protocol)
             assert load_pickle(data, "here") == {**value, "b": ("text",)}
@@ -149,12 +182,19 @@ class TestValues:
 
 
 TENSORS = {
-    "bf16": torch.randn(3, 5).bfloat16(), "f32": torch.randn(7), "i64": torch.arange(6).view(2, 3),
-    "bool": torch.tensor([True, False]), "scalar": torch.tensor(2.5), "none": torch.empty(0, 4),
-    "slice": torch.randn(6, 4)[2:5], "transposed": torch.randn(4, 6).t(),
-    "strided": torch.randn(6, 6)[::2, 1::2], "expanded": torch.randn(1, 4).expand(3, 4),
-    "f16": torch.randn(2, 2).half(), "u8": torch.arange(9, dtype=torch.uint8),
-}  # fmt: skip
+    "bf16": torch.randn(3, 5).bfloat16(),
+    "f32": torch.randn(7),
+    "i64": torch.arange(6).view(2, 3),
+    "bool": torch.tensor([True, False]),
+    "scalar": torch.tensor(2.5),
+    "none": torch.empty(0, 4),
+    "slice": torch.randn(6, 4)[2:5],
+    "transposed": torch.randn(4, 6).t(),
+    "strided": torch.randn(6, 6)[::2, 1::2],
+    "expanded": torch.randn(1, 4).expand(3, 4),
+    "f16": torch.randn(2, 2).half(),
+    "u8": torch.arange(9, dtype=torch.uint8),
+}
 
 
 class TestArchives:

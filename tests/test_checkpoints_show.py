@@ -16,9 +16,12 @@ import routectl
 ROOT = Path(__file__).parent.parent
 OLD_CORE = ROOT / "fixtures" / "checkpoints" / "megatron-0.15.3"
 CONFIG = {
-    "model_type": "qwen3_moe", "num_hidden_layers": 4, "num_experts": 8, "num_experts_per_tok": 2,
+    "model_type": "qwen3_moe",
+    "num_hidden_layers": 4,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
     "mlp_only_layers": [1],
-}  # fmt: skip
+}
 WATCH = """
 import sys
 from routectl.cli.main import main
@@ -66,12 +69,20 @@ class TestDocument:
         assert (doc["num_layers"], doc["layers"]) == (4, [0, 2, 3])
         assert (doc["num_experts"], doc["top_k"], doc["files"], doc["tensors"]) == (8, 2, 6, 21)
         assert doc["router"] == {
-            "shape": [8, 16], "dtypes": ["BF16"], "linear_bias": False, "expert_bias_dtypes": [],
-            "extras": [], "bytes": 3 * 8 * 16 * 2,
-        }  # fmt: skip
+            "shape": [8, 16],
+            "dtypes": ["BF16"],
+            "linear_bias": False,
+            "expert_bias_dtypes": [],
+            "extras": [],
+            "bytes": 3 * 8 * 16 * 2,
+        }
         attention, gate, expert, embedding = 512, 256, 256, 4096
-        sizes = [attention + gate + 2 * expert, attention + 2 * expert,
-                 attention + gate + 2 * expert, attention + gate + 3 * expert]  # fmt: skip
+        sizes = [
+            attention + gate + 2 * expert,
+            attention + 2 * expert,
+            attention + gate + 2 * expert,
+            attention + gate + 3 * expert,
+        ]
         assert doc["layer_bytes"] == [
             {"layer": n, "moe": n != 1, "bytes": size} for n, size in enumerate(sizes)
         ]
@@ -113,10 +124,11 @@ class TestCost:
         folder = OLD_CORE if kind == "megatron" else build(tmp_path / "model")
         if kind == "hf":  # 1 GB of experts, which take no room on disk
             path = folder / "model-00006-of-00006.safetensors"
-            header = {"model.layers.4.self_attn.q_proj.weight": [16, 16],
-                      "model.layers.4.mlp.gate.weight": [8, 16],
-                      **{f"model.layers.4.mlp.experts.{n}.up_proj.weight": [1 << 28]
-                         for n in range(2)}}  # fmt: skip
+            header = {
+                "model.layers.4.self_attn.q_proj.weight": [16, 16],
+                "model.layers.4.mlp.gate.weight": [8, 16],
+                **{f"model.layers.4.mlp.experts.{n}.up_proj.weight": [1 << 28] for n in range(2)},
+            }
             at, entries = 0, {}
             for name, shape in header.items():
                 size = 2 * (shape[0] * shape[1] if len(shape) == 2 else shape[0])
@@ -128,8 +140,11 @@ class TestCost:
                 file.truncate(8 + len(text) + at)
         done = subprocess.run(
             [sys.executable, "-c", WATCH, str(folder)],
-            capture_output=True, text=True, check=True, cwd=ROOT,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        )
         code, heavy, read = done.stderr.strip().rsplit("\n", 1)[-1].rsplit(" ", 2)
         assert (code, heavy) == ("0", "[]")
         assert int(read) < 20e6  # numpy's and rich's modules, which show imports, are counted

@@ -13,8 +13,9 @@ from tiny_rl import ENGINE, TINY
 from routectl.ops.diff.thresholds import METRICS
 
 ROOT = Path(__file__).parent.parent
-V0, V1, V2 = (TINY / name for name in ("routes_v0.fp32.npz", "transformers_v1.fp32.npz",
-                                       "routes_v2.fp32.npz"))  # fmt: skip
+V0, V1, V2 = (
+    TINY / name for name in ("routes_v0.fp32.npz", "transformers_v1.fp32.npz", "routes_v2.fp32.npz")
+)
 AT = [f"v0={V0}", f"v1={V1}", f"v2={V2}"]
 DIFF = {"verb": "diff", "old": str(ENGINE), "new": str(V0)}
 CHECK = {"verb": "check", "dump": str(ENGINE)}
@@ -61,15 +62,43 @@ class TestChecks:
         from routectl import metrics
 
         words = {
-            "diff": ({**DIFF, "fail-over": ["mismatch@*:3%"], "tokens": "response", "layers": "3-5",
-                      "examples": 0}, [ENGINE, V0, "--fail-over", "mismatch@*:3%", "--tokens",
-                                       "response", "--layers", "3-5", "--examples", "0"]),
-            "check": ({**CHECK, "fail-on": "note", "against": str(V1)},
-                      [ENGINE, "--fail-on", "note", "--against", V1]),
-            "staleness": ({**STALE, "fail-over": "staleness:10%", "mini-steps": 4},
-                          [ENGINE, *(f"--at={one}" for one in AT), "--fail-over", "staleness:10%",
-                           "--mini-steps", "4"]),
-        }  # fmt: skip
+            "diff": (
+                {
+                    **DIFF,
+                    "fail-over": ["mismatch@*:3%"],
+                    "tokens": "response",
+                    "layers": "3-5",
+                    "examples": 0,
+                },
+                [
+                    ENGINE,
+                    V0,
+                    "--fail-over",
+                    "mismatch@*:3%",
+                    "--tokens",
+                    "response",
+                    "--layers",
+                    "3-5",
+                    "--examples",
+                    "0",
+                ],
+            ),
+            "check": (
+                {**CHECK, "fail-on": "note", "against": str(V1)},
+                [ENGINE, "--fail-on", "note", "--against", V1],
+            ),
+            "staleness": (
+                {**STALE, "fail-over": "staleness:10%", "mini-steps": 4},
+                [
+                    ENGINE,
+                    *(f"--at={one}" for one in AT),
+                    "--fail-over",
+                    "staleness:10%",
+                    "--mini-steps",
+                    "4",
+                ],
+            ),
+        }
         path = config(tmp_path, **{verb: table for verb, (table, _) in words.items()})
         doc = document(capsys, "ci", path, code=1)
         for verb, (_, flags) in words.items():
@@ -86,8 +115,9 @@ class TestChecks:
         doc = document(capsys, "ci", config(tmp_path, **checks), code=2)
         assert [r["status"] for r in doc["runs"]] == ["trouble", "failed", "passed"]
         assert doc["counts"] == {"passed": 1, "failed": 1, "trouble": 1}
-        assert of(doc, "gone")["summary"].endswith("gone.npz: cannot be read: "
-                                                   "No such file or directory")  # fmt: skip
+        assert of(doc, "gone")["summary"].endswith(
+            "gone.npz: cannot be read: No such file or directory"
+        )
         path = config(tmp_path, differs=DIFF, same=EXACT)
         assert run(capsys, "ci", path).code == 1
         assert run(capsys, "ci", path, "--exit-zero").code == 0
@@ -181,8 +211,12 @@ class TestRuns:
 
     def test_braces_stand_for_a_part_of_a_name(self, capsys, folder):
         """{} beside other letters is what is between them, in a folder's name and in --at too."""
-        words = {"verb": "staleness", "dump": "old/step-{}.npz",
-                 "at": ["a=new/step-{}.npz", f"b={V2}"], "own": "a"}  # fmt: skip
+        words = {
+            "verb": "staleness",
+            "dump": "old/step-{}.npz",
+            "at": ["a=new/step-{}.npz", f"b={V2}"],
+            "own": "a",
+        }
         doc = document(capsys, "ci", config(folder, stale=words))
         assert [r["name"] for r in doc["runs"]] == ["stale[1]", "stale[2]"]
         assert doc["runs"][1]["inputs"]["at"][0] == f"a={folder}/new/step-2.npz"
@@ -314,9 +348,12 @@ class TestBaseline:
         """@* holds each layer, and staleness each lag, against its own number."""
         words = {
             "a": {**DIFF, "fail-over": ["mismatch@*:+0%"]},
-            "b": {**STALE, "fail-over": ["staleness:+0%", "staleness@lag1@*:+0%", "total_f2:+1%"],
-                  "at": AT[:2]},
-        }  # fmt: skip
+            "b": {
+                **STALE,
+                "fail-over": ["staleness:+0%", "staleness@lag1@*:+0%", "total_f2:+1%"],
+                "at": AT[:2],
+            },
+        }
         path, kept = self.accept(capsys, tmp_path, **words)
         layers = {f"routectl/mismatch/layer_00{n}" for n in range(6)}
         assert {name for name in kept["a"] if "/layer_" in name} == layers
@@ -364,16 +401,22 @@ class TestBaseline:
         assert read("k1:+0.5") == ("k1", 0.5)
         lag = parse_staleness_threshold("staleness@lag2@3:+1%")
         assert (lag.relative_to, lag.metric, lag.layer) == ("staleness@lag2", "staleness@lag2", 3)
-        for text, over in (("mismatch:+2", True), ("mismatch:+200%", True), ("mismatch:-2%", True),
-                           ("overlap:+2%", False), ("mismatch:++2%", True)):  # fmt: skip
+        for text, over in (
+            ("mismatch:+2", True),
+            ("mismatch:+200%", True),
+            ("mismatch:-2%", True),
+            ("overlap:+2%", False),
+            ("mismatch:++2%", True),
+        ):
             with pytest.raises(RoutectlError):
                 parse_threshold(text, over=over)
 
     def test_update_holds_other_thresholds(self, capsys, tmp_path):
         """--update-baseline accepts what is relative, and holds what is not; it is stored."""
         words = {**DIFF, "fail-over": ["mismatch:+0%"]}
-        path = config(tmp_path, a=words, b={**words, "fail-over": ["mismatch:1%"]},
-                      c={**words, "new": "gone"})  # fmt: skip
+        path = config(
+            tmp_path, a=words, b={**words, "fail-over": ["mismatch:1%"]}, c={**words, "new": "gone"}
+        )
         doc = document(capsys, "ci", path, "--update-baseline", code=2)
         assert [r["status"] for r in doc["runs"]] == ["passed", "failed", "trouble"]
         first = (tmp_path / "ci.baseline.json").read_text("utf-8")
@@ -404,10 +447,15 @@ class TestBaseline:
 
     @pytest.mark.parametrize(
         "text",
-        ["", "[]", "{}", '{"schema": "routectl.baseline/1", "checks": []}',
-         '{"schema": "routectl.baseline/1", "checks": {"a": {"x": "1"}}}',
-         '{"schema": "routectl.baseline/1", "checks": {"a": {"x": NaN}}}'],
-    )  # fmt: skip
+        [
+            "",
+            "[]",
+            "{}",
+            '{"schema": "routectl.baseline/1", "checks": []}',
+            '{"schema": "routectl.baseline/1", "checks": {"a": {"x": "1"}}}',
+            '{"schema": "routectl.baseline/1", "checks": {"a": {"x": NaN}}}',
+        ],
+    )
     def test_damaged(self, capsys, tmp_path, text):
         """A baseline that is none is one line of trouble."""
         path = config(tmp_path, a=EXACT)

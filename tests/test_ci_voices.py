@@ -30,8 +30,22 @@ SCHEMA = {
     "testsuites": ({"testsuite"}, {"name", "time", "tests", "failures", "errors"}),
     "testsuite": (
         {"testsuite", "properties", "testcase", "system-out", "system-err"},
-        {"name", "tests", "failures", "errors", "group", "time", "skipped", "timestamp", "hostname",
-         "id", "package", "file", "log", "url"},
+        {
+            "name",
+            "tests",
+            "failures",
+            "errors",
+            "group",
+            "time",
+            "skipped",
+            "timestamp",
+            "hostname",
+            "id",
+            "package",
+            "file",
+            "log",
+            "url",
+        },
     ),
     "testcase": (
         {"skipped", "error", "failure", "system-out", "system-err"},
@@ -40,7 +54,7 @@ SCHEMA = {
     "failure": (set(), {"type", "message"}),
     "error": (set(), {"type", "message"}),
     "system-out": (set(), set()),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)
@@ -167,13 +181,35 @@ class TestGithub:
 
     def test_many_details_are_cut(self):
         """A run with many crossed thresholds says how many more there are."""
-        failed = [{"threshold": "mismatch@*:1%", "metric": "mismatch", "layer": n, "value": 0.5,
-                   "limit": 0.01} for n in range(60)]  # fmt: skip
+        failed = [
+            {
+                "threshold": "mismatch@*:1%",
+                "metric": "mismatch",
+                "layer": n,
+                "value": 0.5,
+                "limit": 0.01,
+            }
+            for n in range(60)
+        ]
         verdict = {"failed": failed, "thresholds": ["mismatch@*:1%"], "exit_code": 1}
-        doc = {"schema": "routectl.staleness/1", "verdict": verdict, "comparisons": [
-            {"kind": "total", "mode": "free", "lag": None, "mismatch_rate": 0.5, "layers": [],
-             "samples": {"only_old": 0, "only_new": 0}}], "by_lag": [], "noise": [],
-            "drift": {"half_lives": []}, "advice": {"mode": None, "findings": []}}  # fmt: skip
+        doc = {
+            "schema": "routectl.staleness/1",
+            "verdict": verdict,
+            "comparisons": [
+                {
+                    "kind": "total",
+                    "mode": "free",
+                    "lag": None,
+                    "mismatch_rate": 0.5,
+                    "layers": [],
+                    "samples": {"only_old": 0, "only_new": 0},
+                }
+            ],
+            "by_lag": [],
+            "noise": [],
+            "drift": {"half_lives": []},
+            "advice": {"mode": None, "findings": []},
+        }
         whole = ci_document("ci.toml", None, [answered(ABOUT, doc, 0.1)])
         assert "and 10 more" in github_summary(whole)
         assert "and 10 more" in github_annotations(whole)
@@ -184,8 +220,11 @@ class TestBadge:
 
     def test_three_colours(self, capsys, tmp_path):
         """All passed is green, a failure red, trouble orange; keys are those of the endpoint."""
-        cases = ((EXACT, "brightgreen", "1 of 1 check passed"), (DIFF, "red", None),
-                 ({**DIFF, "old": "gone"}, "orange", None))  # fmt: skip
+        cases = (
+            (EXACT, "brightgreen", "1 of 1 check passed"),
+            (DIFF, "red", None),
+            ({**DIFF, "old": "gone"}, "orange", None),
+        )
         for n, (words, colour, message) in enumerate(cases):
             path = tmp_path / f"{n}.json"
             run(capsys, "ci", config(tmp_path, a=words), "--badge", path)
@@ -218,10 +257,21 @@ def shell(script, folder):
     command = front / "routectl"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m routectl "$@"\n', "utf-8")
     command.chmod(0o755)
-    environment = {"PATH": f"{front}:/usr/bin:/bin", "PYTHONPATH": str(ROOT), "CI": "true",
-                   "OMP_NUM_THREADS": "1", "HOME": str(folder)}  # fmt: skip
-    done = subprocess.run(["bash", "-eo", "pipefail", "-c", "\n".join(lines)], cwd=folder,
-                          env=environment, check=False, capture_output=True, text=True)  # fmt: skip
+    environment = {
+        "PATH": f"{front}:/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
+        "CI": "true",
+        "OMP_NUM_THREADS": "1",
+        "HOME": str(folder),
+    }
+    done = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", "\n".join(lines)],
+        cwd=folder,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     return done.returncode
 
 

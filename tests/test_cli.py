@@ -199,9 +199,12 @@ class TestSignals:
         pipe = tmp_path / "dump.jsonl"
         os.mkfifo(pipe)
         process = subprocess.Popen(
-            [SCRIPT, "show", str(pipe)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [SCRIPT, "show", str(pipe)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # not inherited
-        )  # fmt: skip
+        )
         writer = -1
         while writer < 0:
             with contextlib.suppress(OSError):

@@ -18,8 +18,22 @@ from routectl.codecs.row_kernels import repeats_in, sorted_rows
 from routectl.errors import RoutectlError, UnsupportedError
 from routectl.routes import ids_dtype
 
-SIZES = [(1, 1), (2, 1), (2, 2), (5, 5), (7, 3), (32, 4), (128, 8), (129, 8), (256, 8), (257, 2),
-         (384, 8), (512, 10), (1000, 22), (65536, 3)]  # fmt: skip
+SIZES = [
+    (1, 1),
+    (2, 1),
+    (2, 2),
+    (5, 5),
+    (7, 3),
+    (32, 4),
+    (128, 8),
+    (129, 8),
+    (256, 8),
+    (257, 2),
+    (384, 8),
+    (512, 10),
+    (1000, 22),
+    (65536, 3),
+]
 LENS = st.lists(st.integers(0, 40), min_size=1, max_size=5).map(tuple)
 every_codec = pytest.mark.parametrize("name", CODECS)
 thorough = settings(
@@ -52,10 +66,12 @@ def blocks(draw, codec):
         ids[rng.random(sum(lens)) < 0.3] = num_experts - 1
     tokens = rng.integers(0, 50, sum(lens)).astype(np.int32)
     return Block(
-        np.ascontiguousarray(ids), num_experts, lens,
+        np.ascontiguousarray(ids),
+        num_experts,
+        lens,
         tokens if "tokens" in codec.needs or draw(st.booleans()) else None,
         base if "base" in codec.needs or draw(st.booleans()) else None,
-    )  # fmt: skip
+    )
 
 
 def expected_rows(codec, block):
@@ -95,10 +111,12 @@ def test_a_sample_decodes_alone(name, data):
         part = slice(end, end + rows)
         end += rows
         about = About(
-            block.num_experts, block.ids_RK.shape[1], (rows,),
+            block.num_experts,
+            block.ids_RK.shape[1],
+            (rows,),
             None if block.token_ids_R is None else block.token_ids_R[part],
             None if block.base_RK is None else block.base_RK[part],
-        )  # fmt: skip
+        )
         found = codec.decode(Coded(coded.shared, (cell,)), about)
         np.testing.assert_array_equal(found, whole[part])
 
@@ -186,13 +204,21 @@ def test_a_codec_says_what_it_needs(name):
         assert len(seen) <= len(CODECS)
 
 
-@pytest.mark.parametrize("change", [
-    {"ids_RK": np.zeros((3, 2), np.uint16)}, {"ids_RK": np.zeros((2, 2), np.uint8)},
-    {"ids_RK": np.zeros((2, 3), np.uint8).T}, {"lens_S": (2,)}, {"lens_S": (4, -1)},
-    {"num_experts": 1}, {"token_ids_R": np.zeros(3, np.int64)},
-    {"token_ids_R": np.zeros(2, np.int32)}, {"base_RK": np.zeros((3, 1), np.uint8)},
-    {"base_RK": np.zeros((3, 2), np.uint16)},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ids_RK": np.zeros((3, 2), np.uint16)},
+        {"ids_RK": np.zeros((2, 2), np.uint8)},
+        {"ids_RK": np.zeros((2, 3), np.uint8).T},
+        {"lens_S": (2,)},
+        {"lens_S": (4, -1)},
+        {"num_experts": 1},
+        {"token_ids_R": np.zeros(3, np.int64)},
+        {"token_ids_R": np.zeros(2, np.int32)},
+        {"base_RK": np.zeros((3, 1), np.uint8)},
+        {"base_RK": np.zeros((3, 2), np.uint16)},
+    ],
+)
 def test_a_block_is_checked(change):
     """Parts of a block that do not fit together are a ValueError."""
     block = Block(np.zeros((3, 2), np.uint8), 8, (3,))
@@ -222,8 +248,10 @@ def test_delta_is_near_what_naming_takes():
     hit = np.flatnonzero(rng.random(rows) < 0.1)
     for r in hit:
         ids[r, rng.integers(8)] = rng.choice(np.setdiff1d(np.arange(128), base[r]))
-    bits = [8 * sum(map(len, codec.encode(Block(rows_RK, 128, (rows,), None, base)).cells))
-            for rows_RK in (ids, base)]  # fmt: skip
+    bits = [
+        8 * sum(map(len, codec.encode(Block(rows_RK, 128, (rows,), None, base)).cells))
+        for rows_RK in (ids, base)
+    ]
     p = len(hit) / rows
     bound = rows * -(p * np.log2(p) + (1 - p) * np.log2(1 - p)) + len(hit) * np.log2(8 * 120)
     assert bound < bits[0] < 1.03 * bound

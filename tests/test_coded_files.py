@@ -61,10 +61,11 @@ def grouped(count=6, prompt=300, rows=400, num_experts=64, seed=0):
 def expect(given_samples, coding):
     """The samples as they must come back: missing rows 0, rows sorted where the codec sorts."""
     return [
-        s if s.routes is None
+        s
+        if s.routes is None
         else dataclasses.replace(s, routes=as_coded(s.routes, sorts=coding.sorts))
         for s in given_samples
-    ]  # fmt: skip
+    ]
 
 
 @every_codec
@@ -126,9 +127,10 @@ def coded_bytes(path, layers=None):
         for i in range(groups.num_columns)
     ]
     return sum(
-        c.total_compressed_size for c in columns
+        c.total_compressed_size
+        for c in columns
         if c.path_in_schema.startswith("coded_") and (names is None or c.path_in_schema in names)
-    )  # fmt: skip
+    )
 
 
 @every_codec
@@ -260,26 +262,41 @@ def spoil(path, column, change, row=0):
     pq.write_table(table.set_column(at, field, pa.array(values, field.type)), path)
 
 
-@pytest.mark.parametrize(("column", "row", "change", "error", "said"), [
-    ("coded_002", 0, lambda c: b"\x08packed/2" + c[9:], UnsupportedError, "'packed/2' is newer"),
-    ("coded_002", 0, lambda c: b"\x06mtf/12" + c[9:], UnsupportedError, "'mtf/12' is not known"),
-    ("coded_002", 0, lambda c: c[:9] + b"\4" + c[10:], FormatError, "the head of"),
-    ("coded_002", 0, lambda c: c[:10] + b"\xff" * 4 + c[14:], FormatError, "the head of"),
-    ("coded_002", 0, lambda c: None, FormatError, "the first cell is not there"),
-    ("coded_002", 0, lambda c: b"", FormatError, "the head of"),
-    ("coded_002", 0, lambda c: c[:-1], FormatError, "got 1199 bytes, expected 1200"),
-    ("coded_002", 1, lambda c: c + b"0", FormatError, "bytes, expected"),
-    ("coded_002", 1, lambda c: None, FormatError, "begins with no count"),
-    ("coded_002", 1, lambda c: b"\xff" * 6, FormatError, "begins with no count"),
-    ("coded_002", 1, lambda c: b"\xff\x7f" + c[2:], FormatError, "shares 16383 rows"),
-    ("shared_with", 1, lambda c: 1, FormatError, "row 1 shares rows with 1"),
-    ("shared_with", 1, lambda c: -1, FormatError, "row 1 shares rows with -1"),
-    ("shared_with", 1, lambda c: None, FormatError, "shares 300 rows"),
-    ("num_rows", 0, lambda c: 2**31 - 1, FormatError, "inflate to more than 1000 times"),
-    ("num_rows", 0, lambda c: 500_000, FormatError, "expected"),
-    ("num_rows", 1, lambda c: 299, FormatError, "shares 300 rows"),
-    ("start", 0, lambda c: 1, FormatError, "shares 300 rows"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("column", "row", "change", "error", "said"),
+    [
+        (
+            "coded_002",
+            0,
+            lambda c: b"\x08packed/2" + c[9:],
+            UnsupportedError,
+            "'packed/2' is newer",
+        ),
+        (
+            "coded_002",
+            0,
+            lambda c: b"\x06mtf/12" + c[9:],
+            UnsupportedError,
+            "'mtf/12' is not known",
+        ),
+        ("coded_002", 0, lambda c: c[:9] + b"\4" + c[10:], FormatError, "the head of"),
+        ("coded_002", 0, lambda c: c[:10] + b"\xff" * 4 + c[14:], FormatError, "the head of"),
+        ("coded_002", 0, lambda c: None, FormatError, "the first cell is not there"),
+        ("coded_002", 0, lambda c: b"", FormatError, "the head of"),
+        ("coded_002", 0, lambda c: c[:-1], FormatError, "got 1199 bytes, expected 1200"),
+        ("coded_002", 1, lambda c: c + b"0", FormatError, "bytes, expected"),
+        ("coded_002", 1, lambda c: None, FormatError, "begins with no count"),
+        ("coded_002", 1, lambda c: b"\xff" * 6, FormatError, "begins with no count"),
+        ("coded_002", 1, lambda c: b"\xff\x7f" + c[2:], FormatError, "shares 16383 rows"),
+        ("shared_with", 1, lambda c: 1, FormatError, "row 1 shares rows with 1"),
+        ("shared_with", 1, lambda c: -1, FormatError, "row 1 shares rows with -1"),
+        ("shared_with", 1, lambda c: None, FormatError, "shares 300 rows"),
+        ("num_rows", 0, lambda c: 2**31 - 1, FormatError, "inflate to more than 1000 times"),
+        ("num_rows", 0, lambda c: 500_000, FormatError, "expected"),
+        ("num_rows", 1, lambda c: 299, FormatError, "shares 300 rows"),
+        ("start", 0, lambda c: 1, FormatError, "shares 300 rows"),
+    ],
+)
 def test_damage_is_named(tmp_path, column, row, change, error, said):
     """A cell, head or number that no writer makes is refused in one line, within 1 s and 100 MB,
     and so is a codec to come, by its name.
@@ -455,8 +472,11 @@ def test_memory_does_not_grow_with_the_dump(tmp_path):
     for count in (16, 256):  # 4 MiB are a row group
         done = subprocess.run(
             [sys.executable, "-c", WRITER, str(count), "packed", str(tmp_path / "x.parquet")],
-            capture_output=True, text=True, check=True, env=environment,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+        )
         peaks.append(int(done.stdout) << 10)
     assert peaks[1] - peaks[0] < 64 << 20
 
@@ -464,8 +484,16 @@ def test_memory_does_not_grow_with_the_dump(tmp_path):
 def test_killed_at_any_instant_the_file_is_absent_or_whole(tmp_path):
     """A convert that SIGKILL ends leaves no file under the name, or the whole one."""
     path = tmp_path / "x.parquet"
-    command = [sys.executable, "-m", "routectl", "convert", str(TINY / "vllm.bf16/samples.jsonl"),
-               str(path), "--codec", "packed"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "routectl",
+        "convert",
+        str(TINY / "vllm.bf16/samples.jsonl"),
+        str(path),
+        "--codec",
+        "packed",
+    ]
     subprocess.run(command, check=True, capture_output=True)  # compiles what is not compiled yet
     whole, began = path.read_bytes(), time.monotonic()
     subprocess.run([*command, "--force"], check=True, capture_output=True)

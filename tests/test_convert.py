@@ -102,12 +102,15 @@ def test_stdout_is_a_native_file(tmp_path):
     assert done.stdout == whole.read_bytes()
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["x.parquet", "--codec", "zip"], "codec 'zip' is not known: plain, packed"),
-    (["x.parquet", "--codec", "delta"], "hint: --base DUMP"),
-    (["-", "--codec", "packed", "--verify"], "stdout cannot be read"),
-    (["x.json"], "expected NAME.parquet"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["x.parquet", "--codec", "zip"], "codec 'zip' is not known: plain, packed"),
+        (["x.parquet", "--codec", "delta"], "hint: --base DUMP"),
+        (["-", "--codec", "packed", "--verify"], "stdout cannot be read"),
+        (["x.json"], "expected NAME.parquet"),
+    ],
+)
 def test_what_cannot_be_is_refused(tmp_path, capsys, monkeypatch, arguments, said):
     """An unknown codec, delta without a base, a check of stdout: exit 2, and no file."""
     monkeypatch.chdir(tmp_path)

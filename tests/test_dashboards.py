@@ -16,8 +16,10 @@ import routectl
 from routectl.reports.ci.tensorboard import write_events
 
 ROOT = Path(__file__).parent.parent
-V0, V1, V2 = (TINY / name for name in ("routes_v0.margins.parquet", "transformers_v1.fp32.npz",
-                                       "routes_v2.fp32.npz"))  # fmt: skip
+V0, V1, V2 = (
+    TINY / name
+    for name in ("routes_v0.margins.parquet", "transformers_v1.fp32.npz", "routes_v2.fp32.npz")
+)
 AT = [f"--at=v0={V0}", f"--at=v1={V1}", f"--at=v2={V2}"]
 TRUTH = json.loads((TINY / "truth.json").read_text("utf-8"))
 
@@ -79,13 +81,16 @@ class TestMetrics:
         document = routectl.diff_document(routectl.diff(routes, routes))
         document["overlap_rate"], document["load_shift"] = float("nan"), None
         assert set(found) - set(routectl.metrics(document)) == {
-            "routectl/overlap", "routectl/load_shift"
-        }  # fmt: skip
+            "routectl/overlap",
+            "routectl/load_shift",
+        }
 
     def test_of_a_staleness(self):
         """A staleness has the mismatch, each lag, and the total, as recorded; of the result too."""
-        versions = [routectl.Version(name, routectl.open_dump(path))
-                    for name, path in (("v0", V0), ("v1", V1), ("v2", V2))]  # fmt: skip
+        versions = [
+            routectl.Version(name, routectl.open_dump(path))
+            for name, path in (("v0", V0), ("v1", V1), ("v2", V2))
+        ]
         result = routectl.staleness(routectl.open_dump(ENGINE), versions)
         found = routectl.metrics(result)
         assert found["routectl/mismatch"] == 2055 / 101_616
@@ -121,15 +126,22 @@ class TestMetrics:
     def test_every_name_is_documented(self, capsys):
         """docs/metrics.md names every scalar of a diff, a staleness and a check."""
         page = (ROOT / "docs" / "metrics.md").read_text("utf-8").split("## Scalars")[1]
-        lines = (["diff", ENGINE, V0, "--rerun", V0], ["staleness", ENGINE, *AT],
-                 ["check", V0, "--against", ENGINE])  # fmt: skip
+        lines = (
+            ["diff", ENGINE, V0, "--rerun", V0],
+            ["staleness", ENGINE, *AT],
+            ["check", V0, "--against", ENGINE],
+        )
         for line in lines:
             found = routectl.metrics(json.loads(run(capsys, *line, "--json").out))
             for name in found:
                 stem = name.split("/layer_")[0].removeprefix("routectl/")
-                known = ("total_METRIC" if stem.startswith("total_") else
-                         "staleness/lag_N" if stem.startswith("staleness/") else
-                         stem.rsplit("/", 1)[-1])  # fmt: skip
+                known = (
+                    "total_METRIC"
+                    if stem.startswith("total_")
+                    else "staleness/lag_N"
+                    if stem.startswith("staleness/")
+                    else stem.rsplit("/", 1)[-1]
+                )
                 assert f"{known}`" in page, name
 
 
@@ -193,14 +205,27 @@ class TestWandb:
         """
         pytest.importorskip("wandb")
         isolated = ["unshare", "-rn"] if can_unshare() else []
-        line = ["-m", "routectl", "diff", ENGINE, V0, "--wandb-offline", tmp_path, "--step", "7",
-                "--json"]  # fmt: skip
+        line = [
+            "-m",
+            "routectl",
+            "diff",
+            ENGINE,
+            V0,
+            "--wandb-offline",
+            tmp_path,
+            "--step",
+            "7",
+            "--json",
+        ]
         kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
         done = subprocess.run(
-            [*isolated, sys.executable, *map(str, line)], capture_output=True, text=True,
-            check=False, cwd=tmp_path,
+            [*isolated, sys.executable, *map(str, line)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
             env={**kept, "WANDB_MODE": "online", "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        )
         assert done.returncode == 1, done.stderr
         values, kinds = history(tmp_path)
         expected = routectl.metrics(json.loads(done.stdout))

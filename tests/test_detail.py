@@ -128,10 +128,18 @@ def test_worst_sequences_are_whole(pairs):
 def flipped(tokens, marks):
     """Two samples' ids of that many tokens; the tokens of ``marks`` differ in layer 0."""
     old = [[[0, 1]] * len(LAYERS) for _ in range(tokens)]
-    new = [[[0, 2 if t in marks and i == 0 else 1] for i in range(len(LAYERS))]
-           for t in range(tokens)]  # fmt: skip
-    common = {"start": 0, "missing": set(), "layers": list(LAYERS), "cached": 0,
-              "prompt": [1] * 3, "response": [1] * tokens, "prompt_length": 3}  # fmt: skip
+    new = [
+        [[0, 2 if t in marks and i == 0 else 1] for i in range(len(LAYERS))] for t in range(tokens)
+    ]
+    common = {
+        "start": 0,
+        "missing": set(),
+        "layers": list(LAYERS),
+        "cached": 0,
+        "prompt": [1] * 3,
+        "response": [1] * tokens,
+        "prompt_length": 3,
+    }
     return {**common, "ids": old}, {**common, "ids": new}
 
 

@@ -43,8 +43,10 @@ def check(result, pairs, layers, **options):
     assert as_plain(result.counts) == truth
     found = [(e.sample, e.position, e.layer, e.old, e.new) for e in result.examples]
     assert found == [(f"s{e[0]}", *e[1:]) for e in examples[: result.limit]]
-    found = [(s.sample, s.tokens, s.tokens_mismatched, s.rows, s.rows_mismatched)
-             for s in result.sequences]  # fmt: skip
+    found = [
+        (s.sample, s.tokens, s.tokens_mismatched, s.rows, s.rows_mismatched)
+        for s in result.sequences
+    ]
     assert found == [(f"s{s[0]}", *s[1:]) for s in sequences]
     assert result.samples.compared == len(sequences)
     assert result.rows == sum(map(sum, truth["swaps_LS"]))
@@ -73,8 +75,12 @@ some_pairs = st.lists(plain_pairs(), min_size=1, max_size=3)
 
 
 @settings(max_examples=150)
-@given(some_pairs, st.sampled_from(["all", "prompt", "response"]), st.integers(0, 6),
-       st.sampled_from([None, [1], [4, 2], [1, 2, 4]]))  # fmt: skip
+@given(
+    some_pairs,
+    st.sampled_from(["all", "prompt", "response"]),
+    st.integers(0, 6),
+    st.sampled_from([None, [1], [4, 2], [1, 2, 4]]),
+)
 def test_diff_is_the_oracle(pairs, tokens, examples, layers):
     """Whatever the starts, gaps, layers and tokens: every count is what loops over sets count."""
     old, new = sides_of(pairs)
@@ -234,8 +240,10 @@ def test_leftover_samples_are_counted():
 
 def test_samples_without_an_id_are_numbered():
     """A sample without an id is named by its place in the old dump."""
-    old, new = ([make_sample(make_routes(all_alike(1, row)), None, [i], [1]) for i in (0, 1)]
-                for row in (A, B))  # fmt: skip
+    old, new = (
+        [make_sample(make_routes(all_alike(1, row)), None, [i], [1]) for i in (0, 1)]
+        for row in (A, B)
+    )
     result = diff(make_dump(old), make_dump(new), examples=4)
     assert result.match == {"tokens": 2}
     assert [e.sample for e in result.examples] == ["#0", "#0", "#0", "#1"]

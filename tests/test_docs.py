@@ -56,9 +56,14 @@ def test_documents_match_their_contract() -> None:
     import json
 
     text = (ROOT / "docs" / "json.md").read_text("utf-8")
-    files = {"diff": "diff", "show": "show", "check": "check.", "checkpoint": "checkpoint",
-             "staleness": "staleness",
-             "staleness_series": "series"}  # fmt: skip
+    files = {
+        "diff": "diff",
+        "show": "show",
+        "check": "check.",
+        "checkpoint": "checkpoint",
+        "staleness": "staleness",
+        "staleness_series": "series",
+    }
     for name, file in files.items():
         section = text.split(f"## routectl.{name}/1")[1].split("\n## ")[0]
         named = set()

@@ -159,8 +159,9 @@ def test_experts_that_move_are_counted():
     assert drift.experts_between == ("v0", "v2")
     truth = {}
     for layer in range(4):
-        for a, b in zip(old[:, :, layer].reshape(-1, TOP_K), new[:, :, layer].reshape(-1, TOP_K),
-                        strict=True):  # fmt: skip
+        for a, b in zip(
+            old[:, :, layer].reshape(-1, TOP_K), new[:, :, layer].reshape(-1, TOP_K), strict=True
+        ):
             for expert in {*a.tolist()} ^ {*b.tolist()}:
                 counts = truth.setdefault((layer, expert), [0, 0])
                 counts[expert in a] += 1

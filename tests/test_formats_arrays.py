@@ -179,8 +179,10 @@ def test_a_lone_npy(tmp_path, fortran):
     np.testing.assert_array_equal(dump[0].routes.ids_TLK, ids)
 
 
-@pytest.mark.parametrize(("rows", "start", "fits"), [(7, 0, True), (6, 0, True), (5, 2, True),
-                                                     (8, 0, False), (6, 2, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "start", "fits"),
+    [(7, 0, True), (6, 0, True), (5, 2, True), (8, 0, False), (6, 2, False)],
+)
 def test_rows_of_trainers(place, rows, start, fits):
     """A trainer has up to N rows, an engine N - 1; more than the tokens allow are refused."""
     arrays = {
@@ -214,13 +216,19 @@ WRONG = {
     "few ids": (_changed(sample_id=np.arange(2)), "sample_id: got 2, expected 3"),
     "scalar ids": (_changed(sample_id=np.array(2)), "sample_id: got 1, expected 3"),
     "short tokens": (
-        _changed(input_ids=np.zeros((3, 3), int), prompt_lengths=np.array([2, 2, 2]),
-                 response_lengths=np.array([1, 1, 2**31 - 1])),
+        _changed(
+            input_ids=np.zeros((3, 3), int),
+            prompt_lengths=np.array([2, 2, 2]),
+            response_lengths=np.array([1, 1, 2**31 - 1]),
+        ),
         r"sample 2: input_ids \(3, 3\) do not hold 2147483649",
     ),
     "few tokens": (
-        _changed(input_ids=np.zeros((2, 9), int), prompt_lengths=np.array([2, 2, 2]),
-                 response_lengths=np.array([4, 4, 4])),
+        _changed(
+            input_ids=np.zeros((2, 9), int),
+            prompt_lengths=np.array([2, 2, 2]),
+            response_lengths=np.array([4, 4, 4]),
+        ),
         r"input_ids \(2, 9\) do not hold",
     ),
     "two axes": ({"s.routed_experts": np.zeros((3, 6), int)}, r"got int64 \(3, 6\), expected int"),
@@ -231,10 +239,12 @@ WRONG = {
     "top_k": ({"s.routed_experts": some_ids(3, 3, 4)}, "got rows of 4 ids, expected top_k = 2"),
     "ids": ({"s.routed_experts": some_ids(9, experts=9)}, r"got id 8, expected 0\.\.7"),
     "tokens": (
-        {"s.routed_experts": some_ids(3), "s.token_ids": np.array([-1])}, "token_ids: got ids out"
+        {"s.routed_experts": some_ids(3), "s.token_ids": np.array([-1])},
+        "token_ids: got ids out",
     ),
     "token axes": (
-        {"s.routed_experts": some_ids(3), "s.token_ids": np.ones((2, 2), int)}, "expected integers"
+        {"s.routed_experts": some_ids(3), "s.token_ids": np.ones((2, 2), int)},
+        "expected integers",
     ),
     "start": ({"s.routed_experts": some_ids(3), "s.start": np.array(-1)}, "expected one count"),
     "far start": ({"s.routed_experts": some_ids(3), "s.start": np.array(2**40)}, "one count"),
@@ -243,7 +253,7 @@ WRONG = {
         "expected one float a response token",
     ),
     "nothing": ({"x": np.arange(3)}, r"no routed_experts: the arrays are \['x'\]"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("arrays", "line"), WRONG.values(), ids=WRONG)

@@ -47,8 +47,19 @@ def bin_of(samples, *, multiple=1, dtype="uint8", appended=False, fields=16):
         lens[-1] += pad
     array = np.concatenate(rows).astype(dtype)
     size = len(tokens)
-    batch = [tokens, mask, [0.5] * size, scores, positions, lens, [1.0] * size, ["env"] * size,
-             list(lens), None, [array.tobytes(), list(array.shape), dtype]]  # fmt: skip
+    batch = [
+        tokens,
+        mask,
+        [0.5] * size,
+        scores,
+        positions,
+        lens,
+        [1.0] * size,
+        ["env"] * size,
+        list(lens),
+        None,
+        [array.tobytes(), list(array.shape), dtype],
+    ]
     return [*batch, *[None] * (fields - len(batch))]
 
 
@@ -77,8 +88,10 @@ def assert_samples(dump, samples):
 def test_padded_bins_are_split_back(tmp_path, dtype, appended, multiple):
     """Samples of packed bins come back without the padding, which sequence_lengths counts."""
     samples = [sample(9, 3, 0), sample(5, 2, 1), sample(12, 4, 2)]
-    bins = [bin_of(part, multiple=multiple, dtype=dtype, appended=appended)
-            for part in (samples[:2], samples[2:])]  # fmt: skip
+    bins = [
+        bin_of(part, multiple=multiple, dtype=dtype, appended=appended)
+        for part in (samples[:2], samples[2:])
+    ]
     assert_samples(open_dump(write_bin(tmp_path / "rank_0.bin", bins)), samples)
 
 
@@ -95,8 +108,7 @@ def test_rollouts_of_several_steps_and_ranks(tmp_path):
     assert_samples(open_dump(tmp_path / "rollouts" / "step_1"), samples[4:])
 
 
-@settings(max_examples=60, derandomize=True, deadline=None,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_packing_splits_back(tmp_path_factory, data):
     """Whatever the lengths, prompts and the multiple: each sample comes back exactly."""
@@ -108,16 +120,36 @@ def test_any_packing_splits_back(tmp_path_factory, data):
     assert_samples(open_dump(write_bin(place / "rank_0.bin", bins)), samples)
 
 
-@settings(max_examples=150, derandomize=True, deadline=None,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@settings(
+    max_examples=150, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+)
 @given(data=st.data())
 def test_changed_bins_are_read_or_refused(tmp_path_factory, data):
     """Any field of another type or size gives samples or one clear line."""
     batch = bin_of([sample(9, 3, 0), sample(5, 2, 1)], multiple=8)
-    wrong = st.sampled_from([None, True, -1, 2**31, [], [1], [None], [[1]], "x", b"\x00", [2**40],
-                             [b"", [16, 3, 2], "uint8"], [b"\x00" * 96, [2**40, 3, 2], "uint8"],
-                             [b"\x00" * 96, [16, -1, -1], "uint8"], [0.5] * 16, [-1] * 16,
-                             [0] * 16, [16], [2**30, 2**30]])  # fmt: skip
+    wrong = st.sampled_from(
+        [
+            None,
+            True,
+            -1,
+            2**31,
+            [],
+            [1],
+            [None],
+            [[1]],
+            "x",
+            b"\x00",
+            [2**40],
+            [b"", [16, 3, 2], "uint8"],
+            [b"\x00" * 96, [2**40, 3, 2], "uint8"],
+            [b"\x00" * 96, [16, -1, -1], "uint8"],
+            [0.5] * 16,
+            [-1] * 16,
+            [0] * 16,
+            [16],
+            [2**30, 2**30],
+        ]
+    )
     for _ in range(data.draw(st.integers(1, 2))):
         batch[data.draw(st.integers(0, 10))] = data.draw(wrong)
     path = write_bin(tmp_path_factory.getbasetemp() / "fuzz" / "rank_0.bin", [batch])

@@ -90,15 +90,33 @@ def test_a_newer_container_is_unsupported(tmp_path):
 
 
 BLOCKS = [
-    {"layers": [0, 1]}, {"layers": [0, 2, 1]}, {"layers": [-1, 0, 1]}, {"layers": []},
-    {"layers": 3}, {"layers": ["0", "1", "2"]}, {"num_experts": 0}, {"num_experts": 65537},
-    {"num_experts": "8"}, {"top_k": 0}, {"top_k": 9}, {"top_k": None}, {"top_k": True},
-    {"engine": 3}, {"id_space": None}, {"model": []}, {"schema": "routectl.native/2"},
-    {"schema": "routectl.native/3"}, {"schema": "routectl.native/4"},
-    {"schema": "routectl.native/4", "kinds": 1}, {"schema": "routectl.native/4", "kinds": True},
+    {"layers": [0, 1]},
+    {"layers": [0, 2, 1]},
+    {"layers": [-1, 0, 1]},
+    {"layers": []},
+    {"layers": 3},
+    {"layers": ["0", "1", "2"]},
+    {"num_experts": 0},
+    {"num_experts": 65537},
+    {"num_experts": "8"},
+    {"top_k": 0},
+    {"top_k": 9},
+    {"top_k": None},
+    {"top_k": True},
+    {"engine": 3},
+    {"id_space": None},
+    {"model": []},
+    {"schema": "routectl.native/2"},
+    {"schema": "routectl.native/3"},
+    {"schema": "routectl.native/4"},
+    {"schema": "routectl.native/4", "kinds": 1},
+    {"schema": "routectl.native/4", "kinds": True},
     {"schema": "routectl.native/4", "kinds": "1"},
-    {"order": "size"}, {"order": None}, {"provenance": []}, {"provenance": {"device": 1}},
-]  # fmt: skip
+    {"order": "size"},
+    {"order": None},
+    {"provenance": []},
+    {"provenance": {"device": 1}},
+]
 
 
 @pytest.mark.parametrize("change", BLOCKS, ids=str)
@@ -114,12 +132,24 @@ def test_a_block_that_does_not_fit_is_refused(tmp_path, change):
 
 
 VALUES = [
-    ("num_rows", -1), ("num_rows", 4), ("num_rows", 2**31 - 1), ("start", None), ("start", -1),
-    ("missing", b""), ("missing", b"\0" * 100), ("layer_001", None), ("layer_001", b"\x09" * 10),
-    ("prompt_ids", [1, None]), ("response_ids", [-5]), ("loss_mask", [True, None]),
-    ("logprobs", [None]), ("weight_spans", [None]), ("prompt_length", -1), ("cached_tokens", -2),
+    ("num_rows", -1),
+    ("num_rows", 4),
+    ("num_rows", 2**31 - 1),
+    ("start", None),
+    ("start", -1),
+    ("missing", b""),
+    ("missing", b"\0" * 100),
+    ("layer_001", None),
+    ("layer_001", b"\x09" * 10),
+    ("prompt_ids", [1, None]),
+    ("response_ids", [-5]),
+    ("loss_mask", [True, None]),
+    ("logprobs", [None]),
+    ("weight_spans", [None]),
+    ("prompt_length", -1),
+    ("cached_tokens", -2),
     ("weight_spans", [{"version": None, "start": 0, "end": 1}]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "value"), VALUES, ids=str)
@@ -139,10 +169,12 @@ def test_values_that_no_writer_makes_are_refused(tmp_path, name, value):
 
 
 MARGINS = [
-    (b"", "got 0 bytes, expected 10 bytes"), (b"\0" * 12, "got 12 bytes, expected 10 bytes"),
-    (None, "got nothing, expected 10 bytes"), (b"\0\x80" * 5, "a sign bit set"),
+    (b"", "got 0 bytes, expected 10 bytes"),
+    (b"\0" * 12, "got 12 bytes, expected 10 bytes"),
+    (None, "got nothing, expected 10 bytes"),
+    (b"\0\x80" * 5, "a sign bit set"),
     (b"\0" * 10, "must be NaN where a row is missing"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("value", "words"), MARGINS, ids=str)

@@ -22,7 +22,7 @@ from building import (
     some_ids,
     write_json,
     write_lines,
-)  # fmt: skip
+)
 
 from routectl.dump import DumpMeta
 from routectl.errors import FormatError, MismatchError, UnsupportedError

@@ -18,7 +18,7 @@ from building import (
     some_ids,
     write_json,
     write_lines,
-)  # fmt: skip
+)
 
 from routectl.dump import WeightSpan
 from routectl.errors import FormatError

@@ -21,7 +21,7 @@ from building import (
     some_ids,
     write_json,
     write_lines,
-)  # fmt: skip
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
@@ -42,11 +42,38 @@ NAMES = [
 ]
 WRONG = st.sampled_from(
     [
-        None, True, -1, 0, 1, 2**31, 10**30, 0.5, float("nan"), float("inf"), "", "x", "\ud800",
-        "\n", [], {}, [[]], [None], [[1]], [{}], [[1, 2]], ["x"], {"a": 1}, {"type": []}, [-1],
-        [True], as_npy(some_ids(3)), [[[1, 2]] * 6] * 3, "k05VTVBZAA==", {"version": "v"},
+        None,
+        True,
+        -1,
+        0,
+        1,
+        2**31,
+        10**30,
+        0.5,
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "\ud800",
+        "\n",
+        [],
+        {},
+        [[]],
+        [None],
+        [[1]],
+        [{}],
+        [[1, 2]],
+        ["x"],
+        {"a": 1},
+        {"type": []},
+        [-1],
+        [True],
+        as_npy(some_ids(3)),
+        [[[1, 2]] * 6] * 3,
+        "k05VTVBZAA==",
+        {"version": "v"},
     ]
-)  # fmt: skip
+)
 
 
 def _paths(value, at=()):
@@ -210,11 +237,17 @@ FIELDS = [
     ("chat_sglext_ids_n2", ("sglext", "input_ids"), TOKENS),
 ]
 RECORD_FIELDS = {
-    "routed_experts": PAYLOAD, "prompt_token_ids": TOKENS, "token_ids": TOKENS,
-    "logprobs": NUMBERS, "loss_mask": [*NUMBERS, [None], [1]], "num_cached_tokens": COUNT,
-    "start": COUNT, "num_retractions": COUNT, "weight_versions": SPANS,
+    "routed_experts": PAYLOAD,
+    "prompt_token_ids": TOKENS,
+    "token_ids": TOKENS,
+    "logprobs": NUMBERS,
+    "loss_mask": [*NUMBERS, [None], [1]],
+    "num_cached_tokens": COUNT,
+    "start": COUNT,
+    "num_retractions": COUNT,
+    "weight_versions": SPANS,
     "routed_experts_start_len": COUNT,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("name", "at", "values"), FIELDS, ids=lambda v: str(v)[:50])

@@ -19,7 +19,7 @@ from building import (
     some_ids,
     write_json,
     write_lines,
-)  # fmt: skip
+)
 
 from routectl.dump import DumpMeta, Sample
 from routectl.errors import FormatError

@@ -21,9 +21,20 @@ from routectl.routes import Routes
 COUNTS = st.none() | st.integers(0, 2**31 - 1)
 TEXTS = st.none() | st.text(st.characters(codec="utf-8"), max_size=12)
 KEPT = (
-    "layers_L", "num_experts", "top_k", "engine", "engine_version", "model", "id_space", "order",
-    "margins", "group_margins", "gates", "provenance", "num_layers",
-)  # fmt: skip
+    "layers_L",
+    "num_experts",
+    "top_k",
+    "engine",
+    "engine_version",
+    "model",
+    "id_space",
+    "order",
+    "margins",
+    "group_margins",
+    "gates",
+    "provenance",
+    "num_layers",
+)
 
 
 @st.composite
@@ -172,10 +183,22 @@ def test_every_field_of_a_sample_is_tried():
     names = {f.name for f in dataclasses.fields(Sample)}
     of_the_reader = {"row_form", "segments"}
     assert names - of_the_reader == {
-        "routes", "sample_id", "group_id", "prompt_ids", "response_ids", "prompt_length",
-        "response_length", "loss_mask", "logprobs", "weight_spans", "finish_reason",
-        "cached_tokens", "retractions", "start_inferred", "gates",
-    }  # fmt: skip
+        "routes",
+        "sample_id",
+        "group_id",
+        "prompt_ids",
+        "response_ids",
+        "prompt_length",
+        "response_length",
+        "loss_mask",
+        "logprobs",
+        "weight_spans",
+        "finish_reason",
+        "cached_tokens",
+        "retractions",
+        "start_inferred",
+        "gates",
+    }
     of_the_opening = {"path", "format", "facts_source", "file_bytes", "skipped", "codec"}
     assert {f.name for f in dataclasses.fields(DumpMeta)} == {*KEPT, "wire_dtype"} | of_the_opening
 
@@ -244,12 +267,19 @@ def test_files_with_gates_have_a_number_of_their_own(tmp_path, margins):
         write_native([short], meta, path, force=True)
 
 
-@pytest.mark.parametrize(("column", "said"), [
-    (b"\0" * 12, "gate_001: got 12 bytes, expected 16000 bytes"),
-    (None, "gate_001: got nothing, expected 16000 bytes"),
-    (np.full(4000, 0.5, "<f4").tobytes(), "damaged: logprobs_TLK must be finite and at most 0"),
-    (np.full(4000, -np.inf, "<f4").tobytes(), "damaged: logprobs_TLK must be finite and at most 0"),
-], ids=["short", "null", "positive", "infinite"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        (b"\0" * 12, "gate_001: got 12 bytes, expected 16000 bytes"),
+        (None, "gate_001: got nothing, expected 16000 bytes"),
+        (np.full(4000, 0.5, "<f4").tobytes(), "damaged: logprobs_TLK must be finite and at most 0"),
+        (
+            np.full(4000, -np.inf, "<f4").tobytes(),
+            "damaged: logprobs_TLK must be finite and at most 0",
+        ),
+    ],
+    ids=["short", "null", "positive", "infinite"],
+)
 def test_damaged_gates_are_seen(tmp_path, column, said):
     """Gate columns that are no log-probabilities of the rows are refused with their sample."""
     path = tmp_path / "x.parquet"
@@ -304,9 +334,14 @@ def test_margins_of_other_layers_are_not_read(tmp_path, kind):
     with pytest.raises(FormatError, match="damaged"):
         dump[0]
     for layers in ((1, 2), (2,)):
-        for part in (dump.select(layers=layers), dump.renumbered((5, 6, 9)).select(layers=
-            tuple({1: 6, 2: 9}[n] for n in layers)
-        ).select(samples=[1, 0]).select(samples=[1, 0]).held()):  # fmt: skip
+        for part in (
+            dump.select(layers=layers),
+            dump.renumbered((5, 6, 9))
+            .select(layers=tuple({1: 6, 2: 9}[n] for n in layers))
+            .select(samples=[1, 0])
+            .select(samples=[1, 0])
+            .held(),
+        ):
             routes = part[0].routes
             expected = samples[0].routes.columns(layers)
             np.testing.assert_array_equal(routes.margin_TL, expected.margin_TL)

@@ -75,17 +75,21 @@ def verl_file(path, tensors=None, columns=None, method=None):
     mixed = np.empty(2, object)
     mixed[:] = [{"role": "user"}, None]
     turns = np.array([[{"role": "user", "content": "x"}]] * 2, object)
-    columns = {
-        "uid": np.array(["g", "g"], object),
-        "min_global_steps": np.array([3, 3], object),
-        "max_global_steps": np.array([3, 5], object),
-        "raw_prompt": turns,
-        "extra_info": mixed,
-        "day": np.array(["2026-01-01"] * 2, "M8[D]"),
-        "__num_turns__": np.array([2, 2], np.int32),
-        "score": np.array([0.5, 1.0]),
-        "words": np.array(["ab", "c"]),
-    } if columns is None else columns  # fmt: skip
+    columns = (
+        {
+            "uid": np.array(["g", "g"], object),
+            "min_global_steps": np.array([3, 3], object),
+            "max_global_steps": np.array([3, 5], object),
+            "raw_prompt": turns,
+            "extra_info": mixed,
+            "day": np.array(["2026-01-01"] * 2, "M8[D]"),
+            "__num_turns__": np.array([2, 2], np.int32),
+            "score": np.array([0.5, 1.0]),
+            "words": np.array(["ab", "c"]),
+        }
+        if columns is None
+        else columns
+    )
     about = {"timing": {"gen": np.float64(1.5)}, "metrics": [{"a": 1.0}], "global_steps": 7}
     batch = proto.from_dict(verl_tensors() if tensors is None else tensors, columns, about)
     environment = {} if method is None else {"VERL_DATAPROTO_SERIALIZATION_METHOD": method}
@@ -138,8 +142,9 @@ class TestVerl:
             f"list(open_dump({str(path)!r}, model=ModelFacts(2, (1,), 4, 2, None)));"
             "print([m for m in ('verl', 'tensordict', 'torch') if m in sys.modules])"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                              check=True)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
         assert done.stdout.strip() == "[]"
 
     def test_bfloat16_scores(self, tmp_path):
@@ -327,8 +332,9 @@ class TestOurs:
 
     def test_an_empty_prompt(self, tmp_path):
         """A response from the first token on has no log-prob before the first: it is left out."""
-        sample = make_sample(make_routes([[[0, 1]]], (1,), 4), "a", [], [2, 3],
-                             logprobs=np.array([-1.0, -2.0]))  # fmt: skip
+        sample = make_sample(
+            make_routes([[[0, 1]]], (1,), 4), "a", [], [2, 3], logprobs=np.array([-1.0, -2.0])
+        )
         path = write(make_dump([sample], (1,), 4, 2), "roll-pkl", tmp_path)
         assert open_dump(path, model=FACTS)[0].logprobs.tolist() == [0.0, -2.0]
 

@@ -188,9 +188,15 @@ def test_rows_without_counts_need_a_start(tmp_path):
 
 @pytest.mark.parametrize("encode", [as_npy, as_raw, np.ndarray.tolist])
 @pytest.mark.parametrize(
-    ("rows", "said", "form"), [(10, {}, "N"), (10, {"start": 0}, "N"), (9, {}, "N-1"),
-                               (9, {"start": 0}, "N-1"), (8, {"start": 0}, "N-2")],
-)  # fmt: skip
+    ("rows", "said", "form"),
+    [
+        (10, {}, "N"),
+        (10, {"start": 0}, "N"),
+        (9, {}, "N-1"),
+        (9, {"start": 0}, "N-1"),
+        (8, {"start": 0}, "N-2"),
+    ],
+)
 def test_row_counts_are_understood(tmp_path, encode, rows, said, form):
     """From the first token on, N, N - 1 and N - 2 rows are known; the last of N is left out."""
     ids = some_ids(10)

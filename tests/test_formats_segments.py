@@ -61,7 +61,10 @@ def test_turns_with_starts_are_one_sample(tmp_path):
     assert sample.weight_spans == (WeightSpan("v1", 0, 8),)
     assert sample.finish_reason == "stop"
     assert [(s.start, s.stop, s.shared) for s in sample.segments] == [
-        (0, 17, 0), (17, 39, 0), (39, 59, 0)]  # fmt: skip
+        (0, 17, 0),
+        (17, 39, 0),
+        (39, 59, 0),
+    ]
     assert check(dump).count("error") == 0
     summary = summarize(dump)
     assert (summary.merged, summary.segments, summary.row_counts) == (1, 3, {"N-1": 1})
@@ -229,8 +232,7 @@ def test_a_session_is_one_sample(tmp_path):
     assert len(opened(tmp_path, lines)) == 3  # each call has an id of its own
 
 
-@settings(max_examples=80, derandomize=True, deadline=None,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@settings(max_examples=80, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_cut_merges_back(tmp_path_factory, data):
     """However a sample is cut into calls and starts, the rows that some call has come back."""

@@ -246,8 +246,12 @@ def test_what_holds_no_routes_is_refused_by_name(tmp_path, payload, line):
 def test_nemo_trace_has_no_routes(tmp_path):
     """NeMo-RL's R3 trace holds digests and previews: each line is named, none is a sample."""
     routes = {"shape": [4, 3, 2], "dtype": "torch.int8", "sha256": "0" * 64, "preview": [[0, 1]]}
-    trace = {"event": "rollout_payload_sample", "key": "a", "valid_length": 4,
-             "routed_experts": routes}  # fmt: skip
+    trace = {
+        "event": "rollout_payload_sample",
+        "key": "a",
+        "valid_length": 4,
+        "routed_experts": routes,
+    }
     path = write_lines(
         tmp_path / "r3_trace_h_pid1.jsonl", [trace, {"event": "router_replay_action"}]
     )
@@ -337,9 +341,29 @@ def test_hostile_payloads(tmp_path, payload):
 
 
 WRONG = st.sampled_from(
-    [None, True, -1, 2**31, 10**30, 0.5, "", "x", "KLUv/", "nrlre1:", [], {}, [[]], [1], ["x"],
-     {"a": 1}, {"data": "AAAA"}, [None, "AAAA"], ["[1]", "A"], "a" * 32]
-)  # fmt: skip
+    [
+        None,
+        True,
+        -1,
+        2**31,
+        10**30,
+        0.5,
+        "",
+        "x",
+        "KLUv/",
+        "nrlre1:",
+        [],
+        {},
+        [[]],
+        [1],
+        ["x"],
+        {"a": 1},
+        {"data": "AAAA"},
+        [None, "AAAA"],
+        ["[1]", "A"],
+        "a" * 32,
+    ]
+)
 
 
 def documents():
@@ -356,8 +380,9 @@ def documents():
     yield {"session_id": "s", "records": [call]}
 
 
-@settings(max_examples=300, derandomize=True, deadline=None,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@settings(
+    max_examples=300, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+)
 @given(data=st.data())
 def test_changed_documents_are_read_or_refused(tmp_path_factory, data):
     """Any entry of another type, or a payload with other characters, never raises but one line."""

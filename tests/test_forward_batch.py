@@ -138,9 +138,13 @@ def test_passes_hold_whole_batches(most, tmp_path):
     steps = []
     whole, _ = forward(folder, inputs, batch=2)
     cut, _ = forward(
-        folder, inputs, streaming="stream", batch=2, max_tokens_per_pass=most,
+        folder,
+        inputs,
+        streaming="stream",
+        batch=2,
+        max_tokens_per_pass=most,
         on_progress=steps.append,
-    )  # fmt: skip
+    )
     for one, other in zip(whole, cut, strict=True):
         assert np.array_equal(one.margins_TL, other.margins_TL)
     assert [step.tokens for step in steps[2::3]] == ([98] if most == 1000 else [60, 98])

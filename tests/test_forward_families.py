@@ -13,9 +13,10 @@ from routectl.routers.maths import route
 
 LENGTHS = (12, 7)
 GROUPED = [
-    name for name, family in families.FAMILIES.items()
+    name
+    for name, family in families.FAMILIES.items()
     if (family.settings.get("n_group") or 1) > 1 and family.settings.get("topk_method") != "greedy"
-]  # fmt: skip
+]
 SOFTMAX = ("deepseek_v2", "unlimited_ocr", "mistral4", "mistral_large4", "mistral4.soft")
 
 

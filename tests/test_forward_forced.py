@@ -162,8 +162,11 @@ def test_both_gives_free_and_forced_of_each_sample(tmp_path):
     for streaming in ("plain", "stream"):
         found, _ = forward(folder, given, mode="both", streaming=streaming)
         assert [(r.index, r.mode) for r in found] == [
-            (0, "free"), (0, "forced"), (1, "free"), (1, "forced"),
-        ]  # fmt: skip
+            (0, "free"),
+            (0, "forced"),
+            (1, "free"),
+            (1, "forced"),
+        ]
         for sample, one, two in zip(given, found[::2], found[1::2], strict=True):
             assert np.array_equal(one.ids_TLK, free[one.index].ids_TLK)
             assert one.live_TLK is None

@@ -160,10 +160,13 @@ def test_a_router_that_the_config_denies_is_named(tmp_path):
         forward(folder, inputs, gates=open_gates(folder, "cpu"))
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("zaya", "no gate log-probabilities of zaya: the router is a network"),
-    ("inkling", "inkling"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("zaya", "no gate log-probabilities of zaya: the router is a network"),
+        ("inkling", "inkling"),
+    ],
+)
 def test_a_family_without_logits_is_refused_in_one_line(name, said, tmp_path):
     """A family without a recipe, or whose logits are no product, is refused with its reason."""
     folder = checkpoint_of(name, tmp_path)

@@ -56,9 +56,13 @@ def test_passes_give_the_same_and_read_weights_once_each(most, tmp_path):
     assert once == sum(t.nbytes for t in load_file(folder / "model.safetensors").values())
     steps = []
     cut, prepared = forward(
-        folder, inputs, streaming="stream", want_logprobs=True, max_tokens_per_pass=most,
+        folder,
+        inputs,
+        streaming="stream",
+        want_logprobs=True,
+        max_tokens_per_pass=most,
         on_progress=steps.append,
-    )  # fmt: skip
+    )
     same(whole, cut)
     passes = {1: 4, 12: 3, 1000: 1}[most]
     assert prepared.store.read_bytes == once * passes
@@ -228,9 +232,10 @@ def test_expert_biases_keep_their_stored_dtype(tmp_path):
     store = prepare(RunOptions(checkpoint=folder, dtype="bfloat16")).store
     name = "model.layers.0.mlp.e_score_correction_bias"
     stored = next(
-        t for k, t in load_file(folder / "model.safetensors").items()
+        t
+        for k, t in load_file(folder / "model.safetensors").items()
         if k.endswith("layers.0.block_sparse_moe.e_score_correction_bias")
-    )  # fmt: skip
+    )
     assert torch.equal(store.layer(0)[name], stored)
     assert store.layer(0)[name].dtype == torch.float32
 
@@ -264,9 +269,11 @@ def block_fp8(folder):
     edit_config(
         folder,
         quantization_config={
-            "quant_method": "fp8", "weight_block_size": [8, 8], "activation_scheme": "dynamic",
+            "quant_method": "fp8",
+            "weight_block_size": [8, 8],
+            "activation_scheme": "dynamic",
         },
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -212,10 +212,12 @@ def test_digests_tell_routes_apart():
     routes = make_routes(ids, layers=(0, 1))
     turned = [[[1, 0], [2, 3]], ids[1]]
     others = [
-        make_routes(turned, layers=(0, 1)), make_routes(ids, layers=(0, 2)),
+        make_routes(turned, layers=(0, 1)),
+        make_routes(ids, layers=(0, 2)),
         make_routes(ids, layers=(0, 1), start=1),
-        make_routes(ids, layers=(0, 1), missing={(1, 0)}), make_routes(ids[:1], layers=(0, 1)),
-    ]  # fmt: skip
+        make_routes(ids, layers=(0, 1), missing={(1, 0)}),
+        make_routes(ids[:1], layers=(0, 1)),
+    ]
     digests = {digest_routes(other) for other in (routes, *others)}
     assert len(digests) == 6
     nothing_missing = replace(routes, missing_TL=np.zeros((2, 2), np.bool_))

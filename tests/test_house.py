@@ -12,15 +12,30 @@ import pytest
 HOUSE = Path(__file__).parent.parent / "routectl"
 MODULES = sorted(HOUSE.rglob("*.py"))
 FLOORS = {
-    "errors": 0, "gate_logprobs": 0, "margins": 0, "routes": 0, "dump": 0, "model": 0, "files": 0,
-    "layouts": 0, "pickled": 0,
-    "kernels": 1, "routers": 1, "codecs": 1,
-    "formats": 2, "checkpoints": 2, "forward": 3, "engines": 3,
-    "ops": 3, "loading": 3,
+    "errors": 0,
+    "gate_logprobs": 0,
+    "margins": 0,
+    "routes": 0,
+    "dump": 0,
+    "model": 0,
+    "files": 0,
+    "layouts": 0,
+    "pickled": 0,
+    "kernels": 1,
+    "routers": 1,
+    "codecs": 1,
+    "formats": 2,
+    "checkpoints": 2,
+    "forward": 3,
+    "engines": 3,
+    "ops": 3,
+    "loading": 3,
     "reports": 4,
-    "jobs": 5, "cli": 5,
-    "__init__": 6, "__main__": 6,
-}  # fmt: skip
+    "jobs": 5,
+    "cli": 5,
+    "__init__": 6,
+    "__main__": 6,
+}
 TYPES = "TYPE_CHECKING"
 HOMES = {
     "numba": (

@@ -107,7 +107,7 @@ class TestMiles:
             ([[layer(A, A, B), layer(B)]], "micro-batch 0: 4 rows are left, but no more"),
             ([[layer(B), layer(A)]], "micro-batch 0: 2 of 2 rows are left, sample 0 has 4 tokens"),
         ],
-    )  # fmt: skip
+    )
     def test_tokens_that_do_not_fit(self, tmp_path, rollout, doc, said):
         """Micro-batches have to be made up of whole samples, in order, and of all of them."""
         path = save(tmp_path / "r.pt", doc)
@@ -162,6 +162,9 @@ def test_convert_and_diff(tmp_path, rollout, capsys):
 
 
 CONFIG = {
-    "model_type": "deepseek_v3", "num_hidden_layers": 2, "first_k_dense_replace": 1,
-    "n_routed_experts": 4, "num_experts_per_tok": 2,
-}  # fmt: skip
+    "model_type": "deepseek_v3",
+    "num_hidden_layers": 2,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+}

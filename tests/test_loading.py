@@ -48,9 +48,15 @@ def test_other_formats_give_tensors_too():
         data[len(data)]
 
 
-@pytest.mark.parametrize(("num_experts", "dtype"), [
-    (256, torch.uint8), (257, torch.int16), (32768, torch.int16), (32769, torch.int32),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("num_experts", "dtype"),
+    [
+        (256, torch.uint8),
+        (257, torch.int16),
+        (32768, torch.int16),
+        (32769, torch.int32),
+    ],
+)
 def test_ids_are_of_a_dtype_that_torch_knows_well(tmp_path, num_experts, dtype):
     """Ids are uint8, int16 or int32, and never negative; a sample without routes has none."""
     ids = np.array([[[num_experts - 1]]], np.uint8 if num_experts <= 256 else np.uint16)

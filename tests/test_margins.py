@@ -161,9 +161,12 @@ class TestRoutes:
     def test_cuts_keep_margins(self):
         """Choosing, renumbering, reordering, holding and watching a dump keep each row's margin."""
         margins = np.arange(9, dtype=np.float16).reshape(3, 3)
-        samples = [make_sample(make_routes(all_alike(3), margins=margins * i,
-                                           group_margins=margins + i), str(i))
-                   for i in range(3)]  # fmt: skip
+        samples = [
+            make_sample(
+                make_routes(all_alike(3), margins=margins * i, group_margins=margins + i), str(i)
+            )
+            for i in range(3)
+        ]
         dump, seen = make_dump(samples, margins=True, group_margins=True), []
         parts = (
             dump.watched(seen.append)
@@ -197,8 +200,12 @@ def bins_of(rows, layers, side, flips):
 
 
 @settings(max_examples=150)
-@given(some_pairs, widths, st.sampled_from(["all", "prompt", "response"]),
-       st.sampled_from([None, [1], [4, 2]]))  # fmt: skip
+@given(
+    some_pairs,
+    widths,
+    st.sampled_from(["all", "prompt", "response"]),
+    st.sampled_from([None, [1], [4, 2]]),
+)
 def test_margins_of_a_diff_are_the_oracle(pairs, eps, tokens, layers):
     """Whatever sides, rows and layers have margins: every tally is what loops over rows count."""
     pairs = [({**a, "prompt_length": 1}, b) for a, b in pairs]
@@ -220,11 +227,14 @@ def test_margins_of_a_diff_are_the_oracle(pairs, eps, tokens, layers):
             assert flips.quantile(q) == least
     for e in result.examples:
         assert {e.margin_old, e.margin_new} <= {*oracles.FLOAT16, None}
-    assert (result.margins is None) == (not any(
-        s.routes is not None and s.routes.margin_TL is not None
-        for i in range(len(old)) if old[i].routes is not None and new[i].routes is not None
-        for s in (old[i], new[i])
-    ))  # fmt: skip
+    assert (result.margins is None) == (
+        not any(
+            s.routes is not None and s.routes.margin_TL is not None
+            for i in range(len(old))
+            if old[i].routes is not None and new[i].routes is not None
+            for s in (old[i], new[i])
+        )
+    )
 
 
 @settings(max_examples=60)
@@ -263,12 +273,17 @@ def by_hand():
 
 
 VALUES = {  # mismatched: tie, near, and (by OLD's margin) near; unknown, clear
-    "tie": 1 / 7, "near": 2 / 7, "clear": 1 / 7, "margin_coverage": 7 / 9,
-}  # fmt: skip
+    "tie": 1 / 7,
+    "near": 2 / 7,
+    "clear": 1 / 7,
+    "margin_coverage": 7 / 9,
+}
 BY_LAYER = {
-    "tie": (1 / 3, 0, 0), "near": (1 / 3, 1 / 2, 0), "clear": (0, 0, 1 / 2),
+    "tie": (1 / 3, 0, 0),
+    "near": (1 / 3, 1 / 2, 0),
+    "clear": (0, 0, 1 / 2),
     "margin_coverage": (1, 2 / 3, 2 / 3),
-}  # fmt: skip
+}
 
 
 class TestGate:
@@ -367,8 +382,9 @@ class TestRecorded:
         assert (flips.rows, flips.ties, flips.near, flips.clear) == (101_616, 0, 1_644, 411)
         first = flips_of(result.margins, EPS, 0)
         assert (first.near, first.clear) == (145, 0)
-        rows_B, flips_B = (a[1].sum(axis=0) for a in (result.margins.rows_2LB,
-                                                      result.margins.flips_2LB))  # fmt: skip
+        rows_B, flips_B = (
+            a[1].sum(axis=0) for a in (result.margins.rows_2LB, result.margins.flips_2LB)
+        )
         assert flips_B.sum() == 2_055
         rates = flips_B[3:] / np.maximum(rows_B[3:], 1)
         assert (np.diff(rates) <= 0).all()  # the wider the margin, the rarer a mismatch
@@ -377,10 +393,14 @@ class TestRecorded:
         """Routes that are off by one row mismatch at every margin, wide or not."""
         right = open_dump(MARGINED)
         samples = [
-            dataclasses.replace(s, routes=dataclasses.replace(
-                s.routes, ids_TLK=np.roll(s.routes.ids_TLK, 1, axis=0), margin_TL=None
-            )) for s in right
-        ]  # fmt: skip
+            dataclasses.replace(
+                s,
+                routes=dataclasses.replace(
+                    s.routes, ids_TLK=np.roll(s.routes.ids_TLK, 1, axis=0), margin_TL=None
+                ),
+            )
+            for s in right
+        ]
         wrong = Dump(
             dataclasses.replace(right.meta, margins=False), right.keys, samples.__getitem__
         )

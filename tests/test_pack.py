@@ -219,9 +219,12 @@ def planned(draw):
     groups = [tuple(map(tuple, step)) for step in steps]
     plan = Plan(dp, tuple(map(MicroBatch, groups, sizes)))
     packing = Packing(
-        lens, draw(st.sampled_from(["verl", "slime", "megatron", "prime-rl"])), cp=cp,
-        tp=draw(st.sampled_from([1, 2])), plan=plan,
-    )  # fmt: skip
+        lens,
+        draw(st.sampled_from(["verl", "slime", "megatron", "prime-rl"])),
+        cp=cp,
+        tp=draw(st.sampled_from([1, 2])),
+        plan=plan,
+    )
     routes = [routes_like(rng, n, (0, 3), kind, missing=rng.choice([0, 0.4])) for n in lens]
     return Batch(packing, routes, (0, 3), kind[1], kind[0], kind[2])
 

@@ -16,19 +16,25 @@ from routectl import Packing, Pipeline, Rank, open_dump
 from routectl.formats.native.container import write_native
 
 ROUND_TRIPS = {
-    "slime": ("jsonl", "--framework slime --tp 2 --cp 2 --pp 2 --dp 2 --ep 4 --decoder-layers 6 "
-              "--max-tokens-per-gpu 512"),
+    "slime": (
+        "jsonl",
+        "--framework slime --tp 2 --cp 2 --pp 2 --dp 2 --ep 4 --decoder-layers 6 "
+        "--max-tokens-per-gpu 512",
+    ),
     "verl": ("native", "--framework verl --tp 2 --cp 4 --fp8 blockwise"),
     "megatron": ("native", "--framework megatron --pp 5 --cp 2 --ep 8"),
     "bshd": ("native", "--framework nemo-rl --form bshd --tp 2 --cp 2 --dp 3"),
     "b-major": ("jsonl", "--framework verl --form bshd-b-major --cp 2 --seq-len 256"),
-    "miles": ("trainer", "--framework miles-allgather --dp 3 --balance karmarkar-karp "
-              "--max-tokens-per-gpu 2048 --cp 2 --pad-multiplier 4"),
+    "miles": (
+        "trainer",
+        "--framework miles-allgather --dp 3 --balance karmarkar-karp "
+        "--max-tokens-per-gpu 2048 --cp 2 --pad-multiplier 4",
+    ),
     "prime-rl": ("trainer", "--framework prime-rl --cp 3 --tp 2"),
     "all-tokens": ("whole", "--framework skyrl --pp 2 --vpp 3 --cp 2"),
     "minus-one": ("start", "--framework relax-vl --padding minus-one --cp 2 --tp 2"),
     "allowed": ("sglang", "--framework relax --allow-missing --cp 4 --min-local-rows 1100"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ROUND_TRIPS)
@@ -51,8 +57,11 @@ def test_there_and_back(capsys, tmp_path, name):
     same = document(capsys, "diff", DUMPS[source], again, *model)
     assert same["rows_mismatched"] == same["order_mismatches"] == 0
     assert same["coverage_rate"] == 1
-    assert written(tmp_path) == ["again.parquet", "replay", *(
-        f"replay/{path}" for path in written(folder))]  # fmt: skip
+    assert written(tmp_path) == [
+        "again.parquet",
+        "replay",
+        *(f"replay/{path}" for path in written(folder)),
+    ]
 
 
 @pytest.fixture
@@ -62,8 +71,10 @@ def holed(tmp_path):
 
     rng = random.Random(11)
     layers, kind = (1, 2, 4), (3, 300, None)
-    routes = [routes_like(rng, n, layers, kind, start, share)
-              for n, start, share in ((7, 0, 0.4), (5, 3, 0), (6, 2, 0.9), (8, 0, 0))]  # fmt: skip
+    routes = [
+        routes_like(rng, n, layers, kind, start, share)
+        for n, start, share in ((7, 0, 0.4), (5, 3, 0), (6, 2, 0.9), (8, 0, 0))
+    ]
     samples = [make_sample(held, f"s{i}", [1] * 4, [2] * 5) for i, held in enumerate(routes)]
     samples.insert(2, make_sample(None, "none", [1], [2]))
     path = tmp_path / "holed.parquet"
@@ -99,9 +110,28 @@ def test_missing_rows_in_some_layers(capsys, tmp_path, holed, options):
 class TestFolder:
     """The manifest, the tensors and the samples of one folder."""
 
-    OPTIONS = ("--framework", "slime", "--tp", "2", "--cp", "2", "--pp", "2", "--vpp", "2", "--dp",
-               "2", "--pad-multiplier", "4", "--decoder-layers", "8", "--ep", "4",
-               "--max-tokens-per-gpu", "600")  # fmt: skip
+    OPTIONS = (
+        "--framework",
+        "slime",
+        "--tp",
+        "2",
+        "--cp",
+        "2",
+        "--pp",
+        "2",
+        "--vpp",
+        "2",
+        "--dp",
+        "2",
+        "--pad-multiplier",
+        "4",
+        "--decoder-layers",
+        "8",
+        "--ep",
+        "4",
+        "--max-tokens-per-gpu",
+        "600",
+    )
 
     @pytest.fixture
     def packed(self, capsys, tmp_path):
@@ -118,21 +148,36 @@ class TestFolder:
         assert printed == manifest or printed == {"schema": "routectl.pack/1", **manifest}
         assert manifest["routectl"] == routectl.__version__
         assert manifest["source"] == {
-            "path": str(DUMPS["native"]), "format": "native", "engine": "vllm",
-            "engine_version": "0.32.0", "file_bytes": DUMPS["native"].stat().st_size,
-        }  # fmt: skip
+            "path": str(DUMPS["native"]),
+            "format": "native",
+            "engine": "vllm",
+            "engine_version": "0.32.0",
+            "file_bytes": DUMPS["native"].stat().st_size,
+        }
         dump = open_dump(DUMPS["native"])
         layout = manifest["layout"]
         assert layout["lens"] == [sample.num_tokens for sample in dump]
         assert [layout[n] for n in ("framework", "form", "tp", "cp", "dp", "pad_multiplier")] == [
-            "slime", "thd", 2, 2, 2, 4]  # fmt: skip
+            "slime",
+            "thd",
+            2,
+            2,
+            2,
+            4,
+        ]
         assert (layout["pipeline"]["num_layers"], layout["pipeline"]["vpp"]) == (8, 2)
         assert manifest["tensors"] == {
-            "dtype": "int32", "padding": "spread", "ep": 4, "num_experts": 32, "top_k": 4,
+            "dtype": "int32",
+            "padding": "spread",
+            "ep": 4,
+            "num_experts": 32,
+            "top_k": 4,
             "layers": [1, 2, 3, 4],
-        }  # fmt: skip
-        named = [[[(e["layer"], e["ordinal"]) for e in chunk] for chunk in stage]
-                 for stage in manifest["stages"]]  # fmt: skip
+        }
+        named = [
+            [[(e["layer"], e["ordinal"]) for e in chunk] for chunk in stage]
+            for stage in manifest["stages"]
+        ]
         assert named == [[[(1, 0)], [(4, 3)]], [[(2, 1), (3, 2)], []]]
         assert manifest["only"] == {}
         assert manifest["extents"] == [[s.routes.start, s.routes.stop] for s in dump]
@@ -166,8 +211,9 @@ class TestFolder:
         rows = filler = 0
         for file in manifest["files"]:
             samples = manifest["layout"]["plan"]["micro_batches"][file["micro_batch"]][file["dp"]]
-            packing = Packing([dump[i].num_tokens for i in samples], "slime", 2, 2, 4,
-                              pipeline=pipeline)  # fmt: skip
+            packing = Packing(
+                [dump[i].num_tokens for i in samples], "slime", 2, 2, 4, pipeline=pipeline
+            )
             batch = Batch(packing, [held[i] for i in samples], (1, 2, 3, 4), 32, 4, None)
             rank = Rank(file["cp"], file["tp"], file["pp"])
             layers, expected = expected_rows(batch, rank)
@@ -217,8 +263,11 @@ def test_some_ranks_only(capsys, tmp_path):
     assert part["files"][0] in all_of["files"]
     assert part["only"] == {"cp": 1, "tp": 0}
     assert written(some) == [
-        "dp0-cp1-tp0-pp0", "dp0-cp1-tp0-pp0/mb0000.safetensors", "manifest.json", "samples.parquet",
-    ]  # fmt: skip
+        "dp0-cp1-tp0-pp0",
+        "dp0-cp1-tp0-pp0/mb0000.safetensors",
+        "manifest.json",
+        "samples.parquet",
+    ]
     found = document(capsys, "pack", "--verify", some, "--against", DUMPS["native"])
     assert (found["ok"], found["routes"]) == (True, None)
     said = complaint(capsys, "unpack", some, "-o", tmp_path / "again.parquet")

@@ -68,8 +68,12 @@ def damage(path, change):
 def roll(folder, names="*"):
     """Every layer of the files with such a path moved by a row."""
     for path in folder.glob(f"{names}.safetensors"):
-        damage(path, lambda arrays: {key: np.roll(a, 1, axis=0) if "layer" in key else a
-                                     for key, a in arrays.items()})  # fmt: skip
+        damage(
+            path,
+            lambda arrays: {
+                key: np.roll(a, 1, axis=0) if "layer" in key else a for key, a in arrays.items()
+            },
+        )
 
 
 class TestLengths:
@@ -108,8 +112,9 @@ class TestFiles:
         shutil.copy(rank / "mb0000.safetensors", rank / "mb0003.safetensors")
         found = verify(capsys, folder, dump, code=1)
         assert sorted(found.extra_files) == [
-            "dp0-cp0-tp0-pp0/mb0003.safetensors", "dp7-cp0-tp0-pp0/mb0000.safetensors",
-        ]  # fmt: skip
+            "dp0-cp0-tp0-pp0/mb0003.safetensors",
+            "dp7-cp0-tp0-pp0/mb0000.safetensors",
+        ]
         assert (found.files, found.rows_wrong, found.suspects_of) == (1, 0, None)
         line = "\nfile      dp7-cp0-tp0-pp0/mb0000.safetensors: the layout has no such rank"
         assert line in found.text
@@ -169,9 +174,13 @@ class TestSuspects:
     def test_another_top_k(self, capsys, pack, dump):
         """Tensors of another K above 1 are misfits with both numbers, and match nothing."""
         folder = pack(dump)
-        damage(folder / "dp0-cp0-tp0-pp0" / "mb0000.safetensors",
-               lambda arrays: {key: np.ascontiguousarray(a[:, :3]) if "layer" in key else a
-                               for key, a in arrays.items()})  # fmt: skip
+        damage(
+            folder / "dp0-cp0-tp0-pp0" / "mb0000.safetensors",
+            lambda arrays: {
+                key: np.ascontiguousarray(a[:, :3]) if "layer" in key else a
+                for key, a in arrays.items()
+            },
+        )
         found = verify(capsys, folder, dump, code=1)
         assert found.misfits[0].endswith("layer 1: got (120, 3), expected (120, 4)")
         assert found.suspects == []
@@ -179,9 +188,11 @@ class TestSuspects:
 
     @pytest.mark.parametrize(
         "layout",
-        ["--framework prime-rl --cp 2 --form bshd --seq-len 42",
-         "--framework prime-rl --cp 2 --min-local-rows 121"],
-    )  # fmt: skip
+        [
+            "--framework prime-rl --cp 2 --form bshd --seq-len 42",
+            "--framework prime-rl --cp 2 --min-local-rows 121",
+        ],
+    )
     def test_a_layout_that_verl_cannot_have(self, capsys, pack, dump, layout):
         """Rows moved by one in a layout that verl refuses are told, without a traceback."""
         folder = pack(dump, layout)
@@ -226,8 +237,10 @@ class TestSuspects:
         """Only one layer is wrong: it is the one that is looked at."""
         folder = pack(dump)
         for wrong in (1, 4):
-            damage(folder / "dp0-cp0-tp0-pp0" / "mb0000.safetensors",
-                   lambda arrays, n=wrong: {**arrays, f"layer.{n}": arrays["layer.2"]})  # fmt: skip
+            damage(
+                folder / "dp0-cp0-tp0-pp0" / "mb0000.safetensors",
+                lambda arrays, n=wrong: {**arrays, f"layer.{n}": arrays["layer.2"]},
+            )
             found = verify(capsys, folder, dump, code=1)
             assert found.suspects_of["layer"] == wrong
             assert {s["layer_shift"] for s in found.suspects} == {2 - wrong}
@@ -236,8 +249,10 @@ class TestSuspects:
     def test_an_absent_layer(self, capsys, pack, dump):
         """A layer is absent and the others are right: no layout is said to match, or not to."""
         folder = pack(dump)
-        damage(folder / "dp0-cp0-tp0-pp0" / "mb0000.safetensors",
-               lambda arrays: {k: a for k, a in arrays.items() if k != "layer.2"})  # fmt: skip
+        damage(
+            folder / "dp0-cp0-tp0-pp0" / "mb0000.safetensors",
+            lambda arrays: {k: a for k, a in arrays.items() if k != "layer.2"},
+        )
         found = verify(capsys, folder, dump, code=1)
         assert found.misfits[0].endswith("got layers [1, 3, 4], expected [1, 2, 3, 4]")
         assert (found.suspects, found.suspects_of) == ([], None)
@@ -264,18 +279,43 @@ class TestSuspects:
     @pytest.mark.parametrize(
         ("written", "declared", "framework", "options", "text"),
         [
-            ("--framework verl --cp 2", "--framework verl --cp 2 --form bshd --seq-len 64",
-             "verl", {}, "(thd)"),
-            ("--framework verl --cp 2", "--framework verl --cp 2 --min-local-rows 200",
-             "verl", {"min_local_rows": None}, "no min_local_rows (thd)"),
-            ("--framework slime --cp 2 --pad-multiplier 1", "--framework slime --cp 2",
-             "slime", {"pad_multiplier": 1}, "pad_multiplier 1 (thd)"),
-            ("--framework slime --cp 2", "--framework slime --cp 2 --pad-multiplier 3",
-             "slime", {"pad_multiplier": 128}, "pad_multiplier 128 (thd)"),
-            ("--framework verl --cp 2 --form bshd", "--framework verl --cp 2 --form bshd "
-             "--seq-len 64", "verl", {"seq_len": None}, "no seq_len (bshd)"),
+            (
+                "--framework verl --cp 2",
+                "--framework verl --cp 2 --form bshd --seq-len 64",
+                "verl",
+                {},
+                "(thd)",
+            ),
+            (
+                "--framework verl --cp 2",
+                "--framework verl --cp 2 --min-local-rows 200",
+                "verl",
+                {"min_local_rows": None},
+                "no min_local_rows (thd)",
+            ),
+            (
+                "--framework slime --cp 2 --pad-multiplier 1",
+                "--framework slime --cp 2",
+                "slime",
+                {"pad_multiplier": 1},
+                "pad_multiplier 1 (thd)",
+            ),
+            (
+                "--framework slime --cp 2",
+                "--framework slime --cp 2 --pad-multiplier 3",
+                "slime",
+                {"pad_multiplier": 128},
+                "pad_multiplier 128 (thd)",
+            ),
+            (
+                "--framework verl --cp 2 --form bshd",
+                "--framework verl --cp 2 --form bshd --seq-len 64",
+                "verl",
+                {"seq_len": None},
+                "no seq_len (bshd)",
+            ),
         ],
-    )  # fmt: skip
+    )
     def test_options(self, capsys, pack, dump, written, declared, framework, options, text):
         """Tensors in the declared layout but for an option: the option is named."""
         folder = pack(dump, written)
@@ -309,9 +349,12 @@ class TestManifest:
     def test_dtype(self, capsys, pack, dump):
         """Tensors of another dtype than the manifest's, or a given one, make a folder wrong."""
         folder = pack(dump)
-        damage(folder / NAME, lambda arrays: {
-            key: a.astype(np.int64) if "layer" in key else a for key, a in arrays.items()
-        })  # fmt: skip
+        damage(
+            folder / NAME,
+            lambda arrays: {
+                key: a.astype(np.int64) if "layer" in key else a for key, a in arrays.items()
+            },
+        )
         said = [f"{NAME}: layer 1: got int64, expected int16"]
         assert verify(capsys, folder, dump, code=1).faults == said
         (folder / "manifest.json").unlink()
@@ -347,6 +390,8 @@ class TestManifest:
         folder = pack(DUMPS["native"])
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
         (folder / "manifest.json").write_text(json.dumps({**manifest, "files": files}), "utf-8")
-        for args in (("pack", "--verify", folder, "--against", DUMPS["native"]),
-                     ("unpack", folder, "-o", tmp_path / "again.parquet")):  # fmt: skip
+        for args in (
+            ("pack", "--verify", folder, "--against", DUMPS["native"]),
+            ("unpack", folder, "-o", tmp_path / "again.parquet"),
+        ):
             assert "manifest.json: damaged: no path or no sha256" in complaint(capsys, *args)

@@ -71,8 +71,10 @@ def test_real_routers_replay_what_was_packed(core, cut, score):
     sizes = CUTS[cut]
     packing = Packing(lens, "megatron", tp=2, cp=2, pipeline=Pipeline(5, **sizes))
     batch = Batch(packing, [sample.routes for sample in dump], (1, 2, 3, 4), 32, 4, None)
-    names = {"first": "num_layers_in_first_pipeline_stage",
-             "embedding": "account_for_embedding_in_pipeline_split"}  # fmt: skip
+    names = {
+        "first": "num_layers_in_first_pipeline_stage",
+        "embedding": "account_for_embedding_in_pipeline_split",
+    }
     options = {names.get(name, name): size for name, size in sizes.items()}
     config = config_of(core, **SCORES[score], **options)
     seen, filler = [], 0
@@ -179,10 +181,15 @@ def test_tensors_are_in_the_order_of_the_instances(core, case):
     flags = frequency if isinstance(frequency, list) else [not i % frequency for i in range(count)]
     moe = tuple(i for i, flag in enumerate(flags) if flag)
     pipeline = Pipeline(
-        count, case["pp"], case["vp"] or 1, options.get("num_layers_in_first_pipeline_stage"), None,
+        count,
+        case["pp"],
+        case["vp"] or 1,
+        options.get("num_layers_in_first_pipeline_stage"),
+        None,
         options.get("account_for_embedding_in_pipeline_split", False),
-        options.get("account_for_loss_in_pipeline_split", False), case["layout"],
-    )  # fmt: skip
+        options.get("account_for_loss_in_pipeline_split", False),
+        case["layout"],
+    )
     held = routes_like(random.Random(1), 8, moe, (4, 32, None))
     packing = Packing([9], "megatron", pipeline=pipeline)
     packed = pack([held], packing, Rank(pp=case["pp_rank"]))

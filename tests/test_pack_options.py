@@ -41,13 +41,17 @@ class TestForce:
             ({"manifest.json": "text"}, "its manifest.json has not schema routectl.pack/1"),
             ({"manifest.json": SCHEMA, "code.js": ""}, "holds code.js, which pack did not write"),
             ({"manifest.json": SCHEMA, "src/code.js": ""}, "holds src, which pack did not write"),
-            ({"manifest.json": SCHEMA, "dp0-cp0-tp0-pp0/notes.txt": ""},
-             "holds dp0-cp0-tp0-pp0/notes.txt, which pack did not write"),
-            ({"manifest.json": SCHEMA, "dp0-cp0-tp0-pp0/a.safetensors/b": ""},
-             "holds dp0-cp0-tp0-pp0/a.safetensors, which pack did not write"),
+            (
+                {"manifest.json": SCHEMA, "dp0-cp0-tp0-pp0/notes.txt": ""},
+                "holds dp0-cp0-tp0-pp0/notes.txt, which pack did not write",
+            ),
+            (
+                {"manifest.json": SCHEMA, "dp0-cp0-tp0-pp0/a.safetensors/b": ""},
+                "holds dp0-cp0-tp0-pp0/a.safetensors, which pack did not write",
+            ),
             ({"manifest.json": SCHEMA, "samples.parquet/b": ""}, "holds samples.parquet, which"),
         ],
-    )  # fmt: skip
+    )
     def test_other_folders(self, capsys, tmp_path, files, said):
         """A folder with another manifest, or with anything that pack does not write, is kept."""
         folder = tmp_path / "x"
@@ -69,8 +73,10 @@ class TestForce:
         assert run(capsys, "pack", DUMPS["native"], "-o", link, "--force").code == 0
         assert link.is_symlink()
         assert set(content(real)) == {
-            "dp0-cp0-tp0-pp0/mb0000.safetensors", "manifest.json", "samples.parquet",
-        }  # fmt: skip
+            "dp0-cp0-tp0-pp0/mb0000.safetensors",
+            "manifest.json",
+            "samples.parquet",
+        }
         assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "x"]
         assert [path.name for path in (tmp_path / "deep").iterdir()] == ["real"]
 
@@ -146,10 +152,17 @@ class TestPlans:
 
     @pytest.mark.parametrize(
         ("partition", "indices", "rank"),
-        [([0, 1], [[0, -1]], 0), ([0, 1], [[0, 1.7]], 0), ([0, 1.9], [[0, 1]], 0),
-         ([0, -1], [[0, 1]], 0), ([0, 1], [[0, True]], 0), ([0, 1], [["0", 1]], 0),
-         ([0, 1], [[0, 1]], 0.5), ([0, 1], [[0, 1]], "0")],
-    )  # fmt: skip
+        [
+            ([0, 1], [[0, -1]], 0),
+            ([0, 1], [[0, 1.7]], 0),
+            ([0, 1.9], [[0, 1]], 0),
+            ([0, -1], [[0, 1]], 0),
+            ([0, 1], [[0, True]], 0),
+            ([0, 1], [["0", 1]], 0),
+            ([0, 1], [[0, 1]], 0.5),
+            ([0, 1], [[0, 1]], "0"),
+        ],
+    )
     def test_indices(self, capsys, tmp_path, partition, indices, rank):
         """Indices of dp_shards are whole numbers from 0 on; nothing wraps or is rounded."""
         dump = write_small(tmp_path / "d.parquet", ["a", "b"])
@@ -184,9 +197,20 @@ class TestNoEffect:
 
     @pytest.mark.parametrize(
         "options",
-        ["--framework slime", "--cp 4", "--cp 2", "--pp 2", "--dp 2", "--form bshd", "--rows n",
-         "--plan plan.json", "--dtype int32", "--moe-layer-freq 1", "--decoder-layers 9"],
-    )  # fmt: skip
+        [
+            "--framework slime",
+            "--cp 4",
+            "--cp 2",
+            "--pp 2",
+            "--dp 2",
+            "--form bshd",
+            "--rows n",
+            "--plan plan.json",
+            "--dtype int32",
+            "--moe-layer-freq 1",
+            "--decoder-layers 9",
+        ],
+    )
     def test_a_manifest(self, capsys, folder, options):
         """A manifest says the layout, so options that say it again are refused."""
         args = ("pack", "--verify", folder, "--against", DUMPS["native"], *options.split())

@@ -140,7 +140,7 @@ FORMS = {
     "dp_shards": {"dp_shards": SHARDS, "rollout_id": 4},
     "shards": list(SHARDS),
     "shards twice": [*SHARDS, SHARDS[0]],
-}  # fmt: skip
+}
 
 
 class TestPlanFiles:
@@ -201,35 +201,60 @@ class TestPlanFiles:
             ({"micro_batches": {"0": [[0]]}}, "micro_batches must be a list of at least one"),
             ({"micro_batches": [[0, 1]]}, "micro-batch 0: got 0, expected a list of samples"),
             ({"micro_batches": [[[0]], 3]}, "micro-batch 1: expected a list of samples for each"),
-            ({"micro_batches": [[[0], [1]], [[2]]]},
-             "micro-batch 1 has 1 groups, expected dp 2 x cp 2 / 2 = 2"),
-            ({"micro_batches": [[[0]], [[1], [2]]]},
-             "micro-batch 1 has 2 groups, expected dp 1 x cp 2 / 2 = 1"),
-            ({"micro_batches": [[[0], [1]], {"cp": 1, "samples": [[2], [3], [4]]}]},
-             "micro-batch 1 has 3 groups, expected dp 2 x cp 2 / 1 = 4"),
-            ({"micro_batches": [[[0], [1]], {"cp": 3, "samples": [[2]]}]},
-             "micro-batch 1 has 1 groups, expected dp 2 x cp 2 / 3 = 4/3"),
-            ({"micro_batches": [{"cp": 1, "samples": [[0], [1], [2]]}]},
-             "micro-batch 0 does not fill whole data-parallel ranks of cp 2"),
+            (
+                {"micro_batches": [[[0], [1]], [[2]]]},
+                "micro-batch 1 has 1 groups, expected dp 2 x cp 2 / 2 = 2",
+            ),
+            (
+                {"micro_batches": [[[0]], [[1], [2]]]},
+                "micro-batch 1 has 2 groups, expected dp 1 x cp 2 / 2 = 1",
+            ),
+            (
+                {"micro_batches": [[[0], [1]], {"cp": 1, "samples": [[2], [3], [4]]}]},
+                "micro-batch 1 has 3 groups, expected dp 2 x cp 2 / 1 = 4",
+            ),
+            (
+                {"micro_batches": [[[0], [1]], {"cp": 3, "samples": [[2]]}]},
+                "micro-batch 1 has 1 groups, expected dp 2 x cp 2 / 3 = 4/3",
+            ),
+            (
+                {"micro_batches": [{"cp": 1, "samples": [[0], [1], [2]]}]},
+                "micro-batch 0 does not fill whole data-parallel ranks of cp 2",
+            ),
             ({"micro_batches": [[[0]], {"cp": 0, "samples": [[1]]}]}, "micro-batch 1: expected"),
             ({"micro_batches": [[[0]], {"cp": "2", "samples": [[1]]}]}, "micro-batch 1: expected"),
             ({"steps": [[[0]]]}, "neither micro_batches nor dp_shards in it: not a plan"),
             ("text", "neither micro_batches nor dp_shards in it: not a plan"),
             ([], "dp_shards: got ranks [] with [] micro-batches"),
-            ([{"data_parallel_rank": 0, "partition": [0]}],
-             "expected data_parallel_rank, partition and micro_batch_indices"),
-            ([{"data_parallel_rank": 0, "partition": [0], "micro_batch_indices": [[1]]}],
-             "expected data_parallel_rank, partition and micro_batch_indices"),
-            ([{"data_parallel_rank": 0, "partition": [0, 9], "micro_batch_indices": [[0], [1]]}],
-             "no sample 9 among 8"),
-            ([{"data_parallel_rank": 1, "partition": [0], "micro_batch_indices": [[0]]}],
-             "dp_shards: got ranks [1] with [1] micro-batches, expected every rank from 0 on"),
-            ([*SHARDS, {"data_parallel_rank": 2, "partition": [], "micro_batch_indices": []}],
-             "got ranks [0, 1, 2] with [0, 2] micro-batches"),
-            ([*SHARDS, {"data_parallel_rank": 0, "partition": [0], "micro_batch_indices": [[0]]}],
-             "dp_shards disagree about data-parallel rank 0"),
+            (
+                [{"data_parallel_rank": 0, "partition": [0]}],
+                "expected data_parallel_rank, partition and micro_batch_indices",
+            ),
+            (
+                [{"data_parallel_rank": 0, "partition": [0], "micro_batch_indices": [[1]]}],
+                "expected data_parallel_rank, partition and micro_batch_indices",
+            ),
+            (
+                [{"data_parallel_rank": 0, "partition": [0, 9], "micro_batch_indices": [[0], [1]]}],
+                "no sample 9 among 8",
+            ),
+            (
+                [{"data_parallel_rank": 1, "partition": [0], "micro_batch_indices": [[0]]}],
+                "dp_shards: got ranks [1] with [1] micro-batches, expected every rank from 0 on",
+            ),
+            (
+                [*SHARDS, {"data_parallel_rank": 2, "partition": [], "micro_batch_indices": []}],
+                "got ranks [0, 1, 2] with [0, 2] micro-batches",
+            ),
+            (
+                [
+                    *SHARDS,
+                    {"data_parallel_rank": 0, "partition": [0], "micro_batch_indices": [[0]]},
+                ],
+                "dp_shards disagree about data-parallel rank 0",
+            ),
         ],
-    )  # fmt: skip
+    )
     def test_refused(self, capsys, tmp_path, batch, content, said):
         """A plan that does not fit the samples or ranks is refused, and nothing is written."""
         plan = tmp_path / "plan.json"
@@ -325,15 +350,27 @@ class TestMaxTokens:
 STAGES = {
     "an int": ("2", (0, 2, 4), "--pp 3", [[[(0, 0)]], [[(2, 1)]], [[(4, 2)]]]),
     "a list": ("0,1,0,1,1,0", (1, 3, 4), "--pp 2", [[[(1, 0)]], [[(3, 1), (4, 2)]]]),
-    "a JSON list": ("[1, 0, 1, 0, 1, 0]", (0, 2, 4), "--pp 6",
-                    [[[(0, 0)]], [[]], [[(2, 1)]], [[]], [[(4, 2)]], [[]]]),
-    "chunks": ("0,1,0,1,1,0", (1, 3, 4), "--pp 3 --vpp 2",
-               [[[], [(3, 1)]], [[(1, 0)], [(4, 2)]], [[], []]]),
+    "a JSON list": (
+        "[1, 0, 1, 0, 1, 0]",
+        (0, 2, 4),
+        "--pp 6",
+        [[[(0, 0)]], [[]], [[(2, 1)]], [[]], [[(4, 2)]], [[]]],
+    ),
+    "chunks": (
+        "0,1,0,1,1,0",
+        (1, 3, 4),
+        "--pp 3 --vpp 2",
+        [[[], [(3, 1)]], [[(1, 0)], [(4, 2)]], [[], []]],
+    ),
     "uneven": ("2", (0, 2, 4), "--pp 2 --first-stage-layers 1", [[[(0, 0)]], [[(2, 1), (4, 2)]]]),
-    "a layout": ("0,0,1,1,0,1", (2, 3, 5), "--pp 3 --pipeline-layout Et|tt|tttL",
-                 [[[]], [[(2, 0)]], [[(3, 1), (5, 2)]]]),
+    "a layout": (
+        "0,0,1,1,0,1",
+        (2, 3, 5),
+        "--pp 3 --pipeline-layout Et|tt|tttL",
+        [[[]], [[(2, 0)]], [[(3, 1), (5, 2)]]],
+    ),
     "one stage": ("0,1,0,1,1,0", (1, 3, 4), "", [[[(1, 0), (3, 1), (4, 2)]]]),
-}  # fmt: skip
+}
 
 
 class TestMoeLayerFreq:
@@ -349,8 +386,10 @@ class TestMoeLayerFreq:
         options = ("--moe-layer-freq", freq, "--decoder-layers", "6", *options.split())
         packed = document(capsys, "pack", batch.path, "-o", tmp_path / "r", *options)
         assert packed["tensors"]["layers"] == list(layers)
-        named = [[[(e["layer"], e["ordinal"]) for e in chunk] for chunk in stage]
-                 for stage in packed["stages"]]  # fmt: skip
+        named = [
+            [[(e["layer"], e["ordinal"]) for e in chunk] for chunk in stage]
+            for stage in packed["stages"]
+        ]
         assert named == stages
         for pp, stage in enumerate(stages):
             arrays = load_file(tmp_path / "r" / f"dp0-cp0-tp0-pp{pp}" / "mb0000.safetensors")
@@ -413,8 +452,10 @@ class TestForce:
         assert content(folder) == before
         assert run(capsys, "pack", batch.path, "-o", folder, "--force").code == 0
         assert set(content(folder)) == {
-            "dp0-cp0-tp0-pp0/mb0000.safetensors", "manifest.json", "samples.parquet",
-        }  # fmt: skip
+            "dp0-cp0-tp0-pp0/mb0000.safetensors",
+            "manifest.json",
+            "samples.parquet",
+        }
         assert json.loads((folder / "manifest.json").read_text("utf-8"))["layout"]["cp"] == 1
         assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
@@ -431,8 +472,11 @@ class TestForce:
         assert ("hint: --force" in said) == (not force)
         assert content(folder) == before
         assert written(tmp_path) == [
-            "work", "work/deep", "work/deep/manifest.json", "work/notes.txt"
-        ]  # fmt: skip
+            "work",
+            "work/deep",
+            "work/deep/manifest.json",
+            "work/notes.txt",
+        ]
 
     def test_an_empty_folder(self, capsys, tmp_path, batch):
         """An empty folder is no replay folder, so it is refused too."""
@@ -659,7 +703,7 @@ LAYOUTS = {
         "--framework slime",
         lambda lens, tp, cp, c, t: slime_rows(lens, tp, cp, 128, c, t),
     ),
-}  # fmt: skip
+}
 
 
 class TestExplain:
@@ -687,8 +731,9 @@ class TestExplain:
         assert rows == wanted
         cells = [cell for row in wanted.values() for cell in row]
         assert padding_of(done.out) == (cells.count("·"), len(cells))
-        everything = [f"{s}{n}" for s, tokens in zip("abc", DRAWN, strict=True)
-                      for n in range(tokens)]  # fmt: skip
+        everything = [
+            f"{s}{n}" for s, tokens in zip("abc", DRAWN, strict=True) for n in range(tokens)
+        ]
         assert [cell for cell in stream if cell != "·"] == everything
         assert len(stream) == len(cells)
         assert written(tmp_path) == []
@@ -725,8 +770,10 @@ class TestExplain:
         """BSHD rows take turns over the samples; b-major has each sample's rows together."""
         args = ("pack", "--explain", "--lens", "3,5", "--tp", "2", "--seq-len", "6")
         s_major = [[(b, s) if s < (3, 5)[b] else None for s in range(6) for b in range(2)]]
-        b_major = [[(b, s) if s < (3, 5)[b] else None for b in range(2) for s in half]
-                   for half in ((0, 1, 2), (3, 4, 5))]  # fmt: skip
+        b_major = [
+            [(b, s) if s < (3, 5)[b] else None for b in range(2) for s in half]
+            for half in ((0, 1, 2), (3, 4, 5))
+        ]
         rows = cells_of(run(capsys, *args, "--form", "bshd").out)
         assert rows == {f"cp0 tp{t}": drawn(cut(s_major[0], 2, t)) for t in range(2)}
         rows = cells_of(run(capsys, *args, "--form", "bshd-b-major").out)

@@ -43,8 +43,9 @@ def write_batch(path, lens):
     """A native file of samples with N - 1 random routes each; their ids beside it."""
     rng = random.Random(3)
     routes = [routes_like(rng, n - 1, LAYERS, (TOP_K, EXPERTS, None)) for n in lens]
-    samples = [make_sample(r, f"s{i}", [1] * (len(r.ids_TLK) - 1), [2, 2])
-               for i, r in enumerate(routes)]  # fmt: skip
+    samples = [
+        make_sample(r, f"s{i}", [1] * (len(r.ids_TLK) - 1), [2, 2]) for i, r in enumerate(routes)
+    ]
     dump = make_dump(samples, LAYERS, EXPERTS, TOP_K)
     write_native(dump, dump.meta, path, force=False)
     return SimpleNamespace(path=path, lens=lens, ids=[r.ids_TLK for r in routes])
@@ -153,13 +154,23 @@ def verify(capsys, folder, batch, *options, code=0):
 OTHER_LAYOUTS = {
     "contiguous for zigzag": (EVEN, contiguous, "verl", zigzag, "verl-contiguous"),
     "zigzag for contiguous": (EVEN, zigzag, "verl-contiguous", contiguous, "verl"),
-    "contiguous for slime": (EVEN, contiguous, "slime --pad-multiplier 1", zigzag,
-                             "slime-allgather"),
-    "s-major for b-major": (EVEN, s_major, "verl --form bshd-b-major --seq-len 40", b_major,
-                            "verl"),
+    "contiguous for slime": (
+        EVEN,
+        contiguous,
+        "slime --pad-multiplier 1",
+        zigzag,
+        "slime-allgather",
+    ),
+    "s-major for b-major": (
+        EVEN,
+        s_major,
+        "verl --form bshd-b-major --seq-len 40",
+        b_major,
+        "verl",
+    ),
     "b-major for s-major": (EVEN, b_major, "verl --form bshd", s_major, "verl"),
     "s-major of odd": (ODD[2:], s_major, "verl --form bshd-b-major --seq-len 40", b_major, "verl"),
-}  # fmt: skip
+}
 FORMS = {s_major: "bshd", b_major: "bshd-b-major", zigzag: "thd", contiguous: "thd"}
 
 
@@ -204,9 +215,9 @@ class TestSuspects:
         options = ("--cp", "2", "--framework", declared)
         found = verify(capsys, tmp_path / "t", batch, *options, code=1)
         assert found["misfits"] == [
-            f"cp{rank}-tp0.npz: layer 1: got ({got}, 4), expected "
-            f"({expected}, 4)" for rank in range(2)
-        ]  # fmt: skip
+            f"cp{rank}-tp0.npz: layer 1: got ({got}, 4), expected ({expected}, 4)"
+            for rank in range(2)
+        ]
         assert (found["rows"], found["routes"]) == (0, sum(n - 1 for n in ODD) * 6)
         assert found["routes_absent"] == found["routes"]
         suspects = found["suspects"]
@@ -222,8 +233,9 @@ class TestSuspects:
     def test_rows_of_another_token(self, capsys, batch, tmp_path, shift, layout):
         """Rows that hold a neighbour's route: its distance is named, with the layout."""
         layout, true = {
-            "zigzag": (zigzag, "verl"), "contiguous": (contiguous, "verl-contiguous"),
-        }[layout]  # fmt: skip
+            "zigzag": (zigzag, "verl"),
+            "contiguous": (contiguous, "verl-contiguous"),
+        }[layout]
         write_tensors(tmp_path / "t", batch, layout, shift=shift)
         options = ("--cp", "2", "--framework", "verl")
         found = verify(capsys, tmp_path / "t", batch, *options, code=1)
@@ -289,8 +301,20 @@ class TestSuspects:
 
 
 # Two micro-batches on 2 x 2 ranks of two stages, in verl's layout
-LAYOUT = ("--framework", "verl", "--cp", "2", "--tp", "2", "--pp", "2", "--decoder-layers", "10",
-          "--max-tokens-per-gpu", "32")  # fmt: skip
+LAYOUT = (
+    "--framework",
+    "verl",
+    "--cp",
+    "2",
+    "--tp",
+    "2",
+    "--pp",
+    "2",
+    "--decoder-layers",
+    "10",
+    "--max-tokens-per-gpu",
+    "32",
+)
 STEPS = ([0, 2, 4], [1, 3])
 STAGES = ((1, 2, 3), (5, 6, 8))
 
@@ -355,13 +379,28 @@ class TestDamage:
         path, options = folder
         found = verify(capsys, path, batch, *options)
         wanted = {
-            "schema": "routectl.verify/1", "ok": True, "folder": str(path),
-            "dump": str(batch.path), "files": 16, "absent_files": [], "misfits": [],
-            "rows": ROUTES, "rows_wrong": 0, "rows_reordered": 0, "routes": ROUTES,
-            "routes_absent": 0, "routes_repeated": 0, "rows_masked": 0, "rows_unmasked": 0,
-            "padding_rows": {"zero": PADDING}, "ep": 1, "ep_imbalance": 1.0,
-            "ep_imbalance_padding": 1.0, "examples": [], "suspects": [],
-        }  # fmt: skip
+            "schema": "routectl.verify/1",
+            "ok": True,
+            "folder": str(path),
+            "dump": str(batch.path),
+            "files": 16,
+            "absent_files": [],
+            "misfits": [],
+            "rows": ROUTES,
+            "rows_wrong": 0,
+            "rows_reordered": 0,
+            "routes": ROUTES,
+            "routes_absent": 0,
+            "routes_repeated": 0,
+            "rows_masked": 0,
+            "rows_unmasked": 0,
+            "padding_rows": {"zero": PADDING},
+            "ep": 1,
+            "ep_imbalance": 1.0,
+            "ep_imbalance_padding": 1.0,
+            "examples": [],
+            "suspects": [],
+        }
         assert {key: found[key] for key in wanted} == wanted
 
     @pytest.mark.parametrize("name", NAMES)
@@ -378,9 +417,16 @@ class TestDamage:
         damage(path, name, lambda arrays: arrays[f"layer.{layer}"].__setitem__((row, slot), other))
         found = verify(capsys, path, batch, *options, code=1)
         assert found["examples"] == [
-            {"file": name, "layer": layer, "row": row, "sample": sample, "position": position,
-             "got": wrong, "expected": right},
-        ]  # fmt: skip
+            {
+                "file": name,
+                "layer": layer,
+                "row": row,
+                "sample": sample,
+                "position": position,
+                "got": wrong,
+                "expected": right,
+            },
+        ]
         assert (found["rows_wrong"], found["rows_reordered"]) == (1, 0)
         assert (found["routes_absent"], found["rows_masked"], found["rows_unmasked"]) == (0, 0, 0)
         assert any("verl" in suspect["frameworks"] for suspect in found["suspects"])
@@ -457,8 +503,9 @@ class TestDamage:
     def test_padding(self, capsys, batch, folder, held, kind, code):
         """Padding is counted by what it holds; an id that no expert has is wrong."""
         path, options = folder
-        name = next(n for n in sorted(path.rglob("*.safetensors"))
-                    if not load_file(n)["mask"].all())  # fmt: skip
+        name = next(
+            n for n in sorted(path.rglob("*.safetensors")) if not load_file(n)["mask"].all()
+        )
         row = int(np.flatnonzero(~load_file(name)["mask"])[0])
         layer = STAGES[place(str(name.relative_to(path)))[3]][0]
         damage(path, name, lambda arrays: arrays[f"layer.{layer}"].__setitem__(row, held))
@@ -513,19 +560,29 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            (lambda arrays: {k: a[1:] if k == "layer.5" else a for k, a in arrays.items()},
-             "layer 5: got (13, 4), expected (14, 4)"),
-            (lambda arrays: {k: a for k, a in arrays.items() if k != "layer.6"},
-             "got layers [5, 8], expected [5, 6, 8]"),
-            (lambda arrays: {**arrays, "layer.7": arrays["layer.6"]},
-             "got layers [5, 6, 7, 8], expected [5, 6, 8]"),
-            (lambda arrays: {**arrays, "mask": arrays["mask"][1:]},
-             "mask: got bool (13,), expected bool (14,)"),
-            (lambda arrays: {**arrays, "mask": arrays["mask"].astype(np.uint8)},
-             "mask: got uint8 (14,), expected bool (14,)"),
+            (
+                lambda arrays: {k: a[1:] if k == "layer.5" else a for k, a in arrays.items()},
+                "layer 5: got (13, 4), expected (14, 4)",
+            ),
+            (
+                lambda arrays: {k: a for k, a in arrays.items() if k != "layer.6"},
+                "got layers [5, 8], expected [5, 6, 8]",
+            ),
+            (
+                lambda arrays: {**arrays, "layer.7": arrays["layer.6"]},
+                "got layers [5, 6, 7, 8], expected [5, 6, 8]",
+            ),
+            (
+                lambda arrays: {**arrays, "mask": arrays["mask"][1:]},
+                "mask: got bool (13,), expected bool (14,)",
+            ),
+            (
+                lambda arrays: {**arrays, "mask": arrays["mask"].astype(np.uint8)},
+                "mask: got uint8 (14,), expected bool (14,)",
+            ),
         ],
         ids=["rows", "no layer", "a layer more", "mask rows", "mask dtype"],
-    )  # fmt: skip
+    )
     def test_another_shape(self, capsys, batch, folder, change, said):
         """A file of another shape is named with both numbers, and its routes are on no rank."""
         path, options = folder
@@ -541,13 +598,17 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            (lambda arrays: {**arrays, "layer.5": arrays["layer.5"].astype(np.float32)},
-             "layer.5: got float32 (14, 4), expected integers [rows, top_k]"),
-            (lambda arrays: {**arrays, "layer.6": arrays["layer.6"].ravel()},
-             "layer.6: got int16 (56,), expected integers [rows, top_k]"),
+            (
+                lambda arrays: {**arrays, "layer.5": arrays["layer.5"].astype(np.float32)},
+                "layer.5: got float32 (14, 4), expected integers [rows, top_k]",
+            ),
+            (
+                lambda arrays: {**arrays, "layer.6": arrays["layer.6"].ravel()},
+                "layer.6: got int16 (56,), expected integers [rows, top_k]",
+            ),
             (lambda arrays: {"cu_seqlens": arrays["cu_seqlens"]}, "no tensor named layer.N in it"),
         ],
-    )  # fmt: skip
+    )
     def test_no_tensors_of_ids(self, capsys, batch, folder, change, said):
         """Arrays that are no ids at all are trouble, not wrong ids: exit 2."""
         path, options = folder
@@ -580,8 +641,12 @@ class TestAnotherDump:
     def test_other_routes(self, capsys, batch, pristine, tmp_path):
         """Routes of the same shape that are others are all wrong, and nothing is suspected."""
         rng = random.Random(99)
-        samples = [make_sample(routes_like(rng, n - 1, LAYERS, (TOP_K, EXPERTS, None)), None,
-                               [1] * (n - 2), [2, 2]) for n in EVEN]  # fmt: skip
+        samples = [
+            make_sample(
+                routes_like(rng, n - 1, LAYERS, (TOP_K, EXPERTS, None)), None, [1] * (n - 2), [2, 2]
+            )
+            for n in EVEN
+        ]
         dump = make_dump(samples, LAYERS, EXPERTS, TOP_K)
         write_native(dump, dump.meta, tmp_path / "other.parquet", force=False)
         other = SimpleNamespace(path=tmp_path / "other.parquet")
@@ -643,8 +708,12 @@ class TestTrainersOwn:
         assert "cp1" in example["file"]
         sample, position = zigzag(EVEN, 2, 1)[4]
         assert [example[key] for key in ("layer", "row", "sample", "position", "got")] == [
-            5, 4, sample, position, arrays["layer.5"][4].tolist(),
-        ]  # fmt: skip
+            5,
+            4,
+            sample,
+            position,
+            arrays["layer.5"][4].tolist(),
+        ]
 
     def test_ranks_swapped(self, capsys, batch, tmp_path):
         """Files of two ranks under each other's names are wrong, and no layout explains it."""
@@ -692,8 +761,22 @@ class TestLoads:
     def test_loads(self, capsys, batches, tmp_path, padding, ep):
         """They are what numpy counts in the files, of real rows and of padding apart."""
         folder, batch = tmp_path / "r", batches[ODD]
-        options = ("--framework", "slime", "--pad-multiplier", "32", "--tp", "2", "--cp", "2",
-                   "--pp", "2", "--decoder-layers", "10", "--padding", padding)  # fmt: skip
+        options = (
+            "--framework",
+            "slime",
+            "--pad-multiplier",
+            "32",
+            "--tp",
+            "2",
+            "--cp",
+            "2",
+            "--pp",
+            "2",
+            "--decoder-layers",
+            "10",
+            "--padding",
+            padding,
+        )
         assert run(capsys, "pack", batch.path, "-o", folder, *options).code == 0
         real = {layer: np.zeros(EXPERTS, np.int64) for layer in LAYERS}
         filler = {layer: np.zeros(EXPERTS, np.int64) for layer in LAYERS}
@@ -791,8 +874,10 @@ class TestReport:
         assert len(matches) == len(found["suspects"]) >= 1
         assert matches[0].startswith("matches   100.00 % of rows match ")
         assert any("verl-contiguous" in line for line in matches)
-        assert all(line.endswith("(thd), rows of the token +1 away, of the MoE layer -1 away")
-                   for line in matches)  # fmt: skip
+        assert all(
+            line.endswith("(thd), rows of the token +1 away, of the MoE layer -1 away")
+            for line in matches
+        )
         assert "\x1b" not in piped
         assert "\x1b[" in shown
         assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == piped

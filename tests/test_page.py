@@ -19,9 +19,19 @@ from routectl.reports.text.wording import amount, percent
 
 GOLDEN = sorted(p for p in (FIXTURES / "golden").glob("*.json") if p.name != "codecs.json")
 FORBIDDEN = (
-    "innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "Function(", "http:",
-    "https:", "fetch(", "XMLHttp", "import(", "</",
-)  # fmt: skip
+    "innerHTML",
+    "outerHTML",
+    "insertAdjacent",
+    "document.write",
+    "eval(",
+    "Function(",
+    "http:",
+    "https:",
+    "fetch(",
+    "XMLHttp",
+    "import(",
+    "</",
+)
 ASSETS = FIXTURES.parent / "routectl" / "reports" / "page" / "assets"
 
 
@@ -145,10 +155,13 @@ class TestHostile:
         script = Parsed(self.page_text).scripts["module"]
         digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
         assert rules == {
-            "default-src": "'none'", "script-src": f"'sha256-{digest}'",
-            "style-src": "'unsafe-inline'", "img-src": "data:", "base-uri": "'none'",
+            "default-src": "'none'",
+            "script-src": f"'sha256-{digest}'",
+            "style-src": "'unsafe-inline'",
+            "img-src": "data:",
+            "base-uri": "'none'",
             "form-action": "'none'",
-        }  # fmt: skip
+        }
         assert f"{name}-src" in rules
 
     def test_scripts_only_set_text(self):
@@ -226,13 +239,15 @@ class TestTokenizer:
         bad.write_text('{"model": 3}')
         page = tmp_path / "x.html"
         saved = made / "diff.json"
-        assert "not a tokenizer.json" in complaint(capsys, "report", saved, "-o", page,
-                                                   "--tokenizer", bad)  # fmt: skip
+        assert "not a tokenizer.json" in complaint(
+            capsys, "report", saved, "-o", page, "--tokenizer", bad
+        )
         assert not page.exists()
         assert "for a page" in complaint(capsys, "report", saved, "--tokenizer", bad)
         assert "for a page" in complaint(capsys, "diff", OLD, NEW, "--tokenizer", bad)
-        assert "no such file" in complaint(capsys, "diff", OLD, NEW, "--html", page,
-                                           "--tokenizer", tmp_path / "none")  # fmt: skip
+        assert "no such file" in complaint(
+            capsys, "diff", OLD, NEW, "--html", page, "--tokenizer", tmp_path / "none"
+        )
 
 
 class TestCommands:
@@ -307,8 +322,19 @@ class TestCommands:
         width = detail["bin_width"]
         place = next(p for p in detail["places"] if p["place"] == "response")
         rows, bad = place["rows"][3][10], place["rows_mismatched"][3][10]
-        cell = document(capsys, "diff", OLD, NEW, "--layers", "3", "--tokens", "response",
-                        "--positions", f"{10 * width}-{11 * width - 1}", "--exit-zero")  # fmt: skip
+        cell = document(
+            capsys,
+            "diff",
+            OLD,
+            NEW,
+            "--layers",
+            "3",
+            "--tokens",
+            "response",
+            "--positions",
+            f"{10 * width}-{11 * width - 1}",
+            "--exit-zero",
+        )
         assert (cell["rows"], cell["rows_mismatched"]) == (rows, bad)
 
     def test_the_noise_floor_is_of_old_against_its_rerun(self, capsys):

@@ -43,8 +43,14 @@ def opened(browser, path, **context):
     page.on("console", lambda message: trouble.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.on("dialog", lambda dialog: trouble.append(dialog.message))
-    page.on("request", lambda request: trouble.append(request.url)
-            if not request.url.startswith(("file:", "blob:", "data:")) else None)  # fmt: skip
+    page.on(
+        "request",
+        lambda request: (
+            trouble.append(request.url)
+            if not request.url.startswith(("file:", "blob:", "data:"))
+            else None
+        ),
+    )
     page.goto(path.as_uri())
     if context.get("java_script_enabled", True):
         page.wait_for_selector("html[data-ready]", timeout=20_000)
@@ -65,14 +71,28 @@ def folder(tmp_path_factory):
     assert main([*diff[:-3], "-o", str(made / "diff.json"), "--json", "--detail"]) == 0
     check = ["check", str(NEW), "--against", str(OLD), *quiet]
     assert main([*check, "--html", str(made / "check.html")]) == 0
-    assert main(["show", str(OLD), "-o", str(made / "text"), "--force",
-                 "--html", str(made / "show.html")]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "show",
+                str(OLD),
+                "-o",
+                str(made / "text"),
+                "--force",
+                "--html",
+                str(made / "show.html"),
+            ]
+        )
+        == 0
+    )
     tiny = NEW.parent
-    versions = ("v0=" + str(NEW), f"v1={tiny}/transformers_v1.fp32.npz",
-                f"v2={tiny}/routes_v2.fp32.npz")  # fmt: skip
+    versions = (
+        "v0=" + str(NEW),
+        f"v1={tiny}/transformers_v1.fp32.npz",
+        f"v2={tiny}/routes_v2.fp32.npz",
+    )
     at = [word for version in versions for word in ("--at", version)]
-    assert main(["staleness", str(OLD), *at, *quiet,
-                 "--html", str(made / "staleness.html")]) == 0  # fmt: skip
+    assert main(["staleness", str(OLD), *at, *quiet, "--html", str(made / "staleness.html")]) == 0
     return made
 
 
@@ -135,12 +155,15 @@ def test_filters_recount(browser, folder, doc):
         page.select_option("[name=place]", "prompt")
         prompt = said(page)
         page.select_option("[name=place]", "response")
-        counts = [[int(n.replace(",", "")) for n in text.split(" rows")[0].split(" of ")]
-                  for text in (prompt, said(page))]  # fmt: skip
+        counts = [
+            [int(n.replace(",", "")) for n in text.split(" rows")[0].split(" of ")]
+            for text in (prompt, said(page))
+        ]
         whole = doc["sequences"]["worst"][2]
         assert [sum(c) for c in zip(*counts, strict=True)] == [
-            whole["rows_mismatched"], whole["rows"],
-        ]  # fmt: skip
+            whole["rows_mismatched"],
+            whole["rows"],
+        ]
 
 
 def test_the_heatmap_is_reached_by_keys(browser, folder, doc, capsys):
@@ -351,8 +374,6 @@ def test_a_million_tokens_open_quickly(browser, tmp_path):
     print(
         f"1,000,000 tokens: {size:,} bytes, {seconds:.2f} s of CPU, {clock / 1000:.2f} s by clock"
     )
-    assert said(page) == line_of(
-        {"rows": result.rows, "rows_mismatched": result.rows_mismatched}
-    )  # fmt: skip
+    assert said(page) == line_of({"rows": result.rows, "rows_mismatched": result.rows_mismatched})
     assert 0.05 < seconds < OPENS_S
     context.close()

@@ -161,7 +161,7 @@ def test_what_is_off_the_list_is_refused(here, kind, evil):
         (b"\x80\x04" + b"]" * 200_000, "no end"),
         (b"\x80\x04", "no end"),
     ],
-)  # fmt: skip
+)
 def test_opcodes(here, data, line):
     """Names through the memo, persistent ids, extensions and claimed lengths are refused."""
     refused(here, data, line)
@@ -192,8 +192,11 @@ def test_tuples_cannot_be_hidden_in_the_memo(here, hidden):
 def test_a_listed_class_cannot_be_changed(here):
     """State given to a class of the list, not to an object, raises and leaves it alone."""
     refused(here, b"\x80\x02cverl.protocol\nDataProto\n}X\x04\x00\x00\x00evilK\x01sb.", "damaged")
-    refused(here, b"\x80\x02cnumpy._core.multiarray\nscalar\nN}X\x04\x00\x00\x00evilK\x01s\x86b.",
-            "damaged")  # fmt: skip
+    refused(
+        here,
+        b"\x80\x02cnumpy._core.multiarray\nscalar\nN}X\x04\x00\x00\x00evilK\x01s\x86b.",
+        "damaged",
+    )
 
 
 STORAGE = ("storage", Name("torch", "ByteStorage"), "0", "cpu", 16)
@@ -210,16 +213,19 @@ def leaf(word, shape, start, stop, storage=None):
     """A consolidated TensorDict in a DataProto, whose routes are this leaf of 16 bytes."""
     leaves = {"routed_experts": (word, shape, start, stop, 0)}
     metadata = {"cls": "TensorDict", "leaves": leaves, "non_tensors": {}, "cls_metadata": {}}
-    made = Made(Name("tensordict._reductions", "_rebuild_tensordict_files_consolidated"),
-                (metadata, storage or tensor(0, (16,), (1,))))  # fmt: skip
+    made = Made(
+        Name("tensordict._reductions", "_rebuild_tensordict_files_consolidated"),
+        (metadata, storage or tensor(0, (16,), (1,))),
+    )
     return Made(VERL, state=(archive_of(made), {}, {}), new=True)
 
 
 def plain(made):
     """A TensorDict of one tensor, not consolidated, in ROLL's DataProto."""
     state = {"_tensordict": {"routed_experts": made}}
-    made = Made(Name("tensordict._reductions", "_make_td"),
-                (Name("tensordict._td", "TensorDict"), state))  # fmt: skip
+    made = Made(
+        Name("tensordict._reductions", "_make_td"), (Name("tensordict._td", "TensorDict"), state)
+    )
     held = Made(Name("_io", "BytesIO"), state=(archive_of(made), 0, None), new=True)
     return Made(ROLL, state=(held, {}, None, {}), new=True)
 
@@ -227,8 +233,11 @@ def plain(made):
 def numpy_array(shape, code, data, flags=(False, True), order="<"):
     """A numpy array in verl's second form, that of the routes."""
     dtype = Made(Name("numpy", "dtype"), (code, *flags), (3, order, None, None, None, -1, -1, 0))
-    made = Made(Name("numpy._core.multiarray", "_reconstruct"),
-                (Name("numpy", "ndarray"), (0,), b"b"), (1, shape, dtype, False, data))  # fmt: skip
+    made = Made(
+        Name("numpy._core.multiarray", "_reconstruct"),
+        (Name("numpy", "ndarray"), (0,), b"b"),
+        (1, shape, dtype, False, data),
+    )
     items = {"routed_experts": ("uint8", (1, 2, 2, 2), made)}
     return Made(VERL, state=(((1,), None, items), {}, {}), new=True)
 
@@ -273,14 +282,27 @@ BIG = 1 << 45
         (Made(VERL, state=(), new=True), "a DataProto without"),
         (Made(VERL, new=True), "a DataProto without"),
         (Made(ROLL, state=(Made(VERL, new=True), {}, None, {}), new=True), "expected what torch"),
-        (skyrl({"rollout_expert_indices": {"format": "numpy", "data": bytes(8), "dtype": "uint8",
-                                           "shape": (BIG, 1, 1, 1)}}), "larger than its 8 bytes"),
-        (skyrl({"rollout_expert_indices": {"data": bytes(8), "dtype": "uint8", "shape": 7}}),
-         "a tensor of shape"),
+        (
+            skyrl(
+                {
+                    "rollout_expert_indices": {
+                        "format": "numpy",
+                        "data": bytes(8),
+                        "dtype": "uint8",
+                        "shape": (BIG, 1, 1, 1),
+                    }
+                }
+            ),
+            "larger than its 8 bytes",
+        ),
+        (
+            skyrl({"rollout_expert_indices": {"data": bytes(8), "dtype": "uint8", "shape": 7}}),
+            "a tensor of shape",
+        ),
         (skyrl([1]), "without its batch_dict"),
         (Made(Name(SKYRL, "_rebuild_tensor_batch")), "without its batch_dict"),
     ],
-)  # fmt: skip
+)
 def test_tensors_lie_within_their_bytes(here, value, line):
     """Offsets, shapes, strides and dtypes that reach beyond the bytes at hand are refused."""
     refused(here, dumps(value), line)
@@ -326,9 +348,24 @@ def test_objects_are_lists_of_what_is_allowed(here):
 def test_the_command_line_says_it_in_one_line(here):
     """routectl show exits with 2 and one line; the call in the file is not made."""
     here.write_bytes(dumps(with_evil("dp", EVILS["os.system"])))
-    done = subprocess.run([sys.executable, "-m", "routectl", "show", str(here), "--num-layers", "2",
-                           "--top-k", "2", "--num-experts", "4"],
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "routectl",
+            "show",
+            str(here),
+            "--num-layers",
+            "2",
+            "--top-k",
+            "2",
+            "--num-experts",
+            "4",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1

@@ -14,8 +14,10 @@ from routectl.reports.text.cells import Cells, cells_of
 from routectl.reports.text.pictures import ink_of, print_heatmap, spark_column
 from routectl.reports.text.tables import open_console
 
-TINY = (FIXTURES / "tiny_rl" / "vllm.bf16" / "samples.jsonl",
-        FIXTURES / "tiny_rl" / "routes_v0.fp32.npz")  # fmt: skip
+TINY = (
+    FIXTURES / "tiny_rl" / "vllm.bf16" / "samples.jsonl",
+    FIXTURES / "tiny_rl" / "routes_v0.fp32.npz",
+)
 LATER = ("--at", f"v0={TINY[1]}", "--at", f"v1={FIXTURES / 'tiny_rl' / 'transformers_v1.fp32.npz'}")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 COLOURS = re.compile(r"\x1b\[[0-9;]*[34]8;5;")
@@ -157,11 +159,18 @@ def test_diff_on_a_terminal_has_pictures_and_a_pipe_has_none(shown, capsys):
     assert "by position" not in piped.out
 
 
-@pytest.mark.parametrize("args", [
-    ("diff", *TINY), ("staleness", TINY[0], *LATER), ("show", TINY[1]), ("check", TINY[0]),
-    ("pack", "--explain", "--lens", "9,17,3"),
-    ("report", FIXTURES / "golden" / "diff.detail.json"),
-], ids=lambda args: args[0])  # fmt: skip
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("diff", *TINY),
+        ("staleness", TINY[0], *LATER),
+        ("show", TINY[1]),
+        ("check", TINY[0]),
+        ("pack", "--explain", "--lens", "9,17,3"),
+        ("report", FIXTURES / "golden" / "diff.detail.json"),
+    ],
+    ids=lambda args: args[0],
+)
 def test_plain_prints_to_a_terminal_as_to_a_pipe(shown, capsys, args):
     """With --plain a terminal gets the very bytes that a pipe does."""
     page, code = shown(*args, "--plain")

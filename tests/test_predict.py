@@ -152,8 +152,10 @@ def test_several_later_versions_are_their_mean(monkeypatch):
     monkeypatch.setattr(module, "RIDGES", (0.01,))
     weight_ED, hidden_TD, rng = world(3, width=4)
     old = version("v0", weight_ED, hidden_TD)
-    later = [version(f"v{n}", weight_ED + 0.3 * torch.randn(16, 4, generator=rng), hidden_TD)
-             for n in (1, 2)]  # fmt: skip
+    later = [
+        version(f"v{n}", weight_ED + 0.3 * torch.randn(16, 4, generator=rng), hidden_TD)
+        for n in (1, 2)
+    ]
     fit = fit_predictor(RECIPE, old, later, halves(800))[3]
     weight_DE = fit.weight_DE.double().requires_grad_()
     logits_TE = (hidden_TD @ weight_ED.T).double() + hidden_TD.double() @ weight_DE
@@ -191,8 +193,9 @@ def test_predicted_routes_are_the_papers():
     """Predicted ids are the top-k of softmax(p_old + h W_p), as PR2 writes it."""
     weight_ED, hidden_TD, rng = world(4)
     shift_DE = torch.randn(12, 16, generator=rng)
-    (found,) = replay_inputs(RECIPE, {3: LayerRouter(weight_ED, predictor_DE=shift_DE)},
-                             {3: hidden_TD})  # fmt: skip
+    (found,) = replay_inputs(
+        RECIPE, {3: LayerRouter(weight_ED, predictor_DE=shift_DE)}, {3: hidden_TD}
+    )
     rho_TE = torch.softmax(hidden_TD @ weight_ED.T + hidden_TD @ shift_DE, dim=1)
     values_TK, ids_TK = rho_TE.topk(5, dim=1)
     assert np.array_equal(found.routes.ids_TLK[:, 0], ids_TK[:, :4].numpy())
@@ -205,9 +208,11 @@ def test_groups_and_bias_hold_for_predicted_routes():
     assert recipe.grouped
     rng = torch.Generator().manual_seed(0)
     router = LayerRouter(
-        torch.randn(recipe.columns, 32, generator=rng), None, torch.rand(recipe.columns),
+        torch.randn(recipe.columns, 32, generator=rng),
+        None,
+        torch.rand(recipe.columns),
         predictor_DE=torch.randn(32, recipe.columns, generator=rng),
-    )  # fmt: skip
+    )
     (found,) = replay_inputs(recipe, {0: router}, {0: torch.randn(200, 32, generator=rng)})
     size = recipe.columns // recipe.n_group
     groups = [len(set(row)) for row in found.routes.ids_TLK[:, 0] // size]
@@ -233,10 +238,13 @@ def test_router_digests():
     weight_ED = torch.zeros(4, 2)
     plain = router_digest({0: LayerRouter(weight_ED)})
     assert plain == router_digest({0: LayerRouter(weight_ED.clone(), predictor_DE=weight_ED)})
-    others = [{0: LayerRouter(weight_ED + 1)}, {1: LayerRouter(weight_ED)},
-              {0: LayerRouter(weight_ED, torch.zeros(4))},
-              {0: LayerRouter(weight_ED, None, torch.zeros(4))},
-              {0: LayerRouter(weight_ED.bfloat16())}]  # fmt: skip
+    others = [
+        {0: LayerRouter(weight_ED + 1)},
+        {1: LayerRouter(weight_ED)},
+        {0: LayerRouter(weight_ED, torch.zeros(4))},
+        {0: LayerRouter(weight_ED, None, torch.zeros(4))},
+        {0: LayerRouter(weight_ED.bfloat16())},
+    ]
     assert len({plain, *map(router_digest, others)}) == 6
 
 
@@ -266,8 +274,10 @@ def test_a_fifth_is_held_out():
     prefixes_T = prefix_digests(TOKENS, LENS)
     split = split_rows(prefixes_T, LENS)
     assert [int(part.sum()) // 40 for part in (split.fit_T, split.choose_T, split.held_T)] == [
-        12, 4, 4,
-    ]  # fmt: skip
+        12,
+        4,
+        4,
+    ]
     turned = TOKENS.reshape(20, 40)[::-1].reshape(-1)
     again = split_rows(prefix_digests(turned, LENS), LENS)
     held = set(TOKENS[split.held_T].tolist())
@@ -288,8 +298,12 @@ def test_scores_are_counts():
     for layer, columns in ((None, (0, 1)), (0, (0,)), (5, (1,))):
         found = {}
         for kind, ids in kinds.items():
-            shared = [len(set(ids[t, c]) & set(true[t, c]))
-                      for t in range(30) if rows_T[t] for c in columns]  # fmt: skip
+            shared = [
+                len(set(ids[t, c]) & set(true[t, c]))
+                for t in range(30)
+                if rows_T[t]
+                for c in columns
+            ]
             found[kind] = shared
             assert one.accuracy(kind, layer).value == pytest.approx(np.mean(shared) / 3)
             assert one.mismatch(kind, layer).value == pytest.approx(np.mean(np.array(shared) < 3))
@@ -323,8 +337,10 @@ def test_versions_that_were_fitted_to_are_not_judged():
     assert scores.judged == scores.beats == (two,)
     assert replace(scores, fitted=("v1", "v2")).judged == (one, two)
     assert below(scores, parse_gain("gain:0.9")) == ()
-    assert below(replace(scores, comparisons=(replace(two, shared_XLS=0 * two.shared_XLS),)),
-                 parse_gain("gain:0.5%")) == (("gain:0.5%", "v2", 0.0),)  # fmt: skip
+    assert below(
+        replace(scores, comparisons=(replace(two, shared_XLS=0 * two.shared_XLS),)),
+        parse_gain("gain:0.5%"),
+    ) == (("gain:0.5%", "v2", 0.0),)
     for wrong in ("loss:1%", "gain", "gain:x", "gain:200%", "gain:nan"):
         with pytest.raises(RoutectlError):
             parse_gain(wrong)

@@ -46,18 +46,34 @@ def house(tmp_path_factory):
     layers = tuple(families.routers(model))
     rng = np.random.default_rng(0)
     samples = [
-        Sample(None, sample_id=str(i), prompt_ids=ids[:4], response_ids=ids[4:], prompt_length=4,
-               response_length=len(ids) - 4)
-        for i, ids in enumerate(rng.integers(3, families.VOCAB, 30).astype(np.int32)
-                                for _ in range(25))
-    ]  # fmt: skip
+        Sample(
+            None,
+            sample_id=str(i),
+            prompt_ids=ids[:4],
+            response_ids=ids[4:],
+            prompt_length=4,
+            response_length=len(ids) - 4,
+        )
+        for i, ids in enumerate(
+            rng.integers(3, families.VOCAB, 30).astype(np.int32) for _ in range(25)
+        )
+    ]
     meta = DumpMeta("-", "native", layers, EXPERTS, TOP_K)
     write_native(samples, meta, place / "dump.parquet", force=False)
     inputs = {}
     for name in ("v0", "v1"):
         inputs[name] = place / f"inputs_{name}.safetensors"
-        args = ["recompute", at[name], place / "dump.parquet", "-o", place / f"{name}.parquet",
-                "--router-inputs", inputs[name], "--threads", "1"]  # fmt: skip
+        args = [
+            "recompute",
+            at[name],
+            place / "dump.parquet",
+            "-o",
+            place / f"{name}.parquet",
+            "--router-inputs",
+            inputs[name],
+            "--threads",
+            "1",
+        ]
         assert main([str(arg) for arg in args]) == 0
     return SimpleNamespace(place=place, at=at, inputs=inputs, layers=layers)
 
@@ -69,8 +85,18 @@ def versions(house, *names):
 
 def fit(capsys, house, path, *more):
     """The document of a fit from v0 to v1."""
-    return document(capsys, "predict", "--fit", house.inputs["v0"], *versions(house, "v0", "v1"),
-                    "-o", path, "--threads", "1", *more)  # fmt: skip
+    return document(
+        capsys,
+        "predict",
+        "--fit",
+        house.inputs["v0"],
+        *versions(house, "v0", "v1"),
+        "-o",
+        path,
+        "--threads",
+        "1",
+        *more,
+    )
 
 
 @pytest.fixture
@@ -94,8 +120,17 @@ def test_fit_and_eval_say_the_same(capsys, tmp_path, house):
     assert made["sequences"] == made["predictor"]["held"] == 5
     assert made["tokens"] + made["predictor"]["tokens"] == counted
     assert made["tokens"] + made["tokens_left_out"] == 25 * 30
-    again = document(capsys, "predict", "--eval", house.inputs["v0"], "--predictor", path,
-                     *versions(house, "v0", "v1"), "--threads", "1")  # fmt: skip
+    again = document(
+        capsys,
+        "predict",
+        "--eval",
+        house.inputs["v0"],
+        "--predictor",
+        path,
+        *versions(house, "v0", "v1"),
+        "--threads",
+        "1",
+    )
     assert again == made
     (one,) = made["comparisons"]
     assert one["rows"] == made["tokens"] * len(house.layers)
@@ -114,17 +149,28 @@ def test_recomputed_or_given(capsys, tmp_path, house):
     assert frozen["later"][0]["hidden_states"] == "of the old version"
     first = house.layers[0]  # nothing is upstream of it that routers could have moved
     assert frozen["comparisons"][0]["layers"][0] == {
-        **two["comparisons"][0]["layers"][0], "layer": first
-    }  # fmt: skip
+        **two["comparisons"][0]["layers"][0],
+        "layer": first,
+    }
     assert frozen["comparisons"] != two["comparisons"]
 
 
 def test_later_versions_and_extrapolation(capsys, tmp_path, house, predictor):
     """From v1 on, routers that go straight on are met by extrapolation at every lag."""
     doc = document(
-        capsys, "predict", "--eval", house.inputs["v1"], "--predictor", predictor, "--old", "v1",
-        *versions(house, "v0", "v1", "v2", "v4"), "--frozen-inputs", "--threads", "1",
-    )  # fmt: skip
+        capsys,
+        "predict",
+        "--eval",
+        house.inputs["v1"],
+        "--predictor",
+        predictor,
+        "--old",
+        "v1",
+        *versions(house, "v0", "v1", "v2", "v4"),
+        "--frozen-inputs",
+        "--threads",
+        "1",
+    )
     assert (doc["old"], doc["previous"]) == ("v1", "v0")
     assert [(one["version"], one["lag"]) for one in doc["comparisons"]] == [("v2", 1), ("v4", 3)]
     assert not any(later["fitted"] for later in doc["later"])
@@ -132,9 +178,21 @@ def test_later_versions_and_extrapolation(capsys, tmp_path, house, predictor):
         assert one["extrapolated"]["accuracy"]["value"] > 0.999
         assert one["extrapolated"]["gain"]["low"] > 0
         assert one["frozen"]["mismatch"]["value"] > 0.05
-    text = run(capsys, "predict", "--eval", house.inputs["v1"], "--predictor", predictor, "--old",
-               "v1", *versions(house, "v0", "v1", "v2"), "--threads", "1", "-o",
-               tmp_path / "report.txt")  # fmt: skip
+    text = run(
+        capsys,
+        "predict",
+        "--eval",
+        house.inputs["v1"],
+        "--predictor",
+        predictor,
+        "--old",
+        "v1",
+        *versions(house, "v0", "v1", "v2"),
+        "--threads",
+        "1",
+        "-o",
+        tmp_path / "report.txt",
+    )
     assert (text.code, text.out) == (0, "")
     lines = (tmp_path / "report.txt").read_text().splitlines()
     assert lines[0].split("  ")[0] in ("BETTER", "NO GAIN")
@@ -144,9 +202,18 @@ def test_later_versions_and_extrapolation(capsys, tmp_path, house, predictor):
 
 def test_no_gain_is_said_first(capsys, house, predictor):
     """No gain over freezing is what the first line says; under a threshold the exit is 1."""
-    args = ("predict", "--eval", house.inputs["v0"], "--predictor", predictor,
-            *versions(house, "v0"), "--at", f"again7={house.at['v0']}", "--threads",
-            "1")  # fmt: skip
+    args = (
+        "predict",
+        "--eval",
+        house.inputs["v0"],
+        "--predictor",
+        predictor,
+        *versions(house, "v0"),
+        "--at",
+        f"again7={house.at['v0']}",
+        "--threads",
+        "1",
+    )
     done = run(capsys, *args)
     assert done.code == 0
     assert done.out.startswith("NO GAIN  predicted routes do not beat frozen ones: accuracy -")
@@ -163,9 +230,23 @@ def test_no_gain_is_said_first(capsys, house, predictor):
 
 def test_lags_are_of_numbers_or_places(capsys, house, predictor):
     """Without whole numbers that ascend at the ends of names, a lag counts places."""
-    doc = document(capsys, "predict", "--eval", house.inputs["v0"], "--predictor", predictor,
-                   "--at", f"old={house.at['v0']}", "--at", f"b7={house.at['v1']}",
-                   "--at", f"c={house.at['v2']}", "--frozen-inputs", "--threads", "1")  # fmt: skip
+    doc = document(
+        capsys,
+        "predict",
+        "--eval",
+        house.inputs["v0"],
+        "--predictor",
+        predictor,
+        "--at",
+        f"old={house.at['v0']}",
+        "--at",
+        f"b7={house.at['v1']}",
+        "--at",
+        f"c={house.at['v2']}",
+        "--frozen-inputs",
+        "--threads",
+        "1",
+    )
     assert [later["lag"] for later in doc["later"]] == [1, 2]
     assert [later["fitted"] for later in doc["later"]] == [True, False]  # told by the routers
 
@@ -173,8 +254,17 @@ def test_lags_are_of_numbers_or_places(capsys, house, predictor):
 def test_emit(capsys, tmp_path, house, predictor):
     """Predicted routes are a dump that diff and pack read; a zero predictor emits v0's own."""
     out = tmp_path / "predicted.parquet"
-    args = ("predict", "--emit", out, house.inputs["v0"], "--predictor", predictor,
-            *versions(house, "v0"), "--threads", "1")  # fmt: skip
+    args = (
+        "predict",
+        "--emit",
+        out,
+        house.inputs["v0"],
+        "--predictor",
+        predictor,
+        *versions(house, "v0"),
+        "--threads",
+        "1",
+    )
     assert run(capsys, *args).code == 0
     assert "already exists" in complaint(capsys, *args)
     found = open_dump(out)
@@ -187,8 +277,15 @@ def test_emit(capsys, tmp_path, house, predictor):
     frozen = diff(own, later, match="tokens")
     assert predicted.rows == frozen.rows == 750 * len(house.layers)
     assert predicted.rows_mismatched < 0.7 * frozen.rows_mismatched
-    done = run(capsys, "pack", out, "-o", tmp_path / "packed", "--decoder-layers",
-               str(len(house.layers) + 1))  # fmt: skip
+    done = run(
+        capsys,
+        "pack",
+        out,
+        "-o",
+        tmp_path / "packed",
+        "--decoder-layers",
+        str(len(house.layers) + 1),
+    )
     assert done.code == 0, done.err
     done = run(capsys, "pack", "--verify", tmp_path / "packed", "--against", out)
     assert done.out.startswith("VERIFIED"), done.out
@@ -270,8 +367,9 @@ def test_refused(capsys, tmp_path, house, predictor):
     tensors = load_file(inputs)
     other = {n: v for n, v in tensors.items() if n != "token_ids"}
     save_file(other, tmp_path / "no_tokens.safetensors")
-    save_file({**tensors, "token_ids": tensors["token_ids"][::-1].copy()},
-              tmp_path / "other.safetensors")  # fmt: skip
+    save_file(
+        {**tensors, "token_ids": tensors["token_ids"][::-1].copy()}, tmp_path / "other.safetensors"
+    )
     before = written(tmp_path)
     for args, words in (
         ((inputs, *two), "expected one of --fit, --eval and --emit"),
@@ -288,14 +386,18 @@ def test_refused(capsys, tmp_path, house, predictor):
         (("--fit", inputs, *two, "--old", "v9", "-o", out), "version 'v9' is not one of --at"),
         (("--fit", inputs, *two, "--inputs", "v7=x", "-o", out), "'v7' is not one of --at: v0, v1"),
         (("--fit", inputs, *two, "--inputs", "v1=gone.safetensors", "-o", out), "cannot be read"),
-        (("--fit", inputs, *two, "--inputs", f"v1={tmp_path / 'other.safetensors'}", "-o", out),
-         "other tokens than"),
-        (("--fit", tmp_path / "no_tokens.safetensors", *two, "--frozen-inputs", "-o", out),
-         "no token_ids or no cu_seqlens"),
+        (
+            ("--fit", inputs, *two, "--inputs", f"v1={tmp_path / 'other.safetensors'}", "-o", out),
+            "other tokens than",
+        ),
+        (
+            ("--fit", tmp_path / "no_tokens.safetensors", *two, "--frozen-inputs", "-o", out),
+            "no token_ids or no cu_seqlens",
+        ),
         (("--eval", inputs, *two, "--predictor", inputs), "no predictor"),
         (("--eval", inputs, *two, *using, "--fail-under", "loss:1"), "metric 'loss' is not known"),
         (("--fit", house.place / "dump.parquet", *two, "-o", out), "bad header length"),
-    ):  # fmt: skip
+    ):
         assert words in complaint(capsys, "predict", *args, "--threads", "1")
         assert written(tmp_path) == before
 
@@ -307,8 +409,15 @@ def test_another_model_is_refused(capsys, tmp_path, house, predictor):
     args = ("predict", "--eval", house.inputs["v0"], "--predictor", predictor, "--threads", "1")
     words = complaint(capsys, *args, *versions(house, "v0"), "--at", f"v1={tmp_path / 'ds'}")
     assert "selects otherwise than v0" in words
-    words = complaint(capsys, *args, "--at", f"v0={tmp_path / 'ds'}", "--at",
-                      f"v1={tmp_path / 'ds'}", "--frozen-inputs")  # fmt: skip
+    words = complaint(
+        capsys,
+        *args,
+        "--at",
+        f"v0={tmp_path / 'ds'}",
+        "--at",
+        f"v1={tmp_path / 'ds'}",
+        "--frozen-inputs",
+    )
     assert "predictor: of another family: got qwen3_moe" in words
 
 
@@ -321,22 +430,62 @@ def test_other_recipes(capsys, tmp_path, name):
         model = families.tiny(name)
         model.save_pretrained(tmp_path / "v0")
     rng = np.random.default_rng(1)
-    samples = [Sample(None, prompt_ids=ids, response_ids=ids[:0], prompt_length=20,
-                      response_length=0)
-               for ids in rng.integers(3, families.VOCAB, (6, 20)).astype(np.int32)]  # fmt: skip
+    samples = [
+        Sample(None, prompt_ids=ids, response_ids=ids[:0], prompt_length=20, response_length=0)
+        for ids in rng.integers(3, families.VOCAB, (6, 20)).astype(np.int32)
+    ]
     meta = DumpMeta("-", "native", tuple(families.routers(model)), EXPERTS, TOP_K)
     write_native(samples, meta, tmp_path / "dump.parquet", force=False)
     inputs, own = tmp_path / "in.safetensors", tmp_path / "own.parquet"
-    assert run(capsys, "recompute", tmp_path / "v0", tmp_path / "dump.parquet", "-o", own,
-               "--router-inputs", inputs, "--threads", "1").code == 0  # fmt: skip
-    doc = document(capsys, "predict", "--fit", inputs, "--at", f"v0={tmp_path / 'v0'}", "--at",
-                   f"v1={tmp_path / 'v0'}", "-o", tmp_path / "p.safetensors", "--threads", "1",
-                   "--fail-under", "gain:0")  # fmt: skip
+    assert (
+        run(
+            capsys,
+            "recompute",
+            tmp_path / "v0",
+            tmp_path / "dump.parquet",
+            "-o",
+            own,
+            "--router-inputs",
+            inputs,
+            "--threads",
+            "1",
+        ).code
+        == 0
+    )
+    doc = document(
+        capsys,
+        "predict",
+        "--fit",
+        inputs,
+        "--at",
+        f"v0={tmp_path / 'v0'}",
+        "--at",
+        f"v1={tmp_path / 'v0'}",
+        "-o",
+        tmp_path / "p.safetensors",
+        "--threads",
+        "1",
+        "--fail-under",
+        "gain:0",
+    )
     assert [layer["ridge"] for layer in doc["predictor"]["layers"]] == [None] * len(doc["layers"])
     assert doc["comparisons"][0]["frozen"]["accuracy"]["value"] == 1
-    assert run(capsys, "predict", "--emit", tmp_path / "e.parquet", inputs, "--predictor",
-               tmp_path / "p.safetensors", "--at", f"v0={tmp_path / 'v0'}", "--threads",
-               "1").code == 0  # fmt: skip
+    assert (
+        run(
+            capsys,
+            "predict",
+            "--emit",
+            tmp_path / "e.parquet",
+            inputs,
+            "--predictor",
+            tmp_path / "p.safetensors",
+            "--at",
+            f"v0={tmp_path / 'v0'}",
+            "--threads",
+            "1",
+        ).code
+        == 0
+    )
     emitted, known = open_dump(tmp_path / "e.parquet"), open_dump(own)
     assert emitted.meta.layers_L == known.meta.layers_L  # those of a table, too
     assert diff(emitted, known, match="tokens").rows_mismatched == 0

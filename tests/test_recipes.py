@@ -20,16 +20,29 @@ from routectl.routers.recipe import Recipe
 
 CONFIGS = Path(__file__).parent.parent / "fixtures" / "configs"
 V3 = {
-    "model_type": "deepseek_v3", "n_routed_experts": 256, "num_experts_per_tok": 8, "n_group": 8,
-    "topk_group": 4, "norm_topk_prob": True, "routed_scaling_factor": 2.5, "num_hidden_layers": 61,
-    "first_k_dense_replace": 3, "scoring_func": "sigmoid", "topk_method": "noaux_tc",
-}  # fmt: skip
+    "model_type": "deepseek_v3",
+    "n_routed_experts": 256,
+    "num_experts_per_tok": 8,
+    "n_group": 8,
+    "topk_group": 4,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "num_hidden_layers": 61,
+    "first_k_dense_replace": 3,
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+}
 
 
 def softmax(**rest):
     """A config of Qwen3-MoE."""
-    return {"model_type": "qwen3_moe", "num_hidden_layers": 2, "num_experts": 128,
-            "num_experts_per_tok": 8, **rest}  # fmt: skip
+    return {
+        "model_type": "qwen3_moe",
+        "num_hidden_layers": 2,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        **rest,
+    }
 
 
 @pytest.mark.parametrize(
@@ -37,38 +50,73 @@ def softmax(**rest):
     [
         (V3, "sigmoid + bias, top-2-sum of 8 groups keep 4, top-8 of 256, normalised, x 2.5"),
         (
-            {**V3, "model_type": "kimi_k2", "n_routed_experts": 384, "n_group": 1,
-             "topk_group": 1, "routed_scaling_factor": 2.827},
+            {
+                **V3,
+                "model_type": "kimi_k2",
+                "n_routed_experts": 384,
+                "n_group": 1,
+                "topk_group": 1,
+                "routed_scaling_factor": 2.827,
+            },
             "sigmoid + bias, top-8 of 384, normalised, x 2.827",
         ),
         (softmax(norm_topk_prob=True), "softmax, top-8 of 128, normalised"),
         (softmax(norm_topk_prob=False), "softmax, top-8 of 128"),
         (softmax(), "softmax, top-8 of 128"),
         (
-            {"model_type": "gpt_oss", "num_local_experts": 32, "num_experts_per_tok": 4,
-             "num_hidden_layers": 24},
+            {
+                "model_type": "gpt_oss",
+                "num_local_experts": 32,
+                "num_experts_per_tok": 4,
+                "num_hidden_layers": 24,
+            },
             "logits, top-4 of 32, softmax of those",
         ),
         (
-            {"model_type": "deepseek_v2", "n_routed_experts": 160, "num_experts_per_tok": 6,
-             "n_group": 8, "topk_group": 3, "topk_method": "group_limited_greedy",
-             "routed_scaling_factor": 16.0, "num_hidden_layers": 60, "scoring_func": "softmax"},
+            {
+                "model_type": "deepseek_v2",
+                "n_routed_experts": 160,
+                "num_experts_per_tok": 6,
+                "n_group": 8,
+                "topk_group": 3,
+                "topk_method": "group_limited_greedy",
+                "routed_scaling_factor": 16.0,
+                "num_hidden_layers": 60,
+                "scoring_func": "softmax",
+            },
             "softmax, best of 8 groups keep 3, top-6 of 160, x 16",
         ),
         (
-            {"model_type": "kimi_linear", "num_experts": 256, "num_experts_per_token": 8,
-             "num_expert_group": 1, "topk_group": 1, "moe_renormalize": True,
-             "routed_scaling_factor": 2.446, "num_hidden_layers": 27},
+            {
+                "model_type": "kimi_linear",
+                "num_experts": 256,
+                "num_experts_per_token": 8,
+                "num_expert_group": 1,
+                "topk_group": 1,
+                "moe_renormalize": True,
+                "routed_scaling_factor": 2.446,
+                "num_hidden_layers": 27,
+            },
             "sigmoid + bias, top-8 of 256, normalised, x 2.446",
         ),
         (
-            {"model_type": "longcat_flash", "n_routed_experts": 512, "zero_expert_num": 256,
-             "moe_topk": 12, "num_layers": 28, "routed_scaling_factor": 6.0},
+            {
+                "model_type": "longcat_flash",
+                "n_routed_experts": 512,
+                "zero_expert_num": 256,
+                "moe_topk": 12,
+                "num_layers": 28,
+                "routed_scaling_factor": 6.0,
+            },
             "softmax + bias, top-12 of 512 + 256 zero experts, x 6",
         ),
         (
-            {"model_type": "deepseek_v4", "n_routed_experts": 256, "num_experts_per_tok": 6,
-             "num_hidden_layers": 43},
+            {
+                "model_type": "deepseek_v4",
+                "n_routed_experts": 256,
+                "num_experts_per_tok": 6,
+                "num_hidden_layers": 43,
+            },
             "layers 0, 1, 2 by table of token ids, sqrtsoftplus + bias, top-6 of 256, normalised, "
             "x 1.5",
         ),
@@ -82,7 +130,7 @@ def softmax(**rest):
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else value["model_type"],
-)  # fmt: skip
+)
 def test_a_model_in_words(config, words):
     """A config as published reads as people say its router."""
     assert recipe_from_config(config, "config.json").describe() == words
@@ -92,10 +140,22 @@ def test_a_model_in_words(config, words):
 def test_defaults_are_those_of_transformers(name):
     """A config that is silent gives the recipe of transformers' own config with its defaults."""
     full = config_of_family(name)
-    sizes = ("model_type", "num_experts", "num_local_experts", "n_routed_experts",
-             "moe_num_experts", "num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk",
-             "top_k_experts", "num_layers", "layers_block_type", "enable_moe_block",
-             "zero_expert_num")  # fmt: skip
+    sizes = (
+        "model_type",
+        "num_experts",
+        "num_local_experts",
+        "n_routed_experts",
+        "moe_num_experts",
+        "num_experts_per_tok",
+        "num_experts_per_token",
+        "moe_k",
+        "moe_topk",
+        "top_k_experts",
+        "num_layers",
+        "layers_block_type",
+        "enable_moe_block",
+        "zero_expert_num",
+    )
     silent = {key: value for key, value in full.to_dict().items() if key in sizes}
     if not {"num_layers", "layers_block_type"} & {*silent}:
         silent["num_hidden_layers"] = 8
@@ -141,42 +201,99 @@ def test_the_named_class_exists(name):
 @pytest.mark.parametrize(
     ("config", "kind", "message"),
     [
-        ({**V3, "model_type": "mamba9"}, UnsupportedError,
-         "c.json: unknown router: got mamba9, expected one of afmoe, "),
-        ({**V3, "model_type": None}, UnsupportedError,
-         "c.json: unknown router: got no model_type, expected one of afmoe, "),
-        ({**V3, "model_type": "jetmoe"}, UnsupportedError,
-         "c.json: jetmoe is not covered: a layer has two routers, one of them of attention"),
-        ({**V3, "scoring_func": "softmax"}, UnsupportedError,
-         "c.json: unsupported scoring_func of deepseek_v3: got 'softmax', expected sigmoid"),
-        ({**V3, "n_group": 7}, FormatError,
-         "c.json: bad n_group: got 7, expected a divisor of 256 experts"),
-        ({**V3, "topk_group": 9}, FormatError,
-         "c.json: bad topk_group: got 9, expected 1 to 8 for top-8 of 256 experts in 8 groups"),
-        ({**V3, "n_group": 256, "topk_group": 16}, FormatError,
-         "c.json: bad n_group: got 256, expected at least 2 experts in a group"),
-        ({**V3, "norm_topk_prob": 1}, FormatError,
-         "c.json: bad norm_topk_prob: got 1, expected true or false"),
-        ({**V3, "routed_scaling_factor": "2.5"}, FormatError,
-         "c.json: bad routed_scaling_factor: got '2.5', expected a number"),
-        ({**V3, "routed_scaling_factor": float("nan")}, FormatError,
-         "c.json: bad routed_scaling_factor: got nan, expected a number"),
-        ({**V3, "n_group": True}, FormatError,
-         "c.json: bad n_group: got True, expected a whole number"),
-        ({**V3, "model_type": "deepseek_v2", "topk_method": "noaux_tc", "scoring_func": "softmax"},
-         UnsupportedError,
-         "c.json: unsupported topk_method: got 'noaux_tc', expected greedy, group_limited_greedy"),
-        ({**V3, "model_type": "deepseek_v2", "topk_method": 2}, FormatError,
-         "c.json: bad topk_method: got 2, expected a word"),
-        ({"model_type": "phimoe", "num_local_experts": 16, "num_experts_per_tok": 3,
-          "num_hidden_layers": 2}, FormatError,
-         "c.json: bad num_experts_per_tok: got 3, expected 2, which sparsemixer selects"),
-        ({"model_type": "hunyuan_v1_moe", "num_experts": [8, 16], "moe_topk": 2,
-          "num_hidden_layers": 2}, FormatError,
-         "c.json: unlike layers: got num_experts=8 and num_experts=16, expected one number "
-         "for all layers"),
+        (
+            {**V3, "model_type": "mamba9"},
+            UnsupportedError,
+            "c.json: unknown router: got mamba9, expected one of afmoe, ",
+        ),
+        (
+            {**V3, "model_type": None},
+            UnsupportedError,
+            "c.json: unknown router: got no model_type, expected one of afmoe, ",
+        ),
+        (
+            {**V3, "model_type": "jetmoe"},
+            UnsupportedError,
+            "c.json: jetmoe is not covered: a layer has two routers, one of them of attention",
+        ),
+        (
+            {**V3, "scoring_func": "softmax"},
+            UnsupportedError,
+            "c.json: unsupported scoring_func of deepseek_v3: got 'softmax', expected sigmoid",
+        ),
+        (
+            {**V3, "n_group": 7},
+            FormatError,
+            "c.json: bad n_group: got 7, expected a divisor of 256 experts",
+        ),
+        (
+            {**V3, "topk_group": 9},
+            FormatError,
+            "c.json: bad topk_group: got 9, expected 1 to 8 for top-8 of 256 experts in 8 groups",
+        ),
+        (
+            {**V3, "n_group": 256, "topk_group": 16},
+            FormatError,
+            "c.json: bad n_group: got 256, expected at least 2 experts in a group",
+        ),
+        (
+            {**V3, "norm_topk_prob": 1},
+            FormatError,
+            "c.json: bad norm_topk_prob: got 1, expected true or false",
+        ),
+        (
+            {**V3, "routed_scaling_factor": "2.5"},
+            FormatError,
+            "c.json: bad routed_scaling_factor: got '2.5', expected a number",
+        ),
+        (
+            {**V3, "routed_scaling_factor": float("nan")},
+            FormatError,
+            "c.json: bad routed_scaling_factor: got nan, expected a number",
+        ),
+        (
+            {**V3, "n_group": True},
+            FormatError,
+            "c.json: bad n_group: got True, expected a whole number",
+        ),
+        (
+            {
+                **V3,
+                "model_type": "deepseek_v2",
+                "topk_method": "noaux_tc",
+                "scoring_func": "softmax",
+            },
+            UnsupportedError,
+            "c.json: unsupported topk_method: got 'noaux_tc', expected greedy, group_limited_greedy",
+        ),
+        (
+            {**V3, "model_type": "deepseek_v2", "topk_method": 2},
+            FormatError,
+            "c.json: bad topk_method: got 2, expected a word",
+        ),
+        (
+            {
+                "model_type": "phimoe",
+                "num_local_experts": 16,
+                "num_experts_per_tok": 3,
+                "num_hidden_layers": 2,
+            },
+            FormatError,
+            "c.json: bad num_experts_per_tok: got 3, expected 2, which sparsemixer selects",
+        ),
+        (
+            {
+                "model_type": "hunyuan_v1_moe",
+                "num_experts": [8, 16],
+                "moe_topk": 2,
+                "num_hidden_layers": 2,
+            },
+            FormatError,
+            "c.json: unlike layers: got num_experts=8 and num_experts=16, expected one number "
+            "for all layers",
+        ),
     ],
-)  # fmt: skip
+)
 def test_refused_in_one_line(config, kind, message):
     """A config that cannot be followed is refused in one line that says what and why."""
     with pytest.raises(kind) as caught:
@@ -187,8 +304,12 @@ def test_refused_in_one_line(config, kind, message):
 
 def test_hash_layers_are_listed_or_counted():
     """DeepSeek-V4's hash layers come from mlp_layer_types, or are the first num_hash_layers."""
-    config = {"model_type": "deepseek_v4", "n_routed_experts": 16, "num_experts_per_tok": 2,
-              "num_hidden_layers": 4}  # fmt: skip
+    config = {
+        "model_type": "deepseek_v4",
+        "n_routed_experts": 16,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 4,
+    }
     assert recipe_from_config({**config, "num_hash_layers": 1}, "c").hash_layers == (0,)
     listed = {**config, "mlp_layer_types": ["moe", "hash_moe", "moe", "moe"]}
     recipe = recipe_from_config(listed, "c")
@@ -225,9 +346,15 @@ def test_variants_differ_and_say_how():
         "selected by logits",
     ]
     megatron = megatron_recipe(
-        {"num_moe_experts": 64, "moe_router_topk": 6, "moe_router_num_groups": 8,
-         "moe_router_group_topk": 2, "moe_router_pre_softmax": True}, "args"
-    )  # fmt: skip
+        {
+            "num_moe_experts": 64,
+            "moe_router_topk": 6,
+            "moe_router_num_groups": 8,
+            "moe_router_group_topk": 2,
+            "moe_router_pre_softmax": True,
+        },
+        "args",
+    )
     assert megatron.group_best == 3
     assert {"groups by their best expert", "groups by their two best experts"} < set(
         megatron.variants()

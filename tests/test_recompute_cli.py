@@ -31,10 +31,16 @@ def folder(tmp_path_factory):
         ids = rng.integers(3, 100, n).astype(np.int32)
         chosen = [[rng.permutation(16)[:4] for _ in layers] for _ in range(n - 1)]
         held = np.array(chosen, np.uint8).reshape(n - 1, len(layers), 4)
-        samples.append(Sample(
-            Routes(held, layers, 16), sample_id=f"s{i}", prompt_ids=ids[: n // 2],
-            response_ids=ids[n // 2 :], prompt_length=n // 2, response_length=n - n // 2,
-        ))  # fmt: skip
+        samples.append(
+            Sample(
+                Routes(held, layers, 16),
+                sample_id=f"s{i}",
+                prompt_ids=ids[: n // 2],
+                response_ids=ids[n // 2 :],
+                prompt_length=n // 2,
+                response_length=n - n // 2,
+            )
+        )
     meta = DumpMeta("-", "native", layers, 16, 4, engine="vllm")
     write_native(samples, meta, place / "dump.parquet", force=False)
     return place
@@ -42,8 +48,17 @@ def folder(tmp_path_factory):
 
 def recompute(capsys, folder, output, *more):
     """The command on the tiny checkpoint; it must succeed."""
-    done = run(capsys, "recompute", folder / "checkpoint", folder / "dump.parquet", "-o", output,
-               "--threads", "1", *more)  # fmt: skip
+    done = run(
+        capsys,
+        "recompute",
+        folder / "checkpoint",
+        folder / "dump.parquet",
+        "-o",
+        output,
+        "--threads",
+        "1",
+        *more,
+    )
     assert done.code == 0, done.err
     return done
 
@@ -85,8 +100,16 @@ def test_a_page_of_what_was_written(capsys, tmp_path, folder):
     output, page = tmp_path / "routes.parquet", tmp_path / "page.html"
     recompute(capsys, folder, output, "--html", page)
     assert Parsed(page.read_text("utf-8")).data == document(capsys, "show", output, "--detail")
-    done = run(capsys, "recompute", folder / "checkpoint", folder / "dump.parquet", "-o",
-               tmp_path / "other.parquet", "--html", page)  # fmt: skip
+    done = run(
+        capsys,
+        "recompute",
+        folder / "checkpoint",
+        folder / "dump.parquet",
+        "-o",
+        tmp_path / "other.parquet",
+        "--html",
+        page,
+    )
     assert (done.code, (tmp_path / "other.parquet").exists()) == (2, False)
 
 
@@ -146,8 +169,17 @@ def test_gate_logprobs_need_a_dump(capsys, tmp_path, folder):
     partial = tmp_path / "p.parquet.partial"
     partial.mkdir()
     job = {"gate_logprobs": False}
-    line = ("recompute", folder / "checkpoint", folder / "dump.parquet", "-o",
-            tmp_path / "p.parquet", "--threads", "1", "--gate-logprobs", "--resume")  # fmt: skip
+    line = (
+        "recompute",
+        folder / "checkpoint",
+        folder / "dump.parquet",
+        "-o",
+        tmp_path / "p.parquet",
+        "--threads",
+        "1",
+        "--gate-logprobs",
+        "--resume",
+    )
     (partial / "job.json").write_text(json.dumps(job), "utf-8")
     assert "job of an earlier run" in complaint(capsys, *line)
 
@@ -221,17 +253,29 @@ def test_a_flip_of_groups_is_a_near_tie(capsys, tmp_path, folder):
             break
     groups = [float(r.group_margin_TL[token, 0]) for r in rows]
     assert 0 < max(groups) < 1e-5
-    result = document(capsys, "diff", tmp_path / "kept.parquet", tmp_path / "dropped.parquet",
-                      "--layers", "1", code=1)  # fmt: skip
+    result = document(
+        capsys,
+        "diff",
+        tmp_path / "kept.parquet",
+        tmp_path / "dropped.parquet",
+        "--layers",
+        "1",
+        code=1,
+    )
     assert result["old"]["group_margins"]
     counts = [result["margins"][name] for name in ("ties", "near_ties", "clear_flips")]
     assert (result["rows_mismatched"], counts) == (1, [0, 1, 0])
     assert result["examples"][0]["margin_old"] == pytest.approx(groups[0], abs=1e-8)
     bare = [
-        Dump(side.meta, side.keys, lambda i, side=side: replace(
-            side[i], routes=replace(side[i].routes, group_margin_TL=None)
-        )) for side in sides
-    ]  # fmt: skip
+        Dump(
+            side.meta,
+            side.keys,
+            lambda i, side=side: replace(
+                side[i], routes=replace(side[i].routes, group_margin_TL=None)
+            ),
+        )
+        for side in sides
+    ]
     flips = flips_of(diff(*bare, layers=[1]).margins, 1e-3)
     assert (flips.ties, flips.near, flips.clear) == (0, 0, 1)
     kept, dropped = (
@@ -282,8 +326,15 @@ def test_a_killed_run_goes_on(capsys, tmp_path, monkeypatch, folder):
         return made(sample, result, meta)
 
     target = tmp_path / "r.parquet"
-    line = ("recompute", folder / "checkpoint", folder / "dump.parquet", "-o", target, "--threads",
-            "1")  # fmt: skip
+    line = (
+        "recompute",
+        folder / "checkpoint",
+        folder / "dump.parquet",
+        "-o",
+        target,
+        "--threads",
+        "1",
+    )
     monkeypatch.setattr(command, "recomputed_sample", dies)
     assert run(capsys, *line).code == 130
     assert not target.exists()
@@ -305,8 +356,17 @@ def test_a_killed_run_goes_on(capsys, tmp_path, monkeypatch, folder):
 
 def test_the_noise_floor(capsys, tmp_path, folder):
     """The same run again changes nothing; other implementations are named with their rows."""
-    done = run(capsys, "recompute", folder / "checkpoint", folder / "dump.parquet", "-o",
-               tmp_path / "r.parquet", "--noise-floor", "--dtype", "bfloat16")  # fmt: skip
+    done = run(
+        capsys,
+        "recompute",
+        folder / "checkpoint",
+        folder / "dump.parquet",
+        "-o",
+        tmp_path / "r.parquet",
+        "--noise-floor",
+        "--dtype",
+        "bfloat16",
+    )
     assert done.code == 0, done.err
     lines = done.out.splitlines()
     rows = 2 * sum(LENS)

@@ -107,8 +107,11 @@ def test_overlapping_and_damaged_parts_are_refused(capsys, tmp_path, folder):
     do_by_hand(folder, target, (0, 1), (2,))
     parts = tmp_path / "r.parquet.partial"
     line = command(folder, target, *BOTH, "--resume")
-    for name, said in (("00000001-00000002", "sample 1 is in two parts"), ("x", "not a part"),
-                       ("00000002-00000004", "got 1 samples, expected 3")):  # fmt: skip
+    for name, said in (
+        ("00000001-00000002", "sample 1 is in two parts"),
+        ("x", "not a part"),
+        ("00000002-00000004", "got 1 samples, expected 3"),
+    ):
         for mode in ("free", "forced"):
             (parts / f"00000002-00000002.{mode}.parquet").rename(parts / f"{name}.{mode}.parquet")
         done = run(capsys, *line)
@@ -136,8 +139,9 @@ def test_resume_goes_on_from_the_parts_of_several(capsys, tmp_path, folder):
 
 def test_a_failed_process_ends_the_others(capsys, tmp_path, folder):
     """A sample that cannot be run is one line of its process; only finished parts are left."""
-    done = run(capsys, *command(folder, tmp_path / "r.parquet", "--device", "cpu,cpu",
-                                dump="bare.parquet"))  # fmt: skip
+    done = run(
+        capsys, *command(folder, tmp_path / "r.parquet", "--device", "cpu,cpu", dump="bare.parquet")
+    )
     assert done.code == 2
     assert done.err.splitlines()[1:] == ["routectl: s5: it has no token ids to run"]
     only_finished_parts_are_left(tmp_path)
@@ -156,8 +160,11 @@ def test_a_share_that_is_not_done_is_not_joined(capsys, tmp_path, monkeypatch, f
 def children_of(process, number):
     """The workers of a run, when all of them are there."""
     for _ in range(600):
-        found = [child for child in psutil.Process(process.pid).children()
-                 if "spawn_main" in " ".join(child.cmdline())]  # fmt: skip
+        found = [
+            child
+            for child in psutil.Process(process.pid).children()
+            if "spawn_main" in " ".join(child.cmdline())
+        ]
         if len(found) == number:
             return found
         assert process.poll() is None, process.communicate()

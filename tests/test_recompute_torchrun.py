@@ -21,8 +21,15 @@ def folder(tmp_path_factory):
 
 def torchrun(*words):
     """The same under torchrun, two processes."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
-                "routectl")  # fmt: skip
+    launcher = (
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "routectl",
+    )
     return outside(*words, launcher=launcher)
 
 

@@ -216,9 +216,13 @@ def by_hand_steered(model, ids):
     seen, hooks = {}, []
     for layer, router in families.routers(model).items():
         block = next(m for m in model.modules() if router in m.children())
-        hooks.append(block.experts.register_forward_pre_hook(
-            lambda module, args, layer=layer: seen.update({layer: args[1].sort(-1).values.numpy()})
-        ))  # fmt: skip
+        hooks.append(
+            block.experts.register_forward_pre_hook(
+                lambda module, args, layer=layer: seen.update(
+                    {layer: args[1].sort(-1).values.numpy()}
+                )
+            )
+        )
     output(model, ids)
     for hook in hooks:
         hook.remove()
@@ -244,8 +248,13 @@ def test_what_has_no_routers_or_tokens_is_refused():
     """A dense model, and a forward on embeddings, are refused in one line."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
-             "num_attention_heads": 2}  # fmt: skip
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     with pytest.raises(UnsupportedError), record(LlamaForCausalLM(LlamaConfig(**sizes))):
         pass
     model = families.tiny("qwen3_moe")

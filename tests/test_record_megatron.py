@@ -22,10 +22,14 @@ from routectl.routers.maths import route
 pytestmark = pytest.mark.filterwarnings("ignore:.*tp_group is None")  # Megatron's own calls
 TOKENS, BATCH, VOCAB = 8, 3, 64
 OPTIONS = {
-    "gradient_accumulation_fusion": False, "bias_dropout_fusion": False,
-    "masked_softmax_fusion": False, "persist_layer_norm": False, "attention_dropout": 0.0,
-    "hidden_dropout": 0.0, "moe_token_dispatcher_type": "allgather",
-}  # fmt: skip
+    "gradient_accumulation_fusion": False,
+    "bias_dropout_fusion": False,
+    "masked_softmax_fusion": False,
+    "persist_layer_norm": False,
+    "attention_dropout": 0.0,
+    "hidden_dropout": 0.0,
+    "moe_token_dispatcher_type": "allgather",
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +80,7 @@ SCORES = {
     "groups-bias": {**SIGMOID, **GROUPS, "moe_router_enable_expert_bias": True},
     "groups-pre": {**GROUPS, "moe_router_pre_softmax": True},
     "groups-post": GROUPS,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -120,8 +124,13 @@ def test_replay_is_router_replay(core, score):
     """Logits and router gradients are those of REPLAY_FORWARD with the same random routes."""
     model = gpt(core, **SCORES[score])
     rng = np.random.default_rng(3)
-    ids = np.array([[[rng.permutation(32)[:4] for _ in range(2)] for _ in range(TOKENS)]
-                    for _ in range(BATCH)], np.uint8)  # fmt: skip
+    ids = np.array(
+        [
+            [[rng.permutation(32)[:4] for _ in range(2)] for _ in range(TOKENS)]
+            for _ in range(BATCH)
+        ],
+        np.uint8,
+    )
     with replay(model, [Routes(part, (1, 2), 32) for part in ids]):
         ours = run(model)
         ours.square().sum().backward()
@@ -170,14 +179,25 @@ def _part(recorder):
     from routectl.forward.sequences import Batch
     from routectl.forward.tape import LayerRows, Tape
 
-    tape = Tape(rows={at.layer: LayerRows(torch.zeros(12, 4, dtype=torch.int64), None)
-                      for at in recorder.routers})  # fmt: skip
+    tape = Tape(
+        rows={
+            at.layer: LayerRows(torch.zeros(12, 4, dtype=torch.int64), None)
+            for at in recorder.routers
+        }
+    )
     return Batch(torch.zeros(3, 8, dtype=torch.int64), None, None, True), tape
 
 
 def test_a_router_alone_is_found_by_layer(core):
     """A stage's routers have the 0-based layers of their 1-based layer numbers."""
-    routers = torch.nn.ModuleList(build(core, config_of(core, 5, pp=2, **{"moe_layer_freq": 1,
-                                  "num_layers_in_first_pipeline_stage": 2}), 1))  # fmt: skip
+    routers = torch.nn.ModuleList(
+        build(
+            core,
+            config_of(
+                core, 5, pp=2, **{"moe_layer_freq": 1, "num_layers_in_first_pipeline_stage": 2}
+            ),
+            1,
+        )
+    )
     assert [at.layer for at in find_megatron_routers(routers)] == [2, 3, 4]
     assert hidden(4).shape == (4, 1, 16)

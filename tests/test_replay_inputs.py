@@ -64,8 +64,10 @@ def test_equals_the_run(name, dtype, monkeypatch):
     clear = margin > near
     if recipe.grouped:
         clear &= np.concatenate([one.group_margin_TL for one in whole]) > near
-    sets = [np.sort(np.concatenate([one.routes.ids_TLK for one in whole])),
-            np.sort(chunked.routes.ids_TLK)]  # fmt: skip
+    sets = [
+        np.sort(np.concatenate([one.routes.ids_TLK for one in whole])),
+        np.sort(chunked.routes.ids_TLK),
+    ]
     assert (sets[0] == sets[1])[clear].all()
     assert np.allclose(chunked.margin_TL[clear], margin[clear], atol=near)
 

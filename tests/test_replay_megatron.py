@@ -34,9 +34,11 @@ for folder in sys.argv[1:]:
     assert main(["recompute", folder, inputs, "-o", output]) == 0
 """
 MIXTRAL = {
-    "model_type": "mixtral", "num_hidden_layers": 3, "num_local_experts": EXPERTS,
+    "model_type": "mixtral",
+    "num_hidden_layers": 3,
+    "num_local_experts": EXPERTS,
     "num_experts_per_tok": TOP_K,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +177,16 @@ class TestModel:
     def test_the_flag_is_heard(self, capsys, bare: Path, tmp_path: Path) -> None:
         """--model of the command says it too."""
         (tmp_path / "config.json").write_text(json.dumps(MIXTRAL))
-        done = run(capsys, "recompute", bare, bare / "inputs.safetensors", "-o",
-                   tmp_path / "r.parquet", "--model", tmp_path)  # fmt: skip
+        done = run(
+            capsys,
+            "recompute",
+            bare,
+            bare / "inputs.safetensors",
+            "-o",
+            tmp_path / "r.parquet",
+            "--model",
+            tmp_path,
+        )
         assert done.code == 0, done.err
         assert differing(tmp_path / "r.parquet", bare / "ids.pt")[0] == 0
 

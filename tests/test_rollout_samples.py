@@ -80,9 +80,14 @@ class TestFields:
 
     @pytest.mark.parametrize(
         ("status", "reason"),
-        [("completed", "stop"), ("truncated", "length"), ("aborted", "abort"),
-         ("failed", "failed"), ("pending", None)],
-    )  # fmt: skip
+        [
+            ("completed", "stop"),
+            ("truncated", "length"),
+            ("aborted", "abort"),
+            ("failed", "failed"),
+            ("pending", None),
+        ],
+    )
     def test_status(self, tmp_path, status, reason):
         """A status is the engine's reason to stop; a pending sample has none."""
         assert read(tmp_path, status=status).finish_reason == reason
@@ -95,16 +100,23 @@ class TestFields:
     def test_other_keys(self, tmp_path):
         """Whatever else a sample carries is let be: numpy numbers, tensors, arrays of objects."""
         sample = read(
-            tmp_path, reward=np.float64(0.5), trace=np.array(["a", None], object),
-            values=torch.randn(3), words=np.array(["x"]), half=torch.randn(2).bfloat16(),
+            tmp_path,
+            reward=np.float64(0.5),
+            trace=np.array(["a", None], object),
+            values=torch.randn(3),
+            words=np.array(["x"]),
+            half=torch.randn(2).bfloat16(),
             seen={1, 2},
-        )  # fmt: skip
+        )
         assert sample.routes.ids_TLK.tolist() == A_IDS
 
     def test_without_the_fields_of_today(self, tmp_path):
         """Old dumps lack most fields: tokens, response_length and routes are enough."""
-        old = {"tokens": [5, 6, 7, 8], "response_length": 2,
-               "rollout_routed_experts": all_layers(A_IDS)}  # fmt: skip
+        old = {
+            "tokens": [5, 6, 7, 8],
+            "response_length": 2,
+            "rollout_routed_experts": all_layers(A_IDS),
+        }
         (sample,) = open_dump(save_rollout(tmp_path / "0.pt", old), model=FACTS)
         assert sample.routes.ids_TLK.tolist() == A_IDS
         assert (sample.logprobs, sample.loss_mask, sample.sample_id) == (None, None, None)

@@ -43,10 +43,13 @@ def test_equals_the_module(name, dtype):
             assert torch.equal(logits, seen.logits)
         by_table = recipe.select_on == "table"
         got = route(
-            recipe, seen.logits, expert_bias_E=None if by_table else tensors.expert_bias,
-            token_ids_T=token_ids if by_table else None, table_VK=tensors.table,
+            recipe,
+            seen.logits,
+            expert_bias_E=None if by_table else tensors.expert_bias,
+            token_ids_T=token_ids if by_table else None,
+            table_VK=tensors.table,
             expert_scale_E=tensors.expert_scale,
-        )  # fmt: skip
+        )
         clear = ~torch.zeros(T, dtype=torch.bool)
         if got.group_margin_T is not None:
             clear = got.group_margin_T != 0

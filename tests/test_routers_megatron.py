@@ -18,8 +18,12 @@ from routectl.routers.maths import gate_weights, route, router_logits
 
 T, E = 96, 32
 GROUPS = ((None, None), (4, 2), (8, 3), (4, 4))
-SCORES = (("softmax", True, False), ("softmax", False, False), ("sigmoid", False, False),
-          ("sigmoid", False, True))  # fmt: skip
+SCORES = (
+    ("softmax", True, False),
+    ("softmax", False, False),
+    ("sigmoid", False, False),
+    ("sigmoid", False, True),
+)
 BRANCHES = list(
     itertools.product(SCORES, GROUPS, (1, 4, 6), (None, 2.5), ("float32", "bfloat16", "float64"))
 )
@@ -36,11 +40,16 @@ def options(branch):
     """A branch under Megatron's own names."""
     (score, pre, bias), (groups, kept), top_k, scale, _ = branch
     return {
-        "num_moe_experts": E, "moe_router_topk": top_k, "moe_router_score_function": score,
-        "moe_router_pre_softmax": pre, "moe_router_enable_expert_bias": bias,
-        "moe_router_num_groups": groups, "moe_router_group_topk": kept,
-        "moe_router_topk_scaling_factor": scale, "add_bias_linear": False,
-    }  # fmt: skip
+        "num_moe_experts": E,
+        "moe_router_topk": top_k,
+        "moe_router_score_function": score,
+        "moe_router_pre_softmax": pre,
+        "moe_router_enable_expert_bias": bias,
+        "moe_router_num_groups": groups,
+        "moe_router_group_topk": kept,
+        "moe_router_topk_scaling_factor": scale,
+        "add_bias_linear": False,
+    }
 
 
 def fits(branch):
@@ -61,9 +70,15 @@ def test_function(branch, core):
     logits = (torch.randn(T, E, generator=generator) * 2).to(getattr(torch, dtype))
     bias = torch.randn(E, generator=generator) * 0.2 if with_bias else None
     probs, routing_map = topk_routing_with_score_function(
-        logits, top_k, use_pre_softmax=pre, num_groups=groups, group_topk=kept,
-        scaling_factor=scale, score_function=score, expert_bias=bias,
-    )  # fmt: skip
+        logits,
+        top_k,
+        use_pre_softmax=pre,
+        num_groups=groups,
+        group_topk=kept,
+        scaling_factor=scale,
+        score_function=score,
+        expert_bias=bias,
+    )
     recipe = megatron_recipe(options(branch), "here")
     got = route(recipe, logits, expert_bias_E=bias)
     ours = torch.zeros(T, E, dtype=torch.bool).scatter(1, got.ids_TK, True)
@@ -80,11 +95,15 @@ def test_function(branch, core):
 def test_router(dtype, bias, core):
     """TopKRouter, hidden states in bf16, gives the same logits, sets and weights."""
     settings = {
-        "moe_router_dtype": dtype, "moe_router_score_function": "sigmoid",
-        "params_dtype": torch.bfloat16, "bf16": True,
-        "moe_router_num_groups": 4, "moe_router_group_topk": 2,
-        "moe_router_topk_scaling_factor": 2.5, "moe_router_enable_expert_bias": bias,
-    }  # fmt: skip
+        "moe_router_dtype": dtype,
+        "moe_router_score_function": "sigmoid",
+        "params_dtype": torch.bfloat16,
+        "bf16": True,
+        "moe_router_num_groups": 4,
+        "moe_router_group_topk": 2,
+        "moe_router_topk_scaling_factor": 2.5,
+        "moe_router_enable_expert_bias": bias,
+    }
     config = config_of(core, **settings)
     groups = SimpleNamespace(tp=None, cp=None, tp_cp=None, tp_dp_cp=None)
     torch.manual_seed(3)
@@ -130,10 +149,16 @@ def test_forced_weights(score, core):
     replay.set_target_indices(forced)
     replay.set_router_replay_action(core.Action.REPLAY_FORWARD)
     probs, _ = topk_routing_with_score_function(
-        logits, 4, use_pre_softmax=score[1], num_groups=4, group_topk=2, scaling_factor=2.5,
-        score_function=score[0], expert_bias=torch.randn(E) if score[2] else None,
+        logits,
+        4,
+        use_pre_softmax=score[1],
+        num_groups=4,
+        group_topk=2,
+        scaling_factor=2.5,
+        score_function=score[0],
+        expert_bias=torch.randn(E) if score[2] else None,
         router_replay=replay,
-    )  # fmt: skip
+    )
     assert torch.equal(gate_weights(recipe, logits, forced), probs.gather(1, forced))
 
 

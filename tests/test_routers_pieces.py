@@ -86,8 +86,10 @@ def slow_weights(recipe, row, ids, scale):
         weights = [w / total for w in weights]
     if recipe.mean:
         weights = [w / recipe.top_k for w in weights]
-    weights = [0.0 if recipe.skip_experts and e >= recipe.num_experts else w
-               for e, w in zip(ids, weights, strict=True)]  # fmt: skip
+    weights = [
+        0.0 if recipe.skip_experts and e >= recipe.num_experts else w
+        for e, w in zip(ids, weights, strict=True)
+    ]
     factors = [scale[e] if recipe.expert_scale else 1.0 for e in ids]
     return [w * f * recipe.scale for w, f in zip(weights, factors, strict=True)]
 
@@ -103,26 +105,39 @@ def cases(draw):
     topk_group = draw(st.integers(1, n_group))
     experts = n_group * size
     recipe = Recipe(
-        "test", "tests", experts, draw(st.integers(1, topk_group * size)),
-        select_on="logits", score=draw(st.sampled_from(["softmax", "sigmoid", "sqrtsoftplus"])),
-        expert_bias=True, n_group=n_group, topk_group=topk_group,
-        group_best=draw(st.integers(1, size)), group_distinct=draw(st.booleans()),
+        "test",
+        "tests",
+        experts,
+        draw(st.integers(1, topk_group * size)),
+        select_on="logits",
+        score=draw(st.sampled_from(["softmax", "sigmoid", "sqrtsoftplus"])),
+        expert_bias=True,
+        n_group=n_group,
+        topk_group=topk_group,
+        group_best=draw(st.integers(1, size)),
+        group_distinct=draw(st.booleans()),
         group_mask=draw(st.sampled_from(["-inf", "zero"])),
         tie=draw(st.sampled_from(["lowest", "highest"])),
-        normalise=draw(st.booleans()), norm_eps=draw(st.sampled_from([0.0, 1e-20, 1e-6])),
-        norm_min=draw(st.sampled_from([0.0, 1e-12, 0.75])), mean=draw(st.booleans()),
-        expert_scale=draw(st.booleans()), scale=draw(st.sampled_from([1.0, 2.5])),
-    )  # fmt: skip
+        normalise=draw(st.booleans()),
+        norm_eps=draw(st.sampled_from([0.0, 1e-20, 1e-6])),
+        norm_min=draw(st.sampled_from([0.0, 1e-12, 0.75])),
+        mean=draw(st.booleans()),
+        expert_scale=draw(st.booleans()),
+        scale=draw(st.sampled_from([1.0, 2.5])),
+    )
     row = st.one_of(
         st.lists(eighths, min_size=experts, max_size=experts), eighths.map(lambda v: [v] * experts)
     )
     return (
         recipe,
         draw(st.lists(row, min_size=1, max_size=5)),
-        draw(st.one_of(st.just([0.0] * experts), st.lists(eighths, min_size=experts,
-                                                          max_size=experts))),
+        draw(
+            st.one_of(
+                st.just([0.0] * experts), st.lists(eighths, min_size=experts, max_size=experts)
+            )
+        ),
         draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float64])),
-    )  # fmt: skip
+    )
 
 
 @settings(max_examples=300, deadline=None)

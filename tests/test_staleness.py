@@ -46,8 +46,9 @@ def agrees(result, truth):
     assert result.rows_mismatched == truth["rows_mismatched"]
     assert swaps[:, 1:].sum(axis=1).tolist() == truth["per_layer_mismatched"]
     assert (result.num_tokens, result.tokens_mismatched) == (
-        truth["tokens"], truth["tokens_mismatched"]
-    )  # fmt: skip
+        truth["tokens"],
+        truth["tokens_mismatched"],
+    )
     found = {str(n): count for n, count in enumerate(swaps.sum(axis=0).tolist()) if count}
     assert found == truth["swaps"]
     return True
@@ -164,10 +165,14 @@ def spanned(*spans, ids=None, rows=9, **more):
     dump = dump_of(IDS[0] if ids is None else ids)
     labels = tuple(WeightSpan(*span) for span in spans)
     samples = [
-        replace(s, routes=replace(s.routes, ids_TLK=s.routes.ids_TLK[:rows]), weight_spans=labels,
-                **more)
+        replace(
+            s,
+            routes=replace(s.routes, ids_TLK=s.routes.ids_TLK[:rows]),
+            weight_spans=labels,
+            **more,
+        )
         for s in dump
-    ]  # fmt: skip
+    ]
     return make_dump(samples, dump.meta.layers_L, dump.meta.num_experts, TOP_K)
 
 
@@ -234,10 +239,14 @@ def test_forced_recomputes_stand_beside_free_ones():
     run = staleness(spanned(("v0", 0, 7)), versions)
     found = [(c.kind, c.new, c.mode) for c in run.comparisons]
     assert found == [
-        ("mismatch", "own version", "free"), ("mismatch", "own version", "forced"),
-        ("staleness", "v1", "free"), ("staleness", "v2", "free"), ("staleness", "v2", "free"),
-        ("staleness", "v1", "forced"), ("total", "v2", "free"),
-    ]  # fmt: skip
+        ("mismatch", "own version", "free"),
+        ("mismatch", "own version", "forced"),
+        ("staleness", "v1", "free"),
+        ("staleness", "v2", "free"),
+        ("staleness", "v2", "free"),
+        ("staleness", "v1", "forced"),
+        ("total", "v2", "free"),
+    ]
     forced = run.find("staleness", "forced", 1).result.rows_mismatched
     cut = [dump_of(ids[:, :9]) for ids in IDS]
     assert forced == diff(cut[0], cut[1], match="id").rows_mismatched
@@ -300,8 +309,9 @@ def test_degenerate_runs_are_refused():
     routes = make_routes(IDS[0][0, :9].tolist(), range(3), 12, missing=places)
     empty = make_dump([replace(dump[0], routes=routes)], range(3), 12)
     assert "no row has a route" in refused(empty, VERSIONS)
-    assert "no row has a route" in refused(make_dump([replace(dump[0], routes=None)], range(3), 12),
-                                           VERSIONS)  # fmt: skip
+    assert "no row has a route" in refused(
+        make_dump([replace(dump[0], routes=None)], range(3), 12), VERSIONS
+    )
     other = [make_sample(s.routes, f"t{i}", [90, i], [1, 2]) for i, s in enumerate(dump)]
     foreign = Version("v1", make_dump(other, range(3), 12))
     assert "version v1 (memory): OLD is the dump, NEW the version: nothing to compare" in refused(
@@ -316,8 +326,16 @@ def test_degenerate_runs_are_refused():
     assert "--layers" in refused(dump, [VERSIONS[0], shallow])
     some = staleness(dump, [VERSIONS[0], shallow], StalenessOptions(layers=(0, 2)))
     assert some.find("total", "free").result.layers == (0, 2)
-    beyond = Version("v1", Dump(VERSIONS[1].free.meta, VERSIONS[1].free.keys, lambda i: replace(
-        VERSIONS[1].free[i], routes=replace(VERSIONS[1].free[i].routes, start=40))))  # fmt: skip
+    beyond = Version(
+        "v1",
+        Dump(
+            VERSIONS[1].free.meta,
+            VERSIONS[1].free.keys,
+            lambda i: replace(
+                VERSIONS[1].free[i], routes=replace(VERSIONS[1].free[i].routes, start=40)
+            ),
+        ),
+    )
     assert "the dump's rows of version v0 against version v1 (free): nothing" in refused(
         dump, [VERSIONS[0], beyond]
     )

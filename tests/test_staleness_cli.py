@@ -30,16 +30,21 @@ def agrees(found, truth):
     layers = [layer["rows_mismatched"] for layer in found["layers"]]
     assert layers == truth["per_layer_mismatched"]
     assert (found["tokens"], found["tokens_mismatched"]) == (
-        truth["tokens"], truth["tokens_mismatched"]
-    )  # fmt: skip
+        truth["tokens"],
+        truth["tokens_mismatched"],
+    )
     assert {str(n): count for n, count in enumerate(found["swaps"]) if count} == truth["swaps"]
     return True
 
 
 def of(doc, kind, mode="free", **names):
     """The one comparison of a kind and mode, and of a pair."""
-    (found,) = [c for c in doc["comparisons"] if (c["kind"], c["mode"]) == (kind, mode)
-                and all(c[key] == value for key, value in names.items())]  # fmt: skip
+    (found,) = [
+        c
+        for c in doc["comparisons"]
+        if (c["kind"], c["mode"]) == (kind, mode)
+        and all(c[key] == value for key, value in names.items())
+    ]
     return found
 
 
@@ -176,8 +181,7 @@ def test_a_killed_recompute_goes_on(capsys, monkeypatch, tmp_path, tiny_checkpoi
     """
     from routectl.jobs.recompute import share
 
-    line = ("staleness", few(tmp_path / "d"), f"--at=v0={tiny_checkpoints['v0']}", ROUTES[1],
-            *FP32)  # fmt: skip
+    line = ("staleness", few(tmp_path / "d"), f"--at=v0={tiny_checkpoints['v0']}", ROUTES[1], *FP32)
     whole = document(capsys, *line, "--cache", tmp_path / "whole")
     (file,) = (tmp_path / "whole").glob("*.parquet")
     monkeypatch.setattr(share, "_PART_TOKENS", 8)
@@ -231,7 +235,7 @@ def test_a_killed_recompute_goes_on(capsys, monkeypatch, tmp_path, tiny_checkpoi
         ((ROUTES[0], OTHER_TOKENS), "nothing to compare: none of 96 samples of OLD"),
         (("--series", "x"), "--series takes the place of DUMP and --at"),
     ],
-)  # fmt: skip
+)
 def test_refusals_are_one_line(capsys, tmp_path, line, said):
     """What cannot be answered is said in one line, exit 2, and no report is left."""
     assert said in complaint(capsys, "staleness", ENGINE, *line, "-o", tmp_path / "r.json")
@@ -311,10 +315,12 @@ def test_rows_that_need_care_are_named(capsys, tmp_path):
     given: the text counts each kind of row, and says which are not in the mismatch.
     """
     spans = {
-        "one": [("v0", 0, 4)], "switched": [("v0", 0, 2), ("v1", 2, 4)],
-        "retracted": [("v0", 0, 2), ("v1", 2, 4)], "other": [("v9", 0, 4)],
+        "one": [("v0", 0, 4)],
+        "switched": [("v0", 0, 2), ("v1", 2, 4)],
+        "retracted": [("v0", 0, 2), ("v1", 2, 4)],
+        "other": [("v9", 0, 4)],
         "cached": [("v0", 0, 4)],
-    }  # fmt: skip
+    }
     samples, parts = [], {"v0": [], "v1": []}
     for n, (name, labels) in enumerate(spans.items()):
         tokens = {"prompt": [n, 2, 3, 4], "response": [5, 6, 7, 8]}
@@ -328,8 +334,12 @@ def test_rows_that_need_care_are_named(capsys, tmp_path):
     line += [f"--at={v}={saved(tmp_path / f'{v}.parquet', held)}" for v, held in parts.items()]
     doc = document(capsys, *line)
     assert doc["spans"]["rows"] == {
-        "first": 51, "switched": 6, "cached": 6, "uncertain": 21, "unlabelled": 21,
-    }  # fmt: skip
+        "first": 51,
+        "switched": 6,
+        "cached": 6,
+        "uncertain": 21,
+        "unlabelled": 21,
+    }
     out = run(capsys, *line).out
     assert "rows      51 first, 6 switched, 6 cached, 21 uncertain, 21 unlabelled; 5 samples" in out
     assert "unknown   versions that are not given: v9 (21 rows)\n" in out
@@ -352,8 +362,18 @@ def test_a_family_without_gate_logprobs_goes_without(capsys, tmp_path):
     dump = make_dump([sample], layers, experts, top_k)
     write_native(dump, dump.meta, tmp_path / "d.parquet", force=False)
     dump = tmp_path / "d.parquet"
-    line = ("staleness", dump, f"--at=v0={tmp_path / 'w'}", f"--at=v1={dump}", "--own", "v0",
-            "--cache", tmp_path / "c", "--threads", "1")  # fmt: skip
+    line = (
+        "staleness",
+        dump,
+        f"--at=v0={tmp_path / 'w'}",
+        f"--at=v1={dump}",
+        "--own",
+        "v0",
+        "--cache",
+        tmp_path / "c",
+        "--threads",
+        "1",
+    )
     done = run(capsys, *line, "--json")
     assert done.code == 0, done.err
     assert "routectl: version v0: no router shift: " in done.err

@@ -35,13 +35,29 @@ def test_counts_of_a_dump():
     """Samples, tokens, starts, versions and finish reasons are counted as the samples say."""
     spans = (WeightSpan("v2", 0, 2), WeightSpan("v1", 2, 3))
     samples = [
-        make_sample(make_routes(all_alike(4)), "a", [1, 2], [3, 4, 5], cached_tokens=1,
-                    logprobs=np.zeros(3), weight_spans=spans, finish_reason="stop"),
-        make_sample(make_routes(all_alike(2), start=1, missing=[(0, 1)]), "b", [1, 2], [3, 4],
-                    cached_tokens=0, retractions=2, finish_reason="length", weight_spans=spans[:1]),
+        make_sample(
+            make_routes(all_alike(4)),
+            "a",
+            [1, 2],
+            [3, 4, 5],
+            cached_tokens=1,
+            logprobs=np.zeros(3),
+            weight_spans=spans,
+            finish_reason="stop",
+        ),
+        make_sample(
+            make_routes(all_alike(2), start=1, missing=[(0, 1)]),
+            "b",
+            [1, 2],
+            [3, 4],
+            cached_tokens=0,
+            retractions=2,
+            finish_reason="length",
+            weight_spans=spans[:1],
+        ),
         make_sample(make_routes(all_alike(1), start=2), "c", [1, 2], [3, 4], start_inferred=True),
         make_sample(None, "d", [1], None, retractions=0),
-    ]  # fmt: skip
+    ]
     found = summarize(make_dump(samples))
     assert (found.samples, found.without_routes, found.lengths_unknown) == (4, 1, 1)
     assert (found.prompt_tokens, found.response_tokens, found.cached_tokens) == (7, 7, 1)

@@ -44,8 +44,15 @@ A_ROWS, B_ROWS = [[[0, 1]], [[2, 3]], [[1, 0]]], [[[3, 2]]]
 
 def two_samples(**more):
     """Two sequences of 4 and 2 tokens; layer 0 of 2 is dense, the experts are 4, K is 2."""
-    a = make_sample(make_routes(A_ROWS, (1,), 4), "a", [5, 6], [7, 8], group_id="g_1",
-                    finish_reason="stop", **more)  # fmt: skip
+    a = make_sample(
+        make_routes(A_ROWS, (1,), 4),
+        "a",
+        [5, 6],
+        [7, 8],
+        group_id="g_1",
+        finish_reason="stop",
+        **more,
+    )
     b = make_sample(make_routes(B_ROWS, (1,), 4), "b", [9], [4], group_id="g_1")
     return make_dump([a, b], (1,), 4, 2)
 
@@ -163,9 +170,11 @@ class TestLayouts:
         """NeMo-RL's string names dtype and shape of N rows of the MoE layers."""
         line = write(two_samples(), "nemo-rl", tmp_path)[0].read_text().splitlines()[1]
         assert json.loads(line) == {
-            "id": "b", "prompt_token_ids": [9], "generation_token_ids": [4],
+            "id": "b",
+            "prompt_token_ids": [9],
+            "generation_token_ids": [4],
             "routed_experts": "nrlre1:int8:2x1x2:AwIAAQ==",
-        }  # fmt: skip
+        }
 
     def test_art(self, tmp_path):
         """ART's bundle has a call a sample, int32 [N, K], with the router's 0-based layer."""
@@ -279,8 +288,7 @@ class TestRoundTrips:
             shape = (rows, 2, top_k)
             ids = data.draw(arrays.arrays(np.int64, shape, elements=st.integers(0, experts - 1)))
             ids[..., 0], ids[..., 1] = experts - 1, 0  # distinct ids, so that no row is a filler
-            gaps = [tuple(at) for at in np.argwhere(
-                data.draw(arrays.arrays(np.bool_, shape[:2])))]  # fmt: skip
+            gaps = [tuple(at) for at in np.argwhere(data.draw(arrays.arrays(np.bool_, shape[:2])))]
             routes = make_routes(ids.tolist(), (0, 2), experts, missing=gaps)
             samples.append(make_sample(routes, f"s{i}", [1] * rows, [2]))
         dump = make_dump(samples, (0, 2), experts, top_k)

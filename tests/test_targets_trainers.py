@@ -67,9 +67,14 @@ def verl_functions(path, *names):
     from tensordict.tensorclass import NonTensorData, NonTensorStack
 
     scope = {
-        "torch": torch, "tensordict": tensordict, "TensorDict": TensorDict, "Any": Any,
-        "NonTensorData": NonTensorData, "NonTensorStack": NonTensorStack, "parse_version": parse,
-    }  # fmt: skip
+        "torch": torch,
+        "tensordict": tensordict,
+        "TensorDict": TensorDict,
+        "Any": Any,
+        "NonTensorData": NonTensorData,
+        "NonTensorStack": NonTensorStack,
+        "parse_version": parse,
+    }
     return foreign.definitions("verl", path, names, scope)
 
 
@@ -80,8 +85,14 @@ class TestVerl:
     def test_jagged_is_its_own(self, dump, tmp_path):
         """Every trajectory has the fields that AgentLoopOutput.as_dict makes of the engine's."""
         payload = torch.load(written(dump, "verl", tmp_path), weights_only=False)
-        scope = {"torch": torch, "Any": Any, "BaseModel": object, "Optional": Optional,
-                 "AgentLoopMetrics": None, "ConfigDict": dict}  # fmt: skip
+        scope = {
+            "torch": torch,
+            "Any": Any,
+            "BaseModel": object,
+            "Optional": Optional,
+            "AgentLoopMetrics": None,
+            "ConfigDict": dict,
+        }
         as_dict = foreign.definitions(
             "verl", "experimental/agent_loop/agent_loop.py", ["AgentLoopOutput"], scope
         ).AgentLoopOutput.as_dict
@@ -133,11 +144,12 @@ class TestVerl:
         places = grid["attention_mask"].flatten().nonzero().flatten()
         offsets = torch.nn.functional.pad(grid["attention_mask"].sum(1).cumsum(0), (1, 0))
         scope = {
-            "torch": torch, "TensorDict": TensorDict,
+            "torch": torch,
+            "TensorDict": TensorDict,
             "tu": SimpleNamespace(assign_non_tensor_data=lambda *a: None),
             "unpad_input": lambda x, mask: (x.flatten(0, 1)[places], places, offsets),
             "index_first_axis": lambda x, at: x[at],
-        }  # fmt: skip
+        }
         unpad = foreign.definitions(
             "verl", "workers/utils/padding.py", ["left_right_2_no_padding"], scope
         ).left_right_2_no_padding
@@ -153,8 +165,16 @@ def test_skyrl_makes_the_same_batch(dump, tmp_path):
     path = written(dump, "skyrl-0.3", tmp_path)
     grid = torch.load(path, weights_only=True)
     names = ["_verify_inputs", "convert_prompts_responses_to_batch_tensors"]
-    scope = {"torch": torch, "List": list, "Tuple": tuple, "Optional": Optional,
-             "Float": _Any, "Integer": _Any, "AutoTokenizer": None, "logger": None}  # fmt: skip
+    scope = {
+        "torch": torch,
+        "List": list,
+        "Tuple": tuple,
+        "Optional": Optional,
+        "Float": _Any,
+        "Integer": _Any,
+        "AutoTokenizer": None,
+        "logger": None,
+    }
     convert = foreign.definitions("skyrl", "train/dataset/preprocess.py", names, scope)
     responses = [s.response_ids.tolist() for s in dump]
     theirs = convert.convert_prompts_responses_to_batch_tensors(
@@ -166,8 +186,15 @@ def test_skyrl_makes_the_same_batch(dump, tmp_path):
         [s.logprobs.tolist() for s in dump],
         [engine_rows(s).tolist() for s in dump],
     )
-    keys = ("sequences", "attention_mask", "response_mask", None, "loss_mask", "rollout_logprobs",
-            "rollout_expert_indices")  # fmt: skip
+    keys = (
+        "sequences",
+        "attention_mask",
+        "response_mask",
+        None,
+        "loss_mask",
+        "rollout_logprobs",
+        "rollout_expert_indices",
+    )
     for key, tensor in zip(keys, theirs, strict=True):
         if key is not None:
             assert torch.equal(grid[key].to(tensor.dtype), tensor), key
@@ -203,21 +230,32 @@ def test_swift_makes_the_same_batch(dump, tmp_path):
     """ms-swift's build_routed_experts_batch of the engine's rows is the grid."""
 
     grid = torch.load(written(dump, "ms-swift", tmp_path), weights_only=True)
-    names = ["_normalize_routed_experts_tensor", "_pad_or_trim_routed_experts",
-             "build_routed_experts_batch"]  # fmt: skip
-    scope = {"torch": torch, "List": list, "Optional": Optional, "Any": Any, "Template": None,
-             "OnPolicySample": None}  # fmt: skip
+    names = [
+        "_normalize_routed_experts_tensor",
+        "_pad_or_trim_routed_experts",
+        "build_routed_experts_batch",
+    ]
+    scope = {
+        "torch": torch,
+        "List": list,
+        "Optional": Optional,
+        "Any": Any,
+        "Template": None,
+        "OnPolicySample": None,
+    }
     code = foreign.definitions("swift", "rlhf_trainers/utils.py", names, scope)
     lens = torch.tensor([s.num_tokens for s in dump])
     theirs = code.build_routed_experts_batch(
-        [SimpleNamespace(routed_experts=engine_rows(s), encoded={"length": s.num_tokens})
-         for s in dump],
+        [
+            SimpleNamespace(routed_experts=engine_rows(s), encoded={"length": s.num_tokens})
+            for s in dump
+        ],
         seq_lengths=lens,
         max_seq_len=int(lens.max()),
         template=SimpleNamespace(padding_side="right", padding_free=False),
         device=torch.device("cpu"),
         router_replay_mode="R3",
-    )  # fmt: skip
+    )
     assert theirs.dtype == grid["routed_experts"].dtype
     assert torch.equal(theirs, grid["routed_experts"])
 

@@ -78,9 +78,13 @@ def test_comparisons_come_out_of_the_checkpoints(name, mismatched, sides):
     assert by_swap == truth["swaps"]
 
 
-@pytest.mark.parametrize(("version", "k3", "f2"), [
-    ("v0", 0.0015548, 0.000868), ("v1", 0.017467, 0.009766),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("version", "k3", "f2"),
+    [
+        ("v0", 0.0015548, 0.000868),
+        ("v1", 0.017467, 0.009766),
+    ],
+)
 def test_logprobs_come_out_of_the_checkpoints(version, k3, f2, sides):
     """k3 and F(2) of the sampled tokens against the engine's log-probs are the recorded ones."""
     sums, truth = diff(sides["engine"], sides[version]).logprobs, TRUTH[f"logprob fp32 {version}"]

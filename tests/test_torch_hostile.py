@@ -48,17 +48,32 @@ def call(name, *args):
 
 def tensor(storage=4, offset=0, shape=(4,), strides=(1,), kind="IntStorage"):
     """A tensor of entry data/0, as torch.save writes one."""
-    place = tuple_of(text("storage"), b"ctorch\n" + kind.encode() + b"\n", text("0"), text("cpu"),
-                     number(storage)) + b"Q"  # fmt: skip
+    place = (
+        tuple_of(
+            text("storage"),
+            b"ctorch\n" + kind.encode() + b"\n",
+            text("0"),
+            text("cpu"),
+            number(storage),
+        )
+        + b"Q"
+    )
     sizes = (tuple_of(*map(number, part)) for part in (shape, strides))
-    return call("torch._utils _rebuild_tensor_v2", place, number(offset), *sizes, b"\x89",
-                b"ccollections\nOrderedDict\n)R")  # fmt: skip
+    return call(
+        "torch._utils _rebuild_tensor_v2",
+        place,
+        number(offset),
+        *sizes,
+        b"\x89",
+        b"ccollections\nOrderedDict\n)R",
+    )
 
 
 def ndarray(code="i4", shape=(4,), data=b"\x00" * 16, extra=b""):
     """A numpy array, as numpy pickles one at protocol 2."""
-    made = call("numpy._core.multiarray _reconstruct", b"cnumpy\nndarray\n", tuple_of(number(0)),
-                text("b"))  # fmt: skip
+    made = call(
+        "numpy._core.multiarray _reconstruct", b"cnumpy\nndarray\n", tuple_of(number(0)), text("b")
+    )
     raw = call("_codecs encode", text(data.decode("latin1")), text("latin1"))
     dtype = call("numpy dtype", text(code), b"\x89", b"\x88") + extra
     return made + tuple_of(number(1), tuple_of(*map(number, shape)), dtype, b"\x89", raw) + b"b"
@@ -106,12 +121,27 @@ class TestNames:
 
     @pytest.mark.parametrize(
         "name",
-        ["posix system", "os system", "nt system", "__builtin__ eval", "builtins exec",
-         "builtins getattr", "subprocess Popen", "torch load", "torch.hub load", "builtins open",
-         "torch._utils _rebuild_sparse_tensor", "builtins bytearray", "torch FloatTensor",
-         "numpy load", "numpy._core.multiarray fromstring", "torch.nn.parameter Parameter",
-         "slime.utils.types Sample", "verl.protocol DataProto"],
-    )  # fmt: skip
+        [
+            "posix system",
+            "os system",
+            "nt system",
+            "__builtin__ eval",
+            "builtins exec",
+            "builtins getattr",
+            "subprocess Popen",
+            "torch load",
+            "torch.hub load",
+            "builtins open",
+            "torch._utils _rebuild_sparse_tensor",
+            "builtins bytearray",
+            "torch FloatTensor",
+            "numpy load",
+            "numpy._core.multiarray fromstring",
+            "torch.nn.parameter Parameter",
+            "slime.utils.types Sample",
+            "verl.protocol DataProto",
+        ],
+    )
     def test_off_the_list(self, tmp_path, name):
         """Functions and classes that are not on the list are refused by name, called or not."""
         for n, pickled in enumerate(
@@ -221,7 +251,7 @@ class TestTensors:
             ("rollout_routed_experts", b"](](](K\x01eee", "got 1 rows, expected 4"),
             ("rollout_routed_experts", number(3), "got int, expected numbers"),
         ],
-    )  # fmt: skip
+    )
     def test_fields(self, tmp_path, field, value, said):
         """Every field of another kind or length is refused by its name."""
         refused(
@@ -311,9 +341,18 @@ class TestArchives:
 
     @pytest.mark.parametrize(
         "pickled",
-        [b"", b"(" * 10_000, b"\x8a\xff", b"}" + text("a"), b"\x95" + b"\xff" * 8, b"h\x09",
-         b"0" * 9, b"](" * 20_000 + b"e" * 20_000, b"\x8d" + b"\xff" * 7 + b"\x7f"],
-    )  # fmt: skip
+        [
+            b"",
+            b"(" * 10_000,
+            b"\x8a\xff",
+            b"}" + text("a"),
+            b"\x95" + b"\xff" * 8,
+            b"h\x09",
+            b"0" * 9,
+            b"](" * 20_000 + b"e" * 20_000,
+            b"\x8d" + b"\xff" * 7 + b"\x7f",
+        ],
+    )
     def test_no_pickle(self, tmp_path, pickled):
         """Bytes that are no pickle, or nest beyond reason, are refused."""
         refused(save(tmp_path / "a.pt", pickled), "damaged|refused|without routes")

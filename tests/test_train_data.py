@@ -18,9 +18,12 @@ from routectl.ops.pairs.scored import with_logprobs
 
 FACTS = ModelFacts(2, (1,), 4, 2, None)
 CONFIG = {
-    "model_type": "deepseek_v3", "num_hidden_layers": 2, "first_k_dense_replace": 1,
-    "n_routed_experts": 4, "num_experts_per_tok": 2,
-}  # fmt: skip
+    "model_type": "deepseek_v3",
+    "num_hidden_layers": 2,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+}
 
 
 @pytest.fixture
@@ -69,20 +72,32 @@ class TestRead:
         ("doc", "error", "said"),
         [
             (train_data(format_version=3), UnsupportedError, "format_version 3, this .* reads"),
-            ({"rollout_id": 0, "rank": 1, "rollout_data": {}, "cp_rank": 0}, UnsupportedError,
-             "format_version None"),
+            (
+                {"rollout_id": 0, "rank": 1, "rollout_data": {}, "cp_rank": 0},
+                UnsupportedError,
+                "format_version None",
+            ),
             (train_data(samples=3), FormatError, "without a list of samples"),
             (train_data(dp_shards=[3]), FormatError, "a mapping for each data-parallel rank"),
             (train_data(samples=[3]), FormatError, "sample 0: got int, expected a sample"),
-            (train_data(samples=[train_sample(0, 0, [1, 2], 3, [0.0])]), FormatError,
-             "response_lengths: got 3, expected a count of 2 tokens"),
-            (train_data(samples=[train_sample(0, 0, [1, 2], 1, [0.0, 1.0])]), FormatError,
-             r"log_probs: got \(2,\), expected one of 1 tokens"),
-            (train_data(samples=[train_sample(0, 0, [1.5, 2], 1, [0.0])]), FormatError,
-             "expected token ids"),
+            (
+                train_data(samples=[train_sample(0, 0, [1, 2], 3, [0.0])]),
+                FormatError,
+                "response_lengths: got 3, expected a count of 2 tokens",
+            ),
+            (
+                train_data(samples=[train_sample(0, 0, [1, 2], 1, [0.0, 1.0])]),
+                FormatError,
+                r"log_probs: got \(2,\), expected one of 1 tokens",
+            ),
+            (
+                train_data(samples=[train_sample(0, 0, [1.5, 2], 1, [0.0])]),
+                FormatError,
+                "expected token ids",
+            ),
             ({"rollout_id": 0}, FormatError, "no dp_shards in it"),
         ],
-    )  # fmt: skip
+    )
     def test_refused(self, tmp_path, doc, error, said):
         """Another version, and what is damaged, is refused in one line."""
         path = save(tmp_path, doc)
@@ -113,9 +128,11 @@ class TestPlan:
 
     @pytest.mark.parametrize(
         ("lens", "said"),
-        [((4, 3), "its sample 1 has 2 tokens, the dump's 3"),
-         ((4,), "its sample 1 has 2 tokens, the dump's is not there")],
-    )  # fmt: skip
+        [
+            ((4, 3), "its sample 1 has 2 tokens, the dump's 3"),
+            ((4,), "its sample 1 has 2 tokens, the dump's is not there"),
+        ],
+    )
     def test_of_another_dump(self, tmp_path, lens, said):
         """Indices are of the rollout dump of that step: another one is noticed by its lengths."""
         path = save(tmp_path, train_data())

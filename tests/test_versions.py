@@ -117,9 +117,12 @@ def test_counts_add_up():
     counts = attribute(make_dump(samples), NAMES, {}).counts
     layers = len(LAYERS)
     assert counts.rows == {
-        "first": 4 * layers - 1 + 3 * layers, "switched": 4 * layers - 1, "cached": layers,
-        "uncertain": 8 * layers, "unlabelled": 4 * layers + 2 * layers,
-    }  # fmt: skip
+        "first": 4 * layers - 1 + 3 * layers,
+        "switched": 4 * layers - 1,
+        "cached": layers,
+        "uncertain": 8 * layers,
+        "unlabelled": 4 * layers + 2 * layers,
+    }
     assert counts.by_version == {"v0": 4 * layers - 1, "v1": 4 * layers - 1 + 3 * layers}
     assert counts.unknown == {"lost": 4 * layers}
     assert (counts.samples, counts.one_version, counts.several_versions) == (4, 0, 3)
@@ -138,10 +141,16 @@ def spanned_samples(draw):
     seed = random.Random(draw(st.integers(0, 99)))
     missing = [(t, i) for t in range(rows) for i in range(3) if seed.random() < 0.2]
     return sample_of(
-        spans, rows=rows, start=start, missing=missing, prompt=prompt, response=response,
-        cached_tokens=draw(st.integers(0, prompt)), retractions=draw(st.sampled_from([None, 1])),
+        spans,
+        rows=rows,
+        start=start,
+        missing=missing,
+        prompt=prompt,
+        response=response,
+        cached_tokens=draw(st.integers(0, prompt)),
+        retractions=draw(st.sampled_from([None, 1])),
         logprobs=-np.arange(1.0, response + 1),
-    )  # fmt: skip
+    )
 
 
 def slow_labels(sample):

@@ -69,8 +69,9 @@ def test_findings_decide_the_exit_code(dumps, capsys):
         del record[name]
     (dumps / "bad.jsonl").write_text(json.dumps({**record, "routed_experts": ids.tolist()}) + "\n")
     (document,) = seen(capsys, dumps, code=1)
-    alone = json.loads(run(capsys, "check", dumps / "bad.jsonl", "--model", DEEPSEEK_CONFIG,
-                           "--json").out)  # fmt: skip
+    alone = json.loads(
+        run(capsys, "check", dumps / "bad.jsonl", "--model", DEEPSEEK_CONFIG, "--json").out
+    )
     assert document["counts"] == alone["counts"]
     assert document["codes"] == list(dict.fromkeys(f["code"] for f in alone["findings"]))
     assert document["worst"]["code"] == alone["findings"][0]["code"]
@@ -161,8 +162,9 @@ class Live:
 
     def __init__(self, folder):
         command = [sys.executable, "-m", "routectl", "watch", folder, *FAST, "--json"]
-        self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, text=True)  # fmt: skip
+        self.process = subprocess.Popen(
+            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     def line(self):
         """The file, samples (None where unchecked) of the next line."""

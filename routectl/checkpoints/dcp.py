@@ -77,8 +77,9 @@ class _Folder:
     def _file_bytes(self, name: str) -> int:
         if name not in self.bytes:
             if not isinstance(name, str) or Path(name).name != name:
-                raise FormatError(f"{self.where}: got file {str(name)[:80]!a}, expected one in "
-                                  "the same folder")  # fmt: skip
+                raise FormatError(
+                    f"{self.where}: got file {str(name)[:80]!a}, expected one in the same folder"
+                )
             file = self.path / name
             if not file.is_file():
                 raise FormatError(f"{file}: not there, but {self.where} names it")
@@ -90,9 +91,12 @@ class _Folder:
         name, offset, length = _fields(info, where, "relative_path", "offset", "length")
         if info.fields.get("transform_descriptors"):
             raise UnsupportedError(f"{where}: stored through a transform (compressed)")
-        if type(offset) is not int or type(length) is not int or min(offset, length) < 0 or (
-            offset + length > self._file_bytes(name)
-        ):  # fmt: skip
+        if (
+            type(offset) is not int
+            or type(length) is not int
+            or min(offset, length) < 0
+            or (offset + length > self._file_bytes(name))
+        ):
             raise FormatError(f"{where}: bytes {offset}+{length} are beyond {name}")
         return name, offset, length
 

@@ -50,8 +50,9 @@ def read_config(path: Path) -> dict[str, Any]:
 def _shard(index: Path, name: str, file: object) -> Path:
     """The file that an index says a tensor is in."""
     if not isinstance(file, str) or Path(file).name != file or "\\" in file:
-        raise FormatError(f"{index}: {name[:80]!a}: got file {str(file)[:80]!a}, expected one in "
-                          "the same folder")  # fmt: skip
+        raise FormatError(
+            f"{index}: {name[:80]!a}: got file {str(file)[:80]!a}, expected one in the same folder"
+        )
     return index.parent / file
 
 
@@ -81,8 +82,10 @@ def _shards(files: list[Path]) -> dict[str, TensorInfo]:
     claimed = {file.stem.rsplit("-of-", 1)[1] for file in files}
     total = next(iter(claimed)) if len(claimed) == 1 else ""
     if not total.isdecimal() or int(total) != len(files):
-        raise FormatError(f"{files[0].parent}: {len(files)} shards without an index, expected "
-                          f"{' and '.join(sorted(claimed))[:80]}")  # fmt: skip
+        raise FormatError(
+            f"{files[0].parent}: {len(files)} shards without an index, expected "
+            f"{' and '.join(sorted(claimed))[:80]}"
+        )
     tensors: dict[str, TensorInfo] = {}
     for file in files:
         shard = read_header(file)
@@ -101,8 +104,10 @@ def open_hf(folder: Path) -> Checkpoint:
     """
     files = weight_files(folder)
     if files and files[0].name.startswith("pytorch_model"):
-        raise UnsupportedError(f"{folder}: pickled weights ({files[0].name}) are not read",
-                               hint="save the model again, as safetensors")  # fmt: skip
+        raise UnsupportedError(
+            f"{folder}: pickled weights ({files[0].name}) are not read",
+            hint="save the model again, as safetensors",
+        )
     others: tuple[str, ...] = ()
     if files and files[0].name == INDEX:
         tensors, files, others = _indexed(files[0])

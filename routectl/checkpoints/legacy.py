@@ -99,8 +99,9 @@ def _stages(
         return [files[tp, *tail] for tail in tails]
     except KeyError as error:
         absent = "_".join(("mp_rank", *map(str, error.args[0])))
-        raise FormatError(f"{where}: no {absent} among {len(files)} ranks, "
-                          f"pipeline size {pp}") from None  # fmt: skip
+        raise FormatError(
+            f"{where}: no {absent} among {len(files)} ranks, pipeline size {pp}"
+        ) from None
 
 
 def _tensors(state: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, StoredTensor]]:
@@ -129,8 +130,11 @@ def _info(archive: Archive, file: Path, name: str, tensor: StoredTensor) -> Tens
 
 def _chunks(archive: Archive, file: Path) -> list[dict[str, Any]]:
     """The state dicts of a stage's virtual chunks, in order."""
-    found = {m[1]: archive.value[k] for k in archive.value
-             if isinstance(k, str) and (m := _CHUNK.fullmatch(k))}  # fmt: skip
+    found = {
+        m[1]: archive.value[k]
+        for k in archive.value
+        if isinstance(k, str) and (m := _CHUNK.fullmatch(k))
+    }
     chunks = [found[key] for key in sorted(found, key=lambda k: int(k or 0))]
     if not chunks or not all(isinstance(chunk, dict) for chunk in chunks):
         raise FormatError(f"{file}: no model in it")
@@ -172,6 +176,8 @@ def _global_name(local: str, layers: tuple[int, ...] | None, file: Path) -> str:
         return local
     number = int(match[1])
     if number >= len(layers):
-        raise UnsupportedError(f"{file}: {local[:80]}: layer {number} of a chunk that holds "
-                               f"{len(layers)} by its arguments")  # fmt: skip
+        raise UnsupportedError(
+            f"{file}: {local[:80]}: layer {number} of a chunk that holds "
+            f"{len(layers)} by its arguments"
+        )
     return f"{local[: match.start(1)]}{layers[number]}{local[match.end(1) :]}"

@@ -34,8 +34,10 @@ def iteration_folder(folder: Path) -> Path | None:
             word = file.read(64).decode("ascii", "replace").strip()
         found = folder / ("release" if word == "release" else f"iter_{word.zfill(7)}")
         if not (word == "release" or word.isdecimal()) or not found.is_dir():
-            raise FormatError(f"{tracker}: got {word[:40]!a}, expected the number of an iter_ "
-                              "folder beside it, or release")  # fmt: skip
+            raise FormatError(
+                f"{tracker}: got {word[:40]!a}, expected the number of an iter_ "
+                "folder beside it, or release"
+            )
         return found
     found_all = [path for path in folder.glob("iter_*") if _ITERATION.fullmatch(path.name)]
     return found_all[0] if len(found_all) == 1 else None

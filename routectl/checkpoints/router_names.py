@@ -124,19 +124,27 @@ def _found(checkpoint: Checkpoint) -> dict[str, _Found]:
         for layer, part in parts:
             roles = groups.setdefault(match[1], {}).setdefault(layer, {})
             if role in roles:
-                raise FormatError(f"{checkpoint.path}: layer {layer}: two tensors are its {role}: "
-                                  f"{roles[role].name} and {name}")  # fmt: skip
+                raise FormatError(
+                    f"{checkpoint.path}: layer {layer}: two tensors are its {role}: "
+                    f"{roles[role].name} and {name}"
+                )
             roles[role] = part
-    return {prefix: group for prefix, group in groups.items()
-            if any(WEIGHT in roles for roles in group.values())}  # fmt: skip
+    return {
+        prefix: group
+        for prefix, group in groups.items()
+        if any(WEIGHT in roles for roles in group.values())
+    }
 
 
 def _one_model(groups: dict[str, _Found], facts: ModelFacts | None, where: str) -> _Found:
     """The routers of the language model, in the layers that its config calls MoE."""
     if facts is not None:
         wanted = set(facts.layers)
-        groups = {prefix: {n: roles for n, roles in group.items() if n in wanted}
-                  for prefix, group in groups.items() if group.keys() & wanted}  # fmt: skip
+        groups = {
+            prefix: {n: roles for n, roles in group.items() if n in wanted}
+            for prefix, group in groups.items()
+            if group.keys() & wanted
+        }
     if not groups:
         raise UnsupportedError(f"{where}: no router among its tensors by any known name")
     if len(groups) > 1:
@@ -146,8 +154,10 @@ def _one_model(groups: dict[str, _Found], facts: ModelFacts | None, where: str) 
     layers = group.keys() if facts is None else facts.layers
     absent = [n for n in layers if WEIGHT not in group.get(n, {})]
     if absent:
-        raise FormatError(f"{where}: layer {absent[0]} has no router weight, expected one in each "
-                          f"of {len(layers)} MoE layers")  # fmt: skip
+        raise FormatError(
+            f"{where}: layer {absent[0]} has no router weight, expected one in each "
+            f"of {len(layers)} MoE layers"
+        )
     return group
 
 
@@ -161,8 +171,10 @@ def _check(
     if len(shape) != 2 or shape[0] < least:
         raise FormatError(f"{where}: {info.name}: got {list(shape)}, expected [{least}, D]")
     if info.dtype not in _WEIGHT_DTYPES:
-        raise UnsupportedError(f"{where}: {info.name}: stored as {info.dtype}: a router weight "
-                               f"is read as {', '.join(_WEIGHT_DTYPES)}")  # fmt: skip
+        raise UnsupportedError(
+            f"{where}: {info.name}: stored as {info.dtype}: a router weight "
+            f"is read as {', '.join(_WEIGHT_DTYPES)}"
+        )
     for part in (names.linear_bias, names.expert_bias):
         if part is not None:
             size = checkpoint.info(part.name).shape[0 if part.row is None else 1 :]

@@ -12,8 +12,11 @@ from .tensors import Checkpoint
 __all__ = ["router_recipe"]
 
 # E (under either name), K and the score function: every argument list of Megatron says them.
-_DECIDING = (("num_experts", "num_moe_experts"), ("moe_router_topk",),
-             ("moe_router_score_function",))  # fmt: skip
+_DECIDING = (
+    ("num_experts", "num_moe_experts"),
+    ("moe_router_topk",),
+    ("moe_router_score_function",),
+)
 
 
 def router_recipe(checkpoint: Checkpoint, model: Path | None = None) -> Recipe:

@@ -28,13 +28,16 @@ _PROMPTS = typer.Option(
     "--prompts", metavar="FILE", help="JSON lines: prompt_token_ids, prompt or messages; id, group."
 )
 _OUTPUT = typer.Option(
-    "-o", "--output", metavar="DST",
+    "-o",
+    "--output",
+    metavar="DST",
     help="NAME.parquet: native; NAME.jsonl: requests and responses as they were.",
-)  # fmt: skip
+)
 _ENDPOINT = typer.Option(
-    metavar="NAME", show_default=False,
+    metavar="NAME",
+    show_default=False,
     help="generate (SGLang), completions, chat or inference (vLLM); found out when not given.",
-)  # fmt: skip
+)
 _SERVED = typer.Option("--served-model", metavar="NAME", help="Of several models that are served.")
 _SAMPLING = typer.Option(
     "--sampling", metavar="NAME=JSON", help="Any option of the engine's, as top_p=0.9; repeatable."

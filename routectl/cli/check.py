@@ -39,9 +39,10 @@ _EXPLAIN = typer.Option(metavar="CODE", help="Print what a finding means, and re
 _FAIL_ON = typer.Option(help="The least severity to exit 1 for: error, warning or note.")
 _EP = typer.Option(min=1, help="Count what filler adds to each expert-parallel rank of so many.")
 _AGAINST = typer.Option(
-    "--against", metavar="REFERENCE",
+    "--against",
+    metavar="REFERENCE",
     help="A dump of the same tokens that is right: another engine's, or recomputed routes.",
-)  # fmt: skip
+)
 _APPLY = typer.Option(
     "--apply-fix", help="With --against: write the dump with renumbered experts restored to -o."
 )
@@ -89,11 +90,21 @@ def check_command(
     from ..reports.check.text import render_check
 
     request = CheckRequest(
-        dump=dump, fail_on=fail_on, select=tuple(select or ()), ignore=tuple(ignore or ()), ep=ep,
+        dump=dump,
+        fail_on=fail_on,
+        select=tuple(select or ()),
+        ignore=tuple(ignore or ()),
+        ep=ep,
         against=against,
-        reading=Reading(model=model, num_layers=num_layers, top_k=top_k, num_experts=num_experts,
-                        format=form, start=start),
-    )  # fmt: skip
+        reading=Reading(
+            model=model,
+            num_layers=num_layers,
+            top_k=top_k,
+            num_experts=num_experts,
+            format=form,
+            start=start,
+        ),
+    )
     target = check_output(output, force)
     page = page_at(html, force)
     boards = dashboards_to(tensorboard, wandb_offline, step)

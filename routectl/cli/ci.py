@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["ci_command"]
 
 _CONFIG = typer.Argument(
-    metavar="[CONFIG]", show_default=False,
+    metavar="[CONFIG]",
+    show_default=False,
     help="TOML with a table [checks.NAME] a check; [tool.routectl] of ./pyproject.toml when not "
     "given.",
-)  # fmt: skip
+)
 _ONLY = typer.Option("--only", metavar="NAME", help="Run this check and no other; repeatable.")
 _UPDATE = typer.Option(
     "--update-baseline", help="Store what is measured now: relative thresholds start from there."
@@ -33,10 +34,11 @@ _UPDATE = typer.Option(
 _JUNIT = typer.Option("--junit", metavar="PATH", help="Write JUnit XML, a test case a run.")
 _BADGE = typer.Option("--badge", metavar="PATH", help="Write the JSON of a shields.io endpoint.")
 _GITHUB = typer.Option(
-    "--github/--no-github", show_default=False,
+    "--github/--no-github",
+    show_default=False,
     help="Annotations, and a summary to $GITHUB_STEP_SUMMARY; when not given, where "
     "GITHUB_ACTIONS is true.",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,12 @@ def ci_command(
     checks = _chosen(asked, only or ())
     target = check_output(output, force)
     here = os.environ.get("GITHUB_ACTIONS") == "true"
-    voices = _Voices(_file("--junit", junit, force), _file("--badge", badge, force),
-                     here if github is None else github, force)  # fmt: skip
+    voices = _Voices(
+        _file("--junit", junit, force),
+        _file("--badge", badge, force),
+        here if github is None else github,
+        force,
+    )
     boards = dashboards_to(tensorboard, wandb_offline, step)
     accepted = read_baseline(asked.baseline)
     runs: list[Document] = []
@@ -140,8 +146,13 @@ def _entries(
     try:
         runs = runs_of_check(check, folder)
     except RoutectlError as error:
-        about: Document = {"name": check.name, "check": check.name, "key": None,
-                           "verb": check.verb, "inputs": {}}  # fmt: skip
+        about: Document = {
+            "name": check.name,
+            "check": check.name,
+            "key": None,
+            "verb": check.verb,
+            "inputs": {},
+        }
         return [(None, troubled(about, str(error), error.hint, 0.0))]
     found: list[tuple[CheckRun | None, Document]] = []
     for run in runs:

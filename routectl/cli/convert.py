@@ -34,15 +34,17 @@ _SRC = typer.Argument(
     metavar="SRC", show_default=False, help="A file, a folder or a glob; - is stdin."
 )
 _DST = typer.Argument(
-    metavar="DST", show_default=False,
+    metavar="DST",
+    show_default=False,
     help="The file to write: NAME.parquet is native; - is stdout, for native or JSON lines.",
-)  # fmt: skip
+)
 
 
 _TOKENS_FROM = typer.Option(
-    metavar="FILE", show_default=False,
+    metavar="FILE",
+    show_default=False,
     help="Tokens of a SRC that holds layers alone: a dump, train data, or a JSON list of ids.",
-)  # fmt: skip
+)
 
 
 def convert_command(

@@ -25,9 +25,14 @@ Wandb = Annotated[
 ]
 Step = Annotated[
     int | None,
-    typer.Option("--step", min=0, metavar="N", show_default=False,
-                 help="The training step that the scalars are of; 0 when not given."),
-]  # fmt: skip
+    typer.Option(
+        "--step",
+        min=0,
+        metavar="N",
+        show_default=False,
+        help="The training step that the scalars are of; 0 when not given.",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,21 +36,26 @@ _OLD = typer.Argument(
     metavar="OLD", show_default=False, help="Dump: a file, a folder or a glob; - is stdin."
 )
 _SAMPLE = typer.Option(
-    "--sample", metavar="NAME", show_default=False,
+    "--sample",
+    metavar="NAME",
+    show_default=False,
     help="Only this sample, by its id in OLD or, as #0, its place; repeatable.",
-)  # fmt: skip
+)
 _RERUN = typer.Option(
-    "--rerun", metavar="DUMP", show_default=False,
+    "--rerun",
+    metavar="DUMP",
+    show_default=False,
     help="The same side as OLD, run again: how much that differs is the noise floor.",
-)  # fmt: skip
+)
 _POSITIONS = typer.Option(metavar="RANGE", help="Only these token positions, such as 128-255.")
 _NEW = typer.Argument(metavar="NEW", show_default=False, help="Dump of the same tokens.")
 
 
 _LOGPROBS = typer.Option(
-    metavar="TRAIN.pt", show_default=False,
+    metavar="TRAIN.pt",
+    show_default=False,
     help="Log-probs of NEW: those that the trainer computed, in slime's train data.",
-)  # fmt: skip
+)
 
 
 def diff_command(
@@ -111,12 +116,28 @@ def diff_command(
     from ..reports.diff.text import render_diff
 
     request = DiffRequest(
-        old=old, new=new, match=match, tokens=tokens, layers=layers, sample=tuple(sample or ()),
-        positions=positions, rerun=rerun, examples=examples, fail_over=tuple(fail_over or ()),
-        fail_under=tuple(fail_under or ()), eps=eps, logprobs=logprobs,
-        reading=Reading(model=model, num_layers=num_layers, top_k=top_k, num_experts=num_experts,
-                        format=form, start=start),
-    )  # fmt: skip
+        old=old,
+        new=new,
+        match=match,
+        tokens=tokens,
+        layers=layers,
+        sample=tuple(sample or ()),
+        positions=positions,
+        rerun=rerun,
+        examples=examples,
+        fail_over=tuple(fail_over or ()),
+        fail_under=tuple(fail_under or ()),
+        eps=eps,
+        logprobs=logprobs,
+        reading=Reading(
+            model=model,
+            num_layers=num_layers,
+            top_k=top_k,
+            num_experts=num_experts,
+            format=form,
+            start=start,
+        ),
+    )
     target = check_output(output, force)
     page = page_at(html, force, tokenizer)
     boards = dashboards_to(tensorboard, wandb_offline, step)

@@ -14,11 +14,33 @@ if TYPE_CHECKING:
     from ..model import ModelFacts
 
 __all__ = [
-    "Detail", "Device", "Dtype", "Eps", "ExitZero", "Force", "Format", "Html", "Json", "Layers",
-    "Model", "NumExperts", "NumLayers", "Output", "Plain", "Start", "Streaming", "Threads",
-    "TokenizerFile", "Tokens", "TopK", "finite_eps", "model_from", "open_input", "parse_layers",
+    "Detail",
+    "Device",
+    "Dtype",
+    "Eps",
+    "ExitZero",
+    "Force",
+    "Format",
+    "Html",
+    "Json",
+    "Layers",
+    "Model",
+    "NumExperts",
+    "NumLayers",
+    "Output",
+    "Plain",
+    "Start",
+    "Streaming",
+    "Threads",
+    "TokenizerFile",
+    "Tokens",
+    "TopK",
+    "finite_eps",
+    "model_from",
+    "open_input",
+    "parse_layers",
     "parse_positions",
-]  # fmt: skip
+]
 
 Model = Annotated[
     Path | None,
@@ -37,11 +59,12 @@ NumExperts = Annotated[
 Format = Annotated[
     str | None,
     typer.Option(
-        "--format", metavar="FORMAT",
+        "--format",
+        metavar="FORMAT",
         help="json, jsonl, sse, npy, npz, safetensors, torch, pickle, msgpack or native; "
         "sniffed when not given.",
     ),
-]  # fmt: skip
+]
 Start = Annotated[
     int | None,
     typer.Option("--start", min=0, help="Position of row 0 where the dump does not say it."),
@@ -73,9 +96,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists
 ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit 0 when the dumps differ.")]
 
 
-Tokens = Annotated[
-    str, typer.Option("--tokens", help="Compare all, prompt or response tokens.")
-]  # fmt: skip
+Tokens = Annotated[str, typer.Option("--tokens", help="Compare all, prompt or response tokens.")]
 Layers = Annotated[
     str | None,
     typer.Option("--layers", metavar="LIST", help="Only these layers, such as 0-3,7."),
@@ -83,11 +104,13 @@ Layers = Annotated[
 Eps = Annotated[
     float | None,
     typer.Option(
-        "--eps", min=0, show_default=False,
+        "--eps",
+        min=0,
+        show_default=False,
         help="A mismatch with a margin up to this is a near-tie, beyond it a clear flip; in "
         "units of the selection score; 0.001 when not given.",
     ),
-]  # fmt: skip
+]
 Device = Annotated[
     str,
     typer.Option(
@@ -101,10 +124,11 @@ Dtype = Annotated[
 Streaming = Annotated[
     str,
     typer.Option(
-        "--streaming", metavar="HOW",
+        "--streaming",
+        metavar="HOW",
         help="plain: all weights in memory; stream: layer by layer; auto: plain where they fit.",
     ),
-]  # fmt: skip
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
 
 
@@ -139,9 +163,13 @@ def model_from(
 
 
 def open_input(
-    path: str, model: "ModelFacts | Path | None", form: str | None, start: int | None,
-    base: "Dump | None" = None, tokens: Path | None = None,
-) -> "Dump":  # fmt: skip
+    path: str,
+    model: "ModelFacts | Path | None",
+    form: str | None,
+    start: int | None,
+    base: "Dump | None" = None,
+    tokens: Path | None = None,
+) -> "Dump":
     """Open a dump that the user named, and the base of one that was coded against another.
 
     ``-`` is standard input.

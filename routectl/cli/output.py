@@ -13,9 +13,16 @@ if TYPE_CHECKING:
     from ..reports.diff.document import Document
 
 __all__ = [
-    "check_output", "counting", "counting_samples", "emit", "note", "pictured", "progress_line",
-    "tokens_rate", "watching",
-]  # fmt: skip
+    "check_output",
+    "counting",
+    "counting_samples",
+    "emit",
+    "note",
+    "pictured",
+    "progress_line",
+    "tokens_rate",
+    "watching",
+]
 
 
 _ESTIMATE_S = 600  # seconds of the past that the time left is judged by
@@ -96,9 +103,13 @@ def progress_line(
     )
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
     console = Console(stderr=True)
     with Progress(
         *columns, console=console, transient=True, speed_estimate_period=_ESTIMATE_S

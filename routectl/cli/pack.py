@@ -158,10 +158,31 @@ def pack_command(
     if framework not in FRAMEWORKS:
         raise RoutectlError(f"framework {framework!r} is not known: {', '.join(FRAMEWORKS)}")
     layout = LayoutOptions(
-        framework, tp, cp, pp, vpp, dp, pad_multiplier, fp8, sample_multiple, min_local_rows,
-        bucket, form, seq_len, plan, max_tokens_per_gpu, balance, decoder_layers, first_stage,
-        last_stage, account_embedding, account_loss, pipeline_layout, moe_layer_freq, context,
-    )  # fmt: skip
+        framework,
+        tp,
+        cp,
+        pp,
+        vpp,
+        dp,
+        pad_multiplier,
+        fp8,
+        sample_multiple,
+        min_local_rows,
+        bucket,
+        form,
+        seq_len,
+        plan,
+        max_tokens_per_gpu,
+        balance,
+        decoder_layers,
+        first_stage,
+        last_stage,
+        account_embedding,
+        account_loss,
+        pipeline_layout,
+        moe_layer_freq,
+        context,
+    )
     modes = {"-o": output, "--explain": explain or None, "--verify": verify}
     if sum(value is not None for value in modes.values()) != 1:
         raise RoutectlError("expected one of -o DIR, --explain and --verify DIR")

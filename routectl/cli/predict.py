@@ -15,20 +15,24 @@ from .output import check_output, emit, note
 __all__ = ["predict_command"]
 
 _INPUTS = typer.Argument(
-    metavar="INPUTS", show_default=False,
+    metavar="INPUTS",
+    show_default=False,
     help="Router inputs of the old version, as `recompute --router-inputs` writes them.",
-)  # fmt: skip
+)
 _AT = typer.Option(
-    "--at", metavar="NAME=CHECKPOINT", show_default=False,
+    "--at",
+    metavar="NAME=CHECKPOINT",
+    show_default=False,
     help="A version, in order of age; repeatable. Lags are differences of the numbers that end the "
     "names.",
-)  # fmt: skip
+)
 _OLD = typer.Option("--old", metavar="NAME", help="The version of INPUTS; the first if not given.")
 _OF = typer.Option(
-    "--inputs", metavar="NAME=PATH",
+    "--inputs",
+    metavar="NAME=PATH",
     help="Router inputs of a later version, of the same tokens; repeatable. Without, its "
     "checkpoint is run.",
-)  # fmt: skip
+)
 _FROZEN = typer.Option(
     "--frozen-inputs",
     help="Give later routers the old hidden states: their own drift alone.",
@@ -38,9 +42,11 @@ _EVAL = typer.Option("--eval", help="Judge --predictor on rows that it was not f
 _EMIT = typer.Option("--emit", metavar="DST", help="Write predicted routes: NAME.parquet.")
 _PREDICTOR = typer.Option("--predictor", metavar="PATH", help="What --fit wrote.")
 _OUTPUT = typer.Option(
-    "-o", "--output", metavar="PATH",
+    "-o",
+    "--output",
+    metavar="PATH",
     help="With --fit the predictor: NAME.safetensors; with --eval the report; - is stdout.",
-)  # fmt: skip
+)
 _UNDER = typer.Option(
     "--fail-under",
     metavar="gain:N[%]",

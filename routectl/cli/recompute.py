@@ -43,15 +43,17 @@ _CHECKPOINT = typer.Argument(
     help="A Hugging Face folder: config and safetensors. For router inputs, one of Megatron's too.",
 )
 _DUMP = typer.Argument(
-    metavar="DUMP", show_default=False,
+    metavar="DUMP",
+    show_default=False,
     help="The rollout: token ids, routes. Or a .safetensors of dumped router inputs.",
-)  # fmt: skip
+)
 _DST = typer.Option("-o", "--output", metavar="DST", help="The native file: NAME.parquet.")
 _MODE = typer.Option(
-    "--mode", metavar="MODE",
+    "--mode",
+    metavar="MODE",
     help="free: the model's own routes; forced: its choices while every layer is given the dump's "
     "routes; both: two files, DST and NAME.forced.parquet.",
-)  # fmt: skip
+)
 _PASS = typer.Option("--max-tokens-per-pass", min=1, help="Tokens for which weights are read once.")
 _ATTENTION = typer.Option("--attention", help="transformers' attention: eager, sdpa, ...")
 _EXPERTS = typer.Option("--experts", help="transformers' experts: eager, grouped_mm, ...")
@@ -133,17 +135,28 @@ def recompute_command(
     facts = model_from(model or checkpoint, num_layers, top_k, num_experts)
     try:
         options = RunOptions(
-            checkpoint=checkpoint, device=crew.devices[0], sharing=crew.sharing, dtype=dtype,
-            mode=mode, streaming=streaming, max_tokens_per_pass=max_tokens_per_pass,
-            attention=attention, experts=experts, want_logprobs=logprobs,
-            want_inputs=router_inputs is not None, check_tokens=CHECKED_TOKENS,
-        )  # fmt: skip
+            checkpoint=checkpoint,
+            device=crew.devices[0],
+            sharing=crew.sharing,
+            dtype=dtype,
+            mode=mode,
+            streaming=streaming,
+            max_tokens_per_pass=max_tokens_per_pass,
+            attention=attention,
+            experts=experts,
+            want_logprobs=logprobs,
+            want_inputs=router_inputs is not None,
+            check_tokens=CHECKED_TOKENS,
+        )
     except ValueError as error:
         raise RoutectlError(str(error)) from None
     work = Work(
-        options=options, open_source=partial(open_input, dump, facts, form, start), indices=(),
-        output=output, gates=gate_logprobs,
-    )  # fmt: skip
+        options=options,
+        open_source=partial(open_input, dump, facts, form, start),
+        indices=(),
+        output=output,
+        gates=gate_logprobs,
+    )
     if not crew.leads:
         crew.follow(work)
         return 0

@@ -28,9 +28,10 @@ from .pages import Page, page_at
 __all__ = ["show_command"]
 
 _PATH = typer.Argument(
-    metavar="PATH", show_default=False,
+    metavar="PATH",
+    show_default=False,
     help="A dump: a file, a folder or a glob; - is stdin. Or a checkpoint: a folder of weights.",
-)  # fmt: skip
+)
 
 
 def show_command(
@@ -60,8 +61,10 @@ def show_command(
     page = page_at(html, force)
     if form is None and _is_checkpoint(path):
         if any(given is not None for given in (model, num_layers, top_k, num_experts, start)):
-            raise RoutectlError(f"{path}: a checkpoint says its own layers, K and E",
-                                hint="--format where it is a dump")  # fmt: skip
+            raise RoutectlError(
+                f"{path}: a checkpoint says its own layers, K and E",
+                hint="--format where it is a dump",
+            )
         return _show_checkpoint(path, as_json, plain, target, page)
     from ..ops.summary import summarize
     from ..reports.diff.document import summary_document

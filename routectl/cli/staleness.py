@@ -39,48 +39,60 @@ _DUMP = typer.Argument(
     metavar="DUMP", show_default=False, help="The rollout: token ids, routes, weight versions."
 )
 _AT = typer.Option(
-    "--at", metavar="NAME=WHERE", show_default=False,
+    "--at",
+    metavar="NAME=WHERE",
+    show_default=False,
     help="A version, oldest first, the current weights last; repeatable. WHERE is a dump of its "
     "recomputed routes (twice for one name: free and forced), or a Hugging Face folder, which is "
     "recomputed once.",
-)  # fmt: skip
+)
 _SERIES = typer.Option(
-    "--series", metavar="DIR", show_default=False,
+    "--series",
+    metavar="DIR",
+    show_default=False,
     help="In place of DUMP: a folder of steps, each a JSON report of this command, or a folder of "
     "a rollout.* and a dump a version. Prints the trend; thresholds are of the last step.",
-)  # fmt: skip
+)
 _MAP = typer.Option(
-    "--version-map", metavar="FROM=TO", show_default=False,
+    "--version-map",
+    metavar="FROM=TO",
+    show_default=False,
     help="The dump's weight version FROM is --at TO; repeatable.",
-)  # fmt: skip
+)
 _OWN = typer.Option("--own", metavar="NAME", help="The version of samples that do not say theirs.")
 _STEPS = typer.Option(
-    "--mini-steps", min=1, metavar="N",
+    "--mini-steps",
+    min=1,
+    metavar="N",
     help="Global batch / mini-batch: says whether the run needs no replay, R2 or R3.",
-)  # fmt: skip
+)
 _NOISE = typer.Option(
     "--noise-floor",
     help="Run the last checkpoint again, padded, with other experts, other attention: how many "
     "rows change.",
 )
 _CACHE = typer.Option(
-    "--cache", metavar="DIR", show_default=False,
+    "--cache",
+    metavar="DIR",
+    show_default=False,
     help="Where recomputed routes are kept, by what they were made of; REPORT.versions/ beside "
     "-o REPORT when not given.",
-)  # fmt: skip
+)
 _MODE = typer.Option(
     "--mode",
     metavar="MODE",
     help="Of checkpoints: free, forced (along the dump's routes: each layer's own flips) or both.",
 )
 _LOGPROBS = typer.Option(
-    "--logprobs/--no-logprobs", show_default=False,
+    "--logprobs/--no-logprobs",
+    show_default=False,
     help="Of checkpoints: log-probs too; as the dump has them when not given.",
-)  # fmt: skip
+)
 _GATES = typer.Option(
-    "--gate-logprobs/--no-gate-logprobs", show_default=False,
+    "--gate-logprobs/--no-gate-logprobs",
+    show_default=False,
     help="Of checkpoints: router shift (gamma) too; where the family allows it when not given.",
-)  # fmt: skip
+)
 _MATCH = typer.Option("--match", help="Join samples by: auto (id, else tokens), id, tokens, order.")
 _ROWS = typer.Option("--rows", help="Staleness of the rows of the dump, or of all.")
 _CACHED = typer.Option(
@@ -163,15 +175,41 @@ def staleness_command(
     target = check_output(output, force)
     beside = None if target is None else target.with_name(f"{target.name}.versions")
     request = StalenessRequest(
-        dump=dump, at=tuple(at or ()), series=series, version_map=tuple(version_map or ()),
-        own=own, mini_steps=mini_steps, fail_over=tuple(fail_over or ()),
-        fail_under=tuple(fail_under or ()), noise_floor=noise_floor, cache=cache or beside,
-        mode=mode, logprobs=logprobs, gate_logprobs=gate_logprobs, device=device, dtype=dtype,
-        streaming=streaming, threads=threads, tokens=tokens, layers=layers, match=match, rows=rows,
-        cached=cached, clusters=clusters, level=level, eps=eps, examples=examples,
-        reading=Reading(model=model, num_layers=num_layers, top_k=top_k, num_experts=num_experts,
-                        format=form, start=start),
-    )  # fmt: skip
+        dump=dump,
+        at=tuple(at or ()),
+        series=series,
+        version_map=tuple(version_map or ()),
+        own=own,
+        mini_steps=mini_steps,
+        fail_over=tuple(fail_over or ()),
+        fail_under=tuple(fail_under or ()),
+        noise_floor=noise_floor,
+        cache=cache or beside,
+        mode=mode,
+        logprobs=logprobs,
+        gate_logprobs=gate_logprobs,
+        device=device,
+        dtype=dtype,
+        streaming=streaming,
+        threads=threads,
+        tokens=tokens,
+        layers=layers,
+        match=match,
+        rows=rows,
+        cached=cached,
+        clusters=clusters,
+        level=level,
+        eps=eps,
+        examples=examples,
+        reading=Reading(
+            model=model,
+            num_layers=num_layers,
+            top_k=top_k,
+            num_experts=num_experts,
+            format=form,
+            start=start,
+        ),
+    )
     page = page_at(html, force)
     boards = dashboards_to(tensorboard, wandb_offline, step)
     as_json = as_json or (target is not None and target.suffix == ".json")

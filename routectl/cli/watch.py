@@ -36,13 +36,18 @@ _GIVE_UP = typer.Option(
 _INTERVAL = typer.Option(min=0.01, help="Seconds between two looks at the folder.")
 _ONCE = typer.Option("--once", help="End when every file that is there was looked at.")
 _IDLE = typer.Option(
-    "--until-idle", min=0.0, metavar="SECONDS", show_default=False,
+    "--until-idle",
+    min=0.0,
+    metavar="SECONDS",
+    show_default=False,
     help="End when nothing has changed for so long.",
-)  # fmt: skip
+)
 _AGAINST = typer.Option(
-    "--against", metavar="PATTERN", show_default=False,
+    "--against",
+    metavar="PATTERN",
+    show_default=False,
     help="The reference of a dump: a path with {name} or {stem} of the dump in it.",
-)  # fmt: skip
+)
 _FAIL_ON = typer.Option(help="The least severity to exit 1 for: error, warning or note.")
 _JSON = typer.Option("--json", help="Print each dump as a line of JSON.")
 
@@ -87,8 +92,10 @@ class _Watch:
         document = watch_document(
             path.relative_to(self.follower.root).as_posix(),
             datetime.now().astimezone().isoformat(timespec="seconds"),
-            found.result, error=found.error, fail_on=self.fail_on,
-        )  # fmt: skip
+            found.result,
+            error=found.error,
+            fail_on=self.fail_on,
+        )
         self.codes[path] = document["exit_code"]
         print(json.dumps(document) if self.as_json else watch_text(document), flush=True)
 

@@ -55,8 +55,17 @@ def _modelled(block: Block) -> tuple[bytes, ...]:
         coder_4, parts = np.array(start_encoder(), np.uint64), []
         for first in range(lo, hi, _ROWS):
             coder_4[3] = 0
-            code_rows(block.ids_RK, first, min(first + _ROWS, hi), first == lo, *model,
-                      *functions(), coder_4, out_B, False)  # fmt: skip
+            code_rows(
+                block.ids_RK,
+                first,
+                min(first + _ROWS, hi),
+                first == lo,
+                *model,
+                *functions(),
+                coder_4,
+                out_B,
+                False,
+            )
             parts.append(out_B[: int(coder_4[3])].tobytes())
         coder_4[3] = 0
         parts.append(out_B[: finish_range(tuple(coder_4), out_B)].tobytes())

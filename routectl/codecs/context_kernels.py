@@ -196,9 +196,19 @@ def _correct(weights_I, inputs_IE, share_E, taken_E):  # type: ignore[no-untyped
 
 @njit(nogil=True, cache=True)
 def _decide(  # type: ignore[no-untyped-def]
-    taken_E, top_k, order_E, logit_E, share_E, total, second_KJ, squash, logs, rc, bytes_B,
+    taken_E,
+    top_k,
+    order_E,
+    logit_E,
+    share_E,
+    total,
+    second_KJ,
+    squash,
+    logs,
+    rc,
+    bytes_B,
     decoding,
-):  # fmt: skip
+):
     """Say of each expert, the likeliest first, whether it is taken, until the rest is settled.
 
     Returns the range coder.
@@ -234,9 +244,24 @@ def _decide(  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def code_rows(  # type: ignore[no-untyped-def]
-    ids_RK, lo, hi, fresh, places_RO, shares_NE, seen_N, after_2E, before_E, weights_CI, second_KJ,
-    stretch, squash, logs, coder_4, bytes_B, decoding,
-):  # fmt: skip
+    ids_RK,
+    lo,
+    hi,
+    fresh,
+    places_RO,
+    shares_NE,
+    seen_N,
+    after_2E,
+    before_E,
+    weights_CI,
+    second_KJ,
+    stretch,
+    squash,
+    logs,
+    coder_4,
+    bytes_B,
+    decoding,
+):
     """Code rows lo to hi of one sample, or decode them; ``fresh`` where lo is its first row.
 
     Everything that is not a row or a constant is state, and goes on with the next call.
@@ -260,8 +285,20 @@ def code_rows(  # type: ignore[no-untyped-def]
         _mix(weights_I, inputs_IE, logit_E)
         total = _shares(logit_E, squash, share_E)
         _rank(logit_E, order_E, counts_129)
-        rc = _decide(taken_E, top_k, order_E, logit_E, share_E, total, second_KJ, squash, logs, rc,
-                     bytes_B, decoding)  # fmt: skip
+        rc = _decide(
+            taken_E,
+            top_k,
+            order_E,
+            logit_E,
+            share_E,
+            total,
+            second_KJ,
+            squash,
+            logs,
+            rc,
+            bytes_B,
+            decoding,
+        )
         _correct(weights_I, inputs_IE, share_E, taken_E)
         _learn(places_O, shares_NE, seen_N, after_2E, before_E, taken_E)
         if decoding:

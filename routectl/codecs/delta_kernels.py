@@ -143,9 +143,13 @@ def write_cells(ids_RK, base_RK, ascending_RK, lens_S, flags_F, counts_E, out_B,
         stop = row + lens_S[s]
         if stop > row:
             size = _write_cell(
-                ids_RK[row:stop], base_RK[row:stop], ascending_RK[row:stop], flags_F, counts_E,
+                ids_RK[row:stop],
+                base_RK[row:stop],
+                ascending_RK[row:stop],
+                flags_F,
+                counts_E,
                 out_B[at:],
-            )  # fmt: skip
+            )
             if size < 0:
                 return False
             at += size
@@ -242,9 +246,13 @@ def read_cells(data_B, ends_S, base_RK, ascending_RK, lens_S, flags_F, counts_E,
         fine = end == at
         if stop > row:
             fine = _read_cell(
-                data_B[at:end], base_RK[row:stop], ascending_RK[row:stop], flags_F, counts_E,
+                data_B[at:end],
+                base_RK[row:stop],
+                ascending_RK[row:stop],
+                flags_F,
+                counts_E,
                 ids_RK[row:stop],
-            )  # fmt: skip
+            )
         if not fine:
             return False
         row, at = stop, end

@@ -9,9 +9,15 @@ import numpy as np
 from numba import njit
 
 __all__ = [
-    "bit_from", "bit_into", "finish_range", "range_from", "share_from", "share_into",
-    "start_decoder", "start_encoder",
-]  # fmt: skip
+    "bit_from",
+    "bit_into",
+    "finish_range",
+    "range_from",
+    "share_from",
+    "share_into",
+    "start_decoder",
+    "start_encoder",
+]
 
 _TOP = np.uint64(1 << 56)
 _LEAST = np.uint64(1 << 48)

@@ -73,8 +73,16 @@ def _cells(slots_KR: Ids, model: SetModel, rows_S: NDArray[np.int64]) -> tuple[b
     ends_S = np.cumsum(room_S)
     words_W, at_S = np.empty(room_S.sum(), np.uint16), ends_S.copy()
     states_S4 = np.full((len(rows_S), 4), _LEAST, np.uint32)
-    encode_slots(slots_KR, model.contexts_KE, model.frequency_KCA, starts_S, lanes_S, states_S4,
-                 words_W, at_S)  # fmt: skip
+    encode_slots(
+        slots_KR,
+        model.contexts_KE,
+        model.frequency_KCA,
+        starts_S,
+        lanes_S,
+        states_S4,
+        words_W,
+        at_S,
+    )
     at_S -= 2 * lanes_S
     for lane in range(4):
         has_S = lanes_S > lane
@@ -102,8 +110,17 @@ def _decode(coded: Coded, about: About) -> Ids:
         at_S[has_S] += 2
     slots_KR = np.empty(about.shape[::-1], about.dtype)
     starts_S = np.concatenate([[0], np.cumsum(rows_S)])
-    legal = decode_slots(slots_KR, model.contexts_KE, model.frequency_KCA, starts_S, lanes_S,
-                         states_S4, words_W, at_S, about.num_experts)  # fmt: skip
+    legal = decode_slots(
+        slots_KR,
+        model.contexts_KE,
+        model.frequency_KCA,
+        starts_S,
+        lanes_S,
+        states_S4,
+        words_W,
+        at_S,
+        about.num_experts,
+    )
     if not legal or (at_S != ends_S).any() or (states_S4 != _LEAST).any():
         raise FormatError("set: the bytes of a cell are damaged")
     order_E = model.order_E.astype(about.dtype)

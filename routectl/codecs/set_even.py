@@ -44,8 +44,9 @@ def even_tables(num_experts: int, top_k: int) -> tuple[NDArray[np.uint8], NDArra
     contexts_KE = np.zeros((top_k, num_experts), np.uint8)
     frequency_KCA = np.zeros((top_k, CONTEXTS, tokens), np.uint16)
     frequency_KCA[:, :, 0] = 4096
-    frequency_KCA[0, 0] = _spread([comb(num_experts - 1 - g, top_k - 1)
-                                   for g in range(num_experts)], tokens)  # fmt: skip
+    frequency_KCA[0, 0] = _spread(
+        [comb(num_experts - 1 - g, top_k - 1) for g in range(num_experts)], tokens
+    )
     for k in range(1, top_k):
         left = [comb(p, k - 1) for p in range(num_experts)]
         right = [comb(m, top_k - 1 - k) for m in range(num_experts)]  # of m ids above the gap

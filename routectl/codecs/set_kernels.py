@@ -116,9 +116,18 @@ def encode_slots(  # type: ignore[no-untyped-def]
                 start_CA[c, a] = start
                 start += np.uint32(frequency_KCA[k, c, a])
         _encode_slot(
-            slots_KR[max(k - 1, 0)], slots_KR[k], k == 0, contexts_KE[k], frequency_KCA[k],
-            start_CA, starts_S, lanes_S, states_S4, words_W, at_S,
-        )  # fmt: skip
+            slots_KR[max(k - 1, 0)],
+            slots_KR[k],
+            k == 0,
+            contexts_KE[k],
+            frequency_KCA[k],
+            start_CA,
+            starts_S,
+            lanes_S,
+            states_S4,
+            words_W,
+            at_S,
+        )
 
 
 @njit(nogil=True, cache=True)
@@ -192,8 +201,17 @@ def decode_slots(  # type: ignore[no-untyped-def]
         for s in range(starts_S.shape[0] - 1):
             lo, hi = starts_S[s], starts_S[s + 1]
             at_S[s], worst = _decode_cell(
-                previous[lo:hi], slots_KR[k, lo:hi], lanes_S[s], step, contexts_KE[k],
-                token_N, place_N, states_S4[s], words_W, np.uint64(at_S[s]), top,
-            )  # fmt: skip
+                previous[lo:hi],
+                slots_KR[k, lo:hi],
+                lanes_S[s],
+                step,
+                contexts_KE[k],
+                token_N,
+                place_N,
+                states_S4[s],
+                words_W,
+                np.uint64(at_S[s]),
+                top,
+            )
             greatest = max(greatest, worst)
     return greatest <= top

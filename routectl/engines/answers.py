@@ -45,9 +45,13 @@ def _line(request: Request, server: Server, body: bytes) -> bytes:
 
     Between tokens of JSON they are white space, and inside strings there are none.
     """
-    about = {"sample_id": request.sample_id, "group_id": request.group_id,
-             "engine": server.engine, "engine_version": server.version,
-             "request": request.body}  # fmt: skip
+    about = {
+        "sample_id": request.sample_id,
+        "group_id": request.group_id,
+        "engine": server.engine,
+        "engine_version": server.version,
+        "request": request.body,
+    }
     head = json.dumps({k: v for k, v in about.items() if v is not None}, ensure_ascii=False)
     flat = body.removeprefix(b"\xef\xbb\xbf").replace(b"\r", b" ").replace(b"\n", b" ").strip()
     return head[:-1].encode() + b', "response": ' + flat + b"}\n"

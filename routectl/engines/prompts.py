@@ -38,8 +38,11 @@ def _content(doc: Doc, where: str) -> tuple[str, Any]:
     if ids is None and isinstance(words, list):
         ids, words = words, None
     messages = sequence(doc.get("messages"), where, "messages")
-    given = [kind for kind, value in (("ids", ids), ("text", words), ("messages", messages))
-             if value is not None]  # fmt: skip
+    given = [
+        kind
+        for kind, value in (("ids", ids), ("text", words), ("messages", messages))
+        if value is not None
+    ]
     if not given:
         raise FormatError(f"{where}: no prompt: expected prompt_token_ids, prompt or messages")
     kind = given[0]
@@ -88,8 +91,10 @@ def read_prompts(path: Path) -> list[Prompt]:
     for number, line in _lines(path):
         prompt = _prompt(line, len(prompts), f"{path}: line {number}")
         if prompt.name in seen:
-            raise FormatError(f"{path}: line {number}: the id {prompt.name!r} is that of line "
-                              f"{seen[prompt.name]} too")  # fmt: skip
+            raise FormatError(
+                f"{path}: line {number}: the id {prompt.name!r} is that of line "
+                f"{seen[prompt.name]} too"
+            )
         seen[prompt.name] = number
         prompts.append(prompt)
     if not prompts:

@@ -50,8 +50,10 @@ def _options(
         own[seed] = sampling.seed + number
     more = {**sampling.more, **prompt.sampling}
     if taken := sorted(_OURS & set(more)):
-        raise RoutectlError(f"prompt {prompt.name}: sampling option {taken[0]} is not free to set",
-                            hint="--n N asks for N samples of every prompt")  # fmt: skip
+        raise RoutectlError(
+            f"prompt {prompt.name}: sampling option {taken[0]} is not free to set",
+            hint="--n N asks for N samples of every prompt",
+        )
     return {**own, **more}
 
 
@@ -59,8 +61,12 @@ def _generate(prompt: Prompt, options: dict[str, Any]) -> dict[str, Any]:
     asked: dict[str, Any] = {"input_ids": prompt.value}
     if prompt.kind == "text":
         asked = {"text": prompt.value, "return_prompt_token_ids": True}
-    return {**asked, "sampling_params": options, "return_logprob": True,
-            "return_routed_experts": True}  # fmt: skip
+    return {
+        **asked,
+        "sampling_params": options,
+        "return_logprob": True,
+        "return_routed_experts": True,
+    }
 
 
 def _openai(prompt: Prompt, options: dict[str, Any], server: Server) -> dict[str, Any]:
@@ -76,11 +82,17 @@ def _openai(prompt: Prompt, options: dict[str, Any], server: Server) -> dict[str
 
 
 def _body(server: Server, endpoint: str, prompt: Prompt, sampling: Sampling, number: int) -> Any:
-    takes = {"generate": ("ids", "text"), "completions": ("ids", "text"), "chat": ("messages",),
-             "inference": ("ids",)}[endpoint]  # fmt: skip
+    takes = {
+        "generate": ("ids", "text"),
+        "completions": ("ids", "text"),
+        "chat": ("messages",),
+        "inference": ("ids",),
+    }[endpoint]
     if prompt.kind not in takes:
-        raise RoutectlError(f"prompt {prompt.name}: --endpoint {endpoint} takes "
-                            f"{' or '.join(takes)}, got {prompt.kind}")  # fmt: skip
+        raise RoutectlError(
+            f"prompt {prompt.name}: --endpoint {endpoint} takes "
+            f"{' or '.join(takes)}, got {prompt.kind}"
+        )
     if endpoint == "generate":
         names = ("max_new_tokens", "sampling_seed")
         return _generate(prompt, _options(sampling, prompt, number, names))

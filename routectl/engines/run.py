@@ -13,9 +13,13 @@ __all__ = ["collect"]
 
 
 def collect(
-    asking: Asking, requests: Sequence[Request], journal: Journal, *, skip_refused: bool,
+    asking: Asking,
+    requests: Sequence[Request],
+    journal: Journal,
+    *,
+    skip_refused: bool,
     on_answer: Callable[[int], None],
-) -> list[tuple[Request, RefusedError]]:  # fmt: skip
+) -> list[tuple[Request, RefusedError]]:
     """Ask for every sample that the journal lacks, and return those that the server refused.
 
     The first is asked for alone: a server without routes, or with another model, is found out

@@ -62,9 +62,13 @@ def _kind(path: Path, forced: str | None) -> str | None:
 
 
 def _open_file(
-    path: Path, model: ModelFacts | str | Path | None, form: str | None, start: int | None,
-    base: Dump | str | Path | None, tokens: str | Path | None,
-) -> Dump:  # fmt: skip
+    path: Path,
+    model: ModelFacts | str | Path | None,
+    form: str | None,
+    start: int | None,
+    base: Dump | str | Path | None,
+    tokens: str | Path | None,
+) -> Dump:
     try:
         kind = _kind(path, form)
         if tokens is not None and kind != "torch":

@@ -50,6 +50,10 @@ def _prompt(path: Path) -> Sample | None:
     if ids is None or not len(ids):
         raise FormatError(f"{path}: an empty list, expected token ids")
     return Sample(
-        routes=None, sample_id=path.stem, prompt_ids=ids, response_ids=ids[:0],
-        prompt_length=len(ids), response_length=0,
-    )  # fmt: skip
+        routes=None,
+        sample_id=path.stem,
+        prompt_ids=ids,
+        response_ids=ids[:0],
+        prompt_length=len(ids),
+        response_length=0,
+    )

@@ -94,9 +94,12 @@ class Recorder:
                 routes = Routes(ids_TLK, self.layers, self.num_experts)
                 none = np.zeros(0, np.int32)
                 yield Sample(
-                    routes, prompt_ids=part.token_ids_T, response_ids=none,
-                    prompt_length=len(part.token_ids_T), response_length=0,
-                )  # fmt: skip
+                    routes,
+                    prompt_ids=part.token_ids_T,
+                    response_ids=none,
+                    prompt_length=len(part.token_ids_T),
+                    response_length=0,
+                )
 
     def routes(self) -> list[Routes]:
         """The routes of the recorded sequences, in order."""
@@ -106,9 +109,14 @@ class Recorder:
         """What was recorded so far, in memory."""
         samples = list(self.samples())
         meta = DumpMeta(
-            "recorded", "memory", self.layers, self.num_experts, self.routers[0].top_k,
-            engine="record", facts_source="the model",
-        )  # fmt: skip
+            "recorded",
+            "memory",
+            self.layers,
+            self.num_experts,
+            self.routers[0].top_k,
+            engine="record",
+            facts_source="the model",
+        )
         keys = [key_of(None, s.prompt_ids, s.response_ids) for s in samples]
         return Dump(meta, keys, samples.__getitem__)
 

@@ -120,9 +120,11 @@ def _sum_scores(ids, missing, columns, table, total):  # type: ignore[no-untyped
 
 
 def add_scores(
-    ids_TLK: Ids, table_LE: NDArray[np.float32], columns: NDArray[np.int64],
+    ids_TLK: Ids,
+    table_LE: NDArray[np.float32],
+    columns: NDArray[np.int64],
     missing_TL: Bools | None = None,
-) -> NDArray[np.float32]:  # fmt: skip
+) -> NDArray[np.float32]:
     """The sum over some layers, by index, of each token's experts' scores, float32 [T]."""
     total = np.empty(len(ids_TLK), np.float32)
     _sum_scores(ids_TLK, _NO_MASK if missing_TL is None else missing_TL, columns, table_LE, total)

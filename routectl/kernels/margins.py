@@ -45,9 +45,12 @@ def _count(old, new, differs, skip, bin_of, known, lower, rows, flips):  # type:
 
 
 def count_margins(
-    old_TL: Margins | None, new_TL: Margins | None, differs_TL: Bools, skip_TL: Bools | None,
+    old_TL: Margins | None,
+    new_TL: Margins | None,
+    differs_TL: Bools,
+    skip_TL: Bools | None,
     tallies: MarginTallies,
-) -> None:  # fmt: skip
+) -> None:
     """Add the margins of compared rows to ``tallies``, in place.
 
     differs_TL marks mismatched rows, skip_TL those left out; a side without margins is None. The

@@ -128,19 +128,40 @@ def _count_chunk(old: Ids, new: Ids, skip: Bools, num_experts: int, mark: bool) 
     differs = np.zeros((tokens, layers), np.bool_) if mark else None
     slots = (0,) * top_k if top_k <= _TUPLE_UP_TO else np.empty(top_k, np.int8)
     _diff_chunk(
-        old, new, words_of(old), words_of(new), skip, slots,
-        swaps, order, load_old, load_new, differing, first, differs,
-    )  # fmt: skip
+        old,
+        new,
+        words_of(old),
+        words_of(new),
+        skip,
+        slots,
+        swaps,
+        order,
+        load_old,
+        load_new,
+        differing,
+        first,
+        differs,
+    )
     return RowCounts(
-        swaps, order, load_old.astype(np.int64), (load_old + load_new).astype(np.int64),
-        differing, first, differs,
-    )  # fmt: skip
+        swaps,
+        order,
+        load_old.astype(np.int64),
+        (load_old + load_new).astype(np.int64),
+        differing,
+        first,
+        differs,
+    )
 
 
 def diff_rows(
-    old_TLK: Ids, new_TLK: Ids, num_experts: int, *, skip_TL: Bools | None = None,
-    threads: int = 1, mark: bool = False,
-) -> RowCounts:  # fmt: skip
+    old_TLK: Ids,
+    new_TLK: Ids,
+    num_experts: int,
+    *,
+    skip_TL: Bools | None = None,
+    threads: int = 1,
+    mark: bool = False,
+) -> RowCounts:
     """Count how the rows of two id arrays differ, in one pass over both.
 
     Both arrays are [T, L, K], C order, uint8 or uint16, every id below num_experts. Rows marked in
@@ -159,9 +180,12 @@ def diff_rows(
     def count(lo: int) -> RowCounts:
         chunk = slice(lo, lo + step)
         return _count_chunk(
-            old_TLK[chunk], new_TLK[chunk], skip if skip_TL is None else skip[chunk], num_experts,
+            old_TLK[chunk],
+            new_TLK[chunk],
+            skip if skip_TL is None else skip[chunk],
+            num_experts,
             mark,
-        )  # fmt: skip
+        )
 
     starts = range(0, max(tokens, 1), step)
     if len(starts) == 1:

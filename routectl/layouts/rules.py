@@ -10,10 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 
 __all__ = [
-    "DEFAULT_PAD_MULTIPLIER", "FP8_RECIPES", "FRAMEWORKS", "Rule", "Sizes", "bshd_len",
-    "check_bshd", "check_fp8", "padded_lens", "replay_dtype", "round_up", "rule_of",
+    "DEFAULT_PAD_MULTIPLIER",
+    "FP8_RECIPES",
+    "FRAMEWORKS",
+    "Rule",
+    "Sizes",
+    "bshd_len",
+    "check_bshd",
+    "check_fp8",
+    "padded_lens",
+    "replay_dtype",
+    "round_up",
+    "rule_of",
     "sample_multiple",
-]  # fmt: skip
+]
 
 FP8_RECIPES = {"blockwise": 128, "mxfp8": 32, "tensorwise": 16}  # rows in a scaling block
 DEFAULT_PAD_MULTIPLIER = 128  # slime's and miles' data_pad_size_multiplier
@@ -195,6 +205,7 @@ def replay_dtype(rule: Rule, num_experts: int) -> np.dtype[np.integer]:
     if rule.dtype == "unsigned":
         return np.dtype(np.uint8) if num_experts <= 256 else np.dtype(np.uint16)
     if rule.dtype == "signed":
-        return np.dtype(np.int8 if num_experts <= 128 else np.int16 if num_experts <= 32768
-                        else np.int32)  # fmt: skip
+        return np.dtype(
+            np.int8 if num_experts <= 128 else np.int16 if num_experts <= 32768 else np.int32
+        )
     return np.dtype(rule.dtype)

@@ -118,10 +118,22 @@ def summarize(dump: Dump) -> Summary:
     for sample in dump:
         tally.add(sample)
     names = (
-        "samples", "without_routes", "lengths_unknown", "prompt_tokens", "response_tokens",
-        "cached_tokens", "positions", "with_logprobs", "with_cached", "retracted",
-        "rows_with_margin", "ties", "merged", "segments", "segment_rows_differing",
-    )  # fmt: skip
+        "samples",
+        "without_routes",
+        "lengths_unknown",
+        "prompt_tokens",
+        "response_tokens",
+        "cached_tokens",
+        "positions",
+        "with_logprobs",
+        "with_cached",
+        "retracted",
+        "rows_with_margin",
+        "ties",
+        "merged",
+        "segments",
+        "segment_rows_differing",
+    )
     return Summary(
         meta=dump.meta,
         rows_missing_L=tally.missing_L,

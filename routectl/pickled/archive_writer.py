@@ -20,10 +20,15 @@ __all__ = ["TorchArchive", "spooled", "tensordict_archive", "torch_archive"]
 _ALIGNED = 64  # bytes, as torch aligns the storages that it maps
 _ZIP64 = 20  # bytes that zipfile adds to the header of a great member
 _STORAGES = {
-    "bool": "BoolStorage", "uint8": "ByteStorage", "int8": "CharStorage", "int16": "ShortStorage",
-    "int32": "IntStorage", "int64": "LongStorage", "float32": "FloatStorage",
+    "bool": "BoolStorage",
+    "uint8": "ByteStorage",
+    "int8": "CharStorage",
+    "int16": "ShortStorage",
+    "int32": "IntStorage",
+    "int64": "LongStorage",
+    "float32": "FloatStorage",
     "float64": "DoubleStorage",
-}  # fmt: skip
+}
 
 
 def spooled(file: IO[bytes]) -> Chunks:
@@ -99,8 +104,13 @@ def tensordict_archive(
     end = 0
     for name, array in arrays.items():
         pad = -array.nbytes % 8
-        leaves[name] = (f"torch.{array.dtype.name}", list(array.shape), end,
-                        end + array.nbytes + pad, pad)  # fmt: skip
+        leaves[name] = (
+            f"torch.{array.dtype.name}",
+            list(array.shape),
+            end,
+            end + array.nbytes + pad,
+            pad,
+        )
         end += array.nbytes + pad
 
     def pieces() -> Iterator[bytes | memoryview]:

@@ -17,8 +17,15 @@ from .records import StoredTensor
 
 __all__ = ["Archive", "load_values", "open_archive", "single_tensor"]
 
-_ZIP_ERRORS = (zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, IndexError,
-               NotImplementedError)  # fmt: skip
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    NotImplementedError,
+)
 _MAX_PICKLE = 1 << 30
 
 
@@ -51,8 +58,9 @@ def _data_start(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
     head = stream.read(30)
     if len(head) != 30 or head[:4] != b"PK\x03\x04" or info.compress_type != zipfile.ZIP_STORED:
         raise FormatError(f"member {info.filename[:80]!a} is damaged or compressed")
-    return info.header_offset + 30 + sum(int.from_bytes(head[i : i + 2], "little")
-                                         for i in (26, 28))  # fmt: skip
+    return (
+        info.header_offset + 30 + sum(int.from_bytes(head[i : i + 2], "little") for i in (26, 28))
+    )
 
 
 def open_archive(stream: IO[bytes], where: str, names: Names = CHECKPOINTS) -> Archive:

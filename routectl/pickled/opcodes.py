@@ -17,9 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "Chunks", "Made", "Name", "PersistentId", "Streamed", "chunks_of", "emit_pickle",
-    "numbers_array", "objects_array",
-]  # fmt: skip
+    "Chunks",
+    "Made",
+    "Name",
+    "PersistentId",
+    "Streamed",
+    "chunks_of",
+    "emit_pickle",
+    "numbers_array",
+    "objects_array",
+]
 
 _NUMBERS = (int, float, bool)
 

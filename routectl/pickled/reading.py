@@ -31,8 +31,11 @@ _ARGUMENT = {
     **dict.fromkeys(b"Jjr", 4),
     **dict.fromkeys(b"G\x95", 8),
 }
-_LENGTH = {**dict.fromkeys(b"U\x8c\x8aC", 1), **dict.fromkeys(b"TXB\x8b", 4),
-           **dict.fromkeys(b"\x8d\x8e\x96", 8)}  # fmt: skip
+_LENGTH = {
+    **dict.fromkeys(b"U\x8c\x8aC", 1),
+    **dict.fromkeys(b"TXB\x8b", 4),
+    **dict.fromkeys(b"\x8d\x8e\x96", 8),
+}
 _PUTS, _GETS = frozenset(b"qr\x94"), frozenset(b"hj")
 _TUPLES = {0x29: 0, 0x85: 1, 0x86: 2, 0x87: 3}
 _MADE = frozenset((*_TUPLES, *b"tR\x81\x91\x92"))  # tuples, and what may be one

@@ -12,9 +12,16 @@ from numpy.typing import NDArray
 from ..errors import FormatError
 
 __all__ = [
-    "AttributeDict", "NumpyScalar", "Parameter", "Record", "Storage", "StoredArray",
-    "StoredBuffer", "StoredDType", "StoredTensor",
-]  # fmt: skip
+    "AttributeDict",
+    "NumpyScalar",
+    "Parameter",
+    "Record",
+    "Storage",
+    "StoredArray",
+    "StoredBuffer",
+    "StoredDType",
+    "StoredTensor",
+]
 
 _PLAIN = re.compile(r"[iu][1248]|f[248]|b1|c(?:8|16)|U[1-9]\d{0,5}")
 _ORDERS = {"<": "<", "|": "", ">": ">", "=": "="}

@@ -166,8 +166,12 @@ def _megatron_groups(
         return {}
     n_group = int(_value(options, Key(("moe_router_num_groups",), 1), source))
     best = top_k // topk_group
-    groups = _groups({"n_group": n_group, "topk_group": topk_group, "group_best": best},
-                     num_experts, top_k, source)  # fmt: skip
+    groups = _groups(
+        {"n_group": n_group, "topk_group": topk_group, "group_best": best},
+        num_experts,
+        top_k,
+        source,
+    )
     if groups["n_group"] > 1 and best < 1:
         raise _bad(source, "moe_router_group_topk", topk_group, f"at most moe_router_topk {top_k}")
     return {**groups, "group_best": best} if groups["n_group"] > 1 else {}
@@ -196,8 +200,11 @@ def _refuse_other_routing(options: Mapping[str, object], source: str) -> None:
     for kind in kinds if isinstance(kinds, list) else [kinds]:
         if kind in ("sinkhorn", "quantile_balancing"):
             raise _unsupported(source, "moe_router_load_balancing_type", kind, "top-k routing")
-    for name in ("moe_input_jitter_eps", "moe_router_force_load_balancing",
-                 "moe_router_force_biased"):  # fmt: skip
+    for name in (
+        "moe_input_jitter_eps",
+        "moe_router_force_load_balancing",
+        "moe_router_force_biased",
+    ):
         if options.get(name):
             raise _unsupported(source, name, options[name], "none: it makes routes random")
 

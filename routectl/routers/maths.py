@@ -18,9 +18,14 @@ from ..errors import UnsupportedError
 from .recipe import Recipe
 
 __all__ = [
-    "Selection", "gate_logprobs", "gate_weights", "route", "router_logits", "selection_scores",
+    "Selection",
+    "gate_logprobs",
+    "gate_weights",
+    "route",
+    "router_logits",
+    "selection_scores",
     "top_k",
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

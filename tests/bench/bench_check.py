@@ -63,11 +63,15 @@ def bench_speed(tokens):
     """Print the wall time and the peak memory of reading a native dump, and of checking it."""
     from bench_diff import child, write_side
 
-    read = ("import sys, time; from routectl import open_dump; b = time.perf_counter(); "
-            "n = sum(s.routes.num_tokens for s in open_dump(sys.argv[1])); ")  # fmt: skip
-    checked = ("import sys, time; from routectl import open_dump; "
-               "from routectl.ops.check import check; b = time.perf_counter(); "
-               "n = check(open_dump(sys.argv[1])).tokens; ")  # fmt: skip
+    read = (
+        "import sys, time; from routectl import open_dump; b = time.perf_counter(); "
+        "n = sum(s.routes.num_tokens for s in open_dump(sys.argv[1])); "
+    )
+    checked = (
+        "import sys, time; from routectl import open_dump; "
+        "from routectl.ops.check import check; b = time.perf_counter(); "
+        "n = check(open_dump(sys.argv[1])).tokens; "
+    )
     tail = "print(n, round(time.perf_counter() - b, 2))"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump.parquet"

@@ -315,8 +315,10 @@ def show(case: Case, runs: int) -> tuple[dict[str, float], dict[str, Figure]]:
         f"\n{case.name}: {len(case.lens_S)} samples, {rows:,} tokens, {layers} layers, "
         f"top-{top_k} of {case.num_experts}, load entropy {load_entropy(case):.3f}"
     )
-    print(f"{'':<22}{'bits/set':>9}{'B/token':>9}{'x int32':>8}{'enc M/s':>9}{'dec M/s':>9}"
-          f"{'enc x2':>8}{'dec x2':>8}")  # fmt: skip
+    print(
+        f"{'':<22}{'bits/set':>9}{'B/token':>9}{'x int32':>8}{'enc M/s':>9}{'dec M/s':>9}"
+        f"{'enc x2':>8}{'dec x2':>8}"
+    )
     for name, bits in bounds.items():
         print(f"{name:<22}{bits:>9.2f}{bits * layers / 8:>9.1f}{32 * top_k / bits:>8.2f}   bound")
     for name in (*BASELINES, *CODECS):
@@ -324,8 +326,11 @@ def show(case: Case, runs: int) -> tuple[dict[str, float], dict[str, Figure]]:
             figure = measure_baseline(case, name, runs)
         else:
             codec = codec_named(name)
-            given = {"distinct": True, "tokens": case.tokens_R is not None,
-                     "base": case.base_RLK is not None}  # fmt: skip
+            given = {
+                "distinct": True,
+                "tokens": case.tokens_R is not None,
+                "base": case.base_RLK is not None,
+            }
             if not all(given[need] for need in codec.needs):
                 continue
             figure = measure(case, codec, runs)
@@ -333,10 +338,15 @@ def show(case: Case, runs: int) -> tuple[dict[str, float], dict[str, Figure]]:
             print(f"{name:<22}  not installed")
             continue
         figures[name] = figure
-        speeds = "".join(f"{v:>{w}.1f}" if v == v else " " * w for v, w in
-                         zip(figure[1:], (9, 9, 8, 8), strict=True))  # fmt: skip
-        print(f"{name:<22}{figure.bits:>9.2f}{figure.bits * layers / 8:>9.1f}"
-              f"{32 * top_k / figure.bits:>8.2f}{speeds}", flush=True)  # fmt: skip
+        speeds = "".join(
+            f"{v:>{w}.1f}" if v == v else " " * w
+            for v, w in zip(figure[1:], (9, 9, 8, 8), strict=True)
+        )
+        print(
+            f"{name:<22}{figure.bits:>9.2f}{figure.bits * layers / 8:>9.1f}"
+            f"{32 * top_k / figure.bits:>8.2f}{speeds}",
+            flush=True,
+        )
     return bounds, figures
 
 
@@ -376,8 +386,12 @@ def judge_delta(case: Case, figure: Figure) -> None:
     rate = float((ids != base).any(axis=2).mean())
     shared = (case.ids_RLK[..., :, None] == case.base_RLK[..., None, :]).any(-1).sum(-1)
     swaps = float((case.ids_RLK.shape[2] - shared).mean())
-    judge(f"{case.name}: delta at {rate:.1%} of rows, bits/row", figure.bits, 0,
-          12 * swaps + 0.1 * (1 - rate))  # fmt: skip
+    judge(
+        f"{case.name}: delta at {rate:.1%} of rows, bits/row",
+        figure.bits,
+        0,
+        12 * swaps + 0.1 * (1 - rate),
+    )
     judge(f"{case.name}: delta, encode M/s", figure.encode, 150, float("inf"))
     judge(f"{case.name}: delta, decode M/s", figure.decode, 150, float("inf"))
 

@@ -100,8 +100,10 @@ def bench_margins(tokens: int, runs: int) -> None:
             call()
         seconds = [[timed(call)[0] for call in calls] for _ in range(runs)]
         none, one, both = (statistics.median(times) for times in zip(*seconds, strict=True))
-        print(f"{name:<15}{none:>9.4f}{one:>9.4f}{both:>9.4f}{one / none:>9.2f}"
-              f"{both / none:>10.2f}", flush=True)  # fmt: skip
+        print(
+            f"{name:<15}{none:>9.4f}{one:>9.4f}{both:>9.4f}{one / none:>9.2f}{both / none:>10.2f}",
+            flush=True,
+        )
 
 
 def by_numpy(old: Ids, new: Ids, step: int) -> tuple[float, float]:
@@ -156,8 +158,10 @@ def first_calls() -> list[float]:
 def bench_kernel(tokens: int, runs: int) -> None:
     """Print one line a case."""
     torch.set_num_threads(THREADS)
-    print(f"{tokens:,} tokens x {L} layers, top-{K} of {E}: {tokens * L * K / 1e6:.0f} MB of ids a "
-          f"side, {THREADS} threads, medians of {runs} interleaved runs")  # fmt: skip
+    print(
+        f"{tokens:,} tokens x {L} layers, top-{K} of {E}: {tokens * L * K / 1e6:.0f} MB of ids a "
+        f"side, {THREADS} threads, medians of {runs} interleaved runs"
+    )
     print(
         "first call of the kernel: {:.2f} s compiled, {:.2f} s from the cache".format(
             *first_calls()
@@ -170,10 +174,16 @@ def bench_kernel(tokens: int, runs: int) -> None:
         lambda s: by_torch(small_old, small_new, s), (1 << 12, 1 << 14, 1 << 16)
     )
     print(f"chunks: numpy {numpy_step} tokens, torch {torch_step} rows")
-    print(f"{'case':<15}{'kernel s':>9}{'1 thread':>9}{'numpy s':>9}{'torch s':>9}{'equal s':>9}"
-          f"{'numpy/k':>9}{'torch/k':>9}{'k/equal':>9}")  # fmt: skip
-    cases = (("0 %", 0.0, False), ("1 %", 0.01, False), ("10 %", 0.1, False),
-             ("1 %, permuted", 0.01, True))  # fmt: skip
+    print(
+        f"{'case':<15}{'kernel s':>9}{'1 thread':>9}{'numpy s':>9}{'torch s':>9}{'equal s':>9}"
+        f"{'numpy/k':>9}{'torch/k':>9}{'k/equal':>9}"
+    )
+    cases = (
+        ("0 %", 0.0, False),
+        ("1 %", 0.01, False),
+        ("10 %", 0.1, False),
+        ("1 %, permuted", 0.01, True),
+    )
     for name, rate, permute in cases:
         old, new = routes(np.random.default_rng(7), tokens, rate, permute)
         calls: dict[str, Callable[[], object]] = {
@@ -195,8 +205,11 @@ def bench_kernel(tokens: int, runs: int) -> None:
         pairs = [(timed(calls["kernel"])[0], timed(floor)[0]) for _ in range(3 * runs)]
         k, single, a, b = (statistics.median(times) for times in seconds.values())
         warm, c = (statistics.median(times) for times in zip(*pairs, strict=True))
-        print(f"{name:<15}{k:>9.4f}{single:>9.4f}{a:>9.3f}{b:>9.3f}{c:>9.4f}"
-              f"{a / k:>9.1f}{b / k:>9.1f}{warm / c:>9.2f}", flush=True)  # fmt: skip
+        print(
+            f"{name:<15}{k:>9.4f}{single:>9.4f}{a:>9.3f}{b:>9.3f}{c:>9.4f}"
+            f"{a / k:>9.1f}{b / k:>9.1f}{warm / c:>9.2f}",
+            flush=True,
+        )
     bench_margins(tokens, 3 * runs)
     print("targets at 1 %: numpy/k >= 15, torch/k >= 5, k/equal <= 3")
 
@@ -211,10 +224,13 @@ def write_side(path: Path, tokens: int, rate: float) -> None:
             token_ids = rng.integers(0, 150_000, 1001, dtype=np.int32)
             old, new = routes(rng, 1000, rate, False)
             yield Sample(
-                Routes(new if rate else old, meta.layers_L, E), f"sample-{i:05d}",
-                prompt_ids=token_ids[:256], response_ids=token_ids[256:],
-                prompt_length=256, response_length=745,
-            )  # fmt: skip
+                Routes(new if rate else old, meta.layers_L, E),
+                f"sample-{i:05d}",
+                prompt_ids=token_ids[:256],
+                response_ids=token_ids[256:],
+                prompt_length=256,
+                response_length=745,
+            )
 
     write_native(samples(), meta, path, force=False)
 
@@ -255,8 +271,11 @@ def bench_end_to_end(tokens: int, runs: int) -> None:
             wall = statistics.median(f[0] for f in found)
             peak = max(f[1] for f in found)
             file_mb = sum(path.stat().st_size for path in sides) / 2e6
-            print(f"{size:>10,}{size * L * K / 1e6:>9.0f}{file_mb:>9.0f}{wall:>9.2f}{peak:>9.0f}"
-                  f"{wall / size * 1e6:>9.2f}", flush=True)  # fmt: skip
+            print(
+                f"{size:>10,}{size * L * K / 1e6:>9.0f}{file_mb:>9.0f}{wall:>9.2f}{peak:>9.0f}"
+                f"{wall / size * 1e6:>9.2f}",
+                flush=True,
+            )
     print("targets at 1,000,000 tokens: wall < 10 s, peak < 1000 MB")
 
 

@@ -61,10 +61,11 @@ def packing_of(lens: list[int]) -> Packing:
 def by_routectl(routes: list[Routes], packing: Packing, outs: list | None = None) -> list:
     """One call a rank."""
     return [
-        pack(routes, packing, rank, spec=SPEC, out=outs[i] if outs else None, threads=THREADS)
-        .ids_LRK
+        pack(
+            routes, packing, rank, spec=SPEC, out=outs[i] if outs else None, threads=THREADS
+        ).ids_LRK
         for i, rank in enumerate(RANKS)
-    ]  # fmt: skip
+    ]
 
 
 def by_verl(nested: torch.Tensor) -> list[torch.Tensor]:

@@ -46,10 +46,19 @@ def build(folder: Path, layers: int) -> None:
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     config = Qwen3MoeConfig(
-        vocab_size=VOCAB, hidden_size=1024, intermediate_size=1024, moe_intermediate_size=512,
-        num_hidden_layers=layers, num_attention_heads=16, num_key_value_heads=4, head_dim=64,
-        num_experts=64, num_experts_per_tok=8, norm_topk_prob=True, dtype="bfloat16",
-    )  # fmt: skip
+        vocab_size=VOCAB,
+        hidden_size=1024,
+        intermediate_size=1024,
+        moe_intermediate_size=512,
+        num_hidden_layers=layers,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+        head_dim=64,
+        num_experts=64,
+        num_experts_per_tok=8,
+        norm_topk_prob=True,
+        dtype="bfloat16",
+    )
     torch.manual_seed(0)
     model = Qwen3MoeForCausalLM._from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="1GB")
@@ -163,8 +172,10 @@ def measure(way: str, folder: Path, asked: argparse.Namespace) -> dict:
     for name in ("threads", "lengths", "dtype"):
         command += [f"--{name}", str(getattr(asked, name))]
     environment = {
-        **os.environ, "OMP_NUM_THREADS": str(asked.threads), "TOKENIZERS_PARALLELISM": "0"
-    }  # fmt: skip
+        **os.environ,
+        "OMP_NUM_THREADS": str(asked.threads),
+        "TOKENIZERS_PARALLELISM": "0",
+    }
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     said: dict = {}
     for line in done.stdout.splitlines():

@@ -16,10 +16,17 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 from routectl.forward.live import record
 
 SIZES = {
-    "vocab_size": 1024, "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,
-    "num_key_value_heads": 4, "head_dim": 64, "moe_intermediate_size": 256, "num_experts": 64,
-    "num_experts_per_tok": 8, "intermediate_size": 256,
-}  # fmt: skip
+    "vocab_size": 1024,
+    "hidden_size": 512,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "moe_intermediate_size": 256,
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "intermediate_size": 256,
+}
 
 
 def main() -> None:

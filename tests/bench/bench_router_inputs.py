@@ -17,14 +17,39 @@ from routectl.routers.from_config import recipe_from_config
 from routectl.routers.recipe import Recipe
 
 SHAPES = (  # name, config, hidden size
-    ("Qwen3-30B-A3B", {"model_type": "qwen3_moe", "num_hidden_layers": 4, "num_experts": 128,
-                       "num_experts_per_tok": 8, "norm_topk_prob": True}, 2048),
-    ("DeepSeek-V3", {"model_type": "deepseek_v3", "num_hidden_layers": 5,
-                     "first_k_dense_replace": 3, "n_routed_experts": 256,
-                     "num_experts_per_tok": 8}, 7168),
-    ("gpt-oss-120b", {"model_type": "gpt_oss", "num_hidden_layers": 4, "num_local_experts": 128,
-                      "num_experts_per_tok": 4}, 2880),
-)  # fmt: skip
+    (
+        "Qwen3-30B-A3B",
+        {
+            "model_type": "qwen3_moe",
+            "num_hidden_layers": 4,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "norm_topk_prob": True,
+        },
+        2048,
+    ),
+    (
+        "DeepSeek-V3",
+        {
+            "model_type": "deepseek_v3",
+            "num_hidden_layers": 5,
+            "first_k_dense_replace": 3,
+            "n_routed_experts": 256,
+            "num_experts_per_tok": 8,
+        },
+        7168,
+    ),
+    (
+        "gpt-oss-120b",
+        {
+            "model_type": "gpt_oss",
+            "num_hidden_layers": 4,
+            "num_local_experts": 128,
+            "num_experts_per_tok": 4,
+        },
+        2880,
+    ),
+)
 
 
 def product(recipe: Recipe, router: LayerRouter, states: torch.Tensor) -> None:
@@ -65,10 +90,12 @@ def main() -> None:
                 bias if recipe.expert_bias else None,
             )
             pairs = [
-                (timed(lambda r=recipe, w=router, s=states: product(r, w, s)),
-                 timed(lambda r=recipe, w=router, s=states: replay_inputs(r, {0: w}, {0: s})))
+                (
+                    timed(lambda r=recipe, w=router, s=states: product(r, w, s)),
+                    timed(lambda r=recipe, w=router, s=states: replay_inputs(r, {0: w}, {0: s})),
+                )
                 for _ in range(args.runs + 1)
-            ][1:]  # fmt: skip
+            ][1:]
             base, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
             ratio = statistics.median(ours / base for base, ours in pairs)
             print(

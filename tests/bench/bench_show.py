@@ -21,16 +21,30 @@ from pathlib import Path
 D, E, EXPERT, DENSE, VOCABULARY = 7168, 256, 2048, 18432, 129280
 LAYERS, FIRST_MOE, SHARDS = 62, 3, 163  # the last layer is MTP
 ATTENTION = {
-    "q_a_proj": (1536, D), "q_b_proj": (24576, 1536), "kv_a_proj_with_mqa": (576, D),
-    "kv_b_proj": (32768, 512), "o_proj": (D, 16384),
-}  # fmt: skip
-NORMS = {"input_layernorm": D, "post_attention_layernorm": D, "self_attn.q_a_layernorm": 1536,
-         "self_attn.kv_a_layernorm": 512}  # fmt: skip
+    "q_a_proj": (1536, D),
+    "q_b_proj": (24576, 1536),
+    "kv_a_proj_with_mqa": (576, D),
+    "kv_b_proj": (32768, 512),
+    "o_proj": (D, 16384),
+}
+NORMS = {
+    "input_layernorm": D,
+    "post_attention_layernorm": D,
+    "self_attn.q_a_layernorm": 1536,
+    "self_attn.kv_a_layernorm": 512,
+}
 CONFIG = {
-    "model_type": "deepseek_v3", "num_hidden_layers": LAYERS - 1, "n_routed_experts": E,
-    "num_experts_per_tok": 8, "first_k_dense_replace": FIRST_MOE, "n_group": 8, "topk_group": 4,
-    "norm_topk_prob": True, "routed_scaling_factor": 2.5, "scoring_func": "sigmoid",
-}  # fmt: skip
+    "model_type": "deepseek_v3",
+    "num_hidden_layers": LAYERS - 1,
+    "n_routed_experts": E,
+    "num_experts_per_tok": 8,
+    "first_k_dense_replace": FIRST_MOE,
+    "n_group": 8,
+    "topk_group": 4,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+}
 ITEM = {"F8_E4M3": 1, "BF16": 2, "F32": 4}
 READ = """
 import json, sys
@@ -45,8 +59,9 @@ for path in folder.glob("*.safetensors"):
 
 def tensors() -> dict[str, tuple[str, tuple[int, ...]]]:
     """Names with dtypes and shapes, as DeepSeek-V3's checkpoint has them."""
-    found = {f"{name}.weight": ("BF16", (VOCABULARY, D)) for name in
-             ("model.embed_tokens", "lm_head")}  # fmt: skip
+    found = {
+        f"{name}.weight": ("BF16", (VOCABULARY, D)) for name in ("model.embed_tokens", "lm_head")
+    }
     for layer in range(LAYERS):
         at, matrices = f"model.layers.{layer}.", {}
         found |= {f"{at}{name}.weight": ("BF16", (width,)) for name, width in NORMS.items()}

@@ -208,8 +208,9 @@ def _layout(file: ArrayFile) -> _PerSample | _Padded:
     return _PerSample(file, bare)
 
 
-def open_arrays(path: Path, kind: str, model: ModelFacts | str | Path | None,
-                start: int | None) -> Dump:  # fmt: skip
+def open_arrays(
+    path: Path, kind: str, model: ModelFacts | str | Path | None, start: int | None
+) -> Dump:
     """Open an array file; ``kind`` is npy, npz or safetensors.
 
     ``start`` places row 0 of samples that do not name their start; 0 when None.

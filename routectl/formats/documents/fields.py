@@ -9,9 +9,19 @@ from numpy.typing import NDArray
 from ...errors import FormatError
 
 __all__ = [
-    "Doc", "finish_reason", "first_of", "floats", "integer", "joined", "mapping", "one_line",
-    "scored_tokens", "sequence", "text", "token_ids",
-]  # fmt: skip
+    "Doc",
+    "finish_reason",
+    "first_of",
+    "floats",
+    "integer",
+    "joined",
+    "mapping",
+    "one_line",
+    "scored_tokens",
+    "sequence",
+    "text",
+    "token_ids",
+]
 
 Doc = Mapping[str, Any]
 

@@ -9,9 +9,12 @@ _MAX_RATIO = 200
 
 
 def check_inflation(
-    inflated: int, compressed: int, where: str, always: int = _ALWAYS_FINE,
+    inflated: int,
+    compressed: int,
+    where: str,
+    always: int = _ALWAYS_FINE,
     ratio: int = _MAX_RATIO,
-) -> None:  # fmt: skip
+) -> None:
     """Raise FormatError when ``compressed`` bytes claim to hold too many ``inflated`` ones.
 
     Up to ``always`` (64 MiB) pass; beyond that ``ratio`` (200) to 1. Text and ids of real dumps

@@ -20,10 +20,18 @@ from ...dump import Sample
 from ...routes import Bools, Ids, Routes, ids_dtype
 
 __all__ = [
-    "Head", "Held", "about_of", "base_rows", "coded_name", "held_of", "input_tokens", "put_count",
+    "Head",
+    "Held",
+    "about_of",
+    "base_rows",
+    "coded_name",
+    "held_of",
+    "input_tokens",
+    "put_count",
     "put_head",
-    "take_count", "take_head",
-]  # fmt: skip
+    "take_count",
+    "take_head",
+]
 
 ORDERS_BESIDE = 1  # the flag of slot orders after each cell
 
@@ -141,9 +149,12 @@ def base_rows(held: Held, num_experts: int, top_k: int, layer: int) -> Ids:
 
 
 def about_of(
-    helds: Sequence[Held], kept_ST: Sequence[Bools], sizes: tuple[int, int], layer: int,
+    helds: Sequence[Held],
+    kept_ST: Sequence[Bools],
+    sizes: tuple[int, int],
+    layer: int,
     needs: tuple[str, ...],
-) -> About:  # fmt: skip
+) -> About:
     """What a codec is told of these samples' rows in a layer; ``sizes`` are E and K."""
     lens = tuple(int(kept.sum()) for kept in kept_ST)
     pairs = list(zip(helds, kept_ST, strict=True))

@@ -59,10 +59,11 @@ def _rows(group: list[Sample], meta: DumpMeta, coding: Coding | None) -> list[di
     """The samples of a row group as rows, with a digest of the routes each."""
     if coding is not None:
         group = [
-            s if s.routes is None
+            s
+            if s.routes is None
             else dataclasses.replace(s, routes=as_coded(s.routes, sorts=coding.sorts))
             for s in group
-        ]  # fmt: skip
+        ]
     rows = [row_of(sample, meta, coded=coding is not None) for sample in group]
     for row, sample in zip(rows, group, strict=True):
         row["routes_digest"] = None if sample.routes is None else digest_routes(sample.routes)
@@ -73,9 +74,13 @@ def _rows(group: list[Sample], meta: DumpMeta, coding: Coding | None) -> list[di
 
 
 def stream_native(
-    samples: Iterable[Sample], meta: DumpMeta, stream: IO[bytes], coding: Coding | None = None,
-    *, folder: Path | None = None,
-) -> int:  # fmt: skip
+    samples: Iterable[Sample],
+    meta: DumpMeta,
+    stream: IO[bytes],
+    coding: Coding | None = None,
+    *,
+    folder: Path | None = None,
+) -> int:
     """Write samples as a native file to a binary stream, which may be a pipe; returns how many.
 
     ``folder`` is where the file will be: the base's path is kept relative to it.
@@ -114,10 +119,14 @@ def stream_native(
 
 
 def write_native(
-    samples: Iterable[Sample], meta: DumpMeta, path: Path, *, force: bool,
+    samples: Iterable[Sample],
+    meta: DumpMeta,
+    path: Path,
+    *,
+    force: bool,
     coding: Coding | None = None,
     verify: bool | Callable[[Sample], None] = False,
-) -> int:  # fmt: skip
+) -> int:
     """Write samples to a native file and return how many.
 
     The file appears whole or not at all; with ``verify`` not before it was read again and every

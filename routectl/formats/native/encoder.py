@@ -132,9 +132,13 @@ def _fitting(codec: Codec, block: Block, sorts: bool) -> Codec:
 
 
 def _code_layer(
-    routes: Sequence[Routes | None], helds: Sequence[Held], shared: Sequence[int], layer: int,
-    meta: DumpMeta, coding: Coding,
-) -> list[bytes | None]:  # fmt: skip
+    routes: Sequence[Routes | None],
+    helds: Sequence[Held],
+    shared: Sequence[int],
+    layer: int,
+    meta: DumpMeta,
+    coding: Coding,
+) -> list[bytes | None]:
     """The cells of one layer, by its index."""
     codec = codec_named(coding.codec)
     kept = [h.kept(layer, n) for h, n in zip(helds, shared, strict=True)]

@@ -17,9 +17,14 @@ from ...routes import Bools, Ids, Routes, ids_dtype
 from .cells import Held, input_tokens
 
 __all__ = [
-    "gate_name", "gate_row", "group_margin_name", "held_row", "layer_name", "margin_name",
+    "gate_name",
+    "gate_row",
+    "group_margin_name",
+    "held_row",
+    "layer_name",
+    "margin_name",
     "sample_of",
-]  # fmt: skip
+]
 
 
 def layer_name(layer: int) -> str:
@@ -142,9 +147,12 @@ def _missing_of(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...]) ->
 
 
 def held_row(
-    row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], source: int | None,
+    row: dict[str, Any],
+    meta: DumpMeta,
+    layers: tuple[int, ...],
+    source: int | None,
     base: Routes | None,
-) -> Held:  # fmt: skip
+) -> Held:
     """What a row tells of its sample before its cells are read. Raises ValueError."""
     _check_row({"weight_spans": None, **row})
     if row["num_rows"] is None:
@@ -157,9 +165,12 @@ def held_row(
 
 
 def sample_of(
-    row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], where: str,
+    row: dict[str, Any],
+    meta: DumpMeta,
+    layers: tuple[int, ...],
+    where: str,
     decoded: Ids | None = None,
-) -> Sample:  # fmt: skip
+) -> Sample:
     """The sample of a row, with these of the file's layers, and the ids where they were coded.
 
     Raises FormatError or ValueError on what no writer makes.

@@ -37,8 +37,9 @@ def row_of(sample: Sample, meta: DumpMeta, *, coded: bool) -> dict[str, Any]:
         for layer, ids_TK in zip(meta.layers_L, by_layer, strict=True):
             row[layer_name(layer)] = ids_TK.astype(ids_TK.dtype.newbyteorder("<"), copy=False).data
     for name, margin_TL, kinds in (
-        (margin_name, routes.margin_TL, 2), (group_margin_name, routes.group_margin_TL, 3)
-    ):  # fmt: skip
+        (margin_name, routes.margin_TL, 2),
+        (group_margin_name, routes.group_margin_TL, 3),
+    ):
         if margin_TL is None:
             continue
         if kinds_of(meta) < kinds:

@@ -26,7 +26,7 @@ __all__ = [
     "kinds_of",
     "read_schema",
     "schema_of",
-]  # fmt: skip
+]
 
 SCHEMAS = ("routectl.native/1", "routectl.native/2", "routectl.native/3")  # by kinds of columns
 WITH_GATES = "routectl.native/4"  # any of the three, and gate log-probabilities
@@ -110,8 +110,9 @@ def schema_of(meta: DumpMeta, coded: CodedAbout | None) -> pa.Schema:
         about |= {"gates": meta.gates, "codec": coded.codec, "sorted": coded.sorted}
         about["base"] = coded.base
     columns = [
-        *COLUMNS, *columns_of_layers(meta.layers_L, kinds_of(meta), meta.gates, coded is not None)
-    ]  # fmt: skip
+        *COLUMNS,
+        *columns_of_layers(meta.layers_L, kinds_of(meta), meta.gates, coded is not None),
+    ]
     return pa.schema(
         [pa.field(*column) for column in columns], metadata={"routectl": json.dumps(about)}
     )

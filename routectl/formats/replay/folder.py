@@ -31,7 +31,7 @@ __all__ = [
     "read_tensors",
     "write_manifest",
     "write_tensors",
-]  # fmt: skip
+]
 
 SCHEMA = "routectl.pack/1"
 MANIFEST = "manifest.json"
@@ -187,6 +187,7 @@ def read_tensors(path: Path) -> RankTensors:
         layers[layer] = ids
     if not layers and "mask" not in file.shapes:
         raise FormatError(f"{path}: no tensor named layer.N in it")
-    others = {n: file.read(n) for n in ("mask", "cu_seqlens", "cu_seqlens_padded")
-              if n in file.shapes}  # fmt: skip
+    others = {
+        n: file.read(n) for n in ("mask", "cu_seqlens", "cu_seqlens_padded") if n in file.shapes
+    }
     return RankTensors(dict(sorted(layers.items())), **others)

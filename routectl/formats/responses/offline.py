@@ -24,15 +24,30 @@ from .weight_versions import weight_spans
 
 __all__ = ["PAYLOAD_NAMES", "read_record"]
 
-PAYLOAD_NAMES = ("routed_experts", "routed_experts_b64npy", "routed_experts_b64raw",
-                 "routing_matrices")  # fmt: skip
+PAYLOAD_NAMES = (
+    "routed_experts",
+    "routed_experts_b64npy",
+    "routed_experts_b64raw",
+    "routing_matrices",
+)
 _ID = ("sample_id", "rollout_id", "uid", "id")
 _GROUP = ("group_id", "group")
 _PROMPT = ("prompt_token_ids", "prompt_ids")
-_RESPONSE = ("token_ids", "response_token_ids", "response_ids", "output_ids", "output_token_ids",
-             "generation_token_ids")  # fmt: skip
-_LOGPROBS = ("logprobs", "response_logprobs", "rollout_log_probs", "rollout_logprobs",
-             "generation_log_probs")  # fmt: skip
+_RESPONSE = (
+    "token_ids",
+    "response_token_ids",
+    "response_ids",
+    "output_ids",
+    "output_token_ids",
+    "generation_token_ids",
+)
+_LOGPROBS = (
+    "logprobs",
+    "response_logprobs",
+    "rollout_log_probs",
+    "rollout_logprobs",
+    "generation_log_probs",
+)
 _CACHED = ("num_cached_tokens", "cached_tokens")
 
 

@@ -195,8 +195,9 @@ def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
     single = response.num_choices == 1
     prompt_length = integer(
         first_of(meta, ("prompt_tokens",)) if prompt_ids is None else len(prompt_ids),
-        where, "prompt_tokens",
-    )  # fmt: skip
+        where,
+        "prompt_tokens",
+    )
     if prompt_length is None and response.one_prompt:
         prompt_length = integer(response.usage.get("prompt_tokens"), where, "prompt_tokens")
     if response.echo and "message" not in choice:

@@ -206,8 +206,10 @@ def _spread(parts: Sequence[Sample], prompt: int, total: int) -> dict[str, Any]:
         mask_T[at : at + size] = own
         if at == prompt:
             spans = []  # all response tokens so far, said again
-        spans += [replace(s, start=s.start + at - prompt, end=s.end + at - prompt)
-                  for s in part.weight_spans]  # fmt: skip
+        spans += [
+            replace(s, start=s.start + at - prompt, end=s.end + at - prompt)
+            for s in part.weight_spans
+        ]
     whole = bool(mask_T[prompt:].all()) and all(part.loss_mask is None for part in parts)
     return {
         "logprobs": None if all(part.logprobs is None for part in parts) else logprobs_G,

@@ -44,8 +44,9 @@ def _read_output(item: Doc, asked: Any, start: int | None, where: str) -> WireSa
     prompt_length = meta.get("prompt_tokens") if prompt is None else len(prompt)
     length = integer(
         meta.get("completion_tokens") if response is None else len(response),
-        where, "completion_tokens",
-    )  # fmt: skip
+        where,
+        "completion_tokens",
+    )
     logprobs = floats([t[0] for t in scored], where, "output_token_logprobs") if scored else None
     echoed = integer(first_of(meta, START_NAMES), where, "start of routed_experts")
     return WireSample(

@@ -209,8 +209,9 @@ def _meta(path: Path, kind: str, index: _Index, context: Context) -> DumpMeta:
     )
 
 
-def open_text(path: Path, kind: str | None, model: ModelFacts | str | Path | None,
-              start: int | None) -> Dump:  # fmt: skip
+def open_text(
+    path: Path, kind: str | None, model: ModelFacts | str | Path | None, start: int | None
+) -> Dump:
     """Open a text dump of any dialect; ``kind`` is json, jsonl, sse or None to sniff.
 
     One pass builds the index and the keys; payloads are decoded when a sample is read.

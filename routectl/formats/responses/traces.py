@@ -18,9 +18,14 @@ __all__ = [
 ]
 
 _NEMO_EVENTS = (
-    "rollout_payload_sample", "policy_payload_sample", "tq_fetch_sample", "cp_routed_experts",
-    "router_replay_assignment", "router_replay_action", "router_replay_forward_verify",
-)  # fmt: skip
+    "rollout_payload_sample",
+    "policy_payload_sample",
+    "tq_fetch_sample",
+    "cp_routed_experts",
+    "router_replay_assignment",
+    "router_replay_action",
+    "router_replay_forward_verify",
+)
 _Read = Callable[[Any, Doc | None, str], list[WireSample]]
 
 
@@ -69,8 +74,11 @@ def read_session(doc: Doc, where: str, read: _Read) -> list[WireSample]:
     calls = sequence(doc.get("records"), where, "records") if "records" in doc else [doc]
     name, wires = text(doc["session_id"]), []
     for i, call in enumerate(calls or ()):
-        inner = {key: value for key, value in mapping(call, where, "records").items()
-                 if key != "session_id"}  # fmt: skip
+        inner = {
+            key: value
+            for key, value in mapping(call, where, "records").items()
+            if key != "session_id"
+        }
         of_call = read(inner, None, where if "records" not in doc else f"{where}: record {i}")
         wires += [replace(w, sample_id=f"{name}/{n}" if n else name) for n, w in enumerate(of_call)]
     if not wires:

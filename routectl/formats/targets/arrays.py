@@ -105,9 +105,10 @@ def write_safetensors(feed: Feed, stream: IO[bytes]) -> int:
 
 
 def stream_safetensors(
-    arrays: Iterable[tuple[str, NDArray[Any]]], texts: Callable[[], dict[str, str]],
+    arrays: Iterable[tuple[str, NDArray[Any]]],
+    texts: Callable[[], dict[str, str]],
     stream: IO[bytes],
-) -> None:  # fmt: skip
+) -> None:
     """Write a .safetensors file; the arrays wait in temporary files for their header.
 
     Arrays of wide dtypes come first, so that all are aligned, as the format asks. ``texts`` is

@@ -27,14 +27,35 @@ __all__ = ["PickledBatch", "read_batch"]
 
 Array = NDArray[Any]
 _DTYPES = {
-    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
-    "U64": "<u8", "I64": "<i8", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8",
-}  # fmt: skip
+    "BOOL": "?",
+    "U8": "u1",
+    "I8": "i1",
+    "U16": "<u2",
+    "I16": "<i2",
+    "U32": "<u4",
+    "I32": "<i4",
+    "U64": "<u8",
+    "I64": "<i8",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "F32": "<f4",
+    "F64": "<f8",
+}
 _TORCH_WORDS = {
-    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
-    "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
-    "float32": "F32", "float64": "F64",
-}  # fmt: skip
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "uint16": "U16",
+    "int16": "I16",
+    "uint32": "U32",
+    "int32": "I32",
+    "uint64": "U64",
+    "int64": "I64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +163,9 @@ def _skyrl_tensor(item: Any, where: str) -> Array | None:
         tensor = archive.value
         return _stored(archive, data, tensor) if isinstance(tensor, StoredTensor) else None
     word = item.get("dtype")
-    return _array(_TORCH_WORDS.get(word, "") if isinstance(word, str) else "", item.get("shape"),
-                  data, 0)  # fmt: skip
+    return _array(
+        _TORCH_WORDS.get(word, "") if isinstance(word, str) else "", item.get("shape"), data, 0
+    )
 
 
 def _columns(value: Any) -> dict[str, StoredArray]:
@@ -193,5 +215,7 @@ def read_batch(path: Path) -> PickledBatch:
     except FormatError as error:
         known = str(error).startswith(str(path))
         raise error if known else FormatError(f"{path}: {error}") from None
-    raise NoSamplesError(f"{path}: a pickle of {name}, expected verl's or ROLL's DataProto, or "
-                         "SkyRL's TrainingInputBatch")  # fmt: skip
+    raise NoSamplesError(
+        f"{path}: a pickle of {name}, expected verl's or ROLL's DataProto, or "
+        "SkyRL's TrainingInputBatch"
+    )

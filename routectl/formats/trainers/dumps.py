@@ -19,9 +19,12 @@ __all__ = ["open_trainer_file"]
 
 
 def open_trainer_file(
-    path: Path, kind: str, model: ModelFacts | str | Path | None, start: int | None,
+    path: Path,
+    kind: str,
+    model: ModelFacts | str | Path | None,
+    start: int | None,
     tokens: Dump | Sequence[Sample] | None = None,
-) -> Dump:  # fmt: skip
+) -> Dump:
     """Open a trainer's file; ``kind`` is torch, pickle or msgpack.
 
     ``tokens`` are the samples whose rows a torch file of layers holds, for their tokens.

@@ -15,8 +15,13 @@ from ..documents.fields import one_line
 from ..wire.sample import WireSample
 
 __all__ = [
-    "is_tensor", "numbers_in", "response_scores", "tokens_in", "whole_mask", "wire_of",
-]  # fmt: skip
+    "is_tensor",
+    "numbers_in",
+    "response_scores",
+    "tokens_in",
+    "whole_mask",
+    "wire_of",
+]
 
 Array = NDArray[Any]
 

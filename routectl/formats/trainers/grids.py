@@ -86,27 +86,38 @@ def read_grid(
         prompt, total = _prompt_of(doc, i, mask_S, at), int(mask_S.sum())
         rows = _captured(ids_BSWK[i], doc, i, mask_S, at)
         yield wire_of(
-            at, rows, tokens_in(tokens_BS[i][mask_S], at), prompt,
+            at,
+            rows,
+            tokens_in(tokens_BS[i][mask_S], at),
+            prompt,
             logprobs=_scores(doc, i, mask_S, total - prompt, at),
             loss_mask=_loss_mask(doc, i, mask_S, prompt, at),
             **_about(about or {}, i, total - prompt, at),
-        )  # fmt: skip
+        )
 
 
 def _check_lengths(doc: Mapping[str, Any], samples: int, where: str) -> None:
     """Raise FormatError when a column that is read is not of the grid's samples, or none is."""
     if samples < 0:
         raise FormatError(f"{where}: got an empty grid, expected rows")
-    for name in ("prompts", "prompt_mask", "router_padding_mask", _NEXT,
-                 *_MASKS, *_LOSS, *_LOGPROBS):  # fmt: skip
+    for name in (
+        "prompts",
+        "prompt_mask",
+        "router_padding_mask",
+        _NEXT,
+        *_MASKS,
+        *_LOSS,
+        *_LOGPROBS,
+    ):
         if doc.get(name) is not None:
             shape = numbers_in(doc[name], f"{where}: {name}").shape
             if len(shape) != 2 or shape[0] != samples:
                 raise FormatError(f"{where}: {name}: got {shape}, expected {samples} rows")
 
 
-def _captured(ids_SWK: NDArray[Any], doc: Mapping[str, Any], i: int, mask_S: NDArray[np.bool_],
-              where: str) -> NDArray[Any]:  # fmt: skip
+def _captured(
+    ids_SWK: NDArray[Any], doc: Mapping[str, Any], i: int, mask_S: NDArray[np.bool_], where: str
+) -> NDArray[Any]:
     """The rows of a sample from its first token to its last, -1 where they were not captured."""
     places = np.flatnonzero(mask_S)
     part = slice(places[0], places[-1] + 1) if len(places) else slice(0, 0)
@@ -133,16 +144,18 @@ def _about(about: Mapping[str, Sequence[Any]], i: int, length: int, where: str) 
     }
 
 
-def _part(row: NDArray[Any], doc: Mapping[str, Any], mask_S: NDArray[np.bool_],
-          size: int) -> NDArray[Any]:  # fmt: skip
+def _part(
+    row: NDArray[Any], doc: Mapping[str, Any], mask_S: NDArray[np.bool_], size: int
+) -> NDArray[Any]:
     """Those of a row's values that are a response's: first in it, last, or at its places."""
     if len(row) == len(mask_S):
         return row[mask_S][int(mask_S.sum()) - size :]
     return row[:size] if doc.get("prompts") is not None else row[max(len(row) - size, 0) :]
 
 
-def _loss_mask(doc: Mapping[str, Any], i: int, mask_S: NDArray[np.bool_], prompt: int,
-               where: str) -> NDArray[np.bool_] | None:  # fmt: skip
+def _loss_mask(
+    doc: Mapping[str, Any], i: int, mask_S: NDArray[np.bool_], prompt: int, where: str
+) -> NDArray[np.bool_] | None:
     """The mask of all tokens, from that of all positions or of the response."""
     flags = _first(doc, _LOSS)
     if flags is None:
@@ -151,12 +164,14 @@ def _loss_mask(doc: Mapping[str, Any], i: int, mask_S: NDArray[np.bool_], prompt
     if len(row) == len(mask_S):
         whole: NDArray[np.bool_] = row[mask_S]
         return whole
-    return whole_mask(_part(row, doc, mask_S, int(mask_S.sum()) - prompt), prompt,
-                      int(mask_S.sum()), where)  # fmt: skip
+    return whole_mask(
+        _part(row, doc, mask_S, int(mask_S.sum()) - prompt), prompt, int(mask_S.sum()), where
+    )
 
 
-def _scores(doc: Mapping[str, Any], i: int, mask_S: NDArray[np.bool_], size: int,
-            where: str) -> NDArray[np.float64] | None:  # fmt: skip
+def _scores(
+    doc: Mapping[str, Any], i: int, mask_S: NDArray[np.bool_], size: int, where: str
+) -> NDArray[np.float64] | None:
     """The log-probs of a response."""
     scores = _first(doc, _LOGPROBS)
     if scores is not None:

@@ -52,10 +52,14 @@ def read_layers(
         return list(_cut(batches, tokens, path))
     names = [f"{path.stem}/{m}" for m in range(len(batches))] if told else [path.stem]
     return [
-        WireSample(where=f"{path}: micro-batch {m}" if told else str(path), payload=ids_RWK,
-                   start=0, sample_id=name)
+        WireSample(
+            where=f"{path}: micro-batch {m}" if told else str(path),
+            payload=ids_RWK,
+            start=0,
+            sample_id=name,
+        )
         for m, (ids_RWK, name) in enumerate(zip(batches, names, strict=True))
-    ]  # fmt: skip
+    ]
 
 
 def _micro_batches(layers: _Layers, path: Path) -> Iterator[NDArray[Any]]:
@@ -96,10 +100,14 @@ def _cut(
                     f"left, sample {i} has {len(ids)} tokens"
                 )
             yield wire_of(
-                f"{path}: sample {i}", ids_RWK[at : at + len(ids)], ids, sample.prompt_length or 0,
-                sample_id=sample.sample_id or str(i), group_id=sample.group_id,
+                f"{path}: sample {i}",
+                ids_RWK[at : at + len(ids)],
+                ids,
+                sample.prompt_length or 0,
+                sample_id=sample.sample_id or str(i),
+                group_id=sample.group_id,
                 loss_mask=sample.loss_mask,
-            )  # fmt: skip
+            )
             at += len(ids)
             used += 1
     if used < len(samples):

@@ -94,9 +94,16 @@ def _sequences(batch: Any, where: str) -> Iterator[WireSample]:
     flags = _flags(batch[_MASK], where)
     lens = token_ids(batch[_LENGTHS], where, "sequence_lengths")
     positions = token_ids(batch[_POSITIONS], where, "position_ids")
-    if tokens is None or logprobs is None or lens is None or positions is None \
-            or flags.shape != tokens.shape or logprobs.shape != tokens.shape \
-            or positions.shape != tokens.shape or lens.sum() > len(tokens):  # fmt: skip
+    if (
+        tokens is None
+        or logprobs is None
+        or lens is None
+        or positions is None
+        or flags.shape != tokens.shape
+        or logprobs.shape != tokens.shape
+        or positions.shape != tokens.shape
+        or lens.sum() > len(tokens)
+    ):
         raise FormatError(f"{where}: tokens, masks, log-probs and lengths do not fit together")
     routes = _routes(batch[_ROUTES], len(tokens), where)
     end, last = 0, len(lens) - 1

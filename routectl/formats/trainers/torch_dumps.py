@@ -43,12 +43,16 @@ def _of_jagged(doc: Mapping[str, Any], path: Path) -> list[WireSample]:
         name = str(keys[i]) if isinstance(keys, list) and i < len(keys) else str(i)
         wires.append(
             wire_of(
-                where, numbers_in(ids[i], where), tokens_in(one, where), prompt, sample_id=name,
+                where,
+                numbers_in(ids[i], where),
+                tokens_in(one, where),
+                prompt,
+                sample_id=name,
                 group_id=name.partition("_")[0],
                 logprobs=None if scores is None else numbers_in(scores[i], where).astype("f8"),
                 loss_mask=None if flags is None else whole_mask(flags[i], prompt, len(one), where),
             )
-        )  # fmt: skip
+        )
     return wires
 
 

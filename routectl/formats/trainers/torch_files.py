@@ -109,9 +109,22 @@ def load_torch(path: Path) -> Any:
             doc = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FormatError:
         raise
-    except (zipfile.BadZipFile, UnpicklingError, OSError, EOFError, RuntimeError, ValueError,
-            KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError,
-            MemoryError, AssertionError) as error:  # fmt: skip
+    except (
+        zipfile.BadZipFile,
+        UnpicklingError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+        AssertionError,
+    ) as error:
         raise FormatError(
             f"{path}: damaged, or no torch file of plain data: {one_line(error)}"
         ) from None

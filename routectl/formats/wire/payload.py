@@ -15,9 +15,17 @@ from numpy.typing import NDArray
 from ...errors import FormatError
 
 __all__ = [
-    "NEMO_RL", "NPY_BASE64", "IntArray", "from_base64", "from_lists", "from_nemo_rl", "from_npy",
-    "npy_header", "raw_rows", "wire_dtype",
-]  # fmt: skip
+    "NEMO_RL",
+    "NPY_BASE64",
+    "IntArray",
+    "from_base64",
+    "from_lists",
+    "from_nemo_rl",
+    "from_npy",
+    "npy_header",
+    "raw_rows",
+    "wire_dtype",
+]
 
 IntArray = NDArray[np.integer[Any]]
 

@@ -53,9 +53,7 @@ def _exceptions(config: dict[str, object], source: str) -> tuple[int, tuple[int,
     return 0, ()
 
 
-def _raw(
-    facts: "ModelFacts", reopen: "Callable[[ModelFacts], Dump]"
-) -> "Callable[[int], Sample]":  # fmt: skip
+def _raw(facts: "ModelFacts", reopen: "Callable[[ModelFacts], Dump]") -> "Callable[[int], Sample]":
     """Samples by index, of a dump opened as one whose layers are all MoE and that takes any id."""
     from ...errors import FormatError
     from ...model import ModelFacts

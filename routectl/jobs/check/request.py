@@ -61,9 +61,11 @@ def answer_check(request: CheckRequest) -> Checked:
     if opened.meta.num_experts % ep:
         raise RoutectlError(f"--ep {ep}: {opened.meta.num_experts} experts do not divide by it")
     options = options_of_dump(
-        opened, reading.facts,
-        lambda wide: open_input(request.dump, wide, reading.format, reading.start), ep,
-    )  # fmt: skip
+        opened,
+        reading.facts,
+        lambda wide: open_input(request.dump, wide, reading.format, reading.start),
+        ep,
+    )
     reference = None if request.against is None else reading.open(request.against)
     wanted, left_out = _codes("--select", request.select), _codes("--ignore", request.ignore)
     with watching(opened, "checking") as watched:
@@ -80,6 +82,7 @@ def _codes(flag: str, given: tuple[str, ...]) -> list[str]:
     words = [word.strip() for text in given for word in text.split(",") if word.strip()]
     for word in words:
         if not any(code.startswith(word) for code in known_codes()):
-            raise RoutectlError(f"{flag} {word}: no finding's code begins so",
-                                hint="docs/checks.md lists them")  # fmt: skip
+            raise RoutectlError(
+                f"{flag} {word}: no finding's code begins so", hint="docs/checks.md lists them"
+            )
     return words

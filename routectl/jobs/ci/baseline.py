@@ -21,8 +21,9 @@ def read_baseline(path: Path) -> Numbers:
         return {}
     found = read_report(path)
     if found.get("schema") != _SCHEMA:
-        raise FormatError(f"{path}: got schema {str(found.get('schema'))[:60]!a}, "
-                          f"expected {_SCHEMA}")  # fmt: skip
+        raise FormatError(
+            f"{path}: got schema {str(found.get('schema'))[:60]!a}, expected {_SCHEMA}"
+        )
     checks = found.get("checks")
     if not isinstance(checks, dict) or not all(map(_is_numbers, checks.values())):
         raise FormatError(f"{path}: not a whole baseline: expected numbers by check and name")

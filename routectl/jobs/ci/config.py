@@ -17,8 +17,10 @@ __all__ = ["Check", "CiConfig", "Request", "read_checks"]
 
 Request = DiffRequest | CheckRequest | StalenessRequest
 _VERBS: dict[str, type[Request]] = {
-    "diff": DiffRequest, "check": CheckRequest, "staleness": StalenessRequest,
-}  # fmt: skip
+    "diff": DiffRequest,
+    "check": CheckRequest,
+    "staleness": StalenessRequest,
+}
 _ELSEWHERE = ("reading", "series")  # a series is of many runs: each of its steps can be a check
 _NEEDED = ("old", "new", "dump", "at")
 _FROM_ONE = ("ep", "mini-steps", "num-layers", "top-k", "num-experts", "threads")
@@ -75,8 +77,10 @@ def _table(path: Path) -> dict[str, Any]:
     for name in ("tool", "routectl"):
         found = found.get(name) if isinstance(found, dict) else None
     if not isinstance(found, dict):
-        raise FormatError(f"{path}: no table [tool.routectl] in it",
-                          hint="routectl ci CONFIG.toml reads another file")  # fmt: skip
+        raise FormatError(
+            f"{path}: no table [tool.routectl] in it",
+            hint="routectl ci CONFIG.toml reads another file",
+        )
     return found
 
 
@@ -132,9 +136,11 @@ def _value(where: str, value: Any, kind: Any) -> Any:
         return wanted(value)
     if wanted == tuple[str, ...] and isinstance(value, str) and value:
         return (value,)
-    if wanted == tuple[str, ...] and isinstance(value, list) and all(
-        isinstance(one, str) and one for one in value
-    ):  # fmt: skip
+    if (
+        wanted == tuple[str, ...]
+        and isinstance(value, list)
+        and all(isinstance(one, str) and one for one in value)
+    ):
         return tuple(value)
     if wanted is bool and isinstance(value, bool):
         return value
@@ -143,13 +149,24 @@ def _value(where: str, value: Any, kind: Any) -> Any:
         if value < least:
             raise FormatError(f"{where}: got {value}, expected at least {least}")
         return value
-    words = {str: "a string", Path: "a path", int: "an integer", float: "a number",
-             bool: "true or false"}  # fmt: skip
+    words = {
+        str: "a string",
+        Path: "a path",
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+    }
     raise FormatError(f"{where}: got {_kind(value)}, expected {words.get(wanted, 'strings')}")
 
 
 def _kind(value: Any) -> str:
     """What a TOML value is, in words."""
-    kinds = {str: "a string", bool: "a boolean", int: "an integer", float: "a number",
-             list: "a list", dict: "a table"}  # fmt: skip
+    kinds = {
+        str: "a string",
+        bool: "a boolean",
+        int: "an integer",
+        float: "a number",
+        list: "a list",
+        dict: "a table",
+    }
     return "an empty string" if value == "" else kinds.get(type(value), type(value).__name__)

@@ -44,8 +44,9 @@ class CheckRun:
         given = {n: getattr(self.request, n) for n in _DATA if hasattr(self.request, n)}
         return {
             name: list(value) if isinstance(value, tuple) else str(value)
-            for name, value in given.items() if value
-        }  # fmt: skip
+            for name, value in given.items()
+            if value
+        }
 
 
 def runs_of_check(check: Check, folder: Path) -> list[CheckRun]:
@@ -123,8 +124,13 @@ def answer_run(run: CheckRun, baseline: "Baseline | None") -> "Document":
     """What a run came to, in an entry of routectl.ci/1; trouble too."""
     from ...reports.ci.document import answered, troubled
 
-    about = {"name": run.name, "check": run.check.name, "key": run.key, "verb": run.check.verb,
-             "inputs": run.inputs}  # fmt: skip
+    about = {
+        "name": run.name,
+        "check": run.check.name,
+        "key": run.key,
+        "verb": run.check.verb,
+        "inputs": run.inputs,
+    }
     began = time.perf_counter()
     try:
         _refuse_unknown_baseline(run, baseline)

@@ -23,20 +23,23 @@ __all__ = ["BaseDump", "CodecName", "KeepOrder", "NativeWanted", "Verify", "conv
 CodecName = Annotated[
     str,
     typer.Option(
-        "--codec", metavar="CODEC",
+        "--codec",
+        metavar="CODEC",
         help="Of a native file: plain, packed, set, context or delta; docs/codecs.md.",
     ),
-]  # fmt: skip
+]
 KeepOrder = Annotated[
     bool, typer.Option("--keep-order", help="Keep slot orders where the codec would sort rows.")
 ]
 BaseDump = Annotated[
     str | None,
     typer.Option(
-        "--base", metavar="DUMP", show_default=False,
+        "--base",
+        metavar="DUMP",
+        show_default=False,
         help="With --codec delta, the dump to code against; else the one that SRC was.",
     ),
-]  # fmt: skip
+]
 Verify = Annotated[
     bool,
     typer.Option(
@@ -97,9 +100,13 @@ def convert_to_native(dump: "Dump", dst: Path, wanted: NativeWanted) -> int:
         if wanted.verify:
             _checked_source(dump, wanted.base, on_sample)
         count = write_native(
-            watched, dump.meta, dst, force=wanted.force, coding=coding,
+            watched,
+            dump.meta,
+            dst,
+            force=wanted.force,
+            coding=coding,
             verify=wanted.verify and on_sample,
-        )  # fmt: skip
+        )
     sizes = shrunk_text(dump.meta.file_bytes, dst.stat().st_size)
     elapsed = time.monotonic() - began
     checked = ", verified" if wanted.verify else ""

@@ -22,20 +22,24 @@ __all__ = ["Lossy", "Missing", "To", "Wanted", "convert_to_target", "is_native"]
 To = Annotated[
     str | None,
     typer.Option(
-        "--to", metavar="TARGET", show_default=False,
+        "--to",
+        metavar="TARGET",
+        show_default=False,
         help="native, npz, safetensors, jsonl, jsonl-sglang, verl, verl-padded, slime, "
         "slime-numpy, miles, skyrl, skyrl-0.3, nemo-rl, nemo-rl-tensor, prime-rl, roll, "
         "ms-swift, art or megatron; by the name of DST when not given.",
     ),
-]  # fmt: skip
+]
 Missing = Annotated[
     str | None,
     typer.Option(
-        "--missing", metavar="HOW", show_default=False,
+        "--missing",
+        metavar="HOW",
+        show_default=False,
         help="Missing rows that the target cannot say: arange (0..K-1), zero, minus-one, or drop "
         "(leave the sample out).",
     ),
-]  # fmt: skip
+]
 Lossy = Annotated[bool, typer.Option("--lossy", help="Leave out what the target has no place for.")]
 
 
@@ -85,8 +89,9 @@ def convert_to_target(dump: "Dump", dst: Path, wanted: Wanted) -> int:
     piped = str(dst) == "-"
     if not piped and dst.suffix != target.suffix and (target.suffix or dst.suffix == ".parquet"):
         raise RoutectlError(f"{dst}: {name} is written to NAME{target.suffix or ', a folder'}")
-    shape = Shape(target, dump.meta, _num_layers(dump.meta, wanted.model), wanted.missing,
-                  wanted.lossy)  # fmt: skip
+    shape = Shape(
+        target, dump.meta, _num_layers(dump.meta, wanted.model), wanted.missing, wanted.lossy
+    )
     begun = time.perf_counter()
     passes = 2 if target.kind in ("grid", "pickle") else 1  # the grid's width comes first
     with watching(dump, "converting", passes) as watched:

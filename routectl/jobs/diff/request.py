@@ -80,9 +80,12 @@ def answer_diff(
     if request.logprobs is not None:
         new = _scored(new, request.logprobs)
     old, new = narrow_pair(
-        old, new, match=request.match, samples=request.sample,
+        old,
+        new,
+        match=request.match,
+        samples=request.sample,
         positions=parse_positions(request.positions),
-    )  # fmt: skip
+    )
     layers = parse_layers(request.layers)
     options = DiffOptions(request.match, request.tokens, layers, request.examples, detail=detail)
     again = None if request.rerun is None else reading.open(request.rerun)

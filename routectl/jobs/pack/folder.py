@@ -122,8 +122,13 @@ def _write(
         meta, margins=False, group_margins=False, gates=False
     )
     write_native(_without_routes(one_layer, extents), bare, folder / SAMPLES, force=False)
-    about = {"path": meta.path, "format": meta.format, "file_bytes": meta.file_bytes,
-             "engine": meta.engine, "engine_version": meta.engine_version}  # fmt: skip
+    about = {
+        "path": meta.path,
+        "format": meta.format,
+        "file_bytes": meta.file_bytes,
+        "engine": meta.engine,
+        "engine_version": meta.engine_version,
+    }
     manifest = {
         "routectl": __version__,
         "source": about,

@@ -14,8 +14,14 @@ if TYPE_CHECKING:
     from ...layouts.plan import Plan
 
 __all__ = [
-    "LayoutOptions", "layers_of", "lens_of", "packing_of", "parse_lens", "parse_ranks", "renumber",
-]  # fmt: skip
+    "LayoutOptions",
+    "layers_of",
+    "lens_of",
+    "packing_of",
+    "parse_lens",
+    "parse_ranks",
+    "renumber",
+]
 
 _RANKS = ("dp", "cp", "tp", "pp")
 
@@ -156,16 +162,20 @@ def _plan(options: LayoutOptions, lens: list[int], ids: list[str | None]) -> "Pl
         from ...formats.replay.plans import read_plan
 
         if options.max_tokens_per_gpu is not None or options.dp > 1:
-            raise RoutectlError("--plan already says dp and micro-batches: drop --dp and "
-                                "--max-tokens-per-gpu")  # fmt: skip
+            raise RoutectlError(
+                "--plan already says dp and micro-batches: drop --dp and --max-tokens-per-gpu"
+            )
         return read_plan(options.plan, options.cp, ids, lens)
     if options.dp == 1 and options.max_tokens_per_gpu is None:
         return None
 
     return build_plan(
-        lens, options.dp, max_tokens_per_gpu=options.max_tokens_per_gpu, cp=options.cp,
+        lens,
+        options.dp,
+        max_tokens_per_gpu=options.max_tokens_per_gpu,
+        cp=options.cp,
         balance=options.balance,
-    )  # fmt: skip
+    )
 
 
 def _pipeline(options: LayoutOptions, num_layers: int) -> "Pipeline | None":
@@ -175,9 +185,15 @@ def _pipeline(options: LayoutOptions, num_layers: int) -> "Pipeline | None":
     if (options.pp, options.vpp) == (1, 1) and options.pipeline_layout is None:
         return None
     return Pipeline(
-        num_layers, options.pp, options.vpp, options.first_stage, options.last_stage,
-        options.account_embedding, options.account_loss, options.pipeline_layout,
-    )  # fmt: skip
+        num_layers,
+        options.pp,
+        options.vpp,
+        options.first_stage,
+        options.last_stage,
+        options.account_embedding,
+        options.account_loss,
+        options.pipeline_layout,
+    )
 
 
 def packing_of(
@@ -188,9 +204,19 @@ def packing_of(
 
     given: dict[str, Any] = {
         name: getattr(options, name)
-        for name in ("framework", "tp", "cp", "pad_multiplier", "fp8", "sample_multiple",
-                     "min_local_rows", "bucket", "form", "seq_len")
-    }  # fmt: skip
+        for name in (
+            "framework",
+            "tp",
+            "cp",
+            "pad_multiplier",
+            "fp8",
+            "sample_multiple",
+            "min_local_rows",
+            "bucket",
+            "form",
+            "seq_len",
+        )
+    }
     try:
         pipeline = _pipeline(options, num_layers)
         packing = Packing(lens, **given, plan=_plan(options, lens, ids), pipeline=pipeline)

@@ -12,8 +12,18 @@ __all__ = ["check_given"]
 
 _WRITING = {"lens", "against"}
 _DRAWING = {"against", "rank", "as_json", "padding", "dtype", "allow_missing", "force", "ep"}
-_DRAWING_LENS = {"dump", "rows", "context", "moe_layer_freq", "model", "num_layers", "top_k",
-                 "num_experts", "wire", "start"}  # fmt: skip
+_DRAWING_LENS = {
+    "dump",
+    "rows",
+    "context",
+    "moe_layer_freq",
+    "model",
+    "num_layers",
+    "top_k",
+    "num_experts",
+    "wire",
+    "start",
+}
 _VERIFYING = {"dump", "lens", "padding", "allow_missing", "force"}
 
 

@@ -151,8 +151,9 @@ def _suspects(
         trouble[key] += sum(share.packing.lens) if place in files.misfits else 0
     judged = None
     for key in (key for key, wrong in trouble.most_common(_GROUPS) if wrong):
-        counts = sum((tally.wrong_at.get(files.names[p], Counter()) for p in groups[key]),
-                     Counter[int]())  # fmt: skip
+        counts = sum(
+            (tally.wrong_at.get(files.names[p], Counter()) for p in groups[key]), Counter[int]()
+        )
         layer, suspects = _match(job, {p: found[p] for p in groups[key]}, counts)
         if layer is not None:
             judged = judged or (key[0], key[1], layer)
@@ -185,8 +186,10 @@ def _match(
     routes = [sample.routes for sample in job.dump.select(samples=samples)]
     suspects = find_suspects(packing, tensors, routes, job.dump.meta.layers_L.index(layer))
     as_declared = any(
-        s.rate == 1 and packing.framework in s.frameworks and packing.form == s.form
+        s.rate == 1
+        and packing.framework in s.frameworks
+        and packing.form == s.form
         and not (s.shift or s.layer_shift or s.options)
         for s in suspects
-    )  # fmt: skip
+    )
     return (None, ()) if as_declared else (layer, tuple(suspects))

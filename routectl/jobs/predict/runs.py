@@ -40,16 +40,20 @@ def fit_versions(
         fitted = fit_predictor(old.recipe, states, later, split, on_layer=advance)
     used_T = split.fit_T | split.choose_T
     facts = PredictorFacts(
-        family=old.recipe.family, old=old.name, later=tuple(one.name for one in versions.later),
+        family=old.recipe.family,
+        old=old.name,
+        later=tuple(one.name for one in versions.later),
         routers={one.name: one.digest for one in (old, *versions.later)},
-        tokens=int(used_T.sum()), sequences=len(lens),
+        tokens=int(used_T.sum()),
+        sequences=len(lens),
         held=count_sequences(split.held_T, lens),
         layers=tuple(
-            PredictorLayer(layer, fit.ridge, fit.kl_frozen, fit.kl, fit.choose_kl_frozen,
-                           fit.choose_kl)
+            PredictorLayer(
+                layer, fit.ridge, fit.kl_frozen, fit.kl, fit.choose_kl_frozen, fit.choose_kl
+            )
             for layer, fit in fitted.items()
         ),
-    )  # fmt: skip
+    )
     weights = {layer: fit.weight_DE for layer, fit in fitted.items()}
     return Predictor(weights, prefixes_T[used_T], facts)
 
@@ -98,9 +102,13 @@ def judge_versions(
             )
             advance(len(true_TLK))
     return PredictionScores(
-        old.name, None if before is None else before.name, tuple(comparisons),
-        _fitted(versions, predictor), int(rows_T.sum()), int((~rows_T).sum()),
-    )  # fmt: skip
+        old.name,
+        None if before is None else before.name,
+        tuple(comparisons),
+        _fitted(versions, predictor),
+        int(rows_T.sum()),
+        int((~rows_T).sum()),
+    )
 
 
 def emit_predicted(
@@ -115,8 +123,11 @@ def emit_predicted(
         old.recipe, routers, hidden, lens=hidden.lens, token_ids_T=hidden.token_ids_T
     )
     facts = predictor.facts
-    made = {"mode": "predicted", "version": old.name, "predictor": f"{facts.old} to "
-            + ", ".join(facts.later)}  # fmt: skip
+    made = {
+        "mode": "predicted",
+        "version": old.name,
+        "predictor": f"{facts.old} to " + ", ".join(facts.later),
+    }
     meta = input_meta(old.recipe, hidden, made)
     return write_native(input_samples(found, hidden), meta, path, force=force)
 

@@ -144,9 +144,11 @@ class Sources:
         """Refuse a file of other tokens."""
         ids_T, base_T = hidden.token_ids_T, self.base.token_ids_T
         if (
-            ids_T is None or base_T is None or hidden.lens != self.base.lens
+            ids_T is None
+            or base_T is None
+            or hidden.lens != self.base.lens
             or not bool((ids_T == base_T).all())
-        ):  # fmt: skip
+        ):
             raise MismatchError(f"{hidden.path}: other tokens than {self.base.path} has")
 
 
@@ -175,8 +177,11 @@ def _recomputed(
     for length in base.lens:
         ids = ids_T[begin : begin + length]
         begin += length
-        samples.append(Sample(None, prompt_ids=ids, response_ids=ids[:0], prompt_length=length,
-                              response_length=0))  # fmt: skip
+        samples.append(
+            Sample(
+                None, prompt_ids=ids, response_ids=ids[:0], prompt_length=length, response_length=0
+            )
+        )
     width = prepared.store.skeleton.model.config.get_text_config().hidden_size
     shapes = InputShapes(prepared.layers, base.lens, width, stored)
     with writing_inputs(target, shapes, ids_T.tolist(), force=True) as writer:

@@ -103,8 +103,11 @@ def _run(name: str, prepared: "Prepared", source: "Dump", base: "Dump") -> Noise
         for result, sample in zip(results, base, strict=True):
             ids_TLK = result.ids_TLK if result.live_TLK is None else result.live_TLK
             routes = sample.routes
-            if (routes is None or routes.missing_TL is not None
-                    or routes.ids_TLK.shape != ids_TLK.shape):  # fmt: skip
+            if (
+                routes is None
+                or routes.missing_TL is not None
+                or routes.ids_TLK.shape != ids_TLK.shape
+            ):
                 raise ValueError(f"sample {result.index}: the base is of another run")
             differs_TLK = np.sort(ids_TLK, axis=2) != np.sort(routes.ids_TLK, axis=2)
             rows += differs_TLK[..., 0].size

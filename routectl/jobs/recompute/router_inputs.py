@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from ...routers.recipe import Recipe
 
 __all__ = [
-    "input_meta", "input_samples", "keeping_inputs", "layer_routers", "recompute_from_inputs",
-]  # fmt: skip
+    "input_meta",
+    "input_samples",
+    "keeping_inputs",
+    "layer_routers",
+    "recompute_from_inputs",
+]
 
 
 def recompute_from_inputs(
@@ -53,11 +57,14 @@ def layer_routers(opened: Any) -> "Mapping[int, LayerRouter]":
 
     return {
         layer: LayerRouter(
-            held.weight, held.linear_bias, held.expert_bias,
-            held.extras.get("tid2eid"), held.extras.get("per_expert_scale"),
+            held.weight,
+            held.linear_bias,
+            held.expert_bias,
+            held.extras.get("tid2eid"),
+            held.extras.get("per_expert_scale"),
         )
         for layer, held in router_tensors(opened).items()
-    }  # fmt: skip
+    }
 
 
 def input_samples(found: "list[InputRoutes]", hidden: "RouterInputs") -> "Iterator[Sample]":
@@ -81,9 +88,11 @@ def input_samples(found: "list[InputRoutes]", hidden: "RouterInputs") -> "Iterat
         yield Sample(
             dataclasses.replace(result.routes, margin_TL=margins[0], group_margin_TL=margins[1]),
             sample_id=str(index),
-            prompt_ids=ids, response_ids=None if ids is None else ids[:0],
-            prompt_length=tokens, response_length=0,
-        )  # fmt: skip
+            prompt_ids=ids,
+            response_ids=None if ids is None else ids[:0],
+            prompt_length=tokens,
+            response_length=0,
+        )
 
 
 def input_meta(recipe: "Recipe", hidden: "RouterInputs", made: Mapping[str, str]) -> "DumpMeta":
@@ -91,12 +100,20 @@ def input_meta(recipe: "Recipe", hidden: "RouterInputs", made: Mapping[str, str]
     from ...dump import DumpMeta
 
     return DumpMeta(
-        path=str(hidden.path), format="safetensors", layers_L=tuple(sorted(hidden)),
-        top_k=recipe.top_k, num_experts=recipe.columns, engine="routectl",
-        engine_version=__version__, model=recipe.family, facts_source="the checkpoint",
-        order="score", margins=True, group_margins=recipe.grouped,
+        path=str(hidden.path),
+        format="safetensors",
+        layers_L=tuple(sorted(hidden)),
+        top_k=recipe.top_k,
+        num_experts=recipe.columns,
+        engine="routectl",
+        engine_version=__version__,
+        model=recipe.family,
+        facts_source="the checkpoint",
+        order="score",
+        margins=True,
+        group_margins=recipe.grouped,
         provenance={**made, "recipe": recipe.describe(), "source": recipe.source},
-    )  # fmt: skip
+    )
 
 
 @contextmanager

@@ -35,10 +35,16 @@ def recomputed_sample(sample: "Sample", result: "Forwarded", meta: "DumpMeta") -
     margins = [None if m is None else margins_to_float16(m) for m in both]
     routes = Routes(ids_TLK, meta.layers_L, meta.num_experts, 0, None, *margins)
     return dataclasses.replace(
-        sample, routes=routes, logprobs=result.logprobs_G, weight_spans=(), finish_reason=None,
-        cached_tokens=None, retractions=None, start_inferred=False,
+        sample,
+        routes=routes,
+        logprobs=result.logprobs_G,
+        weight_spans=(),
+        finish_reason=None,
+        cached_tokens=None,
+        retractions=None,
+        start_inferred=False,
         gates=kept_gates(sample, result),
-    )  # fmt: skip
+    )
 
 
 def meta_of(prepared: "Prepared", source: "Dump", mode: str) -> "DumpMeta":
@@ -48,13 +54,21 @@ def meta_of(prepared: "Prepared", source: "Dump", mode: str) -> "DumpMeta":
     first = prepared.routers[0]
     about = {name: str(value) for name, value in prepared.provenance.items()}
     return DumpMeta(
-        path=source.meta.path, format=source.meta.format, layers_L=prepared.layers,
-        num_experts=first.num_choices, top_k=first.top_k, engine="transformers",
-        engine_version=about["transformers"], model=about["model_type"],
-        facts_source="the checkpoint", file_bytes=source.meta.file_bytes, order="score",
-        margins=True, gates=prepared.options.gates is not None,
+        path=source.meta.path,
+        format=source.meta.format,
+        layers_L=prepared.layers,
+        num_experts=first.num_choices,
+        top_k=first.top_k,
+        engine="transformers",
+        engine_version=about["transformers"],
+        model=about["model_type"],
+        facts_source="the checkpoint",
+        file_bytes=source.meta.file_bytes,
+        order="score",
+        margins=True,
+        gates=prepared.options.gates is not None,
         provenance={**about, "mode": mode},
-    )  # fmt: skip
+    )
 
 
 def job_of(prepared: "Prepared", source: "Dump") -> dict[str, Any]:
@@ -68,7 +82,10 @@ def job_of(prepared: "Prepared", source: "Dump") -> dict[str, Any]:
     about = {n: str(v) for n, v in prepared.provenance.items() if n not in aside}
     return {
         "checkpoint": str(prepared.options.checkpoint.resolve()),
-        "dump": source.meta.path, "dump_bytes": source.meta.file_bytes, "samples": len(source),
-        **about, "logprobs": prepared.options.want_logprobs,
+        "dump": source.meta.path,
+        "dump_bytes": source.meta.file_bytes,
+        "samples": len(source),
+        **about,
+        "logprobs": prepared.options.want_logprobs,
         "gate_logprobs": prepared.options.gates is not None,
-    }  # fmt: skip
+    }

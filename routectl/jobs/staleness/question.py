@@ -57,9 +57,7 @@ class Question:
         with watching(dump, "comparing") as watched:
             result = staleness(watched, versions, options)
         advice = advise(result, mini_steps=self.mini_steps, eps=self.eps)
-        failed = judge_staleness(
-            result, self.limits, eps=self.eps, baseline=self.baseline
-        )  # fmt: skip
+        failed = judge_staleness(result, self.limits, eps=self.eps, baseline=self.baseline)
         judged = Judged(tuple(limit.text for limit in self.limits), failed, self.eps)
         shifts = router_shifts(versions, options)
         return staleness_document(result, advice, options, judged=judged, shifts=shifts)

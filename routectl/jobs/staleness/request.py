@@ -81,10 +81,17 @@ class StalenessRequest:
         """What is compared, and how."""
         layers = parse_layers(self.layers)
         return _options(
-            self.level, version_map=_mapped(self.version_map), own=self.own,
-            layers=None if layers is None else tuple(layers), tokens=self.tokens, match=self.match,
-            rows=self.rows, cached=self.cached, clusters=self.clusters, examples=self.examples,
-        )  # fmt: skip
+            self.level,
+            version_map=_mapped(self.version_map),
+            own=self.own,
+            layers=None if layers is None else tuple(layers),
+            tokens=self.tokens,
+            match=self.match,
+            rows=self.rows,
+            cached=self.cached,
+            clusters=self.clusters,
+            examples=self.examples,
+        )
 
 
 def answer_staleness(
@@ -116,10 +123,16 @@ def answer_staleness(
         _open, request.dump, facts or weights, facts, reading.format, reading.start
     )
     how = Recomputing(
-        cache=request.cache, mode=request.mode, device=request.device, dtype=request.dtype,
-        streaming=request.streaming, threads=request.threads, logprobs=request.logprobs,
-        gates=request.gate_logprobs, some_layers=request.layers is not None,
-    )  # fmt: skip
+        cache=request.cache,
+        mode=request.mode,
+        device=request.device,
+        dtype=request.dtype,
+        streaming=request.streaming,
+        threads=request.threads,
+        logprobs=request.logprobs,
+        gates=request.gate_logprobs,
+        some_layers=request.layers is not None,
+    )
     versions = Versions(
         given, open_source, how, lambda path: _open(path, facts or weights, facts, None, None)
     )
@@ -134,9 +147,12 @@ def answer_staleness(
 
 
 def _open(
-    path: str, otherwise: "ModelFacts | Path | None", facts: "ModelFacts | Path | None",
-    form: str | None, start: int | None,
-) -> "Dump":  # fmt: skip
+    path: str,
+    otherwise: "ModelFacts | Path | None",
+    facts: "ModelFacts | Path | None",
+    form: str | None,
+    start: int | None,
+) -> "Dump":
     """A dump with its own facts, or those given; ``otherwise`` where it does not know any."""
     try:
         return open_input(path, facts, form, start)

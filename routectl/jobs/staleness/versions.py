@@ -76,9 +76,12 @@ class Versions:
     """The versions of one command line: opened and checked first, recomputed after that."""
 
     def __init__(
-        self, given: Sequence[At], open_source: "Callable[[], Dump]", how: Recomputing,
+        self,
+        given: Sequence[At],
+        open_source: "Callable[[], Dump]",
+        how: Recomputing,
         open_at: "Callable[[str], Dump]",
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.given, self.source, self.how = given, open_source(), how
         self._open_source = open_source
         if how.mode not in _MODES:
@@ -172,17 +175,25 @@ class Versions:
         for at in checkpoints:
             try:
                 options = RunOptions(
-                    checkpoint=Path(at.where), device=crew.devices[0], sharing=crew.sharing,
-                    dtype=how.dtype, mode=_MODES[how.mode][0], streaming=how.streaming,
-                    want_logprobs=logprobs, check_tokens=CHECKED_TOKENS,
-                )  # fmt: skip
+                    checkpoint=Path(at.where),
+                    device=crew.devices[0],
+                    sharing=crew.sharing,
+                    dtype=how.dtype,
+                    mode=_MODES[how.mode][0],
+                    streaming=how.streaming,
+                    want_logprobs=logprobs,
+                    check_tokens=CHECKED_TOKENS,
+                )
             except ValueError as error:
                 raise RoutectlError(str(error)) from None
             assert how.cache is not None
             work = Work(
-                options=options, open_source=self._open_source, indices=(), output=how.cache,
+                options=options,
+                open_source=self._open_source,
+                indices=(),
+                output=how.cache,
                 gates=how.gates is not False,
-            )  # fmt: skip
+            )
             works[at], found[at] = _with_gates(work, at, how.gates is None)
             _refuse_other_shape(at, found[at], self.source, how.some_layers)
         return works, found

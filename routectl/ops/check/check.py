@@ -71,9 +71,11 @@ class _Pass:
         self.tokens += routes.num_tokens
         self.rows += routes.rows
         scan = scan_sample(
-            routes.ids_TLK, routes.num_experts, routes.missing_TL,
+            routes.ids_TLK,
+            routes.num_experts,
+            routes.missing_TL,
             zero_twice=self.options.zero_experts > 0,
-        )  # fmt: skip
+        )
         if routes.missing_TL is not None:
             self.filler_L += routes.top_k * routes.missing_TL.sum(axis=0)
             if bad_TL is not None:  # they have a finding of their own
@@ -115,8 +117,9 @@ def check(
     if reference is not None:
         sizes = [(d.meta.num_experts, d.meta.top_k) for d in (dump, reference)]
         if sizes[0] != sizes[1]:
-            raise MismatchError(f"the two sides are of different models: E and K are {sizes[0]} "
-                                f"and {sizes[1]}")  # fmt: skip
+            raise MismatchError(
+                f"the two sides are of different models: E and K are {sizes[0]} and {sizes[1]}"
+            )
         partners = dict(join_keys(dump.keys, reference.keys).pairs)
     run = _Pass(dump.meta, options or CheckOptions(), reference)
     for index in range(len(dump)):

@@ -29,8 +29,13 @@ class Score:
         return self.before / self.rows if self.rows else None
 
     def __add__(self, other: "Score") -> "Score":
-        return Score(self.code, self.name, self.rows + other.rows,
-                     self.mismatched + other.mismatched, self.before + other.before)  # fmt: skip
+        return Score(
+            self.code,
+            self.name,
+            self.rows + other.rows,
+            self.mismatched + other.mismatched,
+            self.before + other.before,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +65,12 @@ class Explanation:
         pairs = zip(self.rows_L, other.rows_L, strict=True)
         wrong = zip(self.mismatched_L, other.mismatched_L, strict=True)
         return Explanation(
-            self.rows + other.rows, self.mismatched + other.mismatched,
-            self.explained + other.explained, self.layers,
-            tuple(a + b for a, b in pairs), tuple(a + b for a, b in wrong),
-            tuple(merged.values()), tuple(dict([*self.permutations, *other.permutations]).items()),
-        )  # fmt: skip
+            self.rows + other.rows,
+            self.mismatched + other.mismatched,
+            self.explained + other.explained,
+            self.layers,
+            tuple(a + b for a, b in pairs),
+            tuple(a + b for a, b in wrong),
+            tuple(merged.values()),
+            tuple(dict([*self.permutations, *other.permutations]).items()),
+        )

@@ -52,8 +52,13 @@ class CheckFinding:
         if self.key != other.key:
             raise ValueError(f"{self.code} and {other.code} are not one finding")
         layers = tuple(sorted({*self.layers, *other.layers}))
-        return replace(self, rows=self.rows + other.rows, samples=self.samples + other.samples,
-                       layers=layers, places=(*self.places, *other.places)[:_PLACES])  # fmt: skip
+        return replace(
+            self,
+            rows=self.rows + other.rows,
+            samples=self.samples + other.samples,
+            layers=layers,
+            places=(*self.places, *other.places)[:_PLACES],
+        )
 
 
 @dataclass(slots=True)
@@ -63,9 +68,14 @@ class Book:
     found: dict[tuple[str, str], CheckFinding] = field(default_factory=dict)
 
     def add(
-        self, code: str, where: Place | None, *, rows: int = 0, layers: Iterable[int] = (),
+        self,
+        code: str,
+        where: Place | None,
+        *,
+        rows: int = 0,
+        layers: Iterable[int] = (),
         detail: str = "",
-    ) -> None:  # fmt: skip
+    ) -> None:
         """One sample's part of a finding; ``where`` is its first place."""
         samples, places = (0, ()) if where is None else (1, (where,))
         new = CheckFinding(code, detail, rows, samples, tuple(sorted(set(layers))), places)
@@ -106,8 +116,14 @@ class CheckResult:
         whole = self.explanation or other.explanation
         if self.explanation is not None and other.explanation is not None:
             whole = self.explanation + other.explanation
-        return CheckResult(self.meta, self.samples + other.samples, self.tokens + other.tokens,
-                           self.rows + other.rows, _ordered(merged.values()), whole)  # fmt: skip
+        return CheckResult(
+            self.meta,
+            self.samples + other.samples,
+            self.tokens + other.tokens,
+            self.rows + other.rows,
+            _ordered(merged.values()),
+            whole,
+        )
 
     def selected(self, select: Iterable[str], ignore: Iterable[str]) -> "CheckResult":
         """With the findings whose code starts with one of ``select`` and none of ``ignore``."""

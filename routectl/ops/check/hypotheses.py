@@ -173,8 +173,13 @@ class Comparer:
         rows, wrong = int(self.rows_L.sum()), int(self.wrong_L.sum())
         if self.by_ordinal and rows and wrong < rows / 2:
             numbers = f"{self.reference.layers_L[0]} to {self.reference.layers_L[-1]}"
-            book.add("R704", None, rows=rows, layers=self.layers,
-                     detail=f"the reference's layers {numbers} fit in their order")  # fmt: skip
+            book.add(
+                "R704",
+                None,
+                rows=rows,
+                layers=self.layers,
+                detail=f"the reference's layers {numbers} fit in their order",
+            )
         self.explained += self.sketches.judge(self.tokens, book)
         self.explained += self.tokens.name_as_others(book)
         tried, explained = judge_tokens(self.tokens, self.layers, experts, book, maps)
@@ -186,9 +191,15 @@ class Comparer:
         self._judge_rest(stale, in_place)
         best = sorted(self.scores.values(), key=lambda s: 1.0 if s.rate is None else s.rate)
         return Explanation(
-            rows, wrong, self.explained, self.layers, tuple(self.rows_L.tolist()),
-            tuple(self.wrong_L.tolist()), tuple(best), tuple(sorted(maps.items())),
-        )  # fmt: skip
+            rows,
+            wrong,
+            self.explained,
+            self.layers,
+            tuple(self.rows_L.tolist()),
+            tuple(self.wrong_L.tolist()),
+            tuple(best),
+            tuple(sorted(maps.items())),
+        )
 
     def _judge_rest(self, stale: int, in_place: str | None) -> None:
         """Whether rounding explains the rows that nothing else does.

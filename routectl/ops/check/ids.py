@@ -50,8 +50,13 @@ def reread(
     missing_TL = bad_TL if wide.missing_TL is None else bad_TL | wide.missing_TL[:, moe]
     if not named and not bad_TL.any():
         book.add("R001", Place(name), detail=str(error))
-    routes = Routes(ids_TLK, facts.layers, facts.num_experts, wide.start,
-                    missing_TL if missing_TL.any() else None)  # fmt: skip
+    routes = Routes(
+        ids_TLK,
+        facts.layers,
+        facts.num_experts,
+        wide.start,
+        missing_TL if missing_TL.any() else None,
+    )
     return Refused(replace(sample, routes=routes), bad_TL)
 
 
@@ -63,8 +68,13 @@ def _check_dense(wide: Routes, dense: list[int], name: str, book: Book) -> bool:
         missing = 0 if wide.missing_TL is None else int(wide.missing_TL[:, column].sum())
         if ids_TK.size and missing < len(ids_TK) and (ids_TK != ids_TK.flat[0]).any():
             detail = "like routes" if _like_routes(ids_TK) else "like memory that nobody wrote"
-            book.add("R303", Place(name, wide.start, wide.layers_L[column]), detail=detail,
-                     rows=len(ids_TK) - missing, layers=[wide.layers_L[column]])  # fmt: skip
+            book.add(
+                "R303",
+                Place(name, wide.start, wide.layers_L[column]),
+                detail=detail,
+                rows=len(ids_TK) - missing,
+                layers=[wide.layers_L[column]],
+            )
             found = True
     return found
 
@@ -89,8 +99,13 @@ def _check_range(
         row, column = (int(n) for n in np.argwhere(wrong_TL)[0])
         layers = [facts.layers[i] for i in np.flatnonzero(wrong_TL.any(axis=0))]
         detail = _why_out(ids_TLK[wrong_TL], limit, float(wrong_TL.mean(axis=0).max()))
-        book.add("R101", Place(name, wide.start + row, facts.layers[column]),
-                 rows=int(wrong_TL.sum()), layers=layers, detail=detail)  # fmt: skip
+        book.add(
+            "R101",
+            Place(name, wide.start + row, facts.layers[column]),
+            rows=int(wrong_TL.sum()),
+            layers=layers,
+            detail=detail,
+        )
     legal = np.where(bad_TL[:, :, None], 0, ids_TLK).astype(ids_dtype(limit))
     return np.ascontiguousarray(legal), bad_TL
 

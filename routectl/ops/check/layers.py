@@ -149,11 +149,15 @@ def judge_layers(
         name = f"layer {layers[column]}"
         size, before = len(ours), round(len(ours) * (1 - own))
         left = 1 - float(match_L[other])
-        tried.append(Score("R705", f"{name}: routes of layer {layers[other]}", size,
-                           round(size * left), before))  # fmt: skip
+        tried.append(
+            Score(
+                "R705", f"{name}: routes of layer {layers[other]}", size, round(size * left), before
+            )
+        )
         to_E, remains = _renumbered(ours[:, column], theirs[:, column], num_experts)
-        tried.append(Score("R706", f"{name}: experts renumbered", size, round(size * remains),
-                           before))  # fmt: skip
+        tried.append(
+            Score("R706", f"{name}: experts renumbered", size, round(size * remains), before)
+        )
         best = wins(tried[-2:])
         if best is None:
             alone = _like_chance(ours[:, [column]], theirs[:, [column]])

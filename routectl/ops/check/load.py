@@ -121,7 +121,10 @@ def filler_by_rank(load_LE: NDArray[np.int64], filler_L: NDArray[np.int64], ep: 
     ranks_LR = load_LE.reshape(len(load_LE), ep, -1).sum(axis=2).astype(np.float64)
     with_LR = ranks_LR.copy()
     with_LR[:, 0] += filler_L
-    busiest = [float((r / np.maximum(r.mean(axis=1, keepdims=True), 1)).max())
-               for r in (ranks_LR, with_LR)]  # fmt: skip
-    return (f"busiest of {ep} ranks, worst layer: {busiest[1]:.3f} x mean with the filler, "
-            f"{busiest[0]:.3f} without")  # fmt: skip
+    busiest = [
+        float((r / np.maximum(r.mean(axis=1, keepdims=True), 1)).max()) for r in (ranks_LR, with_LR)
+    ]
+    return (
+        f"busiest of {ep} ranks, worst layer: {busiest[1]:.3f} x mean with the filler, "
+        f"{busiest[0]:.3f} without"
+    )

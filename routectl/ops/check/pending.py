@@ -42,9 +42,14 @@ class Pending:
     kept: int = 0
 
     def add(
-        self, place: Place, wrong: int, dump_NLK: Ids, reference_NLK: Ids,
-        scores: Sequence[Score] = (), margins: tuple[int, int] = (0, 0),
-    ) -> None:  # fmt: skip
+        self,
+        place: Place,
+        wrong: int,
+        dump_NLK: Ids,
+        reference_NLK: Ids,
+        scores: Sequence[Score] = (),
+        margins: tuple[int, int] = (0, 0),
+    ) -> None:
         """Keep a run, or as much of it as there is room for, with what orders of rows leave."""
         room = min(_OF_ONE, max(_CAP - self.kept, 0))
         step = -(-len(dump_NLK) // room) if room else len(dump_NLK)
@@ -83,8 +88,10 @@ class Pending:
 
     def sides(self) -> tuple[Ids, Ids]:
         """The ids of all runs, of both sides."""
-        return (np.concatenate([run.dump_NLK for run in self.runs]),
-                np.concatenate([run.reference_NLK for run in self.runs]))  # fmt: skip
+        return (
+            np.concatenate([run.dump_NLK for run in self.runs]),
+            np.concatenate([run.reference_NLK for run in self.runs]),
+        )
 
     def name(self, book: Book, code: str, detail: str = "") -> None:
         """Make every run part of a finding."""

@@ -89,8 +89,13 @@ def _check_missing(view: View, hash_layers: tuple[int, ...], book: Book) -> None
         touched = [layers[i] for i in np.flatnonzero(part.any(axis=0))]
         code, detail = _kind_of_gap(view, first, end)
         every = part.all()
-        book.add(code, view.place(first, None if every else column), rows=int(part.sum()),
-                 layers=[] if every else touched, detail=detail)  # fmt: skip
+        book.add(
+            code,
+            view.place(first, None if every else column),
+            rows=int(part.sum()),
+            layers=[] if every else touched,
+            detail=detail,
+        )
 
 
 def _kind_of_gap(view: View, first: int, end: int) -> tuple[str, str]:
@@ -158,7 +163,11 @@ def _why_twice(view: View, twice_TL: Bools) -> str:
     """What rows with repeated ids look like, all of them."""
     rows_NK = view.routes.ids_TLK[twice_TL]
     top_k = rows_NK.shape[1]
-    if top_k % 4 == 0 and len(rows_NK) > 3 and not rows_NK.reshape(len(rows_NK), -1, 4)[:, :, 1:].any():  # noqa: E501  # fmt: skip
+    if (
+        top_k % 4 == 0
+        and len(rows_NK) > 3
+        and not rows_NK.reshape(len(rows_NK), -1, 4)[:, :, 1:].any()
+    ):  # noqa: E501
         return "int32 read as bytes"
     if (rows_NK == rows_NK[:, :1]).all():
         values = np.unique(rows_NK)
@@ -192,8 +201,7 @@ def _check_uniform(view: View, book: Book) -> None:
     if not alike_T.any():
         return
     row = int(np.flatnonzero(alike_T)[0])
-    book.add("R208", view.place(row), rows=int(alike_T.sum()) * layers,
-             detail=_where(alike_T))  # fmt: skip
+    book.add("R208", view.place(row), rows=int(alike_T.sum()) * layers, detail=_where(alike_T))
 
 
 def _untrusted(view: View) -> Bools:

@@ -66,8 +66,13 @@ def check_segments(sample: Sample, name: str, book: Book) -> None:
         rounding = segment.apart == 0 and segment.differing <= _ROUNDING * segment.shared
         versions = {span.version for span in sample.weight_spans}
         detail = "under several weight versions" if len(versions) > 1 and not rounding else ""
-        book.add("R404" if rounding else "R403", Place(name, *segment.first),
-                 rows=segment.differing, layers=segment.layers, detail=detail)  # fmt: skip
+        book.add(
+            "R404" if rounding else "R403",
+            Place(name, *segment.first),
+            rows=segment.differing,
+            layers=segment.layers,
+            detail=detail,
+        )
 
 
 class WeightVersions:
@@ -137,8 +142,9 @@ def _compare(one: Routes, other: Routes, end: int, name: str, book: Book) -> Non
         if routes.missing_TL is not None:
             mask = routes.missing_TL[part]
             skip = mask if skip is None else skip | mask
-    counts = diff_rows(one.ids_TLK[sides[0]], other.ids_TLK[sides[1]], one.num_experts,
-                       skip_TL=skip)  # fmt: skip
+    counts = diff_rows(
+        one.ids_TLK[sides[0]], other.ids_TLK[sides[1]], one.num_experts, skip_TL=skip
+    )
     rows = int(counts.swaps_LS.sum())
     wrong = int(counts.swaps_LS[:, 1:].sum())
     if rows >= _LEAST_ROWS and wrong > _UNLIKE * rows:

@@ -60,9 +60,7 @@ class Counts:
 
     def uncovered(self, rows_old: int, rows_new: int) -> "Counts":
         """The same with so many more rows that the other side does not cover."""
-        return replace(
-            self, only_old=self.only_old + rows_old, only_new=self.only_new + rows_new
-        )  # fmt: skip
+        return replace(self, only_old=self.only_old + rows_old, only_new=self.only_new + rows_new)
 
     @classmethod
     def empty(cls, num_layers: int, top_k: int, num_experts: int) -> "Counts":
@@ -73,10 +71,18 @@ class Counts:
 
         layers = num_layers
         return cls(
-            zeros(layers, top_k + 1), zeros(layers), zeros(layers, num_experts),
-            zeros(layers, num_experts), zeros(layers), zeros(layers + 1), zeros(layers),
-            zeros(len(PLACES), 4), zeros(NUM_BINS, 4), 0, 0,
-        )  # fmt: skip
+            zeros(layers, top_k + 1),
+            zeros(layers),
+            zeros(layers, num_experts),
+            zeros(layers, num_experts),
+            zeros(layers),
+            zeros(layers + 1),
+            zeros(layers),
+            zeros(len(PLACES), 4),
+            zeros(NUM_BINS, 4),
+            0,
+            0,
+        )
 
     @classmethod
     def of_rows(
@@ -104,11 +110,18 @@ class Counts:
         np.add.at(bins, bin_T, columns)
         missing = np.zeros(layers, np.int64) if skip_TL is None else skip_TL.sum(axis=0)
         return cls(
-            rows.swaps_LS, rows.order_L, rows.load_old_LE, rows.load_new_LE, missing,
+            rows.swaps_LS,
+            rows.order_L,
+            rows.load_old_LE,
+            rows.load_new_LE,
+            missing,
             np.bincount(rows.differing_T[seen_T], minlength=layers + 1),
             np.bincount(rows.first_T[rows.first_T >= 0], minlength=layers),
-            masks.astype(np.int64) @ columns, bins, 0, 0,
-        )  # fmt: skip
+            masks.astype(np.int64) @ columns,
+            bins,
+            0,
+            0,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +175,10 @@ class LogprobCounts:
         with np.errstate(over="ignore", invalid="ignore"):  # a log-prob can be -inf
             k3 = np.where(np.isposinf(d), np.inf, np.expm1(d) - d)
             return cls(
-                len(d), float(d.sum()), float(k3.sum()), float(size.sum()), float(size.max()),
+                len(d),
+                float(d.sum()),
+                float(k3.sum()),
+                float(size.sum()),
+                float(size.max()),
                 int((size > np.log(cls.TAU)).sum()),
-            )  # fmt: skip
+            )

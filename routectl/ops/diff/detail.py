@@ -75,9 +75,11 @@ class Detail:
         found = self
         while found.width < width:
             found = replace(
-                found, width=2 * found.width, rows_PLB=_paired(found.rows_PLB),
+                found,
+                width=2 * found.width,
+                rows_PLB=_paired(found.rows_PLB),
                 mismatched_PLB=_paired(found.mismatched_PLB),
-            )  # fmt: skip
+            )
         return found
 
 
@@ -88,9 +90,12 @@ def added_detail(a: Detail | None, b: Detail | None) -> Detail | None:
     a, b = a.widened(b.width), b.widened(a.width)
     worst = sorted([*a.worst, *b.worst], key=lambda s: s.rank)[: a.limit]
     return replace(
-        a, rows_PLB=a.rows_PLB + b.rows_PLB, mismatched_PLB=a.mismatched_PLB + b.mismatched_PLB,
-        depth_PN=a.depth_PN + b.depth_PN, worst=tuple(worst),
-    )  # fmt: skip
+        a,
+        rows_PLB=a.rows_PLB + b.rows_PLB,
+        mismatched_PLB=a.mismatched_PLB + b.mismatched_PLB,
+        depth_PN=a.depth_PN + b.depth_PN,
+        worst=tuple(worst),
+    )
 
 
 def _paired(counts_PLB: Ints) -> Ints:

@@ -178,13 +178,15 @@ class _Tally:
         threads = 2 if pair.old_TLK.nbytes >= _THREADS_FROM else 1
         margins = pair.old_margin_TL, pair.new_margin_TL
         rows = diff_rows(
-            pair.old_TLK, pair.new_TLK, self.num_experts, skip_TL=pair.skip_TL, threads=threads,
+            pair.old_TLK,
+            pair.new_TLK,
+            self.num_experts,
+            skip_TL=pair.skip_TL,
+            threads=threads,
             mark=self.detail is not None or any(m is not None for m in margins),
-        )  # fmt: skip
+        )
         self.margins = tally_margins(self.margins, *margins, rows, pair.skip_TL)
-        counts = Counts.of_rows(
-            rows, pair.skip_TL, pair.position, pair.prompt_length, pair.cached
-        )  # fmt: skip
+        counts = Counts.of_rows(rows, pair.skip_TL, pair.position, pair.prompt_length, pair.cached)
         compared = int(counts.swaps_LS.sum())
         self.counts += counts.uncovered(pair.rows_old - compared, pair.rows_new - compared)
         logprobs = _logprobs(old, new, pair, self.aligner.tokens)
@@ -239,9 +241,12 @@ def diff_as(old: Dump, new: Dump, options: DiffOptions) -> DiffResult:
         sample = old[i]
         tally.add(sample, new[j], name_of(sample, i))
     samples = tally.samples + SampleCounts(
-        old=len(old), new=len(new), only_old=len(joined.only_old), only_new=len(joined.only_new),
+        old=len(old),
+        new=len(new),
+        only_old=len(joined.only_old),
+        only_new=len(joined.only_new),
         conflicts=joined.conflicts,
-    )  # fmt: skip
+    )
     result = DiffResult(
         old=old.meta,
         new=new.meta,

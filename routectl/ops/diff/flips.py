@@ -38,9 +38,11 @@ class MarginCounts:
         """All zero, for L layers."""
         shape = (2, num_layers, NUM_MARGIN_BINS)
         return cls(
-            np.zeros(num_layers, np.int64), np.zeros((num_layers, PATTERNS), np.int64),
-            np.zeros(shape, np.int64), np.zeros(shape, np.int64),
-        )  # fmt: skip
+            np.zeros(num_layers, np.int64),
+            np.zeros((num_layers, PATTERNS), np.int64),
+            np.zeros(shape, np.int64),
+            np.zeros(shape, np.int64),
+        )
 
     def __add__(self, other: "MarginCounts") -> "MarginCounts":
         return MarginCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -54,9 +56,12 @@ def added_margins(a: MarginCounts | None, b: MarginCounts | None) -> MarginCount
 
 
 def tally_margins(
-    counts: MarginCounts | None, old_TL: Margins | None, new_TL: Margins | None,
-    rows: RowCounts, skip_TL: Bools | None,
-) -> MarginCounts | None:  # fmt: skip
+    counts: MarginCounts | None,
+    old_TL: Margins | None,
+    new_TL: Margins | None,
+    rows: RowCounts,
+    skip_TL: Bools | None,
+) -> MarginCounts | None:
     """The counts with one more pair of samples in them, added in place; None while none has any."""
     if old_TL is None and new_TL is None:
         return counts

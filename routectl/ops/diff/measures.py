@@ -14,9 +14,15 @@ from .diff import DiffResult
 from .flips import Flips, MarginCounts, flips_of
 
 __all__ = [
-    "Measures", "dead_experts", "entropy", "layer_measures", "load_shift", "max_vio", "rate",
+    "Measures",
+    "dead_experts",
+    "entropy",
+    "layer_measures",
+    "load_shift",
+    "max_vio",
+    "rate",
     "total_measures",
-]  # fmt: skip
+]
 
 Ints = NDArray[np.int64]
 

@@ -39,28 +39,50 @@ METRICS = (
     _Metric("overlap", True, "mean of shared ids / K", lambda m: m.overlap_rate),
     _Metric("order", True, "equal sets in another slot order", lambda m: m.order_mismatch_rate),
     _Metric("zero_overlap", True, "rows that share no id", lambda m: m.zero_overlap_rate),
-    _Metric("tie", True, "mismatched at a margin of 0, of rows with a margin",
-            lambda m: m.tie_rate),
+    _Metric(
+        "tie", True, "mismatched at a margin of 0, of rows with a margin", lambda m: m.tie_rate
+    ),
     _Metric("near", True, "mismatched at a margin up to --eps", lambda m: m.near_rate),
     _Metric("clear", True, "mismatched at a margin over --eps", lambda m: m.clear_rate),
-    _Metric("margin_coverage", True, "rows whose margin is known",
-            lambda m: m.margin_coverage_rate),
+    _Metric(
+        "margin_coverage", True, "rows whose margin is known", lambda m: m.margin_coverage_rate
+    ),
     _Metric("load_shift", True, "total variation of expert load", lambda m: m.load_shift),
     _Metric("rows_mismatched", False, "the count behind mismatch", lambda m: m.rows_mismatched),
     _Metric("rows_missing", False, "rows without a route on a side", lambda m: m.rows_missing),
-    _Metric("token_mismatch", True, "tokens with a layer that differs", None,
-            lambda r: rate(r.tokens_mismatched, r.num_tokens)),
+    _Metric(
+        "token_mismatch",
+        True,
+        "tokens with a layer that differs",
+        None,
+        lambda r: rate(r.tokens_mismatched, r.num_tokens),
+    ),
     _Metric("coverage", True, "rows compared, of all rows of the paired samples", None, _coverage),
-    _Metric("unmatched", False, "samples without a partner", None,
-            lambda r: r.samples.only_old + r.samples.only_new),
-    _Metric("k1", False, "mean of log p_old - log p_new", None,
-            lambda r: rate(-r.logprobs.sum_d, r.logprobs.tokens)),
+    _Metric(
+        "unmatched",
+        False,
+        "samples without a partner",
+        None,
+        lambda r: r.samples.only_old + r.samples.only_new,
+    ),
+    _Metric(
+        "k1",
+        False,
+        "mean of log p_old - log p_new",
+        None,
+        lambda r: rate(-r.logprobs.sum_d, r.logprobs.tokens),
+    ),
     _Metric("k3", False, "k3 KL estimate", None, _logprob("sum_k3")),
     _Metric("abs_d", False, "mean |d| of the log-probs", None, _logprob("sum_abs")),
-    _Metric("max_d", False, "greatest |d| of the log-probs", None,
-            lambda r: r.logprobs.max_abs if r.logprobs.tokens else None),
+    _Metric(
+        "max_d",
+        False,
+        "greatest |d| of the log-probs",
+        None,
+        lambda r: r.logprobs.max_abs if r.logprobs.tokens else None,
+    ),
     _Metric("f2", True, "tokens with a ratio over 2 or under 1/2", None, _logprob("over_tau")),
-)  # fmt: skip
+)
 
 _OF_MARGINS = ("tie", "near", "clear", "margin_coverage")
 _PATTERN = re.compile(r"(?P<name>[a-z_0-9]+)(@(?P<layer>\d+|\*))?:(?P<number>[^%]+)(?P<percent>%)?")
@@ -196,9 +218,12 @@ def _why_none(result: DiffResult, metric: str, layer: int | None) -> str:
 
 
 def judge(
-    result: DiffResult, limits: Sequence[Threshold] = (), *, eps: float = EPS,
+    result: DiffResult,
+    limits: Sequence[Threshold] = (),
+    *,
+    eps: float = EPS,
     baseline: Baseline | None = None,
-) -> Verdict:  # fmt: skip
+) -> Verdict:
     """Hold a result against thresholds; without any, every mismatch counts.
 
     A mismatched row with a margin above 0 and up to ``eps`` is a near-tie; the same eps is then in

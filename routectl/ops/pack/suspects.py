@@ -81,12 +81,17 @@ class _Truth:
     """One layer's routes of all samples end to end, as sorted rows; some may be missing."""
 
     def __init__(self, routes: Sequence[Routes | None], column: int, top_k: int) -> None:
-        parts = [np.zeros((0, top_k), np.int64) if held is None else held.ids_TLK[:, column]
-                 for held in routes]  # fmt: skip
+        parts = [
+            np.zeros((0, top_k), np.int64) if held is None else held.ids_TLK[:, column]
+            for held in routes
+        ]
         self.rows = np.sort(np.concatenate(parts), axis=1)
-        holes = [np.zeros(len(part), np.bool_) if held is None or held.missing_TL is None
-                 else held.missing_TL[:, column]
-                 for held, part in zip(routes, parts, strict=True)]  # fmt: skip
+        holes = [
+            np.zeros(len(part), np.bool_)
+            if held is None or held.missing_TL is None
+            else held.missing_TL[:, column]
+            for held, part in zip(routes, parts, strict=True)
+        ]
         self.there = ~np.concatenate(holes)
         self.ends = np.cumsum([len(part) for part in parts])
         self.begins = self.ends - [len(part) for part in parts]

@@ -53,8 +53,9 @@ class Landed:
     repeated: int
 
     def __add__(self, other: "Landed") -> "Landed":
-        return Landed(self.routes + other.routes, self.absent + other.absent,
-                      self.repeated + other.repeated)  # fmt: skip
+        return Landed(
+            self.routes + other.routes, self.absent + other.absent, self.repeated + other.repeated
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

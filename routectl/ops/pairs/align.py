@@ -162,8 +162,10 @@ class Aligner:
         if self.tokens == "all":
             return 0, _END
         if prompt_length is None:
-            raise MismatchError(f"sample {name}: --tokens {self.tokens} needs the prompt length, "
-                                "which neither side knows")  # fmt: skip
+            raise MismatchError(
+                f"sample {name}: --tokens {self.tokens} needs the prompt length, "
+                "which neither side knows"
+            )
         return (0, prompt_length) if self.tokens == "prompt" else (prompt_length, _END)
 
     def rows(self, old: Sample, new: Sample, name: str) -> tuple[int, int]:

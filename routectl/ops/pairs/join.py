@@ -45,9 +45,11 @@ def _by_id(old: Keys, new: Keys) -> list[tuple[int, int]]:
 
 
 def _by_digest(
-    old: Keys, new: Keys, digest: Callable[[SampleKey], bytes | None],
+    old: Keys,
+    new: Keys,
+    digest: Callable[[SampleKey], bytes | None],
     taken: Sequence[tuple[int, int]] = (),
-) -> list[tuple[int, int]]:  # fmt: skip
+) -> list[tuple[int, int]]:
     """Pairs with one digest, repeats matched in order, leaving out what is taken."""
     taken_old, taken_new = {i for i, _ in taken}, {j for _, j in taken}
     waiting: dict[bytes, deque[int]] = defaultdict(deque)

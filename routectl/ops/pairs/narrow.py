@@ -13,9 +13,13 @@ __all__ = ["narrow_pair"]
 
 
 def narrow_pair(
-    old: Dump, new: Dump, *, match: str = "auto", samples: Sequence[str] = (),
+    old: Dump,
+    new: Dump,
+    *,
+    match: str = "auto",
+    samples: Sequence[str] = (),
     positions: range | None = None,
-) -> tuple[Dump, Dump]:  # fmt: skip
+) -> tuple[Dump, Dump]:
     """Both dumps with the samples of these names alone, and rows of these positions alone.
 
     A sample's name is its id in OLD or, without one, # and its place in OLD, from 0. Samples are
@@ -67,7 +71,10 @@ def _cut(routes: Routes, positions: range) -> Routes:
         return None if array_TL is None else array_TL[rows]
 
     return replace(
-        routes, ids_TLK=routes.ids_TLK[rows], start=routes.start + lo,
-        missing_TL=part(routes.missing_TL), margin_TL=part(routes.margin_TL),
+        routes,
+        ids_TLK=routes.ids_TLK[rows],
+        start=routes.start + lo,
+        missing_TL=part(routes.missing_TL),
+        margin_TL=part(routes.margin_TL),
         group_margin_TL=part(routes.group_margin_TL),
-    )  # fmt: skip
+    )

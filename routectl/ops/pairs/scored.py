@@ -51,6 +51,8 @@ def _scored(dump: Dump, scored: Sequence[Sample], partner: dict[int, int]) -> Du
         return replace(sample, logprobs=_trained(other))
 
     return Dump(
-        dump.meta, dump.keys, load,
+        dump.meta,
+        dump.keys,
+        load,
         lambda layers: _scored(dump.select(layers=layers), scored, partner),
-    )  # fmt: skip
+    )

@@ -19,8 +19,13 @@ from .replay_inputs import LayerRouter, check_router
 from .rows import RowSplit
 
 __all__ = [
-    "LayerFit", "RoutedVersion", "extrapolated", "fit_layer", "fit_predictor", "router_digest",
-]  # fmt: skip
+    "LayerFit",
+    "RoutedVersion",
+    "extrapolated",
+    "fit_layer",
+    "fit_predictor",
+    "router_digest",
+]
 
 RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # from stiff to loose, each begun at the one before
 STEPS = 100
@@ -210,9 +215,13 @@ class _Rows:
             return solved
 
         optimizer = torch.optim.LBFGS(
-            [white_DE], max_iter=STEPS, history_size=20, line_search_fn="strong_wolfe",
-            tolerance_grad=1e-9, tolerance_change=1e-14,
-        )  # fmt: skip
+            [white_DE],
+            max_iter=STEPS,
+            history_size=20,
+            line_search_fn="strong_wolfe",
+            tolerance_grad=1e-9,
+            tolerance_change=1e-14,
+        )
 
         def closure() -> Tensor:
             optimizer.zero_grad()

@@ -16,8 +16,13 @@ from ...errors import MismatchError
 from ...routes import Bools
 
 __all__ = [
-    "Digests", "RowSplit", "count_sequences", "prefix_digests", "split_rows", "unseen_rows",
-]  # fmt: skip
+    "Digests",
+    "RowSplit",
+    "count_sequences",
+    "prefix_digests",
+    "split_rows",
+    "unseen_rows",
+]
 
 Digests = NDArray[np.int64]
 PLACES = 5  # of the sequences, in the order of their digests: one held out, one chooses the ridge

@@ -16,9 +16,15 @@ from ...routes import Bools, Ids
 from ..staleness.intervals import Bootstrap, Interval, rate_intervals
 
 __all__ = [
-    "KINDS", "Estimate", "GainLimit", "LagScores", "PredictionScores", "below", "parse_gain",
+    "KINDS",
+    "Estimate",
+    "GainLimit",
+    "LagScores",
+    "PredictionScores",
+    "below",
+    "parse_gain",
     "predictor_scores",
-]  # fmt: skip
+]
 
 FROZEN, EXTRAPOLATED, PREDICTED = KINDS = ("frozen", "extrapolated", "predicted")
 Counts = NDArray[np.int64]

@@ -57,9 +57,12 @@ class Advice:
 
 
 def advise(
-    result: Staleness, *, mini_steps: int | None = None, eps: float = EPS,
+    result: Staleness,
+    *,
+    mini_steps: int | None = None,
+    eps: float = EPS,
     limits: AdviceLimits | None = None,
-) -> Advice:  # fmt: skip
+) -> Advice:
     """Which replay the run needs, and what in the numbers is not as it should be.
 
     mini_steps is the global batch / the mini-batch: updates on the samples of one rollout. The
@@ -75,10 +78,14 @@ def advise(
     collapse = "mismatch" in scattered
     mode = "R3" if collapse else _by_rule(mini_steps)
     findings = [
-        *_of_mismatch(result, eps, limits), *_of_nearest(result), *_of_cached(result),
-        *scattered.values(), *_of_staleness(result, limits), *_of_spans(result),
+        *_of_mismatch(result, eps, limits),
+        *_of_nearest(result),
+        *_of_cached(result),
+        *scattered.values(),
+        *_of_staleness(result, limits),
+        *_of_spans(result),
         _of_mode(result, mode, mini_steps, collapse),
-    ]  # fmt: skip
+    ]
     return Advice(mode, tuple(sorted(findings, key=lambda finding: not finding.alarm)))
 
 
@@ -209,7 +216,8 @@ def _of_nearest(result: Staleness) -> Iterator[Finding]:
         if nearest.is_other:
             assert nearest.gap is not None
             yield Finding(
-                "nearest", True,
+                "nearest",
+                True,
                 f"rows of {nearest.own} are closest to {nearest.nearest}: the engine had other "
                 "weights than its label says, or the versions are named wrongly",
                 (
@@ -218,7 +226,7 @@ def _of_nearest(result: Staleness) -> Iterator[Finding]:
                     f"the difference lies in {_share(nearest.gap.low)} to "
                     f"{_share(nearest.gap.high)}",
                 ),
-            )  # fmt: skip
+            )
 
 
 def _of_cached(result: Staleness) -> Iterator[Finding]:
@@ -229,11 +237,12 @@ def _of_cached(result: Staleness) -> Iterator[Finding]:
     low, high = cached.intervals.mismatch, others.intervals.mismatch
     if low is not None and high is not None and low.low > high.high:
         yield Finding(
-            "cached", True,
+            "cached",
+            True,
             "reused prefixes mismatch more than the rest: they are of older weights; flush the "
             "engine's cache at each update",
             (_said(cached, "cached rows"), _said(others, "the others")),
-        )  # fmt: skip
+        )
 
 
 def _of_f2(result: Staleness, limits: AdviceLimits) -> Iterator[tuple[str, Finding]]:
@@ -274,7 +283,8 @@ def _of_spans(result: Staleness) -> Iterator[Finding]:
         named = ", ".join(f"{count:,} {name}" for name, count in out.items())
         unknown = ", ".join(f"{n} ({count:,} rows)" for n, count in result.spans.unknown.items())
         yield Finding(
-            "spans", False,
+            "spans",
+            False,
             f"{_share(sum(out.values()) / total)} of the dump's rows are not in the mismatch",
             (f"{named} of {total:,}", *([f"no version is named {unknown}"] if unknown else [])),
-        )  # fmt: skip
+        )

@@ -17,9 +17,15 @@ from ...dump import Dump, Sample
 from ...routes import Bools, Routes
 
 __all__ = [
-    "GROUPS", "MODES", "Attribution", "SpanCounts", "Version", "attribute", "only_rows",
+    "GROUPS",
+    "MODES",
+    "Attribution",
+    "SpanCounts",
+    "Version",
+    "attribute",
+    "only_rows",
     "places_of",
-]  # fmt: skip
+]
 
 GROUPS = ("first", "switched", "cached", "uncertain", "unlabelled")
 MODES = ("free", "forced")
@@ -233,17 +239,21 @@ class _Census:
 
     def add(self, sample: Sample, own: int) -> _Labels | None:
         """Label one sample and count its rows."""
-        mapped = {s.version: self.version_map.get(s.version, s.version)
-                  for s in sample.weight_spans}  # fmt: skip
+        mapped = {
+            s.version: self.version_map.get(s.version, s.version) for s in sample.weight_spans
+        }
         codes = {name: self.codes.setdefault(as_, len(self.codes)) for name, as_ in mapped.items()}
         labels = _labels(sample, codes, len(self.names), own)
         if labels is None or sample.routes is None:
             return None
         several = len(set(codes.values())) > 1
         self.samples.update(
-            samples=1, one_version=bool(codes) and not several, several_versions=several,
-            without_spans=not codes, retracted=bool(sample.retractions),
-        )  # fmt: skip
+            samples=1,
+            one_version=bool(codes) and not several,
+            several_versions=several,
+            without_spans=not codes,
+            retracted=bool(sample.retractions),
+        )
         made = slice(sample.routes.start + 1, sample.routes.stop + 1)
         version_T, group_T = labels.version_Q[made], labels.group_Q[made]
         rows_T = _rows_per_token(sample.routes)
@@ -259,8 +269,9 @@ class _Census:
         rows["unlabelled"] = self.others.total()
         sure = self.sizes[:, [_FIRST, _SWITCHED]].sum(axis=1)
         by_version = dict(zip(self.names, sure.tolist(), strict=True))
-        unknown = {name: self.others[code] for name, code in self.codes.items()
-                   if code >= len(self.names)}  # fmt: skip
+        unknown = {
+            name: self.others[code] for name, code in self.codes.items() if code >= len(self.names)
+        }
         return SpanCounts(rows, by_version, unknown, **self.samples)
 
 

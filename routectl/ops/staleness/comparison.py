@@ -87,6 +87,4 @@ def intervals_of(result: DiffResult, clustering: Clustering) -> RateIntervals:
     wholes = [rows, top_k * rows, tokens, scored, scored, *rows_CL.T]
     found = rate_intervals(np.stack(parts, axis=1), np.stack(wholes, axis=1), clustering.plan)
     mismatch, overlap, token_mismatch, of_k3, of_f2, *layers = found
-    return RateIntervals(
-        len(sums), mismatch, overlap, token_mismatch, of_k3, of_f2, tuple(layers)
-    )  # fmt: skip
+    return RateIntervals(len(sums), mismatch, overlap, token_mismatch, of_k3, of_f2, tuple(layers))

@@ -18,9 +18,14 @@ from .half_life import HalfLife
 from .intervals import Interval, interval_of, resample
 
 __all__ = [
-    "Drift", "ExpertMove", "LayerSpeed", "Nearest", "expert_moves", "layer_speeds",
+    "Drift",
+    "ExpertMove",
+    "LayerSpeed",
+    "Nearest",
+    "expert_moves",
+    "layer_speeds",
     "nearest_version",
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +161,17 @@ def expert_moves(old: Dump, new: Dump, result: DiffResult, limit: int) -> tuple[
     order = np.argsort(-rate_LE, axis=None, kind="stable")[:limit]
     return tuple(
         ExpertMove(
-            layers[layer], expert, int(entered_LE[layer, expert]), int(left_LE[layer, expert]),
-            int(counts.load_old_LE[layer, expert]), int(counts.load_new_LE[layer, expert]),
+            layers[layer],
+            expert,
+            int(entered_LE[layer, expert]),
+            int(left_LE[layer, expert]),
+            int(counts.load_old_LE[layer, expert]),
+            int(counts.load_new_LE[layer, expert]),
             int(rows_L[layer]),
         )
         for layer, expert in (divmod(int(place), shape[1]) for place in order)
         if rate_LE[layer, expert] > 0
-    )  # fmt: skip
+    )
 
 
 def nearest_version(

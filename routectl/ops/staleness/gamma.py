@@ -167,9 +167,13 @@ def _sample_shift(
     )
     bins_T = np.round(gamma_T * GAMMA_BINS).astype(np.int64)
     return replace(
-        nothing, tokens=part.tokens, partial=partial, sum_shift_L=shift_TL.sum(axis=0),
-        gammas_B=np.bincount(bins_T, minlength=GAMMA_BINS + 1), sequences=(part,),
-    )  # fmt: skip
+        nothing,
+        tokens=part.tokens,
+        partial=partial,
+        sum_shift_L=shift_TL.sum(axis=0),
+        gammas_B=np.bincount(bins_T, minlength=GAMMA_BINS + 1),
+        sequences=(part,),
+    )
 
 
 def _shift(old: Sample, new: Sample, name: str) -> Floats:

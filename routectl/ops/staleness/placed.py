@@ -46,7 +46,7 @@ def renamed(dump: Dump, names: Sequence[str]) -> Dump:
 
 def placed_version(
     dump: Dump, names: Sequence[str], version: Version, match: str
-) -> dict[str, Placed]:  # fmt: skip
+) -> dict[str, Placed]:
     """The recomputes of a version by mode, with the samples that the dump has.
 
     Raises MismatchError when one has none of them.
@@ -61,8 +61,9 @@ def placed_version(
         except MismatchError as error:
             raise MismatchError(
                 f"version {version.name} ({routes.meta.path}): OLD is the dump, NEW the version: "
-                f"{error}", hint=error.hint,
-            ) from error  # fmt: skip
+                f"{error}",
+                hint=error.hint,
+            ) from error
         part = routes.select(samples=[j for _, j in pairs])
         places = tuple(i for i, _ in pairs)
         found[mode] = Placed(renamed(part, [names[i] for i in places]), places)

@@ -98,16 +98,22 @@ class _Run:
         """Compare two dumps whose samples have the same names."""
         options = self.options
         try:
-            return diff_as(old, new, DiffOptions(
-                "id", options.tokens, options.layers, options.examples, options.detail
-            ))  # fmt: skip
+            return diff_as(
+                old,
+                new,
+                DiffOptions("id", options.tokens, options.layers, options.examples, options.detail),
+            )
         except MismatchError as error:
             raise MismatchError(f"{what}: {error}", hint=error.hint) from error
 
     def _comparison(
-        self, kind: str, names: tuple[str, str], lag: int | None, mode: str,
+        self,
+        kind: str,
+        names: tuple[str, str],
+        lag: int | None,
+        mode: str,
         parts: Mapping[tuple[str, str], DiffResult],
-    ) -> Comparison:  # fmt: skip
+    ) -> Comparison:
         """The sum of some results, with its intervals."""
         result = reduce(operator.add, parts.values())
         intervals = intervals_of(result, self.clustering)
@@ -126,13 +132,16 @@ class _Run:
         sizes = self.owned.sizes[:, [GROUPS.index(group) for group in groups]].sum(axis=1)
         return tuple(
             Cell(
-                self.names[v], self.names[w], self.places[w] - self.places[v], mode,
+                self.names[v],
+                self.names[w],
+                self.places[w] - self.places[v],
+                mode,
                 self._own_rows(v, w, mode, groups),
             )
             for v in np.flatnonzero(sizes).tolist()
             for w, modes in enumerate(self.placed)
             for mode in modes
-        )  # fmt: skip
+        )
 
     def mismatches(self, cells: Sequence[Cell]) -> list[Comparison]:
         """Per mode, the dump's rows against their own version."""
@@ -152,8 +161,11 @@ class _Run:
             names = ("dump", self.names[-1])
             what = f"the dump against version {names[1]} ({mode})"
             result = self._diff(self.dump, placed.routes, what)
-            lags = {self.places[-1] - place for place, rows in zip(
-                self.places, self.owned.sizes.sum(axis=1), strict=True) if rows}  # fmt: skip
+            lags = {
+                self.places[-1] - place
+                for place, rows in zip(self.places, self.owned.sizes.sum(axis=1), strict=True)
+                if rows
+            }
             known = len(lags) == 1 and not self.owned.counts.rows["unlabelled"]
             lag = lags.pop() if known else None
             found.append(self._comparison("total", names, lag, mode, {names: result}))

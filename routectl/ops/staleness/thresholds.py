@@ -81,9 +81,12 @@ def _gated(result: Staleness, limit: Threshold) -> list[tuple[str, Comparison]]:
 
 
 def judge_staleness(
-    result: Staleness, limits: Sequence[Threshold], *, eps: float = EPS,
+    result: Staleness,
+    limits: Sequence[Threshold],
+    *,
+    eps: float = EPS,
     baseline: Baseline | None = None,
-) -> tuple[Failure, ...]:  # fmt: skip
+) -> tuple[Failure, ...]:
     """The thresholds that are crossed; figures are of the free recomputes where there are any.
 
     Raises MismatchError when a gated figure does not exist: a lag that no two versions have, no

@@ -27,8 +27,11 @@ def render_check(doc: Document, console: Console) -> None:
     print_line(console, "dump", _dump_line(doc["dump"]))
     if doc["reference"] is not None:
         print_line(console, "against", _dump_line(doc["reference"]))
-    looked = (plural(doc["dump"]["samples"], "sample"), plural(doc["tokens"], "token"),
-              plural(doc["rows"], "row"))  # fmt: skip
+    looked = (
+        plural(doc["dump"]["samples"], "sample"),
+        plural(doc["tokens"], "token"),
+        plural(doc["rows"], "row"),
+    )
     print_line(console, "checked", ", ".join(looked))
     if doc["explanation"] is not None:
         _comparison(console, doc["explanation"])
@@ -45,8 +48,10 @@ def _dump_line(dump: Document) -> str:
 
 
 def _comparison(console: Console, found: Document) -> None:
-    text = (f"{amount(found['rows_mismatched'])} of {plural(found['rows'], 'row')} differ "
-            f"({percent(found['mismatch_rate'])})")  # fmt: skip
+    text = (
+        f"{amount(found['rows_mismatched'])} of {plural(found['rows'], 'row')} differ "
+        f"({percent(found['mismatch_rate'])})"
+    )
     if found["rows_explained"]:
         text += f"; {amount(found['rows_explained'])} are explained below"
     print_line(console, "mismatch", text)

@@ -13,9 +13,13 @@ _WORDS = (("errors", "FAULTY"), ("warnings", "DOUBTFUL"))
 
 
 def watch_document(
-    file: str, time: str, result: CheckResult | None, *, error: str | None = None,
+    file: str,
+    time: str,
+    result: CheckResult | None,
+    *,
+    error: str | None = None,
     fail_on: str = "error",
-) -> Document:  # fmt: skip
+) -> Document:
     """One routectl.watch/1 line: a dump that was checked, or ``error``: why it could not be.
 
     ``time`` is ISO 8601; the exit code is that of ``routectl check`` for the dump alone.
@@ -34,12 +38,18 @@ def watch_document(
         "rows": result.rows,
         "counts": {f"{name}s": result.count(name) for name in reversed(SEVERITIES)},
         "codes": list(dict.fromkeys(f.code for f in result.findings)),
-        "worst": None if worst is None else {
-            "code": worst.code, "severity": worst.kind.severity, "title": worst.kind.title,
-            "detail": worst.detail or None, "rows": worst.rows, "samples": worst.samples,
+        "worst": None
+        if worst is None
+        else {
+            "code": worst.code,
+            "severity": worst.kind.severity,
+            "title": worst.kind.title,
+            "detail": worst.detail or None,
+            "rows": worst.rows,
+            "samples": worst.samples,
         },
         "exit_code": int(failed),
-    }  # fmt: skip
+    }
 
 
 def watch_text(doc: Document) -> str:

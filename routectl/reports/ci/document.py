@@ -32,9 +32,7 @@ def answered(about: Mapping[str, Any], document: Document, seconds: float) -> Do
     }
 
 
-def troubled(
-    about: Mapping[str, Any], message: str, hint: str | None, seconds: float
-) -> Document:  # fmt: skip
+def troubled(about: Mapping[str, Any], message: str, hint: str | None, seconds: float) -> Document:
     """An entry of ``runs``: a run that came to nothing."""
     return {
         **about,

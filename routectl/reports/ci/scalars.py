@@ -17,18 +17,30 @@ __all__ = ["metrics"]
 
 # The metric of a threshold, and where a document has it: of a layer and of all, or of all alone.
 _OF_LAYERS = (
-    ("mismatch", "mismatch_rate"), ("overlap", "overlap_rate"), ("order", "order_mismatch_rate"),
-    ("zero_overlap", "zero_overlap_rate"), ("tie", "margins.tie_rate"),
-    ("near", "margins.near_rate"), ("clear", "margins.clear_rate"),
-    ("margin_coverage", "margins.margin_coverage_rate"), ("load_shift", "load_shift"),
-    ("rows_mismatched", "rows_mismatched"), ("rows_missing", "rows_missing"),
-    ("max_vio_old", "max_vio_old"), ("max_vio_new", "max_vio_new"),
-)  # fmt: skip
+    ("mismatch", "mismatch_rate"),
+    ("overlap", "overlap_rate"),
+    ("order", "order_mismatch_rate"),
+    ("zero_overlap", "zero_overlap_rate"),
+    ("tie", "margins.tie_rate"),
+    ("near", "margins.near_rate"),
+    ("clear", "margins.clear_rate"),
+    ("margin_coverage", "margins.margin_coverage_rate"),
+    ("load_shift", "load_shift"),
+    ("rows_mismatched", "rows_mismatched"),
+    ("rows_missing", "rows_missing"),
+    ("max_vio_old", "max_vio_old"),
+    ("max_vio_new", "max_vio_new"),
+)
 _OF_ALL = (
-    ("rows", "rows"), ("token_mismatch", "token_mismatch_rate"), ("coverage", "coverage_rate"),
-    ("k1", "logprobs.k1"), ("k3", "logprobs.k3"), ("abs_d", "logprobs.mean_abs_d"),
-    ("max_d", "logprobs.max_abs_d"), ("f2", "logprobs.f_tau"),
-)  # fmt: skip
+    ("rows", "rows"),
+    ("token_mismatch", "token_mismatch_rate"),
+    ("coverage", "coverage_rate"),
+    ("k1", "logprobs.k1"),
+    ("k3", "logprobs.k3"),
+    ("abs_d", "logprobs.mean_abs_d"),
+    ("max_d", "logprobs.max_abs_d"),
+    ("f2", "logprobs.f_tau"),
+)
 
 _Scalars = Iterator[tuple[str, Any]]
 

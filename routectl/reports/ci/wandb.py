@@ -20,9 +20,15 @@ def write_offline_run(folder: Path, scalars: Mapping[str, float], step: int) -> 
     import wandb
 
     settings = wandb.Settings(
-        mode="offline", silent=True, console="off", disable_git=True, disable_code=True,
-        x_disable_meta=True, x_disable_machine_info=True, x_disable_stats=True,
-    )  # fmt: skip
+        mode="offline",
+        silent=True,
+        console="off",
+        disable_git=True,
+        disable_code=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_disable_stats=True,
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):  # the library would write to the system's folder

@@ -28,8 +28,13 @@ from .detail import detail_document, load_document, worst_first
 from .flips import margin_document, sides_document
 
 __all__ = [
-    "Document", "diff_document", "dump_document", "figures_document", "finite", "summary_document",
-]  # fmt: skip
+    "Document",
+    "diff_document",
+    "dump_document",
+    "figures_document",
+    "finite",
+    "summary_document",
+]
 
 Document = dict[str, Any]
 _QUANTILES = (0.5, 0.9, 0.99)
@@ -101,14 +106,17 @@ def _sequences(sequences: tuple[SequenceCount, ...], limit: int) -> Document:
         "compared": len(sequences),
         "mismatched": sum(s.rows_mismatched > 0 for s in sequences),
         "mean": float(np.mean(rates)) if rates else None,
-        **{f"p{round(100 * q)}": float(np.quantile(rates, q)) if rates else None
-           for q in _QUANTILES},
+        **{
+            f"p{round(100 * q)}": float(np.quantile(rates, q)) if rates else None
+            for q in _QUANTILES
+        },
         "max": max(rates, default=None),
         "worst": [
             {**{name: getattr(s, name) for name in _OF_SEQUENCE}, "mismatch_rate": s.mismatch_rate}
-            for s in worst[:limit] if s.rows_mismatched
+            for s in worst[:limit]
+            if s.rows_mismatched
         ],
-    }  # fmt: skip
+    }
 
 
 def _logprobs(result: DiffResult) -> Document | None:
@@ -153,16 +161,20 @@ def figures_document(result: DiffResult, eps: float) -> Document:
     total = _measures(whole)
     bins = [
         {"from": bin_edges(i)[0], **_four("to", bin_edges(i)[1], row)}
-        for i, row in enumerate(counts.bins_B4) if row[0]
-    ]  # fmt: skip
+        for i, row in enumerate(counts.bins_B4)
+        if row[0]
+    ]
     return {
         **{k: total[k] for k in ("rows", "rows_mismatched", "mismatch_rate", "overlap_rate")},
         "chance_overlap_rate": result.old.top_k / result.old.num_experts,
         "tokens": result.num_tokens,
         "tokens_mismatched": result.tokens_mismatched,
         "token_mismatch_rate": rate(result.tokens_mismatched, result.num_tokens),
-        **{k: v for k, v in total.items() if k not in ("rows", "rows_mismatched",
-                                                       "mismatch_rate", "overlap_rate")},
+        **{
+            k: v
+            for k, v in total.items()
+            if k not in ("rows", "rows_mismatched", "mismatch_rate", "overlap_rate")
+        },
         "rows_only_old": counts.only_old,
         "rows_only_new": counts.only_new,
         "coverage_rate": rate(result.rows, result.rows + counts.only_old + counts.only_new),
@@ -183,7 +195,7 @@ def figures_document(result: DiffResult, eps: float) -> Document:
         "logprobs": _logprobs(result),
         **_margins(result, whole, None, {"eps": eps}),
         "examples": [_example(e, result.margins is not None) for e in result.examples],
-    }  # fmt: skip
+    }
 
 
 def _noise(noise: DiffResult | None) -> Document:
@@ -194,13 +206,21 @@ def _noise(noise: DiffResult | None) -> Document:
     layers = layer_measures(noise.counts, noise.layers)
     total = {key: _measures(total_measures(noise))[key] for key in keys}
     return {
-        "noise": [{
-            "name": noise.new.path,
-            **total,
-            "layers": [{"layer": m.layer, **{key: getattr(m, key) for key in keys[:2]},
-                        "mismatch_rate": m.mismatch_rate} for m in layers],
-        }]
-    }  # fmt: skip
+        "noise": [
+            {
+                "name": noise.new.path,
+                **total,
+                "layers": [
+                    {
+                        "layer": m.layer,
+                        **{key: getattr(m, key) for key in keys[:2]},
+                        "mismatch_rate": m.mismatch_rate,
+                    }
+                    for m in layers
+                ],
+            }
+        ]
+    }
 
 
 def diff_document(

@@ -9,9 +9,13 @@ from ..text.tables import Column
 from ..text.wording import amount, figure, percent, plural
 
 __all__ = [
-    "example_margins", "flip_columns", "making_lines", "margin_document", "margin_lines",
+    "example_margins",
+    "flip_columns",
+    "making_lines",
+    "margin_document",
+    "margin_lines",
     "sides_document",
-]  # fmt: skip
+]
 
 _QUANTILES = (0.5, 0.9, 0.99, 1.0)
 
@@ -50,11 +54,15 @@ def sides_document(counts: MarginCounts, layer: int | None = None) -> dict[str, 
         flips_B = counts.flips_2LB[side, which].sum(axis=0).tolist()
         bins = [
             {
-                "above": above[i], "to": to[i], "rows": rows_B[i], "rows_mismatched": flips_B[i],
+                "above": above[i],
+                "to": to[i],
+                "rows": rows_B[i],
+                "rows_mismatched": flips_B[i],
                 "mismatch_rate": rate(flips_B[i], rows_B[i]),
             }
-            for i in range(len(to)) if rows_B[i]
-        ]  # fmt: skip
+            for i in range(len(to))
+            if rows_B[i]
+        ]
         sides[name] = bins or None
     return sides
 
@@ -66,21 +74,31 @@ def margin_lines(doc: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     spread = m["mismatched_margin"]
     unknown = m["margin_unknown"]
-    lines = [(
-        "flips",
-        f"{amount(m['ties'])} at a tie, {amount(m['near_ties'])} near-ties (margin <= "
-        f"{m['eps']:g}), {amount(m['clear_flips'])} clear"
-        + (f", {amount(unknown)} of unknown margin" if unknown else "")
-        + (f"; margin p50 {figure(spread['p50'])}, p99 {figure(spread['p99'])}, max "
-           f"{figure(spread['max'])}" if spread["p50"] is not None else "")
-        + ("" if m["margin_coverage_rate"] == 1 else
-           f"; margins of {plural(m['rows_with_margin'], 'row')} known"),
-    )]  # fmt: skip
+    lines = [
+        (
+            "flips",
+            f"{amount(m['ties'])} at a tie, {amount(m['near_ties'])} near-ties (margin <= "
+            f"{m['eps']:g}), {amount(m['clear_flips'])} clear"
+            + (f", {amount(unknown)} of unknown margin" if unknown else "")
+            + (
+                f"; margin p50 {figure(spread['p50'])}, p99 {figure(spread['p99'])}, max "
+                f"{figure(spread['max'])}"
+                if spread["p50"] is not None
+                else ""
+            )
+            + (
+                ""
+                if m["margin_coverage_rate"] == 1
+                else f"; margins of {plural(m['rows_with_margin'], 'row')} known"
+            ),
+        )
+    ]
     for side in ("old", "new"):
         bins = m[side] or []
         if bins:
-            parts = [f"{_label(b)}: {percent(b['mismatch_rate'])} of {amount(b['rows'])}"
-                     for b in bins]  # fmt: skip
+            parts = [
+                f"{_label(b)}: {percent(b['mismatch_rate'])} of {amount(b['rows'])}" for b in bins
+            ]
             lines.append(("margin", f"mismatch by margin of {side.upper()}  " + "  ".join(parts)))
     return lines
 
@@ -97,8 +115,10 @@ def flip_columns(rows: list[dict[str, Any]]) -> list[Column]:
 
 def example_margins(rows: list[dict[str, Any]]) -> list[Column]:
     """The margins of example rows, a column a side that knows any."""
-    columns = [Column(f"margin {side}", [figure(r.get(f"margin_{side}")) for r in rows], 2)
-               for side in ("old", "new")]  # fmt: skip
+    columns = [
+        Column(f"margin {side}", [figure(r.get(f"margin_{side}")) for r in rows], 2)
+        for side in ("old", "new")
+    ]
     return [c for c in columns if set(c.cells) != {"-"}]
 
 

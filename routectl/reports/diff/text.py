@@ -82,23 +82,20 @@ def _layer_table(console: Console, doc: Document) -> None:
         return [render(r) for r in rows]
 
     columns = [
-            Column("layer", cells(lambda r: str(r["layer"]))),
-            Column("rows", cells(lambda r: amount(r["rows"]))),
-            Column("mismatched", cells(lambda r: amount(r["rows_mismatched"]))),
-            Column("rate", cells(lambda r: percent(r["mismatch_rate"]))),
-            Column("overlap", cells(lambda r: percent(r["overlap_rate"])), 2),
-            *(
-                Column(f"{n} differ", cells(lambda r, n=n: amount(r["swaps"][n])), 4 + n)
-                for n in range(1, min(swaps, 3) + 1)
-            ),
-            *(
-                [Column("more", cells(lambda r: amount(sum(r["swaps"][4:]))), 7)]
-                if swaps > 3 else []
-            ),
-            *flip_columns(rows),
-            Column("order", cells(lambda r: amount(r["order_mismatches"])), 3),
-            Column("load shift", cells(lambda r: percent(r["load_shift"])), 4),
-    ]  # fmt: skip
+        Column("layer", cells(lambda r: str(r["layer"]))),
+        Column("rows", cells(lambda r: amount(r["rows"]))),
+        Column("mismatched", cells(lambda r: amount(r["rows_mismatched"]))),
+        Column("rate", cells(lambda r: percent(r["mismatch_rate"]))),
+        Column("overlap", cells(lambda r: percent(r["overlap_rate"])), 2),
+        *(
+            Column(f"{n} differ", cells(lambda r, n=n: amount(r["swaps"][n])), 4 + n)
+            for n in range(1, min(swaps, 3) + 1)
+        ),
+        *([Column("more", cells(lambda r: amount(sum(r["swaps"][4:]))), 7)] if swaps > 3 else []),
+        *flip_columns(rows),
+        Column("order", cells(lambda r: amount(r["order_mismatches"])), 3),
+        Column("load shift", cells(lambda r: percent(r["load_shift"])), 4),
+    ]
     columns += spark_column(console, cells_of(doc), columns, "by position", 4)
     print_table(console, columns, "bold")
 
@@ -108,29 +105,41 @@ def _spread(doc: Document) -> list[tuple[str, str]]:
     depth = doc["tokens_by_differing_layers"]
     parts = [f"{n}: {amount(tokens)}" for n, tokens in enumerate(depth) if tokens]
     lines = [("depth", "tokens by differing layers  " + _cut(parts))]
-    first = [f"{f['layer']}: {amount(f['tokens'])}" for f in doc["tokens_by_first_differing_layer"]
-             if f["tokens"]]  # fmt: skip
+    first = [
+        f"{f['layer']}: {amount(f['tokens'])}"
+        for f in doc["tokens_by_first_differing_layer"]
+        if f["tokens"]
+    ]
     if first:
         lines.append(("first", "tokens by first differing layer  " + _cut(first)))
-    places = [f"{p['place']} {percent(p['mismatch_rate'])} of {amount(p['rows'])}"
-              for p in doc["places"] if p["rows"]]  # fmt: skip
+    places = [
+        f"{p['place']} {percent(p['mismatch_rate'])} of {amount(p['rows'])}"
+        for p in doc["places"]
+        if p["rows"]
+    ]
     lines.append(("place", "  ".join(places)))
     bins = [f"{b['from']}+: {percent(b['mismatch_rate'])}" for b in doc["positions"]]
     lines.append(("position", _cut(bins, 14)))
     s = doc["sequences"]
     lines.append(
-        ("sequence", f"{amount(s['mismatched'])} of {amount(s['compared'])} differ; mean "
-         f"{percent(s['mean'])}, p50 {percent(s['p50'])}, p90 {percent(s['p90'])}, p99 "
-         f"{percent(s['p99'])}, max {percent(s['max'])}")
-    )  # fmt: skip
+        (
+            "sequence",
+            f"{amount(s['mismatched'])} of {amount(s['compared'])} differ; mean "
+            f"{percent(s['mean'])}, p50 {percent(s['p50'])}, p90 {percent(s['p90'])}, p99 "
+            f"{percent(s['p99'])}, max {percent(s['max'])}",
+        )
+    )
     lines += margin_lines(doc)
     d = doc["logprobs"]
     if d is not None:
         lines.append(
-            ("log-probs", f"{plural(d['tokens'], 'token')}: k1 {figure(d['k1'])}, k3 "
-             f"{figure(d['k3'])}, mean |d| {figure(d['mean_abs_d'])}, max |d| "
-             f"{figure(d['max_abs_d'])}, F({d['tau']:g}) {percent(d['f_tau'])}")
-        )  # fmt: skip
+            (
+                "log-probs",
+                f"{plural(d['tokens'], 'token')}: k1 {figure(d['k1'])}, k3 "
+                f"{figure(d['k3'])}, mean |d| {figure(d['mean_abs_d'])}, max |d| "
+                f"{figure(d['max_abs_d'])}, F({d['tau']:g}) {percent(d['f_tau'])}",
+            )
+        )
     return lines
 
 
@@ -199,13 +208,14 @@ def render_diff(doc: Document, console: Console) -> None:
     print_line(console, "new", dump_line(doc["new"]))
     rules = ", ".join(f"{n} by {rule}" for rule, n in doc["samples"]["matched_by"].items())
     print_line(
-        console, "compared",
+        console,
+        "compared",
         f"{plural(doc['samples']['compared'], 'sample')} ({rules}), "
         f"{doc['token_selection']} tokens, {layers_text([m['layer'] for m in doc['layers']])}, "
         f"top-{doc['old']['top_k']} of {doc['old']['num_experts']}; "
         f"coverage {percent(doc['coverage_rate'])}, overlap {percent(doc['overlap_rate'])} "
         f"(chance {percent(doc['chance_overlap_rate'])})",
-    )  # fmt: skip
+    )
     for text in _left_over(doc):
         print_line(console, "left out", text)
     for rerun in doc.get("noise", ()):

@@ -46,15 +46,29 @@ def verified_document(found: Verification, folder: str, meta: DumpMeta) -> dict[
         "ep_imbalance": _imbalance(tally.load_LE, found.ep) if divides else None,
         "ep_imbalance_padding": _imbalance(tally.filler_LE, found.ep) if divides else None,
         "examples": [
-            {"file": e.place, "layer": e.layer, "row": e.row, "sample": e.sample,
-             "position": e.position, "got": list(e.got), "expected": list(e.expected)}
+            {
+                "file": e.place,
+                "layer": e.layer,
+                "row": e.row,
+                "sample": e.sample,
+                "position": e.position,
+                "got": list(e.got),
+                "expected": list(e.expected),
+            }
             for e in tally.examples
         ],
         "suspects": [
-            {"frameworks": list(s.frameworks), "form": s.form, "shift": s.shift,
-             "layer_shift": s.layer_shift, "rate": s.rate, "options": dict(s.options)}
+            {
+                "frameworks": list(s.frameworks),
+                "form": s.form,
+                "shift": s.shift,
+                "layer_shift": s.layer_shift,
+                "rate": s.rate,
+                "options": dict(s.options),
+            }
             for s in found.suspects
         ],
-        "suspects_of": None if found.judged is None
+        "suspects_of": None
+        if found.judged is None
         else dict(zip(("micro_batch", "pp", "layer"), found.judged, strict=True)),
-    }  # fmt: skip
+    }

@@ -38,8 +38,10 @@ def render_packed(manifest: Document, console: Console) -> None:
 
 
 def _suspect_line(suspect: Document) -> str:
-    options = [f"no {name}" if value is None else f"{name} {value}"
-               for name, value in suspect["options"].items()]  # fmt: skip
+    options = [
+        f"no {name}" if value is None else f"{name} {value}"
+        for name, value in suspect["options"].items()
+    ]
     parts = [f"{', '.join([*suspect['frameworks'], *options])} ({suspect['form']})"]
     if suspect["shift"]:
         parts.append(f"rows of the token {suspect['shift']:+d} away")

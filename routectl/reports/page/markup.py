@@ -55,9 +55,11 @@ def _table(table: Table) -> str:
     )
     name = escaped(heads[0])
     head = "".join(f'<th scope="col">{escaped(text)}</th>' for text in heads)
-    return (f'<div class="scroll" tabindex="0" role="region" aria-label="table by {name}">'
-            f'<table data-name="{name}"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>'
-            "</table></div>")  # fmt: skip
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="table by {name}">'
+        f'<table data-name="{name}"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>'
+        "</table></div>"
+    )
 
 
 def _blocks(printed: list[Any]) -> Iterator[str]:

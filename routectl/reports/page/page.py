@@ -38,9 +38,17 @@ _VIEWS: tuple[tuple[str, Render], ...] = (
 )
 _ASSETS = files(__package__) / "assets"
 _SCRIPTS = (
-    "data.js", "marks.js", "heatmap.js", "charts.js", "diff.js", "spread.js", "tokens.js",
-    "staleness.js", "others.js", "main.js",
-)  # fmt: skip
+    "data.js",
+    "marks.js",
+    "heatmap.js",
+    "charts.js",
+    "diff.js",
+    "spread.js",
+    "tokens.js",
+    "staleness.js",
+    "others.js",
+    "main.js",
+)
 _INLINE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}
 _LONGEST_TITLE = 120
 

@@ -31,8 +31,12 @@ def prediction_document(
         "old": scores.old,
         "previous": scores.previous,
         "later": [
-            {"version": one.new, "lag": one.lag, "fitted": one.new in scores.fitted,
-             "hidden_states": sources[one.new]}
+            {
+                "version": one.new,
+                "lag": one.lag,
+                "fitted": one.new in scores.fitted,
+                "hidden_states": sources[one.new],
+            }
             for one in scores.comparisons
         ],
         "layers": list(first.layers_L),
@@ -50,7 +54,7 @@ def prediction_document(
             ],
             "exit_code": int(bool(failed)),
         },
-    }  # fmt: skip
+    }
 
 
 def _comparison(one: LagScores) -> dict[str, Any]:

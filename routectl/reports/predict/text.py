@@ -20,34 +20,46 @@ def render_prediction(doc: dict[str, Any], console: Console) -> None:
     line.append("  " + text, style="not bold default")
     console.print(line, soft_wrap=True)
     for failure in doc["verdict"]["failed"]:
-        console.print(f"  {failure['threshold']}: gain is {_points(failure['value'])} at "
-                      f"{failure['version']}", style="red")  # fmt: skip
+        console.print(
+            f"  {failure['threshold']}: gain is {_points(failure['value'])} at "
+            f"{failure['version']}",
+            style="red",
+        )
     before = "" if doc["previous"] is None else f", extrapolated from {doc['previous']}"
     print_line(console, "inputs", f"{doc['inputs']}  (of {doc['old']}{before})")
     for later in doc["later"]:
         seen = ", which the predictor was fitted to" if later["fitted"] else ""
-        print_line(console, "later", f"{later['version']}, lag {later['lag']}{seen}; hidden states "
-                                     f"{later['hidden_states']}")  # fmt: skip
+        print_line(
+            console,
+            "later",
+            f"{later['version']}, lag {later['lag']}{seen}; hidden states {later['hidden_states']}",
+        )
     p = doc["predictor"]
     zero = [one["layer"] for one in p["layers"] if one["ridge"] is None]
     print_line(
-        console, "predictor",
+        console,
+        "predictor",
         f"{p['old']} to {', '.join(p['later'])}, fitted on {plural(p['tokens'], 'token')} of "
         f"{plural(p['sequences'] - p['held'], 'sequence')}"
         + (f"; zero in {layers_text(zero)}" if zero else ""),
-    )  # fmt: skip
+    )
     print_line(
-        console, "judged on",
+        console,
+        "judged on",
         f"{plural(doc['tokens'], 'token')} of {plural(doc['sequences'], 'sequence')} that it was "
         f"not fitted on ({amount(doc['tokens_left_out'])} left out), {layers_text(doc['layers'])}, "
         f"top-{doc['top_k']}",
-    )  # fmt: skip
+    )
     console.print()
     _table(console, "version", doc["comparisons"], lambda one: f"{doc['old']} > {one['version']}")
     for one in doc["comparisons"]:
         console.print()
-        _table(console, f"{doc['old']} > {one['version']}", one["layers"],
-               lambda row: f"layer {row['layer']}")  # fmt: skip
+        _table(
+            console,
+            f"{doc['old']} > {one['version']}",
+            one["layers"],
+            lambda row: f"layer {row['layer']}",
+        )
 
 
 def _verdict(doc: dict[str, Any]) -> tuple[str, str]:

@@ -45,10 +45,11 @@ def render_checkpoint(doc: dict[str, Any], console: Console) -> None:
     """Print a routectl.checkpoint/1 document."""
     iteration = "" if doc["iteration"] is None else f"iteration {doc['iteration']}, "
     print_line(
-        console, "folder",
+        console,
+        "folder",
         f"{doc['path']}  ({doc['format']}, {iteration}{plural(doc['files'], 'file')}, "
         f"{bytes_text(doc['file_bytes'])})",
-    )  # fmt: skip
+    )
     print_line(console, "model", _model(doc))
     print_line(console, "router", _router(doc))
     if doc["recipe"] is not None:
@@ -58,10 +59,14 @@ def render_checkpoint(doc: dict[str, Any], console: Console) -> None:
         for entry in doc["dtypes"]
     )
     print_line(
-        console, "weights",
+        console,
+        "weights",
         f"{bytes_text(doc['tensor_bytes'])} in {plural(doc['tensors'], 'tensor')}: {dtypes}",
-    )  # fmt: skip
+    )
     print_line(console, "layers", _stream(doc))
     if doc["unindexed"]:
-        print_line(console, "left out", f"{plural(len(doc['unindexed']), 'tensor')} in shards, "
-                   "not in the index")  # fmt: skip
+        print_line(
+            console,
+            "left out",
+            f"{plural(len(doc['unindexed']), 'tensor')} in shards, not in the index",
+        )

@@ -12,19 +12,21 @@ __all__ = ["render_summary"]
 
 def _print_rows(console: Console, doc: Document) -> None:
     print_line(
-        console, "rows",
+        console,
+        "rows",
         f"{amount(doc['rows'])} of {plural(doc['tokens_with_routes'], 'token')}, "
         f"{amount(doc['rows_missing'])} missing; starts: "
         + (", ".join(f"{n} {kind}" for kind, n in doc["starts"].items()) or "none")
         + "".join(f"; {kind} of {plural(n, 'sample')}" for kind, n in doc["row_counts"].items()),
-    )  # fmt: skip
+    )
     if doc["samples_merged"]:
         print_line(
-            console, "calls",
+            console,
+            "calls",
             f"{plural(doc['samples_merged'], 'sample')} merged of {doc['segments']} calls; "
             f"{plural(doc['segment_rows_differing'], 'row')} that two calls have otherwise"
             + (", the earlier call's kept" if doc["segment_rows_differing"] else ""),
-        )  # fmt: skip
+        )
 
 
 def render_summary(doc: Document, console: Console) -> None:
@@ -33,29 +35,32 @@ def render_summary(doc: Document, console: Console) -> None:
     print_line(console, "dump", dump_line(dump))
     model = dump["model"] or "unnamed model"
     print_line(
-        console, "model",
+        console,
+        "model",
         f"{model}: {layers_text(dump['layers'])}, top-{dump['top_k']} of {dump['num_experts']} "
         f"experts, {dump['id_space']} ids (facts from {dump['facts_source']})",
-    )  # fmt: skip
+    )
     unknown = doc["samples_of_unknown_length"]
     cached = "cached tokens not recorded"
     if doc["cached_tokens"] is not None:
         cached = f"{amount(doc['cached_tokens'])} of the prompt's cached"
     print_line(
-        console, "tokens",
+        console,
+        "tokens",
         f"{amount(doc['prompt_tokens'])} prompt + {amount(doc['response_tokens'])} response, "
         + cached
         + (f"; {plural(unknown, 'sample')} of unknown length" if unknown else ""),
-    )  # fmt: skip
+    )
     _print_rows(console, doc)
     print_lines(console, making_lines(doc))
     print_line(
-        console, "size",
+        console,
+        "size",
         f"{doc['id_bytes_per_token']} B of ids a token ({dump['wire_dtype'] or 'unknown'} as "
         f"written), {bytes_text(dump['file_bytes'])} in file"
         + (f" by codec {dump['codec']}" if "codec" in dump else "")
         + ("" if (each := doc["file_bytes_per_token"]) is None else f", {each:,.0f} B a token"),
-    )  # fmt: skip
+    )
     versions = ", ".join(f"{v} ({amount(n)})" for v, n in doc["weight_versions"].items())
     print_line(
         console, "weights", f"{versions} response tokens" if versions else "versions not recorded"
@@ -66,8 +71,11 @@ def render_summary(doc: Document, console: Console) -> None:
         (doc["samples_retracted"], "retracted"),
     ]
     notes = "".join(f"; {n} {what}" for n, what in extra if n)
-    print_line(console, "samples", f"finished by {reasons}; {doc['samples_with_logprobs']} with "
-                              f"log-probs{notes}")  # fmt: skip
+    print_line(
+        console,
+        "samples",
+        f"finished by {reasons}; {doc['samples_with_logprobs']} with log-probs{notes}",
+    )
     for skipped in dump["skipped"]:
         print_line(console, "skipped", skipped)
     console.print()

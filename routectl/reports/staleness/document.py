@@ -142,16 +142,24 @@ def _drift(drift: Drift) -> Document:
         "mode": drift.mode,
         "speeds": [
             {
-                "layer": s.layer, "lag": s.lag, "rows": s.rows,
-                "rows_mismatched": s.rows_mismatched, "mismatch_rate": s.rate,
-                "mismatch_interval": _interval(s.interval), "per_update": s.per_update,
+                "layer": s.layer,
+                "lag": s.lag,
+                "rows": s.rows,
+                "rows_mismatched": s.rows_mismatched,
+                "mismatch_rate": s.rate,
+                "mismatch_interval": _interval(s.interval),
+                "per_update": s.per_update,
             }
             for s in drift.speeds
         ],
         "half_lives": [
             {
-                "layer": h.layer, "updates": h.updates, "interval": _interval(h.interval),
-                "exponent": h.exponent, "extrapolated": h.extrapolated, "lags": list(h.lags),
+                "layer": h.layer,
+                "updates": h.updates,
+                "interval": _interval(h.interval),
+                "exponent": h.exponent,
+                "extrapolated": h.extrapolated,
+                "lags": list(h.lags),
                 "bounds": None if h.bounds is None else list(h.bounds),
             }
             for h in drift.half_lives
@@ -161,12 +169,16 @@ def _drift(drift: Drift) -> Document:
         "experts_between": None if drift.experts_between is None else list(drift.experts_between),
         "nearest": [
             {
-                "own": n.own, "mode": n.mode, "nearest": n.nearest, "mismatch_rates": n.rates,
-                "gap": _interval(n.gap), "is_other": n.is_other,
+                "own": n.own,
+                "mode": n.mode,
+                "nearest": n.nearest,
+                "mismatch_rates": n.rates,
+                "gap": _interval(n.gap),
+                "is_other": n.is_other,
             }
             for n in drift.nearest
         ],
-    }  # fmt: skip
+    }
 
 
 def _advice(advice: Advice) -> Document:
@@ -216,10 +228,13 @@ def staleness_document(
         ],
         "apart": [
             {
-                "group": group, "mode": c.mode, **_counted(c.result),
+                "group": group,
+                "mode": c.mode,
+                **_counted(c.result),
                 "mismatch_interval": _interval(c.intervals.mismatch),
             }
-            for group, parts in result.apart.items() for c in parts
+            for group, parts in result.apart.items()
+            for c in parts
         ],
         "cached_apart": result.cached_apart,
         "spans": asdict(result.spans),
@@ -233,5 +248,5 @@ def staleness_document(
             "failed": [asdict(f) for f in judged.failed],
             "exit_code": int(bool(judged.failed)),
         },
-    }  # fmt: skip
+    }
     return finite(document)  # type: ignore[no-any-return]

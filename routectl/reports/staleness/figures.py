@@ -8,17 +8,34 @@ from ..diff.document import Document
 __all__ = ["figure_order", "figures_of", "headline_figures"]
 
 _KEYS = {
-    "mismatch": "mismatch_rate", "overlap": "overlap_rate", "order": "order_mismatch_rate",
-    "zero_overlap": "zero_overlap_rate", "load_shift": "load_shift",
-    "rows_mismatched": "rows_mismatched", "rows_missing": "rows_missing",
-    "token_mismatch": "token_mismatch_rate", "coverage": "coverage_rate",
-}  # fmt: skip
+    "mismatch": "mismatch_rate",
+    "overlap": "overlap_rate",
+    "order": "order_mismatch_rate",
+    "zero_overlap": "zero_overlap_rate",
+    "load_shift": "load_shift",
+    "rows_mismatched": "rows_mismatched",
+    "rows_missing": "rows_missing",
+    "token_mismatch": "token_mismatch_rate",
+    "coverage": "coverage_rate",
+}
 _OF_LOGPROBS = {
-    "k1": "k1", "k3": "k3", "abs_d": "mean_abs_d", "max_d": "max_abs_d", "f2": "f_tau",
-}  # fmt: skip
+    "k1": "k1",
+    "k3": "k3",
+    "abs_d": "mean_abs_d",
+    "max_d": "max_abs_d",
+    "f2": "f_tau",
+}
 _HEADLINES = (
-    "mismatch", "staleness", "total", "k3", "f2", "total_k3", "total_f2", "noise", "half_life",
-)  # fmt: skip
+    "mismatch",
+    "staleness",
+    "total",
+    "k3",
+    "f2",
+    "total_k3",
+    "total_f2",
+    "noise",
+    "half_life",
+)
 _OF_COMPARISONS = 7
 _OF_MARGINS = ("tie", "near", "clear", "margin_coverage")
 

@@ -56,17 +56,24 @@ def _trends(steps: Sequence[Step], points: Sequence[Document]) -> list[Document]
         ]
         if known:
             numbers, values = zip(*known, strict=True)
-            found.append({
-                "figure": name, "steps": len(known), "first": values[0], "last": values[-1],
-                "slope": slope_of(numbers, values),
-            })  # fmt: skip
+            found.append(
+                {
+                    "figure": name,
+                    "steps": len(known),
+                    "first": values[0],
+                    "last": values[-1],
+                    "slope": slope_of(numbers, values),
+                }
+            )
     return found
 
 
 def series_document(
-    path: str, steps: Sequence[Step], skipped: Sequence[tuple[str, str]],
+    path: str,
+    steps: Sequence[Step],
+    skipped: Sequence[tuple[str, str]],
     limits: Sequence[Threshold] = (),
-) -> Document:  # fmt: skip
+) -> Document:
     """The routectl.staleness_series/1 document.
 
     steps ascend by number; skipped names the entries that are none, each with the reason. limits

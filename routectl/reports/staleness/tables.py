@@ -8,10 +8,18 @@ from ..text.tables import Column
 from ..text.wording import amount, figure, percent
 
 __all__ = [
-    "comparison_columns", "expert_columns", "flips_columns", "headlines", "layer_columns",
-    "level_text", "logprob_columns", "pair_columns", "position_columns", "range_text",
+    "comparison_columns",
+    "expert_columns",
+    "flips_columns",
+    "headlines",
+    "layer_columns",
+    "level_text",
+    "logprob_columns",
+    "pair_columns",
+    "position_columns",
+    "range_text",
     "shift_columns",
-]  # fmt: skip
+]
 
 Cell = Callable[[Document], str]
 _INTERVALS = 5  # comparisons up to which intervals are shown by layer; the document has all
@@ -105,8 +113,9 @@ def logprob_columns(doc: Document) -> list[Column]:
         (tau, lambda c: percent(c["logprobs"]["f_tau"]), 0),
         (level, lambda c: range_text(c["intervals"]["f_tau"]), 1),
     ]
-    first = [Column("log-probs", c.cells) if c.title == "comparison" else c
-             for c in _first(doc, parts)]  # fmt: skip
+    first = [
+        Column("log-probs", c.cells) if c.title == "comparison" else c for c in _first(doc, parts)
+    ]
     return [*first, *_columns(parts, described)]
 
 
@@ -130,8 +139,10 @@ def shift_columns(doc: Document) -> list[Column]:
             0,
         ),
     ]
-    first = [Column("router shift", c.cells) if c.title == "comparison" else c
-             for c in _first(doc, parts)]  # fmt: skip
+    first = [
+        Column("router shift", c.cells) if c.title == "comparison" else c
+        for c in _first(doc, parts)
+    ]
     return [*first, *_columns(parts, described)]
 
 

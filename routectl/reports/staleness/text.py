@@ -53,8 +53,9 @@ def print_failures(console: Console, verdict: Document) -> None:
         layer = "" if f["layer"] is None else f" in layer {f['layer']}"
         console.print(
             f"  {f['threshold']}: {f['metric']} is {f['value']:.6g}{layer}, limit {f['limit']:.6g}",
-            style="red", soft_wrap=True,
-        )  # fmt: skip
+            style="red",
+            soft_wrap=True,
+        )
 
 
 def staleness_headline(doc: Document) -> str:
@@ -99,9 +100,11 @@ def _rows_lines(doc: Document) -> list[tuple[str, str]]:
     spans = doc["spans"]
     rows = ", ".join(f"{amount(n)} {group}" for group, n in spans["rows"].items() if n)
     counted = [
-        (spans["one_version"], "of one version"), (spans["several_versions"], "of several"),
-        (spans["without_spans"], "that do not say"), (spans["retracted"], "retracted"),
-    ]  # fmt: skip
+        (spans["one_version"], "of one version"),
+        (spans["several_versions"], "of several"),
+        (spans["without_spans"], "that do not say"),
+        (spans["retracted"], "retracted"),
+    ]
     samples = ", ".join(f"{amount(n)} {what}" for n, what in counted if n)
     lines = [("rows", f"{rows}; {plural(spans['samples'], 'sample')}: {samples}")]
     if spans["unknown"]:
@@ -110,11 +113,13 @@ def _rows_lines(doc: Document) -> list[tuple[str, str]]:
     for part in doc["apart"]:
         apart = part["group"] == "uncertain" or (part["group"] == "cached" and doc["cached_apart"])
         where = "not in the mismatch above" if apart else "in the mismatch above too"
-        lines.append((
-            part["group"],
-            f"{percent(part['mismatch_rate'])} of {plural(part['rows'], 'row')} mismatch ("
-            f"{part['mode']}; {level_text(doc)}: {range_text(part['mismatch_interval'])}); {where}",
-        ))  # fmt: skip
+        lines.append(
+            (
+                part["group"],
+                f"{percent(part['mismatch_rate'])} of {plural(part['rows'], 'row')} mismatch ("
+                f"{part['mode']}; {level_text(doc)}: {range_text(part['mismatch_interval'])}); {where}",
+            )
+        )
     return lines
 
 
@@ -165,8 +170,10 @@ def _noise_lines(doc: Document) -> list[tuple[str, str]]:
 
 def _print_advice(console: Console, doc: Document) -> None:
     for finding in doc["advice"]["findings"]:
-        line = Text(f"{'ALARM' if finding['alarm'] else 'advice':<10}",
-                    style="bold red" if finding["alarm"] else "bold")  # fmt: skip
+        line = Text(
+            f"{'ALARM' if finding['alarm'] else 'advice':<10}",
+            style="bold red" if finding["alarm"] else "bold",
+        )
         line.append(finding["text"], style="not bold default")
         console.print(line, soft_wrap=True)
         for said in finding["evidence"]:

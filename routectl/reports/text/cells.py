@@ -36,9 +36,7 @@ class Cells:
         rows, mismatched = (
             np.add.reduceat(counts, starts, axis=0) for counts in (self.rows_LB, self.mismatched_LB)
         )
-        return replace(
-            self, layers=self.layers[::groups], rows_LB=rows, mismatched_LB=mismatched
-        )  # fmt: skip
+        return replace(self, layers=self.layers[::groups], rows_LB=rows, mismatched_LB=mismatched)
 
     def drawn(self, columns: int) -> tuple[Rates, float]:
         """Mismatch rates [L, C] of so many columns, nan without rows; and the top of their scale.

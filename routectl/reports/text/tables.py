@@ -27,9 +27,13 @@ def open_console(stream: IO[str], *, plain: bool = False) -> Console:
     if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
         stream.reconfigure(errors="replace")
     return Console(
-        file=stream, markup=False, highlight=False, emoji=False, force_terminal=terminal,
+        file=stream,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        force_terminal=terminal,
         width=None if terminal else _UNLIMITED,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, slots=True)
