@@ -4,7 +4,8 @@ Fixtures of the whole session: the checkpoints of tiny_rl and what recompute giv
 """
 
 from hypothesis import HealthCheck, settings
-from tiny_rl import tiny_checkpoints, tiny_dumps  # noqa: F401
+
+from support.tiny_rl import tiny_checkpoints, tiny_dumps  # noqa: F401
 
 settings.register_profile(
     "routectl", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

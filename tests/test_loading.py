@@ -5,14 +5,14 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from building import FIXTURES
-from test_coded_files import coding_of, dump_of, expect, grouped
 from torch.utils.data import DataLoader
 
 import routectl
 from routectl.dump import DumpMeta, Sample
 from routectl.formats.native.container import write_native
 from routectl.routes import Routes
+from support.building import FIXTURES
+from support.coded_files import coding_of, dump_of, expect, grouped
 
 TINY = FIXTURES / "tiny_rl" / "vllm.bf16" / "samples.jsonl"
 

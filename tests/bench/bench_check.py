@@ -15,10 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from faults import BASES, FAULTS, clean_pairs, opened, spoilt
-
 from routectl.formats import open_dump
 from routectl.ops.check.check import check
+from support.faults import BASES, FAULTS, clean_pairs, opened, spoilt
 
 SHARES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.0)
 

@@ -28,7 +28,7 @@ from routectl.dump import Dump, DumpMeta, Sample, key_of
 from routectl.formats.native.container import open_native, write_native
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import foreign
+from support import foreign
 
 L, K, E = 48, 8, 128
 TP, CP, PP = 2, 4, 2

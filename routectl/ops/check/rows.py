@@ -167,7 +167,7 @@ def _why_twice(view: View, twice_TL: Bools) -> str:
         top_k % 4 == 0
         and len(rows_NK) > 3
         and not rows_NK.reshape(len(rows_NK), -1, 4)[:, :, 1:].any()
-    ):  # noqa: E501
+    ):
         return "int32 read as bytes"
     if (rows_NK == rows_NK[:, :1]).all():
         values = np.unique(rows_NK)

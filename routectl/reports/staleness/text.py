@@ -116,8 +116,9 @@ def _rows_lines(doc: Document) -> list[tuple[str, str]]:
         lines.append(
             (
                 part["group"],
-                f"{percent(part['mismatch_rate'])} of {plural(part['rows'], 'row')} mismatch ("
-                f"{part['mode']}; {level_text(doc)}: {range_text(part['mismatch_interval'])}); {where}",
+                f"{percent(part['mismatch_rate'])} of {plural(part['rows'], 'row')} mismatch "
+                f"({part['mode']}; {level_text(doc)}: {range_text(part['mismatch_interval'])}); "
+                f"{where}",
             )
         )
     return lines

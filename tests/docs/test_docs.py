@@ -1,0 +1,86 @@
+"""Golden files, generated docs and console blocks, made again and compared."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def load_make() -> ModuleType:
+    """fixtures/make.py as a module."""
+    spec = importlib.util.spec_from_file_location("make", ROOT / "fixtures" / "make.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MADE = list(load_make().made())
+
+
+@pytest.mark.parametrize(("path", "content"), MADE, ids=[str(p.name) for p, _ in MADE])
+def test_made_file_is_true(path: Path, content) -> None:
+    """What fixtures/make.py makes now is what is checked in."""
+    assert path.read_bytes() == content()
+
+
+def test_console_blocks_are_all_run() -> None:
+    """Every console block of README and docs holds a command, so make.py runs it."""
+    blocks = 0
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for block in re.findall(r"```console\n(.*?)```", path.read_text("utf-8"), re.DOTALL):
+            blocks += 1
+            assert block.startswith("$ routectl"), path.name
+    assert blocks >= 4
+
+
+def test_links_lead_somewhere() -> None:
+    """Every relative link in README and docs names a file that is there."""
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text("utf-8")):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_readme_is_short() -> None:
+    """README has at most 200 lines."""
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 200
+
+
+def test_documents_match_their_contract() -> None:
+    """Every top-level key of each JSON document is named in docs/json.md, and no other."""
+    import json
+
+    text = (ROOT / "docs" / "json.md").read_text("utf-8")
+    files = {
+        "diff": "diff",
+        "show": "show",
+        "check": "check.",
+        "checkpoint": "checkpoint",
+        "staleness": "staleness",
+        "staleness_series": "series",
+    }
+    for name, file in files.items():
+        section = text.split(f"## routectl.{name}/1")[1].split("\n## ")[0]
+        named = set()
+        for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE):
+            named |= set(re.findall(r"`(\w+)`", row))
+        keys = {"schema"}
+        for golden in (ROOT / "fixtures" / "golden").glob(f"{file}*json"):
+            keys |= set(json.loads(golden.read_text("utf-8")))
+        assert named == keys - {"schema"}
+
+
+def test_thresholds_are_documented() -> None:
+    """Every metric that can be gated is in docs/metrics.md and in the help of diff."""
+    from routectl.ops.diff.thresholds import METRICS
+
+    page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+    flat = re.sub(r"\s+", " ", (ROOT / "docs" / "cli.md").read_text("utf-8"))
+    for metric in METRICS:
+        assert f"`{metric.name}`" in page
+        assert metric.name in flat

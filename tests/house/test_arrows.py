@@ -1,0 +1,139 @@
+"""Who may import whom: a literal table of packages, no circle, no arrow up.
+
+A new arrow is added here by hand, with a look at whether it should be. ``python -m support.house``,
+run in tests/, prints the counts.
+"""
+
+from support.house import (
+    arrows_of,
+    circles_of,
+    files_of_house,
+    goes_up,
+    imports_of,
+    report,
+)
+
+MAY_IMPORT = {
+    "dump": "errors gate_logprobs routes",
+    "errors": "",
+    "files": "errors",
+    "gate_logprobs": "routes",
+    "layouts": "",
+    "margins": "",
+    "model": "errors",
+    "pickled": "errors",
+    "routes": "margins",
+    "codecs": "errors routes",
+    "kernels": "margins routes",
+    "routers": "errors model",
+    "checkpoints": "errors files layouts model pickled routers",
+    "engines": "errors files model formats.documents formats.responses formats.wire",
+    "formats": (
+        "dump errors model formats.arrays formats.documents formats.native formats.responses "
+        "formats.trainers formats.wire"
+    ),
+    "formats.arrays": "dump errors model formats.documents formats.wire",
+    "formats.documents": "errors model",
+    "formats.native": (
+        "dump errors files gate_logprobs margins model routes codecs formats formats.documents"
+    ),
+    "formats.replay": "errors layouts formats.arrays formats.documents formats.trainers",
+    "formats.responses": "dump errors model routes formats.documents formats.wire",
+    "formats.targets": "dump errors files pickled routes formats.trainers",
+    "formats.trainers": (
+        "dump errors model pickled formats.arrays formats.documents formats.responses formats.wire"
+    ),
+    "formats.wire": "dump errors model routes kernels formats.documents",
+    "forward": "dump errors routes formats.native",
+    "ops": "dump routes kernels ops.pairs",
+    "ops.check": "dump errors gate_logprobs layouts margins model routes kernels ops.pairs",
+    "ops.diff": "dump errors margins routes kernels ops.pairs",
+    "ops.pack": "dump errors layouts routes kernels",
+    "ops.pairs": "dump errors margins routes",
+    "ops.predict": "errors routes routers ops.staleness",
+    "ops.staleness": "dump errors margins routes kernels ops.diff ops.pairs",
+    "reports": "",
+    "reports.check": "dump ops.check ops.diff reports.diff reports.text",
+    "reports.ci": (
+        "errors ops.check ops.diff ops.staleness reports.check reports.diff reports.staleness "
+        "reports.text"
+    ),
+    "reports.diff": "dump margins ops ops.diff reports.text",
+    "reports.pack": "dump layouts ops.pack reports.diff reports.text",
+    "reports.page": (
+        "errors reports.check reports.diff reports.pack reports.predict reports.show "
+        "reports.staleness reports.text"
+    ),
+    "reports.predict": "checkpoints ops.predict reports.text",
+    "reports.show": "checkpoints reports.diff reports.text",
+    "reports.staleness": "dump errors margins ops.diff ops.staleness reports.diff reports.text",
+    "reports.text": "",
+    "jobs": "dump errors model ops.diff cli",
+    "jobs.check": (
+        "dump errors model routers formats.documents ops.check reports.check reports.diff jobs cli"
+    ),
+    "jobs.ci": (
+        "errors files ops.diff reports.ci reports.diff jobs jobs.check jobs.diff jobs.staleness cli"
+    ),
+    "jobs.convert": (
+        "dump errors model codecs formats.documents formats.native formats.targets reports.text "
+        "jobs cli"
+    ),
+    "jobs.diff": "dump errors formats.trainers ops.diff ops.pairs reports.diff jobs cli",
+    "jobs.pack": (
+        "dump errors layouts formats.documents formats.native formats.replay ops.pack "
+        "reports.text cli __init__"
+    ),
+    "jobs.predict": (
+        "dump errors routes routers checkpoints formats.native forward ops.predict ops.staleness "
+        "jobs.recompute cli"
+    ),
+    "jobs.recompute": (
+        "dump errors files gate_logprobs margins routes routers checkpoints formats.native "
+        "forward ops.predict reports.text cli __init__"
+    ),
+    "jobs.staleness": (
+        "dump errors files model checkpoints formats.native forward ops.diff ops.pairs "
+        "ops.staleness reports.diff reports.staleness jobs jobs.recompute cli"
+    ),
+    "jobs.watch": "dump errors model formats formats.wire ops.check jobs.check",
+    "loading": "dump model formats",
+    "cli": (
+        "dump errors files layouts margins model checkpoints engines formats formats.documents "
+        "formats.native formats.replay forward ops ops.check ops.diff ops.pack ops.predict "
+        "reports.check reports.ci reports.diff reports.pack reports.page reports.predict "
+        "reports.show reports.staleness reports.text jobs jobs.check jobs.ci jobs.convert "
+        "jobs.diff jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch __init__"
+    ),
+    "__init__": (
+        "dump errors layouts margins model routes checkpoints formats forward ops ops.check "
+        "ops.diff ops.pack ops.staleness reports.check reports.ci reports.diff reports.page "
+        "reports.show reports.staleness loading"
+    ),
+    "__main__": "cli",
+}
+
+
+def test_packages_import_what_the_table_allows():
+    """Each package imports what the table says, and the table says no more."""
+    told = {package: set(names.split()) for package, names in MAY_IMPORT.items()}
+    assert arrows_of() == told
+
+
+def test_no_circles():
+    """No files and no packages import each other in a circle, inside functions neither."""
+    assert circles_of({name: imports_of(name) for name in files_of_house()}) == []
+    assert circles_of(arrows_of()) == []
+
+
+def test_no_arrow_goes_up():
+    """A floor imports lower floors alone; doors and verbs never meet."""
+    up = [f"{a} > {b}" for a, others in arrows_of().items() for b in others if goes_up(a, b)]
+    assert up == []
+
+
+def test_the_house_is_reported(capsys):
+    """``python -m support.house`` counts files, packages, arrows and both kinds of faults."""
+    with capsys.disabled():
+        print(f"\n{report()}")
+    assert report().endswith("0 circles, 0 arrows up")

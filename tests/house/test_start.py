@@ -1,0 +1,47 @@
+"""What is loaded at start, and what ``import routectl`` promises."""
+
+import subprocess
+import sys
+
+import pytest
+
+import routectl
+
+HEAVY = ["numpy", "numba", "torch", "pyarrow", "rich", "safetensors", "transformers", "wandb"]
+
+
+def said(code):
+    """What a program of its own prints on stderr."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    "code", ["import routectl", "from routectl.cli.main import main; main([])"]
+)
+def test_nothing_heavy_is_loaded_at_start(code):
+    """``import routectl`` and ``routectl --help`` load no heavy library."""
+    check = f"{code}\nimport sys\nprint([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
+    assert said(check) == "[]"
+
+
+def test_help_loads_no_command():
+    """``routectl --help`` loads the room of no command, and each is there under its name."""
+    code = (
+        "import sys, importlib\n"
+        "from routectl.cli.main import app, main, _COMMANDS\n"
+        "main(['--help'])\n"
+        "print([n for n in _COMMANDS if f'routectl.cli.{n}' in sys.modules], file=sys.stderr)\n"
+        "rooms = {n: importlib.import_module(f'routectl.cli.{n}') for n in _COMMANDS}\n"
+        "print(all(hasattr(room, f'{n}_command') for n, room in rooms.items()), file=sys.stderr)"
+    )
+    assert said(code).split() == ["[]", "True"]
+
+
+def test_public_names_resolve():
+    """Every name in routectl.__all__ can be fetched, and an unknown one is an AttributeError."""
+    for name in routectl.__all__:
+        assert getattr(routectl, name) is not None
+    assert set(routectl.__all__) <= set(dir(routectl))
+    with pytest.raises(AttributeError, match="nothing_here"):
+        _ = routectl.nothing_here

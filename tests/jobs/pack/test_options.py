@@ -1,0 +1,262 @@
+"""Folders that routectl pack may replace, and options that it must not take silently."""
+
+import json
+
+import numpy as np
+import pytest
+
+from routectl import Packing, pack
+from routectl.cli.main import main
+from routectl.errors import MismatchError
+from routectl.formats.native.container import write_native
+from support.dumps import make_dump, make_routes, make_sample
+from support.shell import DUMPS, complaint, document, run, written
+
+SCHEMA = '{"schema": "routectl.pack/1"}'
+
+
+def content(folder):
+    """Every file below a folder with its bytes."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def write_small(path, names, layers=(0, 1, 2)):
+    """A native file of samples of three tokens with these ids."""
+    sides = ([1], [2, 2])
+    samples = [make_sample(make_routes([[[0, 1]] * 3] * 2, layers), n, *sides) for n in names]
+    dump = make_dump(samples, layers)
+    write_native(dump, dump.meta, path, force=False)
+    return path
+
+
+class TestForce:
+    """--force replaces what pack wrote, whole, and nothing else."""
+
+    @pytest.mark.parametrize(
+        ("files", "said"),
+        [
+            ({"manifest.json": "{}", "code.js": ""}, "its manifest.json has not schema"),
+            ({"manifest.json": '{"schema": "x/1"}'}, "its manifest.json has not schema"),
+            ({"manifest.json": "text"}, "its manifest.json has not schema routectl.pack/1"),
+            ({"manifest.json": SCHEMA, "code.js": ""}, "holds code.js, which pack did not write"),
+            ({"manifest.json": SCHEMA, "src/code.js": ""}, "holds src, which pack did not write"),
+            (
+                {"manifest.json": SCHEMA, "dp0-cp0-tp0-pp0/notes.txt": ""},
+                "holds dp0-cp0-tp0-pp0/notes.txt, which pack did not write",
+            ),
+            (
+                {"manifest.json": SCHEMA, "dp0-cp0-tp0-pp0/a.safetensors/b": ""},
+                "holds dp0-cp0-tp0-pp0/a.safetensors, which pack did not write",
+            ),
+            ({"manifest.json": SCHEMA, "samples.parquet/b": ""}, "holds samples.parquet, which"),
+        ],
+    )
+    def test_other_folders(self, capsys, tmp_path, files, said):
+        """A folder with another manifest, or with anything that pack does not write, is kept."""
+        folder = tmp_path / "x"
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, "utf-8")
+        before = content(folder)
+        message = complaint(capsys, "pack", DUMPS["native"], "-o", folder, "--force")
+        assert message.startswith(f"routectl: {folder}: {said}")
+        assert message.endswith("so --force does not replace it\n")
+        assert content(folder) == before
+        assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+    def test_a_link(self, capsys, tmp_path):
+        """Of a link to a replay folder the folder is replaced, and the link stays."""
+        real, link = tmp_path / "deep" / "real", tmp_path / "x"
+        assert run(capsys, "pack", DUMPS["native"], "-o", real, "--cp", "2").code == 0
+        link.symlink_to(real)
+        assert run(capsys, "pack", DUMPS["native"], "-o", link, "--force").code == 0
+        assert link.is_symlink()
+        assert set(content(real)) == {
+            "dp0-cp0-tp0-pp0/mb0000.safetensors",
+            "manifest.json",
+            "samples.parquet",
+        }
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "x"]
+        assert [path.name for path in (tmp_path / "deep").iterdir()] == ["real"]
+
+    def test_a_link_to_another_folder(self, capsys, tmp_path):
+        """A link to a folder that pack did not write is refused, and nothing is left behind."""
+        (tmp_path / "real").mkdir()
+        (tmp_path / "x").symlink_to(tmp_path / "real")
+        said = complaint(capsys, "pack", DUMPS["native"], "-o", tmp_path / "x", "--force")
+        assert "x: has no manifest.json in it, so --force does not replace it" in said
+        assert written(tmp_path) == ["real", "x"]
+
+
+class TestMoeLayerFreq:
+    """--moe-layer-freq that does not fit the model."""
+
+    @pytest.mark.parametrize(
+        ("freq", "said"),
+        [
+            ("0", "--moe-layer-freq 0: moe_layer_freq must be at least 1, got 0"),
+            ("-1", "--moe-layer-freq -1: moe_layer_freq must be at least 1, got -1"),
+            ("0,1", "moe_layer_freq has 2 entries, expected a 0 or 1 for each of 5 layers"),
+            ("0,1,2,1,1", "moe_layer_freq has 5 entries, expected a 0 or 1 for each of 5 layers"),
+        ],
+    )
+    def test_refused(self, capsys, tmp_path, freq, said):
+        """A frequency below 1 and a list of another length or content are refused in one line."""
+        options = ("-o", tmp_path / "r", "--moe-layer-freq", freq, "--decoder-layers", "5")
+        assert said in complaint(capsys, "pack", DUMPS["native"], *options)
+
+    def test_a_list_is_as_long_as_the_model(self, capsys, tmp_path):
+        """A list for a dump that counts MoE layers from 0 needs no --decoder-layers."""
+        dump = write_small(tmp_path / "d.parquet", ["a"])
+        options = ("-o", tmp_path / "r", "--moe-layer-freq", "0,1,0,1,1", "--pp", "5")
+        packed = document(capsys, "pack", dump, *options)
+        assert packed["tensors"]["layers"] == [1, 3, 4]
+        assert packed["layout"]["pipeline"]["num_layers"] == 5
+
+
+class TestNames:
+    """Options whose values are names."""
+
+    @pytest.mark.parametrize("dtype", ["foo", ">i4", "i4,i4", "float32", "int", "O", "(2,)i4"])
+    def test_dtypes(self, capsys, tmp_path, dtype):
+        """A --dtype that is no native integer dtype's name is refused with the names."""
+        said = complaint(capsys, "pack", DUMPS["native"], "-o", tmp_path / "r", "--dtype", dtype)
+        names = "int8, int16, int32, int64, uint8, uint16, uint32, uint64"
+        assert said == f"routectl: dtype {dtype} is none of {names}\n"
+        assert written(tmp_path) == []
+
+    def test_an_out_of_another_byte_order(self):
+        """A tensor to write into that is not in this machine's byte order is refused."""
+        out = np.zeros((3, 3, 2), np.dtype(np.int32).newbyteorder())
+        with pytest.raises(MismatchError, match="is none of int8"):
+            pack([make_routes([[[0, 1]] * 3] * 2)], Packing([3]), out=out)
+
+    @pytest.mark.parametrize("mode", ["-o", "--explain"])
+    def test_rows(self, capsys, tmp_path, mode):
+        """--rows is n-1 or n, whether the dump tells lengths or not."""
+        how = ("-o", tmp_path / "r") if mode == "-o" else ("--explain",)
+        said = complaint(capsys, "pack", DUMPS["native"], *how, "--rows", "foo")
+        assert said == "routectl: --rows foo: expected n-1 or n\n"
+
+    @pytest.mark.parametrize("more", [(), ("--dp", "2")])
+    def test_balance(self, capsys, tmp_path, more):
+        """An unknown --balance is refused, whether micro-batches are balanced or not."""
+        options = ("-o", tmp_path / "r", "--balance", "foo", *more)
+        said = complaint(capsys, "pack", DUMPS["native"], *options)
+        assert said == "routectl: balance 'foo' is not known: first-fit, karmarkar-karp\n"
+
+
+class TestPlans:
+    """Plans that name samples in a way that is no name."""
+
+    @pytest.mark.parametrize(
+        ("partition", "indices", "rank"),
+        [
+            ([0, 1], [[0, -1]], 0),
+            ([0, 1], [[0, 1.7]], 0),
+            ([0, 1.9], [[0, 1]], 0),
+            ([0, -1], [[0, 1]], 0),
+            ([0, 1], [[0, True]], 0),
+            ([0, 1], [["0", 1]], 0),
+            ([0, 1], [[0, 1]], 0.5),
+            ([0, 1], [[0, 1]], "0"),
+        ],
+    )
+    def test_indices(self, capsys, tmp_path, partition, indices, rank):
+        """Indices of dp_shards are whole numbers from 0 on; nothing wraps or is rounded."""
+        dump = write_small(tmp_path / "d.parquet", ["a", "b"])
+        shard = {"data_parallel_rank": rank, "partition": partition, "micro_batch_indices": indices}
+        (tmp_path / "plan.json").write_text(json.dumps([shard]), "utf-8")
+        options = ("-o", tmp_path / "r", "--plan", tmp_path / "plan.json")
+        said = complaint(capsys, "pack", dump, *options)
+        assert "expected data_parallel_rank, partition and micro_batch_indices" in said
+
+    def test_an_id_of_two_samples(self, capsys, tmp_path):
+        """An id that two samples have names neither; the others can still be named."""
+        dump = write_small(tmp_path / "d.parquet", ["a", "b", "a"])
+        plan = tmp_path / "plan.json"
+        options = ("--plan", plan)
+        plan.write_text(json.dumps({"micro_batches": [[["a", "b"]]]}), "utf-8")
+        said = complaint(capsys, "pack", dump, "-o", tmp_path / "r", *options)
+        assert said == f"routectl: {plan}: micro-batch 0: samples 0 and 2 have the id a\n"
+        plan.write_text(json.dumps({"micro_batches": [[[2, "b", 0]]]}), "utf-8")
+        assert run(capsys, "pack", dump, "-o", tmp_path / "r", *options).code == 0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A replay folder in verl's layout of two CP ranks."""
+    path = tmp_path_factory.mktemp("effect") / "r"
+    assert main(["pack", str(DUMPS["native"]), "-o", str(path), "--cp", "2"]) == 0
+    return path
+
+
+class TestNoEffect:
+    """Options that would be ignored are refused in one line."""
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            "--framework slime",
+            "--cp 4",
+            "--cp 2",
+            "--pp 2",
+            "--dp 2",
+            "--form bshd",
+            "--rows n",
+            "--plan plan.json",
+            "--dtype int32",
+            "--moe-layer-freq 1",
+            "--decoder-layers 9",
+        ],
+    )
+    def test_a_manifest(self, capsys, folder, options):
+        """A manifest says the layout, so options that say it again are refused."""
+        args = ("pack", "--verify", folder, "--against", DUMPS["native"], *options.split())
+        said = complaint(capsys, *args)
+        flag = options.split()[0]
+        assert said == f"routectl: {flag} has no effect: {folder}/manifest.json says the layout\n"
+
+    @pytest.mark.parametrize("options", ["--lens 3,4", "--padding zero", "--force"])
+    def test_verify(self, capsys, folder, options):
+        """--verify takes no lengths, no padding and replaces nothing."""
+        args = ("pack", "--verify", folder, "--against", DUMPS["native"], *options.split())
+        assert f"{options.split()[0]} has no effect: it is not for --verify" in complaint(
+            capsys, *args
+        )
+
+    def test_two_dumps(self, capsys, folder):
+        """--verify takes the dump as --against only."""
+        args = ("pack", DUMPS["native"], "--verify", folder, "--against", DUMPS["native"])
+        assert "DUMP has no effect: it is not for --verify" in complaint(capsys, *args)
+
+    @pytest.mark.parametrize("options", ["--lens 3,4", "--against x"])
+    def test_writing(self, capsys, tmp_path, options):
+        """Lengths are those of the dump that is packed, and nothing is compared."""
+        args = ("pack", DUMPS["native"], "-o", tmp_path / "r", *options.split())
+        said = complaint(capsys, *args)
+        assert said == f"routectl: {options.split()[0]} has no effect: it is not for -o DIR\n"
+        assert written(tmp_path) == []
+
+    @pytest.mark.parametrize("options", ["--rank cp=0", "--json", "--dtype int8", "--ep 2"])
+    def test_drawing(self, capsys, options):
+        """A drawing is of all ranks, for people, and has no tensors."""
+        for args in (("--lens", "3,4"), (DUMPS["native"],)):
+            said = complaint(capsys, "pack", "--explain", *args, *options.split())
+            flag = options.split()[0]
+            assert said == f"routectl: {flag} has no effect: --explain draws the layout only\n"
+
+    @pytest.mark.parametrize("options", [("--rows", "n"), (DUMPS["native"],), ("--context", "9")])
+    def test_lens(self, capsys, options):
+        """Lengths stand for a dump, so there is none to read or to check."""
+        said = complaint(capsys, "pack", "--explain", "--lens", "3,4", *options)
+        assert "has no effect: --lens stands for the dump" in said
+
+
+@pytest.mark.parametrize(("lens", "cell"), [([1] * 27, "s26.0"), ([1] * 26 + [700], "s26.0-699")])
+def test_samples_beyond_z(capsys, lens, cell):
+    """The 27th sample is named s26 and a dot parts its name from the token's number."""
+    done = run(capsys, "pack", "--explain", "--lens", ",".join(map(str, lens)))
+    assert cell in done.out.split()
+    assert "s26 = sample 26" in done.out

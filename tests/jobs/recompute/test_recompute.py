@@ -1,0 +1,523 @@
+"""routectl recompute: its files, its refusals, resuming, and router inputs."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from routectl import Dump, Routes, diff, open_dump, router_shift
+from routectl.dump import DumpMeta, Sample
+from routectl.formats.native.container import write_native
+from routectl.gate_logprobs import digest_routes
+from support import families
+from support.pages import Parsed
+from support.shell import complaint, document, run, written
+
+LENS = (3, 9, 1, 14, 6)
+MODEL = "deepseek_v3"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny checkpoint, and a dump of random tokens with routes that are not its own."""
+    place = tmp_path_factory.mktemp("recompute")
+    model = families.tiny(MODEL)
+    model.save_pretrained(place / "checkpoint")
+    rng = np.random.default_rng(2)
+    layers = tuple(families.routers(model))
+    samples = []
+    for i, n in enumerate(LENS):
+        ids = rng.integers(3, 100, n).astype(np.int32)
+        chosen = [[rng.permutation(16)[:4] for _ in layers] for _ in range(n - 1)]
+        held = np.array(chosen, np.uint8).reshape(n - 1, len(layers), 4)
+        samples.append(
+            Sample(
+                Routes(held, layers, 16),
+                sample_id=f"s{i}",
+                prompt_ids=ids[: n // 2],
+                response_ids=ids[n // 2 :],
+                prompt_length=n // 2,
+                response_length=n - n // 2,
+            )
+        )
+    meta = DumpMeta("-", "native", layers, 16, 4, engine="vllm")
+    write_native(samples, meta, place / "dump.parquet", force=False)
+    return place
+
+
+def recompute(capsys, folder, output, *more):
+    """The command on the tiny checkpoint; it must succeed."""
+    done = run(
+        capsys,
+        "recompute",
+        folder / "checkpoint",
+        folder / "dump.parquet",
+        "-o",
+        output,
+        "--threads",
+        "1",
+        *more,
+    )
+    assert done.code == 0, done.err
+    return done
+
+
+def by_hooks(folder, sample):
+    """Ids [T, L, K] of a sample from hooks on a model that transformers loaded."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "checkpoint").eval()
+    seen = {}
+    for layer, router in families.routers(model).items():
+        router.register_forward_hook(lambda m, a, out, layer=layer: seen.update({layer: out[2]}))
+    with torch.no_grad():
+        model(input_ids=torch.from_numpy(sample.token_ids.astype(np.int64))[None], use_cache=False)
+    return np.stack([np.sort(seen[layer].numpy(), -1) for layer in sorted(seen)], 1)
+
+
+@pytest.mark.parametrize("how", [(), ("--streaming", "stream", "--max-tokens-per-pass", "10")])
+def test_routes_are_the_models(capsys, tmp_path, folder, how):
+    """A row for each token, equal as sets to hooks; margins, order and provenance are said."""
+    done = recompute(capsys, folder, tmp_path / "r.parquet", *how)
+    assert done.out == ""
+    assert done.err.endswith(f"routectl: wrote {tmp_path / 'r.parquet'}: 5 samples\n")
+    assert written(tmp_path) == ["r.parquet"]
+    found = open_dump(tmp_path / "r.parquet")
+    assert (found.meta.order, found.meta.margins) == ("score", True)
+    assert found.meta.provenance["mode"] == "free"
+    assert found.meta.provenance["streamed"] == str(bool(how))
+    for sample, n in zip(found, LENS, strict=True):
+        assert (sample.routes.num_tokens, sample.num_tokens) == (n, n)
+        assert np.array_equal(np.sort(sample.routes.ids_TLK, -1), by_hooks(folder, sample))
+        assert (sample.routes.margin_TL > 0).any()
+    assert [s.sample_id for s in found] == [s.sample_id for s in open_dump(folder / "dump.parquet")]
+
+
+def test_a_page_of_what_was_written(capsys, tmp_path, folder):
+    """--html is what show says of the file that was written, its expert load among it."""
+    output, page = tmp_path / "routes.parquet", tmp_path / "page.html"
+    recompute(capsys, folder, output, "--html", page)
+    assert Parsed(page.read_text("utf-8")).data == document(capsys, "show", output, "--detail")
+    done = run(
+        capsys,
+        "recompute",
+        folder / "checkpoint",
+        folder / "dump.parquet",
+        "-o",
+        tmp_path / "other.parquet",
+        "--html",
+        page,
+    )
+    assert (done.code, (tmp_path / "other.parquet").exists()) == (2, False)
+
+
+def test_both_modes(capsys, tmp_path, folder):
+    """both writes the model's own routes, and its choices along the dump's path."""
+    recompute(capsys, folder, tmp_path / "r.parquet", "--mode", "both", "--logprobs")
+    assert written(tmp_path) == ["r.forced.parquet", "r.parquet"]
+    free, forced = open_dump(tmp_path / "r.parquet"), open_dump(tmp_path / "r.forced.parquet")
+    first = free.meta.layers_L[0]
+    result = diff(free, forced)
+    assert result.rows_mismatched > 0
+    assert diff(free, forced, layers=[first]).rows_mismatched == 0  # nothing is forced before it
+    recompute(capsys, folder, tmp_path / "f.parquet", "--mode", "forced")
+    assert diff(forced, open_dump(tmp_path / "f.parquet")).rows_mismatched == 0
+    for one, two in zip(free, forced, strict=True):
+        assert len(one.logprobs) == one.response_length
+        if one.prompt_length:
+            assert (one.logprobs <= 0).all()
+        else:
+            assert np.isnan(one.logprobs[0])  # nothing foretells the first token
+        assert len(two.logprobs) == two.response_length
+
+
+def test_gate_logprobs(capsys, tmp_path, folder):
+    """What routers think of the dump's experts is written in every mode, and kept by convert."""
+    modes = ("--mode", "both", "--gate-logprobs")
+    recompute(capsys, folder, tmp_path / "r.parquet", *modes)
+    source = open_dump(folder / "dump.parquet")
+    for name in ("r.parquet", "r.forced.parquet"):
+        found = open_dump(tmp_path / name)
+        assert found.meta.gates
+        assert not open_dump(folder / "dump.parquet").meta.gates
+        for sample, asked in zip(found, source, strict=True):
+            values_TLK = sample.gates.logprobs_TLK
+            assert sample.gates.of == digest_routes(asked.routes)
+            assert values_TLK.shape == sample.routes.ids_TLK.shape
+            assert np.isnan(values_TLK[-1]).all()  # the last token has no row in the dump
+            assert (np.exp(values_TLK[:-1].astype(np.float64)).sum(axis=2) < 1).all()
+    free, forced = (open_dump(tmp_path / name) for name in ("r.parquet", "r.forced.parquet"))
+    shift = router_shift(free, forced)
+    assert shift.mean_shift_L[0] == 0  # nothing is forced before the first MoE layer
+    assert shift.mean_gamma < 1
+    assert shift.tokens == sum(LENS) - len(LENS)
+    done = run(capsys, "convert", tmp_path / "r.parquet", tmp_path / "c.parquet")
+    assert done.code == 0, done.err
+    assert router_shift(open_dump(tmp_path / "c.parquet"), free).mean_gamma == 1
+    recompute(capsys, folder, tmp_path / "plain.parquet")
+    assert diff(open_dump(tmp_path / "plain.parquet"), free).rows_mismatched == 0
+
+
+def test_gate_logprobs_need_a_dump(capsys, tmp_path, folder):
+    """Router inputs have no routes to ask about; a part without them is no part of a run with."""
+    inputs = tmp_path / "inputs.safetensors"
+    recompute(capsys, folder, tmp_path / "r.parquet", "--router-inputs", inputs)
+    line = ("recompute", folder / "checkpoint", inputs, "-o", tmp_path / "i.parquet")
+    assert "needs the routes of a dump" in complaint(capsys, *line, "--gate-logprobs")
+    partial = tmp_path / "p.parquet.partial"
+    partial.mkdir()
+    job = {"gate_logprobs": False}
+    line = (
+        "recompute",
+        folder / "checkpoint",
+        folder / "dump.parquet",
+        "-o",
+        tmp_path / "p.parquet",
+        "--threads",
+        "1",
+        "--gate-logprobs",
+        "--resume",
+    )
+    (partial / "job.json").write_text(json.dumps(job), "utf-8")
+    assert "job of an earlier run" in complaint(capsys, *line)
+
+
+def test_router_inputs_alone_give_the_same(capsys, tmp_path, folder):
+    """Dumped router inputs and the routers alone give the same ids and margins to float16."""
+    inputs = tmp_path / "inputs.safetensors"
+    recompute(capsys, folder, tmp_path / "r.parquet", "--router-inputs", inputs)
+    done = run(capsys, "recompute", folder / "checkpoint", inputs, "-o", tmp_path / "i.parquet")
+    assert done.code == 0, done.err
+    whole, alone = open_dump(tmp_path / "r.parquet"), open_dump(tmp_path / "i.parquet")
+    assert alone.meta.provenance["recipe"].startswith("sigmoid + bias")
+    for one, two in zip(whole, alone, strict=True):
+        assert np.array_equal(one.token_ids, two.token_ids)
+        assert np.array_equal(np.sort(one.routes.ids_TLK, -1), np.sort(two.routes.ids_TLK, -1))
+        assert np.allclose(one.routes.margin_TL, two.routes.margin_TL, atol=1e-3)
+        assert np.allclose(one.routes.group_margin_TL, two.routes.group_margin_TL, atol=2e-3)
+    assert whole.meta.group_margins
+    assert alone.meta.group_margins
+
+
+def group_flip(folder, place):
+    """For row after row, two checkpoints whose first routers' expert biases are 4e-6 apart, on both
+    sides of a tie of two groups; the row's sample and token.
+    """
+    import torch
+
+    model, dump = families.tiny(MODEL), open_dump(folder / "dump.parquet")
+    layer, router = next(iter(families.routers(model).items()))
+    bias_E = families.expert_bias(model, layer)
+    start_E, seen = bias_E.clone(), []
+    router.register_forward_hook(lambda m, a, out: seen.append(out[0].sigmoid().detach()))
+    for number, sample in enumerate(dump):
+        seen.clear()
+        with torch.no_grad():
+            model(input_ids=torch.from_numpy(sample.token_ids.astype(np.int64))[None])
+        for token, scores_E in enumerate(seen[0] + start_E):
+            best_GS = scores_E.view(4, -1).topk(2).values
+            order_G = best_GS.sum(-1).argsort(descending=True)
+            last, first = (int(g) for g in order_G[1:3])  # the groups at the boundary
+            gap = float(best_GS[last].sum() - best_GS[first].sum())
+            with torch.no_grad():
+                for side, offset in (("kept", -2e-6), ("dropped", 2e-6)):
+                    shift_E = torch.zeros(4, 4).index_fill(0, torch.tensor(first), gap / 2 + offset)
+                    bias_E.copy_(start_E + shift_E.flatten())
+                    model.save_pretrained(place / side)
+            yield number, token
+
+
+def test_a_flip_of_groups_is_a_near_tie(capsys, tmp_path, folder):
+    """Two recomputes between which a near-tie flips a group: the flip is a near-tie, although by
+    its boundary margin alone it would be a clear flip. Nor does the router check count it.
+    """
+    from dataclasses import replace
+
+    from routectl.forward import RunOptions, prepare, run_forward
+    from routectl.jobs.recompute.router_check import check_routers
+    from routectl.ops.diff.flips import flips_of
+
+    for number, token in group_flip(folder, tmp_path):
+        sides = []
+        for side in ("kept", "dropped"):
+            path = tmp_path / f"{side}.parquet"
+            line = ("recompute", tmp_path / side, folder / "dump.parquet", "-o", path)
+            assert run(capsys, *line, "--force", "--threads", "1").code == 0
+            sides.append(open_dump(path))
+        rows = [side[number].routes for side in sides]
+        margins = [float(r.margin_TL[token, 0]) for r in rows]
+        changed = len(set(rows[0].ids_TLK[token, 0]) ^ set(rows[1].ids_TLK[token, 0]))
+        if changed and min(margins) > 0.01:
+            break
+    groups = [float(r.group_margin_TL[token, 0]) for r in rows]
+    assert 0 < max(groups) < 1e-5
+    result = document(
+        capsys,
+        "diff",
+        tmp_path / "kept.parquet",
+        tmp_path / "dropped.parquet",
+        "--layers",
+        "1",
+        code=1,
+    )
+    assert result["old"]["group_margins"]
+    counts = [result["margins"][name] for name in ("ties", "near_ties", "clear_flips")]
+    assert (result["rows_mismatched"], counts) == (1, [0, 1, 0])
+    assert result["examples"][0]["margin_old"] == pytest.approx(groups[0], abs=1e-8)
+    bare = [
+        Dump(
+            side.meta,
+            side.keys,
+            lambda i, side=side: replace(
+                side[i], routes=replace(side[i].routes, group_margin_TL=None)
+            ),
+        )
+        for side in sides
+    ]
+    flips = flips_of(diff(*bare, layers=[1]).margins, 1e-3)
+    assert (flips.ties, flips.near, flips.clear) == (0, 0, 1)
+    kept, dropped = (
+        prepare(RunOptions(checkpoint=tmp_path / side, check_tokens=64))
+        for side in ("kept", "dropped")
+    )
+    assert check_routers(kept, *run_forward(dropped, [sides[1][number]])) == {}
+
+
+def test_router_inputs_are_plain_safetensors(capsys, tmp_path, folder):
+    """The file reads with the safetensors library, and holds what each router was given."""
+    from safetensors.torch import load_file
+
+    recompute(capsys, folder, tmp_path / "r.parquet", "--router-inputs", tmp_path / "i.safetensors")
+    held = load_file(tmp_path / "i.safetensors")
+    assert held["cu_seqlens"].tolist() == [0, *np.cumsum(LENS).tolist()]
+    dump = open_dump(folder / "dump.parquet")
+    assert held["token_ids"].tolist() == [t for s in dump for t in s.token_ids.tolist()]
+    layers = [f"layer.{n}" for n in dump.meta.layers_L]
+    assert set(held) == {*layers, "cu_seqlens", "token_ids"}
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "checkpoint").eval()
+    seen = {}
+    for layer, router in families.routers(model).items():
+        router.register_forward_pre_hook(lambda m, a, layer=layer: seen.update({layer: a[0]}))
+    with torch.no_grad():
+        model(input_ids=torch.from_numpy(dump[1].token_ids.astype(np.int64))[None], use_cache=False)
+    for layer, states in seen.items():
+        rows = slice(LENS[0], LENS[0] + LENS[1])
+        assert torch.equal(held[f"layer.{layer}"][rows], states.flatten(0, -2))
+
+
+def test_a_killed_run_goes_on(capsys, tmp_path, monkeypatch, folder):
+    """Finished parts are kept, --resume runs only the rest, and the result is the same file."""
+    from routectl.jobs.recompute import share as command
+
+    recompute(capsys, folder, tmp_path / "whole.parquet")
+    monkeypatch.setattr(command, "_PART_TOKENS", 8)
+    made = command.recomputed_sample
+    seen = []
+
+    def dies(sample, result, meta):
+        seen.append(result.index)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return made(sample, result, meta)
+
+    target = tmp_path / "r.parquet"
+    line = (
+        "recompute",
+        folder / "checkpoint",
+        folder / "dump.parquet",
+        "-o",
+        target,
+        "--threads",
+        "1",
+    )
+    monkeypatch.setattr(command, "recomputed_sample", dies)
+    assert run(capsys, *line).code == 130
+    assert not target.exists()
+    assert "00000000-00000001.free.parquet" in {
+        p.name for p in (tmp_path / "r.parquet.partial").iterdir()
+    }
+    seen.clear()
+    assert "--resume to go on" in complaint(capsys, *line)
+    other = complaint(capsys, *line, "--resume", "--dtype", "bfloat16")
+    assert "parts of another run: dtype was float32, is bfloat16" in other
+    done = run(capsys, *line, "--resume")
+    assert done.code == 0, done.err
+    assert "2 samples done before; going on" in done.err
+    assert len(seen) == 3
+    assert written(tmp_path) == ["r.parquet", "whole.parquet"]
+    same = diff(open_dump(tmp_path / "whole.parquet"), open_dump(target))
+    assert (same.rows, same.rows_mismatched) == (sum(LENS) * 2, 0)
+
+
+def test_the_noise_floor(capsys, tmp_path, folder):
+    """The same run again changes nothing; other implementations are named with their rows."""
+    done = run(
+        capsys,
+        "recompute",
+        folder / "checkpoint",
+        folder / "dump.parquet",
+        "-o",
+        tmp_path / "r.parquet",
+        "--noise-floor",
+        "--dtype",
+        "bfloat16",
+    )
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    rows = 2 * sum(LENS)
+    assert lines[0].endswith("rows that change against r.parquet")
+    assert lines[1].split("  ")[0] == "the same again"
+    assert f" 0 of {rows} (0.00 %)" in lines[1]
+    assert lines[2].startswith("padded batches  ")
+    assert {tuple(line.split()[:2]) for line in lines[3:]} >= {("experts", "eager")}
+    assert all(f" of {rows} (" in line for line in lines[1:])
+
+
+@pytest.mark.parametrize(("mode", "streaming"), [("free", "stream"), ("forced", "plain")])
+def test_the_noise_floor_is_counts(capsys, tmp_path, folder, mode, streaming):
+    """In Python the noise floor is plain counts, those of a diff with the same run made by hand."""
+    import torch
+
+    from routectl.forward import RunOptions, prepare
+    from routectl.jobs.recompute.noise import NoiseRun, noise_floor
+
+    torch.set_num_threads(1)
+    how = ("--mode", mode, "--streaming", streaming, "--dtype", "bfloat16")
+    recompute(capsys, folder, tmp_path / "r.parquet", *how)
+    recompute(capsys, folder, tmp_path / "e.parquet", *how, "--attention", "eager")
+    source, base = open_dump(folder / "dump.parquet"), open_dump(tmp_path / "r.parquet")
+    options = RunOptions(
+        checkpoint=folder / "checkpoint", mode=mode, streaming=streaming, dtype="bfloat16"
+    )
+    found = noise_floor(prepare(options), source, base)
+    names = ["the same again", "padded batches", "experts eager", "attention eager"]
+    assert [run.name for run in found] == names
+    assert {run.rows for run in found} == {2 * sum(LENS)}
+    assert found[0].rows_mismatched == 0
+    by_hand = diff(base, open_dump(tmp_path / "e.parquet"))
+    assert found[3].rows_mismatched == by_hand.rows_mismatched > 0
+    assert found[3].mismatch_rate == by_hand.rows_mismatched / by_hand.rows
+    assert NoiseRun(**json.loads(json.dumps(asdict(found[3])))) == found[3]
+
+
+def test_a_noise_run_that_cannot_be_made_says_why(folder, tmp_path, capsys):
+    """One sequence has no batch; another base and mode both are a programmer's error."""
+    from routectl.forward import RunOptions, prepare
+    from routectl.jobs.recompute.noise import noise_floor
+
+    recompute(capsys, folder, tmp_path / "r.parquet")
+    source, base = open_dump(folder / "dump.parquet"), open_dump(tmp_path / "r.parquet")
+    prepared = prepare(RunOptions(checkpoint=folder / "checkpoint"))
+    found = noise_floor(prepared, source.select(samples=[1]), base.select(samples=[1]))
+    assert found[1].refused == "one sequence has none to run with"
+    assert (found[1].rows, found[1].mismatch_rate) == (0, None)
+    assert found[0].rows == 2 * LENS[1]
+    with pytest.raises(ValueError, match="sample 0: the base is of another run"):
+        noise_floor(prepared, source, source)
+    both = prepare(RunOptions(checkpoint=folder / "checkpoint", mode="both"))
+    with pytest.raises(ValueError, match="of one mode"):
+        noise_floor(both, source, base)
+
+
+def test_routers_are_checked_against_the_recipe(capsys, tmp_path, monkeypatch, folder):
+    """A recipe that is not what the model does is reported by layer; the model's ids stay."""
+    from dataclasses import replace
+
+    from routectl.routers import from_config as recipes
+
+    plain = recompute(capsys, folder, tmp_path / "plain.parquet")
+    assert "disagree" not in plain.err
+    read = recipes.recipe_from_config
+    monkeypatch.setattr(
+        recipes, "recipe_from_config", lambda *of: replace(read(*of), n_group=1, topk_group=1)
+    )
+    told = recompute(capsys, folder, tmp_path / "told.parquet")
+    assert "layer 1: the model's router and the recipe disagree in " in told.err
+    assert " of 3 rows; the model's word is used" in told.err
+    same = diff(open_dump(tmp_path / "plain.parquet"), open_dump(tmp_path / "told.parquet"))
+    assert same.rows_mismatched == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--mode", "both", "--noise-floor"), "--noise-floor is of one mode"),
+        (("--mode", "loose"), "mode must be one of"),
+        (("--streaming", "sometimes"), "streaming must be one of"),
+        (("--dtype", "int8"), "dtype must be one of"),
+        (("--device", "cuda:7"), "device cuda:7"),
+        (("--device", "abacus"), "device abacus"),
+        (("--attention", "telepathy"), "telepathy"),
+        (("--mode", "both", "--router-inputs", "x.safetensors"), "cannot be written with"),
+        (("-o", "r.json"), "expected NAME.parquet"),
+    ],
+)
+def test_refusals(capsys, tmp_path, monkeypatch, folder, more, said):
+    """What cannot be run is one line, exit 2, and leaves nothing behind."""
+    monkeypatch.chdir(tmp_path)
+    output = () if "-o" in more else ("-o", "r.parquet")
+    line = ("recompute", folder / "checkpoint", folder / "dump.parquet", *output, *more)
+    assert said in complaint(capsys, *line)
+    assert written(tmp_path) == []
+
+
+def test_not_a_checkpoint(capsys, tmp_path, folder):
+    """A folder that is not there, or has no config.json, is refused; nothing is fetched."""
+    (tmp_path / "empty").mkdir()
+    for name in ("absent", "empty", "org/model"):
+        line = ("recompute", tmp_path / name, folder / "dump.parquet", "-o", tmp_path / "r.parquet")
+        assert "expected a Hugging Face folder" in complaint(capsys, *line)
+    assert written(tmp_path) == ["empty"]
+
+
+def test_a_failure_leaves_nothing_behind(capsys, tmp_path, folder):
+    """A run that fails before a part is finished leaves no folder that a second run trips over."""
+    bare = Sample(None, sample_id="bare", prompt_length=1, response_length=1)
+    meta = open_dump(folder / "dump.parquet").meta
+    write_native([bare], meta, tmp_path / "bare.parquet", force=False)
+    line = (
+        "recompute",
+        folder / "checkpoint",
+        tmp_path / "bare.parquet",
+        "-o",
+        tmp_path / "r.parquet",
+    )
+    for _ in range(2):
+        done = run(capsys, *line)
+        assert (done.code, "no token ids" in done.err) == (2, True), done.err
+    assert written(tmp_path) == ["bare.parquet"]
+
+
+def test_damaged_router_inputs(capsys, tmp_path, folder):
+    """Router inputs whose lengths or sizes do not fit are refused with both numbers."""
+    import torch
+    from safetensors.torch import save_file
+
+    layers = open_dump(folder / "dump.parquet").meta.layers_L
+    good = {f"layer.{n}": torch.zeros(6, 32) for n in layers}
+    cases = {
+        "cu_seqlens do not cut 6 tokens": {**good, "cu_seqlens": torch.tensor([0, 2, 5])},
+        "got [6, 16], expected [T, 32]": {f"layer.{n}": torch.zeros(6, 16) for n in layers},
+        "token_ids: got [5], expected [6]": {**good, "token_ids": torch.zeros(5)},
+        "no router of layer 9": {**good, "layer.9": torch.zeros(6, 32)},
+        "not finite": {n: t.index_fill(0, torch.tensor(2), torch.nan) for n, t in good.items()},
+    }
+    for said, arrays in cases.items():
+        save_file(arrays, tmp_path / "bad.safetensors")
+        line = ("recompute", folder / "checkpoint", tmp_path / "bad.safetensors")
+        assert said in complaint(capsys, *line, "-o", tmp_path / "r.parquet")
+    assert written(tmp_path) == ["bad.safetensors"]
+
+
+def test_show_says_what_was_run(capsys, tmp_path, folder):
+    """show prints the provenance of a recomputed dump, and the recipe of the checkpoint."""
+    recompute(capsys, folder, tmp_path / "r.parquet")
+    about = document(capsys, "show", tmp_path / "r.parquet")
+    assert "float32" in json.dumps(about)
+    shown = document(capsys, "show", folder / "checkpoint")
+    assert shown["recipe"].startswith("sigmoid + bias, top-2-sum of 4 groups keep 2")

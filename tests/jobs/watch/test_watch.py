@@ -1,0 +1,308 @@
+"""A dump folder followed: half-written, renamed, replaced, deleted and damaged files."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from routectl.jobs.watch.follower import Follower
+from support.building import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES, VLLM, read_lines
+from support.shell import complaint, run, written
+
+LINES = DEEPSEEK / "samples.jsonl"
+NATIVE = FIXTURES / "golden" / "deepseek_v3.parquet"
+FAST = ("--settle", 0.1, "--interval", 0.02, "--give-up", 0.3, "--model", DEEPSEEK_CONFIG)
+
+
+@pytest.fixture
+def dumps(tmp_path):
+    """An empty folder."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return folder
+
+
+def some_lines(path, number=3):
+    """A dump of the first recorded samples."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in read_lines(LINES)[:number]))
+    return path
+
+
+def seen(capsys, folder, *flags, code=0):
+    """What a watch that ends when the folder rests prints, by file."""
+    done = run(capsys, "watch", folder, *FAST, "--json", *(flags or ("--once",)))
+    assert done.code == code, done.out + done.err
+    return [json.loads(line) for line in done.out.splitlines()]
+
+
+def test_a_line_each(dumps, capsys):
+    """Each dump is a line with its samples and findings; what is no dump is only counted."""
+    shutil.copy(LINES, dumps / "step_1.jsonl")
+    shutil.copy(NATIVE, dumps / "step_2.parquet")
+    shutil.copy(DEEPSEEK_CONFIG, dumps / "config.json")
+    (dumps / "train.log").write_text("loss 0.1\n")
+    done = run(capsys, "watch", dumps, *FAST, "--once")
+    assert done.code == 0, done.err
+    first, second = sorted(line[10:] for line in done.out.splitlines())
+    assert first.split() == ["CLEAN", "step_1.jsonl", "46", "samples"]
+    assert second.split() == ["CLEAN", "step_2.parquet", "46", "samples"]
+    assert done.err == f"routectl: {dumps}: 2 dumps seen, 0 failed, 0 unchecked; 2 other files\n"
+    (one, other) = seen(capsys, dumps)
+    assert (one["schema"], one["error"], one["exit_code"]) == ("routectl.watch/1", None, 0)
+    assert (one["samples"], other["samples"], one["tokens"]) == (46, 46, other["tokens"])
+
+
+def test_findings_decide_the_exit_code(dumps, capsys):
+    """A faulty dump gives exit 1, and the line names its worst finding as check does."""
+    record = read_lines(LINES)[5]
+    ids = np.zeros((len(record["prompt_token_ids"]) + len(record["token_ids"]) - 1, 5, 4), int)
+    ids[:, :] = [1, 2, 3, 4]
+    for name in [n for n in record if n.startswith("routed_experts")]:
+        del record[name]
+    (dumps / "bad.jsonl").write_text(json.dumps({**record, "routed_experts": ids.tolist()}) + "\n")
+    (document,) = seen(capsys, dumps, code=1)
+    alone = json.loads(
+        run(capsys, "check", dumps / "bad.jsonl", "--model", DEEPSEEK_CONFIG, "--json").out
+    )
+    assert document["counts"] == alone["counts"]
+    assert document["codes"] == list(dict.fromkeys(f["code"] for f in alone["findings"]))
+    assert document["worst"]["code"] == alone["findings"][0]["code"]
+    done = run(capsys, "watch", dumps, *FAST, "--once")
+    assert "FAULTY     bad.jsonl  1 sample, " in done.out
+    assert document["worst"]["title"] in done.out
+
+
+def test_nothing_seen_is_no_success(dumps, capsys):
+    """A watch that ends without having seen a dump exits 2."""
+    assert "no dump was seen" in complaint(capsys, "watch", dumps, *FAST, "--once")
+    (dumps / "train.log").write_text("loss 0.1\n")
+    assert "no dump was seen" in complaint(capsys, "watch", dumps, *FAST, "--until-idle", 0.2)
+
+
+DAMAGED = {
+    "cut.jsonl": LINES.read_bytes()[:100_000],
+    "cut.parquet": NATIVE.read_bytes()[:-20_000],
+    "empty.jsonl": b"",
+    "other.npz": b"PK\x03\x04 nothing",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_reported_once(dumps, capsys, name):
+    """A file that stays unreadable is one line, after it was waited for, and exit 2."""
+    (dumps / name).write_bytes(DAMAGED[name])
+    some_lines(dumps / "good.jsonl")
+    began = time.monotonic()
+    documents = seen(capsys, dumps, "--until-idle", 0.5, code=2)
+    assert time.monotonic() - began >= 0.3
+    assert [d["file"] for d in documents] == ["good.jsonl", name]
+    assert (documents[0]["error"], documents[1]["exit_code"]) == (None, 2)
+    assert documents[1]["error"]
+    assert str(dumps) not in documents[1]["error"]
+
+
+def test_samples_without_routes_are_no_other_file(dumps, capsys):
+    """A dump whose samples all lack routes is a line and exit 2: nobody asked for them."""
+    shutil.copy(VLLM / "chat_stream.response.sse", dumps / "x.sse")
+    (document,) = seen(capsys, dumps, code=2)
+    assert document["error"].startswith("no routed_experts in any of its 1 samples")
+
+
+class Writer(threading.Thread):
+    """Runs a function beside the watch; what it raises comes out at the end."""
+
+    def __init__(self, write):
+        super().__init__(daemon=True)
+        self.write, self.failed = write, None
+
+    def run(self):
+        """Write."""
+        try:
+            self.write()
+        except (OSError, AssertionError) as error:
+            self.failed = error
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.join()
+        if self.failed:
+            raise self.failed
+
+
+@pytest.mark.parametrize("source", [LINES, NATIVE], ids=["jsonl", "parquet"])
+def test_half_written_files_are_waited_for(dumps, capsys, source):
+    """A file that grows in slices, with pauses longer than --settle, is one line when whole."""
+    target, data = dumps / f"slow{source.suffix}", source.read_bytes()
+
+    def write():
+        with target.open("wb") as file:
+            for i in range(6):
+                file.write(data[i * len(data) // 6 : (i + 1) * len(data) // 6])
+                file.flush()
+                time.sleep(0.2)
+
+    with Writer(write):
+        documents = seen(capsys, dumps, "--until-idle", 0.6, "--give-up", 3)
+    assert [(d["file"], d["samples"], d["error"]) for d in documents] == [(target.name, 46, None)]
+
+
+class Live:
+    """A watch in a process of its own: its lines as they come, ended by SIGINT."""
+
+    def __init__(self, folder):
+        command = [sys.executable, "-m", "routectl", "watch", folder, *FAST, "--json"]
+        self.process = subprocess.Popen(
+            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def line(self):
+        """The file, samples (None where unchecked) of the next line."""
+        document = json.loads(self.process.stdout.readline())
+        return document["file"], document.get("samples")
+
+    def end(self):
+        """The rest of its lines and its summary, after SIGINT."""
+        self.process.send_signal(signal.SIGINT)
+        out, err = self.process.communicate(timeout=20)
+        assert self.process.returncode == 130
+        return out, err.split(": ", 2)[2]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+
+def test_a_file_renamed_into_place(dumps):
+    """Temporary and hidden names are passed over; the name that it gets is looked at."""
+    for name in (".x.jsonl", "x.jsonl.tmp", "x.jsonl.partial"):
+        (dumps / name).write_bytes(LINES.read_bytes()[:50_000])
+    with Live(dumps) as live:
+        some_lines(dumps / "first.jsonl", 1)
+        assert live.line() == ("first.jsonl", 1)
+        hidden = some_lines(dumps / ".y.jsonl.123", 4)
+        time.sleep(0.3)
+        hidden.replace(dumps / "y.jsonl")
+        assert live.line() == ("y.jsonl", 4)
+        assert live.end() == ("", "2 dumps seen, 0 failed, 0 unchecked\n")
+
+
+def test_files_replaced_and_deleted(dumps):
+    """A replaced file is a new line, a deleted one none, and one that comes back is new."""
+    with Live(dumps) as live:
+        some_lines(dumps / "a.jsonl", 2)
+        assert live.line() == ("a.jsonl", 2)
+        some_lines(dumps / "b.jsonl", 2)
+        assert live.line() == ("b.jsonl", 2)
+        (dumps / "b.jsonl").unlink()
+        some_lines(dumps / ".new", 3).replace(dumps / "a.jsonl")
+        assert live.line() == ("a.jsonl", 3)
+        some_lines(dumps / "b.jsonl", 1)
+        assert live.line() == ("b.jsonl", 1)
+        assert live.end() == ("", "2 dumps seen, 0 failed, 0 unchecked\n")
+
+
+def test_a_damaged_file_that_is_mended_counts_as_mended(dumps):
+    """A damaged file is one line; when it is replaced, its new state counts."""
+    (dumps / "a.jsonl").write_bytes(DAMAGED["cut.jsonl"])
+    with Live(dumps) as live:
+        assert live.line() == ("a.jsonl", None)
+        some_lines(dumps / "a.jsonl")
+        assert live.line() == ("a.jsonl", 3)
+        assert live.end() == ("", "1 dump seen, 0 failed, 0 unchecked\n")
+
+
+def test_hundreds_of_files(dumps, capsys):
+    """Four hundred dumps in forty folders are a line each, and once."""
+    template = some_lines(dumps / "template.jsonl", 1).read_bytes()
+    (dumps / "template.jsonl").unlink()
+    for i in range(400):
+        path = dumps / f"step_{i // 10}" / f"rank_{i % 10}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(template)
+    before = {path: os.stat(path).st_mtime_ns for path in dumps.rglob("*")}
+    documents = seen(capsys, dumps)
+    assert len({d["file"] for d in documents}) == len(documents) == 400
+    assert {path: os.stat(path).st_mtime_ns for path in dumps.rglob("*")} == before
+
+
+def test_patterns_choose_files(dumps, capsys):
+    """Only files that fit one of the patterns are looked at."""
+    for name in ("a.jsonl", "b.jsonl", "c/a.jsonl", "c/d.jsonl"):
+        some_lines(dumps / name, 1)
+    documents = seen(capsys, dumps, "--once", "--pattern", "a.*", "--pattern", "c/d*")
+    assert sorted(d["file"] for d in documents) == ["a.jsonl", "c/d.jsonl"]
+
+
+def test_a_reference_for_each_dump(tmp_path, dumps, capsys):
+    """With --against each dump is compared with the file of its name; one without is waited for."""
+    some_lines(dumps / "step_1.jsonl", 3)
+    some_lines(dumps / "step_2.jsonl", 3)
+    shutil.copy(NATIVE, tmp_path / "step_1.parquet")
+    documents = seen(capsys, dumps, "--once", "--against", tmp_path / "{stem}.parquet", code=2)
+    assert documents[0]["error"] is None
+    assert documents[1]["error"] == f"its reference {tmp_path}/step_2.parquet is not there"
+    said = complaint(capsys, "watch", dumps, *FAST, "--against", NATIVE)
+    assert "expected {name} or {stem} in it" in said
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_it_cleanly(dumps, sent, code):
+    """SIGINT ends a watch with 130 and SIGTERM with 143, whole lines, a summary, no traceback."""
+    some_lines(dumps / "a.jsonl")
+    with Live(dumps) as live:
+        assert live.line() == ("a.jsonl", 3)
+        live.process.send_signal(sent)
+        out, err = live.process.communicate(timeout=20)
+        assert live.process.returncode == code, err
+    assert (out, err) == ("", f"routectl: {dumps}: 1 dump seen, 0 failed, 0 unchecked\n")
+    assert written(dumps) == ["a.jsonl"]
+
+
+def test_wrong_usage(tmp_path, dumps, capsys):
+    """A folder that is not there, a wrong model and a wrong severity are named at once."""
+    flags = ("--once", "--interval", 0.02)
+    assert "no folder is there" in complaint(capsys, "watch", tmp_path / "none", *flags)
+    assert "none.json" in complaint(capsys, "watch", dumps, "--model", tmp_path / "none.json")
+    assert "--fail-on 'bad'" in complaint(capsys, "watch", dumps, "--fail-on", "bad", *flags)
+
+
+def test_a_folder_that_goes_away(dumps, capsys):
+    """A watch whose folder is removed ends with exit 2 and says so."""
+
+    def write():
+        time.sleep(0.3)
+        dumps.rmdir()
+
+    with Writer(write):
+        assert "cannot be read" in complaint(capsys, "watch", dumps, *FAST)
+
+
+def test_follower_tells_each_state_once(tmp_path):
+    """A state of a file is told of once it has rested; a changed or put-off one again."""
+    follower, path = Follower(tmp_path, settle_s=5), tmp_path / "a"
+    path.write_text("1")
+    assert [follower.poll(now) for now in (0, 4.9)] == [[], []]
+    assert follower.resting is False
+    assert [follower.poll(now) for now in (5, 6)] == [[path], []]
+    path.write_text("12")
+    assert [follower.poll(now) for now in (7, 11.9, 12, 13)] == [[], [], [path], []]
+    assert follower.put_off(path, 20, 13) is True
+    assert [follower.poll(now) for now in (26.9, 27)] == [[], [path]]
+    assert follower.put_off(path, 20, 27) is False
+    assert follower.changed == 7
+    path.unlink()
+    assert (follower.poll(40), len(follower), follower.resting) == ([], 0, True)

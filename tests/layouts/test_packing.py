@@ -1,0 +1,171 @@
+"""Packed layouts: against the frameworks' own functions, and against themselves."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routectl.layouts.packing import FORMS, FRAMEWORKS, Packing
+from routectl.layouts.plan import MicroBatch, Plan
+from routectl.layouts.rules import rule_of
+
+FIXTURES = Path(__file__).parent.parent.parent / "fixtures"
+CASES = json.loads((FIXTURES / "layouts.json").read_text("utf-8"))
+MEGATRON = json.loads((FIXTURES / "megatron_layouts.json").read_text("utf-8"))
+MEGATRON_LENS = [5, 12, 1, 9]  # the samples of the recorded THD runs
+
+
+def named(case):
+    """A case's name."""
+    return f"{case['layout']}-tp{case['tp']}-cp{case['cp']}-{len(case['lens'])}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=named)
+def test_local_rows_are_the_frameworks_own(case):
+    """Every rank's rows are those that the framework's own function gives, row for row."""
+    packing = Packing(
+        case["lens"], case["layout"], case["tp"], case["cp"], case.get("pad_multiplier")
+    )
+    for cp_rank, rows in enumerate(case["ranks"]):
+        expected = [[-1, -1] if row is None else row for row in rows]
+        assert packing.local_rows(cp_rank).tolist() == expected
+
+
+@pytest.mark.parametrize("case", MEGATRON["layout"], ids=lambda c: f"tp{c['tp']}-cp{c['cp']}")
+def test_stream_positions_are_megatrons(case):
+    """In real Megatron runs each rank holds the places of the stream that the layout says."""
+    packing = Packing(MEGATRON_LENS, "verl", case["tp"], case["cp"])
+    assert packing.cu_seqlens_padded.tolist() == case["thd_cu_seqlens_padded"]
+    tp_rank = case["tp_rank"] if case["tp"] > 1 else None
+    found = packing.stream_positions(case["cp_rank"], tp_rank)
+    assert found.tolist() == case["thd_stream_positions"]
+
+
+@st.composite
+def packings(draw):
+    """Any layout of up to 6 samples, 1 token included."""
+    framework = draw(st.sampled_from(FRAMEWORKS))
+    multiplier = draw(st.integers(1, 9)) if "mult" in rule_of(framework).total else None
+    lens = draw(st.lists(st.integers(1, 40), max_size=6))
+    tp, cp = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    form = draw(st.sampled_from(FORMS))
+    padded = rule_of(framework).fp8 == "verl" or (rule_of(framework).fp8 and form == "thd")
+    fp8 = draw(st.sampled_from([None, "mxfp8"])) if padded else None
+    return Packing(lens, framework, tp, cp, multiplier, fp8, form=form)
+
+
+@given(packings())
+def test_every_route_lands_once(packing):
+    """Over all ranks each (sample, position) with a route is there exactly once."""
+    rows = [tuple(r) for c in range(packing.cp) for r in packing.local_rows(c).tolist()]
+    real = [row for row in rows if row != (-1, -1)]
+    last = packing.rule.last
+    assert sorted(real) == [(i, p) for i, n in enumerate(packing.lens) for p in range(n - last)]
+    assert len(rows) == packing.cp * packing.num_local_rows == packing.cu_seqlens_padded[-1]
+
+
+@given(packings(), st.booleans())
+def test_unpack_inverts_pack(packing, split):
+    """unpack(pack(x)) = x in every token that has a row, with and without the SP split."""
+    rng = np.random.default_rng(3)
+    samples = [rng.integers(0, 99, (n, 2, 3), dtype=np.int16) for n in packing.lens]
+    tp_ranks = range(packing.tp) if split and packing.tp > 1 else (None,)
+    ranks = [(c, t) for c in range(packing.cp) for t in tp_ranks]
+    if not samples:
+        assert packing.local_rows(0).shape == (0, 2)
+        return
+    parts = [packing.pack(samples, c, t, fill=-7) for c, t in ranks]
+    last = packing.rule.last
+    for found, sample in zip(packing.unpack(parts, fill=-7), samples, strict=True):
+        np.testing.assert_array_equal(found[: len(sample) - last], sample[: len(sample) - last])
+        assert (found[len(sample) - last :] == -7).all()
+
+
+@given(packings())
+def test_sp_ranks_split_a_cp_ranks_rows(packing):
+    """The TP ranks' rows, end to end, are the CP rank's rows, unless samples stay together."""
+    if packing.form == "bshd-b-major":
+        packing = dataclasses.replace(packing, form="bshd")
+    for cp_rank in range(packing.cp):
+        parts = [packing.local_rows(cp_rank, t) for t in range(packing.tp)]
+        np.testing.assert_array_equal(np.concatenate(parts), packing.local_rows(cp_rank))
+
+
+@given(packings())
+def test_runs_are_the_rows(packing):
+    """The slices of a rank spell its rows, padding left out."""
+    for cp_rank in range(packing.cp):
+        rows = packing.local_rows(cp_rank)
+        spelled = np.full_like(rows, -1)
+        for row, step, sample, at, size in packing.runs(cp_rank):
+            place = slice(row, row + step * size, step)
+            spelled[place, 0] = sample
+            spelled[place, 1] = np.arange(at, at + size)
+        np.testing.assert_array_equal(spelled, rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (([3], "deepspeed"), "'deepspeed' is not known: verl"),
+        (([3, 0],), r"lens\[1\] must be at least 1, got 0"),
+        (([3], "verl", 0), "tp must be at least 1, got 0"),
+        (([3], "verl", 1, 1, 4), "verl has no pad_multiplier"),
+    ],
+)
+def test_bad_arguments(arguments, said):
+    """Sizes below 1, unknown frameworks and unused multipliers are refused."""
+    with pytest.raises(ValueError, match=said):
+        Packing(*arguments)
+
+
+def test_bad_ranks_and_parts():
+    """A rank that is not there, and parts of other sizes or number, are refused."""
+    packing = Packing([5, 3], "verl", tp=2, cp=2)
+    with pytest.raises(ValueError, match="no rank cp=2: cp is 2"):
+        packing.local_rows(2)
+    with pytest.raises(ValueError, match="no rank tp=2: tp is 2"):
+        packing.local_rows(0, 2)
+    with pytest.raises(ValueError, match="got 3 parts, expected 2 or 4"):
+        packing.unpack([np.zeros((8, 1))] * 3)
+    with pytest.raises(ValueError, match="got 7 rows, expected 8"):
+        packing.unpack([np.zeros((7, 1))] * 2)
+    with pytest.raises(ValueError, match="got 1 samples, expected 2"):
+        packing.pack([np.zeros((5, 1))])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"form": "bshd", "bucket": 8}, "form bshd has no bucket: give seq_len"),
+        ({"form": "bshd", "min_local_rows": 8}, "form bshd has no min_local_rows"),
+        ({"form": "bshd", "sample_multiple": 8}, "form bshd has no sample_multiple"),
+        ({"seq_len": 8}, "form thd has no seq_len, got 8"),
+        ({"framework": "skyrl", "form": "bshd", "fp8": "mxfp8"}, "no fp8 padding in bshd"),
+        ({"framework": "ms-swift", "tp": 3, "cp": 2}, "padding after the samples takes 2 places"),
+    ],
+)
+def test_options_without_effect_are_refused(options, said):
+    """An option that the form does not use, or a tail that CP cannot cut, is a ValueError."""
+    with pytest.raises(ValueError, match=said):
+        Packing([1], **options)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ((2, 0, 0), "no rank micro_batch=2: micro_batch is 1"),
+        ((0, 2, 0), "no rank dp=2: dp is 2"),
+        ((0, -1, 0), "no rank dp=-1: dp is 2"),
+        ((0, 0, 2), "no rank cp=2: cp is 2"),
+    ],
+)
+def test_a_share_of_a_rank_that_is_not_there(place, said):
+    """share() refuses micro-batches and ranks that the plan does not have."""
+    plan = Plan(2, (MicroBatch(((0,), (1,))),))
+    with pytest.raises(ValueError, match=said):
+        Packing([5, 3], cp=2, plan=plan).share(*place)

@@ -1,0 +1,179 @@
+"""check against a reference: every hypothesis named, clean pairs left alone, experts restored.
+
+Shape suffixes: T tokens, L MoE layers, K top_k.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from routectl.errors import MismatchError
+from routectl.formats import open_dump
+from routectl.ops.check.check import check
+from routectl.ops.check.explained import Score
+from routectl.ops.check.orders import wins
+from routectl.ops.check.renumber import renumbered_dump
+from routectl.ops.diff.diff import diff
+from support.checks import codes, loaded, only
+from support.dumps import make_dump, make_routes, make_sample, part_of
+from support.faults import BASES, FAULTS, clean_pairs, opened, spoilt
+
+AGAINST = [fault for fault in FAULTS if fault.against]
+ALSO = {"R601", "R207"}
+
+
+def fault_named(name):
+    """The fault of a name."""
+    return next(fault for fault in FAULTS if fault.name == name)
+
+
+@pytest.mark.parametrize("pair", clean_pairs(), ids=lambda p: "/".join(p[0].parts[-2:]))
+def test_clean_pairs(pair):
+    """Two clean recordings of the same tokens, bf16 and fp32 among them, differ by numerics."""
+    for one, other in (pair, pair[::-1]):
+        old, new = open_dump(one), open_dump(other)
+        found, counted = check(old, new), diff(old, new)
+        assert codes(found, "warning") == set()
+        assert ("R712" in codes(found)) == (counted.rows_mismatched > 0)
+        assert found.explanation.mismatched == counted.rows_mismatched
+        assert found.explanation.rows == counted.rows
+        assert found.explanation.explained == 0
+
+
+@pytest.mark.parametrize("fault", AGAINST, ids=lambda f: f.name)
+def test_fault_at_five_percent(fault):
+    """Every fault is named at 5 % of the rows in each recording, and no other error is."""
+    for base in BASES:
+        if fault.bases and base.name not in fault.bases:
+            continue
+        bad = spoilt(fault, base, loaded(base.dump), 0.05)
+        found = check(bad, loaded(base.reference))
+        extra = {"R201"} if fault.code == "R707" else set()
+        assert fault.code in codes(found), base.name
+        assert codes(found, "error") <= {fault.code} | ALSO | extra, base.name
+
+
+def test_a_shift_is_named_with_its_size():
+    """A lag of one position is said in words, with the mismatch that it leaves."""
+    base = BASES[3]
+    bad = spoilt(fault_named("rows shifted by +1"), base, loaded(base.dump), 0.5)
+    found = check(bad, loaded(base.reference))
+    assert only(found, "R701").detail == "rows of the token one position later"
+    best = found.explanation.scores[0]
+    assert (best.code, best.name) == ("R701", "rows of the token one position later")
+    assert best.rate < 0.05 < 0.9 < best.rate_before
+    assert 0.95 < found.explanation.explained / found.explanation.mismatched <= 1
+
+
+def test_ordinals_are_recognised():
+    """MoE layers counted from 0 on one side are named; by the right numbers nothing is."""
+    base = BASES[0]
+    reference = loaded(base.reference)
+    layers = tuple(range(len(reference.meta.layers_L)))
+    found = check(loaded(base.dump), reference.renumbered(layers))
+    assert codes(found, "error") == {"R704"}
+    assert only(found, "R704").detail == "the reference's layers 0 to 3 fit in their order"
+
+
+def test_renumbered_experts_are_restored():
+    """The map that is recovered makes the dump what it was, but for experts never taken."""
+    base = BASES[3]
+    clean, reference = loaded(base.dump), loaded(base.reference)
+    bad = spoilt(fault_named("experts renumbered, all layers"), base, clean, 1.0)
+    found = check(bad, reference)
+    assert codes(found, "error") == {"R706"}
+    assert [layer for layer, _ in found.explanation.permutations] == list(clean.meta.layers_L)
+    fixed = renumbered_dump(bad, found.explanation)
+    assert diff(fixed, clean).rows_mismatched == 0
+    assert codes(check(fixed, reference), "error") == set()
+
+
+def test_experts_renumbered_in_part_are_not_restored():
+    """A map that holds for some of a layer's rows is not applied; nor is none."""
+    base = BASES[3]
+    clean, reference = loaded(base.dump), loaded(base.reference)
+    bad = spoilt(fault_named("experts renumbered, one layer"), base, clean, 0.2)
+    found = check(bad, reference)
+    assert "R706" in codes(found)
+    with pytest.raises(MismatchError, match="break the others"):
+        renumbered_dump(bad, found.explanation)
+    with pytest.raises(MismatchError, match="nothing to fix"):
+        renumbered_dump(clean, check(clean, reference).explanation)
+
+
+def test_wrong_routes_that_nothing_explains():
+    """Rows in place whose sets keep half their experts are wrong from the first such layer on."""
+    base = BASES[3]
+    clean, reference = loaded(base.dump), loaded(base.reference)
+    rng = np.random.default_rng(0)
+
+    def changed(sample):
+        ids = sample.routes.ids_TLK.copy()
+        for t, row in enumerate(ids):
+            for column in range(2, len(row)):
+                free = np.setdiff1d(np.arange(32), row[column])
+                ids[t, column, :2] = rng.choice(free, 2, replace=False)
+        return replace(sample, routes=replace(sample.routes, ids_TLK=ids))
+
+    few = [changed(clean[i]) for i in range(12)]
+    bad = replace_samples(part_of(clean, range(12)), few)
+    found = check(bad, reference)
+    assert "R711" in codes(found)
+    assert codes(found, "error") <= {"R711", "R601"}
+    first = min(
+        int(f.detail.split("layer ")[1].split()[0]) for f in found.findings if f.code == "R711"
+    )
+    assert first == 2
+
+
+def replace_samples(dump, samples):
+    """The dump with other samples of the same tokens."""
+    from routectl.dump import Dump
+
+    return Dump(dump.meta, dump.keys, samples.__getitem__)
+
+
+def test_no_hypothesis_wins_narrowly():
+    """The best is named only when it leaves half of what the next one and none do."""
+    best = Score("R701", "a", 100, 20, 90)
+    assert wins([best, Score("R701", "b", 100, 80, 90)]) is best
+    assert wins([best, Score("R701", "b", 100, 39, 90)]) is None
+    assert wins([Score("R701", "a", 100, 20, 39)]) is None
+    assert wins([Score("R701", "a", 100, 46, 100)]) is None
+    assert wins([Score("R701", "a", 0, 0, 0)]) is None
+    assert wins([]) is None
+    even = [Score("R701", "a", 10, 0, 9), Score("R701", "b", 10, 0, 9)]
+    assert wins(even) is None
+
+
+def test_other_models_are_refused():
+    """A reference with another E or K cannot be a reference; nor can one of other tokens."""
+    dump = loaded(BASES[0].dump)
+    with pytest.raises(MismatchError, match="different models"):
+        check(dump, loaded(BASES[2].dump))
+    other = make_sample(make_routes([[[0, 1, 2, 3]] * 4], (1, 2, 3, 4), 32), "x", [1], [2])
+    with pytest.raises(MismatchError, match="nothing to compare"):
+        check(dump, make_dump([other], (1, 2, 3, 4), 32, 4))
+
+
+def test_explanations_of_shards_add_up():
+    """Rows, mismatched rows and scores of two halves are those of the whole."""
+    base = BASES[1]
+    bad = spoilt(fault_named("rows shifted by -1"), base, loaded(base.dump), 0.3)
+    reference = loaded(base.reference)
+    whole = check(bad, reference).explanation
+    halves = [check(part_of(bad, part), reference) for part in (range(23), range(23, len(bad)))]
+    both = (halves[0] + halves[1]).explanation
+    assert (both.rows, both.mismatched) == (whole.rows, whole.mismatched)
+    assert {(s.name, s.rows) for s in both.scores} >= {
+        (s.name, s.rows) for s in whole.scores if "one position" in s.name
+    }
+    with pytest.raises(ValueError, match="other layers"):
+        _ = both + replace(both, layers=(9,))
+
+
+def test_opened_fixture_is_what_bench_uses():
+    """The bases of the faults are recordings whose every sample has routes."""
+    for base in BASES:
+        assert all(s.routes is not None for s in opened(base.dump))

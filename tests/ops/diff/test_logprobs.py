@@ -1,0 +1,104 @@
+"""The log-prob figures of a diff: which tokens they are of, and what they add up to."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import oracles
+from routectl.ops.diff.counts import LogprobCounts
+from routectl.ops.diff.diff import diff
+from routectl.ops.diff.measures import rate
+from support.dumps import all_alike, make_dump, make_routes, make_sample
+
+NUMBERS = st.one_of(st.none(), st.floats(-20, 0))
+
+
+def side(logprobs, response=(7, 8, 9), **more):
+    """A dump of one sample of two prompt tokens with these log-probs; None for nan."""
+    values = None if logprobs is None else np.array([np.nan if x is None else x for x in logprobs])
+    more = {"prompt": [1, 2], **more}
+    prompt = more.pop("prompt")
+    routes = make_routes(all_alike(3))
+    response = None if response is None else list(response)
+    return make_dump([make_sample(routes, "a", prompt, response, logprobs=values, **more)])
+
+
+def counted(*sides, **options):
+    """The log-prob counts of a comparison."""
+    return diff(*sides, **options).logprobs
+
+
+@settings(max_examples=80)
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=6))
+def test_figures_are_the_oracle(pairs):
+    """k1, k3, F(2), mean and greatest |d| are the formulas over tokens that both sides scored."""
+    old, new = ([p[i] for p in pairs] for i in (0, 1))
+    sums = counted(*(side(x, range(len(pairs))) for x in (old, new)))
+    if all(a is None or b is None for a, b in pairs):
+        assert sums == LogprobCounts()
+        return
+    truth = oracles.logprob_figures(old, new)
+    found = (sums.tokens, rate(-sums.sum_d, sums.tokens), rate(sums.sum_k3, sums.tokens))
+    assert found == pytest.approx((truth["tokens"], truth["k1"], truth["k3"]), rel=1e-9, abs=1e-9)
+    found = (rate(sums.sum_abs, sums.tokens), sums.max_abs, rate(sums.over_tau, sums.tokens))
+    assert found == pytest.approx((truth["abs"], truth["max"], truth["f"]), rel=1e-9, abs=1e-12)
+
+
+def test_k3_of_small_differences_is_exact():
+    """k3 of a tiny difference is d²/2, not lost in rounding."""
+    sums = LogprobCounts.of_tokens(np.array([1e-8]))
+    assert sums.sum_k3 == pytest.approx(5e-17, rel=1e-5, abs=0)
+
+
+def test_tau_is_a_ratio_of_two():
+    """F(2) counts ratios over 2 and under 1/2; a ratio of exactly 2 is not over."""
+    edge = math.log(2)
+    sums = LogprobCounts.of_tokens(np.array([edge, -edge, edge + 1e-9, -edge - 1e-9, 0.1]))
+    assert (sums.tokens, sums.over_tau) == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "options"),
+    [
+        (side([-1, -2, -3]), side(None), {}),
+        (side([-1, -2, -3]), side([-1, -2, -3]), {"tokens": "prompt"}),
+        (side([-1, -2, -3]), side([-1, -2, -3], prompt_length=3), {}),
+        (side([None, -2, None]), side([-1, None, -3]), {}),
+        (side([-math.inf]), side([-math.inf]), {}),
+        (side([-1, -2, -3], None), side([-1, -2, -3], None), {"match": "prefix"}),
+    ],
+    ids=[
+        "one side",
+        "prompt only",
+        "other split",
+        "no common token",
+        "both -inf",
+        "prefix unknown",
+    ],
+)
+def test_no_figures(old, new, options):
+    """Where no response token is known to be scored on both sides there are no figures."""
+    assert counted(old, new, **options) == LogprobCounts()
+
+
+def test_tokens_that_parted_are_left_out():
+    """By prefix, only the response tokens before the sides part are compared."""
+    old, new = side([-1, -2, -3]), side([-2, -2, -9], (7, 8, 1))
+    sums = counted(old, new, match="prefix")
+    assert (sums.tokens, sums.sum_d, sums.max_abs) == (2, -1, 1)
+    assert counted(side([-1]), side([-2], (3, 8)), match="prefix").tokens == 0
+
+
+def test_sums_add_up():
+    """Counts of two parts add up to those of the whole; the greatest is the greater."""
+    d = np.array([0.1, -2.0, 0.0, 3.5, -0.2])
+    whole = LogprobCounts.of_tokens(d)
+    total = LogprobCounts.of_tokens(d[:2]) + LogprobCounts.of_tokens(d[2:])
+    assert total.tokens == whole.tokens == 5
+    assert (total.max_abs, total.over_tau) == (whole.max_abs, whole.over_tau) == (3.5, 2)
+    assert (total.sum_d, total.sum_k3, total.sum_abs) == pytest.approx(
+        (whole.sum_d, whole.sum_k3, whole.sum_abs)
+    )

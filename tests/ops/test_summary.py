@@ -1,0 +1,152 @@
+"""summarize: what one dump holds, and the load figures of diff and show."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import oracles
+from routectl.dump import Sample, WeightSpan
+from routectl.ops.diff.counts import Counts, bin_edges
+from routectl.ops.diff.measures import (
+    dead_experts,
+    entropy,
+    layer_measures,
+    load_shift,
+    max_vio,
+    rate,
+)
+from routectl.ops.summary import summarize
+from support.dumps import (
+    EXPERTS,
+    LAYERS,
+    all_alike,
+    from_plain,
+    make_dump,
+    make_routes,
+    make_sample,
+    plain_routes,
+)
+
+
+def test_counts_of_a_dump():
+    """Samples, tokens, starts, versions and finish reasons are counted as the samples say."""
+    spans = (WeightSpan("v2", 0, 2), WeightSpan("v1", 2, 3))
+    samples = [
+        make_sample(
+            make_routes(all_alike(4)),
+            "a",
+            [1, 2],
+            [3, 4, 5],
+            cached_tokens=1,
+            logprobs=np.zeros(3),
+            weight_spans=spans,
+            finish_reason="stop",
+        ),
+        make_sample(
+            make_routes(all_alike(2), start=1, missing=[(0, 1)]),
+            "b",
+            [1, 2],
+            [3, 4],
+            cached_tokens=0,
+            retractions=2,
+            finish_reason="length",
+            weight_spans=spans[:1],
+        ),
+        make_sample(make_routes(all_alike(1), start=2), "c", [1, 2], [3, 4], start_inferred=True),
+        make_sample(None, "d", [1], None, retractions=0),
+    ]
+    found = summarize(make_dump(samples))
+    assert (found.samples, found.without_routes, found.lengths_unknown) == (4, 1, 1)
+    assert (found.prompt_tokens, found.response_tokens, found.cached_tokens) == (7, 7, 1)
+    assert (found.positions, found.rows, found.rows_missing_L.tolist()) == (7, 20, [0, 1, 0])
+    assert found.starts == {"zero": 1, "given": 1, "inferred": 1}
+    assert found.weight_versions == {"v2": 4, "v1": 1}
+    assert list(found.weight_versions) == ["v2", "v1"]
+    assert found.finish_reasons == {"stop": 1, "length": 1, "unknown": 2}
+    assert (found.with_logprobs, found.with_cached, found.retracted) == (1, 2, 1)
+    assert found.load_LE.tolist() == [[7, 7, 0, 0, 0, 0], [6, 6, 0, 0, 0, 0], [7, 7, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(("experts", "size"), [(256, 1), (257, 2)])
+def test_bytes_of_a_token(experts, size):
+    """A token takes L x K ids of one byte up to 256 experts, of two above."""
+    dump = make_dump([], LAYERS, experts, 8)
+    assert summarize(dump).id_bytes_per_token == 3 * 8 * size
+    assert (summarize(dump).samples, summarize(dump).rows) == (0, 0)
+
+
+@settings(max_examples=40)
+@given(st.lists(plain_routes(LAYERS, 5), max_size=3))
+def test_load_is_the_oracle(plain):
+    """Load, rows and missing rows are what loops over the rows that are there count."""
+    empty = {"prompt": None, "response": None, "prompt_length": None, "cached": 0}
+    found = summarize(make_dump([from_plain({**p, **empty}) for p in plain]))
+    load = [[0] * EXPERTS for _ in LAYERS]
+    missing = [0] * len(LAYERS)
+    for p in plain:
+        for t, token in enumerate(p["ids"] or []):
+            for index, row in enumerate(token):
+                missing[index] += (t, index) in p["missing"]
+                for expert in row if (t, index) not in p["missing"] else ():
+                    load[index][expert] += 1
+    assert found.load_LE.tolist() == load
+    assert found.rows_missing_L.tolist() == missing
+    assert found.rows == sum(map(sum, load)) // 2
+    assert found.without_routes == sum(p["ids"] is None for p in plain)
+
+
+@pytest.mark.parametrize(
+    ("load", "vio", "share", "dead"),
+    [
+        ([2, 2, 2, 2], 0.0, 1.0, 0),
+        ([8, 0, 0, 0], 3.0, 0.0, 3),
+        ([4, 4, 0, 0], 1.0, 0.5, 2),
+        ([0, 0, 0], None, None, 3),
+        ([5], 0.0, None, 0),
+    ],
+)
+def test_figures_of_a_load(load, vio, share, dead):
+    """max_vio is how far the busiest is over the even share; entropy is a share of the uniform."""
+    load_E = np.array(load, np.int64)
+    assert max_vio(load_E) == vio
+    assert entropy(load_E) == (None if share is None else pytest.approx(share))
+    assert dead_experts(load_E) == dead
+
+
+def test_entropy_of_one_expert_is_not_negative():
+    """An entropy of 0 is 0.0, not -0.0."""
+    assert math.copysign(1, entropy(np.array([3, 0]))) == 1
+
+
+def test_shift_of_load():
+    """The load shift is half the sum of the differences of shares; undefined without a load."""
+    assert load_shift(np.array([4, 0]), np.array([0, 1])) == 1
+    assert load_shift(np.array([1, 3]), np.array([2, 6])) == 0
+    assert load_shift(np.array([3, 1]), np.array([1, 1])) == 0.25
+    assert load_shift(np.array([0, 0]), np.array([1, 1])) is None
+
+
+def test_rates_without_a_whole():
+    """A rate of nothing is None, and so are the figures of a layer without rows."""
+    assert rate(0, 0) is None
+    assert rate(1, 4) == 0.25
+    (empty,) = layer_measures(Counts.empty(1, 2, 4), (3,))
+    assert (empty.layer, empty.rows, empty.swaps) == (3, 0, (0, 0, 0))
+    for name in ("mismatch", "overlap", "order_mismatch", "zero_overlap"):
+        assert getattr(empty, f"{name}_rate") is None
+    assert empty.load_shift is empty.max_vio_old is empty.max_vio_new is None
+
+
+def test_bins_of_positions():
+    """Bin 0 is position 0, bin n is [2^(n-1), 2^n); what lies beyond the last is in it."""
+    assert [bin_edges(n) for n in (0, 1, 2, 3)] == [(0, 1), (1, 2), (2, 4), (4, 8)]
+    for n in (1, 2, 5, 31):
+        for position in (bin_edges(n)[0], bin_edges(n)[1] - 1):
+            assert oracles.position_bin(position) == n
+    from routectl.ops.diff.diff import diff
+
+    far = make_dump([Sample(make_routes(all_alike(2), start=2**40), "a")])
+    assert diff(far, far).counts.bins_B4[-1].tolist() == [2, 0, 6, 0]

@@ -1,0 +1,1 @@
+"""What tests share: dumps, checkpoints and servers that are built, and how commands are run."""

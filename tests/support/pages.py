@@ -1,0 +1,138 @@
+"""Documents that are hostile, or large, and what an HTML parser sees in their pages."""
+
+import functools
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+
+from routectl.dump import Dump, DumpMeta, Sample, key_of
+from routectl.ops.diff.diff import DiffOptions, diff_as
+from routectl.reports.diff.document import diff_document
+from routectl.routes import Routes
+from support.building import FIXTURES
+from support.dumps import make_dump
+
+OLD = FIXTURES / "tiny_rl" / "vllm.bf16" / "samples.jsonl"
+NEW = FIXTURES / "tiny_rl" / "routes_v0.margins.parquet"
+HOSTILE = (
+    "</script><script>document.title='owned'</script>",
+    "<!--<script>",
+    "line\u2028and\u2029paragraph",
+    "right\u202eto left",
+    "<img src=x onerror=\"document.title='owned'\">",
+    "=cmd|' /C calc'!A0",
+    "'; touch owned; echo '",
+    "x" * 100_000,
+    "\x00\x1b[31m\ud800",
+    "${word} $word $$",
+)
+
+
+class Parsed(HTMLParser):
+    """The elements of a page, its visible text, its data and its tables as cells."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.texts, self.tables = [], [], [], []
+        self.inside, self.scripts = [], {}
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        """Note the element; cells begin empty."""
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag not in ("meta", "link", "br"):
+            self.inside.append(tag)
+        if tag == "script":
+            self.scripts[dict(attributes)["type"]] = ""
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag):
+        """Elements close in order."""
+        assert self.inside.pop() == tag
+
+    def handle_data(self, data):
+        """Text goes to the cell, the script or the page that it is in."""
+        where = self.inside[-1] if self.inside else None
+        if where == "script":
+            self.scripts[list(self.scripts)[-1]] += data
+        elif where in ("td", "th"):
+            self.tables[-1][-1][-1] += data
+        if where not in ("script", "style"):
+            self.texts.append(data)
+
+    @property
+    def data(self):
+        """The document inside the page."""
+        return json.loads(self.scripts["application/json"])
+
+    @property
+    def text(self):
+        """What is visible."""
+        return "".join(self.texts)
+
+
+def hostile_document():
+    """A diff whose sample ids, paths, engine and model are hostile, every sample mismatched."""
+    ids = np.zeros((4, 2, 2), np.uint8)
+    ids[..., 1] = 1
+    other = ids.copy()
+    other[..., 1] = 2
+    about = {
+        "layers": (0, 1),
+        "experts": 4,
+        "path": HOSTILE[0],
+        "engine": HOSTILE[1],
+        "engine_version": HOSTILE[3],
+        "model": HOSTILE[4],
+    }
+    sides = (
+        make_dump(
+            [Sample(Routes(array, (0, 1), 4), name, prompt_length=2) for name in HOSTILE], **about
+        )
+        for array in (ids, other)
+    )
+    return diff_document(diff_as(*sides, DiffOptions(match="id", examples=20, detail=True)))
+
+
+def large_dumps(samples, tokens, layers=48, top_k=8, experts=128):
+    """Two dumps of samples x tokens, about one row in twenty mismatched; ids by arithmetic."""
+    numbers = tuple(range(layers))
+
+    @functools.cache
+    def ids(seed):
+        rng = np.random.default_rng(seed)
+        first = rng.integers(0, experts, (tokens, layers, 1))
+        return ((first + 3 * np.arange(top_k)) % experts).astype(np.uint8)
+
+    def changed(i):
+        rng = np.random.default_rng(1000 + i)
+        array = ids(i % 5).copy()
+        marks = rng.random((tokens, layers), np.float32) < 0.02 * (1 + i % 5)
+        array[marks, -1] = (array[marks, -1] + 1) % experts
+        return array
+
+    def dump(path, of_sample):
+        words = np.arange(tokens + 1, dtype=np.int32) * 127 % 150_000
+        keys = [key_of(f"sample-{i}", words[:100], words[100:] + i) for i in range(samples)]
+
+        def load(i):
+            return Sample(
+                Routes(of_sample(i), numbers, experts),
+                f"sample-{i}",
+                prompt_ids=words[:100],
+                response_ids=words[100:] + i,
+                prompt_length=100,
+                response_length=tokens - 99,
+            )
+
+        return Dump(DumpMeta(path, "native", numbers, experts, top_k), keys, load)
+
+    return dump("old.parquet", lambda i: ids(i % 5)), dump("new.parquet", changed)

@@ -1,0 +1,54 @@
+"""The command line run in this process, and the dumps that it is run on."""
+
+import json
+from types import SimpleNamespace
+
+from routectl.cli.main import main
+from support.building import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES
+
+__all__ = ["DUMPS", "complaint", "document", "run", "written"]
+
+DUMPS = {
+    "jsonl": DEEPSEEK / "samples.jsonl",
+    "native": FIXTURES / "golden" / "deepseek_v3.parquet",
+    "trainer": FIXTURES / "tiny_rl" / "routes_v0.fp32.npz",
+    "whole": FIXTURES / "hf" / "vllm.qwen3_moe.bf16.npz",
+    "start": FIXTURES / "recordings" / "vllm-0.32.0" / "qwen3_moe.bf16.start" / "samples.jsonl",
+    "sglang": FIXTURES
+    / "recordings"
+    / "sglang-0.5.23"
+    / "qwen3_moe.bf16.start"
+    / "samples.jsonl.gz",
+    "config": DEEPSEEK_CONFIG,
+}
+
+
+def run(capsys, *args):
+    """One command line: its exit code, stdout and stderr."""
+    capsys.readouterr()
+    code = main([str(arg) for arg in args])
+    streams = capsys.readouterr()
+    return SimpleNamespace(code=code, out=streams.out, err=streams.err)
+
+
+def document(capsys, *args, code=0):
+    """What a command line prints with --json; it must exit with ``code``."""
+    done = run(capsys, *args, "--json")
+    assert done.code == code, done.err
+    return json.loads(done.out)
+
+
+def complaint(capsys, *args):
+    """The error of a command line that must exit 2, print nothing else, and leave no trace."""
+    done = run(capsys, *args)
+    lines = done.err.splitlines()
+    assert (done.code, done.out) == (2, ""), done.err
+    assert lines[0].startswith("routectl: "), done.err
+    assert "Traceback" not in done.err
+    assert len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("hint: ")), done.err
+    return done.err
+
+
+def written(folder):
+    """Every path below a folder, hidden ones too, relative to it."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

@@ -1,0 +1,36 @@
+"""The trained model at v0, v1 and v2: checkpoints unpacked, and what its routers do recomputed."""
+
+import runpy
+from types import MappingProxyType
+
+import pytest
+
+from routectl.cli.main import main
+from routectl.formats import open_dump
+from support.building import FIXTURES
+
+__all__ = ["ENGINE", "TINY", "VERSIONS", "tiny_checkpoints", "tiny_dumps"]
+
+TINY = FIXTURES / "tiny_rl"
+ENGINE = TINY / "vllm.bf16" / "samples.jsonl"
+VERSIONS = ("v0", "v1", "v2")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(tmp_path_factory):
+    """Hugging Face folders by version, their digests checked."""
+    unpack = runpy.run_path(str(FIXTURES / "tiny_rl_checkpoints.py"))["unpack"]
+    return MappingProxyType(unpack(tmp_path_factory.mktemp("tiny_rl")))
+
+
+@pytest.fixture(scope="session")
+def tiny_dumps(tiny_checkpoints, tmp_path_factory):
+    """What recompute writes for the engine's tokens, by version: float32, and all it can give."""
+    folder = tmp_path_factory.mktemp("tiny_rl.recomputed")
+    dumps = {}
+    for version, checkpoint in tiny_checkpoints.items():
+        path = folder / f"{version}.parquet"
+        line = ["recompute", checkpoint, ENGINE, "-o", path, "--dtype", "float32", "--threads", "1"]
+        assert main([*map(str, line), "--logprobs", "--gate-logprobs"]) == 0
+        dumps[version] = open_dump(path)
+    return MappingProxyType(dumps)
