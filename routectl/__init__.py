@@ -7,6 +7,8 @@ compares two dumps. Names below are loaded on first use.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .checkpoints import open_checkpoint
     from .checkpoints.facts import CheckpointFacts, checkpoint_facts
@@ -16,6 +18,22 @@ if TYPE_CHECKING:
     from .errors import FormatError, MismatchError, RoutectlError, UnsupportedError
     from .formats import open_dump
     from .forward.live import Recorder, record, replay
+    from .jobs.capture import CaptureRequest
+    from .jobs.check.request import CheckRequest
+    from .jobs.ci.request import CiRequest
+    from .jobs.convert import ConvertRequest
+    from .jobs.diff import DiffRequest
+    from .jobs.pack.layout import LayoutOptions
+    from .jobs.pack.request import LayoutRequest, PackRequest, VerifyRequest
+    from .jobs.pack.unpack import UnpackRequest
+    from .jobs.predict.request import PredictRequest
+    from .jobs.progress import Progress
+    from .jobs.reading import ModelSizes, Reading
+    from .jobs.recompute.request import Forwarding, Recomputed, RecomputeRequest
+    from .jobs.run import run
+    from .jobs.show import ShowRequest
+    from .jobs.staleness.request import StalenessRequest
+    from .jobs.watch.request import Watched, WatchRequest
     from .layouts.packing import Packing
     from .layouts.pipeline import Pipeline
     from .layouts.plan import MicroBatch, Plan, build_plan
@@ -44,27 +62,40 @@ if TYPE_CHECKING:
     from .reports.staleness.document import staleness_document
     from .routes import Routes
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "Advice": "ops.staleness.advice",
+    "CaptureRequest": "jobs.capture",
     "CheckOptions": "ops.check.options",
+    "CheckRequest": "jobs.check.request",
     "CheckResult": "ops.check.found",
     "Checkpoint": "checkpoints.tensors",
     "CheckpointFacts": "checkpoints.facts",
+    "CiRequest": "jobs.ci.request",
+    "ConvertRequest": "jobs.convert",
     "DiffOptions": "ops.diff.diff",
+    "DiffRequest": "jobs.diff",
     "DiffResult": "ops.diff.diff",
     "Dump": "dump",
     "DumpMeta": "dump",
     "FormatError": "errors",
+    "Forwarding": "jobs.recompute.request",
+    "LayoutOptions": "jobs.pack.layout",
+    "LayoutRequest": "jobs.pack.request",
     "MicroBatch": "layouts.plan",
     "MismatchError": "errors",
     "ModelFacts": "model",
+    "ModelSizes": "jobs.reading",
+    "PackRequest": "jobs.pack.request",
     "Packed": "ops.pack.pack",
     "Packing": "layouts.packing",
     "Pipeline": "layouts.pipeline",
     "Plan": "layouts.plan",
+    "PredictRequest": "jobs.predict.request",
+    "Progress": "jobs.progress",
     "Rank": "ops.pack.pack",
+    "Reading": "jobs.reading",
+    "RecomputeRequest": "jobs.recompute.request",
+    "Recomputed": "jobs.recompute.request",
     "Recorder": "forward.live",
     "RoutectlError": "errors",
     "RouterShift": "ops.staleness.gamma",
@@ -72,12 +103,18 @@ _HOMES = {
     "Routes": "routes",
     "RoutesDataset": "loading",
     "Sample": "dump",
+    "ShowRequest": "jobs.show",
     "Staleness": "ops.staleness.staleness",
     "StalenessOptions": "ops.staleness.options",
+    "StalenessRequest": "jobs.staleness.request",
     "Summary": "ops.summary",
     "TensorSpec": "ops.pack.padding",
+    "UnpackRequest": "jobs.pack.unpack",
     "UnsupportedError": "errors",
+    "VerifyRequest": "jobs.pack.request",
     "Version": "ops.staleness.attribution",
+    "WatchRequest": "jobs.watch.request",
+    "Watched": "jobs.watch.request",
     "WeightSpan": "dump",
     "advise": "ops.staleness.advice",
     "build_plan": "layouts.plan",
@@ -100,6 +137,7 @@ _HOMES = {
     "replay": "forward.live",
     "router_shift": "ops.staleness.gamma",
     "router_tensors": "checkpoints.routers",
+    "run": "jobs.run",
     "staleness": "ops.staleness.staleness",
     "staleness_document": "reports.staleness.document",
     "summarize": "ops.summary",
@@ -109,23 +147,38 @@ _HOMES = {
 
 __all__ = [
     "Advice",
+    "CaptureRequest",
     "CheckOptions",
+    "CheckRequest",
     "CheckResult",
     "Checkpoint",
     "CheckpointFacts",
+    "CiRequest",
+    "ConvertRequest",
     "DiffOptions",
+    "DiffRequest",
     "DiffResult",
     "Dump",
     "DumpMeta",
     "FormatError",
+    "Forwarding",
+    "LayoutOptions",
+    "LayoutRequest",
     "MicroBatch",
     "MismatchError",
     "ModelFacts",
+    "ModelSizes",
+    "PackRequest",
     "Packed",
     "Packing",
     "Pipeline",
     "Plan",
+    "PredictRequest",
+    "Progress",
     "Rank",
+    "Reading",
+    "RecomputeRequest",
+    "Recomputed",
     "Recorder",
     "RoutectlError",
     "RouterShift",
@@ -133,12 +186,18 @@ __all__ = [
     "Routes",
     "RoutesDataset",
     "Sample",
+    "ShowRequest",
     "Staleness",
     "StalenessOptions",
+    "StalenessRequest",
     "Summary",
     "TensorSpec",
+    "UnpackRequest",
     "UnsupportedError",
+    "VerifyRequest",
     "Version",
+    "WatchRequest",
+    "Watched",
     "WeightSpan",
     "advise",
     "build_plan",
@@ -161,6 +220,7 @@ __all__ = [
     "replay",
     "router_shift",
     "router_tensors",
+    "run",
     "staleness",
     "staleness_document",
     "summarize",

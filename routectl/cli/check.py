@@ -1,81 +1,21 @@
 """``routectl check DUMP``."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from dataclasses import replace
 
 from ..errors import RoutectlError
-from ..jobs.check.request import CheckRequest, answer_check
-from ..jobs.reading import Reading
-from .dashboards import Step, Tensorboard, Wandb, dashboards_to
-from .options import (
-    ExitZero,
-    Force,
-    Format,
-    Html,
-    Json,
-    Model,
-    NumExperts,
-    NumLayers,
-    Output,
-    Plain,
-    Start,
-    TopK,
-)
-from .output import check_output, emit, note, watching
-from .pages import page_at
-
-if TYPE_CHECKING:
-    from ..dump import Dump
-    from ..ops.check.explained import Explanation
+from ..jobs.check.request import CheckRequest, check_dump, write_fixed
+from .desk import Asked, desk
+from .terminal import TERMINAL
 
 __all__ = ["check_command"]
 
-_DUMP = typer.Argument(
-    metavar="[DUMP]", show_default=False, help="A file, a folder or a glob; - is stdin."
+_VOICES = (
+    "explain apply_fix exit_zero as_json plain html tensorboard wandb_offline step output force"
 )
-_EXPLAIN = typer.Option(metavar="CODE", help="Print what a finding means, and read no dump.")
-_FAIL_ON = typer.Option(help="The least severity to exit 1 for: error, warning or note.")
-_EP = typer.Option(min=1, help="Count what filler adds to each expert-parallel rank of so many.")
-_AGAINST = typer.Option(
-    "--against",
-    metavar="REFERENCE",
-    help="A dump of the same tokens that is right: another engine's, or recomputed routes.",
-)
-_APPLY = typer.Option(
-    "--apply-fix", help="With --against: write the dump with renumbered experts restored to -o."
-)
-_CODES = "Finding codes or their beginnings, as R2 or R102; repeatable, or with commas."
 
 
-def check_command(
-    dump: Annotated[str | None, _DUMP] = None,
-    explain: Annotated[str | None, _EXPLAIN] = None,
-    fail_on: Annotated[str, _FAIL_ON] = "error",
-    select: Annotated[
-        list[str] | None, typer.Option(metavar="CODE", help=f"Only these. {_CODES}")
-    ] = None,
-    ignore: Annotated[list[str] | None, typer.Option(metavar="CODE", help="Not these.")] = None,
-    ep: Annotated[int, _EP] = 1,
-    against: Annotated[str | None, _AGAINST] = None,
-    apply_fix: Annotated[bool, _APPLY] = False,
-    exit_zero: ExitZero = False,
-    as_json: Json = False,
-    plain: Plain = False,
-    html: Html = None,
-    tensorboard: Tensorboard = None,
-    wandb_offline: Wandb = None,
-    step: Step = None,
-    output: Output = None,
-    force: Force = False,
-    model: Model = None,
-    num_layers: NumLayers = None,
-    top_k: TopK = None,
-    num_experts: NumExperts = None,
-    form: Format = None,
-    start: Start = None,
-) -> int:
+@desk(CheckRequest, voices=_VOICES, optional="dump")
+def check_command(asked: Asked) -> int:
     """Say what is wrong with a dump: which bug, where, and what to do.
 
     From the dump alone: counts, ids, filler by position, constant layers, repeats, weight
@@ -83,56 +23,23 @@ def check_command(
     of the mismatch. docs/checks.md lists every finding. Exit status: 0 no finding of the severity
     of --fail-on, 1 at least one, 2 trouble (the dump cannot be opened at all).
     """
-    if explain is not None:
-        return _explain(explain)
-    if dump is None:
-        raise RoutectlError("no dump is named", hint="routectl check --help")
     from ..reports.check.text import render_check
 
-    request = CheckRequest(
-        dump=dump,
-        fail_on=fail_on,
-        select=tuple(select or ()),
-        ignore=tuple(ignore or ()),
-        ep=ep,
-        against=against,
-        reading=Reading(
-            model=model,
-            num_layers=num_layers,
-            top_k=top_k,
-            num_experts=num_experts,
-            format=form,
-            start=start,
-        ),
-    )
-    target = check_output(output, force)
-    page = page_at(html, force)
-    boards = dashboards_to(tensorboard, wandb_offline, step)
-    if apply_fix and (target is None or against is None):
+    voices = asked.voices
+    if voices.explain is not None:
+        return _explain(voices.explain)
+    if asked.values["dump"] is None:
+        raise RoutectlError("no dump is named", hint="routectl check --help")
+    request = asked.request(CheckRequest)
+    voices.refuse()
+    if voices.apply_fix and (voices.target is None or request.against is None):
         raise RoutectlError("--apply-fix needs --against REFERENCE and -o DST.parquet")
-    checked = answer_check(request)
-    document = checked.document
-    report = None if apply_fix else target
-    page.write(document)
-    boards.write(document)
-    emit(document, render_check, as_json=as_json, plain=plain, output=report, force=force)
-    if apply_fix and target is not None and checked.explanation is not None:
-        _write_fixed(checked.dump, checked.explanation, target, force)
-    return 0 if exit_zero else int(document["verdict"]["exit_code"])
-
-
-def _write_fixed(dump: "Dump", found: "Explanation", target: Path, force: bool) -> None:
-    """Write the dump with its experts renumbered as the reference has them."""
-    from ..formats.native.container import write_native
-    from ..ops.check.renumber import renumbered_dump
-
-    if target.suffix != ".parquet":
-        raise RoutectlError(f"{target}: --apply-fix writes native files: expected NAME.parquet")
-    fixed = renumbered_dump(dump, found)
-    with watching(fixed, "writing") as watched:
-        count = write_native(watched, fixed.meta, target, force=force)
-    layers = ", ".join(str(layer) for layer, _ in found.permutations)
-    note(f"wrote {target}: {count} samples, experts of layers {layers} renumbered")
+    checked = check_dump(request, TERMINAL)
+    told = replace(voices, output=None) if voices.apply_fix else voices  # -o is the dump's then
+    told.tell(checked.document, render_check)
+    if voices.apply_fix and voices.output is not None:
+        write_fixed(checked, voices.output, voices.force, TERMINAL)
+    return voices.code(checked.document)
 
 
 def _explain(code: str) -> int:

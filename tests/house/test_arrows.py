@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "model": "errors",
     "pickled": "errors",
     "routes": "margins",
+    "version": "",
     "codecs": "errors routes",
     "kernels": "margins routes",
     "routers": "errors model",
@@ -68,47 +69,47 @@ MAY_IMPORT = {
     "reports.show": "checkpoints reports.diff reports.text",
     "reports.staleness": "dump errors margins ops.diff ops.staleness reports.diff reports.text",
     "reports.text": "",
-    "jobs": "dump errors model ops.diff cli",
+    "jobs": (
+        "dump errors files margins model codecs checkpoints engines formats formats.documents "
+        "formats.native formats.targets formats.trainers ops ops.diff ops.pairs reports.diff "
+        "reports.show reports.text"
+    ),
     "jobs.check": (
-        "dump errors model routers formats.documents ops.check reports.check reports.diff jobs cli"
+        "dump errors files model routers formats.documents formats.native ops.check reports.check "
+        "reports.diff jobs"
     ),
-    "jobs.ci": (
-        "errors files ops.diff reports.ci reports.diff jobs jobs.check jobs.diff jobs.staleness cli"
-    ),
-    "jobs.convert": (
-        "dump errors model codecs formats.documents formats.native formats.targets reports.text "
-        "jobs cli"
-    ),
-    "jobs.diff": "dump errors formats.trainers ops.diff ops.pairs reports.diff jobs cli",
+    "jobs.ci": "errors files ops.diff reports.ci reports.diff jobs jobs.check jobs.staleness",
     "jobs.pack": (
-        "dump errors layouts formats.documents formats.native formats.replay ops.pack "
-        "reports.text cli __init__"
+        "dump errors files layouts routes version formats.documents formats.native formats.replay "
+        "ops.pack reports.diff reports.pack reports.text jobs"
     ),
     "jobs.predict": (
-        "dump errors routes routers checkpoints formats.native forward ops.predict ops.staleness "
-        "jobs.recompute cli"
+        "dump errors files routes routers checkpoints formats.native forward ops.predict "
+        "ops.staleness reports.diff reports.predict reports.text jobs jobs.recompute"
     ),
     "jobs.recompute": (
-        "dump errors files gate_logprobs margins routes routers checkpoints formats.native "
-        "forward ops.predict reports.text cli __init__"
+        "dump errors files gate_logprobs margins routes version routers checkpoints "
+        "formats.native forward ops.predict reports.text jobs"
     ),
     "jobs.staleness": (
         "dump errors files model checkpoints formats.native forward ops.diff ops.pairs "
-        "ops.staleness reports.diff reports.staleness jobs jobs.recompute cli"
+        "ops.staleness reports.diff reports.staleness jobs jobs.recompute"
     ),
-    "jobs.watch": "dump errors model formats formats.wire ops.check jobs.check",
+    "jobs.watch": (
+        "dump errors model formats formats.documents formats.wire ops.check reports.check "
+        "reports.text jobs jobs.check"
+    ),
     "loading": "dump model formats",
     "cli": (
-        "dump errors files layouts margins model checkpoints engines formats formats.documents "
-        "formats.native formats.replay forward ops ops.check ops.diff ops.pack ops.predict "
-        "reports.check reports.ci reports.diff reports.pack reports.page reports.predict "
-        "reports.show reports.staleness reports.text jobs jobs.check jobs.ci jobs.convert "
-        "jobs.diff jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch __init__"
+        "errors files version formats ops.check reports.check reports.ci reports.diff "
+        "reports.pack reports.page reports.predict reports.text jobs jobs.check jobs.ci jobs.pack "
+        "jobs.predict jobs.recompute jobs.staleness jobs.watch"
     ),
     "__init__": (
-        "dump errors layouts margins model routes checkpoints formats forward ops ops.check "
-        "ops.diff ops.pack ops.staleness reports.check reports.ci reports.diff reports.page "
-        "reports.show reports.staleness loading"
+        "dump errors layouts margins model routes version checkpoints formats forward ops "
+        "ops.check ops.diff ops.pack ops.staleness reports.check reports.ci reports.diff "
+        "reports.page reports.show reports.staleness jobs jobs.check jobs.ci jobs.pack "
+        "jobs.predict jobs.recompute jobs.staleness jobs.watch loading"
     ),
     "__main__": "cli",
 }

@@ -9,10 +9,10 @@ import numpy as np
 
 from routectl import Routes
 from routectl.cli.main import main
-from routectl.cli.options import open_input
 from routectl.dump import DumpMeta, Sample
 from routectl.formats.native.container import write_native
 from routectl.forward import RunOptions, prepare
+from routectl.jobs.reading import open_input
 from routectl.jobs.recompute.parts import open_parts
 from routectl.jobs.recompute.samples import job_of, modes_of
 from routectl.jobs.recompute.share import Work, do_work

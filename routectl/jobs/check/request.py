@@ -1,12 +1,13 @@
 """What ``routectl check`` is asked of a dump, and the document that answers."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...cli.options import open_input
-from ...cli.output import watching
-from ...errors import RoutectlError
-from ..reading import Reading
+from ...errors import RoutectlError, UnsupportedError
+from ..options import argument, check_bounds, option
+from ..progress import SILENT, Progress
+from ..reading import Reading, open_input
 from .model import options_of_dump
 
 if TYPE_CHECKING:
@@ -14,23 +15,35 @@ if TYPE_CHECKING:
     from ...ops.check.explained import Explanation
     from ...reports.diff.document import Document
 
-__all__ = ["CheckRequest", "Checked", "answer_check"]
+__all__ = ["CheckRequest", "Checked", "answer_check", "check_dump", "write_fixed"]
+
+_CODES = "Finding codes or their beginnings, as R2 or R102; repeatable, or with commas."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRequest:
-    """The options of ``routectl check``, as they were given.
+    """A dump to be checked, alone or against a reference.
 
-    Raises RoutectlError where one makes no sense, before a dump is opened.
+    fixed is where the dump is written with renumbered experts restored, as a native file; one that
+    is there is replaced with ``force`` alone. Raises RoutectlError where an option makes no sense,
+    before a dump is opened.
     """
 
-    dump: str
+    dump: str = argument(metavar="[DUMP]", help="A file, a folder or a glob; - is stdin.")
+    fail_on: str = option("error", help="The least severity to exit 1 for: error, warning or note.")
+    select: tuple[str, ...] = option((), metavar="CODE", help=f"Only these. {_CODES}")
+    ignore: tuple[str, ...] = option((), metavar="CODE", help="Not these.")
+    ep: int = option(
+        1, least=1, help="Count what filler adds to each expert-parallel rank of so many."
+    )
+    against: str | None = option(
+        None,
+        metavar="REFERENCE",
+        help="A dump of the same tokens that is right: another engine's, or recomputed routes.",
+    )
+    fixed: Path | None = None
+    force: bool = False
     reading: Reading = field(default_factory=Reading)
-    fail_on: str = "error"
-    select: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = ()
-    ep: int = 1
-    against: str | None = None
 
     def __post_init__(self) -> None:
         from ...ops.check.findings import SEVERITIES
@@ -38,20 +51,35 @@ class CheckRequest:
         if self.fail_on not in SEVERITIES:
             known = ", ".join(SEVERITIES)
             raise RoutectlError(f"--fail-on {self.fail_on!r} is not known: {known}")
+        check_bounds(self)
         _codes("--select", self.select)
         _codes("--ignore", self.ignore)
+        if self.fixed is not None and self.against is None:
+            raise RoutectlError("--apply-fix needs --against REFERENCE and -o DST.parquet")
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A checked dump: the routectl.check/1 document, and what --apply-fix needs."""
+    """A checked dump: the routectl.check/1 document, and what it takes to write it fixed."""
 
     document: "Document"
     dump: "Dump"
     explanation: "Explanation | None"
 
 
-def answer_check(request: CheckRequest) -> Checked:
+def answer_check(request: CheckRequest, progress: Progress = SILENT) -> "Document":
+    """The routectl.check/1 document of a dump; the fixed dump is written where one is wanted."""
+    from ...files import refuse_existing
+
+    if request.fixed is not None:
+        refuse_existing(request.fixed, force=request.force)
+    checked = check_dump(request, progress)
+    if request.fixed is not None:
+        write_fixed(checked, request.fixed, request.force, progress)
+    return checked.document
+
+
+def check_dump(request: CheckRequest, progress: Progress) -> Checked:
     """Check a dump, alone or against its reference."""
     from ...ops.check.check import check
     from ...reports.check.document import check_document
@@ -68,11 +96,27 @@ def answer_check(request: CheckRequest) -> Checked:
     )
     reference = None if request.against is None else reading.open(request.against)
     wanted, left_out = _codes("--select", request.select), _codes("--ignore", request.ignore)
-    with watching(opened, "checking") as watched:
+    with progress.watching(opened, "checking") as watched:
         result = check(watched, reference, options=options).selected(wanted, left_out)
     other = None if reference is None else (reference.meta, len(reference))
     document = check_document(result, other, fail_on=request.fail_on)
     return Checked(document, opened, result.explanation)
+
+
+def write_fixed(checked: Checked, target: Path, force: bool, progress: Progress) -> None:
+    """Write the dump with its experts renumbered as the reference has them."""
+    from ...formats.native.container import write_native
+    from ...ops.check.renumber import renumbered_dump
+
+    if target.suffix != ".parquet":
+        raise UnsupportedError(f"{target}: --apply-fix writes native files: expected NAME.parquet")
+    found = checked.explanation
+    assert found is not None  # of a comparison with a reference
+    fixed = renumbered_dump(checked.dump, found)
+    with progress.watching(fixed, "writing") as watched:
+        count = write_native(watched, fixed.meta, target, force=force)
+    layers = ", ".join(str(layer) for layer, _ in found.permutations)
+    progress.note(f"wrote {target}: {count} samples, experts of layers {layers} renumbered")
 
 
 def _codes(flag: str, given: tuple[str, ...]) -> list[str]:

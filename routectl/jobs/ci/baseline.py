@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...cli.pages import read_report
 from ...errors import FormatError
+from ..saved import read_report
 
 __all__ = ["Numbers", "kept_numbers", "read_baseline", "write_baseline"]
 

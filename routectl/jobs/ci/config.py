@@ -1,16 +1,17 @@
 """The config of ``routectl ci``: named checks, each a request of a verb; read and refused whole."""
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import Field, dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args
+from typing import Any
+
+import msgspec
 
 from ...errors import FormatError, RoutectlError
 from ..check.request import CheckRequest
-from ..diff.request import DiffRequest
-from ..reading import Reading
+from ..diff import DiffRequest
+from ..options import build, groups_of, options_of
 from ..staleness.request import StalenessRequest
 
 __all__ = ["Check", "CiConfig", "Request", "read_checks"]
@@ -21,10 +22,10 @@ _VERBS: dict[str, type[Request]] = {
     "check": CheckRequest,
     "staleness": StalenessRequest,
 }
-_ELSEWHERE = ("reading", "series")  # a series is of many runs: each of its steps can be a check
-_NEEDED = ("old", "new", "dump", "at")
-_FROM_ONE = ("ep", "mini-steps", "num-layers", "top-k", "num-experts", "threads")
+_ELSEWHERE = ("series",)  # of many runs: each of its steps can be a check
+_NEEDED = ("dump", "at")  # that a staleness may go without, with a series
 _MAX_BYTES = 1 << 20
+_STRINGS = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,64 +100,48 @@ def _check(where: str, name: str, table: Any) -> Check:
     verb = table.get("verb")
     if not isinstance(verb, str) or verb not in _VERBS:
         raise FormatError(f"{where}: verb {verb!r} is not known: {', '.join(_VERBS)}")
-    of_verb = {_key(f): f for f in fields(_VERBS[verb]) if f.name not in _ELSEWHERE}
-    of_reading = {_key(f): f for f in fields(Reading)}
-    known = of_verb | of_reading
+    known = dict(_keys(_VERBS[verb]))
     words = {key: value for key, value in table.items() if key != "verb"}
     _refuse_unknown(words, tuple(known), where)
-    for key in _NEEDED:
-        if key in of_verb and key not in words:
+    for key, (_, _, needed) in known.items():
+        if needed and key not in words:
             raise FormatError(f"{where}: {key} is not given")
-    given = {known[k].name: _value(f"{where}: {k}", v, known[k].type) for k, v in words.items()}
-    return Check(name, verb, _request(where, _VERBS[verb], given))
-
-
-def _request(where: str, kind: type[Request], given: dict[str, Any]) -> Request:
-    """The request of a check; what it refuses is the config's."""
-    names = {field.name for field in fields(Reading)}
-    reading = Reading(**{name: value for name, value in given.items() if name in names})
-    rest = {name: value for name, value in given.items() if name not in names}
+    given = {known[k][0]: _value(f"{where}: {k}", v, known[k][1]) for k, v in words.items()}
     try:
-        _ = reading.facts
-        return kind(reading=reading, **rest)
+        request = build(_VERBS[verb], given)
+        _ = request.reading.facts
     except RoutectlError as error:
         raise FormatError(f"{where}: {error}", hint=error.hint) from None
+    return Check(name, verb, request)
 
 
-def _key(field: "Field[Any]") -> str:
-    """An option's name in a config: that of the flag."""
-    return field.name.replace("_", "-")
+def _keys(kind: Any) -> Iterator[tuple[str, tuple[str, Any, bool]]]:
+    """The keys of a verb, named as its flags: of each the field, its type, whether it must be."""
+    for one, about in options_of(kind):
+        key = about.flag
+        if key not in _ELSEWHERE:
+            yield key, (one.name, one.type, one.default is MISSING or key in _NEEDED)
+    for group in groups_of(kind).values():
+        yield from _keys(group)
 
 
 def _value(where: str, value: Any, kind: Any) -> Any:
     """A TOML value as the type of an option: one string stands for a list of one."""
-    kinds = [part for part in get_args(kind) if part is not NoneType]
-    wanted = kinds[0] if isinstance(kind, UnionType) else kind
-    if wanted in (str, Path) and isinstance(value, str) and value:
-        return wanted(value)
-    if wanted == tuple[str, ...] and isinstance(value, str) and value:
-        return (value,)
-    if (
-        wanted == tuple[str, ...]
-        and isinstance(value, list)
-        and all(isinstance(one, str) and one for one in value)
-    ):
-        return tuple(value)
-    if wanted is bool and isinstance(value, bool):
-        return value
-    if wanted in (int, float) and isinstance(value, int | wanted) and not isinstance(value, bool):
-        least = int(where.endswith(tuple(f" {key}" for key in _FROM_ONE)))
-        if value < least:
-            raise FormatError(f"{where}: got {value}, expected at least {least}")
-        return value
-    words = {
-        str: "a string",
-        Path: "a path",
-        int: "an integer",
-        float: "a number",
-        bool: "true or false",
-    }
-    raise FormatError(f"{where}: got {_kind(value)}, expected {words.get(wanted, 'strings')}")
+    if kind == _STRINGS and isinstance(value, str):
+        value = [value]
+    if "" in (value if isinstance(value, list) else [value]):
+        raise FormatError(f"{where}: got an empty string, expected a string")
+    try:
+        return msgspec.convert(value, kind, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        raise FormatError(f"{where}: {error}") from None
+
+
+def _path(kind: Any, value: Any) -> Path:
+    """What msgspec does not know by itself."""
+    if kind is not Path or not isinstance(value, str):
+        raise ValueError(f"Expected a path, got `{type(value).__name__}`")
+    return Path(value)
 
 
 def _kind(value: Any) -> str:
@@ -169,4 +154,4 @@ def _kind(value: Any) -> str:
         list: "a list",
         dict: "a table",
     }
-    return "an empty string" if value == "" else kinds.get(type(value), type(value).__name__)
+    return kinds.get(type(value), type(value).__name__)

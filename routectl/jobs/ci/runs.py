@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import RoutectlError
 from ..check.request import CheckRequest, answer_check
-from ..diff.request import DiffRequest, answer_diff, refuse_incomparable
+from ..diff import DiffRequest, answer_diff, refuse_incomparable
+from ..progress import Progress
 from ..staleness.request import answer_staleness
 from .config import Check, Request
 
@@ -120,7 +121,7 @@ def limits_of(request: Request) -> tuple[Any, ...]:
     return () if isinstance(request, CheckRequest) else request.limits
 
 
-def answer_run(run: CheckRun, baseline: "Baseline | None") -> "Document":
+def answer_run(run: CheckRun, baseline: "Baseline | None", progress: Progress) -> "Document":
     """What a run came to, in an entry of routectl.ci/1; trouble too."""
     from ...reports.ci.document import answered, troubled
 
@@ -134,7 +135,7 @@ def answer_run(run: CheckRun, baseline: "Baseline | None") -> "Document":
     began = time.perf_counter()
     try:
         _refuse_unknown_baseline(run, baseline)
-        document = _answer(run.request, baseline)
+        document = _answer(run.request, baseline, progress)
     except RoutectlError as error:
         return troubled(about, str(error), error.hint, time.perf_counter() - began)
     return answered(about, document, time.perf_counter() - began)
@@ -150,12 +151,12 @@ def _refuse_unknown_baseline(run: CheckRun, baseline: "Baseline | None") -> None
             )
 
 
-def _answer(request: Request, baseline: "Baseline | None") -> "Document":
+def _answer(request: Request, baseline: "Baseline | None", progress: Progress) -> "Document":
     """The document of the verb, by the function that its command calls."""
     if isinstance(request, DiffRequest):
-        document = answer_diff(request, baseline=baseline)
+        document = answer_diff(request, progress, baseline=baseline)
         refuse_incomparable(document)
         return document
     if isinstance(request, CheckRequest):
-        return answer_check(request).document
-    return answer_staleness(request, baseline=baseline)
+        return answer_check(request, progress)
+    return answer_staleness(request, progress, baseline=baseline)

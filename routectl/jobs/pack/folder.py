@@ -1,14 +1,14 @@
 """A replay job: what is packed, for which ranks, and the folder that is written."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ... import __version__
-from ...cli.output import counting
 from ...errors import FormatError, MismatchError
 from ...reports.text.wording import bytes_text
+from ...version import __version__
+from ..progress import Progress
 
 if TYPE_CHECKING:
     from ...dump import Dump, Sample
@@ -78,60 +78,82 @@ def _without_routes(samples: "Dump", extents: list[Any]) -> "Iterator[Sample]":
         yield dataclasses.replace(sample, routes=None, gates=None)
 
 
-def write_folder(job: Job, folder: Path) -> dict[str, Any]:
+def write_folder(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
     """Write rank files, samples and manifest into a folder; return the manifest."""
-    ranks = list(places(job.packing, job.only))
-    with counting("packing", len(ranks), "files", lambda b: f"{bytes_text(int(b))}/s") as advance:
-        return _write(job, folder, ranks, advance)
-
-
-def _write(
-    job: Job, folder: Path, ranks: "list[RankFile]", advance: Callable[[int], None]
-) -> dict[str, Any]:
     from ...formats.native.container import write_native
-    from ...formats.replay.folder import SAMPLES, RankTensors, write_manifest, write_tensors
-    from ...formats.replay.layout import layout_document, stages_document
-    from ...ops.pack.pack import Rank, pack
+    from ...formats.replay.folder import SAMPLES, write_manifest
 
-    packing, meta = job.packing, job.dump.meta
-    files, held_for, held = [], None, job.dump
-    rows, filler, first_stage = 0, 0, job.only.get("pp", 0)
-    for place in ranks:
-        share = packing.share(place.mb, place.dp, place.cp)
-        layers = [n for chunk in packing.stage_layers(place.pp, meta.layers_L) for n in chunk]
-        if held_for != (place.pp, share.samples):
-            part = job.dump.select(layers=tuple(sorted(layers)) or meta.layers_L[:1])
-            held, held_for = part.select(samples=share.samples).held(), (place.pp, share.samples)
-            _check_missing(job, share, held)
-        rank = Rank(share.cp_rank, place.tp, place.pp)
-        packed = pack(held, share.packing, rank, spec=job.spec, threads=2)
-        if place.pp == first_stage:
-            rows += packed.mask.shape[-1]
-            filler += packed.filler_rows
-        tensors = RankTensors(
-            dict(zip(packed.layers_L, packed.ids_LRK, strict=True)),
-            packed.mask,
-            share.packing.cu_seqlens.astype("int32"),
-            share.packing.cu_seqlens_padded.astype("int32"),
-        )
-        files.append(write_tensors(folder, place, tensors))
-        advance(files[-1]["bytes"])
+    meta, written = job.dump.meta, _Written()
+    _write_ranks(job, folder, written, progress)
     extents: list[Any] = []
     one_layer = job.dump.select(layers=meta.layers_L[:1])
     bare = dataclasses.replace(  # a folder of replay tensors holds none
         meta, margins=False, group_margins=False, gates=False
     )
     write_native(_without_routes(one_layer, extents), bare, folder / SAMPLES, force=False)
-    about = {
-        "path": meta.path,
-        "format": meta.format,
-        "file_bytes": meta.file_bytes,
-        "engine": meta.engine,
-        "engine_version": meta.engine_version,
-    }
-    manifest = {
+    manifest = _manifest(job, written, extents)
+    write_manifest(folder, manifest)
+    return manifest
+
+
+@dataclasses.dataclass(slots=True)
+class _Written:
+    """The rank files so far; rows and filler are those of a layer of the first stage."""
+
+    files: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    rows: int = 0
+    filler: int = 0
+
+
+def _write_ranks(job: Job, folder: Path, written: _Written, progress: Progress) -> None:
+    """Write every rank's file, those that share samples side by side."""
+    from ...formats.replay.folder import RankTensors, write_tensors
+    from ...ops.pack.pack import Rank, pack
+
+    packing, meta, ranks = job.packing, job.dump.meta, list(places(job.packing, job.only))
+    held_for, held, first_stage = None, job.dump, job.only.get("pp", 0)
+    with progress.counting("packing", len(ranks), "files", _bytes_rate) as advance:
+        for place in ranks:
+            share = packing.share(place.mb, place.dp, place.cp)
+            layers = [n for chunk in packing.stage_layers(place.pp, meta.layers_L) for n in chunk]
+            if held_for != (place.pp, share.samples):
+                part = job.dump.select(layers=tuple(sorted(layers)) or meta.layers_L[:1])
+                held = part.select(samples=share.samples).held()
+                held_for = (place.pp, share.samples)
+                _check_missing(job, share, held)
+            rank = Rank(share.cp_rank, place.tp, place.pp)
+            packed = pack(held, share.packing, rank, spec=job.spec, threads=2)
+            if place.pp == first_stage:
+                written.rows += packed.mask.shape[-1]
+                written.filler += packed.filler_rows
+            tensors = RankTensors(
+                dict(zip(packed.layers_L, packed.ids_LRK, strict=True)),
+                packed.mask,
+                share.packing.cu_seqlens.astype("int32"),
+                share.packing.cu_seqlens_padded.astype("int32"),
+            )
+            written.files.append(write_tensors(folder, place, tensors))
+            advance(written.files[-1]["bytes"])
+
+
+def _bytes_rate(speed: float) -> str:
+    return f"{bytes_text(int(speed))}/s"
+
+
+def _manifest(job: Job, written: _Written, extents: list[Any]) -> dict[str, Any]:
+    """What manifest.json says, but for its schema."""
+    from ...formats.replay.layout import layout_document, stages_document
+
+    packing, meta = job.packing, job.dump.meta
+    return {
         "routectl": __version__,
-        "source": about,
+        "source": {
+            "path": meta.path,
+            "format": meta.format,
+            "file_bytes": meta.file_bytes,
+            "engine": meta.engine,
+            "engine_version": meta.engine_version,
+        },
         "layout": layout_document(packing),
         "tensors": {
             "dtype": job.spec.dtype_for(packing, meta.num_experts).name,
@@ -143,14 +165,12 @@ def _write(
         },
         "stages": stages_document(packing, meta.layers_L),
         "only": job.only,
-        "rows": rows,
-        "padding_rows": filler,
-        "bytes": sum(file["bytes"] for file in files),
+        "rows": written.rows,
+        "padding_rows": written.filler,
+        "bytes": sum(file["bytes"] for file in written.files),
         "extents": extents,
-        "files": files,
+        "files": written.files,
     }
-    write_manifest(folder, manifest)
-    return manifest
 
 
 def _check_lens(dump: "Dump", lens: Sequence[int], path: Path) -> None:

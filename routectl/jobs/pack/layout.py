@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import MismatchError, RoutectlError
+from ..options import check_bounds, option
 
 if TYPE_CHECKING:
     from ...dump import Dump
@@ -26,34 +27,98 @@ __all__ = [
 _RANKS = ("dp", "cp", "tp", "pp")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutOptions:
-    """The layout options as they were given, by the names of their flags."""
+    """How samples are laid out over ranks, by the names of the flags."""
 
-    framework: str
-    tp: int
-    cp: int
-    pp: int
-    vpp: int
-    dp: int
-    pad_multiplier: int | None
-    fp8: str | None
-    sample_multiple: int | None
-    min_local_rows: int | None
-    bucket: int | None
-    form: str
-    seq_len: int | None
-    plan: Path | None
-    max_tokens_per_gpu: int | None
-    balance: str
-    decoder_layers: int | None
-    first_stage: int | None
-    last_stage: int | None
-    account_embedding: bool
-    account_loss: bool
-    pipeline_layout: str | None
-    moe_layer_freq: str | None
-    context: int | None
+    framework: str = option(
+        "verl",
+        metavar="NAME",
+        help="verl, slime, miles, skyrl, nemo-rl, prime-rl, ms-swift, roll, megatron, relax "
+        "or another of docs/layouts.md.",
+    )
+    tp: int = option(1, least=1, help="Tensor (and sequence) parallel size.")
+    cp: int = option(1, least=1, help="Context parallel size.")
+    pp: int = option(1, least=1, help="Pipeline parallel size.")
+    vpp: int = option(1, least=1, help="Virtual chunks of each pipeline stage.")
+    ep: int = option(1, least=1, help="Expert parallel size: for --padding spread, and for loads.")
+    dp: int = option(1, least=1, help="Data parallel size.")
+    max_tokens_per_gpu: int | None = option(
+        None,
+        least=1,
+        help="Tokens of a micro-batch, divided by cp; everything in one when not given.",
+    )
+    balance: str = option(
+        "first-fit",
+        metavar="HOW",
+        help="first-fit fills micro-batches, karmarkar-karp evens them out.",
+    )
+    plan: Path | None = option(
+        None,
+        metavar="PLAN.json",
+        help="Which samples form which micro-batch; slime's train data (.pt), too.",
+    )
+    form: str = option(
+        "thd", metavar="FORM", help="thd, bshd (S-major, as Megatron flattens) or bshd-b-major."
+    )
+    seq_len: int | None = option(
+        None, least=1, help="S of BSHD; the longest sample, rounded up, when not given."
+    )
+    pad_multiplier: int | None = option(
+        None, least=1, help="data_pad_size_multiplier of slime, miles, Relax: 128."
+    )
+    sample_multiple: int | None = option(
+        None, least=1, help="Pad each sample to a multiple of this."
+    )
+    min_local_rows: int | None = option(
+        None, least=1, help="Pad until each CP rank has so many rows."
+    )
+    bucket: int | None = option(None, least=1, help="Pad each micro-batch to a multiple of this.")
+    fp8: str | None = option(
+        None, metavar="RECIPE", help="Pad for fp8: blockwise, mxfp8 or tensorwise."
+    )
+    decoder_layers: int | None = option(
+        None,
+        least=1,
+        help="Layers of the model, dense ones too. --model tells; else the dump's last layer + 1.",
+    )
+    first_stage: int | None = option(
+        None,
+        least=0,
+        name="first-stage-layers",
+        help="Layers of the first pipeline stage.",
+    )
+    last_stage: int | None = option(
+        None, least=0, name="last-stage-layers", help="Layers of the last pipeline stage."
+    )
+    account_embedding: bool = option(
+        False, help="The embedding counts as a layer of the first stage."
+    )
+    account_loss: bool = option(False, help="The loss counts as a layer of the last stage.")
+    pipeline_layout: str | None = option(
+        None,
+        metavar="LAYOUT",
+        help="pipeline_model_parallel_layout, such as 'Et*3|(tt|)*2,L'.",
+    )
+    moe_layer_freq: str | None = option(
+        None,
+        metavar="FREQ",
+        help="N, or 0,1,1: which layers are MoE. A dump of MoE layers only is numbered by it.",
+    )
+    rows: str | None = option(
+        None,
+        metavar="ROWS",
+        help="n-1 or n: rows of a sample of n tokens, where the dump does not tell n.",
+    )
+    context: int | None = option(None, least=1, help="Refuse samples of more tokens than this.")
+
+    def __post_init__(self) -> None:
+        from ...layouts.packing import FRAMEWORKS
+
+        if self.framework not in FRAMEWORKS:
+            known = ", ".join(FRAMEWORKS)
+            raise RoutectlError(f"framework {self.framework!r} is not known: {known}")
+        check_bounds(self)
 
 
 def _whole(text: str, what: str) -> int:
@@ -126,11 +191,12 @@ def renumber(dump: "Dump", options: LayoutOptions, num_layers: int) -> "Dump":
     )
 
 
-def lens_of(dump: "Dump", options: LayoutOptions, rows: str | None) -> list[int]:
+def lens_of(dump: "Dump", options: LayoutOptions) -> list[int]:
     """Tokens of each sample. Reads one layer of a native file, all of any other.
 
     Raises MismatchError when a sample's length is not known, or beyond --context.
     """
+    rows = options.rows
     if rows not in (None, "n-1", "n"):
         raise RoutectlError(f"--rows {rows}: expected n-1 or n")
     lens = []

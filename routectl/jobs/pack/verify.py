@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...cli.output import counting
+from ..progress import Progress
 from .folder import Job, misfit, places
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class _Files:
     read: int = 0
 
 
-def verify_folder(job: Job, folder: Path) -> "Verification":
+def verify_folder(job: Job, folder: Path, progress: Progress) -> "Verification":
     """Check the tensors in a folder against the job's dump; what is wrong is in the result."""
     from ...formats.replay.folder import list_tensors
     from ...ops.pack.verify import Tally, Verification
@@ -40,7 +40,7 @@ def verify_folder(job: Job, folder: Path) -> "Verification":
     found = list_tensors(folder)
     tally = Tally(meta.num_experts, meta.layers_L)
     files = _Files({place: str(path.relative_to(folder)) for place, path in found.items()})
-    _check_files(job, found, files, tally)
+    _check_files(job, found, files, tally, progress)
     judged, suspects = _suspects(job, found, files, tally)
     whole = not {"dp", "cp", "tp"} & set(job.only)
     known = set(places(packing, {}))
@@ -59,7 +59,9 @@ def verify_folder(job: Job, folder: Path) -> "Verification":
     )
 
 
-def _check_files(job: Job, found: "dict[RankFile, Path]", files: _Files, tally: "Tally") -> None:
+def _check_files(
+    job: Job, found: "dict[RankFile, Path]", files: _Files, tally: "Tally", progress: Progress
+) -> None:
     """Hold each rank's file against the dump; what is wrong goes into files and tally."""
     from ...formats.replay.folder import file_digest, read_tensors
     from ...ops.pack.pack import Rank
@@ -67,7 +69,7 @@ def _check_files(job: Job, found: "dict[RankFile, Path]", files: _Files, tally: 
 
     packing, ranks = job.packing, list(places(job.packing, job.only))
     held_for, held = None, job.dump
-    with counting("verifying", len(ranks), "files", lambda rate: "") as advance:
+    with progress.counting("verifying", len(ranks), "files", lambda rate: "") as advance:
         for place in ranks:
             advance(0)
             if place not in found:

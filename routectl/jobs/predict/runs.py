@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...cli.output import counting, tokens_rate
 from ...errors import MismatchError
+from ..progress import Progress, tokens_rate
 from ..recompute.router_inputs import input_meta, input_samples
 
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ __all__ = ["emit_predicted", "fit_versions", "judge_versions"]
 
 
 def fit_versions(
-    versions: "OpenVersions", hidden: "RouterInputs", later: "Sequence[RoutedVersion]"
+    versions: "OpenVersions",
+    hidden: "RouterInputs",
+    later: "Sequence[RoutedVersion]",
+    progress: Progress,
 ) -> "Predictor":
     """A predictor fitted on part of the sequences, from the old version to all later ones."""
     from ...checkpoints.predictor import Predictor, PredictorFacts, PredictorLayer
@@ -36,7 +39,7 @@ def fit_versions(
     split = split_rows(prefixes_T, lens)
     old = versions.old
     states = RoutedVersion(old.name, old.routers, hidden)
-    with counting("fitting", len(hidden), "layers", tokens_rate) as advance:
+    with progress.counting("fitting", len(hidden), "layers", tokens_rate) as advance:
         fitted = fit_predictor(old.recipe, states, later, split, on_layer=advance)
     used_T = split.fit_T | split.choose_T
     facts = PredictorFacts(
@@ -63,6 +66,7 @@ def judge_versions(
     hidden: "RouterInputs",
     later: "Sequence[RoutedVersion]",
     predictor: "Predictor",
+    progress: Progress,
 ) -> "PredictionScores":
     """Frozen, extrapolated and predicted routes against each later version, on unseen rows."""
     from ...ops.predict.predict import extrapolated
@@ -82,7 +86,7 @@ def judge_versions(
     frozen_TLK = routes(old.routers, hidden)
     predicted_TLK = routes(_predicting(old, hidden, predictor), hidden)
     comparisons = []
-    with counting("judging", len(later), "versions", tokens_rate) as advance:
+    with progress.counting("judging", len(later), "versions", tokens_rate) as advance:
         for opened, version in zip(versions.later, later, strict=True):
             lag = opened.number - old.number
             kinds = {"frozen": frozen_TLK}

@@ -7,8 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ...cli.output import note
 from ...errors import MismatchError, RoutectlError, UnsupportedError
+from ..progress import Progress
 from ..recompute.router_inputs import layer_routers
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class Sources:
     files: Mapping[str, Path]
     frozen: bool
     device: str
+    progress: Progress
     how: dict[str, str]
 
     @contextmanager
@@ -135,7 +136,7 @@ class Sources:
                     hidden, self.how[version.name] = self.base, "of the old version"
                 else:
                     target = Path(scratch) / f"{number}.safetensors"
-                    hidden = _recomputed(version, self.base, target, self.device)
+                    hidden = self._recomputed(version, target)
                     self.how[version.name] = "recomputed"
                 found.append(RoutedVersion(version.name, version.routers, hidden))
             yield found
@@ -151,41 +152,42 @@ class Sources:
         ):
             raise MismatchError(f"{hidden.path}: other tokens than {self.base.path} has")
 
+    def _recomputed(self, version: OpenVersion, target: Path) -> "RouterInputs":
+        """Hidden states of the same tokens in a version's own forward, in the old ones' dtype."""
+        from ...checkpoints.router_inputs import InputShapes, open_router_inputs, writing_inputs
+        from ...dump import Sample
+        from ...forward import RunOptions, prepare, run_forward
 
-def _recomputed(
-    version: OpenVersion, base: "RouterInputs", target: Path, device: str
-) -> "RouterInputs":
-    """The hidden states of the same tokens in a version's own forward, in the dtype of ``base``."""
-    from ...checkpoints.router_inputs import InputShapes, open_router_inputs, writing_inputs
-    from ...dump import Sample
-    from ...forward import RunOptions, prepare, run_forward
-
-    stored = next(iter(base.infos.values())).dtype
-    if stored not in _DTYPES:
-        raise UnsupportedError(
-            f"{base.path}: {stored}: no forward is run in it: {', '.join(_DTYPES)}"
-        )
-    note(f"{version.name}: recomputing its hidden states from {version.folder}")
-    options = RunOptions(
-        checkpoint=version.folder, device=device, dtype=_DTYPES[stored], want_inputs=True
-    )
-    prepared = prepare(options)
-    assert base.lens is not None
-    assert base.token_ids_T is not None
-    ids_T = base.token_ids_T.numpy().astype("int32")
-    samples, begin = [], 0
-    for length in base.lens:
-        ids = ids_T[begin : begin + length]
-        begin += length
-        samples.append(
-            Sample(
-                None, prompt_ids=ids, response_ids=ids[:0], prompt_length=length, response_length=0
+        stored = next(iter(self.base.infos.values())).dtype
+        if stored not in _DTYPES:
+            raise UnsupportedError(
+                f"{self.base.path}: {stored}: no forward is run in it: {', '.join(_DTYPES)}"
             )
+        self.progress.note(f"{version.name}: recomputing its hidden states from {version.folder}")
+        options = RunOptions(
+            checkpoint=version.folder, device=self.device, dtype=_DTYPES[stored], want_inputs=True
         )
-    width = prepared.store.skeleton.model.config.get_text_config().hidden_size
-    shapes = InputShapes(prepared.layers, base.lens, width, stored)
-    with writing_inputs(target, shapes, ids_T.tolist(), force=True) as writer:
-        for result in run_forward(prepared, samples):
-            assert result.inputs is not None
-            writer.put(result.index, result.inputs)
-    return open_router_inputs(target)
+        prepared = prepare(options)
+        assert self.base.lens is not None
+        assert self.base.token_ids_T is not None
+        ids_T = self.base.token_ids_T.numpy().astype("int32")
+        samples, begin = [], 0
+        for length in self.base.lens:
+            ids = ids_T[begin : begin + length]
+            begin += length
+            samples.append(
+                Sample(
+                    None,
+                    prompt_ids=ids,
+                    response_ids=ids[:0],
+                    prompt_length=length,
+                    response_length=0,
+                )
+            )
+        width = prepared.store.skeleton.model.config.get_text_config().hidden_size
+        shapes = InputShapes(prepared.layers, self.base.lens, width, stored)
+        with writing_inputs(target, shapes, ids_T.tolist(), force=True) as writer:
+            for result in run_forward(prepared, samples):
+                assert result.inputs is not None
+                writer.put(result.index, result.inputs)
+        return open_router_inputs(target)

@@ -5,8 +5,8 @@ import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ...cli.output import note
 from ...errors import RoutectlError
+from ..progress import Progress
 from .router_check import CHECKED_TOKENS
 from .share import Work, cut_shares, do_work, showing
 from .workers import run_workers
@@ -22,11 +22,12 @@ __all__ = ["Crew", "crew_of"]
 @dataclasses.dataclass(frozen=True, slots=True)
 class Crew:
     """Who runs: a process for each of ``devices``, or the ``ranks`` of torchrun, this one on its
-    device. The one that leads cuts the shares and joins the parts.
+    device. The one that leads cuts the shares and joins the parts; ``progress`` hears of it.
     """
 
     devices: tuple[str, ...]
     ranks: "Ranks | None"
+    progress: Progress
 
     @property
     def size(self) -> int:
@@ -49,7 +50,7 @@ class Crew:
         """One process, unless more were asked for: all router inputs are written by one."""
         if (self.ranks is not None and self.size > 1) or "," in asked:
             raise RoutectlError("--router-inputs is written by one process: expected one --device")
-        return Crew(self.devices[:1], self.ranks)
+        return Crew(self.devices[:1], self.ranks, self.progress)
 
     def run(self, work: Work, prepared: "Prepared", source: "Dump", todo: Sequence[int]) -> None:
         """Finish the parts of these samples, in shares of about equally many tokens."""
@@ -63,26 +64,38 @@ class Crew:
             for number, share in enumerate(shares)
         ]
         if self.ranks is not None:
-            _lead(self.ranks, works)
+            self._lead(self.ranks, works)
             return
         placed = [
             one.given(one.indices, device=device)
             for one, device in zip(works, self.devices, strict=True)
             if one.indices
         ]
-        with showing(len(todo)) as on_progress:
-            run_workers(placed, int(prepared.provenance["threads"]), on_progress)
+        with showing(len(todo), self.progress) as on_progress:
+            threads = int(prepared.provenance["threads"])
+            run_workers(placed, threads, on_progress, self.progress.note)
 
     def follow(self, work: Work) -> None:
         """Do the share that the leading process tells, and say when it is done."""
         assert self.ranks is not None
         indices, changes = self.ranks.hear(f"share/{self.ranks.rank}")
         if indices:
-            do_work(work.given(indices, **changes), note)
+            do_work(work.given(indices, **changes), self.progress.note)
         self.ranks.tell(f"done/{self.ranks.rank}", len(indices))
 
+    def _lead(self, ranks: "Ranks", works: Sequence[Work]) -> None:
+        """Tell every process of torchrun its share, do one, and wait for the others."""
+        for rank, work in enumerate(works):
+            changes = {name: getattr(work.options, name) for name in ("streaming", "check_tokens")}
+            ranks.tell(f"share/{rank}", (work.indices, changes))
+        own = works[0]
+        with showing(len(own.indices), self.progress) as on_progress:
+            do_work(own.given(own.indices, on_progress=on_progress), self.progress.note)
+        for rank in range(1, ranks.size):
+            ranks.hear(f"done/{rank}")
 
-def crew_of(device: str, threads: int | None) -> Crew:
+
+def crew_of(device: str, threads: int | None, progress: Progress) -> Crew:
     """Who runs on what was asked for with ``--device`` and ``--threads``, or by torchrun.
 
     Raises UnsupportedError as pick_devices does.
@@ -92,19 +105,7 @@ def crew_of(device: str, threads: int | None) -> Crew:
 
     ranks = ranks_of_torchrun()
     if ranks is None:
-        return Crew(pick_devices(device, threads), None)
+        return Crew(pick_devices(device, threads), None, progress)
     # torchrun ends the others of a failed process with SIGTERM: they stop as on Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return Crew(pick_devices(device, threads, ranks.local), ranks)
-
-
-def _lead(ranks: "Ranks", works: Sequence[Work]) -> None:
-    """Tell every process of torchrun its share, do one, and wait for the others."""
-    for rank, work in enumerate(works):
-        changes = {name: getattr(work.options, name) for name in ("streaming", "check_tokens")}
-        ranks.tell(f"share/{rank}", (work.indices, changes))
-    own = works[0]
-    with showing(len(own.indices)) as on_progress:
-        do_work(own.given(own.indices, on_progress=on_progress), note)
-    for rank in range(1, ranks.size):
-        ranks.hear(f"done/{rank}")
+    return Crew(pick_devices(device, threads, ranks.local), ranks, progress)

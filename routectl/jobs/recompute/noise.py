@@ -2,18 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...cli.output import counting, note, tokens_rate
 from ...errors import UnsupportedError
-from ...reports.text.wording import percent
+from ..progress import SILENT, Progress, tokens_rate
 
 if TYPE_CHECKING:
     from ...dump import Dump
     from ...forward import Prepared
 
-__all__ = ["NoiseRun", "noise_floor", "noise_runs", "print_noise_floor"]
+__all__ = ["NoiseRun", "noise_floor", "noise_runs"]
 
 _OTHERS = {"experts": ("eager", "grouped_mm"), "attention": ("eager", "sdpa")}
 _TOGETHER = 4
@@ -48,13 +46,15 @@ def noise_floor(prepared: "Prepared", source: "Dump", base: "Dump") -> tuple[Noi
     return tuple(noise_runs(prepared, source, base))
 
 
-def noise_runs(prepared: "Prepared", source: "Dump", base: "Dump") -> Iterator[NoiseRun]:
+def noise_runs(
+    prepared: "Prepared", source: "Dump", base: "Dump", progress: Progress = SILENT
+) -> Iterator[NoiseRun]:
     """The runs of noise_floor, each as it is done."""
     from ...forward import prepare
 
     if prepared.options.mode == "both":
         raise ValueError("the noise floor is of one mode")
-    yield _run("the same again", prepared, source, base)
+    yield _run("the same again", prepared, source, base, progress)
     for name, changed in _variations(prepared):
         if "batch" in changed and len(source) < 2:
             yield NoiseRun(name, refused="one sequence has none to run with")
@@ -64,20 +64,7 @@ def noise_runs(prepared: "Prepared", source: "Dump", base: "Dump") -> Iterator[N
         except UnsupportedError as error:
             yield NoiseRun(name, refused=str(error))
             continue
-        yield _run(name, other, source, base)
-
-
-def print_noise_floor(prepared: "Prepared", source: "Dump", written: Path) -> None:
-    """Run the noise floor of a file that was just written, and print each run as it is done."""
-    from ...formats.native.container import open_native
-
-    print(f"{'noise floor':<24}rows that change against {written.name}")
-    for run in noise_runs(prepared, source, open_native(written)):
-        if run.refused is not None:
-            note(f"{run.name}: not run: {run.refused}")
-            continue
-        changed = f"{run.rows_mismatched:,} of {run.rows:,} ({percent(run.mismatch_rate)})"
-        print(f"{run.name:<24}{changed}", flush=True)
+        yield _run(name, other, source, base, progress)
 
 
 def _variations(prepared: "Prepared") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -88,7 +75,9 @@ def _variations(prepared: "Prepared") -> Iterator[tuple[str, dict[str, Any]]]:
         yield from ((f"{kind} {name}", {kind: name}) for name in known if name != now)
 
 
-def _run(name: str, prepared: "Prepared", source: "Dump", base: "Dump") -> NoiseRun:
+def _run(
+    name: str, prepared: "Prepared", source: "Dump", base: "Dump", progress: Progress
+) -> NoiseRun:
     """The rows of one more run, counted sample by sample."""
     import numpy as np
 
@@ -99,7 +88,7 @@ def _run(name: str, prepared: "Prepared", source: "Dump", base: "Dump") -> Noise
     )
     results = run_forward(replace(prepared, options=options), source)
     rows = mismatched = 0
-    with counting(f"running, {name}:", len(source), "samples", tokens_rate) as advance:
+    with progress.counting(f"running, {name}:", len(source), "samples", tokens_rate) as advance:
         for result, sample in zip(results, base, strict=True):
             ids_TLK = result.ids_TLK if result.live_TLK is None else result.live_TLK
             routes = sample.routes

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...cli.output import note
 from ...errors import RoutectlError
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ __all__ = ["CHECKED_TOKENS", "check_routers", "router_checker"]
 CHECKED_TOKENS = 64
 
 
-def router_checker(prepared: "Prepared", say: Callable[[str], None] = note) -> Any:
+def router_checker(prepared: "Prepared", say: Callable[[str], None]) -> Any:
     """A function that checks the first result that it sees, says what it found, and passes it on.
 
     The model's own word is used in any case: a disagreement says that the recipe of the family

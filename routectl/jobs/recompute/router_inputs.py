@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ... import __version__
-from ...cli.output import note
 from ...reports.text.wording import plural
+from ...version import __version__
 
 if TYPE_CHECKING:
     from ...checkpoints.router_inputs import RouterInputs
@@ -118,7 +117,12 @@ def input_meta(recipe: "Recipe", hidden: "RouterInputs", made: Mapping[str, str]
 
 @contextmanager
 def keeping_inputs(
-    prepared: "Prepared", source: "Dump", path: Path | None, *, force: bool
+    prepared: "Prepared",
+    source: "Dump",
+    path: Path | None,
+    say: Callable[[str], None],
+    *,
+    force: bool,
 ) -> "Iterator[Callable[[Forwarded], Forwarded]]":
     """A function that writes a result's router inputs to ``path``, if any, and lets go of them."""
     if path is None:
@@ -143,4 +147,4 @@ def keeping_inputs(
             return result if result.index == 0 else dataclasses.replace(result, inputs=None)
 
         yield keep
-    note(f"wrote {path}: {plural(len(lens), 'sample')}")
+    say(f"wrote {path}: {plural(len(lens), 'sample')}")

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...cli.output import note
 from ...errors import RoutectlError
 from ...reports.text.wording import bytes_text, plural
+from ..progress import Progress
 from .crew import Crew
 from .parts import open_parts
 from .router_check import router_checker
@@ -54,12 +54,13 @@ def write_recompute(work: Work, crew: Crew, saving: Saving) -> tuple["Prepared",
     todo = parts.todo(len(source))
     if todo:
         saving.refuse()  # else it is this job's, killed while it was joined
+    note = crew.progress.note
     _announce(prepared, crew)
     if len(todo) < len(source):
         note(f"{plural(len(source) - len(todo), 'sample')} done before; going on")
     try:
         if crew.size == 1:
-            _run_alone(prepared, source, todo, parts, saving)
+            _run_alone(prepared, source, todo, parts, saving, crew.progress)
         else:
             crew.run(work, prepared, source, todo)
         if left := parts.todo(len(source)):
@@ -81,21 +82,26 @@ def _announce(prepared: "Prepared", crew: Crew) -> None:
     about = prepared.provenance
     how = "streamed" if prepared.streamed else "all weights in memory"
     each = f" by each of {crew.size} processes" if crew.size > 1 else ""
-    note(
+    crew.progress.note(
         f"{about['model_type']}, {bytes_text(prepared.store.total_bytes())}, {about['dtype']} on "
         f"{about['device']}: {how}{each} ({about['streamed_because']})"
     )
 
 
 def _run_alone(
-    prepared: "Prepared", source: "Dump", todo: Sequence[int], parts: "Parts", saving: Saving
+    prepared: "Prepared",
+    source: "Dump",
+    todo: Sequence[int],
+    parts: "Parts",
+    saving: Saving,
+    progress: Progress,
 ) -> None:
     """All samples in this process."""
     with (
-        showing(len(todo)) as on_progress,
-        keeping_inputs(prepared, source, saving.inputs, force=saving.force) as keep,
+        showing(len(todo), progress) as on_progress,
+        keeping_inputs(prepared, source, saving.inputs, progress.note, force=saving.force) as keep,
     ):
         options = dataclasses.replace(prepared.options, on_progress=on_progress)
-        check = router_checker(prepared)
+        check = router_checker(prepared, progress.note)
         shown = dataclasses.replace(prepared, options=options)
         run_share(shown, source, todo, parts, lambda result: check(keep(result)))

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...cli.output import progress_line, tokens_rate
 from ...reports.text.wording import bytes_text
+from ..progress import Progress, tokens_rate
 from .gates import open_gates
 from .parts import open_parts
 from .router_check import router_checker
@@ -93,9 +93,9 @@ def run_share(
 
 
 @contextmanager
-def showing(total: int) -> Iterator[Callable[["RunProgress"], None] | None]:
-    """What shows how far a run over so many samples is, on stderr; None where no terminal is."""
-    with progress_line("", "samples") as show:
+def showing(total: int, progress: Progress) -> Iterator[Callable[["RunProgress"], None] | None]:
+    """What shows how far a run over so many samples is; None where nobody looks."""
+    with progress.line("", "samples") as show:
         if show is None:
             yield None
             return

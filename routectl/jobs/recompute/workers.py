@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
-from ...cli.output import note
 from ...errors import RoutectlError
 from .share import Work, do_work
 
@@ -22,9 +21,12 @@ __all__ = ["run_workers"]
 
 
 def run_workers(
-    works: Sequence[Work], threads: int, on_progress: "Callable[[RunProgress], None] | None"
+    works: Sequence[Work],
+    threads: int,
+    on_progress: "Callable[[RunProgress], None] | None",
+    say: Callable[[str], None],
 ) -> None:
-    """Run each in a process of its own, with so many CPU threads.
+    """Run each in a process of its own, with so many CPU threads; ``say`` what they say.
 
     When one fails, or on Ctrl-C, all of them end. Raises the first one's RoutectlError, or one
     that says how it was killed.
@@ -40,7 +42,7 @@ def run_workers(
                 process.start()
                 theirs.close()
                 workers[ours] = (process, work.options.device)
-        _listen(workers, on_progress)
+        _listen(workers, on_progress, say)
     finally:
         for process, _ in workers.values():
             process.terminate()
@@ -60,6 +62,7 @@ def _sigint_ignored() -> Iterator[None]:
 def _listen(
     workers: "dict[Connection, tuple[SpawnProcess, str]]",
     on_progress: "Callable[[RunProgress], None] | None",
+    say: Callable[[str], None],
 ) -> None:
     """Hear what the workers say until the last one is done."""
     open_ends, latest = list(workers), {}
@@ -75,7 +78,7 @@ def _listen(
             if isinstance(said, RoutectlError):
                 raise said
             if isinstance(said, str):
-                note(said)
+                say(said)
             elif on_progress is not None:
                 latest[end] = said
                 on_progress(_sum_of(list(latest.values())))

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...cli.output import counting, note
 from ...errors import FormatError, MismatchError, RoutectlError
+from ..progress import Progress
 from ..recompute.crew import Crew
 from ..recompute.parts import open_parts, parts_folder
 from ..recompute.run import Saving, write_recompute
@@ -45,7 +45,7 @@ class VersionCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RoutectlError(f"{self.folder}: cannot be written: {error.strerror}") from None
-        made_of = {**_made_of(prepared, source), "weights": self._weights(prepared)}
+        made_of = {**_made_of(prepared, source), "weights": self._weights(prepared, crew.progress)}
         targets = {mode: self._path(made_of, source, mode) for mode in modes}
         absent = {mode: path for mode, path in targets.items() if not path.exists()}
         if absent:
@@ -53,7 +53,7 @@ class VersionCache:
             output = absent.get("forced") or absent["free"]
             mode = "both" if len(absent) > 1 else next(iter(absent))
             own = replace(work.given((), mode=mode), output=output)
-            self._drop_foreign_parts(own, source, tuple(absent))
+            self._drop_foreign_parts(own, source, tuple(absent), crew.progress)
             saving = Saving(targets=absent, inputs=None, resume=True, force=True)
             write_recompute(own, crew, saving)
         return targets
@@ -64,13 +64,15 @@ class VersionCache:
         digest = _digest({**made_of, **({"routes": _routes_digest(source)} if of_routes else {})})
         return self.folder / f"{digest}{'' if mode == 'free' else '.forced'}.parquet"
 
-    def _weights(self, prepared: "Prepared") -> dict[str, str]:
+    def _weights(self, prepared: "Prepared", progress: Progress) -> dict[str, str]:
         """The sha256 of config.json and of every weight file, by name."""
         memo_path, files = self.folder / _MEMO, _content_files(prepared.options.checkpoint)
         memo, found = _read_memo(memo_path), {}
         unknown = [path for path in files if _memo_key(path) not in memo]
         total = sum(path.stat().st_size for path in unknown)
-        with counting("reading weights", max(1, total // _CHUNK), "x 16 MB", _bytes_rate) as read:
+        with progress.counting(
+            "reading weights", max(1, total // _CHUNK), "x 16 MB", _bytes_rate
+        ) as read:
             for path in files:
                 key = _memo_key(path)
                 memo[key] = memo.get(key) or _sha256(path, read)
@@ -79,7 +81,9 @@ class VersionCache:
             _write_whole(memo_path, json.dumps(memo, indent=1, sort_keys=True) + "\n")
         return found
 
-    def _drop_foreign_parts(self, work: Work, source: "Dump", modes: tuple[str, ...]) -> None:
+    def _drop_foreign_parts(
+        self, work: Work, source: "Dump", modes: tuple[str, ...], progress: Progress
+    ) -> None:
         """Let go of the parts of a killed run that was not this one: of other paths, say."""
         folder = parts_folder(work.output)
         if not folder.exists():
@@ -87,7 +91,7 @@ class VersionCache:
         try:
             open_parts(work.output, job_of(work.prepare(), source), modes, resume=True)
         except (FormatError, MismatchError) as error:
-            note(f"starting anew: {error}")
+            progress.note(f"starting anew: {error}")
             shutil.rmtree(folder)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ...cli.output import watching
 from ...errors import MismatchError
+from ..progress import Progress
 
 if TYPE_CHECKING:
     from ...dump import Dump
@@ -26,6 +26,7 @@ class Question:
     limits: "tuple[Threshold, ...]"
     mini_steps: int | None
     eps: float
+    progress: Progress
     baseline: "Baseline | None" = None
 
     def refuse_one(self, dump: "Dump", names: Sequence[str]) -> None:
@@ -54,7 +55,7 @@ class Question:
         from ...reports.staleness.document import Judged, staleness_document
 
         options = replace(self.options, noise=noise)
-        with watching(dump, "comparing") as watched:
+        with self.progress.watching(dump, "comparing") as watched:
             result = staleness(watched, versions, options)
         advice = advise(result, mini_steps=self.mini_steps, eps=self.eps)
         failed = judge_staleness(result, self.limits, eps=self.eps, baseline=self.baseline)

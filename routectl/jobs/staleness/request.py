@@ -1,14 +1,16 @@
 """What ``routectl staleness`` is asked, and the document that answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...cli.options import finite_eps, open_input, parse_layers
 from ...errors import RoutectlError
-from ..reading import Reading, refuse_relative
+from ..options import argument, check_bounds, option
+from ..progress import SILENT, Progress
+from ..reading import Reading, finite_eps, open_input, parse_layers, refuse_relative
+from ..recompute.request import Forwarding
 from .question import Question
 from .series import series_of
 from .versions import Recomputing, Versions, parse_at
@@ -26,40 +28,100 @@ __all__ = ["StalenessRequest", "answer_staleness"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StalenessRequest:
-    """The options of ``routectl staleness``, as they were given: a dump and versions, or a series.
+    """A dump and versions, oldest first, or a series of steps; and how they are compared.
 
-    Raises RoutectlError where one makes no sense, before a dump is opened.
+    detail asks for what a picture shows beside the figures. Raises RoutectlError where an option
+    makes no sense, before a dump is opened.
     """
 
-    dump: str | None = None
-    at: tuple[str, ...] = ()
-    series: Path | None = None
+    dump: str | None = argument(
+        None, metavar="DUMP", help="The rollout: token ids, routes, weight versions."
+    )
+    at: tuple[str, ...] = option(
+        (),
+        metavar="NAME=WHERE",
+        help="A version, oldest first, the current weights last; repeatable. WHERE is a dump of "
+        "its recomputed routes (twice for one name: free and forced), or a Hugging Face folder, "
+        "which is recomputed once.",
+    )
+    series: Path | None = option(
+        None,
+        metavar="DIR",
+        help="In place of DUMP: a folder of steps, each a JSON report of this command, or a "
+        "folder of a rollout.* and a dump a version. Prints the trend; thresholds are of the last "
+        "step.",
+    )
+    version_map: tuple[str, ...] = option(
+        (),
+        metavar="FROM=TO",
+        help="The dump's weight version FROM is --at TO; repeatable.",
+    )
+    own: str | None = option(
+        None, metavar="NAME", help="The version of samples that do not say theirs."
+    )
+    mini_steps: int | None = option(
+        None,
+        least=1,
+        metavar="N",
+        help="Global batch / mini-batch: says whether the run needs no replay, R2 or R3.",
+    )
+    fail_over: tuple[str, ...] = option(
+        (), metavar="METRIC[@lagN][@LAYER]:N[%]", help="Exit 1 when over; repeatable."
+    )
+    fail_under: tuple[str, ...] = option(
+        (), metavar="METRIC[@lagN][@LAYER]:N[%]", help="Exit 1 when under; repeatable."
+    )
+    noise_floor: bool = option(
+        False,
+        help="Run the last checkpoint again, padded, with other experts, other attention: how "
+        "many rows change.",
+    )
+    cache: Path | None = option(
+        None,
+        metavar="DIR",
+        help="Where recomputed routes are kept, by what they were made of; REPORT.versions/ "
+        "beside -o REPORT when not given.",
+    )
+    mode: str = option(
+        "free",
+        metavar="MODE",
+        help="Of checkpoints: free, forced (along the dump's routes: each layer's own flips) or "
+        "both.",
+    )
+    logprobs: bool | None = option(
+        None, help="Of checkpoints: log-probs too; as the dump has them when not given."
+    )
+    gate_logprobs: bool | None = option(
+        None,
+        help="Of checkpoints: router shift (gamma) too; where the family allows it when not given.",
+    )
+    forwarding: Forwarding = field(default_factory=Forwarding)
+    threads: int | None = option(None, least=1, help="CPU threads.")
+    tokens: str = option("all", help="Compare all, prompt or response tokens.")
+    layers: str | None = option(None, metavar="LIST", help="Only these layers, such as 0-3,7.")
+    match: str = option("auto", help="Join samples by: auto (id, else tokens), id, tokens, order.")
+    rows: str = option("dump", help="Staleness of the rows of the dump, or of all.")
+    cached: str = option(
+        "auto",
+        help="Rows of reused prefixes: apart from the mismatch, own (in it), or auto: apart where "
+        "the dump has several versions.",
+    )
+    clusters: str = option(
+        "sequence", help="What intervals draw: sequence, or prompt (with all its samples)."
+    )
+    level: float = option(0.95, help="Confidence of the intervals, between 0 and 1.")
+    eps: float | None = option(
+        None,
+        least=0,
+        help="A mismatch with a margin up to this is a near-tie, beyond it a clear flip; in "
+        "units of the selection score; 0.001 when not given.",
+    )
+    examples: int = option(0, least=0, help="Mismatched rows to list in --json.")
+    detail: bool = False
     reading: Reading = field(default_factory=Reading)
-    version_map: tuple[str, ...] = ()
-    own: str | None = None
-    mini_steps: int | None = None
-    fail_over: tuple[str, ...] = ()
-    fail_under: tuple[str, ...] = ()
-    noise_floor: bool = False
-    cache: Path | None = None
-    mode: str = "free"
-    logprobs: bool | None = None
-    gate_logprobs: bool | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    streaming: str = "auto"
-    threads: int | None = None
-    tokens: str = "all"
-    layers: str | None = None
-    match: str = "auto"
-    rows: str = "dump"
-    cached: str = "auto"
-    clusters: str = "sequence"
-    level: float = 0.95
-    eps: float | None = None
-    examples: int = 0
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         _ = self.limits, self.options
         finite_eps(self.eps)
         if self.series is not None and (self.dump is not None or self.at):
@@ -91,15 +153,14 @@ class StalenessRequest:
             cached=self.cached,
             clusters=self.clusters,
             examples=self.examples,
+            detail=self.detail,
         )
 
 
 def answer_staleness(
-    request: StalenessRequest, *, detail: bool = False, baseline: "Baseline | None" = None
+    request: StalenessRequest, progress: Progress = SILENT, *, baseline: "Baseline | None" = None
 ) -> "Document":
     """The routectl.staleness/1 document, or of a series routectl.staleness_series/1.
-
-    With ``detail``, what a picture shows beside the figures.
 
     Relative thresholds are held against ``baseline``; RoutectlError where there is none.
     """
@@ -107,10 +168,11 @@ def answer_staleness(
         refuse_relative(request.limits)
     reading = request.reading
     question = Question(
-        replace(request.options, detail=detail),
+        request.options,
         request.limits,
         request.mini_steps,
         finite_eps(request.eps),
+        progress,
         baseline,
     )
     if request.series is not None:
@@ -124,10 +186,9 @@ def answer_staleness(
     )
     how = Recomputing(
         cache=request.cache,
+        progress=progress,
         mode=request.mode,
-        device=request.device,
-        dtype=request.dtype,
-        streaming=request.streaming,
+        forwarding=request.forwarding,
         threads=request.threads,
         logprobs=request.logprobs,
         gates=request.gate_logprobs,

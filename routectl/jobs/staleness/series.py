@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...cli.output import counting
-from ...cli.pages import read_report
 from ...errors import FormatError, RoutectlError
+from ..saved import read_report
 from .question import Question
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def series_of(folder: Path, question: Question, open_at: "Callable[[str], Dump]"
     steps: dict[int, Step] = {}
     skipped: list[tuple[str, str]] = []
     measured = any(path.is_dir() for path in entries)  # each with a line of its own
-    line = counting("reading", len(entries), "steps", lambda rate: "")
+    line = question.progress.counting("reading", len(entries), "steps", lambda rate: "")
     with nullcontext(lambda work: None) if measured else line as advance:
         for path in entries:
             advance(1)

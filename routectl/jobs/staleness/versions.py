@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...cli.output import note
 from ...errors import MismatchError, RoutectlError, UnsupportedError
+from ..progress import Progress
 from ..recompute.crew import Crew, crew_of
+from ..recompute.request import Forwarding
 from ..recompute.router_check import CHECKED_TOKENS
 from ..recompute.share import Work
 from .cache import VersionCache
@@ -47,10 +48,9 @@ class Recomputing:
     """
 
     cache: Path | None
+    progress: Progress
     mode: str = "free"
-    device: str = "auto"
-    dtype: str = "auto"
-    streaming: str = "auto"
+    forwarding: Forwarding = dataclasses.field(default_factory=Forwarding)
     threads: int | None = None
     logprobs: bool | None = None
     gates: bool | None = None
@@ -136,9 +136,10 @@ class Versions:
         assert base is not None
         options = dataclasses.replace(prepared.options, mode=mode)
         found = []
-        for run in noise_runs(dataclasses.replace(prepared, options=options), self.source, base):
+        again = dataclasses.replace(prepared, options=options)
+        for run in noise_runs(again, self.source, base, self.how.progress):
             if run.refused is not None:
-                note(f"noise floor, {run.name}: not run: {run.refused}")
+                self.how.progress.note(f"noise floor, {run.name}: not run: {run.refused}")
                 continue
             found.append(Noise(run.name, run.rows, run.rows_mismatched))
         return tuple(found)
@@ -163,7 +164,7 @@ class Versions:
         from ...forward import RunOptions
 
         how = self.how
-        crew = self._crew = crew_of(how.device, how.threads)
+        crew = self._crew = crew_of(how.forwarding.device, how.threads, how.progress)
         if crew.ranks is not None and crew.size > 1:
             raise UnsupportedError(
                 "staleness is run by one process, not by torchrun", hint="--device cuda"
@@ -178,9 +179,9 @@ class Versions:
                     checkpoint=Path(at.where),
                     device=crew.devices[0],
                     sharing=crew.sharing,
-                    dtype=how.dtype,
+                    dtype=how.forwarding.dtype,
                     mode=_MODES[how.mode][0],
-                    streaming=how.streaming,
+                    streaming=how.forwarding.streaming,
                     want_logprobs=logprobs,
                     check_tokens=CHECKED_TOKENS,
                 )
@@ -194,7 +195,7 @@ class Versions:
                 output=how.cache,
                 gates=how.gates is not False,
             )
-            works[at], found[at] = _with_gates(work, at, how.gates is None)
+            works[at], found[at] = _with_gates(work, at, how)
             _refuse_other_shape(at, found[at], self.source, how.some_layers)
         return works, found
 
@@ -210,16 +211,16 @@ class Versions:
         return {(at.name, mode): open_native(path) for mode, path in files.items()}
 
 
-def _with_gates(work: Work, at: At, may_go_without: bool) -> "tuple[Work, Prepared]":
+def _with_gates(work: Work, at: At, how: Recomputing) -> "tuple[Work, Prepared]":
     """A checkpoint opened for gate log-probabilities too, or without where its family has none."""
     try:
         return work, work.prepare()
     except UnsupportedError as error:
-        if not (work.gates and may_go_without):
+        if not (work.gates and how.gates is None):
             raise
         without = dataclasses.replace(work, gates=False)
         prepared = without.prepare()
-        note(f"version {at.name}: no router shift: {error}")
+        how.progress.note(f"version {at.name}: no router shift: {error}")
         return without, prepared
 
 

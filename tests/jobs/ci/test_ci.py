@@ -142,14 +142,14 @@ class TestChecks:
 
     def test_options_of_every_verb_are_documented(self):
         """docs/ci.md names every key that a check may have."""
-        from dataclasses import fields
-
         from routectl.jobs.ci import config as ci_config
+        from routectl.jobs.options import groups_of, options_of
 
         page = (ROOT / "docs" / "ci.md").read_text("utf-8")
         for verb, kind in ci_config._VERBS.items():
             row = re.search(rf"^\| `{verb}` \|.*$", page, re.MULTILINE)
-            keys = {f.name.replace("_", "-") for f in fields(kind)} - {"reading", "series"}
+            groups = (kind, *(g for n, g in groups_of(kind).items() if n != "reading"))
+            keys = {about.flag for g in groups for _, about in options_of(g)} - {"series"}
             assert row is not None
             assert set(re.findall(r"`([\w-]+)`", row[0])) == keys | {verb}
 
@@ -237,16 +237,19 @@ class TestRefused:
             (toml({"a": {"verb": "staleness", "dump": "x"}}), "checks.a: at is not given"),
             (toml({"a": {**DIFF, "fail-ovr": "x"}}), "checks.a: fail-ovr is not known: eps, "),
             (toml({"a": {**DIFF, "series": "x"}}), "series is not known"),
-            (toml({"a": {**DIFF, "fail-over": 3}}), "fail-over: got an integer, expected strings"),
-            (toml({"a": {**DIFF, "fail-over": [3]}}), "fail-over: got a list, expected strings"),
+            (toml({"a": {**DIFF, "fail-over": 3}}), "fail-over: Expected `array`, got `int`"),
+            (
+                toml({"a": {**DIFF, "fail-over": [3]}}),
+                "fail-over: Expected `str`, got `int` - at `$[0]`",
+            ),
             (toml({"a": {**DIFF, "fail-over": "nonsense:1"}}), "metric 'nonsense' is not known"),
             (toml({"a": {**DIFF, "fail-under": "k1:+1"}}), "a lower limit is relative as -N"),
-            (toml({"a": {**DIFF, "examples": True}}), "got a boolean, expected an integer"),
-            (toml({"a": {**DIFF, "eps": -1}}), "eps: got -1, expected at least 0"),
+            (toml({"a": {**DIFF, "examples": True}}), "examples: Expected `int`, got `bool`"),
+            (toml({"a": {**DIFF, "eps": -1}}), "checks.a: --eps -1.0: expected at least 0"),
             (toml({"a": {**DIFF, "old": ""}}), "old: got an empty string, expected a string"),
             (toml({"a": {**DIFF, "tokens": "some"}}), "--tokens 'some' is not known"),
             (toml({"a": {**DIFF, "top-k": 4}}), "--top-k also needs"),
-            (toml({"a": {**CHECK, "ep": 0}}), "ep: got 0, expected at least 1"),
+            (toml({"a": {**CHECK, "ep": 0}}), "checks.a: --ep 0: expected at least 1"),
             (toml({"a": {**CHECK, "fail-on": "all"}}), "--fail-on 'all' is not known"),
             (toml({"a[1]": CHECK}), "a name is printable"),
             ("baseline = 1\n" + toml({"a": CHECK}), "baseline: got an integer, expected a path"),

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import cuda
 
-from routectl.cli.options import open_input
 from routectl.errors import RoutectlError
+from routectl.jobs.reading import open_input
 from routectl.jobs.recompute.share import Work, cut_shares, do_work
 from support.crews import (
     BOTH,

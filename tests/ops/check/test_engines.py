@@ -91,8 +91,8 @@ def dumped(model, recorded, path):
 
 def found(dump, checkpoint, against=None):
     """The findings that are no notes, by code."""
-    from routectl.cli.options import open_input
     from routectl.jobs.check.model import options_of_dump
+    from routectl.jobs.reading import open_input
 
     model = checkpoint / "config.json"
     opened = open_input(str(dump), model, None, None)

@@ -1,0 +1,97 @@
+"""The terminal: notes and progress lines on stderr, documents on stdout or in a file."""
+
+import io
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..jobs.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..jobs.progress import Show
+    from ..reports.diff.document import Document
+
+__all__ = ["TERMINAL", "emit", "note", "progress_line"]
+
+_ESTIMATE_S = 600  # seconds of the past that the time left is judged by
+
+
+def note(message: str) -> None:
+    """One line on stderr: what was written, what was skipped."""
+    print(f"routectl: {message}", file=sys.stderr)
+
+
+@contextmanager
+def progress_line(what: str, unit: str) -> "Iterator[Show | None]":
+    """A progress line on stderr: units done, a rate, time left; None where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, speed_estimate_period=_ESTIMATE_S
+    ) as progress:
+        task = progress.add_task(what, total=None, rate="")
+
+        def show(done: float, total: int, words: Callable[[float], str]) -> None:
+            elapsed = progress.tasks[0].elapsed or 0.0
+            rate = words(elapsed) if elapsed else ""
+            progress.update(task, completed=done, total=total, rate=rate)
+
+        yield show
+
+
+def emit(
+    document: "Document",
+    render: "Callable[[Any, Console], None]",
+    *,
+    as_json: bool,
+    plain: bool = False,
+    output: Path | None = None,
+    force: bool = False,
+) -> None:
+    """Print a document, or write it whole to ``output``; ``plain`` as a pipe would get it."""
+    from ..files import replacing
+    from ..reports.text.json_text import to_json
+
+    if output is None and as_json:
+        sys.stdout.write(to_json(document))
+        return
+    from ..reports.text.tables import open_console
+
+    if output is None:
+        render(document, open_console(sys.stdout, plain=plain))
+        return
+    if as_json:
+        text = to_json(document)
+    else:
+        page = io.StringIO()
+        render(document, open_console(page))
+        text = page.getvalue()
+    with replacing(output, force=force) as stream:
+        stream.write(text.encode())
+    note(f"wrote {output}")
+
+
+TERMINAL = Progress(note, progress_line)

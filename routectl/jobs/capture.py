@@ -1,0 +1,260 @@
+"""``routectl capture``: rollouts with routes, asked of a running engine."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RoutectlError
+from ..reports.text.wording import plural
+from .options import argument, check_bounds, option
+from .progress import SILENT, Progress, tokens_rate
+from .reading import ModelSizes
+
+if TYPE_CHECKING:
+    from ..engines.asking import Asking
+    from ..engines.http import Address, RefusedError
+    from ..engines.journal import Journal
+    from ..engines.patience import Patience
+    from ..engines.requests import Request
+    from ..engines.server import Server
+    from ..model import ModelFacts
+
+__all__ = ["CaptureRequest", "capture_rollouts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureRequest:
+    """A server, the prompts, how it is asked, and the file to be written.
+
+    timeout and backoff are in seconds; a file is replaced with ``force`` alone.
+    """
+
+    url: str = argument(metavar="URL", help="The server: http://HOST:PORT.")
+    prompts: str = option(
+        metavar="FILE",
+        help="JSON lines: prompt_token_ids, prompt or messages; id, group.",
+    )
+    output: Path = option(
+        short="o",
+        metavar="DST",
+        help="NAME.parquet: native; NAME.jsonl: requests and responses as they were.",
+    )
+    n: int = option(1, least=1, help="Samples of every prompt.")
+    max_tokens: int = option(256, least=0, help="Response tokens at most.")
+    temperature: float = option(1.0, least=0.0, help=None)
+    seed: int | None = option(None, help="Of a prompt's first sample; one more for each next one.")
+    sampling: tuple[str, ...] = option(
+        (), metavar="NAME=JSON", help="Any option of the engine's, as top_p=0.9; repeatable."
+    )
+    endpoint: str | None = option(
+        None,
+        metavar="NAME",
+        help="generate (SGLang), completions, chat or inference (vLLM); found out when not given.",
+    )
+    served_model: str | None = option(
+        None, metavar="NAME", help="Of several models that are served."
+    )
+    concurrency: int = option(32, least=1, most=1024, help="Requests at once.")
+    timeout: float = option(600.0, least=0.1, help="Seconds for a whole answer.")
+    retries: int = option(
+        6,
+        least=0,
+        help="Further tries after 408, 425, 429, 5xx, time-outs and lost connections.",
+    )
+    backoff: float = option(
+        0.5, least=0.0, help="Seconds before the second try; doubled each time."
+    )
+    api_key_file: Path | None = option(
+        None, metavar="FILE", help="Its text is sent as bearer token."
+    )
+    skip_refused: bool = option(False, help="Go on without requests that the server refuses.")
+    force: bool = option(False, help="Replace a file that exists.")
+    sizes: ModelSizes = field(default_factory=ModelSizes)
+
+    def __post_init__(self) -> None:
+        from ..engines.server import ENDPOINTS
+
+        check_bounds(self)
+        if self.endpoint is not None and self.endpoint not in ENDPOINTS:
+            raise RoutectlError(
+                f"--endpoint {self.endpoint!r} is not known: {', '.join(ENDPOINTS)}"
+            )
+
+
+def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> int:
+    """Ask for rollouts and write them; returns the samples.
+
+    Answers are kept beside the file as they come; the same request goes on from them.
+    """
+    from ..engines.asking import Asking
+    from ..engines.http import parse_address
+    from ..engines.patience import Patience
+    from ..engines.prompts import read_prompts
+    from ..engines.requests import Sampling, plan_requests
+    from ..files import refuse_existing
+    from .stdin import file_of
+
+    refuse_existing(request.output, force=request.force)
+    facts = _facts(request.output, request.sizes.facts)
+    asked = read_prompts(Path(file_of(request.prompts)))
+    wanted = Sampling(
+        request.max_tokens, request.temperature, request.seed, _options(request.sampling)
+    )
+    address = parse_address(request.url, _key(request.api_key_file))
+    patience = Patience(request.retries, request.backoff)
+    first = Patience(min(request.retries, 2), request.backoff)
+    server = _server(address, request, first, progress)
+    requests = plan_requests(server, asked, wanted, request.n, request.endpoint)
+    asking = Asking(server, request.concurrency, request.timeout, patience, facts)
+    return _run(asking, requests, request, progress)
+
+
+def _options(given: Sequence[str]) -> dict[str, Any]:
+    """Sampling options out of NAME=JSON; a value that is no JSON is a string."""
+    options: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise RoutectlError(f"--sampling {text}: expected NAME=JSON, as top_p=0.9")
+        try:
+            options[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            options[name] = value
+    return options
+
+
+def _key(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        key = path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RoutectlError(f"{path}: no key can be read: {type(error).__name__}") from None
+    if not key or not key.isprintable():
+        raise RoutectlError(f"{path}: no key in it: expected one line")
+    return key
+
+
+def _facts(output: Path, model: "ModelFacts | Path | None") -> "ModelFacts | None":
+    """The model of what is captured; None for JSON lines of a model that is not known."""
+    from ..errors import FormatError
+    from ..formats.documents.facts import find_context
+
+    if output.suffix not in (".parquet", ".jsonl"):
+        raise RoutectlError(f"{output}: expected NAME.parquet or NAME.jsonl")
+    try:
+        return find_context(output, model).facts
+    except FormatError:
+        if model is None and output.suffix == ".jsonl":
+            return None
+        raise
+
+
+def _server(
+    address: "Address", request: CaptureRequest, patience: "Patience", progress: Progress
+) -> "Server":
+    """The server, asked what it is; with an endpoint of one engine alone it is known."""
+    import threading
+
+    from ..engines.http import Line, Reply
+    from ..engines.patience import body_or_raise, patiently
+    from ..engines.server import assumed_server, find_server
+
+    endpoint, model = request.endpoint, request.served_model
+    line, never = Line(address, 30.0), threading.Event()
+
+    def ask(path: str) -> Reply:
+        def attempt() -> Reply:
+            reply = line.call(path)
+            if reply.status == 429 or reply.status >= 500:
+                body_or_raise(reply, address.url(path))
+            return reply
+
+        return patiently(attempt, patience, never)
+
+    if endpoint is not None:
+        known = assumed_server(address, endpoint, model)
+        if known.engine is not None or model is not None:
+            return known
+    found = find_server(address, ask, model)
+    name = f"{found.engine or 'a server of unknown kind'} {found.version or ''}".rstrip()
+    progress.note(f"{address.url('')}: {name}, model {found.model or 'not named'}")
+    return found
+
+
+def _run(
+    asking: "Asking", requests: "Sequence[Request]", goal: CaptureRequest, progress: Progress
+) -> int:
+    """Collect the answers and write them; what was had stays in the side file on trouble."""
+    from ..engines.answers import judge_answer
+    from ..engines.journal import Journal, partial_path
+    from ..engines.run import collect
+
+    journal = Journal(
+        partial_path(goal.output),
+        lambda request, doc: judge_answer(doc, request, asking.server, asking.facts).sample_id,
+    )
+    try:
+        journal.load(requests)
+        if len(journal):
+            progress.note(f"{journal.path}: {len(journal)} of {len(requests)} answers are there")
+        todo = len(requests) - len(journal)
+        with progress.counting("capturing", todo, "samples", tokens_rate) as advance:
+            refused = collect(
+                asking, requests, journal, skip_refused=goal.skip_refused, on_answer=advance
+            )
+        count = _write(asking, requests, journal, goal, progress)
+    except BaseException:
+        _say_kept(journal, len(requests), progress)
+        raise
+    finally:
+        journal.close()
+    journal.path.unlink(missing_ok=True)
+    _say_refused(refused, progress)
+    return count
+
+
+def _say_kept(journal: "Journal", total: int, progress: Progress) -> None:
+    if len(journal):
+        progress.note(
+            f"{journal.path}: keeps {len(journal)} of {total} answers; the same command goes on"
+        )
+
+
+def _say_refused(refused: "Sequence[tuple[Request, RefusedError]]", progress: Progress) -> None:
+    for request, error in refused[:3]:
+        progress.note(f"left out {request.sample_id}: {error}")
+    if len(refused) > 3:
+        progress.note(f"left out {len(refused) - 3} more")
+
+
+def _write(
+    asking: "Asking",
+    requests: "Sequence[Request]",
+    journal: "Journal",
+    goal: CaptureRequest,
+    progress: Progress,
+) -> int:
+    """The file that was asked for, whole, in the order of the requests."""
+    from dataclasses import replace
+
+    from ..formats import open_dump
+    from ..formats.native.container import write_native
+
+    had = [request.sample_id for request in requests if request.sample_id in journal]
+    if not had:
+        raise RoutectlError(f"{goal.output}: no answer to write: every request was refused")
+    if goal.output.suffix == ".jsonl":
+        journal.write_lines(goal.output, had, force=goal.force)
+    else:
+        dump = open_dump(journal.path, model=asking.facts, format="jsonl")
+        places = {key.sample_id: i for i, key in enumerate(dump.keys)}
+        ordered = dump.select(samples=[places[name] for name in had])
+        source = asking.server.address.url(requests[0].path)
+        meta = replace(dump.meta, path=source, file_bytes=None)
+        with progress.watching(ordered, "writing") as watched:
+            write_native(watched, meta, goal.output, force=goal.force)
+    progress.note(f"wrote {goal.output}: {plural(len(had), 'sample')}")
+    return len(had)

@@ -1,0 +1,227 @@
+"""``routectl convert``: a dump written as a native file, or as trainers read it."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import MismatchError, RoutectlError, UnsupportedError
+from ..reports.text.wording import plural, shrunk_text
+from .options import argument, option
+from .progress import SILENT, Progress
+from .reading import Reading, open_input
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..dump import Dump, Sample
+    from ..formats.native.encoder import Coding
+    from ..formats.targets.write import Written
+
+__all__ = ["ConvertRequest", "convert_dump"]
+
+_OF_NATIVE = "--codec, --keep-order, --base and --verify are of native files"
+_OF_TARGETS = "--missing and --lossy are of --to: a native file holds everything"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertRequest:
+    """A dump, the file to be written, and its form; a file is replaced with ``force`` alone.
+
+    Raises RoutectlError where options do not go together.
+    """
+
+    src: str = argument(metavar="SRC", help="A file, a folder or a glob; - is stdin.")
+    dst: Path = argument(
+        metavar="DST",
+        help="The file to write: NAME.parquet is native; - is stdout, for native or JSON lines.",
+    )
+    to: str | None = option(
+        None,
+        metavar="TARGET",
+        help="native, npz, safetensors, jsonl, jsonl-sglang, verl, verl-padded, slime, "
+        "slime-numpy, miles, skyrl, skyrl-0.3, nemo-rl, nemo-rl-tensor, prime-rl, roll, "
+        "ms-swift, art or megatron; by the name of DST when not given.",
+    )
+    missing: str | None = option(
+        None,
+        metavar="HOW",
+        help="Missing rows that the target cannot say: arange (0..K-1), zero, minus-one, or drop "
+        "(leave the sample out).",
+    )
+    lossy: bool = option(False, help="Leave out what the target has no place for.")
+    codec: str = option(
+        "plain",
+        metavar="CODEC",
+        help="Of a native file: plain, packed, set, context or delta; docs/codecs.md.",
+    )
+    keep_order: bool = option(False, help="Keep slot orders where the codec would sort rows.")
+    base: str | None = option(
+        None,
+        metavar="DUMP",
+        help="With --codec delta, the dump to code against; else the one that SRC was.",
+    )
+    verify: bool = option(
+        False,
+        help="Read what was written, and SRC if native, and check every route's digest.",
+    )
+    force: bool = option(False, help="Replace a file that exists.")
+    tokens_from: Path | None = option(
+        None,
+        metavar="FILE",
+        help="Tokens of a SRC that holds layers alone: a dump, train data, or a JSON list of ids.",
+    )
+    reading: Reading = field(default_factory=Reading)
+
+    def __post_init__(self) -> None:
+        native = self.is_native
+        if native and (self.missing is not None or self.lossy):
+            raise RoutectlError(_OF_TARGETS)
+        coded = self.codec != "plain" or self.keep_order or self.base is not None or self.verify
+        if coded and not native:
+            raise RoutectlError(_OF_NATIVE)
+
+    @property
+    def is_native(self) -> bool:
+        """Whether a native file is written: ``--to native``, or NAME.parquet, or to stdout."""
+        fits = self.dst.suffix == ".parquet" or self.is_piped
+        if self.to == "native" and not fits:
+            raise UnsupportedError(f"{self.dst}: a native file: expected NAME.parquet")
+        return self.to in (None, "native") and fits
+
+    @property
+    def is_piped(self) -> bool:
+        """Whether the file goes to stdout."""
+        return str(self.dst) == "-"
+
+
+def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> int:
+    """Write a dump in another form, whole or not at all; returns the samples written."""
+    from ..files import refuse_existing
+
+    if not request.is_piped:
+        refuse_existing(request.dst, force=request.force)
+    reading, facts = request.reading, request.reading.facts
+    base = None if request.base is None else open_input(request.base, facts)
+    dump = open_input(request.src, facts, reading.format, reading.start, base, request.tokens_from)
+    if request.is_native:
+        return _to_native(dump, base, request, progress)
+    return _to_target(dump, request, progress)
+
+
+def _coding(request: ConvertRequest, base: "Dump | None") -> "Coding | None":
+    """How to code; None for plain. Raises UnsupportedError, MismatchError."""
+    from ..codecs import codec_named
+    from ..formats.native.encoder import Coding
+
+    if request.codec == "plain":
+        return None
+    needed = "base" in codec_named(request.codec).needs
+    return Coding(request.codec, request.keep_order, base if needed else None)
+
+
+def _to_native(
+    dump: "Dump", base: "Dump | None", request: ConvertRequest, progress: Progress
+) -> int:
+    """Write a native file, or with ``-`` to stdout, and say what it came to."""
+    from ..formats.native.container import stream_native, write_native
+
+    dst, verify = request.dst, request.verify
+    coding = _coding(request, base)
+    began = time.monotonic()
+    if base is not None and Path(base.meta.path).resolve() == dst.resolve():
+        raise RoutectlError(f"{dst}: is the base of what would be written there")
+    if verify and request.is_piped:
+        raise RoutectlError("--verify reads what was written: stdout cannot be read")
+    passes = 1 if not verify else 3 if dump.meta.format == "native" else 2
+    with progress.counting_samples("converting", passes * len(dump)) as on_sample:
+        watched = dump.watched(on_sample)
+        if request.is_piped:
+            stream_native(watched, dump.meta, sys.stdout.buffer, coding)
+            return len(dump)
+        if verify:
+            _check_source(dump, base, on_sample, progress)
+        count = write_native(
+            watched,
+            dump.meta,
+            dst,
+            force=request.force,
+            coding=coding,
+            verify=verify and on_sample,
+        )
+    sizes = shrunk_text(dump.meta.file_bytes, dst.stat().st_size)
+    elapsed = time.monotonic() - began
+    checked = ", verified" if verify else ""
+    progress.note(f"wrote {dst}: {plural(count, 'sample')}{checked}; {sizes} in {elapsed:.1f} s")
+    if coding is not None and coding.sorts:
+        progress.note(f"codec {coding.codec} does not keep the order of slots; --keep-order does")
+    return count
+
+
+def _check_source(
+    dump: "Dump", base: "Dump | None", on_sample: "Callable[[Sample], None]", progress: Progress
+) -> None:
+    """Check a native source against the digests in it; one from before digests is named."""
+    from ..formats.native.container import check_native
+    from .stdin import file_of
+
+    path = Path(file_of(dump.meta.path))
+    if dump.meta.format == "native" and check_native(path, base=base, on_sample=on_sample) is None:
+        progress.note(f"{dump.meta.path}: has no digest to be checked against")
+
+
+def _num_layers(dump: "Dump", request: ConvertRequest) -> int | None:
+    """Decoder layers: of the model given, which must be the dump's, else what the dump knows."""
+    from ..formats.documents.facts import read_model
+
+    model, meta = request.reading.facts, dump.meta
+    if model is None:
+        return meta.num_layers
+    facts = read_model(model) if isinstance(model, Path) else model
+    got = (meta.layers_L, meta.num_experts, meta.top_k)
+    if got != (facts.layers, facts.num_experts, facts.top_k):
+        raise MismatchError(f"{meta.path}: the routes are of another model than --model")
+    return facts.num_layers
+
+
+def _to_target(dump: "Dump", request: ConvertRequest, progress: Progress) -> int:
+    """Write what a trainer reads, or to stdout where DST is ``-``, and say what it came to."""
+    from ..formats.targets.rows import Shape
+    from ..formats.targets.table import BY_SUFFIX, target_named
+    from ..formats.targets.write import write_target
+
+    dst, piped = request.dst, request.is_piped
+    name = request.to or BY_SUFFIX.get(dst.suffix)
+    if name is None:
+        known = ", ".join(("NAME.parquet", *BY_SUFFIX))
+        raise UnsupportedError(f"{dst}: expected {known}", hint="--to TARGET says what to write")
+    target = target_named(name)
+    if not piped and dst.suffix != target.suffix and (target.suffix or dst.suffix == ".parquet"):
+        raise RoutectlError(f"{dst}: {name} is written to NAME{target.suffix or ', a folder'}")
+    layers = _num_layers(dump, request)
+    shape = Shape(target, dump.meta, layers, request.missing, request.lossy)
+    begun = time.perf_counter()
+    passes = 2 if target.kind in ("grid", "pickle") else 1  # the grid's width comes first
+    with progress.watching(dump, "converting", passes) as watched:
+        stream = sys.stdout.buffer if piped else None
+        done = write_target(watched, shape, dst, force=request.force, stream=stream)
+    sizes = ""
+    if not piped:
+        shrunk = shrunk_text(dump.meta.file_bytes, _bytes_at(dst))
+        sizes = f"; {shrunk} in {time.perf_counter() - begun:.1f} s"
+    _tell(done, "stdout" if piped else str(dst), sizes, progress)
+    return done.samples
+
+
+def _bytes_at(path: Path) -> int:
+    """The bytes of a file, or of the files in a folder."""
+    return sum(f.stat().st_size for f in (path.iterdir() if path.is_dir() else [path]))
+
+
+def _tell(done: "Written", where: str, sizes: str, progress: Progress) -> None:
+    progress.note(f"wrote {where}: {plural(done.samples, 'sample')}{sizes}")
+    if done.dropped:
+        progress.note(f"dropped {plural(done.dropped, 'sample')} with missing rows")
+    if done.left_out:
+        progress.note(f"left out: {', '.join(done.left_out)}")

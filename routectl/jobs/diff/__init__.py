@@ -1,1 +1,0 @@
-"""The errand of ``routectl diff``."""

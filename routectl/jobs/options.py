@@ -1,0 +1,79 @@
+"""Options of a request, each written once: name, type and default by its field, help beside it.
+
+The command line makes flags of them and ``routectl ci`` keys: the field ``fail_over`` is
+``--fail-over`` and ``fail-over``.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from typing import Any
+
+from ..errors import RoutectlError
+
+__all__ = ["Option", "argument", "build", "check_bounds", "groups_of", "option", "options_of"]
+
+_KEY = "option"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What the field of an option does not say itself; least and most are inclusive."""
+
+    help: str | None
+    flag: str
+    metavar: str | None = None
+    short: str | None = None
+    least: float | None = None
+    most: float | None = None
+    positional: bool = False
+
+
+def option(default: Any = MISSING, **about: Any) -> Any:
+    """A field of a request that is an option; ``about`` are the fields of Option.
+
+    ``name`` is the flag's where it is not the field's.
+    """
+    return field(default=default, metadata={_KEY: about})
+
+
+def argument(default: Any = MISSING, **about: Any) -> Any:
+    """A field of a request that is given by its place."""
+    return option(default, positional=True, **about)
+
+
+def _about(one: "Field[Any]") -> Option:
+    about = dict(one.metadata[_KEY])
+    return Option(flag=(about.pop("name", None) or one.name).replace("_", "-"), **about)
+
+
+def options_of(kind: Any) -> Iterator[tuple["Field[Any]", Option]]:
+    """The options that a request has itself, in order."""
+    for one in fields(kind):
+        if _KEY in one.metadata:
+            yield one, _about(one)
+
+
+def groups_of(kind: Any) -> dict[str, Any]:
+    """The fields of a request that are groups of options themselves, and their classes."""
+    return {one.name: one.type for one in fields(kind) if is_dataclass(one.type)}
+
+
+def build(kind: Any, values: Mapping[str, Any]) -> Any:
+    """A request of a class, its groups too, out of values by field; others are left out."""
+    found = {name: build(group, values) for name, group in groups_of(kind).items()}
+    for one in fields(kind):
+        if one.name in values and one.name not in found:
+            found[one.name] = values[one.name]
+    return kind(**found)
+
+
+def check_bounds(request: Any) -> None:
+    """Raise RoutectlError for a number out of its bounds."""
+    for one, about in options_of(request):
+        value = getattr(request, one.name)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        if about.least is not None and not value >= about.least:
+            raise RoutectlError(f"--{about.flag} {value}: expected at least {about.least}")
+        if about.most is not None and not value <= about.most:
+            raise RoutectlError(f"--{about.flag} {value}: expected at most {about.most}")

@@ -1,0 +1,173 @@
+"""What ``routectl pack`` is asked: to write replay tensors, to verify some, to lay samples out."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import MismatchError, RoutectlError
+from ..options import argument, option
+from ..progress import SILENT, Progress
+from ..reading import Reading
+from .folder import Job, job_of_manifest, write_folder
+from .layout import (
+    LayoutOptions,
+    layers_of,
+    lens_of,
+    packing_of,
+    parse_lens,
+    parse_ranks,
+    renumber,
+)
+from .verify import verify_folder
+
+if TYPE_CHECKING:
+    from ...dump import Dump
+    from ...layouts.packing import Packing
+    from ...reports.diff.document import Document
+
+__all__ = [
+    "LayoutRequest",
+    "PackRequest",
+    "VerifyRequest",
+    "answer_verify",
+    "has_manifest",
+    "lay_out",
+    "pack_dump",
+]
+
+_DTYPE = "Integer dtype of the tensors; the framework's own when not given."
+_RANK = "Only these ranks, such as cp=1,tp=0."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackRequest:
+    """A dump, and the folder of replay tensors to be written; it is replaced with ``force`` alone.
+
+    rank is "cp=1,tp=0", say; a dimension that is not named stands for all of its ranks.
+    """
+
+    dump: str = argument(metavar="DUMP", help="A file, a folder or a glob.")
+    output: Path = option(
+        short="o", metavar="DIR", help="The folder to write; it appears whole or not at all."
+    )
+    layout: LayoutOptions = field(default_factory=LayoutOptions)
+    padding: str | None = option(
+        None,
+        metavar="POLICY",
+        help="zero, arange, spread or minus-one; the framework's own when not given.",
+    )
+    dtype: str | None = option(None, metavar="DTYPE", help=_DTYPE)
+    allow_missing: bool = option(False, help="Let padding stand for missing rows; the mask tells.")
+    rank: str | None = option(None, metavar="RANK", help=_RANK)
+    force: bool = False
+    reading: Reading = field(default_factory=Reading)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyRequest:
+    """A folder of replay tensors, and the dump that they were made from.
+
+    The layout is that of the folder's manifest, and must not be given beside one.
+    """
+
+    folder: Path = option(
+        name="verify",
+        metavar="DIR",
+        help="Check the tensors in DIR against a dump; nothing is written.",
+    )
+    against: str = option(
+        metavar="DUMP", help="For --verify: the dump that the tensors were made from."
+    )
+    layout: LayoutOptions = field(default_factory=LayoutOptions)
+    dtype: str | None = option(None, metavar="DTYPE", help=_DTYPE)
+    rank: str | None = option(None, metavar="RANK", help=_RANK)
+    reading: Reading = field(default_factory=Reading)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayoutRequest:
+    """Samples to be laid out: those of a dump, or in its place ``lens``, such as "9,17"."""
+
+    dump: str | None = argument(None, metavar="DUMP", help="A file, a folder or a glob.")
+    lens: str | None = option(
+        None, metavar="N,N", help="For --explain: lengths of samples, instead of a dump."
+    )
+    layout: LayoutOptions = field(default_factory=LayoutOptions)
+    reading: Reading = field(default_factory=Reading)
+
+
+def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
+    """Write the replay tensors of every rank; returns the manifest."""
+    from ...files import refuse_existing, replacing_folder
+    from ...formats.replay.folder import foreign_content
+    from ...ops.pack.padding import TensorSpec
+
+    output, force = request.output, request.force
+    refuse_existing(output, force=force)
+    source = request.reading.open(request.dump)
+    only = parse_ranks(request.rank)
+    spec = TensorSpec(request.padding, request.dtype, request.layout.ep)
+    dump, packing = _packed(source, request.reading, request.layout, progress)
+    job = Job(dump, packing, spec, only, request.allow_missing)
+    with replacing_folder(output, force=force, foreign=foreign_content) as folder:
+        try:
+            manifest = write_folder(job, folder, progress)
+        except ValueError as error:  # padding, dtype and ep that do not fit the dump
+            raise MismatchError(str(error)) from None
+    return manifest
+
+
+def has_manifest(folder: Path) -> bool:
+    """Whether a folder of replay tensors says its layout itself."""
+    return (folder / "manifest.json").is_file()
+
+
+def answer_verify(request: VerifyRequest, progress: Progress = SILENT) -> "Document":
+    """The routectl.verify/1 document: whether every route is there, exactly once."""
+    from ...reports.pack.document import verified_document
+
+    job = _verified(request, progress)
+    found = verify_folder(job, request.folder, progress)
+    return verified_document(found, str(request.folder), job.dump.meta)
+
+
+def _verified(request: VerifyRequest, progress: Progress) -> Job:
+    """What should be in the folder."""
+    from ...ops.pack.padding import TensorSpec
+
+    folder, layout = request.folder, request.layout
+    source, only = request.reading.open(request.against), parse_ranks(request.rank)
+    if not has_manifest(folder):
+        dump, packing = _packed(source, request.reading, layout, progress)
+        return Job(dump, packing, TensorSpec(None, request.dtype, layout.ep), only)
+    if replace(layout, ep=1) != LayoutOptions() or request.dtype is not None:
+        raise RoutectlError(f"{folder}/manifest.json says the layout: none can be given")
+    return job_of_manifest(folder, source, only, layout.ep)
+
+
+def lay_out(request: LayoutRequest, progress: Progress = SILENT) -> "Packing":
+    """Where each token of the samples sits."""
+    layout = request.layout
+    if request.lens is not None:
+        lens = parse_lens(request.lens)
+        layers = layout.decoder_layers or layout.pp * layout.vpp
+        return packing_of(layout, lens, [None] * len(lens), layers)
+    if request.dump is None:
+        raise RoutectlError("expected a DUMP")
+    return _packed(request.reading.open(request.dump), request.reading, layout, progress)[1]
+
+
+def _packed(
+    dump: "Dump", reading: Reading, options: LayoutOptions, progress: Progress
+) -> "tuple[Dump, Packing]":
+    """The dump, its layers numbered, and the Packing of its samples."""
+    num_layers = layers_of(options, reading.facts, dump)
+    dump = renumber(dump, options, num_layers)
+    if dump.meta.layers_L[-1] >= num_layers:
+        raise MismatchError(
+            f"{dump.meta.path}: has a layer {dump.meta.layers_L[-1]}, but the model "
+            f"{num_layers} layers"
+        )
+    with progress.watching(dump, "measuring") as watched:
+        lens = lens_of(watched, options)
+    return dump, packing_of(options, lens, [key.sample_id for key in dump.keys], num_layers)

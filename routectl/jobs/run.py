@@ -1,0 +1,55 @@
+"""The one entry of all jobs: ``run`` does what a request asks."""
+
+from importlib import import_module
+from typing import Any
+
+from .progress import SILENT, Progress
+
+__all__ = ["JOBS", "run"]
+
+JOBS = (  # of each request its name, its file and the function that does it
+    ("CaptureRequest", "capture", "capture_rollouts"),
+    ("CheckRequest", "check.request", "answer_check"),
+    ("CiRequest", "ci.request", "answer_ci"),
+    ("ConvertRequest", "convert", "convert_dump"),
+    ("DiffRequest", "diff", "answer_diff"),
+    ("LayoutRequest", "pack.request", "lay_out"),
+    ("PackRequest", "pack.request", "pack_dump"),
+    ("PredictRequest", "predict.request", "answer_predict"),
+    ("RecomputeRequest", "recompute.request", "recompute_dump"),
+    ("ShowRequest", "show", "answer_show"),
+    ("StalenessRequest", "staleness.request", "answer_staleness"),
+    ("UnpackRequest", "pack.unpack", "unpack_folder"),
+    ("VerifyRequest", "pack.request", "answer_verify"),
+    ("WatchRequest", "watch.request", "watch_folder"),
+)
+
+
+def run(request: Any, progress: Progress = SILENT) -> Any:
+    """Do what a request asks, as the command of its name does, and return what came of it.
+
+    ========================================  ==================================================
+    request                                   what comes back
+    ========================================  ==================================================
+    ShowRequest, DiffRequest, CheckRequest,   the document that the command prints with --json
+    StalenessRequest, CiRequest,
+    PredictRequest, VerifyRequest
+    PackRequest                               the manifest of the folder that was written
+    LayoutRequest                             a ``Packing``
+    RecomputeRequest                          a ``Recomputed``: the files by mode, noise runs
+    ConvertRequest, UnpackRequest,            how many samples were written
+    CaptureRequest
+    WatchRequest                              a ``Watched``: dumps seen, failed, unchecked
+    ========================================  ==================================================
+
+    Files are written as the command writes them: whole or not at all. Nothing is printed;
+    ``progress`` is told what the command says on stderr. Raises RoutectlError where the command
+    exits with 2, and TypeError for what is no request.
+    """
+    for name, room, function in JOBS:
+        home = f"{__package__}.{room}"
+        if (type(request).__name__, type(request).__module__) == (name, home):
+            return getattr(import_module(home), function)(request, progress)
+    raise TypeError(
+        f"got {type(request).__name__}, expected one of {', '.join(j[0] for j in JOBS)}"
+    )

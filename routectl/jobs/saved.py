@@ -1,0 +1,29 @@
+"""A report that was saved, read again."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FormatError
+
+if TYPE_CHECKING:
+    from ..reports.diff.document import Document
+
+__all__ = ["read_report"]
+
+_MAX_BYTES = 1 << 30
+
+
+def read_report(path: Path) -> "Document":
+    """A report that was written with --json. Raises FormatError where it is no JSON object."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise FormatError(f"{path}: more than {_MAX_BYTES} bytes of JSON")
+        found: Any = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path}: not JSON") from None
+    if not isinstance(found, dict):
+        raise FormatError(f"{path}: got a JSON {type(found).__name__}, expected a report")
+    return found

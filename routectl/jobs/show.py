@@ -1,0 +1,60 @@
+"""``routectl show``: a dump or a checkpoint, and the document that says what it holds."""
+
+import gc
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import RoutectlError
+from .options import argument
+from .progress import SILENT, Progress
+from .reading import Reading
+
+if TYPE_CHECKING:
+    from ..reports.diff.document import Document
+
+__all__ = ["ShowRequest", "answer_show"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShowRequest:
+    """A dump or a checkpoint; detail asks for the expert loads that a page shows too."""
+
+    path: str = argument(
+        metavar="PATH",
+        help="A dump: a file, a folder or a glob; - is stdin. Or a checkpoint: a folder of "
+        "weights.",
+    )
+    detail: bool = False
+    reading: Reading = field(default_factory=Reading)
+
+
+def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document":
+    """The routectl.show/1 document of a dump, or routectl.checkpoint/1 of a checkpoint."""
+    from ..checkpoints import is_checkpoint
+    from ..ops.summary import summarize
+    from ..reports.diff.document import summary_document
+
+    reading = request.reading
+    if reading.format is None and is_checkpoint(request.path):
+        if reading != Reading():
+            raise RoutectlError(
+                f"{request.path}: a checkpoint says its own layers, K and E",
+                hint="--format where it is a dump",
+            )
+        return _of_checkpoint(request.path)
+    opened = reading.open(request.path)
+    with progress.watching(opened, "reading") as watched:
+        summary = summarize(watched)
+    return summary_document(summary, detail=request.detail)
+
+
+def _of_checkpoint(path: str) -> "Document":
+    from ..checkpoints import open_checkpoint
+    from ..checkpoints.facts import checkpoint_facts
+    from ..reports.show.checkpoint import checkpoint_document
+
+    gc.disable()  # 100,000 entries without a cycle: collecting takes longer than reading them
+    try:
+        return checkpoint_document(checkpoint_facts(open_checkpoint(path)))
+    finally:
+        gc.enable()

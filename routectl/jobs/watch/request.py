@@ -1,0 +1,173 @@
+"""What ``routectl watch`` is asked: a folder followed, each new dump in it checked."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from ...errors import RoutectlError
+from ...reports.text.wording import plural
+from ..options import argument, check_bounds, option
+from ..progress import SILENT, Progress
+from ..reading import Reading
+from .follower import Follower, stamp_of
+from .look import Looked, Lookout
+
+__all__ = ["WatchRequest", "Watched", "watch_folder"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchRequest:
+    """A folder, and when and how the files in it are checked; times are in seconds."""
+
+    folder: Path = argument(metavar="DIR", help="The folder; those below it too.")
+    pattern: tuple[str, ...] = option(
+        (), metavar="GLOB", help="Only such paths below DIR, as '*.jsonl'; repeatable."
+    )
+    settle: float = option(5.0, least=0.0, help="Seconds without a change before a file is read.")
+    give_up: float = option(
+        120.0,
+        least=0.0,
+        help="Seconds without a change after which an unreadable file is reported.",
+    )
+    interval: float = option(2.0, least=0.01, help="Seconds between two looks at the folder.")
+    once: bool = option(False, help="End when every file that is there was looked at.")
+    until_idle: float | None = option(
+        None,
+        least=0.0,
+        metavar="SECONDS",
+        help="End when nothing has changed for so long.",
+    )
+    against: str | None = option(
+        None,
+        metavar="PATTERN",
+        help="The reference of a dump: a path with {name} or {stem} of the dump in it.",
+    )
+    fail_on: str = option("error", help="The least severity to exit 1 for: error, warning or note.")
+    reading: Reading = field(default_factory=Reading)
+
+    def __post_init__(self) -> None:
+        from ...ops.check.findings import SEVERITIES
+
+        check_bounds(self)
+        if self.fail_on not in SEVERITIES:
+            known = ", ".join(SEVERITIES)
+            raise RoutectlError(f"--fail-on {self.fail_on!r} is not known: {known}")
+        if self.against is not None and not {"{name}", "{stem}"} & _marks(self.against):
+            raise RoutectlError(f"--against {self.against}: expected {{name}} or {{stem}} in it")
+
+
+def _marks(text: str) -> set[str]:
+    return {mark for mark in ("{name}", "{stem}") if mark in text}
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What a watch came to: dumps seen, those with a finding, those that could not be checked."""
+
+    dumps: int
+    failed: int
+    unchecked: int
+    others: int
+
+    @property
+    def exit_code(self) -> int:
+        """0 nothing found, 1 at least one finding, 2 a dump unchecked, or none seen."""
+        return 2 if self.unchecked or not self.dumps else int(self.failed > 0)
+
+
+def watch_folder(request: WatchRequest, progress: Progress = SILENT) -> Watched:
+    """Follow a folder until the request's end; a dump's document goes to ``progress.part``.
+
+    On KeyboardInterrupt it says what it came to, and raises it on.
+    """
+    from ...formats.documents.facts import read_model
+
+    if not request.folder.is_dir():
+        raise RoutectlError(f"{request.folder}: no folder is there")
+    reading = request.reading
+    facts = reading.facts
+    if isinstance(facts, Path):
+        read_model(facts)  # a wrong one is said now, not with every file
+    lookout = Lookout(facts, reading.format, reading.start, request.against)
+    follower = Follower(request.folder, request.pattern, request.settle)
+    watch = _Watch(request, follower, lookout, progress.part)
+    watch.active = time.monotonic()
+    try:
+        while not watch.look():
+            time.sleep(request.interval)
+    except KeyboardInterrupt:
+        progress.note(f"{request.folder}: {_told(watch.found())}")
+        raise
+    found = watch.found()
+    progress.note(f"{request.folder}: {_told(found)}")
+    return found
+
+
+def _told(found: Watched) -> str:
+    """What a watch came to, in words."""
+    if not found.dumps:
+        return "no dump was seen"
+    seen = plural(found.dumps, "dump")
+    said = f"{seen} seen, {found.failed} failed, {found.unchecked} unchecked"
+    return f"{said}; {plural(found.others, 'other file')}" if found.others else said
+
+
+@dataclass(slots=True)
+class _Watch:
+    """A watch under way: what is followed, how it is looked at, what was found so far."""
+
+    request: WatchRequest
+    follower: Follower
+    lookout: Lookout
+    say: Callable[[dict[str, object]], None]
+    codes: dict[Path, int] = field(default_factory=dict)
+    passed: set[Path] = field(default_factory=set)
+    active: float = 0.0
+
+    def look(self) -> bool:
+        """Look at the folder once, and at each file that has come to rest; whether it is over."""
+        patience = max(self.request.give_up, self.request.settle)
+        for path in self.follower.poll(time.monotonic()):
+            before = stamp_of(path)
+            if before is None:
+                continue
+            began = time.monotonic()
+            found = self.lookout.look(path)
+            self.active = time.monotonic()
+            if before != stamp_of(path):
+                continue  # what was read is no more: the next look tells of it again
+            if found.doubtful and self.follower.put_off(path, patience, began):
+                continue
+            self._tell(path, found)
+        return self._over()
+
+    def _tell(self, path: Path, found: Looked) -> None:
+        from ...reports.check.watch import watch_document
+
+        if found.result is None and found.error is None:
+            self.passed.add(path)
+            return
+        self.passed.discard(path)
+        document = watch_document(
+            path.relative_to(self.follower.root).as_posix(),
+            datetime.now().astimezone().isoformat(timespec="seconds"),
+            found.result,
+            error=found.error,
+            fail_on=self.request.fail_on,
+        )
+        self.codes[path] = document["exit_code"]
+        self.say(document)
+
+    def _over(self) -> bool:
+        if not self.follower.resting:
+            return False
+        last = max(self.active, self.follower.changed or 0.0)
+        idle_s = self.request.until_idle
+        return self.request.once or (idle_s is not None and time.monotonic() - last >= idle_s)
+
+    def found(self) -> Watched:
+        """What it has come to so far."""
+        codes = list(self.codes.values())
+        return Watched(len(codes), codes.count(1), codes.count(2), len(self.passed))

@@ -1,0 +1,5 @@
+"""The version of routectl, as files that it writes tell it."""
+
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"
