@@ -1,5 +1,5 @@
 """``python -m routectl``."""
 
-from .cli.main import run
+from .cli.main import script
 
-run()
+script()

@@ -1,19 +1,19 @@
 """``routectl capture URL --prompts FILE -o DST``."""
 
 from ..jobs.capture import CaptureRequest, capture_rollouts
-from .desk import Asked, desk
+from .desk import CommandLine, desk
 from .terminal import TERMINAL
 
 __all__ = ["capture_command"]
 
 
 @desk(CaptureRequest)
-def capture_command(asked: Asked) -> int:
+def capture_command(line: CommandLine) -> int:
     """Ask a running SGLang or vLLM server for rollouts with routed experts.
 
     Answers are kept beside DST as they come, in DST.partial.jsonl: the same command after an
     interruption asks for what is missing. DST appears whole, in the order of the prompts. The
     server must run with --enable-return-routed-experts. docs/live.md says more.
     """
-    capture_rollouts(asked.request(CaptureRequest), TERMINAL)
+    capture_rollouts(line.request(CaptureRequest), TERMINAL)
     return 0

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from ..errors import RoutectlError
 from ..jobs.check.request import CheckRequest, check_dump, write_fixed
-from .desk import Asked, desk
+from .desk import CommandLine, desk
 from .terminal import TERMINAL
 
 __all__ = ["check_command"]
@@ -15,7 +15,7 @@ _VOICES = (
 
 
 @desk(CheckRequest, voices=_VOICES, optional="dump")
-def check_command(asked: Asked) -> int:
+def check_command(line: CommandLine) -> int:
     """Say what is wrong with a dump: which bug, where, and what to do.
 
     From the dump alone: counts, ids, filler by position, constant layers, repeats, weight
@@ -25,12 +25,12 @@ def check_command(asked: Asked) -> int:
     """
     from ..reports.check.text import render_check
 
-    voices = asked.voices
+    voices = line.voices
     if voices.explain is not None:
         return _explain(voices.explain)
-    if asked.values["dump"] is None:
+    if line.values["dump"] is None:
         raise RoutectlError("no dump is named", hint="routectl check --help")
-    request = asked.request(CheckRequest)
+    request = line.request(CheckRequest)
     voices.refuse()
     if voices.apply_fix and (voices.target is None or request.against is None):
         raise RoutectlError("--apply-fix needs --against REFERENCE and -o DST.parquet")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import RoutectlError
 from ..jobs.ci.request import CiRequest, answer_ci
-from .desk import Asked, desk
+from .desk import CommandLine, desk
 from .terminal import TERMINAL, emit, note
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _VOICES = "junit badge github tensorboard wandb_offline step exit_zero as_json o
 
 
 @desk(CiRequest, voices=_VOICES)
-def ci_command(asked: Asked) -> int:
+def ci_command(line: CommandLine) -> int:
     """Run the checks of a config: each a diff, a check or a staleness with its thresholds.
 
     All are run, whatever the others come to. Exit status: 0 all passed, 1 at least one is over a
@@ -28,7 +28,7 @@ def ci_command(asked: Asked) -> int:
     """
     from ..reports.ci.text import render_ci
 
-    request, voices = asked.request(CiRequest), asked.voices
+    request, voices = line.request(CiRequest), line.voices
     voices.refuse()
     document = answer_ci(request, TERMINAL)
     emit(

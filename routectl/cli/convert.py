@@ -1,18 +1,18 @@
 """``routectl convert SRC DST``."""
 
 from ..jobs.convert import ConvertRequest, convert_dump
-from .desk import Asked, desk
+from .desk import CommandLine, desk
 from .terminal import TERMINAL
 
 __all__ = ["convert_command"]
 
 
 @desk(ConvertRequest)
-def convert_command(asked: Asked) -> int:
+def convert_command(line: CommandLine) -> int:
     """Write a dump as native Parquet, or as trainers read it.
 
     Native is one row a sample, one column a MoE layer, its codecs are in docs/codecs.md. Every
     target is described in docs/formats.md. The file appears whole or not at all.
     """
-    convert_dump(asked.request(ConvertRequest), TERMINAL)
+    convert_dump(line.request(ConvertRequest), TERMINAL)
     return 0

@@ -15,14 +15,14 @@ from ..errors import RoutectlError
 from ..jobs.options import Option, build, groups_of, options_of
 from .voices import Voices
 
-__all__ = ["Asked", "desk"]
+__all__ = ["CommandLine", "desk"]
 
 _Request = TypeVar("_Request")
 _STRINGS = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CommandLine:
     """A command line: values by field, and the flags of those that it names itself."""
 
     values: Mapping[str, Any]
@@ -53,7 +53,7 @@ def _flag(one: "Field[Any]", about: Option) -> str:
 
 def desk(
     *kinds: type[Any], voices: str = "", optional: str = ""
-) -> Callable[[Callable[[Asked], int]], Callable[..., int]]:
+) -> Callable[[Callable[[CommandLine], int]], Callable[..., int]]:
     """Make a command of a function: its options are those of requests, then these of Voices.
 
     Options of a request's last field, where that is a group such as Reading, come at the end.
@@ -61,7 +61,7 @@ def desk(
     requests it may go without any.
     """
 
-    def made(command: Callable[[Asked], int]) -> Callable[..., int]:
+    def made(command: Callable[[CommandLine], int]) -> Callable[..., int]:
         parameters = {one.name: (one, about) for one, about in _laid_out(kinds, voices.split())}
         free = [*parameters] if len(kinds) > 1 else optional.split()
 
@@ -73,7 +73,7 @@ def desk(
             }
             lists = {name for name, (one, _) in parameters.items() if one.type == _STRINGS}
             found = {n: tuple(v or ()) if n in lists else v for n, v in values.items()}
-            return command(Asked(found, flags))
+            return command(CommandLine(found, flags))
 
         signed: Any = run
         signed.__signature__ = inspect.Signature(

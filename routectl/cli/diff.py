@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ..jobs.diff import DiffRequest, answer_diff, refuse_incomparable
-from .desk import Asked, desk
+from .desk import CommandLine, desk
 from .terminal import TERMINAL
 
 __all__ = ["diff_command"]
@@ -14,7 +14,7 @@ _VOICES = (
 
 
 @desk(DiffRequest, voices=_VOICES)
-def diff_command(asked: Asked) -> int:
+def diff_command(line: CommandLine) -> int:
     """Compare the routes of two dumps of the same tokens.
 
     Rows are compared as sets of expert ids, by absolute position. Exit status: 0 the same or
@@ -29,7 +29,7 @@ def diff_command(asked: Asked) -> int:
     """
     from ..reports.diff.text import render_diff
 
-    request, voices = asked.request(DiffRequest), asked.voices
+    request, voices = line.request(DiffRequest), line.voices
     voices.refuse()
     seen = voices.detail or voices.html is not None or voices.pictured(voices.as_json)
     document = answer_diff(replace(request, detail=seen), TERMINAL)

@@ -13,7 +13,7 @@ from typer.exceptions import Abort, TyperException
 
 from ..errors import RoutectlError
 
-__all__ = ["app", "main", "run"]
+__all__ = ["app", "main", "script"]
 
 TROUBLE = 2
 
@@ -110,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
         return _complain("this is a bug in routectl; please report it with the lines above")
 
 
-def run() -> None:
+def script() -> None:
     """The console script. A closed pipe ends it quietly (141), as it ends any Unix tool."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -12,12 +12,12 @@ from ..jobs.pack.request import (
     VerifyRequest,
     answer_verify,
     has_manifest,
-    lay_out,
+    lay_out_samples,
     pack_dump,
 )
 from ..jobs.reading import Reading
 from ..reports.text.wording import plural
-from .desk import Asked, desk
+from .desk import CommandLine, desk
 from .terminal import TERMINAL, emit, note
 
 __all__ = ["pack_command"]
@@ -32,21 +32,21 @@ _OF_MANIFEST = {one.name for one in fields(LayoutOptions)} - {"ep"} | {"dtype"}
 
 
 @desk(PackRequest, VerifyRequest, LayoutRequest, voices="draw as_json plain force")
-def pack_command(asked: Asked) -> int:
+def pack_command(line: CommandLine) -> int:
     """Write the replay tensors of packed sequences, for every rank.
 
     One folder: a safetensors file a rank and micro-batch with one [rows, K] tensor for each of its
     MoE layers, the mask and cu_seqlens; manifest.json; samples.parquet. --verify proves that every
     route is there exactly once, --explain draws the layout, `routectl unpack` goes back.
     """
-    asked.request(LayoutOptions)  # a layout that makes no sense is told first
-    values, given = asked.values, asked.given
+    line.request(LayoutOptions)  # a layout that makes no sense is told first
+    values, given = line.values, line.given
     modes = (values["output"], values["draw"] or None, values["folder"])
     if sum(value is not None for value in modes) != 1:
         raise RoutectlError("expected one of -o DIR, --explain and --verify DIR")
     if values["draw"]:
-        return _draw(asked, given)
-    return _write(asked, given) if values["folder"] is None else _verify(asked, given)
+        return _draw(line, given)
+    return _write(line, given) if values["folder"] is None else _verify(line, given)
 
 
 def _refuse(given: Mapping[str, str], names: set[str], why: str) -> None:
@@ -56,39 +56,39 @@ def _refuse(given: Mapping[str, str], names: set[str], why: str) -> None:
             raise RoutectlError(f"{flag} has no effect: {why}")
 
 
-def _draw(asked: Asked, given: Mapping[str, str]) -> int:
+def _draw(line: CommandLine, given: Mapping[str, str]) -> int:
     from ..reports.pack.drawing import draw_layout
     from ..reports.text.tables import open_console
 
     _refuse(given, _NOT_DRAWING, "--explain draws the layout only")
     if "lens" in given:
         _refuse(given, _NOT_WITH_LENS, "--lens stands for the dump")
-    packing = lay_out(asked.request(LayoutRequest), TERMINAL)
-    draw_layout(packing, open_console(sys.stdout, plain=asked.voices.plain))
+    packing = lay_out_samples(line.request(LayoutRequest), TERMINAL)
+    draw_layout(packing, open_console(sys.stdout, plain=line.voices.plain))
     return 0
 
 
-def _write(asked: Asked, given: Mapping[str, str]) -> int:
+def _write(line: CommandLine, given: Mapping[str, str]) -> int:
     from ..reports.pack.text import render_packed
 
-    voices = asked.voices
+    voices = line.voices
     _refuse(given, _NOT_WRITING, "it is not for -o DIR")
-    request = asked.request(PackRequest)
+    request = line.request(PackRequest)
     manifest = pack_dump(request, TERMINAL)
     emit(manifest, render_packed, as_json=voices.as_json, plain=voices.plain)
     note(f"wrote {request.output}: {plural(len(manifest['files']), 'file')}")
     return 0
 
 
-def _verify(asked: Asked, given: Mapping[str, str]) -> int:
+def _verify(line: CommandLine, given: Mapping[str, str]) -> int:
     from ..reports.pack.text import render_verified
 
-    folder, voices = asked.values["folder"], asked.voices
+    folder, voices = line.values["folder"], line.voices
     _refuse(given, _NOT_VERIFYING, "it is not for --verify")
     if has_manifest(folder):
         _refuse(given, _OF_MANIFEST, f"{folder}/manifest.json says the layout")
-    if asked.values["against"] is None:
+    if line.values["against"] is None:
         raise RoutectlError("--verify needs --against DUMP")
-    document = answer_verify(asked.request(VerifyRequest), TERMINAL)
+    document = answer_verify(line.request(VerifyRequest), TERMINAL)
     emit(document, render_verified, as_json=voices.as_json, plain=voices.plain)
     return 0 if document["ok"] else 1

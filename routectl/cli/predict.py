@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 from ..jobs.predict.request import PredictRequest, answer_predict
-from .desk import Asked, desk
+from .desk import CommandLine, desk
 from .terminal import TERMINAL
 
 __all__ = ["predict_command"]
 
 
 @desk(PredictRequest, voices="as_json plain force")
-def predict_command(asked: Asked) -> int:
+def predict_command(line: CommandLine) -> int:
     """Fit, judge and apply a predictor of later routes (PR2), beside freezing and extrapolating.
 
     --fit finds, per layer, the matrix that added to the old router's logits comes closest to the
@@ -22,7 +22,7 @@ def predict_command(asked: Asked) -> int:
     """
     from ..reports.predict.text import render_prediction
 
-    request, voices = asked.request(PredictRequest), asked.voices
+    request, voices = line.request(PredictRequest), line.voices
     if request.fit:
         voices = replace(voices, output=None)  # -o is the predictor's then
     voices.refuse()

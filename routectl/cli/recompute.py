@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..jobs.recompute.request import RecomputeRequest, recompute_dump
 from ..jobs.show import ShowRequest, answer_show
 from ..reports.text.wording import percent
-from .desk import Asked, desk
+from .desk import CommandLine, desk
 from .terminal import TERMINAL, note
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ __all__ = ["recompute_command"]
 
 
 @desk(RecomputeRequest, voices="html force")
-def recompute_command(asked: Asked) -> int:
+def recompute_command(line: CommandLine) -> int:
     """Push a dump's tokens through a checkpoint and write what every router selects.
 
     The native file has, for every token and MoE layer, the ids in score order and the margins of
@@ -26,8 +26,8 @@ def recompute_command(asked: Asked) -> int:
     With router inputs in place of a dump, the checkpoint's routers alone are applied to them:
     what they select is then free of everything upstream.
     """
-    request = asked.request(RecomputeRequest)
-    voices = replace(asked.voices, output=None)  # -o is the native file's
+    request = line.request(RecomputeRequest)
+    voices = replace(line.voices, output=None)  # -o is the native file's
     voices.refuse()
     progress = replace(TERMINAL, part=_NoisePrinter(request.output))
     done = recompute_dump(request, progress)

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..errors import FormatError, RoutectlError
 from ..jobs.options import argument
 from ..jobs.saved import read_report
-from .desk import Asked, desk
+from .desk import CommandLine, desk
 
 __all__ = ["report_command"]
 
@@ -21,7 +21,7 @@ class _Saved:
 
 
 @desk(_Saved, voices="plain output tokenizer force")
-def report_command(asked: Asked) -> int:
+def report_command(line: CommandLine) -> int:
     """Show a saved report again: as text, or with -o NAME.html as a page.
 
     The page of a diff or of a dump shows most when the report was made with --json --detail: where
@@ -31,7 +31,7 @@ def report_command(asked: Asked) -> int:
 
     from ..reports.page.page import render_of
 
-    result, voices = asked.request(_Saved).result, asked.voices
+    result, voices = line.request(_Saved).result, line.voices
     paged = voices.target is not None and voices.target.suffix in (".html", ".htm")
     replace(voices, tokenizer=None).refuse()
     document = read_report(result)

@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 from ..jobs.show import ShowRequest, answer_show
-from .desk import Asked, desk
+from .desk import CommandLine, desk
 from .terminal import TERMINAL
 
 __all__ = ["show_command"]
 
 
 @desk(ShowRequest, voices="as_json plain detail html output force")
-def show_command(asked: Asked) -> int:
+def show_command(line: CommandLine) -> int:
     """Say what a dump or a checkpoint holds: format, layers, sizes.
 
     Of a dump: engine and version, samples, prompt, response and cached tokens, MoE layers, K, E,
@@ -21,7 +21,7 @@ def show_command(asked: Asked) -> int:
     """
     from ..reports.page.page import render_of
 
-    request, voices = asked.request(ShowRequest), asked.voices
+    request, voices = line.request(ShowRequest), line.voices
     voices.refuse()
     seen = voices.detail or voices.html is not None
     document = answer_show(replace(request, detail=seen), TERMINAL)

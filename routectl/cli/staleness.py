@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ..jobs.staleness.request import StalenessRequest, answer_staleness
-from .desk import Asked, desk
+from .desk import CommandLine, desk
 from .terminal import TERMINAL
 
 __all__ = ["staleness_command"]
@@ -12,7 +12,7 @@ _VOICES = "exit_zero as_json plain detail html tensorboard wandb_offline step ou
 
 
 @desk(StalenessRequest, voices=_VOICES)
-def staleness_command(asked: Asked) -> int:
+def staleness_command(line: CommandLine) -> int:
     """Tell apart what differs between a dump and the current weights: mismatch or staleness.
 
     Mismatch is the dump against the weights that made it, staleness these weights against later
@@ -27,7 +27,7 @@ def staleness_command(asked: Asked) -> int:
     """
     from ..reports.page.page import render_of
 
-    request, voices = asked.request(StalenessRequest), asked.voices
+    request, voices = line.request(StalenessRequest), line.voices
     voices.refuse()
     target = voices.target
     if request.cache is None and target is not None:

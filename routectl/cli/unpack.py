@@ -1,18 +1,18 @@
 """``routectl unpack DIR -o DUMP.parquet``."""
 
 from ..jobs.pack.unpack import UnpackRequest, unpack_folder
-from .desk import Asked, desk
+from .desk import CommandLine, desk
 from .terminal import TERMINAL
 
 __all__ = ["unpack_command"]
 
 
 @desk(UnpackRequest)
-def unpack_command(asked: Asked) -> int:
+def unpack_command(line: CommandLine) -> int:
     """Write the dump that replay tensors were packed from, out of the tensors of all ranks.
 
     The file has every sample, with its tokens and all else that the packed dump knew; padding is
     dropped and rows that were missing are missing again.
     """
-    unpack_folder(asked.request(UnpackRequest), TERMINAL)
+    unpack_folder(line.request(UnpackRequest), TERMINAL)
     return 0

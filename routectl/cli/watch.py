@@ -10,14 +10,14 @@ from types import FrameType
 from typing import Any
 
 from ..jobs.watch.request import WatchRequest, watch_folder
-from .desk import Asked, desk
+from .desk import CommandLine, desk
 from .terminal import TERMINAL
 
 __all__ = ["watch_command"]
 
 
 @desk(WatchRequest, voices="lines")
-def watch_command(asked: Asked) -> int:
+def watch_command(line: CommandLine) -> int:
     """Follow a training run's dump folder: check each new dump, print a line each.
 
     A file is read when it has not changed for --settle seconds; one that cannot be read then is
@@ -29,9 +29,9 @@ def watch_command(asked: Asked) -> int:
     from ..reports.check.watch import watch_text
 
     def tell(document: Any) -> None:
-        print(json.dumps(document) if asked.voices.lines else watch_text(document), flush=True)
+        print(json.dumps(document) if line.voices.lines else watch_text(document), flush=True)
 
-    request = asked.request(WatchRequest)
+    request = line.request(WatchRequest)
     with _ended_by_signals() as came:
         try:
             return watch_folder(request, replace(TERMINAL, part=tell)).exit_code

@@ -13,7 +13,7 @@ JOBS = (  # of each request its name, its file and the function that does it
     ("CiRequest", "ci.request", "answer_ci"),
     ("ConvertRequest", "convert", "convert_dump"),
     ("DiffRequest", "diff", "answer_diff"),
-    ("LayoutRequest", "pack.request", "lay_out"),
+    ("LayoutRequest", "pack.request", "lay_out_samples"),
     ("PackRequest", "pack.request", "pack_dump"),
     ("PredictRequest", "predict.request", "answer_predict"),
     ("RecomputeRequest", "recompute.request", "recompute_dump"),

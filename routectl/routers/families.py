@@ -81,13 +81,22 @@ def _v3(n_group: int, topk_group: int, norm: bool, scale: float) -> dict[str, ob
 
 def _mistral(norm: bool | Key, logits_dtype: str) -> dict[str, object]:
     return {
-        **_v3(1, 1, True, 1.0), "score": "softmax", "score_dtype": "logits", "expert_bias": False,
-        "group_mask": "zero", "normalise": norm, "logits_dtype": logits_dtype,
-    }  # fmt: skip
+        **_v3(1, 1, True, 1.0),
+        "score": "softmax",
+        "score_dtype": "logits",
+        "expert_bias": False,
+        "group_mask": "zero",
+        "normalise": norm,
+        "logits_dtype": logits_dtype,
+    }
 
 
-_V2_FACTS = {"logits_dtype": "float32", "score": "softmax", "weights_of": "selection",
-             "scale": _scale(1.0)}  # fmt: skip
+_V2_FACTS = {
+    "logits_dtype": "float32",
+    "score": "softmax",
+    "weights_of": "selection",
+    "scale": _scale(1.0),
+}
 _V2_CASE = Case("topk_method", "greedy", {"greedy": {}, "group_limited_greedy": _v2(1)})
 _SCORING = {"sqrtsoftplus": {"score": "sqrtsoftplus"}, "sigmoid": {"score": "sigmoid"}}
 

@@ -53,26 +53,40 @@ class TargetSpec:
 
 
 _VERL_GRID = (
-    ("prompts", "prompts"), ("responses", "responses"), ("response_mask", "loss-first"),
-    ("input_ids", "tokens"), ("attention_mask", "attention"), ("position_ids", "positions"),
+    ("prompts", "prompts"),
+    ("responses", "responses"),
+    ("response_mask", "loss-first"),
+    ("input_ids", "tokens"),
+    ("attention_mask", "attention"),
+    ("position_ids", "positions"),
     ("rollout_log_probs", "logprobs-first"),
-)  # fmt: skip
+)
 _SKYRL_GRID = (
-    ("sequences", "tokens"), ("attention_mask", "attention"), ("response_mask", "response-last"),
-    ("loss_mask", "loss-last"), ("rollout_logprobs", "logprobs-last"),
-)  # fmt: skip
+    ("sequences", "tokens"),
+    ("attention_mask", "attention"),
+    ("response_mask", "response-last"),
+    ("loss_mask", "loss-last"),
+    ("rollout_logprobs", "logprobs-last"),
+)
 _ROLL_GRID = (
-    ("input_ids", "tokens"), ("attention_mask", "attention"), ("position_ids", "positions"),
-    ("prompt_mask", "prompt-full"), ("response_mask", "loss-full"),
+    ("input_ids", "tokens"),
+    ("attention_mask", "attention"),
+    ("position_ids", "positions"),
+    ("prompt_mask", "prompt-full"),
+    ("response_mask", "loss-full"),
     ("infer_logprobs", "logprobs-next"),
-)  # fmt: skip
+)
 _NEMO_GRID = (
-    ("input_ids", "tokens"), ("input_lengths", "lengths"), ("token_mask", "loss-full"),
+    ("input_ids", "tokens"),
+    ("input_lengths", "lengths"),
+    ("token_mask", "loss-full"),
     ("generation_logprobs", "logprobs-full"),
-)  # fmt: skip
+)
 _SWIFT_GRID = (
-    ("input_ids", "tokens"), ("attention_mask", "attention"), ("position_ids", "positions"),
-)  # fmt: skip
+    ("input_ids", "tokens"),
+    ("attention_mask", "attention"),
+    ("position_ids", "positions"),
+)
 _SPANS = ("logprobs", "weight_spans")
 _MASKED = ("logprobs", "loss_mask")
 _ALL = (*_MASKED, "weight_spans")

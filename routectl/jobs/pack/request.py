@@ -31,7 +31,7 @@ __all__ = [
     "VerifyRequest",
     "answer_verify",
     "has_manifest",
-    "lay_out",
+    "lay_out_samples",
     "pack_dump",
 ]
 
@@ -145,7 +145,7 @@ def _verified(request: VerifyRequest, progress: Progress) -> Job:
     return job_of_manifest(folder, source, only, layout.ep)
 
 
-def lay_out(request: LayoutRequest, progress: Progress = SILENT) -> "Packing":
+def lay_out_samples(request: LayoutRequest, progress: Progress = SILENT) -> "Packing":
     """Where each token of the samples sits."""
     layout = request.layout
     if request.lens is not None:
