@@ -15,7 +15,7 @@ from ..staleness.request import answer_staleness
 from .config import Check, Request
 
 if TYPE_CHECKING:
-    from ...ops.diff.baseline import Baseline
+    from ...ops.diff.thresholds import Baseline
     from ...reports.diff.document import Document
 
 __all__ = ["CheckRun", "answer_run", "limits_of", "runs_of_check"]

@@ -11,8 +11,7 @@ from ..reading import Reading, refuse_relative
 
 if TYPE_CHECKING:
     from ...dump import Dump
-    from ...ops.diff.baseline import Baseline
-    from ...ops.diff.thresholds import Threshold
+    from ...ops.diff.thresholds import Baseline, Threshold
     from ...reports.diff.document import Document
 
 __all__ = ["DiffRequest", "answer_diff", "refuse_incomparable"]

@@ -9,8 +9,7 @@ from ...errors import MismatchError
 
 if TYPE_CHECKING:
     from ...dump import Dump
-    from ...ops.diff.baseline import Baseline
-    from ...ops.diff.thresholds import Threshold
+    from ...ops.diff.thresholds import Baseline, Threshold
     from ...ops.staleness.attribution import Version
     from ...ops.staleness.staleness import Noise, StalenessOptions
     from ...reports.diff.document import Document

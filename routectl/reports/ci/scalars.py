@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...ops.check.found import CheckResult
-from ...ops.diff.baseline import scalar_name
 from ...ops.diff.diff import DiffResult
+from ...ops.diff.thresholds import scalar_name
 from ...ops.staleness.advice import advise
 from ...ops.staleness.staleness import Staleness
 from ..check.document import check_document
