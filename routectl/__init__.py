@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from .loading import RoutesDataset
     from .margins import margins_to_float16
     from .model import ModelFacts
-    from .ops.check.check import check
-    from .ops.check.found import CheckResult
-    from .ops.check.options import CheckOptions
+    from .ops.check.check import CheckOptions, check
+    from .ops.check.results import CheckResult
     from .ops.diff.diff import DiffOptions, DiffResult, diff, diff_as
     from .ops.diff.thresholds import judge, parse_threshold
     from .ops.pack.pack import Packed, Rank, pack
@@ -48,8 +47,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Advice": "ops.staleness.advice",
-    "CheckOptions": "ops.check.options",
-    "CheckResult": "ops.check.found",
+    "CheckOptions": "ops.check.check",
+    "CheckResult": "ops.check.results",
     "Checkpoint": "checkpoints.tensors",
     "CheckpointFacts": "checkpoints.facts",
     "DiffOptions": "ops.diff.diff",

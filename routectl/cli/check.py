@@ -28,7 +28,7 @@ from .pages import page_at
 
 if TYPE_CHECKING:
     from ..dump import Dump
-    from ..ops.check.explained import Explanation
+    from ..ops.check.results import Explanation
 
 __all__ = ["check_command"]
 
@@ -124,7 +124,7 @@ def check_command(
 def _write_fixed(dump: "Dump", found: "Explanation", target: Path, force: bool) -> None:
     """Write the dump with its experts renumbered as the reference has them."""
     from ..formats.native.container import write_native
-    from ..ops.check.renumber import renumbered_dump
+    from ..ops.check.layers import renumbered_dump
 
     if target.suffix != ".parquet":
         raise RoutectlError(f"{target}: --apply-fix writes native files: expected NAME.parquet")

@@ -11,7 +11,7 @@ from .model import options_of_dump
 
 if TYPE_CHECKING:
     from ...dump import Dump
-    from ...ops.check.explained import Explanation
+    from ...ops.check.results import Explanation
     from ...reports.diff.document import Document
 
 __all__ = ["CheckRequest", "Checked", "answer_check"]

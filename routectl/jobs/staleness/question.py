@@ -38,7 +38,7 @@ class Question:
     def refuse_early(self, dump: "Dump", names: Sequence[str]) -> None:
         """Raise MismatchError where the dump says nothing of these versions, before any is run."""
         from ...ops.staleness.attribution import Version
-        from ...ops.staleness.placed import lay_out
+        from ...ops.staleness.sides import lay_out
 
         lay_out(dump, [Version(name, dump) for name in names], self.options)
 
@@ -47,7 +47,7 @@ class Question:
     ) -> "Document":
         """The routectl.staleness/1 document of a dump and the routes of versions."""
         from ...ops.staleness.advice import advise
-        from ...ops.staleness.shifts import router_shifts
+        from ...ops.staleness.gamma import router_shifts
         from ...ops.staleness.staleness import staleness
         from ...ops.staleness.thresholds import judge_staleness
         from ...reports.staleness.document import Judged, staleness_document

@@ -36,7 +36,7 @@ class Comparison:
     old, new  "dump" or the names of versions; "own version" on the new side of a mismatch;
               "older" and "newer" where the pairs of one lag are added up
     lag       updates between the two sides: 0 for a mismatch, None for a total of several lags
-    mode      free or forced: see versions.Version
+    mode      free or forced: see ``attribution.Version``
     pairs     the (old, new) names that result adds up
     """
 

@@ -6,9 +6,8 @@ docs/json.md is the contract of the document; docs/checks.md is all pages.
 from typing import Any
 
 from ...dump import DumpMeta
-from ...ops.check.explained import Explanation
 from ...ops.check.findings import FINDINGS, SEVERITIES, FindingKind
-from ...ops.check.found import CheckFinding, CheckResult
+from ...ops.check.results import CheckFinding, CheckResult, Explanation
 from ...ops.diff.measures import rate
 from ..diff.document import Document, dump_document, finite
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...ops.check.findings import SEVERITIES
-from ...ops.check.found import CheckResult
+from ...ops.check.results import CheckResult
 from ..diff.document import Document
 from ..text.wording import amount, plural
 

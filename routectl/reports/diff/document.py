@@ -11,8 +11,8 @@ import numpy as np
 
 from ...dump import DumpMeta
 from ...ops.diff.counts import PLACES, bin_edges
+from ...ops.diff.detail import Example
 from ...ops.diff.diff import DiffResult, SequenceCount
-from ...ops.diff.examples import Example
 from ...ops.diff.measures import (
     Measures,
     dead_experts,

@@ -15,9 +15,8 @@ from ...ops.staleness.advice import Advice
 from ...ops.staleness.attribution import MODES
 from ...ops.staleness.comparison import Comparison
 from ...ops.staleness.drift import Drift
-from ...ops.staleness.gamma import GAMMA_FLOOR, RouterShift
+from ...ops.staleness.gamma import GAMMA_FLOOR, RouterShift, shift_interval
 from ...ops.staleness.intervals import Bootstrap, Interval
-from ...ops.staleness.shifts import shift_interval
 from ...ops.staleness.staleness import Staleness, StalenessOptions
 from ..diff.detail import places_document
 from ..diff.document import Document, dump_document, figures_document, finite
@@ -200,7 +199,7 @@ def staleness_document(
     """The routectl.staleness/1 document.
 
     options are those that the result was made with; shifts those of its versions, by older and
-    newer name and mode (ops.router_shifts).
+    newer name and mode (``router_shifts``).
     """
     judged = judged or Judged()
     options = options or StalenessOptions()

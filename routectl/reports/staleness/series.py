@@ -6,7 +6,7 @@ from typing import Any
 
 from ...errors import MismatchError
 from ...ops.diff.thresholds import Failure, Threshold
-from ...ops.staleness.trend import slope_of
+from ...ops.staleness.drift import slope_of
 from ..diff.document import Document, finite
 from .figures import figure_order, figures_of, headline_figures
 

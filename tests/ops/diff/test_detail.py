@@ -12,7 +12,7 @@ import routectl.ops.diff.detail as detail_room
 from routectl.errors import MismatchError
 from routectl.ops.diff.detail import BINS, DETAIL_PLACES
 from routectl.ops.diff.diff import DiffOptions, diff, diff_as
-from routectl.ops.pairs.narrow import narrow_pair
+from routectl.ops.pairs.selection import narrow_pair
 from routectl.reports.diff.document import diff_document
 from support.dumps import EXPERTS, LAYERS, TOP_K, from_plain, make_dump, part_of, plain_pairs
 
