@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from .ops.pack.pack import Packed, Rank, pack
     from .ops.pack.padding import TensorSpec
     from .ops.pack.unpack import unpack
-    from .ops.staleness.advice import Advice, advise
     from .ops.staleness.attribution import Version
     from .ops.staleness.gamma import RouterShift, router_shift
     from .ops.staleness.options import StalenessOptions
@@ -37,16 +36,17 @@ if TYPE_CHECKING:
     from .ops.summary import Summary, summarize
     from .reports.check.document import check_document
     from .reports.ci.scalars import metrics
-    from .reports.diff.document import diff_document, summary_document
+    from .reports.diff.document import diff_document
     from .reports.page.page import html_page
-    from .reports.show.checkpoint import checkpoint_document
+    from .reports.show.document import checkpoint_document, summary_document
+    from .reports.staleness.advice import Advice, advise
     from .reports.staleness.document import staleness_document
     from .routes import Routes
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Advice": "ops.staleness.advice",
+    "Advice": "reports.staleness.advice",
     "CheckOptions": "ops.check.check",
     "CheckResult": "ops.check.results",
     "Checkpoint": "checkpoints.tensors",
@@ -78,11 +78,11 @@ _HOMES = {
     "UnsupportedError": "errors",
     "Version": "ops.staleness.attribution",
     "WeightSpan": "dump",
-    "advise": "ops.staleness.advice",
+    "advise": "reports.staleness.advice",
     "build_plan": "layouts.plan",
     "check": "ops.check.check",
     "check_document": "reports.check.document",
-    "checkpoint_document": "reports.show.checkpoint",
+    "checkpoint_document": "reports.show.document",
     "checkpoint_facts": "checkpoints.facts",
     "diff": "ops.diff.diff",
     "diff_as": "ops.diff.diff",
@@ -102,7 +102,7 @@ _HOMES = {
     "staleness": "ops.staleness.staleness",
     "staleness_document": "reports.staleness.document",
     "summarize": "ops.summary",
-    "summary_document": "reports.diff.document",
+    "summary_document": "reports.show.document",
     "unpack": "ops.pack.unpack",
 }
 

@@ -52,8 +52,12 @@ class _Voices:
 
     def write(self, document: "Document") -> None:
         from ..files import replacing
-        from ..reports.ci.github import badge_json, github_annotations, github_summary
-        from ..reports.ci.junit import junit_xml
+        from ..reports.ci.services import (
+            badge_json,
+            github_annotations,
+            github_summary,
+            junit_xml,
+        )
 
         for path, text in ((self.junit, junit_xml), (self.badge, badge_json)):
             if path is not None:

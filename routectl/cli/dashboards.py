@@ -51,12 +51,12 @@ class Dashboards:
 
         scalars = metrics(document)
         if self.tensorboard is not None:
-            from ..reports.ci.tensorboard import write_events
+            from ..reports.ci.dashboards import write_events
 
             write_events(self.tensorboard, scalars, self.step)
             note(f"wrote {self.tensorboard}: {len(scalars)} scalars of step {self.step}")
         if self.wandb is not None:
-            from ..reports.ci.wandb import write_offline_run
+            from ..reports.ci.dashboards import write_offline_run
 
             run = write_offline_run(self.wandb, scalars, self.step)
             note(f"wrote {run}: {len(scalars)} scalars of step {self.step}")

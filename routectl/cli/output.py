@@ -56,7 +56,7 @@ def emit(
     import io
 
     from ..files import replacing
-    from ..reports.text.json_text import to_json
+    from ..reports.document import to_json
 
     if output is None and as_json:
         sys.stdout.write(to_json(document))

@@ -172,7 +172,7 @@ def _write_summary(output: Path, page: Page) -> None:
     if page.path is None:
         return
     from ..ops.summary import summarize
-    from ..reports.diff.document import summary_document
+    from ..reports.show.document import summary_document
 
     summary = summarize(open_input(str(output), None, None, None))
     page.write(summary_document(summary, detail=True))

@@ -67,7 +67,7 @@ def show_command(
             )
         return _show_checkpoint(path, as_json, plain, target, page)
     from ..ops.summary import summarize
-    from ..reports.diff.document import summary_document
+    from ..reports.show.document import summary_document
     from ..reports.show.text import render_summary
 
     opened = open_input(path, model_from(model, num_layers, top_k, num_experts), form, start)
@@ -90,8 +90,8 @@ def _show_checkpoint(path: str, as_json: bool, plain: bool, target: Path | None,
 
     from ..checkpoints import open_checkpoint
     from ..checkpoints.facts import checkpoint_facts
-    from ..reports.show.checkpoint import checkpoint_document
-    from ..reports.show.checkpoint_text import render_checkpoint
+    from ..reports.show.document import checkpoint_document
+    from ..reports.show.text import render_checkpoint
 
     gc.disable()  # 100,000 entries without a cycle: collecting takes longer than reading them
     try:

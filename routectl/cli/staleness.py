@@ -169,8 +169,7 @@ def staleness_command(
 
     -o NAME.json writes the report as JSON, which --series reads.
     """
-    from ..reports.staleness.series_text import render_series
-    from ..reports.staleness.text import render_staleness
+    from ..reports.staleness.text import render_series, render_staleness
 
     target = check_output(output, force)
     beside = None if target is None else target.with_name(f"{target.name}.versions")

@@ -83,7 +83,8 @@ class _Watch:
             self._say(path, found)
 
     def _say(self, path: Path, found: Looked) -> None:
-        from ..reports.check.watch import watch_document, watch_text
+        from ..reports.check.document import watch_document
+        from ..reports.check.text import watch_text
 
         if found.result is None and found.error is None:
             self.passed.add(path)

@@ -16,6 +16,7 @@ from .config import Check, Request
 
 if TYPE_CHECKING:
     from ...ops.diff.thresholds import Baseline
+    from ...reports.ci.schema import RunSubject
     from ...reports.diff.document import Document
 
 __all__ = ["CheckRun", "answer_run", "limits_of", "runs_of_check"]
@@ -124,7 +125,7 @@ def answer_run(run: CheckRun, baseline: "Baseline | None") -> "Document":
     """What a run came to, in an entry of routectl.ci/1; trouble too."""
     from ...reports.ci.document import answered, troubled
 
-    about = {
+    about: RunSubject = {
         "name": run.name,
         "check": run.check.name,
         "key": run.key,

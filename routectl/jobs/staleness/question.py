@@ -46,10 +46,10 @@ class Question:
         self, dump: "Dump", versions: "Sequence[Version]", noise: "tuple[Noise, ...]" = ()
     ) -> "Document":
         """The routectl.staleness/1 document of a dump and the routes of versions."""
-        from ...ops.staleness.advice import advise
         from ...ops.staleness.gamma import router_shifts
         from ...ops.staleness.staleness import staleness
         from ...ops.staleness.thresholds import judge_staleness
+        from ...reports.staleness.advice import advise
         from ...reports.staleness.document import Judged, staleness_document
 
         options = replace(self.options, noise=noise)

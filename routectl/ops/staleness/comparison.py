@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..diff.diff import DiffResult
+from ..diff.measures import rate
 from .intervals import Bootstrap, Interval, rate_intervals
 
 __all__ = ["Clustering", "Comparison", "RateIntervals", "intervals_of"]
@@ -48,6 +49,16 @@ class Comparison:
     result: DiffResult
     intervals: RateIntervals
     pairs: tuple[tuple[str, str], ...]
+
+    @property
+    def mismatch_rate(self) -> float | None:
+        """Share of the rows whose sets differ."""
+        return rate(self.result.rows_mismatched, self.result.rows)
+
+    @property
+    def f2_rate(self) -> float | None:
+        """F(2): share of the scored tokens with a ratio over 2 or under 1/2."""
+        return rate(self.result.logprobs.over_tau, self.result.logprobs.tokens)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,8 +3,10 @@
 Shape suffixes: T tokens, L MoE layers, K top_k, B bins.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import combinations
 from typing import Any
 
@@ -16,17 +18,19 @@ from ...errors import MismatchError
 from ..pairs.align import TOKENS, name_of
 from ..pairs.join import join_keys
 from .attribution import MODES, Version
+from .comparison import Comparison
 from .intervals import Bootstrap, Interval, rate_intervals
 from .options import StalenessOptions
 
 __all__ = [
     "GAMMA_BINS",
     "GAMMA_FLOOR",
+    "LagShift",
     "RouterShift",
     "SequenceShift",
     "router_shift",
     "router_shifts",
-    "shift_interval",
+    "shift_of",
 ]
 
 GAMMA_FLOOR = 0.7  # below it RSPO clips gamma
@@ -234,7 +238,26 @@ def router_shifts(
     return found
 
 
-def shift_interval(shift: RouterShift, plan: Bootstrap) -> Interval | None:
+@dataclass(frozen=True, slots=True, eq=False)
+class LagShift:
+    """The router shift of a comparison's pairs, added up; interval is of its mean gamma."""
+
+    total: RouterShift
+    interval: Interval | None
+
+
+def shift_of(
+    comparison: Comparison, shifts: Mapping[tuple[str, str, str], RouterShift], plan: Bootstrap
+) -> LagShift | None:
+    """The shift of a staleness all of whose pairs have one; None for others."""
+    keys = [(*pair, comparison.mode) for pair in comparison.pairs]
+    if comparison.kind != "staleness" or not all(key in shifts for key in keys):
+        return None
+    total = reduce(operator.add, [shifts[key] for key in keys])
+    return LagShift(total, _interval(total, plan))
+
+
+def _interval(shift: RouterShift, plan: Bootstrap) -> Interval | None:
     """The interval of a mean gamma, over sequences."""
     sums: dict[str, list[float]] = {}
     for part in shift.sequences:

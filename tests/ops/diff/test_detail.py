@@ -185,7 +185,7 @@ def test_many_experts_share_cells():
     from routectl.reports.diff.detail import load_document
 
     load = np.arange(2 * 40_000).reshape(2, 40_000)
-    found = load_document(load)["detail"]["load"]
+    found = load_document(load)["load"]
     assert found["experts_per_cell"] == 3
     assert len(found["dump"][0]) == 13_334
     assert [sum(line) for line in found["dump"]] == load.sum(axis=1).tolist()
