@@ -40,15 +40,13 @@ if TYPE_CHECKING:
     from .loading import RoutesDataset
     from .margins import margins_to_float16
     from .model import ModelFacts
-    from .ops.check.check import check
-    from .ops.check.found import CheckResult
-    from .ops.check.options import CheckOptions
+    from .ops.check.check import CheckOptions, check
+    from .ops.check.results import CheckResult
     from .ops.diff.diff import DiffOptions, DiffResult, diff, diff_as
     from .ops.diff.thresholds import judge, parse_threshold
     from .ops.pack.pack import Packed, Rank, pack
     from .ops.pack.padding import TensorSpec
     from .ops.pack.unpack import unpack
-    from .ops.staleness.advice import Advice, advise
     from .ops.staleness.attribution import Version
     from .ops.staleness.gamma import RouterShift, router_shift
     from .ops.staleness.options import StalenessOptions
@@ -56,18 +54,19 @@ if TYPE_CHECKING:
     from .ops.summary import Summary, summarize
     from .reports.check.document import check_document
     from .reports.ci.scalars import metrics
-    from .reports.diff.document import diff_document, summary_document
+    from .reports.diff.document import diff_document
     from .reports.page.page import html_page
-    from .reports.show.checkpoint import checkpoint_document
+    from .reports.show.document import checkpoint_document, summary_document
+    from .reports.staleness.advice import Advice, advise
     from .reports.staleness.document import staleness_document
     from .routes import Routes
 
 _HOMES = {
-    "Advice": "ops.staleness.advice",
+    "Advice": "reports.staleness.advice",
     "CaptureRequest": "jobs.capture",
-    "CheckOptions": "ops.check.options",
+    "CheckOptions": "ops.check.check",
     "CheckRequest": "jobs.check.request",
-    "CheckResult": "ops.check.found",
+    "CheckResult": "ops.check.results",
     "Checkpoint": "checkpoints.tensors",
     "CheckpointFacts": "checkpoints.facts",
     "CiRequest": "jobs.ci.request",
@@ -116,11 +115,11 @@ _HOMES = {
     "WatchRequest": "jobs.watch.request",
     "Watched": "jobs.watch.request",
     "WeightSpan": "dump",
-    "advise": "ops.staleness.advice",
+    "advise": "reports.staleness.advice",
     "build_plan": "layouts.plan",
     "check": "ops.check.check",
     "check_document": "reports.check.document",
-    "checkpoint_document": "reports.show.checkpoint",
+    "checkpoint_document": "reports.show.document",
     "checkpoint_facts": "checkpoints.facts",
     "diff": "ops.diff.diff",
     "diff_as": "ops.diff.diff",
@@ -141,7 +140,7 @@ _HOMES = {
     "staleness": "ops.staleness.staleness",
     "staleness_document": "reports.staleness.document",
     "summarize": "ops.summary",
-    "summary_document": "reports.diff.document",
+    "summary_document": "reports.show.document",
     "unpack": "ops.pack.unpack",
 }
 

@@ -73,7 +73,7 @@ def emit(
 ) -> None:
     """Print a document, or write it whole to ``output``; ``plain`` as a pipe would get it."""
     from ..files import replacing
-    from ..reports.text.json_text import to_json
+    from ..reports.document import to_json
 
     if output is None and as_json:
         sys.stdout.write(to_json(document))

@@ -166,12 +166,12 @@ class Voices:
 
         scalars, step = metrics(document), self.step or 0
         if self.tensorboard is not None:
-            from ..reports.ci.tensorboard import write_events
+            from ..reports.ci.dashboards import write_events
 
             write_events(self.tensorboard, scalars, step)
             note(f"wrote {self.tensorboard}: {len(scalars)} scalars of step {step}")
         if self.wandb_offline is not None:
-            from ..reports.ci.wandb import write_offline_run
+            from ..reports.ci.dashboards import write_offline_run
 
             run = write_offline_run(self.wandb_offline, scalars, step)
             note(f"wrote {run}: {len(scalars)} scalars of step {step}")

@@ -26,7 +26,7 @@ def watch_command(line: CommandLine) -> int:
     of an end of its own: 0 no finding of the severity of --fail-on, 1 at least one, 2 a dump that
     could not be checked, or none seen. docs/live.md says more.
     """
-    from ..reports.check.watch import watch_text
+    from ..reports.check.text import watch_text
 
     def tell(document: Any) -> None:
         print(json.dumps(document) if line.voices.lines else watch_text(document), flush=True)

@@ -11,8 +11,7 @@ from .reading import Reading, finite_eps, parse_layers, parse_positions, refuse_
 
 if TYPE_CHECKING:
     from ..dump import Dump
-    from ..ops.diff.baseline import Baseline
-    from ..ops.diff.thresholds import Threshold
+    from ..ops.diff.thresholds import Baseline, Threshold
     from ..reports.diff.document import Document
 
 __all__ = ["DiffRequest", "answer_diff", "refuse_incomparable"]
@@ -98,7 +97,7 @@ def answer_diff(
     """
     from ..ops.diff.diff import DiffOptions, diff_as
     from ..ops.diff.thresholds import judge
-    from ..ops.pairs.narrow import narrow_pair
+    from ..ops.pairs.selection import narrow_pair
     from ..reports.diff.document import diff_document
 
     if baseline is None:
@@ -143,7 +142,7 @@ def refuse_incomparable(document: "Document") -> None:
 def _scored(dump: "Dump", path: Path, progress: Progress) -> "Dump":
     """NEW with the trainer's log-probs, and a word on how many samples have some."""
     from ..formats.trainers.train_data import read_train_data
-    from ..ops.pairs.scored import with_logprobs
+    from ..ops.pairs.logprobs import with_logprobs
 
     scored, count = with_logprobs(dump, read_train_data(path).samples)
     if not count:

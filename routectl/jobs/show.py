@@ -32,7 +32,7 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
     """The routectl.show/1 document of a dump, or routectl.checkpoint/1 of a checkpoint."""
     from ..checkpoints import is_checkpoint
     from ..ops.summary import summarize
-    from ..reports.diff.document import summary_document
+    from ..reports.show.document import summary_document
 
     reading = request.reading
     if reading.format is None and is_checkpoint(request.path):
@@ -51,7 +51,7 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
 def _of_checkpoint(path: str) -> "Document":
     from ..checkpoints import open_checkpoint
     from ..checkpoints.facts import checkpoint_facts
-    from ..reports.show.checkpoint import checkpoint_document
+    from ..reports.show.document import checkpoint_document
 
     gc.disable()  # 100,000 entries without a cycle: collecting takes longer than reading them
     try:

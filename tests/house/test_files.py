@@ -27,8 +27,8 @@ HOMES = {  # the files and folders that may load a heavy library
     "greenlet": ("forward/streaming.py",),
     "tensordict": ("formats/targets/jagged.py", "formats/trainers/torch_files.py"),
     "msgpack": ("formats/trainers/micro_batches.py",),
-    "tensorboardX": ("reports/ci/tensorboard.py",),
-    "wandb": ("reports/ci/wandb.py",),
+    "tensorboardX": ("reports/ci/dashboards.py",),
+    "wandb": ("reports/ci/dashboards.py",),
     "tokenizers": ("formats/tokenizer.py",),
     "zstandard": ("codecs/", "formats/wire/fireworks.py"),
 }

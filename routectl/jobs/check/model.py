@@ -1,4 +1,4 @@
-"""What ``check`` knows of a dump's model, and how it reads a sample that a reader refuses."""
+"""What ``check`` knows of a dump's model, and where it finds a sample that a reader refuses."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ...dump import Dump, Sample
     from ...model import ModelFacts
-    from ...ops.check.options import CheckOptions
+    from ...ops.check.check import CheckOptions
 
 __all__ = ["options_of_dump"]
 
@@ -28,10 +28,10 @@ def options_of_dump(
     the same dump as one of another model.
     """
     from ...model import ModelFacts
-    from ...ops.check.options import CheckOptions
+    from ...ops.check.check import CheckOptions
 
     if isinstance(model, ModelFacts):
-        return CheckOptions(facts=model, raw=_raw(model, reopen), ep=ep)
+        return CheckOptions(facts=model, raw=_unchecked(opened, model, reopen), ep=ep)
     source = Path(opened.meta.facts_source or "") if model is None else model
     if not source.exists() or str(source) == ".":
         return CheckOptions(ep=ep)
@@ -39,7 +39,7 @@ def options_of_dump(
 
     facts = read_model(source)
     zero, hashed = _exceptions(model_config(source), str(source))
-    return CheckOptions(facts, _raw(facts, reopen), zero, hashed, ep)
+    return CheckOptions(facts, _unchecked(opened, facts, reopen), zero, hashed, ep)
 
 
 def _exceptions(config: dict[str, object], source: str) -> tuple[int, tuple[int, ...]]:
@@ -53,8 +53,11 @@ def _exceptions(config: dict[str, object], source: str) -> tuple[int, tuple[int,
     return 0, ()
 
 
-def _raw(facts: "ModelFacts", reopen: "Callable[[ModelFacts], Dump]") -> "Callable[[int], Sample]":
-    """Samples by index, of a dump opened as one whose layers are all MoE and that takes any id."""
+def _unchecked(
+    opened: "Dump", facts: "ModelFacts", reopen: "Callable[[ModelFacts], Dump]"
+) -> "Dump":
+    """The same samples, of a dump whose layers are all MoE and that takes any id; opened late."""
+    from ...dump import Dump
     from ...errors import FormatError
     from ...model import ModelFacts
 
@@ -62,10 +65,10 @@ def _raw(facts: "ModelFacts", reopen: "Callable[[ModelFacts], Dump]") -> "Callab
     def wide(num_layers: int) -> "Dump":
         return reopen(ModelFacts(num_layers, tuple(range(num_layers)), _ANY_ID, facts.top_k, None))
 
-    def raw(index: int) -> "Sample":
+    def load(index: int) -> "Sample":
         try:
             return wide(facts.num_layers)[index]
         except FormatError:
             return wide(len(facts.layers))[index]
 
-    return raw
+    return Dump(opened.meta, opened.keys, load)

@@ -12,7 +12,7 @@ from .model import options_of_dump
 
 if TYPE_CHECKING:
     from ...dump import Dump
-    from ...ops.check.explained import Explanation
+    from ...ops.check.results import Explanation
     from ...reports.diff.document import Document
 
 __all__ = ["CheckRequest", "Checked", "answer_check", "check_dump", "write_fixed"]
@@ -106,7 +106,7 @@ def check_dump(request: CheckRequest, progress: Progress) -> Checked:
 def write_fixed(checked: Checked, target: Path, force: bool, progress: Progress) -> None:
     """Write the dump with its experts renumbered as the reference has them."""
     from ...formats.native.container import write_native
-    from ...ops.check.renumber import renumbered_dump
+    from ...ops.check.layers import renumbered_dump
 
     if target.suffix != ".parquet":
         raise UnsupportedError(f"{target}: --apply-fix writes native files: expected NAME.parquet")

@@ -69,7 +69,7 @@ def _entries(
     check: Check, folder: Path, accepted: Numbers, update: bool, progress: Progress
 ) -> "list[tuple[CheckRun | None, Document]]":
     """A check's runs, each with its entry; one entry without a run where none is found."""
-    from ...ops.diff.baseline import Baseline
+    from ...ops.diff.thresholds import Baseline
     from ...reports.ci.document import troubled
 
     try:
@@ -93,7 +93,7 @@ def _entries(
 
 def _accepted(run: CheckRun, entry: "Document") -> dict[str, float]:
     """What a baseline keeps of a run."""
-    from ...ops.diff.baseline import scalar_name
+    from ...ops.diff.thresholds import scalar_name
 
     limits = limits_of(run.request)
     layered = {

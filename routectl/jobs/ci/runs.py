@@ -16,7 +16,8 @@ from ..staleness.request import answer_staleness
 from .config import Check, Request
 
 if TYPE_CHECKING:
-    from ...ops.diff.baseline import Baseline
+    from ...ops.diff.thresholds import Baseline
+    from ...reports.ci.schema import RunSubject
     from ...reports.diff.document import Document
 
 __all__ = ["CheckRun", "answer_run", "limits_of", "runs_of_check"]
@@ -125,7 +126,7 @@ def answer_run(run: CheckRun, baseline: "Baseline | None", progress: Progress) -
     """What a run came to, in an entry of routectl.ci/1; trouble too."""
     from ...reports.ci.document import answered, troubled
 
-    about = {
+    about: RunSubject = {
         "name": run.name,
         "check": run.check.name,
         "key": run.key,

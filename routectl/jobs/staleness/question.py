@@ -9,8 +9,7 @@ from ..progress import Progress
 
 if TYPE_CHECKING:
     from ...dump import Dump
-    from ...ops.diff.baseline import Baseline
-    from ...ops.diff.thresholds import Threshold
+    from ...ops.diff.thresholds import Baseline, Threshold
     from ...ops.staleness.attribution import Version
     from ...ops.staleness.staleness import Noise, StalenessOptions
     from ...reports.diff.document import Document
@@ -40,7 +39,7 @@ class Question:
     def refuse_early(self, dump: "Dump", names: Sequence[str]) -> None:
         """Raise MismatchError where the dump says nothing of these versions, before any is run."""
         from ...ops.staleness.attribution import Version
-        from ...ops.staleness.placed import lay_out
+        from ...ops.staleness.sides import lay_out
 
         lay_out(dump, [Version(name, dump) for name in names], self.options)
 
@@ -48,10 +47,10 @@ class Question:
         self, dump: "Dump", versions: "Sequence[Version]", noise: "tuple[Noise, ...]" = ()
     ) -> "Document":
         """The routectl.staleness/1 document of a dump and the routes of versions."""
-        from ...ops.staleness.advice import advise
-        from ...ops.staleness.shifts import router_shifts
+        from ...ops.staleness.gamma import router_shifts
         from ...ops.staleness.staleness import staleness
         from ...ops.staleness.thresholds import judge_staleness
+        from ...reports.staleness.advice import advise
         from ...reports.staleness.document import Judged, staleness_document
 
         options = replace(self.options, noise=noise)

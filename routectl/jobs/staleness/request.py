@@ -18,8 +18,7 @@ from .versions import Recomputing, Versions, parse_at
 if TYPE_CHECKING:
     from ...dump import Dump
     from ...model import ModelFacts
-    from ...ops.diff.baseline import Baseline
-    from ...ops.diff.thresholds import Threshold
+    from ...ops.diff.thresholds import Baseline, Threshold
     from ...ops.staleness.staleness import StalenessOptions
     from ...reports.diff.document import Document
 

@@ -97,7 +97,7 @@ def _report(path: Path) -> "Document":
 
 def _refuse_damaged(path: Path, document: "Document") -> None:
     """Raise FormatError where figures cannot be read off a report."""
-    from ...reports.staleness.figures import headline_figures
+    from ...reports.staleness.series import headline_figures
 
     try:
         figures = headline_figures(document)

@@ -9,7 +9,7 @@ from ...errors import FormatError, RoutectlError
 if TYPE_CHECKING:
     from ...dump import Dump
     from ...model import ModelFacts
-    from ...ops.check.found import CheckResult
+    from ...ops.check.results import CheckResult
 
 __all__ = ["Looked", "Lookout"]
 

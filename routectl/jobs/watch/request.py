@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from ...errors import RoutectlError
 from ...reports.text.wording import plural
@@ -121,7 +122,7 @@ class _Watch:
     request: WatchRequest
     follower: Follower
     lookout: Lookout
-    say: Callable[[dict[str, object]], None]
+    say: Callable[[Any], None]
     codes: dict[Path, int] = field(default_factory=dict)
     passed: set[Path] = field(default_factory=set)
     active: float = 0.0
@@ -144,7 +145,7 @@ class _Watch:
         return self._over()
 
     def _tell(self, path: Path, found: Looked) -> None:
-        from ...reports.check.watch import watch_document
+        from ...reports.check.document import watch_document
 
         if found.result is None and found.error is None:
             self.passed.add(path)

@@ -3,7 +3,8 @@
 Shape suffixes: L MoE layers, E experts.
 """
 
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,37 @@ from ...dump import Dump, DumpMeta, Sample
 from ...errors import FormatError, MismatchError
 from ...gate_logprobs import digest_routes
 from ...kernels.check import scan_sample
+from ...model import ModelFacts
 from ...routes import Bools
 from ..pairs.align import checked, name_of
 from ..pairs.join import join_keys
-from .found import Book, CheckResult, Place
 from .hypotheses import Comparer
-from .ids import reread
+from .ids import legal_routes
 from .load import LoadModel, check_axes, filler_by_rank
-from .options import CheckOptions
+from .results import Book, CheckResult, Place
 from .rows import View, check_rows_of
 from .samples import Groups, RowsAgainstTokens, WeightVersions, check_segments
 
-__all__ = ["check"]
+__all__ = ["CheckOptions", "check"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """What ``check`` is told beside the dump: facts of the model and of the run.
+
+    facts        the model's sizes, for samples that their reader refuses; None if not known
+    raw          the same samples, their ids unchecked: all layers as MoE, E = 65536; None when they
+                 cannot be had; one that is refused there too raises FormatError when it is read
+    zero_experts ids from E on that return their input (LongCat); expert 0 may then repeat
+    hash_layers  layers that select by a table: never written by some engines
+    ep           expert-parallel ranks that filler is counted for; 1 for none
+    """
+
+    facts: ModelFacts | None = None
+    raw: Dump | None = None
+    zero_experts: int = 0
+    hash_layers: tuple[int, ...] = ()
+    ep: int = 1
 
 
 class _Pass:
@@ -44,8 +64,23 @@ class _Pass:
             return dump[index], None
         except FormatError as error:
             name = dump.keys[index].sample_id or f"#{index}"
-            found = reread(index, name, error, self.options, self.book)
-            return (None, None) if found is None else (found.sample, found.bad_TL)
+            facts, wide = self.options.facts, self._unchecked(index)
+            if facts is None or wide is None or wide.routes is None:
+                self.book.add("R001", Place(name), detail=str(error))
+                return None, None
+            routes, bad_TL, known = legal_routes(
+                wide.routes, facts, self.options.zero_experts, name, self.book
+            )
+            if not known:
+                self.book.add("R001", Place(name), detail=str(error))
+            return replace(wide, routes=routes), bad_TL
+
+    def _unchecked(self, index: int) -> Sample | None:
+        """A sample that its reader refused; None where it cannot be had unchecked either."""
+        if self.options.facts is not None and self.options.raw is not None:
+            with suppress(FormatError):
+                return self.options.raw[index]
+        return None
 
     def add(self, dump: Dump, index: int, other: int | None) -> None:
         """Look at one sample, and at its partner in the reference where it has one."""
@@ -108,7 +143,7 @@ def check(
     """Read every sample once and say what is wrong with it.
 
     A sample that its reader refuses is a finding too, and is looked at again where
-    ``options.raw`` can read it unchecked; other samples go on. With a ``reference`` of the same
+    ``options.raw`` has it unchecked; other samples go on. With a ``reference`` of the same
     tokens (another engine's dump, or recomputed routes), samples are joined by their tokens, and
     what explains the mismatch is named. Raises MismatchError when no sample is in both, or E and
     K are others.

@@ -14,14 +14,12 @@ from ...dump import DumpMeta, Sample
 from ...kernels.check import hash_sets
 from ...margins import EPS
 from ...routes import Bools, Ids, Routes
-from .explained import Explanation, Score
-from .found import Book, Place
 from .layers import Maps, at_margins, judge_layers, judge_tokens
 from .load import heaviest_run
 from .orders import Side, differing, row_scores, wins
-from .pending import Pending
-from .prefixes import Prefixes
-from .swapped import Sketches
+from .origins import Prefixes, Sketches
+from .results import Book, Explanation, Place, Score
+from .token_runs import TokenRuns
 
 __all__ = ["Comparer"]
 
@@ -63,7 +61,7 @@ class Comparer:
         )
         self.explained = self.clear = self.with_margin = 0
         self.scores: dict[tuple[str, str], Score] = {}
-        self.tokens, self.single = Pending(), [Pending() for _ in self.layers]
+        self.tokens, self.single = TokenRuns(), [TokenRuns() for _ in self.layers]
         self.sketches, self.prefixes = Sketches(), Prefixes()
 
     def add(self, ours: Sample, theirs: Sample, name: str) -> None:

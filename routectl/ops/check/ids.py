@@ -1,55 +1,34 @@
-"""Samples that their reader refuses, read again unchecked: which rule they break, and why.
+"""Ids of samples that their reader refuses: which rule they break, and why.
 
 Shape suffixes: T tokens, W layers as written, L MoE layers, K top_k.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ...dump import Sample
-from ...errors import FormatError
 from ...model import ModelFacts
 from ...routes import Bools, Ids, Routes, ids_dtype
-from .found import Book, Place
-from .options import CheckOptions
+from .results import Book, Place
 
-__all__ = ["Refused", "reread"]
-
-
-class Refused:
-    """A sample made legal again: its routes, and the rows that had an id out of range."""
-
-    def __init__(self, sample: Sample, bad_TL: Bools) -> None:
-        self.sample = sample
-        self.bad_TL = bad_TL
+__all__ = ["legal_routes"]
 
 
-def reread(
-    index: int, name: str, error: FormatError, options: CheckOptions, book: Book
-) -> Refused | None:
-    """Findings of a sample that its reader refused with ``error``; None where no more is known."""
-    facts, raw = options.facts, options.raw
-    sample = None
-    if facts is not None and raw is not None:
-        try:
-            sample = raw(index)
-        except FormatError:
-            sample = None
-    if facts is None or sample is None or sample.routes is None:
-        book.add("R001", Place(name), detail=str(error))
-        return None
-    wide = sample.routes
+def legal_routes(
+    wide: Routes, facts: ModelFacts, zero_experts: int, name: str, book: Book
+) -> tuple[Routes, Bools, bool]:
+    """A sample's routes made legal, the rows [T, L] with an id out of range, whether that is why.
+
+    ``wide`` has them unchecked, as of a model all of whose layers are MoE. Rows with an id out of
+    range are missing in the legal routes; they and columns of dense layers are findings.
+    """
     dense = [i for i, layer in enumerate(wide.layers_L) if layer not in facts.layers]
     if len(wide.layers_L) == len(facts.layers):  # the MoE layers alone, counted from 0
         dense = []
     named = _check_dense(wide, dense, name, book)
     moe = [i for i in range(len(wide.layers_L)) if i not in dense]
-    ids_TLK, bad_TL = _check_range(wide, moe, facts, options, (name, book))
+    ids_TLK, bad_TL = _check_range(wide, moe, facts, zero_experts, (name, book))
     missing_TL = bad_TL if wide.missing_TL is None else bad_TL | wide.missing_TL[:, moe]
-    if not named and not bad_TL.any():
-        book.add("R001", Place(name), detail=str(error))
     routes = Routes(
         ids_TLK,
         facts.layers,
@@ -57,7 +36,7 @@ def reread(
         wide.start,
         missing_TL if missing_TL.any() else None,
     )
-    return Refused(replace(sample, routes=routes), bad_TL)
+    return routes, bad_TL, named or bool(bad_TL.any())
 
 
 def _check_dense(wide: Routes, dense: list[int], name: str, book: Book) -> bool:
@@ -87,14 +66,14 @@ def _like_routes(ids_TK: Ids) -> bool:
 
 
 def _check_range(
-    wide: Routes, moe: list[int], facts: ModelFacts, options: CheckOptions, where: tuple[str, Book]
+    wide: Routes, moe: list[int], facts: ModelFacts, zero_experts: int, where: tuple[str, Book]
 ) -> tuple[Ids, Bools]:
     """The MoE layers' ids with bad rows zeroed, and which rows are bad."""
     name, book = where
     ids_TLK = wide.ids_TLK[:, moe]
     limit = facts.num_experts
     bad_TL: Any = (ids_TLK >= limit).any(axis=2)
-    wrong_TL: Any = (ids_TLK >= limit + options.zero_experts).any(axis=2)
+    wrong_TL: Any = (ids_TLK >= limit + zero_experts).any(axis=2)
     if wrong_TL.any():
         row, column = (int(n) for n in np.argwhere(wrong_TL)[0])
         layers = [facts.layers[i] for i in np.flatnonzero(wrong_TL.any(axis=0))]

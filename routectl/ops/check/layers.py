@@ -1,20 +1,23 @@
-"""Hypotheses about layers and experts, on rows gathered from many samples.
+"""Hypotheses about layers and experts, on rows gathered from many samples; the one that is undone.
 
-Shape suffixes: N tokens, L compared layers, K top_k, E experts.
+Shape suffixes: T, N tokens, L compared layers, K top_k, E experts.
 """
+
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...dump import Dump, Sample
+from ...errors import MismatchError
 from ...kernels.check import hash_sets
 from ...margins import EPS
 from ...routes import Ids
-from .explained import Score
-from .found import Book
 from .orders import wins
-from .pending import Pending
+from .results import Book, Explanation, Score
+from .token_runs import TokenRuns
 
-__all__ = ["Maps", "at_margins", "expert_map", "judge_layers", "judge_tokens"]
+__all__ = ["Maps", "at_margins", "expert_map", "judge_layers", "judge_tokens", "renumbered_dump"]
 
 Map = NDArray[np.int64]
 Maps = dict[int, tuple[int, ...]]
@@ -23,6 +26,7 @@ _HELD = 0.5  # share of equal sets from which a layer is called another's
 _LIKE_CHANCE = 1.3  # times the overlap of unrelated tokens
 _NOBODYS = 0.85  # mismatch of every layer in rows that are nobody's
 _ENOUGH = 64  # tokens from which wrong routes are called so without an explanation
+_WHOLE = 0.8  # of a layer's rows that differ, from which all of them are taken to be renumbered
 _WRONG_FROM = 0.12  # mismatch of a layer from which rounding does not explain it
 
 
@@ -83,7 +87,7 @@ def at_margins(known: int, clear: int) -> str:
 
 
 def judge_tokens(
-    pending: Pending, layers: tuple[int, ...], num_experts: int, book: Book, maps: Maps
+    pending: TokenRuns, layers: tuple[int, ...], num_experts: int, book: Book, maps: Maps
 ) -> tuple[list[Score], int]:
     """Name what explains runs that differ in all layers: scores tried, and rows explained."""
     if not pending.kept:
@@ -132,7 +136,7 @@ def _shift_name(shift: int) -> str:
 
 
 def judge_layers(
-    single: list[Pending], layers: tuple[int, ...], num_experts: int, book: Book, maps: Maps
+    single: list[TokenRuns], layers: tuple[int, ...], num_experts: int, book: Book, maps: Maps
 ) -> tuple[list[Score], int]:
     """Name what explains runs that differ in one layer: scores tried, and rows explained."""
     tried: list[Score] = []
@@ -177,3 +181,40 @@ def judge_layers(
         else:
             single[column].name(book, "R705", f"it has the routes of layer {layers[other]}")
     return tried, explained
+
+
+def renumbered_dump(dump: Dump, found: Explanation) -> Dump:
+    """The same samples, each layer's ids mapped by ``found.permutations``; lazily, none is read.
+
+    Raises MismatchError where there is nothing to map, or where only part of a layer's rows is
+    renumbered: the map would break the others.
+    """
+    if not found.permutations:
+        raise MismatchError("nothing to fix: no layer's experts are renumbered (R706)")
+    rates = {
+        layer: wrong / rows if rows else 0.0
+        for layer, rows, wrong in zip(found.layers, found.rows_L, found.mismatched_L, strict=True)
+    }
+    for layer, _ in found.permutations:
+        if rates[layer] < _WHOLE:
+            raise MismatchError(
+                f"layer {layer}: got {rates[layer]:.0%} of its rows renumbered, expected all: "
+                "a map of the layer would break the others"
+            )
+    maps = {
+        dump.meta.layers_L.index(layer): np.array(to, np.int64) for layer, to in found.permutations
+    }
+
+    def load(index: int) -> Sample:
+        sample = dump[index]
+        routes = sample.routes
+        if routes is None:
+            return sample
+        ids_TLK = routes.ids_TLK.copy()
+        for column, to_E in maps.items():
+            ids_TLK[:, column] = to_E[ids_TLK[:, column]]
+        if routes.missing_TL is not None:
+            ids_TLK[routes.missing_TL] = 0
+        return replace(sample, routes=replace(routes, ids_TLK=ids_TLK), gates=None)
+
+    return Dump(replace(dump.meta, gates=False), dump.keys, load)

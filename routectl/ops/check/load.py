@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...kernels.check import add_scores
-from .found import Book
+from .results import Book
 from .rows import View
 
 __all__ = ["LoadModel", "check_axes", "filler_by_rank", "heaviest_run"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...kernels.check import Hashes
 from ...layouts.packing import Packing
 from ...routes import Bools
-from .explained import Score
+from .results import Score
 
 __all__ = ["LAGS", "Side", "differing", "lag_name", "row_scores", "wins"]
 

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from ...dump import Sample, SampleKey
 from ...kernels.rows import diff_rows
 from ...routes import Routes
-from .found import Book, Place
+from .results import Book, Place
 
 __all__ = ["Groups", "RowsAgainstTokens", "WeightVersions", "check_segments"]
 

@@ -1,4 +1,5 @@
-"""What a page shows of a comparison beside its figures: where rows differ, worst sequences whole.
+"""What a report shows of a comparison beside its figures: first mismatched rows, and for a page
+where rows differ, and the worst sequences whole.
 
 Everything is bounded, whatever the dumps hold: BINS of positions, KEPT_BYTES of ids.
 Shape suffixes: T tokens, L compared layers, K top_k, P places, B bins of positions, N = L + 1
@@ -6,22 +7,71 @@ numbers of differing layers, R mismatched rows.
 """
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...kernels.rows import RowCounts, count_marks
+from ...margins import Margins
 from ...routes import Bools, Ids
 from ..pairs.align import Pair
 
-__all__ = ["BINS", "DETAIL_PLACES", "Detail", "DetailTally", "KeptSequence", "added_detail"]
+__all__ = [
+    "BINS",
+    "DETAIL_PLACES",
+    "Detail",
+    "DetailTally",
+    "Example",
+    "KeptSequence",
+    "added_detail",
+    "first_mismatches",
+]
 
 Ints = NDArray[np.int64]
 DETAIL_PLACES = ("prompt", "response", "unknown")
 BINS = 128
 KEPT_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One mismatched row: where, the two id sets (sorted), and each side's margin where known."""
+
+    sample: str
+    position: int
+    layer: int
+    old: tuple[int, ...]
+    new: tuple[int, ...]
+    margin_old: float | None = None
+    margin_new: float | None = None
+
+
+def _known(margin_TL: Margins | None, t: Any, index: int) -> float | None:
+    margin = np.nan if margin_TL is None else float(margin_TL[t, index])
+    return None if np.isnan(margin) else margin
+
+
+def first_mismatches(
+    pair: Pair, rows: RowCounts, layers: Sequence[int], limit: int
+) -> list[Example]:
+    """The first mismatched rows of a pair, by position, then layer."""
+    found: list[Example] = []
+    for t in np.flatnonzero(rows.differing_T):
+        for index in range(int(rows.first_T[t]), len(layers)):
+            if pair.skip_TL is not None and pair.skip_TL[t, index]:
+                continue
+            old = set(pair.old_TLK[t, index].tolist())
+            new = set(pair.new_TLK[t, index].tolist())
+            if old != new:
+                where = (pair.name, pair.position + int(t), layers[index])
+                margins = (_known(m, t, index) for m in (pair.old_margin_TL, pair.new_margin_TL))
+                found.append(Example(*where, tuple(sorted(old)), tuple(sorted(new)), *margins))
+                if len(found) >= limit:
+                    return found
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

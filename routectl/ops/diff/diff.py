@@ -15,8 +15,7 @@ from ...kernels.rows import diff_rows
 from ..pairs.align import TOKENS, Aligner, Pair, common_layers, name_of
 from ..pairs.join import join_keys
 from .counts import Counts, LogprobCounts, SampleCounts
-from .detail import Detail, DetailTally, added_detail
-from .examples import Example, first_mismatches
+from .detail import Detail, DetailTally, Example, added_detail, first_mismatches
 from .flips import MarginCounts, added_margins, tally_margins
 
 __all__ = ["DiffOptions", "DiffResult", "SequenceCount", "diff", "diff_as"]
@@ -112,7 +111,7 @@ class DiffResult:
 class DiffOptions:
     """What ``diff`` compares and keeps: see there for match, tokens, layers and examples.
 
-    detail  whether to keep what a page shows beside the figures: see ``ops.detail``
+    detail  whether to keep what a page shows beside the figures: see ``ops.diff.detail``
     """
 
     match: str = "auto"
@@ -219,7 +218,7 @@ def diff(
 ) -> DiffResult:
     """Compare the routes of two dumps of the same tokens, row by row as sets.
 
-    match     how samples are joined: see ``ops.join.join_keys``; rows join by absolute position
+    match     how samples are joined: see ``join_keys``; rows join by absolute position
     tokens    all, prompt, or response (from the first generated token as an input)
     layers    0-based transformer layers to compare; None for all that both dumps have
     examples  how many mismatched rows to keep

@@ -1,17 +1,28 @@
-"""Thresholds, parsed, never evaluated: ``mismatch:1%``, ``overlap@3:0.99``, ``mismatch@*:+2%``."""
+"""Thresholds, parsed, never evaluated: ``mismatch:1%``, ``overlap@3:0.99``, ``mismatch@*:+2%``.
+
+The last is relative to a baseline: numbers that were accepted, by stable names.
+"""
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ...errors import MismatchError, RoutectlError
 from ...margins import EPS, pattern_of
-from .baseline import Baseline
 from .diff import DiffResult
 from .measures import Measures, layer_measures, rate, total_measures
 
-__all__ = ["METRICS", "Failure", "Threshold", "Verdict", "judge", "parse_threshold"]
+__all__ = [
+    "METRICS",
+    "Baseline",
+    "Failure",
+    "Threshold",
+    "Verdict",
+    "judge",
+    "parse_threshold",
+    "scalar_name",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +112,43 @@ class Threshold:
     limit: float
     over: bool
     relative_to: str | None = None
+
+
+def scalar_name(metric: str, layer: int | None = None) -> str:
+    """The stable name of a figure: ``routectl/mismatch/layer_007``, ``routectl/staleness/lag_2``.
+
+    metric is a threshold's, with its lag; layer is None for the figure of all layers.
+    """
+    name = f"routectl/{metric.replace('@lag', '/lag_')}"
+    return name if layer is None else f"{name}/layer_{layer:03d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """Numbers that were accepted, by ``scalar_name``.
+
+    accepting: the numbers measured now are to be the accepted ones, so none of them is over.
+    """
+
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    accepting: bool = False
+
+    def allowed(self, threshold: Threshold, layer: int | None) -> float:
+        """The limit of a threshold: its own, or where it is relative the accepted number plus it.
+
+        Raises RoutectlError where no number was accepted.
+        """
+        if threshold.relative_to is None:
+            return threshold.limit
+        if self.accepting:
+            return math.inf if threshold.over else -math.inf
+        name = scalar_name(threshold.relative_to, layer)
+        if name not in self.numbers:
+            raise RoutectlError(
+                f"threshold {threshold.text!r}: the baseline has no {name}",
+                hint="routectl ci --update-baseline stores what is measured now",
+            )
+        return self.numbers[name] + threshold.limit
 
 
 @dataclass(frozen=True, slots=True)

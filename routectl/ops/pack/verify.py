@@ -154,6 +154,24 @@ class Verification:
         trouble = (self.absent_files, self.extra_files, self.misfits, self.faults)
         return self.files > 0 and once and not any(trouble) and not any(counts)
 
+    @property
+    def imbalance(self) -> float | None:
+        """The busiest EP rank's load over the mean, in the worst layer; None without any."""
+        return self._busiest(self.tally.load_LE)
+
+    @property
+    def imbalance_padding(self) -> float | None:
+        """The same of what padding rows add alone."""
+        return self._busiest(self.tally.filler_LE)
+
+    def _busiest(self, load_LE: NDArray[np.int64]) -> float | None:
+        if self.tally.num_experts % self.ep:
+            return None
+        by_rank = load_LE.reshape(len(load_LE), self.ep, -1).sum(axis=2)
+        there = by_rank[by_rank.sum(axis=1) > 0]
+        worst = there.max(axis=1) * self.ep / there.sum(axis=1)
+        return float(worst.max()) if len(there) else None
+
 
 def padding_kind(ids_RK: Ids, num_experts: int) -> Counter[str]:
     """What filler rows hold: zero, arange, minus-one, distinct, repeated or outside 0..E-1."""

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..diff.diff import DiffResult
+from ..diff.measures import rate
 from .intervals import Bootstrap, Interval, rate_intervals
 
 __all__ = ["Clustering", "Comparison", "RateIntervals", "intervals_of"]
@@ -36,7 +37,7 @@ class Comparison:
     old, new  "dump" or the names of versions; "own version" on the new side of a mismatch;
               "older" and "newer" where the pairs of one lag are added up
     lag       updates between the two sides: 0 for a mismatch, None for a total of several lags
-    mode      free or forced: see versions.Version
+    mode      free or forced: see ``attribution.Version``
     pairs     the (old, new) names that result adds up
     """
 
@@ -48,6 +49,16 @@ class Comparison:
     result: DiffResult
     intervals: RateIntervals
     pairs: tuple[tuple[str, str], ...]
+
+    @property
+    def mismatch_rate(self) -> float | None:
+        """Share of the rows whose sets differ."""
+        return rate(self.result.rows_mismatched, self.result.rows)
+
+    @property
+    def f2_rate(self) -> float | None:
+        """F(2): share of the scored tokens with a ratio over 2 or under 1/2."""
+        return rate(self.result.logprobs.over_tau, self.result.logprobs.tokens)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

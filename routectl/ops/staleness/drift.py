@@ -1,4 +1,4 @@
-"""How fast routes drift: per layer, until half have changed, and which experts move most.
+"""How fast routes drift: per layer, and over the steps of a run; which experts move most.
 
 Shape suffixes: L compared layers, E experts, K top_k, R mismatched rows.
 """
@@ -25,6 +25,7 @@ __all__ = [
     "expert_moves",
     "layer_speeds",
     "nearest_version",
+    "slope_of",
 ]
 
 
@@ -198,3 +199,11 @@ def _gap(a: DiffResult, b: DiffResult, clustering: Clustering) -> Interval | Non
     with np.errstate(invalid="ignore"):
         rates_B2 = drawn[:, 1] / drawn[:, 0]
     return interval_of(rates_B2[:, 0] - rates_B2[:, 1], len(names), clustering.plan.level)
+
+
+def slope_of(steps: Sequence[int], values: Sequence[float]) -> float | None:
+    """The change of a figure per step, by least squares; None for fewer than two steps."""
+    if len(steps) < 2:
+        return None
+    x = np.asarray(steps, np.float64) - np.mean(steps)
+    return float((x * np.asarray(values, np.float64)).sum() / (x * x).sum())

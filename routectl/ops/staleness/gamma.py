@@ -3,7 +3,11 @@
 Shape suffixes: T tokens, L MoE layers, K top_k, B bins.
 """
 
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,8 +17,21 @@ from ...dump import Dump, Sample
 from ...errors import MismatchError
 from ..pairs.align import TOKENS, name_of
 from ..pairs.join import join_keys
+from .attribution import MODES, Version
+from .comparison import Comparison
+from .intervals import Bootstrap, Interval, rate_intervals
+from .options import StalenessOptions
 
-__all__ = ["GAMMA_BINS", "GAMMA_FLOOR", "RouterShift", "SequenceShift", "router_shift"]
+__all__ = [
+    "GAMMA_BINS",
+    "GAMMA_FLOOR",
+    "LagShift",
+    "RouterShift",
+    "SequenceShift",
+    "router_shift",
+    "router_shifts",
+    "shift_of",
+]
 
 GAMMA_FLOOR = 0.7  # below it RSPO clips gamma
 GAMMA_BINS = 4096  # of a gamma from 0 to 1: as fine as what is stored resolves it
@@ -200,3 +217,52 @@ def _selected(sample: Sample, name: str, tokens: str) -> slice:
     start = 0 if sample.routes is None else sample.routes.start
     split = max(sample.prompt_length - start, 0)
     return slice(split) if tokens == "prompt" else slice(split, None)
+
+
+def router_shifts(
+    versions: Sequence[Version], options: StalenessOptions
+) -> Mapping[tuple[str, str, str], RouterShift]:
+    """Gamma by older version, newer version and mode; pairs without gates on a side are absent.
+
+    Raises MismatchError as router_shift does.
+    """
+    found = {}
+    for mode in MODES:
+        for old, new in combinations(versions, 2):
+            before, after = old.routes(mode), new.routes(mode)
+            if before is None or after is None or not (before.meta.gates and after.meta.gates):
+                continue
+            found[old.name, new.name, mode] = router_shift(
+                before, after, tokens=options.tokens, layers=options.layers
+            )
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LagShift:
+    """The router shift of a comparison's pairs, added up; interval is of its mean gamma."""
+
+    total: RouterShift
+    interval: Interval | None
+
+
+def shift_of(
+    comparison: Comparison, shifts: Mapping[tuple[str, str, str], RouterShift], plan: Bootstrap
+) -> LagShift | None:
+    """The shift of a staleness all of whose pairs have one; None for others."""
+    keys = [(*pair, comparison.mode) for pair in comparison.pairs]
+    if comparison.kind != "staleness" or not all(key in shifts for key in keys):
+        return None
+    total = reduce(operator.add, [shifts[key] for key in keys])
+    return LagShift(total, _interval(total, plan))
+
+
+def _interval(shift: RouterShift, plan: Bootstrap) -> Interval | None:
+    """The interval of a mean gamma, over sequences."""
+    sums: dict[str, list[float]] = {}
+    for part in shift.sequences:
+        own = sums.setdefault(part.sample, [0.0, 0.0])
+        own[0] += part.sum_gamma
+        own[1] += part.tokens
+    sums_C2 = np.array(list(sums.values()))
+    return rate_intervals(sums_C2[:, :1], sums_C2[:, 1:], plan)[0]

@@ -40,7 +40,7 @@ class StalenessOptions:
     examples     mismatched rows to keep per comparison
     experts      how many of the experts that move most to name
     noise        the noise floor, measured by the caller
-    detail       whether to keep where rows differ by layer and position: see ``ops.detail``
+    detail       whether to keep where rows differ by layer and position: see ``ops.diff.detail``
 
     Raises ValueError for another word than these.
     """

@@ -24,7 +24,7 @@ from .drift import (
 )
 from .half_life import half_lives
 from .options import Noise, StalenessOptions
-from .placed import Placed, Sides, lay_out
+from .sides import Recompute, Sides, lay_out
 
 __all__ = ["Cell", "Noise", "Staleness", "StalenessOptions", "staleness"]
 
@@ -88,7 +88,7 @@ class _Run:
     def __init__(self, sides: Sides, options: StalenessOptions) -> None:
         self.options = options
         self.names, self.places = sides.names, sides.places
-        self.dump, self.placed, self.owned = sides.dump, sides.placed, sides.owned
+        self.dump, self.recomputes, self.owned = sides.dump, sides.recomputes, sides.owned
         self.clustering = sides.clustering
         rows = (*self.owned.sizes.sum(axis=1).tolist(), *self.owned.counts.unknown.values())
         labels = sum(number > 0 for number in rows)
@@ -124,7 +124,7 @@ class _Run:
         own, other = self.names[version], self.names[against]
         rows = self.owned.rows_of(version, groups)
         what = f"the dump's rows of version {own} against version {other} ({mode})"
-        return self._diff(rows, self.placed[against][mode].routes, what)
+        return self._diff(rows, self.recomputes[against][mode].routes, what)
 
     def cells(self) -> tuple[Cell, ...]:
         """The dump's rows of each version against every version."""
@@ -139,7 +139,7 @@ class _Run:
                 self._own_rows(v, w, mode, groups),
             )
             for v in np.flatnonzero(sizes).tolist()
-            for w, modes in enumerate(self.placed)
+            for w, modes in enumerate(self.recomputes)
             for mode in modes
         )
 
@@ -157,10 +157,10 @@ class _Run:
     def totals(self) -> list[Comparison]:
         """Per mode, the dump against the last version."""
         found = []
-        for mode, placed in self.placed[-1].items():
+        for mode, recompute in self.recomputes[-1].items():
             names = ("dump", self.names[-1])
             what = f"the dump against version {names[1]} ({mode})"
-            result = self._diff(self.dump, placed.routes, what)
+            result = self._diff(self.dump, recompute.routes, what)
             lags = {
                 self.places[-1] - place
                 for place, rows in zip(self.places, self.owned.sizes.sum(axis=1), strict=True)
@@ -171,21 +171,24 @@ class _Run:
             found.append(self._comparison("total", names, lag, mode, {names: result}))
         return found
 
-    def _rows_of_dump(self, placed: Placed) -> Dump:
+    def _rows_of_dump(self, recompute: Recompute) -> Dump:
         """A version's routes, without the rows that the dump does not have."""
         if self.options.rows == "all":
-            return placed.routes
-        places = placed.places
-        return only_rows(placed.routes, lambda n, s: self.owned.covered(places[n], s))
+            return recompute.routes
+        places = recompute.places
+        return only_rows(recompute.routes, lambda n, s: self.owned.covered(places[n], s))
 
     def pairs(self) -> list[Comparison]:
         """Version against version, an older one against every newer one."""
         found = []
         for mode in MODES:
-            having = [v for v, modes in enumerate(self.placed) if mode in modes]
+            having = [v for v, modes in enumerate(self.recomputes) if mode in modes]
             for v, w in combinations(having, 2):
                 names = (self.names[v], self.names[w])
-                old, new = self._rows_of_dump(self.placed[v][mode]), self.placed[w][mode].routes
+                old, new = (
+                    self._rows_of_dump(self.recomputes[v][mode]),
+                    self.recomputes[w][mode].routes,
+                )
                 result = self._diff(old, new, f"versions {names[0]} and {names[1]} ({mode})")
                 lag = self.places[w] - self.places[v]
                 found.append(self._comparison("staleness", names, lag, mode, {names: result}))
@@ -215,7 +218,7 @@ class _Run:
         for mode in MODES:
             parts = {}
             for v in having:
-                if mode in self.placed[v]:
+                if mode in self.recomputes[v]:
                     with suppress(MismatchError):  # not among the tokens that are compared
                         names = ("dump", self.names[v])
                         parts[names] = self._own_rows(v, v, mode, (group,))
@@ -250,12 +253,12 @@ class _Run:
         self, mode: str | None, pairs: Sequence[Comparison]
     ) -> tuple[tuple[ExpertMove, ...], tuple[str, str] | None]:
         """The experts that moved most from the first version to the last, and their names."""
-        having = [v for v, modes in enumerate(self.placed) if mode in modes]
+        having = [v for v, modes in enumerate(self.recomputes) if mode in modes]
         if mode is None or len(having) < 2:
             return (), None
         v, w = having[0], having[-1]
         names = (self.names[v], self.names[w])
-        old, new = self._rows_of_dump(self.placed[v][mode]), self.placed[w][mode].routes
+        old, new = self._rows_of_dump(self.recomputes[v][mode]), self.recomputes[w][mode].routes
         result = next(p for p in pairs if (p.old, p.new, p.mode) == (*names, mode)).result
         return expert_moves(old, new, result, self.options.experts), names
 
@@ -277,7 +280,7 @@ def staleness(
     versions are in the order of training, the last one the current weights. Each recompute must
     hold the dump's sequences; samples that one does not have are left out of its comparisons.
 
-    - mismatch: the dump's rows against the recompute of their own version (ops.versions)
+    - mismatch: the dump's rows against the recompute of their own version (``Attribution``)
     - staleness: version against version, over the rows that have a route in the dump
       (``rows="all"`` for every row that both versions have); forced against forced isolates each
       layer's own flip, since both were given the dump's routes on the way

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from ...errors import MismatchError, RoutectlError
 from ...margins import EPS
-from ..diff.baseline import Baseline
-from ..diff.thresholds import METRICS, Failure, Threshold, judge, parse_threshold
+from ..diff.thresholds import METRICS, Baseline, Failure, Threshold, judge, parse_threshold
 from .comparison import Comparison
 from .staleness import Staleness
 

@@ -1,29 +1,44 @@
-"""Findings as a JSON document, and one kind of finding as a page.
+"""Findings as a JSON document, a line of watch, and one kind of finding as a page.
 
-docs/json.md is the contract of the document; docs/checks.md is all pages.
+docs/json.md is the contract of the documents; docs/checks.md is all pages.
 """
 
-from typing import Any
+from typing import cast
 
 from ...dump import DumpMeta
-from ...ops.check.explained import Explanation
 from ...ops.check.findings import FINDINGS, SEVERITIES, FindingKind
-from ...ops.check.found import CheckFinding, CheckResult
-from ...ops.diff.measures import rate
-from ..diff.document import Document, dump_document, finite
+from ...ops.check.results import CheckFinding, CheckResult, Explanation
+from ..diff.document import counted_rows
+from ..document import dump_document, finite
+from .schema import (
+    CheckDocument,
+    ExplanationEntry,
+    FindingEntry,
+    Severity,
+    SeverityCounts,
+    WatchDocument,
+    WorstFinding,
+)
 
-__all__ = ["check_document", "explain_page", "findings_markdown"]
+__all__ = ["check_document", "explain_page", "findings_markdown", "watch_document"]
 
 
-def _finding(finding: CheckFinding) -> Document:
+def _short(finding: CheckFinding) -> WorstFinding:
     kind = finding.kind
     return {
         "code": finding.code,
-        "severity": kind.severity,
+        "severity": cast("Severity", kind.severity),
         "title": kind.title,
         "detail": finding.detail or None,
         "rows": finding.rows,
         "samples": finding.samples,
+    }
+
+
+def _finding(finding: CheckFinding) -> FindingEntry:
+    kind = finding.kind
+    return {
+        **_short(finding),
         "layers": list(finding.layers),
         "places": [
             {"sample": p.sample, "position": p.position, "layer": p.layer} for p in finding.places
@@ -34,19 +49,12 @@ def _finding(finding: CheckFinding) -> Document:
     }
 
 
-def _explanation(found: Explanation | None) -> Document | None:
-    if found is None:
-        return None
+def _explanation(found: Explanation) -> ExplanationEntry:
     layers = zip(found.layers, found.rows_L, found.mismatched_L, strict=True)
     return {
-        "rows": found.rows,
-        "rows_mismatched": found.mismatched,
-        "mismatch_rate": rate(found.mismatched, found.rows),
+        **counted_rows(found.rows, found.mismatched),
         "rows_explained": found.explained,
-        "layers": [
-            {"layer": n, "rows": rows, "rows_mismatched": wrong, "mismatch_rate": rate(wrong, rows)}
-            for n, rows, wrong in layers
-        ],
+        "layers": [{"layer": n, **counted_rows(rows, wrong)} for n, rows, wrong in layers],
         "hypotheses": [
             {
                 "code": s.code,
@@ -61,24 +69,75 @@ def _explanation(found: Explanation | None) -> Document | None:
     }
 
 
+def _counts(result: CheckResult) -> SeverityCounts:
+    return {
+        "errors": result.count("error"),
+        "warnings": result.count("warning"),
+        "notes": result.count("note"),
+    }
+
+
+def _exit_code(result: CheckResult, fail_on: str) -> int:
+    """1 where a finding is of the severity that fails, or of a worse one."""
+    least = SEVERITIES.index(fail_on)
+    return int(any(SEVERITIES.index(f.kind.severity) >= least for f in result.findings))
+
+
 def check_document(
     result: CheckResult, reference: tuple[DumpMeta, int] | None = None, *, fail_on: str = "error"
-) -> Document:
+) -> CheckDocument:
     """The routectl.check/1 document; ``reference`` is the other dump's meta and sample count."""
-    worst = SEVERITIES.index(fail_on)
-    failed = any(SEVERITIES.index(f.kind.severity) >= worst for f in result.findings)
-    document: dict[str, Any] = {
+    found = result.explanation
+    document: CheckDocument = {
         "schema": "routectl.check/1",
         "dump": dump_document(result.meta, result.samples),
         "reference": None if reference is None else dump_document(*reference),
         "tokens": result.tokens,
         "rows": result.rows,
-        "counts": {f"{name}s": result.count(name) for name in reversed(SEVERITIES)},
+        "counts": _counts(result),
         "findings": [_finding(f) for f in result.findings],
-        "explanation": _explanation(result.explanation),
-        "verdict": {"fail_on": fail_on, "exit_code": int(failed)},
+        "explanation": None if found is None else _explanation(found),
+        "verdict": {
+            "fail_on": cast("Severity", fail_on),
+            "exit_code": _exit_code(result, fail_on),
+        },
     }
-    return finite(document)  # type: ignore[no-any-return]
+    return finite(document)
+
+
+def watch_document(
+    file: str,
+    time: str,
+    result: CheckResult | None,
+    *,
+    error: str | None = None,
+    fail_on: str = "error",
+) -> WatchDocument:
+    """One routectl.watch/1 line: a dump that was checked, or ``error``: why it could not be.
+
+    ``time`` is ISO 8601; the exit code is that of ``routectl check`` for the dump alone.
+    """
+    if result is None:
+        return {
+            "schema": "routectl.watch/1",
+            "time": time,
+            "file": file,
+            "error": error,
+            "exit_code": 2,
+        }
+    return {
+        "schema": "routectl.watch/1",
+        "time": time,
+        "file": file,
+        "error": None,
+        "samples": result.samples,
+        "tokens": result.tokens,
+        "rows": result.rows,
+        "counts": _counts(result),
+        "codes": list(dict.fromkeys(f.code for f in result.findings)),
+        "worst": _short(result.findings[0]) if result.findings else None,
+        "exit_code": _exit_code(result, fail_on),
+    }
 
 
 def explain_page(kind: FindingKind) -> str:

@@ -1,27 +1,43 @@
-"""Findings as terminal text: the verdict, what was looked at, then each finding."""
+"""Findings as terminal text: the verdict, what was looked at, each finding; a line of watch."""
 
 from rich.console import Console
 from rich.text import Text
 
-from ..diff.document import Document
+from ..document import DumpEntry
 from ..text.tables import Column, print_line, print_table
-from ..text.wording import amount, layers_text, percent, plural
+from ..text.wording import amount, engine_text, layers_text, percent, plural
+from .schema import (
+    CheckDocument,
+    ExplanationEntry,
+    FindingEntry,
+    FindingPlace,
+    SeverityCounts,
+    WatchDocument,
+)
 
-__all__ = ["check_verdict", "place_text", "render_check"]
+__all__ = ["check_verdict", "finding_size", "place_text", "render_check", "watch_text"]
 
 _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 _HYPOTHESES = 6
 
 
-def check_verdict(doc: Document) -> tuple[str, str]:
+def _word(counts: SeverityCounts) -> str:
+    return "FAULTY" if counts["errors"] else "DOUBTFUL" if counts["warnings"] else "CLEAN"
+
+
+def _said(counts: SeverityCounts) -> list[str]:
+    """How many findings of each severity that has any."""
+    numbers = (counts["errors"], counts["warnings"], counts["notes"])
+    kinds = zip(numbers, ("error", "warning", "note"), strict=True)
+    return [plural(number, kind) for number, kind in kinds if number]
+
+
+def check_verdict(doc: CheckDocument) -> tuple[str, str]:
     """The verdict of a routectl.check/1 document: a word, and findings by severity."""
-    counts = doc["counts"]
-    said = [plural(n, name.removesuffix("s")) for name, n in counts.items() if n]
-    word = "FAULTY" if counts["errors"] else "DOUBTFUL" if counts["warnings"] else "CLEAN"
-    return word, ", ".join(said) or "nothing found"
+    return _word(doc["counts"]), ", ".join(_said(doc["counts"])) or "nothing found"
 
 
-def render_check(doc: Document, console: Console) -> None:
+def render_check(doc: CheckDocument, console: Console) -> None:
     """Print a routectl.check/1 document."""
     console.print(Text("  ".join(check_verdict(doc)), style="bold"))
     print_line(console, "dump", _dump_line(doc["dump"]))
@@ -39,15 +55,15 @@ def render_check(doc: Document, console: Console) -> None:
         _finding(console, finding)
 
 
-def _dump_line(dump: Document) -> str:
-    engine = " ".join(w for w in (dump["engine"], dump["engine_version"]) if w)
+def _dump_line(dump: DumpEntry) -> str:
+    engine = engine_text(dump)
     about = [engine] if engine else []
     about += [dump["format"], layers_text(dump["layers"])]
     about += [f"top-{dump['top_k']} of {dump['num_experts']}"]
     return f"{dump['path']}  ({', '.join(about)})"
 
 
-def _comparison(console: Console, found: Document) -> None:
+def _comparison(console: Console, found: ExplanationEntry) -> None:
     text = (
         f"{amount(found['rows_mismatched'])} of {plural(found['rows'], 'row')} differ "
         f"({percent(found['mismatch_rate'])})"
@@ -71,15 +87,13 @@ def _comparison(console: Console, found: Document) -> None:
     )
 
 
-def _finding(console: Console, finding: Document) -> None:
+def _finding(console: Console, finding: FindingEntry) -> None:
     console.print()
     detail = f": {finding['detail']}" if finding["detail"] else ""
     head = Text(f"{finding['code']}  {finding['severity']}", style=_STYLES[finding["severity"]])
     head.append(f"  {finding['title']}{detail}", style="not bold default")
     console.print(head, soft_wrap=True)
-    parts = [plural(finding["rows"], "row")] if finding["rows"] else []
-    parts += [plural(finding["samples"], "sample")] if finding["samples"] else []
-    parts += [layers_text(finding["layers"])] if finding["layers"] else []
+    parts = finding_size(finding)
     if parts:
         print_line(console, "in", ", ".join(parts))
     if finding["places"]:
@@ -90,9 +104,30 @@ def _finding(console: Console, finding: Document) -> None:
         print_line(console, "seen in", ", ".join(finding["upstream"]))
 
 
-def place_text(place: Document) -> str:
+def finding_size(finding: FindingEntry) -> list[str]:
+    """How much a finding is of: rows, samples and layers, those that there are."""
+    parts = [plural(finding["rows"], "row")] if finding["rows"] else []
+    parts += [plural(finding["samples"], "sample")] if finding["samples"] else []
+    return parts + ([layers_text(finding["layers"])] if finding["layers"] else [])
+
+
+def place_text(place: FindingPlace) -> str:
     """A place of a finding in words."""
     text = f"sample {place['sample']}"
     if place["position"] is not None:
         text += f" position {place['position']}"
     return text if place["layer"] is None else f"{text} layer {place['layer']}"
+
+
+def watch_text(doc: WatchDocument) -> str:
+    """The line of a terminal: time of day, verdict, file, samples, counts, the worst finding."""
+    clock = doc["time"][11:19]
+    if doc["error"] is not None:
+        return f"{clock}  UNCHECKED  {doc['file']}  {doc['error']}"
+    counts, worst = doc["counts"], doc["worst"]
+    first = f"{clock}  {_word(counts):<9}  {doc['file']}  {plural(doc['samples'], 'sample')}"
+    line = ", ".join([first, *_said(counts)])
+    if worst is None:
+        return line
+    rows = f" ({amount(worst['rows'])} rows)" if worst["rows"] else ""
+    return f"{line}  {worst['code']} {worst['title']}{rows}"

@@ -4,13 +4,14 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...ops.check.found import CheckResult
-from ...ops.diff.baseline import scalar_name
+from ...ops.check.results import CheckResult
 from ...ops.diff.diff import DiffResult
-from ...ops.staleness.advice import advise
+from ...ops.diff.thresholds import scalar_name
 from ...ops.staleness.staleness import Staleness
 from ..check.document import check_document
-from ..diff.document import Document, diff_document
+from ..diff.document import diff_document
+from ..document import Document
+from ..staleness.advice import advise
 from ..staleness.document import staleness_document
 
 __all__ = ["metrics"]
@@ -45,7 +46,7 @@ _OF_ALL = (
 _Scalars = Iterator[tuple[str, Any]]
 
 
-def metrics(result: DiffResult | CheckResult | Staleness | Mapping[str, Any]) -> dict[str, float]:
+def metrics(result: DiffResult | CheckResult | Staleness | Document) -> dict[str, float]:
     """The scalars of a result of diff, check or staleness, or of its JSON document.
 
     Names are stable: ``routectl/mismatch``, ``routectl/mismatch/layer_007``; docs/metrics.md lists
@@ -60,7 +61,7 @@ def metrics(result: DiffResult | CheckResult | Staleness | Mapping[str, Any]) ->
     return {name: float(value) for name, value in found if _is_number(value)}
 
 
-def _document(result: Any) -> Mapping[str, Any]:
+def _document(result: Any) -> Document:
     if isinstance(result, DiffResult):
         return diff_document(result)
     if isinstance(result, CheckResult):

@@ -1,17 +1,63 @@
-"""A routectl.ci/1 document as terminal text: a line a check, then what failed."""
+"""What a run of routectl ci came to, in words; a routectl.ci/1 document as terminal text."""
 
 from rich.console import Console
 from rich.text import Text
 
-from ..diff.document import Document
-from .document import ci_verdict
+from ...ops.check.findings import SEVERITIES
+from ..check.schema import CheckDocument, FindingEntry
+from ..check.text import check_verdict, finding_size, place_text
+from ..diff.schema import DiffDocument
+from ..diff.text import diff_verdict
+from ..staleness.schema import StalenessDocument
+from ..staleness.text import staleness_headline
+from ..text.wording import failure_text, plural
+from .schema import CiDocument
 
-__all__ = ["render_ci"]
+__all__ = ["ci_verdict", "render_ci", "run_details", "run_summary"]
 
+Verdicts = DiffDocument | CheckDocument | StalenessDocument
 _STYLES = {"passed": "green", "failed": "bold red", "trouble": "bold yellow"}
 
 
-def render_ci(doc: Document, console: Console) -> None:
+def ci_verdict(document: CiDocument) -> tuple[str, str]:
+    """The verdict in a word, and how many passed."""
+    counts = document["counts"]
+    word = ("PASSED", "FAILED", "TROUBLE")[document["verdict"]["exit_code"]]
+    parts = [f"{counts['passed']} of {plural(len(document['runs']), 'check')} passed"]
+    parts += [f"{counts['failed']} failed"] if counts["failed"] else []
+    parts += [f"{counts['trouble']} could not be run"] if counts["trouble"] else []
+    return word, ", ".join(parts)
+
+
+def run_summary(document: Verdicts) -> str:
+    """The verdict line of the verb's own report."""
+    if document["schema"] == "routectl.diff/1":
+        return "  ".join(diff_verdict(document))
+    if document["schema"] == "routectl.check/1":
+        return "  ".join(check_verdict(document))
+    verdict = document["verdict"]
+    word = "OVER" if verdict["failed"] else "WITHIN" if verdict["thresholds"] else "MEASURED"
+    return f"{word}  {staleness_headline(document)}"
+
+
+def run_details(document: Verdicts) -> list[str]:
+    """A line for every crossed threshold, and for every finding that fails."""
+    if document["schema"] == "routectl.check/1":
+        worst = SEVERITIES.index(document["verdict"]["fail_on"])
+        found = (f for f in document["findings"] if SEVERITIES.index(f["severity"]) >= worst)
+        return [_finding(f) for f in found]
+    return [failure_text(f) for f in document["verdict"]["failed"]]
+
+
+def _finding(finding: FindingEntry) -> str:
+    detail = f": {finding['detail']}" if finding["detail"] else ""
+    parts = finding_size(finding)
+    parts += [f"first: {place_text(finding['places'][0])}"] if finding["places"] else []
+    text = f"{finding['code']} {finding['severity']}: {finding['title']}{detail}"
+    return f"{text} ({', '.join(parts)})" if parts else text
+
+
+def render_ci(doc: CiDocument, console: Console) -> None:
     """Print a routectl.ci/1 document."""
     console.print(Text("  ".join(ci_verdict(doc)), style="bold"))
     width = max(len(run["name"]) for run in doc["runs"])

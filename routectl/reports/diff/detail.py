@@ -5,66 +5,52 @@ Shape suffixes: L layers, E experts, P places, B bins, N numbers of differing la
 """
 
 import base64
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...ops.diff.detail import DETAIL_PLACES, Detail, KeptSequence
-from ...ops.diff.diff import DiffResult, SequenceCount
+from ...ops.diff.diff import DiffResult
+from ...ops.diff.measures import SequenceRates
+from .schema import DetailDocument, ExpertLoad, KeptEntry, PlaceDetail
 
-__all__ = ["detail_document", "load_document", "places_document", "worst_first"]
+__all__ = ["detail_document", "load_document", "places_document"]
 
-_SCHEMA = "routectl.detail/1"
 _CELLS = 1 << 15  # of a load heatmap, up to which each expert has its own
 _SAMPLES = 2000  # the worst, listed with their counts
 _COLUMNS = ("sample", "tokens", "tokens_mismatched", "rows", "rows_mismatched")
 
 
-def worst_first(sequences: Sequence[SequenceCount]) -> list[SequenceCount]:
-    """By mismatch rate, then mismatched rows, then name."""
-    return sorted(sequences, key=lambda s: (-s.mismatch_rate, -s.rows_mismatched, s.sample))
-
-
-def detail_document(result: DiffResult) -> dict[str, Any]:
-    """The key ``detail`` of a diff; nothing where it was not asked for."""
-    detail = result.detail
-    if detail is None:
-        return {}
+def detail_document(result: DiffResult, detail: Detail) -> DetailDocument:
+    """The key ``detail`` of a diff."""
     counts = result.counts
-    listed = worst_first(result.sequences)[:_SAMPLES]
+    listed = SequenceRates(result.sequences).worst_first[:_SAMPLES]
     return {
-        "detail": {
-            **_by_place(detail),
-            "load": _load({"old": counts.load_old_LE, "new": counts.load_new_LE}),
-            "samples": {
-                "columns": list(_COLUMNS),
-                "rows": [[getattr(s, name) for name in _COLUMNS] for s in listed],
-            },
-            "sequences": [_sequence(s) for s in detail.worst],
-        }
+        **places_document(detail),
+        "load": _load({"old": counts.load_old_LE, "new": counts.load_new_LE}),
+        "samples": {
+            "columns": list(_COLUMNS),
+            "rows": [[getattr(s, name) for name in _COLUMNS] for s in listed],
+        },
+        "sequences": [_sequence(s) for s in detail.worst],
     }
 
 
-def places_document(result: DiffResult) -> dict[str, Any]:
+def places_document(detail: Detail) -> DetailDocument:
     """The key ``detail`` of one of many comparisons: where rows differ, and nothing else."""
-    return {} if result.detail is None else {"detail": _by_place(result.detail)}
+    return {"schema": "routectl.detail/1", "bin_width": detail.width, "places": _places(detail)}
 
 
-def _by_place(detail: Detail) -> dict[str, Any]:
-    return {"schema": _SCHEMA, "bin_width": detail.width, "places": _places(detail)}
-
-
-def load_document(load_LE: NDArray[np.int64]) -> dict[str, Any]:
+def load_document(load_LE: NDArray[np.int64]) -> DetailDocument:
     """The key ``detail`` of a summary: the expert load alone."""
-    return {"detail": {"schema": _SCHEMA, "load": _load({"dump": load_LE})}}
+    return {"schema": "routectl.detail/1", "load": _load({"dump": load_LE})}
 
 
-def _places(detail: Detail) -> list[dict[str, Any]]:
+def _places(detail: Detail) -> list[PlaceDetail]:
     """Counts by layer and bin of each place that has rows, bins behind the last row left out."""
     bins = int(np.flatnonzero(detail.rows_PLB.sum(axis=(0, 1)))[-1]) + 1
-    return [
+    places = [
         {
             "place": place,
             "tokens_by_differing_layers": detail.depth_PN[p].tolist(),
@@ -74,17 +60,16 @@ def _places(detail: Detail) -> list[dict[str, Any]]:
         for p, place in enumerate(DETAIL_PLACES)
         if detail.depth_PN[p].any()
     ]
+    return cast("list[PlaceDetail]", places)
 
 
-def _load(sides: dict[str, NDArray[np.int64]]) -> dict[str, Any]:
+def _load(sides: dict[str, NDArray[np.int64]]) -> ExpertLoad:
     """How often experts were taken, by layer; neighbours add up where there are very many."""
     layers, experts = next(iter(sides.values())).shape
     per_cell = -(-layers * experts // _CELLS)
     edges = np.arange(0, experts, per_cell)
-    return {
-        "experts_per_cell": per_cell,
-        **{side: np.add.reduceat(load, edges, axis=1).tolist() for side, load in sides.items()},
-    }
+    added = {side: np.add.reduceat(load, edges, axis=1).tolist() for side, load in sides.items()}
+    return cast("ExpertLoad", {"experts_per_cell": per_cell, **added})
 
 
 def _text(array: NDArray[Any]) -> str:
@@ -97,7 +82,7 @@ def _bits(marks: NDArray[np.bool_]) -> str:
     return _text(np.packbits(marks.ravel(), bitorder="little"))
 
 
-def _sequence(kept: KeptSequence) -> dict[str, Any]:
+def _sequence(kept: KeptSequence) -> KeptEntry:
     missing, ids = kept.missing_TL, kept.token_ids
     return {
         "sample": kept.sample,

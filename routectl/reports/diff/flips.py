@@ -1,29 +1,29 @@
 """Margins in the documents of a diff, and the lines of them on the terminal."""
 
-from typing import Any
+from collections.abc import Sequence
 
 from ...margins import MARGIN_EDGES
-from ...ops.diff.flips import Flips, MarginCounts
+from ...ops.diff.flips import MarginCounts
 from ...ops.diff.measures import Measures, rate
 from ..text.tables import Column
 from ..text.wording import amount, figure, percent, plural
+from .schema import ComparedFigures, ExampleEntry, MarginBin, MarginFigures, RowFigures
 
 __all__ = [
     "example_margins",
     "flip_columns",
-    "making_lines",
-    "margin_document",
+    "margin_figures",
     "margin_lines",
-    "sides_document",
 ]
 
 _QUANTILES = (0.5, 0.9, 0.99, 1.0)
 
 
-def margin_document(m: Measures) -> dict[str, Any]:
-    """The mismatched rows of a layer, or of all, by margin; None without margins."""
+def margin_figures(m: Measures, counts: MarginCounts, layer: int | None = None) -> MarginFigures:
+    """The mismatched rows of a layer, by its index, or of all, by margin."""
     flips = m.flips
     assert flips is not None
+    p50, p90, p99, largest = (flips.quantile(q) for q in _QUANTILES)
     return {
         "rows_with_margin": flips.rows,
         "margin_coverage_rate": m.margin_coverage_rate,
@@ -34,40 +34,33 @@ def margin_document(m: Measures) -> dict[str, Any]:
         "tie_rate": m.tie_rate,
         "near_rate": m.near_rate,
         "clear_rate": m.clear_rate,
-        "mismatched_margin": _quantiles(flips),
+        "mismatched_margin": {"p50": p50, "p90": p90, "p99": p99, "max": largest},
+        "old": _side(counts, 0, layer),
+        "new": _side(counts, 1, layer),
     }
 
 
-def _quantiles(flips: Flips) -> dict[str, float | None]:
-    names = ("p50", "p90", "p99", "max")
-    return {name: flips.quantile(q) for name, q in zip(names, _QUANTILES, strict=True)}
-
-
-def sides_document(counts: MarginCounts, layer: int | None = None) -> dict[str, Any]:
-    """The distribution of each side's own margin, empty bins left out; null for a side without."""
+def _side(counts: MarginCounts, side: int, layer: int | None) -> list[MarginBin] | None:
+    """The distribution of one side's own margin, empty bins left out; None for one without."""
     which = slice(None) if layer is None else slice(layer, layer + 1)
-    above = (None, *MARGIN_EDGES)
-    to = (*MARGIN_EDGES, None)
-    sides: dict[str, Any] = {}
-    for side, name in enumerate(("old", "new")):
-        rows_B = counts.rows_2LB[side, which].sum(axis=0).tolist()
-        flips_B = counts.flips_2LB[side, which].sum(axis=0).tolist()
-        bins = [
-            {
-                "above": above[i],
-                "to": to[i],
-                "rows": rows_B[i],
-                "rows_mismatched": flips_B[i],
-                "mismatch_rate": rate(flips_B[i], rows_B[i]),
-            }
-            for i in range(len(to))
-            if rows_B[i]
-        ]
-        sides[name] = bins or None
-    return sides
+    rows_B = counts.rows_2LB[side, which].sum(axis=0).tolist()
+    flips_B = counts.flips_2LB[side, which].sum(axis=0).tolist()
+    edges = zip((None, *MARGIN_EDGES), (*MARGIN_EDGES, None), rows_B, flips_B, strict=True)
+    bins: list[MarginBin] = [
+        {
+            "above": above,
+            "to": to,
+            "rows": rows,
+            "rows_mismatched": flips,
+            "mismatch_rate": rate(flips, rows),
+        }
+        for above, to, rows, flips in edges
+        if rows
+    ]
+    return bins or None
 
 
-def margin_lines(doc: dict[str, Any]) -> list[tuple[str, str]]:
+def margin_lines(doc: ComparedFigures) -> list[tuple[str, str]]:
     """Two kinds of lines: what the mismatched rows are, and the mismatch by each side's margin."""
     m = doc.get("margins")
     if m is None:
@@ -93,48 +86,37 @@ def margin_lines(doc: dict[str, Any]) -> list[tuple[str, str]]:
             ),
         )
     ]
-    for side in ("old", "new"):
-        bins = m[side] or []
-        if bins:
-            parts = [
-                f"{_label(b)}: {percent(b['mismatch_rate'])} of {amount(b['rows'])}" for b in bins
-            ]
-            lines.append(("margin", f"mismatch by margin of {side.upper()}  " + "  ".join(parts)))
+    for side, bins in (("OLD", m["old"]), ("NEW", m["new"])):
+        parts = [
+            f"{_label(b)}: {percent(b['mismatch_rate'])} of {amount(b['rows'])}" for b in bins or ()
+        ]
+        if parts:
+            lines.append(("margin", f"mismatch by margin of {side}  " + "  ".join(parts)))
     return lines
 
 
-def flip_columns(rows: list[dict[str, Any]]) -> list[Column]:
+def flip_columns(rows: Sequence[RowFigures]) -> list[Column]:
     """Mismatched rows by margin, columns of the layer table; none without margins."""
-    if "margins" not in rows[-1]:
+    margins = [r["margins"] for r in rows if "margins" in r]
+    if not margins:
         return []
-    names = (("tie", "ties", 3), ("near", "near_ties", 2), ("clear", "clear_flips", 0))
     return [
-        Column(title, [amount(r["margins"][key]) for r in rows], rank) for title, key, rank in names
+        Column("tie", [amount(m["ties"]) for m in margins], 3),
+        Column("near", [amount(m["near_ties"]) for m in margins], 2),
+        Column("clear", [amount(m["clear_flips"]) for m in margins], 0),
     ]
 
 
-def example_margins(rows: list[dict[str, Any]]) -> list[Column]:
+def example_margins(rows: Sequence[ExampleEntry]) -> list[Column]:
     """The margins of example rows, a column a side that knows any."""
     columns = [
-        Column(f"margin {side}", [figure(r.get(f"margin_{side}")) for r in rows], 2)
-        for side in ("old", "new")
+        Column("margin old", [figure(r.get("margin_old")) for r in rows], 2),
+        Column("margin new", [figure(r.get("margin_new")) for r in rows], 2),
     ]
     return [c for c in columns if set(c.cells) != {"-"}]
 
 
-def making_lines(doc: dict[str, Any]) -> list[tuple[str, str]]:
-    """What a routectl.show/1 document says of margins, slot order and how the dump was made."""
-    dump, lines = doc["dump"], []
-    if "margins" in dump:
-        known = plural(doc["rows_with_margin"], "row")
-        lines.append(("margins", f"of {known}, {amount(doc['ties'])} at a tie"))
-    if "order" in dump:
-        lines.append(("order", f"ids by {dump['order']}"))
-    made = ", ".join(f"{name} {value}" for name, value in dump.get("provenance", {}).items())
-    return [*lines, ("made by", made)] if made else lines
-
-
-def _label(b: dict[str, Any]) -> str:
+def _label(b: MarginBin) -> str:
     if b["to"] == 0:
         return "0"
     return f">{b['above']:g}" if b["to"] is None else f"<={b['to']:g}"

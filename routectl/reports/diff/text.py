@@ -3,7 +3,7 @@
 Everything is read off the JSON document.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.text import Text
@@ -11,14 +11,22 @@ from rich.text import Text
 from ..text.cells import cells_of
 from ..text.pictures import print_heatmap, spark_column
 from ..text.tables import Column, print_line, print_lines, print_table
-from ..text.wording import amount, dump_line, figure, layers_text, percent, plural
-from .document import Document
+from ..text.wording import (
+    amount,
+    dump_line,
+    failure_text,
+    figure,
+    layers_text,
+    percent,
+    plural,
+)
 from .flips import example_margins, flip_columns, margin_lines
+from .schema import DiffDocument, RowFigures
 
 __all__ = ["diff_verdict", "render_diff"]
 
 
-def _reach(doc: Document) -> str:
+def _reach(doc: DiffDocument) -> str:
     """What a reader of the first line must not overlook: how much was not compared."""
     alone = doc["samples"]["only_old"] + doc["samples"]["only_new"]
     coverage = doc["coverage_rate"]
@@ -28,7 +36,7 @@ def _reach(doc: Document) -> str:
     return text + (f"; {plural(alone, 'sample')} without a partner" if alone else "")
 
 
-def diff_verdict(doc: Document) -> tuple[str, str]:
+def diff_verdict(doc: DiffDocument) -> tuple[str, str]:
     """The verdict of a routectl.diff/1 document: a word, and the counts behind it."""
     verdict = doc["verdict"]
     count = f"{amount(doc['rows_mismatched'])} of {plural(doc['rows'], 'row')}"
@@ -49,7 +57,7 @@ def diff_verdict(doc: Document) -> tuple[str, str]:
     )
 
 
-def _left_over(doc: Document) -> list[str]:
+def _left_over(doc: DiffDocument) -> list[str]:
     """What was not compared, each with its count."""
     s = doc["samples"]
     parts = [
@@ -63,32 +71,35 @@ def _left_over(doc: Document) -> list[str]:
         (doc["rows_missing"], "row", "without a route on a side"),
     ]
     lines = [f"{plural(n, what)} {how}" for n, what, how in parts if n > 0]
-    for side in ("old", "new"):
-        only = doc[f"layers_only_{side}"]
+    sides = (
+        ("OLD", doc["layers_only_old"], doc["old"]["skipped"]),
+        ("NEW", doc["layers_only_new"], doc["new"]["skipped"]),
+    )
+    for side, only, skipped in sides:
         if only:
-            lines.append(f"{layers_text(only)} only in {side.upper()}")
-        if doc[side]["skipped"]:
-            lines.append(f"{plural(len(doc[side]['skipped']), 'file')} of {side.upper()} skipped")
+            lines.append(f"{layers_text(only)} only in {side}")
+        if skipped:
+            lines.append(f"{plural(len(skipped), 'file')} of {side} skipped")
     if s["starts_inferred"]:
         lines.append(f"{plural(s['starts_inferred'], 'start')} inferred from the row count")
     return lines
 
 
-def _layer_table(console: Console, doc: Document) -> None:
-    rows = [*doc["layers"], {**doc, "layer": "all"}]
+def _layer_table(console: Console, doc: DiffDocument) -> None:
+    rows: list[RowFigures] = [*doc["layers"], doc]
     swaps = max((i for r in rows for i, n in enumerate(r["swaps"]) if n), default=0)
 
-    def cells(render: Any) -> list[str]:
+    def cells(render: Callable[[RowFigures], str]) -> list[str]:
         return [render(r) for r in rows]
 
     columns = [
-        Column("layer", cells(lambda r: str(r["layer"]))),
+        Column("layer", [*(str(layer["layer"]) for layer in doc["layers"]), "all"]),
         Column("rows", cells(lambda r: amount(r["rows"]))),
         Column("mismatched", cells(lambda r: amount(r["rows_mismatched"]))),
         Column("rate", cells(lambda r: percent(r["mismatch_rate"]))),
         Column("overlap", cells(lambda r: percent(r["overlap_rate"])), 2),
         *(
-            Column(f"{n} differ", cells(lambda r, n=n: amount(r["swaps"][n])), 4 + n)
+            Column(f"{n} differ", [amount(r["swaps"][n]) for r in rows], 4 + n)
             for n in range(1, min(swaps, 3) + 1)
         ),
         *([Column("more", cells(lambda r: amount(sum(r["swaps"][4:]))), 7)] if swaps > 3 else []),
@@ -100,7 +111,7 @@ def _layer_table(console: Console, doc: Document) -> None:
     print_table(console, columns, "bold")
 
 
-def _spread(doc: Document) -> list[tuple[str, str]]:
+def _spread(doc: DiffDocument) -> list[tuple[str, str]]:
     """The one-line answers under the table."""
     depth = doc["tokens_by_differing_layers"]
     parts = [f"{n}: {amount(tokens)}" for n, tokens in enumerate(depth) if tokens]
@@ -148,17 +159,7 @@ def _cut(parts: list[str], limit: int = 10) -> str:
     return "  ".join(parts[:limit]) + more
 
 
-def _failures(console: Console, doc: Document) -> None:
-    for failure in doc["verdict"]["failed"]:
-        layer = "" if failure["layer"] is None else f" in layer {failure['layer']}"
-        console.print(
-            f"  {failure['threshold']}: {failure['metric']} is {failure['value']:.6g}{layer}, "
-            f"limit {failure['limit']:.6g}",
-            style="red",
-        )
-
-
-def _examples(console: Console, doc: Document) -> None:
+def _examples(console: Console, doc: DiffDocument) -> None:
     worst = doc["sequences"]["worst"]
     if worst:
         console.print()
@@ -197,13 +198,14 @@ def _ids(ids: set[int]) -> str:
 _STYLES = {"SAME": "bold green", "WITHIN": "bold green", "DIFFERS": "bold yellow"}
 
 
-def render_diff(doc: Document, console: Console) -> None:
+def render_diff(doc: DiffDocument, console: Console) -> None:
     """Print a routectl.diff/1 document."""
     word, text = diff_verdict(doc)
     line = Text(word, style=_STYLES.get(word, "bold red"))
     line.append("  " + text + _reach(doc), style="not bold default")
     console.print(line, soft_wrap=True)
-    _failures(console, doc)
+    for failure in doc["verdict"]["failed"]:
+        console.print(f"  {failure_text(failure)}", style="red")
     print_line(console, "old", dump_line(doc["old"]))
     print_line(console, "new", dump_line(doc["new"]))
     rules = ", ".join(f"{n} by {rule}" for rule, n in doc["samples"]["matched_by"].items())

@@ -1,27 +1,15 @@
 """What --verify found, as a JSON document."""
 
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
 from ...dump import DumpMeta
 from ...ops.pack.verify import Verification
+from .schema import SuspectPlace, VerifyDocument
 
 __all__ = ["verified_document"]
 
 
-def _imbalance(load_LE: NDArray[np.int64], ep: int) -> float | None:
-    """The most loaded EP rank's share over the mean, in the worst layer; None without load."""
-    by_rank = load_LE.reshape(len(load_LE), ep, -1).sum(axis=2)
-    there = by_rank[by_rank.sum(axis=1) > 0]
-    return float((there.max(axis=1) * ep / there.sum(axis=1)).max()) if len(there) else None
-
-
-def verified_document(found: Verification, folder: str, meta: DumpMeta) -> dict[str, Any]:
+def verified_document(found: Verification, folder: str, meta: DumpMeta) -> VerifyDocument:
     """The result of --verify as one JSON document, schema routectl.verify/1."""
     tally, landed = found.tally, found.landed
-    divides = tally.num_experts % found.ep == 0
     return {
         "schema": "routectl.verify/1",
         "ok": found.ok,
@@ -43,8 +31,8 @@ def verified_document(found: Verification, folder: str, meta: DumpMeta) -> dict[
         "rows_unmasked": tally.unmasked,
         "padding_rows": dict(sorted(tally.padding.items())),
         "ep": found.ep,
-        "ep_imbalance": _imbalance(tally.load_LE, found.ep) if divides else None,
-        "ep_imbalance_padding": _imbalance(tally.filler_LE, found.ep) if divides else None,
+        "ep_imbalance": found.imbalance,
+        "ep_imbalance_padding": found.imbalance_padding,
         "examples": [
             {
                 "file": e.place,
@@ -68,7 +56,13 @@ def verified_document(found: Verification, folder: str, meta: DumpMeta) -> dict[
             }
             for s in found.suspects
         ],
-        "suspects_of": None
-        if found.judged is None
-        else dict(zip(("micro_batch", "pp", "layer"), found.judged, strict=True)),
+        "suspects_of": _place(found),
     }
+
+
+def _place(found: Verification) -> SuspectPlace | None:
+    """Where other layouts were tried."""
+    if found.judged is None:
+        return None
+    micro_batch, pp, layer = found.judged
+    return {"micro_batch": micro_batch, "pp": pp, "layer": layer}

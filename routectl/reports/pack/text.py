@@ -5,21 +5,23 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
-from ..diff.document import Document
 from ..text.tables import print_line
 from ..text.wording import amount, bytes_text, layers_text, percent, plural
+from .schema import LayoutEntry, PackDocument, SuspectEntry, VerifyDocument
 
 __all__ = ["render_packed", "render_verified"]
 
 
-def _layout_line(layout: Document) -> str:
-    pipeline = layout["pipeline"] or {"pp": 1, "vpp": 1}
-    sizes = {"dp": layout["dp"], "cp": layout["cp"], "tp": layout["tp"], **pipeline}
-    parts = [f"{name} {sizes[name]}" for name in ("dp", "cp", "tp", "pp", "vpp") if sizes[name] > 1]
+def _layout_line(layout: LayoutEntry) -> str:
+    pipeline = layout["pipeline"]
+    pp, vpp = (1, 1) if pipeline is None else (pipeline["pp"], pipeline["vpp"])
+    names = ("dp", "cp", "tp", "pp", "vpp")
+    sizes = (layout["dp"], layout["cp"], layout["tp"], pp, vpp)
+    parts = [f"{name} {size}" for name, size in zip(names, sizes, strict=True) if size > 1]
     return ", ".join([layout["framework"], layout["form"], *parts])
 
 
-def render_packed(manifest: Document, console: Console) -> None:
+def render_packed(manifest: PackDocument, console: Console) -> None:
     """A manifest in a few lines: what was packed, in which layout, how much is padding."""
     layout, tensors, source = manifest["layout"], manifest["tensors"], manifest["source"]
     files = manifest["files"]
@@ -37,7 +39,7 @@ def render_packed(manifest: Document, console: Console) -> None:
     )
 
 
-def _suspect_line(suspect: Document) -> str:
+def _suspect_line(suspect: SuspectEntry) -> str:
     options = [
         f"no {name}" if value is None else f"{name} {value}"
         for name, value in suspect["options"].items()
@@ -50,16 +52,16 @@ def _suspect_line(suspect: Document) -> str:
     return f"{percent(suspect['rate'])} of rows match {', '.join(parts)}"
 
 
-def _checks(doc: Document) -> Iterator[tuple[str, str]]:
+def _checks(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
     """The lines between the verdict and the examples, each with its label."""
     yield "tensors", f"{doc['folder']}  ({plural(doc['files'], 'file')})"
     yield "dump", doc["dump"]
-    if doc["routes"] is None:
+    routes, absent, repeated = doc["routes"], doc["routes_absent"], doc["routes_repeated"]
+    if routes is None or absent is None or repeated is None:
         yield "once", "not checked: only some ranks were asked for"
     else:
-        absent, repeated = amount(doc["routes_absent"]), amount(doc["routes_repeated"])
-        routes = plural(doc["routes"], "route")
-        yield "once", f"{routes}: {absent} on no rank, {repeated} more than once"
+        told = f"{amount(absent)} on no rank, {amount(repeated)} more than once"
+        yield "once", f"{plural(routes, 'route')}: {told}"
     if doc["rows_reordered"]:
         yield "order", f"{plural(doc['rows_reordered'], 'row')} in another slot order"
     if doc["rows_masked"] or doc["rows_unmasked"]:
@@ -82,7 +84,7 @@ def _checks(doc: Document) -> Iterator[tuple[str, str]]:
         yield "changed", f"{path}: its bytes are not those of the manifest"
 
 
-def render_verified(doc: Document, console: Console) -> None:
+def render_verified(doc: VerifyDocument, console: Console) -> None:
     """The verdict first, then each thing that was checked, then what went wrong and what fits."""
     word, style = ("VERIFIED", "bold green") if doc["ok"] else ("WRONG", "bold red")
     rows = f"{amount(doc['rows_wrong'])} of {plural(doc['rows'], 'row')} wrong"

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..diff.document import Document
+from ..document import Document
 from ..text.tables import Labelled
 
 __all__ = ["escaped", "report_markup"]
 
-Render = Callable[[Document, Console], None]
+Render = Callable[[Any, Console], None]  # of the document of one schema
 _WIDTH = 100_000  # no column is left out
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"

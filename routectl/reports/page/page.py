@@ -14,14 +14,12 @@ from string import Template
 
 from ...errors import FormatError
 from ..check.text import render_check
-from ..diff.document import Document
 from ..diff.text import render_diff
+from ..document import Document
 from ..pack.text import render_verified
 from ..predict.text import render_prediction
-from ..show.checkpoint_text import render_checkpoint
-from ..show.text import render_summary
-from ..staleness.series_text import render_series
-from ..staleness.text import render_staleness
+from ..show.text import render_checkpoint, render_summary
+from ..staleness.text import render_series, render_staleness
 from .markup import Render, escaped, report_markup
 
 __all__ = ["html_page", "render_of", "with_texts"]

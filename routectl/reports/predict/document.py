@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import cast
 
 from ...checkpoints.predictor import PredictorFacts
 from ...ops.predict.scores import Estimate, LagScores, PredictionScores
+from .schema import (
+    FigureEntry,
+    PredictDocument,
+    PredictionEntry,
+    PredictionFigures,
+    PredictorEntry,
+)
 
 __all__ = ["prediction_document"]
-
-_FIGURES = ("accuracy", "gain", "mismatch", "removed")
 
 
 def prediction_document(
@@ -18,7 +23,7 @@ def prediction_document(
     inputs: str,
     sources: Mapping[str, str],
     failed: Sequence[tuple[str, str, float]] = (),
-) -> dict[str, Any]:
+) -> PredictDocument:
     """Scores as one JSON document, schema routectl.predict/1.
 
     ``inputs`` names the old version's router inputs, ``sources`` says where each later version's
@@ -44,7 +49,7 @@ def prediction_document(
         "tokens": scores.tokens,
         "tokens_left_out": scores.left_out,
         "sequences": int((first.rows_S > 0).sum()),
-        "predictor": asdict(facts),
+        "predictor": cast("PredictorEntry", asdict(facts)),
         "comparisons": [_comparison(one) for one in scores.comparisons],
         "verdict": {
             "judged": [one.new for one in scores.judged],
@@ -57,7 +62,7 @@ def prediction_document(
     }
 
 
-def _comparison(one: LagScores) -> dict[str, Any]:
+def _comparison(one: LagScores) -> PredictionEntry:
     return {
         "version": one.new,
         "lag": one.lag,
@@ -67,16 +72,25 @@ def _comparison(one: LagScores) -> dict[str, Any]:
     }
 
 
-def _kinds(one: LagScores, layer: int | None) -> dict[str, Any]:
+def _kinds(one: LagScores, layer: int | None) -> PredictionFigures:
     """The figures of each kind of routes; those against frozen routes for the others alone."""
-    found = {}
-    for kind in one.kinds:
-        names = _FIGURES if kind != "frozen" else ("accuracy", "mismatch")
-        found[kind] = {name: _figure(getattr(one, name)(kind, layer)) for name in names}
-    return found
+    found = {kind: _figures(one, kind, layer) for kind in one.kinds}
+    return cast("PredictionFigures", found)
 
 
-def _figure(estimate: Estimate) -> dict[str, float | None]:
+def _figures(one: LagScores, kind: str, layer: int | None) -> dict[str, FigureEntry]:
+    accuracy, mismatch = one.accuracy(kind, layer), one.mismatch(kind, layer)
+    if kind == "frozen":
+        return {"accuracy": _figure(accuracy), "mismatch": _figure(mismatch)}
+    return {
+        "accuracy": _figure(accuracy),
+        "gain": _figure(one.gain(kind, layer)),
+        "mismatch": _figure(mismatch),
+        "removed": _figure(one.removed(kind, layer)),
+    }
+
+
+def _figure(estimate: Estimate) -> FigureEntry:
     found = estimate.interval
     low, high = (None, None) if found is None else (found.low, found.high)
     return {"value": estimate.value, "low": low, "high": high}

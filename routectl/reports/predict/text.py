@@ -1,19 +1,20 @@
 """A prediction's document as terminal text; everything is read off the document."""
 
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.text import Text
 
 from ..text.tables import Column, print_line, print_table
 from ..text.wording import amount, layers_text, percent, plural
+from .schema import FigureEntry, KindFigures, PredictDocument, PredictionFigures
 
 __all__ = ["render_prediction"]
 
 _STYLES = {"BETTER": "bold green", "MIXED": "bold yellow"}
 
 
-def render_prediction(doc: dict[str, Any], console: Console) -> None:
+def render_prediction(doc: PredictDocument, console: Console) -> None:
     """Print a routectl.predict/1 document."""
     word, text = _verdict(doc)
     line = Text(word, style=_STYLES.get(word, "bold red"))
@@ -51,18 +52,14 @@ def render_prediction(doc: dict[str, Any], console: Console) -> None:
         f"top-{doc['top_k']}",
     )
     console.print()
-    _table(console, "version", doc["comparisons"], lambda one: f"{doc['old']} > {one['version']}")
-    for one in doc["comparisons"]:
+    names = [f"{doc['old']} > {one['version']}" for one in doc["comparisons"]]
+    _table(console, "version", doc["comparisons"], names)
+    for name, one in zip(names, doc["comparisons"], strict=True):
         console.print()
-        _table(
-            console,
-            f"{doc['old']} > {one['version']}",
-            one["layers"],
-            lambda row: f"layer {row['layer']}",
-        )
+        _table(console, name, one["layers"], [f"layer {row['layer']}" for row in one["layers"]])
 
 
-def _verdict(doc: dict[str, Any]) -> tuple[str, str]:
+def _verdict(doc: PredictDocument) -> tuple[str, str]:
     judged, beats = doc["verdict"]["judged"], doc["verdict"]["beats"]
     rows = [one for one in doc["comparisons"] if one["version"] in judged]
     gains = ", ".join(
@@ -84,25 +81,31 @@ def _points(rate: float | None) -> str:
     return "-" if rate is None else f"{100 * rate:+.2f} points"
 
 
-def _interval(figure: dict[str, float | None]) -> str:
+def _interval(figure: FigureEntry) -> str:
     if figure["low"] is None or figure["high"] is None:
         return "-"
     return f"{100 * figure['low']:+.2f} to {100 * figure['high']:+.2f}"
 
 
-def _table(console: Console, title: str, rows: list[dict[str, Any]], name: Any) -> None:
+def _table(
+    console: Console, title: str, rows: Sequence[PredictionFigures], names: list[str]
+) -> None:
     """Accuracy of each kind, what it gains over freezing, and the staleness that it removes."""
     columns = [
-        Column(title, [name(row) for row in rows]),
+        Column(title, names),
         Column("stale rows", [percent(row["frozen"]["mismatch"]["value"]) for row in rows], 3),
         Column("frozen", [percent(row["frozen"]["accuracy"]["value"]) for row in rows]),
     ]
-    for rank, kind in enumerate(("extrapolated", "predicted")):
-        if kind not in rows[0]:
-            continue
-        columns += [
-            Column(kind, [percent(row[kind]["accuracy"]["value"]) for row in rows]),
-            Column("gain", [_interval(row[kind]["gain"]) for row in rows], 2 - rank),
-            Column("removed", [percent(row[kind]["removed"]["value"]) for row in rows], 5 - rank),
-        ]
+    extrapolated = [row["extrapolated"] for row in rows if "extrapolated" in row]
+    if extrapolated:
+        columns += _kind_columns("extrapolated", extrapolated, 0)
+    columns += _kind_columns("predicted", [row["predicted"] for row in rows], 1)
     print_table(console, columns)
+
+
+def _kind_columns(kind: str, figures: Sequence[KindFigures], rank: int) -> list[Column]:
+    return [
+        Column(kind, [percent(of["accuracy"]["value"]) for of in figures]),
+        Column("gain", [_interval(of["gain"]) for of in figures], 2 - rank),
+        Column("removed", [percent(of["removed"]["value"]) for of in figures], 5 - rank),
+    ]

@@ -1,16 +1,15 @@
-"""What a dump holds, for the terminal."""
+"""What a dump and a checkpoint hold, for the terminal."""
 
 from rich.console import Console
 
-from ..diff.document import Document
-from ..diff.flips import making_lines
 from ..text.tables import Column, print_line, print_lines, print_table
 from ..text.wording import amount, bytes_text, dump_line, figure, layers_text, plural
+from .schema import CheckpointDocument, ShowDocument
 
-__all__ = ["render_summary"]
+__all__ = ["render_checkpoint", "render_summary"]
 
 
-def _print_rows(console: Console, doc: Document) -> None:
+def _print_rows(console: Console, doc: ShowDocument) -> None:
     print_line(
         console,
         "rows",
@@ -29,7 +28,51 @@ def _print_rows(console: Console, doc: Document) -> None:
         )
 
 
-def render_summary(doc: Document, console: Console) -> None:
+def _making_lines(doc: ShowDocument) -> list[tuple[str, str]]:
+    """What the document says of margins, slot order and how the dump was made."""
+    dump, lines = doc["dump"], []
+    if "margins" in dump:
+        known = plural(doc["rows_with_margin"], "row")
+        lines.append(("margins", f"of {known}, {amount(doc['ties'])} at a tie"))
+    if "order" in dump:
+        lines.append(("order", f"ids by {dump['order']}"))
+    made = ", ".join(f"{name} {value}" for name, value in dump.get("provenance", {}).items())
+    return [*lines, ("made by", made)] if made else lines
+
+
+def _tokens(doc: ShowDocument) -> str:
+    unknown = doc["samples_of_unknown_length"]
+    cached = "cached tokens not recorded"
+    if doc["cached_tokens"] is not None:
+        cached = f"{amount(doc['cached_tokens'])} of the prompt's cached"
+    return (
+        f"{amount(doc['prompt_tokens'])} prompt + {amount(doc['response_tokens'])} response, "
+        + cached
+        + (f"; {plural(unknown, 'sample')} of unknown length" if unknown else "")
+    )
+
+
+def _size(doc: ShowDocument) -> str:
+    dump, each = doc["dump"], doc["file_bytes_per_token"]
+    return (
+        f"{doc['id_bytes_per_token']} B of ids a token ({dump['wire_dtype'] or 'unknown'} as "
+        f"written), {bytes_text(dump['file_bytes'])} in file"
+        + (f" by codec {dump['codec']}" if "codec" in dump else "")
+        + ("" if each is None else f", {each:,.0f} B a token")
+    )
+
+
+def _samples(doc: ShowDocument) -> str:
+    reasons = ", ".join(f"{r} {n}" for r, n in doc["finish_reasons"].items())
+    extra = [
+        (doc["samples_without_routes"], "without routes"),
+        (doc["samples_retracted"], "retracted"),
+    ]
+    notes = "".join(f"; {n} {what}" for n, what in extra if n)
+    return f"finished by {reasons}; {doc['samples_with_logprobs']} with log-probs{notes}"
+
+
+def render_summary(doc: ShowDocument, console: Console) -> None:
     """Print a routectl.show/1 document."""
     dump = doc["dump"]
     print_line(console, "dump", dump_line(dump))
@@ -40,42 +83,15 @@ def render_summary(doc: Document, console: Console) -> None:
         f"{model}: {layers_text(dump['layers'])}, top-{dump['top_k']} of {dump['num_experts']} "
         f"experts, {dump['id_space']} ids (facts from {dump['facts_source']})",
     )
-    unknown = doc["samples_of_unknown_length"]
-    cached = "cached tokens not recorded"
-    if doc["cached_tokens"] is not None:
-        cached = f"{amount(doc['cached_tokens'])} of the prompt's cached"
-    print_line(
-        console,
-        "tokens",
-        f"{amount(doc['prompt_tokens'])} prompt + {amount(doc['response_tokens'])} response, "
-        + cached
-        + (f"; {plural(unknown, 'sample')} of unknown length" if unknown else ""),
-    )
+    print_line(console, "tokens", _tokens(doc))
     _print_rows(console, doc)
-    print_lines(console, making_lines(doc))
-    print_line(
-        console,
-        "size",
-        f"{doc['id_bytes_per_token']} B of ids a token ({dump['wire_dtype'] or 'unknown'} as "
-        f"written), {bytes_text(dump['file_bytes'])} in file"
-        + (f" by codec {dump['codec']}" if "codec" in dump else "")
-        + ("" if (each := doc["file_bytes_per_token"]) is None else f", {each:,.0f} B a token"),
-    )
+    print_lines(console, _making_lines(doc))
+    print_line(console, "size", _size(doc))
     versions = ", ".join(f"{v} ({amount(n)})" for v, n in doc["weight_versions"].items())
     print_line(
         console, "weights", f"{versions} response tokens" if versions else "versions not recorded"
     )
-    reasons = ", ".join(f"{r} {n}" for r, n in doc["finish_reasons"].items())
-    extra = [
-        (doc["samples_without_routes"], "without routes"),
-        (doc["samples_retracted"], "retracted"),
-    ]
-    notes = "".join(f"; {n} {what}" for n, what in extra if n)
-    print_line(
-        console,
-        "samples",
-        f"finished by {reasons}; {doc['samples_with_logprobs']} with log-probs{notes}",
-    )
+    print_line(console, "samples", _samples(doc))
     for skipped in dump["skipped"]:
         print_line(console, "skipped", skipped)
     console.print()
@@ -91,3 +107,65 @@ def render_summary(doc: Document, console: Console) -> None:
             Column("dead experts", [amount(r["dead_experts"]) for r in rows]),
         ],
     )
+
+
+def _model(doc: CheckpointDocument) -> str:
+    name = f"{doc['model']}: " if doc["model"] else ""
+    count = "" if doc["num_layers"] is None else f"{plural(doc['num_layers'], 'layer')}, "
+    top_k = "top-K not recorded," if doc["top_k"] is None else f"top-{doc['top_k']}"
+    return (
+        f"{name}{count}MoE in {layers_text(doc['layers'])}, {top_k} of {doc['num_experts']} experts"
+    )
+
+
+def _router(doc: CheckpointDocument) -> str:
+    router = doc["router"]
+    experts, hidden = router["shape"]
+    parts = [f"{'/'.join(router['dtypes'])} weight [{experts}, {hidden}]"]
+    parts += ["linear bias"] if router["linear_bias"] else []
+    if router["expert_bias_dtypes"]:
+        parts.append(f"{'/'.join(router['expert_bias_dtypes'])} expert bias")
+    parts += router["extras"]
+    return f"{', '.join(parts)}; {bytes_text(router['bytes'])} in all layers"
+
+
+def _stream(doc: CheckpointDocument) -> str:
+    largest = doc["largest_layer"]
+    if largest is None:
+        return "layers are stored stacked"
+    return (
+        f"{bytes_text(doc['streamed_bytes'])} in {plural(len(doc['layer_bytes']), 'layer')} to "
+        f"stream, the largest layer {largest['layer']} with {bytes_text(largest['bytes'])}; "
+        f"{bytes_text(doc['other_bytes'])} outside of them"
+    )
+
+
+def render_checkpoint(doc: CheckpointDocument, console: Console) -> None:
+    """Print a routectl.checkpoint/1 document."""
+    iteration = "" if doc["iteration"] is None else f"iteration {doc['iteration']}, "
+    print_line(
+        console,
+        "folder",
+        f"{doc['path']}  ({doc['format']}, {iteration}{plural(doc['files'], 'file')}, "
+        f"{bytes_text(doc['file_bytes'])})",
+    )
+    print_line(console, "model", _model(doc))
+    print_line(console, "router", _router(doc))
+    if doc["recipe"] is not None:
+        print_line(console, "recipe", doc["recipe"])
+    dtypes = ", ".join(
+        f"{entry['dtype']} {bytes_text(entry['bytes'])} ({entry['tensors']:,})"
+        for entry in doc["dtypes"]
+    )
+    print_line(
+        console,
+        "weights",
+        f"{bytes_text(doc['tensor_bytes'])} in {plural(doc['tensors'], 'tensor')}: {dtypes}",
+    )
+    print_line(console, "layers", _stream(doc))
+    if doc["unindexed"]:
+        print_line(
+            console,
+            "left out",
+            f"{plural(len(doc['unindexed']), 'tensor')} in shards, not in the index",
+        )

@@ -1,26 +1,36 @@
 """A Staleness as a JSON document, routectl.staleness/1; docs/json.md is the contract."""
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import reduce
-from typing import Any
+from typing import cast
 
 from ...dump import DumpMeta
 from ...margins import EPS
 from ...ops.diff.diff import DiffResult
-from ...ops.diff.measures import rate
 from ...ops.diff.thresholds import Failure
-from ...ops.staleness.advice import Advice
 from ...ops.staleness.attribution import MODES
 from ...ops.staleness.comparison import Comparison
 from ...ops.staleness.drift import Drift
-from ...ops.staleness.gamma import GAMMA_FLOOR, RouterShift
-from ...ops.staleness.intervals import Bootstrap, Interval
-from ...ops.staleness.shifts import shift_interval
+from ...ops.staleness.gamma import GAMMA_FLOOR, LagShift, RouterShift, shift_of
+from ...ops.staleness.intervals import Interval
 from ...ops.staleness.staleness import Staleness, StalenessOptions
 from ..diff.detail import places_document
-from ..diff.document import Document, dump_document, figures_document, finite
+from ..diff.document import counted_rows, figures_document, sample_figures
+from ..document import CountedRows, IntervalEntry, dump_document, failure_entries, finite
+from .advice import Advice
+from .schema import (
+    AdviceEntry,
+    ComparisonEntry,
+    ComparisonExtras,
+    DriftEntry,
+    ExpertEntry,
+    Kind,
+    Mode,
+    RouterShiftEntry,
+    SpanEntry,
+    StalenessDocument,
+    VersionEntry,
+)
 
 __all__ = ["Judged", "staleness_document"]
 
@@ -40,58 +50,55 @@ class Judged:
     eps: float = EPS
 
 
-def _interval(found: Interval | None) -> Document | None:
+def _interval(found: Interval | None) -> IntervalEntry | None:
     """The level is that of the whole document."""
     return None if found is None else {"low": found.low, "high": found.high}
 
 
-def _counted(result: DiffResult) -> Document:
-    return {
-        "rows": result.rows,
-        "rows_mismatched": result.rows_mismatched,
-        "mismatch_rate": rate(result.rows_mismatched, result.rows),
-    }
+def _counted(result: DiffResult) -> CountedRows:
+    return counted_rows(result.rows, result.rows_mismatched)
 
 
-def _shift(comparison: Comparison, shifts: Shifts, plan: Bootstrap) -> Document:
-    """The entry ``router_shift`` of a staleness all of whose pairs have one; else nothing."""
-    keys = [(*pair, comparison.mode) for pair in comparison.pairs]
-    if comparison.kind != "staleness" or not all(key in shifts for key in keys):
-        return {}
-    found = reduce(operator.add, [shifts[key] for key in keys])
+def _shift(shift: LagShift) -> RouterShiftEntry:
+    """The router shift of a staleness that has one."""
+    found = shift.total
     mean_L = found.mean_shift_L
     assert mean_L is not None
+    p01, p10, p50 = (found.quantile(q) for q in _QUANTILES)
     return {
-        "router_shift": {
-            "tokens": found.tokens,
-            "tokens_partial": found.partial,
-            "mean_gamma": found.mean_gamma,
-            "interval": _interval(shift_interval(found, plan)),
-            **{f"p{round(100 * q):02}": found.quantile(q) for q in _QUANTILES},
-            "floor": GAMMA_FLOOR,
-            "below_rate": found.below_rate,
-            "layers": [
-                {"layer": layer, "mean_shift": mean}
-                for layer, mean in zip(found.layers, mean_L.tolist(), strict=True)
-            ],
-        }
+        "tokens": found.tokens,
+        "tokens_partial": found.partial,
+        "mean_gamma": found.mean_gamma,
+        "interval": _interval(shift.interval),
+        "p01": p01,
+        "p10": p10,
+        "p50": p50,
+        "floor": GAMMA_FLOOR,
+        "below_rate": found.below_rate,
+        "layers": [
+            {"layer": layer, "mean_shift": mean}
+            for layer, mean in zip(found.layers, mean_L.tolist(), strict=True)
+        ],
     }
 
 
-def _comparison(comparison: Comparison, eps: float, shift: Document) -> Document:
+def _comparison(comparison: Comparison, eps: float, shift: LagShift | None) -> ComparisonEntry:
     """All figures of a comparison, and the intervals of those that have one."""
     figures = figures_document(comparison.result, eps)
-    found = comparison.intervals
+    found, detail = comparison.intervals, comparison.result.detail
     for layer, interval in zip(figures["layers"], found.layers, strict=True):
         layer["mismatch_interval"] = _interval(interval)
+    extras: ComparisonExtras = {} if shift is None else {"router_shift": _shift(shift)}
+    if detail is not None:
+        extras["detail"] = places_document(detail)
     return {
-        "kind": comparison.kind,
+        "kind": cast("Kind", comparison.kind),
         "old": comparison.old,
         "new": comparison.new,
         "lag": comparison.lag,
-        "mode": comparison.mode,
+        "mode": cast("Mode", comparison.mode),
         "pairs": [list(pair) for pair in comparison.pairs],
-        "samples": {**asdict(comparison.result.samples), "matched_by": comparison.result.match},
+        "samples": sample_figures(comparison.result),
         "intervals": {
             "clusters": found.clusters,
             "mismatch_rate": _interval(found.mismatch),
@@ -101,8 +108,7 @@ def _comparison(comparison: Comparison, eps: float, shift: Document) -> Document
             "f_tau": _interval(found.f2),
         },
         **figures,
-        **shift,
-        **places_document(comparison.result),
+        **extras,
     }
 
 
@@ -121,23 +127,21 @@ def _metas(result: Staleness) -> dict[tuple[str, str], tuple[DumpMeta, int]]:
     return found
 
 
-def _versions(result: Staleness) -> list[Document]:
-    metas = _metas(result)
+def _versions(result: Staleness) -> list[VersionEntry]:
+    entries = {key: dump_document(*about) for key, about in _metas(result).items()}
     return [
         {
             "name": name,
             "place": place,
             "rows": result.spans.by_version[name],
-            **{
-                mode: dump_document(*metas[name, mode]) if (name, mode) in metas else None
-                for mode in MODES
-            },
+            "free": entries.get((name, "free")),
+            "forced": entries.get((name, "forced")),
         }
         for name, place in zip(result.versions, result.places, strict=True)
     ]
 
 
-def _drift(drift: Drift) -> Document:
+def _drift(drift: Drift) -> DriftEntry:
     return {
         "mode": drift.mode,
         "speeds": [
@@ -165,7 +169,9 @@ def _drift(drift: Drift) -> Document:
             for h in drift.half_lives
         ],
         "fastest_layers": list(drift.fastest_layers),
-        "experts": [{**asdict(e), "moved_rate": e.moved_rate} for e in drift.experts],
+        "experts": [
+            cast("ExpertEntry", {**asdict(e), "moved_rate": e.moved_rate}) for e in drift.experts
+        ],
         "experts_between": None if drift.experts_between is None else list(drift.experts_between),
         "nearest": [
             {
@@ -181,12 +187,14 @@ def _drift(drift: Drift) -> Document:
     }
 
 
-def _advice(advice: Advice) -> Document:
-    findings: list[dict[str, Any]] = [
-        {"about": f.about, "alarm": f.alarm, "text": f.text, "evidence": list(f.evidence)}
-        for f in advice.findings
-    ]
-    return {"mode": advice.mode, "findings": findings}
+def _advice(advice: Advice) -> AdviceEntry:
+    return {
+        "mode": advice.mode,
+        "findings": [
+            {"about": f.about, "alarm": f.alarm, "text": f.text, "evidence": list(f.evidence)}
+            for f in advice.findings
+        ],
+    }
 
 
 def staleness_document(
@@ -196,22 +204,22 @@ def staleness_document(
     *,
     judged: Judged | None = None,
     shifts: Shifts | None = None,
-) -> Document:
+) -> StalenessDocument:
     """The routectl.staleness/1 document.
 
     options are those that the result was made with; shifts those of its versions, by older and
-    newer name and mode (ops.router_shifts).
+    newer name and mode (``router_shifts``).
     """
     judged = judged or Judged()
     options = options or StalenessOptions()
 
-    def compared(parts: Sequence[Comparison]) -> list[Document]:
+    def compared(parts: Sequence[Comparison]) -> list[ComparisonEntry]:
         plan = options.bootstrap
-        return [_comparison(c, judged.eps, _shift(c, shifts or {}, plan)) for c in parts]
+        return [_comparison(c, judged.eps, shift_of(c, shifts or {}, plan)) for c in parts]
 
     metas = _metas(result)
     dump = next(metas["dump", mode] for mode in MODES if ("dump", mode) in metas)
-    document: Document = {
+    document: StalenessDocument = {
         "schema": "routectl.staleness/1",
         "dump": dump_document(*dump),
         "versions": _versions(result),
@@ -237,16 +245,16 @@ def staleness_document(
             for c in parts
         ],
         "cached_apart": result.cached_apart,
-        "spans": asdict(result.spans),
+        "spans": cast("SpanEntry", asdict(result.spans)),
         "drift": _drift(result.drift),
         "noise": [
-            {**asdict(n), "mismatch_rate": rate(n.rows_mismatched, n.rows)} for n in result.noise
+            {"name": n.name, **counted_rows(n.rows, n.rows_mismatched)} for n in result.noise
         ],
         "advice": _advice(advice),
         "verdict": {
             "thresholds": list(judged.thresholds),
-            "failed": [asdict(f) for f in judged.failed],
+            "failed": failure_entries(judged.failed),
             "exit_code": int(bool(judged.failed)),
         },
     }
-    return finite(document)  # type: ignore[no-any-return]
+    return finite(document)

@@ -1,16 +1,57 @@
-"""Many staleness documents, one a step, as one: routectl.staleness_series/1."""
+"""Many staleness documents, one a step, as one: routectl.staleness_series/1.
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+Figures are read off documents by the names that thresholds have.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ...errors import MismatchError
 from ...ops.diff.thresholds import Failure, Threshold
-from ...ops.staleness.trend import slope_of
-from ..diff.document import Document, finite
-from .figures import figure_order, figures_of, headline_figures
+from ...ops.staleness.drift import slope_of
+from ..document import Document, failure_entries, finite
+from .schema import (
+    ComparisonEntry,
+    CrossingEntry,
+    SeriesDocument,
+    StepEntry,
+    TrendEntry,
+)
 
-__all__ = ["Step", "series_document"]
+__all__ = ["Step", "headline_figures", "series_document"]
+
+_KEYS = {
+    "mismatch": "mismatch_rate",
+    "overlap": "overlap_rate",
+    "order": "order_mismatch_rate",
+    "zero_overlap": "zero_overlap_rate",
+    "load_shift": "load_shift",
+    "rows_mismatched": "rows_mismatched",
+    "rows_missing": "rows_missing",
+    "token_mismatch": "token_mismatch_rate",
+    "coverage": "coverage_rate",
+}
+_OF_LOGPROBS = {
+    "k1": "k1",
+    "k3": "k3",
+    "abs_d": "mean_abs_d",
+    "max_d": "max_abs_d",
+    "f2": "f_tau",
+}
+_HEADLINES = (
+    "mismatch",
+    "staleness",
+    "total",
+    "k3",
+    "f2",
+    "total_k3",
+    "total_f2",
+    "noise",
+    "half_life",
+)
+_OF_COMPARISONS = 7
+_OF_MARGINS = ("tie", "near", "clear", "margin_coverage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +63,69 @@ class Step:
     document: Document
 
 
+def _value(found: Mapping[str, Any], metric: str) -> Any:
+    """A metric of a comparison, or of one of its layers; None where it has none."""
+    if metric in _KEYS:
+        return found.get(_KEYS[metric])
+    if metric in _OF_LOGPROBS:
+        return (found.get("logprobs") or {}).get(_OF_LOGPROBS[metric])
+    if metric in _OF_MARGINS:
+        return found.get("margins", {}).get(f"{metric}_rate")
+    assert metric == "unmatched", metric
+    return found["samples"]["only_old"] + found["samples"]["only_new"]
+
+
+def _gated(doc: Document, metric: str) -> tuple[str, list[tuple[str, ComparisonEntry]]]:
+    """The metric within a comparison, and the comparisons that it is of by full name."""
+    mode = doc["comparisons"][0]["mode"]
+    if metric.startswith("staleness"):
+        parts = [(f"staleness@lag{c['lag']}", c) for c in doc["by_lag"] if c["mode"] == mode]
+        return "mismatch", [(n, c) for n, c in parts if metric in ("staleness", n)]
+    total = metric == "total" or metric.startswith("total_")
+    kind = "total" if total else "mismatch"
+    inner = (metric.removeprefix("total").removeprefix("_") or "mismatch") if total else metric
+    found = [c for c in doc["comparisons"] if (c["kind"], c["mode"]) == (kind, mode)]
+    return inner, [(metric, c) for c in found]
+
+
+def _figures_of(doc: Document, limit: Threshold) -> list[tuple[str, int | None, float | None]]:
+    """Metric, layer and value of every figure that a threshold is about; free ones if there are."""
+    inner, parts = _gated(doc, limit.metric)
+    found: list[tuple[str, int | None, float | None]] = []
+    for name, c in parts:
+        if limit.layer is None:
+            found.append((name, None, _value(c, inner)))
+            continue
+        layers = [part for part in c["layers"] if limit.layer in ("*", part["layer"])]
+        found += [(name, part["layer"], _value(part, inner)) for part in layers]
+    return found
+
+
+def _figure_order(name: str) -> tuple[int, int]:
+    """Where a figure of a trend stands among the others: as below, staleness by lag."""
+    kind, _, lag = name.partition("@lag")
+    return _HEADLINES.index(kind), int(lag or 0)
+
+
+def headline_figures(doc: Document) -> dict[str, float | None]:
+    """The figures of a step that a trend is made of; None where it has them not."""
+    found: dict[str, float | None] = {}
+    for metric in _HEADLINES[:_OF_COMPARISONS]:
+        inner, parts = _gated(doc, metric)
+        found |= {name: _value(c, inner) for name, c in parts}
+        if not parts and metric != "staleness":
+            found[metric] = None
+    found["noise"] = max((n["mismatch_rate"] or 0.0 for n in doc["noise"]), default=None)
+    lives = doc["drift"]["half_lives"]
+    found["half_life"] = lives[0]["updates"] if lives else None
+    return found
+
+
 def _crossed(step: Step, limit: Threshold) -> list[Failure]:
     """A failure for each figure that is beyond a limit; figures that are not there are none."""
     return [
         Failure(limit.text, metric, layer, value, limit.limit)
-        for metric, layer, value in figures_of(step.document, limit)
+        for metric, layer, value in _figures_of(step.document, limit)
         if value is not None and (value > limit.limit if limit.over else value < limit.limit)
     ]
 
@@ -35,7 +134,7 @@ def _judge_last(step: Step, limits: Sequence[Threshold]) -> list[Failure]:
     """The limits that the last step crosses. Raises MismatchError where a figure is not there."""
     failed = []
     for limit in limits:
-        found = figures_of(step.document, limit)
+        found = _figures_of(step.document, limit)
         if not found or any(value is None for _, _, value in found):
             raise MismatchError(
                 f"threshold {limit.text!r}: the last step, {step.entry}, has no {limit.metric}"
@@ -44,25 +143,21 @@ def _judge_last(step: Step, limits: Sequence[Threshold]) -> list[Failure]:
     return failed
 
 
-def _trends(steps: Sequence[Step], points: Sequence[Document]) -> list[Document]:
+def _trends(points: Sequence[StepEntry]) -> list[TrendEntry]:
     """First, last and slope of each figure over the steps that have it."""
-    names = sorted({name for point in points for name in point["figures"]}, key=figure_order)
-    found = []
+    names = sorted({name for point in points for name in point["figures"]}, key=_figure_order)
+    found: list[TrendEntry] = []
     for name in names:
-        known = [
-            (step.number, point["figures"][name])
-            for step, point in zip(steps, points, strict=True)
-            if point["figures"].get(name) is not None
-        ]
+        values = [(point["step"], point["figures"].get(name)) for point in points]
+        known = [(number, value) for number, value in values if value is not None]
         if known:
-            numbers, values = zip(*known, strict=True)
             found.append(
                 {
                     "figure": name,
                     "steps": len(known),
-                    "first": values[0],
-                    "last": values[-1],
-                    "slope": slope_of(numbers, values),
+                    "first": known[0][1],
+                    "last": known[-1][1],
+                    "slope": slope_of([n for n, _ in known], [value for _, value in known]),
                 }
             )
     return found
@@ -73,14 +168,14 @@ def series_document(
     steps: Sequence[Step],
     skipped: Sequence[tuple[str, str]],
     limits: Sequence[Threshold] = (),
-) -> Document:
+) -> SeriesDocument:
     """The routectl.staleness_series/1 document.
 
     steps ascend by number; skipped names the entries that are none, each with the reason. limits
     are held against the last step; where each was first crossed is said. Raises MismatchError when
     the last step lacks a figure that is held against a limit.
     """
-    points: list[dict[str, Any]] = [
+    points: list[StepEntry] = [
         {
             "step": step.number,
             "entry": step.entry,
@@ -90,22 +185,22 @@ def series_document(
         }
         for step in steps
     ]
-    crossings = []
+    crossings: list[CrossingEntry] = []
     for limit in limits:
         first = next((step.number for step in steps if _crossed(step, limit)), None)
         crossings.append({"threshold": limit.text, "first_step": first})
     failed = _judge_last(steps[-1], limits)
-    document: Document = {
+    document: SeriesDocument = {
         "schema": "routectl.staleness_series/1",
         "path": path,
         "steps": points,
         "skipped": [{"entry": entry, "reason": reason} for entry, reason in skipped],
-        "trends": _trends(steps, points),
+        "trends": _trends(points),
         "crossings": crossings,
         "verdict": {
             "thresholds": [limit.text for limit in limits],
-            "failed": [asdict(f) for f in failed],
+            "failed": failure_entries(failed),
             "exit_code": int(bool(failed)),
         },
     }
-    return finite(document)  # type: ignore[no-any-return]
+    return finite(document)

@@ -1,11 +1,12 @@
 """The tables of a routectl.staleness/1 document, as columns."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
-from ..diff.document import Document
+from ..document import IntervalEntry
 from ..text.tables import Column
 from ..text.wording import amount, figure, percent
+from .schema import ComparisonEntry, ExpertEntry, StalenessDocument
 
 __all__ = [
     "comparison_columns",
@@ -21,11 +22,12 @@ __all__ = [
     "shift_columns",
 ]
 
-Cell = Callable[[Document], str]
+Part = TypeVar("Part")
+Cell = Callable[[ComparisonEntry], str]
 _INTERVALS = 5  # comparisons up to which intervals are shown by layer; the document has all
 
 
-def headlines(doc: Document) -> list[Document]:
+def headlines(doc: StalenessDocument) -> list[ComparisonEntry]:
     """The comparisons side by side: mismatch, staleness by lag, total; free ones first of each."""
     of_kind = {
         kind: [c for c in doc["comparisons"] if c["kind"] == kind] for kind in ("mismatch", "total")
@@ -34,12 +36,12 @@ def headlines(doc: Document) -> list[Document]:
     return [*of_kind["mismatch"], *by_lag, *of_kind["total"]]
 
 
-def level_text(doc: Document) -> str:
+def level_text(doc: StalenessDocument) -> str:
     """The level of the intervals, as the title of their columns."""
     return f"{100 * doc['level']:g} %"
 
 
-def range_text(interval: Document | None, rates: bool = True) -> str:
+def range_text(interval: IntervalEntry | None, rates: bool = True) -> str:
     """An interval of a rate, or of another figure; - where there is none."""
     if interval is None:
         return "-"
@@ -47,29 +49,33 @@ def range_text(interval: Document | None, rates: bool = True) -> str:
     return f"{100 * low:.2f}-{100 * high:.2f} %" if rates else f"{low:.3g}-{high:.3g}"
 
 
-def _modes(doc: Document) -> bool:
+def _modes(doc: StalenessDocument) -> bool:
     """Whether there are two modes to tell apart."""
     return len({c["mode"] for c in doc["comparisons"]}) > 1
 
 
-def _short(c: Document) -> str:
+def _short(c: ComparisonEntry) -> str:
     return f"lag {c['lag']}" if c["kind"] == "staleness" else str(c["kind"])
 
 
-def _titles(doc: Document) -> list[str]:
+def _titles(doc: StalenessDocument) -> list[str]:
     """A column title for each headline."""
     modes = _modes(doc)
     return [f"{_short(c)} {c['mode']}" if modes else _short(c) for c in headlines(doc)]
 
 
-def _first(doc: Document, parts: Sequence[Document]) -> list[Column]:
+def _first(
+    doc: StalenessDocument, parts: Sequence[ComparisonEntry], title: str = "comparison"
+) -> list[Column]:
     """What a row of a table is: kind and lag, and the mode where there are two."""
     names = [f"staleness, lag {c['lag']}" if c["kind"] == "staleness" else c["kind"] for c in parts]
-    columns = [Column("comparison", names)]
+    columns = [Column(title, names)]
     return [*columns, Column("mode", [c["mode"] for c in parts])] if _modes(doc) else columns
 
 
-def _columns(parts: Sequence[Document], described: Sequence[tuple[str, Cell, int]]) -> list[Column]:
+def _columns(
+    parts: Sequence[Part], described: Sequence[tuple[str, Callable[[Part], str], int]]
+) -> list[Column]:
     return [Column(title, [cell(c) for c in parts], rank) for title, cell, rank in described]
 
 
@@ -77,7 +83,7 @@ def _swaps(number: int) -> Cell:
     return lambda c: amount(c["swaps"][number])
 
 
-def comparison_columns(doc: Document) -> list[Column]:
+def comparison_columns(doc: StalenessDocument) -> list[Column]:
     """The routes of the comparisons side by side."""
     parts, level = headlines(doc), level_text(doc)
     swaps = max((i for c in parts for i, n in enumerate(c["swaps"]) if n), default=0)
@@ -98,55 +104,45 @@ def comparison_columns(doc: Document) -> list[Column]:
     return [*_first(doc, parts), *_columns(parts, described)]
 
 
-def logprob_columns(doc: Document) -> list[Column]:
+def logprob_columns(doc: StalenessDocument) -> list[Column]:
     """The log-prob figures of the comparisons that have any; empty when none has."""
     parts, level = [c for c in headlines(doc) if c["logprobs"] is not None], level_text(doc)
-    if not parts:
+    sums = [c["logprobs"] for c in parts if c["logprobs"] is not None]
+    if not sums:
         return []
-    tau = f"F({parts[0]['logprobs']['tau']:g})"
-    described: list[tuple[str, Cell, int]] = [
-        ("tokens", lambda c: amount(c["logprobs"]["tokens"]), 2),
-        ("k1", lambda c: figure(c["logprobs"]["k1"]), 3),
-        ("k3", lambda c: figure(c["logprobs"]["k3"]), 0),
-        (level, lambda c: range_text(c["intervals"]["k3"], rates=False), 1),
-        ("mean |d|", lambda c: figure(c["logprobs"]["mean_abs_d"]), 4),
-        (tau, lambda c: percent(c["logprobs"]["f_tau"]), 0),
-        (level, lambda c: range_text(c["intervals"]["f_tau"]), 1),
+    return [
+        *_first(doc, parts, "log-probs"),
+        Column("tokens", [amount(s["tokens"]) for s in sums], 2),
+        Column("k1", [figure(s["k1"]) for s in sums], 3),
+        Column("k3", [figure(s["k3"]) for s in sums], 0),
+        Column(level, [range_text(c["intervals"]["k3"], rates=False) for c in parts], 1),
+        Column("mean |d|", [figure(s["mean_abs_d"]) for s in sums], 4),
+        Column(f"F({sums[0]['tau']:g})", [percent(s["f_tau"]) for s in sums], 0),
+        Column(level, [range_text(c["intervals"]["f_tau"]) for c in parts], 1),
     ]
-    first = [
-        Column("log-probs", c.cells) if c.title == "comparison" else c for c in _first(doc, parts)
-    ]
-    return [*first, *_columns(parts, described)]
 
 
-def shift_columns(doc: Document) -> list[Column]:
+def shift_columns(doc: StalenessDocument) -> list[Column]:
     """Router shift by lag; empty where no routes carry gate log-probabilities."""
     parts = [c for c in headlines(doc) if "router_shift" in c]
-    if not parts:
+    shifts = [c["router_shift"] for c in parts]
+    if not shifts:
         return []
-
-    def of(key: str) -> Cell:
-        return lambda c: figure(c["router_shift"][key])
-
-    described: list[tuple[str, Cell, int]] = [
-        ("tokens", lambda c: amount(c["router_shift"]["tokens"]), 2),
-        ("gamma", of("mean_gamma"), 0),
-        (level_text(doc), lambda c: range_text(c["router_shift"]["interval"], rates=False), 1),
-        *((key, of(key), 3) for key in ("p01", "p10", "p50")),
-        (
-            f"below {parts[0]['router_shift']['floor']:g}",
-            lambda c: percent(c["router_shift"]["below_rate"]),
-            0,
-        ),
+    ranges = [range_text(s["interval"], rates=False) for s in shifts]
+    below = [percent(s["below_rate"]) for s in shifts]
+    return [
+        *_first(doc, parts, "router shift"),
+        Column("tokens", [amount(s["tokens"]) for s in shifts], 2),
+        Column("gamma", [figure(s["mean_gamma"]) for s in shifts], 0),
+        Column(level_text(doc), ranges, 1),
+        Column("p01", [figure(s["p01"]) for s in shifts], 3),
+        Column("p10", [figure(s["p10"]) for s in shifts], 3),
+        Column("p50", [figure(s["p50"]) for s in shifts], 3),
+        Column(f"below {shifts[0]['floor']:g}", below, 0),
     ]
-    first = [
-        Column("router shift", c.cells) if c.title == "comparison" else c
-        for c in _first(doc, parts)
-    ]
-    return [*first, *_columns(parts, described)]
 
 
-def pair_columns(doc: Document) -> list[Column]:
+def pair_columns(doc: StalenessDocument) -> list[Column]:
     """Staleness of each pair of versions; empty where each lag has one pair alone."""
     if all(len(c["pairs"]) == 1 for c in doc["by_lag"]):
         return []
@@ -164,16 +160,18 @@ def pair_columns(doc: Document) -> list[Column]:
     return [names, *modes, *_columns(parts, described)]
 
 
-def layer_columns(doc: Document) -> list[Column]:
+def layer_columns(doc: StalenessDocument) -> list[Column]:
     """The rate of each comparison by layer, its interval where they are few, and half-lives."""
     parts, drift = headlines(doc), doc["drift"]
     layers = sorted({layer["layer"] for c in parts for layer in c["layers"]})
     columns = [Column("layer", [*map(str, layers), "all"])]
     for rank, (title, c) in enumerate(zip(_titles(doc), parts, strict=True)):
         of = {layer["layer"]: layer for layer in c["layers"]}
-        found = [of.get(layer, {}) for layer in layers]
-        rates = [*(p.get("mismatch_rate") for p in found), c["mismatch_rate"]]
-        ranges = [*(p.get("mismatch_interval") for p in found), c["intervals"]["mismatch_rate"]]
+        found = [of.get(layer) for layer in layers]
+        rates = [None if p is None else p["mismatch_rate"] for p in found]
+        ranges = [None if p is None else p.get("mismatch_interval") for p in found]
+        rates.append(c["mismatch_rate"])
+        ranges.append(c["intervals"]["mismatch_rate"])
         columns.append(Column(title, [percent(r) for r in rates], rank))
         if len(parts) <= _INTERVALS:
             columns.append(Column(level_text(doc), [range_text(r) for r in ranges], 100 + rank))
@@ -184,50 +182,49 @@ def layer_columns(doc: Document) -> list[Column]:
     return columns
 
 
-def position_columns(doc: Document) -> list[Column]:
+def position_columns(doc: StalenessDocument) -> list[Column]:
     """The rate of each comparison by absolute position."""
     parts = headlines(doc)
     froms = sorted({b["from"] for c in parts for b in c["positions"]})
-    of = [{b["from"]: b for b in c["positions"]} for c in parts]
-    most = [max(bins[f]["rows"] for bins in of if f in bins) for f in froms]
+    rows = {f: [b["rows"] for c in parts for b in c["positions"] if b["from"] == f] for f in froms}
+    rates = [{b["from"]: b["mismatch_rate"] for b in c["positions"]} for c in parts]
     return [
         Column("position", [f"{f}+" for f in froms]),
-        Column("rows", [amount(n) for n in most], 50),
+        Column("rows", [amount(max(rows[f])) for f in froms], 50),
         *(
-            Column(title, [percent(bins.get(f, {}).get("mismatch_rate")) for f in froms], rank)
-            for rank, (title, bins) in enumerate(zip(_titles(doc), of, strict=True))
+            Column(title, [percent(of.get(f)) for f in froms], rank)
+            for rank, (title, of) in enumerate(zip(_titles(doc), rates, strict=True))
         ),
     ]
 
 
-def flips_columns(doc: Document) -> list[Column]:
+def flips_columns(doc: StalenessDocument) -> list[Column]:
     """The margins of what flips; empty when no side of a comparison has margins."""
     parts = [c for c in headlines(doc) if "margins" in c]
-    if not parts:
+    margins = [c["margins"] for c in parts]
+    if not margins:
         return []
-
-    def spread(key: str) -> Cell:
-        return lambda c: figure(c["margins"]["mismatched_margin"][key])
-
-    described: list[tuple[str, Cell, int]] = [
-        ("ties", lambda c: amount(c["margins"]["ties"]), 2),
-        (f"near <= {doc['eps']:g}", lambda c: amount(c["margins"]["near_ties"]), 1),
-        ("clear", lambda c: amount(c["margins"]["clear_flips"]), 0),
-        ("of rows", lambda c: percent(c["margins"]["clear_rate"]), 0),
-        ("unknown", lambda c: amount(c["margins"]["margin_unknown"]), 3),
-        *((f"margin {key}", spread(key), 4 + i) for i, key in enumerate(("p50", "p99", "max"))),
+    spread = [m["mismatched_margin"] for m in margins]
+    return [
+        *_first(doc, parts, "flips"),
+        Column("ties", [amount(m["ties"]) for m in margins], 2),
+        Column(f"near <= {doc['eps']:g}", [amount(m["near_ties"]) for m in margins], 1),
+        Column("clear", [amount(m["clear_flips"]) for m in margins], 0),
+        Column("of rows", [percent(m["clear_rate"]) for m in margins], 0),
+        Column("unknown", [amount(m["margin_unknown"]) for m in margins], 3),
+        Column("margin p50", [figure(s["p50"]) for s in spread], 4),
+        Column("margin p99", [figure(s["p99"]) for s in spread], 5),
+        Column("margin max", [figure(s["max"]) for s in spread], 6),
     ]
-    first = [Column("flips", c.cells) if c.title == "comparison" else c for c in _first(doc, parts)]
-    return [*first, *_columns(parts, described)]
 
 
-def expert_columns(doc: Document) -> list[Column]:
+def expert_columns(doc: StalenessDocument) -> list[Column]:
     """The experts that move most; empty when none moved."""
-    experts: list[dict[str, Any]] = doc["drift"]["experts"]
-    if not experts:
+    experts, between = doc["drift"]["experts"], doc["drift"]["experts_between"]
+    if not experts or between is None:
         return []
-    old, new = doc["drift"]["experts_between"]
-    described: list[tuple[str, Cell, int]] = [
+    old, new = between
+    described: list[tuple[str, Callable[[ExpertEntry], str], int]] = [
         ("layer", lambda e: str(e["layer"]), 0),
         (f"entered in {new}", lambda e: amount(e["entered"]), 0),
         (f"left since {old}", lambda e: amount(e["left"]), 0),

@@ -1,13 +1,25 @@
-"""A routectl.staleness/1 document as terminal text: verdict, comparisons, where, drift, advice."""
+"""The reports of staleness as terminal text.
+
+Of one dump: verdict, comparisons, where, drift, advice. Of a series: verdict, a row a step, slopes.
+"""
 
 from rich.console import Console
 from rich.text import Text
 
-from ..diff.document import Document
+from ..document import DumpEntry
 from ..text.cells import cells_of
 from ..text.pictures import print_heatmap, spark_column
 from ..text.tables import Column, print_line, print_table
-from ..text.wording import amount, figure, layers_text, percent, plural
+from ..text.wording import (
+    amount,
+    engine_text,
+    failure_text,
+    figure,
+    layers_text,
+    percent,
+    plural,
+)
+from .schema import SeriesDocument, StalenessDocument, ThresholdVerdict
 from .tables import (
     comparison_columns,
     expert_columns,
@@ -22,20 +34,21 @@ from .tables import (
     shift_columns,
 )
 
-__all__ = ["print_failures", "print_verdict", "render_staleness", "staleness_headline"]
+__all__ = ["render_series", "render_staleness", "staleness_headline"]
 
+_PLAIN = ("k3", "total_k3", "half_life")
+_TITLES = {"f2": "F(2)", "total_f2": "total F(2)", "total_k3": "total k3", "half_life": "half-life"}
 _STYLES = {"WITHIN": "bold green", "OVER": "bold red", "MEASURED": "bold"}
 
 
-def _side(dump: Document) -> str:
-    about = " ".join(dump[key] for key in ("engine", "engine_version") if dump[key])
+def _side(dump: DumpEntry) -> str:
     dtype = dump.get("provenance", {}).get("dtype")
-    parts = (about, dtype, dump["format"], plural(dump["samples"], "sample"))
+    parts = (engine_text(dump), dtype, dump["format"], plural(dump["samples"], "sample"))
     return f"{dump['path']}  ({', '.join(part for part in parts if part)})"
 
 
-def print_verdict(console: Console, verdict: Document, text: str) -> None:
-    """The first line: whether thresholds hold, and the figures in short."""
+def _print_verdict(console: Console, verdict: ThresholdVerdict, text: str) -> None:
+    """Whether thresholds hold, the figures in short; a line for each figure that does not."""
     asked, failed = len(verdict["thresholds"]), len(verdict["failed"])
     word = "MEASURED" if not asked else "OVER" if failed else "WITHIN"
     counted = "" if not asked else f"{plural(asked, 'threshold')}; "
@@ -45,20 +58,11 @@ def print_verdict(console: Console, verdict: Document, text: str) -> None:
     line = Text(word, style=_STYLES[word])
     line.append(f"  {counted}{text}", style="not bold default")
     console.print(line, soft_wrap=True)
+    for failure in verdict["failed"]:
+        console.print(f"  {failure_text(failure)}", style="red", soft_wrap=True)
 
 
-def print_failures(console: Console, verdict: Document) -> None:
-    """A line for each figure that is over or under its threshold."""
-    for f in verdict["failed"]:
-        layer = "" if f["layer"] is None else f" in layer {f['layer']}"
-        console.print(
-            f"  {f['threshold']}: {f['metric']} is {f['value']:.6g}{layer}, limit {f['limit']:.6g}",
-            style="red",
-            soft_wrap=True,
-        )
-
-
-def staleness_headline(doc: Document) -> str:
+def staleness_headline(doc: StalenessDocument) -> str:
     """The rates of the first mode, and what was advised."""
     mode = doc["comparisons"][0]["mode"]
     rates: dict[str, list[str]] = {}
@@ -73,7 +77,7 @@ def staleness_headline(doc: Document) -> str:
     return text + (f"; {plural(alarms, 'alarm')}" if alarms else "")
 
 
-def _compared(doc: Document) -> str:
+def _compared(doc: StalenessDocument) -> str:
     c = doc["comparisons"][0]
     layers = layers_text([layer["layer"] for layer in c["layers"]])
     dump = doc["dump"]
@@ -83,19 +87,19 @@ def _compared(doc: Document) -> str:
     )
 
 
-def _about(console: Console, doc: Document) -> None:
+def _about(console: Console, doc: StalenessDocument) -> None:
     print_line(console, "dump", _side(doc["dump"]))
     own = {(c["own"], c["mode"]): c["rows"] for c in doc["own_rows"] if c["own"] == c["version"]}
     for version in doc["versions"]:
-        for mode in ("free", "forced"):
-            if version[mode] is not None:
+        for mode, routes in (("free", version["free"]), ("forced", version["forced"])):
+            if routes is not None:
                 rows = own.get((version["name"], mode))
                 made = "" if rows is None else f", made {plural(rows, 'row')} that are compared"
-                print_line(console, version["name"], f"{_side(version[mode])} {mode}{made}")
+                print_line(console, version["name"], f"{_side(routes)} {mode}{made}")
     print_line(console, "compared", _compared(doc))
 
 
-def _rows_lines(doc: Document) -> list[tuple[str, str]]:
+def _rows_lines(doc: StalenessDocument) -> list[tuple[str, str]]:
     """Which weights made the rows, and what was set apart."""
     spans = doc["spans"]
     rows = ", ".join(f"{amount(n)} {group}" for group, n in spans["rows"].items() if n)
@@ -124,7 +128,7 @@ def _rows_lines(doc: Document) -> list[tuple[str, str]]:
     return lines
 
 
-def _half_life(doc: Document) -> str:
+def _half_life(doc: StalenessDocument) -> str:
     """The half-life of all routes in words."""
     life = doc["drift"]["half_lives"][0]
     lags = ", ".join(map(str, life["lags"]))
@@ -143,7 +147,7 @@ def _half_life(doc: Document) -> str:
     return f"{figure(life['updates'])} updates ({'; '.join(about)})"
 
 
-def _drift_lines(doc: Document) -> list[tuple[str, str]]:
+def _drift_lines(doc: StalenessDocument) -> list[tuple[str, str]]:
     drift, lines = doc["drift"], []
     if drift["speeds"]:
         whole = drift["speeds"][0]
@@ -161,7 +165,7 @@ def _drift_lines(doc: Document) -> list[tuple[str, str]]:
     return lines
 
 
-def _noise_lines(doc: Document) -> list[tuple[str, str]]:
+def _noise_lines(doc: StalenessDocument) -> list[tuple[str, str]]:
     if not doc["noise"]:
         return []
     runs = ", ".join(f"{n['name']} {percent(n['mismatch_rate'])}" for n in doc["noise"])
@@ -169,7 +173,7 @@ def _noise_lines(doc: Document) -> list[tuple[str, str]]:
     return [("noise", f"of {rows} that change with nothing but the arithmetic: {runs}")]
 
 
-def _print_advice(console: Console, doc: Document) -> None:
+def _print_advice(console: Console, doc: StalenessDocument) -> None:
     for finding in doc["advice"]["findings"]:
         line = Text(
             f"{'ALARM' if finding['alarm'] else 'advice':<10}",
@@ -188,7 +192,7 @@ def _print_columns(console: Console, columns: list[Column], last: str | None = N
         print_table(console, columns, last)
 
 
-def _print_heatmaps(console: Console, doc: Document) -> None:
+def _print_heatmaps(console: Console, doc: StalenessDocument) -> None:
     """Where the mismatch is, and where the staleness of the greatest lag."""
     parts = [c for c in headlines(doc) if c["mode"] == doc["comparisons"][0]["mode"]]
     stale = [c for c in parts if c["kind"] == "staleness"]
@@ -197,10 +201,9 @@ def _print_heatmaps(console: Console, doc: Document) -> None:
         print_heatmap(console, cells_of(c), f"{c['kind']}{lag} by layer and position")
 
 
-def render_staleness(doc: Document, console: Console) -> None:
+def render_staleness(doc: StalenessDocument, console: Console) -> None:
     """Print a routectl.staleness/1 document."""
-    print_verdict(console, doc["verdict"], staleness_headline(doc))
-    print_failures(console, doc["verdict"])
+    _print_verdict(console, doc["verdict"], staleness_headline(doc))
     _about(console, doc)
     _print_columns(console, comparison_columns(doc))
     _print_columns(console, logprob_columns(doc))
@@ -219,3 +222,58 @@ def render_staleness(doc: Document, console: Console) -> None:
         print_line(console, label, text)
     console.print()
     _print_advice(console, doc)
+
+
+def _title(name: str) -> str:
+    return _TITLES.get(name, name.removeprefix("staleness@").replace("lag", "lag "))
+
+
+def _cell(name: str, value: float | None) -> str:
+    return figure(value) if name in _PLAIN else percent(value)
+
+
+def _slope(name: str, value: float | None) -> str:
+    """A slope per step, in the figure's unit, with its sign."""
+    if value is None:
+        return "-"
+    return f"{value:+.3g}" if name in _PLAIN else f"{100 * value:+.3g} %"
+
+
+def _step_columns(doc: SeriesDocument) -> list[Column]:
+    trends = doc["trends"]
+    steps = doc["steps"]
+    columns = [Column("step", [*(str(point["step"]) for point in steps), "per step"])]
+    for rank, trend in enumerate(trends):
+        name = trend["figure"]
+        cells = [_cell(name, point["figures"].get(name)) for point in steps]
+        columns.append(Column(_title(name), [*cells, _slope(name, trend["slope"])], rank))
+    alarms = [str(len(point["alarms"])) for point in steps]
+    return [*columns, Column("alarms", [*alarms, "-"], 90)]
+
+
+def render_series(doc: SeriesDocument, console: Console) -> None:
+    """Print a routectl.staleness_series/1 document."""
+    steps = doc["steps"]
+    first, last = steps[0]["step"], steps[-1]["step"]
+    text = f"{plural(len(steps), 'step')}, {first} to {last}"
+    if doc["verdict"]["thresholds"]:
+        text += "; thresholds are of the last step"
+    if doc["skipped"]:
+        left = len(doc["skipped"])
+        text += f"; {left} {'entry' if left == 1 else 'entries'} left out"
+    _print_verdict(console, doc["verdict"], text)
+    print_line(console, "series", doc["path"])
+    for entry in doc["skipped"]:
+        print_line(console, "left out", f"{entry['entry']}: {entry['reason']}")
+    console.print()
+    print_table(console, _step_columns(doc), "bold")
+    if doc["crossings"]:
+        console.print()
+    for crossing in doc["crossings"]:
+        step = crossing["first_step"]
+        when = "never" if step is None else f"first at step {step}"
+        print_line(console, "crossed", f"{crossing['threshold']}: {when}")
+    if steps[-1]["alarms"]:
+        console.print()
+    for alarm in steps[-1]["alarms"]:
+        print_line(console, "ALARM", f"step {last}: {alarm}")

@@ -3,6 +3,7 @@
 Shape suffixes: L layers, B bins of positions as counted, C columns as drawn.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,7 +61,7 @@ class Cells:
         return rates_LC, float(top or np.nanmax(rates_LC, initial=0.0))
 
 
-def cells_of(doc: dict[str, Any]) -> Cells | None:
+def cells_of(doc: Mapping[str, Any]) -> Cells | None:
     """The cells of a comparison, places added up.
 
     None where the document has no detail of places, where nothing differs, or where the detail of

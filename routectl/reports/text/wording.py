@@ -1,12 +1,17 @@
 """Numbers and names as the terminal shows them."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..document import DumpEntry, FailureEntry
 
 __all__ = [
     "amount",
     "bytes_text",
     "dump_line",
+    "engine_text",
+    "failure_text",
     "figure",
     "layers_text",
     "percent",
@@ -38,6 +43,15 @@ def percent(rate: float | None) -> str:
     if value != 100 and round(value, 2) == 100:
         return ">99.99 %"
     return f"{value:.2f} %"
+
+
+def failure_text(failure: "FailureEntry") -> str:
+    """A threshold that was crossed: the figure, where, and the limit."""
+    layer = "" if failure["layer"] is None else f" in layer {failure['layer']}"
+    return (
+        f"{failure['threshold']}: {failure['metric']} is {failure['value']:.6g}{layer}, "
+        f"limit {failure['limit']:.6g}"
+    )
 
 
 def figure(number: float | None) -> str:
@@ -73,8 +87,13 @@ def layers_text(layers: Sequence[int]) -> str:
     return f"layer{'' if len(layers) == 1 else 's'} {', '.join(parts) or 'none'}"
 
 
-def dump_line(dump: Mapping[str, Any]) -> str:
+def engine_text(dump: "DumpEntry") -> str:
+    """The engine of a dump and its version, as far as they are known."""
+    return " ".join(word for word in (dump["engine"], dump["engine_version"]) if word)
+
+
+def dump_line(dump: "DumpEntry") -> str:
     """A dump of a document: its path, engine, format and how many samples it has."""
-    about = [" ".join(dump[k] for k in ("engine", "engine_version") if dump[k]), dump["format"]]
+    about = [engine_text(dump), dump["format"]]
     what = ", ".join(part for part in (*about, plural(dump["samples"], "sample")) if part)
     return f"{dump['path']}  ({what})"

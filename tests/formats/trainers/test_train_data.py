@@ -12,7 +12,7 @@ from routectl.formats import open_dump
 from routectl.formats.replay.plans import read_plan
 from routectl.formats.trainers.train_data import read_train_data
 from routectl.model import ModelFacts
-from routectl.ops.pairs.scored import with_logprobs
+from routectl.ops.pairs.logprobs import with_logprobs
 from support.building import check_line
 from support.slime_files import (
     save_rollout,

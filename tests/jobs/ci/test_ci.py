@@ -459,8 +459,7 @@ def test_metrics_of_thresholds_have_scalars(capsys):
     """
     import routectl
     from routectl.errors import MismatchError
-    from routectl.ops.diff.baseline import Baseline, scalar_name
-    from routectl.ops.diff.thresholds import judge, parse_threshold
+    from routectl.ops.diff.thresholds import Baseline, judge, parse_threshold, scalar_name
 
     result = routectl.diff(routectl.open_dump(V0), routectl.open_dump(V1))
     scalars = routectl.metrics(result)

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from routectl.ops.staleness.trend import slope_of
+from routectl.ops.staleness.drift import slope_of
 from support.shell import complaint, document, run, written
 from support.tiny_rl import ENGINE, TINY
 

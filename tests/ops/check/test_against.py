@@ -11,9 +11,9 @@ import pytest
 from routectl.errors import MismatchError
 from routectl.formats import open_dump
 from routectl.ops.check.check import check
-from routectl.ops.check.explained import Score
+from routectl.ops.check.layers import renumbered_dump
 from routectl.ops.check.orders import wins
-from routectl.ops.check.renumber import renumbered_dump
+from routectl.ops.check.results import Score
 from routectl.ops.diff.diff import diff
 from support.checks import codes, loaded, only
 from support.dumps import make_dump, make_routes, make_sample, part_of

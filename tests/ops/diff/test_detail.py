@@ -12,7 +12,7 @@ import routectl.ops.diff.detail as detail_room
 from routectl.errors import MismatchError
 from routectl.ops.diff.detail import BINS, DETAIL_PLACES
 from routectl.ops.diff.diff import DiffOptions, diff, diff_as
-from routectl.ops.pairs.narrow import narrow_pair
+from routectl.ops.pairs.selection import narrow_pair
 from routectl.reports.diff.document import diff_document
 from support.dumps import EXPERTS, LAYERS, TOP_K, from_plain, make_dump, part_of, plain_pairs
 
@@ -185,7 +185,7 @@ def test_many_experts_share_cells():
     from routectl.reports.diff.detail import load_document
 
     load = np.arange(2 * 40_000).reshape(2, 40_000)
-    found = load_document(load)["detail"]["load"]
+    found = load_document(load)["load"]
     assert found["experts_per_cell"] == 3
     assert len(found["dump"][0]) == 13_334
     assert [sum(line) for line in found["dump"]] == load.sum(axis=1).tolist()

@@ -25,7 +25,8 @@ from routectl.ops.diff.flips import MarginCounts, flips_of
 from routectl.ops.diff.thresholds import judge, parse_threshold
 from routectl.ops.pack.pack import Rank, pack
 from routectl.ops.summary import summarize
-from routectl.reports.diff.document import diff_document, summary_document
+from routectl.reports.diff.document import diff_document
+from routectl.reports.show.document import summary_document
 from support.dumps import (
     LAYERS,
     all_alike,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import routectl
-from routectl.reports.ci.tensorboard import write_events
+from routectl.reports.ci.dashboards import write_events
 from support.shell import complaint, document, run, written
 from support.tiny_rl import ENGINE, TINY
 

@@ -13,8 +13,12 @@ import yaml
 from junitparser import Error, Failure, JUnitXml
 
 from routectl.reports.ci.document import answered, ci_document, troubled
-from routectl.reports.ci.github import badge_json, github_annotations, github_summary
-from routectl.reports.ci.junit import junit_xml
+from routectl.reports.ci.services import (
+    badge_json,
+    github_annotations,
+    github_summary,
+    junit_xml,
+)
 from support.ci_configs import CHECK, DIFF, EXACT, config
 from support.shell import complaint, document, run, written
 from support.tiny_rl import ENGINE, TINY

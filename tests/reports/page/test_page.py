@@ -10,8 +10,8 @@ import pytest
 
 from routectl.ops.diff.diff import DiffOptions, diff_as
 from routectl.reports.diff.document import diff_document
+from routectl.reports.document import to_json
 from routectl.reports.page.page import html_page, with_texts
-from routectl.reports.text.json_text import to_json
 from routectl.reports.text.wording import amount, percent
 from support.building import FIXTURES
 from support.pages import HOSTILE, NEW, OLD, Parsed, hostile_document, large_dumps

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...routes import Ids
-from .explained import Score
-from .found import Book, Place
+from .results import Book, Place, Score
 
-__all__ = ["Pending", "PendingRun"]
+__all__ = ["TokenRun", "TokenRuns"]
 
 _CAP = 16_384  # tokens kept in all
 _LEFT = 0.75  # mismatch that an order may leave which won elsewhere
@@ -20,7 +19,7 @@ _OF_ONE = 1024  # of one run, evenly spaced
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PendingRun:
+class TokenRun:
     """A run of tokens of one sample: its mismatched rows, and some of its ids on both sides.
 
     margins is of its mismatched rows: how many have one, and how many one that is not small.
@@ -35,10 +34,10 @@ class PendingRun:
 
 
 @dataclass(slots=True)
-class Pending:
+class TokenRuns:
     """Such runs, up to a cap of tokens; those beyond are counted with the last one kept."""
 
-    runs: list[PendingRun] = field(default_factory=list)
+    runs: list[TokenRun] = field(default_factory=list)
     kept: int = 0
 
     def add(
@@ -55,7 +54,7 @@ class Pending:
         step = -(-len(dump_NLK) // room) if room else len(dump_NLK)
         part = slice(None, None, step) if room else slice(0, 0)
         ours, theirs = dump_NLK[part].copy(), reference_NLK[part].copy()
-        self.runs.append(PendingRun(place, wrong, ours, theirs, tuple(scores), margins))
+        self.runs.append(TokenRun(place, wrong, ours, theirs, tuple(scores), margins))
         self.kept += len(self.runs[-1].dump_NLK)
 
     @property

@@ -10,7 +10,7 @@ from routectl import open_dump
 from routectl.dump import Dump, WeightSpan
 from routectl.errors import MismatchError, RoutectlError
 from routectl.ops.diff.thresholds import METRICS
-from routectl.ops.staleness.advice import AdviceLimits, advise
+from routectl.ops.staleness.advice import AdviceLimits
 from routectl.ops.staleness.attribution import Version
 from routectl.ops.staleness.intervals import Bootstrap
 from routectl.ops.staleness.options import Noise, StalenessOptions
@@ -20,6 +20,7 @@ from routectl.ops.staleness.thresholds import (
     judge_staleness,
     parse_staleness_threshold,
 )
+from routectl.reports.staleness.advice import advise
 from support.drifting import EXPERTS, dump_of, hidden_states, routers, top_k_of
 from support.dumps import make_dump
 

@@ -11,10 +11,10 @@ from .comparison import Clustering
 from .options import StalenessOptions
 
 __all__ = [
-    "Placed",
+    "Recompute",
     "Sides",
     "lay_out",
-    "placed_version",
+    "recomputes_of",
     "refuse_other_shapes",
     "renamed",
     "sample_names",
@@ -22,7 +22,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Placed:
+class Recompute:
     """A recompute's samples under the dump's names; places[n] is the dump's index of sample n."""
 
     routes: Dump
@@ -44,9 +44,9 @@ def renamed(dump: Dump, names: Sequence[str]) -> Dump:
     return Dump(dump.meta, keys, lambda n: replace(dump[n], sample_id=names[n]))
 
 
-def placed_version(
+def recomputes_of(
     dump: Dump, names: Sequence[str], version: Version, match: str
-) -> dict[str, Placed]:
+) -> dict[str, Recompute]:
     """The recomputes of a version by mode, with the samples that the dump has.
 
     Raises MismatchError when one has none of them.
@@ -66,7 +66,7 @@ def placed_version(
             ) from error
         part = routes.select(samples=[j for _, j in pairs])
         places = tuple(i for i, _ in pairs)
-        found[mode] = Placed(renamed(part, [names[i] for i in places]), places)
+        found[mode] = Recompute(renamed(part, [names[i] for i in places]), places)
     return found
 
 
@@ -95,7 +95,7 @@ class Sides:
     names: tuple[str, ...]
     places: tuple[int, ...]
     dump: Dump
-    placed: tuple[dict[str, Placed], ...]
+    recomputes: tuple[dict[str, Recompute], ...]
     owned: Attribution
     clustering: Clustering
 
@@ -114,7 +114,7 @@ def lay_out(dump: Dump, versions: Sequence[Version], options: StalenessOptions) 
             raise MismatchError(f"version {name!r} is not given: {', '.join(given)} are")
     refuse_other_shapes(dump, versions, options.layers is not None)
     names = sample_names(dump)
-    placed = tuple(placed_version(dump, names, version, options.match) for version in versions)
+    recomputes = tuple(recomputes_of(dump, names, version, options.match) for version in versions)
     clusters: dict[str, Hashable] = {
         name: key.prompt if options.clusters == "prompt" and key.prompt else name
         for name, key in zip(names, dump.keys, strict=True)
@@ -122,7 +122,9 @@ def lay_out(dump: Dump, versions: Sequence[Version], options: StalenessOptions) 
     own = given[0] if options.own is None and len(given) == 1 else options.own
     owned = attribute(renamed(dump, names), given, options.version_map, own)
     _refuse_useless(owned, own)
-    return Sides(given, places, owned.dump, placed, owned, Clustering(clusters, options.bootstrap))
+    return Sides(
+        given, places, owned.dump, recomputes, owned, Clustering(clusters, options.bootstrap)
+    )
 
 
 def _refuse_useless(owned: Attribution, own: str | None) -> None:

@@ -1,0 +1,119 @@
+"""A routectl.ci/1 document for services: JUnit XML; GitHub's annotations and summary; a badge.
+
+JUnit's elements and attributes are those of the schema of Jenkins' xUnit plugin (junit-10.xsd),
+which GitLab and the readers of GitHub take too. Workflow commands are escaped as actions/toolkit
+does (packages/core/src/command.ts); the runner reads them on stdout and on stderr
+(actions/runner, ScriptHandler.cs).
+"""
+
+import json
+import re
+from xml.etree import ElementTree as ET
+
+from .schema import CiDocument, CiRun
+from .text import ci_verdict
+
+__all__ = ["badge_json", "github_annotations", "github_summary", "junit_xml"]
+
+_DETAILS = 50  # a run: a step summary may have 1 MiB
+_ILLEGAL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in XML 1.0
+_COLOURS = ("brightgreen", "red", "orange")
+
+
+def junit_xml(document: CiDocument) -> bytes:
+    """The document as XML in UTF-8: failures for what failed, errors for trouble."""
+    runs = document["runs"]
+    counts = {
+        "tests": str(len(runs)),
+        "failures": str(document["counts"]["failed"]),
+        "errors": str(document["counts"]["trouble"]),
+        "time": _seconds(sum(run["seconds"] for run in runs)),
+    }
+    suites = ET.Element("testsuites", {"name": "routectl", **counts})
+    config = _legal(document["config"])
+    suite = ET.SubElement(suites, "testsuite", {"name": config, **counts, "skipped": "0"})
+    for run in runs:
+        about = {"name": _legal(run["name"]), "classname": f"routectl.{run['verb']}"}
+        case = ET.SubElement(suite, "testcase", {**about, "time": _seconds(run["seconds"])})
+        if run["status"] == "passed":
+            ET.SubElement(case, "system-out").text = _legal(run["summary"])
+            continue
+        tag, kind = ("failure", "Over") if run["status"] == "failed" else ("error", "Trouble")
+        problem = ET.SubElement(case, tag, {"type": kind, "message": _legal(run["summary"])})
+        problem.text = _legal("\n".join(run["details"] or [run["summary"]]))
+    ET.indent(suites)
+    text: bytes = ET.tostring(suites, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3f}"
+
+
+def _legal(text: str) -> str:
+    """Text without the characters that XML cannot hold."""
+    return _ILLEGAL.sub("�", text)
+
+
+def github_annotations(document: CiDocument) -> str:
+    """A workflow command a run that did not pass, each a line; GitHub shows them on the run."""
+    lines = []
+    for run in document["runs"]:
+        if run["status"] != "passed":
+            title = _property(f"routectl {run['verb']}: {run['name']}")
+            told = _data("\n".join(_told(run)))
+            lines.append(f"::error title={title}::{told}\n")
+    return "".join(lines)
+
+
+def github_summary(document: CiDocument) -> str:
+    """A table of all runs as Markdown, and the details of those that did not pass."""
+    word, counted = ci_verdict(document)
+    lines = [f"### routectl: {word}", "", f"{counted}.", "", "| | check | verb | result |"]
+    lines.append("|---|---|---|---|")
+    signs = {"passed": "✅", "failed": "❌", "trouble": "⚠️"}
+    for run in document["runs"]:
+        cells = (signs[run["status"]], _cell(run["name"]), run["verb"], _cell(run["summary"]))
+        lines.append(f"| {' | '.join(cells)} |")
+    for run in document["runs"]:
+        if run["status"] == "passed" or not run["details"]:
+            continue
+        lines += ["", f"<details open><summary>{_html(run['name'])}</summary>", "", "<pre>"]
+        lines += [_html(line) for line in _told(run)[1:]]
+        lines += ["</pre>", "", "</details>"]
+    return "\n".join(lines) + "\n\n"
+
+
+def badge_json(document: CiDocument, label: str = "routectl") -> str:
+    """The endpoint document of shields.io: how many checks passed."""
+    badge = {
+        "schemaVersion": 1,
+        "label": label,
+        "message": ci_verdict(document)[1],
+        "color": _COLOURS[document["verdict"]["exit_code"]],
+    }
+    return json.dumps(badge, indent=2) + "\n"
+
+
+def _told(run: CiRun) -> list[str]:
+    """The summary and the details of a run, cut where there are too many."""
+    left = len(run["details"]) - _DETAILS
+    more = [f"and {left} more"] if left > 0 else []
+    return [run["summary"], *run["details"][:_DETAILS], *more]
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def _html(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _cell(text: str) -> str:
+    """Text as it is, in a cell of a table: no markup of it counts."""
+    return "".join(f"&#{ord(c)};" if c in "|`*_[]\\~#@!:" else c for c in _html(text))

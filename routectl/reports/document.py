@@ -1,0 +1,146 @@
+"""What all reports share: documents as JSON text, and what each says of dumps and thresholds.
+
+docs/json.md is the contract. Undefined figures are null; nan and infinity never appear. A document
+is a plain dict; each capability's ``schema`` has its type.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from typing import Any, NotRequired, TypedDict, TypeVar
+
+from ..dump import DumpMeta
+from ..ops.diff.thresholds import Failure
+
+__all__ = [
+    "CountedRows",
+    "Document",
+    "DumpEntry",
+    "FailureEntry",
+    "IntervalEntry",
+    "dump_document",
+    "failure_entries",
+    "finite",
+    "to_json",
+]
+
+Document = Any  # one of any schema, for what hands documents on and does not look into them
+Value = TypeVar("Value")
+_FLAT_LIST = re.compile(r"\[\n +([^\[\]{}]*?)\n +\]")  # a line break is never inside a string
+_BREAK = re.compile(r",\n +")
+
+
+class CountedRows(TypedDict):
+    """Compared rows, those whose sets differ, and the share."""
+
+    rows: int
+    rows_mismatched: int
+    mismatch_rate: float | None
+
+
+class DumpEntry(TypedDict):
+    """A dump that a document is about; what is not required is there where it says something."""
+
+    path: str
+    samples: int
+    layers: list[int]
+    format: str
+    num_experts: int
+    top_k: int
+    engine: str | None
+    engine_version: str | None
+    model: str | None
+    id_space: str
+    wire_dtype: str | None
+    facts_source: str | None
+    file_bytes: int | None
+    skipped: list[str]
+    order: NotRequired[str]
+    margins: NotRequired[bool]
+    group_margins: NotRequired[bool]
+    gates: NotRequired[bool]
+    provenance: NotRequired[dict[str, str]]
+    codec: NotRequired[str]
+
+
+class IntervalEntry(TypedDict):
+    """Where a figure lies; the level is that of the whole document."""
+
+    low: float
+    high: float
+
+
+class FailureEntry(TypedDict):
+    """A threshold that was crossed."""
+
+    threshold: str
+    metric: str
+    layer: int | None
+    value: float
+    limit: float
+
+
+def finite(value: Value) -> Value:
+    """The value with every float that JSON cannot hold as None."""
+    plain: Any = value
+    if isinstance(plain, dict):
+        plain = {k: finite(v) for k, v in plain.items()}
+    elif isinstance(plain, list | tuple):
+        plain = [finite(v) for v in plain]
+    elif isinstance(plain, float) and not math.isfinite(plain):
+        plain = None
+    return plain  # type: ignore[no-any-return]
+
+
+def to_json(document: Document) -> str:
+    """The document as text, keys in the order of docs/json.md, flat lists on one line."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    return _FLAT_LIST.sub(lambda m: f"[{_BREAK.sub(', ', m[1])}]", text) + "\n"
+
+
+def dump_document(meta: DumpMeta, samples: int) -> DumpEntry:
+    """What a document says of a dump that it is about."""
+    entry: DumpEntry = {
+        "path": meta.path,
+        "samples": samples,
+        "layers": list(meta.layers_L),
+        "format": meta.format,
+        "num_experts": meta.num_experts,
+        "top_k": meta.top_k,
+        "engine": meta.engine,
+        "engine_version": meta.engine_version,
+        "model": meta.model,
+        "id_space": meta.id_space,
+        "wire_dtype": meta.wire_dtype,
+        "facts_source": meta.facts_source,
+        "file_bytes": meta.file_bytes,
+        "skipped": list(meta.skipped),
+    }
+    if meta.order != "unknown":
+        entry["order"] = meta.order
+    if meta.margins:
+        entry["margins"] = True
+    if meta.group_margins:
+        entry["group_margins"] = True
+    if meta.gates:
+        entry["gates"] = True
+    if meta.provenance:
+        entry["provenance"] = dict(meta.provenance)
+    if meta.codec is not None:
+        entry["codec"] = meta.codec
+    return entry
+
+
+def failure_entries(failures: Iterable[Failure]) -> list[FailureEntry]:
+    """Thresholds that were crossed, as every verdict lists them."""
+    return [
+        {
+            "threshold": f.threshold,
+            "metric": f.metric,
+            "layer": f.layer,
+            "value": f.value,
+            "limit": f.limit,
+        }
+        for f in failures
+    ]

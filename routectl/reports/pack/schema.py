@@ -1,0 +1,172 @@
+"""The types of routectl.pack/1, a replay folder's manifest, and routectl.verify/1: docs/replay.md.
+
+``pack --json`` prints the manifest without its schema.
+"""
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+__all__ = [
+    "LayoutEntry",
+    "PackDocument",
+    "PackSource",
+    "PackedFile",
+    "PackedLayer",
+    "PackedTensors",
+    "PipelineEntry",
+    "SuspectEntry",
+    "SuspectPlace",
+    "VerifyDocument",
+    "WrongRowEntry",
+]
+
+
+class PackSource(TypedDict):
+    """The dump that was packed."""
+
+    path: str
+    format: str
+    file_bytes: int | None
+    engine: str | None
+    engine_version: str | None
+
+
+class PipelineEntry(TypedDict):
+    """Which layers each pipeline stage holds: the fields of a Pipeline."""
+
+    num_layers: int
+    pp: int
+    vpp: int
+    first: int | None
+    last: int | None
+    embedding: bool
+    loss: bool
+    layout: str | None
+
+
+class LayoutEntry(TypedDict):
+    """Every field of a Packing; a plan's micro-batches are in the form that --plan takes."""
+
+    framework: str
+    tp: int
+    cp: int
+    pad_multiplier: int | None
+    fp8: str | None
+    sample_multiple: int | None
+    min_local_rows: int | None
+    bucket: int | None
+    form: str
+    seq_len: int | None
+    dp: int
+    pipeline: PipelineEntry | None
+    plan: dict[str, list[Any]] | None
+    lens: list[int]
+
+
+class PackedTensors(TypedDict):
+    """What the replay tensors hold."""
+
+    dtype: str
+    padding: str
+    ep: int
+    num_experts: int
+    top_k: int
+    layers: list[int]
+
+
+class PackedLayer(TypedDict):
+    """A MoE layer, and its place among all MoE layers."""
+
+    layer: int
+    ordinal: int
+
+
+class PackedFile(TypedDict):
+    """A rank's file of one micro-batch."""
+
+    path: str
+    micro_batch: int
+    dp: int
+    cp: int
+    tp: int
+    pp: int
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class PackDocument(TypedDict):
+    """The manifest."""
+
+    schema: NotRequired[Literal["routectl.pack/1"]]
+    routectl: str
+    source: PackSource
+    layout: LayoutEntry
+    tensors: PackedTensors
+    stages: list[list[list[PackedLayer]]]
+    only: dict[str, int]
+    rows: int
+    padding_rows: int
+    bytes: int
+    extents: list[list[int] | None]
+    files: list[PackedFile]
+
+
+class WrongRowEntry(TypedDict):
+    """A row with other experts than the dump's."""
+
+    file: str
+    layer: int
+    row: int
+    sample: int
+    position: int
+    got: list[int]
+    expected: list[int]
+
+
+class SuspectEntry(TypedDict):
+    """A layout that the tensors match."""
+
+    frameworks: list[str]
+    form: str
+    shift: int
+    layer_shift: int
+    rate: float
+    options: dict[str, int | str | None]
+
+
+class SuspectPlace(TypedDict):
+    """Where other layouts were tried."""
+
+    micro_batch: int
+    pp: int
+    layer: int
+
+
+class VerifyDocument(TypedDict):
+    """routectl.verify/1."""
+
+    schema: Literal["routectl.verify/1"]
+    ok: bool
+    folder: str
+    dump: str
+    files: int
+    absent_files: list[str]
+    misfits: list[str]
+    extra_files: list[str]
+    faults: list[str]
+    changed_files: list[str]
+    rows: int
+    rows_wrong: int
+    rows_reordered: int
+    routes: int | None
+    routes_absent: int | None
+    routes_repeated: int | None
+    rows_masked: int
+    rows_unmasked: int
+    padding_rows: dict[str, int]
+    ep: int
+    ep_imbalance: float | None
+    ep_imbalance_padding: float | None
+    examples: list[WrongRowEntry]
+    suspects: list[SuspectEntry]
+    suspects_of: SuspectPlace | None

@@ -1,0 +1,123 @@
+"""The types of routectl.show/1 and routectl.checkpoint/1, as docs/json.md has them."""
+
+from typing import Literal, TypedDict
+
+from ..diff.schema import DetailDocument
+from ..document import DumpEntry
+
+__all__ = [
+    "CheckpointDocument",
+    "DtypeBytes",
+    "LayerBytes",
+    "LayerSummary",
+    "LayerWeights",
+    "RouterEntry",
+    "ShowDocument",
+    "ShowExtras",
+]
+
+
+class LayerSummary(TypedDict):
+    """The rows of a layer, and how its experts are loaded."""
+
+    layer: int
+    rows: int
+    rows_missing: int
+    max_vio: float | None
+    entropy: float | None
+    dead_experts: int
+
+
+class ShowExtras(TypedDict, total=False):
+    """What is there where the dump has margins, and where the expert load was asked for."""
+
+    rows_with_margin: int
+    ties: int
+    detail: DetailDocument
+
+
+class ShowDocument(ShowExtras):
+    """routectl.show/1."""
+
+    schema: Literal["routectl.show/1"]
+    dump: DumpEntry
+    samples: int
+    samples_without_routes: int
+    samples_with_logprobs: int
+    samples_with_cached_tokens: int
+    samples_retracted: int
+    samples_of_unknown_length: int
+    prompt_tokens: int
+    response_tokens: int
+    cached_tokens: int | None
+    tokens_with_routes: int
+    rows: int
+    rows_missing: int
+    id_bytes_per_token: int
+    file_bytes_per_token: float | None
+    starts: dict[str, int]
+    row_counts: dict[str, int]
+    samples_merged: int
+    segments: int
+    segment_rows_differing: int
+    weight_versions: dict[str, int]
+    finish_reasons: dict[str, int]
+    layers: list[LayerSummary]
+
+
+class RouterEntry(TypedDict):
+    """The routers of a checkpoint: their shape, dtypes and bytes."""
+
+    shape: list[int]
+    dtypes: list[str]
+    linear_bias: bool
+    expert_bias_dtypes: list[str]
+    extras: list[str]
+    bytes: int
+
+
+class DtypeBytes(TypedDict):
+    """Tensors of a dtype, and their bytes."""
+
+    dtype: str
+    tensors: int
+    bytes: int
+
+
+class LayerBytes(TypedDict):
+    """A decoder layer and the bytes of its tensors."""
+
+    layer: int
+    bytes: int
+
+
+class LayerWeights(LayerBytes):
+    """The same, and whether it is a MoE layer."""
+
+    moe: bool
+
+
+class CheckpointDocument(TypedDict):
+    """routectl.checkpoint/1; bytes are as stored."""
+
+    schema: Literal["routectl.checkpoint/1"]
+    path: str
+    format: str
+    iteration: int | None
+    model: str | None
+    num_layers: int | None
+    layers: list[int]
+    num_experts: int
+    top_k: int | None
+    recipe: str | None
+    router: RouterEntry
+    files: int
+    file_bytes: int
+    tensors: int
+    tensor_bytes: int
+    unindexed: list[str]
+    dtypes: list[DtypeBytes]
+    largest_layer: LayerBytes | None
+    streamed_bytes: int | None
+    other_bytes: int | None
+    layer_bytes: list[LayerWeights]

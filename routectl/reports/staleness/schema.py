@@ -1,0 +1,286 @@
+"""The types of routectl.staleness/1 and routectl.staleness_series/1, as docs/json.md has them."""
+
+from typing import Literal, TypedDict
+
+from ..diff.schema import ComparedFigures, DetailDocument, SampleFigures
+from ..document import CountedRows, DumpEntry, FailureEntry, IntervalEntry
+
+__all__ = [
+    "AdviceEntry",
+    "AdviceFinding",
+    "ApartEntry",
+    "ComparisonEntry",
+    "ComparisonExtras",
+    "ComparisonIntervals",
+    "CrossingEntry",
+    "DriftEntry",
+    "ExpertEntry",
+    "HalfLifeEntry",
+    "LayerShift",
+    "NearestEntry",
+    "OwnRows",
+    "RouterShiftEntry",
+    "SeriesDocument",
+    "SkippedStep",
+    "SpanEntry",
+    "SpeedEntry",
+    "StalenessDocument",
+    "StepEntry",
+    "ThresholdVerdict",
+    "TrainerNoise",
+    "TrendEntry",
+    "VersionEntry",
+]
+
+
+Kind = Literal["mismatch", "staleness", "total"]
+Mode = Literal["free", "forced"]
+
+
+class ThresholdVerdict(TypedDict):
+    """Thresholds as given, and those that are crossed."""
+
+    thresholds: list[str]
+    failed: list[FailureEntry]
+    exit_code: int
+
+
+class ComparisonIntervals(TypedDict):
+    """Intervals of a comparison's rates, over so many clusters."""
+
+    clusters: int
+    mismatch_rate: IntervalEntry | None
+    overlap_rate: IntervalEntry | None
+    token_mismatch_rate: IntervalEntry | None
+    k3: IntervalEntry | None
+    f_tau: IntervalEntry | None
+
+
+class LayerShift(TypedDict):
+    """How far one layer's router moved."""
+
+    layer: int
+    mean_shift: float
+
+
+class RouterShiftEntry(TypedDict):
+    """The router shift between versions whose routes carry gate log-probabilities."""
+
+    tokens: int
+    tokens_partial: int
+    mean_gamma: float | None
+    interval: IntervalEntry | None
+    p01: float | None
+    p10: float | None
+    p50: float | None
+    floor: float
+    below_rate: float | None
+    layers: list[LayerShift]
+
+
+class ComparisonExtras(TypedDict, total=False):
+    """What is there where routes carry gate log-probabilities, and where it was asked for."""
+
+    router_shift: RouterShiftEntry
+    detail: DetailDocument
+
+
+class ComparisonEntry(ComparedFigures, ComparisonExtras):
+    """A comparison: what with what, all of its figures, and the intervals of some."""
+
+    kind: Kind
+    old: str
+    new: str
+    lag: int | None
+    mode: Mode
+    pairs: list[list[str]]
+    samples: SampleFigures
+    intervals: ComparisonIntervals
+
+
+class VersionEntry(TypedDict):
+    """A version: where it stands, the rows that it surely made, its routes by mode."""
+
+    name: str
+    place: int
+    rows: int
+    free: DumpEntry | None
+    forced: DumpEntry | None
+
+
+class OwnRows(CountedRows):
+    """The dump's rows of one version against the routes of another."""
+
+    own: str
+    version: str
+    lag: int
+    mode: str
+
+
+class ApartEntry(CountedRows):
+    """The mismatch of a group of rows."""
+
+    group: str
+    mode: str
+    mismatch_interval: IntervalEntry | None
+
+
+class SpanEntry(TypedDict):
+    """Rows and samples by what the dump's weight-version spans say."""
+
+    rows: dict[str, int]
+    by_version: dict[str, int]
+    unknown: dict[str, int]
+    samples: int
+    one_version: int
+    several_versions: int
+    without_spans: int
+    retracted: int
+
+
+class SpeedEntry(CountedRows):
+    """What changed over the smallest lag, of all layers or of one."""
+
+    layer: int | None
+    lag: int
+    mismatch_interval: IntervalEntry | None
+    per_update: float
+
+
+class HalfLifeEntry(TypedDict):
+    """After how many updates half of the rows have other experts."""
+
+    layer: int | None
+    updates: float | None
+    interval: IntervalEntry | None
+    exponent: float | None
+    extrapolated: bool
+    lags: list[int]
+    bounds: list[float] | None
+
+
+class ExpertEntry(TypedDict):
+    """An expert that rows entered and left."""
+
+    layer: int
+    expert: int
+    entered: int
+    left: int
+    load_old: int
+    load_new: int
+    rows: int
+    moved_rate: float
+
+
+class NearestEntry(TypedDict):
+    """The version that is closest to a version's rows."""
+
+    own: str
+    mode: str
+    nearest: str
+    mismatch_rates: dict[str, float]
+    gap: IntervalEntry | None
+    is_other: bool
+
+
+class DriftEntry(TypedDict):
+    """How fast routes drift, and what moves most."""
+
+    mode: str | None
+    speeds: list[SpeedEntry]
+    half_lives: list[HalfLifeEntry]
+    fastest_layers: list[int]
+    experts: list[ExpertEntry]
+    experts_between: list[str] | None
+    nearest: list[NearestEntry]
+
+
+class TrainerNoise(CountedRows):
+    """A run of the trainer against itself."""
+
+    name: str
+
+
+class AdviceFinding(TypedDict):
+    """One thing that the numbers say."""
+
+    about: str
+    alarm: bool
+    text: str
+    evidence: list[str]
+
+
+class AdviceEntry(TypedDict):
+    """The replay mode, and all findings, alarms first."""
+
+    mode: str | None
+    findings: list[AdviceFinding]
+
+
+class StalenessDocument(TypedDict):
+    """routectl.staleness/1."""
+
+    schema: Literal["routectl.staleness/1"]
+    dump: DumpEntry
+    versions: list[VersionEntry]
+    token_selection: str
+    row_selection: str
+    clusters: str
+    level: float
+    eps: float
+    comparisons: list[ComparisonEntry]
+    by_lag: list[ComparisonEntry]
+    own_rows: list[OwnRows]
+    apart: list[ApartEntry]
+    cached_apart: bool
+    spans: SpanEntry
+    drift: DriftEntry
+    noise: list[TrainerNoise]
+    advice: AdviceEntry
+    verdict: ThresholdVerdict
+
+
+class StepEntry(TypedDict):
+    """A step of a run, with its figures by name."""
+
+    step: int
+    entry: str
+    advice: str | None
+    alarms: list[str]
+    figures: dict[str, float | None]
+
+
+class SkippedStep(TypedDict):
+    """An entry that is no step, and why."""
+
+    entry: str
+    reason: str
+
+
+class TrendEntry(TypedDict):
+    """A figure over the steps that have it."""
+
+    figure: str
+    steps: int
+    first: float
+    last: float
+    slope: float | None
+
+
+class CrossingEntry(TypedDict):
+    """The first step that crossed a threshold."""
+
+    threshold: str
+    first_step: int | None
+
+
+class SeriesDocument(TypedDict):
+    """routectl.staleness_series/1."""
+
+    schema: Literal["routectl.staleness_series/1"]
+    path: str
+    steps: list[StepEntry]
+    skipped: list[SkippedStep]
+    trends: list[TrendEntry]
+    crossings: list[CrossingEntry]
+    verdict: ThresholdVerdict

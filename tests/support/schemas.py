@@ -1,0 +1,41 @@
+"""The documents' types, and the JSON Schema that msgspec makes of one."""
+
+from typing import Any
+
+import msgspec
+
+from routectl.reports.check.schema import CheckDocument, WatchDocument
+from routectl.reports.ci.schema import BaselineDocument, CiDocument
+from routectl.reports.diff.schema import DetailDocument, DiffDocument
+from routectl.reports.pack.schema import PackDocument, VerifyDocument
+from routectl.reports.predict.schema import PredictDocument
+from routectl.reports.show.schema import CheckpointDocument, ShowDocument
+from routectl.reports.staleness.schema import SeriesDocument, StalenessDocument
+
+__all__ = ["TYPES", "json_schema"]
+
+TYPES: dict[str, Any] = {
+    "baseline": BaselineDocument,
+    "check": CheckDocument,
+    "checkpoint": CheckpointDocument,
+    "ci": CiDocument,
+    "detail": DetailDocument,
+    "diff": DiffDocument,
+    "pack": PackDocument,
+    "predict": PredictDocument,
+    "show": ShowDocument,
+    "staleness": StalenessDocument,
+    "staleness_series": SeriesDocument,
+    "verify": VerifyDocument,
+    "watch": WatchDocument,
+}
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """The JSON Schema of a document; open, since keys are added within a number."""
+    made = msgspec.json.schema(TYPES[name])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"routectl.{name}/1",
+        **made,
+    }
