@@ -24,7 +24,6 @@ __all__ = [
     "Held",
     "about_of",
     "base_rows",
-    "coded_name",
     "held_of",
     "input_tokens",
     "put_count",
@@ -34,11 +33,6 @@ __all__ = [
 ]
 
 ORDERS_BESIDE = 1  # the flag of slot orders after each cell
-
-
-def coded_name(layer: int) -> str:
-    """The column of a layer's coded ids."""
-    return f"coded_{layer:03d}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,15 +15,18 @@ import pyarrow as pa
 from ...dump import ORDERS, DumpMeta
 from ...errors import FormatError, UnsupportedError
 from ..documents.fields import one_line
-from .cells import coded_name
-from .rows import gate_name, group_margin_name, layer_name, margin_name
 
 __all__ = [
     "COLUMNS",
     "FACTS",
     "CodedAbout",
+    "coded_name",
     "columns_of_layers",
+    "gate_name",
+    "group_margin_name",
     "kinds_of",
+    "layer_name",
+    "margin_name",
     "read_schema",
     "schema_of",
 ]
@@ -68,6 +71,31 @@ class CodedAbout:
     codec: str
     sorted: bool
     base: str | None
+
+
+def layer_name(layer: int) -> str:
+    """The column of a layer's ids."""
+    return f"layer_{layer:03d}"
+
+
+def margin_name(layer: int) -> str:
+    """The column of a layer's margins."""
+    return f"margin_{layer:03d}"
+
+
+def group_margin_name(layer: int) -> str:
+    """The column of a layer's group margins."""
+    return f"group_margin_{layer:03d}"
+
+
+def gate_name(layer: int) -> str:
+    """The column of a layer's gate log-probabilities."""
+    return f"gate_{layer:03d}"
+
+
+def coded_name(layer: int) -> str:
+    """The column of a layer's coded ids."""
+    return f"coded_{layer:03d}"
 
 
 def kinds_of(meta: DumpMeta) -> int:
