@@ -37,7 +37,7 @@ def from_json(data: bytes | str) -> Any:
     """
     try:
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except ValueError:
         return json.loads(data)
 
 

@@ -33,6 +33,7 @@ from .schema import (
     COLUMNS,
     FACTS,
     CodedAbout,
+    NativeAbout,
     coded_name,
     columns_of_layers,
     kinds_of,
@@ -45,7 +46,6 @@ __all__ = ["check_native", "open_native", "stream_native", "write_native"]
 _GROUP_BYTES = 4 << 20  # ids in a row group: what reading one sample at random costs at most
 _GROUP_ROWS = 4096
 _KEYS = ("sample_id", "prompt_ids", "response_ids")
-_KEPT = ("order", "margins", "group_margins", "gates", "provenance", "num_layers")
 _Opener = Callable[..., Dump]  # of a path and model=
 _DIGEST = "routectl.digest"  # of all routes, in the footer
 
@@ -200,7 +200,7 @@ def open_native(
     footer, about, keys = _read_footer(path)
     sizes = [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
     meta = _meta(path, about)
-    coded: CodedAbout | None = about["coded"]
+    coded = about.coded
     opened = partial(_open_base, opener, (*within, path.resolve()))
     bases = Bases(path, coded.base if coded else None, base, opened)
     ends = np.cumsum(sizes)
@@ -256,7 +256,7 @@ def _opened(path: Path, footer: pq.FileMetaData | None) -> pq.ParquetFile:
     return pq.ParquetFile(path, metadata=footer, page_checksum_verification=True, pre_buffer=False)
 
 
-def _read_footer(path: Path) -> tuple[pq.FileMetaData, dict[str, Any], list[SampleKey]]:
+def _read_footer(path: Path) -> tuple[pq.FileMetaData, NativeAbout, list[SampleKey]]:
     """What is read once: the footer, what it says of the dump, the keys of all samples."""
     try:
         with _opened(path, None) as file:
@@ -270,18 +270,23 @@ def _read_footer(path: Path) -> tuple[pq.FileMetaData, dict[str, Any], list[Samp
         raise FormatError(f"{path}: damaged Parquet: {one_line(error)}") from None
 
 
-def _meta(path: Path, about: dict[str, Any]) -> DumpMeta:
-    named: dict[str, Any] = {name: about.get(name) for name in FACTS}
+def _meta(path: Path, about: NativeAbout) -> DumpMeta:
+    named: dict[str, Any] = {name: getattr(about, name) for name in FACTS}
     return DumpMeta(
         path=str(path),
         format="native",
-        layers_L=tuple(about["layers"]),
-        num_experts=about["num_experts"],
-        top_k=about["top_k"],
+        layers_L=about.layers,
+        num_experts=about.num_experts,
+        top_k=about.top_k,
         facts_source="the file itself",
         file_bytes=path.stat().st_size,
-        codec=about["coded"].codec if about["coded"] else None,
-        **{name: about[name] for name in _KEPT},
+        codec=about.coded.codec if about.coded else None,
+        order=about.order,
+        margins=about.num_kinds > 1,
+        group_margins=about.num_kinds > 2,
+        gates=about.with_gates,
+        provenance=about.provenance,
+        num_layers=about.num_layers,
         **named,
     )
 

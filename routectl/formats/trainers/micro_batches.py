@@ -44,7 +44,7 @@ def _batches(path: Path) -> list[_MicroBatch]:
     """The top-level list; no entry can claim more than the file's bytes."""
     try:
         return msgspec.msgpack.decode(path.read_bytes(), type=list[_MicroBatch])
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: damaged msgpack: {one_line(error)}") from None
 
 
