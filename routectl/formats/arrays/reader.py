@@ -7,7 +7,6 @@ Names (docs/formats.md): ``<id>.routed_experts`` [T, L, K] with ``<id>.prompt_to
 Shape suffixes: B samples, T rows, L layers, K top_k, N tokens.
 """
 
-import json
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ...dump import Dump, DumpMeta, Sample, SampleKey, key_of
 from ...errors import FormatError
 from ...model import ModelFacts
 from ..documents.facts import Context, find_context
-from ..documents.fields import one_line
+from ..documents.fields import from_json, one_line
 from ..wire.layers import routes_from_wire
 from ..wire.sample import NoSamplesError
 from .files import ArrayFile, open_array_file
@@ -36,7 +35,7 @@ def _own_config(file: ArrayFile) -> dict[str, Any] | None:
     if file.texts.get("config") is None:
         return None
     try:
-        config = json.loads(file.texts["config"])
+        config = from_json(file.texts["config"])
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):

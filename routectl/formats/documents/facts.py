@@ -1,12 +1,12 @@
 """Where a dump's model facts come from: the caller, the file itself, or a config beside it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import FormatError
 from ...model import ModelFacts, facts_from_config
+from .fields import from_json
 
 __all__ = ["Context", "find_context", "model_config", "read_model"]
 
@@ -27,7 +27,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise FormatError(f"{path}: too large for a model config")
-        doc = json.loads(path.read_text("utf-8"))
+        doc = from_json(path.read_text("utf-8"))
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):

@@ -3,7 +3,6 @@
 What each holds is in docs/formats.md; every sequence becomes a WireSample with its rows at hand.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from ...dump import Dump, DumpMeta, Sample
 from ...errors import FormatError
 from ...model import ModelFacts
 from ..documents.facts import find_context
-from ..documents.fields import joined, token_ids
+from ..documents.fields import from_json, joined, token_ids
 from ..wire.sample import NoRoutesError, WireSample, to_sample
 
 __all__ = ["open_trainer_file", "read_tokens"]
@@ -105,7 +104,7 @@ def read_tokens(path: Path) -> Sequence[Sample] | None:
 def _prompt(path: Path) -> Sample | None:
     """A JSON list of token ids as one sequence; None for any other JSON."""
     try:
-        doc = json.loads(path.read_text("utf-8"))
+        doc = from_json(path.read_text("utf-8"))
     except (ValueError, RecursionError):
         return None
     if not isinstance(doc, list) or not all(type(item) is int for item in doc):
