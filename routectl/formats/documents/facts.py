@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...dump import DumpMeta
 from ...errors import FormatError
 from ...model import ModelFacts, facts_from_config
 from .fields import from_json
@@ -21,6 +22,21 @@ class Context:
     facts: ModelFacts
     source: str
     about: dict[str, Any]
+
+    def meta(self, path: Path, kind: str, **said: Any) -> DumpMeta:
+        """What is known of the dump at ``path``, of format ``kind``; ``said`` is what it says."""
+        facts = self.facts
+        return DumpMeta(
+            path=str(path),
+            format=kind,
+            layers_L=facts.layers,
+            num_experts=facts.num_experts,
+            top_k=facts.top_k,
+            facts_source=self.source,
+            file_bytes=path.stat().st_size,
+            num_layers=facts.num_layers,
+            **{**said, "model": said.get("model") or facts.model_type},
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

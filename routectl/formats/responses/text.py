@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ...dump import Dump, DumpMeta, Sample, SampleKey
+from ...dump import Dump, Sample, SampleKey
 from ...errors import FormatError
 from ...model import ModelFacts
-from ..documents.facts import Context, find_context
+from ..documents.facts import find_context
 from ..documents.fields import Doc, from_json, joined, mapping, text
 from ..documents.limits import check_inflation
 from ..wire.payload import wire_dtype
@@ -22,7 +22,7 @@ from .records import Records
 from .segments import find_chains, merge_samples
 from .streams import merge_stream
 
-__all__ = ["open_text", "text_kind"]
+__all__ = ["open_text"]
 
 _MAX_LINE = 1 << 30
 _BLOCK = 1 << 20
@@ -60,7 +60,7 @@ def _parse(data: bytes, where: str) -> Any:
         raise FormatError(f"{where}: not JSON, or cut short: {reason}") from None
 
 
-def text_kind(file: IO[bytes], path: Path) -> str | None:
+def _kind_of(file: IO[bytes], path: Path) -> str | None:
     """``json``, ``jsonl`` or ``sse`` by content; None when the text is none of them."""
     file.seek(0)
     head = file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -158,25 +158,6 @@ def _build_index(file: IO[bytes], kind: str, path: Path, records: Records) -> _I
     return index
 
 
-def _meta(path: Path, kind: str, index: _Index, context: Context) -> DumpMeta:
-    about = context.about
-    return DumpMeta(
-        path=str(path),
-        format=kind,
-        layers_L=context.facts.layers,
-        num_experts=context.facts.num_experts,
-        top_k=context.facts.top_k,
-        engine=text(about.get("engine")) or joined(index.engines),
-        engine_version=text(about.get("engine_version")) or joined(index.versions),
-        model=text(about.get("model")) or context.facts.model_type,
-        wire_dtype=joined(index.dtypes),
-        facts_source=context.source,
-        file_bytes=path.stat().st_size,
-        skipped=tuple(index.skipped),
-        num_layers=context.facts.num_layers,
-    )
-
-
 def open_text(
     path: Path, kind: str | None, model: ModelFacts | str | Path | None, start: int | None
 ) -> Dump:
@@ -187,7 +168,7 @@ def open_text(
     file = _plain(path)
     records = Records(file, path)
     try:
-        kind = kind or text_kind(file, path)
+        kind = kind or _kind_of(file, path)
         if kind is None:
             raise NoSamplesError(f"{path}: not a dump: neither JSON nor a known binary format")
         index = _build_index(file, kind, path, records)
@@ -204,6 +185,16 @@ def open_text(
         places = chains[number].places
         return call(places[0]) if len(places) == 1 else merge_samples(map(call, places))
 
-    dump = Dump(_meta(path, kind, index, context), [chain.key for chain in chains], load)
+    about = context.about
+    meta = context.meta(
+        path,
+        kind,
+        engine=text(about.get("engine")) or joined(index.engines),
+        engine_version=text(about.get("engine_version")) or joined(index.versions),
+        model=text(about.get("model")),
+        wire_dtype=joined(index.dtypes),
+        skipped=tuple(index.skipped),
+    )
+    dump = Dump(meta, [chain.key for chain in chains], load)
     weakref.finalize(dump, records.close)
     return dump

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...dump import Dump, DumpMeta, Sample
+from ...dump import Dump, Sample
 from ...errors import FormatError
 from ...model import ModelFacts
 from ..documents.facts import find_context
@@ -50,18 +50,7 @@ def open_trainer_file(
     if not any(wire.has_routes for wire in wires):
         raise NoRoutesError(f"{path}: no routes in any of its {len(wires)} samples")
     context = find_context(path, model)
-    meta = DumpMeta(
-        path=str(path),
-        format=kind,
-        layers_L=context.facts.layers,
-        num_experts=context.facts.num_experts,
-        top_k=context.facts.top_k,
-        model=context.facts.model_type,
-        wire_dtype=joined({_dtype(wire) for wire in wires}),
-        facts_source=context.source,
-        file_bytes=path.stat().st_size,
-        num_layers=context.facts.num_layers,
-    )
+    meta = context.meta(path, kind, wire_dtype=joined({_dtype(wire) for wire in wires}))
     keys = [wire.key for wire in wires]
     top_k = context.facts.top_k
     return Dump(meta, keys, lambda i: to_sample(_unfolded(wires[i], top_k), context.facts, start))
