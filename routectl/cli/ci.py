@@ -10,7 +10,7 @@ from .desk import CommandLine, desk
 from .terminal import TERMINAL, emit, note
 
 if TYPE_CHECKING:
-    from ..reports.diff.document import Document
+    from ..reports.document import Document
     from .voices import Voices
 
 __all__ = ["ci_command"]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..jobs.progress import Show
-    from ..reports.diff.document import Document
+    from ..reports.document import Document
 
 __all__ = ["TERMINAL", "emit", "note", "progress_line"]
 

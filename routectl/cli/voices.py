@@ -14,7 +14,7 @@ from .terminal import emit, note
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..reports.diff.document import Document
+    from ..reports.document import Document
 
 __all__ = ["Voices"]
 

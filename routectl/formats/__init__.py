@@ -2,9 +2,10 @@
 
 import glob
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..dump import Dump
+from ..dump import Dump, Sample
 from ..errors import FormatError, MismatchError, UnsupportedError
 from ..model import ModelFacts
 
@@ -76,16 +77,18 @@ def _open_file(
         if kind == "native":
             from .native.container import open_native
 
-            return open_native(path, base=base)
+            return open_native(path, base=base, opener=open_dump)
         if kind in _ARRAYS:
             from .arrays.reader import open_arrays
 
             return open_arrays(path, kind, model, start)
         if kind in _TRAINERS:
-            from .token_files import read_tokens
-            from .trainers.dumps import open_trainer_file
+            from .trainers.dumps import open_trainer_file, read_tokens
 
-            given = None if tokens is None else read_tokens(Path(tokens), model)
+            given: Dump | Sequence[Sample] | None = None
+            if tokens is not None:
+                given = read_tokens(Path(tokens))
+                given = open_dump(Path(tokens), model=model) if given is None else given
             return open_trainer_file(path, kind, model, start, given)
         from .responses.text import open_text
 

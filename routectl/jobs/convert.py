@@ -163,11 +163,14 @@ def _check_source(
     dump: "Dump", base: "Dump | None", on_sample: "Callable[[Sample], None]", progress: Progress
 ) -> None:
     """Check a native source against the digests in it; one from before digests is named."""
+    from ..formats import open_dump
     from ..formats.native.container import check_native
     from .stdin import file_of
 
+    if dump.meta.format != "native":
+        return
     path = Path(file_of(dump.meta.path))
-    if dump.meta.format == "native" and check_native(path, base=base, on_sample=on_sample) is None:
+    if check_native(path, base=base, on_sample=on_sample, opener=open_dump) is None:
         progress.note(f"{dump.meta.path}: has no digest to be checked against")
 
 

@@ -12,7 +12,7 @@ from .reading import Reading, finite_eps, parse_layers, parse_positions, refuse_
 if TYPE_CHECKING:
     from ..dump import Dump
     from ..ops.diff.thresholds import Baseline, Threshold
-    from ..reports.diff.document import Document
+    from ..reports.document import Document
 
 __all__ = ["DiffRequest", "answer_diff", "refuse_incomparable"]
 

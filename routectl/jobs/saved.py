@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FormatError
 
 if TYPE_CHECKING:
-    from ..reports.diff.document import Document
+    from ..reports.document import Document
 
 __all__ = ["read_report"]
 

@@ -10,7 +10,7 @@ from .progress import SILENT, Progress
 from .reading import Reading
 
 if TYPE_CHECKING:
-    from ..reports.diff.document import Document
+    from ..reports.document import Document
 
 __all__ = ["ShowRequest", "answer_show"]
 

@@ -26,7 +26,6 @@ HOMES = {  # the files and folders that may load a heavy library
     "transformers": ("forward/",),
     "greenlet": ("forward/streaming.py",),
     "tensordict": ("formats/targets/jagged.py", "formats/trainers/torch_files.py"),
-    "msgpack": ("formats/trainers/micro_batches.py",),
     "tensorboardX": ("reports/ci/dashboards.py",),
     "wandb": ("reports/ci/dashboards.py",),
     "tokenizers": ("formats/tokenizer.py",),

@@ -7,7 +7,6 @@ Names (docs/formats.md): ``<id>.routed_experts`` [T, L, K] with ``<id>.prompt_to
 Shape suffixes: B samples, T rows, L layers, K top_k, N tokens.
 """
 
-import json
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...dump import Dump, DumpMeta, Sample, SampleKey, key_of
+from ...dump import Dump, Sample, SampleKey, key_of
 from ...errors import FormatError
 from ...model import ModelFacts
-from ..documents.facts import Context, find_context
-from ..documents.fields import one_line
+from ..documents.facts import find_context
+from ..documents.fields import from_json, one_line
 from ..wire.layers import routes_from_wire
 from ..wire.sample import NoSamplesError
 from .files import ArrayFile, open_array_file
@@ -36,7 +35,7 @@ def _own_config(file: ArrayFile) -> dict[str, Any] | None:
     if file.texts.get("config") is None:
         return None
     try:
-        config = json.loads(file.texts["config"])
+        config = from_json(file.texts["config"])
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
@@ -217,21 +216,9 @@ def open_arrays(
     """
     file = open_array_file(path, kind)
     layout = _layout(file)
-    context: Context = find_context(path, model, _own_config(file))
+    context = find_context(path, model, _own_config(file))
     first = file.dtypes[layout.names[layout.ids[0]] if isinstance(layout, _PerSample) else _ROUTES]
-    meta = DumpMeta(
-        path=str(path),
-        format=kind,
-        layers_L=context.facts.layers,
-        num_experts=context.facts.num_experts,
-        top_k=context.facts.top_k,
-        engine=file.texts.get("engine"),
-        engine_version=file.texts.get("engine_version"),
-        model=file.texts.get("model") or context.facts.model_type,
-        wire_dtype=first,
-        facts_source=context.source,
-        file_bytes=path.stat().st_size,
-        num_layers=context.facts.num_layers,
-    )
+    said = {name: file.texts.get(name) for name in ("engine", "engine_version", "model")}
+    meta = context.meta(path, kind, wire_dtype=first, **said)
     keys = [layout.key(i) for i in range(len(layout.ids))]
     return Dump(meta, keys, lambda index: layout.sample(index, context.facts, start))

@@ -1,12 +1,13 @@
 """Where a dump's model facts come from: the caller, the file itself, or a config beside it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...dump import DumpMeta
 from ...errors import FormatError
 from ...model import ModelFacts, facts_from_config
+from .fields import from_json
 
 __all__ = ["Context", "find_context", "model_config", "read_model"]
 
@@ -22,12 +23,27 @@ class Context:
     source: str
     about: dict[str, Any]
 
+    def meta(self, path: Path, kind: str, **said: Any) -> DumpMeta:
+        """What is known of the dump at ``path``, of format ``kind``; ``said`` is what it says."""
+        facts = self.facts
+        return DumpMeta(
+            path=str(path),
+            format=kind,
+            layers_L=facts.layers,
+            num_experts=facts.num_experts,
+            top_k=facts.top_k,
+            facts_source=self.source,
+            file_bytes=path.stat().st_size,
+            num_layers=facts.num_layers,
+            **{**said, "model": said.get("model") or facts.model_type},
+        )
+
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise FormatError(f"{path}: too large for a model config")
-        doc = json.loads(path.read_text("utf-8"))
+        doc = from_json(path.read_text("utf-8"))
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):

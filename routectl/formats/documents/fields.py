@@ -1,8 +1,10 @@
 """Typed access to JSON that a foreign program wrote: the value, None, or one clear line."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,7 @@ __all__ = [
     "finish_reason",
     "first_of",
     "floats",
+    "from_json",
     "integer",
     "joined",
     "mapping",
@@ -24,6 +27,18 @@ __all__ = [
 ]
 
 Doc = Mapping[str, Any]
+
+
+def from_json(data: bytes | str) -> Any:
+    """What ``json.loads`` makes of a text, sooner. Raises ValueError as that does, RecursionError.
+
+    msgspec takes no NaN or Infinity, no half of a surrogate pair, no number beyond float64, and
+    UTF-8 alone; json does, or says what is wrong.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except ValueError:
+        return json.loads(data)
 
 
 def first_of(doc: Doc, names: Sequence[str]) -> Any:
@@ -82,7 +97,7 @@ def token_ids(value: object, where: str, name: str) -> NDArray[np.int32] | None:
     ids = sequence(value, where, name)
     if ids is None:
         return None
-    if not all(type(i) is int and 0 <= i < 2**31 for i in ids):
+    if ids and not (set(map(type, ids)) == {int} and min(ids) >= 0 and max(ids) < 2**31):
         bad = next(i for i in ids if type(i) is not int or not 0 <= i < 2**31)
         raise _wrong(where, name, bad, "token ids")
     return np.array(ids, np.int32)

@@ -1,5 +1,6 @@
 """The base of a delta-coded file: another dump of the same tokens, opened when it is needed."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ...dump import Dump, DumpMeta
@@ -9,6 +10,7 @@ from ...routes import Routes
 
 __all__ = ["Bases", "check_base"]
 
+Opener = Callable[[Path, ModelFacts | None], Dump]
 _FACTS = ("layers_L", "num_experts", "top_k")
 
 
@@ -26,7 +28,8 @@ class Bases:
     """The routes of a base by index, in some of its layers.
 
     ``path`` is the one in the coded file, relative to that file's folder; ``given`` is a dump or a
-    path that takes its place. ``within`` are the files that wait for this base.
+    path that takes its place. ``opener`` makes a dump of a path, and of the model's facts where it
+    must be told them.
     """
 
     def __init__(
@@ -34,10 +37,9 @@ class Bases:
         file: Path,
         path: str | None,
         given: Dump | Path | str | None,
-        within: tuple[Path, ...],
+        opener: Opener,
     ) -> None:
-        self._file, self._path, self._given = file, path, given
-        self._within = (*within, file.resolve())
+        self._file, self._path, self._given, self._opener = file, path, given, opener
         self._whole: Dump | None = None
         self._parts: dict[tuple[int, ...], Dump] = {}
 
@@ -62,22 +64,15 @@ class Bases:
     def _dump(self, meta: DumpMeta) -> Dump:
         if isinstance(self._given, Dump):
             return self._given
-        from .. import open_dump
-        from .container import open_native
-
         path = Path(self._given) if self._given else self._file.parent / (self._path or "")
-        if path.resolve() in self._within:
-            raise MismatchError(f"{self._file}: its base is itself")
         if not path.is_file():
             raise UnsupportedError(
                 f"{self._file}: coded against another dump: got no file {path}, expected that dump",
                 hint="name it with --base",
             )
-        if path.suffix == ".parquet":
-            return open_native(path, within=self._within)
         try:
-            return open_dump(path)
+            return self._opener(path, None)
         except FormatError:  # no model beside it: this file knows
             layers = meta.layers_L
             facts = ModelFacts(layers[-1] + 1, layers, meta.num_experts, meta.top_k, None)
-            return open_dump(path, model=facts)
+            return self._opener(path, facts)

@@ -23,8 +23,6 @@ __all__ = [
     "Head",
     "Held",
     "about_of",
-    "base_rows",
-    "coded_name",
     "held_of",
     "input_tokens",
     "put_count",
@@ -34,11 +32,6 @@ __all__ = [
 ]
 
 ORDERS_BESIDE = 1  # the flag of slot orders after each cell
-
-
-def coded_name(layer: int) -> str:
-    """The column of a layer's coded ids."""
-    return f"coded_{layer:03d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +123,7 @@ def input_tokens(
     return token_ids[start : start + num_rows]
 
 
-def base_rows(held: Held, num_experts: int, top_k: int, layer: int) -> Ids:
+def _base_rows(held: Held, num_experts: int, top_k: int, layer: int) -> Ids:
     """The base's rows of a layer, [T, K]; 0 to K - 1 where it has none, or one with an id twice."""
     rows = np.empty((held.num_rows, top_k), ids_dtype(num_experts))
     rows[:] = np.arange(top_k, dtype=rows.dtype)
@@ -163,6 +156,6 @@ def about_of(
         parts = [h.tokens_T[kept] for h, kept in pairs if h.tokens_T is not None]
         tokens = np.concatenate([np.empty(0, np.int32), *parts])
     if "base" in needs:
-        rows = [base_rows(h, *sizes, layer)[kept] for h, kept in pairs]
+        rows = [_base_rows(h, *sizes, layer)[kept] for h, kept in pairs]
         base = np.concatenate([np.empty((0, sizes[1]), ids_dtype(sizes[0])), *rows])
     return About(*sizes, lens, tokens, base)

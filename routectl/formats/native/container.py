@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,26 +19,34 @@ import pyarrow.parquet as pq
 
 from ...codecs import codec_named
 from ...dump import Dump, DumpMeta, Sample, SampleKey, key_of
-from ...errors import FormatError
+from ...errors import FormatError, MismatchError, UnsupportedError
 from ...files import replacing
 from ...gate_logprobs import digest_routes
+from ...model import ModelFacts
 from ..documents.fields import one_line
 from ..documents.limits import check_inflation
 from .bases import Bases, check_base
-from .cells import coded_name
-from .decoder import CodedGroup
+from .decoder import CodedGroup, open_group
 from .encoder import Coding, as_coded, code_group
-from .groups import open_group, table_row
-from .rows import sample_of
-from .samples import row_of
-from .schema import COLUMNS, FACTS, CodedAbout, columns_of_layers, kinds_of, read_schema, schema_of
+from .rows import row_of, sample_of, table_row
+from .schema import (
+    COLUMNS,
+    FACTS,
+    CodedAbout,
+    NativeAbout,
+    coded_name,
+    columns_of_layers,
+    kinds_of,
+    read_schema,
+    schema_of,
+)
 
 __all__ = ["check_native", "open_native", "stream_native", "write_native"]
 
 _GROUP_BYTES = 4 << 20  # ids in a row group: what reading one sample at random costs at most
 _GROUP_ROWS = 4096
 _KEYS = ("sample_id", "prompt_ids", "response_ids")
-_KEPT = ("order", "margins", "group_margins", "gates", "provenance", "num_layers")
+_Opener = Callable[..., Dump]  # of a path and model=
 _DIGEST = "routectl.digest"  # of all routes, in the footer
 
 
@@ -145,14 +154,18 @@ def write_native(
 
 
 def check_native(
-    path: Path, *, base: Dump | None = None, on_sample: Callable[[Sample], None] | None = None
+    path: Path,
+    *,
+    base: Dump | None = None,
+    on_sample: Callable[[Sample], None] | None = None,
+    opener: _Opener | None = None,
 ) -> int | None:
     """Decode every sample and hold the routes against the digests in the file.
 
-    Returns how many samples there are, None for a file from before digests. Raises FormatError
-    where they differ.
+    ``opener`` is that of open_native. Returns how many samples there are, None for a file from
+    before digests. Raises FormatError where they differ.
     """
-    dump = open_native(path, base=base)
+    dump = open_native(path, base=base, opener=opener)
     with pq.ParquetFile(path) as file:
         stored = (file.metadata.metadata or {}).get(_DIGEST.encode())
     if stored is None:
@@ -169,11 +182,16 @@ def check_native(
 
 
 def open_native(
-    path: Path, *, base: Dump | Path | str | None = None, within: tuple[Path, ...] = ()
+    path: Path,
+    *,
+    base: Dump | Path | str | None = None,
+    opener: _Opener | None = None,
+    within: tuple[Path, ...] = (),
 ) -> Dump:
     """Open a native file; row groups are read when a sample of theirs is, page checksums verified.
 
     ``base`` is what a file of codec delta was coded against; None to take the path in the file.
+    ``opener`` opens a base that is no native file (``open_dump``); None to refuse such a one.
     ``within`` are files that wait for this one as their base.
     Raises FormatError when the file is damaged, UnsupportedError for another program's Parquet or
     a newer container.
@@ -182,8 +200,9 @@ def open_native(
     footer, about, keys = _read_footer(path)
     sizes = [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
     meta = _meta(path, about)
-    coded: CodedAbout | None = about["coded"]
-    bases = Bases(path, coded.base if coded else None, base, within)
+    coded = about.coded
+    opened = partial(_open_base, opener, (*within, path.resolve()))
+    bases = Bases(path, coded.base if coded else None, base, opened)
     ends = np.cumsum(sizes)
 
     def holding(layers: tuple[int, ...]) -> Dump:
@@ -220,11 +239,24 @@ def open_native(
     return whole
 
 
+def _open_base(
+    opener: _Opener | None, within: tuple[Path, ...], path: Path, facts: ModelFacts | None
+) -> Dump:
+    """The base of the last file of ``within``."""
+    if path.resolve() in within:
+        raise MismatchError(f"{within[-1]}: its base is itself")
+    if path.suffix == ".parquet":
+        return open_native(path, opener=opener, within=within)
+    if opener is None:
+        raise UnsupportedError(f"{path}: a base that is no native file: expected one, or its dump")
+    return opener(path, model=facts)
+
+
 def _opened(path: Path, footer: pq.FileMetaData | None) -> pq.ParquetFile:
     return pq.ParquetFile(path, metadata=footer, page_checksum_verification=True, pre_buffer=False)
 
 
-def _read_footer(path: Path) -> tuple[pq.FileMetaData, dict[str, Any], list[SampleKey]]:
+def _read_footer(path: Path) -> tuple[pq.FileMetaData, NativeAbout, list[SampleKey]]:
     """What is read once: the footer, what it says of the dump, the keys of all samples."""
     try:
         with _opened(path, None) as file:
@@ -238,18 +270,23 @@ def _read_footer(path: Path) -> tuple[pq.FileMetaData, dict[str, Any], list[Samp
         raise FormatError(f"{path}: damaged Parquet: {one_line(error)}") from None
 
 
-def _meta(path: Path, about: dict[str, Any]) -> DumpMeta:
-    named: dict[str, Any] = {name: about.get(name) for name in FACTS}
+def _meta(path: Path, about: NativeAbout) -> DumpMeta:
+    named: dict[str, Any] = {name: getattr(about, name) for name in FACTS}
     return DumpMeta(
         path=str(path),
         format="native",
-        layers_L=tuple(about["layers"]),
-        num_experts=about["num_experts"],
-        top_k=about["top_k"],
+        layers_L=about.layers,
+        num_experts=about.num_experts,
+        top_k=about.top_k,
         facts_source="the file itself",
         file_bytes=path.stat().st_size,
-        codec=about["coded"].codec if about["coded"] else None,
-        **{name: about[name] for name in _KEPT},
+        codec=about.coded.codec if about.coded else None,
+        order=about.order,
+        margins=about.num_kinds > 1,
+        group_margins=about.num_kinds > 2,
+        gates=about.with_gates,
+        provenance=about.provenance,
+        num_layers=about.num_layers,
         **named,
     )
 

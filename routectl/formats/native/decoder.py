@@ -8,19 +8,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ...codecs.block import Coded
 from ...codecs.orders import ordered_rows, orders_bytes
 from ...dump import DumpMeta
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...routes import Ids, ids_dtype
+from ..documents.limits import check_inflation
+from .bases import Bases
 from .cells import Head, Held, about_of, take_count, take_head
+from .rows import held_row, table_row
+from .schema import coded_name
 
-__all__ = ["CodedGroup", "CodedLayer", "open_layer"]
+__all__ = ["CodedGroup", "open_group"]
+
+_OF_HELD = ("prompt_ids", "response_ids", "start", "num_rows", "missing")
+_ALWAYS_FINE = 16 << 20  # bytes of ids in a row group, whatever the size of the file
+_MAX_RATIO = 1000  # beyond it, ids to bytes of the file
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CodedLayer:
+class _CodedLayer:
     """The cells of one layer, taken apart: its head, and what each sample shares and holds."""
 
     head: Head
@@ -29,7 +38,7 @@ class CodedLayer:
     orders: tuple[bytes, ...]
 
 
-def open_layer(data: Sequence[Any], helds: Sequence[Held], layer: int, top_k: int) -> CodedLayer:
+def _open_layer(data: Sequence[Any], helds: Sequence[Held], layer: int, top_k: int) -> _CodedLayer:
     """Take the cells of a layer (by its index) apart; None where a sample has no routes.
 
     Raises ValueError for what no writer makes.
@@ -57,7 +66,7 @@ def open_layer(data: Sequence[Any], helds: Sequence[Held], layer: int, top_k: in
         shared.append(count)
         cells.append(body[: len(body) - size])
         orders.append(body[len(body) - size :])
-    return CodedLayer(head, tuple(shared), tuple(cells), tuple(orders))
+    return _CodedLayer(head, tuple(shared), tuple(cells), tuple(orders))
 
 
 class CodedGroup:
@@ -78,8 +87,8 @@ class CodedGroup:
         self._helds, self._numbers, self._where = helds, tuple(columns), where
         self._sizes = (meta.num_experts, meta.top_k)
         self._sources = {held.source for held in helds}
-        self._layers: list[CodedLayer] = [
-            self._said(i, open_layer, cells, helds, i, meta.top_k)
+        self._layers: list[_CodedLayer] = [
+            self._said(i, _open_layer, cells, helds, i, meta.top_k)
             for i, cells in enumerate(columns.values())
         ]
         self._whole: list[list[Ids]] | None = None
@@ -161,3 +170,31 @@ class CodedGroup:
         except (MismatchError, UnsupportedError) as error:
             where = f"{self._where}: layer {self._numbers[i]}"
             raise type(error)(f"{where}: {error}", hint=error.hint) from None
+
+
+def open_group(
+    table: pa.Table, meta: DumpMeta, layers: tuple[int, ...], bases: Bases, where: str
+) -> CodedGroup:
+    """The coded columns of some layers of a row group; nothing is decoded yet.
+
+    ``where`` is the row group. Raises ValueError or FormatError for what no writer makes.
+    """
+    where = f"{meta.path}: {where}"
+    rows = [
+        table_row(table, i, (*_OF_HELD, "shared_with", "base_index")) for i in range(len(table))
+    ]
+    row_bytes = len(layers) * meta.top_k * ids_dtype(meta.num_experts).itemsize
+    total = sum(max(row["num_rows"] or 0, 0) for row in rows) * row_bytes
+    check_inflation(total, meta.file_bytes or 0, where, _ALWAYS_FINE, _MAX_RATIO)
+    helds: list[Held] = []
+    for i, row in enumerate(rows):
+        source, index = row["shared_with"], row["base_index"]
+        if source is not None and not (0 <= source < i and rows[source]["num_rows"] is not None):
+            raise ValueError(f"row {i} shares rows with {source}")
+        base = None if index is None else bases.routes(index, meta, layers)
+        helds.append(held_row(row, meta, layers, source, base))
+    columns = [
+        [value.as_buffer() if value.is_valid else None for value in table.column(coded_name(layer))]
+        for layer in layers
+    ]
+    return CodedGroup(dict(zip(layers, columns, strict=True)), helds, meta, where)

@@ -17,7 +17,8 @@ from ...codecs.row_kernels import repeats_in, sorted_rows
 from ...dump import Dump, DumpMeta, Sample, digest_tokens
 from ...errors import MismatchError
 from ...routes import Ids, Routes, words_of
-from .cells import Head, Held, about_of, coded_name, held_of, put_count, put_head
+from .cells import Head, Held, about_of, held_of, put_count, put_head
+from .schema import coded_name
 
 __all__ = ["Coding", "as_coded", "code_group"]
 

@@ -1,12 +1,14 @@
-"""One row of a native file, as Python values, made into a Sample.
+"""One row of a native file as Python values: made of a Sample, and a Sample made of it.
 
 Shape suffixes: T tokens, L MoE layers, K top_k.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ...dump import DumpMeta, Sample, WeightSpan
@@ -15,39 +17,17 @@ from ...gate_logprobs import GateLogprobs
 from ...margins import Margins
 from ...routes import Bools, Ids, Routes, ids_dtype
 from .cells import Held, input_tokens
+from .schema import COLUMNS, gate_name, group_margin_name, kinds_of, layer_name, margin_name
 
 __all__ = [
-    "gate_name",
-    "gate_row",
-    "group_margin_name",
     "held_row",
-    "layer_name",
-    "margin_name",
+    "row_of",
     "sample_of",
+    "table_row",
 ]
 
 
-def layer_name(layer: int) -> str:
-    """The column of a layer's ids."""
-    return f"layer_{layer:03d}"
-
-
-def margin_name(layer: int) -> str:
-    """The column of a layer's margins."""
-    return f"margin_{layer:03d}"
-
-
-def group_margin_name(layer: int) -> str:
-    """The column of a layer's group margins."""
-    return f"group_margin_{layer:03d}"
-
-
-def gate_name(layer: int) -> str:
-    """The column of a layer's gate log-probabilities."""
-    return f"gate_{layer:03d}"
-
-
-def gate_row(sample: Sample, meta: DumpMeta) -> dict[str, Any]:
+def _gate_row(sample: Sample, meta: DumpMeta) -> dict[str, Any]:
     """The gate columns of a sample, to be written; none where it has no gates.
 
     Raises ValueError for gates that do not fit the routes beside them, or that meta denies.
@@ -60,6 +40,59 @@ def gate_row(sample: Sample, meta: DumpMeta) -> dict[str, Any]:
     by_layer = np.ascontiguousarray(sample.gates.logprobs_TLK.transpose(1, 0, 2), "<f4")
     columns = zip(map(gate_name, meta.layers_L), by_layer, strict=True)
     return {"gate_of": sample.gates.of, **{name: values_TK.data for name, values_TK in columns}}
+
+
+def row_of(sample: Sample, meta: DumpMeta, *, coded: bool) -> dict[str, Any]:
+    """A sample as one row; the layer columns are null when it has no routes.
+
+    With ``coded`` the ids are left out. Raises ValueError for margins or gates that meta denies.
+    """
+    row: dict[str, Any] = {
+        name: getattr(sample, name) for name, _ in COLUMNS if hasattr(sample, name)
+    }
+    row["weight_spans"] = [dataclasses.asdict(span) for span in sample.weight_spans]
+    routes = sample.routes
+    if routes is None:
+        return row
+    if routes.layers_L != meta.layers_L:
+        raise ValueError(f"a sample has layers {routes.layers_L}, its dump {meta.layers_L}")
+    row |= {"start": routes.start, "num_rows": routes.num_tokens}
+    if routes.missing_TL is not None:
+        row["missing"] = np.packbits(routes.missing_TL, bitorder="little").tobytes()
+    if not coded:
+        by_layer = np.ascontiguousarray(routes.ids_TLK.transpose(1, 0, 2))
+        for layer, ids_TK in zip(meta.layers_L, by_layer, strict=True):
+            row[layer_name(layer)] = ids_TK.astype(ids_TK.dtype.newbyteorder("<"), copy=False).data
+    for name, margin_TL, kinds in (
+        (margin_name, routes.margin_TL, 2),
+        (group_margin_name, routes.group_margin_TL, 3),
+    ):
+        if margin_TL is None:
+            continue
+        if kinds_of(meta) < kinds:
+            raise ValueError("a sample has margins, but its dump's meta says that none has")
+        margin_LT = np.ascontiguousarray(margin_TL.T, "<f2")
+        row |= {name(n): column.data for n, column in zip(meta.layers_L, margin_LT, strict=True)}
+    return row | _gate_row(sample, meta)
+
+
+def table_row(table: pa.Table, index: int, names: Iterable[str]) -> dict[str, Any]:
+    """Some columns of one row as Python values; binary columns stay buffers, not copies."""
+    row: dict[str, Any] = {}
+    for name in names:
+        column = table.column(name)
+        value = column[index]
+        if pa.types.is_binary(column.type):
+            row[name] = value.as_buffer()
+        elif pa.types.is_list(column.type) and not pa.types.is_struct(column.type.value_type):
+            if value.values is not None and value.values.null_count:
+                raise ValueError(f"{name} has nulls")
+            row[name] = (
+                None if value.values is None else value.values.to_numpy(zero_copy_only=False)
+            )
+        else:
+            row[name] = value.as_py()
+    return row
 
 
 def _ids(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], where: str) -> NDArray[Any]:

@@ -8,22 +8,28 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import pyarrow as pa
+from msgspec import UNSET, UnsetType
 
-from ...dump import ORDERS, DumpMeta
+from ...dump import DumpMeta
 from ...errors import FormatError, UnsupportedError
-from ..documents.fields import one_line
-from .cells import coded_name
-from .rows import gate_name, group_margin_name, layer_name, margin_name
+from ..documents.fields import from_json, one_line
 
 __all__ = [
     "COLUMNS",
     "FACTS",
     "CodedAbout",
+    "NativeAbout",
+    "coded_name",
     "columns_of_layers",
+    "gate_name",
+    "group_margin_name",
     "kinds_of",
+    "layer_name",
+    "margin_name",
     "read_schema",
     "schema_of",
 ]
@@ -70,6 +76,90 @@ class CodedAbout:
     base: str | None
 
 
+class NativeAbout(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """The routectl block of the schema metadata, as JSON, its keys in this order.
+
+    source says what was converted; kinds and gates are there where ``schema`` does not tell them,
+    codec, sorted and base where ids are coded.
+    """
+
+    schema: str
+    layers: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0)], ...], msgspec.Meta(min_length=1)]
+    num_experts: Annotated[int, msgspec.Meta(ge=1, le=65536)]
+    top_k: Annotated[int, msgspec.Meta(ge=1)]
+    engine: str | None
+    engine_version: str | None
+    model: str | None
+    id_space: Annotated[str, msgspec.Meta(min_length=1)]
+    wire_dtype: str | None
+    source: Any = None
+    order: Literal["unknown", "score"] = "unknown"  # dump.ORDERS
+    num_layers: int | None = None
+    provenance: dict[str, str] = {}
+    kinds: Literal[1, 2, 3] | UnsetType = UNSET
+    gates: bool | UnsetType = UNSET
+    codec: str | UnsetType = UNSET
+    sorted: bool | UnsetType = UNSET
+    base: str | UnsetType | None = UNSET
+
+    @property
+    def coded(self) -> CodedAbout | None:
+        """How ids are coded; None: plain. Raises ValueError where that is not said."""
+        if self.schema != CODED:
+            return None
+        codec, is_sorted, base = self.codec, self.sorted, self.base
+        if codec is UNSET or is_sorted is UNSET or base is UNSET:
+            raise ValueError("codec, sorted or base is not there")
+        return CodedAbout(codec, is_sorted, base)
+
+    @property
+    def with_gates(self) -> bool:
+        """Whether there are gate log-probabilities."""
+        return self.gates is True if self.schema == CODED else self.schema == WITH_GATES
+
+    @property
+    def num_kinds(self) -> int:
+        """How many columns a layer has (see kinds_of). Raises ValueError where that is not said."""
+        if self.schema in SCHEMAS:
+            return SCHEMAS.index(self.schema) + 1
+        if self.kinds is UNSET:
+            raise ValueError("kinds is not there")
+        return self.kinds
+
+    def fits(self) -> bool:
+        """Whether layers ascend, and all sizes fit together."""
+        layers = self.layers
+        deep = self.num_layers is None or self.num_layers > max(layers)
+        ascending = list(layers) == sorted(set(layers))
+        said = self.schema != CODED or self.gates is not UNSET
+        return deep and ascending and said and self.top_k <= self.num_experts
+
+
+def layer_name(layer: int) -> str:
+    """The column of a layer's ids."""
+    return f"layer_{layer:03d}"
+
+
+def margin_name(layer: int) -> str:
+    """The column of a layer's margins."""
+    return f"margin_{layer:03d}"
+
+
+def group_margin_name(layer: int) -> str:
+    """The column of a layer's group margins."""
+    return f"group_margin_{layer:03d}"
+
+
+def gate_name(layer: int) -> str:
+    """The column of a layer's gate log-probabilities."""
+    return f"gate_{layer:03d}"
+
+
+def coded_name(layer: int) -> str:
+    """The column of a layer's coded ids."""
+    return f"coded_{layer:03d}"
+
+
 def kinds_of(meta: DumpMeta) -> int:
     """How many columns a layer has: ids; margins; group margins."""
     return 3 if meta.group_margins else 2 if meta.margins else 1
@@ -90,40 +180,35 @@ def columns_of_layers(
 def schema_of(meta: DumpMeta, coded: CodedAbout | None) -> pa.Schema:
     """The schema of a file, its metadata included."""
     plain = WITH_GATES if meta.gates else SCHEMAS[kinds_of(meta) - 1]
-    about: dict[str, Any] = {
-        "schema": CODED if coded else plain,
-        "layers": list(meta.layers_L),
-        "num_experts": meta.num_experts,
-        "top_k": meta.top_k,
+    about = NativeAbout(
+        schema=CODED if coded else plain,
+        layers=meta.layers_L,
+        num_experts=meta.num_experts,
+        top_k=meta.top_k,
+        source={name: getattr(meta, name) for name in _SOURCE},
+        order=meta.order,  # type: ignore[arg-type]
+        num_layers=meta.num_layers,
+        provenance=dict(meta.provenance),
+        kinds=kinds_of(meta) if meta.gates or coded else UNSET,  # type: ignore[arg-type]
+        gates=meta.gates if coded else UNSET,
+        codec=coded.codec if coded else UNSET,
+        sorted=coded.sorted if coded else UNSET,
+        base=coded.base if coded else UNSET,
         **{name: getattr(meta, name) for name in FACTS},
-        "source": {name: getattr(meta, name) for name in _SOURCE},
-    }
-    if meta.order != ORDERS[0]:
-        about["order"] = meta.order
-    if meta.num_layers is not None:
-        about["num_layers"] = meta.num_layers
-    if meta.provenance:
-        about["provenance"] = meta.provenance
-    if meta.gates or coded:
-        about["kinds"] = kinds_of(meta)
-    if coded:
-        about |= {"gates": meta.gates, "codec": coded.codec, "sorted": coded.sorted}
-        about["base"] = coded.base
+    )
     columns = [
         *COLUMNS,
         *columns_of_layers(meta.layers_L, kinds_of(meta), meta.gates, coded is not None),
     ]
-    return pa.schema(
-        [pa.field(*column) for column in columns], metadata={"routectl": json.dumps(about)}
-    )
+    block = json.dumps(msgspec.to_builtins(about))
+    return pa.schema([pa.field(*column) for column in columns], metadata={"routectl": block})
 
 
-def read_schema(path: Path, schema: pa.Schema) -> dict[str, Any]:
+def read_schema(path: Path, schema: pa.Schema) -> NativeAbout:
     """The routectl block of the schema metadata, checked against the columns.
 
-    Beside what was written it has ``margins``, ``group_margins``, ``gates``, ``order``,
-    ``provenance``, ``num_layers``, and ``coded``: CodedAbout or None. Raises UnsupportedError for
-    another program's Parquet or a newer container, FormatError for damage.
+    Raises UnsupportedError for another program's Parquet or a newer container, FormatError for
+    damage.
     """
     block = (schema.metadata or {}).get(b"routectl")
     if block is None:
@@ -131,43 +216,18 @@ def read_schema(path: Path, schema: pa.Schema) -> dict[str, Any]:
             f"{path}: a Parquet file of another program: no 'routectl' entry in its schema metadata"
         )
     try:
-        about = json.loads(block)
-        version = about["schema"]
-        known = (*SCHEMAS, WITH_GATES, CODED)
+        doc = from_json(block)
+        version, known = doc["schema"], (*SCHEMAS, WITH_GATES, CODED)
         if version not in known:
             raise UnsupportedError(
                 f"{path}: container {one_line(version)}, this routectl reads {', '.join(known)}"
             )
-        coded = version == CODED
-        gates = about["gates"] if coded else version == WITH_GATES
-        kinds = about["kinds"] if gates or coded else SCHEMAS.index(version) + 1
-        about |= {"margins": kinds > 1, "group_margins": kinds > 2, "gates": gates}
-        about["coded"] = (
-            CodedAbout(*(about[n] for n in ("codec", "sorted", "base"))) if coded else None
-        )
-        columns = [*COLUMNS, *columns_of_layers(about["layers"], kinds, gates, coded)]
-        found = [(field.name, field.type) for field in schema]
-        fits = _fits(about) and kinds in (1, 2, 3) and type(gates) is bool
-        if not fits or found != columns:
-            raise FormatError(f"{path}: damaged: the schema metadata does not fit the columns")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise FormatError(f"{path}: damaged: the schema metadata cannot be read") from None
-    return dict(about)
-
-
-def _fits(about: dict[str, Any]) -> bool:
-    """Whether sizes and names are such as a writer writes; fills in what may be left out."""
-    layers, experts, top_k = about["layers"], about["num_experts"], about["top_k"]
-    sizes = all(type(n) is int and n >= 0 for n in (*layers, experts, top_k))
-    fits = layers and layers == sorted(set(layers)) and 1 <= top_k <= experts <= 65536
-    named = all(isinstance(about[name], str | None) for name in FACTS) and about["id_space"]
-    named = named and about.setdefault("order", ORDERS[0]) in ORDERS
-    made = about.setdefault("provenance", {})
-    named = named and all(isinstance(text, str) for text in made.values())
-    depth = about.setdefault("num_layers", None)
-    named = named and (depth is None or (type(depth) is int and depth > max(layers)))
-    coded: CodedAbout | None = about["coded"]
-    if coded is not None:
-        named = named and isinstance(coded.codec, str) and isinstance(coded.base, str | None)
-        named = named and isinstance(coded.sorted, bool)
-    return bool(sizes and fits and named)
+        about = msgspec.convert(doc, NativeAbout)
+        of_layers = about.num_kinds, about.with_gates, about.coded is not None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f": {one_line(error)}" if isinstance(error, msgspec.ValidationError) else ""
+        raise FormatError(f"{path}: damaged: the schema metadata cannot be read{why}") from None
+    columns = [*COLUMNS, *columns_of_layers(about.layers, *of_layers)]
+    if not about.fits() or [(field.name, field.type) for field in schema] != columns:
+        raise FormatError(f"{path}: damaged: the schema metadata does not fit the columns")
+    return about

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError, UnsupportedError
 from ..arrays.files import open_array_file, save_safetensors
-from ..documents.fields import one_line
+from ..documents.fields import from_json, one_line
 
 __all__ = [
     "MANIFEST",
@@ -88,6 +89,19 @@ def write_tensors(folder: Path, place: RankFile, tensors: RankTensors) -> dict[s
     }
 
 
+class _File(msgspec.Struct):
+    """What identifies a rank's file in a manifest."""
+
+    path: str
+    sha256: str
+
+
+class _Files(msgspec.Struct):
+    """Of a manifest, its files."""
+
+    files: list[_File]
+
+
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:
@@ -97,8 +111,9 @@ def file_digest(path: Path) -> str:
 def digests_of(manifest: dict[str, Any], path: Path) -> dict[str, str]:
     """The SHA-256 of each rank's file by its path. Raises FormatError when files has none."""
     try:
-        return {str(file["path"]): str(file["sha256"]) for file in manifest["files"]}
-    except (KeyError, TypeError):
+        files = msgspec.convert(manifest, _Files).files
+        return {file.path: file.sha256 for file in files}
+    except msgspec.ValidationError:
         raise FormatError(f"{path}: damaged: no path or no sha256 of a file in it") from None
 
 
@@ -114,7 +129,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise FormatError(f"{path}: too large for a manifest")
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = from_json(path.read_text("utf-8"))
         schema = manifest["schema"]
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None

@@ -8,8 +8,8 @@ from typing import Any
 from ...errors import FormatError
 from ...layouts.packing import Packing
 from ...layouts.pipeline import Pipeline
-from ...layouts.plan import MicroBatch, Plan
-from .plans import plan_document
+from ...layouts.plan import Plan
+from .plans import plan_document, steps_of
 
 __all__ = ["layout_document", "packing_from_layout", "stages_document"]
 
@@ -44,18 +44,12 @@ def stages_document(packing: Packing, layers: Sequence[int]) -> list[list[list[d
     ]
 
 
-def _micro_batch(step: Any) -> MicroBatch:
-    cp = step["cp"] if isinstance(step, dict) else None
-    groups = step["samples"] if isinstance(step, dict) else step
-    return MicroBatch(tuple(tuple(group) for group in groups), cp)
-
-
 def packing_from_layout(document: dict[str, Any], path: Path) -> Packing:
     """The Packing of a manifest's ``layout``. Raises FormatError when it is not one."""
     try:
         fields = dict(document)
         dp, plan, pipeline = fields.pop("dp"), fields.pop("plan"), fields.pop("pipeline")
-        steps = None if plan is None else tuple(map(_micro_batch, plan["micro_batches"]))
+        steps = None if plan is None else steps_of(plan, {}, f"{path}: layout")
         return Packing(
             **fields,
             plan=None if steps is None else Plan(dp, steps),

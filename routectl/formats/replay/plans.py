@@ -4,73 +4,89 @@ Two forms: routectl's own, and the ``dp_shards`` of slime's train-data dumps, as
 dump itself. docs/replay.md has both.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from ...errors import FormatError, MismatchError
 from ...layouts.plan import MicroBatch, Plan
-from ..documents.fields import one_line
+from ..documents.fields import from_json, one_line
 
-__all__ = ["plan_document", "read_plan"]
+__all__ = ["plan_document", "read_plan", "steps_of"]
 
 _MAX_BYTES = 256 << 20
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Groups = list[list[int | str]]  # the samples of each data-parallel rank, by index or id
 _Named = dict[str, list[int]]  # indices of the samples with an id
 
 
-def _index(value: Any, ids: _Named, where: str) -> int:
+class _Step(msgspec.Struct):
+    """A micro-batch with a CP size of its own."""
+
+    samples: _Groups
+    cp: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+class _Own(msgspec.Struct):
+    """routectl's own form."""
+
+    micro_batches: Annotated[list[_Groups | _Step], msgspec.Meta(min_length=1)]
+
+
+class _Shard(msgspec.Struct):
+    """A rank of slime's: ``micro_batch_indices`` index into its ``partition`` of the samples."""
+
+    data_parallel_rank: _Count
+    partition: list[_Count]
+    micro_batch_indices: list[list[_Count]]
+
+    def steps(self) -> list[tuple[int, ...]]:
+        """The samples of each micro-batch. Raises IndexError."""
+        return [tuple(self.partition[i] for i in step) for step in self.micro_batch_indices]
+
+
+def _index(value: int | str, ids: _Named, where: str) -> int:
     """A sample's index in the dump: a number, or a sample id."""
-    if type(value) is int:
+    if isinstance(value, int):
         return value
-    if isinstance(value, str) and value in ids:
-        if len(ids[value]) > 1:
-            first, second = ids[value][:2]
-            raise FormatError(f"{where}: samples {first} and {second} have the id {value}")
-        return ids[value][0]
-    raise FormatError(f"{where}: got {one_line(value)}, expected a sample's index or id")
+    found = ids.get(value, ())
+    if len(found) > 1:
+        raise FormatError(f"{where}: samples {found[0]} and {found[1]} have the id {value}")
+    if not found:
+        raise FormatError(f"{where}: got {one_line(value)}, expected a sample's index or id")
+    return found[0]
 
 
-def _group(value: Any, ids: _Named, where: str) -> tuple[int, ...]:
-    if not isinstance(value, list):
-        raise FormatError(f"{where}: got {one_line(value)}, expected a list of samples")
-    return tuple(_index(entry, ids, where) for entry in value)
+def steps_of(document: Any, ids: _Named, where: str) -> tuple[MicroBatch, ...]:
+    """The micro-batches of routectl's own form, as plan_document makes it, samples by index.
 
-
-def _own(steps: Any, ids: _Named, where: str) -> tuple[MicroBatch, ...]:
-    """micro_batches: for each the samples of each rank, or {"cp": its own, "samples": ...}."""
-    if not isinstance(steps, list) or not steps:
-        raise FormatError(f"{where}: micro_batches must be a list of at least one")
+    ``ids`` are the indices of the samples with an id. Raises FormatError.
+    """
+    try:
+        steps = msgspec.convert(document, _Own).micro_batches
+    except msgspec.ValidationError as error:
+        raise FormatError(f"{where}: not a plan: {error}") from None
     found = []
     for m, step in enumerate(steps):
+        groups, cp = (step.samples, step.cp) if isinstance(step, _Step) else (step, None)
         at = f"{where}: micro-batch {m}"
-        cp = step.get("cp") if isinstance(step, dict) else None
-        groups = step.get("samples") if isinstance(step, dict) else step
-        if not isinstance(groups, list) or not (cp is None or (type(cp) is int and cp >= 1)):
-            raise FormatError(f"{at}: expected a list of samples for each data-parallel rank")
-        found.append(MicroBatch(tuple(_group(g, ids, at) for g in groups), cp))
+        found.append(MicroBatch(tuple(tuple(_index(i, ids, at) for i in g) for g in groups), cp))
     return tuple(found)
 
 
-def _counts(values: Any) -> list[int]:
-    """A list of whole numbers from 0 on. Raises ValueError or TypeError for anything else."""
-    if not all(type(n) is int and n >= 0 for n in values):
-        raise ValueError(values)
-    return list(values)
-
-
-def _slime(shards: Any, where: str) -> tuple[MicroBatch, ...]:
-    """dp_shards: ``micro_batch_indices`` index into a rank's ``partition`` of the samples."""
+def _slime(document: Any, where: str) -> tuple[MicroBatch, ...]:
     by_rank: dict[int, list[tuple[int, ...]]] = {}
     try:
-        for shard in shards:
-            (rank,), own = _counts([shard["data_parallel_rank"]]), _counts(shard["partition"])
-            steps = [tuple(own[i] for i in _counts(step)) for step in shard["micro_batch_indices"]]
+        for shard in msgspec.convert(document, list[_Shard]):
+            rank, steps = shard.data_parallel_rank, shard.steps()
             if by_rank.setdefault(rank, steps) != steps:
                 raise FormatError(f"{where}: dp_shards disagree about data-parallel rank {rank}")
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (msgspec.ValidationError, IndexError) as error:
         raise FormatError(
-            f"{where}: dp_shards: expected data_parallel_rank, partition and micro_batch_indices"
+            f"{where}: dp_shards: expected data_parallel_rank, partition and micro_batch_indices: "
+            f"{error}"
         ) from None
     counts = {len(steps) for steps in by_rank.values()}
     if sorted(by_rank) != list(range(len(by_rank))) or len(counts) != 1:
@@ -112,7 +128,7 @@ def _document(path: Path, lens: Sequence[int]) -> Any:
             return _train_data(path, lens)
         if path.stat().st_size > _MAX_BYTES:
             raise FormatError(f"{path}: too large for a plan")
-        return json.loads(path.read_text("utf-8"))
+        return from_json(path.read_text("utf-8"))
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
@@ -136,7 +152,7 @@ def read_plan(
         if name is not None:
             ids.setdefault(name, []).append(i)
     if isinstance(document, dict) and "micro_batches" in document:
-        steps = _own(document["micro_batches"], ids, str(path))
+        steps = steps_of(document, ids, str(path))
     elif isinstance(document, dict) and "dp_shards" in document:
         steps = _slime(document["dp_shards"], str(path))
     else:

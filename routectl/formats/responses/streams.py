@@ -1,11 +1,10 @@
 """Server-sent event streams: the chunks of one response, merged into the document they spell."""
 
-import json
 import re
 from typing import Any
 
 from ...errors import FormatError
-from ..documents.fields import Doc, integer, mapping, sequence
+from ..documents.fields import Doc, from_json, integer, mapping, sequence
 from .sglang import merge_generate_stream
 
 __all__ = ["merge_stream"]
@@ -25,7 +24,7 @@ def _chunks(text: str, where: str) -> list[Doc]:
             done = True
             continue
         try:
-            chunks.append(mapping(json.loads(body), where, "chunk"))
+            chunks.append(mapping(from_json(body), where, "chunk"))
         except (ValueError, RecursionError):
             raise FormatError(f"{where}: line {number}: the chunk is not JSON") from None
     if not done:

@@ -1,43 +1,31 @@
-"""JSON, JSON lines and event streams, plain or gzipped: indexed once, read one line at a time."""
+"""JSON, JSON lines and event streams, plain or gzipped: parsed once, a line at a time."""
 
 import gzip
-import json
 import tempfile
 import weakref
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ...dump import Dump, DumpMeta, Sample, SampleKey
+from ...dump import Dump, Sample, SampleKey
 from ...errors import FormatError
 from ...model import ModelFacts
-from ..documents.facts import Context, find_context
-from ..documents.fields import Doc, joined, mapping, text
+from ..documents.facts import find_context
+from ..documents.fields import Doc, from_json, joined, mapping, text
 from ..documents.limits import check_inflation
 from ..wire.payload import wire_dtype
 from ..wire.sample import NoRoutesError, NoSamplesError, WireSample, to_sample
 from .dialects import read_document
+from .records import Records
 from .segments import find_chains, merge_samples
 from .streams import merge_stream
 
-__all__ = ["open_text", "text_kind"]
+__all__ = ["open_text"]
 
 _MAX_LINE = 1 << 30
 _BLOCK = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """One document's place in the file: byte offset and length, and its line, from 1."""
-
-    offset: int
-    length: int
-    line: int
-
-
-_Read = Callable[[_Span], list[WireSample]]
 
 
 def _plain(path: Path) -> IO[bytes]:
@@ -64,7 +52,7 @@ def _plain(path: Path) -> IO[bytes]:
 
 def _parse(data: bytes, where: str) -> Any:
     try:
-        return json.loads(data)
+        return from_json(data)
     except RecursionError:
         raise FormatError(f"{where}: JSON nested too deeply") from None
     except ValueError as error:
@@ -72,7 +60,7 @@ def _parse(data: bytes, where: str) -> Any:
         raise FormatError(f"{where}: not JSON, or cut short: {reason}") from None
 
 
-def text_kind(file: IO[bytes], path: Path) -> str | None:
+def _kind_of(file: IO[bytes], path: Path) -> str | None:
     """``json``, ``jsonl`` or ``sse`` by content; None when the text is none of them."""
     file.seek(0)
     head = file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -85,25 +73,25 @@ def text_kind(file: IO[bytes], path: Path) -> str | None:
     file.seek(0)
     first = file.readline(_MAX_LINE)
     try:
-        json.loads(first)
+        from_json(first)
     except (ValueError, RecursionError):
         return "json"
     return "jsonl" if file.read(_BLOCK).strip() else "json"
 
 
-def _spans(file: IO[bytes], kind: str, path: Path) -> Iterator[_Span]:
+def _documents(file: IO[bytes], kind: str, path: Path) -> Iterator[tuple[bytes, int, str]]:
+    """Each document of a file, its byte offset, and where that is in words."""
     file.seek(0)
     if kind != "jsonl":
-        file.seek(0, 2)
-        yield _Span(0, file.tell(), 0)
+        yield file.read(), 0, str(path)
         return
     number, offset = 0, 0
     while line := file.readline(_MAX_LINE):
         number += 1
         if len(line) == _MAX_LINE:
             raise FormatError(f"{path}: line {number}: longer than {_MAX_LINE} bytes")
-        if line.strip():
-            yield _Span(offset, len(line), number)
+        if not line.isspace():
+            yield line, offset, f"{path}: line {number}"
         offset += len(line)
 
 
@@ -117,36 +105,20 @@ def _companion_request(path: Path) -> Doc | None:
     return mapping(_parse(request.read_bytes(), str(request)), str(request), "request")
 
 
-def _reader(file: IO[bytes], kind: str, path: Path) -> _Read:
-    """A function from a span to its sequences; the last span is kept, since n choices share it."""
-    request = _companion_request(path)
-    last: tuple[_Span, list[WireSample]] | None = None
-
-    def read(span: _Span) -> list[WireSample]:
-        nonlocal last
-        if last is not None and last[0] is span:
-            return last[1]
-        file.seek(span.offset)
-        data = file.read(span.length)
-        where = f"{path}: line {span.line}" if span.line else str(path)
-        stream = kind == "sse" and data.lstrip().startswith((b"data:", b"event:", b":"))
-        doc = (
-            merge_stream(data.decode("utf-8", "replace"), where) if stream else _parse(data, where)
-        )
-        try:
-            last = (span, read_document(doc, request, where))
-        except RecursionError:
-            raise FormatError(f"{where}: JSON nested too deeply") from None
-        return last[1]
-
-    return read
+def _wires(data: bytes, kind: str, request: Doc | None, where: str) -> list[WireSample]:
+    """The sequences of one document, or of one event stream."""
+    stream = kind == "sse" and data.lstrip().startswith((b"data:", b"event:", b":"))
+    doc = merge_stream(data.decode("utf-8", "replace"), where) if stream else _parse(data, where)
+    try:
+        return read_document(doc, request, where)
+    except RecursionError:
+        raise FormatError(f"{where}: JSON nested too deeply") from None
 
 
 @dataclass(slots=True)
 class _Index:
-    """What the first pass learns: where each sample is, its key, and who wrote it."""
+    """What is learnt of all sequences: their keys, and who wrote them."""
 
-    places: list[tuple[_Span, int]] = field(default_factory=list)
     keys: list[SampleKey] = field(default_factory=list)
     engines: set[str | None] = field(default_factory=set)
     versions: set[str | None] = field(default_factory=set)
@@ -154,59 +126,36 @@ class _Index:
     skipped: list[str] = field(default_factory=list)
     with_routes: int = 0
 
-    def add(self, span: _Span, wires: list[WireSample]) -> None:
-        for i, wire in enumerate(wires):
-            self.places.append((span, i))
+    def add(self, wires: Iterable[WireSample]) -> None:
+        for wire in wires:
             self.keys.append(wire.key)
             self.engines.add(wire.engine)
             self.versions.add(wire.engine_version)
             self.dtypes.add(wire_dtype(wire.payload))
             self.with_routes += wire.has_routes
 
-    def wire(self, place: int, read: _Read) -> WireSample:
-        """The record at a place, read again."""
-        span, i = self.places[place]
-        return read(span)[i]
 
-
-def _build_index(file: IO[bytes], kind: str, path: Path, read: _Read) -> _Index:
+def _build_index(file: IO[bytes], kind: str, path: Path, records: Records) -> _Index:
     """Read every document once. Lines of a JSONL file that hold no sample are noted, not fatal."""
-    index = _Index()
-    for span in _spans(file, kind, path):
+    index, request = _Index(), _companion_request(path)
+    for data, offset, where in _documents(file, kind, path):
         try:
-            index.add(span, read(span))
+            wires = _wires(data, kind, request, where)
+            index.add(wires)
+            records.add(wires, data, offset)
         except NoSamplesError as nothing:
             if kind != "jsonl":
                 raise
             index.skipped.append(str(nothing))
-    if not index.places:
+    if not index.keys:
         raise NoSamplesError(index.skipped[0] if index.skipped else f"{path}: the file is empty")
     if not index.with_routes:
         raise NoRoutesError(
-            f"{path}: no routed_experts in any of its {len(index.places)} samples",
+            f"{path}: no routed_experts in any of its {len(index.keys)} samples",
             hint="ask the engine for them: enable_return_routed_experts (vLLM, SGLang), and "
             "return_routed_experts in each request (SGLang)",
         )
     return index
-
-
-def _meta(path: Path, kind: str, index: _Index, context: Context) -> DumpMeta:
-    about = context.about
-    return DumpMeta(
-        path=str(path),
-        format=kind,
-        layers_L=context.facts.layers,
-        num_experts=context.facts.num_experts,
-        top_k=context.facts.top_k,
-        engine=text(about.get("engine")) or joined(index.engines),
-        engine_version=text(about.get("engine_version")) or joined(index.versions),
-        model=text(about.get("model")) or context.facts.model_type,
-        wire_dtype=joined(index.dtypes),
-        facts_source=context.source,
-        file_bytes=path.stat().st_size,
-        skipped=tuple(index.skipped),
-        num_layers=context.facts.num_layers,
-    )
 
 
 def open_text(
@@ -214,28 +163,38 @@ def open_text(
 ) -> Dump:
     """Open a text dump of any dialect; ``kind`` is json, jsonl, sse or None to sniff.
 
-    One pass builds the index and the keys; payloads are decoded when a sample is read.
+    One pass parses every document; payloads are decoded when a sample is read.
     """
     file = _plain(path)
+    records = Records(file, path)
     try:
-        kind = kind or text_kind(file, path)
+        kind = kind or _kind_of(file, path)
         if kind is None:
             raise NoSamplesError(f"{path}: not a dump: neither JSON nor a known binary format")
-        read = _reader(file, kind, path)
-        index = _build_index(file, kind, path, read)
-        chains = find_chains(index.keys, lambda place: index.wire(place, read))
+        index = _build_index(file, kind, path, records)
+        chains = find_chains(index.keys, records.told)
         context = find_context(path, model)
     except BaseException:
-        file.close()
+        records.close()
         raise
 
     def call(place: int) -> Sample:
-        return to_sample(index.wire(place, read), context.facts, start)
+        return to_sample(records.wire(place), context.facts, start)
 
     def load(number: int) -> Sample:
         places = chains[number].places
         return call(places[0]) if len(places) == 1 else merge_samples(map(call, places))
 
-    dump = Dump(_meta(path, kind, index, context), [chain.key for chain in chains], load)
-    weakref.finalize(dump, file.close)
+    about = context.about
+    meta = context.meta(
+        path,
+        kind,
+        engine=text(about.get("engine")) or joined(index.engines),
+        engine_version=text(about.get("engine_version")) or joined(index.versions),
+        model=text(about.get("model")),
+        wire_dtype=joined(index.dtypes),
+        skipped=tuple(index.skipped),
+    )
+    dump = Dump(meta, [chain.key for chain in chains], load)
+    weakref.finalize(dump, records.close)
     return dump

@@ -29,7 +29,7 @@ def weight_spans(doc: Doc, length: int | None, where: str) -> tuple[WeightSpan, 
     """
     versions = sequence(doc.get("weight_versions"), where, "weight_versions") or ()
     if versions and all(type(item) in (str, int) for item in versions):
-        return _whole("+".join(dict.fromkeys(map(str, versions))), length)
+        return _whole(text("+".join(dict.fromkeys(map(str, versions)))) or "", length)
     if versions:
         return tuple(_span(item, where) for item in versions)
     for name in _A_TOKEN:

@@ -7,8 +7,9 @@ versions append fields, which have defaults). Shape suffixes: N tokens, W layers
 import struct
 from typing import IO, Any
 
+import msgspec
+
 from ...errors import UnsupportedError
-from ..trainers.micro_batches import load_msgpack
 from .rows import Feed, TargetRows, tokens_of
 
 __all__ = ["write_micro_batches"]
@@ -45,11 +46,11 @@ def _micro_batch(placed: TargetRows, where: str) -> list[Any]:
 
 def write_micro_batches(feed: Feed, stream: IO[bytes]) -> int:
     """Write one MicroBatch a sample; returns how many. The count at the head is set last."""
-    count, packer = 0, load_msgpack(feed.shape.meta.path).Packer()
+    count = 0
     stream.write(struct.pack(">BI", 0xDD, 0))
     for placed in feed:
         where = feed.where(placed.index, placed.sample)
-        stream.write(packer.pack(_micro_batch(placed, where)))
+        stream.write(msgspec.msgpack.encode(_micro_batch(placed, where)))
         count += 1
     stream.seek(0)
     stream.write(struct.pack(">BI", 0xDD, count))

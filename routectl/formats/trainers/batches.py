@@ -41,21 +41,8 @@ _DTYPES = {
     "F32": "<f4",
     "F64": "<f8",
 }
-_TORCH_WORDS = {
-    "bool": "BOOL",
-    "uint8": "U8",
-    "int8": "I8",
-    "uint16": "U16",
-    "int16": "I16",
-    "uint32": "U32",
-    "int32": "I32",
-    "uint64": "U64",
-    "int64": "I64",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float32": "F32",
-    "float64": "F64",
-}
+_TORCH_WORDS = {np.dtype(kind).name: word for word, kind in _DTYPES.items() if word != "BF16"}
+_TORCH_WORDS["bfloat16"] = "BF16"
 
 
 @dataclass(frozen=True, slots=True)

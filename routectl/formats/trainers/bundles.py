@@ -4,20 +4,20 @@ Source: OpenPipe ART 17aa12b6 (src/art/megatron/routing_replay.py, moe_routing_r
 suffixes: N tokens, L MoE layers, K top_k.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ...dump import Dump, DumpMeta, Sample, SampleKey
 from ...errors import FormatError, UnsupportedError
 from ...model import ModelFacts
 from ..arrays.files import ArrayFile, open_array_file
-from ..documents.fields import one_line
+from ..documents.fields import from_json, one_line
 from ..wire.layers import routes_from_wire
 
 __all__ = ["BUNDLE_VERSION", "find_bundle", "open_bundle"]
@@ -26,6 +26,28 @@ BUNDLE_VERSION = "moe_routing_replay_v3"
 _ROUTER = re.compile(r"chunk_\d{2}\.layer_(\d{4})\.mlp\.router")
 _MAX_BYTES = 256 << 20
 Doc = Mapping[str, Any]
+
+
+class _RouterCall(msgspec.Struct):
+    """A call of a router; one of a dummy micro-batch has no sample."""
+
+    num_experts: int
+    sample_index: int | None = None
+
+
+class _Step(msgspec.Struct):
+    """A step: its file, and for each router its calls by their numbers."""
+
+    file: str
+    routers: dict[str, dict[str, _RouterCall]]
+
+
+class _Manifest(msgspec.Struct):
+    """What is read of manifest.json; steps are by their numbers."""
+
+    router_keys: list[str]
+    max_topk: int
+    steps: dict[str, _Step]
 
 
 def find_bundle(files: Sequence[Path]) -> Doc | None:
@@ -37,7 +59,7 @@ def find_bundle(files: Sequence[Path]) -> Doc | None:
         if file.name != "manifest.json" or file.stat().st_size > _MAX_BYTES:
             continue
         try:
-            doc = json.loads(file.read_text("utf-8"))
+            doc = from_json(file.read_text("utf-8"))
         except (ValueError, RecursionError):
             return None
         version = doc.get("format_version") if isinstance(doc, dict) else None
@@ -59,32 +81,31 @@ class _Call:
     calls: tuple[str, ...]
 
 
-def _calls(doc: Doc, keys: Sequence[str], folder: Path) -> Iterator[_Call]:
+def _calls(steps: Mapping[str, _Step], keys: Sequence[str], folder: Path) -> Iterator[_Call]:
     """The samples of all steps; calls of dummy micro-batches, which have no sample, are none."""
-    for step, about in sorted(doc["steps"].items(), key=lambda item: int(item[0])):
+    for step, about in sorted(steps.items(), key=lambda item: int(item[0])):
         by_sample: dict[int, dict[str, str]] = {}
         for key in keys:
-            for call, entry in about["routers"][key].items():
-                if entry.get("sample_index") is None:
+            for call, entry in about.routers[key].items():
+                if entry.sample_index is None:
                     continue
-                found = by_sample.setdefault(int(entry["sample_index"]), {})
+                found = by_sample.setdefault(entry.sample_index, {})
                 if found.setdefault(key, call) != call:
                     raise UnsupportedError(
-                        f"{folder}: step {step}: {key} has two calls of sample "
-                        f"{entry['sample_index']}"
+                        f"{folder}: step {step}: {key} has two calls of sample {entry.sample_index}"
                     )
         for index, found in sorted(by_sample.items()):
             yield _Call(step, index, tuple(found[key] for key in keys))
 
 
-def _facts(doc: Doc, keys: Sequence[str], folder: Path) -> ModelFacts:
+def _facts(manifest: _Manifest, keys: Sequence[str], folder: Path) -> ModelFacts:
     """Layers, E and K, all of which a manifest has."""
     layers = [int(match[1]) for key in keys if (match := _ROUTER.fullmatch(key))]
-    calls = [c for s in doc["steps"].values() for k in keys for c in s["routers"][k].values()]
-    experts = {int(call["num_experts"]) for call in calls}
+    calls = [c for s in manifest.steps.values() for k in keys for c in s.routers[k].values()]
+    experts = {call.num_experts for call in calls}
     if len(layers) != len(keys) or layers != sorted(set(layers)) or len(experts) != 1:
         raise FormatError(f"{folder}: the manifest's routers are not one a layer, of one E")
-    return ModelFacts(max(layers) + 1, tuple(layers), experts.pop(), int(doc["max_topk"]), None)
+    return ModelFacts(max(layers) + 1, tuple(layers), experts.pop(), manifest.max_topk, None)
 
 
 def open_bundle(folder: Path, doc: Doc) -> Dump:
@@ -94,14 +115,15 @@ def open_bundle(folder: Path, doc: Doc) -> Dump:
     FormatError when manifest and tensors do not fit together.
     """
     try:
-        keys = sorted(doc["router_keys"], key=lambda key: key.split(".")[1:])
-        facts = _facts(doc, keys, folder)
-        calls = list(_calls(doc, keys, folder))
-        names = {step: str(about["file"]) for step, about in doc["steps"].items()}
+        manifest = msgspec.convert(doc, _Manifest, strict=False)
+        keys = sorted(manifest.router_keys, key=lambda key: key.split(".")[1:])
+        facts = _facts(manifest, keys, folder)
+        calls = list(_calls(manifest.steps, keys, folder))
+        names = {step: about.file for step, about in manifest.steps.items()}
         if any(Path(name).name != name for name in names.values()):
             raise FormatError(f"{folder}: the manifest names files outside of the bundle")
         files = {s: open_array_file(folder / n, "safetensors") for s, n in names.items()}
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError):
+    except (KeyError, ValueError, IndexError):
         raise FormatError(f"{folder}: damaged: the manifest is not whole") from None
     ids = [f"{call.step}/{call.index}" for call in calls]
     meta = DumpMeta(

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ...dump import Dump, DumpMeta, Sample
+from ...dump import Dump, Sample
+from ...errors import FormatError
 from ...model import ModelFacts
 from ..documents.facts import find_context
-from ..documents.fields import joined
+from ..documents.fields import from_json, joined, token_ids
 from ..wire.sample import NoRoutesError, WireSample, to_sample
 
-__all__ = ["open_trainer_file"]
+__all__ = ["open_trainer_file", "read_tokens"]
+
+_MAX_TOKEN_BYTES = 256 << 20
 
 
 def open_trainer_file(
@@ -47,18 +50,7 @@ def open_trainer_file(
     if not any(wire.has_routes for wire in wires):
         raise NoRoutesError(f"{path}: no routes in any of its {len(wires)} samples")
     context = find_context(path, model)
-    meta = DumpMeta(
-        path=str(path),
-        format=kind,
-        layers_L=context.facts.layers,
-        num_experts=context.facts.num_experts,
-        top_k=context.facts.top_k,
-        model=context.facts.model_type,
-        wire_dtype=joined({_dtype(wire) for wire in wires}),
-        facts_source=context.source,
-        file_bytes=path.stat().st_size,
-        num_layers=context.facts.num_layers,
-    )
+    meta = context.meta(path, kind, wire_dtype=joined({_dtype(wire) for wire in wires}))
     keys = [wire.key for wire in wires]
     top_k = context.facts.top_k
     return Dump(meta, keys, lambda i: to_sample(_unfolded(wires[i], top_k), context.facts, start))
@@ -74,3 +66,46 @@ def _unfolded(wire: WireSample, top_k: int) -> WireSample:
 
 def _dtype(wire: WireSample) -> str | None:
     return None if wire.payload is None else str(wire.payload.dtype)
+
+
+def read_tokens(path: Path) -> Sequence[Sample] | None:
+    """The samples of a file that holds tokens and no routes; None of any other, a dump may be.
+
+    A JSON list of token ids is one prompt (miles' run_megatron has it so, its token_ids_file);
+    slime's train data has its samples.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(64)
+    if head.lstrip()[:1] == b"[" and path.stat().st_size <= _MAX_TOKEN_BYTES:
+        prompt = _prompt(path)
+        if prompt is not None:
+            return (prompt,)
+    if head.startswith(b"PK") and b"/data.pkl" in head:
+        from .torch_files import load_torch
+        from .train_data import is_train_data, train_data_of
+
+        doc = load_torch(path)
+        if is_train_data(doc):
+            return train_data_of(doc, path).samples
+    return None
+
+
+def _prompt(path: Path) -> Sample | None:
+    """A JSON list of token ids as one sequence; None for any other JSON."""
+    try:
+        doc = from_json(path.read_text("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(doc, list) or not all(type(item) is int for item in doc):
+        return None
+    ids = token_ids(doc, str(path), "tokens")
+    if ids is None or not len(ids):
+        raise FormatError(f"{path}: an empty list, expected token ids")
+    return Sample(
+        routes=None,
+        sample_id=path.stem,
+        prompt_ids=ids,
+        response_ids=ids[:0],
+        prompt_length=len(ids),
+        response_length=0,
+    )

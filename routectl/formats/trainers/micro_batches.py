@@ -5,53 +5,56 @@ tokens, W layers, K top_k.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import FormatError, UnsupportedError
-from ..documents.fields import floats, one_line, sequence, token_ids
+from ...errors import FormatError
+from ..documents.fields import one_line
 from ..wire.sample import WireSample
 
-__all__ = ["load_msgpack", "read_micro_batches"]
+__all__ = ["read_micro_batches"]
 
-_TOKENS, _MASK, _LOGPROBS, _POSITIONS, _LENGTHS, _ROUTES = 0, 1, 3, 4, 5, 10
 _DTYPES = ("uint8", "uint16", "int16", "int32")
 _PAD_TOKEN = 1
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
 
-def load_msgpack(path: Path | str) -> Any:
-    """The msgpack package. Raises UnsupportedError when it is not installed."""
-    try:
-        import msgpack
-    except ImportError:
-        raise UnsupportedError(
-            f"{path}: prime-rl's files need msgpack, which is not installed",
-            hint="pip install 'routectl[trainers]'",
-        ) from None
-    return msgpack
+class _MicroBatch(msgspec.Struct, array_like=True):
+    """prime-rl's MicroBatch up to its routes; what follows is of later versions."""
+
+    input_ids: list[_Count]
+    loss_mask: list[bool | int]
+    advantages: msgspec.Raw
+    inference_logprobs: list[float | None]
+    position_ids: list[_Count]
+    sequence_lengths: list[_Count]
+    temperatures: msgspec.Raw
+    env_names: msgspec.Raw
+    seq_lens: msgspec.Raw
+    ref_logprobs: msgspec.Raw
+    routed_experts: tuple[bytes, list[int], str] | None  # bytes, shape, dtype
 
 
-def _batches(path: Path) -> list[Any]:
+def _batches(path: Path) -> list[_MicroBatch]:
     """The top-level list; no entry can claim more than the file's bytes."""
-    msgpack = load_msgpack(path)
     try:
-        batches = msgpack.unpackb(path.read_bytes(), strict_map_key=True)
-    except (ValueError, msgpack.UnpackException) as error:
+        return msgspec.msgpack.decode(path.read_bytes(), type=list[_MicroBatch])
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: damaged msgpack: {one_line(error)}") from None
-    if not isinstance(batches, list):
-        raise FormatError(f"{path}: got {type(batches).__name__}, expected a list of micro-batches")
-    return batches
 
 
-def _routes(field: Any, size: int, where: str) -> NDArray[Any] | None:
-    """The rows [N, W, K] of a micro-batch out of [bytes, shape, dtype]."""
-    if field is None:
+def _routes(batch: _MicroBatch, where: str) -> NDArray[Any] | None:
+    """The rows [N, W, K] of a micro-batch."""
+    if batch.routed_experts is None:
         return None
+    data, shape, name = batch.routed_experts
+    size = len(batch.input_ids)
     try:
-        data, shape, name = field
         assert name in _DTYPES
         return np.frombuffer(data, np.dtype(name).newbyteorder("<")).reshape(size, *shape[1:])
     except (ValueError, TypeError, AssertionError):
@@ -60,77 +63,76 @@ def _routes(field: Any, size: int, where: str) -> NDArray[Any] | None:
         ) from None
 
 
-def _flags(value: Any, where: str) -> NDArray[np.bool_]:
-    flags = sequence(value, where, "loss_mask") or []
-    if not all(type(flag) in (bool, int) for flag in flags):
-        raise FormatError(f"{where}: loss_mask: expected booleans")
-    return np.array([bool(flag) for flag in flags], np.bool_)
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """What a bin says of each of its tokens, [N], and its rows."""
+
+    tokens: NDArray[np.int32]
+    trained: NDArray[np.bool_]
+    logprobs: NDArray[np.float64]
+    positions: NDArray[np.int32]
+    rows: NDArray[Any] | None
+
+    def part(self, part: slice) -> "_Columns":
+        """The same of some tokens."""
+        return _Columns(
+            self.tokens[part],
+            self.trained[part],
+            self.logprobs[part],
+            self.positions[part],
+            None if self.rows is None else self.rows[part],
+        )
 
 
-def _real_tokens(batch: Any, part: slice, rows: Any) -> int:
-    """How many of a bin's last tokens are its last sequence's; the rest is padding.
+def _columns(batch: _MicroBatch, where: str) -> _Columns:
+    tokens = np.array(batch.input_ids, np.int32)
+    flags = np.array([flag != 0 for flag in batch.loss_mask], np.bool_)
+    logprobs = np.array(batch.inference_logprobs, np.float64)  # null is nan
+    positions = np.array(batch.position_ids, np.int32)
+    shapes = {column.shape for column in (tokens, flags, logprobs, positions)}
+    if len(shapes) != 1 or sum(batch.sequence_lengths) > len(tokens):
+        raise FormatError(f"{where}: tokens, masks, log-probs and lengths do not fit together")
+    return _Columns(tokens, flags, logprobs, positions, _routes(batch, where))
+
+
+def _real_tokens(last: _Columns) -> int:
+    """How many tokens of a bin's last sequence are its own; the rest is padding.
 
     Padding is counted in sequence_lengths, as more of the last sequence (559b4477) or as one of
     its own (before). Its positions begin at 0 again, its tokens are 1, untrained, of log-prob 0
     and experts 0. A sequence that has all that in itself (a compacted one) is trained somewhere.
     """
-    tokens, mask, scores, positions = (
-        np.asarray(batch[field][part]) for field in (_TOKENS, _MASK, _LOGPROBS, _POSITIONS)
-    )
-    begins = np.flatnonzero(positions == 0)
-    first = int(begins[-1]) if len(begins) else 0
-    tail = slice(first, None)
-    filler = (tokens[tail] == _PAD_TOKEN) & (mask[tail] == 0) & (scores[tail] == 0)
-    padded = filler.all() and (rows is None or not rows[part][tail].any())
-    return first if padded and len(filler) else len(tokens)
+    begins = np.flatnonzero(last.positions == 0)
+    tail = last.part(slice(int(begins[-1]) if len(begins) else 0, None))
+    filler = (tail.tokens == _PAD_TOKEN) & ~tail.trained & (tail.logprobs == 0)
+    padded = filler.all() and (tail.rows is None or not tail.rows.any())
+    return len(last.tokens) - len(filler) if padded else len(last.tokens)
 
 
-def _sequences(batch: Any, where: str) -> Iterator[WireSample]:
+def _sequences(batch: _MicroBatch, where: str) -> Iterator[WireSample]:
     """The sequences of a bin, without the padding at its end."""
-    if not isinstance(batch, list) or len(batch) <= _ROUTES:
-        raise FormatError(f"{where}: expected an array of at least {_ROUTES + 1} fields")
-    tokens = token_ids(batch[_TOKENS], where, "input_ids")
-    logprobs = floats(batch[_LOGPROBS], where, "inference_logprobs")
-    flags = _flags(batch[_MASK], where)
-    lens = token_ids(batch[_LENGTHS], where, "sequence_lengths")
-    positions = token_ids(batch[_POSITIONS], where, "position_ids")
-    if (
-        tokens is None
-        or logprobs is None
-        or lens is None
-        or positions is None
-        or flags.shape != tokens.shape
-        or logprobs.shape != tokens.shape
-        or positions.shape != tokens.shape
-        or lens.sum() > len(tokens)
-    ):
-        raise FormatError(f"{where}: tokens, masks, log-probs and lengths do not fit together")
-    routes = _routes(batch[_ROUTES], len(tokens), where)
-    end, last = 0, len(lens) - 1
-    for i, size in enumerate(lens.tolist()):
-        part, end = slice(end, end + size), end + size
-        if i == last:
-            size = _real_tokens(batch, part, routes)
-            part = slice(part.start, part.start + size)
-        if size:
-            fields = tokens[part], flags[part], logprobs[part]
-            rows = None if routes is None else routes[part]
-            yield _sequence(fields, rows, f"{where}: sequence {i}")
+    whole, end = _columns(batch, where), 0
+    for i, size in enumerate(batch.sequence_lengths):
+        own, end = whole.part(slice(end, end + size)), end + size
+        if i == len(batch.sequence_lengths) - 1:
+            own = own.part(slice(_real_tokens(own)))
+        if len(own.tokens):
+            yield _sequence(own, f"{where}: sequence {i}")
 
 
-def _sequence(fields: tuple[Any, Any, Any], rows: Any, where: str) -> WireSample:
-    """One sequence of tokens, mask and log-probs; the last row, of a token never fed, is zeros."""
-    tokens, mask, logprobs = fields
-    prompt = int(np.argmax(mask)) if mask.any() else len(tokens)
+def _sequence(own: _Columns, where: str) -> WireSample:
+    """One sequence of a bin; the last row, of a token never fed, is zeros."""
+    mask, size = own.trained, len(own.tokens)
+    prompt = int(np.argmax(mask)) if mask.any() else size
     return WireSample(
         where=where,
-        payload=rows,
-        start=None if rows is None else 0,
-        prompt_ids=tokens[:prompt],
-        response_ids=tokens[prompt:],
+        payload=own.rows,
+        start=None if own.rows is None else 0,
+        prompt_ids=own.tokens[:prompt],
+        response_ids=own.tokens[prompt:],
         prompt_length=prompt,
-        response_length=len(tokens) - prompt,
-        logprobs=logprobs[prompt:],
+        response_length=size - prompt,
+        logprobs=own.logprobs[prompt:],
         loss_mask=mask,
     )
 

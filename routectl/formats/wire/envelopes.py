@@ -3,14 +3,13 @@
 Shape suffixes: T rows, W layers as written, K top_k.
 """
 
-import json
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError, UnsupportedError
-from ..documents.fields import Doc, integer, one_line
+from ..documents.fields import Doc, from_json, integer, one_line
 from .payload import IntArray, from_base64
 
 __all__ = ["DTYPES", "from_base85", "from_object", "from_pair", "is_pair"]
@@ -123,7 +122,7 @@ def from_pair(payload: list[str], where: str) -> IntArray:
     Source: rllm #543. The header is a list, or an object with ``shape`` and ``dtype``.
     """
     try:
-        head = json.loads(payload[0])
+        head = from_json(payload[0])
     except (ValueError, RecursionError):
         raise FormatError(
             f"{where}: routed_experts: the shape is not JSON: {payload[0][:40]!r}"

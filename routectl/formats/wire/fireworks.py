@@ -141,7 +141,7 @@ def from_matrices(payload: Sequence[str | None], facts: ModelFacts, where: str) 
     wholes = {n * facts.top_k for n in (facts.num_layers, len(facts.layers))}
     code = 1 if row_bytes in wholes and facts.num_experts <= 256 else 2
     width = _width(row_bytes // code, row_bytes % code, facts, where)
-    there: NDArray[np.bool_] = np.array([part is not None for part in parts])
+    there = np.fromiter((part is not None for part in parts), np.bool_, len(parts))
     rows_bytes = 2 * code * len(parts) * width * facts.top_k
     check_inflation(rows_bytes, sum(len(p) for p in parts if p), where, _ALWAYS_FINE)
     ids_NWK = np.full((len(parts), width, facts.top_k), -1, f"<i{2 * code}")

@@ -11,9 +11,9 @@ from ...model import ModelFacts
 from ...routes import Routes, ids_dtype
 from .payload import IntArray
 
-__all__ = ["MODEL_HINT", "check_rows", "routes_from_wire"]
+__all__ = ["check_rows", "routes_from_wire"]
 
-MODEL_HINT = "is --model the config.json of the model that ran?"
+_MODEL_HINT = "is --model the config.json of the model that ran?"
 
 
 def _moe_columns(ids_TWK: IntArray, facts: ModelFacts, where: str) -> IntArray:
@@ -25,7 +25,7 @@ def _moe_columns(ids_TWK: IntArray, facts: ModelFacts, where: str) -> IntArray:
         raise FormatError(
             f"{where}: got {width} layers, expected {facts.num_layers} (all layers) or "
             f"{len(facts.layers)} (MoE layers)",
-            hint=MODEL_HINT,
+            hint=_MODEL_HINT,
         )
     for layer in sorted(set(range(width)) - set(facts.layers)):
         column = ids_TWK[:, layer]
@@ -34,7 +34,7 @@ def _moe_columns(ids_TWK: IntArray, facts: ModelFacts, where: str) -> IntArray:
             raise FormatError(
                 f"{where}: layer {layer} is dense in the model, but its column holds "
                 f"{np.unique(column).size} different ids, expected one constant",
-                hint=MODEL_HINT,
+                hint=_MODEL_HINT,
             )
     return ids_TWK[:, list(facts.layers)]
 
@@ -61,7 +61,7 @@ def routes_from_wire(ids_TWK: IntArray, facts: ModelFacts, start: int, where: st
     if ids_TWK.shape[2] != facts.top_k:
         raise FormatError(
             f"{where}: got rows of {ids_TWK.shape[2]} ids, expected top_k = {facts.top_k}",
-            hint=MODEL_HINT,
+            hint=_MODEL_HINT,
         )
     ids = _moe_columns(ids_TWK, facts, where)
     missing, token, layer = scan_rows(ids, facts.num_experts)
@@ -71,7 +71,7 @@ def routes_from_wire(ids_TWK: IntArray, facts: ModelFacts, start: int, where: st
         raise FormatError(
             f"{where}: row {token} (position {start + token}), layer {facts.layers[layer]}: "
             f"got id {bad}, expected 0..{facts.num_experts - 1}",
-            hint=MODEL_HINT,
+            hint=_MODEL_HINT,
         )
     dtype = ids_dtype(facts.num_experts)
     if missing is not None:

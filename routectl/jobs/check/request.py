@@ -13,7 +13,7 @@ from .model import options_of_dump
 if TYPE_CHECKING:
     from ...dump import Dump
     from ...ops.check.results import Explanation
-    from ...reports.diff.document import Document
+    from ...reports.document import Document
 
 __all__ = ["CheckRequest", "Checked", "answer_check", "check_dump", "write_fixed"]
 

@@ -12,7 +12,7 @@ from .config import Check, CiConfig, read_checks
 from .runs import CheckRun, answer_run, limits_of, runs_of_check
 
 if TYPE_CHECKING:
-    from ...reports.diff.document import Document
+    from ...reports.document import Document
 
 __all__ = ["CiRequest", "answer_ci"]
 

@@ -18,7 +18,7 @@ from .config import Check, Request
 if TYPE_CHECKING:
     from ...ops.diff.thresholds import Baseline
     from ...reports.ci.schema import RunSubject
-    from ...reports.diff.document import Document
+    from ...reports.document import Document
 
 __all__ = ["CheckRun", "answer_run", "limits_of", "runs_of_check"]
 

@@ -23,7 +23,7 @@ from .verify import verify_folder
 if TYPE_CHECKING:
     from ...dump import Dump
     from ...layouts.packing import Packing
-    from ...reports.diff.document import Document
+    from ...reports.document import Document
 
 __all__ = [
     "LayoutRequest",

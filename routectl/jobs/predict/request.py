@@ -12,7 +12,7 @@ from .runs import emit_predicted, fit_versions, judge_versions
 from .versions import Sources, named_paths, open_versions
 
 if TYPE_CHECKING:
-    from ...reports.diff.document import Document
+    from ...reports.document import Document
 
 __all__ = ["PredictRequest", "answer_predict"]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ...ops.diff.thresholds import Baseline, Threshold
     from ...ops.staleness.attribution import Version
     from ...ops.staleness.staleness import Noise, StalenessOptions
-    from ...reports.diff.document import Document
+    from ...reports.document import Document
 
 __all__ = ["Question"]
 

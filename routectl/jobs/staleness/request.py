@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ...model import ModelFacts
     from ...ops.diff.thresholds import Baseline, Threshold
     from ...ops.staleness.staleness import StalenessOptions
-    from ...reports.diff.document import Document
+    from ...reports.document import Document
 
 __all__ = ["StalenessRequest", "answer_staleness"]
 

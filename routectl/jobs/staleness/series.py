@@ -13,7 +13,7 @@ from .question import Question
 
 if TYPE_CHECKING:
     from ...dump import Dump
-    from ...reports.diff.document import Document
+    from ...reports.document import Document
 
 __all__ = ["series_of"]
 

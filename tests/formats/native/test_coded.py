@@ -411,8 +411,8 @@ import sys
 import numpy as np
 from pathlib import Path
 from routectl.dump import DumpMeta, Sample
-from routectl.formats.coding import Coding
-from routectl.formats.native import write_native
+from routectl.formats.native.encoder import Coding
+from routectl.formats.native.container import write_native
 from routectl.routes import Routes
 import resource
 count, codec, path = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
@@ -423,7 +423,7 @@ def samples():
         yield Sample(Routes(ids.astype(np.uint8), tuple(range(8)), 128), str(i))
 meta = DumpMeta("", "", tuple(range(8)), 128, 8)
 write_native(samples(), meta, path, force=True, coding=Coding(codec))
-from routectl.formats.native import open_native
+from routectl.formats.native.container import open_native
 for sample in open_native(path):
     pass
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

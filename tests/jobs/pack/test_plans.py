@@ -193,14 +193,32 @@ class TestPlanFiles:
             ({"micro_batches": [[[0, 8]]]}, "no sample 8 among 8"),
             ({"micro_batches": [[[0, -1]]]}, "no sample -1 among 8"),
             ({"micro_batches": [[["s0", "s8"]]]}, "got s8, expected a sample's index or id"),
-            ({"micro_batches": [[[0, 1.0]]]}, "got 1.0, expected a sample's index or id"),
-            ({"micro_batches": [[[True]]]}, "got True, expected a sample's index or id"),
+            (
+                {"micro_batches": [[[0, 1.0]]]},
+                "Expected `int | str`, got `float` - at `$.micro_batches[0][0][1]`",
+            ),
+            (
+                {"micro_batches": [[[True]]]},
+                "Expected `int | str`, got `bool` - at `$.micro_batches[0][0][0]`",
+            ),
             ({"micro_batches": [[[0, 1, 0]]]}, "sample 0 is in 2 micro-batches"),
             ({"micro_batches": [[[5, 1]], [["s5"]]]}, "sample 5 is in 2 micro-batches"),
-            ({"micro_batches": []}, "micro_batches must be a list of at least one"),
-            ({"micro_batches": {"0": [[0]]}}, "micro_batches must be a list of at least one"),
-            ({"micro_batches": [[0, 1]]}, "micro-batch 0: got 0, expected a list of samples"),
-            ({"micro_batches": [[[0]], 3]}, "micro-batch 1: expected a list of samples for each"),
+            (
+                {"micro_batches": []},
+                "not a plan: Expected `array` of length >= 1 - at `$.micro_batches`",
+            ),
+            (
+                {"micro_batches": {"0": [[0]]}},
+                "Expected `array`, got `object` - at `$.micro_batches`",
+            ),
+            (
+                {"micro_batches": [[0, 1]]},
+                "Expected `array`, got `int` - at `$.micro_batches[0][0]`",
+            ),
+            (
+                {"micro_batches": [[[0]], 3]},
+                "Expected `object | array`, got `int` - at `$.micro_batches[1]`",
+            ),
             (
                 {"micro_batches": [[[0], [1]], [[2]]]},
                 "micro-batch 1 has 1 groups, expected dp 2 x cp 2 / 2 = 2",
@@ -221,8 +239,14 @@ class TestPlanFiles:
                 {"micro_batches": [{"cp": 1, "samples": [[0], [1], [2]]}]},
                 "micro-batch 0 does not fill whole data-parallel ranks of cp 2",
             ),
-            ({"micro_batches": [[[0]], {"cp": 0, "samples": [[1]]}]}, "micro-batch 1: expected"),
-            ({"micro_batches": [[[0]], {"cp": "2", "samples": [[1]]}]}, "micro-batch 1: expected"),
+            (
+                {"micro_batches": [[[0]], {"cp": 0, "samples": [[1]]}]},
+                "Expected `int` >= 1 - at `$.micro_batches[1].cp`",
+            ),
+            (
+                {"micro_batches": [[[0]], {"cp": "2", "samples": [[1]]}]},
+                "Expected `int | null`, got `str` - at `$.micro_batches[1].cp`",
+            ),
             ({"steps": [[[0]]]}, "neither micro_batches nor dp_shards in it: not a plan"),
             ("text", "neither micro_batches nor dp_shards in it: not a plan"),
             ([], "dp_shards: got ranks [] with [] micro-batches"),

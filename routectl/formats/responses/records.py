@@ -1,0 +1,125 @@
+"""The sequences of a text file, kept so that its JSON is parsed once.
+
+What a sequence says of itself goes to a temporary file that stays in memory while it is small; a
+payload, most of what a response is, stays where it stands in the text and is read from there.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, get_args
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..wire.sample import WireSample
+
+__all__ = ["Records"]
+
+_IN_MEMORY = 16 << 20
+_SHORTEST = 256  # characters of a payload that is left in the file, and what it is found by
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """A sequence as it is kept, its path left out.
+
+    span is where the payload's string is in the file (that of its ``data`` where it is an object),
+    the wire being without it; told is a payload as JSON that msgpack cannot hold.
+    """
+
+    wire: WireSample
+    span: tuple[int, int] | None = None
+    told: str | None = None
+
+
+def _array(kind: Any, data: bytes) -> NDArray[Any]:
+    """An array out of its bytes; ``kind`` is NDArray[dtype]."""
+    (dtype,) = get_args(get_args(kind)[1])
+    return np.frombuffer(data, dtype).copy()
+
+
+def _packed(record: _Record) -> bytes:
+    try:
+        return msgspec.msgpack.encode(record, enc_hook=np.ndarray.tobytes)
+    except (OverflowError, UnicodeEncodeError):  # integers beyond 64 bits, lone surrogates
+        told = json.dumps([record.wire.prompt_payload, record.wire.payload])
+        wire = replace(record.wire, prompt_payload=None, payload=None)
+        return _packed(replace(record, wire=wire, told=told))
+
+
+def _string_of(payload: Any) -> str | None:
+    """The long string of a payload."""
+    text = payload.get("data") if isinstance(payload, dict) else payload
+    return text if isinstance(text, str) and len(text) >= _SHORTEST else None
+
+
+class Records:
+    """WireSamples by place, in the order in which they were added."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        """``file`` is what the documents are read from: the content of ``path``."""
+        self._file, self._path = file, str(path)
+        self._kept = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - closed below
+        self._places: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def close(self) -> None:
+        """Close both files."""
+        self._file.close()
+        self._kept.close()
+
+    def add(self, wires: Iterable[WireSample], document: bytes, offset: int) -> None:
+        """Keep the sequences of a document, which is at a byte offset of the file.
+
+        Payloads are looked for in their order: the first that is not found (JSON may escape what
+        it likes) is kept with what the sequence says, and so are those after it.
+        """
+        at = 0
+        for wire in wires:
+            own = replace(
+                wire, where=wire.where.removeprefix(self._path), engine=None, engine_version=None
+            )
+            record, text = _Record(own), _string_of(wire.payload)
+            if text is not None and at >= 0:
+                raw = text.encode("ascii", "replace")
+                at = document.find(raw[:_SHORTEST], at)
+                at = at if document.startswith(raw, max(at, 0)) else -1
+                if at >= 0:
+                    rest = {**wire.payload, "data": None} if wire.payload is not text else None
+                    record = _Record(replace(own, payload=rest), (offset + at, len(raw)))
+                    at += len(raw)
+            packed = _packed(record)
+            self._places.append((self._kept.seek(0, 2), len(packed)))
+            self._kept.write(packed)
+
+    def told(self, place: int) -> WireSample:
+        """The sequence at a place without the string of its payload."""
+        return self._record(place).wire
+
+    def wire(self, place: int) -> WireSample:
+        """The sequence at a place."""
+        record = self._record(place)
+        if record.span is None:
+            return record.wire
+        offset, length = record.span
+        self._file.seek(offset)
+        text = self._file.read(length).decode("ascii", "replace")
+        rest = record.wire.payload
+        return replace(record.wire, payload=text if rest is None else {**rest, "data": text})
+
+    def _record(self, place: int) -> _Record:
+        offset, length = self._places[place]
+        self._kept.seek(offset)
+        packed = self._kept.read(length)
+        record = msgspec.msgpack.decode(packed, type=_Record, dec_hook=_array)
+        wire = replace(record.wire, where=self._path + record.wire.where)
+        if record.told is not None:
+            before, payload = json.loads(record.told)
+            wire = replace(wire, prompt_payload=before, payload=payload)
+        return replace(record, wire=wire)
