@@ -7,11 +7,13 @@ compares two dumps. Names below are loaded on first use.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .checkpoints import open_checkpoint
+    from .checkpoints.checkpoint import Checkpoint
     from .checkpoints.facts import CheckpointFacts, checkpoint_facts
     from .checkpoints.routers import RouterTensors, router_tensors
-    from .checkpoints.tensors import Checkpoint
     from .dump import Dump, DumpMeta, Sample, WeightSpan
     from .errors import FormatError, MismatchError, RoutectlError, UnsupportedError
     from .formats import open_dump
@@ -44,13 +46,11 @@ if TYPE_CHECKING:
     from .reports.staleness.document import staleness_document
     from .routes import Routes
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "Advice": "ops.staleness.advice",
     "CheckOptions": "ops.check.options",
     "CheckResult": "ops.check.found",
-    "Checkpoint": "checkpoints.tensors",
+    "Checkpoint": "checkpoints.checkpoint",
     "CheckpointFacts": "checkpoints.facts",
     "DiffOptions": "ops.diff.diff",
     "DiffResult": "ops.diff.diff",

@@ -5,9 +5,9 @@ from pathlib import Path
 from ..errors import FormatError, MismatchError
 from ..routers.from_config import megatron_recipe, recipe_from_config
 from ..routers.recipe import Recipe
+from .checkpoint import Checkpoint
 from .hf import read_config
 from .router_names import router_names
-from .tensors import Checkpoint
 
 __all__ = ["router_recipe"]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .checkpoint import Checkpoint
 from .router_names import RouterNames, RouterPart, router_names
-from .tensors import Checkpoint
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ HOMES = {  # the files and folders that may load a heavy library
         "forward/",
         "loading.py",
         "routers/maths.py",
-        "checkpoints/reading.py",
+        "checkpoints/tensors.py",
         "checkpoints/router_inputs.py",
         "formats/targets/jagged.py",
         "formats/trainers/torch_files.py",
