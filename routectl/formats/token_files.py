@@ -27,7 +27,7 @@ def read_tokens(path: Path, model: ModelFacts | str | Path | None) -> Dump | Seq
         if prompt is not None:
             return (prompt,)
     if head.startswith(b"PK") and b"/data.pkl" in head:
-        from .trainers.torch_files import load_torch
+        from ..pickled.torch_files import load_torch
         from .trainers.train_data import is_train_data, train_data_of
 
         doc = load_torch(path)

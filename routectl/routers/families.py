@@ -86,8 +86,12 @@ def _mistral(norm: bool | Key, logits_dtype: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-_V2_FACTS = {"logits_dtype": "float32", "score": "softmax", "weights_of": "selection",
-             "scale": _scale(1.0)}  # fmt: skip
+_V2_FACTS = {
+    "logits_dtype": "float32",
+    "score": "softmax",
+    "weights_of": "selection",
+    "scale": _scale(1.0),
+}
 _V2_CASE = Case("topk_method", "greedy", {"greedy": {}, "group_limited_greedy": _v2(1)})
 _SCORING = {"sqrtsoftplus": {"score": "sqrtsoftplus"}, "sigmoid": {"score": "sigmoid"}}
 
