@@ -3,17 +3,19 @@
 Shape suffixes: N tokens, R rows, W layers, K top_k.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError
-from ...pickled.records import StoredArray
+from ...pickled.records import Record, StoredArray
 from ...pickled.torch_files import MappedTensor
 from ..wire.sample import WireSample
 
 __all__ = [
+    "fields_of",
     "numbers_in",
     "response_scores",
     "tokens_in",
@@ -22,6 +24,16 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+
+
+def fields_of(batch: Any) -> Mapping[Any, Any] | None:
+    """The fields of a TensorDict, by whichever way it was made, or of a dict; None of any other."""
+    fields = batch
+    if isinstance(batch, Record):
+        made = type(batch).__name__ == "_make_td" and len(batch.args) == 2
+        state = batch.args[1] if made else batch.fields
+        fields = state.get("_tensordict") if isinstance(state, Mapping) else None
+    return fields if isinstance(fields, Mapping) else None
 
 
 def _array_of(value: StoredArray | MappedTensor, where: str) -> Array:

@@ -14,7 +14,7 @@ from ...errors import FormatError, MismatchError
 from ...pickled.records import Record
 from ...pickled.torch_files import MappedTensor, load_torch
 from ..wire.sample import NoSamplesError, WireSample
-from .fields import numbers_in, tokens_in, whole_mask, wire_of
+from .fields import fields_of, numbers_in, tokens_in, whole_mask, wire_of
 from .grids import read_grid
 from .layer_lists import find_layers, read_layers
 from .rollout_samples import read_rollout
@@ -24,16 +24,6 @@ __all__ = ["read_torch"]
 
 _GRIDS = ("routed_experts", "rollout_expert_indices")
 _JAGGED = ("routed_experts", "input_ids", "prompts", "rollout_log_probs", "loss_mask")
-
-
-def _fields(batch: Any) -> Mapping[str, Any]:
-    """The fields of a TensorDict, as it is or as ``_make_td`` makes it; none of anything else."""
-    fields = batch
-    if isinstance(batch, Record):
-        made = type(batch).__name__ == "_make_td" and len(batch.args) == 2
-        state = batch.args[1] if made else batch.fields
-        fields = state.get("_tensordict") if isinstance(state, Mapping) else None
-    return fields if isinstance(fields, Mapping) else {}
 
 
 def _unbound(value: Any) -> list[MappedTensor]:
@@ -61,7 +51,7 @@ def _unbound(value: Any) -> list[MappedTensor]:
 
 def _of_jagged(doc: Mapping[str, Any], path: Path) -> list[WireSample]:
     """The trajectories of verl's tq_batch.pt. Source: verl 0.9.1 (utils/skip/rollout_skip.py)."""
-    batch, keys = _fields(doc["tensordict"]), doc.get("keys")
+    batch, keys = fields_of(doc["tensordict"]) or {}, doc.get("keys")
     try:
         columns = {name: _unbound(batch[name]) for name in _JAGGED if name in batch}
         if len({len(column) for column in columns.values()}) > 1:
