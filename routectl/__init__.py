@@ -11,9 +11,9 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .checkpoints import open_checkpoint
+    from .checkpoints.checkpoint import Checkpoint
     from .checkpoints.facts import CheckpointFacts, checkpoint_facts
     from .checkpoints.routers import RouterTensors, router_tensors
-    from .checkpoints.tensors import Checkpoint
     from .dump import Dump, DumpMeta, Sample, WeightSpan
     from .errors import FormatError, MismatchError, RoutectlError, UnsupportedError
     from .formats import open_dump
@@ -67,7 +67,7 @@ _HOMES = {
     "CheckOptions": "ops.check.check",
     "CheckRequest": "jobs.check.request",
     "CheckResult": "ops.check.results",
-    "Checkpoint": "checkpoints.tensors",
+    "Checkpoint": "checkpoints.checkpoint",
     "CheckpointFacts": "checkpoints.facts",
     "CiRequest": "jobs.ci.request",
     "ConvertRequest": "jobs.convert",

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from ..errors import FormatError
+from .checkpoint import Checkpoint
 from .hf import open_hf, weight_files
 from .megatron import iteration_folder, megatron_format, open_megatron
-from .tensors import Checkpoint
 
 __all__ = ["is_checkpoint", "open_checkpoint"]
 

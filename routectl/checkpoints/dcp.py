@@ -16,7 +16,7 @@ from ..pickled.archives import open_archive
 from ..pickled.dtypes import bytes_of
 from ..pickled.reading import load_pickle
 from ..pickled.records import Record
-from .tensors import Piece, TensorInfo
+from .infos import Piece, TensorInfo
 
 __all__ = ["read_metadata"]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from ..errors import FormatError, RoutectlError
 from ..model import ModelFacts
+from .checkpoint import Checkpoint
 from .router_names import RouterNames, model_facts, router_names
-from .router_recipe import router_recipe
-from .tensors import Checkpoint
+from .routers import router_recipe
 
 __all__ = ["CheckpointFacts", "checkpoint_facts"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..pickled.dtypes import bytes_of
-from .tensors import Piece, TensorInfo
+from .infos import Piece, TensorInfo
 
 __all__ = ["read_header", "strict_json"]
 

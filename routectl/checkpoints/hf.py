@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError
+from .checkpoint import Checkpoint
 from .headers import read_header, strict_json
-from .tensors import Checkpoint, TensorInfo
+from .infos import TensorInfo
 
 __all__ = ["open_hf", "read_config", "weight_files"]
 

@@ -15,7 +15,7 @@ from ..layouts.pipeline import Pipeline
 from ..pickled.archives import Archive, open_archive
 from ..pickled.dtypes import bytes_of
 from ..pickled.records import Record, StoredTensor
-from .tensors import Piece, TensorInfo
+from .infos import Piece, TensorInfo
 
 __all__ = ["legacy_files", "plain_arguments", "read_legacy"]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from ..errors import FormatError, UnsupportedError
 from ..pickled.archives import load_values
+from .checkpoint import Checkpoint
 from .dcp import read_metadata
 from .headers import strict_json
 from .legacy import legacy_files, plain_arguments, read_legacy
-from .tensors import Checkpoint
 
 __all__ = ["iteration_folder", "megatron_format", "open_megatron"]
 

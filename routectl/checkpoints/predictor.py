@@ -92,7 +92,7 @@ def open_predictor(path: Path) -> Predictor:
     Raises FormatError when the file is damaged or not a predictor's, UnsupportedError for a newer
     one.
     """
-    from .reading import read_tensor
+    from .tensors import read_tensor
 
     header = read_header(path)
     weights = {}

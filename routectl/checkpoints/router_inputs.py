@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 from ..errors import FormatError
 from ..files import replacing
 from .headers import read_header
-from .tensors import TensorInfo
+from .infos import TensorInfo
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ class RouterInputs(Mapping[int, "torch.Tensor"]):
     token_ids_T: "torch.Tensor | None"
 
     def __getitem__(self, layer: int) -> "torch.Tensor":
-        from .reading import read_tensor
+        from .tensors import read_tensor
 
         return read_tensor(self.infos[layer], str(self.path))
 
@@ -70,7 +70,7 @@ def open_router_inputs(path: Path) -> RouterInputs:
 
     Raises FormatError where a layer is not [T, D] floats or lengths do not fit.
     """
-    from .reading import read_tensor
+    from .tensors import read_tensor
 
     header = read_header(path)
     infos = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ..errors import FormatError, UnsupportedError
 from ..model import ModelFacts, facts_from_config
-from .tensors import Checkpoint
+from .checkpoint import Checkpoint
 
 __all__ = ["RouterNames", "RouterPart", "model_facts", "router_names"]
 

@@ -1,104 +1,99 @@
-"""A checkpoint as a table of tensors: names, dtypes, shapes and places, with no weight read."""
+"""Bytes of a checkpoint as torch tensors, in their stored dtype."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+import math
+import mmap
 
-from ..errors import FormatError
+import torch
 
-if TYPE_CHECKING:
-    import torch
+from ..errors import FormatError, UnsupportedError
+from ..pickled.archives import single_tensor
+from .infos import Piece, TensorInfo
 
-__all__ = ["Checkpoint", "Piece", "TensorInfo"]
+__all__ = ["read_tensor"]
+
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+} | ({"F8_E8M0": torch.float8_e8m0fnu} if hasattr(torch, "float8_e8m0fnu") else {})
 
 
-class Piece(NamedTuple):
-    """Where a block of a tensor lies: ``num_bytes`` of ``file`` from ``offset`` on.
+def _mapped(piece: Piece, dtype: torch.dtype) -> torch.Tensor:
+    """The elements of a raw piece over privately mapped pages."""
+    start = piece.offset - piece.offset % mmap.ALLOCATIONGRANULARITY
+    skip = piece.offset - start
+    with piece.file.open("rb") as file:
+        pages = mmap.mmap(
+            file.fileno(), skip + piece.num_bytes, access=mmap.ACCESS_COPY, offset=start
+        )
+    if skip % dtype.itemsize == 0:
+        flat = torch.frombuffer(pages, dtype=dtype, count=math.prod(piece.shape), offset=skip)
+    else:  # a header of odd length: elements must be aligned
+        flat = torch.frombuffer(bytearray(pages[skip:]), dtype=dtype)
+    return flat.view(piece.shape)
 
-    The block has ``shape`` and begins at ``start`` of the tensor. ``archived``: the bytes are what
-    torch.save wrote of the block; else they are its elements, C order, little-endian.
+
+def _archived(piece: Piece, name: str, where: str) -> torch.Tensor:
+    """The one tensor of a torch.save archive that lies within a file."""
+    dtype = _DTYPES[name]
+    with piece.file.open("rb") as file:
+        file.seek(piece.offset)
+        data = file.read(piece.num_bytes)
+    stored, begin, strides = single_tensor(data, where)
+    if stored != name:
+        raise FormatError(f"{where}: {piece.file.name} holds {stored}, expected {name}")
+    last = sum((size - 1) * step for size, step in zip(piece.shape, strides, strict=False))
+    elements = bytearray(data[begin : begin + (last + 1) * dtype.itemsize])
+    if len(strides) != len(piece.shape) or len(elements) != (last + 1) * dtype.itemsize:
+        raise FormatError(f"{where}: {piece.file.name} holds another shape than {piece.shape}")
+    return torch.frombuffer(elements, dtype=dtype).as_strided(piece.shape, strides)
+
+
+def _piece(piece: Piece, name: str, where: str) -> torch.Tensor:
+    if math.prod(piece.shape) == 0:
+        return torch.empty(piece.shape, dtype=_DTYPES[name])
+    try:
+        return _archived(piece, name, where) if piece.archived else _mapped(piece, _DTYPES[name])
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{where}: {piece.file}: cannot be read: {error}") from None
+
+
+def read_tensor(info: TensorInfo, where: str) -> torch.Tensor:
+    """A stored tensor on the CPU: mapped when it is one raw piece, else put together.
+
+    ``where`` opens the message of a FormatError, or of an UnsupportedError for a dtype that torch
+    has not.
     """
-
-    file: Path
-    offset: int
-    num_bytes: int
-    start: tuple[int, ...]
-    shape: tuple[int, ...]
-    archived: bool = False
-
-
-class TensorInfo(NamedTuple):
-    """A stored tensor; ``dtype`` is the stored one in safetensors' words (BF16, F8_E4M3, U8)."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    num_bytes: int
-    pieces: tuple[Piece, ...]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that hold it, in the order of its pieces."""
-        return tuple(dict.fromkeys(piece.file for piece in self.pieces))
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A model's weights on disk, opened from headers alone.
-
-    format     "hf", or Megatron's "torch_dist", "torch_dcp" (fsdp_dtensor too) and "torch"
-    path       the folder that holds the files (Megatron: the iteration's)
-    tensors    by name
-    files      every file of weights
-    config     the document of config.json (hf), else None
-    iteration  Megatron's, where the folder or common.pt says it
-    arguments  what of Megatron's argument list is plain text, numbers and lists; else empty
-    core       the oldest Megatron-Core that stores its arguments as here; None before 0.19
-    unindexed  names in shards that the index does not list (hf); they are not read
-
-    Importing and using it loads no torch; ``read`` does.
-    """
-
-    format: str
-    path: Path
-    tensors: Mapping[str, TensorInfo]
-    files: tuple[Path, ...]
-    config: Mapping[str, object] | None = None
-    iteration: int | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    core: str | None = None
-    unindexed: tuple[str, ...] = ()
-
-    @property
-    def file_bytes(self) -> int:
-        """The size of the files of weights together."""
-        return sum(file.stat().st_size for file in self.files)
-
-    def info(self, name: str) -> TensorInfo:
-        """A tensor's entry; raises FormatError for a name that is not there."""
-        if name not in self.tensors:
-            raise FormatError(f"{self.path}: no tensor {name!r} among {len(self.tensors)}")
-        return self.tensors[name]
-
-    def read(self, name: str) -> "torch.Tensor":
-        """One tensor on the CPU in its stored dtype, nothing else read.
-
-        The pages of a safetensors tensor are mapped, privately: they come from disk as they are
-        touched, and writing to the tensor leaves the file alone. Raises FormatError when the file
-        no longer holds it, UnsupportedError for a dtype that torch cannot hold (F4, F6).
-        """
-        from .reading import read_tensor
-
-        return read_tensor(self.info(name), str(self.path))
-
-    def names_in_file_order(self) -> list[str]:
-        """All names, shard after shard and by offset in each: the order to read them in."""
-        order = {file: place for place, file in enumerate(self.files)}
-        ends = (len(order), 0)
-
-        def place(name: str) -> tuple[int, int]:
-            pieces = self.tensors[name].pieces
-            return min(((order[p.file], p.offset) for p in pieces), default=ends)
-
-        return sorted(self.tensors, key=place)
+    where = f"{where}: {info.name}"
+    if info.dtype not in _DTYPES:
+        raise UnsupportedError(f"{where}: torch has no {info.dtype}")
+    if not info.pieces:
+        raise UnsupportedError(f"{where}: not stored in C order")
+    if len(info.pieces) == 1 and info.pieces[0].shape == info.shape:
+        return _piece(info.pieces[0], info.dtype, where)
+    whole = torch.empty(info.shape, dtype=_DTYPES[info.dtype])
+    covered = torch.zeros(info.shape, dtype=torch.bool)
+    for piece in info.pieces:
+        block = tuple(
+            slice(begin, begin + size) for begin, size in zip(piece.start, piece.shape, strict=True)
+        )
+        whole[block] = _piece(piece, info.dtype, where)
+        covered[block] = True
+    if not covered.all():
+        raise FormatError(f"{where}: its pieces leave part of it out")
+    return whole

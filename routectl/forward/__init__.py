@@ -1,6 +1,6 @@
 """A real model's forward: routes, margins and forcing, on transformers (``routectl[models]``)."""
 
-from .memory import pick_devices
+from .devices import pick_devices
 from .options import Forwarded, RunOptions, RunProgress
 from .run import Prepared, prepare, run_forward
 

@@ -9,23 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import UnsupportedError
-
 __all__ = ["body_of", "head_name", "response_logprobs"]
 
 CHUNK = 1 << 24  # logits at once
 
 
-def head_name(model: Any) -> str:
-    """The name of the module that makes logits.
-
-    Raises UnsupportedError for a model without one.
-    """
+def head_name(model: Any) -> str | None:
+    """The name of the module that makes logits; None for a model whose head has no name."""
     head = model.get_output_embeddings()
-    for name, module in model.named_modules():
-        if head is not None and module is head:
-            return str(name)
-    raise UnsupportedError(f"{type(model).__name__} makes no logits: it gives no log-probabilities")
+    named = model.named_modules() if head is not None else ()
+    return next((str(name) for name, module in named if module is head), None)
 
 
 def body_of(model: Any) -> Any:

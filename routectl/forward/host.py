@@ -32,7 +32,6 @@ class HostCopies:
     """
 
     def __init__(self) -> None:
-        self.waits = 0  # how often the oldest copy had to be waited for
         self._under_way: deque[tuple[Any, torch.Tensor, torch.Tensor, HostCopy]] = deque()
         self._free: list[torch.Tensor] = []
         self._stream: Any = None
@@ -68,7 +67,6 @@ class HostCopies:
             if not done.query():
                 if not wait:
                     return
-                self.waits += 1
                 done.synchronize()
             wait = False
             self._under_way.popleft()

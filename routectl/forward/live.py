@@ -17,10 +17,9 @@ import torch
 from ..dump import Dump, DumpMeta, Sample, key_of
 from ..errors import MismatchError
 from ..routes import Routes, ids_dtype
-from .discover import RouterAt, find_routers
 from .host import HostCopies, HostCopy
-from .megatron import find_megatron_routers
 from .probe import Probe
+from .routers import RouterAt, find_megatron_routers, find_routers
 from .sequences import Batch, batch_of, split_batch
 from .tape import Forced, Tape
 

@@ -20,7 +20,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ..errors import UnsupportedError
-from .discover import RouterAt
+from .routers import RouterAt
 from .tape import Forced, LayerRows, Tape, read_selection, steer
 
 __all__ = ["Probe"]

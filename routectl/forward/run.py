@@ -10,17 +10,16 @@ from typing import Any
 import torch
 
 from ..dump import Sample
-from .build import build_skeleton, config_of
-from .discover import RouterAt, find_routers
+from ..errors import UnsupportedError
+from .batches import PaddedBatch, pad_together
+from .devices import free_memory
 from .head import body_of, head_name, response_logprobs
-from .memory import free_memory
-from .options import Forwarded, RunOptions
-from .padded import PaddedBatch, pad_together
-from .plain import load_plain
+from .job import make_jobs
+from .options import Forwarded, RunOptions, RunProgress
 from .probe import Probe
-from .progress import RunCounter
-from .single import make_jobs
-from .weights import Store, open_store
+from .routers import RouterAt, find_routers
+from .skeleton import build_skeleton, config_of
+from .weights import Store, load_plain, open_store
 
 __all__ = ["Prepared", "prepare", "run_forward"]
 
@@ -64,8 +63,9 @@ def prepare(options: RunOptions) -> Prepared:
     config = config_of(options)
     skeleton = build_skeleton(config, options)
     store = open_store(skeleton, options.checkpoint, options.device)
-    if options.want_logprobs:
-        head_name(skeleton.model)
+    if options.want_logprobs and head_name(skeleton.model) is None:
+        what = f"{type(skeleton.model).__name__} makes no logits"
+        raise UnsupportedError(f"{what}: it gives no log-probabilities")
     free, size = free_memory(options.device) // options.sharing, store.total_bytes()
     streamed = options.streaming == "stream"
     why = "asked for"
@@ -89,7 +89,7 @@ def run_forward(prepared: Prepared, samples: Iterable[Sample]) -> Iterator[Forwa
         for index, sample in enumerate(samples)
     )
     batches = pad_together(jobs, options.batch)
-    counter = RunCounter(options, prepared.store.skeleton.num_layers)
+    counter = _Counter(options, prepared.store.skeleton.num_layers)
     if not prepared.streamed:
         yield from _run_resident(prepared, batches, counter)
         return
@@ -97,8 +97,32 @@ def run_forward(prepared: Prepared, samples: Iterable[Sample]) -> Iterator[Forwa
         yield from _run_pass(prepared, together, counter)
 
 
+@dataclass(slots=True)
+class _Counter:
+    """Counts what a run has done, and tells the options' on_progress."""
+
+    options: RunOptions
+    layers: int
+    forwards: int = 0
+    tokens: int = 0
+
+    def after(self, layer: int, batches: Sequence[PaddedBatch], read_bytes: int) -> None:
+        """So many layers are done of these batches; after the last one they are finished."""
+        forwards = sum(len(batch.jobs) for batch in batches)
+        tokens = sum(batch.num_positions for batch in batches)
+        share, each = layer / self.layers, 2 if self.options.mode == "both" else 1
+        if self.options.on_progress is not None:
+            samples = (self.forwards + share * forwards) / each
+            done = RunProgress(
+                layer, self.layers, samples, self.tokens + share * tokens, read_bytes
+            )
+            self.options.on_progress(done)
+        if layer == self.layers:
+            self.forwards, self.tokens = self.forwards + forwards, self.tokens + tokens
+
+
 def _run_resident(
-    prepared: Prepared, batches: Iterable[PaddedBatch], counter: RunCounter
+    prepared: Prepared, batches: Iterable[PaddedBatch], counter: _Counter
 ) -> Iterator[Forwarded]:
     """All weights in memory, one batch after the other."""
     store = prepared.store
@@ -112,7 +136,7 @@ def _run_resident(
 
 
 def _run_pass(
-    prepared: Prepared, batches: Sequence[PaddedBatch], counter: RunCounter
+    prepared: Prepared, batches: Sequence[PaddedBatch], counter: _Counter
 ) -> list[Forwarded]:
     """The batches of a pass, layer by layer, over weights read once."""
     from .streaming import Conductor, layer_weights, place
@@ -122,7 +146,7 @@ def _run_pass(
     layers = model.get_submodule(store.skeleton.layers)
     ahead, offload = _plan(store, tokens, options.sharing)
     conductor = Conductor(layers, options.device, offload=offload)
-    head = () if options.want_logprobs else _heads(model)
+    head = None if options.want_logprobs else head_name(model)  # it need not be read
     with (
         torch.no_grad(),
         _exact_float32(),
@@ -171,14 +195,6 @@ def _passes(batches: Iterable[PaddedBatch], most: int | None) -> Iterator[list[P
         tokens += batch.num_positions
     if together:
         yield together
-
-
-def _heads(model: Any) -> tuple[str, ...]:
-    """The module that makes logits, unless it is part of something else: it need not be read."""
-    head = model.get_output_embeddings()
-    return tuple(
-        name for name, module in model.named_modules() if head is not None and module is head
-    )
 
 
 def _plan(store: Store, tokens: int, sharing: int) -> tuple[bool, bool]:

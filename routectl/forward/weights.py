@@ -7,7 +7,8 @@ transformers' own conversion, so that a layer is in memory once, not two or thre
 import copy
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import FormatError
-from .build import Skeleton, keep_stored
+from .options import RunOptions
 from .readahead import Span, tensor_spans
+from .skeleton import Skeleton, keep_stored, model_class
 
-__all__ = ["Store", "Target", "open_store"]
+__all__ = ["Store", "Target", "load_plain", "open_store"]
 
 BY_EXPERT = (  # conversions that make a fused tensor of one tensor (or two, glued) an expert
     [("MergeModulelist", 0)],
@@ -70,10 +72,11 @@ class Store:
             for number in range(self.skeleton.num_layers)
         ]
 
-    def rest(self, without: Sequence[str] = ()) -> dict[str, torch.Tensor]:
-        """Everything outside the decoder layers, but for names that start with ``without``."""
-        prefixes = tuple(f"{name}." for name in without)
-        wanted = [t for t in self._layers[None] if not (prefixes and t.name.startswith(prefixes))]
+    def rest(self, without: str | None = None) -> dict[str, torch.Tensor]:
+        """Everything outside the decoder layers, but for what is of the module ``without``."""
+        wanted = self._layers[None]
+        if without is not None:
+            wanted = [t for t in wanted if not t.name.startswith(f"{without}.")]
         return self._tie(self._load(wanted))
 
     def layer_bytes(self, number: int) -> int:
@@ -256,3 +259,40 @@ def _key_map(
         target = targets.setdefault(name, Target(name, converter))
         target.sources.append((pattern or key, key))
     return list(targets.values()), unmatched
+
+
+def load_plain(store: Store, options: RunOptions) -> Any:
+    """The model by from_pretrained, on the device; expert biases in the dtype they are stored in.
+
+    A device other than the CPU needs accelerate, and so do fp8 checkpoints.
+    """
+    config = store.skeleton.model.config
+    where = {} if store.device.type == "cpu" else {"device_map": {"": store.device}}
+    with _quiet():
+        model = model_class(config).from_pretrained(
+            options.checkpoint,
+            config=config,
+            dtype=store.skeleton.dtype,
+            trust_remote_code=False,
+            **where,
+        )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.data = store.cast(name, parameter.data)
+        for name, bias in store.stored_biases().items():
+            model.get_parameter_or_buffer(name).data = bias
+    return model.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers draws no progress bar of its own."""
+    from transformers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import rules
-from .fit import FORMS, check_fit, check_options, check_ranks
 from .pipeline import Pipeline
 from .plan import Plan
 from .rules import FRAMEWORKS, Rule, Sizes, rule_of
@@ -26,6 +25,9 @@ from .runs import Run, bshd_runs, cut, thd_runs, zigzag
 __all__ = ["FORMS", "FRAMEWORKS", "Packing", "Share"]
 
 Ints = NDArray[np.int64]
+FORMS = ("thd", "bshd", "bshd-b-major")
+_SIZES = ("tp", "cp", "pad_multiplier", "sample_multiple", "min_local_rows", "bucket", "seq_len")
+_THD_ONLY = ("sample_multiple", "min_local_rows", "bucket")
 
 
 class Share(NamedTuple):
@@ -76,11 +78,11 @@ class Packing:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lens", tuple(int(n) for n in self.lens))
-        check_options(self)
+        _check_options(self)
         if self.plan is not None:
             self.plan.check(len(self.lens), self.cp)
         else:
-            check_fit(self)
+            _check_fit(self)
 
     @property
     def rule(self) -> Rule:
@@ -152,7 +154,7 @@ class Packing:
         With a CP size c of its own (dynamic CP), the dp x cp ranks are regrouped in order: rank
         g = dp_rank x cp + cp_rank is rank g % c of group g // c.
         """
-        check_ranks(
+        _check_ranks(
             micro_batch=(micro_batch, self.num_micro_batches),
             dp=(dp_rank, self.dp),
             cp=(cp_rank, self.cp),
@@ -170,7 +172,7 @@ class Packing:
     def stage_layers(self, pp_rank: int, layers: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """Those of ``layers`` (0-based) that a pipeline stage holds, one tuple a virtual chunk."""
         if self.pipeline is None:
-            check_ranks(pp=(pp_rank, 1))
+            _check_ranks(pp=(pp_rank, 1))
             return (tuple(layers),)
         held = self.pipeline.stage_layers(pp_rank)
         return tuple(tuple(n for n in chunk if n in set(layers)) for chunk in held)
@@ -179,7 +181,7 @@ class Packing:
         """The pieces of a rank, after the SP split when tp_rank is given; checks the rank."""
         if self.plan is not None:
             raise ValueError("a plan has many micro-batches: ask share(...).packing for one's rows")
-        check_ranks(cp=(cp_rank, self.cp), tp=(tp_rank or 0, self.tp))
+        _check_ranks(cp=(cp_rank, self.cp), tp=(tp_rank or 0, self.tp))
         edges = self.cu_seqlens_padded.tolist()
         if not self.is_zigzag:
             rows = self.num_local_rows
@@ -268,3 +270,58 @@ class Packing:
             for run in self.runs(*rank):
                 samples[run.sample][run.position : run.position + run.size] = part[run.rows]
         return samples
+
+
+def _check_ranks(**ranks: tuple[int, int]) -> None:
+    """Raise ValueError unless every rank, given with its size, is in 0..size - 1."""
+    for name, (rank, size) in ranks.items():
+        if not 0 <= rank < size:
+            raise ValueError(f"no rank {name}={rank}: {name} is {size}")
+
+
+def _check_options(packing: Packing) -> None:
+    """Raise ValueError on unknown names, sizes below 1, and options that have no effect."""
+    rule = packing.rule
+    sizes = {name: getattr(packing, name) for name in _SIZES}
+    sizes |= {f"lens[{i}]": n for i, n in enumerate(packing.lens)}
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+    if packing.pad_multiplier is not None and "mult" not in rule.total:
+        raise ValueError(f"{packing.framework} has no pad_multiplier")
+    rules.check_fp8(packing.framework, packing.fp8)
+    if packing.form not in FORMS:
+        raise ValueError(f"form {packing.form!r} is not known: {', '.join(FORMS)}")
+    if packing.form == "thd":
+        if packing.seq_len is not None:
+            raise ValueError(f"form thd has no seq_len, got {packing.seq_len}")
+        return
+    for name in _THD_ONLY:
+        if getattr(packing, name) is not None:
+            raise ValueError(f"form {packing.form} has no {name}: give seq_len")
+    if packing.fp8 is not None and rule.fp8 != "verl":
+        raise ValueError(f"{packing.framework} has no fp8 padding in {packing.form}: give seq_len")
+
+
+def _check_fit(packing: Packing) -> None:
+    """Raise ValueError unless the stream divides into the ranks' pieces."""
+    tp, cp = packing.tp, packing.cp
+    own = rules.sample_multiple(packing.rule, tp, cp, packing.fp8)
+    if packing.alignment % own:
+        raise ValueError(
+            f"sample_multiple {packing.alignment} is not a multiple of {own}, which "
+            f"{packing.framework} needs for tp {tp}, cp {cp}"
+        )
+    if packing.form != "thd":
+        longest = max(packing.lens, default=0)
+        rules.check_bshd(packing.padded_seq_len, packing.sizes, longest, packing.is_zigzag)
+    elif packing.is_zigzag:
+        places = np.diff(packing.cu_seqlens_padded).tolist()
+        if "mult" in packing.rule.total:  # slime pads each rank's rows, after the split
+            places = places[: len(packing.lens)]
+        for i, n in enumerate(places):
+            if n % (2 * cp):
+                what = f"sample {i}" if i < len(packing.lens) else "padding after the samples"
+                raise ValueError(f"{what} takes {n} places, not divisible by 2 x cp = {2 * cp}")
+    if packing.num_local_rows % tp:
+        raise ValueError(f"{packing.num_local_rows} rows of a CP rank do not divide by tp {tp}")

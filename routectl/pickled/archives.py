@@ -5,6 +5,7 @@ Source: torch 2.13 ``serialization._save`` (the zip form, torch 1.6 and later).
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +16,13 @@ from .names import CHECKPOINTS, Names
 from .reading import load_pickle
 from .records import StoredTensor
 
-__all__ = ["Archive", "load_values", "open_archive", "single_tensor"]
+__all__ = [
+    "Archive",
+    "load_values",
+    "open_archive",
+    "read_directory",
+    "single_tensor",
+]
 
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -26,7 +33,7 @@ _ZIP_ERRORS = (
     IndexError,
     NotImplementedError,
 )
-_MAX_PICKLE = 1 << 30
+Members = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +59,54 @@ class Archive:
         return dtype, begin + offset * item, shape, strides
 
 
-def _data_start(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
+def _data_start(stream: IO[bytes], info: zipfile.ZipInfo, where: str) -> int:
     """The first byte of a stored member, behind its local header."""
     stream.seek(info.header_offset)
     head = stream.read(30)
-    if len(head) != 30 or head[:4] != b"PK\x03\x04" or info.compress_type != zipfile.ZIP_STORED:
-        raise FormatError(f"member {info.filename[:80]!a} is damaged or compressed")
-    return (
-        info.header_offset + 30 + sum(int.from_bytes(head[i : i + 2], "little") for i in (26, 28))
-    )
+    named, extra = (int.from_bytes(head[i : i + 2], "little") for i in (26, 28))
+    name = stream.read(named).decode("utf-8" if info.flag_bits & 0x800 else "cp437", "replace")
+    known = head[:4] == b"PK\x03\x04" and name == info.orig_filename
+    if not known or info.compress_type != zipfile.ZIP_STORED:
+        raise FormatError(f"{where}: member {info.filename[:80]!a} is damaged or compressed")
+    return info.header_offset + 30 + named + extra
+
+
+def _member(stream: IO[bytes], info: zipfile.ZipInfo, where: str) -> bytes:
+    """The bytes of a member; raises FormatError where they are not what was written."""
+    begin = _data_start(stream, info, where)
+    if begin + info.file_size > stream.seek(0, 2):
+        raise FormatError(f"{where}: {info.filename[:80]!a} of {info.file_size} bytes")
+    stream.seek(begin)
+    data = stream.read(info.file_size)
+    if info.CRC not in (0, zlib.crc32(data)):  # 0: torch was told to compute none
+        raise FormatError(f"{where}: {info.filename[:80]!a} is not what was written")
+    return data
+
+
+def read_directory(stream: IO[bytes], where: str) -> tuple[bytes, Members, str]:
+    """data.pkl, the places of the storages, and the order of their bytes: little or big.
+
+    Raises FormatError for what torch.save did not write, UnsupportedError for the form that torch
+    wrote before 1.6.
+    """
+    try:
+        if stream.read(2) == b"\x80\x02":
+            raise UnsupportedError(f"{where}: written by torch before 1.6", hint="save it again")
+        entries = zipfile.ZipFile(stream).infolist()
+        members = [(info.filename.partition("/")[2], info) for info in entries]
+        orders = [_member(stream, i, where)[:6] for name, i in members if name == "byteorder"]
+        pickles = [info for name, info in members if name == "data.pkl"]
+        if len(pickles) != 1:
+            raise FormatError(f"{where}: got {len(pickles)} data.pkl in it, expected one")
+        data = _member(stream, pickles[0], where)
+        storages = ((name[5:], info) for name, info in members if name.startswith("data/"))
+        places = {k: (_data_start(stream, i, where), i.file_size) for k, i in storages}
+    except _ZIP_ERRORS as error:
+        kind = type(error).__name__
+        raise FormatError(f"{where}: damaged archive: {kind}: {str(error)[:120]}") from None
+    if any(order not in (b"little", b"big") for order in orders):
+        raise UnsupportedError(f"{where}: byte order {orders[0].decode('latin1')!a}")
+    return data, places, (orders or [b"little"])[0].decode()
 
 
 def open_archive(stream: IO[bytes], where: str, names: Names = CHECKPOINTS) -> Archive:
@@ -69,27 +115,10 @@ def open_archive(stream: IO[bytes], where: str, names: Names = CHECKPOINTS) -> A
     Raises FormatError when it is damaged, or its pickle refused; UnsupportedError for the form
     that torch wrote before 1.6, and for big-endian bytes.
     """
-    try:
-        if stream.read(2) == b"\x80\x02":
-            raise UnsupportedError(f"{where}: written by torch before 1.6", hint="save it again")
-        members = zipfile.ZipFile(stream).infolist()
-        at = {info.filename.partition("/")[2]: info for info in members}
-        pickled = at["data.pkl"]
-        if pickled.file_size > _MAX_PICKLE:
-            raise FormatError(f"{where}: data.pkl of {pickled.file_size} bytes")
-        stream.seek(_data_start(stream, pickled))
-        value = load_pickle(stream.read(pickled.file_size), where, names)
-        if "byteorder" in at:
-            stream.seek(_data_start(stream, at["byteorder"]))
-            if stream.read(6) != b"little":
-                raise UnsupportedError(f"{where}: big-endian")
-        storages = {name[5:]: info for name, info in at.items() if name.startswith("data/")}
-        return Archive(
-            value, {k: (_data_start(stream, i), i.file_size) for k, i in storages.items()}
-        )
-    except _ZIP_ERRORS as error:
-        kind = type(error).__name__
-        raise FormatError(f"{where}: damaged archive: {kind}: {str(error)[:120]}") from None
+    data, members, order = read_directory(stream, where)
+    if order != "little":
+        raise UnsupportedError(f"{where}: big-endian")
+    return Archive(load_pickle(data, where, names), members)
 
 
 def load_values(path: Path) -> Any:

@@ -1,19 +1,21 @@
 """The names that a pickle may use, and the inert things that they stand for.
 
-Two literal lists, CHECKPOINTS and BATCHES (below), are all that is ever found; nothing that a
-pickle names is imported. So no torch, megatron, verl or tensordict is needed, and nothing runs.
-Files of torch.save go through torch's own ``weights_only`` loader, once their names are found to
-be among TORCH_NAMES, or, of verl's jagged batch, JAGGED_NAMES.
+Three literal lists, CHECKPOINTS, BATCHES and DUMPS (below), are all that is ever found; nothing
+that a pickle names is imported. So no torch, megatron, verl or tensordict is needed, and nothing
+runs.
 
 Sources: torch 2.13 (distributed.checkpoint.metadata, .planner, .filesystem; _utils;
 serialization), megatron-core 0.15.3 (dist_checkpointing.strategies.torch.MCoreMetadata) and
 0.16.1, verl 0.9.1 (protocol), ROLL 8eb27cc2 (distributed.scheduler.protocol), SkyRL 0.3.0
-(backends.skyrl_train.training_batch), tensordict 0.15 (_reductions), numpy 2.4 (_core).
+(backends.skyrl_train.training_batch), tensordict 0.15 (_reductions), numpy 2.4 (_core), slime
+624b824a (utils.tensor_store), torch 2.13 (nested._internal.nested_tensor).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from ..errors import FormatError
+from .dtypes import TORCH_DTYPES
 from .records import (
     AttributeDict,
     NumpyScalar,
@@ -25,7 +27,7 @@ from .records import (
     StoredTensor,
 )
 
-__all__ = ["BATCHES", "CHECKPOINTS", "JAGGED_NAMES", "NUMPY_NAMES", "TORCH_NAMES", "Names"]
+__all__ = ["BATCHES", "CHECKPOINTS", "DUMPS", "Names"]
 
 Names = dict[tuple[str, str], Any]
 
@@ -34,26 +36,7 @@ def _records(modules: Mapping[str, tuple[str, ...]]) -> Names:
     return {(m, n): type(n, (Record,), {}) for m, names in modules.items() for n in names}
 
 
-_DTYPES = {
-    "bool": "BOOL",
-    "uint8": "U8",
-    "int8": "I8",
-    "uint16": "U16",
-    "int16": "I16",
-    "uint32": "U32",
-    "int32": "I32",
-    "uint64": "U64",
-    "int64": "I64",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float32": "F32",
-    "float64": "F64",
-    "complex64": "C64",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-    "float8_e4m3fnuz": "F8_E4M3FNUZ",
-    "float8_e5m2fnuz": "F8_E5M2FNUZ",
-    "float8_e8m0fnu": "F8_E8M0",
+_STORAGES = {
     "BoolStorage": "BOOL",
     "ByteStorage": "U8",
     "CharStorage": "I8",
@@ -114,61 +97,62 @@ _BATCHES = {
     "numpy": ("ndarray", "dtype"),
 }
 _TENSORS: Names = {
-    **{("torch", name): StoredDType(dtype) for name, dtype in _DTYPES.items()},
+    **{("torch", n): StoredDType(dtype) for n, dtype in (TORCH_DTYPES | _STORAGES).items()},
     ("torch", "Size"): tuple,
     ("collections", "OrderedDict"): AttributeDict,
     ("collections", "defaultdict"): AttributeDict,
     ("torch._utils", "_rebuild_tensor_v2"): StoredTensor,
     ("torch._utils", "_rebuild_parameter"): Parameter,
 }
+_CORES = ("core", "_core")  # numpy 1's and 2's
+_NUMPY: Names = {
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): StoredArray for core in _CORES},
+    **{(f"numpy.{core}.multiarray", "scalar"): NumpyScalar for core in _CORES},
+}
 CHECKPOINTS: Names = {**_TENSORS, **_records(_CHECKPOINTS)}
 BATCHES: Names = {
     **_TENSORS,
     **_records(_BATCHES),
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): StoredArray for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): StoredBuffer for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): NumpyScalar for core in ("core", "_core")},
+    **_NUMPY,
+    **{(f"numpy.{core}.numeric", "_frombuffer"): StoredBuffer for core in _CORES},
 }
-NUMPY_NAMES = frozenset(  # of BATCHES, in files of torch.save
-    {
-        "numpy.ndarray",
-        "numpy.dtype",
-        "numpy.core.multiarray._reconstruct",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray._reconstruct",
-        "numpy._core.multiarray.scalar",
-    }
-)
-_STORAGES = ("Bool", "Byte", "Char", "Short", "Int", "Long", "Half", "BFloat16", "Float", "Double")
-TORCH_NAMES = frozenset(
-    {
-        "collections.OrderedDict",
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_tensor_v3",
-        "torch.Size",
-        "torch.device",
-        "torch.uint16",
-        "torch.uint32",
-        "torch.uint64",
-        "torch.storage.UntypedStorage",
-        *(f"torch.{name}Storage" for name in _STORAGES),
-        "_codecs.encode",
-        "__builtin__.set",
-        "builtins.set",
-        "slime.utils.tensor_store.DiskTensorRef",
-        *NUMPY_NAMES,
-    }
-)
-JAGGED_NAMES = frozenset(  # of a TensorDict of jagged tensors, verl's tq_batch.pt
-    {
-        "tensordict._reductions._make_td",
-        "tensordict._td.TensorDict",
-        "tensordict.tensorclass.NonTensorData",
-        "tensordict.tensorclass.NonTensorStack",
-        "torch.Tensor",
-        "torch._dynamo.decorators._DimRange",
-        "torch._tensor._rebuild_from_type_v2",
-        "torch.nested._internal.nested_tensor.NestedTensor",
-        "torch.nested._internal.nested_tensor._rebuild_njt",
-    }
-)
+
+
+def _old_bytes(text: str, encoding: str) -> bytes:
+    """Bytes as protocol 2 has them."""
+    if encoding != "latin1":
+        raise FormatError(f"bytes encoded as {encoding!r:.20}, expected latin1")
+    return text.encode("latin1")
+
+
+def _of_type(maker: Any, _type: Any, args: Any, _state: Any) -> Any:
+    """A tensor with attributes, or of a class of its own: what its maker makes, without them."""
+    return maker(*args)
+
+
+_NESTED = "torch.nested._internal.nested_tensor"
+_DUMPS = {  # of slime's samples, and of verl's TensorDict of nested tensors
+    "torch": ("device", "Tensor"),
+    "__builtin__": ("set",),
+    "builtins": ("set",),
+    "numpy": ("ndarray", "dtype"),
+    "slime.utils.tensor_store": ("DiskTensorRef",),
+    "tensordict._reductions": ("_make_td",),
+    "tensordict._td": ("TensorDict",),
+    "tensordict.tensorclass": ("NonTensorData", "NonTensorStack"),
+    "torch._dynamo.decorators": ("_DimRange",),
+    _NESTED: ("NestedTensor", "_rebuild_njt"),
+}
+DUMPS: Names = {  # and the makers of tensors, which torch_files.py adds; by "*" what is not read
+    **{("torch", n): StoredDType(dtype) for n, dtype in _STORAGES.items()},
+    **{("torch", n): StoredDType(TORCH_DTYPES[n]) for n in ("uint16", "uint32", "uint64")},
+    **_NUMPY,
+    **_records(_DUMPS),
+    ("torch.storage", "UntypedStorage"): StoredDType("U8"),
+    ("torch", "Size"): tuple,
+    ("collections", "OrderedDict"): AttributeDict,
+    ("_codecs", "encode"): _old_bytes,
+    ("torch._tensor", "_rebuild_from_type_v2"): _of_type,
+    ("xtuner", "*"): "xtuner pickles its own classes, with references into a Ray cluster in them",
+    ("ray", "*"): "references into a Ray cluster, which no file holds",
+}

@@ -137,10 +137,6 @@ def _emit(value: Any, stream: IO[bytes]) -> None:
         stream.write(_plain(value))
 
 
-def _is_plain(values: list[Any]) -> bool:
-    return all(type(value) in _NUMBERS for value in values)
-
-
 def _plain(value: Any) -> bytes:
     """The opcodes of a number, None or a list of numbers."""
     buffer = io.BytesIO()

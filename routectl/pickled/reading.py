@@ -1,7 +1,7 @@
 """Pickles read without running or importing what they name.
 
 First every opcode is looked at: known ones alone, whose lengths lie within the data; then each
-name is found in a literal list (pickle_names.py) or refused. So nothing runs, and nothing that the
+name is found in a literal list (names.py) or refused. So nothing runs, and nothing that the
 data only claims is allocated.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import FormatError
+from ..errors import FormatError, UnsupportedError
 from .names import CHECKPOINTS, Names
 from .records import Storage, StoredDType
 
@@ -152,9 +152,12 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         found = self.names.get((module, name))
-        if found is None:
-            raise FormatError(f"names {module[:80]}.{name[:80]}, which is not on the list")
-        return found
+        if found is not None:
+            return found
+        known = self.names.get((module.partition(".")[0], "*"))
+        if known is not None:
+            raise UnsupportedError(f"names {module[:80]}.{name[:80]}: {known}")
+        raise FormatError(f"names {module[:80]}.{name[:80]}, which is not on the list")
 
     def persistent_load(self, pid: Any) -> Any:
         if isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage":
@@ -168,8 +171,8 @@ def _load(data: bytes | mmap.mmap, stream: IO[bytes], where: str, names: Names) 
     try:
         _check(data)
         return _Unpickler(stream, names).load()
-    except FormatError as error:
-        raise FormatError(f"{where}: refused pickle: {_shown(str(error))}") from None
+    except (FormatError, UnsupportedError) as error:
+        raise type(error)(f"{where}: refused pickle: {_shown(str(error))}") from None
     except _FAILURES as error:
         kind = type(error).__name__
         raise FormatError(f"{where}: damaged pickle: {kind}: {_shown(str(error)[:120])}") from None
@@ -183,7 +186,7 @@ def load_pickle(data: bytes, where: str, names: Names = CHECKPOINTS) -> Any:
     """What a pickle holds, its objects as the stand-ins of ``names``.
 
     Raises FormatError, opened by ``where``, for a damaged pickle and for one that names anything
-    but what is listed, before anything of it is made.
+    but what is listed; UnsupportedError where the list says why that is not read.
     """
     return _load(data, io.BytesIO(data), where, names)
 

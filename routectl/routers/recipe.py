@@ -4,7 +4,6 @@
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 __all__ = ["Recipe", "unfit_groups"]
 
@@ -129,17 +128,6 @@ class Recipe:
         """One line as people say it: "sigmoid + bias, top-2-sum of 8 groups keep 4, ..."."""
         return ", ".join(part for part in _parts(self) if part)
 
-    def variants(self) -> dict[str, "Recipe"]:
-        """Named recipes that differ in one step, only those that can select other experts here.
-
-        They are what other implementations do (SGLang 0.5.23, vLLM 0.32, Megatron-Core 0.16 and
-        transformers 5.23 among themselves), to explain why two sides disagree.
-        """
-        if self.select_on == "table":
-            return {}
-        found = {name: replace(self, **change) for name, change in _changes(self)}
-        return {name: recipe for name, recipe in found.items() if recipe != self}
-
 
 def unfit_groups(columns: int, top_k: int, n_group: int, topk_group: int) -> str:
     """Why experts cannot be split into these groups, or ""."""
@@ -179,46 +167,3 @@ def _parts(recipe: Recipe) -> list[str]:
         "x a scale per expert" if recipe.expert_scale else "",
         f"x {recipe.scale:g}" if recipe.scale != 1 else "",
     ]
-
-
-def _changes(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
-    """What one step can be instead; a change that changes nothing is dropped by the caller."""
-    changes: list[tuple[str, dict[str, Any]]] = [("ties to the highest id", {"tie": "highest"})]
-    if not recipe.logits_gap:
-        changes += [
-            ("logits in the weights' dtype", {"logits_dtype": "weight"}),
-            ("logits in float32", {"logits_dtype": "float32"}),
-        ]
-    if recipe.select_on == "scores":
-        wide = recipe.score_dtype == "float32"
-        changes += [
-            ("scores rounded to the logits' dtype", {"score_dtype": "rounded"})
-            if wide
-            else ("scores in float32", {"score_dtype": "float32"})
-        ]
-    if recipe.expert_bias:
-        changes += [
-            ("bias rounded to bfloat16", {"bias_dtype": "bfloat16"}),
-            ("without the bias", {"expert_bias": False}),
-        ]
-    elif recipe.select_on == "scores" and recipe.score == "softmax" and not recipe.grouped:
-        changes += [("selected by logits", {"select_on": "logits"})]
-    return changes + (_group_changes(recipe) if recipe.grouped else [])
-
-
-def _group_changes(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
-    """The group rules of transformers, Megatron-Core (K // topk_group best) and SGLang."""
-    size = recipe.columns // recipe.n_group
-    bests = sorted({1, 2, recipe.top_k // recipe.topk_group} & set(range(1, size + 1)))
-    words = {1: "their best expert", 2: "their two best experts"}
-    changes: list[tuple[str, dict[str, Any]]] = [
-        ("without groups", {"n_group": 1, "topk_group": 1}),
-        ("dropped groups at 0", {"group_mask": "zero"}),
-        ("dropped groups at -inf", {"group_mask": "-inf"}),
-    ]
-    for best in bests:
-        name = f"groups by {words.get(best, f'their {best} best experts')}"
-        changes.append((name, {"group_best": best, "group_distinct": False}))
-    if size > 1 and recipe.group_best == 2:
-        changes.append(("groups by their two best distinct scores", {"group_distinct": True}))
-    return changes

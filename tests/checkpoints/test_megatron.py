@@ -35,7 +35,7 @@ READ = """
 import sys
 sys.modules["megatron"] = None  # any import of it is an ImportError
 import torch
-import routectl.checkpoints.reading
+import routectl.checkpoints.tensors
 from routectl.checkpoints import open_checkpoint
 from routectl.checkpoints.routers import router_tensors
 

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from routectl.checkpoints.reading import read_tensor
-from routectl.checkpoints.tensors import Piece, TensorInfo
+from routectl.checkpoints.infos import Piece, TensorInfo
+from routectl.checkpoints.tensors import read_tensor
 from routectl.errors import FormatError, UnsupportedError
 from routectl.pickled.archives import open_archive, single_tensor
 from routectl.pickled.reading import load_pickle

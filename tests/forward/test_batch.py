@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from routectl import Routes
+from routectl.forward.batches import pad_together
+from routectl.forward.job import make_jobs
 from routectl.forward.options import RunOptions
-from routectl.forward.padded import pad_together
-from routectl.forward.single import make_jobs
 from support import families
 from support.forwards import checkpoint_of, forward, hooked, load, samples
 

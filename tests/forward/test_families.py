@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from routectl import UnsupportedError
-from routectl.forward.discover import REFUSED, refuse_family
+from routectl.forward.routers import REFUSED, refuse_family
 from routectl.routers.from_config import recipe_from_config
 from routectl.routers.maths import route
 from support import families

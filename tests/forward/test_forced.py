@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from routectl import MismatchError, Routes
-from routectl.forward.discover import find_routers
 from routectl.forward.probe import Probe
+from routectl.forward.routers import find_routers
 from routectl.forward.tape import Forced, Tape
 from support import families
 from support.forwards import checkpoint_of, forward, samples

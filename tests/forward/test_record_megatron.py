@@ -12,8 +12,8 @@ import torch.distributed as dist
 from routectl import Routes
 from routectl.errors import MismatchError, UnsupportedError
 from routectl.forward.live import record, replay
-from routectl.forward.megatron import find_megatron_routers
 from routectl.forward.probe import Probe
+from routectl.forward.routers import find_megatron_routers
 from routectl.forward.tape import Tape
 from routectl.routers.from_config import megatron_recipe
 from routectl.routers.maths import route

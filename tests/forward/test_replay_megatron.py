@@ -16,8 +16,7 @@ import torch.distributed.checkpoint as dcp
 from routectl import open_dump
 from routectl.checkpoints import open_checkpoint
 from routectl.checkpoints.facts import checkpoint_facts
-from routectl.checkpoints.router_recipe import router_recipe
-from routectl.checkpoints.routers import router_tensors
+from routectl.checkpoints.routers import router_recipe, router_tensors
 from routectl.errors import FormatError, MismatchError, UnsupportedError
 from routectl.jobs.recompute.router_inputs import recompute_from_inputs
 from support.mcore_checkpoints import EXPERTS, TOP_K

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from routectl import FormatError, MismatchError, UnsupportedError
 from routectl.forward import RunOptions, prepare, run_forward
-from routectl.forward import build as build_module
 from routectl.forward import run as run_module
-from routectl.forward.build import build_skeleton
+from routectl.forward import skeleton as skeleton_module
 from routectl.forward.readahead import reading_ahead
+from routectl.forward.skeleton import build_skeleton
 from routectl.forward.streaming import Conductor, layer_weights
 from support import families
 from support.forwards import checkpoint_of, forward, quiet, samples
@@ -388,7 +388,7 @@ class TestRefused:
 
     def test_libraries_that_are_not_installed(self, tmp_path, monkeypatch):
         """What the extra would install is named, with the command."""
-        monkeypatch.setattr(build_module, "find_spec", lambda name: None)
+        monkeypatch.setattr(skeleton_module, "find_spec", lambda name: None)
         with pytest.raises(UnsupportedError, match="transformers and accelerate and greenlet") as e:
             prepare(RunOptions(checkpoint=tmp_path))
         assert e.value.hint == "pip install 'routectl[models]'"

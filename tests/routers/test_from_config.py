@@ -321,31 +321,10 @@ def test_hash_layers_are_listed_or_counted():
         "top-2 of 16 by table of token ids, sqrtsoftplus of those, normalised, x 1.5"
     )
     assert recipe.at(0).select_on == "scores"
-    assert recipe.at(1).variants() == {}
 
 
-def test_variants_differ_and_say_how():
-    """Each variant is another recipe under a name; only steps that the recipe has are varied."""
-    recipe = recipe_from_config(V3, "c")
-    assert list(recipe.variants()) == [
-        "ties to the highest id",
-        "logits in the weights' dtype",
-        "scores rounded to the logits' dtype",
-        "bias rounded to bfloat16",
-        "without the bias",
-        "without groups",
-        "dropped groups at 0",
-        "groups by their best expert",
-        "groups by their two best distinct scores",
-    ]
-    assert recipe not in recipe.variants().values()
-    assert len(set(recipe.variants().values())) == len(recipe.variants())
-    assert list(recipe_from_config(softmax(), "c").variants()) == [
-        "ties to the highest id",
-        "logits in float32",
-        "scores rounded to the logits' dtype",
-        "selected by logits",
-    ]
+def test_groups_of_megatron():
+    """Megatron's groups score the sum of their K // kept best experts."""
     megatron = megatron_recipe(
         {
             "num_moe_experts": 64,
@@ -357,14 +336,30 @@ def test_variants_differ_and_say_how():
         "args",
     )
     assert megatron.group_best == 3
-    assert {"groups by their best expert", "groups by their two best experts"} < set(
-        megatron.variants()
-    )
+
+
+def steps_of(recipe):
+    """Recipes that differ from one in one step, as implementations do, where it has that step."""
+    changes = [{"tie": "highest"}]
+    if recipe.select_on == "scores":
+        rounded = {"float32": "rounded"}.get(recipe.score_dtype, "float32")
+        changes.append({"score_dtype": rounded})
+    if recipe.expert_bias:
+        changes += [{"bias_dtype": "bfloat16"}, {"expert_bias": False}]
+    elif recipe.select_on == "scores" and recipe.score == "softmax" and not recipe.grouped:
+        changes.append({"select_on": "logits"})
+    if recipe.grouped:
+        size = recipe.columns // recipe.n_group
+        bests = {1, 2, recipe.top_k // recipe.topk_group} & set(range(1, size + 1))
+        changes += [{"n_group": 1, "topk_group": 1}, {"group_mask": "zero"}, {"group_mask": "-inf"}]
+        changes += [{"group_best": best, "group_distinct": False} for best in sorted(bests)]
+        changes += [{"group_distinct": True}] if size > 1 and recipe.group_best == 2 else []
+    return [(c, replace(recipe, **c)) for c in changes if replace(recipe, **c) != recipe]
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if name in FAMILIES])
-def test_variants_can_select_others(name):
-    """Each variant but that of the product selects other experts for some logits with ties."""
+def test_steps_can_select_others(name):
+    """A recipe that differs in one step selects other experts for some logits with ties."""
     recipe = recipe_from_config(config_of_family(name).to_dict(), name)
     generator = torch.Generator().manual_seed(0)
     biases = [torch.randn(recipe.columns, generator=generator) * 0.3]
@@ -379,15 +374,12 @@ def test_variants_can_select_others(name):
     shape = (2000, recipe.columns)
     spreads = [(torch.randn(shape, generator=generator) * s).bfloat16() for s in (0.05, 1, 8, 60)]
     spreads.append(torch.randint(-1, 2, shape, generator=generator).bfloat16())
-    for words, variant in recipe.variants().items():
-        if words.startswith("logits in"):
-            assert variant.logits_dtype != recipe.logits_dtype
-            continue
+    for change, other in steps_of(recipe):
         assert any(
-            not torch.equal(ids(recipe, logits, bias), ids(variant, logits, bias))
+            not torch.equal(ids(recipe, logits, bias), ids(other, logits, bias))
             for logits in spreads
             for bias in biases
-        ), words
+        ), change
 
 
 def test_recipe_checks_itself():

@@ -1,7 +1,7 @@
 """The pickled batch of a trainer as arrays by name: verl's and ROLL's DataProto, SkyRL's own.
 
 None of them, nor tensordict, nor torch is needed: what their pickles name stands for inert records
-(pickle_names.py), and every tensor is laid over bytes that are there. Sources: verl 0.9.1
+(pickled/names.py), and every tensor is laid over bytes that are there. Sources: verl 0.9.1
 (protocol.py), ROLL 8eb27cc2 (distributed/scheduler/protocol.py), SkyRL 0.3.0
 (backends/skyrl_train/training_batch.py), tensordict 0.15 (_reductions.py).
 """
@@ -18,31 +18,16 @@ from numpy.typing import NDArray
 
 from ...errors import FormatError
 from ...pickled.archives import Archive, open_archive
+from ...pickled.dtypes import TORCH_DTYPES, numpy_dtype
 from ...pickled.names import BATCHES
 from ...pickled.reading import load_pickle_file
 from ...pickled.records import Record, StoredArray, StoredTensor
 from ..wire.sample import NoSamplesError
+from .fields import fields_of
 
 __all__ = ["PickledBatch", "read_batch"]
 
 Array = NDArray[Any]
-_DTYPES = {
-    "BOOL": "?",
-    "U8": "u1",
-    "I8": "i1",
-    "U16": "<u2",
-    "I16": "<i2",
-    "U32": "<u4",
-    "I32": "<i4",
-    "U64": "<u8",
-    "I64": "<i8",
-    "F16": "<f2",
-    "BF16": "<u2",
-    "F32": "<f4",
-    "F64": "<f8",
-}
-_TORCH_WORDS = {np.dtype(kind).name: word for word, kind in _DTYPES.items() if word != "BF16"}
-_TORCH_WORDS["bfloat16"] = "BF16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +50,9 @@ def _array(dtype: str, shape: Any, data: Any, begin: int, strides: Any = None) -
 
     None for a dtype that numpy has not. Raises FormatError for what does not lie within.
     """
-    if dtype not in _DTYPES:
+    kind = numpy_dtype("U16" if dtype == "BF16" else dtype)
+    if kind is None:
         return None
-    kind = np.dtype(_DTYPES[dtype])
     sizes = tuple(shape) if isinstance(shape, list | tuple) else (-1,)
     if not all(type(n) is int and n >= 0 for n in sizes):
         raise FormatError(f"a tensor of shape {shape!r:.60}")
@@ -102,7 +87,7 @@ def _consolidated(archive: Archive, data: bytes, record: Record) -> dict[str, Ar
         word, sizes, start, stop, *_ = leaf
         if not all(type(n) is int for n in (start, stop)) or not 0 <= start <= stop <= shape[0]:
             raise FormatError(f"{name!r:.60}: bytes {start!r:.20} to {stop!r:.20} of {shape[0]}")
-        dtype = _TORCH_WORDS.get(word.removeprefix("torch."), "")
+        dtype = TORCH_DTYPES.get(word.removeprefix("torch."), "")
         part = memoryview(data)[begin + start : begin + stop]
         found[name] = _array(dtype, sizes, part, 0)
     return _named(found)
@@ -118,9 +103,8 @@ def _tensordict(data: Any, where: str) -> dict[str, Array]:
         raise NoSamplesError(f"{where}: no TensorDict in the batch")
     if type(record).__name__ == "_rebuild_tensordict_files_consolidated":
         return _consolidated(archive, data, record)
-    state = record.args[1] if type(record).__name__ == "_make_td" else record.fields
-    fields = state.get("_tensordict") if isinstance(state, dict) else None
-    if not isinstance(fields, dict):
+    fields = fields_of(record)
+    if fields is None:
         raise FormatError("a TensorDict without its fields")
     tensors = {n: t for n, t in fields.items() if isinstance(t, StoredTensor)}
     return _named({n: _stored(archive, data, t) for n, t in tensors.items()})
@@ -135,7 +119,7 @@ def _encoded(items: Any) -> dict[str, Array]:
     found = {}
     for name, item in items.items() if isinstance(items, dict) else ():
         if isinstance(item, tuple) and len(item) == 3 and isinstance(item[2], StoredArray):
-            dtype = _TORCH_WORDS.get(item[0], "") if isinstance(item[0], str) else ""
+            dtype = TORCH_DTYPES.get(item[0], "") if isinstance(item[0], str) else ""
             found[name] = _array(dtype, item[1], np.ascontiguousarray(item[2].array).data, 0)
     return _named(found)
 
@@ -151,7 +135,7 @@ def _skyrl_tensor(item: Any, where: str) -> Array | None:
         return _stored(archive, data, tensor) if isinstance(tensor, StoredTensor) else None
     word = item.get("dtype")
     return _array(
-        _TORCH_WORDS.get(word, "") if isinstance(word, str) else "", item.get("shape"), data, 0
+        TORCH_DTYPES.get(word, "") if isinstance(word, str) else "", item.get("shape"), data, 0
     )
 
 

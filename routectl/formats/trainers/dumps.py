@@ -81,7 +81,7 @@ def read_tokens(path: Path) -> Sequence[Sample] | None:
         if prompt is not None:
             return (prompt,)
     if head.startswith(b"PK") and b"/data.pkl" in head:
-        from .torch_files import load_torch
+        from ...pickled.torch_files import load_torch
         from .train_data import is_train_data, train_data_of
 
         doc = load_torch(path)

@@ -3,19 +3,19 @@
 Shape suffixes: N tokens, R rows, W layers, K top_k.
 """
 
-import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError
-from ...pickled.records import StoredArray
-from ..documents.fields import one_line
+from ...pickled.records import Record, StoredArray
+from ...pickled.torch_files import MappedTensor
 from ..wire.sample import WireSample
 
 __all__ = [
-    "is_tensor",
+    "fields_of",
     "numbers_in",
     "response_scores",
     "tokens_in",
@@ -26,13 +26,17 @@ __all__ = [
 Array = NDArray[Any]
 
 
-def is_tensor(value: Any) -> bool:
-    """Whether a value is a torch tensor."""
-    torch = sys.modules.get("torch")  # a tensor comes from there, and from nowhere else
-    return torch is not None and isinstance(value, torch.Tensor)
+def fields_of(batch: Any) -> Mapping[Any, Any] | None:
+    """The fields of a TensorDict, by whichever way it was made, or of a dict; None of any other."""
+    fields = batch
+    if isinstance(batch, Record):
+        made = type(batch).__name__ == "_make_td" and len(batch.args) == 2
+        state = batch.args[1] if made else batch.fields
+        fields = state.get("_tensordict") if isinstance(state, Mapping) else None
+    return fields if isinstance(fields, Mapping) else None
 
 
-def _array_of(value: StoredArray, where: str) -> Array:
+def _array_of(value: StoredArray | MappedTensor, where: str) -> Array:
     try:
         array = value.array
     except FormatError as error:
@@ -42,15 +46,8 @@ def _array_of(value: StoredArray, where: str) -> Array:
 
 def numbers_in(value: Any, where: str) -> Array:
     """A tensor or a numpy array of numbers as numpy's, no larger than its own bytes."""
-    if isinstance(value, StoredArray):
+    if isinstance(value, StoredArray | MappedTensor):
         value = _array_of(value, where)
-    if is_tensor(value) and value.layout == sys.modules["torch"].strided:
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise FormatError(f"{where}: a tensor {tuple(value.shape)} larger than its bytes")
-        try:
-            value = value.detach().numpy()
-        except (RuntimeError, TypeError) as error:
-            raise FormatError(f"{where}: {one_line(error)}") from None
     if isinstance(value, list):
         value = np.array(value) if all(type(x) in (int, float, bool) for x in value) else None
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iufb":

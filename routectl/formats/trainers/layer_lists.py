@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ...dump import Dump, Sample
 from ...errors import FormatError, MismatchError
+from ...pickled.torch_files import MappedTensor
 from ..wire.sample import WireSample
-from .fields import is_tensor, numbers_in, wire_of
+from .fields import numbers_in, wire_of
 
 __all__ = ["find_layers", "read_layers"]
 
@@ -30,11 +31,15 @@ def find_layers(doc: Any) -> tuple[_Layers, bool] | None:
         doc = doc["replays"]
     if not isinstance(doc, list) or not doc:
         return None
-    if all(map(is_tensor, doc)):
+    if _are_tensors(doc):
         return [[layer] for layer in doc], False
-    if all(isinstance(layer, list) and layer and all(map(is_tensor, layer)) for layer in doc):
+    if all(isinstance(layer, list) and layer and _are_tensors(layer) for layer in doc):
         return doc, True
     return None
+
+
+def _are_tensors(values: list[Any]) -> bool:
+    return all(isinstance(value, MappedTensor) for value in values)
 
 
 def read_layers(

@@ -9,18 +9,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from ...dump import WeightSpan
 from ...errors import FormatError
+from ...pickled.names import DUMPS
+from ..arrays.files import open_array_file
 from ..documents.fields import one_line, text
 from ..responses.weight_versions import weight_spans
 from ..wire.payload import IntArray, from_lists
 from ..wire.sample import WireSample
 from .fields import numbers_in, response_scores, tokens_in, whole_mask, wire_of
-from .spilled import DiskTensor
 
 __all__ = ["read_rollout"]
 
 _STATUS = {"completed": "stop", "truncated": "length", "aborted": "abort", "failed": "failed"}
+_DiskTensorRef = DUMPS["slime.utils.tensor_store", "DiskTensorRef"]
 
 
 def read_rollout(samples: Sequence[Any], path: Path) -> list[WireSample]:
@@ -65,9 +69,29 @@ def _routes(value: Any, path: Path, where: str) -> IntArray | None:
     """[N - 1, W, K]: a tensor, numpy's array, nested lists, or a file that slime spilled it to."""
     if value is None:
         return None
-    if isinstance(value, DiskTensor):
-        return value.read(path, where)
+    if isinstance(value, _DiskTensorRef):
+        return _spilled(value, path, where)
     return from_lists(value, where) if isinstance(value, list) else numbers_in(value, where)
+
+
+def _spilled(ref: Any, dump: Path, where: str) -> NDArray[Any]:
+    """A tensor that slime spilled (utils/tensor_store.py), out of the dump's own spill folder.
+
+    slime links spilled files to ``<dump>_r3_spill/<id>/<n>_<name>`` and pickles the path as it was
+    then; only its last two parts are used. Raises FormatError.
+    """
+    path, expected = ref.fields.get("path"), ref.fields.get("shape")
+    parts = Path(path).parts[-2:] if isinstance(path, str) else ()
+    if len(parts) != 2 or any(part in ("..", "/") for part in parts):
+        raise FormatError(f"{where}: a spilled tensor without a path")
+    file = dump.parent / f"{dump.stem}_r3_spill" / parts[0] / parts[1]
+    if not file.is_file():
+        raise FormatError(f"{where}: its routes were spilled to {file}, which is not there")
+    held = open_array_file(file, "safetensors")
+    shape = held.shapes.get("tensor")
+    if shape != expected:
+        raise FormatError(f"{where}: {file} holds {shape}, expected {one_line(expected)}")
+    return held.read("tensor")
 
 
 def _spans(known: Any, where: str) -> tuple[WeightSpan, ...]:

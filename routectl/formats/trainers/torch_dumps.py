@@ -5,40 +5,63 @@ W layers, K top_k.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ...dump import Dump, Sample
 from ...errors import FormatError, MismatchError
-from ..documents.fields import one_line
+from ...pickled.records import Record
+from ...pickled.torch_files import MappedTensor, load_torch
 from ..wire.sample import NoSamplesError, WireSample
-from .fields import numbers_in, tokens_in, whole_mask, wire_of
+from .fields import fields_of, numbers_in, tokens_in, whole_mask, wire_of
 from .grids import read_grid
 from .layer_lists import find_layers, read_layers
 from .rollout_samples import read_rollout
-from .torch_files import load_torch
 from .train_data import is_train_data, train_data_of
 
 __all__ = ["read_torch"]
 
 _GRIDS = ("routed_experts", "rollout_expert_indices")
+_JAGGED = ("routed_experts", "input_ids", "prompts", "rollout_log_probs", "loss_mask")
+
+
+def _unbound(value: Any) -> list[MappedTensor]:
+    """The rows of a tensor, or the tensors of a nested one. Raises FormatError for any other.
+
+    Source: torch 2.13 (nested/_internal: NestedTensor.__reduce_ex__, ops.unbind_int).
+    """
+    if isinstance(value, MappedTensor):
+        return value.rows()
+    about = value.args[0] if isinstance(value, Record) and value.args else None
+    if not isinstance(about, dict) or not isinstance(about.get("values"), MappedTensor):
+        raise FormatError(f"{type(value).__name__}, expected a tensor")
+    values, axis = about["values"], about.get("_ragged_idx", 1)
+    if type(axis) is not int:
+        raise FormatError(f"a nested tensor along {axis!r:.20}")
+    starts = tokens_in(about.get("offsets"), "offsets").tolist()
+    if about.get("lengths") is not None:
+        lens = tokens_in(about["lengths"], "lengths").tolist()
+    else:
+        lens = [end - start for start, end in pairwise(starts)]
+        if starts[:1] != [0] or values.shape[axis - 1 : axis] != (starts[-1],):
+            raise FormatError(f"offsets to {starts[-1:]} of a tensor {values.shape}")
+    return [values.narrow(axis - 1, *part) for part in zip(starts, lens, strict=False)]
 
 
 def _of_jagged(doc: Mapping[str, Any], path: Path) -> list[WireSample]:
     """The trajectories of verl's tq_batch.pt. Source: verl 0.9.1 (utils/skip/rollout_skip.py)."""
-    batch, keys = doc["tensordict"], doc.get("keys")
-    names = ("input_ids", "prompts", "routed_experts", "rollout_log_probs", "loss_mask")
+    batch, keys = fields_of(doc["tensordict"]) or {}, doc.get("keys")
     try:
-        there = set(batch.keys())
-        columns = {name: batch[name].unbind() for name in names if name in there}
-        ids, tokens, prompts = (columns.pop(n) for n in ("routed_experts", "input_ids", "prompts"))
-    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-        raise FormatError(f"{path}: no tq_batch with routed_experts: {one_line(error)}") from None
+        columns = {name: _unbound(batch[name]) for name in _JAGGED if name in batch}
+        if len({len(column) for column in columns.values()}) > 1:
+            raise FormatError("got columns of several lengths, expected one a sample")
+        ids, tokens, prompts = (columns.pop(n) for n in _JAGGED[:3])
+    except (KeyError, FormatError) as error:
+        raise FormatError(f"{path}: no tq_batch with routed_experts: {error}") from None
     wires = []
     for i, one in enumerate(tokens):
-        where, prompt = f"{path}: sample {i}", len(prompts[i])
+        where, prompt, total = f"{path}: sample {i}", len(prompts[i]), len(one)
         scores, flags = (columns.get(n) for n in ("rollout_log_probs", "loss_mask"))
         name = str(keys[i]) if isinstance(keys, list) and i < len(keys) else str(i)
         wires.append(
@@ -50,7 +73,7 @@ def _of_jagged(doc: Mapping[str, Any], path: Path) -> list[WireSample]:
                 sample_id=name,
                 group_id=name.partition("_")[0],
                 logprobs=None if scores is None else numbers_in(scores[i], where).astype("f8"),
-                loss_mask=None if flags is None else whole_mask(flags[i], prompt, len(one), where),
+                loss_mask=None if flags is None else whole_mask(flags[i], prompt, total, where),
             )
         )
     return wires
@@ -78,7 +101,7 @@ def read_torch(path: Path, tokens: Dump | Sequence[Sample] | None = None) -> lis
     if isinstance(doc, Mapping) and "tensordict" in doc:
         return _of_jagged(doc, path)
     for key in _GRIDS if isinstance(doc, Mapping) else ():
-        if isinstance(doc.get(key), torch.Tensor) and doc[key].ndim == 4:
+        if isinstance(doc.get(key), MappedTensor) and len(doc[key].shape) == 4:
             return list(read_grid(doc, key, path))
     raise NoSamplesError(
         f"{path}: a torch file without routes: expected samples, a batch with routed_experts, "

@@ -13,6 +13,7 @@ from typing import Any
 
 from ...dump import Sample
 from ...errors import FormatError, UnsupportedError
+from ...pickled.torch_files import load_torch
 from ..documents.fields import one_line, text
 from .fields import response_scores, tokens_in, whole_mask
 
@@ -51,8 +52,6 @@ def is_train_data(doc: Any) -> bool:
 
 def read_train_data(path: Path) -> TrainData:
     """A train-data dump. Raises FormatError, or UnsupportedError for another version."""
-    from .torch_files import load_torch
-
     doc = load_torch(path)
     if not is_train_data(doc):
         raise FormatError(f"{path}: no train data of slime: no dp_shards in it")

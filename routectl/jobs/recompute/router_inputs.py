@@ -35,7 +35,7 @@ def recompute_from_inputs(
     """
     from ...checkpoints import open_checkpoint
     from ...checkpoints.router_inputs import open_router_inputs
-    from ...checkpoints.router_recipe import router_recipe
+    from ...checkpoints.routers import router_recipe
     from ...formats.native.container import write_native
     from ...ops.predict.replay_inputs import replay_inputs
 

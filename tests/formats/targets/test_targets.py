@@ -472,7 +472,7 @@ class TestHostile:
                 return (Path.touch, (tmp_path / "ran",))
 
         torch.save({"samples": [Evil()]}, tmp_path / "evil.pt")
-        with pytest.raises(FormatError, match="no torch file of plain data"):
+        with pytest.raises(FormatError, match=r"names .*getattr, which is not on the list"):
             open_dump(tmp_path / "evil.pt", model=FACTS)
         assert not (tmp_path / "ran").exists()
 
@@ -504,7 +504,7 @@ class TestHostile:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("a/data.pkl", b"\x80\x02}.")
             archive.writestr("a/data/0", bytes(80 << 20))
-        with pytest.raises(FormatError, match="inflate"):
+        with pytest.raises(FormatError, match="damaged or compressed"):
             open_dump(path, model=FACTS)
 
     @pytest.mark.parametrize(

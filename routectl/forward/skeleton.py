@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from ..errors import FormatError, UnsupportedError
-from .discover import RouterAt, find_routers, layer_of, refuse_family
 from .options import RunOptions
+from .routers import RouterAt, find_routers, layer_of, refuse_family
 
 __all__ = ["Skeleton", "build_skeleton", "config_of", "keep_stored", "model_class"]
 

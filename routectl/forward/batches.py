@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from .single import ForwardJob
+from .job import ForwardJob
 from .tape import Asked, Forced, Tape
 
 __all__ = ["PaddedBatch", "pad_together"]

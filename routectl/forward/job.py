@@ -14,8 +14,8 @@ import torch
 from ..dump import Sample
 from ..errors import MismatchError
 from ..routes import Routes, ids_dtype
-from .discover import RouterAt
 from .options import Forwarded, RunOptions
+from .routers import RouterAt
 from .tape import Asked, Forced, LayerRows, Tape
 
 __all__ = ["ForwardJob", "make_jobs"]

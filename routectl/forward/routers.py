@@ -1,7 +1,10 @@
-"""The routers of a transformers model by layer, on any device, meta included.
+"""The routers of a transformers or a live Megatron-Core model by layer, on any device.
 
 A model class names its router class itself: ``_can_record_outputs["router_logits"]``
 (transformers 5). The hash routers of DeepSeek-V4 are not named there and are added here.
+Megatron-Core is not imported: its ``TopKRouter`` (0.16.1 ``transformer/moe/router.py``) is known by
+its name and its attributes. ``layer_number`` is 1-based there. Routers of MTP modules are left out:
+they are never replayed.
 """
 
 from dataclasses import dataclass
@@ -11,7 +14,14 @@ import torch
 
 from ..errors import UnsupportedError
 
-__all__ = ["REFUSED", "RouterAt", "find_routers", "layer_of", "refuse_family"]
+__all__ = [
+    "REFUSED",
+    "RouterAt",
+    "find_megatron_routers",
+    "find_routers",
+    "layer_of",
+    "refuse_family",
+]
 
 REFUSED = {
     "dbrx": "its top-k is taken inside the experts block, not in the router",
@@ -74,6 +84,29 @@ def find_routers(model: Any) -> tuple[RouterAt, ...]:
         found[layer] = RouterAt(layer, name, module, num_experts, num_choices, top_k, selection)
     if not found:
         raise UnsupportedError(f"{family}: transformers names no router in {type(model).__name__}")
+    return tuple(found[layer] for layer in sorted(found))
+
+
+def find_megatron_routers(model: torch.nn.Module) -> tuple[RouterAt, ...]:
+    """The TopKRouters of a model or of a list of its chunks, by layer; none where it has none.
+
+    Raises UnsupportedError for the fused router, which selects inside one kernel.
+    """
+    found: dict[int, RouterAt] = {}
+    for name, module in model.named_modules():
+        if not any(cls.__name__ == "TopKRouter" for cls in type(module).__mro__):
+            continue
+        if "mtp" in name.split("."):
+            continue
+        if getattr(module.config, "moe_router_fusion", False):
+            raise UnsupportedError(
+                f"{name}: moe_router_fusion selects inside a kernel: switch it off"
+            )
+        layer = int(module.layer_number) - 1
+        if layer in found:
+            raise UnsupportedError(f"layer {layer} has two routers: {found[layer].name} and {name}")
+        experts, top_k = int(module.config.num_moe_experts), int(module.topk)
+        found[layer] = RouterAt(layer, name, module, experts, experts, top_k, "topk")
     return tuple(found[layer] for layer in sorted(found))
 
 
