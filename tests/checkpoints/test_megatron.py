@@ -82,6 +82,7 @@ def assert_same(got: dict, truth: dict) -> None:
         assert torch.equal(got[name], tensor), name
 
 
+@pytest.mark.trainers
 class TestWritten:
     """Real checkpoints of each format."""
 
@@ -157,6 +158,7 @@ class TestWritten:
         assert open_checkpoint(root) == open_checkpoint(inner)
 
 
+@pytest.mark.trainers
 class TestRoots:
     """Which iteration of a root is opened."""
 
@@ -217,6 +219,7 @@ def old_core(folder: Path) -> None:
 class TestMetadata:
     """The pickle in which torch keeps what lies where."""
 
+    @pytest.mark.trainers
     def test_core_0_15_is_read_without_megatron(
         self, written: Path, copied: Path, tmp_path: Path
     ) -> None:
@@ -228,6 +231,7 @@ class TestMetadata:
         truth = torch.load(written / "dense_first" / "truth.pt")
         assert_same(torch.load(tmp_path / "got.pt"), truth)
 
+    @pytest.mark.trainers
     def test_a_pickle_that_would_run_code_is_refused(self, copied: Path, tmp_path: Path) -> None:
         """A .metadata that calls os.system, alone or inside real metadata, raises and runs not."""
         mark = tmp_path / "ran"
@@ -246,6 +250,7 @@ class TestMetadata:
                 open_checkpoint(copied)
         assert not mark.exists()
 
+    @pytest.mark.trainers
     def test_an_absent_or_short_file_is_refused(self, copied: Path) -> None:
         """A .distcp that is gone or cut is named when the folder is opened."""
         data = (copied / "__0_0.distcp").read_bytes()
@@ -256,6 +261,7 @@ class TestMetadata:
         with pytest.raises(FormatError, match=r"__0_0.distcp: not there, but .* names it"):
             open_checkpoint(copied)
 
+    @pytest.mark.trainers
     def test_damaged_blocks_are_refused(self, copied: Path) -> None:
         """Blocks overwritten with zeros raise when they are read, and only then."""
         for file in copied.glob("*.distcp"):
@@ -264,6 +270,7 @@ class TestMetadata:
         with pytest.raises(FormatError, match=r"router\.weight: damaged archive: BadZip"):
             router_tensors(checkpoint)
 
+    @pytest.mark.trainers
     def test_blocks_that_do_not_make_up_their_tensor_are_refused(self, copied: Path) -> None:
         """A tensor with a block taken away, moved out, or doubled raises FormatError."""
         from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
@@ -292,6 +299,7 @@ class TestMetadata:
             with pytest.raises(FormatError, match=said):
                 open_checkpoint(copied)
 
+    @pytest.mark.trainers
     def test_files_outside_of_the_folder_are_refused(self, copied: Path) -> None:
         """A file name with a path in it is not followed."""
         metadata = dcp.FileSystemReader(copied).read_metadata()
@@ -305,6 +313,7 @@ class TestMetadata:
 class TestLegacy:
     """mp_rank_* folders."""
 
+    @pytest.mark.trainers
     def test_an_absent_stage_is_named(self, written: Path, tmp_path: Path) -> None:
         """Of two pipeline stages the second is required, and its folder named."""
         root = shutil.copytree(written / "legacy" / "pp2", tmp_path / "pp2")
@@ -312,6 +321,7 @@ class TestLegacy:
         with pytest.raises(FormatError, match="no mp_rank_00_001 among 1 ranks, pipeline size 2"):
             open_checkpoint(root)
 
+    @pytest.mark.trainers
     def test_one_suffix_is_the_expert_rank_without_a_pipeline(
         self, written: Path, tmp_path: Path
     ) -> None:

@@ -19,7 +19,10 @@ from routectl.routers.from_config import megatron_recipe
 from routectl.routers.maths import route
 from support.mcore import build, config_of, hidden, on_cpu
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*tp_group is None")  # Megatron's own calls
+pytestmark = [
+    pytest.mark.trainers,
+    pytest.mark.filterwarnings("ignore:.*tp_group is None"),
+]  # Megatron's own calls
 TOKENS, BATCH, VOCAB = 8, 3, 64
 OPTIONS = {
     "gradient_accumulation_fusion": False,

@@ -24,6 +24,8 @@ from support.mcore_checkpoints import EXPERTS, TOP_K
 from support.mcore_replay import LENGTH, SAMPLES, VARIANTS
 from support.shell import complaint, run
 
+pytestmark = pytest.mark.trainers
+
 TESTS = Path(__file__).parent.parent
 RECOMPUTE = """
 import sys

@@ -17,6 +17,8 @@ from support import families
 from support.forwards import quiet
 from support.shell import complaint, document, run, written
 
+pytestmark = pytest.mark.models
+
 MODEL, EXPERTS, TOP_K = "qwen3_moe", 16, 4
 STEP = 0.02  # how far each version moves a router, of its size
 

@@ -14,6 +14,8 @@ from support import families
 from support.pages import Parsed
 from support.shell import complaint, document, run, written
 
+pytestmark = pytest.mark.models
+
 LENS = (3, 9, 1, 14, 6)
 MODEL = "deepseek_v3"
 

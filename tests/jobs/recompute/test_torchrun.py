@@ -13,6 +13,8 @@ from support.crews import (
     outside,
 )
 
+pytestmark = pytest.mark.models
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

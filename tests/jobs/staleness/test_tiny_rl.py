@@ -46,6 +46,7 @@ def sides(tiny_dumps):
     return {"engine": open_dump(ENGINE)} | {name: fed(dump) for name, dump in tiny_dumps.items()}
 
 
+@pytest.mark.models
 @pytest.mark.parametrize("version", VERSIONS)
 def test_recorded_routes_come_out_of_the_checkpoints(version, tiny_dumps):
     """Every row of transformers' recorded routes is a row that recompute gives, as a set."""
@@ -59,6 +60,7 @@ def test_recorded_routes_come_out_of_the_checkpoints(version, tiny_dumps):
         np.testing.assert_array_equal(ids_TLK, np.sort(theirs.routes.ids_TLK, axis=2))
 
 
+@pytest.mark.models
 @pytest.mark.parametrize(
     ("name", "mismatched"),
     list(zip(COMPARISONS, MISMATCHED, strict=True)),
@@ -78,6 +80,7 @@ def test_comparisons_come_out_of_the_checkpoints(name, mismatched, sides):
     assert by_swap == truth["swaps"]
 
 
+@pytest.mark.models
 @pytest.mark.parametrize(
     ("version", "k3", "f2"),
     [
