@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 
 from routectl import open_dump
 from routectl.checkpoints import open_checkpoint
@@ -142,6 +141,8 @@ class TestArguments:
 
     def test_refused_arguments_among_the_tensors_count_as_absent(self, tmp_path: Path) -> None:
         """Arguments that name a function off the list are not made; the model's tensors open."""
+        from torch.distributed import checkpoint as dcp  # takes seconds to load
+
         weight = torch.randn(EXPERTS, 8)
         state = {"model": {"decoder.layers.0.mlp.router.weight": weight}, "args": os.getcwd}
         writer = dcp.FileSystemWriter(tmp_path / "iter_0000001")
