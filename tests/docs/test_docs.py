@@ -9,7 +9,15 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-FORWARDS = ("staleness.md",)  # its console blocks run checkpoints
+MARKS = {
+    "staleness.md": [pytest.mark.models],  # its console blocks run checkpoints
+    "series.json": [pytest.mark.slow],  # series.txt is made of the same reports
+    "staleness.terminal.txt": [pytest.mark.slow],  # staleness.pipe.txt has the same figures
+    "staleness.wide.txt": [pytest.mark.slow],
+    "ci.md": [pytest.mark.slow],  # ci.txt runs the same checks
+    "ci.terminal.txt": [pytest.mark.slow],
+    "routectl-ci.baseline.json": [pytest.mark.slow],
+}
 
 
 def load_make() -> ModuleType:
@@ -23,7 +31,7 @@ def load_make() -> ModuleType:
 
 
 MADE = [  # paths, and functions that make what is in them: nothing is made before its test
-    pytest.param(path, content, id=path.name, marks=[pytest.mark.models] * (path.name in FORWARDS))
+    pytest.param(path, content, id=path.name, marks=MARKS.get(path.name, []))
     for path, content in load_make().made()
 ]
 

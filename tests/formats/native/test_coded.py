@@ -411,8 +411,8 @@ import sys
 import numpy as np
 from pathlib import Path
 from routectl.dump import DumpMeta, Sample
-from routectl.formats.coding import Coding
-from routectl.formats.native import write_native
+from routectl.formats.native.coding import Coding
+from routectl.formats.native.container import write_native
 from routectl.routes import Routes
 import resource
 count, codec, path = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
@@ -423,13 +423,14 @@ def samples():
         yield Sample(Routes(ids.astype(np.uint8), tuple(range(8)), 128), str(i))
 meta = DumpMeta("", "", tuple(range(8)), 128, 8)
 write_native(samples(), meta, path, force=True, coding=Coding(codec))
-from routectl.formats.native import open_native
+from routectl.formats.native.container import open_native
 for sample in open_native(path):
     pass
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_dump(tmp_path):
     """Writing and reading 64 MiB of ids takes at most 64 MB more than one row group's does."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
@@ -446,6 +447,7 @@ def test_memory_does_not_grow_with_the_dump(tmp_path):
     assert peaks[1] - peaks[0] < 64 << 20
 
 
+@pytest.mark.slow
 def test_killed_at_any_instant_the_file_is_absent_or_whole(tmp_path):
     """A convert that SIGKILL ends leaves no file under the name, or the whole one."""
     path = tmp_path / "x.parquet"

@@ -56,6 +56,7 @@ def test_delta_is_a_tenth_and_diff_agrees(tmp_path, capsys):
     assert open_dump(plain).keys == open_dump(DUMP).keys
 
 
+@pytest.mark.slow
 def test_pipes_go_both_ways(tmp_path):
     """``-`` as SRC is standard input: JSON lines go in, native comes out, and is read as a dump."""
     routectl = [sys.executable, "-m", "routectl"]

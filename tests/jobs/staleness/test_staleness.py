@@ -14,9 +14,8 @@ from support import families
 from support.building import FIXTURES
 from support.dumps import all_alike, make_dump, make_routes, make_sample
 from support.shell import complaint, document, run, written
-from support.tiny_rl import ENGINE, TINY
+from support.tiny_rl import ENGINE, TINY, TRUTH
 
-TRUTH = json.loads((TINY / "truth.json").read_text("utf-8"))
 ROUTES = [f"--at=v{n}={TINY / f'routes_v{n}.fp32.npz'}" for n in (0, 1, 2)]
 LOGPROBS = [f"--at=v{n}={TINY / f'transformers_v{n}.fp32.npz'}" for n in (0, 1)]
 OTHER_TOKENS = f"--at=v1={FIXTURES / 'hf' / 'vllm.qwen3_moe.bf16.npz'}"
@@ -91,6 +90,7 @@ def test_forced_and_free_stand_side_by_side(capsys, tmp_path):
     assert "total forced" in out
 
 
+@pytest.mark.slow
 def test_thresholds_decide_the_exit_code(capsys):
     """0 without thresholds or within them, 1 over one, and 0 again with --exit-zero."""
     line = ("staleness", ENGINE, *ROUTES)
