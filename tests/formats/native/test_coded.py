@@ -411,7 +411,7 @@ import sys
 import numpy as np
 from pathlib import Path
 from routectl.dump import DumpMeta, Sample
-from routectl.formats.native.coding import Coding
+from routectl.formats.native.encoder import Coding
 from routectl.formats.native.container import write_native
 from routectl.routes import Routes
 import resource
