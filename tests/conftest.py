@@ -1,9 +1,18 @@
-"""One hypothesis profile: the same examples in every run, and no verdict on the machine's speed.
+"""What holds for every test: one thread a process, kernels compiled once, the same examples.
 
 Fixtures of the whole session: the checkpoints of tiny_rl and what recompute gives for them.
 """
 
+import os
+from pathlib import Path
+
 from hypothesis import HealthCheck, settings
+
+# Read when numba and torch are loaded, by the workers of xdist and by processes of tests too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from more
+os.environ.setdefault(
+    "NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "numba")
+)
 
 from support.tiny_rl import tiny_checkpoints, tiny_dumps  # noqa: F401
 

@@ -125,6 +125,7 @@ def routers_of(model):
     return found
 
 
+@pytest.mark.models
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("model_type", "given", "layers", "num_experts", "top_k"),

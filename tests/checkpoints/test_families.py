@@ -14,7 +14,7 @@ from routectl.errors import FormatError, UnsupportedError
 from test_model import routers_of
 
 transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.models, pytest.mark.filterwarnings("ignore")]
 
 SIZES = {  # of whatever a config has
     "hidden_size": 32,

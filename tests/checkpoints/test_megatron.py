@@ -1,5 +1,6 @@
 """Checkpoints that Megatron-Core wrote, read without Megatron-Core."""
 
+import importlib
 import json
 import os
 import pickle
@@ -11,7 +12,6 @@ from types import ModuleType
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 
 from routectl.checkpoints import is_checkpoint, open_checkpoint
 from routectl.checkpoints.facts import checkpoint_facts
@@ -42,14 +42,26 @@ from routectl.checkpoints.routers import router_tensors
 def rchar():
     return int(open("/proc/self/io").readline().split()[1])
 
-before = rchar()
-checkpoint = open_checkpoint(sys.argv[1])
-opened = rchar()
-routers = router_tensors(checkpoint)
-print(opened - before, rchar() - opened)
-parts = {f"{n}.weight": r.weight for n, r in routers.items()}
-torch.save(parts | {f"{n}.expert_bias": r.expert_bias for n, r in routers.items()}, sys.argv[2])
+for folder, output in zip(sys.argv[1::2], sys.argv[2::2]):
+    before = rchar()
+    checkpoint = open_checkpoint(folder)
+    opened = rchar()
+    routers = router_tensors(checkpoint)
+    print(opened - before, rchar() - opened)
+    parts = {f"{n}.weight": r.weight for n, r in routers.items()}
+    torch.save(parts | {f"{n}.expert_bias": r.expert_bias for n, r in routers.items()}, output)
 """
+
+
+def read_apart(*pairs: tuple[Path, Path]) -> list[tuple[int, int]]:
+    """Routers of checkpoints written to torch files by a process without Megatron; of each the
+    bytes that opening it and reading them took.
+    """
+    program = [sys.executable, "-c", READ, *(str(path) for pair in pairs for path in pair)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=TESTS)
+    assert done.returncode == 0, done.stderr[-2000:]
+    counts = [line.split() for line in done.stdout.splitlines()]
+    return [(int(opening), int(reading)) for opening, reading in counts]
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +74,24 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def apart(written: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """By kind: the file of its routers read without Megatron, and the bytes that it took."""
+    folder = tmp_path_factory.mktemp("apart")
+    files = {name: folder / f"{n}.pt" for n, name in enumerate(["big", *KINDS])}
+    taken = read_apart(*((written / name, file) for name, file in files.items()))
+    return dict(zip(files, zip(files.values(), taken, strict=True), strict=True))
+
+
 @pytest.fixture
 def copied(written: Path, tmp_path: Path) -> Path:
     """A copy of dense_first's iteration folder, to be damaged."""
     return shutil.copytree(written / "dense_first" / "iter_0000007", tmp_path / "iter_0000007")
+
+
+def dcp() -> ModuleType:
+    """torch.distributed.checkpoint, which takes seconds to load."""
+    return importlib.import_module("torch.distributed.checkpoint")
 
 
 def flat(routers: dict) -> dict[str, torch.Tensor]:
@@ -82,6 +108,7 @@ def assert_same(got: dict, truth: dict) -> None:
         assert torch.equal(got[name], tensor), name
 
 
+@pytest.mark.trainers
 class TestWritten:
     """Real checkpoints of each format."""
 
@@ -98,18 +125,14 @@ class TestWritten:
         assert {r.expert_bias.dtype for r in routers.values()} == {torch.float32}
 
     @pytest.mark.parametrize("name", KINDS)
-    def test_it_is_read_without_megatron(self, written: Path, name: str, tmp_path: Path) -> None:
+    def test_it_is_read_without_megatron(self, written: Path, name: str, apart: dict) -> None:
         """With megatron's import blocked, the same tensors are read."""
-        program = [sys.executable, "-c", READ, str(written / name), str(tmp_path / "got.pt")]
-        subprocess.run(program, capture_output=True, check=True, cwd=TESTS)
-        assert_same(torch.load(tmp_path / "got.pt"), torch.load(written / name / "truth.pt"))
+        assert_same(torch.load(apart[name][0]), torch.load(written / name / "truth.pt"))
 
-    def test_only_the_routers_are_read(self, written: Path, tmp_path: Path) -> None:
+    def test_only_the_routers_are_read(self, written: Path, apart: dict) -> None:
         """Of a checkpoint of over 60 MB, metadata and less than twice the routers are read."""
         folder = written / "big"
-        program = [sys.executable, "-c", READ, str(folder), str(tmp_path / "got.pt")]
-        done = subprocess.run(program, capture_output=True, text=True, check=True, cwd=TESTS)
-        opening, reading = map(int, done.stdout.split())
+        opening, reading = apart["big"][1]
         checkpoint = open_checkpoint(folder)
         routers = 4 * BIG["num_moe_experts"] * (2 * BIG["hidden_size"] + 4)
         assert checkpoint.file_bytes > 60e6
@@ -122,15 +145,15 @@ class TestWritten:
     def test_all_tensors_are_those_that_torch_reads(self, written: Path, name: str) -> None:
         """Each tensor is what torch.distributed.checkpoint loads; none of the model is absent."""
         checkpoint = open_checkpoint(written / name)
-        metadata = dcp.FileSystemReader(checkpoint.path).read_metadata().state_dict_metadata
+        metadata = dcp().FileSystemReader(checkpoint.path).read_metadata().state_dict_metadata
         wanted = {
             key: torch.empty(entry.size, dtype=entry.properties.dtype)
             for key, entry in metadata.items()
             if hasattr(entry, "size") and not key.startswith("optimizer")
         }
-        reader = dcp.FileSystemReader(checkpoint.path)
+        reader = dcp().FileSystemReader(checkpoint.path)
         with pytest.warns(UserWarning, match="single process"):
-            dcp.load(wanted, storage_reader=reader, no_dist=True)
+            dcp().load(wanted, storage_reader=reader, no_dist=True)
         assert_same({name: checkpoint.read(name) for name in checkpoint.tensors}, wanted)
 
     def test_mtp_routers_are_there_and_not_counted(self, written: Path) -> None:
@@ -157,6 +180,7 @@ class TestWritten:
         assert open_checkpoint(root) == open_checkpoint(inner)
 
 
+@pytest.mark.trainers
 class TestRoots:
     """Which iteration of a root is opened."""
 
@@ -196,7 +220,7 @@ class TestRoots:
 def old_core(folder: Path) -> None:
     """Pickle .metadata again, in the class that megatron-core 0.15.3 writes."""
     path = "megatron.core.dist_checkpointing.strategies.torch"
-    metadata = dcp.FileSystemReader(folder).read_metadata()
+    metadata = dcp().FileSystemReader(folder).read_metadata()
     module = ModuleType(path)
     # As in 0.15.3: a dataclass derived from Metadata with one more field.
     cls = type("MCoreMetadata", (type(metadata),), {"__module__": path, "mcore_data": None})
@@ -217,17 +241,18 @@ def old_core(folder: Path) -> None:
 class TestMetadata:
     """The pickle in which torch keeps what lies where."""
 
+    @pytest.mark.trainers
     def test_core_0_15_is_read_without_megatron(
         self, written: Path, copied: Path, tmp_path: Path
     ) -> None:
         """Metadata in megatron-core 0.15's own class gives the same routers."""
         old_core(copied)
         assert b"MCoreMetadata" in (copied / ".metadata").read_bytes()
-        program = [sys.executable, "-c", READ, str(copied), str(tmp_path / "got.pt")]
-        subprocess.run(program, capture_output=True, check=True, cwd=TESTS)
+        read_apart((copied, tmp_path / "got.pt"))
         truth = torch.load(written / "dense_first" / "truth.pt")
         assert_same(torch.load(tmp_path / "got.pt"), truth)
 
+    @pytest.mark.trainers
     def test_a_pickle_that_would_run_code_is_refused(self, copied: Path, tmp_path: Path) -> None:
         """A .metadata that calls os.system, alone or inside real metadata, raises and runs not."""
         mark = tmp_path / "ran"
@@ -236,7 +261,7 @@ class TestMetadata:
             def __reduce__(self):
                 return os.system, (f"touch {mark}",)
 
-        metadata = dcp.FileSystemReader(copied).read_metadata()
+        metadata = dcp().FileSystemReader(copied).read_metadata()
         metadata.planner_data = Evil()
         for evil in (Evil(), metadata):
             (copied / ".metadata").write_bytes(pickle.dumps(evil))
@@ -246,6 +271,7 @@ class TestMetadata:
                 open_checkpoint(copied)
         assert not mark.exists()
 
+    @pytest.mark.trainers
     def test_an_absent_or_short_file_is_refused(self, copied: Path) -> None:
         """A .distcp that is gone or cut is named when the folder is opened."""
         data = (copied / "__0_0.distcp").read_bytes()
@@ -256,6 +282,7 @@ class TestMetadata:
         with pytest.raises(FormatError, match=r"__0_0.distcp: not there, but .* names it"):
             open_checkpoint(copied)
 
+    @pytest.mark.trainers
     def test_damaged_blocks_are_refused(self, copied: Path) -> None:
         """Blocks overwritten with zeros raise when they are read, and only then."""
         for file in copied.glob("*.distcp"):
@@ -264,6 +291,7 @@ class TestMetadata:
         with pytest.raises(FormatError, match=r"router\.weight: damaged archive: BadZip"):
             router_tensors(checkpoint)
 
+    @pytest.mark.trainers
     def test_blocks_that_do_not_make_up_their_tensor_are_refused(self, copied: Path) -> None:
         """A tensor with a block taken away, moved out, or doubled raises FormatError."""
         from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
@@ -292,9 +320,10 @@ class TestMetadata:
             with pytest.raises(FormatError, match=said):
                 open_checkpoint(copied)
 
+    @pytest.mark.trainers
     def test_files_outside_of_the_folder_are_refused(self, copied: Path) -> None:
         """A file name with a path in it is not followed."""
-        metadata = dcp.FileSystemReader(copied).read_metadata()
+        metadata = dcp().FileSystemReader(copied).read_metadata()
         for info in metadata.storage_data.values():
             info.relative_path = f"../iter_0000007/{info.relative_path}"
         (copied / ".metadata").write_bytes(pickle.dumps(metadata))
@@ -305,6 +334,7 @@ class TestMetadata:
 class TestLegacy:
     """mp_rank_* folders."""
 
+    @pytest.mark.trainers
     def test_an_absent_stage_is_named(self, written: Path, tmp_path: Path) -> None:
         """Of two pipeline stages the second is required, and its folder named."""
         root = shutil.copytree(written / "legacy" / "pp2", tmp_path / "pp2")
@@ -312,6 +342,7 @@ class TestLegacy:
         with pytest.raises(FormatError, match="no mp_rank_00_001 among 1 ranks, pipeline size 2"):
             open_checkpoint(root)
 
+    @pytest.mark.trainers
     def test_one_suffix_is_the_expert_rank_without_a_pipeline(
         self, written: Path, tmp_path: Path
     ) -> None:

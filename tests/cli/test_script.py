@@ -1,4 +1,4 @@
-"""The command line through the installed script: exit codes, streams, files, signals."""
+"""The command line: exit codes, streams, files; and a handful of lines of the installed script."""
 
 import contextlib
 import errno
@@ -12,44 +12,59 @@ from pathlib import Path
 
 import pytest
 
+from support.shell import complaint, run
+
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = str(Path(sys.executable).parent / "routectl")
 ENGINE = "fixtures/tiny_rl/vllm.bf16/samples.jsonl"
 TRAINER = "fixtures/tiny_rl/routes_v0.fp32.npz"
 
 
-def routectl(*args: str) -> subprocess.CompletedProcess[str]:
-    """Run the installed script in the repository root, not on a terminal."""
-    return subprocess.run(
-        [SCRIPT, *args], capture_output=True, text=True, cwd=ROOT, check=False, timeout=120
-    )
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every line runs in the repository's root."""
+    monkeypatch.chdir(ROOT)
 
 
-def complaint(*args: str) -> str:
-    """The error of a run that must exit 2 with an empty stdout and no traceback."""
-    done = routectl(*args)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    lines = done.stderr.splitlines()
-    assert lines[0].startswith("routectl: ")
-    assert len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("hint: "))
-    return done.stderr
+def installed(*args: str) -> tuple[int, str, str]:
+    """What the installed script says, not on a terminal: exit code, stdout, stderr."""
+    done = subprocess.run([SCRIPT, *args], capture_output=True, text=True, check=False, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+class TestScript:
+    """The script that pip installs."""
+
+    def test_exit_codes(self) -> None:
+        """The script exits with the code of main, and says what main says."""
+        code, out, err = installed("diff", ENGINE, ENGINE)
+        assert (code, err) == (0, "")
+        assert out.startswith("SAME")
+        assert installed("diff", ENGINE, TRAINER)[0] == 1
+        code, out, err = installed("diff", ENGINE, "none.npz")
+        assert (code, out) == (2, "")
+        assert err == "routectl: none.npz: cannot be read: No such file or directory\n"
+
+    def test_version(self) -> None:
+        """--version prints the version of the package."""
+        import routectl as package
+
+        assert installed("--version")[1] == f"routectl {package.__version__}\n"
 
 
 class TestExitCodes:
     """0 same or within, 1 differs or over, 2 trouble."""
 
-    def test_same_is_0(self) -> None:
+    def test_same_is_0(self, capsys) -> None:
         """A dump against itself is the same."""
-        done = routectl("diff", ENGINE, ENGINE)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.startswith("SAME")
+        done = run(capsys, "diff", ENGINE, ENGINE)
+        assert (done.code, done.err) == (0, "")
+        assert done.out.startswith("SAME")
 
-    def test_different_is_1(self) -> None:
+    def test_different_is_1(self, capsys) -> None:
         """A mismatched row is exit 1, and --exit-zero makes it 0."""
-        assert routectl("diff", ENGINE, TRAINER).returncode == 1
-        assert routectl("diff", ENGINE, TRAINER, "--exit-zero").returncode == 0
+        assert run(capsys, "diff", ENGINE, TRAINER).code == 1
+        assert run(capsys, "diff", ENGINE, TRAINER, "--exit-zero").code == 0
 
     @pytest.mark.parametrize(
         ("flags", "code"),
@@ -66,9 +81,9 @@ class TestExitCodes:
             (["--fail-over", "rows_mismatched:2055"], 0),
         ],
     )
-    def test_thresholds_decide(self, flags: list[str], code: int) -> None:
+    def test_thresholds_decide(self, capsys, flags: list[str], code: int) -> None:
         """With thresholds, only they decide between 0 and 1."""
-        assert routectl("diff", ENGINE, TRAINER, *flags).returncode == code
+        assert run(capsys, "diff", ENGINE, TRAINER, *flags).code == code
 
     @pytest.mark.parametrize(
         ("args", "said"),
@@ -94,80 +109,74 @@ class TestExitCodes:
             (["convert", ENGINE, "out.txt"], "expected NAME.parquet"),
         ],
     )
-    def test_trouble_is_2(self, args: list[str], said: str) -> None:
+    def test_trouble_is_2(self, capsys, args: list[str], said: str) -> None:
         """Trouble is exit 2 with one line that says what was wrong."""
-        assert said in complaint(*args)
+        assert said in complaint(capsys, *args)
 
-    def test_no_arguments(self) -> None:
+    def test_no_arguments(self, capsys) -> None:
         """Without arguments the help is printed and the exit code is 2."""
-        done = routectl()
-        assert done.returncode == 2
-        assert done.stdout.startswith("Usage: routectl")
-
-    def test_version(self) -> None:
-        """--version prints the version of the package."""
-        import routectl as package
-
-        assert routectl("--version").stdout == f"routectl {package.__version__}\n"
+        done = run(capsys)
+        assert done.code == 2
+        assert done.out.startswith("Usage: routectl")
 
 
 class TestStreams:
     """stdout is the answer; files are whole or absent."""
 
-    def test_json_is_the_library_value(self) -> None:
+    def test_json_is_the_library_value(self, capsys) -> None:
         """--json prints what diff_document returns."""
         import routectl as package
 
         old = package.open_dump(ROOT / ENGINE)
         new = package.open_dump(ROOT / TRAINER)
         document = package.diff_document(package.diff(old, new))
-        printed = json.loads(routectl("diff", ENGINE, TRAINER, "--json").stdout)
+        printed = json.loads(run(capsys, "diff", ENGINE, TRAINER, "--json").out)
         for side in ("old", "new"):
             for place in (document, printed):
                 place[side].pop("path")
                 place[side].pop("facts_source")
         assert printed == json.loads(json.dumps(document))
 
-    def test_output_file(self, tmp_path: Path) -> None:
+    def test_output_file(self, capsys, tmp_path: Path) -> None:
         """-o writes the report whole, and refuses to replace it without --force."""
         target = tmp_path / "report.json"
         args = ("diff", ENGINE, TRAINER, "--json", "-o", str(target))
-        done = routectl(*args)
-        assert (done.returncode, done.stdout) == (1, "")
+        done = run(capsys, *args)
+        assert (done.code, done.out) == (1, "")
         assert json.loads(target.read_text("utf-8"))["rows"] == 101616
         target.write_text("kept", "utf-8")
-        assert "already exists" in complaint(*args)
+        assert "already exists" in complaint(capsys, *args)
         assert target.read_text("utf-8") == "kept"
-        assert routectl(*args, "--force").returncode == 1
+        assert run(capsys, *args, "--force").code == 1
         assert target.read_text("utf-8") != "kept"
         assert list(tmp_path.iterdir()) == [target]
 
-    def test_text_output_file_is_plain(self, tmp_path: Path) -> None:
+    def test_text_output_file_is_plain(self, capsys, tmp_path: Path) -> None:
         """A text report in a file is what a pipe gets."""
         target = tmp_path / "report.txt"
-        routectl("diff", ENGINE, TRAINER, "-o", str(target))
-        assert target.read_text("utf-8") == routectl("diff", ENGINE, TRAINER, "-o", "-").stdout
+        run(capsys, "diff", ENGINE, TRAINER, "-o", str(target))
+        assert target.read_text("utf-8") == run(capsys, "diff", ENGINE, TRAINER, "-o", "-").out
 
-    def test_convert_keeps_everything(self, tmp_path: Path) -> None:
+    def test_convert_keeps_everything(self, capsys, tmp_path: Path) -> None:
         """A converted dump is the same as its source, log-probs included."""
         target = tmp_path / "native.parquet"
-        assert routectl("convert", ENGINE, str(target)).returncode == 0
-        report = json.loads(routectl("diff", ENGINE, str(target), "--json").stdout)
+        assert run(capsys, "convert", ENGINE, str(target)).code == 0
+        report = json.loads(run(capsys, "diff", ENGINE, str(target), "--json").out)
         assert report["rows_mismatched"] == report["order_mismatches"] == 0
         assert report["coverage_rate"] == 1
         assert report["logprobs"]["tokens"] == 9216
         assert report["logprobs"]["max_abs_d"] == 0
-        assert "already exists" in complaint("convert", ENGINE, str(target))
+        assert "already exists" in complaint(capsys, "convert", ENGINE, str(target))
 
-    def test_sizes_instead_of_a_config(self, tmp_path: Path) -> None:
+    def test_sizes_instead_of_a_config(self, capsys, tmp_path: Path) -> None:
         """--num-layers, --top-k and --num-experts stand in for --model."""
         copy = tmp_path / "alone.jsonl"
         copy.write_bytes((ROOT / ENGINE).read_bytes())
-        assert "--model" in complaint("show", str(copy))
+        assert "--model" in complaint(capsys, "show", str(copy))
         sizes = ("--num-layers", "6", "--top-k", "4", "--num-experts", "32")
-        assert routectl("show", str(copy), *sizes).returncode == 0
+        assert run(capsys, "show", str(copy), *sizes).code == 0
 
-    def test_incomparable_layer_is_trouble(self, tmp_path: Path) -> None:
+    def test_incomparable_layer_is_trouble(self, capsys, tmp_path: Path) -> None:
         """A layer that is filler on one side is exit 2, after the report."""
         import numpy as np
 
@@ -177,10 +186,10 @@ class TestStreams:
         np.savez(tmp_path / "a.npz", s=ids)
         np.savez(tmp_path / "b.npz", s=holed)
         sizes = ("--num-layers", "2", "--top-k", "4", "--num-experts", "8")
-        done = routectl("diff", str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), *sizes)
-        assert done.returncode == 2
-        assert done.stdout.startswith("INCOMPARABLE")
-        assert "first: layer 1" in done.stderr
+        done = run(capsys, "diff", str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), *sizes)
+        assert done.code == 2
+        assert done.out.startswith("INCOMPARABLE")
+        assert "first: layer 1" in done.err
 
 
 class TestSignals:
@@ -189,9 +198,7 @@ class TestSignals:
     def test_closed_pipe_is_141(self) -> None:
         """When the reader of stdout goes away, the exit code is 141 and stderr is empty."""
         line = f"{SCRIPT} diff {ENGINE} {TRAINER} --json | true; echo ${{PIPESTATUS[0]}}"
-        done = subprocess.run(
-            ["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, check=True
-        )
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
         assert (done.stdout.strip(), done.stderr) == ("141", "")
 
     def test_interrupt_is_130(self, tmp_path: Path) -> None:

@@ -2,12 +2,22 @@
 
 import importlib.util
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
+MARKS = {
+    "staleness.md": [pytest.mark.models],  # its console blocks run checkpoints
+    "series.json": [pytest.mark.slow],  # series.txt is made of the same reports
+    "staleness.terminal.txt": [pytest.mark.slow],  # staleness.pipe.txt has the same figures
+    "staleness.wide.txt": [pytest.mark.slow],
+    "ci.md": [pytest.mark.slow],  # ci.txt runs the same checks
+    "ci.terminal.txt": [pytest.mark.slow],
+    "routectl-ci.baseline.json": [pytest.mark.slow],
+}
 
 
 def load_make() -> ModuleType:
@@ -20,11 +30,14 @@ def load_make() -> ModuleType:
     return module
 
 
-MADE = list(load_make().made())
+MADE = [  # paths, and functions that make what is in them: nothing is made before its test
+    pytest.param(path, content, id=path.name, marks=MARKS.get(path.name, []))
+    for path, content in load_make().made()
+]
 
 
-@pytest.mark.parametrize(("path", "content"), MADE, ids=[str(p.name) for p, _ in MADE])
-def test_made_file_is_true(path: Path, content) -> None:
+@pytest.mark.parametrize(("path", "content"), MADE)
+def test_made_file_is_true(path: Path, content: Callable[[], bytes]) -> None:
     """What fixtures/make.py makes now is what is checked in."""
     assert path.read_bytes() == content()
 

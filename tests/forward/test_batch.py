@@ -16,6 +16,8 @@ from routectl.forward.options import RunOptions
 from support import families
 from support.forwards import checkpoint_of, forward, hooked, load, samples
 
+pytestmark = pytest.mark.models
+
 NAMES = [name for name in families.FAMILIES if "." not in name]
 LENGTHS = (7, 30, 19)  # padding longer than the windows of 16 of the tiny models
 KINDS = ("qwen3_moe", "deepseek_v3", "phimoe", "deepseek_v4", "qwen3_next", "zaya")

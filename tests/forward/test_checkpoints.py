@@ -12,6 +12,8 @@ from routectl import open_dump
 from support.building import FIXTURES
 from support.forwards import forward, real_checkpoint
 
+pytestmark = pytest.mark.models
+
 EAGER = {"attention": "eager", "experts": "eager"}
 FLOAT32 = {
     "deepseek_v3": ("vllm-0.32.0",),

@@ -11,6 +11,8 @@ from routectl.routers.maths import route
 from support import families
 from support.forwards import checkpoint_of, forward, hooked, load, samples
 
+pytestmark = pytest.mark.models
+
 LENGTHS = (12, 7)
 GROUPED = [
     name

@@ -16,6 +16,8 @@ from routectl.forward.tape import Forced, Tape
 from support import families
 from support.forwards import checkpoint_of, forward, samples
 
+pytestmark = pytest.mark.models
+
 NAMES = [name for name in families.FAMILIES if "." not in name]
 MISSING = (2, 5)
 

@@ -19,6 +19,8 @@ from support import families
 from support.forwards import checkpoint_of, forward, load, quiet, samples
 from support.modules import call
 
+pytestmark = pytest.mark.models
+
 LENGTHS = (12, 7, 1)
 GAPS = ("gemma4", "zaya")  # their logits are no product of the router's input and a matrix
 NO_RECIPE = ("inkling",)

@@ -10,6 +10,8 @@ from routectl.errors import MismatchError, UnsupportedError
 from routectl.forward.live import record, replay
 from support import families
 
+pytestmark = pytest.mark.models
+
 COVERED = tuple(families.FAMILIES)
 
 

@@ -17,19 +17,13 @@ from routectl.forward.routers import find_megatron_routers
 from routectl.forward.tape import Tape
 from routectl.routers.from_config import megatron_recipe
 from routectl.routers.maths import route
-from support.mcore import build, config_of, hidden, on_cpu
+from support.mcore import UNFUSED, build, config_of, hidden, on_cpu
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*tp_group is None")  # Megatron's own calls
+pytestmark = [
+    pytest.mark.trainers,
+    pytest.mark.filterwarnings("ignore:.*tp_group is None"),  # Megatron's own calls
+]
 TOKENS, BATCH, VOCAB = 8, 3, 64
-OPTIONS = {
-    "gradient_accumulation_fusion": False,
-    "bias_dropout_fusion": False,
-    "masked_softmax_fusion": False,
-    "persist_layer_norm": False,
-    "attention_dropout": 0.0,
-    "hidden_dropout": 0.0,
-    "moe_token_dispatcher_type": "allgather",
-}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +49,7 @@ def gpt(core, **options):
     from megatron.core.models.gpt import GPTModel
 
     core.Replay.clear_global_router_replay_instances()
-    config = config_of(core, 3, **OPTIONS, **options)
+    config = config_of(core, 3, **UNFUSED, **options)
     spec = core.specs(config, use_transformer_engine=False)
     torch.manual_seed(0)
     with warnings.catch_warnings():

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 
 from routectl import open_dump
 from routectl.checkpoints import open_checkpoint
@@ -22,6 +21,8 @@ from routectl.jobs.recompute.router_inputs import recompute_from_inputs
 from support.mcore_checkpoints import EXPERTS, TOP_K
 from support.mcore_replay import LENGTH, SAMPLES, VARIANTS
 from support.shell import complaint, run
+
+pytestmark = pytest.mark.trainers
 
 TESTS = Path(__file__).parent.parent
 RECOMPUTE = """
@@ -139,6 +140,8 @@ class TestArguments:
 
     def test_refused_arguments_among_the_tensors_count_as_absent(self, tmp_path: Path) -> None:
         """Arguments that name a function off the list are not made; the model's tensors open."""
+        from torch.distributed import checkpoint as dcp  # takes seconds to load
+
         weight = torch.randn(EXPERTS, 8)
         state = {"model": {"decoder.layers.0.mlp.router.weight": weight}, "args": os.getcwd}
         writer = dcp.FileSystemWriter(tmp_path / "iter_0000001")

@@ -20,6 +20,8 @@ from routectl.forward.streaming import Conductor, layer_weights
 from support import families
 from support.forwards import checkpoint_of, forward, quiet, samples
 
+pytestmark = pytest.mark.models
+
 
 @pytest.fixture(autouse=True)
 def one_thread():

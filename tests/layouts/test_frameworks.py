@@ -86,6 +86,7 @@ def verl_thd(lens, tp, cp, cp_rank, **options):
     return rows[0], params.cu_seqlens_q_padded.tolist()
 
 
+@pytest.mark.trainers
 @verl
 @sizes
 @pytest.mark.parametrize("layout", NAMES)
@@ -106,6 +107,7 @@ def test_verl_thd(layout, tp, cp):
             check(packing, rank, rows)
 
 
+@pytest.mark.trainers
 @verl
 def test_verl_loses_rows_that_we_refuse_to_place():
     """A bucket that no 2 x cp pieces fit makes verl drop the middle of the last sample."""
@@ -116,6 +118,7 @@ def test_verl_loses_rows_that_we_refuse_to_place():
         Packing([12], "verl", cp=2, bucket=14)
 
 
+@pytest.mark.trainers
 @verl
 @pytest.mark.parametrize("layout", NAMES)
 @pytest.mark.parametrize("tp", [1, 2, 3])
@@ -138,6 +141,7 @@ def test_verl_dynamic_cp(layout, tp, own):
         check(share.packing, share.cp_rank, rows)
 
 
+@pytest.mark.trainers
 @verl
 @sizes
 @pytest.mark.parametrize("fp8", [None, "blockwise"])
@@ -161,6 +165,7 @@ def test_verl_packed_batches(tp, cp, fp8):
             check(packing, rank, rows[0])
 
 
+@pytest.mark.trainers
 @verl
 @sizes
 @pytest.mark.parametrize("fp8", [None, "blockwise"])
@@ -181,6 +186,7 @@ def test_verl_bshd(tp, cp, fp8, forced):
             check_bshd(packing, rank, rows_BS)
 
 
+@pytest.mark.trainers
 @swift
 @pytest.mark.parametrize(("tp", "cp"), list(product((1, 2, 4), (1, 2, 3, 4))))
 @pytest.mark.parametrize("fp8", BLOCKS)
@@ -210,6 +216,7 @@ def test_megatron_sbhd_runs(run):
     assert (samples * run["S"] + positions).tolist() == run["sbhd_token_ids"]
 
 
+@pytest.mark.trainers
 @sizes
 def test_megatron_batch_on_a_cp_rank(monkeypatch, tp, cp):
     """Megatron-Core's own get_batch_on_this_cp_rank cuts S-major and B-major batches as we do."""

@@ -94,6 +94,7 @@ def test_a_stage_that_is_not_there():
         Pipeline(4, 2).stage_layers(2)
 
 
+@pytest.mark.trainers
 def test_megatron_agrees_on_every_small_cut():
     """Megatron-Core's own functions give the same cut wherever both accept the sizes."""
     with warnings.catch_warnings():

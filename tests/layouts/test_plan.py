@@ -107,6 +107,7 @@ def test_karmarkar_karp_plans_grow_until_the_cap_holds():
     assert sorted(plan.samples()) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.trainers
 @verl
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=30), st.integers(1, 8))
 def test_karmarkar_karp_is_verls(weights, parts):

@@ -6,8 +6,6 @@ The files are made here, opcode by opcode, around what the trainers' own files h
 import io
 import pickle
 import struct
-import subprocess
-import sys
 import time
 import tracemalloc
 
@@ -23,6 +21,7 @@ from routectl.model import ModelFacts
 from routectl.pickled.archive_writer import tensordict_archive, torch_archive
 from routectl.pickled.opcodes import Chunks, Made, Name, PersistentId, emit_pickle, objects_array
 from support.building import check_line
+from support.shell import complaint
 
 FACTS = ModelFacts(2, (1,), 4, 2, None)
 VERL = Name("verl.protocol", "DataProto")
@@ -345,31 +344,13 @@ def test_objects_are_lists_of_what_is_allowed(here):
     refused(here, dumps(made), "1 objects in a numpy array of shape")
 
 
-def test_the_command_line_says_it_in_one_line(here):
+def test_the_command_line_says_it_in_one_line(capsys, here):
     """routectl show exits with 2 and one line; the call in the file is not made."""
     here.write_bytes(dumps(with_evil("dp", EVILS["os.system"])))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "routectl",
-            "show",
-            str(here),
-            "--num-layers",
-            "2",
-            "--top-k",
-            "2",
-            "--num-experts",
-            "4",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1
-    assert "names posix.system, which is not on the list" in done.stderr
+    sizes = ("--num-layers", "2", "--top-k", "2", "--num-experts", "4")
+    said = complaint(capsys, "show", here, *sizes)
+    assert said.count("\n") == 1
+    assert "names posix.system, which is not on the list" in said
 
 
 GOOD = dumps(changed())

@@ -5,6 +5,8 @@ import torch
 
 from support.families import FAMILIES, expert_bias, routers, tiny, tokens
 
+pytestmark = pytest.mark.models
+
 DTYPES = (torch.float32, torch.bfloat16)
 
 

@@ -18,6 +18,8 @@ from routectl.routers.maths import gate_weights, route, router_logits
 from support.families import FAMILIES, config_of_family, routers, tiny
 from support.modules import call, hidden_states, same_sets, tensors_of
 
+pytestmark = pytest.mark.models
+
 T = 96
 COVERED = [name for name in FAMILIES if name != "inkling"]
 

@@ -58,6 +58,7 @@ def fits(branch):
     return kept is None or top_k >= kept
 
 
+@pytest.mark.trainers
 @pytest.mark.parametrize(
     "branch", [branch for branch in BRANCHES if fits(branch)], ids=lambda b: "-".join(map(str, b))
 )
@@ -90,6 +91,7 @@ def test_function(branch, core):
     assert torch.equal(got.weights_TK[clear], probs.gather(1, got.ids_TK)[clear])
 
 
+@pytest.mark.trainers
 @pytest.mark.parametrize("dtype", [None, "fp32", "fp64"])
 @pytest.mark.parametrize("bias", [False, True])
 def test_router(dtype, bias, core):
@@ -135,6 +137,7 @@ def test_router(dtype, bias, core):
     assert torch.equal(got.weights_TK[clear], probs.gather(1, got.ids_TK)[clear])
 
 
+@pytest.mark.trainers
 @pytest.mark.parametrize("score", SCORES, ids=str)
 def test_forced_weights(score, core):
     """gate_weights of forced ids equals what RouterReplay's forward replay gives, bit for bit."""

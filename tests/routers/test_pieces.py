@@ -281,6 +281,7 @@ def test_hash_layer_takes_the_table():
         route(recipe, logits)
 
 
+@pytest.mark.models
 def test_longcat_zero_experts_keep_their_ids():
     """LongCat's zero experts come out as ids of E and up, as its own router has them."""
     from routectl.routers.from_config import recipe_from_config

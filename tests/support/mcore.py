@@ -12,9 +12,40 @@ from unittest import mock
 import numpy as np
 import torch
 
-__all__ = ["HIDDEN", "build", "config_of", "experts_of", "hidden", "on_cpu", "replay"]
+__all__ = [
+    "HIDDEN",
+    "UNFUSED",
+    "build",
+    "config_of",
+    "experts_of",
+    "hidden",
+    "on_cpu",
+    "replay",
+    "start_alone",
+]
 
 HIDDEN = 16
+UNFUSED = {  # options of a model that runs on the CPU, the same each time
+    "gradient_accumulation_fusion": False,
+    "bias_dropout_fusion": False,
+    "masked_softmax_fusion": False,
+    "persist_layer_norm": False,
+    "attention_dropout": 0.0,
+    "hidden_dropout": 0.0,
+    "moe_token_dispatcher_type": "allgather",
+}
+
+
+def start_alone():
+    """Begin as the one rank of a run: a process group of one, one thread, seed 0."""
+    from megatron.core import parallel_state
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    parallel_state.initialize_model_parallel()
 
 
 @contextlib.contextmanager

@@ -14,6 +14,8 @@ from unittest import mock
 import numpy as np
 import torch
 
+from support.mcore import start_alone
+
 __all__ = ["BIG", "DENSE_FIRST", "EXPERTS", "HIDDEN", "LEGACY", "TOP_K"]
 
 HIDDEN, EXPERTS, TOP_K = 64, 16, 4
@@ -175,14 +177,7 @@ def save_legacy(folder, pp, vpp, options, freq):
 
 def main(folder):
     """Every checkpoint of the tests."""
-    from megatron.core import parallel_state
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    torch.distributed.init_process_group(
-        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
-    )
-    parallel_state.initialize_model_parallel()
+    start_alone()
     save_dist(folder / "stacked", gpt(config_for(3, 1)))
     save_dist(folder / "dense_first", gpt(config_for(3, DENSE_FIRST)))
     save_dist(folder / "mtp", gpt(config_for(3, DENSE_FIRST, mtp_num_layers=1)))

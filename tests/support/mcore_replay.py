@@ -16,21 +16,12 @@ from unittest import mock
 import torch
 from safetensors.torch import save_file
 
-from support.mcore import on_cpu
+from support.mcore import UNFUSED, on_cpu, start_alone
 from support.mcore_checkpoints import EXPERTS, HIDDEN, config_for, gpt
 
 __all__ = ["LENGTH", "SAMPLES", "VARIANTS"]
 
 LENGTH, SAMPLES = 24, 3
-OPTIONS = {
-    "gradient_accumulation_fusion": False,
-    "bias_dropout_fusion": False,
-    "masked_softmax_fusion": False,
-    "persist_layer_norm": False,
-    "attention_dropout": 0.0,
-    "hidden_dropout": 0.0,
-    "moe_token_dispatcher_type": "allgather",
-}
 SOFTMAX = {"moe_router_score_function": "softmax", "moe_router_enable_expert_bias": False}
 GROUPS = {"moe_router_num_groups": 4, "moe_router_group_topk": 2}
 EXACT = {"params_dtype": torch.float32, "bf16": False}
@@ -118,16 +109,9 @@ def run(model, folder):
 
 def main(folder):
     """Every variant."""
-    from megatron.core import parallel_state
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    torch.distributed.init_process_group(
-        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
-    )
-    parallel_state.initialize_model_parallel()
+    start_alone()
     for name, (how, freq, options) in VARIANTS.items():
-        config = config_for(3, freq, **OPTIONS, **options)
+        config = config_for(3, freq, **UNFUSED, **options)
         model = gpt(config).to(config.params_dtype).eval()  # as Float16Module does
         for layer in model.decoder.layers:
             if router := getattr(layer.mlp, "router", None):

@@ -1,12 +1,14 @@
 """The command line run in this process, and the dumps that it is run on."""
 
+import io
 import json
+import sys
 from types import SimpleNamespace
 
 from routectl.cli.main import main
 from support.building import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES
 
-__all__ = ["DUMPS", "complaint", "document", "run", "written"]
+__all__ = ["DUMPS", "complaint", "document", "on_terminal", "run", "written"]
 
 DUMPS = {
     "jsonl": DEEPSEEK / "samples.jsonl",
@@ -29,6 +31,26 @@ def run(capsys, *args):
     code = main([str(arg) for arg in args])
     streams = capsys.readouterr()
     return SimpleNamespace(code=code, out=streams.out, err=streams.err)
+
+
+class _Terminal(io.StringIO):
+    """A stdout that says that it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def on_terminal(monkeypatch, columns, *args):
+    """Exit code and stdout of a command line on a terminal of so many columns."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    page = _Terminal()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", page)
+        code = main([str(arg) for arg in args])
+    return code, page.getvalue()
 
 
 def document(capsys, *args, code=0):

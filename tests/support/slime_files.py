@@ -5,6 +5,13 @@ Sources: slime 624b824a (utils/types.py, observability/train_data_utils.py), mil
 
 import torch
 
+CONFIG = {  # of the model that the dicts are of: layer 0 is dense
+    "model_type": "deepseek_v3",
+    "num_hidden_layers": 2,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+}
 A_IDS, B_IDS = [[[0, 1]], [[2, 3]], [[1, 0]]], [[[3, 2]]]  # [T, 1 MoE layer, K]
 
 

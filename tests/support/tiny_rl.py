@@ -1,5 +1,6 @@
 """The trained model at v0, v1 and v2: checkpoints unpacked, and what its routers do recomputed."""
 
+import json
 import runpy
 from types import MappingProxyType
 
@@ -9,11 +10,19 @@ from routectl.cli.main import main
 from routectl.formats import open_dump
 from support.building import FIXTURES
 
-__all__ = ["ENGINE", "TINY", "VERSIONS", "tiny_checkpoints", "tiny_dumps"]
+__all__ = ["COMPARISONS", "ENGINE", "TINY", "TRUTH", "VERSIONS", "tiny_checkpoints", "tiny_dumps"]
 
 TINY = FIXTURES / "tiny_rl"
 ENGINE = TINY / "vllm.bf16" / "samples.jsonl"
 VERSIONS = ("v0", "v1", "v2")
+TRUTH = json.loads((TINY / "truth.json").read_text("utf-8"))
+COMPARISONS = {  # of routes, in truth.json: old, new
+    "mismatch: engine bf16 at v0 / transformers fp32 at v0": ("engine", "v0"),
+    "staleness fp32: v0 / v1": ("v0", "v1"),
+    "staleness fp32: v0 / v2": ("v0", "v2"),
+    "total fp32: engine at v0 / v1": ("engine", "v1"),
+    "total fp32: engine at v0 / v2": ("engine", "v2"),
+}
 
 
 @pytest.fixture(scope="session")

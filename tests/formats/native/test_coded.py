@@ -430,6 +430,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_dump(tmp_path):
     """Writing and reading 64 MiB of ids takes at most 64 MB more than one row group's does."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
@@ -446,6 +447,7 @@ def test_memory_does_not_grow_with_the_dump(tmp_path):
     assert peaks[1] - peaks[0] < 64 << 20
 
 
+@pytest.mark.slow
 def test_killed_at_any_instant_the_file_is_absent_or_whole(tmp_path):
     """A convert that SIGKILL ends leaves no file under the name, or the whole one."""
     path = tmp_path / "x.parquet"

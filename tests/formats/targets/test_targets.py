@@ -6,8 +6,6 @@ Shape suffixes: B samples, S positions, T rows, L MoE layers, W layers, K top_k.
 import io
 import json
 import struct
-import subprocess
-import sys
 import tracemalloc
 import zipfile
 from dataclasses import replace
@@ -32,6 +30,7 @@ from routectl.formats.targets.write import write_target
 from routectl.model import ModelFacts
 from routectl.routes import Routes
 from support.dumps import make_dump, make_routes, make_sample
+from support.shell import run
 
 FIXTURES = Path(__file__).parent.parent.parent.parent / "fixtures"
 DEEPSEEK = FIXTURES / "recordings/vllm-0.32.0/deepseek_v3.bf16.grpo/samples.jsonl"
@@ -547,29 +546,23 @@ class TestHostile:
             open_dump(tmp_path / "a.pt", model=FACTS)
 
 
-def run(*args, text=True):
-    """routectl as a process."""
-    command = [sys.executable, "-m", "routectl", "convert", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=text, check=False)
-
-
 class TestCommand:
     """``routectl convert --to``."""
 
-    def test_pipe(self):
+    def test_pipe(self, capsysbinary):
         """JSON lines go to stdout for -, and nothing else does."""
-        done = run(DEEPSEEK, "-", "--to", "jsonl", text=False)
-        assert done.returncode == 0, done.stderr
-        assert len(io.BytesIO(done.stdout).readlines()) == 46
-        assert b"wrote stdout: 46 samples" in done.stderr
+        done = run(capsysbinary, "convert", DEEPSEEK, "-", "--to", "jsonl")
+        assert done.code == 0, done.err
+        assert len(io.BytesIO(done.out).readlines()) == 46
+        assert b"wrote stdout: 46 samples" in done.err
 
-    def test_says_what_it_did(self, tmp_path):
+    def test_says_what_it_did(self, capsys, tmp_path):
         """Sizes before and after, the ratio, the time and what was left out are on stderr."""
-        done = run(DEEPSEEK, tmp_path / "a.pt", "--to", "megatron", "--lossy")
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == ""
-        assert "46 samples; 241 kB to 726 kB (0.332 x) in " in done.stderr
-        assert "left out: log-probs" in done.stderr
+        done = run(capsys, "convert", DEEPSEEK, tmp_path / "a.pt", "--to", "megatron", "--lossy")
+        assert done.code == 0, done.err
+        assert done.out == ""
+        assert "46 samples; 241 kB to 726 kB (0.332 x) in " in done.err
+        assert "left out: log-probs" in done.err
 
     @pytest.mark.parametrize(
         ("args", "said"),
@@ -583,26 +576,26 @@ class TestCommand:
             (["out.pt", "--to", "slime", "--missing", "maybe"], "expected one of arange"),
         ],
     )
-    def test_trouble(self, tmp_path, args, said):
+    def test_trouble(self, capsys, tmp_path, args, said):
         """Trouble is exit 2 with a line that says what was wrong, and no file."""
         args = [tmp_path / args[0] if args[0] != "-" else "-", *args[1:]]
-        done = run(DEEPSEEK, *args)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert said in done.stderr
+        done = run(capsys, "convert", DEEPSEEK, *args)
+        assert (done.code, done.out) == (2, "")
+        assert said in done.err
         assert not list(tmp_path.iterdir())
 
-    def test_without_all_layers_the_model_is_needed(self, tmp_path):
+    def test_without_all_layers_the_model_is_needed(self, capsys, tmp_path):
         """Where a file knows its MoE layers alone, --model tells how many layers there are."""
         dump, native = open_dump(FIXTURES / "golden/deepseek_v3.parquet"), tmp_path / "old.parquet"
         write_native(dump, replace(dump.meta, num_layers=None), native, force=False)
-        done = run(native, tmp_path / "a.pt", "--to", "slime")
-        assert "how many layers" in done.stderr
+        done = run(capsys, "convert", native, tmp_path / "a.pt", "--to", "slime")
+        assert "how many layers" in done.err
         config = FIXTURES / "configs/deepseek_v3.json"
-        done = run(native, tmp_path / "a.pt", "--to", "slime", "--model", config)
-        assert done.returncode == 0, done.stderr
+        done = run(capsys, "convert", native, tmp_path / "a.pt", "--to", "slime", "--model", config)
+        assert done.code == 0, done.err
         other = FIXTURES / "configs/qwen3_moe.json"
-        done = run(native, tmp_path / "b.pt", "--to", "slime", "--model", other)
-        assert "of another model than --model" in done.stderr
+        done = run(capsys, "convert", native, tmp_path / "b.pt", "--to", "slime", "--model", other)
+        assert "of another model than --model" in done.err
 
 
 def table_row(target):

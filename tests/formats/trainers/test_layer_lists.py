@@ -10,7 +10,15 @@ from routectl.errors import FormatError, MismatchError
 from routectl.formats import open_dump
 from routectl.model import ModelFacts
 from support.building import check_line
-from support.slime_files import A_IDS, B_IDS, save_rollout, short_sample, slime_sample, train_data
+from support.slime_files import (
+    A_IDS,
+    B_IDS,
+    CONFIG,
+    save_rollout,
+    short_sample,
+    slime_sample,
+    train_data,
+)
 
 FACTS = ModelFacts(3, (1, 2), 4, 2, None)
 ONE_MOE = ("--num-layers", "1", "--top-k", "2", "--num-experts", "4")
@@ -159,12 +167,3 @@ def test_convert_and_diff(tmp_path, rollout, capsys):
     assert main(["diff", str(rollout), str(out), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert (report["rows"], report["rows_mismatched"]) == (4, 1)
-
-
-CONFIG = {
-    "model_type": "deepseek_v3",
-    "num_hidden_layers": 2,
-    "first_k_dense_replace": 1,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-}

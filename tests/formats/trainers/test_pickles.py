@@ -22,6 +22,7 @@ from routectl.formats.targets.write import write_target
 from routectl.model import ModelFacts
 from support import pickled
 from support.dumps import make_dump, make_routes, make_sample
+from support.shell import run
 
 FIXTURES = Path(__file__).parent.parent.parent.parent / "fixtures"
 DEEPSEEK = FIXTURES / "recordings/vllm-0.32.0/deepseek_v3.bf16.grpo/samples.jsonl"
@@ -338,13 +339,12 @@ class TestOurs:
         path = write(make_dump([sample], (1,), 4, 2), "roll-pkl", tmp_path)
         assert open_dump(path, model=FACTS)[0].logprobs.tolist() == [0.0, -2.0]
 
-    def test_the_suffix_decides(self, tmp_path):
+    def test_the_suffix_decides(self, capsys, tmp_path):
         """convert SRC x.dp writes verl's batch; a .pkl must say whose it is."""
         codes = {}
         for name in ("x.dp", "x.pkl"):
-            run = [sys.executable, "-m", "routectl", "convert", str(DEEPSEEK), str(tmp_path / name)]
-            done = subprocess.run(run, capture_output=True, text=True, check=False)
-            codes[name] = (done.returncode, "--to" in done.stderr)
+            done = run(capsys, "convert", DEEPSEEK, tmp_path / name)
+            codes[name] = (done.code, "--to" in done.err)
         assert codes == {"x.dp": (0, False), "x.pkl": (2, True)}
         assert len(open_dump(tmp_path / "x.dp", model=CONFIG)) == 46
 

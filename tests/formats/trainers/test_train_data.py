@@ -15,6 +15,7 @@ from routectl.model import ModelFacts
 from routectl.ops.pairs.logprobs import with_logprobs
 from support.building import check_line
 from support.slime_files import (
+    CONFIG,
     save_rollout,
     shard,
     short_sample,
@@ -24,13 +25,6 @@ from support.slime_files import (
 )
 
 FACTS = ModelFacts(2, (1,), 4, 2, None)
-CONFIG = {
-    "model_type": "deepseek_v3",
-    "num_hidden_layers": 2,
-    "first_k_dense_replace": 1,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-}
 
 
 @pytest.fixture

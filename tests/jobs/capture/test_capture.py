@@ -61,6 +61,11 @@ def one_prompt(folder):
     return prompts_file(folder, {"input_ids": request_of(SGLANG, "generate_ids")["input_ids"]})
 
 
+def line(url, prompts, output, *more):
+    """The words of a command line."""
+    return ("capture", url, "--prompts", prompts, "-o", output, *more)
+
+
 def alike(sample, other):
     """Whether two samples hold the same tokens, routes and log-probs."""
     arrays = [(s.prompt_ids, s.response_ids, s.logprobs, s.routes.ids_TLK) for s in (sample, other)]
@@ -82,9 +87,7 @@ def test_recorded_requests_are_asked_and_their_answers_kept(
     target, lines = tmp_path / "dump.parquet", tmp_path / "dump.jsonl"
     with EngineServer(engine, recorded(ENGINES[engine], name)) as server:
         for path in (target, lines):
-            done = run(
-                capsys, "capture", server.url, "--prompts", prompts, "-o", path, *flags, *QUIET
-            )
+            done = run(capsys, *line(server.url, prompts, path, *flags, *QUIET))
             assert (done.code, done.out) == (0, ""), done.err
             assert done.err.splitlines()[-1] == f"routectl: wrote {path}: 1 sample"
     body = server.posts[0].body
@@ -109,19 +112,18 @@ def test_many_samples_of_many_prompts_come_in_order(tmp_path, capsys):
     with EngineServer("sglang", ROLLOUTS, pace_s=0.02) as server:
         done = run(
             capsys,
-            "capture",
-            server.url,
-            "--prompts",
-            all_prompts(tmp_path),
-            "-o",
-            tmp_path / "dump.parquet",
-            "--n",
-            4,
-            "--concurrency",
-            8,
-            "--seed",
-            7,
-            *QUIET,
+            *line(
+                server.url,
+                all_prompts(tmp_path),
+                tmp_path / "dump.parquet",
+                "--n",
+                4,
+                "--concurrency",
+                8,
+                "--seed",
+                7,
+                *QUIET,
+            ),
         )
     assert done.code == 0, done.err
     dump = open_dump(tmp_path / "dump.parquet")
@@ -141,18 +143,7 @@ def test_vllm_samples_have_ids_of_their_own(tmp_path, capsys):
     prompt, answers = vllm_rollouts()
     prompts = prompts_file(tmp_path, {"prompt": prompt})
     with EngineServer("vllm", {tuple(prompt): answers}) as server:
-        done = run(
-            capsys,
-            "capture",
-            server.url,
-            "--prompts",
-            prompts,
-            "-o",
-            tmp_path / "dump.parquet",
-            "--n",
-            4,
-            *QUIET,
-        )
+        done = run(capsys, *line(server.url, prompts, tmp_path / "dump.parquet", "--n", 4, *QUIET))
     assert done.code == 0, done.err
     assert "vllm 0.32.0, model qwen3_moe" in done.err
     dump = open_dump(tmp_path / "dump.parquet")
@@ -188,14 +179,7 @@ def test_trouble_that_passes_is_tried_again(tmp_path, capsys, faults):
     with EngineServer("sglang", recorded(SGLANG, "generate_ids"), faults) as server:
         done = run(
             capsys,
-            "capture",
-            server.url,
-            "--prompts",
-            one_prompt(tmp_path),
-            "-o",
-            tmp_path / "dump.parquet",
-            *QUIET,
-            *FAST,
+            *line(server.url, one_prompt(tmp_path), tmp_path / "dump.parquet", *QUIET, *FAST),
         )
     assert done.code == 0, done.err
     assert len(server.posts) == len(faults) + 1
@@ -208,16 +192,15 @@ def test_a_server_that_hangs_is_asked_again(tmp_path, capsys, fault):
     with EngineServer("sglang", recorded(SGLANG, "generate_ids"), [fault]) as server:
         done = run(
             capsys,
-            "capture",
-            server.url,
-            "--prompts",
-            one_prompt(tmp_path),
-            "-o",
-            tmp_path / "dump.parquet",
-            *QUIET,
-            *FAST[:-2],
-            "--timeout",
-            0.4,
+            *line(
+                server.url,
+                one_prompt(tmp_path),
+                tmp_path / "dump.parquet",
+                *QUIET,
+                *FAST[:-2],
+                "--timeout",
+                0.4,
+            ),
         )
     assert done.code == 0, done.err
     assert len(server.posts) == 2
@@ -229,14 +212,7 @@ def test_retry_after_is_kept(tmp_path, capsys):
     with EngineServer("sglang", recorded(SGLANG, "generate_ids"), [busy]) as server:
         done = run(
             capsys,
-            "capture",
-            server.url,
-            "--prompts",
-            one_prompt(tmp_path),
-            "-o",
-            tmp_path / "dump.parquet",
-            *QUIET,
-            *FAST,
+            *line(server.url, one_prompt(tmp_path), tmp_path / "dump.parquet", *QUIET, *FAST),
         )
     assert done.code == 0, done.err
     first, second = (post.time for post in server.posts)
@@ -346,17 +322,7 @@ def test_trouble_that_stays_ends_the_run(tmp_path, capsys, engine, answer, said)
     """The run ends after the first such answer with exit 2 and one line, and nothing is written."""
     prompts = prompts_file(tmp_path, *({"input_ids": [5, 6, i]} for i in range(20)))
     with EngineServer(engine, answer) as server:
-        done = run(
-            capsys,
-            "capture",
-            server.url,
-            "--prompts",
-            prompts,
-            "-o",
-            tmp_path / "dump.parquet",
-            *QUIET,
-            *FAST,
-        )
+        done = run(capsys, *line(server.url, prompts, tmp_path / "dump.parquet", *QUIET, *FAST))
     assert (done.code, done.out) == (2, "")
     assert "Traceback" not in done.err
     assert all(part in done.err for part in said), done.err
@@ -382,15 +348,14 @@ def test_an_endpoint_is_asked_unseen(tmp_path, capsys):
     with EngineServer("none", recorded(SGLANG, "generate_ids")) as server:
         done = run(
             capsys,
-            "capture",
-            server.url,
-            "--prompts",
-            one_prompt(tmp_path),
-            "-o",
-            tmp_path / "dump.parquet",
-            "--endpoint",
-            "generate",
-            *QUIET,
+            *line(
+                server.url,
+                one_prompt(tmp_path),
+                tmp_path / "dump.parquet",
+                "--endpoint",
+                "generate",
+                *QUIET,
+            ),
         )
     assert done.code == 0, done.err
     assert (server.gets, server.posts[0].path) == ([], "/generate")
@@ -403,22 +368,21 @@ def test_inference_of_vllm_takes_tokens(tmp_path, capsys):
     with EngineServer("vllm", recorded(VLLM, "completion_ids")) as server:
         done = run(
             capsys,
-            "capture",
-            server.url,
-            "--prompts",
-            prompts,
-            "-o",
-            tmp_path / "dump.parquet",
-            "--endpoint",
-            "inference",
-            "--seed",
-            4,
-            "--served-model",
-            "qwen3_moe",
-            "--max-tokens",
-            16,
-            "--model",
-            QWEN,
+            *line(
+                server.url,
+                prompts,
+                tmp_path / "dump.parquet",
+                "--endpoint",
+                "inference",
+                "--seed",
+                4,
+                "--served-model",
+                "qwen3_moe",
+                "--max-tokens",
+                16,
+                "--model",
+                QWEN,
+            ),
         )
     assert done.code == 0, done.err
     assert (server.posts[0].path, server.posts[0].body) == ("/inference/v1/generate", asked)
@@ -431,17 +395,16 @@ def test_skip_refused_leaves_out_and_says_so(tmp_path, capsys):
     with EngineServer("sglang", ROLLOUTS, faults) as server:
         done = run(
             capsys,
-            "capture",
-            server.url,
-            "--prompts",
-            all_prompts(tmp_path),
-            "-o",
-            target,
-            "--concurrency",
-            1,
-            "--skip-refused",
-            *QUIET,
-            *FAST,
+            *line(
+                server.url,
+                all_prompts(tmp_path),
+                target,
+                "--concurrency",
+                1,
+                "--skip-refused",
+                *QUIET,
+                *FAST,
+            ),
         )
     assert done.code == 0, done.err
     assert "left out p0/0: " in done.err
@@ -449,15 +412,14 @@ def test_skip_refused_leaves_out_and_says_so(tmp_path, capsys):
     with EngineServer("sglang", error(400, "too long")) as server:
         said = run(
             capsys,
-            "capture",
-            server.url,
-            "--prompts",
-            all_prompts(tmp_path),
-            "-o",
-            tmp_path / "none.parquet",
-            "--skip-refused",
-            *QUIET,
-            *FAST,
+            *line(
+                server.url,
+                all_prompts(tmp_path),
+                tmp_path / "none.parquet",
+                "--skip-refused",
+                *QUIET,
+                *FAST,
+            ),
         )
     assert said.code == 2
     assert "every request was refused" in said.err
@@ -554,14 +516,7 @@ def test_a_server_that_wants_a_key_says_so(tmp_path, capsys, status):
     """A server that lets nobody in without a key is no unknown engine: the flag is named."""
     with EngineServer("none", gets={"/model_info": error(status)}) as server:
         said = complaint(
-            capsys,
-            "capture",
-            server.url,
-            "--prompts",
-            one_prompt(tmp_path),
-            "-o",
-            tmp_path / "x.parquet",
-            *QUIET,
+            capsys, *line(server.url, one_prompt(tmp_path), tmp_path / "x.parquet", *QUIET)
         )
     assert "--api-key-file FILE" in said
 
@@ -571,16 +526,9 @@ def test_one_answer_for_two_samples_is_no_second_sample(tmp_path, capsys):
     with EngineServer("sglang", recorded(SGLANG, "generate_ids")) as server:
         done = run(
             capsys,
-            "capture",
-            server.url,
-            "--prompts",
-            one_prompt(tmp_path),
-            "-o",
-            tmp_path / "dump.parquet",
-            "--n",
-            2,
-            *QUIET,
-            *FAST,
+            *line(
+                server.url, one_prompt(tmp_path), tmp_path / "dump.parquet", "--n", 2, *QUIET, *FAST
+            ),
         )
     assert done.code == 2
     assert "sample 0/1: its answer is that of sample 0/0" in done.err
@@ -601,14 +549,7 @@ def test_one_run_at_a_time(tmp_path, capsys):
         holder.stdout.readline()
         with EngineServer("sglang", ROLLOUTS) as server:
             done = run(
-                capsys,
-                "capture",
-                server.url,
-                "--prompts",
-                all_prompts(tmp_path),
-                "-o",
-                tmp_path / "dump.parquet",
-                *QUIET,
+                capsys, *line(server.url, all_prompts(tmp_path), tmp_path / "dump.parquet", *QUIET)
             )
         holder.stdin.close()
     assert done.code == 2
@@ -658,15 +599,14 @@ def test_the_key_is_sent_and_kept_nowhere(tmp_path, capsys):
     with EngineServer("sglang", recorded(SGLANG, "generate_ids")) as server:
         done = run(
             capsys,
-            "capture",
-            server.url,
-            "--prompts",
-            one_prompt(tmp_path),
-            "-o",
-            tmp_path / "dump.jsonl",
-            "--api-key-file",
-            key,
-            *QUIET,
+            *line(
+                server.url,
+                one_prompt(tmp_path),
+                tmp_path / "dump.jsonl",
+                "--api-key-file",
+                key,
+                *QUIET,
+            ),
         )
     assert done.code == 0, done.err
     assert server.posts[0].headers["Authorization"] == "Bearer sesame"
@@ -700,13 +640,7 @@ def test_prompts_that_are_none_are_refused(tmp_path, capsys, prompt, said):
     with EngineServer("sglang") as server:
         done = run(
             capsys,
-            "capture",
-            server.url,
-            "--prompts",
-            prompts_file(tmp_path, prompt),
-            "-o",
-            tmp_path / "dump.parquet",
-            *QUIET,
+            *line(server.url, prompts_file(tmp_path, prompt), tmp_path / "dump.parquet", *QUIET),
         )
     assert done.code == 2
     assert said in done.err
@@ -735,17 +669,16 @@ def test_a_prompt_s_own_sampling_comes_first(tmp_path, capsys):
     with EngineServer("sglang", recorded(SGLANG, "generate_ids")) as server:
         done = run(
             capsys,
-            "capture",
-            server.url,
-            "--prompts",
-            prompts,
-            "-o",
-            tmp_path / "dump.parquet",
-            "--sampling",
-            "top_p=0.9",
-            "--sampling",
-            "stop=END",
-            *QUIET,
+            *line(
+                server.url,
+                prompts,
+                tmp_path / "dump.parquet",
+                "--sampling",
+                "top_p=0.9",
+                "--sampling",
+                "stop=END",
+                *QUIET,
+            ),
         )
     assert done.code == 0, done.err
     asked = server.posts[0].body["sampling_params"]

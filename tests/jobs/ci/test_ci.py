@@ -326,6 +326,7 @@ class TestBaseline:
             assert failed["limit"] == 2055 / 101_616 + points
             assert (failed["threshold"], failed["metric"]) == (f"mismatch:{limit}", "mismatch")
 
+    @pytest.mark.slow
     def test_each_layer_and_lag_has_its_own(self, capsys, tmp_path):
         """@* holds each layer, and staleness each lag, against its own number."""
         words = {

@@ -19,10 +19,10 @@ from routectl.ops.diff.measures import layer_measures, rate, total_measures
 from routectl.ops.summary import summarize
 from routectl.routes import Routes
 from support.dumps import part_of
+from support.tiny_rl import COMPARISONS, TINY, TRUTH
 
 FIXTURES = Path(__file__).parent.parent.parent.parent / "fixtures"
 RECORDINGS = FIXTURES / "recordings"
-TINY = FIXTURES / "tiny_rl"
 ENGINES = {"vllm": "vllm-0.32.0", "sglang": "sglang-0.5.23"}
 PAIRS = sorted(path.stem for path in (FIXTURES / "hf").glob("*.npz"))
 # rows and row mismatch of the bf16 engine against float32 transformers, as the data README has them
@@ -198,14 +198,6 @@ def test_two_engines_by_prefix():
     assert result.counts.only_old > 0  # what was sampled after the sides parted
 
 
-TRUTH = json.loads((TINY / "truth.json").read_text("utf-8"))
-COMPARISONS = {
-    "mismatch: engine bf16 at v0 / transformers fp32 at v0": ("engine", "v0"),
-    "staleness fp32: v0 / v1": ("v0", "v1"),
-    "staleness fp32: v0 / v2": ("v0", "v2"),
-    "total fp32: engine at v0 / v1": ("engine", "v1"),
-    "total fp32: engine at v0 / v2": ("engine", "v2"),
-}
 # mismatched rows, rate, tokens with a mismatch, rows by swaps, as the data README has them
 TABLE = {
     ("engine", "v0"): (2_055, 0.0202, 1_534, [2_049, 6, 0]),

@@ -3,11 +3,9 @@
 Where rows are expected on a rank, the test works them out itself, token by token.
 """
 
-import io
 import json
 import random
 import re
-import sys
 from itertools import pairwise, product
 from types import SimpleNamespace
 
@@ -20,7 +18,7 @@ from routectl.cli.main import main
 from routectl.formats.native.container import write_native
 from support.dumps import make_dump, make_sample
 from support.packs import routes_like
-from support.shell import DUMPS, complaint, document, run, written
+from support.shell import DUMPS, complaint, document, on_terminal, run, written
 
 LENS = (9, 17, 3, 12, 5, 8, 21, 4)
 LAYERS = (1, 2, 4)
@@ -691,27 +689,6 @@ def padding_of(page):
     return tuple(sum(map(int, numbers)) for numbers in zip(*told, strict=True))
 
 
-class Terminal(io.StringIO):
-    """A stdout that says that it is a terminal."""
-
-    def isatty(self):
-        """Always."""
-        return True
-
-
-def on_terminal(monkeypatch, columns, *args):
-    """What a command line prints on a terminal of so many columns."""
-    monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("TERM", "xterm-256color")
-    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    page = Terminal()
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", page)
-        assert main([str(arg) for arg in args]) == 0
-    return page.getvalue()
-
-
 DRAWN = (9, 17, 3)
 LAYOUTS = {
     "verl": ((2, 2), "--framework verl", verl_rows),
@@ -782,7 +759,8 @@ class TestExplain:
         """A terminal gets colours and rows broken to its width, and the same cells."""
         args = ("pack", "--explain", "--lens", "9,17,3", *self.options(name))
         piped = run(capsys, *args).out
-        page = on_terminal(monkeypatch, columns, *args)
+        code, page = on_terminal(monkeypatch, columns, *args)
+        assert code == 0
         assert "\x1b[" in page
         assert cells_of(page) == cells_of(piped)
         assert padding_of(plain_text(page)) == padding_of(piped)
@@ -833,7 +811,7 @@ class TestExplain:
             "cp0 tp0": ["a0-349", "a1050-1399", "b0-75", "b228-300", *["·"] * 3],
             "cp1 tp0": ["a350-699", "a700-1049", "b76-151", "b152-227"],
         }
-        assert cells_of(on_terminal(monkeypatch, 60, *args)) == cells_of(page)
+        assert cells_of(on_terminal(monkeypatch, 60, *args)[1]) == cells_of(page)
 
     def test_stages(self, capsys):
         """The layers of each stage come last, chunk by chunk."""

@@ -4,12 +4,10 @@ Folders are written by pack and then damaged, or by the test itself as a trainer
 work out which token belongs in which row, and what is wrong, on their own.
 """
 
-import io
 import json
 import random
 import re
 import shutil
-import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -31,7 +29,7 @@ from routectl.ops.pack.verify import (
 )
 from support.dumps import make_dump, make_routes, make_sample
 from support.packs import routes_like
-from support.shell import DUMPS, complaint, document, run
+from support.shell import DUMPS, complaint, document, on_terminal, run
 
 EVEN = (40, 32, 16, 24, 8)  # every rule pads these to the same lengths, for cp 2 and tp 2
 ODD = (41, 33, 18, 23, 9)
@@ -825,14 +823,6 @@ class TestLoads:
         )
 
 
-class Terminal(io.StringIO):
-    """A stdout that says that it is a terminal."""
-
-    def isatty(self):
-        """Always."""
-        return True
-
-
 class TestReport:
     """The report for people."""
 
@@ -840,15 +830,9 @@ class TestReport:
         """What is printed in a pipe and on a terminal of 60 columns, and the exit code."""
         done = run(capsys, "pack", *args)
         assert done.err == ""
-        monkeypatch.setenv("COLUMNS", "60")
-        monkeypatch.setenv("TERM", "xterm-256color")
-        for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
-            monkeypatch.delenv(name, raising=False)
-        page = Terminal()
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "stdout", page)
-            assert main(["pack", *map(str, args)]) == done.code
-        return done.out, page.getvalue(), done.code
+        code, page = on_terminal(monkeypatch, 60, "pack", *args)
+        assert code == done.code
+        return done.out, page, done.code
 
     def test_wrong(self, capsys, monkeypatch, batch, tmp_path):
         """WRONG first, then examples and the layout that matches; nothing is cut on a terminal."""

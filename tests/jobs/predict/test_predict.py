@@ -17,6 +17,8 @@ from support import families
 from support.forwards import quiet
 from support.shell import complaint, document, run, written
 
+pytestmark = pytest.mark.models
+
 MODEL, EXPERTS, TOP_K = "qwen3_moe", 16, 4
 STEP = 0.02  # how far each version moves a router, of its size
 
@@ -157,20 +159,9 @@ def test_recomputed_or_given(capsys, tmp_path, house):
 
 def test_later_versions_and_extrapolation(capsys, tmp_path, house, predictor):
     """From v1 on, routers that go straight on are met by extrapolation at every lag."""
-    doc = document(
-        capsys,
-        "predict",
-        "--eval",
-        house.inputs["v1"],
-        "--predictor",
-        predictor,
-        "--old",
-        "v1",
-        *versions(house, "v0", "v1", "v2", "v4"),
-        "--frozen-inputs",
-        "--threads",
-        "1",
-    )
+    line = ("predict", "--eval", house.inputs["v1"], "--predictor", predictor, "--old", "v1")
+    line += ("--threads", "1")
+    doc = document(capsys, *line, *versions(house, "v0", "v1", "v2", "v4"), "--frozen-inputs")
     assert (doc["old"], doc["previous"]) == ("v1", "v0")
     assert [(one["version"], one["lag"]) for one in doc["comparisons"]] == [("v2", 1), ("v4", 3)]
     assert not any(later["fitted"] for later in doc["later"])
@@ -178,23 +169,10 @@ def test_later_versions_and_extrapolation(capsys, tmp_path, house, predictor):
         assert one["extrapolated"]["accuracy"]["value"] > 0.999
         assert one["extrapolated"]["gain"]["low"] > 0
         assert one["frozen"]["mismatch"]["value"] > 0.05
-    text = run(
-        capsys,
-        "predict",
-        "--eval",
-        house.inputs["v1"],
-        "--predictor",
-        predictor,
-        "--old",
-        "v1",
-        *versions(house, "v0", "v1", "v2"),
-        "--threads",
-        "1",
-        "-o",
-        tmp_path / "report.txt",
-    )
+    target = tmp_path / "report.txt"
+    text = run(capsys, *line, *versions(house, "v0", "v1", "v2"), "-o", target)
     assert (text.code, text.out) == (0, "")
-    lines = (tmp_path / "report.txt").read_text().splitlines()
+    lines = target.read_text().splitlines()
     assert lines[0].split("  ")[0] in ("BETTER", "NO GAIN")
     assert lines[2] == "later     v2, lag 1; hidden states recomputed"
     assert any(line.startswith("v1 > v2") and "extrapolated" in line for line in lines)

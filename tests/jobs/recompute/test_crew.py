@@ -1,4 +1,4 @@
-"""routectl recompute by several processes: two on the CPU stand for two devices."""
+"""routectl recompute by several processes: two on the CPU stand for two devices, or two ranks."""
 
 import time
 from functools import partial
@@ -6,13 +6,11 @@ from signal import SIGINT, SIGKILL
 
 import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import cuda
 
 from routectl.errors import RoutectlError
 from routectl.jobs.reading import open_input
-from routectl.jobs.recompute.share import Work, cut_shares, do_work
+from routectl.jobs.recompute.share import Work, do_work
 from support.crews import (
     BOTH,
     command,
@@ -25,24 +23,17 @@ from support.crews import (
 )
 from support.shell import complaint, run, written
 
+pytestmark = pytest.mark.models
+TORCHRUN = (
+    *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+    *("-m", "routectl"),
+)
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny checkpoint, dumps, and what one process writes of one of them in mode both."""
     return make_folder(tmp_path_factory.mktemp("crew"))
-
-
-@given(st.lists(st.integers(1, 1000), max_size=40), st.integers(1, 9))
-def test_shares_are_runs_of_about_equally_many_tokens(tokens, number):
-    """Every sample once and in order; no share is more than half a sample over its due each end."""
-    indices = [3 * n + 1 for n in range(len(tokens))]
-    shares = cut_shares(indices, tokens, number)
-    assert len(shares) == number
-    assert [index for share in shares for index in share] == indices
-    own = dict(zip(indices, tokens, strict=True))
-    for share in shares:
-        over = sum(own[index] for index in share) - sum(tokens) / number
-        assert not share or over <= (own[share[0]] + own[share[-1]]) / 2
 
 
 def test_several_processes_write_what_one_does(capsys, tmp_path, folder):
@@ -120,8 +111,11 @@ def test_overlapping_and_damaged_parts_are_refused(capsys, tmp_path, folder):
             (parts / f"{name}.{mode}.parquet").rename(parts / f"00000002-00000002.{mode}.parquet")
 
 
-def test_resume_goes_on_from_the_parts_of_several(capsys, tmp_path, folder):
-    """Parts with gaps, one of them in one mode only, are gone on from by one process."""
+@pytest.mark.parametrize("launcher", [None, TORCHRUN], ids=["alone", "torchrun"])
+def test_resume_goes_on_from_the_parts_of_several(capsys, tmp_path, folder, launcher):
+    """Parts with gaps, one of them in one mode only, are gone on from by one process, or by two
+    ranks of torchrun, of which one speaks.
+    """
     target = tmp_path / "r.parquet"
     do_by_hand(folder, target, (0, 1, 3), (5,), (6,))
     parts = tmp_path / "r.parquet.partial"
@@ -129,8 +123,11 @@ def test_resume_goes_on_from_the_parts_of_several(capsys, tmp_path, folder):
     spans = ["00000000-00000001", "00000003-00000003", "00000005-00000005"]
     assert [path.name.split(".")[0] for path in sorted(parts.glob("*.forced.*"))] == spans
     line = command(folder, target, *BOTH, "--resume")
-    done = run(capsys, *line)
-    code, err = done.code, done.err
+    if launcher is None:
+        done = run(capsys, *line)
+        code, err = done.code, done.err
+    else:
+        code, err = finished(outside(*line, launcher=launcher))
     assert code == 0, err
     assert err.count("4 samples done before; going on") == 1
     assert err.count("routectl: wrote") == 2
@@ -144,6 +141,16 @@ def test_a_failed_process_ends_the_others(capsys, tmp_path, folder):
     )
     assert done.code == 2
     assert done.err.splitlines()[1:] == ["routectl: s5: it has no token ids to run"]
+    only_finished_parts_are_left(tmp_path)
+
+
+def test_a_failed_rank_ends_the_other(tmp_path, folder):
+    """A sample that cannot be run is one line of its rank, and torchrun fails; nothing hangs."""
+    line = command(folder, tmp_path / "r.parquet", dump="bare.parquet")
+    code, err = finished(outside(*line, launcher=TORCHRUN))
+    assert code == 1, err  # torchrun's own exit code
+    said = [one for one in err.splitlines() if one.startswith("routectl: ") and "s5" in one]
+    assert said == ["routectl: s5: it has no token ids to run"]
     only_finished_parts_are_left(tmp_path)
 
 

@@ -14,6 +14,8 @@ from support import families
 from support.pages import Parsed
 from support.shell import complaint, document, run, written
 
+pytestmark = pytest.mark.models
+
 LENS = (3, 9, 1, 14, 6)
 MODEL = "deepseek_v3"
 
@@ -46,19 +48,14 @@ def folder(tmp_path_factory):
     return place
 
 
+def words(folder, output, *more):
+    """The words of a command line on the tiny checkpoint."""
+    return ("recompute", folder / "checkpoint", folder / "dump.parquet", "-o", output, *more)
+
+
 def recompute(capsys, folder, output, *more):
     """The command on the tiny checkpoint; it must succeed."""
-    done = run(
-        capsys,
-        "recompute",
-        folder / "checkpoint",
-        folder / "dump.parquet",
-        "-o",
-        output,
-        "--threads",
-        "1",
-        *more,
-    )
+    done = run(capsys, *words(folder, output, "--threads", "1", *more))
     assert done.code == 0, done.err
     return done
 
@@ -100,16 +97,7 @@ def test_a_page_of_what_was_written(capsys, tmp_path, folder):
     output, page = tmp_path / "routes.parquet", tmp_path / "page.html"
     recompute(capsys, folder, output, "--html", page)
     assert Parsed(page.read_text("utf-8")).data == document(capsys, "show", output, "--detail")
-    done = run(
-        capsys,
-        "recompute",
-        folder / "checkpoint",
-        folder / "dump.parquet",
-        "-o",
-        tmp_path / "other.parquet",
-        "--html",
-        page,
-    )
+    done = run(capsys, *words(folder, tmp_path / "other.parquet", "--html", page))
     assert (done.code, (tmp_path / "other.parquet").exists()) == (2, False)
 
 
@@ -169,17 +157,8 @@ def test_gate_logprobs_need_a_dump(capsys, tmp_path, folder):
     partial = tmp_path / "p.parquet.partial"
     partial.mkdir()
     job = {"gate_logprobs": False}
-    line = (
-        "recompute",
-        folder / "checkpoint",
-        folder / "dump.parquet",
-        "-o",
-        tmp_path / "p.parquet",
-        "--threads",
-        "1",
-        "--gate-logprobs",
-        "--resume",
-    )
+    more = ("--threads", "1", "--gate-logprobs", "--resume")
+    line = words(folder, tmp_path / "p.parquet", *more)
     (partial / "job.json").write_text(json.dumps(job), "utf-8")
     assert "job of an earlier run" in complaint(capsys, *line)
 
@@ -326,15 +305,7 @@ def test_a_killed_run_goes_on(capsys, tmp_path, monkeypatch, folder):
         return made(sample, result, meta)
 
     target = tmp_path / "r.parquet"
-    line = (
-        "recompute",
-        folder / "checkpoint",
-        folder / "dump.parquet",
-        "-o",
-        target,
-        "--threads",
-        "1",
-    )
+    line = words(folder, target, "--threads", "1")
     monkeypatch.setattr(command, "recomputed_sample", dies)
     assert run(capsys, *line).code == 130
     assert not target.exists()
@@ -356,17 +327,8 @@ def test_a_killed_run_goes_on(capsys, tmp_path, monkeypatch, folder):
 
 def test_the_noise_floor(capsys, tmp_path, folder):
     """The same run again changes nothing; other implementations are named with their rows."""
-    done = run(
-        capsys,
-        "recompute",
-        folder / "checkpoint",
-        folder / "dump.parquet",
-        "-o",
-        tmp_path / "r.parquet",
-        "--noise-floor",
-        "--dtype",
-        "bfloat16",
-    )
+    more = ("--noise-floor", "--dtype", "bfloat16")
+    done = run(capsys, *words(folder, tmp_path / "r.parquet", *more))
     assert done.code == 0, done.err
     lines = done.out.splitlines()
     rows = 2 * sum(LENS)

@@ -14,9 +14,8 @@ from support import families
 from support.building import FIXTURES
 from support.dumps import all_alike, make_dump, make_routes, make_sample
 from support.shell import complaint, document, run, written
-from support.tiny_rl import ENGINE, TINY
+from support.tiny_rl import ENGINE, TINY, TRUTH
 
-TRUTH = json.loads((TINY / "truth.json").read_text("utf-8"))
 ROUTES = [f"--at=v{n}={TINY / f'routes_v{n}.fp32.npz'}" for n in (0, 1, 2)]
 LOGPROBS = [f"--at=v{n}={TINY / f'transformers_v{n}.fp32.npz'}" for n in (0, 1)]
 OTHER_TOKENS = f"--at=v1={FIXTURES / 'hf' / 'vllm.qwen3_moe.bf16.npz'}"
@@ -91,6 +90,7 @@ def test_forced_and_free_stand_side_by_side(capsys, tmp_path):
     assert "total forced" in out
 
 
+@pytest.mark.slow
 def test_thresholds_decide_the_exit_code(capsys):
     """0 without thresholds or within them, 1 over one, and 0 again with --exit-zero."""
     line = ("staleness", ENGINE, *ROUTES)
@@ -104,6 +104,7 @@ def test_thresholds_decide_the_exit_code(capsys):
     assert [f["metric"] for f in doc["verdict"]["failed"]] == ["overlap"]
 
 
+@pytest.mark.models
 def test_checkpoints_are_recomputed_once(capsys, tmp_path, tiny_checkpoints):
     """From checkpoints the comparisons are the recorded ones; a second run reads no weights: with
     other bytes in their place, of the same size and time, it gives the same figures.
@@ -152,6 +153,7 @@ def few(folder, samples=6):
     return folder / "rollout.jsonl"
 
 
+@pytest.mark.models
 def test_both_modes_and_the_noise_floor(capsys, tmp_path, tiny_checkpoints):
     """--mode both reads weights once for two files; forced mismatch of the first layer is free's;
     the noise floor is of the last version.
@@ -175,6 +177,7 @@ def test_both_modes_and_the_noise_floor(capsys, tmp_path, tiny_checkpoints):
     assert len(written(tmp_path / "c")) == 7
 
 
+@pytest.mark.models
 def test_a_killed_recompute_goes_on(capsys, monkeypatch, tmp_path, tiny_checkpoints):
     """Parts that a killed run finished are used, and no report is left by it; parts of another run
     are let go.
@@ -242,6 +245,7 @@ def test_refusals_are_one_line(capsys, tmp_path, line, said):
     assert written(tmp_path) == []
 
 
+@pytest.mark.models
 def test_a_checkpoint_needs_a_place_to_be_kept(capsys, tiny_checkpoints):
     """Without -o and --cache a checkpoint is refused: what cost hours would be thrown away."""
     said = complaint(capsys, "staleness", ENGINE, f"--at=v0={tiny_checkpoints['v0']}")
@@ -249,6 +253,7 @@ def test_a_checkpoint_needs_a_place_to_be_kept(capsys, tiny_checkpoints):
     assert "hint: -o REPORT keeps it in REPORT.versions/, --cache DIR in DIR" in said
 
 
+@pytest.mark.models
 def test_a_checkpoint_of_another_shape_is_refused_before_it_runs(capsys, tmp_path):
     """Other E: one line, and nothing is written."""
     families.tiny("qwen3_moe").save_pretrained(tmp_path / "w")
@@ -348,6 +353,7 @@ def test_rows_that_need_care_are_named(capsys, tmp_path):
         assert said.endswith(f"; {where} mismatch above" if where != "in" else "above too")
 
 
+@pytest.mark.models
 def test_a_family_without_gate_logprobs_goes_without(capsys, tmp_path):
     """Where a router's logits are no product, the report has no router shift and a line says so;
     asked for, it is refused.

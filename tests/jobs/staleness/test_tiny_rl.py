@@ -4,7 +4,6 @@ The expected figures come from fixtures/tiny_rl, computed by programs that share
 routectl.
 """
 
-import json
 import runpy
 from dataclasses import replace
 
@@ -15,16 +14,8 @@ from routectl.dump import Dump
 from routectl.formats import open_dump
 from routectl.ops.diff.diff import diff
 from support.building import FIXTURES
-from support.tiny_rl import ENGINE, TINY, VERSIONS
+from support.tiny_rl import COMPARISONS, ENGINE, TINY, TRUTH, VERSIONS
 
-TRUTH = json.loads((TINY / "truth.json").read_text("utf-8"))
-COMPARISONS = {
-    "mismatch: engine bf16 at v0 / transformers fp32 at v0": ("engine", "v0"),
-    "staleness fp32: v0 / v1": ("v0", "v1"),
-    "staleness fp32: v0 / v2": ("v0", "v2"),
-    "total fp32: engine at v0 / v1": ("engine", "v1"),
-    "total fp32: engine at v0 / v2": ("engine", "v2"),
-}
 MISMATCHED = (2_055, 8_536, 12_565, 8_749, 12_780)  # the data README's table, in this order
 
 
@@ -46,6 +37,7 @@ def sides(tiny_dumps):
     return {"engine": open_dump(ENGINE)} | {name: fed(dump) for name, dump in tiny_dumps.items()}
 
 
+@pytest.mark.models
 @pytest.mark.parametrize("version", VERSIONS)
 def test_recorded_routes_come_out_of_the_checkpoints(version, tiny_dumps):
     """Every row of transformers' recorded routes is a row that recompute gives, as a set."""
@@ -59,6 +51,7 @@ def test_recorded_routes_come_out_of_the_checkpoints(version, tiny_dumps):
         np.testing.assert_array_equal(ids_TLK, np.sort(theirs.routes.ids_TLK, axis=2))
 
 
+@pytest.mark.models
 @pytest.mark.parametrize(
     ("name", "mismatched"),
     list(zip(COMPARISONS, MISMATCHED, strict=True)),
@@ -78,6 +71,7 @@ def test_comparisons_come_out_of_the_checkpoints(name, mismatched, sides):
     assert by_swap == truth["swaps"]
 
 
+@pytest.mark.models
 @pytest.mark.parametrize(
     ("version", "k3", "f2"),
     [

@@ -13,6 +13,8 @@ from routectl.ops.check.check import check
 from support.building import DEEPSEEK, as_npy
 from support.forwards import quiet, real_checkpoint
 
+pytestmark = pytest.mark.models
+
 NAME = "deepseek_v3"
 SAMPLES = 16
 

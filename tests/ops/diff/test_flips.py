@@ -4,8 +4,6 @@ import dataclasses
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +36,7 @@ from support.dumps import (
     part_of,
     plain_of,
 )
+from support.shell import run
 
 FIXTURES = Path(__file__).parent.parent.parent.parent / "fixtures"
 ENGINE = FIXTURES / "tiny_rl" / "vllm.bf16" / "samples.jsonl"
@@ -46,12 +45,6 @@ SURE = tuple(
     plain_of(all_alike(2, row), prompt=[1], response=[2, 3], prompt_length=1)
     for row in ((0, 1), (2, 3))
 )
-
-
-def routectl(*args):
-    """Run the command line in a process of its own."""
-    argv = [sys.executable, "-m", "routectl", *map(str, args)]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
 
 
 some_pairs = st.lists(margined_pairs(), min_size=1, max_size=3)
@@ -416,11 +409,11 @@ class TestRecorded:
 class TestFiles:
     """Margined dumps through the commands."""
 
-    def test_convert_keeps_everything(self, tmp_path):
+    def test_convert_keeps_everything(self, capsys, tmp_path):
         """A converted margined file is the same file, its source aside; a folder of it opens."""
         path = tmp_path / "copy.parquet"
-        done = routectl("convert", MARGINED, path)
-        assert (done.returncode, done.stdout) == (0, "")
+        done = run(capsys, "convert", MARGINED, path)
+        assert (done.code, done.out) == (0, "")
         copy, source = open_dump(path), open_dump(MARGINED)
         for name in ("order", "margins", "provenance", "engine_version"):
             assert getattr(copy.meta, name) == getattr(source.meta, name)
@@ -430,11 +423,11 @@ class TestFiles:
             for a, b in zip(dump, source, strict=True):
                 np.testing.assert_array_equal(a.routes.margin_TL, b.routes.margin_TL)
 
-    def test_unpacking_gives_routes_without_margins(self, tmp_path):
+    def test_unpacking_gives_routes_without_margins(self, capsys, tmp_path):
         """Replay folders hold no margins, and what is unpacked says so; slot order is kept."""
         folder, path = tmp_path / "replay", tmp_path / "back.parquet"
-        assert routectl("pack", MARGINED, "-o", folder).returncode == 0
-        assert routectl("unpack", folder, "-o", path).returncode == 0
+        assert run(capsys, "pack", MARGINED, "-o", folder).code == 0
+        assert run(capsys, "unpack", folder, "-o", path).code == 0
         back = open_dump(path)
         assert (back.meta.margins, back.meta.order) == (False, "score")
         result = diff(back, open_dump(MARGINED))
@@ -442,19 +435,19 @@ class TestFiles:
         assert flips_of(result.margins, EPS).rows == result.rows == 102_192
 
     @pytest.mark.parametrize("eps", ["-1", "inf", "nan", "x"])
-    def test_widths_that_are_refused(self, eps):
+    def test_widths_that_are_refused(self, capsys, eps):
         """An --eps that is negative, infinite or no number is exit 2 with nothing on stdout."""
-        done = routectl("diff", MARGINED, MARGINED, "--eps", eps)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert "--eps" in done.stderr
+        done = run(capsys, "diff", MARGINED, MARGINED, "--eps", eps)
+        assert (done.code, done.out) == (2, "")
+        assert "--eps" in done.err
 
-    def test_a_width_is_used(self):
+    def test_a_width_is_used(self, capsys):
         """--eps reaches the thresholds and the document; the help tells the default."""
         options = ("--fail-over", "clear:0", "--json")
         for eps, code in (("0.0165", 0), ("0.016", 1)):
-            done = routectl("diff", ENGINE, MARGINED, "--eps", eps, *options)
-            assert done.returncode == code
-            assert json.loads(done.stdout)["margins"]["eps"] == float(eps)
+            done = run(capsys, "diff", ENGINE, MARGINED, "--eps", eps, *options)
+            assert done.code == code
+            assert json.loads(done.out)["margins"]["eps"] == float(eps)
         assert f"{EPS:g} when not given" in re.sub(
-            r"[\s│]+", " ", routectl("diff", "--help").stdout
+            r"[\s│]+", " ", run(capsys, "diff", "--help").out
         )

@@ -16,6 +16,8 @@ from support.building import DEEPSEEK, FIXTURES
 from support.mcore import HIDDEN, build, config_of, experts_of, hidden, on_cpu, replay
 from support.packs import Batch, check_rows, routes_like
 
+pytestmark = pytest.mark.trainers
+
 SLOTS = json.loads((FIXTURES / "megatron_layouts.json").read_text("utf-8"))["slots"]
 CUTS = {
     "pp1": {},

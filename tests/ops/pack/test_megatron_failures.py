@@ -10,6 +10,8 @@ from routectl import Packing, Pipeline, Rank, TensorSpec, pack
 from support.mcore import build, config_of, hidden, on_cpu, replay
 from support.packs import routes_like
 
+pytestmark = pytest.mark.trainers
+
 
 @pytest.fixture
 def core():

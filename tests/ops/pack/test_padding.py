@@ -58,6 +58,7 @@ def test_each_policy(batch, policy):
                 assert (rows == row).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(batches(), st.integers(1, 300))
 def test_spread_is_even(batch, ep):

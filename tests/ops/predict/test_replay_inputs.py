@@ -13,6 +13,8 @@ from routectl.routers.from_config import recipe_from_config
 from support.families import config_of_family, expert_bias, routers, tiny, tokens
 from support.modules import tensors_of
 
+pytestmark = pytest.mark.models
+
 NAMES = ("qwen3_moe", "deepseek_v3", "gpt_oss", "deepseek_v4", "longcat_flash", "ernie4_5_moe")
 
 

@@ -106,6 +106,7 @@ def truth_of(weights, hidden):
     raise AssertionError("half of the routes never change")
 
 
+@pytest.mark.slow
 def test_the_half_life_of_a_walk_is_recovered():
     """Its interval covers the truth, simulated on fresh tokens update by update.
 

@@ -45,6 +45,7 @@ def truth(tiny_checkpoints):
     return found
 
 
+@pytest.mark.models
 @pytest.mark.parametrize("version", ["v0", "v1"])
 def test_gate_logprobs_are_those_of_transformers(version, tiny_dumps, truth):
     """Each is off by half a step of 1/4096 at most; the last token, which has no route, is NaN."""
@@ -57,6 +58,7 @@ def test_gate_logprobs_are_those_of_transformers(version, tiny_dumps, truth):
         assert gates.of == tiny_dumps["v2"][i].gates.of
 
 
+@pytest.mark.models
 def test_gamma_is_that_of_the_paper(tiny_dumps, truth):
     """Mean, quantiles, share below 0.7 and each layer's shift: numpy's, to 1/4096."""
     sides = [part_of(tiny_dumps[version], SOME) for version in ("v0", "v1")]
@@ -80,6 +82,7 @@ def test_gamma_is_that_of_the_paper(tiny_dumps, truth):
     assert result.layers == (0, 1, 2, 3, 4, 5)
 
 
+@pytest.mark.models
 def test_gamma_of_two_steps(tiny_dumps):
     """All 16,936 tokens with a route count; two steps move the routers further than one, each."""
     one, more, both = (
@@ -97,6 +100,7 @@ def test_gamma_of_two_steps(tiny_dumps):
     assert (turned.mean_gamma, turned.below) == (one.mean_gamma, one.below)
 
 
+@pytest.mark.models
 def test_parts_add_up(tiny_dumps):
     """Halves of the samples, and prompt and response, add up to the whole."""
     old, new = tiny_dumps["v0"], tiny_dumps["v2"]

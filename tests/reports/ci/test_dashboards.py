@@ -196,6 +196,7 @@ class TestTensorboard:
             assert f"hint: pip install 'routectl[{extra}]'" in said
 
 
+@pytest.mark.slow
 class TestWandb:
     """--wandb-offline, read back by W&B."""
 

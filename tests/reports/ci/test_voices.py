@@ -279,6 +279,7 @@ def shell(script, folder):
     return done.returncode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "code"), [(EXACT, 0), (DIFF, 1), ({**DIFF, "new": "gone"}, 2)])
 def test_the_workflows_of_the_docs_run(tmp_path, words, code):
     """The shell lines of both workflows exit as the checks do, and leave the files that the next

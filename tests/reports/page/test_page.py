@@ -172,6 +172,7 @@ class TestHostile:
                 assert word not in text, f"{path.name}: {word}"
 
 
+@pytest.mark.slow
 def test_a_million_tokens_stay_under_8_mb():
     """The page of 1,000,000 tokens of 48 layers, one row in 17 mismatched, is below 8 MB."""
     result = diff_as(*large_dumps(250, 4000), DiffOptions(detail=True))

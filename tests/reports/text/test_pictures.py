@@ -215,6 +215,7 @@ def test_pictures_fit(shown, columns):
     assert (f"not shown: {TITLE}" in " ".join(text.split())) == (columns < 58)
 
 
+@pytest.mark.slow
 def test_staleness_draws_mismatch_and_staleness(shown, capsys):
     """Two heatmaps on a terminal; --json has the cells of each comparison with --detail alone."""
     import json
