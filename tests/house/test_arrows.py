@@ -34,9 +34,9 @@ MAY_IMPORT = {
         "formats.trainers formats.wire"
     ),
     "formats.arrays": "dump errors model formats.documents formats.wire",
-    "formats.documents": "errors model",
+    "formats.documents": "dump errors model",
     "formats.native": (
-        "dump errors files gate_logprobs margins model routes codecs formats formats.documents"
+        "dump errors files gate_logprobs margins model routes codecs formats.documents"
     ),
     "formats.replay": "errors layouts formats.arrays formats.documents formats.trainers",
     "formats.responses": "dump errors model routes formats.documents formats.wire",
@@ -53,39 +53,41 @@ MAY_IMPORT = {
     "ops.pairs": "dump errors margins routes",
     "ops.predict": "errors routes routers ops.staleness",
     "ops.staleness": "dump errors margins routes kernels ops.diff ops.pairs",
-    "reports": "",
-    "reports.check": "dump ops.check ops.diff reports.diff reports.text",
+    "reports": "dump ops.diff",
+    "reports.check": "dump ops.check reports reports.diff reports.text",
     "reports.ci": (
-        "errors ops.check ops.diff ops.staleness reports.check reports.diff reports.staleness "
-        "reports.text"
+        "errors ops.check ops.diff ops.staleness reports reports.check reports.diff "
+        "reports.staleness reports.text"
     ),
-    "reports.diff": "dump margins ops ops.diff reports.text",
-    "reports.pack": "dump layouts ops.pack reports.diff reports.text",
+    "reports.diff": "margins ops.diff reports reports.text",
+    "reports.pack": "dump layouts ops.pack reports.text",
     "reports.page": (
-        "errors reports.check reports.diff reports.pack reports.predict reports.show "
+        "errors reports reports.check reports.diff reports.pack reports.predict reports.show "
         "reports.staleness reports.text"
     ),
     "reports.predict": "checkpoints ops.predict reports.text",
-    "reports.show": "checkpoints reports.diff reports.text",
-    "reports.staleness": "dump errors margins ops.diff ops.staleness reports.diff reports.text",
-    "reports.text": "",
+    "reports.show": "checkpoints ops ops.diff reports reports.diff reports.text",
+    "reports.staleness": (
+        "dump errors margins ops.diff ops.staleness reports reports.diff reports.text"
+    ),
+    "reports.text": "reports",
     "jobs": (
         "dump errors files margins model codecs checkpoints engines formats formats.documents "
-        "formats.native formats.targets formats.trainers ops ops.diff ops.pairs reports.diff "
-        "reports.show reports.text"
+        "formats.native formats.targets formats.trainers ops ops.diff ops.pairs reports "
+        "reports.diff reports.show reports.text"
     ),
     "jobs.check": (
-        "dump errors files model routers formats.documents formats.native ops.check reports.check "
-        "reports.diff jobs"
+        "dump errors files model routers formats.documents formats.native ops.check reports "
+        "reports.check jobs"
     ),
-    "jobs.ci": "errors files ops.diff reports.ci reports.diff jobs jobs.check jobs.staleness",
+    "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.staleness",
     "jobs.pack": (
         "dump errors files layouts routes version formats.documents formats.native formats.replay "
-        "ops.pack reports.diff reports.pack reports.text jobs"
+        "ops.pack reports reports.pack reports.text jobs"
     ),
     "jobs.predict": (
         "dump errors files routes routers checkpoints formats.native forward ops.predict "
-        "ops.staleness reports.diff reports.predict reports.text jobs jobs.recompute"
+        "ops.staleness reports reports.predict reports.text jobs jobs.recompute"
     ),
     "jobs.recompute": (
         "dump errors files gate_logprobs margins routes version routers checkpoints "
@@ -93,7 +95,7 @@ MAY_IMPORT = {
     ),
     "jobs.staleness": (
         "dump errors files model checkpoints formats.native forward ops.diff ops.pairs "
-        "ops.staleness reports.diff reports.staleness jobs jobs.recompute"
+        "ops.staleness reports reports.staleness jobs jobs.recompute"
     ),
     "jobs.watch": (
         "dump errors model formats formats.documents formats.wire ops.check reports.check "
@@ -101,7 +103,7 @@ MAY_IMPORT = {
     ),
     "loading": "dump model formats",
     "cli": (
-        "errors files version formats ops.check reports.check reports.ci reports.diff "
+        "errors files version formats ops.check reports reports.check reports.ci reports.diff "
         "reports.pack reports.page reports.predict reports.text jobs jobs.check jobs.ci jobs.pack "
         "jobs.predict jobs.recompute jobs.staleness jobs.watch"
     ),
