@@ -26,7 +26,8 @@ __all__ = [
     "predictor_scores",
 ]
 
-FROZEN, EXTRAPOLATED, PREDICTED = KINDS = ("frozen", "extrapolated", "predicted")
+KINDS = ("frozen", "extrapolated", "predicted")
+FROZEN, _, PREDICTED = KINDS
 Counts = NDArray[np.int64]
 
 
