@@ -17,7 +17,7 @@ from .orders import wins
 from .results import Book, Explanation, Score
 from .token_runs import TokenRuns
 
-__all__ = ["Maps", "at_margins", "expert_map", "judge_layers", "judge_tokens", "renumbered_dump"]
+__all__ = ["Maps", "at_margins", "judge_layers", "judge_tokens", "renumbered_dump"]
 
 Map = NDArray[np.int64]
 Maps = dict[int, tuple[int, ...]]
@@ -30,7 +30,7 @@ _WHOLE = 0.8  # of a layer's rows that differ, from which all of them are taken 
 _WRONG_FROM = 0.12  # mismatch of a layer from which rounding does not explain it
 
 
-def expert_map(dump_NK: Ids, reference_NK: Ids, num_experts: int) -> Map:
+def _expert_map(dump_NK: Ids, reference_NK: Ids, num_experts: int) -> Map:
     """Which expert of the reference each of the dump's is, by how often both are in a token's row.
 
     int64 [E], a permutation; experts that were not seen keep their own number where it is free.
@@ -56,10 +56,10 @@ def expert_map(dump_NK: Ids, reference_NK: Ids, num_experts: int) -> Map:
 
 def _renumbered(ours_NK: Ids, theirs_NK: Ids, num_experts: int) -> tuple[Map, float]:
     """The map of all tokens, and the mismatch that the map of one half leaves in the other."""
-    to_E = expert_map(ours_NK[::2], theirs_NK[::2], num_experts)
+    to_E = _expert_map(ours_NK[::2], theirs_NK[::2], num_experts)
     mapped_NK = np.sort(to_E[ours_NK[1::2]], axis=1)
     left = (mapped_NK != np.sort(theirs_NK[1::2], axis=1)).any(axis=1)
-    return expert_map(ours_NK, theirs_NK, num_experts), float(left.mean()) if len(left) else 1.0
+    return _expert_map(ours_NK, theirs_NK, num_experts), float(left.mean()) if len(left) else 1.0
 
 
 def _matches(ours_NLK: Ids, theirs_NLK: Ids, num_experts: int) -> NDArray[np.float64]:

@@ -17,9 +17,9 @@ from ...layouts.packing import Packing
 from ...routes import Bools
 from .results import Score
 
-__all__ = ["LAGS", "Side", "differing", "lag_name", "row_scores", "wins"]
+__all__ = ["Side", "differing", "row_scores", "wins"]
 
-LAGS = (-3, -2, -1, 1, 2, 3)
+_LAGS = (-3, -2, -1, 1, 2, 3)
 _CP_SIZES = (2, 4, 8, 16)
 _VOTING_LAYERS = 4
 _LEAST_VOTES = 3
@@ -88,20 +88,20 @@ def _orders(
     dump: Side, reference: Side, here_N: Ints, tokens: int
 ) -> Iterator[tuple[str, str, Ints]]:
     """(code, name, source positions) of every order that is tried."""
-    for lag in LAGS:
-        yield "R701", lag_name(lag), here_N + lag
+    for lag in _LAGS:
+        yield "R701", _lag_name(lag), here_N + lag
     voted = _voted_lag(dump, reference, here_N)
-    if voted is not None and abs(voted) > max(LAGS):
-        yield "R707", f"padding side: {lag_name(voted)}", here_N + voted
+    if voted is not None and abs(voted) > max(_LAGS):
+        yield "R707", f"padding side: {_lag_name(voted)}", here_N + voted
     for cp, size in itertools.product(_CP_SIZES, (tokens, tokens - 1)):  # a row for each, or not
         for name, order_T in _cp_orders(size, cp):
             inside = here_N < len(order_T)
             yield "R708", name, np.where(inside, order_T[np.where(inside, here_N, 0)], -1)
 
 
-def lag_name(lag: int) -> str:
+def _lag_name(lag: int) -> str:
     """A shift in words: the rows of the token so many positions later or earlier."""
-    size = _WORDS[abs(lag)] if abs(lag) in LAGS else abs(lag)
+    size = _WORDS[abs(lag)] if abs(lag) in _LAGS else abs(lag)
     unit = "position" if abs(lag) == 1 else "positions"
     return f"rows of the token {size} {unit} {'later' if lag > 0 else 'earlier'}"
 

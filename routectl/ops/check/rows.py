@@ -15,7 +15,7 @@ from ...kernels.check import ARANGE, DUPLICATE, RowScan
 from ...routes import Bools, Routes
 from .results import Book, Place
 
-__all__ = ["View", "check_rows_of", "runs_of"]
+__all__ = ["View", "check_rows_of"]
 
 _CONSTANT_FROM = 8  # rows of a layer that are alike before it is called constant; 64 with K = 1
 _MANY_LAYERS = 16  # from which two tokens with equal rows in every layer are no chance
@@ -49,7 +49,7 @@ class View:
         return ids[self.routes.start : self.routes.stop]
 
 
-def runs_of(mask_T: Any) -> list[tuple[int, int]]:
+def _runs_of(mask_T: Any) -> list[tuple[int, int]]:
     """The runs of True as (first, after the last)."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], np.asarray(mask_T, np.int8), [0]])))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
@@ -83,7 +83,7 @@ def _check_missing(view: View, hash_layers: tuple[int, ...], book: Book) -> None
             if layers[column] not in hash_layers:
                 book.add("R301", view.place(0, column), rows=tokens, layers=[layers[column]])
         missing_TL = missing_TL & ~whole_L
-    for first, end in runs_of(missing_TL.any(axis=1)):
+    for first, end in _runs_of(missing_TL.any(axis=1)):
         part = missing_TL[first:end]
         column = int(np.flatnonzero(part[0])[0])
         touched = [layers[i] for i in np.flatnonzero(part.any(axis=0))]
@@ -179,7 +179,7 @@ def _why_twice(view: View, twice_TL: Bools) -> str:
 
 def _where(mask_T: Any) -> str:
     """The part of a sample that marked tokens are in."""
-    runs = runs_of(mask_T)
+    runs = _runs_of(mask_T)
     if len(runs) != 1:
         return "scattered"
     first, end = runs[0]
@@ -230,7 +230,7 @@ def _check_identical(view: View, book: Book) -> None:
     tokens_T = view.tokens_T
     changes = 1 if layers >= _MANY_LAYERS else 2
     hits = []
-    for first, end in runs_of(same_T):
+    for first, end in _runs_of(same_T):
         enough = end - first + 1 >= _UNKNOWN_RUN
         if tokens_T is not None:
             part = tokens_T[first : end + 1]
@@ -254,7 +254,7 @@ def _check_blocks(view: View, book: Book) -> None:
     lag_T[order[again + 1]] = order[again + 1] - order[again]
     lag_T[_explained(view) | (lag_T == 1)] = 0
     tokens_T = view.tokens_T
-    for first, end in runs_of(lag_T > 0):
+    for first, end in _runs_of(lag_T > 0):
         lags, counts = np.unique(lag_T[first:end], return_counts=True)
         lag, count = int(lags[counts.argmax()]), int(counts.max())
         rows = np.arange(first, end)[lag_T[first:end] == lag]

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from ...kernels.rows import RowCounts
 from ...routes import Bools
 
-__all__ = ["NUM_BINS", "PLACES", "Counts", "LogprobCounts", "SampleCounts", "bin_edges"]
+__all__ = ["PLACES", "Counts", "LogprobCounts", "SampleCounts", "bin_edges"]
 
 Ints = NDArray[np.int64]
 PLACES = ("prompt", "cached", "response")  # cached is the part of the prompt served from a cache
-NUM_BINS = 33  # position 0, then [1, 2), [2, 4), [4, 8), ... up to 2^32; the last takes the rest
+_NUM_BINS = 33  # position 0, then [1, 2), [2, 4), [4, 8), ... up to 2^32; the last takes the rest
 
 
 def bin_edges(index: int) -> tuple[int, int]:
@@ -79,7 +79,7 @@ class Counts:
             zeros(layers + 1),
             zeros(layers),
             zeros(len(PLACES), 4),
-            zeros(NUM_BINS, 4),
+            zeros(_NUM_BINS, 4),
             0,
             0,
         )
@@ -105,8 +105,8 @@ class Counts:
         masks = np.stack([positions < split, positions < min(split, cached), positions >= split])
         masks = masks & (prompt is not None)
         bin_T = np.frexp(positions.astype(np.float64))[1]  # 0 -> 0, 1 -> 1, 2..3 -> 2, ...
-        bin_T = np.minimum(bin_T, NUM_BINS - 1)
-        bins = np.zeros((NUM_BINS, 4), np.int64)
+        bin_T = np.minimum(bin_T, _NUM_BINS - 1)
+        bins = np.zeros((_NUM_BINS, 4), np.int64)
         np.add.at(bins, bin_T, columns)
         missing = np.zeros(layers, np.int64) if skip_TL is None else skip_TL.sum(axis=0)
         return cls(

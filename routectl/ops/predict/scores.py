@@ -16,7 +16,6 @@ from ...routes import Bools, Ids
 from ..staleness.intervals import Bootstrap, Interval, rate_intervals
 
 __all__ = [
-    "KINDS",
     "Estimate",
     "GainLimit",
     "LagScores",
@@ -26,8 +25,7 @@ __all__ = [
     "predictor_scores",
 ]
 
-KINDS = ("frozen", "extrapolated", "predicted")
-FROZEN, _, PREDICTED = KINDS
+_FROZEN, _PREDICTED = "frozen", "predicted"
 Counts = NDArray[np.int64]
 
 
@@ -44,7 +42,7 @@ class LagScores:
     """Routes of an old version, by each kind, against a later version's own, in counts.
 
     new, lag        the later version, and how many versions on it is.
-    kinds           of KINDS those that there are, frozen first.
+    kinds           of frozen, extrapolated and predicted those that there are.
     layers_L        the layers that select by logits.
     rows_S          rows of one layer.
     shared_XLS      ids that are in both sets; of rows_S x K.
@@ -75,7 +73,7 @@ class LagScores:
 
     def gain(self, kind: str, layer: int | None = None) -> Estimate:
         """Accuracy less that of frozen routes, paired by sequence."""
-        own_S, frozen_S = (self._sums(self.shared_XLS, name, layer) for name in (kind, FROZEN))
+        own_S, frozen_S = (self._sums(self.shared_XLS, name, layer) for name in (kind, _FROZEN))
         return _estimate(own_S - frozen_S, self._slots(layer))
 
     def mismatch(self, kind: str, layer: int | None = None) -> Estimate:
@@ -86,7 +84,7 @@ class LagScores:
 
     def removed(self, kind: str, layer: int | None = None) -> Estimate:
         """The share of the staleness, in rows, that is gone; below 0 where rows were added."""
-        frozen_S = self._sums(self.mismatched_XLS, FROZEN, layer)
+        frozen_S = self._sums(self.mismatched_XLS, _FROZEN, layer)
         return _estimate(frozen_S - self._sums(self.mismatched_XLS, kind, layer), frozen_S)
 
 
@@ -116,7 +114,7 @@ class PredictionScores:
     @property
     def beats(self) -> tuple[LagScores, ...]:
         """Those of them in which the gain of predicted routes has an interval above 0."""
-        gains = [(one, one.gain(PREDICTED).interval) for one in self.judged]
+        gains = [(one, one.gain(_PREDICTED).interval) for one in self.judged]
         return tuple(one for one, interval in gains if interval is not None and interval.low > 0)
 
 
@@ -144,7 +142,7 @@ def parse_gain(text: str) -> GainLimit:
 
 def below(scores: PredictionScores, limit: GainLimit) -> tuple[tuple[str, str, float], ...]:
     """(threshold, later version, gain) of each judged comparison whose gain is under the limit."""
-    gains = [(one.new, one.gain(PREDICTED).value) for one in scores.judged]
+    gains = [(one.new, one.gain(_PREDICTED).value) for one in scores.judged]
     return tuple((limit.text, new, g) for new, g in gains if g is not None and g < limit.limit)
 
 

@@ -10,15 +10,7 @@ from .attribution import MODES, Attribution, Version, attribute, places_of
 from .comparison import Clustering
 from .options import StalenessOptions
 
-__all__ = [
-    "Recompute",
-    "Sides",
-    "lay_out",
-    "recomputes_of",
-    "refuse_other_shapes",
-    "renamed",
-    "sample_names",
-]
+__all__ = ["Recompute", "Sides", "lay_out"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +21,7 @@ class Recompute:
     places: tuple[int, ...]
 
 
-def sample_names(dump: Dump) -> tuple[str, ...]:
+def _sample_names(dump: Dump) -> tuple[str, ...]:
     """A name for each sample, no two alike: its id, else its place."""
     names: dict[str, int] = {}
     for index, key in enumerate(dump.keys):
@@ -38,13 +30,13 @@ def sample_names(dump: Dump) -> tuple[str, ...]:
     return tuple(names)
 
 
-def renamed(dump: Dump, names: Sequence[str]) -> Dump:
+def _renamed(dump: Dump, names: Sequence[str]) -> Dump:
     """The same samples with other ids."""
     keys = [replace(key, sample_id=name) for key, name in zip(dump.keys, names, strict=True)]
     return Dump(dump.meta, keys, lambda n: replace(dump[n], sample_id=names[n]))
 
 
-def recomputes_of(
+def _recomputes_of(
     dump: Dump, names: Sequence[str], version: Version, match: str
 ) -> dict[str, Recompute]:
     """The recomputes of a version by mode, with the samples that the dump has.
@@ -66,11 +58,11 @@ def recomputes_of(
             ) from error
         part = routes.select(samples=[j for _, j in pairs])
         places = tuple(i for i, _ in pairs)
-        found[mode] = Recompute(renamed(part, [names[i] for i in places]), places)
+        found[mode] = Recompute(_renamed(part, [names[i] for i in places]), places)
     return found
 
 
-def refuse_other_shapes(dump: Dump, versions: Sequence[Version], any_layers: bool) -> None:
+def _refuse_other_shapes(dump: Dump, versions: Sequence[Version], any_layers: bool) -> None:
     """Raise MismatchError where a version's E, K or id space, or its layers, are not the dump's."""
     for version in versions:
         for mode in MODES:
@@ -112,15 +104,15 @@ def lay_out(dump: Dump, versions: Sequence[Version], options: StalenessOptions) 
     for name in (*options.version_map.values(), options.own):
         if name is not None and name not in given:
             raise MismatchError(f"version {name!r} is not given: {', '.join(given)} are")
-    refuse_other_shapes(dump, versions, options.layers is not None)
-    names = sample_names(dump)
-    recomputes = tuple(recomputes_of(dump, names, version, options.match) for version in versions)
+    _refuse_other_shapes(dump, versions, options.layers is not None)
+    names = _sample_names(dump)
+    recomputes = tuple(_recomputes_of(dump, names, version, options.match) for version in versions)
     clusters: dict[str, Hashable] = {
         name: key.prompt if options.clusters == "prompt" and key.prompt else name
         for name, key in zip(names, dump.keys, strict=True)
     }
     own = given[0] if options.own is None and len(given) == 1 else options.own
-    owned = attribute(renamed(dump, names), given, options.version_map, own)
+    owned = attribute(_renamed(dump, names), given, options.version_map, own)
     _refuse_useless(owned, own)
     return Sides(
         given, places, owned.dump, recomputes, owned, Clustering(clusters, options.bootstrap)

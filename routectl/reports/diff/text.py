@@ -6,11 +6,10 @@ Everything is read off the JSON document.
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.text import Text
 
 from ..text.cells import cells_of
 from ..text.pictures import print_heatmap, spark_column
-from ..text.tables import Column, print_line, print_lines, print_table
+from ..text.tables import Column, print_headline, print_line, print_lines, print_table
 from ..text.wording import (
     amount,
     dump_line,
@@ -201,9 +200,7 @@ _STYLES = {"SAME": "bold green", "WITHIN": "bold green", "DIFFERS": "bold yellow
 def render_diff(doc: DiffDocument, console: Console) -> None:
     """Print a routectl.diff/1 document."""
     word, text = diff_verdict(doc)
-    line = Text(word, style=_STYLES.get(word, "bold red"))
-    line.append("  " + text + _reach(doc), style="not bold default")
-    console.print(line, soft_wrap=True)
+    print_headline(console, word, _STYLES.get(word, "bold red"), text + _reach(doc))
     for failure in doc["verdict"]["failed"]:
         console.print(f"  {failure_text(failure)}", style="red")
     print_line(console, "old", dump_line(doc["old"]))

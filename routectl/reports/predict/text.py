@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.text import Text
 
-from ..text.tables import Column, print_line, print_table
+from ..text.tables import Column, print_headline, print_line, print_table
 from ..text.wording import amount, layers_text, percent, plural
 from .schema import FigureEntry, KindFigures, PredictDocument, PredictionFigures
 
@@ -17,9 +16,7 @@ _STYLES = {"BETTER": "bold green", "MIXED": "bold yellow"}
 def render_prediction(doc: PredictDocument, console: Console) -> None:
     """Print a routectl.predict/1 document."""
     word, text = _verdict(doc)
-    line = Text(word, style=_STYLES.get(word, "bold red"))
-    line.append("  " + text, style="not bold default")
-    console.print(line, soft_wrap=True)
+    print_headline(console, word, _STYLES.get(word, "bold red"), text)
     for failure in doc["verdict"]["failed"]:
         console.print(
             f"  {failure['threshold']}: gain is {_points(failure['value'])} at "

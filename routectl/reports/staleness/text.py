@@ -9,7 +9,7 @@ from rich.text import Text
 from ..document import DumpEntry
 from ..text.cells import cells_of
 from ..text.pictures import print_heatmap, spark_column
-from ..text.tables import Column, print_line, print_table
+from ..text.tables import Column, print_headline, print_line, print_table
 from ..text.wording import (
     amount,
     engine_text,
@@ -55,9 +55,7 @@ def _print_verdict(console: Console, verdict: ThresholdVerdict, text: str) -> No
     if failed:
         crossed = len({f["threshold"] for f in verdict["failed"]})
         counted = f"{crossed} of {plural(asked, 'threshold')} crossed; "
-    line = Text(word, style=_STYLES[word])
-    line.append(f"  {counted}{text}", style="not bold default")
-    console.print(line, soft_wrap=True)
+    print_headline(console, word, _STYLES[word], f"{counted}{text}")
     for failure in verdict["failed"]:
         console.print(f"  {failure_text(failure)}", style="red", soft_wrap=True)
 

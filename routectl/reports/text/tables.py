@@ -13,7 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Column", "Labelled", "open_console", "print_line", "print_lines", "print_table"]
+__all__ = [
+    "Column",
+    "Labelled",
+    "open_console",
+    "print_headline",
+    "print_line",
+    "print_lines",
+    "print_table",
+]
 
 _UNLIMITED = 100_000
 
@@ -74,6 +82,13 @@ class Labelled(Text):
         super().__init__(f"{label:<10}", style="bold")
         self.append(words, style="not bold")
         self.label, self.words = label, words
+
+
+def print_headline(console: Console, word: str, style: str, text: str) -> None:
+    """The first line of a report: its verdict in a styled word, and what is behind it."""
+    line = Text(word, style=style)
+    line.append(f"  {text}", style="not bold default")
+    console.print(line, soft_wrap=True)
 
 
 def print_line(console: Console, label: str, text: str) -> None:
