@@ -195,8 +195,9 @@ def test_staleness_and_series(tiny):
     assert shifts
     found = holds(staleness_document(result, advice, options, judged=judged, shifts=shifts))
     assert any("router_shift" in one for one in found["by_lag"])
-    one = staleness(dump, both[:1], StalenessOptions(own="v0"))
-    holds(staleness_document(one, advise(one)))
+    for samples in (range(12), [0]):
+        one = staleness(dump.select(samples=samples), both[:1], StalenessOptions(own="v0"))
+        holds(staleness_document(one, advise(one)))
     steps = [Step(n, f"step-{n}", found) for n in (3, 5)]
     holds(series_document("run", steps, [("README", "no number")], limits))
 

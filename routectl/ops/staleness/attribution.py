@@ -249,10 +249,10 @@ class _Census:
         several = len(set(codes.values())) > 1
         self.samples.update(
             samples=1,
-            one_version=bool(codes) and not several,
-            several_versions=several,
-            without_spans=not codes,
-            retracted=bool(sample.retractions),
+            one_version=int(bool(codes) and not several),
+            several_versions=int(several),
+            without_spans=int(not codes),
+            retracted=int(bool(sample.retractions)),
         )
         made = slice(sample.routes.start + 1, sample.routes.stop + 1)
         version_T, group_T = labels.version_Q[made], labels.group_Q[made]
