@@ -19,7 +19,7 @@ from ..wire.sample import WireSample
 
 __all__ = ["Records"]
 
-_IN_MEMORY = 16 << 20
+_IN_MEMORY = 4 << 20
 _SHORTEST = 256  # characters of a payload that is left in the file, and what it is found by
 
 
@@ -28,12 +28,12 @@ class _Record:
     """A sequence as it is kept, its path left out.
 
     span is where the payload's string is in the file (that of its ``data`` where it is an object),
-    the wire being without it; told is a payload as JSON that msgpack cannot hold.
+    the wire being without it; as_json are payloads that msgpack cannot hold.
     """
 
     wire: WireSample
     span: tuple[int, int] | None = None
-    told: str | None = None
+    as_json: str | None = None
 
 
 def _array(kind: Any, data: bytes) -> NDArray[Any]:
@@ -46,9 +46,9 @@ def _packed(record: _Record) -> bytes:
     try:
         return msgspec.msgpack.encode(record, enc_hook=np.ndarray.tobytes)
     except (OverflowError, UnicodeEncodeError):  # integers beyond 64 bits, lone surrogates
-        told = json.dumps([record.wire.prompt_payload, record.wire.payload])
+        both = json.dumps([record.wire.prompt_payload, record.wire.payload])
         wire = replace(record.wire, prompt_payload=None, payload=None)
-        return _packed(replace(record, wire=wire, told=told))
+        return _packed(replace(record, wire=wire, as_json=both))
 
 
 def _string_of(payload: Any) -> str | None:
@@ -65,9 +65,6 @@ class Records:
         self._file, self._path = file, str(path)
         self._kept = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - closed below
         self._places: list[tuple[int, int]] = []
-
-    def __len__(self) -> int:
-        return len(self._places)
 
     def close(self) -> None:
         """Close both files."""
@@ -119,7 +116,7 @@ class Records:
         packed = self._kept.read(length)
         record = msgspec.msgpack.decode(packed, type=_Record, dec_hook=_array)
         wire = replace(record.wire, where=self._path + record.wire.where)
-        if record.told is not None:
-            before, payload = json.loads(record.told)
+        if record.as_json is not None:
+            before, payload = json.loads(record.as_json)
             wire = replace(wire, prompt_payload=before, payload=payload)
         return replace(record, wire=wire)

@@ -388,6 +388,20 @@ class TestBase:
             check_same(mine, other)
         assert max(coded_bytes(later), coded_bytes(path)) < 500
 
+    def test_a_base_may_be_of_any_format(self, tmp_path):
+        """A base that is no native file is opened by who knows how, and refused where none does."""
+        base, path = TINY / "vllm.bf16/samples.jsonl", tmp_path / "x.parquet"
+        dump = open_dump(base)
+        coding = Coding("delta", keep_order=True, base=dump)
+        write_native(dump, dump.meta, path, force=False, coding=coding, verify=True)
+        assert check_native(path, opener=open_dump) == len(dump)
+        for mine, other in zip(dump, open_dump(path), strict=True):
+            check_same(mine, other)
+        with pytest.raises(
+            UnsupportedError, match=r"samples\.jsonl: a base that is no native file"
+        ):
+            open_native(path)[0]
+
     def test_samples_without_a_base_are_whole(self, tmp_path):
         """A sample whose tokens the base does not have is coded by itself."""
         some, _ = grouped(count=4)
