@@ -7,6 +7,7 @@ import pytest
 
 from routectl.errors import FormatError
 from routectl.model import ModelFacts, facts_from_config
+from support import families
 
 TYPES = ["dense", "sparse", "dense", "sparse", "sparse", "dense"]
 SMALL = {"num_experts_per_tok": 3, "num_hidden_layers": 6}
@@ -104,27 +105,6 @@ FAMILIES = [
 ]
 
 
-def routers_of(model):
-    """The router modules by layer, found as transformers finds them for router_logits."""
-    specs = []
-    for module in model.modules():
-        spec = (getattr(module, "_can_record_outputs", None) or {}).get("router_logits", [])
-        specs += spec if isinstance(spec, list) else [spec]
-    found = {}
-    for name, module in model.named_modules():
-        recorded = any(
-            isinstance(module, getattr(spec, "target_class", spec))
-            and (getattr(spec, "layer_name", None) or "") in name
-            for spec in specs
-        )
-        # DeepSeek V4's routers by token id are not recorded, but route.
-        if recorded or type(module).__name__ == "DeepseekV4HashRouter":
-            layer = int(re.search(r"\blayers\.(\d+)\.", name)[1])
-            assert layer not in found, name
-            found[layer] = module
-    return found
-
-
 @pytest.mark.models
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
@@ -141,7 +121,7 @@ def test_facts_agree_with_the_routers_of_the_real_model(
     config = transformers.AutoConfig.for_model(model_type, **given)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
-    routers = routers_of(model)
+    routers = families.routers(model)
     facts = facts_from_config(json.loads(json.dumps(config.to_dict())), "config.json")
     assert facts.layers == tuple(sorted(routers)) == layers
     text = config.get_text_config()

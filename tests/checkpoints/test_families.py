@@ -11,9 +11,8 @@ from routectl.checkpoints.facts import checkpoint_facts
 from routectl.checkpoints.router_names import router_names
 from routectl.checkpoints.routers import router_tensors
 from routectl.errors import FormatError, UnsupportedError
-from test_model import routers_of
+from support.families import routers
 
-transformers = pytest.importorskip("transformers")
 pytestmark = [pytest.mark.models, pytest.mark.filterwarnings("ignore")]
 
 SIZES = {  # of whatever a config has
@@ -116,6 +115,8 @@ FAMILIES = {
 
 def tiny(family: str, given: dict) -> torch.nn.Module:
     """A model of a family, 4 layers and 8 experts of which 2 are taken, on the CPU."""
+    import transformers
+
     base = transformers.AutoConfig.for_model(family, **given).to_dict()
     sizes = {name: size for name, size in SIZES.items() if base.get(name) is not None}
     counts = {name: 8 for name in NAMED if base.get(name) is not None}
@@ -130,7 +131,7 @@ def parts_of(model: torch.nn.Module) -> dict[int, list[torch.Tensor]]:
     modules = dict(model.named_modules())
     names = {module: name for name, module in modules.items()}
     found = {}
-    for layer, router in routers_of(model).items():
+    for layer, router in routers(model).items():
         parent = modules[names[router].rpartition(".")[0]]
         own = [*router.parameters(), *router.buffers()]
         beside = [*parent.parameters(recurse=False), *parent.buffers(recurse=False)]
@@ -161,7 +162,9 @@ def test_routers_are_those_of_the_live_model(family: str, tmp_path: Path) -> Non
     """Names are as the table says, and each tensor is the live one, bit for bit and dtype."""
     given, suffixes = FAMILIES[family]
     torch.manual_seed(0)
-    transformers.logging.set_verbosity_error()
+    from transformers import logging
+
+    logging.set_verbosity_error()
     model = tiny(family, given)
     live = parts_of(model)
     shake(live)

@@ -120,39 +120,43 @@ def test_plain_json_has_no_detail(capsys):
     assert detailed == shown
 
 
+@pytest.fixture(scope="module")
+def page_text():
+    """The page of a document of hostile names."""
+    return html_page(hostile_document())
+
+
 class TestHostile:
     """What is in a dump never becomes markup, script, or a command."""
 
-    page_text = html_page(hostile_document())
-
-    def test_no_element_is_made(self):
+    def test_no_element_is_made(self, page_text):
         """The page has its own two scripts, no image, and no handler in an attribute."""
-        page = Parsed(self.page_text)
+        page = Parsed(page_text)
         assert page.tags.count("script") == 2
         assert "img" not in page.tags
         assert not [name for name, _ in page.attributes if name.startswith("on")]
 
-    def test_the_data_comes_back(self):
+    def test_the_data_comes_back(self, page_text):
         """The data reads as the same document: escaping lost nothing."""
-        assert Parsed(self.page_text).data == json.loads(json.dumps(hostile_document()))
+        assert Parsed(page_text).data == json.loads(json.dumps(hostile_document()))
 
-    def test_nothing_turns_text_around(self):
+    def test_nothing_turns_text_around(self, page_text):
         """No invisible or bidirectional control stands in the page; they are named."""
-        assert not re.search("[\x00-\x08\x0b-\x1f\u2028-\u202e\ufeff\ud800-\udfff]", self.page_text)
-        assert "‹U+202E›" in Parsed(self.page_text).text
+        assert not re.search("[\x00-\x08\x0b-\x1f\u2028-\u202e\ufeff\ud800-\udfff]", page_text)
+        assert "‹U+202E›" in Parsed(page_text).text
 
-    def test_it_is_text(self):
+    def test_it_is_text(self, page_text):
         """Every hostile name is on the page as text."""
-        text = Parsed(self.page_text).text
+        text = Parsed(page_text).text
         for name in (HOSTILE[0], HOSTILE[1], HOSTILE[4], HOSTILE[5], HOSTILE[9]):
             assert name in text
 
     @pytest.mark.parametrize("name", ["style", "script"])
-    def test_a_policy_allows_our_script_alone(self, name):
+    def test_a_policy_allows_our_script_alone(self, page_text, name):
         """The policy allows nothing but inline style and the script of one hash."""
-        policy = re.search('Content-Security-Policy" content="([^"]*)"', self.page_text)[1]
+        policy = re.search('Content-Security-Policy" content="([^"]*)"', page_text)[1]
         rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
-        script = Parsed(self.page_text).scripts["module"]
+        script = Parsed(page_text).scripts["module"]
         digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
         assert rules == {
             "default-src": "'none'",
