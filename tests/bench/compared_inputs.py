@@ -132,7 +132,11 @@ def _dumps(folder: Path, fixtures: Path) -> None:
         if name == "start":
             continue
         for fault, spoil in FAULTS.items():
-            spoilt = [_with_ids(r, spoil(_ids(r))) if i % 4 else r for i, r in enumerate(records)]
+            rest = 0 if fault == "renumbered" else 4  # each fourth is sound; only all can be fixed
+            spoilt = [
+                r if rest and i % rest == 0 else _with_ids(r, spoil(_ids(r)))
+                for i, r in enumerate(records)
+            ]
             _write_lines(folder / f"{name}_faults" / f"{fault}.jsonl", spoilt)
         swapped = [
             _with_ids(r, np.resize(_ids(s), _ids(r).shape))
@@ -209,6 +213,7 @@ _TEXTS = {
     "bad_limit.toml": '[checks.a]\nverb = "diff"\nold = "a"\nnew = "b"\nfail-over = ["x:1"]\n',
     "no_file.toml": '[checks.a]\nverb = "check"\ndump = "none.jsonl"\n',
     "no_checks.toml": "[tool.other]\na = 1\n",
+    "pyproject.toml": f'[tool.routectl.checks.a]\nverb = "check"\ndump = "fixtures/{TINY}"\n',
     "config.json": '{"model_type": "tiny", "num_hidden_layers": "six"}',
     "diff.json": '{"schema": "routectl.diff/1"}',
     "future.json": '{"schema": "routectl.diff/99"}',

@@ -49,6 +49,6 @@ def public_names() -> dict[str, str]:
     """Each public name with what can be said of it, and the version."""
     said = {"__version__": routectl.__version__}
     for name in routectl.__all__:
-        thing = getattr(routectl, name)
+        thing = getattr(routectl, name, None)  # a name without a home is None
         said[name] = _class_text(thing) if inspect.isclass(thing) else f"def {_signature(thing)}"
     return said
