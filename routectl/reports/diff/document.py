@@ -8,7 +8,7 @@ from ...ops.diff.detail import Example
 from ...ops.diff.diff import DiffResult
 from ...ops.diff.measures import Measures, SequenceRates, layer_measures, rate, total_measures
 from ...ops.diff.thresholds import Verdict, judge
-from ..document import CountedRows, Document, dump_document, failure_entries, finite
+from ..document import CountedRows, dump_document, failure_entries, finite
 from .detail import detail_document
 from .flips import margin_figures
 from .schema import (
@@ -24,7 +24,7 @@ from .schema import (
     SequenceFigures,
 )
 
-__all__ = ["Document", "counted_rows", "diff_document", "figures_document", "sample_figures"]
+__all__ = ["counted_rows", "diff_document", "figures_document", "sample_figures"]
 
 _QUANTILES = (0.5, 0.9, 0.99)
 

@@ -190,7 +190,7 @@ class TestTensorboard:
 
     def test_not_installed(self, capsys, tmp_path, monkeypatch):
         """Without the library the extra that has it is named."""
-        monkeypatch.setattr("routectl.cli.dashboards.find_spec", lambda name: None)
+        monkeypatch.setattr("routectl.cli.voices.find_spec", lambda name: None)
         for flag, extra in (("--tensorboard", "tensorboard"), ("--wandb-offline", "wandb")):
             said = complaint(capsys, "diff", "gone", "gone", flag, tmp_path)
             assert f"hint: pip install 'routectl[{extra}]'" in said
