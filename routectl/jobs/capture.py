@@ -189,8 +189,8 @@ def _run(
 ) -> int:
     """Collect the answers and write them; what was had stays in the side file on trouble."""
     from ..engines.answers import judge_answer
+    from ..engines.asking import collect
     from ..engines.journal import Journal, partial_path
-    from ..engines.run import collect
 
     journal = Journal(
         partial_path(goal.output),
