@@ -135,6 +135,7 @@ def test_facts_agree_with_the_routers_of_the_real_model(
     assert facts.model_type == text.model_type
 
 
+@pytest.mark.models
 @pytest.mark.filterwarnings("ignore")
 def test_a_dense_model_of_transformers_is_refused():
     """The config of a dense Qwen3 has no MoE layer."""
@@ -158,6 +159,7 @@ REWRITTEN = [
 ]
 
 
+@pytest.mark.models
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("model_type", "given"), [pytest.param(*r, id=r[0]) for r in REWRITTEN])
 def test_hub_names_mean_what_transformers_makes_of_them(model_type, given):
@@ -228,6 +230,7 @@ def test_experts_beside_a_text_part_without_them_are_read():
     assert facts_from_config(whole, "c").model_type == "whole"
 
 
+@pytest.mark.models
 def test_dbrx_keeps_its_sizes_in_a_part_of_their_own():
     """Of DBRX every layer is MoE, with the experts and top_k of its ffn_config."""
     transformers = pytest.importorskip("transformers")

@@ -135,6 +135,7 @@ def test_a_model_in_words(config, words):
     assert recipe_from_config(config, "config.json").describe() == words
 
 
+@pytest.mark.models
 @pytest.mark.parametrize("name", [name for name in TINY if "." not in name and name in FAMILIES])
 def test_defaults_are_those_of_transformers(name):
     """A config that is silent gives the recipe of transformers' own config with its defaults."""
@@ -176,6 +177,7 @@ def test_fixtures_read():
     assert words["deepseek_v3"].startswith("sigmoid + bias, ")
 
 
+@pytest.mark.models
 def test_every_router_class_is_accounted_for():
     """Each family of transformers that records router logits is in the table, or listed as not."""
     import transformers
@@ -192,6 +194,7 @@ def test_every_router_class_is_accounted_for():
     assert {*ALIASES.values()} <= {*FAMILIES}
 
 
+@pytest.mark.models
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_named_class_exists(name):
     """The router class that a row names is one of transformers' module of that family."""

@@ -249,6 +249,7 @@ def test_kernel_on_extremes():
     assert np.flatnonzero(np.isnan(top_k_rows(scores.numpy(), 5)[1])).tolist() == [3]
 
 
+@pytest.mark.models
 @given(st.lists(st.lists(eighths, min_size=8, max_size=8), min_size=1, max_size=4))
 def test_sparsemixer(rows):
     """sparsemixer takes the two best logits; its weights are transformers' function's."""

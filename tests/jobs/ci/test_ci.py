@@ -34,6 +34,7 @@ def of(doc, name):
 class TestChecks:
     """What a check comes to."""
 
+    @pytest.mark.slow
     def test_a_check_is_its_command(self, capsys, tmp_path):
         """A diff, a check and a staleness have the exit code, the crossed thresholds and the
         scalars of the command with the same options.

@@ -73,6 +73,7 @@ def test_thresholds_are_of_the_last_step(capsys, steps):
     assert "the last step, step-12, has no staleness@lag1" in said
 
 
+@pytest.mark.slow
 def test_broken_and_foreign_entries_are_named(capsys, steps):
     """What is no step is listed with its reason; the recomputes kept beside a report are not."""
     (steps / "notes.txt").write_text("hello", "utf-8")

@@ -76,6 +76,7 @@ def test_the_recorded_truth_through_the_command(capsys):
     same_logprobs(of(scored, "total"), TRUTH["logprob fp32 v1"])
 
 
+@pytest.mark.slow
 def test_forced_and_free_stand_side_by_side(capsys, tmp_path):
     """A dump that says it is forced is another mode of its version; both are reported."""
     dump = open_dump(TINY / "routes_v1.fp32.npz")

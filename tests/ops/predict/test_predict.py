@@ -168,6 +168,7 @@ def test_several_later_versions_are_their_mean(monkeypatch):
     assert weight_DE.grad.abs().max() < 1e-5
 
 
+@pytest.mark.models
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3", "gpt_oss", "phimoe"])
 def test_zero_is_frozen(name, dtype):
@@ -202,6 +203,7 @@ def test_predicted_routes_are_the_papers():
     assert np.allclose(found.margin_TL[:, 0], values_TK[:, 3] - values_TK[:, 4], atol=1e-6)
 
 
+@pytest.mark.models
 def test_groups_and_bias_hold_for_predicted_routes():
     """Predicted ids of a grouped recipe stay in the groups that it keeps."""
     recipe = recipe_from_config(config_of_family("deepseek_v3").to_dict(), "deepseek_v3")

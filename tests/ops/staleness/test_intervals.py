@@ -82,6 +82,7 @@ def clustered_dumps(rng, sequences):
     return (make_dump(samples, LAYERS, 8, 1) for samples in (old, new))
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_at_their_rate():
     """In 200 runs with sequence effects, 95 % intervals cover the truth in about 190.
 

@@ -107,6 +107,7 @@ class TestMetrics:
         assert found["routectl/mismatch"] == 2055 / 101_616
         assert found == routectl.metrics(routectl.check_document(result))
 
+    @pytest.mark.slow
     def test_of_a_series(self, capsys, tmp_path):
         """A series of staleness reports has the figures of its last step."""
         for step in (1, 2):

@@ -302,6 +302,7 @@ def test_the_workflows_of_the_docs_run(tmp_path, words, code):
         JUnitXml.fromfile(str(folder / job["artifacts"]["reports"]["junit"]))
 
 
+@pytest.mark.slow
 def test_the_config_of_the_docs_is_read(capsys, tmp_path):
     """The config of docs/ci.md is understood to the last key, and runs where its files are."""
     (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
