@@ -361,6 +361,7 @@ def steps_of(recipe):
     return [(c, replace(recipe, **c)) for c in changes if replace(recipe, **c) != recipe]
 
 
+@pytest.mark.models
 @pytest.mark.parametrize("name", [name for name in TINY if name in FAMILIES])
 def test_steps_can_select_others(name):
     """A recipe that differs in one step selects other experts for some logits with ties."""
