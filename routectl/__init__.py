@@ -56,7 +56,8 @@ if TYPE_CHECKING:
     from .reports.ci.scalars import metrics
     from .reports.diff.document import diff_document
     from .reports.page.page import html_page
-    from .reports.show.document import checkpoint_document, summary_document
+    from .reports.show.checkpoint import checkpoint_document
+    from .reports.show.document import summary_document
     from .reports.staleness.advice import Advice, advise
     from .reports.staleness.document import staleness_document
     from .routes import Routes
@@ -119,7 +120,7 @@ _HOMES = {
     "build_plan": "layouts.plan",
     "check": "ops.check.check",
     "check_document": "reports.check.document",
-    "checkpoint_document": "reports.show.document",
+    "checkpoint_document": "reports.show.checkpoint",
     "checkpoint_facts": "checkpoints.facts",
     "diff": "ops.diff.diff",
     "diff_as": "ops.diff.diff",

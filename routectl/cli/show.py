@@ -19,11 +19,12 @@ def show_command(line: CommandLine) -> int:
     Of a checkpoint (an HF folder of safetensors, or one of Megatron's), from its headers alone:
     format, MoE layers, K, E, the routers' dtypes, sizes by dtype and by layer.
     """
-    from ..reports.page.page import render_of
+    from ..reports.show.text import render_checkpoint, render_summary
 
     request, voices = line.request(ShowRequest), line.voices
     voices.refuse()
     seen = voices.detail or voices.html is not None
     document = answer_show(replace(request, detail=seen), TERMINAL)
-    voices.tell(document, render_of(document))
+    of_dump = document["schema"] == "routectl.show/1"
+    voices.tell(document, render_summary if of_dump else render_checkpoint)
     return 0

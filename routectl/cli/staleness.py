@@ -25,7 +25,7 @@ def staleness_command(line: CommandLine) -> int:
 
     -o NAME.json writes the report as JSON, which --series reads.
     """
-    from ..reports.page.page import render_of
+    from ..reports.staleness.text import render_series, render_staleness
 
     request, voices = line.request(StalenessRequest), line.voices
     voices.refuse()
@@ -35,5 +35,6 @@ def staleness_command(line: CommandLine) -> int:
     as_json = voices.as_json or (target is not None and target.suffix == ".json")
     seen = voices.detail or voices.pictured(as_json)
     document = answer_staleness(replace(request, detail=seen), TERMINAL)
-    voices.tell(document, render_of(document), as_json=as_json)
+    render = render_staleness if request.series is None else render_series
+    voices.tell(document, render, as_json=as_json)
     return voices.code(document)

@@ -31,8 +31,6 @@ class ShowRequest:
 def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document":
     """The routectl.show/1 document of a dump, or routectl.checkpoint/1 of a checkpoint."""
     from ..checkpoints import is_checkpoint
-    from ..ops.summary import summarize
-    from ..reports.show.document import summary_document
 
     reading = request.reading
     if reading.format is None and is_checkpoint(request.path):
@@ -42,6 +40,9 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
                 hint="--format where it is a dump",
             )
         return _of_checkpoint(request.path)
+    from ..ops.summary import summarize
+    from ..reports.show.document import summary_document
+
     opened = reading.open(request.path)
     with progress.watching(opened, "reading") as watched:
         summary = summarize(watched)
@@ -51,7 +52,7 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
 def _of_checkpoint(path: str) -> "Document":
     from ..checkpoints import open_checkpoint
     from ..checkpoints.facts import checkpoint_facts
-    from ..reports.show.document import checkpoint_document
+    from ..reports.show.checkpoint import checkpoint_document
 
     gc.disable()  # 100,000 entries without a cycle: collecting takes longer than reading them
     try:

@@ -8,10 +8,11 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar
 
-from ..dump import DumpMeta
-from ..ops.diff.thresholds import Failure
+if TYPE_CHECKING:
+    from ..dump import DumpMeta
+    from ..ops.diff.thresholds import Failure
 
 __all__ = [
     "CountedRows",
@@ -99,7 +100,7 @@ def to_json(document: Document) -> str:
     return _FLAT_LIST.sub(lambda m: f"[{_BREAK.sub(', ', m[1])}]", text) + "\n"
 
 
-def dump_document(meta: DumpMeta, samples: int) -> DumpEntry:
+def dump_document(meta: "DumpMeta", samples: int) -> DumpEntry:
     """What a document says of a dump that it is about."""
     entry: DumpEntry = {
         "path": meta.path,
@@ -132,7 +133,7 @@ def dump_document(meta: DumpMeta, samples: int) -> DumpEntry:
     return entry
 
 
-def failure_entries(failures: Iterable[Failure]) -> list[FailureEntry]:
+def failure_entries(failures: "Iterable[Failure]") -> list[FailureEntry]:
     """Thresholds that were crossed, as every verdict lists them."""
     return [
         {
