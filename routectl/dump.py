@@ -177,7 +177,7 @@ class Dump:
     """A lazy, sized, re-iterable collection of samples.
 
     ``keys`` are at hand for every sample; ``dump[i]`` and iteration read one sample at a time.
-    ``digests``, empty where the dump has none, are ``gates.digest_routes`` of each sample's routes
+    ``digests``, empty where the dump has none, are ``gate_logprobs.digest_routes`` of each sample's routes
     as they were written, None for a sample without.
     """
 

@@ -1,6 +1,6 @@
 """A predictor's file: safetensors with ``layer.N.predictor`` float32 [D, E], layers 0-based.
 
-``fitted_prefixes`` int64 [P] are digests of the rows that it was fitted on (ops/predict_rows.py);
+``fitted_prefixes`` int64 [P] are digests of the rows that it was fitted on (ops/predict/rows.py);
 the metadata's key ``routectl`` holds the facts, as JSON. Shape suffixes: D hidden size, E columns
 of the logits, P rows fitted on.
 """

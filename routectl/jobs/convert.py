@@ -67,12 +67,12 @@ class ConvertRequest:
         help="Read what was written, and SRC if native, and check every route's digest.",
     )
     force: bool = option(False, help="Replace a file that exists.")
+    reading: Reading = field(default_factory=Reading)
     tokens_from: Path | None = option(
         None,
         metavar="FILE",
         help="Tokens of a SRC that holds layers alone: a dump, train data, or a JSON list of ids.",
     )
-    reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         native = self.is_native

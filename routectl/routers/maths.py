@@ -2,7 +2,7 @@
 
 One function a step, driven by the facts of a Recipe; no family is named here. The steps are those
 of the routers of transformers 5.23.0 and of Megatron-Core 0.16.1, in their order of operations, so
-that equal logits give equal bits (tests/test_routers.py, tests/test_routers_megatron.py).
+that equal logits give equal bits (tests/routers/test_maths.py, tests/routers/test_megatron.py).
 
 Shape suffixes: T tokens, D hidden size, E columns of the logits (routed experts, and zero or skip
 experts after them), G groups, S experts of a group, K top_k, V token ids.

@@ -1,7 +1,7 @@
 """Router maths against Megatron-Core 0.16.1's own functions and its TopKRouter, on the CPU.
 
 Sets, weights and the dtype of weights are equal bit for bit; where the top-k of equal scores is
-open, rows with margin 0 are left to test_routers_pieces.py.
+open, rows with margin 0 are left to test_pieces.py.
 """
 
 import itertools

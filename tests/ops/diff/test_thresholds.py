@@ -64,7 +64,7 @@ def held(result, *texts, over=True):
 
 def test_every_metric_is_worked_out():
     """The hand-made values cover every metric, and every one with a value per layer."""
-    of_margins = {"tie", "near", "clear", "margin_coverage"}  # in tests/test_margins.py
+    of_margins = {"tie", "near", "clear", "margin_coverage"}  # in tests/ops/diff/test_flips.py
     assert {m.name for m in METRICS} == {*VALUES, *of_margins}
     assert {m.name for m in METRICS if m.of_measures} == {*BY_LAYER, *of_margins}
     assert all(m.about for m in METRICS)

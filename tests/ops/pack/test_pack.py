@@ -1,4 +1,4 @@
-"""pack and unpack in memory, against the slow truth of tests/packs.py."""
+"""pack and unpack in memory, against the slow truth of tests/support/packs.py."""
 
 import random
 from collections import Counter
