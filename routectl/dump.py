@@ -177,8 +177,8 @@ class Dump:
     """A lazy, sized, re-iterable collection of samples.
 
     ``keys`` are at hand for every sample; ``dump[i]`` and iteration read one sample at a time.
-    ``digests``, empty where the dump has none, are ``gate_logprobs.digest_routes`` of each sample's routes
-    as they were written, None for a sample without.
+    ``digests``, empty where the dump has none, are ``gate_logprobs.digest_routes`` of each sample's
+    routes as they were written, None for a sample without.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """The table of model families: what each one's router does, as data.
 
 Read from transformers 5.23.0 (``models/*/modeling_*.py``) and held against it by
-tests/routers/test_maths.py. A value is a fact, or a Key: a value that config.json holds. A Key's default
-is that of transformers' config class, which is what transformers itself uses where the file is
-silent. Facts that a row does not name have the defaults of ``Recipe``.
+tests/routers/test_maths.py. A value is a fact, or a Key: a value that config.json holds. A Key's
+default is that of transformers' config class, which is what transformers itself uses where the
+file is silent. Facts that a row does not name have the defaults of ``Recipe``.
 """
 
 from collections.abc import Mapping

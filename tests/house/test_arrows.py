@@ -42,8 +42,7 @@ MAY_IMPORT = {
     "formats.responses": "dump errors model routes formats.documents formats.wire",
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
-        "dump errors model pickled formats.arrays formats.documents formats.responses "
-        "formats.wire"
+        "dump errors model pickled formats.arrays formats.documents formats.responses formats.wire"
     ),
     "formats.wire": "dump errors model routes kernels formats.documents",
     "forward": "dump errors routes formats.native",

@@ -1,7 +1,7 @@
 """Batches pickled by the trainers' own classes: verl's, SkyRL's, and ROLL's as its source has it.
 
-verl and SkyRL are run out of their installed files (tests/support/foreign.py). ROLL is on no registry:
-its two methods are written out here.
+verl and SkyRL are run out of their installed files (tests/support/foreign.py). ROLL is on no
+registry: its two methods are written out here.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """What ``convert --to`` writes, given to the trainers' own code.
 
 verl, SkyRL and ms-swift are installed with ``pip install --no-deps``; where one is not there its
-tests are skipped. Functions are taken out of their files, as tests/support/foreign.py does. prime-rl,
-slime, miles, NeMo-RL and ROLL are on no registry: test_targets.py has their layouts written out.
+tests are skipped. Functions are taken out of their files, as tests/support/foreign.py does.
+prime-rl, slime, miles, NeMo-RL and ROLL are on no registry: test_targets.py has their layouts written out.
 """
 
 import importlib.util
