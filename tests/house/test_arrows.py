@@ -90,8 +90,8 @@ MAY_IMPORT = {
         "ops.staleness reports reports.predict reports.text jobs jobs.recompute"
     ),
     "jobs.recompute": (
-        "dump errors files gate_logprobs margins routes version routers checkpoints "
-        "formats.native forward ops.predict reports.text jobs"
+        "dump errors files gate_logprobs margins routes version routers checkpoints formats.native "
+        "forward ops.predict reports.text jobs"
     ),
     "jobs.staleness": (
         "dump errors files model checkpoints formats.native forward ops.diff ops.pairs "
@@ -104,8 +104,8 @@ MAY_IMPORT = {
     "loading": "dump model formats",
     "cli": (
         "errors files version formats ops.check reports reports.check reports.ci reports.diff "
-        "reports.pack reports.page reports.predict reports.text jobs jobs.check jobs.ci jobs.pack "
-        "jobs.predict jobs.recompute jobs.staleness jobs.watch"
+        "reports.pack reports.page reports.predict reports.show reports.staleness reports.text "
+        "jobs jobs.check jobs.ci jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch"
     ),
     "__init__": (
         "dump errors layouts margins model routes version checkpoints formats forward ops "

@@ -2,7 +2,8 @@
 
 verl, SkyRL and ms-swift are installed with ``pip install --no-deps``; where one is not there its
 tests are skipped. Functions are taken out of their files, as tests/support/foreign.py does.
-prime-rl, slime, miles, NeMo-RL and ROLL are on no registry: test_targets.py has their layouts written out.
+prime-rl, slime, miles, NeMo-RL and ROLL are on no registry: test_targets.py has their layouts
+written out.
 """
 
 import importlib.util
