@@ -196,18 +196,7 @@ def _correct(weights_I, inputs_IE, share_E, taken_E):  # type: ignore[no-untyped
 
 @njit(nogil=True, cache=True)
 def _decide(  # type: ignore[no-untyped-def]
-    taken_E,
-    top_k,
-    order_E,
-    logit_E,
-    share_E,
-    total,
-    second_KJ,
-    squash,
-    logs,
-    rc,
-    bytes_B,
-    decoding,
+    taken_E, top_k, order_E, logit_E, share_E, total, second_KJ, squash, logs, rc, bytes_B, decoding
 ):
     """Say of each expert, the likeliest first, whether it is taken, until the rest is settled.
 

@@ -142,13 +142,9 @@ def write_cells(ids_RK, base_RK, ascending_RK, lens_S, flags_F, counts_E, out_B,
     for s in range(lens_S.shape[0]):
         stop = row + lens_S[s]
         if stop > row:
+            rows = slice(row, stop)
             size = _write_cell(
-                ids_RK[row:stop],
-                base_RK[row:stop],
-                ascending_RK[row:stop],
-                flags_F,
-                counts_E,
-                out_B[at:],
+                ids_RK[rows], base_RK[rows], ascending_RK[rows], flags_F, counts_E, out_B[at:]
             )
             if size < 0:
                 return False
@@ -245,13 +241,9 @@ def read_cells(data_B, ends_S, base_RK, ascending_RK, lens_S, flags_F, counts_E,
         stop, end = row + lens_S[s], ends_S[s]
         fine = end == at
         if stop > row:
+            rows = slice(row, stop)
             fine = _read_cell(
-                data_B[at:end],
-                base_RK[row:stop],
-                ascending_RK[row:stop],
-                flags_F,
-                counts_E,
-                ids_RK[row:stop],
+                data_B[at:end], base_RK[rows], ascending_RK[rows], flags_F, counts_E, ids_RK[rows]
             )
         if not fine:
             return False

@@ -73,16 +73,8 @@ def _cells(slots_KR: Ids, model: SetModel, rows_S: NDArray[np.int64]) -> tuple[b
     ends_S = np.cumsum(room_S)
     words_W, at_S = np.empty(room_S.sum(), np.uint16), ends_S.copy()
     states_S4 = np.full((len(rows_S), 4), _LEAST, np.uint32)
-    encode_slots(
-        slots_KR,
-        model.contexts_KE,
-        model.frequency_KCA,
-        starts_S,
-        lanes_S,
-        states_S4,
-        words_W,
-        at_S,
-    )
+    cells = (starts_S, lanes_S, states_S4, words_W, at_S)
+    encode_slots(slots_KR, model.contexts_KE, model.frequency_KCA, cells)
     at_S -= 2 * lanes_S
     for lane in range(4):
         has_S = lanes_S > lane
@@ -114,11 +106,7 @@ def _decode(coded: Coded, about: About) -> Ids:
         slots_KR,
         model.contexts_KE,
         model.frequency_KCA,
-        starts_S,
-        lanes_S,
-        states_S4,
-        words_W,
-        at_S,
+        (starts_S, lanes_S, states_S4, words_W, at_S),
         about.num_experts,
     )
     if not legal or (at_S != ends_S).any() or (states_S4 != _LEAST).any():

@@ -60,19 +60,10 @@ def _fill_tables(frequency_CA, token_N, place_N):  # type: ignore[no-untyped-def
 
 @njit(nogil=True, cache=True)
 def _encode_slot(  # type: ignore[no-untyped-def]
-    previous_R,
-    slot_R,
-    first,
-    context_E,
-    frequency_CA,
-    start_CA,
-    starts_S,
-    lanes_S,
-    states_S4,
-    words_W,
-    at_S,
+    previous_R, slot_R, first, context_E, frequency_CA, start_CA, cells
 ):
     """Push one slot of every cell, last row first; row r is in state r % n of n."""
+    starts_S, lanes_S, states_S4, words_W, at_S = cells
     for s in range(at_S.shape[0]):
         at = at_S[s]
         lo = starts_S[s]
@@ -104,10 +95,11 @@ def _encode_slot(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def encode_slots(  # type: ignore[no-untyped-def]
-    slots_KR, contexts_KE, frequency_KCA, starts_S, lanes_S, states_S4, words_W, at_S
-):
-    """Push all slots, the last one first; ``at_S`` becomes where each cell's words begin."""
+def encode_slots(slots_KR, contexts_KE, frequency_KCA, cells):  # type: ignore[no-untyped-def]
+    """Push all slots, the last one first; ``at_S`` becomes where each cell's words begin.
+
+    ``cells`` are starts_S, lanes_S, states_S4, words_W and at_S.
+    """
     start_CA = np.empty(frequency_KCA.shape[1:], np.uint32)
     for k in range(slots_KR.shape[0] - 1, -1, -1):
         for c in range(start_CA.shape[0]):
@@ -122,11 +114,7 @@ def encode_slots(  # type: ignore[no-untyped-def]
             contexts_KE[k],
             frequency_KCA[k],
             start_CA,
-            starts_S,
-            lanes_S,
-            states_S4,
-            words_W,
-            at_S,
+            cells,
         )
 
 
@@ -183,13 +171,14 @@ def _decode_cell(  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def decode_slots(  # type: ignore[no-untyped-def]
-    slots_KR, contexts_KE, frequency_KCA, starts_S, lanes_S, states_S4, words_W, at_S, num_experts
+    slots_KR, contexts_KE, frequency_KCA, cells, num_experts
 ):
     """Pull all slots, the first one first; false where an id is not below E.
 
-    ``at_S`` is each cell's next word. A damaged cell may read its neighbours' words, never beyond
+    ``cells`` as in encode_slots; ``at_S`` is each cell's next word. A damaged cell may read its neighbours' words, never beyond
     the last cell's, and is found by where it stops and by its states.
     """
+    starts_S, lanes_S, states_S4, words_W, at_S = cells
     top = np.uint64(num_experts - 1)
     greatest = np.uint64(0)
     token_N = np.empty(frequency_KCA.shape[1] << 12, np.uint8)

@@ -42,21 +42,11 @@ class RowCounts:
 
 @njit(nogil=True, cache=True)
 def _diff_chunk(  # type: ignore[no-untyped-def]
-    old,
-    new,
-    old_words,
-    new_words,
-    skip,
-    slots,
-    swaps,
-    order,
-    load_old,
-    load_new,
-    differing,
-    first,
-    differs,
+    old, new, old_words, new_words, skip, slots, counts, differing, first, differs
 ):
     """Count one chunk. ``slots`` is of length K; the compiler knows that of a tuple.
+
+    ``counts`` are swaps, order, load_old and load_new.
 
     ``differs`` takes a mark a mismatched row, or is None, and then no code is made for it.
 
@@ -64,6 +54,7 @@ def _diff_chunk(  # type: ignore[no-untyped-def]
     with a stamp per expert. load_new holds what the new side took less what the old took.
     """
     num_tokens, num_layers = old.shape[0], old.shape[1]
+    swaps, order, load_old, load_new = counts
     stamps = np.zeros(load_old.shape[1], np.int64)
     mark = 0
     for t in range(num_tokens):
@@ -134,10 +125,7 @@ def _count_chunk(old: Ids, new: Ids, skip: Bools, num_experts: int, mark: bool) 
         words_of(new),
         skip,
         slots,
-        swaps,
-        order,
-        load_old,
-        load_new,
+        (swaps, order, load_old, load_new),
         differing,
         first,
         differs,
