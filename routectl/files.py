@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Reading a small file, and writing one whole or not at all."""
 
 import os
 import shutil
@@ -8,9 +8,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from .errors import RoutectlError
+from .errors import FormatError, RoutectlError
 
-__all__ = ["refuse_existing", "replacing", "replacing_folder"]
+__all__ = ["read_text", "refuse_existing", "replacing", "replacing_folder"]
+
+
+def read_text(path: Path, most: int, too_large: str) -> str:
+    """The text of a file of at most ``most`` bytes.
+
+    Raises FormatError where it cannot be read or has more, as ``too_large`` says then, ValueError
+    where it is no UTF-8.
+    """
+    try:
+        if path.stat().st_size > most:
+            raise FormatError(f"{path}: {too_large}")
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:

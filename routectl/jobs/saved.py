@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
+from ..files import read_text
 
 if TYPE_CHECKING:
     from ..reports.document import Document
@@ -17,11 +18,7 @@ _MAX_BYTES = 1 << 30
 def read_report(path: Path) -> "Document":
     """A report that was written with --json. Raises FormatError where it is no JSON object."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise FormatError(f"{path}: more than {_MAX_BYTES} bytes of JSON")
-        found: Any = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+        found: Any = json.loads(read_text(path, _MAX_BYTES, f"more than {_MAX_BYTES} bytes of JSON"))
     except (ValueError, RecursionError):
         raise FormatError(f"{path}: not JSON") from None
     if not isinstance(found, dict):

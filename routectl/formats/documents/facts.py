@@ -6,6 +6,7 @@ from typing import Any
 
 from ...dump import DumpMeta
 from ...errors import FormatError
+from ...files import read_text
 from ...model import ModelFacts, facts_from_config
 from .fields import from_json
 
@@ -41,11 +42,7 @@ class Context:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise FormatError(f"{path}: too large for a model config")
-        doc = from_json(path.read_text("utf-8"))
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+        doc = from_json(read_text(path, _MAX_CONFIG_BYTES, "too large for a model config"))
     except (ValueError, RecursionError):
         raise FormatError(f"{path}: not JSON, expected an HF config.json") from None
     if not isinstance(doc, dict):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError, UnsupportedError
+from ...files import read_text
 from ..arrays.files import open_array_file, save_safetensors
 from ..documents.fields import from_json, one_line
 
@@ -127,12 +128,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder. Raises FormatError when there is none or it cannot be read."""
     path = folder / MANIFEST
     try:
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise FormatError(f"{path}: too large for a manifest")
-        manifest = from_json(path.read_text("utf-8"))
+        manifest = from_json(read_text(path, _MAX_MANIFEST_BYTES, "too large for a manifest"))
         schema = manifest["schema"]
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise FormatError(f"{path}: not a manifest of routectl pack") from None
     if schema != SCHEMA:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ...errors import FormatError, MismatchError
+from ...files import read_text
 from ...layouts.plan import MicroBatch, Plan
 from ..documents.fields import from_json, one_line
 
@@ -126,9 +127,7 @@ def _document(path: Path, lens: Sequence[int]) -> Any:
             archive = stream.read(4) == b"PK\x03\x04"
         if archive:
             return _train_data(path, lens)
-        if path.stat().st_size > _MAX_BYTES:
-            raise FormatError(f"{path}: too large for a plan")
-        return from_json(path.read_text("utf-8"))
+        return from_json(read_text(path, _MAX_BYTES, "too large for a plan"))
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):

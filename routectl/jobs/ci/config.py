@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ...errors import FormatError, RoutectlError
+from ...files import read_text
 from ..check.request import CheckRequest
 from ..diff import DiffRequest
 from ..options import build, groups_of, options_of
@@ -66,11 +67,8 @@ def read_checks(path: Path) -> CiConfig:
 def _table(path: Path) -> dict[str, Any]:
     """The table of routectl in a file."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise FormatError(f"{path}: more than {_MAX_BYTES} bytes of TOML")
-        found: Any = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+        text = read_text(path, _MAX_BYTES, f"more than {_MAX_BYTES} bytes of TOML")
+        found: Any = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not TOML: {error}") from None
     if path.name != "pyproject.toml":
