@@ -33,15 +33,6 @@ ROW_FORMS = ("N", "N-1", "N-2", "P+G")
 
 
 @dataclass(frozen=True, slots=True)
-class WeightSpan:
-    """Response tokens ``start`` up to (not including) ``end`` were sampled at ``version``."""
-
-    version: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
 class Segment:
     """What one call brought to a sample of several: rows ``start`` up to (not including) ``stop``.
 
@@ -57,6 +48,15 @@ class Segment:
     apart: int = 0
     layers: tuple[int, ...] = ()
     first: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSpan:
+    """Response tokens ``start`` up to (not including) ``end`` were sampled at ``version``."""
+
+    version: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,8 +6,10 @@ of the file.
 """
 
 import json
+import re
 import reprlib
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from ..errors import FormatError
 from ..pickled.dtypes import bytes_of
 from .infos import Piece, TensorInfo
 
-__all__ = ["read_header", "strict_json"]
+__all__ = ["layer_tensors", "read_header", "strict_json"]
 
 _MAX_HEADER = 100_000_000
 _MAX_RANK = 16
@@ -114,3 +116,13 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     if end != size:
         raise FormatError(f"{path}: tensors end at byte {end}, the file at {size}")
     return tensors
+
+
+def layer_tensors(
+    header: Mapping[str, TensorInfo], pattern: re.Pattern[str]
+) -> Iterator[tuple[int, TensorInfo]]:
+    """The tensors whose name is that of a layer, the pattern's first group, and that layer."""
+    for name, info in header.items():
+        match = pattern.fullmatch(name)
+        if match is not None:
+            yield int(match[1]), info

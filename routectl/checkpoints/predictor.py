@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError, UnsupportedError
 from ..files import replacing
-from .headers import read_header, strict_json
+from .headers import layer_tensors, read_header, strict_json
 
 if TYPE_CHECKING:
     import torch
@@ -96,15 +96,12 @@ def open_predictor(path: Path) -> Predictor:
 
     header = read_header(path)
     weights = {}
-    for name, info in header.items():
-        match = _LAYER.fullmatch(name)
-        if match is None:
-            continue
+    for layer, info in layer_tensors(header, _LAYER):
         if info.dtype != "F32" or len(info.shape) != 2:
             raise FormatError(
-                f"{path}: {name}: got {info.dtype} {list(info.shape)}, expected F32 [D, E]"
+                f"{path}: {info.name}: got {info.dtype} {list(info.shape)}, expected F32 [D, E]"
             )
-        weights[int(match[1])] = read_tensor(info, str(path))
+        weights[layer] = read_tensor(info, str(path))
     held = header.get(_PREFIXES)
     if not weights or held is None or held.dtype != "I64" or len(held.shape) != 1:
         raise FormatError(f"{path}: no predictor: expected layer.N.predictor and {_PREFIXES}")

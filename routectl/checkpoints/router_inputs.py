@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 from ..errors import FormatError
 from ..files import replacing
-from .headers import read_header
+from .headers import layer_tensors, read_header
 from .infos import TensorInfo
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def is_router_inputs(path: Path) -> bool:
     """Whether a path names a safetensors file of router inputs, by its header."""
     if path.suffix != ".safetensors" or not path.is_file():
         return False
-    found = [info for name, info in read_header(path).items() if _LAYER.fullmatch(name)]
-    return any(info.dtype in _FLOATS and len(info.shape) == 2 for info in found)
+    found = layer_tensors(read_header(path), _LAYER)
+    return any(info.dtype in _FLOATS and len(info.shape) == 2 for _, info in found)
 
 
 def open_router_inputs(path: Path) -> RouterInputs:
@@ -74,15 +74,12 @@ def open_router_inputs(path: Path) -> RouterInputs:
 
     header = read_header(path)
     infos = {}
-    for name, info in header.items():
-        match = _LAYER.fullmatch(name)
-        if match is None:
-            continue
+    for layer, info in layer_tensors(header, _LAYER):
         if info.dtype not in _FLOATS or len(info.shape) != 2:
             raise FormatError(
-                f"{path}: {name}: got {info.dtype} {list(info.shape)}, expected floats [T, D]"
+                f"{path}: {info.name}: got {info.dtype} {list(info.shape)}, expected floats [T, D]"
             )
-        infos[int(match[1])] = info
+        infos[layer] = info
     if not infos:
         raise FormatError(f"{path}: no layer.N among {len(header)} tensors")
     tokens = next(iter(infos.values())).shape[0]

@@ -175,8 +175,9 @@ def decode_slots(  # type: ignore[no-untyped-def]
 ):
     """Pull all slots, the first one first; false where an id is not below E.
 
-    ``cells`` as in encode_slots; ``at_S`` is each cell's next word. A damaged cell may read its neighbours' words, never beyond
-    the last cell's, and is found by where it stops and by its states.
+    ``cells`` as in encode_slots; ``at_S`` becomes each cell's next word. A damaged cell may read
+    its neighbours' words, never beyond the last cell's, and is found by where it stops and by its
+    states.
     """
     starts_S, lanes_S, states_S4, words_W, at_S = cells
     top = np.uint64(num_experts - 1)

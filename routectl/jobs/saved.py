@@ -18,7 +18,9 @@ _MAX_BYTES = 1 << 30
 def read_report(path: Path) -> "Document":
     """A report that was written with --json. Raises FormatError where it is no JSON object."""
     try:
-        found: Any = json.loads(read_text(path, _MAX_BYTES, f"more than {_MAX_BYTES} bytes of JSON"))
+        found: Any = json.loads(
+            read_text(path, _MAX_BYTES, f"more than {_MAX_BYTES} bytes of JSON")
+        )
     except (ValueError, RecursionError):
         raise FormatError(f"{path}: not JSON") from None
     if not isinstance(found, dict):

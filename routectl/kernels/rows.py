@@ -44,12 +44,10 @@ class RowCounts:
 def _diff_chunk(  # type: ignore[no-untyped-def]
     old, new, old_words, new_words, skip, slots, counts, differing, first, differs
 ):
-    """Count one chunk. ``slots`` is of length K; the compiler knows that of a tuple.
+    """Count one chunk into ``counts``: swaps, order, load_old and load_new.
 
-    ``counts`` are swaps, order, load_old and load_new.
-
-    ``differs`` takes a mark a mismatched row, or is None, and then no code is made for it.
-
+    ``slots`` is of length K; the compiler knows that of a tuple. ``differs`` takes a mark a
+    mismatched row, or is None, and then no code is made for it.
     Most rows are equal byte for byte, so words are compared first; the rest is compared as sets,
     with a stamp per expert. load_new holds what the new side took less what the old took.
     """

@@ -12,18 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError
-from ..documents.fields import (
-    Doc,
-    finish_reason,
-    first_of,
-    floats,
-    integer,
-    mapping,
-    scored_tokens,
-    sequence,
-    text,
-    token_ids,
-)
+from ..documents import fields
+from ..documents.fields import Doc
 from ..wire.encodings import payload_engine
 from ..wire.sample import WireSample
 from .weight_versions import weight_spans
@@ -38,16 +28,18 @@ def requested_start(request: Doc | None, where: str) -> int | None:
     if request is None:
         return None
     params = request.get("sampling_params")
-    params = {} if isinstance(params, list) else mapping(params, where, "sampling_params")
-    nvext = mapping(request.get("nvext"), where, "nvext")
-    found = (first_of(doc, START_NAMES) for doc in (request, params, nvext))
+    params = {} if isinstance(params, list) else fields.mapping(params, where, "sampling_params")
+    nvext = fields.mapping(request.get("nvext"), where, "nvext")
+    found = (fields.first_of(doc, START_NAMES) for doc in (request, params, nvext))
     asked = next((start for start in found if start is not None), None)
-    return integer(asked, where, "start of routed_experts") or 0
+    return fields.integer(asked, where, "start of routed_experts") or 0
 
 
 def _requested_prompts(request: Doc | None) -> list[Any]:
     """The prompts of a request, as ids or text, one entry each; empty when not known."""
-    prompt = None if request is None else first_of(request, ("prompt", "token_ids", "input_ids"))
+    prompt = (
+        None if request is None else fields.first_of(request, ("prompt", "token_ids", "input_ids"))
+    )
     if request is not None and prompt is None and isinstance(request.get("nvext"), dict):
         prompt = request["nvext"].get("token_data")
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
@@ -57,20 +49,20 @@ def _requested_prompts(request: Doc | None) -> list[Any]:
 
 def _read_logprobs(choice: Doc, meta: Doc, where: str) -> tuple[list[Any], list[Any]]:
     """The log-probs and token strings of a choice, in any of four forms; empty when absent."""
-    native = scored_tokens(meta, "output_token_logprobs", where)
+    native = fields.scored_tokens(meta, "output_token_logprobs", where)
     if native:
         return [item[0] for item in native], []
     logprobs = choice.get("logprobs")
     if isinstance(logprobs, list):  # offline
-        ids = sequence(choice.get("token_ids"), where, "token_ids") or []
+        ids = fields.sequence(choice.get("token_ids"), where, "token_ids") or []
         return [_of_token(e, i) for e, i in zip_longest(logprobs, ids)], []
-    block = mapping(logprobs, where, "logprobs")
-    content = sequence(block.get("content"), where, "logprobs.content")
+    block = fields.mapping(logprobs, where, "logprobs")
+    content = fields.sequence(block.get("content"), where, "logprobs.content")
     if content is not None:
-        entries = [mapping(item, where, "logprobs.content") for item in content]
+        entries = [fields.mapping(item, where, "logprobs.content") for item in content]
         return [e.get("logprob") for e in entries], [e.get("token") for e in entries]
-    values = sequence(block.get("token_logprobs"), where, "token_logprobs") or []
-    return list(values), list(sequence(block.get("tokens"), where, "tokens") or [])
+    values = fields.sequence(block.get("token_logprobs"), where, "token_logprobs") or []
+    return list(values), list(fields.sequence(block.get("tokens"), where, "tokens") or [])
 
 
 def _of_token(entry: Any, token: Any) -> Any:
@@ -139,26 +131,30 @@ def _prompt_ids(choice: Doc, response: _Response, index: int) -> NDArray[np.int3
         ids = asked if isinstance(asked, list) else None
     if isinstance(ids, list) and ids and isinstance(ids[0], list):
         ids = ids[min(index * len(ids) // response.num_choices, len(ids) - 1)]
-    return token_ids(ids, where, name)
+    return fields.token_ids(ids, where, name)
 
 
 def _cached_tokens(meta: Doc, response: _Response) -> int | None:
     """Prompt tokens that a prefix cache served: SGLang's meta_info, usage, or RequestOutput's."""
     where = response.where
-    details = mapping(response.usage.get("prompt_tokens_details"), where, "prompt_tokens_details")
+    details = fields.mapping(
+        response.usage.get("prompt_tokens_details"), where, "prompt_tokens_details"
+    )
     found = [meta.get("cached_tokens"), details.get("cached_tokens")]
     found.append(response.doc.get("num_cached_tokens"))
-    return integer(next((n for n in found if n is not None), None), where, "cached_tokens")
+    return fields.integer(next((n for n in found if n is not None), None), where, "cached_tokens")
 
 
 def _native_ids(meta: Doc, where: str) -> list[Any] | None:
     """The response's token ids out of SGLang's log-probs, where it has them."""
-    return [item[1] for item in scored_tokens(meta, "output_token_logprobs", where)] or None
+    return [item[1] for item in fields.scored_tokens(meta, "output_token_logprobs", where)] or None
 
 
 def _echoed_start(meta: Doc, response: _Response) -> int | None:
     """The start that miles and slime keep in meta_info, else the request's."""
-    echoed = integer(first_of(meta, START_NAMES), response.where, "start of routed_experts")
+    echoed = fields.integer(
+        fields.first_of(meta, START_NAMES), response.where, "start of routed_experts"
+    )
     return response.start if echoed is None else echoed
 
 
@@ -168,8 +164,8 @@ def _dynamo(doc: Doc, where: str) -> Doc:
     Source: Dynamo #10529 and #15114; a ``routed_experts`` of nvext that is a placeholder beside
     an object in engine_data is passed over, as PrimeIntellect's renderers (client.py) do.
     """
-    nvext = mapping(doc.get("nvext"), where, "nvext")
-    engine = mapping(nvext.get("engine_data"), where, "engine_data")
+    nvext = fields.mapping(doc.get("nvext"), where, "nvext")
+    engine = fields.mapping(nvext.get("engine_data"), where, "engine_data")
     routes, inner = nvext.get("routed_experts"), engine.get("routed_experts")
     use_inner = routes is None or (isinstance(inner, dict) and not isinstance(routes, dict))
     return {**engine, "routed_experts": inner if use_inner else routes}
@@ -177,44 +173,44 @@ def _dynamo(doc: Doc, where: str) -> Doc:
 
 def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
     where = f"{response.where}: choice {position}"
-    index = integer(choice.get("index"), where, "index")
+    index = fields.integer(choice.get("index"), where, "index")
     index = position if index is None else index
-    meta = mapping(choice.get("meta_info"), where, "meta_info")
+    meta = fields.mapping(choice.get("meta_info"), where, "meta_info")
     payload = _payload(choice, meta, response, index)
     prompt_ids = _prompt_ids(choice, response, index)
     values, strings = _read_logprobs(choice, meta, where)
     if index == 0 and not values:
         scores = response.dynamo.get("completion_logprobs")
-        values = list(sequence(scores, where, "completion_logprobs") or [])
-    outputs = sequence(response.extra.get("output_ids"), where, "output_ids") or []
-    ids = first_of(choice, ("token_ids", "response_token_ids"))
+        values = list(fields.sequence(scores, where, "completion_logprobs") or [])
+    outputs = fields.sequence(response.extra.get("output_ids"), where, "output_ids") or []
+    ids = fields.first_of(choice, ("token_ids", "response_token_ids"))
     ids = outputs[index] if ids is None and index < len(outputs) else ids
     ids = response.dynamo.get("completion_token_ids") if ids is None and index == 0 else ids
     ids = _native_ids(meta, where) if ids is None else ids
     echoed = 0 if prompt_ids is None else len(prompt_ids)
     single = response.num_choices == 1
-    prompt_length = integer(
-        first_of(meta, ("prompt_tokens",)) if prompt_ids is None else len(prompt_ids),
+    prompt_length = fields.integer(
+        fields.first_of(meta, ("prompt_tokens",)) if prompt_ids is None else len(prompt_ids),
         where,
         "prompt_tokens",
     )
     if prompt_length is None and response.one_prompt:
-        prompt_length = integer(response.usage.get("prompt_tokens"), where, "prompt_tokens")
+        prompt_length = fields.integer(response.usage.get("prompt_tokens"), where, "prompt_tokens")
     if response.echo and "message" not in choice:
         values, strings = values[prompt_length or 0 :], strings[prompt_length or 0 :]
     ids = _ids_from_strings(strings) if ids is None else ids
-    response_ids = token_ids(ids, where, "token_ids")
+    response_ids = fields.token_ids(ids, where, "token_ids")
     length = meta.get("completion_tokens") if response_ids is None else len(response_ids)
     length = response.usage.get("completion_tokens") if length is None and single else length
     length = len(values) if length is None and values else length
-    response_length = integer(length, where, "completion_tokens")
+    response_length = fields.integer(length, where, "completion_tokens")
     if response_length is not None and len(values) == echoed + response_length:
         values = values[echoed:]  # echo=true: the prompt's come first
-    logprobs = floats(values, where, "logprobs") if len(values) == response_length else None
+    logprobs = fields.floats(values, where, "logprobs") if len(values) == response_length else None
     about = meta if meta else choice
     if "weight_versions" not in about and index == 0:
-        about = {**about, **mapping(response.doc.get("metadata"), where, "metadata")}
-    identity = text(first_of(response.doc, ("id", "request_id")))
+        about = {**about, **fields.mapping(response.doc.get("metadata"), where, "metadata")}
+    identity = fields.text(fields.first_of(response.doc, ("id", "request_id")))
     fingerprint = str(response.doc.get("system_fingerprint") or "")
     is_vllm = fingerprint.startswith("vllm-")
     return WireSample(
@@ -229,9 +225,9 @@ def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
         response_length=response_length,
         logprobs=logprobs,
         weight_spans=weight_spans(about, response_length, where),
-        finish_reason=finish_reason(first_of(choice, ("finish_reason",))),
+        finish_reason=fields.finish_reason(fields.first_of(choice, ("finish_reason",))),
         cached_tokens=_cached_tokens(meta, response),
-        retractions=integer(meta.get("num_retractions"), where, "num_retractions"),
+        retractions=fields.integer(meta.get("num_retractions"), where, "num_retractions"),
         engine="vllm" if is_vllm else payload_engine(payload),
         engine_version=fingerprint.split("-")[1] if is_vllm else None,
     )
@@ -240,19 +236,21 @@ def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
 def read_choices(doc: Doc, request: Doc | None, where: str) -> list[WireSample]:
     """The sequences of one response document, one a choice."""
     name = "choices" if "choices" in doc else "outputs"
-    choices = sequence(doc.get(name), where, name)
+    choices = fields.sequence(doc.get(name), where, name)
     if not choices:
         raise FormatError(f"{where}: {name} is empty: the response holds no sequence")
-    engine_extra = first_of(doc, ("sglext", "sgl_ext"))
+    engine_extra = fields.first_of(doc, ("sglext", "sgl_ext"))
     response = _Response(
         doc=doc,
-        extra=mapping(engine_extra, where, "sglext"),
+        extra=fields.mapping(engine_extra, where, "sglext"),
         dynamo=_dynamo(doc, where),
-        usage=mapping(doc.get("usage"), where, "usage"),
+        usage=fields.mapping(doc.get("usage"), where, "usage"),
         prompts=_requested_prompts(request),
         num_choices=len(choices),
         echo=request is not None and bool(request.get("echo")),
         start=requested_start(request, where),
         where=where,
     )
-    return [_read_choice(mapping(c, where, name), i, response) for i, c in enumerate(choices)]
+    return [
+        _read_choice(fields.mapping(c, where, name), i, response) for i, c in enumerate(choices)
+    ]

@@ -5,18 +5,8 @@ Source: SGLang 0.5.23, tokenizer_manager and detokenizer_manager.
 
 from typing import Any
 
-from ..documents.fields import (
-    Doc,
-    finish_reason,
-    first_of,
-    floats,
-    integer,
-    mapping,
-    scored_tokens,
-    sequence,
-    text,
-    token_ids,
-)
+from ..documents import fields
+from ..documents.fields import Doc
 from ..wire.sample import WireSample
 from .openai import START_NAMES, requested_start
 from .weight_versions import weight_spans
@@ -30,53 +20,55 @@ def _prompt_of(item: Doc, meta: Doc, asked: Any, where: str) -> Any:
         return item["prompt_token_ids"]
     if isinstance(asked, list) and all(isinstance(i, int) for i in asked):
         return asked
-    scored = scored_tokens(meta, "input_token_logprobs", where)
+    scored = fields.scored_tokens(meta, "input_token_logprobs", where)
     return [t[1] for t in scored] if scored and len(scored) == meta.get("prompt_tokens") else None
 
 
 def _read_output(item: Doc, asked: Any, start: int | None, where: str) -> WireSample:
-    meta = mapping(item.get("meta_info"), where, "meta_info")
-    scored = scored_tokens(meta, "output_token_logprobs", where)
-    prompt = token_ids(_prompt_of(item, meta, asked, where), where, "prompt_token_ids")
+    meta = fields.mapping(item.get("meta_info"), where, "meta_info")
+    scored = fields.scored_tokens(meta, "output_token_logprobs", where)
+    prompt = fields.token_ids(_prompt_of(item, meta, asked, where), where, "prompt_token_ids")
     ids = item.get("output_ids")
     ids = [t[1] for t in scored] if ids is None and scored else ids
-    response = token_ids(ids, where, "output_ids")
+    response = fields.token_ids(ids, where, "output_ids")
     prompt_length = meta.get("prompt_tokens") if prompt is None else len(prompt)
-    length = integer(
+    length = fields.integer(
         meta.get("completion_tokens") if response is None else len(response),
         where,
         "completion_tokens",
     )
-    logprobs = floats([t[0] for t in scored], where, "output_token_logprobs") if scored else None
-    echoed = integer(first_of(meta, START_NAMES), where, "start of routed_experts")
+    logprobs = (
+        fields.floats([t[0] for t in scored], where, "output_token_logprobs") if scored else None
+    )
+    echoed = fields.integer(fields.first_of(meta, START_NAMES), where, "start of routed_experts")
     return WireSample(
         where=where,
         payload=meta.get("routed_experts"),
         start=start if echoed is None else echoed,
-        sample_id=text(meta.get("id")),
+        sample_id=fields.text(meta.get("id")),
         prompt_ids=prompt,
         response_ids=response,
-        prompt_length=integer(prompt_length, where, "prompt_tokens"),
+        prompt_length=fields.integer(prompt_length, where, "prompt_tokens"),
         response_length=length,
         logprobs=logprobs if logprobs is not None and len(logprobs) == length else None,
         weight_spans=weight_spans(meta, length, where),
-        finish_reason=finish_reason(meta.get("finish_reason")),
-        cached_tokens=integer(meta.get("cached_tokens"), where, "cached_tokens"),
-        retractions=integer(meta.get("num_retractions"), where, "num_retractions"),
+        finish_reason=fields.finish_reason(meta.get("finish_reason")),
+        cached_tokens=fields.integer(meta.get("cached_tokens"), where, "cached_tokens"),
+        retractions=fields.integer(meta.get("num_retractions"), where, "num_retractions"),
         engine="sglang",
     )
 
 
 def read_generate(items: list[Any], request: Doc | None, where: str) -> list[WireSample]:
     """The outputs of one request: prompts in order, the n samples of each in a row."""
-    asked = None if request is None else first_of(request, ("input_ids", "text", "prompt"))
+    asked = None if request is None else fields.first_of(request, ("input_ids", "text", "prompt"))
     batch = isinstance(asked, list) and bool(asked) and not isinstance(asked[0], int)
     prompts: list[Any] = asked if isinstance(asked, list) and batch else [asked]
     each = max(1, len(items) // max(1, len(prompts)))
     start = requested_start(request, where)
     return [
         _read_output(
-            mapping(item, where, "output"),
+            fields.mapping(item, where, "output"),
             prompts[min(i // each, len(prompts) - 1)],
             start,
             where if len(items) == 1 else f"{where}: output {i}",
@@ -93,10 +85,10 @@ def merge_generate_stream(chunks: list[Doc], where: str) -> list[Any]:
     """
     outputs: dict[tuple[str | None, int | None], dict[str, Any]] = {}
     for chunk in chunks:
-        meta = mapping(chunk.get("meta_info"), where, "meta_info")
-        key = (text(meta.get("id")), integer(chunk.get("index"), where, "index"))
+        meta = fields.mapping(chunk.get("meta_info"), where, "meta_info")
+        key = (fields.text(meta.get("id")), fields.integer(chunk.get("index"), where, "index"))
         before = outputs.get(key, {}).get("output_ids") or []
-        ids = sequence(chunk.get("output_ids"), where, "output_ids")
+        ids = fields.sequence(chunk.get("output_ids"), where, "output_ids")
         if ids is not None and len(ids) != meta.get("completion_tokens", len(ids)):
             ids = [*before, *ids]
         outputs[key] = {**chunk, "output_ids": ids}

@@ -127,11 +127,11 @@ def open_bundle(folder: Path, doc: Doc) -> Dump:
         raise FormatError(f"{folder}: damaged: the manifest is not whole") from None
     ids = [f"{call.step}/{call.index}" for call in calls]
     meta = DumpMeta(
-        path=str(folder),
-        format="art",
-        layers_L=facts.layers,
-        num_experts=facts.num_experts,
-        top_k=facts.top_k,
+        str(folder),
+        "art",
+        facts.layers,
+        facts.num_experts,
+        facts.top_k,
         wire_dtype="int32",
         facts_source="the file itself",
         file_bytes=sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),

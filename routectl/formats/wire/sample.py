@@ -3,7 +3,7 @@
 Every text format ends here; ``to_sample`` decodes the payload and settles which rows it holds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,10 @@ class WireSample:
         return self.prompt_length + self.response_length
 
 
+_OF_SAMPLES = {one.name for one in fields(Sample)}
+_SAID = [one.name for one in fields(WireSample) if one.name in _OF_SAMPLES]
+
+
 def _decode(wire: WireSample, facts: ModelFacts, start: int | None) -> tuple[IntArray, int | None]:
     """The payload as integers [rows, layers, k], whatever its encoding, and its own start."""
     if wire.prompt_payload is not None:
@@ -142,6 +146,7 @@ def _place(rows: int, wire: WireSample, asked: int | None) -> tuple[int, bool, i
 def to_sample(wire: WireSample, facts: ModelFacts, start: int | None) -> Sample:
     """Decode the payload; ``start`` is the user's, used when the request's is not known."""
     asked = start if wire.said_start is None else wire.said_start
+    said: dict[str, Any] = {name: getattr(wire, name) for name in _SAID}
     routes: Routes | None = None
     inferred, form = False, None
     if wire.has_routes:
@@ -152,20 +157,4 @@ def to_sample(wire: WireSample, facts: ModelFacts, start: int | None) -> Sample:
         position, inferred, rows = _place(len(ids), wire, asked if own is None else own)
         form = "P+G" if split else "N" if rows < len(ids) else None
         routes = routes_from_wire(ids[:rows], facts, position, wire.where)
-    return Sample(
-        routes=routes,
-        sample_id=wire.sample_id,
-        group_id=wire.group_id,
-        prompt_ids=wire.prompt_ids,
-        response_ids=wire.response_ids,
-        prompt_length=wire.prompt_length,
-        response_length=wire.response_length,
-        loss_mask=wire.loss_mask,
-        logprobs=wire.logprobs,
-        weight_spans=wire.weight_spans,
-        finish_reason=wire.finish_reason,
-        cached_tokens=wire.cached_tokens,
-        retractions=wire.retractions,
-        start_inferred=inferred,
-        row_form=form,
-    )
+    return Sample(routes, **said, start_inferred=inferred, row_form=form)

@@ -31,7 +31,12 @@ _STRINGS = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A named check: its verb, and the request with paths as the config has them."""
+    """A named check.
+
+    name     of its table [checks.NAME]
+    verb     diff, check or staleness
+    request  what that verb is asked, with paths as the config has them
+    """
 
     name: str
     verb: str
@@ -40,7 +45,12 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class CiConfig:
-    """A config that makes sense: ``path``, where accepted numbers are kept, and its checks."""
+    """A config that makes sense.
+
+    path      where it was read from
+    baseline  where the accepted numbers are kept
+    checks    in the order of the file
+    """
 
     path: Path
     baseline: Path

@@ -8,7 +8,6 @@ Shape suffixes: T tokens, N some of them, L compared layers, K top_k.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...dump import DumpMeta, Sample
 from ...kernels.check import hash_sets
@@ -16,7 +15,7 @@ from ...margins import EPS
 from ...routes import Bools, Ids, Routes
 from .layers import Maps, at_margins, judge_layers, judge_tokens
 from .load import heaviest_run
-from .orders import Side, differing, row_scores, wins
+from .orders import Ints, Side, differing, row_scores, wins
 from .origins import Prefixes, Sketches
 from .results import Book, Explanation, Place, Score
 from .token_runs import TokenRuns
@@ -28,7 +27,6 @@ _HEAVY = 8.0  # rows above it that make a run, beyond what rounding does
 _RUNS = 8  # of one sample, in all layers together, and in each
 _TOO_MUCH = 0.35  # mismatch in all, and of the first MoE layer, that is not rounding
 _TOO_EARLY = 0.12
-Tokens = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +38,7 @@ class _Pair:
     reference: Routes
     ours: Side
     theirs: Side
-    here_N: Tokens
+    here_N: Ints
     tokens: int
 
 
@@ -110,7 +108,7 @@ class Comparer:
             self._explain_run(pair, pair.here_N[first:end], run_NL)
         return rest_NL
 
-    def _explain_run(self, pair: _Pair, here_N: Tokens, wrong_NL: Bools) -> None:
+    def _explain_run(self, pair: _Pair, here_N: Ints, wrong_NL: Bools) -> None:
         wrong = int(wrong_NL.sum())
         scores = row_scores(pair.ours, pair.theirs, here_N, pair.tokens)
         self._note(scores)
@@ -131,7 +129,7 @@ class Comparer:
             known = self.scores.get((score.code, score.name))
             self.scores[(score.code, score.name)] = score if known is None else known + score
 
-    def _ids(self, pair: _Pair, here_N: Tokens) -> tuple[Ids, Ids]:
+    def _ids(self, pair: _Pair, here_N: Ints) -> tuple[Ids, Ids]:
         ours = pair.dump.ids_TLK[here_N - pair.dump.start][:, self.columns[0]]
         return ours, pair.reference.ids_TLK[here_N - pair.reference.start][:, self.columns[1]]
 

@@ -17,7 +17,7 @@ from ...layouts.packing import Packing
 from ...routes import Bools
 from .results import Score
 
-__all__ = ["Side", "differing", "row_scores", "wins"]
+__all__ = ["Ints", "Side", "differing", "row_scores", "wins"]
 
 _LAGS = (-3, -2, -1, 1, 2, 3)
 _CP_SIZES = (2, 4, 8, 16)

@@ -17,15 +17,6 @@ _CHUNK = 1 << 22  # weights held at a time
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """Where a figure lies with a confidence of ``level``, as far as other sequences may tell."""
-
-    low: float
-    high: float
-    level: float
-
-
-@dataclass(frozen=True, slots=True)
 class Bootstrap:
     """How intervals are made: their level, the replicates drawn, and the seed of the draws.
 
@@ -41,6 +32,15 @@ class Bootstrap:
             raise ValueError(f"level must be between 0 and 1, got {self.level}")
         if self.replicates < 100:
             raise ValueError(f"replicates must be at least 100, got {self.replicates}")
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Where a figure lies with a confidence of ``level``, as far as other sequences may tell."""
+
+    low: float
+    high: float
+    level: float
 
 
 def _within(t: float, freedom: int) -> float:
