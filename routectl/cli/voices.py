@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RoutectlError, UnsupportedError
-from ..jobs.options import option
+from ..jobs.options import force_option, option
 from .terminal import emit, note
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Voices:
     output: Path | None = option(
         None, short="o", metavar="PATH", help="Write the report there; - is stdout."
     )
-    force: bool = option(False, help="Replace a file that exists.")
+    force: bool = force_option()
 
     @property
     def target(self) -> Path | None:

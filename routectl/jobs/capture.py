@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RoutectlError
 from ..reports.text.wording import plural
-from .options import argument, check_bounds, option
+from .options import argument, check_bounds, force_option, option
 from .progress import SILENT, Progress, tokens_rate
 from .reading import ModelSizes
 
@@ -33,8 +33,7 @@ class CaptureRequest:
 
     url: str = argument(metavar="URL", help="The server: http://HOST:PORT.")
     prompts: str = option(
-        metavar="FILE",
-        help="JSON lines: prompt_token_ids, prompt or messages; id, group.",
+        metavar="FILE", help="JSON lines: prompt_token_ids, prompt or messages; id, group."
     )
     output: Path = option(
         short="o",
@@ -59,9 +58,7 @@ class CaptureRequest:
     concurrency: int = option(32, least=1, most=1024, help="Requests at once.")
     timeout: float = option(600.0, least=0.1, help="Seconds for a whole answer.")
     retries: int = option(
-        6,
-        least=0,
-        help="Further tries after 408, 425, 429, 5xx, time-outs and lost connections.",
+        6, least=0, help="Further tries after 408, 425, 429, 5xx, time-outs and lost connections."
     )
     backoff: float = option(
         0.5, least=0.0, help="Seconds before the second try; doubled each time."
@@ -70,7 +67,7 @@ class CaptureRequest:
         None, metavar="FILE", help="Its text is sent as bearer token."
     )
     skip_refused: bool = option(False, help="Go on without requests that the server refuses.")
-    force: bool = option(False, help="Replace a file that exists.")
+    force: bool = force_option()
     sizes: ModelSizes = field(default_factory=ModelSizes)
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import MismatchError, RoutectlError, UnsupportedError
 from ..reports.text.wording import plural, shrunk_text
-from .options import argument, option
+from .options import argument, force_option, option
 from .progress import SILENT, Progress
 from .reading import Reading, open_input
 
@@ -63,10 +63,9 @@ class ConvertRequest:
         help="With --codec delta, the dump to code against; else the one that SRC was.",
     )
     verify: bool = option(
-        False,
-        help="Read what was written, and SRC if native, and check every route's digest.",
+        False, help="Read what was written, and SRC if native, and check every route's digest."
     )
-    force: bool = option(False, help="Replace a file that exists.")
+    force: bool = force_option()
     reading: Reading = field(default_factory=Reading)
     tokens_from: Path | None = option(
         None,
@@ -143,12 +142,7 @@ def _to_native(
         if verify:
             _check_source(dump, base, on_sample, progress)
         count = write_native(
-            watched,
-            dump.meta,
-            dst,
-            force=request.force,
-            coding=coding,
-            verify=verify and on_sample,
+            watched, dump.meta, dst, force=request.force, coding=coding, verify=verify and on_sample
         )
     sizes = shrunk_text(dump.meta.file_bytes, dst.stat().st_size)
     elapsed = time.monotonic() - began

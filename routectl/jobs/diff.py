@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RoutectlError
-from .options import argument, check_bounds, option
+from .options import argument, check_bounds, eps_option, layers_option, option, tokens_option
 from .progress import SILENT, Progress
 from .reading import Reading, finite_eps, parse_layers, parse_positions, refuse_relative
 
@@ -30,8 +30,8 @@ class DiffRequest:
     match: str = option(
         "auto", help="Join samples by: auto (id, else tokens), id, tokens, prefix, order."
     )
-    tokens: str = option("all", help="Compare all, prompt or response tokens.")
-    layers: str | None = option(None, metavar="LIST", help="Only these layers, such as 0-3,7.")
+    tokens: str = tokens_option()
+    layers: str | None = layers_option()
     sample: tuple[str, ...] = option(
         (),
         metavar="NAME",
@@ -52,12 +52,7 @@ class DiffRequest:
     fail_under: tuple[str, ...] = option(
         (), metavar="METRIC[@LAYER]:N[%]", help="Exit 1 only when under; repeatable."
     )
-    eps: float | None = option(
-        None,
-        least=0,
-        help="A mismatch with a margin up to this is a near-tie, beyond it a clear flip; in "
-        "units of the selection score; 0.001 when not given.",
-    )
+    eps: float | None = eps_option()
     logprobs: Path | None = option(
         None,
         metavar="TRAIN.pt",

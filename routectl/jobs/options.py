@@ -10,7 +10,21 @@ from typing import Any
 
 from ..errors import RoutectlError
 
-__all__ = ["Option", "argument", "build", "check_bounds", "groups_of", "option", "options_of"]
+__all__ = [
+    "Option",
+    "argument",
+    "build",
+    "check_bounds",
+    "eps_option",
+    "fail_on_option",
+    "force_option",
+    "groups_of",
+    "layers_option",
+    "option",
+    "options_of",
+    "threads_option",
+    "tokens_option",
+]
 
 _KEY = "option"
 
@@ -39,6 +53,41 @@ def option(default: Any = MISSING, **about: Any) -> Any:
 def argument(default: Any = MISSING, **about: Any) -> Any:
     """A field of a request that is given by its place."""
     return option(default, positional=True, **about)
+
+
+def eps_option() -> Any:
+    """--eps of every request that tells near-ties from clear flips; see ``finite_eps``."""
+    return option(
+        None,
+        least=0,
+        help="A mismatch with a margin up to this is a near-tie, beyond it a clear flip; in "
+        "units of the selection score; 0.001 when not given.",
+    )
+
+
+def fail_on_option() -> Any:
+    """--fail-on of every request that has findings."""
+    return option("error", help="The least severity to exit 1 for: error, warning or note.")
+
+
+def force_option() -> Any:
+    """--force of whatever writes a file."""
+    return option(False, help="Replace a file that exists.")
+
+
+def layers_option() -> Any:
+    """--layers of every comparison; see ``parse_layers``."""
+    return option(None, metavar="LIST", help="Only these layers, such as 0-3,7.")
+
+
+def threads_option() -> Any:
+    """--threads of whatever runs a model."""
+    return option(None, least=1, help="CPU threads.")
+
+
+def tokens_option() -> Any:
+    """--tokens of every comparison."""
+    return option("all", help="Compare all, prompt or response tokens.")
 
 
 def _about(one: "Field[Any]") -> Option:

@@ -31,9 +31,7 @@ class ModelSizes:
     """The model, or its three sizes: num_layers (in the dump, all MoE), top_k and num_experts."""
 
     model: Path | None = option(
-        None,
-        metavar="CONFIG",
-        help="HF config.json, or a folder with one: MoE layers, E, K.",
+        None, metavar="CONFIG", help="HF config.json, or a folder with one: MoE layers, E, K."
     )
     num_layers: int | None = option(
         None, least=1, help="Without --model: layers in the dump, all MoE."

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError, UnsupportedError
-from ..options import argument, check_bounds, option
+from ..options import argument, check_bounds, fail_on_option, option
 from ..progress import SILENT, Progress
 from ..reading import Reading, open_input
 from .model import options_of_dump
@@ -30,7 +30,7 @@ class CheckRequest:
     """
 
     dump: str = argument(metavar="[DUMP]", help="A file, a folder or a glob; - is stdin.")
-    fail_on: str = option("error", help="The least severity to exit 1 for: error, warning or note.")
+    fail_on: str = fail_on_option()
     select: tuple[str, ...] = option((), metavar="CODE", help=f"Only these. {_CODES}")
     ignore: tuple[str, ...] = option((), metavar="CODE", help="Not these.")
     ep: int = option(

@@ -83,10 +83,7 @@ class LayoutOptions:
         help="Layers of the model, dense ones too. --model tells; else the dump's last layer + 1.",
     )
     first_stage: int | None = option(
-        None,
-        least=0,
-        name="first-stage-layers",
-        help="Layers of the first pipeline stage.",
+        None, least=0, name="first-stage-layers", help="Layers of the first pipeline stage."
     )
     last_stage: int | None = option(
         None, least=0, name="last-stage-layers", help="Layers of the last pipeline stage."
@@ -96,9 +93,7 @@ class LayoutOptions:
     )
     account_loss: bool = option(False, help="The loss counts as a layer of the last stage.")
     pipeline_layout: str | None = option(
-        None,
-        metavar="LAYOUT",
-        help="pipeline_model_parallel_layout, such as 'Et*3|(tt|)*2,L'.",
+        None, metavar="LAYOUT", help="pipeline_model_parallel_layout, such as 'Et*3|(tt|)*2,L'."
     )
     moe_layer_freq: str | None = option(
         None,

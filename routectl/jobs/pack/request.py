@@ -9,15 +9,7 @@ from ..options import argument, option
 from ..progress import SILENT, Progress
 from ..reading import Reading
 from .folder import Job, job_of_manifest, write_folder
-from .layout import (
-    LayoutOptions,
-    layers_of,
-    lens_of,
-    packing_of,
-    parse_lens,
-    parse_ranks,
-    renumber,
-)
+from .layout import LayoutOptions, layers_of, lens_of, packing_of, parse_lens, parse_ranks, renumber
 from .verify import verify_folder
 
 if TYPE_CHECKING:

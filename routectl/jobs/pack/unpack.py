@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...reports.text.wording import plural
-from ..options import argument, option
+from ..options import argument, force_option, option
 from ..progress import SILENT, Progress, tokens_rate
 from .folder import Job, job_of_manifest, misfit, places
 
@@ -24,7 +24,7 @@ class UnpackRequest:
 
     folder: Path = argument(metavar="DIR", help="A folder that pack wrote.")
     output: Path = option(short="o", metavar="DST", help="The native file: NAME.parquet.")
-    force: bool = option(False, help="Replace a file that exists.")
+    force: bool = force_option()
 
 
 def _part(job: Job, place: "RankFile", path: Path) -> "tuple[Rank, Packed]":

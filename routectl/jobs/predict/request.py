@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError, UnsupportedError
 from ...reports.text.wording import plural
-from ..options import argument, check_bounds, option
+from ..options import argument, check_bounds, option, threads_option
 from ..progress import SILENT, Progress
 from .runs import emit_predicted, fit_versions, judge_versions
 from .versions import Sources, named_paths, open_versions
@@ -68,7 +68,7 @@ class PredictRequest:
         help="Exit 1 when predicted routes gain less accuracy over frozen ones at any lag judged.",
     )
     device: str = option("auto", help="A torch device; auto is cuda where there is one.")
-    threads: int | None = option(None, least=1, help="CPU threads.")
+    threads: int | None = threads_option()
     force: bool = False
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError, UnsupportedError
 from ...reports.text.wording import plural
-from ..options import argument, check_bounds, option
+from ..options import argument, check_bounds, option, threads_option
 from ..progress import SILENT, Progress
 from ..reading import Reading, open_input
 from .crew import Crew, crew_of
@@ -78,11 +78,9 @@ class RecomputeRequest:
         False, help="How probable this router finds the dump's experts, for router shift."
     )
     router_inputs: Path | None = option(
-        None,
-        metavar="PATH",
-        help="Also write what each router was given: .safetensors.",
+        None, metavar="PATH", help="Also write what each router was given: .safetensors."
     )
-    threads: int | None = option(None, least=1, help="CPU threads.")
+    threads: int | None = threads_option()
     noise_floor: bool = option(
         False,
         help="Then run again, and in padded batches, with the other experts, the other "

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RoutectlError
-from ..options import argument, check_bounds, option
+from ..options import (
+    argument,
+    check_bounds,
+    eps_option,
+    layers_option,
+    option,
+    threads_option,
+    tokens_option,
+)
 from ..progress import SILENT, Progress
 from ..reading import Reading, finite_eps, open_input, parse_layers, refuse_relative
 from ..recompute.request import Forwarding
@@ -23,6 +31,8 @@ if TYPE_CHECKING:
     from ...reports.document import Document
 
 __all__ = ["StalenessRequest", "answer_staleness"]
+
+_AS_THEY_ARE = ("own", "tokens", "match", "rows", "cached", "clusters", "examples", "detail")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +61,7 @@ class StalenessRequest:
         "step.",
     )
     version_map: tuple[str, ...] = option(
-        (),
-        metavar="FROM=TO",
-        help="The dump's weight version FROM is --at TO; repeatable.",
+        (), metavar="FROM=TO", help="The dump's weight version FROM is --at TO; repeatable."
     )
     own: str | None = option(
         None, metavar="NAME", help="The version of samples that do not say theirs."
@@ -95,9 +103,9 @@ class StalenessRequest:
         help="Of checkpoints: router shift (gamma) too; where the family allows it when not given.",
     )
     forwarding: Forwarding = field(default_factory=Forwarding)
-    threads: int | None = option(None, least=1, help="CPU threads.")
-    tokens: str = option("all", help="Compare all, prompt or response tokens.")
-    layers: str | None = option(None, metavar="LIST", help="Only these layers, such as 0-3,7.")
+    threads: int | None = threads_option()
+    tokens: str = tokens_option()
+    layers: str | None = layers_option()
     match: str = option("auto", help="Join samples by: auto (id, else tokens), id, tokens, order.")
     rows: str = option("dump", help="Staleness of the rows of the dump, or of all.")
     cached: str = option(
@@ -109,12 +117,7 @@ class StalenessRequest:
         "sequence", help="What intervals draw: sequence, or prompt (with all its samples)."
     )
     level: float = option(0.95, help="Confidence of the intervals, between 0 and 1.")
-    eps: float | None = option(
-        None,
-        least=0,
-        help="A mismatch with a margin up to this is a near-tie, beyond it a clear flip; in "
-        "units of the selection score; 0.001 when not given.",
-    )
+    eps: float | None = eps_option()
     examples: int = option(0, least=0, help="Mismatched rows to list in --json.")
     detail: bool = False
     reading: Reading = field(default_factory=Reading)
@@ -144,15 +147,8 @@ class StalenessRequest:
         return _options(
             self.level,
             version_map=_mapped(self.version_map),
-            own=self.own,
             layers=None if layers is None else tuple(layers),
-            tokens=self.tokens,
-            match=self.match,
-            rows=self.rows,
-            cached=self.cached,
-            clusters=self.clusters,
-            examples=self.examples,
-            detail=self.detail,
+            **{name: getattr(self, name) for name in _AS_THEY_ARE},
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import RoutectlError
 from ...reports.text.wording import plural
-from ..options import argument, check_bounds, option
+from ..options import argument, check_bounds, fail_on_option, option
 from ..progress import SILENT, Progress
 from ..reading import Reading
 from .follower import Follower, stamp_of
@@ -35,17 +35,14 @@ class WatchRequest:
     interval: float = option(2.0, least=0.01, help="Seconds between two looks at the folder.")
     once: bool = option(False, help="End when every file that is there was looked at.")
     until_idle: float | None = option(
-        None,
-        least=0.0,
-        metavar="SECONDS",
-        help="End when nothing has changed for so long.",
+        None, least=0.0, metavar="SECONDS", help="End when nothing has changed for so long."
     )
     against: str | None = option(
         None,
         metavar="PATTERN",
         help="The reference of a dump: a path with {name} or {stem} of the dump in it.",
     )
-    fail_on: str = option("error", help="The least severity to exit 1 for: error, warning or note.")
+    fail_on: str = fail_on_option()
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
