@@ -11,8 +11,8 @@ import routectl
 from routectl.dump import DumpMeta, Sample
 from routectl.formats.native.container import write_native
 from routectl.routes import Routes
-from support.building import FIXTURES
 from support.coded_files import coding_of, dump_of, expect, grouped
+from support.recordings import FIXTURES
 
 TINY = FIXTURES / "tiny_rl" / "vllm.bf16" / "samples.jsonl"
 

@@ -8,7 +8,7 @@ from routectl.jobs.options import build, check_bounds, options_of
 from routectl.jobs.pack.request import PackRequest, VerifyRequest
 from routectl.jobs.reading import Reading
 from routectl.jobs.staleness.request import StalenessRequest
-from support.building import FIXTURES
+from support.recordings import FIXTURES
 from support.shell import run
 
 

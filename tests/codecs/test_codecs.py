@@ -16,7 +16,7 @@ from routectl.codecs.row_kernels import repeats_in, sorted_rows
 from routectl.errors import RoutectlError, UnsupportedError
 from routectl.routes import ids_dtype
 from support.blocks import golden_block
-from support.building import FIXTURES
+from support.recordings import FIXTURES
 
 SIZES = [
     (1, 1),

@@ -15,19 +15,14 @@ from routectl.formats.native.container import write_native
 from support.building import (
     CONFIG,
     FACTS,
-    FIXTURES,
-    QWEN,
-    SGLANG,
-    VLLM,
     as_npy,
     check_line,
     record,
-    request_of,
-    response_of,
     some_ids,
     write_json,
     write_lines,
 )
+from support.recordings import FIXTURES, QWEN, SGLANG, VLLM, request_of, response_of
 
 
 def test_a_folder_of_traffic_is_one_dump():

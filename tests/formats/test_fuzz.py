@@ -14,21 +14,15 @@ from routectl.formats import open_dump
 from routectl.formats.native.container import write_native
 from support.building import (
     FACTS,
-    FIXTURES,
-    QWEN,
-    SGLANG,
-    VLLM,
     as_npy,
     check_line,
     npy_bytes,
-    read_lines,
     record,
-    request_of,
-    response_of,
     some_ids,
     write_json,
     write_lines,
 )
+from support.recordings import FIXTURES, QWEN, SGLANG, VLLM, read_lines, request_of, response_of
 
 QUICK = settings(
     max_examples=250, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)

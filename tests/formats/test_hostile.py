@@ -17,7 +17,6 @@ from routectl.routes import Routes
 from support.building import (
     CONFIG,
     FACTS,
-    SGLANG,
     check_line,
     npy_bytes,
     raw_npy,
@@ -26,6 +25,7 @@ from support.building import (
     write_json,
     write_lines,
 )
+from support.recordings import SGLANG
 
 
 def _read(path, **options):

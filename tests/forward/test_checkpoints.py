@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from routectl import open_dump
-from support.building import FIXTURES
 from support.forwards import forward, real_checkpoint
+from support.recordings import FIXTURES
 
 pytestmark = pytest.mark.models
 

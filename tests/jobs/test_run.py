@@ -9,9 +9,9 @@ import pytest
 import routectl
 from routectl.errors import RoutectlError
 from routectl.jobs.run import JOBS
-from support.building import DEEPSEEK, FIXTURES, QWEN
 from support.ci_configs import CHECK, DIFF, V0, V1, config
 from support.engine_server import EngineServer, rollouts
+from support.recordings import DEEPSEEK, FIXTURES, QWEN
 from support.shell import document, run
 from support.tiny_rl import ENGINE
 

@@ -35,9 +35,9 @@ from routectl.reports.show.document import summary_document
 from routectl.reports.staleness.advice import advise
 from routectl.reports.staleness.document import Judged, staleness_document
 from routectl.reports.staleness.series import Step, series_document
-from support.building import FIXTURES
 from support.dumps import from_plain, make_dump, plain_of
 from support.pages import hostile_document
+from support.recordings import FIXTURES
 from support.schemas import TYPES, json_schema
 
 ROOT = FIXTURES.parent

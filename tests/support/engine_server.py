@@ -7,7 +7,7 @@ from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
-from support.building import FIXTURES, SGLANG, VLLM, read_text
+from support.recordings import FIXTURES, SGLANG, VLLM, read_text
 
 __all__ = [
     "CUT",

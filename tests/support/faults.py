@@ -14,7 +14,7 @@ from routectl.formats import open_dump
 from routectl.formats.responses.segments import merge_samples
 from routectl.layouts.packing import Packing
 from routectl.routes import Routes
-from support.building import FIXTURES
+from support.recordings import FIXTURES
 
 __all__ = ["BASES", "FAULTS", "Base", "Fault", "clean_pairs", "spoilt"]
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from routectl.dump import Sample
 from routectl.forward import RunOptions, prepare, run_forward
 from support import families
-from support.building import FIXTURES
+from support.recordings import FIXTURES
 
 __all__ = [
     "checkpoint_of",

@@ -10,8 +10,8 @@ from routectl.dump import Dump, DumpMeta, Sample, key_of
 from routectl.ops.diff.diff import DiffOptions, diff_as
 from routectl.reports.diff.document import diff_document
 from routectl.routes import Routes
-from support.building import FIXTURES
 from support.dumps import make_dump
+from support.recordings import FIXTURES
 
 OLD = FIXTURES / "tiny_rl" / "vllm.bf16" / "samples.jsonl"
 NEW = FIXTURES / "tiny_rl" / "routes_v0.margins.parquet"

@@ -6,7 +6,7 @@ import sys
 from types import SimpleNamespace
 
 from routectl.cli.main import main
-from support.building import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES
+from support.recordings import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES
 
 __all__ = ["DUMPS", "complaint", "document", "on_terminal", "run", "written"]
 

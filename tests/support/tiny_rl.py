@@ -8,7 +8,7 @@ import pytest
 
 from routectl.cli.main import main
 from routectl.formats import open_dump
-from support.building import FIXTURES
+from support.recordings import FIXTURES
 
 __all__ = ["COMPARISONS", "ENGINE", "TINY", "TRUTH", "VERSIONS", "tiny_checkpoints", "tiny_dumps"]
 

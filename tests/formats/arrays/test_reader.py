@@ -10,7 +10,8 @@ from safetensors.torch import save_file as save_torch
 
 from routectl.errors import FormatError
 from routectl.formats import open_dump
-from support.building import CONFIG, FACTS, FIXTURES, check_line, decode, read_lines, some_ids
+from support.building import CONFIG, FACTS, check_line, some_ids
+from support.recordings import FIXTURES, decode, read_lines
 
 HF = sorted((FIXTURES / "hf").glob("*.npz"))
 

@@ -23,9 +23,10 @@ from routectl.formats import open_dump
 from routectl.formats.native.container import check_native, open_native, write_native
 from routectl.formats.native.encoder import Coding
 from routectl.routes import Routes
-from support.building import FIXTURES, check_line
+from support.building import check_line
 from support.coded_files import coding_of, dump_of, expect, grouped
 from support.native_files import KEPT, check_same, metas, samples
+from support.recordings import FIXTURES
 
 CODED = [name for name in CODECS if name != "plain"]
 every_codec = pytest.mark.parametrize("name", CODED)

@@ -16,13 +16,14 @@ from routectl.formats import open_dump
 from routectl.formats.native.container import open_native, write_native
 from routectl.gate_logprobs import GateLogprobs, digest_routes
 from routectl.routes import Routes
-from support.building import FIXTURES, check_line, some_ids
+from support.building import check_line, some_ids
 from support.native_files import (
     KEPT,
     check_same,
     metas,
     samples,
 )
+from support.recordings import FIXTURES
 
 
 def _plain(count, rows=5, **more):

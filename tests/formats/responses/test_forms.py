@@ -8,20 +8,16 @@ import pytest
 from routectl.dump import WeightSpan
 from routectl.errors import FormatError
 from routectl.formats import open_dump
-from support.building import (
+from support.building import as_npy, record, some_ids, write_json, write_lines
+from support.recordings import (
     DEEPSEEK_CONFIG,
     QWEN,
     SGLANG,
     VLLM,
-    as_npy,
     decode,
     deepseek_record,
-    record,
     request_of,
     response_of,
-    some_ids,
-    write_json,
-    write_lines,
 )
 
 SPANS = [{"version": "v7", "start": 0, "end": 20}, {"version": "v8", "start": 20, "end": 24}]

@@ -8,7 +8,8 @@ import pytest
 from routectl.dump import WeightSpan
 from routectl.errors import FormatError
 from routectl.formats import open_dump
-from support.building import QWEN, SGLANG, VLLM, decode, request_of, response_of, write_json
+from support.building import write_json
+from support.recordings import QWEN, SGLANG, VLLM, decode, request_of, response_of
 
 # the responses with routes: prompt tokens, response tokens, start and rows of each sequence; "-"
 # where the response does not tell

@@ -9,7 +9,7 @@ import pytest
 from routectl.dump import WeightSpan
 from routectl.errors import FormatError
 from routectl.formats import open_dump
-from support.building import FIXTURES, QWEN, decode, read_lines, read_text
+from support.recordings import FIXTURES, QWEN, decode, read_lines, read_text
 
 OFFLINE = [
     *sorted((FIXTURES / "recordings").glob("*/*/samples.jsonl*")),

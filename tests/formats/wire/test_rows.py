@@ -11,16 +11,8 @@ from routectl.errors import FormatError
 from routectl.formats import open_dump
 from routectl.ops.check.check import check
 from routectl.ops.summary import summarize
-from support.building import (
-    CONFIG,
-    DEEPSEEK_CONFIG,
-    as_npy,
-    as_raw,
-    deepseek_record,
-    record,
-    some_ids,
-    write_lines,
-)
+from support.building import CONFIG, as_npy, as_raw, record, some_ids, write_lines
+from support.recordings import DEEPSEEK_CONFIG, deepseek_record
 
 
 @pytest.mark.parametrize("encode", [as_npy, as_raw, np.ndarray.tolist])

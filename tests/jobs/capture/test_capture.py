@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from routectl.formats import open_dump
-from support.building import QWEN, SGLANG, VLLM, request_of, response_of
 from support.engine_server import (
     CUT,
     CUT_CHUNKS,
@@ -24,6 +23,7 @@ from support.engine_server import (
     rollouts,
     vllm_rollouts,
 )
+from support.recordings import QWEN, SGLANG, VLLM, request_of, response_of
 from support.shell import complaint, run, written
 
 FAST = ("--backoff", 0.01, "--retries", 3, "--timeout", 20)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from routectl.formats.native.container import write_native
-from support.building import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES, deepseek_record
 from support.checks import loaded
 from support.faults import BASES, FAULTS, spoilt
+from support.recordings import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES, deepseek_record
 from support.shell import DUMPS, complaint, document, run
 
 REFERENCE = FIXTURES / "hf" / "vllm.deepseek_v3.bf16.npz"

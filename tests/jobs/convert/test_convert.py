@@ -10,7 +10,7 @@ import pytest
 
 from routectl.cli.main import main
 from routectl.formats import open_dump
-from support.building import FIXTURES
+from support.recordings import FIXTURES
 
 TINY = FIXTURES / "tiny_rl"
 DUMP, BASE = str(TINY / "vllm.bf16" / "samples.jsonl"), str(TINY / "routes_v0.fp32.npz")

@@ -11,8 +11,8 @@ from routectl import open_dump
 from routectl.dump import WeightSpan
 from routectl.formats.native.container import write_native
 from support import families
-from support.building import FIXTURES
 from support.dumps import all_alike, make_dump, make_routes, make_sample
+from support.recordings import FIXTURES
 from support.shell import complaint, document, run, written
 from support.tiny_rl import ENGINE, TINY, TRUTH
 

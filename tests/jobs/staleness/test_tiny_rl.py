@@ -13,7 +13,7 @@ import pytest
 from routectl.dump import Dump
 from routectl.formats import open_dump
 from routectl.ops.diff.diff import diff
-from support.building import FIXTURES
+from support.recordings import FIXTURES
 from support.tiny_rl import COMPARISONS, ENGINE, TINY, TRUTH, VERSIONS
 
 MISMATCHED = (2_055, 8_536, 12_565, 8_749, 12_780)  # the data README's table, in this order

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from routectl.jobs.watch.follower import Follower
-from support.building import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES, VLLM, read_lines
+from support.recordings import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES, VLLM, read_lines
 from support.shell import complaint, run, written
 
 LINES = DEEPSEEK / "samples.jsonl"

@@ -21,10 +21,10 @@ from routectl.kernels.check import ARANGE, DUPLICATE, add_scores, hash_sets, sca
 from routectl.ops.check.check import CheckOptions, check
 from routectl.ops.check.findings import FINDINGS, SEVERITIES, kind_of, known_codes
 from routectl.ops.check.results import Book, CheckFinding, Place
-from support.building import FIXTURES
 from support.checks import codes, loaded, only
 from support.dumps import LAYERS, all_alike, make_dump, make_routes, make_sample, part_of
 from support.faults import BASES, FAULTS, spoilt
+from support.recordings import FIXTURES
 
 ALONE = [fault for fault in FAULTS if not fault.against]
 SYMPTOMS = {"R207": {"R207"}, "R002": {"R402"}}

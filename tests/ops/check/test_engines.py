@@ -10,8 +10,9 @@ from routectl import open_dump
 from routectl.cli.main import main
 from routectl.formats.native.container import write_native
 from routectl.ops.check.check import check
-from support.building import DEEPSEEK, as_npy
+from support.building import as_npy
 from support.forwards import quiet, real_checkpoint
+from support.recordings import DEEPSEEK
 
 pytestmark = pytest.mark.models
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from routectl import Packed, Packing, Pipeline, Rank, open_dump, pack, unpack
-from support.building import DEEPSEEK, FIXTURES
 from support.mcore import HIDDEN, build, config_of, experts_of, hidden, on_cpu, replay
 from support.packs import Batch, check_rows, routes_like
+from support.recordings import DEEPSEEK, FIXTURES
 
 pytestmark = pytest.mark.trainers
 

@@ -14,9 +14,9 @@ from routectl import MismatchError, router_shift
 from routectl.dump import Dump
 from routectl.gate_logprobs import GATE_STEP, GateLogprobs, digest_routes, gates_of
 from routectl.ops.staleness.gamma import GAMMA_BINS, RouterShift
-from support.building import decode, read_lines
 from support.dumps import make_dump, make_routes, make_sample, part_of
 from support.forwards import quiet
+from support.recordings import decode, read_lines
 from support.tiny_rl import ENGINE
 
 SOME = tuple(range(0, 96, 7))  # samples that the oracle runs

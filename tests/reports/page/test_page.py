@@ -13,8 +13,8 @@ from routectl.reports.diff.document import diff_document
 from routectl.reports.document import to_json
 from routectl.reports.page.page import html_page, with_texts
 from routectl.reports.text.wording import amount, percent
-from support.building import FIXTURES
 from support.pages import HOSTILE, NEW, OLD, Parsed, hostile_document, large_dumps
+from support.recordings import FIXTURES
 from support.shell import complaint, document, run
 
 GOLDEN = sorted(p for p in (FIXTURES / "golden").glob("*.json") if p.name != "codecs.json")

@@ -11,7 +11,7 @@ from routectl.cli.main import main
 from routectl.reports.text.cells import Cells, cells_of
 from routectl.reports.text.pictures import ink_of, print_heatmap, spark_column
 from routectl.reports.text.tables import open_console
-from support.building import FIXTURES
+from support.recordings import FIXTURES
 from support.shell import run
 
 TINY = (
