@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .jobs.ci.request import CiRequest
     from .jobs.convert import ConvertRequest
     from .jobs.diff import DiffRequest
-    from .jobs.pack.layout import LayoutOptions
+    from .jobs.pack.layout import LayoutOptions, LengthOptions
     from .jobs.pack.request import LayoutRequest, PackRequest, VerifyRequest
     from .jobs.pack.unpack import UnpackRequest
     from .jobs.predict.request import PredictRequest
@@ -81,6 +81,7 @@ _HOMES = {
     "Forwarding": "jobs.recompute.request",
     "LayoutOptions": "jobs.pack.layout",
     "LayoutRequest": "jobs.pack.request",
+    "LengthOptions": "jobs.pack.layout",
     "MicroBatch": "layouts.plan",
     "MismatchError": "errors",
     "ModelFacts": "model",
@@ -164,6 +165,7 @@ __all__ = [
     "Forwarding",
     "LayoutOptions",
     "LayoutRequest",
+    "LengthOptions",
     "MicroBatch",
     "MismatchError",
     "ModelFacts",

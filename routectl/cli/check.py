@@ -9,12 +9,10 @@ from .terminal import TERMINAL
 
 __all__ = ["check_command"]
 
-_VOICES = (
-    "explain apply_fix exit_zero as_json plain html tensorboard wandb_offline step output force"
-)
+_VOICES = "apply_fix exit_zero as_json plain html tensorboard wandb_offline step output force"
 
 
-@desk(CheckRequest, voices=_VOICES, optional="dump")
+@desk("explain", CheckRequest, _VOICES, optional="dump")
 def check_command(line: CommandLine) -> int:
     """Say what is wrong with a dump: which bug, where, and what to do.
 

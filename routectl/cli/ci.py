@@ -18,7 +18,7 @@ __all__ = ["ci_command"]
 _VOICES = "junit badge github tensorboard wandb_offline step exit_zero as_json output force"
 
 
-@desk(CiRequest, voices=_VOICES)
+@desk(CiRequest, _VOICES)
 def ci_command(line: CommandLine) -> int:
     """Run the checks of a config: each a diff, a check or a staleness with its thresholds.
 

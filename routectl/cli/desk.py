@@ -52,18 +52,19 @@ def _flag(one: "Field[Any]", about: Option) -> str:
 
 
 def desk(
-    *kinds: type[Any], voices: str = "", optional: str = ""
+    *parts: type[Any] | str, optional: str = ""
 ) -> Callable[[Callable[[CommandLine], int]], Callable[..., int]]:
-    """Make a command of a function: its options are those of requests, then these of Voices.
+    """Make a command of a function, its options those of ``parts`` in the order of --help.
 
-    Options of a request's last field, where that is a group such as Reading, come at the end.
-    ``optional`` are those that requests need but the command line may go without; with several
-    requests it may go without any.
+    A part is a request, or names of options of Voices. Options of a request's last field, where
+    that is a group such as Reading, come after all. ``optional`` are those that a request needs
+    but the command line may go without; with several requests it may go without any.
     """
 
     def made(command: Callable[[CommandLine], int]) -> Callable[..., int]:
-        parameters = {one.name: (one, about) for one, about in _laid_out(kinds, voices.split())}
-        free = [*parameters] if len(kinds) > 1 else optional.split()
+        parameters = {one.name: (one, about) for one, about in _laid_out(parts)}
+        requests = [part for part in parts if not isinstance(part, str)]
+        free = [*parameters] if len(requests) > 1 else optional.split()
 
         def run(command_line: typer.Context, **values: Any) -> int:
             flags = {
@@ -97,15 +98,15 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _laid_out(
-    kinds: tuple[type[Any], ...], voices: list[str]
-) -> Iterator[tuple["Field[Any]", Option]]:
+def _laid_out(parts: tuple[type[Any] | str, ...]) -> Iterator[tuple["Field[Any]", Option]]:
     """All options in the order of --help; the first of a name counts."""
-    last: list[tuple[Field[Any], Option]] = []
-    for kind in kinds:
-        yield from _own(kind, last)
     told = {one.name: (one, about) for one, about in options_of(Voices)}
-    yield from (told[name] for name in voices)
+    last: list[tuple[Field[Any], Option]] = []
+    for part in parts:
+        if isinstance(part, str):
+            yield from (told[name] for name in part.split())
+        else:
+            yield from _own(part, last)
     yield from last
 
 

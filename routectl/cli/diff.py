@@ -13,7 +13,7 @@ _VOICES = (
 )
 
 
-@desk(DiffRequest, voices=_VOICES)
+@desk(DiffRequest, _VOICES)
 def diff_command(line: CommandLine) -> int:
     """Compare the routes of two dumps of the same tokens.
 

@@ -28,10 +28,10 @@ _NOT_WITH_LENS = {"dump", "rows", "context", "moe_layer_freq"} | {
     one.name for one in fields(Reading)
 }
 _NOT_VERIFYING = {"dump", "lens", "padding", "allow_missing", "force"}
-_OF_MANIFEST = {one.name for one in fields(LayoutOptions)} - {"ep"} | {"dtype"}
+_OF_MANIFEST = {one.name for one in fields(LayoutOptions)} - {"ep"} | {"rows", "context", "dtype"}
 
 
-@desk(PackRequest, VerifyRequest, LayoutRequest, voices="draw as_json plain force")
+@desk(PackRequest, "draw", LayoutRequest, VerifyRequest, "as_json plain force")
 def pack_command(line: CommandLine) -> int:
     """Write the replay tensors of packed sequences, for every rank.
 

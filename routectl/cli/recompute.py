@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["recompute_command"]
 
 
-@desk(RecomputeRequest, voices="html force")
+@desk(RecomputeRequest, "html force")
 def recompute_command(line: CommandLine) -> int:
     """Push a dump's tokens through a checkpoint and write what every router selects.
 

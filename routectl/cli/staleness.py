@@ -11,7 +11,7 @@ __all__ = ["staleness_command"]
 _VOICES = "exit_zero as_json plain detail html tensorboard wandb_offline step output force"
 
 
-@desk(StalenessRequest, voices=_VOICES)
+@desk(StalenessRequest, _VOICES)
 def staleness_command(line: CommandLine) -> int:
     """Tell apart what differs between a dump and the current weights: mismatch or staleness.
 

@@ -16,7 +16,7 @@ from .terminal import TERMINAL
 __all__ = ["watch_command"]
 
 
-@desk(WatchRequest, voices="lines")
+@desk(WatchRequest, "lines")
 def watch_command(line: CommandLine) -> int:
     """Follow a training run's dump folder: check each new dump, print a line each.
 

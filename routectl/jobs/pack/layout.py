@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LayoutOptions",
+    "LengthOptions",
     "layers_of",
     "lens_of",
     "packing_of",
@@ -100,6 +101,20 @@ class LayoutOptions:
         metavar="FREQ",
         help="N, or 0,1,1: which layers are MoE. A dump of MoE layers only is numbered by it.",
     )
+
+    def __post_init__(self) -> None:
+        from ...layouts.packing import FRAMEWORKS
+
+        if self.framework not in FRAMEWORKS:
+            known = ", ".join(FRAMEWORKS)
+            raise RoutectlError(f"framework {self.framework!r} is not known: {known}")
+        check_bounds(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LengthOptions:
+    """How long samples are where the dump does not say it, and how long they may be, in tokens."""
+
     rows: str | None = option(
         None,
         metavar="ROWS",
@@ -108,11 +123,6 @@ class LayoutOptions:
     context: int | None = option(None, least=1, help="Refuse samples of more tokens than this.")
 
     def __post_init__(self) -> None:
-        from ...layouts.packing import FRAMEWORKS
-
-        if self.framework not in FRAMEWORKS:
-            known = ", ".join(FRAMEWORKS)
-            raise RoutectlError(f"framework {self.framework!r} is not known: {known}")
         check_bounds(self)
 
 
@@ -186,7 +196,7 @@ def renumber(dump: "Dump", options: LayoutOptions, num_layers: int) -> "Dump":
     )
 
 
-def lens_of(dump: "Dump", options: LayoutOptions) -> list[int]:
+def lens_of(dump: "Dump", options: LengthOptions) -> list[int]:
     """Tokens of each sample. Reads one layer of a native file, all of any other.
 
     Raises MismatchError when a sample's length is not known, or beyond --context.

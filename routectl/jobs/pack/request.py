@@ -9,7 +9,16 @@ from ..options import argument, option
 from ..progress import SILENT, Progress
 from ..reading import Reading
 from .folder import Job, job_of_manifest, write_folder
-from .layout import LayoutOptions, layers_of, lens_of, packing_of, parse_lens, parse_ranks, renumber
+from .layout import (
+    LayoutOptions,
+    LengthOptions,
+    layers_of,
+    lens_of,
+    packing_of,
+    parse_lens,
+    parse_ranks,
+    renumber,
+)
 from .verify import verify_folder
 
 if TYPE_CHECKING:
@@ -51,6 +60,7 @@ class PackRequest:
     dtype: str | None = option(None, metavar="DTYPE", help=_DTYPE)
     allow_missing: bool = option(False, help="Let padding stand for missing rows; the mask tells.")
     rank: str | None = option(None, metavar="RANK", help=_RANK)
+    lengths: LengthOptions = field(default_factory=LengthOptions)
     force: bool = False
     reading: Reading = field(default_factory=Reading)
 
@@ -73,6 +83,7 @@ class VerifyRequest:
     layout: LayoutOptions = field(default_factory=LayoutOptions)
     dtype: str | None = option(None, metavar="DTYPE", help=_DTYPE)
     rank: str | None = option(None, metavar="RANK", help=_RANK)
+    lengths: LengthOptions = field(default_factory=LengthOptions)
     reading: Reading = field(default_factory=Reading)
 
 
@@ -85,6 +96,7 @@ class LayoutRequest:
         None, metavar="N,N", help="For --explain: lengths of samples, instead of a dump."
     )
     layout: LayoutOptions = field(default_factory=LayoutOptions)
+    lengths: LengthOptions = field(default_factory=LengthOptions)
     reading: Reading = field(default_factory=Reading)
 
 
@@ -99,7 +111,7 @@ def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
     source = request.reading.open(request.dump)
     only = parse_ranks(request.rank)
     spec = TensorSpec(request.padding, request.dtype, request.layout.ep)
-    dump, packing = _packed(source, request.reading, request.layout, progress)
+    dump, packing = _packed(source, request, progress)
     job = Job(dump, packing, spec, only, request.allow_missing)
     with replacing_folder(output, force=force, foreign=foreign_content) as folder:
         try:
@@ -130,9 +142,10 @@ def _verified(request: VerifyRequest, progress: Progress) -> Job:
     folder, layout = request.folder, request.layout
     source, only = request.reading.open(request.against), parse_ranks(request.rank)
     if not has_manifest(folder):
-        dump, packing = _packed(source, request.reading, layout, progress)
+        dump, packing = _packed(source, request, progress)
         return Job(dump, packing, TensorSpec(None, request.dtype, layout.ep), only)
-    if replace(layout, ep=1) != LayoutOptions() or request.dtype is not None:
+    given = (replace(layout, ep=1), request.lengths, request.dtype)
+    if given != (LayoutOptions(), LengthOptions(), None):
         raise RoutectlError(f"{folder}/manifest.json says the layout: none can be given")
     return job_of_manifest(folder, source, only, layout.ep)
 
@@ -146,14 +159,15 @@ def lay_out_samples(request: LayoutRequest, progress: Progress = SILENT) -> "Pac
         return packing_of(layout, lens, [None] * len(lens), layers)
     if request.dump is None:
         raise RoutectlError("expected a DUMP")
-    return _packed(request.reading.open(request.dump), request.reading, layout, progress)[1]
+    return _packed(request.reading.open(request.dump), request, progress)[1]
 
 
 def _packed(
-    dump: "Dump", reading: Reading, options: LayoutOptions, progress: Progress
+    dump: "Dump", request: PackRequest | VerifyRequest | LayoutRequest, progress: Progress
 ) -> "tuple[Dump, Packing]":
     """The dump, its layers numbered, and the Packing of its samples."""
-    num_layers = layers_of(options, reading.facts, dump)
+    options = request.layout
+    num_layers = layers_of(options, request.reading.facts, dump)
     dump = renumber(dump, options, num_layers)
     if dump.meta.layers_L[-1] >= num_layers:
         raise MismatchError(
@@ -161,5 +175,5 @@ def _packed(
             f"{num_layers} layers"
         )
     with progress.watching(dump, "measuring") as watched:
-        lens = lens_of(watched, options)
+        lens = lens_of(watched, request.lengths)
     return dump, packing_of(options, lens, [key.sample_id for key in dump.keys], num_layers)
