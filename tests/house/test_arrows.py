@@ -34,11 +34,11 @@ MAY_IMPORT = {
         "formats.trainers formats.wire"
     ),
     "formats.arrays": "dump errors model formats.documents formats.wire",
-    "formats.documents": "dump errors model",
+    "formats.documents": "dump errors files model",
     "formats.native": (
         "dump errors files gate_logprobs margins model routes codecs formats.documents"
     ),
-    "formats.replay": "errors layouts formats.arrays formats.documents formats.trainers",
+    "formats.replay": "errors files layouts formats.arrays formats.documents formats.trainers",
     "formats.responses": "dump errors model routes formats.documents formats.wire",
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
