@@ -46,6 +46,12 @@ class Voices:
     lines: bool = option(False, name="json", help="Print each dump as a line of JSON.")
     plain: bool = option(False, help="Print to a terminal as to a pipe: no colours, no pictures.")
     detail: bool = option(False, help="In --json, what a page shows beside the figures: `report`.")
+    step: int | None = option(
+        None,
+        least=0,
+        metavar="N",
+        help="The training step that the scalars are of; 0 when not given.",
+    )
     html: Path | None = option(
         None, metavar="PATH", help="Write the report as one HTML page there too."
     )
@@ -57,12 +63,6 @@ class Voices:
     )
     wandb_offline: Path | None = option(
         None, metavar="DIR", help="Write them as an offline run of W&B."
-    )
-    step: int | None = option(
-        None,
-        least=0,
-        metavar="N",
-        help="The training step that the scalars are of; 0 when not given.",
     )
     output: Path | None = option(
         None, short="o", metavar="PATH", help="Write the report there; - is stdout."

@@ -14,6 +14,8 @@ from routectl.model import ModelFacts
 
 FACTS = ModelFacts(num_layers=3, layers=(0, 1, 2), num_experts=8, top_k=2, model_type=None)
 CONFIG = {"model_type": "tiny", "num_hidden_layers": 3, "num_experts": 8, "num_experts_per_tok": 2}
+# JSON that no field takes in every place where there is one
+WRONG = (None, True, -1, 2**31, 10**30, 0.5, "", "x", [], {}, [[]], ["x"], {"a": 1})
 
 
 def npy_bytes(array):

@@ -128,42 +128,45 @@ def chosen(samples, share, rng, least=LEAST):
     return picked
 
 
-def by_run(change, place="any"):
-    """A fault of a run of tokens in some samples: ``change(ids_TLK, rng)`` on those rows."""
+def of_parts(change):
+    """A fault of so many rows of some samples: ``change(sample, size, rng)`` is the sample then."""
 
     def spoil(samples, share, rng):
         out = list(samples)
         for index, size in chosen(samples, share, rng).items():
-            routes = samples[index].routes
-            spare = routes.num_tokens - size
-            first = {"front": 0, "end": spare, "any": int(rng.integers(1, max(spare, 2)))}[place]
-            first = min(first, spare)
-            ids = routes.ids_TLK.copy()
-            ids[first : first + size] = change(ids[first : first + size], routes, rng)
-            out[index] = with_ids(samples[index], ids)
+            out[index] = change(samples[index], size, rng)
         return out
 
     return spoil
+
+
+def by_run(change, place="any"):
+    """A fault of a run of tokens in some samples: ``change(ids_TLK, rng)`` on those rows."""
+
+    def spoil(sample, size, rng):
+        spare = sample.routes.num_tokens - size
+        first = {"front": 0, "end": spare, "any": int(rng.integers(1, max(spare, 2)))}[place]
+        first = min(first, spare)
+        ids = sample.routes.ids_TLK.copy()
+        ids[first : first + size] = change(ids[first : first + size], sample.routes, rng)
+        return with_ids(sample, ids)
+
+    return of_parts(spoil)
 
 
 def missing(place):
     """Rows that the reader calls missing."""
 
-    def spoil(samples, share, rng):
-        out = list(samples)
-        for index, size in chosen(samples, share, rng).items():
-            routes = samples[index].routes
-            size = min(size, routes.num_tokens - 3)
-            last = routes.num_tokens - size
-            first = {"front": 0, "end": last, "between": min(3, last - 1)}[place]
-            mask = np.zeros(routes.ids_TLK.shape[:2], np.bool_)
-            mask[first : first + size] = True
-            out[index] = with_ids(
-                samples[index], np.where(mask[:, :, None], 0, routes.ids_TLK), mask
-            )
-        return out
+    def spoil(sample, size, rng):
+        routes = sample.routes
+        size = min(size, routes.num_tokens - 3)
+        last = routes.num_tokens - size
+        first = {"front": 0, "end": last, "between": min(3, last - 1)}[place]
+        mask = np.zeros(routes.ids_TLK.shape[:2], np.bool_)
+        mask[first : first + size] = True
+        return with_ids(sample, np.where(mask[:, :, None], 0, routes.ids_TLK), mask)
 
-    return spoil
+    return of_parts(spoil)
 
 
 def last_row(samples, share, rng):
@@ -221,15 +224,13 @@ def stale(ids_TLK, routes, rng):
     return np.broadcast_to(ids_TLK[:1], ids_TLK.shape)
 
 
-def repeated_block(samples, share, rng):
+@of_parts
+def repeated_block(sample, size, rng):
     """A resumed request: the rows begin again from the first one."""
-    out = list(samples)
-    for index, size in chosen(samples, share, rng).items():
-        ids = samples[index].routes.ids_TLK.copy()
-        size = min(size, len(ids) // 2)
-        ids[-size:] = ids[:size]
-        out[index] = with_ids(samples[index], ids)
-    return out
+    ids = sample.routes.ids_TLK.copy()
+    size = min(size, len(ids) // 2)
+    ids[-size:] = ids[:size]
+    return with_ids(sample, ids)
 
 
 def of_samples(change):
@@ -410,19 +411,16 @@ def sibling_prompt(samples, share, rng):
 def lagged(lag):
     """Rows of later (lag > 0) or earlier tokens, to the end of the sample."""
 
-    def spoil(samples, share, rng):
-        out = list(samples)
-        for index, size in chosen(samples, share, rng).items():
-            routes = samples[index].routes
-            first = routes.num_tokens - size
-            source = np.arange(first, routes.num_tokens) + lag
-            ids = routes.ids_TLK.copy()
-            inside = (source >= 0) & (source < len(ids))
-            ids[first:][inside] = routes.ids_TLK[source[inside]]
-            out[index] = with_ids(samples[index], ids)
-        return out
+    def spoil(sample, size, rng):
+        routes = sample.routes
+        first = routes.num_tokens - size
+        source = np.arange(first, routes.num_tokens) + lag
+        ids = routes.ids_TLK.copy()
+        inside = (source >= 0) & (source < len(ids))
+        ids[first:][inside] = routes.ids_TLK[source[inside]]
+        return with_ids(sample, ids)
 
-    return spoil
+    return of_parts(spoil)
 
 
 def layers_as(order):

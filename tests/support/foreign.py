@@ -90,12 +90,15 @@ def verl_util():
 
 @functools.cache
 def _seqlen_balancing():
-    stubs = {
-        "verl.protocol": {"DataProto": None},
-        "verl.utils": {"tensordict_utils": None},
-        "verl.utils.device": {"get_device_name": None},
-    }
-    return load_file("verl", "utils/seqlen_balancing.py", stubs)
+    return load_file(
+        "verl",
+        "utils/seqlen_balancing.py",
+        {
+            "verl.protocol": {"DataProto": None},
+            "verl.utils": {"tensordict_utils": None},
+            "verl.utils.device": {"get_device_name": None},
+        },
+    )
 
 
 def karmarkar_karp(lens, parts):

@@ -1,8 +1,8 @@
 """Tiny checkpoints on disk, and what their routers do by plain hooks.
 
+Shape suffixes: T tokens, L MoE layers, K top_k, E experts.
 The oracle uses nothing of routectl: transformers' from_pretrained, ``torch.topk`` and ``max``
 replaced by functions that note what they are given while a router runs, and a sort.
-Shape suffixes: T tokens, L MoE layers, K top_k, E experts.
 """
 
 import contextlib

@@ -10,7 +10,16 @@ from routectl.cli.main import main
 from routectl.formats import open_dump
 from support.recordings import FIXTURES
 
-__all__ = ["COMPARISONS", "ENGINE", "TINY", "TRUTH", "VERSIONS", "tiny_checkpoints", "tiny_dumps"]
+__all__ = [
+    "COMPARISONS",
+    "ENGINE",
+    "TINY",
+    "TRUTH",
+    "VERSIONS",
+    "assert_recorded",
+    "tiny_checkpoints",
+    "tiny_dumps",
+]
 
 TINY = FIXTURES / "tiny_rl"
 ENGINE = TINY / "vllm.bf16" / "samples.jsonl"
@@ -23,6 +32,17 @@ COMPARISONS = {  # of routes, in truth.json: old, new
     "total fp32: engine at v0 / v1": ("engine", "v1"),
     "total fp32: engine at v0 / v2": ("engine", "v2"),
 }
+
+
+def assert_recorded(result, truth):
+    """A diff's rows, tokens and swaps, in total and per layer, are those of truth.json."""
+    assert (result.rows, result.rows_mismatched) == (truth["rows"], truth["rows_mismatched"])
+    swaps_LS = result.counts.swaps_LS
+    assert swaps_LS[:, 1:].sum(axis=1).tolist() == truth["per_layer_mismatched"]
+    found = (result.num_tokens, result.tokens_mismatched)
+    assert found == (truth["tokens"], truth["tokens_mismatched"])
+    by_swap = {str(n): rows for n, rows in enumerate(swaps_LS.sum(axis=0).tolist()) if rows}
+    assert by_swap == truth["swaps"]
 
 
 @pytest.fixture(scope="session")

@@ -181,13 +181,13 @@ def answer_staleness(
     )
     how = Recomputing(
         cache=request.cache,
+        some_layers=request.layers is not None,
         progress=progress,
         mode=request.mode,
         forwarding=request.forwarding,
         threads=request.threads,
         logprobs=request.logprobs,
         gates=request.gate_logprobs,
-        some_layers=request.layers is not None,
     )
     versions = Versions(
         given, open_source, how, lambda path: _open(path, facts or weights, facts, None, None)

@@ -23,6 +23,13 @@ def _plain(count):
     return [Sample(Routes(ids, (0, 1, 2), 8, start=i), sample_id=f"s{i}") for i in range(count)]
 
 
+def _refused(path, match, kind=FormatError):
+    """A file is refused when it is opened, in one line."""
+    with pytest.raises(kind, match=match) as caught:
+        open_dump(path)
+    check_line(caught.value, path)
+
+
 def test_a_flipped_byte_is_seen(tmp_path):
     """One flipped bit anywhere in the pages is refused by a page checksum, never read as routes."""
     path = tmp_path / "x.parquet"
@@ -54,9 +61,7 @@ def test_a_cut_file_is_refused(tmp_path, share):
     write_native(_plain(4), META, path, force=False)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(FormatError, match="damaged Parquet") as caught:
-        open_dump(path)
-    check_line(caught.value, path)
+    _refused(path, "damaged Parquet")
 
 
 def _with_block(path, block):
@@ -70,9 +75,7 @@ def test_a_foreign_parquet_is_unsupported(tmp_path):
     """Another program's Parquet is told apart from a damaged native file."""
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"a": [1, 2]}), path)
-    with pytest.raises(UnsupportedError, match="of another program") as caught:
-        open_dump(path)
-    check_line(caught.value, path)
+    _refused(path, "of another program", UnsupportedError)
 
 
 def test_a_newer_container_is_unsupported(tmp_path):
@@ -82,11 +85,7 @@ def test_a_newer_container_is_unsupported(tmp_path):
     about = json.loads(pq.read_schema(path).metadata[b"routectl"])
     about["schema"] = "routectl.native/6"
     _with_block(path, {"routectl": json.dumps(about)})
-    with pytest.raises(
-        UnsupportedError, match=r"native/6, .* routectl\.native/1, .*/2, .*/3, .*/4, .*/5"
-    ) as caught:
-        open_dump(path)
-    check_line(caught.value, path)
+    _refused(path, r"native/6, .* routectl\.native/1, .*/2, .*/3, .*/4, .*/5", UnsupportedError)
 
 
 BLOCKS = [
@@ -126,9 +125,7 @@ def test_a_block_that_does_not_fit_is_refused(tmp_path, change):
     write_native(_plain(1), META, path, force=False)
     about = json.loads(pq.read_schema(path).metadata[b"routectl"])
     _with_block(path, {"routectl": json.dumps(about | change)})
-    with pytest.raises(FormatError, match="damaged: the schema metadata") as caught:
-        open_dump(path)
-    check_line(caught.value, path)
+    _refused(path, "damaged: the schema metadata")
 
 
 VALUES = [
@@ -204,9 +201,7 @@ def test_a_column_of_another_type_is_refused(tmp_path, kind):
     place = table.column_names.index("layer_001")
     table = table.set_column(place, pa.field("layer_001", kind), pa.nulls(1, kind))
     pq.write_table(table, path)
-    with pytest.raises(FormatError, match="does not fit the columns") as caught:
-        open_dump(path)
-    check_line(caught.value, path)
+    _refused(path, "does not fit the columns")
 
 
 def test_a_name_that_is_no_text_is_refused(tmp_path):
@@ -214,6 +209,4 @@ def test_a_name_that_is_no_text_is_refused(tmp_path):
     path = tmp_path / "x.parquet"
     write_native(_plain(1), META, path, force=False)
     path.write_bytes(path.read_bytes().replace(b"layer_001", b"layer_\xff\xfe1"))
-    with pytest.raises(FormatError, match="damaged") as caught:
-        open_dump(path)
-    check_line(caught.value, path)
+    _refused(path, "damaged")

@@ -62,20 +62,20 @@ ROWS = [
     for folder, table in EXPECTED.items()
     for line in (line.strip() for line in table.strip().splitlines())
 ]
-NOT_DUMPS = [
-    (SGLANG, "generate_not_asked", "no routed_experts in any of its 1 samples"),
-    (SGLANG, "generate_start_too_far", "an error response: recv_req.routed_experts_start_len=46"),
-    (SGLANG, "model_info", "JSON without routed_experts, choices or meta_info"),
-    (VLLM, "chat_stream", "no routed_experts in any of its 1 samples"),
-    (VLLM, "completion_start_too_far", "an error response: routed_experts_prompt_start must be"),
-    (VLLM, "completion_stream", "no routed_experts in any of its 1 samples"),
-    (VLLM, "generate_stream", "an error response: Scale-out endpoints are disabled"),
-    (VLLM, "generate_tokens", "an error response: Scale-out endpoints are disabled"),
-    (VLLM, "generate_tokens_n2", "an error response: Scale-out endpoints are disabled"),
-    (VLLM, "models", "JSON without routed_experts, choices or meta_info"),
-    (VLLM, "responses", "JSON without routed_experts, choices or meta_info"),
-    (VLLM, "version", "JSON without routed_experts, choices or meta_info"),
-]
+NOT_DUMPS = {
+    "no routed_experts in any of its 1 samples": (
+        [(SGLANG, "generate_not_asked"), (VLLM, "chat_stream"), (VLLM, "completion_stream")]
+    ),
+    "an error response: recv_req.routed_experts_start_len=46": [(SGLANG, "generate_start_too_far")],
+    "an error response: routed_experts_prompt_start must be": [(VLLM, "completion_start_too_far")],
+    "an error response: Scale-out endpoints are disabled": (
+        [(VLLM, f"generate_{name}") for name in ("stream", "tokens", "tokens_n2")]
+    ),
+    "JSON without routed_experts, choices or meta_info": (
+        [(SGLANG, "model_info"), *((VLLM, name) for name in ("models", "responses", "version"))]
+    ),
+}
+REFUSED = [(*place, said) for said, places in NOT_DUMPS.items() for place in places]
 
 
 def _file(folder, name):
@@ -109,7 +109,7 @@ def _payloads(path):
 
 def test_every_recorded_response_is_in_a_table():
     """The two tables of this file name all recorded responses."""
-    named = {(folder, name) for folder, name, _ in NOT_DUMPS}
+    named = {(folder, name) for folder, name, _ in REFUSED}
     named |= {(param.values[0], param.values[1]) for param in ROWS}
     files = [path for folder in EXPECTED for path in folder.glob("*.response.*")]
     assert {(p.parent, p.name.split(".response")[0]) for p in files} == named
@@ -139,7 +139,7 @@ def test_a_response_gives_its_sequences(folder, name, numbers):
     assert dump.meta.format == path.suffix[1:]
 
 
-@pytest.mark.parametrize(("folder", "name", "reason"), NOT_DUMPS)
+@pytest.mark.parametrize(("folder", "name", "reason"), REFUSED)
 def test_a_response_without_routes_says_why(folder, name, reason):
     """A response that holds no routes is refused in one line that names the reason."""
     path = _file(folder, name)

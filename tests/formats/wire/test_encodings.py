@@ -19,7 +19,16 @@ from routectl.errors import FormatError, RoutectlError, UnsupportedError
 from routectl.formats import open_dump
 from routectl.formats.wire.envelopes import from_base85
 from routectl.model import ModelFacts
-from support.building import FACTS, as_raw, check_line, record, some_ids, write_json, write_lines
+from support.building import (
+    FACTS,
+    WRONG,
+    as_raw,
+    check_line,
+    record,
+    some_ids,
+    write_json,
+    write_lines,
+)
 
 IDS = some_ids(9)
 
@@ -341,29 +350,8 @@ def test_hostile_payloads(tmp_path, payload):
     check_line(caught.value, path)
 
 
-WRONG = st.sampled_from(
-    [
-        None,
-        True,
-        -1,
-        2**31,
-        10**30,
-        0.5,
-        "",
-        "x",
-        "KLUv/",
-        "nrlre1:",
-        [],
-        {},
-        [[]],
-        [1],
-        ["x"],
-        {"a": 1},
-        {"data": "AAAA"},
-        [None, "AAAA"],
-        ["[1]", "A"],
-        "a" * 32,
-    ]
+VALUES = st.sampled_from(
+    [*WRONG, "KLUv/", "nrlre1:", [1], {"data": "AAAA"}, [None, "AAAA"], ["[1]", "A"], "a" * 32]
 )
 
 
@@ -398,7 +386,7 @@ def test_changed_documents_are_read_or_refused(tmp_path_factory, data):
                 at = data.draw(st.integers(0, len(text) - 1))
                 inner[key] = text[:at] + data.draw(st.sampled_from("A/=é~0")) + text[at + 1 :]
             else:
-                inner[key] = data.draw(WRONG)
+                inner[key] = data.draw(VALUES)
             break
         inner = inner[key]
     place = tmp_path_factory.getbasetemp() / "wire"

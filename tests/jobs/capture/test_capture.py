@@ -61,9 +61,9 @@ def one_prompt(folder):
     return prompts_file(folder, {"input_ids": request_of(SGLANG, "generate_ids")["input_ids"]})
 
 
-def line(url, prompts, output, *more):
-    """The words of a command line."""
-    return ("capture", url, "--prompts", prompts, "-o", output, *more)
+def captured(capsys, server, prompts, output, *more):
+    """What the command says and its exit code; the answers of these prompts are in ``output``."""
+    return run(capsys, "capture", server.url, "--prompts", prompts, "-o", output, *more)
 
 
 def alike(sample, other):
@@ -87,7 +87,7 @@ def test_recorded_requests_are_asked_and_their_answers_kept(
     target, lines = tmp_path / "dump.parquet", tmp_path / "dump.jsonl"
     with EngineServer(engine, recorded(ENGINES[engine], name)) as server:
         for path in (target, lines):
-            done = run(capsys, *line(server.url, prompts, path, *flags, *QUIET))
+            done = captured(capsys, server, prompts, path, *flags, *QUIET)
             assert (done.code, done.out) == (0, ""), done.err
             assert done.err.splitlines()[-1] == f"routectl: wrote {path}: 1 sample"
     body = server.posts[0].body
@@ -110,20 +110,18 @@ def test_recorded_requests_are_asked_and_their_answers_kept(
 def test_many_samples_of_many_prompts_come_in_order(tmp_path, capsys):
     """Forty samples asked eight at a time are those of the engine, in the order of the prompts."""
     with EngineServer("sglang", ROLLOUTS, pace_s=0.02) as server:
-        done = run(
+        done = captured(
             capsys,
-            *line(
-                server.url,
-                all_prompts(tmp_path),
-                tmp_path / "dump.parquet",
-                "--n",
-                4,
-                "--concurrency",
-                8,
-                "--seed",
-                7,
-                *QUIET,
-            ),
+            server,
+            all_prompts(tmp_path),
+            tmp_path / "dump.parquet",
+            "--n",
+            4,
+            "--concurrency",
+            8,
+            "--seed",
+            7,
+            *QUIET,
         )
     assert done.code == 0, done.err
     dump = open_dump(tmp_path / "dump.parquet")
@@ -143,7 +141,7 @@ def test_vllm_samples_have_ids_of_their_own(tmp_path, capsys):
     prompt, answers = vllm_rollouts()
     prompts = prompts_file(tmp_path, {"prompt": prompt})
     with EngineServer("vllm", {tuple(prompt): answers}) as server:
-        done = run(capsys, *line(server.url, prompts, tmp_path / "dump.parquet", "--n", 4, *QUIET))
+        done = captured(capsys, server, prompts, tmp_path / "dump.parquet", "--n", 4, *QUIET)
     assert done.code == 0, done.err
     assert "vllm 0.32.0, model qwen3_moe" in done.err
     dump = open_dump(tmp_path / "dump.parquet")
@@ -177,9 +175,8 @@ PASSING = {
 def test_trouble_that_passes_is_tried_again(tmp_path, capsys, faults):
     """After a passing fault the request is sent again, and the dump is whole."""
     with EngineServer("sglang", recorded(SGLANG, "generate_ids"), faults) as server:
-        done = run(
-            capsys,
-            *line(server.url, one_prompt(tmp_path), tmp_path / "dump.parquet", *QUIET, *FAST),
+        done = captured(
+            capsys, server, one_prompt(tmp_path), tmp_path / "dump.parquet", *QUIET, *FAST
         )
     assert done.code == 0, done.err
     assert len(server.posts) == len(faults) + 1
@@ -190,17 +187,15 @@ def test_trouble_that_passes_is_tried_again(tmp_path, capsys, faults):
 def test_a_server_that_hangs_is_asked_again(tmp_path, capsys, fault):
     """An answer that is not whole within the time is asked for again, be it a byte at a time."""
     with EngineServer("sglang", recorded(SGLANG, "generate_ids"), [fault]) as server:
-        done = run(
+        done = captured(
             capsys,
-            *line(
-                server.url,
-                one_prompt(tmp_path),
-                tmp_path / "dump.parquet",
-                *QUIET,
-                *FAST[:-2],
-                "--timeout",
-                0.4,
-            ),
+            server,
+            one_prompt(tmp_path),
+            tmp_path / "dump.parquet",
+            *QUIET,
+            *FAST[:-2],
+            "--timeout",
+            0.4,
         )
     assert done.code == 0, done.err
     assert len(server.posts) == 2
@@ -210,9 +205,8 @@ def test_retry_after_is_kept(tmp_path, capsys):
     """The next try comes no sooner than the server asked for."""
     busy = error(429, Retry_After=1)
     with EngineServer("sglang", recorded(SGLANG, "generate_ids"), [busy]) as server:
-        done = run(
-            capsys,
-            *line(server.url, one_prompt(tmp_path), tmp_path / "dump.parquet", *QUIET, *FAST),
+        done = captured(
+            capsys, server, one_prompt(tmp_path), tmp_path / "dump.parquet", *QUIET, *FAST
         )
     assert done.code == 0, done.err
     first, second = (post.time for post in server.posts)
@@ -322,7 +316,7 @@ def test_trouble_that_stays_ends_the_run(tmp_path, capsys, engine, answer, said)
     """The run ends after the first such answer with exit 2 and one line, and nothing is written."""
     prompts = prompts_file(tmp_path, *({"input_ids": [5, 6, i]} for i in range(20)))
     with EngineServer(engine, answer) as server:
-        done = run(capsys, *line(server.url, prompts, tmp_path / "dump.parquet", *QUIET, *FAST))
+        done = captured(capsys, server, prompts, tmp_path / "dump.parquet", *QUIET, *FAST)
     assert (done.code, done.out) == (2, "")
     assert "Traceback" not in done.err
     assert all(part in done.err for part in said), done.err
@@ -346,16 +340,14 @@ def test_no_server_and_no_engine(tmp_path, capsys):
 def test_an_endpoint_is_asked_unseen(tmp_path, capsys):
     """With --endpoint generate no other path of the server is touched."""
     with EngineServer("none", recorded(SGLANG, "generate_ids")) as server:
-        done = run(
+        done = captured(
             capsys,
-            *line(
-                server.url,
-                one_prompt(tmp_path),
-                tmp_path / "dump.parquet",
-                "--endpoint",
-                "generate",
-                *QUIET,
-            ),
+            server,
+            one_prompt(tmp_path),
+            tmp_path / "dump.parquet",
+            "--endpoint",
+            "generate",
+            *QUIET,
         )
     assert done.code == 0, done.err
     assert (server.gets, server.posts[0].path) == ([], "/generate")
@@ -366,23 +358,21 @@ def test_inference_of_vllm_takes_tokens(tmp_path, capsys):
     asked = request_of(VLLM, "generate_tokens")
     prompts = prompts_file(tmp_path, {"prompt_token_ids": asked["token_ids"]})
     with EngineServer("vllm", recorded(VLLM, "completion_ids")) as server:
-        done = run(
+        done = captured(
             capsys,
-            *line(
-                server.url,
-                prompts,
-                tmp_path / "dump.parquet",
-                "--endpoint",
-                "inference",
-                "--seed",
-                4,
-                "--served-model",
-                "qwen3_moe",
-                "--max-tokens",
-                16,
-                "--model",
-                QWEN,
-            ),
+            server,
+            prompts,
+            tmp_path / "dump.parquet",
+            "--endpoint",
+            "inference",
+            "--seed",
+            4,
+            "--served-model",
+            "qwen3_moe",
+            "--max-tokens",
+            16,
+            "--model",
+            QWEN,
         )
     assert done.code == 0, done.err
     assert (server.posts[0].path, server.posts[0].body) == ("/inference/v1/generate", asked)
@@ -393,33 +383,29 @@ def test_skip_refused_leaves_out_and_says_so(tmp_path, capsys):
     faults = [error(400, "too long")] * 2
     target = tmp_path / "dump.parquet"
     with EngineServer("sglang", ROLLOUTS, faults) as server:
-        done = run(
+        done = captured(
             capsys,
-            *line(
-                server.url,
-                all_prompts(tmp_path),
-                target,
-                "--concurrency",
-                1,
-                "--skip-refused",
-                *QUIET,
-                *FAST,
-            ),
+            server,
+            all_prompts(tmp_path),
+            target,
+            "--concurrency",
+            1,
+            "--skip-refused",
+            *QUIET,
+            *FAST,
         )
     assert done.code == 0, done.err
     assert "left out p0/0: " in done.err
     assert [s.sample_id for s in open_dump(target)] == [f"p{i}/0" for i in range(2, 10)]
     with EngineServer("sglang", error(400, "too long")) as server:
-        said = run(
+        said = captured(
             capsys,
-            *line(
-                server.url,
-                all_prompts(tmp_path),
-                tmp_path / "none.parquet",
-                "--skip-refused",
-                *QUIET,
-                *FAST,
-            ),
+            server,
+            all_prompts(tmp_path),
+            tmp_path / "none.parquet",
+            "--skip-refused",
+            *QUIET,
+            *FAST,
         )
     assert said.code == 2
     assert "every request was refused" in said.err
@@ -515,20 +501,16 @@ def test_which_model_is_asked(tmp_path, capsys):
 def test_a_server_that_wants_a_key_says_so(tmp_path, capsys, status):
     """A server that lets nobody in without a key is no unknown engine: the flag is named."""
     with EngineServer("none", gets={"/model_info": error(status)}) as server:
-        said = complaint(
-            capsys, *line(server.url, one_prompt(tmp_path), tmp_path / "x.parquet", *QUIET)
-        )
+        flags = ("--prompts", one_prompt(tmp_path), "-o", tmp_path / "x.parquet", *QUIET)
+        said = complaint(capsys, "capture", server.url, *flags)
     assert "--api-key-file FILE" in said
 
 
 def test_one_answer_for_two_samples_is_no_second_sample(tmp_path, capsys):
     """An answer with the id of another sample's ends the run: a cache answered for the engine."""
     with EngineServer("sglang", recorded(SGLANG, "generate_ids")) as server:
-        done = run(
-            capsys,
-            *line(
-                server.url, one_prompt(tmp_path), tmp_path / "dump.parquet", "--n", 2, *QUIET, *FAST
-            ),
+        done = captured(
+            capsys, server, one_prompt(tmp_path), tmp_path / "dump.parquet", "--n", 2, *QUIET, *FAST
         )
     assert done.code == 2
     assert "sample 0/1: its answer is that of sample 0/0" in done.err
@@ -548,8 +530,8 @@ def test_one_run_at_a_time(tmp_path, capsys):
     with holder:
         holder.stdout.readline()
         with EngineServer("sglang", ROLLOUTS) as server:
-            done = run(
-                capsys, *line(server.url, all_prompts(tmp_path), tmp_path / "dump.parquet", *QUIET)
+            done = captured(
+                capsys, server, all_prompts(tmp_path), tmp_path / "dump.parquet", *QUIET
             )
         holder.stdin.close()
     assert done.code == 2
@@ -597,16 +579,14 @@ def test_the_key_is_sent_and_kept_nowhere(tmp_path, capsys):
     key = tmp_path / "key"
     key.write_text("sesame\n")
     with EngineServer("sglang", recorded(SGLANG, "generate_ids")) as server:
-        done = run(
+        done = captured(
             capsys,
-            *line(
-                server.url,
-                one_prompt(tmp_path),
-                tmp_path / "dump.jsonl",
-                "--api-key-file",
-                key,
-                *QUIET,
-            ),
+            server,
+            one_prompt(tmp_path),
+            tmp_path / "dump.jsonl",
+            "--api-key-file",
+            key,
+            *QUIET,
         )
     assert done.code == 0, done.err
     assert server.posts[0].headers["Authorization"] == "Bearer sesame"
@@ -638,9 +618,8 @@ USAGE = {
 def test_prompts_that_are_none_are_refused(tmp_path, capsys, prompt, said):
     """A line that is no prompt is named before anything is asked."""
     with EngineServer("sglang") as server:
-        done = run(
-            capsys,
-            *line(server.url, prompts_file(tmp_path, prompt), tmp_path / "dump.parquet", *QUIET),
+        done = captured(
+            capsys, server, prompts_file(tmp_path, prompt), tmp_path / "dump.parquet", *QUIET
         )
     assert done.code == 2
     assert said in done.err
@@ -667,18 +646,16 @@ def test_a_prompt_s_own_sampling_comes_first(tmp_path, capsys):
     ids = request_of(SGLANG, "generate_ids")["input_ids"]
     prompts = prompts_file(tmp_path, {"input_ids": ids, "sampling": {"top_p": 0.5}})
     with EngineServer("sglang", recorded(SGLANG, "generate_ids")) as server:
-        done = run(
+        done = captured(
             capsys,
-            *line(
-                server.url,
-                prompts,
-                tmp_path / "dump.parquet",
-                "--sampling",
-                "top_p=0.9",
-                "--sampling",
-                "stop=END",
-                *QUIET,
-            ),
+            server,
+            prompts,
+            tmp_path / "dump.parquet",
+            "--sampling",
+            "top_p=0.9",
+            "--sampling",
+            "stop=END",
+            *QUIET,
         )
     assert done.code == 0, done.err
     asked = server.posts[0].body["sampling_params"]

@@ -110,28 +110,8 @@ def test_missing_rows_in_some_layers(capsys, tmp_path, holed, options):
 class TestFolder:
     """The manifest, the tensors and the samples of one folder."""
 
-    OPTIONS = (
-        "--framework",
-        "slime",
-        "--tp",
-        "2",
-        "--cp",
-        "2",
-        "--pp",
-        "2",
-        "--vpp",
-        "2",
-        "--dp",
-        "2",
-        "--pad-multiplier",
-        "4",
-        "--decoder-layers",
-        "8",
-        "--ep",
-        "4",
-        "--max-tokens-per-gpu",
-        "600",
-    )
+    SIZES = "--tp 2 --cp 2 --pp 2 --vpp 2 --dp 2 --ep 4 --decoder-layers 8 --max-tokens-per-gpu 600"
+    OPTIONS = ("--framework", "slime", *SIZES.split(), "--pad-multiplier", "4")
 
     @pytest.fixture
     def packed(self, capsys, tmp_path):

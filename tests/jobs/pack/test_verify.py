@@ -759,22 +759,8 @@ class TestLoads:
     def test_loads(self, capsys, batches, tmp_path, padding, ep):
         """They are what numpy counts in the files, of real rows and of padding apart."""
         folder, batch = tmp_path / "r", batches[ODD]
-        options = (
-            "--framework",
-            "slime",
-            "--pad-multiplier",
-            "32",
-            "--tp",
-            "2",
-            "--cp",
-            "2",
-            "--pp",
-            "2",
-            "--decoder-layers",
-            "10",
-            "--padding",
-            padding,
-        )
+        sizes = "--framework slime --pad-multiplier 32 --tp 2 --cp 2 --pp 2 --decoder-layers 10"
+        options = (*sizes.split(), "--padding", padding)
         assert run(capsys, "pack", batch.path, "-o", folder, *options).code == 0
         real = {layer: np.zeros(EXPERTS, np.int64) for layer in LAYERS}
         filler = {layer: np.zeros(EXPERTS, np.int64) for layer in LAYERS}

@@ -101,6 +101,12 @@ def fit(capsys, house, path, *more):
     )
 
 
+def judged(house, predictor, *more):
+    """The words of a command that judges a predictor on v0's router inputs."""
+    words = ("predict", "--eval", house.inputs["v0"], "--predictor", predictor)
+    return (*words, "--threads", "1", *more)
+
+
 @pytest.fixture
 def predictor(capsys, tmp_path, house):
     """A predictor of v0 to v1, in a file."""
@@ -180,18 +186,8 @@ def test_later_versions_and_extrapolation(capsys, tmp_path, house, predictor):
 
 def test_no_gain_is_said_first(capsys, house, predictor):
     """No gain over freezing is what the first line says; under a threshold the exit is 1."""
-    args = (
-        "predict",
-        "--eval",
-        house.inputs["v0"],
-        "--predictor",
-        predictor,
-        *versions(house, "v0"),
-        "--at",
-        f"again7={house.at['v0']}",
-        "--threads",
-        "1",
-    )
+    at = [*versions(house, "v0"), "--at", f"again7={house.at['v0']}"]
+    args = judged(house, predictor, *at)
     done = run(capsys, *args)
     assert done.code == 0
     assert done.out.startswith("NO GAIN  predicted routes do not beat frozen ones: accuracy -")
@@ -208,23 +204,9 @@ def test_no_gain_is_said_first(capsys, house, predictor):
 
 def test_lags_are_of_numbers_or_places(capsys, house, predictor):
     """Without whole numbers that ascend at the ends of names, a lag counts places."""
-    doc = document(
-        capsys,
-        "predict",
-        "--eval",
-        house.inputs["v0"],
-        "--predictor",
-        predictor,
-        "--at",
-        f"old={house.at['v0']}",
-        "--at",
-        f"b7={house.at['v1']}",
-        "--at",
-        f"c={house.at['v2']}",
-        "--frozen-inputs",
-        "--threads",
-        "1",
-    )
+    named = {"old": "v0", "b7": "v1", "c": "v2"}
+    at = [part for name, v in named.items() for part in ("--at", f"{name}={house.at[v]}")]
+    doc = document(capsys, *judged(house, predictor, *at, "--frozen-inputs"))
     assert [later["lag"] for later in doc["later"]] == [1, 2]
     assert [later["fitted"] for later in doc["later"]] == [True, False]  # told by the routers
 
