@@ -340,15 +340,8 @@ def test_no_server_and_no_engine(tmp_path, capsys):
 def test_an_endpoint_is_asked_unseen(tmp_path, capsys):
     """With --endpoint generate no other path of the server is touched."""
     with EngineServer("none", recorded(SGLANG, "generate_ids")) as server:
-        done = captured(
-            capsys,
-            server,
-            one_prompt(tmp_path),
-            tmp_path / "dump.parquet",
-            "--endpoint",
-            "generate",
-            *QUIET,
-        )
+        flags = ("--endpoint", "generate", *QUIET)
+        done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "dump.parquet", *flags)
     assert done.code == 0, done.err
     assert (server.gets, server.posts[0].path) == ([], "/generate")
 
@@ -579,15 +572,8 @@ def test_the_key_is_sent_and_kept_nowhere(tmp_path, capsys):
     key = tmp_path / "key"
     key.write_text("sesame\n")
     with EngineServer("sglang", recorded(SGLANG, "generate_ids")) as server:
-        done = captured(
-            capsys,
-            server,
-            one_prompt(tmp_path),
-            tmp_path / "dump.jsonl",
-            "--api-key-file",
-            key,
-            *QUIET,
-        )
+        flags = ("--api-key-file", key, *QUIET)
+        done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "dump.jsonl", *flags)
     assert done.code == 0, done.err
     assert server.posts[0].headers["Authorization"] == "Bearer sesame"
     assert b"sesame" not in (tmp_path / "dump.jsonl").read_bytes()
