@@ -632,17 +632,8 @@ def test_a_prompt_s_own_sampling_comes_first(tmp_path, capsys):
     ids = request_of(SGLANG, "generate_ids")["input_ids"]
     prompts = prompts_file(tmp_path, {"input_ids": ids, "sampling": {"top_p": 0.5}})
     with EngineServer("sglang", recorded(SGLANG, "generate_ids")) as server:
-        done = captured(
-            capsys,
-            server,
-            prompts,
-            tmp_path / "dump.parquet",
-            "--sampling",
-            "top_p=0.9",
-            "--sampling",
-            "stop=END",
-            *QUIET,
-        )
+        flags = ("--sampling", "top_p=0.9", "--sampling", "stop=END", *QUIET)
+        done = captured(capsys, server, prompts, tmp_path / "dump.parquet", *flags)
     assert done.code == 0, done.err
     asked = server.posts[0].body["sampling_params"]
     assert asked == {"max_new_tokens": 24, "temperature": 1.0, "top_p": 0.5, "stop": "END"}
