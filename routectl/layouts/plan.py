@@ -139,7 +139,7 @@ def karmarkar_karp(weights: Sequence[int], parts: int) -> Bins:
 
 def _bins(lens: Sequence[int], dp: int, cap: int | None, balance: str) -> Bins:
     """Micro-batches of all ranks: a multiple of dp, none over ``cap`` (lone samples aside)."""
-    packed = first_fit(lens, cap if cap is not None else sum(lens) or 1)
+    packed = first_fit(lens, cap if cap is not None else sum(lens))
     count = -(-max(len(packed), 1) // dp) * dp
     if balance == "first-fit":
         _split_fullest(packed, lens, count)

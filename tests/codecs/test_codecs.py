@@ -238,6 +238,19 @@ def test_packed_is_the_bit_width(num_experts):
         assert cell == number.to_bytes(-(-rows * bits // 8), "little")
 
 
+@pytest.mark.parametrize("rows", range(1, 9))
+def test_packed_takes_no_bit_after_the_last_id(rows):
+    """packed refuses a cell with a bit set after its last id, wherever in a byte that ends."""
+    codec = codec_named("packed")
+    block = Block(np.ones((2 * rows, 1), np.uint8), 2, (rows, rows))
+    first, last = codec.encode(block).cells
+    found = codec.decode(Coded(b"", (first, last)), block.about)
+    np.testing.assert_array_equal(found, block.ids_RK)
+    for bit in range(rows, 8):
+        with pytest.raises(ValueError, match="after the last id are not 0"):
+            codec.decode(Coded(b"", (first, bytes([last[0] | 1 << bit]))), block.about)
+
+
 def test_delta_is_near_what_naming_takes():
     """delta takes at most 3 % more than the entropy of which rows differ and which ids swap, on
     uniform swaps of one id; on rows that do not differ under 0.01 bits each.

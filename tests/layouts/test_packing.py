@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from routectl.layouts.packing import FORMS, FRAMEWORKS, Packing
 from routectl.layouts.plan import MicroBatch, Plan
 from routectl.layouts.rules import rule_of
+from routectl.layouts.runs import Run
 
 FIXTURES = Path(__file__).parent.parent.parent / "fixtures"
 CASES = json.loads((FIXTURES / "layouts.json").read_text("utf-8"))
@@ -97,15 +98,51 @@ def test_sp_ranks_split_a_cp_ranks_rows(packing):
 
 @given(packings())
 def test_runs_are_the_rows(packing):
-    """The slices of a rank spell its rows, padding left out."""
+    """The slices of a rank spell its rows, padding left out; none is empty."""
     for cp_rank in range(packing.cp):
         rows = packing.local_rows(cp_rank)
         spelled = np.full_like(rows, -1)
         for row, step, sample, at, size in packing.runs(cp_rank):
+            assert size > 0
             place = slice(row, row + step * size, step)
             spelled[place, 0] = sample
             spelled[place, 1] = np.arange(at, at + size)
         np.testing.assert_array_equal(spelled, rows)
+
+
+@given(st.integers(0, 9), st.integers(1, 3), st.integers(0, 5), st.integers(1, 6), st.data())
+def test_part_of_a_run(row, step, position, size, data):
+    """The part of a run within positions holds those of its rows, or there is none."""
+    start, stop = (data.draw(st.integers(0, 14)) for _ in range(2))
+    run = Run(row, step, 2, position, size)
+    rows = dict(zip(range(position, position + size), range(row, 99, step), strict=False))
+    wanted = {at: row for at, row in rows.items() if start <= at < stop}
+    part = run.within(start, stop)
+    if not wanted:
+        assert part is None
+        return
+    assert (part.sample, part.step, part.position, part.size) == (2, step, min(wanted), len(wanted))
+    assert list(range(99))[part.rows] == list(wanted.values())
+
+
+@pytest.mark.parametrize(
+    ("framework", "tp", "cp", "seq_len"),
+    [
+        ("verl", 1, 1, 5),
+        ("verl", 1, 2, 8),
+        ("slime", 2, 2, 8),
+        ("slime", 3, 1, 6),
+        ("prime-rl", 1, 2, 6),
+        ("prime-rl", 2, 2, 8),
+        ("ulysses", 1, 5, 5),
+    ],
+)
+@pytest.mark.parametrize("form", ["bshd", "bshd-b-major"])
+def test_bshd_takes_the_least_that_divides(form, framework, tp, cp, seq_len):
+    """S is the longest sample rounded up to tp x cp, or to tp x 2 cp where CP zigzags."""
+    packing = Packing([3, 5], framework, tp, cp, form=form)
+    assert packing.padded_seq_len == seq_len
+    assert packing.cu_seqlens_padded.tolist() == [0, seq_len, 2 * seq_len]
 
 
 @pytest.mark.parametrize(

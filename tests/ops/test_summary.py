@@ -1,23 +1,11 @@
-"""summarize: what one dump holds, and the load figures of diff and show."""
-
-import math
+"""summarize: what one dump holds."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import oracles
-from routectl.dump import Sample, WeightSpan
-from routectl.ops.diff.counts import Counts, bin_edges
-from routectl.ops.diff.measures import (
-    dead_experts,
-    entropy,
-    layer_measures,
-    load_shift,
-    max_vio,
-    rate,
-)
+from routectl.dump import WeightSpan
 from routectl.ops.summary import summarize
 from support.dumps import (
     EXPERTS,
@@ -96,57 +84,3 @@ def test_load_is_the_oracle(plain):
     assert found.rows_missing_L.tolist() == missing
     assert found.rows == sum(map(sum, load)) // 2
     assert found.without_routes == sum(p["ids"] is None for p in plain)
-
-
-@pytest.mark.parametrize(
-    ("load", "vio", "share", "dead"),
-    [
-        ([2, 2, 2, 2], 0.0, 1.0, 0),
-        ([8, 0, 0, 0], 3.0, 0.0, 3),
-        ([4, 4, 0, 0], 1.0, 0.5, 2),
-        ([0, 0, 0], None, None, 3),
-        ([5], 0.0, None, 0),
-    ],
-)
-def test_figures_of_a_load(load, vio, share, dead):
-    """max_vio is how far the busiest is over the even share; entropy is a share of the uniform."""
-    load_E = np.array(load, np.int64)
-    assert max_vio(load_E) == vio
-    assert entropy(load_E) == (None if share is None else pytest.approx(share))
-    assert dead_experts(load_E) == dead
-
-
-def test_entropy_of_one_expert_is_not_negative():
-    """An entropy of 0 is 0.0, not -0.0."""
-    assert math.copysign(1, entropy(np.array([3, 0]))) == 1
-
-
-def test_shift_of_load():
-    """The load shift is half the sum of the differences of shares; undefined without a load."""
-    assert load_shift(np.array([4, 0]), np.array([0, 1])) == 1
-    assert load_shift(np.array([1, 3]), np.array([2, 6])) == 0
-    assert load_shift(np.array([3, 1]), np.array([1, 1])) == 0.25
-    assert load_shift(np.array([0, 0]), np.array([1, 1])) is None
-
-
-def test_rates_without_a_whole():
-    """A rate of nothing is None, and so are the figures of a layer without rows."""
-    assert rate(0, 0) is None
-    assert rate(1, 4) == 0.25
-    (empty,) = layer_measures(Counts.empty(1, 2, 4), (3,))
-    assert (empty.layer, empty.rows, empty.swaps) == (3, 0, (0, 0, 0))
-    for name in ("mismatch", "overlap", "order_mismatch", "zero_overlap"):
-        assert getattr(empty, f"{name}_rate") is None
-    assert empty.load_shift is empty.max_vio_old is empty.max_vio_new is None
-
-
-def test_bins_of_positions():
-    """Bin 0 is position 0, bin n is [2^(n-1), 2^n); what lies beyond the last is in it."""
-    assert [bin_edges(n) for n in (0, 1, 2, 3)] == [(0, 1), (1, 2), (2, 4), (4, 8)]
-    for n in (1, 2, 5, 31):
-        for position in (bin_edges(n)[0], bin_edges(n)[1] - 1):
-            assert oracles.position_bin(position) == n
-    from routectl.ops.diff.diff import diff
-
-    far = make_dump([Sample(make_routes(all_alike(2), start=2**40), "a")])
-    assert diff(far, far).counts.bins_B4[-1].tolist() == [2, 0, 6, 0]

@@ -50,9 +50,7 @@ def plain_cells(pairs, width):
                     yield (place, index, position // width), set(rows[0]) != set(rows[1])
 
 
-@settings(max_examples=120)
-@given(some_pairs, st.sampled_from([2, 4, 128]))
-def test_cells_are_what_loops_count(pairs, bins):
+def check_cells(pairs, bins):
     """Rows and mismatched rows by place, layer and bin are those that loops over sets count."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detail_room, "BINS", bins)
@@ -66,6 +64,22 @@ def test_cells_are_what_loops_count(pairs, bins):
     assert found.rows_PLB.tolist() == rows.tolist()
     assert found.mismatched_PLB.tolist() == mismatched.tolist()
     assert found.depth_PN.sum(axis=0).tolist() == result.counts.depth_N.tolist()
+
+
+@settings(max_examples=120)
+@given(some_pairs, st.sampled_from([2, 4, 128]))
+def test_cells_are_what_loops_count(pairs, bins):
+    """Whatever the samples and the bins, every cell holds the rows that loops count there."""
+    check_cells(pairs, bins)
+
+
+@settings(max_examples=60)
+@given(some_pairs)
+def test_cells_of_unknown_prompts(pairs):
+    """Where no side knows the prompt's length, every compared row is of the place unknown."""
+    for side in (side for pair in pairs for side in pair):
+        side["prompt_length"] = None
+    check_cells(pairs, BINS)
 
 
 @settings(max_examples=60)

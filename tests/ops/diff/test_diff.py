@@ -1,6 +1,6 @@
 """diff: rows laid side by side by absolute position, and everything that is counted about them."""
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 
 import numpy as np
 import pytest
@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 import oracles
 from routectl.dump import Sample
 from routectl.errors import MismatchError
+from routectl.ops.diff import counts, detail, flips, measures, thresholds
+from routectl.ops.diff import diff as verb
 from routectl.ops.diff.counts import Counts
 from routectl.ops.diff.diff import diff
 from support.dumps import (
@@ -248,3 +250,11 @@ def test_samples_without_an_id_are_numbered():
     assert result.match == {"tokens": 2}
     assert [e.sample for e in result.examples] == ["#0", "#0", "#0", "#1"]
     assert [s.mismatch_rate for s in result.sequences] == [1, 1]
+
+
+@pytest.mark.parametrize("module", [counts, detail, flips, measures, thresholds, verb])
+def test_results_are_frozen(module):
+    """No value that diff counts, keeps or judges by can be changed once it is made."""
+    made = [c for c in vars(module).values() if isinstance(c, type) and is_dataclass(c)]
+    assert made
+    assert all(c.__dataclass_params__.frozen for c in made)

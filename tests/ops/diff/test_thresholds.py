@@ -7,7 +7,7 @@ import pytest
 
 from routectl.errors import MismatchError, RoutectlError
 from routectl.ops.diff.diff import diff
-from routectl.ops.diff.thresholds import METRICS, judge, parse_threshold
+from routectl.ops.diff.thresholds import METRICS, Baseline, judge, parse_threshold, scalar_name
 from support.dumps import all_alike, make_dump, make_routes, make_sample
 
 OLD_LOGPROBS, NEW_LOGPROBS = [-1.0, -2.0], [-1.0 + math.log(3), -2.5]
@@ -159,6 +159,39 @@ def test_numbers():
 
 
 @pytest.mark.parametrize(
+    ("text", "over", "relative"),
+    [
+        ("mismatch:+2%", True, True),
+        ("k1:+0.5", True, True),
+        ("k1:-0.5", True, False),
+        ("mismatch:2%", True, False),
+        ("overlap@*:-1%", False, True),
+        ("overlap:0.9", False, False),
+        ("k1:-0.5", False, False),
+    ],
+)
+def test_relative_limits(text, over, relative):
+    """+N of an upper limit and -N of a rate's lower one are added to a baseline's number."""
+    limit = parse_threshold(text, over=over)
+    assert limit.relative_to == (limit.metric if relative else None)
+    names = [scalar_name(limit.metric, layer) for layer in (None, 3)]
+    accepted = Baseline(dict(zip(names, (0.25, 0.5), strict=True)))
+    for layer, number in ((None, 0.25), (3, 0.5)):
+        assert accepted.allowed(limit, layer) == limit.limit + (number if relative else 0)
+    free = Baseline(accepting=True).allowed(limit, None)
+    assert free == ((math.inf if over else -math.inf) if relative else limit.limit)
+
+
+def test_limits_without_a_baseline():
+    """A lower limit has no +N, and a relative one needs the number that was accepted."""
+    with pytest.raises(RoutectlError, match="relative as -N, not as"):
+        parse_threshold("overlap:+1%", over=False)
+    limit = parse_threshold("mismatch@*:+1%", over=True)
+    with pytest.raises(RoutectlError, match="the baseline has no routectl/mismatch/layer_004"):
+        Baseline().allowed(limit, 4)
+
+
+@pytest.mark.parametrize(
     ("text", "words", "hint"),
     [
         ("", "expected METRIC[@LAYER]:N[%], for example mismatch:1%", None),
@@ -215,3 +248,10 @@ def test_infinite_logprobs():
         MismatchError, match="no k1 to hold it against: the log-probs are not finite"
     ):
         held(result, "k1:1")
+
+
+def test_names_of_scalars():
+    """A figure's stable name holds its lag and, unless it is of all layers, three digits of one."""
+    assert scalar_name("mismatch") == "routectl/mismatch"
+    assert scalar_name("mismatch", 0) == "routectl/mismatch/layer_000"
+    assert scalar_name("staleness@lag2", 7) == "routectl/staleness/lag_2/layer_007"

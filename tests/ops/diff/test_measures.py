@@ -1,0 +1,99 @@
+"""Measures: the figures that people compare, worked out by hand; undefined where nothing counts."""
+
+import math
+
+import numpy as np
+import pytest
+
+import oracles
+from routectl.dump import Sample
+from routectl.ops.diff.counts import Counts, LogprobCounts, bin_edges
+from routectl.ops.diff.diff import SequenceCount, diff
+from routectl.ops.diff.measures import (
+    SequenceRates,
+    dead_experts,
+    entropy,
+    layer_measures,
+    load_shift,
+    max_vio,
+    rate,
+)
+from support.dumps import all_alike, make_dump, make_routes
+
+
+@pytest.mark.parametrize(
+    ("load", "vio", "share", "dead"),
+    [
+        ([2, 2, 2, 2], 0.0, 1.0, 0),
+        ([8, 0, 0, 0], 3.0, 0.0, 3),
+        ([4, 4, 0, 0], 1.0, 0.5, 2),
+        ([0, 0, 0], None, None, 3),
+        ([5], 0.0, None, 0),
+    ],
+)
+def test_figures_of_a_load(load, vio, share, dead):
+    """max_vio is how far the busiest is over the even share; entropy is a share of the uniform."""
+    load_E = np.array(load, np.int64)
+    assert max_vio(load_E) == vio
+    assert entropy(load_E) == (None if share is None else pytest.approx(share))
+    assert dead_experts(load_E) == dead
+
+
+def test_entropy_of_one_expert_is_not_negative():
+    """An entropy of 0 is 0.0, not -0.0."""
+    assert math.copysign(1, entropy(np.array([3, 0]))) == 1
+
+
+def test_shift_of_load():
+    """The load shift is half the sum of the differences of shares; undefined without a load."""
+    assert load_shift(np.array([4, 0]), np.array([0, 1])) == 1
+    assert load_shift(np.array([1, 3]), np.array([2, 6])) == 0
+    assert load_shift(np.array([3, 1]), np.array([1, 1])) == 0.25
+    assert load_shift(np.array([0, 0]), np.array([1, 1])) is None
+
+
+def test_rates_without_a_whole():
+    """A rate of nothing is None, and so are the figures of a layer without rows."""
+    assert rate(0, 0) is None
+    assert rate(1, 4) == 0.25
+    (empty,) = layer_measures(Counts.empty(1, 2, 4), (3,))
+    assert (empty.layer, empty.rows, empty.swaps) == (3, 0, (0, 0, 0))
+    for name in ("mismatch", "overlap", "order_mismatch", "zero_overlap"):
+        assert getattr(empty, f"{name}_rate") is None
+    assert empty.load_shift is empty.max_vio_old is empty.max_vio_new is None
+
+
+def test_bins_of_positions():
+    """Bin 0 is position 0, bin n is [2^(n-1), 2^n); what lies beyond the last is in it."""
+    assert [bin_edges(n) for n in (0, 1, 2, 3)] == [(0, 1), (1, 2), (2, 4), (4, 8)]
+    for n in (1, 2, 5, 31):
+        for position in (bin_edges(n)[0], bin_edges(n)[1] - 1):
+            assert oracles.position_bin(position) == n
+    far = make_dump([Sample(make_routes(all_alike(2), start=2**40), "a")])
+    assert diff(far, far).counts.bins_B4[-1].tolist() == [2, 0, 6, 0]
+
+
+def counted(sample, rows, mismatched):
+    """One compared sample of so many rows, mismatched ones among them."""
+    swaps_LS = np.array([[rows - mismatched, mismatched]], np.int32)
+    tokens, differ = rows, mismatched
+    return SequenceCount(sample, tokens, differ, rows, mismatched, swaps_LS, LogprobCounts())
+
+
+def test_rates_of_sequences():
+    """Rates are spread over samples, each of one weight; the worst come first, ties by rows and
+    name.
+    """
+    sizes = {"a": (4, 1), "b": (8, 2), "c": (4, 1), "d": (5, 5), "e": (3, 0)}
+    spread = SequenceRates(tuple(counted(name, *size) for name, size in sizes.items()))
+    assert spread.rates == [0.25, 0.25, 0.25, 1.0, 0.0]
+    assert (spread.mismatched, spread.mean, spread.greatest) == (4, 0.35, 1.0)
+    assert [spread.quantile(q) for q in (0, 0.5, 0.75, 0.875, 1)] == [0, 0.25, 0.25, 0.625, 1]
+    assert [s.sample for s in spread.worst_first] == ["d", "b", "a", "c", "e"]
+
+
+def test_rates_of_no_sequence():
+    """Where no sample was compared there is no rate, and none is mismatched."""
+    none = SequenceRates(())
+    assert none.mean is none.greatest is none.quantile(0.5) is None
+    assert (none.rates, none.mismatched, none.worst_first) == ([], 0, [])
