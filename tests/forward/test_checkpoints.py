@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from routectl import open_dump
-from support.forwards import forward, real_checkpoint
+from support.forwards import forward, load, real_checkpoint
 from support.recordings import FIXTURES
 
 pytestmark = pytest.mark.models
@@ -94,18 +94,37 @@ def test_bfloat16_dumps_give_the_recorded_rates(engine, model, checkpoints):
     assert round(wrong / rows, 4) == rate
 
 
+def logprobs_of(model, sample):
+    """Log-probabilities of a sample's response, as transformers' own model has them here."""
+    ids_T = torch.from_numpy(sample.token_ids.astype(np.int64))
+    with torch.no_grad():
+        logits_TV = model(ids_T[None]).logits[0]
+    made = slice(sample.prompt_length - 1, len(ids_T) - 1)
+    chosen_TV = logits_TV[made].float().log_softmax(-1)
+    return chosen_TV.gather(1, ids_T[sample.prompt_length :, None])[:, 0].numpy()
+
+
 def test_routes_are_those_that_transformers_recorded(checkpoints):
-    """Ids of the fixture that an independent script made of the same tokens, row by row."""
+    """Ids of the fixture that an independent script made of the same tokens, row by row.
+
+    Log-probabilities are held against transformers on this processor, and against the recording to
+    what this processor's float32 differs by from the recording's: transformers says how much.
+    """
     folder, samples = checkpoints("deepseek_v3"), recorded("vllm-0.32.0", "deepseek_v3", "fp32")
     results, _ = forward(
         folder, samples, dtype="float32", streaming="stream", want_logprobs=True, **EAGER
     )
+    eager = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    model = load(folder, torch.float32, "deepseek_v3", **eager)
     with np.load(FIXTURES / "hf" / "vllm.deepseek_v3.fp32.npz") as file:
         for number, result in enumerate(results):
             ids_TLK = file[f"{number:03}.routed_experts"]
             assert np.array_equal(np.sort(result.ids_TLK, 2), np.sort(ids_TLK, 2))
+            here_G = logprobs_of(model, samples[number])
+            assert np.abs(result.logprobs_G - here_G).max() < 2e-6
             logprobs_G = file[f"{number:03}.logprobs"]
-            assert np.abs(result.logprobs_G - logprobs_G).max() < 1e-5
+            processor = np.abs(here_G - logprobs_G).max()
+            assert np.abs(result.logprobs_G - logprobs_G).max() < 1e-5 + processor
 
 
 def test_margins_of_both_kinds_explain_the_first_layer(checkpoints):
