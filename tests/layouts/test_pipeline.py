@@ -80,6 +80,8 @@ def test_layout_strings(layout, pp, vpp, sizes):
         ({"num_layers": 2, "pp": 3, "layout": "Et|tL"}, "has 2 stages, expected 3 x 1"),
         ({"num_layers": 2, "pp": 2, "layout": "Et|xL"}, "expected one E"),
         ({"num_layers": 0}, "no cut of 0 layers"),
+        ({"num_layers": 4, "pp": 0}, "no cut of 4 layers into 0 x 1"),
+        ({"num_layers": 4, "vpp": 0}, "no cut of 4 layers into 1 x 0"),
     ],
 )
 def test_bad_cuts(arguments, said):
