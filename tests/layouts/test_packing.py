@@ -207,8 +207,9 @@ def test_bad_ranks_and_parts():
         packing.unpack([np.zeros((8, 1))] * 3)
     with pytest.raises(ValueError, match="got 7 rows, expected 8"):
         packing.unpack([np.zeros((7, 1))] * 2)
-    with pytest.raises(ValueError, match="got 1 samples, expected 2"):
-        packing.pack([np.zeros((5, 1))])
+    for number in (1, 3):
+        with pytest.raises(ValueError, match=f"got {number} samples, expected 2"):
+            packing.pack([np.zeros((5, 1))] * number)
 
 
 @pytest.mark.parametrize(

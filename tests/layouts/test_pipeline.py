@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routectl.layouts.pipeline import Pipeline
+from routectl.layouts.pipeline import Pipeline, moe_layers
 
 FIXTURES = Path(__file__).parent.parent.parent / "fixtures"
 SLOTS = json.loads((FIXTURES / "megatron_layouts.json").read_text("utf-8"))["slots"]
@@ -66,6 +66,18 @@ def test_layout_strings(layout, pp, vpp, sizes):
     pipeline = Pipeline(sum(sizes), pp, vpp, layout=layout)
     found = [len(pipeline.stage_layers(k % pp)[k // pp]) for k in range(pp * vpp)]
     assert found == sizes
+
+
+def test_moe_layers():
+    """moe_layer_freq names every n-th layer from 0 on, or a flag a layer; others are refused."""
+    assert moe_layers(5, 1) == (0, 1, 2, 3, 4)
+    assert moe_layers(5, 2) == (0, 2, 4)
+    assert moe_layers(3, [0, 1, 1]) == (1, 2)
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+        moe_layers(5, 0)
+    for flags in ([1, 1], [1, 1, 2]):
+        with pytest.raises(ValueError, match="expected a 0 or 1 for each of 3 layers"):
+            moe_layers(3, flags)
 
 
 @pytest.mark.parametrize(
