@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from routectl.layouts.packing import FORMS, FRAMEWORKS, Packing
 from routectl.layouts.plan import MicroBatch, Plan
-from routectl.layouts.rules import rule_of
+from routectl.layouts.rules import replay_dtype, rule_of
 from routectl.layouts.runs import Run
 
 FIXTURES = Path(__file__).parent.parent.parent / "fixtures"
@@ -110,6 +110,42 @@ def test_runs_are_the_rows(packing):
         np.testing.assert_array_equal(spelled, rows)
 
 
+@pytest.mark.parametrize(
+    ("framework", "options", "edges"),
+    [
+        ("verl", {"bucket": 16}, [0, 3, 16]),
+        ("verl-contiguous", {"min_local_rows": 16}, [0, 3, 16]),
+        ("slime", {"pad_multiplier": 16}, [0, 3, 8, 16]),
+        ("miles-allgather", {"pad_multiplier": 16}, [0, 3, 8, 16]),
+        ("ms-swift", {"tp": 16}, [0, 3, 8, 16]),
+        ("prime-rl", {"tp": 3}, [0, 3, 8, 9]),
+        ("ulysses", {"cp": 3}, [0, 3, 8, 9]),
+        ("ulysses", {"cp": 4}, [0, 3, 8]),
+    ],
+)
+def test_whose_total_padding_is(framework, options, edges):
+    """What pads the stream belongs to the last sample, or is a sequence of its own where any is."""
+    packing = Packing([3, 5], framework, **options)
+    assert packing.cu_seqlens_padded.tolist() == edges
+    assert packing.cu_seqlens.tolist() == [0, 3, 8]
+
+
+@pytest.mark.parametrize(
+    ("framework", "dtypes"),
+    [
+        ("roll", ["uint8", "uint8", "uint8", "uint16", "uint16", "uint16"]),
+        ("nemo-rl", ["int8", "int16", "int16", "int16", "int16", "int32"]),
+        ("verl", ["int16"] * 6),
+        ("skyrl", ["int32"] * 6),
+        ("megatron", ["int64"] * 6),
+    ],
+)
+def test_dtypes_of_replay_tensors(framework, dtypes):
+    """A replay tensor is of the framework's dtype, or of the narrowest that holds E experts."""
+    sizes = (128, 129, 256, 257, 32768, 32769)
+    assert [replay_dtype(rule_of(framework), size).name for size in sizes] == dtypes
+
+
 @given(st.integers(0, 9), st.integers(1, 3), st.integers(0, 5), st.integers(1, 6), st.data())
 def test_part_of_a_run(row, step, position, size, data):
     """The part of a run within positions holds those of its rows, or there is none."""
@@ -171,8 +207,9 @@ def test_bad_ranks_and_parts():
         packing.unpack([np.zeros((8, 1))] * 3)
     with pytest.raises(ValueError, match="got 7 rows, expected 8"):
         packing.unpack([np.zeros((7, 1))] * 2)
-    with pytest.raises(ValueError, match="got 1 samples, expected 2"):
-        packing.pack([np.zeros((5, 1))])
+    for number in (1, 3):
+        with pytest.raises(ValueError, match=f"got {number} samples, expected 2"):
+            packing.pack([np.zeros((5, 1))] * number)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routectl.layouts.pipeline import Pipeline
+from routectl.layouts.pipeline import Pipeline, moe_layers
 
 FIXTURES = Path(__file__).parent.parent.parent / "fixtures"
 SLOTS = json.loads((FIXTURES / "megatron_layouts.json").read_text("utf-8"))["slots"]
@@ -68,6 +68,18 @@ def test_layout_strings(layout, pp, vpp, sizes):
     assert found == sizes
 
 
+def test_moe_layers():
+    """moe_layer_freq names every n-th layer from 0 on, or a flag a layer; others are refused."""
+    assert moe_layers(5, 1) == (0, 1, 2, 3, 4)
+    assert moe_layers(5, 2) == (0, 2, 4)
+    assert moe_layers(3, [0, 1, 1]) == (1, 2)
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+        moe_layers(5, 0)
+    for flags in ([1, 1], [1, 1, 2]):
+        with pytest.raises(ValueError, match="expected a 0 or 1 for each of 3 layers"):
+            moe_layers(3, flags)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -80,6 +92,8 @@ def test_layout_strings(layout, pp, vpp, sizes):
         ({"num_layers": 2, "pp": 3, "layout": "Et|tL"}, "has 2 stages, expected 3 x 1"),
         ({"num_layers": 2, "pp": 2, "layout": "Et|xL"}, "expected one E"),
         ({"num_layers": 0}, "no cut of 0 layers"),
+        ({"num_layers": 4, "pp": 0}, "no cut of 4 layers into 0 x 1"),
+        ({"num_layers": 4, "vpp": 0}, "no cut of 4 layers into 1 x 0"),
     ],
 )
 def test_bad_cuts(arguments, said):
