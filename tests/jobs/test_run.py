@@ -11,7 +11,7 @@ from routectl.errors import RoutectlError
 from routectl.jobs.run import JOBS
 from support.ci_configs import CHECK, DIFF, V0, V1, config
 from support.engine_server import EngineServer, rollouts
-from support.recordings import DEEPSEEK, FIXTURES, QWEN
+from support.recordings import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES, QWEN
 from support.shell import document, run
 from support.tiny_rl import ENGINE
 
@@ -149,16 +149,15 @@ def test_capture_asks_a_server(tmp_path):
 def test_watch_gives_documents_as_they_come(tmp_path):
     """WatchRequest checks what is there: a document each to ``part``, a summary at the end."""
     (tmp_path / "step-1.jsonl").write_bytes(Path(DUMP).read_bytes())
-    model = DEEPSEEK / "config.json"
-    reading = routectl.Reading(model=model if model.exists() else None)
+    reading = routectl.Reading(model=DEEPSEEK_CONFIG)
     parts = []
     request = routectl.WatchRequest(
-        folder=tmp_path, settle=0.0, interval=0.01, once=True, reading=reading
+        folder=tmp_path, settle=0.0, give_up=0.0, interval=0.01, once=True, reading=reading
     )
     found = routectl.run(request, routectl.Progress(part=parts.append))
     assert [doc["file"] for doc in parts] == ["step-1.jsonl"]
-    assert found.dumps == 1
-    assert found.exit_code == parts[0]["exit_code"]
+    assert (found.dumps, found.unchecked) == (1, 0)
+    assert found.exit_code == parts[0]["exit_code"] == 0
 
 
 def test_every_job_has_its_request():
