@@ -15,7 +15,7 @@ import oracles
 from routectl.dump import Dump
 from routectl.errors import MismatchError
 from routectl.formats import open_dump
-from routectl.kernels.margins import NUM_MARGIN_BINS
+from routectl.kernels.margins import NUM_MARGIN_BINS, count_margins
 from routectl.layouts.packing import Packing
 from routectl.margins import EPS, MARGIN_EDGES, PATTERNS, margins_to_float16, pattern_of
 from routectl.ops.diff.diff import diff
@@ -49,6 +49,16 @@ SURE = tuple(
 
 some_pairs = st.lists(margined_pairs(), min_size=1, max_size=3)
 widths = st.sampled_from([0.0, 1e-9, 2.0**-24, 2.0**-10, 1e-3, 0.25, 1e6])
+
+
+def test_every_nan_is_a_margin_not_known():
+    """Whatever its float16 pattern, a NaN is counted nowhere; infinity beside them is known."""
+    margins_TL = np.array([[0x7C00], [0x7C01], [0x7E00], [0xFE00]], np.uint16).view(np.float16)
+    counts, marks = MarginCounts.empty(1), np.ones((4, 1), np.bool_)
+    tallies = (counts.known_L, counts.lower_LP, counts.rows_2LB, counts.flips_2LB)
+    count_margins(margins_TL, None, marks, None, tallies)
+    assert [int(tally.sum()) for tally in tallies] == [1, 1, 1, 1]
+    assert counts.lower_LP[0, -1] == counts.rows_2LB[0, 0, -1] == 1
 
 
 def sides_of(pairs):
