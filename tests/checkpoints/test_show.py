@@ -150,6 +150,7 @@ class TestCost:
         assert int(read) < 20e6  # numpy's and rich's modules, which show imports, are counted
         assert json.loads(done.stdout)["tensor_bytes"] > (1e9 if kind == "hf" else 1e4)
 
+    @pytest.mark.slow
     def test_many_tensors_take_seconds_at_most(self, tmp_path: Path) -> None:
         """46,000 tensors, as 60 layers of 256 experts have, take no more than linear time."""
         folder = build(tmp_path / "model", experts=1)

@@ -113,6 +113,7 @@ def _mutated(data, document):
 
 @QUICK
 @given(data=st.data())
+@pytest.mark.slow
 def test_a_changed_response_is_read_or_refused(tmp_path_factory, data):
     """A recorded response or its request with random changes never raises but RoutectlError."""
     folder, name = data.draw(st.sampled_from(NAMES))

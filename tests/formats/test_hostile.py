@@ -101,6 +101,7 @@ def _huge_safetensors(path):
         (_huge_safetensors, "damaged .safetensors"),
     ],
 )
+@pytest.mark.slow
 def test_bombs_are_refused_in_bounded_memory(tmp_path, make, line):
     """A file that inflates, or claims to hold, far beyond its size is refused at little cost."""
     path = make(tmp_path / "x")

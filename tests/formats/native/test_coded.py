@@ -37,6 +37,7 @@ DEEPSEEK = FIXTURES / "recordings" / "vllm-0.32.0" / "deepseek_v3.bf16.grpo" / "
 @every_codec
 @settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
+@pytest.mark.slow
 def test_round_trip(tmp_path_factory, name, data):
     """Every field of every sample survives each codec, slot orders where they are kept: margins,
     gates, missing rows, start, zero rows, no routes, ids twice in a row.

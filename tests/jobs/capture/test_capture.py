@@ -201,6 +201,7 @@ def test_a_server_that_hangs_is_asked_again(tmp_path, capsys, fault):
     assert len(server.posts) == 2
 
 
+@pytest.mark.slow
 def test_retry_after_is_kept(tmp_path, capsys):
     """The next try comes no sooner than the server asked for."""
     busy = error(429, Retry_After=1)
@@ -533,6 +534,7 @@ def test_one_run_at_a_time(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_is_had(tmp_path, sent, code):
     """Ctrl-C ends the run at once with 130, and a signal to end with its own; answers stay."""
     partial = tmp_path / "dump.parquet.partial.jsonl"

@@ -36,6 +36,7 @@ def test_sizes_ratio_and_time_are_told(tmp_path, capsys):
     assert abs(float(found[2]) - 888_900 / size) < 0.05
 
 
+@pytest.mark.slow
 def test_delta_is_a_tenth_and_diff_agrees(tmp_path, capsys):
     """Against transformers' routes, vLLM's take a twelfth of the recording, and diff finds no row
     that differs; that order is dropped is told, with the flag that keeps it.

@@ -101,6 +101,7 @@ def test_broken_and_foreign_entries_are_named(capsys, steps):
     assert "left out  step-3.json: not JSON\n" in out
 
 
+@pytest.mark.slow
 def test_a_broken_last_step_is_not_judged(capsys, steps):
     """With thresholds, a last step that cannot be read is trouble; without, it is named."""
     (steps / "step-13.json").write_text("", "utf-8")

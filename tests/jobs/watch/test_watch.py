@@ -141,6 +141,7 @@ class Writer(threading.Thread):
 
 
 @pytest.mark.parametrize("source", [LINES, NATIVE], ids=["jsonl", "parquet"])
+@pytest.mark.slow
 def test_half_written_files_are_waited_for(dumps, capsys, source):
     """A file that grows in slices, with pauses longer than --settle, is one line when whole."""
     target, data = dumps / f"slow{source.suffix}", source.read_bytes()
@@ -186,6 +187,7 @@ class Live:
         self.process.communicate()
 
 
+@pytest.mark.slow
 def test_a_file_renamed_into_place(dumps):
     """Temporary and hidden names are passed over; the name that it gets is looked at."""
     for name in (".x.jsonl", "x.jsonl.tmp", "x.jsonl.partial"):
@@ -200,6 +202,7 @@ def test_a_file_renamed_into_place(dumps):
         assert live.end() == ("", "2 dumps seen, 0 failed, 0 unchecked\n")
 
 
+@pytest.mark.slow
 def test_files_replaced_and_deleted(dumps):
     """A replaced file is a new line, a deleted one none, and one that comes back is new."""
     with Live(dumps) as live:
@@ -215,6 +218,7 @@ def test_files_replaced_and_deleted(dumps):
         assert live.end() == ("", "2 dumps seen, 0 failed, 0 unchecked\n")
 
 
+@pytest.mark.slow
 def test_a_damaged_file_that_is_mended_counts_as_mended(dumps):
     """A damaged file is one line; when it is replaced, its new state counts."""
     (dumps / "a.jsonl").write_bytes(DAMAGED["cut.jsonl"])
@@ -225,6 +229,7 @@ def test_a_damaged_file_that_is_mended_counts_as_mended(dumps):
         assert live.end() == ("", "1 dump seen, 0 failed, 0 unchecked\n")
 
 
+@pytest.mark.slow
 def test_hundreds_of_files(dumps, capsys):
     """Four hundred dumps in forty folders are a line each, and once."""
     template = some_lines(dumps / "template.jsonl", 1).read_bytes()
@@ -260,6 +265,7 @@ def test_a_reference_for_each_dump(tmp_path, dumps, capsys):
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_signals_end_it_cleanly(dumps, sent, code):
     """SIGINT ends a watch with 130 and SIGTERM with 143, whole lines, a summary, no traceback."""
     some_lines(dumps / "a.jsonl")

@@ -210,6 +210,7 @@ def bins_of(rows, layers, side, flips):
     st.sampled_from(["all", "prompt", "response"]),
     st.sampled_from([None, [1], [4, 2]]),
 )
+@pytest.mark.slow
 def test_margins_of_a_diff_are_the_oracle(pairs, eps, tokens, layers):
     """Whatever sides, rows and layers have margins: every tally is what loops over rows count."""
     pairs = [({**a, "prompt_length": 1}, b) for a, b in pairs]

@@ -134,6 +134,7 @@ def test_pure_noise_is_not_predicted():
     assert scores.comparisons[0].accuracy("frozen").value < 0.95
 
 
+@pytest.mark.slow
 def test_more_inputs_than_tokens_do_not_overfit():
     """With D over T the predictor does not harm rows that it was not fitted on."""
     weight_ED, hidden_TD, rng = world(2, width=1000)

@@ -124,6 +124,7 @@ class TestMetrics:
         with pytest.raises(TypeError, match="expected a result"):
             routectl.metrics(3)
 
+    @pytest.mark.slow
     def test_every_name_is_documented(self, capsys):
         """docs/metrics.md names every scalar of a diff, a staleness and a check."""
         page = (ROOT / "docs" / "metrics.md").read_text("utf-8").split("## Scalars")[1]
@@ -149,6 +150,7 @@ class TestMetrics:
 class TestTensorboard:
     """--tensorboard, read back by TensorBoard."""
 
+    @pytest.mark.slow
     def test_each_verb_writes_its_scalars(self, capsys, tmp_path):
         """diff, check and staleness write what metrics gives for their document, at the step."""
         for verb, *line in (["diff", ENGINE, V0], ["check", V0], ["staleness", ENGINE, *AT]):

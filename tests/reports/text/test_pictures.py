@@ -171,6 +171,7 @@ def test_diff_on_a_terminal_has_pictures_and_a_pipe_has_none(shown, capsys):
     ],
     ids=lambda args: args[0],
 )
+@pytest.mark.slow
 def test_plain_prints_to_a_terminal_as_to_a_pipe(shown, capsys, args):
     """With --plain a terminal gets the very bytes that a pipe does."""
     page, code = shown(*args, "--plain")
