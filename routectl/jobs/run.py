@@ -42,9 +42,10 @@ def run(request: Any, progress: Progress = SILENT) -> Any:
     WatchRequest                              a ``Watched``: dumps seen, failed, unchecked
     ========================================  ==================================================
 
-    Files are written as the command writes them: whole or not at all. Nothing is printed;
-    ``progress`` is told what the command says on stderr. Raises RoutectlError where the command
-    exits with 2, and TypeError for what is no request.
+    Files are written as the command writes them: whole or not at all. Nothing is printed, but for
+    what a request sends to ``-``; ``progress`` is told what the command says on stderr. Raises
+    RoutectlError for what cannot be read, written or compared at all, and TypeError for what is no
+    request; trouble that a document tells (``exit_code`` 2 in its verdict) is returned with it.
     """
     for name, room, function in JOBS:
         home = f"{__package__}.{room}"

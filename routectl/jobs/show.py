@@ -54,8 +54,10 @@ def _of_checkpoint(path: str) -> "Document":
     from ..checkpoints.facts import checkpoint_facts
     from ..reports.show.checkpoint import checkpoint_document
 
+    collecting = gc.isenabled()
     gc.disable()  # 100,000 entries without a cycle: collecting takes longer than reading them
     try:
         return checkpoint_document(checkpoint_facts(open_checkpoint(path)))
     finally:
-        gc.enable()
+        if collecting:
+            gc.enable()
