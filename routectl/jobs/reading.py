@@ -23,6 +23,7 @@ __all__ = [
     "parse_layers",
     "parse_positions",
     "refuse_relative",
+    "refuse_severity",
 ]
 
 
@@ -41,11 +42,6 @@ class ModelSizes:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-
-    @property
-    def given(self) -> bool:
-        """Whether anything is said of the model."""
-        return (self.model, self.num_layers, self.top_k, self.num_experts) != (None,) * 4
 
     @property
     def facts(self) -> "ModelFacts | Path | None":
@@ -129,6 +125,14 @@ def refuse_relative(limits: "Sequence[Threshold]") -> None:
                 f"threshold {limit.text!r} is relative to a baseline, and there is none",
                 hint="routectl ci keeps one",
             )
+
+
+def refuse_severity(fail_on: str) -> None:
+    """Raise RoutectlError for a --fail-on that no finding has."""
+    from ..ops.check.findings import SEVERITIES
+
+    if fail_on not in SEVERITIES:
+        raise RoutectlError(f"--fail-on {fail_on!r} is not known: {', '.join(SEVERITIES)}")
 
 
 def finite_eps(eps: float | None) -> float:

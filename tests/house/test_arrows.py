@@ -73,7 +73,7 @@ MAY_IMPORT = {
     "reports.text": "reports",
     "jobs": (
         "dump errors files margins model codecs checkpoints engines formats formats.documents "
-        "formats.native formats.targets formats.trainers ops ops.diff ops.pairs reports "
+        "formats.native formats.targets formats.trainers ops ops.check ops.diff ops.pairs reports "
         "reports.diff reports.show reports.text"
     ),
     "jobs.check": (

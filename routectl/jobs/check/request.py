@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ...errors import RoutectlError, UnsupportedError
 from ..options import argument, check_bounds, fail_on_option, option
 from ..progress import SILENT, Progress
-from ..reading import Reading, open_input
+from ..reading import Reading, open_input, refuse_severity
 from .model import options_of_dump
 
 if TYPE_CHECKING:
@@ -46,11 +46,7 @@ class CheckRequest:
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
-        from ...ops.check.findings import SEVERITIES
-
-        if self.fail_on not in SEVERITIES:
-            known = ", ".join(SEVERITIES)
-            raise RoutectlError(f"--fail-on {self.fail_on!r} is not known: {known}")
+        refuse_severity(self.fail_on)
         check_bounds(self)
         _codes("--select", self.select)
         _codes("--ignore", self.ignore)

@@ -11,7 +11,7 @@ from ...errors import RoutectlError
 from ...reports.text.wording import plural
 from ..options import argument, check_bounds, fail_on_option, option
 from ..progress import SILENT, Progress
-from ..reading import Reading
+from ..reading import Reading, refuse_severity
 from .follower import Follower, stamp_of
 from .look import Looked, Lookout
 
@@ -46,18 +46,11 @@ class WatchRequest:
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
-        from ...ops.check.findings import SEVERITIES
-
         check_bounds(self)
-        if self.fail_on not in SEVERITIES:
-            known = ", ".join(SEVERITIES)
-            raise RoutectlError(f"--fail-on {self.fail_on!r} is not known: {known}")
-        if self.against is not None and not {"{name}", "{stem}"} & _marks(self.against):
-            raise RoutectlError(f"--against {self.against}: expected {{name}} or {{stem}} in it")
-
-
-def _marks(text: str) -> set[str]:
-    return {mark for mark in ("{name}", "{stem}") if mark in text}
+        refuse_severity(self.fail_on)
+        against = self.against
+        if against is not None and "{name}" not in against and "{stem}" not in against:
+            raise RoutectlError(f"--against {against}: expected {{name}} or {{stem}} in it")
 
 
 @dataclass(frozen=True, slots=True)
