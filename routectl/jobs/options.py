@@ -67,7 +67,9 @@ def eps_option() -> Any:
 
 def fail_on_option() -> Any:
     """--fail-on of every request that has findings."""
-    return option("error", help="The least severity to exit 1 for: error, warning or note.")
+    return option(
+        "error", help="The least severity to exit 1 for: error, warning, undecided or note."
+    )
 
 
 def force_option() -> Any:

@@ -92,6 +92,7 @@ class Fault:
     against: bool = False
     structural: bool = False
     bases: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
 
 def with_ids(sample, ids_TLK, missing_TL=None, start=None):
@@ -580,7 +581,7 @@ def spoilt(fault, base, dump, share, seed=0):
     rng = np.random.default_rng(seed)
     samples = [dump[i] for i in range(len(dump))]
     more = ()
-    if fault.spoil is later_prefix:
+    if fault.spoil.__name__.startswith("later_"):
         later = opened(base.later)
         places = {key.tokens: i for i, key in enumerate(later.keys)}
         more = ([later[places[key.tokens]] for key in dump.keys],)

@@ -12,6 +12,7 @@ from .model import options_of_dump
 
 if TYPE_CHECKING:
     from ...dump import Dump
+    from ...ops.check.check import CheckOptions
     from ...ops.check.results import Explanation
     from ...reports.document import Document
 
@@ -61,6 +62,7 @@ class Checked:
     document: "Document"
     dump: "Dump"
     explanation: "Explanation | None"
+    options: "CheckOptions"
 
 
 def answer_check(request: CheckRequest, progress: Progress = SILENT) -> "Document":
@@ -96,22 +98,23 @@ def check_dump(request: CheckRequest, progress: Progress) -> Checked:
         result = check(watched, reference, options=options).selected(wanted, left_out)
     other = None if reference is None else (reference.meta, len(reference))
     document = check_document(result, other, fail_on=request.fail_on)
-    return Checked(document, opened, result.explanation)
+    return Checked(document, opened, result.explanation, options)
 
 
 def write_fixed(checked: Checked, target: Path, force: bool, progress: Progress) -> None:
     """Write the dump with its experts renumbered as the reference has them."""
     from ...formats.native.container import write_native
-    from ...ops.check.layers import renumbered_dump
+    from ...ops.check.fix import restored_dump
 
     if target.suffix != ".parquet":
         raise UnsupportedError(f"{target}: --apply-fix writes native files: expected NAME.parquet")
     found = checked.explanation
     assert found is not None  # of a comparison with a reference
-    fixed = renumbered_dump(checked.dump, found)
+    fixed = restored_dump(checked.dump, found, checked.options)
     with progress.watching(fixed, "writing") as watched:
         count = write_native(watched, fixed.meta, target, force=force)
-    layers = ", ".join(str(layer) for layer, _ in found.permutations)
+    changed = sorted({layer for one in found.maps for layer, _ in one.to})
+    layers = ", ".join(map(str, changed))
     progress.note(f"wrote {target}: {count} samples, experts of layers {layers} renumbered")
 
 

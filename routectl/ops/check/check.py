@@ -3,8 +3,10 @@
 Shape suffixes: L MoE layers, E experts.
 """
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,13 @@ from ...dump import Dump, DumpMeta, Sample
 from ...errors import FormatError, MismatchError
 from ...gate_logprobs import digest_routes
 from ...kernels.check import scan_sample
+from ...margins import EPS
 from ...model import ModelFacts
-from ...routes import Bools
+from ...routes import Bools, Ids
 from ..pairs.align import checked, name_of
 from ..pairs.join import join_keys
-from .hypotheses import Comparer
-from .ids import legal_routes
+from .against.compare import Comparer
+from .ids import legal_routes, moe_columns
 from .load import LoadModel, check_axes, filler_by_rank
 from .results import Book, CheckResult, Place
 from .rows import View, check_rows_of
@@ -37,6 +40,7 @@ class CheckOptions:
     zero_experts ids from E on that return their input (LongCat); expert 0 may then repeat
     hash_layers  layers that select by a table: never written by some engines
     ep           expert-parallel ranks that filler is counted for; 1 for none
+    eps          the margin, in units of the selection score, up to which a flip is a near-tie
     """
 
     facts: ModelFacts | None = None
@@ -44,6 +48,7 @@ class CheckOptions:
     zero_experts: int = 0
     hash_layers: tuple[int, ...] = ()
     ep: int = 1
+    eps: float = EPS
 
 
 class _Pass:
@@ -52,7 +57,9 @@ class _Pass:
     def __init__(self, meta: DumpMeta, options: CheckOptions, reference: Dump | None) -> None:
         self.meta, self.options, self.reference = meta, options, reference
         self.book = Book()
-        self.comparer = None if reference is None else Comparer(meta, reference.meta, self.book)
+        self.comparer = (
+            None if reference is None else Comparer(meta, reference.meta, self.book, options.eps)
+        )
         self.groups, self.versions, self.counts = Groups(), WeightVersions(), RowsAgainstTokens()
         self.load = LoadModel(len(meta.layers_L), meta.num_experts, meta.top_k)
         self.filler_L = np.zeros(len(meta.layers_L), np.int64)
@@ -66,13 +73,13 @@ class _Pass:
             name = dump.keys[index].sample_id or f"#{index}"
             facts, wide = self.options.facts, self._unchecked(index)
             if facts is None or wide is None or wide.routes is None:
-                self.book.add("R001", Place(name), detail=str(error))
+                self.book.add("R001", Place(name), detail=str(error), facts=_reason(error))
                 return None, None
             routes, bad_TL, known = legal_routes(
                 wide.routes, facts, self.options.zero_experts, name, self.book
             )
             if not known:
-                self.book.add("R001", Place(name), detail=str(error))
+                self.book.add("R001", Place(name), detail=str(error), facts=_reason(error))
             return replace(wide, routes=routes), bad_TL
 
     def _unchecked(self, index: int) -> Sample | None:
@@ -81,6 +88,23 @@ class _Pass:
             with suppress(FormatError):
                 return self.options.raw[index]
         return None
+
+    def _ids(self, index: int) -> Ids | None:
+        """A sample's ids of MoE layers, unchecked."""
+        wide, facts = self._unchecked(index), self.options.facts
+        if wide is None or wide.routes is None or facts is None:
+            return None
+        return np.ascontiguousarray(wide.routes.ids_TLK[:, moe_columns(wide.routes, facts)])
+
+    def _again(self, dump: Dump, index: int) -> tuple[Sample, Ids | None]:
+        """A sample that was looked at before, its findings aside."""
+        kept, self.book = self.book, Book()
+        try:
+            sample, bad_TL = self.read(dump, index)
+        finally:
+            self.book = kept
+        assert sample is not None
+        return sample, None if bad_TL is None else self._ids(index)
 
     def add(self, dump: Dump, index: int, other: int | None) -> None:
         """Look at one sample, and at its partner in the reference where it has one."""
@@ -98,7 +122,8 @@ class _Pass:
                 self.book.add("R010", Place(name), rows=sample.routes.rows)
             self._add_rows(sample, name, bad_TL)
         if self.comparer is not None and self.reference is not None and other is not None:
-            self.comparer.add(sample, self.reference[other], name)
+            ids_TLK = None if bad_TL is None else self._ids(index)
+            self.comparer.add((index, other, name), sample, ids_TLK, self.reference[other])
 
     def _add_rows(self, sample: Sample, name: str, bad_TL: Bools | None) -> None:
         assert sample.routes is not None
@@ -122,7 +147,7 @@ class _Pass:
         if whole and not check_axes(view, self.book):
             self.load.check(view, self.book)
 
-    def result(self) -> CheckResult:
+    def result(self, dump: Dump) -> CheckResult:
         """The findings, those of all samples together too."""
         self.groups.close(self.book)
         self.counts.close(self.book)
@@ -132,9 +157,19 @@ class _Pass:
         if ranks is not None:
             rows = int(self.filler_L.sum()) // self.meta.top_k
             self.book.add("R602", None, rows=rows, detail=ranks)
-        explained = None if self.comparer is None else self.comparer.result()
+        explained = None
+        if self.comparer is not None and self.reference is not None:
+            for name, *_ in self.comparer.where.spans.values():  # the reference says it of each
+                self.book.retract("R601", name)
+            explained = self.comparer.result(partial(self._again, dump), self.reference)
         found = self.book.findings()
         return CheckResult(self.meta, self.samples, self.tokens, self.rows, found, explained)
+
+
+def _reason(error: FormatError) -> dict[str, str]:
+    """What a reader's line says, less the places and the numbers that are one sample's own."""
+    said = str(error).rpartition(": got")
+    return {"reason": re.sub(r"\d+", "#", said[2] or said[0]).strip()}
 
 
 def check(
@@ -159,4 +194,4 @@ def check(
     run = _Pass(dump.meta, options or CheckOptions(), reference)
     for index in range(len(dump)):
         run.add(dump, index, partners.get(index))
-    return run.result()
+    return run.result(dump)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 __all__ = ["FINDINGS", "SEVERITIES", "FindingKind", "kind_of", "known_codes"]
 
-SEVERITIES = ("note", "warning", "error")
+SEVERITIES = ("note", "undecided", "warning", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +177,17 @@ FINDINGS = (
         "Nothing; routed_experts_start_len spares the rows that are there already.",
         ("flashinfer#2822",),
     ),
+    FindingKind("R405", "error", "rows lost in between",
+        "Rows were dropped where two parts of a sample meet, or a step of the engine was not "
+        "captured: every later row stands at an earlier token's place.",
+        "Place each call's rows by its start; let the trainer route the tokens that have none.",
+        ("verl#6029", "sglang#20964"),
+    ),
+    FindingKind("R406", "error", "rows put in that are no token's",
+        "Rows of padding or of an aborted step stand between those of the tokens.",
+        "Cut by attention mask before rows are joined.",
+        ("verl#6029",),
+    ),
     FindingKind("R501", "note", "several weight versions in one sample",
         "The weights were updated while the sample was generated.",
         "Judge its rows per version: routectl staleness.",
@@ -265,14 +276,46 @@ FINDINGS = (
         ("vllm#28284", "flashinfer#2822"),
     ),
     FindingKind("R712", "note", "numerics only",
-        "Rows are in place; single experts differ: rounding, or a reference of other weights.",
-        "recompute --noise-floor measures rounding; routectl staleness tells old weights apart.",
+        "Rows are in place, and those that differ are near-ties: rounding turns them.",
+        "Nothing; recompute --noise-floor measures how much rounding does.",
         ("flashinfer#2822", "vllm#38859"),
     ),
     FindingKind("R713", "error", "rows that are nobody's",
-        "Some rows share no more with the reference than chance: filler or a stale buffer.",
-        "Mask these rows; find the code path that recorded them.",
+        "Some rows share no more with the reference than chance: filler, a stale buffer, or rows "
+        "of tokens that are not here.",
+        "Find the code path that recorded them; no trainer may replay them.",
         ("slime#941", "vllm#35744"),
+    ),
+    FindingKind("R714", "error", "rows in another order",
+        "Parts of a sample were joined in another order than its tokens.",
+        "Place rows by the absolute position of their tokens.",
+        ("slime#2175",),
+    ),
+    FindingKind("R715", "undecided",
+        "in place; rounding or other weights: not decidable without margins",
+        "Rows are in place and some differ. Without margins nobody knows whether those are "
+        "near-ties, which rounding turns, or clear flips, which other weights make.",
+        "Give margins: --against CHECKPOINT, or a reference of routectl recompute --margins.",
+        ("flashinfer#2822", "vllm#38859"),
+    ),
+    FindingKind("R716", "warning", "in place; clear flips: other weights, or numerics above eps",
+        "Rows are in place, and most of those that differ are clear flips, which rounding up to "
+        "eps does not make.",
+        "Compare the weights of both sides (routectl staleness); recompute --noise-floor measures "
+        "what eps should be.",
+        ("sglang#26975", "vllm#28284"),
+    ),
+    FindingKind("R717", "error", "several experts under one id",
+        "Ids were cut to fewer bits, or only one rank's were kept: the dump no longer says which "
+        "expert it was.",
+        "Record in a type that holds num_experts - 1, before experts are dispatched to ranks.",
+        ("SkyRL#1378", "NeMo-RL#2826"),
+    ),
+    FindingKind("R718", "error", "other weights from a position on",
+        "The last rows differ far more than the first: the weights were updated meanwhile, or "
+        "another kernel decoded them.",
+        "Compare weight versions: routectl staleness judges each span by its own.",
+        ("sglang#26975",),
     ),
 )  # fmt: skip
 _BY_CODE = {kind.code: kind for kind in FINDINGS}

@@ -3,15 +3,35 @@
 Shape suffixes: T tokens, W layers as written, L MoE layers, K top_k.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ...dump import Sample
 from ...model import ModelFacts
 from ...routes import Bools, Ids, Routes, ids_dtype
 from .results import Book, Place
 
-__all__ = ["legal_routes"]
+__all__ = ["legal_routes", "moe_columns", "unchecked_routes"]
+
+
+def moe_columns(wide: Routes, facts: ModelFacts) -> list[int]:
+    """The columns of MoE layers in routes that were read as if every layer were one."""
+    if len(wide.layers_L) == len(facts.layers):  # the MoE layers alone, counted from 0
+        return list(range(len(wide.layers_L)))
+    return [i for i, layer in enumerate(wide.layers_L) if layer in facts.layers]
+
+
+def unchecked_routes(wide: Sample, facts: ModelFacts) -> tuple[Sample, Ids]:
+    """A sample with routes of its model, and its MoE layers' ids as they were written.
+
+    Rows with an id out of range are missing in the routes.
+    """
+    assert wide.routes is not None
+    routes, _, _ = legal_routes(wide.routes, facts, 0, "", Book())
+    ids_TLK = np.ascontiguousarray(wide.routes.ids_TLK[:, moe_columns(wide.routes, facts)])
+    return replace(wide, routes=routes), ids_TLK
 
 
 def legal_routes(
@@ -22,11 +42,9 @@ def legal_routes(
     ``wide`` has them unchecked, as of a model all of whose layers are MoE. Rows with an id out of
     range are missing in the legal routes; they and columns of dense layers are findings.
     """
-    dense = [i for i, layer in enumerate(wide.layers_L) if layer not in facts.layers]
-    if len(wide.layers_L) == len(facts.layers):  # the MoE layers alone, counted from 0
-        dense = []
+    moe = moe_columns(wide, facts)
+    dense = [i for i in range(len(wide.layers_L)) if i not in moe]
     named = _check_dense(wide, dense, name, book)
-    moe = [i for i in range(len(wide.layers_L)) if i not in dense]
     ids_TLK, bad_TL = _check_range(wide, moe, facts, zero_experts, (name, book))
     missing_TL = bad_TL if wide.missing_TL is None else bad_TL | wide.missing_TL[:, moe]
     routes = Routes(

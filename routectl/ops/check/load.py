@@ -86,7 +86,8 @@ def _own_columns(ids_TLK: NDArray[np.unsignedinteger], num_experts: int) -> floa
     ids_TLK = ids_TLK[::step, ::every]
     half, layers = len(ids_TLK) // 2, ids_TLK.shape[1]
     sides = []
-    for part in (ids_TLK[:half], ids_TLK[half : 2 * half]):
+    # every other row, so that loads that move within a sample move in both halves
+    for part in (ids_TLK[: 2 * half : 2], ids_TLK[1 : 2 * half : 2]):
         cells = part.astype(np.int64) + num_experts * np.arange(layers)[:, None]
         load_LE = np.bincount(cells.ravel(), minlength=layers * num_experts)
         shape_LE = load_LE.reshape(layers, -1) - load_LE.mean()

@@ -3,34 +3,48 @@
 Results of shards add up.
 """
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ...dump import DumpMeta
 from .findings import SEVERITIES, FindingKind, kind_of
 
-__all__ = ["Book", "CheckFinding", "CheckResult", "Explanation", "Place", "Score"]
+__all__ = [
+    "Book",
+    "CheckFinding",
+    "CheckResult",
+    "Estimate",
+    "Explanation",
+    "Fact",
+    "FoundMap",
+    "Place",
+]
 
 _PLACES = 5
-_NUMBER = re.compile(r"\d+")
+_KINDS = 4  # findings of one code that differ in a number alone, told apart up to so many
+Fact = int | str
+Facts = tuple[tuple[str, Fact], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a finding is: a sample, and within it a position and a layer where it has one."""
+    """Where a finding is: a sample, and within it a position and a layer where it has one.
+
+    note says what is known of this place alone, such as whose rows it holds.
+    """
 
     sample: str
     position: int | None = None
     layer: int | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckFinding:
     """What is wrong in one way: rows (a token in one layer), samples, layers and first places.
 
-    detail tells findings of one code apart, numbers in it aside, and adds what the table does not
-    know. rows is 0 where a finding is of samples as a whole.
+    facts, typed and in order, tell findings of one code apart: a lag, a size, a name; detail says
+    them in words. rows is 0 where a finding is of samples as a whole; samples counts each once.
     """
 
     code: str
@@ -39,6 +53,7 @@ class CheckFinding:
     samples: int
     layers: tuple[int, ...]
     places: tuple[Place, ...]
+    facts: Facts = ()
 
     @property
     def kind(self) -> FindingKind:
@@ -46,28 +61,54 @@ class CheckFinding:
         return kind_of(self.code)
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> tuple[str, Facts]:
         """What findings that add up have in common."""
-        return self.code, _NUMBER.sub("#", self.detail)
+        return self.code, self.facts
 
     def __add__(self, other: "CheckFinding") -> "CheckFinding":
         if self.key != other.key:
             raise ValueError(f"{self.code} and {other.code} are not one finding")
-        layers = tuple(sorted({*self.layers, *other.layers}))
         return replace(
             self,
             rows=self.rows + other.rows,
             samples=self.samples + other.samples,
-            layers=layers,
+            layers=tuple(sorted({*self.layers, *other.layers})),
             places=(*self.places, *other.places)[:_PLACES],
         )
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A finding as it grows: its rows in each sample, so that a sample is counted once."""
+
+    detail: str
+    rows: int = 0
+    samples: dict[str, int] = field(default_factory=dict)
+    layers: set[int] = field(default_factory=set)
+    places: list[Place] = field(default_factory=list)
+
+    def joined(self, other: "_Entry") -> "_Entry":
+        """Both, as one finding."""
+        samples = dict(self.samples)
+        for name, rows in other.samples.items():
+            samples[name] = samples.get(name, 0) + rows
+        places = [*self.places, *other.places]
+        return _Entry(
+            self.detail, self.rows + other.rows, samples, self.layers | other.layers, places
+        )
+
+    def finding(self, code: str, facts: Facts) -> CheckFinding:
+        """The finding that it is now."""
+        rows = self.rows + sum(self.samples.values())
+        layers, places = tuple(sorted(self.layers)), tuple(self.places[:_PLACES])
+        return CheckFinding(code, self.detail, rows, len(self.samples), layers, places, facts)
 
 
 @dataclass(slots=True)
 class Book:
     """Findings as they come in."""
 
-    found: dict[tuple[str, str], CheckFinding] = field(default_factory=dict)
+    found: dict[tuple[str, Facts], _Entry] = field(default_factory=dict)
 
     def add(
         self,
@@ -77,16 +118,79 @@ class Book:
         rows: int = 0,
         layers: Iterable[int] = (),
         detail: str = "",
+        facts: Mapping[str, Fact] | None = None,
     ) -> None:
-        """One sample's part of a finding; ``where`` is its first place."""
-        samples, places = (0, ()) if where is None else (1, (where,))
-        new = CheckFinding(code, detail, rows, samples, tuple(sorted(set(layers))), places)
-        known = self.found.get(new.key)
-        self.found[new.key] = new if known is None else known + new
+        """One sample's part of a finding; ``where`` is its first place, None for the whole dump.
+
+        ``facts`` is what tells it from others of its code; without them ``detail`` does, which
+        then holds no number that changes from sample to sample.
+        """
+        if facts is None:
+            facts = {"kind": detail} if detail else {}
+        entry = self.found.setdefault((code, tuple(facts.items())), _Entry(detail))
+        entry.layers |= set(layers)
+        if where is None:
+            entry.rows += rows
+            return
+        entry.samples[where.sample] = entry.samples.get(where.sample, 0) + rows
+        if len(entry.places) < _PLACES:
+            entry.places.append(where)
+
+    def has(self, code: str, sample: str) -> bool:
+        """Whether a finding of a code is in a sample."""
+        return any(sample in e.samples for (c, _), e in self.found.items() if c == code)
+
+    def retract(self, code: str, sample: str) -> None:
+        """Take one sample out of the findings of a code: another one explains them."""
+        for key in [k for k in self.found if k[0] == code]:
+            entry = self.found[key]
+            if entry.samples.pop(sample, None) is not None:
+                entry.places = [p for p in entry.places if p.sample != sample]
+                if not entry.samples and not entry.rows:
+                    del self.found[key]
 
     def findings(self) -> tuple[CheckFinding, ...]:
-        """In order: errors first, then by code, then by rows."""
-        return _ordered(self.found.values())
+        """In order: errors first, then by code, then by rows.
+
+        Findings of one code that differ in one number alone are told apart while they are few;
+        more of them are one finding with the least and the greatest.
+        """
+        kinds: dict[tuple[str, tuple[Fact, ...]], list[tuple[Facts, _Entry]]] = {}
+        for (code, facts), entry in self.found.items():
+            words = tuple(value for _, value in facts if isinstance(value, str))
+            kinds.setdefault((code, words), []).append((facts, entry))
+        found = []
+        for (code, _), same in kinds.items():
+            if len(same) <= _KINDS:
+                found += [entry.finding(code, facts) for facts, entry in same]
+            else:
+                found.append(_merged(code, same))
+        return _ordered(found)
+
+
+def _merged(code: str, same: list[tuple[Facts, _Entry]]) -> CheckFinding:
+    """Findings that differ in numbers alone as one: each number as its least and its greatest."""
+    whole = same[0][1]
+    for _, entry in same[1:]:
+        whole = whole.joined(entry)
+    facts: dict[str, Fact] = {}
+    for name, value in same[0][0]:
+        if isinstance(value, str):
+            facts[name] = value
+            continue
+        numbers = [int(dict(f)[name]) for f, _ in same]
+        if min(numbers) == max(numbers):
+            facts[name] = value
+        else:
+            facts |= {f"least_{name}": min(numbers), f"greatest_{name}": max(numbers)}
+    ranges = [
+        f"{name} {facts[f'least_{name}']} to {facts[f'greatest_{name}']}"
+        for name, _ in same[0][0]
+        if f"least_{name}" in facts
+    ]
+    words = [value for value in facts.values() if isinstance(value, str)]
+    whole.detail = "; ".join([*words, *ranges])
+    return whole.finding(code, tuple(facts.items()))
 
 
 def _ordered(findings: Iterable[CheckFinding]) -> tuple[CheckFinding, ...]:
@@ -95,10 +199,10 @@ def _ordered(findings: Iterable[CheckFinding]) -> tuple[CheckFinding, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """Rows that a hypothesis was tried on, and those that differ with and without it.
+class Estimate:
+    """What was done to some rows, and how many of them differ with it undone and as they are.
 
-    rows is the region's rows that both sides have under the hypothesis.
+    rows is those of the region that both sides have once it is undone.
     """
 
     code: str
@@ -109,7 +213,7 @@ class Score:
 
     @property
     def rate(self) -> float | None:
-        """The mismatch that the hypothesis would leave."""
+        """The mismatch that the estimate leaves."""
         return self.mismatched / self.rows if self.rows else None
 
     @property
@@ -117,8 +221,8 @@ class Score:
         """The mismatch of these rows as they stand."""
         return self.before / self.rows if self.rows else None
 
-    def __add__(self, other: "Score") -> "Score":
-        return Score(
+    def __add__(self, other: "Estimate") -> "Estimate":
+        return Estimate(
             self.code,
             self.name,
             self.rows + other.rows,
@@ -128,11 +232,26 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class FoundMap:
+    """Ids of the dump that stand for others, by layer, and the rows that they hold in.
+
+    to          a layer and, by the dump's id, the reference's, -1 where none was seen
+    invertible  whether the dump's ids still say which expert it was
+    where       runs of rows: (index of the sample in the dump, first position, after the last)
+    """
+
+    name: str
+    to: tuple[tuple[int, tuple[int, ...]], ...]
+    invertible: bool
+    where: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """The comparison: rows and mismatched rows, in all and outside of what was explained.
 
-    layers, rows_L and mismatched_L are of the compared layers; scores of hypotheses, the best
-    first; permutations are of layers whose experts are renumbered, ``to[dump id] = reference id``.
+    layers, rows_L and mismatched_L are of the compared layers; estimates of what was done, the one
+    that explains most rows first; maps of layers whose ids stand for others.
     """
 
     rows: int
@@ -141,16 +260,17 @@ class Explanation:
     layers: tuple[int, ...]
     rows_L: tuple[int, ...]
     mismatched_L: tuple[int, ...]
-    scores: tuple[Score, ...]
-    permutations: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    estimates: tuple[Estimate, ...]
+    maps: tuple[FoundMap, ...] = ()
 
     def __add__(self, other: "Explanation") -> "Explanation":
+        """Of two shards; maps say where they hold by the index in one dump, so one side's go."""
         if self.layers != other.layers:
             raise ValueError("explanations of other layers do not add up")
-        merged: dict[tuple[str, str], Score] = {}
-        for score in (*self.scores, *other.scores):
-            key = (score.code, score.name)
-            merged[key] = merged[key] + score if key in merged else score
+        merged: dict[tuple[str, str], Estimate] = {}
+        for found in (*self.estimates, *other.estimates):
+            key = (found.code, found.name)
+            merged[key] = merged[key] + found if key in merged else found
         pairs = zip(self.rows_L, other.rows_L, strict=True)
         wrong = zip(self.mismatched_L, other.mismatched_L, strict=True)
         return Explanation(
@@ -161,7 +281,7 @@ class Explanation:
             tuple(a + b for a, b in pairs),
             tuple(a + b for a, b in wrong),
             tuple(merged.values()),
-            tuple(dict([*self.permutations, *other.permutations]).items()),
+            self.maps or other.maps,
         )
 
 
@@ -182,7 +302,7 @@ class CheckResult:
     explanation: Explanation | None = None
 
     def __add__(self, other: "CheckResult") -> "CheckResult":
-        merged: dict[tuple[str, str], CheckFinding] = {}
+        merged: dict[tuple[str, Facts], CheckFinding] = {}
         for finding in (*self.findings, *other.findings):
             known = merged.get(finding.key)
             merged[finding.key] = finding if known is None else known + finding

@@ -40,8 +40,10 @@ def _finding(finding: CheckFinding) -> FindingEntry:
     return {
         **_short(finding),
         "layers": list(finding.layers),
+        "facts": dict(finding.facts),
         "places": [
-            {"sample": p.sample, "position": p.position, "layer": p.layer} for p in finding.places
+            {"sample": p.sample, "position": p.position, "layer": p.layer, "note": p.note or None}
+            for p in finding.places
         ],
         "cause": kind.cause,
         "action": kind.action,
@@ -63,9 +65,13 @@ def _explanation(found: Explanation) -> ExplanationEntry:
                 "mismatch_rate": s.rate,
                 "mismatch_rate_before": s.rate_before,
             }
-            for s in found.scores
+            for s in found.estimates
         ],
-        "permutations": [{"layer": n, "to": list(to)} for n, to in found.permutations],
+        "permutations": [
+            {"layer": n, "to": list(to), "map": one.name, "invertible": one.invertible}
+            for one in found.maps
+            for n, to in one.to
+        ],
     }
 
 
@@ -73,6 +79,7 @@ def _counts(result: CheckResult) -> SeverityCounts:
     return {
         "errors": result.count("error"),
         "warnings": result.count("warning"),
+        "undecided": result.count("undecided"),
         "notes": result.count("note"),
     }
 

@@ -18,15 +18,16 @@ __all__ = [
     "WorstFinding",
 ]
 
-Severity = Literal["error", "warning", "note"]
+Severity = Literal["error", "warning", "undecided", "note"]
 
 
 class FindingPlace(TypedDict):
-    """Where a finding is; None where it is of all."""
+    """Where a finding is; None where it is of all. ``note`` is what is known of this place."""
 
     sample: str
     position: int | None
     layer: int | None
+    note: str | None
 
 
 class WorstFinding(TypedDict):
@@ -41,8 +42,9 @@ class WorstFinding(TypedDict):
 
 
 class FindingEntry(WorstFinding):
-    """A finding: how much of it, where first, and what to do."""
+    """A finding: what tells it from others of its code, how much of it, where, what to do."""
 
+    facts: dict[str, int | str]
     layers: list[int]
     places: list[FindingPlace]
     cause: str
@@ -55,6 +57,7 @@ class SeverityCounts(TypedDict):
 
     errors: int
     warnings: int
+    undecided: int
     notes: int
 
 
@@ -65,7 +68,7 @@ class LayerMismatch(CountedRows):
 
 
 class HypothesisEntry(TypedDict):
-    """What was tried on some rows, and the mismatch that it would leave."""
+    """What was done to some rows, and the mismatch with it undone and as they are."""
 
     code: str
     hypothesis: str
@@ -75,10 +78,16 @@ class HypothesisEntry(TypedDict):
 
 
 class PermutationEntry(TypedDict):
-    """The reference's expert for each of the dump's, in one layer."""
+    """What the ids of one layer stand for.
+
+    ``to`` has the reference's expert for each id of the dump, -1 where none was seen; where the map
+    is not ``invertible``, the dump's id for each expert of the reference.
+    """
 
     layer: int
     to: list[int]
+    map: str
+    invertible: bool
 
 
 class ExplanationEntry(CountedRows):

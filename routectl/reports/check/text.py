@@ -17,19 +17,27 @@ from .schema import (
 
 __all__ = ["check_verdict", "finding_size", "place_text", "render_check", "watch_text"]
 
-_STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
+_STYLES = {
+    "error": "bold red",
+    "warning": "bold yellow",
+    "undecided": "bold yellow",
+    "note": "bold",
+}
 _HYPOTHESES = 6
 
 
 def _word(counts: SeverityCounts) -> str:
-    return "FAULTY" if counts["errors"] else "DOUBTFUL" if counts["warnings"] else "CLEAN"
+    """The verdict: what is worst, in one word."""
+    words = (("errors", "FAULTY"), ("warnings", "DOUBTFUL"), ("undecided", "UNDECIDED"))
+    counted = {key: value for key, value in counts.items() if value}
+    return next((word for key, word in words if key in counted), "CLEAN")
 
 
 def _said(counts: SeverityCounts) -> list[str]:
     """How many findings of each severity that has any."""
-    numbers = (counts["errors"], counts["warnings"], counts["notes"])
-    kinds = zip(numbers, ("error", "warning", "note"), strict=True)
-    return [plural(number, kind) for number, kind in kinds if number]
+    said = [plural(counts[key], key[:-1]) for key in ("errors", "warnings") if counts[key]]
+    said += [f"{counts['undecided']} undecided"] if counts["undecided"] else []
+    return said + ([plural(counts["notes"], "note")] if counts["notes"] else [])
 
 
 def check_verdict(doc: CheckDocument) -> tuple[str, str]:
@@ -78,7 +86,7 @@ def _comparison(console: Console, found: ExplanationEntry) -> None:
     print_table(
         console,
         [
-            Column("hypothesis", [h["hypothesis"] for h in tried]),
+            Column("what was done", [h["hypothesis"] for h in tried]),
             Column("code", [h["code"] for h in tried]),
             Column("rows", [amount(h["rows"]) for h in tried]),
             Column("as it is", [percent(h["mismatch_rate_before"]) for h in tried]),
@@ -116,7 +124,8 @@ def place_text(place: FindingPlace) -> str:
     text = f"sample {place['sample']}"
     if place["position"] is not None:
         text += f" position {place['position']}"
-    return text if place["layer"] is None else f"{text} layer {place['layer']}"
+    text = text if place["layer"] is None else f"{text} layer {place['layer']}"
+    return f"{text} ({place['note']})" if place["note"] else text
 
 
 def watch_text(doc: WatchDocument) -> str:

@@ -73,7 +73,7 @@ def test_document(capsys, tmp_path):
     path = native_of(tmp_path, "one expert twice", 0)
     found = document(capsys, "check", path, code=1)
     assert found["schema"] == "routectl.check/1"
-    assert found["counts"] == {"errors": 1, "warnings": 0, "notes": 0}
+    assert found["counts"] == {"errors": 1, "warnings": 0, "undecided": 0, "notes": 0}
     (finding,) = found["findings"]
     assert (finding["code"], finding["rows"], finding["samples"]) == ("R102", 1, 1)
     assert finding["layers"] == [finding["places"][0]["layer"]] == [1]
@@ -89,7 +89,7 @@ def test_against(capsys):
     assert (told["rows"], told["rows_mismatched"], told["rows_explained"]) == (22444, 4008, 0)
     assert [layer["layer"] for layer in told["layers"]] == [1, 2, 3, 4]
     assert sum(layer["rows_mismatched"] for layer in told["layers"]) == 4008
-    assert [f["code"] for f in found["findings"]] == ["R712"]
+    assert [f["code"] for f in found["findings"]] == ["R715"]
 
 
 def test_apply_fix(capsys, tmp_path):

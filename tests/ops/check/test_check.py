@@ -234,15 +234,23 @@ def test_results_of_shards_add_up():
 
 
 def test_findings_of_one_kind_add_up():
-    """Details that differ in numbers alone are one finding; other ones are not."""
+    """Parts of one code and equal facts are one finding, each sample counted once; others are not."""
     book = Book()
-    book.add("R001", Place("a"), detail="line 1: bad")
-    book.add("R001", Place("b"), detail="line 22: bad")
-    book.add("R001", Place("c"), detail="line 3: worse")
-    assert [(f.samples, f.detail) for f in book.findings()] == [
-        (2, "line 1: bad"),
-        (1, "line 3: worse"),
+    for sample, lag in (("a", 7), ("a", 7), ("b", 7), ("c", 20)):
+        book.add("R701", Place(sample), rows=2, detail=f"by {lag}", facts={"lag": lag})
+    assert [(f.samples, f.rows, f.detail, f.facts) for f in book.findings()] == [
+        (2, 6, "by 7", (("lag", 7),)),
+        (1, 2, "by 20", (("lag", 20),)),
     ]
+    for lag in range(21, 26):
+        book.add("R701", Place("d"), rows=1, detail=f"by {lag}", facts={"lag": lag})
+    (one,) = book.findings()
+    assert (one.samples, one.rows, one.detail) == (4, 13, "lag 7 to 25")
+    assert one.facts == (("least_lag", 7), ("greatest_lag", 25))
+
+
+def test_findings_of_other_facts_do_not_add_up():
+    """Adding findings of two codes is a mistake of the program."""
     with pytest.raises(ValueError, match="not one finding"):
         _ = CheckFinding("R001", "a", 0, 0, (), ()) + CheckFinding("R002", "a", 0, 0, (), ())
 

@@ -1,0 +1,1 @@
+"""check against a reference: what was done to the data is estimated, then named."""

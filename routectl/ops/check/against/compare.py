@@ -1,0 +1,301 @@
+"""A dump laid against a reference of the same tokens, sample by sample: rows in place, and moved.
+
+Runs of tokens that differ more than rounding explains are found first, in all layers and in some;
+only there rows are aligned by content, so that a clean dump costs no more than a comparison.
+Shape suffixes: T tokens, N some of them, L compared layers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ....dump import Dump, DumpMeta, Sample
+from ....margins import EPS
+from ....routes import Bools, Ids, Routes
+from ..results import Book, Estimate, Explanation, FoundMap, Place
+from ..scripts import Edit, name_script, stretches_of
+from .alignment import align, explained
+from .judge import Inputs, Judge
+from .models import LEFT
+from .naming import Where
+from .orders import known_order
+from .pending import Pending, Sides
+from .rest import Rest
+from .runs import column_runs, token_runs
+from .side import Ints, differing, side_of
+
+__all__ = ["Comparer", "Read"]
+
+# (the sample, its unchecked ids or None) of the dump, by index, without a finding
+Read = Callable[[int], tuple[Sample, Ids | None]]
+_GUESSED = "the start that was inferred is off, the rows are of position 0 on"
+_ALONE = ("R401", "R402", "R601")  # what rows that are moved look like without a reference
+_SHORTEST = 3  # tokens of a stretch that is moved
+_LONG = 16  # tokens of one that is named whatever it leaves; shorter ones explain this share
+_SHARE = 0.3
+_BEYOND = 2  # rows past the reference's last that are aligned, where there are as many
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pair:
+    """Two samples of the same tokens."""
+
+    index: int
+    name: str
+    sides: Sides
+    sample: Sample
+    reference: Routes
+    here_N: Ints
+    tokens: int
+
+
+class Comparer:
+    """Takes pairs of samples of the same tokens; says at the end what was done to the dump."""
+
+    def __init__(self, dump: DumpMeta, reference: DumpMeta, book: Book) -> None:
+        self.dump, self.reference, self.book = dump, reference, book
+        common = [n for n in dump.layers_L if n in reference.layers_L]
+        same_count = len(dump.layers_L) == len(reference.layers_L)
+        self.by_ordinal = same_count and dump.layers_L != reference.layers_L
+        self.layers = dump.layers_L if self.by_ordinal else tuple(common)
+        columns = [[meta.layers_L.index(n) for n in common] for meta in (dump, reference)]
+        if self.by_ordinal:
+            columns = [list(range(len(self.layers)))] * 2
+        self.columns = [np.array(c, np.int64) for c in columns]
+        self.rows_L, self.wrong_L = np.zeros((2, len(self.layers)), np.int64)
+        self.explained = 0
+        self.estimates: dict[tuple[str, str], Estimate] = {}
+        self.pending: list[Pending] = []
+        self.rest = Rest(self.layers)
+        self.where = Where()
+        self.partners: dict[int, int] = {}
+
+    def sides(self, sample: Sample, ids_TLK: Ids | None, reference: Routes) -> Sides:
+        """Both samples' compared layers, ids of both below one number."""
+        assert sample.routes is not None
+        num_ids = self.dump.num_experts
+        if ids_TLK is not None and ids_TLK.size:
+            num_ids = max(num_ids, int(ids_TLK.max()) + 1)
+        ours = side_of(sample.routes, ids_TLK, self.columns[0], num_ids)
+        theirs = side_of(reference, None, self.columns[1], num_ids)
+        return Sides(ours, theirs)
+
+    def add(
+        self, where: tuple[int, int, str], sample: Sample, ids_TLK: Ids | None, theirs: Sample
+    ) -> None:
+        """Compare one pair; ``where`` is its index in both dumps, and its name.
+
+        ``ids_TLK`` has the ids unchecked where some are out of range.
+        """
+        index, partner, name = where
+        if sample.routes is None or theirs.routes is None or not self.layers:
+            return
+        sides = self.sides(sample, ids_TLK, theirs.routes)
+        ours, other = sides.ours, sides.theirs
+        here_N = np.arange(max(ours.start, other.start), min(ours.stop, other.stop))
+        if not len(here_N):
+            return
+        tokens = sample.num_tokens or theirs.num_tokens or other.stop + 1
+        self.partners[index] = partner
+        self.where.spans[index] = name, int(here_N[0]), int(here_N[-1]) + 1
+        self.where.tokens += len(here_N)
+        pair = _Pair(index, name, sides, sample, theirs.routes, here_N, tokens)
+        wrong_NL, both_NL = differing(ours, other, here_N, here_N)
+        self.rows_L += both_NL.sum(axis=0)
+        self.wrong_L += wrong_NL.sum(axis=0)
+        rest_NL = self._token_runs(pair, wrong_NL, both_NL)
+        rest_NL = self._column_runs(pair, wrong_NL, rest_NL)
+        margins = self._margins(pair, wrong_NL & rest_NL)
+        self.rest.add(index, Place(name, int(here_N[0])), wrong_NL, rest_NL, both_NL, margins)
+
+    def _token_runs(self, pair: _Pair, wrong_NL: Bools, both_NL: Bools) -> Bools:
+        """Rows that differ in all layers: moved, or kept for later; what is left of the rows."""
+        run_N = token_runs(wrong_NL, both_NL)
+        surplus = pair.sides.ours.stop - pair.sides.theirs.stop
+        beyond = surplus >= _BEYOND and pair.sides.ours.stop >= pair.tokens
+        if not run_N.any() and not beyond:
+            return both_NL.copy()
+        columns = np.arange(len(self.layers))
+        moved_T = self._align(pair, columns, run_N, beyond)
+        here = pair.here_N - pair.sides.ours.start
+        left_N = run_N & ~moved_T[here]
+        left_N = token_runs(wrong_NL & left_N[:, None], both_NL & left_N[:, None]) & left_N
+        self._keep(pair, columns, left_N)
+        rest_NL = both_NL.copy()
+        rest_NL[left_N | moved_T[here]] = False
+        return rest_NL
+
+    def _column_runs(self, pair: _Pair, wrong_NL: Bools, rest_NL: Bools) -> Bools:
+        """Rows that differ in some layers more than rounding explains; what is left of the rows."""
+        rest_NL = rest_NL.copy()
+        for columns, run_N in column_runs(wrong_NL, rest_NL):
+            moved_T = self._align(pair, columns, run_N, False)
+            left_N = run_N & ~moved_T[pair.here_N - pair.sides.ours.start]
+            for column in columns:
+                self._keep(pair, np.array([column]), left_N)
+            rest_NL[np.ix_(run_N, columns)] = False
+        return rest_NL
+
+    def _keep(self, pair: _Pair, columns: Ints, left_N: Bools) -> None:
+        """Keep rows that are not moved until all samples are seen."""
+        if not left_N.any():
+            return
+        positions = pair.here_N[left_N]
+        wrong_NL, both_NL = pair.sides.compared(positions, columns)
+        known, clear = self._margins_of(pair, positions, columns, wrong_NL)
+        self.pending.append(
+            Pending(
+                pair.index,
+                pair.name,
+                tuple(int(c) for c in columns),
+                positions,
+                int(wrong_NL.sum()),
+                int(both_NL.sum()),
+                (known, clear),
+            )
+        )
+
+    def _align(self, pair: _Pair, columns: Ints, run_N: Bools, beyond: bool) -> Bools:
+        """Align a sample's rows; name and count those that are moved, and mark them, [T]."""
+        ours, theirs = pair.sides.ours.layers(columns), pair.sides.theirs.layers(columns)
+        wrong_T = np.zeros(len(ours.ids_TLK), np.bool_)
+        wrong_T[pair.here_N - ours.start] = run_N
+        if beyond:
+            wrong_T[max(theirs.stop - ours.start, 0) :] = True
+        source_T = align(ours, theirs, wrong_T)
+        order = None
+        if any(e.code == "R714" for e in name_script(stretches_of(source_T, ours.start), 0, None)):
+            order = known_order(source_T, ours.start, pair.tokens)
+        if order is not None:
+            source_T = order[1]
+        after_TL, both_TL = explained(ours, theirs, source_T)
+        position_T = np.arange(len(source_T)) + ours.start
+        before_TL, placed_TL = differing(ours, theirs, position_T, position_T)
+        marks = (after_TL, both_TL, before_TL, placed_TL)
+        edits = self._edits(pair, source_T, marks, order, int(before_TL[wrong_T].sum()))
+        if edits:
+            for code in _ALONE:
+                self.book.retract(code, pair.name)
+        moved_T = np.zeros(len(source_T), np.bool_)
+        for edit in edits:
+            mask_T = np.zeros(len(source_T), np.bool_)
+            for stretch in edit.stretches:
+                mask_T[stretch.first - ours.start : stretch.end - ours.start] = True
+            counts = (both_TL[mask_T].sum(), after_TL[mask_T].sum(), before_TL[mask_T].sum())
+            self._name(pair, edit, columns, [int(n) for n in counts])
+            moved_T |= mask_T
+        return moved_T
+
+    def _edits(
+        self,
+        pair: _Pair,
+        source_T: Ints,
+        marks: tuple[Bools, Bools, Bools, Bools],
+        order: tuple[str, Ints] | None,
+        wrong: int,
+    ) -> list[Edit]:
+        """The edits that explain rows: what leaves too much of them is no estimate.
+
+        ``wrong`` counts the rows that are not where they should be.
+        """
+        after_TL, both_TL, before_TL, placed_TL = marks
+        start = pair.sides.ours.start
+        if order is not None:
+            moved = [s for s in stretches_of(source_T, start) if s.lag]
+            return [Edit("R708", order[0], {"order": order[0]}, tuple(moved))]
+        stretches = []
+        explained_rows = 0
+        for stretch in stretches_of(source_T, start):
+            part = slice(stretch.first - start, stretch.end - start)
+            rows, left = int(both_TL[part].sum()), int(after_TL[part].sum())
+            was = int(before_TL[part].sum()) + int((~placed_TL[part] & both_TL[part]).sum())
+            if stretch.lag:
+                if left > LEFT * rows or left > was / 2 or stretch.size < _SHORTEST:
+                    stretch = replace(stretch, lag=None)
+                else:
+                    explained_rows += was
+            stretches.append(stretch)
+        longest = max((s.size for s in stretches if s.lag), default=0)
+        if longest < _LONG and explained_rows < _SHARE * wrong:
+            return []  # a few words that are there twice, in rows that something else explains
+        edits = name_script(stretches, pair.tokens, pair.sample.prompt_length)
+        if edits and pair.sample.start_inferred and edits[0].facts.get("lag") == start:
+            edits[0] = replace(edits[0], code="R701", detail=_GUESSED, facts={"where": _GUESSED})
+        return edits
+
+    def _name(self, pair: _Pair, edit: Edit, columns: Ints, counts: list[int]) -> None:
+        """One sample's part of a finding, and of an estimate; counts are rows, left, before."""
+        rows, left, before = counts
+        part = len(columns) < len(self.layers)
+        layers = [self.layers[c] for c in columns] if part else []
+        place = Place(pair.name, edit.position, layers[0] if part else None, edit.note)
+        rows_wrong = before or rows
+        self.book.add(
+            edit.code, place, rows=rows_wrong, layers=layers, detail=edit.detail, facts=edit.facts
+        )
+        self.explained += before
+        self.note(Estimate(edit.code, edit.detail, rows, left, before))
+
+    def note(self, estimate: Estimate) -> None:
+        """Add up what estimates explain."""
+        key = (estimate.code, estimate.name)
+        known = self.estimates.get(key)
+        self.estimates[key] = estimate if known is None else known + estimate
+
+    def _margins(self, pair: _Pair, wrong_NL: Bools) -> tuple[int, int]:
+        return self._margins_of(pair, pair.here_N, np.arange(len(self.layers)), wrong_NL)
+
+    def _margins_of(
+        self, pair: _Pair, positions: Ints, columns: Ints, wrong_NL: Bools
+    ) -> tuple[int, int]:
+        """Of the marked rows, those with a margin and those whose margin is not small."""
+        assert pair.sample.routes is not None
+        both = zip((pair.reference, pair.sample.routes), self.columns[::-1], strict=True)
+        known_sides = [(r, c) for r, c in both if r.margin_TL is not None]
+        if not known_sides or not wrong_NL.any():
+            return 0, 0
+        routes, own = known_sides[0]
+        margin_TL = routes.least_margin_TL
+        assert margin_TL is not None
+        here_NL = margin_TL[np.ix_(positions - routes.start, own[columns])]
+        known = here_NL[wrong_NL].astype(np.float64)
+        return int((~np.isnan(known)).sum()), int((known > EPS).sum())
+
+    def result(self, read: Read, reference: Dump) -> Explanation:
+        """Judge what is pending, add the findings, and sum up; ``read`` gives samples again."""
+        rows, wrong = int(self.rows_L.sum()), int(self.wrong_L.sum())
+        if self.by_ordinal and rows and wrong < rows / 2:
+            numbers = f"{self.reference.layers_L[0]} to {self.reference.layers_L[-1]}"
+            self.book.add(
+                "R704",
+                None,
+                rows=rows,
+                layers=self.layers,
+                detail=f"the reference's layers {numbers} fit in their order",
+            )
+        maps: tuple[FoundMap, ...] = ()
+        in_place = 0
+        if wrong:
+            inputs = Inputs(
+                read, reference, self.partners, self.sides, self.columns[1], self.dump.num_experts
+            )
+            judge = Judge(inputs, self.layers, self.dump.num_experts, self.book)
+            in_place = judge.run(self.pending, self.where, self.rest)
+            for estimate in judge.estimates:
+                self.note(estimate)
+            self.explained += judge.explained
+            maps = tuple(judge.maps)
+        mostly = self.explained > wrong / 2
+        self.explained += self.rest.judge(self.book, in_place > wrong / 2, mostly)
+        best = sorted(self.estimates.values(), key=lambda e: e.mismatched - e.before)
+        return Explanation(
+            rows,
+            wrong,
+            self.explained,
+            self.layers,
+            tuple(self.rows_L.tolist()),
+            tuple(self.wrong_L.tolist()),
+            tuple(best),
+            maps,
+        )
