@@ -53,7 +53,7 @@ class _Pair:
 class Comparer:
     """Takes pairs of samples of the same tokens; says at the end what was done to the dump."""
 
-    def __init__(self, dump: DumpMeta, reference: DumpMeta, book: Book) -> None:
+    def __init__(self, dump: DumpMeta, reference: DumpMeta, book: Book, eps: float = EPS) -> None:
         self.dump, self.reference, self.book = dump, reference, book
         common = [n for n in dump.layers_L if n in reference.layers_L]
         same_count = len(dump.layers_L) == len(reference.layers_L)
@@ -67,7 +67,8 @@ class Comparer:
         self.explained = 0
         self.estimates: dict[tuple[str, str], Estimate] = {}
         self.pending: list[Pending] = []
-        self.rest = Rest(self.layers)
+        self.eps = eps
+        self.rest = Rest(self.layers, eps)
         self.where = Where()
         self.partners: dict[int, int] = {}
 
@@ -260,7 +261,7 @@ class Comparer:
         assert margin_TL is not None
         here_NL = margin_TL[np.ix_(positions - routes.start, own[columns])]
         known = here_NL[wrong_NL].astype(np.float64)
-        return int((~np.isnan(known)).sum()), int((known > EPS).sum())
+        return int((~np.isnan(known)).sum()), int((known > self.eps).sum())
 
     def result(self, read: Read, reference: Dump) -> Explanation:
         """Judge what is pending, add the findings, and sum up; ``read`` gives samples again."""
@@ -278,7 +279,13 @@ class Comparer:
         in_place = 0
         if wrong:
             inputs = Inputs(
-                read, reference, self.partners, self.sides, self.columns[1], self.dump.num_experts
+                read,
+                reference,
+                self.partners,
+                self.sides,
+                self.columns[1],
+                self.dump.num_experts,
+                self.eps,
             )
             judge = Judge(inputs, self.layers, self.dump.num_experts, self.book)
             in_place = judge.run(self.pending, self.where, self.rest)

@@ -51,6 +51,7 @@ class Inputs:
     sides: Callable[[Sample, Ids | None, Routes], Sides]
     columns: Ints
     num_experts: int
+    eps: float
 
     def pair(self, index: int) -> Sides:
         """Both sides of a sample that was compared."""

@@ -42,8 +42,8 @@ class _Step:
 class Rest:
     """Counts of rows that no run took, and of steps in their mismatch."""
 
-    def __init__(self, layers: tuple[int, ...]) -> None:
-        self.layers = layers
+    def __init__(self, layers: tuple[int, ...], eps: float) -> None:
+        self.layers, self.eps = layers, eps
         self.rows_L, self.wrong_L = np.zeros((2, len(layers)), np.int64)
         self.known = self.clear = 0
         self.samples: list[tuple[Place, Counts, Counts]] = []
@@ -99,7 +99,7 @@ class Rest:
         if not rows or wrong <= 0:
             return stale
         share = f"{100 * wrong / rows:.2f} % of the other rows differ"
-        margins = margin_words(self.known, self.clear)
+        margins = margin_words(self.known, self.clear, self.eps)
         rate_L = self.wrong_L / np.maximum(self.rows_L, 1)
         decided = self.known >= _DECIDED * wrong
         said = next((facts for code, facts in book.found if code == "R711"), None)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ....margins import EPS
 from ....routes import Ids
 from ..results import Book, Place
 from .pending import Pending, Sides
@@ -29,12 +28,12 @@ _EVEN = 4.0  # sigmas that a load may be from even
 _EVERY = 0.9
 
 
-def margin_words(known: int, clear: int) -> str:
+def margin_words(known: int, clear: int, eps: float) -> str:
     """How large the margins of mismatched rows are, in words; nothing where none is known."""
     if not known:
         return ""
     size = "large" if clear > known / 2 else "small"
-    return f", at {size} margins: {100 * clear / known:.1f} % of these rows above {EPS:g}"
+    return f", at {size} margins: {100 * clear / known:.1f} % of these rows above {eps:g}"
 
 
 def _ids(run: Pending, sides: Sides) -> tuple[Ids, Ids]:
@@ -124,7 +123,7 @@ def judge_tokens(
     rate_L = wrong_L / np.maximum(rows_L, 1)
     first = layers[int(np.flatnonzero(rate_L >= min(_WRONG_FROM, rate_L.max()))[0])]
     known, clear = (sum(run.margins[i] for run in wrong) for i in (0, 1))
-    detail = f"wrong from layer {first} on{margin_words(known, clear)}"
+    detail = f"wrong from layer {first} on{margin_words(known, clear, inputs.eps)}"
     for run in wrong:
         place = Place(run.name, int(run.positions[0]))
         book.add("R711", place, rows=run.wrong, detail=detail, facts={"from_layer": first})
