@@ -14,6 +14,7 @@ from support.house import (
 )
 
 MAY_IMPORT = {
+    "damage": "dump errors",
     "dump": "errors gate_logprobs routes",
     "errors": "",
     "files": "errors",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ...errors import RoutectlError, UnsupportedError
 from ..options import argument, check_bounds, fail_on_option, option
 from ..progress import SILENT, Progress
-from ..reading import Reading, open_input, refuse_severity
+from ..reading import Reading, refuse_severity
 from .model import options_of_dump
 
 if TYPE_CHECKING:
@@ -84,12 +84,7 @@ def check_dump(request: CheckRequest, progress: Progress) -> Checked:
     opened = reading.open(request.dump)
     if opened.meta.num_experts % ep:
         raise RoutectlError(f"--ep {ep}: {opened.meta.num_experts} experts do not divide by it")
-    options = options_of_dump(
-        opened,
-        reading.facts,
-        lambda wide: open_input(request.dump, wide, reading.format, reading.start),
-        ep,
-    )
+    options = options_of_dump(opened, reading.facts, ep)
     reference = None if request.against is None else reading.open(request.against)
     wanted, left_out = _codes("--select", request.select), _codes("--ignore", request.ignore)
     with progress.watching(opened, "checking") as watched:
