@@ -18,7 +18,7 @@ from ..documents.fields import (
     token_ids,
 )
 from ..wire.encodings import payload_engine
-from ..wire.sample import WireSample
+from ..wire.sample import WireSample, with_media
 from .openai import START_NAMES
 from .weight_versions import weight_spans
 
@@ -93,6 +93,7 @@ def read_record(doc: Doc, where: str) -> WireSample:
     payload = first_of(doc, PAYLOAD_NAMES)
     prompt = token_ids(first_of(doc, _PROMPT), where, "prompt_token_ids")
     response = token_ids(first_of(doc, _RESPONSE), where, "token_ids")
+    prompt, media = with_media(prompt, _length(doc, "prompt_tokens", where))
     is_lightllm = "count_output_tokens" in doc and "generated_text" in doc
     names = ("prompt_tokens", "count_output_tokens") if is_lightllm else _LENGTHS
     prompt_length = len(prompt) if prompt is not None else _length(doc, names[0], where)
@@ -119,5 +120,6 @@ def read_record(doc: Doc, where: str) -> WireSample:
         finish_reason=finish_reason(doc.get("finish_reason")),
         cached_tokens=integer(first_of(doc, _CACHED), where, "cached_tokens"),
         retractions=integer(doc.get("num_retractions"), where, "num_retractions"),
+        media_tokens=media,
         engine=text(doc.get("engine")) or ("lightllm" if is_lightllm else payload_engine(payload)),
     )

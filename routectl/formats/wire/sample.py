@@ -18,7 +18,7 @@ from .layers import with_rows
 from .payload import IntArray, from_lists
 from .shapes import Extent, as_rows
 
-__all__ = ["NoRoutesError", "NoSamplesError", "WireSample", "is_tensorrt", "to_sample"]
+__all__ = ["NoRoutesError", "NoSamplesError", "WireSample", "to_sample", "with_media"]
 
 
 class NoSamplesError(FormatError):
@@ -104,6 +104,21 @@ def _join_split(wire: WireSample) -> IntArray:
     return np.concatenate(parts)
 
 
+def with_media(
+    prompt: NDArray[np.int32] | None, counted: int | None
+) -> tuple[NDArray[np.int32] | None, int]:
+    """The prompt's ids, with -1 for positions that the engine counts beyond them, and their number.
+
+    An engine expands images and audio to many positions, whose rows it gives (miles takes such
+    responses: rows beyond those of the client's ids). Where they stand is not told: the ids keep
+    their order from the front, and -1 follows.
+    """
+    more = 0 if prompt is None or counted is None else max(0, counted - len(prompt))
+    if prompt is None or not more:
+        return prompt, 0
+    return np.concatenate([prompt, np.full(more, -1, np.int32)]), more
+
+
 @dataclass(frozen=True, slots=True)
 class _Placed:
     """Where row 0 stands, whether that was inferred from the row count, how many rows are kept."""
@@ -134,7 +149,7 @@ def _place(rows: int, wire: WireSample, asked: int | None, engine: str | None) -
             )
         return _Placed(asked, False, rows)
     start = total - 1 - rows if asked is None else asked
-    if asked is None and start == 1 and is_tensorrt(engine):
+    if asked is None and start == 1 and _is_tensorrt(engine):
         start = asked = 0
     if rows > 0 and rows == total - (asked or 0):
         return _Placed(asked or 0, False, rows - 1)
@@ -149,7 +164,7 @@ def _place(rows: int, wire: WireSample, asked: int | None, engine: str | None) -
     return _Placed(0, False, rows, _surplus(rows, wire, None) or _wrong(rows, wire, None))
 
 
-def is_tensorrt(engine: str | None) -> bool:
+def _is_tensorrt(engine: str | None) -> bool:
     """Whether an engine is TensorRT-LLM, by any of its names."""
     name = (engine or "").lower().replace("-", "").replace("_", "")
     return name.startswith(("tensorrt", "trtllm"))
@@ -183,7 +198,8 @@ def _narrowed(wire: WireSample, rows: int, asked: int | None) -> WireSample:
     prompt, more = wire.prompt_ids, wire.media_tokens
     if not more or prompt is None or wire.num_tokens is None:
         return wire
-    if rows > wire.num_tokens - more - (asked or 0):
+    left = wire.num_tokens - more - (asked or 0)
+    if rows not in (left - 1, left):
         return wire
     kept = prompt[: len(prompt) - more]
     return replace(wire, prompt_ids=kept, prompt_length=len(kept), media_tokens=0)

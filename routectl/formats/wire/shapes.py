@@ -85,25 +85,32 @@ def raw_rows(
     unless the rows fit the MoE layers alone. Raises FormatError where only another model fits.
     """
     flat: IntArray = np.frombuffer(data[: len(data) // 4 * 4], "<i4")
-    whole = len(data) % 4 == 0
-    sizes = list(sizes_of_row(facts))
-    for rows in extent.likely if whole else ():
-        for width, slots in sizes:
-            if rows * width * slots == flat.size and flat.size:
-                cut = flat.reshape(rows, width, slots)
-                if slots == facts.top_k or shared_slots(cut, facts) is not None:
-                    return cut, ()
-    own = sizes[: len(_widths(facts))]
+    whole = len(data) % 4 == 0 and flat.size > 0
+    sizes, own = list(sizes_of_row(facts)), [(w, facts.top_k) for w in _widths(facts)]
+    exact = [(w, k) for n in extent.likely for w, k in sizes if whole and n * w * k == flat.size]
+    for width, slots in (size for size in exact if size in own):
+        return flat.reshape(-1, width, slots), ()
+    for width, slots in (size for size in sizes if whole and size[1] != facts.top_k):
+        if flat.size % (width * slots) == 0:
+            cut = flat.reshape(-1, width, slots)
+            if (cut != cut[..., :1]).any() and shared_slots(cut, facts) is not None:
+                return cut, ()
+    for width, slots in (size for size in exact if size[1] == facts.top_k):
+        return flat.reshape(-1, width, slots), ()
     fitting = [w * k for w, k in own if whole and flat.size % (w * k) == 0]
-    for size in (*(s for s in fitting if extent.may_be(flat.size // s)), *fitting):
+    for size in (s for s in fitting if extent.may_be(flat.size // s)):
         return flat.reshape(-1, size // facts.top_k, facts.top_k), ()
     rows = extent.likely[0] if extent.likely else 0
-    if whole and rows and flat.size % rows == 0:
+    if whole and rows and _of_another_model(flat.size, rows, facts):
         raise FormatError(
             f"{where}: routed_experts: got {flat.size // rows} ids for each of {rows} rows, "
             f"expected {' or '.join(f'{w} layers x top-{k}' for w, k in own)}",
             hint=MODEL_HINT,
         )
+    if fitting:
+        return flat.reshape(-1, fitting[0] // facts.top_k, facts.top_k), ()
+    if not len(data):
+        return flat.reshape(0, 0, 0), ()
     width = min((w for w, _ in own), key=lambda w: abs(flat.size / (w * facts.top_k) - rows))
     size = width * facts.top_k
     fault = Fault(
@@ -113,6 +120,14 @@ def raw_rows(
         f"{len(data) / (4 * size):.2f} rows",
     )
     return flat[: flat.size // size * size].reshape(-1, width, facts.top_k), (fault,)
+
+
+def _of_another_model(ids: int, rows: int, facts: ModelFacts) -> bool:
+    """Whether so many ids are the right number of rows of other layers, or of another top_k."""
+    each, widths = ids // rows, _widths(facts)
+    if ids % rows or not each or any(each % (width * facts.top_k) == 0 for width in widths):
+        return False
+    return each % facts.top_k == 0 or any(each % width == 0 for width in widths)
 
 
 def rows_of_flat(ids: IntArray, facts: ModelFacts) -> IntArray:

@@ -16,6 +16,14 @@ def _margins(summary: Summary) -> ShowExtras:
     return {"rows_with_margin": summary.rows_with_margin, "ties": summary.ties}
 
 
+def _damaged(summary: Summary) -> ShowExtras:
+    """The samples that their reader refused, where there are any."""
+    if summary.first_damaged is None:
+        return {}
+    sample, reason = summary.first_damaged
+    return {"damaged": {"samples": summary.damaged, "sample": sample, "reason": reason}}
+
+
 def _detail(summary: Summary, detail: bool) -> ShowExtras:
     return {"detail": load_document(summary.load_LE)} if detail else {}
 
@@ -38,6 +46,7 @@ def summary_document(summary: Summary, *, detail: bool = False) -> ShowDocument:
         "schema": "routectl.show/1",
         "dump": dump_document(meta, summary.samples),
         "samples": summary.samples,
+        **_damaged(summary),
         "samples_without_routes": summary.without_routes,
         "samples_with_logprobs": summary.with_logprobs,
         "samples_with_cached_tokens": summary.with_cached,

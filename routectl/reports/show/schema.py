@@ -7,6 +7,7 @@ from ..document import DumpEntry
 
 __all__ = [
     "CheckpointDocument",
+    "DamagedEntry",
     "DtypeBytes",
     "LayerBytes",
     "LayerSummary",
@@ -28,9 +29,19 @@ class LayerSummary(TypedDict):
     dead_experts: int
 
 
-class ShowExtras(TypedDict, total=False):
-    """What is there where the dump has margins, and where the expert load was asked for."""
+class DamagedEntry(TypedDict):
+    """Samples that their reader refused: how many, and of the first its name and the reason."""
 
+    samples: int
+    sample: str
+    reason: str
+
+
+class ShowExtras(TypedDict, total=False):
+    """What is there where samples are damaged, where the dump has margins, and where the expert
+    load was asked for."""
+
+    damaged: DamagedEntry
     rows_with_margin: int
     ties: int
     detail: DetailDocument
