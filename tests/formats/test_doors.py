@@ -158,10 +158,9 @@ def micro_batch(folder, ids):
         size = len(TOKENS)
         array = rows.astype(np.uint8)
         mask = [False] * PROMPT + [True] * (size - PROMPT)
-        bins.append(
-            [TOKENS, mask, [0.5] * size, [0.0] * size, list(range(size)), [size], [1.0] * size]
-            + [["env"] * size, [size], None, [array.tobytes(), list(array.shape), "uint8"]]
-        )
+        routes = [array.tobytes(), list(array.shape), "uint8"]
+        head = [TOKENS, mask, [0.5] * size, [0.0] * size, list(range(size)), [size]]
+        bins.append([*head, [1.0] * size, ["env"] * size, [size], None, routes])
     (folder / "rank_0.bin").write_bytes(msgpack.packb(bins))
     return folder / "rank_0.bin"
 

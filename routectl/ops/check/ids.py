@@ -14,7 +14,7 @@ from ...dump import DumpMeta
 from ...routes import Bools, Routes, ids_dtype
 from .results import Book, Place
 
-__all__ = ["Legal", "NarrowIds", "check_one_rank", "legal_routes"]
+__all__ = ["Legal", "NarrowIds", "check_one_rank", "legal_routes", "moe_ids"]
 
 Ints = NDArray[np.integer[Any]]
 CODES = {"axes": "R103", "layers": "R012", "slots": "R104", "bytes": "R011"}
@@ -36,6 +36,7 @@ class Legal:
     trusted  whether its rows are worth a look of their own: nothing explains them all
     named    whether a finding says what is wrong
     cut      whether it is a part of what was written: its rows are not to be counted
+    ids_TLK  the MoE layers' ids as they were written; None where the reader took them
     """
 
     routes: Routes | None
@@ -43,6 +44,7 @@ class Legal:
     trusted: bool = True
     named: bool = True
     cut: bool = False
+    ids_TLK: Ints | None = None
 
 
 def legal_routes(error: DamagedSampleError, meta: DumpMeta, name: str, book: Book) -> Legal:
@@ -54,16 +56,11 @@ def legal_routes(error: DamagedSampleError, meta: DumpMeta, name: str, book: Boo
     for fault in faults:
         rows = error.ids_TWK.shape[0] * len(meta.layers_L)
         book.add(CODES[fault.kind], Place(name), rows=rows, detail=fault.detail)
-    ids_TWK, experts = error.ids_TWK, meta.num_experts
-    cut = any(fault.kind == "bytes" for fault in faults)
-    if not ids_TWK.size:
+    experts, cut = meta.num_experts, any(fault.kind == "bytes" for fault in faults)
+    if not error.ids_TWK.size:
         return Legal(None, named=bool(faults), cut=cut)
-    dense = [layer for layer in range(ids_TWK.shape[1]) if layer not in meta.layers_L]
-    if ids_TWK.shape[1] == len(meta.layers_L):  # the MoE layers alone
-        dense = []
-    found = _check_dense(ids_TWK, dense, (name, error.start), book)
-    moe = [i for i in range(ids_TWK.shape[1]) if i not in dense]
-    ids_TLK = ids_TWK[:, moe]
+    found = _check_dense(error, meta, name, book)
+    ids_TLK = moe_ids(error, meta)
     filler_TL = _filler(ids_TLK, experts)
     out_TL: Any = ((ids_TLK < 0) | (ids_TLK >= experts)).any(axis=2)
     bad_TL: Bools = out_TL & ~filler_TL
@@ -87,7 +84,14 @@ def legal_routes(error: DamagedSampleError, meta: DumpMeta, name: str, book: Boo
     )
     counted = any(fault.kind == "rows" for fault in error.faults)
     named = bool(faults) or found or bool(bad_TL.any()) or counted or bool(why)
-    return Legal(routes, bad_TL, trusted, named, cut)
+    return Legal(routes, bad_TL, trusted, named, cut, ids_TLK)
+
+
+def moe_ids(error: DamagedSampleError, meta: DumpMeta) -> Ints:
+    """The ids of the MoE layers as they were written, [T, L, K]."""
+    if error.ids_TWK.shape[1] == len(meta.layers_L):
+        return error.ids_TWK
+    return error.ids_TWK[:, list(meta.layers_L)]
 
 
 def _filler(ids_TLK: Ints, experts: int) -> Bools:
@@ -103,15 +107,16 @@ def _filler(ids_TLK: Ints, experts: int) -> Bools:
     return np.asarray(uniform_TL & none)
 
 
-def _check_dense(ids_TWK: Ints, dense: list[int], where: tuple[str, int], book: Book) -> bool:
+def _check_dense(error: DamagedSampleError, meta: DumpMeta, name: str, book: Book) -> bool:
     """Whether columns of dense layers hold more than one constant; each is a finding."""
-    found, (name, start) = False, where
-    for layer in dense:
-        ids_TK = ids_TWK[:, layer]
+    found, width = False, error.ids_TWK.shape[1]
+    dense = set(range(width)) - set(meta.layers_L) if width != len(meta.layers_L) else set()
+    for layer in sorted(dense):
+        ids_TK = error.ids_TWK[:, layer]
         ids_TK = ids_TK[(ids_TK != -1).any(axis=1)]
         if ids_TK.size and (ids_TK != ids_TK.flat[0]).any():
             detail = "like routes" if _like_routes(ids_TK) else "like memory that nobody wrote"
-            place = Place(name, start, layer)
+            place = Place(name, error.start, layer)
             book.add("R303", place, detail=detail, rows=len(ids_TK), layers=[layer])
             found = True
     return found
@@ -129,15 +134,15 @@ def _signed(ids_TLK: Ints, filler_TL: Bools, experts: int) -> str:
 
     An id beyond the greatest of an int8 comes out 256 lower, so that many are negative.
     """
-    kind = ids_TLK.dtype
-    if kind.kind != "i" or int(np.iinfo(kind).max) >= experts - 1:
-        return ""
     rows_NK = ids_TLK[~filler_TL]
     values = np.unique(rows_NK[rows_NK < 0])
     if len(values) < 2:
         return ""
-    beyond = int(np.iinfo(kind).max) + 1
-    return f"{kind.name} cannot hold {experts} experts: ids from {beyond} on are negative"
+    for bits in (8, 16):
+        beyond = 1 << (bits - 1)
+        if experts > beyond and values[0] >= -beyond and rows_NK.max() < beyond:
+            return f"int{bits} cannot hold {experts} experts: ids from {beyond} on are negative"
+    return ""
 
 
 def check_one_rank(ids_TLK: Ints, meta: DumpMeta, name: str, start: int, book: Book) -> bool:
@@ -153,7 +158,7 @@ def check_one_rank(ids_TLK: Ints, meta: DumpMeta, name: str, start: int, book: B
     if not len(fillers):
         if ((ids_TLK[:_FIRST] == 0).sum(axis=2) > 1).mean() < _PART / 2:
             return False
-        there &= ~((ids_TLK == 0) & ((ids_TLK == 0).sum(axis=2, keepdims=True) > 1))
+        there = ids_TLK != 0
     values = ids_TLK[there]
     partly_TL = there.any(axis=2) & ~there.all(axis=2)
     if len(values) < _ENOUGH or partly_TL.mean() < _PART:
