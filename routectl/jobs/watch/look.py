@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Looked", "Lookout"]
 
-_REFUSED = "R001"
+_REFUSED = ("R001", "R011")  # nothing was read, or a part
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Lookout:
             return Looked(error=_about(path, error), doubtful=True)
         except OSError as error:
             return Looked(error=f"cannot be read: {error.strerror}", doubtful=True)
-        refused = any(finding.code == _REFUSED for finding in result.findings)
+        refused = any(finding.code in _REFUSED for finding in result.findings)
         return Looked(result, None, refused)
 
     def _check(self, path: Path) -> "CheckResult":

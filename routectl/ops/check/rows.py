@@ -130,6 +130,8 @@ def _check_constant_layers(view: View, hash_layers: tuple[int, ...], book: Book)
     there_L = np.full(len(view.scan.varies_L), view.routes.num_tokens)
     if missing_TL is not None:
         there_L = there_L - missing_TL.sum(axis=0)
+    if view.bad_TL is not None:
+        there_L = there_L - view.bad_TL.sum(axis=0)
     constant_L = ~view.scan.varies_L & (there_L >= enough)
     if len(constant_L) > 1 and constant_L.all():
         return  # whole tokens are alike: another finding

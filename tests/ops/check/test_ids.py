@@ -74,6 +74,16 @@ def test_one_bad_slot_is_no_rank(tmp_path):
     assert codes(check(recorded(tmp_path, spoil))) == {"R101"}
 
 
+def test_a_layer_of_ids_out_of_range_is_not_constant_too(tmp_path):
+    """Where nearly all rows of a layer are out of range the few others say nothing of it."""
+
+    def spoil(ids):
+        ids[1:, 3, 2] = 35
+        return ids
+
+    assert codes(check(recorded(tmp_path, spoil))) == {"R101"}
+
+
 def wide_ids(rows, seed):
     """int64 [rows, 4, 6] of 288 experts."""
     return some_ids(rows, 4, 6, 288, seed)
