@@ -391,3 +391,59 @@ def test_a_shared_experts_slot_in_a_trainers_grid(tmp_path):
         torch.save(batch, tmp_path / "batch.pt")
         (finding,) = check(open_dump(tmp_path / "batch.pt")).findings
         assert (finding.code, finding.samples) == (code, 1)
+
+
+@pytest.mark.parametrize("rows", [ROWS, 3])
+def test_lightllm_answers(tmp_path, rows):
+    """lightllm's /generate has arrays [layers, rows, top_k] and counts of its own names; with as
+    many rows as layers it is the engine that tells the axes."""
+    ids = some_ids(rows, seed=6)
+    document = {
+        "request": {"inputs": "...", "parameters": {"return_routed_experts": True}},
+        "response": {
+            "generated_text": ["..."],
+            "count_output_tokens": rows - 1,
+            "finish_reason": "length",
+            "prompt_tokens": 2,
+            "routed_experts": as_object(turned(ids)),
+        },
+    }
+    dump = open_dump(write_lines(tmp_path / "x.jsonl", [document]))
+    (sample,) = dump
+    np.testing.assert_array_equal(sample.routes.ids_TLK, ids)
+    assert (dump.meta.engine, sample.num_tokens, sample.routes.start) == ("lightllm", rows + 1, 0)
+    assert check(dump).findings == ()
+
+
+def test_damaged_samples_in_a_document(tmp_path, capsys):
+    """show --json has how many samples are damaged, the first and the reason; none where all are
+    sound."""
+    for fault, damaged in ((surplus, True), (np.asarray, False)):
+        path = npz(tmp_path, fault(SOUND))
+        assert main(["show", "--json", str(path)]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["samples"] == 2
+        assert ("damaged" in document) == damaged
+        if damaged:
+            reason = document["damaged"].pop("reason")
+            assert document["damaged"] == {"samples": 1, "sample": "bad"}
+            assert "5 beyond the last token" in reason
+
+
+def test_padded_arrays_name_the_fault(tmp_path):
+    """[B, Tmax, L, K]: lengths beyond the tokens, K + 1 ids a row, and a length of 0."""
+    for fault, code in ((surplus, "R002"), (shared, "R104"), (empty, "R005"), (hole, "R003")):
+        ids = fault(SOUND)
+        whole = np.zeros((1, 40, *ids.shape[1:]), np.uint8)
+        whole[0, : len(ids)] = ids
+        arrays_of = {
+            "routed_experts": whole,
+            "lengths": np.array([len(ids)]),
+            "input_ids": np.array([TOKENS]),
+            "prompt_lengths": np.array([PROMPT]),
+            "response_lengths": np.array([len(TOKENS) - PROMPT]),
+        }
+        (tmp_path / "config.json").write_text(json.dumps(CONFIG), "utf-8")
+        np.savez(tmp_path / "x.npz", **arrays_of)
+        (finding,) = errors_of(tmp_path / "x.npz")
+        assert (finding.code, finding.samples) == (code, 1)

@@ -93,7 +93,8 @@ def read_record(doc: Doc, where: str) -> WireSample:
     payload = first_of(doc, PAYLOAD_NAMES)
     prompt = token_ids(first_of(doc, _PROMPT), where, "prompt_token_ids")
     response = token_ids(first_of(doc, _RESPONSE), where, "token_ids")
-    prompt, media = with_media(prompt, _length(doc, "prompt_tokens", where))
+    counted = doc.get("prompt_tokens")
+    prompt, media = with_media(prompt, counted if type(counted) is int else None)
     is_lightllm = "count_output_tokens" in doc and "generated_text" in doc
     names = ("prompt_tokens", "count_output_tokens") if is_lightllm else _LENGTHS
     prompt_length = len(prompt) if prompt is not None else _length(doc, names[0], where)

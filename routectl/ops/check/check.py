@@ -71,9 +71,7 @@ class _Pass:
         if routes is None:
             return sample, Legal(None)
         narrow = self.narrow.check(routes, name, self.book)
-        alone = not narrow and check_one_rank(
-            routes.ids_TLK, self.meta, name, routes.start, self.book
-        )
+        alone = not narrow and check_one_rank(routes, name, self.book)
         return sample, Legal(routes, trusted=not narrow and not alone)
 
     def add(self, dump: Dump, index: int, other: int | None) -> None:

@@ -62,15 +62,16 @@ def legal_routes(error: DamagedSampleError, meta: DumpMeta, name: str, book: Boo
     found = _check_dense(error, meta, name, book)
     ids_TLK = moe_ids(error, meta)
     filler_TL = _filler(ids_TLK, experts)
-    out_TL: Any = ((ids_TLK < 0) | (ids_TLK >= experts)).any(axis=2)
-    bad_TL: Bools = out_TL & ~filler_TL
+    out_TLK: Any = (ids_TLK < 0) | (ids_TLK >= experts)
+    bad_TL: Bools = out_TLK.any(axis=2) & ~filler_TL
     why = _signed(ids_TLK, filler_TL, experts)
     trusted = True
     if why:
         trusted = False
         book.add("R105", Place(name, error.start), rows=filler_TL.size, detail=why)
     elif bad_TL.any():
-        trusted = not check_one_rank(ids_TLK, meta, name, error.start, book)
+        place = Place(name, error.start)
+        trusted = not _of_one_rank(ids_TLK, out_TLK, experts, place, book)
         if trusted:
             _add_range(ids_TLK, bad_TL, meta, (name, error.start), book)
     missing_TL = bad_TL | filler_TL
@@ -145,20 +146,27 @@ def _signed(ids_TLK: Ints, filler_TL: Bools, experts: int) -> str:
     return ""
 
 
-def check_one_rank(ids_TLK: Ints, meta: DumpMeta, name: str, start: int, book: Book) -> bool:
-    """Whether rows hold the experts of one expert-parallel rank and filler beside them.
-
-    Filler is one value that is no id, or 0 several times in a row.
-    """
-    experts = meta.num_experts
-    there = (ids_TLK >= 0) & (ids_TLK < experts)
-    fillers = np.unique(ids_TLK[~there])
-    if len(fillers) > 1 or ids_TLK.shape[2] == 1 or not len(ids_TLK):
+def check_one_rank(routes: Routes, name: str, book: Book) -> bool:
+    """Whether rows that were read hold one expert-parallel rank's experts, and 0 beside them."""
+    ids_TLK = routes.ids_TLK
+    if ids_TLK.shape[2] == 1 or not len(ids_TLK):
         return False
-    if not len(fillers):
-        if ((ids_TLK[:_FIRST] == 0).sum(axis=2) > 1).mean() < _PART / 2:
-            return False
-        there = ids_TLK != 0
+    if ((ids_TLK[:_FIRST] == 0).sum(axis=2) > 1).mean() < _PART / 2:
+        return False
+    return _add_rank(ids_TLK, 0, routes.num_experts, Place(name, routes.start), book)
+
+
+def _of_one_rank(ids_TLK: Ints, out_TLK: Bools, experts: int, place: Place, book: Book) -> bool:
+    """The same of rows in which one value that is no id, where ``out_TLK``, is the filler."""
+    fillers = np.unique(ids_TLK[out_TLK])
+    if len(fillers) != 1 or ids_TLK.shape[2] == 1:
+        return False
+    return _add_rank(ids_TLK, int(fillers[0]), experts, place, book)
+
+
+def _add_rank(ids_TLK: Ints, filler: int, experts: int, place: Place, book: Book) -> bool:
+    """Add the finding where all ids but the filler are of one rank, and many rows have both."""
+    there = ids_TLK != filler
     values = ids_TLK[there]
     partly_TL = there.any(axis=2) & ~there.all(axis=2)
     if len(values) < _ENOUGH or partly_TL.mean() < _PART:
@@ -166,17 +174,15 @@ def check_one_rank(ids_TLK: Ints, meta: DumpMeta, name: str, start: int, book: B
     low, high = int(values.min()), int(values.max())
     for ranks in reversed(_RANKS):
         size = experts // ranks
-        if size and experts % ranks == 0 and low // size == high // size:
-            if (1 / ranks) ** min(len(values), 64) > _CHANCE:
-                return False
-            rank = low // size
-            filler = f"{fillers[0]} in" if len(fillers) else "0 in"
-            detail = (
-                f"rank {rank} of {ranks}, experts {rank * size} to {(rank + 1) * size - 1}; "
-                f"{filler} the other slots"
-            )
-            book.add("R106", Place(name, start), rows=int(partly_TL.size), detail=detail)
-            return True
+        if not size or experts % ranks or low // size != high // size:
+            continue
+        if (1 / ranks) ** min(len(values), 64) > _CHANCE:
+            return False
+        rank = low // size
+        own = f"rank {rank} of {ranks}, experts {rank * size} to {(rank + 1) * size - 1}"
+        detail = f"{own}; {filler} in the other slots"
+        book.add("R106", place, rows=int(partly_TL.size), detail=detail)
+        return True
     return False
 
 
