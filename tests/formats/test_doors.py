@@ -423,7 +423,7 @@ def test_damaged_samples_in_a_document(tmp_path, capsys):
         assert main(["show", "--json", str(path)]) == 0
         document = json.loads(capsys.readouterr().out)
         assert document["samples"] == 2
-        assert ("damaged" in document) == damaged
+        assert (document["damaged"] is not None) == damaged
         if damaged:
             reason = document["damaged"].pop("reason")
             assert document["damaged"] == {"samples": 1, "sample": "bad"}

@@ -38,10 +38,8 @@ class DamagedEntry(TypedDict):
 
 
 class ShowExtras(TypedDict, total=False):
-    """What is there where samples are damaged, where the dump has margins, and where the expert
-    load was asked for."""
+    """What is there where the dump has margins, and where the expert load was asked for."""
 
-    damaged: DamagedEntry
     rows_with_margin: int
     ties: int
     detail: DetailDocument
@@ -53,6 +51,7 @@ class ShowDocument(ShowExtras):
     schema: Literal["routectl.show/1"]
     dump: DumpEntry
     samples: int
+    damaged: DamagedEntry | None
     samples_without_routes: int
     samples_with_logprobs: int
     samples_with_cached_tokens: int

@@ -92,8 +92,8 @@ def render_summary(doc: ShowDocument, console: Console) -> None:
         console, "weights", f"{versions} response tokens" if versions else "versions not recorded"
     )
     print_line(console, "samples", _samples(doc))
-    if "damaged" in doc:
-        damaged = doc["damaged"]
+    damaged = doc.get("damaged")  # documents of before have none
+    if damaged is not None:
         print_line(
             console,
             "damaged",
