@@ -5,7 +5,7 @@ Shape suffixes: T rows, W layers as written, K top_k.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from .dump import Sample
 from .errors import FormatError
 
-__all__ = ["FAULTS", "DamagedSampleError", "Fault"]
+__all__ = ["DamagedSampleError", "Fault", "FaultKind"]
 
-FAULTS = ("axes", "layers", "slots", "bytes", "rows", "dense", "ids")
+FaultKind = Literal["axes", "layers", "slots", "bytes", "rows", "dense", "ids"]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """What a reader refuses a sample for.
 
-    kind is one of FAULTS: axes in another order, columns of more layers than the model's, slots of
+    kind: axes in another order, columns of more layers than the model's, slots of
     more experts than K, bytes that make up no whole rows, more or fewer rows than the tokens have,
     routes in the column of a dense layer, ids that are none. text says what was got and what was
     expected, detail the same in few words.
     """
 
-    kind: str
+    kind: FaultKind
     text: str
     detail: str = ""
 

@@ -356,6 +356,23 @@ def test_raw_rows_with_a_shared_experts_slot(tmp_path, rows, start):
     np.testing.assert_array_equal(caught.value.ids_TWK, ids[..., :2])
 
 
+@pytest.mark.parametrize("rows", [18, 23, 27, 30])
+@pytest.mark.parametrize("start", [{}, {"start": 0}])
+def test_raw_rows_of_moe_layers_alone(tmp_path, rows, start):
+    """Raw int32 of MoE layers alone is not taken for fewer rows of all layers, whatever its
+    length: the dense layer's column would hold routes."""
+    config = {**CONFIG, "first_k_dense_replace": 1}
+    ids = some_ids(rows, 2, seed=8)
+    path = write_lines(
+        tmp_path / "x.jsonl", [record(SOUND, routed_experts=as_raw(ids), **start)], config=config
+    )
+    try:
+        found = open_dump(path)[0].routes.ids_TLK
+    except DamagedSampleError as error:
+        found = error.ids_TWK
+    np.testing.assert_array_equal(found, ids)
+
+
 @pytest.mark.parametrize("write", [generate, completions])
 def test_media_have_places_without_ids(tmp_path, write):
     """Rows beyond the prompt's ids, as many as the engine counts prompt tokens more, are media's:

@@ -3,7 +3,7 @@
 Shape suffixes: T rows, W layers as written, K top_k.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
 
 MODEL_HINT = "is --model the config.json of the model that ran?"
 _MOST_SHARED = 8  # slots beyond K that shared experts may have
+_DISTINCT = 0.9  # of the rows have no id twice where they are read by the right top_k
 _SURE = 16  # rows from which a slot that never changes is no chance
 _TURNED = ((1, 0, 2), (0, 2, 1), (2, 0, 1), (1, 2, 0), (2, 1, 0))  # axes to rows, layers, experts
 
@@ -97,18 +98,19 @@ def raw_rows(
                 return cut, ()
     for width, slots in (size for size in exact if size[1] == facts.top_k):
         return flat.reshape(-1, width, slots), ()
-    fitting = [w * k for w, k in own if whole and flat.size % (w * k) == 0]
-    for size in (s for s in fitting if extent.may_be(flat.size // s)):
-        return flat.reshape(-1, size // facts.top_k, facts.top_k), ()
+    cuts = [flat.reshape(-1, w, k) for w, k in own if whole and flat.size % (w * k) == 0]
+    likely = [cut for cut in cuts if extent.may_be(len(cut))]
+    if likely:
+        return _without_dense_routes(likely, facts), ()
     rows = extent.likely[0] if extent.likely else 0
-    if whole and rows and _of_another_model(flat.size, rows, facts):
+    if whole and rows and _of_another_model(flat, rows, facts):
         raise FormatError(
             f"{where}: routed_experts: got {flat.size // rows} ids for each of {rows} rows, "
             f"expected {' or '.join(f'{w} layers x top-{k}' for w, k in own)}",
             hint=MODEL_HINT,
         )
-    if fitting:
-        return flat.reshape(-1, fitting[0] // facts.top_k, facts.top_k), ()
+    if cuts:
+        return _without_dense_routes(cuts, facts), ()
     if not len(data):
         return flat.reshape(0, 0, 0), ()
     width = min((w for w, _ in own), key=lambda w: abs(flat.size / (w * facts.top_k) - rows))
@@ -122,12 +124,28 @@ def raw_rows(
     return flat[: flat.size // size * size].reshape(-1, width, facts.top_k), (fault,)
 
 
-def _of_another_model(ids: int, rows: int, facts: ModelFacts) -> bool:
-    """Whether so many ids are the right number of rows of other layers, or of another top_k."""
-    each, widths = ids // rows, _widths(facts)
-    if ids % rows or not each or any(each % (width * facts.top_k) == 0 for width in widths):
+def _without_dense_routes(cuts: Sequence[IntArray], facts: ModelFacts) -> IntArray:
+    """The first of several readings that has no routes in a dense layer's column."""
+    for cut in cuts:
+        dense = set(range(cut.shape[1])) - set(facts.layers)
+        if cut.shape[1] == len(facts.layers) or all(is_constant(cut[:, i]) for i in dense):
+            return cut
+    return cuts[0]
+
+
+def _of_another_model(flat: IntArray, rows: int, facts: ModelFacts) -> bool:
+    """Whether ids are the right number of rows of other layers, or of another top_k.
+
+    Of another top_k they repeat within K of them.
+    """
+    each, widths, top_k = flat.size // rows, _widths(facts), facts.top_k
+    if flat.size % rows or not each or any(each % (width * top_k) == 0 for width in widths):
         return False
-    return each % facts.top_k == 0 or any(each % width == 0 for width in widths)
+    if each % top_k == 0:
+        return True
+    ordered = np.sort(flat[: flat.size // top_k * top_k].reshape(-1, top_k), axis=1)
+    distinct = (np.diff(ordered, axis=1) != 0).all(axis=1).mean() > _DISTINCT
+    return any(each % width == 0 for width in widths) and not distinct
 
 
 def rows_of_flat(ids: IntArray, facts: ModelFacts) -> IntArray:
