@@ -39,6 +39,7 @@ class Segment:
     shared counts the rows (a token in one layer) that an earlier call has too; differing those
     of them with other experts, apart those that have fewer than half in common. layers are those
     of the differing rows, first is the position and layer of the first. Earlier calls' rows stay.
+    version is that of the weights, as the call says it.
     """
 
     start: int
@@ -48,6 +49,7 @@ class Segment:
     apart: int = 0
     layers: tuple[int, ...] = ()
     first: tuple[int, int] | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,14 +31,19 @@ WORDS = (  # one word a layer: the name, the words of MoE layers, the other word
 NUMBERS = ("moe_layers", "moe_layers_enum")  # the MoE layers themselves
 FIRST = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "dense_mlp_idx")
 STEPS = ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_interval")  # the last of n
+IDLE = {"zaya": 1}  # choices of the family's routers behind the experts: Zaya's skip
+MTP = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "mtp_num_layers")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
     """The sizes of a model's routes; ``layers`` are its MoE layers, 0-based and ascending.
 
-    ``num_layers`` counts dense layers too, as engines do; ``num_experts`` counts routed experts
-    only; ``model_type`` is the text model's.
+    ``num_layers`` counts dense layers too, as engines do; ``num_experts`` counts every id that the
+    router can give: routed experts, and behind them ``zero_experts`` that return their input
+    (LongCat) or nothing (Zaya), never shared ones; ``model_type`` is the text model's.
+    ``mtp_layers`` are those that predict further tokens: behind the decoder's layers, in no other
+    count.
     """
 
     num_layers: int
@@ -46,6 +51,8 @@ class ModelFacts:
     num_experts: int
     top_k: int
     model_type: str | None
+    zero_experts: int = 0
+    mtp_layers: int = 0
 
 
 def facts_from_config(config: Mapping[str, object], source: str) -> ModelFacts:
@@ -54,17 +61,24 @@ def facts_from_config(config: Mapping[str, object], source: str) -> ModelFacts:
         raise _bad(source, "not a config", reprlib.repr(config)[:120], "a JSON object")
     part = text_part(config)
     reader = _Reader(part, source)
-    num_experts = reader.same_in_all_layers(EXPERTS, "no MoE layer", 0, MAX_EXPERTS)
-    if num_experts <= 1:
-        raise _bad(source, "no MoE layer", f"{num_experts} experts", "2 or more")
-    top_k = reader.same_in_all_layers(TOP_K, "no top_k", 1, num_experts)
+    routed = reader.same_in_all_layers(EXPERTS, "no MoE layer", 0, MAX_EXPERTS)
+    if routed <= 1:
+        raise _bad(source, "no MoE layer", f"{routed} experts", "2 or more")
+    kind = part.get("model_type") or config.get("model_type")
+    zero = reader.number("zero_expert_num", IDLE.get(str(kind), 0), high=MAX_EXPERTS - routed)
+    top_k = reader.same_in_all_layers(TOP_K, "no top_k", 1, routed + zero)
     num_layers = reader.num_layers()
     layers = _moe_layers(reader, num_layers)
     if not layers:
         raise _bad(source, "no MoE layer", f"{num_layers} dense layers", "at least 1 MoE layer")
-    kind = part.get("model_type") or config.get("model_type")
     return ModelFacts(
-        num_layers, layers, num_experts, top_k, kind if isinstance(kind, str) else None
+        num_layers,
+        layers,
+        routed + zero,
+        top_k,
+        kind if isinstance(kind, str) else None,
+        zero,
+        max(reader.number(name, 0) for name in MTP),
     )
 
 

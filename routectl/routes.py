@@ -41,7 +41,8 @@ class Routes:
     ids_TLK      uint8 (E <= 256) or uint16, C order, token-major. Row r is the token at absolute
                  position ``start + r`` as an input. The order inside K is as stored.
     layers_L     0-based transformer layer number of each MoE layer, ascending.
-    num_experts  E, routed experts only; every id of a row that is there is below it.
+    num_experts  E, every id that the router can give, zero experts too; every id of a row that is
+                 there is below it.
     start        absolute position of row 0.
     missing_TL   bool, True where no route was captured; None when every row is there.
                  The ids of a missing row are 0 and mean nothing.

@@ -49,7 +49,7 @@ class CheckpointFacts:
 
     @property
     def num_experts(self) -> int:
-        """E, routed experts alone where a config says it."""
+        """E, every id that the router can give: of the config, else the rows of the routers."""
         return self.experts if self.facts is None else self.facts.num_experts
 
     @property

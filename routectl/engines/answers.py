@@ -78,8 +78,10 @@ def judge_answer(
             "--enable-return-routed-experts, or something on the way drops them",
             hint=f"start it with {server.flag}",
         )
-    if facts is not None:
-        to_sample(wire, facts, None)
+    if facts is not None and to_sample(wire, facts, None).routes is None:
+        raise FormatError(
+            f"{where}: routed_experts in the answer are empty: there is no row in them"
+        )
     return wire
 
 

@@ -99,7 +99,9 @@ def make_jobs(
     tokens = sample.token_ids
     if tokens is None or not len(tokens):
         raise MismatchError(f"{name}: it has no token ids to run")
-    if int(tokens.max()) >= vocab or int(tokens.min()) < 0:
+    if int(tokens.min()) < 0:
+        raise MismatchError(f"{name}: {int((tokens < 0).sum())} positions have no token id: media")
+    if int(tokens.max()) >= vocab:
         raise MismatchError(f"{name}: token {int(tokens.max())}: expected ids below {vocab}")
     tokens_T = torch.from_numpy(tokens.astype(np.int64)).to(options.device)
     assert sample.prompt_ids is not None

@@ -98,7 +98,7 @@ class Forwarded:
     index        the sample's place in the input
     mode         "free" or "forced"
     ids_TLK      the experts used, by falling selection score; uint8 (up to 256 choices) or uint16.
-                 Ids from num_experts on are zero or skip experts (LongCat, Zaya)
+                 Ids behind the routed experts are zero or skip experts (LongCat, Zaya)
     live_TLK     forced: the router's own top-k on this path, beside what was used; free: None
     forced_TL    forced: True where the sample's route was used; free: None
     margins_TL   float32, k-th minus (k+1)-th selection score of the router's own top-k; inf where

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dump import Dump, DumpMeta, Sample
+from ..errors import FormatError
 from ..kernels.rows import count_load
 from ..routes import ids_dtype
 from .pairs.align import checked
@@ -17,6 +18,9 @@ __all__ = ["Summary", "summarize"]
 @dataclass(frozen=True, slots=True, eq=False)
 class Summary:
     """Counts over the samples of a dump.
+
+    damaged are the samples that their reader refused: counted in samples and in nothing else;
+    first_damaged is the first of them by name and what was wrong with it.
 
     prompt_tokens and response_tokens add up what samples say of themselves; lengths_unknown
     counts the samples that do not, with_cached those that name their cached tokens. positions are
@@ -51,6 +55,8 @@ class Summary:
     retracted: int
     rows_with_margin: int
     ties: int
+    damaged: int = 0
+    first_damaged: tuple[str, str] | None = None
 
     @property
     def rows(self) -> int:
@@ -113,10 +119,21 @@ class _Tally:
 
 
 def summarize(dump: Dump) -> Summary:
-    """Read every sample once and add up what the dump holds."""
+    """Read every sample once and add up what the dump holds.
+
+    A sample that its reader refuses is counted as damaged, and the rest go on; the reader's
+    FormatError comes through where every sample is.
+    """
     tally = _Tally(dump.meta)
-    for sample in dump:
-        tally.add(sample)
+    damaged: list[tuple[str, FormatError]] = []
+    for index, key in enumerate(dump.keys):
+        try:
+            tally.add(dump[index])
+        except FormatError as error:
+            damaged.append((key.sample_id or f"#{index}", error))
+    if damaged and len(damaged) == len(dump):
+        raise damaged[0][1]
+    tally.plain["samples"] += len(damaged)
     names = (
         "samples",
         "without_routes",
@@ -143,4 +160,6 @@ def summarize(dump: Dump) -> Summary:
         weight_versions=dict(tally.versions),
         finish_reasons=dict(tally.finish),
         **{name: tally.plain[name] for name in names},
+        damaged=len(damaged),
+        first_damaged=(damaged[0][0], str(damaged[0][1])) if damaged else None,
     )

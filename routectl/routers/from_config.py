@@ -35,12 +35,13 @@ def recipe_from_config(config: Mapping[str, object], source: str) -> Recipe:
     if "hash_layers" in read:
         read["hash_layers"] = _hash_layers(part, facts.layers, read["hash_layers"])
     _check_scoring(part, str(read.get("score", "softmax")), name, source)
-    columns = facts.num_experts + read.get("zero_experts", 0) + read.get("skip_experts", 0)
+    routed = facts.num_experts - facts.zero_experts
+    columns = routed + read.get("zero_experts", 0) + read.get("skip_experts", 0)
     read |= _groups(read, columns, facts.top_k, source)
     if read.get("score") == "sparsemixer" and facts.top_k != 2:
         raise _bad(source, "num_experts_per_tok", facts.top_k, "2, which sparsemixer selects")
     whose = f"{SOURCE} {family.router}"
-    return Recipe(name, whose, facts.num_experts, facts.top_k, **read)
+    return Recipe(name, whose, routed, facts.top_k, **read)
 
 
 def megatron_recipe(

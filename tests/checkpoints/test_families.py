@@ -181,7 +181,8 @@ def test_routers_are_those_of_the_live_model(family: str, tmp_path: Path) -> Non
         names |= {part.name.split(f"layers.{layer}.")[1] for part in router.names.parts}
     assert names == suffixes
     facts = checkpoint_facts(checkpoint)
-    assert (facts.num_experts, facts.top_k) == (8, given.get("num_experts_per_tok", 2))
+    idle = {"longcat_flash": 4, "zaya": 1}.get(family, 0)
+    assert (facts.num_experts, facts.top_k) == (8 + idle, given.get("num_experts_per_tok", 2))
     assert sum(len(own) for own in live.values()) == sum(
         len(router.names.parts) for router in routers.values()
     )

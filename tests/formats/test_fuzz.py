@@ -215,10 +215,10 @@ FIELDS = [
     ("chat", ("metadata", "weight_versions"), SPANS),
     ("chat_meta_info_n2", (*CHOICE, "meta_info"), OBJECT),
     ("chat_meta_info_n2", (*CHOICE, "meta_info", "output_token_logprobs"), [*LIST, [1], [[]]]),
-    ("chat_meta_info_n2", (*CHOICE, "prompt_token_ids"), TOKENS),
+    ("chat_meta_info_n2", (*CHOICE, "prompt_token_ids"), TOKENS[:-1]),  # [[1]]: media behind id 1
     ("chat_meta_info_n2", (*CHOICE, "response_token_ids"), TOKENS),
     ("chat_sglext_ids_n2", ("sglext", "output_ids"), [*LIST, [7, 7]]),
-    ("chat_sglext_ids_n2", ("sglext", "input_ids"), TOKENS),
+    ("chat_sglext_ids_n2", ("sglext", "input_ids"), TOKENS[:-1]),
 ]
 RECORD_FIELDS = {
     "routed_experts": PAYLOAD,

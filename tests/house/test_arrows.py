@@ -14,6 +14,7 @@ from support.house import (
 )
 
 MAY_IMPORT = {
+    "damage": "dump errors",
     "dump": "errors gate_logprobs routes",
     "errors": "",
     "files": "errors",
@@ -44,10 +45,10 @@ MAY_IMPORT = {
     "formats.trainers": (
         "dump errors model pickled formats.arrays formats.documents formats.responses formats.wire"
     ),
-    "formats.wire": "dump errors model routes kernels formats.documents",
+    "formats.wire": "damage dump errors model routes kernels formats.documents",
     "forward": "dump errors routes formats.native",
-    "ops": "dump routes kernels ops.pairs",
-    "ops.check": "dump errors gate_logprobs layouts margins model routes kernels ops.pairs",
+    "ops": "dump errors routes kernels ops.pairs",
+    "ops.check": "damage dump errors gate_logprobs layouts margins routes kernels ops.pairs",
     "ops.diff": "dump errors margins routes kernels ops.pairs",
     "ops.pack": "dump errors layouts routes kernels",
     "ops.pairs": "dump errors margins routes",
@@ -98,7 +99,7 @@ MAY_IMPORT = {
         "ops.staleness reports reports.staleness jobs jobs.recompute"
     ),
     "jobs.watch": (
-        "dump errors model formats formats.documents formats.wire ops.check reports.check "
+        "errors model formats formats.documents formats.wire ops.check reports.check "
         "reports.text jobs jobs.check"
     ),
     "loading": "dump model formats",

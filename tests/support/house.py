@@ -32,6 +32,7 @@ FLOORS = {
         "margins",
         "routes",
         "dump",
+        "damage",
         "model",
         "version",
         "layouts",

@@ -5,13 +5,13 @@ Shape suffixes: T tokens, L MoE layers, K top_k, E experts.
 """
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
+from routectl.damage import DamagedSampleError
+from routectl.damage import Fault as Damage
 from routectl.dump import Dump
-from routectl.errors import FormatError
-from routectl.model import ModelFacts
-from routectl.ops.check.check import CheckOptions
 from routectl.routes import Routes
 from support.faults import Fault, by_run, chosen, of_samples, random_rows, with_ids
 
@@ -93,7 +93,7 @@ def halves(rows):
 def shuffled_parts(rows):
     """Five parts of unlike sizes in an order that no rule has."""
     cuts = (np.array([0.0, 0.13, 0.37, 0.52, 0.81, 1.0]) * rows).astype(int)
-    parts = [np.arange(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    parts = [np.arange(a, b) for a, b in pairwise(cuts.tolist())]
     return np.concatenate([parts[i] for i in (3, 0, 4, 2, 1)])
 
 
@@ -277,30 +277,18 @@ MORE_FAULTS = (
 
 
 def as_read(dump):
-    """A dump as its reader gives it, and the options of check: ids out of range are refused.
-
-    Samples are those of ``spoilt``; they are had unchecked, all of E = 65536, as jobs open them.
-    """
+    """A dump as its reader gives it: samples with ids out of range are refused."""
     meta = dump.meta
-    facts = ModelFacts(max(meta.layers_L) + 1, meta.layers_L, meta.num_experts, meta.top_k, None)
 
     def load(index):
         sample = dump[index]
-        if sample.routes is not None and sample.routes.num_experts != meta.num_experts:
-            raise FormatError(f"sample {index}: got id {int(sample.routes.ids_TLK.max())}")
-        return sample
-
-    def load_wide(index):
-        sample = dump[index]
         routes = sample.routes
-        wide = Routes(
-            routes.ids_TLK.astype(np.uint16),
-            routes.layers_L,
-            65536,
-            routes.start,
-            routes.missing_TL,
+        if routes is None or routes.num_experts == meta.num_experts:
+            return sample
+        text = f"got id {int(routes.ids_TLK.max())}, expected 0..{meta.num_experts - 1}"
+        fault = Damage("ids", text)
+        raise DamagedSampleError(
+            f"sample {index}", [fault], replace(sample, routes=None), routes.ids_TLK, routes.start
         )
-        return replace(sample, routes=wide)
 
-    raw = Dump(replace(meta, num_experts=65536), dump.keys, load_wide)
-    return Dump(meta, dump.keys, load), CheckOptions(facts, raw)
+    return Dump(meta, dump.keys, load)

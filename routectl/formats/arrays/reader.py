@@ -19,8 +19,7 @@ from ...errors import FormatError
 from ...model import ModelFacts
 from ..documents.facts import find_context
 from ..documents.fields import from_json, one_line
-from ..wire.layers import routes_from_wire
-from ..wire.sample import NoSamplesError
+from ..wire.sample import NoSamplesError, WireSample, to_sample
 from .files import ArrayFile, open_array_file
 
 __all__ = ["open_arrays"]
@@ -64,15 +63,6 @@ def _scalar(array: NDArray[Any] | None, where: str, name: str) -> int | None:
     return int(array.reshape(()))
 
 
-def _check_tokens(rows: int, start: int, tokens: int | None, where: str) -> None:
-    """A trainer has a row for every input token, an engine for all but the last: never more."""
-    if tokens is not None and start + rows > tokens:
-        raise FormatError(
-            f"{where}: got {rows} rows from position {start}, expected at most {tokens - start} "
-            f"for {tokens} tokens"
-        )
-
-
 class _PerSample:
     """One array a sample."""
 
@@ -99,10 +89,6 @@ class _PerSample:
         where = f"{self.file.path}: sample {sample_id}"
         prompt, response = self._tokens(sample_id)
         begin = _scalar(self._field(sample_id, "start"), where, "start")
-        begin = (start or 0) if begin is None else begin
-        ids = self.file.read(self.names[sample_id])
-        tokens = None if prompt is None or response is None else len(prompt) + len(response)
-        _check_tokens(len(ids) if ids.ndim else 0, begin, tokens, where)
         logprobs = self._field(sample_id, "logprobs")
         if logprobs is not None:
             if response is None or logprobs.shape != response.shape or logprobs.dtype.kind != "f":
@@ -111,15 +97,19 @@ class _PerSample:
                     "expected one float a response token"
                 )
             logprobs = logprobs.astype(np.float64)
-        return Sample(
-            routes=routes_from_wire(ids, facts, begin, where),
+        wire = WireSample(
+            where=where,
+            payload=self.file.read(self.names[sample_id]),
+            start=begin,
             sample_id=sample_id,
             prompt_ids=prompt,
             response_ids=response,
             prompt_length=None if prompt is None else len(prompt),
             response_length=None if response is None else len(response),
             logprobs=logprobs,
+            any_rows=True,
         )
+        return to_sample(wire, facts, start)
 
 
 class _Padded:
@@ -176,19 +166,19 @@ class _Padded:
             self.whole = self.file.read(_ROUTES)
         assert self.lengths is not None
         rows = int(self.lengths[index])
-        begin = int(self.starts[index]) if self.starts is not None else (start or 0)
         prompt, response = self._tokens(index)
-        p = None if self.prompts is None else int(self.prompts[index])
-        g = None if self.responses is None else int(self.responses[index])
-        _check_tokens(rows, begin, None if p is None or g is None else p + g, where)
-        return Sample(
-            routes=routes_from_wire(self.whole[index, :rows], facts, begin, where),
+        wire = WireSample(
+            where=where,
+            payload=self.whole[index, :rows],
+            start=None if self.starts is None else int(self.starts[index]),
             sample_id=self.ids[index],
             prompt_ids=prompt,
             response_ids=response,
-            prompt_length=p,
-            response_length=g,
+            prompt_length=None if self.prompts is None else int(self.prompts[index]),
+            response_length=None if self.responses is None else int(self.responses[index]),
+            any_rows=True,
         )
+        return to_sample(wire, facts, start)
 
 
 def _layout(file: ArrayFile) -> _PerSample | _Padded:

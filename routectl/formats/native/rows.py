@@ -164,8 +164,9 @@ def _check_row(row: dict[str, Any]) -> None:
     for name, value in row.items():
         if isinstance(value, int) and value < 0:
             raise ValueError(f"{name} is {value}")
-        if name in ("prompt_ids", "response_ids") and value is not None and (value < 0).any():
-            raise ValueError(f"{name} has an id below 0")
+        least = {"prompt_ids": -1, "response_ids": 0}.get(name)  # -1: media, which have no id
+        if least is not None and value is not None and (value < least).any():
+            raise ValueError(f"{name} has an id below {least}")
     if (row["start"] is None) != (row["num_rows"] is None):
         raise ValueError("start and num_rows are not both there")
     if any(span is None or None in span.values() for span in row["weight_spans"] or ()):

@@ -18,7 +18,7 @@ from ..documents.fields import (
     token_ids,
 )
 from ..wire.encodings import payload_engine
-from ..wire.sample import WireSample
+from ..wire.sample import WireSample, with_media
 from .openai import START_NAMES
 from .weight_versions import weight_spans
 
@@ -48,6 +48,7 @@ _LOGPROBS = (
     "rollout_logprobs",
     "generation_log_probs",
 )
+_LENGTHS = ("prompt_length", "response_length")
 _CACHED = ("num_cached_tokens", "cached_tokens")
 
 
@@ -84,14 +85,20 @@ def _loss_mask(
 
 
 def read_record(doc: Doc, where: str) -> WireSample:
-    """One flat record; FormatError when log-probs and tokens do not line up."""
+    """One flat record; FormatError when log-probs and tokens do not line up.
+
+    One of them is what lightllm's ``/generate`` answers (server/api_lightllm.py), whose counts have
+    names of their own and whose array is [layers, rows, k].
+    """
     payload = first_of(doc, PAYLOAD_NAMES)
     prompt = token_ids(first_of(doc, _PROMPT), where, "prompt_token_ids")
     response = token_ids(first_of(doc, _RESPONSE), where, "token_ids")
-    prompt_length = len(prompt) if prompt is not None else _length(doc, "prompt_length", where)
-    response_length = (
-        len(response) if response is not None else _length(doc, "response_length", where)
-    )
+    counted = doc.get("prompt_tokens")
+    prompt, media = with_media(prompt, counted if type(counted) is int else None)
+    is_lightllm = "count_output_tokens" in doc and "generated_text" in doc
+    names = ("prompt_tokens", "count_output_tokens") if is_lightllm else _LENGTHS
+    prompt_length = len(prompt) if prompt is not None else _length(doc, names[0], where)
+    response_length = len(response) if response is not None else _length(doc, names[1], where)
     logprobs = floats(first_of(doc, _LOGPROBS), where, "logprobs")
     if logprobs is not None and response is not None and len(logprobs) != len(response):
         raise FormatError(
@@ -114,5 +121,6 @@ def read_record(doc: Doc, where: str) -> WireSample:
         finish_reason=finish_reason(doc.get("finish_reason")),
         cached_tokens=integer(first_of(doc, _CACHED), where, "cached_tokens"),
         retractions=integer(doc.get("num_retractions"), where, "num_retractions"),
-        engine=text(doc.get("engine")) or payload_engine(payload),
+        media_tokens=media,
+        engine=text(doc.get("engine")) or ("lightllm" if is_lightllm else payload_engine(payload)),
     )

@@ -15,7 +15,7 @@ from ...errors import FormatError
 from ..documents import fields
 from ..documents.fields import Doc
 from ..wire.encodings import payload_engine
-from ..wire.sample import WireSample
+from ..wire.sample import WireSample, with_media
 from .weight_versions import weight_spans
 
 __all__ = ["START_NAMES", "read_choices", "requested_start"]
@@ -145,6 +145,14 @@ def _cached_tokens(meta: Doc, response: _Response) -> int | None:
     return fields.integer(next((n for n in found if n is not None), None), where, "cached_tokens")
 
 
+def _prompt_tokens(meta: Doc, response: _Response) -> int | None:
+    """The prompt's tokens as the engine counts them, media's too; None where it is not of one."""
+    told = meta.get("prompt_tokens")
+    if told is None and response.one_prompt:
+        told = response.usage.get("prompt_tokens")
+    return fields.integer(told, response.where, "prompt_tokens")
+
+
 def _native_ids(meta: Doc, where: str) -> list[Any] | None:
     """The response's token ids out of SGLang's log-probs, where it has them."""
     return [item[1] for item in fields.scored_tokens(meta, "output_token_logprobs", where)] or None
@@ -189,16 +197,12 @@ def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
     ids = _native_ids(meta, where) if ids is None else ids
     echoed = 0 if prompt_ids is None else len(prompt_ids)
     single = response.num_choices == 1
-    prompt_length = fields.integer(
-        fields.first_of(meta, ("prompt_tokens",)) if prompt_ids is None else len(prompt_ids),
-        where,
-        "prompt_tokens",
-    )
-    if prompt_length is None and response.one_prompt:
-        prompt_length = fields.integer(response.usage.get("prompt_tokens"), where, "prompt_tokens")
+    counted = _prompt_tokens(meta, response)
     if response.echo and "message" not in choice:
-        values, strings = values[prompt_length or 0 :], strings[prompt_length or 0 :]
+        own = echoed if prompt_ids is not None else counted or 0
+        values, strings = values[own:], strings[own:]
     ids = _ids_from_strings(strings) if ids is None else ids
+    prompt_ids, media = with_media(prompt_ids, counted)
     response_ids = fields.token_ids(ids, where, "token_ids")
     length = meta.get("completion_tokens") if response_ids is None else len(response_ids)
     length = response.usage.get("completion_tokens") if length is None and single else length
@@ -221,7 +225,7 @@ def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
         sample_id=None if identity is None else f"{identity}/{index}",
         prompt_ids=prompt_ids,
         response_ids=response_ids,
-        prompt_length=prompt_length,
+        prompt_length=counted if prompt_ids is None else len(prompt_ids),
         response_length=response_length,
         logprobs=logprobs,
         weight_spans=weight_spans(about, response_length, where),
@@ -230,6 +234,7 @@ def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
         retractions=fields.integer(meta.get("num_retractions"), where, "num_retractions"),
         engine="vllm" if is_vllm else payload_engine(payload),
         engine_version=fingerprint.split("-")[1] if is_vllm else None,
+        media_tokens=media,
     )
 
 

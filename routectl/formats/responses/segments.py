@@ -185,7 +185,9 @@ def _merge_routes(
         rest.append(replace(part, routes=None))
         if part.routes is not None:
             merged = merged or _Merged(part.routes)
-            segments.append(merged.add(part.routes))
+            segment = merged.add(part.routes)
+            versions = dict.fromkeys(span.version for span in part.weight_spans)
+            segments.append(replace(segment, version="+".join(versions) or None))
     if merged is None:
         return None, (), rest
     if len(segments) < len(rest):  # a call without routes left its rows out

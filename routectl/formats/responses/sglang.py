@@ -7,7 +7,7 @@ from typing import Any
 
 from ..documents import fields
 from ..documents.fields import Doc
-from ..wire.sample import WireSample
+from ..wire.sample import WireSample, with_media
 from .openai import START_NAMES, requested_start
 from .weight_versions import weight_spans
 
@@ -28,10 +28,11 @@ def _read_output(item: Doc, asked: Any, start: int | None, where: str) -> WireSa
     meta = fields.mapping(item.get("meta_info"), where, "meta_info")
     scored = fields.scored_tokens(meta, "output_token_logprobs", where)
     prompt = fields.token_ids(_prompt_of(item, meta, asked, where), where, "prompt_token_ids")
+    counted = fields.integer(meta.get("prompt_tokens"), where, "prompt_tokens")
+    prompt, media = with_media(prompt, counted)
     ids = item.get("output_ids")
     ids = [t[1] for t in scored] if ids is None and scored else ids
     response = fields.token_ids(ids, where, "output_ids")
-    prompt_length = meta.get("prompt_tokens") if prompt is None else len(prompt)
     length = fields.integer(
         meta.get("completion_tokens") if response is None else len(response),
         where,
@@ -48,7 +49,7 @@ def _read_output(item: Doc, asked: Any, start: int | None, where: str) -> WireSa
         sample_id=fields.text(meta.get("id")),
         prompt_ids=prompt,
         response_ids=response,
-        prompt_length=fields.integer(prompt_length, where, "prompt_tokens"),
+        prompt_length=counted if prompt is None else len(prompt),
         response_length=length,
         logprobs=logprobs if logprobs is not None and len(logprobs) == length else None,
         weight_spans=weight_spans(meta, length, where),
@@ -56,6 +57,7 @@ def _read_output(item: Doc, asked: Any, start: int | None, where: str) -> WireSa
         cached_tokens=fields.integer(meta.get("cached_tokens"), where, "cached_tokens"),
         retractions=fields.integer(meta.get("num_retractions"), where, "num_retractions"),
         engine="sglang",
+        media_tokens=media,
     )
 
 

@@ -179,7 +179,7 @@ def open_text(
         raise
 
     def call(place: int) -> Sample:
-        return to_sample(records.wire(place), context.facts, start)
+        return to_sample(records.wire(place), context.facts, start, meta.engine)
 
     def load(number: int) -> Sample:
         places = chains[number].places

@@ -92,6 +92,8 @@ def tokens_of(sample: Sample, where: str) -> NDArray[np.int32]:
     ids = sample.token_ids
     if ids is None:
         raise RoutectlError(f"{where}: no token ids, which the target is made of")
+    if ids.size and int(ids.min()) < 0:
+        raise RoutectlError(f"{where}: {int((ids < 0).sum())} positions have no token id: media")
     return ids
 
 

@@ -18,7 +18,7 @@ from ...errors import FormatError, UnsupportedError
 from ...model import ModelFacts
 from ..arrays.files import ArrayFile, open_array_file
 from ..documents.fields import from_json, one_line
-from ..wire.layers import routes_from_wire
+from ..wire.sample import WireSample, to_sample
 
 __all__ = ["BUNDLE_VERSION", "find_bundle", "open_bundle"]
 
@@ -140,8 +140,9 @@ def open_bundle(folder: Path, doc: Doc) -> Dump:
     def load(place: int) -> Sample:
         call = calls[place]
         where = f"{folder}: sample {ids[place]}"
-        routes = routes_from_wire(_rows(files[call.step], keys, call, where), facts, 0, where)
-        return Sample(routes, ids[place])
+        rows = _rows(files[call.step], keys, call, where)
+        wire = WireSample(where, rows, start=0, sample_id=ids[place], any_rows=True)
+        return to_sample(wire, facts, 0)
 
     return Dump(meta, [SampleKey(name, None, None) for name in ids], load)
 

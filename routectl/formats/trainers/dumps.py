@@ -15,6 +15,7 @@ from ...model import ModelFacts
 from ..documents.facts import find_context
 from ..documents.fields import from_json, joined, token_ids
 from ..wire.sample import NoRoutesError, WireSample, to_sample
+from ..wire.shapes import rows_of_flat
 
 __all__ = ["open_trainer_file", "read_tokens"]
 
@@ -52,16 +53,14 @@ def open_trainer_file(
     context = find_context(path, model)
     meta = context.meta(path, kind, wire_dtype=joined({_dtype(wire) for wire in wires}))
     keys = [wire.key for wire in wires]
-    top_k = context.facts.top_k
-    return Dump(meta, keys, lambda i: to_sample(_unfolded(wires[i], top_k), context.facts, start))
 
+    def load(index: int) -> Sample:
+        wire = wires[index]
+        if isinstance(wire.payload, np.ndarray):
+            wire = replace(wire, payload=rows_of_flat(wire.payload, context.facts))
+        return to_sample(wire, context.facts, start)
 
-def _unfolded(wire: WireSample, top_k: int) -> WireSample:
-    """Relax has each row's layers end to end, [T, W x K]: such a payload as [T, W, K]."""
-    ids = wire.payload
-    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.shape[1] % top_k:
-        return wire
-    return replace(wire, payload=ids.reshape(len(ids), -1, top_k))
+    return Dump(meta, keys, load)
 
 
 def _dtype(wire: WireSample) -> str | None:

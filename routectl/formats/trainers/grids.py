@@ -118,10 +118,16 @@ def _check_lengths(doc: Mapping[str, Any], samples: int, where: str) -> None:
 def _captured(
     ids_SWK: NDArray[Any], doc: Mapping[str, Any], i: int, mask_S: NDArray[np.bool_], where: str
 ) -> NDArray[Any]:
-    """The rows of a sample from its first token to its last, -1 where they were not captured."""
+    """The rows of a sample from its first token to its last, -1 where they were not captured.
+
+    Routes behind the last token, where padding is to be, are rows too many.
+    """
     places = np.flatnonzero(mask_S)
     part = slice(places[0], places[-1] + 1) if len(places) else slice(0, 0)
     rows = ids_SWK[part]
+    beyond = 0 if not len(places) else _routes_in(ids_SWK[part.stop :])
+    if beyond:
+        return ids_SWK[part.start : part.stop + beyond]
     if doc.get("router_padding_mask") is None:
         return rows
     absent_S = numbers_in(doc["router_padding_mask"], where)[i] != 0
@@ -132,6 +138,16 @@ def _captured(
     rows = rows.astype(np.int32)
     rows[absent_S[part]] = -1
     return rows
+
+
+def _routes_in(padding_SWK: NDArray[Any]) -> int:
+    """How many positions there are up to the last that holds routes: no id alone, no 0..K-1."""
+    if not padding_SWK.size or padding_SWK.shape[-1] == 1:
+        return 0
+    order = np.arange(padding_SWK.shape[-1])
+    none_SW = (padding_SWK == padding_SWK[..., :1]).all(-1) | (padding_SWK == order).all(-1)
+    held = np.flatnonzero(~none_SW.all(axis=1))
+    return int(held[-1]) + 1 if held.size else 0
 
 
 def _about(about: Mapping[str, Sequence[Any]], i: int, length: int, where: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ tokens, W layers, K top_k.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,14 +49,16 @@ def _batches(path: Path) -> list[_MicroBatch]:
 
 
 def _routes(batch: _MicroBatch, where: str) -> NDArray[Any] | None:
-    """The rows [N, W, K] of a micro-batch."""
+    """The rows [R, W, K] of a micro-batch, one a token where all is well."""
     if batch.routed_experts is None:
         return None
     data, shape, name = batch.routed_experts
     size = len(batch.input_ids)
     try:
         assert name in _DTYPES
-        return np.frombuffer(data, np.dtype(name).newbyteorder("<")).reshape(size, *shape[1:])
+        assert len(shape) == 3
+        flat = np.frombuffer(data, np.dtype(name).newbyteorder("<"))
+        return flat.reshape(shape) if flat.size else flat.reshape(0, 0, 0)
     except (ValueError, TypeError, AssertionError):
         raise FormatError(
             f"{where}: routed_experts: expected [bytes, [{size}, layers, k], dtype]"
@@ -116,6 +118,9 @@ def _sequences(batch: _MicroBatch, where: str) -> Iterator[WireSample]:
         own, end = whole.part(slice(end, end + size)), end + size
         if i == len(batch.sequence_lengths) - 1:
             own = own.part(slice(_real_tokens(own)))
+            if own.rows is not None and whole.rows is not None:  # whose, is not told
+                beyond = whole.rows[len(whole.tokens) :]
+                own = replace(own, rows=np.concatenate([own.rows, beyond]))
         if len(own.tokens):
             yield _sequence(own, f"{where}: sequence {i}")
 

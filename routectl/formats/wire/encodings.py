@@ -3,11 +3,15 @@
 Shape suffixes: T rows, W layers as written, K top_k.
 """
 
+import io
+import math
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ...damage import Fault
 from ...errors import UnsupportedError
 from ...model import ModelFacts
 from .envelopes import from_object, from_pair, is_pair
@@ -20,10 +24,12 @@ from .payload import (
     from_lists,
     from_nemo_rl,
     from_npy,
-    raw_rows,
+    npy_header,
+    whole_rows,
 )
+from .shapes import Extent, raw_rows
 
-__all__ = ["decode_payload", "payload_engine"]
+__all__ = ["Decoded", "decode_payload", "payload_engine"]
 
 _STORE_KEY = re.compile(r"[0-9a-f]{32,64}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|ObjectRef\(.*")
 _PICKLES = ("gAJ", "gAN", "gAS", "gAW")  # base64 of a pickle's first bytes, protocols 2 to 5
@@ -54,44 +60,61 @@ def _refuse_references(payload: str, where: str) -> None:
         )
 
 
-def _width(data: bytes, facts: ModelFacts, rows: int | None) -> int:
-    """W of raw int32: all layers, unless the expected rows fit the MoE layers alone."""
-    widths = (facts.num_layers, len(facts.layers))
-    for off in () if rows is None else (0, 1, -1):
-        for width in widths:
-            if len(data) == 4 * (rows + off) * width * facts.top_k and data:  # type: ignore[operator]
-                return width
-    return widths[0]
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a payload holds: an array, [T, W, K] where it is well, and the start that it says.
+
+    declared tells that the payload is an object that says its own shape; faults are of its bytes.
+    """
+
+    ids: IntArray
+    start: int | None = None
+    declared: bool = False
+    faults: tuple[Fault, ...] = ()
 
 
-def _from_text(payload: str, facts: ModelFacts, rows: int | None, where: str) -> IntArray:
+def _from_npy(data: bytes, where: str) -> Decoded:
+    stream = io.BytesIO(data)
+    shape, dtype, fortran = npy_header(stream, where)
+    held = data[stream.tell() :]
+    size = math.prod(shape) * dtype.itemsize
+    if len(shape) == 3 and dtype.kind in "iu" and not fortran and len(held) != size:
+        rows, faults = whole_rows(held, shape, dtype)
+        return Decoded(rows, faults=faults)
+    return Decoded(from_npy(data, where))
+
+
+def _from_text(payload: str, facts: ModelFacts, extent: Extent, where: str) -> Decoded:
     if payload.startswith(NEMO_RL):
-        return from_nemo_rl(payload, where)
+        rows, faults = from_nemo_rl(payload, where)
+        return Decoded(rows, faults=faults)
     _refuse_references(payload, where)
     data = from_base64(payload, where)
     if payload.startswith(NPY_BASE64):
-        return from_npy(data, where)
-    return raw_rows(data, _width(data, facts, rows), facts.top_k, where)
+        return _from_npy(data, where)
+    rows, faults = raw_rows(data, facts, extent, where)
+    return Decoded(rows, faults=faults)
 
 
-def decode_payload(
-    payload: Any, facts: ModelFacts, rows: int | None, where: str
-) -> tuple[IntArray, int | None]:
-    """The rows [T, W, K] of a payload, and the start that it says itself.
+def decode_payload(payload: Any, facts: ModelFacts, extent: Extent, where: str) -> Decoded:
+    """The array of a payload, whatever its encoding; ``extent`` helps where bytes have no header.
 
-    ``rows`` is how many an engine would give, None where it is not known: raw bytes have no
-    header. Raises FormatError on damage, UnsupportedError on what holds no routes.
+    Raises FormatError on damage, UnsupportedError on what holds no routes.
     """
     if isinstance(payload, np.ndarray):
-        return payload, None
+        return Decoded(payload)
     if isinstance(payload, dict):
-        return from_object(payload, where)
+        rows, start, faults = from_object(payload, where)
+        return Decoded(rows, start, True, faults)
+    if isinstance(payload, list) and all(part in (None, "") for part in payload):
+        return Decoded(np.zeros((0, 0, 0), np.int64))
     if is_pair(payload):
-        return from_pair(payload, where), None
+        rows, faults = from_pair(payload, where)
+        return Decoded(rows, faults=faults)
     if is_matrices(payload):
-        return from_matrices(payload, facts, where), None
+        return Decoded(from_matrices(payload, facts, where))
     if isinstance(payload, str) and payload.startswith(R3_BASE64):
-        return from_r3(payload, facts, where)
+        return Decoded(*from_r3(payload, facts, where))
     if isinstance(payload, str):
-        return _from_text(payload, facts, rows, where), None
-    return from_lists(payload, where), None
+        return _from_text(payload, facts, extent, where)
+    return Decoded(from_lists(payload, where))

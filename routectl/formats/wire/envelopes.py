@@ -6,11 +6,11 @@ Shape suffixes: T rows, W layers as written, K top_k.
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...damage import Fault
 from ...errors import FormatError, UnsupportedError
 from ..documents.fields import Doc, from_json, integer, one_line
-from .payload import IntArray, from_base64
+from .payload import IntArray, from_base64, whole_rows
 
 __all__ = ["DTYPES", "from_base85", "from_object", "from_pair", "is_pair"]
 
@@ -75,19 +75,8 @@ def _decoded(data: Any, size: int, encoding: Any, where: str) -> bytes:
     return from_base64(data, where)
 
 
-def _as_rows(data: bytes, shape: tuple[int, int, int], dtype: str, where: str) -> IntArray:
-    flat: NDArray[Any] = np.frombuffer(data, np.uint8)
-    expected = shape[0] * shape[1] * shape[2] * np.dtype(dtype).itemsize
-    if len(data) != expected:
-        raise FormatError(
-            f"{where}: routed_experts: got {len(data)} bytes, expected {expected} for "
-            f"{list(shape)} of {dtype}"
-        )
-    return flat.view(np.dtype(dtype).newbyteorder("<")).reshape(shape)
-
-
-def from_object(doc: Doc, where: str) -> tuple[IntArray, int | None]:
-    """The rows [T, W, K] of ``{data, shape, start, dtype}``, and the start that it says.
+def from_object(doc: Doc, where: str) -> tuple[IntArray, int | None, tuple[Fault, ...]]:
+    """The array of ``{data, shape, start, dtype}``, the start that it says, what is wrong with it.
 
     C order, little-endian. Without a dtype the data is int32, as in the older base85 form.
     Sources: prime-rl 13e411d6 (inference/vllm/routed_experts.py) and Dynamo #10529: base64;
@@ -105,9 +94,10 @@ def from_object(doc: Doc, where: str) -> tuple[IntArray, int | None]:
     _check_dtype(dtype, where)
     shape = _shape(doc["shape"], where)
     size = shape[0] * shape[1] * shape[2] * np.dtype(dtype).itemsize
-    data = _decoded(doc["data"], size, doc.get("encoding"), where)
+    data = _decoded("" if doc["data"] is None else doc["data"], size, doc.get("encoding"), where)
     start = integer(doc.get("start"), where, "start of routed_experts")
-    return _as_rows(data, shape, dtype, where), start
+    rows, faults = whole_rows(data, shape, dtype)
+    return rows, start, faults
 
 
 def is_pair(payload: Any) -> bool:
@@ -116,10 +106,11 @@ def is_pair(payload: Any) -> bool:
     return whole and all(isinstance(part, str) for part in payload) and payload[0][:1] in "[{"
 
 
-def from_pair(payload: list[str], where: str) -> IntArray:
-    """The rows of ``["<shape as JSON>", "<base64>"]``; the integer type follows from the bytes.
+def from_pair(payload: list[str], where: str) -> tuple[IntArray, tuple[Fault, ...]]:
+    """The rows of ``["<shape as JSON>", "<base64>"]``, and what is wrong with them.
 
-    Source: rllm #543. The header is a list, or an object with ``shape`` and ``dtype``.
+    Source: rllm #543. The header is a list, or an object with ``shape`` and ``dtype``; without
+    one the integer type follows from the bytes.
     """
     try:
         head = from_json(payload[0])
@@ -133,4 +124,4 @@ def from_pair(payload: list[str], where: str) -> IntArray:
     width = len(data) // max(1, shape[0] * shape[1] * shape[2])
     dtype = doc.get("dtype") or {1: "uint8", 2: "int16", 8: "int64"}.get(width, "int32")
     _check_dtype(dtype, where)
-    return _as_rows(data, shape, dtype, where)
+    return whole_rows(data, shape, dtype)

@@ -15,6 +15,7 @@ from ...errors import FormatError, UnsupportedError
 from ...model import ModelFacts
 from ..documents.limits import check_inflation
 from .payload import IntArray, from_base64
+from .shapes import MODEL_HINT, sizes_of_row
 
 __all__ = ["R3_BASE64", "from_matrices", "from_pti", "from_r3", "is_matrices"]
 
@@ -94,26 +95,31 @@ def from_r3(payload: str, facts: ModelFacts, where: str) -> tuple[IntArray, int]
         raise _damaged(where, f"{matrix_bytes} bytes of matrices for {replayed} tokens")
     if not replayed:
         return np.zeros((0, len(facts.layers), facts.top_k), np.int32), max(tokens - 1, 0)
-    width = _width(row_bytes // code, row_bytes % code, facts, where)
+    _, width, slots = _sizes(row_bytes, (code,), facts, where)
     bits = raw[at : at + selector_bytes]
     place = _positions(selector, bits, (tokens, replayed, start), where)
     first, last = int(place[0]), int(place[-1])
     rows = max(tokens - 1, last + 1) - first
-    check_inflation(2 * code * rows * width * facts.top_k, len(payload), where, _ALWAYS_FINE)
-    ids_TWK = np.full((rows, width, facts.top_k), -1, f"<i{2 * code}")
+    check_inflation(2 * code * rows * width * slots, len(payload), where, _ALWAYS_FINE)
+    ids_TWK = np.full((rows, width, slots), -1, f"<i{2 * code}")
     flat = np.frombuffer(raw, f"<u{code}", offset=at + selector_bytes)
-    ids_TWK[place - first] = flat.reshape(-1, width, facts.top_k)
+    ids_TWK[place - first] = flat.reshape(-1, width, slots)
     return ids_TWK, first
 
 
-def _width(ids: int, rest: int, facts: ModelFacts, where: str) -> int:
-    """W of a token's matrix of so many ids."""
-    if rest or ids % facts.top_k or ids // facts.top_k not in (facts.num_layers, len(facts.layers)):
-        raise FormatError(
-            f"{where}: routing matrix: got {ids} ids a token, expected {facts.num_layers} or "
-            f"{len(facts.layers)} layers x top-{facts.top_k}"
-        )
-    return ids // facts.top_k
+def _sizes(
+    row_bytes: int, codes: tuple[int, ...], facts: ModelFacts, where: str
+) -> tuple[int, int, int]:
+    """Bytes of an id (one of ``codes``), layers and ids of a row, of so many bytes of a token."""
+    for width, slots in sizes_of_row(facts):
+        for code in codes:
+            if width * slots * code == row_bytes:
+                return code, width, slots
+    raise FormatError(
+        f"{where}: routing matrix: got {row_bytes // codes[-1]} ids a token, expected "
+        f"{facts.num_layers} or {len(facts.layers)} layers x top-{facts.top_k}",
+        hint=MODEL_HINT,
+    )
 
 
 def is_matrices(payload: Any) -> bool:
@@ -138,15 +144,15 @@ def from_matrices(payload: Sequence[str | None], facts: ModelFacts, where: str) 
             f"{where}: routing matrices are of {sorted(sizes)[:9]} bytes, not of one size"
         )
     (row_bytes,) = sizes
-    wholes = {n * facts.top_k for n in (facts.num_layers, len(facts.layers))}
-    code = 1 if row_bytes in wholes and facts.num_experts <= 256 else 2
-    width = _width(row_bytes // code, row_bytes % code, facts, where)
+    code, width, slots = _sizes(
+        row_bytes, (1, 2) if facts.num_experts <= 256 else (2,), facts, where
+    )
     there = np.fromiter((part is not None for part in parts), np.bool_, len(parts))
-    rows_bytes = 2 * code * len(parts) * width * facts.top_k
+    rows_bytes = 2 * code * len(parts) * width * slots
     check_inflation(rows_bytes, sum(len(p) for p in parts if p), where, _ALWAYS_FINE)
-    ids_NWK = np.full((len(parts), width, facts.top_k), -1, f"<i{2 * code}")
+    ids_NWK = np.full((len(parts), width, slots), -1, f"<i{2 * code}")
     flat = np.frombuffer(b"".join(part for part in parts if part), np.dtype(f"<u{code}"))
-    ids_NWK[there] = flat.reshape(-1, width, facts.top_k)
+    ids_NWK[there] = flat.reshape(-1, width, slots)
     return ids_NWK
 
 

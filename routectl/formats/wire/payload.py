@@ -6,12 +6,14 @@ Every size is checked against the bytes at hand before an array of that size exi
 import ast
 import binascii
 import io
+import math
 import re
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...damage import Fault
 from ...errors import FormatError
 
 __all__ = [
@@ -23,7 +25,7 @@ __all__ = [
     "from_nemo_rl",
     "from_npy",
     "npy_header",
-    "raw_rows",
+    "whole_rows",
     "wire_dtype",
 ]
 
@@ -97,8 +99,32 @@ def from_base64(payload: str, where: str) -> bytes:
         ) from None
 
 
-def from_nemo_rl(payload: str, where: str) -> IntArray:
-    """The rows of ``nrlre1:<dtype>:<rows>x<layers>x<k>:<base64>``.
+def whole_rows(
+    data: bytes, shape: tuple[int, ...], dtype: str | np.dtype[Any]
+) -> tuple[IntArray, tuple[Fault, ...]]:
+    """Bytes as an array of a declared shape, its axis 0 cut to the rows that are there whole.
+
+    A fault tells of bytes that are more or fewer.
+    """
+    kind = np.dtype(dtype)
+    if kind.byteorder == "=":
+        kind = kind.newbyteorder("<")
+    row_bytes = math.prod(shape[1:]) * kind.itemsize
+    expected = shape[0] * row_bytes
+    if len(data) == expected:
+        return np.frombuffer(data, kind).reshape(shape), ()
+    rows = min(len(data) // row_bytes, shape[0]) if row_bytes else 0
+    text = f"got {len(data)} bytes, expected {expected} for {list(shape)} of {kind.name}"
+    held = f"{len(data) / row_bytes:.2f}" if row_bytes else "no"
+    fault = Fault("bytes", f"routed_experts: {text}", f"{held} rows of {shape[0]}")
+    if not rows:
+        return np.zeros((0, 0, 0), np.int32), (fault,)
+    cut: IntArray = np.frombuffer(data[: rows * row_bytes], kind)
+    return cut.reshape(rows, *shape[1:]), (fault,)
+
+
+def from_nemo_rl(payload: str, where: str) -> tuple[IntArray, tuple[Fault, ...]]:
+    """The rows of ``nrlre1:<dtype>:<rows>x<layers>x<k>:<base64>``, and what is wrong with them.
 
     Source: NeMo-RL 7ea279ab (utils/routed_experts_codec.py): C order, little-endian.
     """
@@ -109,29 +135,7 @@ def from_nemo_rl(payload: str, where: str) -> IntArray:
             "nrlre1:<int8|int16|int32>:<rows>x<layers>x<k>:<base64>"
         )
     data = from_base64(payload[head.end() :], where)
-    dtype, shape = np.dtype(head[1]).newbyteorder("<"), tuple(int(n) for n in head.groups()[1:])
-    expected = shape[0] * shape[1] * shape[2] * dtype.itemsize
-    if len(data) != expected:
-        raise FormatError(
-            f"{where}: routed_experts: got {len(data)} bytes, expected {expected} for {shape} of "
-            f"{head[1]}"
-        )
-    return np.frombuffer(data, dtype).reshape(shape)
-
-
-def raw_rows(data: bytes, num_layers: int, top_k: int, where: str) -> IntArray:
-    """Raw little-endian int32 as [rows, num_layers, top_k].
-
-    Source: SGLang 0.5.23: base64 of the int32 tensor's bytes, C order, no header.
-    """
-    row_bytes = 4 * num_layers * top_k
-    if len(data) % row_bytes:
-        raise FormatError(
-            f"{where}: routed_experts: got {len(data)} bytes of raw int32, expected a multiple of "
-            f"{row_bytes} = 4 bytes x {num_layers} layers x top-{top_k}",
-            hint="the model's layer count or top_k is another: check --model",
-        )
-    return np.frombuffer(data, "<i4").reshape(-1, num_layers, top_k)
+    return whole_rows(data, tuple(int(n) for n in head.groups()[1:]), head[1])
 
 
 def from_lists(value: Any, where: str) -> IntArray:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from ...errors import RoutectlError, UnsupportedError
 from ..options import argument, check_bounds, fail_on_option, option
 from ..progress import SILENT, Progress
-from ..reading import Reading, open_input, refuse_severity
+from ..reading import Reading, refuse_severity
 from .model import options_of_dump
 
 if TYPE_CHECKING:
     from ...dump import Dump
-    from ...ops.check.check import CheckOptions
     from ...ops.check.results import Explanation
     from ...reports.document import Document
 
@@ -62,7 +61,6 @@ class Checked:
     document: "Document"
     dump: "Dump"
     explanation: "Explanation | None"
-    options: "CheckOptions"
 
 
 def answer_check(request: CheckRequest, progress: Progress = SILENT) -> "Document":
@@ -86,19 +84,14 @@ def check_dump(request: CheckRequest, progress: Progress) -> Checked:
     opened = reading.open(request.dump)
     if opened.meta.num_experts % ep:
         raise RoutectlError(f"--ep {ep}: {opened.meta.num_experts} experts do not divide by it")
-    options = options_of_dump(
-        opened,
-        reading.facts,
-        lambda wide: open_input(request.dump, wide, reading.format, reading.start),
-        ep,
-    )
+    options = options_of_dump(opened, reading.facts, ep)
     reference = None if request.against is None else reading.open(request.against)
     wanted, left_out = _codes("--select", request.select), _codes("--ignore", request.ignore)
     with progress.watching(opened, "checking") as watched:
         result = check(watched, reference, options=options).selected(wanted, left_out)
     other = None if reference is None else (reference.meta, len(reference))
     document = check_document(result, other, fail_on=request.fail_on)
-    return Checked(document, opened, result.explanation, options)
+    return Checked(document, opened, result.explanation)
 
 
 def write_fixed(checked: Checked, target: Path, force: bool, progress: Progress) -> None:
@@ -110,7 +103,7 @@ def write_fixed(checked: Checked, target: Path, force: bool, progress: Progress)
         raise UnsupportedError(f"{target}: --apply-fix writes native files: expected NAME.parquet")
     found = checked.explanation
     assert found is not None  # of a comparison with a reference
-    fixed = restored_dump(checked.dump, found, checked.options)
+    fixed = restored_dump(checked.dump, found)
     with progress.watching(fixed, "writing") as watched:
         count = write_native(watched, fixed.meta, target, force=force)
     changed = sorted({layer for one in found.maps for layer, _ in one.to})

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 from ...errors import FormatError, RoutectlError
 
 if TYPE_CHECKING:
-    from ...dump import Dump
     from ...model import ModelFacts
     from ...ops.check.results import CheckResult
 
 __all__ = ["Looked", "Lookout"]
 
-_REFUSED = "R001"
+_REFUSED = ("R001", "R011")  # nothing was read, or a part
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class Lookout:
             return Looked(error=_about(path, error), doubtful=True)
         except OSError as error:
             return Looked(error=f"cannot be read: {error.strerror}", doubtful=True)
-        refused = any(finding.code == _REFUSED for finding in result.findings)
+        refused = any(finding.code in _REFUSED for finding in result.findings)
         return Looked(result, None, refused)
 
     def _check(self, path: Path) -> "CheckResult":
@@ -66,14 +65,11 @@ class Lookout:
         from ...ops.check.check import check
         from ..check.model import options_of_dump
 
-        def reopen(facts: "ModelFacts | Path | None") -> "Dump":
-            return open_dump(path, model=facts, format=self.form, start=self.start)
-
-        dump = reopen(self.model)
+        dump = open_dump(path, model=self.model, format=self.form, start=self.start)
         other = None
         if self.against is not None:
             name = self.against.replace("{name}", path.name).replace("{stem}", path.stem)
             if not Path(name).is_file():
                 raise FormatError(f"{path}: its reference {name} is not there")
             other = open_dump(name, model=self.model, format=None, start=self.start)
-        return check(dump, other, options=options_of_dump(dump, self.model, reopen, 1))
+        return check(dump, other, options=options_of_dump(dump, self.model, 1))

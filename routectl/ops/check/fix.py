@@ -8,22 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from ...damage import DamagedSampleError
 from ...dump import Dump, Sample
-from ...errors import FormatError, MismatchError
+from ...errors import MismatchError
 from ...routes import Routes, ids_dtype
-from .check import CheckOptions
-from .ids import unchecked_routes
-from .results import Explanation, FoundMap
+from .ids import legal_routes
+from .results import Book, Explanation, FoundMap
 
 __all__ = ["restored_dump"]
 
 
-def restored_dump(dump: Dump, found: Explanation, options: CheckOptions | None = None) -> Dump:
-    """The same samples with the maps of ``found`` undone, each where it holds; lazily, none is read.
+def restored_dump(dump: Dump, found: Explanation) -> Dump:
+    """The same samples with the maps of ``found`` undone where they hold; lazily, none is read.
 
-    A sample that its reader refuses, its ids being out of range, comes from ``options.raw``. Raises
-    MismatchError where there is nothing to undo, or a map lost what the ids were; reading a sample
-    does where an id has no image.
+    Raises MismatchError where there is nothing to undo, or a map lost what the ids were; reading a
+    sample does where an id has no image.
     """
     if not found.maps:
         raise MismatchError("nothing to fix: no layer's experts are renumbered (R706)")
@@ -36,10 +35,9 @@ def restored_dump(dump: Dump, found: Explanation, options: CheckOptions | None =
     for one in found.maps:
         for index, first, end in one.where:
             places.setdefault(index, []).append((first, end, one))
-    given = options or CheckOptions()
 
     def load(index: int) -> Sample:
-        sample, ids_TLK = _read(dump, given, index)
+        sample, ids_TLK = _read(dump, index)
         routes = sample.routes
         if routes is None or index not in places:
             return sample
@@ -52,14 +50,15 @@ def restored_dump(dump: Dump, found: Explanation, options: CheckOptions | None =
     return Dump(replace(dump.meta, gates=False), dump.keys, load)
 
 
-def _read(dump: Dump, options: CheckOptions, index: int) -> tuple[Sample, Any]:
-    """A sample, and its ids unchecked where its reader refuses them."""
+def _read(dump: Dump, index: int) -> tuple[Sample, Any]:
+    """A sample, and its ids as they were written where its reader refuses them."""
     try:
         return dump[index], None
-    except FormatError:
-        if options.raw is None or options.facts is None:
+    except DamagedSampleError as error:
+        legal = legal_routes(error, dump.meta, "", Book())
+        if legal.routes is None:
             raise
-        return unchecked_routes(options.raw[index], options.facts)
+        return replace(error.sample, routes=legal.routes), legal.ids_TLK
 
 
 def _undone(
@@ -68,7 +67,7 @@ def _undone(
     """Routes with maps undone in some rows; every row that is there has ids in range then."""
     missing = np.zeros(ids_TLK.shape[:2], np.bool_)
     if routes.missing_TL is not None:
-        missing = routes.missing_TL & (ids_TLK < routes.num_experts).all(axis=2)
+        missing = routes.missing_TL & (ids_TLK == ids_TLK[..., :1]).all(axis=2)
     fixed = ids_TLK.copy()
     for first, end, found in places:
         part = slice(max(first - routes.start, 0), max(end - routes.start, 0))

@@ -1,6 +1,8 @@
 """What samples say of themselves: counts, weight versions, groups that share a prompt."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ...dump import Sample, SampleKey
 from ...kernels.rows import diff_rows
@@ -22,6 +24,8 @@ class RowsAgainstTokens:
     def __init__(self) -> None:
         self._placed = 0
         self._short: list[tuple[Place, int]] = []
+        self._starts: list[_Start] = []
+        self._astray: set[str] = set()
 
     def check(self, sample: Sample, name: str, book: Book) -> None:
         """Add what the counts of one sample say, and whether its start was guessed."""
@@ -29,15 +33,17 @@ class RowsAgainstTokens:
         if routes is None:
             return
         layers = len(routes.layers_L)
-        if sample.start_inferred:
-            detail = "1: or N - 2 rows from 0 on, as --start 0 says" if routes.start == 1 else ""
-            book.add("R006", Place(name, routes.start), detail=detail)
+        if sample.start_inferred or routes.start == 0:
+            place = Place(name, routes.start)
+            known = (sample.prompt_length, sample.cached_tokens)
+            self._starts.append(_Start(place, routes.start, *known, sample.start_inferred))
         if tokens is None:
             return
         over = routes.stop - tokens
         self._placed += 1
         if over > 0:
-            book.add("R002", Place(name, tokens), rows=over * layers)
+            detail = f"{over} beyond the last of {tokens} tokens"
+            book.add("R002", Place(name, tokens), rows=over * layers, detail=detail)
         elif over == 0:
             book.add("R004", Place(name, routes.stop - 1), rows=layers)
         elif sample.row_form == "N":
@@ -46,9 +52,14 @@ class RowsAgainstTokens:
             self._short.append((Place(name, routes.stop), layers))
         elif over < -2:
             book.add("R003", Place(name, routes.stop), rows=(-1 - over) * layers)
+            self._astray.add(name)
 
-    def close(self, book: Book) -> None:
-        """N - 2 rows everywhere are how an engine counts, here and there a step that is missing."""
+    def close(self, book: Book) -> set[str]:
+        """N - 2 rows everywhere are how an engine counts, here and there a step that is missing.
+
+        Starts that nobody gave follow from the row counts, as long as one rule makes them all.
+        Returns the samples whose rows may be in other places than it seems.
+        """
         everywhere = len(self._short) == self._placed > 1
         for place, layers in self._short:
             if everywhere:
@@ -56,22 +67,80 @@ class RowsAgainstTokens:
             else:
                 detail = "one row short: a step that was not captured"
                 book.add("R003", place, rows=layers, detail=detail)
+        return self._astray | _judge_starts(self._starts, book)
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """The start of a sample: inferred from its row count, or 0, which may be as well."""
+
+    place: Place
+    start: int
+    prompt: int | None
+    cached: int | None
+    inferred: bool
+
+    @property
+    def rules(self) -> set[str]:
+        """The rules that would give it."""
+        found = {f"{self.start}"}
+        if self.start == self.prompt:
+            found.add("the prompt's end")
+        if self.start == self.cached:
+            found.add("the cached tokens")
+        return found
+
+    @property
+    def denied(self) -> bool:
+        """Whether what the response says of cached tokens is another start."""
+        return self.cached is not None and len(self.rules) == 1
+
+
+def _judge_starts(starts: Sequence[_Start], book: Book) -> set[str]:
+    """Say which starts were inferred, and which of them no rule of the dump gives: the samples."""
+    if not any(one.inferred for one in starts):
+        return set()
+    astray = set()
+    counts = Counter(rule for one in starts for rule in one.rules)
+    whole = [rule for rule, count in counts.items() if count == len(starts)]
+    if whole or not counts["0"]:
+        rule = max(whole or counts, key=lambda name: (counts[name], not name.isdigit()))
+    else:
+        rule = "0"
+    for one in starts:
+        if rule not in one.rules:
+            among = f"{counts[rule]} of {len(starts)} samples"
+            why = f"at {one.start}, while {among} begin at {rule}"
+        elif not one.inferred:
+            continue
+        elif rule == "1":
+            why = "one row short: a step is missing, or they begin at 1; --start 0 says the former"
+        elif one.denied:
+            said = f"{one.cached} of {one.prompt} prompt tokens were cached"
+            why = f"at {one.start}, while {said}"
+        else:
+            book.add("R006", one.place)
+            continue
+        book.add("R013", one.place, detail=why)
+        astray.add(one.place.sample)
+    return astray
 
 
 def check_segments(sample: Sample, name: str, book: Book) -> None:
     """Rows that several calls of a sample have: whether they agree."""
+    versions = {span.version for span in sample.weight_spans}
+    versions |= {part.version for part in sample.segments if part.version is not None}
     for segment in sample.segments:
         if segment.first is None:
             continue
         rounding = segment.apart == 0 and segment.differing <= _ROUNDING * segment.shared
-        versions = {span.version for span in sample.weight_spans}
-        detail = "under several weight versions" if len(versions) > 1 and not rounding else ""
+        several = len(versions) > 1
         book.add(
-            "R404" if rounding else "R403",
+            "R404" if rounding and not several else "R403",
             Place(name, *segment.first),
             rows=segment.differing,
             layers=segment.layers,
-            detail=detail,
+            detail="under several weight versions" if several else "",
         )
 
 
@@ -102,6 +171,7 @@ class Groups:
         self._prompts: OrderedDict[bytes, tuple[str, Routes]] = OrderedDict()
         self._with: dict[str, int] = {}
         self._without: dict[str, list[str]] = {}
+        self._unlike: list[tuple[str, Place, int]] = []
 
     def check(self, sample: Sample, key: SampleKey, name: str, book: Book) -> None:
         """Compare a sample's prompt rows with those of the first sibling."""
@@ -121,21 +191,30 @@ class Groups:
             if len(self._prompts) > _OPEN_GROUPS:
                 self._prompts.popitem(last=False)
             return
-        _compare(known[1], sample.routes, end, name, book)
+        begin, wrong = _compare(known[1], sample.routes, end)
+        if wrong:
+            self._unlike.append((known[0], Place(name, begin), wrong))
 
-    def close(self, book: Book) -> None:
-        """Say of the samples without routes whether a sibling has them all."""
+    def close(self, book: Book, astray: set[str]) -> None:
+        """Say of the samples without routes whether a sibling has them all, and who disagrees.
+
+        Of samples whose rows went ``astray`` that is no news.
+        """
+        for sibling, place, rows in self._unlike:
+            if not astray & {sibling, place.sample}:
+                book.add("R601", place, rows=rows)
         for group, names in self._without.items():
             alone = self._with.get(group) == 1
             for name in names:
                 book.add("R007" if alone else "R005", Place(name))
 
 
-def _compare(one: Routes, other: Routes, end: int, name: str, book: Book) -> None:
+def _compare(one: Routes, other: Routes, end: int) -> tuple[int, int]:
+    """Where two siblings' prompts are first compared, and the rows that differ; 0 where few do."""
     lo = max(one.start, other.start)
     hi = min(end, one.stop, other.stop, lo + _PROMPT_ROWS)
     if hi <= lo or one.layers_L != other.layers_L:
-        return
+        return lo, 0
     sides = [slice(lo - r.start, hi - r.start) for r in (one, other)]
     skip = None
     for routes, part in zip((one, other), sides, strict=True):
@@ -147,5 +226,4 @@ def _compare(one: Routes, other: Routes, end: int, name: str, book: Book) -> Non
     )
     rows = int(counts.swaps_LS.sum())
     wrong = int(counts.swaps_LS[:, 1:].sum())
-    if rows >= _LEAST_ROWS and wrong > _UNLIKE * rows:
-        book.add("R601", Place(name, lo), rows=wrong)
+    return lo, wrong if rows >= _LEAST_ROWS and wrong > _UNLIKE * rows else 0

@@ -1,4 +1,4 @@
-"""Edit scripts: which row of the tokens each row of a sample carries, and the name of what was done.
+"""Edit scripts: which token's row each row of a sample is, and the name of what was done.
 
 A lag is how many positions late a row is: at position p stands the row of the token at p - lag.
 Shape suffixes: T rows.
@@ -6,6 +6,7 @@ Shape suffixes: T rows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ class Edit:
 
 
 def stretches_of(source_T: NDArray[np.int64], start: int) -> list[Stretch]:
-    """The stretches of equal lag; ``source_T`` has the position of each row's token, -1 for none."""
+    """Stretches of equal lag; ``source_T`` has the position of each row's token, -1 for none."""
     if not len(source_T):
         return []
     lag_T = np.where(
@@ -65,7 +66,7 @@ def stretches_of(source_T: NDArray[np.int64], start: int) -> list[Stretch]:
     edges = [0, *(np.flatnonzero(np.diff(lag_T)) + 1).tolist(), len(lag_T)]
     return [
         Stretch(start + a, start + b, int(lag_T[a]) if source_T[a] >= 0 else None)
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        for a, b in pairwise(edges)
     ]
 
 

@@ -4,7 +4,7 @@ from ...ops.diff.measures import dead_experts, entropy, max_vio, rate
 from ...ops.summary import Summary
 from ..diff.detail import load_document
 from ..document import dump_document, finite
-from .schema import LayerSummary, ShowDocument, ShowExtras
+from .schema import DamagedEntry, LayerSummary, ShowDocument, ShowExtras
 
 __all__ = ["summary_document"]
 
@@ -14,6 +14,14 @@ def _margins(summary: Summary) -> ShowExtras:
     if not summary.meta.margins:
         return {}
     return {"rows_with_margin": summary.rows_with_margin, "ties": summary.ties}
+
+
+def _damaged(summary: Summary) -> DamagedEntry | None:
+    """The samples that their reader refused; None where it refused none."""
+    if summary.first_damaged is None:
+        return None
+    sample, reason = summary.first_damaged
+    return {"samples": summary.damaged, "sample": sample, "reason": reason}
 
 
 def _detail(summary: Summary, detail: bool) -> ShowExtras:
@@ -38,6 +46,7 @@ def summary_document(summary: Summary, *, detail: bool = False) -> ShowDocument:
         "schema": "routectl.show/1",
         "dump": dump_document(meta, summary.samples),
         "samples": summary.samples,
+        "damaged": _damaged(summary),
         "samples_without_routes": summary.without_routes,
         "samples_with_logprobs": summary.with_logprobs,
         "samples_with_cached_tokens": summary.with_cached,

@@ -7,6 +7,7 @@ from ..document import DumpEntry
 
 __all__ = [
     "CheckpointDocument",
+    "DamagedEntry",
     "DtypeBytes",
     "LayerBytes",
     "LayerSummary",
@@ -28,6 +29,14 @@ class LayerSummary(TypedDict):
     dead_experts: int
 
 
+class DamagedEntry(TypedDict):
+    """Samples that their reader refused: how many, and of the first its name and the reason."""
+
+    samples: int
+    sample: str
+    reason: str
+
+
 class ShowExtras(TypedDict, total=False):
     """What is there where the dump has margins, and where the expert load was asked for."""
 
@@ -42,6 +51,7 @@ class ShowDocument(ShowExtras):
     schema: Literal["routectl.show/1"]
     dump: DumpEntry
     samples: int
+    damaged: DamagedEntry | None
     samples_without_routes: int
     samples_with_logprobs: int
     samples_with_cached_tokens: int

@@ -92,6 +92,14 @@ def render_summary(doc: ShowDocument, console: Console) -> None:
         console, "weights", f"{versions} response tokens" if versions else "versions not recorded"
     )
     print_line(console, "samples", _samples(doc))
+    damaged = doc.get("damaged")  # documents of before have none
+    if damaged is not None:
+        print_line(
+            console,
+            "damaged",
+            f"{damaged['samples']:,} of {plural(doc['samples'], 'sample')}, in no other figure; "
+            f"the first, {damaged['sample']}: {damaged['reason']}",
+        )
     for skipped in dump["skipped"]:
         print_line(console, "skipped", skipped)
     console.print()

@@ -174,6 +174,23 @@ def test_rounding_between_calls_is_a_note(tmp_path):
         np.testing.assert_array_equal(dump[0].routes.ids_TLK[:29], ids[:29])
 
 
+@pytest.mark.parametrize("prompt", [35, 10])
+def test_calls_of_two_weight_versions_do_not_round(tmp_path, prompt):
+    """Under two weight versions rows that differ are an error, however few; under one, a note."""
+    ids = some_ids(59, 3, 4, 32)
+    flipped = ids.copy()
+    flipped[3, 0, 0] = next(e for e in range(32) if e not in ids[3, 0])
+    facts = type(FACTS)(3, (0, 1, 2), 32, 4, None)
+    for versions, code in ((("v0", "v0"), "R404"), (("v0", "v1"), "R403"), ((None, None), "R404")):
+        said = [{} if v is None else {"weight_version": v} for v in versions]
+        lines = [call(10, 30, ids=ids, **said[0]), call(prompt, 60, ids=flipped, **said[1])]
+        dump = open_dump(write_lines(tmp_path / "x.jsonl", lines), model=facts)
+        found = codes(dump)
+        assert {c for c in found if c in ("R403", "R404")} == {code}
+        assert found[code].rows == 1
+        assert ("several weight versions" in found[code].detail) == (code == "R403")
+
+
 def test_later_calls_fill_rows_that_are_missing(tmp_path):
     """A row that the earlier call lacks is taken from the later one, and nothing is compared."""
     holed = WHOLE.copy()

@@ -162,7 +162,13 @@ class TestRoutes:
         )
         assert [sample.routes is None for sample in open_dump(path, model=FACTS)] == [False, True]
 
-    @pytest.mark.parametrize("rows", [0, 1, 5])
+    def test_no_rows(self, tmp_path):
+        """A tensor without a row is as good as none."""
+        bad = slime_sample(rollout_routed_experts=all_layers(A_IDS)[:0])
+        dump = open_dump(save_rollout(tmp_path / "0.pt", bad, short_sample()), model=FACTS)
+        assert [sample.routes is None for sample in dump] == [True, False]
+
+    @pytest.mark.parametrize("rows", [1, 5])
     def test_other_counts(self, tmp_path, rows):
         """Rows that are not N, N - 1 or N - 2 are refused, that sample alone, with both numbers."""
         ids = all_layers(A_IDS * 2)[:rows]

@@ -212,25 +212,26 @@ def test_one_row_short_everywhere_is_a_convention(tmp_path):
 
 
 def test_a_start_of_one_may_be_a_row_short(tmp_path):
-    """Without a start, N - 2 rows are placed from 1 on, and check says what else they may be."""
+    """Without a start, N - 2 rows are placed from 1 on, which is an error: check says what they
+    may be."""
     ids = some_ids(9)
     line = record(ids, routed_experts=as_npy(ids[:-1]))
     path = write_lines(tmp_path / "x.jsonl", [line])
     (finding,) = check(open_dump(path)).findings
-    assert (finding.code, finding.places[0].position) == ("R006", 1)
+    assert (finding.code, finding.places[0].position) == ("R013", 1)
     assert "--start 0" in finding.detail
     assert open_dump(path, start=0)[0].row_count == "N-2"
 
 
 @pytest.mark.parametrize("rows", [7, 11, 20])
 def test_row_counts_that_fit_nothing(tmp_path, capsys, rows):
-    """Any other count is R001 in check and exit 2 in diff."""
+    """Any other count is named in check, more rows or fewer, and exit 2 in diff."""
     ids = some_ids(20)
     line = record(ids[:9], routed_experts=as_npy(ids[:rows]), start=0)
     path = write_lines(tmp_path / "x.jsonl", [line])
     (finding,) = check(open_dump(path)).findings
-    assert finding.code == "R001"
-    assert f"got {rows} rows, expected 9" in finding.detail
+    assert finding.code == ("R003" if rows < 9 else "R002")
+    assert finding.rows == 3 * (9 - rows if rows < 9 else rows - 10)
     assert main(["diff", str(path), str(path)]) == 2
     assert f"got {rows} rows, expected 9" in capsys.readouterr().err
 

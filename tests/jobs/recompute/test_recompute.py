@@ -483,3 +483,40 @@ def test_show_says_what_was_run(capsys, tmp_path, folder):
     assert "float32" in json.dumps(about)
     shown = document(capsys, "show", folder / "checkpoint")
     assert shown["recipe"].startswith("sigmoid + bias, top-2-sum of 4 groups keep 2")
+
+
+def test_zero_experts_count_in_e(capsys, tmp_path):
+    """Routes that LongCat's own modules took, zero experts among them, open with the model's
+    config, and are those that its checkpoint gives."""
+    import torch
+
+    torch.manual_seed(0)
+    model = families.tiny("longcat_flash").eval()
+    model.save_pretrained(tmp_path / "checkpoint")
+    taken = {}
+    for layer, router in families.routers(model).items():
+        router.register_forward_hook(
+            lambda module, given, out, n=layer: taken.update(
+                {n: next(o for o in out if o.dtype in (torch.int32, torch.int64))}
+            )
+        )
+    rng, arrays = np.random.default_rng(4), {}
+    for name, size in (("a", 40), ("b", 25)):
+        tokens = rng.integers(3, 100, size).astype(np.int32)
+        with torch.no_grad():
+            model(torch.tensor(tokens[None].astype(np.int64)))
+        ids = np.stack([taken[n].reshape(size, -1).numpy() for n in sorted(taken)], axis=1)
+        arrays |= {f"{name}.routed_experts": ids, f"{name}.prompt_token_ids": tokens[:8]}
+        arrays[f"{name}.token_ids"] = tokens[8:]
+    path = tmp_path / "checkpoint" / "own.npz"
+    np.savez(path, **arrays)
+    routed = json.loads((tmp_path / "checkpoint" / "config.json").read_text())["n_routed_experts"]
+    own = open_dump(path)
+    assert own.meta.num_experts == routed + 4
+    assert max(int(sample.routes.ids_TLK.max()) for sample in own) >= routed
+    words = ("recompute", tmp_path / "checkpoint", path, "-o", tmp_path / "again.parquet")
+    assert run(capsys, *words, "--dtype", "float32", "--threads", "1").code == 0
+    compared = run(capsys, "diff", path, tmp_path / "again.parquet")
+    assert compared.code == 0
+    assert f"SAME  0 of {65 * len(taken)} rows differ" in compared.out
+    assert run(capsys, "check", path).code == 0

@@ -234,7 +234,7 @@ def test_results_of_shards_add_up():
 
 
 def test_findings_of_one_kind_add_up():
-    """Parts of one code and equal facts are one finding, each sample counted once; others are not."""
+    """Parts of one code with equal facts are one finding, each sample counted once."""
     book = Book()
     for sample, lag in (("a", 7), ("a", 7), ("b", 7), ("c", 20)):
         book.add("R701", Place(sample), rows=2, detail=f"by {lag}", facts={"lag": lag})

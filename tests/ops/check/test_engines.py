@@ -99,9 +99,7 @@ def found(dump, checkpoint, against=None):
 
     model = checkpoint / "config.json"
     opened = open_input(str(dump), model, None, None)
-    options = options_of_dump(
-        opened, model, lambda wide: open_input(str(dump), wide, None, None), 1
-    )
+    options = options_of_dump(opened, model, 1)
     other = None if against is None else open_dump(against)
     result = check(opened, other, options=options)
     return {f.code: f for f in result.findings if f.kind.severity != "note"}

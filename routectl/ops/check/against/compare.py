@@ -12,7 +12,8 @@ import numpy as np
 
 from ....dump import Dump, DumpMeta, Sample
 from ....margins import EPS
-from ....routes import Bools, Ids, Routes
+from ....routes import Bools, Routes
+from ..ids import Legal
 from ..results import Book, Estimate, Explanation, FoundMap, Place
 from ..scripts import Edit, name_script, stretches_of
 from .alignment import align, explained
@@ -23,17 +24,18 @@ from .orders import known_order
 from .pending import Pending, Sides
 from .rest import Rest
 from .runs import column_runs, token_runs
-from .side import Ints, differing, side_of
+from .side import Ints, differing, side_of, unsigned
 
 __all__ = ["Comparer", "Read"]
 
-# (the sample, its unchecked ids or None) of the dump, by index, without a finding
-Read = Callable[[int], tuple[Sample, Ids | None]]
+# the sample of the dump, and what its reader refused of it, by index; without a finding
+Read = Callable[[int], tuple[Sample, Legal]]
 _GUESSED = "the start that was inferred is off, the rows are of position 0 on"
 _ALONE = ("R401", "R402", "R601")  # what rows that are moved look like without a reference
 _SHORTEST = 3  # tokens of a stretch that is moved
 _LONG = 16  # tokens of one that is named whatever it leaves; shorter ones explain this share
 _SHARE = 0.3
+_EXPLAINED = ("R106",)  # what says all there is to say of a sample's rows
 _BEYOND = 2  # rows past the reference's last that are aligned, where there are as many
 
 
@@ -72,27 +74,28 @@ class Comparer:
         self.where = Where()
         self.partners: dict[int, int] = {}
 
-    def sides(self, sample: Sample, ids_TLK: Ids | None, reference: Routes) -> Sides:
+    def sides(self, sample: Sample, legal: Legal, reference: Routes) -> Sides:
         """Both samples' compared layers, ids of both below one number."""
         assert sample.routes is not None
-        num_ids = self.dump.num_experts
-        if ids_TLK is not None and ids_TLK.size:
-            num_ids = max(num_ids, int(ids_TLK.max()) + 1)
-        ours = side_of(sample.routes, ids_TLK, self.columns[0], num_ids)
-        theirs = side_of(reference, None, self.columns[1], num_ids)
-        return Sides(ours, theirs)
+        num_ids, unchecked = self.dump.num_experts, None
+        if legal.ids_TLK is not None and legal.ids_TLK.size:
+            assert legal.bad_TL is not None
+            unchecked = unsigned(legal.ids_TLK), legal.bad_TL
+            num_ids = max(num_ids, int(unchecked[0].max()) + 1)
+        ours = side_of(sample.routes, self.columns[0], num_ids, unchecked)
+        return Sides(ours, side_of(reference, self.columns[1], num_ids))
 
     def add(
-        self, where: tuple[int, int, str], sample: Sample, ids_TLK: Ids | None, theirs: Sample
+        self, where: tuple[int, int, str], sample: Sample, legal: Legal, theirs: Sample
     ) -> None:
         """Compare one pair; ``where`` is its index in both dumps, and its name.
 
-        ``ids_TLK`` has the ids unchecked where some are out of range.
+        ``legal`` has the ids as they were written, where the reader refused some.
         """
         index, partner, name = where
         if sample.routes is None or theirs.routes is None or not self.layers:
             return
-        sides = self.sides(sample, ids_TLK, theirs.routes)
+        sides = self.sides(sample, legal, theirs.routes)
         ours, other = sides.ours, sides.theirs
         here_N = np.arange(max(ours.start, other.start), min(ours.stop, other.stop))
         if not len(here_N):
@@ -105,6 +108,9 @@ class Comparer:
         wrong_NL, both_NL = differing(ours, other, here_N, here_N)
         self.rows_L += both_NL.sum(axis=0)
         self.wrong_L += wrong_NL.sum(axis=0)
+        if any(self.book.has(code, name) for code in _EXPLAINED):
+            self.explained += int(wrong_NL.sum())
+            return
         rest_NL = self._token_runs(pair, wrong_NL, both_NL)
         rest_NL = self._column_runs(pair, wrong_NL, rest_NL)
         margins = self._margins(pair, wrong_NL & rest_NL)

@@ -10,8 +10,9 @@ import numpy as np
 
 from ....dump import Dump, Sample
 from ....kernels.align import best_path
-from ....routes import Bools, Ids, Routes
+from ....routes import Bools, Routes
 from ...pairs.align import name_of
+from ..ids import Legal
 from ..results import Book, Estimate, FoundMap, Place
 from .alignment import align, explained
 from .models import LEFT, Block, Model
@@ -41,24 +42,24 @@ _EQUAL, _OTHER = 1.5, -0.9  # nats of a row that is undone, and of one that is n
 class Inputs:
     """Both dumps, to be read again where rows are judged.
 
-    read gives a sample of the dump and its ids unchecked, where some are out of range; partners
+    read gives a sample of the dump, and its ids as written where some are refused; partners
     the index of its partner in the reference; sides the compared layers of both.
     """
 
-    read: Callable[[int], tuple[Sample, Ids | None]]
+    read: Callable[[int], tuple[Sample, Legal]]
     reference: Dump
     partners: dict[int, int]
-    sides: Callable[[Sample, Ids | None, Routes], Sides]
+    sides: Callable[[Sample, Legal, Routes], Sides]
     columns: Ints
     num_experts: int
     eps: float
 
     def pair(self, index: int) -> Sides:
         """Both sides of a sample that was compared."""
-        sample, ids_TLK = self.read(index)
+        sample, legal = self.read(index)
         theirs = self.reference[self.partners[index]].routes
         assert theirs is not None
-        return self.sides(sample, ids_TLK, theirs)
+        return self.sides(sample, legal, theirs)
 
 
 class Judge:
@@ -94,7 +95,7 @@ class Judge:
         return in_place
 
     def _swapped(self, pending: list[Pending], rest: Rest, where: Where) -> list[Pending]:
-        """Single ids that stand for others, found in samples that else are in place; what is left."""
+        """Single ids that stand for others, found in samples that are in place; what is left."""
         whole = tuple(range(len(self.layers)))
         for seeds in (rest.worst(4), rest.worst(_SAMPLES)):
             blocks = self._blocks([self._all_of(i, where) for i in dict.fromkeys(seeds)])
@@ -160,7 +161,7 @@ class Judge:
                 continue
             routes = self.inputs.reference[other].routes
             assert routes is not None
-            theirs = side_of(routes, None, self.inputs.columns, ours.num_ids)
+            theirs = side_of(routes, self.inputs.columns, ours.num_ids)
             source_T = np.where(rows_T, align(ours, theirs, rows_T, own=False), -1)
             marks = explained(ours, theirs, source_T)
             size = int((source_T >= 0).sum())

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....routes import Bools, Ids
+from .side import MOST_IDS
 
 __all__ = ["IdMap", "fit_map", "map_name"]
 
-_MOST_IDS = 4096  # ids of the dump from which they are no ids at all
 _NONE = -1
 _CLEARLY = 0.5
 _SELDOM = 0.02  # of the ids seen, that may be moved in a map that moves none
@@ -122,7 +122,7 @@ def fit_map(ours_NK: Ids, theirs_NK: Ids, num_ids: int) -> tuple[IdMap | None, f
 
     A one-to-one map is preferred to others that do not leave half of what it does.
     """
-    if len(ours_NK) < 2 or num_ids > _MOST_IDS:
+    if len(ours_NK) < 2 or num_ids > MOST_IDS:
         return None, 1.0
     trials = _candidates(ours_NK[::2], theirs_NK[::2], num_ids)
     left = [float(t.differs(ours_NK[1::2], theirs_NK[1::2]).mean()) for t in trials]

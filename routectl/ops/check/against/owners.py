@@ -39,7 +39,7 @@ class Owners:
             routes = reference[index].routes
             if routes is None:
                 continue
-            own, there = _keys(side_of(routes, None, columns, num_ids))
+            own, there = _keys(side_of(routes, columns, num_ids))
             few = np.sort(np.unique(own[there]))[:most]
             keys.append(few)
             owners.append(np.full(len(few), index, np.int64))

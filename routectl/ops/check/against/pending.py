@@ -54,7 +54,7 @@ class Pending:
 
 
 def blocks_of(number: int, pending: Pending, sides: Sides, lag: int = 0) -> list[Block]:
-    """The rows of a pending run in blocks, against the reference's rows ``lag`` positions before."""
+    """A pending run in blocks, against the reference's rows ``lag`` positions before."""
     found = []
     columns = np.array(pending.columns)
     for first in range(0, len(pending.positions), _BLOCK):

@@ -14,7 +14,9 @@ from ....kernels.align import SetBits, set_bits
 from ....kernels.check import Hashes, hash_sets
 from ....routes import Bools, Ids, Routes
 
-__all__ = ["Ints", "Side", "differing", "side_of"]
+__all__ = ["MOST_IDS", "Ints", "Side", "differing", "side_of", "unsigned"]
+
+MOST_IDS = 4096  # numbers from here on are no ids
 
 Ints = NDArray[np.int64]
 
@@ -61,19 +63,30 @@ class Side:
         return Side(ids_TLK, there_TL, self.start, self.num_ids)
 
 
-def side_of(routes: Routes, ids_TLK: Ids | None, columns: Ints, num_ids: int) -> Side:
-    """The compared layers of a sample; ``ids_TLK`` has its ids unchecked, None where they are fine.
+def side_of(
+    routes: Routes, columns: Ints, num_ids: int, unchecked: tuple[Ids, Bools] | None = None
+) -> Side:
+    """The compared layers of a sample.
 
-    Rows whose ids are out of range are missing in the routes, and there in the unchecked ids.
+    ``unchecked`` has its ids as they were written, each below num_ids, and the rows [T, L] with an
+    id out of range: they are missing in the routes, and there on this side.
     """
-    ids: Any = routes.ids_TLK if ids_TLK is None else ids_TLK
+    ids: Any = routes.ids_TLK if unchecked is None else unchecked[0]
     there_TL = np.ones(ids.shape[:2], np.bool_)
     if routes.missing_TL is not None:
-        there_TL = ~routes.missing_TL
-        if ids_TLK is not None:
-            there_TL = there_TL | (ids_TLK >= routes.num_experts).any(axis=2)
-    whole = Side(ids, there_TL, routes.start, num_ids)
-    return whole.layers(columns)
+        there_TL = ~routes.missing_TL if unchecked is None else ~routes.missing_TL | unchecked[1]
+    return Side(ids, there_TL, routes.start, num_ids).layers(columns)
+
+
+def unsigned(ids_TLK: Any) -> Ids:
+    """Ids as they were written as numbers from 0 on: a negative one as its bytes without a sign.
+
+    Numbers that are no ids at all are all MOST_IDS.
+    """
+    wide = ids_TLK.astype(np.int64)
+    if wide.size and wide.min() < 0:
+        wide = np.where(wide < 0, wide + (256 if wide.min() >= -128 else 65536), wide)
+    return np.asarray(np.clip(wide, 0, MOST_IDS), np.uint16)
 
 
 def differing(dump: Side, reference: Side, here_N: Ints, source_N: Ints) -> tuple[Bools, Bools]:
