@@ -13,6 +13,7 @@ __all__ = [
     "PackedLayer",
     "PackedTensors",
     "PipelineEntry",
+    "SkippedSample",
     "SuspectEntry",
     "SuspectPlace",
     "VerifyDocument",
@@ -94,6 +95,14 @@ class PackedFile(TypedDict):
     sha256: str
 
 
+class SkippedSample(TypedDict):
+    """A damaged sample that was left out, by its place in the dump, and why."""
+
+    sample: int
+    sample_id: str | None
+    why: str
+
+
 class PackDocument(TypedDict):
     """The manifest."""
 
@@ -104,6 +113,8 @@ class PackDocument(TypedDict):
     tensors: PackedTensors
     stages: list[list[list[PackedLayer]]]
     only: dict[str, int]
+    allow_missing: NotRequired[bool]
+    skipped: NotRequired[list[SkippedSample]]
     rows: int
     padding_rows: int
     bytes: int

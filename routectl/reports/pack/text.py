@@ -32,6 +32,9 @@ def render_packed(manifest: PackDocument, console: Console) -> None:
     shape = f"{layers_text(tensors['layers'])}, top-{tensors['top_k']} of {tensors['num_experts']}"
     print_line(console, "dump", f"{source['path']}  ({samples}, {shape})")
     print_line(console, "layout", f"{_layout_line(layout)}; {plural(steps, 'micro-batch')}")
+    skipped = manifest.get("skipped", [])
+    if skipped:
+        print_line(console, "skipped", f"{plural(len(skipped), 'damaged sample')}")
     share = percent(manifest["padding_rows"] / max(manifest["rows"], 1))
     padding = f"{amount(manifest['padding_rows'])} ({share}) without a route: {tensors['padding']}"
     print_line(
