@@ -214,7 +214,7 @@ def test_ms_swift(tp, cp, fp8):
 @pytest.mark.parametrize(("tp", "cp"), list(product((1, 2, 4), (1, 2, 3, 4))))
 @pytest.mark.parametrize("fp8", BLOCKS)
 def test_ms_swift_contiguous(tp, cp, fp8):
-    """With cp_partition_mode contiguous, ms-swift pads as ever and a CP rank has a run of it all."""
+    """With cp_partition_mode contiguous, ms-swift pads as ever and a CP rank has a run of it."""
     own = 2 * cp if cp > 1 else 1
     for lens in batches(tp, cp, 9):
         padded = torch.cat([padded_to(rows, own) for rows in token_rows(lens)])

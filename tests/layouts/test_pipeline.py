@@ -69,7 +69,7 @@ def test_layout_strings(layout, pp, vpp, sizes):
 
 
 def test_moe_layers():
-    """moe_layer_freq N names the first of N layers, or the last; a list says it; others are refused."""
+    """moe_layer_freq N names the first of N layers, or the last; a list says it of each."""
     assert moe_layers(5, 1) == (0, 1, 2, 3, 4)
     assert moe_layers(5, 2) == (0, 2, 4)
     assert moe_layers(3, [0, 1, 1]) == (1, 2)

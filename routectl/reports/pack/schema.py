@@ -7,6 +7,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 __all__ = [
     "LayoutEntry",
+    "MoveEntry",
     "PackDocument",
     "PackSource",
     "PackedFile",
@@ -153,6 +154,14 @@ class SuspectPlace(TypedDict):
     layer: int
 
 
+class MoveEntry(TypedDict):
+    """Files that hold the rows of another rank or micro-batch: which part of their place, whose."""
+
+    place: dict[str, int]
+    holds: dict[str, int]
+    files: int
+
+
 class VerifyDocument(TypedDict):
     """routectl.verify/1."""
 
@@ -174,10 +183,13 @@ class VerifyDocument(TypedDict):
     routes_repeated: int | None
     rows_masked: int
     rows_unmasked: int
+    rows_missing: int
+    rows_made_up: int
     padding_rows: dict[str, int]
     ep: int
     ep_imbalance: float | None
     ep_imbalance_padding: float | None
     examples: list[WrongRowEntry]
+    moves: list[MoveEntry]
     suspects: list[SuspectEntry]
     suspects_of: SuspectPlace | None

@@ -145,7 +145,7 @@ def test_the_narrowest_dtype(framework, experts, dtype):
 
 
 def test_rolls_dtype_is_of_the_ids_that_are_there():
-    """With 300 experts ids up to 255 are uint8 in ROLL, 256 is int16; spread may write any expert."""
+    """Of 300 experts ids up to 255 are uint8 in ROLL, 256 is int16; spread writes any of them."""
     held = routes_like(random.Random(9), 3, (0, 1), (2, 300, None))
     held.ids_TLK[:] = held.ids_TLK % 200
     held.ids_TLK[1, 1] = [255, 0]
