@@ -9,7 +9,7 @@ from ...errors import FormatError, MismatchError
 from ...reports.text.wording import bytes_text
 from ...version import __version__
 from ..progress import Progress
-from .samples import Allowed, Skipped, early_rows, refuse_guesses
+from .samples import Allowed, Skipped, early_rows
 
 if TYPE_CHECKING:
     from ...dump import Dump, Sample
@@ -203,7 +203,7 @@ def _check_samples(dump: "Dump", lens: Sequence[int], path: Path, allowed: Allow
                 f"{path} gives it {tokens} tokens"
             )
         starts.add(i, sample)
-    refuse_guesses(starts, dump.meta.path)
+    starts.check(dump.meta.path)
     for error in early_rows(starts, dump.meta.path, allowed).values():
         raise error
 

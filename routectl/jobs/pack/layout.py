@@ -192,19 +192,17 @@ def renumber(dump: "Dump", options: LayoutOptions, num_layers: int, progress: Pr
         other = moe_layers(num_layers, freq, last=not last)
     except ValueError as error:
         raise MismatchError(f"--moe-layer-freq {options.moe_layer_freq}: {error}") from None
-    held, which = dump.meta.layers_L, "the last" if last else "the first"
-    if named != other:
-        layers = layers_text(named) if named else "none"
-        progress.note(f"{options.framework}: of each {freq} layers {which} is MoE: {layers}")
-    if held == named:
-        return dump
-    if held == tuple(range(len(named))):
-        return dump.renumbered(named)
-    raise MismatchError(
-        f"{dump.meta.path}: has {len(held)} MoE layers (the last is {held[-1]}), --moe-layer-freq "
-        f"names {len(named)} of {num_layers}"
-        + (f": {which} of each {freq}, as {options.framework} has it" if named != other else "")
-    )
+    held = dump.meta.layers_L
+    took = "" if named == other else f"of each {freq} layers the {'last' if last else 'first'}"
+    if held not in (named, tuple(range(len(named)))):
+        raise MismatchError(
+            f"{dump.meta.path}: has {len(held)} MoE layers (the last is {held[-1]}), "
+            f"--moe-layer-freq names {len(named)} of {num_layers}"
+            + (f": {took}, as {options.framework} has it" if took else "")
+        )
+    if took:
+        progress.note(f"{options.framework}: {took} is MoE: {layers_text(named)}")
+    return dump if held == named else dump.renumbered(named)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,9 @@ if TYPE_CHECKING:
     from ...dump import Dump, Sample
     from ...ops.pack.coverage import Starts
 
-__all__ = ["Allowed", "Skipped", "Taken", "early_rows", "refuse_guesses", "take_samples"]
+__all__ = ["Allowed", "Skipped", "Taken", "early_rows", "take_samples"]
 
 _NAMED = 20  # skipped samples that a note names
-_GUESSED = (
-    "--start S when all rows begin at S (0: the first token), else dump each sample's start with it"
-)
 _EARLY = (
     "--start S when that is how the engine counts, --allow-missing when the trainer routes the "
     "rest itself, or --skip-damaged"
@@ -103,7 +100,7 @@ def take_samples(
                 raise fault
             faults |= {} if fault is None else {i: fault}
     if not allowed.guesses:
-        refuse_guesses(starts, dump.meta.path)
+        starts.check(dump.meta.path)
     early = early_rows(starts, dump.meta.path, allowed)
     if early and not allowed.skipping:
         raise next(iter(early.values()))
@@ -149,13 +146,6 @@ def early_rows(starts: "Starts", path: str, allowed: Allowed) -> dict[int, Route
         f"{starts.listed(early)}"
     )
     return {i: MismatchError(told, hint=_EARLY) for i in early}
-
-
-def refuse_guesses(starts: "Starts", path: str) -> None:
-    """Raise MismatchError where rows stand at places that were guessed, and may be wrong."""
-    complaint = starts.complaint()
-    if complaint is not None:
-        raise MismatchError(f"{path}: {complaint}", hint=_GUESSED)
 
 
 def _note(skipped: Sequence[Skipped], progress: Progress) -> None:

@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...dump import Sample
+from ...dump import Dump, Sample
+from ...errors import MismatchError
 from ...routes import Routes
 
-__all__ = ["Absent", "Starts", "absent_rows", "owed_rows"]
+__all__ = ["Absent", "Starts", "absent_rows", "owed_rows", "placed_rows"]
 
 _NAMED = 3  # samples, and starts, that a complaint names
+_HINT = (
+    "--start S when all rows begin at S (0: the first token), else dump each sample's start with it"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class Starts:
     guessed: set[int] = field(default_factory=set)
     short: dict[int, int] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
+    starts: set[int] = field(default_factory=set)
 
     def add(self, index: int, sample: Sample) -> None:
         """Note a sample; one without routes says nothing."""
@@ -71,6 +76,7 @@ class Starts:
         name = sample.sample_id
         self.names[index] = str(index) if name in (None, str(index)) else f"{index} ({name})"
         self.at[index] = routes.start
+        self.starts.add(routes.start)
         if sample.start_inferred and sample.cached_tokens != routes.start:
             self.guessed.add(index)
         if tokens is not None and routes.stop < tokens - 1:
@@ -86,7 +92,14 @@ class Starts:
             return []
         return sorted(self.short)
 
-    def complaint(self) -> str | None:
+    def check(self, path: str) -> None:
+        """Raise MismatchError where rows stand at places that were guessed, and may be wrong."""
+        doubtful = self.guessed and (len(self.starts) > 1 or self.starts == {1})
+        complaint = self._complaint() if doubtful else None
+        if complaint is not None:
+            raise MismatchError(f"{path}: {complaint}", hint=_HINT)
+
+    def _complaint(self) -> str | None:
         """Why the places of rows are not known, or None: guesses that differ, or are one row off.
 
         A guess of 1 is N - 2 rows, which stand at 0 where an engine leaves out its last step.
@@ -116,3 +129,19 @@ class Starts:
         """The first of some samples by name, and how many more there are."""
         more = f" and {len(indices) - _NAMED} more" if len(indices) > _NAMED else ""
         return ", ".join(f"sample {self.names[i]}" for i in indices[:_NAMED]) + more
+
+
+def placed_rows(dump: Dump) -> Dump:
+    """The same dump, which raises MismatchError at a sample whose start is a guess unlike others.
+
+    For what writes rows by position as it reads.
+    """
+    starts = Starts()
+
+    def load(index: int) -> Sample:
+        sample = dump[index]
+        starts.add(index, sample)
+        starts.check(dump.meta.path)
+        return sample
+
+    return Dump(dump.meta, dump.keys, load)

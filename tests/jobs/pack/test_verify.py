@@ -126,21 +126,22 @@ def write_tensors(folder, batch, layout, cp=2, shift=0, layer_shift=0):
 
 
 def once_slowly(folder, batch, cp=2):
-    """Routes that no rank holds, and rows that hold one again: sets of ids, counted one by one."""
+    """Routes that no row holds, and rows in a route's place that hold one again, one by one."""
     absent = repeated = 0
     for column, layer in enumerate(LAYERS):
         wanted = Counter(tuple(sorted(row)) for ids in batch.ids for row in ids[:, column].tolist())
-        held = Counter()
+        held, anywhere = Counter(), Counter()
         for rank in range(cp):
             arrays = np.load(folder / f"cp{rank}-tp0.npz")
             rows = arrays[f"layer.{layer}"].tolist()
             table = zigzag(batch.lens, cp, rank)
+            anywhere.update(tuple(sorted(row)) for row in rows)
             held.update(
                 tuple(sorted(row))
                 for row, (sample, n) in zip(rows, table, strict=True)
                 if n < batch.lens[sample] - 1
             )
-        absent += (wanted - held).total()
+        absent += (wanted - anywhere).total()
         repeated += sum(n for row, n in (held - wanted).items() if row in wanted)
     return absent, repeated
 
