@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LayoutOptions",
     "LengthOptions",
-    "Sizes",
+    "Lengths",
     "layers_of",
     "packing_of",
     "parse_lens",
@@ -206,7 +206,7 @@ def renumber(dump: "Dump", options: LayoutOptions, num_layers: int, progress: Pr
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class Lengths:
     """Tokens of the samples that are packed; ids and tokens of all in the dump, 0 if left out."""
 
     lens: list[int]
@@ -214,7 +214,7 @@ class Sizes:
     all_lens: list[int]
 
 
-def _plan(options: LayoutOptions, sizes: Sizes) -> "Plan | None":
+def _plan(options: LayoutOptions, sizes: Lengths) -> "Plan | None":
     from ...layouts.plan import BALANCES, build_plan
 
     if options.balance not in BALANCES:
@@ -258,7 +258,7 @@ def _pipeline(options: LayoutOptions, num_layers: int) -> "Pipeline | None":
     )
 
 
-def packing_of(options: LayoutOptions, sizes: Sizes, num_layers: int) -> "Packing":
+def packing_of(options: LayoutOptions, sizes: Lengths, num_layers: int) -> "Packing":
     """The Packing that the options describe. Raises RoutectlError where they do not fit."""
     from ...layouts.packing import Packing
 

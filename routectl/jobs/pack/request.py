@@ -12,7 +12,7 @@ from .folder import Job, job_of_manifest, write_folder
 from .layout import (
     LayoutOptions,
     LengthOptions,
-    Sizes,
+    Lengths,
     layers_of,
     packing_of,
     parse_lens,
@@ -170,7 +170,7 @@ def lay_out_samples(request: LayoutRequest, progress: Progress = SILENT) -> "Pac
     if request.lens is not None:
         lens = parse_lens(request.lens)
         layers = layout.decoder_layers or layout.pp * layout.vpp
-        return packing_of(layout, Sizes(lens, [None] * len(lens), lens), layers)
+        return packing_of(layout, Lengths(lens, [None] * len(lens), lens), layers)
     if request.dump is None:
         raise RoutectlError("expected a DUMP")
     source = request.reading.open(request.dump)
@@ -194,5 +194,5 @@ def _packed(
             f"{num_layers} layers"
         )
     taken = take_samples(dump, request.lengths, allowed, progress)
-    sizes = Sizes(taken.lens, taken.ids, taken.all_lens)
+    sizes = Lengths(taken.lens, taken.ids, taken.all_lens)
     return taken, packing_of(options, sizes, num_layers)

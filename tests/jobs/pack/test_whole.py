@@ -331,6 +331,19 @@ class TestGuessedStarts:
         assert self.GUESSED in complaint(capsys, *args)
 
 
+    @pytest.mark.parametrize("target", ["miles", "slime", "verl-padded", "skyrl", "nemo-rl"])
+    def test_convert_refuses_them(self, capsys, tmp_path, target):
+        """What trainers read by position is not written from starts that were guessed apart."""
+        path = lines(tmp_path / "d.jsonl", (8, 3, 11))
+        suffix = ".jsonl" if target == "nemo-rl" else ".pt"
+        args = ("convert", path, tmp_path / f"r{suffix}", "--to", target, *SIZES)
+        assert f"{self.GUESSED}at 2 in sample 1 (s1)" in complaint(capsys, *args)
+        assert written(tmp_path) == ["d.jsonl"]
+        assert run(capsys, *args, "--missing", "drop").code == 0
+        native = ("convert", path, tmp_path / "r.parquet", *SIZES)
+        assert run(capsys, *native).code == 0  # which keeps that they were guessed
+
+
 class TestDamagedSamples:
     """A sample that its reader refuses stops pack, or is left out and named."""
 
