@@ -186,9 +186,9 @@ def _check_samples(dump: "Dump", lens: Sequence[int], path: Path, allowed: Allow
 
     And where it is not known at which tokens their rows stand.
     """
-    from ...ops.pack.coverage import Starts
+    from ...ops.pack.coverage import Starts, counts_one_less
 
-    starts = Starts(allowed.start is not None)
+    starts = Starts(allowed.start is not None or counts_one_less(dump.meta.engine))
     for i, (sample, tokens) in enumerate(
         zip(dump.select(layers=dump.meta.layers_L[:1]), lens, strict=True)
     ):

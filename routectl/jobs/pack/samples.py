@@ -86,11 +86,12 @@ def take_samples(
     length is not known or beyond --context, and where it was guessed in different ways where rows
     begin; FormatError, MismatchError on a damaged sample.
     """
-    from ...ops.pack.coverage import Starts
+    from ...ops.pack.coverage import Starts, counts_one_less
 
     if options.rows not in (None, "n-1", "n"):
         raise RoutectlError(f"--rows {options.rows}: expected n-1 or n")
-    lens, starts = [0] * len(dump), Starts(allowed.start is not None)
+    declared = allowed.start is not None or counts_one_less(dump.meta.engine)
+    lens, starts = [0] * len(dump), Starts(declared)
     faults: dict[int, RoutectlError] = {}
     layers = None if allowed.skipping else dump.meta.layers_L[:1]
     with progress.watching(dump.select(layers=layers), "measuring") as watched:

@@ -11,7 +11,7 @@ from ...dump import Dump, Sample
 from ...errors import MismatchError
 from ...routes import Routes
 
-__all__ = ["Absent", "Starts", "absent_rows", "owed_rows", "placed_rows"]
+__all__ = ["Absent", "Starts", "absent_rows", "counts_one_less", "owed_rows", "placed_rows"]
 
 _NAMED = 3  # samples, and starts, that a complaint names
 _HINT = (
@@ -58,7 +58,8 @@ class Starts:
     """Where the rows of a dump's samples begin and end, sample by sample, and who said so.
 
     A start that was computed from the row count is a guess, unless the engine's own count of
-    cached tokens says the same. declared tells that the user gave the start.
+    cached tokens says the same; 0 is none, as rows then are there from the first on. declared
+    tells that the user gave the start, or that the engine is one that counts a row less.
     """
 
     declared: bool = False
@@ -77,7 +78,7 @@ class Starts:
         self.names[index] = str(index) if name in (None, str(index)) else f"{index} ({name})"
         self.at[index] = routes.start
         self.starts.add(routes.start)
-        if sample.start_inferred and sample.cached_tokens != routes.start:
+        if sample.start_inferred and routes.start not in (0, sample.cached_tokens):
             self.guessed.add(index)
         if tokens is not None and routes.stop < tokens - 1:
             self.short[index] = tokens - 1 - routes.stop
@@ -129,6 +130,12 @@ class Starts:
         """The first of some samples by name, and how many more there are."""
         more = f" and {len(indices) - _NAMED} more" if len(indices) > _NAMED else ""
         return ", ".join(f"sample {self.names[i]}" for i in indices[:_NAMED]) + more
+
+
+def counts_one_less(engine: str | None) -> bool:
+    """Whether an engine's rows may end one before its last step: TensorRT-LLM (#18397)."""
+    name = (engine or "").lower().replace("-", "").replace("_", "")
+    return name.startswith(("tensorrt", "trtllm"))
 
 
 def placed_rows(dump: Dump) -> Dump:

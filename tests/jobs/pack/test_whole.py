@@ -320,6 +320,22 @@ class TestGuessedStarts:
         args = ("pack", path, *SIZES, "--framework", "miles", "-o", tmp_path / "r")
         assert run(capsys, *args).code == 0
 
+    @pytest.mark.parametrize(
+        ("engine", "code"), [("tensorrt_llm", 0), ("TensorRT-LLM", 0), ("vllm", 2)]
+    )
+    def test_an_engine_that_counts_one_less(self, capsys, tmp_path, engine, code):
+        """Where TensorRT-LLM wrote the dump, N - 2 rows of a lone sample are its form."""
+        held = routes_like(random.Random(9), 7, LAYERS, KIND)
+        dump = make_dump(
+            [make_sample(held, "s", [1, 1], [2] * 7)], LAYERS, KIND[1], KIND[0], engine=engine
+        )
+        write_native(dump, dump.meta, tmp_path / "d.parquet", force=False)
+        args = ("pack", tmp_path / "d.parquet", "--framework", "miles", "-o", tmp_path / "r")
+        assert run(capsys, *args).code == code
+        if not code:
+            args = ("pack", "--verify", tmp_path / "r", "--against", tmp_path / "d.parquet")
+            assert document(capsys, *args)["rows_missing"] == 3
+
     def test_verify_refuses_them(self, capsys, tmp_path):
         """Tensors are not proved against a dump whose rows stand where they were guessed."""
         path = lines(tmp_path / "d.jsonl", (8, 3, 11))
@@ -329,7 +345,6 @@ class TestGuessedStarts:
         assert self.GUESSED in complaint(capsys, *args)
         (tmp_path / "r" / "manifest.json").unlink()
         assert self.GUESSED in complaint(capsys, *args)
-
 
     @pytest.mark.parametrize("target", ["miles", "slime", "verl-padded", "skyrl", "nemo-rl"])
     def test_convert_refuses_them(self, capsys, tmp_path, target):
