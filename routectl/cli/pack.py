@@ -24,11 +24,12 @@ __all__ = ["pack_command"]
 
 _NOT_WRITING = {"lens", "against"}
 _NOT_DRAWING = {"against", "rank", "as_json", "padding", "dtype", "allow_missing", "force", "ep"}
-_NOT_WITH_LENS = {"dump", "rows", "context", "moe_layer_freq"} | {
+_NOT_WITH_LENS = {"dump", "rows", "context", "moe_layer_freq", "skip_damaged"} | {
     one.name for one in fields(Reading)
 }
-_NOT_VERIFYING = {"dump", "lens", "padding", "allow_missing", "force"}
-_OF_MANIFEST = {one.name for one in fields(LayoutOptions)} - {"ep"} | {"rows", "context", "dtype"}
+_NOT_VERIFYING = {"dump", "lens", "padding", "force"}
+_OF_MANIFEST = {one.name for one in fields(LayoutOptions)} - {"ep"}
+_OF_MANIFEST |= {"rows", "context", "dtype", "skip_damaged"}
 
 
 @desk(PackRequest, "draw", LayoutRequest, VerifyRequest, "as_json plain force")

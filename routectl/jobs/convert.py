@@ -187,6 +187,7 @@ def _to_target(dump: "Dump", request: ConvertRequest, progress: Progress) -> int
     from ..formats.targets.rows import Shape
     from ..formats.targets.table import BY_SUFFIX, target_named
     from ..formats.targets.write import write_target
+    from ..ops.pack.coverage import placed_rows
 
     dst, piped = request.dst, request.is_piped
     name = request.to or BY_SUFFIX.get(dst.suffix)
@@ -198,6 +199,8 @@ def _to_target(dump: "Dump", request: ConvertRequest, progress: Progress) -> int
         raise RoutectlError(f"{dst}: {name} is written to NAME{target.suffix or ', a folder'}")
     layers = _num_layers(dump, request)
     shape = Shape(target, dump.meta, layers, request.missing, request.lossy)
+    if target.rows in ("N", "N-1") and request.missing != "drop":
+        dump = placed_rows(dump)  # rows stand by position, and nothing tells where they began
     begun = time.perf_counter()
     passes = 2 if target.kind in ("grid", "pickle") else 1  # the grid's width comes first
     with progress.watching(dump, "converting", passes) as watched:

@@ -86,8 +86,8 @@ class Packing:
 
     @property
     def rule(self) -> Rule:
-        """How the framework pads and splits."""
-        return rule_of(self.framework)
+        """How the framework pads and splits with this CP size."""
+        return rule_of(self.framework, self.cp)
 
     @property
     def is_zigzag(self) -> bool:
@@ -288,7 +288,8 @@ def _check_options(packing: Packing) -> None:
         if size is not None and size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
     if packing.pad_multiplier is not None and "mult" not in rule.total:
-        raise ValueError(f"{packing.framework} has no pad_multiplier")
+        alone = " with CP" if "mult" in rule_of(packing.framework).total else ""
+        raise ValueError(f"{packing.framework} has no pad_multiplier{alone}")
     rules.check_fp8(packing.framework, packing.fp8)
     if packing.form not in FORMS:
         raise ValueError(f"form {packing.form!r} is not known: {', '.join(FORMS)}")
@@ -299,8 +300,12 @@ def _check_options(packing: Packing) -> None:
     for name in _THD_ONLY:
         if getattr(packing, name) is not None:
             raise ValueError(f"form {packing.form} has no {name}: give seq_len")
-    if packing.fp8 is not None and rule.fp8 != "verl":
-        raise ValueError(f"{packing.framework} has no fp8 padding in {packing.form}: give seq_len")
+    padded = rule.fp8 == "verl" or ((rule.fp8 or "").startswith("skyrl") and packing.cp == 1)
+    if packing.fp8 is not None and not padded:
+        alone = " with CP" if (rule.fp8 or "").startswith("skyrl") else ""
+        raise ValueError(
+            f"{packing.framework} has no fp8 padding in {packing.form}{alone}: give seq_len"
+        )
 
 
 def _check_fit(packing: Packing) -> None:

@@ -14,16 +14,19 @@ _MAX_LAYERS = 4096
 _REPEATS = (re.compile(r"\(([^()]+)\)\*(\d{1,4})"), re.compile(r"(.)\*(\d{1,4})"))
 
 
-def moe_layers(num_layers: int, freq: int | Sequence[int]) -> tuple[int, ...]:
-    """The 0-based MoE layers that Megatron's moe_layer_freq names.
+def moe_layers(
+    num_layers: int, freq: int | Sequence[int], *, last: bool = False
+) -> tuple[int, ...]:
+    """The 0-based MoE layers that a moe_layer_freq names.
 
-    An int N makes every N-th layer MoE, from layer 0 on; a list says 1 (MoE) or 0 (dense) for each
-    layer. Raises ValueError when the list is of another length or holds something else.
+    An int N makes the first of each N layers MoE, as Megatron does, or with ``last`` the last of
+    them, as AReaL does; a list says 1 (MoE) or 0 (dense) for each layer. Raises ValueError when
+    the list is of another length or holds something else.
     """
     if isinstance(freq, int):
         if freq < 1:
             raise ValueError(f"moe_layer_freq must be at least 1, got {freq}")
-        return tuple(range(0, num_layers, freq))
+        return tuple(range(freq - 1 if last else 0, num_layers, freq))
     if len(freq) != num_layers or not set(freq) <= {0, 1}:
         raise ValueError(
             f"moe_layer_freq has {len(freq)} entries, expected a 0 or 1 for each of {num_layers} "

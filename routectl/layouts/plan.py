@@ -5,6 +5,7 @@ out; karmarkar_karp is the largest differencing method as verl and slime use it 
 """
 
 import heapq
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,18 @@ class Plan:
         outside = [i for i in used if not 0 <= i < num_samples]
         if outside:
             raise ValueError(f"no sample {outside[0]} among {num_samples}")
+
+    def without(self, left_out: Sequence[int]) -> "Plan":
+        """The same plan for a batch that some samples are taken out of: the rest close up."""
+        if not left_out:
+            return self
+        gone, taken = set(left_out), sorted(left_out)
+
+        def closed(group: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(i - bisect_left(taken, i) for i in group if i not in gone)
+
+        steps = (MicroBatch(tuple(map(closed, m.groups)), m.cp) for m in self.micro_batches)
+        return Plan(self.dp, tuple(steps))
 
     def samples(self) -> list[int]:
         """The samples that are in some micro-batch, in order of use."""

@@ -5,7 +5,7 @@ the stream of all samples to another; CP splits the stream, SP each CP rank's ro
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,7 @@ __all__ = [
 
 FP8_RECIPES = {"blockwise": 128, "mxfp8": 32, "tensorwise": 16}  # rows in a scaling block
 DEFAULT_PAD_MULTIPLIER = 128  # slime's and miles' data_pad_size_multiplier
+_PAGE_ROWS = 256  # AReaL's N_TOKENS_PER_PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,18 @@ class Rule:
 
     order      zigzag: a CP rank has the r-th and the r-th last of 2 cp pieces of every sample;
                contiguous: the r-th of cp pieces of the stream
-    sample     what a sample's length is padded to a multiple of, the product of: tp; cp (2 cp
-               with zigzag, 1 when cp is 1)
-    total      what the stream is padded to a multiple of, the product of: tp, cp, mult
+    sample     what a sample's length is padded to a multiple of, the product of: tp; cp; pieces
+               (2 cp, and 1 when cp is 1)
+    total      what the stream is padded to a multiple of, the product of: tp, cp, mult; or page
+               (256 rows and whole samples)
     last       the last token of a sample has no row of its own: it has no route
     extends    total padding belongs to the last sample; otherwise it is one more sequence
     fp8        whose fp8 padding, None where there is none
-    dtype      of the replay tensor; ``signed`` and ``unsigned`` are the narrowest that holds E
+    dtype      of the replay tensor; ``signed`` and ``unsigned`` are the narrowest that holds E,
+               ``value`` is uint8 where the batch's greatest id is at most 255, else int16
     padding    the policy of its own padding rows
+    alone      the framework whose rule holds where cp is 1, None for this one
+    moe_last   an integer moe_layer_freq N makes the last of each N layers MoE, not the first
     """
 
     order: str
@@ -53,9 +58,12 @@ class Rule:
     fp8: str | None = None
     dtype: str = "int64"
     padding: str = "zero"
+    alone: str | None = None
+    moe_last: bool = False
 
 
-_TP_CP = ("tp", "cp")
+_ZIGZAG = ("tp", "pieces")
+_CONTIGUOUS = ("tp", "cp")
 
 
 def _slime(order: str, sample: tuple[str, ...], padding: str) -> Rule:
@@ -63,36 +71,49 @@ def _slime(order: str, sample: tuple[str, ...], padding: str) -> Rule:
     return Rule(order, sample, ("tp", "cp", "mult"), True, False, None, "int32", padding)
 
 
-# Sources: verl 0.9.1 preprocess_thd_engine; SkyRL align_token_metadata; NeMo-RL
-# _pack_sequences_for_megatron and _shard_routed_experts_for_cp; slime and miles
-# prepare_routed_experts_for_routing_replay and fill_replay_data; Relax (of slime) and its VL
-# bridge; ms-swift 4.6 get_padding_to with mcore_bridge 1.6.5 split_cp_inputs; prime-rl
-# shard_for_cp; ROLL's sequence packing guide; Megatron-Core 0.16.1 get_thd_batch_on_this_cp_rank.
+_SKYRL = Rule("zigzag", _ZIGZAG, fp8="skyrl", dtype="int32", padding="arange")
+_SWIFT = Rule("zigzag", ("pieces",), ("tp", "cp"), extends=False, fp8="ms-swift")
+
+# Sources: verl 0.9.1 preprocess_thd_engine; SkyRL 0.4.0 align_packed_token_metadata and
+# get_packed_seq_align_size, 0.3.0 _pack_replay_indices; NeMo-RL _pack_sequences_for_megatron and
+# _shard_routed_experts_for_cp; slime and miles prepare_routed_experts_for_routing_replay and
+# fill_replay_data; Relax (of slime) fill_routing_replay and maybe_padded_total_lengths, which
+# pads for the VL bridge under CP alone; ms-swift 4.6 get_padding_to and cp_partition_mode with
+# mcore_bridge 1.6.5 split_cp_inputs; prime-rl shard_for_cp; ROLL's sequence packing guide and
+# get_routed_experts_dtype; AReaL 4aef98d8 pad_packed_tensor_dict,
+# preprocess_packed_seqs_context_parallel and, for moe_layer_freq, its pipeline_parallel;
+# Megatron-Core 0.16.1 get_thd_batch_on_this_cp_rank.
 _RULES = {
-    "verl": Rule("zigzag", _TP_CP, fp8="verl", dtype="int16"),
-    "verl-contiguous": Rule("contiguous", _TP_CP, fp8="verl", dtype="int16"),
-    "skyrl": Rule("zigzag", _TP_CP, fp8="skyrl", dtype="int32", padding="arange"),
-    "nemo-rl": Rule("zigzag", _TP_CP, fp8="nemo-rl", dtype="signed", padding="arange"),
-    "slime": _slime("zigzag", ("cp",), "spread"),
+    "verl": Rule("zigzag", _ZIGZAG, fp8="verl", dtype="int16"),
+    "verl-contiguous": Rule("contiguous", _CONTIGUOUS, fp8="verl", dtype="int16"),
+    "skyrl": _SKYRL,
+    "skyrl-0.3": replace(_SKYRL, fp8="skyrl-0.3", padding="zero"),
+    "nemo-rl": Rule("zigzag", _ZIGZAG, fp8="nemo-rl", dtype="signed", padding="arange"),
+    "slime": _slime("zigzag", ("pieces",), "spread"),
     "slime-allgather": _slime("contiguous", (), "spread"),
-    "miles": _slime("zigzag", ("cp",), "minus-one"),
+    "miles": _slime("zigzag", ("pieces",), "minus-one"),
     "miles-allgather": _slime("contiguous", (), "minus-one"),
-    "relax": _slime("zigzag", ("cp",), "spread"),
-    "relax-vl": Rule("zigzag", _TP_CP, last=True, dtype="int32", padding="spread"),
-    "ms-swift": Rule("zigzag", ("cp",), ("tp", "cp"), extends=False, fp8="ms-swift"),
-    "roll": Rule("zigzag", _TP_CP, dtype="unsigned"),
+    "relax": _slime("zigzag", ("pieces",), "spread"),
+    "relax-vl": Rule("zigzag", _ZIGZAG, last=True, dtype="int32", padding="spread", alone="relax"),
+    "ms-swift": _SWIFT,
+    "ms-swift-contiguous": replace(_SWIFT, order="contiguous"),
+    "roll": Rule("zigzag", _ZIGZAG, dtype="value"),
+    "areal": Rule(
+        "zigzag", _ZIGZAG, ("page",), extends=False, fp8="areal", dtype="int32", moe_last=True
+    ),
     "prime-rl": Rule("contiguous", (), ("tp", "cp"), extends=False, dtype="unsigned"),
     "ulysses": Rule("contiguous", (), ("tp", "cp"), extends=False),
-    "megatron": Rule("zigzag", _TP_CP, padding="spread"),
+    "megatron": Rule("zigzag", _ZIGZAG, padding="spread"),
 }
 FRAMEWORKS = tuple(_RULES)
 
 
-def rule_of(framework: str) -> Rule:
-    """The rule of a framework. Raises ValueError with the names that there are."""
+def rule_of(framework: str, cp: int = 1) -> Rule:
+    """The rule of a framework for this CP size. Raises ValueError with the names that there are."""
     if framework not in _RULES:
         raise ValueError(f"framework {framework!r} is not known: {', '.join(FRAMEWORKS)}")
-    return _RULES[framework]
+    rule = _RULES[framework]
+    return _RULES[rule.alone] if rule.alone is not None and cp == 1 else rule
 
 
 def check_fp8(framework: str, recipe: str | None) -> None:
@@ -114,22 +135,33 @@ def _product(parts: tuple[str, ...], sizes: dict[str, int]) -> int:
     return math.prod(sizes[part] for part in parts)
 
 
+def _skyrl_rows(tp: int, cp: int, fp8: str) -> int:
+    """What SkyRL 0.4 pads a sample for: whole tiles on each rank.
+
+    mxfp8 has tiles of 32 rows, others of 128 under sequence parallelism and of 16 without.
+    """
+    if fp8 == "mxfp8":
+        return FP8_RECIPES[fp8] * tp * cp
+    return 128 * tp * cp if tp > 1 else 16 * cp
+
+
 def sample_multiple(rule: Rule, tp: int, cp: int, fp8: str | None = None) -> int:
     """What every sample's length is padded to a multiple of.
 
-    verl's fp8 needs multiples of 16 per sample; SkyRL's a multiple of 16 rows on each CP rank.
+    verl's and AReaL's fp8 need multiples of 16 per sample, SkyRL 0.3's of 16 rows on each CP rank,
+    SkyRL 0.4's whole tiles on each rank.
     """
-    pieces = 2 * cp if rule.order == "zigzag" and cp > 1 else cp
-    multiple = _product(rule.sample, {"tp": tp, "cp": pieces})
-    if fp8 is not None and rule.fp8 == "verl":
-        return math.lcm(16, multiple)
-    if fp8 is not None and rule.fp8 == "skyrl":
-        return math.lcm(multiple, 16 * cp)
-    return multiple
+    multiple = _product(rule.sample, {"tp": tp, "cp": cp, "pieces": 2 * cp if cp > 1 else 1})
+    if fp8 is None:
+        return multiple
+    rows = {"verl": 16, "areal": 16, "skyrl-0.3": 16 * cp, "skyrl": _skyrl_rows(tp, cp, fp8)}
+    return math.lcm(multiple, rows.get(rule.fp8 or "", 1))
 
 
 def _total_multiple(rule: Rule, tp: int, cp: int, fp8: str | None, pad_multiplier: int) -> int:
     """What the stream is padded to a multiple of. verl pads for 128-row blocks of each rank."""
+    if rule.total == ("page",):
+        return math.lcm(_PAGE_ROWS, sample_multiple(rule, tp, cp, fp8))
     multiple = _product(rule.total, {"tp": tp, "cp": cp, "mult": pad_multiplier})
     if fp8 is not None and rule.fp8 == "verl":
         return 128 * sample_multiple(rule, tp, cp)
@@ -200,8 +232,14 @@ def check_bshd(seq_len: int, sizes: Sizes, longest: int, zigzag: bool) -> None:
         )
 
 
-def replay_dtype(rule: Rule, num_experts: int) -> np.dtype[np.integer]:
-    """The dtype of a framework's replay tensor for E experts."""
+def replay_dtype(rule: Rule, num_experts: int, greatest: int | None = None) -> np.dtype[np.integer]:
+    """The dtype of a framework's replay tensor for E experts.
+
+    greatest is the greatest id of the batch, for a framework that goes by it; E - 1 when None.
+    """
+    if rule.dtype == "value":
+        last = num_experts - 1 if greatest is None else greatest
+        return np.dtype(np.uint8 if last <= 255 else np.int16)
     if rule.dtype == "unsigned":
         return np.dtype(np.uint8) if num_experts <= 256 else np.dtype(np.uint16)
     if rule.dtype == "signed":

@@ -74,8 +74,8 @@ MAY_IMPORT = {
     "reports.text": "reports",
     "jobs": (
         "dump errors files margins model codecs checkpoints engines formats formats.documents "
-        "formats.native formats.targets formats.trainers ops ops.check ops.diff ops.pairs reports "
-        "reports.diff reports.show reports.text"
+        "formats.native formats.targets formats.trainers ops ops.check ops.diff ops.pack ops.pairs "
+        "reports reports.diff reports.show reports.text"
     ),
     "jobs.check": (
         "dump errors files model routers formats.documents formats.native ops.check reports "

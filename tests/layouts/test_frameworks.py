@@ -24,6 +24,7 @@ BLOCKS = {None: 1, "blockwise": 128, "mxfp8": 32, "tensorwise": 16}  # rows an f
 verl = pytest.mark.skipif(not foreign.HAVE_VERL, reason="pip install --no-deps verl==0.9.1")
 bridge = "pip install --no-deps mcore_bridge==1.6.5"
 swift = pytest.mark.skipif(not foreign.HAVE_MCORE_BRIDGE, reason=bridge)
+skyrl = pytest.mark.skipif(not foreign.HAVE_SKYRL, reason="pip install --no-deps skyrl==0.3.0")
 sizes = pytest.mark.parametrize(("tp", "cp"), list(product((1, 2, 3, 4), repeat=2)))
 NAMES = {"zigzag": "verl", "contiguous": "verl-contiguous"}
 THEIRS = {"fp8": "use_fp8_padding", "bucket": "pad_to_length_bucket"}
@@ -208,6 +209,44 @@ def test_ms_swift(tp, cp, fp8):
             check(packing, rank, rows)
 
 
+@pytest.mark.trainers
+@swift
+@pytest.mark.parametrize(("tp", "cp"), list(product((1, 2, 4), (1, 2, 3, 4))))
+@pytest.mark.parametrize("fp8", BLOCKS)
+def test_ms_swift_contiguous(tp, cp, fp8):
+    """With cp_partition_mode contiguous, ms-swift pads as ever and a CP rank has a run of it."""
+    own = 2 * cp if cp > 1 else 1
+    for lens in batches(tp, cp, 9):
+        padded = torch.cat([padded_to(rows, own) for rows in token_rows(lens)])
+        stream = padded_to(padded, tp * cp * BLOCKS[fp8])
+        packing = Packing(lens, "ms-swift-contiguous", tp, cp, fp8=fp8)
+        for rank in range(cp):
+            rows = stream
+            if cp > 1:
+                with foreign.on_rank(tp, cp, rank):
+                    rows = foreign.split_cp_inputs()(stream, None, 0, "contiguous")
+            check(packing, rank, rows)
+
+
+@pytest.mark.trainers
+@skyrl
+@sizes
+def test_skyrl_0_3(tp, cp):
+    """SkyRL 0.3.0's own function, with fp8 and without, gives the rows of its name."""
+    for lens, fp8 in product(batches(tp, cp, 10), (None, "mxfp8", "blockwise")):
+        wide = max(lens)
+        grid = torch.zeros(len(lens), wide, 1, 2, dtype=torch.int64)
+        mask = torch.zeros(len(lens), wide, dtype=torch.int64)
+        for i, rows in enumerate(token_rows(lens)):
+            grid[i, wide - len(rows) :, 0] = rows
+            mask[i, wide - len(rows) :] = 1
+        packing = Packing(lens, "skyrl-0.3", tp, cp, fp8=fp8)
+        for rank in range(cp):
+            with foreign.on_rank(tp, cp, rank):
+                rows = foreign.skyrl_packed(grid, mask, fp8=fp8 is not None)
+            check(packing, rank, rows[:, 0])
+
+
 @pytest.mark.parametrize("run", MEGATRON, ids=lambda r: f"tp{r['tp']}-cp{r['cp']}")
 def test_megatron_sbhd_runs(run):
     """Real Megatron ranks held the tokens that the S-major layout says, in that order."""
@@ -290,17 +329,21 @@ def test_rules_without_a_function_to_call(tp, cp):
         rows = aligned(token_rows(lens), cp, rank, own)
         for name in ("verl", "skyrl", "nemo-rl", "roll", "megatron"):
             check(Packing(lens, name, tp, cp), rank, rows)
-        check(Packing(lens, "relax-vl", tp, cp), rank, aligned(routed(lens), cp, rank, own))
+        bridge = aligned(routed(lens), cp, rank, own)  # which pads so under CP alone
+        alone = slime(lens, tp, cp, rank, 128)
+        check(Packing(lens, "relax-vl", tp, cp), rank, bridge if cp > 1 else alone)
 
 
 @sizes
 def test_skyrl_and_nemo_rl_fp8(tp, cp):
-    """SkyRL's fp8 pads each sample to lcm(A, 16 cp), NeMo-RL's the last to a block a rank."""
+    """SkyRL's fp8 pads each sample for tiles of a rank, NeMo-RL's the last to a block a rank."""
     own = tp * cp * 2 if cp > 1 else tp
     for lens, rank, fp8 in product(batches(tp, cp, 6), range(cp), BLOCKS):
         samples = token_rows(lens)
-        skyrl = aligned(samples, cp, rank, math.lcm(own, 16 * cp) if fp8 else own)
-        check(Packing(lens, "skyrl", tp, cp, fp8=fp8), rank, skyrl)
+        tiles = 128 * tp * cp if tp > 1 else 16 * cp  # of _fp8_token_align, SkyRL 0.4
+        tiles = 32 * tp * cp if fp8 == "mxfp8" else tiles if fp8 else 1
+        rows = aligned(samples, cp, rank, math.lcm(own, tiles))
+        check(Packing(lens, "skyrl", tp, cp, fp8=fp8), rank, rows)
         for multiple in (own, 3 * own, 8 * own):  # make_sequence_length_divisible_by
             nemo = aligned(samples, cp, rank, multiple, BLOCKS[fp8] * own)
             packing = Packing(lens, "nemo-rl", tp, cp, fp8=fp8, sample_multiple=multiple)

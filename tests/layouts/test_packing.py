@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from routectl.layouts.packing import FORMS, FRAMEWORKS, Packing
@@ -22,15 +22,15 @@ MEGATRON_LENS = [5, 12, 1, 9]  # the samples of the recorded THD runs
 
 def named(case):
     """A case's name."""
-    return f"{case['layout']}-tp{case['tp']}-cp{case['cp']}-{len(case['lens'])}"
+    fp8 = case.get("fp8", "plain")
+    return f"{case['layout']}-tp{case['tp']}-cp{case['cp']}-{fp8}-{len(case['lens'])}"
 
 
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_local_rows_are_the_frameworks_own(case):
     """Every rank's rows are those that the framework's own function gives, row for row."""
-    packing = Packing(
-        case["lens"], case["layout"], case["tp"], case["cp"], case.get("pad_multiplier")
-    )
+    options = {name: case[name] for name in ("pad_multiplier", "fp8") if name in case}
+    packing = Packing(case["lens"], case["layout"], case["tp"], case["cp"], **options)
     for cp_rank, rows in enumerate(case["ranks"]):
         expected = [[-1, -1] if row is None else row for row in rows]
         assert packing.local_rows(cp_rank).tolist() == expected
@@ -50,13 +50,17 @@ def test_stream_positions_are_megatrons(case):
 def packings(draw):
     """Any layout of up to 6 samples, 1 token included."""
     framework = draw(st.sampled_from(FRAMEWORKS))
-    multiplier = draw(st.integers(1, 9)) if "mult" in rule_of(framework).total else None
     lens = draw(st.lists(st.integers(1, 40), max_size=6))
     tp, cp = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    multiplier = draw(st.integers(1, 9)) if "mult" in rule_of(framework, cp).total else None
     form = draw(st.sampled_from(FORMS))
     padded = rule_of(framework).fp8 == "verl" or (rule_of(framework).fp8 and form == "thd")
     fp8 = draw(st.sampled_from([None, "mxfp8"])) if padded else None
-    return Packing(lens, framework, tp, cp, multiplier, fp8, form=form)
+    try:
+        return Packing(lens, framework, tp, cp, multiplier, fp8, form=form)
+    except ValueError:
+        assert framework == "ms-swift"  # its padding after the samples need not divide by 2 cp
+        reject()
 
 
 @given(packings())
@@ -118,6 +122,8 @@ def test_runs_are_the_rows(packing):
         ("slime", {"pad_multiplier": 16}, [0, 3, 8, 16]),
         ("miles-allgather", {"pad_multiplier": 16}, [0, 3, 8, 16]),
         ("ms-swift", {"tp": 16}, [0, 3, 8, 16]),
+        ("ms-swift-contiguous", {"tp": 8, "cp": 2}, [0, 4, 12, 16]),
+        ("areal", {"tp": 3}, [0, 3, 9, 768]),
         ("prime-rl", {"tp": 3}, [0, 3, 8, 9]),
         ("ulysses", {"cp": 3}, [0, 3, 8, 9]),
         ("ulysses", {"cp": 4}, [0, 3, 8]),
@@ -133,7 +139,8 @@ def test_whose_total_padding_is(framework, options, edges):
 @pytest.mark.parametrize(
     ("framework", "dtypes"),
     [
-        ("roll", ["uint8", "uint8", "uint8", "uint16", "uint16", "uint16"]),
+        ("roll", ["uint8", "uint8", "uint8", "int16", "int16", "int16"]),
+        ("prime-rl", ["uint8", "uint8", "uint8", "uint16", "uint16", "uint16"]),
         ("nemo-rl", ["int8", "int16", "int16", "int16", "int16", "int32"]),
         ("verl", ["int16"] * 6),
         ("skyrl", ["int32"] * 6),
@@ -144,6 +151,64 @@ def test_dtypes_of_replay_tensors(framework, dtypes):
     """A replay tensor is of the framework's dtype, or of the narrowest that holds E experts."""
     sizes = (128, 129, 256, 257, 32768, 32769)
     assert [replay_dtype(rule_of(framework), size).name for size in sizes] == dtypes
+
+
+@pytest.mark.parametrize(
+    ("greatest", "dtype"), [(0, "uint8"), (255, "uint8"), (256, "int16"), (32767, "int16")]
+)
+def test_roll_goes_by_the_greatest_id_of_the_batch(greatest, dtype):
+    """ROLL's get_routed_experts_dtype asks what ids the batch holds, and not how many there are."""
+    assert replay_dtype(rule_of("roll"), 512, greatest) == dtype
+    assert replay_dtype(rule_of("verl"), 512, greatest) == "int16"
+
+
+@pytest.mark.parametrize(
+    ("framework", "fp8", "tp", "cp", "multiple"),
+    [
+        ("skyrl", None, 2, 2, 8),
+        ("skyrl", "mxfp8", 2, 2, 128),
+        ("skyrl", "blockwise", 2, 2, 512),
+        ("skyrl", "tensorwise", 2, 2, 512),
+        ("skyrl", "mxfp8", 1, 1, 32),
+        ("skyrl", "blockwise", 1, 1, 16),
+        ("skyrl", "blockwise", 1, 2, 32),
+        ("skyrl", "blockwise", 2, 1, 256),
+        ("skyrl", "mxfp8", 3, 1, 96),
+        ("skyrl", None, 3, 1, 3),
+        ("skyrl-0.3", "mxfp8", 2, 2, 32),
+        ("skyrl-0.3", "blockwise", 2, 2, 32),
+        ("skyrl-0.3", "blockwise", 3, 1, 48),
+    ],
+)
+def test_what_skyrl_pads_a_sample_for(framework, fp8, tp, cp, multiple):
+    """SkyRL 0.4 pads for whole fp8 tiles on each rank, 0.3 for 16 rows on each CP rank."""
+    assert Packing([9, 5], framework, tp, cp, fp8=fp8).alignment == multiple
+
+
+@pytest.mark.parametrize(
+    ("framework", "tp", "fp8", "lens", "seq_len"),
+    [
+        ("skyrl", 2, None, [9, 5], 10),
+        ("skyrl", 2, "mxfp8", [9, 5], 64),
+        ("skyrl", 2, "blockwise", [9, 5], 256),
+        ("skyrl", 4, "mxfp8", [33, 5], 128),
+        ("skyrl", 4, "blockwise", [33, 5], 512),
+        ("skyrl-0.3", 4, "blockwise", [33, 5], 48),
+    ],
+)
+def test_skyrls_unpacked_batches(framework, tp, fp8, lens, seq_len):
+    """Without packing SkyRL pads to what get_unpacked_seq_align_size says; it has no CP there."""
+    packing = Packing(lens, framework, tp, form="bshd", fp8=fp8)
+    assert packing.padded_seq_len == seq_len
+
+
+def test_relax_pads_for_its_vl_bridge_under_cp_alone():
+    """Relax VL without CP is Relax: one tail to tp x 128 rows, and a multiplier may be given."""
+    alone = Packing([9, 5], "relax-vl", tp=2)
+    assert alone.cu_seqlens_padded.tolist() == [0, 9, 14, 256]
+    assert alone.local_rows().tolist() == Packing([9, 5], "relax", tp=2).local_rows().tolist()
+    assert Packing([9, 5], "relax-vl", tp=2, pad_multiplier=4).num_local_rows == 16
+    assert Packing([9, 5], "relax-vl", tp=2, cp=2).cu_seqlens_padded.tolist() == [0, 16, 24]
 
 
 @given(st.integers(0, 9), st.integers(1, 3), st.integers(0, 5), st.integers(1, 6), st.data())
@@ -219,7 +284,13 @@ def test_bad_ranks_and_parts():
         ({"form": "bshd", "min_local_rows": 8}, "form bshd has no min_local_rows"),
         ({"form": "bshd", "sample_multiple": 8}, "form bshd has no sample_multiple"),
         ({"seq_len": 8}, "form thd has no seq_len, got 8"),
-        ({"framework": "skyrl", "form": "bshd", "fp8": "mxfp8"}, "no fp8 padding in bshd"),
+        ({"framework": "nemo-rl", "form": "bshd", "fp8": "mxfp8"}, "no fp8 padding in bshd: give"),
+        (
+            {"framework": "skyrl", "form": "bshd", "fp8": "mxfp8", "cp": 2},
+            "skyrl has no fp8 padding in bshd with CP: give seq_len",
+        ),
+        ({"framework": "relax-vl", "pad_multiplier": 4, "cp": 2}, "no pad_multiplier with CP"),
+        ({"framework": "verl", "pad_multiplier": 4}, "verl has no pad_multiplier"),
         ({"framework": "ms-swift", "tp": 3, "cp": 2}, "padding after the samples takes 2 places"),
     ],
 )

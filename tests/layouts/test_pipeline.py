@@ -69,10 +69,14 @@ def test_layout_strings(layout, pp, vpp, sizes):
 
 
 def test_moe_layers():
-    """moe_layer_freq names every n-th layer from 0 on, or a flag a layer; others are refused."""
+    """moe_layer_freq N names the first of N layers, or the last; a list says it of each."""
     assert moe_layers(5, 1) == (0, 1, 2, 3, 4)
     assert moe_layers(5, 2) == (0, 2, 4)
     assert moe_layers(3, [0, 1, 1]) == (1, 2)
+    assert moe_layers(5, 2, last=True) == (1, 3)
+    assert moe_layers(6, 3, last=True) == (2, 5)
+    assert moe_layers(2, 3, last=True) == ()
+    assert moe_layers(3, [0, 1, 1], last=True) == (1, 2)
     with pytest.raises(ValueError, match="must be at least 1, got 0"):
         moe_layers(5, 0)
     for flags in ([1, 1], [1, 1, 2]):

@@ -19,6 +19,7 @@ import torch
 
 __all__ = [
     "HAVE_MCORE_BRIDGE",
+    "HAVE_SKYRL",
     "HAVE_VERL",
     "MPU",
     "balanced_partitions",
@@ -26,12 +27,14 @@ __all__ = [
     "karmarkar_karp",
     "load_file",
     "on_rank",
+    "skyrl_packed",
     "split_cp_inputs",
     "verl_util",
 ]
 
 HAVE_VERL = importlib.util.find_spec("verl") is not None
 HAVE_MCORE_BRIDGE = importlib.util.find_spec("mcore_bridge") is not None
+HAVE_SKYRL = importlib.util.find_spec("skyrl") is not None
 
 _NOW = {"tp": 1, "cp": 1, "cp_rank": 0}
 MPU = SimpleNamespace(  # what megatron.core.parallel_state tells
@@ -118,6 +121,20 @@ def definitions(package, path, wanted, names):
     tree.body = [node for node in tree.body if getattr(node, "name", "") in wanted]
     exec(compile(tree, str(file), "exec"), names)
     return SimpleNamespace(**{name: names[name] for name in wanted})
+
+
+def skyrl_packed(indices_BSLK, mask_BS, *, fp8):
+    """SkyRL 0.3.0's _pack_replay_indices on this rank, [rows, L, K]; zeros are padding."""
+    path = "backends/skyrl_train/distributed/megatron/packing_utils.py"
+    names = {"torch": torch, **vars(load_file("skyrl", path, {}))}
+    path, wanted = "backends/skyrl_train/utils/replay_utils.py", "_pack_replay_indices"
+    pack = getattr(definitions("skyrl", path, [wanted], names), wanted)
+    modules = {name: ModuleType(name) for name in ("megatron", "megatron.core")}
+    modules["megatron.core.parallel_state"] = MPU  # which it imports as it runs
+    modules["megatron"].core = modules["megatron.core"]
+    modules["megatron.core"].parallel_state = MPU
+    with mock.patch.dict(sys.modules, modules):
+        return pack(indices_BSLK, mask_BS, fp8_enabled=fp8)[0]
 
 
 @functools.cache

@@ -101,10 +101,12 @@ def batches(draw, frameworks=FRAMEWORKS, forms=FORMS, pipelines=PIPELINES, kinds
     kind = draw(st.sampled_from(kinds))
     count = draw(st.sampled_from([0, 1, 2, 3, 4, 4, 4]))
     lens = [rng.choice([1, rng.randint(1, 5), rng.randint(6, 20)]) for _ in range(count)]
-    slime = framework.startswith(("slime", "miles", "relax")) and framework != "relax-vl"
+    cp = draw(st.integers(1, 4))
+    slime = framework.startswith(("slime", "miles", "relax"))
+    slime = slime and (framework, cp > 1) != ("relax-vl", True)
     options = {
         "tp": draw(st.integers(1, 4)),
-        "cp": draw(st.integers(1, 4)),
+        "cp": cp,
         "pad_multiplier": draw(st.integers(1, 3)) if slime else None,
         "form": draw(st.sampled_from(forms)),
         "pipeline": draw(st.sampled_from(pipelines)),

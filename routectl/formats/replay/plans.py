@@ -102,8 +102,8 @@ def _slime(document: Any, where: str) -> tuple[MicroBatch, ...]:
 def _train_data(path: Path, lens: Sequence[int]) -> dict[str, Any]:
     """The dp_shards of a train-data dump.
 
-    Raises MismatchError when a sample there has another length than the one at its place in
-    ``lens``: then the indices are of another dump.
+    ``lens`` has 0 for a sample that is left out. Raises MismatchError when a sample there has
+    another length than the one at its place in ``lens``: then the indices are of another dump.
     """
     from ..trainers.train_data import read_train_data
 
@@ -112,6 +112,8 @@ def _train_data(path: Path, lens: Sequence[int]) -> dict[str, Any]:
         if not lens or place is None:
             continue
         got = lens[place] if 0 <= place < len(lens) else None
+        if got == 0:  # a sample that is left out
+            continue
         if got != sample.num_tokens:
             raise MismatchError(
                 f"{path}: of another dump: its sample {place} has {sample.num_tokens} tokens, "

@@ -9,6 +9,7 @@ from ...errors import FormatError, MismatchError
 from ...reports.text.wording import bytes_text
 from ...version import __version__
 from ..progress import Progress
+from .samples import Allowed, Skipped, early_rows
 
 if TYPE_CHECKING:
     from ...dump import Dump, Sample
@@ -23,6 +24,7 @@ __all__ = ["Job", "job_of_manifest", "misfit", "places", "write_folder"]
 class Job:
     """A dump, the layout that it is packed in, how tensors are written, and for which ranks.
 
+    allow_missing lets padding stand for missing rows. skipped are samples that were left out.
     digests are the SHA-256 of files that are there by what a manifest says; None without one.
     """
 
@@ -31,6 +33,7 @@ class Job:
     spec: "TensorSpec"
     only: dict[str, int]
     allow_missing: bool = False
+    skipped: tuple[Skipped, ...] = ()
     digests: dict[str, str] | None = None
 
 
@@ -56,16 +59,19 @@ def places(packing: "Packing", only: dict[str, int]) -> "Iterator[RankFile]":
 
 def _check_missing(job: Job, share: "Share", held: "Dump") -> None:
     """Refuse filler in place of a real token's route, unless it is -1 or was allowed."""
+    from ...ops.pack.coverage import absent_rows
+
     if job.allow_missing or job.spec.policy(job.packing) == "minus-one":
         return
-    layers = len(held.meta.layers_L)
     for index, tokens, sample in zip(share.samples, share.packing.lens, held, strict=True):
-        there, wanted = 0 if sample.routes is None else sample.routes.rows, (tokens - 1) * layers
-        if there < wanted:
+        absent = absent_rows(sample.routes, tokens, held.meta.layers_L)
+        if absent is not None:
+            there = absent.wanted - absent.rows
             raise MismatchError(
-                f"{job.dump.meta.path}: sample {index}: {there} of the {wanted} rows of its "
-                f"{tokens - 1} tokens are there, and padding {job.spec.policy(job.packing)} would "
-                "make routes up for the rest",
+                f"{job.dump.meta.path}: sample {index}: {there} of the {absent.wanted} rows of its "
+                f"{tokens - 1} tokens are there (the first that is not: position {absent.position},"
+                f" layer {absent.layer}), and padding {job.spec.policy(job.packing)} would make "
+                "routes up for the rest",
                 hint="--padding minus-one, or --allow-missing if the trainer heeds the mask",
             )
 
@@ -165,6 +171,8 @@ def _manifest(job: Job, written: _Written, extents: list[Any]) -> dict[str, Any]
         },
         "stages": stages_document(packing, meta.layers_L),
         "only": job.only,
+        "allow_missing": job.allow_missing,
+        "skipped": [dataclasses.asdict(one) for one in job.skipped],
         "rows": written.rows,
         "padding_rows": written.filler,
         "bytes": sum(file["bytes"] for file in written.files),
@@ -173,8 +181,14 @@ def _manifest(job: Job, written: _Written, extents: list[Any]) -> dict[str, Any]
     }
 
 
-def _check_lens(dump: "Dump", lens: Sequence[int], path: Path) -> None:
-    """Raise MismatchError unless the dump's samples have the tokens that a manifest gives them."""
+def _check_samples(dump: "Dump", lens: Sequence[int], path: Path, allowed: Allowed) -> None:
+    """Raise MismatchError unless the dump's samples have the tokens that a manifest gives them.
+
+    And where it is not known at which tokens their rows stand.
+    """
+    from ...ops.pack.coverage import Starts, counts_one_less
+
+    starts = Starts(allowed.start is not None or counts_one_less(dump.meta.engine))
     for i, (sample, tokens) in enumerate(
         zip(dump.select(layers=dump.meta.layers_L[:1]), lens, strict=True)
     ):
@@ -188,12 +202,29 @@ def _check_lens(dump: "Dump", lens: Sequence[int], path: Path) -> None:
                 f"{dump.meta.path}: sample {i} has a route at position {sample.routes.stop - 1}, "
                 f"{path} gives it {tokens} tokens"
             )
+        starts.add(i, sample)
+    starts.check(dump.meta.path)
+    for error in early_rows(starts, dump.meta.path, allowed).values():
+        raise error
 
 
-def job_of_manifest(folder: Path, dump: "Dump", only: dict[str, int], ep: int) -> Job:
+def _skipped_of(manifest: dict[str, Any], path: Path) -> tuple[Skipped, ...]:
+    """The samples that a manifest says were left out; none in one from before there were any."""
+    import msgspec
+
+    try:
+        return msgspec.convert(manifest.get("skipped", []), tuple[Skipped, ...])
+    except msgspec.ValidationError as error:
+        raise FormatError(f"{path}: damaged: skipped: {error}") from None
+
+
+def job_of_manifest(
+    folder: Path, dump: "Dump", only: dict[str, int], ep: int, allowed: Allowed
+) -> Job:
     """What a folder's manifest says that was packed; ``only`` narrows the ranks further.
 
-    Raises MismatchError when the dump has other samples, lengths or layers.
+    Samples that were left out are left out of a dump that has them. Raises MismatchError when the
+    dump has other samples, lengths or layers.
     """
     from ...formats.replay.folder import MANIFEST, digests_of, read_manifest
     from ...formats.replay.layout import packing_from_layout
@@ -214,12 +245,17 @@ def job_of_manifest(folder: Path, dump: "Dump", only: dict[str, int], ep: int) -
                 f"{dump.meta.path}: has {len(dump.meta.layers_L)} MoE layers, {path} {len(layers)}"
             )
         dump = dump.renumbered(layers)
+    skipped = _skipped_of(manifest, path)
+    if skipped and len(dump) == len(packing.lens) + len(skipped):
+        gone = {one.sample for one in skipped}
+        dump = dump.select(samples=[i for i in range(len(dump)) if i not in gone])
     if len(dump) != len(packing.lens):
         raise MismatchError(
             f"{dump.meta.path}: has {len(dump)} samples, {path} {len(packing.lens)}"
         )
-    _check_lens(dump, packing.lens, path)
-    return Job(dump, packing, spec, ranks, digests=digests_of(manifest, path))
+    missing = allowed.missing or manifest.get("allow_missing") is True
+    _check_samples(dump, packing.lens, path, dataclasses.replace(allowed, missing=missing))
+    return Job(dump, packing, spec, ranks, missing, skipped, digests_of(manifest, path))
 
 
 def misfit(job: Job, place: "RankFile", tensors: "RankTensors", name: str) -> str | None:

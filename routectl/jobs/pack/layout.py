@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import MismatchError, RoutectlError
+from ...reports.text.wording import layers_text
 from ..options import check_bounds, option
+from ..progress import Progress
 
 if TYPE_CHECKING:
     from ...dump import Dump
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = [
     "LayoutOptions",
     "LengthOptions",
+    "Lengths",
     "layers_of",
-    "lens_of",
     "packing_of",
     "parse_lens",
     "parse_ranks",
@@ -99,7 +101,8 @@ class LayoutOptions:
     moe_layer_freq: str | None = option(
         None,
         metavar="FREQ",
-        help="N, or 0,1,1: which layers are MoE. A dump of MoE layers only is numbered by it.",
+        help="N (the first of each N layers; areal: the last), or 0,1,1: which are MoE. A dump of "
+        "MoE layers only is numbered by it.",
     )
 
     def __post_init__(self) -> None:
@@ -172,59 +175,46 @@ def layers_of(options: LayoutOptions, model: object, dump: "Dump") -> int:
     return len(freq) if isinstance(freq, list) else dump.meta.layers_L[-1] + 1
 
 
-def renumber(dump: "Dump", options: LayoutOptions, num_layers: int) -> "Dump":
+def renumber(dump: "Dump", options: LayoutOptions, num_layers: int, progress: Progress) -> "Dump":
     """The dump with its layers as --moe-layer-freq says; MoE ordinals become layers.
 
-    Raises MismatchError when the dump has other MoE layers.
+    Which of N layers an integer makes MoE goes by the framework, and is told. Raises MismatchError
+    when the dump has other MoE layers.
     """
     if options.moe_layer_freq is None:
         return dump
     from ...layouts.pipeline import moe_layers
+    from ...layouts.rules import rule_of
 
+    freq, last = _freq(options.moe_layer_freq), rule_of(options.framework).moe_last
     try:
-        named = moe_layers(num_layers, _freq(options.moe_layer_freq))
+        named = moe_layers(num_layers, freq, last=last)
+        other = moe_layers(num_layers, freq, last=not last)
     except ValueError as error:
         raise MismatchError(f"--moe-layer-freq {options.moe_layer_freq}: {error}") from None
     held = dump.meta.layers_L
-    if held == named:
-        return dump
-    if held == tuple(range(len(named))):
-        return dump.renumbered(named)
-    raise MismatchError(
-        f"{dump.meta.path}: has {len(held)} MoE layers (the last is {held[-1]}), --moe-layer-freq "
-        f"names {len(named)} of {num_layers}"
-    )
+    took = "" if named == other else f"of each {freq} layers the {'last' if last else 'first'}"
+    if held not in (named, tuple(range(len(named)))):
+        raise MismatchError(
+            f"{dump.meta.path}: has {len(held)} MoE layers (the last is {held[-1]}), "
+            f"--moe-layer-freq names {len(named)} of {num_layers}"
+            + (f": {took}, as {options.framework} has it" if took else "")
+        )
+    if took:
+        progress.note(f"{options.framework}: {took} is MoE: {layers_text(named)}")
+    return dump if held == named else dump.renumbered(named)
 
 
-def lens_of(dump: "Dump", options: LengthOptions) -> list[int]:
-    """Tokens of each sample. Reads one layer of a native file, all of any other.
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of the samples that are packed; ids and tokens of all in the dump, 0 if left out."""
 
-    Raises MismatchError when a sample's length is not known, or beyond --context.
-    """
-    rows = options.rows
-    if rows not in (None, "n-1", "n"):
-        raise RoutectlError(f"--rows {rows}: expected n-1 or n")
-    lens = []
-    for i, sample in enumerate(dump.select(layers=dump.meta.layers_L[:1])):
-        tokens = sample.num_tokens
-        if tokens is None and sample.routes is not None and rows is not None:
-            tokens = sample.routes.stop + (rows == "n-1")
-        if tokens is None:
-            raise MismatchError(
-                f"{dump.meta.path}: sample {i}: the dump does not say how many tokens it has",
-                hint="--rows n-1 when its rows are all tokens but the last, --rows n when all",
-            )
-        if options.context is not None and tokens > options.context:
-            raise MismatchError(
-                f"{dump.meta.path}: sample {i} has {tokens} tokens, --context is {options.context}"
-            )
-        lens.append(tokens)
-    if not lens:
-        raise MismatchError(f"{dump.meta.path}: no samples: nothing to pack")
-    return lens
+    lens: list[int]
+    ids: list[str | None]
+    all_lens: list[int]
 
 
-def _plan(options: LayoutOptions, lens: list[int], ids: list[str | None]) -> "Plan | None":
+def _plan(options: LayoutOptions, sizes: Lengths) -> "Plan | None":
     from ...layouts.plan import BALANCES, build_plan
 
     if options.balance not in BALANCES:
@@ -236,12 +226,13 @@ def _plan(options: LayoutOptions, lens: list[int], ids: list[str | None]) -> "Pl
             raise RoutectlError(
                 "--plan already says dp and micro-batches: drop --dp and --max-tokens-per-gpu"
             )
-        return read_plan(options.plan, options.cp, ids, lens)
+        plan = read_plan(options.plan, options.cp, sizes.ids, sizes.all_lens)
+        return plan.without([i for i, tokens in enumerate(sizes.all_lens) if not tokens])
     if options.dp == 1 and options.max_tokens_per_gpu is None:
         return None
 
     return build_plan(
-        lens,
+        sizes.lens,
         options.dp,
         max_tokens_per_gpu=options.max_tokens_per_gpu,
         cp=options.cp,
@@ -267,9 +258,7 @@ def _pipeline(options: LayoutOptions, num_layers: int) -> "Pipeline | None":
     )
 
 
-def packing_of(
-    options: LayoutOptions, lens: list[int], ids: list[str | None], num_layers: int
-) -> "Packing":
+def packing_of(options: LayoutOptions, sizes: Lengths, num_layers: int) -> "Packing":
     """The Packing that the options describe. Raises RoutectlError where they do not fit."""
     from ...layouts.packing import Packing
 
@@ -290,7 +279,7 @@ def packing_of(
     }
     try:
         pipeline = _pipeline(options, num_layers)
-        packing = Packing(lens, **given, plan=_plan(options, lens, ids), pipeline=pipeline)
+        packing = Packing(sizes.lens, **given, plan=_plan(options, sizes), pipeline=pipeline)
         for m in range(packing.num_micro_batches):
             for g in range(packing.dp * packing.cp):
                 packing.share(m, *divmod(g, packing.cp))

@@ -12,13 +12,14 @@ from .folder import Job, job_of_manifest, write_folder
 from .layout import (
     LayoutOptions,
     LengthOptions,
+    Lengths,
     layers_of,
-    lens_of,
     packing_of,
     parse_lens,
     parse_ranks,
     renumber,
 )
+from .samples import Allowed, Taken, take_samples
 from .verify import verify_folder
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ __all__ = [
 
 _DTYPE = "Integer dtype of the tensors; the framework's own when not given."
 _RANK = "Only these ranks, such as cp=1,tp=0."
+_MISSING = "Let padding stand for missing rows; the mask tells."
+_DAMAGED = "Leave out samples that are damaged: named on stderr, and in the manifest."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,8 @@ class PackRequest:
         help="zero, arange, spread or minus-one; the framework's own when not given.",
     )
     dtype: str | None = option(None, metavar="DTYPE", help=_DTYPE)
-    allow_missing: bool = option(False, help="Let padding stand for missing rows; the mask tells.")
+    allow_missing: bool = option(False, help=_MISSING)
+    skip_damaged: bool = option(False, help=_DAMAGED)
     rank: str | None = option(None, metavar="RANK", help=_RANK)
     lengths: LengthOptions = field(default_factory=LengthOptions)
     force: bool = False
@@ -82,6 +86,8 @@ class VerifyRequest:
     )
     layout: LayoutOptions = field(default_factory=LayoutOptions)
     dtype: str | None = option(None, metavar="DTYPE", help=_DTYPE)
+    allow_missing: bool = option(False, help=_MISSING)
+    skip_damaged: bool = option(False, help=_DAMAGED)
     rank: str | None = option(None, metavar="RANK", help=_RANK)
     lengths: LengthOptions = field(default_factory=LengthOptions)
     reading: Reading = field(default_factory=Reading)
@@ -96,6 +102,7 @@ class LayoutRequest:
         None, metavar="N,N", help="For --explain: lengths of samples, instead of a dump."
     )
     layout: LayoutOptions = field(default_factory=LayoutOptions)
+    skip_damaged: bool = option(False, help=_DAMAGED)
     lengths: LengthOptions = field(default_factory=LengthOptions)
     reading: Reading = field(default_factory=Reading)
 
@@ -104,6 +111,7 @@ def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
     """Write the replay tensors of every rank; returns the manifest."""
     from ...files import refuse_existing, replacing_folder
     from ...formats.replay.folder import foreign_content
+    from ...ops.pack.pack import greatest_id
     from ...ops.pack.padding import TensorSpec
 
     output, force = request.output, request.force
@@ -111,8 +119,12 @@ def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
     source = request.reading.open(request.dump)
     only = parse_ranks(request.rank)
     spec = TensorSpec(request.padding, request.dtype, request.layout.ep)
-    dump, packing = _packed(source, request, progress)
-    job = Job(dump, packing, spec, only, request.allow_missing)
+    allowed = Allowed(request.allow_missing, request.skip_damaged, request.reading.start)
+    taken, packing = _packed(source, request, allowed, progress)
+    if spec.needs_greatest(packing):
+        with progress.watching(taken.dump, "looking for the greatest id") as watched:
+            spec = replace(spec, greatest=greatest_id(watched))
+    job = Job(taken.dump, packing, spec, only, request.allow_missing, taken.skipped)
     with replacing_folder(output, force=force, foreign=foreign_content) as folder:
         try:
             manifest = write_folder(job, folder, progress)
@@ -140,14 +152,16 @@ def _verified(request: VerifyRequest, progress: Progress) -> Job:
     from ...ops.pack.padding import TensorSpec
 
     folder, layout = request.folder, request.layout
+    allowed = Allowed(request.allow_missing, request.skip_damaged, request.reading.start)
     source, only = request.reading.open(request.against), parse_ranks(request.rank)
     if not has_manifest(folder):
-        dump, packing = _packed(source, request, progress)
-        return Job(dump, packing, TensorSpec(None, request.dtype, layout.ep), only)
-    given = (replace(layout, ep=1), request.lengths, request.dtype)
-    if given != (LayoutOptions(), LengthOptions(), None):
+        taken, packing = _packed(source, request, allowed, progress)
+        spec = TensorSpec(None, request.dtype, layout.ep)
+        return Job(taken.dump, packing, spec, only, request.allow_missing, taken.skipped)
+    given = (replace(layout, ep=1), request.lengths, request.dtype, request.skip_damaged)
+    if given != (LayoutOptions(), LengthOptions(), None, False):
         raise RoutectlError(f"{folder}/manifest.json says the layout: none can be given")
-    return job_of_manifest(folder, source, only, layout.ep)
+    return job_of_manifest(folder, source, only, layout.ep, allowed)
 
 
 def lay_out_samples(request: LayoutRequest, progress: Progress = SILENT) -> "Packing":
@@ -156,24 +170,29 @@ def lay_out_samples(request: LayoutRequest, progress: Progress = SILENT) -> "Pac
     if request.lens is not None:
         lens = parse_lens(request.lens)
         layers = layout.decoder_layers or layout.pp * layout.vpp
-        return packing_of(layout, lens, [None] * len(lens), layers)
+        return packing_of(layout, Lengths(lens, [None] * len(lens), lens), layers)
     if request.dump is None:
         raise RoutectlError("expected a DUMP")
-    return _packed(request.reading.open(request.dump), request, progress)[1]
+    source = request.reading.open(request.dump)
+    allowed = Allowed(True, request.skip_damaged, request.reading.start, guesses=True)
+    return _packed(source, request, allowed, progress)[1]
 
 
 def _packed(
-    dump: "Dump", request: PackRequest | VerifyRequest | LayoutRequest, progress: Progress
-) -> "tuple[Dump, Packing]":
-    """The dump, its layers numbered, and the Packing of its samples."""
+    dump: "Dump",
+    request: PackRequest | VerifyRequest | LayoutRequest,
+    allowed: Allowed,
+    progress: Progress,
+) -> tuple[Taken, "Packing"]:
+    """The dump's samples, its layers numbered, and their Packing."""
     options = request.layout
     num_layers = layers_of(options, request.reading.facts, dump)
-    dump = renumber(dump, options, num_layers)
+    dump = renumber(dump, options, num_layers, progress)
     if dump.meta.layers_L[-1] >= num_layers:
         raise MismatchError(
             f"{dump.meta.path}: has a layer {dump.meta.layers_L[-1]}, but the model "
             f"{num_layers} layers"
         )
-    with progress.watching(dump, "measuring") as watched:
-        lens = lens_of(watched, request.lengths)
-    return dump, packing_of(options, lens, [key.sample_id for key in dump.keys], num_layers)
+    taken = take_samples(dump, request.lengths, allowed, progress)
+    sizes = Lengths(taken.lens, taken.ids, taken.all_lens)
+    return taken, packing_of(options, sizes, num_layers)

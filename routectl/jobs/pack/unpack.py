@@ -9,6 +9,7 @@ from ...reports.text.wording import plural
 from ..options import argument, force_option, option
 from ..progress import SILENT, Progress, tokens_rate
 from .folder import Job, job_of_manifest, misfit, places
+from .samples import Allowed
 
 if TYPE_CHECKING:
     from ...formats.replay.folder import RankFile
@@ -63,7 +64,7 @@ def unpack_folder(request: UnpackRequest, progress: Progress = SILENT) -> int:
         raise UnsupportedError(f"{output}: unpack writes native files: expected NAME.parquet")
     refuse_existing(output, force=request.force)
     samples = open_native(folder / SAMPLES)
-    job = job_of_manifest(folder, samples, {}, 1)
+    job = job_of_manifest(folder, samples, {}, 1, Allowed())
     manifest, found = read_manifest(folder), list_tensors(folder)
     absent = [place.path for place in places(job.packing, {}) if place not in found]
     if absent:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from ..progress import Progress
 from .folder import Job, misfit, places
+from .moves import find_moves
 
 if TYPE_CHECKING:
     from ...formats.replay.folder import RankFile, RankTensors
     from ...layouts.packing import Packing
+    from ...ops.pack.once import Landed
     from ...ops.pack.suspects import Suspect
-    from ...ops.pack.verify import Landed, Tally, Verification
+    from ...ops.pack.verify import Tally, Verification
 
 __all__ = ["verify_folder"]
 
@@ -38,10 +40,12 @@ def verify_folder(job: Job, folder: Path, progress: Progress) -> "Verification":
 
     packing, meta = job.packing, job.dump.meta
     found = list_tensors(folder)
-    tally = Tally(meta.num_experts, meta.layers_L)
+    tally = Tally(meta.num_experts, meta.layers_L, job.allow_missing)
     files = _Files({place: str(path.relative_to(folder)) for place, path in found.items()})
     _check_files(job, found, files, tally, progress)
-    judged, suspects = _suspects(job, found, files, tally)
+    whose = {place: path for place, path in found.items() if place in set(places(packing, {}))}
+    moves, explained = find_moves(job, whose, _wrong_files(files, tally))
+    judged, suspects = (None, ()) if explained else _suspects(job, found, files, tally)
     whole = not {"dp", "cp", "tp"} & set(job.only)
     known = set(places(packing, {}))
     return Verification(
@@ -56,6 +60,7 @@ def verify_folder(job: Job, folder: Path, progress: Progress) -> "Verification":
         faults=tuple(files.faults),
         changed=tuple(files.changed),
         judged=judged,
+        moves=moves,
     )
 
 
@@ -86,6 +91,8 @@ def _check_files(
             wrong = misfit(job, place, tensors, name)
             if wrong is not None:
                 files.misfits[place] = wrong
+                if all(one.shape[1:] == (job.dump.meta.top_k,) for one in tensors.layers.values()):
+                    tally.add_strays(RankIds(name, tensors.layers, tensors.mask))
                 continue
             samples = list(zip(share.samples, (s.routes for s in held), strict=True))
             ids = RankIds(name, tensors.layers, tensors.mask)
@@ -124,16 +131,24 @@ def _stage_layers(job: Job) -> list[int]:
 
 def _landed(job: Job, tally: "Tally") -> "Landed":
     """How the routes of all samples in the plan were found."""
-    from ...ops.pack.verify import Landed
-
     plan, layers = job.packing.plan, _stage_layers(job)
     columns = [job.dump.meta.layers_L.index(layer) for layer in layers]
-    total = Landed(0, 0, 0)
-    for index in range(len(job.packing.lens)) if plan is None else plan.samples():
+    used = range(len(job.packing.lens)) if plan is None else plan.samples()
+    for index in used:
         routes = job.dump[index].routes
         if routes is not None:
-            total += tally.landed(index, routes, job.packing.num_routes(index), columns)
-    return total
+            tally.once.owe(index, routes, job.packing.num_routes(index), columns)
+    return tally.once.landed(job.dump[index].routes for index in used)
+
+
+def _wrong_files(files: _Files, tally: "Tally") -> "dict[RankFile, int | None]":
+    """Files with something wrong, and the layer with most wrong rows; None for one that misfits."""
+    found: dict[RankFile, int | None] = {}
+    for place, name in files.names.items():
+        counts = tally.wrong_at.get(name, Counter[int]())
+        if place in files.misfits or counts.total():
+            found[place] = None if place in files.misfits else max(counts, key=lambda n: counts[n])
+    return found
 
 
 def _suspects(

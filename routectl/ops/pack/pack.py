@@ -19,7 +19,7 @@ from ...layouts.runs import Run
 from ...routes import Bools, Routes
 from .padding import TensorSpec, filler_ids
 
-__all__ = ["Packed", "Rank", "pack"]
+__all__ = ["Packed", "Rank", "greatest_id", "pack"]
 
 _OWN = TensorSpec()
 _FLUSH_BYTES = 16 << 20  # routes held before they are copied, where a dump is read as it goes
@@ -88,6 +88,12 @@ def _shape_of(routes: Source) -> _Shape:
     raise MismatchError("no sample has routes: nothing to pack")
 
 
+def greatest_id(routes: Source) -> int:
+    """The greatest id of all rows that are there, 0 without any; reads every sample."""
+    held = (_routes_of(sample) for sample in routes)
+    return max((int(one.ids_TLK.max(initial=0)) for one in held if one is not None), default=0)
+
+
 def _check(index: int, held: Routes, shape: _Shape, tokens: int) -> None:
     if (held.layers_L, held.num_experts, held.top_k) != shape:
         for name, expected in shape._asdict().items():
@@ -124,7 +130,10 @@ class _Rows:
             missing_TM = held.missing_TL[part][:, self.columns]
             for i in np.flatnonzero(missing_TM.any(axis=0)).tolist():
                 self._holes.append((i, run.row + run.step * np.flatnonzero(missing_TM[:, i])))
-        self._waiting.append(Copy(held.ids_TLK[part], run.row, run.step))
+        ids_TLK = held.ids_TLK[part]
+        if self.ids_LRK.itemsize < ids_TLK.itemsize:  # ids that the batch has are smaller than E
+            ids_TLK = ids_TLK.astype(self.ids_LRK.dtype)
+        self._waiting.append(Copy(ids_TLK, run.row, run.step))
         self._bytes += self._waiting[-1].source_TLK.nbytes
         if self._bytes > self._flush_bytes and len(self.columns):
             self.flush()
@@ -171,7 +180,8 @@ def pack(
     """A rank's replay tensors of one micro-batch.
 
     routes   a Dump, or Samples or Routes in memory, in packed order: as many as packing.lens.
-             None stands for a sample without routes. A dump is read one sample at a time.
+             None stands for a sample without routes. A dump is read one sample at a time (twice for
+             ROLL, whose dtype goes by the greatest id, unless ``spec`` has it).
     packing  a layout without plan; ``packing.share`` gives that of one micro-batch
     out      where to write: a C-ordered integer array or CPU torch tensor [L, R, K]; its dtype
              then is the tensor's
@@ -188,6 +198,8 @@ def pack(
         runs.setdefault(run.sample, []).append(run)
     size = (len(layers), packing.num_rows(rank.tp), shape.top_k)
     if out is None:
+        if spec.needs_greatest(packing):
+            spec = replace(spec, greatest=greatest_id(routes))
         out = np.empty(size, spec.dtype_for(packing, shape.num_experts))
     ids_LRK = np.asarray(out)
     if ids_LRK.shape != size or not ids_LRK.flags.c_contiguous:

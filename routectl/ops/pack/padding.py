@@ -29,11 +29,18 @@ class TensorSpec:
              natively.
     dtype    the name of a numpy integer dtype: int8 .. int64, uint8 .. uint64
     ep       expert-parallel size: rank r holds experts [r E / ep, (r + 1) E / ep)
+    greatest the greatest id of the batch, for a framework whose dtype goes by it (ROLL); None
+             where it is not known
     """
 
     padding: str | None = None
     dtype: str | None = None
     ep: int = 1
+    greatest: int | None = None
+
+    def needs_greatest(self, packing: Packing) -> bool:
+        """Whether the dtype goes by the greatest id of the batch, and it is not known yet."""
+        return self.dtype is None and self.greatest is None and packing.rule.dtype == "value"
 
     def policy(self, packing: Packing) -> str:
         """The padding policy: given, or the framework's. Raises ValueError for another name."""
@@ -50,11 +57,14 @@ class TensorSpec:
         """
         if self.dtype is not None and self.dtype not in _DTYPES:
             raise MismatchError(f"dtype {self.dtype} is none of {', '.join(_DTYPES)}")
-        named = np.dtype(self.dtype) if self.dtype else replay_dtype(packing.rule, num_experts)
-        if num_experts - 1 > np.iinfo(named).max:
-            raise MismatchError(
-                f"dtype {named} cannot hold expert {num_experts - 1}", hint="--dtype int32"
-            )
+        last = num_experts - 1  # which spread writes, and otherwise the batch may not
+        if packing.rule.dtype == "value" and self.policy(packing) != "spread":
+            last = last if self.greatest is None else self.greatest
+        named = (
+            np.dtype(self.dtype) if self.dtype else replay_dtype(packing.rule, num_experts, last)
+        )
+        if last > np.iinfo(named).max:
+            raise MismatchError(f"dtype {named} cannot hold expert {last}", hint="--dtype int32")
         if named.kind == "u" and self.policy(packing) == "minus-one":
             raise MismatchError(
                 f"dtype {named} has no -1, which padding minus-one writes",

@@ -17,6 +17,7 @@ from ...layouts.packing import FORMS, FRAMEWORKS, Packing
 from ...layouts.rules import DEFAULT_PAD_MULTIPLIER
 from ...routes import Routes
 from .pack import Rank
+from .truth import Truth
 
 __all__ = ["Suspect", "find_suspects"]
 
@@ -77,36 +78,6 @@ def _unlike(layout: Packing, declared: Packing) -> Options:
     return tuple(found)
 
 
-class _Truth:
-    """One layer's routes of all samples end to end, as sorted rows; some may be missing."""
-
-    def __init__(self, routes: Sequence[Routes | None], column: int, top_k: int) -> None:
-        parts = [
-            np.zeros((0, top_k), np.int64) if held is None else held.ids_TLK[:, column]
-            for held in routes
-        ]
-        self.rows = np.sort(np.concatenate(parts), axis=1)
-        holes = [
-            np.zeros(len(part), np.bool_)
-            if held is None or held.missing_TL is None
-            else held.missing_TL[:, column]
-            for held, part in zip(routes, parts, strict=True)
-        ]
-        self.there = ~np.concatenate(holes)
-        self.ends = np.cumsum([len(part) for part in parts])
-        self.begins = self.ends - [len(part) for part in parts]
-        self.starts = np.array([0 if held is None else held.start for held in routes])
-
-    def rate(self, table_R2: NDArray[np.int64], sorted_RK: Ids, shift: int) -> tuple[int, int]:
-        """Rows that hold the route which the table says, and rows that should hold one."""
-        sample, position = table_R2.T
-        index = self.begins[sample] + position + shift - self.starts[sample]
-        inside = (sample >= 0) & (index >= self.begins[sample]) & (index < self.ends[sample])
-        inside[inside] = self.there[index[inside]]
-        equal = (self.rows[index[inside]] == sorted_RK[inside]).all(axis=1)
-        return int(equal.sum()), len(equal)
-
-
 class _Alike:
     """Layouts that put the same tokens on the same rows."""
 
@@ -165,7 +136,7 @@ def find_suspects(
     for by in _SHIFTS:
         if not 0 <= column + by < len(held.layers_L):
             continue
-        truth = _Truth(routes, column + by, held.top_k)
+        truth = Truth(routes, column + by, held.top_k)
         for alike, shift in itertools.product(layouts, _SHIFTS):
             counts = [truth.rate(t, i, shift) for t, i in zip(alike.tables, ids, strict=True)]
             equal, real = (sum(part) for part in zip(*counts, strict=True))

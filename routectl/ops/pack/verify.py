@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from ...layouts.packing import Packing
 from ...routes import Bools, Routes
+from .coverage import owed_rows
+from .moves import Move
+from .once import Landed, Once
 from .pack import Rank
 from .suspects import Suspect
 
 __all__ = [
-    "Landed",
     "RankIds",
     "Tally",
     "Verification",
@@ -44,20 +46,6 @@ class WrongRow:
     expected: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Landed:
-    """Routes that the ranks should hold; of these absent on all ranks, and repeated."""
-
-    routes: int
-    absent: int
-    repeated: int
-
-    def __add__(self, other: "Landed") -> "Landed":
-        return Landed(
-            self.routes + other.routes, self.absent + other.absent, self.repeated + other.repeated
-        )
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class RankIds:
     """A rank's tensors of one micro-batch: layers[n] is [R, K], mask [R] or [L, R] or None.
@@ -78,21 +66,27 @@ class Tally:
     wrong            of these, rows with other experts than the dump's
     reordered        of these, rows with the dump's experts in other slots
     masked           routes that the mask calls padding; unmasked: filler that it calls real
+    missing          rows of tokens whose route the dump does not have, the last token's aside
+    made_up          of these, rows that a router would replay: they hold ids, and nothing tells it
+                     otherwise (allow_missing: the mask does, where it calls them padding)
     padding          rows that are no route, by what they hold (``padding_kind``)
     load_LE          how often real rows name each expert; filler_LE padding rows
-    seen             per sample, int32 [T, L]: how often each route was found
+    once             the routes that were found at their place, and rows at another's
     wrong_at         per place, wrong rows of each layer
     """
 
     num_experts: int
     layers_L: tuple[int, ...]
+    allow_missing: bool = False
     rows: int = 0
     wrong: int = 0
     reordered: int = 0
     masked: int = 0
     unmasked: int = 0
+    missing: int = 0
+    made_up: int = 0
     padding: Counter[str] = field(default_factory=Counter)
-    seen: dict[int, NDArray[np.int32]] = field(default_factory=dict)
+    once: Once = field(default_factory=Once)
     examples: list[WrongRow] = field(default_factory=list)
     wrong_at: dict[str, Counter[int]] = field(default_factory=dict)
     load_LE: NDArray[np.int64] = field(init=False)
@@ -103,16 +97,21 @@ class Tally:
         self.load_LE = np.zeros(shape, np.int64)
         self.filler_LE = np.zeros(shape, np.int64)
 
-    def landed(self, sample: int, held: Routes, stop: int, columns: list[int]) -> Landed:
-        """How often a sample's routes below position ``stop`` were found, in some layers."""
-        there = np.ones(held.ids_TLK.shape[:2], np.bool_)
-        if held.missing_TL is not None:
-            there = ~held.missing_TL
-        there[max(stop - held.start, 0) :] = False
-        seen = self.seen.get(sample, np.zeros(there.shape, np.int32))
-        there, seen = there[:, columns], seen[:, columns]
-        absent, repeated = there & (seen == 0), there & (seen > 1)
-        return Landed(int(there.sum()), int(absent.sum()), int(repeated.sum()))
+    def add_strays(self, ids: RankIds) -> None:
+        """Note what a file of another shape than its rank's holds, where its rows have K ids.
+
+        Rows that its mask calls padding are left out.
+        """
+        for i, (layer, ids_RK) in enumerate(ids.layers.items()):
+            if layer not in self.layers_L:
+                continue
+            column, said = self.layers_L.index(layer), ids.mask
+            if said is not None and said.ndim == 2:
+                said = said[i] if i < len(said) else None
+            if said is None or said.shape != ids_RK.shape[:1] or said.dtype != np.bool_:
+                self.once.stray(column, ids_RK, spare=True)
+            else:
+                self.once.stray(column, ids_RK[said])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,6 +127,7 @@ class Verification:
     faults       files whose dtype or cu_seqlens are not those declared, each with both
     changed      files whose bytes are not those of the manifest; their rows may be right
     judged       (micro-batch, stage, layer) that suspects were looked for in; None for none
+    moves        ranks and micro-batches that hold the rows of others
     """
 
     tally: Tally
@@ -141,16 +141,18 @@ class Verification:
     faults: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     judged: tuple[int, int, int] | None = None
+    moves: tuple[Move, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Every route is there once, no row is wrong, and the mask says which rows are real.
+        """Every route is there once, no row is wrong or made up, and the mask says which are real.
 
         Where every file is there as it should be, but no route belongs on the ranks, it is so too.
         """
         once = self.landed is None or self.landed.absent == self.landed.repeated == 0
         tally = self.tally
-        counts = (tally.wrong, tally.masked, tally.unmasked, tally.padding["outside"])
+        counts = [tally.wrong, tally.masked, tally.unmasked, tally.made_up]
+        counts.append(tally.padding["outside"])
         trouble = (self.absent_files, self.extra_files, self.misfits, self.faults)
         return self.files > 0 and once and not any(trouble) and not any(counts)
 
@@ -205,10 +207,16 @@ def check_tensors(
     samples are (index in the dump, routes) in packed order; R must be what the layout says.
     """
     rows = packing.num_rows(rank.tp)
+    runs = packing.runs(rank.cp, rank.tp)
+    owed_R = np.zeros(rows, np.bool_)
+    for run in runs:
+        due = run.within(0, owed_rows(packing.lens[run.sample]))
+        if due is not None:
+            owed_R[due.rows] = True
     for i, (layer, ids_RK) in enumerate(ids.layers.items()):
         column = tally.layers_L.index(layer)
         real_R = np.zeros(rows, np.bool_)
-        for run in packing.runs(rank.cp, rank.tp):
+        for run in runs:
             index, held = samples[run.sample]
             found = None if held is None else run.within(held.start, held.stop)
             if held is None or found is None:
@@ -219,26 +227,35 @@ def check_tensors(
                 there = ~held.missing_TL[part, column]
             at = found.row + found.step * np.flatnonzero(there)
             real_R[at] = True
-            seen = tally.seen.setdefault(index, np.zeros(held.ids_TLK.shape[:2], np.int32))
-            seen[part, column] += there
             where = (ids.place, layer, at, index, found.position + np.flatnonzero(there))
-            _compare(tally, ids_RK[at], held.ids_TLK[part, column][there], where)
+            wrong = _compare(tally, ids_RK[at], held.ids_TLK[part, column][there], where)
+            again = tally.once.meet(index, held, (part, column), there, ~wrong)
+            tally.once.stray(column, ids_RK[at[wrong | again]])
         tally.load_LE[column] += _load(ids_RK[real_R], tally.num_experts)
         tally.filler_LE[column] += _load(ids_RK[~real_R], tally.num_experts)
         tally.padding += padding_kind(ids_RK[~real_R], tally.num_experts)
-        if ids.mask is not None:
-            said = ids.mask if ids.mask.ndim == 1 else ids.mask[i]
+        said = ids.mask if ids.mask is None or ids.mask.ndim == 1 else ids.mask[i]
+        if said is not None:
             tally.masked += int((real_R & ~said).sum())
             tally.unmasked += int((~real_R & said).sum())
+        unplaced_R = ~real_R if said is None else ~real_R & said
+        tally.once.stray(column, ids_RK[unplaced_R], spare=said is None)
+        missing_R = owed_R & ~real_R
+        tally.missing += int(missing_R.sum())
+        made_up_R = missing_R & (ids_RK != -1).any(axis=1)
+        if tally.allow_missing and said is not None:
+            made_up_R &= said
+        tally.made_up += int(made_up_R.sum())
 
 
-def _compare(tally: Tally, got: Ids, expected: Ids, where: tuple[Any, ...]) -> None:
+def _compare(tally: Tally, got: Ids, expected: Ids, where: tuple[Any, ...]) -> Bools:
+    """Count rows with other experts than expected; returns which they are."""
     place, layer, rows, sample, positions = where
     tally.rows += len(got)
     unequal = (got != expected).any(axis=1)
-    if not unequal.any():
-        return
     wrong = np.zeros(len(got), np.bool_)
+    if not unequal.any():
+        return wrong
     sets = np.sort(got[unequal], axis=1), np.sort(expected[unequal], axis=1)
     wrong[unequal] = (sets[0] != sets[1]).any(axis=1)
     tally.wrong += int(wrong.sum())
@@ -247,3 +264,4 @@ def _compare(tally: Tally, got: Ids, expected: Ids, where: tuple[Any, ...]) -> N
     for n in np.flatnonzero(wrong)[: _EXAMPLES - len(tally.examples)].tolist():
         ids = tuple(got[n].tolist()), tuple(expected[n].tolist())
         tally.examples.append(WrongRow(place, layer, int(rows[n]), sample, int(positions[n]), *ids))
+    return wrong

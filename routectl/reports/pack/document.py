@@ -29,6 +29,8 @@ def verified_document(found: Verification, folder: str, meta: DumpMeta) -> Verif
         "routes_repeated": None if landed is None else landed.repeated,
         "rows_masked": tally.masked,
         "rows_unmasked": tally.unmasked,
+        "rows_missing": tally.missing,
+        "rows_made_up": tally.made_up,
         "padding_rows": dict(sorted(tally.padding.items())),
         "ep": found.ep,
         "ep_imbalance": found.imbalance,
@@ -44,6 +46,14 @@ def verified_document(found: Verification, folder: str, meta: DumpMeta) -> Verif
                 "expected": list(e.expected),
             }
             for e in tally.examples
+        ],
+        "moves": [
+            {
+                "place": {axis: own for axis, own, _ in move.axes},
+                "holds": {axis: other for axis, _, other in move.axes},
+                "files": move.files,
+            }
+            for move in found.moves
         ],
         "suspects": [
             {

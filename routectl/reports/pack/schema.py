@@ -7,12 +7,14 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 __all__ = [
     "LayoutEntry",
+    "MoveEntry",
     "PackDocument",
     "PackSource",
     "PackedFile",
     "PackedLayer",
     "PackedTensors",
     "PipelineEntry",
+    "SkippedSample",
     "SuspectEntry",
     "SuspectPlace",
     "VerifyDocument",
@@ -94,6 +96,14 @@ class PackedFile(TypedDict):
     sha256: str
 
 
+class SkippedSample(TypedDict):
+    """A damaged sample that was left out, by its place in the dump, and why."""
+
+    sample: int
+    sample_id: str | None
+    why: str
+
+
 class PackDocument(TypedDict):
     """The manifest."""
 
@@ -104,6 +114,8 @@ class PackDocument(TypedDict):
     tensors: PackedTensors
     stages: list[list[list[PackedLayer]]]
     only: dict[str, int]
+    allow_missing: NotRequired[bool]
+    skipped: NotRequired[list[SkippedSample]]
     rows: int
     padding_rows: int
     bytes: int
@@ -142,6 +154,14 @@ class SuspectPlace(TypedDict):
     layer: int
 
 
+class MoveEntry(TypedDict):
+    """Files that hold the rows of another rank or micro-batch: which part of their place, whose."""
+
+    place: dict[str, int]
+    holds: dict[str, int]
+    files: int
+
+
 class VerifyDocument(TypedDict):
     """routectl.verify/1."""
 
@@ -163,10 +183,13 @@ class VerifyDocument(TypedDict):
     routes_repeated: int | None
     rows_masked: int
     rows_unmasked: int
+    rows_missing: int
+    rows_made_up: int
     padding_rows: dict[str, int]
     ep: int
     ep_imbalance: float | None
     ep_imbalance_padding: float | None
     examples: list[WrongRowEntry]
+    moves: list[MoveEntry]
     suspects: list[SuspectEntry]
     suspects_of: SuspectPlace | None

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from ..text.tables import print_line
 from ..text.wording import amount, bytes_text, layers_text, percent, plural
-from .schema import LayoutEntry, PackDocument, SuspectEntry, VerifyDocument
+from .schema import LayoutEntry, MoveEntry, PackDocument, SuspectEntry, VerifyDocument
 
 __all__ = ["render_packed", "render_verified"]
 
@@ -32,6 +32,9 @@ def render_packed(manifest: PackDocument, console: Console) -> None:
     shape = f"{layers_text(tensors['layers'])}, top-{tensors['top_k']} of {tensors['num_experts']}"
     print_line(console, "dump", f"{source['path']}  ({samples}, {shape})")
     print_line(console, "layout", f"{_layout_line(layout)}; {plural(steps, 'micro-batch')}")
+    skipped = manifest.get("skipped", [])
+    if skipped:
+        print_line(console, "skipped", f"{plural(len(skipped), 'damaged sample')}")
     share = percent(manifest["padding_rows"] / max(manifest["rows"], 1))
     padding = f"{amount(manifest['padding_rows'])} ({share}) without a route: {tensors['padding']}"
     print_line(
@@ -52,6 +55,30 @@ def _suspect_line(suspect: SuspectEntry) -> str:
     return f"{percent(suspect['rate'])} of rows match {', '.join(parts)}"
 
 
+def _rank_text(place: dict[str, int]) -> str:
+    return "-".join(f"{axis}{n}" for axis, n in place.items() if axis != "mb")
+
+
+def _move_lines(moves: list[MoveEntry]) -> Iterator[str]:
+    """Whose rows are where; micro-batches that are late by as many are told of together."""
+    late: dict[int, list[int]] = {}
+    for move in moves:
+        place, holds, files = move["place"], move["holds"], plural(move["files"], "file")
+        if set(place) == {"mb"}:
+            late.setdefault(place["mb"] - holds["mb"], []).append(place["mb"])
+        elif "mb" in place:
+            own = f"rank {_rank_text(place)}, micro-batch {place['mb']}"
+            yield f"{own} holds micro-batch {holds['mb']}'s rows of {_rank_text(holds)} ({files})"
+        else:
+            yield f"rank {_rank_text(place)} holds {_rank_text(holds)}'s rows ({files})"
+    for by, which in sorted(late.items(), key=lambda entry: -len(entry[1])):
+        if len(which) == 1:
+            yield f"micro-batch {which[0]} holds {which[0] - by}'s rows"
+        else:
+            listed = ", ".join(map(str, which[:8])) + (", ..." if len(which) > 8 else "")
+            yield f"micro-batch i holds i{-by:+d}'s rows: i = {listed}"
+
+
 def _checks(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
     """The lines between the verdict and the examples, each with its label."""
     yield "tensors", f"{doc['folder']}  ({plural(doc['files'], 'file')})"
@@ -67,6 +94,16 @@ def _checks(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
     if doc["rows_masked"] or doc["rows_unmasked"]:
         masked, unmasked = amount(doc["rows_masked"]), amount(doc["rows_unmasked"])
         yield "mask", f"{masked} routes marked as padding, {unmasked} padding rows marked as real"
+    if doc["rows_missing"]:
+        made_up = doc["rows_made_up"]
+        told = (
+            f"{amount(made_up)} hold ids that a router would replay" if made_up else "none made up"
+        )
+        hint = "; --allow-missing if the trainer heeds the mask" if made_up else ""
+        yield (
+            "missing",
+            f"{plural(doc['rows_missing'], 'row')} of tokens without a route: {told}{hint}",
+        )
     kinds = (f"{amount(n)} {kind}" for kind, n in doc["padding_rows"].items())
     yield "padding", ", ".join(kinds) or "none"
     if doc["ep"] > 1 and doc["ep_imbalance"] is not None:
@@ -99,6 +136,8 @@ def render_verified(doc: VerifyDocument, console: Console) -> None:
         where = f"{e['file']} layer {e['layer']} row {e['row']}"
         whose = f"sample {e['sample']} position {e['position']}"
         print_line(console, "row", f"{where}: got {e['got']}, {whose} has {e['expected']}")
+    for line in _move_lines(doc["moves"]):
+        print_line(console, "holds", line)
     for suspect in doc["suspects"]:
         print_line(console, "matches", _suspect_line(suspect))
     if not doc["suspects"] and doc["suspects_of"]:

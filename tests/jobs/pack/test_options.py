@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from routectl import Packing, pack
+from routectl import Packing, open_dump, pack
 from routectl.cli.main import main
 from routectl.errors import MismatchError
 from routectl.formats.native.container import write_native
@@ -113,6 +114,58 @@ class TestMoeLayerFreq:
         packed = document(capsys, "pack", dump, *options)
         assert packed["tensors"]["layers"] == [1, 3, 4]
         assert packed["layout"]["pipeline"]["num_layers"] == 5
+
+    @pytest.mark.parametrize(
+        ("framework", "which", "layers"),
+        [("verl", "first", [0, 2, 4]), ("miles", "first", [0, 2, 4]), ("areal", "last", [1, 3, 5])],
+    )
+    def test_an_integer_goes_by_the_framework(self, capsys, tmp_path, framework, which, layers):
+        """Megatron takes the first of N layers and AReaL the last: it is said which was taken."""
+        dump = write_small(tmp_path / "d.parquet", ["a"])
+        options = ("--moe-layer-freq", 2, "--decoder-layers", 6, "--framework", framework)
+        done = run(capsys, "pack", dump, "-o", tmp_path / "r", *options, "--json")
+        assert json.loads(done.out)["tensors"]["layers"] == layers
+        told = f"of each 2 layers the {which} is MoE: layers {', '.join(map(str, layers))}"
+        assert f"routectl: {framework}: {told}\n" in done.err
+        named = write_small(tmp_path / "n.parquet", ["a"], tuple(layers))
+        done = run(capsys, "pack", named, "-o", tmp_path / "q", *options, "--json")
+        assert json.loads(done.out)["tensors"]["layers"] == layers
+        other = {"verl": "areal", "miles": "areal", "areal": "verl"}[framework]
+        said = complaint(capsys, "pack", named, "-o", tmp_path / "x", *options[:-1], other)
+        if other == "areal":
+            assert "of 6: of each 2 layers the last, as areal has it\n" in said
+
+
+class TestDtype:
+    """The dtype that a framework's own program would take."""
+
+    @pytest.mark.parametrize(
+        ("greatest", "framework", "dtype"),
+        [
+            (255, "roll", "uint8"),
+            (256, "roll", "int16"),
+            (255, "prime-rl", "uint16"),
+            (255, "verl", "int16"),
+        ],
+    )
+    def test_by_what_the_batch_holds(self, capsys, tmp_path, greatest, framework, dtype):
+        """ROLL's tensors are uint8 unless the batch, not just one rank's part, has id 256."""
+        rows = [[[0, 1]] * 3] * 3, [[[0, 1]] * 3, [[2, 3]] * 3, [[0, 1], [greatest, 4], [0, 1]]]
+        samples = [
+            make_sample(make_routes(ids, (0, 1, 2), 300), f"s{i}", [1, 1], [2, 2])
+            for i, ids in enumerate(rows)
+        ]
+        dump = make_dump(samples, (0, 1, 2), 300)
+        write_native(dump, dump.meta, tmp_path / "d.parquet", force=False)
+        options = ("--framework", framework, "--dp", 2)
+        args = ("pack", tmp_path / "d.parquet", "-o", tmp_path / "r", *options)
+        assert document(capsys, *args)["tensors"]["dtype"] == dtype
+        for path in (tmp_path / "r").rglob("mb*.safetensors"):
+            assert load_file(path)["layer.1"].dtype == dtype
+        args = ("pack", "--verify", tmp_path / "r", "--against", tmp_path / "d.parquet")
+        assert document(capsys, *args)["ok"]
+        assert run(capsys, "unpack", tmp_path / "r", "-o", tmp_path / "u.parquet").code == 0
+        assert open_dump(tmp_path / "u.parquet")[1].routes.ids_TLK[2, 1].tolist() == [greatest, 4]
 
 
 class TestNames:

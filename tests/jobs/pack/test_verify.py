@@ -18,9 +18,9 @@ from safetensors.numpy import load_file, save_file
 from routectl import Packing, Rank, open_dump
 from routectl.cli.main import main
 from routectl.formats.native.container import write_native
+from routectl.ops.pack.once import Landed, Once, keys_of
 from routectl.ops.pack.suspects import Suspect, find_suspects
 from routectl.ops.pack.verify import (
-    Landed,
     RankIds,
     Tally,
     Verification,
@@ -125,6 +125,27 @@ def write_tensors(folder, batch, layout, cp=2, shift=0, layer_shift=0):
     return ranks
 
 
+def once_slowly(folder, batch, cp=2):
+    """Routes that no row holds, and rows in a route's place that hold one again, one by one."""
+    absent = repeated = 0
+    for column, layer in enumerate(LAYERS):
+        wanted = Counter(tuple(sorted(row)) for ids in batch.ids for row in ids[:, column].tolist())
+        held, anywhere = Counter(), Counter()
+        for rank in range(cp):
+            arrays = np.load(folder / f"cp{rank}-tp0.npz")
+            rows = arrays[f"layer.{layer}"].tolist()
+            table = zigzag(batch.lens, cp, rank)
+            anywhere.update(tuple(sorted(row)) for row in rows)
+            held.update(
+                tuple(sorted(row))
+                for row, (sample, n) in zip(rows, table, strict=True)
+                if n < batch.lens[sample] - 1
+            )
+        absent += (wanted - anywhere).total()
+        repeated += sum(n for row, n in (held - wanted).items() if row in wanted)
+    return absent, repeated
+
+
 def count_wrong(folder, batch, declared, cp=2):
     """Rows that ``declared`` calls routes, and those that hold other experts."""
     real = wrong = 0
@@ -217,7 +238,7 @@ class TestSuspects:
             for rank in range(2)
         ]
         assert (found["rows"], found["routes"]) == (0, sum(n - 1 for n in ODD) * 6)
-        assert found["routes_absent"] == found["routes"]
+        assert (found["routes_absent"], found["routes_repeated"]) == (0, 0)  # elsewhere, but there
         suspects = found["suspects"]
         assert any(true in suspect["frameworks"] for suspect in suspects)
         assert {(s["form"], s["shift"], s["layer_shift"], s["rate"]) for s in suspects} == {
@@ -426,7 +447,7 @@ class TestDamage:
             },
         ]
         assert (found["rows_wrong"], found["rows_reordered"]) == (1, 0)
-        assert (found["routes_absent"], found["rows_masked"], found["rows_unmasked"]) == (0, 0, 0)
+        assert (found["routes_absent"], found["rows_masked"], found["rows_unmasked"]) == (1, 0, 0)
         assert any("verl" in suspect["frameworks"] for suspect in found["suspects"])
         assert {(s["shift"], s["layer_shift"]) for s in found["suspects"]} == {(0, 0)}
 
@@ -556,36 +577,41 @@ class TestDamage:
             assert complaint(capsys, *args) == f"routectl: {tmp_path / name}: {said}\n"
 
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("change", "said", "lost"),
         [
             (
                 lambda arrays: {k: a[1:] if k == "layer.5" else a for k, a in arrays.items()},
                 "layer 5: got (13, 4), expected (14, 4)",
+                1,
             ),
             (
                 lambda arrays: {k: a for k, a in arrays.items() if k != "layer.6"},
                 "got layers [5, 8], expected [5, 6, 8]",
+                14,
             ),
             (
                 lambda arrays: {**arrays, "layer.7": arrays["layer.6"]},
                 "got layers [5, 6, 7, 8], expected [5, 6, 8]",
+                0,
             ),
             (
                 lambda arrays: {**arrays, "mask": arrays["mask"][1:]},
                 "mask: got bool (13,), expected bool (14,)",
+                0,
             ),
             (
                 lambda arrays: {**arrays, "mask": arrays["mask"].astype(np.uint8)},
                 "mask: got uint8 (14,), expected bool (14,)",
+                0,
             ),
         ],
         ids=["rows", "no layer", "a layer more", "mask rows", "mask dtype"],
     )
-    def test_another_shape(self, capsys, batch, folder, change, said):
-        """A file of another shape is named with both numbers, and its routes are on no rank."""
+    def test_another_shape(self, capsys, batch, folder, change, said, lost):
+        """A file of another shape is named with both numbers; the routes in it are there."""
         path, options = folder
         name = NAMES["later"]
-        lost = sum(n < EVEN[sample] - 1 for sample, n in rows_of(name)) * 3
+        assert sum(n < EVEN[sample] - 1 for sample, n in rows_of(name)) == 14
         damage(path, name, change)
         found = verify(capsys, path, batch, *options, code=1)
         assert found["misfits"] == [f"{name}: {said}"]
@@ -832,8 +858,10 @@ class TestReport:
         assert lines[0] == f"WRONG  {wrong} of {ROUTES} rows wrong"
         assert f"tensors   {tmp_path}/t  (2 files)" in lines
         assert f"dump      {batch.path}" in lines
-        assert f"once      {ROUTES} routes: 0 on no rank, 0 more than once" in lines
         found = verify(capsys, tmp_path / "t", batch, *options, code=1)
+        absent, again = found["routes_absent"], found["routes_repeated"]
+        assert (absent, again) == once_slowly(tmp_path / "t", batch)
+        assert f"once      {ROUTES} routes: {absent} on no rank, {again} more than once" in lines
         for example in found["examples"]:
             assert (
                 f"row       {example['file']} layer {example['layer']} row {example['row']}: got "
@@ -944,17 +972,45 @@ class TestUnits:
         assert padding_kind(rows[:0].astype(dtype), 4) == Counter()
 
     def test_landed(self):
-        """Routes below a position, in some layers: absent ones, and those found twice."""
-        routes = make_routes([[[0, 1]] * 3] * 4, start=2, missing=[(1, 0), (2, 1)])
-        tally = Tally(6, (1, 2, 4))
-        assert tally.landed(0, routes, 6, [0, 1, 2]) == Landed(10, 10, 0)
-        tally.seen[0] = np.array([[1, 1, 1], [0, 2, 0], [2, 0, 3], [1, 1, 1]], np.int32)
-        assert tally.landed(0, routes, 6, [0, 1, 2]) == Landed(10, 1, 3)
-        assert tally.landed(0, routes, 6, [0, 1]) == Landed(6, 0, 2)
-        assert tally.landed(0, routes, 4, [0, 1, 2]) == Landed(5, 1, 1)
-        assert tally.landed(0, routes, 2, [0, 1, 2]) == Landed(0, 0, 0)
-        assert tally.landed(1, routes, 3, [2]) == Landed(1, 1, 0)
-        assert Landed(1, 2, 3) + Landed(10, 20, 30) == Landed(11, 22, 33)
+        """Routes below a position, in some layers: those on no rank, and those on ranks again."""
+        routes = make_routes(
+            [[[0, t]] * 3 for t in (1, 2, 3, 4)], start=2, missing=[(1, 0), (2, 1)]
+        )
+        column = routes.ids_TLK[:, 0]
+        cases = [  # rows that stray, in layer 1; of the routes below a position, in these layers
+            ([], 6, [0, 1, 2], Landed(10, 10, 0)),
+            ([], 4, [0, 1, 2], Landed(5, 5, 0)),
+            ([], 2, [0, 1, 2], Landed(0, 0, 0)),
+            ([[1, 0], [0, 4]], 6, [0], Landed(3, 1, 0)),
+            ([[1, 0], [0, 1], [0, 4]], 6, [0], Landed(3, 1, 1)),
+            ([[0, 2], [5, 5], [-1, -1]], 6, [0], Landed(3, 3, 0)),  # what no token has
+            ([[0, 4]], 5, [0], Landed(2, 2, 1)),  # a route that the ranks should not have
+        ]
+        for strays, stop, columns, expected in cases:
+            once = Once()
+            once.stray(0, np.array(strays, np.int64).reshape(-1, 2))
+            once.owe(0, routes, stop, columns)
+            assert once.landed([None, routes]) == expected
+        once = Once()
+        once.stray(0, np.array([[0, 4], [0, 4], [0, 1]]), spare=True)
+        once.stray(0, np.array([[1, 0]]))
+        once.owe(0, routes, 6, [0])
+        assert once.landed([routes]) == Landed(3, 1, 0)
+        once = Once()
+        there = np.array([True, False, True, True])
+        right = np.array([True, False, True])
+        assert not once.meet(7, routes, (slice(0, 4), 0), there, right).any()
+        once.stray(0, column[2:3])
+        once.owe(7, routes, 6, [0])
+        assert once.landed([routes]) == Landed(3, 0, 0)
+        assert once.meet(7, routes, (slice(0, 4), 0), there, right).tolist() == right.tolist()
+
+    def test_rows_are_alike_in_any_order_of_slots(self):
+        """Two rows have one key exactly when their sets are one; negative ids have none."""
+        rows = np.array([[3, 1], [1, 3], [0, 259], [259, 0], [1, 2], [-1, -1], [70000, 1]])
+        keys = keys_of(rows).tolist()
+        assert [keys.index(key) for key in keys] == [0, 0, 2, 2, 4]
+        assert len(keys_of(rows[:0])) == 0
 
     @pytest.mark.parametrize(
         ("landed", "absent", "misfits", "counts", "ok"),
@@ -969,6 +1025,8 @@ class TestUnits:
             (None, (), (), {"wrong": 1}, False),
             (None, (), (), {"masked": 1}, False),
             (None, (), (), {"unmasked": 1}, False),
+            (None, (), (), {"made_up": 1}, False),
+            (None, (), (), {"missing": 1}, True),
             (None, (), (), {"reordered": 5}, True),
             (None, (), (), {"padding": Counter(outside=1)}, False),
             (None, (), (), {"padding": Counter(repeated=1)}, True),
@@ -988,7 +1046,8 @@ class TestUnits:
         for _ in range(2):
             check_tensors(tally, tensors, packing, Rank(), [(7, routes)])
         assert (tally.rows, tally.wrong, tally.reordered) == (18, 0, 6)
-        assert tally.landed(7, routes, 4, [0, 1, 2]) == Landed(9, 0, 9)
+        tally.once.owe(7, routes, 4, [0, 1, 2])
+        assert tally.once.landed([routes]) == Landed(9, 0, 9)
         assert tally.load_LE.tolist() == [[6, 6, 0, 0, 0, 0]] * 3
         assert tally.filler_LE.tolist() == [[4, 0, 0, 0, 0, 0]] * 3
         assert tally.padding == Counter(zero=6)

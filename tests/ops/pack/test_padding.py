@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routectl import Packing, Rank, TensorSpec, pack
+from routectl.errors import MismatchError
 from routectl.layouts.packing import FRAMEWORKS
 from routectl.ops.pack.padding import PADDINGS
 from support.packs import Batch, batches, check_rows, expected_rows, ranks_of, routes_like
@@ -16,6 +17,7 @@ OWN = {
     "verl": ("int16", "zero"),
     "verl-contiguous": ("int16", "zero"),
     "skyrl": ("int32", "arange"),
+    "skyrl-0.3": ("int32", "zero"),
     "nemo-rl": ("int8", "arange"),
     "slime": ("int32", "spread"),
     "slime-allgather": ("int32", "spread"),
@@ -24,6 +26,8 @@ OWN = {
     "relax": ("int32", "spread"),
     "relax-vl": ("int32", "spread"),
     "ms-swift": ("int64", "zero"),
+    "ms-swift-contiguous": ("int64", "zero"),
+    "areal": ("int32", "zero"),
     "roll": ("uint8", "zero"),
     "prime-rl": ("uint8", "zero"),
     "ulysses": ("int64", "zero"),
@@ -125,7 +129,9 @@ def test_the_dtype_and_padding_of_a_framework(framework):
         ("nemo-rl", 32769, "int32"),
         ("prime-rl", 256, "uint8"),
         ("prime-rl", 257, "uint16"),
-        ("roll", 65536, "uint16"),
+        ("roll", 256, "uint8"),
+        ("roll", 257, "int16"),
+        ("roll", 32768, "int16"),
         ("slime", 65536, "int32"),
     ],
 )
@@ -136,6 +142,27 @@ def test_the_narrowest_dtype(framework, experts, dtype):
     packed = pack(routes, Packing([3], framework))
     assert packed.ids_LRK.dtype == dtype
     assert packed.ids_LRK[0, 0].tolist() == [experts - 1, 0]
+
+
+def test_rolls_dtype_is_of_the_ids_that_are_there():
+    """Of 300 experts ids up to 255 are uint8 in ROLL, 256 is int16; spread writes any of them."""
+    held = routes_like(random.Random(9), 3, (0, 1), (2, 300, None))
+    held.ids_TLK[:] = held.ids_TLK % 200
+    held.ids_TLK[1, 1] = [255, 0]
+    packing = Packing([4], "roll")
+    packed = pack([held], packing)
+    assert packed.ids_LRK.dtype == "uint8"
+    assert packed.ids_LRK[1, :3].tolist() == held.ids_TLK[:, 1].tolist()
+    assert pack([held], packing, spec=TensorSpec("spread")).ids_LRK.dtype == "int16"
+    assert pack([held], packing, spec=TensorSpec(greatest=256)).ids_LRK.dtype == "int16"
+    held.ids_TLK[1, 1] = [256, 0]
+    assert pack([held], packing).ids_LRK.dtype == "int16"
+    with pytest.raises(MismatchError, match="dtype int16 cannot hold expert 32768"):
+        pack(
+            [routes_like(random.Random(9), 3, (0,), (2, 32769, None))],
+            packing,
+            spec=TensorSpec(greatest=32768),
+        )
 
 
 def test_a_sample_without_routes_is_filler():

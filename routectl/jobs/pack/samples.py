@@ -1,0 +1,159 @@
+"""The samples of a dump that are packed: how long each is, which are damaged, where rows stand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...errors import FormatError, MismatchError, RoutectlError
+from ..progress import Progress
+from .layout import LengthOptions
+
+if TYPE_CHECKING:
+    from ...dump import Dump, Sample
+    from ...ops.pack.coverage import Starts
+
+__all__ = ["Allowed", "Skipped", "Taken", "early_rows", "take_samples"]
+
+_NAMED = 20  # skipped samples that a note names
+_EARLY = (
+    "--start S when that is how the engine counts, --allow-missing when the trainer routes the "
+    "rest itself, or --skip-damaged"
+)
+_DAMAGED = "--skip-damaged leaves out samples that are damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What the user lets pass: missing rows, samples left out, a start given; guessed starts."""
+
+    missing: bool = False
+    skipping: bool = False
+    start: int | None = None
+    guesses: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A damaged sample that is left out, by its place in the dump, and why."""
+
+    sample: int
+    sample_id: str | None
+    why: str
+
+    @property
+    def name(self) -> str:
+        """Its id, or its place where it has none."""
+        return str(self.sample) if self.sample_id is None else self.sample_id
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The samples that are packed, and those left out.
+
+    dump has the packed ones alone, lens their tokens; ids and all_lens are of all samples of the
+    dump as it was, with 0 for one that was left out: plans name samples by their place there.
+    """
+
+    dump: "Dump"
+    lens: list[int]
+    skipped: tuple[Skipped, ...]
+    ids: list[str | None]
+    all_lens: list[int]
+
+
+def _length(sample: "Sample", where: str, options: LengthOptions) -> int:
+    """N. Raises MismatchError when it is not known, or beyond --context."""
+    tokens = sample.num_tokens
+    if tokens is None and sample.routes is not None and options.rows is not None:
+        tokens = sample.routes.stop + (options.rows == "n-1")
+    if tokens is None:
+        raise MismatchError(
+            f"{where}: the dump does not say how many tokens it has",
+            hint="--rows n-1 when its rows are all tokens but the last, --rows n when all",
+        )
+    if options.context is not None and tokens > options.context:
+        raise MismatchError(f"{where} has {tokens} tokens, --context is {options.context}")
+    return tokens
+
+
+def take_samples(
+    dump: "Dump", options: LengthOptions, allowed: Allowed, progress: Progress
+) -> Taken:
+    """Measure the samples. Reads one layer of a native file, all of any other.
+
+    A damaged sample is one that its reader refuses, or whose rows do not fit its tokens; it is left
+    out where that is allowed, and all of every sample is read then. Raises MismatchError when a
+    length is not known or beyond --context, and where it was guessed in different ways where rows
+    begin; FormatError, MismatchError on a damaged sample.
+    """
+    from ...ops.pack.coverage import Starts, counts_one_less
+
+    if options.rows not in (None, "n-1", "n"):
+        raise RoutectlError(f"--rows {options.rows}: expected n-1 or n")
+    declared = allowed.start is not None or counts_one_less(dump.meta.engine)
+    lens, starts = [0] * len(dump), Starts(declared)
+    faults: dict[int, RoutectlError] = {}
+    layers = None if allowed.skipping else dump.meta.layers_L[:1]
+    with progress.watching(dump.select(layers=layers), "measuring") as watched:
+        for i in range(len(dump)):
+            fault = _measure(watched, i, options, lens, starts)
+            if fault is not None and not allowed.skipping:
+                raise fault
+            faults |= {} if fault is None else {i: fault}
+    if not allowed.guesses:
+        starts.check(dump.meta.path)
+    early = early_rows(starts, dump.meta.path, allowed)
+    if early and not allowed.skipping:
+        raise next(iter(early.values()))
+    faults |= early
+    kept = [i for i in range(len(dump)) if i not in faults]
+    if not kept:
+        left = f": all {len(faults)} are damaged" if faults else ""
+        raise MismatchError(f"{dump.meta.path}: no samples{left}: nothing to pack")
+    ids = [key.sample_id for key in dump.keys]
+    left_out = tuple(Skipped(i, ids[i], str(faults[i])) for i in sorted(faults))
+    _note(left_out, progress)
+    all_lens = [0 if i in faults else n for i, n in enumerate(lens)]
+    part = dump.select(samples=kept) if faults else dump
+    return Taken(part, [lens[i] for i in kept], left_out, ids, all_lens)
+
+
+def _measure(
+    dump: "Dump", i: int, options: LengthOptions, lens: list[int], starts: "Starts"
+) -> RoutectlError | None:
+    """Note a sample's length and start; what is wrong with the sample itself is returned."""
+    where = f"{dump.meta.path}: sample {i}"
+    try:
+        sample = dump[i]
+    except (FormatError, MismatchError) as error:
+        error.hint = error.hint or _DAMAGED
+        return error
+    lens[i] = _length(sample, where, options)
+    last = -1 if sample.routes is None else sample.routes.stop - 1
+    if last >= lens[i]:
+        return MismatchError(
+            f"{where}: has a route at position {last}, but {lens[i]} tokens", hint=_DAMAGED
+        )
+    starts.add(i, sample)
+    return None
+
+
+def early_rows(starts: "Starts", path: str, allowed: Allowed) -> dict[int, RoutectlError]:
+    """What is wrong with samples whose rows end early; nothing where rows may be missing."""
+    early = [] if allowed.missing else starts.early()
+    rows = "a row" if {starts.short[i] for i in early} == {1} else "rows"
+    told = (
+        f"{path}: {len(early)} of {len(starts.at)} samples lack {rows} at the end that never came: "
+        f"{starts.listed(early)}"
+    )
+    return {i: MismatchError(told, hint=_EARLY) for i in early}
+
+
+def _note(skipped: Sequence[Skipped], progress: Progress) -> None:
+    """Say how many samples are left out, which, and why the first is."""
+    if not skipped:
+        return
+    names = ", ".join(one.name for one in skipped[:_NAMED])
+    more = f" and {len(skipped) - _NAMED:,} more" if len(skipped) > _NAMED else ""
+    count = "1 damaged sample" if len(skipped) == 1 else f"{len(skipped):,} damaged samples"
+    progress.note(f"skipped {count}: {names}{more}; the first: {skipped[0].why}")

@@ -1,0 +1,177 @@
+"""Tensors of one rank in another's place: pack --verify says whose rows they are."""
+
+import json
+import shutil
+from itertools import product
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from routectl.ops.pack.moves import Move, moves_of
+from support.shell import DUMPS, document, run
+
+DUMP = DUMPS["jsonl"]
+OPTIONS = (
+    *("--framework", "slime", "--dp", 2, "--cp", 2, "--tp", 2, "--pp", 2),
+    *("--decoder-layers", 6, "--max-tokens-per-gpu", 512),
+)
+ROUTES = 22_444
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """A folder of 2 x 2 x 2 x 2 ranks with three micro-batches of unlike sizes each."""
+    from routectl.cli.main import main
+
+    folder = tmp_path_factory.mktemp("packed") / "r"
+    assert main([str(arg) for arg in ("pack", DUMP, "-o", folder, *OPTIONS)]) == 0
+    return folder
+
+
+def place_of(name):
+    """(dp, cp, tp, pp, mb) of a file's name."""
+    rank, mb = name.split("/")
+    return (*(int(part[2:]) for part in rank.split("-")), int(mb[2:6]))
+
+
+def name_of(place):
+    """The file's name of (dp, cp, tp, pp, mb)."""
+    dp, cp, tp, pp, mb = place
+    return f"dp{dp}-cp{cp}-tp{tp}-pp{pp}/mb{mb:04d}.safetensors"
+
+
+def moved(packed, folder, whose):
+    """A copy in which each place holds the file of the place that ``whose`` gives for it."""
+    shutil.copytree(packed, folder)
+    for path in sorted(packed.rglob("*.safetensors")):
+        name = str(path.relative_to(packed))
+        shutil.copyfile(packed / name_of(whose(*place_of(name))), folder / name)
+    return folder
+
+
+AXES = {
+    "dp": (lambda dp, cp, tp, pp, mb: (1 - dp, cp, tp, pp, mb), 24),
+    "cp": (lambda dp, cp, tp, pp, mb: (dp, 1 - cp, tp, pp, mb), 24),
+    "tp": (lambda dp, cp, tp, pp, mb: (dp, cp, 1 - tp, pp, mb), 24),
+}
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_two_ranks_swapped(capsys, packed, tmp_path, axis):
+    """Ranks that hold each other's rows are named both ways, and each route is there once."""
+    whose, most = AXES[axis]
+    folder = moved(packed, tmp_path / "r", whose)
+    found = document(capsys, "pack", "--verify", folder, "--against", DUMP, code=1)
+    named = [(one["place"], one["holds"]) for one in found["moves"]]
+    assert named == [({axis: 0}, {axis: 1}), ({axis: 1}, {axis: 0})]
+    assert all(most - 4 <= one["files"] <= most for one in found["moves"])
+    assert (found["routes"], found["routes_absent"], found["routes_repeated"]) == (ROUTES, 0, 0)
+    assert found["rows_wrong"] > 0.9 * found["rows"]
+    text = run(capsys, "pack", "--verify", folder, "--against", DUMP).out
+    assert text.startswith("WRONG  ")
+    assert "\nonce      22,444 routes: 0 on no rank, 0 more than once\n" in text
+    for own, other in ((0, 1), (1, 0)):
+        assert f"\nholds     rank {axis}{own} holds {axis}{other}'s rows (" in text
+    assert "no layout that is known" not in text
+
+
+def test_two_axes_at_once(capsys, packed, tmp_path):
+    """Where DP and CP ranks are exchanged together, both are named together."""
+    folder = moved(packed, tmp_path / "r", lambda dp, cp, tp, pp, mb: (cp, dp, tp, pp, mb))
+    found = document(capsys, "pack", "--verify", folder, "--against", DUMP, code=1)
+    named = [(one["place"], one["holds"]) for one in found["moves"]]
+    assert named == [
+        ({"dp": 0, "cp": 1}, {"dp": 1, "cp": 0}),
+        ({"dp": 1, "cp": 0}, {"dp": 0, "cp": 1}),
+    ]
+    text = run(capsys, "pack", "--verify", folder, "--against", DUMP).out
+    assert "holds     rank dp0-cp1 holds dp1-cp0's rows (" in text
+
+
+@pytest.mark.parametrize(
+    ("whose", "lines"),
+    [
+        (lambda mb: max(mb - 1, 0), ["micro-batch i holds i-1's rows: i = 1, 2"]),
+        (
+            lambda mb: (mb - 1) % 3,
+            ["micro-batch i holds i-1's rows: i = 1, 2", "micro-batch 0 holds 2's rows"],
+        ),
+        (
+            lambda mb: (mb + 1) % 3,
+            ["micro-batch i holds i+1's rows: i = 0, 1", "micro-batch 2 holds 0's rows"],
+        ),
+    ],
+    ids=["late", "late and round", "early"],
+)
+def test_a_queue_that_is_off_by_one(capsys, packed, tmp_path, whose, lines):
+    """Micro-batches one behind or ahead are named, though their row counts differ."""
+    folder = moved(packed, tmp_path / "r", lambda dp, cp, tp, pp, mb: (dp, cp, tp, pp, whose(mb)))
+    found = document(capsys, "pack", "--verify", folder, "--against", DUMP, code=1)
+    assert found["misfits"]
+    expected = {mb: whose(mb) for mb in range(3) if whose(mb) != mb}
+    assert {one["place"]["mb"]: one["holds"]["mb"] for one in found["moves"]} == expected
+    lost = len(set(range(3))) - len({whose(mb) for mb in range(3)})
+    assert (found["routes_absent"] > 0, found["routes_repeated"] > 0) == (lost > 0, lost > 0)
+    text = run(capsys, "pack", "--verify", folder, "--against", DUMP).out
+    assert [line[10:] for line in text.splitlines() if line.startswith("holds ")] == lines
+
+
+def test_a_rank_that_holds_anothers_rows_twice(capsys, packed, tmp_path):
+    """Where two ranks hold the rows of one, those of the other are on no rank."""
+    folder = moved(packed, tmp_path / "r", lambda dp, cp, tp, pp, mb: (0, cp, tp, pp, mb))
+    found = document(capsys, "pack", "--verify", folder, "--against", DUMP, code=1)
+    assert [(one["place"], one["holds"]) for one in found["moves"]] == [({"dp": 1}, {"dp": 0})]
+    assert found["routes_absent"] > 0
+    assert found["routes_repeated"] > 0
+
+
+def test_one_stage_alone(capsys, packed, tmp_path):
+    """Of the stage that is asked for, ranks are named by its own tensors."""
+    folder = moved(
+        packed, tmp_path / "r", lambda dp, cp, tp, pp, mb: (dp ^ (pp == 1), cp, tp, pp, mb)
+    )
+    verify = ("pack", "--verify", folder, "--against", DUMP, "--rank")
+    assert document(capsys, *verify, "pp=0")["moves"] == []
+    found = document(capsys, *verify, "pp=1", code=1)
+    assert [one["place"] for one in found["moves"]] == [{"dp": 0}, {"dp": 1}]
+
+
+def test_damage_is_nobodys(capsys, packed, tmp_path):
+    """Rows that are nobody's are not called another rank's."""
+    shutil.copytree(packed, tmp_path / "r")
+    name = tmp_path / "r" / name_of((0, 0, 0, 0, 0))
+    arrays = {key: array.copy() for key, array in load_file(name).items()}
+    for key in arrays:
+        if "layer" in key:
+            arrays[key] = np.ascontiguousarray((arrays[key] + 1) % 32)
+    save_file(arrays, name)
+    found = document(capsys, "pack", "--verify", tmp_path / "r", "--against", DUMP, code=1)
+    assert found["moves"] == []
+    assert found["suspects_of"]["micro_batch"] == 0
+
+
+def test_tensors_without_a_manifest(capsys, packed, tmp_path):
+    """A trainer's own files, without mask and manifest, are looked through as well."""
+    folder = moved(packed, tmp_path / "r", AXES["cp"][0])
+    (folder / "manifest.json").unlink()
+    (folder / "samples.parquet").unlink()
+    for path in folder.rglob("*.safetensors"):
+        arrays = load_file(path)
+        save_file({key: array for key, array in arrays.items() if "layer" in key}, path)
+    args = ("pack", "--verify", folder, "--against", DUMP, *OPTIONS)
+    found = document(capsys, *args, code=1)
+    assert [one["place"] for one in found["moves"]] == [{"cp": 0}, {"cp": 1}]
+    assert (found["routes_absent"], found["routes_repeated"]) == (0, 0)
+
+
+def test_moves_of():
+    """Files of the same two places are one move, by the axes in which they differ."""
+    owners = [((m, d, c, 0), (m, 1 - d, c, 0)) for m, d, c in product(range(2), repeat=3)]
+    owners += [((1, 0, 0, 0), (0, 0, 0, 1))]
+    assert moves_of(owners) == (
+        Move((("dp", 0, 1),), 4),
+        Move((("dp", 1, 0),), 4),
+        Move((("mb", 1, 0), ("tp", 0, 1)), 1),
+    )
+    assert json.dumps([move.files for move in moves_of([])]) == "[]"
