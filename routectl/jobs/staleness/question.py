@@ -27,6 +27,8 @@ class Question:
     eps: float
     progress: Progress
     baseline: "Baseline | None" = None
+    allow_unmatched: bool = False
+    fail_on: str | None = None
 
     def refuse_one(self, dump: "Dump", names: Sequence[str]) -> None:
         """Raise MismatchError where there is one version: staleness is between two."""
@@ -39,25 +41,39 @@ class Question:
     def refuse_early(self, dump: "Dump", names: Sequence[str]) -> None:
         """Raise MismatchError where the dump says nothing of these versions, before any is run."""
         from ...ops.staleness.attribution import Version
+        from ...ops.staleness.order import names_out_of_order
         from ...ops.staleness.sides import lay_out
+        from ...reports.staleness.document import disorder_text
 
         lay_out(dump, [Version(name, dump) for name in names], self.options)
+        for disorder in names_out_of_order(tuple(names)):
+            self.progress.note(f"warning: {disorder_text(disorder)}")
 
     def answer(
         self, dump: "Dump", versions: "Sequence[Version]", noise: "tuple[Noise, ...]" = ()
     ) -> "Document":
         """The routectl.staleness/1 document of a dump and the routes of versions."""
+        from ...ops.diff.thresholds import NOTHING, left_over
         from ...ops.staleness.gamma import router_shifts
         from ...ops.staleness.staleness import staleness
         from ...ops.staleness.thresholds import judge_staleness
         from ...reports.staleness.advice import advise
-        from ...reports.staleness.document import Judged, staleness_document
+        from ...reports.staleness.document import Judged, staleness_document, warnings_of
 
         options = replace(self.options, noise=noise)
         with self.progress.watching(dump, "comparing") as watched:
             result = staleness(watched, versions, options)
         advice = advise(result, mini_steps=self.mini_steps, eps=self.eps)
         failed = judge_staleness(result, self.limits, eps=self.eps, baseline=self.baseline)
-        judged = Judged(tuple(limit.text for limit in self.limits), failed, self.eps)
+        judged = Judged(
+            tuple(limit.text for limit in self.limits),
+            failed,
+            self.eps,
+            NOTHING if self.allow_unmatched else left_over(result.unmatched, self.limits),
+            self.allow_unmatched,
+            self.fail_on,
+        )
+        for warning in warnings_of(result):
+            self.progress.note(f"warning: {warning}")
         shifts = router_shifts(versions, options)
         return staleness_document(result, advice, options, judged=judged, shifts=shifts)
