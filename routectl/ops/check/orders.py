@@ -43,6 +43,9 @@ class Side:
 
     def at(self, position_N: Ints) -> tuple[Hashes, Bools]:
         """The rows of some positions; those that are not there have False."""
+        if not len(self.hash_TL):
+            nothing = np.zeros((len(position_N), self.hash_TL.shape[1]), self.hash_TL.dtype)
+            return nothing, nothing.astype(np.bool_)
         row_N = position_N - self.start
         inside_N = (row_N >= 0) & (row_N < len(self.hash_TL))
         row_N = np.where(inside_N, row_N, 0)

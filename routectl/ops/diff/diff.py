@@ -118,7 +118,8 @@ class DiffOptions:
     """What ``diff`` compares and keeps: see there for match, tokens, layers and examples.
 
     detail  whether to keep what a page shows beside the figures: see ``ops.diff.detail``
-    part    OLD is a part of its dump: what NEW has beside it is not counted as left over
+    part    OLD is a part of its dump, its other rows missing: what NEW has beside it is not counted
+            as left over, nor a sample of OLD without any row
     """
 
     match: str = "auto"
@@ -227,7 +228,10 @@ class _Tally:
     def leave(self, sample: Sample, *, is_new: bool) -> None:
         """Count a sample without a partner."""
         rows = self.aligner.rows_alone(sample, is_new=is_new)
-        self.counts = self.counts.uncovered(**{"alone_new" if is_new else "alone_old": rows})
+        if rows or not self.part:
+            side = "new" if is_new else "old"
+            self.counts = self.counts.uncovered(**{f"alone_{side}": rows})
+            self.samples += SampleCounts(**{f"only_{side}": 1})
 
 
 def diff(
@@ -270,8 +274,6 @@ def diff_as(old: Dump, new: Dump, options: DiffOptions) -> DiffResult:
     samples = tally.samples + SampleCounts(
         old=len(old),
         new=len(new),
-        only_old=len(joined.only_old),
-        only_new=len(joined.only_new),
         conflicts=joined.conflicts,
     )
     result = DiffResult(

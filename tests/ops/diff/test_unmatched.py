@@ -184,4 +184,9 @@ def test_old_as_a_part_of_its_dump():
     """Where OLD is a part by intent, what NEW has beside it is not left over."""
     options = DiffOptions(part=True)
     result = diff_as(dump_of(WHOLE), dump_of(sample_of(5), sample_of(4, "b")), options)
-    assert result.rows_left_over == 0
+    assert result.rows_left_over == result.samples.only_new == 0
+    gone = sample_of(4, "b", missing=[(t, i) for t in range(4) for i in range(ROWS)])
+    result = diff_as(dump_of(WHOLE, gone), dump_of(sample_of(5)), options)
+    assert (result.samples.only_old, result.rows_left_over) == (0, 0)
+    result = diff_as(dump_of(WHOLE, sample_of(4, "b")), dump_of(sample_of(5)), options)
+    assert (result.samples.only_old, result.rows_left_over) == (1, 4 * ROWS)
