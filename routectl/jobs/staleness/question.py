@@ -1,6 +1,6 @@
 """What ``routectl staleness`` is asked of every dump, and the document that answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -39,20 +39,34 @@ class Question:
             )
 
     def refuse_early(self, dump: "Dump", names: Sequence[str]) -> None:
-        """Raise MismatchError where the dump says nothing of these versions, before any is run."""
+        """Raise MismatchError where the dump says nothing of these versions, before any is run.
+
+        Says which are given in the wrong order, too.
+        """
         from ...ops.staleness.attribution import Version
-        from ...ops.staleness.order import names_out_of_order
+        from ...ops.staleness.order import disorders_of
         from ...ops.staleness.sides import lay_out
         from ...reports.staleness.document import disorder_text
 
-        lay_out(dump, [Version(name, dump) for name in names], self.options)
-        for disorder in names_out_of_order(tuple(names)):
-            self.progress.note(f"warning: {disorder_text(disorder)}")
+        sides = lay_out(dump, [Version(name, dump) for name in names], self.options)
+        self._warn(map(disorder_text, disorders_of(sides.owned)))
+
+    def _warn(self, warnings: Iterable[str]) -> None:
+        for warning in warnings:
+            self.progress.note(f"warning: {warning}")
 
     def answer(
-        self, dump: "Dump", versions: "Sequence[Version]", noise: "tuple[Noise, ...]" = ()
+        self,
+        dump: "Dump",
+        versions: "Sequence[Version]",
+        noise: "tuple[Noise, ...]" = (),
+        *,
+        warned: bool = False,
     ) -> "Document":
-        """The routectl.staleness/1 document of a dump and the routes of versions."""
+        """The routectl.staleness/1 document of a dump and the routes of versions.
+
+        warned tells that its warnings were said before.
+        """
         from ...ops.diff.thresholds import NOTHING, left_over
         from ...ops.staleness.gamma import router_shifts
         from ...ops.staleness.staleness import staleness
@@ -73,7 +87,7 @@ class Question:
             self.allow_unmatched,
             self.fail_on,
         )
-        for warning in warnings_of(result):
-            self.progress.note(f"warning: {warning}")
+        if not warned:
+            self._warn(warnings_of(result))
         shifts = router_shifts(versions, options)
         return staleness_document(result, advice, options, judged=judged, shifts=shifts)

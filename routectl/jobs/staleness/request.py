@@ -208,7 +208,7 @@ def answer_staleness(
         versions.refuse_noise()
     opened = versions.open()
     noise = versions.noise(opened) if request.noise_floor else ()
-    return question.answer(versions.source, opened, noise)
+    return question.answer(versions.source, opened, noise, warned=weights is not None)
 
 
 def _open(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 
 from .attribution import Attribution
@@ -17,7 +17,9 @@ class Disorder:
     """Two versions of which the first is given before the second, though it is the newer one.
 
     why is one of: names, whose numbers say so; said, what the dump calls them, as ``said`` has it;
-    spans, since ``samples`` of the dump went from the second to the first.
+    spans, since ``samples`` of the dump went from the second to the first; made, since the second,
+    given last, made every row that is of a given version, and no name says more. made are the
+    versions that made rows, where that is known.
     """
 
     first: str
@@ -25,6 +27,7 @@ class Disorder:
     why: str
     said: tuple[str, str] | None = None
     samples: int = 0
+    made: tuple[str, ...] = ()
 
 
 def _descends(first: str, second: str) -> bool:
@@ -43,7 +46,9 @@ def names_out_of_order(names: tuple[str, ...]) -> tuple[Disorder, ...]:
 def disorders_of(owned: Attribution) -> tuple[Disorder, ...]:
     """Pairs that are given newest first, each told once: by names, by the dump's, by its spans."""
     names = owned.names
-    found = list(names_out_of_order(names))
+    rows = owned.sizes.sum(axis=1)
+    made = tuple(name for name, number in zip(names, rows.tolist(), strict=True) if number)
+    found = [replace(one, made=made) for one in names_out_of_order(names)]
     said = _said(owned.said)
     for a, b in combinations(range(len(names)), 2):
         pair = names[a], names[b]
@@ -54,6 +59,9 @@ def disorders_of(owned: Attribution) -> tuple[Disorder, ...]:
             found.append(Disorder(*pair, "spans", samples=back))
         elif pair[0] in said and pair[1] in said and _descends(said[pair[0]], said[pair[1]]):
             found.append(Disorder(*pair, "said", said=(said[pair[0]], said[pair[1]])))
+    numbered = all(_descends(b, a) for a, b in pairwise(names))
+    if not found and not numbered and made == names[-1:] != names:
+        found.append(Disorder(names[-2], names[-1], "made", made=made))
     return tuple(found)
 
 

@@ -67,8 +67,9 @@ class Judged:
 def disorder_text(found: Disorder) -> str:
     """Two versions in the wrong order, in words."""
     text = f"versions are given out of order, oldest first is expected: {found.first} before "
-    if found.why == "names":
-        return f"{text}{found.second}"
+    if found.why in ("names", "made"):
+        made = f"; the dump says that {', '.join(found.made)} made it" if found.made else ""
+        return f"{text}{found.second}{made}"
     if found.said is not None:
         return f"{text}{found.second}, which the dump calls {' and '.join(found.said)}"
     went = plural(found.samples, "sample")

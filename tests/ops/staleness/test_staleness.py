@@ -229,7 +229,8 @@ def test_samples_that_a_version_does_not_cover_are_counted():
     assert not staleness(dump, VERSIONS).unmatched
     later = Version("v1", part_of(VERSIONS[1].free, range(2)))
     assert not staleness(dump, [VERSIONS[0], later]).unmatched  # v1 made none of the rows
-    lost = Version("v0", dump_of(IDS[0][:, :7]))
+    cut = [replace(s, routes=s.routes.between(0, 7)) for s in VERSIONS[0].free]
+    lost = Version("v0", make_dump(cut, range(3), 12, TOP_K))
     assert staleness(dump, [lost, VERSIONS[1]]).unmatched == Unmatched(rows=6 * 2 * 3)
     switched = spanned(("v0", 0, 4), ("v1", 4, 7), ids=mixed(6))
     assert not staleness(switched, VERSIONS).unmatched
@@ -243,6 +244,9 @@ def test_samples_that_a_version_does_not_cover_are_counted():
         (("v0", "v1"), [("v0", 0, 4), ("v1", 4, 7)], {}, []),
         (("v1", "v0"), [("v0", 0, 7)], {}, [("v1", "v0", "names")]),
         (("v9", "v10"), [("v9", 0, 7)], {}, []),
+        (("v9", "v10"), [("v10", 0, 7)], {}, []),
+        (("base", "new"), [("base", 0, 7)], {}, []),
+        (("new", "base"), [("base", 0, 7)], {}, [("new", "base", "made")]),
         (("new", "old"), [("old", 0, 4), ("new", 4, 7)], {}, [("new", "old", "spans")]),
         (("old", "new"), [("old", 0, 4), ("new", 4, 7)], {}, []),
         (
