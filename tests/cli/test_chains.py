@@ -8,7 +8,11 @@ from routectl.cli.main import main
 from support.chains import families, made_of
 
 SOME = ("native", "npz", "jsonl")
-ALL = (*SOME, "jsonl-sglang", "safetensors", "slime", "verl", "skyrl", "nemo-rl", "prime-rl", "art")
+OTHERS = {
+    "deepseek": ("native", "jsonl-sglang", "verl", "slime"),
+    "inplace": ("native", "safetensors", "skyrl", "prime-rl"),
+    "odd": ("native", "nemo-rl", "miles", "art"),
+}
 WATCH = ("--once", "--settle", "0", "--interval", "0.01", "--give-up", "0")
 
 
@@ -93,13 +97,13 @@ def test_what_is_made_of_a_group_limited_dump(capsys, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["deepseek", "inplace", "trainer", "odd", "response"])
+@pytest.mark.parametrize("name", OTHERS)
 def test_what_is_made_of_each_family(capsys, tmp_path, name):
-    """Every command on what the others made of a family, for every target, alone and with the dump;
-    and reports, folders and lines with dumps of other models.
+    """Every command on what the others made of a family, trainers' files too, alone and with the
+    dump; and with a dump of another model.
     """
     found = families(tmp_path)
     base, stranger = found[name], found["grouped.engine"]
-    made = list(made_of(base, tmp_path, ALL, capsys).values())
+    made = list(made_of(base, tmp_path, OTHERS[name], capsys).values())
     pairs = [pair for one in made for pair in ((base, one), (one, stranger))]
     assert failures(capsys, tmp_path, made, pairs) == []

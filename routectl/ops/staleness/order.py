@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 
 from .attribution import Attribution
 
-__all__ = ["Disorder", "disorders_of", "names_out_of_order"]
+__all__ = ["Disorder", "disorders_of"]
 
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 
@@ -38,7 +38,7 @@ def _descends(first: str, second: str) -> bool:
     return int(found[0][2]) > int(found[1][2])
 
 
-def names_out_of_order(names: tuple[str, ...]) -> tuple[Disorder, ...]:
+def _names_out_of_order(names: tuple[str, ...]) -> tuple[Disorder, ...]:
     """Pairs of neighbours whose numbers fall."""
     return tuple(Disorder(a, b, "names") for a, b in pairwise(names) if _descends(a, b))
 
@@ -48,7 +48,7 @@ def disorders_of(owned: Attribution) -> tuple[Disorder, ...]:
     names = owned.names
     rows = owned.sizes.sum(axis=1)
     made = tuple(name for name, number in zip(names, rows.tolist(), strict=True) if number)
-    found = [replace(one, made=made) for one in names_out_of_order(names)]
+    found = [replace(one, made=made) for one in _names_out_of_order(names)]
     said = _said(owned.said)
     for a, b in combinations(range(len(names)), 2):
         pair = names[a], names[b]
