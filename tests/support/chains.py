@@ -24,8 +24,8 @@ from support.tiny_rl import TINY
 
 __all__ = ["File", "families", "made_of"]
 
-INPLACE = FIXTURES / "recordings" / "sglang-0.5.23" / "tiny_rl.fp32.inplace"
-START = FIXTURES / "recordings"
+INPLACE = TINY / "sglang.inplace"
+RECORDINGS = FIXTURES / "recordings"
 LAYERS, EXPERTS, TOP_K = (1, 2, 4), 8, 2
 PROMPT, TOKENS, SAMPLES = 3, 9, 3
 FEW = 3  # lines of a recording
@@ -105,7 +105,7 @@ def _odd(folder):
 
 def families(folder: Path) -> dict[str, File]:
     """A dump of each family, few samples of few tokens."""
-    vllm, sglang = START / "vllm-0.32.0", START / "sglang-0.5.23"
+    vllm, sglang = RECORDINGS / "vllm-0.32.0", RECORDINGS / "sglang-0.5.23"
     qwen, deepseek = ("--model", QWEN), ("--model", DEEPSEEK_CONFIG)
     tiny = ("--model", TINY / "config.json")
     found = {

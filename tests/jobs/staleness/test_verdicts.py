@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from support.recordings import FIXTURES
 from support.shell import complaint, document, run
 from support.tiny_rl import TINY
 
-INPLACE = FIXTURES / "recordings" / "sglang-0.5.23" / "tiny_rl.fp32.inplace"
+INPLACE = TINY / "sglang.inplace"
 CONFIG = TINY / "config.json"
 SWITCHED = (
     "staleness",
