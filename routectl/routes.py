@@ -3,7 +3,7 @@
 Shape suffixes: T tokens, L MoE layers, K top_k, E num_experts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -98,18 +98,39 @@ class Routes:
 
     def columns(self, columns: Sequence[int]) -> "Routes":
         """The same tokens with some of the layers, by their index into layers_L, ascending."""
+        parts = self._rows(lambda array_TL: np.ascontiguousarray(array_TL[:, columns]))
+        return replace(self, **parts, layers_L=tuple(self.layers_L[i] for i in columns))
 
-        def part(array_TL: Any) -> Any:
-            return None if array_TL is None else np.ascontiguousarray(array_TL[:, columns])
+    def between(self, first: int, end: int) -> "Routes":
+        """The rows of positions ``first`` up to (not including) ``end`` alone; it may have none."""
+        lo = max(first - self.start, 0)
+        rows = slice(lo, max(end - self.start, lo))
+        return replace(self, **self._rows(lambda array_TL: array_TL[rows]), start=self.start + lo)
 
-        return replace(
-            self,
-            ids_TLK=part(self.ids_TLK),
-            layers_L=tuple(self.layers_L[i] for i in columns),
-            missing_TL=part(self.missing_TL),
-            margin_TL=part(self.margin_TL),
-            group_margin_TL=part(self.group_margin_TL),
+    def only(self, keep: Bools) -> "Routes":
+        """The same rows, those missing that are not kept; ``keep`` is bool [T] or [T, L]."""
+        gone_TL = np.broadcast_to(
+            ~keep if keep.ndim == 2 else ~keep[:, None], self.ids_TLK.shape[:2]
         )
+        missing_TL = gone_TL.copy() if self.missing_TL is None else gone_TL | self.missing_TL
+
+        def blank(array_TL: Any) -> Any:
+            return np.where(missing_TL, array_TL.dtype.type(np.nan), array_TL)
+
+        parts = {name: blank(array_TL) for name, array_TL in self._margins().items()}
+        return replace(self, **parts, missing_TL=missing_TL)
+
+    def _margins(self) -> dict[str, Margins]:
+        """The margins of the rows, by field, those that there are."""
+        named = {"margin_TL": self.margin_TL, "group_margin_TL": self.group_margin_TL}
+        return {name: array_TL for name, array_TL in named.items() if array_TL is not None}
+
+    def _rows(self, part: Callable[[Any], Any]) -> dict[str, Any]:
+        """A part of everything that has an entry for each row, by field."""
+        arrays: dict[str, Any] = {"ids_TLK": self.ids_TLK, **self._margins()}
+        if self.missing_TL is not None:
+            arrays["missing_TL"] = self.missing_TL
+        return {name: part(array) for name, array in arrays.items()}
 
     @property
     def least_margin_TL(self) -> Margins | None:  # noqa: N802

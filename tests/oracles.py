@@ -158,6 +158,14 @@ def same_token(old, new, position, by_prompt):
     return position < min(len(a), len(b)) and a[: position + 1] == b[: position + 1]
 
 
+def last_token(old, new):
+    """The position of the last token, whose row no engine has; as far as the rows go, if unsaid."""
+    sides = [s for s in (old, new) if s["prompt_length"] is not None and s["response"] is not None]
+    lengths = [s["prompt_length"] + len(s["response"]) for s in sides]
+    ends = [s["start"] + len(s["ids"]) for s in (old, new) if s["ids"] is not None]
+    return max(lengths or ends, default=1) - 1
+
+
 def position_bin(position):
     """0 for position 0, else one more than the highest power of two in it."""
     index = 0
@@ -181,6 +189,10 @@ def diff_pairs(pairs, layers, num_experts, top_k, *, tokens="all", by_prompt=Fal
         "bins_B4": [[0] * 4 for _ in range(33)],
         "only_old": 0,
         "only_new": 0,
+        "lost_old": 0,
+        "lost_new": 0,
+        "alone_old": 0,
+        "alone_new": 0,
     }
     examples, sequences = [], []
     for number, (old, new) in enumerate(pairs):
@@ -194,7 +206,17 @@ def diff_pairs(pairs, layers, num_experts, top_k, *, tokens="all", by_prompt=Fal
             if tokens == "response" and position < split:
                 continue
             inside = covers(old, position) and covers(new, position)
-            common = inside and same_token(old, new, position, by_prompt)
+            same = same_token(old, new, position, by_prompt)
+            common = inside and same
+            for side, one_side, other in (("old", old, new), ("new", new, old)):
+                for layer in set(one_side["layers"]) - set(other["layers"]):
+                    truth[f"alone_{side}"] += row_of(one_side, position, layer) is not None
+                for layer in layers:
+                    has = row_of(one_side, position, layer) is not None
+                    lacks = row_of(other, position, layer) is None
+                    if has and lacks and same and position < last_token(old, new):
+                        declared = other["ids"] is not None and position < other["start"]
+                        truth[f"lost_{side}"] += not declared
             seen = differing = 0
             for index, layer in enumerate(layers):
                 a, b = row_of(old, position, layer), row_of(new, position, layer)

@@ -19,6 +19,8 @@ def diff_command(line: CommandLine) -> int:
 
     Rows are compared as sets of expert ids, by absolute position. Exit status: 0 the same or
     within the thresholds, 1 different or over one, 2 trouble (nothing was comparable, say).
+    Samples, layers and rows that one side alone has are different whatever the thresholds say of
+    the rest, unless --allow-unmatched; thresholds on unmatched and coverage say how many may be.
 
     Where a side has margins, mismatched rows are split into ties (margin 0), near-ties (up to
     --eps) and clear flips; the smallest margin known counts, of experts or of groups.

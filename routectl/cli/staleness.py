@@ -18,7 +18,7 @@ def staleness_command(line: CommandLine) -> int:
     Mismatch is the dump against the weights that made it, staleness these weights against later
     ones, total the dump against the last. Each has intervals over sequences, by layer and
     position; then drift, and which replay the run needs. Exit status: 0 measured, or within the
-    thresholds, 1 over one, 2 trouble.
+    thresholds, 1 over one or samples that a version does not cover, 2 trouble.
 
     Metrics for thresholds: staleness (with @lagN of one lag), total, mismatch and, of the
     mismatch, every metric of `routectl diff`; total_METRIC is that of the total: total_f2, say.

@@ -24,7 +24,7 @@ def watch_command(line: CommandLine) -> int:
     waited for, and reported once when it has not changed for --give-up seconds. DIR is stat'ed and
     never written into. Ends by --once, --until-idle, Ctrl-C (130) or SIGTERM (143). Exit status
     of an end of its own: 0 no finding of the severity of --fail-on, 1 at least one, 2 a dump that
-    could not be checked, or none seen. docs/live.md says more.
+    could not be checked, or none seen, or a model that --model must name. docs/live.md says more.
     """
     from ..reports.check.text import watch_text
 

@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RoutectlError
-from .options import argument, check_bounds, eps_option, layers_option, option, tokens_option
+from .options import (
+    allow_unmatched_option,
+    argument,
+    check_bounds,
+    eps_option,
+    layers_option,
+    option,
+    tokens_option,
+)
 from .progress import SILENT, Progress
 from .reading import Reading, finite_eps, parse_layers, parse_positions, refuse_relative
 
@@ -52,6 +60,7 @@ class DiffRequest:
     fail_under: tuple[str, ...] = option(
         (), metavar="METRIC[@LAYER]:N[%]", help="Exit 1 only when under; repeatable."
     )
+    allow_unmatched: bool = allow_unmatched_option()
     eps: float | None = eps_option()
     logprobs: Path | None = option(
         None,
@@ -119,7 +128,13 @@ def answer_diff(
     if again is not None:
         with progress.watching(old, "comparing the rerun") as watched:
             noise = diff_as(watched, again, replace(options, detail=False))
-    verdict = judge(result, request.limits, eps=finite_eps(request.eps), baseline=baseline)
+    verdict = judge(
+        result,
+        request.limits,
+        eps=finite_eps(request.eps),
+        baseline=baseline,
+        allow_unmatched=request.allow_unmatched,
+    )
     return diff_document(result, verdict, noise=noise)
 
 

@@ -12,6 +12,7 @@ from ..errors import RoutectlError
 
 __all__ = [
     "Option",
+    "allow_unmatched_option",
     "argument",
     "build",
     "check_bounds",
@@ -53,6 +54,14 @@ def option(default: Any = MISSING, **about: Any) -> Any:
 def argument(default: Any = MISSING, **about: Any) -> Any:
     """A field of a request that is given by its place."""
     return option(default, positional=True, **about)
+
+
+def allow_unmatched_option() -> Any:
+    """--allow-unmatched of every comparison whose verdict counts what one side alone has."""
+    return option(
+        False,
+        help="Samples, layers and rows that one side alone has are no difference.",
+    )
 
 
 def eps_option() -> Any:

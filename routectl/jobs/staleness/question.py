@@ -1,6 +1,6 @@
 """What ``routectl staleness`` is asked of every dump, and the document that answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ class Question:
     eps: float
     progress: Progress
     baseline: "Baseline | None" = None
+    allow_unmatched: bool = False
+    fail_on: str | None = None
 
     def refuse_one(self, dump: "Dump", names: Sequence[str]) -> None:
         """Raise MismatchError where there is one version: staleness is between two."""
@@ -37,27 +39,55 @@ class Question:
             )
 
     def refuse_early(self, dump: "Dump", names: Sequence[str]) -> None:
-        """Raise MismatchError where the dump says nothing of these versions, before any is run."""
-        from ...ops.staleness.attribution import Version
-        from ...ops.staleness.sides import lay_out
+        """Raise MismatchError where the dump says nothing of these versions, before any is run.
 
-        lay_out(dump, [Version(name, dump) for name in names], self.options)
+        Says which are given in the wrong order, too.
+        """
+        from ...ops.staleness.attribution import Version
+        from ...ops.staleness.order import disorders_of
+        from ...ops.staleness.sides import lay_out
+        from ...reports.staleness.document import disorder_text
+
+        sides = lay_out(dump, [Version(name, dump) for name in names], self.options)
+        self._warn(map(disorder_text, disorders_of(sides.owned)))
+
+    def _warn(self, warnings: Iterable[str]) -> None:
+        for warning in warnings:
+            self.progress.note(f"warning: {warning}")
 
     def answer(
-        self, dump: "Dump", versions: "Sequence[Version]", noise: "tuple[Noise, ...]" = ()
+        self,
+        dump: "Dump",
+        versions: "Sequence[Version]",
+        noise: "tuple[Noise, ...]" = (),
+        *,
+        warned: bool = False,
     ) -> "Document":
-        """The routectl.staleness/1 document of a dump and the routes of versions."""
+        """The routectl.staleness/1 document of a dump and the routes of versions.
+
+        warned tells that its warnings were said before.
+        """
+        from ...ops.diff.thresholds import NOTHING, left_over
         from ...ops.staleness.gamma import router_shifts
         from ...ops.staleness.staleness import staleness
         from ...ops.staleness.thresholds import judge_staleness
         from ...reports.staleness.advice import advise
-        from ...reports.staleness.document import Judged, staleness_document
+        from ...reports.staleness.document import Judged, staleness_document, warnings_of
 
         options = replace(self.options, noise=noise)
         with self.progress.watching(dump, "comparing") as watched:
             result = staleness(watched, versions, options)
         advice = advise(result, mini_steps=self.mini_steps, eps=self.eps)
         failed = judge_staleness(result, self.limits, eps=self.eps, baseline=self.baseline)
-        judged = Judged(tuple(limit.text for limit in self.limits), failed, self.eps)
+        judged = Judged(
+            tuple(limit.text for limit in self.limits),
+            failed,
+            self.eps,
+            NOTHING if self.allow_unmatched else left_over(result.unmatched, self.limits),
+            self.allow_unmatched,
+            self.fail_on,
+        )
+        if not warned:
+            self._warn(warnings_of(result))
         shifts = router_shifts(versions, options)
         return staleness_document(result, advice, options, judged=judged, shifts=shifts)

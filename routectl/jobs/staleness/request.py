@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import RoutectlError
 from ..options import (
+    allow_unmatched_option,
     argument,
     check_bounds,
     eps_option,
@@ -78,6 +79,10 @@ class StalenessRequest:
     fail_under: tuple[str, ...] = option(
         (), metavar="METRIC[@lagN][@LAYER]:N[%]", help="Exit 1 when under; repeatable."
     )
+    allow_unmatched: bool = allow_unmatched_option()
+    fail_on: str | None = option(
+        None, metavar="alarm", help="Exit 1 as well for an alarm: what the advice says is wrong."
+    )
     noise_floor: bool = option(
         False,
         help="Run the last checkpoint again, padded, with other experts, other attention: how "
@@ -126,6 +131,8 @@ class StalenessRequest:
         check_bounds(self)
         _ = self.limits, self.options
         finite_eps(self.eps)
+        if self.fail_on not in (None, "alarm"):
+            raise RoutectlError(f"--fail-on {self.fail_on!r} is not known: alarm")
         if self.series is not None and (self.dump is not None or self.at):
             raise RoutectlError("--series takes the place of DUMP and --at: got both")
         if self.series is None and self.dump is None:
@@ -169,6 +176,8 @@ def answer_staleness(
         finite_eps(request.eps),
         progress,
         baseline,
+        request.allow_unmatched,
+        request.fail_on,
     )
     if request.series is not None:
         return series_of(request.series, question, reading.open)
@@ -199,7 +208,7 @@ def answer_staleness(
         versions.refuse_noise()
     opened = versions.open()
     noise = versions.noise(opened) if request.noise_floor else ()
-    return question.answer(versions.source, opened, noise)
+    return question.answer(versions.source, opened, noise, warned=weights is not None)
 
 
 def _open(

@@ -61,7 +61,7 @@ def series_of(folder: Path, question: Question, open_at: "Callable[[str], Dump]"
         if question.limits and number is not None and number > last:
             raise FormatError(f"{folder / name}: the last step cannot be judged: {reason}")
     ordered = [steps[number] for number in sorted(steps)]
-    return series_document(str(folder), ordered, skipped, question.limits)
+    return series_document(str(folder), ordered, skipped, question.limits, question.fail_on)
 
 
 def _is_hidden(path: Path) -> bool:

@@ -42,7 +42,8 @@ class Lookout:
     against: str | None = None
 
     def look(self, path: Path) -> Looked:
-        """Open and check a file."""
+        """Open and check a file. Raises NoModelError where only --model helps."""
+        from ...formats.documents.facts import NoModelError
         from ...formats.wire.sample import NoRoutesError, NoSamplesError
 
         try:
@@ -53,6 +54,8 @@ class Lookout:
             return Looked(error=_about(path, error))
         except NoSamplesError:
             return Looked()
+        except NoModelError:
+            raise
         except RoutectlError as error:
             return Looked(error=_about(path, error), doubtful=True)
         except OSError as error:

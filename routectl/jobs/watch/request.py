@@ -71,7 +71,9 @@ class Watched:
 def watch_folder(request: WatchRequest, progress: Progress = SILENT) -> Watched:
     """Follow a folder until the request's end; a dump's document goes to ``progress.part``.
 
-    On KeyboardInterrupt it says what it came to, and raises it on.
+    Raises NoModelError where the first dump does not say its model and the request does not
+    either: no other would be checked. On KeyboardInterrupt it says what it came to, and raises it
+    on.
     """
     from ...formats.documents.facts import read_model
 
@@ -125,7 +127,7 @@ class _Watch:
             if before is None:
                 continue
             began = time.monotonic()
-            found = self.lookout.look(path)
+            found = self._looked(path)
             self.active = time.monotonic()
             if before != stamp_of(path):
                 continue  # what was read is no more: the next look tells of it again
@@ -133,6 +135,17 @@ class _Watch:
                 continue
             self._tell(path, found)
         return self._over()
+
+    def _looked(self, path: Path) -> Looked:
+        """A look at a file; an unknown model is trouble unless a dump has been checked before."""
+        from ...formats.documents.facts import NoModelError
+
+        try:
+            return self.lookout.look(path)
+        except NoModelError as error:
+            if not self.codes:
+                raise
+            return Looked(error=f"{str(error).removeprefix(f'{path}: ')}; {error.hint}")
 
     def _tell(self, path: Path, found: Looked) -> None:
         from ...reports.check.document import watch_document

@@ -41,6 +41,8 @@ class Counts:
     places_P4     per PLACES: tokens, tokens mismatched, rows, rows mismatched
     bins_B4       the same per bin of absolute position
     only_old, only_new   rows of paired samples that the other side does not cover
+    lost_old, lost_new   those of them that nothing leaves out: see ``align.Extent``
+    alone_old, alone_new   rows of samples without a partner, and in layers of one side alone
     """
 
     swaps_LS: Ints
@@ -52,15 +54,19 @@ class Counts:
     first_L: Ints
     places_P4: Ints
     bins_B4: Ints
-    only_old: int
-    only_new: int
+    only_old: int = 0
+    only_new: int = 0
+    lost_old: int = 0
+    lost_new: int = 0
+    alone_old: int = 0
+    alone_new: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
         return _added(self, other)  # type: ignore[no-any-return]
 
-    def uncovered(self, rows_old: int, rows_new: int) -> "Counts":
-        """The same with so many more rows that the other side does not cover."""
-        return replace(self, only_old=self.only_old + rows_old, only_new=self.only_new + rows_new)
+    def uncovered(self, **rows: int) -> "Counts":
+        """The same with so many more rows that were not compared, by the names of such tallies."""
+        return replace(self, **{name: getattr(self, name) + more for name, more in rows.items()})
 
     @classmethod
     def empty(cls, num_layers: int, top_k: int, num_experts: int) -> "Counts":
@@ -80,8 +86,6 @@ class Counts:
             zeros(layers),
             zeros(len(PLACES), 4),
             zeros(_NUM_BINS, 4),
-            0,
-            0,
         )
 
     @classmethod
@@ -119,8 +123,6 @@ class Counts:
             np.bincount(rows.first_T[rows.first_T >= 0], minlength=layers),
             masks.astype(np.int64) @ columns,
             bins,
-            0,
-            0,
         )
 
 

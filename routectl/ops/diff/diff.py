@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...dump import Dump, DumpMeta, Sample
 from ...errors import MismatchError
 from ...kernels.rows import diff_rows
-from ..pairs.align import TOKENS, Aligner, Pair, common_layers, name_of
+from ..pairs.align import TOKENS, Aligner, Extent, Pair, common_layers, name_of
 from ..pairs.join import join_keys
 from .counts import Counts, LogprobCounts, SampleCounts
 from .detail import Detail, DetailTally, Example, added_detail, first_mismatches
@@ -97,6 +97,12 @@ class DiffResult:
         return int(self.counts.swaps_LS[:, 1:].sum())
 
     @property
+    def rows_left_over(self) -> int:
+        """Rows of either dump that were not compared: of paired samples, of others, of layers."""
+        counts = self.counts
+        return counts.only_old + counts.only_new + counts.alone_old + counts.alone_new
+
+    @property
     def num_tokens(self) -> int:
         """Tokens with at least one compared row."""
         return int(self.counts.depth_N.sum())
@@ -112,6 +118,8 @@ class DiffOptions:
     """What ``diff`` compares and keeps: see there for match, tokens, layers and examples.
 
     detail  whether to keep what a page shows beside the figures: see ``ops.diff.detail``
+    part    OLD is a part of its dump, its other rows missing: what NEW has beside it is not counted
+            as left over, nor a sample of OLD without any row
     """
 
     match: str = "auto"
@@ -119,6 +127,7 @@ class DiffOptions:
     layers: Sequence[int] | None = None
     examples: int = 10
     detail: bool = False
+    part: bool = False
 
     def __post_init__(self) -> None:
         if self.tokens not in TOKENS:
@@ -154,7 +163,7 @@ class _Tally:
         self, aligner: Aligner, layers: tuple[int, ...], meta: DumpMeta, options: DiffOptions
     ) -> None:
         self.aligner = aligner
-        self.limit = options.examples
+        self.limit, self.part = options.examples, options.part
         self.detail = DetailTally(len(layers), self.limit) if options.detail else None
         self.layers = layers
         self.num_experts = meta.num_experts
@@ -169,8 +178,7 @@ class _Tally:
         """Compare one pair of samples."""
         inferred = int(old.start_inferred) + int(new.start_inferred)
         if old.routes is None or new.routes is None:
-            rows_old, rows_new = self.aligner.rows(old, new, name)
-            self.counts = self.counts.uncovered(rows_old, rows_new)
+            self._cover(self.aligner.extent(old, new, name), 0)
             self.samples += SampleCounts(without_routes=1)
             return
         pair = self.aligner.pair(old, new, name)
@@ -187,7 +195,8 @@ class _Tally:
         self.margins = tally_margins(self.margins, *margins, rows, pair.skip_TL)
         counts = Counts.of_rows(rows, pair.skip_TL, pair.position, pair.prompt_length, pair.cached)
         compared = int(counts.swaps_LS.sum())
-        self.counts += counts.uncovered(pair.rows_old - compared, pair.rows_new - compared)
+        self.counts += counts
+        self._cover(self.aligner.extent(old, new, name), compared)
         logprobs = _logprobs(old, new, pair, self.aligner.tokens)
         self.logprobs += logprobs
         if not compared:
@@ -205,6 +214,24 @@ class _Tally:
         left = self.limit - len(self.examples)
         if left > 0:
             self.examples += first_mismatches(pair, rows, self.layers, left)
+
+    def _cover(self, extent: Extent, compared: int) -> None:
+        """Count what of a pair was not compared."""
+        self.counts = self.counts.uncovered(
+            only_old=extent.old - compared, lost_old=extent.lost_old, alone_old=extent.alone_old
+        )
+        if not self.part:
+            self.counts = self.counts.uncovered(
+                only_new=extent.new - compared, lost_new=extent.lost_new, alone_new=extent.alone_new
+            )
+
+    def leave(self, sample: Sample, *, is_new: bool) -> None:
+        """Count a sample without a partner."""
+        rows = self.aligner.rows_alone(sample, is_new=is_new)
+        if rows or not self.part:
+            side = "new" if is_new else "old"
+            self.counts = self.counts.uncovered(**{f"alone_{side}": rows})
+            self.samples += SampleCounts(**{f"only_{side}": 1})
 
 
 def diff(
@@ -231,19 +258,22 @@ def diff(
 
 def diff_as(old: Dump, new: Dump, options: DiffOptions) -> DiffResult:
     """``diff`` with its options as one value, those for a page among them."""
-    common, only_old, only_new = common_layers(old.meta, new.meta, options.layers)
+    layers = common_layers(old.meta, new.meta, options.layers)
+    common, only_old, only_new = layers
     joined = join_keys(old.keys, new.keys, options.match)
     by_prompt = options.match == "prefix"
-    aligner = Aligner(old.meta, new.meta, common, options.tokens, by_prompt=by_prompt)
+    aligner = Aligner(old.meta, new.meta, layers, options.tokens, by_prompt=by_prompt)
     tally = _Tally(aligner, common, old.meta, options)
     for i, j in joined.pairs:
         sample = old[i]
         tally.add(sample, new[j], name_of(sample, i))
+    for i in joined.only_old:
+        tally.leave(old[i], is_new=False)
+    for j in () if options.part else joined.only_new:
+        tally.leave(new[j], is_new=True)
     samples = tally.samples + SampleCounts(
         old=len(old),
         new=len(new),
-        only_old=len(joined.only_old),
-        only_new=len(joined.only_new),
         conflicts=joined.conflicts,
     )
     result = DiffResult(

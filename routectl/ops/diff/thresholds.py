@@ -6,7 +6,7 @@ The last is relative to a baseline: numbers that were accepted, by stable names.
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...errors import MismatchError, RoutectlError
 from ...margins import EPS, pattern_of
@@ -15,11 +15,14 @@ from .measures import Measures, layer_measures, rate, total_measures
 
 __all__ = [
     "METRICS",
+    "NOTHING",
     "Baseline",
     "Failure",
     "Threshold",
+    "Unmatched",
     "Verdict",
     "judge",
+    "left_over",
     "parse_threshold",
     "scalar_name",
 ]
@@ -37,8 +40,7 @@ class _Metric:
 
 
 def _coverage(result: DiffResult) -> float | None:
-    counts = result.counts
-    return rate(result.rows, result.rows + counts.only_old + counts.only_new)
+    return rate(result.rows, result.rows + result.rows_left_over)
 
 
 def _logprob(name: str) -> Callable[[DiffResult], float | None]:
@@ -68,7 +70,7 @@ METRICS = (
         None,
         lambda r: rate(r.tokens_mismatched, r.num_tokens),
     ),
-    _Metric("coverage", True, "rows compared, of all rows of the paired samples", None, _coverage),
+    _Metric("coverage", True, "rows compared, of all rows of both dumps", None, _coverage),
     _Metric(
         "unmatched",
         False,
@@ -163,11 +165,34 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmatched:
+    """What one dump has and the other lost: a difference, whatever the rows that are in both say.
+
+    samples  without a partner
+    layers   that one side alone has
+    rows     of paired samples that the other side lacks, those left out by a declared start, a
+             loss mask or the last token aside: see ``align.Extent``
+    """
+
+    samples: int = 0
+    layers: int = 0
+    rows: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.samples or self.layers or self.rows)
+
+
+NOTHING = Unmatched()
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What the exit code says.
 
-    differs is True when a row is mismatched; failed lists crossed thresholds. incomparable lists
-    layers in which nothing was compared. eps is the margin up to which a flip is a near-tie.
+    differs is True when a row is mismatched, or something is unmatched; failed lists crossed
+    thresholds. incomparable lists layers in which nothing was compared. eps is the margin up to
+    which a flip is a near-tie. unmatched is what counts as a difference, allowed tells that it
+    was asked not to.
     """
 
     differs: bool
@@ -175,13 +200,16 @@ class Verdict:
     failed: tuple[Failure, ...]
     incomparable: tuple[int, ...]
     eps: float = EPS
+    unmatched: Unmatched = NOTHING
+    allowed: bool = False
 
     @property
     def exit_code(self) -> int:
         """0 same or within thresholds, 1 differs or over one, 2 nothing compared in a layer."""
         if self.incomparable:
             return 2
-        return int(bool(self.failed) if self.gated else self.differs)
+        over = bool(self.failed) if self.gated else self.differs
+        return int(over or bool(self.unmatched))
 
 
 def _find(name: str) -> _Metric:
@@ -271,11 +299,14 @@ def judge(
     *,
     eps: float = EPS,
     baseline: Baseline | None = None,
+    allow_unmatched: bool = False,
 ) -> Verdict:
     """Hold a result against thresholds; without any, every mismatch counts.
 
-    A mismatched row with a margin above 0 and up to ``eps`` is a near-tie; the same eps is then in
-    the document. Raises MismatchError when a gated figure does not exist (no log-probs, no margins,
+    What one dump alone has counts with and without thresholds, unless allow_unmatched, or where a
+    threshold says how much of it may be: unmatched for samples, coverage for all. A mismatched
+    row with a margin above 0 and up to ``eps`` is a near-tie; the same eps is then in the document.
+    Raises MismatchError when a gated figure does not exist (no log-probs, no margins,
     no such layer), RoutectlError when the baseline has no number that a relative threshold needs,
     ValueError when eps is negative or not finite.
     """
@@ -294,4 +325,26 @@ def judge(
                 failed.append(Failure(limit.text, limit.metric, layer, value, allowed))
     compared = result.counts.swaps_LS.sum(axis=1)
     empty = tuple(layer for layer, n in zip(result.layers, compared, strict=True) if not n)
-    return Verdict(result.rows_mismatched > 0, bool(limits), tuple(failed), empty, eps)
+    unmatched = NOTHING if allow_unmatched else left_over(_unmatched(result), limits)
+    differs = result.rows_mismatched > 0 or bool(unmatched)
+    return Verdict(
+        differs, bool(limits), tuple(failed), empty, eps, unmatched, allowed=allow_unmatched
+    )
+
+
+def _unmatched(result: DiffResult) -> Unmatched:
+    """What one side alone has."""
+    samples, counts = result.samples, result.counts
+    return Unmatched(
+        samples.only_old + samples.only_new,
+        len(result.layers_only_old) + len(result.layers_only_new),
+        counts.lost_old + counts.lost_new,
+    )
+
+
+def left_over(unmatched: Unmatched, limits: Sequence[Threshold]) -> Unmatched:
+    """What is unmatched, without that of which a threshold says how much may be."""
+    gated = {limit.metric for limit in limits}
+    if "coverage" in gated:
+        return NOTHING
+    return replace(unmatched, samples=0) if "unmatched" in gated else unmatched

@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from ...dump import Dump, Sample
 from ...errors import MismatchError
-from ...routes import Routes
 from .join import join_keys
 
 __all__ = ["narrow_pair"]
@@ -58,23 +56,8 @@ def _between(dump: Dump, positions: range) -> Dump:
     def load(index: int) -> Sample:
         sample = dump[index]
         routes = sample.routes
-        return sample if routes is None else replace(sample, routes=_cut(routes, positions))
+        if routes is None:
+            return sample
+        return replace(sample, routes=routes.between(positions.start, positions.stop))
 
     return Dump(dump.meta, dump.keys, load)
-
-
-def _cut(routes: Routes, positions: range) -> Routes:
-    lo = max(positions.start - routes.start, 0)
-    rows = slice(lo, max(positions.stop - routes.start, lo))
-
-    def part(array_TL: Any) -> Any:
-        return None if array_TL is None else array_TL[rows]
-
-    return replace(
-        routes,
-        ids_TLK=routes.ids_TLK[rows],
-        start=routes.start + lo,
-        missing_TL=part(routes.missing_TL),
-        margin_TL=part(routes.margin_TL),
-        group_margin_TL=part(routes.group_margin_TL),
-    )

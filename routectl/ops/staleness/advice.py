@@ -110,7 +110,7 @@ def grounds_of(
     floor = max((rate(n.rows_mismatched, n.rows) or 0.0 for n in result.noise), default=None)
     flips = None if mismatch is None else total_measures(mismatch.result, eps).flips
     scattered = _scattered(result, limits)
-    groups = ("unlabelled", "uncertain", *(["cached"] if result.cached_apart else []))
+    groups = ("unlabelled", "uncertain", "boundary", *(["cached"] if result.cached_apart else []))
     rows = result.spans.rows
     return Grounds(
         mode="R3" if "mismatch" in scattered else _by_rule(mini_steps),

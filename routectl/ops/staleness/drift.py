@@ -139,7 +139,7 @@ def expert_moves(old: Dump, new: Dump, result: DiffResult, limit: int) -> tuple[
     counts, layers = result.counts, result.layers
     shape = counts.load_old_LE.shape
     entered_LE, left_LE = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    aligner = Aligner(old.meta, new.meta, layers, result.tokens, by_prompt=False)
+    aligner = Aligner(old.meta, new.meta, (layers, (), ()), result.tokens, by_prompt=False)
     for i, j in join_keys(old.keys, new.keys, "id").pairs:
         before, after = old[i], new[j]
         if before.routes is None or after.routes is None:

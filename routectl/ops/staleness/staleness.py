@@ -12,7 +12,8 @@ import numpy as np
 from ...dump import Dump
 from ...errors import MismatchError
 from ..diff.diff import DiffOptions, DiffResult, diff_as
-from .attribution import GROUPS, MODES, SpanCounts, Version, only_rows
+from ..diff.thresholds import Unmatched
+from .attribution import GROUPS, MODES, BoundaryRule, SpanCounts, Version, only_rows
 from .comparison import Comparison, intervals_of
 from .drift import (
     Drift,
@@ -24,6 +25,7 @@ from .drift import (
 )
 from .half_life import half_lives
 from .options import Noise, StalenessOptions
+from .order import Disorder, disorders_of
 from .sides import Recompute, Sides, lay_out
 
 __all__ = ["Cell", "Noise", "Staleness", "StalenessOptions", "staleness"]
@@ -50,11 +52,16 @@ class Staleness:
                  against the last version)
     by_lag       staleness added up over all pairs of one lag, per mode, by ascending lag
     cells        the dump's rows of each version against every version
-    apart        where some rows need care, the mismatch by group: first, switched, cached,
-                 uncertain (see SpanCounts), each row against its own version; groups without
-                 rows are absent. switched rows are in the mismatch above too, cached ones where
-                 cached_apart is False
+    apart        where some rows need care, the mismatch by group: first, switched, boundary,
+                 cached, uncertain (see SpanCounts), each row against its own version, and
+                 boundary_before: those of a boundary against the version before it; groups
+                 without rows are absent. switched rows are in the mismatch above too, cached ones
+                 where cached_apart is False
     spans        rows and samples by what the spans say
+    boundary     where a span of the dump's engine begins
+    unmatched    samples with routes that the recompute of a version that made them lacks, or every
+                 recompute; of the others, rows that the recompute of their own version lost
+    disorders    versions that are given in another order than their names, or the dump, say
     drift        speed, half-life, experts that move, nearest version
     noise        as given
     """
@@ -69,6 +76,9 @@ class Staleness:
     cached_apart: bool
     drift: Drift
     noise: tuple[Noise, ...]
+    boundary: BoundaryRule
+    unmatched: Unmatched
+    disorders: tuple[Disorder, ...]
 
     def find(self, kind: str, mode: str, lag: int | None = None) -> Comparison | None:
         """The mismatch or the total of a mode, or its staleness at a lag; None when absent."""
@@ -94,15 +104,14 @@ class _Run:
         labels = sum(number > 0 for number in rows)
         self.cached_apart = options.cached == "apart" or (options.cached == "auto" and labels > 1)
 
-    def _diff(self, old: Dump, new: Dump, what: str) -> DiffResult:
-        """Compare two dumps whose samples have the same names."""
+    def _diff(self, old: Dump, new: Dump, what: str, *, part: bool = True) -> DiffResult:
+        """Compare two dumps whose samples have the same names; ``part``: see DiffOptions."""
         options = self.options
+        asked = DiffOptions(
+            "id", options.tokens, options.layers, options.examples, options.detail, part
+        )
         try:
-            return diff_as(
-                old,
-                new,
-                DiffOptions("id", options.tokens, options.layers, options.examples, options.detail),
-            )
+            return diff_as(old, new, asked)
         except MismatchError as error:
             raise MismatchError(f"{what}: {error}", hint=error.hint) from error
 
@@ -189,7 +198,8 @@ class _Run:
                     self._rows_of_dump(self.recomputes[v][mode]),
                     self.recomputes[w][mode].routes,
                 )
-                result = self._diff(old, new, f"versions {names[0]} and {names[1]} ({mode})")
+                what = f"versions {names[0]} and {names[1]} ({mode})"
+                result = self._diff(old, new, what, part=self.options.rows == "dump")
                 lag = self.places[w] - self.places[v]
                 found.append(self._comparison("staleness", names, lag, mode, {names: result}))
         return found
@@ -209,23 +219,46 @@ class _Run:
         """The mismatch by group, where there are several; empty groups are absent."""
         sizes = self.owned.sizes.sum(axis=0).tolist()
         having = [group for group, size in zip(GROUPS, sizes, strict=True) if size]
-        found = {group: self._apart(group) for group in having if having != ["first"]}
+        found = {}
+        for group in having if having != ["first"] else ():
+            column = self.owned.sizes[:, GROUPS.index(group)]
+            made = {v: self.owned.rows_of(v, (group,)) for v in np.flatnonzero(column).tolist()}
+            found[group] = self._apart(made, "own version")
+            if group == "boundary":
+                after = {v: self.owned.rows_after(v) for v in range(len(self.names))}
+                found["boundary_before"] = self._apart(after, "version before")
         return {group: parts for group, parts in found.items() if parts}
 
-    def _apart(self, group: str) -> tuple[Comparison, ...]:
+    def _apart(self, rows: Mapping[int, Dump], whose: str) -> tuple[Comparison, ...]:
+        """Per mode, rows of the dump against the version that they are listed under, added up."""
         found = []
-        having = np.flatnonzero(self.owned.sizes[:, GROUPS.index(group)]).tolist()
         for mode in MODES:
             parts = {}
-            for v in having:
+            for v, dump in rows.items():
                 if mode in self.recomputes[v]:
                     with suppress(MismatchError):  # not among the tokens that are compared
-                        names = ("dump", self.names[v])
-                        parts[names] = self._own_rows(v, v, mode, (group,))
+                        what = f"some of the dump's rows against version {self.names[v]} ({mode})"
+                        routes = self.recomputes[v][mode].routes
+                        parts["dump", self.names[v]] = self._diff(dump, routes, what)
             if parts:
-                names = ("dump", "own version")
-                found.append(self._comparison("mismatch", names, 0, mode, parts))
+                found.append(self._comparison("mismatch", ("dump", whose), 0, mode, parts))
         return tuple(found)
+
+    def unmatched(self, cells: Sequence[Cell]) -> Unmatched:
+        """Samples that a version should cover and does not, and rows of the others."""
+        having = [{i for of in modes.values() for i in of.places} for modes in self.recomputes]
+        samples = 0
+        for index in range(len(self.dump)):
+            made = self.owned.versions_of(index)
+            if made is not None:
+                covered = any(index in of for of in having)
+                samples += not covered or any(index not in having[v] for v in made)
+        lost: dict[str, int] = {}
+        for cell in cells:
+            if cell.own == cell.version:
+                rows = cell.result.counts.lost_old
+                lost[cell.own] = max(lost.get(cell.own, 0), rows)
+        return Unmatched(samples, 0, sum(lost.values()))
 
     def drift(
         self, pairs: Sequence[Comparison], by_lag: Sequence[Comparison], cells: Sequence[Cell]
@@ -286,6 +319,9 @@ def staleness(
       layer's own flip, since both were given the dump's routes on the way
     - total: all of the dump's rows, whatever made them, against the last version
 
+    A row at a boundary between two versions may be of either (``BoundaryRule``): it is in the
+    total, and in ``apart``.
+
     With one version there is no staleness and no drift: by_lag is empty, the mismatch stands.
     Log-prob figures are in each result where both sides have log-probs.
 
@@ -310,4 +346,7 @@ def staleness(
         cached_apart=run.cached_apart,
         drift=run.drift(pairs, by_lag, cells),
         noise=options.noise,
+        boundary=run.owned.boundary,
+        unmatched=run.unmatched(cells),
+        disorders=disorders_of(run.owned),
     )

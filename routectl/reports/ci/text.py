@@ -7,9 +7,9 @@ from ...ops.check.findings import SEVERITIES
 from ..check.schema import CheckDocument, FindingEntry
 from ..check.text import check_verdict, finding_size, place_text
 from ..diff.schema import DiffDocument
-from ..diff.text import diff_verdict
+from ..diff.text import diff_verdict, unmatched_text
 from ..staleness.schema import StalenessDocument
-from ..staleness.text import staleness_headline
+from ..staleness.text import staleness_headline, uncovered_text, verdict_word
 from ..text.wording import failure_text, plural
 from .schema import CiDocument
 
@@ -35,18 +35,24 @@ def run_summary(document: Verdicts) -> str:
         return "  ".join(diff_verdict(document))
     if document["schema"] == "routectl.check/1":
         return "  ".join(check_verdict(document))
-    verdict = document["verdict"]
-    word = "OVER" if verdict["failed"] else "WITHIN" if verdict["thresholds"] else "MEASURED"
-    return f"{word}  {staleness_headline(document)}"
+    return f"{verdict_word(document['verdict'])}  {staleness_headline(document)}"
 
 
 def run_details(document: Verdicts) -> list[str]:
-    """A line for every crossed threshold, and for every finding that fails."""
+    """A line for every crossed threshold, what was lost, and every finding that fails."""
     if document["schema"] == "routectl.check/1":
         worst = SEVERITIES.index(document["verdict"]["fail_on"])
         found = (f for f in document["findings"] if SEVERITIES.index(f["severity"]) >= worst)
         return [_finding(f) for f in found]
-    return [failure_text(f) for f in document["verdict"]["failed"]]
+    crossed = [failure_text(f) for f in document["verdict"]["failed"]]
+    lost = document["verdict"]["unmatched"]
+    if document["schema"] == "routectl.diff/1":
+        lines = [unmatched_text(**lost)]
+    else:
+        lines = [uncovered_text(lost)]
+        if document["verdict"]["fail_on"]:
+            lines += [f"alarm: {f['text']}" for f in document["advice"]["findings"] if f["alarm"]]
+    return [*crossed, *(line for line in lines if line)]
 
 
 def _finding(finding: FindingEntry) -> str:

@@ -22,6 +22,7 @@ from .schema import (
     RowFigures,
     SampleFigures,
     SequenceFigures,
+    UnmatchedEntry,
 )
 
 __all__ = ["counted_rows", "diff_document", "figures_document", "sample_figures"]
@@ -147,7 +148,11 @@ def figures_document(result: DiffResult, eps: float) -> ComparedFigures:
         **{name: value for name, value in total.items() if name not in first},
         "rows_only_old": counts.only_old,
         "rows_only_new": counts.only_new,
-        "coverage_rate": rate(result.rows, result.rows + counts.only_old + counts.only_new),
+        "rows_lost_old": counts.lost_old,
+        "rows_lost_new": counts.lost_new,
+        "rows_unmatched_old": counts.alone_old,
+        "rows_unmatched_new": counts.alone_new,
+        "coverage_rate": rate(result.rows, result.rows + result.rows_left_over),
         "layers_only_old": list(result.layers_only_old),
         "layers_only_new": list(result.layers_only_new),
         "layers": [_layer(result, i, m) for i, m in enumerate(parts)],
@@ -215,6 +220,8 @@ def diff_document(
             "differs": verdict.differs,
             "failed": failure_entries(verdict.failed),
             "incomparable_layers": list(verdict.incomparable),
+            "unmatched": cast("UnmatchedEntry", asdict(verdict.unmatched)),
+            "allow_unmatched": verdict.allowed,
             "exit_code": verdict.exit_code,
         },
         **_extras(result, noise),

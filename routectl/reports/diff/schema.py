@@ -29,6 +29,7 @@ __all__ = [
     "SampleFigures",
     "SampleTable",
     "SequenceFigures",
+    "UnmatchedEntry",
     "WorstSample",
 ]
 
@@ -197,6 +198,10 @@ class ComparedFigures(RowFigures):
     token_mismatch_rate: float | None
     rows_only_old: int
     rows_only_new: int
+    rows_lost_old: int
+    rows_lost_new: int
+    rows_unmatched_old: int
+    rows_unmatched_new: int
     coverage_rate: float | None
     layers_only_old: list[int]
     layers_only_new: list[int]
@@ -223,12 +228,23 @@ class NoiseEntry(CountedRows):
     layers: list[LayerNoise]
 
 
+class UnmatchedEntry(TypedDict):
+    """What one side alone has and that counts as a difference: samples, layers, and of paired
+    samples rows."""
+
+    samples: int
+    layers: int
+    rows: int
+
+
 class DiffVerdict(TypedDict):
     """What the exit code says."""
 
     differs: bool
     failed: list[FailureEntry]
     incomparable_layers: list[int]
+    unmatched: UnmatchedEntry
+    allow_unmatched: bool
     exit_code: int
 
 

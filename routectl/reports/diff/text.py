@@ -22,21 +22,39 @@ from ..text.wording import (
 from .flips import example_margins, flip_columns, margin_lines
 from .schema import DiffDocument, RowFigures
 
-__all__ = ["diff_verdict", "render_diff"]
+__all__ = ["diff_verdict", "render_diff", "unmatched_text"]
+
+
+def unmatched_text(samples: int, layers: int, rows: int) -> str:
+    """What one side alone has, in words; empty where there is nothing."""
+    parts = [f"{plural(samples, 'sample')} without a partner"] if samples else []
+    parts += [f"{plural(layers, 'layer')} of one side alone"] if layers else []
+    parts += [f"{plural(rows, 'row')} lost on one side"] if rows else []
+    return ", ".join(parts)
 
 
 def _reach(doc: DiffDocument) -> str:
     """What a reader of the first line must not overlook: how much was not compared."""
-    alone = doc["samples"]["only_old"] + doc["samples"]["only_new"]
+    alone = unmatched_text(
+        doc["samples"]["only_old"] + doc["samples"]["only_new"],
+        len(doc["layers_only_old"]) + len(doc["layers_only_new"]),
+        doc.get("rows_lost_old", 0) + doc.get("rows_lost_new", 0),
+    )
     coverage = doc["coverage_rate"]
-    text = "" if coverage in (None, 1) else f"; coverage {percent(coverage)}"
+    parts = [alone, "" if coverage in (None, 1) else f"coverage {percent(coverage)}"]
     if "margins" in doc and doc["rows_mismatched"]:
-        text = f"; {plural(doc['margins']['clear_flips'], 'clear flip')}{text}"
-    return text + (f"; {plural(alone, 'sample')} without a partner" if alone else "")
+        parts.insert(0, plural(doc["margins"]["clear_flips"], "clear flip"))
+    return "".join(f"; {part}" for part in parts if part)
 
 
 def diff_verdict(doc: DiffDocument) -> tuple[str, str]:
     """The verdict of a routectl.diff/1 document: a word, and the counts behind it."""
+    word, text = _verdict(doc)
+    return word, text + _reach(doc)
+
+
+def _verdict(doc: DiffDocument) -> tuple[str, str]:
+    """The word, and how many rows differ."""
     verdict = doc["verdict"]
     count = f"{amount(doc['rows_mismatched'])} of {plural(doc['rows'], 'row')}"
     share = "" if not doc["rows_mismatched"] else f" ({percent(doc['mismatch_rate'])})"
@@ -48,7 +66,8 @@ def diff_verdict(doc: DiffDocument) -> tuple[str, str]:
             f"{plural(len(verdict['failed']), 'threshold')} crossed; {count}{share} differ",
         )
     if not doc["rows_mismatched"]:
-        return "SAME", f"0 of {plural(doc['rows'], 'row')} differ"
+        same = not any(verdict.get("unmatched", {}).values())
+        return "SAME" if same else "DIFFERS", f"0 of {plural(doc['rows'], 'row')} differ"
     word = "WITHIN" if verdict["exit_code"] == 0 else "DIFFERS"
     return word, (
         f"{count}{share}, in {amount(doc['tokens_mismatched'])} of "
@@ -68,6 +87,8 @@ def _left_over(doc: DiffDocument) -> list[str]:
         (doc["rows_only_old"] - doc["rows_missing"], "row", "only in OLD"),
         (doc["rows_only_new"] - doc["rows_missing"], "row", "only in NEW"),
         (doc["rows_missing"], "row", "without a route on a side"),
+        (doc.get("rows_lost_old", 0), "row", "of OLD lost in NEW"),
+        (doc.get("rows_lost_new", 0), "row", "of NEW lost in OLD"),
     ]
     lines = [f"{plural(n, what)} {how}" for n, what, how in parts if n > 0]
     sides = (
@@ -200,7 +221,7 @@ _STYLES = {"SAME": "bold green", "WITHIN": "bold green", "DIFFERS": "bold yellow
 def render_diff(doc: DiffDocument, console: Console) -> None:
     """Print a routectl.diff/1 document."""
     word, text = diff_verdict(doc)
-    print_headline(console, word, _STYLES.get(word, "bold red"), text + _reach(doc))
+    print_headline(console, word, _STYLES.get(word, "bold red"), text)
     for failure in doc["verdict"]["failed"]:
         console.print(f"  {failure_text(failure)}", style="red")
     print_line(console, "old", dump_line(doc["old"]))

@@ -2,21 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import cast
+from typing import Literal, cast
 
 from ...dump import DumpMeta
 from ...margins import EPS
 from ...ops.diff.diff import DiffResult
-from ...ops.diff.thresholds import Failure
+from ...ops.diff.thresholds import NOTHING, Failure, Unmatched
 from ...ops.staleness.attribution import MODES
 from ...ops.staleness.comparison import Comparison
 from ...ops.staleness.drift import Drift
 from ...ops.staleness.gamma import GAMMA_FLOOR, LagShift, RouterShift, shift_of
 from ...ops.staleness.intervals import Interval
+from ...ops.staleness.order import Disorder
 from ...ops.staleness.staleness import Staleness, StalenessOptions
 from ..diff.detail import places_document
 from ..diff.document import counted_rows, figures_document, sample_figures
+from ..diff.schema import UnmatchedEntry
 from ..document import CountedRows, IntervalEntry, dump_document, failure_entries, finite
+from ..text.wording import plural
 from .advice import Advice
 from .schema import (
     AdviceEntry,
@@ -29,10 +32,17 @@ from .schema import (
     RouterShiftEntry,
     SpanEntry,
     StalenessDocument,
+    ThresholdVerdict,
     VersionEntry,
 )
 
-__all__ = ["Judged", "staleness_document"]
+__all__ = [
+    "Judged",
+    "disorder_text",
+    "staleness_document",
+    "verdict_document",
+    "warnings_of",
+]
 
 _QUANTILES = (0.01, 0.1, 0.5)
 Shifts = Mapping[tuple[str, str, str], RouterShift]
@@ -42,12 +52,47 @@ Shifts = Mapping[tuple[str, str, str], RouterShift]
 class Judged:
     """The thresholds that a result was held against, as written, and those that it crosses.
 
-    eps is the margin up to which a flip is a near-tie.
+    eps is the margin up to which a flip is a near-tie. unmatched is what counts as a difference,
+    allowed tells that it was asked not to. fail_on is "alarm" where an alarm is exit 1.
     """
 
     thresholds: tuple[str, ...] = ()
     failed: tuple[Failure, ...] = ()
     eps: float = EPS
+    unmatched: Unmatched = NOTHING
+    allowed: bool = False
+    fail_on: str | None = None
+
+
+def disorder_text(found: Disorder) -> str:
+    """Two versions in the wrong order, in words."""
+    text = f"versions are given out of order, oldest first is expected: {found.first} before "
+    if found.why in ("names", "made"):
+        made = f"; the dump says that {', '.join(found.made)} made it" if found.made else ""
+        return f"{text}{found.second}{made}"
+    if found.said is not None:
+        return f"{text}{found.second}, which the dump calls {' and '.join(found.said)}"
+    went = plural(found.samples, "sample")
+    return f"{text}{found.second}, but {went} went from {found.second} to {found.first}"
+
+
+def warnings_of(result: Staleness) -> list[str]:
+    """What in a result may not be what was meant."""
+    return [disorder_text(one) for one in result.disorders]
+
+
+def verdict_document(judged: Judged, alarms: int) -> ThresholdVerdict:
+    """The verdict of a dump, or of a series by its last step, which has so many alarms."""
+    over = bool(judged.failed) or bool(judged.unmatched) or bool(judged.fail_on and alarms)
+    return {
+        "thresholds": list(judged.thresholds),
+        "failed": failure_entries(judged.failed),
+        "unmatched": cast("UnmatchedEntry", asdict(judged.unmatched)),
+        "allow_unmatched": judged.allowed,
+        "fail_on": cast("Literal['alarm'] | None", judged.fail_on),
+        "alarms": alarms,
+        "exit_code": int(over),
+    }
 
 
 def _interval(found: Interval | None) -> IntervalEntry | None:
@@ -246,15 +291,20 @@ def staleness_document(
         ],
         "cached_apart": result.cached_apart,
         "spans": cast("SpanEntry", asdict(result.spans)),
+        "boundary": {
+            "engine": result.boundary.engine,
+            "exact": result.boundary.exact,
+            "known": result.boundary.known,
+            "tokens": result.spans.boundaries,
+            "rows": result.spans.rows["boundary"],
+        },
+        "unmatched": cast("UnmatchedEntry", asdict(result.unmatched)),
         "drift": _drift(result.drift),
         "noise": [
             {"name": n.name, **counted_rows(n.rows, n.rows_mismatched)} for n in result.noise
         ],
         "advice": _advice(advice),
-        "verdict": {
-            "thresholds": list(judged.thresholds),
-            "failed": failure_entries(judged.failed),
-            "exit_code": int(bool(judged.failed)),
-        },
+        "warnings": warnings_of(result),
+        "verdict": verdict_document(judged, sum(f.alarm for f in advice.findings)),
     }
     return finite(document)

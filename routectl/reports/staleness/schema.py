@@ -2,13 +2,14 @@
 
 from typing import Literal, TypedDict
 
-from ..diff.schema import ComparedFigures, DetailDocument, SampleFigures
+from ..diff.schema import ComparedFigures, DetailDocument, SampleFigures, UnmatchedEntry
 from ..document import CountedRows, DumpEntry, FailureEntry, IntervalEntry
 
 __all__ = [
     "AdviceEntry",
     "AdviceFinding",
     "ApartEntry",
+    "BoundaryEntry",
     "ComparisonEntry",
     "ComparisonExtras",
     "ComparisonIntervals",
@@ -38,10 +39,17 @@ Mode = Literal["free", "forced"]
 
 
 class ThresholdVerdict(TypedDict):
-    """Thresholds as given, and those that are crossed."""
+    """Thresholds as given, and those that are crossed; what no version covers; alarms.
+
+    Of a series, the last step's.
+    """
 
     thresholds: list[str]
     failed: list[FailureEntry]
+    unmatched: UnmatchedEntry
+    allow_unmatched: bool
+    fail_on: Literal["alarm"] | None
+    alarms: int
     exit_code: int
 
 
@@ -136,6 +144,17 @@ class SpanEntry(TypedDict):
     several_versions: int
     without_spans: int
     retracted: int
+    boundaries: int
+
+
+class BoundaryEntry(TypedDict):
+    """Rows that may be of either of two versions; exact where the engine's spans leave none."""
+
+    engine: str | None
+    exact: bool
+    known: bool
+    tokens: int
+    rows: int
 
 
 class SpeedEntry(CountedRows):
@@ -234,9 +253,12 @@ class StalenessDocument(TypedDict):
     apart: list[ApartEntry]
     cached_apart: bool
     spans: SpanEntry
+    boundary: BoundaryEntry
+    unmatched: UnmatchedEntry
     drift: DriftEntry
     noise: list[TrainerNoise]
     advice: AdviceEntry
+    warnings: list[str]
     verdict: ThresholdVerdict
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import MismatchError
-from ...ops.diff.thresholds import Failure, Threshold
+from ...ops.diff.thresholds import Failure, Threshold, Unmatched, left_over
 from ...ops.staleness.drift import slope_of
-from ..document import Document, failure_entries, finite
+from ..document import Document, finite
+from .document import Judged, verdict_document
 from .schema import (
     ComparisonEntry,
     CrossingEntry,
@@ -168,12 +169,14 @@ def series_document(
     steps: Sequence[Step],
     skipped: Sequence[tuple[str, str]],
     limits: Sequence[Threshold] = (),
+    fail_on: str | None = None,
 ) -> SeriesDocument:
     """The routectl.staleness_series/1 document.
 
     steps ascend by number; skipped names the entries that are none, each with the reason. limits
-    are held against the last step; where each was first crossed is said. Raises MismatchError when
-    the last step lacks a figure that is held against a limit.
+    are held against the last step; where each was first crossed is said. What no version of the
+    last step covers counts as in its own verdict, its alarms where fail_on is "alarm". Raises
+    MismatchError when the last step lacks a figure that is held against a limit.
     """
     points: list[StepEntry] = [
         {
@@ -190,6 +193,14 @@ def series_document(
         first = next((step.number for step in steps if _crossed(step, limit)), None)
         crossings.append({"threshold": limit.text, "first_step": first})
     failed = _judge_last(steps[-1], limits)
+    last = steps[-1].document["verdict"]
+    judged = Judged(
+        tuple(limit.text for limit in limits),
+        tuple(failed),
+        unmatched=left_over(Unmatched(**last.get("unmatched", {})), limits),
+        allowed=last.get("allow_unmatched", False),
+        fail_on=fail_on,
+    )
     document: SeriesDocument = {
         "schema": "routectl.staleness_series/1",
         "path": path,
@@ -197,10 +208,6 @@ def series_document(
         "skipped": [{"entry": entry, "reason": reason} for entry, reason in skipped],
         "trends": _trends(points),
         "crossings": crossings,
-        "verdict": {
-            "thresholds": [limit.text for limit in limits],
-            "failed": failure_entries(failed),
-            "exit_code": int(bool(failed)),
-        },
+        "verdict": verdict_document(judged, len(points[-1]["alarms"])),
     }
     return finite(document)

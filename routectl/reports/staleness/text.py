@@ -6,6 +6,7 @@ Of one dump: verdict, comparisons, where, drift, advice. Of a series: verdict, a
 from rich.console import Console
 from rich.text import Text
 
+from ..diff.schema import UnmatchedEntry
 from ..document import DumpEntry
 from ..text.cells import cells_of
 from ..text.pictures import print_heatmap, spark_column
@@ -34,11 +35,24 @@ from .tables import (
     shift_columns,
 )
 
-__all__ = ["render_series", "render_staleness", "staleness_headline"]
+__all__ = [
+    "render_series",
+    "render_staleness",
+    "staleness_headline",
+    "uncovered_text",
+    "verdict_word",
+]
 
 _PLAIN = ("k3", "total_k3", "half_life")
 _TITLES = {"f2": "F(2)", "total_f2": "total F(2)", "total_k3": "total k3", "half_life": "half-life"}
-_STYLES = {"WITHIN": "bold green", "OVER": "bold red", "MEASURED": "bold"}
+_STYLES = {"WITHIN": "bold green", "MEASURED": "bold"}
+
+
+_APART = ("uncertain", "boundary", "boundary_before")
+_AGAINST = {
+    "boundary": "against the version that their span says",
+    "boundary_before": "against the version before",
+}
 
 
 def _side(dump: DumpEntry) -> str:
@@ -47,15 +61,25 @@ def _side(dump: DumpEntry) -> str:
     return f"{dump['path']}  ({', '.join(part for part in parts if part)})"
 
 
+def verdict_word(verdict: ThresholdVerdict) -> str:
+    """The verdict in a word: what makes it exit 1, else whether anything was asked."""
+    if verdict["failed"]:
+        return "OVER"
+    if any(verdict.get("unmatched", {}).values()):
+        return "UNCOVERED"
+    if verdict.get("fail_on") and verdict["alarms"]:
+        return "ALARM"
+    return "WITHIN" if verdict["thresholds"] else "MEASURED"
+
+
 def _print_verdict(console: Console, verdict: ThresholdVerdict, text: str) -> None:
     """Whether thresholds hold, the figures in short; a line for each figure that does not."""
-    asked, failed = len(verdict["thresholds"]), len(verdict["failed"])
-    word = "MEASURED" if not asked else "OVER" if failed else "WITHIN"
+    asked, word = len(verdict["thresholds"]), verdict_word(verdict)
     counted = "" if not asked else f"{plural(asked, 'threshold')}; "
-    if failed:
+    if verdict["failed"]:
         crossed = len({f["threshold"] for f in verdict["failed"]})
         counted = f"{crossed} of {plural(asked, 'threshold')} crossed; "
-    print_headline(console, word, _STYLES[word], f"{counted}{text}")
+    print_headline(console, word, _STYLES.get(word, "bold red"), f"{counted}{text}")
     for failure in verdict["failed"]:
         console.print(f"  {failure_text(failure)}", style="red", soft_wrap=True)
 
@@ -72,7 +96,17 @@ def staleness_headline(doc: StalenessDocument) -> str:
     text = ", ".join(f"{kind} {', '.join(found)}" for kind, found in rates.items())
     if doc["advice"]["mode"] is not None:
         text += f"; replay: {doc['advice']['mode']}"
-    return text + (f"; {plural(alarms, 'alarm')}" if alarms else "")
+    unmatched = doc.get("unmatched")
+    lost = "" if unmatched is None else uncovered_text(unmatched)
+    return text + (f"; {lost}" if lost else "") + (f"; {plural(alarms, 'alarm')}" if alarms else "")
+
+
+def uncovered_text(unmatched: UnmatchedEntry) -> str:
+    """What of the dump no recompute covers, in words; empty where there is nothing."""
+    samples, rows = unmatched["samples"], unmatched["rows"]
+    parts = [f"{plural(samples, 'sample')} that a version does not cover"] if samples else []
+    parts += [f"{plural(rows, 'row')} that their version lost"] if rows else []
+    return ", ".join(parts)
 
 
 def _compared(doc: StalenessDocument) -> str:
@@ -109,21 +143,38 @@ def _rows_lines(doc: StalenessDocument) -> list[tuple[str, str]]:
     ]
     samples = ", ".join(f"{amount(n)} {what}" for n, what in counted if n)
     lines = [("rows", f"{rows}; {plural(spans['samples'], 'sample')}: {samples}")]
+    lines += _boundary_lines(doc)
     if spans["unknown"]:
         named = ", ".join(f"{name} ({plural(n, 'row')})" for name, n in spans["unknown"].items())
         lines.append(("unknown", f"versions that are not given: {named}"))
     for part in doc["apart"]:
-        apart = part["group"] == "uncertain" or (part["group"] == "cached" and doc["cached_apart"])
+        group = part["group"]
+        apart = group in _APART or (group == "cached" and doc["cached_apart"])
         where = "not in the mismatch above" if apart else "in the mismatch above too"
+        if group in _AGAINST:
+            where = f"{_AGAINST[group]}; {where}"
         lines.append(
             (
-                part["group"],
+                "boundary" if group in _AGAINST else group,
                 f"{percent(part['mismatch_rate'])} of {plural(part['rows'], 'row')} mismatch "
                 f"({part['mode']}; {level_text(doc)}: {range_text(part['mismatch_interval'])}); "
                 f"{where}",
             )
         )
     return lines
+
+
+def _boundary_lines(doc: StalenessDocument) -> list[tuple[str, str]]:
+    """Rows that may be of either of two versions, and why."""
+    found = doc.get("boundary")
+    if found is None or not found["tokens"]:
+        return []
+    why = f"spans of {found['engine']} may begin one token early"
+    if not found["known"]:
+        engine = found["engine"] or "which engine it is, the dump does not say"
+        why = f"whether spans begin early is not known ({engine}): taken so"
+    rows = f"{plural(found['rows'], 'row')} of {plural(found['tokens'], 'token')}"
+    return [("boundary", f"{rows} may be of either of two versions: {why}")]
 
 
 def _half_life(doc: StalenessDocument) -> str:
@@ -202,6 +253,8 @@ def _print_heatmaps(console: Console, doc: StalenessDocument) -> None:
 def render_staleness(doc: StalenessDocument, console: Console) -> None:
     """Print a routectl.staleness/1 document."""
     _print_verdict(console, doc["verdict"], staleness_headline(doc))
+    for warning in doc.get("warnings", ()):
+        print_line(console, "warning", warning)
     _about(console, doc)
     _print_columns(console, comparison_columns(doc))
     _print_columns(console, logprob_columns(doc))

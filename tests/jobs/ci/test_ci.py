@@ -236,7 +236,10 @@ class TestRefused:
             (toml({"a": {"verb": "diff", "old": "x"}}), "checks.a: new is not given"),
             (toml({"a": {"verb": "check"}}), "checks.a: dump is not given"),
             (toml({"a": {"verb": "staleness", "dump": "x"}}), "checks.a: at is not given"),
-            (toml({"a": {**DIFF, "fail-ovr": "x"}}), "checks.a: fail-ovr is not known: eps, "),
+            (
+                toml({"a": {**DIFF, "fail-ovr": "x"}}),
+                "checks.a: fail-ovr is not known: allow-unmatched, eps, ",
+            ),
             (toml({"a": {**DIFF, "series": "x"}}), "series is not known"),
             (toml({"a": {**DIFF, "fail-over": 3}}), "fail-over: Expected `array`, got `int`"),
             (

@@ -66,7 +66,16 @@ def test_the_recorded_truth_through_the_command(capsys):
         assert agrees(of(doc, "staleness", old="v0", new=new), TRUTH[f"staleness fp32: v0 / {new}"])
     assert agrees(of(doc, "total"), TRUTH["total fp32: engine at v0 / v2"])
     assert doc["advice"]["mode"] == "R3"
-    assert doc["verdict"] == {"thresholds": [], "failed": [], "exit_code": 0}
+    assert doc["verdict"] == {
+        "thresholds": [],
+        "failed": [],
+        "unmatched": {"samples": 0, "layers": 0, "rows": 0},
+        "allow_unmatched": False,
+        "fail_on": None,
+        "alarms": 0,
+        "exit_code": 0,
+    }
+    assert doc["warnings"] == []
     interval = mismatch["intervals"]["mismatch_rate"]
     assert interval["low"] < mismatch["mismatch_rate"] < interval["high"]
     assert mismatch["logprobs"] is None
@@ -341,13 +350,18 @@ def test_rows_that_need_care_are_named(capsys, tmp_path):
     doc = document(capsys, *line)
     assert doc["spans"]["rows"] == {
         "first": 51,
-        "switched": 6,
+        "switched": 3,
+        "boundary": 3,
         "cached": 6,
         "uncertain": 21,
         "unlabelled": 21,
     }
     out = run(capsys, *line).out
-    assert "rows      51 first, 6 switched, 6 cached, 21 uncertain, 21 unlabelled; 5 samples" in out
+    rows = "51 first, 3 switched, 3 boundary, 6 cached, 21 uncertain, 21 unlabelled; 5 samples"
+    assert f"rows      {rows}" in out
+    assert (
+        "boundary  3 rows of 1 token may be of either of two versions: whether spans begin" in out
+    )
     assert "unknown   versions that are not given: v9 (21 rows)\n" in out
     for group, where in (("cached", "not in the"), ("uncertain", "not in the"), ("switched", "in")):
         said = next(text for text in out.splitlines() if text.startswith(group))

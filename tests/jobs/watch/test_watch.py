@@ -60,6 +60,25 @@ def test_a_line_each(dumps, capsys):
     assert (one["samples"], other["samples"], one["tokens"]) == (46, 46, other["tokens"])
 
 
+def test_a_model_that_nobody_says_ends_it_at_the_first_look(dumps, capsys):
+    """A dump that needs --model is exit 2 with the hint, long before --give-up; once another was
+    checked, it is a line at once.
+    """
+    flags = ("--once", "--settle", 0.1, "--interval", 0.02, "--give-up", 1000)
+    some_lines(dumps / "step_2.jsonl")
+    said = complaint(capsys, "watch", dumps, *flags)
+    assert "step_2.jsonl: the model is not known" in said
+    assert "\nhint: --model CONFIG.json" in said
+    shutil.copy(NATIVE, dumps / "step_1.parquet")
+    os.utime(dumps / "step_1.parquet", (1, 1))  # looked at first
+    done = run(capsys, "watch", dumps, *flags)
+    assert done.code == 2
+    first, second = (line[10:] for line in done.out.splitlines())
+    assert first.split()[:2] == ["CLEAN", "step_1.parquet"]
+    assert second.startswith("UNCHECKED  step_2.jsonl  the model is not known")
+    assert "--model CONFIG.json" in second
+
+
 def test_findings_decide_the_exit_code(dumps, capsys):
     """A faulty dump gives exit 1, and the line names its worst finding as check does."""
     record = read_lines(LINES)[5]

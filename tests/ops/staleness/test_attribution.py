@@ -47,9 +47,9 @@ def sample_of(spans, *, rows=8, start=0, missing=(), prompt=3, response=5, **mor
     return make_sample(routes, "a", *lists, weight_spans=spans, **more)
 
 
-def labels(sample, own=None, version_map=None):
+def labels(sample, own=None, version_map=None, engine="vllm"):
     """(version, group) of each token's rows, as the selected dumps show them."""
-    owned = attribute(make_dump([sample]), NAMES, version_map or {}, own)
+    owned = attribute(make_dump([sample], engine=engine), NAMES, version_map or {}, own)
     found = [(None, "unlabelled")] * sample.routes.num_tokens
     for version, name in enumerate(NAMES):
         for group in GROUPS:
@@ -66,6 +66,21 @@ def test_rows_have_the_version_of_the_token_they_made():
     found = labels(sample_of([("v0", 0, 2), ("v1", 2, 5)]))
     assert found == [first, first, first, first, later, later, later, later]
     assert labels(sample_of([("v1", 0, 5)], start=2, rows=3)) == [("v1", "first")] * 3
+
+
+def test_the_first_row_of_a_later_span_by_engine():
+    """vLLM's spans are exact; SGLang's may begin a token early, as any other engine's may."""
+    first, later, either = ("v0", "first"), ("v1", "switched"), ("v1", "boundary")
+    sample = sample_of([("v0", 0, 2), ("v1", 2, 5)])
+    assert labels(sample) == [first] * 4 + [later] * 4
+    for engine in ("sglang", None, "another"):
+        assert labels(sample, engine=engine) == [first] * 4 + [either] + [later] * 3
+    assert labels(sample_of([("v1", 0, 5)]), engine="sglang") == [("v1", "first")] * 8
+    same = {"a": "v1", "b": "v1"}
+    found = labels(sample_of([("a", 0, 2), ("b", 2, 5)]), version_map=same, engine="sglang")
+    assert found == [("v1", "first")] * 8
+    gap = labels(sample_of([("v0", 0, 1), ("v1", 3, 5)]), engine="sglang")
+    assert gap == [first] * 3 + [(None, "unlabelled")] * 2 + [either] + [later] * 2
 
 
 def test_what_is_not_sure_is_set_apart():
@@ -114,11 +129,12 @@ def test_counts_add_up():
     ]
     for index, name in enumerate("abcde"):
         object.__setattr__(samples[index], "sample_id", name)
-    counts = attribute(make_dump(samples), NAMES, {}).counts
+    counts = attribute(make_dump(samples, engine="vllm"), NAMES, {}).counts
     layers = len(LAYERS)
     assert counts.rows == {
         "first": 4 * layers - 1 + 3 * layers,
         "switched": 4 * layers - 1,
+        "boundary": 0,
         "cached": layers,
         "uncertain": 8 * layers,
         "unlabelled": 4 * layers + 2 * layers,
@@ -153,8 +169,8 @@ def spanned_samples(draw):
     )
 
 
-def slow_labels(sample):
-    """The same, token by token, in the plainest words."""
+def slow_labels(sample, exact):
+    """The same, token by token, in the plainest words; ``exact`` as of the engine's spans."""
     prompt, response = sample.prompt_length, sample.response_length
     made = [None] * response
     for span in sample.weight_spans:
@@ -168,26 +184,30 @@ def slow_labels(sample):
         name, group = made[g], "first"
         if any(made[i] not in (None, named[0]) for i in range(g + 1)):
             group = "switched"
-        if several and sample.retractions:
-            group = "uncertain"
         if position < sample.cached_tokens:
             group = "cached"
+        earlier = [made[i] for i in range(g) if made[i] is not None]
+        is_first = position + 1 - prompt == g and earlier and earlier[-1] != name is not None
+        if several and sample.retractions:
+            group = "cached" if position < sample.cached_tokens else "uncertain"
+        elif is_first and not exact:
+            group = "boundary"
         found.append((name, group) if name in NAMES else (None, "unlabelled"))
     return found
 
 
 @settings(max_examples=150)
-@given(spanned_samples())
-def test_selected_rows_are_the_oracle(sample):
+@given(spanned_samples(), st.sampled_from(["vllm", "sglang", None]))
+def test_selected_rows_are_the_oracle(sample, engine):
     """Each version and group has exactly the rows, and log-probs, that a slow walk gives it."""
-    owned = attribute(make_dump([sample]), NAMES, {})
-    truth = slow_labels(sample)
+    owned = attribute(make_dump([sample], engine=engine), NAMES, {})
+    truth = slow_labels(sample, engine == "vllm")
     routes = sample.routes
     there = np.ones(routes.ids_TLK.shape[:2], bool)
     if routes.missing_TL is not None:
         there = ~routes.missing_TL
     for version, name in enumerate(NAMES):
-        for number, group in enumerate(GROUPS[:4]):
+        for number, group in enumerate(GROUPS[:-1]):
             kept = owned.rows_of(version, [group])[0]
             wanted = np.array([label == (name, group) for label in truth], bool)
             rows = wanted[routes.start : routes.stop, None] & there
@@ -205,6 +225,16 @@ def test_only_rows_keeps_margins_in_step():
     assert kept.missing_TL.tolist() == [[True, False, False], [True] * 3, [False] * 3]
     assert np.isnan(kept.margin_TL.astype(float)).tolist() == kept.missing_TL.tolist()
     assert only_rows(dump, lambda i, s: (None, None))[0].routes is routes
+
+
+def test_only_rows_keeps_group_margins_in_step():
+    """Group margins of rows that are made missing go as the others do."""
+    each = [[1] * 3] * 3
+    routes = make_routes(all_alike(3), margins=each, group_margins=each)
+    dump = make_dump([make_sample(routes, "a", [1], [2, 3])], group_margins=True, margins=True)
+    kept = only_rows(dump, lambda i, s: (np.array([True, False, True]), None))[0].routes
+    for margin_TL in (kept.margin_TL, kept.group_margin_TL):
+        assert np.isnan(margin_TL.astype(float)).tolist() == kept.missing_TL.tolist()
 
 
 def test_covered_rows_are_those_of_both():

@@ -10,6 +10,7 @@ import pytest
 from routectl import diff, open_dump
 from routectl.dump import Dump, WeightSpan
 from routectl.errors import MismatchError
+from routectl.ops.diff.thresholds import Unmatched
 from routectl.ops.staleness.attribution import Version
 from routectl.ops.staleness.intervals import Bootstrap
 from routectl.ops.staleness.options import Noise, StalenessOptions
@@ -160,7 +161,7 @@ IDS = [top_k_of(HIDDEN, weights) for weights in WEIGHTS]
 VERSIONS = [Version(f"v{n}", dump_of(ids)) for n, ids in enumerate(IDS)]
 
 
-def spanned(*spans, ids=None, rows=9, **more):
+def spanned(*spans, ids=None, rows=9, engine="vllm", **more):
     """What an engine at these versions wrote: 9 of 10 rows, 7 response tokens after 3."""
     dump = dump_of(IDS[0] if ids is None else ids)
     labels = tuple(WeightSpan(*span) for span in spans)
@@ -173,7 +174,8 @@ def spanned(*spans, ids=None, rows=9, **more):
         )
         for s in dump
     ]
-    return make_dump(samples, dump.meta.layers_L, dump.meta.num_experts, TOP_K)
+    meta = dump.meta
+    return make_dump(samples, meta.layers_L, meta.num_experts, TOP_K, engine=engine)
 
 
 def mixed(switch):
@@ -194,6 +196,72 @@ def test_every_row_is_held_against_its_own_version():
     assert run.find("total", "free").lag is None
     shifted = staleness(spanned(("v0", 0, 3), ("v1", 3, 7), ids=mixed(6)), VERSIONS)
     assert shifted.find("mismatch", "free").result.rows_mismatched > 0
+
+
+@pytest.mark.parametrize(("engine", "known"), [("sglang", True), (None, False), ("else", False)])
+@pytest.mark.parametrize("early", [False, True])
+def test_a_row_at_a_boundary_is_of_neither_version(engine, known, early):
+    """Where spans may begin one token early, the first row of a later span counts for no version;
+    by itself it is held against both, and one of them made it.
+    """
+    moved, switch = (IDS[0] + 1) % 12, 7 if early else 6  # every set differs
+    ids = np.concatenate([IDS[0][:, :switch], moved[:, switch:]], axis=1)
+    dump = spanned(("v0", 0, 4), ("v1", 4, 7), ids=ids, engine=engine)
+    run = staleness(dump, [VERSIONS[0], Version("v1", dump_of(moved))])
+    mismatch = run.find("mismatch", "free").result
+    assert (mismatch.rows, mismatch.rows_mismatched) == (6 * 8 * 3, 0)
+    assert run.spans.rows["boundary"] == 6 * 3
+    assert run.spans.by_version == {"v0": 6 * 6 * 3, "v1": 6 * 2 * 3}
+    assert (run.boundary.exact, run.boundary.known, run.spans.boundaries) == (False, known, 6)
+    label, before = (run.apart[g][0].result for g in ("boundary", "boundary_before"))
+    assert label.rows == before.rows == 6 * 3
+    mismatched = label.rows_mismatched, before.rows_mismatched
+    assert mismatched == ((6 * 3, 0) if early else (0, 6 * 3))
+    assert run.unmatched == Unmatched()
+
+
+def test_samples_that_a_version_does_not_cover_are_counted():
+    """A sample is uncovered where its own version's recompute, or every one, lacks it; a row where
+    its own version's recompute lost it. Rows of other versions are nobody's loss."""
+    dump = spanned(("v0", 0, 7))
+    fewer = Version("v0", part_of(VERSIONS[0].free, range(2)))
+    assert staleness(dump, [fewer, VERSIONS[1]]).unmatched == Unmatched(samples=4)
+    assert not staleness(dump, VERSIONS).unmatched
+    later = Version("v1", part_of(VERSIONS[1].free, range(2)))
+    assert not staleness(dump, [VERSIONS[0], later]).unmatched  # v1 made none of the rows
+    cut = [replace(s, routes=s.routes.between(0, 7)) for s in VERSIONS[0].free]
+    lost = Version("v0", make_dump(cut, range(3), 12, TOP_K))
+    assert staleness(dump, [lost, VERSIONS[1]]).unmatched == Unmatched(rows=6 * 2 * 3)
+    switched = spanned(("v0", 0, 4), ("v1", 4, 7), ids=mixed(6))
+    assert not staleness(switched, VERSIONS).unmatched
+    coverage = staleness(switched, VERSIONS).find("mismatch", "free").result.rows_left_over
+    assert coverage == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "spans", "version_map", "found"),
+    [
+        (("v0", "v1"), [("v0", 0, 4), ("v1", 4, 7)], {}, []),
+        (("v1", "v0"), [("v0", 0, 7)], {}, [("v1", "v0", "names")]),
+        (("v9", "v10"), [("v9", 0, 7)], {}, []),
+        (("v9", "v10"), [("v10", 0, 7)], {}, []),
+        (("base", "new"), [("base", 0, 7)], {}, []),
+        (("new", "base"), [("base", 0, 7)], {}, [("new", "base", "made")]),
+        (("new", "old"), [("old", 0, 4), ("new", 4, 7)], {}, [("new", "old", "spans")]),
+        (("old", "new"), [("old", 0, 4), ("new", 4, 7)], {}, []),
+        (
+            ("a", "b"),
+            [("step7", 0, 4), ("step5", 4, 4)],
+            {"step7": "a", "step5": "b"},
+            [("a", "b", "said")],
+        ),
+    ],
+)
+def test_versions_out_of_order_are_named(names, spans, version_map, found):
+    """Two versions whose names, spans or names in the dump say that the newer is given first."""
+    given = [Version(name, v.free) for name, v in zip(names, VERSIONS, strict=False)]
+    run = staleness(spanned(*spans), given, StalenessOptions(version_map=version_map))
+    assert [(d.first, d.second, d.why) for d in run.disorders] == found
 
 
 def test_retracted_and_cached_rows_are_set_apart():

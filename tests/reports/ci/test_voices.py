@@ -195,7 +195,9 @@ class TestGithub:
             }
             for n in range(60)
         ]
+        lost = {"samples": 0, "layers": 0, "rows": 0}
         verdict = {"failed": failed, "thresholds": ["mismatch@*:1%"], "exit_code": 1}
+        verdict |= {"unmatched": lost, "fail_on": None}
         doc = {
             "schema": "routectl.staleness/1",
             "verdict": verdict,

@@ -169,6 +169,29 @@ def test_filters_recount(browser, folder, doc):
         ]
 
 
+def test_figures_of_the_whole_run_say_so_under_a_selection(browser, folder):
+    """Margins, overlap, the list of samples and loads are not counted again: a note says of what
+    they are while something is selected, and only then.
+    """
+
+    def notes(page):
+        texts = {n: page.inner_text(f"#{n}") for n in ("margins", "samples", "load", "layer-bars")}
+        whole = {
+            n for n, text in texts.items() if "Of the whole run, not of the selection:" in text
+        }
+        return whole, {n for n, text in texts.items() if "Of all tokens and samples:" in text}
+
+    with opened(browser, folder / "diff.html") as page:
+        assert notes(page) == (set(), set())
+        page.select_option("[name=place]", "response")
+        assert notes(page) == ({"margins", "samples", "layer-bars"}, {"load"})
+        page.click("[name=reset]")
+        assert notes(page) == (set(), set())
+        page.fill("[name=from]", "2")
+        page.dispatch_event("[name=from]", "change")
+        assert notes(page) == ({"margins", "samples", "layer-bars"}, set())
+
+
 def test_the_heatmap_is_reached_by_keys(browser, folder, doc, capsys):
     """Arrow keys move over the heatmap; a cell says its counts, and the command that shows it."""
     with opened(browser, folder / "diff.html") as page:

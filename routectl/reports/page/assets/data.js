@@ -81,6 +81,13 @@ const shownLayers = (view) =>
 /** Whether a view leaves nothing out: then the document's own figures hold. */
 const isWhole = (view) => view.place === "all" && view.sequence === null;
 
+/** What is said before figures that no filter counts again, where a view leaves something out. */
+function ofAll(view, layersFollow) {
+  const layers = shownLayers(view).length === layerNumbers.length || layersFollow;
+  if (isWhole(view) && layers) return "";
+  return layersFollow ? "Of all tokens and samples: " : "Of the whole run, not of the selection: ";
+}
+
 /** Counts of all samples. Entries that cannot be told for a view are null. */
 function countsOfAll(view) {
   const shown = shownLayers(view);

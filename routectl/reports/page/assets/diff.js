@@ -78,7 +78,7 @@ function whereItDiffers(view, counts) {
     el(
       "p",
       { class: "note" },
-      `Overlap ${percent(doc.overlap_rate)}; sets drawn at random would share ${percent(doc.chance_overlap_rate)}.${noise.length ? ` Upright lines: the noise floor, ${noise.map((n) => visible(n.name)).join(", ")}.` : ""}`,
+      `${ofAll(view, false)}Overlap ${percent(doc.overlap_rate)}; sets drawn at random would share ${percent(doc.chance_overlap_rate)}.${noise.length ? ` Upright lines: the noise floor, ${noise.map((n) => visible(n.name)).join(", ")}.` : ""}`,
     ),
   );
   if (!rows[0]?.length) {
@@ -237,7 +237,7 @@ function diffPanels(view, choose) {
       whereItDiffers(view, counts),
       swapPanel(counts),
       depthPanel(counts),
-      ...(doc.margins ? [marginPanel()] : []),
+      ...(doc.margins ? [marginPanel(view)] : []),
       ...(detail?.load ? [loadPanel(view)] : []),
     ],
   };

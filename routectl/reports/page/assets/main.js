@@ -35,7 +35,7 @@ function draw() {
       const shown = diffPanels(view, choose);
       csv = shown.csv;
       toolbar.querySelector("output")?.replaceChildren(shown.said);
-      const list = detail?.samples ? [samplePanel(choose)] : [];
+      const list = detail?.samples ? [samplePanel(view, choose)] : [];
       return [...shown.panels, ...list, ...(reading === null ? [] : [tokenPanel(view, reading)])];
     }
     return (

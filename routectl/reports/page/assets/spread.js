@@ -1,6 +1,6 @@
 // The panels of a diff that no filter counts again: margins, expert loads, samples.
 
-function marginPanel() {
+function marginPanel(view) {
   const m = doc.margins;
   const kind = (bin) =>
     bin.to === 0
@@ -41,7 +41,7 @@ function marginPanel() {
   return panel(
     "margins",
     "How near mismatched rows were to a tie",
-    `${said}. Near is up to ${short(m.eps)}; rounding explains ties and most near-ties, a clear flip needs a reason.`,
+    `${ofAll(view, false)}${said}. Near is up to ${short(m.eps)}; rounding explains ties and most near-ties, a clear flip needs a reason.`,
     [
       el("div", { class: "three" }, ...sides),
       keys(...FLIPS.slice(0, 3).map(([, name, colour]) => [colour, name])),
@@ -98,13 +98,13 @@ function loadPanel(view) {
   return panel(
     "load",
     "Which experts are taken",
-    `Share of a layer's load, by layer and expert; the even share is ${percent(1 / (doc.old ?? doc.dump).num_experts)}.`,
+    `${doc.old ? ofAll(view, true) : ""}Share of a layer's load, by layer and expert; the even share is ${percent(1 / (doc.old ?? doc.dump).num_experts)}.`,
     el("div", { class: "three" }, ...maps),
     true,
   );
 }
 
-function samplePanel(choose) {
+function samplePanel(view, choose) {
   const kept = new Map(sequences.map((s, i) => [s.entry.sample, i]));
   const link = (name) =>
     el(
@@ -118,6 +118,6 @@ function samplePanel(choose) {
     percent(rateOf(bad, all)),
   ]);
   const heads = ["sample", "tokens", "tokens differ", "rows", "rows differ", "rate"];
-  const note = `${amount(rows.length)} of ${amount(doc.sequences.compared)}; a name that is a link opens the sample below.`;
+  const note = `${ofAll(view, false)}${amount(rows.length)} of ${amount(doc.sequences.compared)}; a name that is a link opens the sample below.`;
   return panel("samples", "Samples, the worst first", note, tableOf("samples", heads, rows), true);
 }
