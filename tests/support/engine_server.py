@@ -75,10 +75,11 @@ class EngineServer:
     ``answers`` is one reply for all, or a dict of lists of outputs by prompt ids, each given once.
     ``faults`` come first, one a POST. ``posts`` holds what was asked: path, body, headers, time.
     ``gets`` are replies by path beside the recorded ones.
-    ``lives`` is the number of answers after which every connection is dropped.
+    ``lives`` is the number of answers after which every connection is dropped. ``port`` is that of
+    a server that was there before, 0 for any.
     """
 
-    def __init__(self, engine, answers=None, faults=(), lives=None, pace_s=0.0, gets=None):
+    def __init__(self, engine, answers=None, faults=(), lives=None, pace_s=0.0, gets=None, port=0):
         self.posts, self.gets, self.faults = [], [], list(faults)
         self.answers, self.lives, self.pace_s = answers, lives, pace_s
         self.given = defaultdict(int)
@@ -136,7 +137,7 @@ class EngineServer:
             def handle_error(self, *_):
                 pass  # clients hang up
 
-        self.http = Server(("127.0.0.1", 0), Handler)
+        self.http = Server(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         self.thread = threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True)
 
