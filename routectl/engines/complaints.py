@@ -20,7 +20,7 @@ __all__ = ["body_or_raise", "is_page", "page_text", "said_in"]
 _AWAY = (408, 425, 429, 502, 503, 504)  # busy, or starting: the same request may be taken later
 _MOST = 300  # characters of what a server says
 _NAMES = ("error", "message", "detail", "errors", "msg", "title")
-_HIDDEN = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<!--.*?-->", re.S | re.I)
+_HIDDEN = re.compile(r"<(script|style|title)\b.*?</\1\s*>|<!--.*?-->", re.S | re.I)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.S | re.I)
 
 

@@ -58,9 +58,9 @@ def _sizes(each: int) -> Iterator[tuple[int, int]]:
 
 def _fitting(ids: int, rows: int) -> str:
     if not rows or ids % rows:
-        return "no L x K fits"
+        return "which fits no L x K"
     fits = ", ".join(f"{width} x {k}" for width, k in _sizes(ids // rows))
-    return f"{ids // rows} ids a row: L x K = {fits or ids // rows} would fit"
+    return f"{ids // rows} ids a row, which L x K = {fits} would fit"
 
 
 def _model(facts: ModelFacts) -> str:
@@ -89,7 +89,7 @@ def _explained(wire: WireSample, facts: ModelFacts | None, where: str) -> str | 
             None
             if fits
             else f"{where}: got {_ID_BYTES * ids.size} bytes = {ids.size} ids of routes, but "
-            f"{_tokens(wire)} = {rows} rows: {_fitting(ids.size, rows)}{given}"
+            f"{_tokens(wire)} = {rows} rows, {_fitting(ids.size, rows)}{given}"
         )
     if wire.prompt_payload is not None or payload_engine(wire.payload) != "vllm":
         return None
@@ -129,10 +129,10 @@ def _misread(wire: WireSample, routes: Routes, facts: ModelFacts, where: str) ->
     other = [size for size in sizes if not _repeats(first.reshape(-1, size[1]))]
     if not other:
         return None
+    fits = ", ".join(f"{width} x {k}" for width, k in reversed(other))
     return (
         f"{where}: {share:.0%} of its rows hold an expert twice as {_model(facts)}, none as "
-        f"L x K = {other[-1][0]} x {other[-1][1]}: {_ID_BYTES * ids.size} bytes, "
-        f"{_tokens(wire)} = {rows} rows"
+        f"L x K = {fits}: got {_ID_BYTES * ids.size} bytes, and {_tokens(wire)} = {rows} rows"
     )
 
 

@@ -10,10 +10,13 @@ from types import SimpleNamespace
 from support.recordings import FIXTURES, SGLANG, VLLM, read_text
 
 __all__ = [
+    "CONTINUES",
     "CUT",
     "CUT_CHUNKS",
     "DROP",
+    "ENDLESS",
     "HANG",
+    "HEADERS",
     "TRICKLE",
     "EngineServer",
     "error",
@@ -24,6 +27,8 @@ __all__ = [
 ]
 
 DROP, HANG, CUT, CUT_CHUNKS, TRICKLE = "drop", "hang", "cut", "cut chunks", "trickle"
+HEADERS, CONTINUES, ENDLESS = "headers", "continues", "endless"  # without an end, each
+_WHOLE = (CUT, CUT_CHUNKS, TRICKLE)  # faults of an answer that is given
 _GETS = {
     "sglang": {"/get_model_info": SGLANG / "model_info.response.json"},
     "vllm": {
@@ -122,6 +127,14 @@ class EngineServer:
                     if owner.closing.wait(0.05):
                         return
 
+            def _go_on(self, how):
+                start = {CONTINUES: b"", HEADERS: b"HTTP/1.1 200 OK\r\n"}
+                first = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+                more = {CONTINUES: b"HTTP/1.1 100 Continue\r\n\r\n", HEADERS: b"X: y"}
+                self.wfile.write(start.get(how, first))
+                while not owner.closing.wait(0 if how == ENDLESS else 0.05):
+                    self.wfile.write(more.get(how, b"{" + b" " * 65536))
+
             def _send_chunks(self, answer):
                 self.send_response(200)
                 self.send_header("Transfer-Encoding", "chunked")
@@ -168,9 +181,7 @@ class EngineServer:
             if self.lives is not None:
                 self.lives -= 1
                 fault = DROP if self.lives < 0 else fault
-            answer = (
-                self._next(body) if fault is None or fault in (CUT, CUT_CHUNKS, TRICKLE) else fault
-            )
+            answer = self._next(body) if fault is None or fault in _WHOLE else fault
         self.closing.wait(self.pace_s)
         with self.lock:
             self.now -= 1
@@ -180,6 +191,8 @@ class EngineServer:
             handler._trickle(answer)
         elif fault == CUT_CHUNKS:
             handler._send_chunks(answer)
+        elif fault in (HEADERS, CONTINUES, ENDLESS):
+            handler._go_on(fault)
         elif fault != DROP:
             handler._send(answer, cut=100 if fault == CUT else 0)
         handler.close_connection = True
