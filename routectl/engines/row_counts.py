@@ -3,7 +3,7 @@
 An engine that just answered has a row for each token but the last, from the start on: N - 1 - start
 of them. Files have other forms too (see formats.wire.sample), and a payload of bare ids another
 model's sizes: read with those, a wrong model may look like one of these forms.
-Shape suffixes: R rows, L layers, K top_k.
+Shape suffixes: T tokens, R rows, L layers, K top_k.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,6 @@ from ..formats.wire.encodings import payload_engine
 from ..formats.wire.payload import from_base64, from_npy
 from ..formats.wire.sample import WireSample, to_sample
 from ..model import ModelFacts
-from ..routes import Routes
 from .server import Server
 
 __all__ = ["check_rows_of_answer", "rows_due"]
@@ -112,13 +111,13 @@ def _repeats(ids_RK: NDArray[Any]) -> float:
     return float(twice.mean()) if twice.size else 0.0
 
 
-def _misread(wire: WireSample, routes: Routes, facts: ModelFacts, where: str) -> str | None:
+def _misread(wire: WireSample, ids_TLK: NDArray[Any], facts: ModelFacts, where: str) -> str | None:
     """What tells that ids without a header are another model's of the same L x K.
 
     A router gives no expert twice to a token. Read at a K that is too large a row spans layers,
     and many do.
     """
-    share = _repeats(routes.ids_TLK[:_LOOKED_AT].reshape(-1, facts.top_k))
+    share = _repeats(ids_TLK[:_LOOKED_AT].reshape(-1, facts.top_k))
     ids = _raw_ids(wire, where) if share >= _TWICE else None
     if ids is None:
         return None
@@ -162,6 +161,6 @@ def check_rows_of_answer(
         got = routes.num_tokens + (sample.row_form == "N")
         wrong = _explained(wire, facts, where)
         wrong = wrong or f"{where}: got {got} rows, but {_tokens(wire)} = {due}"
-    wrong = wrong or _misread(wire, routes, facts, where)
+    wrong = wrong or _misread(wire, routes.ids_TLK, facts, where)
     if wrong:
         raise FormatError(wrong, hint=_hint(server))
