@@ -9,7 +9,7 @@ from ..formats.documents.fields import one_line
 from ..formats.responses.dialects import read_document
 from ..formats.wire.sample import WireSample
 from ..model import ModelFacts
-from .complaints import is_page, page_text
+from .complaints import is_page, page_text, said_of
 from .http import PassingError
 from .requests import Request
 from .row_counts import check_rows_of_answer, rows_due
@@ -59,7 +59,7 @@ def _aborted(document: Any) -> str:
         for place in (document.get("meta_info"), first):
             reason = place.get("finish_reason") if isinstance(place, dict) else None
             if isinstance(reason, dict) and reason.get("message"):
-                return f": {one_line(reason['message'])}"
+                return f": {said_of(reason['message'])}"
     return ""
 
 
@@ -91,6 +91,8 @@ def judge_answer(
     model.
     """
     where = f"{server.address.url(request.path)}: sample {request.sample_id}"
+    if isinstance(document, dict) and document.get("error") and "choices" not in document:
+        raise FormatError(f"{where}: an error response: {said_of(document)}")
     wires = read_document(document, dict(request.body), where)
     if len(wires) != 1:
         raise FormatError(f"{where}: got {len(wires)} sequences, expected 1")

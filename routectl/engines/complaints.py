@@ -15,7 +15,7 @@ from urllib.parse import urljoin
 from ..errors import RoutectlError
 from .http import PassingError, RefusedError, Reply
 
-__all__ = ["body_or_raise", "is_page", "page_text", "said_in"]
+__all__ = ["body_or_raise", "is_page", "page_text", "said_in", "said_of"]
 
 _AWAY = (408, 425, 429, 502, 503, 504)  # busy, or starting: the same request may be taken later
 _MOST = 300  # characters of what a server says
@@ -74,6 +74,11 @@ def _message(doc: Any, depth: int = 0) -> str | None:
     return found
 
 
+def said_of(document: Any) -> str:
+    """What an error document says, in one line."""
+    return _why(_message(document) or json.dumps(document, ensure_ascii=False))
+
+
 def said_in(body: bytes) -> str:
     """What an error answer says, in one line: its message, else its text."""
     if is_page(body):
@@ -82,7 +87,7 @@ def said_in(body: bytes) -> str:
         doc = json.loads(body)
     except (ValueError, RecursionError):
         return _why(body[-(1 << 16) :].decode("utf-8", "replace")) or "nothing"
-    return _why(_message(doc) or json.dumps(doc, ensure_ascii=False))
+    return said_of(doc)
 
 
 def _asked_s(reply: Reply) -> float | None:

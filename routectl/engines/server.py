@@ -117,7 +117,7 @@ def _told(ask: _Ask, paths: tuple[str, ...], address: Address) -> dict[str, Any]
         except GaveUpError as error:
             if error.away:
                 raise
-            continue
+            break  # it hangs or fails: by its other name it would too
         except RoutectlError:  # one may ask for samples, and not for this
             continue
         if found:

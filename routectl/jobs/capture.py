@@ -115,7 +115,10 @@ def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> in
     )
     url, endpoint = _place(request)
     address = parse_address(url, _key(request.api_key_file))
-    server = _server(address, request, endpoint, progress)
+    server = _server(address, request, endpoint)
+    if facts is None and request.output.suffix == ".parquet":
+        _refuse_unknown(server)
+    progress.note(f"{address.url('')}: {server.name}, model {server.model or 'not named'}")
     requests = plan_requests(server, asked, wanted, request.n, endpoint)
     _say_ignored(server, requests, progress)
     patience = Patience(request.retries, request.backoff, outlast_s=request.patience)
@@ -164,23 +167,34 @@ def _key(path: Path | None) -> str | None:
 
 
 def _facts(output: Path, model: "ModelFacts | Path | None") -> "ModelFacts | None":
-    """The model of what is captured; None for JSON lines of a model that is not known."""
+    """The model of what is captured; None where nothing tells it."""
     from ..errors import FormatError
-    from ..formats.documents.facts import find_context
+    from ..formats.documents.facts import UnknownModelError, find_context
 
     if output.suffix not in (".parquet", ".jsonl"):
         raise RoutectlError(f"{output}: expected NAME.parquet or NAME.jsonl")
     try:
         return find_context(output, model).facts
+    except UnknownModelError:
+        return None
     except FormatError:
         if model is None and output.suffix == ".jsonl":
-            return None
+            return None  # what is beside it is of something else
         raise
 
 
-def _server(
-    address: "Address", request: CaptureRequest, endpoint: str | None, progress: Progress
-) -> "Server":
+def _refuse_unknown(server: "Server") -> None:
+    """Raise RoutectlError: which model's sizes are needed for a native file."""
+    runs = server.weights or server.model
+    raise RoutectlError(
+        f"{server.address.url('')}: the model is not known: the server "
+        + (f"runs {runs}, and does not say" if runs else "does not say")
+        + " its layers and K",
+        hint="--model CONFIG.json" + (f" of {runs}" if runs else "") + "; NAME.jsonl needs none",
+    )
+
+
+def _server(address: "Address", request: CaptureRequest, endpoint: str | None) -> "Server":
     """The server, asked what it is. That somebody is there is known in seconds, or never."""
     import threading
 
@@ -190,7 +204,7 @@ def _server(
     from ..engines.server import find_server
 
     outlast_s = min(request.patience, 6 * request.backoff)
-    patience = Patience(min(request.retries, 2), request.backoff, outlast_s=outlast_s)
+    patience = Patience(min(request.retries, 1), request.backoff, outlast_s=outlast_s)
     line, never = Line(address, min(10.0, request.timeout)), threading.Event()
 
     def ask(path: str) -> Reply:
@@ -202,9 +216,7 @@ def _server(
 
         return patiently(attempt, patience, never)
 
-    found = find_server(address, ask, endpoint, request.served_model)
-    progress.note(f"{address.url('')}: {found.name}, model {found.model or 'not named'}")
-    return found
+    return find_server(address, ask, endpoint, request.served_model)
 
 
 def _say_ignored(server: "Server", requests: "Sequence[Request]", progress: Progress) -> None:

@@ -10,10 +10,14 @@ from ...files import read_text
 from ...model import ModelFacts, facts_from_config
 from .fields import from_json
 
-__all__ = ["Context", "find_context", "model_config", "read_model"]
+__all__ = ["Context", "UnknownModelError", "find_context", "model_config", "read_model"]
 
 _MAX_CONFIG_BYTES = 64 << 20
 _HINT = "--model CONFIG.json, or --num-layers, --top-k and --num-experts"
+
+
+class UnknownModelError(FormatError):
+    """Nothing tells the sizes of the model whose routes a file holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ def find_context(
     found, source = _beside(path.parent, about)
     if found is not None:
         return Context(found, source, about)
-    raise FormatError(
+    raise UnknownModelError(
         f"{path}: the model is not known: no config in the file, no config.json or meta.json "
         "beside it",
         hint=_HINT,

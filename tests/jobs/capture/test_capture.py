@@ -578,7 +578,11 @@ def test_json_lines_need_no_model(tmp_path, capsys):
     with EngineServer("sglang", recorded(SGLANG, "generate_ids")) as server:
         flags = ("capture", server.url, "--prompts", prompts, "-o")
         assert run(capsys, *flags, tmp_path / "dump.jsonl").code == 0
-        assert "the model is not known" in complaint(capsys, *flags, tmp_path / "dump.parquet")
+        unknown = complaint(capsys, *flags, tmp_path / "dump.parquet")
+        assert "the model is not known: the server runs ckpt/qwen3_moe" in unknown
+        assert "hint: --model CONFIG.json of ckpt/qwen3_moe; NAME.jsonl needs none" in unknown
+        missing = complaint(capsys, *flags, tmp_path / "x.jsonl", "--model", tmp_path / "none")
+        assert f"{tmp_path / 'none'}: " in missing
         said = complaint(capsys, *flags, tmp_path / "dump.npz")
     assert "expected NAME.parquet or NAME.jsonl" in said
 

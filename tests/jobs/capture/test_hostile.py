@@ -46,6 +46,10 @@ STRANGE = {
     "half": (reply(b'{"text": "a'), "the answer is cut short: 11 bytes of JSON; gave up after"),
     "nested": (reply(b"[" * 100_000), "the answer is cut short"),
     "a long number": (reply(b'{"meta_info": 1' + b"0" * 9999 + b"}"), "the answer is cut short"),
+    "a traceback with 200": (
+        reply(b'{"error": {"message": "Traceback (most recent call last):\\n  x\\nKeyError: 7"}}'),
+        "an error response: KeyError: 7",
+    ),
     "abort": (
         reply(
             json.dumps(

@@ -283,3 +283,13 @@ def test_urls_of_other_paths_are_none(tmp_path, capsys):
     for url in ("http://generate", "generate:8000", "http://health", "http://h/gateway"):
         assert endpoint_in(url) == (url, None)
     assert endpoint_in("h:1/gw/inference/v1/generate") == ("h:1/gw", "inference")
+
+
+def test_a_server_that_is_slow_to_tell_its_version_is_asked_nonetheless(tmp_path, capsys):
+    """A /server_info that fails is no reason not to ask for samples: the version is not known."""
+    gets = {"/server_info": error(500, "no scheduler")}
+    with EngineServer("sglang", recorded(SGLANG, "generate_ids"), gets=gets) as server:
+        done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "x.parquet", *QUIET, *FAST)
+    assert done.code == 0, done.err
+    assert "sglang, model qwen3_moe" in done.err
+    assert open_dump(tmp_path / "x.parquet").meta.engine_version is None
