@@ -143,21 +143,26 @@ def test_ctrl_c_ends_a_wait_at_once(tmp_path, how):
     with EngineServer("sglang", ROLLOUTS, faults) as server:
         flags = ("--prompts", all_prompts(tmp_path), "-o", tmp_path / "x.parquet", "--model", QWEN)
         command = [sys.executable, "-m", "routectl", "capture", server.url, *flags]
-        process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
-        until = time.monotonic() + 60
-        partial = tmp_path / "x.parquet.partial.jsonl"
-        while not (partial.exists() and partial.read_bytes()):
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        time.sleep(1.0)
-        assert process.poll() is None
-        begun = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
-        took = time.monotonic() - begun
+        with subprocess.Popen(
+            list(map(str, command)), stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                until = time.monotonic() + 60
+                partial = tmp_path / "x.parquet.partial.jsonl"
+                while not (partial.exists() and partial.read_bytes()):
+                    assert time.monotonic() < until
+                    time.sleep(0.02)
+                time.sleep(1.0)
+                assert process.poll() is None
+                begun = time.monotonic()
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=20)
+                took = time.monotonic() - begun
+            finally:
+                process.kill()
         server.closing.set()
     assert (process.returncode, "Traceback" in err) == (130, False), err
-    assert took < 3
+    assert took < 8, err  # the waits that it ends are of 15 s and 600 s
     assert partial.exists()
 
 
