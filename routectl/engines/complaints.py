@@ -19,8 +19,10 @@ __all__ = ["body_or_raise", "is_page", "page_text", "said_in", "said_of"]
 
 _AWAY = (408, 425, 429, 502, 503, 504)  # busy, or starting: the same request may be taken later
 _MOST = 300  # characters of what a server says
+_PAGE = 1 << 14  # bytes of a page that are looked at: what it says stands at its beginning
 _NAMES = ("error", "message", "detail", "errors", "msg", "title")
 _HIDDEN = re.compile(r"<(script|style|title)\b.*?</\1\s*>|<!--.*?-->", re.S | re.I)
+_FRAMES = re.compile(r'\n[ \t]*File "[^"\n]*", line \d+, in .*(\n[ \t]+.*)*')
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.S | re.I)
 
 
@@ -31,7 +33,7 @@ def is_page(body: bytes) -> bool:
 
 def page_text(body: bytes) -> str:
     """What a page of HTML says: its title and its text, without tags."""
-    text = body[: 1 << 20].decode("utf-8", "replace")
+    text = body[:_PAGE].decode("utf-8", "replace")
     title = "".join(_TITLE.findall(text)[:1])
     return _brief(html.unescape(f"{title} {re.sub('<[^>]*>', ' ', _HIDDEN.sub(' ', text))}"))
 
@@ -48,7 +50,7 @@ def _brief(text: str) -> str:
 def _why(text: str) -> str:
     """The line of a message that says why: the last one of a Python traceback, else all of it."""
     if "Traceback (most recent call last)" not in text:
-        return _brief(re.sub(r'\n\s*File "[^"]*", line \d+, in .*(\n\s+.*)*', "", text))
+        return _brief(_FRAMES.sub("", text))
     said = [line for line in text.splitlines() if line.strip() and not line[0].isspace()]
     return _brief(said[-1] if said else text)
 
@@ -107,7 +109,7 @@ def _hint(status: int, said: str, with_key: bool) -> str | None:
     if "scale-out" in words or "scale_out" in words:
         return "--endpoint completions needs no such flag"
     if "admin" in words:
-        return "--api-key-file with the admin key, or a server without one: capture needs no admin"
+        return "samples need no admin key: is URL the server's address alone? else --api-key-file"
     if status in (401, 403):
         return "is the key in --api-key-file the server's?" if with_key else "--api-key-file FILE"
     if status == 404 and "model" in words:

@@ -213,13 +213,23 @@ def test_the_line_that_says_why_is_kept(body, said):
     assert len(found) < 320
 
 
+@pytest.mark.parametrize("body", [b"<script " * 200_000, b"<" * 2_000_000, b"\n" * 2_000_000])
+def test_what_says_nothing_is_soon_read(body):
+    """A page of open tags, and one of line breaks, is looked at in no time."""
+    from routectl.engines.complaints import said_in
+
+    begun = time.monotonic()
+    assert len(said_in(body)) < 320
+    assert time.monotonic() - begun < 5
+
+
 HINTS = {
     "key": (("generate", "sglang"), (401, {"error": "Unauthorized"}), "--api-key-file FILE"),
     "forbidden": (("generate", "sglang"), (403, {"error": "Forbidden"}), "--api-key-file FILE"),
     "admin": (
         ("generate", "sglang"),
         (403, {"error": "This endpoint requires admin API key, but this server was started"}),
-        "with the admin key",
+        "samples need no admin key",
     ),
     "scale-out": (
         ("inference", "vllm"),
