@@ -6,6 +6,7 @@ A run asks for what its journal lacks, the first request alone.
 import json
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -13,23 +14,26 @@ from dataclasses import dataclass, field
 from ..errors import RoutectlError
 from ..model import ModelFacts
 from .answers import Answer, read_answer
+from .complaints import body_or_raise
 from .http import Line, RefusedError
 from .journal import Journal
-from .patience import Patience, StoppedError, body_or_raise, patiently
+from .patience import Patience, StoppedError, patiently
 from .requests import Request
 from .server import Server
 
 __all__ = ["Asking", "collect"]
 
 _FOR_ALL = (401, 403, 404, 405)  # what one request is refused for, every request would be
-_HINTS = {401: "--api-key-file FILE", 403: "--api-key-file FILE"}
+_QUIET_S = 10.0  # between two lines about tries
+_END_S = 1.0  # for the threads to end in; they are daemons
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
     """How a server is asked: how many requests at once, how long for each, with which patience.
 
-    With ``facts`` of the model every payload is decoded as it comes.
+    With ``facts`` of the model every payload is decoded as it comes. ``say`` is told why requests
+    are sent again.
     """
 
     server: Server
@@ -37,6 +41,7 @@ class Asking:
     timeout_s: float = 600.0
     patience: Patience = field(default_factory=Patience)
     facts: ModelFacts | None = None
+    say: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,8 @@ class _Crew:
         self.lock, self.stop = threading.Lock(), threading.Event()
         size = min(asking.concurrency, len(requests))
         self.lines = [Line(asking.server.address, asking.timeout_s) for _ in range(size)]
-        self.done: queue.Queue[_Answered | BaseException] = queue.Queue(size)
+        self.done: queue.Queue[_Answered | BaseException | str] = queue.Queue(size)
+        self.unsaid, self.quiet_until = 0, 0.0
         self.threads = [
             threading.Thread(target=self._work, args=(i,), daemon=True) for i in range(size)
         ]
@@ -78,7 +84,17 @@ class _Crew:
                 found = error
             self._put(found)
 
-    def _put(self, found: _Answered | BaseException) -> None:
+    def _say(self, why: str) -> None:
+        """A line about a try, unless there was one just now: when a server goes, all are told."""
+        with self.lock:
+            if time.monotonic() < self.quiet_until:
+                self.unsaid += 1
+                return
+            more = f"; {self.unsaid} more tries since the last line" if self.unsaid else ""
+            self.unsaid, self.quiet_until = 0, time.monotonic() + _QUIET_S
+        self._put(why + more)
+
+    def _put(self, found: _Answered | BaseException | str) -> None:
         while not self.stop.is_set():
             try:
                 self.done.put(found, timeout=0.1)
@@ -88,18 +104,21 @@ class _Crew:
 
     def _ask(self, request: Request, worker: int) -> _Answered:
         asking, line = self.asking, self.lines[worker]
-        where = f"{asking.server.address.url(request.path)}: sample {request.sample_id}"
+        address = asking.server.address
+        url = address.url(request.path)
         body = json.dumps(request.body).encode()
 
         def attempt() -> Answer:
-            got = body_or_raise(line.call(request.path, body), where)
+            reply, where = line.call(request.path, body), f"{url}: sample {request.sample_id}"
+            got = body_or_raise(reply, where, url=url, with_key=address.key is not None)
             return read_answer(got, request, asking.server, asking.facts)
 
         try:
-            return _Answered(request, patiently(attempt, asking.patience, self.stop, worker))
+            answer = patiently(attempt, asking.patience, self.stop, worker, self._say)
+            return _Answered(request, answer)
         except RefusedError as error:
             if error.status in _FOR_ALL:
-                raise RoutectlError(str(error), hint=_HINTS.get(error.status)) from None
+                raise RoutectlError(str(error), hint=error.hint) from None
             return _Answered(request, None, error)
 
     def arrived(self) -> Iterator[_Answered]:
@@ -110,12 +129,13 @@ class _Crew:
                 yield found
 
     def close(self) -> None:
-        """End every call and wait for the threads."""
+        """End every call, and give the threads a moment to end."""
         self.stop.set()
         for line in self.lines:
             line.hang_up()
+        until = time.monotonic() + _END_S
         for thread in self.threads:
-            thread.join(timeout=2)
+            thread.join(timeout=max(0.0, until - time.monotonic()))
 
 
 def _ask_all(asking: Asking, requests: Sequence[Request]) -> Generator[_Answered, None, None]:
@@ -125,12 +145,17 @@ def _ask_all(asking: Asking, requests: Sequence[Request]) -> Generator[_Answered
     request could do better; answers that had arrived come out before. Calls under
     way are ended when the iterator is closed.
     """
+    left = len(requests)
     with closing(_Crew(asking, requests)) as crew:
-        for _ in requests:
+        while left:
             found = crew.done.get()
+            if isinstance(found, str):
+                asking.say(found)
+                continue
             if isinstance(found, BaseException):
                 yield from crew.arrived()
                 raise found
+            left -= 1
             yield found
 
 
@@ -156,9 +181,8 @@ def collect(
             for asked in answers:
                 if asked.refused is not None:
                     if not skip_refused:
-                        raise RoutectlError(
-                            str(asked.refused), hint="--skip-refused goes on without it"
-                        )
+                        hint = asked.refused.hint or "--skip-refused goes on without it"
+                        raise RoutectlError(str(asked.refused), hint=hint)
                     refused.append((asked.request, asked.refused))
                     continue
                 assert asked.answer is not None

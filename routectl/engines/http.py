@@ -8,6 +8,7 @@ Proxies of the environment are not used: an engine is a machine of the same clus
 import http.client
 import socket
 import ssl
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,22 +20,27 @@ __all__ = ["Address", "Line", "PassingError", "RefusedError", "Reply", "parse_ad
 
 _BLOCK = 1 << 16
 _MAX_BYTES = 1000 << 20  # a line of a text dump holds 1 GiB
+_MAX_PAGE_BYTES = 16 << 20  # of a GET: what a server says of itself
 _CONNECT_S = 10.0
 
 
 class PassingError(RoutectlError):
-    """Trouble that may be gone at the next try; ``wait_s`` is what the server asks for, or None."""
+    """Trouble that may be gone at the next try; ``wait_s`` is what the server asks for, or None.
 
-    def __init__(self, message: str, wait_s: float | None = None) -> None:
+    ``away``: nobody answers at the address, or only that the server is busy or starting, as while
+    it restarts. Otherwise the server took the request and failed at it.
+    """
+
+    def __init__(self, message: str, wait_s: float | None = None, *, away: bool = False) -> None:
         super().__init__(message)
-        self.wait_s = wait_s
+        self.wait_s, self.away = wait_s, away
 
 
 class RefusedError(RoutectlError):
     """The server understood and said no; ``status`` is the HTTP status, 4xx."""
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, status: int, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.status = status
 
 
@@ -95,64 +101,100 @@ class Line:
         """End the call that is under way, and refuse those after it."""
         self._ended = True
         if self._socket is not None:
-            with suppress(OSError):  # it had ended
-                self._socket.shutdown(socket.SHUT_RDWR)
+            _cut(self._socket)
 
     def call(self, path: str, body: bytes | None = None) -> Reply:
         """GET a path, or POST a JSON body to it, and read the whole answer.
 
-        Raises PassingError where no whole answer came: no connection, none within the time, cut.
+        Raises PassingError where no whole answer came: no connection, none within the time, cut;
+        RoutectlError for one that is too large and for a certificate that is refused.
         """
         where = self._address.url(path)
-        deadline = time.monotonic() + self._timeout_s
-        kind = http.client.HTTPSConnection if self._address.secure else http.client.HTTPConnection
-        connection = kind(
-            self._address.host, self._address.port, timeout=min(_CONNECT_S, self._timeout_s)
-        )
+        begun = time.monotonic()
+        connection = self._connect(where)
+        late = threading.Event()
+        # A timer, as headers and "100 Continue" may come for ever, a byte at a time.
+        left_s = max(0.0, begun + self._timeout_s - time.monotonic())
+        clock = threading.Timer(left_s, _end_late, (connection.sock, late))
+        clock.daemon = True
+        clock.start()
+        broken: PassingError | None = None
         try:
-            connection.connect()
-            self._socket = connection.sock
             if self._ended:
                 raise PassingError(f"{where}: hung up")
-            return self._exchange(connection, path, body, deadline)
+            reply = self._exchange(connection, path, body)
+        except (OSError, http.client.HTTPException) as error:
+            broken = _broken(error, where)
+        finally:
+            clock.cancel()
+            self._socket = None
+            connection.close()
+        if self._ended:
+            raise PassingError(f"{where}: hung up")
+        if late.is_set():  # what was read until then may look whole
+            raise PassingError(f"{where}: no whole answer within {self._timeout_s:g} s")
+        if broken is not None:
+            raise broken
+        return reply
+
+    def _connect(self, where: str) -> http.client.HTTPConnection:
+        address, limit_s = self._address, min(_CONNECT_S, self._timeout_s)
+        kind = http.client.HTTPSConnection if address.secure else http.client.HTTPConnection
+        connection = kind(address.host, address.port, timeout=limit_s)
+        try:
+            connection.connect()
         except ssl.SSLCertVerificationError as error:
             raise RoutectlError(f"{where}: certificate refused: {error.verify_message}") from None
         except TimeoutError:
-            raise PassingError(f"{where}: no whole answer within {self._timeout_s:g} s") from None
-        except http.client.IncompleteRead:
-            raise PassingError(f"{where}: the answer is cut short") from None
-        except http.client.HTTPException as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0][:100]
-            raise PassingError(f"{where}: no HTTP answer: {reason}") from None
+            raise PassingError(f"{where}: no connection within {limit_s:g} s", away=True) from None
         except OSError as error:
-            raise PassingError(f"{where}: {error.strerror or error}") from None
-        finally:
-            self._socket = None
-            connection.close()
+            raise PassingError(f"{where}: {error.strerror or error}", away=True) from None
+        self._socket = connection.sock
+        connection.sock.settimeout(None)
+        return connection
 
     def _exchange(
-        self, connection: http.client.HTTPConnection, path: str, body: bytes | None, deadline: float
+        self, connection: http.client.HTTPConnection, path: str, body: bytes | None
     ) -> Reply:
-        sock = connection.sock
-        sock.settimeout(max(0.001, deadline - time.monotonic()))
         headers = {"Accept": "application/json", "User-Agent": "routectl"}
         if body is not None:
             headers["Content-Type"] = "application/json"
         if self._address.key is not None:
             headers["Authorization"] = f"Bearer {self._address.key}"
-        method = "GET" if body is None else "POST"
+        method, most = ("GET", _MAX_PAGE_BYTES) if body is None else ("POST", _MAX_BYTES)
         connection.request(method, self._address.prefix + path, body, headers)
         with connection.getresponse() as response:
             blocks, size = [], 0
-            while block := response.read1(_BLOCK):
+            while size + (response.length or 0) <= most and (block := response.read1(_BLOCK)):
                 blocks.append(block)
                 size += len(block)
-                if size > _MAX_BYTES:
-                    raise RoutectlError(f"{path}: an answer of more than {_MAX_BYTES} bytes")
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                sock.settimeout(left)
+            if size + (response.length or 0) > most:
+                raise RoutectlError(
+                    f"{self._address.url(path)}: {response.status}: an answer of more than "
+                    f"{most >> 20} MiB: no engine's is so large"
+                )
             if response.length:
                 raise http.client.IncompleteRead(b"", response.length)
             return Reply(response.status, response.headers, b"".join(blocks))
+
+
+def _cut(sock: socket.socket) -> None:
+    with suppress(OSError):  # it had ended
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _end_late(sock: socket.socket, late: threading.Event) -> None:
+    late.set()
+    _cut(sock)
+
+
+def _broken(error: OSError | http.client.HTTPException, where: str) -> PassingError:
+    """What a call that was cut short or went wrong on its way is told as."""
+    if isinstance(error, http.client.RemoteDisconnected):
+        return PassingError(f"{where}: no HTTP answer: {error}", away=True)
+    if isinstance(error, http.client.IncompleteRead):
+        return PassingError(f"{where}: the answer is cut short")
+    if isinstance(error, http.client.HTTPException):
+        reason = "".join(f"{type(error).__name__}: {error}".splitlines()[:1])[:100]
+        return PassingError(f"{where}: no HTTP answer: {reason}")
+    return PassingError(f"{where}: {error.strerror or error}", away=True)

@@ -2,15 +2,18 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import reprlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import MismatchError, RoutectlError
+from ..errors import FormatError, MismatchError, RoutectlError
 from ..files import replacing
 from .answers import Answer
 from .requests import Request
+from .server import Server
 
 try:
     import fcntl
@@ -32,11 +35,31 @@ class _Place:
     engine_id: str | None
 
 
+def _differing(asked: Any, now: Mapping[str, Any]) -> str | None:
+    """The first field in which two bodies differ, beside the model's name; None where none does."""
+    if not isinstance(asked, dict):
+        return "its request is no object"
+    for name in sorted({*asked, *now} - {"model"}):
+        was, is_now = asked.get(name), now.get(name)
+        if name == "sampling_params" and isinstance(was, dict) and isinstance(is_now, dict):
+            if inner := _differing(was, is_now):
+                return inner
+        elif was != is_now or (name in asked) != (name in now):
+            shown = [
+                reprlib.repr(v) if n else "not there"
+                for v, n in ((was, name in asked), (is_now, name in now))
+            ]
+            return f"{name} was {shown[0]}, and is {shown[1]} now"
+    return None
+
+
 class Journal:
     """Answers that are had, by sample; on disk as soon as they are added.
 
     A last line that a killed run left unfinished is cut off. One run at a time holds the file.
-    ``judge`` gives the engine's own name of a response, None where it has none.
+    ``judge`` gives the engine's own name of a response, None where it has none. ``models`` are the
+    names under which the model of the kept answers was served, and how many each has; ``versions``
+    the same of the engine's.
     """
 
     def __init__(self, path: Path, judge: Callable[[Request, Any], str | None]) -> None:
@@ -44,6 +67,8 @@ class Journal:
         self._judge = judge
         self._places: dict[str, _Place] = {}
         self._owners: dict[str, str] = {}
+        self.models: Counter[str] = Counter()
+        self.versions: Counter[str] = Counter()
         try:
             self._file: IO[bytes] = path.open("ab+")
         except OSError as error:
@@ -73,6 +98,7 @@ class Journal:
     def load(self, requests: Iterable[Request]) -> None:
         """Take what an earlier run of the same requests has left.
 
+        Under which name the model was served is no matter: an update of the weights may rename it.
         Raises MismatchError for an answer to another request, FormatError for a damaged one.
         """
         planned = {request.sample_id: request for request in requests}
@@ -90,9 +116,31 @@ class Journal:
         except (ValueError, KeyError, TypeError, RecursionError):
             raise self._foreign("a line that no run wrote") from None
         request = planned.get(sample_id) if isinstance(sample_id, str) else None
-        if request is None or asked != json.loads(json.dumps(request.body)):
-            raise self._foreign(f"sample {sample_id} was asked for otherwise")
-        self._note(sample_id, _Place(offset, len(line), self._judge(request, response)))
+        if request is None:
+            raise self._foreign(f"sample {sample_id} is not asked for now")
+        if other := _differing(asked, json.loads(json.dumps(request.body))):
+            raise self._foreign(f"sample {sample_id} was asked for otherwise: {other}")
+        try:
+            engine_id = self._judge(request, response)
+        except FormatError as error:
+            raise FormatError(f"{self.path}: {error}", hint=error.hint) from None
+        self._note(sample_id, _Place(offset, len(line), engine_id))
+        self._count(doc.get("served_model") or asked.get("model"), doc.get("engine_version"))
+
+    def _count(self, model: Any, version: Any) -> None:
+        for counted, name in ((self.models, model), (self.versions, version)):
+            if isinstance(name, str):
+                counted[name] += 1
+
+    def said_of(self, server: Server) -> Iterator[str]:
+        """Lines on kept answers that came of another name of the model, or another version."""
+        for what, names, now in (
+            ("served model", self.models, server.model),
+            (f"version of {server.engine}", self.versions, server.version),
+        ):
+            others = [f"{name} ({n} answers)" for name, n in names.items() if name != now]
+            if others and now is not None:
+                yield f"{self.path}: the {what} was {', '.join(others)}, and is {now} now"
 
     def _foreign(self, what: str) -> MismatchError:
         return MismatchError(
@@ -115,6 +163,7 @@ class Journal:
         assert sample_id not in self._places
         self._file.seek(0, os.SEEK_END)
         self._note(sample_id, _Place(self._file.tell(), len(answer.line), answer.engine_id))
+        self._count(answer.model, answer.version)
         try:
             self._file.write(answer.line)
             self._file.flush()

@@ -9,35 +9,67 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import RoutectlError
+from .parameters import check_places
 from .prompts import Prompt
 from .server import ENDPOINTS, Server, endpoint_for
 
 __all__ = ["Request", "Sampling", "plan_requests"]
 
-_OURS = {"n", "best_of", "stream", "echo", "prompt", "messages", "model"}
+_WHOLE = "routes come with the last chunk or not at all, so whole answers are asked for"
+_PROMPTS = "prompts are in the file of --prompts"
+_READ = "it is asked for by capture itself, which reads what comes of it"
+_OURS = {  # what capture sets, and how else to get what is wanted
+    **dict.fromkeys(("n", "best_of"), "--n N asks for N samples of every prompt"),
+    **dict.fromkeys(("stream", "stream_options"), _WHOLE),
+    **dict.fromkeys(("prompt", "messages", "input_ids", "token_ids", "text", "echo"), _PROMPTS),
+    "model": "--served-model NAME",
+    "sampling_params": "--sampling NAME=VALUE, once for each",
+    "use_beam_search": "engines give no routes of a beam search",
+    "beam_width": "engines give no routes of a beam search",
+    **dict.fromkeys(("return_routed_experts", "return_token_ids", "return_meta_info"), _READ),
+    "return_prompt_token_ids": _READ,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are drawn; ``seed`` is of a prompt's first sample, one more of each next one.
 
-    ``more`` holds options by the engine's own names, and comes before the others.
+    ``more`` holds options by the engine's own names, and comes before the others; ``fields`` are
+    those of the request itself, at the top of its body.
     """
 
     max_tokens: int = 256
     temperature: float = 1.0
     seed: int | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise RoutectlError for what is not free to set."""
+        for flag, given in (("--sampling", self.more), ("--request", self.fields)):
+            _refuse_ours(flag, given)
+
+
+def _refuse_ours(where: str, given: Mapping[str, Any]) -> None:
+    for name in given:
+        if name in _OURS:
+            raise RoutectlError(f"{where} {name} is not free to set", hint=_OURS[name])
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sample to be asked for: ``path`` and ``body`` of the POST, and whose it is."""
+    """One sample to be asked for: ``endpoint`` and ``body`` of the POST, and whose it is."""
 
     sample_id: str
     group_id: str
-    path: str
+    endpoint: str
     body: Mapping[str, Any]
+
+    @property
+    def path(self) -> str:
+        """The path of the endpoint."""
+        return ENDPOINTS[self.endpoint]
 
 
 def _options(
@@ -48,13 +80,8 @@ def _options(
     own = {max_tokens: sampling.max_tokens, "temperature": sampling.temperature}
     if sampling.seed is not None:
         own[seed] = sampling.seed + number
-    more = {**sampling.more, **prompt.sampling}
-    if taken := sorted(_OURS & set(more)):
-        raise RoutectlError(
-            f"prompt {prompt.name}: sampling option {taken[0]} is not free to set",
-            hint="--n N asks for N samples of every prompt",
-        )
-    return {**own, **more}
+    _refuse_ours(f"prompt {prompt.name}: sampling option", prompt.sampling)
+    return {**own, **sampling.more, **prompt.sampling}
 
 
 def _generate(prompt: Prompt, options: dict[str, Any]) -> dict[str, Any]:
@@ -93,14 +120,18 @@ def _body(server: Server, endpoint: str, prompt: Prompt, sampling: Sampling, num
             f"prompt {prompt.name}: --endpoint {endpoint} takes "
             f"{' or '.join(takes)}, got {prompt.kind}"
         )
+    check_places(server, endpoint, (*sampling.more, *prompt.sampling), sampling.fields)
     if endpoint == "generate":
         names = ("max_new_tokens", "sampling_seed")
-        return _generate(prompt, _options(sampling, prompt, number, names))
+        options = _options(sampling, prompt, number, names)
+        return {**_generate(prompt, options), **sampling.fields}
     options = _options(sampling, prompt, number, ("max_tokens", "seed"))
     model = {} if server.model is None else {"model": server.model}
     if endpoint == "inference":
-        return {**model, "token_ids": prompt.value, "sampling_params": {**options, "logprobs": 1}}
-    return {**model, **_openai(prompt, options, server)}
+        body = {"token_ids": prompt.value, "sampling_params": {**options, "logprobs": 1}}
+    else:
+        body = _openai(prompt, options, server)
+    return {**model, **body, **sampling.fields}
 
 
 def plan_requests(
@@ -118,5 +149,5 @@ def plan_requests(
         for number in range(n):
             body = _body(server, name, prompt, sampling, number)
             sample_id = f"{prompt.name}/{number}"
-            planned.append(Request(sample_id, prompt.group, ENDPOINTS[name], body))
+            planned.append(Request(sample_id, prompt.group, name, body))
     return planned

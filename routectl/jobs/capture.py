@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ..engines.asking import Asking
     from ..engines.http import Address, RefusedError
     from ..engines.journal import Journal
-    from ..engines.patience import Patience
     from ..engines.requests import Request
     from ..engines.server import Server
     from ..model import ModelFacts
@@ -31,7 +30,9 @@ class CaptureRequest:
     timeout and backoff are in seconds; a file is replaced with ``force`` alone.
     """
 
-    url: str = argument(metavar="URL", help="The server: http://HOST:PORT.")
+    url: str = argument(
+        metavar="URL", help="The server: http://HOST:PORT, or the URL of an endpoint there."
+    )
     prompts: str = option(
         metavar="FILE", help="JSON lines: prompt_token_ids, prompt or messages; id, group."
     )
@@ -47,6 +48,12 @@ class CaptureRequest:
     sampling: tuple[str, ...] = option(
         (), metavar="NAME=JSON", help="Any option of the engine's, as top_p=0.9; repeatable."
     )
+    request: tuple[str, ...] = option(
+        (),
+        metavar="KEY=VALUE",
+        help="A field of the request itself, as cache_salt=a; VALUE is JSON or else text; "
+        "repeatable.",
+    )
     endpoint: str | None = option(
         None,
         metavar="NAME",
@@ -58,7 +65,10 @@ class CaptureRequest:
     concurrency: int = option(32, least=1, most=1024, help="Requests at once.")
     timeout: float = option(600.0, least=0.1, help="Seconds for a whole answer.")
     retries: int = option(
-        6, least=0, help="Further tries after 408, 425, 429, 5xx, time-outs and lost connections."
+        6, least=0, help="Further tries after 500, a time-out, a cut answer or an abort."
+    )
+    patience: float = option(
+        600.0, least=0.0, help="Seconds to wait for a server that is away, busy or restarting."
     )
     backoff: float = option(
         0.5, least=0.0, help="Seconds before the second try; doubled each time."
@@ -97,24 +107,46 @@ def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> in
     facts = _facts(request.output, request.sizes.facts)
     asked = read_prompts(Path(file_of(request.prompts)))
     wanted = Sampling(
-        request.max_tokens, request.temperature, request.seed, _options(request.sampling)
+        request.max_tokens,
+        request.temperature,
+        request.seed,
+        _values("--sampling", request.sampling, "NAME=JSON, as top_p=0.9"),
+        _values("--request", request.request, "KEY=VALUE, as cache_salt=a"),
     )
-    address = parse_address(request.url, _key(request.api_key_file))
-    patience = Patience(request.retries, request.backoff)
-    first = Patience(min(request.retries, 2), request.backoff)
-    server = _server(address, request, first, progress)
-    requests = plan_requests(server, asked, wanted, request.n, request.endpoint)
-    asking = Asking(server, request.concurrency, request.timeout, patience, facts)
+    url, endpoint = _place(request)
+    address = parse_address(url, _key(request.api_key_file))
+    server = _server(address, request, endpoint)
+    if facts is None and request.output.suffix == ".parquet":
+        _refuse_unknown(server)
+    progress.note(f"{address.url('')}: {server.name}, model {server.model or 'not named'}")
+    requests = plan_requests(server, asked, wanted, request.n, endpoint)
+    _say_ignored(server, requests, progress)
+    patience = Patience(request.retries, request.backoff, outlast_s=request.patience)
+    asking = Asking(
+        server, request.concurrency, request.timeout, patience, facts, say=progress.note
+    )
     return _run(asking, requests, request, progress)
 
 
-def _options(given: Sequence[str]) -> dict[str, Any]:
-    """Sampling options out of NAME=JSON; a value that is no JSON is a string."""
+def _place(request: CaptureRequest) -> tuple[str, str | None]:
+    """The URL of the server, and the endpoint that it or --endpoint names."""
+    from ..engines.server import endpoint_in
+
+    url, named = endpoint_in(request.url)
+    if named is not None and request.endpoint not in (None, named):
+        raise RoutectlError(
+            f"{request.url}: ends in the path of {named}, and --endpoint is {request.endpoint}"
+        )
+    return url, named or request.endpoint
+
+
+def _values(flag: str, given: Sequence[str], form: str) -> dict[str, Any]:
+    """Values by name out of NAME=JSON; a value that is no JSON is a string."""
     options: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not name or not equals:
-            raise RoutectlError(f"--sampling {text}: expected NAME=JSON, as top_p=0.9")
+            raise RoutectlError(f"{flag} {text}: expected {form}")
         try:
             options[name] = json.loads(value)
         except (ValueError, RecursionError):
@@ -135,32 +167,45 @@ def _key(path: Path | None) -> str | None:
 
 
 def _facts(output: Path, model: "ModelFacts | Path | None") -> "ModelFacts | None":
-    """The model of what is captured; None for JSON lines of a model that is not known."""
+    """The model of what is captured; None where nothing tells it."""
     from ..errors import FormatError
-    from ..formats.documents.facts import find_context
+    from ..formats.documents.facts import UnknownModelError, find_context
 
     if output.suffix not in (".parquet", ".jsonl"):
         raise RoutectlError(f"{output}: expected NAME.parquet or NAME.jsonl")
     try:
         return find_context(output, model).facts
+    except UnknownModelError:
+        return None
     except FormatError:
         if model is None and output.suffix == ".jsonl":
-            return None
+            return None  # what is beside it is of something else
         raise
 
 
-def _server(
-    address: "Address", request: CaptureRequest, patience: "Patience", progress: Progress
-) -> "Server":
-    """The server, asked what it is; with an endpoint of one engine alone it is known."""
+def _refuse_unknown(server: "Server") -> None:
+    """Raise RoutectlError: which model's sizes are needed for a native file."""
+    runs = server.weights or server.model
+    raise RoutectlError(
+        f"{server.address.url('')}: the model is not known: the server "
+        + (f"runs {runs}, and does not say" if runs else "does not say")
+        + " its layers and K",
+        hint="--model CONFIG.json" + (f" of {runs}" if runs else "") + "; NAME.jsonl needs none",
+    )
+
+
+def _server(address: "Address", request: CaptureRequest, endpoint: str | None) -> "Server":
+    """The server, asked what it is. That somebody is there is known in seconds, or never."""
     import threading
 
+    from ..engines.complaints import body_or_raise
     from ..engines.http import Line, Reply
-    from ..engines.patience import body_or_raise, patiently
-    from ..engines.server import assumed_server, find_server
+    from ..engines.patience import Patience, patiently
+    from ..engines.server import find_server
 
-    endpoint, model = request.endpoint, request.served_model
-    line, never = Line(address, 30.0), threading.Event()
+    outlast_s = min(request.patience, 6 * request.backoff)
+    patience = Patience(min(request.retries, 1), request.backoff, outlast_s=outlast_s)
+    line, never = Line(address, min(10.0, request.timeout)), threading.Event()
 
     def ask(path: str) -> Reply:
         def attempt() -> Reply:
@@ -171,14 +216,27 @@ def _server(
 
         return patiently(attempt, patience, never)
 
-    if endpoint is not None:
-        known = assumed_server(address, endpoint, model)
-        if known.engine is not None or model is not None:
-            return known
-    found = find_server(address, ask, model)
-    name = f"{found.engine or 'a server of unknown kind'} {found.version or ''}".rstrip()
-    progress.note(f"{address.url('')}: {name}, model {found.model or 'not named'}")
-    return found
+    return find_server(address, ask, endpoint, request.served_model)
+
+
+def _say_ignored(server: "Server", requests: "Sequence[Request]", progress: Progress) -> None:
+    """Notes on what the engine will not heed."""
+    from ..engines.parameters import ignored_fields
+
+    told: dict[str, None] = {}
+    seeds = False
+    for request in requests:
+        told.update(dict.fromkeys(ignored_fields(server, request.endpoint, request.body)))
+        names = {*request.body, *request.body.get("sampling_params", ())}
+        seeds = seeds or not names.isdisjoint(("seed", "sampling_seed"))
+    for line in told:
+        progress.note(line)
+    if seeds and server.engine == "sglang" and not server.seeds:
+        how = "runs" if server.seeds is False else "may run"
+        progress.note(
+            "a seed does nothing unless SGLang runs with --enable-deterministic-inference: this "
+            f"server {how} without, and equal seeds give different samples"
+        )
 
 
 def _run(
@@ -197,6 +255,8 @@ def _run(
         journal.load(requests)
         if len(journal):
             progress.note(f"{journal.path}: {len(journal)} of {len(requests)} answers are there")
+        for line in journal.said_of(asking.server):
+            progress.note(line)
         todo = len(requests) - len(journal)
         with progress.counting("capturing", todo, "samples", tokens_rate) as advance:
             refused = collect(
@@ -250,7 +310,9 @@ def _write(
         places = {key.sample_id: i for i, key in enumerate(dump.keys)}
         ordered = dump.select(samples=[places[name] for name in had])
         source = asking.server.address.url(requests[0].path)
-        meta = replace(dump.meta, path=source, file_bytes=None)
+        names = "+".join(sorted(journal.models))
+        served = {"served_model": names} if names else {}
+        meta = replace(dump.meta, path=source, file_bytes=None, provenance=served)
         with progress.watching(ordered, "writing") as watched:
             write_native(watched, meta, goal.output, force=goal.force)
     progress.note(f"wrote {goal.output}: {plural(len(had), 'sample')}")

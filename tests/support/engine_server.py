@@ -10,10 +10,13 @@ from types import SimpleNamespace
 from support.recordings import FIXTURES, SGLANG, VLLM, read_text
 
 __all__ = [
+    "CONTINUES",
     "CUT",
     "CUT_CHUNKS",
     "DROP",
+    "ENDLESS",
     "HANG",
+    "HEADERS",
     "TRICKLE",
     "EngineServer",
     "error",
@@ -24,6 +27,8 @@ __all__ = [
 ]
 
 DROP, HANG, CUT, CUT_CHUNKS, TRICKLE = "drop", "hang", "cut", "cut chunks", "trickle"
+HEADERS, CONTINUES, ENDLESS = "headers", "continues", "endless"  # without an end, each
+_WHOLE = (CUT, CUT_CHUNKS, TRICKLE)  # faults of an answer that is given
 _GETS = {
     "sglang": {"/get_model_info": SGLANG / "model_info.response.json"},
     "vllm": {
@@ -75,10 +80,11 @@ class EngineServer:
     ``answers`` is one reply for all, or a dict of lists of outputs by prompt ids, each given once.
     ``faults`` come first, one a POST. ``posts`` holds what was asked: path, body, headers, time.
     ``gets`` are replies by path beside the recorded ones.
-    ``lives`` is the number of answers after which every connection is dropped.
+    ``lives`` is the number of answers after which every connection is dropped. ``port`` is that of
+    a server that was there before, 0 for any.
     """
 
-    def __init__(self, engine, answers=None, faults=(), lives=None, pace_s=0.0, gets=None):
+    def __init__(self, engine, answers=None, faults=(), lives=None, pace_s=0.0, gets=None, port=0):
         self.posts, self.gets, self.faults = [], [], list(faults)
         self.answers, self.lives, self.pace_s = answers, lives, pace_s
         self.given = defaultdict(int)
@@ -121,6 +127,14 @@ class EngineServer:
                     if owner.closing.wait(0.05):
                         return
 
+            def _go_on(self, how):
+                start = {CONTINUES: b"", HEADERS: b"HTTP/1.1 200 OK\r\n"}
+                first = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+                more = {CONTINUES: b"HTTP/1.1 100 Continue\r\n\r\n", HEADERS: b"X: y"}
+                self.wfile.write(start.get(how, first))
+                while not owner.closing.wait(0 if how == ENDLESS else 0.05):
+                    self.wfile.write(more.get(how, b"{" + b" " * 65536))
+
             def _send_chunks(self, answer):
                 self.send_response(200)
                 self.send_header("Transfer-Encoding", "chunked")
@@ -136,7 +150,7 @@ class EngineServer:
             def handle_error(self, *_):
                 pass  # clients hang up
 
-        self.http = Server(("127.0.0.1", 0), Handler)
+        self.http = Server(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         self.thread = threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True)
 
@@ -167,9 +181,7 @@ class EngineServer:
             if self.lives is not None:
                 self.lives -= 1
                 fault = DROP if self.lives < 0 else fault
-            answer = (
-                self._next(body) if fault is None or fault in (CUT, CUT_CHUNKS, TRICKLE) else fault
-            )
+            answer = self._next(body) if fault is None or fault in _WHOLE else fault
         self.closing.wait(self.pace_s)
         with self.lock:
             self.now -= 1
@@ -179,6 +191,8 @@ class EngineServer:
             handler._trickle(answer)
         elif fault == CUT_CHUNKS:
             handler._send_chunks(answer)
+        elif fault in (HEADERS, CONTINUES, ENDLESS):
+            handler._go_on(fault)
         elif fault != DROP:
             handler._send(answer, cut=100 if fault == CUT else 0)
         handler.close_connection = True

@@ -10,14 +10,14 @@ from ...files import read_text
 from ...model import ModelFacts, facts_from_config
 from .fields import from_json
 
-__all__ = ["Context", "NoModelError", "find_context", "model_config", "read_model"]
+__all__ = ["Context", "UnknownModelError", "find_context", "model_config", "read_model"]
 
 _MAX_CONFIG_BYTES = 64 << 20
 _HINT = "--model CONFIG.json, or --num-layers, --top-k and --num-experts"
 
 
-class NoModelError(FormatError):
-    """Nothing says which model a dump is of: the file may be whole, and waiting does not help."""
+class UnknownModelError(FormatError):
+    """Nothing tells the sizes of a file's model: it may be whole, and waiting does not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def find_context(
 ) -> Context:
     """The facts for the dump at ``path``: ``model`` first, then ``own``, then the folder's.
 
-    ``own`` is a config that the file itself carries. Raises NoModelError when none of the three
+    ``own`` is a config that the file itself carries. Raises UnknownModelError when none of the three
     tells, because the layer axis and the id range cannot be checked without them.
     """
     about = _notes(path.parent / "meta.json", needed=model is None and own is None)
@@ -107,7 +107,7 @@ def find_context(
     found, source = _beside(path.parent, about)
     if found is not None:
         return Context(found, source, about)
-    raise NoModelError(
+    raise UnknownModelError(
         f"{path}: the model is not known: no config in the file, no config.json or meta.json "
         "beside it",
         hint=_HINT,

@@ -19,6 +19,7 @@ from .traces import (
 
 __all__ = ["read_document"]
 
+_FORMS_WITHOUT = {"response": "/v1/responses", "message": "/v1/messages"}  # by object, or type
 _OWN = ("sample_id", "group_id", "engine", "engine_version")
 
 
@@ -79,4 +80,10 @@ def read_document(doc: Any, request: Doc | None, where: str) -> list[WireSample]
         return [read_record(doc, where)]
     if doc.get("error"):
         raise NoSamplesError(f"{where}: an error response: {_error_text(doc)}")
+    form = _FORMS_WITHOUT.get(str(doc.get("object") or doc.get("type")))
+    if form is not None and ("output" in doc or "content" in doc):
+        raise NoSamplesError(
+            f"{where}: an answer of {form}, and no engine's carries routes",
+            hint="ask /v1/chat/completions instead",
+        )
     raise NoSamplesError(f"{where}: JSON without routed_experts, choices or meta_info")

@@ -27,9 +27,14 @@ def _chunks(text: str, where: str) -> list[Doc]:
             chunks.append(mapping(from_json(body), where, "chunk"))
         except (ValueError, RecursionError):
             raise FormatError(f"{where}: line {number}: the chunk is not JSON") from None
-    if not done:
+    if not done and not _is_of_responses(chunks):
         raise FormatError(f"{where}: the stream is cut short: it ends without 'data: [DONE]'")
     return chunks
+
+
+def _is_of_responses(chunks: list[Doc]) -> bool:
+    """Whether a stream is one of /v1/responses: each event says its type, the last one the end."""
+    return bool(chunks) and all(str(chunk.get("type")).startswith("response.") for chunk in chunks)
 
 
 def _extend_logprobs(before: Any, more: Any, where: str) -> Any:
@@ -58,6 +63,8 @@ def merge_stream(text: str, where: str) -> Any:
     chunks = _chunks(text, where)
     if failed := next((chunk for chunk in chunks if chunk.get("error")), None):
         return {"error": failed["error"]}
+    if _is_of_responses(chunks):
+        return {"object": "response", "output": []}
     if any("meta_info" in chunk for chunk in chunks):
         return merge_generate_stream(chunks, where)
     whole: dict[str, Any] = {}

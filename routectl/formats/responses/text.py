@@ -135,6 +135,16 @@ class _Index:
             self.with_routes += wire.has_routes
 
 
+_NOT_ASKED = (
+    "ask the engine for them: enable_return_routed_experts (vLLM, SGLang), and "
+    "return_routed_experts in each request (SGLang)"
+)
+_STREAMED = (  # vLLM 0.21 to 0.33
+    "vLLM's streams of completions and chat never carry routes: ask without stream, or "
+    "stream /inference/v1/generate"
+)
+
+
 def _build_index(file: IO[bytes], kind: str, path: Path, records: Records) -> _Index:
     """Read every document once. Lines of a JSONL file that hold no sample are noted, not fatal."""
     index, request = _Index(), _companion_request(path)
@@ -152,8 +162,7 @@ def _build_index(file: IO[bytes], kind: str, path: Path, records: Records) -> _I
     if not index.with_routes:
         raise NoRoutesError(
             f"{path}: no routed_experts in any of its {len(index.keys)} samples",
-            hint="ask the engine for them: enable_return_routed_experts (vLLM, SGLang), and "
-            "return_routed_experts in each request (SGLang)",
+            hint=_STREAMED if kind == "sse" and "vllm" in index.engines else _NOT_ASKED,
         )
     return index
 

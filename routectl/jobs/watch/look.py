@@ -42,8 +42,8 @@ class Lookout:
     against: str | None = None
 
     def look(self, path: Path) -> Looked:
-        """Open and check a file. Raises NoModelError where only --model helps."""
-        from ...formats.documents.facts import NoModelError
+        """Open and check a file. Raises UnknownModelError where only --model helps."""
+        from ...formats.documents.facts import UnknownModelError
         from ...formats.wire.sample import NoRoutesError, NoSamplesError
 
         try:
@@ -54,7 +54,7 @@ class Lookout:
             return Looked(error=_about(path, error))
         except NoSamplesError:
             return Looked()
-        except NoModelError:
+        except UnknownModelError:
             raise
         except RoutectlError as error:
             return Looked(error=_about(path, error), doubtful=True)

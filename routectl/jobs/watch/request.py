@@ -71,7 +71,7 @@ class Watched:
 def watch_folder(request: WatchRequest, progress: Progress = SILENT) -> Watched:
     """Follow a folder until the request's end; a dump's document goes to ``progress.part``.
 
-    Raises NoModelError where the first dump does not say its model and the request does not
+    Raises UnknownModelError where the first dump does not say its model and the request does not
     either: no other would be checked. On KeyboardInterrupt it says what it came to, and raises it
     on.
     """
@@ -138,11 +138,11 @@ class _Watch:
 
     def _looked(self, path: Path) -> Looked:
         """A look at a file; an unknown model is trouble unless a dump has been checked before."""
-        from ...formats.documents.facts import NoModelError
+        from ...formats.documents.facts import UnknownModelError
 
         try:
             return self.lookout.look(path)
-        except NoModelError as error:
+        except UnknownModelError as error:
             if not self.codes:
                 raise
             return Looked(error=f"{str(error).removeprefix(f'{path}: ')}; {error.hint}")

@@ -9,7 +9,7 @@ from routectl.dump import WeightSpan
 from routectl.errors import FormatError
 from routectl.formats import open_dump
 from support.building import write_json
-from support.recordings import QWEN, SGLANG, VLLM, decode, request_of, response_of
+from support.recordings import FIXTURES, QWEN, SGLANG, VLLM, decode, request_of, response_of
 
 # the responses with routes: prompt tokens, response tokens, start and rows of each sequence; "-"
 # where the response does not tell
@@ -57,6 +57,7 @@ EXPECTED = {
     completion_text         9 24  0 32
     """,
 }
+VLLM_33 = FIXTURES / "servers" / "vllm-0.33.0" / "tiny_rl"
 ROWS = [
     pytest.param(folder, line.split()[0], line.split(None, 1)[1], id=f"{folder.parent.name}-{line}")
     for folder, table in EXPECTED.items()
@@ -72,8 +73,9 @@ NOT_DUMPS = {
         [(VLLM, f"generate_{name}") for name in ("stream", "tokens", "tokens_n2")]
     ),
     "JSON without routed_experts, choices or meta_info": (
-        [(SGLANG, "model_info"), *((VLLM, name) for name in ("models", "responses", "version"))]
+        [(SGLANG, "model_info"), *((VLLM, name) for name in ("models", "version"))]
     ),
+    "an answer of /v1/responses, and no engine's carries routes": [(VLLM, "responses")],
 }
 REFUSED = [(*place, said) for said, places in NOT_DUMPS.items() for place in places]
 
@@ -147,6 +149,48 @@ def test_a_response_without_routes_says_why(folder, name, reason):
         open_dump(path, model=QWEN)
     assert str(caught.value).startswith(f"{path}: {reason}")
     assert "\n" not in str(caught.value)
+
+
+NEVER = {
+    "vLLM completions": (VLLM / "completion_stream.response.sse", "ask without stream"),
+    "vLLM chat": (VLLM / "chat_stream.response.sse", "ask without stream"),
+    "vLLM 0.33": (VLLM_33 / "completion_stream.response.sse", "stream /inference/v1/generate"),
+    "responses": (VLLM / "responses.response.json", "ask /v1/chat/completions instead"),
+    "SGLang": (SGLANG / "generate_not_asked.response.json", "return_routed_experts in each"),
+}
+
+
+@pytest.mark.parametrize(("path", "hint"), NEVER.values(), ids=NEVER.keys())
+def test_forms_that_never_carry_routes_are_told_from_those_not_asked(path, hint):
+    """Where no flag would help, the hint names none; where one would, it does."""
+    with pytest.raises(FormatError) as caught:
+        open_dump(path, model=QWEN)
+    assert hint in caught.value.hint
+    assert ("enable_return_routed_experts" in caught.value.hint) == (path.parent == SGLANG)
+
+
+def test_a_stream_of_responses_never_carries_routes(tmp_path):
+    """A stream of /v1/responses is told as such, though it ends without [DONE]."""
+    events = ("response.created", "response.output_text.delta", "response.completed")
+    lines = [f"event: {e}\ndata: {json.dumps({'type': e, 'response': {}})}\n\n" for e in events]
+    path = tmp_path / "x.sse"
+    path.write_text("".join(lines))
+    with pytest.raises(FormatError, match="an answer of /v1/responses, and no engine's"):
+        open_dump(path, model=QWEN)
+    path.write_text("".join(lines).replace("response.", "other."))
+    with pytest.raises(FormatError, match="the stream is cut short"):
+        open_dump(path, model=QWEN)
+
+
+@pytest.mark.parametrize("name", ["inference", "inference_stream", "completion_weight_versions"])
+def test_vllm_033_reads_as_032(name):
+    """Answers and streams of vLLM 0.33 have N - 1 rows, and tell the version of their weights."""
+    path = VLLM_33 / f"{name}.response.{'sse' if 'stream' in name else 'json'}"
+    (sample,) = open_dump(path, model=FIXTURES / "tiny_rl" / "config.json")
+    (payload,) = (found for found in _payloads(path) if found)
+    np.testing.assert_array_equal(sample.routes.ids_TLK, decode(payload))
+    assert sample.routes.num_tokens == sample.num_tokens - 1
+    assert len(sample.weight_spans) == 1
 
 
 def _choice_facts(choice):
