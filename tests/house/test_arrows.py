@@ -45,7 +45,7 @@ MAY_IMPORT = {
         "dump errors model pickled formats.arrays formats.documents formats.responses formats.wire"
     ),
     "formats.wire": "dump errors model routes kernels formats.documents",
-    "forward": "dump errors routes formats.native",
+    "forward": "dump errors routes checkpoints formats.native",
     "ops": "dump routes kernels ops.pairs",
     "ops.check": "dump errors gate_logprobs layouts margins model routes kernels ops.pairs",
     "ops.diff": "dump errors margins routes kernels ops.pairs",

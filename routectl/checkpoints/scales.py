@@ -1,0 +1,222 @@
+"""Which stored weights are quantised, and the scales that turn them back, by names and headers.
+
+Sources: transformers 5.23 ``integrations/finegrained_fp8`` (Fp8Dequantize) for blocks, per-tensor
+scales, MXFP8 and DeepSeek-V4's packed FP4; compressed-tensors 0.13 ``quantization/lifecycle`` for
+``weight_scale`` by tensor, channel, group and block; vLLM 0.32 ``fp8``, ``modelopt``,
+``fbgemm_fp8`` and ``quark`` for the same names elsewhere. In all of them a weight is the stored
+number times its scale, ``weight_scale_inv`` too.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from .checkpoint import Checkpoint
+from .infos import TensorInfo
+
+__all__ = ["StoredScale", "WeightScales", "quantization_of", "refused_method", "weight_scales"]
+
+# methods whose weights are a number times a scale, as far as their tensors show it; of other
+# methods config.json alone says how they are undone
+METHODS = (
+    "fp8", "mxfp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "quark", "mxfp4",
+)  # fmt: skip
+# behind a weight's own name, or in place of ".weight"
+_BEHIND = ("_scale_inv", "_scale")
+_INSTEAD = (".scale", ".qscale_weight")  # DeepSeek-V4, Mistral Large 4
+_FLOAT8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+_QUANTIZED = (*_FLOAT8, "I8", "U8", "F4", "F6_E2M3", "F6_E3M2")
+_FACTORS = ("F64", "F32", "BF16", "F16", "F8_E8M0")
+# the last part of a name that only a format has which is not undone here
+FORMATS = {
+    "weight_packed": "integers packed by compressed-tensors",
+    "weight_scale_2": "NVFP4 of ModelOpt",
+    "weight_global_scale": "NVFP4 of compressed-tensors",
+    "weight_zero_point": "zero points",
+    "weight_g_idx": "reordered groups",
+    "pre_quant_scale": "AWQ of ModelOpt",
+    "qweight": "GPTQ or AWQ",
+    "qzeros": "GPTQ or AWQ",
+    "absmax": "bitsandbytes",
+    "quant_map": "bitsandbytes",
+    "SCB": "bitsandbytes",
+    "bitmask": "2:4 sparsity of compressed-tensors",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredScale:
+    """What a stored weight is multiplied with.
+
+    scale   its tensor; of dtype U8 and F8_E8M0 exponents, 2 to the power of (byte - 127)
+    edges   for each axis of the weight how many neighbours share a factor; 1: each has its own
+    packed  two FP4 numbers (E2M1) a byte, the lower half first: the last axis is twice as long
+    """
+
+    scale: TensorInfo
+    edges: tuple[int, ...]
+    packed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WeightScales:
+    """The quantised weights of a checkpoint.
+
+    of       by the weight's name
+    scales   the names of all scales that belong to a quantised weight
+    refused  by the name of a tensor, why it cannot be turned back
+    """
+
+    of: Mapping[str, StoredScale]
+    scales: frozenset[str]
+    refused: Mapping[str, str]
+
+
+def quantization_of(config: Mapping[str, object]) -> Mapping[str, object] | None:
+    """What a config.json says of quantisation, in the language model's part too; None: nothing."""
+    for document in (config, config.get("text_config"), config.get("llm_config")):
+        for name in ("quantization_config", "compression_config"):
+            found = document.get(name) if isinstance(document, Mapping) else None
+            if isinstance(found, Mapping):
+                return found
+    return None
+
+
+def refused_method(quantization: Mapping[str, object]) -> str | None:
+    """Why weights of this quantisation are not turned back, whatever their tensors are; or None."""
+    method = quantization.get("quant_method")
+    if method not in METHODS:
+        return f"quantization {method!r}: expected one of {', '.join(METHODS)}"
+    for name in ("transform_config", "algo_config"):  # compressed-tensors, quark
+        if quantization.get(name):
+            return (
+                f"quantization {method!r} with {name}: weights are turned, and are not turned back"
+            )
+    sparsity = quantization.get("sparsity_config")
+    form = sparsity.get("format") if isinstance(sparsity, Mapping) else None
+    if form not in (None, "dense"):
+        return f"quantization {method!r} with sparsity {form!r}"
+    return None
+
+
+def weight_scales(checkpoint: Checkpoint) -> WeightScales:
+    """The scale of every quantised weight; nothing is read but headers.
+
+    mxfp4 of gpt-oss (``_blocks`` and ``_scales``) is no part of it: transformers undoes it.
+    """
+    quantization = quantization_of(checkpoint.config or {}) or {}
+    own_edges = tuple(_configured(quantization))
+    found: dict[str, StoredScale] = {}
+    names: set[str] = set()
+    refused = _foreign(checkpoint)
+    for name, info in checkpoint.tensors.items():
+        if info.dtype not in _QUANTIZED or name.endswith(("_blocks", "_scales")):
+            continue
+        scales = [n for n in _scale_names(name) if n in checkpoint.tensors]
+        names.update(scales)
+        if len(scales) > 1:
+            refused[name] = f"two scales: {' and '.join(scales)}"
+            continue
+        entry = None
+        if scales:
+            entry = _stored(info, checkpoint.tensors[scales[0]], own_edges)
+        if isinstance(entry, StoredScale):
+            found[name] = entry
+        elif entry is not None:
+            refused[name] = entry
+        else:
+            refused[name] = f"stored as {info.dtype}, without a scale"
+    alone = {n: why for n, why in refused.items() if n not in names}
+    return WeightScales(found, frozenset(names), alone)
+
+
+def _scale_names(name: str) -> Iterator[str]:
+    """The names that the scale of a weight can have."""
+    yield from (name + ending for ending in _BEHIND)
+    if name.endswith(".weight"):
+        yield from (name.removesuffix(".weight") + ending for ending in _INSTEAD)
+
+
+def _foreign(checkpoint: Checkpoint) -> dict[str, str]:
+    """Tensors of formats that are not undone."""
+    found = {}
+    for name in checkpoint.tensors:
+        form = FORMATS.get(name.rpartition(".")[2])
+        if form is not None:
+            found[name] = f"{form}: weights of this format are not turned back"
+    return found
+
+
+def _stored(
+    weight: TensorInfo, scale: TensorInfo, own_edges: tuple[tuple[int, int], ...]
+) -> StoredScale | str:
+    """A weight's scale, or why there is none that fits."""
+    told = f"stored as {weight.dtype}, with {scale.name} as {scale.dtype} {list(scale.shape)}"
+    exponents = scale.dtype in ("F8_E8M0", "U8")
+    packed = weight.dtype == "I8" and scale.dtype == "F8_E8M0"
+    known = weight.dtype in _FLOAT8 or packed or (weight.dtype == "I8" and not exponents)
+    if not known or scale.dtype not in (*_FACTORS, "U8"):
+        return f"{told}: no format that is turned back"
+    shape = weight.shape
+    if packed and shape:
+        shape = (*shape[:-1], 2 * shape[-1])
+    edges = _edges(shape, scale.shape, own_edges)
+    if edges is None:
+        return f"{told}: the scale does not fit {list(shape)}"
+    return StoredScale(scale, edges, packed)
+
+
+def _edges(
+    shape: tuple[int, ...], grid: tuple[int, ...], own_edges: tuple[tuple[int, int], ...]
+) -> tuple[int, ...] | None:
+    """How many neighbours share a factor, by axis: all of one tensor, a channel's, or a block's."""
+    if all(size == 1 for size in grid):
+        return tuple(max(1, length) for length in shape)
+    if len(grid) < len(shape) and grid == shape[: len(grid)]:  # [E] or [R] of [E, R, C]
+        grid = (*grid, *(1 for _ in shape[len(grid) :]))
+    if len(grid) != len(shape):
+        return None
+    for configured in own_edges:
+        found = _by_blocks(shape, grid, (*(0 for _ in shape[2:]), *configured)[-len(shape) :])
+        if found is not None:
+            return found
+    return _by_blocks(shape, grid, tuple(0 for _ in shape))
+
+
+def _by_blocks(
+    shape: tuple[int, ...], grid: tuple[int, ...], sizes: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """By axis: one factor for all, each its own, or blocks of a size.
+
+    Size 0 is the power of two that gives so many blocks; there is never more than one.
+    """
+    edges = []
+    for length, blocks, size in zip(shape, grid, sizes, strict=True):
+        if blocks in (1, length):
+            edges.append(length if blocks == 1 else 1)
+            continue
+        if blocks < 1 or blocks > length:
+            return None
+        edge = size or 1 << (-(-length // blocks) - 1).bit_length()
+        if -(-length // edge) != blocks:
+            return None
+        edges.append(edge)
+    return tuple(edges)
+
+
+def _configured(quantization: Mapping[str, object]) -> Iterator[tuple[int, int]]:
+    """The blocks [rows, columns] that a config names."""
+    groups = quantization.get("config_groups")
+    entries = [quantization]
+    if isinstance(groups, Mapping):
+        weights = [g.get("weights") for g in groups.values() if isinstance(g, Mapping)]
+        entries += [entry for entry in weights if isinstance(entry, Mapping)]
+    for entry in entries:
+        for name in ("weight_block_size", "block_structure"):
+            block = entry.get(name)
+            if isinstance(block, list | tuple) and len(block) == 2:
+                rows, columns = block
+                if type(rows) is int and type(columns) is int and rows > 0 and columns > 0:
+                    yield rows, columns
+        size = entry.get("group_size")
+        if type(size) is int and size > 0:
+            yield 1, size
