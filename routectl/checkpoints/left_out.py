@@ -74,6 +74,9 @@ def left_out(
     Layers behind the model's ``num_layers`` decoder layers are of multi-token prediction where the
     config counts them, or where they hold what only such layers have.
     """
+    names = list(names)
+    if not names:
+        return {}
     drafting = {
         name[: match.end()]
         for name in checkpoint.tensors

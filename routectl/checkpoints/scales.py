@@ -7,13 +7,22 @@ scales, MXFP8 and DeepSeek-V4's packed FP4; compressed-tensors 0.13 ``quantizati
 number times its scale, ``weight_scale_inv`` too.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .checkpoint import Checkpoint
 from .infos import TensorInfo
+from .left_out import left_out
 
-__all__ = ["StoredScale", "WeightScales", "quantization_of", "refused_method", "weight_scales"]
+__all__ = [
+    "StoredScale",
+    "WeightScales",
+    "quantization_of",
+    "refusal",
+    "refused_method",
+    "weight_scales",
+]
 
 # methods whose weights are a number times a scale, as far as their tensors show it; of other
 # methods config.json alone says how they are undone
@@ -101,15 +110,23 @@ def refused_method(quantization: Mapping[str, object]) -> str | None:
 def weight_scales(checkpoint: Checkpoint) -> WeightScales:
     """The scale of every quantised weight; nothing is read but headers.
 
-    mxfp4 of gpt-oss (``_blocks`` and ``_scales``) is no part of it: transformers undoes it.
+    mxfp4 of gpt-oss (``_blocks`` and ``_scales``) has no entry, as transformers undoes it; it is
+    refused where one of the two is not there.
     """
     quantization = quantization_of(checkpoint.config or {}) or {}
     own_edges = tuple(_configured(quantization))
+    mxfp4 = quantization.get("quant_method") == "mxfp4"
     found: dict[str, StoredScale] = {}
     names: set[str] = set()
     refused = _foreign(checkpoint)
     for name, info in checkpoint.tensors.items():
-        if info.dtype not in _QUANTIZED or name.endswith(("_blocks", "_scales")):
+        if mxfp4 and name.endswith(("_blocks", "_scales")):
+            stem, _, part = name.rpartition("_")
+            other = f"{stem}_{'scales' if part == 'blocks' else 'blocks'}"
+            if other not in checkpoint.tensors:
+                refused[name] = f"mxfp4, without {other}"
+            continue
+        if info.dtype not in _QUANTIZED:
             continue
         scales = [n for n in _scale_names(name) if n in checkpoint.tensors]
         names.update(scales)
@@ -127,6 +144,27 @@ def weight_scales(checkpoint: Checkpoint) -> WeightScales:
             refused[name] = f"stored as {info.dtype}, without a scale"
     alone = {n: why for n, why in refused.items() if n not in names}
     return WeightScales(found, frozenset(names), alone)
+
+
+def refusal(checkpoint: Checkpoint, num_layers: int | None) -> str | None:
+    """Why a forward of these weights is refused, as far as headers tell, or None.
+
+    Whether every tensor has a place in the model is known when the model is built.
+    """
+    if checkpoint.format != "hf":
+        return None
+    quantization = quantization_of(checkpoint.config or {})
+    if quantization is not None and (why := refused_method(quantization)) is not None:
+        return why
+    refused = weight_scales(checkpoint).refused
+    aside = left_out(checkpoint, refused, sys.maxsize if num_layers is None else num_layers)
+    names = [name for name in refused if aside[name] is None]
+    if names:
+        more = f" ({len(names) - 1:,} more are refused)" if len(names) > 1 else ""
+        return f"{names[0]}: {refused[names[0]]}{more}"
+    if checkpoint.unindexed:
+        return f"{checkpoint.unindexed[0]} is in a shard, but the index does not list it"
+    return None
 
 
 def _scale_names(name: str) -> Iterator[str]:
