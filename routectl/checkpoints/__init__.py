@@ -7,7 +7,7 @@ from .checkpoint import Checkpoint
 from .hf import is_adapter, open_hf, refuse_adapter, weight_files
 from .megatron import iteration_folder, megatron_format, open_megatron
 
-__all__ = ["is_checkpoint", "open_checkpoint"]
+__all__ = ["is_checkpoint", "open_checkpoint", "refuse_unrunnable"]
 
 
 def is_checkpoint(path: str | Path) -> bool:
@@ -48,3 +48,14 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     raise FormatError(f"{path}: no checkpoint in it: neither safetensors nor a form of Megatron")
+
+
+def refuse_unrunnable(path: str | Path) -> None:
+    """Raise, before anything else is opened, for a checkpoint that no forward is run of.
+
+    UnsupportedError for an adapter, FormatError for a folder without config.json.
+    """
+    folder = Path(path)
+    refuse_adapter(folder)
+    if not (folder / "config.json").is_file():
+        raise FormatError(f"{path}: no config.json: expected a Hugging Face folder")

@@ -163,7 +163,7 @@ def refusal(checkpoint: Checkpoint, num_layers: int | None) -> str | None:
         more = f" ({len(names) - 1:,} more are refused)" if len(names) > 1 else ""
         return f"{names[0]}: {refused[names[0]]}{more}"
     if checkpoint.unindexed:
-        return f"{checkpoint.unindexed[0]} is in a shard, but the index does not list it"
+        return f"{min(checkpoint.unindexed)} is in a shard, but the index does not list it"
     return None
 
 
