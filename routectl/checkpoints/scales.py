@@ -10,6 +10,8 @@ number times its scale, ``weight_scale_inv`` too.
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from .checkpoint import Checkpoint
 from .infos import TensorInfo
@@ -29,12 +31,17 @@ __all__ = [
 METHODS = (
     "fp8", "mxfp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "quark", "mxfp4",
 )  # fmt: skip
-# behind a weight's own name, or in place of ".weight"
-_BEHIND = ("_scale_inv", "_scale")
-_INSTEAD = (".scale", ".qscale_weight")  # DeepSeek-V4, Mistral Large 4
+_SCALES = {  # how names of scales end, and their weights' names in place of that
+    "_scale_inv": "",
+    "_scale": "",
+    ".scale": ".weight",  # DeepSeek-V4
+    ".qscale_weight": ".weight",  # Mistral Large 4
+}
+_SCALE_ENDS = tuple(_SCALES)
+_Edges = tuple[tuple[int, int], ...]
 _FLOAT8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 _QUANTIZED = (*_FLOAT8, "I8", "U8", "F4", "F6_E2M3", "F6_E3M2")
-_FACTORS = ("F64", "F32", "BF16", "F16", "F8_E8M0")
+_FACTORS = ("F64", "F32", "BF16", "F16", "F8_E8M0", "U8")
 # the last part of a name that only a format has which is not undone here
 FORMATS = {
     "weight_packed": "integers packed by compressed-tensors",
@@ -50,10 +57,10 @@ FORMATS = {
     "SCB": "bitsandbytes",
     "bitmask": "2:4 sparsity of compressed-tensors",
 }
+_FORMAT_ENDS = tuple(FORMATS)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredScale:
+class StoredScale(NamedTuple):
     """What a stored weight is multiplied with.
 
     scale   its tensor; of dtype U8 and F8_E8M0 exponents, 2 to the power of (byte - 127)
@@ -119,29 +126,30 @@ def weight_scales(checkpoint: Checkpoint) -> WeightScales:
     found: dict[str, StoredScale] = {}
     names: set[str] = set()
     refused = _foreign(checkpoint)
-    for name, info in checkpoint.tensors.items():
+    tensors = checkpoint.tensors
+    by_weight = _scales_by_weight(tensors)
+    for name, info in tensors.items():
         if mxfp4 and name.endswith(("_blocks", "_scales")):
             stem, _, part = name.rpartition("_")
             other = f"{stem}_{'scales' if part == 'blocks' else 'blocks'}"
-            if other not in checkpoint.tensors:
+            if other not in tensors:
                 refused[name] = f"mxfp4, without {other}"
             continue
         if info.dtype not in _QUANTIZED:
             continue
-        scales = [n for n in _scale_names(name) if n in checkpoint.tensors]
+        scales = by_weight.get(name, ())
         names.update(scales)
         if len(scales) > 1:
             refused[name] = f"two scales: {' and '.join(scales)}"
             continue
-        entry = None
-        if scales:
-            entry = _stored(info, checkpoint.tensors[scales[0]], own_edges)
-        if isinstance(entry, StoredScale):
-            found[name] = entry
-        elif entry is not None:
+        if not scales:
+            refused[name] = f"stored as {info.dtype}, without a scale"
+            continue
+        entry = _stored(info, tensors[scales[0]], own_edges)
+        if isinstance(entry, str):
             refused[name] = entry
         else:
-            refused[name] = f"stored as {info.dtype}, without a scale"
+            found[name] = entry
     alone = {n: why for n, why in refused.items() if n not in names}
     return WeightScales(found, frozenset(names), alone)
 
@@ -167,44 +175,58 @@ def refusal(checkpoint: Checkpoint, num_layers: int | None) -> str | None:
     return None
 
 
-def _scale_names(name: str) -> Iterator[str]:
-    """The names that the scale of a weight can have."""
-    yield from (name + ending for ending in _BEHIND)
-    if name.endswith(".weight"):
-        yield from (name.removesuffix(".weight") + ending for ending in _INSTEAD)
+def _scales_by_weight(tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]]:
+    """The names of the scales of each quantised weight that has any."""
+    found: dict[str, list[str]] = {}
+    for name in tensors:
+        if not name.endswith(_SCALE_ENDS):
+            continue
+        for ending, own in _SCALES.items():
+            if name.endswith(ending):
+                weight = name[: -len(ending)] + own
+                if weight in tensors and tensors[weight].dtype in _QUANTIZED:
+                    found.setdefault(weight, []).append(name)
+                break
+    return found
 
 
 def _foreign(checkpoint: Checkpoint) -> dict[str, str]:
     """Tensors of formats that are not undone."""
     found = {}
     for name in checkpoint.tensors:
-        form = FORMATS.get(name.rpartition(".")[2])
-        if form is not None:
+        if name.endswith(_FORMAT_ENDS):
+            form = FORMATS.get(name.rpartition(".")[2])
+            if form is None:
+                continue
             found[name] = f"{form}: weights of this format are not turned back"
     return found
 
 
-def _stored(
-    weight: TensorInfo, scale: TensorInfo, own_edges: tuple[tuple[int, int], ...]
-) -> StoredScale | str:
+def _stored(weight: TensorInfo, scale: TensorInfo, own_edges: _Edges) -> StoredScale | str:
     """A weight's scale, or why there is none that fits."""
-    told = f"stored as {weight.dtype}, with {scale.name} as {scale.dtype} {list(scale.shape)}"
-    exponents = scale.dtype in ("F8_E8M0", "U8")
-    packed = weight.dtype == "I8" and scale.dtype == "F8_E8M0"
-    known = weight.dtype in _FLOAT8 or packed or (weight.dtype == "I8" and not exponents)
-    if not known or scale.dtype not in (*_FACTORS, "U8"):
-        return f"{told}: no format that is turned back"
-    shape = weight.shape
+    packed, edges = _fit(weight.dtype, weight.shape, scale.dtype, scale.shape, own_edges)
+    if edges is not None:
+        return StoredScale(scale, edges, packed)
+    told = f"stored as {weight.dtype} {list(weight.shape)}"
+    return f"{told}, with {scale.name} as {scale.dtype} {list(scale.shape)}: nothing that fits"
+
+
+@lru_cache(4096)  # of many thousand weights, few have dtypes and shapes of their own
+def _fit(
+    dtype: str, shape: tuple[int, ...], factors: str, grid: tuple[int, ...], own_edges: _Edges
+) -> tuple[bool, tuple[int, ...] | None]:
+    """Whether numbers are packed, and how many share a factor; None where the two do not fit."""
+    packed = dtype == "I8" and factors == "F8_E8M0"
+    plain = dtype in _FLOAT8 or packed or (dtype == "I8" and factors != "U8")
+    if not plain or factors not in _FACTORS:
+        return packed, None
     if packed and shape:
         shape = (*shape[:-1], 2 * shape[-1])
-    edges = _edges(shape, scale.shape, own_edges)
-    if edges is None:
-        return f"{told}: the scale does not fit {list(shape)}"
-    return StoredScale(scale, edges, packed)
+    return packed, _edges(shape, grid, own_edges)
 
 
 def _edges(
-    shape: tuple[int, ...], grid: tuple[int, ...], own_edges: tuple[tuple[int, int], ...]
+    shape: tuple[int, ...], grid: tuple[int, ...], own_edges: _Edges
 ) -> tuple[int, ...] | None:
     """How many neighbours share a factor, by axis: all of one tensor, a channel's, or a block's."""
     if all(size == 1 for size in grid):
