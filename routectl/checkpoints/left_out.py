@@ -15,9 +15,12 @@ __all__ = ["LEFT_OUT", "LeftOut", "left_out"]
 
 
 class LeftOut(NamedTuple):
-    """Names of tensors, as a pattern that is searched for, and why no route depends on them."""
+    """Names of tensors, as a pattern that is searched for and in words (Markdown), and why no route
+    depends on them.
+    """
 
     pattern: str
+    names: str
     reason: str
 
 
@@ -25,38 +28,48 @@ _OUTSIDE = r"^(?:(?!layers\.|blocks\.)[^.]+\.)*"  # outside of any list of layer
 LEFT_OUT = (
     LeftOut(
         _OUTSIDE + r"(mtp|nextn)[^.]*(\.|$)",
+        "`mtp...`, `nextn...`; layers behind the last that the config "
+        "counts, or that have `eh_proj`, `enorm`, `hnorm`, `shared_head`",
         "multi-token prediction: drafts from what the last layer gives",
     ),
     LeftOut(
         _OUTSIDE + r"(visual|vision|embed_vision|image_newline|view_sep[a-z]*)[^.]*(\.|$)",
+        "`visual`, `vision...`, `embed_vision`, ...",
         "a tower for pictures: a dump has token ids alone",
     ),
     LeftOut(
         _OUTSIDE + r"(audio|embed_audio)[^.]*(\.|$)",
+        "`audio...`, `embed_audio`",
         "a tower for sounds: a dump has token ids alone",
     ),
     LeftOut(
         _OUTSIDE + r"(multi_modal_projector|mm_projector|connector)\.",
+        "`multi_modal_projector`, `mm_projector`, `connector`",
         "turns what towers see into embeddings: a dump has token ids alone",
     ),
     LeftOut(
         _OUTSIDE + r"(talker|code_predictor|code2wav|token2wav)\.",
+        "`talker`, `code_predictor`, `code2wav`, `token2wav`",
         "speaks what the language model wrote",
     ),
     LeftOut(
         _OUTSIDE + r"(lm_head|score|v_head|value_head)\.",
+        "`lm_head`, `score`, `v_head`, `value_head`, of a model run without",
         "comes after the last router",
     ),
     LeftOut(
         r"\.([qkv]|kv|prob)_scale$",
+        "`k_scale`, `v_scale`, `q_scale`, `kv_scale`, `prob_scale`",
         "scale of an engine's 8-bit attention or cache, which the model's own forward has not",
     ),
     LeftOut(
         r"\.(input|activation|act|output)_scale(_ub)?$|\.qscale_act$|\.input_global_scale$",
+        "`input_scale`, `activation_scale`, `output_scale`, ...",
         "scale by which an engine rounds activations: here weights alone are quantised",
     ),
     LeftOut(
         r"\.rotary_emb\.(original_)?(inv_freq|cos_cached|sin_cached)$",
+        "`rotary_emb.inv_freq` and its like",
         "table of rotary embeddings, computed from the config",
     ),
 )

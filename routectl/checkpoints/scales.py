@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 from .checkpoint import Checkpoint
@@ -40,7 +41,7 @@ _SCALES = {  # how names of scales end, and their weights' names in place of tha
 _SCALE_ENDS = tuple(_SCALES)
 _Edges = tuple[tuple[int, int], ...]
 _FLOAT8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
-_QUANTIZED = (*_FLOAT8, "I8", "U8", "F4", "F6_E2M3", "F6_E3M2")
+_QUANTIZED = frozenset((*_FLOAT8, "I8", "U8", "F4", "F6_E2M3", "F6_E3M2"))
 _FACTORS = ("F64", "F32", "BF16", "F16", "F8_E8M0", "U8")
 # the last part of a name that only a format has which is not undone here
 FORMATS = {
@@ -124,7 +125,6 @@ def weight_scales(checkpoint: Checkpoint) -> WeightScales:
     own_edges = tuple(_configured(quantization))
     mxfp4 = quantization.get("quant_method") == "mxfp4"
     found: dict[str, StoredScale] = {}
-    names: set[str] = set()
     refused = _foreign(checkpoint)
     tensors = checkpoint.tensors
     by_weight = _scales_by_weight(tensors)
@@ -138,7 +138,6 @@ def weight_scales(checkpoint: Checkpoint) -> WeightScales:
         if info.dtype not in _QUANTIZED:
             continue
         scales = by_weight.get(name, ())
-        names.update(scales)
         if len(scales) > 1:
             refused[name] = f"two scales: {' and '.join(scales)}"
             continue
@@ -150,8 +149,9 @@ def weight_scales(checkpoint: Checkpoint) -> WeightScales:
             refused[name] = entry
         else:
             found[name] = entry
+    names = frozenset(chain.from_iterable(by_weight.values()))
     alone = {n: why for n, why in refused.items() if n not in names}
-    return WeightScales(found, frozenset(names), alone)
+    return WeightScales(found, names, alone)
 
 
 def refusal(checkpoint: Checkpoint, num_layers: int | None) -> str | None:
