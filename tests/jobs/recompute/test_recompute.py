@@ -442,7 +442,7 @@ def test_not_a_checkpoint(capsys, tmp_path, folder):
     ):
         line = ("recompute", tmp_path / name, folder / "dump.parquet", "-o", tmp_path / "r.parquet")
         assert said in complaint(capsys, *line)
-    assert written(tmp_path) == ["bare", "empty"]
+    assert written(tmp_path) == ["bare", "bare/model.safetensors", "empty"]
 
 
 def test_a_failure_leaves_nothing_behind(capsys, tmp_path, folder):
