@@ -4,18 +4,21 @@ from pathlib import Path
 
 from ..errors import FormatError
 from .checkpoint import Checkpoint
-from .hf import open_hf, weight_files
+from .hf import is_adapter, open_hf, refuse_adapter, weight_files
 from .megatron import iteration_folder, megatron_format, open_megatron
 
-__all__ = ["is_checkpoint", "open_checkpoint"]
+__all__ = ["is_checkpoint", "open_checkpoint", "refuse_unrunnable"]
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether ``path`` is a folder with weights of a form that open_checkpoint knows."""
+    """Whether ``path`` is a folder with weights: of a form that open_checkpoint knows or names."""
     folder = Path(path)
     try:
         return folder.is_dir() and bool(
-            weight_files(folder) or megatron_format(folder) or iteration_folder(folder)
+            weight_files(folder)
+            or is_adapter(folder)
+            or megatron_format(folder)
+            or iteration_folder(folder)
         )
     except OSError:
         return False
@@ -29,13 +32,14 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     torch_dcp, fsdp_dtensor or the legacy mp_rank form.
 
     Raises FormatError when it is damaged or no checkpoint, UnsupportedError when it is of a kind
-    that is not read (pickled HF weights, zarr).
+    that is not read (pickled HF weights, zarr, an adapter).
     """
     folder = Path(path)
     try:
         if not folder.is_dir():
             what = "expected a folder of weights" if folder.exists() else "no such folder"
             raise FormatError(f"{path}: {what}")
+        refuse_adapter(folder)
         if weight_files(folder):
             return open_hf(folder)
         for candidate in (folder, iteration_folder(folder)):
@@ -44,3 +48,14 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     raise FormatError(f"{path}: no checkpoint in it: neither safetensors nor a form of Megatron")
+
+
+def refuse_unrunnable(path: str | Path) -> None:
+    """Raise, before anything else is opened, for a checkpoint that no forward is run of.
+
+    UnsupportedError for an adapter, FormatError for a folder without config.json.
+    """
+    folder = Path(path)
+    refuse_adapter(folder)
+    if not (folder / "config.json").is_file():
+        raise FormatError(f"{path}: no config.json: expected a Hugging Face folder")

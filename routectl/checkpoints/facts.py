@@ -10,6 +10,7 @@ from ..model import ModelFacts
 from .checkpoint import Checkpoint
 from .router_names import RouterNames, model_facts, router_names
 from .routers import router_recipe
+from .scales import refusal
 
 __all__ = ["CheckpointFacts", "checkpoint_facts"]
 
@@ -24,6 +25,7 @@ class CheckpointFacts:
     layer_bytes  of each decoder layer, all of its tensors
     recipe       how router logits become ids and weights, in words; None where it is not known
     other_bytes  of the model's tensors outside of them: embeddings, norms, head, MTP, towers
+    refused      why a forward of these weights is refused, as far as headers tell; or None
     """
 
     checkpoint: Checkpoint
@@ -41,6 +43,7 @@ class CheckpointFacts:
     layer_bytes: Mapping[int, int] = field(default_factory=dict)
     other_bytes: int = 0
     recipe: str | None = None
+    refused: str | None = None
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -132,4 +135,5 @@ def checkpoint_facts(checkpoint: Checkpoint) -> CheckpointFacts:
         layer_bytes=layer_bytes,
         other_bytes=sum(amounts.values()) - sum(layer_bytes.values()),
         recipe=_recipe(checkpoint),
+        refused=refusal(checkpoint, num_layers),
     )

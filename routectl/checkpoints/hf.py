@@ -8,12 +8,13 @@ from .checkpoint import Checkpoint
 from .headers import read_header, strict_json
 from .infos import TensorInfo
 
-__all__ = ["open_hf", "read_config", "weight_files"]
+__all__ = ["is_adapter", "open_hf", "read_config", "refuse_adapter", "weight_files"]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARDS = "model-*-of-*.safetensors"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
+ADAPTER = "adapter_config.json"  # of PEFT: LoRA and its kin
 _MAX_JSON = 256 << 20
 
 
@@ -27,6 +28,34 @@ def weight_files(folder: Path) -> list[Path]:
         if found:
             return found
     return []
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter of PEFT, with or without its base model's weights."""
+    return (folder / ADAPTER).is_file()
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise UnsupportedError, which says what it is, for a folder that holds an adapter."""
+    if not is_adapter(folder):
+        return
+    try:
+        about = _document(folder / ADAPTER)
+    except FormatError:
+        about = {}
+    rank, kind = about.get("r"), str(about.get("peft_type") or "")
+    base = str(about.get("base_model_name_or_path") or "")
+    told = f"{kind or 'PEFT'}, rank {rank}" if type(rank) is int else kind or "PEFT"
+    if base:
+        told += f", of {base[:120]!a}"
+    whole = weight_files(folder)
+    beside = f" beside {whole[0].name}, which would be run without it" if whole else ""
+    raise UnsupportedError(
+        f"{folder}: an adapter ({told}){beside}: no model's weights: got {ADAPTER}",
+        hint="merge it into its base model first (PEFT's merge_and_unload), or take the file away"
+        if whole
+        else "merge it into its base model first (PEFT's merge_and_unload), and give that folder",
+    )
 
 
 def _document(path: Path) -> dict[str, Any]:

@@ -103,8 +103,10 @@ def open_predictor(path: Path) -> Predictor:
             )
         weights[layer] = read_tensor(info, str(path))
     held = header.get(_PREFIXES)
-    if not weights or held is None or held.dtype != "I64" or len(held.shape) != 1:
-        raise FormatError(f"{path}: no predictor: expected layer.N.predictor and {_PREFIXES}")
+    others = [name for name in header if name != _PREFIXES and not _LAYER.fullmatch(name)]
+    if not weights or held is None or held.dtype != "I64" or len(held.shape) != 1 or others:
+        got = f": got {others[0][:80]!a}" if others else ""
+        raise FormatError(f"{path}: no predictor{got}: expected layer.N.predictor and {_PREFIXES}")
     for layer, weight_DE in weights.items():
         if not weight_DE.isfinite().all():
             raise FormatError(f"{path}: layer {layer}: not finite: expected numbers")

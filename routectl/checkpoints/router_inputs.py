@@ -68,11 +68,13 @@ def is_router_inputs(path: Path) -> bool:
 def open_router_inputs(path: Path) -> RouterInputs:
     """A file of router inputs, from its header, lengths and token ids.
 
-    Raises FormatError where a layer is not [T, D] floats or lengths do not fit.
+    Raises FormatError where a layer is not [T, D] floats, lengths do not fit, or a tensor is
+    another than these.
     """
     from .tensors import read_tensor
 
     header = read_header(path)
+    _refuse_others(path, header)
     infos = {}
     for layer, info in layer_tensors(header, _LAYER):
         if info.dtype not in _FLOATS or len(info.shape) != 2:
@@ -93,6 +95,16 @@ def open_router_inputs(path: Path) -> RouterInputs:
     if ids_T is not None and tuple(ids_T.shape) != (tokens,):
         raise FormatError(f"{path}: token_ids: got {list(ids_T.shape)}, expected [{tokens}]")
     return RouterInputs(path, dict(sorted(infos.items())), lens, ids_T)
+
+
+def _refuse_others(path: Path, header: Mapping[str, TensorInfo]) -> None:
+    """Raise FormatError for a tensor that would be left out in silence: a renamed layer, say."""
+    for name in header:
+        if not _LAYER.fullmatch(name) and name not in ("cu_seqlens", "token_ids"):
+            raise FormatError(
+                f"{path}: tensor {name[:80]!a} is not of router inputs: expected layer.N, "
+                "cu_seqlens and token_ids"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,14 @@ gate_proj, shared_expert_gate and the gates of indexers are none.
 """
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import FormatError, UnsupportedError
 from ..model import ModelFacts, facts_from_config
 from .checkpoint import Checkpoint
+from .left_out import left_out
 
 __all__ = ["RouterNames", "RouterPart", "model_facts", "router_names"]
 
@@ -67,6 +69,7 @@ PARTS = {
 }
 OTHER_MODELS = re.compile(r"mtp|nextn|talker|code_predictor|vision|visual|audio|optimizer|ema")
 _LAYER = re.compile(r"((?:.*?\.)?)layers\.(?:(\d{1,5})\.)?(.+)")
+_ROUTER = re.compile(r"(?:.*?\.)?(?:gate|router)\.")  # the module that a router's tensors are in
 _WEIGHT_DTYPES = ("F64", "F32", "BF16", "F16")
 
 
@@ -177,9 +180,46 @@ def _check(
         )
     for part in (names.linear_bias, names.expert_bias):
         if part is not None:
-            size = checkpoint.info(part.name).shape[0 if part.row is None else 1 :]
+            bias = checkpoint.info(part.name)
+            size = bias.shape[0 if part.row is None else 1 :]
             if size not in (shape[:1], (1, shape[0])):
                 raise FormatError(f"{where}: {part.name}: got {list(size)}, expected [{shape[0]}]")
+            if bias.dtype not in _WEIGHT_DTYPES:
+                raise UnsupportedError(
+                    f"{where}: {part.name}: stored as {bias.dtype}: a router's bias is read as "
+                    f"{', '.join(_WEIGHT_DTYPES)}"
+                )
+
+
+def _check_whole(checkpoint: Checkpoint, routers: Mapping[int, RouterNames]) -> None:
+    """Raise FormatError for a tensor inside a router that is none of its known parts."""
+    known = {part.name for names in routers.values() for part in names.parts}
+    modules = {_module(names.weight.name) for names in routers.values()} - {None}
+    strange = [
+        name
+        for name in checkpoint.tensors
+        if (".gate." in name or ".router." in name)
+        and name not in known
+        and _module(name) in modules
+    ]
+    for name, reason in left_out(checkpoint, strange, sys.maxsize).items():
+        if reason is None:
+            raise FormatError(
+                f"{checkpoint.path}: {name}: a tensor of a router that is none of its known parts"
+            )
+
+
+def _tail(name: str) -> str:
+    """What is behind ``layers.N.`` in a name; empty where it is in no layer."""
+    match = _LAYER.fullmatch(name)
+    return match[3] if match else ""
+
+
+def _module(name: str) -> str | None:
+    """The name up to the router's own module; None where there is none in it."""
+    tail = _tail(name)
+    match = _ROUTER.match(tail)
+    return name[: len(name) - len(tail) + match.end()] if match else None
 
 
 def router_names(checkpoint: Checkpoint) -> dict[int, RouterNames]:
@@ -187,8 +227,9 @@ def router_names(checkpoint: Checkpoint) -> dict[int, RouterNames]:
 
     MTP layers, the talkers and towers of multimodal models, and optimizer states are left out:
     with a config, the layers are those that it calls MoE; without (Megatron), all decoder layers
-    that have a router. Raises FormatError when a layer has none or one of a wrong shape,
-    UnsupportedError when no name is known or weights are quantised.
+    that have a router. Raises FormatError when a layer has none or one of a wrong shape, or a
+    router a tensor that is no known part of it; UnsupportedError when no name is known or weights
+    are quantised.
     """
     facts = model_facts(checkpoint)
     group = _one_model(_found(checkpoint), facts, str(checkpoint.path))
@@ -200,4 +241,5 @@ def router_names(checkpoint: Checkpoint) -> dict[int, RouterNames]:
         )
         _check(checkpoint, facts, layer, names)
         routers[layer] = names
+    _check_whole(checkpoint, routers)
     return routers

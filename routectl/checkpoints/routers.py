@@ -81,14 +81,13 @@ def router_recipe(checkpoint: Checkpoint, model: Path | None = None) -> Recipe:
     of Megatron-Core 0.19 or later, else the rule is that of 0.16.1 (scores are rounded to the
     logits' dtype; 0.18 does not, and cannot be told apart).
 
-    Raises FormatError when none of the three says it, MismatchError when Megatron's routers hold
-    what the recipe does not use, and what recipe_from_config and megatron_recipe raise.
+    Raises FormatError when none of the three says it, MismatchError when its routers hold what the
+    recipe does not use, and what recipe_from_config and megatron_recipe raise.
     """
     where = str(checkpoint.path)
-    if checkpoint.config is not None:
-        config = checkpoint.config if model is None else read_config(model)
-        return recipe_from_config(config, str(model or where))
-    if model is not None:
+    if checkpoint.config is not None and model is None:
+        recipe = recipe_from_config(checkpoint.config, where)
+    elif model is not None:
         recipe = recipe_from_config(read_config(model), str(model))
     else:
         recipe = _by_arguments(checkpoint, where)

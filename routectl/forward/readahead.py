@@ -4,32 +4,16 @@ Mapped weights are read page by page where they are touched, with nothing else t
 thread that reads the same ranges before costs a copy through a small buffer and no memory.
 """
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["Span", "reading_ahead", "tensor_spans"]
+__all__ = ["Span", "reading_ahead"]
 
 BUFFER_BYTES = 1 << 20
 
 Span = tuple[Path, int, int]  # a file, and the first byte and the end of a tensor in it
-
-
-def tensor_spans(files: Sequence[Path]) -> dict[str, Span]:
-    """Where each tensor lies. The files are whole: whoever asks has opened them."""
-    spans = {}
-    for path in files:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        base = 8 + length
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            spans[name] = path, base + begin, base + end
-    return spans
 
 
 @contextmanager

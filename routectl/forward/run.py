@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..checkpoints import open_checkpoint
 from ..dump import Sample
 from ..errors import UnsupportedError
 from .batches import PaddedBatch, pad_together
@@ -17,9 +18,9 @@ from .head import body_of, head_name, response_logprobs
 from .job import make_jobs
 from .options import Forwarded, RunOptions, RunProgress
 from .probe import Probe
-from .routers import RouterAt, find_routers
+from .routers import RouterAt
 from .skeleton import build_skeleton, config_of
-from .weights import Store, load_plain, open_store
+from .weights import Store
 
 __all__ = ["Prepared", "prepare", "run_forward"]
 
@@ -60,9 +61,9 @@ def prepare(options: RunOptions) -> Prepared:
     device = torch.device(options.device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # kernels are launched there
-    config = config_of(options)
-    skeleton = build_skeleton(config, options)
-    store = open_store(skeleton, options.checkpoint, options.device)
+    checkpoint = open_checkpoint(options.checkpoint)
+    skeleton = build_skeleton(config_of(checkpoint, options), options)
+    store = Store(skeleton, checkpoint, options.device)
     if options.want_logprobs and head_name(skeleton.model) is None:
         what = f"{type(skeleton.model).__name__} makes no logits"
         raise UnsupportedError(f"{what}: it gives no log-probabilities")
@@ -125,9 +126,11 @@ def _run_resident(
     prepared: Prepared, batches: Iterable[PaddedBatch], counter: _Counter
 ) -> Iterator[Forwarded]:
     """All weights in memory, one batch after the other."""
+    from .streaming import place
+
     store = prepared.store
-    model = load_plain(store, prepared.options)
-    with Probe(find_routers(model)) as probe:
+    model = store.skeleton.model
+    with place(model, store.whole()), Probe(prepared.routers) as probe:
         for batch in batches:
             with torch.no_grad(), _exact_float32():
                 done = _forward(model, probe, prepared, batch)
@@ -228,7 +231,7 @@ def _provenance(
         "tf32": False,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "dequantized": store.skeleton.quantizer is not None,
+        "dequantized": store.dequantized or False,
         "mode": options.mode,
         "batch": options.batch,
         "streamed": streamed,

@@ -9,11 +9,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.scales import quantization_of, refused_method
 from ..errors import FormatError, UnsupportedError
 from .options import RunOptions
 from .routers import RouterAt, find_routers, layer_of, refuse_family
@@ -23,7 +24,6 @@ __all__ = ["Skeleton", "build_skeleton", "config_of", "keep_stored", "model_clas
 NEEDED = ("transformers", "accelerate", "greenlet")
 FIRST, AFTER = (5, 21), (5, 24)  # transformers versions: from, up to but not including
 ALIASES = {"kimi_k2": "deepseek_v3"}  # remote-code names of a family that transformers has
-DEQUANTIZED = ("fp8", "mxfp4")
 BIASES = ("e_score_correction_bias", "expert_bias", "balancing_biases")
 
 
@@ -32,7 +32,7 @@ class Skeleton:
     """A model on the meta device, its routers, and what turns checkpoint tensors into its own.
 
     layers is the name of the list of decoder layers. Buffers that no checkpoint has (rope tables)
-    are real, on the device of the run.
+    are real, on the device of the run. quantizer is transformers' for mxfp4, else None.
     """
 
     model: Any
@@ -59,15 +59,16 @@ def keep_stored(name: str) -> bool:
     return name.rsplit(".", 1)[-1] in BIASES
 
 
-def config_of(options: RunOptions) -> Any:
+def config_of(checkpoint: Checkpoint, options: RunOptions) -> Any:
     """The checkpoint's config as a transformers object, with the implementations asked for.
 
-    Raises FormatError where there is none, UnsupportedError for a transformers outside the range
-    and for a family that it does not have; no code of the checkpoint is run, nothing is fetched.
+    Raises FormatError where there is none, UnsupportedError for a transformers outside the range,
+    for a family that it does not have and for weights that are not turned back; no code of the
+    checkpoint is run, nothing is fetched.
     """
     transformers = _transformers()
-    folder = Path(options.checkpoint)
-    if not (folder / "config.json").is_file():  # transformers would ask the hub for it
+    folder = checkpoint.path
+    if checkpoint.config is None:  # transformers would ask the hub for it
         raise FormatError(f"{folder}: no config.json: expected a Hugging Face folder")
     document, _ = transformers.PreTrainedConfig.get_config_dict(folder)
     kind = str(document.get("model_type"))
@@ -78,10 +79,12 @@ def config_of(options: RunOptions) -> Any:
             f"{folder}: transformers {transformers.__version__} has no family {kind!r}"
         )
     document.pop("auto_map", None)
+    quantization = quantization_of(document)
+    if quantization is not None and (why := refused_method(quantization)) is not None:
+        raise UnsupportedError(f"{folder}: {why}")
     config = transformers.CONFIG_MAPPING[kind].from_dict({**document, "model_type": kind})
     config.output_router_logits = False
-    if (quantization := getattr(config, "quantization_config", None)) is not None:
-        config.quantization_config = _dequantized(quantization, folder)
+    _set_quantization(config, quantization)
     config._attn_implementation = options.attention
     config._experts_implementation = options.experts
     return config
@@ -158,14 +161,13 @@ def _dtype_of(config: Any, wanted: str) -> torch.dtype:
     return found
 
 
-def _dequantized(quantization: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The quantization of a checkpoint, to be undone while loading."""
-    method = quantization.get("quant_method")
-    if method not in DEQUANTIZED:
-        raise UnsupportedError(
-            f"{folder}: quantization {method!r}: expected one of {', '.join(DEQUANTIZED)}"
-        )
-    return {**quantization, "dequantize": True}
+def _set_quantization(config: Any, quantization: Mapping[str, Any] | None) -> None:
+    """Let transformers undo mxfp4; other quantised weights are plain ones when it sees them."""
+    for part in (config, config.get_text_config()):
+        if getattr(part, "quantization_config", None) is not None:
+            del part.quantization_config
+    if quantization is not None and quantization.get("quant_method") == "mxfp4":
+        config.quantization_config = {**quantization, "dequantize": True}
 
 
 def _quantizer_of(config: Any) -> Any:

@@ -5,60 +5,55 @@ transformers' own conversion, so that a layer is in memory once, not two or thre
 """
 
 import copy
-import json
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.infos import TensorInfo
+from ..checkpoints.scales import weight_scales
 from ..errors import FormatError
-from .options import RunOptions
-from .readahead import Span, tensor_spans
-from .skeleton import Skeleton, keep_stored, model_class
+from .dequantize import dequantized
+from .key_map import Target, check_complete, map_keys
+from .readahead import Span
+from .skeleton import Skeleton, keep_stored
 
-__all__ = ["Store", "Target", "load_plain", "open_store"]
+__all__ = ["Store"]
 
-BY_EXPERT = (  # conversions that make a fused tensor of one tensor (or two, glued) an expert
-    [("MergeModulelist", 0)],
-    [("MergeModulelist", 0), ("Concatenate", 1)],
-)
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-
-
-@dataclass(slots=True)
-class Target:
-    """A parameter (or the first of several) of the model and the checkpoint keys that make it."""
-
-    name: str
-    converter: Any  # transformers' WeightConverter, or None where the tensor is as stored
-    sources: list[tuple[str, str]] = field(default_factory=list)  # pattern, key
+_Read = Callable[[Target, str], torch.Tensor]
 
 
 class Store:
     """The tensors of a checkpoint by place in the model.
 
-    ``layer(i)`` and ``rest()`` read and convert; nothing is kept. unmatched are checkpoint keys
-    that the model has no place for (MTP layers, vision towers). read_bytes counts what was read.
+    ``layer(i)``, ``rest()`` and ``whole()`` read and convert; nothing is kept. left_out are stored
+    tensors that the model has no place for, for reasons that are listed (checkpoints/left_out.py).
+    dequantized says how quantised weights are stored; empty where none is. read_bytes counts what
+    was read.
+
+    Raises FormatError, before a weight is read, unless every stored tensor has a place or is left
+    out, every tensor of the model is there and each has its shape; UnsupportedError for quantised
+    weights that cannot be turned back.
     """
 
-    def __init__(self, skeleton: Skeleton, folder: Path, device: str) -> None:
-        self.skeleton = skeleton
+    def __init__(self, skeleton: Skeleton, checkpoint: Checkpoint, device: str) -> None:
+        self.skeleton, self.checkpoint = skeleton, checkpoint
         self.device = torch.device(device)
         self.read_bytes = 0
-        self._paths = _paths(folder)
-        files: list[Any] = [safe_open(path, framework="pt") for path in self._paths]
-        self._of_key = {key: file for file in files for key in file.keys()}  # noqa: SIM118
+        self._files = _opened(checkpoint)
         self._names = dict(_tensors(skeleton.model))
-        targets, self.unmatched = _key_map(skeleton, sorted(self._of_key), self._names)
+        self._scales = weight_scales(checkpoint)
+        plain = checkpoint.tensors.keys() - self._scales.scales
+        mapped = map_keys(skeleton, plain, self._names)
+        self.left_out = check_complete(skeleton, checkpoint, self._scales, mapped, self._names)
         self._layers: dict[int | None, list[Target]] = defaultdict(list)
-        for target in targets:
+        for target in mapped[0]:
             self._layers[self._layer_of(target.name)].append(target)
-        self._check_missing(folder, targets)
+            self._check_shapes(target)
+        self.dequantized = self._words(mapped[0])
 
     def layer(self, number: int) -> dict[str, torch.Tensor]:
         """The parameters and persistent buffers of a decoder layer, on the device."""
@@ -66,9 +61,14 @@ class Store:
 
     def spans(self) -> list[list[Span]]:
         """Where the bytes of each decoder layer lie."""
-        span_of = tensor_spans(self._paths)
         return [
-            [span_of[key] for target in self._layers[number] for _, key in target.sources]
+            [
+                (piece.file, piece.offset, piece.offset + piece.num_bytes)
+                for target in self._layers[number]
+                for _, key in target.sources
+                for info in self._stored(key)
+                for piece in info.pieces
+            ]
             for number in range(self.skeleton.num_layers)
         ]
 
@@ -79,6 +79,13 @@ class Store:
             wanted = [t for t in wanted if not t.name.startswith(f"{without}.")]
         return self._tie(self._load(wanted))
 
+    def whole(self) -> dict[str, torch.Tensor]:
+        """All parameters and persistent buffers of the model."""
+        loaded = self.rest()
+        for number in range(self.skeleton.num_layers):
+            loaded |= self.layer(number)
+        return loaded
+
     def layer_bytes(self, number: int) -> int:
         """The size of a decoder layer in the model's dtypes."""
         return sum(self._bytes(n) for n in self._names if self._layer_of(n) == number)
@@ -87,16 +94,8 @@ class Store:
         """The size of the model in its dtypes."""
         return sum(self._bytes(name) for name in self._names)
 
-    def stored_biases(self) -> dict[str, torch.Tensor]:
-        """The expert biases in their stored dtype, by name."""
-        every = [t for targets in self._layers.values() for t in targets]
-        return self._load([t for t in every if keep_stored(t.name)])
-
-    def cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor in the dtype that it has in the model.
-
-        transformers leaves what an fp8 checkpoint holds unquantised, norms say, as it is stored.
-        """
+    def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor in the dtype that it has in the model: mxfp4 is turned back into bfloat16."""
         if keep_stored(name) or not tensor.is_floating_point():
             return tensor
         return tensor.to(self.skeleton.dtype_of(name))
@@ -108,29 +107,58 @@ class Store:
         prefix = f"{self.skeleton.layers}."
         return int(name.removeprefix(prefix).split(".")[0]) if name.startswith(prefix) else None
 
-    def _check_missing(self, folder: Path, targets: list[Target]) -> None:
-        """Raise FormatError unless the checkpoint has every tensor that the model needs."""
-        made = {target.name for target in targets}
-        for target in targets:
-            if target.converter is not None and len(target.converter.target_patterns) > 1:
-                first, *others = target.converter.target_patterns
-                made |= {target.name.replace(first, other) for other in others}
-        tied = self.skeleton.model.all_tied_weights_keys
-        made |= {name for pair in tied.items() for name in pair if made & set(pair)}
-        missing = [name for name in self._names if name not in made]
-        if missing:
-            raise FormatError(
-                f"{folder}: {len(missing)} tensors of the model are missing: {missing[0]}"
-            )
+    def _stored(self, key: str) -> Sequence[TensorInfo]:
+        """The stored tensors that a key stands for: itself, and its scale."""
+        own = self.checkpoint.info(key)
+        scale = self._scales.of.get(key)
+        return (own,) if scale is None else (own, scale.scale)
 
-    def _load(self, targets: list[Target]) -> dict[str, torch.Tensor]:
+    def _words(self, targets: Sequence[Target]) -> str:
+        """How the quantised weights of these targets are stored, in words."""
+        kinds = set()
+        for _, key in (source for target in targets for source in target.sources):
+            if (stored := self._scales.of.get(key)) is not None:
+                ending = stored.scale.name.rpartition(".")[2]
+                name = "FP4" if stored.packed else self.checkpoint.info(key).dtype
+                kinds.add(f"{name} with {ending}")
+        if self.skeleton.quantizer is not None:
+            kinds.add("mxfp4")
+        return ", ".join(sorted(kinds))
+
+    def _check_shapes(self, target: Target) -> None:
+        """Raise FormatError unless what is stored makes tensors of the model's shapes."""
+        if self.skeleton.quantizer is not None and target.converter is not None:
+            return  # transformers' own: it is checked when it is read
+        where = self.checkpoint.path
+        if self._is_by_expert(target):
+            keys = target.by_pattern()
+            for held in keys.values():
+                shapes = {key: tuple(self._unread(target, key).shape) for key in held}
+                first = shapes[held[0]]
+                for key, shape in shapes.items():
+                    if shape != first:
+                        raise FormatError(f"{where}: {key}: its shape is {shape}, expected {first}")
+            count = len(next(iter(keys.values())))
+            one = {pattern: held[:1] for pattern, held in keys.items()}
+            made = [(n, (count, *t.shape[1:])) for n, t in self._run(target, one, self._unread)]
+        else:
+            made = [(n, tuple(t.shape)) for n, t in self._convert(target, self._unread)]
+        for name, shape in made:
+            self._check_shape(target, name, shape)
+
+    def _check_shape(self, target: Target, name: str, got: tuple[int, ...]) -> None:
+        where, wanted = self.checkpoint.path, tuple(self._names[name].shape)
+        if got != wanted:
+            key = target.sources[0][1]
+            of = "" if key == name else f", of {key}"
+            raise FormatError(f"{where}: {name}{of}: its shape is {got}, expected {wanted}")
+
+    def _load(self, targets: Sequence[Target]) -> dict[str, torch.Tensor]:
         loaded = {}
         for target in targets:
-            for name, tensor in self._convert(target):
-                got, wanted = tuple(tensor.shape), tuple(self._names[name].shape)
-                if got != wanted:
-                    raise FormatError(f"{name}: its shape is {got}, expected {wanted}")
-                loaded[name] = self.cast(name, tensor)
+            for name, tensor in self._convert(target, self._read):
+                self._check_shape(target, name, tuple(tensor.shape))
+                loaded[name] = self._cast(name, tensor)
         return loaded
 
     def _tie(self, loaded: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -142,157 +170,98 @@ class Store:
                 loaded.setdefault(other, loaded[one])
         return loaded
 
-    def _convert(self, target: Target) -> Iterator[tuple[str, torch.Tensor]]:
+    def _convert(self, target: Target, read: _Read) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors of a target, by name."""
         if target.converter is None:
-            yield target.name, self._read(target, target.sources[0][1])
-            return
-        converter = copy.deepcopy(target.converter)
-        by_pattern: dict[str, list[str]] = defaultdict(list)
-        for pattern, key in target.sources:
-            by_pattern[pattern].append(key)
-        if self._is_by_expert(target, by_pattern):
-            yield target.name, self._by_expert(target, converter, by_pattern)
-            return
-        self._feed(target, converter, by_pattern)
-        yield from self._run(target, converter)
+            yield target.name, read(target, target.sources[0][1])
+        elif read == self._read and self._is_by_expert(target):
+            yield target.name, self._by_expert(target)
+        else:
+            yield from self._run(target, target.by_pattern(), read)
 
-    def _is_by_expert(self, target: Target, by_pattern: dict[str, list[str]]) -> bool:
+    def _is_by_expert(self, target: Target) -> bool:
         """Whether the target stacks one tensor an expert on its first axis."""
-        chain = [
-            (type(op).__name__, getattr(op, "dim", None)) for op in target.converter.operations
-        ]
-        chain = [step for step in chain if step != ("Fp8Dequantize", None)]
-        experts = self._names[target.name].shape[0]
-        return chain in BY_EXPERT and all(len(keys) == experts for keys in by_pattern.values())
+        experts, held = self._names[target.name].shape[0], target.by_pattern()
+        return target.by_expert and all(len(keys) == experts for keys in held.values())
 
-    def _by_expert(
-        self, target: Target, converter: Any, by_pattern: dict[str, list[str]]
-    ) -> torch.Tensor:
+    def _by_expert(self, target: Target) -> torch.Tensor:
         """The fused tensor, filled one expert after the other."""
         shape, dtype = self._names[target.name].shape, self.skeleton.dtype_of(target.name)
         fused = torch.empty(shape, dtype=dtype, device=self.device)
+        held = target.by_pattern()
         for expert in range(shape[0]):
-            self._feed(target, converter, {p: [keys[expert]] for p, keys in by_pattern.items()})
-            ((_, one),) = self._run(target, converter)
+            keys = {pattern: [keys[expert]] for pattern, keys in held.items()}
+            ((_, one),) = self._run(target, keys, self._read)
             fused[expert].copy_(one[0])
         return fused
 
-    def _feed(self, target: Target, converter: Any, by_pattern: dict[str, list[str]]) -> None:
-        for pattern, keys in by_pattern.items():
-            for key in keys:
-                converter.add_tensor(target.name, key, pattern, self._read(target, key))
-
-    def _run(self, target: Target, converter: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    def _run(
+        self, target: Target, keys: Mapping[str, Sequence[str]], read: _Read
+    ) -> list[tuple[str, torch.Tensor]]:
+        """What transformers' conversion makes of stored tensors, by name."""
         model, quantizer = self.skeleton.model, self.skeleton.quantizer
-        made = converter.convert(
-            target.name, model=model, config=model.config, hf_quantizer=quantizer
-        )
-        for name, tensor in made.items():
-            yield name, tensor[0] if isinstance(tensor, list) else tensor
+        converter = copy.deepcopy(target.converter)
+        for pattern, held in keys.items():
+            for key in held:
+                converter.add_tensor(target.name, key, pattern, read(target, key))
+        try:
+            made = converter.convert(
+                target.name, model=model, config=model.config, hf_quantizer=quantizer
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
+            raise FormatError(
+                f"{self.checkpoint.path}: {target.name}: cannot be made of {target.sources[0][1]} "
+                f"and its like: {' '.join(str(error).split())[:200]}"
+            ) from error
+        return [(n, t[0] if isinstance(t, list) else t) for n, t in made.items()]
+
+    def _unread(self, target: Target, key: str) -> torch.Tensor:
+        """A tensor of the stored shape, without content."""
+        info = self.checkpoint.info(key)
+        stored = self._scales.of.get(key)
+        shape = info.shape
+        if stored is not None and stored.packed:
+            shape = (*shape[:-1], 2 * shape[-1])
+        return torch.empty(shape, dtype=self.skeleton.dtype_of(target.name), device="meta")
 
     def _read(self, target: Target, key: str) -> torch.Tensor:
-        """A stored tensor on the device, cast as from_pretrained does, but for expert biases."""
-        piece = self._of_key[key].get_slice(key)
+        """A stored tensor on the device, turned back where it is quantised, cast as from_pretrained
+        does, but for expert biases.
+        """
+        tensor = self._placed(key)
         dtype: torch.dtype | None = self.skeleton.dtype_of(target.name)
+        assert dtype is not None
+        if (stored := self._scales.of.get(key)) is not None:
+            factor = self._placed(stored.scale.name)
+            return dequantized(
+                tensor, factor, stored, torch.float32 if keep_stored(target.name) else dtype
+            )
         if self.skeleton.quantizer is not None:
-            dtype = self.skeleton.quantizer.get_new_dtype(target.converter, piece, dtype)
-        tensor: torch.Tensor = piece[...]
-        self.read_bytes += tensor.nbytes
+            dtype = self.skeleton.quantizer.get_new_dtype(target.converter, tensor, dtype)
         if keep_stored(target.name) and tensor.dtype == torch.float32:
             dtype = None
+        return tensor if dtype is None else tensor.to(dtype)
+
+    def _placed(self, key: str) -> torch.Tensor:
+        """A stored tensor as it is, on the device."""
+        (file,) = self.checkpoint.info(key).files
+        tensor: torch.Tensor = self._files[file].get_tensor(key)
+        self.read_bytes += tensor.nbytes
         if self.device.type == "cuda":  # pinned, so that the copy runs beside the computation
-            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(device=self.device, dtype=dtype)
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
 
-def open_store(skeleton: Skeleton, folder: Path, device: str) -> Store:
-    """A folder's tensors, opened from headers alone.
-
-    Raises FormatError where a file is missing or damaged, or a tensor of the model is not there.
-    """
+def _opened(checkpoint: Checkpoint) -> dict[Any, Any]:
+    """The files of a checkpoint, mapped. Raises FormatError where one cannot be."""
     try:
-        return Store(skeleton, Path(folder), device)
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise FormatError(f"{folder}: not a readable safetensors checkpoint: {error}") from error
-
-
-def _paths(folder: Path) -> list[Path]:
-    """The safetensors files of a folder."""
-    index = folder / INDEX
-    names = [SINGLE]
-    if index.exists():
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    return [folder / name for name in names]
+        return {path: safe_open(path, framework="pt") for path in checkpoint.files}
+    except (OSError, SafetensorError) as error:
+        raise FormatError(f"{checkpoint.path}: not a readable checkpoint: {error}") from error
 
 
 def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and persistent buffers, on the meta device."""
     yield from model.state_dict(keep_vars=True).items()
-
-
-def _key_map(
-    skeleton: Skeleton, keys: list[str], names: dict[str, torch.Tensor]
-) -> tuple[list[Target], list[str]]:
-    """Targets and unmatched keys: the renaming loop of convert_and_load_state_dict_in_model."""
-    from transformers.core_model_loading import (
-        WeightConverter,
-        WeightRenaming,
-        dot_natural_key,
-        rename_source_key,
-    )
-
-    renamings = [c for c in skeleton.conversions if isinstance(c, WeightRenaming)]
-    converters = [c for c in skeleton.conversions if isinstance(c, WeightConverter)]
-    by_pattern = {pattern: c for c in converters for pattern in c.source_patterns}
-    prefix = skeleton.model.base_model_prefix
-    targets: dict[str, Target] = {}
-    unmatched = []
-    for key in sorted(keys, key=dot_natural_key):
-        name, pattern = rename_source_key(key, renamings, converters, prefix, names)
-        if name not in names and key in names:
-            name, pattern = rename_source_key(key, [], [], prefix, names)
-        if name not in names:
-            unmatched.append(key)
-            continue
-        converter = None if pattern is None else by_pattern[pattern]
-        target = targets.setdefault(name, Target(name, converter))
-        target.sources.append((pattern or key, key))
-    return list(targets.values()), unmatched
-
-
-def load_plain(store: Store, options: RunOptions) -> Any:
-    """The model by from_pretrained, on the device; expert biases in the dtype they are stored in.
-
-    A device other than the CPU needs accelerate, and so do fp8 checkpoints.
-    """
-    config = store.skeleton.model.config
-    where = {} if store.device.type == "cpu" else {"device_map": {"": store.device}}
-    with _quiet():
-        model = model_class(config).from_pretrained(
-            options.checkpoint,
-            config=config,
-            dtype=store.skeleton.dtype,
-            trust_remote_code=False,
-            **where,
-        )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.data = store.cast(name, parameter.data)
-        for name, bias in store.stored_biases().items():
-            model.get_parameter_or_buffer(name).data = bias
-    return model.eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers draws no progress bar of its own."""
-    from transformers.utils import logging
-
-    drawn = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if drawn:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,6 +1,5 @@
 """Streaming: what is read and held, what goes wrong, and checkpoints that need conversion."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from routectl.forward.skeleton import build_skeleton
 from routectl.forward.streaming import Conductor, layer_weights
 from support import families
 from support.forwards import checkpoint_of, forward, quiet, samples
+from support.quantized import edit_config
 
 pytestmark = pytest.mark.models
 
@@ -38,13 +38,6 @@ def same(ones, others):
         assert np.array_equal(one.group_margins_TL, other.group_margins_TL)
         if one.logprobs_G is not None:
             assert np.array_equal(one.logprobs_G, other.logprobs_G)
-
-
-def edit_config(folder, **changes):
-    """Change a folder's config.json; None takes a name out."""
-    path = folder / "config.json"
-    document = {**json.loads(path.read_text("utf-8")), **changes}
-    path.write_text(json.dumps({k: v for k, v in document.items() if v is not None}), "utf-8")
 
 
 @pytest.mark.parametrize("most", [1, 12, 1000])
@@ -254,47 +247,10 @@ def test_kimi_k2_is_read_as_deepseek_v3(tmp_path):
         same(before, forward(folder, samples(9), streaming=streaming)[0])
 
 
-def block_fp8(folder):
-    """Rewrite a checkpoint's linear weights as DeepSeek does: float8 in blocks, with scales."""
-    stored = {}
-    for name, tensor in load_file(folder / "model.safetensors").items():
-        if not name.endswith("_proj.weight"):
-            stored[name] = tensor
-            continue
-        rows, columns = (-(-size // 8) for size in tensor.shape)
-        scale = torch.rand(rows, columns) * 0.01 + 0.001
-        grown = scale.repeat_interleave(8, 0).repeat_interleave(8, 1)
-        grown = grown[: tensor.shape[0], : tensor.shape[1]]
-        stored[name] = (tensor / grown).clamp(-448, 448).to(torch.float8_e4m3fn)
-        stored[f"{name}_scale_inv"] = scale
-    save_file(stored, folder / "model.safetensors", {"format": "pt"})
-    edit_config(
-        folder,
-        quantization_config={
-            "quant_method": "fp8",
-            "weight_block_size": [8, 8],
-            "activation_scheme": "dynamic",
-        },
-    )
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("name", ["qwen3_moe", "glm4_moe", "deepseek_v3"])
-def test_block_fp8_streams_as_transformers_loads_it(name, dtype, tmp_path):
-    """Experts dequantised one by one give what from_pretrained gives."""
-    folder = checkpoint_of(name, tmp_path)
-    torch.manual_seed(0)
-    block_fp8(folder)
-    options = {"dtype": dtype, "want_logprobs": True}
-    plain, _ = forward(folder, samples(9), streaming="plain", **options)
-    stream, prepared = forward(folder, samples(9), streaming="stream", **options)
-    same(plain, stream)
-    assert prepared.provenance["dequantized"] is True
-    assert not prepared.store.unmatched
-
-
 def test_mxfp4_streams_as_transformers_loads_it(tmp_path, monkeypatch):
     """gpt-oss's packed experts are dequantised layer by layer as from_pretrained does."""
+    from transformers import Mxfp4Config
+
     wider = families._variant("gpt_oss", intermediate_size=32)
     monkeypatch.setitem(families.FAMILIES, "gpt_oss", wider)
     folder = checkpoint_of("gpt_oss", tmp_path)
@@ -316,8 +272,16 @@ def test_mxfp4_streams_as_transformers_loads_it(tmp_path, monkeypatch):
     edit_config(folder, quantization_config={"quant_method": "mxfp4"})
     options = {"dtype": "bfloat16", "want_logprobs": True}
     plain, _ = forward(folder, samples(9), streaming="plain", **options)
-    stream, _ = forward(folder, samples(9), streaming="stream", **options)
+    stream, prepared = forward(folder, samples(9), streaming="stream", **options)
     same(plain, stream)
+    assert prepared.provenance["dequantized"] == "mxfp4"
+    with quiet():
+        model = families._class_of("gpt_oss").from_pretrained(
+            folder, dtype=torch.bfloat16, quantization_config=Mxfp4Config(dequantize=True)
+        )
+    whole = prepared.store.whole()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor.to(whole[name].dtype), whole[name])
 
 
 def test_mtp_layers_are_left_out(tmp_path):
@@ -327,21 +291,12 @@ def test_mtp_layers_are_left_out(tmp_path):
     extra = {"model.layers.3.mlp.gate.weight": torch.ones(16, 32)}
     save_file({**stored, **extra}, folder / "model.safetensors", {"format": "pt"})
     _, prepared = forward(folder, samples(5), streaming="stream")
-    assert prepared.store.unmatched == list(extra)
+    assert prepared.store.left_out == tuple(extra)
     assert prepared.layers == (1, 2)
 
 
 class TestRefused:
     """One line that names the folder and what is wrong."""
-
-    def test_a_missing_tensor(self, tmp_path):
-        """A checkpoint without one of the model's tensors is refused before anything is read."""
-        folder = checkpoint_of("qwen3_moe", tmp_path)
-        stored = load_file(folder / "model.safetensors")
-        del stored["model.layers.1.mlp.gate.weight"]
-        save_file(stored, folder / "model.safetensors", {"format": "pt"})
-        with pytest.raises(FormatError, match=r"missing: model\.layers\.1\.mlp\.gate\.weight"):
-            prepare(RunOptions(checkpoint=folder))
 
     def test_a_tensor_of_another_shape(self, tmp_path):
         """A tensor that does not fit its place is refused."""
@@ -361,7 +316,7 @@ class TestRefused:
         path.unlink()
         if damage != "gone":
             path.write_bytes(data[:-100] if damage == "cut" else b"")
-        with pytest.raises(FormatError, match="not a readable safetensors checkpoint"):
+        with pytest.raises(FormatError, match=r"no checkpoint in it|tensors end at|bad header"):
             prepare(RunOptions(checkpoint=folder))
 
     @pytest.mark.parametrize("family", ["jetmoe", "nothing_known", "llama"])
@@ -370,13 +325,6 @@ class TestRefused:
         folder = checkpoint_of("qwen3_moe", tmp_path)
         edit_config(folder, model_type=family)
         with pytest.raises(UnsupportedError, match=family):
-            prepare(RunOptions(checkpoint=folder))
-
-    def test_a_quantization(self, tmp_path):
-        """A quantization that is not undone on load is refused."""
-        folder = checkpoint_of("qwen3_moe", tmp_path)
-        edit_config(folder, quantization_config={"quant_method": "awq"})
-        with pytest.raises(UnsupportedError, match="'awq': expected one of fp8, mxfp4"):
             prepare(RunOptions(checkpoint=folder))
 
     def test_a_transformers_outside_the_range(self, tmp_path, monkeypatch):
@@ -390,9 +338,10 @@ class TestRefused:
 
     def test_libraries_that_are_not_installed(self, tmp_path, monkeypatch):
         """What the extra would install is named, with the command."""
+        folder = checkpoint_of("qwen3_moe", tmp_path)
         monkeypatch.setattr(skeleton_module, "find_spec", lambda name: None)
         with pytest.raises(UnsupportedError, match="transformers and accelerate and greenlet") as e:
-            prepare(RunOptions(checkpoint=tmp_path))
+            prepare(RunOptions(checkpoint=folder))
         assert e.value.hint == "pip install 'routectl[models]'"
 
     def test_samples(self, tmp_path):

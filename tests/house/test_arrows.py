@@ -78,8 +78,8 @@ MAY_IMPORT = {
         "reports reports.diff reports.show reports.text"
     ),
     "jobs.check": (
-        "dump errors files model routers formats.documents formats.native ops.check reports "
-        "reports.check jobs"
+        "dump errors files model routers checkpoints formats.documents formats.native forward "
+        "ops.check reports reports.check reports.text jobs jobs.recompute"
     ),
     "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.staleness",
     "jobs.pack": (
@@ -95,7 +95,7 @@ MAY_IMPORT = {
         "forward ops.predict reports.text jobs"
     ),
     "jobs.staleness": (
-        "dump errors files model checkpoints formats.native forward ops.diff ops.pairs "
+        "dump errors model checkpoints formats.native forward ops.diff ops.pairs "
         "ops.staleness reports reports.staleness jobs jobs.recompute"
     ),
     "jobs.watch": (

@@ -9,6 +9,7 @@ from ..options import argument, check_bounds, fail_on_option, option
 from ..progress import SILENT, Progress
 from ..reading import Reading, refuse_severity
 from .model import options_of_dump
+from .reference import open_checked, open_reference
 
 if TYPE_CHECKING:
     from ...dump import Dump
@@ -39,7 +40,8 @@ class CheckRequest:
     against: str | None = option(
         None,
         metavar="REFERENCE",
-        help="A dump of the same tokens that is right: another engine's, or recomputed routes.",
+        help="What is right: a dump of the same tokens (another engine's, or recomputed routes), "
+        "or a Hugging Face folder of the weights, which the tokens are pushed through once.",
     )
     fixed: Path | None = None
     force: bool = False
@@ -76,16 +78,23 @@ def answer_check(request: CheckRequest, progress: Progress = SILENT) -> "Documen
 
 
 def check_dump(request: CheckRequest, progress: Progress) -> Checked:
-    """Check a dump, alone or against its reference."""
+    """Check a dump, alone or against its reference: a dump, or a checkpoint that is run once."""
+    from ...checkpoints import is_checkpoint, refuse_unrunnable
     from ...ops.check.check import check
     from ...reports.check.document import check_document
 
     reading, ep = request.reading, request.ep
-    opened = reading.open(request.dump)
+    against = request.against
+    weights = Path(against) if against is not None and is_checkpoint(against) else None
+    if weights is not None:
+        refuse_unrunnable(weights)
+    opened = open_checked(request.dump, reading, weights)
     if opened.meta.num_experts % ep:
         raise RoutectlError(f"--ep {ep}: {opened.meta.num_experts} experts do not divide by it")
-    options = options_of_dump(opened, reading.facts, ep)
-    reference = None if request.against is None else reading.open(request.against)
+    options = options_of_dump(opened, reading.facts or weights, ep)
+    reference = None
+    if against is not None:
+        reference = open_reference(against, opened, request.dump, reading, progress)
     wanted, left_out = _codes("--select", request.select), _codes("--ignore", request.ignore)
     with progress.watching(opened, "checking") as watched:
         result = check(watched, reference, options=options).selected(wanted, left_out)

@@ -69,9 +69,9 @@ def open_versions(
     ``old`` is the name of the one that ``hidden`` is of; of those before it the last is read.
     """
     from ...checkpoints import open_checkpoint
+    from ...checkpoints.routers import router_recipe
     from ...ops.predict.predict import router_digest
     from ...ops.staleness.attribution import places_of
-    from ...routers.from_config import recipe_from_config
 
     dtype = hidden[next(iter(hidden))].dtype
     found: list[OpenVersion] = []
@@ -84,7 +84,7 @@ def open_versions(
                 f"{folder}: {opened.format}: no config.json says how its routers select; "
                 "convert it to an HF folder"
             )
-        recipe = recipe_from_config(opened.config, str(folder))
+        recipe = router_recipe(opened)
         if found and recipe != found[0].recipe:
             raise MismatchError(
                 f"{folder}: selects otherwise than {found[0].name}: got {recipe.describe()}, "

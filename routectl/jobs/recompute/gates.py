@@ -26,12 +26,12 @@ def open_gates(checkpoint: Path, device: str) -> Mapping[int, Callable[[Any], An
     Raises UnsupportedError for a family that has no recipe, or whose logits are not a product.
     """
     from ...checkpoints import open_checkpoint
-    from ...routers.from_config import recipe_from_config
+    from ...checkpoints.routers import router_recipe
 
     opened = open_checkpoint(str(checkpoint))
     if opened.config is None:
         raise UnsupportedError(f"{checkpoint}: no config.json says how its routers select")
-    recipe = recipe_from_config(opened.config, str(checkpoint))
+    recipe = router_recipe(opened)
     if recipe.logits_gap:
         raise UnsupportedError(
             f"{checkpoint}: no gate log-probabilities of {recipe.family}: {recipe.logits_gap}"

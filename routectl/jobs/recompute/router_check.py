@@ -54,15 +54,15 @@ def check_routers(prepared: "Prepared", result: "Forwarded") -> Mapping[int, int
     import numpy as np
 
     from ...checkpoints import open_checkpoint
+    from ...checkpoints.routers import router_recipe
     from ...margins import EPS
     from ...ops.predict.replay_inputs import replay_inputs
-    from ...routers.from_config import recipe_from_config
     from .router_inputs import layer_routers
 
     folder = Path(prepared.options.checkpoint)
     opened = open_checkpoint(str(folder))
     assert opened.config is not None
-    recipe = recipe_from_config(opened.config, str(folder))
+    recipe = router_recipe(opened)
     assert result.inputs is not None
     hidden = {layer: states[:CHECKED_TOKENS].cpu() for layer, states in result.inputs.items()}
     dtype = next(iter(hidden.values())).dtype

@@ -166,6 +166,8 @@ def answer_staleness(
 
     Relative thresholds are held against ``baseline``; RoutectlError where there is none.
     """
+    from ...checkpoints import refuse_unrunnable
+
     if baseline is None or request.series is not None:
         refuse_relative(request.limits)
     reading = request.reading
@@ -183,7 +185,10 @@ def answer_staleness(
         return series_of(request.series, question, reading.open)
     assert request.dump is not None
     given = parse_at(request.at)
-    weights = next((Path(one.where) for one in given if one.is_checkpoint), None)
+    checkpoints = [Path(one.where) for one in given if one.is_checkpoint]
+    for folder in checkpoints:
+        refuse_unrunnable(folder)
+    weights = checkpoints[0] if checkpoints else None
     facts = reading.facts
     open_source = partial(
         _open, request.dump, facts or weights, facts, reading.format, reading.start

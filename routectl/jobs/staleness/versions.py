@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import MismatchError, RoutectlError, UnsupportedError
+from ...errors import RoutectlError, UnsupportedError
 from ..progress import Progress
+from ..recompute.cache import RecomputeCache, refuse_other_shape
 from ..recompute.crew import Crew, crew_of
 from ..recompute.request import Forwarding
 from ..recompute.router_check import CHECKED_TOKENS
 from ..recompute.share import Work
-from .cache import VersionCache
 
 if TYPE_CHECKING:
     from ...dump import Dump
@@ -196,7 +196,8 @@ class Versions:
                 gates=how.gates is not False,
             )
             works[at], found[at] = _with_gates(work, at, how)
-            _refuse_other_shape(at, found[at], self.source, how.some_layers)
+            told = f"version {at.name} ({at.where})"
+            refuse_other_shape(told, found[at], self.source, some_layers=how.some_layers)
         return works, found
 
     def _recomputed(self, at: At) -> "dict[tuple[str, str], Dump]":
@@ -205,7 +206,7 @@ class Versions:
 
         assert self.how.cache is not None
         assert self._crew is not None
-        cache, modes = VersionCache(self.how.cache), _MODES[self.how.mode]
+        cache, modes = RecomputeCache(self.how.cache), _MODES[self.how.mode]
         prepared, work = self._prepared[at], self._works[at]
         files = cache.recomputed(work, self._crew, prepared, self.source, modes)
         return {(at.name, mode): open_native(path) for mode, path in files.items()}
@@ -227,19 +228,3 @@ def _with_gates(work: Work, at: At, how: Recomputing) -> "tuple[Work, Prepared]"
 def _mode_of(dump: "Dump") -> str:
     """What a recomputed dump says of itself: forced, or else free."""
     return "forced" if dump.meta.provenance.get("mode") == "forced" else "free"
-
-
-def _refuse_other_shape(at: At, prepared: "Prepared", source: "Dump", some_layers: bool) -> None:
-    """Raise MismatchError before weights are run whose routes are not of the dump's shape."""
-    first, meta = prepared.routers[0], source.meta
-    for name, got, expected in (
-        ("num_experts", first.num_choices, meta.num_experts),
-        ("top_k", first.top_k, meta.top_k),
-        ("layers", prepared.layers, meta.layers_L),
-    ):
-        if got != expected and not (some_layers and name == "layers"):
-            raise MismatchError(
-                f"version {at.name} ({at.where}) is of another shape than {meta.path}: {name}: "
-                f"got {got}, expected {expected}",
-                hint="--layers compares some of the layers" if name == "layers" else None,
-            )

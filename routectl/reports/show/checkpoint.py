@@ -39,6 +39,7 @@ def checkpoint_document(facts: CheckpointFacts) -> CheckpointDocument:
         "tensors": len(checkpoint.tensors),
         "tensor_bytes": facts.tensor_bytes,
         "unindexed": list(checkpoint.unindexed),
+        "refused": facts.refused,
         "dtypes": [
             {"dtype": dtype, "tensors": facts.dtype_tensors[dtype], "bytes": num_bytes}
             for dtype, num_bytes in facts.dtype_bytes.items()

@@ -126,6 +126,7 @@ class CheckpointDocument(TypedDict):
     tensors: int
     tensor_bytes: int
     unindexed: list[str]
+    refused: str | None
     dtypes: list[DtypeBytes]
     largest_layer: LayerBytes | None
     streamed_bytes: int | None

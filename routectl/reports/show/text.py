@@ -177,3 +177,5 @@ def render_checkpoint(doc: CheckpointDocument, console: Console) -> None:
             "left out",
             f"{plural(len(doc['unindexed']), 'tensor')} in shards, not in the index",
         )
+    if doc["refused"] is not None:
+        print_line(console, "refused", f"no forward is run of it: {doc['refused']}")

@@ -390,7 +390,7 @@ def test_routers_are_checked_against_the_recipe(capsys, tmp_path, monkeypatch, f
     """A recipe that is not what the model does is reported by layer; the model's ids stay."""
     from dataclasses import replace
 
-    from routectl.routers import from_config as recipes
+    from routectl.checkpoints import routers as recipes
 
     plain = recompute(capsys, folder, tmp_path / "plain.parquet")
     assert "disagree" not in plain.err
@@ -431,10 +431,18 @@ def test_refusals(capsys, tmp_path, monkeypatch, folder, more, said):
 def test_not_a_checkpoint(capsys, tmp_path, folder):
     """A folder that is not there, or has no config.json, is refused; nothing is fetched."""
     (tmp_path / "empty").mkdir()
-    for name in ("absent", "empty", "org/model"):
+    (tmp_path / "bare").mkdir()
+    weights = (folder / "checkpoint" / "model.safetensors").read_bytes()
+    (tmp_path / "bare" / "model.safetensors").write_bytes(weights)
+    for name, said in (
+        ("absent", "no such folder"),
+        ("org/model", "no such folder"),
+        ("empty", "no checkpoint in it"),
+        ("bare", "expected a Hugging Face folder"),
+    ):
         line = ("recompute", tmp_path / name, folder / "dump.parquet", "-o", tmp_path / "r.parquet")
-        assert "expected a Hugging Face folder" in complaint(capsys, *line)
-    assert written(tmp_path) == ["empty"]
+        assert said in complaint(capsys, *line)
+    assert written(tmp_path) == ["bare", "bare/model.safetensors", "empty"]
 
 
 def test_a_failure_leaves_nothing_behind(capsys, tmp_path, folder):

@@ -1,7 +1,8 @@
-"""Recomputes of a dump at several checkpoints, each made once and kept by what it was made of."""
+"""Recomputes of a dump at checkpoints, each made once and kept by what it was made of."""
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -10,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import FormatError, MismatchError, RoutectlError
 from ..progress import Progress
-from ..recompute.crew import Crew
-from ..recompute.parts import open_parts, parts_folder
-from ..recompute.run import Saving, write_recompute
-from ..recompute.samples import job_of
-from ..recompute.share import Work
+from .crew import Crew
+from .parts import open_parts, parts_folder
+from .run import Saving, write_recompute
+from .samples import job_of
+from .share import Work
 
 if TYPE_CHECKING:
     from ...dump import Dump
     from ...forward import Prepared
 
-__all__ = ["VersionCache"]
+__all__ = ["RecomputeCache", "refuse_other_shape", "user_cache"]
 
 _MEMO = "weights.json"
 _CHUNK = 1 << 24
@@ -28,7 +29,7 @@ _OF_PLACES = ("checkpoint", "dump", "dump_bytes", "mode")  # not of what a recom
 
 
 @dataclass(frozen=True, slots=True)
-class VersionCache:
+class RecomputeCache:
     """A folder of native files, each named by the digest of weights, tokens and job.
 
     A file appears whole or not at all. ``weights.json`` remembers the digests of weight files by
@@ -93,6 +94,34 @@ class VersionCache:
         except (FormatError, MismatchError) as error:
             progress.note(f"starting anew: {error}")
             shutil.rmtree(folder)
+
+
+def user_cache() -> Path:
+    """Where recomputes are kept that no folder was named for: in XDG_CACHE_HOME, else ~/.cache."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+    return root / "routectl" / "recomputed"
+
+
+def refuse_other_shape(
+    told: str, prepared: "Prepared", source: "Dump", *, some_layers: bool
+) -> None:
+    """Raise MismatchError before weights are run whose routes are not of the dump's shape.
+
+    told names the weights; some_layers tells that they may have other layers than the dump.
+    """
+    first, meta = prepared.routers[0], source.meta
+    for name, got, expected in (
+        ("num_experts", first.num_choices, meta.num_experts),
+        ("top_k", first.top_k, meta.top_k),
+        ("layers", prepared.layers, meta.layers_L),
+    ):
+        if got != expected and not (some_layers and name == "layers"):
+            raise MismatchError(
+                f"{told} is of another shape than {meta.path}: {name}: "
+                f"got {got}, expected {expected}",
+                hint="--layers compares some of the layers" if name == "layers" else None,
+            )
 
 
 def _content_files(checkpoint: Path) -> list[Path]:
