@@ -47,25 +47,28 @@ class _Asked:
         self._given, self._defaults = given, defaults
 
     def option(self, name: str) -> Any:
-        """An option of generation, from the nearest place that has it."""
-        found = self._given.get(name)
-        for config in (self._given.get("generation_config"), self._defaults):
-            found = getattr(config, name, None) if found is None else found
-        return found
+        """An option of generation: as it was given, or from the nearest place that has it."""
+        if name in self._given:
+            return self._given[name]
+        places = (self._given.get("generation_config"), self._defaults)
+        found = (getattr(place, name, None) for place in places)
+        return next((value for value in found if value is not None), None)
 
     def of(self, ids_BN: torch.Tensor, recorder: Recorder) -> Generated:
         """What it gave, on its way to the host."""
         given = self._given
         inputs = given.get("inputs", given.get("input_ids"))
-        mask = given.get("attention_mask")
-        ends = self.option("eos_token_id")
+        ends, padding = self.option("eos_token_id"), self.option("pad_token_id")
         ends = () if ends is None else tuple(torch.as_tensor(ends).reshape(-1).tolist())
+        padding = None if padding in ends else padding
+        mask = given.get("attention_mask")
+        if mask is None and inputs is not None and padding is not None:
+            mask = inputs.ne(padding)  # as generate finds padding itself
         others = self.option("stop_strings") or given.get("stopping_criteria")
-        padding = self.option("pad_token_id") if others else None
         return Generated(
             recorder.put(ids_BN),
             1 if inputs is None else inputs.shape[1],
             ends,
-            None if padding in ends else padding,
-            mask if mask is None else recorder.put(mask),
+            padding if others else None,
+            None if mask is None else recorder.put(mask),
         )

@@ -84,7 +84,7 @@ class _Recording:
         """A tape, but for what a backward pass computes again."""
         if in_backward():
             return None
-        self._recorder.check(batch)
+        self._recorder.expect(batch)
         return Tape(want_margins=False)
 
     def end(self, call: Call, out: Any) -> None:

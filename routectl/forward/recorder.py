@@ -37,6 +37,7 @@ class Recorder:
     routers: tuple[RouterAt, ...]
     _streams: list[Stream] = field(default_factory=list)
     _caches: Streams = field(default_factory=Streams)
+    _going_on: Stream | None = None  # the stream of the forward that runs
     _copies: HostCopies = field(default_factory=HostCopies)
 
     @property
@@ -49,9 +50,11 @@ class Recorder:
         """E, zero and skip experts included where the family has them."""
         return max(at.num_choices for at in self.routers)
 
-    def check(self, batch: Batch) -> None:
-        """Raises UnsupportedError where a forward goes on from a cache that is not known."""
-        self._caches.open(batch)
+    def expect(self, batch: Batch) -> None:
+        """A forward begins. Raises UnsupportedError where it goes on from a cache that is not
+        known.
+        """
+        self._going_on = self._caches.open(batch)
 
     def take(self, batch: Batch, tape: Tape, out: Any = None) -> None:
         """Send a finished forward to the host, without waiting for the device."""
@@ -59,7 +62,7 @@ class Recorder:
         ids_LRK = torch.stack([tape.rows[at.layer].ids_TK.to(narrow) for at in self.routers])
         tensors = (batch.input_ids_BS, None, None) if batch.past else batch.tensors
         parts = tuple(None if t is None else self._copies.put(t) for t in tensors)
-        stream = self._caches.open(batch)
+        stream, self._going_on = self._going_on, None
         if stream is None:
             self._streams.append(stream := Stream())
         stream.steps.append(

@@ -134,6 +134,7 @@ def join_steps(stream: Stream, dtype: Any) -> list[Told]:
     held = stream.mask_BP or (stream.generated and stream.generated.mask_BP)
     if held:
         found_BP = held.get().numpy()[:, : ids_BN.shape[1]] != 0
+        found_BP = found_BP.repeat(len(ids_BN) // len(found_BP), axis=0)  # several of a prompt
         mask_BN[:, : found_BP.shape[1]] = found_BP
     done = stream.generated
     if done is None:
