@@ -62,7 +62,16 @@ class Stream:
     generated: Generated | None = None
     cache: Any = None  # a weak reference
     keys: Any = None  # a weak reference to keys in the cache after the last step
+    last: torch.Tensor | None = None  # those of the last position
     length: int = 0
+
+    def is_as_left(self) -> bool:
+        """Whether its cache still has its rows in their order."""
+        keys = _keys(self.cache())
+        if keys is None or keys is self.keys():
+            return keys is not None
+        last = _last(self.cache())  # of a sliding window, positions that are of no use are let go
+        return last is not None and self.last is not None and torch.equal(last, self.last)
 
 
 class Streams:
@@ -90,7 +99,7 @@ class Streams:
             raise UnsupportedError(
                 f"the cache holds {batch.past} tokens, of which {stream.length} were recorded"
             )
-        if batch.past == stream.length and stream.keys() is not _keys(batch.cache):
+        if batch.past == stream.length and not stream.is_as_left():
             raise UnsupportedError(
                 "the cache was rearranged between two forwards, as beam search does: which rows "
                 "are of which sequence is not known; record a forward on the finished sequences"
@@ -104,6 +113,7 @@ class Streams:
         if keys is None:
             return
         stream.cache, stream.keys = weakref.ref(cache), weakref.ref(keys)
+        stream.last = _last(cache)
         stream.length = batch.past + batch.input_ids_BS.shape[1]
         self._of_caches = [
             other
@@ -218,6 +228,15 @@ def _cache_of(out: Any) -> Any:
 
 
 def _keys(cache: Any) -> torch.Tensor | None:
-    """Keys of the first layer that keeps any: another tensor after each change from outside."""
-    found = (getattr(layer, "keys", None) for layer in getattr(cache, "layers", ()))
+    """Keys of the last layer that keeps any, which tell sequences apart: another tensor after each
+    change from outside."""
+    found = (getattr(layer, "keys", None) for layer in reversed(getattr(cache, "layers", ())))
     return next((keys for keys in found if isinstance(keys, torch.Tensor)), None)
+
+
+def _last(cache: Any) -> torch.Tensor | None:
+    """A copy of the last position's keys [B, H, D]; None of a cache whose memory is static."""
+    keys = None if getattr(cache, "is_compileable", False) else _keys(cache)
+    if keys is None or keys.ndim != 4 or not keys.shape[2]:
+        return None
+    return keys[:, :, -1].detach().clone()

@@ -116,21 +116,30 @@ def test_several_of_a_prompt_and_several_calls():
         {"use_cache": False},
         {"cache_implementation": "static"},
         {"prefill_chunk_size": 2},
-        {"prompt_lookup_num_tokens": 3, "do_sample": False},
         {"max_new_tokens": 1},
     ],
     ids=lambda options: next(iter(options)),
 )
 def test_ways_to_generate(options):
-    """Without a cache, with a static one, a prompt in chunks, guesses that are taken back, and a
-    single new token: the samples are the same."""
-    model = families.tiny("qwen3_moe")
-    ids = prompts(1, 12) if "prompt_lookup_num_tokens" in options else prompts(3, 12)
-    if "prompt_lookup_num_tokens" in options:
-        ids[0, 6:] = ids[0, :6]
+    """Without a cache, with a static one, a prompt in chunks, and a single new token: the samples
+    are the same."""
+    model, ids = families.tiny("qwen3_moe"), prompts(3, 12)
     with record(model) as recorder:
         out = generated(model, ids, eos_token_id=None, **options)
     holds(model, recorder, out.tolist(), [12] * len(ids))
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss", "mixtral"])
+def test_guesses_that_are_taken_back(name):
+    """Where several tokens are guessed and some cropped again, sliding windows included."""
+    model, ids = families.tiny(name), prompts(1, 12)
+    ids[0, 6:] = ids[0, :6]
+    options = {"prompt_lookup_num_tokens": 3, "do_sample": False, "max_new_tokens": 30}
+    with record(model) as recorder:
+        out = generated(model, ids, eos_token_id=None, **options)
+    steps = recorder._streams[0].steps[1:]
+    assert any(step.parts[0].get().shape[1] > 1 for step in steps)
+    holds(model, recorder, out.tolist(), [12])
 
 
 def test_static_cache_with_padding():
