@@ -4,127 +4,26 @@ R2's record phase and R3's rule, for any torch model of transformers or Megatron
 Shape suffixes: L MoE layers, T tokens, K top_k, R rows of a router.
 """
 
-from collections import deque
+import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..dump import Dump, DumpMeta, Sample, key_of
-from ..errors import MismatchError
-from ..routes import Routes, ids_dtype
-from .host import HostCopies, HostCopy
+from ..errors import MismatchError, UnsupportedError
+from ..routes import Routes
+from .calls import Call, ModelCalls
+from .generation import recording_generate
 from .probe import Probe
+from .recomputation import Forward, Forwards, in_backward, in_function
+from .recorder import Recorder
 from .routers import RouterAt, find_megatron_routers, find_routers
-from .sequences import Batch, batch_of, split_batch
+from .sequences import Batch, split_batch
 from .tape import Forced, Tape
 
 __all__ = ["Recorder", "record", "replay"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Call:
-    """One forward of the model, on its way to the host: what it was called with, and its ids.
-
-    Nothing of the device is held, so that a long recording takes host memory alone.
-    """
-
-    s_major: bool
-    parts: tuple[HostCopy | None, ...]
-    ids_LRK: HostCopy
-
-    def arrived(self) -> Batch:
-        """The batch on the host."""
-        ids, mask, positions = (None if part is None else part.get() for part in self.parts)
-        assert ids is not None
-        return Batch(ids, mask, positions, self.s_major)
-
-
-@dataclass(slots=True, eq=False)
-class Recorder:
-    """What the routers selected, forward by forward. Reading it waits for copies under way.
-
-    One sequence of a forward is one sample: the tokens that the attention mask keeps, cut where
-    packed positions begin again at 0.
-    """
-
-    routers: tuple[RouterAt, ...]
-    _calls: list[_Call] = field(default_factory=list)
-    _copies: HostCopies = field(default_factory=HostCopies)
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """0-based number of each MoE layer."""
-        return tuple(at.layer for at in self.routers)
-
-    def take(self, batch: Batch, tape: Tape) -> None:
-        """Send a finished forward to the host, without waiting for the device."""
-        narrow = torch.uint8 if self.num_experts <= 256 else torch.int16
-        ids_LRK = torch.stack([tape.rows[at.layer].ids_TK.to(narrow) for at in self.routers])
-        parts = tuple(None if t is None else self._copies.put(t) for t in batch.tensors)
-        self._calls.append(_Call(batch.s_major, parts, self._copies.put(ids_LRK)))
-
-    @property
-    def num_experts(self) -> int:
-        """E, zero and skip experts included where the family has them."""
-        return max(at.num_choices for at in self.routers)
-
-    def samples(self) -> Iterator[Sample]:
-        """The recorded sequences in order, with their token ids and routes (a row for each token).
-
-        Raises MismatchError where a router saw other rows than the batch has tokens, as under
-        context or sequence parallelism.
-        """
-        self._copies.drain()
-        for call in self._calls:
-            batch = call.arrived()
-            ids_LRK = call.ids_LRK.get().numpy().view(ids_dtype(self.num_experts))
-            if ids_LRK.shape[1] != batch.input_ids_BS.numel():
-                raise MismatchError(
-                    f"routers saw {ids_LRK.shape[1]} rows of {batch.input_ids_BS.numel()} tokens: "
-                    "record on a rank that has whole sequences"
-                )
-            for part in split_batch(batch):
-                ids_TLK = np.ascontiguousarray(ids_LRK[:, part.rows_T].transpose(1, 0, 2))
-                routes = Routes(ids_TLK, self.layers, self.num_experts)
-                none = np.zeros(0, np.int32)
-                yield Sample(
-                    routes,
-                    prompt_ids=part.token_ids_T,
-                    response_ids=none,
-                    prompt_length=len(part.token_ids_T),
-                    response_length=0,
-                )
-
-    def routes(self) -> list[Routes]:
-        """The routes of the recorded sequences, in order."""
-        return [sample.routes for sample in self.samples() if sample.routes is not None]
-
-    def dump(self) -> Dump:
-        """What was recorded so far, in memory."""
-        samples = list(self.samples())
-        meta = DumpMeta(
-            "recorded",
-            "memory",
-            self.layers,
-            self.num_experts,
-            self.routers[0].top_k,
-            engine="record",
-            facts_source="the model",
-        )
-        keys = [key_of(None, s.prompt_ids, s.response_ids) for s in samples]
-        return Dump(meta, keys, samples.__getitem__)
-
-    def write(self, path: str | Path, *, force: bool = False) -> int:
-        """Write what was recorded as a native file; returns the number of samples."""
-        from ..formats.native.container import write_native
-
-        dump = self.dump()
-        return write_native(dump, dump.meta, Path(path), force=force)
 
 
 @contextmanager
@@ -132,87 +31,150 @@ def record(model: torch.nn.Module) -> Iterator[Recorder]:
     """Record every forward of ``model`` in the block, training or not.
 
     Ids leave the device without a synchronisation in the forward. What gradient checkpointing
-    computes again in the backward is not recorded again. Eager mode only: torch.compile and fused
-    routers go around it. Raises UnsupportedError for a model whose routers cannot be found.
+    computes again in the backward is not recorded again. Inside ``replay`` the ids that it forced
+    are recorded. Eager mode only: torch.compile and fused routers go around it. Raises
+    UnsupportedError for a model whose routers cannot be found.
     """
     routers, s_major = _routers_of(model)
     recorder = Recorder(routers)
-    with _Calls(model, routers, s_major) as calls:
-        calls.after = recorder.take
+    probe = Probe(routers, again=lambda layer: None)
+    calls = ModelCalls(model, probe, _Recording(recorder), s_major=s_major)
+    with calls.stack:
+        calls.start()
+        if hasattr(model, "generate"):
+            calls.stack.enter_context(_generate_recorded(model, recorder))
         yield recorder
-    recorder._copies.drain()
+    recorder.drain()
 
 
 @contextmanager
 def replay(model: torch.nn.Module, routes: Sequence[Routes | None]) -> Iterator[None]:
     """Make the routers of ``model`` select the given routes: those of each sequence, in order.
 
-    The sequences are those of the forwards in the block, as ``record`` counts them. Weights come
-    from the live scores, with gradients to the router, as in Megatron-Core's RouterReplay. Rows
-    that are missing, or None for a sequence, stay live. What gradient checkpointing computes again
-    is given the same routes, backward passes being in the order of the forwards. Raises
-    MismatchError for routes of other layers, K or lengths, or for more sequences than routes.
+    The sequences are those of the forwards in the block, as ``record`` counts them: a forward that
+    fails takes none. Weights come from the live scores, with gradients to the router, as in
+    Megatron-Core's RouterReplay. Rows that are missing, or None for a sequence, stay live. What
+    gradient checkpointing computes again, in whichever order and also after the block, is given
+    the routes of the forward that it is a part of; what it computes again of forwards outside the
+    block is left alone. Raises MismatchError for routes of other layers, K or lengths, or for more
+    sequences than routes, and UnsupportedError where the forward cannot be told.
     """
     routers, s_major = _routers_of(model)
-    left = deque(routes)
-    with _Calls(model, routers, s_major) as calls:
-        calls.before = lambda batch: _forced(batch, routers, left)
+    replaying = _Replaying(routers, routes)
+    probe = Probe(routers, again=replaying.again)
+    replaying.open(ModelCalls(model, probe, replaying, s_major=s_major))
+    try:
         yield
+    finally:
+        unseen = replaying.close()
+    if unseen:
+        raise UnsupportedError(
+            "the model was called inside a reentrant checkpoint whose backward pass has not been: "
+            "call backward inside the block, or checkpoint with use_reentrant=False"
+        )
 
 
-class _Calls:
-    """Forwards of a model under a probe, each with a tape of its own.
+class _Recording:
+    """Forwards of a model that a recorder takes."""
 
-    A router that runs inside a backward pass is being computed again: it is given the tape of the
-    oldest forward that it has not been given yet.
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def begin(self, batch: Batch) -> Tape | None:
+        """A tape, but for what a backward pass computes again."""
+        if in_backward():
+            return None
+        self._recorder.expect(batch)
+        return Tape(want_margins=False)
+
+    def end(self, call: Call, out: Any) -> None:
+        """What succeeded is taken."""
+        if out is not None:
+            self._recorder.take(call.batch, call.tape, out)
+
+
+class _Lease:
+    """Something that is there for as long as it is held."""
+
+
+class _Replaying:
+    """Forwards of a model whose routers are given routes.
+
+    Hooks and probe stay on the model until the block has ended and no graph of its forwards is
+    left, whose backward pass could compute a part of it again.
     """
 
-    def __init__(
-        self, model: torch.nn.Module, routers: tuple[RouterAt, ...], s_major: bool
-    ) -> None:
-        self._model, self._s_major = model, s_major
-        self._probe = Probe(routers, again=self._again)
-        self._stack = ExitStack()
-        self._one: list[tuple[Batch, ExitStack, Tape]] = []
-        self._given: dict[int, deque[Tape]] = {at.layer: deque() for at in routers}
-        self.before: Any = lambda batch: {}
-        self.after: Any = None
+    def __init__(self, routers: tuple[RouterAt, ...], routes: Sequence[Routes | None]) -> None:
+        self._routers, self._routes = routers, list(routes)
+        self._used = self._given = 0  # sequences of the forwards so far, and of the one that runs
+        self._forwards = Forwards()
+        self._unheld: list[Forward] = []  # of no graph yet: inside a reentrant checkpoint
+        self._lease: _Lease | None = _Lease()
 
-    def __enter__(self) -> "_Calls":
-        self._stack.enter_context(self._probe)
-        for hook in (
-            self._model.register_forward_pre_hook(self._begin, with_kwargs=True),
-            self._model.register_forward_hook(self._end, always_call=True),
-        ):
-            self._stack.callback(hook.remove)
-        return self
+    def open(self, calls: ModelCalls) -> None:
+        """Begin; ``calls`` end with the last graph."""
+        calls.start()
+        weakref.finalize(self._lease, calls.stack.close).atexit = False
 
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+    def close(self) -> int:
+        """No forward comes any more; of how many a recomputation would go by unseen."""
+        self._forwards.close()
+        self._lease = None
+        unseen = sum(not forward.recomputed for forward in self._unheld)
+        self._unheld.clear()
+        return unseen
 
-    def _begin(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
-        batch = batch_of(args, kwargs, s_major=self._s_major)
-        tape = Tape(self.before(batch), want_margins=False)
-        inner = ExitStack()
-        inner.enter_context(self._probe.on(tape))
-        self._one.append((batch, inner, tape))
+    def begin(self, batch: Batch) -> Tape | None:
+        """A tape with the routes of the next sequences, or of those that are computed again."""
+        if in_backward():
+            forward = self._forwards.of_batch(batch, self._unheld)
+            if forward is None:
+                return None
+            forward.recomputed = True
+            return Tape(forward.forced, want_margins=False)
+        if self._lease is None:
+            return None  # the block has ended
+        if batch.past:
+            raise UnsupportedError(
+                "replay of a forward that goes on from a cache: replay whole sequences"
+            )
+        forced, self._given = _forced(batch, self._routers, self._routes[self._used :])
+        return Tape(forced, want_margins=False)
 
-    def _end(self, module: torch.nn.Module, args: Any, out: Any) -> None:
-        if not self._one:
-            return  # _begin refused the call
-        batch, inner, tape = self._one.pop()
-        inner.close()
+    def end(self, call: Call, out: Any) -> None:
+        """The routes of what succeeded are used, and what can be computed again is kept."""
         if out is None:
-            return  # the forward failed
-        if tape.forced and torch.is_grad_enabled():
-            for waiting in self._given.values():
-                waiting.append(tape)
-        if self.after is not None:
-            self.after(batch, tape)
+            return
+        forward = Forward(call.batch, call.tape.forced, self._lease)
+        held = self._forwards.add(forward, call.first_node, out)
+        if in_backward():
+            return
+        self._used += self._given
+        if not held and in_function():
+            self._unheld.append(forward)
 
-    def _again(self, layer: int) -> Tape | None:
-        waiting = self._given[layer]
-        return Tape(waiting.popleft().forced, want_margins=False) if waiting else None
+    def again(self, layer: int) -> Tape | None:
+        """The tape of a router that a backward pass computes again."""
+        forward = self._forwards.of_router()
+        if forward is None:
+            return None
+        forward.recomputed = True
+        return Tape(forward.forced, want_margins=False)
+
+
+@contextmanager
+def _generate_recorded(model: Any, recorder: Recorder) -> Iterator[None]:
+    """The model's ``generate`` is one whose steps are recorded."""
+    before = vars(model).get("generate")
+    defaults = getattr(model, "generation_config", None)
+    model.generate = recording_generate(recorder, model.generate, defaults)
+    try:
+        yield
+    finally:
+        if before is None:
+            del model.generate
+        else:
+            model.generate = before
 
 
 def _routers_of(model: torch.nn.Module) -> tuple[tuple[RouterAt, ...], bool]:
@@ -222,9 +184,9 @@ def _routers_of(model: torch.nn.Module) -> tuple[tuple[RouterAt, ...], bool]:
 
 
 def _forced(
-    batch: Batch, routers: tuple[RouterAt, ...], left: "deque[Routes | None]"
-) -> dict[int, Forced]:
-    """The next sequences' routes, laid out as the rows of a batch."""
+    batch: Batch, routers: tuple[RouterAt, ...], left: Sequence[Routes | None]
+) -> tuple[dict[int, Forced], int]:
+    """The next sequences' routes, laid out as the rows of a batch; and how many these are."""
     ids_BS, mask_BS, positions_BS = (None if t is None else t.cpu() for t in batch.tensors)
     assert ids_BS is not None
     host = Batch(ids_BS, mask_BS, positions_BS, batch.s_major)
@@ -233,10 +195,10 @@ def _forced(
     ids_LRK = np.zeros((len(routers), rows, top_k), np.int64)
     missing_LR = np.ones((len(routers), rows), np.bool_)
     layers = tuple(at.layer for at in routers)
-    for part in split_batch(host):
-        if not left:
-            raise MismatchError("there are more sequences than routes to replay")
-        held = left.popleft()
+    parts = split_batch(host)
+    if len(parts) > len(left):
+        raise MismatchError("there are more sequences than routes to replay")
+    for part, held in zip(parts, left, strict=False):
         if held is None:
             continue
         tokens = len(part.rows_T)
@@ -249,7 +211,8 @@ def _forced(
         ids_LRK[:, target] = held.ids_TLK.transpose(1, 0, 2)
         missing_LR[:, target] = False if held.missing_TL is None else held.missing_TL.T
     device = batch.input_ids_BS.device
-    return {
+    forced = {
         layer: Forced(*(torch.from_numpy(a).to(device) for a in (ids_RK, missing_R)))
         for layer, ids_RK, missing_R in zip(layers, ids_LRK, missing_LR, strict=True)
     }
+    return forced, len(parts)

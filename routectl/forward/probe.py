@@ -35,10 +35,12 @@ class Probe:
 
     ``with probe, probe.on(tape): model(tokens)`` runs one sequence (any batch of rows counts as
     one). A tape holds for the thread that entered ``on``; without one the routers are left alone.
-    On exit the model is as it was.
+    Several probes may be on one model: each tape in force is given the ids that were used, and one
+    at most may steer. On exit the model is as it was.
 
     ``again`` gives the tape of a router that runs inside a backward pass, where gradient
-    checkpointing computes it once more; without it, or without a tape, it is left alone.
+    checkpointing computes it once more: it is given the layer. A tape that was put in force inside
+    that same backward pass comes first. Without ``again`` the tape in force holds everywhere.
     """
 
     def __init__(
@@ -46,14 +48,16 @@ class Probe:
     ) -> None:
         self._routers = routers
         self._again = again
-        self._tape: ContextVar[Tape | None] = ContextVar("tape", default=None)
-        self._final: dict[int, int] = {}  # by layer: which of the calls selects
+        self._held: ContextVar[tuple[Tape, int] | None] = ContextVar("tape", default=None)
 
     def __enter__(self) -> "Probe":
         for at in self._routers:
-            if "forward" in vars(at.module):
+            if not isinstance(vars(at.module).get("forward"), _Watched | None):
                 raise ValueError(f"{at.name}: its forward is already replaced")
-            at.module.forward = self._wrapped(at, at.module.forward)
+        for at in self._routers:
+            if "forward" not in vars(at.module):
+                at.module.forward = _Watched(at, at.module.forward)
+            vars(at.module)["forward"].probes.append((self, at.layer))
         return self
 
     def __exit__(
@@ -63,62 +67,87 @@ class Probe:
         at: TracebackType | None,
     ) -> None:
         for router in self._routers:
-            del router.module.forward
+            watched = vars(router.module)["forward"]
+            watched.probes.remove((self, router.layer))
+            if not watched.probes:
+                del router.module.forward
 
     @contextmanager
     def on(self, tape: Tape) -> Iterator[Tape]:
         """The tape is in force in this thread."""
-        token = self._tape.set(tape)
+        token = self._held.set((tape, torch._C._current_graph_task_id()))
         try:
             yield tape
         finally:
-            self._tape.reset(token)
+            self._held.reset(token)
 
-    def _wrapped(self, at: RouterAt, forward: Callable[..., Any]) -> Callable[..., Any]:
-        run = {"topk": self._by_topk, "argmax": self._by_argmax, "table": self._by_table}
+    def tape(self, layer: int) -> Tape | None:
+        """The tape of a router that runs now."""
+        held, task = self._held.get(), torch._C._current_graph_task_id()
+        if held is not None and (self._again is None or held[1] == task):
+            return held[0]
+        return None if self._again is None or task == -1 else self._again(layer)
 
-        def probed(*args: Any, **kwargs: Any) -> Any:
-            tape = self._tape.get()
-            if self._again is not None and torch._C._current_graph_task_id() != -1:
-                tape = self._again(at.layer)
-            if tape is None:
-                return forward(*args, **kwargs)
-            hidden = args[0] if args else kwargs["hidden_states"]
-            kept_TD = hidden.detach().flatten(0, -2)[: tape.input_rows].clone()
-            asked = tape.asked.get(at.layer)
-            gate_TK = None if asked is None else asked.read(hidden.detach().flatten(0, -2))
-            out, row = run[at.selection](
-                at, lambda: forward(*args, **kwargs), tape.forced.get(at.layer), tape.want_margins
+
+class _Watched:
+    """A router's forward with the probes that are on it."""
+
+    def __init__(self, at: RouterAt, forward: Callable[..., Any]) -> None:
+        self._at, self._forward = at, forward
+        self._final: int | None = None  # which of its calls selects
+        self.probes: list[tuple[Probe, int]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        tapes = [(tape, layer) for probe, layer in self.probes if (tape := probe.tape(layer))]
+        if not tapes:
+            return self._forward(*args, **kwargs)
+        hidden = args[0] if args else kwargs["hidden_states"]
+        rows_TD = hidden.detach().flatten(0, -2)
+        before = [
+            (
+                rows_TD[: tape.input_rows].clone() if tape.input_rows else None,
+                tape.asked[layer].read(rows_TD) if layer in tape.asked else None,
             )
-            kept = kept_TD if tape.input_rows else None
-            tape.rows[at.layer] = replace(row, inputs_TD=kept, gate_TK=gate_TK)
-            return out
-
-        return probed
+            for tape, layer in tapes
+        ]
+        steering = [tape.forced[layer] for tape, layer in tapes if layer in tape.forced]
+        if len(steering) > 1:
+            raise ValueError(f"{self._at.name}: two replays at once on one model")
+        run = {"topk": self._by_topk, "argmax": self._by_argmax, "table": self._by_table}
+        out, row = run[self._at.selection](
+            lambda: self._forward(*args, **kwargs),
+            steering[0] if steering else None,
+            any(tape.want_margins for tape, _ in tapes),
+        )
+        for (tape, layer), (inputs_TD, gate_TK) in zip(tapes, before, strict=True):
+            tape.rows[layer] = replace(row, inputs_TD=inputs_TD, gate_TK=gate_TK)
+        return out
 
     def _by_topk(
-        self, at: RouterAt, forward: Callable[[], Any], forced: Forced | None, margins: bool
+        self, forward: Callable[[], Any], forced: Forced | None, margins: bool
     ) -> tuple[Any, LayerRows]:
         """The last top-k of K that the router takes selects; an earlier one is of its groups."""
-        if forced is not None and at.layer not in self._final:
+        if forced is not None and self._final is None:
             with torch.no_grad(), _Calls(TOPK) as first:
                 forward()
-            self._final[at.layer] = _final(at, first)
-        with _Calls(TOPK, self._final.get(at.layer), forced) as calls:
+            self._final = _final(self._at, first)
+        with _Calls(TOPK, self._final, forced) as calls:
             out = forward()
-        number = self._final.setdefault(at.layer, _final(at, calls))
-        scores, live = calls.seen[number]
-        groups = _groups(calls.seen[:number], scores) if margins else None
+        if self._final is None:
+            self._final = _final(self._at, calls)
+        scores, live = calls.seen[self._final]
+        groups = _groups(calls.seen[: self._final], scores) if margins else None
         return out, read_selection(scores, live, calls.used, groups=groups, margins=margins)
 
     def _by_argmax(
-        self, at: RouterAt, forward: Callable[[], Any], forced: Forced | None, margins: bool
+        self, forward: Callable[[], Any], forced: Forced | None, margins: bool
     ) -> tuple[Any, LayerRows]:
         """Each maximum gives one id; the first call has all the scores, the next mask the taken.
 
         Forced, the n-th maximum gives the n-th id of the row, while the threshold of sparsemixer
         stays that of the true maximum. Live ids are the top-k of the scores of the first call.
         """
+        at = self._at
         with _Calls(MAX, -1, forced, at.top_k) as calls:
             out = forward()
         if len(calls.seen) != at.top_k:
@@ -131,11 +160,11 @@ class Probe:
         return out, read_selection(scores, live, calls.used, margins=margins)
 
     def _by_table(
-        self, at: RouterAt, forward: Callable[[], Any], forced: Forced | None, margins: bool
+        self, forward: Callable[[], Any], forced: Forced | None, margins: bool
     ) -> tuple[Any, LayerRows]:
         """The ids are a function of the token: nothing to force, no margin, no tie."""
         out = forward()
-        ids_TK = out[2].reshape(-1, at.top_k)
+        ids_TK = out[2].reshape(-1, self._at.top_k)
         margin_T = torch.full(ids_TK.shape[:1], float("inf"), device=ids_TK.device)
         return out, LayerRows(ids_TK, None if forced is None else ids_TK, margin_T)
 

@@ -1,6 +1,7 @@
 """Which rows of a live model's routers belong to which sequence.
 
-Shape suffixes: B samples of a batch, S positions, T tokens of a sequence, R rows of a router.
+Shape suffixes: B samples of a batch, S positions, P positions with those in a cache, T tokens of a
+sequence, R rows of a router.
 """
 
 from dataclasses import dataclass
@@ -20,18 +21,21 @@ __all__ = ["Batch", "Sequence", "batch_of", "split_batch"]
 class Batch:
     """What a forward of the model was called with.
 
-    s_major tells that routers see row s * B + b (Megatron), not b * S + s (transformers).
+    s_major tells that routers see row s * B + b (Megatron), not b * S + s (transformers). cache
+    holds the keys of ``past`` earlier positions; mask_BP is of these and of the new ones.
     """
 
     input_ids_BS: torch.Tensor
-    mask_BS: torch.Tensor | None
+    mask_BP: torch.Tensor | None
     position_ids_BS: torch.Tensor | None
     s_major: bool
+    cache: Any = None
+    past: int = 0
 
     @property
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Token ids, mask and positions."""
-        return self.input_ids_BS, self.mask_BS, self.position_ids_BS
+        return self.input_ids_BS, self.mask_BP, self.position_ids_BS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,27 +49,42 @@ class Sequence:
 def batch_of(args: tuple[Any, ...], kwargs: dict[str, Any], *, s_major: bool) -> Batch:
     """The tensors of a forward call that say which rows are which.
 
-    Transformers takes (input_ids, attention_mask, position_ids), Megatron-Core's GPTModel
-    (input_ids, position_ids, attention_mask). Raises UnsupportedError where there are no token ids.
+    Transformers takes (input_ids, attention_mask, position_ids, past_key_values), Megatron-Core's
+    GPTModel (input_ids, position_ids, attention_mask). Raises UnsupportedError where there are no
+    token ids, and for a cache whose length is not known.
     """
-    names = ["input_ids", "attention_mask", "position_ids"]
+    names = ["input_ids", "attention_mask", "position_ids", "past_key_values"]
     if s_major:
-        names[1:] = names[:0:-1]
+        names = ["input_ids", "position_ids", "attention_mask"]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     ids = given.get("input_ids")
     if ids is None or ids.ndim != 2:
         raise UnsupportedError("a forward without input_ids [B, S]: its rows cannot be told apart")
+    cache, past = _cache(given)
     mask, positions = given.get("attention_mask"), given.get("position_ids")
-    if mask is not None and (s_major or mask.shape != ids.shape):
+    if s_major or getattr(mask, "shape", None) != (ids.shape[0], past + ids.shape[1]):
         mask = None  # causal masks of Megatron-Core, 4-D masks: every token is a row
     if positions is not None and positions.shape != ids.shape:
         positions = None
-    return Batch(ids, mask, positions, s_major)
+    return Batch(ids, mask, positions, s_major, cache, past)
+
+
+def _cache(given: dict[str, Any]) -> tuple[Any, int]:
+    """The cache that a forward is given, and how many positions are in it."""
+    for name in ("inference_context", "inference_params"):
+        if given.get(name) is not None:
+            raise UnsupportedError(f"a forward with {name}: its rows cannot be told apart")
+    cache = given.get("past_key_values")
+    if cache is None:
+        return None, 0
+    if not hasattr(cache, "get_seq_length"):
+        raise UnsupportedError(f"a cache of type {type(cache).__name__}: its length is not known")
+    return cache, int(cache.get_seq_length())
 
 
 def split_batch(batch: Batch) -> list[Sequence]:
-    """The sequences of a batch on the host: rows that the mask keeps; a packed row of a batch is
-    cut where positions begin again at 0."""
+    """The sequences of a batch on the host, without a past: rows that the mask keeps; a packed row
+    of a batch is cut where positions begin again at 0."""
     ids_BS = batch.input_ids_BS.numpy()
     rows_BS = np.arange(ids_BS.size).reshape(ids_BS.shape)
     if batch.s_major:
@@ -73,7 +92,7 @@ def split_batch(batch: Batch) -> list[Sequence]:
     found = []
     for b, ids_S in enumerate(ids_BS):
         keep_S = (
-            np.ones(len(ids_S), bool) if batch.mask_BS is None else batch.mask_BS[b].numpy() != 0
+            np.ones(len(ids_S), bool) if batch.mask_BP is None else batch.mask_BP[b].numpy() != 0
         )
         cuts = [0, int(keep_S.sum())]
         if batch.position_ids_BS is not None:

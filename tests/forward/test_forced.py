@@ -133,19 +133,44 @@ def test_forced_weights_follow_the_replay_rule(name):
 
 
 def test_the_model_is_as_it_was_after_the_probe():
-    """On exit, here by an error, no router has a replaced forward; two probes are refused."""
+    """On exit, here by an error, no router has a replaced forward; one that another program has
+    replaced is refused before any is touched."""
     model = families.tiny("qwen3_moe")
     routers = find_routers(model)
     tokens = families.tokens()
     before = model(input_ids=tokens).logits
-    with pytest.raises(ValueError, match="already replaced"), Probe(routers), Probe(routers):
+    routers[1].module.forward = routers[1].module.forward
+    with pytest.raises(ValueError, match="already replaced"), Probe(routers):
         pass
+    assert "forward" not in vars(routers[0].module)
+    del routers[1].module.forward
+    with pytest.raises(ValueError, match="invalid literal"), Probe(routers):
+        int("an error in the block")
     assert not any("forward" in vars(at.module) for at in routers)
     with Probe(routers) as probe:
         assert torch.equal(model(input_ids=tokens).logits, before)  # no tape: left alone
         with probe.on(Tape()) as tape:
             model(input_ids=tokens)
     assert sorted(tape.rows) == [1, 2]
+
+
+def test_two_probes_see_the_ids_that_one_forces():
+    """Each of two tapes in force has the ids that were used, and the rows that it asked for."""
+    model, tokens = families.tiny("qwen3_moe"), families.tokens(1, 11)
+    routers = find_routers(model)
+    forced = {at.layer: Forced(random_ids(11, 16, 4, at.layer)) for at in routers}
+    with (
+        Probe(routers) as one,
+        Probe(routers[1:]) as two,
+        one.on(Tape(forced)) as steering,
+        two.on(Tape(input_rows=5)) as seeing,
+    ):
+        model(input_ids=tokens)
+    assert sorted(steering.rows) == [1, 2]
+    assert sorted(seeing.rows) == [2]
+    assert torch.equal(seeing.rows[2].ids_TK.sort(1).values, forced[2].ids_TK.sort(1).values)
+    assert steering.rows[2].inputs_TD is None
+    assert seeing.rows[2].inputs_TD.shape == (5, 32)
 
 
 def test_both_gives_free_and_forced_of_each_sample(tmp_path):

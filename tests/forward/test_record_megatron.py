@@ -142,6 +142,69 @@ def test_replay_is_router_replay(core, score):
         assert torch.allclose(one, at.module.weight.grad, rtol=1e-4, atol=1e-5)
 
 
+FULL = {"recompute_granularity": "full", "recompute_num_layers": 1}
+RECOMPUTE = {
+    "none": {},
+    "moe": {"recompute_granularity": "selective", "recompute_modules": ["moe"]},
+    "uniform": {**FULL, "recompute_method": "uniform"},
+    "whole": {**FULL, "recompute_method": "uniform", "recompute_num_layers": 3},
+    "block": {**FULL, "recompute_method": "block", "recompute_num_layers": 2},
+}
+
+
+@pytest.fixture
+def no_cuda_seeds():
+    """Megatron's recomputation keeps and sets the seeds of a CUDA device, which is not there."""
+    from megatron.core.tensor_parallel import random as seeds
+
+    with (
+        mock.patch.object(seeds, "_get_cuda_rng_state", return_value=None),
+        mock.patch.object(seeds, "_set_cuda_rng_state"),
+    ):
+        yield
+
+
+def random_rows(seed):
+    """Experts [B, T, L, K] of a batch."""
+    rng = np.random.default_rng(seed)
+    rows = [rng.permutation(32)[:4] for _ in range(BATCH * TOKENS * 2)]
+    return np.array(rows, np.uint8).reshape(BATCH, TOKENS, 2, 4)
+
+
+@pytest.mark.parametrize("order", ["apart", "backwards", "together", "one by one"])
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+@pytest.mark.usefixtures("no_cuda_seeds")
+def test_recomputation_has_the_routes_of_its_forward(core, recompute, order):
+    """Under Megatron's own recomputation gradients are those of RouterReplay without any, a
+    micro-batch after the other; record counts each forward once, with the ids that were forced."""
+    given = [random_rows(seed) for seed in (3, 4)]
+    oracle = gpt(core)
+    for seed, ids in enumerate(given):
+        rows_LRK = ids.transpose(2, 1, 0, 3).reshape(2, TOKENS * BATCH, 4).astype(np.int64)
+        core.Replay.set_replay_data([torch.from_numpy(rows) for rows in rows_LRK])
+        core.Replay.set_global_router_replay_action(core.Action.REPLAY_FORWARD)
+        run(oracle, seed).square().mean().backward()
+        core.Replay.clear_global_router_replay_action()
+    model = gpt(core, **RECOMPUTE[recompute]).train()
+    held = [Routes(part, (1, 2), 32) for ids in given for part in ids]
+    with replay(model, held), record(model) as recorder:
+        if order == "one by one":
+            for seed in range(2):
+                run(model, seed).square().mean().backward()
+        else:
+            losses = [run(model, seed).square().mean() for seed in range(2)]
+            losses = [sum(losses)] if order == "together" else losses
+            for loss in losses[:: -1 if order == "backwards" else 1]:
+                loss.backward()
+    for one, two in zip(recorder.routes(), held, strict=True):
+        assert np.array_equal(np.sort(one.ids_TLK), np.sort(two.ids_TLK))
+    for (name, one), two in zip(model.named_parameters(), oracle.parameters(), strict=True):
+        if two.grad is None:
+            assert one.grad is None
+            continue
+        assert (one.grad - two.grad).abs().max() <= 1e-5 * two.grad.abs().max(), name
+
+
 def test_own_routes_change_nothing(core):
     """Logits are the same bits when the model is given its own routes."""
     model = gpt(core)
