@@ -1,0 +1,74 @@
+"""The lag of a dump as a whole: at which routes by token say the most.
+
+A dump all of whose samples are late by one teaches, at lag 0, the routes of the token before: less
+than at lag 1, since language tells the next token only in part. Shape suffixes: L MoE layers.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .keeping import Kept
+from .tables import Teaching, learn_tables
+
+__all__ = ["LAGS", "dump_lag"]
+
+LAGS = 64  # tried on both sides
+_ROWS = 1 << 13  # learnt from for each of them
+_TABLE = 512  # experts of all layers taken
+_TOKENS = 256
+_CLEAR = 6.0  # standard errors by which another lag is better
+
+
+def _part_of(teaching: Teaching) -> Teaching:
+    """Some samples, and some layers of them."""
+    kept = teaching.kept
+    layers = kept[0].ids_TLK.shape[1]
+    columns = np.linspace(0, layers - 1, min(layers, max(1, _TABLE // teaching.num_experts)))
+    step = -(-sum(one.rows for one in kept) // _ROWS)
+    chosen = range(0, len(kept), min(step, len(kept)))
+    return Teaching(
+        [_with_layers(kept[i], columns.astype(int)) for i in chosen],
+        [teaching.folds[i][:_ROWS] for i in chosen],
+        [teaching.counted[i][:_ROWS] for i in chosen],
+        teaching.num_experts,
+    )
+
+
+def _with_layers(one: Kept, columns: NDArray[np.int64]) -> Kept:
+    missing = None if one.missing_TL is None else one.missing_TL[:_ROWS, columns]
+    ids = np.ascontiguousarray(one.ids_TLK[:_ROWS, columns])
+    return replace(one, ids_TLK=ids, missing_TL=missing)
+
+
+def _row_scores(teaching: Teaching, tokens: NDArray[np.int32], lag: int) -> NDArray[np.float64]:
+    """The mean score at a lag of each sample's counted rows, by tables of that lag."""
+    tables, _ = learn_tables(teaching, tokens, lag, shrinks=(9,))
+    means = []
+    for one, folds, counted in zip(teaching.kept, teaching.folds, teaching.counted, strict=True):
+        at = np.where(counted, one.tokens_at(lag), -1).astype(np.int32)
+        total_T = tables.score(one, folds, at).sum(axis=1)
+        for first in range(0, len(total_T), 64):
+            means.append(total_T[first : first + 64].sum())
+    return np.array(means, np.float64)
+
+
+def dump_lag(teaching: Teaching) -> int:
+    """The lag at which rows of other folds are told best, 0 unless another is clearly better."""
+    part = _part_of(teaching)
+    tokens = part.vocabulary()
+    if len(tokens) > _TOKENS:
+        found = np.concatenate([one.tokens_at(0) for one in part.kept])
+        counts = np.bincount(np.searchsorted(tokens, found[np.isin(found, tokens)]))
+        tokens = np.sort(tokens[np.argsort(-counts, kind="stable")[:_TOKENS]])
+    own = _row_scores(part, tokens, 0)
+    best, best_lag = own, 0
+    for lag in sorted(range(-LAGS, LAGS + 1), key=abs):
+        if lag:
+            tried = _row_scores(part, tokens, lag)
+            if tried.sum() > best.sum():
+                best, best_lag = tried, lag
+    gain = best - own
+    error = gain.std() * np.sqrt(len(gain)) + 1e-9
+    return best_lag if best.sum() > 0 and gain.sum() > _CLEAR * error else 0

@@ -1,0 +1,200 @@
+"""What a dump's own tokens say of its rows: edit scripts, renumbered experts, exchanged layers.
+
+One sign everywhere: a row at position p that carries the route of the token at p - lag has that
+lag. A dump that is late by one has lag 1; rows after a hole of 40 lost rows have lag -40.
+Shape suffixes: L MoE layers, E experts.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "AloneResult",
+    "Edit",
+    "ExchangedLayer",
+    "Power",
+    "RenumberedLayer",
+    "Script",
+    "Span",
+    "Stretch",
+    "StrangeLayer",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Positions ``first`` up to (not including) ``end`` of a sample."""
+
+    sample: str
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Rows of a sample that belong together; positions are absolute, half open.
+
+    kind is "own" (lag 0), "shifted" (the sample's own rows at another lag), "other" (the rows of
+    the sample ``source``, at ``lag`` in its positions) or "nobody" (no token sequence fits; lag and
+    source are None). score is in bits: how much better the rows fit so than where they stand, or
+    for "nobody" than by the layers' frequencies.
+    """
+
+    first: int
+    end: int
+    kind: str
+    lag: int | None
+    source: str | None = None
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What was done at one place of a sample.
+
+    kind is one of "late", "early" (all rows from ``first``, where the sample begins), "hole" (rows
+    lost before ``first``), "repeated" (rows of tokens that came before already), "inserted"
+    (nobody's rows put in), "other" (another sample's rows), "nobody". size counts rows, lost ones
+    for a hole.
+    """
+
+    kind: str
+    first: int
+    size: int
+    lag: int | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """The edit script of one sample: its stretches in order, those of kind "own" among them."""
+
+    sample: str
+    index: int
+    stretches: tuple[Stretch, ...]
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """What was done to the sample, place by place."""
+        made: list[Edit] = []
+        lag = 0
+        pending: Stretch | None = None
+        for n, one in enumerate(self.stretches):
+            size = one.end - one.first
+            if one.kind == "other":
+                made.append(Edit("other", one.first, size, one.lag, one.source))
+            if one.kind == "nobody":
+                made.append(Edit("nobody", one.first, size))
+            if one.kind in ("other", "nobody"):
+                pending = one
+                continue
+            assert one.lag is not None
+            step = one.lag - lag
+            if step and pending is not None and step == pending.end - pending.first:
+                made[-1] = Edit("inserted", pending.first, step, one.lag, pending.source)
+            elif step and n == 0:
+                made.append(Edit("late" if step > 0 else "early", one.first, size, one.lag))
+            elif step:
+                made.append(
+                    Edit("repeated" if step > 0 else "hole", one.first, abs(step), one.lag)
+                )
+            lag, pending = one.lag, None
+        return tuple(made)
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """What could have been seen.
+
+    samples and rows (tokens with a route) that were laid against their tokens; learnt counts the
+    rows that routes by token were learnt from, tokens the different ones of these. lift_L, bits an
+    id: the mean of log2 P(id | token) / P(id) in rows that the probabilities were not learnt from.
+    smallest_run is the least number of rows of another token, in a row, that would be named as
+    such; None where not even all rows of a sample are enough. reason says why nothing can be
+    told, "" where it can. thresholds are in bits: of another lag, of nobody's rows.
+    """
+
+    samples: int
+    rows: int
+    learnt: int
+    tokens: int
+    layers: tuple[int, ...]
+    lift_L: tuple[float, ...]
+    smallest_run: int | None
+    reason: str = ""
+    thresholds: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def enough(self) -> bool:
+        """Whether anything could be told."""
+        return not self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class RenumberedLayer:
+    """A layer whose experts have other numbers in some spans.
+
+    to[dump id] is the number that the larger part of the dump gives the expert; seen the experts
+    that occurred often enough to be told from others: the rest of the map is a guess.
+    """
+
+    layer: int
+    to: tuple[int, ...]
+    seen: tuple[bool, ...]
+    spans: tuple[Span, ...]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangedLayer:
+    """Some spans of ``layer`` hold the routes of layer ``source``."""
+
+    layer: int
+    source: int
+    spans: tuple[Span, ...]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class StrangeLayer:
+    """Some spans of ``layer`` hold routes that fit no layer, nor renumbered experts."""
+
+    layer: int
+    spans: tuple[Span, ...]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AloneResult:
+    """What a dump's tokens say of its rows.
+
+    lag is that of the dump as a whole, 0 for a sound one. scripts are of the samples that are not
+    wholly their own rows, in the dump's order, at most ``SCRIPTS``; changed counts all of those.
+    unsearched counts samples that looked wrong when the work for such samples was used up. without
+    counts samples without token ids or routes, or that their reader refuses.
+    """
+
+    power: Power
+    lag: int = 0
+    scripts: tuple[Script, ...] = ()
+    renumbered: tuple[RenumberedLayer, ...] = ()
+    exchanged: tuple[ExchangedLayer, ...] = ()
+    strange: tuple[StrangeLayer, ...] = ()
+    changed: int = 0
+    unsearched: int = 0
+    without: int = 0
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was found; also where nothing could be: see ``power``."""
+        return not (self.lag or self.changed or self.renumbered or self.exchanged or self.strange)
+
+
+def bits(sixteenths: float) -> float:
+    """A score as bits."""
+    return float(np.round(sixteenths / 16, 3))
+
+
+Lift = NDArray[np.float64]
