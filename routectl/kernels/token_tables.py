@@ -16,6 +16,7 @@ __all__ = [
     "assign_largest",
     "best_path",
     "count_rows",
+    "renumbering_gains",
     "score_layers",
     "score_rows",
     "score_sums",
@@ -197,6 +198,26 @@ def score_layers(
     """The sum of one layer's rows' scores, were they of each of the layers, int64 [L]."""
     out = np.zeros(scores_FVLE.shape[2], np.int64)
     _score_layers(slots_N, folds_N, ids_NK, scores_FVLE, out)
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _renumbering_gains(slots, folds, ids, scores, out):  # type: ignore[no-untyped-def]
+    for t in range(ids.shape[0]):
+        if slots[t] < 0:
+            continue
+        for k in range(ids.shape[1]):
+            for expert in range(out.shape[1]):
+                out[ids[t, k], expert] += scores[folds[t], slots[t], expert]
+
+
+def renumbering_gains(
+    slots_N: Ints32, folds_N: Ints32, ids_NK: Ids, scores_FVE: Scores
+) -> NDArray[np.float64]:
+    """What each id of one layer's rows would score, were it each of the experts: float64 [E, E]."""
+    experts = scores_FVE.shape[2]
+    out = np.zeros((experts, experts))
+    _renumbering_gains(slots_N, folds_N, ids_NK, scores_FVE, out)
     return out
 
 

@@ -19,8 +19,10 @@ from ....routes import Bools
 from .keeping import Keeper, Kept, Tokens
 from .lags import dump_lag
 from .noise import Noise, measure_noise
-from .results import AloneResult, Power, Script, Stretch
+from .parts import Parts
+from .results import AloneResult, Power, Script, Span, Stretch
 from .scripts import Searcher
+from .split import larger_part
 from .tables import BIT, Tables, Teaching, learn_tables, mean_score
 
 __all__ = ["Alone", "find_alone"]
@@ -38,6 +40,7 @@ class Alone:
     meta: DumpMeta
     keeper: Keeper = field(default_factory=Keeper)
     searcher: Searcher | None = None
+    parts: Parts | None = None
     power: Power | None = None
     scripts: list[Script] = field(default_factory=list)
     changed: int = 0
@@ -61,7 +64,7 @@ class Alone:
             self.power = self._power(None, 0, 0, "too few tokens: nothing to learn from beside them")
             return self.power
         main = dump_lag(teaching)
-        sound = [np.ones(one.rows, np.bool_) for one in keeper.kept]
+        sound = larger_part(teaching, main)
         for left in reversed(range(_ROUNDS)):
             learnt = replace(
                 teaching, counted=[a & b for a, b in zip(fresh, sound, strict=True)]
@@ -83,6 +86,7 @@ class Alone:
         elif noise.smallest_run > keeper.longest:
             reason = f"too few tokens: learnt from {rows} rows, no run of rows is clear"
         self.power = self._power(mean_L, rows, len(tokens), reason)
+        self.parts = Parts(self.meta.layers_L, tables, noise, main)
         return self.power
 
     def _power(self, mean_L: Any, rows: int, tokens: int, reason: str) -> Power:
@@ -128,35 +132,52 @@ class Alone:
             return None
         folds = self.keeper.folds(one)
         own_TL = searcher.tables.score(one, folds, one.tokens_at(searcher.main))
-        script = None
+        whole = Stretch(one.start, one.start + one.rows, searcher.kind, searcher.main)
+        found = [whole]
         if self._suspicious(own_TL):
             if self._searched + one.rows > _SEARCHED:
                 self.unsearched += 1
                 return None
             self._searched += one.rows
             found = searcher.stretches(one, folds, own_TL.sum(axis=1, dtype=np.int32))
-            if any(part.kind != "own" for part in found):
-                script = Script(one.name, index, tuple(found))
-        elif searcher.main:
-            whole = Stretch(one.start, one.start + one.rows, "shifted", searcher.main)
-            script = Script(one.name, index, (whole,))
-        if script is not None:
-            self.changed += 1
-            if len(self.scripts) < SCRIPTS:
-                self.scripts.append(script)
+        assert self.parts is not None
+        self.parts.add(one, folds, own_TL, found)
+        if all(part.kind == "own" for part in found):
+            return None
+        script = Script(one.name, index, tuple(found))
+        self.changed += 1
+        if len(self.scripts) < SCRIPTS:
+            self.scripts.append(script)
         return script
 
     def result(self) -> AloneResult:
         """What both passes came to."""
         assert self.power is not None
+        parts = self.parts
+        if not self.power.enough or parts is None or self.searcher is None:
+            return AloneResult(self.power, without=self.keeper.without)
+        parts.name()
         return AloneResult(
             self.power,
-            self.searcher.main if self.searcher is not None and self.power.enough else 0,
-            tuple(self.scripts),
-            changed=self.changed,
-            unsearched=self.unsearched,
-            without=self.keeper.without,
+            self.searcher.main,
+            tuple(self._explained(script, parts) for script in self.scripts),
+            tuple(parts.renumbered),
+            tuple(parts.exchanged),
+            tuple(parts.strange),
+            self.changed,
+            self.unsearched,
+            self.keeper.without,
         )
+
+    def _explained(self, script: Script, parts: Parts) -> Script:
+        """The script, its nobody's stretches that turned out to be renumbered or exchanged."""
+        named = [
+            replace(one, kind=parts.kind_of(Span(script.sample, one.first, one.end)))
+            if one.kind == "nobody"
+            else one
+            for one in script.stretches
+        ]
+        return replace(script, stretches=tuple(named))
 
 
 def find_alone(dump: Dump) -> AloneResult:

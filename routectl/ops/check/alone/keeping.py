@@ -3,7 +3,7 @@
 Shape suffixes: T rows, N tokens, L MoE layers, K top_k.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ Tokens = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kept:
-    """A sample's rows and tokens; ``whole`` where no row was left out."""
+    """A sample's rows and tokens; versions are of weights, each with its first position."""
 
     name: str
     index: int
@@ -35,7 +35,7 @@ class Kept:
     start: int
     ids_TLK: Ids
     missing_TL: Bools | None
-    whole: bool
+    versions: tuple[tuple[str, int], ...] = ()
 
     @property
     def rows(self) -> int:
@@ -102,7 +102,7 @@ class Keeper:
             routes.start,
             routes.ids_TLK,
             routes.missing_TL,
-            True,
+            _versions(sample),
         )
 
     def _group(self, sample: Sample, index: int) -> int:
@@ -142,15 +142,18 @@ def _cut(one: Kept) -> Kept:
     """A copy of the first rows of a sample that is long."""
     size = min(one.rows, _ROWS)
     missing = None if one.missing_TL is None else one.missing_TL[:size].copy()
-    return Kept(
-        one.name,
-        one.index,
-        one.group,
-        one.tokens_N,
-        one.start,
-        one.ids_TLK[:size].copy(),
-        missing,
-        size == one.rows,
+    return replace(one, ids_TLK=one.ids_TLK[:size].copy(), missing_TL=missing)
+
+
+def _versions(sample: Sample) -> tuple[tuple[str, int], ...]:
+    """Weight versions and the positions of their first rows: a token is sampled by the row before.
+
+    The prompt is of the first version.
+    """
+    prompt = sample.prompt_length or 0
+    spans = sample.weight_spans
+    return tuple(
+        (span.version, max(prompt + span.start - 1, 0) if n else 0) for n, span in enumerate(spans)
     )
 
 

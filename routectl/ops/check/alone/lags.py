@@ -9,31 +9,34 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .keeping import Kept
+from .keeping import Kept, Tokens
 from .tables import Teaching, learn_tables
 
-__all__ = ["LAGS", "dump_lag"]
+__all__ = ["LAGS", "dump_lag", "part_of"]
 
 LAGS = 64  # tried on both sides
 _ROWS = 1 << 13  # learnt from for each of them
 _TABLE = 512  # experts of all layers taken
 _TOKENS = 256
+_FIRST = (1, -1, 2, -2, 3, -3, 17, -17)
+_PLAIN = 1.5  # times what those tell, from which lag 0 is the dump's
 _CLEAR = 6.0  # standard errors by which another lag is better
 
 
-def _part_of(teaching: Teaching) -> Teaching:
-    """Some samples, and some layers of them."""
+def part_of(teaching: Teaching) -> tuple[Teaching, Tokens]:
+    """Some samples, some layers of them, and their commonest tokens."""
     kept = teaching.kept
     layers = kept[0].ids_TLK.shape[1]
     columns = np.linspace(0, layers - 1, min(layers, max(1, _TABLE // teaching.num_experts)))
     step = -(-sum(one.rows for one in kept) // _ROWS)
     chosen = range(0, len(kept), min(step, len(kept)))
-    return Teaching(
+    part = Teaching(
         [_with_layers(kept[i], columns.astype(int)) for i in chosen],
         [teaching.folds[i][:_ROWS] for i in chosen],
         [teaching.counted[i][:_ROWS] for i in chosen],
         teaching.num_experts,
     )
+    return part, part.vocabulary(_TOKENS)
 
 
 def _with_layers(one: Kept, columns: NDArray[np.int64]) -> Kept:
@@ -55,20 +58,19 @@ def _row_scores(teaching: Teaching, tokens: NDArray[np.int32], lag: int) -> NDAr
 
 
 def dump_lag(teaching: Teaching) -> int:
-    """The lag at which rows of other folds are told best, 0 unless another is clearly better."""
-    part = _part_of(teaching)
-    tokens = part.vocabulary()
-    if len(tokens) > _TOKENS:
-        found = np.concatenate([one.tokens_at(0) for one in part.kept])
-        counts = np.bincount(np.searchsorted(tokens, found[np.isin(found, tokens)]))
-        tokens = np.sort(tokens[np.argsort(-counts, kind="stable")[:_TOKENS]])
-    own = _row_scores(part, tokens, 0)
-    best, best_lag = own, 0
-    for lag in sorted(range(-LAGS, LAGS + 1), key=abs):
-        if lag:
-            tried = _row_scores(part, tokens, lag)
-            if tried.sum() > best.sum():
-                best, best_lag = tried, lag
-    gain = best - own
+    """The lag at which rows of other folds are told best, 0 unless another is clearly better.
+
+    Where lag 0 tells several times what a few others do, the rest are not tried.
+    """
+    part, tokens = part_of(teaching)
+    tried = {lag: _row_scores(part, tokens, lag) for lag in (0, *_FIRST)}
+    rest = max(float(tried[lag].sum()) for lag in _FIRST)
+    if tried[0].sum() > _PLAIN * max(rest, 0.0) and tried[0].sum() > 0:
+        return 0
+    for lag in range(-LAGS, LAGS + 1):
+        if lag not in tried:
+            tried[lag] = _row_scores(part, tokens, lag)
+    best = max(tried, key=lambda lag: (tried[lag].sum(), -abs(lag)))
+    gain = tried[best] - tried[0]
     error = gain.std() * np.sqrt(len(gain)) + 1e-9
-    return best_lag if best.sum() > 0 and gain.sum() > _CLEAR * error else 0
+    return best if tried[best].sum() > 0 and gain.sum() > _CLEAR * error else 0

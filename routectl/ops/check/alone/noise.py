@@ -40,6 +40,7 @@ class Noise:
     own: float
     wrong: float
     lag: int
+    fit: int
     nobody: int
     other: int
     layer_L: tuple[int, ...]
@@ -49,7 +50,8 @@ class Noise:
     @property
     def smallest_run(self) -> int:
         """Rows of a run of another lag that is just clear."""
-        return math.ceil(self.lag / max(self.own - self.wrong, 1e-9))
+        better = self.lag / max(self.own - self.wrong, 1e-9)
+        return math.ceil(max(better, self.fit / max(self.own, 1e-9)))
 
 
 def tail_of(sums: NDArray[Any]) -> float:
@@ -134,6 +136,7 @@ def measure_noise(
         float(own_L.sum()),
         float(wrong_L.sum()),
         _threshold(_quartile(pairs), float(rows) * max(longest, 128)),
+        _threshold(_quartile(alone), float(rows) * max(longest, 128)),
         _threshold(tail_of(runs_BL.sum(axis=1)), float(rows)),
         _threshold(_quartile(alone), float(rows) * rows),
         tuple(

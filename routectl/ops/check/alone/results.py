@@ -54,10 +54,11 @@ class Stretch:
 class Edit:
     """What was done at one place of a sample.
 
-    kind is one of "late", "early" (all rows from ``first``, where the sample begins), "hole" (rows
-    lost before ``first``), "repeated" (rows of tokens that came before already), "inserted"
-    (nobody's rows put in), "other" (another sample's rows), "nobody". size counts rows, lost ones
-    for a hole.
+    kind is one of "late", "early" (a block of rows of earlier or later tokens, after which rows are
+    as before; or the whole sample), "hole" (rows lost before ``first``: those after it are early to
+    the end), "repeated" (rows of tokens that came already put in before ``first``), "inserted"
+    (rows of another sample or of nobody put in), "other" (another sample's rows in place of its
+    own), "nobody", "renumbered", "exchanged". size counts rows, lost ones for a hole.
     """
 
     kind: str
@@ -79,28 +80,26 @@ class Script:
     def edits(self) -> tuple[Edit, ...]:
         """What was done to the sample, place by place."""
         made: list[Edit] = []
-        lag = 0
-        pending: Stretch | None = None
-        for n, one in enumerate(self.stretches):
+        placed = [one for one in self.stretches if one.kind in ("own", "shifted")]
+        following = {a: b for a, b in zip(placed, placed[1:], strict=False)}
+        now = 0  # the lag of the rows before
+        before: Stretch | None = None  # rows that are not the sample's own
+        for one in self.stretches:
             size = one.end - one.first
-            if one.kind == "other":
-                made.append(Edit("other", one.first, size, one.lag, one.source))
-            if one.kind == "nobody":
-                made.append(Edit("nobody", one.first, size))
-            if one.kind in ("other", "nobody"):
-                pending = one
+            if one.lag is None or one.kind not in ("own", "shifted"):
+                made.append(Edit(one.kind, one.first, size, one.lag, one.source))
+                before = one
                 continue
-            assert one.lag is not None
-            step = one.lag - lag
-            if step and pending is not None and step == pending.end - pending.first:
-                made[-1] = Edit("inserted", pending.first, step, one.lag, pending.source)
-            elif step and n == 0:
+            step = one.lag - now
+            after = following.get(one)
+            returns = after is not None and after.lag == now
+            if step and before is not None and step == before.end - before.first:
+                made[-1] = Edit("inserted", before.first, step, one.lag, before.source)
+            elif step and (returns or one is self.stretches[0]):
                 made.append(Edit("late" if step > 0 else "early", one.first, size, one.lag))
             elif step:
-                made.append(
-                    Edit("repeated" if step > 0 else "hole", one.first, abs(step), one.lag)
-                )
-            lag, pending = one.lag, None
+                made.append(Edit("repeated" if step > 0 else "hole", one.first, abs(step), one.lag))
+            now, before = now if returns else one.lag, None
         return tuple(made)
 
 

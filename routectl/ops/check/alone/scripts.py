@@ -59,6 +59,11 @@ class Searcher:
     _library: _Library | None = None
     _work: int = 0
 
+    @property
+    def kind(self) -> str:
+        """What a stretch at the lag of the dump is."""
+        return "shifted" if self.main else "own"
+
     def sums(self, one: Kept, folds: Tokens, tokens_T: Tokens) -> NDArray[np.int32]:
         """Each row's score over all layers were it of these tokens, int32 [T]."""
         columns = np.arange(one.ids_TLK.shape[1])
@@ -68,19 +73,35 @@ class Searcher:
 
     def stretches(self, one: Kept, folds: Tokens, own_T: NDArray[np.int32]) -> list[Stretch]:
         """The script of a sample whose rows score own_T at the main lag: at least one stretch."""
-        states = [State(own_T, 0, "own" if self.main == 0 else "shifted", self.main)]
+        states = [State(own_T, 0, self.kind, self.main)]
         states.append(State(np.zeros_like(own_T), self.noise.nobody, "nobody"))
         for lag in self._lags(one, folds, own_T):
-            gains = self.sums(one, folds, one.tokens_at(lag))
+            tokens_T = one.tokens_at(lag)
+            gains = self.sums(one, folds, tokens_T)
+            gains = np.where(tokens_T < 0, np.minimum(own_T, 0), gains)
             states.append(
                 State(gains, self.noise.lag, "own" if lag == 0 else "shifted", lag)
             )
-        runs = self._path(states)
+        states, runs = self._fitting(states)
         others = self._others(one, folds, [r for r in runs if states[r[2]].kind == "nobody"])
         if others:
-            states += others
-            runs = self._path(states)
+            states, runs = self._fitting([*states, *others])
         return self._named(one, states, runs)
+
+    def _fitting(
+        self, states: list[State]
+    ) -> tuple[list[State], list[tuple[int, int, int]]]:
+        """The best path over states that fit their rows, and are not only less bad than others."""
+        while True:
+            runs = self._path(states)
+            poor = {
+                at
+                for first, end, at in runs
+                if at > 1 and states[at].gains_T[first:end].sum() < self.noise.fit
+            }
+            if not poor:
+                return states, runs
+            states = [s for at, s in enumerate(states) if at not in poor]
 
     def _path(self, states: Sequence[State]) -> list[tuple[int, int, int]]:
         """Runs of rows in one state: (first row, row after the last, state)."""

@@ -94,12 +94,12 @@ class Teaching:
     counted: Sequence[Bools]
     num_experts: int
 
-    def vocabulary(self) -> Tokens:
+    def vocabulary(self, most: int = _TOKENS) -> Tokens:
         """The commonest tokens of the counted rows, ascending."""
         found = [one.tokens_at(0)[c] for one, c in zip(self.kept, self.counted, strict=True)]
         tokens, counts = np.unique(np.concatenate(found), return_counts=True)
         tokens, counts = tokens[tokens >= 0], counts[tokens >= 0]
-        room = _room((self.kept[0].ids_TLK.shape[1], self.num_experts))
+        room = min(most, _room((self.kept[0].ids_TLK.shape[1], self.num_experts)))
         return np.sort(tokens[np.argsort(-counts, kind="stable")[:room]]).astype(np.int32)
 
     def count(self, tokens_V: Tokens, lag: int) -> tuple[NDArray[np.uint32], Counts]:
