@@ -4,6 +4,8 @@ Shape suffixes: T, N rows, L MoE layers, K top_k, E experts, V tokens that have 
 P places, S states.
 """
 
+import math
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ __all__ = [
     "best_path",
     "count_rows",
     "renumbering_gains",
+    "score_counts",
     "score_layers",
     "score_rows",
     "score_sums",
@@ -52,9 +55,53 @@ def count_rows(
     counts_FVLE: NDArray[np.uint32],
     rows_FV: NDArray[np.int64],
 ) -> None:
-    """Add rows to the counts of their tokens; a row whose slot is -1, or that is missing, is not."""
+    """Add rows to the counts of their tokens, but for missing ones and those whose slot is -1."""
     mask = _NO_MASK if missing_TL is None else missing_TL
     _count_rows(slots_T, folds_T, ids_TLK, mask, counts_FVLE, rows_FV)
+
+
+@njit(nogil=True, cache=True)
+def _score_counts(counts, total, base, weight, unit, scores):  # type: ignore[no-untyped-def]
+    folds, slots, layers, experts = counts.shape
+    one_fold = folds == 1
+    for f in range(folds):
+        for slot in range(slots):
+            for layer in range(layers):
+                size = 0.0
+                for e in range(experts):
+                    if total[slot, layer, e]:
+                        size += total[slot, layer, e]
+                        if not one_fold:
+                            size -= counts[f, slot, layer, e]
+                unseen = round(unit * math.log2(weight / (size + weight)))
+                for e in range(experts):
+                    seen = np.float64(total[slot, layer, e])
+                    if seen and not one_fold:
+                        seen -= counts[f, slot, layer, e]
+                    bits = unseen
+                    if seen:
+                        often = base[f, layer, e]
+                        share = (seen + weight * often) / (size + weight)
+                        bits = round(unit * math.log2(share / often))
+                    scores[f, slot, layer, e] = max(-127, min(127, bits))
+
+
+def score_counts(counts_FVLE: NDArray[np.uint32], weight: float, unit: int) -> Scores:
+    """int8 ``unit`` x log2 P(id | token) / P(id), within 127, by the counts of the other folds.
+
+    With one fold, by its own. P(id | token) is (n + weight P(id)) / (N + weight), n being how often
+    the id was in the token's rows, N the ids of all of them; P(id) has half an id more of each.
+    """
+    total_VLE = counts_FVLE.sum(axis=0, dtype=np.int64)
+    base_FLE = (
+        np.broadcast_to(total_VLE.sum(axis=0), (len(counts_FVLE), *total_VLE.shape[1:])) + 0.5
+    )
+    if len(counts_FVLE) > 1:
+        base_FLE = base_FLE - counts_FVLE.sum(axis=1, dtype=np.int64)
+    base_FLE = base_FLE / base_FLE.sum(axis=2, keepdims=True)
+    scores = np.empty(counts_FVLE.shape, np.int8)
+    _score_counts(counts_FVLE, total_VLE, base_FLE, float(weight), unit, scores)
+    return scores
 
 
 @njit(nogil=True, cache=True)

@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "forward": "dump errors routes formats.native",
     "ops": "dump routes kernels ops.pairs",
     "ops.check": "dump errors gate_logprobs layouts margins model routes kernels ops.pairs",
+    "ops.check.alone": "dump errors routes kernels ops.pairs",
     "ops.diff": "dump errors margins routes kernels ops.pairs",
     "ops.pack": "dump errors layouts routes kernels",
     "ops.pairs": "dump errors margins routes",

@@ -10,16 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .keeping import Kept, Tokens
-from .tables import Teaching, learn_tables
+from .tables import Tables, Teaching, learn_tables, mean_score
 
-__all__ = ["LAGS", "dump_lag", "part_of"]
+__all__ = ["LAGS", "dump_lag", "lag_by", "part_of"]
 
 LAGS = 64  # tried on both sides
+_SAMPLES = 32  # laid at every lag against tables of another dump
 _ROWS = 1 << 13  # learnt from for each of them
+_GOLDEN = 0.6180339887498949
 _TABLE = 512  # experts of all layers taken
 _TOKENS = 256
 _FIRST = (1, -1, 2, -2, 3, -3, 17, -17)
 _PLAIN = 1.5  # times what those tell, from which lag 0 is the dump's
+_BLOCK = 64  # rows whose sum is one observation
 _CLEAR = 6.0  # standard errors by which another lag is better
 
 
@@ -28,8 +31,9 @@ def part_of(teaching: Teaching) -> tuple[Teaching, Tokens]:
     kept = teaching.kept
     layers = kept[0].ids_TLK.shape[1]
     columns = np.linspace(0, layers - 1, min(layers, max(1, _TABLE // teaching.num_experts)))
-    step = -(-sum(one.rows for one in kept) // _ROWS)
-    chosen = range(0, len(kept), min(step, len(kept)))
+    mean_rows = max(sum(min(one.rows, _ROWS) for one in kept) // len(kept), 1)
+    spread = sorted(range(len(kept)), key=lambda n: n * _GOLDEN % 1.0)  # in step with no pattern
+    chosen = sorted(spread[: max(_ROWS // mean_rows, 2)])
     part = Teaching(
         [_with_layers(kept[i], columns.astype(int)) for i in chosen],
         [teaching.folds[i][:_ROWS] for i in chosen],
@@ -45,15 +49,22 @@ def _with_layers(one: Kept, columns: NDArray[np.int64]) -> Kept:
     return replace(one, ids_TLK=ids, missing_TL=missing)
 
 
+def lag_by(tables: Tables, teaching: Teaching) -> int:
+    """The lag at which rows score best by tables of another dump, 0 unless that is above 0."""
+    part = teaching.first(_SAMPLES)
+    scores = {lag: mean_score(part, tables, lag).sum() for lag in range(-LAGS, LAGS + 1)}
+    best = max(scores, key=lambda lag: (scores[lag], -abs(lag)))
+    return best if scores[best] > 0 else 0
+
+
 def _row_scores(teaching: Teaching, tokens: NDArray[np.int32], lag: int) -> NDArray[np.float64]:
-    """The mean score at a lag of each sample's counted rows, by tables of that lag."""
+    """What blocks of counted rows score at a lag, by tables of that lag."""
     tables, _ = learn_tables(teaching, tokens, lag, shrinks=(9,))
-    means = []
+    means: list[np.int32] = []
     for one, folds, counted in zip(teaching.kept, teaching.folds, teaching.counted, strict=True):
         at = np.where(counted, one.tokens_at(lag), -1).astype(np.int32)
         total_T = tables.score(one, folds, at).sum(axis=1)
-        for first in range(0, len(total_T), 64):
-            means.append(total_T[first : first + 64].sum())
+        means += [total_T[n : n + _BLOCK].sum() for n in range(0, len(total_T), _BLOCK)]
     return np.array(means, np.float64)
 
 

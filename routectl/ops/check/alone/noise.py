@@ -18,7 +18,7 @@ from ....routes import Bools
 from .keeping import Kept
 from .tables import Tables, Teaching
 
-__all__ = ["FAR", "Noise", "measure_noise", "tail_of"]
+__all__ = ["FAR", "RowNoise", "measure_noise", "tail_of"]
 
 FAR = (5, -5, 11, -11, 19, -19, 31, -31)  # lags at which rows are other tokens'
 _NEAR = (1, -1, 2, -2)
@@ -26,10 +26,12 @@ _FALSE = 1e-3  # false findings in a dump, about
 _PAIR = 4  # rows of a block of differences between two lags
 _RUN = 16  # rows of a block of scores of one lag
 _SAMPLES = 512  # looked at
+_WINDOW = 32  # rows that are told from wrong ones by their mean,
+_LIKE_WRONG = 0.4  # where it is below this share of the wrong ones'
 
 
 @dataclass(frozen=True, slots=True)
-class Noise:
+class RowNoise:
     """Sums in sixteenths of a bit.
 
     own and wrong are the mean score of a row at its own token and at others'. A run of rows is of
@@ -66,7 +68,7 @@ def tail_of(sums: NDArray[Any]) -> float:
 
     def above(theta: float) -> bool:
         peak = theta * values.max()
-        return peak + math.log(np.exp(theta * values - peak).mean()) > 0
+        return bool(peak + math.log(np.exp(theta * values - peak).mean()) > 0)
 
     while not above(high):
         high *= 2
@@ -95,6 +97,36 @@ def _quartile(thetas: Sequence[float]) -> float:
     return float(np.quantile(np.array(thetas), 0.25)) if len(thetas) else 0.0
 
 
+def _mean(parts: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+    """The mean row, 0 where there is none."""
+    rows_NL = np.concatenate(parts)
+    return np.asarray(rows_NL.sum(axis=0) / max(len(rows_NL), 1), np.float64)
+
+
+def _layer_threshold(
+    own: Sequence[NDArray[Any]],
+    masks: Sequence[Bools],
+    wrong_L: NDArray[np.float64],
+    column: int,
+    rows: float,
+) -> int:
+    """That of one layer, whose rows may be wrong where those of the others are sound."""
+    bound = _LIKE_WRONG * min(float(wrong_L[column]), 0.0)
+    runs = [
+        _blocks(-scores[:, column], mask & ~_like_wrong(scores[:, column], bound), _RUN)
+        for scores, mask in zip(own, masks, strict=True)
+    ]
+    return _threshold(tail_of(np.concatenate(runs)), rows * len(wrong_L))
+
+
+def _like_wrong(own_T: NDArray[Any], bound: float) -> Bools:
+    """Rows of blocks that score as rows of wrong tokens do: no measure of what sound rows do."""
+    low_T = np.zeros(len(own_T), np.bool_)
+    for first in range(0, len(own_T), _WINDOW):
+        low_T[first : first + _WINDOW] = own_T[first : first + _WINDOW].mean() < bound
+    return low_T
+
+
 def _scored(
     teaching: Teaching, tables: Tables, lag: int, step: int
 ) -> Iterator[tuple[Kept, NDArray[np.int32]]]:
@@ -105,7 +137,7 @@ def _scored(
 
 def measure_noise(
     teaching: Teaching, tables: Tables, main: int, usable: Sequence[Bools], size: tuple[int, int]
-) -> Noise:
+) -> RowNoise:
     """Thresholds for a dump of ``size`` (rows, rows of its longest sample).
 
     ``main`` is the lag of the dump as a whole, and usable the rows taken for sound ones.
@@ -113,35 +145,34 @@ def measure_noise(
     rows, longest = size
     step = -(-len(teaching.kept) // _SAMPLES)
     own = [s for _, s in _scored(teaching, tables, main, step)]
-    masks = usable[::step]
-    own_NL = np.concatenate([s[m] for s, m in zip(own, masks, strict=True)])
+    far = [[s for _, s in _scored(teaching, tables, main + lag, step)] for lag in FAR]
+    near = [[s for _, s in _scored(teaching, tables, main + lag, step)] for lag in _NEAR]
+    wrong_L = _mean([s[m] for there in far for s, m in zip(there, usable[::step], strict=True)])
+    masks = [
+        mask & ~_like_wrong(scores.sum(axis=1), _LIKE_WRONG * min(float(wrong_L.sum()), 0.0))
+        for mask, scores in zip(usable[::step], own, strict=True)
+    ]
+    own_L = _mean([s[m] for s, m in zip(own, masks, strict=True)])
     runs_BL = np.concatenate([_blocks(-s, m, _RUN) for s, m in zip(own, masks, strict=True)])
-    pairs, alone, wrong = [], [], []
-    for lag in (*_NEAR, *FAR):
-        there = [s for _, s in _scored(teaching, tables, main + lag, step)]
+    pairs, alone = [], []
+    for there in (*near, *far):
         gains = [
             _blocks((t.sum(axis=1) - s.sum(axis=1)), m, _PAIR)
             for t, s, m in zip(there, own, masks, strict=True)
         ]
         pairs.append(tail_of(np.concatenate(gains)))
-        if lag in FAR:
-            sums = [_blocks(t.sum(axis=1), m, _PAIR) for t, m in zip(there, masks, strict=True)]
-            alone.append(tail_of(np.concatenate(sums)))
-            wrong.append(np.concatenate([t[m] for t, m in zip(there, masks, strict=True)]))
-    own_L = own_NL.mean(axis=0) if len(own_NL) else np.zeros(own_NL.shape[1])
-    wrong_NL = np.concatenate(wrong)
-    wrong_L = wrong_NL.mean(axis=0) if len(wrong_NL) else np.zeros(own_NL.shape[1])
-    layers = own_NL.shape[1]
-    return Noise(
+    for there in far:
+        sums = [_blocks(t.sum(axis=1), m, _PAIR) for t, m in zip(there, masks, strict=True)]
+        alone.append(tail_of(np.concatenate(sums)))
+    layers = len(own_L)
+    return RowNoise(
         float(own_L.sum()),
         float(wrong_L.sum()),
         _threshold(_quartile(pairs), float(rows) * max(longest, 128)),
         _threshold(_quartile(alone), float(rows) * max(longest, 128)),
         _threshold(tail_of(runs_BL.sum(axis=1)), float(rows)),
         _threshold(_quartile(alone), float(rows) * rows),
-        tuple(
-            _threshold(tail_of(runs_BL[:, i]), float(rows) * layers) for i in range(layers)
-        ),
+        tuple(_layer_threshold(own, masks, wrong_L, i, float(rows)) for i in range(layers)),
         tuple(own_L.tolist()),
         tuple(wrong_L.tolist()),
     )

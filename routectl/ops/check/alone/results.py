@@ -6,9 +6,7 @@ Shape suffixes: L MoE layers, E experts.
 """
 
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from itertools import pairwise
 
 __all__ = [
     "AloneResult",
@@ -18,8 +16,8 @@ __all__ = [
     "RenumberedLayer",
     "Script",
     "Span",
-    "Stretch",
     "StrangeLayer",
+    "Stretch",
 ]
 
 
@@ -81,7 +79,7 @@ class Script:
         """What was done to the sample, place by place."""
         made: list[Edit] = []
         placed = [one for one in self.stretches if one.kind in ("own", "shifted")]
-        following = {a: b for a, b in zip(placed, placed[1:], strict=False)}
+        following = dict(pairwise(placed))
         now = 0  # the lag of the rows before
         before: Stretch | None = None  # rows that are not the sample's own
         for one in self.stretches:
@@ -95,6 +93,8 @@ class Script:
             returns = after is not None and after.lag == now
             if step and before is not None and step == before.end - before.first:
                 made[-1] = Edit("inserted", before.first, step, one.lag, before.source)
+            elif step > 0 and one.first - self.stretches[0].first < max(step, 2):
+                made.append(Edit("late", one.first, size, one.lag))  # what is before is filler
             elif step and (returns or one is self.stretches[0]):
                 made.append(Edit("late" if step > 0 else "early", one.first, size, one.lag))
             elif step:
@@ -135,13 +135,13 @@ class Power:
 class RenumberedLayer:
     """A layer whose experts have other numbers in some spans.
 
-    to[dump id] is the number that the larger part of the dump gives the expert; seen the experts
-    that occurred often enough to be told from others: the rest of the map is a guess.
+    to[dump id] is the number that the larger part of the dump gives the expert; sure tells which
+    of them fit no other expert nearly as well (16 bits): the rest of the map is a guess.
     """
 
     layer: int
     to: tuple[int, ...]
-    seen: tuple[bool, ...]
+    sure: tuple[bool, ...]
     spans: tuple[Span, ...]
     rows: int
 
@@ -170,9 +170,10 @@ class AloneResult:
     """What a dump's tokens say of its rows.
 
     lag is that of the dump as a whole, 0 for a sound one. scripts are of the samples that are not
-    wholly their own rows, in the dump's order, at most ``SCRIPTS``; changed counts all of those.
-    unsearched counts samples that looked wrong when the work for such samples was used up. without
-    counts samples without token ids or routes, or that their reader refuses.
+    wholly their own rows, in the dump's order, the first 1,024; changed counts all of those.
+    unlike says that rows nowhere follow their tokens as a given dictionary says: they are nobody's,
+    or of other weights. unsearched counts samples that looked wrong when the work for such samples
+    was used up. without counts samples without token ids or routes.
     """
 
     power: Power
@@ -183,17 +184,17 @@ class AloneResult:
     strange: tuple[StrangeLayer, ...] = ()
     changed: int = 0
     unsearched: int = 0
+    unlike: bool = False
     without: int = 0
 
     @property
     def clean(self) -> bool:
         """Whether nothing was found; also where nothing could be: see ``power``."""
-        return not (self.lag or self.changed or self.renumbered or self.exchanged or self.strange)
-
-
-def bits(sixteenths: float) -> float:
-    """A score as bits."""
-    return float(np.round(sixteenths / 16, 3))
-
-
-Lift = NDArray[np.float64]
+        return not (
+            self.unlike
+            or self.lag
+            or self.changed
+            or self.renumbered
+            or self.exchanged
+            or self.strange
+        )

@@ -5,6 +5,7 @@ Shape suffixes: T rows, N rows of a window, D different tokens, S states, L MoE 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from ....kernels.token_tables import best_path, score_sums, score_tokens, slide
 from .keeping import Kept, Tokens
-from .noise import Noise
+from .noise import RowNoise
 from .results import Stretch
 from .tables import BIT, Tables, slots_of
 
@@ -53,7 +54,7 @@ class Searcher:
     """Lays the rows of samples against tokens. tokens are of samples by index, with their names."""
 
     tables: Tables
-    noise: Noise
+    noise: RowNoise
     main: int
     tokens: Mapping[int, tuple[str, Tokens]] = field(default_factory=dict)
     _library: _Library | None = None
@@ -79,18 +80,14 @@ class Searcher:
             tokens_T = one.tokens_at(lag)
             gains = self.sums(one, folds, tokens_T)
             gains = np.where(tokens_T < 0, np.minimum(own_T, 0), gains)
-            states.append(
-                State(gains, self.noise.lag, "own" if lag == 0 else "shifted", lag)
-            )
+            states.append(State(gains, self.noise.lag, "own" if lag == 0 else "shifted", lag))
         states, runs = self._fitting(states)
         others = self._others(one, folds, [r for r in runs if states[r[2]].kind == "nobody"])
         if others:
             states, runs = self._fitting([*states, *others])
         return self._named(one, states, runs)
 
-    def _fitting(
-        self, states: list[State]
-    ) -> tuple[list[State], list[tuple[int, int, int]]]:
+    def _fitting(self, states: list[State]) -> tuple[list[State], list[tuple[int, int, int]]]:
         """The best path over states that fit their rows, and are not only less bad than others."""
         while True:
             runs = self._path(states)
@@ -114,17 +111,17 @@ class Searcher:
                 at_T[first:end] = 0
         edges = np.flatnonzero(np.diff(at_T)) + 1
         bounds = [0, *edges.tolist(), len(at_T)]
-        return [(a, b, int(at_T[a])) for a, b in zip(bounds, bounds[1:], strict=False)]
+        return [(a, b, int(at_T[a])) for a, b in pairwise(bounds)]
 
     def _lags(self, one: Kept, folds: Tokens, own_T: NDArray[np.int32]) -> list[int]:
         """Lags that some window of rows that look wrong fits."""
         found: dict[int, int] = {}
         distinct, columns_P = np.unique(one.tokens_N, return_inverse=True)
         slots = slots_of(self.tables.tokens_V, distinct.astype(np.int32))
-        columns_P = np.where(slots[columns_P] >= 0, columns_P, -1).astype(np.int32)
+        column_P = np.where(slots[columns_P] >= 0, columns_P, -1).astype(np.int32)
         for first in self._windows(own_T):
             window = self._window(one, folds, first, slots)
-            place_P = slide(window, columns_P)
+            place_P = slide(window, column_P)
             for best in _largest(place_P, 3):
                 lag = one.start + first - (best - len(window) + 1)
                 found[lag] = max(found.get(lag, 0), int(place_P[best]))
@@ -225,4 +222,4 @@ def _largest(values: NDArray[Any], count: int) -> list[int]:
         least = np.partition(values, len(values) - count)[len(values) - count]
         places = np.flatnonzero(values >= least)[: 16 * count]
         return [int(places[i]) for i in np.argsort(-values[places], kind="stable")[:count]]
-    return np.argsort(-values, kind="stable")[:count].tolist()
+    return [int(i) for i in np.argsort(-values, kind="stable")[:count]]

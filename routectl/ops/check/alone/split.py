@@ -20,6 +20,7 @@ __all__ = ["larger_part"]
 
 _CUTS = (0.25, 0.375, 0.5, 0.625, 0.75)
 _BETTER = 0.06  # of what all together tell, by how much two parts tell more; of one kind they lose
+_STEPS = 5
 _HALVINGS = 4  # of the distance between cuts, around the best
 Cut = Callable[[Kept, float], Bools]
 
@@ -35,14 +36,17 @@ def larger_part(teaching: Teaching, lag: int) -> list[Bools]:
     together_L = _mean(part, tokens, lag)
     best: tuple[float, Cut, float] | None = None
     larger = [np.ones(one.rows, np.bool_) for one in kept]
+    looked_at = {one.index for one in part.kept}
 
-    def tried(cut: Cut, at: float) -> None:
+    def tried(cut: Cut, at: float, *, known: bool = True) -> None:
         nonlocal best, larger
         early = {one.index: cut(one, at) for one in kept}
         gain, more = _gain(part, tokens, lag, together_L, early)
         if gain > (0.0 if best is None else best[0]):
             best = gain, cut, at
-            larger = [early[one.index] == more for one in kept]
+            larger = [
+                (early[one.index] == more) & (known or one.index in looked_at) for one in kept
+            ]
 
     for cut, places in _cuts(kept):
         for at in places:
@@ -54,6 +58,7 @@ def larger_part(teaching: Teaching, lag: int) -> list[Bools]:
                 _, _, middle = best
                 tried(cut, middle - step)
                 tried(cut, middle + step)
+    tried(_alike(part, tokens, lag), 0.0, known=False)
     return larger
 
 
@@ -64,7 +69,7 @@ def _gain(
     together_L: NDArray[np.float64],
     early: dict[int, Bools],
 ) -> tuple[float, bool]:
-    """How much more two parts tell apart, 0.0 where not clearly; whether the early one is larger."""
+    """How much more two parts tell, 0.0 where not clearly more; whether the first is larger."""
     sides = []
     for side in (True, False):
         counted = [
@@ -102,6 +107,32 @@ def _cuts(kept: Sequence[Kept]) -> list[tuple[Cut, list[float]]]:
         (before_position, [float(np.quantile(places, share)) for share in _CUTS]),
         (of_version, [0.0, 1.0] if len(versions) > 1 else []),
     ]
+
+
+def _alike(part: Teaching, tokens: Tokens, lag: int) -> Cut:
+    """Samples whose routes the longest one teaches, then those that these teach, and so on.
+
+    Of two kinds of samples in no order, such as two replicas with their own experts' numbers, it
+    finds one kind.
+    """
+    longest = max(range(len(part.kept)), key=lambda n: int(part.counted[n].sum()))
+    members = {longest}
+    for _ in range(_STEPS):
+        counted = [
+            rows if n in members else np.zeros_like(rows) for n, rows in enumerate(part.counted)
+        ]
+        tables, _ = learn_tables(replace(part, counted=counted), tokens, lag, shrinks=(3,))
+        totals = [
+            int(tables.score(one, folds, one.tokens_at(lag)).sum())
+            for one, folds in zip(part.kept, part.folds, strict=True)
+        ]
+        members = {n for n, total in enumerate(totals) if total > 0} or {longest}
+    chosen = {part.kept[n].index for n in members}
+
+    def among(one: Kept, _at: float) -> Bools:
+        return np.full(one.rows, one.index in chosen)
+
+    return among
 
 
 def _of_version(one: Kept, version: str) -> Bools:

@@ -9,12 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ....dump import DumpMeta
 from ....errors import MismatchError
-from ....kernels.token_tables import Scores, count_rows, score_rows
+from ....kernels.token_tables import Scores, count_rows, score_counts, score_rows
 from ....routes import Bools
 from .keeping import FOLDS, Kept, Tokens
 
-__all__ = ["BIT", "Dictionary", "Tables", "Teaching", "learn_tables", "slots_of"]
+__all__ = [
+    "BIT",
+    "Dictionary",
+    "Tables",
+    "Teaching",
+    "learn_tables",
+    "mean_score",
+    "slots_of",
+    "tables_of",
+]
 
 BIT = 16  # scores are in sixteenths of a bit
 _CELLS = 1 << 22  # of a fold's counts
@@ -36,6 +46,15 @@ class Dictionary:
     rows_V: Counts
     layers_L: tuple[int, ...]
     top_k: int
+
+    def check(self, meta: DumpMeta) -> None:
+        """Raise MismatchError where a dump is of another model than this."""
+        own = (self.layers_L, self.top_k, self.counts_VLE.shape[2])
+        if own != (meta.layers_L, meta.top_k, meta.num_experts):
+            raise MismatchError(
+                f"{meta.path}: got layers, K, E {meta.layers_L, meta.top_k, meta.num_experts}, "
+                f"expected those of what was learnt before, {own}"
+            )
 
     def __add__(self, other: "Dictionary") -> "Dictionary":
         same = (self.layers_L, self.top_k, self.counts_VLE.shape[2])
@@ -94,6 +113,19 @@ class Teaching:
     counted: Sequence[Bools]
     num_experts: int
 
+    def first(self, samples: int) -> "Teaching":
+        """The first samples alone."""
+        cut = slice(samples)
+        return Teaching(self.kept[cut], self.folds[cut], self.counted[cut], self.num_experts)
+
+    def dictionary(self, lag: int, layers: tuple[int, ...]) -> Dictionary:
+        """The counts of all folds, to be the reference of another dump of the model."""
+        tokens = self.vocabulary()
+        counts, rows = self.count(tokens, lag)
+        top_k = self.kept[0].ids_TLK.shape[2]
+        total = counts.sum(axis=0, dtype=np.int64)
+        return Dictionary(tokens, total, rows.sum(axis=0), layers, top_k)
+
     def vocabulary(self, most: int = _TOKENS) -> Tokens:
         """The commonest tokens of the counted rows, ascending."""
         found = [one.tokens_at(0)[c] for one, c in zip(self.kept, self.counted, strict=True)]
@@ -112,17 +144,6 @@ class Teaching:
         return counts, rows
 
 
-def _scores(counts_FVE: Counts, top_k: int, shrink: int) -> Scores:
-    """Scores of one layer; the arguments are what each fold is scored by."""
-    base_FE = counts_FVE.sum(axis=1) + 0.5
-    base_FE /= base_FE.sum(axis=1, keepdims=True)
-    weight = shrink * top_k
-    total_FV = counts_FVE.sum(axis=2)
-    share = (counts_FVE + weight * base_FE[:, None]) / (total_FV + weight)[:, :, None]
-    bits = np.log2(share / base_FE[:, None])
-    return np.clip(np.rint(BIT * bits), -127, 127).astype(np.int8)
-
-
 def learn_tables(
     teaching: Teaching, tokens_V: Tokens, lag: int, shrinks: Sequence[int] = _SHRINK
 ) -> tuple[Tables, NDArray[np.float64]]:
@@ -131,20 +152,29 @@ def learn_tables(
     How much a layer's own frequencies are blended in is what serves best in rows of other folds.
     """
     counts, _ = teaching.count(tokens_V, lag)
-    others = (counts.sum(axis=0, dtype=np.int64)[None] - counts) if FOLDS > 1 else counts
     top_k = teaching.kept[0].ids_TLK.shape[2]
-    layers = counts.shape[2]
-    best_L = np.full(layers, -np.inf)
+    best_L = np.full(counts.shape[2], -np.inf)
     best = np.zeros(counts.shape, np.int8)
     for shrink in shrinks:
-        tried = np.empty(counts.shape, np.int8)
-        for layer in range(layers):
-            tried[:, :, layer] = _scores(others[:, :, layer], top_k, shrink)
+        tried = score_counts(counts, shrink * top_k, BIT)
         mean_L = mean_score(teaching, Tables(tokens_V, tried), lag)
         for layer in np.flatnonzero(mean_L > best_L).tolist():
             best[:, :, layer] = tried[:, :, layer]
         best_L = np.maximum(best_L, mean_L)
     return Tables(tokens_V, best), best_L
+
+
+def tables_of(prior: Dictionary, teaching: Teaching) -> Tables:
+    """Tables of another dump's counts, blended as serves best in rows of this one at lag 0."""
+    counts = np.minimum(prior.counts_VLE, np.iinfo(np.uint32).max).astype(np.uint32)[None]
+    best: tuple[float, Tables] | None = None
+    for shrink in _SHRINK:
+        tried = Tables(prior.tokens_V, score_counts(counts, shrink * prior.top_k, BIT))
+        score = float(mean_score(teaching, tried, 0).sum())
+        if best is None or score > best[0]:
+            best = score, tried
+    assert best is not None
+    return best[1]
 
 
 def mean_score(teaching: Teaching, tables: Tables, lag: int) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Rows that are where they belong and fit no token: experts renumbered, layers exchanged, or neither.
+"""Rows in their place that fit no token: experts renumbered, layers exchanged, or neither.
 
 The rows of a layer that do not fit are pooled; what they would score as another layer's, or with
 their ids mapped, says what they are. Shape suffixes: N rows, L MoE layers, K top_k, E experts.
@@ -17,13 +17,13 @@ from ....kernels.token_tables import (
     score_layers,
     worst_runs,
 )
-from ....routes import Ids
+from ....routes import Bools, Ids
 from .keeping import Kept, Tokens
-from .noise import Noise
+from .noise import RowNoise
 from .results import ExchangedLayer, RenumberedLayer, Span, StrangeLayer, Stretch
-from .tables import Tables, slots_of
+from .tables import BIT, Tables, slots_of
 
-__all__ = ["Parts"]
+__all__ = ["Misfits"]
 
 _ROWS = 8192  # of a layer that are looked at
 _OF_ONE = 128  # of one run
@@ -31,7 +31,7 @@ _SPANS = 1024  # of a layer that are named
 _MAPS = 4  # different ones of a layer
 _FITS = 0.4  # of the mean score of a row at its own token: what rows that fit have at least
 _LIKE_WRONG = 0.4  # of the mean score at a wrong token: what rows that do not fit have at most
-_SEEN = 3  # times an id occurs before its place in a map is more than a guess
+_SURE = 16 * BIT  # what an id scores above any other expert before its place is no guess
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,12 +46,12 @@ class _Run:
 
 
 @dataclass(slots=True)
-class Parts:
+class Misfits:
     """Takes what does not fit, sample by sample, and names it in the end."""
 
     layers: tuple[int, ...]
     tables: Tables
-    noise: Noise
+    noise: RowNoise
     main: int
     runs: list[list[_Run]] = field(default_factory=list)
     held: list[int] = field(default_factory=list)
@@ -153,9 +153,7 @@ class Parts:
         scores = self.tables.scores_FVLE
         if not runs or scores.shape[2] < 2:
             return runs
-        by_run_RL = np.stack(
-            [score_layers(r.slots_N, r.folds_N, r.ids_NK, scores) for r in runs]
-        )
+        by_run_RL = np.stack([score_layers(r.slots_N, r.folds_N, r.ids_NK, scores) for r in runs])
         total_L = by_run_RL.sum(axis=0)
         total_L[column] = np.iinfo(np.int64).min
         other = int(total_L.argmax())
@@ -182,24 +180,18 @@ class Parts:
         scores = np.ascontiguousarray(self.tables.scores_FVLE[:, :, column])
         fitting = runs
         for _ in range(3):
-            to_E, held_out = _map(fitting, scores)
+            to_E, sure_E, held_out = _map(fitting, scores)
             again = [r for r in runs if self._fits(_mapped(r, to_E, scores), r, column)]
             if again == fitting or not again:
                 break
             fitting = again
-        if not again or held_out <= max(
-            self.noise.layer_L[column],
-            _FITS * self.noise.own_L[column] * sum(len(r.ids_NK) for r in fitting) / 2,
-        ):
+        if not again or held_out <= self.noise.layer_L[column]:
             return runs
-        seen_E = np.bincount(
-            np.concatenate([r.ids_NK.ravel() for r in fitting]), minlength=scores.shape[2]
-        )
         self.renumbered.append(
             RenumberedLayer(
                 self.layers[column],
                 tuple(to_E.tolist()),
-                tuple((seen_E >= _SEEN).tolist()),
+                tuple(sure_E.tolist()),
                 *_spans(fitting),
             )
         )
@@ -218,16 +210,20 @@ def _mapped(run: _Run, to_E: NDArray[np.int64], scores_FVE: NDArray[np.int8]) ->
     return int(scores_FVE[folds, slots, to_E[run.ids_NK[known]]].sum(dtype=np.int64))
 
 
-def _map(runs: Sequence[_Run], scores_FVE: NDArray[np.int8]) -> tuple[NDArray[np.int64], int]:
-    """The map of all rows, and what every other row scores by the map of the rest."""
+def _map(
+    runs: Sequence[_Run], scores_FVE: NDArray[np.int8]
+) -> tuple[NDArray[np.int64], Bools, int]:
+    """The map of all rows, where it is sure, and what half of the rows score by the others' map."""
     slots, folds, ids = (
         np.concatenate([getattr(r, name) for r in runs])
         for name in ("slots_N", "folds_N", "ids_NK")
     )
     keep_EE = np.eye(scores_FVE.shape[2]) * 1e-3  # an id that tells nothing keeps its number
-    halves = [
-        renumbering_gains(slots[n::2], folds[n::2], ids[n::2], scores_FVE) for n in (0, 1)
-    ]
+    halves = [renumbering_gains(slots[n::2], folds[n::2], ids[n::2], scores_FVE) for n in (0, 1)]
     to_E = assign_largest(halves[0] + keep_EE)
     held_out = float(halves[1][np.arange(len(to_E)), to_E].sum())
-    return assign_largest(halves[0] + halves[1] + keep_EE), int(held_out)
+    gains_EE = halves[0] + halves[1]
+    to_E = assign_largest(gains_EE + keep_EE)
+    own_E = gains_EE[np.arange(len(to_E)), to_E]
+    gains_EE[np.arange(len(to_E)), to_E] = -np.inf
+    return to_E, own_E - gains_EE.max(axis=1) >= _SURE, int(held_out)
