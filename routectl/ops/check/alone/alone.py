@@ -270,6 +270,8 @@ def measure_lift(dump: Dump) -> Power:
 
 def _first_pass(run: Alone, dump: Dump) -> Alone:
     for index in range(len(dump)):
-        with suppress(FormatError):
+        try:
             run.add(dump[index], index)
+        except FormatError:
+            run.keeper.without += 1
     return run

@@ -15,7 +15,8 @@ from ...pairs.align import name_of
 __all__ = ["FOLDS", "Keeper", "Kept", "Tokens"]
 
 FOLDS = 4  # parts of the samples; a row is scored by what the other parts taught
-_BYTES = 1 << 26  # of ids kept
+_BYTES = 1 << 25  # of ids kept
+_SAMPLES = 1024  # kept
 _ROWS = 1 << 14  # kept of one sample
 _TOKENS = 1 << 22  # token ids kept, to say whose rows they are
 _GROUPS = 1 << 16  # different prompts that are told apart
@@ -84,7 +85,7 @@ class Keeper:
             return
         self.kept.append(_cut(one))
         self._held += self.kept[-1].ids_TLK.nbytes
-        while self._held > self.budget and len(self.kept) > 1:
+        while len(self.kept) > 1 and (self._held > self.budget or len(self.kept) > _SAMPLES):
             self._step *= 2
             self.kept = self.kept[::2]
             self._held = sum(k.ids_TLK.nbytes for k in self.kept)

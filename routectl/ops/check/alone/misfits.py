@@ -26,7 +26,7 @@ from .tables import BIT, Tables, slots_of
 __all__ = ["Misfits"]
 
 _ROWS = 8192  # of a layer that are looked at
-_OF_ONE = 128  # of one run
+_OF_ONE = (128, 16)  # of one run, and once half of those are held
 _SPANS = 1024  # of a layer that are named
 _MAPS = 4  # different ones of a layer
 _FITS = 0.4  # of the mean score of a row at its own token: what rows that fit have at least
@@ -108,7 +108,7 @@ class Misfits:
         *,
         nobody: bool = False,
     ) -> None:
-        size = min(rows[1] - rows[0], _OF_ONE)
+        size = min(rows[1] - rows[0], _OF_ONE[2 * self.held[column] >= _ROWS])
         if self.held[column] + size > _ROWS or len(self.runs[column]) >= _SPANS:
             return
         part = slice(rows[0], rows[0] + size)

@@ -173,7 +173,8 @@ class AloneResult:
     wholly their own rows, in the dump's order, the first 1,024; changed counts all of those.
     unlike says that rows nowhere follow their tokens as a given dictionary says: they are nobody's,
     or of other weights. unsearched counts samples that looked wrong when the work for such samples
-    was used up. without counts samples without token ids or routes.
+    was used up. without counts samples without token ids or routes, or that their
+    reader refuses.
     """
 
     power: Power
