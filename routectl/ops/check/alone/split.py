@@ -69,7 +69,10 @@ def _gain(
     together_L: NDArray[np.float64],
     early: dict[int, Bools],
 ) -> tuple[float, bool]:
-    """How much more two parts tell, 0.0 where not clearly more; whether the first is larger."""
+    """How much more two parts tell, 0.0 where not clearly more; whether the first tells the most.
+
+    Of equal halves, one of them late by one, the late one tells less: it is not taken.
+    """
     sides = []
     for side in (True, False):
         counted = [
@@ -82,7 +85,8 @@ def _gain(
     apart_L = (a * first_L + b * second_L) / max(a + b, 1)
     gain_L = np.maximum(apart_L - together_L, 0)
     clear = a and b and (gain_L > _BETTER * np.maximum(together_L, 0) + 0.5).any()
-    return float(gain_L.sum()) if clear else 0.0, a >= b
+    first_tells = bool(a * first_L.sum() >= b * second_L.sum())
+    return float(gain_L.sum()) if clear else 0.0, first_tells
 
 
 def _cuts(kept: Sequence[Kept]) -> list[tuple[Cut, list[float]]]:
