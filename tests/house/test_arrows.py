@@ -46,9 +46,13 @@ MAY_IMPORT = {
         "dump errors model pickled formats.arrays formats.documents formats.responses formats.wire"
     ),
     "formats.wire": "damage dump errors model routes kernels formats.documents",
-    "forward": "dump errors routes formats.native",
+    "forward": "dump errors routes checkpoints formats.native",
     "ops": "dump errors routes kernels ops.pairs",
-    "ops.check": "damage dump errors gate_logprobs layouts margins routes kernels ops.pairs",
+    "ops.check": (
+        "damage dump errors gate_logprobs margins routes kernels ops.check.against ops.pairs"
+    ),
+    "ops.check.against": "dump layouts margins routes kernels ops.check ops.pairs",
+    "ops.check.alone": "dump errors routes kernels ops.pairs",
     "ops.diff": "dump errors margins routes kernels ops.pairs",
     "ops.pack": "dump errors layouts routes kernels",
     "ops.pairs": "dump errors margins routes",
@@ -78,8 +82,8 @@ MAY_IMPORT = {
         "reports reports.diff reports.show reports.text"
     ),
     "jobs.check": (
-        "dump errors files model routers checkpoints formats.documents formats.native forward "
-        "ops.check reports reports.check reports.text jobs jobs.recompute"
+        "damage dump errors files model routers checkpoints formats.documents formats.native "
+        "forward ops.check reports reports.check reports.text jobs jobs.recompute"
     ),
     "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.staleness",
     "jobs.pack": (
@@ -95,12 +99,12 @@ MAY_IMPORT = {
         "forward ops.predict reports.text jobs"
     ),
     "jobs.staleness": (
-        "dump errors model checkpoints formats.native forward ops.diff ops.pairs "
-        "ops.staleness reports reports.staleness jobs jobs.recompute"
+        "dump errors model checkpoints formats.native forward ops.diff ops.pairs ops.staleness "
+        "reports reports.staleness jobs jobs.recompute"
     ),
     "jobs.watch": (
-        "errors model formats formats.documents formats.wire ops.check reports.check "
-        "reports.text jobs jobs.check"
+        "errors model formats formats.documents formats.wire ops.check reports.check reports.text "
+        "jobs jobs.check"
     ),
     "loading": "dump model formats",
     "cli": (

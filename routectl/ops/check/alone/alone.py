@@ -1,0 +1,277 @@
+"""What was done to a dump, from the dump alone: its tokens say which experts its rows should have.
+
+A router follows the token: a row's ids given its token, learnt from other samples of the dump,
+stand above the layer's frequencies. Rows are laid against the tokens at their own place, and where
+they do not fit there, at every other place. Shape suffixes: T rows, L MoE layers.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....dump import Dump, DumpMeta, Sample
+from ....errors import FormatError, MismatchError
+from ....kernels.token_tables import worst_runs
+from ....routes import Bools
+from .keeping import Keeper, Kept, Tokens
+from .lags import dump_lag, lag_by
+from .misfits import Misfits
+from .noise import measure_noise
+from .results import AloneResult, Power, Script, Span, Stretch
+from .scripts import Searcher
+from .split import larger_part
+from .tables import BIT, Dictionary, Teaching, learn_tables, mean_score, tables_of
+
+__all__ = ["Alone", "find_alone", "learn_dictionary", "measure_lift"]
+
+SCRIPTS = 1024
+_ROUNDS = 3  # of learning, each from the rows that the one before left as sound
+_LEARNT = 320  # rows, from which thresholds are measured well enough
+_UNLIKE = "no rows follow their tokens as what was learnt before says"
+_LIFT_SAMPLES = 256
+_LIFT_BYTES = 1 << 24
+_SEARCHED = 1 << 21  # rows of samples that look wrong
+_CERTAIN = 0.5  # of the sum at which a run is clear: from there on a sample is searched
+
+
+@dataclass(slots=True)
+class Alone:
+    """Two passes over a dump: ``add`` every sample, ``learn``, ``judge`` every sample again."""
+
+    meta: DumpMeta
+    prior: Dictionary | None = None
+    keeper: Keeper = field(default_factory=Keeper)
+    searcher: Searcher | None = None
+    misfits: Misfits | None = None
+    power: Power | None = None
+    taught: Teaching | None = None
+    scripts: list[Script] = field(default_factory=list)
+    changed: int = 0
+    unsearched: int = 0
+    _searched: int = 0
+
+    def __post_init__(self) -> None:
+        if self.prior is not None:
+            self.prior.check(self.meta)
+
+    def add(self, sample: Sample, index: int) -> None:
+        """Take in one sample, in the order of the dump."""
+        self.keeper.add(sample, index)
+
+    def learn(self) -> Power:
+        """Learn routes by token, or take those of ``prior``; say what can be told by them."""
+        keeper = self.keeper
+        if not keeper.kept:
+            return self._cannot("no sample has both its token ids and routes")
+        folds = [self._folds(one) for one in keeper.kept]
+        teaching = Teaching(keeper.kept, folds, keeper.fresh(), self.meta.num_experts)
+        if self.prior is None and len({int(f) for part in folds for f in part[::64]}) < 2:
+            return self._cannot("too few tokens: no rows to learn from beside a sample's own")
+        given = None if self.prior is None else tables_of(self.prior, teaching)
+        main = dump_lag(teaching) if given is None else lag_by(given, teaching)
+        every = [np.ones(one.rows, np.bool_) for one in keeper.kept]
+        sound = larger_part(teaching, main) if given is None else every
+        for left in reversed(range(_ROUNDS)):
+            counted = [a & b for a, b in zip(teaching.counted, sound, strict=True)]
+            self.taught = replace(teaching, counted=counted)
+            if given is None:
+                tables, mean_L = learn_tables(self.taught, self.taught.vocabulary(), main)
+            else:
+                tables, mean_L = given, mean_score(self.taught, given, main)
+            size = (keeper.rows, keeper.longest)
+            noise = measure_noise(self.taught, tables, main, sound, size)
+            searcher = self.searcher = Searcher(tables, noise, main, keeper.tokens)
+            if not left or noise.own <= noise.wrong:
+                break
+            again = [self._sound(one, f) for one, f in zip(keeper.kept, folds, strict=True)]
+            if all((a == b).all() for a, b in zip(again, sound, strict=True)):
+                break
+            sound = again
+        self.misfits = Misfits(self.meta.layers_L, tables, noise, main)
+        self.power = self._measured(searcher, mean_L)
+        return self.power
+
+    def lift(self) -> Power:
+        """How far routes follow tokens at lag 0; nothing else is measured, nor can be judged."""
+        keeper = self.keeper
+        if not keeper.kept:
+            return self._cannot("no sample has both its token ids and routes")
+        folds = [keeper.folds(one) for one in keeper.kept]
+        teaching = Teaching(keeper.kept, folds, keeper.fresh(), self.meta.num_experts)
+        tokens = teaching.vocabulary()
+        _, mean_L = learn_tables(teaching, tokens, 0)
+        rows = int(sum(part.sum() for part in teaching.counted))
+        lift = tuple((mean_L / (BIT * self.meta.top_k)).tolist())
+        layers = self.meta.layers_L
+        reason = "" if rows >= _LEARNT else f"too few tokens: got {rows} rows to learn from"
+        return Power(keeper.samples, keeper.rows, rows, len(tokens), layers, lift, None, reason)
+
+    def _folds(self, one: Kept) -> Tokens:
+        if self.prior is not None:
+            return np.zeros(one.rows, np.int32)
+        return self.keeper.folds(one)
+
+    def _cannot(self, reason: str) -> Power:
+        keeper, layers = self.keeper, self.meta.layers_L
+        lift = (0.0,) * len(layers)
+        self.power = Power(keeper.samples, keeper.rows, 0, 0, layers, lift, None, reason)
+        return self.power
+
+    def _measured(self, searcher: Searcher, mean_L: NDArray[np.float64]) -> Power:
+        keeper, noise, taught = self.keeper, searcher.noise, self.taught
+        assert taught is not None
+        rows = int(sum(part.sum() for part in taught.counted))
+        least = noise.smallest_run
+        reason = ""
+        if rows < _LEARNT and self.prior is None:
+            reason = f"too few tokens: got {rows} rows to learn from, expected {_LEARNT} or more"
+        elif self.prior is not None and noise.own <= 0.0 and keeper.rows >= _LEARNT:
+            reason = _UNLIKE
+        elif noise.own <= max(noise.wrong, 0.0):
+            reason = f"routes follow the tokens no more than by chance, learnt from {rows} rows"
+        elif least > keeper.longest:
+            reason = f"too few tokens: learnt from {rows} rows, no run of rows would be clear"
+        return Power(
+            keeper.samples,
+            keeper.rows,
+            rows,
+            len(searcher.tables.tokens_V),
+            self.meta.layers_L,
+            tuple((mean_L / (BIT * self.meta.top_k)).tolist()),
+            least if least <= keeper.longest else None,
+            reason,
+            (noise.lag / BIT, noise.nobody / BIT),
+        )
+
+    def dictionary(self) -> Dictionary:
+        """What was learnt, to lay another dump of the same model against; after ``learn``."""
+        if self.taught is None or self.searcher is None:
+            raise MismatchError("nothing was learnt: no sample has both its token ids and routes")
+        return self.taught.dictionary(self.searcher.main, self.meta.layers_L)
+
+    def _sound(self, one: Kept, folds: Tokens) -> Bools:
+        """Rows that stay where they are."""
+        assert self.searcher is not None
+        own_TL = self.searcher.tables.score(one, folds, one.tokens_at(self.searcher.main))
+        sound = np.ones(one.rows, np.bool_)
+        if not self._suspicious(own_TL):
+            return sound
+        for part in self.searcher.stretches(one, folds, own_TL.sum(axis=1, dtype=np.int32)):
+            if part.lag != self.searcher.main or part.source is not None:
+                sound[part.first - one.start : part.end - one.start] = False
+        return sound
+
+    def _suspicious(self, own_TL: NDArray[np.int32]) -> bool:
+        """Whether some rows score so little at their own tokens that a search may find more."""
+        assert self.searcher is not None
+        noise = self.searcher.noise
+        half = np.float64(noise.own) / 2
+        low = worst_runs(np.ceil(own_TL.sum(axis=1) - half).astype(np.int32)[:, None])[0]
+        share = (half - noise.wrong) / max(noise.own - noise.wrong, 1e-9)
+        return bool(low > _CERTAIN * share * min(noise.lag, noise.nobody))
+
+    def judge(self, sample: Sample, index: int) -> Script | None:
+        """The script of a sample that is not wholly its own rows; None for a sound one."""
+        searcher = self.searcher
+        one = self.keeper.view(sample, index)
+        if one is None or searcher is None or self.power is None or not self.power.enough:
+            return None
+        folds = self._folds(one)
+        own_TL = searcher.tables.score(one, folds, one.tokens_at(searcher.main))
+        whole = Stretch(one.start, one.start + one.rows, searcher.kind, searcher.main)
+        found = [whole]
+        if self._suspicious(own_TL):
+            if self._searched + one.rows > _SEARCHED:
+                self.unsearched += 1
+                return None
+            self._searched += one.rows
+            found = searcher.stretches(one, folds, own_TL.sum(axis=1, dtype=np.int32))
+        assert self.misfits is not None
+        self.misfits.add(one, folds, own_TL, found)
+        if all(part.kind == "own" for part in found):
+            return None
+        script = Script(one.name, index, tuple(found))
+        self.changed += 1
+        if len(self.scripts) < SCRIPTS:
+            self.scripts.append(script)
+        return script
+
+    def result(self) -> AloneResult:
+        """What both passes came to."""
+        assert self.power is not None
+        parts = self.misfits
+        if not self.power.enough or parts is None or self.searcher is None:
+            unlike = self.prior is not None and self.power.reason == _UNLIKE
+            return AloneResult(self.power, unlike=unlike, without=self.keeper.without)
+        parts.name()
+        return AloneResult(
+            self.power,
+            self.searcher.main,
+            tuple(self._explained(script, parts) for script in self.scripts),
+            tuple(parts.renumbered),
+            tuple(parts.exchanged),
+            tuple(parts.strange),
+            self.changed,
+            self.unsearched,
+            without=self.keeper.without,
+        )
+
+    def _explained(self, script: Script, parts: Misfits) -> Script:
+        """The script, its nobody's stretches that turned out to be renumbered or exchanged."""
+        named = [
+            replace(one, kind=parts.kind_of(Span(script.sample, one.first, one.end)))
+            if one.kind == "nobody"
+            else one
+            for one in script.stretches
+        ]
+        return replace(script, stretches=tuple(named))
+
+
+def find_alone(dump: Dump, prior: Dictionary | None = None) -> AloneResult:
+    """Read a dump twice and say what was done to its rows, its tokens being the reference.
+
+    prior is what another dump of the same weights taught (``learn_dictionary``): with it the dump
+    is laid against that one's routes by token, and what is wrong with all of it is found too.
+    Raises MismatchError where that is of another model.
+    """
+    run = _first_pass(Alone(dump.meta, prior), dump)
+    if run.learn().enough:
+        for index in range(len(dump)):
+            with suppress(FormatError):
+                run.judge(dump[index], index)
+    return run.result()
+
+
+def learn_dictionary(dump: Dump) -> Dictionary:
+    """Routes by token of a dump, at most 32 MiB; those of several dumps add up.
+
+    Raises MismatchError where no sample has both its token ids and routes.
+    """
+    run = _first_pass(Alone(dump.meta), dump)
+    run.learn()
+    return run.dictionary()
+
+
+def measure_lift(dump: Dump) -> Power:
+    """How far the routes follow the tokens, of at most 256 samples, evenly spaced, read once.
+
+    ``lift_L`` of what is returned, bits an id: a figure of a dump's health, near 0 where rows are
+    not their tokens'. ``reason`` says why it is not known; nothing is searched.
+    """
+    keeper = Keeper(_LIFT_BYTES)
+    for index in range(0, len(dump), -(-len(dump) // _LIFT_SAMPLES) or 1):
+        with suppress(FormatError):
+            keeper.add(dump[index], index)
+    run = Alone(dump.meta, keeper=keeper)
+    return run.lift()
+
+
+def _first_pass(run: Alone, dump: Dump) -> Alone:
+    for index in range(len(dump)):
+        try:
+            run.add(dump[index], index)
+        except FormatError:
+            run.keeper.without += 1
+    return run

@@ -1,0 +1,201 @@
+"""What a dump's own tokens say of its rows: edit scripts, renumbered experts, exchanged layers.
+
+One sign everywhere: a row at position p that carries the route of the token at p - lag has that
+lag. A dump that is late by one has lag 1; rows after a hole of 40 lost rows have lag -40.
+Shape suffixes: L MoE layers, E experts.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+__all__ = [
+    "AloneResult",
+    "Edit",
+    "ExchangedLayer",
+    "Power",
+    "RenumberedLayer",
+    "Script",
+    "Span",
+    "StrangeLayer",
+    "Stretch",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Positions ``first`` up to (not including) ``end`` of a sample."""
+
+    sample: str
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Rows of a sample that belong together; positions are absolute, half open.
+
+    kind is "own" (lag 0), "shifted" (the sample's own rows at another lag), "other" (the rows of
+    the sample ``source``, at ``lag`` in its positions) or "nobody" (no token sequence fits; lag and
+    source are None). score is in bits: how much better the rows fit so than where they stand, or
+    for "nobody" than by the layers' frequencies.
+    """
+
+    first: int
+    end: int
+    kind: str
+    lag: int | None
+    source: str | None = None
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What was done at one place of a sample.
+
+    kind is one of "late", "early" (a block of rows of earlier or later tokens, after which rows are
+    as before; or the whole sample), "hole" (rows lost before ``first``: those after it are early to
+    the end), "repeated" (rows of tokens that came already put in before ``first``), "inserted"
+    (rows of another sample or of nobody put in), "other" (another sample's rows in place of its
+    own), "nobody", "renumbered", "exchanged". size counts rows, lost ones for a hole.
+    """
+
+    kind: str
+    first: int
+    size: int
+    lag: int | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """The edit script of one sample: its stretches in order, those of kind "own" among them."""
+
+    sample: str
+    index: int
+    stretches: tuple[Stretch, ...]
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """What was done to the sample, place by place."""
+        made: list[Edit] = []
+        placed = [one for one in self.stretches if one.kind in ("own", "shifted")]
+        following = dict(pairwise(placed))
+        now = 0  # the lag of the rows before
+        before: Stretch | None = None  # rows that are not the sample's own
+        for one in self.stretches:
+            size = one.end - one.first
+            if one.lag is None or one.kind not in ("own", "shifted"):
+                made.append(Edit(one.kind, one.first, size, one.lag, one.source))
+                before = one
+                continue
+            step = one.lag - now
+            after = following.get(one)
+            returns = after is not None and after.lag == now
+            if step and before is not None and step == before.end - before.first:
+                made[-1] = Edit("inserted", before.first, step, one.lag, before.source)
+            elif step > 0 and one.first - self.stretches[0].first < max(step, 2):
+                made.append(Edit("late", one.first, size, one.lag))  # what is before is filler
+            elif step and (returns or one is self.stretches[0]):
+                made.append(Edit("late" if step > 0 else "early", one.first, size, one.lag))
+            elif step:
+                made.append(Edit("repeated" if step > 0 else "hole", one.first, abs(step), one.lag))
+            now, before = now if returns else one.lag, None
+        return tuple(made)
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """What could have been seen.
+
+    samples and rows (tokens with a route) that were laid against their tokens; learnt counts the
+    rows that routes by token were learnt from, tokens the different ones of these. lift_L, bits an
+    id: the mean of log2 P(id | token) / P(id) in rows that the probabilities were not learnt from.
+    smallest_run is the least number of rows of another token, in a row, that would be named as
+    such; None where not even all rows of a sample are enough. reason says why nothing can be
+    told, "" where it can. thresholds are in bits: of another lag, of nobody's rows.
+    """
+
+    samples: int
+    rows: int
+    learnt: int
+    tokens: int
+    layers: tuple[int, ...]
+    lift_L: tuple[float, ...]
+    smallest_run: int | None
+    reason: str = ""
+    thresholds: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def enough(self) -> bool:
+        """Whether anything could be told."""
+        return not self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class RenumberedLayer:
+    """A layer whose experts have other numbers in some spans.
+
+    to[dump id] is the number that the larger part of the dump gives the expert; sure tells which
+    of them fit no other expert nearly as well (16 bits): the rest of the map is a guess.
+    """
+
+    layer: int
+    to: tuple[int, ...]
+    sure: tuple[bool, ...]
+    spans: tuple[Span, ...]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangedLayer:
+    """Some spans of ``layer`` hold the routes of layer ``source``."""
+
+    layer: int
+    source: int
+    spans: tuple[Span, ...]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class StrangeLayer:
+    """Some spans of ``layer`` hold routes that fit no layer, nor renumbered experts."""
+
+    layer: int
+    spans: tuple[Span, ...]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AloneResult:
+    """What a dump's tokens say of its rows.
+
+    lag is that of the dump as a whole, 0 for a sound one. scripts are of the samples that are not
+    wholly their own rows, in the dump's order, the first 1,024; changed counts all of those.
+    unlike says that rows nowhere follow their tokens as a given dictionary says: they are nobody's,
+    or of other weights. unsearched counts samples that looked wrong when the work for such samples
+    was used up. without counts samples without token ids or routes, or that their
+    reader refuses.
+    """
+
+    power: Power
+    lag: int = 0
+    scripts: tuple[Script, ...] = ()
+    renumbered: tuple[RenumberedLayer, ...] = ()
+    exchanged: tuple[ExchangedLayer, ...] = ()
+    strange: tuple[StrangeLayer, ...] = ()
+    changed: int = 0
+    unsearched: int = 0
+    unlike: bool = False
+    without: int = 0
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was found; also where nothing could be: see ``power``."""
+        return not (
+            self.unlike
+            or self.lag
+            or self.changed
+            or self.renumbered
+            or self.exchanged
+            or self.strange
+        )
