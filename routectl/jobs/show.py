@@ -40,13 +40,14 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
                 hint="--format where it is a dump",
             )
         return _of_checkpoint(request.path)
+    from ..ops.check.alone.alone import measure_lift
     from ..ops.summary import summarize
     from ..reports.show.document import summary_document
 
     opened = reading.open(request.path)
     with progress.watching(opened, "reading") as watched:
         summary = summarize(watched)
-    return summary_document(summary, detail=request.detail)
+    return summary_document(summary, lift=measure_lift(opened), detail=request.detail)
 
 
 def _of_checkpoint(path: str) -> "Document":

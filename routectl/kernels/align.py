@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..routes import Bools, Ids
 
-__all__ = ["OUTSIDE", "SetBits", "best_path", "log_odds", "set_bits"]
+__all__ = ["OUTSIDE", "SetBits", "likeliest_path", "log_odds", "set_bits"]
 
 OUTSIDE = np.float32(-100.0)  # log-odds of a state whose source is not there
 SetBits = NDArray[np.uint64]
@@ -105,7 +105,7 @@ def _walk(odds, penalty, back, path):  # type: ignore[no-untyped-def]
         state = back[t, state]
 
 
-def best_path(odds_TS: NDArray[np.float32], penalty: float) -> NDArray[np.int64]:
+def likeliest_path(odds_TS: NDArray[np.float32], penalty: float) -> NDArray[np.int64]:
     """The states, int64 [T], whose log-odds less ``penalty`` a change of state are greatest.
 
     The Viterbi path of a chain that changes its state with probability exp(-penalty).

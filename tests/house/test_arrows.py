@@ -49,7 +49,8 @@ MAY_IMPORT = {
     "forward": "dump errors routes checkpoints formats.native",
     "ops": "dump errors routes kernels ops.pairs",
     "ops.check": (
-        "damage dump errors gate_logprobs margins routes kernels ops.check.against ops.pairs"
+        "damage dump errors gate_logprobs margins routes kernels ops.check.against ops.check.alone "
+        "ops.pairs"
     ),
     "ops.check.against": "dump layouts margins routes kernels ops.check ops.pairs",
     "ops.check.alone": "dump errors routes kernels ops.pairs",
@@ -59,7 +60,7 @@ MAY_IMPORT = {
     "ops.predict": "errors routes routers ops.staleness",
     "ops.staleness": "dump errors margins routes kernels ops.diff ops.pairs",
     "reports": "dump ops.diff",
-    "reports.check": "dump ops.check reports reports.diff reports.text",
+    "reports.check": "dump ops.check ops.check.alone reports reports.diff reports.text",
     "reports.ci": (
         "errors ops.check ops.diff ops.staleness reports reports.check reports.diff "
         "reports.staleness reports.text"
@@ -71,15 +72,15 @@ MAY_IMPORT = {
         "reports.staleness reports.text"
     ),
     "reports.predict": "checkpoints ops.predict reports.text",
-    "reports.show": "checkpoints ops ops.diff reports reports.diff reports.text",
+    "reports.show": "checkpoints ops ops.check.alone ops.diff reports reports.diff reports.text",
     "reports.staleness": (
         "dump errors margins ops.diff ops.staleness reports reports.diff reports.text"
     ),
     "reports.text": "reports",
     "jobs": (
         "dump errors files margins model codecs checkpoints engines formats formats.documents "
-        "formats.native formats.targets formats.trainers ops ops.check ops.diff ops.pack ops.pairs "
-        "reports reports.diff reports.show reports.text"
+        "formats.native formats.targets formats.trainers ops ops.check ops.check.alone ops.diff "
+        "ops.pack ops.pairs reports reports.diff reports.show reports.text"
     ),
     "jobs.check": (
         "damage dump errors files model routers checkpoints formats.documents formats.native "

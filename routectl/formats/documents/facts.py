@@ -94,8 +94,8 @@ def find_context(
 ) -> Context:
     """The facts for the dump at ``path``: ``model`` first, then ``own``, then the folder's.
 
-    ``own`` is a config that the file itself carries. Raises UnknownModelError when none of the three
-    tells, because the layer axis and the id range cannot be checked without them.
+    ``own`` is a config that the file itself carries. Raises UnknownModelError when none of them
+    tells, because the layer axis and the id range cannot be checked without.
     """
     about = _notes(path.parent / "meta.json", needed=model is None and own is None)
     if isinstance(model, ModelFacts):

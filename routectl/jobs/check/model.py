@@ -12,23 +12,27 @@ if TYPE_CHECKING:
 __all__ = ["options_of_dump"]
 
 
-def options_of_dump(opened: "Dump", model: "ModelFacts | Path | None", ep: int) -> "CheckOptions":
+def options_of_dump(
+    opened: "Dump", model: "ModelFacts | Path | None", ep: int = 1, eps: float | None = None
+) -> "CheckOptions":
     """The options of check for a dump: exceptions of its model, where a config is known.
 
     ``model`` is what --model said; else the config that the dump was read by.
     """
     from ...model import ModelFacts
     from ...ops.check.check import CheckOptions
+    from ..reading import finite_eps
 
+    width = finite_eps(eps)
     if isinstance(model, ModelFacts):
-        return CheckOptions(ep=ep)
+        return CheckOptions(ep=ep, eps=width)
     source = Path(opened.meta.facts_source or "") if model is None else model
     if not source.exists() or str(source) == ".":
-        return CheckOptions(ep=ep)
+        return CheckOptions(ep=ep, eps=width)
     from ...formats.documents.facts import model_config, read_model
 
     zero = read_model(source).zero_experts
-    return CheckOptions(zero, _hash_layers(model_config(source), str(source)), ep)
+    return CheckOptions(zero, _hash_layers(model_config(source), str(source)), ep, width)
 
 
 def _hash_layers(config: dict[str, object], source: str) -> tuple[int, ...]:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError, UnsupportedError
-from ..options import argument, check_bounds, fail_on_option, option
+from ..options import argument, check_bounds, eps_option, fail_on_option, option
 from ..progress import SILENT, Progress
-from ..reading import Reading, refuse_severity
+from ..reading import Reading, finite_eps, refuse_severity
 from .model import options_of_dump
 from .reference import open_checked, open_reference
 
@@ -43,6 +43,7 @@ class CheckRequest:
         help="What is right: a dump of the same tokens (another engine's, or recomputed routes), "
         "or a Hugging Face folder of the weights, which the tokens are pushed through once.",
     )
+    eps: float | None = eps_option()
     fixed: Path | None = None
     force: bool = False
     reading: Reading = field(default_factory=Reading)
@@ -50,6 +51,7 @@ class CheckRequest:
     def __post_init__(self) -> None:
         refuse_severity(self.fail_on)
         check_bounds(self)
+        finite_eps(self.eps)
         _codes("--select", self.select)
         _codes("--ignore", self.ignore)
         if self.fixed is not None and self.against is None:
@@ -91,7 +93,7 @@ def check_dump(request: CheckRequest, progress: Progress) -> Checked:
     opened = open_checked(request.dump, reading, weights)
     if opened.meta.num_experts % ep:
         raise RoutectlError(f"--ep {ep}: {opened.meta.num_experts} experts do not divide by it")
-    options = options_of_dump(opened, reading.facts or weights, ep)
+    options = options_of_dump(opened, reading.facts or weights, ep, request.eps)
     reference = None
     if against is not None:
         reference = open_reference(against, opened, request.dump, reading, progress)

@@ -19,6 +19,7 @@ from ...margins import EPS
 from ..pairs.align import checked, name_of
 from ..pairs.join import join_keys
 from .against.compare import Comparer
+from .by_tokens import TokenWitness
 from .ids import Legal, NarrowIds, check_one_rank, legal_routes
 from .load import LoadModel, check_axes, filler_by_rank
 from .results import Book, CheckResult, Place
@@ -35,6 +36,7 @@ class CheckOptions:
     zero_experts how many of the E ids return their input (LongCat); expert 0 may then repeat
     hash_layers  layers that select by a table: never written by some engines
     ep           expert-parallel ranks that filler is counted for; 1 for none
+    by_tokens    whether rows are held against the dump's own tokens too: it is read twice then
     eps          the margin, in units of the selection score, up to which a flip is a near-tie
     """
 
@@ -42,6 +44,7 @@ class CheckOptions:
     hash_layers: tuple[int, ...] = ()
     ep: int = 1
     eps: float = EPS
+    by_tokens: bool = True
 
 
 class _Pass:
@@ -58,6 +61,7 @@ class _Pass:
         self.load = LoadModel(len(meta.layers_L), meta.num_experts, meta.top_k)
         self.filler_L = np.zeros(len(meta.layers_L), np.int64)
         self.samples = self.tokens = self.rows = 0
+        self.witness = TokenWitness.of(meta) if options.by_tokens else None
 
     def read(self, dump: Dump, index: int) -> tuple[Sample | None, Legal]:
         """The sample, and what is to be known of its rows where its reader refused it."""
@@ -88,7 +92,8 @@ class _Pass:
             sample, legal = self.read(dump, index)
         finally:
             self.book = kept
-        assert sample is not None
+        if sample is None:
+            raise FormatError(f"sample {index} cannot be read")
         return sample, legal
 
     def add(self, dump: Dump, index: int, other: int | None) -> None:
@@ -107,6 +112,10 @@ class _Pass:
             if dump.digests and digest_routes(sample.routes) != dump.digests[index]:
                 self.book.add("R010", Place(name), rows=sample.routes.rows)
             self._add_rows(sample, name, legal)
+        if self.witness is not None:
+            self.witness.add(sample, index, legal)
+        if self.comparer is not None and other is None:
+            self.book.add("R719", Place(name))
         if self.comparer is not None and self.reference is not None and other is not None:
             self.comparer.add((index, other, name), sample, legal, self.reference[other])
 
@@ -148,8 +157,12 @@ class _Pass:
             for name, *_ in self.comparer.where.spans.values():  # the reference says it of each
                 self.book.retract("R601", name)
             explained = self.comparer.result(partial(self._again, dump), self.reference)
+        power = None
+        if self.witness is not None:
+            told = set() if self.comparer is None else self.comparer.told()
+            power = self.witness.close(partial(self._again, dump), len(dump), self.book, told)
         found = self.book.findings()
-        return CheckResult(self.meta, self.samples, self.tokens, self.rows, found, explained)
+        return CheckResult(self.meta, self.samples, self.tokens, self.rows, found, explained, power)
 
 
 def _reason(error: FormatError) -> dict[str, str]:

@@ -346,6 +346,11 @@ FINDINGS = (
         "Compare weight versions: routectl staleness judges each span by its own.",
         ("sglang#26975",),
     ),
+    FindingKind("R719", "warning", "not compared: no partner in the reference",
+        "The reference lacks these samples, or has other tokens for them.",
+        "Give a reference of the same run; nothing is known of these samples but what they say "
+        "themselves.",
+    ),
 )  # fmt: skip
 _BY_CODE = {kind.code: kind for kind in FINDINGS}
 

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ...dump import DumpMeta
+from .alone.results import Power
 from .findings import SEVERITIES, FindingKind, kind_of
 
 __all__ = [
     "Book",
+    "CheckEstimate",
     "CheckFinding",
     "CheckResult",
-    "Estimate",
     "Explanation",
     "Fact",
     "FoundMap",
@@ -199,7 +200,7 @@ def _ordered(findings: Iterable[CheckFinding]) -> tuple[CheckFinding, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class CheckEstimate:
     """What was done to some rows, and how many of them differ with it undone and as they are.
 
     rows is those of the region that both sides have once it is undone.
@@ -221,8 +222,8 @@ class Estimate:
         """The mismatch of these rows as they stand."""
         return self.before / self.rows if self.rows else None
 
-    def __add__(self, other: "Estimate") -> "Estimate":
-        return Estimate(
+    def __add__(self, other: "CheckEstimate") -> "CheckEstimate":
+        return CheckEstimate(
             self.code,
             self.name,
             self.rows + other.rows,
@@ -260,14 +261,14 @@ class Explanation:
     layers: tuple[int, ...]
     rows_L: tuple[int, ...]
     mismatched_L: tuple[int, ...]
-    estimates: tuple[Estimate, ...]
+    estimates: tuple[CheckEstimate, ...]
     maps: tuple[FoundMap, ...] = ()
 
     def __add__(self, other: "Explanation") -> "Explanation":
         """Of two shards; maps say where they hold by the index in one dump, so one side's go."""
         if self.layers != other.layers:
             raise ValueError("explanations of other layers do not add up")
-        merged: dict[tuple[str, str], Estimate] = {}
+        merged: dict[tuple[str, str], CheckEstimate] = {}
         for found in (*self.estimates, *other.estimates):
             key = (found.code, found.name)
             merged[key] = merged[key] + found if key in merged else found
@@ -290,8 +291,9 @@ class CheckResult:
     """What check found: counts of what it looked at, and the findings.
 
     tokens are those with a place in the routes, rows those that are there. explanation is None
-    without a reference. Two results of shards of one dump add up; what takes samples of both
-    shards to see (siblings, swapped samples) is not looked for across them.
+    without a reference; power is what the dump's own tokens could tell, None where they were not
+    asked. Two results of shards of one dump add up; what takes samples of both shards to see
+    (siblings, swapped samples) is not looked for across them.
     """
 
     meta: DumpMeta
@@ -300,6 +302,7 @@ class CheckResult:
     rows: int
     findings: tuple[CheckFinding, ...]
     explanation: Explanation | None = None
+    power: Power | None = None
 
     def __add__(self, other: "CheckResult") -> "CheckResult":
         merged: dict[tuple[str, Facts], CheckFinding] = {}
@@ -316,6 +319,7 @@ class CheckResult:
             self.rows + other.rows,
             _ordered(merged.values()),
             whole,
+            self.power or other.power,
         )
 
     def selected(self, select: Iterable[str], ignore: Iterable[str]) -> "CheckResult":

@@ -6,6 +6,7 @@ docs/json.md is the contract of the documents; docs/checks.md is all pages.
 from typing import cast
 
 from ...dump import DumpMeta
+from ...ops.check.alone.results import Power
 from ...ops.check.findings import FINDINGS, SEVERITIES, FindingKind
 from ...ops.check.results import CheckFinding, CheckResult, Explanation
 from ..diff.document import counted_rows
@@ -16,11 +17,18 @@ from .schema import (
     FindingEntry,
     Severity,
     SeverityCounts,
+    TokensEntry,
     WatchDocument,
     WorstFinding,
 )
 
-__all__ = ["check_document", "explain_page", "findings_markdown", "watch_document"]
+__all__ = [
+    "check_document",
+    "explain_page",
+    "findings_markdown",
+    "tokens_entry",
+    "watch_document",
+]
 
 
 def _short(finding: CheckFinding) -> WorstFinding:
@@ -75,6 +83,19 @@ def _explanation(found: Explanation) -> ExplanationEntry:
     }
 
 
+def tokens_entry(power: Power) -> TokensEntry:
+    """What the dump's own tokens could tell."""
+    lifts = zip(power.layers, power.lift_L, strict=True)
+    return {
+        "rows": power.rows,
+        "learnt": power.learnt,
+        "tokens": power.tokens,
+        "smallest_run": power.smallest_run,
+        "reason": power.reason or None,
+        "layers": [{"layer": layer, "bits": bits} for layer, bits in lifts],
+    }
+
+
 def _counts(result: CheckResult) -> SeverityCounts:
     return {
         "errors": result.count("error"),
@@ -104,6 +125,7 @@ def check_document(
         "counts": _counts(result),
         "findings": [_finding(f) for f in result.findings],
         "explanation": None if found is None else _explanation(found),
+        "by_tokens": None if result.power is None else tokens_entry(result.power),
         "verdict": {
             "fail_on": cast("Severity", fail_on),
             "exit_code": _exit_code(result, fail_on),

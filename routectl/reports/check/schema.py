@@ -11,9 +11,11 @@ __all__ = [
     "FindingEntry",
     "FindingPlace",
     "HypothesisEntry",
+    "LayerLift",
     "LayerMismatch",
     "PermutationEntry",
     "SeverityCounts",
+    "TokensEntry",
     "WatchDocument",
     "WorstFinding",
 ]
@@ -99,6 +101,29 @@ class ExplanationEntry(CountedRows):
     permutations: list[PermutationEntry]
 
 
+class LayerLift(TypedDict):
+    """How much better a row's ids are known by its token than by its layer, in bits an id."""
+
+    layer: int
+    bits: float
+
+
+class TokensEntry(TypedDict):
+    """What a dump's own tokens could tell of its rows.
+
+    rows were laid against their tokens, learnt are those that routes by token were learnt from,
+    tokens the different ones of these. smallest_run is the least run of rows of other tokens that
+    would have been named; None, with the reason, where nothing could be.
+    """
+
+    rows: int
+    learnt: int
+    tokens: int
+    smallest_run: int | None
+    reason: str | None
+    layers: list[LayerLift]
+
+
 class CheckVerdict(TypedDict):
     """The least severity that fails, and what came of it."""
 
@@ -117,6 +142,7 @@ class CheckDocument(TypedDict):
     counts: SeverityCounts
     findings: list[FindingEntry]
     explanation: ExplanationEntry | None
+    by_tokens: TokensEntry | None
     verdict: CheckVerdict
 
 

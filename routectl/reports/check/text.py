@@ -12,6 +12,7 @@ from .schema import (
     FindingEntry,
     FindingPlace,
     SeverityCounts,
+    TokensEntry,
     WatchDocument,
 )
 
@@ -57,10 +58,24 @@ def render_check(doc: CheckDocument, console: Console) -> None:
         plural(doc["rows"], "row"),
     )
     print_line(console, "checked", ", ".join(looked))
+    if doc["by_tokens"] is not None:
+        print_line(console, "by tokens", tokens_text(doc["by_tokens"]))
     if doc["explanation"] is not None:
         _comparison(console, doc["explanation"])
     for finding in doc["findings"]:
         _finding(console, finding)
+
+
+def tokens_text(told: TokensEntry) -> str:
+    """What a dump's own tokens could tell of its rows, in words."""
+    if told["reason"] is not None:
+        return f"nothing can be told: {told['reason']}"
+    bits = [layer["bits"] for layer in told["layers"]]
+    text = (
+        f"{plural(told['rows'], 'row')} of tokens, {sum(bits) / len(bits):.2f} bits an id above "
+        f"its layer ({min(bits):.2f} to {max(bits):.2f})"
+    )
+    return f"{text}; {told['smallest_run']} rows of other tokens in a row would show"
 
 
 def _dump_line(dump: DumpEntry) -> str:

@@ -1,5 +1,6 @@
 """A dump as a JSON document, routectl.show/1; docs/json.md is the contract."""
 
+from ...ops.check.alone.results import Power
 from ...ops.diff.measures import dead_experts, entropy, max_vio, rate
 from ...ops.summary import Summary
 from ..diff.detail import load_document
@@ -28,9 +29,15 @@ def _detail(summary: Summary, detail: bool) -> ShowExtras:
     return {"detail": load_document(summary.load_LE)} if detail else {}
 
 
-def summary_document(summary: Summary, *, detail: bool = False) -> ShowDocument:
-    """The routectl.show/1 document; with ``detail``, the expert load that a page shows too."""
+def summary_document(
+    summary: Summary, *, lift: Power | None = None, detail: bool = False
+) -> ShowDocument:
+    """The routectl.show/1 document; with ``detail``, the expert load that a page shows too.
+
+    ``lift`` is how far the routes follow their tokens, None where it was not measured.
+    """
     meta = summary.meta
+    bits = None if lift is None or lift.reason else lift.lift_L
     layers: list[LayerSummary] = [
         {
             "layer": layer,
@@ -39,6 +46,7 @@ def summary_document(summary: Summary, *, detail: bool = False) -> ShowDocument:
             "max_vio": max_vio(summary.load_LE[i]),
             "entropy": entropy(summary.load_LE[i]),
             "dead_experts": dead_experts(summary.load_LE[i]),
+            "lift": None if bits is None else bits[i],
         }
         for i, layer in enumerate(meta.layers_L)
     ]

@@ -19,7 +19,11 @@ __all__ = [
 
 
 class LayerSummary(TypedDict):
-    """The rows of a layer, and how its experts are loaded."""
+    """The rows of a layer, how its experts are loaded, and how far they follow the tokens.
+
+    lift is in bits an id: how much better a row's ids are known by its token than by the layer's
+    own frequencies. None where there are too few tokens to tell.
+    """
 
     layer: int
     rows: int
@@ -27,6 +31,7 @@ class LayerSummary(TypedDict):
     max_vio: float | None
     entropy: float | None
     dead_experts: int
+    lift: float | None
 
 
 class DamagedEntry(TypedDict):

@@ -113,6 +113,7 @@ def render_summary(doc: ShowDocument, console: Console) -> None:
             Column("max_vio", [figure(r["max_vio"]) for r in rows]),
             Column("entropy", [figure(r["entropy"]) for r in rows]),
             Column("dead experts", [amount(r["dead_experts"]) for r in rows]),
+            Column("lift", [figure(r.get("lift")) for r in rows]),
         ],
     )
 

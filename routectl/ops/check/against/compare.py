@@ -14,14 +14,15 @@ from ....dump import Dump, DumpMeta, Sample
 from ....margins import EPS
 from ....routes import Bools, Routes
 from ..ids import Legal
-from ..results import Book, Estimate, Explanation, FoundMap, Place
+from ..results import Book, CheckEstimate, Explanation, FoundMap, Place
 from ..scripts import Edit, name_script, stretches_of
 from .alignment import align, explained
-from .judge import Inputs, Judge
+from .inputs import Inputs
+from .judge import Judge
 from .models import LEFT
 from .naming import Where
 from .orders import known_order
-from .pending import Pending, Sides
+from .pending import PairedSides, Pending
 from .rest import Rest
 from .runs import column_runs, token_runs
 from .side import Ints, differing, side_of, unsigned
@@ -45,7 +46,7 @@ class _Pair:
 
     index: int
     name: str
-    sides: Sides
+    sides: PairedSides
     sample: Sample
     reference: Routes
     here_N: Ints
@@ -67,14 +68,14 @@ class Comparer:
         self.columns = [np.array(c, np.int64) for c in columns]
         self.rows_L, self.wrong_L = np.zeros((2, len(self.layers)), np.int64)
         self.explained = 0
-        self.estimates: dict[tuple[str, str], Estimate] = {}
+        self.estimates: dict[tuple[str, str], CheckEstimate] = {}
         self.pending: list[Pending] = []
         self.eps = eps
         self.rest = Rest(self.layers, eps)
         self.where = Where()
         self.partners: dict[int, int] = {}
 
-    def sides(self, sample: Sample, legal: Legal, reference: Routes) -> Sides:
+    def sides(self, sample: Sample, legal: Legal, reference: Routes) -> PairedSides:
         """Both samples' compared layers, ids of both below one number."""
         assert sample.routes is not None
         num_ids, unchecked = self.dump.num_experts, None
@@ -83,7 +84,7 @@ class Comparer:
             unchecked = unsigned(legal.ids_TLK), legal.bad_TL
             num_ids = max(num_ids, int(unchecked[0].max()) + 1)
         ours = side_of(sample.routes, self.columns[0], num_ids, unchecked)
-        return Sides(ours, side_of(reference, self.columns[1], num_ids))
+        return PairedSides(ours, side_of(reference, self.columns[1], num_ids))
 
     def add(
         self, where: tuple[int, int, str], sample: Sample, legal: Legal, theirs: Sample
@@ -242,9 +243,9 @@ class Comparer:
             edit.code, place, rows=rows_wrong, layers=layers, detail=edit.detail, facts=edit.facts
         )
         self.explained += before
-        self.note(Estimate(edit.code, edit.detail, rows, left, before))
+        self.note(CheckEstimate(edit.code, edit.detail, rows, left, before))
 
-    def note(self, estimate: Estimate) -> None:
+    def note(self, estimate: CheckEstimate) -> None:
         """Add up what estimates explain."""
         key = (estimate.code, estimate.name)
         known = self.estimates.get(key)
@@ -268,6 +269,12 @@ class Comparer:
         here_NL = margin_TL[np.ix_(positions - routes.start, own[columns])]
         known = here_NL[wrong_NL].astype(np.float64)
         return int((~np.isnan(known)).sum()), int((known > self.eps).sum())
+
+    def told(self) -> set[str]:
+        """The names of samples that the comparison says something of."""
+        codes = ("R4", "R7")
+        named = [e.samples for (code, _), e in self.book.found.items() if code.startswith(codes)]
+        return {name for samples in named for name in samples}
 
     def result(self, read: Read, reference: Dump) -> Explanation:
         """Judge what is pending, add the findings, and sum up; ``read`` gives samples again."""

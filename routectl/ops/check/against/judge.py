@@ -3,29 +3,28 @@
 Shape suffixes: N tokens, C columns, M models.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from ....dump import Dump, Sample
-from ....kernels.align import best_path
-from ....routes import Bools, Routes
+from ....kernels.align import likeliest_path
+from ....routes import Bools
 from ...pairs.align import name_of
-from ..ids import Legal
-from ..results import Book, Estimate, FoundMap, Place
+from ..results import Book, CheckEstimate, FoundMap, Place
 from .alignment import align, explained
-from .models import LEFT, Block, Model
+from .inputs import Inputs
+from .models import LEFT, Model, RowBlock
 from .naming import Where, found_map, name_model, name_single
 from .owners import Owners
-from .pending import Pending, Sides, blocks_of
+from .pending import Pending, blocks_of
 from .rest import Rest
-from .segments import Segment, find_segments
+from .segments import ModelSegment, find_segments
 from .side import Ints, side_of
 from .swapped import fit_swapped
 from .unexplained import judge_columns, judge_tokens
 
-__all__ = ["Inputs", "Judge"]
+__all__ = ["Judge"]
 
 _ENOUGH = 65_536  # tokens that estimates are made from
 _LAGS = (-8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8)
@@ -38,30 +37,6 @@ _CHANGE = 12.0  # nats that a change of model costs
 _EQUAL, _OTHER = 1.5, -0.9  # nats of a row that is undone, and of one that is not
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Inputs:
-    """Both dumps, to be read again where rows are judged.
-
-    read gives a sample of the dump, and its ids as written where some are refused; partners
-    the index of its partner in the reference; sides the compared layers of both.
-    """
-
-    read: Callable[[int], tuple[Sample, Legal]]
-    reference: Dump
-    partners: dict[int, int]
-    sides: Callable[[Sample, Legal, Routes], Sides]
-    columns: Ints
-    num_experts: int
-    eps: float
-
-    def pair(self, index: int) -> Sides:
-        """Both sides of a sample that was compared."""
-        sample, legal = self.read(index)
-        theirs = self.reference[self.partners[index]].routes
-        assert theirs is not None
-        return self.sides(sample, legal, theirs)
-
-
 class Judge:
     """Estimates what was done to pending rows, one kind after the other, and names it."""
 
@@ -70,7 +45,7 @@ class Judge:
     ) -> None:
         self.inputs, self.layers, self.book = inputs, layers, book
         self.num_experts = num_experts
-        self.estimates: list[Estimate] = []
+        self.estimates: list[CheckEstimate] = []
         self.maps: list[FoundMap] = []
         self.explained = 0
 
@@ -192,7 +167,7 @@ class Judge:
         note += f", {abs(lag)} {'late' if lag > 0 else 'early'}" if lag else ""
         before = min(rows, run.wrong)
         self.book.add("R710", Place(run.name, first + start, None, note), rows=before)
-        self._count(Estimate("R710", "rows of other samples", rows, left, before))
+        self._count(CheckEstimate("R710", "rows of other samples", rows, left, before))
 
     def _without(self, run: Pending, taken_N: Bools) -> Pending | None:
         """The run without some of its tokens, counted again; None where none is left."""
@@ -202,14 +177,14 @@ class Judge:
         wrong, both = self.inputs.pair(run.index).compared(positions, np.array(run.columns))
         return replace(run, positions=positions, wrong=int(wrong.sum()), rows=int(both.sum()))
 
-    def _count(self, estimate: Estimate) -> None:
+    def _count(self, estimate: CheckEstimate) -> None:
         self.estimates.append(estimate)
         self.explained += estimate.before
 
-    def _blocks(self, pending: Sequence[Pending], lag: int = 0) -> list[Block]:
+    def _blocks(self, pending: Sequence[Pending], lag: int = 0) -> list[RowBlock]:
         """Blocks of pending runs, evenly as many as estimates are made from."""
         step = max(-(-sum(len(p.positions) for p in pending) // _ENOUGH), 1)
-        blocks: list[Block] = []
+        blocks: list[RowBlock] = []
         for number in range(0, len(pending), step):
             run = pending[number]
             blocks += blocks_of(number, run, self.inputs.pair(run.index), lag)
@@ -217,7 +192,7 @@ class Judge:
 
     def _segments(
         self, pending: list[Pending], columns: tuple[int, ...], lag: int = 0
-    ) -> Iterator[tuple[Segment, int]]:
+    ) -> Iterator[tuple[ModelSegment, int]]:
         """Models of pending runs, with a number where there are several."""
         if not pending:
             return
@@ -226,7 +201,7 @@ class Judge:
         for number, segment in enumerate(found, 1):
             yield segment, number if len(found) > 1 else 0
 
-    def _num_ids(self, blocks: Sequence[Block]) -> int:
+    def _num_ids(self, blocks: Sequence[RowBlock]) -> int:
         greatest = max((int(b.ours_NCK.max()) for b in blocks if b.ours_NCK.size), default=0)
         return max(self.num_experts, greatest + 1)
 
@@ -265,7 +240,7 @@ class Judge:
             part = layers if len(layers) < len(self.layers) else ()
             self.book.add(code, place, rows=before, layers=part, detail=detail, facts=facts)
         sums = np.array([h[2:] for h in held]).sum(axis=0)
-        self._count(Estimate(code, detail, int(sums[0]), int(sums[1]), int(sums[2])))
+        self._count(CheckEstimate(code, detail, int(sums[0]), int(sums[1]), int(sums[2])))
         if model.maps is not None and not lag:
             self.maps.append(found_map(model, self.layers, detail, tuple(runs)))
         return left
@@ -289,7 +264,7 @@ class Judge:
         odds = np.where(both, np.where(wrong, _OTHER, _EQUAL), 0).sum(axis=1)
         stay = np.where(there, np.where(was, _OTHER, _EQUAL), 0).sum(axis=1)
         odds_N3 = np.stack([np.zeros(len(odds)), stay, odds], axis=1).astype(np.float32)
-        own_N = best_path(odds_N3, _CHANGE) == 2
+        own_N = likeliest_path(odds_N3, _CHANGE) == 2
         rows, left = int(both[own_N].sum()), int(wrong[own_N].sum())
         before = int(was[own_N].sum())
         if left > _FOLLOWS * rows or left > _FOLLOWS * before:

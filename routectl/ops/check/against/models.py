@@ -14,13 +14,13 @@ from ....kernels.check import hash_sets
 from ....routes import Bools, Ids
 from .maps import IdMap, fit_map
 
-__all__ = ["LEFT", "Block", "Model", "explains", "fit_layers", "fit_maps", "left_of"]
+__all__ = ["LEFT", "Model", "RowBlock", "explains", "fit_layers", "fit_maps", "left_of"]
 
 LEFT = 0.45  # mismatch that an estimate may leave, with the rounding of deep layers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Block:
+class RowBlock:
     """Some tokens of one sample, in order: their ids on both sides, and where both have rows.
 
     pending    the number of the run that they are of
@@ -59,7 +59,7 @@ class Model:
         maps = None if self.maps is None else tuple(self.maps[i] for i in keep)
         return Model(columns, tuple(self.source_C[i] for i in keep), maps)
 
-    def differs(self, block: Block, num_ids: int) -> Bools:
+    def differs(self, block: RowBlock, num_ids: int) -> Bools:
         """Rows [N, C] that are not the reference's once the model is undone."""
         theirs = block.theirs_NLK[:, list(self.source_C)]
         if self.maps is None:
@@ -74,24 +74,24 @@ class Model:
         return np.asarray(wrong & block.both_NC)
 
 
-def left_of(model: Model, block: Block, num_ids: int) -> float:
+def left_of(model: Model, block: RowBlock, num_ids: int) -> float:
     """The mismatch that a model leaves in a block; 1 where both sides have no row."""
     rows = int(block.both_NC.sum())
     return int(model.differs(block, num_ids).sum()) / rows if rows else 1.0
 
 
-def in_place(block: Block, columns: Sequence[int], num_ids: int) -> float:
+def in_place(block: RowBlock, columns: Sequence[int], num_ids: int) -> float:
     """The mismatch of a block as it is."""
     return left_of(Model(tuple(columns), tuple(columns)), block, num_ids)
 
 
-def explains(model: Model, block: Block, num_ids: int) -> bool:
+def explains(model: Model, block: RowBlock, num_ids: int) -> bool:
     """Whether a model leaves little of a block, and at most half of what was there."""
     left = left_of(model, block, num_ids)
     return left <= LEFT and left <= in_place(block, model.columns, num_ids) / 2
 
 
-def _gathered(blocks: Sequence[Block], column: int, most: int) -> tuple[Ids, Ids]:
+def _gathered(blocks: Sequence[RowBlock], column: int, most: int) -> tuple[Ids, Ids]:
     """The ids of a column on both sides, of rows that both have; evenly, at most so many."""
     ours = [b.ours_NCK[b.both_NC[:, column], column] for b in blocks]
     theirs = [b.theirs_NLK[b.both_NC[:, column]] for b in blocks]
@@ -101,7 +101,7 @@ def _gathered(blocks: Sequence[Block], column: int, most: int) -> tuple[Ids, Ids
 
 
 def _similar(
-    blocks: Sequence[Block], columns: Sequence[int], num_ids: int, most: int
+    blocks: Sequence[RowBlock], columns: Sequence[int], num_ids: int, most: int
 ) -> NDArray[np.float64]:
     """The share of equal sets of each column with each layer of the reference, [C, L]."""
     shares = []
@@ -116,7 +116,7 @@ def _similar(
 
 
 def fit_layers(
-    blocks: Sequence[Block], columns: tuple[int, ...], num_ids: int, most: int
+    blocks: Sequence[RowBlock], columns: tuple[int, ...], num_ids: int, most: int
 ) -> Model | None:
     """The layer of the reference that each column is most like; None where it is its own."""
     like_CL = _similar(blocks, columns, num_ids, most)
@@ -131,7 +131,7 @@ def fit_layers(
 
 
 def fit_maps(
-    blocks: Sequence[Block],
+    blocks: Sequence[RowBlock],
     columns: tuple[int, ...],
     source_C: tuple[int, ...],
     num_ids: int,

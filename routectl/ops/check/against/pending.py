@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....routes import Bools
-from .models import Block
+from .models import RowBlock
 from .side import Ints, Side, differing
 
-__all__ = ["Pending", "Sides", "blocks_of"]
+__all__ = ["PairedSides", "Pending", "blocks_of"]
 
 _BLOCK = 32  # tokens of a block
 _ENOUGH = 65_536  # tokens that estimates are made from
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sides:
+class PairedSides:
     """A sample's compared layers, of the dump and of the reference."""
 
     ours: Side
@@ -53,7 +53,7 @@ class Pending:
         return [(int(p[0]), int(p[-1]) + 1) for p in np.split(self.positions, cuts)]
 
 
-def blocks_of(number: int, pending: Pending, sides: Sides, lag: int = 0) -> list[Block]:
+def blocks_of(number: int, pending: Pending, sides: PairedSides, lag: int = 0) -> list[RowBlock]:
     """A pending run in blocks, against the reference's rows ``lag`` positions before."""
     found = []
     columns = np.array(pending.columns)
@@ -64,7 +64,7 @@ def blocks_of(number: int, pending: Pending, sides: Sides, lag: int = 0) -> list
         both = sides.ours.there_TL[ours_N] & sides.theirs.there_TL[theirs_N]
         both &= (inside_N & also_N)[:, None]
         found.append(
-            Block(
+            RowBlock(
                 number,
                 int(here[0]),
                 np.ascontiguousarray(sides.ours.ids_TLK[ours_N][:, columns]),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ....routes import Bools
 from ..results import Book, Place
-from .unexplained import margin_words
+from .wording import margin_words
 
 __all__ = ["Rest"]
 

@@ -11,9 +11,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from .models import Block, Model, explains, fit_layers, fit_maps, left_of
+from .models import Model, RowBlock, explains, fit_layers, fit_maps, left_of
 
-__all__ = ["Segment", "find_segments"]
+__all__ = ["ModelSegment", "find_segments"]
 
 _MODELS = 8
 _PARTS = 8  # parts that are fitted alone, by order and by position
@@ -24,18 +24,18 @@ _LEAST = 24  # tokens that a model must undo
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Segment:
+class ModelSegment:
     """A model and the blocks that it undoes."""
 
     model: Model
-    blocks: tuple[Block, ...]
+    blocks: tuple[RowBlock, ...]
 
 
 def find_segments(
-    blocks: Sequence[Block], columns: tuple[int, ...], num_ids: int
-) -> tuple[list[Segment], list[Block]]:
+    blocks: Sequence[RowBlock], columns: tuple[int, ...], num_ids: int
+) -> tuple[list[ModelSegment], list[RowBlock]]:
     """Models of blocks, those that undo most first, and the blocks that none does."""
-    found: list[Segment] = []
+    found: list[ModelSegment] = []
     left = list(blocks)
     while left and len(found) < _MODELS:
         segment = _best_segment(left, columns, num_ids)
@@ -47,7 +47,9 @@ def find_segments(
     return found, left
 
 
-def _best_segment(left: Sequence[Block], columns: tuple[int, ...], num_ids: int) -> Segment | None:
+def _best_segment(
+    left: Sequence[RowBlock], columns: tuple[int, ...], num_ids: int
+) -> ModelSegment | None:
     """The model that undoes most of what is left, fitted again on all that it undoes."""
     few = _few_columns(columns)
     thin = [_thinned(b, columns, few) for b in left]
@@ -63,7 +65,7 @@ def _best_segment(left: Sequence[Block], columns: tuple[int, ...], num_ids: int)
     if best[0] < _LEAST:
         return None
     chosen = [left[i] for i in best[1]]
-    whole: tuple[float, Model | None, list[Block]] = (0.0, None, [])
+    whole: tuple[float, Model | None, list[RowBlock]] = (0.0, None, [])
     for model in _fits(chosen, columns, num_ids, _FINE):
         own = [b for b in left if explains(model, b, num_ids)]
         undone = sum((1 - left_of(model, b, num_ids)) * len(b) for b in own)
@@ -71,7 +73,7 @@ def _best_segment(left: Sequence[Block], columns: tuple[int, ...], num_ids: int)
             whole = undone, model, own
     if whole[1] is None or sum(map(len, whole[2])) < _LEAST:
         return None
-    return Segment(whole[1], tuple(whole[2]))
+    return ModelSegment(whole[1], tuple(whole[2]))
 
 
 def _few_columns(columns: tuple[int, ...]) -> tuple[int, ...]:
@@ -79,10 +81,10 @@ def _few_columns(columns: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(columns[i] for i in places)
 
 
-def _thinned(block: Block, columns: tuple[int, ...], few: tuple[int, ...]) -> Block:
+def _thinned(block: RowBlock, columns: tuple[int, ...], few: tuple[int, ...]) -> RowBlock:
     """The block with a few of its columns."""
     keep = [columns.index(c) for c in few]
-    return Block(
+    return RowBlock(
         block.pending,
         block.first,
         np.ascontiguousarray(block.ours_NCK[:, keep]),
@@ -92,7 +94,7 @@ def _thinned(block: Block, columns: tuple[int, ...], few: tuple[int, ...]) -> Bl
 
 
 def _fits(
-    blocks: Sequence[Block], columns: tuple[int, ...], num_ids: int, most: int
+    blocks: Sequence[RowBlock], columns: tuple[int, ...], num_ids: int, most: int
 ) -> Iterator[Model]:
     """Models fitted to blocks: layers, then maps in place, then maps of moved layers."""
     layers = fit_layers(blocks, columns, num_ids, most)
@@ -103,7 +105,7 @@ def _fits(
         yield maps
 
 
-def _seeds(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+def _seeds(blocks: Sequence[RowBlock]) -> Iterator[list[RowBlock]]:
     """All blocks, then parts by order and by position."""
     yield list(blocks)
     size = -(-len(blocks) // _PARTS)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ....routes import Bools, Ids
 from .maps import IdMap
-from .models import Block, Model
+from .models import Model, RowBlock
 from .side import Ints
 
 __all__ = ["fit_swapped"]
@@ -21,7 +21,7 @@ _GONE = 0.8  # share of them in which it is gone
 _SAME = 0.64  # share of those in which the same other id is there instead
 
 
-def fit_swapped(blocks: Sequence[Block], columns: tuple[int, ...], num_ids: int) -> Model | None:
+def fit_swapped(blocks: Sequence[RowBlock], columns: tuple[int, ...], num_ids: int) -> Model | None:
     """The map of ids that were given other numbers, by column; None where there are none."""
     maps, moved = [], False
     for i, column in enumerate(columns):

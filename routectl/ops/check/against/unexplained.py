@@ -4,19 +4,17 @@ Shape suffixes: N tokens, L layers, K top_k.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ....routes import Ids
 from ..results import Book, Place
-from .pending import Pending, Sides
+from .inputs import Inputs
+from .pending import PairedSides, Pending
+from .rest import Rest
+from .wording import margin_words
 
-if TYPE_CHECKING:
-    from .judge import Inputs
-    from .rest import Rest
-
-__all__ = ["judge_columns", "judge_tokens", "margin_words"]
+__all__ = ["judge_columns", "judge_tokens"]
 
 _LIKE_CHANCE = 1.3  # times the ids that unrelated rows share
 _DIFFERS = 0.35  # mismatch up to which rows are in place
@@ -28,15 +26,7 @@ _EVEN = 4.0  # sigmas that a load may be from even
 _EVERY = 0.9
 
 
-def margin_words(known: int, clear: int, eps: float) -> str:
-    """How large the margins of mismatched rows are, in words; nothing where none is known."""
-    if not known:
-        return ""
-    size = "large" if clear > known / 2 else "small"
-    return f", at {size} margins: {100 * clear / known:.1f} % of these rows above {eps:g}"
-
-
-def _ids(run: Pending, sides: Sides) -> tuple[Ids, Ids]:
+def _ids(run: Pending, sides: PairedSides) -> tuple[Ids, Ids]:
     """The ids of a run on both sides, in its columns, of rows that are there."""
     ours_N, _ = sides.ours.rows_at(run.positions)
     theirs_N, _ = sides.theirs.rows_at(run.positions)
@@ -80,10 +70,10 @@ def _out_of_range(ours: Ids, num_experts: int) -> bool:
 
 def judge_tokens(
     pending: Sequence[Pending],
-    inputs: "Inputs",
+    inputs: Inputs,
     layers: tuple[int, ...],
     tokens: int,
-    rest: "Rest",
+    rest: Rest,
     book: Book,
 ) -> int:
     """Name runs that differ in all layers: nobody's, or in place and wrong from a layer on.
@@ -132,7 +122,7 @@ def judge_tokens(
 
 def judge_columns(
     pending: Sequence[Pending],
-    inputs: "Inputs",
+    inputs: Inputs,
     layers: tuple[int, ...],
     column: int,
     book: Book,

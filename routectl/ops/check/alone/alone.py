@@ -19,7 +19,7 @@ from .keeping import Keeper, Kept, Tokens
 from .lags import dump_lag, lag_by
 from .misfits import Misfits
 from .noise import measure_noise
-from .results import AloneResult, Power, Script, Span, Stretch
+from .results import AloneResult, Power, Script, Span, TokenStretch
 from .scripts import Searcher
 from .split import larger_part
 from .tables import BIT, Dictionary, Teaching, learn_tables, mean_score, tables_of
@@ -180,7 +180,7 @@ class Alone:
             return None
         folds = self._folds(one)
         own_TL = searcher.tables.score(one, folds, one.tokens_at(searcher.main))
-        whole = Stretch(one.start, one.start + one.rows, searcher.kind, searcher.main)
+        whole = TokenStretch(one.start, one.start + one.rows, searcher.kind, searcher.main)
         found = [whole]
         if self._suspicious(own_TL):
             if self._searched + one.rows > _SEARCHED:

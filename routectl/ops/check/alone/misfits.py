@@ -20,7 +20,7 @@ from ....kernels.token_tables import (
 from ....routes import Bools, Ids
 from .keeping import Kept, Tokens
 from .noise import RowNoise
-from .results import ExchangedLayer, RenumberedLayer, Span, StrangeLayer, Stretch
+from .results import ExchangedLayer, RenumberedLayer, Span, StrangeLayer, TokenStretch
 from .tables import BIT, Tables, slots_of
 
 __all__ = ["Misfits"]
@@ -64,7 +64,7 @@ class Misfits:
         self.held = [0 for _ in self.layers]
 
     def add(
-        self, one: Kept, folds: Tokens, own_TL: NDArray[np.int32], stretches: Sequence[Stretch]
+        self, one: Kept, folds: Tokens, own_TL: NDArray[np.int32], stretches: Sequence[TokenStretch]
     ) -> None:
         """Take a sample's rows that are nobody's, and of its own rows the layers that do not fit.
 

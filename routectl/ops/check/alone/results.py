@@ -10,14 +10,14 @@ from itertools import pairwise
 
 __all__ = [
     "AloneResult",
-    "Edit",
     "ExchangedLayer",
     "Power",
     "RenumberedLayer",
     "Script",
     "Span",
     "StrangeLayer",
-    "Stretch",
+    "TokenEdit",
+    "TokenStretch",
 ]
 
 
@@ -31,7 +31,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class TokenStretch:
     """Rows of a sample that belong together; positions are absolute, half open.
 
     kind is "own" (lag 0), "shifted" (the sample's own rows at another lag), "other" (the rows of
@@ -49,7 +49,7 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
-class Edit:
+class TokenEdit:
     """What was done at one place of a sample.
 
     kind is one of "late", "early" (a block of rows of earlier or later tokens, after which rows are
@@ -72,33 +72,35 @@ class Script:
 
     sample: str
     index: int
-    stretches: tuple[Stretch, ...]
+    stretches: tuple[TokenStretch, ...]
 
     @property
-    def edits(self) -> tuple[Edit, ...]:
+    def edits(self) -> tuple[TokenEdit, ...]:
         """What was done to the sample, place by place."""
-        made: list[Edit] = []
+        made: list[TokenEdit] = []
         placed = [one for one in self.stretches if one.kind in ("own", "shifted")]
         following = dict(pairwise(placed))
         now = 0  # the lag of the rows before
-        before: Stretch | None = None  # rows that are not the sample's own
+        before: TokenStretch | None = None  # rows that are not the sample's own
         for one in self.stretches:
             size = one.end - one.first
             if one.lag is None or one.kind not in ("own", "shifted"):
-                made.append(Edit(one.kind, one.first, size, one.lag, one.source))
+                made.append(TokenEdit(one.kind, one.first, size, one.lag, one.source))
                 before = one
                 continue
             step = one.lag - now
             after = following.get(one)
             returns = after is not None and after.lag == now
             if step and before is not None and step == before.end - before.first:
-                made[-1] = Edit("inserted", before.first, step, one.lag, before.source)
+                made[-1] = TokenEdit("inserted", before.first, step, one.lag, before.source)
             elif step > 0 and one.first - self.stretches[0].first < max(step, 2):
-                made.append(Edit("late", one.first, size, one.lag))  # what is before is filler
+                made.append(TokenEdit("late", one.first, size, one.lag))  # what is before is filler
             elif step and (returns or one is self.stretches[0]):
-                made.append(Edit("late" if step > 0 else "early", one.first, size, one.lag))
+                made.append(TokenEdit("late" if step > 0 else "early", one.first, size, one.lag))
             elif step:
-                made.append(Edit("repeated" if step > 0 else "hole", one.first, abs(step), one.lag))
+                made.append(
+                    TokenEdit("repeated" if step > 0 else "hole", one.first, abs(step), one.lag)
+                )
             now, before = now if returns else one.lag, None
         return tuple(made)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ....kernels.token_tables import best_path, score_sums, score_tokens, slide
 from .keeping import Kept, Tokens
 from .noise import RowNoise
-from .results import Stretch
+from .results import TokenStretch
 from .tables import BIT, Tables, slots_of
 
 __all__ = ["Searcher", "State"]
@@ -72,7 +72,7 @@ class Searcher:
         scores = self.tables.scores_FVLE
         return score_sums(slots, folds, one.ids_TLK, one.missing_TL, columns, scores)
 
-    def stretches(self, one: Kept, folds: Tokens, own_T: NDArray[np.int32]) -> list[Stretch]:
+    def stretches(self, one: Kept, folds: Tokens, own_T: NDArray[np.int32]) -> list[TokenStretch]:
         """The script of a sample whose rows score own_T at the main lag: at least one stretch."""
         states = [State(own_T, 0, self.kind, self.main)]
         states.append(State(np.zeros_like(own_T), self.noise.nobody, "nobody"))
@@ -192,14 +192,14 @@ class Searcher:
 
     def _named(
         self, one: Kept, states: Sequence[State], runs: Sequence[tuple[int, int, int]]
-    ) -> list[Stretch]:
+    ) -> list[TokenStretch]:
         found = []
         for first, end, at in runs:
             state = states[at]
             gain = int(state.gains_T[first:end].sum()) - int(states[0].gains_T[first:end].sum())
             source = None if state.source is None else self.tokens[state.source][0]
             found.append(
-                Stretch(
+                TokenStretch(
                     one.start + first,
                     one.start + end,
                     state.kind,

@@ -17,7 +17,7 @@ from routectl.errors import MismatchError
 from routectl.formats import open_dump
 from routectl.ops.check.alone.alone import find_alone, learn_dictionary, measure_lift
 from routectl.ops.check.alone.keeping import FOLDS, Keeper
-from routectl.ops.check.alone.results import Edit, Script, Stretch
+from routectl.ops.check.alone.results import Script, TokenEdit, TokenStretch
 from routectl.ops.check.alone.tables import BIT, Teaching, learn_tables
 from support.dumps import make_dump, make_routes, make_sample
 from support.faults import BASES, clean_pairs, random_rows, with_ids
@@ -396,27 +396,30 @@ def test_what_is_kept_is_bounded():
 
 def own(first, end, lag=0):
     """A stretch of a sample's own rows."""
-    return Stretch(first, end, "shifted" if lag else "own", lag)
+    return TokenStretch(first, end, "shifted" if lag else "own", lag)
 
 
 @pytest.mark.parametrize(
     ("stretches", "edits"),
     [
         ([own(0, 9)], []),
-        ([own(0, 9, 1)], [Edit("late", 0, 9, 1)]),
-        ([own(0, 1), own(1, 9, 1)], [Edit("late", 1, 8, 1)]),
-        ([own(0, 4, -2), own(4, 9)], [Edit("early", 0, 4, -2)]),
-        ([own(0, 4), own(4, 9, -3)], [Edit("hole", 4, 3, -3)]),
-        ([own(0, 4), own(4, 9, 3)], [Edit("repeated", 4, 3, 3)]),
-        ([own(0, 4), own(4, 6, 3), own(6, 9)], [Edit("late", 4, 2, 3)]),
-        ([own(0, 3, 1), own(3, 9, 4)], [Edit("late", 0, 3, 1), Edit("repeated", 3, 3, 4)]),
+        ([own(0, 9, 1)], [TokenEdit("late", 0, 9, 1)]),
+        ([own(0, 1), own(1, 9, 1)], [TokenEdit("late", 1, 8, 1)]),
+        ([own(0, 4, -2), own(4, 9)], [TokenEdit("early", 0, 4, -2)]),
+        ([own(0, 4), own(4, 9, -3)], [TokenEdit("hole", 4, 3, -3)]),
+        ([own(0, 4), own(4, 9, 3)], [TokenEdit("repeated", 4, 3, 3)]),
+        ([own(0, 4), own(4, 6, 3), own(6, 9)], [TokenEdit("late", 4, 2, 3)]),
         (
-            [own(0, 4), Stretch(4, 6, "nobody", None), own(6, 9, 2)],
-            [Edit("inserted", 4, 2, 2)],
+            [own(0, 3, 1), own(3, 9, 4)],
+            [TokenEdit("late", 0, 3, 1), TokenEdit("repeated", 3, 3, 4)],
         ),
         (
-            [own(0, 4), Stretch(4, 6, "other", 1, "b"), own(6, 9)],
-            [Edit("other", 4, 2, 1, "b")],
+            [own(0, 4), TokenStretch(4, 6, "nobody", None), own(6, 9, 2)],
+            [TokenEdit("inserted", 4, 2, 2)],
+        ),
+        (
+            [own(0, 4), TokenStretch(4, 6, "other", 1, "b"), own(6, 9)],
+            [TokenEdit("other", 4, 2, 1, "b")],
         ),
     ],
 )
