@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from .loading import RoutesDataset
     from .margins import margins_to_float16
     from .model import ModelFacts
+    from .ops.check.book.results import CheckResult
     from .ops.check.check import CheckOptions, check
-    from .ops.check.results import CheckResult
     from .ops.diff.diff import DiffOptions, DiffResult, diff, diff_as
     from .ops.diff.thresholds import judge, parse_threshold
     from .ops.pack.pack import Packed, Rank, pack
@@ -67,7 +67,7 @@ _HOMES = {
     "CaptureRequest": "jobs.capture",
     "CheckOptions": "ops.check.check",
     "CheckRequest": "jobs.check.request",
-    "CheckResult": "ops.check.results",
+    "CheckResult": "ops.check.book.results",
     "Checkpoint": "checkpoints.checkpoint",
     "CheckpointFacts": "checkpoints.facts",
     "CiRequest": "jobs.ci.request",

@@ -41,7 +41,7 @@ def check_command(line: CommandLine) -> int:
 
 
 def _explain(code: str) -> int:
-    from ..ops.check.findings import kind_of, known_codes
+    from ..ops.check.book.findings import kind_of, known_codes
     from ..reports.check.document import explain_page
 
     if code not in known_codes():

@@ -129,7 +129,7 @@ def refuse_relative(limits: "Sequence[Threshold]") -> None:
 
 def refuse_severity(fail_on: str) -> None:
     """Raise RoutectlError for a --fail-on that no finding has."""
-    from ..ops.check.findings import SEVERITIES
+    from ..ops.check.book.findings import SEVERITIES
 
     if fail_on not in SEVERITIES:
         raise RoutectlError(f"--fail-on {fail_on!r} is not known: {', '.join(SEVERITIES)}")

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from ..routes import Bools, Ids, words_of
 
-__all__ = ["ARANGE", "DUPLICATE", "Hashes", "RowScan", "add_scores", "hash_sets", "scan_sample"]
+__all__ = [
+    "ARANGE",
+    "DUPLICATE",
+    "Hashes",
+    "RowScan",
+    "add_scores",
+    "hash_sets",
+    "heaviest_run",
+    "scan_sample",
+]
 
 DUPLICATE = 1  # one expert twice
 ARANGE = 2  # experts 0, 1, 2, ... in this order
@@ -151,3 +160,12 @@ def hash_sets(ids_TLK: Ids, num_experts: int) -> Hashes:
     hashes = np.empty(ids_TLK.shape[:2], np.uint64)
     _hash_sets(ids_TLK, codes, hashes)
     return hashes
+
+
+def heaviest_run(values_T: NDArray[np.float32]) -> tuple[int, int, float]:
+    """The run (first, after the last) of the greatest sum, and the sum; (0, 0, 0.0) for none."""
+    ends = np.concatenate([[0.0], np.cumsum(values_T, dtype=np.float64)])
+    lowest = np.minimum.accumulate(ends)
+    end = int((ends - lowest).argmax())
+    first = int(ends[: end + 1].argmin())
+    return first, end, float(ends[end] - ends[first])

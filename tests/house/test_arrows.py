@@ -50,19 +50,20 @@ MAY_IMPORT = {
     "ops": "dump errors routes kernels ops.pairs",
     "ops.check": (
         "damage dump errors gate_logprobs margins routes kernels ops.check.against ops.check.alone "
-        "ops.pairs"
+        "ops.check.book ops.pairs"
     ),
-    "ops.check.against": "dump layouts margins routes kernels ops.check ops.pairs",
+    "ops.check.against": "dump layouts margins routes kernels ops.check.book ops.pairs",
     "ops.check.alone": "dump errors routes kernels ops.pairs",
+    "ops.check.book": "dump routes ops.check.alone",
     "ops.diff": "dump errors margins routes kernels ops.pairs",
     "ops.pack": "dump errors layouts routes kernels",
     "ops.pairs": "dump errors margins routes",
     "ops.predict": "errors routes routers ops.staleness",
     "ops.staleness": "dump errors margins routes kernels ops.diff ops.pairs",
     "reports": "dump ops.diff",
-    "reports.check": "dump ops.check ops.check.alone reports reports.diff reports.text",
+    "reports.check": "dump ops.check.alone ops.check.book reports reports.diff reports.text",
     "reports.ci": (
-        "errors ops.check ops.diff ops.staleness reports reports.check reports.diff "
+        "errors ops.check.book ops.diff ops.staleness reports reports.check reports.diff "
         "reports.staleness reports.text"
     ),
     "reports.diff": "margins ops.diff reports reports.text",
@@ -79,12 +80,12 @@ MAY_IMPORT = {
     "reports.text": "reports",
     "jobs": (
         "dump errors files margins model codecs checkpoints engines formats formats.documents "
-        "formats.native formats.targets formats.trainers ops ops.check ops.check.alone ops.diff "
-        "ops.pack ops.pairs reports reports.diff reports.show reports.text"
+        "formats.native formats.targets formats.trainers ops ops.check.alone ops.check.book "
+        "ops.diff ops.pack ops.pairs reports reports.diff reports.show reports.text"
     ),
     "jobs.check": (
         "damage dump errors files model routers checkpoints formats.documents formats.native "
-        "forward ops.check reports reports.check reports.text jobs jobs.recompute"
+        "forward ops.check ops.check.book reports reports.check reports.text jobs jobs.recompute"
     ),
     "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.staleness",
     "jobs.pack": (
@@ -104,20 +105,20 @@ MAY_IMPORT = {
         "reports reports.staleness jobs jobs.recompute"
     ),
     "jobs.watch": (
-        "errors model formats formats.documents formats.wire ops.check reports.check reports.text "
-        "jobs jobs.check"
+        "errors model formats formats.documents formats.wire ops.check ops.check.book "
+        "reports.check reports.text jobs jobs.check"
     ),
     "loading": "dump model formats",
     "cli": (
-        "errors files version formats ops.check reports reports.check reports.ci reports.diff "
+        "errors files version formats ops.check.book reports reports.check reports.ci reports.diff "
         "reports.pack reports.page reports.predict reports.show reports.staleness reports.text "
         "jobs jobs.check jobs.ci jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch"
     ),
     "__init__": (
         "dump errors layouts margins model routes version checkpoints formats forward ops "
-        "ops.check ops.diff ops.pack ops.staleness reports.check reports.ci reports.diff "
-        "reports.page reports.show reports.staleness jobs jobs.check jobs.ci jobs.pack "
-        "jobs.predict jobs.recompute jobs.staleness jobs.watch loading"
+        "ops.check ops.check.book ops.diff ops.pack ops.staleness reports.check reports.ci "
+        "reports.diff reports.page reports.show reports.staleness jobs jobs.check jobs.ci "
+        "jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch loading"
     ),
     "__main__": "cli",
 }

@@ -2,7 +2,7 @@
 
 import functools
 
-from routectl.ops.check.findings import SEVERITIES
+from routectl.ops.check.book.findings import SEVERITIES
 from support.faults import opened
 
 __all__ = ["codes", "loaded", "only"]

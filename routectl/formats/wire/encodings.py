@@ -27,7 +27,7 @@ from .payload import (
     npy_header,
     whole_rows,
 )
-from .shapes import Extent, raw_rows
+from .shapes import TokenExtent, raw_rows
 
 __all__ = ["Decoded", "decode_payload", "payload_engine"]
 
@@ -84,7 +84,7 @@ def _from_npy(data: bytes, where: str) -> Decoded:
     return Decoded(from_npy(data, where))
 
 
-def _from_text(payload: str, facts: ModelFacts, extent: Extent, where: str) -> Decoded:
+def _from_text(payload: str, facts: ModelFacts, extent: TokenExtent, where: str) -> Decoded:
     if payload.startswith(NEMO_RL):
         rows, faults = from_nemo_rl(payload, where)
         return Decoded(rows, faults=faults)
@@ -96,7 +96,7 @@ def _from_text(payload: str, facts: ModelFacts, extent: Extent, where: str) -> D
     return Decoded(rows, faults=faults)
 
 
-def decode_payload(payload: Any, facts: ModelFacts, extent: Extent, where: str) -> Decoded:
+def decode_payload(payload: Any, facts: ModelFacts, extent: TokenExtent, where: str) -> Decoded:
     """The array of a payload, whatever its encoding; ``extent`` helps where bytes have no header.
 
     Raises FormatError on damage, UnsupportedError on what holds no routes.

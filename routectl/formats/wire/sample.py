@@ -16,7 +16,7 @@ from ...model import ModelFacts
 from .encodings import Decoded, decode_payload
 from .layers import with_rows
 from .payload import IntArray, from_lists
-from .shapes import Extent, as_rows
+from .shapes import TokenExtent, as_rows
 
 __all__ = ["NoRoutesError", "NoSamplesError", "WireSample", "to_sample", "with_media"]
 
@@ -224,10 +224,10 @@ def to_sample(
     if split:
         decoded = Decoded(_join_split(wire))
     else:
-        extent = Extent(wire.num_tokens, wire.response_length, asked)
+        extent = TokenExtent(wire.num_tokens, wire.response_length, asked)
         decoded = decode_payload(wire.payload, facts, extent, wire.where)
     asked = asked if decoded.start is None else decoded.start
-    extent = Extent(wire.num_tokens, wire.response_length, asked)
+    extent = TokenExtent(wire.num_tokens, wire.response_length, asked)
     if not decoded.ids.size and decoded.ids.ndim == 3:
         if decoded.faults:
             return with_rows(

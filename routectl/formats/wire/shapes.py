@@ -16,7 +16,7 @@ from .payload import IntArray
 
 __all__ = [
     "MODEL_HINT",
-    "Extent",
+    "TokenExtent",
     "as_rows",
     "is_constant",
     "raw_rows",
@@ -33,7 +33,7 @@ _TURNED = ((1, 0, 2), (0, 2, 1), (2, 0, 1), (1, 2, 0), (2, 1, 0))  # axes to row
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class TokenExtent:
     """What is known of how many rows there are to be: tokens, those of them sampled, the start."""
 
     tokens: int | None = None
@@ -78,7 +78,7 @@ def sizes_of_row(facts: ModelFacts) -> Iterator[tuple[int, int]]:
 
 
 def raw_rows(
-    data: bytes, facts: ModelFacts, extent: Extent, where: str
+    data: bytes, facts: ModelFacts, extent: TokenExtent, where: str
 ) -> tuple[IntArray, tuple[Fault, ...]]:
     """Raw little-endian int32 as [T, W, K], and what is wrong with the number of its bytes.
 
@@ -240,7 +240,7 @@ def _mended(ids_TWK: IntArray, facts: ModelFacts) -> tuple[IntArray, list[Fault]
 
 
 def as_rows(
-    ids: IntArray, facts: ModelFacts, extent: Extent, where: str, *, layers_first: bool | None
+    ids: IntArray, facts: ModelFacts, extent: TokenExtent, where: str, *, layers_first: bool | None
 ) -> tuple[IntArray, list[Fault]]:
     """An array [T, W, K] with the axes, layers and slots of the model, and what was mended.
 
@@ -274,7 +274,7 @@ def as_rows(
     raise _unfit(ids, facts, where)
 
 
-def _turns(ids: IntArray, extent: Extent) -> list[tuple[int, int, int]]:
+def _turns(ids: IntArray, extent: TokenExtent) -> list[tuple[int, int, int]]:
     """Orders of the axes other than rows, layers, experts; first those that give a likely count."""
     every = ((0, 1, 2), *_TURNED)
     return sorted(every, key=lambda axes: not extent.may_be(ids.shape[axes[0]]))

@@ -13,7 +13,7 @@ from .reference import open_checked, open_reference
 
 if TYPE_CHECKING:
     from ...dump import Dump
-    from ...ops.check.results import Explanation
+    from ...ops.check.book.results import Explanation
     from ...reports.document import Document
 
 __all__ = ["CheckRequest", "Checked", "answer_check", "check_dump", "write_fixed"]
@@ -124,7 +124,7 @@ def write_fixed(checked: Checked, target: Path, force: bool, progress: Progress)
 
 def _codes(flag: str, given: tuple[str, ...]) -> list[str]:
     """Codes or their beginnings; RoutectlError for one that no code begins with."""
-    from ...ops.check.findings import known_codes
+    from ...ops.check.book.findings import known_codes
 
     words = [word.strip() for text in given for word in text.split(",") if word.strip()]
     for word in words:

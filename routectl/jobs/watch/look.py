@@ -8,7 +8,7 @@ from ...errors import FormatError, RoutectlError
 
 if TYPE_CHECKING:
     from ...model import ModelFacts
-    from ...ops.check.results import CheckResult
+    from ...ops.check.book.results import CheckResult
 
 __all__ = ["Looked", "Lookout"]
 

@@ -11,9 +11,17 @@ from dataclasses import dataclass
 from ...dump import DumpMeta, Sample
 from ...errors import FormatError
 from .alone.alone import Alone
-from .alone.results import AloneResult, Power, Script, Span, TokenEdit
-from .ids import Legal
-from .results import Book, Fact, Place
+from .alone.results import (
+    AloneResult,
+    ExchangedLayer,
+    Power,
+    RenumberedLayer,
+    Script,
+    StrangeLayer,
+    TokenEdit,
+)
+from .book.legal import Legal
+from .book.results import Book, Fact, Place
 
 __all__ = ["TokenWitness"]
 
@@ -61,43 +69,38 @@ class TokenWitness:
 
 def _add(result: AloneResult, meta: DumpMeta, book: Book, told: Set[str]) -> None:
     """All findings of a result."""
-    layers = len(meta.layers_L)
     for script in result.scripts:
         if script.sample not in told:
-            _add_script(script, layers, book)
+            _add_script(script, len(meta.layers_L), book)
     for one in result.renumbered:
         facts: dict[str, Fact] = {"by": _BY, "map": "renumbered"}
         detail = f"{_BY}, {sum(one.sure)} of {len(one.sure)} ids for certain"
-        _add_spans(book, "R706", one.layer, one.spans, one.rows, (detail, facts), told)
+        _add_layer(book, "R706", one, told, detail, facts)
     for other in result.exchanged:
         detail = f"{_BY}, it has the routes of layer {other.source}"
         facts = {"by": _BY, "layer": other.layer, "source": other.source}
-        _add_spans(book, "R705", other.layer, other.spans, other.rows, (detail, facts), told)
+        _add_layer(book, "R705", other, told, detail, facts)
     if result.changed <= _MANY * result.power.samples:
         for strange in result.strange:
-            detail = f"{_BY}, no layer has its routes"
             facts = {"by": _BY, "layer": strange.layer}
-            _add_spans(
-                book, "R705", strange.layer, strange.spans, strange.rows, (detail, facts), told
-            )
+            _add_layer(book, "R705", strange, told, f"{_BY}, no layer has its routes", facts)
 
 
-def _add_spans(
+def _add_layer(
     book: Book,
     code: str,
-    layer: int,
-    spans: tuple[Span, ...],
-    rows: int,
-    words: tuple[str, dict[str, Fact]],
+    found: RenumberedLayer | ExchangedLayer | StrangeLayer,
     told: Set[str],
+    detail: str,
+    facts: dict[str, Fact],
 ) -> None:
     """A finding of one layer, in spans that the reference does not explain."""
-    kept = [span for span in spans if span.sample not in told]
+    kept = [span for span in found.spans if span.sample not in told]
     size = max(sum(span.end - span.first for span in kept), 1)
     for span in kept:
-        part = round(rows * (span.end - span.first) / size)
-        place = Place(span.sample, span.first, layer)
-        book.add(code, place, rows=part, layers=[layer], detail=words[0], facts=words[1])
+        part = round(found.rows * (span.end - span.first) / size)
+        place = Place(span.sample, span.first, found.layer)
+        book.add(code, place, rows=part, layers=[found.layer], detail=detail, facts=facts)
 
 
 def _add_script(script: Script, layers: int, book: Book) -> None:

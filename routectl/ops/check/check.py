@@ -19,10 +19,11 @@ from ...margins import EPS
 from ..pairs.align import checked, name_of
 from ..pairs.join import join_keys
 from .against.compare import Comparer
+from .book.legal import Legal
+from .book.results import Book, CheckResult, Place
 from .by_tokens import TokenWitness
-from .ids import Legal, NarrowIds, check_one_rank, legal_routes
+from .ids import NarrowIds, check_one_rank, legal_routes
 from .load import LoadModel, check_axes, filler_by_rank
-from .results import Book, CheckResult, Place
 from .rows import View, check_rows_of
 from .samples import Groups, RowsAgainstTokens, WeightVersions, check_segments
 

@@ -12,8 +12,8 @@ from ...damage import DamagedSampleError
 from ...dump import Dump, Sample
 from ...errors import MismatchError
 from ...routes import Routes, ids_dtype
+from .book.results import Book, Explanation, FoundMap
 from .ids import legal_routes
-from .results import Book, Explanation, FoundMap
 
 __all__ = ["restored_dump"]
 

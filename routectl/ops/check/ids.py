@@ -3,7 +3,6 @@
 Shape suffixes: T tokens, W layers as written, L MoE layers, K top_k, E experts.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,10 @@ from numpy.typing import NDArray
 from ...damage import DamagedSampleError
 from ...dump import DumpMeta
 from ...routes import Bools, Routes, ids_dtype
-from .results import Book, Place
+from .book.legal import Legal
+from .book.results import Book, Place
 
-__all__ = ["Legal", "NarrowIds", "check_one_rank", "legal_routes", "moe_ids"]
+__all__ = ["NarrowIds", "check_one_rank", "legal_routes", "moe_ids"]
 
 Ints = NDArray[np.integer[Any]]
 CODES = {"axes": "R103", "layers": "R012", "slots": "R104", "bytes": "R011"}
@@ -25,26 +25,6 @@ _PART = 0.1  # of the rows that have ids and filler, at least
 _CHANCE = 1e-6  # that ids beyond a type's greatest do not occur
 _MISSED = 8  # experts beyond a type's greatest before their absence is more than dead experts
 _SEEN = 0.9  # of the others that do occur
-
-
-@dataclass(frozen=True, slots=True)
-class Legal:
-    """A damaged sample made legal.
-
-    routes   rows with an id out of range are missing; None where no row could be read
-    bad_TL   those rows
-    trusted  whether its rows are worth a look of their own: nothing explains them all
-    named    whether a finding says what is wrong
-    cut      whether it is a part of what was written: its rows are not to be counted
-    ids_TLK  the MoE layers' ids as they were written; None where the reader took them
-    """
-
-    routes: Routes | None
-    bad_TL: Bools | None = None
-    trusted: bool = True
-    named: bool = True
-    cut: bool = False
-    ids_TLK: Ints | None = None
 
 
 def legal_routes(error: DamagedSampleError, meta: DumpMeta, name: str, book: Book) -> Legal:

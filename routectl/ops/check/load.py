@@ -6,11 +6,11 @@ Shape suffixes: T tokens, L MoE layers, K top_k, E experts.
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernels.check import add_scores
-from .results import Book
+from ...kernels.check import add_scores, heaviest_run
+from .book.results import Book
 from .rows import View
 
-__all__ = ["LoadModel", "check_axes", "filler_by_rank", "heaviest_run"]
+__all__ = ["LoadModel", "check_axes", "filler_by_rank"]
 
 _LAYERS = 12  # looked at, evenly spaced
 _WARM = 500  # tokens that the load is known from, before it is believed
@@ -69,15 +69,6 @@ class LoadModel:
         )
         cells = num_experts * len(self.columns)
         return bool(squares / even <= spread * (cells + _EVEN * np.sqrt(2 * cells)))
-
-
-def heaviest_run(values_T: NDArray[np.float32]) -> tuple[int, int, float]:
-    """The run (first, after the last) of the greatest sum, and the sum; (0, 0, 0.0) for none."""
-    ends = np.concatenate([[0.0], np.cumsum(values_T, dtype=np.float64)])
-    lowest = np.minimum.accumulate(ends)
-    end = int((ends - lowest).argmax())
-    first = int(ends[: end + 1].argmin())
-    return first, end, float(ends[end] - ends[first])
 
 
 def _own_columns(ids_TLK: NDArray[np.unsignedinteger], num_experts: int) -> float:

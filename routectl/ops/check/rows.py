@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...dump import Sample
 from ...kernels.check import ARANGE, DUPLICATE, RowScan
 from ...routes import Bools, Routes
-from .results import Book, Place
+from .book.results import Book, Place
 
 __all__ = ["View", "check_rows_of"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...dump import Sample, SampleKey
 from ...kernels.rows import diff_rows
 from ...routes import Routes
-from .results import Book, Place
+from .book.results import Book, Place
 
 __all__ = ["Groups", "RowsAgainstTokens", "WeightVersions", "check_segments"]
 

@@ -16,7 +16,7 @@ from .pack import Packed, Rank
 
 __all__ = ["unpack"]
 
-PackedExtent = tuple[int, int]
+Extent = tuple[int, int]
 
 
 def _routes(
@@ -24,7 +24,7 @@ def _routes(
     there_TL: Bools,
     layers: tuple[int, ...],
     num_experts: int,
-    extent: PackedExtent,
+    extent: Extent,
 ) -> Routes:
     """The rows of an extent, missing where no rank had a real row."""
     start, stop = extent
@@ -40,7 +40,7 @@ def unpack(
     layers_L: tuple[int, ...],
     num_experts: int,
     *,
-    extents: Sequence[PackedExtent | None] | None = None,
+    extents: Sequence[Extent | None] | None = None,
 ) -> list[Routes | None]:
     """The routes of a micro-batch's samples out of its ranks' tensors, in any order of ranks.
 

@@ -7,8 +7,8 @@ from typing import cast
 
 from ...dump import DumpMeta
 from ...ops.check.alone.results import Power
-from ...ops.check.findings import FINDINGS, SEVERITIES, FindingKind
-from ...ops.check.results import CheckFinding, CheckResult, Explanation
+from ...ops.check.book.findings import FINDINGS, SEVERITIES, FindingKind
+from ...ops.check.book.results import CheckFinding, CheckResult, Explanation
 from ..diff.document import counted_rows
 from ..document import dump_document, finite
 from .schema import (

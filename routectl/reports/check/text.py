@@ -59,14 +59,14 @@ def render_check(doc: CheckDocument, console: Console) -> None:
     )
     print_line(console, "checked", ", ".join(looked))
     if doc["by_tokens"] is not None:
-        print_line(console, "by tokens", tokens_text(doc["by_tokens"]))
+        print_line(console, "by tokens", _tokens_text(doc["by_tokens"]))
     if doc["explanation"] is not None:
         _comparison(console, doc["explanation"])
     for finding in doc["findings"]:
         _finding(console, finding)
 
 
-def tokens_text(told: TokensEntry) -> str:
+def _tokens_text(told: TokensEntry) -> str:
     """What a dump's own tokens could tell of its rows, in words."""
     if told["reason"] is not None:
         return f"nothing can be told: {told['reason']}"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...ops.check.results import CheckResult
+from ...ops.check.book.results import CheckResult
 from ...ops.diff.diff import DiffResult
 from ...ops.diff.thresholds import scalar_name
 from ...ops.staleness.staleness import Staleness

@@ -18,9 +18,9 @@ from routectl.formats import open_dump
 from routectl.formats.native.container import write_native
 from routectl.formats.native.encoder import Coding
 from routectl.kernels.check import ARANGE, DUPLICATE, add_scores, hash_sets, scan_sample
+from routectl.ops.check.book.findings import FINDINGS, SEVERITIES, kind_of, known_codes
+from routectl.ops.check.book.results import Book, CheckFinding, Place
 from routectl.ops.check.check import CheckOptions, check
-from routectl.ops.check.findings import FINDINGS, SEVERITIES, kind_of, known_codes
-from routectl.ops.check.results import Book, CheckFinding, Place
 from support.checks import codes, loaded, only
 from support.dumps import LAYERS, all_alike, make_dump, make_routes, make_sample, part_of
 from support.faults import BASES, FAULTS, spoilt

@@ -13,7 +13,7 @@ from ....kernels.check import Hashes
 from ....routes import Bools
 from .side import Ints, Side, differing
 
-__all__ = ["NOBODY", "align", "row_keys"]
+__all__ = ["NOBODY", "align", "explained", "row_keys"]
 
 NOBODY = -1
 _LAYERS = 12  # that rows are laid by, evenly spaced

@@ -13,9 +13,9 @@ import numpy as np
 from ....dump import Dump, DumpMeta, Sample
 from ....margins import EPS
 from ....routes import Bools, Routes
-from ..ids import Legal
-from ..results import Book, CheckEstimate, Explanation, FoundMap, Place
-from ..scripts import Edit, name_script, stretches_of
+from ..book.legal import Legal
+from ..book.results import Book, CheckEstimate, Explanation, FoundMap, Place
+from ..book.scripts import Edit, name_script, stretches_of
 from .alignment import align, explained
 from .inputs import Inputs
 from .judge import Judge

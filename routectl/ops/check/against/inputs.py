@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ....dump import Dump, Sample
 from ....routes import Routes
-from ..ids import Legal
+from ..book.legal import Legal
 from .pending import PairedSides
 from .side import Ints
 

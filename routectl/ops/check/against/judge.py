@@ -11,7 +11,7 @@ import numpy as np
 from ....kernels.align import likeliest_path
 from ....routes import Bools
 from ...pairs.align import name_of
-from ..results import Book, CheckEstimate, FoundMap, Place
+from ..book.results import Book, CheckEstimate, FoundMap, Place
 from .alignment import align, explained
 from .inputs import Inputs
 from .models import LEFT, Model, RowBlock

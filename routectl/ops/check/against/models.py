@@ -80,7 +80,7 @@ def left_of(model: Model, block: RowBlock, num_ids: int) -> float:
     return int(model.differs(block, num_ids).sum()) / rows if rows else 1.0
 
 
-def in_place(block: RowBlock, columns: Sequence[int], num_ids: int) -> float:
+def _in_place(block: RowBlock, columns: Sequence[int], num_ids: int) -> float:
     """The mismatch of a block as it is."""
     return left_of(Model(tuple(columns), tuple(columns)), block, num_ids)
 
@@ -88,7 +88,7 @@ def in_place(block: RowBlock, columns: Sequence[int], num_ids: int) -> float:
 def explains(model: Model, block: RowBlock, num_ids: int) -> bool:
     """Whether a model leaves little of a block, and at most half of what was there."""
     left = left_of(model, block, num_ids)
-    return left <= LEFT and left <= in_place(block, model.columns, num_ids) / 2
+    return left <= LEFT and left <= _in_place(block, model.columns, num_ids) / 2
 
 
 def _gathered(blocks: Sequence[RowBlock], column: int, most: int) -> tuple[Ids, Ids]:

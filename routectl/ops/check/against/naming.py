@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..results import Fact, FoundMap
+from ..book.results import Fact, FoundMap
 from .maps import IdMap, map_name
 from .models import Model
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....routes import Bools
-from ..results import Book, Place
+from ..book.results import Book, Place
 from .wording import margin_words
 
 __all__ = ["Rest"]

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ....kernels.check import heaviest_run
 from ....routes import Bools
-from ..load import heaviest_run
 from .side import Ints
 
 __all__ = ["column_runs", "token_runs"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ....routes import Ids
-from ..results import Book, Place
+from ..book.results import Book, Place
 from .inputs import Inputs
 from .pending import PairedSides, Pending
 from .rest import Rest

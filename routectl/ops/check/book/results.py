@@ -6,8 +6,8 @@ Results of shards add up.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from ...dump import DumpMeta
-from .alone.results import Power
+from ....dump import DumpMeta
+from ..alone.results import Power
 from .findings import SEVERITIES, FindingKind, kind_of
 
 __all__ = [

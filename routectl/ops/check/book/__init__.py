@@ -1,0 +1,1 @@
+"""Findings: their table, the book that takes them in, what a check comes to."""
