@@ -2,9 +2,9 @@
 
     python tests/bench/bench_check.py [--speed] [--tokens N]
 
-Each fault of tests/support/faults.py is put into recordings of several engines and models. "named"
-counts the dumps in which the fault's own code is an error, warning or note of the report and no
-other error is (what follows from it aside); "found" those with any error or warning, or its note.
+Each fault of tests/support/faults.py and more_faults.py is put into recordings of several engines
+and models. "named" counts the dumps in which the fault's own code is an error, warning or note of
+the report and no other error is (what follows from it aside); "found" those with any error or warning, or its note.
 """
 
 import argparse
@@ -18,18 +18,23 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from routectl.formats import open_dump
 from routectl.ops.check.check import check
 from support.faults import BASES, FAULTS, clean_pairs, opened, spoilt
+from support.more_faults import MORE_FAULTS, as_read
 
 SHARES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.0)
 
 
 def outcome(fault, base, dump, reference, share):
     """(detected, named) of one fault in one dump."""
-    bad = spoilt(fault, base, dump, share)
+    bad = as_read(spoilt(fault, base, dump, share))
     result = check(bad, reference if fault.against else None)
     wrong = {f.code for f in result.findings if f.kind.severity != "note"}
     codes = {f.code for f in result.findings}
     errors = {f.code for f in result.findings if f.kind.severity == "error"}
-    named = fault.code in codes and errors - SYMPTOMS <= {fault.code, *ALSO.get(fault.code, ())}
+    named = fault.code in codes and errors - SYMPTOMS <= {
+        fault.code,
+        *fault.also,
+        *ALSO.get(fault.code, ()),
+    }
     return bool(wrong) or fault.code in codes, named
 
 
@@ -43,7 +48,7 @@ def bench_faults():
     heads = "".join(f"{share:>8.1%}" if share else f"{'one':>8}" for share in SHARES)
     print(f"{'fault':<34}{'code':<6}{'dumps':>6}   named at these shares of the rows")
     print(f"{'':<46}{heads}{'found at 5 %':>15}")
-    for fault in FAULTS:
+    for fault in (*FAULTS, *MORE_FAULTS):
         bases = [b for b in BASES if not fault.bases or b.name in fault.bases]
         found = {s: [outcome(fault, b, *loaded[b.name], s) for b in bases] for s in SHARES}
         named = "".join(f"{sum(n for _, n in found[s]):>8}" for s in SHARES)
@@ -53,7 +58,8 @@ def bench_faults():
     pairs = clean_pairs()
     for one, other in [*pairs, *((b, a) for a, b in pairs)]:
         bad += sum(
-            f.kind.severity != "note" for f in check(open_dump(one), open_dump(other)).findings
+            f.kind.severity in ("error", "warning")
+            for f in check(open_dump(one), open_dump(other)).findings
         )
     print(f"clean pairs: {2 * len(pairs)}, errors and warnings: {bad}")
 

@@ -89,8 +89,8 @@ MAY_IMPORT = {
     ),
     "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.staleness",
     "jobs.pack": (
-        "dump errors files layouts routes version formats.documents formats.native formats.replay "
-        "ops.pack reports reports.pack reports.text jobs"
+        "damage dump errors files layouts routes version formats.documents formats.native "
+        "formats.replay ops.pack reports reports.pack reports.text jobs"
     ),
     "jobs.predict": (
         "dump errors files routes routers checkpoints formats.native forward ops.predict "

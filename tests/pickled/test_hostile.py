@@ -324,7 +324,10 @@ def changed(**more):
         (changed(router_padding_mask=np.ones((1, 2), bool)), "router_padding_mask"),
         (changed(infer_logprobs=np.ones((1, 3))), "infer_logprobs: got"),
         (changed(routed_experts=np.full((1, 3, 2, 2), 9)), "9"),
-        (changed(routed_experts=np.zeros((1, 3, 7, 2), int)), "7 layers"),
+        (
+            changed(routed_experts=np.zeros((1, 3, 7, 2), int)),
+            r"got \[2, 7, 2\], which is \[rows, top_k, layers\]",
+        ),
     ],
 )
 def test_columns_that_do_not_fit(here, value, line):

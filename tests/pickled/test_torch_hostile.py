@@ -253,7 +253,7 @@ class TestTensors:
             ("loss_mask", tensor(), r"loss_mask: got \(4,\), expected 2"),
             ("metadata", b"}" + text("weight_spans") + b"](K\x01es", "weight_spans: got "),
             ("weight_versions", b"](}e", "expected {version, start, end}"),
-            ("rollout_routed_experts", b"](](](K\x01eee", "got 1 rows, expected 4"),
+            ("rollout_routed_experts", b"](](](K\x01eee", "got rows of 1 ids, expected top_k = 2"),
             ("rollout_routed_experts", number(3), "got int, expected numbers"),
         ],
     )

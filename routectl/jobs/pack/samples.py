@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...damage import DamagedSampleError
 from ...errors import FormatError, MismatchError, RoutectlError
 from ..progress import Progress
 from .layout import LengthOptions
@@ -126,7 +127,8 @@ def _measure(
     try:
         sample = dump[i]
     except (FormatError, MismatchError) as error:
-        error.hint = error.hint or _DAMAGED
+        damaged = isinstance(error, DamagedSampleError)
+        error.hint = _DAMAGED if damaged or error.hint is None else error.hint
         return error
     lens[i] = _length(sample, where, options)
     last = -1 if sample.routes is None else sample.routes.stop - 1

@@ -19,9 +19,10 @@ from ...margins import EPS
 from ..pairs.align import checked, name_of
 from ..pairs.join import join_keys
 from .against.compare import Comparer
+from .alone.tables import Dictionary
 from .book.legal import Legal
 from .book.results import Book, CheckResult, Place
-from .by_tokens import TokenWitness
+from .by_tokens import Heard, TokenWitness
 from .ids import NarrowIds, check_one_rank, legal_routes
 from .load import LoadModel, check_axes, filler_by_rank
 from .rows import View, check_rows_of
@@ -38,6 +39,7 @@ class CheckOptions:
     hash_layers  layers that select by a table: never written by some engines
     ep           expert-parallel ranks that filler is counted for; 1 for none
     by_tokens    whether rows are held against the dump's own tokens too: it is read twice then
+    prior        what another dump of the same weights taught (``learn_dictionary``), or None
     eps          the margin, in units of the selection score, up to which a flip is a near-tie
     """
 
@@ -46,6 +48,7 @@ class CheckOptions:
     ep: int = 1
     eps: float = EPS
     by_tokens: bool = True
+    prior: Dictionary | None = None
 
 
 class _Pass:
@@ -62,7 +65,7 @@ class _Pass:
         self.load = LoadModel(len(meta.layers_L), meta.num_experts, meta.top_k)
         self.filler_L = np.zeros(len(meta.layers_L), np.int64)
         self.samples = self.tokens = self.rows = 0
-        self.witness = TokenWitness.of(meta) if options.by_tokens else None
+        self.witness = TokenWitness.of(meta, options.prior) if options.by_tokens else None
 
     def read(self, dump: Dump, index: int) -> tuple[Sample | None, Legal]:
         """The sample, and what is to be known of its rows where its reader refused it."""
@@ -160,7 +163,7 @@ class _Pass:
             explained = self.comparer.result(partial(self._again, dump), self.reference)
         power = None
         if self.witness is not None:
-            told = set() if self.comparer is None else self.comparer.told()
+            told = Heard() if self.comparer is None else Heard(*self.comparer.told())
             power = self.witness.close(partial(self._again, dump), len(dump), self.book, told)
         found = self.book.findings()
         return CheckResult(self.meta, self.samples, self.tokens, self.rows, found, explained, power)

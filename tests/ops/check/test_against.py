@@ -10,15 +10,21 @@ import pytest
 
 from routectl.errors import MismatchError
 from routectl.formats import open_dump
-from routectl.ops.check.check import check
+from routectl.ops.check.check import CheckOptions, check
 from routectl.ops.check.fix import restored_dump
 from routectl.ops.diff.diff import diff
 from support.checks import codes, loaded, only
 from support.dumps import make_dump, make_routes, make_sample, part_of
 from support.faults import BASES, FAULTS, clean_pairs, opened, spoilt
+from support.more_faults import MORE_FAULTS, as_read
 
 AGAINST = [fault for fault in FAULTS if fault.against]
 ALSO = {"R601", "R207"}
+
+
+def more_fault(name):
+    """The fault of a name, of those in more_faults.py."""
+    return next(fault for fault in MORE_FAULTS if fault.name == name)
 
 
 def fault_named(name):
@@ -46,10 +52,88 @@ def test_fault_at_five_percent(fault):
         if fault.bases and base.name not in fault.bases:
             continue
         bad = spoilt(fault, base, loaded(base.dump), 0.05)
-        found = check(bad, loaded(base.reference))
+        found = check(bad, loaded(base.reference), options=CheckOptions(by_tokens=False))
         extra = {"R201"} if fault.code == "R707" else set()
         assert fault.code in codes(found), base.name
         assert codes(found, "error") <= {fault.code} | ALSO | extra, base.name
+
+
+@pytest.mark.parametrize("fault", MORE_FAULTS, ids=lambda f: f.name)
+def test_more_faults_at_five_percent(fault):
+    """What was done to rows, ids, layers or weights is named in each recording; nothing else is."""
+    for base in BASES:
+        if fault.bases and base.name not in fault.bases:
+            continue
+        bad = as_read(spoilt(fault, base, loaded(base.dump), 0.05))
+        found = check(bad, loaded(base.reference), options=CheckOptions(by_tokens=False))
+        assert fault.code in codes(found), base.name
+        assert codes(found, "error") <= {fault.code, *fault.also}, base.name
+
+
+def test_two_maps_say_where_each_holds():
+    """Of two maps one holds up to a sample and the other from the next one on."""
+    base = BASES[3]
+    bad = spoilt(more_fault("two maps, by samples"), base, loaded(base.dump), 1.0)
+    found = check(bad, loaded(base.reference), options=CheckOptions(by_tokens=False))
+    details = {f.detail for f in found.findings if f.code == "R706"}
+    names = [key.sample_id for key in bad.keys]
+    assert details == {f"up to sample {names[47]}", f"from sample {names[48]} on"}
+    fixed = restored_dump(bad, found.explanation)
+    assert diff(fixed, loaded(base.dump)).rows_mismatched == 0
+
+
+def test_ids_out_of_range_are_restored():
+    """Ids with a slot more after every eight are named by that rule, and --apply-fix undoes it."""
+    base = BASES[1]
+    bad = as_read(spoilt(more_fault("a slot more after every 8"), base, loaded(base.dump), 1.0))
+    found = check(bad, loaded(base.reference), options=CheckOptions(by_tokens=False))
+    (one,) = [f for f in found.findings if f.code == "R706"]
+    assert dict(one.facts)["map"] == "a slot more after every 8 experts: e + e // 8"
+    fixed = restored_dump(bad, found.explanation)
+    assert diff(fixed, loaded(base.dump)).rows_mismatched == 0
+
+
+def test_ids_that_lost_what_they_were_are_not_restored():
+    """Ids modulo a power of two are named so, and no map is made up for them."""
+    base = BASES[3]
+    bad = spoilt(more_fault("ids modulo 16"), base, loaded(base.dump), 1.0)
+    found = check(bad, loaded(base.reference), options=CheckOptions(by_tokens=False))
+    assert "R717" in codes(found)
+    with pytest.raises(MismatchError, match="no longer say which expert"):
+        restored_dump(bad, found.explanation)
+
+
+def test_whose_rows_are_told():
+    """A sample that holds another one's rows has a note of whose they are."""
+    base = BASES[3]
+    bad = spoilt(fault_named("samples swapped"), base, loaded(base.dump), 0.02)
+    found = check(bad, loaded(base.reference), options=CheckOptions(by_tokens=False))
+    (one,) = [f for f in found.findings if f.code == "R710"]
+    assert all(place.note.startswith("rows of sample ") for place in one.places)
+    owners = {place.sample: place.note.removeprefix("rows of sample ") for place in one.places}
+    reference = loaded(base.reference)
+    same = {r.sample_id: d.sample_id for r, d in zip(reference, loaded(base.dump), strict=True)}
+    assert all(owners[same[owner]] for owner in owners.values())
+
+
+def test_without_margins_nothing_is_decided():
+    """Two steps of training without margins are undecided, with them clear flips: other weights."""
+    tiny = "tiny_rl/"
+    old, new = loaded(tiny + "routes_v2.fp32.npz"), loaded(tiny + "routes_v0.fp32.npz")
+    assert codes(check(old, new)) - {"R004"} == {"R715"}
+    assert codes(check(old, loaded(tiny + "routes_v0.margins.parquet"))) - {"R004"} == {"R716"}
+    rounded = check(
+        loaded(tiny + "vllm.bf16/samples.jsonl"), loaded(tiny + "routes_v0.margins.parquet")
+    )
+    assert codes(rounded) == {"R712"}
+
+
+def test_samples_without_a_partner_are_a_warning():
+    """Samples that the reference lacks are not passed over."""
+    base = BASES[3]
+    dump, reference = loaded(base.dump), loaded(base.reference)
+    found = check(dump, part_of(reference, range(90)), options=CheckOptions(by_tokens=False))
+    assert only(found, "R719").samples == 6
 
 
 def test_a_shift_is_named_with_its_size():

@@ -74,6 +74,7 @@ class Comparer:
         self.rest = Rest(self.layers, eps)
         self.where = Where()
         self.partners: dict[int, int] = {}
+        self.named: set[str] = set()
 
     def sides(self, sample: Sample, legal: Legal, reference: Routes) -> PairedSides:
         """Both samples' compared layers, ids of both below one number."""
@@ -239,6 +240,7 @@ class Comparer:
         layers = [self.layers[c] for c in columns] if part else []
         place = Place(pair.name, edit.position, layers[0] if part else None, edit.note)
         rows_wrong = before or rows
+        self.named.add(pair.name)
         self.book.add(
             edit.code, place, rows=rows_wrong, layers=layers, detail=edit.detail, facts=edit.facts
         )
@@ -270,11 +272,10 @@ class Comparer:
         known = here_NL[wrong_NL].astype(np.float64)
         return int((~np.isnan(known)).sum()), int((known > self.eps).sum())
 
-    def told(self) -> set[str]:
-        """The names of samples that the comparison says something of."""
-        codes = ("R4", "R7")
-        named = [e.samples for (code, _), e in self.book.found.items() if code.startswith(codes)]
-        return {name for samples in named for name in samples}
+    def told(self) -> tuple[set[str], set[str]]:
+        """The names of samples that the comparison says something of, and of all compared ones."""
+        named = self.named | {run.name for run in self.pending}
+        return named, {name for name, *_ in self.where.spans.values()}
 
     def result(self, read: Read, reference: Dump) -> Explanation:
         """Judge what is pending, add the findings, and sum up; ``read`` gives samples again."""

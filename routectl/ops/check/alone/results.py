@@ -74,6 +74,11 @@ class Script:
     index: int
     stretches: tuple[TokenStretch, ...]
 
+    def _aside(self, one: TokenStretch, step: int, now: int) -> bool:
+        """Whether what is before a stretch is no more than what its lag pushes aside."""
+        before, size = one.first - self.stretches[0].first, one.end - one.first
+        return before < max(step, 2) or (before == step and size > step and not now)
+
     @property
     def edits(self) -> tuple[TokenEdit, ...]:
         """What was done to the sample, place by place."""
@@ -93,7 +98,7 @@ class Script:
             returns = after is not None and after.lag == now
             if step and before is not None and step == before.end - before.first:
                 made[-1] = TokenEdit("inserted", before.first, step, one.lag, before.source)
-            elif step > 0 and one.first - self.stretches[0].first < max(step, 2):
+            elif step > 0 and self._aside(one, step, now):
                 made.append(TokenEdit("late", one.first, size, one.lag))  # what is before is filler
             elif step and (returns or one is self.stretches[0]):
                 made.append(TokenEdit("late" if step > 0 else "early", one.first, size, one.lag))

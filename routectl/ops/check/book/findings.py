@@ -351,6 +351,11 @@ FINDINGS = (
         "Give a reference of the same run; nothing is known of these samples but what they say "
         "themselves.",
     ),
+    FindingKind("R720", "warning", "the tokens say other than the reference",
+        "By the dump's own tokens these rows are of other tokens, and the reference has the same "
+        "rows: it may be made from this dump, or have the same fault; or the tokens are too few.",
+        "Hold both against a recompute: --against CHECKPOINT.",
+    ),
 )  # fmt: skip
 _BY_CODE = {kind.code: kind for kind in FINDINGS}
 

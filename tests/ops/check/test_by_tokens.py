@@ -1,0 +1,82 @@
+"""What check says of a dump with no reference but its own tokens."""
+
+import pytest
+
+from routectl.ops.check.check import CheckOptions, check
+from support.checks import codes, loaded
+from support.faults import BASES, FAULTS, spoilt
+from support.more_faults import MORE_FAULTS
+
+TRAINED = BASES[3]
+FOUND = {  # fault: the code that the tokens alone give it
+    "late by 2 from the first row": "R701",
+    "late by 7": "R707",
+    "late by 20": "R707",
+    "hole of 12": "R405",
+    "nine rows put in": "R406",
+    "branches swapped": "R710",
+}
+
+
+def fault_of(name):
+    """The fault of a name."""
+    return next(fault for fault in (*MORE_FAULTS, *FAULTS) if fault.name == name)
+
+
+@pytest.mark.parametrize("base", BASES, ids=lambda b: b.name)
+def test_clean_recordings(base):
+    """Clean recordings of both engines, of random and trained weights, have nothing wrong."""
+    found = check(loaded(base.dump))
+    assert codes(found) == set()
+    assert found.power.enough
+    assert all(bits > 0 for bits in found.power.lift_L)
+
+
+@pytest.mark.parametrize("name", ["late by 7", "late by 20", "branches swapped"])
+def test_rows_of_other_tokens(name):
+    """Rows that are late, or another sample's, are named with no reference, in those samples."""
+    bad = spoilt(fault_of(name), TRAINED, loaded(TRAINED.dump), 0.05)
+    found = check(bad)
+    assert FOUND[name] in codes(found, "error")
+    assert codes(found, "error") <= {FOUND[name], "R402", "R701", "R601"}
+
+
+def test_late_by_one_from_a_position_on():
+    """Rows late by one, their number being right, were called clean; the lag is told."""
+    bad = spoilt(fault_of("rows shifted by -1"), TRAINED, loaded(TRAINED.dump), 0.3)
+    found = [f for f in check(bad).findings if f.kind.severity == "error" and f.code != "R601"]
+    assert {f.code for f in found} <= {"R701", "R402"}
+    assert 1 in {dict(f.facts).get("lag") for f in found}
+
+
+def test_a_hole_is_told_with_its_size():
+    """Rows of twelve tokens that are gone in the middle are named as so many."""
+    bad = spoilt(fault_of("hole of 12"), TRAINED, loaded(TRAINED.dump), 0.1)
+    holes = [f for f in check(bad).findings if f.code == "R405"]
+    assert {dict(f.facts)["size"] for f in holes} == {12}
+
+
+def test_both_witnesses_are_heard():
+    """What a reference explains is not said twice; a reference with the same fault is found out."""
+    fault = fault_of("late by 7")
+    bad = spoilt(fault, TRAINED, loaded(TRAINED.dump), 0.05)
+    named = [f for f in check(bad, loaded(TRAINED.reference)).findings if f.code == "R707"]
+    assert [dict(f.facts) for f in named] == [{"lag": 7}]
+    agreeing = check(bad, bad)
+    assert agreeing.explanation.mismatched == 0
+    assert "R720" in codes(agreeing, "warning")
+
+
+def test_too_few_tokens_to_tell():
+    """Where nothing can be told, that is said, and nothing is found."""
+    from support.dumps import part_of
+
+    found = check(part_of(loaded(TRAINED.dump), range(2)))
+    assert not found.power.enough
+    assert found.power.reason.startswith("too few tokens")
+    assert codes(found) == set()
+
+
+def test_tokens_are_not_asked():
+    """Without by_tokens the dump is read once and nothing is said of its tokens."""
+    assert check(loaded(TRAINED.dump), options=CheckOptions(by_tokens=False)).power is None
