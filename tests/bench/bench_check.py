@@ -3,8 +3,8 @@
     python tests/bench/bench_check.py [--speed] [--tokens N]
 
 Each fault of tests/support/faults.py and more_faults.py is put into recordings of several engines
-and models. "named" counts the dumps in which the fault's own code is an error, warning or note of
-the report and no other error is (what follows from it aside); "found" those with any error or warning, or its note.
+and models. "named" counts the dumps in which the fault's own code is in the report and no other
+error is (what follows from it aside); "found" those with any error or warning, or its note.
 """
 
 import argparse
