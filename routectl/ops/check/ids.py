@@ -35,7 +35,11 @@ def legal_routes(error: DamagedSampleError, meta: DumpMeta, name: str, book: Boo
     faults = [fault for fault in error.faults if fault.kind in CODES]
     for fault in faults:
         rows = error.ids_TWK.shape[0] * len(meta.layers_L)
-        book.add(CODES[fault.kind], Place(name), rows=rows, detail=fault.detail)
+        facts: dict[str, int | str] = {
+            "fault": fault.kind,
+            "is": fault.detail.rpartition("] is ")[2],
+        }
+        book.add(CODES[fault.kind], Place(name), rows=rows, detail=fault.detail, facts=facts)
     experts, cut = meta.num_experts, any(fault.kind == "bytes" for fault in faults)
     if not error.ids_TWK.size:
         return Legal(None, named=bool(faults), cut=cut)

@@ -42,8 +42,9 @@ class RowsAgainstTokens:
         over = routes.stop - tokens
         self._placed += 1
         if over > 0:
-            detail = f"{over} beyond the last of {tokens} tokens"
-            book.add("R002", Place(name, tokens), rows=over * layers, detail=detail)
+            detail = f"{over} beyond the last token"
+            facts = {"surplus": over}
+            book.add("R002", Place(name, tokens), rows=over * layers, detail=detail, facts=facts)
         elif over == 0:
             book.add("R004", Place(name, routes.stop - 1), rows=layers)
         elif sample.row_form == "N":
@@ -121,7 +122,7 @@ def _judge_starts(starts: Sequence[_Start], book: Book) -> set[str]:
         else:
             book.add("R006", one.place)
             continue
-        book.add("R013", one.place, detail=why)
+        book.add("R013", one.place, detail=why, facts={"start": one.place.position or 0})
         astray.add(one.place.sample)
     return astray
 

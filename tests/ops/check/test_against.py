@@ -45,6 +45,7 @@ def test_clean_pairs(pair):
         assert found.explanation.explained == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", AGAINST, ids=lambda f: f.name)
 def test_fault_at_five_percent(fault):
     """Every fault is named at 5 % of the rows in each recording, and no other error is."""
@@ -58,6 +59,7 @@ def test_fault_at_five_percent(fault):
         assert codes(found, "error") <= {fault.code} | ALSO | extra, base.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", MORE_FAULTS, ids=lambda f: f.name)
 def test_more_faults_at_five_percent(fault):
     """What was done to rows, ids, layers or weights is named in each recording; nothing else is."""

@@ -121,6 +121,7 @@ def test_clean_recordings(path):
     assert codes(check(open_dump(path)), "warning") == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ALONE, ids=lambda f: f.name)
 def test_fault_at_five_percent(fault):
     """Every fault is named at 5 % of the rows in each recording, and no other error is."""

@@ -14,6 +14,7 @@ from ...pairs.align import name_of
 from ..book.results import Book, CheckEstimate, FoundMap, Place
 from .alignment import align, explained
 from .inputs import Inputs
+from .maps import IdSizes
 from .models import LEFT, Model, RowBlock
 from .naming import Where, found_map, name_model, name_single
 from .owners import Owners
@@ -74,7 +75,7 @@ class Judge:
         whole = tuple(range(len(self.layers)))
         for seeds in (rest.worst(4), rest.worst(_SAMPLES)):
             blocks = self._blocks([self._all_of(i, where) for i in dict.fromkeys(seeds)])
-            model = fit_swapped(blocks, whole, self._num_ids(blocks)) if blocks else None
+            model = fit_swapped(blocks, whole, self._sizes(blocks)) if blocks else None
             if model is None:
                 continue
             name = name_model(model, self.layers, self.num_experts)
@@ -197,13 +198,13 @@ class Judge:
         if not pending:
             return
         blocks = self._blocks(pending, lag)
-        found, _ = find_segments(blocks, columns, self._num_ids(blocks))
+        found, _ = find_segments(blocks, columns, self._sizes(blocks))
         for number, segment in enumerate(found, 1):
             yield segment, number if len(found) > 1 else 0
 
-    def _num_ids(self, blocks: Sequence[RowBlock]) -> int:
+    def _sizes(self, blocks: Sequence[RowBlock]) -> IdSizes:
         greatest = max((int(b.ours_NCK.max()) for b in blocks if b.ours_NCK.size), default=0)
-        return max(self.num_experts, greatest + 1)
+        return IdSizes(max(self.num_experts, greatest + 1), self.num_experts)
 
     def _apply(
         self,

@@ -4,7 +4,9 @@ Whichever map there is, an expert and its image are in a row together always, an
 Shape suffixes: N rows, K top_k, E experts, P ids of the dump.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from ....routes import Bools, Ids
 from .side import MOST_IDS
 
-__all__ = ["IdMap", "fit_map", "map_name"]
+__all__ = ["IdMap", "IdSizes", "fit_map", "map_name", "ruled"]
 
 _NONE = -1
 _CLEARLY = 0.5
@@ -20,6 +22,13 @@ _SELDOM = 0.02  # of the ids seen, that may be moved in a map that moves none
 _POWERS = (128, 256, 65536)
 _SLOTS = range(1, 257)
 Map = NDArray[np.int64]
+
+
+class IdSizes(NamedTuple):
+    """num_ids is greater than every id that was written, num_experts E."""
+
+    num_ids: int
+    num_experts: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,33 +142,72 @@ def fit_map(ours_NK: Ids, theirs_NK: Ids, num_ids: int) -> tuple[IdMap | None, f
 
 
 def map_name(found: IdMap, num_experts: int) -> str:
-    """What a map is: the name of a rule that all of it follows, else what kind of map."""
+    """What a map is: the name of a rule that it follows, else what kind of map."""
+    rule = _rule(found, num_experts)
+    if rule is not None:
+        return rule[0]
     seen = np.flatnonzero(found.to_P >= 0)
     image = found.to_P[seen]
     if not len(seen):
         return "no map"
     if found.backward:
-        seen, image = image, seen  # of the reference's id, the dump's
-    if len(np.unique(seen)) < len(seen):
-        return "several ids for one expert: replicas"
-    moved = image - seen
-    if len(np.unique(image)) < len(image):
-        return _many_to_one(seen, image, num_experts)
-    for group in _SLOTS:
-        if (image == seen + seen // group).all() and moved.any():
-            return f"a slot more after every {group} experts: e + e // {group}"
-    if len(np.unique(moved)) == 1 and moved[0]:
-        return f"every id {int(moved[0]):+d}"
-    return "renumbered"
+        several = len(np.unique(image)) < len(image)
+        return "several ids for one expert: replicas" if several else "renumbered"
+    return _many_to_one(seen, image)
 
 
-def _many_to_one(seen: Map, image: Map, num_experts: int) -> str:
+def ruled(found: IdMap, num_experts: int) -> IdMap:
+    """The map by the rule that it follows, for ids that were not seen too; itself without one."""
+    rule = _rule(found, num_experts)
+    if rule is None:
+        return found
+    image_E = rule[1]
+    size = max(len(found.to_P), int(image_E.max()) + 1)
+    seen_P = np.zeros(size, np.int64)
+    seen_P[: len(found.seen_P)] = found.seen_P
+    if len(np.unique(image_E)) < len(image_E):
+        to_P = np.full(size, _NONE, np.int64)
+        to_P[: len(image_E)] = image_E
+        return IdMap(to_P, seen_P, False)
+    to_P = np.full(size, _NONE, np.int64)
+    to_P[image_E] = np.arange(len(image_E))
+    return IdMap(to_P, seen_P, True)
+
+
+def _rule(found: IdMap, num_experts: int) -> tuple[str, Map] | None:
+    """The rule that all but a few rows' ids follow, and the dump's id of each expert by it."""
+    known = np.flatnonzero((found.to_P >= 0) & (found.seen_P > 0))
+    weight = found.seen_P[known]
+    experts, ids = (found.to_P[known], known) if found.backward else (known, found.to_P[known])
+    inside = experts < num_experts
+    experts, ids, weight = experts[inside], ids[inside], weight[inside]
+    if not len(experts) or (ids == experts).all():
+        return None
+    for name, image_E in _rules(num_experts, int((ids - experts)[weight.argmax()])):
+        moved = image_E != np.arange(num_experts)
+        if not moved.any():
+            continue
+        follows = image_E[experts] == ids
+        some = moved[experts]
+        if weight[follows].sum() >= (1 - _SELDOM) * weight.sum() and follows[some].any():
+            return name, image_E
+    return None
+
+
+def _rules(num_experts: int, shift: int) -> Iterator[tuple[str, Map]]:
+    """(name, the dump's id of each expert) of every rule that has a name."""
+    every = np.arange(num_experts)
     for power in _POWERS:
-        if (image == seen % power).all():
-            return f"modulo {power}"
-        signed = (seen + power // 2) % power - power // 2
-        if (image == signed).all():
-            return f"modulo {power}, signed"
+        yield f"modulo {power}", every % power
+        yield f"modulo {power}, signed", (every + power // 2) % power - power // 2
+    if shift > 0:
+        yield f"every id {shift:+d}", every + shift
+    for group in _SLOTS:
+        yield f"a slot more after every {group} experts: e + e // {group}", every + every // group
+
+
+def _many_to_one(seen: Map, image: Map) -> str:
+    """What a map of several experts to one id is."""
     values, counts = np.unique(image, return_counts=True)
     filler = int(values[counts.argmax()])
     kept = np.flatnonzero(image != filler)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ....kernels.check import hash_sets
 from ....routes import Bools, Ids
-from .maps import IdMap, fit_map
+from .maps import IdMap, IdSizes, fit_map, ruled
 
 __all__ = ["LEFT", "Model", "RowBlock", "explains", "fit_layers", "fit_maps", "left_of"]
 
@@ -134,15 +134,15 @@ def fit_maps(
     blocks: Sequence[RowBlock],
     columns: tuple[int, ...],
     source_C: tuple[int, ...],
-    num_ids: int,
+    sizes: IdSizes,
     most: int,
 ) -> Model | None:
     """The map of each column's ids; None where a column has too few rows, or no ids."""
     maps = []
     for i, source in enumerate(source_C):
         ours_NK, theirs_NLK = _gathered(blocks, i, most)
-        found, _ = fit_map(ours_NK, theirs_NLK[:, source], num_ids)
+        found, _ = fit_map(ours_NK, theirs_NLK[:, source], sizes.num_ids)
         if found is None:
             return None
-        maps.append(found)
+        maps.append(ruled(found, sizes.num_experts))
     return Model(columns, source_C, tuple(maps))

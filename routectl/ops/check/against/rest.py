@@ -106,7 +106,9 @@ class Rest:
         if explained_in_place and said is not None:
             book.add("R711", None, rows=wrong, facts=dict(said))
         elif decided and self.clear > _CLEAR * self.known:
-            book.add("R716", None, rows=wrong, detail=f"{share}{margins}", facts={})
+            # beside rows that are moved, clear flips may be what is left of those
+            code = "R715" if explained else "R716"
+            book.add(code, None, rows=wrong, detail=f"{share}{margins}", facts={})
         elif not (stale or explained) and (wrong > _TOO_MUCH * rows or rate_L[0] > _TOO_EARLY):
             first = self.layers[int(np.flatnonzero(rate_L >= min(_TOO_EARLY, rate_L.max()))[0])]
             detail = f"wrong from layer {first} on{margins}; {share}"

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from .maps import IdSizes
 from .models import Model, RowBlock, explains, fit_layers, fit_maps, left_of
 
 __all__ = ["ModelSegment", "find_segments"]
@@ -32,13 +33,13 @@ class ModelSegment:
 
 
 def find_segments(
-    blocks: Sequence[RowBlock], columns: tuple[int, ...], num_ids: int
+    blocks: Sequence[RowBlock], columns: tuple[int, ...], sizes: IdSizes
 ) -> tuple[list[ModelSegment], list[RowBlock]]:
     """Models of blocks, those that undo most first, and the blocks that none does."""
     found: list[ModelSegment] = []
     left = list(blocks)
     while left and len(found) < _MODELS:
-        segment = _best_segment(left, columns, num_ids)
+        segment = _best_segment(left, columns, sizes)
         if segment is None:
             break
         found.append(segment)
@@ -48,15 +49,15 @@ def find_segments(
 
 
 def _best_segment(
-    left: Sequence[RowBlock], columns: tuple[int, ...], num_ids: int
+    left: Sequence[RowBlock], columns: tuple[int, ...], sizes: IdSizes
 ) -> ModelSegment | None:
     """The model that undoes most of what is left, fitted again on all that it undoes."""
     few = _few_columns(columns)
     thin = [_thinned(b, columns, few) for b in left]
     best: tuple[int, list[int]] = (0, [])
     for seed in _seeds(thin):
-        for model in _fits(seed, few, num_ids, _ROUGH):
-            hit = [i for i, b in enumerate(thin) if explains(model, b, num_ids)]
+        for model in _fits(seed, few, sizes, _ROUGH):
+            hit = [i for i, b in enumerate(thin) if explains(model, b, sizes.num_ids)]
             size = sum(len(left[i]) for i in hit)
             if size > best[0]:
                 best = size, hit
@@ -66,9 +67,9 @@ def _best_segment(
         return None
     chosen = [left[i] for i in best[1]]
     whole: tuple[float, Model | None, list[RowBlock]] = (0.0, None, [])
-    for model in _fits(chosen, columns, num_ids, _FINE):
-        own = [b for b in left if explains(model, b, num_ids)]
-        undone = sum((1 - left_of(model, b, num_ids)) * len(b) for b in own)
+    for model in _fits(chosen, columns, sizes, _FINE):
+        own = [b for b in left if explains(model, b, sizes.num_ids)]
+        undone = sum((1 - left_of(model, b, sizes.num_ids)) * len(b) for b in own)
         if undone > whole[0] * 1.02:
             whole = undone, model, own
     if whole[1] is None or sum(map(len, whole[2])) < _LEAST:
@@ -94,13 +95,13 @@ def _thinned(block: RowBlock, columns: tuple[int, ...], few: tuple[int, ...]) ->
 
 
 def _fits(
-    blocks: Sequence[RowBlock], columns: tuple[int, ...], num_ids: int, most: int
+    blocks: Sequence[RowBlock], columns: tuple[int, ...], sizes: IdSizes, most: int
 ) -> Iterator[Model]:
     """Models fitted to blocks: layers, then maps in place, then maps of moved layers."""
-    layers = fit_layers(blocks, columns, num_ids, most)
+    layers = fit_layers(blocks, columns, sizes.num_ids, most)
     if layers is not None:
         yield layers
-    maps = fit_maps(blocks, columns, columns, num_ids, most)
+    maps = fit_maps(blocks, columns, columns, sizes, most)
     if maps is not None:
         yield maps
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ....routes import Bools, Ids
-from .maps import IdMap
+from .maps import IdMap, IdSizes, ruled
 from .models import Model, RowBlock
 from .side import Ints
 
@@ -21,7 +21,9 @@ _GONE = 0.8  # share of them in which it is gone
 _SAME = 0.64  # share of those in which the same other id is there instead
 
 
-def fit_swapped(blocks: Sequence[RowBlock], columns: tuple[int, ...], num_ids: int) -> Model | None:
+def fit_swapped(
+    blocks: Sequence[RowBlock], columns: tuple[int, ...], sizes: IdSizes
+) -> Model | None:
     """The map of ids that were given other numbers, by column; None where there are none."""
     maps, moved = [], False
     for i, column in enumerate(columns):
@@ -30,9 +32,12 @@ def fit_swapped(blocks: Sequence[RowBlock], columns: tuple[int, ...], num_ids: i
         theirs = np.concatenate(
             [b.theirs_NLK[t, column] for b, t in zip(blocks, there, strict=True)]
         )
-        image_E, seen_E = _images(ours, theirs, num_ids)
-        moved |= bool((image_E != np.arange(num_ids)).any())
-        maps.append(_map(image_E, seen_E))
+        image_E, seen_E = _images(ours, theirs, sizes.num_ids)
+        moved |= bool((image_E != np.arange(sizes.num_ids)).any())
+        surely = (seen_E >= _SEEN) | (image_E != np.arange(sizes.num_ids))
+        sure = IdMap(np.where(surely, image_E, -1), seen_E, False)
+        by_rule = ruled(sure, sizes.num_experts)
+        maps.append(by_rule if by_rule is not sure else _map(image_E, seen_E))
     return Model(columns, columns, tuple(maps)) if moved else None
 
 
@@ -69,9 +74,10 @@ def _map(image_E: Ints, seen_E: Ints) -> IdMap:
     known = np.flatnonzero(seen_E > 0)
     if len(np.unique(image_E[known])) == len(known):
         to_P = np.full(len(image_E), -1, np.int64)
+        free = np.setdiff1d(np.arange(len(image_E)), image_E[known])
+        to_P[free] = free  # ids that were not seen are taken to be themselves
         to_P[image_E[known]] = known
         seen_P = np.zeros(len(image_E), np.int64)
         seen_P[image_E[known]] = seen_E[known]
         return IdMap(to_P, seen_P, True)
-    forward = np.where(seen_E > 0, image_E, -1)
-    return IdMap(forward, seen_E, False)
+    return IdMap(image_E, seen_E, False)  # ids that were not seen are taken to be themselves
