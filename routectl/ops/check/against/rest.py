@@ -30,12 +30,11 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A part of a sample that differs more than the other: its rows, and how many are wrong."""
+    """A part of a sample that differs more than the other, and how many of its rows are wrong."""
 
     place: Place
     front: bool
     whole: bool
-    rows: int
     wrong: int
 
 
@@ -152,25 +151,15 @@ def _step(place: Place, wrong_N: Counts, rows_N: Counts, usual: float) -> _Step 
         if gain > _EVIDENCE:  # this sample differs: in which part of it takes less to say
             found = _split(wrong, rows, _ALSO)
             if found is None:
-                return _Step(place, True, True, size, total)
+                return _Step(place, True, True, total)
     if found is None:
         found = _split(wrong, rows, _EVIDENCE)
     if found is None:
         return None
     cut, front = found
-    low = usual if usual < 1 else _FLOOR
-    part = (
-        (int(wrong[cut]), int(rows[cut]))
-        if front
-        else (total - int(wrong[cut]), size - int(rows[cut]))
-    )
-    if part[0] < _TIMES * min(low, 1.0) * part[1]:
-        rest = (total - part[0]) / max(size - part[1], 1)
-        if part[0] < _TIMES * max(rest, _FLOOR) * part[1]:
-            return None
-    position = place.position or 0
-    at = Place(place.sample, position if front else position + cut + 1)
-    return _Step(at, front, False, part[1], part[0])
+    first = int(wrong[cut])
+    position = (place.position or 0) + (0 if front else cut + 1)
+    return _Step(Place(place.sample, position), front, False, first if front else total - first)
 
 
 def _split(wrong: Counts, rows: Counts, evidence: float) -> tuple[int, bool] | None:
