@@ -115,6 +115,7 @@ CLEAN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CLEAN, ids=lambda p: "/".join(p.parts[-2:]))
 def test_clean_recordings(path):
     """A clean recording has no error and no warning."""
