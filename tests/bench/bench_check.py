@@ -74,7 +74,7 @@ def bench_speed(tokens):
     )
     checked = (
         "import sys, time; from routectl import open_dump; "
-        "from routectl.ops.check import check; b = time.perf_counter(); "
+        "from routectl.ops.check.check import check; b = time.perf_counter(); "
         "n = check(open_dump(sys.argv[1])).tokens; "
     )
     tail = "print(n, round(time.perf_counter() - b, 2))"

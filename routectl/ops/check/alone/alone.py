@@ -30,8 +30,8 @@ SCRIPTS = 1024
 _ROUNDS = 3  # of learning, each from the rows that the one before left as sound
 _LEARNT = 320  # rows, from which thresholds are measured well enough
 _UNLIKE = "no rows follow their tokens as what was learnt before says"
-_LIFT_SAMPLES = 256
-_LIFT_BYTES = 1 << 24
+_LIFT_SAMPLES = 64
+_LIFT_BYTES = 1 << 21
 _SEARCHED = 1 << 21  # rows of samples that look wrong
 _CERTAIN = 0.5  # of the sum at which a run is clear: from there on a sample is searched
 
@@ -255,7 +255,7 @@ def learn_dictionary(dump: Dump) -> Dictionary:
 
 
 def measure_lift(dump: Dump) -> Power:
-    """How far the routes follow the tokens, of at most 256 samples, evenly spaced, read once.
+    """How far the routes follow the tokens, of at most 64 samples, evenly spaced, read once.
 
     ``lift_L`` of what is returned, bits an id: a figure of a dump's health, near 0 where rows are
     not their tokens'. ``reason`` says why it is not known; nothing is searched.
