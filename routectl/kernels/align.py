@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..routes import Bools, Ids
 
-__all__ = ["OUTSIDE", "SetBits", "likeliest_path", "log_odds", "set_bits"]
+__all__ = ["OUTSIDE", "SetBits", "best_path", "log_odds", "set_bits"]
 
 OUTSIDE = np.float32(-100.0)  # log-odds of a state whose source is not there
 SetBits = NDArray[np.uint64]
@@ -81,37 +81,46 @@ def log_odds(
 
 
 @njit(nogil=True, cache=True)
-def _walk(odds, penalty, back, path):  # type: ignore[no-untyped-def]
-    tokens, states = odds.shape
-    score = odds[0].astype(np.float64)
-    for t in range(1, tokens):
+def _best_path(gains, enter, total, before, states):  # type: ignore[no-untyped-def]
+    count, rows = gains.shape
+    for s in range(count):
+        total[s] = gains[s, 0] - enter[s]
+    for t in range(1, rows):
         best = 0
-        for s in range(1, states):
-            if score[s] > score[best]:
+        for s in range(1, count):
+            if total[s] > total[best]:
                 best = s
-        jump = score[best] - penalty
-        for s in range(states):
-            if jump > score[s]:
-                score[s], back[t, s] = jump, best
+        top = total[best]
+        for s in range(count):
+            moved = top - enter[s]
+            if total[s] >= moved:
+                before[t, s] = s
+                moved = total[s]
             else:
-                back[t, s] = s
-            score[s] += odds[t, s]
-    state = 0
-    for s in range(1, states):
-        if score[s] > score[state]:
-            state = s
-    for t in range(tokens - 1, -1, -1):
-        path[t] = state
-        state = back[t, state]
+                before[t, s] = best
+            total[s] = moved + gains[s, t]
+    last = 0
+    for s in range(1, count):
+        if total[s] > total[last]:
+            last = s
+    for t in range(rows - 1, -1, -1):
+        states[t] = last
+        last = before[t, last]
 
 
-def likeliest_path(odds_TS: NDArray[np.float32], penalty: float) -> NDArray[np.int64]:
-    """The states, int64 [T], whose log-odds less ``penalty`` a change of state are greatest.
+def best_path(
+    gains_ST: NDArray[np.int32] | NDArray[np.float32],
+    enter_S: NDArray[np.int64] | NDArray[np.float64],
+) -> NDArray[np.int32]:
+    """The states of rows with the largest sum of gains less what entering each stretch costs.
 
-    The Viterbi path of a chain that changes its state with probability exp(-penalty).
+    A stretch in state s costs ``enter_S[s]``, at the first row too; gains and costs are both whole
+    numbers or both floats. Of equal paths one that stays is taken. int32 [T]. (The algorithm of
+    Viterbi, 1967, with costs that depend on the entered state alone.)
     """
-    path = np.zeros(len(odds_TS), np.int64)
-    if len(odds_TS):
-        back = np.zeros(odds_TS.shape, np.int16)
-        _walk(odds_TS, penalty, back, path)
-    return path
+    states = np.zeros(gains_ST.shape[1], np.int32)
+    if len(states):
+        total = np.zeros(len(gains_ST), enter_S.dtype)
+        before = np.zeros((len(states), len(gains_ST)), np.int16)
+        _best_path(gains_ST, enter_S, total, before, states)
+    return states

@@ -16,7 +16,6 @@ __all__ = [
     "Ints32",
     "Scores",
     "assign_largest",
-    "best_path",
     "count_rows",
     "renumbering_gains",
     "score_counts",
@@ -266,49 +265,6 @@ def renumbering_gains(
     out = np.zeros((experts, experts))
     _renumbering_gains(slots_N, folds_N, ids_NK, scores_FVE, out)
     return out
-
-
-@njit(nogil=True, cache=True)
-def _best_path(gains, enter, before, states):  # type: ignore[no-untyped-def]
-    count, rows = gains.shape
-    total = np.empty(count, np.int64)
-    for s in range(count):
-        total[s] = gains[s, 0] - enter[s]
-    for t in range(1, rows):
-        best = 0
-        for s in range(1, count):
-            if total[s] > total[best]:
-                best = s
-        top = total[best]
-        for s in range(count):
-            moved = top - enter[s]
-            if total[s] >= moved:
-                before[t, s] = s
-                moved = total[s]
-            else:
-                before[t, s] = best
-            total[s] = moved + gains[s, t]
-    last = 0
-    for s in range(1, count):
-        if total[s] > total[last]:
-            last = s
-    for t in range(rows - 1, -1, -1):
-        states[t] = last
-        last = before[t, last]
-
-
-def best_path(gains_ST: Ints32, enter_S: NDArray[np.int64]) -> Ints32:
-    """The states of rows with the largest sum of gains less what entering each stretch costs.
-
-    A stretch in state s costs ``enter_S[s]``, at the first row too. Of equal paths one that stays
-    is taken. int32 [T]. (The algorithm of Viterbi, 1967, with costs that depend on the entered
-    state alone.)
-    """
-    states = np.zeros(gains_ST.shape[1], np.int32)
-    if len(states):
-        before = np.zeros((len(states), len(gains_ST)), np.int16)
-        _best_path(gains_ST, enter_S, before, states)
-    return states
 
 
 @njit(nogil=True, cache=True)

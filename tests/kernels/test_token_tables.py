@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from routectl.kernels.align import best_path
 from routectl.kernels.token_tables import (
     assign_largest,
-    best_path,
     count_rows,
     renumbering_gains,
     score_counts,

@@ -491,17 +491,25 @@ def cp_order(cp, *, undone=False):
     return of_samples(change)
 
 
-def samples_swapped(samples, share, rng):
-    """Pairs of samples of unlike tokens have each other's rows, as far as both have them."""
-    out = list(samples)
-    left = list(chosen(samples, share, rng))
-    left = left if len(left) > 1 else [left[0], (left[0] + len(samples) // 2) % len(samples)]
-    for one, other in zip(left[::2], left[1::2], strict=False):
-        a, b = samples[one].routes.ids_TLK.copy(), samples[other].routes.ids_TLK.copy()
-        size = min(len(a), len(b))
-        a[:size], b[:size] = b[:size].copy(), a[:size].copy()
-        out[one], out[other] = with_ids(samples[one], a), with_ids(samples[other], b)
-    return out
+def swapped_from(first):
+    """Pairs of samples of unlike tokens have each other's rows from ``first(size)`` on.
+
+    As far as both have them: size is the rows of the shorter one.
+    """
+
+    def spoil(samples, share, rng):
+        out = list(samples)
+        left = list(chosen(samples, share, rng))
+        left = left if len(left) > 1 else [left[0], (left[0] + len(samples) // 2) % len(samples)]
+        for one, other in zip(left[::2], left[1::2], strict=False):
+            a, b = samples[one].routes.ids_TLK.copy(), samples[other].routes.ids_TLK.copy()
+            size = min(len(a), len(b))
+            part = slice(first(size), size)
+            a[part], b[part] = b[part].copy(), a[part].copy()
+            out[one], out[other] = with_ids(samples[one], a), with_ids(samples[other], b)
+        return out
+
+    return spoil
 
 
 def later_prefix(samples, share, rng, later):
@@ -566,7 +574,7 @@ FAULTS = (
     Fault("CP 4 zigzag not undone", "R708", cp_order(4), True),
     Fault("CP 4 zigzag undone twice", "R708", cp_order(4, undone=True), True),
     Fault("prefix of other weights", "R709", later_prefix, True, bases=("tiny_rl vllm",)),
-    Fault("samples swapped", "R710", samples_swapped, True),
+    Fault("samples swapped", "R710", swapped_from(lambda size: 0), True),
     Fault("random rows", "R713", by_run(random_rows), True),
 )
 

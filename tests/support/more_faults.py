@@ -13,7 +13,7 @@ from routectl.damage import DamagedSampleError
 from routectl.damage import Fault as Damage
 from routectl.dump import Dump
 from routectl.routes import Routes
-from support.faults import Fault, by_run, chosen, of_samples, random_rows, with_ids
+from support.faults import Fault, by_run, chosen, of_samples, random_rows, swapped_from, with_ids
 
 __all__ = ["MORE_FAULTS", "as_read", "wide_ids"]
 
@@ -95,20 +95,6 @@ def shuffled_parts(rows):
     cuts = (np.array([0.0, 0.13, 0.37, 0.52, 0.81, 1.0]) * rows).astype(int)
     parts = [np.arange(a, b) for a, b in pairwise(cuts.tolist())]
     return np.concatenate([parts[i] for i in (3, 0, 4, 2, 1)])
-
-
-def branches(samples, share, rng):
-    """From their middle on, pairs of samples have each other's rows."""
-    out = list(samples)
-    left = list(chosen(samples, share, rng))
-    left = left if len(left) > 1 else [left[0], (left[0] + len(samples) // 2) % len(samples)]
-    for one, other in zip(left[::2], left[1::2], strict=False):
-        a, b = samples[one].routes.ids_TLK.copy(), samples[other].routes.ids_TLK.copy()
-        size = min(len(a), len(b))
-        part = slice(size // 2, size)
-        a[part], b[part] = b[part].copy(), a[part].copy()
-        out[one], out[other] = with_ids(samples[one], a), with_ids(samples[other], b)
-    return out
 
 
 def branches_moved(samples, share, rng):
@@ -236,7 +222,7 @@ MORE_FAULTS = (
     Fault("CP 4 striped", "R708", in_order(striped(4)), True),
     Fault("halves exchanged", "R708", in_order(halves), True),
     Fault("parts in no order", "R714", in_order(shuffled_parts), True),
-    Fault("branches swapped", "R710", branches, True),
+    Fault("branches swapped", "R710", swapped_from(lambda size: size // 2), True),
     Fault("another sample's first rows", "R710", branches_moved, True, also=("R707",)),
     Fault("two maps, by samples", "R706", two_maps, True),
     Fault("a map from position 40 on", "R706", moved_within, True),

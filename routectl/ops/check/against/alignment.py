@@ -8,7 +8,7 @@ Shape suffixes: T tokens, L layers, S lags, P pairs of layers, K top_k.
 import numpy as np
 from numpy.typing import NDArray
 
-from ....kernels.align import likeliest_path, log_odds
+from ....kernels.align import best_path, log_odds
 from ....kernels.check import Hashes
 from ....routes import Bools
 from .side import Ints, Side, differing
@@ -105,8 +105,9 @@ def align(ours: Side, theirs: Side, wrong_T: Bools, *, own: bool = True) -> Ints
         lags,
         _table(theirs, ours.ids_TLK.shape[2]),
     )
-    odds_TS = np.concatenate([np.zeros((tokens, 1), np.float32), odds_TS], axis=1)
-    path_T = likeliest_path(odds_TS, _CHANGE + float(np.log(odds_TS.size)))
+    odds_ST = np.concatenate([np.zeros((1, tokens), np.float32), odds_TS.T])
+    change = _CHANGE + float(np.log(odds_ST.size))
+    path_T = best_path(odds_ST, np.full(len(odds_ST), change))
     source_T = np.where(path_T > 0, np.arange(tokens) + lags[path_T - 1], NOBODY)
     _single(source_T, row_N, place_N, ours.there_TL.shape[1])
     source_T = np.where(source_T >= 0, source_T + theirs.start, NOBODY)

@@ -238,7 +238,7 @@ class Comparer:
         rows, left, before = counts
         part = len(columns) < len(self.layers)
         layers = [self.layers[c] for c in columns] if part else []
-        place = Place(pair.name, edit.position, layers[0] if part else None, edit.note)
+        place = Place(pair.name, edit.position, layers[0] if part else None)
         rows_wrong = before or rows
         self.named.add(pair.name)
         self.book.add(

@@ -8,17 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from ....kernels.align import likeliest_path
+from ....kernels.align import best_path
 from ....routes import Bools
 from ...pairs.align import name_of
-from ..book.results import Book, CheckEstimate, FoundMap, Place
+from ..book.results import Book, CheckEstimate, Fact, FoundMap, Place
 from .alignment import align, explained
 from .inputs import Inputs
 from .maps import IdSizes
 from .models import LEFT, Model, RowBlock
-from .naming import Where, found_map, name_model, name_single
+from .naming import ModelName, Where, found_map, name_model, name_single
 from .owners import Owners
-from .pending import Pending, blocks_of
+from .pending import Pending, blocks_of, runs_of
 from .rest import Rest
 from .segments import ModelSegment, find_segments
 from .side import Ints, side_of
@@ -62,9 +62,7 @@ class Judge:
         tokens = self._owners(tokens)
         for segment, number in self._segments(tokens, whole):
             name = name_model(segment.model, self.layers, self.num_experts)
-            tokens = self._apply(
-                tokens, segment.model, (name.code, name.detail, dict(name.facts)), where, number
-            )
+            tokens = self._apply(tokens, segment.model, name, where, number)
         tokens = self._lagged(tokens, whole, where)
         in_place = judge_tokens(tokens, self.inputs, self.layers, where.tokens, rest, self.book)
         self._columns(single, where)
@@ -79,7 +77,7 @@ class Judge:
             if model is None:
                 continue
             name = name_model(model, self.layers, self.num_experts)
-            told = (name.code, name.detail or "some experts", dict(name.facts))
+            told = replace(name, detail=name.detail or "some experts")
             intact = [self._all_of(i, where) for i in rest.indices]
             before, wrong_L = self.explained, self._wrong(intact)
             left = self._apply(intact, model, told, where, 0)
@@ -186,9 +184,8 @@ class Judge:
         """Blocks of pending runs, evenly as many as estimates are made from."""
         step = max(-(-sum(len(p.positions) for p in pending) // _ENOUGH), 1)
         blocks: list[RowBlock] = []
-        for number in range(0, len(pending), step):
-            run = pending[number]
-            blocks += blocks_of(number, run, self.inputs.pair(run.index), lag)
+        for run in pending[::step]:
+            blocks += blocks_of(run, self.inputs.pair(run.index), lag)
         return [b for b in blocks if b.both_NC.any()]
 
     def _segments(
@@ -198,7 +195,7 @@ class Judge:
         if not pending:
             return
         blocks = self._blocks(pending, lag)
-        found, _ = find_segments(blocks, columns, self._sizes(blocks))
+        found = find_segments(blocks, columns, self._sizes(blocks))
         for number, segment in enumerate(found, 1):
             yield segment, number if len(found) > 1 else 0
 
@@ -210,7 +207,7 @@ class Judge:
         self,
         pending: list[Pending],
         model: Model,
-        name: tuple[str, str, dict[str, int | str]],
+        name: ModelName,
         where: Where,
         number: int,
         lag: int = 0,
@@ -229,11 +226,10 @@ class Judge:
                 left.append(kept)
         if not held:
             return pending
-        runs = [(run.index, int(p[0]), int(p[-1]) + 1) for run, p, *_ in held]
+        runs = [(run.index, *part) for run, positions, *_ in held for part in runs_of(positions)]
         words = where.words(runs)
-        code, detail, facts = name
-        detail = "; ".join(w for w in (detail, words) if w)
-        facts = {**facts, **({"segment": number} if number else {})}
+        code, detail = name.code, "; ".join(w for w in (name.detail, words) if w)
+        facts = {**name.facts, **({"segment": number} if number else {})}
         layers = self._layers_of(model)
         for run, positions, _, _, before in held:
             layer = layers[0] if len(layers) < len(self.layers) else None
@@ -257,15 +253,15 @@ class Judge:
     def _undone(self, run: Pending, model: Model, lag: int) -> tuple[Bools, int, int, int]:
         """The tokens that a model undoes; their rows, those still wrong, and those wrong before."""
         sides = self.inputs.pair(run.index)
-        blocks = blocks_of(0, run, sides, lag)
+        blocks = blocks_of(run, sides, lag)
         num_ids = sides.ours.num_ids
         wrong = np.concatenate([model.differs(b, num_ids) for b in blocks])
         both = np.concatenate([b.both_NC for b in blocks])
         was, there = sides.compared(run.positions, np.array(run.columns))
         odds = np.where(both, np.where(wrong, _OTHER, _EQUAL), 0).sum(axis=1)
         stay = np.where(there, np.where(was, _OTHER, _EQUAL), 0).sum(axis=1)
-        odds_N3 = np.stack([np.zeros(len(odds)), stay, odds], axis=1).astype(np.float32)
-        own_N = likeliest_path(odds_N3, _CHANGE) == 2
+        odds_3N = np.stack([np.zeros(len(odds)), stay, odds]).astype(np.float32)
+        own_N = best_path(odds_3N, np.full(3, _CHANGE)) == 2
         rows, left = int(both[own_N].sum()), int(wrong[own_N].sum())
         before = int(was[own_N].sum())
         if left > _FOLLOWS * rows or left > _FOLLOWS * before:
@@ -284,8 +280,8 @@ class Judge:
                     continue
                 name = name_model(segment.model, self.layers, self.num_experts)
                 late = f"{abs(lag)} {'late' if lag > 0 else 'early'}"
-                facts: dict[str, int | str] = {**name.facts, "lag": lag}
-                told = (name.code, f"{name.detail}, and rows {late}", facts)
+                facts: dict[str, Fact] = {**name.facts, "lag": lag}
+                told = replace(name, detail=f"{name.detail}, and rows {late}", facts=facts)
                 pending = self._apply(pending, segment.model, told, where, number, lag)
         return pending
 
@@ -303,6 +299,5 @@ class Judge:
             for number, model in enumerate(models[column], 1):
                 name = name_single(model, self.layers, self.num_experts, exchanged)
                 several = number if len(models[column]) > 1 else 0
-                told = (name.code, name.detail, dict(name.facts))
-                left = self._apply(left, model, told, where, several)
+                left = self._apply(left, model, name, where, several)
             judge_columns(left, self.inputs, self.layers, column, self.book)

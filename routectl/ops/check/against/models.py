@@ -23,14 +23,12 @@ LEFT = 0.45  # mismatch that an estimate may leave, with the rounding of deep la
 class RowBlock:
     """Some tokens of one sample, in order: their ids on both sides, and where both have rows.
 
-    pending    the number of the run that they are of
     first      position of the first of them
     ours_NCK   the dump's ids in the columns that are in question
     theirs_NLK the reference's at the same positions, in all compared layers
     both_NC    where both sides have a row
     """
 
-    pending: int
     first: int
     ours_NCK: Ids
     theirs_NLK: Ids
@@ -133,16 +131,15 @@ def fit_layers(
 def fit_maps(
     blocks: Sequence[RowBlock],
     columns: tuple[int, ...],
-    source_C: tuple[int, ...],
     sizes: IdSizes,
     most: int,
 ) -> Model | None:
     """The map of each column's ids; None where a column has too few rows, or no ids."""
     maps = []
-    for i, source in enumerate(source_C):
+    for i, column in enumerate(columns):
         ours_NK, theirs_NLK = _gathered(blocks, i, most)
-        found, _ = fit_map(ours_NK, theirs_NLK[:, source], sizes.num_ids)
+        found, _ = fit_map(ours_NK, theirs_NLK[:, column], sizes.num_ids)
         if found is None:
             return None
         maps.append(ruled(found, sizes.num_experts))
-    return Model(columns, source_C, tuple(maps))
+    return Model(columns, columns, tuple(maps))

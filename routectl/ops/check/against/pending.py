@@ -11,10 +11,9 @@ from ....routes import Bools
 from .models import RowBlock
 from .side import Ints, Side, differing
 
-__all__ = ["PairedSides", "Pending", "blocks_of"]
+__all__ = ["PairedSides", "Pending", "blocks_of", "runs_of"]
 
 _BLOCK = 32  # tokens of a block
-_ENOUGH = 65_536  # tokens that estimates are made from
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,14 +45,14 @@ class Pending:
     rows: int
     margins: tuple[int, int] = (0, 0)
 
-    @property
-    def runs(self) -> list[tuple[int, int]]:
-        """Runs of adjacent positions: (first, after the last)."""
-        cuts = np.flatnonzero(np.diff(self.positions) != 1) + 1
-        return [(int(p[0]), int(p[-1]) + 1) for p in np.split(self.positions, cuts)]
+
+def runs_of(positions: Ints) -> list[tuple[int, int]]:
+    """Runs of adjacent positions, ascending: (first, after the last)."""
+    cuts = np.flatnonzero(np.diff(positions) != 1) + 1
+    return [(int(p[0]), int(p[-1]) + 1) for p in np.split(positions, cuts)]
 
 
-def blocks_of(number: int, pending: Pending, sides: PairedSides, lag: int = 0) -> list[RowBlock]:
+def blocks_of(pending: Pending, sides: PairedSides, lag: int = 0) -> list[RowBlock]:
     """A pending run in blocks, against the reference's rows ``lag`` positions before."""
     found = []
     columns = np.array(pending.columns)
@@ -65,7 +64,6 @@ def blocks_of(number: int, pending: Pending, sides: PairedSides, lag: int = 0) -
         both &= (inside_N & also_N)[:, None]
         found.append(
             RowBlock(
-                number,
                 int(here[0]),
                 np.ascontiguousarray(sides.ours.ids_TLK[ours_N][:, columns]),
                 sides.theirs.ids_TLK[theirs_N],

@@ -34,8 +34,8 @@ class ModelSegment:
 
 def find_segments(
     blocks: Sequence[RowBlock], columns: tuple[int, ...], sizes: IdSizes
-) -> tuple[list[ModelSegment], list[RowBlock]]:
-    """Models of blocks, those that undo most first, and the blocks that none does."""
+) -> list[ModelSegment]:
+    """Models of blocks, those that undo most first."""
     found: list[ModelSegment] = []
     left = list(blocks)
     while left and len(found) < _MODELS:
@@ -45,7 +45,7 @@ def find_segments(
         found.append(segment)
         own = {id(b) for b in segment.blocks}
         left = [b for b in left if id(b) not in own]
-    return found, left
+    return found
 
 
 def _best_segment(
@@ -86,7 +86,6 @@ def _thinned(block: RowBlock, columns: tuple[int, ...], few: tuple[int, ...]) ->
     """The block with a few of its columns."""
     keep = [columns.index(c) for c in few]
     return RowBlock(
-        block.pending,
         block.first,
         np.ascontiguousarray(block.ours_NCK[:, keep]),
         block.theirs_NLK,
@@ -101,7 +100,7 @@ def _fits(
     layers = fit_layers(blocks, columns, sizes.num_ids, most)
     if layers is not None:
         yield layers
-    maps = fit_maps(blocks, columns, columns, sizes, most)
+    maps = fit_maps(blocks, columns, sizes, most)
     if maps is not None:
         yield maps
 

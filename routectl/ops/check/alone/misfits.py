@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ....kernels.align import best_path
 from ....kernels.token_tables import (
     assign_largest,
-    best_path,
     renumbering_gains,
     score_layers,
     worst_runs,

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ....kernels.token_tables import best_path, score_sums, score_tokens, slide
+from ....kernels.align import best_path
+from ....kernels.token_tables import score_sums, score_tokens, slide
 from .keeping import Kept, Tokens
 from .noise import RowNoise
 from .results import TokenStretch

@@ -5,7 +5,7 @@ Shape suffixes: T rows.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -25,14 +25,12 @@ _WORDS = {1: "one", 2: "two", 3: "three"}
 class Stretch:
     """Rows of positions first to end (exclusive) that carry the rows of tokens ``lag`` before.
 
-    lag is None where they are nobody's; source names the sample whose tokens those are, None for
-    the sample itself.
+    lag is None where they are nobody's.
     """
 
     first: int
     end: int
     lag: int | None
-    source: str | None = None
 
     @property
     def size(self) -> int:
@@ -48,7 +46,6 @@ class Edit:
     detail: str
     facts: dict[str, Fact]
     stretches: tuple[Stretch, ...]
-    note: str = field(default="")
 
     @property
     def position(self) -> int:

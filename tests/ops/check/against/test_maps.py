@@ -42,7 +42,7 @@ def test_rules_are_named_and_hold_for_ids_not_seen(name):
     size = int(ours.max()) + 1
     found, left = fit_map(ours, rows, max(size, EXPERTS))
     if name == "modulo 256":  # most experts keep their ids: rows that are in place show it
-        block = RowBlock(0, 0, ours[:, None], rows[:, None], np.ones((len(rows), 1), np.bool_))
+        block = RowBlock(0, ours[:, None], rows[:, None], np.ones((len(rows), 1), np.bool_))
         model = fit_swapped([block], (0,), IdSizes(EXPERTS, EXPERTS))
         found = model.maps[0]
     else:
