@@ -1,17 +1,20 @@
 """What can go wrong, as a user sees it: one line, and a hint when a flag would help."""
 
+from .visible import visible
+
 __all__ = ["FormatError", "MismatchError", "RoutectlError", "UnsupportedError"]
 
 
 class RoutectlError(Exception):
     """Anything that a user can act on; the command line prints it as one line and exits 2.
 
-    ``hint`` names the flag or the step that helps, or is None.
+    ``hint`` names the flag or the step that helps, or is None. Both may quote foreign text: they
+    are made visible here, on one line.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(visible(message))
+        self.hint = None if hint is None else visible(hint)
 
 
 class FormatError(RoutectlError):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError, UnsupportedError
-from ..files import replacing
+from ..files.writing import replacing
 from .headers import layer_tensors, read_header, strict_json
 
 if TYPE_CHECKING:

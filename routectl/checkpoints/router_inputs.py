@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from ..errors import FormatError
-from ..files import replacing
+from ..files.writing import replacing
 from .headers import layer_tensors, read_header
 from .infos import TensorInfo
 

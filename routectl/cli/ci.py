@@ -46,7 +46,7 @@ def ci_command(line: CommandLine) -> int:
 
 def _write_beside(document: "Document", voices: "Voices") -> None:
     """JUnit, a badge, GitHub's annotations and summary, where they are asked for."""
-    from ..files import replacing
+    from ..files.writing import replacing
     from ..reports.ci.services import badge_json, github_annotations, github_summary, junit_xml
 
     for path, text in ((voices.junit, junit_xml), (voices.badge, badge_json)):

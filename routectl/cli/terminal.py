@@ -72,7 +72,7 @@ def emit(
     force: bool = False,
 ) -> None:
     """Print a document, or write it whole to ``output``; ``plain`` as a pipe would get it."""
-    from ..files import replacing
+    from ..files.writing import replacing
     from ..reports.document import to_json
 
     if output is None and as_json:

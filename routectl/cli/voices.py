@@ -80,7 +80,7 @@ class Voices:
 
     def refuse(self) -> None:
         """Refuse, before any work is done, what cannot be written."""
-        from ..files import refuse_existing
+        from ..files.writing import refuse_existing
 
         if self.target is not None:
             refuse_existing(self.target, force=self.force)
@@ -146,7 +146,7 @@ class Voices:
         """Write the document as a page; nothing where none was asked for."""
         if self.html is None:
             return
-        from ..files import replacing
+        from ..files.writing import replacing
         from ..reports.page.page import html_page, with_texts
 
         if self.tokenizer is not None:
@@ -183,7 +183,7 @@ class Voices:
 
 def _refuse_beside(flag: str, path: Path | None, force: bool) -> None:
     """Refuse a file beside the report that cannot be written, before any work is done."""
-    from ..files import refuse_existing
+    from ..files.writing import refuse_existing
 
     if path is None:
         return

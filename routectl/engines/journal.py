@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import FormatError, MismatchError, RoutectlError
-from ..files import replacing
+from ..files.writing import replacing
 from .answers import Answer
 from .requests import Request
 from .server import Server

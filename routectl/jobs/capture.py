@@ -100,7 +100,7 @@ def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> in
     from ..engines.patience import Patience
     from ..engines.prompts import read_prompts
     from ..engines.requests import Sampling, plan_requests
-    from ..files import refuse_existing
+    from ..files.writing import refuse_existing
     from .stdin import file_of
 
     refuse_existing(request.output, force=request.force)

@@ -97,7 +97,7 @@ class ConvertRequest:
 
 def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> int:
     """Write a dump in another form, whole or not at all; returns the samples written."""
-    from ..files import refuse_existing
+    from ..files.writing import refuse_existing
 
     if not request.is_piped:
         refuse_existing(request.dst, force=request.force)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
-from ..files import read_text
+from ..files.reading import read_text
 
 if TYPE_CHECKING:
     from ..reports.document import Document

@@ -16,15 +16,17 @@ from support.house import (
 MAY_IMPORT = {
     "damage": "dump errors",
     "dump": "errors gate_logprobs routes",
-    "errors": "",
+    "errors": "visible",
     "files": "errors",
     "gate_logprobs": "routes",
     "layouts": "",
+    "limits": "errors",
     "margins": "",
     "model": "errors",
     "pickled": "errors",
     "routes": "margins",
     "version": "",
+    "visible": "",
     "codecs": "errors routes",
     "kernels": "margins routes",
     "routers": "errors model",
@@ -34,18 +36,18 @@ MAY_IMPORT = {
         "dump errors model formats.arrays formats.documents formats.native formats.responses "
         "formats.trainers formats.wire"
     ),
-    "formats.arrays": "dump errors model formats.documents formats.wire",
+    "formats.arrays": "dump errors limits model formats.documents formats.wire",
     "formats.documents": "dump errors files model",
     "formats.native": (
-        "dump errors files gate_logprobs margins model routes codecs formats.documents"
+        "dump errors files gate_logprobs limits margins model routes codecs formats.documents"
     ),
     "formats.replay": "errors files layouts formats.arrays formats.documents formats.trainers",
-    "formats.responses": "dump errors model routes formats.documents formats.wire",
+    "formats.responses": "dump errors limits model routes formats.documents formats.wire",
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
         "dump errors model pickled formats.arrays formats.documents formats.responses formats.wire"
     ),
-    "formats.wire": "damage dump errors model routes kernels formats.documents",
+    "formats.wire": "damage dump errors limits model routes kernels formats.documents",
     "forward": "dump errors routes checkpoints formats.native",
     "ops": "dump errors routes kernels ops.pairs",
     "ops.check": (

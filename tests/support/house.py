@@ -35,6 +35,8 @@ FLOORS = {
         "damage",
         "model",
         "version",
+        "limits",
+        "visible",
         "layouts",
         "pickled",
     ),

@@ -13,8 +13,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ...errors import FormatError, RoutectlError
+from ...limits import check_inflation
 from ..documents.fields import one_line
-from ..documents.limits import check_inflation
 from ..wire.payload import from_npy, npy_header
 
 __all__ = ["ArrayFile", "open_array_file", "save_safetensors"]

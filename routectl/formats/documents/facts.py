@@ -6,7 +6,7 @@ from typing import Any
 
 from ...dump import DumpMeta
 from ...errors import FormatError
-from ...files import read_text
+from ...files.reading import read_text
 from ...model import ModelFacts, facts_from_config
 from .fields import from_json
 

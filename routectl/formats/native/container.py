@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 from ...codecs import codec_named
 from ...dump import Dump, DumpMeta, Sample, SampleKey, key_of
 from ...errors import FormatError, MismatchError, UnsupportedError
-from ...files import replacing
+from ...files.writing import replacing
 from ...gate_logprobs import digest_routes
+from ...limits import check_inflation
 from ...model import ModelFacts
 from ..documents.fields import one_line
-from ..documents.limits import check_inflation
 from .bases import Bases, check_base
 from .decoder import CodedGroup, open_group
 from .encoder import Coding, as_coded, code_group

@@ -14,8 +14,8 @@ from ...codecs.block import Coded
 from ...codecs.orders import ordered_rows, orders_bytes
 from ...dump import DumpMeta
 from ...errors import FormatError, MismatchError, UnsupportedError
+from ...limits import check_inflation
 from ...routes import Ids, ids_dtype
-from ..documents.limits import check_inflation
 from .bases import Bases
 from .cells import Head, Held, about_of, take_count, take_head
 from .rows import held_row, table_row

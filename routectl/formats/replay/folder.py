@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError, UnsupportedError
-from ...files import read_text
+from ...files.reading import read_text
 from ..arrays.files import open_array_file, save_safetensors
 from ..documents.fields import from_json, one_line
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ...errors import FormatError, MismatchError
-from ...files import read_text
+from ...files.reading import read_text
 from ...layouts.plan import MicroBatch, Plan
 from ..documents.fields import from_json, one_line
 

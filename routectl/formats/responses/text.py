@@ -11,10 +11,10 @@ from typing import IO, Any
 
 from ...dump import Dump, Sample, SampleKey
 from ...errors import FormatError
+from ...limits import check_inflation
 from ...model import ModelFacts
 from ..documents.facts import find_context
 from ..documents.fields import Doc, from_json, joined, mapping, text
-from ..documents.limits import check_inflation
 from ..wire.payload import wire_dtype
 from ..wire.sample import NoRoutesError, NoSamplesError, WireSample, to_sample
 from .dialects import read_document

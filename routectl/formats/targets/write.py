@@ -8,7 +8,8 @@ from typing import IO
 
 from ...dump import Dump
 from ...errors import UnsupportedError
-from ...files import replacing, replacing_folder
+from ...files.folders import replacing_folder
+from ...files.writing import replacing
 from .rows import Feed, Shape
 
 __all__ = ["Written", "write_target"]

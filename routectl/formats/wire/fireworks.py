@@ -12,8 +12,8 @@ import zstandard
 from numpy.typing import NDArray
 
 from ...errors import FormatError, UnsupportedError
+from ...limits import check_inflation
 from ...model import ModelFacts
-from ..documents.limits import check_inflation
 from .payload import IntArray, from_base64
 from .shapes import MODEL_HINT, sizes_of_row
 

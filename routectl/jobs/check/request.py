@@ -69,7 +69,7 @@ class Checked:
 
 def answer_check(request: CheckRequest, progress: Progress = SILENT) -> "Document":
     """The routectl.check/1 document of a dump; the fixed dump is written where one is wanted."""
-    from ...files import refuse_existing
+    from ...files.writing import refuse_existing
 
     if request.fixed is not None:
         refuse_existing(request.fixed, force=request.force)

@@ -51,7 +51,7 @@ def kept_numbers(scalars: Mapping[str, float], by_layer: Collection[str]) -> dic
 
 def write_baseline(path: Path, numbers: Numbers) -> None:
     """Write the numbers, sorted, a line each; whole or not at all."""
-    from ...files import replacing
+    from ...files.writing import replacing
 
     document = {"schema": _SCHEMA, "checks": numbers}
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ...errors import FormatError, RoutectlError
-from ...files import read_text
+from ...files.reading import read_text
 from ..check.request import CheckRequest
 from ..diff import DiffRequest
 from ..options import build, groups_of, options_of

@@ -109,7 +109,8 @@ class LayoutRequest:
 
 def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
     """Write the replay tensors of every rank; returns the manifest."""
-    from ...files import refuse_existing, replacing_folder
+    from ...files.folders import replacing_folder
+    from ...files.writing import refuse_existing
     from ...formats.replay.folder import foreign_content
     from ...ops.pack.pack import greatest_id
     from ...ops.pack.padding import TensorSpec

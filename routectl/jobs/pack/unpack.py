@@ -55,7 +55,7 @@ def unpack_folder(request: UnpackRequest, progress: Progress = SILENT) -> int:
 
     Raises MismatchError when some ranks' files are not there.
     """
-    from ...files import refuse_existing
+    from ...files.writing import refuse_existing
     from ...formats.native.container import open_native, write_native
     from ...formats.replay.folder import MANIFEST, SAMPLES, list_tensors, read_manifest
 

@@ -92,7 +92,7 @@ def answer_predict(request: PredictRequest, progress: Progress = SILENT) -> "Doc
     """The routectl.predict/1 document; None where routes are written."""
     from ...checkpoints.predictor import open_predictor, write_predictor
     from ...checkpoints.router_inputs import open_router_inputs
-    from ...files import refuse_existing
+    from ...files.writing import refuse_existing
     from ...forward import pick_devices
     from ...ops.predict.scores import below, parse_gain
     from ...reports.predict.document import prediction_document

@@ -192,7 +192,7 @@ def _bytes_rate(speed: float) -> str:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    from ...files import replacing
+    from ...files.writing import replacing
 
     with replacing(path, force=True) as stream:
         stream.write(text.encode())

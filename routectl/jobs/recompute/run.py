@@ -36,7 +36,7 @@ class Saving:
 
     def refuse(self) -> None:
         """Raise RoutectlError where a file would be replaced that must not be."""
-        from ...files import refuse_existing
+        from ...files.writing import refuse_existing
 
         for target in self.targets.values():
             refuse_existing(target, force=self.force)
