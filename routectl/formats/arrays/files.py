@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ...errors import FormatError, RoutectlError
+from ...files.reading import open_regular, read_bytes
 from ...limits import check_inflation
 from ..documents.fields import one_line
 from ..wire.payload import from_npy, npy_header
@@ -38,11 +39,11 @@ class ArrayFile:
 
 
 def _open_npy(path: Path) -> ArrayFile:
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         shape, dtype, _ = npy_header(stream, str(path))
     name = path.name.removesuffix(".npy")
     return ArrayFile(
-        path, {name: shape}, {name: str(dtype)}, lambda _: from_npy(path.read_bytes(), str(path))
+        path, {name: shape}, {name: str(dtype)}, lambda _: from_npy(read_bytes(path), str(path))
     )
 
 
