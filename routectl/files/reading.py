@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import FormatError
 from ..limits import check_budget
+from .streams import copied_pipe
 
 __all__ = ["check_regular", "open_regular", "read_bytes", "read_text"]
 
@@ -43,14 +44,16 @@ def check_regular(path: Path | str) -> int:
     return found.st_size
 
 
-def open_regular(path: Path | str) -> BufferedReader:
-    """A regular file, open to be read. It never waits.
+def open_regular(path: Path | str, most: int | None = None) -> BufferedReader:
+    """A regular file, open to be read, or the copy of a pipe that the process was started with.
 
-    Raises FormatError for a folder, a FIFO, a socket or a device, and where it cannot be read.
+    ``most`` is what such a pipe may have. Opening never waits. Raises FormatError for a folder, a
+    FIFO, a socket or a device, and where it cannot be read.
     """
-    check_regular(path)
+    copy = copied_pipe(path, most)
+    check_regular(copy or path)
     try:
-        handle = os.open(path, _FLAGS)
+        handle = os.open(copy or path, _FLAGS)
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {_reason(error)}") from None
     try:
@@ -71,7 +74,7 @@ def read_bytes(path: Path | str, most: int | None = None, too_large: str = "too 
     It has at most ``most`` bytes (None: the budget ``document``). Raises FormatError where it has
     more, as ``too_large`` says then, is no regular file or cannot be read.
     """
-    with open_regular(path) as stream:
+    with open_regular(path, most) as stream:
         size = os.fstat(stream.fileno()).st_size
         if most is None:
             check_budget("document", size, f"{path}: bytes")
