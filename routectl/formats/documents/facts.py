@@ -12,7 +12,7 @@ from .fields import from_json
 
 __all__ = ["Context", "UnknownModelError", "find_context", "model_config", "read_model"]
 
-_MAX_CONFIG_BYTES = 64 << 20
+_MAX_CONFIG_BYTES = 16 << 20
 _HINT = "--model CONFIG.json, or --num-layers, --top-k and --num-experts"
 
 

@@ -28,6 +28,7 @@ from .streams import merge_stream
 __all__ = ["open_text"]
 
 _BLOCK = 1 << 20
+_LONG = 64 << 20  # bytes from which on a line is measured before it is held
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +83,31 @@ def _kind_of(text: _Text) -> str | None:
         return None
     if ".jsonl" in path.suffixes or ".ndjson" in path.suffixes:
         return "jsonl"
-    file.seek(0)
-    first = file.readline(limits().line)
-    if not file.read(_BLOCK).strip():
+    size = _line_size(file, 0)
+    file.seek(size)
+    if not file.read(_BLOCK).strip() or size > limits().line:
         return "json"
+    file.seek(0)
     try:
-        from_json(first, f"{path}: line 1", text.stored)
+        from_json(file.read(size), f"{path}: line 1", text.stored)
     except (ValueError, RecursionError):
         return "json"
     return "jsonl"
+
+
+def _line_size(file: IO[bytes], begin: int) -> int:
+    """The bytes of the line that begins there, a block of which is held at a time.
+
+    Of one that is over its budget, all bytes that follow.
+    """
+    file.seek(begin)
+    size, longest = 0, limits().line
+    while (block := file.read(_BLOCK)) and size <= longest:
+        end = block.find(b"\n")
+        if end >= 0:
+            return size + end + 1
+        size += len(block)
+    return size if size <= longest else file.seek(0, 2) - begin
 
 
 def _documents(text: _Text, kind: str) -> Iterator[tuple[bytes, int, str]]:
@@ -102,11 +119,14 @@ def _documents(text: _Text, kind: str) -> Iterator[tuple[bytes, int, str]]:
         yield file.read(), 0, str(path)
         return
     file.seek(0)
-    number, offset, longest = 0, 0, limits().line
-    while line := file.readline(longest + 1):
+    number, offset = 0, 0
+    while line := file.readline(_LONG):
         number += 1
-        if len(line) > longest:  # what the whole file has would pass
-            check_budget("line", file.seek(0, 2) - offset, f"{path}: line {number}: bytes")
+        if len(line) == _LONG:
+            size = _line_size(file, offset)
+            check_budget("line", size, f"{path}: line {number}: bytes")
+            file.seek(offset)
+            line = file.read(size)
         if not line.isspace():
             yield line, offset, f"{path}: line {number}"
         offset += len(line)
