@@ -125,15 +125,16 @@ def summarize(dump: Dump) -> Summary:
     FormatError comes through where every sample is.
     """
     tally = _Tally(dump.meta)
-    damaged: list[tuple[str, FormatError]] = []
+    damaged, first = 0, None  # one error is kept: each holds what was read of its sample
     for index, key in enumerate(dump.keys):
         try:
             tally.add(dump[index])
         except FormatError as error:
-            damaged.append((key.sample_id or f"#{index}", error))
-    if damaged and len(damaged) == len(dump):
-        raise damaged[0][1]
-    tally.plain["samples"] += len(damaged)
+            damaged += 1
+            first = first or (key.sample_id or f"#{index}", error)
+    if first is not None and damaged == len(dump):
+        raise first[1]
+    tally.plain["samples"] += damaged
     names = (
         "samples",
         "without_routes",
@@ -160,6 +161,6 @@ def summarize(dump: Dump) -> Summary:
         weight_versions=dict(tally.versions),
         finish_reasons=dict(tally.finish),
         **{name: tally.plain[name] for name in names},
-        damaged=len(damaged),
-        first_damaged=(damaged[0][0], str(damaged[0][1])) if damaged else None,
+        damaged=damaged,
+        first_damaged=None if first is None else (first[0], str(first[1])),
     )

@@ -34,7 +34,7 @@ def _own_config(file: ArrayFile) -> dict[str, Any] | None:
     if file.texts.get("config") is None:
         return None
     try:
-        config = from_json(file.texts["config"])
+        config = from_json(file.texts["config"], f"{file.path}: config")
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):

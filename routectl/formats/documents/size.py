@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["check_json"]
 
 _SMALL = 1 << 16
-_MOST_MEMORY = 80  # bytes of objects that a character of JSON can become: "{}," are 240
+_MOST_MEMORY = 40  # bytes of objects that a character of JSON can become, at most: "{}," are 72
 
 
 def check_json(text: bytes, where: str, stored: int | None = None) -> None:

@@ -271,6 +271,7 @@ class _File:
         """Columns of a row group, or of all, their pages looked at before. Raises FormatError."""
         what = ", ".join(columns) if group is None else f"row group {group}"
         groups = range(self.footer.num_row_groups) if group is None else [group]
+        self.budget.hold()
         try:
             with _opened(self.path, self.footer) as (stream, file):
                 self.budget.check(stream, groups, columns)

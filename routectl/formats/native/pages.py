@@ -191,6 +191,10 @@ class PageBudget:
             raise ValueError("a row group without rows")
         check_inflation(sum(rows) * _ROW, size, f"{path}: {sum(rows)} rows")
 
+    def hold(self) -> None:
+        """Raise FormatError where what was looked at is too large; no more of the file is read."""
+        check_inflation(self._total, self._size, str(self._path))
+
     def check(self, stream: IO[bytes], groups: Iterable[int], names: Iterable[str]) -> None:
         """Look at columns of row groups, before they are read; once each.
 
@@ -208,7 +212,7 @@ class PageBudget:
                 found = self._decoded(stream, chunks.column(column), column)
                 self._seen[group, column] = found
                 self._total += found
-            check_inflation(self._total, self._size, str(self._path))
+            self.hold()
 
     def _decoded(self, stream: IO[bytes], chunk: pq.ColumnChunkMetaData, column: int) -> int:
         """At most so many bytes are made of a column chunk."""

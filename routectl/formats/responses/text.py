@@ -28,7 +28,7 @@ from .streams import merge_stream
 __all__ = ["open_text"]
 
 _BLOCK = 1 << 20
-_LONG = 64 << 20  # bytes from which on a line is measured before it is held
+_LONG = 1 << 20  # bytes from which on a line is measured first: readline joins small parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +119,10 @@ def _documents(text: _Text, kind: str) -> Iterator[tuple[bytes, int, str]]:
         yield file.read(), 0, str(path)
         return
     file.seek(0)
-    number, offset = 0, 0
-    while line := file.readline(_LONG):
+    number, offset, most = 0, 0, min(_LONG, limits().line + 1)
+    while line := file.readline(most):
         number += 1
-        if len(line) == _LONG:
+        if len(line) == most:
             size = _line_size(file, offset)
             check_budget("line", size, f"{path}: line {number}: bytes")
             file.seek(offset)
