@@ -149,19 +149,26 @@ def check_budget(name: str, size: int, message: str) -> None:
 
 
 def check_inflation(
-    inflated: int, stored: int, where: str, *, ratio: str = "ratio", most: int | None = None
+    inflated: int,
+    stored: int,
+    where: str,
+    *,
+    part: int = 1,
+    ratio: str = "ratio",
+    most: int | None = None,
 ) -> None:
     """Raise FormatError when ``stored`` bytes claim to hold too many ``inflated`` ones.
 
     Up to the budget ``decoded`` pass; beyond that so many to 1 as the budget ``ratio`` names has.
-    ``most`` is what the compression can reach at all, where the whole is not known yet. Text and
+    ``part``: only one in so many of ``decoded``, for a payload of many in a file. ``most`` is what
+    the compression can reach at all, where the whole is not known yet. Text and
     ids of real dumps compress 2 to 20 times.
     """
     budget = limits()
     times: int = getattr(budget, ratio)
-    if inflated <= budget.decoded or inflated <= times * max(stored, 1):
+    if inflated * part <= budget.decoded or inflated <= times * max(stored, 1):
         return
-    name, needed = ("decoded", inflated) if most is None else (ratio, most)
+    name, needed = ("decoded", inflated * part) if most is None else (ratio, most)
     refuse(
         name,
         needed,
