@@ -98,16 +98,16 @@ def _kind_of(text: _Text) -> str | None:
 def _line_size(file: IO[bytes], begin: int) -> int:
     """The bytes of the line that begins there, a block of which is held at a time.
 
-    Of one that is over its budget, all bytes that follow.
+    Of one that is over its budget, or has a NUL, which no JSON has: all bytes that follow.
     """
     file.seek(begin)
     size, longest = 0, limits().line
-    while (block := file.read(_BLOCK)) and size <= longest:
+    while (block := file.read(_BLOCK)) and size <= longest and b"\0" not in block:
         end = block.find(b"\n")
         if end >= 0:
             return size + end + 1
         size += len(block)
-    return size if size <= longest else file.seek(0, 2) - begin
+    return file.seek(0, 2) - begin
 
 
 def _documents(text: _Text, kind: str) -> Iterator[tuple[bytes, int, str]]:

@@ -166,7 +166,9 @@ def test_own_config_gives_the_facts(place):
 def test_a_bad_own_config_is_refused(place, config):
     """A ``config`` text that is no JSON object is refused in one line."""
     path = _write(place, {"s.routed_experts": some_ids(5)}, {"config": config})
-    with pytest.raises(FormatError, match=r"config: (expected the JSON text|lists and objects)") as caught:
+    with pytest.raises(
+        FormatError, match=r"config: (expected the JSON text|lists and objects)"
+    ) as caught:
         open_dump(path)
     check_line(caught.value, path)
 
