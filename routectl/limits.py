@@ -27,6 +27,7 @@ class Limits:
     nodes     values of one JSON document, those within lists and objects counted
     depth     lists and objects within each other
     answer    of one answer of a server
+    answers   of all answers of servers under way
     """
 
     cell: int = 256 << 20
@@ -37,6 +38,7 @@ class Limits:
     nodes: int = 50_000_000
     depth: int = 200
     answer: int = 256 << 20
+    answers: int = 4 << 30
 
 
 _STANDARD = Limits()

@@ -196,26 +196,13 @@ def _refuse_unknown(server: "Server") -> None:
 
 def _server(address: "Address", request: CaptureRequest, endpoint: str | None) -> "Server":
     """The server, asked what it is. That somebody is there is known in seconds, or never."""
-    import threading
-
-    from ..engines.complaints import body_or_raise
-    from ..engines.http import Line, Reply
-    from ..engines.patience import Patience, patiently
+    from ..engines.patience import Patience
+    from ..engines.probing import probing
     from ..engines.server import find_server
 
     outlast_s = min(request.patience, 6 * request.backoff)
     patience = Patience(min(request.retries, 1), request.backoff, outlast_s=outlast_s)
-    line, never = Line(address, min(10.0, request.timeout)), threading.Event()
-
-    def ask(path: str) -> Reply:
-        def attempt() -> Reply:
-            reply = line.call(path)
-            if reply.status == 429 or reply.status >= 500:
-                body_or_raise(reply, address.url(path))
-            return reply
-
-        return patiently(attempt, patience, never)
-
+    ask = probing(address, request.timeout, patience)
     return find_server(address, ask, endpoint, request.served_model)
 
 

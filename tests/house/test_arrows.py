@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "kernels": "margins routes",
     "routers": "errors model",
     "checkpoints": "errors files layouts model pickled routers",
-    "engines": "errors files model formats.documents formats.responses formats.wire",
+    "engines": "errors files limits model formats.documents formats.responses formats.wire",
     "formats": (
         "dump errors model formats.arrays formats.documents formats.native formats.responses "
         "formats.trainers formats.wire"

@@ -659,6 +659,29 @@ def test_addresses_that_are_none(tmp_path, capsys, url):
     assert "no address of a server" in complaint(capsys, "capture", url, *flags)
 
 
+ODD = [
+    "http://h:1/a b",
+    "http://h\0x:1",
+    "http://h:1/\u00e9",
+    "http://h\u202e:1",
+    "http://h:1/\x07",
+]
+
+
+@pytest.mark.parametrize("url", ODD)
+def test_characters_that_no_address_has(tmp_path, capsys, url):
+    """Spaces, control characters and letters beyond ASCII in a path are refused, shown escaped."""
+    flags = ("--prompts", one_prompt(tmp_path), "-o", tmp_path / "x.parquet", *QUIET)
+    said = complaint(capsys, "capture", url, *flags)
+    assert "a character that no address has\nhint: write it as %XX" in said
+
+
+def test_a_name_that_no_host_has(tmp_path, capsys):
+    """A label of a host's name that is too long is refused at once."""
+    flags = ("--prompts", one_prompt(tmp_path), "-o", tmp_path / "x.parquet", *QUIET)
+    assert "no name of a host" in complaint(capsys, "capture", f"http://{'a' * 99}:1", *flags)
+
+
 def test_waits_double_up_to_the_longest():
     """Waits are half to all of a doubled time; a longer Retry-After comes first."""
     from routectl.engines.patience import Patience

@@ -5,7 +5,9 @@ import time
 
 import pytest
 
-from routectl.engines import http
+from routectl.engines import asking, http
+from routectl.errors import RoutectlError
+from routectl.limits import Limits
 from support.capturing import FAST, QUIET, captured, one_prompt
 from support.engine_server import (
     CONTINUES,
@@ -102,24 +104,50 @@ def test_what_never_ends_is_ended(tmp_path, capsys, fault, said):
 
 @pytest.mark.parametrize("declared", [True, False])
 def test_an_answer_has_a_largest_size(tmp_path, capsys, monkeypatch, declared):
-    """More bytes than any engine sends are refused: by their declared number, or as they come."""
-    monkeypatch.setattr(http, "_MAX_BYTES", 3 << 20)
+    """More bytes than the limit are refused: by their declared number, or as they come."""
+    monkeypatch.setattr(http, "limits", lambda: Limits(answer=3 << 20))
     big = reply(b" " * 100, Content_Length=1 << 40) if declared else None
     with EngineServer("sglang", big, [] if declared else [ENDLESS]) as server:
         flags = (*QUIET, *FAST)
         done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "x.parquet", *flags)
     assert done.code == 2
-    assert "/generate: 200: an answer of more than 3 MiB: no engine's is so large" in done.err
+    said = "/generate: 200: an answer of more than 3 MiB\nhint: --limit answer=1GB reads it\n"
+    assert done.err.endswith(said)
     assert len(server.posts) == 1
 
 
 def test_an_answer_of_the_largest_size_is_read(tmp_path, capsys, monkeypatch):
     """An answer of exactly the largest size is taken."""
     answer = recorded(SGLANG, "generate_ids")
-    monkeypatch.setattr(http, "_MAX_BYTES", len(answer.body))
+    monkeypatch.setattr(http, "limits", lambda: Limits(answer=len(answer.body)))
     with EngineServer("sglang", answer) as server:
         done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "x.parquet", *QUIET)
     assert done.code == 0, done.err
+
+
+def test_answers_under_way_have_a_largest_size_together(tmp_path, capsys, monkeypatch):
+    """Each within the limit of one, more answers at once than may be are refused."""
+    monkeypatch.setattr(asking, "limits", lambda: Limits(answers=1 << 20))
+    faults = [None, *[ENDLESS] * 20]
+    with EngineServer("sglang", recorded(SGLANG, "generate_ids"), faults) as server:
+        flags = (*QUIET, *FAST, "--n", 9, "--concurrency", 8)
+        done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "x.jsonl", *flags)
+    assert done.code == 2
+    assert "/generate: the answers under way have more than 1 MiB together\nhint: " in done.err
+    assert done.err.endswith(
+        "--concurrency asks for fewer at once; --limit answers=1GB reads them\n"
+    )
+
+
+def test_an_answer_counts_until_the_next_call():
+    """Of answers that are done with nothing is held against those that follow."""
+    allowance = http.Allowance(100)
+    with EngineServer("sglang", reply(b"x" * 60)) as server:
+        lines = [http.Line(http.parse_address(server.url), 20.0, allowance) for _ in range(2)]
+        for _ in range(5):
+            assert len(lines[0].call("/generate", b"{}").body) == 60
+        with pytest.raises(RoutectlError, match="more than 100 bytes together"):
+            lines[1].call("/generate", b"{}")
 
 
 def test_pages_of_the_server_are_judged_too(tmp_path, capsys):
