@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import FormatError, MismatchError, RoutectlError
+from ..files.private import open_private
 from ..files.writing import replacing
 from .answers import Answer
 from .requests import Request
@@ -56,7 +57,8 @@ def _differing(asked: Any, now: Mapping[str, Any]) -> str | None:
 class Journal:
     """Answers that are had, by sample; on disk as soon as they are added.
 
-    A last line that a killed run left unfinished is cut off. One run at a time holds the file.
+    A last line that a killed run left unfinished is cut off. One run at a time holds the file, and
+    only its user can read it.
     ``judge`` gives the engine's own name of a response, None where it has none. ``models`` are the
     names under which the model of the kept answers was served, and how many each has; ``versions``
     the same of the engine's.
@@ -69,10 +71,7 @@ class Journal:
         self._owners: dict[str, str] = {}
         self.models: Counter[str] = Counter()
         self.versions: Counter[str] = Counter()
-        try:
-            self._file: IO[bytes] = path.open("ab+")
-        except OSError as error:
-            raise RoutectlError(f"{path}: cannot be written: {error.strerror}") from None
+        self._file: IO[bytes] = open_private(path)
         try:
             self._lock()
         except BaseException:

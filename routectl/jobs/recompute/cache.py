@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import FormatError, MismatchError, RoutectlError
+from ...errors import FormatError, MismatchError
+from ...files.private import close_to_others, private_folder
 from ..progress import Progress
 from .crew import Crew
 from .parts import open_parts, parts_folder
@@ -33,7 +34,8 @@ class RecomputeCache:
     """A folder of native files, each named by the digest of weights, tokens and job.
 
     A file appears whole or not at all. ``weights.json`` remembers the digests of weight files by
-    path, size and time of change, so that they are read for it once.
+    path, size and time of change, so that they are read for it once. Only its user can look into
+    the folder: see ``files.private``.
     """
 
     folder: Path
@@ -42,10 +44,9 @@ class RecomputeCache:
         self, work: Work, crew: Crew, prepared: "Prepared", source: "Dump", modes: tuple[str, ...]
     ) -> dict[str, Path]:
         """The file of each mode; what is not there yet is run, going on where a run was killed."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RoutectlError(f"{self.folder}: cannot be written: {error.strerror}") from None
+        private_folder(self.folder, _is_cache)
+        for path in self.folder.iterdir():
+            close_to_others(path)
         made_of = {**_made_of(prepared, source), "weights": self._weights(prepared, crew.progress)}
         targets = {mode: self._path(made_of, source, mode) for mode in modes}
         absent = {mode: path for mode, path in targets.items() if not path.exists()}
@@ -57,6 +58,8 @@ class RecomputeCache:
             self._drop_foreign_parts(own, source, tuple(absent), crew.progress)
             saving = Saving(targets=absent, inputs=None, resume=True, force=True)
             write_recompute(own, crew, saving)
+            for path in absent.values():
+                close_to_others(path)
         return targets
 
     def _path(self, made_of: Mapping[str, Any], source: "Dump", mode: str) -> Path:
@@ -164,6 +167,11 @@ def _memo_key(path: Path) -> str:
     return f"{path.resolve()} {about.st_size} {about.st_mtime_ns}"
 
 
+def _is_cache(folder: Path) -> bool:
+    """Whether a folder is a cache already, or empty."""
+    return (folder / _MEMO).exists() or not any(folder.iterdir())
+
+
 def _read_memo(path: Path) -> dict[str, str]:
     """What is remembered; a memo that cannot be read is none."""
     try:
@@ -196,3 +204,4 @@ def _write_whole(path: Path, text: str) -> None:
 
     with replacing(path, force=True) as stream:
         stream.write(text.encode())
+    close_to_others(path)

@@ -1,6 +1,7 @@
 """Finished parts of a long run, kept beside its output so that a killed run can go on."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FormatError, MismatchError
+from ...files.private import close_to_others, private_folder
 
 if TYPE_CHECKING:
     from ...dump import DumpMeta, Sample
@@ -24,7 +26,8 @@ class Parts:
 
     A part is some consecutive samples, ``FIRST-LAST.MODE.parquet`` for each mode that is run.
     Each file appears whole or not at all, so that the folder is good after any interruption, and
-    several processes can write parts of other samples at the same time.
+    several processes can write parts of other samples at the same time. Only its user can look into
+    the folder.
     """
 
     folder: Path
@@ -63,6 +66,7 @@ class Parts:
             )
             about = replace(metas[mode], group_margins=grouped)
             write_native(held, about, self._path(part, mode), force=False)
+            close_to_others(self._path(part, mode))
 
     def tidy(self) -> None:
         """Let go of parts that are not finished in every mode; nobody may be writing."""
@@ -127,10 +131,14 @@ def open_parts(output: Path, job: dict[str, Any], modes: tuple[str, ...], *, res
     """
     parts = Parts(parts_folder(output), modes)
     path = parts.folder / _JOB
-    if not parts.folder.exists():
-        parts.folder.mkdir(parents=True)
+    is_new = not os.path.lexists(parts.folder)
+    private_folder(parts.folder, lambda folder: (folder / _JOB).exists())
+    if is_new:
         path.write_text(json.dumps(job, indent=1) + "\n", "utf-8")
+        close_to_others(path)
         return parts
+    for held in parts.folder.iterdir():
+        close_to_others(held)
     if not resume:
         raise MismatchError(
             f"{parts.folder}: an earlier run left finished parts there",

@@ -24,6 +24,7 @@ from support.engine_server import (
     rollouts,
     vllm_rollouts,
 )
+from support.permissions import mode_of, umask
 from support.recordings import QWEN, SGLANG, VLLM, request_of, response_of
 from support.shell import complaint, run, written
 
@@ -401,9 +402,10 @@ def test_a_run_goes_on_after_the_server_died(tmp_path, capsys):
     prompts, target = all_prompts(tmp_path), tmp_path / "dump.parquet"
     flags = ("--prompts", prompts, "-o", target, "--n", 4, "--concurrency", 4, *QUIET, *FAST)
     partial = tmp_path / "dump.parquet.partial.jsonl"
-    with EngineServer("sglang", ROLLOUTS, lives=15) as server:
+    with EngineServer("sglang", ROLLOUTS, lives=15) as server, umask(0):
         done = run(capsys, "capture", server.url, *flags)
     assert done.code == 2
+    assert mode_of(partial) == "600"
     assert "gave up after" in done.err
     had = partial.read_bytes().splitlines()
     assert 11 <= len(had) <= 15
@@ -413,9 +415,10 @@ def test_a_run_goes_on_after_the_server_died(tmp_path, capsys):
     answers = {ids: list(outputs) for ids, outputs in ROLLOUTS.items()}
     for line in map(json.loads, had):
         answers[tuple(line["request"]["input_ids"])].remove(line["response"])
-    with EngineServer("sglang", answers) as server:
+    with EngineServer("sglang", answers) as server, umask(0):
         done = run(capsys, "capture", server.url, *flags)
     assert done.code == 0, done.err
+    assert mode_of(target) == "666"  # what is asked for follows the umask, as any file
     assert f"{len(had)} of 40 answers are there" in done.err
     assert len(server.posts) == 40 - len(had)
     dump = open_dump(target)

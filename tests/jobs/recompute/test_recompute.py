@@ -12,6 +12,7 @@ from routectl.formats.native.container import write_native
 from routectl.gate_logprobs import digest_routes
 from support import families
 from support.pages import Parsed
+from support.permissions import modes_in, umask
 from support.shell import complaint, document, run, written
 
 pytestmark = pytest.mark.models
@@ -307,13 +308,18 @@ def test_a_killed_run_goes_on(capsys, tmp_path, monkeypatch, folder):
     target = tmp_path / "r.parquet"
     line = words(folder, target, "--threads", "1")
     monkeypatch.setattr(command, "recomputed_sample", dies)
-    assert run(capsys, *line).code == 130
+    with umask(0):
+        assert run(capsys, *line).code == 130
+    assert modes_in(tmp_path / "r.parquet.partial") == ("700", {"600"})
     assert not target.exists()
     assert "00000000-00000001.free.parquet" in {
         p.name for p in (tmp_path / "r.parquet.partial").iterdir()
     }
     seen.clear()
+    for path in (tmp_path / "r.parquet.partial", *(tmp_path / "r.parquet.partial").iterdir()):
+        path.chmod(0o777)
     assert "--resume to go on" in complaint(capsys, *line)
+    assert modes_in(tmp_path / "r.parquet.partial") == ("700", {"600"})
     other = complaint(capsys, *line, "--resume", "--dtype", "bfloat16")
     assert "parts of another run: dtype was float32, is bfloat16" in other
     done = run(capsys, *line, "--resume")
