@@ -9,6 +9,7 @@ from ..formats.documents.fields import one_line
 from ..formats.responses.dialects import read_document
 from ..formats.wire.sample import WireSample
 from ..model import ModelFacts
+from .bare import bare_line
 from .complaints import is_page, page_text, said_of
 from .http import PassingError
 from .requests import Request
@@ -110,12 +111,14 @@ def judge_answer(
     return wire
 
 
-def read_answer(body: bytes, request: Request, server: Server, facts: ModelFacts | None) -> Answer:
-    """An answer as it came, judged and made a line.
+def read_answer(
+    body: bytes, request: Request, server: Server, facts: ModelFacts | None, *, tokens: bool = True
+) -> Answer:
+    """An answer as it came, judged and made a line; with ``tokens`` false without ids and text.
 
     Raises PassingError for one that is cut short, and what ``judge_answer`` raises.
     """
     where = f"{server.address.url(request.path)}: sample {request.sample_id}"
     wire = judge_answer(_parse(body, where), request, server, facts)
-    line = _line(request, server, body)
+    line = _line(request, server, body) if tokens else bare_line(request, server, wire)
     return Answer(line, wire.sample_id, wire.num_tokens or 0, server.model, server.version)

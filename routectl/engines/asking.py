@@ -35,7 +35,7 @@ class Asking:
     """How a server is asked: how many requests at once, how long for each, with which patience.
 
     With ``facts`` of the model every payload is decoded as it comes. ``say`` is told why requests
-    are sent again.
+    are sent again. With ``tokens`` false token ids and text are kept nowhere.
     """
 
     server: Server
@@ -44,6 +44,7 @@ class Asking:
     patience: Patience = field(default_factory=Patience)
     facts: ModelFacts | None = None
     say: Callable[[str], None] = lambda _: None
+    tokens: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class _Crew:
         def attempt() -> Answer:
             reply, where = line.call(request.path, body), f"{url}: sample {request.sample_id}"
             got = body_or_raise(reply, where, url=url, with_key=address.key is not None)
-            return read_answer(got, request, asking.server, asking.facts)
+            return read_answer(got, request, asking.server, asking.facts, tokens=asking.tokens)
 
         try:
             answer = patiently(attempt, asking.patience, self.stop, worker, self._say)

@@ -94,6 +94,15 @@ class Journal:
     def __contains__(self, sample_id: str) -> bool:
         return sample_id in self._places
 
+    def refuse_earlier(self) -> None:
+        """Raise MismatchError where an earlier run has left anything."""
+        if self._file.seek(0, os.SEEK_END):
+            raise MismatchError(
+                f"{self.path}: an earlier run left answers there, and without tokens nobody can "
+                "tell what they answer",
+                hint="remove it, or keep it: it is a dump",
+            )
+
     def load(self, requests: Iterable[Request]) -> None:
         """Take what an earlier run of the same requests has left.
 

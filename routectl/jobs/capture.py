@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RoutectlError
 from ..reports.text.wording import plural
-from .options import argument, check_bounds, force_option, option
+from .options import argument, check_bounds, force_option, no_tokens_option, option
 from .progress import SILENT, Progress, tokens_rate
-from .reading import ModelSizes
+from .reading import WITHOUT_TOKENS, ModelSizes
 
 if TYPE_CHECKING:
     from ..engines.asking import Asking
@@ -77,6 +77,7 @@ class CaptureRequest:
         None, metavar="FILE", help="Its text is sent as bearer token."
     )
     skip_refused: bool = option(False, help="Go on without requests that the server refuses.")
+    no_tokens: bool = no_tokens_option("DST and of DST.partial.jsonl, and keep no prompts there")
     force: bool = force_option()
     sizes: ModelSizes = field(default_factory=ModelSizes)
 
@@ -93,7 +94,8 @@ class CaptureRequest:
 def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> int:
     """Ask for rollouts and write them; returns the samples.
 
-    Answers are kept beside the file as they come; the same request goes on from them.
+    Answers are kept beside the file as they come; the same request goes on from them, unless it
+    keeps no tokens.
     """
     from ..engines.asking import Asking
     from ..engines.http import parse_address
@@ -123,7 +125,13 @@ def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> in
     _say_ignored(server, requests, progress)
     patience = Patience(request.retries, request.backoff, outlast_s=request.patience)
     asking = Asking(
-        server, request.concurrency, request.timeout, patience, facts, say=progress.note
+        server,
+        request.concurrency,
+        request.timeout,
+        patience,
+        facts,
+        say=progress.note,
+        tokens=not request.no_tokens,
     )
     return _run(asking, requests, request, progress)
 
@@ -239,6 +247,8 @@ def _run(
         lambda request, doc: judge_answer(doc, request, asking.server, asking.facts).sample_id,
     )
     try:
+        if not asking.tokens:
+            journal.refuse_earlier()
         journal.load(requests)
         if len(journal):
             progress.note(f"{journal.path}: {len(journal)} of {len(requests)} answers are there")
@@ -251,7 +261,7 @@ def _run(
             )
         count = _write(asking, requests, journal, goal, progress)
     except BaseException:
-        _say_kept(journal, len(requests), progress)
+        _say_kept(journal, len(requests), asking, progress)
         raise
     finally:
         journal.close()
@@ -260,11 +270,10 @@ def _run(
     return count
 
 
-def _say_kept(journal: "Journal", total: int, progress: Progress) -> None:
+def _say_kept(journal: "Journal", total: int, asking: "Asking", progress: Progress) -> None:
     if len(journal):
-        progress.note(
-            f"{journal.path}: keeps {len(journal)} of {total} answers; the same command goes on"
-        )
+        then = "the same command goes on" if asking.tokens else "it is a dump, and not gone on with"
+        progress.note(f"{journal.path}: keeps {len(journal)} of {total} answers; {then}")
 
 
 def _say_refused(refused: "Sequence[tuple[Request, RefusedError]]", progress: Progress) -> None:
@@ -303,4 +312,6 @@ def _write(
         with progress.watching(ordered, "writing") as watched:
             write_native(watched, meta, goal.output, force=goal.force)
     progress.note(f"wrote {goal.output}: {plural(len(had), 'sample')}")
+    if goal.no_tokens:
+        progress.note(WITHOUT_TOKENS)
     return len(had)

@@ -26,7 +26,13 @@ __all__ = ["RecomputeCache", "refuse_other_shape", "user_cache"]
 
 _MEMO = "weights.json"
 _CHUNK = 1 << 24
-_OF_PLACES = ("checkpoint", "dump", "dump_bytes", "mode")  # not of what a recompute is made of
+_OF_PLACES = (
+    "checkpoint",
+    "dump",
+    "dump_bytes",
+    "mode",
+    "tokens",
+)  # not of what a recompute is made of
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,11 +27,12 @@ class Parts:
     A part is some consecutive samples, ``FIRST-LAST.MODE.parquet`` for each mode that is run.
     Each file appears whole or not at all, so that the folder is good after any interruption, and
     several processes can write parts of other samples at the same time. Only its user can look into
-    the folder.
+    the folder. With ``tokens`` false the files have no token ids.
     """
 
     folder: Path
     modes: tuple[str, ...]
+    tokens: bool = True
 
     def done(self) -> list[range]:
         """The samples of each part that is finished in every mode, ascending.
@@ -65,7 +66,8 @@ class Parts:
                 s.routes is not None and s.routes.group_margin_TL is not None for s in held
             )
             about = replace(metas[mode], group_margins=grouped)
-            write_native(held, about, self._path(part, mode), force=False)
+            kept = held if self.tokens else [sample.without_tokens() for sample in held]
+            write_native(kept, about, self._path(part, mode), force=False)
             close_to_others(self._path(part, mode))
 
     def tidy(self) -> None:
@@ -129,7 +131,7 @@ def open_parts(output: Path, job: dict[str, Any], modes: tuple[str, ...], *, res
     Raises MismatchError when there are parts and ``resume`` was not asked for, or when they are of
     another job, naming what differs.
     """
-    parts = Parts(parts_folder(output), modes)
+    parts = Parts(parts_folder(output), modes, job["tokens"])
     path = parts.folder / _JOB
     is_new = not os.path.lexists(parts.folder)
     private_folder(parts.folder, lambda folder: (folder / _JOB).exists())

@@ -49,7 +49,8 @@ def write_recompute(work: Work, crew: Crew, saving: Saving) -> tuple["Prepared",
     """
     prepared, source = work.prepare(), work.open_source()
     targets = saving.targets
-    parts = open_parts(work.output, job_of(prepared, source), tuple(targets), resume=saving.resume)
+    job = job_of(prepared, source, tokens=work.tokens)
+    parts = open_parts(work.output, job, tuple(targets), resume=saving.resume)
     parts.tidy()
     todo = parts.todo(len(source))
     if todo:
