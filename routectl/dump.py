@@ -311,7 +311,11 @@ class Dump:
         return Dump(self.meta, self.keys, load, watch, self.digests)
 
     def without_tokens(self) -> "Dump":
-        """The same dump without token ids, nor digests of them in its keys."""
+        """The same dump without token ids, digests of them, and reasons that may quote what it has.
+
+        How many tokens there are stays known.
+        """
+        meta = replace(self.meta, skipped=())
         keys = [replace(key, tokens=None, prompt=None) for key in self.keys]
         narrow, bare = self._narrow, None
         if narrow is not None:
@@ -319,4 +323,4 @@ class Dump:
             def bare(layers: tuple[int, ...]) -> Dump:
                 return narrow(layers).without_tokens()
 
-        return Dump(self.meta, keys, lambda i: self._load(i).without_tokens(), bare, self.digests)
+        return Dump(meta, keys, lambda i: self._load(i).without_tokens(), bare, self.digests)

@@ -13,6 +13,8 @@ _PLAIN = re.compile(r"[\w.:/#@+=~-]{1,128}", re.ASCII)  # a name that is no text
 _NAMES = ("sample", "sample_id", "group_id")
 _ABSENT = ("token_texts",)
 _NULL = ("token_ids",)
+_REASONS = ("reason", "why", "skipped")  # of damage, which quote what they found
+_FOUND = re.compile(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\{[^}]*\}")
 _SHORTEST = 3  # characters of a name that is looked for in texts: a space is everywhere
 _QUOTED = 12  # characters of a name that tell that a text quotes it, cut short
 _WITHHELD = "(withheld: it quotes a name that reads as text)"
@@ -22,7 +24,8 @@ def without_tokens(document: _Value) -> _Value:
     """The document with token ids as null, no token texts, and withheld names.
 
     A sample's name that is not of letters, digits and ``._:/#@+=~-``, or has more than 128 of them,
-    may be a text: it becomes ``(name N withheld)``, here and in every text that quotes it.
+    may be a text: it becomes ``(name N withheld)``, here and in every text that quotes it. Why a
+    sample is damaged is said without the values that were found.
     """
     found = [name for name in dict.fromkeys(_names(document)) if name]
     names = [name for name in found if not _PLAIN.fullmatch(name)]
@@ -61,11 +64,20 @@ def _reduced(value: Any, told: dict[str, str]) -> Any:
         return [_reduced(item, told) for item in value]
     if isinstance(value, dict):
         return {
-            _text(key, told): None if key in _NULL else _reduced(item, told)
+            _text(key, told): None if key in _NULL else _reduced(_unquoted(key, item), told)
             for key, item in value.items()
             if key not in _ABSENT
         }
     return value
+
+
+def _unquoted(key: str, value: Any) -> Any:
+    """A reason, or a list of them, without the values that it quotes."""
+    if key not in _REASONS:
+        return value
+    if isinstance(value, list):
+        return [_unquoted(key, item) for item in value]
+    return _FOUND.sub("(withheld)", value) if isinstance(value, str) else value
 
 
 def _text(text: str, told: dict[str, str]) -> str:
