@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .layouts.packing import Packing
     from .layouts.pipeline import Pipeline
     from .layouts.plan import MicroBatch, Plan, build_plan
+    from .limits import raised_limits
     from .loading import RoutesDataset
     from .margins import margins_to_float16
     from .model import ModelFacts
@@ -134,6 +135,7 @@ _HOMES = {
     "open_dump": "formats",
     "pack": "ops.pack.pack",
     "parse_threshold": "ops.diff.thresholds",
+    "raised_limits": "limits",
     "record": "forward.live",
     "replay": "forward.live",
     "router_shift": "ops.staleness.gamma",
@@ -218,6 +220,7 @@ __all__ = [
     "open_dump",
     "pack",
     "parse_threshold",
+    "raised_limits",
     "record",
     "replay",
     "router_shift",

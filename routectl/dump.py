@@ -5,6 +5,7 @@ Shape suffixes: P prompt tokens, G response (generated) tokens, N = P + G.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -324,3 +325,18 @@ class Dump:
                 return narrow(layers).without_tokens()
 
         return Dump(meta, keys, lambda i: self._load(i).without_tokens(), bare, self.digests)
+
+    def read_within(self, context: Callable[[], AbstractContextManager[None]]) -> "Dump":
+        """The same dump, each sample of which is read within a context."""
+
+        def load(index: int) -> Sample:
+            with context():
+                return self._load(index)
+
+        narrow, narrowed = self._narrow, None
+        if narrow is not None:
+
+            def narrowed(layers: tuple[int, ...]) -> Dump:
+                return narrow(layers).read_within(context)
+
+        return Dump(self.meta, self.keys, load, narrowed, self.digests)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError
+from ..files.reading import open_regular, read_bytes
 from ..pickled.archives import open_archive
 from ..pickled.dtypes import bytes_of
 from ..pickled.reading import load_pickle
@@ -29,9 +30,9 @@ _MAX_RANK = 16
 
 def _load(path: Path) -> Record:
     try:
-        if path.stat().st_size > _MAX_METADATA:
-            raise FormatError(f"{path}: more than {_MAX_METADATA} bytes")
-        metadata = load_pickle(path.read_bytes(), str(path))
+        metadata = load_pickle(
+            read_bytes(path, _MAX_METADATA, f"more than {_MAX_METADATA} bytes"), str(path)
+        )
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     if isinstance(metadata, Record):
@@ -116,7 +117,7 @@ class _Folder:
         name, offset, length = self._span(self.objects[fqn], where)
         if length > _MAX_OBJECT:
             raise FormatError(f"{where}: more than {_MAX_OBJECT} bytes")
-        with (self.path / name).open("rb") as file:
+        with open_regular(self.path / name) as file:
             file.seek(offset)
             return open_archive(io.BytesIO(file.read(length)), where).value
 

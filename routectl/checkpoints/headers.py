@@ -6,6 +6,7 @@ of the file.
 """
 
 import json
+import os
 import re
 import reprlib
 from collections import Counter
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
+from ..files.reading import open_regular
 from ..pickled.dtypes import bytes_of
 from .infos import Piece, TensorInfo
 
@@ -47,8 +49,8 @@ def strict_json(text: bytes, where: str) -> dict[str, Any]:
 
 def _header_bytes(path: Path) -> tuple[bytes, int]:
     """The header's JSON text, and the size of the file."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= length <= size - 8:
             raise FormatError(f"{path}: bad header length: got {length} in a file of {size} bytes")

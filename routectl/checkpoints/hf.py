@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError
+from ..files.reading import read_bytes
 from .checkpoint import Checkpoint
 from .headers import read_header, strict_json
 from .infos import TensorInfo
@@ -59,12 +60,8 @@ def refuse_adapter(folder: Path) -> None:
 
 
 def _document(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MAX_JSON:
-            raise FormatError(f"{path}: more than {_MAX_JSON} bytes of JSON")
-        return strict_json(path.read_bytes(), str(path))
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+    text = read_bytes(path, _MAX_JSON, f"more than {_MAX_JSON} bytes of JSON")
+    return strict_json(text, str(path))
 
 
 def read_config(path: Path) -> dict[str, Any]:

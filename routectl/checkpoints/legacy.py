@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError
+from ..files.reading import open_regular
 from ..layouts.pipeline import Pipeline
 from ..pickled.archives import Archive, open_archive
 from ..pickled.dtypes import bytes_of
@@ -56,7 +57,7 @@ def plain_arguments(value: object) -> dict[str, Any]:
 
 def _open(path: Path) -> Archive:
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             archive = open_archive(stream, str(path))
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None

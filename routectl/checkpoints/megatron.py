@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError
+from ..files.reading import open_regular
 from ..pickled.archives import load_values
 from .checkpoint import Checkpoint
 from .dcp import read_metadata
@@ -30,7 +31,7 @@ def iteration_folder(folder: Path) -> Path | None:
     """
     tracker = folder / TRACKER
     if tracker.is_file():
-        with tracker.open("rb") as file:
+        with open_regular(tracker) as file:
             word = file.read(64).decode("ascii", "replace").strip()
         found = folder / ("release" if word == "release" else f"iter_{word.zfill(7)}")
         if not (word == "release" or word.isdecimal()) or not found.is_dir():
@@ -53,7 +54,7 @@ def megatron_format(folder: Path) -> str | None:
 
 
 def _check_backend(path: Path) -> None:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         backend = strict_json(file.read(_MAX_JSON), str(path)).get("sharded_backend")
     if backend != "torch_dist":
         raise UnsupportedError(f"{path}: sharded_backend {str(backend)[:40]!a}, not torch_dist")

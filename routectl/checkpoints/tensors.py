@@ -6,6 +6,7 @@ import mmap
 import torch
 
 from ..errors import FormatError, UnsupportedError
+from ..files.reading import open_regular
 from ..pickled.archives import single_tensor
 from .infos import Piece, TensorInfo
 
@@ -37,7 +38,7 @@ def _mapped(piece: Piece, dtype: torch.dtype) -> torch.Tensor:
     """The elements of a raw piece over privately mapped pages."""
     start = piece.offset - piece.offset % mmap.ALLOCATIONGRANULARITY
     skip = piece.offset - start
-    with piece.file.open("rb") as file:
+    with open_regular(piece.file) as file:
         pages = mmap.mmap(
             file.fileno(), skip + piece.num_bytes, access=mmap.ACCESS_COPY, offset=start
         )
@@ -51,7 +52,7 @@ def _mapped(piece: Piece, dtype: torch.dtype) -> torch.Tensor:
 def _archived(piece: Piece, name: str, where: str) -> torch.Tensor:
     """The one tensor of a torch.save archive that lies within a file."""
     dtype = _DTYPES[name]
-    with piece.file.open("rb") as file:
+    with open_regular(piece.file) as file:
         file.seek(piece.offset)
         data = file.read(piece.num_bytes)
     stored, begin, strides = single_tensor(data, where)

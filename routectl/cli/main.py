@@ -5,13 +5,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import Abort, TyperException
 
 from ..errors import RoutectlError
+from ..limits import parse_limits, raised_limits
 
 __all__ = ["app", "main", "script"]
 
@@ -73,13 +74,36 @@ def _version(asked: bool) -> None:
         raise typer.Exit(0)
 
 
+_LIMIT = "Let a file ask for more work: cell=1GB, ratio=1000. docs/formats.md has the names."
+
+
 @app.callback()
 def _root(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version."
     ),
+    limit: Annotated[
+        list[str] | None, typer.Option("--limit", metavar="NAME=SIZE", help=_LIMIT)
+    ] = None,
 ) -> None:
     pass
+
+
+def _without_limits(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command line without each --limit that stands before ``--``, and what these say."""
+    left: list[str] = []
+    said: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            left += [word, *words]
+        elif word == "--limit":
+            said.append(next(words, ""))
+        elif word.startswith("--limit="):
+            said.append(word.partition("=")[2])
+        else:
+            left.append(word)
+    return left, said
 
 
 def _complain(message: str, hint: str | None = None) -> int:
@@ -92,8 +116,10 @@ def _complain(message: str, hint: str | None = None) -> int:
 def main(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code; every error becomes one line on stderr."""
     try:
-        code = int(app(list(argv) or ["--help"], prog_name="routectl", standalone_mode=False) or 0)
-        return code if argv else TROUBLE
+        words, given = _without_limits(argv)
+        with raised_limits(**parse_limits(given)):
+            code = int(app(words or ["--help"], prog_name="routectl", standalone_mode=False) or 0)
+        return code if words else TROUBLE
     except RoutectlError as error:
         return _complain(str(error), error.hint)
     except TyperException as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
+from ..files.reading import open_regular
 from ..formats.documents.fields import Doc, first_of, mapping, sequence, text, token_ids
 
 __all__ = ["Prompt", "read_prompts"]
@@ -71,7 +72,7 @@ def _prompt(line: bytes, number: int, where: str) -> Prompt:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, line

@@ -2,11 +2,14 @@
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from ..dump import Dump, Sample
 from ..errors import FormatError, MismatchError, UnsupportedError
+from ..files.reading import open_regular
+from ..limits import limits, within
 from ..model import ModelFacts
 
 __all__ = ["FORMATS", "open_dump"]
@@ -35,7 +38,7 @@ _MICRO_BATCHES = re.compile(  # an array of arrays of 11 to 63 fields, the first
 
 def _sniff_binary(path: Path) -> str | None:
     """The binary container by its first bytes; None for text."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(128)
     if head.startswith(b"PAR1"):
         return "native"
@@ -137,12 +140,22 @@ def open_dump(
         raise UnsupportedError(f"format {format!r} is not known: {', '.join(FORMATS)}")
     files = _listed(Path(path))
     if files is None:
-        return _open_file(Path(path), model, format, start, base, tokens)
+        dump = _open_file(Path(path), model, format, start, base, tokens)
+    else:
+        opener = partial(
+            _open_file, model=model, form=format, start=start, base=base, tokens=tokens
+        )
+        dump = _open_folder(Path(path), files, opener)
+    return dump.read_within(partial(within, limits()))
+
+
+def _open_folder(path: Path, files: list[Path], opener: Callable[[Path], Dump]) -> Dump:
+    """Files of a folder or a glob, or what an ART bundle's manifest names, as one dump."""
     from .trainers.bundles import find_bundle, open_bundle
 
-    manifest = find_bundle(files) if Path(path).is_dir() else None
+    manifest = find_bundle(files) if path.is_dir() else None
     if manifest is not None:
-        return open_bundle(Path(path), manifest)
+        return open_bundle(path, manifest)
     from .folder import join_files
 
-    return join_files(str(path), files, lambda p: _open_file(p, model, format, start, base, tokens))
+    return join_files(str(path), files, opener)

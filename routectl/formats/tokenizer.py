@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FormatError, UnsupportedError
+from ..files.reading import read_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 __all__ = ["open_tokenizer"]
 
+_MAX_BYTES = 256 << 20
 _LONGEST = 8  # tokens that one character may be made of
 
 
@@ -31,9 +33,7 @@ def open_tokenizer(path: Path) -> Callable[[Sequence[int]], list[str]]:
         ) from None
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
-        text = file.read_text("utf-8")
-    except OSError as error:
-        raise FormatError(f"{file}: cannot be read: {error.strerror}") from None
+        text = read_text(file, _MAX_BYTES, "too large for a tokenizer.json")
     except UnicodeDecodeError:
         raise FormatError(f"{file}: not a tokenizer.json: it is not text") from None
     try:

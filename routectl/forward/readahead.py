@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..files.reading import open_regular
+
 __all__ = ["Span", "reading_ahead"]
 
 BUFFER_BYTES = 1 << 20
@@ -38,7 +40,7 @@ def reading_ahead() -> Iterator[Callable[[Iterable[Span]], None]]:
 def _read(span: Span) -> None:
     path, at, end = span
     buffer = memoryview(bytearray(BUFFER_BYTES))
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         file.seek(at)
         while at < end:
             count = file.readinto(buffer[: end - at])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RoutectlError
+from ..files.reading import read_bytes
 from ..reports.text.wording import plural
 from .options import argument, check_bounds, force_option, no_tokens_option, option
 from .progress import SILENT, Progress, tokens_rate
@@ -162,12 +163,15 @@ def _values(flag: str, given: Sequence[str], form: str) -> dict[str, Any]:
     return options
 
 
+_MAX_KEY = 1 << 16
+
+
 def _key(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        key = path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        key = read_bytes(path, _MAX_KEY, "too large for a key").decode("ascii").strip()
+    except UnicodeDecodeError as error:
         raise RoutectlError(f"{path}: no key can be read: {type(error).__name__}") from None
     if not key or not key.isprintable():
         raise RoutectlError(f"{path}: no key in it: expected one line")

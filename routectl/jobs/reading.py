@@ -118,7 +118,7 @@ def open_input(
 
     source = file_of(path)
     dump = open_dump(source, model=model, format=form, start=start, base=base, tokens=tokens)
-    if path == "-":
+    if source != path:
         dump.meta = replace(dump.meta, path=path)
     return dump
 

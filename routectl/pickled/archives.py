@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import FormatError, UnsupportedError
+from ..files.reading import open_regular
 from .dtypes import bytes_of
 from .names import CHECKPOINTS, Names
 from .reading import load_pickle
@@ -123,7 +124,7 @@ def open_archive(stream: IO[bytes], where: str, names: Names = CHECKPOINTS) -> A
 
 def load_values(path: Path) -> Any:
     """What torch.save wrote to a file, tensors left where they are."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return open_archive(stream, str(path)).value
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import FormatError, UnsupportedError
+from ..files.reading import open_regular
 from .names import CHECKPOINTS, Names
 from .records import Storage, StoredDType
 
@@ -195,5 +196,5 @@ def load_pickle_file(path: Path, names: Names) -> Any:
     """As load_pickle, of a file, whose bytes are in memory once. Raises OSError, too."""
     if path.stat().st_size == 0:
         raise FormatError(f"{path}: damaged pickle: empty")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
         return _load(pages, file, str(path), names)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError
+from ..files.reading import open_regular
 from .archives import Archive, read_directory
 from .dtypes import bytes_of, numpy_dtype
 from .names import DUMPS
@@ -118,7 +119,7 @@ def load_torch(path: Path) -> Any:
     UnsupportedError where it names what a project's files are known by that are not readable.
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             data, members, order = read_directory(stream, str(path))
             pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
     except OSError as error:

@@ -17,13 +17,13 @@ MAY_IMPORT = {
     "damage": "dump errors",
     "dump": "errors gate_logprobs routes",
     "errors": "visible",
-    "files": "errors",
+    "files": "errors limits",
     "gate_logprobs": "routes",
     "layouts": "",
     "limits": "errors",
     "margins": "",
     "model": "errors",
-    "pickled": "errors",
+    "pickled": "errors files",
     "routes": "margins",
     "version": "",
     "visible": "",
@@ -33,22 +33,23 @@ MAY_IMPORT = {
     "checkpoints": "errors files layouts model pickled routers",
     "engines": "errors files limits model formats.documents formats.responses formats.wire",
     "formats": (
-        "dump errors model formats.arrays formats.documents formats.native formats.responses "
-        "formats.trainers formats.wire"
+        "dump errors files limits model formats.arrays formats.documents formats.native "
+        "formats.responses formats.trainers formats.wire"
     ),
-    "formats.arrays": "dump errors limits model formats.documents formats.wire",
-    "formats.documents": "dump errors files model",
+    "formats.arrays": "dump errors files limits model formats.documents formats.wire",
+    "formats.documents": "dump errors files limits model kernels",
     "formats.native": (
         "dump errors files gate_logprobs limits margins model routes codecs formats.documents"
     ),
     "formats.replay": "errors files layouts formats.arrays formats.documents formats.trainers",
-    "formats.responses": "dump errors limits model routes formats.documents formats.wire",
+    "formats.responses": "dump errors files limits model routes formats.documents formats.wire",
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
-        "dump errors model pickled formats.arrays formats.documents formats.responses formats.wire"
+        "dump errors files model pickled formats.arrays formats.documents formats.responses "
+        "formats.wire"
     ),
     "formats.wire": "damage dump errors limits model routes kernels formats.documents",
-    "forward": "dump errors routes checkpoints formats.native",
+    "forward": "dump errors files routes checkpoints formats.native",
     "ops": "dump errors routes kernels ops.pairs",
     "ops.check": (
         "damage dump errors gate_logprobs margins routes kernels ops.check.against ops.check.alone "
@@ -112,12 +113,13 @@ MAY_IMPORT = {
     ),
     "loading": "dump model formats",
     "cli": (
-        "errors files version formats ops.check.book reports reports.check reports.ci reports.diff "
-        "reports.pack reports.page reports.predict reports.show reports.staleness reports.text "
-        "jobs jobs.check jobs.ci jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch"
+        "errors files limits version formats ops.check.book reports reports.check reports.ci "
+        "reports.diff reports.pack reports.page reports.predict reports.show reports.staleness "
+        "reports.text jobs jobs.check jobs.ci jobs.pack jobs.predict jobs.recompute "
+        "jobs.staleness jobs.watch"
     ),
     "__init__": (
-        "dump errors layouts margins model routes version checkpoints formats forward ops "
+        "dump errors layouts limits margins model routes version checkpoints formats forward ops "
         "ops.check ops.check.book ops.diff ops.pack ops.staleness reports.check reports.ci "
         "reports.diff reports.page reports.show reports.staleness jobs jobs.check jobs.ci "
         "jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch loading"

@@ -1,7 +1,9 @@
 """The three array containers as one: names, shapes and dtypes at hand, arrays read on demand."""
 
 import lzma
+import os
 import struct
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ...errors import FormatError, RoutectlError
+from ...files.reading import check_regular, open_regular, read_bytes
 from ...limits import check_inflation
 from ..documents.fields import one_line
 from ..wire.payload import from_npy, npy_header
@@ -38,11 +41,11 @@ class ArrayFile:
 
 
 def _open_npy(path: Path) -> ArrayFile:
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         shape, dtype, _ = npy_header(stream, str(path))
     name = path.name.removesuffix(".npy")
     return ArrayFile(
-        path, {name: shape}, {name: str(dtype)}, lambda _: from_npy(path.read_bytes(), str(path))
+        path, {name: shape}, {name: str(dtype)}, lambda _: from_npy(read_bytes(path), str(path))
     )
 
 
@@ -61,8 +64,15 @@ def _unzipping(where: str) -> Iterator[None]:
 
 
 def _open_npz(path: Path) -> ArrayFile:
-    with _unzipping(str(path)):
-        archive = zipfile.ZipFile(path)  # stays open: closed with the last array that can be read
+    stream = open_regular(path)
+    stored, inflated = os.fstat(stream.fileno()).st_size, 0
+    try:
+        with _unzipping(str(path)):
+            archive = zipfile.ZipFile(stream)
+    except FormatError:
+        stream.close()
+        raise
+    weakref.finalize(archive, stream.close)  # with the last array that can be read
 
     def read(name: str) -> NDArray[Any]:
         with _unzipping(f"{path}: {name}"):
@@ -78,8 +88,10 @@ def _open_npz(path: Path) -> ArrayFile:
         if name in result.shapes:
             raise FormatError(f"{where}: there twice")
         check_inflation(info.file_size, info.compress_size, where)
-        with _unzipping(where), archive.open(info) as stream:
-            shape, dtype, _ = npy_header(stream, where)
+        inflated += info.file_size
+        check_inflation(inflated, stored, str(path))
+        with _unzipping(where), archive.open(info) as member:
+            shape, dtype, _ = npy_header(member, where)
         result.shapes[name] = shape
         result.dtypes[name] = str(dtype)
         if shape == () and dtype.kind == "U":
@@ -96,6 +108,7 @@ def _dtype_name(name: str) -> str:
 def _open_safetensors(path: Path) -> ArrayFile:
     from safetensors import SafetensorError, safe_open
 
+    check_regular(path)
     try:
         source: Any = safe_open(path, framework="numpy")  # stays open, as the archive above
         slices = {name: source.get_slice(name) for name in source.keys()}  # noqa: SIM118

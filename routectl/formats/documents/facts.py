@@ -6,7 +6,7 @@ from typing import Any
 
 from ...dump import DumpMeta
 from ...errors import FormatError
-from ...files.reading import read_text
+from ...files.reading import read_bytes
 from ...model import ModelFacts, facts_from_config
 from .fields import from_json
 
@@ -46,7 +46,8 @@ class Context:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        doc = from_json(read_text(path, _MAX_CONFIG_BYTES, "too large for a model config"))
+        text = read_bytes(path, _MAX_CONFIG_BYTES, "too large for a model config")
+        doc = from_json(text, str(path))
     except (ValueError, RecursionError):
         raise FormatError(f"{path}: not JSON, expected an HF config.json") from None
     if not isinstance(doc, dict):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError
+from .size import check_json
 
 __all__ = [
     "Doc",
@@ -29,12 +30,15 @@ __all__ = [
 Doc = Mapping[str, Any]
 
 
-def from_json(data: bytes | str) -> Any:
-    """What ``json.loads`` makes of a text, sooner. Raises ValueError as that does, RecursionError.
+def from_json(data: bytes | str, where: str = "the text", stored: int | None = None) -> Any:
+    """What ``json.loads`` makes of a text, sooner, and within the budgets of one document.
 
     msgspec takes no NaN or Infinity, no half of a surrogate pair, no number beyond float64, and
-    UTF-8 alone; json does, or says what is wrong.
+    UTF-8 alone; json does, or says what is wrong. ``stored`` is as check_json takes it. Raises
+    ValueError as json does, RecursionError, and FormatError, which begins with ``where``, for a
+    text that is over a budget.
     """
+    check_json(data if isinstance(data, bytes) else data.encode("utf-8", "replace"), where, stored)
     try:
         return msgspec.json.decode(data)
     except ValueError:

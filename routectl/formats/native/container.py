@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from ...codecs import codec_named
 from ...dump import Dump, DumpMeta, Sample, SampleKey, key_of
 from ...errors import FormatError, MismatchError, UnsupportedError
+from ...files.reading import open_regular
 from ...files.writing import replacing
 from ...gate_logprobs import digest_routes
 from ...limits import check_inflation
@@ -28,6 +30,7 @@ from ..documents.fields import one_line
 from .bases import Bases, check_base
 from .decoder import CodedGroup, open_group
 from .encoder import Coding, as_coded, code_group
+from .pages import PageBudget
 from .rows import row_of, sample_of, table_row
 from .schema import (
     COLUMNS,
@@ -166,7 +169,7 @@ def check_native(
     before digests. Raises FormatError where they differ.
     """
     dump = open_native(path, base=base, opener=opener)
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as (_, file):
         stored = (file.metadata.metadata or {}).get(_DIGEST.encode())
     if stored is None:
         return None
@@ -197,7 +200,8 @@ def open_native(
     a newer container.
     """
 
-    footer, about, keys = _read_footer(path)
+    file = _open_file(path)
+    footer, about = file.footer, file.about
     sizes = [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
     meta = _meta(path, about)
     coded = about.coded
@@ -220,7 +224,7 @@ def open_native(
             try:
                 if held is None or held[0] != group:
                     held = None  # let go of one row group before the next is read
-                    table = _read_group(path, footer, group, columns)
+                    table = file.read(columns, group)
                     decoded = None
                     if coded is not None:
                         decoded = open_group(table, meta, layers, bases, f"row group {group}")
@@ -232,10 +236,11 @@ def open_native(
             except ValueError as error:
                 raise FormatError(f"{where}: damaged: {error}") from None
 
-        return Dump(dataclasses.replace(meta, layers_L=layers), keys, load, holding)
+        return Dump(dataclasses.replace(meta, layers_L=layers), file.keys, load, holding)
 
     whole = holding(meta.layers_L)
-    whole.digests = [] if coded is None else _read_digests(path, footer)
+    if coded is not None:
+        whole.digests = file.read(["routes_digest"]).column(0).to_pylist()
     return whole
 
 
@@ -252,20 +257,53 @@ def _open_base(
     return opener(path, model=facts)
 
 
-def _opened(path: Path, footer: pq.FileMetaData | None) -> pq.ParquetFile:
-    return pq.ParquetFile(path, metadata=footer, page_checksum_verification=True, pre_buffer=False)
-
-
-def _read_footer(path: Path) -> tuple[pq.FileMetaData, NativeAbout, list[SampleKey]]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _File:
     """What is read once: the footer, what it says of the dump, the keys of all samples."""
+
+    path: Path
+    footer: pq.FileMetaData
+    about: NativeAbout
+    keys: list[SampleKey]
+    budget: PageBudget
+
+    def read(self, columns: list[str], group: int | None = None) -> pa.Table:
+        """Columns of a row group, or of all, their pages looked at before. Raises FormatError."""
+        what = ", ".join(columns) if group is None else f"row group {group}"
+        groups = range(self.footer.num_row_groups) if group is None else [group]
+        try:
+            with _opened(self.path, self.footer) as (stream, file):
+                self.budget.check(stream, groups, columns)
+                return file.read_row_groups([*groups], columns, use_threads=False)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise FormatError(f"{self.path}: {what}: damaged: {one_line(error)}") from None
+
+
+@contextmanager
+def _opened(
+    path: Path, footer: pq.FileMetaData | None = None
+) -> Iterator[tuple[IO[bytes], pq.ParquetFile]]:
+    with open_regular(path) as stream:
+        yield (
+            stream,
+            pq.ParquetFile(
+                stream, metadata=footer, page_checksum_verification=True, pre_buffer=False
+            ),
+        )
+
+
+def _open_file(path: Path) -> _File:
     try:
-        with _opened(path, None) as file:
+        with _opened(path) as (stream, file):
             footer = file.metadata
             about = read_schema(path, file.schema_arrow)
-            groups = (footer.row_group(g) for g in range(footer.num_row_groups))
-            inflated = sum(group.total_byte_size for group in groups)
-            check_inflation(inflated, path.stat().st_size, str(path))
-            return footer, about, list(_read_keys(file))
+            size = os.fstat(stream.fileno()).st_size
+            groups = range(footer.num_row_groups)
+            inflated = sum(footer.row_group(g).total_byte_size for g in groups)
+            check_inflation(inflated, size, str(path))
+            budget = PageBudget(path, footer, size)
+            budget.check(stream, groups, _KEYS)
+            return _File(path, footer, about, list(_read_keys(file)), budget)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FormatError(f"{path}: damaged Parquet: {one_line(error)}") from None
 
@@ -289,23 +327,6 @@ def _meta(path: Path, about: NativeAbout) -> DumpMeta:
         num_layers=about.num_layers,
         **named,
     )
-
-
-def _read_group(path: Path, footer: pq.FileMetaData, group: int, columns: list[str]) -> pa.Table:
-    try:
-        with _opened(path, footer) as file:
-            return file.read_row_group(group, columns, use_threads=False)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise FormatError(f"{path}: row group {group}: damaged: {one_line(error)}") from None
-
-
-def _read_digests(path: Path, footer: pq.FileMetaData) -> list[str | None]:
-    try:
-        with _opened(path, footer) as file:
-            digests: list[str | None] = file.read(["routes_digest"]).column(0).to_pylist()
-            return digests
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise FormatError(f"{path}: routes_digest: damaged: {one_line(error)}") from None
 
 
 def _read_keys(file: pq.ParquetFile) -> Iterator[SampleKey]:

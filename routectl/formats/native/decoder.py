@@ -24,8 +24,6 @@ from .schema import coded_name
 __all__ = ["CodedGroup", "open_group"]
 
 _OF_HELD = ("prompt_ids", "response_ids", "start", "num_rows", "missing")
-_ALWAYS_FINE = 16 << 20  # bytes of ids in a row group, whatever the size of the file
-_MAX_RATIO = 1000  # beyond it, ids to bytes of the file
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +100,7 @@ class CodedGroup:
             self._whole = [self._decode(i, every) for i in range(len(self._layers))]
         self._first = index
         chain = [index]
-        while (source := self._helds[chain[-1]].source) is not None:
+        while (source := self._helds[chain[-1]].source) is not None and source not in self._kept:
             chain.append(source)
         ids = None
         for sample in reversed(chain):  # a sample comes after its source
@@ -185,7 +183,7 @@ def open_group(
     ]
     row_bytes = len(layers) * meta.top_k * ids_dtype(meta.num_experts).itemsize
     total = sum(max(row["num_rows"] or 0, 0) for row in rows) * row_bytes
-    check_inflation(total, meta.file_bytes or 0, where, _ALWAYS_FINE, _MAX_RATIO)
+    check_inflation(total, meta.file_bytes or 0, where, ratio="coded")
     helds: list[Held] = []
     for i, row in enumerate(rows):
         source, index = row["shared_with"], row["base_index"]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError, UnsupportedError
-from ...files.reading import read_text
+from ...files.reading import open_regular, read_bytes
 from ..arrays.files import open_array_file, save_safetensors
 from ..documents.fields import from_json, one_line
 
@@ -105,7 +105,7 @@ class _Files(msgspec.Struct):
 
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -128,7 +128,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder. Raises FormatError when there is none or it cannot be read."""
     path = folder / MANIFEST
     try:
-        manifest = from_json(read_text(path, _MAX_MANIFEST_BYTES, "too large for a manifest"))
+        manifest = from_json(
+            read_bytes(path, _MAX_MANIFEST_BYTES, "too large for a manifest"), str(path)
+        )
         schema = manifest["schema"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise FormatError(f"{path}: not a manifest of routectl pack") from None

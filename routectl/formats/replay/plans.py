@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ...errors import FormatError, MismatchError
-from ...files.reading import read_text
+from ...files.reading import open_regular, read_bytes
 from ...layouts.plan import MicroBatch, Plan
 from ..documents.fields import from_json, one_line
 
@@ -125,11 +125,11 @@ def _train_data(path: Path, lens: Sequence[int]) -> dict[str, Any]:
 def _document(path: Path, lens: Sequence[int]) -> Any:
     """What a plan's file says, as JSON would."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             archive = stream.read(4) == b"PK\x03\x04"
         if archive:
             return _train_data(path, lens)
-        return from_json(read_text(path, _MAX_BYTES, "too large for a plan"))
+        return from_json(read_bytes(path, _MAX_BYTES, "too large for a plan"), str(path))
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):

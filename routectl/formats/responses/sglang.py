@@ -89,9 +89,10 @@ def merge_generate_stream(chunks: list[Doc], where: str) -> list[Any]:
     for chunk in chunks:
         meta = fields.mapping(chunk.get("meta_info"), where, "meta_info")
         key = (fields.text(meta.get("id")), fields.integer(chunk.get("index"), where, "index"))
-        before = outputs.get(key, {}).get("output_ids") or []
+        before: list[Any] = outputs.get(key, {}).get("output_ids") or []
         ids = fields.sequence(chunk.get("output_ids"), where, "output_ids")
         if ids is not None and len(ids) != meta.get("completion_tokens", len(ids)):
-            ids = [*before, *ids]
+            before += ids  # in place, or a stream of n chunks would be copied n times
+            ids = before
         outputs[key] = {**chunk, "output_ids": ids}
     return list(outputs.values())

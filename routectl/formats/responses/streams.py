@@ -1,6 +1,7 @@
 """Server-sent event streams: the chunks of one response, merged into the document they spell."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from ...errors import FormatError
@@ -24,7 +25,8 @@ def _chunks(text: str, where: str) -> list[Doc]:
             done = True
             continue
         try:
-            chunks.append(mapping(from_json(body), where, "chunk"))
+            chunk = from_json(body, f"{where}: line {number}")
+            chunks.append(mapping(chunk, where, "chunk"))
         except (ValueError, RecursionError):
             raise FormatError(f"{where}: line {number}: the chunk is not JSON") from None
     if not done and not _is_of_responses(chunks):
@@ -38,14 +40,23 @@ def _is_of_responses(chunks: list[Doc]) -> bool:
 
 
 def _extend_logprobs(before: Any, more: Any, where: str) -> Any:
-    """Log-prob blocks of two deltas as one: every list in them is joined."""
+    """Log-prob blocks of two deltas as one: every list in the first grows by the second's."""
     if before is None or more is None:
         return more if before is None else before
     block = dict(mapping(before, where, "logprobs"))
     for name, values in mapping(more, where, "logprobs").items():
         if isinstance(values, list):
-            block[name] = [*(sequence(block.get(name), where, name) or ()), *values]
+            held = sequence(block.get(name), where, name)
+            block[name] = _grown(held, values)
     return block
+
+
+def _grown(held: Any, more: Sequence[Any]) -> Any:
+    """A list with more at its end; in place, or a stream of n chunks would be copied n times."""
+    if held is None:
+        return more
+    held += more
+    return held
 
 
 def _merge_choice(before: dict[str, Any], delta: Doc, where: str) -> dict[str, Any]:
@@ -53,7 +64,7 @@ def _merge_choice(before: dict[str, Any], delta: Doc, where: str) -> dict[str, A
     for name in _JOINED:
         new = sequence(delta.get(name), where, name)
         if name in before and new is not None:
-            merged[name] = [*before[name], *new]
+            merged[name] = _grown(before[name], new)
     logprobs = _extend_logprobs(before.get("logprobs"), delta.get("logprobs"), where)
     return {**merged, "logprobs": logprobs}
 

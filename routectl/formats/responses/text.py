@@ -1,6 +1,7 @@
 """JSON, JSON lines and event streams, plain or gzipped: parsed once, a line at a time."""
 
 import gzip
+import os
 import tempfile
 import weakref
 import zlib
@@ -11,10 +12,12 @@ from typing import IO, Any
 
 from ...dump import Dump, Sample, SampleKey
 from ...errors import FormatError
-from ...limits import check_inflation
+from ...files.reading import open_regular, read_bytes
+from ...limits import DEFLATE, check_budget, check_inflation, limits
 from ...model import ModelFacts
 from ..documents.facts import find_context
 from ..documents.fields import Doc, from_json, joined, mapping, text
+from ..documents.size import check_json
 from ..wire.payload import wire_dtype
 from ..wire.sample import NoRoutesError, NoSamplesError, WireSample, to_sample
 from .dialects import read_document
@@ -24,22 +27,30 @@ from .streams import merge_stream
 
 __all__ = ["open_text"]
 
-_MAX_LINE = 1 << 30
 _BLOCK = 1 << 20
 
 
-def _plain(path: Path) -> IO[bytes]:
-    """The file, seekable; a gzipped one is inflated to an unnamed temporary file first."""
-    file = path.open("rb")
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A file's text, seekable. ``stored`` are the bytes of a gzipped one; None: it was plain."""
+
+    file: IO[bytes]
+    path: Path
+    stored: int | None = None
+
+
+def _plain(path: Path) -> _Text:
+    """The file; a gzipped one is inflated to an unnamed temporary file first."""
+    file = open_regular(path)
     if file.read(2) != b"\x1f\x8b":
-        return file
-    file.close()
+        return _Text(file, path)
     inflated = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the dump
-    size = path.stat().st_size
+    size = os.fstat(file.fileno()).st_size
+    file.seek(0)
     try:
-        with gzip.open(path) as source:
+        with file, gzip.open(file) as source:
             while block := source.read(_BLOCK):
-                check_inflation(inflated.tell(), size, str(path))
+                check_inflation(inflated.tell() + len(block), size, str(path), most=DEFLATE)
                 inflated.write(block)
     except (OSError, EOFError, zlib.error) as error:
         inflated.close()
@@ -47,12 +58,12 @@ def _plain(path: Path) -> IO[bytes]:
     except FormatError:
         inflated.close()
         raise
-    return inflated
+    return _Text(inflated, path, size)
 
 
-def _parse(data: bytes, where: str) -> Any:
+def _parse(data: bytes, where: str, stored: int | None = None) -> Any:
     try:
-        return from_json(data)
+        return from_json(data, where, stored)
     except RecursionError:
         raise FormatError(f"{where}: JSON nested too deeply") from None
     except ValueError as error:
@@ -60,8 +71,9 @@ def _parse(data: bytes, where: str) -> Any:
         raise FormatError(f"{where}: not JSON, or cut short: {reason}") from None
 
 
-def _kind_of(file: IO[bytes], path: Path) -> str | None:
+def _kind_of(text: _Text) -> str | None:
     """``json``, ``jsonl`` or ``sse`` by content; None when the text is none of them."""
+    file, path = text.file, text.path
     file.seek(0)
     head = file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")
     if head.startswith((b"data:", b"event:", b": ")):
@@ -71,25 +83,30 @@ def _kind_of(file: IO[bytes], path: Path) -> str | None:
     if ".jsonl" in path.suffixes or ".ndjson" in path.suffixes:
         return "jsonl"
     file.seek(0)
-    first = file.readline(_MAX_LINE)
+    first = file.readline(limits().line)
+    if not file.read(_BLOCK).strip():
+        return "json"
     try:
-        from_json(first)
+        from_json(first, f"{path}: line 1", text.stored)
     except (ValueError, RecursionError):
         return "json"
-    return "jsonl" if file.read(_BLOCK).strip() else "json"
+    return "jsonl"
 
 
-def _documents(file: IO[bytes], kind: str, path: Path) -> Iterator[tuple[bytes, int, str]]:
+def _documents(text: _Text, kind: str) -> Iterator[tuple[bytes, int, str]]:
     """Each document of a file, its byte offset, and where that is in words."""
-    file.seek(0)
+    file, path = text.file, text.path
     if kind != "jsonl":
+        check_budget("document", file.seek(0, 2), f"{path}: bytes of one document")
+        file.seek(0)
         yield file.read(), 0, str(path)
         return
-    number, offset = 0, 0
-    while line := file.readline(_MAX_LINE):
+    file.seek(0)
+    number, offset, longest = 0, 0, limits().line
+    while line := file.readline(longest + 1):
         number += 1
-        if len(line) == _MAX_LINE:
-            raise FormatError(f"{path}: line {number}: longer than {_MAX_LINE} bytes")
+        if len(line) > longest:  # what the whole file has would pass
+            check_budget("line", file.seek(0, 2) - offset, f"{path}: line {number}: bytes")
         if not line.isspace():
             yield line, offset, f"{path}: line {number}"
         offset += len(line)
@@ -102,13 +119,18 @@ def _companion_request(path: Path) -> Doc | None:
     request = path.with_name(f"{stem}.request.json")
     if not request.is_file() or request == path:
         return None
-    return mapping(_parse(request.read_bytes(), str(request)), str(request), "request")
+    return mapping(_parse(read_bytes(request), str(request)), str(request), "request")
 
 
-def _wires(data: bytes, kind: str, request: Doc | None, where: str) -> list[WireSample]:
+def _wires(
+    data: bytes, kind: str, request: Doc | None, where: str, stored: int | None
+) -> list[WireSample]:
     """The sequences of one document, or of one event stream."""
-    stream = kind == "sse" and data.lstrip().startswith((b"data:", b"event:", b":"))
-    doc = merge_stream(data.decode("utf-8", "replace"), where) if stream else _parse(data, where)
+    if kind == "sse" and data.lstrip().startswith((b"data:", b"event:", b":")):
+        check_json(data, where, stored)  # all chunks at once: all of them are held
+        doc = merge_stream(data.decode("utf-8", "replace"), where)
+    else:
+        doc = _parse(data, where, stored)
     try:
         return read_document(doc, request, where)
     except RecursionError:
@@ -145,12 +167,13 @@ _STREAMED = (  # vLLM 0.21 to 0.33
 )
 
 
-def _build_index(file: IO[bytes], kind: str, path: Path, records: Records) -> _Index:
+def _build_index(source: _Text, kind: str, records: Records) -> _Index:
     """Read every document once. Lines of a JSONL file that hold no sample are noted, not fatal."""
+    path = source.path
     index, request = _Index(), _companion_request(path)
-    for data, offset, where in _documents(file, kind, path):
+    for data, offset, where in _documents(source, kind):
         try:
-            wires = _wires(data, kind, request, where)
+            wires = _wires(data, kind, request, where, source.stored)
             index.add(wires)
             records.add(wires, data, offset)
         except NoSamplesError as nothing:
@@ -174,13 +197,13 @@ def open_text(
 
     One pass parses every document; payloads are decoded when a sample is read.
     """
-    file = _plain(path)
-    records = Records(file, path)
+    source = _plain(path)
+    records = Records(source.file, path)
     try:
-        kind = kind or _kind_of(file, path)
+        kind = kind or _kind_of(source)
         if kind is None:
             raise NoSamplesError(f"{path}: not a dump: neither JSON nor a known binary format")
-        index = _build_index(file, kind, path, records)
+        index = _build_index(source, kind, records)
         chains = find_chains(index.keys, records.told)
         context = find_context(path, model)
     except BaseException:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...files.reading import read_bytes
 from ..trainers.bundles import BUNDLE_VERSION
 from .arrays import stream_safetensors
 from .rows import Feed
@@ -27,7 +28,7 @@ def foreign_bundle(folder: Path) -> str | None:
     if not folder.is_dir():
         return "is not a folder"
     manifest = folder / _MANIFEST
-    if manifest.is_file() and BUNDLE_VERSION not in manifest.read_text("utf-8", "replace"):
+    if manifest.is_file() and BUNDLE_VERSION.encode() not in read_bytes(manifest):
         return f"its {_MANIFEST} is not of {BUNDLE_VERSION}"
     others = {entry.name for entry in folder.iterdir()} - {_MANIFEST, _STEP}
     return f"holds {min(others)}, which is no part of a bundle" if others else None

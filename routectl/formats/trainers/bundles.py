@@ -15,6 +15,7 @@ import numpy as np
 
 from ...dump import Dump, DumpMeta, Sample, SampleKey
 from ...errors import FormatError, UnsupportedError
+from ...files.reading import read_bytes
 from ...model import ModelFacts
 from ..arrays.files import ArrayFile, open_array_file
 from ..documents.fields import from_json, one_line
@@ -59,7 +60,7 @@ def find_bundle(files: Sequence[Path]) -> Doc | None:
         if file.name != "manifest.json" or file.stat().st_size > _MAX_BYTES:
             continue
         try:
-            doc = from_json(file.read_text("utf-8"))
+            doc = from_json(read_bytes(file, _MAX_BYTES), str(file))
         except (ValueError, RecursionError):
             return None
         version = doc.get("format_version") if isinstance(doc, dict) else None

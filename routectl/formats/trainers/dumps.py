@@ -11,6 +11,7 @@ import numpy as np
 
 from ...dump import Dump, Sample
 from ...errors import FormatError
+from ...files.reading import open_regular, read_bytes
 from ...model import ModelFacts
 from ..documents.facts import find_context
 from ..documents.fields import from_json, joined, token_ids
@@ -73,7 +74,7 @@ def read_tokens(path: Path) -> Sequence[Sample] | None:
     A JSON list of token ids is one prompt (miles' run_megatron has it so, its token_ids_file);
     slime's train data has its samples.
     """
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         head = stream.read(64)
     if head.lstrip()[:1] == b"[" and path.stat().st_size <= _MAX_TOKEN_BYTES:
         prompt = _prompt(path)
@@ -92,7 +93,7 @@ def read_tokens(path: Path) -> Sequence[Sample] | None:
 def _prompt(path: Path) -> Sample | None:
     """A JSON list of token ids as one sequence; None for any other JSON."""
     try:
-        doc = from_json(path.read_text("utf-8"))
+        doc = from_json(read_bytes(path, _MAX_TOKEN_BYTES), str(path))
     except (ValueError, RecursionError):
         return None
     if not isinstance(doc, list) or not all(type(item) is int for item in doc):

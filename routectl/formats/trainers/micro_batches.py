@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError
+from ...files.reading import read_bytes
 from ..documents.fields import one_line
 from ..wire.sample import WireSample
 
@@ -43,7 +44,7 @@ class _MicroBatch(msgspec.Struct, array_like=True):
 def _batches(path: Path) -> list[_MicroBatch]:
     """The top-level list; no entry can claim more than the file's bytes."""
     try:
-        return msgspec.msgpack.decode(path.read_bytes(), type=list[_MicroBatch])
+        return msgspec.msgpack.decode(read_bytes(path), type=list[_MicroBatch])
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: damaged msgpack: {one_line(error)}") from None
 

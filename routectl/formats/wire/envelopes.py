@@ -9,6 +9,7 @@ import numpy as np
 
 from ...damage import Fault
 from ...errors import FormatError, UnsupportedError
+from ...limits import check_budget
 from ..documents.fields import Doc, from_json, integer, one_line
 from .payload import IntArray, from_base64, whole_rows
 
@@ -26,6 +27,7 @@ def from_base85(payload: str, where: str) -> bytes:
 
     Raises FormatError when a character or a group of five is none of base85.
     """
+    check_budget("cell", len(payload) * 4 // 5, f"{where}: routed_experts: bytes")
     try:
         digits = _DIGITS[np.frombuffer(payload.encode("ascii"), np.uint8)]
     except UnicodeEncodeError:
@@ -113,7 +115,7 @@ def from_pair(payload: list[str], where: str) -> tuple[IntArray, tuple[Fault, ..
     one the integer type follows from the bytes.
     """
     try:
-        head = from_json(payload[0])
+        head = from_json(payload[0], where)
     except (ValueError, RecursionError):
         raise FormatError(
             f"{where}: routed_experts: the shape is not JSON: {payload[0][:40]!r}"

@@ -12,7 +12,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from ...errors import FormatError, UnsupportedError
-from ...limits import check_inflation
+from ...limits import check_budget, check_inflation, limits
 from ...model import ModelFacts
 from .payload import IntArray, from_base64
 from .shapes import MODEL_HINT, sizes_of_row
@@ -22,7 +22,6 @@ __all__ = ["R3_BASE64", "from_matrices", "from_pti", "from_r3", "is_matrices"]
 R3_BASE64 = "KLUv/"  # base64 of zstd's magic number; raw int32 that begins so is no expert id
 _HEADS = (struct.Struct("<4sBBBBIIIIQ"), struct.Struct("<4sBBBBIIHHIIQ"))
 _PTI = struct.Struct("<4sBBHIIQ")
-_ALWAYS_FINE = 16 << 20
 _ALL, _SUFFIX, _BITMAP = 0, 1, 2
 
 
@@ -31,8 +30,10 @@ def _inflated(payload: str, where: str) -> bytes:
     data = from_base64(payload, where)
     try:
         size = zstandard.frame_content_size(data)
-        check_inflation(size, len(data), where, _ALWAYS_FINE)
-        return zstandard.ZstdDecompressor().decompress(data, max_output_size=_ALWAYS_FINE)
+        check_budget("cell", size, f"{where}: bytes")
+        check_inflation(size, len(data), where)
+        most = limits().decoded  # of a frame that does not say its size
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=most)
     except zstandard.ZstdError as error:
         raise FormatError(f"{where}: damaged zstd: {error}") from None
 
@@ -100,7 +101,7 @@ def from_r3(payload: str, facts: ModelFacts, where: str) -> tuple[IntArray, int]
     place = _positions(selector, bits, (tokens, replayed, start), where)
     first, last = int(place[0]), int(place[-1])
     rows = max(tokens - 1, last + 1) - first
-    check_inflation(2 * code * rows * width * slots, len(payload), where, _ALWAYS_FINE)
+    check_inflation(2 * code * rows * width * slots, len(payload), where)
     ids_TWK = np.full((rows, width, slots), -1, f"<i{2 * code}")
     flat = np.frombuffer(raw, f"<u{code}", offset=at + selector_bytes)
     ids_TWK[place - first] = flat.reshape(-1, width, slots)
@@ -149,7 +150,7 @@ def from_matrices(payload: Sequence[str | None], facts: ModelFacts, where: str) 
     )
     there = np.fromiter((part is not None for part in parts), np.bool_, len(parts))
     rows_bytes = 2 * code * len(parts) * width * slots
-    check_inflation(rows_bytes, sum(len(p) for p in parts if p), where, _ALWAYS_FINE)
+    check_inflation(rows_bytes, sum(len(p) for p in parts if p), where)
     ids_NWK = np.full((len(parts), width, slots), -1, f"<i{2 * code}")
     flat = np.frombuffer(b"".join(part for part in parts if part), np.dtype(f"<u{code}"))
     ids_NWK[there] = flat.reshape(-1, width, slots)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ...damage import Fault
 from ...errors import FormatError
+from ...limits import check_budget
 
 __all__ = [
     "NEMO_RL",
@@ -87,7 +88,11 @@ def from_npy(data: bytes, where: str) -> NDArray[Any]:
 
 
 def from_base64(payload: str, where: str) -> bytes:
-    """The bytes of a base64 string; FormatError says when it is cut short or is no base64."""
+    """The bytes of a base64 string; FormatError says when it is cut short or is no base64.
+
+    It is held against the budget ``cell`` before.
+    """
+    check_budget("cell", len(payload) * 3 // 4, f"{where}: routed_experts: bytes")
     try:
         return binascii.a2b_base64(payload, strict_mode=True)
     except (binascii.Error, ValueError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import FormatError, MismatchError
 from ...files.private import close_to_others, private_folder
+from ...files.reading import open_regular, read_bytes
 from ..progress import Progress
 from .crew import Crew
 from .parts import open_parts, parts_folder
@@ -178,11 +179,14 @@ def _is_cache(folder: Path) -> bool:
     return (folder / _MEMO).exists() or not any(folder.iterdir())
 
 
+_MAX_MEMO = 64 << 20
+
+
 def _read_memo(path: Path) -> dict[str, str]:
     """What is remembered; a memo that cannot be read is none."""
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(read_bytes(path, _MAX_MEMO))
+    except (FormatError, ValueError):
         return {}
     if not isinstance(found, dict):
         return {}
@@ -192,7 +196,7 @@ def _read_memo(path: Path) -> dict[str, str]:
 def _sha256(path: Path, read: Callable[[int], None]) -> str:
     found = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             while block := stream.read(_CHUNK):
                 found.update(block)
                 read(len(block))

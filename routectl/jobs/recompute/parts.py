@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import FormatError, MismatchError
 from ...files.private import close_to_others, private_folder
+from ...files.reading import read_bytes
 
 if TYPE_CHECKING:
     from ...dump import DumpMeta, Sample
@@ -147,7 +148,7 @@ def open_parts(output: Path, job: dict[str, Any], modes: tuple[str, ...], *, res
             hint="--resume to go on from them, or delete the folder",
         )
     try:
-        earlier = json.loads(path.read_text("utf-8"))
+        earlier = json.loads(read_bytes(path))
         names = sorted(name for name in job if earlier[name] != job[name])
     except (OSError, ValueError, KeyError, TypeError):
         raise FormatError(f"{path}: not the job of an earlier run; delete the folder") from None

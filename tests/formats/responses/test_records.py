@@ -51,9 +51,9 @@ def test_each_document_is_parsed_once(tmp_path, monkeypatch):
     """However often samples are read, a line is parsed once; the first twice, for its form."""
     seen = []
 
-    def parse(data):
+    def parse(data, *about):
         seen.append(bytes(data))
-        return fields.from_json(data)
+        return fields.from_json(data, *about)
 
     monkeypatch.setattr(text, "from_json", parse)
     path = write_lines(tmp_path / "x.json", lines_of(as_npy(IDS), as_object(IDS), IDS.tolist()))
@@ -119,7 +119,7 @@ TEXTS = [
     *('{"a":1,"b":2,"a":3}', '"\\ud800"', '"\\ud83d\\ude00"', '"\\/"', '"\\u0000"', '"\\x"'),
     *("01", "1.", ".5", "+1", "-", "1e", "tru", "[1,]", '{"a":1,}', "{1:2}", "[1 2]", '"abc'),
     *("", " ", " [1]\r\n", "[1] x", "[1]\0", "\x0b[1]", '"a\x01b"', '"a\nb"', '{"": [{}]}'),
-    *("\ufeff[1]", '"\u2028é"', "[" * 5000 + "]" * 5000),
+    *("\ufeff[1]", '"\u2028é"', "[" * 200 + "]" * 200),
 ]
 BYTES = [b'"\xff"', b'"\xed\xa0\x80"', b'"\xc3"', "[1]".encode("utf-16"), "[1]".encode("utf-32")]
 

@@ -1,0 +1,238 @@
+"""What the pages of a Parquet file become in memory, from their headers, before one is decoded.
+
+A footer may claim what it likes, and a dictionary of one large cell stands for it as often as the
+data says: the reader follows the headers of pages, and so does this. Source: apache/parquet-format
+(parquet.thrift, Encodings.md) and Thrift's compact protocol; parquet-cpp's SerializedPageReader
+reads the pages of a chunk until they have the values that the footer counts.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...limits import check_budget, check_inflation
+
+__all__ = ["PageBudget"]
+
+_HEAD, _LARGEST_HEAD = 256, 16 << 20  # bytes read for a header first, and at most (parquet-cpp)
+_FIELDS = 1000  # of a header: there are some 20
+_DICTIONARY_PAGE, _DATA, _DICTIONARY, _DATA_V2 = 2, 5, 7, 8  # a page type; fields of a page header
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
+_BY_DICTIONARY, _BY_PREFIX = (2, 8), 7  # encodings: PLAIN_, RLE_DICTIONARY; DELTA_BYTE_ARRAY
+_LEVELS, _OFFSET, _POINTER = (
+    4,
+    4,
+    16,
+)  # bytes: two levels of a value; an offset; an entry
+_DICTIONARY_BYTES = 16 << 20  # a larger one is not taken apart
+_ROW = 256  # bytes that a row's keys take, at least
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A page: the first byte of its data, its sizes, and what its header says of the values."""
+
+    begin: int
+    stored: int
+    size: int
+    values: int
+    encoding: int
+    is_dictionary: bool
+
+
+class _Head:
+    """Thrift's compact protocol over the bytes of a page header. Raises IndexError at their end."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at, self._left = data, 0, _FIELDS
+
+    def varint(self) -> int:
+        """An unsigned varint."""
+        value = shift = 0
+        while True:
+            byte = self.data[self.at]
+            self.at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+            if shift > 63:
+                raise ValueError("a varint that does not end")
+
+    def signed(self) -> int:
+        """An i32, zigzag."""
+        value = self.varint() & 0xFFFFFFFF
+        return (value >> 1) ^ -(value & 1)
+
+    def fields(self, depth: int = 0) -> Iterator[tuple[int, int]]:
+        """Number and type of each field of a struct; whoever asks reads or skips its value."""
+        if depth > 8:
+            raise ValueError("structs within each other")
+        number = 0
+        while True:
+            byte = self.data[self.at]
+            self.at += 1
+            if byte == 0:
+                return
+            number = number + (byte >> 4) if byte >> 4 else self.signed()
+            self._left -= 1
+            if self._left < 0:
+                raise ValueError("more fields than a page header has")
+            yield number, byte & 15
+
+    def skip(self, kind: int, depth: int = 0) -> None:
+        """Pass over a value."""
+        if kind in (4, 5, 6):
+            self.varint()
+        elif kind == 3:
+            self.at += 1
+        elif kind == 7:
+            self.at += 8
+        elif kind == 8:
+            size = self.varint()
+            self.at += size
+        elif kind == 12:
+            for _, inner in self.fields(depth + 1):
+                self.skip(inner, depth + 1)
+        elif kind not in (1, 2):
+            raise ValueError(f"a value of type {kind} in a page header")
+
+    def struct(self, found: dict[int, Any], names: tuple[int, ...], depth: int = 0) -> None:
+        """The i32 fields of a struct by number, and the structs ``names`` in it likewise."""
+        for number, kind in self.fields(depth):
+            if kind == 5:
+                found[number] = self.signed()
+            elif kind == 12 and number in names:
+                self.struct(found.setdefault(-number, {}), (), depth + 1)
+            else:
+                self.skip(kind, depth)
+
+
+def _page(data: bytes, at: int) -> _Page | None:
+    """The page whose header the data begins with; None where the header goes on beyond it.
+
+    Raises ValueError for what is no header.
+    """
+    head = _Head(data)
+    found: dict[int, Any] = {}
+    try:
+        head.struct(found, (_DATA, _DICTIONARY, _DATA_V2))
+    except IndexError:
+        return None
+    if head.at > len(data):
+        return None
+    kind, size, stored = (found.get(n, -1) for n in (1, 2, 3))
+    inner = found.get(-{0: _DATA, _DICTIONARY_PAGE: _DICTIONARY, 3: _DATA_V2}.get(kind, 0), {})
+    values, encoding = inner.get(1, 0), inner.get(4 if kind == 3 else 2, 0)
+    if min(kind, size, stored, values) < 0:
+        raise ValueError("a page header without sizes")
+    return _Page(at + head.at, stored, size, values, encoding, kind == _DICTIONARY_PAGE)
+
+
+def _pages(stream: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[_Page]:
+    """The pages of a column chunk that a reader would read. Raises ValueError on damage."""
+    at, first = chunk.data_page_offset, chunk.dictionary_page_offset
+    if first is not None and 0 < first < at:
+        at = first
+    end, seen = at + chunk.total_compressed_size, 0
+    if at < 0 or chunk.total_compressed_size < 0:
+        raise ValueError("a column before the file")
+    while at < end and seen < chunk.num_values:
+        size, page = _HEAD, None
+        while page is None:
+            stream.seek(at)
+            data = stream.read(min(size, end - at))
+            page = _page(data, at)
+            if page is None and (size >= _LARGEST_HEAD or len(data) < size):
+                raise ValueError("a page header that is cut short")
+            size *= 16
+        yield page
+        seen += 0 if page.is_dictionary else page.values
+        at = page.begin + page.stored
+
+
+def _longest(stream: IO[bytes], page: _Page, compression: str) -> int:
+    """Bytes of the longest entry of a dictionary of strings, or a bound of it."""
+    if page.size > _DICTIONARY_BYTES:
+        return page.size
+    stream.seek(page.begin)
+    data: Any = stream.read(page.stored)
+    name: Any = {"LZ4": "lz4_raw"}.get(compression, compression.lower())
+    if name != "uncompressed":
+        try:
+            data = pa.Codec(name).decompress(data, page.size, asbytes=True)
+        except (pa.ArrowException, OSError, ValueError):
+            return page.size
+    longest = at = 0
+    for _ in range(page.values):
+        size = int.from_bytes(data[at : at + 4], "little")
+        at += 4 + size
+        if at > len(data):
+            return page.size
+        longest = max(longest, size)
+    return longest
+
+
+class PageBudget:
+    """The budgets of one file: decoded bytes of all columns that were looked at so far."""
+
+    def __init__(self, path: Path, footer: pq.FileMetaData, size: int) -> None:
+        """``size`` is that of the file. Raises FormatError where it has too many rows for it."""
+        self._path, self._footer, self._size = path, footer, size
+        self._columns = {footer.schema.column(i).path: i for i in range(footer.num_columns)}
+        self._seen: dict[tuple[int, int], int] = {}
+        self._total = 0
+        rows = [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
+        if min(rows, default=1) < 1:
+            raise ValueError("a row group without rows")
+        check_inflation(sum(rows) * _ROW, size, f"{path}: {sum(rows)} rows")
+
+    def check(self, stream: IO[bytes], groups: Iterable[int], names: Iterable[str]) -> None:
+        """Look at columns of row groups, before they are read; once each.
+
+        Raises FormatError where a cell, or all that was looked at, would be too large; ValueError
+        on damage.
+        """
+        wanted = {*names}
+        columns = [i for path, i in self._columns.items() if path.partition(".")[0] in wanted]
+        for group in groups:
+            chunks = None
+            for column in columns:
+                if (group, column) in self._seen:
+                    continue
+                chunks = self._footer.row_group(group) if chunks is None else chunks
+                found = self._decoded(stream, chunks.column(column), column)
+                self._seen[group, column] = found
+                self._total += found
+            check_inflation(self._total, self._size, str(self._path))
+
+    def _decoded(self, stream: IO[bytes], chunk: pq.ColumnChunkMetaData, column: int) -> int:
+        """At most so many bytes are made of a column chunk."""
+        about = self._footer.schema.column(column)
+        of_bytes = chunk.physical_type == "BYTE_ARRAY"
+        width = _WIDTHS.get(chunk.physical_type, about.length or 0)
+        levels = _LEVELS if about.max_definition_level or about.max_repetition_level else 0
+        where = f"{self._path}: {about.path}: a cell: bytes"
+        total, dictionary, longest = 0, None, None
+        for page in _pages(stream, chunk):
+            if page.is_dictionary:
+                dictionary, longest = page, None
+                total += page.size + _POINTER * page.values
+                continue
+            made = page.values * width
+            if of_bytes and page.encoding in _BY_DICTIONARY and dictionary is not None:
+                if longest is None and page.values * dictionary.size > 1 << 20:
+                    longest = _longest(stream, dictionary, chunk.compression)
+                    check_budget("cell", longest, where)
+                made = page.values * ((dictionary.size if longest is None else longest) + _OFFSET)
+            elif of_bytes:
+                made = (page.values if page.encoding == _BY_PREFIX else 1) * page.size
+                made += _OFFSET * page.values
+                if page.encoding != _BY_PREFIX:
+                    check_budget("cell", page.size // max(page.values, 1), where)
+            total += max(page.size, made) + levels * page.values
+        return total
