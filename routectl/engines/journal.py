@@ -12,6 +12,8 @@ from typing import IO, Any
 from ..errors import FormatError, MismatchError, RoutectlError
 from ..files.private import open_private
 from ..files.writing import replacing
+from ..formats.documents.fields import from_json
+from ..limits import check_budget, limits
 from .answers import Answer
 from .requests import Request
 from .server import Server
@@ -111,15 +113,16 @@ class Journal:
         """
         planned = {request.sample_id: request for request in requests}
         self._file.seek(0)
-        offset = 0
-        while (line := self._file.readline()).endswith(b"\n"):
+        offset, most = 0, limits().line
+        while (line := self._file.readline(most + 1)).endswith(b"\n"):
             self._take(line, offset, planned)
             offset += len(line)
+        check_budget("line", len(line), f"{self.path}: bytes of a line")
         self._file.truncate(offset)
 
     def _take(self, line: bytes, offset: int, planned: Mapping[str, Request]) -> None:
         try:
-            doc: Any = json.loads(line)
+            doc: Any = from_json(line, str(self.path))
             sample_id, asked, response = doc["sample_id"], doc["request"], doc["response"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise self._foreign("a line that no run wrote") from None
