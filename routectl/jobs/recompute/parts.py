@@ -1,19 +1,24 @@
 """Finished parts of a long run, kept beside its output so that a killed run can go on."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import FormatError, MismatchError
+from ...errors import FormatError, MismatchError, RoutectlError
+from ...files.destinations import cannot_write
+from ...files.temporaries import is_at, lock_is_had
+from ...files.writing import replacing
 
 if TYPE_CHECKING:
     from ...dump import DumpMeta, Sample
 
-__all__ = ["Parts", "open_parts", "parts_folder"]
+__all__ = ["Parts", "holding_parts", "open_parts", "parts_folder"]
 
 _JOB = "job.json"
 
@@ -24,7 +29,8 @@ class Parts:
 
     A part is some consecutive samples, ``FIRST-LAST.MODE.parquet`` for each mode that is run.
     Each file appears whole or not at all, so that the folder is good after any interruption, and
-    several processes can write parts of other samples at the same time.
+    several processes of a run can write parts of other samples at the same time. One run at a time
+    holds the folder, and only its user can look into it.
     """
 
     folder: Path
@@ -66,6 +72,8 @@ class Parts:
 
     def tidy(self) -> None:
         """Let go of parts that are not finished in every mode; nobody may be writing."""
+        for path in self.folder.glob(".*.tmp"):
+            path.unlink()
         done = self.done()
         for mode in self.modes:
             for name in self._names(mode):
@@ -81,14 +89,25 @@ class Parts:
         """Let go of the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def join(self, mode: str, meta: "DumpMeta", output: Path, *, force: bool) -> int:
-        """Write a mode's parts as one file and return the number of samples."""
+    def join(self, mode: str, meta: "DumpMeta", output: Path, *, force: bool) -> None:
+        """Write a mode's parts as one file."""
         from ...formats.native.container import open_native, write_native
 
         paths = [self._path(part, mode) for part in self.done()]
         grouped = any(open_native(path).meta.group_margins for path in paths)
         about = replace(meta, group_margins=grouped)
-        return write_native(self._samples(mode), about, output, force=force)
+        write_native(self._samples(mode), about, output, force=force)
+
+    def is_joined(self, mode: str, output: Path) -> bool:
+        """Whether a file holds the routes of all parts: a run was killed after it wrote it."""
+        from ...formats.native.container import open_native
+
+        try:
+            found = open_native(output).digests
+        except RoutectlError:
+            return False
+        parts = [open_native(self._path(part, mode)).digests for part in self.done()]
+        return found == tuple(digest for part in parts for digest in part)
 
     def _samples(self, mode: str) -> Iterator["Sample"]:
         from ...formats.native.container import open_native
@@ -119,6 +138,39 @@ def parts_folder(output: Path) -> Path:
     return output.with_name(output.name + ".partial")
 
 
+@contextmanager
+def holding_parts(
+    output: Path, job: dict[str, Any], modes: tuple[str, ...], *, resume: bool
+) -> Iterator[Parts]:
+    """The parts of a job, as open_parts gives them; no other run has them in the block.
+
+    Where no part is finished, there is nothing to go on from: the job is begun. Raises
+    RoutectlError where another run has them, or the folder cannot be made.
+    """
+    folder = parts_folder(output)
+    try:
+        folder.mkdir(0o700, parents=True, exist_ok=True)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    try:
+        if lock_is_had(fd) is False or not is_at(fd, folder):
+            raise RoutectlError(f"{folder}: another run writes it")
+        fresh = not any(folder.glob("*.parquet"))
+        if fresh:
+            _begin(folder / _JOB, job)
+        yield open_parts(output, job, modes, resume=resume or fresh)
+    finally:
+        with suppress(OSError):
+            folder.rmdir()  # where nothing was begun
+        os.close(fd)
+
+
+def _begin(path: Path, job: dict[str, Any]) -> None:
+    with replacing(path, force=True) as stream:
+        stream.write(json.dumps(job, indent=1).encode() + b"\n")
+
+
 def open_parts(output: Path, job: dict[str, Any], modes: tuple[str, ...], *, resume: bool) -> Parts:
     """The parts of a job: those of an earlier run of the same job, or none yet.
 
@@ -128,8 +180,8 @@ def open_parts(output: Path, job: dict[str, Any], modes: tuple[str, ...], *, res
     parts = Parts(parts_folder(output), modes)
     path = parts.folder / _JOB
     if not parts.folder.exists():
-        parts.folder.mkdir(parents=True)
-        path.write_text(json.dumps(job, indent=1) + "\n", "utf-8")
+        parts.folder.mkdir(0o700, parents=True)
+        _begin(path, job)
         return parts
     if not resume:
         raise MismatchError(
