@@ -1,6 +1,7 @@
 """Writing a folder whole or not at all."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,9 +31,9 @@ def replacing_folder(path: Path, *, force: bool, foreign: _Foreign) -> Iterator[
     found = find_destination(path)
     if found.is_stream:
         raise RoutectlError(f"{path}: is a device or a pipe: expected a folder")
-    if found.mode is not None:
-        _refuse_foreign(path, found.path, foreign)
     try:
+        with suppress(FileNotFoundError):  # another run puts one in its place
+            _refuse_foreign(path, found.path, foreign)
         _make_parents(found.path.parent)
         held = new_temporary(found.path.parent, found.path.name, folder=True)
     except (OSError, ValueError) as error:
@@ -98,12 +99,21 @@ def _replaced(held: Temporary, at: Path, path: Path, foreign: _Foreign) -> bool:
             if reason is not None:
                 exchange(held.path, at)
                 raise RoutectlError(f"{path}: {reason}, so --force does not replace it")
-        else:
-            at.rename(held.twin)  # the next run puts it back, should this one die here
-            held.path.rename(at)
-            held.twin.rename(held.path)
-        sync_folder(at.parent)
-        held.remove()
-        return True
+            held.remove()
+            return True
+        return _in_two_renames(held, at)
     finally:
         os.close(fd)
+
+
+def _in_two_renames(held: Temporary, at: Path) -> bool:
+    """The same where names cannot be exchanged; False where another run came in between."""
+    at.rename(held.twin)  # the next run puts it back, should this one die here
+    try:
+        rename_new(held.path, at)
+    except FileExistsError:
+        return False
+    finally:
+        if os.path.lexists(at):
+            shutil.rmtree(held.twin, ignore_errors=True)
+    return True

@@ -105,16 +105,25 @@ def new_temporary(parent: Path, name: str, *, folder: bool = False) -> Temporary
         try:
             if folder:
                 path.mkdir()
-                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             else:
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+                path.touch(exist_ok=False)
         except FileExistsError:
             continue
-        mode = stat.S_IMODE(os.fstat(fd).st_mode)
-        permit(fd, mode & ~0o077)
-        if lock_is_had(fd) is not False and is_at(fd, path):
+        try:
+            fd = os.open(path, (os.O_RDONLY if folder else os.O_RDWR) | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue  # another run took it for a dead one's
+        try:
+            mode = stat.S_IMODE(os.fstat(fd).st_mode)
+            permit(fd, mode & ~0o077)
+            is_held = lock_is_had(fd) is not False and is_at(fd, path)
+        except BaseException:
+            _remove(path)
+            os.close(fd)
+            raise
+        if is_held:
             return Temporary(path, fd, mode)
-        os.close(fd)  # another run took it for a dead one's
+        os.close(fd)
 
 
 def permit(fd: int, mode: int) -> None:
