@@ -11,17 +11,13 @@ from typing import IO, Any
 
 from ..errors import FormatError, MismatchError, RoutectlError
 from ..files.private import open_private
+from ..files.temporaries import is_at, lock_is_had
 from ..files.writing import replacing
 from ..formats.documents.fields import from_json
 from ..limits import check_budget, limits
 from .answers import Answer
 from .requests import Request
 from .server import Server
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Journal", "partial_path"]
 
@@ -75,20 +71,12 @@ class Journal:
         self.versions: Counter[str] = Counter()
         self._file: IO[bytes] = open_private(path)
         try:
-            self._lock()
+            fd = self._file.fileno()
+            if lock_is_had(fd) is False or not is_at(fd, path):
+                raise RoutectlError(f"{path}: another run writes it")
         except BaseException:
             self._file.close()
             raise
-
-    def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RoutectlError(f"{self.path}: another run writes it") from None
-        except OSError:
-            pass  # a file system without locks
 
     def __len__(self) -> int:
         return len(self._places)
@@ -189,9 +177,12 @@ class Journal:
                 self._file.seek(place.offset)
                 target.write(self._file.read(place.length))
 
+    def remove(self) -> None:
+        """Remove the file, which nobody needs any more."""
+        self.path.unlink(missing_ok=True)
+
     def close(self) -> None:
-        """Let the file go; an empty one is removed."""
-        empty = self._file.seek(0, os.SEEK_END) == 0
+        """Let the file go; an empty one is removed first, while nobody else can write it."""
+        if self._file.seek(0, os.SEEK_END) == 0:
+            self.remove()
         self._file.close()
-        if empty:
-            self.path.unlink(missing_ok=True)

@@ -264,12 +264,12 @@ def _run(
                 asking, requests, journal, skip_refused=goal.skip_refused, on_answer=advance
             )
         count = _write(asking, requests, journal, goal, progress)
+        journal.remove()
     except BaseException:
         _say_kept(journal, len(requests), asking, progress)
         raise
     finally:
         journal.close()
-    journal.path.unlink(missing_ok=True)
     _say_refused(refused, progress)
     return count
 

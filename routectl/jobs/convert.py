@@ -94,6 +94,13 @@ class ConvertRequest:
         return self.to in (None, "native") and fits
 
     @property
+    def is_folder(self) -> bool:
+        """Whether the target is a folder. Raises UnsupportedError for a target that is none."""
+        from ..formats.targets.table import target_named
+
+        return not self.is_native and self.to is not None and not target_named(self.to).suffix
+
+    @property
     def is_piped(self) -> bool:
         """Whether the file goes to stdout."""
         return str(self.dst) == "-"
@@ -104,7 +111,7 @@ def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> int:
     from ..files.writing import refuse_existing
 
     if not request.is_piped:
-        refuse_existing(request.dst, force=request.force)
+        refuse_existing(request.dst, force=request.force, folder=request.is_folder)
     reading, facts = request.reading, request.reading.facts
     base = None if request.base is None else open_input(request.base, facts)
     dump = open_input(request.src, facts, reading.format, reading.start, base, request.tokens_from)
@@ -154,7 +161,7 @@ def _to_native(
         count = write_native(
             watched, dump.meta, dst, force=request.force, coding=coding, verify=verify and on_sample
         )
-    sizes = shrunk_text(dump.meta.file_bytes, dst.stat().st_size)
+    sizes = shrunk_text(dump.meta.file_bytes, _bytes_at(dst))
     elapsed = time.monotonic() - began
     checked = ", verified" if verify else ""
     progress.note(f"wrote {dst}: {plural(count, 'sample')}{checked}; {sizes} in {elapsed:.1f} s")
@@ -229,7 +236,7 @@ def _to_target(dump: "Dump", request: ConvertRequest, progress: Progress) -> int
 
 
 def _bytes_at(path: Path) -> int:
-    """The bytes of a file, or of the files in a folder."""
+    """The bytes of a file, or of the files in a folder; 0 of a pipe."""
     return sum(f.stat().st_size for f in (path.iterdir() if path.is_dir() else [path]))
 
 

@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "reports": "dump ops.diff",
     "reports.check": "dump ops.check.alone ops.check.book reports reports.diff reports.text",
     "reports.ci": (
-        "errors ops.check.book ops.diff ops.staleness reports reports.check reports.diff "
+        "errors files ops.check.book ops.diff ops.staleness reports reports.check reports.diff "
         "reports.staleness reports.text"
     ),
     "reports.diff": "margins ops.diff reports reports.text",

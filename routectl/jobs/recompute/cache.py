@@ -212,6 +212,5 @@ def _bytes_rate(speed: float) -> str:
 def _write_whole(path: Path, text: str) -> None:
     from ...files.writing import replacing
 
-    with replacing(path, force=True) as stream:
+    with replacing(path, force=True, private=True) as stream:
         stream.write(text.encode())
-    close_to_others(path)
