@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "ops.pairs": "dump errors margins routes",
     "ops.predict": "errors routes routers ops.staleness",
     "ops.staleness": "dump errors margins routes kernels ops.diff ops.pairs",
-    "reports": "dump ops.diff",
+    "reports": "dump ops.diff visible",
     "reports.check": "dump ops.check.alone ops.check.book reports reports.diff reports.text",
     "reports.ci": (
         "errors files ops.check.book ops.diff ops.staleness reports reports.check reports.diff "

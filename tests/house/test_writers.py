@@ -7,13 +7,12 @@ from support.house import HOUSE, files_of_house, tree_of
 WRITERS = {  # what writes, or makes or removes a name, and stands outside files/
     "cli/ci.py": {"open"},  # adds to GitHub's summary of a step, which is its own
     "cli/main.py": {"os.open"},  # stdout, led to the null device
-    "engines/journal.py": {"open", "unlink"},  # the side file of a capture, which grows
+    "engines/journal.py": {"unlink"},  # the side file of a capture, which grows
     "formats/arrays/files.py": {"save_file"},  # a file of a folder that is not there yet
     "formats/replay/folder.py": {"mkdir", "write_text"},  # as above
     "formats/targets/bundle.py": {"open", "write_text"},  # as above
-    "jobs/recompute/cache.py": {"mkdir", "rmtree"},  # the cache's folder, parts of another run
-    "jobs/recompute/parts.py": {"mkdir", "os.open", "rmdir", "rmtree", "unlink"},  # the parts'
-    "jobs/stdin.py": {"mkdtemp", "open"},  # the copy of standard input
+    "jobs/recompute/cache.py": {"rmtree"},  # parts of another run
+    "jobs/recompute/parts.py": {"os.open", "rmdir", "rmtree", "unlink"},  # the parts'
     "reports/ci/dashboards.py": {"mkdir"},  # the dashboards' folders
     "formats/responses/records.py": {"SpooledTemporaryFile"},
     "formats/responses/text.py": {"TemporaryFile"},

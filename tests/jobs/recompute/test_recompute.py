@@ -157,6 +157,7 @@ def test_gate_logprobs_need_a_dump(capsys, tmp_path, folder):
     assert "needs the routes of a dump" in complaint(capsys, *line, "--gate-logprobs")
     partial = tmp_path / "p.parquet.partial"
     partial.mkdir()
+    (partial / "00000000-00000004.free.parquet").write_bytes(b"")
     job = {"gate_logprobs": False}
     more = ("--threads", "1", "--gate-logprobs", "--resume")
     line = words(folder, tmp_path / "p.parquet", *more)
