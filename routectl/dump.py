@@ -116,6 +116,23 @@ class Sample:
             return None
         return np.concatenate([self.prompt_ids, self.response_ids])
 
+    def without_tokens(self) -> "Sample":
+        """The same sample without its token ids; how many there are stays known."""
+        counts = [
+            count if ids is None else len(ids)
+            for ids, count in (
+                (self.prompt_ids, self.prompt_length),
+                (self.response_ids, self.response_length),
+            )
+        ]
+        return replace(
+            self,
+            prompt_ids=None,
+            response_ids=None,
+            prompt_length=counts[0],
+            response_length=counts[1],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SampleKey:
@@ -293,6 +310,21 @@ class Dump:
                 return narrow(layers).watched(on_sample)
 
         return Dump(self.meta, self.keys, load, watch, self.digests)
+
+    def without_tokens(self) -> "Dump":
+        """The same dump without token ids, digests of them, and reasons that may quote what it has.
+
+        How many tokens there are stays known.
+        """
+        meta = replace(self.meta, skipped=())
+        keys = [replace(key, tokens=None, prompt=None) for key in self.keys]
+        narrow, bare = self._narrow, None
+        if narrow is not None:
+
+            def bare(layers: tuple[int, ...]) -> Dump:
+                return narrow(layers).without_tokens()
+
+        return Dump(meta, keys, lambda i: self._load(i).without_tokens(), bare, self.digests)
 
     def read_within(self, context: Callable[[], AbstractContextManager[None]]) -> "Dump":
         """The same dump, each sample of which is read within a context."""

@@ -43,6 +43,7 @@ class Limits:
     depth     lists and objects within each other
     stdin     of a dump on a pipe; None: what TMPDIR holds, less 1 GB
     answer    of one answer of a server
+    answers   of all answers of servers under way
     """
 
     cell: int = 256 << 20
@@ -55,6 +56,7 @@ class Limits:
     depth: int = 200
     stdin: int | None = None
     answer: int = 256 << 20
+    answers: int = 4 << 30
 
 
 _NAMES = tuple(one.name for one in fields(Limits))

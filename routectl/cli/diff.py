@@ -9,7 +9,8 @@ from .terminal import TERMINAL
 __all__ = ["diff_command"]
 
 _VOICES = (
-    "exit_zero as_json plain detail html tokenizer tensorboard wandb_offline step output force"
+    "exit_zero as_json plain detail html tokenizer no_tokens tensorboard wandb_offline step "
+    "output force"
 )
 
 

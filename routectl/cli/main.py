@@ -1,6 +1,7 @@
 """The one boundary: argv in, an exit code out: 0 same, 1 differs, 2 trouble (never 1)."""
 
-import signal
+import errno
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -13,10 +14,13 @@ from typer.exceptions import Abort, TyperException
 
 from ..errors import RoutectlError
 from ..limits import parse_limits, raised_limits
+from .signals import ended_by_signals
 
 __all__ = ["app", "main", "script"]
 
 TROUBLE = 2
+_BUG = "this is a bug in routectl; please report it with the lines above"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _COMMANDS = {  # of each the room of its name has the function
     "show": "What a dump or a checkpoint holds: format, layers, sizes.",
@@ -131,13 +135,36 @@ def main(argv: Sequence[str]) -> int:
         return 130
     except MemoryError:
         return _complain("out of memory")
+    except OSError as error:
+        if error.errno in _FULL:  # every other writer says where it wrote
+            return _unwritten(error)
+        traceback.print_exc()
+        return _complain(_BUG)
     except Exception:  # noqa: BLE001 - the one boundary
         traceback.print_exc()
-        return _complain("this is a bug in routectl; please report it with the lines above")
+        return _complain(_BUG)
 
 
 def script() -> None:
-    """The console script. A closed pipe ends it quietly (141), as it ends any Unix tool."""
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.exit(main(sys.argv[1:]))
+    """The console script. Signals end it when it has cleaned up: 130, 143, 129.
+
+    A closed pipe ends it quietly (141), as it ends any Unix tool.
+    """
+    code = TROUBLE
+    with ended_by_signals() as ended:
+        code = _flushed(main(sys.argv[1:]))
+    sys.exit(ended.code(code))
+
+
+def _flushed(code: int) -> int:
+    """The exit code, when all of stdout is written: 2 where it cannot be."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left is not tried again at exit
+        return code if code == TROUBLE else _unwritten(error)
+    return code
+
+
+def _unwritten(error: OSError) -> int:
+    return _complain(f"stdout: cannot be written: {error.strerror}")

@@ -20,7 +20,7 @@ class _Saved:
     result: Path = argument(metavar="RESULT", help="What --json printed, saved.")
 
 
-@desk(_Saved, "plain output tokenizer force")
+@desk(_Saved, "plain output tokenizer no_tokens force")
 def report_command(line: CommandLine) -> int:
     """Show a saved report again: as text, or with -o NAME.html as a page.
 

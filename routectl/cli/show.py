@@ -9,7 +9,7 @@ from .terminal import TERMINAL
 __all__ = ["show_command"]
 
 
-@desk(ShowRequest, "as_json plain detail html output force")
+@desk(ShowRequest, "as_json plain detail html no_tokens output force")
 def show_command(line: CommandLine) -> int:
     """Say what a dump or a checkpoint holds: format, layers, sizes.
 

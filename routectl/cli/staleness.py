@@ -8,7 +8,9 @@ from .terminal import TERMINAL
 
 __all__ = ["staleness_command"]
 
-_VOICES = "exit_zero as_json plain detail html tensorboard wandb_offline step output force"
+_VOICES = (
+    "exit_zero as_json plain detail html no_tokens tensorboard wandb_offline step output force"
+)
 
 
 @desk(StalenessRequest, _VOICES)

@@ -58,6 +58,11 @@ class Voices:
     tokenizer: Path | None = option(
         None, metavar="PATH", help="tokenizer.json: the page shows tokens as text."
     )
+    no_tokens: bool = option(
+        False,
+        help="Leave token ids, their texts, and sample names that read as text out of what is "
+        "written.",
+    )
     tensorboard: Path | None = option(
         None, metavar="DIR", help="Write the figures as TensorBoard scalars."
     )
@@ -97,6 +102,8 @@ class Voices:
             return
         if self.html is None:
             raise RoutectlError("--tokenizer is for a page", hint="--html PATH writes one")
+        if self.no_tokens:
+            raise RoutectlError("--tokenizer and --no-tokens cannot both be given")
         if not self.tokenizer.exists():
             raise RoutectlError(f"{self.tokenizer}: no such file")
 
@@ -129,6 +136,7 @@ class Voices:
         ``detail`` of a document is for the page, unless --detail asks for it.
         """
         as_json = self.as_json if as_json is None else as_json
+        document = self._reduced(document)
         self.page(document)
         self.scalars(document)
         if as_json and not self.detail:
@@ -142,6 +150,14 @@ class Voices:
             force=self.force,
         )
 
+    def _reduced(self, document: "Document") -> "Document":
+        """The document, without what --no-tokens keeps back."""
+        if not self.no_tokens:
+            return document
+        from ..reports.withheld import without_tokens
+
+        return without_tokens(document)
+
     def page(self, document: "Document") -> None:
         """Write the document as a page; nothing where none was asked for."""
         if self.html is None:
@@ -153,7 +169,7 @@ class Voices:
             from ..formats.tokenizer import open_tokenizer
 
             document = with_texts(document, open_tokenizer(self.tokenizer))
-        text = html_page(document)
+        text = html_page(self._reduced(document))
         with replacing(self.html, force=self.force) as stream:
             stream.write(text.encode())
         note(f"wrote {self.html}")

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError
-from ..formats.documents.fields import one_line
+from ..formats.documents.fields import from_json, one_line
 from ..formats.responses.dialects import read_document
 from ..formats.wire.sample import WireSample
 from ..model import ModelFacts
+from .bare import bare_line
 from .complaints import is_page, page_text, said_of
 from .http import PassingError
 from .requests import Request
@@ -16,6 +17,8 @@ from .row_counts import check_rows_of_answer, rows_due
 from .server import Server
 
 __all__ = ["Answer", "judge_answer", "read_answer"]
+
+_MARK = b"\xef\xbb\xbf"  # of byte order
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,14 @@ class Answer:
 
 
 def _parse(body: bytes, where: str) -> Any:
-    """The JSON document in UTF-8; PassingError where it begins as one and is cut short."""
+    """The JSON document in UTF-8; PassingError where it begins as one and is cut short.
+
+    Raises FormatError where it is over a budget, or is no JSON.
+    """
     try:
-        return json.loads(body.decode("utf-8-sig"))
+        return from_json(body.removeprefix(_MARK), where)
     except (ValueError, RecursionError):
-        head = body[:80].lstrip(b"\xef\xbb\xbf \t\r\n")
+        head = body[:80].lstrip(_MARK + b" \t\r\n")
     if not body or head.startswith((b"{", b"[")):
         raise PassingError(f"{where}: the answer is cut short: {len(body)} bytes of JSON")
     said = repr(one_line(head.decode("utf-8", "replace"))[:40])
@@ -77,7 +83,7 @@ def _line(request: Request, server: Server, body: bytes) -> bytes:
         "request": request.body,
     }
     head = json.dumps({k: v for k, v in about.items() if v is not None}, ensure_ascii=False)
-    flat = body.removeprefix(b"\xef\xbb\xbf").replace(b"\r", b" ").replace(b"\n", b" ").strip()
+    flat = body.removeprefix(_MARK).replace(b"\r", b" ").replace(b"\n", b" ").strip()
     return head[:-1].encode() + b', "response": ' + flat + b"}\n"
 
 
@@ -110,12 +116,14 @@ def judge_answer(
     return wire
 
 
-def read_answer(body: bytes, request: Request, server: Server, facts: ModelFacts | None) -> Answer:
-    """An answer as it came, judged and made a line.
+def read_answer(
+    body: bytes, request: Request, server: Server, facts: ModelFacts | None, *, tokens: bool = True
+) -> Answer:
+    """An answer as it came, judged and made a line; with ``tokens`` false without ids and text.
 
     Raises PassingError for one that is cut short, and what ``judge_answer`` raises.
     """
     where = f"{server.address.url(request.path)}: sample {request.sample_id}"
     wire = judge_answer(_parse(body, where), request, server, facts)
-    line = _line(request, server, body)
+    line = _line(request, server, body) if tokens else bare_line(request, server, wire)
     return Answer(line, wire.sample_id, wire.num_tokens or 0, server.model, server.version)

@@ -9,13 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from contextvars import copy_context
 from dataclasses import dataclass, field
 
 from ..errors import RoutectlError
+from ..limits import limits
 from ..model import ModelFacts
 from .answers import Answer, read_answer
 from .complaints import body_or_raise
-from .http import Line, RefusedError
+from .http import Allowance, Line, RefusedError
 from .journal import Journal
 from .patience import Patience, StoppedError, patiently
 from .requests import Request
@@ -33,7 +35,7 @@ class Asking:
     """How a server is asked: how many requests at once, how long for each, with which patience.
 
     With ``facts`` of the model every payload is decoded as it comes. ``say`` is told why requests
-    are sent again.
+    are sent again. With ``tokens`` false token ids and text are kept nowhere.
     """
 
     server: Server
@@ -42,6 +44,7 @@ class Asking:
     patience: Patience = field(default_factory=Patience)
     facts: ModelFacts | None = None
     say: Callable[[str], None] = lambda _: None
+    tokens: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +64,13 @@ class _Crew:
         self.todo = iter(requests)
         self.lock, self.stop = threading.Lock(), threading.Event()
         size = min(asking.concurrency, len(requests))
-        self.lines = [Line(asking.server.address, asking.timeout_s) for _ in range(size)]
+        address, allowance = asking.server.address, Allowance(limits().answers)
+        self.lines = [Line(address, asking.timeout_s, allowance) for _ in range(size)]
         self.done: queue.Queue[_Answered | BaseException | str] = queue.Queue(size)
         self.unsaid, self.quiet_until = 0, 0.0
-        self.threads = [
-            threading.Thread(target=self._work, args=(i,), daemon=True) for i in range(size)
+        self.threads = [  # each in a copy of this context: the limits of the run are its, too
+            threading.Thread(target=copy_context().run, args=(self._work, i), daemon=True)
+            for i in range(size)
         ]
         for thread in self.threads:
             thread.start()
@@ -111,7 +116,7 @@ class _Crew:
         def attempt() -> Answer:
             reply, where = line.call(request.path, body), f"{url}: sample {request.sample_id}"
             got = body_or_raise(reply, where, url=url, with_key=address.key is not None)
-            return read_answer(got, request, asking.server, asking.facts)
+            return read_answer(got, request, asking.server, asking.facts, tokens=asking.tokens)
 
         try:
             answer = patiently(attempt, asking.patience, self.stop, worker, self._say)

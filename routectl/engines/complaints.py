@@ -20,6 +20,7 @@ __all__ = ["body_or_raise", "is_page", "page_text", "said_in", "said_of"]
 _AWAY = (408, 425, 429, 502, 503, 504)  # busy, or starting: the same request may be taken later
 _MOST = 300  # characters of what a server says
 _PAGE = 1 << 14  # bytes of a page that are looked at: what it says stands at its beginning
+_LONGEST = 1 << 20  # bytes of JSON in which a message is looked for
 _NAMES = ("error", "message", "detail", "errors", "msg", "title")
 _HIDDEN = re.compile(r"<(script|style|title)\b.*?</\1\s*>|<!--.*?-->", re.S | re.I)
 _FRAMES = re.compile(r'\n[ \t]*File "[^"\n]*", line \d+, in .*(\n[ \t]+.*)*')
@@ -86,7 +87,7 @@ def said_in(body: bytes) -> str:
     if is_page(body):
         return f"a page: {page_text(body)}"
     try:
-        doc = json.loads(body)
+        doc = json.loads(body if len(body) <= _LONGEST else b"")
     except (ValueError, RecursionError):
         return _why(body[-(1 << 16) :].decode("utf-8", "replace")) or "nothing"
     return said_of(doc)

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import FormatError, MismatchError, RoutectlError
+from ..files.private import open_private
+from ..files.temporaries import is_at, lock_is_had
 from ..files.writing import replacing
+from ..formats.documents.fields import from_json
+from ..limits import check_budget, limits
 from .answers import Answer
 from .requests import Request
 from .server import Server
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Journal", "partial_path"]
 
@@ -56,7 +55,8 @@ def _differing(asked: Any, now: Mapping[str, Any]) -> str | None:
 class Journal:
     """Answers that are had, by sample; on disk as soon as they are added.
 
-    A last line that a killed run left unfinished is cut off. One run at a time holds the file.
+    A last line that a killed run left unfinished is cut off. One run at a time holds the file, and
+    only its user can read it.
     ``judge`` gives the engine's own name of a response, None where it has none. ``models`` are the
     names under which the model of the kept answers was served, and how many each has; ``versions``
     the same of the engine's.
@@ -69,31 +69,29 @@ class Journal:
         self._owners: dict[str, str] = {}
         self.models: Counter[str] = Counter()
         self.versions: Counter[str] = Counter()
+        self._file: IO[bytes] = open_private(path)
         try:
-            self._file: IO[bytes] = path.open("ab+")
-        except OSError as error:
-            raise RoutectlError(f"{path}: cannot be written: {error.strerror}") from None
-        try:
-            self._lock()
+            fd = self._file.fileno()
+            if lock_is_had(fd) is False or not is_at(fd, path):
+                raise RoutectlError(f"{path}: another run writes it")
         except BaseException:
             self._file.close()
             raise
-
-    def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RoutectlError(f"{self.path}: another run writes it") from None
-        except OSError:
-            pass  # a file system without locks
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __contains__(self, sample_id: str) -> bool:
         return sample_id in self._places
+
+    def refuse_earlier(self) -> None:
+        """Raise MismatchError where an earlier run has left anything."""
+        if self._file.seek(0, os.SEEK_END):
+            raise MismatchError(
+                f"{self.path}: an earlier run left answers there, and without tokens nobody can "
+                "tell what they answer",
+                hint="remove it, or keep it: it is a dump",
+            )
 
     def load(self, requests: Iterable[Request]) -> None:
         """Take what an earlier run of the same requests has left.
@@ -103,15 +101,16 @@ class Journal:
         """
         planned = {request.sample_id: request for request in requests}
         self._file.seek(0)
-        offset = 0
-        while (line := self._file.readline()).endswith(b"\n"):
+        offset, most = 0, limits().line
+        while (line := self._file.readline(most + 1)).endswith(b"\n"):
             self._take(line, offset, planned)
             offset += len(line)
+        check_budget("line", len(line), f"{self.path}: bytes of a line")
         self._file.truncate(offset)
 
     def _take(self, line: bytes, offset: int, planned: Mapping[str, Request]) -> None:
         try:
-            doc: Any = json.loads(line)
+            doc: Any = from_json(line, str(self.path))
             sample_id, asked, response = doc["sample_id"], doc["request"], doc["response"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise self._foreign("a line that no run wrote") from None
@@ -178,9 +177,12 @@ class Journal:
                 self._file.seek(place.offset)
                 target.write(self._file.read(place.length))
 
+    def remove(self) -> None:
+        """Remove the file, which nobody needs any more."""
+        self.path.unlink(missing_ok=True)
+
     def close(self) -> None:
-        """Let the file go; an empty one is removed."""
-        empty = self._file.seek(0, os.SEEK_END) == 0
+        """Let the file go; an empty one is removed first, while nobody else can write it."""
+        if self._file.seek(0, os.SEEK_END) == 0:
+            self.remove()
         self._file.close()
-        if empty:
-            self.path.unlink(missing_ok=True)

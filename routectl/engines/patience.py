@@ -1,5 +1,6 @@
 """How long trouble that may pass is waited out, and when to try again."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -40,6 +41,7 @@ class Patience:
     first_s: float = 0.5
     longest_s: float = 15.0
     outlast_s: float = 600.0
+    whole_s: float = math.inf
 
     def wait_s(self, tried: int, asked_s: float | None, worker: int) -> float:
         """Seconds before the next try, after ``tried`` of them; half to all of the doubled wait."""
@@ -74,6 +76,8 @@ class _Trouble:
             took = f" in {now - self.begun:.0f} s" if now - self.begun >= 1 else ""
             raise GaveUpError(f"{error}; gave up after {tries}{took}", away=error.away)
         wait = patience.wait_s(self.tried, error.wait_s, self.worker)
+        if now + wait - self.begun > patience.whole_s:
+            raise GaveUpError(f"{error}; no time for another try", away=error.away)
         if error.away:
             return min(wait, left_s), f"waiting for the server, {left_s:.0f} s at most"
         return wait, f"try {self.failed + 1} of {patience.retries + 1}"

@@ -1,12 +1,11 @@
 """Which engine answers at an address, under which name its model is served, and its endpoints."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import RoutectlError
-from ..formats.documents.fields import text
+from ..formats.documents.fields import from_json, text
 from .complaints import body_or_raise
 from .http import Address, Reply
 from .patience import GaveUpError
@@ -100,7 +99,7 @@ def _object(ask: _Ask, path: str, address: Address) -> dict[str, Any]:
     if reply.status != 200:
         return {}
     try:
-        doc = json.loads(reply.body)
+        doc = from_json(reply.body, address.url(path))
     except (ValueError, RecursionError):
         return {}
     return doc if isinstance(doc, dict) else {}

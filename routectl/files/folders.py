@@ -1,52 +1,119 @@
 """Writing a folder whole or not at all."""
 
+import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import RoutectlError
-from .writing import mode_of, refuse_existing
+from .destinations import cannot_write, find_destination
+from .publishing import exchange, rename_new, sync_folder, sync_tree
+from .temporaries import Temporary, is_at, lock_is_had, new_temporary, permit
+from .writing import refuse_existing
 
 __all__ = ["replacing_folder"]
 
+_Foreign = Callable[[Path], str | None]
 
-def _refuse_foreign(path: Path, foreign: Callable[[Path], str | None]) -> None:
-    reason = foreign(path) if path.exists() else None
+
+@contextmanager
+def replacing_folder(path: Path, *, force: bool, foreign: _Foreign) -> Iterator[Path]:
+    """A folder that becomes ``path`` when the block ends well, and vanishes otherwise.
+
+    While it is written nobody else can look into it; all in it is fsynced before it takes its name
+    in one step. ``force`` replaces a folder only if ``foreign`` finds nothing in it that would be
+    lost: it gives the reason to keep a folder, or None. Of a link, what it points to is replaced.
+    Of several writers the first wins, with ``force`` the last. Raises RoutectlError when ``path``
+    exists and may not be replaced, or on a full disk.
+    """
+    refuse_existing(path, force=force, folder=True)
+    found = find_destination(path)
+    if found.is_stream:
+        raise RoutectlError(f"{path}: is a device or a pipe: expected a folder")
+    try:
+        with suppress(FileNotFoundError):  # another run puts one in its place
+            _refuse_foreign(path, found.path, foreign)
+        _make_parents(found.path.parent)
+        held = new_temporary(found.path.parent, found.path.name, folder=True)
+    except (OSError, ValueError) as error:
+        raise cannot_write(path, error) from None
+    try:
+        yield held.path
+        permit(held.fd, found.permissions(held.mode))
+        sync_tree(held.path)
+        _publish(held, found.path, path, foreign if force else None)
+        sync_folder(found.path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        held.remove()
+        os.close(held.fd)
+
+
+def _refuse_foreign(path: Path, at: Path, foreign: _Foreign) -> None:
+    reason = foreign(at) if os.path.lexists(at) else None
     if reason is not None:
         raise RoutectlError(f"{path}: {reason}, so --force does not replace it")
 
 
-@contextmanager
-def replacing_folder(
-    path: Path, *, force: bool, foreign: Callable[[Path], str | None]
-) -> Iterator[Path]:
-    """A folder that becomes ``path`` when the block ends well, and vanishes otherwise.
+def _make_parents(folder: Path) -> None:
+    """Make a folder and those that it is in, each on disk. Raises OSError."""
+    if not folder.is_dir():
+        _make_parents(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
-    ``force`` replaces a folder only if ``foreign`` finds nothing in it that would be lost: it gives
-    the reason to keep a folder, or None. Of a link, what it points to is replaced. Raises
-    RoutectlError when ``path`` exists and may not be replaced, or on a full disk.
+
+def _publish(held: Temporary, at: Path, path: Path, foreign: _Foreign | None) -> None:
+    """Give a folder its name; ``foreign`` tells whether what has the name may be replaced."""
+    while True:
+        try:
+            rename_new(held.path, at)
+            return
+        except FileExistsError:
+            if foreign is None:
+                raise RoutectlError(
+                    f"{path}: already exists: it came while this was written",
+                    hint="--force to replace it",
+                ) from None
+        with suppress(FileNotFoundError):  # another run moved it: look again
+            if _replaced(held, at, path, foreign):
+                return
+
+
+def _replaced(held: Temporary, at: Path, path: Path, foreign: _Foreign) -> bool:
+    """Take the place of a folder, and remove it; False where another run took it first.
+
+    Of several runs each waits for its turn: the folder that is to be replaced is locked.
     """
-    refuse_existing(path, force=force)
-    _refuse_foreign(path, foreign)
-    path = path.resolve() if path.is_symlink() else path
+    _refuse_foreign(path, at, foreign)
+    fd = os.open(at, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    except OSError as error:
-        raise RoutectlError(f"{path}: cannot be written: {error.strerror}") from None
-    try:
-        yield work
-        work.chmod(mode_of(0o777))
-        _refuse_foreign(path, foreign)  # what came in the meantime is kept, too
-        if path.exists():
-            old = path.rename(work.with_suffix(".old"))
-            work.rename(path)
-            shutil.rmtree(old)
-        else:
-            work.rename(path)
-    except OSError as error:
-        raise RoutectlError(f"{path}: cannot be written: {error.strerror}") from None
+        lock_is_had(fd, wait=True)
+        if not is_at(fd, at):
+            return False
+        _refuse_foreign(path, at, foreign)  # what came in the meantime is kept, too
+        if exchange(held.path, at):
+            reason = foreign(held.path)
+            if reason is not None:
+                exchange(held.path, at)
+                raise RoutectlError(f"{path}: {reason}, so --force does not replace it")
+            held.remove()
+            return True
+        return _in_two_renames(held, at)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        os.close(fd)
+
+
+def _in_two_renames(held: Temporary, at: Path) -> bool:
+    """The same where names cannot be exchanged; False where another run came in between."""
+    at.rename(held.twin)  # the next run puts it back, should this one die here
+    try:
+        rename_new(held.path, at)
+    except FileExistsError:
+        return False
+    finally:
+        if os.path.lexists(at):
+            shutil.rmtree(held.twin, ignore_errors=True)
+    return True

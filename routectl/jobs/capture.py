@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RoutectlError
 from ..files.reading import read_bytes
 from ..reports.text.wording import plural
-from .options import argument, check_bounds, force_option, option
+from .options import argument, check_bounds, force_option, no_tokens_option, option
 from .progress import SILENT, Progress, tokens_rate
-from .reading import ModelSizes
+from .reading import WITHOUT_TOKENS, ModelSizes
 
 if TYPE_CHECKING:
     from ..engines.asking import Asking
@@ -78,6 +78,7 @@ class CaptureRequest:
         None, metavar="FILE", help="Its text is sent as bearer token."
     )
     skip_refused: bool = option(False, help="Go on without requests that the server refuses.")
+    no_tokens: bool = no_tokens_option("DST and of DST.partial.jsonl, and keep no prompts there")
     force: bool = force_option()
     sizes: ModelSizes = field(default_factory=ModelSizes)
 
@@ -94,7 +95,8 @@ class CaptureRequest:
 def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> int:
     """Ask for rollouts and write them; returns the samples.
 
-    Answers are kept beside the file as they come; the same request goes on from them.
+    Answers are kept beside the file as they come; the same request goes on from them, unless it
+    keeps no tokens.
     """
     from ..engines.asking import Asking
     from ..engines.http import parse_address
@@ -124,7 +126,13 @@ def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> in
     _say_ignored(server, requests, progress)
     patience = Patience(request.retries, request.backoff, outlast_s=request.patience)
     asking = Asking(
-        server, request.concurrency, request.timeout, patience, facts, say=progress.note
+        server,
+        request.concurrency,
+        request.timeout,
+        patience,
+        facts,
+        say=progress.note,
+        tokens=not request.no_tokens,
     )
     return _run(asking, requests, request, progress)
 
@@ -200,26 +208,13 @@ def _refuse_unknown(server: "Server") -> None:
 
 def _server(address: "Address", request: CaptureRequest, endpoint: str | None) -> "Server":
     """The server, asked what it is. That somebody is there is known in seconds, or never."""
-    import threading
-
-    from ..engines.complaints import body_or_raise
-    from ..engines.http import Line, Reply
-    from ..engines.patience import Patience, patiently
+    from ..engines.patience import Patience
+    from ..engines.probing import probing
     from ..engines.server import find_server
 
     outlast_s = min(request.patience, 6 * request.backoff)
     patience = Patience(min(request.retries, 1), request.backoff, outlast_s=outlast_s)
-    line, never = Line(address, min(10.0, request.timeout)), threading.Event()
-
-    def ask(path: str) -> Reply:
-        def attempt() -> Reply:
-            reply = line.call(path)
-            if reply.status == 429 or reply.status >= 500:
-                body_or_raise(reply, address.url(path))
-            return reply
-
-        return patiently(attempt, patience, never)
-
+    ask = probing(address, request.timeout, patience)
     return find_server(address, ask, endpoint, request.served_model)
 
 
@@ -256,6 +251,8 @@ def _run(
         lambda request, doc: judge_answer(doc, request, asking.server, asking.facts).sample_id,
     )
     try:
+        if not asking.tokens:
+            journal.refuse_earlier()
         journal.load(requests)
         if len(journal):
             progress.note(f"{journal.path}: {len(journal)} of {len(requests)} answers are there")
@@ -267,21 +264,20 @@ def _run(
                 asking, requests, journal, skip_refused=goal.skip_refused, on_answer=advance
             )
         count = _write(asking, requests, journal, goal, progress)
+        journal.remove()
     except BaseException:
-        _say_kept(journal, len(requests), progress)
+        _say_kept(journal, len(requests), asking, progress)
         raise
     finally:
         journal.close()
-    journal.path.unlink(missing_ok=True)
     _say_refused(refused, progress)
     return count
 
 
-def _say_kept(journal: "Journal", total: int, progress: Progress) -> None:
+def _say_kept(journal: "Journal", total: int, asking: "Asking", progress: Progress) -> None:
     if len(journal):
-        progress.note(
-            f"{journal.path}: keeps {len(journal)} of {total} answers; the same command goes on"
-        )
+        then = "the same command goes on" if asking.tokens else "it is a dump, and not gone on with"
+        progress.note(f"{journal.path}: keeps {len(journal)} of {total} answers; {then}")
 
 
 def _say_refused(refused: "Sequence[tuple[Request, RefusedError]]", progress: Progress) -> None:
@@ -320,4 +316,6 @@ def _write(
         with progress.watching(ordered, "writing") as watched:
             write_native(watched, meta, goal.output, force=goal.force)
     progress.note(f"wrote {goal.output}: {plural(len(had), 'sample')}")
+    if goal.no_tokens:
+        progress.note(WITHOUT_TOKENS)
     return len(had)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import MismatchError, RoutectlError, UnsupportedError
 from ..reports.text.wording import plural, shrunk_text
-from .options import argument, force_option, option
+from .options import argument, force_option, no_tokens_option, option
 from .progress import SILENT, Progress
-from .reading import Reading, open_input
+from .reading import WITHOUT_TOKENS, Reading, open_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ConvertRequest", "convert_dump"]
 
 _OF_NATIVE = "--codec, --keep-order, --base and --verify are of native files"
+_BARE = ("jsonl",)  # targets that can say how many tokens there are, and not which
 _OF_TARGETS = "--missing and --lossy are of --to: a native file holds everything"
 
 
@@ -65,6 +66,7 @@ class ConvertRequest:
     verify: bool = option(
         False, help="Read what was written, and SRC if native, and check every route's digest."
     )
+    no_tokens: bool = no_tokens_option("DST: native or jsonl")
     force: bool = force_option()
     reading: Reading = field(default_factory=Reading)
     tokens_from: Path | None = option(
@@ -80,6 +82,8 @@ class ConvertRequest:
         coded = self.codec != "plain" or self.keep_order or self.base is not None or self.verify
         if coded and not native:
             raise RoutectlError(_OF_NATIVE)
+        if self.no_tokens and self.codec == "delta":
+            raise RoutectlError("--no-tokens: delta finds the rows of its base by token ids")
 
     @property
     def is_native(self) -> bool:
@@ -88,6 +92,13 @@ class ConvertRequest:
         if self.to == "native" and not fits:
             raise UnsupportedError(f"{self.dst}: a native file: expected NAME.parquet")
         return self.to in (None, "native") and fits
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the target is a folder. Raises UnsupportedError for a target that is none."""
+        from ..formats.targets.table import target_named
+
+        return not self.is_native and self.to is not None and not target_named(self.to).suffix
 
     @property
     def is_piped(self) -> bool:
@@ -100,13 +111,19 @@ def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> int:
     from ..files.writing import refuse_existing
 
     if not request.is_piped:
-        refuse_existing(request.dst, force=request.force)
+        refuse_existing(request.dst, force=request.force, folder=request.is_folder)
     reading, facts = request.reading, request.reading.facts
     base = None if request.base is None else open_input(request.base, facts)
     dump = open_input(request.src, facts, reading.format, reading.start, base, request.tokens_from)
+    if request.no_tokens:
+        dump = dump.without_tokens()
     if request.is_native:
-        return _to_native(dump, base, request, progress)
-    return _to_target(dump, request, progress)
+        count = _to_native(dump, base, request, progress)
+    else:
+        count = _to_target(dump, request, progress)
+    if request.no_tokens:
+        progress.note(WITHOUT_TOKENS)
+    return count
 
 
 def _coding(request: ConvertRequest, base: "Dump | None") -> "Coding | None":
@@ -144,7 +161,7 @@ def _to_native(
         count = write_native(
             watched, dump.meta, dst, force=request.force, coding=coding, verify=verify and on_sample
         )
-    sizes = shrunk_text(dump.meta.file_bytes, dst.stat().st_size)
+    sizes = shrunk_text(dump.meta.file_bytes, _bytes_at(dst))
     elapsed = time.monotonic() - began
     checked = ", verified" if verify else ""
     progress.note(f"wrote {dst}: {plural(count, 'sample')}{checked}; {sizes} in {elapsed:.1f} s")
@@ -195,6 +212,10 @@ def _to_target(dump: "Dump", request: ConvertRequest, progress: Progress) -> int
         known = ", ".join(("NAME.parquet", *BY_SUFFIX))
         raise UnsupportedError(f"{dst}: expected {known}", hint="--to TARGET says what to write")
     target = target_named(name)
+    if request.no_tokens and name not in _BARE:
+        raise UnsupportedError(
+            f"--no-tokens: {name} needs token ids: expected native or {', '.join(_BARE)}"
+        )
     if not piped and dst.suffix != target.suffix and (target.suffix or dst.suffix == ".parquet"):
         raise RoutectlError(f"{dst}: {name} is written to NAME{target.suffix or ', a folder'}")
     layers = _num_layers(dump, request)
@@ -215,7 +236,7 @@ def _to_target(dump: "Dump", request: ConvertRequest, progress: Progress) -> int
 
 
 def _bytes_at(path: Path) -> int:
-    """The bytes of a file, or of the files in a folder."""
+    """The bytes of a file, or of the files in a folder; 0 of a pipe."""
     return sum(f.stat().st_size for f in (path.iterdir() if path.is_dir() else [path]))
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "force_option",
     "groups_of",
     "layers_option",
+    "no_tokens_option",
     "option",
     "options_of",
     "threads_option",
@@ -89,6 +90,11 @@ def force_option() -> Any:
 def layers_option() -> Any:
     """--layers of every comparison; see ``parse_layers``."""
     return option(None, metavar="LIST", help="Only these layers, such as 0-3,7.")
+
+
+def no_tokens_option(what: str) -> Any:
+    """--no-tokens of whatever writes samples."""
+    return option(False, help=f"Leave token ids and text out of {what}.")
 
 
 def threads_option() -> Any:

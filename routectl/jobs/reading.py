@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..ops.diff.thresholds import Threshold
 
 __all__ = [
+    "WITHOUT_TOKENS",
     "ModelSizes",
     "Reading",
     "finite_eps",
@@ -25,6 +26,11 @@ __all__ = [
     "refuse_relative",
     "refuse_severity",
 ]
+
+WITHOUT_TOKENS = (
+    "without token ids: samples are joined by their names alone, and what runs or packs tokens "
+    "cannot use them"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,6 @@ Sources: torch 2.13 (serialization._save), tensordict 0.15 (_reductions).
 """
 
 import struct
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import IO, Any
 
 from numpy.typing import NDArray
 
+from ..files.scratch import scratch_file
 from .opcodes import Chunks, Made, Name, PersistentId, Streamed, chunks_of, emit_pickle
 
 __all__ = ["TorchArchive", "spooled", "tensordict_archive", "torch_archive"]
@@ -80,7 +80,7 @@ class TorchArchive:
 
     def finish(self, value: Any) -> None:
         """Write the pickle of ``value``, whose iterators may write tensors as they go."""
-        with tempfile.TemporaryFile() as file:
+        with scratch_file() as file:
             emit_pickle(value, file, 2)
             self._add("data.pkl", spooled(file))
         self._add("version", Chunks(2, lambda: (b"3\n",)))

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "kernels": "margins routes",
     "routers": "errors model",
     "checkpoints": "errors files layouts model pickled routers",
-    "engines": "errors files model formats.documents formats.responses formats.wire",
+    "engines": "errors files limits model formats.documents formats.responses formats.wire",
     "formats": (
         "dump errors files limits model formats.arrays formats.documents formats.native "
         "formats.responses formats.trainers formats.wire"
@@ -63,10 +63,10 @@ MAY_IMPORT = {
     "ops.pairs": "dump errors margins routes",
     "ops.predict": "errors routes routers ops.staleness",
     "ops.staleness": "dump errors margins routes kernels ops.diff ops.pairs",
-    "reports": "dump ops.diff",
+    "reports": "dump ops.diff visible",
     "reports.check": "dump ops.check.alone ops.check.book reports reports.diff reports.text",
     "reports.ci": (
-        "errors ops.check.book ops.diff ops.staleness reports reports.check reports.diff "
+        "errors files ops.check.book ops.diff ops.staleness reports reports.check reports.diff "
         "reports.staleness reports.text"
     ),
     "reports.diff": "margins ops.diff reports reports.text",

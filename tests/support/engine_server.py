@@ -15,8 +15,10 @@ __all__ = [
     "CUT_CHUNKS",
     "DROP",
     "ENDLESS",
+    "GETS",
     "HANG",
     "HEADERS",
+    "NOT_FOUND",
     "TRICKLE",
     "EngineServer",
     "error",
@@ -29,7 +31,7 @@ __all__ = [
 DROP, HANG, CUT, CUT_CHUNKS, TRICKLE = "drop", "hang", "cut", "cut chunks", "trickle"
 HEADERS, CONTINUES, ENDLESS = "headers", "continues", "endless"  # without an end, each
 _WHOLE = (CUT, CUT_CHUNKS, TRICKLE)  # faults of an answer that is given
-_GETS = {
+GETS = {
     "sglang": {"/get_model_info": SGLANG / "model_info.response.json"},
     "vllm": {
         "/version": VLLM / "version.response.json",
@@ -90,7 +92,7 @@ class EngineServer:
         self.given = defaultdict(int)
         self.most, self.now = 0, 0
         self.lock, self.closing = threading.Lock(), threading.Event()
-        files = _GETS.get(engine, {})
+        files = GETS.get(engine, {})
         known = {path: reply(file.read_bytes()) for path, file in files.items()} | (gets or {})
         owner = self
 

@@ -5,7 +5,6 @@ docs/formats.md, Arrays, has the names. Shape suffixes: T rows, L MoE layers, K 
 
 import json
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UnsupportedError
+from ...files.scratch import scratch_file
 from .rows import Feed, TargetRows
 
 __all__ = ["stream_safetensors", "write_npz", "write_safetensors"]
@@ -116,7 +116,7 @@ def stream_safetensors(
     """
     entries: list[tuple[int, str, Any, int, int]] = []  # item size, name, header entry, bytes
     with ExitStack() as stack:
-        bodies = {n: stack.enter_context(tempfile.TemporaryFile()) for n in (8, 4, 2, 1)}
+        bodies = {n: stack.enter_context(scratch_file()) for n in (8, 4, 2, 1)}
         for name, array in arrays:
             body = bodies[array.itemsize]
             kind = _NAMES[f"{array.dtype.kind}{array.itemsize}"]

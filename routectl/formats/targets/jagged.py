@@ -4,7 +4,6 @@ Shape suffixes: R rows, W layers, K top_k.
 """
 
 import logging
-import tempfile
 from typing import IO, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 
 from ...dump import Sample
 from ...errors import RoutectlError
+from ...files.scratch import scratch_file
 from .rows import Feed, TargetRows, tokens_of
 from .torch_lists import response_part
 
@@ -73,7 +73,7 @@ def write_jagged(feed: Feed, stream: IO[bytes]) -> int:
     keys: list[str] = []
     tags: list[dict[str, Any]] = []
     taken: dict[str, int] = {}
-    with tempfile.TemporaryFile() as file:
+    with scratch_file() as file:
         for placed in feed:
             where = feed.where(placed.index, placed.sample)
             trajectory = _trajectory(placed, where)

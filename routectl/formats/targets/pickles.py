@@ -5,13 +5,13 @@ Written by their opcodes, without verl, ROLL, SkyRL or tensordict. Sources: verl
 rollout_mock_mixin.py), SkyRL 0.3.0 (backends/skyrl_train/training_batch.py).
 """
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from numpy.typing import NDArray
 
 from ...dump import Sample
+from ...files.scratch import scratch_file
 from ...pickled.archive_writer import spooled, tensordict_archive
 from ...pickled.opcodes import Chunks, Made, Name, Streamed, chunks_of, emit_pickle, objects_array
 from .grid import grid_of
@@ -91,6 +91,6 @@ def write_pickle(feed: Feed, stream: IO[bytes]) -> int:
     if placed:
         arrays = grid_of(placed, feed)
         make = _BATCHES[feed.shape.target.name]
-        with tempfile.TemporaryFile() as file:
+        with scratch_file() as file:
             emit_pickle(make(arrays, [one.sample for one in placed], file), stream)
     return len(placed)

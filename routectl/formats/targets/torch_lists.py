@@ -6,7 +6,6 @@ sample's routes are in memory at a time.
 Shape suffixes: B samples, S positions, R rows, W layers, K top_k.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import IO, Any
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...dump import Sample
+from ...files.scratch import scratch_file
 from ...pickled.archive_writer import spooled, torch_archive
 from ...pickled.opcodes import Made, Streamed, numbers_array
 from .grid import grid_of
@@ -110,7 +110,7 @@ def write_layers(feed: Feed, stream: IO[bytes]) -> int:
     """
     meta, samples, rows = feed.shape.meta, 0, 0
     with ExitStack() as stack, torch_archive(stream) as archive:
-        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in meta.layers_L]
+        files = [stack.enter_context(scratch_file()) for _ in meta.layers_L]
         for placed in feed:
             assert placed.ids_RWK is not None
             samples += 1

@@ -116,7 +116,7 @@ def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
     from ...ops.pack.padding import TensorSpec
 
     output, force = request.output, request.force
-    refuse_existing(output, force=force)
+    refuse_existing(output, force=force, folder=True)
     source = request.reading.open(request.dump)
     only = parse_ranks(request.rank)
     spec = TensorSpec(request.padding, request.dtype, request.layout.ep)

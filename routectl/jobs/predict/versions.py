@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ...errors import MismatchError, RoutectlError, UnsupportedError
+from ...files.scratch import scratch_folder
 from ..progress import Progress
 from ..recompute.router_inputs import layer_routers
 
@@ -125,7 +125,7 @@ class Sources:
         from ...checkpoints.router_inputs import open_router_inputs
         from ...ops.predict.predict import RoutedVersion
 
-        with TemporaryDirectory(prefix="routectl-predict-") as scratch:
+        with scratch_folder("predict") as scratch:
             found = []
             for number, version in enumerate(versions):
                 if version.name in self.files:
@@ -135,7 +135,7 @@ class Sources:
                 elif self.frozen:
                     hidden, self.how[version.name] = self.base, "of the old version"
                 else:
-                    target = Path(scratch) / f"{number}.safetensors"
+                    target = scratch / f"{number}.safetensors"
                     hidden = self._recomputed(version, target)
                     self.how[version.name] = "recomputed"
                 found.append(RoutedVersion(version.name, version.routers, hidden))

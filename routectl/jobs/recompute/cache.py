@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import FormatError, MismatchError, RoutectlError
+from ...errors import FormatError, MismatchError
+from ...files.private import close_to_others, private_folder
 from ...files.reading import open_regular, read_bytes
 from ..progress import Progress
 from .crew import Crew
@@ -26,7 +27,13 @@ __all__ = ["RecomputeCache", "refuse_other_shape", "user_cache"]
 
 _MEMO = "weights.json"
 _CHUNK = 1 << 24
-_OF_PLACES = ("checkpoint", "dump", "dump_bytes", "mode")  # not of what a recompute is made of
+_OF_PLACES = (
+    "checkpoint",
+    "dump",
+    "dump_bytes",
+    "mode",
+    "tokens",
+)  # not of what a recompute is made of
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +41,8 @@ class RecomputeCache:
     """A folder of native files, each named by the digest of weights, tokens and job.
 
     A file appears whole or not at all. ``weights.json`` remembers the digests of weight files by
-    path, size and time of change, so that they are read for it once.
+    path, size and time of change, so that they are read for it once. Only its user can look into
+    the folder: see ``files.private``.
     """
 
     folder: Path
@@ -43,10 +51,9 @@ class RecomputeCache:
         self, work: Work, crew: Crew, prepared: "Prepared", source: "Dump", modes: tuple[str, ...]
     ) -> dict[str, Path]:
         """The file of each mode; what is not there yet is run, going on where a run was killed."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RoutectlError(f"{self.folder}: cannot be written: {error.strerror}") from None
+        private_folder(self.folder, _is_cache)
+        for path in self.folder.iterdir():
+            close_to_others(path)
         made_of = {**_made_of(prepared, source), "weights": self._weights(prepared, crew.progress)}
         targets = {mode: self._path(made_of, source, mode) for mode in modes}
         absent = {mode: path for mode, path in targets.items() if not path.exists()}
@@ -58,6 +65,8 @@ class RecomputeCache:
             self._drop_foreign_parts(own, source, tuple(absent), crew.progress)
             saving = Saving(targets=absent, inputs=None, resume=True, force=True)
             write_recompute(own, crew, saving)
+            for path in absent.values():
+                close_to_others(path)
         return targets
 
     def _path(self, made_of: Mapping[str, Any], source: "Dump", mode: str) -> Path:
@@ -165,6 +174,11 @@ def _memo_key(path: Path) -> str:
     return f"{path.resolve()} {about.st_size} {about.st_mtime_ns}"
 
 
+def _is_cache(folder: Path) -> bool:
+    """Whether a folder is a cache already, or empty."""
+    return (folder / _MEMO).exists() or not any(folder.iterdir())
+
+
 _MAX_MEMO = 64 << 20
 
 
@@ -198,5 +212,5 @@ def _bytes_rate(speed: float) -> str:
 def _write_whole(path: Path, text: str) -> None:
     from ...files.writing import replacing
 
-    with replacing(path, force=True) as stream:
+    with replacing(path, force=True, private=True) as stream:
         stream.write(text.encode())

@@ -1,7 +1,6 @@
 """The processes that share a run: of this machine, one a device, or those that torchrun started."""
 
 import dataclasses
-import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -106,6 +105,4 @@ def crew_of(device: str, threads: int | None, progress: Progress) -> Crew:
     ranks = ranks_of_torchrun()
     if ranks is None:
         return Crew(pick_devices(device, threads), None, progress)
-    # torchrun ends the others of a failed process with SIGTERM: they stop as on Ctrl-C
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return Crew(pick_devices(device, threads, ranks.local), ranks, progress)

@@ -1,20 +1,26 @@
 """Finished parts of a long run, kept beside its output so that a killed run can go on."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import FormatError, MismatchError
+from ...errors import FormatError, MismatchError, RoutectlError
+from ...files.destinations import cannot_write
+from ...files.private import close_to_others, private_folder
 from ...files.reading import read_bytes
+from ...files.temporaries import is_at, lock_is_had
+from ...files.writing import replacing
 
 if TYPE_CHECKING:
     from ...dump import DumpMeta, Sample
 
-__all__ = ["Parts", "open_parts", "parts_folder"]
+__all__ = ["Parts", "holding_parts", "open_parts", "parts_folder"]
 
 _JOB = "job.json"
 
@@ -25,11 +31,14 @@ class Parts:
 
     A part is some consecutive samples, ``FIRST-LAST.MODE.parquet`` for each mode that is run.
     Each file appears whole or not at all, so that the folder is good after any interruption, and
-    several processes can write parts of other samples at the same time.
+    several processes of a run can write parts of other samples at the same time. One run at a time
+    holds the folder, and only its user can look into it.
+    With ``tokens`` false the files have no token ids.
     """
 
     folder: Path
     modes: tuple[str, ...]
+    tokens: bool = True
 
     def done(self) -> list[range]:
         """The samples of each part that is finished in every mode, ascending.
@@ -63,10 +72,14 @@ class Parts:
                 s.routes is not None and s.routes.group_margin_TL is not None for s in held
             )
             about = replace(metas[mode], group_margins=grouped)
-            write_native(held, about, self._path(part, mode), force=False)
+            kept = held if self.tokens else [sample.without_tokens() for sample in held]
+            write_native(kept, about, self._path(part, mode), force=False)
+            close_to_others(self._path(part, mode))
 
     def tidy(self) -> None:
         """Let go of parts that are not finished in every mode; nobody may be writing."""
+        for path in self.folder.glob(".*.tmp"):
+            path.unlink()
         done = self.done()
         for mode in self.modes:
             for name in self._names(mode):
@@ -82,14 +95,28 @@ class Parts:
         """Let go of the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def join(self, mode: str, meta: "DumpMeta", output: Path, *, force: bool) -> int:
-        """Write a mode's parts as one file and return the number of samples."""
+    def join(self, mode: str, meta: "DumpMeta", output: Path, *, force: bool) -> None:
+        """Write a mode's parts as one file."""
         from ...formats.native.container import open_native, write_native
 
         paths = [self._path(part, mode) for part in self.done()]
         grouped = any(open_native(path).meta.group_margins for path in paths)
         about = replace(meta, group_margins=grouped)
-        return write_native(self._samples(mode), about, output, force=force)
+        write_native(self._samples(mode), about, output, force=force)
+
+    def is_joined(self, mode: str, output: Path) -> bool:
+        """Whether a file holds the routes of all parts: a run was killed after it wrote it."""
+        from ...formats.native.container import open_native
+
+        try:
+            written = open_native(output)
+        except RoutectlError:
+            return False
+        if not self.tokens and any(key.prompt or key.tokens for key in written.keys):
+            return False
+        found = written.digests
+        parts = [open_native(self._path(part, mode)).digests for part in self.done()]
+        return list(found) == [digest for part in parts for digest in part]
 
     def _samples(self, mode: str) -> Iterator["Sample"]:
         from ...formats.native.container import open_native
@@ -120,18 +147,59 @@ def parts_folder(output: Path) -> Path:
     return output.with_name(output.name + ".partial")
 
 
+@contextmanager
+def holding_parts(
+    output: Path, job: dict[str, Any], modes: tuple[str, ...], *, resume: bool
+) -> Iterator[Parts]:
+    """The parts of a job, as open_parts gives them; no other run has them in the block.
+
+    Where no part is finished, there is nothing to go on from: the job is begun. Raises
+    RoutectlError where another run has them, or the folder cannot be made.
+    """
+    folder = parts_folder(output)
+    private_folder(folder, _is_ours)
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    try:
+        if lock_is_had(fd) is False or not is_at(fd, folder):
+            raise RoutectlError(f"{folder}: another run writes it")
+        fresh = not any(folder.glob("*.parquet"))
+        if fresh:
+            _begin(folder / _JOB, job)
+        yield open_parts(output, job, modes, resume=resume or fresh)
+    finally:
+        with suppress(OSError):
+            folder.rmdir()  # where nothing was begun
+        os.close(fd)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds parts already, or nothing."""
+    return (folder / _JOB).exists() or not any(folder.iterdir())
+
+
+def _begin(path: Path, job: dict[str, Any]) -> None:
+    with replacing(path, force=True, private=True) as stream:
+        stream.write(json.dumps(job, indent=1).encode() + b"\n")
+
+
 def open_parts(output: Path, job: dict[str, Any], modes: tuple[str, ...], *, resume: bool) -> Parts:
     """The parts of a job: those of an earlier run of the same job, or none yet.
 
     Raises MismatchError when there are parts and ``resume`` was not asked for, or when they are of
     another job, naming what differs.
     """
-    parts = Parts(parts_folder(output), modes)
+    parts = Parts(parts_folder(output), modes, job["tokens"])
     path = parts.folder / _JOB
-    if not parts.folder.exists():
-        parts.folder.mkdir(parents=True)
-        path.write_text(json.dumps(job, indent=1) + "\n", "utf-8")
+    is_new = not os.path.lexists(parts.folder)
+    private_folder(parts.folder, _is_ours)
+    if is_new:
+        _begin(path, job)
         return parts
+    for held in parts.folder.iterdir():
+        close_to_others(held)
     if not resume:
         raise MismatchError(
             f"{parts.folder}: an earlier run left finished parts there",

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError, UnsupportedError
 from ...reports.text.wording import plural
-from ..options import argument, check_bounds, option, threads_option
+from ..options import argument, check_bounds, no_tokens_option, option, threads_option
 from ..progress import SILENT, Progress
-from ..reading import Reading, open_input
+from ..reading import WITHOUT_TOKENS, Reading, open_input
 from .crew import Crew, crew_of
 from .noise import NoiseRun, noise_runs
 from .parts import parts_folder
@@ -87,6 +87,7 @@ class RecomputeRequest:
         "attention: how many rows change.",
     )
     resume: bool = option(False, help="Go on from the finished parts of a run that was killed.")
+    no_tokens: bool = no_tokens_option("DST, its parts and the page")
     force: bool = False
     reading: Reading = dataclasses.field(default_factory=Reading)
 
@@ -96,6 +97,8 @@ class RecomputeRequest:
             raise UnsupportedError(
                 f"{self.output}: recompute writes native files: expected NAME.parquet"
             )
+        if self.no_tokens and self.router_inputs is not None:
+            raise RoutectlError("--no-tokens: a file of --router-inputs has token ids")
         _ = self.targets
 
     @property
@@ -139,6 +142,8 @@ def recompute_dump(request: RecomputeRequest, progress: Progress = SILENT) -> Re
         crew.follow(work)
         return None
     prepared, source = write_recompute(work, crew, saving)
+    if request.no_tokens:
+        progress.note(WITHOUT_TOKENS)
     noise = _noise(prepared, source, request.output, progress) if request.noise_floor else ()
     return Recomputed(request.targets, noise)
 
@@ -153,8 +158,11 @@ def _from_inputs(request: RecomputeRequest, progress: Progress) -> Recomputed:
         output,
         force=request.force,
         model=request.reading.model,
+        tokens=not request.no_tokens,
     )
     progress.note(f"wrote {output}: {plural(count, 'sample')}")
+    if request.no_tokens:
+        progress.note(WITHOUT_TOKENS)
     return Recomputed({"router inputs": output})
 
 
@@ -201,6 +209,7 @@ def _work(request: RecomputeRequest, crew: Crew) -> Work:
         indices=(),
         output=request.output,
         gates=request.gate_logprobs,
+        tokens=not request.no_tokens,
     )
 
 

@@ -26,12 +26,19 @@ __all__ = [
 
 
 def recompute_from_inputs(
-    checkpoint: Path, inputs: Path, output: Path, *, force: bool, model: Path | None = None
+    checkpoint: Path,
+    inputs: Path,
+    output: Path,
+    *,
+    force: bool,
+    model: Path | None = None,
+    tokens: bool = True,
 ) -> int:
     """Write what a checkpoint's routers select for dumped hidden states; returns the samples.
 
     How they select is said by ``model``, an HF config.json or a folder with one, else by the
-    checkpoint itself: its config.json, or the arguments that Megatron stored in it.
+    checkpoint itself: its config.json, or the arguments that Megatron stored in it. With ``tokens``
+    false token ids are left out.
     """
     from ...checkpoints import open_checkpoint
     from ...checkpoints.router_inputs import open_router_inputs
@@ -46,7 +53,9 @@ def recompute_from_inputs(
         recipe, layer_routers(opened), hidden, lens=hidden.lens, token_ids_T=hidden.token_ids_T
     )
     meta = input_meta(recipe, hidden, {"mode": "router inputs"})
-    return write_native(input_samples(found, hidden), meta, output, force=force)
+    samples = input_samples(found, hidden)
+    kept = samples if tokens else (sample.without_tokens() for sample in samples)
+    return write_native(kept, meta, output, force=force)
 
 
 def layer_routers(opened: Any) -> "Mapping[int, LayerRouter]":

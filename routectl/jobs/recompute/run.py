@@ -9,7 +9,7 @@ from ...errors import RoutectlError
 from ...reports.text.wording import bytes_text, plural
 from ..progress import Progress
 from .crew import Crew
-from .parts import open_parts
+from .parts import holding_parts
 from .router_check import router_checker
 from .router_inputs import keeping_inputs
 from .samples import job_of, meta_of
@@ -48,33 +48,34 @@ def write_recompute(work: Work, crew: Crew, saving: Saving) -> tuple["Prepared",
     Finished parts wait beside ``work.output``. Raises MismatchError where another run left parts.
     """
     prepared, source = work.prepare(), work.open_source()
-    targets = saving.targets
-    parts = open_parts(work.output, job_of(prepared, source), tuple(targets), resume=saving.resume)
-    parts.tidy()
-    todo = parts.todo(len(source))
-    if todo:
-        saving.refuse()  # else it is this job's, killed while it was joined
-    note = crew.progress.note
-    _announce(prepared, crew)
-    if len(todo) < len(source):
-        note(f"{plural(len(source) - len(todo), 'sample')} done before; going on")
-    try:
-        if crew.size == 1:
-            _run_alone(prepared, source, todo, parts, saving, crew.progress)
-        else:
-            crew.run(work, prepared, source, todo)
-        if left := parts.todo(len(source)):
-            raise RoutectlError(
-                f"{parts.folder}: sample {left[0]} is in no part", hint="--resume to go on"
-            )
-    except BaseException:
-        parts.drop_if_empty()
-        raise
-    for mode, target in targets.items():
-        meta = meta_of(prepared, source, mode)
-        count = parts.join(mode, meta, target, force=saving.force or not todo)
-        note(f"wrote {target}: {plural(count, 'sample')}")
-    parts.drop()
+    job = job_of(prepared, source, tokens=work.tokens)
+    modes = tuple(saving.targets)
+    with holding_parts(work.output, job, modes, resume=saving.resume) as parts:
+        parts.tidy()
+        todo = parts.todo(len(source))
+        if todo:
+            saving.refuse()  # else it is this job's, killed while it was joined
+        _announce(prepared, crew)
+        if len(todo) < len(source):
+            done = plural(len(source) - len(todo), "sample")
+            crew.progress.note(f"{done} done before; going on")
+        try:
+            if crew.size == 1:
+                _run_alone(prepared, source, todo, parts, saving, crew.progress)
+            else:
+                crew.run(work, prepared, source, todo)
+            if left := parts.todo(len(source)):
+                raise RoutectlError(
+                    f"{parts.folder}: sample {left[0]} is in no part", hint="--resume to go on"
+                )
+        except BaseException:
+            parts.drop_if_empty()
+            raise
+        for mode, target in saving.targets.items():
+            if todo or saving.force or not parts.is_joined(mode, target):
+                parts.join(mode, meta_of(prepared, source, mode), target, force=saving.force)
+            crew.progress.note(f"wrote {target}: {plural(len(source), 'sample')}")
+        parts.drop()
     return prepared, source
 
 

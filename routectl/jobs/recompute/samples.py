@@ -71,8 +71,8 @@ def meta_of(prepared: "Prepared", source: "Dump", mode: str) -> "DumpMeta":
     )
 
 
-def job_of(prepared: "Prepared", source: "Dump") -> dict[str, Any]:
-    """What must be the same for a run to go on from another's parts.
+def job_of(prepared: "Prepared", source: "Dump", *, tokens: bool = True) -> dict[str, Any]:
+    """What must be the same for a run to go on from another's parts; ``tokens``: they have ids.
 
     Results do not depend on streaming, nor those of a GPU on the number of CPU threads.
     """
@@ -86,6 +86,7 @@ def job_of(prepared: "Prepared", source: "Dump") -> dict[str, Any]:
         "dump_bytes": source.meta.file_bytes,
         "samples": len(source),
         **about,
+        "tokens": tokens,
         "logprobs": prepared.options.want_logprobs,
         "gate_logprobs": prepared.options.gates is not None,
     }

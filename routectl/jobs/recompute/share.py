@@ -28,6 +28,7 @@ class Work:
     """What one process does: some samples of a dump, into the parts of an output.
 
     gates tells that gate log-probabilities are wanted; each process opens the routers for them.
+    tokens tells that what is written has the token ids.
     """
 
     options: "RunOptions"
@@ -35,6 +36,7 @@ class Work:
     indices: tuple[int, ...]
     output: Path
     gates: bool = False
+    tokens: bool = True
 
     def prepare(self) -> "Prepared":
         """The checkpoint opened by its headers."""
@@ -57,7 +59,8 @@ def do_work(work: Work, say: Callable[[str], None]) -> None:
     """
     prepared, source = work.prepare(), work.open_source()
     modes = modes_of(work.options)
-    parts = open_parts(work.output, job_of(prepared, source), modes, resume=True)
+    job = job_of(prepared, source, tokens=work.tokens)
+    parts = open_parts(work.output, job, modes, resume=True)
     run_share(prepared, source, work.indices, parts, router_checker(prepared, say))
 
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ...forward import RunProgress
 
 __all__ = ["run_workers"]
+
+_PATIENCE_S = 5.0  # for a process to clean up, when it is told to end
 
 
 def run_workers(
@@ -46,6 +49,9 @@ def run_workers(
     finally:
         for process, _ in workers.values():
             process.terminate()
+        for process, _ in workers.values():
+            process.join(_PATIENCE_S)
+            process.kill()
             process.join()
 
 
@@ -105,6 +111,7 @@ def _worker(work: Work, threads: int, end: Connection, watched: bool) -> None:
     from ...forward import pick_devices
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # cleaning up
     if watched:
         work = work.given(work.indices, on_progress=end.send)
     try:

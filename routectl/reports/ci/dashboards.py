@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import RoutectlError
+from ...files.destinations import cannot_write
+from ...files.scratch import scratch_folder
+from ...files.writing import replacing
 
 __all__ = ["write_events", "write_offline_run"]
 
@@ -25,15 +28,23 @@ def write_events(folder: Path, scalars: Mapping[str, float], step: int) -> None:
     from tensorboardX.proto.summary_pb2 import Summary
 
     now = time.time_ns()
+    values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+    with scratch_folder("events") as work:
+        try:
+            # the library names files by the second, and would write over another one of it
+            writer = EventsWriter(str(work / "events"), f".{now}.routectl")
+            writer.write_event(Event(wall_time=now / 1e9, step=step, summary=Summary(value=values)))
+            writer.close()
+            (written,) = work.iterdir()
+            content = written.read_bytes()
+        except OSError as error:
+            raise cannot_write(work, error) from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # the library names files by the second, and would write over another one of it
-        writer = EventsWriter(str(folder / "events"), f".{now}.routectl")
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
-        writer.write_event(Event(wall_time=now / 1e9, step=step, summary=Summary(value=values)))
-        writer.close()
     except OSError as error:
-        raise RoutectlError(f"{folder}: cannot be written: {error.strerror}") from None
+        raise cannot_write(folder, error) from None
+    with replacing(folder / written.name, force=False) as stream:
+        stream.write(content)
 
 
 def write_offline_run(folder: Path, scalars: Mapping[str, float], step: int) -> Path:
@@ -65,7 +76,7 @@ def write_offline_run(folder: Path, scalars: Mapping[str, float], step: int) -> 
         run.log(dict(scalars), step=step)
         run.finish()
     except OSError as error:
-        raise RoutectlError(f"{folder}: cannot be written: {error.strerror}") from None
+        raise cannot_write(folder, error) from None
     except wandb.Error as error:
         raise RoutectlError(f"{folder}: wandb: {error}") from None
     return Path(run.dir).parent

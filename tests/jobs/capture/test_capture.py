@@ -24,6 +24,7 @@ from support.engine_server import (
     rollouts,
     vllm_rollouts,
 )
+from support.permissions import mode_of, umask
 from support.recordings import QWEN, SGLANG, VLLM, request_of, response_of
 from support.shell import complaint, run, written
 
@@ -401,9 +402,10 @@ def test_a_run_goes_on_after_the_server_died(tmp_path, capsys):
     prompts, target = all_prompts(tmp_path), tmp_path / "dump.parquet"
     flags = ("--prompts", prompts, "-o", target, "--n", 4, "--concurrency", 4, *QUIET, *FAST)
     partial = tmp_path / "dump.parquet.partial.jsonl"
-    with EngineServer("sglang", ROLLOUTS, lives=15) as server:
+    with EngineServer("sglang", ROLLOUTS, lives=15) as server, umask(0):
         done = run(capsys, "capture", server.url, *flags)
     assert done.code == 2
+    assert mode_of(partial) == "600"
     assert "gave up after" in done.err
     had = partial.read_bytes().splitlines()
     assert 11 <= len(had) <= 15
@@ -413,9 +415,10 @@ def test_a_run_goes_on_after_the_server_died(tmp_path, capsys):
     answers = {ids: list(outputs) for ids, outputs in ROLLOUTS.items()}
     for line in map(json.loads, had):
         answers[tuple(line["request"]["input_ids"])].remove(line["response"])
-    with EngineServer("sglang", answers) as server:
+    with EngineServer("sglang", answers) as server, umask(0):
         done = run(capsys, "capture", server.url, *flags)
     assert done.code == 0, done.err
+    assert mode_of(target) == "666"  # what is asked for follows the umask, as any file
     assert f"{len(had)} of 40 answers are there" in done.err
     assert len(server.posts) == 40 - len(had)
     dump = open_dump(target)
@@ -523,10 +526,10 @@ def test_one_run_at_a_time(tmp_path, capsys):
     assert server.posts == []
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.slow
 def test_an_interrupt_keeps_what_is_had(tmp_path, sent, code):
-    """Ctrl-C ends the run at once with 130, and a signal to end with its own; answers stay."""
+    """Ctrl-C ends the run at once with 130, SIGTERM with 143; answers stay."""
     partial = tmp_path / "dump.parquet.partial.jsonl"
     with EngineServer("sglang", ROLLOUTS, pace_s=0.15) as server:
         command = [
@@ -657,6 +660,29 @@ def test_addresses_that_are_none(tmp_path, capsys, url):
     """What is no address of a server is refused before anything is asked."""
     flags = ("--prompts", one_prompt(tmp_path), "-o", tmp_path / "x.parquet", *QUIET)
     assert "no address of a server" in complaint(capsys, "capture", url, *flags)
+
+
+ODD = [
+    "http://h:1/a b",
+    "http://h\0x:1",
+    "http://h:1/\u00e9",
+    "http://h\u202e:1",
+    "http://h:1/\x07",
+]
+
+
+@pytest.mark.parametrize("url", ODD)
+def test_characters_that_no_address_has(tmp_path, capsys, url):
+    """Spaces, control characters and letters beyond ASCII in a path are refused, shown escaped."""
+    flags = ("--prompts", one_prompt(tmp_path), "-o", tmp_path / "x.parquet", *QUIET)
+    said = complaint(capsys, "capture", url, *flags)
+    assert "a character that no address has\nhint: write it as %XX" in said
+
+
+def test_a_name_that_no_host_has(tmp_path, capsys):
+    """A label of a host's name that is too long is refused at once."""
+    flags = ("--prompts", one_prompt(tmp_path), "-o", tmp_path / "x.parquet", *QUIET)
+    assert "no name of a host" in complaint(capsys, "capture", f"http://{'a' * 99}:1", *flags)
 
 
 def test_waits_double_up_to_the_longest():

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from routectl.engines import http
+from routectl.errors import RoutectlError
 from support.capturing import FAST, QUIET, captured, one_prompt
 from support.engine_server import (
     CONTINUES,
@@ -44,7 +45,9 @@ STRANGE = {
         "413: a page: 413 Request Entity Too Large",
     ),
     "half": (reply(b'{"text": "a'), "the answer is cut short: 11 bytes of JSON; gave up after"),
-    "nested": (reply(b"[" * 100_000), "the answer is cut short"),
+    "nested": (reply(b"[" * 100_000), "lists and objects within each other: got "),
+    "nested a little": (reply(b"[" * 100), "the answer is cut short"),
+    "an error of many values": (reply(b"[" + b"[]," * (1 << 20) + b"0]", 413), "[],[],0]"),
     "a long number": (reply(b'{"meta_info": 1' + b"0" * 9999 + b"}"), "the answer is cut short"),
     "a traceback with 200": (
         reply(b'{"error": {"message": "Traceback (most recent call last):\\n  x\\nKeyError: 7"}}'),
@@ -101,25 +104,63 @@ def test_what_never_ends_is_ended(tmp_path, capsys, fault, said):
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_an_answer_has_a_largest_size(tmp_path, capsys, monkeypatch, declared):
-    """More bytes than any engine sends are refused: by their declared number, or as they come."""
-    monkeypatch.setattr(http, "_MAX_BYTES", 3 << 20)
+def test_an_answer_has_a_largest_size(tmp_path, capsys, declared):
+    """More bytes than --limit answer= are refused: by their declared number, or as they come."""
     big = reply(b" " * 100, Content_Length=1 << 40) if declared else None
     with EngineServer("sglang", big, [] if declared else [ENDLESS]) as server:
-        flags = (*QUIET, *FAST)
+        flags = (*QUIET, *FAST, "--limit", "answer=3MiB")
         done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "x.parquet", *flags)
     assert done.code == 2
-    assert "/generate: 200: an answer of more than 3 MiB: no engine's is so large" in done.err
+    said = "/generate: 200: an answer of more than 3 MiB\nhint: --limit answer=1GB reads it\n"
+    assert done.err.endswith(said)
     assert len(server.posts) == 1
 
 
-def test_an_answer_of_the_largest_size_is_read(tmp_path, capsys, monkeypatch):
+def test_an_answer_of_the_largest_size_is_read(tmp_path, capsys):
     """An answer of exactly the largest size is taken."""
     answer = recorded(SGLANG, "generate_ids")
-    monkeypatch.setattr(http, "_MAX_BYTES", len(answer.body))
+    limit = ("--limit", f"answer={len(answer.body)}")
     with EngineServer("sglang", answer) as server:
-        done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "x.parquet", *QUIET)
+        flags = (*QUIET, *limit)
+        done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "x.parquet", *flags)
     assert done.code == 0, done.err
+
+
+def test_answers_under_way_have_a_largest_size_together(tmp_path, capsys):
+    """Each within the limit of one, more answers at once than may be are refused."""
+    faults = [None, *[ENDLESS] * 20]
+    with EngineServer("sglang", recorded(SGLANG, "generate_ids"), faults) as server:
+        flags = (*QUIET, *FAST, "--n", 9, "--concurrency", 8, "--limit", "answers=1MiB")
+        done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "x.jsonl", *flags)
+    assert done.code == 2
+    assert "/generate: the answers under way have more than 1 MiB together\nhint: " in done.err
+    assert done.err.endswith(
+        "--concurrency asks for fewer at once; --limit answers=1GB reads them\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["nodes=60", "cell=1k"])
+def test_limits_hold_where_answers_are_read(tmp_path, capsys, name):
+    """What --limit says holds in the threads that read answers, of JSON as of a payload."""
+    with EngineServer("sglang", recorded(SGLANG, "generate_ids")) as server:
+        flags = (*QUIET, *FAST, "--limit")
+        done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "x.jsonl", *flags, name)
+        assert done.code == 2
+        assert f"hint: --limit {name.partition('=')[0]}=" in done.err
+        much = f"{name.partition('=')[0]}=1M"
+        done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "x.jsonl", *flags, much)
+    assert done.code == 0, done.err
+
+
+def test_an_answer_counts_until_the_next_call():
+    """Of answers that are done with nothing is held against those that follow."""
+    allowance = http.Allowance(100)
+    with EngineServer("sglang", reply(b"x" * 60)) as server:
+        lines = [http.Line(http.parse_address(server.url), 20.0, allowance) for _ in range(2)]
+        for _ in range(5):
+            assert len(lines[0].call("/generate", b"{}").body) == 60
+        with pytest.raises(RoutectlError, match="more than 100 bytes together"):
+            lines[1].call("/generate", b"{}")
 
 
 def test_pages_of_the_server_are_judged_too(tmp_path, capsys):

@@ -10,6 +10,7 @@ from routectl import open_dump
 from routectl.dump import Dump
 from routectl.formats.native.container import open_native, write_native
 from support.forwards import real_checkpoint
+from support.permissions import modes_in, umask
 from support.quantized import edit_config
 from support.recordings import DEEPSEEK_CONFIG, FIXTURES
 from support.shell import complaint, document, run, written
@@ -63,9 +64,13 @@ def test_a_clean_dump_is_that_of_its_weights(capsys, tmp_path, weights, monkeypa
     """An engine in float32 has every row of the weights; they are run once, and kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     in_cache = tmp_path / "cache" / "routectl" / "recomputed"
+    in_cache.mkdir(parents=True)
+    in_cache.chmod(0o777)
     path = dump_of(tmp_path / "clean.parquet")
-    done = run(capsys, "check", path, "--against", weights)
+    with umask(0):
+        done = run(capsys, "check", path, "--against", weights)
     assert done.code == 0
+    assert modes_in(in_cache) == ("700", {"600"})
     assert done.out.startswith("CLEAN  nothing found\n")
     assert f"against   {weights}  (transformers " in done.out
     assert "0 of " in done.out
@@ -80,6 +85,17 @@ def test_a_clean_dump_is_that_of_its_weights(capsys, tmp_path, weights, monkeypa
     assert doc["explanation"]["rows_mismatched"] == 0
     assert doc["explanation"]["rows"] == ROWS
     assert written(in_cache) == kept
+
+
+def test_a_cache_of_another_user_is_refused(capsys, tmp_path, weights, monkeypatch):
+    """A link in place of the cache folder is not followed: no weights are run, nothing is left."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "cache" / "routectl").mkdir(parents=True)
+    (tmp_path / "cache" / "routectl" / "recomputed").symlink_to(tmp_path / "theirs")
+    path = dump_of(tmp_path / "clean.parquet")
+    assert "recomputed: is a link" in complaint(capsys, "check", path, "--against", weights)
+    assert written(tmp_path / "theirs") == []
 
 
 def test_a_faulty_dump_is_explained_by_the_weights(capsys, tmp_path, weights):

@@ -12,6 +12,7 @@ from routectl.formats.native.container import write_native
 from routectl.gate_logprobs import digest_routes
 from support import families
 from support.pages import Parsed
+from support.permissions import modes_in, umask
 from support.shell import complaint, document, run, written
 
 pytestmark = pytest.mark.models
@@ -156,11 +157,42 @@ def test_gate_logprobs_need_a_dump(capsys, tmp_path, folder):
     assert "needs the routes of a dump" in complaint(capsys, *line, "--gate-logprobs")
     partial = tmp_path / "p.parquet.partial"
     partial.mkdir()
+    (partial / "00000000-00000004.free.parquet").write_bytes(b"")
     job = {"gate_logprobs": False}
     more = ("--threads", "1", "--gate-logprobs", "--resume")
     line = words(folder, tmp_path / "p.parquet", *more)
     (partial / "job.json").write_text(json.dumps(job), "utf-8")
     assert "job of an earlier run" in complaint(capsys, *line)
+
+
+def test_without_tokens_routes_are_the_same(capsys, tmp_path, folder, monkeypatch):
+    """--no-tokens leaves ids out of the file, its page, and the parts of a run that was killed."""
+    from routectl.jobs.recompute import share
+    from routectl.jobs.recompute.parts import Parts
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    recompute(capsys, folder, tmp_path / "whole.parquet")
+    target, parts = tmp_path / "r.parquet", tmp_path / "r.parquet.partial"
+    bare = ("--threads", "1", "--no-tokens", "--html", tmp_path / "r.html")
+    with monkeypatch.context() as patch:
+        patch.setattr(share, "_PART_TOKENS", 8)
+        patch.setattr(Parts, "join", killed)
+        assert run(capsys, *words(folder, target, *bare)).code == 130
+    held = [sample for path in sorted(parts.glob("*.parquet")) for sample in open_dump(path)]
+    assert [sample.num_tokens for sample in held] == list(LENS)
+    assert all(sample.prompt_ids is None and sample.response_ids is None for sample in held)
+    said = complaint(capsys, *words(folder, target, "--threads", "1", "--resume"))
+    assert "parts of another run: tokens was False, is True" in said
+    done = run(capsys, *words(folder, target, *bare, "--resume"))
+    assert done.code == 0, done.err
+    assert "without token ids: " in done.err
+    made = open_dump(target)
+    assert all(sample.token_ids is None for sample in made)
+    assert diff(open_dump(tmp_path / "whole.parquet"), made).rows_mismatched == 0
+    line = words(folder, tmp_path / "x.parquet", "--router-inputs", tmp_path / "i", "--no-tokens")
+    assert "a file of --router-inputs has token ids" in complaint(capsys, *line)
 
 
 def test_router_inputs_alone_give_the_same(capsys, tmp_path, folder):
@@ -171,6 +203,9 @@ def test_router_inputs_alone_give_the_same(capsys, tmp_path, folder):
     assert done.code == 0, done.err
     whole, alone = open_dump(tmp_path / "r.parquet"), open_dump(tmp_path / "i.parquet")
     assert alone.meta.provenance["recipe"].startswith("sigmoid + bias")
+    line = ("recompute", folder / "checkpoint", inputs, "-o", tmp_path / "n.parquet")
+    assert run(capsys, *line, "--no-tokens").code == 0
+    assert all(sample.token_ids is None for sample in open_dump(tmp_path / "n.parquet"))
     for one, two in zip(whole, alone, strict=True):
         assert np.array_equal(one.token_ids, two.token_ids)
         assert np.array_equal(np.sort(one.routes.ids_TLK, -1), np.sort(two.routes.ids_TLK, -1))
@@ -307,13 +342,18 @@ def test_a_killed_run_goes_on(capsys, tmp_path, monkeypatch, folder):
     target = tmp_path / "r.parquet"
     line = words(folder, target, "--threads", "1")
     monkeypatch.setattr(command, "recomputed_sample", dies)
-    assert run(capsys, *line).code == 130
+    with umask(0):
+        assert run(capsys, *line).code == 130
+    assert modes_in(tmp_path / "r.parquet.partial") == ("700", {"600"})
     assert not target.exists()
     assert "00000000-00000001.free.parquet" in {
         p.name for p in (tmp_path / "r.parquet.partial").iterdir()
     }
     seen.clear()
+    for path in (tmp_path / "r.parquet.partial", *(tmp_path / "r.parquet.partial").iterdir()):
+        path.chmod(0o777)
     assert "--resume to go on" in complaint(capsys, *line)
+    assert modes_in(tmp_path / "r.parquet.partial") == ("700", {"600"})
     other = complaint(capsys, *line, "--resume", "--dtype", "bfloat16")
     assert "parts of another run: dtype was float32, is bfloat16" in other
     done = run(capsys, *line, "--resume")
