@@ -1,13 +1,13 @@
 """A dump on standard input, kept in a file while the command runs: it is read more than once."""
 
-import atexit
 import shutil
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
 from ..errors import RoutectlError
+from ..files.destinations import cannot_write
+from ..files.scratch import lasting_folder
 
 __all__ = ["file_of"]
 
@@ -25,11 +25,12 @@ def _standard_input() -> Path:
     """The copy, which goes when the command ends."""
     if sys.stdin is None or sys.stdin.isatty():
         raise RoutectlError("-: standard input is a terminal", hint="pipe a dump into the command")
-    folder = Path(tempfile.mkdtemp(prefix="routectl-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = folder / "stdin"
-    with path.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+    path = lasting_folder("stdin") / "stdin"
+    try:
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+    except OSError as error:
+        raise cannot_write(path, error) from None
     if not path.stat().st_size:
         raise RoutectlError("-: standard input is empty")
     return path

@@ -42,7 +42,7 @@ MAY_IMPORT = {
         "dump errors files gate_logprobs limits margins model routes codecs formats.documents"
     ),
     "formats.replay": "errors files layouts formats.arrays formats.documents formats.trainers",
-    "formats.responses": "dump errors limits model routes formats.documents formats.wire",
+    "formats.responses": "dump errors files limits model routes formats.documents formats.wire",
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
         "dump errors model pickled formats.arrays formats.documents formats.responses formats.wire"

@@ -13,10 +13,9 @@ WRITERS = {  # what writes, or makes or removes a name, and stands outside files
     "formats/targets/bundle.py": {"open", "write_text"},  # as above
     "jobs/recompute/cache.py": {"mkdir", "rmtree"},  # the cache's folder, parts of another run
     "jobs/recompute/parts.py": {"mkdir", "os.open", "rmdir", "rmtree", "unlink"},  # the parts'
-    "jobs/stdin.py": {"mkdtemp", "open"},  # the copy of standard input
+    "jobs/stdin.py": {"open"},  # the copy of standard input
     "reports/ci/dashboards.py": {"mkdir"},  # the dashboards' folders
     "formats/responses/records.py": {"SpooledTemporaryFile"},
-    "formats/responses/text.py": {"TemporaryFile"},
 }
 MAKING = {
     *("write_text", "write_bytes", "save_file", "mkdir", "makedirs", "mkdtemp", "mkstemp"),

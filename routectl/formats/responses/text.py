@@ -1,7 +1,6 @@
 """JSON, JSON lines and event streams, plain or gzipped: parsed once, a line at a time."""
 
 import gzip
-import tempfile
 import weakref
 import zlib
 from collections.abc import Iterable, Iterator
@@ -11,6 +10,7 @@ from typing import IO, Any
 
 from ...dump import Dump, Sample, SampleKey
 from ...errors import FormatError
+from ...files.scratch import scratch_file
 from ...limits import check_inflation
 from ...model import ModelFacts
 from ..documents.facts import find_context
@@ -34,7 +34,7 @@ def _plain(path: Path) -> IO[bytes]:
     if file.read(2) != b"\x1f\x8b":
         return file
     file.close()
-    inflated = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the dump
+    inflated = scratch_file()  # closed with the dump
     size = path.stat().st_size
     try:
         with gzip.open(path) as source:
