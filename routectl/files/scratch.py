@@ -1,17 +1,18 @@
 """What a run keeps on disk for its own use, in ``$TMPDIR``; its trouble names that folder."""
 
+import atexit
 import io
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
 from ..errors import RoutectlError
 from .temporaries import new_temporary, remove_abandoned
 
-__all__ = ["scratch_file", "scratch_folder"]
+__all__ = ["lasting_folder", "scratch_file", "scratch_folder"]
 
 
 def _place() -> str:
@@ -88,3 +89,11 @@ def scratch_folder(name: str) -> Iterator[Path]:
     finally:
         held.remove()
         os.close(held.fd)
+
+
+def lasting_folder(name: str) -> Path:
+    """A scratch folder that goes when the process ends. Raises RoutectlError."""
+    held = ExitStack()
+    folder = held.enter_context(scratch_folder(name))
+    atexit.register(held.close)
+    return folder

@@ -4,18 +4,17 @@ Standard input and a process substitution (``<(zcat a)`` is ``/dev/fd/63``) are 
 asked for often. A FIFO or device with a name of its own is none of these, and is refused.
 """
 
-import atexit
 import os
 import re
 import shutil
 import stat
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import IO
 
 from ..errors import FormatError, RoutectlError
 from ..limits import limits, refuse
+from .scratch import lasting_folder
 
 __all__ = ["copied_pipe", "copied_stream"]
 
@@ -58,12 +57,11 @@ def copied_stream(stream: IO[bytes], name: str, most: int | None, *, of_dump: bo
 
     What cannot be a dump (``of_dump``) is refused by its first bytes, before all of it is copied.
     """
-    room = shutil.disk_usage(tempfile.gettempdir()).free - _SPARE
+    folder = lasting_folder("stdin")
+    room = shutil.disk_usage(folder).free - _SPARE
     asked = limits().stdin if most is None else most
     most = max(room, 0) if asked is None else asked
     try:
-        folder = Path(tempfile.mkdtemp(prefix="routectl-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         path = folder / "stdin"
         with path.open("xb") as file:
             while block := stream.read(_BLOCK):

@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import routectl.jobs.recompute.share as share
 from routectl.cli import main as cli
 from routectl.formats.native.container import check_native, open_native
+from routectl.gate_logprobs import digest_routes
 from support import ci_configs, crews
 from support.engine_server import EngineServer, rollouts
 from support.recordings import QWEN
@@ -71,8 +72,9 @@ def digest_of_tree(path: Path) -> str:
 
 def routes_of_native(path: Path) -> str:
     """What tells the routes of a native file, every one of which is held against its digest."""
-    assert check_native(path) == len(open_native(path))
-    return repr(open_native(path).digests)
+    dump = open_native(path)
+    assert check_native(path) == len(dump)
+    return repr([digest_routes(sample.routes) for sample in dump])
 
 
 def samples_of_native(path: Path) -> str:
@@ -236,17 +238,16 @@ def kill_once(bench: Bench, writer: Writer, sent: int, after_s: float, real: boo
     return started.wait()
 
 
-def judge(bench: Bench, writer: Writer, new: str, names: list[str], real: bool) -> str:
+def judge(bench: Bench, writer: Writer, old: str | None, new: str, names: list[str]) -> str:
     """What stands at the destination after a kill, and then whether the next run ends well."""
     destination = bench.run / writer.destination
-    old = None if writer.old is None else writer.content(writer.old)
     found = "absent"
     if os.path.lexists(destination):
         content = writer.content(destination)
         found = "new" if content == new else "old" if content == old else "other"
     if found == "other" or (found == "absent" and writer.old is not None):
         bench.faults.append(f"{writer.name}: {found} at the destination")
-    code = bench.start(writer.next_words or writer.words, real).wait()
+    code = bench.start(writer.next_words or writer.words, False).wait()
     refused = code == 2 and found == "new" and "already exists" in bench.log()
     if not (code == 0 or refused):
         bench.faults.append(f"{writer.name}: the next run: exit {code}: {bench.log()}")
@@ -303,6 +304,7 @@ def killed(
     runs = [whole_run(bench, writer, False) for _ in range(3)]
     elapsed, (_, names, new) = statistics.median(run[0] for run in runs), runs[0]
     of_real = whole_run(bench, writer, True)[0] if asked.real and asked.kills >= asked.real else 0.0
+    old = None if writer.old is None else writer.content(writer.old)
     found: Counter[str] = Counter()
     for number in range(asked.kills):
         real = bool(asked.real) and number % asked.real == asked.real - 1
@@ -312,7 +314,7 @@ def killed(
         code = kill_once(bench, writer, sent, moment, real)
         if code not in (0, CODES[sent], -sent):
             bench.faults.append(f"{writer.name}: signal {sent}: exit {code}: {bench.log()}")
-        found[judge(bench, writer, new, names, False)] += 1
+        found[judge(bench, writer, old, new, names)] += 1
     return found, 1000 * elapsed
 
 

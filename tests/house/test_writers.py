@@ -15,7 +15,6 @@ WRITERS = {  # what writes, or makes or removes a name, and stands outside files
     "jobs/recompute/parts.py": {"os.open", "rmdir", "rmtree", "unlink"},  # the parts'
     "reports/ci/dashboards.py": {"mkdir"},  # the dashboards' folders
     "formats/responses/records.py": {"SpooledTemporaryFile"},
-    "formats/responses/text.py": {"TemporaryFile"},
 }
 MAKING = {
     *("write_text", "write_bytes", "save_file", "mkdir", "makedirs", "mkdtemp", "mkstemp"),

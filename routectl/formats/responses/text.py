@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import tempfile
 import weakref
 import zlib
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,7 @@ from typing import IO, Any
 from ...dump import Dump, Sample, SampleKey
 from ...errors import FormatError
 from ...files.reading import open_regular, read_bytes
+from ...files.scratch import scratch_file
 from ...limits import DEFLATE, check_budget, check_inflation, limits
 from ...model import ModelFacts
 from ..documents.facts import find_context
@@ -45,7 +45,7 @@ def _plain(path: Path) -> _Text:
     file = open_regular(path)
     if file.read(2) != b"\x1f\x8b":
         return _Text(file, path)
-    inflated = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the dump
+    inflated = scratch_file()  # closed with the dump
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
     try:

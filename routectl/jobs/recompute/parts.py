@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,6 +16,7 @@ from ...files.private import close_to_others, private_folder
 from ...files.reading import read_bytes
 from ...files.temporaries import is_at, lock_is_had
 from ...files.writing import replacing
+from ...gate_logprobs import digest_routes
 
 if TYPE_CHECKING:
     from ...dump import DumpMeta, Sample
@@ -114,9 +115,7 @@ class Parts:
             return False
         if not self.tokens and any(key.prompt or key.tokens for key in written.keys):
             return False
-        found = written.digests
-        parts = [open_native(self._path(part, mode)).digests for part in self.done()]
-        return list(found) == [digest for part in parts for digest in part]
+        return _digests(written) == _digests(self._samples(mode))
 
     def _samples(self, mode: str) -> Iterator["Sample"]:
         from ...formats.native.container import open_native
@@ -140,6 +139,10 @@ class Parts:
         if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
             raise FormatError(f"{self.folder}: {name}: not a part, expected FIRST-LAST")
         return range(int(first), int(last) + 1)
+
+
+def _digests(samples: "Iterable[Sample]") -> list[str | None]:
+    return [None if s.routes is None else digest_routes(s.routes) for s in samples]
 
 
 def parts_folder(output: Path) -> Path:
