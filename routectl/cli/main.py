@@ -1,8 +1,11 @@
 """The one boundary: argv in, an exit code out: 0 same, 1 differs, 2 trouble (never 1)."""
 
+import logging
+import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -12,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import Abort, TyperException
 
 from ..errors import RoutectlError
+from ..visible import visible
 
 __all__ = ["app", "main", "script"]
 
@@ -83,9 +87,9 @@ def _root(
 
 
 def _complain(message: str, hint: str | None = None) -> int:
-    print(f"routectl: {message}", file=sys.stderr)
+    print(f"routectl: {visible(message, end=1000)}", file=sys.stderr)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"hint: {visible(hint, end=1000)}", file=sys.stderr)
     return TROUBLE
 
 
@@ -100,18 +104,38 @@ def main(argv: Sequence[str]) -> int:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "routectl"
         message = error.format_message() if hasattr(error, "format_message") else str(error)
-        return _complain(message.replace("\n", " "), f"{path} --help")
+        return _complain(message, f"{path} --help")
     except (Abort, KeyboardInterrupt):
         return 130
+    except OSError as error:
+        name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return _complain(f"{name}{error.strerror or error}")
     except MemoryError:
         return _complain("out of memory")
     except Exception:  # noqa: BLE001 - the one boundary
-        traceback.print_exc()
+        for line in traceback.format_exc().split("\n")[:-1]:
+            print(visible(line, end=1000), file=sys.stderr)
         return _complain("this is a bug in routectl; please report it with the lines above")
+
+
+class _Shown(logging.LogRecord):
+    """A record of any library's log, its message visible."""
+
+    def getMessage(self) -> str:  # noqa: N802 - logging's name
+        return visible(super().getMessage(), end=1000)
+
+
+def _shown_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: Any = None
+) -> str:
+    """A warning of any library on one line, visible."""
+    return f"{visible(f'{filename}:{lineno}: {category.__name__}: {message}', end=1000)}\n"
 
 
 def script() -> None:
     """The console script. A closed pipe ends it quietly (141), as it ends any Unix tool."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    logging.setLogRecordFactory(_Shown)
+    warnings.formatwarning = _shown_warning
     sys.exit(main(sys.argv[1:]))

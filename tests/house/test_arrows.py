@@ -22,8 +22,8 @@ MAY_IMPORT = {
     "layouts": "",
     "limits": "errors",
     "margins": "",
-    "model": "errors",
-    "pickled": "errors",
+    "model": "errors visible",
+    "pickled": "errors visible",
     "routes": "margins",
     "version": "",
     "visible": "",
@@ -31,23 +31,24 @@ MAY_IMPORT = {
     "kernels": "margins routes",
     "routers": "errors model",
     "checkpoints": "errors files layouts model pickled routers",
-    "engines": "errors files model formats.documents formats.responses formats.wire",
+    "engines": "errors files model visible formats.documents formats.responses formats.wire",
     "formats": (
         "dump errors model formats.arrays formats.documents formats.native formats.responses "
         "formats.trainers formats.wire"
     ),
     "formats.arrays": "dump errors limits model formats.documents formats.wire",
-    "formats.documents": "dump errors files model",
+    "formats.documents": "dump errors files model visible",
     "formats.native": (
         "dump errors files gate_logprobs limits margins model routes codecs formats.documents"
     ),
     "formats.replay": "errors files layouts formats.arrays formats.documents formats.trainers",
-    "formats.responses": "dump errors limits model routes formats.documents formats.wire",
+    "formats.responses": "dump errors limits model routes visible formats.documents formats.wire",
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
-        "dump errors model pickled formats.arrays formats.documents formats.responses formats.wire"
+        "dump errors model pickled visible formats.arrays formats.documents formats.responses "
+        "formats.wire"
     ),
-    "formats.wire": "damage dump errors limits model routes kernels formats.documents",
+    "formats.wire": "damage dump errors limits model routes visible kernels formats.documents",
     "forward": "dump errors routes checkpoints formats.native",
     "ops": "dump errors routes kernels ops.pairs",
     "ops.check": (
@@ -62,17 +63,17 @@ MAY_IMPORT = {
     "ops.pairs": "dump errors margins routes",
     "ops.predict": "errors routes routers ops.staleness",
     "ops.staleness": "dump errors margins routes kernels ops.diff ops.pairs",
-    "reports": "dump ops.diff",
+    "reports": "dump visible ops.diff",
     "reports.check": "dump ops.check.alone ops.check.book reports reports.diff reports.text",
     "reports.ci": (
-        "errors ops.check.book ops.diff ops.staleness reports reports.check reports.diff "
+        "errors visible ops.check.book ops.diff ops.staleness reports reports.check reports.diff "
         "reports.staleness reports.text"
     ),
     "reports.diff": "margins ops.diff reports reports.text",
     "reports.pack": "dump layouts ops.pack reports.text",
     "reports.page": (
-        "errors reports reports.check reports.diff reports.pack reports.predict reports.show "
-        "reports.staleness reports.text"
+        "errors visible reports reports.check reports.diff reports.pack reports.predict "
+        "reports.show reports.staleness reports.text"
     ),
     "reports.predict": "checkpoints ops.predict reports.text",
     "reports.show": "checkpoints ops ops.check.alone ops.diff reports reports.diff reports.text",
@@ -81,9 +82,9 @@ MAY_IMPORT = {
     ),
     "reports.text": "reports",
     "jobs": (
-        "dump errors files margins model codecs checkpoints engines formats formats.documents "
-        "formats.native formats.targets formats.trainers ops ops.check.alone ops.check.book "
-        "ops.diff ops.pack ops.pairs reports reports.diff reports.show reports.text"
+        "dump errors files margins model visible codecs checkpoints engines formats "
+        "formats.documents formats.native formats.targets formats.trainers ops ops.check.alone "
+        "ops.check.book ops.diff ops.pack ops.pairs reports reports.diff reports.show reports.text"
     ),
     "jobs.check": (
         "damage dump errors files model routers checkpoints formats.documents formats.native "
@@ -112,9 +113,10 @@ MAY_IMPORT = {
     ),
     "loading": "dump model formats",
     "cli": (
-        "errors files version formats ops.check.book reports reports.check reports.ci reports.diff "
-        "reports.pack reports.page reports.predict reports.show reports.staleness reports.text "
-        "jobs jobs.check jobs.ci jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch"
+        "errors files version visible formats ops.check.book reports reports.check reports.ci "
+        "reports.diff reports.pack reports.page reports.predict reports.show reports.staleness "
+        "reports.text jobs jobs.check jobs.ci jobs.pack jobs.predict jobs.recompute jobs.staleness "
+        "jobs.watch"
     ),
     "__init__": (
         "dump errors layouts margins model routes version checkpoints formats forward ops "
