@@ -1,8 +1,15 @@
 """Text of others in every field and option: printed, it is text. Bytes are judged, not calls."""
 
+import contextlib
 import copy
+import importlib
 import json
+import os
 import pickle
+import pty
+import subprocess
+import sys
+import threading
 import zipfile
 
 import numpy as np
@@ -329,8 +336,6 @@ class TestReports:
 
 def _words():
     """Each command with each of its options, and with a word too many."""
-    import importlib
-
     for command in _COMMANDS:
         room = importlib.import_module(f"routectl.cli.{command}")
         function = getattr(room, f"{command}_command")
@@ -432,3 +437,60 @@ class TestServers:
                     "--patience",
                     "0",
                 )
+
+
+def on_pty(columns, *words):
+    """What a process prints on a real terminal, bytes, and what it prints on stderr."""
+    master, slave = pty.openpty()
+    printed = []
+
+    def read():
+        with contextlib.suppress(OSError):
+            while data := os.read(master, 65536):
+                printed.append(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm-256color"}
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, *words], stdout=slave, stderr=subprocess.PIPE, env=environment, check=False
+    )
+    os.close(slave)
+    reader.join()
+    os.close(master)
+    return b"".join(printed), done.stderr
+
+
+class TestProcess:
+    """A process of its own."""
+
+    def test_a_real_terminal(self, dumps):
+        """On a real terminal the bytes of a diff are colours of ours and text."""
+        words = ("-m", "routectl", "diff", *map(str, dumps), "--match", "id")
+        printed, said = on_pty(60, *words)
+        assert b"\x1b[" in printed
+        assert faults_of(printed) == []
+        assert faults_of(said) == []
+
+    def test_libraries(self):
+        """Warnings and logs of libraries, and the traceback of a bug, are text."""
+        code = (
+            "import logging, sys, warnings\n"
+            "import routectl.cli.main as main\n"
+            f"poison = {POISON!r}\n"
+            "def app(*_, **__):\n"
+            "    warnings.warn(poison)\n"
+            "    logging.getLogger('x').warning('%s', poison)\n"
+            "    logging.basicConfig()\n"
+            "    logging.getLogger('y').error(poison)\n"
+            "    raise KeyError(poison)\n"
+            "main.app = app\n"
+            "main.script()\n"
+        )
+        printed, said = on_pty(60, "-c", code)
+        assert printed == b""
+        assert faults_of(said) == []
+        assert said.count(b"\\x1b[2J") == 4
+        assert b"this is a bug in routectl" in said
