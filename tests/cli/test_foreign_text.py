@@ -168,6 +168,16 @@ class TestDumps:
         assert "x" * 2000 not in shown
         assert json.loads(judged(capsys, "show", path, "--json").out)["dump"]["model"] == LONG
 
+    def test_many_names_are_a_bounded_line(self, capsys, tmp_path):
+        """Thousands of finish reasons and of versions are no endless line, and say how it ends."""
+        lines = [
+            record(some_ids(5), finish_reason=f"{POISON}{i}", weight_version=f"{i}{'x' * 300}")
+            for i in range(400)
+        ]
+        done = judged(capsys, "show", write_lines(tmp_path / "x.jsonl", lines), codes=(0,))
+        assert "…" in done.out
+        assert max(map(len, done.out.splitlines())) < 8_100
+
     @pytest.mark.parametrize("poison", few(POISONS, ("all",)))
     @pytest.mark.parametrize(("folder", "name"), ANSWERS, ids=lambda v: str(v)[-20:])
     def test_answers_of_engines(self, capsys, tmp_path, folder, name, poison):

@@ -80,7 +80,7 @@ MAY_IMPORT = {
     "reports.staleness": (
         "dump errors margins ops.diff ops.staleness reports reports.diff reports.text"
     ),
-    "reports.text": "reports",
+    "reports.text": "visible reports",
     "jobs": (
         "dump errors files margins model visible codecs checkpoints engines formats "
         "formats.documents formats.native formats.targets formats.trainers ops ops.check.alone "
