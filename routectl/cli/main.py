@@ -1,11 +1,8 @@
 """The one boundary: argv in, an exit code out: 0 same, 1 differs, 2 trouble (never 1)."""
 
-import logging
-import os
 import signal
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -16,6 +13,7 @@ from typer.exceptions import Abort, TyperException
 
 from ..errors import RoutectlError
 from ..visible import visible
+from .logs import show_logs
 
 __all__ = ["app", "main", "script"]
 
@@ -108,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
     except (Abort, KeyboardInterrupt):
         return 130
     except OSError as error:
-        name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        name = "" if error.filename is None else f"{error.filename}: "
         return _complain(f"{name}{error.strerror or error}")
     except MemoryError:
         return _complain("out of memory")
@@ -118,24 +116,9 @@ def main(argv: Sequence[str]) -> int:
         return _complain("this is a bug in routectl; please report it with the lines above")
 
 
-class _Shown(logging.LogRecord):
-    """A record of any library's log, its message visible."""
-
-    def getMessage(self) -> str:  # noqa: N802 - logging's name
-        return visible(super().getMessage(), end=1000)
-
-
-def _shown_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: Any = None
-) -> str:
-    """A warning of any library on one line, visible."""
-    return f"{visible(f'{filename}:{lineno}: {category.__name__}: {message}', end=1000)}\n"
-
-
 def script() -> None:
     """The console script. A closed pipe ends it quietly (141), as it ends any Unix tool."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    logging.setLogRecordFactory(_Shown)
-    warnings.formatwarning = _shown_warning
+    show_logs()
     sys.exit(main(sys.argv[1:]))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import FormatError, UnsupportedError
-from ..visible import visible
 from .names import CHECKPOINTS, Names
 from .records import Storage, StoredDType
 
@@ -173,10 +172,14 @@ def _load(data: bytes | mmap.mmap, stream: IO[bytes], where: str, names: Names) 
         _check(data)
         return _Unpickler(stream, names).load()
     except (FormatError, UnsupportedError) as error:
-        raise type(error)(f"{where}: refused pickle: {error}") from None
+        raise type(error)(f"{where}: refused pickle: {_shown(str(error))}") from None
     except _FAILURES as error:
         kind = type(error).__name__
-        raise FormatError(f"{where}: damaged pickle: {kind}: {visible(error, 120)}") from None
+        raise FormatError(f"{where}: damaged pickle: {kind}: {_shown(str(error)[:120])}") from None
+
+
+def _shown(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def load_pickle(data: bytes, where: str, names: Names = CHECKPOINTS) -> Any:

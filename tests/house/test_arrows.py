@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "limits": "errors",
     "margins": "",
     "model": "errors visible",
-    "pickled": "errors visible",
+    "pickled": "errors",
     "routes": "margins",
     "version": "",
     "visible": "",
@@ -45,10 +45,9 @@ MAY_IMPORT = {
     "formats.responses": "dump errors limits model routes visible formats.documents formats.wire",
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
-        "dump errors model pickled visible formats.arrays formats.documents formats.responses "
-        "formats.wire"
+        "dump errors model pickled formats.arrays formats.documents formats.responses formats.wire"
     ),
-    "formats.wire": "damage dump errors limits model routes visible kernels formats.documents",
+    "formats.wire": "damage dump errors limits model routes kernels formats.documents",
     "forward": "dump errors routes checkpoints formats.native",
     "ops": "dump errors routes kernels ops.pairs",
     "ops.check": (

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from ...dump import WeightSpan
 from ...errors import FormatError
 from ...pickled.names import DUMPS
-from ...visible import quoted
 from ..arrays.files import open_array_file
 from ..documents.fields import one_line, text
 from ..responses.weight_versions import weight_spans
@@ -103,6 +102,7 @@ def _spans(known: Any, where: str) -> tuple[WeightSpan, ...]:
             raise ValueError(known)
     except (TypeError, ValueError):
         raise FormatError(
-            f"{where}: weight_spans: got {quoted(known)}, expected [version, start, end]"
+            f"{where}: weight_spans: got {one_line(repr(known)[:60])}, expected [version, start, "
+            "end]"
         ) from None
     return tuple(WeightSpan(*span) for span in spans)

@@ -9,7 +9,6 @@ import numpy as np
 
 from ...damage import Fault
 from ...errors import FormatError, UnsupportedError
-from ...visible import quoted
 from ..documents.fields import Doc, from_json, integer, one_line
 from .payload import IntArray, from_base64, whole_rows
 
@@ -50,7 +49,8 @@ def _shape(value: Any, where: str) -> tuple[int, int, int]:
     whole = isinstance(value, list) and len(value) == 3
     if not whole or not all(type(n) is int and 0 <= n < 2**31 for n in value):
         raise FormatError(
-            f"{where}: routed_experts: shape: got {quoted(value)}, expected [rows, layers, top_k]"
+            f"{where}: routed_experts: shape: got {repr(value)[:60]}, "
+            "expected [rows, layers, top_k]"
         )
     return value[0], value[1], value[2]
 
