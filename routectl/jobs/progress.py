@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..visible import visible
@@ -18,6 +19,10 @@ Show = Callable[[float, int, Callable[[float], str]], None]
 
 def _ignore(_: Any) -> None:
     pass
+
+
+def _visibly(told: Callable[[str], None], line: str) -> None:
+    told(visible(line, end=1000))
 
 
 def _no_line(what: str, unit: str) -> AbstractContextManager[Show | None]:
@@ -43,8 +48,7 @@ class Progress:
     part: Callable[[Any], None] = _ignore
 
     def __post_init__(self) -> None:
-        told = self.note
-        object.__setattr__(self, "note", lambda line: told(visible(line, end=1000)))
+        object.__setattr__(self, "note", partial(_visibly, self.note))
 
     @contextmanager
     def counting(

@@ -238,6 +238,29 @@ class TestDumps:
             judged(capsys, "show", tmp_path / "x.msgpack", codes=(2,))
 
 
+class TestRecorded:
+    """fixtures/hostile: what wrote to terminals before it was text."""
+
+    @pytest.mark.parametrize("name", ["finish_reason_nl", "sample_id_nl", "weight_version_ansi"])
+    def test_records(self, capsys, monkeypatch, name):
+        """Line breaks in reasons and ids, colours in a version: shown, escaped."""
+        file = FIXTURES / "hostile" / f"inject_{name}.jsonl"
+        model = QWEN if name == "sample_id_nl" else FIXTURES / "hostile" / "ds.json"
+        for words in (
+            ("show", file, "--model", model),
+            ("check", file, "--model", model),
+            ("diff", file, file, "--model", model, "--examples", "3"),
+        ):
+            judged(capsys, *words, codes=(0, 1))
+            judged_on_terminals(monkeypatch, capsys, *words)
+
+    def test_a_native_file(self, capsys, monkeypatch):
+        """Metadata of a native file."""
+        file = FIXTURES / "hostile" / "inject_native_source.parquet"
+        assert "\\x1b" in judged(capsys, "show", file, codes=(0,)).out
+        judged_on_terminals(monkeypatch, capsys, "show", file)
+
+
 class TestFolders:
     """Names of files, checkpoints, manifests, configs."""
 
