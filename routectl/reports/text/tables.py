@@ -65,7 +65,8 @@ class Column:
 def print_table(console: Console, columns: Sequence[Column], last: str | None = None) -> None:
     """Print columns, right-aligned but the first, which is cut; ``last`` styles the last row."""
     names = [visible(cell, _NAME, end=_NAME // 4) for cell in columns[0].cells]
-    shown = [replace(columns[0], cells=names), *columns[1:]]
+    columns = [replace(columns[0], cells=names), *columns[1:]]
+    shown = list(columns)
     while sum(c.width + 2 for c in shown) > console.width + 2 and any(c.rank for c in shown):
         shown.remove(max(shown, key=lambda c: c.rank))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -76,8 +77,7 @@ def print_table(console: Console, columns: Sequence[Column], last: str | None = 
         table.add_row(*row, style=last if i == len(rows) - 1 else None)
     console.print(table)
     if len(shown) < len(columns):
-        titles = {c.title for c in shown}
-        left = ", ".join(c.title for c in columns if c.title not in titles)
+        left = ", ".join(c.title for c in columns if c not in shown)
         console.print(f"(narrow terminal, not shown: {left})", style="dim")
 
 
