@@ -9,12 +9,12 @@ class RoutectlError(Exception):
     """Anything that a user can act on; the command line prints it as one line and exits 2.
 
     ``hint`` names the flag or the step that helps, or is None. Both may quote foreign text: they
-    are made visible here, on one line.
+    are made visible here, on one line, a long one without its middle.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(visible(message))
-        self.hint = None if hint is None else visible(hint)
+        super().__init__(visible(message, end=1000))
+        self.hint = None if hint is None else visible(hint, end=1000)
 
 
 class FormatError(RoutectlError):

@@ -5,11 +5,11 @@ the hub files that it rewrites on load. The defaults of its classes are not appl
 names no dense layer has none.
 """
 
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .errors import FormatError
+from .visible import quoted
 
 __all__ = ["ModelFacts", "facts_from_config", "text_part"]
 
@@ -58,7 +58,7 @@ class ModelFacts:
 def facts_from_config(config: Mapping[str, object], source: str) -> ModelFacts:
     """A config.json document, read into facts; ``source`` opens the message of a FormatError."""
     if not isinstance(config, Mapping):
-        raise _bad(source, "not a config", reprlib.repr(config)[:120], "a JSON object")
+        raise _bad(source, "not a config", quoted(config, 120), "a JSON object")
     part = text_part(config)
     reader = _Reader(part, source)
     routed = reader.same_in_all_layers(EXPERTS, "no MoE layer", 0, MAX_EXPERTS)
@@ -108,7 +108,7 @@ class _Reader:
     source: str
 
     def bad(self, name: str, value: object, expected: str) -> FormatError:
-        return _bad(self.source, f"bad {name}", reprlib.repr(value)[:120], expected)
+        return _bad(self.source, f"bad {name}", quoted(value, 120), expected)
 
     def check(self, name: str, value: object, low: int, high: int) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:

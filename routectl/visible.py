@@ -6,11 +6,27 @@ each such character is its escape: ``\n``, ``\x1b``, ``\u202e``.
 
 import re
 import unicodedata
+from collections.abc import Iterator
+from typing import Any
 
-__all__ = ["visible"]
+__all__ = ["quoted", "visible"]
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_COMMAND = re.compile(r"::(?=[\w-]+[^:]*::)|##\[")  # actions/runner, ActionCommand.cs
+_UNSEEN = re.compile(  # Default_Ignorable_Code_Point of Unicode 16 that counts as printable
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+_WORKFLOW = (
+    "add-mask add-matcher add-path debug echo endgroup error group internal-set-repo-path notice "
+    "remove-matcher save-state set-env set-output stop-commands warning"
+).replace(" ", "|")
+# What a log's reader takes for a command, and in what is folded any part may begin a line. GitHub:
+# actions/runner, ActionCommand.cs, `::name` first in a line or `##[name]` anywhere in it, of names
+# in any case. Azure has ##vso[, TeamCity ##teamcity[, GitLab section_start:TIME.
+_COMMAND = re.compile(
+    rf":(?=:(?:{_WORKFLOW}|[\w-]+::))|^:(?={_WORKFLOW})"
+    r"|#(?=#\w*\[)|^#(?=\w*\[)|(?:(?<=section_start)|(?<=section_end)):(?=\d)",
+    re.IGNORECASE,
+)
 
 
 def _escaped(char: str) -> str:
@@ -22,21 +38,53 @@ def _escaped(char: str) -> str:
     )
 
 
-def _shows(char: str) -> bool:
-    """Whether a character is seen as itself: printable, or a space that ends no line."""
-    return char.isprintable() or unicodedata.category(char) == "Zs"
+def _shown(char: str) -> str:
+    """A character that is seen as itself, printable or a space that ends no line; or its escape."""
+    seen = char.isprintable() or unicodedata.category(char) == "Zs"
+    return char if seen and not _UNSEEN.match(char) else _escaped(char)
 
 
-def visible(text: object, most: int = 4000) -> str:
+def _line(text: str) -> str:
+    """Text on one line, each character shown, no command in it."""
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(map(_shown, text))
+    if ":" in text or "#" in text:
+        text = _COMMAND.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return text
+
+
+def visible(text: object, most: int = 4000, *, end: int = 0) -> str:
     """``text`` on one line, each character shown, cut with an ellipsis after ``most``.
 
     What is not printable (controls, C1, bidi and format characters, line ends, surrogates, private
-    and unassigned ones) is escaped, and what would begin a workflow command has an escaped colon.
+    and unassigned ones) or has no width is escaped, and what would begin a command of a log's
+    reader has an escaped colon or hash. Of long text the last ``end`` characters are kept too.
+    What is visible already stays as it is.
     """
     whole = str(text)
-    shown = whole[:most]
-    if not shown.isprintable():
-        shown = "".join(char if _shows(char) else _escaped(char) for char in shown)
-    if "::" in shown or "##[" in shown:
-        shown = _COMMAND.sub(lambda found: f"\\x{ord(found[0][0]):02x}{found[0][1:]}", shown)
-    return shown + "…" * (len(whole) > most)
+    shown = _line(whole[: most + 1])
+    if len(whole) <= most and len(shown) <= most:
+        return shown
+    last = _line("…" + whole[-end:])[-end:] if end else ""
+    return f"{shown[: most - end]}…{last}"
+
+
+def quoted(value: object, most: int = 60) -> str:
+    """The repr of a foreign value, visible and cut; a large one is not written out first."""
+    try:
+        return visible(repr(_part(value, most, iter(range(most)))), most)
+    except (ValueError, RecursionError):  # an integer of more digits than Python writes
+        return f"<{type(value).__name__}>"
+
+
+def _part(value: Any, most: int, left: Iterator[int]) -> Any:
+    """As much of a value as ``most`` characters of its repr need; each item takes one of left."""
+    kind = type(value)
+    if kind in (str, bytes, bytearray):
+        return value[: most + 1]
+    if kind in (list, tuple):
+        return kind([_part(item, most, left) for item, _ in zip(value, left, strict=False)])
+    if kind is dict:
+        pairs = zip(value.items(), left, strict=False)
+        return {_part(key, most, left): _part(inner, most, left) for (key, inner), _ in pairs}
+    return value

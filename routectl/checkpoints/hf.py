@@ -76,7 +76,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _shard(index: Path, name: str, file: object) -> Path:
     """The file that an index says a tensor is in."""
-    if not isinstance(file, str) or Path(file).name != file or "\\" in file:
+    plain = isinstance(file, str) and Path(file).name == file and file.isprintable()
+    if not isinstance(file, str) or not plain or "\\" in file:
         raise FormatError(
             f"{index}: {name[:80]!a}: got file {str(file)[:80]!a}, expected one in the same folder"
         )

@@ -14,6 +14,8 @@ from typer.exceptions import Abort, TyperException
 
 from ..errors import RoutectlError
 from ..limits import parse_limits, raised_limits
+from ..visible import visible
+from .logs import show_logs
 from .signals import ended_by_signals
 
 __all__ = ["app", "main", "script"]
@@ -111,9 +113,9 @@ def _without_limits(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _complain(message: str, hint: str | None = None) -> int:
-    print(f"routectl: {message}", file=sys.stderr)
+    print(f"routectl: {visible(message, end=1000)}", file=sys.stderr)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"hint: {visible(hint, end=1000)}", file=sys.stderr)
     return TROUBLE
 
 
@@ -130,18 +132,19 @@ def main(argv: Sequence[str]) -> int:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "routectl"
         message = error.format_message() if hasattr(error, "format_message") else str(error)
-        return _complain(message.replace("\n", " "), f"{path} --help")
+        return _complain(message, f"{path} --help")
     except (Abort, KeyboardInterrupt):
         return 130
     except MemoryError:
         return _complain("out of memory")
     except OSError as error:
-        if error.errno in _FULL:  # every other writer says where it wrote
+        if error.filename is None and error.errno in _FULL:  # every other writer says where
             return _unwritten(error)
-        traceback.print_exc()
-        return _complain(_BUG)
+        name = "" if error.filename is None else f"{error.filename}: "
+        return _complain(f"{name}{error.strerror or error}")
     except Exception:  # noqa: BLE001 - the one boundary
-        traceback.print_exc()
+        for line in traceback.format_exc().split("\n")[:-1]:
+            print(visible(line, end=1000), file=sys.stderr)
         return _complain(_BUG)
 
 
@@ -150,6 +153,7 @@ def script() -> None:
 
     A closed pipe ends it quietly (141), as it ends any Unix tool.
     """
+    show_logs()
     code = TROUBLE
     with ended_by_signals() as ended:
         code = _flushed(main(sys.argv[1:]))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..jobs.recompute.request import RecomputeRequest, recompute_dump
 from ..jobs.show import ShowRequest, answer_show
 from ..reports.text.wording import percent
+from ..visible import visible
 from .desk import CommandLine, desk
 from .terminal import TERMINAL, note
 
@@ -40,7 +41,8 @@ class _NoisePrinter:
     """Prints runs of the noise floor of a file as they are done."""
 
     def __init__(self, written: Path) -> None:
-        self._heading: str | None = f"{'noise floor':<24}rows that change against {written.name}"
+        against = visible(written.name)
+        self._heading: str | None = f"{'noise floor':<24}rows that change against {against}"
 
     def __call__(self, run: "NoiseRun") -> None:
         if self._heading is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..jobs.progress import Progress
+from ..visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["TERMINAL", "emit", "note", "progress_line"]
 
 _ESTIMATE_S = 600  # seconds of the past that the time left is judged by
+_WIDEST = 60  # characters of what a progress line is about
 
 
 def note(message: str) -> None:
     """One line on stderr: what was written, what was skipped."""
-    print(f"routectl: {message}", file=sys.stderr)
+    print(f"routectl: {visible(message, end=1000)}", file=sys.stderr)
 
 
 @contextmanager
@@ -41,18 +43,18 @@ def progress_line(what: str, unit: str) -> "Iterator[Show | None]":
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(unit),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn(unit, markup=False),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
     with Progress(
         *columns, console=console, transient=True, speed_estimate_period=_ESTIMATE_S
     ) as progress:
-        task = progress.add_task(what, total=None, rate="")
+        task = progress.add_task(visible(what, _WIDEST), total=None, rate="")
 
         def show(done: float, total: int, words: Callable[[float], str]) -> None:
             elapsed = progress.tasks[0].elapsed or 0.0
@@ -73,7 +75,7 @@ def emit(
 ) -> None:
     """Print a document, or write it whole to ``output``; ``plain`` as a pipe would get it."""
     from ..files.writing import replacing
-    from ..reports.document import to_json
+    from ..reports.document import to_json, visible_document
 
     if output is None and as_json:
         sys.stdout.write(to_json(document))
@@ -81,13 +83,13 @@ def emit(
     from ..reports.text.tables import open_console
 
     if output is None:
-        render(document, open_console(sys.stdout, plain=plain))
+        render(visible_document(document), open_console(sys.stdout, plain=plain))
         return
     if as_json:
         text = to_json(document)
     else:
         page = io.StringIO()
-        render(document, open_console(page))
+        render(visible_document(document), open_console(page))
         text = page.getvalue()
     with replacing(output, force=force) as stream:
         stream.write(text.encode())

@@ -1,6 +1,5 @@
 """``routectl watch DIR``."""
 
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -27,9 +26,11 @@ def watch_command(line: CommandLine) -> int:
     could not be checked, or none seen, or a model that --model must name. docs/live.md says more.
     """
     from ..reports.check.text import watch_text
+    from ..reports.document import to_line, visible_document
 
     def tell(document: Any) -> None:
-        print(json.dumps(document) if line.voices.lines else watch_text(document), flush=True)
+        shown = to_line(document) if line.voices.lines else watch_text(visible_document(document))
+        print(shown, flush=True)
 
     request = line.request(WatchRequest)
     with _ended_by_signals() as came:

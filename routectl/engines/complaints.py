@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from ..errors import RoutectlError
+from ..visible import visible
 from .http import PassingError, RefusedError, Reply
 
 __all__ = ["body_or_raise", "is_page", "page_text", "said_in", "said_of"]
@@ -40,12 +41,8 @@ def page_text(body: bytes) -> str:
 
 
 def _brief(text: str) -> str:
-    """A text in one printable line; of a long one its beginning and its end."""
-    line = " ".join(text.split())
-    line = "".join(c if c.isprintable() else "?" for c in line)
-    if len(line) <= _MOST:
-        return line
-    return f"{line[: _MOST // 2]} ... {line[-_MOST // 2 :]}"
+    """A text in one visible line; of a long one its beginning and its end."""
+    return visible(" ".join(text.split()), _MOST, end=_MOST // 2)
 
 
 def _why(text: str) -> str:

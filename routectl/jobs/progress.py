@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from ..visible import visible
 
 if TYPE_CHECKING:
     from ..dump import Dump, Sample
@@ -16,6 +19,10 @@ Show = Callable[[float, int, Callable[[float], str]], None]
 
 def _ignore(_: Any) -> None:
     pass
+
+
+def _visibly(told: Callable[[str], None], line: str) -> None:
+    told(visible(line, end=1000))
 
 
 def _no_line(what: str, unit: str) -> AbstractContextManager[Show | None]:
@@ -31,7 +38,7 @@ def tokens_rate(tokens: float) -> str:
 class Progress:
     """Who listens to a job; nobody, unless told.
 
-    note   takes a line: what was written, what was left out
+    note   takes a line: what was written, what was left out; text of others in it is visible
     line   gives what shows how far something is, or None; it is told what is done, and its unit
     part   takes a part of the answer as it comes: a watched dump's document, a noise run
     """
@@ -39,6 +46,9 @@ class Progress:
     note: Callable[[str], None] = _ignore
     line: Callable[[str, str], AbstractContextManager[Show | None]] = _no_line
     part: Callable[[Any], None] = _ignore
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "note", partial(_visibly, self.note))
 
     @contextmanager
     def counting(
@@ -58,7 +68,7 @@ class Progress:
                 units, work_done = units + 1, work_done + work
                 if show is not None:
                     passes = max(1, -(-units // max(total, 1)))  # a dump may be read again
-                    show(units, passes * total, lambda elapsed: rate(work_done / elapsed))
+                    show(units, passes * total, lambda s: rate(work_done / s if s else 0.0))
 
             yield advance
 

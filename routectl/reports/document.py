@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar
 
+from ..visible import visible
+
 if TYPE_CHECKING:
     from ..dump import DumpMeta
     from ..ops.diff.thresholds import Failure
@@ -24,12 +26,17 @@ __all__ = [
     "failure_entries",
     "finite",
     "to_json",
+    "to_line",
+    "visible_document",
 ]
 
 Document = Any  # one of any schema, for what hands documents on and does not look into them
 Value = TypeVar("Value")
 _FLAT_LIST = re.compile(r"\[\n +([^\[\]{}]*?)\n +\]")  # a line break is never inside a string
 _BREAK = re.compile(r",\n +")
+_MARK = re.compile(r"#(?=#\w*\[)")  # a log's reader looks for ##[ and its like anywhere in a line
+_LONGEST = 1000
+_HOLDS_TEXT = (str, dict, list, tuple)
 
 
 class CountedRows(TypedDict):
@@ -95,9 +102,35 @@ def finite(value: Value) -> Value:
 
 
 def to_json(document: Document) -> str:
-    """The document as text, keys in the order of docs/json.md, flat lists on one line."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    return _FLAT_LIST.sub(lambda m: f"[{_BREAK.sub(', ', m[1])}]", text) + "\n"
+    """The document as text in ASCII, keys in the order of docs/json.md, flat lists on one line."""
+    text = json.dumps(document, indent=2, allow_nan=False)
+    text = _FLAT_LIST.sub(lambda m: f"[{_BREAK.sub(', ', m[1])}]", text)
+    return _MARK.sub(r"\\u0023", text) + "\n"
+
+
+def to_line(document: Document) -> str:
+    """The document as one line of JSON in ASCII, without its end."""
+    return _MARK.sub(r"\\u0023", json.dumps(document, allow_nan=False))
+
+
+def visible_document(document: Document) -> Document:
+    """The document as text may show it: each string, keys too, visible and cut at 1,000 characters.
+
+    Whoever renders a document renders this one, so that no renderer can forget.
+    """
+    if isinstance(document, str):
+        return visible(document, _LONGEST, end=_LONGEST // 4)
+    if isinstance(document, list | tuple):
+        return [visible_document(v) if isinstance(v, _HOLDS_TEXT) else v for v in document]
+    if not isinstance(document, dict):
+        return document
+    found: Document = {}
+    for name, value in document.items():
+        shown = name = visible_document(name)
+        while name in found:  # two that differ in what is cut
+            name = f"{shown} ({len(found)})"
+        found[name] = visible_document(value) if isinstance(value, _HOLDS_TEXT) else value
+    return found
 
 
 def dump_document(meta: "DumpMeta", samples: int) -> DumpEntry:

@@ -72,19 +72,19 @@ MAY_IMPORT = {
     "reports.diff": "margins ops.diff reports reports.text",
     "reports.pack": "dump layouts ops.pack reports.text",
     "reports.page": (
-        "errors reports reports.check reports.diff reports.pack reports.predict reports.show "
-        "reports.staleness reports.text"
+        "errors visible reports reports.check reports.diff reports.pack reports.predict "
+        "reports.show reports.staleness reports.text"
     ),
     "reports.predict": "checkpoints ops.predict reports.text",
     "reports.show": "checkpoints ops ops.check.alone ops.diff reports reports.diff reports.text",
     "reports.staleness": (
         "dump errors margins ops.diff ops.staleness reports reports.diff reports.text"
     ),
-    "reports.text": "reports",
+    "reports.text": "visible reports",
     "jobs": (
-        "dump errors files margins model codecs checkpoints engines formats formats.documents "
-        "formats.native formats.targets formats.trainers ops ops.check.alone ops.check.book "
-        "ops.diff ops.pack ops.pairs reports reports.diff reports.show reports.text"
+        "dump errors files margins model visible codecs checkpoints engines formats "
+        "formats.documents formats.native formats.targets formats.trainers ops ops.check.alone "
+        "ops.check.book ops.diff ops.pack ops.pairs reports reports.diff reports.show reports.text"
     ),
     "jobs.check": (
         "damage dump errors files model routers checkpoints formats.documents formats.native "

@@ -4,7 +4,7 @@ import json
 
 from support.tiny_rl import ENGINE, TINY
 
-__all__ = ["CHECK", "DIFF", "EXACT", "V0", "V1", "V2", "config", "toml"]
+__all__ = ["CHECK", "DIFF", "EXACT", "V0", "V1", "V2", "config", "toml", "written"]
 
 V0, V1, V2 = (
     TINY / name for name in ("routes_v0.fp32.npz", "transformers_v1.fp32.npz", "routes_v2.fp32.npz")
@@ -18,12 +18,20 @@ CHECK = {"verb": "check", "dump": str(ENGINE)}
 EXACT = {"verb": "diff", "old": str(V0), "new": str(V0)}
 
 
+def written(value):
+    """A value as TOML: JSON's numbers, lists and strings, but for characters beyond 16 bits."""
+    if not isinstance(value, str) or max(value, default="") < "\U00010000":
+        return json.dumps(value)
+    codes = "".join(f"\\U{ord(c):08x}" for c in value)
+    return f'"{codes}"'
+
+
 def toml(table, prefix="checks"):
-    """Checks as TOML: JSON's strings, numbers and lists are those of TOML."""
+    """Checks as TOML."""
     lines = []
     for name, words in table.items():
-        lines.append(f"[{prefix}.{json.dumps(name)}]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in words.items()]
+        lines.append(f"[{prefix}.{written(name)}]")
+        lines += [f"{key} = {written(value)}" for key, value in words.items()]
     return "\n".join(lines) + "\n"
 
 

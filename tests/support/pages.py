@@ -11,6 +11,7 @@ from routectl.ops.diff.diff import DiffOptions, diff_as
 from routectl.reports.diff.document import diff_document
 from routectl.routes import Routes
 from support.dumps import make_dump
+from support.poison import POISON
 from support.recordings import FIXTURES
 
 OLD = FIXTURES / "tiny_rl" / "vllm.bf16" / "samples.jsonl"
@@ -26,6 +27,7 @@ HOSTILE = (
     "x" * 100_000,
     "\x00\x1b[31m\ud800",
     "${word} $word $$",
+    POISON,
 )
 
 

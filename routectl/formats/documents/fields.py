@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError
+from ...visible import quoted, visible
 from .size import check_json
 
 __all__ = [
@@ -51,14 +52,12 @@ def first_of(doc: Doc, names: Sequence[str]) -> Any:
 
 
 def _wrong(where: str, name: str, value: object, expected: str) -> FormatError:
-    shown = repr(value)
-    return FormatError(f"{where}: {name}: got {shown[:60]}, expected {expected}")
+    return FormatError(f"{where}: {name}: got {quoted(value)}, expected {expected}")
 
 
 def one_line(foreign: object) -> str:
-    """The first line of a foreign message, printable, cut at 160 characters."""
-    line = next(iter(str(foreign).splitlines()), "")[:160]
-    return "".join(c if c.isprintable() else "?" for c in line)
+    """The first line of a foreign message, visible, cut at 160 characters."""
+    return visible(next(iter(str(foreign).splitlines()), ""), 160)
 
 
 def integer(value: object, where: str, name: str) -> int | None:

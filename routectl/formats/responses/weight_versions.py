@@ -6,6 +6,7 @@ from typing import Any
 
 from ...dump import WeightSpan
 from ...errors import FormatError
+from ...visible import quoted
 from ..documents.fields import Doc, integer, mapping, sequence, text
 
 __all__ = ["weight_spans"]
@@ -53,7 +54,7 @@ def _span(item: Any, where: str) -> WeightSpan:
     end = integer(span.get("end"), where, "weight_versions.end")
     if start is None or end is None or span.get("version") is None:
         raise FormatError(
-            f"{where}: weight_versions: got {repr(item)[:60]}, expected {{version, start, end}}"
+            f"{where}: weight_versions: got {quoted(item)}, expected {{version, start, end}}"
         )
     return WeightSpan(text(span["version"]) or "", start, end)
 

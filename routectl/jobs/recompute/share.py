@@ -107,7 +107,8 @@ def showing(total: int, progress: Progress) -> Iterator[Callable[["RunProgress"]
         def on_progress(done: "RunProgress") -> None:
             def words(elapsed: float) -> str:
                 layer = f"layer {done.layer} of {done.layers}, " if done.layer < done.layers else ""
-                rate, read = tokens_rate(done.tokens / elapsed), bytes_text(done.read_bytes)
+                rate = tokens_rate(done.tokens / elapsed if elapsed else 0.0)
+                read = bytes_text(done.read_bytes)
                 return f"{layer}{rate}, {read} read"
 
             show(done.samples, total, words)

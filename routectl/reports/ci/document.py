@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ...visible import visible
 from .scalars import metrics
 from .schema import CiDocument, CiRun, RunSubject, Status
 from .text import Verdicts, run_details, run_summary
@@ -16,11 +17,11 @@ def answered(about: RunSubject, document: Verdicts, seconds: float) -> CiRun:
     code = document["verdict"]["exit_code"]
     return {
         **about,
-        "name": _one_line(about["name"]),
+        "name": visible(about["name"]),
         "status": _STATUS[code],
         "exit_code": code,
-        "summary": _one_line(run_summary(document)),
-        "details": [_one_line(line) for line in run_details(document)],
+        "summary": visible(run_summary(document)),
+        "details": [visible(line) for line in run_details(document)],
         "failed": [] if document["schema"] == "routectl.check/1" else document["verdict"]["failed"],
         "metrics": metrics(document),
         "seconds": seconds,
@@ -31,11 +32,11 @@ def troubled(about: RunSubject, message: str, hint: str | None, seconds: float) 
     """An entry of ``runs``: a run that came to nothing."""
     return {
         **about,
-        "name": _one_line(about["name"]),
+        "name": visible(about["name"]),
         "status": _STATUS[2],
         "exit_code": 2,
-        "summary": _one_line(message),
-        "details": [] if hint is None else [f"hint: {_one_line(hint)}"],
+        "summary": visible(message),
+        "details": [] if hint is None else [f"hint: {visible(hint)}"],
         "failed": [],
         "metrics": {},
         "seconds": seconds,
@@ -53,8 +54,3 @@ def ci_document(config: str, baseline: str | None, runs: Sequence[CiRun]) -> CiD
         "runs": list(runs),
         "verdict": {"exit_code": max(run["exit_code"] for run in runs)},
     }
-
-
-def _one_line(text: str) -> str:
-    """Text of one line: names in dumps are foreign, and may hold line breaks and worse."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

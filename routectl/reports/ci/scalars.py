@@ -8,6 +8,7 @@ from ...ops.check.book.results import CheckResult
 from ...ops.diff.diff import DiffResult
 from ...ops.diff.thresholds import scalar_name
 from ...ops.staleness.staleness import Staleness
+from ...visible import visible
 from ..check.document import check_document
 from ..diff.document import diff_document
 from ..document import Document
@@ -51,14 +52,15 @@ def metrics(result: DiffResult | CheckResult | Staleness | Document) -> dict[str
 
     Names are stable: ``routectl/mismatch``, ``routectl/mismatch/layer_007``; docs/metrics.md lists
     them. Rates are 0..1. A figure that is not defined, or not finite, is left out. Of a
-    routectl.ci/1 document, names begin with the run's. Raises ValueError for other documents.
+    routectl.ci/1 document, names begin with the run's, made visible. Raises ValueError for other
+    documents.
     """
     document = _document(result)
     schema = str(document.get("schema"))
     if schema not in _VOICES:
         raise ValueError(f"no metrics of {schema}: expected one of {', '.join(_VOICES)}")
     found = _VOICES[schema](dict(document))
-    return {name: float(value) for name, value in found if _is_number(value)}
+    return {visible(name): float(value) for name, value in found if _is_number(value)}
 
 
 def _document(result: Any) -> Document:

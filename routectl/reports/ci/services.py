@@ -6,22 +6,26 @@ does (packages/core/src/command.ts); the runner reads them on stdout and on stde
 (actions/runner, ScriptHandler.cs).
 """
 
+import html
 import json
-import re
 from xml.etree import ElementTree as ET
 
+from ..document import visible_document
 from .schema import CiDocument, CiRun
 from .text import ci_verdict
 
 __all__ = ["badge_json", "github_annotations", "github_summary", "junit_xml"]
 
 _DETAILS = 50  # a run: a step summary may have 1 MiB
-_ILLEGAL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in XML 1.0
 _COLOURS = ("brightgreen", "red", "orange")
 
 
 def junit_xml(document: CiDocument) -> bytes:
-    """The document as XML in UTF-8: failures for what failed, errors for trouble."""
+    """The document as XML in UTF-8: failures for what failed, errors for trouble.
+
+    What is visible is what XML 1.0 can hold.
+    """
+    document = visible_document(document)
     runs = document["runs"]
     counts = {
         "tests": str(len(runs)),
@@ -30,17 +34,17 @@ def junit_xml(document: CiDocument) -> bytes:
         "time": _seconds(sum(run["seconds"] for run in runs)),
     }
     suites = ET.Element("testsuites", {"name": "routectl", **counts})
-    config = _legal(document["config"])
-    suite = ET.SubElement(suites, "testsuite", {"name": config, **counts, "skipped": "0"})
+    about = {"name": document["config"], **counts, "skipped": "0"}
+    suite = ET.SubElement(suites, "testsuite", about)
     for run in runs:
-        about = {"name": _legal(run["name"]), "classname": f"routectl.{run['verb']}"}
+        about = {"name": run["name"], "classname": f"routectl.{run['verb']}"}
         case = ET.SubElement(suite, "testcase", {**about, "time": _seconds(run["seconds"])})
         if run["status"] == "passed":
-            ET.SubElement(case, "system-out").text = _legal(run["summary"])
+            ET.SubElement(case, "system-out").text = run["summary"]
             continue
         tag, kind = ("failure", "Over") if run["status"] == "failed" else ("error", "Trouble")
-        problem = ET.SubElement(case, tag, {"type": kind, "message": _legal(run["summary"])})
-        problem.text = _legal("\n".join(run["details"] or [run["summary"]]))
+        problem = ET.SubElement(case, tag, {"type": kind, "message": run["summary"]})
+        problem.text = "\n".join(run["details"] or [run["summary"]])
     ET.indent(suites)
     text: bytes = ET.tostring(suites, encoding="utf-8", xml_declaration=True)
     return text + b"\n"
@@ -50,15 +54,10 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.3f}"
 
 
-def _legal(text: str) -> str:
-    """Text without the characters that XML cannot hold."""
-    return _ILLEGAL.sub("�", text)
-
-
 def github_annotations(document: CiDocument) -> str:
     """A workflow command a run that did not pass, each a line; GitHub shows them on the run."""
     lines = []
-    for run in document["runs"]:
+    for run in visible_document(document)["runs"]:
         if run["status"] != "passed":
             title = _property(f"routectl {run['verb']}: {run['name']}")
             told = _data("\n".join(_told(run)))
@@ -68,6 +67,7 @@ def github_annotations(document: CiDocument) -> str:
 
 def github_summary(document: CiDocument) -> str:
     """A table of all runs as Markdown, and the details of those that did not pass."""
+    document = visible_document(document)
     word, counted = ci_verdict(document)
     lines = [f"### routectl: {word}", "", f"{counted}.", "", "| | check | verb | result |"]
     lines.append("|---|---|---|---|")
@@ -79,7 +79,7 @@ def github_summary(document: CiDocument) -> str:
         if run["status"] == "passed" or not run["details"]:
             continue
         lines += ["", f"<details open><summary>{_html(run['name'])}</summary>", "", "<pre>"]
-        lines += [_html(line) for line in _told(run)[1:]]
+        lines += [html.escape(line, quote=False) for line in _told(run)[1:]]
         lines += ["</pre>", "", "</details>"]
     return "\n".join(lines) + "\n\n"
 
@@ -110,10 +110,12 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def _html(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _html(text: str, marks: str = "") -> str:
+    """HTML that mentions nobody: GitHub looks for @ in what Markdown came to, but not in code."""
+    shown = "".join(f"&#{ord(c)};" if c in marks else html.escape(c, quote=False) for c in text)
+    return shown.replace("@", "<code>@</code>")
 
 
 def _cell(text: str) -> str:
-    """Text as it is, in a cell of a table: no markup of it counts."""
-    return "".join(f"&#{ord(c)};" if c in "|`*_[]\\~#@!:" else c for c in _html(text))
+    """Text as it is, in a cell of a table: no markup of it counts, and no address is a link."""
+    return _html(text, "|`*_[]\\~#!:.")

@@ -2,7 +2,6 @@
 
 import html
 import io
-import re
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any
@@ -14,18 +13,10 @@ from rich.text import Text
 from ..document import Document
 from ..text.tables import Labelled
 
-__all__ = ["escaped", "report_markup"]
+__all__ = ["report_markup"]
 
 Render = Callable[[Any, Console], None]  # of the document of one schema
 _WIDTH = 100_000  # no column is left out
-_INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
-)
-
-
-def escaped(text: str) -> str:
-    """Text for HTML; what would be invisible or turn the text around is named, as ‹U+202E›."""
-    return html.escape(_INVISIBLE.sub(lambda m: f"‹U+{ord(m[0]):04X}›", text))
 
 
 class _Recorder(Console):
@@ -42,7 +33,7 @@ class _Recorder(Console):
 
 
 def _cells(tag: str, cells: list[str]) -> str:
-    return "".join(f"<{tag}>{escaped(cell)}</{tag}>" for cell in cells)
+    return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
 
 
 def _table(table: Table) -> str:
@@ -50,11 +41,11 @@ def _table(table: Table) -> str:
     heads = [str(column.header) for column in table.columns]
     rows = zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True)
     body = "\n".join(
-        f'<tr><th scope="row">{escaped(first)}</th>{_cells("td", rest)}</tr>'
+        f'<tr><th scope="row">{html.escape(first)}</th>{_cells("td", rest)}</tr>'
         for first, *rest in rows
     )
-    name = escaped(heads[0])
-    head = "".join(f'<th scope="col">{escaped(text)}</th>' for text in heads)
+    name = html.escape(heads[0])
+    head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="table by {name}">'
         f'<table data-name="{name}"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>'
@@ -66,12 +57,16 @@ def _blocks(printed: list[Any]) -> Iterator[str]:
     """Labelled lines that follow each other are one list; a table is one; else a paragraph."""
     for kind, group in groupby(printed, type):
         if kind is Labelled:
-            lines = (f"<dt>{escaped(p.label)}</dt><dd>{escaped(p.words)}</dd>" for p in group)
+            lines = (
+                f"<dt>{html.escape(p.label)}</dt><dd>{html.escape(p.words)}</dd>" for p in group
+            )
             yield "<dl>" + "\n".join(lines) + "</dl>"
         elif kind is Table:
             yield from map(_table, group)
         elif kind is not type(None):
-            yield "\n".join(f"<p{_tone(part)}>{escaped(str(part).strip())}</p>" for part in group)
+            yield "\n".join(
+                f"<p{_tone(part)}>{html.escape(str(part).strip())}</p>" for part in group
+            )
 
 
 def _tone(part: Any) -> str:
@@ -83,7 +78,8 @@ def _tone(part: Any) -> str:
 def report_markup(doc: Document, render: Render) -> tuple[str, str, str]:
     """The first line of a report, what was compared, and the rest: text, HTML, HTML.
 
-    The first line is text, empty where a report begins with labelled lines.
+    The first line is text, empty where a report begins with labelled lines. The document is a
+    visible one.
     """
     recorder = _Recorder()
     render(doc, recorder)

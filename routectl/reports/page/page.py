@@ -7,20 +7,22 @@ scripts only ever set text.
 
 import base64
 import hashlib
+import html
 import json
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from string import Template
 
 from ...errors import FormatError
+from ...visible import quoted
 from ..check.text import render_check
 from ..diff.text import render_diff
-from ..document import Document
+from ..document import Document, visible_document
 from ..pack.text import render_verified
 from ..predict.text import render_prediction
 from ..show.text import render_checkpoint, render_summary
 from ..staleness.text import render_series, render_staleness
-from .markup import Render, escaped, report_markup
+from .markup import Render, report_markup
 
 __all__ = ["html_page", "render_of", "with_texts"]
 
@@ -58,7 +60,7 @@ def render_of(doc: Document) -> Render:
         if schema == name:
             return render
     known = ", ".join(name for name, _ in _VIEWS)
-    raise FormatError(f"got schema {str(schema)[:60]!a}, expected one of {known}")
+    raise FormatError(f"got schema {quoted(schema)}, expected one of {known}")
 
 
 def with_texts(doc: Document, decode: Callable[[Sequence[int]], list[str]]) -> Document:
@@ -91,18 +93,19 @@ def html_page(doc: Document) -> str:
     Nothing is fetched when it is opened: a content security policy allows the one script that has
     the hash of ours, and no address at all. Raises FormatError for a schema without a view.
     """
-    verdict, compared, rest = report_markup(doc, render_of(doc))
+    shown = visible_document(doc)
+    verdict, compared, rest = report_markup(shown, render_of(doc))
     word, _, words = verdict.partition("  ")
     script = "\n".join(map(_asset, _SCRIPTS))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    title = _title(doc)
+    title = _title(shown)
     return Template(_asset("page.html")).substitute(
-        title=escaped(title),
-        word=escaped(word or title.partition(":")[0]),
-        words=escaped(words.strip()),
+        title=html.escape(title),
+        word=html.escape(word or title.partition(":")[0]),
+        words=html.escape(words.strip()),
         compared=compared,
         rest=rest,
-        schema=escaped(str(doc["schema"])),
+        schema=str(doc["schema"]),
         style=_asset("page.css"),
         data=json.dumps(doc, separators=(",", ":"), allow_nan=False).translate(_INLINE),
         digest=digest,

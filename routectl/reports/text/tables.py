@@ -6,12 +6,14 @@ fixed columns and nothing is cut.
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from ...visible import visible
 
 __all__ = [
     "Column",
@@ -24,6 +26,8 @@ __all__ = [
 ]
 
 _UNLIMITED = 100_000
+_LONGEST = 8000  # characters of a labelled line: names may be many
+_NAME = 200  # characters of what names a row
 
 
 def open_console(stream: IO[str], *, plain: bool = False) -> Console:
@@ -59,7 +63,9 @@ class Column:
 
 
 def print_table(console: Console, columns: Sequence[Column], last: str | None = None) -> None:
-    """Print columns, right-aligned but the first; ``last`` styles the last row."""
+    """Print columns, right-aligned but the first, which is cut; ``last`` styles the last row."""
+    names = [visible(cell, _NAME, end=_NAME // 4) for cell in columns[0].cells]
+    columns = [replace(columns[0], cells=names), *columns[1:]]
     shown = list(columns)
     while sum(c.width + 2 for c in shown) > console.width + 2 and any(c.rank for c in shown):
         shown.remove(max(shown, key=lambda c: c.rank))
@@ -79,6 +85,7 @@ class Labelled(Text):
     """A line that begins with a label; ``label`` and ``words`` are its two parts."""
 
     def __init__(self, label: str, words: str) -> None:
+        words = visible(words, _LONGEST, end=_LONGEST // 8)
         super().__init__(f"{label:<10}", style="bold")
         self.append(words, style="not bold")
         self.label, self.words = label, words

@@ -12,6 +12,8 @@ import pytest
 
 import routectl
 from routectl.reports.ci.dashboards import write_events
+from routectl.visible import visible
+from support.poison import POISON, faults_of
 from support.shell import complaint, document, run, written
 from support.tiny_rl import ENGINE, TINY
 
@@ -72,6 +74,15 @@ class TestMetrics:
         assert all(type(value) is float for value in found.values())
         saved = json.loads(json.dumps(routectl.diff_document(result)))
         assert routectl.metrics(saved) == found
+
+    def test_names_are_visible(self, tmp_path):
+        """A check's name that is no name is text in what TensorBoard reads."""
+        run_of = {"name": POISON, "metrics": {"routectl/mismatch": 0.5}}
+        found = routectl.metrics({"schema": "routectl.ci/1", "runs": [run_of]})
+        assert found == {f"{visible(POISON)}/routectl/mismatch": 0.5}
+        write_events(tmp_path / "tb", found, 1)
+        (name,) = events(tmp_path / "tb")
+        assert (name, faults_of(name)) == (next(iter(found)), [])
 
     def test_undefined_figures_are_left_out(self):
         """Without margins and log-probs there is no scalar of either, and none is not finite."""

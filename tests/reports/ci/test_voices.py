@@ -6,11 +6,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.dom import minidom
 from xml.etree import ElementTree as ET
 
 import pytest
 import yaml
 from junitparser import Error, Failure, JUnitXml
+from markdown_it import MarkdownIt
 
 from routectl.reports.ci.document import answered, ci_document, troubled
 from routectl.reports.ci.services import (
@@ -19,7 +21,10 @@ from routectl.reports.ci.services import (
     github_summary,
     junit_xml,
 )
+from routectl.visible import visible
 from support.ci_configs import CHECK, DIFF, EXACT, config
+from support.pages import Parsed
+from support.poison import POISON, faults_of
 from support.shell import complaint, document, run, written
 from support.tiny_rl import ENGINE, TINY
 
@@ -78,6 +83,55 @@ def three_(tmp_path):
 def nasty():
     """A document with a name and a message that try to be markup."""
     return ci_document("ci.toml", None, [troubled({**ABOUT, "name": NASTY}, NASTY, NASTY, 0.5)])
+
+
+LINKS = "www.a.example http://a.example a@b.example @all #1 ~~x~~ *x* _x_ <img src=x>"
+
+
+def raw():
+    """A document by another hand: each text of it as it came."""
+    run = troubled(ABOUT, "", None, 0.5)
+    text = f"{POISON} {LINKS}"
+    about = {"name": text, "check": text, "summary": text, "details": [text, text]}
+    return ci_document(text, text, [{**run, **about}])
+
+
+class TestForeignText:
+    """What a document holds is text in each voice, whoever made the document."""
+
+    @pytest.mark.parametrize("document", [nasty(), raw()], ids=["ours", "theirs"])
+    @pytest.mark.parametrize("voice", [junit_xml, github_annotations, github_summary, badge_json])
+    def test_it_is_text(self, voice, document):
+        """No control, no line of its own, no command but ours."""
+        told = voice(document)
+        text = told.decode("utf-8") if isinstance(told, bytes) else told
+        assert faults_of(text.replace("⚠️", ""), own=("::error title=",)) == []
+
+    def test_junit_by_other_parsers(self, tmp_path):
+        """ElementTree, minidom, expat and junitparser read the same names and messages."""
+        data, shown = junit_xml(raw()), visible(f"{POISON} {LINKS}")
+        path = tmp_path / "junit.xml"
+        path.write_bytes(data)
+        (suite,) = JUnitXml.fromfile(str(path))
+        (case,) = list(suite)
+        (problem,) = case.result
+        assert (suite.name, case.name, problem.message) == (shown,) * 3
+        assert problem.text == f"{shown}\n{shown}"
+        (element,) = minidom.parseString(data).getElementsByTagName("testcase")
+        assert element.getAttribute("name") == shown
+        (case,) = ET.fromstring(data).iter("testcase")
+        assert case.attrib["name"] == shown
+
+    def test_the_summary_as_markdown(self):
+        """Rendered by markdown-it, the summary has our elements alone, and the text as it is."""
+        render = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render
+        page, shown = Parsed(render(github_summary(raw()))), visible(f"{POISON} {LINKS}")
+        known = {"h3", "p", "table", "thead", "tbody", "tr", "th", "td"}
+        assert set(page.tags) <= known | {"details", "summary", "pre", "code"}
+        assert page.attributes == [("open", None)]
+        ((_, row),) = page.tables
+        assert row[3] == shown.replace("@", "")  # those are in elements of their own
+        assert shown in page.text
 
 
 class TestJunit:

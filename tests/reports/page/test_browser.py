@@ -16,7 +16,9 @@ from routectl.ops.diff.diff import DiffOptions, diff_as
 from routectl.reports.diff.document import diff_document
 from routectl.reports.page.page import html_page
 from routectl.reports.text.wording import amount, percent
+from routectl.visible import visible
 from support.pages import HOSTILE, NEW, OLD, hostile_document, large_dumps
+from support.poison import POISON, faults_of
 from support.shell import run
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -26,6 +28,13 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
 ]
 OPENS_S = 2.0
+# Every text and attribute of a page but what its scripts hold
+TEXTS = """() => [...document.querySelectorAll("*")]
+    .filter((node) => !["SCRIPT", "STYLE"].includes(node.tagName))
+    .flatMap((node) => [
+        ...[...node.attributes].map((a) => a.value),
+        ...[...node.childNodes].filter((c) => c.nodeType === 3).map((c) => c.data),
+    ])"""
 
 
 @pytest.fixture(scope="module")
@@ -357,13 +366,22 @@ def test_hostile_samples_are_text(browser, tmp_path):
             page.click(".tokens [role=option] >> nth=1")
         shown = page.inner_text("#samples tbody")
         assert HOSTILE[0] in shown
-        assert "‹U+202E›" in shown
+        assert "\\u202e" in shown
         index = [e["sample"] for e in hostile_document()["detail"]["sequences"]].index(HOSTILE[5])
         page.select_option("[name=sample]", str(index))
         with page.expect_download() as download:
             page.click("[name=csv]")
         text = download.value.path().read_text("utf-8")
         assert "\n'=cmd|" in text.replace("\r\n", "\n")
+        index = [e["sample"] for e in hostile_document()["detail"]["sequences"]].index(POISON)
+        page.select_option("[name=sample]", str(index))
+        with page.expect_download() as download:
+            page.click("[name=csv]")
+        rows = list(csv.reader(download.value.path().read_text("utf-8").splitlines()))
+        shown = visible(POISON).replace("\\x3a", ":").replace("\\x23", "#")  # a page is no log
+        assert {row[0] for row in rows[1:]} == {shown}
+        faults = faults_of("\n".join(page.evaluate(TEXTS)), longest=1 << 20)
+        assert [fault for fault in faults if fault.startswith("U+")] == []
         assert page.title().startswith("routectl diff")
 
 

@@ -1,4 +1,4 @@
-// Elements, numbers, colours. Text is only ever set as text, never as markup.
+// Elements, numbers, colours. Text is only ever set as text, never as markup, and as it may be shown.
 
 function el(tag, attributes = {}, ...children) {
   return filled(document.createElement(tag), attributes, children);
@@ -12,9 +12,11 @@ function filled(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (value !== null && value !== false)
-      node.setAttribute(name, value === true ? "" : value);
+      node.setAttribute(name, value === true ? "" : shownLines(value));
   }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
+  node.append(
+    ...children.filter((child) => child !== null && child !== undefined).map(shownLines),
+  );
   return node;
 }
 
@@ -34,21 +36,41 @@ const rateOf = (part, whole) => (whole ? part / whole : null);
 const clamp = (n, lo, hi) => Math.min(hi, Math.max(lo, n));
 const short = (n) => Number(Number(n).toPrecision(3)).toString();
 
-/** Text with what is invisible or turns text around named, as ‹U+202E›. */
-const HIDDEN =
-  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
-const visible = (text) =>
-  String(text).replace(
-    HIDDEN,
-    (c) => `‹U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}›`,
+// What is not seen as itself: routectl/visible.py has the same rule.
+const HIDDEN = /[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]/gu;
+const SHORT = { "\n": "\\n", "\r": "\\r", "\t": "\\t" };
+
+/** Text with all but its line ends visible; what is no text stays. */
+const shownLines = (value) =>
+  typeof value === "string"
+    ? value.replace(HIDDEN, (char) => (char === "\n" ? char : escapeOf(char)))
+    : value;
+
+/** A character as its escape, as \n or \u202e. */
+function escapeOf(char) {
+  const code = char.codePointAt(0),
+    hex = (digits) => code.toString(16).padStart(digits, "0");
+  return (
+    SHORT[char] ??
+    (code < 256 ? `\\x${hex(2)}` : code < 65536 ? `\\u${hex(4)}` : `\\U${hex(8)}`)
   );
+}
+
+/** Text with what is invisible or turns text around escaped; a name is cut. */
+const visible = (text, most = 1000) => {
+  const whole = String(text);
+  return whole.slice(0, most).replace(HIDDEN, escapeOf) + (whole.length > most ? "…" : "");
+};
+
+/** The bytes of a character in UTF-8 as a shell's $'' takes them, in any locale. */
+const byteEscapes = (char) =>
+  [...new TextEncoder().encode(char)].map((b) => `\\x${b.toString(16).padStart(2, "0")}`).join("");
 
 /** A word of a shell command line. */
 function quoted(text) {
   if (/^[\w@%+=:,./-]+$/.test(text)) return text;
-  if (!text.match(HIDDEN) && !/[\n\t]/.test(text)) return `'${text.replaceAll("'", "'\\''")}'`;
-  const code = (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`;
-  return `$'${text.replace(/[\\']/g, "\\$&").replace(HIDDEN, code).replaceAll("\n", "\\n").replaceAll("\t", "\\t")}'`;
+  if (!text.match(HIDDEN)) return `'${text.replaceAll("'", "'\\''")}'`;
+  return `$'${text.replace(/[\\']/g, "\\$&").replace(HIDDEN, byteEscapes)}'`;
 }
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -144,12 +166,12 @@ function copyText(text) {
   navigator.clipboard?.writeText(text).then(whole, whole) ?? whole();
 }
 
-/** Rows as a CSV file; text that a spreadsheet would run is quoted. */
+/** Rows as a CSV file; text is visible, and what a spreadsheet would run is quoted. */
 function saveCsv(name, rows) {
   const cell = (value) => {
-    let text = value === null || value === undefined ? "" : String(value);
-    if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
-    return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    if (typeof value !== "string") return value === null || value === undefined ? "" : value;
+    const text = /^\s*[=+\-@＝＋－＠]/.test(value) ? `'${visible(value)}` : visible(value);
+    return /[",;]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   const file = new Blob([rows.map((row) => row.map(cell).join(",")).join("\r\n"), "\r\n"], {
     type: "text/csv",

@@ -154,7 +154,8 @@ function tokenPanel(view, i) {
 
 /** A token's text with line ends and what is invisible made visible. */
 function textOf(text) {
-  return text === "" ? "·" : visible(text).replaceAll("\n", "⏎\n").replaceAll("\t", "⇥");
+  const shown = (char) => ({ "\n": "⏎\n", "\t": "⇥" })[char] ?? escapeOf(char);
+  return text === "" ? "·" : String(text).replace(HIDDEN, shown);
 }
 
 function hoverText(seq, t, layers) {
