@@ -163,14 +163,17 @@ class LogprobCounts:
             self.sum_d + other.sum_d,
             self.sum_k3 + other.sum_k3,
             self.sum_abs + other.sum_abs,
-            max(self.max_abs, other.max_abs),
+            float(np.maximum(self.max_abs, other.max_abs)),  # nan wins
             self.over_tau + other.over_tau,
         )
 
     @classmethod
     def of_tokens(cls, d: NDArray[np.float64]) -> "LogprobCounts":
-        """Count differences d, nan entries left out. k3 = e^d - 1 - d, F(tau): |d| > ln tau."""
-        d = d[~np.isnan(d)]
+        """Count differences d. k3 = e^d - 1 - d, F(tau): |d| > ln tau.
+
+        One that is not finite makes every sum so, and is beyond tau; nan is the difference of two
+        equal infinities.
+        """
         if not len(d):
             return cls()
         size = np.abs(d)
@@ -182,5 +185,12 @@ class LogprobCounts:
                 float(k3.sum()),
                 float(size.sum()),
                 float(size.max()),
-                int((size > np.log(cls.TAU)).sum()),
+                int((~(size <= np.log(cls.TAU))).sum()),
             )
+
+    @classmethod
+    def of_sides(cls, old: NDArray[np.float64], new: NDArray[np.float64]) -> "LogprobCounts":
+        """Count the tokens that both sides know: nan is a log-prob that is not known."""
+        known = ~(np.isnan(old) | np.isnan(new))
+        with np.errstate(over="ignore", invalid="ignore"):  # infinities, or beyond float64
+            return cls.of_tokens(new[known] - old[known])

@@ -143,8 +143,7 @@ def _logprobs(old: Sample, new: Sample, pair: Pair, tokens: str) -> LogprobCount
     size = min(len(old.logprobs), len(new.logprobs))
     if pair.prefix is not None:
         size = min(size, max(0, pair.prefix - old.prompt_length))
-    with np.errstate(invalid="ignore"):  # -inf on both sides: nan, which is left out
-        return LogprobCounts.of_tokens(new.logprobs[:size] - old.logprobs[:size])
+    return LogprobCounts.of_sides(old.logprobs[:size], new.logprobs[:size])
 
 
 def _token_ids(old: Sample, new: Sample, first: int, count: int) -> NDArray[np.int32] | None:

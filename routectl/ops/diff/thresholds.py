@@ -21,6 +21,7 @@ __all__ = [
     "Threshold",
     "Unmatched",
     "Verdict",
+    "is_over",
     "judge",
     "left_over",
     "parse_threshold",
@@ -150,12 +151,18 @@ class Baseline:
                 f"threshold {threshold.text!r}: the baseline has no {name}",
                 hint="routectl ci --update-baseline stores what is measured now",
             )
-        return self.numbers[name] + threshold.limit
+        limit = self.numbers[name] + threshold.limit
+        if not math.isfinite(limit):
+            raise RoutectlError(
+                f"threshold {threshold.text!r}: added to the accepted {name}, "
+                f"{self.numbers[name]:g}, the limit is not finite"
+            )
+        return limit
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A threshold that was crossed, where, and the value found."""
+    """A threshold that was crossed, where, and the value found, which may not be finite."""
 
     threshold: str
     metric: str
@@ -210,6 +217,11 @@ class Verdict:
             return 2
         over = bool(self.failed) if self.gated else self.differs
         return int(over or bool(self.unmatched))
+
+
+def is_over(value: float, limit: float, *, over: bool) -> bool:
+    """Whether a figure is beyond an upper or a lower limit; one that is not finite always is."""
+    return not math.isfinite(value) or (value > limit if over else value < limit)
 
 
 def _find(name: str) -> _Metric:
@@ -290,7 +302,7 @@ def _why_none(result: DiffResult, metric: str, layer: int | None) -> str:
         return f"no compared row{'' if layer is None else f' of layer {layer}'} has a margin"
     if layer is not None:
         return f"no row of layer {layer} was compared"
-    return "the log-probs are not finite" if result.logprobs.tokens else "a side has no log-probs"
+    return "a side has no log-probs"
 
 
 def judge(
@@ -306,6 +318,7 @@ def judge(
     What one dump alone has counts with and without thresholds, unless allow_unmatched, or where a
     threshold says how much of it may be: unmatched for samples, coverage for all. A mismatched
     row with a margin above 0 and up to ``eps`` is a near-tie; the same eps is then in the document.
+    A figure that is not finite crosses every threshold on it, relative ones and lower ones too.
     Raises MismatchError when a gated figure does not exist (no log-probs, no margins,
     no such layer), RoutectlError when the baseline has no number that a relative threshold needs,
     ValueError when eps is negative or not finite.
@@ -315,13 +328,13 @@ def judge(
     failed = []
     for limit in limits:
         for layer, value in _values(result, limit, eps):
-            if value is None or math.isnan(value):
+            if value is None:
                 raise MismatchError(
                     f"threshold {limit.text!r}: there is no {limit.metric} to hold it against: "
                     + _why_none(result, limit.metric, layer)
                 )
             allowed = accepted.allowed(limit, layer)
-            if value > allowed if limit.over else value < allowed:
+            if is_over(value, allowed, over=limit.over):
                 failed.append(Failure(limit.text, limit.metric, layer, value, allowed))
     compared = result.counts.swaps_LS.sum(axis=1)
     empty = tuple(layer for layer, n in zip(result.layers, compared, strict=True) if not n)

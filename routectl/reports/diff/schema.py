@@ -151,7 +151,10 @@ class SequenceFigures(TypedDict):
 
 
 class LogprobFigures(TypedDict):
-    """Log-probs of the response tokens that both sides scored."""
+    """Log-probs of the response tokens that both sides scored.
+
+    A figure that is not finite is null; not_finite, there where one is, says which and what.
+    """
 
     tokens: int
     k1: float | None
@@ -160,6 +163,7 @@ class LogprobFigures(TypedDict):
     max_abs_d: float | None
     tau: float
     f_tau: float | None
+    not_finite: NotRequired[dict[str, str]]
 
 
 class ExampleEntry(TypedDict):

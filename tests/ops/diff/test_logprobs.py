@@ -67,7 +67,6 @@ def test_tau_is_a_ratio_of_two():
         (side([-1, -2, -3]), side([-1, -2, -3]), {"tokens": "prompt"}),
         (side([-1, -2, -3]), side([-1, -2, -3], prompt_length=3), {}),
         (side([None, -2, None]), side([-1, None, -3]), {}),
-        (side([-math.inf]), side([-math.inf]), {}),
         (side([-1, -2, -3], None), side([-1, -2, -3], None), {"match": "prefix"}),
     ],
     ids=[
@@ -75,13 +74,43 @@ def test_tau_is_a_ratio_of_two():
         "prompt only",
         "other split",
         "no common token",
-        "both -inf",
         "prefix unknown",
     ],
 )
 def test_no_figures(old, new, options):
     """Where no response token is known to be scored on both sides there are no figures."""
     assert counted(old, new, **options) == LogprobCounts()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "d"),
+    [
+        (-1, -math.inf, -math.inf),
+        (-math.inf, -1, math.inf),
+        (-1, math.inf, math.inf),
+        (-math.inf, -math.inf, math.nan),
+        (math.inf, math.inf, math.nan),
+        (-1e308, 1e308, math.inf),
+        (0.0, 1e308, 1e308),
+        (0.0, -1e308, -1e308),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_finite_stays_so(old, new, d):
+    """One infinite log-prob, or a difference beyond float64, is in every sum and beyond tau."""
+    sums = counted(side([old, -1, None]), side([new, -1, -1]))
+    parts = counted(side([-1], [7]), side([-1], [7])) + counted(side([old], [7]), side([new], [7]))
+    for found in (sums, parts):
+        assert (found.tokens, found.over_tau) == (2, 1)
+        np.testing.assert_equal(found.sum_d, d)
+        np.testing.assert_equal([found.sum_abs, found.max_abs], [abs(d)] * 2)
+        assert not math.isfinite(found.sum_k3) or d == -1e308
+
+
+def test_small_numbers_are_numbers():
+    """Zeros of either sign and denormals are log-probs like others."""
+    sums = counted(side([-0.0, 0.0, -5e-324]), side([0.0, -0.0, 0.0]))
+    assert (sums.tokens, sums.sum_d, sums.sum_k3, sums.over_tau) == (3, 5e-324, 0, 0)
 
 
 def test_tokens_that_parted_are_left_out():
