@@ -1,8 +1,8 @@
 """What all reports share: documents as JSON text, and what each says of dumps and thresholds.
 
 docs/json.md is the contract. Undefined figures are null; nan and infinity never appear: the figure
-is null too then, and ``not_finite`` beside it says so. A document is a plain dict; each capability's
-``schema`` has its type.
+is null too then, and ``not_finite`` beside it says so. A document is a plain dict, whose type is in
+the ``schema`` of its capability.
 """
 
 import json

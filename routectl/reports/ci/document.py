@@ -27,15 +27,15 @@ def answered(about: RunSubject, document: Verdicts, seconds: float) -> CiRun:
     }
 
 
-def troubled(about: RunSubject, message: str, hint: str | None, seconds: float) -> CiRun:
-    """An entry of ``runs``: a run that came to nothing."""
+def troubled(about: RunSubject, message: str, details: Sequence[str], seconds: float) -> CiRun:
+    """An entry of ``runs``: a run that came to nothing, why, and lines that help."""
     return {
         **about,
         "name": _one_line(about["name"]),
         "status": _STATUS[2],
         "exit_code": 2,
         "summary": _one_line(message),
-        "details": [] if hint is None else [f"hint: {_one_line(hint)}"],
+        "details": [_one_line(line) for line in details],
         "failed": [],
         "metrics": {},
         "seconds": seconds,

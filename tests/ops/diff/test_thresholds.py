@@ -268,7 +268,7 @@ def test_figures_that_are_not_finite_are_over(logprobs, metric):
 def test_a_limit_beyond_float64():
     """An accepted number and what is added to it that give no finite limit are one line."""
     limit = parse_threshold("k3:+1e308", over=True)
-    with pytest.raises(RoutectlError, match="routectl/k3, 1e.308, the limit is not finite"):
+    with pytest.raises(RoutectlError, match=r"routectl/k3, 1e.308, the limit is not finite"):
         Baseline({"routectl/k3": 1e308}).allowed(limit, None)
 
 

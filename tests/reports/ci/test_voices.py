@@ -77,7 +77,9 @@ def three_(tmp_path):
 
 def nasty():
     """A document with a name and a message that try to be markup."""
-    return ci_document("ci.toml", None, [troubled({**ABOUT, "name": NASTY}, NASTY, NASTY, 0.5)])
+    return ci_document(
+        "ci.toml", None, [troubled({**ABOUT, "name": NASTY}, NASTY, [f"hint: {NASTY}"], 0.5)]
+    )
 
 
 class TestJunit:
