@@ -83,7 +83,8 @@ MAY_IMPORT = {
     "jobs": (
         "dump errors files margins model codecs checkpoints engines formats formats.documents "
         "formats.native formats.targets formats.trainers ops ops.check.alone ops.check.book "
-        "ops.diff ops.pack ops.pairs reports reports.diff reports.show reports.text"
+        "ops.diff ops.pack ops.pairs reports reports.check reports.ci reports.diff reports.pack "
+        "reports.predict reports.show reports.staleness reports.text"
     ),
     "jobs.check": (
         "damage dump errors files model routers checkpoints formats.documents formats.native "

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...errors import RoutectlError
 
-__all__ = ["BRACES", "beside", "keys_of", "named"]
+__all__ = ["BRACES", "beside", "named", "names_in"]
 
 BRACES = "{}"
 _PARTS = re.compile(r"\*\*/|\*+|\?|\[!?\]?[^\]/]*\]|.", re.DOTALL)
@@ -29,7 +29,7 @@ def beside(folder: Path, text: str) -> str:
     return str(path)
 
 
-def keys_of(pattern: str) -> Iterator[str]:
+def names_in(pattern: str) -> Iterator[str]:
     """What ``{}`` stands for in the files that are there: a part of one name, the same each time.
 
     Raises RoutectlError for one that cannot be printed.

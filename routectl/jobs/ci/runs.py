@@ -14,14 +14,14 @@ from ..diff import DiffRequest, answer_diff, refuse_incomparable
 from ..progress import Progress
 from ..staleness.request import answer_staleness
 from .config import Check, Request
-from .patterns import BRACES, beside, keys_of, named
+from .patterns import BRACES, beside, named, names_in
 
 if TYPE_CHECKING:
     from ...ops.diff.thresholds import Baseline
     from ...reports.ci.schema import RunSubject
     from ...reports.document import Document
 
-__all__ = ["CheckRun", "answer_run", "limits_of", "runs_of_check", "trouble_of"]
+__all__ = ["CheckRun", "answer_run", "limits_of", "runs_of_check", "trouble_in"]
 
 _DATA = ("old", "new", "rerun", "logprobs", "dump", "against", "at")
 _PATHS = (*_DATA, "cache")
@@ -61,7 +61,7 @@ def runs_of_check(check: Check, folder: Path) -> list[CheckRun]:
     patterns = [text for text in _texts(placed) if BRACES in text]
     if not patterns:
         return [CheckRun(check, None, placed)]
-    keys = sorted({key for pattern in patterns for key in keys_of(pattern)})
+    keys = sorted({key for pattern in patterns for key in names_in(pattern)})
     if not keys:
         raise RoutectlError(f"{patterns[0]}: no file matches it")
     return [CheckRun(check, key, _mapped(placed, partial(_named, key))) for key in keys]
@@ -127,22 +127,32 @@ def answer_run(run: CheckRun, baseline: "Baseline | None", progress: Progress) -
         "inputs": run.inputs,
     }
     began = time.perf_counter()
-    try:
+    found: list[Document] = []
+
+    def work() -> None:
         _refuse_unknown_baseline(run, baseline)
         document = _answer(run.request, baseline, progress)
-        return answered(about, document, time.perf_counter() - began)
-    except Exception as error:  # noqa: BLE001 - the others go on
-        return troubled(about, *trouble_of(error), time.perf_counter() - began)
+        found.append(answered(about, document, time.perf_counter() - began))
+
+    trouble = trouble_in(work)
+    return troubled(about, *trouble, time.perf_counter() - began) if trouble else found[0]
 
 
-def trouble_of(error: Exception) -> tuple[str, list[str]]:
-    """What went wrong, in a line, and lines that help: a hint, or where the bug is."""
-    if isinstance(error, RoutectlError):
+def trouble_in(work: Callable[[], None]) -> tuple[str, list[str]] | None:
+    """What went wrong in a work, in a line, and lines that help: a hint, or where a bug of ours is.
+
+    None where nothing did. Whatever it is, other checks go on.
+    """
+    try:
+        work()
+    except RoutectlError as error:
         return str(error), [] if error.hint is None else [f"hint: {error.hint}"]
-    if isinstance(error, MemoryError):
+    except MemoryError:
         return "out of memory", []
-    lines = "".join(traceback.format_exception(error)).splitlines()
-    return "this is a bug in routectl; please report it with the lines below", lines
+    except Exception as error:  # noqa: BLE001 - as in cli/main.py
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        return "this is a bug in routectl; please report it with the lines below", lines
+    return None
 
 
 def _refuse_unknown_baseline(run: CheckRun, baseline: "Baseline | None") -> None:
