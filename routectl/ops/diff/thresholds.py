@@ -45,7 +45,22 @@ def _coverage(result: DiffResult) -> float | None:
 
 
 def _logprob(name: str) -> Callable[[DiffResult], float | None]:
-    return lambda result: rate(getattr(result.logprobs, name), result.logprobs.tokens)
+    """A figure of log-probs as it is gated: NaN where a token has none on one side alone."""
+
+    def found(result: DiffResult) -> float | None:
+        sums = result.logprobs
+        if sums.one_sided:
+            return math.nan
+        if name == "max_abs":
+            return sums.max_abs if sums.tokens else None
+        return rate(getattr(sums, name), sums.tokens)
+
+    return found
+
+
+def _k1(result: DiffResult) -> float | None:
+    mean = _logprob("sum_d")(result)
+    return None if mean is None else -mean
 
 
 METRICS = (
@@ -84,7 +99,7 @@ METRICS = (
         False,
         "mean of log p_old - log p_new",
         None,
-        lambda r: rate(-r.logprobs.sum_d, r.logprobs.tokens),
+        _k1,
     ),
     _Metric("k3", False, "k3 KL estimate", None, _logprob("sum_k3")),
     _Metric("abs_d", False, "mean |d| of the log-probs", None, _logprob("sum_abs")),
@@ -93,7 +108,7 @@ METRICS = (
         False,
         "greatest |d| of the log-probs",
         None,
-        lambda r: r.logprobs.max_abs if r.logprobs.tokens else None,
+        _logprob("max_abs"),
     ),
     _Metric("f2", True, "tokens with a ratio over 2 or under 1/2", None, _logprob("over_tau")),
 )
@@ -318,7 +333,8 @@ def judge(
     What one dump alone has counts with and without thresholds, unless allow_unmatched, or where a
     threshold says how much of it may be: unmatched for samples, coverage for all. A mismatched
     row with a margin above 0 and up to ``eps`` is a near-tie; the same eps is then in the document.
-    A figure that is not finite crosses every threshold on it, relative ones and lower ones too.
+    A figure that is not finite crosses every threshold on it, relative ones and lower ones too; so
+    do figures of log-probs where a token that was trained on has one on one side alone (NaN).
     Raises MismatchError when a gated figure does not exist (no log-probs, no margins,
     no such layer), RoutectlError when the baseline has no number that a relative threshold needs,
     ValueError when eps is negative or not finite.

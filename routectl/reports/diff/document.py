@@ -96,17 +96,19 @@ def _sequences(spread: SequenceRates, limit: int) -> SequenceFigures:
 
 def _logprobs(result: DiffResult) -> LogprobFigures | None:
     sums = result.logprobs
-    if not sums.tokens:
+    if not (sums.tokens or sums.one_sided):
         return None
     figures: LogprobFigures = {
         "tokens": sums.tokens,
         "k1": rate(-sums.sum_d, sums.tokens),
         "k3": rate(sums.sum_k3, sums.tokens),
         "mean_abs_d": rate(sums.sum_abs, sums.tokens),
-        "max_abs_d": sums.max_abs,
+        "max_abs_d": sums.max_abs if sums.tokens else None,
         "tau": sums.TAU,
         "f_tau": rate(sums.over_tau, sums.tokens),
     }
+    if sums.one_sided:
+        figures["tokens_of_one_side"] = sums.one_sided
     infinite = not_finite(figures)
     if infinite:
         figures["not_finite"] = infinite

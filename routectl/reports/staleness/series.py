@@ -5,7 +5,7 @@ Figures are read off documents by the names that thresholds have.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
 from ...errors import MismatchError
@@ -65,12 +65,17 @@ class Step:
     document: Document
 
 
-def _value(found: Mapping[str, Any], metric: str) -> Any:
-    """A metric of a comparison, or of one of its layers; None where it has none."""
+def _value(found: Mapping[str, Any], metric: str, gated: bool = False) -> Any:
+    """A metric of a comparison, or of one of its layers; None where it has none.
+
+    Gated, a figure of log-probs is NaN where tokens have one on one side alone.
+    """
     if metric in _KEYS:
         return found.get(_KEYS[metric])
     if metric in _OF_LOGPROBS:
-        return _of_logprobs(found.get("logprobs") or {}, _OF_LOGPROBS[metric])
+        figures = found.get("logprobs") or {}
+        alone = gated and figures.get("tokens_of_one_side")
+        return nan if alone else _of_logprobs(figures, _OF_LOGPROBS[metric])
     if metric in _OF_MARGINS:
         return found.get("margins", {}).get(f"{metric}_rate")
     assert metric == "unmatched", metric
@@ -103,7 +108,7 @@ def _figures_of(doc: Document, limit: Threshold) -> list[tuple[str, int | None, 
     found: list[tuple[str, int | None, float | None]] = []
     for name, c in parts:
         if limit.layer is None:
-            found.append((name, None, _value(c, inner)))
+            found.append((name, None, _value(c, inner, True)))
             continue
         layers = [part for part in c["layers"] if limit.layer in ("*", part["layer"])]
         found += [(name, part["layer"], _value(part, inner)) for part in layers]
