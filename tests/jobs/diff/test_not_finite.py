@@ -146,3 +146,21 @@ def test_nan_of_a_trainer(capsys, tmp_path):
     doc["samples"][1]["loss_mask"] = [int(i != 3) for i in range(size)]
     torch.save(doc, path)
     assert run(capsys, *line).code == 0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("target", ["jsonl", "jsonl-sglang", "nemo-rl", "npz", "slime", "skyrl"])
+def test_what_is_converted(capsys, new, tmp_path, target):
+    """What a target holds comes back so, or is refused in one line: never a number in its place."""
+    ending = {"slime": "pt", "skyrl": "pt", "npz": "npz"}.get(target, "jsonl")
+    path = tmp_path / f"x.{ending}"
+    done = run(capsys, "convert", new, path, "--to", target, "--model", MODEL)
+    if "inf" in new.stem and path.suffix == ".jsonl":
+        assert done.code == 2
+        assert "has a log-prob that is infinite, for which JSON has no number" in done.err
+        assert not path.exists()
+        return
+    assert done.code == 0
+    back = run(capsys, "diff", OLD, path, *DIFF, "--fail-over", "k3:0.001")
+    assert back.code == 1
+    assert "k3 is not finite" in back.out
