@@ -68,7 +68,9 @@ class Sample:
 
     routes is None when the dump has the sequence but no routed_experts for it. None elsewhere
     means that the dump did not say. prompt_length and response_length can be known without ids.
-    logprobs are of the response tokens, natural log, float64 [G]; loss_mask is bool [N].
+    logprobs are of the response tokens, natural log, float64 [G], NaN where one is not known;
+    scored, bool [G], is set by what leaves some of them out on purpose, and is in no file.
+    loss_mask is bool [N].
     start_inferred tells that the start of the routes was computed from the row count. gates are
     of a recompute: what its routers think of the experts of the dump that was recomputed.
     row_form is one of ROW_FORMS where the file counts rows otherwise than the routes here do: a
@@ -93,6 +95,7 @@ class Sample:
     gates: GateLogprobs | None = None
     row_form: str | None = None
     segments: tuple[Segment, ...] = ()
+    scored: NDArray[np.bool_] | None = None
 
     @property
     def row_count(self) -> str | None:

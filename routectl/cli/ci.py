@@ -2,6 +2,9 @@
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RoutectlError
@@ -26,39 +29,66 @@ def ci_command(line: CommandLine) -> int:
     threshold, 2 trouble with the config or at least one check; 2 wins over 1. docs/ci.md has the
     config, baselines, and workflows for GitHub and GitLab.
     """
-    from ..reports.ci.text import render_ci
-
     request, voices = line.request(CiRequest), line.voices
     voices.refuse()
     document = answer_ci(request, TERMINAL)
-    emit(
-        document,
-        render_ci,
-        as_json=voices.as_json,
-        output=voices.target,
-        force=voices.force,
-    )
-    _write_beside(document, voices)
-    voices.scalars(document)
+    _tell(document, voices)
     code = int(document["verdict"]["exit_code"])
     return 0 if voices.exit_zero and code == 1 else code
 
 
-def _write_beside(document: "Document", voices: "Voices") -> None:
-    """JUnit, a badge, GitHub's annotations and summary, where they are asked for."""
-    from ..files.writing import replacing
-    from ..reports.ci.services import badge_json, github_annotations, github_summary, junit_xml
+def _tell(document: "Document", voices: "Voices") -> None:
+    """Every voice that was asked for, whatever becomes of others; the first error at the end."""
+    from ..reports.ci.services import badge_json, junit_xml
+    from ..reports.ci.text import render_ci
 
+    said: list[Callable[[], None]] = [
+        partial(
+            emit,
+            document,
+            render_ci,
+            as_json=voices.as_json,
+            output=voices.target,
+            force=voices.force,
+        )
+    ]
     for path, text in ((voices.junit, junit_xml), (voices.badge, badge_json)):
         if path is not None:
-            found = text(document)
-            with replacing(path, force=voices.force) as stream:
-                stream.write(found if isinstance(found, bytes) else found.encode())
-            note(f"wrote {path}")
+            said.append(partial(_write, path, text, document, voices.force))
     here = os.environ.get("GITHUB_ACTIONS") == "true"
     if here if voices.github is None else voices.github:
-        sys.stderr.write(github_annotations(document))  # read there too, and not the answer
-        _append_summary(github_summary(document))
+        said.append(partial(_annotate, document))
+    said.append(partial(voices.scalars, document))
+    errors: list[RoutectlError] = []
+    for say in said:
+        try:
+            say()
+        except RoutectlError as error:
+            errors.append(error)
+    for other in errors[1:]:
+        note(str(other))
+    if errors:
+        raise errors[0]
+
+
+def _write(
+    path: Path, text: "Callable[[Document], str | bytes]", document: "Document", force: bool
+) -> None:
+    """JUnit, or a badge."""
+    from ..files.writing import replacing
+
+    found = text(document)
+    with replacing(path, force=force) as stream:
+        stream.write(found if isinstance(found, bytes) else found.encode())
+    note(f"wrote {path}")
+
+
+def _annotate(document: "Document") -> None:
+    """GitHub's annotations, and the summary of the step."""
+    from ..reports.ci.services import github_annotations, github_summary
+
+    sys.stderr.write(github_annotations(document))  # read there too, and not the answer
+    _append_summary(github_summary(document))
 
 
 def _append_summary(text: str) -> None:

@@ -1,5 +1,6 @@
 """``routectl report RESULT.json -o page.html``."""
 
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,17 +30,16 @@ def report_command(line: CommandLine) -> int:
     """
     from rich.errors import ConsoleError
 
-    from ..reports.page.page import render_of
+    from ..reports.page.page import VIEWED, render_of
+    from ..reports.text.tables import open_console
 
     result, voices = line.request(_Saved).result, line.voices
     paged = voices.target is not None and voices.target.suffix in (".html", ".htm")
     replace(voices, tokenizer=None).refuse()
-    document = read_report(result)
+    document = read_report(result, *VIEWED)
+    render = render_of(document)
     try:
-        render = render_of(document)
-    except FormatError as error:
-        raise FormatError(f"{result}: {error}") from None
-    try:
+        render(document, open_console(io.StringIO()))  # whole, before a line of it is shown
         if paged:
             page = replace(voices, html=voices.target, output=None)
             page.refuse()
@@ -48,6 +48,8 @@ def report_command(line: CommandLine) -> int:
             raise RoutectlError("--tokenizer is for a page", hint="-o NAME.html writes one")
         else:
             voices.tell(document, render)
-    except (*_DAMAGED, ConsoleError):
-        raise FormatError(f"{result}: not a whole report of {document['schema']}") from None
+    except (*_DAMAGED, ConsoleError) as error:
+        missing = isinstance(error, KeyError) and error.args and isinstance(error.args[0], str)
+        told = f": no {error.args[0]} in it" if missing else ""
+        raise FormatError(f"{result}: not a whole report of {document['schema']}{told}") from None
     return 0

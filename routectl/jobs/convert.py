@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import MismatchError, RoutectlError, UnsupportedError
 from ..reports.text.wording import plural, shrunk_text
-from .options import argument, force_option, no_tokens_option, option
+from .options import argument, check_bounds, force_option, no_tokens_option, option
 from .progress import SILENT, Progress
 from .reading import WITHOUT_TOKENS, Reading, open_input
 
@@ -76,6 +76,7 @@ class ConvertRequest:
     )
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         native = self.is_native
         if native and (self.missing is not None or self.lossy):
             raise RoutectlError(_OF_TARGETS)

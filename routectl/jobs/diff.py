@@ -74,10 +74,10 @@ class DiffRequest:
         from ..ops.pairs.align import TOKENS
         from ..ops.pairs.join import MATCHES
 
+        check_bounds(self)
         for name, value, known in (("match", self.match, MATCHES), ("tokens", self.tokens, TOKENS)):
             if value not in known:
                 raise RoutectlError(f"--{name} {value!r} is not known: {', '.join(known)}")
-        check_bounds(self)
         _ = self.limits
         finite_eps(self.eps)
         parse_layers(self.layers)

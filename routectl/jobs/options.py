@@ -6,7 +6,10 @@ The command line makes flags of them and ``routectl ci`` keys: the field ``fail_
 
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from typing import Any
+from math import isfinite
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from ..errors import RoutectlError
 
@@ -134,12 +137,39 @@ def build(kind: Any, values: Mapping[str, Any]) -> Any:
 
 
 def check_bounds(request: Any) -> None:
-    """Raise RoutectlError for a number out of its bounds."""
+    """Raise RoutectlError for a number out of its bounds or not finite, and TypeError for a value
+    that is not of its option's type: text for a path, text for a list of it.
+    """
+    name = type(request).__name__
+    for field_name, group in groups_of(type(request)).items():
+        if not isinstance(getattr(request, field_name), group):
+            raise TypeError(f"{name}: {field_name}: expected {group.__name__}")
     for one, about in options_of(request):
-        value = getattr(request, one.name)
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        value: Any = getattr(request, one.name)
+        if not _fits(value, one.type):
+            wanted = getattr(one.type, "__name__", None) if isinstance(one.type, type) else None
+            raise TypeError(
+                f"{name}: {one.name}: got {type(value).__name__} {value!r:.60}, expected "
+                f"{wanted or one.type}"
+            )
+        if isinstance(value, bool) or not _fits(value, float):
             continue
         if about.least is not None and not value >= about.least:
             raise RoutectlError(f"--{about.flag} {value}: expected at least {about.least}")
         if about.most is not None and not value <= about.most:
             raise RoutectlError(f"--{about.flag} {value}: expected at most {about.most}")
+        if not isinstance(value, Integral) and not isfinite(value):
+            raise RoutectlError(f"--{about.flag} {value}: expected a finite number")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of an option's type; numbers of numpy are numbers."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (UnionType, Union):
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple and parts[1:] == (...,):
+        return isinstance(value, tuple) and all(_fits(part, parts[0]) for part in value)
+    if kind in (int, float):
+        number = Integral if kind is int else Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    return not isinstance(kind, type) or isinstance(value, kind)

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import Any
 
+from .options import check_bounds
 from .progress import SILENT, Progress
 
 __all__ = ["JOBS", "run"]
@@ -45,11 +46,13 @@ def run(request: Any, progress: Progress = SILENT) -> Any:
     Files are written as the command writes them: whole or not at all. Nothing is printed, but for
     what a request sends to ``-``; ``progress`` is told what the command says on stderr. Raises
     RoutectlError for what cannot be read, written or compared at all, and TypeError for what is no
-    request; trouble that a document tells (``exit_code`` 2 in its verdict) is returned with it.
+    request, or has a field of another type; trouble that a document tells (``exit_code`` 2 in its
+    verdict) is returned with it.
     """
     for name, room, function in JOBS:
         home = f"{__package__}.{room}"
         if (type(request).__name__, type(request).__module__) == (name, home):
+            check_bounds(request)
             return getattr(import_module(home), function)(request, progress)
     raise TypeError(
         f"got {type(request).__name__}, expected one of {', '.join(j[0] for j in JOBS)}"

@@ -1,13 +1,14 @@
 """What all reports share: documents as JSON text, and what each says of dumps and thresholds.
 
-docs/json.md is the contract. Undefined figures are null; nan and infinity never appear. A document
-is a plain dict; each capability's ``schema`` has its type.
+docs/json.md is the contract. Undefined figures are null; nan and infinity never appear: the figure
+is null too then, and ``not_finite`` beside it says so. A document is a plain dict, whose type is in
+the ``schema`` of its capability.
 """
 
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar
 
 from ..visible import visible
@@ -25,6 +26,7 @@ __all__ = [
     "dump_document",
     "failure_entries",
     "finite",
+    "not_finite",
     "to_json",
     "to_line",
     "visible_document",
@@ -80,13 +82,14 @@ class IntervalEntry(TypedDict):
 
 
 class FailureEntry(TypedDict):
-    """A threshold that was crossed."""
+    """A threshold that was crossed; not_finite, where value is null, says what it is."""
 
     threshold: str
     metric: str
     layer: int | None
-    value: float
-    limit: float
+    value: float | None
+    limit: float | None
+    not_finite: NotRequired[str]
 
 
 def finite(value: Value) -> Value:
@@ -99,6 +102,15 @@ def finite(value: Value) -> Value:
     elif isinstance(plain, float) and not math.isfinite(plain):
         plain = None
     return plain  # type: ignore[no-any-return]
+
+
+def not_finite(figures: Mapping[str, Any]) -> dict[str, str]:
+    """The figures that JSON cannot hold, by name: "inf", "-inf" or "nan"; ``float`` reads them."""
+    return {
+        name: str(float(value))
+        for name, value in figures.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    }
 
 
 def to_json(document: Document) -> str:
@@ -168,13 +180,17 @@ def dump_document(meta: "DumpMeta", samples: int) -> DumpEntry:
 
 def failure_entries(failures: "Iterable[Failure]") -> list[FailureEntry]:
     """Thresholds that were crossed, as every verdict lists them."""
-    return [
-        {
-            "threshold": f.threshold,
-            "metric": f.metric,
-            "layer": f.layer,
-            "value": f.value,
-            "limit": f.limit,
-        }
-        for f in failures
-    ]
+    return [_failure_entry(failure) for failure in failures]
+
+
+def _failure_entry(failure: "Failure") -> FailureEntry:
+    entry: FailureEntry = {
+        "threshold": failure.threshold,
+        "metric": failure.metric,
+        "layer": failure.layer,
+        "value": failure.value,
+        "limit": failure.limit,
+    }
+    for told in not_finite({"value": failure.value}).values():
+        entry["not_finite"] = told
+    return finite(entry)

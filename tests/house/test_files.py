@@ -29,7 +29,7 @@ HOMES = {  # the files and folders that may load a heavy library
     "tokenizers": ("formats/tokenizer.py",),
     "zstandard": ("codecs/", "formats/wire/fireworks.py"),
 }
-BROAD = ["cli/main.py", "formats/tokenizer.py"]  # a boundary, and a library that says no more
+BROAD = ["cli/main.py", "formats/tokenizer.py", "jobs/ci/runs.py"]  # boundaries, a vague library
 
 
 def place(path):
@@ -146,7 +146,7 @@ def test_no_drawers():
 
 
 def test_one_broad_except():
-    """One boundary catches Exception, and one door of a library that raises nothing narrower."""
+    """Two boundaries catch Exception, and one door of a library that raises nothing narrower."""
     broad = [
         place(path)
         for path, node in nodes(ast.ExceptHandler)

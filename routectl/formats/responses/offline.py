@@ -13,6 +13,7 @@ from ..documents.fields import (
     first_of,
     floats,
     integer,
+    one_line,
     sequence,
     text,
     token_ids,
@@ -71,9 +72,10 @@ def _loss_mask(
     flags = sequence(doc.get("loss_mask"), where, "loss_mask")
     if flags is None:
         return None
-    if not all(type(flag) in (bool, int, float) for flag in flags):
-        raise FormatError(f"{where}: loss_mask: expected booleans or numbers")
-    mask = np.array([flag != 0 for flag in flags], np.bool_)
+    odd = [flag for flag in flags if type(flag) not in (bool, int, float) or flag not in (0, 1)]
+    if odd:
+        raise FormatError(f"{where}: loss_mask: got {one_line(repr(odd[0]))}, expected 0 or 1")
+    mask = np.array(flags, np.bool_)
     if prompt is None or response is None or len(mask) == prompt + response:
         return mask
     if len(mask) != response:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...dump import Sample
+from ...errors import UnsupportedError
 from .rows import Feed, TargetRows, tokens_of
 
 __all__ = ["write_lines"]
@@ -139,10 +140,19 @@ _FORMS: dict[str, Callable[[TargetRows, str], Doc]] = {
 
 
 def write_lines(feed: Feed, stream: IO[bytes]) -> int:
-    """Write one line a sample, each as it is read; returns how many."""
+    """Write one line a sample, each as it is read; returns how many.
+
+    Raises UnsupportedError for a log-prob that JSON cannot hold; one that is not known is null.
+    """
     form, count = _FORMS[feed.shape.target.name], 0
     for placed in feed:
-        doc = form(placed, feed.where(placed.index, placed.sample))
+        where = feed.where(placed.index, placed.sample)
+        if placed.sample.logprobs is not None and np.isinf(placed.sample.logprobs).any():
+            raise UnsupportedError(
+                f"{where}: has a log-prob that is infinite, for which JSON has no number",
+                hint="a native file, or --to npz, holds it",
+            )
+        doc = form(placed, where)
         stream.write(json.dumps(doc, separators=(",", ":"), allow_nan=False).encode() + b"\n")
         count += 1
     return count

@@ -19,6 +19,7 @@ from ...files.reading import read_bytes
 from ...model import ModelFacts
 from ..arrays.files import ArrayFile, open_array_file
 from ..documents.fields import from_json, one_line
+from ..documents.masks import flags_in
 from ..wire.sample import WireSample, to_sample
 
 __all__ = ["BUNDLE_VERSION", "find_bundle", "open_bundle"]
@@ -160,7 +161,7 @@ def _rows(file: ArrayFile, keys: Sequence[str], call: _Call, where: str) -> Any:
             mask_NK = file.read(f"{name}/expert_mask")
             if mask_NK.shape != ids_NK.shape:
                 raise FormatError(f"{where}: {name}: expert_mask {mask_NK.shape}")
-            ids_NK[~mask_NK.astype(np.bool_).all(axis=1)] = -1
+            ids_NK[~flags_in(mask_NK, f"{where}: {name}", "expert_mask").all(axis=1)] = -1
         layers.append(ids_NK)
     if len({ids_NK.shape for ids_NK in layers}) != 1 or layers[0].ndim != 2:
         raise FormatError(f"{where}: the routers have not one shape [tokens, k]")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ...errors import FormatError
 from ...pickled.records import Record, StoredArray
 from ...pickled.torch_files import MappedTensor
+from ..documents.masks import flags_in
 from ..wire.sample import WireSample
 
 __all__ = [
@@ -110,7 +111,7 @@ def whole_mask(part: Any, prompt: int, total: int, where: str) -> NDArray[np.boo
     """The mask of all N tokens from that of the response."""
     if part is None:
         return None
-    flags = numbers_in(part, f"{where}: loss_mask") != 0
+    flags = flags_in(numbers_in(part, f"{where}: loss_mask"), where)
     if flags.shape != (total - prompt,):
         raise FormatError(f"{where}: loss_mask: got {flags.shape}, expected {total - prompt}")
     return np.concatenate([np.zeros(prompt, np.bool_), flags])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...errors import FormatError
 from ..documents.fields import text
+from ..documents.masks import flags_in
 from ..responses.weight_versions import weight_spans
 from ..wire.sample import WireSample
 from .fields import numbers_in, tokens_in, whole_mask, wire_of
@@ -29,11 +30,17 @@ def _first(doc: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     return next((doc[name] for name in names if doc.get(name) is not None), None)
 
 
+def _flags(value: Any, where: str, name: str, i: int | None = None) -> NDArray[np.bool_]:
+    """A mask of the batch as booleans, or the row of one sample."""
+    numbers = numbers_in(value, f"{where}: {name}")
+    return flags_in(numbers if i is None else numbers[i], where, name)
+
+
 def _attention(doc: Mapping[str, Any], shape: tuple[int, ...], where: str) -> NDArray[np.bool_]:
     """Where the tokens of a grid are, bool [B, S]."""
     mask: NDArray[np.bool_]
     if doc.get("attention_mask") is not None:
-        mask = numbers_in(doc["attention_mask"], f"{where}: attention_mask") != 0
+        mask = _flags(doc["attention_mask"], where, "attention_mask")
     elif doc.get("input_lengths") is not None:
         lengths = numbers_in(doc["input_lengths"], f"{where}: input_lengths")
         mask = np.arange(shape[1])[None] < lengths.reshape(-1, 1)
@@ -50,14 +57,14 @@ def _prompt_of(doc: Mapping[str, Any], i: int, mask_S: NDArray[np.bool_], where:
     """
     total = int(mask_S.sum())
     if doc.get("prompt_mask") is not None:
-        flags = numbers_in(doc["prompt_mask"], where)[i] == 0
+        flags = ~_flags(doc["prompt_mask"], where, "prompt_mask", i)
         return _to_first(flags, mask_S) if flags.shape == mask_S.shape else total
     if doc.get("prompts") is not None:
         return int(mask_S[: numbers_in(doc["prompts"], where).shape[1]].sum())
     flags = _first(doc, _MASKS)
     if flags is None:
         return total
-    flags = numbers_in(flags, where)[i] != 0
+    flags = _flags(flags, where, "response_mask", i)
     return total - int(flags.sum()) if len(flags) != len(mask_S) else _to_first(flags, mask_S)
 
 
@@ -130,7 +137,7 @@ def _captured(
         return ids_SWK[part.start : part.stop + beyond]
     if doc.get("router_padding_mask") is None:
         return rows
-    absent_S = numbers_in(doc["router_padding_mask"], where)[i] != 0
+    absent_S = _flags(doc["router_padding_mask"], where, "router_padding_mask", i)
     if absent_S.shape != mask_S.shape:
         raise FormatError(f"{where}: router_padding_mask {absent_S.shape} for {mask_S.shape}")
     if not absent_S[part][:-1].any():  # the last token was never fed
@@ -176,7 +183,7 @@ def _loss_mask(
     flags = _first(doc, _LOSS)
     if flags is None:
         return None
-    row: NDArray[np.bool_] = numbers_in(flags, where)[i] != 0
+    row = _flags(flags, where, "loss_mask", i)
     if len(row) == len(mask_S):
         whole: NDArray[np.bool_] = row[mask_S]
         return whole

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ...errors import FormatError
 from ...files.reading import read_bytes
 from ..documents.fields import one_line
+from ..documents.masks import flags_in
 from ..wire.sample import WireSample
 
 __all__ = ["read_micro_batches"]
@@ -29,7 +30,7 @@ class _MicroBatch(msgspec.Struct, array_like=True):
     """prime-rl's MicroBatch up to its routes; what follows is of later versions."""
 
     input_ids: list[_Count]
-    loss_mask: list[bool | int]
+    loss_mask: list[bool | int | float]
     advantages: msgspec.Raw
     inference_logprobs: list[float | None]
     position_ids: list[_Count]
@@ -89,7 +90,7 @@ class _Columns:
 
 def _columns(batch: _MicroBatch, where: str) -> _Columns:
     tokens = np.array(batch.input_ids, np.int32)
-    flags = np.array([flag != 0 for flag in batch.loss_mask], np.bool_)
+    flags = flags_in(np.array(batch.loss_mask, np.float64), where)
     logprobs = np.array(batch.inference_logprobs, np.float64)  # null is nan
     positions = np.array(batch.position_ids, np.int32)
     shapes = {column.shape for column in (tokens, flags, logprobs, positions)}

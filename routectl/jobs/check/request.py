@@ -49,8 +49,8 @@ class CheckRequest:
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
-        refuse_severity(self.fail_on)
         check_bounds(self)
+        refuse_severity(self.fail_on)
         finite_eps(self.eps)
         _codes("--select", self.select)
         _codes("--ignore", self.ignore)

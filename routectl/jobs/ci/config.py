@@ -1,5 +1,6 @@
 """The config of ``routectl ci``: named checks, each a request of a verb; read and refused whole."""
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass
@@ -26,6 +27,8 @@ _VERBS: dict[str, type[Request]] = {
 _ELSEWHERE = ("series",)  # of many runs: each of its steps can be a check
 _NEEDED = ("dump", "at")  # that a staleness may go without, with a series
 _MAX_BYTES = 1 << 20
+_MAX_DOTS = 3000**2
+_MOST_TOLD = 5
 _STRINGS = tuple[str, ...]
 
 
@@ -65,19 +68,44 @@ def read_checks(path: Path) -> CiConfig:
     table = _table(path)
     _refuse_unknown(table, ("baseline", "checks"), str(path))
     baseline = table.get("baseline", f"{path.stem}.baseline.json")
-    if not isinstance(baseline, str) or not baseline:
+    if not isinstance(baseline, str) or not baseline or "\0" in baseline:
         raise FormatError(f"{path}: baseline: got {_kind(baseline)}, expected a path")
     checks = table.get("checks")
     if not isinstance(checks, dict) or not checks:
         raise FormatError(f"{path}: no check in it: expected tables [checks.NAME]")
-    found = tuple(_check(f"{path}: checks.{name}", name, checks[name]) for name in checks)
-    return CiConfig(path, path.parent / baseline, found)
+    found: list[Check] = []
+    wrong: list[str] = []
+    for name, words in checks.items():
+        try:
+            found.append(_check(name, words))
+        except _WrongError as error:
+            wrong += [f"checks.{name}: {line}" for line in error.lines]
+    if wrong:
+        raise FormatError(f"{path}: {_told(wrong)}")
+    return CiConfig(path, path.parent / baseline, tuple(found))
+
+
+class _WrongError(Exception):
+    """What is wrong with a check, a line each."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+        self.lines = lines
+
+
+def _told(wrong: list[str]) -> str:
+    """All that is wrong, on one line."""
+    left = len(wrong) - _MOST_TOLD
+    more = f"; and {left} more" if left > 0 else ""
+    return "; ".join(wrong[:_MOST_TOLD]) + more
 
 
 def _table(path: Path) -> dict[str, Any]:
     """The table of routectl in a file."""
     try:
         text = read_text(path, _MAX_BYTES, f"more than {_MAX_BYTES} bytes of TOML")
+        if sum(part.count(".") ** 2 for part in re.split("[=\n]", text)) > _MAX_DOTS:
+            raise ValueError("keys of too many parts")  # which take the square of their number
         found: Any = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not TOML: {error}") from None
@@ -99,27 +127,37 @@ def _refuse_unknown(table: Mapping[str, Any], known: tuple[str, ...], where: str
             raise FormatError(f"{where}: {key} is not known: {', '.join(sorted(known))}")
 
 
-def _check(where: str, name: str, table: Any) -> Check:
-    """One table as a check."""
+def _check(name: str, table: Any) -> Check:
+    """One table as a check. Raises _WrongError with all that its keys are."""
     if not isinstance(table, dict):
-        raise FormatError(f"{where}: got {_kind(table)}, expected a table")
+        raise _WrongError(f"got {_kind(table)}, expected a table")
     if not name or not name.isprintable() or set(name) & set("[]/"):
-        raise FormatError(f"{where}: a name is printable, and has none of [ ] /")
-    verb = table.get("verb")
+        raise _WrongError("a name is printable, and has none of [ ] /")
+    if "verb" not in table:
+        raise _WrongError(f"verb is not given: {', '.join(_VERBS)}")
+    verb = table["verb"]
     if not isinstance(verb, str) or verb not in _VERBS:
-        raise FormatError(f"{where}: verb {verb!r} is not known: {', '.join(_VERBS)}")
+        raise _WrongError(f"verb {verb!r} is not known: {', '.join(_VERBS)}")
     known = dict(_keys(_VERBS[verb]))
-    words = {key: value for key, value in table.items() if key != "verb"}
-    _refuse_unknown(words, tuple(known), where)
-    for key, (_, _, needed) in known.items():
-        if needed and key not in words:
-            raise FormatError(f"{where}: {key} is not given")
-    given = {known[k][0]: _value(f"{where}: {k}", v, known[k][1]) for k, v in words.items()}
+    given: dict[str, Any] = {}
+    wrong = [f"{key} is not given" for key, one in known.items() if one[2] and key not in table]
+    for key, value in table.items():
+        if key == "verb":
+            continue
+        if key not in known:
+            wrong.append(f"{key} is not known: {', '.join(sorted(known))}")
+            continue
+        try:
+            given[known[key][0]] = _value(value, known[key][1])
+        except ValueError as error:
+            wrong.append(f"{key}: {error}")
+    if wrong:
+        raise _WrongError(*wrong)
     try:
         request = build(_VERBS[verb], given)
         _ = request.reading.facts
     except RoutectlError as error:
-        raise FormatError(f"{where}: {error}", hint=error.hint) from None
+        raise _WrongError(str(error) + (f" ({error.hint})" if error.hint else "")) from None
     return Check(name, verb, request)
 
 
@@ -133,16 +171,19 @@ def _keys(kind: Any) -> Iterator[tuple[str, tuple[str, Any, bool]]]:
         yield from _keys(group)
 
 
-def _value(where: str, value: Any, kind: Any) -> Any:
-    """A TOML value as the type of an option: one string stands for a list of one."""
+def _value(value: Any, kind: Any) -> Any:
+    """A TOML value as the type of an option: one string stands for a list of one.
+
+    Raises ValueError for another one.
+    """
     if kind == _STRINGS and isinstance(value, str):
         value = [value]
-    if "" in (value if isinstance(value, list) else [value]):
-        raise FormatError(f"{where}: got an empty string, expected a string")
-    try:
-        return msgspec.convert(value, kind, dec_hook=_path)
-    except msgspec.ValidationError as error:
-        raise FormatError(f"{where}: {error}") from None
+    for text in value if isinstance(value, list) else [value]:
+        if text == "":
+            raise ValueError("got an empty string, expected a string")
+        if isinstance(text, str) and "\0" in text:
+            raise ValueError("got a string with a NUL in it")
+    return msgspec.convert(value, kind, dec_hook=_path)
 
 
 def _path(kind: Any, value: Any) -> Path:

@@ -9,7 +9,7 @@ from ..options import argument, option
 from ..progress import SILENT, Progress
 from .baseline import Numbers, kept_numbers, read_baseline, write_baseline
 from .config import Check, CiConfig, read_checks
-from .runs import CheckRun, answer_run, limits_of, runs_of_check
+from .runs import CheckRun, answer_run, limits_of, runs_of_check, trouble_in
 
 if TYPE_CHECKING:
     from ...reports.document import Document
@@ -72,9 +72,9 @@ def _entries(
     from ...ops.diff.thresholds import Baseline
     from ...reports.ci.document import troubled
 
-    try:
-        runs = runs_of_check(check, folder)
-    except RoutectlError as error:
+    runs: list[CheckRun] = []
+    trouble = trouble_in(lambda: runs.extend(runs_of_check(check, folder)))
+    if trouble is not None:
         about: Document = {
             "name": check.name,
             "check": check.name,
@@ -82,7 +82,7 @@ def _entries(
             "verb": check.verb,
             "inputs": {},
         }
-        return [(None, troubled(about, str(error), error.hint, 0.0))]
+        return [(None, troubled(about, *trouble, 0.0))]
     found: list[tuple[CheckRun | None, Document]] = []
     for run in runs:
         numbers = accepted.get(run.name)

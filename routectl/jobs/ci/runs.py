@@ -1,10 +1,10 @@
 """From checks to runs: paths beside the config, ``{}`` matched by name, each run answered."""
 
-import glob
-import re
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +14,15 @@ from ..diff import DiffRequest, answer_diff, refuse_incomparable
 from ..progress import Progress
 from ..staleness.request import answer_staleness
 from .config import Check, Request
+from .patterns import BRACES, beside, named, names_in
 
 if TYPE_CHECKING:
     from ...ops.diff.thresholds import Baseline
     from ...reports.ci.schema import RunSubject
     from ...reports.document import Document
 
-__all__ = ["CheckRun", "answer_run", "limits_of", "runs_of_check"]
+__all__ = ["CheckRun", "answer_run", "limits_of", "runs_of_check", "trouble_in"]
 
-_BRACES = "{}"
 _DATA = ("old", "new", "rerun", "logprobs", "dump", "against", "at")
 _PATHS = (*_DATA, "cache")
 
@@ -57,40 +57,46 @@ def runs_of_check(check: Check, folder: Path) -> list[CheckRun]:
     A name that matches one input alone is a run too: it fails for the file that is missing.
     Raises RoutectlError where nothing is matched.
     """
-    placed = _mapped(check.request, lambda text: _beside(folder, text))
-    patterns = [text for text in _texts(placed) if _BRACES in text]
+    placed = _mapped(check.request, partial(_beside, folder))
+    patterns = [text for text in _texts(placed) if BRACES in text]
     if not patterns:
         return [CheckRun(check, None, placed)]
-    keys = sorted({key for pattern in patterns for key in _keys(pattern)})
+    keys = sorted({key for pattern in patterns for key in names_in(pattern)})
     if not keys:
         raise RoutectlError(f"{patterns[0]}: no file matches it")
-    return [
-        CheckRun(check, key, _mapped(placed, lambda text, key=key: text.replace(_BRACES, key)))  # type: ignore[misc]
-        for key in keys
-    ]
+    return [CheckRun(check, key, _mapped(placed, partial(_named, key))) for key in keys]
 
 
-def _beside(folder: Path, text: str) -> str:
+def _beside(folder: Path, text: str, one: bool) -> str:
     """A path of the config, from where the command runs."""
     if text == "-":
         raise RoutectlError("-: a check reads files, and not standard input")
-    return str(folder / text)
+    return str(folder / text) if one else beside(folder, text)
 
 
-def _mapped(request: Request, change: Callable[[str], str]) -> Request:
-    """The request with its paths changed; of NAME=WHERE, WHERE."""
+def _named(key: str, text: str, one: bool) -> str:
+    """A path with a key in place of the braces."""
+    return text.replace(BRACES, key) if one else named(text, key)
+
+
+def _mapped(request: Request, change: Callable[[str, bool], str]) -> Request:
+    """The request with its paths changed, each told whether it is of one file, and so no glob.
+
+    Of NAME=WHERE, WHERE is.
+    """
     changed: dict[str, Any] = {}
     for field in fields(request):
         value = getattr(request, field.name)
         if field.name == "at":
             changed["at"] = tuple(
-                f"{name}{equals}{change(where)}" if equals else name
+                f"{name}{equals}{change(where, False)}" if equals else name
                 for name, equals, where in (text.partition("=") for text in value)
             )
         elif field.name in _PATHS and value is not None:
-            changed[field.name] = type(value)(change(str(value)))
+            of_one = isinstance(value, Path)
+            changed[field.name] = type(value)(change(str(value), of_one))
         elif field.name == "reading" and value.model is not None:
-            changed["reading"] = replace(value, model=Path(change(str(value.model))))
+            changed["reading"] = replace(value, model=Path(change(str(value.model), True)))
     return replace(request, **changed)
 
 
@@ -104,26 +110,13 @@ def _texts(request: Request) -> Iterator[str]:
             yield str(value)
 
 
-def _keys(pattern: str) -> Iterator[str]:
-    """What ``{}`` stands for in the files that are there: a part of one name; * is any."""
-    parts = [re.sub(r"(\\\*)+", "[^/]*", re.escape(part)) for part in pattern.split(_BRACES)]
-    shape = re.compile("([^/]+?)".join(parts[:2]) + "".join(rf"\1{part}" for part in parts[2:]))
-    for name in glob.glob(pattern.replace(_BRACES, "*")):
-        found = shape.fullmatch(name)
-        if found is None:
-            continue
-        if not found[1].isprintable():
-            raise RoutectlError(f"{name!a}: {_BRACES} matches what cannot be printed")
-        yield found[1]
-
-
 def limits_of(request: Request) -> tuple[Any, ...]:
     """The thresholds of a request; a check has none."""
     return () if isinstance(request, CheckRequest) else request.limits
 
 
 def answer_run(run: CheckRun, baseline: "Baseline | None", progress: Progress) -> "Document":
-    """What a run came to, in an entry of routectl.ci/1; trouble too."""
+    """What a run came to, in an entry of routectl.ci/1; trouble too, a bug of ours among it."""
     from ...reports.ci.document import answered, troubled
 
     about: RunSubject = {
@@ -134,12 +127,32 @@ def answer_run(run: CheckRun, baseline: "Baseline | None", progress: Progress) -
         "inputs": run.inputs,
     }
     began = time.perf_counter()
-    try:
+    found: list[Document] = []
+
+    def work() -> None:
         _refuse_unknown_baseline(run, baseline)
         document = _answer(run.request, baseline, progress)
+        found.append(answered(about, document, time.perf_counter() - began))
+
+    trouble = trouble_in(work)
+    return troubled(about, *trouble, time.perf_counter() - began) if trouble else found[0]
+
+
+def trouble_in(work: Callable[[], None]) -> tuple[str, list[str]] | None:
+    """What went wrong in a work, in a line, and lines that help: a hint, or where a bug of ours is.
+
+    None where nothing did. Whatever it is, other checks go on.
+    """
+    try:
+        work()
     except RoutectlError as error:
-        return troubled(about, str(error), error.hint, time.perf_counter() - began)
-    return answered(about, document, time.perf_counter() - began)
+        return str(error), [] if error.hint is None else [f"hint: {error.hint}"]
+    except MemoryError:
+        return "out of memory", []
+    except Exception as error:  # noqa: BLE001 - as in cli/main.py
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        return "this is a bug in routectl; please report it with the lines below", lines
+    return None
 
 
 def _refuse_unknown_baseline(run: CheckRun, baseline: "Baseline | None") -> None:

@@ -108,10 +108,10 @@ class LayoutOptions:
     def __post_init__(self) -> None:
         from ...layouts.packing import FRAMEWORKS
 
+        check_bounds(self)
         if self.framework not in FRAMEWORKS:
             known = ", ".join(FRAMEWORKS)
             raise RoutectlError(f"framework {self.framework!r} is not known: {known}")
-        check_bounds(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

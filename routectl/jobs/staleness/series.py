@@ -87,28 +87,20 @@ def _report(path: Path) -> "Document":
     """A report that was written before."""
     if path.suffix != ".json":
         raise FormatError(f"{path}: neither a folder nor a report NAME.json")
-    found = read_report(path)
-    schema = found.get("schema")
-    if schema != _SCHEMA:
-        raise FormatError(f"{path}: got schema {str(schema)[:60]!a}, expected {_SCHEMA}")
+    found = read_report(path, _SCHEMA)
     _refuse_damaged(path, found)
     return found
 
 
 def _refuse_damaged(path: Path, document: "Document") -> None:
-    """Raise FormatError where figures cannot be read off a report."""
-    from ...reports.staleness.series import headline_figures
+    """Raise FormatError where a report lacks what a step is made of."""
+    from ...reports.staleness.series import Step, series_document
 
     try:
-        figures = headline_figures(document)
-        words = [finding["text"] for finding in document["advice"]["findings"] if finding["alarm"]]
-        words.append(document["advice"]["mode"] or "")
-        whole = all(isinstance(word, str) for word in words)
-        whole &= all(value is None or isinstance(value, int | float) for value in figures.values())
-    except (AttributeError, IndexError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise FormatError(f"{path}: not a whole report of {_SCHEMA}")
+        series_document("", [Step(0, "", document)], [])
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        told = f": no {error.args[0]}" if isinstance(error, KeyError) else ""
+        raise FormatError(f"{path}: not a whole report of {_SCHEMA}{told}") from None
 
 
 def _measured(path: Path, question: Question, open_at: "Callable[[str], Dump]") -> "Document":

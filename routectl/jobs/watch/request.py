@@ -32,7 +32,9 @@ class WatchRequest:
         least=0.0,
         help="Seconds without a change after which an unreadable file is reported.",
     )
-    interval: float = option(2.0, least=0.01, help="Seconds between two looks at the folder.")
+    interval: float = option(
+        2.0, least=0.01, most=86400, help="Seconds between two looks at the folder."
+    )
     once: bool = option(False, help="End when every file that is there was looked at.")
     until_idle: float | None = option(
         None, least=0.0, metavar="SECONDS", help="End when nothing has changed for so long."

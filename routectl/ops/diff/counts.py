@@ -146,7 +146,10 @@ class SampleCounts:
 
 @dataclass(frozen=True, slots=True)
 class LogprobCounts:
-    """Sums over response tokens with log-probs on both sides; d = log p_new - log p_old."""
+    """Sums over response tokens with log-probs on both sides; d = log p_new - log p_old.
+
+    one_sided counts the tokens that one side alone has a log-prob of, and no loss mask leaves out.
+    """
 
     tokens: int = 0
     sum_d: float = 0.0
@@ -154,6 +157,7 @@ class LogprobCounts:
     sum_abs: float = 0.0
     max_abs: float = 0.0
     over_tau: int = 0
+    one_sided: int = 0
 
     TAU = 2.0
 
@@ -163,14 +167,18 @@ class LogprobCounts:
             self.sum_d + other.sum_d,
             self.sum_k3 + other.sum_k3,
             self.sum_abs + other.sum_abs,
-            max(self.max_abs, other.max_abs),
+            float(np.maximum(self.max_abs, other.max_abs)),  # nan wins
             self.over_tau + other.over_tau,
+            self.one_sided + other.one_sided,
         )
 
     @classmethod
     def of_tokens(cls, d: NDArray[np.float64]) -> "LogprobCounts":
-        """Count differences d, nan entries left out. k3 = e^d - 1 - d, F(tau): |d| > ln tau."""
-        d = d[~np.isnan(d)]
+        """Count differences d. k3 = e^d - 1 - d, F(tau): |d| > ln tau.
+
+        One that is not finite makes every sum so, and is beyond tau; nan is the difference of two
+        equal infinities.
+        """
         if not len(d):
             return cls()
         size = np.abs(d)
@@ -182,5 +190,19 @@ class LogprobCounts:
                 float(k3.sum()),
                 float(size.sum()),
                 float(size.max()),
-                int((size > np.log(cls.TAU)).sum()),
+                int((~(size <= np.log(cls.TAU))).sum()),
             )
+
+    @classmethod
+    def of_sides(
+        cls, old: NDArray[np.float64], new: NDArray[np.float64], trained: NDArray[np.bool_]
+    ) -> "LogprobCounts":
+        """Count the tokens of two sides, nan where a log-prob is not known or is none.
+
+        trained, bool, are those that no loss mask leaves out.
+        """
+        unknown_old, unknown_new = np.isnan(old), np.isnan(new)
+        known = ~(unknown_old | unknown_new)
+        with np.errstate(over="ignore", invalid="ignore"):  # infinities, or beyond float64
+            found = cls.of_tokens(new[known] - old[known])
+        return replace(found, one_sided=int(((unknown_old ^ unknown_new) & trained).sum()))

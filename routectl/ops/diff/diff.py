@@ -1,6 +1,6 @@
 """diff: where two dumps of the same tokens took different experts, and by how much.
 
-Shape suffixes: T tokens, L compared layers, K top_k.
+Shape suffixes: T tokens, G response tokens, L compared layers, K top_k.
 """
 
 from collections.abc import Sequence
@@ -143,8 +143,15 @@ def _logprobs(old: Sample, new: Sample, pair: Pair, tokens: str) -> LogprobCount
     size = min(len(old.logprobs), len(new.logprobs))
     if pair.prefix is not None:
         size = min(size, max(0, pair.prefix - old.prompt_length))
-    with np.errstate(invalid="ignore"):  # -inf on both sides: nan, which is left out
-        return LogprobCounts.of_tokens(new.logprobs[:size] - old.logprobs[:size])
+    scored_G, trained_G = np.ones(size, np.bool_), np.ones(size, np.bool_)
+    for side in (old, new):
+        mask_G = None if side.loss_mask is None else side.loss_mask[old.prompt_length :]
+        for flags_G, given_G in ((scored_G, side.scored), (trained_G, mask_G)):
+            if given_G is not None:
+                flags_G[: len(given_G)] &= given_G[:size]
+    return LogprobCounts.of_sides(
+        old.logprobs[:size][scored_G], new.logprobs[:size][scored_G], trained_G[scored_G]
+    )
 
 
 def _token_ids(old: Sample, new: Sample, first: int, count: int) -> NDArray[np.int32] | None:

@@ -21,6 +21,7 @@ __all__ = [
     "Threshold",
     "Unmatched",
     "Verdict",
+    "is_over",
     "judge",
     "left_over",
     "parse_threshold",
@@ -44,7 +45,22 @@ def _coverage(result: DiffResult) -> float | None:
 
 
 def _logprob(name: str) -> Callable[[DiffResult], float | None]:
-    return lambda result: rate(getattr(result.logprobs, name), result.logprobs.tokens)
+    """A figure of log-probs as it is gated: NaN where a token has none on one side alone."""
+
+    def found(result: DiffResult) -> float | None:
+        sums = result.logprobs
+        if sums.one_sided:
+            return math.nan
+        if name == "max_abs":
+            return sums.max_abs if sums.tokens else None
+        return rate(getattr(sums, name), sums.tokens)
+
+    return found
+
+
+def _k1(result: DiffResult) -> float | None:
+    mean = _logprob("sum_d")(result)
+    return None if mean is None else -mean
 
 
 METRICS = (
@@ -83,7 +99,7 @@ METRICS = (
         False,
         "mean of log p_old - log p_new",
         None,
-        lambda r: rate(-r.logprobs.sum_d, r.logprobs.tokens),
+        _k1,
     ),
     _Metric("k3", False, "k3 KL estimate", None, _logprob("sum_k3")),
     _Metric("abs_d", False, "mean |d| of the log-probs", None, _logprob("sum_abs")),
@@ -92,7 +108,7 @@ METRICS = (
         False,
         "greatest |d| of the log-probs",
         None,
-        lambda r: r.logprobs.max_abs if r.logprobs.tokens else None,
+        _logprob("max_abs"),
     ),
     _Metric("f2", True, "tokens with a ratio over 2 or under 1/2", None, _logprob("over_tau")),
 )
@@ -150,12 +166,18 @@ class Baseline:
                 f"threshold {threshold.text!r}: the baseline has no {name}",
                 hint="routectl ci --update-baseline stores what is measured now",
             )
-        return self.numbers[name] + threshold.limit
+        limit = self.numbers[name] + threshold.limit
+        if not math.isfinite(limit):
+            raise RoutectlError(
+                f"threshold {threshold.text!r}: added to the accepted {name}, "
+                f"{self.numbers[name]:g}, the limit is not finite"
+            )
+        return limit
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A threshold that was crossed, where, and the value found."""
+    """A threshold that was crossed, where, and the value found, which may not be finite."""
 
     threshold: str
     metric: str
@@ -210,6 +232,11 @@ class Verdict:
             return 2
         over = bool(self.failed) if self.gated else self.differs
         return int(over or bool(self.unmatched))
+
+
+def is_over(value: float, limit: float, *, over: bool) -> bool:
+    """Whether a figure is beyond an upper or a lower limit; one that is not finite always is."""
+    return not math.isfinite(value) or (value > limit if over else value < limit)
 
 
 def _find(name: str) -> _Metric:
@@ -290,7 +317,7 @@ def _why_none(result: DiffResult, metric: str, layer: int | None) -> str:
         return f"no compared row{'' if layer is None else f' of layer {layer}'} has a margin"
     if layer is not None:
         return f"no row of layer {layer} was compared"
-    return "the log-probs are not finite" if result.logprobs.tokens else "a side has no log-probs"
+    return "a side has no log-probs"
 
 
 def judge(
@@ -306,6 +333,8 @@ def judge(
     What one dump alone has counts with and without thresholds, unless allow_unmatched, or where a
     threshold says how much of it may be: unmatched for samples, coverage for all. A mismatched
     row with a margin above 0 and up to ``eps`` is a near-tie; the same eps is then in the document.
+    A figure that is not finite crosses every threshold on it, relative ones and lower ones too; so
+    do figures of log-probs where a token that was trained on has one on one side alone (NaN).
     Raises MismatchError when a gated figure does not exist (no log-probs, no margins,
     no such layer), RoutectlError when the baseline has no number that a relative threshold needs,
     ValueError when eps is negative or not finite.
@@ -315,13 +344,13 @@ def judge(
     failed = []
     for limit in limits:
         for layer, value in _values(result, limit, eps):
-            if value is None or math.isnan(value):
+            if value is None:
                 raise MismatchError(
                     f"threshold {limit.text!r}: there is no {limit.metric} to hold it against: "
                     + _why_none(result, limit.metric, layer)
                 )
             allowed = accepted.allowed(limit, layer)
-            if value > allowed if limit.over else value < allowed:
+            if is_over(value, allowed, over=limit.over):
                 failed.append(Failure(limit.text, limit.metric, layer, value, allowed))
     compared = result.counts.swaps_LS.sum(axis=1)
     empty = tuple(layer for layer, n in zip(result.layers, compared, strict=True) if not n)

@@ -18,9 +18,9 @@ def with_logprobs(dump: Dump, scored: Sequence[Sample]) -> tuple[Dump, int]:
 
     Samples are joined by equal token ids, repeats in order. One without a partner, or whose
     partner has none, is left without log-probs, so that those of two sources never mix. Tokens
-    that the partner's loss mask leaves out, such as those of tools, are NaN: nobody sampled them,
-    and rollouts have 0 there. Raises MismatchError when no sample is joined, and when a pair has
-    another prompt.
+    that the partner's loss mask leaves out, such as those of tools, are not scored: nobody sampled
+    them, and rollouts have 0 there. Raises MismatchError when no sample is joined, and when a pair
+    has another prompt.
     """
     keys = [key_of(s.sample_id, s.prompt_ids, s.response_ids) for s in scored]
     partner = dict(join_keys(dump.keys, keys, "tokens").pairs)
@@ -29,12 +29,9 @@ def with_logprobs(dump: Dump, scored: Sequence[Sample]) -> tuple[Dump, int]:
     )
 
 
-def _trained(sample: Sample) -> NDArray[np.float64] | None:
-    """Log-probs of the response tokens that were trained on, NaN at others."""
-    if sample.logprobs is None or sample.loss_mask is None:
-        return sample.logprobs
-    trained = sample.loss_mask[sample.prompt_length or 0 :]
-    return np.where(trained, sample.logprobs, np.nan)
+def _trained(sample: Sample) -> NDArray[np.bool_] | None:
+    """Which response tokens were trained on; None for all."""
+    return None if sample.loss_mask is None else sample.loss_mask[sample.prompt_length or 0 :]
 
 
 def _scored(dump: Dump, scored: Sequence[Sample], partner: dict[int, int]) -> Dump:
@@ -48,7 +45,7 @@ def _scored(dump: Dump, scored: Sequence[Sample], partner: dict[int, int]) -> Du
                 f"{dump.meta.path}: sample {index}: got a prompt of {other.prompt_length} tokens "
                 f"with the log-probs, expected {sample.prompt_length}"
             )
-        return replace(sample, logprobs=_trained(other))
+        return replace(sample, logprobs=other.logprobs, scored=_trained(other))
 
     return Dump(
         dump.meta,

@@ -212,7 +212,7 @@ def places_of(names: Sequence[str]) -> tuple[int, ...]:
 
 
 def only_rows(dump: Dump, keep: Callable[[int, Sample], Keep]) -> Dump:
-    """The same dump in which other rows are missing, and other tokens have no log-prob.
+    """The same dump in which other rows are missing, and other tokens' log-probs are left out.
 
     keep gives, for a sample and its index, the rows to keep, bool [T] or [T, L], and the response
     tokens whose log-probs to keep, bool [G]; None for all. Margins of missing rows are NaN.
@@ -224,8 +224,8 @@ def only_rows(dump: Dump, keep: Callable[[int, Sample], Keep]) -> Dump:
         if sample.routes is not None and rows is not None:
             sample = replace(sample, routes=sample.routes.only(rows))
         if sample.logprobs is not None and scored is not None:
-            logprobs = np.where(scored, sample.logprobs, np.nan)
-            sample = replace(sample, logprobs=logprobs)
+            before = True if sample.scored is None else sample.scored
+            sample = replace(sample, scored=scored & before)
         return sample
 
     return Dump(dump.meta, dump.keys, load)

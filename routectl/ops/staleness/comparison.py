@@ -82,7 +82,8 @@ class Clustering:
                 self.cluster_of[s.sample], [np.zeros(s.swaps_LS.shape), np.zeros(len(sums))]
             )
             parts[0] += s.swaps_LS
-            parts[1] += sums
+            with np.errstate(over="ignore", invalid="ignore"):  # log-probs may be infinite
+                parts[1] += sums
         return found
 
 

@@ -206,4 +206,5 @@ def slope_of(steps: Sequence[int], values: Sequence[float]) -> float | None:
     if len(steps) < 2:
         return None
     x = np.asarray(steps, np.float64) - np.mean(steps)
-    return float((x * np.asarray(values, np.float64)).sum() / (x * x).sum())
+    with np.errstate(over="ignore", invalid="ignore"):  # of figures near the end of float64
+        return float((x * np.asarray(values, np.float64)).sum() / (x * x).sum())

@@ -101,7 +101,10 @@ def interval_of(values_B: Floats, clusters: int, level: float) -> Interval | Non
     if clusters < 2 or not len(known) or known.min() == known.max():
         return None
     tail = tail_share(clusters, level)
-    low, high = np.quantile(known, [tail, 1 - tail])
+    with np.errstate(over="ignore", invalid="ignore"):  # of figures near the end of float64
+        low, high = np.quantile(known, [tail, 1 - tail])
+    if not np.isfinite([low, high]).all():
+        return None
     return Interval(float(low), float(high), level)
 
 
@@ -111,7 +114,7 @@ def resample(sums_CM: NDArray[np.number], plan: Bootstrap) -> Floats:
     Every call with one plan and one C makes the same draws, so columns may come apart.
     """
     columns_CM = sums_CM.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # an infinite sum, not drawn, is nan
+    with np.errstate(over="ignore", invalid="ignore"):  # an infinite sum, not drawn, is nan
         drawn = [weights @ columns_CM for weights in _draw_weights(len(columns_CM), plan)]
     return np.concatenate(drawn)
 

@@ -28,15 +28,15 @@ def answered(about: RunSubject, document: Verdicts, seconds: float) -> CiRun:
     }
 
 
-def troubled(about: RunSubject, message: str, hint: str | None, seconds: float) -> CiRun:
-    """An entry of ``runs``: a run that came to nothing."""
+def troubled(about: RunSubject, message: str, details: Sequence[str], seconds: float) -> CiRun:
+    """An entry of ``runs``: a run that came to nothing, why, and lines that help."""
     return {
         **about,
         "name": visible(about["name"]),
         "status": _STATUS[2],
         "exit_code": 2,
         "summary": visible(message),
-        "details": [] if hint is None else [f"hint: {visible(hint)}"],
+        "details": [visible(line) for line in details],
         "failed": [],
         "metrics": {},
         "seconds": seconds,

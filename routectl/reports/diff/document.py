@@ -8,7 +8,7 @@ from ...ops.diff.detail import Example
 from ...ops.diff.diff import DiffResult
 from ...ops.diff.measures import Measures, SequenceRates, layer_measures, rate, total_measures
 from ...ops.diff.thresholds import Verdict, judge
-from ..document import CountedRows, dump_document, failure_entries, finite
+from ..document import CountedRows, dump_document, failure_entries, finite, not_finite
 from .detail import detail_document
 from .flips import margin_figures
 from .schema import (
@@ -96,17 +96,23 @@ def _sequences(spread: SequenceRates, limit: int) -> SequenceFigures:
 
 def _logprobs(result: DiffResult) -> LogprobFigures | None:
     sums = result.logprobs
-    if not sums.tokens:
+    if not (sums.tokens or sums.one_sided):
         return None
-    return {
+    figures: LogprobFigures = {
         "tokens": sums.tokens,
         "k1": rate(-sums.sum_d, sums.tokens),
         "k3": rate(sums.sum_k3, sums.tokens),
         "mean_abs_d": rate(sums.sum_abs, sums.tokens),
-        "max_abs_d": sums.max_abs,
+        "max_abs_d": sums.max_abs if sums.tokens else None,
         "tau": sums.TAU,
         "f_tau": rate(sums.over_tau, sums.tokens),
     }
+    if sums.one_sided:
+        figures["tokens_of_one_side"] = sums.one_sided
+    infinite = not_finite(figures)
+    if infinite:
+        figures["not_finite"] = infinite
+    return figures
 
 
 def _example(example: Example, margins: bool) -> ExampleEntry:

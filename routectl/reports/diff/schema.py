@@ -151,7 +151,12 @@ class SequenceFigures(TypedDict):
 
 
 class LogprobFigures(TypedDict):
-    """Log-probs of the response tokens that both sides scored."""
+    """Log-probs of the response tokens that both sides scored.
+
+    A figure that is not finite is null; not_finite, there where one is, says which and what.
+    tokens_of_one_side, there where it is not 0, counts tokens that were trained on and have a
+    log-prob on one side alone: they are in no figure, and every threshold on one is crossed.
+    """
 
     tokens: int
     k1: float | None
@@ -160,6 +165,8 @@ class LogprobFigures(TypedDict):
     max_abs_d: float | None
     tau: float
     f_tau: float | None
+    tokens_of_one_side: NotRequired[int]
+    not_finite: NotRequired[dict[str, str]]
 
 
 class ExampleEntry(TypedDict):

@@ -14,8 +14,8 @@ from ..text.wording import (
     amount,
     dump_line,
     failure_text,
-    figure,
     layers_text,
+    logprob_figure,
     percent,
     plural,
 )
@@ -163,12 +163,14 @@ def _spread(doc: DiffDocument) -> list[tuple[str, str]]:
     lines += margin_lines(doc)
     d = doc["logprobs"]
     if d is not None:
+        alone = d.get("tokens_of_one_side", 0)
         lines.append(
             (
                 "log-probs",
-                f"{plural(d['tokens'], 'token')}: k1 {figure(d['k1'])}, k3 "
-                f"{figure(d['k3'])}, mean |d| {figure(d['mean_abs_d'])}, max |d| "
-                f"{figure(d['max_abs_d'])}, F({d['tau']:g}) {percent(d['f_tau'])}",
+                f"{plural(d['tokens'], 'token')}: k1 {logprob_figure(d, 'k1')}, k3 "
+                f"{logprob_figure(d, 'k3')}, mean |d| {logprob_figure(d, 'mean_abs_d')}, max |d| "
+                f"{logprob_figure(d, 'max_abs_d')}, F({d['tau']:g}) {percent(d['f_tau'])}"
+                + (f"; {plural(alone, 'more token')} on one side alone" if alone else ""),
             )
         )
     return lines

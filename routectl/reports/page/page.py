@@ -24,7 +24,7 @@ from ..show.text import render_checkpoint, render_summary
 from ..staleness.text import render_series, render_staleness
 from .markup import Render, report_markup
 
-__all__ = ["html_page", "render_of", "with_texts"]
+__all__ = ["VIEWED", "html_page", "render_of", "with_texts"]
 
 _VIEWS: tuple[tuple[str, Render], ...] = (
     ("routectl.diff/1", render_diff),
@@ -36,6 +36,7 @@ _VIEWS: tuple[tuple[str, Render], ...] = (
     ("routectl.predict/1", render_prediction),
     ("routectl.verify/1", render_verified),
 )
+VIEWED = tuple(schema for schema, _ in _VIEWS)
 _ASSETS = files(__package__) / "assets"
 _SCRIPTS = (
     "data.js",
@@ -59,8 +60,7 @@ def render_of(doc: Document) -> Render:
     for name, render in _VIEWS:
         if schema == name:
             return render
-    known = ", ".join(name for name, _ in _VIEWS)
-    raise FormatError(f"got schema {quoted(schema)}, expected one of {known}")
+    raise FormatError(f"got schema {quoted(schema)}, expected one of {', '.join(VIEWED)}")
 
 
 def with_texts(doc: Document, decode: Callable[[Sequence[int]], list[str]]) -> Document:

@@ -1,6 +1,6 @@
 """The types of routectl.staleness/1 and routectl.staleness_series/1, as docs/json.md has them."""
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from ..diff.schema import ComparedFigures, DetailDocument, SampleFigures, UnmatchedEntry
 from ..document import CountedRows, DumpEntry, FailureEntry, IntervalEntry
@@ -270,6 +270,7 @@ class StepEntry(TypedDict):
     advice: str | None
     alarms: list[str]
     figures: dict[str, float | None]
+    not_finite: NotRequired[dict[str, str]]
 
 
 class SkippedStep(TypedDict):

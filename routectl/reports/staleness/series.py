@@ -5,12 +5,13 @@ Figures are read off documents by the names that thresholds have.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite, nan
 from typing import Any
 
 from ...errors import MismatchError
-from ...ops.diff.thresholds import Failure, Threshold, Unmatched, left_over
+from ...ops.diff.thresholds import Failure, Threshold, Unmatched, is_over, left_over
 from ...ops.staleness.drift import slope_of
-from ..document import Document, finite
+from ..document import Document, finite, not_finite
 from .document import Judged, verdict_document
 from .schema import (
     ComparisonEntry,
@@ -64,16 +65,28 @@ class Step:
     document: Document
 
 
-def _value(found: Mapping[str, Any], metric: str) -> Any:
-    """A metric of a comparison, or of one of its layers; None where it has none."""
+def _value(found: Mapping[str, Any], metric: str, gated: bool = False) -> Any:
+    """A metric of a comparison, or of one of its layers; None where it has none.
+
+    Gated, a figure of log-probs is NaN where tokens have one on one side alone.
+    """
     if metric in _KEYS:
         return found.get(_KEYS[metric])
     if metric in _OF_LOGPROBS:
-        return (found.get("logprobs") or {}).get(_OF_LOGPROBS[metric])
+        figures = found.get("logprobs") or {}
+        alone = gated and figures.get("tokens_of_one_side")
+        return nan if alone else _of_logprobs(figures, _OF_LOGPROBS[metric])
     if metric in _OF_MARGINS:
         return found.get("margins", {}).get(f"{metric}_rate")
     assert metric == "unmatched", metric
     return found["samples"]["only_old"] + found["samples"]["only_new"]
+
+
+def _of_logprobs(figures: Mapping[str, Any], name: str) -> Any:
+    """A figure of log-probs: of those that are there, one without a number is not finite."""
+    if not figures or figures[name] is not None:
+        return figures.get(name)
+    return float(figures.get("not_finite", {}).get(name, "nan"))
 
 
 def _gated(doc: Document, metric: str) -> tuple[str, list[tuple[str, ComparisonEntry]]]:
@@ -95,7 +108,7 @@ def _figures_of(doc: Document, limit: Threshold) -> list[tuple[str, int | None, 
     found: list[tuple[str, int | None, float | None]] = []
     for name, c in parts:
         if limit.layer is None:
-            found.append((name, None, _value(c, inner)))
+            found.append((name, None, _value(c, inner, True)))
             continue
         layers = [part for part in c["layers"] if limit.layer in ("*", part["layer"])]
         found += [(name, part["layer"], _value(part, inner)) for part in layers]
@@ -127,7 +140,7 @@ def _crossed(step: Step, limit: Threshold) -> list[Failure]:
     return [
         Failure(limit.text, metric, layer, value, limit.limit)
         for metric, layer, value in _figures_of(step.document, limit)
-        if value is not None and (value > limit.limit if limit.over else value < limit.limit)
+        if value is not None and is_over(value, limit.limit, over=limit.over)
     ]
 
 
@@ -145,12 +158,14 @@ def _judge_last(step: Step, limits: Sequence[Threshold]) -> list[Failure]:
 
 
 def _trends(points: Sequence[StepEntry]) -> list[TrendEntry]:
-    """First, last and slope of each figure over the steps that have it."""
+    """First, last and slope of each figure over the steps that have it, as a finite number."""
     names = sorted({name for point in points for name in point["figures"]}, key=_figure_order)
     found: list[TrendEntry] = []
     for name in names:
         values = [(point["step"], point["figures"].get(name)) for point in points]
-        known = [(number, value) for number, value in values if value is not None]
+        known = [
+            (number, value) for number, value in values if value is not None and isfinite(value)
+        ]
         if known:
             found.append(
                 {
@@ -162,6 +177,20 @@ def _trends(points: Sequence[StepEntry]) -> list[TrendEntry]:
                 }
             )
     return found
+
+
+def _entry(step: Step) -> StepEntry:
+    entry: StepEntry = {
+        "step": step.number,
+        "entry": step.entry,
+        "advice": step.document["advice"]["mode"],
+        "alarms": [f["text"] for f in step.document["advice"]["findings"] if f["alarm"]],
+        "figures": headline_figures(step.document),
+    }
+    infinite = not_finite(entry["figures"])
+    if infinite:
+        entry["not_finite"] = infinite
+    return entry
 
 
 def series_document(
@@ -178,16 +207,7 @@ def series_document(
     last step covers counts as in its own verdict, its alarms where fail_on is "alarm". Raises
     MismatchError when the last step lacks a figure that is held against a limit.
     """
-    points: list[StepEntry] = [
-        {
-            "step": step.number,
-            "entry": step.entry,
-            "advice": step.document["advice"]["mode"],
-            "alarms": [f["text"] for f in step.document["advice"]["findings"] if f["alarm"]],
-            "figures": headline_figures(step.document),
-        }
-        for step in steps
-    ]
+    points = [_entry(step) for step in steps]
     crossings: list[CrossingEntry] = []
     for limit in limits:
         first = next((step.number for step in steps if _crossed(step, limit)), None)

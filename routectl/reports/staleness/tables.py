@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from ..document import IntervalEntry
 from ..text.tables import Column
-from ..text.wording import amount, figure, percent
+from ..text.wording import amount, figure, logprob_figure, percent
 from .schema import ComparisonEntry, ExpertEntry, StalenessDocument
 
 __all__ = [
@@ -113,10 +113,10 @@ def logprob_columns(doc: StalenessDocument) -> list[Column]:
     return [
         *_first(doc, parts, "log-probs"),
         Column("tokens", [amount(s["tokens"]) for s in sums], 2),
-        Column("k1", [figure(s["k1"]) for s in sums], 3),
-        Column("k3", [figure(s["k3"]) for s in sums], 0),
+        Column("k1", [logprob_figure(s, "k1") for s in sums], 3),
+        Column("k3", [logprob_figure(s, "k3") for s in sums], 0),
         Column(level, [range_text(c["intervals"]["k3"], rates=False) for c in parts], 1),
-        Column("mean |d|", [figure(s["mean_abs_d"]) for s in sums], 4),
+        Column("mean |d|", [logprob_figure(s, "mean_abs_d") for s in sums], 4),
         Column(f"F({sums[0]['tau']:g})", [percent(s["f_tau"]) for s in sums], 0),
         Column(level, [range_text(c["intervals"]["f_tau"]) for c in parts], 1),
     ]

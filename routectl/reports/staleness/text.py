@@ -20,7 +20,7 @@ from ..text.wording import (
     percent,
     plural,
 )
-from .schema import SeriesDocument, StalenessDocument, ThresholdVerdict
+from .schema import SeriesDocument, StalenessDocument, StepEntry, ThresholdVerdict
 from .tables import (
     comparison_columns,
     expert_columns,
@@ -279,8 +279,11 @@ def _title(name: str) -> str:
     return _TITLES.get(name, name.removeprefix("staleness@").replace("lag", "lag "))
 
 
-def _cell(name: str, value: float | None) -> str:
-    return figure(value) if name in _PLAIN else percent(value)
+def _cell(name: str, point: StepEntry) -> str:
+    """A step's figure; one that is not finite by its name."""
+    value = point["figures"].get(name)
+    told = point.get("not_finite", {}).get(name)
+    return told or (figure(value) if name in _PLAIN else percent(value))
 
 
 def _slope(name: str, value: float | None) -> str:
@@ -296,7 +299,7 @@ def _step_columns(doc: SeriesDocument) -> list[Column]:
     columns = [Column("step", [*(str(point["step"]) for point in steps), "per step"])]
     for rank, trend in enumerate(trends):
         name = trend["figure"]
-        cells = [_cell(name, point["figures"].get(name)) for point in steps]
+        cells = [_cell(name, point) for point in steps]
         columns.append(Column(_title(name), [*cells, _slope(name, trend["slope"])], rank))
     alarms = [str(len(point["alarms"])) for point in steps]
     return [*columns, Column("alarms", [*alarms, "-"], 90)]

@@ -78,4 +78,6 @@ def cells_of(doc: Mapping[str, Any]) -> Cells | None:
         return None
     if counts_2LB.ndim != 3 or counts_2LB.shape[1] != len(layers) or not counts_2LB[1].any():
         return None
+    if counts_2LB.min() < 0:
+        return None
     return Cells(layers, bin_width, counts_2LB[0], counts_2LB[1])

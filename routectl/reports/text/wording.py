@@ -1,7 +1,7 @@
 """Numbers and names as the terminal shows them."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..document import DumpEntry, FailureEntry
@@ -14,6 +14,7 @@ __all__ = [
     "failure_text",
     "figure",
     "layers_text",
+    "logprob_figure",
     "percent",
     "plural",
     "shrunk_text",
@@ -48,15 +49,24 @@ def percent(rate: float | None) -> str:
 def failure_text(failure: "FailureEntry") -> str:
     """A threshold that was crossed: the figure, where, and the limit."""
     layer = "" if failure["layer"] is None else f" in layer {failure['layer']}"
-    return (
-        f"{failure['threshold']}: {failure['metric']} is {failure['value']:.6g}{layer}, "
-        f"limit {failure['limit']:.6g}"
-    )
+    value, limit = failure["value"], failure["limit"]
+    told = failure.get("not_finite")
+    found = f"not finite{f' ({told})' if told else ''}" if value is None else f"{value:.6g}"
+    allowed = "" if limit is None else f", limit {limit:.6g}"
+    return f"{failure['threshold']}: {failure['metric']} is {found}{layer}{allowed}"
 
 
 def figure(number: float | None) -> str:
     """A figure with four significant digits, - when undefined."""
     return "-" if number is None else f"{number:.4g}"
+
+
+def logprob_figure(figures: Mapping[str, Any], name: str) -> str:
+    """A figure of log-probs by its key, of which one without a number is not finite."""
+    if figures[name] is not None:
+        return figure(figures[name])
+    told: str = figures.get("not_finite", {}).get(name, "not finite")
+    return told
 
 
 def bytes_text(size: int | None) -> str:

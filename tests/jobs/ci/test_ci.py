@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from routectl import open_dump
+from routectl.errors import RoutectlError
 from routectl.ops.diff.thresholds import METRICS
 from support.ci_configs import CHECK, DIFF, EXACT, V0, V1, V2, config, toml
 from support.shell import complaint, document, run, written
@@ -105,6 +107,45 @@ class TestChecks:
         config(tmp_path, gone=checks["gone"])
         assert run(capsys, "ci", path, "--exit-zero").code == 2
 
+    def test_a_bug_is_one_check_and_every_voice_is_written(self, capsys, tmp_path, monkeypatch):
+        """What breaks a check is that check's trouble: the others run, and all voices tell both."""
+        from routectl.jobs.ci import runs
+
+        def broken(*_):
+            raise TypeError("of a kind\n::error::that nobody thought of")
+
+        monkeypatch.setattr(runs, "answer_check", broken)
+        monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+        path = config(tmp_path, broken=CHECK, same=EXACT, differs=DIFF)
+        voices = [tmp_path / name for name in ("ci.xml", "badge.json", "out.json")]
+        flags = (f"--junit={voices[0]}", f"--badge={voices[1]}", "--github", "--json", "-o")
+        done = run(capsys, "ci", path, *flags, voices[2], "--update-baseline")
+        assert (done.code, done.out) == (2, "")
+        doc = json.loads(voices[2].read_text("utf-8"))
+        assert [r["status"] for r in doc["runs"]] == ["trouble", "passed", "failed"]
+        assert of(doc, "broken")["summary"].startswith("this is a bug in routectl")
+        assert any("of a kind" in line for line in of(doc, "broken")["details"])
+        assert [line.split(" ")[0] for line in done.err.splitlines() if line[:2] == "::"] == [
+            "::error"
+        ] * 2
+        assert 'errors="1"' in voices[0].read_text("utf-8")
+        assert json.loads(voices[1].read_text("utf-8"))["color"] == "orange"
+        assert "could not be run" in (tmp_path / "summary.md").read_text("utf-8")
+        kept = json.loads((tmp_path / "ci.baseline.json").read_text("utf-8"))["checks"]
+        assert list(kept) == ["differs", "same"]
+        text = run(capsys, "ci", path)
+        assert text.code == 2
+        assert text.out.startswith("TROUBLE  1 of 3 checks passed, 1 failed, 1 could not be run\n")
+
+    def test_a_voice_that_fails_hides_no_other(self, capsys, tmp_path):
+        """Where one file cannot be written the others are, and the exit code is 2."""
+        path = config(tmp_path, same=EXACT)
+        badge, gone = tmp_path / "badge.json", tmp_path / "gone" / "x"
+        done = run(capsys, "ci", path, "-o", gone, "--junit", gone, "--badge", badge)
+        assert done.code == 2
+        assert json.loads(badge.read_text("utf-8"))["message"] == "1 of 1 check passed"
+        assert len([line for line in done.err.splitlines() if "gone/x" in line]) == 2
+
     def test_nothing_compared_in_a_layer_is_trouble(self, capsys, tmp_path):
         """A diff with a layer that has no row to compare is trouble, as in the command."""
         import numpy as np
@@ -201,6 +242,59 @@ class TestRuns:
         assert [r["name"] for r in doc["runs"]] == ["stale[1]", "stale[2]"]
         assert doc["runs"][1]["inputs"]["at"][0] == f"a={folder}/new/step-2.npz"
 
+    @pytest.mark.parametrize(
+        ("pattern", "keys"),
+        [
+            ("dumps/{}/step_?.npz", ["a", "b[1]"]),
+            ("dumps/{}/step_[12].npz", ["a", "b[1]"]),
+            ("dumps/{}/step_[!2].npz", ["a", "b[1]"]),
+            ("dumps/?/step_{}.npz", ["1", "2"]),
+            ("dumps/[ab]/step_{}.npz", ["1", "2"]),
+            ("dumps/b[1]/step_{}.npz", ["1", "2"]),
+            ("dumps/{}/*.npz", ["a", "b[1]"]),
+            ("**/step_{}.npz", ["1", "2"]),
+            ("dumps/{}/step_*", ["a", "b[1]"]),
+            ("{}s/a/{}*.npz", []),
+            ("dumps/{}/step_[9].npz", []),
+            ("dumps/{}[/step_1.npz", []),
+        ],
+    )
+    def test_braces_beside_globs(self, tmp_path, pattern, keys):
+        """What stands beside {} is a glob as the reader has it, in a folder of any name too."""
+        from routectl.jobs.ci.config import read_checks
+        from routectl.jobs.ci.runs import runs_of_check
+
+        home = tmp_path / "run[1]"
+        for folder in ("a", "b[1]"):
+            (home / "dumps" / folder).mkdir(parents=True)
+            for step in (1, 2):
+                shutil.copy(V0, home / "dumps" / folder / f"step_{step}.npz")
+        asked = read_checks(config(home, x={**EXACT, "old": pattern, "new": "dumps/a/step_1.npz"}))
+        (check,) = asked.checks
+        if not keys:
+            with pytest.raises(RoutectlError, match="no file matches it"):
+                runs_of_check(check, home)
+            return
+        found = runs_of_check(check, home)
+        assert [one.key for one in found] == keys
+        for one in found:
+            for side in (one.request.old, one.request.new):
+                assert len(open_dump(side, model=TINY / "config.json")) > 0
+
+    def test_names_with_brackets_pair_with_themselves(self, capsys, tmp_path):
+        """A name that looks like a glob is that name on both sides: it takes no other's file."""
+        for side in ("old", "new"):
+            (tmp_path / side).mkdir()
+            shutil.copy(TINY / "config.json", tmp_path / side)
+        shutil.copy(V0, tmp_path / "old" / "s[1].npz")
+        shutil.copy(V0, tmp_path / "new" / "s1.npz")
+        path = config(tmp_path, x={"verb": "diff", "old": "old/{}.npz", "new": "new/{}.npz"})
+        doc = document(capsys, "ci", path, code=2)
+        assert [r["key"] for r in doc["runs"]] == ["s1", "s[1]"]
+        assert [r["status"] for r in doc["runs"]] == ["trouble"] * 2
+        shutil.copy(V0, tmp_path / "new" / "s[1].npz")
+        assert of(document(capsys, "ci", path, code=2), "x[s[1]]")["status"] == "passed"
+
     def test_a_glob_is_one_dump(self, capsys, tmp_path):
         """A glob is one dump of all its files, as on the command line."""
         lines = ENGINE.read_text("utf-8").splitlines(keepends=True)
@@ -231,7 +325,9 @@ class TestRefused:
             ("checks = 1", "no check in it"),
             ("[check.a]", "check is not known: baseline, checks"),
             ("[checks]\na = 1", "checks.a: got an integer, expected a table"),
-            ("[checks.a]", "checks.a: verb None is not known: diff, check, staleness"),
+            ("[checks.a]", "checks.a: verb is not given: diff, check, staleness"),
+            (toml({"a": {"old": "x", "new": "y"}}), "checks.a: verb is not given: diff, check"),
+            ("[checks.a]\nverb = 'dif'", "checks.a: verb 'dif' is not known: diff, check"),
             ("[checks.a]\nverb = ['diff']", "verb ['diff'] is not known"),
             (toml({"a": {"verb": "diff", "old": "x"}}), "checks.a: new is not given"),
             (toml({"a": {"verb": "check"}}), "checks.a: dump is not given"),
@@ -257,6 +353,26 @@ class TestRefused:
             (toml({"a": {**CHECK, "fail-on": "all"}}), "--fail-on 'all' is not known"),
             (toml({"a[1]": CHECK}), "a name is printable"),
             ("baseline = 1\n" + toml({"a": CHECK}), "baseline: got an integer, expected a path"),
+            (
+                toml({"a": {"verb": "diff", "eps": "x", "odd": 1}, "b": {}, "c": CHECK}),
+                "checks.a: old is not given; checks.a: new is not given; checks.a: eps: Expected "
+                "`float | null`, got `str`; checks.a: odd is not known: ",
+            ),
+            (toml({n: {} for n in "abcdefg"}), "checks.e: verb is not given: diff, check, stal"),
+            (toml({n: {} for n in "abcdefg"}), "; and 2 more"),
+            (toml({"a": {**DIFF, "old": "x\0y"}}), "checks.a: old: got a string with a NUL in it"),
+            ('baseline = "x\\u0000"\n' + toml({"a": CHECK}), "baseline: got a string"),
+            (toml({"a": DIFF}) + "eps = nan", "checks.a: --eps nan: expected at least 0"),
+            (toml({"a": DIFF}) + "eps = inf", "checks.a: --eps inf: expected a finite"),
+            (toml({"a": {**CHECK, "verb": "check"}}) + "eps = 1e400", "--eps inf: expected a fin"),
+            (toml({"a": {**DIFF, "fail-over": "k3:1e400"}}), "'1e400' is not a number"),
+            (toml({"a": {**DIFF, "fail-over": "mismatch:NaN%"}}), "'NaN' is not a number"),
+            (toml({"a": {**DIFF, "fail-over": "mismatch:1%%"}}), "expected METRIC[@LAYER]:N[%]"),
+            (toml({"a": {**DIFF, "fail-over": "mismatch:-1%"}}), "a rate: got -0.01"),
+            (toml({"a": {**DIFF, "fail-under": "coverage:101%"}}), "a rate: got 1.01"),
+            ("a." * 100_000 + "b = 1", "not TOML: keys of too many parts"),
+            ("checks = " + "[" * 100_000, "not TOML"),
+            ("x = " + "9" * 100_000, "not TOML"),
             ("[checks.a]\nverb = 'diff", "not TOML"),
             ("[checks.a]\n[checks.a]", "not TOML"),
         ],
@@ -371,7 +487,6 @@ class TestBaseline:
         """A sign makes a limit relative: + of an upper one, - of a lower one where it is a rate;
         k1 may be below 0, so that there - is a number. Staleness keeps its lag.
         """
-        from routectl.errors import RoutectlError
         from routectl.ops.diff.thresholds import parse_threshold
         from routectl.ops.staleness.thresholds import parse_staleness_threshold
 

@@ -89,16 +89,16 @@ def test_broken_and_foreign_entries_are_named(capsys, steps):
     doc = document(capsys, "staleness", "--series", steps)
     assert {s["entry"]: s["reason"] for s in doc["skipped"]} == {
         "notes.txt": "no number in its name says which step it is",
-        "step-3.json": "not JSON",
+        "step-3.json": "not JSON: Input data was truncated",
         "step-4.json": "got schema 'routectl.diff/1', expected routectl.staleness/1",
-        "step-5.json": "not a whole report of routectl.staleness/1",
+        "step-5.json": "not a whole report of routectl.staleness/1: no advice",
         "step-6": "0 files named rollout.*, expected one",
         "step-7": f"{one / 'rollout.jsonl'}: one version is given, v0: staleness is between two",
         "step-9.json": "step 9 is there already: step-09.json",
     }
     out = run(capsys, "staleness", "--series", steps).out
     assert out.startswith("MEASURED  3 steps, 9 to 12; 7 entries left out\n")
-    assert "left out  step-3.json: not JSON\n" in out
+    assert "left out  step-3.json: not JSON: Input data was truncated\n" in out
 
 
 @pytest.mark.slow

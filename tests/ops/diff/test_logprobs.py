@@ -11,6 +11,8 @@ import oracles
 from routectl.ops.diff.counts import LogprobCounts
 from routectl.ops.diff.diff import diff
 from routectl.ops.diff.measures import rate
+from routectl.ops.diff.thresholds import judge, parse_threshold
+from routectl.reports.diff.document import diff_document
 from support.dumps import all_alike, make_dump, make_routes, make_sample
 
 NUMBERS = st.one_of(st.none(), st.floats(-20, 0))
@@ -38,7 +40,7 @@ def test_figures_are_the_oracle(pairs):
     old, new = ([p[i] for p in pairs] for i in (0, 1))
     sums = counted(*(side(x, range(len(pairs))) for x in (old, new)))
     if all(a is None or b is None for a, b in pairs):
-        assert sums == LogprobCounts()
+        assert sums == LogprobCounts(one_sided=sum((a is None) != (b is None) for a, b in pairs))
         return
     truth = oracles.logprob_figures(old, new)
     found = (sums.tokens, rate(-sums.sum_d, sums.tokens), rate(sums.sum_k3, sums.tokens))
@@ -66,8 +68,7 @@ def test_tau_is_a_ratio_of_two():
         (side([-1, -2, -3]), side(None), {}),
         (side([-1, -2, -3]), side([-1, -2, -3]), {"tokens": "prompt"}),
         (side([-1, -2, -3]), side([-1, -2, -3], prompt_length=3), {}),
-        (side([None, -2, None]), side([-1, None, -3]), {}),
-        (side([-math.inf]), side([-math.inf]), {}),
+        (side([None] * 3), side([None] * 3), {}),
         (side([-1, -2, -3], None), side([-1, -2, -3], None), {"match": "prefix"}),
     ],
     ids=[
@@ -75,13 +76,73 @@ def test_tau_is_a_ratio_of_two():
         "prompt only",
         "other split",
         "no common token",
-        "both -inf",
         "prefix unknown",
     ],
 )
 def test_no_figures(old, new, options):
     """Where no response token is known to be scored on both sides there are no figures."""
     assert counted(old, new, **options) == LogprobCounts()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "d"),
+    [
+        (-1, -math.inf, -math.inf),
+        (-math.inf, -1, math.inf),
+        (-1, math.inf, math.inf),
+        (-math.inf, -math.inf, math.nan),
+        (math.inf, math.inf, math.nan),
+        (-1e308, 1e308, math.inf),
+        (0.0, 1e308, 1e308),
+        (0.0, -1e308, -1e308),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_finite_stays_so(old, new, d):
+    """One infinite log-prob, or a difference beyond float64, is in every sum and beyond tau."""
+    sums = counted(side([old, -1, None]), side([new, -1, -1]))
+    parts = counted(side([-1], [7]), side([-1], [7])) + counted(side([old], [7]), side([new], [7]))
+    for found in (sums, parts):
+        assert (found.tokens, found.over_tau) == (2, 1)
+        np.testing.assert_equal(found.sum_d, d)
+        np.testing.assert_equal([found.sum_abs, found.max_abs], [abs(d)] * 2)
+        assert not math.isfinite(found.sum_k3) or d == -1e308
+
+
+def test_small_numbers_are_numbers():
+    """Zeros of either sign and denormals are log-probs like others."""
+    sums = counted(side([-0.0, 0.0, -5e-324]), side([0.0, -0.0, 0.0]))
+    assert (sums.tokens, sums.sum_d, sums.sum_k3, sums.over_tau) == (3, 5e-324, 0, 0)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_tokens_of_one_side(flip):
+    """A token that one side alone scored is counted apart, unless a loss mask of a side, or who
+    made the dump, leaves it out; it makes every gate on log-probs over, and no figure.
+    """
+
+    def apart(old, new):
+        return counted(*((new, old) if flip else (old, new)))
+
+    whole, holed = side([-1, -2, -3]), side([-1, None, -3])
+    sums = apart(whole, holed)
+    assert (sums.tokens, sums.sum_d, sums.one_sided) == (2, 0, 1)
+    assert (sums + sums).one_sided == 2
+    assert apart(holed, holed).one_sided == 0
+    assert apart(whole, side([None] * 3)) == LogprobCounts(one_sided=3)
+    masked = np.array([False, False, True, False, True])
+    for mask in (masked, masked[:4]):
+        assert apart(whole, side([-1, None, -3], loss_mask=mask)).one_sided == 0
+        assert apart(side([-1, -2, -3], loss_mask=mask), holed).one_sided == 0
+    left = side([-1, None, -30], scored=np.array([True, False, False]))
+    assert apart(whole, left) == LogprobCounts(tokens=1)
+    result = diff(whole, holed)
+    for metric in ("k1", "k3", "abs_d", "max_d", "f2"):
+        limits = [parse_threshold(f"{metric}:1", over=over) for over in (True, False)]
+        (over, under) = judge(result, limits).failed
+        assert [math.isnan(one.value) for one in (over, under)] == [True, True]
+    figures = diff_document(result)["logprobs"]
+    assert (figures["k3"], figures["tokens"], figures["tokens_of_one_side"]) == (0, 2, 1)
 
 
 def test_tokens_that_parted_are_left_out():

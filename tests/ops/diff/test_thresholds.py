@@ -239,16 +239,37 @@ def test_unknown_metrics():
     )
 
 
-def test_infinite_logprobs():
-    """An infinite difference fails an upper limit; a figure that is not a number is an error."""
-    sides = [one(all_alike(1), logprobs=np.array(p)) for p in ([-np.inf, -1.0], [-1.0, -np.inf])]
-    result = diff(*sides)
-    assert [f.value for f in held(result, "k3:9", "max_d:9", "abs_d:9").failed] == [math.inf] * 3
-    assert held(result, "f2:99%").exit_code == 1
-    with pytest.raises(
-        MismatchError, match="no k1 to hold it against: the log-probs are not finite"
-    ):
-        held(result, "k1:1")
+_NONE = {
+    "apart": ([-np.inf, -1.0], [-1.0, -np.inf]),
+    "new -inf": ([-1.0, -1.0], [-np.inf, -1.0]),
+    "old -inf": ([-np.inf, -1.0], [-1.0, -1.0]),
+    "new inf": ([-1.0, -1.0], [-1.0, np.inf]),
+    "both": ([-np.inf, -1.0], [-np.inf, -1.0]),
+    "huge": ([-1.7e308, -1.7e308], [1.7e308, 1.7e308]),
+}
+
+
+@pytest.mark.parametrize("logprobs", _NONE.values(), ids=_NONE)
+@pytest.mark.parametrize("metric", ["k1", "k3", "max_d", "abs_d"])
+def test_figures_that_are_not_finite_are_over(logprobs, metric):
+    """Every limit on a figure that is not finite is crossed: upper, lower, relative, accepting."""
+    result = diff(*(one(all_alike(1), logprobs=np.array(p)) for p in logprobs))
+    limits = [parse_threshold(f"{metric}:9", over=over) for over in (True, False)]
+    limits.append(parse_threshold(f"{metric}:+9", over=True))
+    accepted = {scalar_name(metric): 1.0}
+    for baseline in (Baseline(accepted), Baseline(accepting=True)):
+        verdict = judge(result, limits, baseline=baseline)
+        assert [f.threshold for f in verdict.failed] == [limit.text for limit in limits]
+        assert not any(math.isfinite(f.value) for f in verdict.failed)
+        assert verdict.exit_code == 1
+    assert held(result, "f2:49%").exit_code == 1
+
+
+def test_a_limit_beyond_float64():
+    """An accepted number and what is added to it that give no finite limit are one line."""
+    limit = parse_threshold("k3:+1e308", over=True)
+    with pytest.raises(RoutectlError, match=r"routectl/k3, 1e.308, the limit is not finite"):
+        Baseline({"routectl/k3": 1e308}).allowed(limit, None)
 
 
 def test_names_of_scalars():

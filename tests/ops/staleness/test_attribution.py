@@ -214,7 +214,8 @@ def test_selected_rows_are_the_oracle(sample, engine):
             assert (~kept.routes.missing_TL == rows).all()
             assert owned.sizes[version, number] == rows.sum()
             scored = wanted[sample.prompt_length - 1 :][: sample.response_length]
-            assert (~np.isnan(kept.logprobs) == scored).all()
+            assert (kept.scored == scored).all()
+            assert kept.logprobs is sample.logprobs
 
 
 def test_only_rows_keeps_margins_in_step():

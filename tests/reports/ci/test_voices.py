@@ -82,7 +82,9 @@ def three_(tmp_path):
 
 def nasty():
     """A document with a name and a message that try to be markup."""
-    return ci_document("ci.toml", None, [troubled({**ABOUT, "name": NASTY}, NASTY, NASTY, 0.5)])
+    return ci_document(
+        "ci.toml", None, [troubled({**ABOUT, "name": NASTY}, NASTY, [f"hint: {NASTY}"], 0.5)]
+    )
 
 
 LINKS = "www.a.example http://a.example a@b.example @all #1 ~~x~~ *x* _x_ <img src=x>"
