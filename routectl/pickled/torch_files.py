@@ -19,7 +19,7 @@ from .dtypes import bytes_of, numpy_dtype
 from .members import Member
 from .names import DUMPS
 from .reading import load_pickle
-from .records import Storage, StoredTensor
+from .records import Call, Storage, StoredTensor
 
 __all__ = ["MappedTensor", "load_torch"]
 
@@ -144,7 +144,7 @@ def load_torch(path: Path) -> Any:
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     maker = _Maker(pages, Archive(None, members), "<" if order == "little" else ">", str(path))
-    made = {"_rebuild_tensor_v2": maker.v2, "_rebuild_tensor_v3": maker.v3}
+    made = {"_rebuild_tensor_v2": Call(maker.v2), "_rebuild_tensor_v3": Call(maker.v3)}
     return load_pickle(
         data, str(path), DUMPS | {("torch._utils", name): make for name, make in made.items()}
     )
