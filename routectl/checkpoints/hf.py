@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError
+from ..files.names import is_own_name
 from .checkpoint import Checkpoint
 from .headers import read_header, strict_json
 from .infos import TensorInfo
@@ -79,7 +80,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _shard(index: Path, name: str, file: object) -> Path:
     """The file that an index says a tensor is in."""
-    if not isinstance(file, str) or Path(file).name != file or "\\" in file:
+    if not isinstance(file, str) or not is_own_name(file):
         raise FormatError(
             f"{index}: {name[:80]!a}: got file {str(file)[:80]!a}, expected one in the same folder"
         )

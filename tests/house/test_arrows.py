@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "limits": "errors",
     "margins": "",
     "model": "errors",
-    "pickled": "errors",
+    "pickled": "errors limits",
     "routes": "margins",
     "version": "",
     "visible": "",
@@ -45,7 +45,8 @@ MAY_IMPORT = {
     "formats.responses": "dump errors limits model routes formats.documents formats.wire",
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
-        "dump errors model pickled formats.arrays formats.documents formats.responses formats.wire"
+        "dump errors files model pickled formats.arrays formats.documents formats.responses "
+        "formats.wire"
     ),
     "formats.wire": "damage dump errors limits model routes kernels formats.documents",
     "forward": "dump errors routes checkpoints formats.native",

@@ -39,7 +39,8 @@ class TrainData:
     def __str__(self) -> str:
         scored = sum(sample.logprobs is not None for sample in self.samples)
         tokens = sum(sample.num_tokens or 0 for sample in self.samples)
-        batches = sum(len(shard.get("micro_batch_indices") or ()) for shard in self.shards)
+        told = (shard.get("micro_batch_indices") for shard in self.shards)
+        batches = sum(len(steps) for steps in told if isinstance(steps, list))
         return (
             f"slime's train data: {len(self.samples)} samples of {tokens} tokens, {scored} with "
             f"log-probs; {batches} micro-batches on {len(self.shards)} data-parallel ranks"
