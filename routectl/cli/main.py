@@ -92,6 +92,8 @@ def _complain(message: str, hint: str | None = None) -> int:
 def main(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code; every error becomes one line on stderr."""
     try:
+        if any("\0" in word for word in argv):
+            return _complain("a NUL in an argument: no file and no option has one")
         code = int(app(list(argv) or ["--help"], prog_name="routectl", standalone_mode=False) or 0)
         return code if argv else TROUBLE
     except RoutectlError as error:
@@ -103,6 +105,8 @@ def main(argv: Sequence[str]) -> int:
         return _complain(message.replace("\n", " "), f"{path} --help")
     except (Abort, KeyboardInterrupt):
         return 130
+    except OSError as error:  # a folder without access, a file that is gone, a name too long
+        return _complain(f"{error.filename or 'a file'}: {error.strerror or error}")
     except MemoryError:
         return _complain("out of memory")
     except Exception:  # noqa: BLE001 - the one boundary

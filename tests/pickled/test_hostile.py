@@ -190,7 +190,11 @@ def test_tuples_cannot_be_hidden_in_the_memo(here, hidden):
 
 def test_a_listed_class_cannot_be_changed(here):
     """State given to a class of the list, not to an object, raises and leaves it alone."""
-    refused(here, b"\x80\x02cverl.protocol\nDataProto\n}X\x04\x00\x00\x00evilK\x01sb.", "damaged|a function with a state")
+    refused(
+        here,
+        b"\x80\x02cverl.protocol\nDataProto\n}X\x04\x00\x00\x00evilK\x01sb.",
+        "damaged|a function with a state",
+    )
     refused(
         here,
         b"\x80\x02cnumpy._core.multiarray\nscalar\nN}X\x04\x00\x00\x00evilK\x01s\x86b.",
