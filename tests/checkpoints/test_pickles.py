@@ -100,7 +100,7 @@ class TestRefused:
             b"torch._utils\n_rebuild_parameter",
         ):
             data = b"\x80\x02c" + name + b"\nN}X\x04\x00\x00\x00evilK\x01s\x86b."
-            with pytest.raises(FormatError, match="(damaged|refused) pickle: "):
+            with pytest.raises(FormatError, match=r"(damaged|refused) pickle: "):
                 load_pickle(data, "here")
         assert not hasattr(Record, "evil")
 
