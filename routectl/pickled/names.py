@@ -19,8 +19,8 @@ from .dtypes import TORCH_DTYPES
 from .records import (
     MAX_RANK,
     AttributeDict,
-    Call,
     Parameter,
+    PickledCall,
     Record,
     StoredArray,
     StoredBuffer,
@@ -115,9 +115,9 @@ def _old_bytes(text: Any = None, encoding: Any = None) -> bytes:
 
 
 _PLAIN: Names = {
-    ("torch", "Size"): Call(_size),
+    ("torch", "Size"): PickledCall(_size),
     ("collections", "OrderedDict"): AttributeDict,
-    ("_codecs", "encode"): Call(_old_bytes, copies=True),
+    ("_codecs", "encode"): PickledCall(_old_bytes, copies=True),
 }
 _TENSORS: Names = {
     **{("torch", n): StoredDType(dtype) for n, dtype in (TORCH_DTYPES | _STORAGES).items()},
@@ -127,9 +127,13 @@ _TENSORS: Names = {
     ("torch._utils", "_rebuild_parameter"): Parameter,
 }
 _CORES = ("core", "_core")  # numpy 1's and 2's
+_SCALAR = PickledCall(numpy_scalar, copies=True)
 _NUMPY: Names = {
     **{(f"numpy.{core}.multiarray", "_reconstruct"): StoredArray for core in _CORES},
-    **{(f"numpy.{core}.multiarray", "scalar"): Call(numpy_scalar, copies=True) for core in _CORES},
+    **{
+        (f"numpy.{core}.multiarray", "scalar"): PickledCall(numpy_scalar, copies=True)
+        for core in _CORES
+    },
 }
 CHECKPOINTS: Names = {**_TENSORS, **_records(_CHECKPOINTS)}
 BATCHES: Names = {
@@ -167,7 +171,7 @@ DUMPS: Names = {  # and the makers of tensors, which torch_files.py adds; by "*"
     **_records(_DUMPS),
     ("torch.storage", "UntypedStorage"): StoredDType("U8"),
     **_PLAIN,
-    ("torch._tensor", "_rebuild_from_type_v2"): Call(_of_type),
+    ("torch._tensor", "_rebuild_from_type_v2"): PickledCall(_of_type),
     ("xtuner", "*"): "xtuner pickles its own classes, with references into a Ray cluster in them",
     ("ray", "*"): "references into a Ray cluster, which no file holds",
 }

@@ -18,7 +18,7 @@ from typing import IO, Any
 from ..errors import FormatError, UnsupportedError
 from ..limits import limits
 from .names import CHECKPOINTS, Names
-from .records import Call, Storage, StoredDType
+from .records import PickledCall, Storage, StoredDType
 from .trees import check_tree, most_values
 
 __all__ = ["load_pickle", "load_pickle_file"]
@@ -190,8 +190,8 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         found = self.names.get((module, name))
-        if isinstance(found, Call) and found.copies:
-            return Call(partial(self._counted, found))
+        if isinstance(found, PickledCall) and found.copies:
+            return PickledCall(partial(self._counted, found))
         if found is not None:
             return found
         known = self.names.get((module.partition(".")[0], "*"))
@@ -199,7 +199,7 @@ class _Unpickler(pickle.Unpickler):
             raise UnsupportedError(f"names {module[:80]}.{name[:80]}: {known}")
         raise FormatError(f"names {module[:80]}.{name[:80]}, which is not on the list")
 
-    def _counted(self, call: Call, *args: Any) -> Any:
+    def _counted(self, call: PickledCall, *args: Any) -> Any:
         """What a call gives that copies bytes or text; all together they copy no more than room."""
         self.room -= sum(len(part) for part in args if isinstance(part, str | bytes))
         if self.room < 0:

@@ -16,8 +16,8 @@ from ..errors import FormatError
 __all__ = [
     "MAX_RANK",
     "AttributeDict",
-    "Call",
     "Parameter",
+    "PickledCall",
     "Record",
     "Storage",
     "StoredArray",
@@ -51,7 +51,7 @@ def brief(value: Any, most: int = 60) -> str:
     return _BRIEF.repr(value)[:most]
 
 
-class Call:
+class PickledCall:
     """A function that a pickle may call, and not change.
 
     ``copies``: it copies the bytes or text that it is given, which is counted (reading.py).

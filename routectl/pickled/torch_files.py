@@ -19,7 +19,7 @@ from .dtypes import bytes_of, numpy_dtype
 from .members import Member
 from .names import DUMPS
 from .reading import load_pickle
-from .records import Call, Storage, StoredTensor
+from .records import PickledCall, Storage, StoredTensor
 
 __all__ = ["MappedTensor", "load_torch"]
 
@@ -27,15 +27,15 @@ __all__ = ["MappedTensor", "load_torch"]
 class _MappedStorage:
     """A storage of a mapped file, held against its CRC when it is first used."""
 
-    def __init__(self, pages: mmap.mmap, member: Member, where: str) -> None:
-        self._pages, self._member, self._where = pages, member, where
+    def __init__(self, pages: mmap.mmap, member: Member) -> None:
+        self._pages, self._member = pages, member
         self._sound = False
         self.size = member.size
 
     def checked(self) -> mmap.mmap:
         """The mapped file. Raises FormatError where the storage is not what was written."""
         if not self._sound:
-            self._member.check_mapped(self._pages, self._where)
+            self._member.check_mapped(self._pages, "its archive")
             self._sound = True
         return self._pages
 
@@ -108,7 +108,6 @@ class _Maker:
     pages: mmap.mmap
     archive: Archive
     order: str
-    where: str
     storages: dict[str, _MappedStorage] = field(default_factory=dict)
 
     def v2(self, storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> MappedTensor:
@@ -118,7 +117,7 @@ class _Maker:
         member = self.archive.storage(stored)
         held = self.storages.get(member.name)
         if held is None:
-            held = _MappedStorage(self.pages, member, self.where)
+            held = _MappedStorage(self.pages, member)
             self.storages[member.name] = held
         plain = not (len(more) > 2 and more[2])
         return MappedTensor(held, dtype, begin, sizes, steps, self.order, plain)
@@ -143,8 +142,11 @@ def load_torch(path: Path) -> Any:
             pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
-    maker = _Maker(pages, Archive(None, members), "<" if order == "little" else ">", str(path))
-    made = {"_rebuild_tensor_v2": Call(maker.v2), "_rebuild_tensor_v3": Call(maker.v3)}
+    maker = _Maker(pages, Archive(None, members), "<" if order == "little" else ">")
+    made = {
+        "_rebuild_tensor_v2": PickledCall(maker.v2),
+        "_rebuild_tensor_v3": PickledCall(maker.v3),
+    }
     return load_pickle(
         data, str(path), DUMPS | {("torch._utils", name): make for name, make in made.items()}
     )

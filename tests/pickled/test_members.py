@@ -9,8 +9,10 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from routectl.checkpoints.infos import Piece, TensorInfo
+from routectl.checkpoints.predictor import open_predictor
 from routectl.checkpoints.tensors import read_tensor
 from routectl.errors import FormatError
 from routectl.formats.trainers.fields import numbers_in
@@ -241,3 +243,13 @@ class TestPlaces:
         path = packed(tmp_path / "a.pt", GOOD)
         path.write_bytes(change(path.read_bytes()))
         refused(path, said)
+
+
+def test_metadata_that_are_no_text(tmp_path):
+    """A predictor whose header only safetensors itself refuses is refused in one line."""
+    save_file({"layer.1.predictor": np.zeros((2, 2), "f4"), "fitted_prefixes": np.zeros(1, "i8")},
+              tmp_path / "p.safetensors", {"routectl": "x"})  # fmt: skip
+    path = tmp_path / "p.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"routectl":"x"', b'"routectl":123'))
+    with pytest.raises(FormatError, match=r"damaged \.safetensors"):
+        open_predictor(path)
