@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError
+from ..files.names import is_own_name
 from ..files.reading import open_regular, read_bytes
 from ..pickled.archives import open_archive
 from ..pickled.dtypes import bytes_of
@@ -75,9 +76,9 @@ class _Folder:
             elif isinstance(fqn, str):
                 self.objects[fqn] = info
 
-    def _file_bytes(self, name: str) -> int:
-        if name not in self.bytes:
-            if not isinstance(name, str) or Path(name).name != name:
+    def _file_bytes(self, name: Any) -> int:
+        if not isinstance(name, str) or name not in self.bytes:
+            if not is_own_name(name):
                 raise FormatError(
                     f"{self.where}: got file {str(name)[:80]!a}, expected one in the same folder"
                 )

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError
+from ..files.names import is_own_name
 from ..files.reading import read_bytes
 from .checkpoint import Checkpoint
 from .headers import read_header, strict_json
@@ -76,8 +77,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _shard(index: Path, name: str, file: object) -> Path:
     """The file that an index says a tensor is in."""
-    plain = isinstance(file, str) and Path(file).name == file and file.isprintable()
-    if not isinstance(file, str) or not plain or "\\" in file:
+    if not isinstance(file, str) or not is_own_name(file):
         raise FormatError(
             f"{index}: {name[:80]!a}: got file {str(file)[:80]!a}, expected one in the same folder"
         )

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from ..pickled.members import Member
+
 __all__ = ["Piece", "TensorInfo"]
 
 
@@ -10,7 +12,8 @@ class Piece(NamedTuple):
     """Where a block of a tensor lies: ``num_bytes`` of ``file`` from ``offset`` on.
 
     The block has ``shape`` and begins at ``start`` of the tensor. ``archived``: the bytes are what
-    torch.save wrote of the block; else they are its elements, C order, little-endian.
+    torch.save wrote of the block; else they are its elements, C order, little-endian. ``member``
+    is then the one of torch's archive that holds them, where there is such a one.
     """
 
     file: Path
@@ -19,6 +22,7 @@ class Piece(NamedTuple):
     start: tuple[int, ...]
     shape: tuple[int, ...]
     archived: bool = False
+    member: Member | None = None
 
 
 class TensorInfo(NamedTuple):

@@ -125,7 +125,8 @@ def _info(archive: Archive, file: Path, name: str, tensor: StoredTensor) -> Tens
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         packed &= size <= 1 or stride == step
         step *= size
-    piece = Piece(file, offset, num_bytes, (0,) * len(shape), shape)
+    begin = (0,) * len(shape)
+    piece = Piece(file, offset, num_bytes, begin, shape, member=archive.storage(tensor))
     return TensorInfo(name, dtype, shape, num_bytes, (piece,) if packed else ())
 
 

@@ -118,10 +118,13 @@ def open_predictor(path: Path) -> Predictor:
 
 
 def _facts(path: Path) -> PredictorFacts:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, framework="np") as file:
-        text = (file.metadata() or {}).get("routectl")
+    try:
+        with safe_open(path, framework="np") as file:
+            text = (file.metadata() or {}).get("routectl")
+    except SafetensorError as error:
+        raise FormatError(f"{path}: damaged .safetensors: {error}") from None
     if text is None:
         raise FormatError(f"{path}: no predictor: no 'routectl' entry in its metadata")
     about = strict_json(text.encode(), f"{path}: metadata")

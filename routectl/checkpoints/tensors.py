@@ -2,12 +2,15 @@
 
 import math
 import mmap
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 
 from ..errors import FormatError, UnsupportedError
 from ..files.reading import open_regular
 from ..pickled.archives import single_tensor
+from ..pickled.members import Member
 from .infos import Piece, TensorInfo
 
 __all__ = ["read_tensor"]
@@ -34,8 +37,17 @@ _DTYPES = {
 } | ({"F8_E8M0": torch.float8_e8m0fnu} if hasattr(torch, "float8_e8m0fnu") else {})
 
 
+@lru_cache(1 << 16)
+def _check_storage(file: Path, _written: int, member: Member) -> None:
+    """Raise FormatError unless a storage of a file, written at that time, is what was written."""
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        member.check_mapped(pages, str(file))
+
+
 def _mapped(piece: Piece, dtype: torch.dtype) -> torch.Tensor:
     """The elements of a raw piece over privately mapped pages."""
+    if piece.member is not None:
+        _check_storage(piece.file, piece.file.stat().st_mtime_ns, piece.member)
     start = piece.offset - piece.offset % mmap.ALLOCATIONGRANULARITY
     skip = piece.offset - start
     with open_regular(piece.file) as file:

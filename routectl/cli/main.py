@@ -122,6 +122,8 @@ def _complain(message: str, hint: str | None = None) -> int:
 def main(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code; every error becomes one line on stderr."""
     try:
+        if any("\0" in word for word in argv):
+            return _complain("a NUL in an argument: no file and no option has one")
         words, given = _without_limits(argv)
         with raised_limits(**parse_limits(given)):
             code = int(app(words or ["--help"], prog_name="routectl", standalone_mode=False) or 0)

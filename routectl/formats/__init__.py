@@ -138,6 +138,8 @@ def open_dump(
     """
     if format is not None and format not in FORMATS:
         raise UnsupportedError(f"format {format!r} is not known: {', '.join(FORMATS)}")
+    if "\0" in str(path):
+        raise FormatError(f"{path}: a NUL in it: no file is named so")
     files = _listed(Path(path))
     if files is None:
         dump = _open_file(Path(path), model, format, start, base, tokens)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 __all__ = ["Pipeline", "moe_layers"]
 
 _MAX_LAYERS = 4096
+_MAX_CHUNKS = 1 << 16
 _REPEATS = (re.compile(r"\(([^()]+)\)\*(\d{1,4})"), re.compile(r"(.)\*(\d{1,4})"))
 
 
@@ -59,6 +60,10 @@ class Pipeline:
     def __post_init__(self) -> None:
         if not 1 <= self.num_layers <= _MAX_LAYERS or self.pp < 1 or self.vpp < 1:
             raise ValueError(f"no cut of {self.num_layers} layers into {self.pp} x {self.vpp}")
+        if self.pp * self.vpp > _MAX_CHUNKS or len(self.layout or "") > _MAX_LAYERS:
+            raise ValueError(
+                f"more than {_MAX_CHUNKS} chunks, or a layout of {_MAX_LAYERS} letters"
+            )
         total = sum(self._chunk_sizes())
         if total != self.num_layers:
             raise ValueError(f"the stages hold {total} layers, the model has {self.num_layers}")

@@ -4,15 +4,15 @@ Source: torch 2.13 ``serialization._save`` (the zip form, torch 1.6 and later).
 """
 
 import io
-import zipfile
-import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from ..errors import FormatError, UnsupportedError
 from ..files.reading import open_regular
 from .dtypes import bytes_of
+from .members import Member, read_members
 from .names import CHECKPOINTS, Names
 from .reading import load_pickle
 from .records import StoredTensor
@@ -25,89 +25,60 @@ __all__ = [
     "single_tensor",
 ]
 
-_ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    IndexError,
-    NotImplementedError,
-)
-Members = dict[str, tuple[int, int]]
-
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """``value`` is what was saved, tensors in it as StoredTensor; ``members`` give the storages.
-
-    members   storage key -> first byte in the stream, and bytes
-    """
+    """``value`` is what was saved, tensors in it as StoredTensor; ``members`` give the storages."""
 
     value: Any
-    members: dict[str, tuple[int, int]]
+    members: Mapping[str, Member]
+    _sound: set[str] = field(default_factory=set)
 
     def place(self, tensor: StoredTensor) -> tuple[str, int, tuple[int, ...], tuple[int, ...]]:
         """dtype, first byte in the stream, shape and strides of a tensor; raises FormatError."""
         key, dtype, offset, shape, strides = tensor.layout
         if key not in self.members:
             raise FormatError(f"no storage {key[:40]!a}")
-        begin, size = self.members[key]
+        begin, size = self.members[key].begin, self.members[key].size
         item = bytes_of(dtype, (1,), key)
         reach = 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
         if 0 not in shape and (offset + reach) * item > size:
             raise FormatError(f"storage {key[:40]!a} has {size} bytes, a tensor of it more")
         return dtype, begin + offset * item, shape, strides
 
+    def storage(self, tensor: StoredTensor) -> Member:
+        """The member that holds a tensor which ``place`` found."""
+        return self.members[tensor.layout[0]]
 
-def _data_start(stream: IO[bytes], info: zipfile.ZipInfo, where: str) -> int:
-    """The first byte of a stored member, behind its local header."""
-    stream.seek(info.header_offset)
-    head = stream.read(30)
-    named, extra = (int.from_bytes(head[i : i + 2], "little") for i in (26, 28))
-    name = stream.read(named).decode("utf-8" if info.flag_bits & 0x800 else "cp437", "replace")
-    known = head[:4] == b"PK\x03\x04" and name == info.orig_filename
-    if not known or info.compress_type != zipfile.ZIP_STORED:
-        raise FormatError(f"{where}: member {info.filename[:80]!a} is damaged or compressed")
-    return info.header_offset + 30 + named + extra
-
-
-def _member(stream: IO[bytes], info: zipfile.ZipInfo, where: str) -> bytes:
-    """The bytes of a member; raises FormatError where they are not what was written."""
-    begin = _data_start(stream, info, where)
-    if begin + info.file_size > stream.seek(0, 2):
-        raise FormatError(f"{where}: {info.filename[:80]!a} of {info.file_size} bytes")
-    stream.seek(begin)
-    data = stream.read(info.file_size)
-    if info.CRC not in (0, zlib.crc32(data)):  # 0: torch was told to compute none
-        raise FormatError(f"{where}: {info.filename[:80]!a} is not what was written")
-    return data
+    def check(self, tensor: StoredTensor, data: bytes, where: str) -> None:
+        """Raise FormatError unless a tensor's storage is as it was written to ``data``."""
+        held = self.storage(tensor)
+        if held.name not in self._sound:
+            held.check((memoryview(data)[held.begin : held.begin + held.size],), where)
+            self._sound.add(held.name)
 
 
-def read_directory(stream: IO[bytes], where: str) -> tuple[bytes, Members, str]:
-    """data.pkl, the places of the storages, and the order of their bytes: little or big.
+def read_directory(stream: IO[bytes], where: str) -> tuple[bytes, dict[str, Member], str]:
+    """data.pkl, the storages by their keys, and the order of their bytes: little or big.
 
     Raises FormatError for what torch.save did not write, UnsupportedError for the form that torch
     wrote before 1.6.
     """
     try:
+        stream.seek(0)
         if stream.read(2) == b"\x80\x02":
             raise UnsupportedError(f"{where}: written by torch before 1.6", hint="save it again")
-        entries = zipfile.ZipFile(stream).infolist()
-        members = [(info.filename.partition("/")[2], info) for info in entries]
-        orders = [_member(stream, i, where)[:6] for name, i in members if name == "byteorder"]
-        pickles = [info for name, info in members if name == "data.pkl"]
-        if len(pickles) != 1:
-            raise FormatError(f"{where}: got {len(pickles)} data.pkl in it, expected one")
-        data = _member(stream, pickles[0], where)
-        storages = ((name[5:], info) for name, info in members if name.startswith("data/"))
-        places = {k: (_data_start(stream, i, where), i.file_size) for k, i in storages}
-    except _ZIP_ERRORS as error:
-        kind = type(error).__name__
-        raise FormatError(f"{where}: damaged archive: {kind}: {str(error)[:120]}") from None
-    if any(order not in (b"little", b"big") for order in orders):
-        raise UnsupportedError(f"{where}: byte order {orders[0].decode('latin1')!a}")
-    return data, places, (orders or [b"little"])[0].decode()
+        members = read_members(stream, where)
+        if "data.pkl" not in members:
+            raise FormatError(f"{where}: got no data.pkl in it: not what torch.save wrote")
+        order = members["byteorder"].read(stream, where) if "byteorder" in members else b"little"
+        data = members["data.pkl"].read(stream, where)
+    except OSError as error:
+        raise FormatError(f"{where}: cannot be read: {error.strerror}") from None
+    if order not in (b"little", b"big"):
+        raise UnsupportedError(f"{where}: byte order {order[:20].decode('latin1')!a}")
+    storages = {name[5:]: held for name, held in members.items() if name.startswith("data/")}
+    return data, storages, order.decode()
 
 
 def open_archive(stream: IO[bytes], where: str, names: Names = CHECKPOINTS) -> Archive:
@@ -129,12 +100,17 @@ def load_values(path: Path) -> Any:
 
 
 def single_tensor(data: bytes, where: str) -> tuple[str, int, tuple[int, ...]]:
-    """dtype, first byte and strides of the one tensor that torch.save wrote as ``data``."""
+    """dtype, first byte and strides of the one tensor that torch.save wrote as ``data``.
+
+    Raises FormatError where its storage is not as it was written.
+    """
     archive = open_archive(io.BytesIO(data), where)
     if not isinstance(archive.value, StoredTensor):
         raise FormatError(f"{where}: got {type(archive.value).__name__}, expected a tensor")
     try:
         dtype, begin, _, strides = archive.place(archive.value)
+        archive.check(archive.value, data, where)
     except FormatError as error:
-        raise FormatError(f"{where}: {error}") from None
+        known = str(error).startswith(where)
+        raise error if known else FormatError(f"{where}: {error}") from None
     return dtype, begin, strides

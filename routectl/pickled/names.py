@@ -17,19 +17,23 @@ from typing import Any
 from ..errors import FormatError
 from .dtypes import TORCH_DTYPES
 from .records import (
+    MAX_RANK,
     AttributeDict,
-    NumpyScalar,
     Parameter,
+    PickledCall,
     Record,
     StoredArray,
     StoredBuffer,
     StoredDType,
     StoredTensor,
+    brief,
+    numpy_scalar,
 )
 
 __all__ = ["BATCHES", "CHECKPOINTS", "DUMPS", "Names"]
 
 Names = dict[tuple[str, str], Any]
+_MOST_ARGUMENTS = 16  # of a maker of tensors
 
 
 def _records(modules: Mapping[str, tuple[str, ...]]) -> Names:
@@ -71,7 +75,6 @@ _CHECKPOINTS = {  # modules, and the names of theirs that become records
     "types": ("SimpleNamespace",),
     "io": ("BytesIO",),
     "_io": ("BytesIO",),
-    "_codecs": ("encode",),
     "builtins": ("set", "frozenset", "bytearray", "slice", "complex"),
     "numpy": ("ndarray", "dtype"),
     "numpy.core.multiarray": ("_reconstruct", "scalar"),
@@ -89,25 +92,48 @@ _BATCHES = {
     "torch": ("device",),
     "io": ("BytesIO",),
     "_io": ("BytesIO",),
-    "_codecs": ("encode",),
     "builtins": ("set", "frozenset", "bytearray", "slice", "complex"),
     "datetime": ("datetime", "date", "timedelta"),
     "uuid": ("UUID", "SafeUUID"),
     "pathlib": ("Path", "PosixPath", "PurePosixPath"),
     "numpy": ("ndarray", "dtype"),
 }
+
+
+def _size(*args: Any) -> tuple[Any, ...]:
+    """A torch.Size."""
+    if len(args) != 1 or not isinstance(args[0], tuple | list) or len(args[0]) > MAX_RANK:
+        raise FormatError(f"a torch.Size of {brief(args)}")
+    return tuple(args[0])
+
+
+def _old_bytes(text: Any = None, encoding: Any = None) -> bytes:
+    """Bytes as protocol 2 has them."""
+    if encoding != "latin1" or not isinstance(text, str):
+        raise FormatError(f"bytes encoded as {brief(encoding, 20)}, expected latin1")
+    return text.encode("latin1")
+
+
+_PLAIN: Names = {
+    ("torch", "Size"): PickledCall(_size),
+    ("collections", "OrderedDict"): AttributeDict,
+    ("_codecs", "encode"): PickledCall(_old_bytes, copies=True),
+}
 _TENSORS: Names = {
     **{("torch", n): StoredDType(dtype) for n, dtype in (TORCH_DTYPES | _STORAGES).items()},
-    ("torch", "Size"): tuple,
-    ("collections", "OrderedDict"): AttributeDict,
+    **_PLAIN,
     ("collections", "defaultdict"): AttributeDict,
     ("torch._utils", "_rebuild_tensor_v2"): StoredTensor,
     ("torch._utils", "_rebuild_parameter"): Parameter,
 }
 _CORES = ("core", "_core")  # numpy 1's and 2's
+_SCALAR = PickledCall(numpy_scalar, copies=True)
 _NUMPY: Names = {
     **{(f"numpy.{core}.multiarray", "_reconstruct"): StoredArray for core in _CORES},
-    **{(f"numpy.{core}.multiarray", "scalar"): NumpyScalar for core in _CORES},
+    **{
+        (f"numpy.{core}.multiarray", "scalar"): PickledCall(numpy_scalar, copies=True)
+        for core in _CORES
+    },
 }
 CHECKPOINTS: Names = {**_TENSORS, **_records(_CHECKPOINTS)}
 BATCHES: Names = {
@@ -118,15 +144,10 @@ BATCHES: Names = {
 }
 
 
-def _old_bytes(text: str, encoding: str) -> bytes:
-    """Bytes as protocol 2 has them."""
-    if encoding != "latin1":
-        raise FormatError(f"bytes encoded as {encoding!r:.20}, expected latin1")
-    return text.encode("latin1")
-
-
 def _of_type(maker: Any, _type: Any, args: Any, _state: Any) -> Any:
     """A tensor with attributes, or of a class of its own: what its maker makes, without them."""
+    if not isinstance(args, tuple) or len(args) > _MOST_ARGUMENTS:
+        raise FormatError(f"a tensor of a class of its own, made of {brief(args)}")
     return maker(*args)
 
 
@@ -149,10 +170,8 @@ DUMPS: Names = {  # and the makers of tensors, which torch_files.py adds; by "*"
     **_NUMPY,
     **_records(_DUMPS),
     ("torch.storage", "UntypedStorage"): StoredDType("U8"),
-    ("torch", "Size"): tuple,
-    ("collections", "OrderedDict"): AttributeDict,
-    ("_codecs", "encode"): _old_bytes,
-    ("torch._tensor", "_rebuild_from_type_v2"): _of_type,
+    **_PLAIN,
+    ("torch._tensor", "_rebuild_from_type_v2"): PickledCall(_of_type),
     ("xtuner", "*"): "xtuner pickles its own classes, with references into a Ray cluster in them",
     ("ray", "*"): "references into a Ray cluster, which no file holds",
 }

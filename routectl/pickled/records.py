@@ -4,6 +4,8 @@ Sources: torch 2.13 (_utils), numpy 2.4 (_core: ``ndarray.__reduce__``, protocol
 """
 
 import re
+import reprlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,19 +14,61 @@ from numpy.typing import NDArray
 from ..errors import FormatError
 
 __all__ = [
+    "MAX_RANK",
     "AttributeDict",
-    "NumpyScalar",
     "Parameter",
+    "PickledCall",
     "Record",
     "Storage",
     "StoredArray",
     "StoredBuffer",
     "StoredDType",
     "StoredTensor",
+    "brief",
+    "numpy_scalar",
 ]
 
 _PLAIN = re.compile(r"[iu][1248]|f[248]|b1|c(?:8|16)|U[1-9]\d{0,5}")
 _ORDERS = {"<": "<", "|": "", ">": ">", "=": "="}
+MAX_RANK = 64  # axes, as numpy 2 has them at most; torch files have fewer
+_PLAIN_TYPES = (int, float, complex, str, bytes, bool, type(None), list, tuple, dict, set)
+
+
+class _Brief(reprlib.Repr):
+    """A few entries of a few levels; an object is the name of its type."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        """The first words of a value."""
+        return super().repr1(x, level) if type(x) in _PLAIN_TYPES else f"<{type(x).__name__}>"
+
+
+_BRIEF = _Brief()
+_BRIEF.maxlevel = 2
+
+
+def brief(value: Any, most: int = 60) -> str:
+    """A foreign value in a few words, soon, however large it is."""
+    return _BRIEF.repr(value)[:most]
+
+
+class PickledCall:
+    """A function that a pickle may call, and not change.
+
+    ``copies``: it copies the bytes or text that it is given, which is counted (reading.py).
+    """
+
+    __slots__ = ("_function", "copies")
+
+    def __init__(self, function: Callable[..., Any], *, copies: bool = False) -> None:
+        self._function, self.copies = function, copies
+
+    def __call__(self, *args: Any) -> Any:
+        """What the function gives."""
+        return self._function(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        """No pickle changes it."""
+        raise FormatError("a function with a state")
 
 
 class Record:
@@ -63,7 +107,8 @@ class Storage(Record):
 
 
 def _sizes(shape: object, strides: object) -> bool:
-    return isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides)
+    both = isinstance(shape, tuple) and isinstance(strides, tuple)
+    return both and len(shape) == len(strides) <= MAX_RANK  # type: ignore[arg-type]
 
 
 class AttributeDict(dict[Any, Any]):
@@ -118,7 +163,7 @@ class StoredArray(Record):
             array = self.array
             return list(array.tolist()) if array.size else []
         if not isinstance(shape, tuple) or len(shape) != 1 or shape[0] != len(data):
-            raise FormatError(f"{len(data)} objects in a numpy array of shape {shape!r:.60}")
+            raise FormatError(f"{len(data)} objects in a numpy array of shape {brief(shape)}")
         return data
 
 
@@ -134,15 +179,16 @@ class StoredBuffer(StoredArray):
         return shape, dtype, order == "F", data
 
 
-class NumpyScalar(Record):
-    """A numpy scalar gives its value; one of another kind than numbers stays a record."""
+class _Scalar(Record):
+    """A numpy scalar of another kind than numbers and text."""
 
-    def __new__(cls, *args: Any, **_: Any) -> Any:
-        """The value."""
-        kind = _numpy_dtype(args[0]) if len(args) == 2 else None
-        if kind is None or not isinstance(args[1], bytes):
-            return super().__new__(cls, *args)
-        return _over(args[1], (), kind, "C").item()
+
+def numpy_scalar(*args: Any) -> Any:
+    """The value of a numpy scalar: ``numpy._core.multiarray.scalar``."""
+    kind = _numpy_dtype(args[0]) if len(args) == 2 else None
+    if kind is None or not isinstance(args[1], bytes):
+        return _Scalar(*args)
+    return _over(args[1], (), kind, "C").item()
 
 
 def _numpy_dtype(value: Any) -> np.dtype[Any] | None:
@@ -152,18 +198,20 @@ def _numpy_dtype(value: Any) -> np.dtype[Any] | None:
     if not isinstance(code, str) or not _PLAIN.fullmatch(code):
         return None
     order = state[1] if isinstance(state, tuple) and len(state) > 1 else "|"
-    return np.dtype(_ORDERS[order] + code) if order in _ORDERS else None
+    known = isinstance(order, str) and order in _ORDERS
+    return np.dtype(_ORDERS[order] + code) if known else None
 
 
 def _over(data: bytes | bytearray, shape: Any, dtype: np.dtype[Any], order: Any) -> NDArray[Any]:
     """An array that is exactly its bytes; raises FormatError."""
-    sizes = shape if isinstance(shape, tuple) and all(type(n) is int for n in shape) else (-1,)
+    sizes = shape if isinstance(shape, tuple) and len(shape) <= MAX_RANK else (-1,)
+    sizes = sizes if all(type(n) is int for n in sizes) else (-1,)
     count = dtype.itemsize
     for size in sizes:
         count *= size if size >= 0 else -1
     if min(sizes, default=0) < 0 or count != len(data):
-        raise FormatError(f"{len(data)} bytes for a numpy array {shape!r:.60} of {dtype}")
+        raise FormatError(f"{len(data)} bytes for a numpy array {brief(shape)} of {dtype}")
     try:
         return np.ndarray(sizes, dtype, data, order=order)
-    except (ValueError, TypeError) as error:
-        raise FormatError(f"no numpy array is of shape {shape!r:.60}: {error}") from None
+    except (ValueError, TypeError, OverflowError) as error:
+        raise FormatError(f"no numpy array is of shape {brief(shape)}: {error}") from None

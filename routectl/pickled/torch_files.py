@@ -5,7 +5,7 @@ Source: torch 2.13 (_utils, serialization).
 """
 
 import mmap
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,31 +17,45 @@ from ..errors import FormatError
 from ..files.reading import open_regular
 from .archives import Archive, read_directory
 from .dtypes import bytes_of, numpy_dtype
+from .members import Member
 from .names import DUMPS
 from .reading import load_pickle
-from .records import Storage, StoredTensor
+from .records import PickledCall, Storage, StoredTensor
 
 __all__ = ["MappedTensor", "load_torch"]
+
+
+class _MappedStorage:
+    """A storage of a mapped file, held against its CRC when it is first used."""
+
+    def __init__(self, pages: mmap.mmap, member: Member) -> None:
+        self._pages, self._member = pages, member
+        self._sound = False
+        self.size = member.size
+
+    def checked(self) -> mmap.mmap:
+        """The mapped file. Raises FormatError where the storage is not what was written."""
+        if not self._sound:
+            self._member.check_mapped(self._pages, "its archive")
+            self._sound = True
+        return self._pages
 
 
 @dataclass(frozen=True, eq=False)
 class MappedTensor:
     """A tensor over its storage; nothing of it is read before it is asked for.
 
-    pages    the mapped file
-    begin    the first byte of the first element
+    begin    the file's byte that is the first of the first element
     steps    elements from one to the next, along each axis
-    held     bytes of the storage
     order    < or >, of the bytes of an element
     plain    False where torch has yet to negate or conjugate the elements
     """
 
-    pages: mmap.mmap
+    storage: _MappedStorage
     dtype: str
     begin: int
     shape: tuple[int, ...]
     steps: tuple[int, ...]
-    held: int
     order: str
     plain: bool
 
@@ -56,18 +70,21 @@ class MappedTensor:
     def array(self) -> NDArray[Any]:
         """The elements where they are, private to this process.
 
-        Raises FormatError for a dtype that numpy has not, and where shape and strides make more of
-        the storage than it has.
+        Raises FormatError for a dtype that numpy has not, where shape and strides make more of the
+        storage than it has, and where the storage is not what was written.
         """
         kind = numpy_dtype(self.dtype, self.order)
         if kind is None or not self.plain:
             raise FormatError(f"a tensor of {self.dtype}, expected numbers")
-        if prod(self.shape) * kind.itemsize > self.held:
+        if prod(self.shape) * kind.itemsize > self.storage.size:
             raise FormatError(f"a tensor {self.shape} larger than its bytes")
-        if 0 in self.shape:
-            return np.empty(self.shape, kind)
         strides = tuple(step * kind.itemsize for step in self.steps)
-        return np.ndarray(self.shape, kind, self.pages, self.begin, strides)
+        try:
+            if 0 in self.shape:
+                return np.empty(self.shape, kind)
+            return np.ndarray(self.shape, kind, self.storage.checked(), self.begin, strides)
+        except (ValueError, OverflowError) as error:
+            raise FormatError(f"a tensor {self.shape}: {error}") from None
 
     def narrow(self, axis: int, start: int, size: int) -> "MappedTensor":
         """``size`` of an axis from ``start`` on; raises FormatError where they are not there."""
@@ -79,7 +96,7 @@ class MappedTensor:
 
     def rows(self) -> list["MappedTensor"]:
         """One a place of the first axis; raises FormatError where that leaves no rows."""
-        if len(self.shape) < 2 or len(self) > self.held:
+        if len(self.shape) < 2 or len(self) > self.storage.size:
             raise FormatError(f"a tensor {self.shape}, expected rows")
         parts = [self.narrow(0, i, 1) for i in range(len(self))]
         return [replace(part, shape=self.shape[1:], steps=self.steps[1:]) for part in parts]
@@ -92,23 +109,25 @@ class _Maker:
     pages: mmap.mmap
     archive: Archive
     order: str
+    storages: dict[str, _MappedStorage] = field(default_factory=dict)
 
     def v2(self, storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> MappedTensor:
         """``_rebuild_tensor_v2``; of ``more``, the third tells what is yet to be done to it."""
-        dtype, begin, sizes, steps = self.archive.place(
-            StoredTensor(storage, offset, shape, strides)
-        )
-        first, held = self.archive.members[storage.args[0]]
-        if first + held > len(self.pages):
-            raise FormatError("a storage beyond the file")
+        stored = StoredTensor(storage, offset, shape, strides)
+        dtype, begin, sizes, steps = self.archive.place(stored)
+        member = self.archive.storage(stored)
+        held = self.storages.get(member.name)
+        if held is None:
+            held = _MappedStorage(self.pages, member)
+            self.storages[member.name] = held
         plain = not (len(more) > 2 and more[2])
-        return MappedTensor(self.pages, dtype, begin, sizes, steps, held, self.order, plain)
+        return MappedTensor(held, dtype, begin, sizes, steps, self.order, plain)
 
     def v3(self, storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> MappedTensor:
         """``_rebuild_tensor_v3``, of a storage of bytes: the third of ``more`` is the dtype."""
-        if not isinstance(storage, Storage) or len(more) < 3:
+        if not isinstance(storage, Storage) or len(more) < 3 or not isinstance(more[2], str):
             raise FormatError("a tensor without a storage or dtype")
-        typed = Storage(storage.args[0], str(more[2]))
+        typed = Storage(storage.args[0], more[2])
         return self.v2(typed, offset, shape, strides, *more[:2], *more[3:])
 
 
@@ -125,7 +144,10 @@ def load_torch(path: Path) -> Any:
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     maker = _Maker(pages, Archive(None, members), "<" if order == "little" else ">")
-    made = {"_rebuild_tensor_v2": maker.v2, "_rebuild_tensor_v3": maker.v3}
+    made = {
+        "_rebuild_tensor_v2": PickledCall(maker.v2),
+        "_rebuild_tensor_v3": PickledCall(maker.v3),
+    }
     return load_pickle(
         data, str(path), DUMPS | {("torch._utils", name): make for name, make in made.items()}
     )

@@ -288,7 +288,7 @@ class TestMetadata:
         for file in copied.glob("*.distcp"):
             file.write_bytes(bytes(file.stat().st_size))
         checkpoint = open_checkpoint(copied)
-        with pytest.raises(FormatError, match=r"router\.weight: damaged archive: BadZip"):
+        with pytest.raises(FormatError, match=r"router\.weight: damaged archive: it does not"):
             router_tensors(checkpoint)
 
     @pytest.mark.trainers

@@ -100,7 +100,7 @@ class TestRefused:
             b"torch._utils\n_rebuild_parameter",
         ):
             data = b"\x80\x02c" + name + b"\nN}X\x04\x00\x00\x00evilK\x01s\x86b."
-            with pytest.raises(FormatError, match="damaged pickle: "):
+            with pytest.raises(FormatError, match=r"(damaged|refused) pickle: "):
                 load_pickle(data, "here")
         assert not hasattr(Record, "evil")
 
@@ -117,7 +117,7 @@ class TestRefused:
             (b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b"N.", "frame beyond the data"),
             (b"(i__main__\nX\n.", "opcode 0x69"),
             (b"I1\n.", "opcode 0x49"),
-            (b"\x80\x04" + b"(" * 100_000 + b".", "damaged pickle"),
+            (b"\x80\x04" + b"(" * 100_000 + b".", "more than 200 deep"),
             (b"\x80\x04K\x01Q.", "a persistent object"),
             (b"cone line", "no end"),
         ],

@@ -1,5 +1,6 @@
 """The base of a delta-coded file: another dump of the same tokens, opened when it is needed."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from ...errors import FormatError, MismatchError, UnsupportedError
 from ...model import ModelFacts
 from ...routes import Routes
 
-__all__ = ["Bases", "check_base"]
+__all__ = ["Bases", "base_path", "check_base"]
 
 Opener = Callable[[Path, ModelFacts | None], Dump]
 _FACTS = ("layers_L", "num_experts", "top_k")
@@ -27,7 +28,8 @@ def check_base(base: Dump, meta: DumpMeta) -> None:
 class Bases:
     """The routes of a base by index, in some of its layers.
 
-    ``path`` is the one in the coded file, relative to that file's folder; ``given`` is a dump or a
+    ``path`` is the one in the coded file, of a file in its folder or below: nothing else is opened
+    for its sake, so that a foreign file names nothing of the reader's. ``given`` is a dump or a
     path that takes its place. ``opener`` makes a dump of a path, and of the model's facts where it
     must be told them.
     """
@@ -64,15 +66,38 @@ class Bases:
     def _dump(self, meta: DumpMeta) -> Dump:
         if isinstance(self._given, Dump):
             return self._given
-        path = Path(self._given) if self._given else self._file.parent / (self._path or "")
-        if not path.is_file():
-            raise UnsupportedError(
-                f"{self._file}: coded against another dump: got no file {path}, expected that dump",
-                hint="name it with --base",
-            )
+        path = Path(self._given) if self._given else self._named()
         try:
             return self._opener(path, None)
         except FormatError:  # no model beside it: this file knows
             layers = meta.layers_L
             facts = ModelFacts(layers[-1] + 1, layers, meta.num_experts, meta.top_k, None)
             return self._opener(path, facts)
+
+    def _named(self) -> Path:
+        """The file that the coded one names. Raises UnsupportedError unless it is in its folder."""
+        named, folder = Path(self._path or ""), self._file.parent
+        try:
+            inside = not named.is_absolute() and (folder / named).resolve().is_relative_to(
+                folder.resolve()
+            )
+            if inside and (folder / named).is_file():
+                return folder / named
+        except (OSError, ValueError, RuntimeError):  # too long, a NUL, links in a circle
+            inside = True
+        where = "there is no such file" if inside else "which is not in its folder: not opened"
+        raise UnsupportedError(
+            f"{self._file}: coded against another dump, {str(named)[:80]!a}: {where}",
+            hint=f"routectl convert {self._file} NEW.parquet --base DUMP, which needs none after",
+        )
+
+
+def base_path(base: Path, folder: Path) -> str:
+    """What a file in ``folder`` names its base by.
+
+    The path from there to a file in the folder or below; of any other file its name alone, which
+    is found once the file lies there.
+    """
+    if base.resolve().is_relative_to(folder.resolve()):
+        return os.path.relpath(base.resolve(), folder.resolve())
+    return base.name

@@ -7,7 +7,6 @@ contract. Shape suffixes: T tokens, L MoE layers, K top_k.
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -27,7 +26,7 @@ from ...gate_logprobs import digest_routes
 from ...limits import check_inflation
 from ...model import ModelFacts
 from ..documents.fields import one_line
-from .bases import Bases, check_base
+from .bases import Bases, base_path, check_base
 from .decoder import CodedGroup, open_group
 from .encoder import Coding, as_coded, code_group
 from .pages import PageBudget
@@ -48,6 +47,7 @@ __all__ = ["check_native", "open_native", "stream_native", "write_native"]
 
 _GROUP_BYTES = 4 << 20  # ids in a row group: what reading one sample at random costs at most
 _GROUP_ROWS = 4096
+_MOST_BASES = 16  # each coded against the next
 _KEYS = ("sample_id", "prompt_ids", "response_ids")
 _Opener = Callable[..., Dump]  # of a path and model=
 _DIGEST = "routectl.digest"  # of all routes, in the footer
@@ -104,7 +104,7 @@ def stream_native(
         if base is not None:
             check_base(base, meta)
             is_file = Path(base.meta.path).is_file()
-            path = os.path.relpath(base.meta.path, folder or ".") if is_file else None
+            path = base_path(Path(base.meta.path), folder or Path()) if is_file else None
         coded = CodedAbout(coding.codec, coding.sorts, path)
         group_bytes = codec_named(coding.codec).group_bytes
         meta = dataclasses.replace(meta, order="unknown") if coding.sorts else meta
@@ -250,6 +250,10 @@ def _open_base(
     """The base of the last file of ``within``."""
     if path.resolve() in within:
         raise MismatchError(f"{within[-1]}: its base is itself")
+    if len(within) > _MOST_BASES:
+        raise MismatchError(
+            f"{within[0]}: more than {_MOST_BASES} dumps coded each against the next"
+        )
     if path.suffix == ".parquet":
         return open_native(path, opener=opener, within=within)
     if opener is None:

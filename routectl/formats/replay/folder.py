@@ -11,37 +11,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError, UnsupportedError
-from ...files.reading import open_regular, read_bytes
+from ...files.reading import open_regular
 from ..arrays.files import open_array_file, save_safetensors
-from ..documents.fields import from_json, one_line
+from .manifest import MANIFEST, SCHEMA, check_schema
 
 __all__ = [
-    "MANIFEST",
     "SAMPLES",
     "RankFile",
     "RankTensors",
-    "digests_of",
     "file_digest",
     "foreign_content",
     "list_tensors",
-    "read_manifest",
     "read_tensors",
     "write_manifest",
     "write_tensors",
 ]
 
-SCHEMA = "routectl.pack/1"
-MANIFEST = "manifest.json"
 SAMPLES = "samples.parquet"
 _RANK_FOLDER = re.compile(r"dp\d+-cp\d+-tp\d+-pp\d+")
 _LAYER = re.compile(r"layer\.(\d{1,6})")
 _PLACE = re.compile(r"(dp|cp|tp|pp|mb)(\d{1,6})")
-_MAX_MANIFEST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -90,32 +83,10 @@ def write_tensors(folder: Path, place: RankFile, tensors: RankTensors) -> dict[s
     }
 
 
-class _File(msgspec.Struct):
-    """What identifies a rank's file in a manifest."""
-
-    path: str
-    sha256: str
-
-
-class _Files(msgspec.Struct):
-    """Of a manifest, its files."""
-
-    files: list[_File]
-
-
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def digests_of(manifest: dict[str, Any], path: Path) -> dict[str, str]:
-    """The SHA-256 of each rank's file by its path. Raises FormatError when files has none."""
-    try:
-        files = msgspec.convert(manifest, _Files).files
-        return {file.path: file.sha256 for file in files}
-    except msgspec.ValidationError:
-        raise FormatError(f"{path}: damaged: no path or no sha256 of a file in it") from None
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -124,27 +95,12 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     (folder / MANIFEST).write_text(text + "\n", "utf-8")
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder. Raises FormatError when there is none or it cannot be read."""
-    path = folder / MANIFEST
-    try:
-        manifest = from_json(
-            read_bytes(path, _MAX_MANIFEST_BYTES, "too large for a manifest"), str(path)
-        )
-        schema = manifest["schema"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise FormatError(f"{path}: not a manifest of routectl pack") from None
-    if schema != SCHEMA:
-        raise UnsupportedError(f"{path}: schema {one_line(schema)}, this routectl reads {SCHEMA}")
-    return dict(manifest)
-
-
 def foreign_content(folder: Path) -> str | None:
     """Why a folder is not one that pack wrote, and nothing else in it; None when it is."""
     if not (folder / MANIFEST).is_file():
         return f"has no {MANIFEST} in it"
     try:
-        read_manifest(folder)
+        check_schema(folder)
     except (FormatError, UnsupportedError):
         return f"its {MANIFEST} has not schema {SCHEMA}"
     for entry in sorted(folder.iterdir()):

@@ -1,17 +1,13 @@
-"""A Packing as the ``layout`` block of a manifest, and back."""
+"""A Packing as the ``layout`` block of a manifest."""
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from ...errors import FormatError
 from ...layouts.packing import Packing
-from ...layouts.pipeline import Pipeline
-from ...layouts.plan import Plan
-from .plans import plan_document, steps_of
+from .plans import plan_document
 
-__all__ = ["layout_document", "packing_from_layout", "stages_document"]
+__all__ = ["layout_document", "stages_document"]
 
 
 def layout_document(packing: Packing) -> dict[str, Any]:
@@ -42,18 +38,3 @@ def stages_document(packing: Packing, layers: Sequence[int]) -> list[list[list[d
         ]
         for stage in stages
     ]
-
-
-def packing_from_layout(document: dict[str, Any], path: Path) -> Packing:
-    """The Packing of a manifest's ``layout``. Raises FormatError when it is not one."""
-    try:
-        fields = dict(document)
-        dp, plan, pipeline = fields.pop("dp"), fields.pop("plan"), fields.pop("pipeline")
-        steps = None if plan is None else steps_of(plan, {}, f"{path}: layout")
-        return Packing(
-            **fields,
-            plan=None if steps is None else Plan(dp, steps),
-            pipeline=None if pipeline is None else Pipeline(**pipeline),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"{path}: layout: damaged: {error}") from None

@@ -8,7 +8,7 @@ None of them, nor tensordict, nor torch is needed: what their pickles name stand
 
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from ...pickled.archives import Archive, open_archive
 from ...pickled.dtypes import TORCH_DTYPES, numpy_dtype
 from ...pickled.names import BATCHES
 from ...pickled.reading import load_pickle_file
-from ...pickled.records import Record, StoredArray, StoredTensor
+from ...pickled.records import Record, StoredArray, StoredTensor, brief
 from ..wire.sample import NoSamplesError
 from .fields import fields_of
 
 __all__ = ["PickledBatch", "read_batch"]
 
 Array = NDArray[Any]
+_SHARED = 8  # times that the bytes of a batch may be used
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def _array(dtype: str, shape: Any, data: Any, begin: int, strides: Any = None) -
         return None
     sizes = tuple(shape) if isinstance(shape, list | tuple) else (-1,)
     if not all(type(n) is int and n >= 0 for n in sizes):
-        raise FormatError(f"a tensor of shape {shape!r:.60}")
+        raise FormatError(f"a tensor of shape {brief(shape)}")
     if math.prod(sizes) * kind.itemsize > len(data) - begin:
         raise FormatError(f"a tensor {sizes} of {dtype} larger than its {len(data) - begin} bytes")
     steps = None if strides is None else tuple(step * kind.itemsize for step in strides)
@@ -66,12 +67,13 @@ def _array(dtype: str, shape: Any, data: Any, begin: int, strides: Any = None) -
     return (array.astype("<u4") << 16).view("<f4") if dtype == "BF16" else array
 
 
-def _stored(archive: Archive, data: bytes, tensor: StoredTensor) -> Array | None:
+def _stored(archive: Archive, data: bytes, tensor: StoredTensor, where: str) -> Array | None:
     dtype, begin, shape, strides = archive.place(tensor)
+    archive.check(tensor, data, where)
     return _array(dtype, shape, data, begin, strides)
 
 
-def _consolidated(archive: Archive, data: bytes, record: Record) -> dict[str, Array]:
+def _consolidated(archive: Archive, data: bytes, record: Record, where: str) -> dict[str, Array]:
     """The leaves of a consolidated TensorDict: ranges of the bytes of one storage."""
     metadata, storage = record.args if len(record.args) == 2 else (None, None)
     leaves = metadata.get("leaves") if isinstance(metadata, dict) else None
@@ -80,17 +82,21 @@ def _consolidated(archive: Archive, data: bytes, record: Record) -> dict[str, Ar
     _, begin, shape, strides = archive.place(storage)
     if len(shape) != 1 or strides != (1,):
         raise FormatError(f"a TensorDict in a storage {shape}, expected plain bytes")
-    found = {}
+    archive.check(storage, data, where)
+    return _named(_leaves(leaves, memoryview(data)[begin : begin + shape[0]]), len(data))
+
+
+def _leaves(leaves: dict[Any, Any], data: memoryview) -> Iterator[tuple[Any, Array | None]]:
     for name, leaf in leaves.items():
         if not isinstance(leaf, tuple) or len(leaf) < 5 or not isinstance(leaf[0], str):
-            raise FormatError(f"{name!r:.60}: got {leaf!r:.60}, expected dtype, shape and range")
+            raise FormatError(f"{brief(name)}: got {brief(leaf)}, expected dtype, shape and range")
         word, sizes, start, stop, *_ = leaf
-        if not all(type(n) is int for n in (start, stop)) or not 0 <= start <= stop <= shape[0]:
-            raise FormatError(f"{name!r:.60}: bytes {start!r:.20} to {stop!r:.20} of {shape[0]}")
+        if not all(type(n) is int for n in (start, stop)) or not 0 <= start <= stop <= len(data):
+            raise FormatError(
+                f"{brief(name)}: bytes {brief(start, 20)} to {brief(stop, 20)} of {len(data)}"
+            )
         dtype = TORCH_DTYPES.get(word.removeprefix("torch."), "")
-        part = memoryview(data)[begin + start : begin + stop]
-        found[name] = _array(dtype, sizes, part, 0)
-    return _named(found)
+        yield name, _array(dtype, sizes, data[start:stop], 0)
 
 
 def _tensordict(data: Any, where: str) -> dict[str, Array]:
@@ -102,26 +108,37 @@ def _tensordict(data: Any, where: str) -> dict[str, Array]:
     if not isinstance(record, Record):
         raise NoSamplesError(f"{where}: no TensorDict in the batch")
     if type(record).__name__ == "_rebuild_tensordict_files_consolidated":
-        return _consolidated(archive, data, record)
+        return _consolidated(archive, data, record, where)
     fields = fields_of(record)
     if fields is None:
         raise FormatError("a TensorDict without its fields")
     tensors = {n: t for n, t in fields.items() if isinstance(t, StoredTensor)}
-    return _named({n: _stored(archive, data, t) for n, t in tensors.items()})
+    arrays = ((n, _stored(archive, data, t, where)) for n, t in tensors.items())
+    return _named(arrays, len(data))
 
 
-def _named(arrays: Mapping[Any, Array | None]) -> dict[str, Array]:
-    return {n: a for n, a in arrays.items() if isinstance(n, str) and a is not None}
+def _named(arrays: Iterable[tuple[Any, Array | None]], held: int) -> dict[str, Array]:
+    """The arrays that have a name.
+
+    Raises FormatError where they are of many more bytes than ``held``, those of file or archive:
+    tensors may share bytes, and each may be copied.
+    """
+    found, size = {}, 0
+    for name, array in arrays:
+        if isinstance(name, str) and array is not None:
+            found[name] = array
+            size += array.nbytes
+        if size > _SHARED * held:
+            raise FormatError(f"tensors that share bytes: more than {_SHARED} times {held} bytes")
+    return found
 
 
-def _encoded(items: Any) -> dict[str, Array]:
+def _encoded(items: Any) -> Iterator[tuple[Any, Array | None]]:
     """verl's other form, of VERL_DATAPROTO_SERIALIZATION_METHOD=numpy: dtype, shape, bytes."""
-    found = {}
     for name, item in items.items() if isinstance(items, dict) else ():
         if isinstance(item, tuple) and len(item) == 3 and isinstance(item[2], StoredArray):
             dtype = TORCH_DTYPES.get(item[0], "") if isinstance(item[0], str) else ""
-            found[name] = _array(dtype, item[1], np.ascontiguousarray(item[2].array).data, 0)
-    return _named(found)
+            yield name, _array(dtype, item[1], np.ascontiguousarray(item[2].array).data, 0)
 
 
 def _skyrl_tensor(item: Any, where: str) -> Array | None:
@@ -132,7 +149,7 @@ def _skyrl_tensor(item: Any, where: str) -> Array | None:
     if item.get("format") == "torch":
         archive = open_archive(io.BytesIO(data), where, BATCHES)
         tensor = archive.value
-        return _stored(archive, data, tensor) if isinstance(tensor, StoredTensor) else None
+        return _stored(archive, data, tensor, where) if isinstance(tensor, StoredTensor) else None
     word = item.get("dtype")
     return _array(
         TORCH_DTYPES.get(word, "") if isinstance(word, str) else "", item.get("shape"), data, 0
@@ -145,29 +162,29 @@ def _columns(value: Any) -> dict[str, StoredArray]:
     return {n: a for n, a in arrays if isinstance(n, str) and isinstance(a, StoredArray)}
 
 
-def _proto(state: Any, where: str) -> PickledBatch:
+def _proto(state: Any, where: str, held: int) -> PickledBatch:
     """A DataProto: of verl (tensors, columns, meta_info), of ROLL with a remote batch third."""
     if not isinstance(state, tuple) or len(state) not in (3, 4):
         raise FormatError("a DataProto without tensors, columns and meta_info")
     inner, columns, about = state[0], state[1], state[-1]
     if isinstance(inner, Record):  # ROLL's is a BytesIO: its bytes, the place in it and a dict
-        held = inner.fields.get("state")
-        inner = held[0] if isinstance(held, tuple) and held else None
+        whole = inner.fields.get("state")
+        inner = whole[0] if isinstance(whole, tuple) and whole else None
     if isinstance(inner, tuple):
-        tensors = _encoded(inner[2] if len(inner) == 3 else None)
+        tensors = _named(_encoded(inner[2] if len(inner) == 3 else None), held)
     else:
         tensors = _tensordict(inner, where)
     return PickledBatch(tensors, _columns(columns), about if isinstance(about, dict) else {})
 
 
-def _skyrl(states: Iterable[Any], where: str) -> PickledBatch:
+def _skyrl(states: Iterable[Any], where: str, held: int) -> PickledBatch:
     """A TensorBatch of SkyRL: its state has the tensors in ``batch_dict``."""
     state = next((s for s in states if isinstance(s, dict) and "batch_dict" in s), {})
     items, about = state.get("batch_dict"), state.get("metadata")
     if not isinstance(items, dict):
         raise FormatError("a TensorBatch without its batch_dict")
-    tensors = _named({name: _skyrl_tensor(item, where) for name, item in items.items()})
-    return PickledBatch(tensors, {}, about if isinstance(about, dict) else {})
+    tensors = ((name, _skyrl_tensor(item, where)) for name, item in items.items())
+    return PickledBatch(_named(tensors, held), {}, about if isinstance(about, dict) else {})
 
 
 def read_batch(path: Path) -> PickledBatch:
@@ -177,12 +194,12 @@ def read_batch(path: Path) -> PickledBatch:
     when it is well and no such batch.
     """
     value = load_pickle_file(path, BATCHES)
-    name = type(value).__name__
+    name, held = type(value).__name__, path.stat().st_size
     try:
         if name == "DataProto":
-            return _proto(value.fields.get("state"), str(path))
+            return _proto(value.fields.get("state"), str(path), held)
         if name == "_rebuild_tensor_batch" or name.endswith("Batch"):
-            return _skyrl((*value.args, value.fields), str(path))
+            return _skyrl((*value.args, value.fields), str(path), held)
     except FormatError as error:
         known = str(error).startswith(str(path))
         raise error if known else FormatError(f"{path}: {error}") from None

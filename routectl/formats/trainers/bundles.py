@@ -15,6 +15,7 @@ import numpy as np
 
 from ...dump import Dump, DumpMeta, Sample, SampleKey
 from ...errors import FormatError, UnsupportedError
+from ...files.names import is_own_name
 from ...files.reading import read_bytes
 from ...model import ModelFacts
 from ..arrays.files import ArrayFile, open_array_file
@@ -122,7 +123,7 @@ def open_bundle(folder: Path, doc: Doc) -> Dump:
         facts = _facts(manifest, keys, folder)
         calls = list(_calls(manifest.steps, keys, folder))
         names = {step: about.file for step, about in manifest.steps.items()}
-        if any(Path(name).name != name for name in names.values()):
+        if not all(is_own_name(name) for name in names.values()):
             raise FormatError(f"{folder}: the manifest names files outside of the bundle")
         files = {s: open_array_file(folder / n, "safetensors") for s, n in names.items()}
     except (KeyError, ValueError, IndexError):

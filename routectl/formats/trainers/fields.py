@@ -111,6 +111,8 @@ def whole_mask(part: Any, prompt: int, total: int, where: str) -> NDArray[np.boo
     """The mask of all N tokens from that of the response."""
     if part is None:
         return None
+    if not 0 <= prompt <= total:
+        raise FormatError(f"{where}: a prompt of {prompt} tokens of {total}")
     flags = flags_in(numbers_in(part, f"{where}: loss_mask"), where)
     if flags.shape != (total - prompt,):
         raise FormatError(f"{where}: loss_mask: got {flags.shape}, expected {total - prompt}")

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from ...dump import WeightSpan
 from ...errors import FormatError
+from ...files.names import is_own_name
 from ...pickled.names import DUMPS
+from ...pickled.records import brief
 from ..arrays.files import open_array_file
 from ..documents.fields import one_line, text
 from ..responses.weight_versions import weight_spans
@@ -38,7 +40,7 @@ def _of_sample(doc: Any, path: Path, where: str) -> WireSample:
     tokens = tokens_in(doc["tokens"], f"{where}: tokens")
     length = doc.get("response_length")
     if type(length) is not int:
-        raise FormatError(f"{where}: response_length: got {length!r:.40}, expected a count")
+        raise FormatError(f"{where}: response_length: got {brief(length, 40)}, expected a count")
     prompt = len(tokens) - length
     about = doc.get("metadata")
     about = about if isinstance(about, Mapping) else {}
@@ -57,7 +59,7 @@ def _of_sample(doc: Any, path: Path, where: str) -> WireSample:
         loss_mask=whole_mask(doc.get("loss_mask"), prompt, len(tokens), where),
         weight_spans=weight_spans(doc, length, where) if own is None else _spans(own, where),
         finish_reason=_STATUS.get(str(doc.get("status"))),
-        cached_tokens=cached if type(cached) is int and cached >= 0 else None,
+        cached_tokens=cached if type(cached) is int and 0 <= cached < 1 << 31 else None,
     )
 
 
@@ -82,7 +84,7 @@ def _spilled(ref: Any, dump: Path, where: str) -> NDArray[Any]:
     """
     path, expected = ref.fields.get("path"), ref.fields.get("shape")
     parts = Path(path).parts[-2:] if isinstance(path, str) else ()
-    if len(parts) != 2 or any(part in ("..", "/") for part in parts):
+    if len(parts) != 2 or not all(is_own_name(part) for part in parts):
         raise FormatError(f"{where}: a spilled tensor without a path")
     file = dump.parent / f"{dump.stem}_r3_spill" / parts[0] / parts[1]
     if not file.is_file():
@@ -98,11 +100,10 @@ def _spans(known: Any, where: str) -> tuple[WeightSpan, ...]:
     """The spans that ``convert --to`` wrote into a sample's metadata."""
     try:
         spans = [(str(version), start, end) for version, start, end in known]
-        if not all(type(at) is int and at >= 0 for _, *places in spans for at in places):
+        if not all(type(at) is int and 0 <= at < 1 << 31 for _, *places in spans for at in places):
             raise ValueError(known)
     except (TypeError, ValueError):
         raise FormatError(
-            f"{where}: weight_spans: got {one_line(repr(known)[:60])}, expected [version, start, "
-            "end]"
+            f"{where}: weight_spans: got {brief(known)}, expected [version, start, end]"
         ) from None
     return tuple(WeightSpan(*span) for span in spans)

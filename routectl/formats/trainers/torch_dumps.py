@@ -11,7 +11,7 @@ from typing import Any
 
 from ...dump import Dump, Sample
 from ...errors import FormatError, MismatchError
-from ...pickled.records import Record
+from ...pickled.records import Record, brief
 from ...pickled.torch_files import MappedTensor, load_torch
 from ..wire.sample import NoSamplesError, WireSample
 from .fields import fields_of, numbers_in, tokens_in, whole_mask, wire_of
@@ -38,7 +38,7 @@ def _unbound(value: Any) -> list[MappedTensor]:
         raise FormatError(f"{type(value).__name__}, expected a tensor")
     values, axis = about["values"], about.get("_ragged_idx", 1)
     if type(axis) is not int:
-        raise FormatError(f"a nested tensor along {axis!r:.20}")
+        raise FormatError(f"a nested tensor along {brief(axis, 20)}")
     starts = tokens_in(about.get("offsets"), "offsets").tolist()
     if about.get("lengths") is not None:
         lens = tokens_in(about["lengths"], "lengths").tolist()

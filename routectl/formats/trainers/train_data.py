@@ -13,6 +13,7 @@ from typing import Any
 
 from ...dump import Sample
 from ...errors import FormatError, UnsupportedError
+from ...pickled.records import brief
 from ...pickled.torch_files import load_torch
 from ..documents.fields import one_line, text
 from .fields import response_scores, tokens_in, whole_mask
@@ -38,7 +39,8 @@ class TrainData:
     def __str__(self) -> str:
         scored = sum(sample.logprobs is not None for sample in self.samples)
         tokens = sum(sample.num_tokens or 0 for sample in self.samples)
-        batches = sum(len(shard.get("micro_batch_indices") or ()) for shard in self.shards)
+        told = (shard.get("micro_batch_indices") for shard in self.shards)
+        batches = sum(len(steps) for steps in told if isinstance(steps, list))
         return (
             f"slime's train data: {len(self.samples)} samples of {tokens} tokens, {scored} with "
             f"log-probs; {batches} micro-batches on {len(self.shards)} data-parallel ranks"
@@ -85,7 +87,7 @@ def _sample(doc: Any, where: str) -> Sample:
     length = doc.get("response_lengths")
     if type(length) is not int or not 0 <= length <= len(tokens):
         raise FormatError(
-            f"{where}: response_lengths: got {one_line(repr(length)[:40])}, expected a count of "
+            f"{where}: response_lengths: got {brief(length, 40)}, expected a count of "
             f"{len(tokens)} tokens"
         )
     prompt = len(tokens) - length

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import FormatError, MismatchError
+from ...errors import MismatchError
 from ...reports.text.wording import bytes_text
 from ...version import __version__
 from ..progress import Progress
@@ -14,6 +14,7 @@ from .samples import Allowed, Skipped, early_rows
 if TYPE_CHECKING:
     from ...dump import Dump, Sample
     from ...formats.replay.folder import RankFile, RankTensors
+    from ...formats.replay.manifest import Extents
     from ...layouts.packing import Packing, Share
     from ...ops.pack.padding import TensorSpec
 
@@ -25,7 +26,8 @@ class Job:
     """A dump, the layout that it is packed in, how tensors are written, and for which ranks.
 
     allow_missing lets padding stand for missing rows. skipped are samples that were left out.
-    digests are the SHA-256 of files that are there by what a manifest says; None without one.
+    digests are the SHA-256 of files that are there by what a manifest says, extents the rows of
+    each sample; None without one.
     """
 
     dump: "Dump"
@@ -35,6 +37,7 @@ class Job:
     allow_missing: bool = False
     skipped: tuple[Skipped, ...] = ()
     digests: dict[str, str] | None = None
+    extents: "Extents | None" = None
 
 
 def places(packing: "Packing", only: dict[str, int]) -> "Iterator[RankFile]":
@@ -208,16 +211,6 @@ def _check_samples(dump: "Dump", lens: Sequence[int], path: Path, allowed: Allow
         raise error
 
 
-def _skipped_of(manifest: dict[str, Any], path: Path) -> tuple[Skipped, ...]:
-    """The samples that a manifest says were left out; none in one from before there were any."""
-    import msgspec
-
-    try:
-        return msgspec.convert(manifest.get("skipped", []), tuple[Skipped, ...])
-    except msgspec.ValidationError as error:
-        raise FormatError(f"{path}: damaged: skipped: {error}") from None
-
-
 def job_of_manifest(
     folder: Path, dump: "Dump", only: dict[str, int], ep: int, allowed: Allowed
 ) -> Job:
@@ -226,26 +219,20 @@ def job_of_manifest(
     Samples that were left out are left out of a dump that has them. Raises MismatchError when the
     dump has other samples, lengths or layers.
     """
-    from ...formats.replay.folder import MANIFEST, digests_of, read_manifest
-    from ...formats.replay.layout import packing_from_layout
+    from ...formats.replay.manifest import MANIFEST, read_manifest
     from ...ops.pack.padding import TensorSpec
 
     manifest = read_manifest(folder)
-    path = folder / MANIFEST
-    packing = packing_from_layout(manifest["layout"], path)
-    try:
-        tensors, ranks = manifest["tensors"], manifest["only"] | only
-        spec = TensorSpec(tensors["padding"], tensors["dtype"], ep if ep > 1 else tensors["ep"])
-        layers = tuple(tensors["layers"])
-    except (KeyError, TypeError):
-        raise FormatError(f"{path}: damaged: no tensors or only in it") from None
+    path, packing, tensors = folder / MANIFEST, manifest.packing, manifest.tensors
+    spec = TensorSpec(tensors.padding, tensors.dtype, ep if ep > 1 else tensors.ep)
+    layers = tuple(tensors.layers)
     if dump.meta.layers_L != layers:
         if len(dump.meta.layers_L) != len(layers):
             raise MismatchError(
                 f"{dump.meta.path}: has {len(dump.meta.layers_L)} MoE layers, {path} {len(layers)}"
             )
         dump = dump.renumbered(layers)
-    skipped = _skipped_of(manifest, path)
+    skipped = tuple(Skipped(*one) for one in manifest.skipped)
     if skipped and len(dump) == len(packing.lens) + len(skipped):
         gone = {one.sample for one in skipped}
         dump = dump.select(samples=[i for i in range(len(dump)) if i not in gone])
@@ -253,9 +240,10 @@ def job_of_manifest(
         raise MismatchError(
             f"{dump.meta.path}: has {len(dump)} samples, {path} {len(packing.lens)}"
         )
-    missing = allowed.missing or manifest.get("allow_missing") is True
+    missing = allowed.missing or manifest.allow_missing
     _check_samples(dump, packing.lens, path, dataclasses.replace(allowed, missing=missing))
-    return Job(dump, packing, spec, ranks, missing, skipped, digests_of(manifest, path))
+    ranks = manifest.only | only
+    return Job(dump, packing, spec, ranks, missing, skipped, manifest.digests, manifest.extents)
 
 
 def misfit(job: Job, place: "RankFile", tensors: "RankTensors", name: str) -> str | None:

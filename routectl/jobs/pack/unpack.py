@@ -57,7 +57,7 @@ def unpack_folder(request: UnpackRequest, progress: Progress = SILENT) -> int:
     """
     from ...files.writing import refuse_existing
     from ...formats.native.container import open_native, write_native
-    from ...formats.replay.folder import MANIFEST, SAMPLES, list_tensors, read_manifest
+    from ...formats.replay.folder import SAMPLES, list_tensors
 
     folder, output = request.folder, request.output
     if output.suffix != ".parquet":
@@ -65,18 +65,13 @@ def unpack_folder(request: UnpackRequest, progress: Progress = SILENT) -> int:
     refuse_existing(output, force=request.force)
     samples = open_native(folder / SAMPLES)
     job = job_of_manifest(folder, samples, {}, 1, Allowed())
-    manifest, found = read_manifest(folder), list_tensors(folder)
+    found = list_tensors(folder)
     absent = [place.path for place in places(job.packing, {}) if place not in found]
     if absent:
         raise MismatchError(
             f"{folder}: {len(absent)} of the ranks' files are not there, the first is {absent[0]}"
         )
-    extents = manifest["extents"]
-    if len(extents) != len(samples):
-        raise FormatError(
-            f"{folder / MANIFEST}: got {len(extents)} extents for {len(samples)} samples"
-        )
-    routes = _routes(job, found, extents, progress)
+    routes = _routes(job, found, job.extents or [], progress)
     whole = (dataclasses.replace(s, routes=routes.pop(i, None)) for i, s in enumerate(samples))
     count = write_native(whole, samples.meta, output, force=request.force)
     progress.note(f"wrote {output}: {plural(count, 'sample')}")

@@ -329,6 +329,15 @@ def test_other_programs_read_the_plain_columns(tmp_path):
     assert rows[0]["num_rows"] == 400
 
 
+def rename_base(path, to, named):
+    """The same file with another name of its base in it."""
+    table = pq.read_table(path)
+    about = json.loads(table.schema.metadata[b"routectl"])
+    schema = table.schema.with_metadata({b"routectl": json.dumps({**about, "base": named})})
+    pq.write_table(table.cast(schema), to)
+    return to
+
+
 class TestBase:
     """A file of codec delta and the dump that it was coded against."""
 
@@ -356,10 +365,67 @@ class TestBase:
         base.rename(tmp_path / "elsewhere.parquet")
         dump = open_dump(path)
         assert len(dump) == 4
-        with pytest.raises(UnsupportedError, match=r"got no file .*base\.parquet") as caught:
+        with pytest.raises(
+            UnsupportedError, match=r"another dump, 'base\.parquet': there is no such"
+        ) as caught:
             dump[0]
         assert "--base" in caught.value.hint
         check_same(wanted[0], open_dump(path, base=tmp_path / "elsewhere.parquet")[0])
+
+    @pytest.mark.parametrize(
+        ("named", "why"),
+        [
+            ("../base.parquet", "not in its folder: not opened"),
+            ("{folder}/base.parquet", "not in its folder: not opened"),
+            ("out/../../base.parquet", "not in its folder: not opened"),
+            ("link.parquet", "not in its folder: not opened"),
+            ("out/base.parquet", "not in its folder: not opened"),
+            ("/dev/zero", "not in its folder: not opened"),
+            ("loop/x", "there is no such file"),
+            ("fifo", "there is no such file"),
+            ("", "there is no such file"),
+            (".", "there is no such file"),
+            ("x" * 5000, "there is no such file"),
+            ("a\0b", "there is no such file"),
+        ],
+    )
+    def test_nothing_else_is_opened(self, tmp_path, named, why):
+        """A base that is named outside of the file's folder, by a link too, is opened for no one.
+
+        Neither are pipes, folders, names that are too long or hold a NUL.
+        """
+        base, path, wanted, _ = self.written(tmp_path)
+        inner = tmp_path / "inner"
+        inner.mkdir()
+        (inner / "link.parquet").symlink_to(base)
+        (inner / "out").symlink_to(tmp_path)
+        (inner / "loop").symlink_to("loop")
+        os.mkfifo(inner / "fifo")
+        moved = rename_base(path, inner / "x.parquet", named.format(folder=tmp_path))
+        with pytest.raises(UnsupportedError, match=why) as caught:
+            open_dump(moved)[0]
+        assert "convert" in caught.value.hint
+        assert "--base DUMP" in caught.value.hint
+        check_line(caught.value, moved)
+        check_same(wanted[0], open_dump(moved, base=base)[0])
+
+    def test_a_folder_below_is_the_files_own(self, tmp_path):
+        """A base below the file is found there; one elsewhere is kept by its name alone."""
+        base, path, wanted, meta = self.written(tmp_path)
+        (tmp_path / "old" / "er").mkdir(parents=True)
+        below = base.rename(tmp_path / "old/er/base.parquet")
+        coding = Coding("delta", base=open_native(below))
+        write_native(wanted, meta, path, force=True, coding=coding)
+        check_same(wanted[0], open_dump(path)[0])
+        write_native(wanted, meta, tmp_path / "old/y.parquet", force=True, coding=coding)
+        check_same(wanted[0], open_dump(tmp_path / "old/y.parquet")[0])
+        above = below.rename(tmp_path / "base.parquet")
+        coding = Coding("delta", base=open_native(above))
+        write_native(wanted, meta, tmp_path / "old/y.parquet", force=True, coding=coding)
+        with pytest.raises(UnsupportedError, match=r"another dump, 'base\.parquet'"):
+            open_dump(tmp_path / "old/y.parquet")[0]
+        above.rename(tmp_path / "old/base.parquet")
+        check_same(wanted[0], open_dump(tmp_path / "old/y.parquet")[0])
 
     def test_another_base_is_refused(self, tmp_path):
         """A base of other routes, of fewer samples or of another model is refused, never used."""
@@ -396,13 +462,15 @@ class TestBase:
         dump = open_dump(base)
         coding = Coding("delta", keep_order=True, base=dump)
         write_native(dump, dump.meta, path, force=False, coding=coding, verify=True)
-        assert check_native(path, opener=open_dump) == len(dump)
-        for mine, other in zip(dump, open_dump(path), strict=True):
+        with pytest.raises(UnsupportedError, match=r"'samples\.jsonl': there is no such file"):
+            check_native(path, opener=open_dump)
+        assert check_native(path, base=dump, opener=open_dump) == len(dump)
+        for mine, other in zip(dump, open_dump(path, base=base), strict=True):
             check_same(mine, other)
         with pytest.raises(
             UnsupportedError, match=r"samples\.jsonl: a base that is no native file"
         ):
-            open_native(path)[0]
+            open_native(path, base=base)[0]
 
     def test_samples_without_a_base_are_whole(self, tmp_path):
         """A sample whose tokens the base does not have is coded by itself."""

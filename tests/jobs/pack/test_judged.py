@@ -394,4 +394,4 @@ class TestManifest:
             ("pack", "--verify", folder, "--against", DUMPS["native"]),
             ("unpack", folder, "-o", tmp_path / "again.parquet"),
         ):
-            assert "manifest.json: damaged: no path or no sha256" in complaint(capsys, *args)
+            assert "manifest.json: damaged: " in complaint(capsys, *args)
