@@ -26,6 +26,7 @@ from ...limits import check_inflation
 from ...model import ModelFacts
 from ..documents.fields import one_line
 from .bases import Bases, check_base
+from .columns import layer_columns
 from .decoder import CodedGroup, open_group
 from .encoder import Coding, as_coded, code_group
 from .rows import row_of, sample_of, table_row
@@ -64,8 +65,10 @@ def _groups(samples: Iterable[Sample], group_bytes: int) -> Iterator[list[Sample
         yield group
 
 
-def _rows(group: list[Sample], meta: DumpMeta, coding: Coding | None) -> list[dict[str, Any]]:
-    """The samples of a row group as rows, with a digest of the routes each."""
+def _rows(
+    group: list[Sample], meta: DumpMeta, coding: Coding | None
+) -> tuple[list[dict[str, Any]], dict[str, pa.Array]]:
+    """The samples of a row group as rows, with a digest of the routes each, and layer columns."""
     if coding is not None:
         group = [
             s
@@ -73,13 +76,13 @@ def _rows(group: list[Sample], meta: DumpMeta, coding: Coding | None) -> list[di
             else dataclasses.replace(s, routes=as_coded(s.routes, sorts=coding.sorts))
             for s in group
         ]
-    rows = [row_of(sample, meta, coded=coding is not None) for sample in group]
+    rows = [row_of(sample) for sample in group]
     for row, sample in zip(rows, group, strict=True):
         row["routes_digest"] = None if sample.routes is None else digest_routes(sample.routes)
     if coding is not None:
         for row, more in zip(rows, code_group(group, meta, coding), strict=True):
             row |= more
-    return rows
+    return rows, layer_columns(group, meta, coded=coding is not None)
 
 
 def stream_native(
@@ -117,8 +120,13 @@ def stream_native(
     count, digest = 0, hashlib.blake2b(digest_size=16)
     with pq.ParquetWriter(stream, schema, **options) as writer:
         for group in _groups(samples, group_bytes):
-            rows = _rows(group, meta, coding)
-            columns = [pa.array([r.get(f.name) for r in rows], f.type) for f in schema]
+            rows, cells = _rows(group, meta, coding)
+            columns = [
+                cells[f.name]
+                if f.name in cells
+                else pa.array([r.get(f.name) for r in rows], f.type)
+                for f in schema
+            ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema), len(rows))
             count += len(rows)
             for row in rows:

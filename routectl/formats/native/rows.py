@@ -17,7 +17,7 @@ from ...gate_logprobs import GateLogprobs
 from ...margins import Margins
 from ...routes import Bools, Ids, Routes, ids_dtype
 from .cells import Held, input_tokens
-from .schema import COLUMNS, gate_name, group_margin_name, kinds_of, layer_name, margin_name
+from .schema import COLUMNS, gate_name, group_margin_name, layer_name, margin_name
 
 __all__ = [
     "held_row",
@@ -26,54 +26,20 @@ __all__ = [
     "table_row",
 ]
 
-
-def _gate_row(sample: Sample, meta: DumpMeta) -> dict[str, Any]:
-    """The gate columns of a sample, to be written; none where it has no gates.
-
-    Raises ValueError for gates that do not fit the routes beside them, or that meta denies.
-    """
-    if sample.gates is None:
-        return {}
-    shape = None if sample.routes is None else sample.routes.ids_TLK.shape
-    if not meta.gates or sample.gates.logprobs_TLK.shape != shape:
-        raise ValueError("a sample's gates do not fit its routes, or its dump's meta denies them")
-    by_layer = np.ascontiguousarray(sample.gates.logprobs_TLK.transpose(1, 0, 2), "<f4")
-    columns = zip(map(gate_name, meta.layers_L), by_layer, strict=True)
-    return {"gate_of": sample.gates.of, **{name: values_TK.data for name, values_TK in columns}}
+_PLAIN = [name for name, _ in COLUMNS if name in Sample.__dataclass_fields__]
 
 
-def row_of(sample: Sample, meta: DumpMeta, *, coded: bool) -> dict[str, Any]:
-    """A sample as one row; the layer columns are null when it has no routes.
-
-    With ``coded`` the ids are left out. Raises ValueError for margins or gates that meta denies.
-    """
-    row: dict[str, Any] = {
-        name: getattr(sample, name) for name, _ in COLUMNS if hasattr(sample, name)
-    }
+def row_of(sample: Sample) -> dict[str, Any]:
+    """What a row tells of a sample beside its layer columns."""
+    row: dict[str, Any] = {name: getattr(sample, name) for name in _PLAIN}
     row["weight_spans"] = [dataclasses.asdict(span) for span in sample.weight_spans]
     routes = sample.routes
     if routes is None:
         return row
-    if routes.layers_L != meta.layers_L:
-        raise ValueError(f"a sample has layers {routes.layers_L}, its dump {meta.layers_L}")
     row |= {"start": routes.start, "num_rows": routes.num_tokens}
     if routes.missing_TL is not None:
         row["missing"] = np.packbits(routes.missing_TL, bitorder="little").tobytes()
-    if not coded:
-        by_layer = np.ascontiguousarray(routes.ids_TLK.transpose(1, 0, 2))
-        for layer, ids_TK in zip(meta.layers_L, by_layer, strict=True):
-            row[layer_name(layer)] = ids_TK.astype(ids_TK.dtype.newbyteorder("<"), copy=False).data
-    for name, margin_TL, kinds in (
-        (margin_name, routes.margin_TL, 2),
-        (group_margin_name, routes.group_margin_TL, 3),
-    ):
-        if margin_TL is None:
-            continue
-        if kinds_of(meta) < kinds:
-            raise ValueError("a sample has margins, but its dump's meta says that none has")
-        margin_LT = np.ascontiguousarray(margin_TL.T, "<f2")
-        row |= {name(n): column.data for n, column in zip(meta.layers_L, margin_LT, strict=True)}
-    return row | _gate_row(sample, meta)
+    return row
 
 
 def table_row(table: pa.Table, index: int, names: Iterable[str]) -> dict[str, Any]:
