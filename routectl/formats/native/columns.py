@@ -19,7 +19,7 @@ from .schema import gate_name, group_margin_name, kinds_of, layer_name, margin_n
 __all__ = ["layer_columns"]
 
 
-def _cells(parts: Sequence[NDArray[Any] | None], layers: int, dtype: str) -> list[pa.Array]:
+def _cells(parts: Sequence[NDArray[Any] | None], layers: int, dtype: str) -> "list[pa.Array[Any]]":
     """One binary column a layer, of arrays [T, L, ...]; null where a sample has none.
 
     The columns share one buffer, in which the layers come one after the other.
@@ -34,7 +34,7 @@ def _cells(parts: Sequence[NDArray[Any] | None], layers: int, dtype: str) -> lis
     ends = np.cumsum([0, *rows]) * row_bytes
     if ends[-1] > np.iinfo(np.int32).max:
         raise ValueError(f"a row group's layer has {ends[-1]} bytes, more than Parquet holds")
-    offsets = pa.py_buffer(ends.astype(np.int32))
+    offsets = pa.py_buffer(ends.astype(np.int32).tobytes())
     valid = None
     if len(there) < len(parts):
         valid = pa.array([part is not None for part in parts]).buffers()[1]
@@ -65,7 +65,9 @@ def _gates_of(group: Sequence[Sample], meta: DumpMeta) -> list[NDArray[Any] | No
     return [None if s.gates is None else s.gates.logprobs_TLK for s in group]
 
 
-def layer_columns(group: Sequence[Sample], meta: DumpMeta, *, coded: bool) -> dict[str, pa.Array]:
+def layer_columns(
+    group: Sequence[Sample], meta: DumpMeta, *, coded: bool
+) -> "dict[str, pa.Array[Any]]":
     """The layer columns of a row group's samples by name; without the ids where they are coded.
 
     Raises ValueError for layers, margins or gates that are not those of ``meta``.
@@ -74,10 +76,10 @@ def layer_columns(group: Sequence[Sample], meta: DumpMeta, *, coded: bool) -> di
     for sample in group:
         if sample.routes is not None and sample.routes.layers_L != layers:
             raise ValueError(f"a sample has layers {sample.routes.layers_L}, its dump {layers}")
-    columns: dict[str, pa.Array] = {}
+    columns: dict[str, pa.Array[Any]] = {}
 
     def put(name: Callable[[int], str], parts: Sequence[NDArray[Any] | None], dtype: str) -> None:
-        cells: Iterable[pa.Array] = _cells(parts, len(layers), dtype)
+        cells: Iterable[pa.Array[Any]] = _cells(parts, len(layers), dtype)
         columns.update(zip(map(name, layers), cells, strict=True))
 
     if not coded:

@@ -8,39 +8,40 @@ contract. Shape suffixes: T tokens, L MoE layers, K top_k.
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...codecs import codec_named
-from ...dump import Dump, DumpMeta, Sample, SampleKey, key_of
+from ...dump import Dump, DumpMeta, Keys, Sample, key_of
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...files.writing import replacing
 from ...gate_logprobs import digest_routes
+from ...keys import Texts
 from ...limits import check_inflation
 from ...model import ModelFacts
 from ..documents.fields import one_line
 from .bases import Bases, check_base
 from .columns import layer_columns
-from .decoder import CodedGroup, open_group
 from .encoder import Coding, as_coded, code_group
-from .rows import row_of, sample_of, table_row
+from .groups import LARGE, Group, GroupAbout
+from .rows import row_of
 from .schema import (
     COLUMNS,
     FACTS,
     CodedAbout,
     NativeAbout,
-    coded_name,
-    columns_of_layers,
-    kinds_of,
     read_schema,
     schema_of,
 )
+from .table import Rows
 
 __all__ = ["check_native", "open_native", "stream_native", "write_native"]
 
@@ -67,7 +68,7 @@ def _groups(samples: Iterable[Sample], group_bytes: int) -> Iterator[list[Sample
 
 def _rows(
     group: list[Sample], meta: DumpMeta, coding: Coding | None
-) -> tuple[list[dict[str, Any]], dict[str, pa.Array]]:
+) -> tuple[list[dict[str, Any]], "dict[str, pa.Array[Any]]"]:
     """The samples of a row group as rows, with a digest of the routes each, and layer columns."""
     if coding is not None:
         group = [
@@ -211,34 +212,29 @@ def open_native(
     coded = about.coded
     opened = partial(_open_base, opener, (*within, path.resolve()))
     bases = Bases(path, coded.base if coded else None, base, opened)
-    ends = np.cumsum(sizes)
+    ends = list(accumulate(sizes))
 
     def holding(layers: tuple[int, ...]) -> Dump:
         """The file as a dump of some of its layers; no other layer column is read."""
-        of_layers = columns_of_layers(layers, kinds_of(meta), meta.gates, coded is not None)
-        columns = [name for name, _ in (*COLUMNS, *of_layers)]
-        cells = {coded_name(layer) for layer in layers} if coded else set()
-        read = [name for name in columns if name not in cells]
-        held: tuple[int, pa.Table, CodedGroup | None] | None = None
+        of_groups = GroupAbout(meta, layers, bases if coded else None)
+        held: tuple[range, Group] | None = None
 
         def load(index: int) -> Sample:
             nonlocal held
-            group = int(np.searchsorted(ends, index, side="right"))
             where = f"{path}: sample {index}"
             try:
-                if held is None or held[0] != group:
+                if held is None or index not in held[0]:
                     held = None  # let go of one row group before the next is read
-                    table = _read_group(path, footer, group, columns)
-                    decoded = None
-                    if coded is not None:
-                        decoded = open_group(table, meta, layers, bases, f"row group {group}")
-                    held = (group, table, decoded)
-                at = index - int(ends[group] - sizes[group])
-                row = table_row(held[1], at, read)
-                ids = None if held[2] is None or row["num_rows"] is None else held[2].ids(at)
-                return sample_of(row, meta, layers, where, ids)
+                    number = bisect_right(ends, index)
+                    first = ends[number] - sizes[number]
+                    group = _read_group(path, footer, number, of_groups)
+                    held = (range(first, ends[number]), group)
+                sample = held[1].sample(index - held[0].start, where)
             except ValueError as error:
                 raise FormatError(f"{where}: damaged: {error}") from None
+            if sample.routes is not None and sample.routes.ids_TLK.nbytes >= LARGE:
+                held = None  # what is handed over is not kept
+            return sample
 
         return Dump(dataclasses.replace(meta, layers_L=layers), keys, load, holding)
 
@@ -264,7 +260,7 @@ def _opened(path: Path, footer: pq.FileMetaData | None) -> pq.ParquetFile:
     return pq.ParquetFile(path, metadata=footer, page_checksum_verification=True, pre_buffer=False)
 
 
-def _read_footer(path: Path) -> tuple[pq.FileMetaData, NativeAbout, list[SampleKey]]:
+def _read_footer(path: Path) -> tuple[pq.FileMetaData, NativeAbout, Keys]:
     """What is read once: the footer, what it says of the dump, the keys of all samples."""
     try:
         with _opened(path, None) as file:
@@ -273,7 +269,7 @@ def _read_footer(path: Path) -> tuple[pq.FileMetaData, NativeAbout, list[SampleK
             groups = (footer.row_group(g) for g in range(footer.num_row_groups))
             inflated = sum(group.total_byte_size for group in groups)
             check_inflation(inflated, path.stat().st_size, str(path))
-            return footer, about, list(_read_keys(file))
+            return footer, about, _read_keys(file)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FormatError(f"{path}: damaged Parquet: {one_line(error)}") from None
 
@@ -299,29 +295,44 @@ def _meta(path: Path, about: NativeAbout) -> DumpMeta:
     )
 
 
-def _read_group(path: Path, footer: pq.FileMetaData, group: int, columns: list[str]) -> pa.Table:
+def _read_group(path: Path, footer: pq.FileMetaData, number: int, about: GroupAbout) -> Group:
+    """A row group. Raises FormatError where it cannot be read, ValueError for bad rows."""
+    where = f"row group {number}"
+
+    def read(names: Sequence[str]) -> pa.Table:
+        with _told(f"{path}: {where}"):
+            return file.read_row_group(number, list(names), use_threads=False)
+
+    with _told(f"{path}: {where}"):
+        file = _opened(path, footer)
+    with file:
+        return Group(read, about, where)
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """What Parquet says of damage, as a FormatError."""
     try:
-        with _opened(path, footer) as file:
-            return file.read_row_group(group, columns, use_threads=False)
+        yield
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise FormatError(f"{path}: row group {group}: damaged: {one_line(error)}") from None
+        raise FormatError(f"{where}: damaged: {one_line(error)}") from None
 
 
-def _read_digests(path: Path, footer: pq.FileMetaData) -> list[str | None]:
-    try:
-        with _opened(path, footer) as file:
-            digests: list[str | None] = file.read(["routes_digest"]).column(0).to_pylist()
-            return digests
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise FormatError(f"{path}: routes_digest: damaged: {one_line(error)}") from None
+def _read_digests(path: Path, footer: pq.FileMetaData) -> Texts:
+    digests = Texts()
+    with _told(f"{path}: routes_digest"), _opened(path, footer) as file:
+        for batch in file.iter_batches(_GROUP_ROWS, columns=["routes_digest"], use_threads=False):
+            for digest in batch.column(0).to_pylist():
+                digests.append(digest)
+    return digests
 
 
-def _read_keys(file: pq.ParquetFile) -> Iterator[SampleKey]:
-    for batch in file.iter_batches(256, columns=list(_KEYS), use_threads=False):
-        ids, prompts, responses = (batch.column(name) for name in _KEYS)
+def _read_keys(file: pq.ParquetFile) -> Keys:
+    """The keys of all samples. Raises ValueError where a list of token ids has nulls."""
+    keys = Keys()
+    for batch in file.iter_batches(_GROUP_ROWS, columns=list(_KEYS), use_threads=False):
+        rows = Rows(pa.Table.from_batches([batch]), _KEYS)
         for i in range(batch.num_rows):
-            prompt, response = (
-                None if c[i].values is None else c[i].values.to_numpy()
-                for c in (prompts, responses)
-            )
-            yield key_of(ids[i].as_py(), prompt, response)
+            row = rows.row(i)
+            keys.append(key_of(row["sample_id"], row["prompt_ids"], row["response_ids"]))
+    return keys
