@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ...dump import Dump, Sample, SampleKey
+from ...dump import Dump, Keys, Sample
 from ...errors import FormatError
 from ...limits import check_inflation
 from ...model import ModelFacts
@@ -119,7 +119,7 @@ def _wires(data: bytes, kind: str, request: Doc | None, where: str) -> list[Wire
 class _Index:
     """What is learnt of all sequences: their keys, and who wrote them."""
 
-    keys: list[SampleKey] = field(default_factory=list)
+    keys: Keys = field(default_factory=Keys)
     engines: set[str | None] = field(default_factory=set)
     versions: set[str | None] = field(default_factory=set)
     dtypes: set[str | None] = field(default_factory=set)
@@ -191,7 +191,7 @@ def open_text(
         return to_sample(records.wire(place), context.facts, start, meta.engine)
 
     def load(number: int) -> Sample:
-        places = chains[number].places
+        places = chains.places(number)
         return call(places[0]) if len(places) == 1 else merge_samples(map(call, places))
 
     about = context.about
@@ -204,6 +204,6 @@ def open_text(
         wire_dtype=joined(index.dtypes),
         skipped=tuple(index.skipped),
     )
-    dump = Dump(meta, [chain.key for chain in chains], load)
+    dump = Dump(meta, chains.keys, load)
     weakref.finalize(dump, records.close)
     return dump
