@@ -115,7 +115,9 @@ class Keys(Sequence[SampleKey]):
         self.put(key.sample_id, key.tokens, key.prompt)
 
     def put(self, sample_id: str | None, tokens: bytes | None, prompt: bytes | None) -> None:
-        """Put one more at the end, by its parts."""
+        """Put one more at the end, by its parts. Raises ValueError for a digest of another size."""
+        if len(tokens or _ABSENT) != _SIZE or len(prompt or _ABSENT) != _SIZE:
+            raise ValueError(f"a digest has {_SIZE} bytes")
         self.ids.append(sample_id)
         self._tokens += _ABSENT if tokens is None else tokens
         self._prompts += _ABSENT if prompt is None else prompt
