@@ -76,18 +76,28 @@ CASES = (
     Case("convert JSON lines", "convert {dump} {out}.parquet", "tokens", "jsonl"),
     Case("convert to packed", "convert {dump} {out}.parquet --codec packed", "tokens"),
     Case("convert to JSON lines", "convert {dump} {out}.jsonl", "tokens"),
-    Case("convert to verl", "convert {dump} {out} --to verl", "tokens"),
+    Case("convert to verl", "convert {dump} {out}.pt --to verl", "tokens"),
     Case("pack, one micro-batch", "pack {dump} -o {out}", "tokens"),
     Case("pack JSON lines", "pack {dump} -o {out}", "tokens", "jsonl"),
     Case("pack, 32,768 a GPU", "pack {dump} -o {out} --max-tokens-per-gpu 32768", "tokens"),
-    Case("pack --verify", "pack --verify {out} {dump}", "tokens", before="pack {dump} -o {out}"),
+    Case(
+        "pack --verify",
+        "pack --verify {out} --against {dump}",
+        "tokens",
+        before="pack {dump} -o {out}",
+    ),
     Case("unpack", "unpack {out} -o {out}.parquet", "tokens", before="pack {dump} -o {out}"),
     Case("show", "show {dump}", "tokens"),
     Case("diff", "diff {dump} {dump}", "tokens"),
     Case("check", "check {dump}", "tokens"),
     Case("convert, one sample", "convert {dump} {out}.parquet", "one"),
     Case("pack, one sample", "pack {dump} -o {out}", "one"),
-    Case("verify, one sample", "pack --verify {out} {dump}", "one", before="pack {dump} -o {out}"),
+    Case(
+        "verify, one sample",
+        "pack --verify {out} --against {dump}",
+        "one",
+        before="pack {dump} -o {out}",
+    ),
     Case("show, rows", "show {dump}", "rows"),
     Case("show, rows, JSON lines", "show {dump}", "rows", "jsonl"),
     Case("convert, rows", "convert {dump} {out}.parquet", "rows"),
@@ -157,11 +167,12 @@ def table(cases: list[Case], folder: Path, sizes: dict[str, int]) -> Iterator[st
             peaks.append(peak - start)
             cells.append(f"{peak - start:8.0f} {spent:7.1f}")
         more = 1e6 * (peaks[1] - peaks[0]) / ((GROWTH - 1) * small)
-        yield f"{case.name:<24}{small:>10,}{''.join(cells)}{peaks[1] / max(peaks[0], 1):8.2f}{more:9.1f}"
+        said = f"{peaks[1] / max(peaks[0], 1):8.2f}{more:9.1f}"
+        yield f"{case.name:<24}{small:>10,}{''.join(cells)}{said}"
 
 
 def main() -> None:
-    """Print peaks above start-up at both sizes, their ratio, and bytes a further token or sample."""
+    """Print peaks above start-up at both sizes, and bytes a further token or sample."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=250_000)
     parser.add_argument("--samples", type=int, default=250_000, help="of one row")

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 _EXAMPLES = 5
+_LOAD_ROWS = 1 << 14  # whose ids are int64 at a time
 Ids = NDArray[Any]
 
 
@@ -192,8 +193,12 @@ def padding_kind(ids_RK: Ids, num_experts: int) -> Counter[str]:
 
 
 def _load(ids_RK: Ids, num_experts: int) -> NDArray[np.int64]:
-    legal = ids_RK[(ids_RK >= 0) & (ids_RK < num_experts)]
-    return np.bincount(legal.astype(np.int64).ravel(), minlength=num_experts)
+    load_E = np.zeros(num_experts, np.int64)
+    for first in range(0, len(ids_RK), _LOAD_ROWS):
+        part = ids_RK[first : first + _LOAD_ROWS]
+        legal = part[(part >= 0) & (part < num_experts)]
+        load_E += np.bincount(legal.astype(np.int64), minlength=num_experts)
+    return load_E
 
 
 def check_tensors(
