@@ -16,7 +16,7 @@ from ...dump import DumpMeta, Sample
 from ...routes import ids_dtype
 from .schema import gate_name, group_margin_name, kinds_of, layer_name, margin_name
 
-__all__ = ["layer_columns"]
+__all__ = ["arrow_columns"]
 
 
 def _cells(parts: Sequence[NDArray[Any] | None], layers: int, dtype: str) -> "list[pa.Array[Any]]":
@@ -65,7 +65,7 @@ def _gates_of(group: Sequence[Sample], meta: DumpMeta) -> list[NDArray[Any] | No
     return [None if s.gates is None else s.gates.logprobs_TLK for s in group]
 
 
-def layer_columns(
+def arrow_columns(
     group: Sequence[Sample], meta: DumpMeta, *, coded: bool
 ) -> "dict[str, pa.Array[Any]]":
     """The layer columns of a row group's samples by name; without the ids where they are coded.

@@ -29,7 +29,7 @@ from ...limits import check_inflation
 from ...model import ModelFacts
 from ..documents.fields import one_line
 from .bases import Bases, check_base
-from .columns import layer_columns
+from .columns import arrow_columns
 from .encoder import Coding, as_coded, code_group
 from .groups import LARGE, Group, GroupAbout
 from .rows import row_of
@@ -83,7 +83,7 @@ def _rows(
     if coding is not None:
         for row, more in zip(rows, code_group(group, meta, coding), strict=True):
             row |= more
-    return rows, layer_columns(group, meta, coded=coding is not None)
+    return rows, arrow_columns(group, meta, coded=coding is not None)
 
 
 def stream_native(

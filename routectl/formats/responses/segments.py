@@ -26,7 +26,7 @@ __all__ = ["Chains", "find_chains", "merge_samples"]
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class _Chain:
     """The places of the calls of one sample, earliest first, and the key of the whole."""
 
     places: tuple[int, ...]
@@ -122,7 +122,7 @@ def find_chains(keys: Keys, wire_of: Callable[[int], WireSample]) -> Chains:
 
     Records whose id is there once, or whose tokens are not known, are not read again.
     """
-    merged: dict[int, Chain] = {}
+    merged: dict[int, _Chain] = {}
     later: set[int] = set()
     for places in _same_ids(keys):
         for chain in _link(places, wire_of):
@@ -131,7 +131,7 @@ def find_chains(keys: Keys, wire_of: Callable[[int], WireSample]) -> Chains:
             tokens, split = _tokens(chain.tip), chain.prompt_length
             key = key_of(keys[places[0]].sample_id, tokens[:split], tokens[split:])
             first = min(chain.places)
-            merged[first] = Chain(tuple(chain.places), key)
+            merged[first] = _Chain(tuple(chain.places), key)
             later.update(place for place in chain.places if place != first)
     if not merged:
         return Chains(keys, range(len(keys)), {})
