@@ -212,7 +212,7 @@ def open_native(
     coded = about.coded
     opened = partial(_open_base, opener, (*within, path.resolve()))
     bases = Bases(path, coded.base if coded else None, base, opened)
-    ends = list(accumulate(sizes))
+    ends, name = list(accumulate(sizes)), str(path)
 
     def holding(layers: tuple[int, ...]) -> Dump:
         """The file as a dump of some of its layers; no other layer column is read."""
@@ -221,7 +221,7 @@ def open_native(
 
         def load(index: int) -> Sample:
             nonlocal held
-            where = f"{path}: sample {index}"
+            where = f"{name}: sample {index}"
             try:
                 if held is None or index not in held[0]:
                     held = None  # let go of one row group before the next is read
