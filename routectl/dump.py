@@ -3,7 +3,6 @@
 Shape suffixes: P prompt tokens, G response (generated) tokens, N = P + G.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from .errors import MismatchError
 from .gate_logprobs import GateLogprobs
+from .keys import Keys, SampleKey, digest_tokens, key_of
 from .routes import Routes
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "ROW_FORMS",
     "Dump",
     "DumpMeta",
+    "Keys",
     "Sample",
     "SampleKey",
     "Segment",
@@ -138,28 +139,6 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class SampleKey:
-    """What samples are joined by: the id, and digests of all token ids and of the prompt's."""
-
-    sample_id: str | None
-    tokens: bytes | None
-    prompt: bytes | None
-
-
-def digest_tokens(ids: Tokens) -> bytes:
-    """BLAKE2b-128 of the ids as little-endian int32."""
-    return hashlib.blake2b(ids.astype("<i4").tobytes(), digest_size=16).digest()
-
-
-def key_of(sample_id: str | None, prompt: Tokens | None, response: Tokens | None) -> SampleKey:
-    """The key of a sequence; digests are None where ids are not known."""
-    whole = None
-    if prompt is not None and response is not None:
-        whole = digest_tokens(np.concatenate([prompt, response]))
-    return SampleKey(sample_id, whole, None if prompt is None else digest_tokens(prompt))
-
-
-@dataclass(frozen=True, slots=True)
 class DumpMeta:
     """What holds for every sample of a dump, and how it was found out.
 
@@ -242,7 +221,7 @@ class Dump:
         Raises MismatchError when the dump has none of the layers.
         """
         if samples is not None:
-            keys = [self.keys[i] for i in samples]
+            keys = Keys(self.keys[i] for i in samples)
             chosen = list(samples)
             narrow = self._narrow
             part = Dump(

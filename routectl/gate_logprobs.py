@@ -16,6 +16,7 @@ from .routes import Routes
 __all__ = ["GATE_STEP", "GateLogprobs", "digest_routes", "gates_of"]
 
 GATE_STEP = 2.0**-12  # what is kept are multiples of it
+_DIGEST_TOKENS = 4096  # whose ids are widened at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +50,8 @@ def digest_routes(routes: Routes) -> str:
     """Hex BLAKE2b-128 of everything that says which expert is in which slot of which row."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr((routes.start, routes.layers_L, routes.ids_TLK.shape)).encode())
-    digest.update(np.ascontiguousarray(routes.ids_TLK, "<u2").tobytes())
+    for first in range(0, routes.num_tokens, _DIGEST_TOKENS):
+        digest.update(routes.ids_TLK[first : first + _DIGEST_TOKENS].astype("<u2").tobytes())
     if routes.missing_TL is not None and routes.missing_TL.any():
         digest.update(np.packbits(routes.missing_TL).tobytes())
     return digest.hexdigest()

@@ -5,6 +5,7 @@ Shape suffixes: T tokens, L MoE layers, K top_k, E num_experts.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import lt
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from .margins import Margins, least_margins
 __all__ = ["Bools", "Ids", "Routes", "ids_dtype", "words_of"]
 
 Ids = NDArray[np.unsignedinteger]
+_UINT8: np.dtype[np.unsignedinteger] = np.dtype(np.uint8)
+_UINT16: np.dtype[np.unsignedinteger] = np.dtype(np.uint16)
 Bools = NDArray[np.bool_]
 
 
@@ -22,7 +25,7 @@ def ids_dtype(num_experts: int) -> np.dtype[np.unsignedinteger]:
     """uint8 where num_experts <= 256, else uint16 (what vLLM 0.32 emits for the same E)."""
     if not 1 <= num_experts <= 65536:
         raise ValueError(f"num_experts must be in 1..65536, got {num_experts}")
-    return np.dtype(np.uint8) if num_experts <= 256 else np.dtype(np.uint16)
+    return _UINT8 if num_experts <= 256 else _UINT16
 
 
 def words_of(ids_TLK: Ids) -> Ids:
@@ -71,7 +74,7 @@ class Routes:
                 f"ids_TLK must be a C-ordered {ids_dtype(self.num_experts)} array [T, L, K], "
                 f"got {ids.dtype} {ids.shape}"
             )
-        if len(self.layers_L) != ids.shape[1] or list(self.layers_L) != sorted(set(self.layers_L)):
+        if len(self.layers_L) != ids.shape[1] or not all(map(lt, self.layers_L, self.layers_L[1:])):
             raise ValueError(f"layers_L must be {ids.shape[1]} ascending layers: {self.layers_L}")
         if not 1 <= ids.shape[2] <= self.num_experts or ids.shape[1] < 1 or self.start < 0:
             raise ValueError(f"no routes have K, L or start like this: {ids.shape}, {self.start}")

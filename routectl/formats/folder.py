@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from ..dump import Dump, DumpMeta, Sample
+from ..dump import Dump, DumpMeta, Keys, Sample
 from ..errors import FormatError, MismatchError
 from .documents.fields import joined
 from .wire.sample import NoSamplesError
@@ -79,4 +79,4 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
         part = bisect_right(ends, index)
         return dumps[part][index - (ends[part] - len(dumps[part]))]
 
-    return Dump(meta, [key for d in dumps for key in d.keys], load)
+    return Dump(meta, Keys(key for d in dumps for key in d.keys), load)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ..dump import Dump, DumpMeta, Sample
 from ..errors import FormatError
 from ..kernels.rows import count_load
-from ..routes import ids_dtype
+from ..routes import Bools, Ids, Routes, ids_dtype
 from .pairs.align import checked
 
 __all__ = ["Summary", "summarize"]
@@ -70,52 +70,90 @@ class Summary:
         return len(meta.layers_L) * meta.top_k * ids_dtype(meta.num_experts).itemsize
 
 
+_PLAIN = (
+    "samples",
+    "without_routes",
+    "lengths_unknown",
+    "prompt_tokens",
+    "response_tokens",
+    "cached_tokens",
+    "positions",
+    "with_logprobs",
+    "with_cached",
+    "retracted",
+    "rows_with_margin",
+    "ties",
+    "merged",
+    "segments",
+    "segment_rows_differing",
+)
+_LOAD_TOKENS = 4096  # whose load is counted at a time: a call of the kernel costs microseconds
+
+
 class _Tally:
     def __init__(self, meta: DumpMeta) -> None:
         self.meta = meta
-        self.plain: Counter[str] = Counter()
+        self.plain = dict.fromkeys(_PLAIN, 0)
         self.starts: Counter[str] = Counter()
         self.row_counts: Counter[str] = Counter()
         self.versions: Counter[str] = Counter()
         self.finish: Counter[str] = Counter()
         self.missing_L = np.zeros(len(meta.layers_L), np.int64)
         self.load_LE = np.zeros((len(meta.layers_L), meta.num_experts), np.int64)
+        self._waiting: list[Routes] = []
+        self._waiting_tokens = 0
 
     def add(self, sample: Sample) -> None:
-        known = sample.prompt_length is not None and sample.response_length is not None
-        self.plain.update(
-            samples=1,
-            without_routes=int(sample.routes is None),
-            lengths_unknown=int(not known),
-            prompt_tokens=sample.prompt_length or 0,
-            response_tokens=sample.response_length or 0,
-            cached_tokens=sample.cached_tokens or 0,
-            with_logprobs=int(sample.logprobs is not None),
-            with_cached=int(sample.cached_tokens is not None),
-            retracted=int(bool(sample.retractions)),
-        )
+        plain = self.plain
+        prompt, response = sample.prompt_length, sample.response_length
+        plain["samples"] += 1
+        plain["lengths_unknown"] += prompt is None or response is None
+        plain["prompt_tokens"] += prompt or 0
+        plain["response_tokens"] += response or 0
+        plain["cached_tokens"] += sample.cached_tokens or 0
+        plain["with_logprobs"] += sample.logprobs is not None
+        plain["with_cached"] += sample.cached_tokens is not None
+        plain["retracted"] += bool(sample.retractions)
         self.finish[sample.finish_reason or "unknown"] += 1
         for span in sample.weight_spans:
             self.versions[span.version] += span.end - span.start
         if sample.routes is None:
-            return
-        routes = checked(sample.routes, self.meta)
+            plain["without_routes"] += 1
+        else:
+            self._add_routes(sample, checked(sample.routes, self.meta))
+
+    def _add_routes(self, sample: Sample, routes: Routes) -> None:
+        plain = self.plain
         kind = "inferred" if sample.start_inferred else "zero" if routes.start == 0 else "given"
         self.starts[kind] += 1
         self.row_counts[sample.row_count or "unknown"] += 1
-        self.plain.update(
-            merged=int(bool(sample.segments)),
-            segments=len(sample.segments),
-            segment_rows_differing=sum(part.differing for part in sample.segments),
-        )
-        self.plain["positions"] += routes.num_tokens
+        if sample.segments:
+            plain["merged"] += 1
+            plain["segments"] += len(sample.segments)
+            plain["segment_rows_differing"] += sum(part.differing for part in sample.segments)
+        plain["positions"] += routes.num_tokens
         if routes.missing_TL is not None:
             self.missing_L += routes.missing_TL.sum(axis=0)
         margin_TL = routes.least_margin_TL
         if margin_TL is not None:
-            self.plain["rows_with_margin"] += int((~np.isnan(margin_TL)).sum())
-            self.plain["ties"] += int((margin_TL == 0).sum())
-        self.load_LE += count_load(routes.ids_TLK, self.meta.num_experts, routes.missing_TL)
+            plain["rows_with_margin"] += int((~np.isnan(margin_TL)).sum())
+            plain["ties"] += int((margin_TL == 0).sum())
+        if routes.missing_TL is not None or routes.num_tokens >= _LOAD_TOKENS:
+            self._count(routes.ids_TLK, routes.missing_TL)
+            return
+        self._waiting.append(routes)
+        self._waiting_tokens += routes.num_tokens
+        if self._waiting_tokens >= _LOAD_TOKENS or len(self._waiting) >= _LOAD_TOKENS:
+            self.finish_load()
+
+    def finish_load(self) -> None:
+        """Count the load of what waits for it."""
+        if self._waiting:
+            self._count(np.concatenate([routes.ids_TLK for routes in self._waiting]), None)
+        self._waiting, self._waiting_tokens = [], 0
+
+    def _count(self, ids_TLK: Ids, missing_TL: Bools | None) -> None:
+        self.load_LE += count_load(ids_TLK, self.meta.num_experts, missing_TL)
 
 
 def summarize(dump: Dump) -> Summary:
@@ -125,33 +163,19 @@ def summarize(dump: Dump) -> Summary:
     FormatError comes through where every sample is.
     """
     tally = _Tally(dump.meta)
-    damaged, first = 0, None  # one error is kept: each holds what was read of its sample
-    for index, key in enumerate(dump.keys):
+    damaged, first, error_of_first = 0, None, None
+    for index in range(len(dump)):
         try:
             tally.add(dump[index])
         except FormatError as error:
             damaged += 1
-            first = first or (key.sample_id or f"#{index}", error)
-    if first is not None and damaged == len(dump):
-        raise first[1]
+            if first is None:
+                name = dump.keys[index].sample_id or f"#{index}"
+                first, error_of_first = (name, str(error)), error
+    tally.finish_load()
+    if error_of_first is not None and damaged == len(dump):
+        raise error_of_first
     tally.plain["samples"] += damaged
-    names = (
-        "samples",
-        "without_routes",
-        "lengths_unknown",
-        "prompt_tokens",
-        "response_tokens",
-        "cached_tokens",
-        "positions",
-        "with_logprobs",
-        "with_cached",
-        "retracted",
-        "rows_with_margin",
-        "ties",
-        "merged",
-        "segments",
-        "segment_rows_differing",
-    )
     return Summary(
         meta=dump.meta,
         rows_missing_L=tally.missing_L,
@@ -160,7 +184,7 @@ def summarize(dump: Dump) -> Summary:
         row_counts=dict(tally.row_counts),
         weight_versions=dict(tally.versions),
         finish_reasons=dict(tally.finish),
-        **{name: tally.plain[name] for name in names},
+        **tally.plain,
         damaged=damaged,
-        first_damaged=None if first is None else (first[0], str(first[1])),
+        first_damaged=first,
     )

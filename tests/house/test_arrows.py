@@ -15,10 +15,11 @@ from support.house import (
 
 MAY_IMPORT = {
     "damage": "dump errors",
-    "dump": "errors gate_logprobs routes",
+    "dump": "errors gate_logprobs keys routes",
     "errors": "visible",
     "files": "errors limits",
     "gate_logprobs": "routes",
+    "keys": "",
     "layouts": "",
     "limits": "errors",
     "margins": "",
@@ -39,7 +40,7 @@ MAY_IMPORT = {
     "formats.arrays": "dump errors files limits model formats.documents formats.wire",
     "formats.documents": "dump errors files limits model kernels",
     "formats.native": (
-        "dump errors files gate_logprobs limits margins model routes codecs formats.documents"
+        "dump errors files gate_logprobs keys limits model routes codecs formats.documents"
     ),
     "formats.replay": "errors files layouts formats.arrays formats.documents formats.trainers",
     "formats.responses": "dump errors files limits model routes formats.documents formats.wire",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...dump import Dump, Sample, SampleKey, key_of
+from ...dump import Dump, Keys, Sample, SampleKey, key_of
 from ...errors import FormatError
 from ...model import ModelFacts
 from ..documents.facts import find_context
@@ -210,5 +210,5 @@ def open_arrays(
     first = file.dtypes[layout.names[layout.ids[0]] if isinstance(layout, _PerSample) else _ROUTES]
     said = {name: file.texts.get(name) for name in ("engine", "engine_version", "model")}
     meta = context.meta(path, kind, wire_dtype=first, **said)
-    keys = [layout.key(i) for i in range(len(layout.ids))]
+    keys = Keys(layout.key(i) for i in range(len(layout.ids)))
     return Dump(meta, keys, lambda index: layout.sample(index, context.facts, start))

@@ -7,39 +7,33 @@ contract. Shape suffixes: T tokens, L MoE layers, K top_k.
 
 import dataclasses
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...codecs import codec_named
-from ...dump import Dump, DumpMeta, Sample, SampleKey, key_of
+from ...dump import Dump, DumpMeta, Sample
 from ...errors import FormatError, MismatchError, UnsupportedError
-from ...files.reading import open_regular
 from ...files.writing import replacing
 from ...gate_logprobs import digest_routes
-from ...limits import check_inflation
 from ...model import ModelFacts
-from ..documents.fields import one_line
 from .bases import Bases, base_path, check_base
-from .decoder import CodedGroup, open_group
+from .columns import arrow_columns
 from .encoder import Coding, as_coded, code_group
-from .pages import PageBudget
-from .rows import row_of, sample_of, table_row
+from .groups import LARGE, Group, GroupAbout
+from .parquet import open_parquet, stored_metadata
+from .rows import row_of
 from .schema import (
     COLUMNS,
     FACTS,
     CodedAbout,
     NativeAbout,
-    coded_name,
-    columns_of_layers,
-    kinds_of,
-    read_schema,
     schema_of,
 )
 
@@ -48,7 +42,6 @@ __all__ = ["check_native", "open_native", "stream_native", "write_native"]
 _GROUP_BYTES = 4 << 20  # ids in a row group: what reading one sample at random costs at most
 _GROUP_ROWS = 4096
 _MOST_BASES = 16  # each coded against the next
-_KEYS = ("sample_id", "prompt_ids", "response_ids")
 _Opener = Callable[..., Dump]  # of a path and model=
 _DIGEST = "routectl.digest"  # of all routes, in the footer
 
@@ -67,8 +60,10 @@ def _groups(samples: Iterable[Sample], group_bytes: int) -> Iterator[list[Sample
         yield group
 
 
-def _rows(group: list[Sample], meta: DumpMeta, coding: Coding | None) -> list[dict[str, Any]]:
-    """The samples of a row group as rows, with a digest of the routes each."""
+def _rows(
+    group: list[Sample], meta: DumpMeta, coding: Coding | None
+) -> tuple[list[dict[str, Any]], "dict[str, pa.Array[Any]]"]:
+    """The samples of a row group as rows, with a digest of the routes each, and layer columns."""
     if coding is not None:
         group = [
             s
@@ -76,13 +71,13 @@ def _rows(group: list[Sample], meta: DumpMeta, coding: Coding | None) -> list[di
             else dataclasses.replace(s, routes=as_coded(s.routes, sorts=coding.sorts))
             for s in group
         ]
-    rows = [row_of(sample, meta, coded=coding is not None) for sample in group]
+    rows = [row_of(sample) for sample in group]
     for row, sample in zip(rows, group, strict=True):
         row["routes_digest"] = None if sample.routes is None else digest_routes(sample.routes)
     if coding is not None:
         for row, more in zip(rows, code_group(group, meta, coding), strict=True):
             row |= more
-    return rows
+    return rows, arrow_columns(group, meta, coded=coding is not None)
 
 
 def stream_native(
@@ -120,8 +115,13 @@ def stream_native(
     count, digest = 0, hashlib.blake2b(digest_size=16)
     with pq.ParquetWriter(stream, schema, **options) as writer:
         for group in _groups(samples, group_bytes):
-            rows = _rows(group, meta, coding)
-            columns = [pa.array([r.get(f.name) for r in rows], f.type) for f in schema]
+            rows, cells = _rows(group, meta, coding)
+            columns = [
+                cells[f.name]
+                if f.name in cells
+                else pa.array([r.get(f.name) for r in rows], f.type)
+                for f in schema
+            ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema), len(rows))
             count += len(rows)
             for row in rows:
@@ -169,8 +169,7 @@ def check_native(
     before digests. Raises FormatError where they differ.
     """
     dump = open_native(path, base=base, opener=opener)
-    with _opened(path) as (_, file):
-        stored = (file.metadata.metadata or {}).get(_DIGEST.encode())
+    stored = stored_metadata(path, _DIGEST)
     if stored is None:
         return None
     digest = hashlib.blake2b(digest_size=16)
@@ -200,47 +199,40 @@ def open_native(
     a newer container.
     """
 
-    file = _open_file(path)
-    footer, about = file.footer, file.about
-    sizes = [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
+    file = open_parquet(path)
+    about, sizes = file.about, file.sizes
     meta = _meta(path, about)
     coded = about.coded
     opened = partial(_open_base, opener, (*within, path.resolve()))
     bases = Bases(path, coded.base if coded else None, base, opened)
-    ends = np.cumsum(sizes)
+    ends, name = list(accumulate(sizes)), str(path)
 
     def holding(layers: tuple[int, ...]) -> Dump:
         """The file as a dump of some of its layers; no other layer column is read."""
-        of_layers = columns_of_layers(layers, kinds_of(meta), meta.gates, coded is not None)
-        columns = [name for name, _ in (*COLUMNS, *of_layers)]
-        cells = {coded_name(layer) for layer in layers} if coded else set()
-        read = [name for name in columns if name not in cells]
-        held: tuple[int, pa.Table, CodedGroup | None] | None = None
+        of_groups = GroupAbout(meta, layers, bases if coded else None)
+        held: tuple[range, Group] | None = None
 
         def load(index: int) -> Sample:
             nonlocal held
-            group = int(np.searchsorted(ends, index, side="right"))
-            where = f"{path}: sample {index}"
+            where = f"{name}: sample {index}"
             try:
-                if held is None or held[0] != group:
+                if held is None or index not in held[0]:
                     held = None  # let go of one row group before the next is read
-                    table = file.read(columns, group)
-                    decoded = None
-                    if coded is not None:
-                        decoded = open_group(table, meta, layers, bases, f"row group {group}")
-                    held = (group, table, decoded)
-                at = index - int(ends[group] - sizes[group])
-                row = table_row(held[1], at, read)
-                ids = None if held[2] is None or row["num_rows"] is None else held[2].ids(at)
-                return sample_of(row, meta, layers, where, ids)
+                    number = bisect_right(ends, index)
+                    first = ends[number] - sizes[number]
+                    held = (range(first, ends[number]), file.group(number, of_groups))
+                sample = held[1].sample(index - held[0].start, where)
             except ValueError as error:
                 raise FormatError(f"{where}: damaged: {error}") from None
+            if sample.routes is not None and sample.routes.ids_TLK.nbytes >= LARGE:
+                held = None  # what is handed over is not kept
+            return sample
 
         return Dump(dataclasses.replace(meta, layers_L=layers), file.keys, load, holding)
 
     whole = holding(meta.layers_L)
     if coded is not None:
-        whole.digests = file.read(["routes_digest"]).column(0).to_pylist()
+        whole.digests = file.digests()
     return whole
 
 
@@ -259,58 +251,6 @@ def _open_base(
     if opener is None:
         raise UnsupportedError(f"{path}: a base that is no native file: expected one, or its dump")
     return opener(path, model=facts)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _File:
-    """What is read once: the footer, what it says of the dump, the keys of all samples."""
-
-    path: Path
-    footer: pq.FileMetaData
-    about: NativeAbout
-    keys: list[SampleKey]
-    budget: PageBudget
-
-    def read(self, columns: list[str], group: int | None = None) -> pa.Table:
-        """Columns of a row group, or of all, their pages looked at before. Raises FormatError."""
-        what = ", ".join(columns) if group is None else f"row group {group}"
-        groups = range(self.footer.num_row_groups) if group is None else [group]
-        self.budget.hold()
-        try:
-            with _opened(self.path, self.footer) as (stream, file):
-                self.budget.check(stream, groups, columns)
-                return file.read_row_groups([*groups], columns, use_threads=False)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise FormatError(f"{self.path}: {what}: damaged: {one_line(error)}") from None
-
-
-@contextmanager
-def _opened(
-    path: Path, footer: pq.FileMetaData | None = None
-) -> Iterator[tuple[IO[bytes], pq.ParquetFile]]:
-    with open_regular(path) as stream:
-        yield (
-            stream,
-            pq.ParquetFile(
-                stream, metadata=footer, page_checksum_verification=True, pre_buffer=False
-            ),
-        )
-
-
-def _open_file(path: Path) -> _File:
-    try:
-        with _opened(path) as (stream, file):
-            footer = file.metadata
-            about = read_schema(path, file.schema_arrow)
-            size = os.fstat(stream.fileno()).st_size
-            groups = range(footer.num_row_groups)
-            inflated = sum(footer.row_group(g).total_byte_size for g in groups)
-            check_inflation(inflated, size, str(path))
-            budget = PageBudget(path, footer, size)
-            budget.check(stream, groups, _KEYS)
-            return _File(path, footer, about, list(_read_keys(file)), budget)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise FormatError(f"{path}: damaged Parquet: {one_line(error)}") from None
 
 
 def _meta(path: Path, about: NativeAbout) -> DumpMeta:
@@ -332,14 +272,3 @@ def _meta(path: Path, about: NativeAbout) -> DumpMeta:
         num_layers=about.num_layers,
         **named,
     )
-
-
-def _read_keys(file: pq.ParquetFile) -> Iterator[SampleKey]:
-    for batch in file.iter_batches(256, columns=list(_KEYS), use_threads=False):
-        ids, prompts, responses = (batch.column(name) for name in _KEYS)
-        for i in range(batch.num_rows):
-            prompt, response = (
-                None if c[i].values is None else c[i].values.to_numpy()
-                for c in (prompts, responses)
-            )
-            yield key_of(ids[i].as_py(), prompt, response)

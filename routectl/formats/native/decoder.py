@@ -18,8 +18,9 @@ from ...limits import check_inflation
 from ...routes import Ids, ids_dtype
 from .bases import Bases
 from .cells import Head, Held, about_of, take_count, take_head
-from .rows import held_row, table_row
+from .rows import held_row
 from .schema import coded_name
+from .table import BinaryCells, Rows
 
 __all__ = ["CodedGroup", "open_group"]
 
@@ -171,16 +172,14 @@ class CodedGroup:
 
 
 def open_group(
-    table: pa.Table, meta: DumpMeta, layers: tuple[int, ...], bases: Bases, where: str
+    given: Rows, cells: pa.Table, meta: DumpMeta, layers: tuple[int, ...], bases: Bases, where: str
 ) -> CodedGroup:
     """The coded columns of some layers of a row group; nothing is decoded yet.
 
     ``where`` is the row group. Raises ValueError or FormatError for what no writer makes.
     """
     where = f"{meta.path}: {where}"
-    rows = [
-        table_row(table, i, (*_OF_HELD, "shared_with", "base_index")) for i in range(len(table))
-    ]
+    rows = [given.row(i) for i in range(len(cells))]
     row_bytes = len(layers) * meta.top_k * ids_dtype(meta.num_experts).itemsize
     total = sum(max(row["num_rows"] or 0, 0) for row in rows) * row_bytes
     check_inflation(total, meta.file_bytes or 0, where, ratio="coded")
@@ -190,9 +189,9 @@ def open_group(
         if source is not None and not (0 <= source < i and rows[source]["num_rows"] is not None):
             raise ValueError(f"row {i} shares rows with {source}")
         base = None if index is None else bases.routes(index, meta, layers)
-        helds.append(held_row(row, meta, layers, source, base))
+        helds.append(held_row({name: row[name] for name in _OF_HELD}, meta, layers, source, base))
     columns = [
-        [value.as_buffer() if value.is_valid else None for value in table.column(coded_name(layer))]
-        for layer in layers
+        [column.cell(i) for i in range(len(cells))]
+        for column in (BinaryCells(cells.column(coded_name(layer))) for layer in layers)
     ]
     return CodedGroup(dict(zip(layers, columns, strict=True)), helds, meta, where)

@@ -4,146 +4,40 @@ Shape suffixes: T tokens, L MoE layers, K top_k.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from ...dump import DumpMeta, Sample, WeightSpan
-from ...errors import FormatError
 from ...gate_logprobs import GateLogprobs
-from ...margins import Margins
-from ...routes import Bools, Ids, Routes, ids_dtype
+from ...routes import Bools, Routes
 from .cells import Held, input_tokens
-from .schema import COLUMNS, gate_name, group_margin_name, kinds_of, layer_name, margin_name
+from .schema import COLUMNS
+from .table import LEAST
 
 __all__ = [
+    "check_row",
     "held_row",
+    "missing_of",
     "row_of",
     "sample_of",
-    "table_row",
 ]
 
-
-def _gate_row(sample: Sample, meta: DumpMeta) -> dict[str, Any]:
-    """The gate columns of a sample, to be written; none where it has no gates.
-
-    Raises ValueError for gates that do not fit the routes beside them, or that meta denies.
-    """
-    if sample.gates is None:
-        return {}
-    shape = None if sample.routes is None else sample.routes.ids_TLK.shape
-    if not meta.gates or sample.gates.logprobs_TLK.shape != shape:
-        raise ValueError("a sample's gates do not fit its routes, or its dump's meta denies them")
-    by_layer = np.ascontiguousarray(sample.gates.logprobs_TLK.transpose(1, 0, 2), "<f4")
-    columns = zip(map(gate_name, meta.layers_L), by_layer, strict=True)
-    return {"gate_of": sample.gates.of, **{name: values_TK.data for name, values_TK in columns}}
+_PLAIN = [name for name, _ in COLUMNS if name in Sample.__dataclass_fields__]
 
 
-def row_of(sample: Sample, meta: DumpMeta, *, coded: bool) -> dict[str, Any]:
-    """A sample as one row; the layer columns are null when it has no routes.
-
-    With ``coded`` the ids are left out. Raises ValueError for margins or gates that meta denies.
-    """
-    row: dict[str, Any] = {
-        name: getattr(sample, name) for name, _ in COLUMNS if hasattr(sample, name)
-    }
+def row_of(sample: Sample) -> dict[str, Any]:
+    """What a row tells of a sample beside its layer columns."""
+    row: dict[str, Any] = {name: getattr(sample, name) for name in _PLAIN}
     row["weight_spans"] = [dataclasses.asdict(span) for span in sample.weight_spans]
     routes = sample.routes
     if routes is None:
         return row
-    if routes.layers_L != meta.layers_L:
-        raise ValueError(f"a sample has layers {routes.layers_L}, its dump {meta.layers_L}")
     row |= {"start": routes.start, "num_rows": routes.num_tokens}
     if routes.missing_TL is not None:
         row["missing"] = np.packbits(routes.missing_TL, bitorder="little").tobytes()
-    if not coded:
-        by_layer = np.ascontiguousarray(routes.ids_TLK.transpose(1, 0, 2))
-        for layer, ids_TK in zip(meta.layers_L, by_layer, strict=True):
-            row[layer_name(layer)] = ids_TK.astype(ids_TK.dtype.newbyteorder("<"), copy=False).data
-    for name, margin_TL, kinds in (
-        (margin_name, routes.margin_TL, 2),
-        (group_margin_name, routes.group_margin_TL, 3),
-    ):
-        if margin_TL is None:
-            continue
-        if kinds_of(meta) < kinds:
-            raise ValueError("a sample has margins, but its dump's meta says that none has")
-        margin_LT = np.ascontiguousarray(margin_TL.T, "<f2")
-        row |= {name(n): column.data for n, column in zip(meta.layers_L, margin_LT, strict=True)}
-    return row | _gate_row(sample, meta)
-
-
-def table_row(table: pa.Table, index: int, names: Iterable[str]) -> dict[str, Any]:
-    """Some columns of one row as Python values; binary columns stay buffers, not copies."""
-    row: dict[str, Any] = {}
-    for name in names:
-        column = table.column(name)
-        value = column[index]
-        if pa.types.is_binary(column.type):
-            row[name] = value.as_buffer()
-        elif pa.types.is_list(column.type) and not pa.types.is_struct(column.type.value_type):
-            if value.values is not None and value.values.null_count:
-                raise ValueError(f"{name} has nulls")
-            row[name] = (
-                None if value.values is None else value.values.to_numpy(zero_copy_only=False)
-            )
-        else:
-            row[name] = value.as_py()
     return row
-
-
-def _ids(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...], where: str) -> NDArray[Any]:
-    """The layer columns of a row as [T, L, K]."""
-    dtype = ids_dtype(meta.num_experts)
-    shape = (row["num_rows"], meta.top_k)
-    expected = shape[0] * shape[1] * dtype.itemsize
-    for layer in layers:
-        data = row[layer_name(layer)]
-        if data is None or len(data) != expected:
-            got = "nothing" if data is None else f"{len(data)} bytes"
-            raise FormatError(f"{where}: layer {layer}: got {got}, expected {expected} bytes")
-    ids_TLK = np.empty((shape[0], len(layers), shape[1]), dtype)
-    for i, layer in enumerate(layers):
-        data = row[layer_name(layer)]
-        ids_TLK[:, i] = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
-    return ids_TLK
-
-
-def _margins(
-    row: dict[str, Any], layers: tuple[int, ...], name: Callable[[int], str], where: str
-) -> Margins | None:
-    """The margin columns of a row that ``name`` names as [T, L]; None when the sample has none."""
-    columns = [row.get(name(layer)) for layer in layers]
-    if all(data is None for data in columns):
-        return None
-    margin_TL = np.empty((row["num_rows"], len(layers)), np.float16)
-    for i, (layer, data) in enumerate(zip(layers, columns, strict=True)):
-        if data is None or len(data) != 2 * len(margin_TL):
-            got = "nothing" if data is None else f"{len(data)} bytes"
-            expected = f"expected {2 * len(margin_TL)} bytes"
-            raise FormatError(f"{where}: {name(layer)}: got {got}, {expected}")
-        margin_TL[:, i] = np.frombuffer(data, "<f2")
-    return margin_TL
-
-
-def _gates(
-    row: dict[str, Any], shape: tuple[int, ...], layers: tuple[int, ...], where: str
-) -> GateLogprobs | None:
-    """The gate columns of a row as [T, L, K]; None when the sample has none."""
-    if row.get("gate_of") is None:
-        return None
-    logprobs_TLK = np.empty(shape, np.float32)
-    expected = 4 * shape[0] * shape[2]
-    for i, layer in enumerate(layers):
-        data = row[gate_name(layer)]
-        if data is None or len(data) != expected:
-            got = "nothing" if data is None else f"{len(data)} bytes"
-            raise FormatError(f"{where}: {gate_name(layer)}: got {got}, expected {expected} bytes")
-        logprobs_TLK[:, i] = np.frombuffer(data, "<f4").reshape(shape[0], shape[2])
-    return GateLogprobs(logprobs_TLK, row["gate_of"])
 
 
 def _missing(packed: bytes | None, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
@@ -159,12 +53,12 @@ def _array(values: Any, dtype: type) -> Any:
     return None if values is None else np.array(values, dtype)
 
 
-def _check_row(row: dict[str, Any]) -> None:
+def check_row(row: dict[str, Any]) -> None:
     """Raise ValueError on what no writer makes: negative numbers, absent ones among others."""
     for name, value in row.items():
         if isinstance(value, int) and value < 0:
             raise ValueError(f"{name} is {value}")
-        least = {"prompt_ids": -1, "response_ids": 0}.get(name)  # -1: media, which have no id
+        least = LEAST.get(name)
         if least is not None and value is not None and (value < least).any():
             raise ValueError(f"{name} has an id below {least}")
     if (row["start"] is None) != (row["num_rows"] is None):
@@ -173,7 +67,8 @@ def _check_row(row: dict[str, Any]) -> None:
         raise ValueError("a weight span is not whole")
 
 
-def _missing_of(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...]) -> Bools | None:
+def missing_of(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...]) -> Bools | None:
+    """Which rows of a sample are missing in these layers, [T, L]. Raises ValueError."""
     missing = _missing(row["missing"], (row["num_rows"], len(meta.layers_L)))
     if missing is not None and layers != meta.layers_L:
         missing = missing[:, [meta.layers_L.index(layer) for layer in layers]]
@@ -188,42 +83,33 @@ def held_row(
     base: Routes | None,
 ) -> Held:
     """What a row tells of its sample before its cells are read. Raises ValueError."""
-    _check_row({"weight_spans": None, **row})
+    check_row({"weight_spans": None, **row})
     if row["num_rows"] is None:
         return Held(0, 0, None)
     rows = (row["num_rows"], row["start"])
     parts = [row["prompt_ids"], row["response_ids"]]
     tokens = None if any(p is None for p in parts) else np.concatenate(parts).astype(np.int32)
-    missing = _missing_of(row, meta, layers)
+    missing = missing_of(row, meta, layers)
     return Held(*rows, missing, source, input_tokens(tokens, *rows), base)
 
 
-def sample_of(
-    row: dict[str, Any],
-    meta: DumpMeta,
-    layers: tuple[int, ...],
-    where: str,
-    decoded: Ids | None = None,
-) -> Sample:
-    """The sample of a row, with these of the file's layers, and the ids where they were coded.
-
-    Raises FormatError or ValueError on what no writer makes.
-    """
-    _check_row(row)
-    routes = gates = None
-    if row["num_rows"] is not None:
-        ids = _ids(row, meta, layers, where) if decoded is None else decoded
-        missing = _missing_of(row, meta, layers)
-        margins = [_margins(row, layers, n, where) for n in (margin_name, group_margin_name)]
-        routes = Routes(ids, layers, meta.num_experts, row["start"], missing, *margins)
-        gates = _gates(row, ids.shape, layers, where)
-    plain = {name: row[name] for name in row if name in Sample.__dataclass_fields__}
-    arrays = {
-        "prompt_ids": _array(row["prompt_ids"], np.int32),
-        "response_ids": _array(row["response_ids"], np.int32),
-        "loss_mask": _array(row["loss_mask"], np.bool_),
-        "logprobs": _array(row["logprobs"], np.float64),
-        "weight_spans": tuple(WeightSpan(**span) for span in row["weight_spans"] or ()),
-        "start_inferred": bool(row["start_inferred"]),
-    }
-    return Sample(**{**plain, **arrays, "routes": routes, "gates": gates})
+def sample_of(row: dict[str, Any], routes: Routes | None, gates: GateLogprobs | None) -> Sample:
+    """The sample of a row that was checked, with these routes."""
+    spans = row["weight_spans"]
+    return Sample(
+        routes=routes,
+        sample_id=row["sample_id"],
+        group_id=row["group_id"],
+        prompt_ids=_array(row["prompt_ids"], np.int32),
+        response_ids=_array(row["response_ids"], np.int32),
+        prompt_length=row["prompt_length"],
+        response_length=row["response_length"],
+        loss_mask=_array(row["loss_mask"], np.bool_),
+        logprobs=_array(row["logprobs"], np.float64),
+        weight_spans=tuple(WeightSpan(**span) for span in spans) if spans else (),
+        finish_reason=row["finish_reason"],
+        cached_tokens=row["cached_tokens"],
+        retractions=row["retractions"],
+        start_inferred=bool(row["start_inferred"]),
+        gates=gates,
+    )

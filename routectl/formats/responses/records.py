@@ -6,6 +6,7 @@ payload, most of what a response is, stays where it stands in the text and is re
 
 import json
 import tempfile
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,7 +65,7 @@ class Records:
         """``file`` is what the documents are read from: the content of ``path``."""
         self._file, self._path = file, str(path)
         self._kept = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - closed below
-        self._places: list[tuple[int, int]] = []
+        self._ends = array("q")
 
     def close(self) -> None:
         """Close both files."""
@@ -92,8 +93,9 @@ class Records:
                     record = _Record(replace(own, payload=rest), (offset + at, len(raw)))
                     at += len(raw)
             packed = _packed(record)
-            self._places.append((self._kept.seek(0, 2), len(packed)))
+            self._kept.seek(0, 2)
             self._kept.write(packed)
+            self._ends.append(self._kept.tell())
 
     def told(self, place: int) -> WireSample:
         """The sequence at a place without the string of its payload."""
@@ -111,9 +113,9 @@ class Records:
         return replace(record.wire, payload=text if rest is None else {**rest, "data": text})
 
     def _record(self, place: int) -> _Record:
-        offset, length = self._places[place]
+        offset = self._ends[place - 1] if place else 0
         self._kept.seek(offset)
-        packed = self._kept.read(length)
+        packed = self._kept.read(self._ends[place] - offset)
         record = msgspec.msgpack.decode(packed, type=_Record, dec_hook=_array)
         wire = replace(record.wire, where=self._path + record.wire.where)
         if record.as_json is not None:

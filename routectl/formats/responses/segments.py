@@ -9,6 +9,7 @@ Shape suffixes: T tokens, L MoE layers, K top_k, R rows of an overlap, G respons
 """
 
 import hashlib
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,15 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...dump import Sample, SampleKey, Segment, WeightSpan, key_of
+from ...dump import Keys, Sample, SampleKey, Segment, WeightSpan, key_of
 from ...routes import Bools, Ids, Routes
 from ..wire.sample import WireSample
 
-__all__ = ["Chain", "find_chains", "merge_samples"]
+__all__ = ["Chains", "find_chains", "merge_samples"]
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class _Chain:
     """The places of the calls of one sample, earliest first, and the key of the whole."""
 
     places: tuple[int, ...]
@@ -85,31 +86,58 @@ def _link(places: Sequence[int], wire_of: Callable[[int], WireSample]) -> list[_
     return chains
 
 
-def find_chains(
-    keys: Sequence[SampleKey], wire_of: Callable[[int], WireSample]
-) -> tuple[Chain, ...]:
+@dataclass(frozen=True, slots=True)
+class Chains:
     """The samples of a file in the order of their first records; most are one record.
+
+    keys are the samples'; first_places where each begins; merged are those of several records, by
+    their first place.
+    """
+
+    keys: Keys
+    first_places: Sequence[int]
+    merged: dict[int, tuple[int, ...]]
+
+    def places(self, number: int) -> tuple[int, ...]:
+        """The places of the records of a sample, earliest first."""
+        first = self.first_places[number]
+        return self.merged.get(first, (first,))
+
+
+def _same_ids(keys: Keys) -> list[list[int]]:
+    """The places of each id that is there more than once, where the tokens are known."""
+    (digests, has_id), (_, has_tokens) = keys.digests("sample_id"), keys.digests("tokens")
+    places = np.flatnonzero(has_id & has_tokens)
+    digests = digests[places]
+    order = np.argsort(digests, kind="stable")
+    again = np.flatnonzero(digests[order[1:]] == digests[order[:-1]])
+    by_id: dict[bytes, list[int]] = defaultdict(list)
+    for i in np.union1d(order[again], order[again + 1]).tolist():
+        by_id[bytes(digests[i])].append(int(places[i]))
+    return list(by_id.values())
+
+
+def find_chains(keys: Keys, wire_of: Callable[[int], WireSample]) -> Chains:
+    """The samples that records make up.
 
     Records whose id is there once, or whose tokens are not known, are not read again.
     """
-    by_id: dict[str, list[int]] = defaultdict(list)
-    for place, key in enumerate(keys):
-        if key.sample_id is not None and key.tokens is not None:
-            by_id[key.sample_id].append(place)
-    found: dict[int, Chain] = {}
-    merged: set[int] = set()
-    for name, places in by_id.items():
-        for chain in _link(places, wire_of) if len(places) > 1 else ():
+    merged: dict[int, _Chain] = {}
+    later: set[int] = set()
+    for places in _same_ids(keys):
+        for chain in _link(places, wire_of):
             if len(chain.places) == 1:
                 continue
             tokens, split = _tokens(chain.tip), chain.prompt_length
-            key = key_of(name, tokens[:split], tokens[split:])
-            found[min(chain.places)] = Chain(tuple(chain.places), key)
-            merged.update(chain.places)
-    for place, key in enumerate(keys):
-        if place not in merged:
-            found[place] = Chain((place,), key)
-    return tuple(found[place] for place in sorted(found))
+            key = key_of(keys[places[0]].sample_id, tokens[:split], tokens[split:])
+            first = min(chain.places)
+            merged[first] = _Chain(tuple(chain.places), key)
+            later.update(place for place in chain.places if place != first)
+    if not merged:
+        return Chains(keys, range(len(keys)), {})
+    first_places = array("q", (place for place in range(len(keys)) if place not in later))
+    own = Keys(merged[p].key if p in merged else keys[p] for p in first_places)
+    return Chains(own, first_places, {place: chain.places for place, chain in merged.items()})
 
 
 def _compared(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ...dump import Dump, Sample, SampleKey
+from ...dump import Dump, Keys, Sample
 from ...errors import FormatError
 from ...files.reading import open_regular, read_bytes
 from ...files.scratch import scratch_file
@@ -161,7 +161,7 @@ def _wires(
 class _Index:
     """What is learnt of all sequences: their keys, and who wrote them."""
 
-    keys: list[SampleKey] = field(default_factory=list)
+    keys: Keys = field(default_factory=Keys)
     engines: set[str | None] = field(default_factory=set)
     versions: set[str | None] = field(default_factory=set)
     dtypes: set[str | None] = field(default_factory=set)
@@ -234,7 +234,7 @@ def open_text(
         return to_sample(records.wire(place), context.facts, start, meta.engine)
 
     def load(number: int) -> Sample:
-        places = chains[number].places
+        places = chains.places(number)
         return call(places[0]) if len(places) == 1 else merge_samples(map(call, places))
 
     about = context.about
@@ -247,6 +247,6 @@ def open_text(
         wire_dtype=joined(index.dtypes),
         skipped=tuple(index.skipped),
     )
-    dump = Dump(meta, [chain.key for chain in chains], load)
+    dump = Dump(meta, chains.keys, load)
     weakref.finalize(dump, records.close)
     return dump

@@ -9,7 +9,7 @@ from ...errors import MismatchError
 from ...reports.text.wording import bytes_text
 from ...version import __version__
 from ..progress import Progress
-from .samples import Allowed, Skipped, early_rows
+from .samples import Allowed, Skipped, early_rows, held_if_small
 
 if TYPE_CHECKING:
     from ...dump import Dump, Sample
@@ -60,14 +60,20 @@ def places(packing: "Packing", only: dict[str, int]) -> "Iterator[RankFile]":
                     yield from (RankFile(mb, d, c, t, stage) for t in spans["tp"])
 
 
-def _check_missing(job: Job, share: "Share", held: "Dump") -> None:
-    """Refuse filler in place of a real token's route, unless it is -1 or was allowed."""
+def _checked(job: Job, share: "Share", part: "Dump") -> "Dump":
+    """A micro-batch's samples; one is refused where filler would stand for a real token's route.
+
+    Unless filler is -1, or missing rows were allowed.
+    """
+    from ...dump import Dump
     from ...ops.pack.coverage import absent_rows
 
     if job.allow_missing or job.spec.policy(job.packing) == "minus-one":
-        return
-    for index, tokens, sample in zip(share.samples, share.packing.lens, held, strict=True):
-        absent = absent_rows(sample.routes, tokens, held.meta.layers_L)
+        return part
+
+    def load(place: int) -> "Sample":
+        sample, tokens, index = part[place], share.packing.lens[place], share.samples[place]
+        absent = absent_rows(sample.routes, tokens, part.meta.layers_L)
         if absent is not None:
             there = absent.wanted - absent.rows
             raise MismatchError(
@@ -77,6 +83,9 @@ def _check_missing(job: Job, share: "Share", held: "Dump") -> None:
                 "routes up for the rest",
                 hint="--padding minus-one, or --allow-missing if the trainer heeds the mask",
             )
+        return sample
+
+    return Dump(part.meta, part.keys, load)
 
 
 def _without_routes(samples: "Dump", extents: list[Any]) -> "Iterator[Sample]":
@@ -127,9 +136,9 @@ def _write_ranks(job: Job, folder: Path, written: _Written, progress: Progress) 
             layers = [n for chunk in packing.stage_layers(place.pp, meta.layers_L) for n in chunk]
             if held_for != (place.pp, share.samples):
                 part = job.dump.select(layers=tuple(sorted(layers)) or meta.layers_L[:1])
-                held = part.select(samples=share.samples).held()
+                part = _checked(job, share, part.select(samples=share.samples))
+                held = held_if_small(part, share.packing)
                 held_for = (place.pp, share.samples)
-                _check_missing(job, share, held)
             rank = Rank(share.cp_rank, place.tp, place.pp)
             packed = pack(held, share.packing, rank, spec=job.spec, threads=2)
             if place.pp == first_stage:

@@ -11,10 +11,12 @@ from .layout import LengthOptions
 
 if TYPE_CHECKING:
     from ...dump import Dump, Sample
+    from ...layouts.packing import Packing
     from ...ops.pack.coverage import Starts
 
-__all__ = ["Allowed", "Skipped", "Taken", "early_rows", "take_samples"]
+__all__ = ["Allowed", "Skipped", "Taken", "early_rows", "held_if_small", "take_samples"]
 
+_HELD_BYTES = 64 << 20  # of a micro-batch's routes that are kept for all its ranks
 _NAMED = 20  # skipped samples that a note names
 _EARLY = (
     "--start S when that is how the engine counts, --allow-missing when the trainer routes the "
@@ -149,6 +151,18 @@ def early_rows(starts: "Starts", path: str, allowed: Allowed) -> dict[int, Route
         f"{starts.listed(early)}"
     )
     return {i: MismatchError(told, hint=_EARLY) for i in early}
+
+
+def held_if_small(part: "Dump", packing: "Packing") -> "Dump":
+    """A micro-batch's samples: in memory for its ranks where they are few, else read one by one.
+
+    So memory is bounded by one sample, at the price of reading the samples again for each rank.
+    """
+    from ...routes import ids_dtype
+
+    meta = part.meta
+    row_bytes = len(meta.layers_L) * meta.top_k * ids_dtype(meta.num_experts).itemsize
+    return part.held() if sum(packing.lens) * row_bytes <= _HELD_BYTES else part
 
 
 def _note(skipped: Sequence[Skipped], progress: Progress) -> None:

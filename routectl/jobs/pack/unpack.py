@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...reports.text.wording import plural
@@ -12,6 +12,7 @@ from .folder import Job, job_of_manifest, misfit, places
 from .samples import Allowed
 
 if TYPE_CHECKING:
+    from ...dump import DumpMeta
     from ...formats.replay.folder import RankFile
     from ...ops.pack.pack import Packed, Rank
     from ...routes import Routes
@@ -30,8 +31,6 @@ class UnpackRequest:
 
 def _part(job: Job, place: "RankFile", path: Path) -> "tuple[Rank, Packed]":
     """A rank's file as what pack gave. Raises FormatError when it is not what was written."""
-    import numpy as np
-
     from ...formats.replay.folder import file_digest, read_tensors
     from ...ops.pack.pack import Packed, Rank
 
@@ -45,8 +44,7 @@ def _part(job: Job, place: "RankFile", path: Path) -> "tuple[Rank, Packed]":
             hint=f"routectl pack --verify {path.parent.parent} tells what is wrong",
         )
     layers = tuple(tensors.layers)
-    rows = len(tensors.mask) if tensors.mask.ndim == 1 else tensors.mask.shape[1]
-    ids = np.stack(list(tensors.layers.values())) if layers else np.zeros((0, rows, 1), np.uint8)
+    ids = list(tensors.layers.values())
     return Rank(share.cp_rank, place.tp, place.pp), Packed(ids, tensors.mask, layers)
 
 
@@ -55,6 +53,7 @@ def unpack_folder(request: UnpackRequest, progress: Progress = SILENT) -> int:
 
     Raises MismatchError when some ranks' files are not there.
     """
+    from ...files.scratch import scratch_file
     from ...files.writing import refuse_existing
     from ...formats.native.container import open_native, write_native
     from ...formats.replay.folder import SAMPLES, list_tensors
@@ -71,20 +70,65 @@ def unpack_folder(request: UnpackRequest, progress: Progress = SILENT) -> int:
         raise MismatchError(
             f"{folder}: {len(absent)} of the ranks' files are not there, the first is {absent[0]}"
         )
-    routes = _routes(job, found, job.extents or [], progress)
-    whole = (dataclasses.replace(s, routes=routes.pop(i, None)) for i, s in enumerate(samples))
-    count = write_native(whole, samples.meta, output, force=request.force)
+    with scratch_file() as file:
+        routes = _Spool(file, samples.meta)
+        _unpack_all(job, found, job.extents or [], routes, progress)
+        whole = (dataclasses.replace(s, routes=routes.take(i)) for i, s in enumerate(samples))
+        count = write_native(whole, samples.meta, output, force=request.force)
     progress.note(f"wrote {output}: {plural(count, 'sample')}")
     return count
 
 
-def _routes(
-    job: Job, found: "dict[RankFile, Path]", extents: list[Any], progress: Progress
-) -> "dict[int, Routes]":
-    """The routes of every sample by its place, out of the files of all ranks."""
+class _Spool:
+    """Routes of samples in a file, put there in the order of micro-batches."""
+
+    def __init__(self, file: IO[bytes], meta: "DumpMeta") -> None:
+        self._file, self._meta = file, meta
+        self._places: dict[int, tuple[int, int, int, bool]] = {}  # offset, start, rows, missing
+
+    def put(self, sample: int, routes: "Routes | None") -> None:
+        """Keep a sample's routes, by its place in the dump."""
+        import numpy as np
+
+        if routes is None:
+            return
+        missing = routes.missing_TL is not None
+        self._places[sample] = (self._file.tell(), routes.start, routes.num_tokens, missing)
+        self._file.write(routes.ids_TLK.data)
+        if routes.missing_TL is not None:
+            self._file.write(np.packbits(routes.missing_TL).tobytes())
+
+    def take(self, sample: int) -> "Routes | None":
+        """A sample's routes; None for one without."""
+        import numpy as np
+
+        from ...routes import Routes, ids_dtype
+
+        if sample not in self._places:
+            return None
+        offset, start, rows, missing = self._places[sample]
+        layers, num_experts = self._meta.layers_L, self._meta.num_experts
+        ids = np.empty((rows, len(layers), self._meta.top_k), ids_dtype(num_experts))
+        self._file.seek(offset)
+        self._file.readinto(ids)  # type: ignore[attr-defined]
+        missing_TL = None
+        if missing:
+            count = rows * len(layers)
+            bits = np.frombuffer(self._file.read(-(-count // 8)), np.uint8)
+            missing_TL = np.unpackbits(bits, count=count).reshape(rows, -1) > 0
+        return Routes(ids, layers, num_experts, start, missing_TL)
+
+
+def _unpack_all(
+    job: Job,
+    found: "dict[RankFile, Path]",
+    extents: list[Any],
+    routes: _Spool,
+    progress: Progress,
+) -> None:
+    """The routes of every sample, out of the files of all ranks, a micro-batch at a time."""
     from ...ops.pack.unpack import unpack
 
-    routes: dict[int, Any] = {}
     groups: dict[tuple[int, tuple[int, ...]], list[RankFile]] = {}
     for place in places(job.packing, {}):
         indices = job.packing.share(place.mb, place.dp, place.cp).samples
@@ -95,7 +139,10 @@ def _routes(
             packing = job.packing.share(mb, ranks[0].dp, ranks[0].cp).packing
             parts = (_part(job, place, found[place]) for place in ranks)
             wanted = [extents[i] for i in indices]
-            held = unpack(parts, packing, layers, num_experts, extents=wanted)
-            routes.update(zip(indices, held, strict=True))
+            for i, held in zip(
+                indices,
+                unpack(parts, packing, layers, num_experts, extents=wanted),
+                strict=True,
+            ):
+                routes.put(i, held)
             advance(sum(packing.lens))
-    return routes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..progress import Progress
 from .folder import Job, misfit, places
 from .moves import find_moves
+from .samples import held_if_small
 
 if TYPE_CHECKING:
     from ...formats.replay.folder import RankFile, RankTensors
@@ -82,7 +83,8 @@ def _check_files(
                 continue
             share, name = packing.share(place.mb, place.dp, place.cp), files.names[place]
             if held_for != share.samples:
-                held, held_for = job.dump.select(samples=share.samples).held(), share.samples
+                part = job.dump.select(samples=share.samples)
+                held, held_for = held_if_small(part, share.packing), share.samples
             tensors = read_tensors(found[place])
             files.read += 1
             if job.digests is not None and job.digests.get(place.path) != file_digest(found[place]):
@@ -94,7 +96,7 @@ def _check_files(
                 if all(one.shape[1:] == (job.dump.meta.top_k,) for one in tensors.layers.values()):
                     tally.add_strays(RankIds(name, tensors.layers, tensors.mask))
                 continue
-            samples = list(zip(share.samples, (s.routes for s in held), strict=True))
+            samples = zip(share.samples, (s.routes for s in held), strict=True)
             ids = RankIds(name, tensors.layers, tensors.mask)
             check_tensors(
                 tally, ids, share.packing, Rank(share.cp_rank, place.tp, place.pp), samples

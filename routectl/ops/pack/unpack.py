@@ -34,6 +34,21 @@ def _routes(
     )
 
 
+def _check_layers(
+    tensors: Sequence[NDArray[Any]], packed: Packed, sizes: tuple[int, int], where: str
+) -> None:
+    """Raise MismatchError unless layers have R rows, and real ones ids below E (``sizes``)."""
+    rows, num_experts = sizes
+    for i, ids_RK in enumerate(tensors):
+        if len(tensors) != len(packed.layers_L) or len(ids_RK) != rows:
+            raise MismatchError(f"{where}: got {len(ids_RK)} rows, expected {rows}")
+        outside_R = ((ids_RK < 0) | (ids_RK >= num_experts)).any(axis=1)
+        if (outside_R & packed.mask_of(i)).any():
+            raise MismatchError(
+                f"{where}: a row that the mask calls real has an id outside 0..{num_experts - 1}"
+            )
+
+
 def unpack(
     parts: Iterable[tuple[Rank, Packed]],
     packing: Packing,
@@ -54,29 +69,19 @@ def unpack(
     for rank, packed in parts:
         if not packed.layers_L:
             continue
-        ids_LRK = np.asarray(packed.ids_LRK)
-        rows = packing.num_rows(rank.tp)
-        if ids_LRK.shape[:2] != (len(packed.layers_L), rows):
-            raise MismatchError(
-                f"cp={rank.cp}, tp={rank.tp}: got {ids_LRK.shape[1]} rows, expected {rows}"
-            )
-        outside = ((ids_LRK < 0) | (ids_LRK >= num_experts)).any(axis=2)
-        if (outside & packed.mask).any():
-            raise MismatchError(
-                f"cp={rank.cp}, tp={rank.tp}: a row that the mask calls real has an id outside "
-                f"0..{num_experts - 1}"
-            )
+        rows, where = packing.num_rows(rank.tp), f"cp={rank.cp}, tp={rank.tp}"
+        tensors = [np.asarray(ids_RK) for ids_RK in packed.ids_LRK]
+        top_k = tensors[0].shape[1]
+        _check_layers(tensors, packed, (rows, num_experts), where)
         if samples is None:
             sizes = [(n, len(layers_L)) for n in packing.lens]
             dtype = ids_dtype(num_experts)
             samples = [
-                (np.zeros((*size, ids_LRK.shape[2]), dtype), np.zeros(size, np.bool_))
-                for size in sizes
+                (np.zeros((*size, top_k), dtype), np.zeros(size, np.bool_)) for size in sizes
             ]
-        if samples and ids_LRK.shape[2] != samples[0][0].shape[2]:
+        if samples and top_k != samples[0][0].shape[2]:
             raise MismatchError(
-                f"cp={rank.cp}, tp={rank.tp}: got rows of {ids_LRK.shape[2]} ids, others have "
-                f"{samples[0][0].shape[2]}"
+                f"{where}: got rows of {top_k} ids, others have {samples[0][0].shape[2]}"
             )
         columns = [layers_L.index(layer) for layer in packed.layers_L]
         for run in packing.runs(rank.cp, rank.tp):
@@ -85,7 +90,7 @@ def unpack(
             for i, column in enumerate(columns):
                 real = packed.mask_of(i)[run.rows]
                 there_TL[tokens, column] |= real
-                ids_TLK[tokens, column][real] = ids_LRK[i, run.rows][real]
+                ids_TLK[tokens, column][real] = tensors[i][run.rows][real]
     if samples is None:
         raise MismatchError("no rank's tensors: nothing to unpack")
     if extents is None:

@@ -5,7 +5,7 @@ Shape suffixes: T tokens, L MoE layers, K top_k, R rows of a rank, E experts.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...layouts.packing import Packing
+from ...layouts.runs import Run
 from ...routes import Bools, Routes
 from .coverage import owed_rows
 from .moves import Move
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 _EXAMPLES = 5
+_LOAD_ROWS = 1 << 14  # whose ids are int64 at a time
 Ids = NDArray[Any]
 
 
@@ -191,8 +193,12 @@ def padding_kind(ids_RK: Ids, num_experts: int) -> Counter[str]:
 
 
 def _load(ids_RK: Ids, num_experts: int) -> NDArray[np.int64]:
-    legal = ids_RK[(ids_RK >= 0) & (ids_RK < num_experts)]
-    return np.bincount(legal.astype(np.int64).ravel(), minlength=num_experts)
+    load_E = np.zeros(num_experts, np.int64)
+    for first in range(0, len(ids_RK), _LOAD_ROWS):
+        part = ids_RK[first : first + _LOAD_ROWS]
+        legal = part[(part >= 0) & (part < num_experts)]
+        load_E += np.bincount(legal.astype(np.int64), minlength=num_experts)
+    return load_E
 
 
 def check_tensors(
@@ -200,68 +206,104 @@ def check_tensors(
     ids: RankIds,
     packing: Packing,
     rank: Rank,
-    samples: Sequence[tuple[int, Routes | None]],
+    samples: Iterable[tuple[int, Routes | None]],
 ) -> None:
     """Add one rank's tensors of one micro-batch to a tally.
 
-    samples are (index in the dump, routes) in packed order; R must be what the layout says.
+    samples are (index in the dump, routes) in packed order, each looked at once and let go; R must
+    be what the layout says.
     """
-    rows = packing.num_rows(rank.tp)
-    runs = packing.runs(rank.cp, rank.tp)
+    rows, runs = packing.num_rows(rank.tp), packing.runs(rank.cp, rank.tp)
+    runs_of: dict[int, list[Run]] = {}
     owed_R = np.zeros(rows, np.bool_)
     for run in runs:
+        runs_of.setdefault(run.sample, []).append(run)
         due = run.within(0, owed_rows(packing.lens[run.sample]))
         if due is not None:
             owed_R[due.rows] = True
-    for i, (layer, ids_RK) in enumerate(ids.layers.items()):
-        column = tally.layers_L.index(layer)
-        real_R = np.zeros(rows, np.bool_)
-        for run in runs:
-            index, held = samples[run.sample]
+    layers = [_Layer(n, tally.layers_L.index(n), ids_RK) for n, ids_RK in ids.layers.items()]
+    for place, (index, held) in enumerate(samples):
+        for run in runs_of.get(place, ()):
             found = None if held is None else run.within(held.start, held.stop)
-            if held is None or found is None:
-                continue
-            part = slice(found.position - held.start, found.position - held.start + found.size)
-            there = np.ones(found.size, np.bool_)
-            if held.missing_TL is not None:
-                there = ~held.missing_TL[part, column]
-            at = found.row + found.step * np.flatnonzero(there)
-            real_R[at] = True
-            where = (ids.place, layer, at, index, found.position + np.flatnonzero(there))
-            wrong = _compare(tally, ids_RK[at], held.ids_TLK[part, column][there], where)
-            again = tally.once.meet(index, held, (part, column), there, ~wrong)
-            tally.once.stray(column, ids_RK[at[wrong | again]])
-        tally.load_LE[column] += _load(ids_RK[real_R], tally.num_experts)
-        tally.filler_LE[column] += _load(ids_RK[~real_R], tally.num_experts)
-        tally.padding += padding_kind(ids_RK[~real_R], tally.num_experts)
+            if held is not None and found is not None:
+                for layer in layers:
+                    layer.compare(tally, (index, held), found, ids.place)
+    for i, layer in enumerate(layers):
+        layer.tell(tally, ids.place)
         said = ids.mask if ids.mask is None or ids.mask.ndim == 1 else ids.mask[i]
-        if said is not None:
-            tally.masked += int((real_R & ~said).sum())
-            tally.unmasked += int((~real_R & said).sum())
-        unplaced_R = ~real_R if said is None else ~real_R & said
-        tally.once.stray(column, ids_RK[unplaced_R], spare=said is None)
-        missing_R = owed_R & ~real_R
-        tally.missing += int(missing_R.sum())
-        made_up_R = missing_R & (ids_RK != -1).any(axis=1)
-        if tally.allow_missing and said is not None:
-            made_up_R &= said
-        tally.made_up += int(made_up_R.sum())
+        _check_others(tally, layer, said, owed_R)
 
 
-def _compare(tally: Tally, got: Ids, expected: Ids, where: tuple[Any, ...]) -> Bools:
-    """Count rows with other experts than expected; returns which they are."""
-    place, layer, rows, sample, positions = where
-    tally.rows += len(got)
-    unequal = (got != expected).any(axis=1)
-    wrong = np.zeros(len(got), np.bool_)
-    if not unequal.any():
+@dataclass(slots=True, eq=False)
+class _Layer:
+    """A layer of a rank's tensors: which rows are routes, and what was wrong with them."""
+
+    number: int
+    column: int
+    ids_RK: Ids
+    real_R: Bools = field(init=False)
+    wrong: int | None = None  # None while every row is the same in every slot
+    examples: list[WrongRow] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.real_R = np.zeros(len(self.ids_RK), np.bool_)
+
+    def compare(self, tally: Tally, sample: tuple[int, Routes], run: Run, place: str) -> None:
+        """Hold the rows of a run against a sample's (index, routes)."""
+        index, held = sample
+        part = slice(run.position - held.start, run.position - held.start + run.size)
+        there = np.ones(run.size, np.bool_)
+        if held.missing_TL is not None:
+            there = ~held.missing_TL[part, self.column]
+        at = run.row + run.step * np.flatnonzero(there)
+        self.real_R[at] = True
+        where = (place, self.number, at, index, run.position + np.flatnonzero(there))
+        wrong = self._compare(tally, held.ids_TLK[part, self.column][there], where)
+        again = tally.once.meet(index, held, (part, self.column), there, ~wrong)
+        tally.once.stray(self.column, self.ids_RK[at[wrong | again]])
+
+    def _compare(self, tally: Tally, expected: Ids, where: tuple[Any, ...]) -> Bools:
+        """Count rows with other experts than expected; returns which they are."""
+        place, layer, rows, sample, positions = where
+        got = self.ids_RK[rows]
+        tally.rows += len(got)
+        unequal = (got != expected).any(axis=1)
+        wrong = np.zeros(len(got), np.bool_)
+        if not unequal.any():
+            return wrong
+        sets = np.sort(got[unequal], axis=1), np.sort(expected[unequal], axis=1)
+        wrong[unequal] = (sets[0] != sets[1]).any(axis=1)
+        tally.wrong += int(wrong.sum())
+        tally.reordered += int((unequal & ~wrong).sum())
+        self.wrong = (self.wrong or 0) + int(wrong.sum())
+        for n in np.flatnonzero(wrong)[: _EXAMPLES - len(self.examples)].tolist():
+            ids = tuple(got[n].tolist()), tuple(expected[n].tolist())
+            self.examples.append(
+                WrongRow(place, layer, int(rows[n]), sample, int(positions[n]), *ids)
+            )
         return wrong
-    sets = np.sort(got[unequal], axis=1), np.sort(expected[unequal], axis=1)
-    wrong[unequal] = (sets[0] != sets[1]).any(axis=1)
-    tally.wrong += int(wrong.sum())
-    tally.reordered += int((unequal & ~wrong).sum())
-    tally.wrong_at.setdefault(place, Counter())[layer] += int(wrong.sum())
-    for n in np.flatnonzero(wrong)[: _EXAMPLES - len(tally.examples)].tolist():
-        ids = tuple(got[n].tolist()), tuple(expected[n].tolist())
-        tally.examples.append(WrongRow(place, layer, int(rows[n]), sample, int(positions[n]), *ids))
-    return wrong
+
+    def tell(self, tally: Tally, place: str) -> None:
+        """Say what was wrong, when all samples were compared."""
+        if self.wrong is not None:
+            tally.wrong_at.setdefault(place, Counter())[self.number] += self.wrong
+        tally.examples += self.examples[: _EXAMPLES - len(tally.examples)]
+
+
+def _check_others(tally: Tally, layer: _Layer, said: Bools | None, owed_R: Bools) -> None:
+    """Count the rows of a layer that are no route, and what its mask says of all."""
+    ids_RK, real_R, column = layer.ids_RK, layer.real_R, layer.column
+    tally.load_LE[column] += _load(ids_RK[real_R], tally.num_experts)
+    tally.filler_LE[column] += _load(ids_RK[~real_R], tally.num_experts)
+    tally.padding += padding_kind(ids_RK[~real_R], tally.num_experts)
+    if said is not None:
+        tally.masked += int((real_R & ~said).sum())
+        tally.unmasked += int((~real_R & said).sum())
+    unplaced_R = ~real_R if said is None else ~real_R & said
+    tally.once.stray(column, ids_RK[unplaced_R], spare=said is None)
+    missing_R = owed_R & ~real_R
+    tally.missing += int(missing_R.sum())
+    made_up_R = missing_R & (ids_RK != -1).any(axis=1)
+    if tally.allow_missing and said is not None:
+        made_up_R &= said
+    tally.made_up += int(made_up_R.sum())

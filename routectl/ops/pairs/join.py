@@ -1,17 +1,53 @@
-"""Which samples of two dumps are the same sequence, and at which positions they can be compared."""
+"""Which samples of two dumps are the same sequence, and at which positions they can be compared.
 
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Sequence
+Digests are joined in columns, so that a million samples cost bytes, not objects.
+Shape suffixes: S samples of a side, P pairs.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from typing import overload
 
-from ...dump import SampleKey
+import numpy as np
+from numpy.typing import NDArray
+
+from ...dump import Keys, SampleKey
 from ...errors import MismatchError
 
-__all__ = ["MATCHES", "Join", "join_keys"]
+__all__ = ["MATCHES", "Join", "Pairs", "join_keys"]
 
 MATCHES = ("auto", "id", "tokens", "prefix", "order")
-Keys = Sequence[SampleKey]
+Ints = NDArray[np.int64]
+_UNKNOWN = -1  # the code of a key that is not there
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs(Sequence[tuple[int, int]]):
+    """Pairs of indices (old, new), in the order of old; int64 [P] each."""
+
+    old_P: Ints
+    new_P: Ints
+
+    def __len__(self) -> int:
+        return len(self.old_P)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Pairs": ...
+    def __getitem__(self, index: int | slice) -> "tuple[int, int] | Pairs":
+        if isinstance(index, slice):
+            return Pairs(self.old_P[index], self.new_P[index])
+        return int(self.old_P[index]), int(self.new_P[index])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def where(self, chosen: NDArray[np.bool_]) -> "Pairs":
+        """Those that are chosen, bool [P]."""
+        return Pairs(self.old_P[chosen], self.new_P[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,54 +57,81 @@ class Join:
     by counts the pairs per rule; conflicts counts ids that are on both sides with other token ids.
     """
 
-    pairs: tuple[tuple[int, int], ...]
+    pairs: Pairs
     only_old: tuple[int, ...]
     only_new: tuple[int, ...]
     by: dict[str, int]
     conflicts: int = 0
 
 
-def _agree(old: SampleKey, new: SampleKey) -> bool:
-    """Token ids are equal, or one side does not know them."""
-    return old.tokens is None or new.tokens is None or old.tokens == new.tokens
+@dataclass(frozen=True, slots=True)
+class _Codes:
+    """A field of the keys of both sides as numbers, equal where the field is."""
+
+    old_S: Ints
+    new_S: Ints
+
+    def agree(self, pairs: Pairs) -> NDArray[np.bool_]:
+        """Where both sides of a pair have the same, or one is not known."""
+        old, new = self.old_S[pairs.old_P], self.new_S[pairs.new_P]
+        same: NDArray[np.bool_] = (old == new) | (old == _UNKNOWN) | (new == _UNKNOWN)
+        return same
+
+    def without(self, pairs: Pairs) -> "_Codes":
+        """The same, those of samples that are paired not known."""
+        old_S, new_S = self.old_S.copy(), self.new_S.copy()
+        old_S[pairs.old_P] = _UNKNOWN
+        new_S[pairs.new_P] = _UNKNOWN
+        return _Codes(old_S, new_S)
 
 
-def _by_id(old: Keys, new: Keys) -> list[tuple[int, int]]:
+def _codes(old: Keys, new: Keys, of: str) -> _Codes:
+    """A field of SampleKey as codes."""
+    sides = [keys.digests(of) for keys in (old, new)]
+    _, codes = np.unique(np.concatenate([digests for digests, _ in sides]), return_inverse=True)
+    codes[~np.concatenate([known for _, known in sides])] = _UNKNOWN
+    return _Codes(codes[: len(old)], codes[len(old) :])
+
+
+def _once(codes_S: Ints) -> tuple[Ints, Ints]:
+    """The codes that are there once, ascending, and where."""
+    codes, places, counts = np.unique(codes_S, return_index=True, return_counts=True)
+    only = (counts == 1) & (codes != _UNKNOWN)
+    return codes[only], places[only]
+
+
+def _pairs(old: tuple[Ints, Ints], new: tuple[Ints, Ints]) -> Pairs:
+    """Pairs of what both sides have, of (distinct values, their places)."""
+    _, i, j = np.intersect1d(old[0], new[0], assume_unique=True, return_indices=True)
+    first, second = old[1][i], new[1][j]
+    order = np.argsort(first)
+    return Pairs(first[order], second[order])
+
+
+def _by_id(ids: _Codes) -> Pairs:
     """Pairs with one id, where that id is there once on each side."""
-    counts = [Counter(k.sample_id for k in keys) for keys in (old, new)]
-    places = {k.sample_id: j for j, k in enumerate(new) if counts[1][k.sample_id] == 1}
-    return [
-        (i, places[k.sample_id])
-        for i, k in enumerate(old)
-        if k.sample_id is not None and counts[0][k.sample_id] == 1 and k.sample_id in places
-    ]
+    return _pairs(_once(ids.old_S), _once(ids.new_S))
 
 
-def _by_digest(
-    old: Keys,
-    new: Keys,
-    digest: Callable[[SampleKey], bytes | None],
-    taken: Sequence[tuple[int, int]] = (),
-) -> list[tuple[int, int]]:
-    """Pairs with one digest, repeats matched in order, leaving out what is taken."""
-    taken_old, taken_new = {i for i, _ in taken}, {j for _, j in taken}
-    waiting: dict[bytes, deque[int]] = defaultdict(deque)
-    for j, key in enumerate(new):
-        found = digest(key)
-        if found is not None and j not in taken_new:
-            waiting[found].append(j)
-    pairs = []
-    for i, key in enumerate(old):
-        found = digest(key)
-        if found is not None and i not in taken_old and waiting.get(found):
-            pairs.append((i, waiting[found].popleft()))
-    return pairs
+def _numbered(codes_S: Ints, stride: int) -> tuple[Ints, Ints]:
+    """Known codes, the n-th of equal ones made code x stride + n, and their places."""
+    places = np.argsort(codes_S, kind="stable")
+    codes = codes_S[places]
+    nth = np.arange(len(codes)) - np.searchsorted(codes, codes, side="left")
+    known = codes != _UNKNOWN
+    return (codes * stride + nth)[known], places[known]
 
 
-def _checked(pairs: list[tuple[int, int]], old: Keys, new: Keys, how: str) -> None:
+def _by_digest(digests: _Codes) -> Pairs:
+    """Pairs with one digest, repeats matched in order."""
+    stride = max(len(digests.old_S), len(digests.new_S), 1)
+    return _pairs(_numbered(digests.old_S, stride), _numbered(digests.new_S, stride))
+
+
+def _checked(pairs: Pairs, tokens: _Codes, how: str) -> None:
     """Refuse pairs whose token ids differ: their rows are of other tokens."""
-    bad = [(i, j) for i, j in pairs if not _agree(old[i], new[j])]
-    if bad:
+    bad = pairs.where(~tokens.agree(pairs))
+    if len(bad):
         i, j = bad[0]
         raise MismatchError(
             f"{len(bad)} of {len(pairs)} samples matched by {how} have other token ids on the two "
@@ -77,7 +140,13 @@ def _checked(pairs: list[tuple[int, int]], old: Keys, new: Keys, how: str) -> No
         )
 
 
-def join_keys(old: Keys, new: Keys, match: str = "auto") -> Join:
+def _together(one: Pairs, other: Pairs) -> Pairs:
+    old_P = np.concatenate([one.old_P, other.old_P])
+    order = np.argsort(old_P)
+    return Pairs(old_P[order], np.concatenate([one.new_P, other.new_P])[order])
+
+
+def join_keys(old: Sequence[SampleKey], new: Sequence[SampleKey], match: str = "auto") -> Join:
     """Join the samples of two dumps.
 
     auto    by sample id where the token ids agree (or are not known), the rest by token ids
@@ -91,47 +160,53 @@ def join_keys(old: Keys, new: Keys, match: str = "auto") -> Join:
     """
     if match not in MATCHES:
         raise ValueError(f"match must be one of {MATCHES}, got {match!r}")
+    old, new = (keys if isinstance(keys, Keys) else Keys(keys) for keys in (old, new))
     by: dict[str, int] = {}
+    tokens, conflicts = _codes(old, new, "tokens"), None
     if match in ("auto", "id"):
-        pairs = _by_id(old, new)
+        pairs = _by_id(_codes(old, new, "sample_id"))
         if match == "id":
-            _checked(pairs, old, new, "id")
-        conflicts = [(i, j) for i, j in pairs if not _agree(old[i], new[j])]
-        pairs = [(i, j) for i, j in pairs if _agree(old[i], new[j])]
+            _checked(pairs, tokens, "id")
+        same = tokens.agree(pairs)
+        pairs, conflicts = pairs.where(same), pairs.where(~same)
         by["id"] = len(pairs)
         if match == "auto":
-            more = _by_digest(old, new, lambda k: k.tokens, pairs)
+            more = _by_digest(tokens.without(pairs))
             by["tokens"] = len(more)
-            pairs = sorted([*pairs, *more])
+            pairs = _together(pairs, more)
     elif match == "order":
-        pairs = [(i, i) for i in range(min(len(old), len(new)))]
-        _checked(pairs, old, new, "order")
+        both = np.arange(min(len(old), len(new)))
+        pairs = Pairs(both, both)
+        _checked(pairs, tokens, "order")
     else:
-        pairs = _by_digest(old, new, lambda k: k.prompt if match == "prefix" else k.tokens)
-    if match not in ("auto", "id"):
-        conflicts = []
+        pairs = _by_digest(_codes(old, new, "prompt") if match == "prefix" else tokens)
+    if conflicts is None:
         by[match] = len(pairs)
-    if not pairs:
+    if not len(pairs):
         raise _nothing(old, new, match)
-    paired_old, paired_new = {i for i, _ in pairs}, {j for _, j in pairs}
-    left = [(i, j) for i, j in conflicts if i not in paired_old or j not in paired_new]
+    left_old, left_new = np.ones(len(old), np.bool_), np.ones(len(new), np.bool_)
+    left_old[pairs.old_P] = left_new[pairs.new_P] = False
+    left = 0
+    if conflicts is not None:
+        left = int((left_old[conflicts.old_P] | left_new[conflicts.new_P]).sum())
     return Join(
-        tuple(pairs),
-        tuple(i for i in range(len(old)) if i not in paired_old),
-        tuple(j for j in range(len(new)) if j not in paired_new),
+        pairs,
+        tuple(np.flatnonzero(left_old).tolist()),
+        tuple(np.flatnonzero(left_new).tolist()),
         {rule: count for rule, count in by.items() if count},
-        len(left),
+        left,
     )
 
 
 def _nothing(old: Keys, new: Keys, match: str) -> MismatchError:
     """Say why no two samples belong together, and which rule might find pairs."""
-    prompts = {k.prompt for k in old if k.prompt} & {k.prompt for k in new if k.prompt}
+    prompts, tokens = _codes(old, new, "prompt"), _codes(old, new, "tokens")
+    shared = np.setdiff1d(np.intersect1d(prompts.old_S, prompts.new_S), [_UNKNOWN])
     rule = {"auto": "id or token ids", "prefix": "prompt"}.get(match, match)
-    known = all(k.tokens is not None for pair in zip_longest(old, new) for k in pair if k)
+    known = not any((side == _UNKNOWN).any() for side in (tokens.old_S, tokens.new_S))
     hint = None
-    if prompts and match != "prefix":
-        hint = f"{len(prompts)} prompts are on both sides: --match prefix"
+    if len(shared) and match != "prefix":
+        hint = f"{len(shared)} prompts are on both sides: --match prefix"
     elif not known and match != "order":
         hint = "not every sample has token ids: --match order pairs first with first"
     return MismatchError(

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
-from ...dump import Dump
+from ...dump import Dump, Keys
 from ...errors import MismatchError
 from ..pairs.join import join_keys
 from .attribution import MODES, Attribution, Version, attribute, places_of
@@ -32,7 +32,7 @@ def _sample_names(dump: Dump) -> tuple[str, ...]:
 
 def _renamed(dump: Dump, names: Sequence[str]) -> Dump:
     """The same samples with other ids."""
-    keys = [replace(key, sample_id=name) for key, name in zip(dump.keys, names, strict=True)]
+    keys = Keys(replace(key, sample_id=name) for key, name in zip(dump.keys, names, strict=True))
     return Dump(dump.meta, keys, lambda n: replace(dump[n], sample_id=names[n]))
 
 

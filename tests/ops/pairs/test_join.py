@@ -11,8 +11,8 @@ from routectl.ops.pairs.join import MATCHES, join_keys
 
 
 def key(name=None, tokens=None, prompt=None):
-    """A key whose digests are the texts themselves."""
-    digests = [None if part is None else part.encode() for part in (tokens, prompt)]
+    """A key whose digests are the texts themselves, filled up."""
+    digests = [None if part is None else part.encode().ljust(16) for part in (tokens, prompt)]
     return SampleKey(name, *digests)
 
 

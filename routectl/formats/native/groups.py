@@ -1,0 +1,190 @@
+"""A row group in memory: its rows, and the ids of all of them as one array.
+
+Layer columns are read a few at a time and let go, so that a row group takes what its ids take and
+the columns of one step. Shape suffixes: R rows of a row group (tokens of all its samples), T rows
+of one sample, L MoE layers, K top_k, S samples.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ...dump import DumpMeta, Sample
+from ...errors import FormatError
+from ...gate_logprobs import GateLogprobs
+from ...routes import Routes, ids_dtype
+from .bases import Bases
+from .decoder import CodedGroup, open_group
+from .rows import check_row, missing_of, sample_of
+from .schema import (
+    COLUMNS,
+    coded_name,
+    columns_of_layers,
+    gate_name,
+    group_margin_name,
+    kinds_of,
+    layer_name,
+    margin_name,
+)
+from .table import BinaryCells, Rows
+
+__all__ = ["LARGE", "Group", "GroupAbout"]
+
+_STEP_BYTES = 32 << 20  # of layer columns that are in memory at a time
+LARGE = 32 << 20  # bytes of a sample that is handed over, not copied
+Read = Callable[[Sequence[str]], pa.Table]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAbout:
+    """What holds for every row group of a file: of which layers it is read, how ids are coded."""
+
+    meta: DumpMeta
+    layers: tuple[int, ...]
+    bases: Bases | None
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that are no cells of layers."""
+        coded, gates = self.bases is not None, self.meta.gates
+        return [name for name, _ in (*COLUMNS, *columns_of_layers((), 1, gates, coded))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One kind of layer columns: how they are named, dtype and shape of a row's entry."""
+
+    name: Callable[[int], str]
+    dtype: str
+    shape: tuple[int, ...] = ()
+    needed: bool = False  # wherever there are routes
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row in one layer."""
+        return np.dtype(self.dtype).itemsize * prod(self.shape)
+
+    def empty(self, rows: int, layers: int) -> NDArray[Any]:
+        """An array [rows, layers, ...], not filled."""
+        return np.empty((rows, layers, *self.shape), np.dtype(self.dtype).newbyteorder("="))
+
+    def rows_of(self, data: Any) -> NDArray[Any]:
+        """The rows of a cell, or of several end to end."""
+        return np.frombuffer(data, self.dtype).reshape(-1, *self.shape)
+
+
+class _Cells:
+    """The columns of one kind in a row group: one array [R, L, ...], or cell by cell.
+
+    Cell by cell where one is not as long as its rows want: what is wrong is told when that sample
+    is asked for.
+    """
+
+    def __init__(
+        self, read: Read, kind: _Kind, layers: Sequence[int], lengths_S: NDArray[np.int64]
+    ) -> None:
+        """``lengths_S`` are the rows of each sample, 0 without routes."""
+        self._kind, self._layers = kind, layers
+        self._names = [kind.name(layer) for layer in layers]
+        self._there_S, self._ends_S = np.ones(0, np.bool_), np.zeros(1, np.int64)
+        self._stack = self._stacked(read, lengths_S)
+        self._rows = Rows(read(self._names), self._names) if self._stack is None else None
+
+    def _stacked(self, read: Read, lengths_S: NDArray[np.int64]) -> NDArray[Any] | None:
+        kind, stack = self._kind, None
+        step = max(1, _STEP_BYTES // max(1, int(lengths_S.sum()) * kind.row_bytes))
+        for first in range(0, len(self._names), step):
+            names = self._names[first : first + step]
+            table = read(names)
+            for i, name in enumerate(names, first):
+                cells = BinaryCells(table.column(name))
+                if i == 0:
+                    self._there_S = cells.valid_S
+                    lengths_S = np.where(cells.valid_S, lengths_S, 0)
+                    self._ends_S = np.concatenate([[0], np.cumsum(lengths_S)])
+                if (cells.valid_S != self._there_S).any() or (
+                    np.diff(cells.ends_S) != lengths_S * kind.row_bytes
+                ).any():
+                    return None
+                if stack is None:
+                    stack = kind.empty(int(self._ends_S[-1]), len(self._names))
+                stack[:, i] = kind.rows_of(cells.bytes)
+        return stack
+
+    def part(self, index: int, num_rows: int, where: str) -> NDArray[Any] | None:
+        """The rows of one sample [T, L, ...]; None where it has none. Raises FormatError."""
+        there, begin, end = self._there_S[index], self._ends_S[index], self._ends_S[index + 1]
+        if self._stack is None or end - begin != num_rows:
+            return self._cell_by_cell(index, num_rows, where)
+        if not there:
+            return None
+        part: NDArray[Any] = self._stack[begin:end]
+        return part if part.nbytes >= LARGE else part.copy()
+
+    def _cell_by_cell(self, index: int, num_rows: int, where: str) -> NDArray[Any] | None:
+        kind, row = self._kind, {} if self._rows is None else self._rows.row(index)
+        cells = [row.get(name) for name in self._names]
+        if all(data is None for data in cells) and not kind.needed:
+            return None
+        expected = num_rows * kind.row_bytes
+        for layer, data in zip(self._layers, cells, strict=True):
+            if data is None or len(data) != expected:
+                got = "nothing" if data is None else f"{len(data)} bytes"
+                what = f"layer {layer}" if kind.needed else kind.name(layer)
+                raise FormatError(f"{where}: {what}: got {got}, expected {expected} bytes")
+        found = kind.empty(num_rows, len(cells))
+        for i, data in enumerate(cells):
+            found[:, i] = kind.rows_of(data)
+        return found
+
+
+class Group:
+    """A row group, read when it is made; ``read`` gives the columns that are named."""
+
+    def __init__(self, read: Read, about: GroupAbout, where: str) -> None:
+        """``where`` is the row group. Raises ValueError or FormatError for damage."""
+        meta, layers = about.meta, about.layers
+        self._about = about
+        table = read(about.names)
+        self._rows = Rows(table, about.names)
+        self._coded: CodedGroup | None = None
+        if about.bases is not None:
+            cells = read([coded_name(layer) for layer in layers])
+            self._coded = open_group(self._rows, cells, meta, layers, about.bases, where)
+        counts = self._rows.column("num_rows")
+        lengths_S = np.array([max(count or 0, 0) for count in counts], np.int64)
+        dtype, top_k = ids_dtype(meta.num_experts).newbyteorder("<").str, (meta.top_k,)
+        kinds = [_Kind(margin_name, "<f2"), _Kind(group_margin_name, "<f2")][: kinds_of(meta) - 1]
+        ids, gates = _Kind(layer_name, dtype, top_k, needed=True), _Kind(gate_name, "<f4", top_k)
+        self._margins = [_Cells(read, kind, layers, lengths_S) for kind in kinds]
+        self._gates = _Cells(read, gates, layers, lengths_S) if meta.gates else None
+        self._ids = None if self._coded else _Cells(read, ids, layers, lengths_S)
+
+    def sample(self, index: int, where: str) -> Sample:
+        """One sample, by its place in the row group. Raises FormatError, ValueError for damage."""
+        row = self._rows.row(index)
+        if not self._rows.sound:
+            check_row(row)
+        if row["num_rows"] is None:
+            return sample_of(row, None, None)
+        meta, layers, num_rows = self._about.meta, self._about.layers, row["num_rows"]
+        if self._coded is not None:
+            ids: Any = self._coded.ids(index)
+        else:
+            assert self._ids is not None
+            ids = self._ids.part(index, num_rows, where)
+        margins = [cells.part(index, num_rows, where) for cells in self._margins]
+        missing = missing_of(row, meta, layers)
+        routes = Routes(ids, layers, meta.num_experts, row["start"], missing, *margins)
+        gates = None
+        if self._gates is not None and row["gate_of"] is not None:
+            logprobs_TLK = self._gates.part(index, num_rows, where)
+            if logprobs_TLK is None:
+                raise FormatError(f"{where}: {gate_name(layers[0])}: got nothing, expected some")
+            gates = GateLogprobs(logprobs_TLK, row["gate_of"])
+        return sample_of(row, routes, gates)

@@ -1,0 +1,124 @@
+"""A native file as Parquet: its footer, its keys, and columns whose pages are looked at first."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import fstat
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...dump import Keys, key_of
+from ...errors import FormatError
+from ...files.reading import open_regular
+from ...keys import Texts
+from ...limits import check_inflation
+from ..documents.fields import one_line
+from .groups import Group, GroupAbout
+from .pages import PageBudget
+from .schema import NativeAbout, read_schema
+from .table import Rows
+
+__all__ = ["ParquetSource", "open_parquet", "stored_metadata"]
+
+_BATCH = 4096  # rows whose keys are read at a time
+_KEYS = ("sample_id", "prompt_ids", "response_ids")
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetSource:
+    """What is read once: the footer, what it says of the dump, the keys of all samples."""
+
+    path: Path
+    footer: pq.FileMetaData
+    about: NativeAbout
+    keys: Keys
+    budget: PageBudget
+
+    @property
+    def sizes(self) -> list[int]:
+        """Samples of each row group."""
+        return [self.footer.row_group(g).num_rows for g in range(self.footer.num_row_groups)]
+
+    def group(self, number: int, about: GroupAbout) -> Group:
+        """A row group. Raises FormatError where it cannot be read, ValueError for bad rows."""
+        where = f"row group {number}"
+        self.budget.hold()
+        with self._opened(where) as (stream, file):
+
+            def read(names: Sequence[str]) -> pa.Table:
+                with _told(self.path, where):
+                    self.budget.check(stream, [number], names)
+                    return file.read_row_group(number, list(names), use_threads=False)
+
+            return Group(read, about, where)
+
+    def digests(self) -> Texts:
+        """The column routes_digest. Raises FormatError."""
+        name, found = "routes_digest", Texts()
+        with self._opened(name) as (stream, file), _told(self.path, name):
+            self.budget.check(stream, range(self.footer.num_row_groups), [name])
+            for batch in file.iter_batches(_BATCH, columns=[name], use_threads=False):
+                for digest in batch.column(0).to_pylist():
+                    found.append(digest)
+        return found
+
+    @contextmanager
+    def _opened(self, what: str) -> Iterator[tuple[IO[bytes], pq.ParquetFile]]:
+        with open_regular(self.path) as stream:
+            with _told(self.path, what):
+                file = _parquet(stream, self.footer)
+            yield stream, file
+
+
+def open_parquet(path: Path) -> ParquetSource:
+    """The file at a path. Raises FormatError on damage, UnsupportedError as read_schema does."""
+    try:
+        with open_regular(path) as stream:
+            file = _parquet(stream)
+            footer, size = file.metadata, fstat(stream.fileno()).st_size
+            about = read_schema(path, file.schema_arrow)
+            groups = range(footer.num_row_groups)
+            check_inflation(
+                sum(footer.row_group(g).total_byte_size for g in groups), size, str(path)
+            )
+            budget = PageBudget(path, footer, size)
+            budget.check(stream, groups, _KEYS)
+            return ParquetSource(path, footer, about, _read_keys(file), budget)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise FormatError(f"{path}: damaged Parquet: {one_line(error)}") from None
+
+
+def stored_metadata(path: Path, name: str) -> bytes | None:
+    """A value of the footer's key-value metadata; None where it has none of the name."""
+    with open_regular(path) as stream:
+        found: bytes | None = (_parquet(stream).metadata.metadata or {}).get(name.encode())
+        return found
+
+
+def _parquet(stream: IO[bytes], footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        stream, metadata=footer, page_checksum_verification=True, pre_buffer=False
+    )
+
+
+@contextmanager
+def _told(path: Path, what: str) -> Iterator[None]:
+    """What Parquet says of damage, as a FormatError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise FormatError(f"{path}: {what}: damaged: {one_line(error)}") from None
+
+
+def _read_keys(file: pq.ParquetFile) -> Keys:
+    """The keys of all samples. Raises ValueError where a list of token ids has nulls."""
+    keys = Keys()
+    for batch in file.iter_batches(_BATCH, columns=list(_KEYS), use_threads=False):
+        rows = Rows(pa.Table.from_batches([batch]), _KEYS)
+        for i in range(batch.num_rows):
+            row = rows.row(i)
+            keys.append(key_of(row["sample_id"], row["prompt_ids"], row["response_ids"]))
+    return keys
