@@ -3,9 +3,9 @@
 python tests/bench/bench_flips.py [--flips 240] [--seed 0]
 
 refused: one line, exit 2. same: the bit says nothing (padding, a page header's statistics).
-routes, fields: other routes, or other tokens, log-probs, ids or facts are read, and nothing is said:
-what a container without checksums cannot see. Exit status 1 where a container that has them let
-other routes through.
+routes, fields: other routes, or other tokens, log-probs, ids or facts are read, and nothing is
+said: what a container without checksums cannot see. Exit status 1 where a container that has them
+let other routes through.
 """
 
 import argparse

@@ -14,6 +14,7 @@ import struct
 import tomllib
 import warnings
 import zipfile
+import zlib
 
 import msgspec
 import pyarrow as pa
@@ -260,7 +261,15 @@ FORMS = {
 }
 _HOLDS_NO_MORE = (
     *(ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, EOFError),
-    *(OSError, RecursionError, NotImplementedError, SyntaxError, MemoryError, struct.error),
+    *(
+        OSError,
+        RecursionError,
+        zlib.error,
+        NotImplementedError,
+        SyntaxError,
+        MemoryError,
+        struct.error,
+    ),
     *(zipfile.BadZipFile, msgspec.MsgspecError, pa.ArrowException),
 )
 

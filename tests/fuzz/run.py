@@ -33,12 +33,13 @@ MOST_KEPT = 400  # cases that random changes go on from
 
 
 def _placed(data, place):
-    """The files of a case in a folder that holds nothing else."""
+    """The files of a case in a folder that holds nothing else; the folder."""
     from fuzz.cases import unpacked, written
 
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     written(unpacked(data), place)
+    return place
 
 
 def judged(name, data, place):
@@ -46,8 +47,7 @@ def judged(name, data, place):
     from fuzz.oracle import watched
     from fuzz.targets import TARGETS
 
-    _placed(data, place)
-    return watched(name, TARGETS[name].judge, place, data)
+    return watched(name, TARGETS[name].judge, lambda: _placed(data, place), data)
 
 
 def warmed(name, data, place):

@@ -15,7 +15,7 @@ from routectl.codecs import CODECS, codec_named
 from routectl.codecs.block import Block
 from routectl.formats import open_dump
 from routectl.formats.native.container import write_native
-from routectl.formats.targets.table import TARGETS
+from routectl.formats.targets.table import target_named
 from support.building import CONFIG, npy_bytes, some_ids
 from support.recordings import DEEPSEEK, FIXTURES, SGLANG, VLLM, read_lines
 from support.tiny_rl import TINY
@@ -38,7 +38,6 @@ __all__ = [
     "responses",
     "router_inputs",
     "streams",
-    "targets",
     "zipped",
 ]
 
@@ -120,30 +119,27 @@ def arrays(ending):
     if ending == "npy":
         ids = some_ids(5).astype(np.uint8)
         return [{"x.npy": npy_bytes(ids), "config.json": CONFIG_JSON}]
-    return [targets()[ending]]
+    return dumps(ending)
 
 
 @cache
-def targets():
-    """What convert writes for each target, by its name; bundles as folders."""
-    found = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+def _target(name):
+    """What convert writes for a target; a bundle as a folder."""
+    target = target_named(name)
+
+    def make(folder):
         _few(folder)
-        for target in TARGETS:
-            out = folder / target.name
-            out.mkdir()
-            file = out / f"x{target.suffix}"
-            words = ("--to", target.name, "--missing", "arange", "--lossy")
-            _routectl("convert", folder / "x.jsonl", file, *words)
-            (out / "config.json").write_bytes((folder / "config.json").read_bytes())
-            found[target.name] = below(out)
-    return found
+        file, words = folder / f"x{target.suffix}", ("--missing", "arange", "--lossy")
+        _routectl("convert", folder / "x.jsonl", file, "--to", name, *words, "--force")
+        if target.suffix != ".jsonl":
+            (folder / "x.jsonl").unlink()
+
+    return _made(make)
 
 
 def dumps(*names):
     """Cases of some targets."""
-    return [targets()[name] for name in names]
+    return [_target(name) for name in names]
 
 
 def _native(folder):

@@ -49,18 +49,18 @@ def _dump(file, *model):
 
     def judge(folder):
         path = folder / file
-        code, out = command("show", path, "--json", *model)
-        if code == 2:
+        shown = command("show", path, "--json", *model)
+        if shown.code == 2:
             return
-        json.loads(out, parse_constant=_refused_constant)
+        json.loads(shown.out, parse_constant=_refused_constant)
         also = (
-            zlib.crc32(out.replace(str(folder), "").encode()) % 4
+            zlib.crc32(shown.out.replace(str(folder), "").encode()) % 4
         )  # one more thing a case: the same one each time
         if also == 0:
             command("show", path, *model)
         elif also == 1:
             command("check", path, "--json", *model)
-        code, _ = command("convert", path, folder / "out.parquet", *model)
+        code = command("convert", path, folder / "out.parquet", *model).code
         whole = opened_whole(path, **options)
         if code == 0 and whole is None:
             raise WrongError("no harm", "what convert reads, the library does not")
@@ -68,7 +68,7 @@ def _dump(file, *model):
             read_again(whole, open_dump(folder / "out.parquet"))
         if also != 2:
             return
-        set_code, _ = command("convert", path, folder / "s.parquet", "--codec", "set", *model)
+        set_code = command("convert", path, folder / "s.parquet", "--codec", "set", *model).code
         if set_code != code:
             raise WrongError("other codec", f"plain exits {code}, set {set_code}")
         if code == 0:
@@ -95,7 +95,7 @@ def _native(folder):
 
 def _replay(folder):
     command("pack", "--verify", folder / "r", "--against", folder / "x.parquet")
-    code, _ = command("unpack", folder / "r", "-o", folder / "out.parquet")
+    code = command("unpack", folder / "r", "-o", folder / "out.parquet").code
     if code == 0:
         opened_whole(folder / "out.parquet")
         command("pack", "--verify", folder / "r", "--against", folder / "out.parquet")
@@ -103,9 +103,9 @@ def _replay(folder):
 
 def _plan(folder):
     plan = ("--plan", folder / "plan.json")
-    code, _ = command("pack", folder / "x.parquet", "-o", folder / "r", *plan)
+    code = command("pack", folder / "x.parquet", "-o", folder / "r", *plan).code
     if code == 0:
-        code, _ = command("pack", "--verify", folder / "r", "--against", folder / "x.parquet")
+        code = command("pack", "--verify", folder / "r", "--against", folder / "x.parquet").code
         if code != 0:
             raise WrongError("unsound", "what was packed by a plan does not verify")
     command("pack", folder / "x.parquet", "--explain", *plan)
@@ -148,9 +148,9 @@ def _report(folder):
 
 
 def _ci(folder):
-    code, out = command("ci", folder / "ci.toml", "--json")
-    if code < 2:
-        json.loads(out, parse_constant=_refused_constant)
+    done = command("ci", folder / "ci.toml", "--json")
+    if done.code < 2:
+        json.loads(done.out, parse_constant=_refused_constant)
     command("ci", folder / "ci.toml", "--junit", folder / "j.xml", "--badge", folder / "b.json")
 
 
