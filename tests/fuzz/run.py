@@ -66,6 +66,7 @@ class Search:
     def __init__(self, name, keep, place):
         self.name, self.keep, self.place = name, keep, place
         self.causes, self.count = set(), 0
+        keep.mkdir(parents=True, exist_ok=True)
 
     def judge(self, data):
         """Judge a case; whether it has no finding."""
@@ -78,7 +79,6 @@ class Search:
         cause = (found.kind, found.where)
         if cause not in self.causes:
             self.causes.add(cause)
-            self.keep.mkdir(parents=True, exist_ok=True)
             (self.keep / f"{found.name}.case").write_bytes(data)
             (self.keep / f"{found.name}.txt").write_text(
                 f"{found.where}\n\n{found.text}", "utf-8", "backslashreplace"
