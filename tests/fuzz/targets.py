@@ -176,7 +176,8 @@ def _answer(folder):
     body = request_of(SGLANG, "generate_ids")
     request = Request("0", "0", "generate", body)
     facts = read_model(QWEN)
-    answer = read_answer((folder / "answer.json").read_bytes(), request, server, facts)
+    file = folder / "answer.json"
+    answer = read_answer(file.read_bytes() if file.is_file() else b"", request, server, facts)
     if answer.line.count(b"\n") != 1:
         raise WrongError("lines", "a journal's line is not one line")
     (folder / "kept.jsonl").write_bytes(answer.line)
