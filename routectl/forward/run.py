@@ -33,12 +33,14 @@ WAITS = 0.2  # of it, for hidden states, above which they wait in host memory
 class Prepared:
     """An opened checkpoint whose weights are not read yet, and how it will be run.
 
-    provenance names what the results depend on, and why it is streamed or not.
+    provenance names what the results depend on: not whether it is streamed, which may be decided by
+    the memory that is free now, and whose reason is ``streamed_because``.
     """
 
     options: RunOptions
     store: Store
     streamed: bool
+    streamed_because: str
     provenance: Mapping[str, str | int | float | bool]
 
     @property
@@ -73,7 +75,7 @@ def prepare(options: RunOptions) -> Prepared:
     if options.streaming == "auto":
         streamed = size > FITS * free
         why = f"{size / 1e9:.3g} GB of weights, {free / 1e9:.3g} GB free"
-    return Prepared(options, store, streamed, _provenance(store, options, streamed, why))
+    return Prepared(options, store, streamed, why, _provenance(store, options))
 
 
 def run_forward(prepared: Prepared, samples: Iterable[Sample]) -> Iterator[Forwarded]:
@@ -212,9 +214,7 @@ def _plan(store: Store, tokens: int, sharing: int) -> tuple[bool, bool]:
     return largest <= AHEAD * free, tokens * width > WAITS * free
 
 
-def _provenance(
-    store: Store, options: RunOptions, streamed: bool, why: str
-) -> dict[str, str | int | float | bool]:
+def _provenance(store: Store, options: RunOptions) -> dict[str, str | int | float | bool]:
     """What the results depend on."""
     import transformers
 
@@ -234,8 +234,6 @@ def _provenance(
         "dequantized": store.dequantized or False,
         "mode": options.mode,
         "batch": options.batch,
-        "streamed": streamed,
-        "streamed_because": why,
     }
 
 

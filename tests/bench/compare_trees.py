@@ -7,7 +7,7 @@ Compared are exit codes, what is printed, every byte of every file that is writt
 ``routectl.__all__`` promises; the lines are those of command_lines.txt, over the fixtures of
 OLD_TREE and what compared_inputs.py makes of them. Texts are compared without times, rates and the
 paths of temporary folders and of the trees; TensorBoard's events without their times; of a run of
-W&B, that there is one. Free memory, which recompute writes down, is the same to both.
+W&B, that there is one. Free memory, which recompute tells, is the same to both.
 
 With --keep the results of OLD_TREE are written to that file, or read from it where it has them.
 Exit status: 0 alike, 1 not.

@@ -252,7 +252,7 @@ _read_text = Path.read_text
 
 
 def read_text(path: Path, *args: object, **options: object) -> str:
-    """Path.read_text on a machine whose free memory, which recompute writes down, never changes."""
+    """Path.read_text on a machine whose free memory, which recompute tells, never changes."""
     if str(path).startswith("/sys/fs/cgroup"):
         raise FileNotFoundError(path)
     return MEMORY if str(path) == "/proc/meminfo" else _read_text(path, *args, **options)

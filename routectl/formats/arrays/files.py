@@ -63,12 +63,25 @@ def _unzipping(where: str) -> Iterator[None]:
         raise FormatError(f"{where}: damaged .npz: {one_line(error)}") from None
 
 
+def _check_count(archive: zipfile.ZipFile) -> None:
+    """Raise BadZipFile where there are not as many members as the end of the directory says.
+
+    A flipped length of a comment in it swallows the entries that follow, and zipfile is content.
+    """
+    assert archive.fp is not None
+    archive.fp.seek(-22 - len(archive.comment), 2)
+    told, found = int.from_bytes(archive.fp.read(12)[10:], "little"), len(archive.infolist())
+    if told not in (found, 0xFFFF):  # the latter in zip64
+        raise zipfile.BadZipFile(f"got {found} members, expected {told}")
+
+
 def _open_npz(path: Path) -> ArrayFile:
     stream = open_regular(path)
     stored, inflated = os.fstat(stream.fileno()).st_size, 0
     try:
         with _unzipping(str(path)):
             archive = zipfile.ZipFile(stream)
+            _check_count(archive)
     except FormatError:
         stream.close()
         raise

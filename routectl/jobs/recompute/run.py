@@ -85,7 +85,7 @@ def _announce(prepared: "Prepared", crew: Crew) -> None:
     each = f" by each of {crew.size} processes" if crew.size > 1 else ""
     crew.progress.note(
         f"{about['model_type']}, {bytes_text(prepared.store.total_bytes())}, {about['dtype']} on "
-        f"{about['device']}: {how}{each} ({about['streamed_because']})"
+        f"{about['device']}: {how}{each} ({prepared.streamed_because})"
     )
 
 

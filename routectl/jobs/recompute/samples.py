@@ -74,11 +74,9 @@ def meta_of(prepared: "Prepared", source: "Dump", mode: str) -> "DumpMeta":
 def job_of(prepared: "Prepared", source: "Dump", *, tokens: bool = True) -> dict[str, Any]:
     """What must be the same for a run to go on from another's parts; ``tokens``: they have ids.
 
-    Results do not depend on streaming, nor those of a GPU on the number of CPU threads.
+    Results of a GPU do not depend on the number of CPU threads.
     """
-    aside = {"streamed", "streamed_because"}
-    if prepared.store.device.type == "cuda":
-        aside.add("threads")
+    aside = {"threads"} if prepared.store.device.type == "cuda" else set()
     about = {n: str(v) for n, v in prepared.provenance.items() if n not in aside}
     return {
         "checkpoint": str(prepared.options.checkpoint.resolve()),

@@ -85,12 +85,20 @@ def test_routes_are_the_models(capsys, tmp_path, folder, how):
     found = open_dump(tmp_path / "r.parquet")
     assert (found.meta.order, found.meta.margins) == ("score", True)
     assert found.meta.provenance["mode"] == "free"
-    assert found.meta.provenance["streamed"] == str(bool(how))
     for sample, n in zip(found, LENS, strict=True):
         assert (sample.routes.num_tokens, sample.num_tokens) == (n, n)
         assert np.array_equal(np.sort(sample.routes.ids_TLK, -1), by_hooks(folder, sample))
         assert (sample.routes.margin_TL > 0).any()
     assert [s.sample_id for s in found] == [s.sample_id for s in open_dump(folder / "dump.parquet")]
+
+
+def test_how_weights_were_read_leaves_no_trace(capsys, tmp_path, folder):
+    """A streamed run, in passes, and one with all weights in memory write the same bytes."""
+    recompute(capsys, folder, tmp_path / "p.parquet", "--streaming", "plain")
+    recompute(
+        capsys, folder, tmp_path / "s.parquet", "--streaming", "stream", "--max-tokens-per-pass", 10
+    )
+    assert (tmp_path / "p.parquet").read_bytes() == (tmp_path / "s.parquet").read_bytes()
 
 
 def test_a_page_of_what_was_written(capsys, tmp_path, folder):
