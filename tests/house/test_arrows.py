@@ -23,8 +23,8 @@ MAY_IMPORT = {
     "layouts": "",
     "limits": "errors",
     "margins": "",
-    "model": "errors",
-    "pickled": "errors files",
+    "model": "errors visible",
+    "pickled": "errors files limits",
     "routes": "margins",
     "version": "",
     "visible": "",
@@ -32,18 +32,20 @@ MAY_IMPORT = {
     "kernels": "margins routes",
     "routers": "errors model",
     "checkpoints": "errors files layouts model pickled routers",
-    "engines": "errors files limits model formats.documents formats.responses formats.wire",
+    "engines": "errors files limits model visible formats.documents formats.responses formats.wire",
     "formats": (
         "dump errors files limits model formats.arrays formats.documents formats.native "
         "formats.responses formats.trainers formats.wire"
     ),
     "formats.arrays": "dump errors files limits model formats.documents formats.wire",
-    "formats.documents": "dump errors files limits model kernels",
+    "formats.documents": "dump errors files limits model visible kernels",
     "formats.native": (
         "dump errors files gate_logprobs keys limits model routes codecs formats.documents"
     ),
     "formats.replay": "errors files layouts formats.arrays formats.documents formats.trainers",
-    "formats.responses": "dump errors files limits model routes formats.documents formats.wire",
+    "formats.responses": (
+        "dump errors files limits model routes visible formats.documents formats.wire"
+    ),
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
         "dump errors files model pickled formats.arrays formats.documents formats.responses "
@@ -64,11 +66,11 @@ MAY_IMPORT = {
     "ops.pairs": "dump errors margins routes",
     "ops.predict": "errors routes routers ops.staleness",
     "ops.staleness": "dump errors margins routes kernels ops.diff ops.pairs",
-    "reports": "dump ops.diff visible",
+    "reports": "dump visible ops.diff",
     "reports.check": "dump ops.check.alone ops.check.book reports reports.diff reports.text",
     "reports.ci": (
-        "errors files ops.check.book ops.diff ops.staleness reports reports.check reports.diff "
-        "reports.staleness reports.text"
+        "errors files visible ops.check.book ops.diff ops.staleness reports reports.check "
+        "reports.diff reports.staleness reports.text"
     ),
     "reports.diff": "margins ops.diff reports reports.text",
     "reports.pack": "dump layouts ops.pack reports.text",
@@ -85,7 +87,8 @@ MAY_IMPORT = {
     "jobs": (
         "dump errors files margins model visible codecs checkpoints engines formats "
         "formats.documents formats.native formats.targets formats.trainers ops ops.check.alone "
-        "ops.check.book ops.diff ops.pack ops.pairs reports reports.diff reports.show reports.text"
+        "ops.check.book ops.diff ops.pack ops.pairs reports reports.check reports.ci reports.diff "
+        "reports.pack reports.predict reports.show reports.staleness reports.text"
     ),
     "jobs.check": (
         "damage dump errors files model routers checkpoints formats.documents formats.native "
@@ -114,10 +117,10 @@ MAY_IMPORT = {
     ),
     "loading": "dump model formats",
     "cli": (
-        "errors files limits version formats ops.check.book reports reports.check reports.ci "
-        "reports.diff reports.pack reports.page reports.predict reports.show reports.staleness "
-        "reports.text jobs jobs.check jobs.ci jobs.pack jobs.predict jobs.recompute "
-        "jobs.staleness jobs.watch"
+        "errors files limits version visible formats ops.check.book reports reports.check "
+        "reports.ci reports.diff reports.pack reports.page reports.predict reports.show "
+        "reports.staleness reports.text jobs jobs.check jobs.ci jobs.pack jobs.predict "
+        "jobs.recompute jobs.staleness jobs.watch"
     ),
     "__init__": (
         "dump errors layouts limits margins model routes version checkpoints formats forward ops "
