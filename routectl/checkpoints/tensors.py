@@ -40,7 +40,10 @@ _DTYPES = {
 @lru_cache(1 << 16)
 def _check_storage(file: Path, _written: int, member: Member) -> None:
     """Raise FormatError unless a storage of a file, written at that time, is what was written."""
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+    with (
+        open_regular(file) as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as pages,
+    ):
         member.check_mapped(pages, str(file))
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConvertRequest", "convert_dump"]
 
-_OF_NATIVE = "--codec, --keep-order, --base and --verify are of native files"
+_OF_NATIVE = "--codec, --keep-order and --verify are of native files"
 _BARE = ("jsonl",)  # targets that can say how many tokens there are, and not which
 _OF_TARGETS = "--missing and --lossy are of --to: a native file holds everything"
 
@@ -55,14 +55,10 @@ class ConvertRequest:
     codec: str = option(
         "plain",
         metavar="CODEC",
-        help="Of a native file: plain, packed, set, context or delta; docs/codecs.md.",
+        help="Of a native file: plain, packed, set, context or delta, which is against --base; "
+        "docs/codecs.md.",
     )
     keep_order: bool = option(False, help="Keep slot orders where the codec would sort rows.")
-    base: str | None = option(
-        None,
-        metavar="DUMP",
-        help="With --codec delta, the dump to code against; else the one that SRC was.",
-    )
     verify: bool = option(
         False, help="Read what was written, and SRC if native, and check every route's digest."
     )
@@ -80,7 +76,7 @@ class ConvertRequest:
         native = self.is_native
         if native and (self.missing is not None or self.lossy):
             raise RoutectlError(_OF_TARGETS)
-        coded = self.codec != "plain" or self.keep_order or self.base is not None or self.verify
+        coded = self.codec != "plain" or self.keep_order or self.verify
         if coded and not native:
             raise RoutectlError(_OF_NATIVE)
         if self.no_tokens and self.codec == "delta":
@@ -114,7 +110,7 @@ def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> int:
     if not request.is_piped:
         refuse_existing(request.dst, force=request.force, folder=request.is_folder)
     reading, facts = request.reading, request.reading.facts
-    base = None if request.base is None else open_input(request.base, facts)
+    base = None if reading.base is None else open_input(reading.base, facts)
     dump = open_input(request.src, facts, reading.format, reading.start, base, request.tokens_from)
     if request.no_tokens:
         dump = dump.without_tokens()

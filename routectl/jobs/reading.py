@@ -84,6 +84,7 @@ class Reading(ModelSizes):
 
     format  a name that ``open_dump`` knows
     start   position of row 0
+    base    the dump that native files of codec delta were coded against
     """
 
     format: str | None = option(
@@ -96,9 +97,19 @@ class Reading(ModelSizes):
         None, least=0, help="Position of row 0 where the dump does not say it."
     )
 
-    def open(self, path: str) -> "Dump":
-        """The dump at a path, a folder or a glob; - is standard input."""
-        return open_input(path, self.facts, self.format, self.start)
+    base: str | None = option(
+        None,
+        metavar="DUMP",
+        help="What a file of codec delta was coded against, where it is not in the file's folder.",
+    )
+
+    def open(self, path: str, otherwise: "ModelFacts | Path | None" = None) -> "Dump":
+        """The dump at a path, a folder or a glob; - is standard input.
+
+        ``otherwise`` is the model where neither the dump nor these options say it.
+        """
+        facts = self.facts if otherwise is None else otherwise
+        return open_input(path, facts, self.format, self.start, self.base)
 
 
 def open_input(
@@ -106,7 +117,7 @@ def open_input(
     model: "ModelFacts | Path | None" = None,
     form: str | None = None,
     start: int | None = None,
-    base: "Dump | None" = None,
+    base: "Dump | str | None" = None,
     tokens: Path | None = None,
 ) -> "Dump":
     """Open a dump that the user named, and the base of one that was coded against another.
@@ -117,6 +128,7 @@ def open_input(
     from .stdin import file_of
 
     source = file_of(path)
+    base = file_of(base) if isinstance(base, str) else base
     dump = open_dump(source, model=model, format=form, start=start, base=base, tokens=tokens)
     if source != path:
         dump.meta = replace(dump.meta, path=path)

@@ -112,8 +112,8 @@ MAY_IMPORT = {
         "reports reports.staleness jobs jobs.recompute"
     ),
     "jobs.watch": (
-        "errors model formats formats.documents formats.wire ops.check ops.check.book "
-        "reports.check reports.text jobs jobs.check"
+        "errors formats.documents formats.wire ops.check ops.check.book reports.check reports.text "
+        "jobs jobs.check"
     ),
     "loading": "dump model formats",
     "cli": (

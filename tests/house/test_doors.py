@@ -6,9 +6,15 @@ from support.house import HOUSE, files_of_house, tree_of
 
 READS = {  # what opens a path by itself, and where it may: after a look at it, or its own files
     "safe_open": ("formats/arrays/files.py", "checkpoints/predictor.py", "forward/weights.py"),
-    "open": ("files/reading.py", "files/writing.py", "files/streams.py", "cli/ci.py"),
+    "open": (
+        "files/reading.py",
+        "files/writing.py",
+        "files/streams.py",
+        "files/private.py",
+        "cli/ci.py",
+    ),
     ".open": ("files/streams.py", "engines/journal.py"),
-    ".read_text": ("forward/devices.py", "reports/page/page.py"),
+    ".read_text": ("forward/devices.py", "reports/page/page.py", "files/temporaries.py"),
     ".read_bytes": (),
     ".OSFile": (),
     ".memory_map": (),

@@ -88,7 +88,7 @@ class Bases:
         where = "there is no such file" if inside else "which is not in its folder: not opened"
         raise UnsupportedError(
             f"{self._file}: coded against another dump, {str(named)[:80]!a}: {where}",
-            hint=f"routectl convert {self._file} NEW.parquet --base DUMP, which needs none after",
+            hint="--base DUMP names it",
         )
 
 

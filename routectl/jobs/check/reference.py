@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...reports.text.wording import plural
 from ..progress import Progress
-from ..reading import Reading, open_input
+from ..reading import Reading
 from ..recompute.cache import RecomputeCache, refuse_other_shape, user_cache
 from ..recompute.crew import crew_of
 from ..recompute.router_check import CHECKED_TOKENS
@@ -27,7 +27,7 @@ def open_checked(path: str, reading: Reading, weights: Path | None) -> "Dump":
     except (FormatError, MismatchError, UnsupportedError):
         if weights is None or reading.facts is not None:
             raise
-    return open_input(path, weights, reading.format, reading.start)
+    return reading.open(path, weights)
 
 
 def open_reference(

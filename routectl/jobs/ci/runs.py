@@ -12,6 +12,7 @@ from ...errors import RoutectlError
 from ..check.request import CheckRequest, answer_check
 from ..diff import DiffRequest, answer_diff, refuse_incomparable
 from ..progress import Progress
+from ..reading import Reading
 from ..staleness.request import answer_staleness
 from .config import Check, Request
 from .patterns import BRACES, beside, named, names_in
@@ -95,9 +96,19 @@ def _mapped(request: Request, change: Callable[[str, bool], str]) -> Request:
         elif field.name in _PATHS and value is not None:
             of_one = isinstance(value, Path)
             changed[field.name] = type(value)(change(str(value), of_one))
-        elif field.name == "reading" and value.model is not None:
-            changed["reading"] = replace(value, model=Path(change(str(value.model), True)))
+        elif field.name == "reading":
+            changed["reading"] = _read_from(value, change)
     return replace(request, **changed)
+
+
+def _read_from(reading: Reading, change: Callable[[str, bool], str]) -> Reading:
+    """How a dump is read, with each of its paths as ``change`` makes it."""
+    model, base = reading.model, reading.base
+    return replace(
+        reading,
+        model=None if model is None else Path(change(str(model), True)),
+        base=None if base is None else change(base, True),
+    )
 
 
 def _texts(request: Request) -> Iterator[str]:

@@ -10,7 +10,7 @@ from ...errors import RoutectlError, UnsupportedError
 from ...reports.text.wording import plural
 from ..options import argument, check_bounds, no_tokens_option, option, threads_option
 from ..progress import SILENT, Progress
-from ..reading import WITHOUT_TOKENS, Reading, open_input
+from ..reading import WITHOUT_TOKENS, Reading
 from .crew import Crew, crew_of
 from .noise import NoiseRun, noise_runs
 from .parts import parts_folder
@@ -202,7 +202,7 @@ def _work(request: RecomputeRequest, crew: Crew) -> Work:
     reading = request.reading
     if reading.model is None:
         reading = dataclasses.replace(reading, model=request.checkpoint)
-    opened = partial(open_input, request.dump, reading.facts, reading.format, reading.start)
+    opened = partial(reading.open, request.dump)
     return Work(
         options=_options(request, crew),
         open_source=opened,

@@ -1,7 +1,7 @@
 """What ``routectl staleness`` is asked, and the document that answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from ..options import (
     tokens_option,
 )
 from ..progress import SILENT, Progress
-from ..reading import Reading, finite_eps, open_input, parse_layers, refuse_relative
+from ..reading import Reading, finite_eps, parse_layers, refuse_relative
 from ..recompute.request import Forwarding
 from .question import Question
 from .series import series_of
@@ -190,9 +190,8 @@ def answer_staleness(
         refuse_unrunnable(folder)
     weights = checkpoints[0] if checkpoints else None
     facts = reading.facts
-    open_source = partial(
-        _open, request.dump, facts or weights, facts, reading.format, reading.start
-    )
+    open_source = partial(_open, request.dump, facts or weights, reading)
+    of_versions = replace(reading, format=None, start=None)
     how = Recomputing(
         cache=request.cache,
         some_layers=request.layers is not None,
@@ -204,7 +203,7 @@ def answer_staleness(
         gates=request.gate_logprobs,
     )
     versions = Versions(
-        given, open_source, how, lambda path: _open(path, facts or weights, facts, None, None)
+        given, open_source, how, lambda path: _open(path, facts or weights, of_versions)
     )
     question.refuse_one(versions.source, versions.names)
     if weights is not None:
@@ -216,20 +215,14 @@ def answer_staleness(
     return question.answer(versions.source, opened, noise, warned=weights is not None)
 
 
-def _open(
-    path: str,
-    otherwise: "ModelFacts | Path | None",
-    facts: "ModelFacts | Path | None",
-    form: str | None,
-    start: int | None,
-) -> "Dump":
+def _open(path: str, otherwise: "ModelFacts | Path | None", reading: Reading) -> "Dump":
     """A dump with its own facts, or those given; ``otherwise`` where it does not know any."""
     try:
-        return open_input(path, facts, form, start)
+        return reading.open(path)
     except RoutectlError:
-        if otherwise == facts:
+        if otherwise == reading.facts:
             raise
-    return open_input(path, otherwise, form, start)
+    return reading.open(path, otherwise)
 
 
 def _options(level: float, **words: Any) -> "StalenessOptions":

@@ -1,13 +1,13 @@
 """One file of a folder that is watched: opened, checked, and what is to be said of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import FormatError, RoutectlError
+from ..reading import Reading
 
 if TYPE_CHECKING:
-    from ...model import ModelFacts
     from ...ops.check.book.results import CheckResult
 
 __all__ = ["Looked", "Lookout"]
@@ -36,9 +36,7 @@ def _about(path: Path, error: RoutectlError) -> str:
 class Lookout:
     """How files are opened and checked; ``against`` names a file's reference, None for none."""
 
-    model: "ModelFacts | Path | None"
-    form: str | None = None
-    start: int | None = None
+    reading: Reading
     against: str | None = None
 
     def look(self, path: Path) -> Looked:
@@ -64,15 +62,14 @@ class Lookout:
         return Looked(result, None, refused)
 
     def _check(self, path: Path) -> "CheckResult":
-        from ...formats import open_dump
         from ...ops.check.check import check
         from ..check.model import options_of_dump
 
-        dump = open_dump(path, model=self.model, format=self.form, start=self.start)
+        dump = self.reading.open(str(path))
         other = None
         if self.against is not None:
             name = self.against.replace("{name}", path.name).replace("{stem}", path.stem)
             if not Path(name).is_file():
                 raise FormatError(f"{path}: its reference {name} is not there")
-            other = open_dump(name, model=self.model, format=None, start=self.start)
-        return check(dump, other, options=options_of_dump(dump, self.model, 1))
+            other = replace(self.reading, format=None).open(name)
+        return check(dump, other, options=options_of_dump(dump, self.reading.facts, 1))

@@ -85,7 +85,7 @@ def watch_folder(request: WatchRequest, progress: Progress = SILENT) -> Watched:
     facts = reading.facts
     if isinstance(facts, Path):
         read_model(facts)  # a wrong one is said now, not with every file
-    lookout = Lookout(facts, reading.format, reading.start, request.against)
+    lookout = Lookout(reading, request.against)
     follower = Follower(request.folder, request.pattern, request.settle)
     watch = _Watch(request, follower, lookout, progress.part)
     watch.active = time.monotonic()

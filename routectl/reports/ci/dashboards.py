@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...errors import RoutectlError
 from ...files.destinations import cannot_write
+from ...files.reading import read_bytes
 from ...files.scratch import scratch_folder
 from ...files.writing import replacing
 
@@ -36,7 +37,7 @@ def write_events(folder: Path, scalars: Mapping[str, float], step: int) -> None:
             writer.write_event(Event(wall_time=now / 1e9, step=step, summary=Summary(value=values)))
             writer.close()
             (written,) = work.iterdir()
-            content = written.read_bytes()
+            content = read_bytes(written)
         except OSError as error:
             raise cannot_write(work, error) from None
     try:
