@@ -24,6 +24,7 @@ import msgspec
 
 from ..errors import FormatError
 from ..files.reading import read_text
+from ..visible import quoted
 
 if TYPE_CHECKING:
     from ..reports.document import Document
@@ -52,7 +53,7 @@ def read_report(path: Path, *wanted: str) -> "Document":
     schema = found.get("schema")
     if not isinstance(schema, str) or schema not in wanted:
         raise FormatError(
-            f"{path}: got schema {str(schema)[:60]!a}, expected "
+            f"{path}: got schema {quoted(schema)}, expected "
             f"{'one of ' if len(wanted) > 1 else ''}{', '.join(wanted)}"
         )
     try:
