@@ -10,7 +10,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...dump import Keys, key_of
+from ...dump import Keys
 from ...errors import FormatError
 from ...files.reading import open_regular
 from ...keys import Texts
@@ -118,7 +118,7 @@ def _read_keys(file: pq.ParquetFile) -> Keys:
     keys = Keys()
     for batch in file.iter_batches(_BATCH, columns=list(_KEYS), use_threads=False):
         rows = Rows(pa.Table.from_batches([batch]), _KEYS)
+        sample_id, prompt, response = map(rows.cell, _KEYS)
         for i in range(batch.num_rows):
-            row = rows.row(i)
-            keys.append(key_of(row["sample_id"], row["prompt_ids"], row["response_ids"]))
+            keys.put_ids(sample_id(i), prompt(i), response(i))
     return keys
