@@ -18,11 +18,11 @@ from .routes import Routes
 __all__ = [
     "ORDERS",
     "ROW_FORMS",
-    "Batch",
     "Dump",
     "DumpMeta",
     "Keys",
     "Sample",
+    "SampleBatch",
     "SampleKey",
     "Segment",
     "WeightSpan",
@@ -146,7 +146,7 @@ def form_of(num_tokens: int, stop: int) -> str:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class SampleBatch:
     """Samples one after another, read together: lists as long as they are many.
 
     Entries are those of the fields and properties of Sample; start is None, and row_count means
@@ -224,7 +224,7 @@ class Dump:
         load: Callable[[int], Sample],
         narrow: Callable[[tuple[int, ...]], "Dump"] | None = None,
         digests: Sequence[str | None] = (),
-        batch: Callable[[int], Batch | None] | None = None,
+        batch: Callable[[int], SampleBatch | None] | None = None,
     ) -> None:
         self.meta = meta
         self.keys = keys
@@ -241,7 +241,7 @@ class Dump:
             raise IndexError(index)
         return self._load(index)
 
-    def batch(self, index: int) -> Batch | None:
+    def batch(self, index: int) -> SampleBatch | None:
         """The sample of an index and some that follow; None where it is to be read alone.
 
         So is one that its reader refuses: what is wrong with it is told then.
@@ -358,7 +358,7 @@ class Dump:
             with context():
                 return self._load(index)
 
-        def batch(index: int) -> Batch | None:
+        def batch(index: int) -> SampleBatch | None:
             with context():
                 return self.batch(index)
 

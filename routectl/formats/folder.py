@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from ..dump import Batch, Dump, DumpMeta, Keys, Sample
+from ..dump import Dump, DumpMeta, Keys, Sample, SampleBatch
 from ..errors import FormatError, MismatchError
 from .documents.fields import joined
 from .wire.sample import NoSamplesError
@@ -83,7 +83,7 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
         dump, at = place(index)
         return dump[at]
 
-    def batch(index: int) -> Batch | None:
+    def batch(index: int) -> SampleBatch | None:
         dump, at = place(index)
         return dump.batch(at)
 

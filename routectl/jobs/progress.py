@@ -11,7 +11,7 @@ from ..visible import visible
 if TYPE_CHECKING:
     from ..dump import Dump, Sample
 
-__all__ = ["SILENT", "Progress", "Show", "tokens_rate"]
+__all__ = ["SILENT", "Advance", "Progress", "Show", "tokens_rate"]
 
 Show = Callable[[float, int, Callable[[float], str]], None]
 """Takes the units done, those in all, and what to say after so many seconds."""
@@ -20,7 +20,8 @@ Show = Callable[[float, int, Callable[[float], str]], None]
 class Advance(Protocol):
     """Takes the work done since the last call, and how many units that were."""
 
-    def __call__(self, work: int, more: int = 1, /) -> None: ...
+    def __call__(self, work: int, more: int = 1, /) -> None:
+        """Take them."""
 
 
 def _ignore(_: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dump import Batch, Dump, DumpMeta, Sample
+from ..dump import Dump, DumpMeta, Sample, SampleBatch
 from ..errors import FormatError
 from ..kernels.rows import count_load
 from ..routes import Routes, ids_dtype
@@ -104,7 +104,7 @@ class _Tally:
         self.missing_L = np.zeros(len(meta.layers_L), np.int64)
         self.load_LE = np.zeros((len(meta.layers_L), meta.num_experts), np.int64)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: SampleBatch) -> None:
         plain = self.plain
         lengths = list(zip(batch.prompt_length, batch.response_length, strict=True))
         plain["samples"] += len(batch)
@@ -169,10 +169,10 @@ def _end_to_end(parts: list[Routes]) -> Routes | None:
     )
 
 
-def _together(samples: list[Sample], meta: DumpMeta) -> Batch:
+def _together(samples: list[Sample], meta: DumpMeta) -> SampleBatch:
     """Samples as a batch. Raises ValueError for routes of another model than their dump's."""
     routes = [checked(s.routes, meta) for s in samples if s.routes is not None]
-    return Batch(
+    return SampleBatch(
         routes=_end_to_end(routes),
         start=[None if s.routes is None else s.routes.start for s in samples],
         start_inferred=[s.start_inferred for s in samples],
@@ -206,7 +206,7 @@ class _Refused:
         self.first = self.first or (index, error)
 
 
-def _batches(dump: Dump, refused: _Refused) -> Iterator[Batch]:
+def _batches(dump: Dump, refused: _Refused) -> Iterator[SampleBatch]:
     """All samples but those refused: as the reader batches them, the others in batches too."""
     waiting: list[Sample] = []
     index = tokens = 0

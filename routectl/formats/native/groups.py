@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ...dump import Batch, DumpMeta, Sample, form_of
+from ...dump import DumpMeta, Sample, SampleBatch, form_of
 from ...errors import FormatError
 from ...gate_logprobs import GateLogprobs
 from ...routes import Bools, Routes, ids_dtype
@@ -212,7 +212,7 @@ class Group:
             gates = GateLogprobs(logprobs_TLK, row["gate_of"])
         return sample_of(row, routes, gates)
 
-    def batch(self) -> Batch:
+    def batch(self) -> SampleBatch:
         """All samples of the row group.
 
         Raises ValueError or FormatError where they are to be looked at one by one: some of them are
@@ -228,7 +228,7 @@ class Group:
             named["num_rows"],
             strict=True,
         )
-        return Batch(
+        return SampleBatch(
             routes=self._routes(named["missing"], named["num_rows"]),
             start=named["start"],
             start_inferred=[bool(inferred) for inferred in named["start_inferred"]],
