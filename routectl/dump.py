@@ -22,10 +22,12 @@ __all__ = [
     "DumpMeta",
     "Keys",
     "Sample",
+    "SampleBatch",
     "SampleKey",
     "Segment",
     "WeightSpan",
     "digest_tokens",
+    "form_of",
     "key_of",
 ]
 
@@ -103,8 +105,7 @@ class Sample:
         """How its rows are counted: one of ROW_FORMS, "other", or None where N is not known."""
         if self.routes is None or self.num_tokens is None or self.row_form is not None:
             return self.row_form
-        short = self.num_tokens - self.routes.stop
-        return ROW_FORMS[short] if 0 <= short <= 2 else "other"
+        return form_of(self.num_tokens, self.routes.stop)
 
     @property
     def num_tokens(self) -> int | None:
@@ -136,6 +137,38 @@ class Sample:
             prompt_length=counts[0],
             response_length=counts[1],
         )
+
+
+def form_of(num_tokens: int, stop: int) -> str:
+    """How rows up to position ``stop`` of a sample of N tokens are counted: Sample.row_count."""
+    short = num_tokens - stop
+    return ROW_FORMS[short] if 0 <= short <= 2 else "other"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleBatch:
+    """Samples one after another, read together: lists as long as they are many.
+
+    Entries are those of the fields and properties of Sample; start is None, and row_count means
+    nothing, for a sample without routes. routes are those of all samples end to end, their margins
+    NaN where a sample has none; start means nothing there. None: no sample has any.
+    """
+
+    routes: Routes | None
+    start: Sequence[int | None]
+    start_inferred: Sequence[bool]
+    row_count: Sequence[str | None]
+    prompt_length: Sequence[int | None]
+    response_length: Sequence[int | None]
+    cached_tokens: Sequence[int | None]
+    retractions: Sequence[int | None]
+    finish_reason: Sequence[str | None]
+    has_logprobs: Sequence[bool]
+    weight_spans: Sequence[Sequence[WeightSpan]]
+    segments: Sequence[Sequence[Segment]]
+
+    def __len__(self) -> int:
+        return len(self.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +212,7 @@ class Dump:
     """A lazy, sized, re-iterable collection of samples.
 
     ``keys`` are at hand for every sample; ``dump[i]`` and iteration read one sample at a time.
+    ``batch``, where a reader has it, reads what follows a sample at once: it costs a sample less.
     ``digests``, empty where the dump has none, are ``gate_logprobs.digest_routes`` of each sample's
     routes as they were written, None for a sample without.
     """
@@ -190,12 +224,14 @@ class Dump:
         load: Callable[[int], Sample],
         narrow: Callable[[tuple[int, ...]], "Dump"] | None = None,
         digests: Sequence[str | None] = (),
+        batch: Callable[[int], SampleBatch | None] | None = None,
     ) -> None:
         self.meta = meta
         self.keys = keys
         self._load = load
         self._narrow = narrow
         self.digests = digests
+        self._batch = batch
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -204,6 +240,13 @@ class Dump:
         if not 0 <= index < len(self.keys):
             raise IndexError(index)
         return self._load(index)
+
+    def batch(self, index: int) -> SampleBatch | None:
+        """The sample of an index and some that follow; None where it is to be read alone.
+
+        So is one that its reader refuses: what is wrong with it is told then.
+        """
+        return None if self._batch is None else self._batch(index)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self._load(i) for i in range(len(self.keys)))
@@ -315,10 +358,14 @@ class Dump:
             with context():
                 return self._load(index)
 
+        def batch(index: int) -> SampleBatch | None:
+            with context():
+                return self.batch(index)
+
         narrow, narrowed = self._narrow, None
         if narrow is not None:
 
             def narrowed(layers: tuple[int, ...]) -> Dump:
                 return narrow(layers).read_within(context)
 
-        return Dump(self.meta, self.keys, load, narrowed, self.digests)
+        return Dump(self.meta, self.keys, load, narrowed, self.digests, batch)

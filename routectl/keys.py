@@ -34,21 +34,33 @@ def digest_tokens(ids: NDArray[np.int32]) -> bytes:
 
 
 def _digest(ids: NDArray[np.int32]) -> "hashlib.blake2b":
-    return hashlib.blake2b(ids.astype("<i4", copy=False).tobytes(), digest_size=_SIZE)
+    return hashlib.blake2b(_stored(ids), digest_size=_SIZE)
+
+
+def _stored(ids: NDArray[np.int32]) -> Any:
+    """The ids as they are digested; not copied where they are stored so."""
+    return np.ascontiguousarray(ids, "<i4")
+
+
+def _digests(
+    prompt: NDArray[np.int32] | None, response: NDArray[np.int32] | None
+) -> tuple[bytes | None, bytes | None]:
+    """Those of all token ids and of the prompt's, None where they are not known."""
+    if prompt is None:
+        return None, None
+    digest = _digest(prompt)
+    of_prompt = digest.digest()
+    if response is None:
+        return None, of_prompt
+    digest.update(_stored(response))
+    return digest.digest(), of_prompt
 
 
 def key_of(
     sample_id: str | None, prompt: NDArray[np.int32] | None, response: NDArray[np.int32] | None
 ) -> SampleKey:
     """The key of a sequence; digests are None where ids are not known."""
-    if prompt is None:
-        return SampleKey(sample_id, None, None)
-    digest = _digest(prompt)
-    of_prompt = digest.digest()
-    if response is None:
-        return SampleKey(sample_id, None, of_prompt)
-    digest.update(response.astype("<i4", copy=False).tobytes())
-    return SampleKey(sample_id, digest.digest(), of_prompt)
+    return SampleKey(sample_id, *_digests(prompt, response))
 
 
 class Texts(Sequence[str | None]):
@@ -122,6 +134,15 @@ class Keys(Sequence[SampleKey]):
         self._tokens += _ABSENT if tokens is None else tokens
         self._prompts += _ABSENT if prompt is None else prompt
         self._known.append((0 if tokens is None else _TOKENS) | (0 if prompt is None else _PROMPT))
+
+    def put_ids(
+        self,
+        sample_id: str | None,
+        prompt: NDArray[np.int32] | None,
+        response: NDArray[np.int32] | None,
+    ) -> None:
+        """Put one more at the end, by its token ids: what ``key_of`` makes of them."""
+        self.put(sample_id, *_digests(prompt, response))
 
     def take(self, indices: Iterable[int]) -> "Keys":
         """Those of some samples, in the order wanted."""

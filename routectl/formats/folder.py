@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from ..dump import Dump, DumpMeta, Keys, Sample
+from ..dump import Dump, DumpMeta, Keys, Sample, SampleBatch
 from ..errors import FormatError, MismatchError
 from .documents.fields import joined
 from .wire.sample import NoSamplesError
@@ -75,8 +75,16 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
     meta = _merge_meta(name, [d.meta for d in dumps], skipped)
     ends = list(accumulate(len(d) for d in dumps))
 
-    def load(index: int) -> Sample:
+    def place(index: int) -> tuple[Dump, int]:
         part = bisect_right(ends, index)
-        return dumps[part][index - (ends[part] - len(dumps[part]))]
+        return dumps[part], index - (ends[part] - len(dumps[part]))
 
-    return Dump(meta, Keys(key for d in dumps for key in d.keys), load)
+    def load(index: int) -> Sample:
+        dump, at = place(index)
+        return dump[at]
+
+    def batch(index: int) -> SampleBatch | None:
+        dump, at = place(index)
+        return dump.batch(at)
+
+    return Dump(meta, Keys(key for d in dumps for key in d.keys), load, batch=batch)

@@ -4,17 +4,24 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..visible import visible
 
 if TYPE_CHECKING:
     from ..dump import Dump, Sample
 
-__all__ = ["SILENT", "Progress", "Show", "tokens_rate"]
+__all__ = ["SILENT", "Advance", "Progress", "Show", "tokens_rate"]
 
 Show = Callable[[float, int, Callable[[float], str]], None]
 """Takes the units done, those in all, and what to say after so many seconds."""
+
+
+class Advance(Protocol):
+    """Takes the work done since the last call, and how many units that were."""
+
+    def __call__(self, work: int, more: int = 1, /) -> None:
+        """Take them."""
 
 
 def _ignore(_: Any) -> None:
@@ -53,8 +60,8 @@ class Progress:
     @contextmanager
     def counting(
         self, what: str, total: int, unit: str, rate: Callable[[float], str]
-    ) -> Iterator[Callable[[int], None]]:
-        """A line that counts: each call is one unit more, of that much work.
+    ) -> Iterator["Advance"]:
+        """A line that counts: each call is of so much work, and one unit more or so many.
 
         ``rate`` words work a second.
         """
@@ -63,9 +70,9 @@ class Progress:
             if show is not None:
                 show(0, total, lambda elapsed: "")
 
-            def advance(work: int) -> None:
+            def advance(work: int, more: int = 1) -> None:
                 nonlocal units, work_done
-                units, work_done = units + 1, work_done + work
+                units, work_done = units + more, work_done + work
                 if show is not None:
                     passes = max(1, -(-units // max(total, 1)))  # a dump may be read again
                     show(units, passes * total, lambda s: rate(work_done / s if s else 0.0))

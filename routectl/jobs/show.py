@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import RoutectlError
 from .options import argument
-from .progress import SILENT, Progress
+from .progress import SILENT, Progress, tokens_rate
 from .reading import Reading
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
     from ..reports.show.document import summary_document
 
     opened = reading.open(request.path)
-    with progress.watching(opened, "reading") as watched:
-        summary = summarize(watched)
+    with progress.counting("reading", len(opened), "samples", tokens_rate) as advance:
+        summary = summarize(opened, advance)
     return summary_document(summary, lift=measure_lift(opened), detail=request.detail)
 
 

@@ -84,3 +84,24 @@ def test_load_is_the_oracle(plain):
     assert found.rows_missing_L.tolist() == missing
     assert found.rows == sum(map(sum, load)) // 2
     assert found.without_routes == sum(p["ids"] is None for p in plain)
+
+
+def test_many_samples_add_up_to_each_alone():
+    """Samples with missing rows, margins, group margins or none count as each does alone."""
+    near, none = [[0.0, 0.5, None]] * 2, [[None] * 3] * 2
+    routes = [
+        make_routes(all_alike(2)),
+        make_routes(all_alike(2), missing=[(0, 1)]),
+        make_routes(all_alike(2), start=1, margins=near),
+        make_routes(all_alike(2), margins=none, group_margins=near),
+        None,
+    ]
+    samples = [make_sample(one, f"s{i}", [1], [2, 3]) for i, one in enumerate(routes)]
+    whole = summarize(make_dump(samples))
+    alone = [summarize(make_dump([sample])) for sample in samples]
+    for name in ("rows_with_margin", "ties", "positions", "rows", "without_routes", "samples"):
+        assert getattr(whole, name) == sum(getattr(one, name) for one in alone), name
+    assert (whole.rows_with_margin, whole.ties) == (8, 4)
+    assert whole.row_counts == {"N-1": 3, "N": 1}
+    for name in ("rows_missing_L", "load_LE"):
+        assert getattr(whole, name).tolist() == sum(getattr(one, name) for one in alone).tolist()

@@ -181,7 +181,7 @@ def _nothing(rows):
 
 
 def _row_groups(folder):
-    """Two thousand row groups whose footer says of the same bytes that they are each one's."""
+    """Two thousand row groups of a sample each, whose cells are 100 kB and ought to be 4 bytes."""
     path = folder / "x.parquet"
     table = _table(2000, **_cells(100_000)(2000))
     pq.write_table(table, path, row_group_size=1, compression="zstd", use_dictionary=True)

@@ -7,10 +7,8 @@ contract. Shape suffixes: T tokens, L MoE layers, K top_k.
 
 import dataclasses
 import hashlib
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,8 +24,8 @@ from ...model import ModelFacts
 from .bases import Bases, base_path, check_base
 from .columns import arrow_columns
 from .encoder import Coding, as_coded, code_group
-from .groups import LARGE, Group, GroupAbout
-from .parquet import open_parquet, stored_metadata
+from .groups import GroupAbout
+from .parquet import GroupReader, open_parquet, stored_metadata
 from .rows import row_of
 from .schema import (
     COLUMNS,
@@ -198,37 +196,19 @@ def open_native(
     Raises FormatError when the file is damaged, UnsupportedError for another program's Parquet or
     a newer container.
     """
-
     file = open_parquet(path)
-    about, sizes = file.about, file.sizes
+    about = file.about
     meta = _meta(path, about)
     coded = about.coded
     opened = partial(_open_base, opener, (*within, path.resolve()))
     bases = Bases(path, coded.base if coded else None, base, opened)
-    ends, name = list(accumulate(sizes)), str(path)
 
     def holding(layers: tuple[int, ...]) -> Dump:
         """The file as a dump of some of its layers; no other layer column is read."""
         of_groups = GroupAbout(meta, layers, bases if coded else None)
-        held: tuple[range, Group] | None = None
-
-        def load(index: int) -> Sample:
-            nonlocal held
-            where = f"{name}: sample {index}"
-            try:
-                if held is None or index not in held[0]:
-                    held = None  # let go of one row group before the next is read
-                    number = bisect_right(ends, index)
-                    first = ends[number] - sizes[number]
-                    held = (range(first, ends[number]), file.group(number, of_groups))
-                sample = held[1].sample(index - held[0].start, where)
-            except ValueError as error:
-                raise FormatError(f"{where}: damaged: {error}") from None
-            if sample.routes is not None and sample.routes.ids_TLK.nbytes >= LARGE:
-                held = None  # what is handed over is not kept
-            return sample
-
-        return Dump(dataclasses.replace(meta, layers_L=layers), file.keys, load, holding)
+        groups = GroupReader(file, of_groups)
+        narrowed = dataclasses.replace(meta, layers_L=layers)
+        return Dump(narrowed, file.keys, groups.sample, holding, batch=groups.batch)
 
     whole = holding(meta.layers_L)
     if coded is not None:

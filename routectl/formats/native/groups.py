@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ...dump import DumpMeta, Sample
+from ...dump import DumpMeta, Sample, SampleBatch, form_of
 from ...errors import FormatError
 from ...gate_logprobs import GateLogprobs
-from ...routes import Routes, ids_dtype
+from ...routes import Bools, Routes, ids_dtype
 from .bases import Bases
 from .decoder import CodedGroup, open_group
-from .rows import check_row, missing_of, sample_of
+from .rows import check_row, missing_of, sample_of, spans_of
 from .schema import (
     COLUMNS,
     coded_name,
@@ -36,6 +36,18 @@ from .table import BinaryCells, Rows
 __all__ = ["LARGE", "Group", "GroupAbout"]
 
 _STEP_BYTES = 32 << 20  # of layer columns that are in memory at a time
+_OF_BATCH = (
+    "start",
+    "num_rows",
+    "missing",
+    "start_inferred",
+    "prompt_length",
+    "response_length",
+    "cached_tokens",
+    "retractions",
+    "finish_reason",
+    "weight_spans",
+)
 LARGE = 32 << 20  # bytes of a sample that is handed over, not copied
 Read = Callable[[Sequence[str]], pa.Table]
 
@@ -119,12 +131,22 @@ class _Cells:
     def part(self, index: int, num_rows: int, where: str) -> NDArray[Any] | None:
         """The rows of one sample [T, L, ...]; None where it has none. Raises FormatError."""
         there, begin, end = self._there_S[index], self._ends_S[index], self._ends_S[index + 1]
-        if self._stack is None or end - begin != num_rows:
+        if self._stack is None or end - begin != num_rows or (self._kind.needed and not there):
             return self._cell_by_cell(index, num_rows, where)
         if not there:
             return None
         part: NDArray[Any] = self._stack[begin:end]
         return part if part.nbytes >= LARGE else part.copy()
+
+    def together(self, wanted_S: Bools) -> NDArray[Any] | None:
+        """The rows of all samples end to end [R, L, ...]; None where none of the wanted has any.
+
+        Raises ValueError where samples have to be looked at one by one.
+        """
+        there_S = self._there_S[wanted_S]
+        if self._stack is None or there_S.any() != there_S.all():
+            raise ValueError("cells that are not there, or too short")
+        return self._stack if there_S.any() else None
 
     def _cell_by_cell(self, index: int, num_rows: int, where: str) -> NDArray[Any] | None:
         kind, row = self._kind, {} if self._rows is None else self._rows.row(index)
@@ -158,6 +180,7 @@ class Group:
             self._coded = open_group(self._rows, cells, meta, layers, about.bases, where)
         counts = self._rows.column("num_rows")
         lengths_S = np.array([max(count or 0, 0) for count in counts], np.int64)
+        self._routed_S = np.array([count is not None for count in counts], np.bool_)
         dtype, top_k = ids_dtype(meta.num_experts).newbyteorder("<").str, (meta.top_k,)
         kinds = [_Kind(margin_name, "<f2"), _Kind(group_margin_name, "<f2")][: kinds_of(meta) - 1]
         ids, gates = _Kind(layer_name, dtype, top_k, needed=True), _Kind(gate_name, "<f4", top_k)
@@ -188,3 +211,69 @@ class Group:
                 raise FormatError(f"{where}: {gate_name(layers[0])}: got nothing, expected some")
             gates = GateLogprobs(logprobs_TLK, row["gate_of"])
         return sample_of(row, routes, gates)
+
+    def batch(self) -> SampleBatch:
+        """All samples of the row group.
+
+        Raises ValueError or FormatError where they are to be looked at one by one: some of them are
+        damaged, or have margins that others have not.
+        """
+        if not self._rows.sound:
+            raise ValueError("a row that no writer makes")
+        named = {name: self._rows.column(name) for name in _OF_BATCH}
+        sizes = zip(
+            named["prompt_length"],
+            named["response_length"],
+            named["start"],
+            named["num_rows"],
+            strict=True,
+        )
+        return SampleBatch(
+            routes=self._routes(named["missing"], named["num_rows"]),
+            start=named["start"],
+            start_inferred=[bool(inferred) for inferred in named["start_inferred"]],
+            row_count=[None if None in n else form_of(n[0] + n[1], n[2] + n[3]) for n in sizes],
+            prompt_length=named["prompt_length"],
+            response_length=named["response_length"],
+            cached_tokens=named["cached_tokens"],
+            retractions=named["retractions"],
+            finish_reason=named["finish_reason"],
+            has_logprobs=self._rows.there("logprobs").tolist(),
+            weight_spans=[spans_of(spans) for spans in named["weight_spans"]],
+            segments=[()] * len(named["start"]),
+        )
+
+    def _routes(self, missing: list[bytes | None], counts: list[int | None]) -> Routes | None:
+        """The routes of all samples end to end; ``counts`` are their rows. Raises as batch does."""
+        meta, layers, routed_S = self._about.meta, self._about.layers, self._routed_S
+        if self._gates is not None:
+            gated_S = routed_S & self._rows.there("gate_of")
+            gates = self._gates.together(gated_S)
+            if gates is None and gated_S.any():
+                raise ValueError("gates that are not there")
+            if gates is not None:
+                GateLogprobs(gates, "")
+        margins = [cells.together(routed_S) for cells in self._margins]
+        if not routed_S.any():
+            return None
+        if self._coded is not None:
+            ids: Any = np.concatenate(
+                [self._coded.ids(i) for i in np.flatnonzero(routed_S).tolist()]
+            )
+        else:
+            assert self._ids is not None
+            ids = self._ids.together(routed_S)
+        missing_TL = self._missing(missing, counts)
+        return Routes(ids, layers, meta.num_experts, 0, missing_TL, *margins)
+
+    def _missing(self, missing: list[bytes | None], counts: list[int | None]) -> Bools | None:
+        """The missing rows of all samples end to end; None where none has any. ValueError."""
+        if all(packed is None for packed in missing):
+            return None
+        meta, layers = self._about.meta, self._about.layers
+        parts = []
+        for packed, count in zip(missing, counts, strict=True):
+            if count is not None:
+                part = missing_of({"missing": packed, "num_rows": count}, meta, layers)
+                parts.append(np.zeros((count, len(layers)), np.bool_) if part is None else part)
+        return np.concatenate(parts)

@@ -1,8 +1,10 @@
 """A native file as Parquet: its footer, its keys, and columns whose pages are looked at first."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from os import fstat
 from pathlib import Path
 from typing import IO
@@ -10,18 +12,18 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...dump import Keys, key_of
+from ...dump import Keys, Sample, SampleBatch
 from ...errors import FormatError
 from ...files.reading import open_regular
 from ...keys import Texts
 from ...limits import check_inflation
 from ..documents.fields import one_line
-from .groups import Group, GroupAbout
+from .groups import LARGE, Group, GroupAbout
 from .pages import PageBudget
 from .schema import NativeAbout, read_schema
 from .table import Rows
 
-__all__ = ["ParquetSource", "open_parquet", "stored_metadata"]
+__all__ = ["GroupReader", "ParquetSource", "open_parquet", "stored_metadata"]
 
 _BATCH = 4096  # rows whose keys are read at a time
 _KEYS = ("sample_id", "prompt_ids", "response_ids")
@@ -73,6 +75,48 @@ class ParquetSource:
             yield stream, file
 
 
+class GroupReader:
+    """Samples of a file, and batches of them, out of one row group that is in memory at a time."""
+
+    def __init__(self, source: ParquetSource, about: GroupAbout) -> None:
+        self._source, self._about = source, about
+        self._ends = list(accumulate(source.sizes))
+        self._starts = [0, *self._ends]
+        self._held: tuple[range, Group] | None = None
+
+    def _group(self, index: int) -> tuple[range, Group]:
+        """The row group of a sample, and which samples are in it."""
+        if self._held is None or index not in self._held[0]:
+            self._held = None  # let go of one before the next is read
+            number = bisect_right(self._ends, index)
+            rows = range(self._starts[number], self._ends[number])
+            self._held = (rows, self._source.group(number, self._about))
+        return self._held
+
+    def sample(self, index: int) -> Sample:
+        """One sample. Raises FormatError."""
+        where = f"{self._source.path}: sample {index}"
+        try:
+            rows, group = self._group(index)
+            sample = group.sample(index - rows.start, where)
+        except ValueError as error:
+            raise FormatError(f"{where}: damaged: {error}") from None
+        if sample.routes is not None and sample.routes.ids_TLK.nbytes >= LARGE:
+            self._held = None  # what is handed over is not kept
+        return sample
+
+    def batch(self, index: int) -> SampleBatch | None:
+        """The row group that begins at a sample; None where none does, or it is not whole."""
+        if self._starts[bisect_right(self._ends, index)] != index:
+            return None
+        try:
+            found = self._group(index)[1].batch()
+        except (FormatError, ValueError):
+            return None
+        self._held = None
+        return found
+
+
 def open_parquet(path: Path) -> ParquetSource:
     """The file at a path. Raises FormatError on damage, UnsupportedError as read_schema does."""
     try:
@@ -118,7 +162,7 @@ def _read_keys(file: pq.ParquetFile) -> Keys:
     keys = Keys()
     for batch in file.iter_batches(_BATCH, columns=list(_KEYS), use_threads=False):
         rows = Rows(pa.Table.from_batches([batch]), _KEYS)
+        sample_id, prompt, response = map(rows.cell, _KEYS)
         for i in range(batch.num_rows):
-            row = rows.row(i)
-            keys.append(key_of(row["sample_id"], row["prompt_ids"], row["response_ids"]))
+            keys.put_ids(sample_id(i), prompt(i), response(i))
     return keys

@@ -22,6 +22,7 @@ __all__ = [
     "missing_of",
     "row_of",
     "sample_of",
+    "spans_of",
 ]
 
 _PLAIN = [name for name, _ in COLUMNS if name in Sample.__dataclass_fields__]
@@ -93,9 +94,13 @@ def held_row(
     return Held(*rows, missing, source, input_tokens(tokens, *rows), base)
 
 
+def spans_of(spans: list[dict[str, Any]] | None) -> tuple[WeightSpan, ...]:
+    """The weight spans of a row that was checked."""
+    return tuple(WeightSpan(**span) for span in spans) if spans else ()
+
+
 def sample_of(row: dict[str, Any], routes: Routes | None, gates: GateLogprobs | None) -> Sample:
     """The sample of a row that was checked, with these routes."""
-    spans = row["weight_spans"]
     return Sample(
         routes=routes,
         sample_id=row["sample_id"],
@@ -106,7 +111,7 @@ def sample_of(row: dict[str, Any], routes: Routes | None, gates: GateLogprobs | 
         response_length=row["response_length"],
         loss_mask=_array(row["loss_mask"], np.bool_),
         logprobs=_array(row["logprobs"], np.float64),
-        weight_spans=tuple(WeightSpan(**span) for span in spans) if spans else (),
+        weight_spans=spans_of(row["weight_spans"]),
         finish_reason=row["finish_reason"],
         cached_tokens=row["cached_tokens"],
         retractions=row["retractions"],

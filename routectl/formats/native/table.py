@@ -48,9 +48,13 @@ class Rows:
         self._names = names
         nothing = [name for name in names if table.column(name).null_count == len(table)]
         self._nothing: dict[str, Any] = dict.fromkeys(nothing)
-        self._cells = [
-            (name, _cells_of(table.column(name))) for name in names if name not in self._nothing
-        ]
+        self._cells = {
+            name: _cells_of(table.column(name)) for name in names if name not in self._nothing
+        }
+
+    def cell(self, name: str) -> Callable[[int], Any]:
+        """What gives the value of a column in a row, as ``row`` has it."""
+        return self._cells.get(name, lambda index: None)
 
     def row(self, index: int) -> dict[str, Any]:
         """One row: ids as arrays, binary cells as views of bytes, the rest as Python has it.
@@ -58,7 +62,7 @@ class Rows:
         Raises ValueError for a null within a list of numbers.
         """
         row = self._nothing.copy()
-        for name, cell in self._cells:
+        for name, cell in self._cells.items():
             row[name] = cell(index)
         return row
 
@@ -67,12 +71,18 @@ class Rows:
         values: list[Any] = self._table.column(name).to_pylist()
         return values
 
+    def there(self, name: str) -> NDArray[np.bool_]:
+        """Which rows have a value in a column, bool [S]."""
+        return _valid(_chunk(self._table.column(name)))
+
     @cached_property
     def sound(self) -> bool:
         """Whether no row has what no writer makes, so that none needs to be looked at alone."""
         for name in self._names:
             column = self._table.column(name)
             if pa.types.is_integer(column.type) and _least(column) < 0:
+                return False
+            if pa.types.is_list(column.type) and _chunk(column).values.null_count:
                 return False
             if name in LEAST and _least(pa.chunked_array([_chunk(column).values])) < LEAST[name]:
                 return False

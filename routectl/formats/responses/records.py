@@ -80,45 +80,47 @@ class Records:
         """
         at = 0
         for wire in wires:
-            own = replace(
-                wire, where=wire.where.removeprefix(self._path), engine=None, engine_version=None
-            )
-            record, text = _Record(own), _string_of(wire.payload)
+            own: dict[str, Any] = {"where": wire.where.removeprefix(self._path)}
+            span, text = None, _string_of(wire.payload)
             if text is not None and at >= 0:
                 raw = text.encode("ascii", "replace")
                 at = document.find(raw[:_SHORTEST], at)
                 at = at if document.startswith(raw, max(at, 0)) else -1
                 if at >= 0:
-                    rest = {**wire.payload, "data": None} if wire.payload is not text else None
-                    record = _Record(replace(own, payload=rest), (offset + at, len(raw)))
+                    own["payload"] = (
+                        {**wire.payload, "data": None} if wire.payload is not text else None
+                    )
+                    span = (offset + at, len(raw))
                     at += len(raw)
-            packed = _packed(record)
+            packed = _packed(_Record(replace(wire, engine=None, engine_version=None, **own), span))
             self._kept.seek(0, 2)
             self._kept.write(packed)
             self._ends.append(self._kept.tell())
 
     def told(self, place: int) -> WireSample:
         """The sequence at a place without the string of its payload."""
-        return self._record(place).wire
+        return self._whole(self._record(place))
 
     def wire(self, place: int) -> WireSample:
         """The sequence at a place."""
         record = self._record(place)
         if record.span is None:
-            return record.wire
+            return self._whole(record)
         offset, length = record.span
         self._file.seek(offset)
         text = self._file.read(length).decode("ascii", "replace")
         rest = record.wire.payload
-        return replace(record.wire, payload=text if rest is None else {**rest, "data": text})
+        return self._whole(record, payload=text if rest is None else {**rest, "data": text})
+
+    def _whole(self, record: _Record, **more: Any) -> WireSample:
+        return replace(record.wire, where=self._path + record.wire.where, **more)
 
     def _record(self, place: int) -> _Record:
         offset = self._ends[place - 1] if place else 0
         self._kept.seek(offset)
         packed = self._kept.read(self._ends[place] - offset)
         record = msgspec.msgpack.decode(packed, type=_Record, dec_hook=_array)
-        wire = replace(record.wire, where=self._path + record.wire.where)
-        if record.as_json is not None:
-            before, payload = json.loads(record.as_json)
-            wire = replace(wire, prompt_payload=before, payload=payload)
-        return replace(record, wire=wire)
+        if record.as_json is None:
+            return record
+        before, payload = json.loads(record.as_json)
+        return replace(record, wire=replace(record.wire, prompt_payload=before, payload=payload))

@@ -23,6 +23,7 @@ R3_BASE64 = "KLUv/"  # base64 of zstd's magic number; raw int32 that begins so i
 _HEADS = (struct.Struct("<4sBBBBIIIIQ"), struct.Struct("<4sBBBBIIHHIIQ"))
 _PTI = struct.Struct("<4sBBHIIQ")
 _PART = 4  # a payload is one of many: a quarter of what a file may decode to
+_MATRIX_TYPES = {str, type(None)}
 _ALL, _SUFFIX, _BITMAP = 0, 1, 2
 
 
@@ -126,11 +127,7 @@ def _sizes(
 
 def is_matrices(payload: Any) -> bool:
     """Whether a list has strings, and beside them nothing but null."""
-    return (
-        isinstance(payload, list)
-        and all(part is None or isinstance(part, str) for part in payload)
-        and any(payload)
-    )
+    return isinstance(payload, list) and {*map(type, payload)} <= _MATRIX_TYPES and any(payload)
 
 
 def from_matrices(payload: Sequence[str | None], facts: ModelFacts, where: str) -> IntArray:
@@ -139,8 +136,8 @@ def from_matrices(payload: Sequence[str | None], facts: ModelFacts, where: str) 
     uint8 or uint16, whichever the length of a matrix allows. Source: Fireworks' completions API,
     ``routing_matrices`` of eval-protocol python-sdk.
     """
-    parts = [from_base64(part, where) if part else None for part in payload]
-    sizes = {len(part) for part in parts if part is not None}
+    parts = [from_base64(part, where) for part in payload if part]
+    sizes = {len(part) for part in parts}
     if len(sizes) != 1:
         raise FormatError(
             f"{where}: routing matrices are of {sorted(sizes)[:9]} bytes, not of one size"
@@ -149,11 +146,11 @@ def from_matrices(payload: Sequence[str | None], facts: ModelFacts, where: str) 
     code, width, slots = _sizes(
         row_bytes, (1, 2) if facts.num_experts <= 256 else (2,), facts, where
     )
-    there = np.fromiter((part is not None for part in parts), np.bool_, len(parts))
-    rows_bytes = 2 * code * len(parts) * width * slots
-    check_inflation(rows_bytes, sum(len(p) for p in parts if p), where, part=_PART)
-    ids_NWK = np.full((len(parts), width, slots), -1, f"<i{2 * code}")
-    flat = np.frombuffer(b"".join(part for part in parts if part), np.dtype(f"<u{code}"))
+    rows_bytes = 2 * code * len(payload) * width * slots
+    check_inflation(rows_bytes, row_bytes * len(parts), where, part=_PART)
+    there = np.fromiter(map(bool, payload), np.bool_, len(payload))
+    ids_NWK = np.full((len(payload), width, slots), -1, f"<i{2 * code}")
+    flat = np.frombuffer(b"".join(parts), np.dtype(f"<u{code}"))
     ids_NWK[there] = flat.reshape(-1, width, slots)
     return ids_NWK
 

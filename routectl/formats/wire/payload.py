@@ -8,6 +8,7 @@ import binascii
 import io
 import math
 import re
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,20 @@ NEMO_RL = "nrlre1:"
 _NEMO_RL_HEAD = re.compile(r"nrlre1:(int8|int16|int32):(\d{1,9})x(\d{1,9})x(\d{1,9}):")
 
 
+@lru_cache(64)  # samples of one length have one header, and each is asked for thrice
+def _header_fields(header: bytes) -> tuple[tuple[int, ...], Any, bool] | None:
+    """Shape, dtype and Fortran order of a .npy header; None where it is none."""
+    try:
+        fields = ast.literal_eval(header.decode("latin1").strip())
+        shape, fortran, kind = (fields[name] for name in ("shape", "fortran_order", "descr"))
+        sizes = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
+        if sizes and _PLAIN_DTYPE.fullmatch(kind):
+            return shape, np.dtype(kind), bool(fortran)
+    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
+        pass
+    return None
+
+
 def npy_header(stream: io.BufferedIOBase | Any, where: str) -> tuple[tuple[int, ...], Any, bool]:
     """Shape, dtype and Fortran order from the head of a .npy stream, left at the first data byte.
 
@@ -51,14 +66,9 @@ def npy_header(stream: io.BufferedIOBase | Any, where: str) -> tuple[tuple[int, 
         raise FormatError(f"{where}: not a .npy array: got {magic!r}, expected NUMPY 1.0 to 3.0")
     length = int.from_bytes(stream.read(2 if magic[6] == 1 else 4), "little")
     header = stream.read(min(length, _MAX_HEADER))
-    try:
-        fields = ast.literal_eval(header.decode("latin1").strip())
-        shape, fortran, kind = (fields[name] for name in ("shape", "fortran_order", "descr"))
-        sizes = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
-        if len(header) == length and sizes and _PLAIN_DTYPE.fullmatch(kind):
-            return shape, np.dtype(kind), bool(fortran)
-    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
-        pass
+    found = _header_fields(header) if len(header) == length else None
+    if found is not None:
+        return found
     raise FormatError(
         f"{where}: not a .npy array: the header ({length} bytes) is cut short or damaged: "
         f"got {header[:60]!r}"

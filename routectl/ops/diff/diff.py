@@ -20,6 +20,7 @@ from .flips import MarginCounts, added_margins, tally_margins
 
 __all__ = ["DiffOptions", "DiffResult", "SequenceCount", "diff", "diff_as"]
 
+_NO_LOGPROBS = LogprobCounts()
 _THREADS_FROM = 8 << 20  # bytes of ids from which one sample is worth two threads
 
 
@@ -27,7 +28,8 @@ _THREADS_FROM = 8 << 20  # bytes of ids from which one sample is worth two threa
 class SequenceCount:
     """What one compared sample adds up to.
 
-    swaps_LS are its rows by layer and by how many ids differ, int32; logprobs its log-prob sums.
+    swaps_LS are its rows by layer and by how many ids differ, of the narrowest unsigned type that
+    holds them; logprobs its log-prob sums.
     """
 
     sample: str
@@ -35,7 +37,7 @@ class SequenceCount:
     tokens_mismatched: int
     rows: int
     rows_mismatched: int
-    swaps_LS: NDArray[np.int32] = field(repr=False, compare=False)
+    swaps_LS: NDArray[np.unsignedinteger] = field(repr=False, compare=False)
     logprobs: LogprobCounts = field(repr=False, compare=False)
 
     @property
@@ -137,9 +139,9 @@ class DiffOptions:
 def _logprobs(old: Sample, new: Sample, pair: Pair, tokens: str) -> LogprobCounts:
     """Differences over the response tokens that both sides sampled and scored."""
     if old.logprobs is None or new.logprobs is None or tokens == "prompt":
-        return LogprobCounts()
+        return _NO_LOGPROBS
     if old.prompt_length != new.prompt_length or old.prompt_length is None:
-        return LogprobCounts()
+        return _NO_LOGPROBS
     size = min(len(old.logprobs), len(new.logprobs))
     if pair.prefix is not None:
         size = min(size, max(0, pair.prefix - old.prompt_length))
@@ -212,7 +214,7 @@ class _Tally:
         self.samples += SampleCounts(compared=1, starts_inferred=inferred)
         mismatched = int(counts.swaps_LS[:, 1:].sum())
         tokens, alike = int(counts.depth_N.sum()), int(counts.depth_N[0])
-        swaps_LS = counts.swaps_LS.astype(np.int32)
+        swaps_LS = counts.swaps_LS.astype(np.min_scalar_type(counts.swaps_LS.max()))
         self.sequences.append(
             SequenceCount(name, tokens, tokens - alike, compared, mismatched, swaps_LS, logprobs)
         )

@@ -258,3 +258,12 @@ def test_results_are_frozen(module):
     made = [c for c in vars(module).values() if isinstance(c, type) and is_dataclass(c)]
     assert made
     assert all(c.__dataclass_params__.frozen for c in made)
+
+
+@pytest.mark.parametrize(("rows", "dtype"), [(255, np.uint8), (256, np.uint16)])
+def test_rows_of_a_sequence_take_little_memory(rows, dtype):
+    """A sequence's rows by swaps are in the narrowest type that holds them, and no other number."""
+    sample = make_sample(make_routes(all_alike(rows)), "a", [1] * (rows + 1), [])
+    (sequence,) = diff(make_dump([sample]), make_dump([sample])).sequences
+    assert sequence.swaps_LS.dtype == dtype
+    assert sequence.swaps_LS.tolist() == [[rows, 0, 0]] * len(LAYERS)
