@@ -273,7 +273,7 @@ class TestHostile:
             ({"a": "../secret.safetensors"}, "expected one in the same folder"),
             ({"a": "/etc/passwd"}, "expected one in the same folder"),
             ({"a": 3}, "got file '3', expected one"),
-            ({"a": ".."}, "cannot be read: Is a directory"),
+            ({"a": ".."}, "expected one in the same folder"),
         ],
     )
     def test_an_index_that_lies_is_refused(self, tmp_path: Path, change: dict, said: str) -> None:

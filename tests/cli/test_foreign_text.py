@@ -33,6 +33,7 @@ ANSWERS = [
     *((VLLM, n) for n in ("completion_batch", "completion_echo", "chat_n2")),
 ]
 REPORTS = sorted(p for p in GOLDEN.glob("*.json") if p.name != "codecs.json")
+TYPED = POISON.replace("\0", "")  # as an argument can be
 # Names that a file cannot have: / and NUL, and more than 255 bytes
 FILE_NAME = POISON.replace("/", "").replace("\0", "").encode()[:180].decode("utf-8", "ignore")
 
@@ -100,22 +101,27 @@ def dumps(tmp_path_factory):
     """Two native files in a folder whose name is poison too, in some rows different."""
     folder = tmp_path_factory.mktemp("dumps") / FILE_NAME
     folder.mkdir()
+    for name, shift in (("old", 0), ("new", 4)):
+        native(folder / f"typed-{name}.parquet", TYPED, shift)
     return native(folder / "old.parquet", POISON), native(folder / "new.parquet", POISON, 4)
 
 
 def verbs(old, new, folder):
     """A command line of every verb that reads dumps."""
-    at = POISON.replace("=", "")
+    at = TYPED.replace("=", "")
+    typed = [old.with_name(f"typed-{name}.parquet") for name in ("old", "new")]
     return {
         "show": ["show", old],
         "show --detail": ["show", old, "--detail"],
         "diff": ["diff", old, new, "--match", "id", "--examples", "9", "--fail-over", "mismatch:0"],
         "diff --rerun": ["diff", old, new, "--rerun", new, "--detail"],
-        "diff of a sample": ["diff", old, new, "--sample", f"{POISON}0"],
-        "diff of no sample": ["diff", old, new, "--sample", POISON],
+        "diff of a sample": ["diff", *typed, "--sample", f"{TYPED}0"],
+        "diff of no sample": ["diff", old, new, "--sample", TYPED],
         "check": ["check", new, "--against", old],
         "check alone": ["check", new],
-        "staleness": ["staleness", old, "--at", f"{at}1={old}", "--at", f"{at}2={new}"],
+        "staleness": [
+            *("staleness", typed[0], "--at", f"{at}1={typed[0]}", "--at", f"{at}2={typed[1]}")
+        ],
         "convert": ["convert", old, folder / f"{FILE_NAME}.parquet", "--force"],
         "convert to npz": ["convert", old, folder / "x.npz", "--force"],
         "pack": ["pack", old, "-o", folder / FILE_NAME, "--force"],

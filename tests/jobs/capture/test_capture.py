@@ -664,7 +664,7 @@ def test_addresses_that_are_none(tmp_path, capsys, url):
 
 ODD = [
     "http://h:1/a b",
-    "http://h\0x:1",
+    "http://h\x01x:1",
     "http://h:1/\u00e9",
     "http://h\u202e:1",
     "http://h:1/\x07",
