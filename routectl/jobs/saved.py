@@ -23,7 +23,8 @@ from typing import (
 import msgspec
 
 from ..errors import FormatError
-from ..files.reading import read_text
+from ..files.reading import read_bytes
+from ..formats.documents.size import check_json
 from ..visible import quoted
 
 if TYPE_CHECKING:
@@ -42,10 +43,9 @@ def read_report(path: Path, *wanted: str) -> "Document":
     are kept.
     """
     try:
-        text = read_text(path, _MAX_BYTES, f"more than {_MAX_BYTES} bytes of JSON")
-        found: Any = msgspec.json.decode(text)
-    except RecursionError:
-        raise FormatError(f"{path}: not JSON that is read: too deep") from None
+        data = read_bytes(path, _MAX_BYTES, f"more than {_MAX_BYTES} bytes of JSON")
+        check_json(data, str(path))
+        found: Any = msgspec.json.decode(data)
     except ValueError as error:
         raise FormatError(f"{path}: not JSON: {error}") from None
     if not isinstance(found, dict):
