@@ -17,25 +17,11 @@ from support.damaged import DAMAGES, DOORS, damaged
 from support.recordings import FIXTURES, QWEN
 
 HOSTILE = FIXTURES / "hostile"
-BOMBS = ("bomb_ids.parquet", "bomb_tokens.parquet", "amp_lists.json.gz", "punycode.pt")
-NOT_YET = (  # what this table asks and the doors do not do yet; strict, so that it is taken out
-    *("delta_base_long.parquet", "slime_bitflip_ids_crc_bad.pt", "inject_native_source.parquet"),
-    *("inject_weight_version_ansi.jsonl", "logprobs_one_neginf.jsonl", "logprobs_neginf.jsonl"),
-    *("logprobs_posinf.jsonl", "logprobs_1e308.jsonl", "predictor", "index"),
-    *("293c58c8-R", "293c58c8-R2", "07a71097-R", "07a71097-R2", "6cfc369c-R2", "65efe077-R"),
-    *("65efe077-R2", "328d3f4c-R", "328d3f4c-R2", "225e958b-R", "225e958b-R2", "423a60a1-R"),
-    *("423a60a1-R2", "d8b3457c-R2"),
-)
 
 
 def row(name, *values):
-    """A row of the table; strictly expected to fail where it is in NOT_YET."""
-    marks = []
-    if name in BOMBS:
-        marks = [pytest.mark.xfail(run=False, reason="takes all memory")]
-    elif name in NOT_YET:
-        marks = [pytest.mark.xfail(strict=True, reason="not refused yet")]
-    return pytest.param(*(values or (name,)), marks=marks, id=name)
+    """A row of the table, by its file."""
+    return pytest.param(*(values or (name,)), id=name)
 
 
 SOUND = {  # damage that these do not have, or cannot see, having no checksum

@@ -10,14 +10,13 @@ from routectl.formats import open_dump
 from support.flips import FORMS, outcomes
 
 WITH_CHECKSUMS = [
-    form for form in FORMS if form.startswith(("native.", "replay.")) or form == "npz"
+    *(form for form in FORMS if form.startswith(("native.", "replay."))),
+    *("npz", "slime", "skyrl"),
 ]
-NOT_YET = pytest.mark.xfail(strict=True, reason="the CRCs of torch archives are not checked yet")
-ARCHIVES = [pytest.param(form, marks=NOT_YET) for form in ("slime", "skyrl")]  # torch's
 FLIPS = 60
 
 
-@pytest.mark.parametrize("form", [*WITH_CHECKSUMS, *ARCHIVES])
+@pytest.mark.parametrize("form", WITH_CHECKSUMS)
 def test_no_flip_of_a_file_with_checksums_gives_other_routes(form, tmp_path):
     """Refused, or the same routes: of pages, members and rank files alike."""
     found = outcomes(form, tmp_path / "x", FLIPS, seed=5)

@@ -15,19 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...limits import check_budget, check_inflation
+from .thrift import ColumnChunk, Compact, read_chunks
 
 __all__ = ["PageBudget"]
 
 _HEAD, _LARGEST_HEAD = 256, 16 << 20  # bytes read for a header first, and at most (parquet-cpp)
-_FIELDS = 1000  # of a header: there are some 20
+_FIELDS = 1000  # of a page header: there are some 20
 _DICTIONARY_PAGE, _DATA, _DICTIONARY, _DATA_V2 = 2, 5, 7, 8  # a page type; fields of a page header
+_CODECS = {1: "snappy", 2: "gzip", 4: "brotli", 5: "lz4_raw", 6: "zstd", 7: "lz4_raw"}
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 _BY_DICTIONARY, _BY_PREFIX = (2, 8), 7  # encodings: PLAIN_, RLE_DICTIONARY; DELTA_BYTE_ARRAY
-_LEVELS, _OFFSET, _POINTER = (
-    4,
-    4,
-    16,
-)  # bytes: two levels of a value; an offset; an entry
+_LEVELS, _OFFSET, _POINTER = 4, 4, 16  # bytes: two levels of a value; an offset; an entry
 _DICTIONARY_BYTES = 16 << 20  # a larger one is not taken apart
 _ROW = 256  # bytes that a row's keys take, at least
 
@@ -44,80 +42,12 @@ class _Page:
     is_dictionary: bool
 
 
-class _Head:
-    """Thrift's compact protocol over the bytes of a page header. Raises IndexError at their end."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at, self._left = data, 0, _FIELDS
-
-    def varint(self) -> int:
-        """An unsigned varint."""
-        value = shift = 0
-        while True:
-            byte = self.data[self.at]
-            self.at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-            if shift > 63:
-                raise ValueError("a varint that does not end")
-
-    def signed(self) -> int:
-        """An i32, zigzag."""
-        value = self.varint() & 0xFFFFFFFF
-        return (value >> 1) ^ -(value & 1)
-
-    def fields(self, depth: int = 0) -> Iterator[tuple[int, int]]:
-        """Number and type of each field of a struct; whoever asks reads or skips its value."""
-        if depth > 8:
-            raise ValueError("structs within each other")
-        number = 0
-        while True:
-            byte = self.data[self.at]
-            self.at += 1
-            if byte == 0:
-                return
-            number = number + (byte >> 4) if byte >> 4 else self.signed()
-            self._left -= 1
-            if self._left < 0:
-                raise ValueError("more fields than a page header has")
-            yield number, byte & 15
-
-    def skip(self, kind: int, depth: int = 0) -> None:
-        """Pass over a value."""
-        if kind in (4, 5, 6):
-            self.varint()
-        elif kind == 3:
-            self.at += 1
-        elif kind == 7:
-            self.at += 8
-        elif kind == 8:
-            size = self.varint()
-            self.at += size
-        elif kind == 12:
-            for _, inner in self.fields(depth + 1):
-                self.skip(inner, depth + 1)
-        elif kind not in (1, 2):
-            raise ValueError(f"a value of type {kind} in a page header")
-
-    def struct(self, found: dict[int, Any], names: tuple[int, ...], depth: int = 0) -> None:
-        """The i32 fields of a struct by number, and the structs ``names`` in it likewise."""
-        for number, kind in self.fields(depth):
-            if kind == 5:
-                found[number] = self.signed()
-            elif kind == 12 and number in names:
-                self.struct(found.setdefault(-number, {}), (), depth + 1)
-            else:
-                self.skip(kind, depth)
-
-
 def _page(data: bytes, at: int) -> _Page | None:
     """The page whose header the data begins with; None where the header goes on beyond it.
 
     Raises ValueError for what is no header.
     """
-    head = _Head(data)
+    head = Compact(data, _FIELDS)
     found: dict[int, Any] = {}
     try:
         head.struct(found, (_DATA, _DICTIONARY, _DATA_V2))
@@ -133,15 +63,15 @@ def _page(data: bytes, at: int) -> _Page | None:
     return _Page(at + head.at, stored, size, values, encoding, kind == _DICTIONARY_PAGE)
 
 
-def _pages(stream: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[_Page]:
+def _pages(stream: IO[bytes], chunk: ColumnChunk) -> Iterator[_Page]:
     """The pages of a column chunk that a reader would read. Raises ValueError on damage."""
-    at, first = chunk.data_page_offset, chunk.dictionary_page_offset
-    if first is not None and 0 < first < at:
+    at, first = chunk.data_page, chunk.dictionary_page
+    if 0 < first < at:
         at = first
-    end, seen = at + chunk.total_compressed_size, 0
-    if at < 0 or chunk.total_compressed_size < 0:
+    end, seen = at + chunk.stored, 0
+    if at < 0 or chunk.stored < 0:
         raise ValueError("a column before the file")
-    while at < end and seen < chunk.num_values:
+    while at < end and seen < chunk.values:
         size, page = _HEAD, None
         while page is None:
             stream.seek(at)
@@ -155,14 +85,14 @@ def _pages(stream: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[_Page]:
         at = page.begin + page.stored
 
 
-def _longest(stream: IO[bytes], page: _Page, compression: str) -> int:
+def _longest(stream: IO[bytes], page: _Page, codec: int) -> int:
     """Bytes of the longest entry of a dictionary of strings, or a bound of it."""
     if page.size > _DICTIONARY_BYTES:
         return page.size
     stream.seek(page.begin)
     data: Any = stream.read(page.stored)
-    name: Any = {"LZ4": "lz4_raw"}.get(compression, compression.lower())
-    if name != "uncompressed":
+    if codec:
+        name: Any = _CODECS.get(codec, "")
         try:
             data = pa.Codec(name).decompress(data, page.size, asbytes=True)
         except (pa.ArrowException, OSError, ValueError):
@@ -180,9 +110,10 @@ def _longest(stream: IO[bytes], page: _Page, compression: str) -> int:
 class PageBudget:
     """The budgets of one file: decoded bytes of all columns that were looked at so far."""
 
-    def __init__(self, path: Path, footer: pq.FileMetaData, size: int) -> None:
+    def __init__(self, path: Path, stream: IO[bytes], footer: pq.FileMetaData, size: int) -> None:
         """``size`` is that of the file. Raises FormatError where it has too many rows for it."""
         self._path, self._footer, self._size = path, footer, size
+        self._groups = read_chunks(stream, size)
         self._columns = {footer.schema.column(i).path: i for i in range(footer.num_columns)}
         self._seen: dict[tuple[int, int], int] = {}
         self._total = 0
@@ -204,21 +135,19 @@ class PageBudget:
         wanted = {*names}
         columns = [i for path, i in self._columns.items() if path.partition(".")[0] in wanted]
         for group in groups:
-            chunks = None
             for column in columns:
                 if (group, column) in self._seen:
                     continue
-                chunks = self._footer.row_group(group) if chunks is None else chunks
-                found = self._decoded(stream, chunks.column(column), column)
+                found = self._decoded(stream, self._groups[group][column], column)
                 self._seen[group, column] = found
                 self._total += found
             self.hold()
 
-    def _decoded(self, stream: IO[bytes], chunk: pq.ColumnChunkMetaData, column: int) -> int:
+    def _decoded(self, stream: IO[bytes], chunk: ColumnChunk, column: int) -> int:
         """At most so many bytes are made of a column chunk."""
         about = self._footer.schema.column(column)
-        of_bytes = chunk.physical_type == "BYTE_ARRAY"
-        width = _WIDTHS.get(chunk.physical_type, about.length or 0)
+        of_bytes = about.physical_type == "BYTE_ARRAY"
+        width = _WIDTHS.get(about.physical_type, about.length or 0)
         levels = _LEVELS if about.max_definition_level or about.max_repetition_level else 0
         where = f"{self._path}: {about.path}: a cell: bytes"
         total, dictionary, longest = 0, None, None
@@ -230,7 +159,7 @@ class PageBudget:
             made = page.values * width
             if of_bytes and page.encoding in _BY_DICTIONARY and dictionary is not None:
                 if longest is None and page.values * dictionary.size > 1 << 20:
-                    longest = _longest(stream, dictionary, chunk.compression)
+                    longest = _longest(stream, dictionary, chunk.codec)
                     check_budget("cell", longest, where)
                 made = page.values * ((dictionary.size if longest is None else longest) + _OFFSET)
             elif of_bytes:

@@ -128,7 +128,7 @@ def open_parquet(path: Path) -> ParquetSource:
             check_inflation(
                 sum(footer.row_group(g).total_byte_size for g in groups), size, str(path)
             )
-            budget = PageBudget(path, footer, size)
+            budget = PageBudget(path, stream, footer, size)
             budget.check(stream, groups, _KEYS)
             return ParquetSource(path, footer, about, _read_keys(file), budget)
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -1,0 +1,181 @@
+"""Thrift's compact protocol, as far as Parquet's footers and page headers use it.
+
+pyarrow ends the process where a footer's column chunk is damaged (its ``RowGroupMetaData.column``
+lets a C++ exception through), so that chunks are found here. Source: apache/thrift
+(thrift-compact-protocol.md), apache/parquet-format (parquet.thrift).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+__all__ = ["ColumnChunk", "Compact", "read_chunks"]
+
+_TAIL = 8  # bytes: the length of the footer, PAR1
+_ROW_GROUPS, _COLUMNS, _META = 4, 1, 3  # fields of a file, of a row group, of a column chunk
+_CODEC, _VALUES, _STORED, _DATA_PAGE, _DICTIONARY_PAGE = 4, 5, 7, 9, 11  # of its meta data
+
+
+class Compact:
+    """Thrift's compact protocol over bytes. Raises IndexError at their end, ValueError on damage.
+
+    ``most`` are the fields that all structs may have together.
+    """
+
+    def __init__(self, data: bytes, most: int) -> None:
+        self.data, self.at, self._left = data, 0, most
+
+    def varint(self) -> int:
+        """An unsigned varint."""
+        value = shift = 0
+        while True:
+            byte = self.data[self.at]
+            self.at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+            if shift > 63:
+                raise ValueError("a varint that does not end")
+
+    def signed(self) -> int:
+        """An i32, zigzag."""
+        value = self.varint() & 0xFFFFFFFF
+        return (value >> 1) ^ -(value & 1)
+
+    def whole(self) -> int:
+        """An i64, zigzag."""
+        value = self.varint()
+        return (value >> 1) ^ -(value & 1)
+
+    def fields(self, depth: int = 0) -> Iterator[tuple[int, int]]:
+        """Number and type of each field of a struct; whoever asks reads or skips its value."""
+        if depth > 8:
+            raise ValueError("structs within each other")
+        number = 0
+        while True:
+            byte = self.data[self.at]
+            self.at += 1
+            if byte == 0:
+                return
+            number = number + (byte >> 4) if byte >> 4 else self.signed()
+            self._left -= 1
+            if self._left < 0:
+                raise ValueError("too many fields")
+            yield number, byte & 15
+
+    def items(self) -> Iterator[int]:
+        """The type of each item of a list; whoever asks reads or skips it."""
+        head = self.data[self.at]
+        self.at += 1
+        for _ in range(head >> 4 if head >> 4 < 15 else self.varint()):
+            if self.at >= len(self.data):
+                raise IndexError
+            yield head & 15
+
+    def skip(self, kind: int, depth: int = 0) -> None:
+        """Pass over a value."""
+        if kind in (4, 5, 6):
+            self.varint()
+        elif kind == 3:
+            self.at += 1
+        elif kind == 7:
+            self.at += 8
+        elif kind == 8:
+            size = self.varint()
+            self.at += size
+        elif kind == 9:
+            for inner in self.items():
+                if inner in (1, 2):
+                    self.at += 1
+                else:
+                    self.skip(inner, depth + 1)
+        elif kind == 12:
+            for _, inner in self.fields(depth + 1):
+                self.skip(inner, depth + 1)
+        elif kind not in (1, 2):
+            raise ValueError(f"a value of type {kind}")
+
+    def struct(self, found: dict[int, Any], names: tuple[int, ...], depth: int = 0) -> None:
+        """The i32 fields of a struct by number, and the structs ``names`` in it likewise."""
+        for number, kind in self.fields(depth):
+            if kind == 5:
+                found[number] = self.signed()
+            elif kind == 12 and number in names:
+                self.struct(found.setdefault(-number, {}), (), depth + 1)
+            else:
+                self.skip(kind, depth)
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnChunk:
+    """Where the pages of a column are in a row group.
+
+    codec is the number of its compression, values counts those of all pages, stored their bytes;
+    data_page and dictionary_page are offsets into the file, 0 for none.
+    """
+
+    codec: int
+    values: int
+    stored: int
+    data_page: int
+    dictionary_page: int
+
+
+def read_chunks(stream: IO[bytes], size: int) -> list[list[ColumnChunk]]:
+    """The column chunks of each row group, by the footer of a file of ``size`` bytes.
+
+    Raises ValueError where it is no footer.
+    """
+    stream.seek(max(size - _TAIL, 0))
+    length = int.from_bytes(stream.read(4), "little")
+    if not 0 < length <= size - _TAIL:
+        raise ValueError("a footer that is not there")
+    stream.seek(size - _TAIL - length)
+    data = stream.read(length)
+    footer = Compact(data, len(data))
+    try:
+        return _row_groups(footer)
+    except IndexError:
+        raise ValueError("a footer that is cut short") from None
+
+
+def _row_groups(footer: Compact) -> list[list[ColumnChunk]]:
+    groups: list[list[ColumnChunk]] = []
+    for number, kind in footer.fields():
+        if (number, kind) != (_ROW_GROUPS, 9):
+            footer.skip(kind)
+            continue
+        for item in footer.items():
+            if item != 12:
+                raise ValueError("a row group that is no struct")
+            groups.append(_columns(footer))
+    return groups
+
+
+def _columns(footer: Compact) -> list[ColumnChunk]:
+    found: list[ColumnChunk] = []
+    for number, kind in footer.fields(1):
+        if (number, kind) != (_COLUMNS, 9):
+            footer.skip(kind, 1)
+            continue
+        for item in footer.items():
+            if item != 12:
+                raise ValueError("a column that is no struct")
+            found.append(_chunk(footer))
+    return found
+
+
+def _chunk(footer: Compact) -> ColumnChunk:
+    told: dict[int, int] = {}
+    for number, kind in footer.fields(2):
+        if (number, kind) != (_META, 12):
+            footer.skip(kind, 2)
+            continue
+        for inner, of in footer.fields(3):
+            if of in (5, 6):
+                told[inner] = footer.whole()
+            else:
+                footer.skip(of, 3)
+    names = (_CODEC, _VALUES, _STORED, _DATA_PAGE, _DICTIONARY_PAGE)
+    return ColumnChunk(*(told.get(name, 0) for name in names))
