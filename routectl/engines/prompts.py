@@ -1,6 +1,5 @@
 """Prompts to be asked: JSON lines of token ids, text or messages, with ids and groups."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Any
 
 from ..errors import FormatError
 from ..files.reading import open_regular
-from ..formats.documents.fields import Doc, first_of, mapping, sequence, text, token_ids
+from ..formats.documents.fields import Doc, first_of, from_json, mapping, sequence, text, token_ids
+from ..limits import check_budget, limits
 
 __all__ = ["Prompt", "read_prompts"]
 
@@ -59,7 +59,7 @@ def _content(doc: Doc, where: str) -> tuple[str, Any]:
 
 def _prompt(line: bytes, number: int, where: str) -> Prompt:
     try:
-        doc = json.loads(line)
+        doc = from_json(line, where)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: not JSON: {error}") from None
     if not isinstance(doc, dict):
@@ -73,7 +73,9 @@ def _prompt(line: bytes, number: int, where: str) -> Prompt:
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with open_regular(path) as file:
-            for number, line in enumerate(file, 1):
+            most = limits().line
+            for number, line in enumerate(iter(lambda: file.readline(most + 1), b""), 1):
+                check_budget("line", len(line), f"{path}: line {number}: bytes")
                 if line.strip():
                     yield number, line
     except OSError as error:

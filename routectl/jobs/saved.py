@@ -23,7 +23,9 @@ from typing import (
 import msgspec
 
 from ..errors import FormatError
-from ..files.reading import read_text
+from ..files.reading import read_bytes
+from ..formats.documents.size import check_json
+from ..visible import quoted
 
 if TYPE_CHECKING:
     from ..reports.document import Document
@@ -41,10 +43,9 @@ def read_report(path: Path, *wanted: str) -> "Document":
     are kept.
     """
     try:
-        text = read_text(path, _MAX_BYTES, f"more than {_MAX_BYTES} bytes of JSON")
-        found: Any = msgspec.json.decode(text)
-    except RecursionError:
-        raise FormatError(f"{path}: not JSON that is read: too deep") from None
+        data = read_bytes(path, _MAX_BYTES, f"more than {_MAX_BYTES} bytes of JSON")
+        check_json(data, str(path))
+        found: Any = msgspec.json.decode(data)
     except ValueError as error:
         raise FormatError(f"{path}: not JSON: {error}") from None
     if not isinstance(found, dict):
@@ -52,7 +53,7 @@ def read_report(path: Path, *wanted: str) -> "Document":
     schema = found.get("schema")
     if not isinstance(schema, str) or schema not in wanted:
         raise FormatError(
-            f"{path}: got schema {str(schema)[:60]!a}, expected "
+            f"{path}: got schema {quoted(schema)}, expected "
             f"{'one of ' if len(wanted) > 1 else ''}{', '.join(wanted)}"
         )
     try:

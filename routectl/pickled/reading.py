@@ -215,11 +215,11 @@ class _Unpickler(pickle.Unpickler):
         raise FormatError("a persistent object that is no storage of a known dtype")
 
 
-def _load(data: bytes | mmap.mmap, stream: IO[bytes], where: str, names: Names) -> Any:
+def _load(data: bytes | mmap.mmap, stream: IO[bytes], where: str, names: Names, size: int) -> Any:
     try:
         _check(data)
         value = _Unpickler(stream, names, 2 * len(data) + (1 << 20)).load()
-        check_tree(value, most_values(len(data)))
+        check_tree(value, most_values(size))
         return value
     except (FormatError, UnsupportedError) as error:
         raise type(error)(f"{where}: refused pickle: {_shown(str(error))}") from None
@@ -232,13 +232,17 @@ def _shown(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def load_pickle(data: bytes, where: str, names: Names = CHECKPOINTS) -> Any:
+def load_pickle(
+    data: bytes, where: str, names: Names = CHECKPOINTS, size: int | None = None
+) -> Any:
     """What a pickle holds, its objects as the stand-ins of ``names``.
+
+    ``size`` is that of the file with all it holds, where the tensors are beside the pickle.
 
     Raises FormatError, opened by ``where``, for a damaged pickle and for one that names anything
     but what is listed; UnsupportedError where the list says why that is not read.
     """
-    return _load(data, io.BytesIO(data), where, names)
+    return _load(data, io.BytesIO(data), where, names, len(data) if size is None else size)
 
 
 def load_pickle_file(path: Path, names: Names) -> Any:
@@ -246,4 +250,4 @@ def load_pickle_file(path: Path, names: Names) -> Any:
     if path.stat().st_size == 0:
         raise FormatError(f"{path}: damaged pickle: empty")
     with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
-        return _load(pages, file, str(path), names)
+        return _load(pages, file, str(path), names, len(pages))

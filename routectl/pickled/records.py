@@ -147,6 +147,12 @@ class StoredArray(Record):
         return state[1], state[2], state[3], state[4]
 
     @property
+    def weight(self) -> int:
+        """Its bytes, which are elements at most; objects are counted as what they are."""
+        data = self._parts[3] if self.fields or self.args else b""
+        return len(data) if isinstance(data, bytes | bytearray) else 0
+
+    @property
     def array(self) -> NDArray[Any]:
         """The array over its bytes. Raises FormatError where it holds no numbers or text."""
         shape, dtype, fortran, data = self._parts

@@ -5,6 +5,7 @@ Source: torch 2.13 (_utils, serialization).
 """
 
 import mmap
+import os
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -65,6 +66,11 @@ class MappedTensor:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    @property
+    def weight(self) -> int:
+        """Elements; of an expanded one, which is refused when it is read, those that are there."""
+        return min(prod(self.shape), self.storage.size)
 
     @property
     def array(self) -> NDArray[Any]:
@@ -140,6 +146,7 @@ def load_torch(path: Path) -> Any:
     try:
         with open_regular(path) as stream:
             data, members, order = read_directory(stream, str(path))
+            size = os.fstat(stream.fileno()).st_size
             pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
@@ -148,6 +155,5 @@ def load_torch(path: Path) -> Any:
         "_rebuild_tensor_v2": PickledCall(maker.v2),
         "_rebuild_tensor_v3": PickledCall(maker.v3),
     }
-    return load_pickle(
-        data, str(path), DUMPS | {("torch._utils", name): make for name, make in made.items()}
-    )
+    names = DUMPS | {("torch._utils", name): make for name, make in made.items()}
+    return load_pickle(data, str(path), names, size)

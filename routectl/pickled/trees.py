@@ -16,7 +16,10 @@ _PLAIN = {int, float, complex, bool, str, bytes, bytearray, type(None), StoredDT
 
 
 def most_values(size: int) -> int:
-    """How many values so many bytes may be, each counted wherever it is used."""
+    """How many values so many bytes may be, each counted wherever it is used.
+
+    An element of a tensor or an array is one, too.
+    """
     return (1 << 24) + 16 * size
 
 
@@ -42,6 +45,7 @@ class _Node:
     def __init__(self, value: Any) -> None:
         self.key, self.depth = id(value), 1
         self.size, self.left = _parts(value)
+        self.size += getattr(value, "weight", 0)
 
 
 def check_tree(root: Any, most: int) -> None:

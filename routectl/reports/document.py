@@ -37,6 +37,7 @@ Value = TypeVar("Value")
 _FLAT_LIST = re.compile(r"\[\n +([^\[\]{}]*?)\n +\]")  # a line break is never inside a string
 _BREAK = re.compile(r",\n +")
 _MARK = re.compile(r"#(?=#\w*\[)")  # a log's reader looks for ##[ and its like anywhere in a line
+_ESCAPE = re.compile(r"\\\\|\\ud[89ab]..\\ud[c-f]..|\\(ud[89a-f]..)")
 _LONGEST = 1000
 _HOLDS_TEXT = (str, dict, list, tuple)
 
@@ -114,15 +115,23 @@ def not_finite(figures: Mapping[str, Any]) -> dict[str, str]:
 
 
 def to_json(document: Document) -> str:
-    """The document as text in ASCII, keys in the order of docs/json.md, flat lists on one line."""
-    text = json.dumps(document, indent=2, allow_nan=False)
+    """The document as text in ASCII, keys in the order of docs/json.md, flat lists on one line.
+
+    Of a name that is no UTF-8, what strict readers of JSON refuse is escaped as it is shown.
+    """
+    text = _whole(json.dumps(document, indent=2, allow_nan=False))
     text = _FLAT_LIST.sub(lambda m: f"[{_BREAK.sub(', ', m[1])}]", text)
     return _MARK.sub(r"\\u0023", text) + "\n"
 
 
 def to_line(document: Document) -> str:
     """The document as one line of JSON in ASCII, without its end."""
-    return _MARK.sub(r"\\u0023", json.dumps(document, allow_nan=False))
+    return _MARK.sub(r"\\u0023", _whole(json.dumps(document, allow_nan=False)))
+
+
+def _whole(text: str) -> str:
+    """JSON in ASCII, in which half of a surrogate pair is its escape as text."""
+    return _ESCAPE.sub(lambda m: rf"\\{m[1]}" if m[1] else m[0], text) if "\\ud" in text else text
 
 
 def visible_document(document: Document) -> Document:

@@ -9,7 +9,7 @@ import pytest
 from routectl.errors import FormatError
 from routectl.formats import open_dump
 from support.recordings import FIXTURES
-from support.shell import complaint
+from support.shell import complaint, run
 
 DUMP = FIXTURES / "golden/deepseek_v3.parquet"
 WEIGHTS = FIXTURES / "checkpoints/deepseek_v3"
@@ -97,3 +97,16 @@ def complaint_or_not(capsys, line):
 
     main([str(word) for word in line])
     capsys.readouterr()
+
+
+def test_no_utf8_through_pack_and_back(tmp_path, capsys):
+    """A dump whose name is no UTF-8 is packed, and unpacked as it was."""
+    dump, packed, back = tmp_path / "a\udcff.parquet", tmp_path / "replay", tmp_path / "b.parquet"
+    shutil.copy(DUMP, dump)
+    for words in (
+        ("pack", dump, "-o", packed),
+        ("pack", "--verify", packed, "--against", dump),
+        ("unpack", packed, "-o", back),
+        ("diff", dump, back),
+    ):
+        assert run(capsys, *words).code == 0, words

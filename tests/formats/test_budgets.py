@@ -64,9 +64,10 @@ def test_a_bomb_is_refused_in_bounded_memory(tmp_path, name):
 @pytest.mark.parametrize("name", [name for name in BOMBS if name not in (*QUICK, *HARMLESS)])
 def test_every_bomb_is_refused(tmp_path, name):
     """Whatever the container, one line says what was too much."""
+    path = BOMBS[name](tmp_path)
     with pytest.raises(FormatError) as caught:
-        _read(BOMBS[name](tmp_path))
-    check_line(caught.value)
+        _read(path)
+    check_line(caught.value, path)
 
 
 def test_the_limit_that_is_named_lets_it_in(tmp_path, capsys):

@@ -98,7 +98,7 @@ def test_files_of_different_models_are_refused(tmp_path, change, line):
         ({"config.json": json.dumps(CONFIG)}, "none of 1 files holds samples; .*config.json: JSON"),
         (
             {"a.json": '{"error": {"message": "no\\u001b[2J\\nway"}}'},
-            r"an error response: no\?\[2J$",
+            r"an error response: no\\x1b\[2J$",
         ),
         ({"a.json": '{"error": "\\n"}'}, "an error response: $"),
         ({"a.json": "[]"}, "none of 1 files holds samples"),

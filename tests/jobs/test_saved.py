@@ -1,7 +1,9 @@
 """Saved reports: strict JSON of the types of its schema, or one line that says where it is not."""
 
 import json
+import shutil
 
+import msgspec
 import pytest
 
 from routectl.errors import FormatError
@@ -98,7 +100,7 @@ def test_what_came_later_may_be_missing_and_more_may_come(tmp_path, capsys):
         ('{"schema": "routectl.diff/1", "token_selection": "\\ud800"}', "not JSON: "),
         ('{"schema": "routectl.diff/1", "rows": true}', "Expected `int`, got `bool` - at `$.rows`"),
         ('{"schema": "routectl.diff/1", "rows": 1.5}', "Expected `int`, got `float`"),
-        ("[" * 100_000, "too deep"),
+        ("[" * 100_000, "lists and objects within each other: got 100000, expected at most 200"),
         ('"x"', "got a JSON str, expected a report"),
     ],
 )
@@ -107,3 +109,20 @@ def test_what_is_no_report(tmp_path, capsys, text, why):
     saved = tmp_path / "saved.json"
     saved.write_text(text, "utf-8")
     assert why in complaint(capsys, "report", saved)
+
+
+def test_more_values_than_a_document_may_have(tmp_path, capsys):
+    """A report and a baseline are within the budgets of any JSON document."""
+    saved = tmp_path / "saved.json"
+    saved.write_text('{"schema": "routectl.diff/1", "x": [' + "[], " * 2000 + "1]}", "utf-8")
+    words = ("--limit", "nodes=1000", "report", saved)
+    assert "values of JSON: got 4004, expected at most 1000" in complaint(capsys, *words)
+
+
+def test_a_path_that_is_no_utf8(tmp_path, capsys):
+    """A report of a dump with such a path is JSON to strict readers, and is shown again."""
+    dump, saved = tmp_path / "a\udcff\\ud800.parquet", tmp_path / "saved.json"
+    shutil.copy(FIXTURES / "golden/deepseek_v3.parquet", dump)
+    assert run(capsys, "show", dump, "--json", "-o", saved).code == 0
+    assert repr(msgspec.json.decode(saved.read_bytes())).count(r"a\\udcff\\ud800.parquet")
+    assert r"a\udcff\ud800.parquet" in run(capsys, "report", saved).out

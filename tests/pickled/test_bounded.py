@@ -9,12 +9,15 @@ import struct
 import time
 import tracemalloc
 
+import numpy as np
 import pytest
+import torch
 
 from routectl.errors import FormatError
 from routectl.pickled.names import BATCHES, CHECKPOINTS, DUMPS
 from routectl.pickled.reading import load_pickle
 from routectl.pickled.records import brief
+from routectl.pickled.torch_files import load_torch
 from routectl.pickled.trees import check_tree
 from support.building import check_line
 
@@ -169,3 +172,16 @@ def test_few_words_of_much():
     loop.append(loop)
     for value in (loop, [[[[[1]]]]] * MANY, {"a": "x" * MANY}, 7**700, (b"x" * MANY,)):
         assert len(brief(value)) <= 60
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array"])
+def test_tensors_that_are_used_again(tmp_path, kind):
+    """A file in which one tensor is many samples' is counted as often as it is used."""
+    one = torch.zeros(2_000) if kind == "tensor" else np.zeros(2_000)
+    path = tmp_path / "x.pt"
+    torch.save([{"routes": one}] * 100, path)
+    assert len(load_torch(path)) == 100
+    torch.save([{"routes": one}] * 20_000, path)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(FormatError, match="values used again or within each other: more than"):
+        load_torch(path)

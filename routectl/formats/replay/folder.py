@@ -90,9 +90,12 @@ def file_digest(path: Path) -> str:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write manifest.json, the last file of a folder."""
+    """Write manifest.json, the last file of a folder.
+
+    Of a path that is no UTF-8, halves of surrogate pairs are JSON's own escapes.
+    """
     text = json.dumps({"schema": SCHEMA, **manifest}, indent=1, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", "utf-8")
+    (folder / MANIFEST).write_text(text + "\n", "utf-8", errors="backslashreplace")
 
 
 def foreign_content(folder: Path) -> str | None:

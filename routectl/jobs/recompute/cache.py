@@ -186,7 +186,7 @@ def _read_memo(path: Path) -> dict[str, str]:
     """What is remembered; a memo that cannot be read is none."""
     try:
         found = json.loads(read_bytes(path, _MAX_MEMO))
-    except (FormatError, ValueError):
+    except (FormatError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):
         return {}

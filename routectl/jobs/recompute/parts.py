@@ -211,7 +211,7 @@ def open_parts(output: Path, job: dict[str, Any], modes: tuple[str, ...], *, res
     try:
         earlier = json.loads(read_bytes(path))
         names = sorted(name for name in job if earlier[name] != job[name])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise FormatError(f"{path}: not the job of an earlier run; delete the folder") from None
     if names:
         name = names[0]

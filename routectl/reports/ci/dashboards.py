@@ -78,6 +78,10 @@ def write_offline_run(folder: Path, scalars: Mapping[str, float], step: int) -> 
         run.finish()
     except OSError as error:
         raise cannot_write(folder, error) from None
+    except UnicodeError:
+        raise RoutectlError(
+            f"{folder}: cannot be written: wandb takes command lines in UTF-8 alone"
+        ) from None
     except wandb.Error as error:
         raise RoutectlError(f"{folder}: wandb: {error}") from None
     return Path(run.dir).parent

@@ -298,12 +298,19 @@ def test_an_existing_file_needs_force(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.parquet"]
 
 
-@pytest.mark.parametrize("name", ["no/such/folder/x.parquet", "y" * 300, "folder"])
-def test_a_place_that_cannot_be_written_is_named(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no/such/folder/x.parquet", "cannot be written: there is no folder"),
+        ("y" * 300, "cannot be written: File name too long"),
+        ("folder", "is a folder, expected a file"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named(tmp_path, name, said):
     """A path in no folder, too long, or of a folder is refused in one line."""
     (tmp_path / "folder").mkdir()
     path = tmp_path / name
-    with pytest.raises(RoutectlError, match="cannot be written") as caught:
+    with pytest.raises(RoutectlError, match=said) as caught:
         write_native(_plain(1), META, path, force=True)
     check_line(caught.value, path)
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]

@@ -196,7 +196,7 @@ class TestLogprobs:
         samples[0]["loss_masks"] = torch.tensor([0, 1])
         data = read_train_data(save(tmp_path, train_data(samples=samples)))
         dump, _ = with_logprobs(open_dump(rollout, model=FACTS), data.samples)
-        np.testing.assert_array_equal(dump[0].logprobs, [np.nan, -2.5])
+        np.testing.assert_array_equal(dump[0].scored, [False, True])
 
     def test_diff_without(self, tmp_path, rollout, capsys):
         """Train data without log_probs, of a trainer that takes the rollout's, is trouble."""

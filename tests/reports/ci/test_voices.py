@@ -92,7 +92,7 @@ LINKS = "www.a.example http://a.example a@b.example @all #1 ~~x~~ *x* _x_ <img s
 
 def raw():
     """A document by another hand: each text of it as it came."""
-    run = troubled(ABOUT, "", None, 0.5)
+    run = troubled(ABOUT, "", [], 0.5)
     text = f"{POISON} {LINKS}"
     about = {"name": text, "check": text, "summary": text, "details": [text, text]}
     return ci_document(text, text, [{**run, **about}])
