@@ -114,6 +114,8 @@ class PageBudget:
         """``size`` is that of the file. Raises FormatError where it has too many rows for it."""
         self._path, self._footer, self._size = path, footer, size
         self._groups = read_chunks(stream, size)
+        if [len(chunks) for chunks in self._groups] != [footer.num_columns] * footer.num_row_groups:
+            raise ValueError("row groups without a place for each column")
         self._columns = {footer.schema.column(i).path: i for i in range(footer.num_columns)}
         self._seen: dict[tuple[int, int], int] = {}
         self._total = 0

@@ -73,6 +73,24 @@ class Compact:
                 raise IndexError
             yield head & 15
 
+    def structs(self, wanted: int, depth: int = 0) -> Iterator[None]:
+        """Stand before each struct of a list, a field of the struct at hand; whoever asks reads it.
+
+        Raises ValueError where the field is there twice, of which readers may take either.
+        """
+        seen = False
+        for number, kind in self.fields(depth):
+            if (number, kind) != (wanted, 9):
+                self.skip(kind, depth)
+                continue
+            if seen:
+                raise ValueError(f"field {wanted} twice")
+            seen = True
+            for item in self.items():
+                if item != 12:
+                    raise ValueError(f"an item of field {wanted} that is no struct")
+                yield
+
     def skip(self, kind: int, depth: int = 0) -> None:
         """Pass over a value."""
         if kind in (4, 5, 6):
@@ -135,35 +153,12 @@ def read_chunks(stream: IO[bytes], size: int) -> list[list[ColumnChunk]]:
     data = stream.read(length)
     footer = Compact(data, len(data))
     try:
-        return _row_groups(footer)
+        return [
+            [_chunk(footer) for _ in footer.structs(_COLUMNS, 1)]
+            for _ in footer.structs(_ROW_GROUPS)
+        ]
     except IndexError:
         raise ValueError("a footer that is cut short") from None
-
-
-def _row_groups(footer: Compact) -> list[list[ColumnChunk]]:
-    groups: list[list[ColumnChunk]] = []
-    for number, kind in footer.fields():
-        if (number, kind) != (_ROW_GROUPS, 9):
-            footer.skip(kind)
-            continue
-        for item in footer.items():
-            if item != 12:
-                raise ValueError("a row group that is no struct")
-            groups.append(_columns(footer))
-    return groups
-
-
-def _columns(footer: Compact) -> list[ColumnChunk]:
-    found: list[ColumnChunk] = []
-    for number, kind in footer.fields(1):
-        if (number, kind) != (_COLUMNS, 9):
-            footer.skip(kind, 1)
-            continue
-        for item in footer.items():
-            if item != 12:
-                raise ValueError("a column that is no struct")
-            found.append(_chunk(footer))
-    return found
 
 
 def _chunk(footer: Compact) -> ColumnChunk:

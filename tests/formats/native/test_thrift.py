@@ -1,0 +1,134 @@
+"""The column chunks of a footer: where pyarrow finds them too, and refused where it would not."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from routectl.errors import FormatError
+from routectl.formats import open_dump
+from routectl.formats.native.thrift import Compact, read_chunks
+from support.building import check_line
+from support.recordings import FIXTURES
+
+NATIVE = sorted(FIXTURES.rglob("*.parquet"))
+SOUND = FIXTURES / "golden" / "deepseek_v3.parquet"
+ROW_GROUPS, COLUMNS, LIST, STRUCT = 4, 1, 9, 12
+
+
+def chunks_of(path):
+    """The chunks of each row group, as routectl and as pyarrow has them."""
+    with path.open("rb") as stream:
+        mine = [
+            [(c.values, c.stored, c.data_page, c.dictionary_page) for c in group]
+            for group in read_chunks(stream, path.stat().st_size)
+        ]
+    footer = pq.ParquetFile(path).metadata
+    groups = (footer.row_group(g) for g in range(footer.num_row_groups))
+    columns = [[group.column(i) for i in range(footer.num_columns)] for group in groups]
+    theirs = [
+        [
+            (
+                c.num_values,
+                c.total_compressed_size,
+                c.data_page_offset,
+                c.dictionary_page_offset or 0,
+            )
+            for c in group
+        ]
+        for group in columns
+    ]
+    return mine, theirs
+
+
+@pytest.mark.parametrize("path", NATIVE, ids=lambda path: path.stem)
+def test_chunks_are_those_of_pyarrow(path):
+    """Values, bytes and places of every column of a file that is checked in."""
+    mine, theirs = chunks_of(path)
+    assert mine == theirs
+    assert mine
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "zstd", "lz4", "brotli"])
+@pytest.mark.parametrize("columns", [1, 14, 15, 200])
+def test_chunks_of_other_files(tmp_path, compression, columns):
+    """Short and long lists of columns and row groups, dictionaries or none."""
+    path = tmp_path / "x.parquet"
+    table = pa.table({f"c{i}": [f"{i}-{n % 3}" for n in range(40)] for i in range(columns)})
+    pq.write_table(table, path, compression=compression, row_group_size=2, use_dictionary=["c0"])
+    mine, theirs = chunks_of(path)
+    assert mine == theirs
+    assert len(mine) == 20
+
+
+def parts_of(footer):
+    """Where the list of row groups begins and ends, and the first one's list of columns.
+
+    Of the columns: where their list begins, and where its header and each of them end.
+    """
+    read, lists = Compact(footer, len(footer)), []
+    for number, kind in read.fields():
+        begin = read.at
+        if (number, kind) != (ROW_GROUPS, LIST):
+            read.skip(kind)
+            continue
+        for _ in read.items():
+            for inner, of in read.fields(1):
+                head, ends = read.at, []
+                if (inner, of) != (COLUMNS, LIST):
+                    read.skip(of, 1)
+                    continue
+                for _ in read.items():
+                    ends.append(read.at)
+                    read.skip(STRUCT, 1)
+                lists.append((head, [*ends, read.at]))
+        groups = begin, read.at
+    return groups, lists[0]
+
+
+def with_footer(path, change):
+    """The sound file with another footer."""
+    data = SOUND.read_bytes()
+    begin = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    footer = change(data[begin:-8])
+    path.write_bytes(data[:begin] + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    return path
+
+
+def without_a_column(footer):
+    """One column of the first row group less; the schema has it still."""
+    _, (head, ends) = parts_of(footer)
+    assert len(ends) - 2 >= 15  # a header of two bytes, as is written here
+    return (
+        footer[:head]
+        + bytes([0xFC, len(ends) - 2])
+        + footer[ends[0] : ends[-2]]
+        + footer[ends[-1] :]
+    )
+
+
+def twice(footer):
+    """The list of row groups again, behind all fields."""
+    (begin, end), _ = parts_of(footer)
+    return footer[:-1] + bytes([LIST, 2 * ROW_GROUPS]) + footer[begin:end] + b"\0"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (without_a_column, "row groups without a place for each column"),
+        (twice, "field 4 twice"),
+        (lambda footer: footer[: len(footer) // 2], "damaged Parquet"),
+    ],
+)
+def test_a_footer_that_lies_is_refused(tmp_path, change, said):
+    """Fewer chunks than columns, a list that is there twice, a cut: one line, no traceback."""
+    path = with_footer(tmp_path / "x.parquet", change)
+    with pytest.raises(FormatError, match=said) as caught:
+        open_dump(path)
+    check_line(caught.value, path)
+
+
+def test_the_same_footer_is_read(tmp_path):
+    """What these tests change is a sound file: as it was, it opens."""
+    path = with_footer(tmp_path / "x.parquet", lambda footer: footer)
+    assert len(open_dump(path)) == len(open_dump(SOUND))
