@@ -1,11 +1,6 @@
 """``routectl watch DIR``."""
 
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from types import FrameType
 from typing import Any
 
 from ..jobs.watch.request import WatchRequest, watch_folder
@@ -33,27 +28,4 @@ def watch_command(line: CommandLine) -> int:
         print(shown, flush=True)
 
     request = line.request(WatchRequest)
-    with _ended_by_signals() as came:
-        try:
-            return watch_folder(request, replace(TERMINAL, part=tell)).exit_code
-        except KeyboardInterrupt:
-            sys.stdout.flush()
-            return 128 + (came[0] if came else signal.SIGINT)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM raise KeyboardInterrupt, once; the list holds which came."""
-    came: list[int] = []
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        if not came:
-            came.append(number)
-            raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield came
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+    return watch_folder(request, replace(TERMINAL, part=tell)).exit_code

@@ -183,7 +183,11 @@ class Live:
     def __init__(self, folder):
         command = [sys.executable, "-m", "routectl", "watch", folder, *FAST, "--json"]
         self.process = subprocess.Popen(
-            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            list(map(str, command)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # not inherited
         )
 
     def line(self):
