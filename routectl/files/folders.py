@@ -10,7 +10,7 @@ from ..errors import RoutectlError
 from .destinations import cannot_write, find_destination
 from .publishing import exchange, rename_new, sync_folder, sync_tree
 from .temporaries import Temporary, is_at, lock_is_had, new_temporary, permit
-from .writing import refuse_existing
+from .writing import already_exists, refuse_existing
 
 __all__ = ["replacing_folder"]
 
@@ -73,10 +73,7 @@ def _publish(held: Temporary, at: Path, path: Path, foreign: _Foreign | None) ->
             return
         except FileExistsError:
             if foreign is None:
-                raise RoutectlError(
-                    f"{path}: already exists: it came while this was written",
-                    hint="--force to replace it",
-                ) from None
+                raise already_exists(path, meanwhile=True) from None
         with suppress(FileNotFoundError):  # another run moved it: look again
             if _replaced(held, at, path, foreign):
                 return
@@ -95,10 +92,11 @@ def _replaced(held: Temporary, at: Path, path: Path, foreign: _Foreign) -> bool:
             return False
         _refuse_foreign(path, at, foreign)  # what came in the meantime is kept, too
         if exchange(held.path, at):
-            reason = foreign(held.path)
-            if reason is not None:
+            try:
+                _refuse_foreign(path, held.path, foreign)
+            except RoutectlError:
                 exchange(held.path, at)
-                raise RoutectlError(f"{path}: {reason}, so --force does not replace it")
+                raise
             held.remove()
             return True
         return _in_two_renames(held, at)

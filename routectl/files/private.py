@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import RoutectlError
+from .destinations import cannot_write
+from .temporaries import permit
 
 __all__ = ["close_to_others", "open_private", "private_folder"]
 
@@ -35,7 +37,7 @@ def open_private(path: Path) -> IO[bytes]:
         raise _trouble(path, error) from None
     try:
         _refuse_foreign(path, handle, stat.S_ISREG, "is no regular file")
-        _permit(handle, 0o600)
+        permit(handle, 0o600)
         return open(handle, "ab+")
     except BaseException:
         os.close(handle)
@@ -63,7 +65,7 @@ def private_folder(path: Path, is_ours: Callable[[Path], bool]) -> None:
                 f"{path}: others can look into it (mode {mode:o}), and token ids would be there",
                 hint=f"chmod 700 {path}, or name another folder",
             )
-        _permit(handle, 0o700)
+        permit(handle, 0o700)
     finally:
         os.close(handle)
 
@@ -74,13 +76,6 @@ def close_to_others(path: Path) -> None:
         about = os.lstat(path)
         if stat.S_ISREG(about.st_mode) and about.st_mode & _OTHERS:
             path.chmod(0o600)
-
-
-def _permit(handle: int, mode: int) -> None:
-    """Set permissions, where the file system has any."""
-    if stat.S_IMODE(os.fstat(handle).st_mode) != mode:
-        with suppress(PermissionError):
-            os.fchmod(handle, mode)
 
 
 def _refuse_foreign(path: Path, handle: int, fits: Callable[[int], bool], otherwise: str) -> None:
@@ -97,7 +92,7 @@ def _refuse_foreign(path: Path, handle: int, fits: Callable[[int], bool], otherw
 def _trouble(path: Path, error: OSError) -> RoutectlError:
     said = _KINDS.get(error.errno or 0)
     if said is None:
-        return RoutectlError(f"{path}: cannot be written: {error.strerror}")
+        return cannot_write(path, error)
     if os.path.islink(path):
         said = "is a link"
     return RoutectlError(f"{path}: {said}: what is kept there is this user's alone")

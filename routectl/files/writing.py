@@ -15,7 +15,7 @@ from .publishing import rename_new, sync_folder
 from .scratch import scratch_file
 from .temporaries import Temporary, new_temporary, permit
 
-__all__ = ["refuse_existing", "replacing"]
+__all__ = ["already_exists", "refuse_existing", "replacing"]
 
 _BLOCK = 1 << 20
 
@@ -54,10 +54,12 @@ def _refuse(path: Path, found: Destination, *, force: bool) -> None:
             f"{path}: is a link to {found.link}, where nothing is", hint="--force to write it there"
         )
     if found.mode is not None:
-        raise _exists(path)
+        raise already_exists(path)
 
 
-def _exists(path: Path, when: str = "") -> RoutectlError:
+def already_exists(path: Path, *, meanwhile: bool = False) -> RoutectlError:
+    """The error of a destination that is there, before a run or since it began."""
+    when = ": it came while this was written" if meanwhile else ""
     return RoutectlError(f"{path}: already exists{when}", hint="--force to replace it")
 
 
@@ -91,7 +93,7 @@ def replacing(path: Path, *, force: bool, private: bool = False) -> Iterator[IO[
             stream.flush()
             _publish(held, found.path, mode, force=force)
     except FileExistsError:
-        raise _exists(path, ": it came while this was written") from None
+        raise already_exists(path, meanwhile=True) from None
     except OSError as error:
         raise cannot_write(path, error) from None
     finally:
