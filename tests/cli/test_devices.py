@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 
 from support.recordings import DEEPSEEK_CONFIG
 from support.shell import DUMPS, run
+from support.timing import ended_after
 
 DUMP, CONFIG = str(DUMPS["jsonl"]), str(DEEPSEEK_CONFIG)
 NATIVE = str(DUMPS["native"])
@@ -81,20 +81,9 @@ KINDS = {
 }
 
 
-@contextlib.contextmanager
 def no_longer_than(seconds):
     """Ends a block that waits with an error."""
-
-    def stop(*_):
-        raise AssertionError(f"still running after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    return ended_after(seconds, AssertionError(f"still running after {seconds} s"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,6 +10,7 @@ import pytest
 from routectl.errors import RoutectlError
 from routectl.files import folders
 from routectl.files.folders import replacing_folder
+from support.racing import raced
 
 
 def names(folder):
@@ -203,32 +204,16 @@ def test_a_full_disk(tmp_path, monkeypatch):
     assert (whole(path), names(tmp_path)) == (1, ["a"])
 
 
-def racer(path, number, force, start, told):
-    """One of several writers that begin at the same time."""
-    try:
-        start.wait()
-        write(path, number, force=force, files=20)
-        told.put(number)
-    except RoutectlError as error:
-        told.put(str(error))
-
-
 @pytest.mark.usefixtures("_how")
 @pytest.mark.parametrize("force", [False, True])
 def test_of_several_writers_one_wins(tmp_path, force):
     """Of eight writers of a folder one wins and seven say so; with force the last, whole."""
-    context = multiprocessing.get_context("fork")
-    path, start, told = tmp_path / "a", context.Barrier(8), context.Queue()
-    all_of_them = [
-        context.Process(target=racer, args=(path, n, force, start, told)) for n in range(8)
-    ]
-    for process in all_of_them:
-        process.start()
-    results = [told.get(timeout=60) for _ in all_of_them]
-    for process in all_of_them:
-        process.join()
-    won = [result for result in results if isinstance(result, int)]
-    assert len(won) == (8 if force else 1), results
-    assert all("already exists" in result for result in results if isinstance(result, str))
+    path = tmp_path / "a"
+
+    def racer(number, begin):
+        begin()
+        write(path, number, force=force, files=20)
+
+    won = raced(racer, force=force)
     assert whole(path, 20) in won
     assert names(tmp_path) == ["a"]

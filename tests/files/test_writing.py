@@ -14,6 +14,7 @@ import pytest
 from routectl.errors import RoutectlError
 from routectl.files import publishing
 from routectl.files.writing import refuse_existing, replacing
+from support.racing import raced
 
 
 def write(path, content=b"new", *, force=False, private=False, meanwhile=None):
@@ -288,38 +289,17 @@ def test_a_disk_that_is_full_at_any_byte(tmp_path):
     assert (names(tmp_path), (tmp_path / "a").stat().st_size) == (["a"], 65536)
 
 
-def racer(path, number, force, start, told):
-    """One of several writers that begin at the same time."""
-    with replacing(path, force=force) as stream:
-        start.wait()
-        stream.write(f"{number}".encode() * 10_000)
-    told.put(number)
-
-
-def refused(path, number, force, start, told):
-    """The same, with what came of it."""
-    try:
-        racer(path, number, force, start, told)
-    except RoutectlError as error:
-        told.put(str(error))
-
-
 @pytest.mark.parametrize("force", [False, True])
 def test_of_several_writers_one_wins(tmp_path, force):
     """Of eight writers of a name one wins and seven say so; with force the last, whole."""
-    context = multiprocessing.get_context("fork")
-    path, start, told = tmp_path / "a", context.Barrier(8), context.Queue()
-    all_of_them = [
-        context.Process(target=refused, args=(path, n, force, start, told)) for n in range(8)
-    ]
-    for process in all_of_them:
-        process.start()
-    results = [told.get(timeout=60) for _ in all_of_them]
-    for process in all_of_them:
-        process.join()
-    won = [result for result in results if isinstance(result, int)]
-    assert len(won) == (8 if force else 1)
-    assert all("already exists" in result for result in results if isinstance(result, str))
+    path = tmp_path / "a"
+
+    def racer(number, begin):
+        with replacing(path, force=force) as stream:
+            begin()
+            stream.write(f"{number}".encode() * 10_000)
+
+    won = raced(racer, force=force)
     content = path.read_bytes()
     assert int(content[:1]) in won
     assert content == content[:1] * 10_000

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import io
 import resource
-import signal
 import threading
 import time
 import traceback
@@ -20,6 +19,7 @@ import numpy as np
 from routectl.cli.main import main
 from routectl.errors import RoutectlError
 from routectl.formats import open_dump
+from support.timing import ended_after
 
 __all__ = ["Finding", "WrongError", "command", "opened_whole", "read_again", "watched"]
 
@@ -128,23 +128,11 @@ def opened_whole(path, **options):
     return dump
 
 
-@contextlib.contextmanager
 def _ended():
     """What does not end by itself is ended; in the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def give_up(*_):
-        raise EndlessError
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, ENDLESS_S)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        return contextlib.nullcontext()
+    return ended_after(ENDLESS_S, EndlessError())
 
 
 def _place(error):
