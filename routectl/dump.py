@@ -342,7 +342,7 @@ class Dump:
         How many tokens there are stays known.
         """
         meta = replace(self.meta, skipped=())
-        keys = [replace(key, tokens=None, prompt=None) for key in self.keys]
+        keys = Keys(replace(key, tokens=None, prompt=None) for key in self.keys)
         narrow, bare = self._narrow, None
         if narrow is not None:
 

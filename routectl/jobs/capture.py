@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CaptureRequest", "capture_rollouts"]
 
+_MAX_KEY = 1 << 16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureRequest:
@@ -161,9 +163,6 @@ def _values(flag: str, given: Sequence[str], form: str) -> dict[str, Any]:
         except (ValueError, RecursionError):
             options[name] = value
     return options
-
-
-_MAX_KEY = 1 << 16
 
 
 def _key(path: Path | None) -> str | None:

@@ -130,10 +130,7 @@ _CORES = ("core", "_core")  # numpy 1's and 2's
 _SCALAR = PickledCall(numpy_scalar, copies=True)
 _NUMPY: Names = {
     **{(f"numpy.{core}.multiarray", "_reconstruct"): StoredArray for core in _CORES},
-    **{
-        (f"numpy.{core}.multiarray", "scalar"): PickledCall(numpy_scalar, copies=True)
-        for core in _CORES
-    },
+    **{(f"numpy.{core}.multiarray", "scalar"): _SCALAR for core in _CORES},
 }
 CHECKPOINTS: Names = {**_TENSORS, **_records(_CHECKPOINTS)}
 BATCHES: Names = {

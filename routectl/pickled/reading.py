@@ -222,14 +222,10 @@ def _load(data: bytes | mmap.mmap, stream: IO[bytes], where: str, names: Names, 
         check_tree(value, most_values(size))
         return value
     except (FormatError, UnsupportedError) as error:
-        raise type(error)(f"{where}: refused pickle: {_shown(str(error))}") from None
+        raise type(error)(f"{where}: refused pickle: {error}") from None
     except _FAILURES as error:
         kind = type(error).__name__
-        raise FormatError(f"{where}: damaged pickle: {kind}: {_shown(str(error)[:120])}") from None
-
-
-def _shown(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
+        raise FormatError(f"{where}: damaged pickle: {kind}: {str(error)[:120]}") from None
 
 
 def load_pickle(

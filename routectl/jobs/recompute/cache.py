@@ -27,13 +27,9 @@ __all__ = ["RecomputeCache", "refuse_other_shape", "user_cache"]
 
 _MEMO = "weights.json"
 _CHUNK = 1 << 24
-_OF_PLACES = (
-    "checkpoint",
-    "dump",
-    "dump_bytes",
-    "mode",
-    "tokens",
-)  # not of what a recompute is made of
+_MAX_MEMO = 64 << 20
+# what a job says that a recompute is not made of
+_OF_PLACES = ("checkpoint", "dump", "dump_bytes", "mode", "tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +173,6 @@ def _memo_key(path: Path) -> str:
 def _is_cache(folder: Path) -> bool:
     """Whether a folder is a cache already, or empty."""
     return (folder / _MEMO).exists() or not any(folder.iterdir())
-
-
-_MAX_MEMO = 64 << 20
 
 
 def _read_memo(path: Path) -> dict[str, str]:
