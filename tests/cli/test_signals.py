@@ -117,6 +117,7 @@ def test_a_second_signal_lets_it_clean_up(tmp_path, second):
 def test_a_run_that_hangs_is_ended_by_the_next_signal(tmp_path):
     """A run that is not done cleaning after three seconds dies at once of the next signal."""
     process = started(tmp_path, "slow_to_clean()", cleaning=30)
+    time.sleep(0.5)  # so that it is in its block, and not at the print before it
     process.send_signal(signal.SIGINT)
     time.sleep(3.5)
     process.send_signal(signal.SIGINT)

@@ -1,6 +1,7 @@
 """Saved reports: strict JSON of the types of its schema, or one line that says where it is not."""
 
 import json
+import random
 import shutil
 
 import msgspec
@@ -44,12 +45,19 @@ def changed(text, place, *value):
     return found
 
 
+DRAWN = 24  # places of a document: each is damaged in every way
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
 def test_every_damage_is_a_report_or_one_line(path, tmp_path, capsys):
-    """With any key gone, and any value of any other type, text and page are whole or exit 2."""
+    """With a key gone, or a value of any other type, text and page are whole or exit 2.
+
+    Of the largest documents some places are drawn, always the same.
+    """
     text, saved, page = path.read_text("utf-8"), tmp_path / "saved.json", tmp_path / "x.html"
-    for place in places(GOLDEN[path]):
+    found = list(places(GOLDEN[path]))
+    for place in random.Random(path.name).sample(found, min(len(found), DRAWN)):
         for value in ((), *((kind,) for kind in KINDS)):
             saved.write_text(json.dumps(changed(text, place, *value)), "utf-8")
             for flags in ((), ("-o", page, "--force")):

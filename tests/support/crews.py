@@ -1,5 +1,6 @@
 """A checkpoint and dumps that several processes run, and how a command line is run outside."""
 
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -72,9 +73,14 @@ def is_what_one_process_writes(folder, output):
 
 
 def outside(*words, launcher=("-m", "routectl")):
-    """A command line as a process of its own."""
-    line = [sys.executable, *launcher, *map(str, words)]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """A command line as a process of its own, which hears Ctrl-C though the tests may not."""
+    return subprocess.Popen(
+        [sys.executable, *launcher, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def finished(process):

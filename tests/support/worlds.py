@@ -81,12 +81,30 @@ def _listed_backwards():
     def listdir(path="."):
         return sorted(listed(path), reverse=True)
 
-    @contextlib.contextmanager
-    def scandir(path="."):
-        with scanned(path) as entries:
-            yield iter(sorted(entries, key=lambda entry: entry.name, reverse=True))
+    class Scanned:
+        """What os.scandir gives: an iterator that is closed by with."""
 
-    os.listdir, os.scandir = listdir, scandir
+        def __init__(self, path="."):
+            with scanned(path) as entries:
+                found = sorted(entries, key=lambda entry: entry.name, reverse=True)
+            self._entries = iter(found)
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return next(self._entries)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return None
+
+        def close(self):
+            """Nothing: all entries are read."""
+
+    os.listdir, os.scandir = listdir, Scanned
 
 
 def _listed_forwards():

@@ -21,7 +21,7 @@ from support.hostile_server import ATTACKS, KNOWN, HostileServer, certificate
 from support.shell import written
 
 TIMEOUT_S = 0.6
-SLACK_S = 0.9  # of a machine with other things to do
+SLACK_S = 2.5  # of a machine with other things to do; without a deadline none of these ends
 SLOW = [name for name, (_, pace_s) in ATTACKS.items() if pace_s]
 FLOODS = [name for name, (_, pace_s) in ATTACKS.items() if not pace_s]
 
@@ -130,7 +130,7 @@ def test_a_silent_address_leaves_time_for_the_next(monkeypatch):
         for one in fill:
             one.close()
     assert got.status == 200
-    assert 1.0 < time.monotonic() - begun < 3.0
+    assert 1.0 < time.monotonic() - begun < 1.0 + 2.5
 
 
 def test_an_answer_that_is_compressed_stays_so():

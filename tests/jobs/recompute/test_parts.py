@@ -9,7 +9,7 @@ from routectl.errors import MismatchError, RoutectlError
 from routectl.jobs.recompute.parts import holding_parts, parts_folder
 from support.crews import dump_of
 
-JOB = {"mode": "free", "dtype": "float32"}
+JOB = {"mode": "free", "dtype": "float32", "tokens": True}
 LAYERS = (0, 1)
 
 
