@@ -28,7 +28,7 @@ FIRST, AFTER = (5, 21), (5, 24)  # transformers versions: from, up to but not in
 ALIASES = {"kimi_k2": "deepseek_v3"}  # remote-code names of a family that transformers has
 BIASES = ("e_score_correction_bias", "expert_bias", "balancing_biases")
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_ROWS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_labels")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,13 +87,13 @@ def config_of(checkpoint: Checkpoint, options: RunOptions) -> Any:
     quantization = quantization_of(document)
     if quantization is not None and (why := refused_method(quantization)) is not None:
         raise UnsupportedError(f"{folder}: {why}")
+    _check_sizes(document, checkpoint)
     with _told(folder):
         config = transformers.CONFIG_MAPPING[kind].from_dict({**document, "model_type": kind})
         config.output_router_logits = False
         _set_quantization(config, quantization)
         config._attn_implementation = options.attention
         config._experts_implementation = options.experts
-        _check_sizes(config, checkpoint)
     return config
 
 
@@ -115,23 +115,23 @@ def _told(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _check_sizes(config: Any, checkpoint: Checkpoint) -> None:
+def _check_sizes(document: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     """Raise FormatError for more layers than tensors, or more experts than these have rows.
 
     A layer is some tensors, and an expert is some, or a row of one; transformers makes as many
-    modules as the config says before anything is compared.
+    modules and names as the config says before anything is compared.
     """
     tensors = checkpoint.tensors.values()
     rows = max([len(tensors), *(size for info in tensors for size in info.shape)])
-    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
-        for name, value in () if part is None else part.to_dict().items():
-            layers = name in _LAYERS
-            most = len(tensors) if layers else rows
-            if (layers or name in _EXPERTS) and isinstance(value, int) and value > most:
-                raise FormatError(
-                    f"{checkpoint.path}: config.json: {name}: got {value}, expected at most "
-                    f"{most}: the checkpoint has {len(tensors)} tensors"
-                )
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            _check_sizes(value, checkpoint)
+        most = len(tensors) if name in _LAYERS else rows
+        if name in (*_LAYERS, *_ROWS) and isinstance(value, int) and value > most:
+            raise FormatError(
+                f"{checkpoint.path}: config.json: {name}: got {value}, expected at most {most}: "
+                f"the checkpoint has {len(tensors)} tensors"
+            )
 
 
 def model_class(config: Any) -> Any:

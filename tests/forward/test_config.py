@@ -19,6 +19,8 @@ CASES = {  # what is put into a sound config, and what the line says
     "no rope": ({"rope_parameters": {"rope_type": 5}}, ""),
     "many layers": ({"num_hidden_layers": 10**9}, "num_hidden_layers: got 1000000000"),
     "many experts": ({"num_experts": 10**9}, "experts: got 1000000000"),
+    "many labels": ({"num_labels": 2**63}, "num_labels: got 9223372036854775808"),
+    "many layers inside": ({"text_config": {"n_layer": 10**9}}, "n_layer: got 1000000000"),
     "many heads": ({"num_attention_heads": 10**30}, ""),
     "long tables": ({"head_dim": 10**12}, ""),
     "tables of gigabytes": ({"hidden_size": 10**9}, ""),
