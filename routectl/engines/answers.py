@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import FormatError, UnsupportedError
 from ..formats.documents.fields import from_json, one_line
+from ..formats.documents.size import check_json
 from ..formats.responses.dialects import read_document
 from ..formats.wire.sample import WireSample
 from ..model import ModelFacts
@@ -121,9 +122,11 @@ def read_answer(
 ) -> Answer:
     """An answer as it came, judged and made a line; with ``tokens`` false without ids and text.
 
-    Raises PassingError for one that is cut short, and what ``judge_answer`` raises.
+    Raises PassingError for one that is cut short, what ``judge_answer`` raises, and FormatError
+    where the line is over a budget, though the answer is not: it could not be read again.
     """
     where = f"{server.address.url(request.path)}: sample {request.sample_id}"
     wire = judge_answer(_parse(body, where), request, server, facts)
     line = _line(request, server, body) if tokens else bare_line(request, server, wire)
+    check_json(line, where)
     return Answer(line, wire.sample_id, wire.num_tokens or 0, server.model, server.version)

@@ -19,7 +19,7 @@ from .job import make_jobs
 from .options import Forwarded, RunOptions, RunProgress
 from .probe import Probe
 from .routers import RouterAt
-from .skeleton import build_skeleton, config_of
+from .skeleton import build_skeleton, config_of, fill_buffers
 from .weights import Store
 
 __all__ = ["Prepared", "prepare", "run_forward"]
@@ -66,6 +66,7 @@ def prepare(options: RunOptions) -> Prepared:
     checkpoint = open_checkpoint(options.checkpoint)
     skeleton = build_skeleton(config_of(checkpoint, options), options)
     store = Store(skeleton, checkpoint, options.device)
+    fill_buffers(skeleton, options)
     if options.want_logprobs and head_name(skeleton.model) is None:
         what = f"{type(skeleton.model).__name__} makes no logits"
         raise UnsupportedError(f"{what}: it gives no log-probabilities")

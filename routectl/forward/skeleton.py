@@ -6,25 +6,29 @@ quantizers): ``core_model_loading`` (renaming and conversion of checkpoint keys)
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.scales import quantization_of, refused_method
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, RoutectlError, UnsupportedError
 from .options import RunOptions
 from .routers import RouterAt, find_routers, layer_of, refuse_family
 
-__all__ = ["Skeleton", "build_skeleton", "config_of", "keep_stored", "model_class"]
+__all__ = ["Skeleton", "build_skeleton", "config_of", "fill_buffers", "keep_stored", "model_class"]
 
 NEEDED = ("transformers", "accelerate", "greenlet")
 FIRST, AFTER = (5, 21), (5, 24)  # transformers versions: from, up to but not including
 ALIASES = {"kimi_k2": "deepseek_v3"}  # remote-code names of a family that transformers has
 BIASES = ("e_score_correction_bias", "expert_bias", "balancing_biases")
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+_ROWS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_labels")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +36,8 @@ class Skeleton:
     """A model on the meta device, its routers, and what turns checkpoint tensors into its own.
 
     layers is the name of the list of decoder layers. Buffers that no checkpoint has (rope tables)
-    are real, on the device of the run. quantizer is transformers' for mxfp4, else None.
+    are real, on the device of the run, after ``fill_buffers``. quantizer is transformers' for
+    mxfp4, else None.
     """
 
     model: Any
@@ -82,12 +87,51 @@ def config_of(checkpoint: Checkpoint, options: RunOptions) -> Any:
     quantization = quantization_of(document)
     if quantization is not None and (why := refused_method(quantization)) is not None:
         raise UnsupportedError(f"{folder}: {why}")
-    config = transformers.CONFIG_MAPPING[kind].from_dict({**document, "model_type": kind})
-    config.output_router_logits = False
-    _set_quantization(config, quantization)
-    config._attn_implementation = options.attention
-    config._experts_implementation = options.experts
+    _check_sizes(document, checkpoint)
+    with _told(folder):
+        config = transformers.CONFIG_MAPPING[kind].from_dict({**document, "model_type": kind})
+        config.output_router_logits = False
+        _set_quantization(config, quantization)
+        config._attn_implementation = options.attention
+        config._experts_implementation = options.experts
     return config
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Whatever transformers raises while it makes a model of a config.json, in one line.
+
+    It checks some fields, and fails on others wherever they are used, by errors of any class.
+    """
+    try:
+        yield
+    except (RoutectlError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - of the library, on a document of others
+        said = " ".join(str(error).split())[:200]
+        raise FormatError(
+            f"{folder}: transformers makes no model of its config.json: "
+            f"{type(error).__name__}: {said}"
+        ) from None
+
+
+def _check_sizes(document: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Raise FormatError for more layers than tensors, or more experts than these have rows.
+
+    A layer is some tensors, and an expert is some, or a row of one; transformers makes as many
+    modules and names as the config says before anything is compared.
+    """
+    tensors = checkpoint.tensors.values()
+    rows = max([len(tensors), *(size for info in tensors for size in info.shape)])
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            _check_sizes(value, checkpoint)
+        most = len(tensors) if name in _LAYERS else rows
+        if name in (*_LAYERS, *_ROWS) and isinstance(value, int) and value > most:
+            raise FormatError(
+                f"{checkpoint.path}: config.json: {name}: got {value}, expected at most {most}: "
+                f"the checkpoint has {len(tensors)} tensors"
+            )
 
 
 def model_class(config: Any) -> Any:
@@ -113,22 +157,25 @@ def build_skeleton(config: Any, options: RunOptions) -> Skeleton:
     from transformers import initialization
     from transformers.conversion_mapping import get_model_conversion_mapping
 
-    dtype = _dtype_of(config, options.dtype)
-    quantizer = _quantizer_of(config)
-    try:
-        with (
-            torch.device("meta"),
-            initialization.no_init_weights(),
-            initialization.meta_device_safe_creation_ops(),
-        ):
-            model = model_class(config)._from_config(config, dtype=dtype).eval()
-    except (ValueError, ImportError) as error:  # implementations that it does not have
-        raise UnsupportedError(f"{options.checkpoint}: {' '.join(str(error).split())}") from None
-    if quantizer is not None:
-        quantizer.preprocess_model(model=model, dtype=dtype, device_map=None, checkpoint_files=[])
+    with _told(options.checkpoint):
+        dtype = _dtype_of(config, options.dtype)
+        quantizer = _quantizer_of(config)
+        try:
+            with (
+                torch.device("meta"),
+                initialization.no_init_weights(),
+                initialization.meta_device_safe_creation_ops(),
+            ):
+                model = model_class(config)._from_config(config, dtype=dtype).eval()
+        except (ValueError, ImportError) as error:  # implementations that it does not have
+            said = " ".join(str(error).split())
+            raise UnsupportedError(f"{options.checkpoint}: {said}") from None
+        if quantizer is not None:
+            quantizer.preprocess_model(
+                model=model, dtype=dtype, device_map=None, checkpoint_files=[]
+            )
     routers = find_routers(model)
     layers, _ = layer_of(routers[0].name)
-    _fill_buffers(model, options.device)
     conversions = tuple(get_model_conversion_mapping(model, None, quantizer))
     depth = len(model.get_submodule(layers))
     return Skeleton(model, routers, layers, depth, dtype, conversions, quantizer)
@@ -157,7 +204,8 @@ def _dtype_of(config: Any, wanted: str) -> torch.dtype:
     named = config.dtype or config.get_text_config().dtype or torch.float32
     named = named if wanted == "auto" else wanted
     found = getattr(torch, named) if isinstance(named, str) else named
-    assert isinstance(found, torch.dtype)
+    if not isinstance(found, torch.dtype):
+        raise TypeError(f"dtype: got {str(found)[:80]!a}")
     return found
 
 
@@ -180,13 +228,19 @@ def _quantizer_of(config: Any) -> Any:
     return AutoHfQuantizer.from_config(dict(found), pre_quantized=True)
 
 
-def _fill_buffers(model: Any, device: str) -> None:
-    """Compute what no checkpoint has: rope tables and the like, on the device."""
+def fill_buffers(skeleton: Skeleton, options: RunOptions) -> None:
+    """Compute what no checkpoint has: rope tables and the like, on the device of the run.
+
+    To be done when the model is known to be the checkpoint's (Store): these are as large as the
+    config says.
+    """
+    model = skeleton.model
     for tensor in (*model.parameters(), *model.buffers()):
         tensor._is_hf_initialized = True
     for name, buffer in list(model.named_non_persistent_buffers()):
         holder = model.get_submodule(name.rpartition(".")[0])
-        holder._buffers[name.rpartition(".")[2]] = torch.empty_like(buffer, device=device)
-    model.initialize_weights()
+        holder._buffers[name.rpartition(".")[2]] = torch.empty_like(buffer, device=options.device)
+    with _told(options.checkpoint):
+        model.initialize_weights()
     if any(b.device.type == "meta" for _, b in model.named_non_persistent_buffers()):
         raise FormatError(f"{type(model).__name__}: a buffer that no checkpoint has was not made")

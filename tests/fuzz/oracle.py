@@ -10,6 +10,7 @@ import resource
 import threading
 import time
 import traceback
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,7 +63,13 @@ def command(*words):
     """Run a command line: code, out, err. Raises WrongError for what none may do."""
     out, err = io.StringIO(), io.StringIO()
     line = " ".join(Path(str(w)).name if "/" in str(w) else str(w) for w in words)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
+        for kind in (RuntimeWarning, SyntaxWarning, UserWarning):
+            warnings.simplefilter("always", kind)  # else each is told once in a process
         code = main([str(word) for word in words])
     said = err.getvalue()
     if BUG in said:

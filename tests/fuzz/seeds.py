@@ -17,7 +17,7 @@ from routectl.formats import open_dump
 from routectl.formats.native.container import write_native
 from routectl.formats.targets.table import target_named
 from support.building import CONFIG, npy_bytes, some_ids
-from support.recordings import DEEPSEEK, FIXTURES, SGLANG, VLLM, read_lines
+from support.recordings import DEEPSEEK, FIXTURES, SGLANG, VLLM, read_lines, request_of
 from support.tiny_rl import TINY
 
 __all__ = [
@@ -31,8 +31,10 @@ __all__ = [
     "lines",
     "megatron_folder",
     "native",
+    "pairs",
     "plans",
     "predictor",
+    "prompts",
     "replay_folder",
     "reports",
     "responses",
@@ -161,6 +163,28 @@ def native():
     cases = [{"x.parquet": files[f"{name}.parquet"]} for name in (*CODECS, "margins")]
     cases[CODECS.index("delta")]["base.parquet"] = files["base.parquet"]
     return cases
+
+
+def pairs():
+    """Two dumps of the same samples: as recorded, with margins, and what a trainer saved."""
+    files, dense = _made(_native), _made(_few)
+    margins, plain = files["margins.parquet"], files["plain.parquet"]
+    saved = _target("verl")
+    return [
+        {"x.parquet": plain, "y.jsonl": dense["x.jsonl"], "config.json": dense["config.json"]},
+        {"x.parquet": margins, "y.parquet": margins},
+        {"x.parquet": plain, "y.pt": saved["x.pt"], "config.json": saved["config.json"]},
+    ]
+
+
+def prompts():
+    """Every way of giving a prompt, and what may be told of one."""
+    told = (
+        {"input_ids": request_of(SGLANG, "generate_ids")["input_ids"], "id": "a", "group": "g"},
+        {"prompt": "Why?", "uid": "b", "sampling": {"temperature": 0.5, "stop": ["\n"]}},
+        {"messages": [{"role": "user", "content": "Why?"}], "sampling": {"seed": 1}},
+    )
+    return [{"x.jsonl": json.dumps(one).encode() + b"\n"} for one in told]
 
 
 def _replay(folder):

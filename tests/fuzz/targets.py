@@ -8,6 +8,7 @@ import json
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from routectl.codecs import codec_named
 from routectl.codecs.block import About, Coded
 from routectl.errors import FormatError
 from routectl.formats import open_dump
+from support.engine_server import EngineServer, recorded
 from support.recordings import QWEN, SGLANG, request_of
 
 from . import seeds
@@ -91,6 +93,23 @@ def _native(folder):
     _dump("x.parquet")(folder)
     command("convert", folder / "x.parquet", folder / "v.parquet", "--verify")
     command("diff", folder / "x.parquet", folder / "x.parquet", "--json")
+
+
+def _pair(folder):
+    """A changed dump beside a sound one: compared in every way, thresholds and all."""
+    old, new = folder / "x.parquet", next(iter(sorted(folder.glob("y.*"))), folder / "y.none")
+    over = [word for one in ("mismatch:1%", "k3:0.1", "k1:0.1") for word in ("--fail-over", one)]
+    for words in (
+        ("diff", old, new, "--match", "prefix", *over),
+        ("diff", old, new, "--match", "tokens", "--detail"),
+        ("check", new, "--against", old),
+        ("staleness", old, "--own", "v0", "--at", f"v0={new}", "--at", f"v1={old}"),
+    ):
+        done = command(*words, "--json")
+        if done.code < 2:
+            json.loads(done.out, parse_constant=_refused_constant)
+            if words[0] != "check":
+                command(*words)
 
 
 def _replay(folder):
@@ -183,6 +202,21 @@ def _answer(folder):
     (folder / "kept.jsonl").write_bytes(answer.line)
     if opened_whole(folder / "kept.jsonl", model=QWEN) is None:
         raise WrongError("unsound", "what capture kept cannot be read")
+
+
+@cache
+def _engine():
+    """A server that answers all with one recorded sample, until the process ends."""
+    return EngineServer("sglang", recorded(SGLANG, "generate_ids")).__enter__()
+
+
+def _prompts(folder):
+    """Prompts of a capture, asked of a server."""
+    flags = ("--max-tokens", 24, "--retries", 0, "--patience", 0, "--timeout", 5, "--model", QWEN)
+    out = folder / "out.jsonl"
+    done = command("capture", _engine().url, "--prompts", folder / "x.jsonl", "-o", out, *flags)
+    if done.code == 0 and opened_whole(out, model=QWEN) is None:
+        raise WrongError("unsound", "what capture wrote cannot be read")
 
 
 def _journal(folder):
@@ -304,6 +338,9 @@ TARGETS = {
     "msgpack": Target("micro-batches", lambda: seeds.dumps("prime-rl"), _any_dump, _SMALL),
     "native": Target("native files of every codec", seeds.native, _native, _SMALL),
     "codecs": Target("bytes of each codec", seeds.codec_cells, _codec, (("about.json", 0.2),)),
+    "pair": Target(
+        "a dump beside another", seeds.pairs, _pair, (("x.parquet", 0.1), ("config.json", 0.1))
+    ),
     "replay": Target(
         "replay folders", seeds.replay_folder, _replay, (("json", 8.0), ("x.parquet", 0.3))
     ),
@@ -319,6 +356,7 @@ TARGETS = {
     "report": Target("saved reports", seeds.reports, _report),
     "ci": Target("configs and baselines of ci", seeds.ci, _ci, (("x.jsonl", 0.2),)),
     "answer": Target("answers of servers", _answers, _answer),
+    "prompts": Target("prompts of capture", seeds.prompts, _prompts),
     "journal": Target("side files of capture", _sides, _journal),
     "tokenizer": Target("tokenizer.json", _tokenizers, _tokenizer),
 }

@@ -18,7 +18,7 @@ from ...dump import Dump, Keys, Sample, SampleKey, key_of
 from ...errors import FormatError
 from ...model import ModelFacts
 from ..documents.facts import find_context
-from ..documents.fields import from_json, one_line
+from ..documents.fields import as_float64, from_json, one_line
 from ..wire.sample import NoSamplesError, WireSample, to_sample
 from .files import ArrayFile, open_array_file
 
@@ -96,7 +96,7 @@ class _PerSample:
                     f"{where}: logprobs: got {logprobs.dtype} {logprobs.shape}, "
                     "expected one float a response token"
                 )
-            logprobs = logprobs.astype(np.float64)
+            logprobs = as_float64(logprobs)
         wire = WireSample(
             where=where,
             payload=self.file.read(self.names[sample_id]),

@@ -14,6 +14,7 @@ from .size import check_json
 
 __all__ = [
     "Doc",
+    "as_float64",
     "finish_reason",
     "first_of",
     "floats",
@@ -104,6 +105,17 @@ def token_ids(value: object, where: str, name: str) -> NDArray[np.int32] | None:
         bad = next(i for i in ids if type(i) is not int or not 0 <= i < 2**31)
         raise _wrong(where, name, bad, "token ids")
     return np.array(ids, np.int32)
+
+
+def as_float64(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Numbers of any dtype as float64, of the same shape, in an array of their own.
+
+    What is beyond float64 is infinite. A signalling NaN, of which numpy warns wherever it is cast
+    or added, is a quiet one.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        quiet: NDArray[np.float64] = np.multiply(values, 1.0, dtype=np.float64)
+    return quiet
 
 
 def floats(value: object, where: str, name: str) -> NDArray[np.float64] | None:

@@ -71,7 +71,8 @@ def _of_response(sample: Sample, what: str) -> Array | None:
     """One number a response token: its log-prob, whether it is trained on, or 1."""
     size = sample.response_length or 0
     if what == "logprobs":
-        with np.errstate(over="ignore"):  # beyond float32: infinite, as it is for who reads it
+        # beyond float32: infinite, as it is for who reads it; a signalling NaN: a quiet one
+        with np.errstate(over="ignore", invalid="ignore"):
             return None if sample.logprobs is None else sample.logprobs.astype(np.float32)
     if what == "response" or sample.loss_mask is None:
         return np.ones(size, np.int64)

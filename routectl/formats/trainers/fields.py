@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ...errors import FormatError
 from ...pickled.records import Record, StoredArray
 from ...pickled.torch_files import MappedTensor
+from ..documents.fields import as_float64
 from ..documents.masks import flags_in
 from ..wire.sample import WireSample
 
@@ -75,7 +76,7 @@ def response_scores(value: Any, length: int, where: str, name: str) -> NDArray[n
     scores = numbers_in(value, f"{where}: {name}")
     if scores.shape != (length,):
         raise FormatError(f"{where}: {name}: got {scores.shape}, expected one of {length} tokens")
-    return scores.astype(np.float64)
+    return as_float64(scores)
 
 
 def _engine_rows(ids_RWK: Array, total: int, where: str) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError
-from ..documents.fields import text
+from ..documents.fields import as_float64, text
 from ..documents.masks import flags_in
 from ..responses.weight_versions import weight_spans
 from ..wire.sample import WireSample
@@ -198,10 +198,10 @@ def _scores(
     """The log-probs of a response."""
     scores = _first(doc, _LOGPROBS)
     if scores is not None:
-        return _part(numbers_in(scores, where)[i], doc, mask_S, size).astype(np.float64)
+        return as_float64(_part(numbers_in(scores, where)[i], doc, mask_S, size))
     if doc.get(_NEXT) is None:
         return None
-    row: NDArray[np.float64] = np.append(0.0, numbers_in(doc[_NEXT], where)[i].astype(np.float64))
+    row: NDArray[np.float64] = np.append(0.0, as_float64(numbers_in(doc[_NEXT], where)[i]))
     if len(row) != len(mask_S):
         raise FormatError(f"{where}: {_NEXT}: got {len(row) - 1}, expected {len(mask_S) - 1}")
     return row[mask_S][int(mask_S.sum()) - size :]

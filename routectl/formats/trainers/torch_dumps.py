@@ -13,6 +13,7 @@ from ...dump import Dump, Sample
 from ...errors import FormatError, MismatchError
 from ...pickled.records import Record, brief
 from ...pickled.torch_files import MappedTensor, load_torch
+from ..documents.fields import as_float64
 from ..wire.sample import NoSamplesError, WireSample
 from .fields import fields_of, numbers_in, tokens_in, whole_mask, wire_of
 from .grids import read_grid
@@ -72,7 +73,7 @@ def _of_jagged(doc: Mapping[str, Any], path: Path) -> list[WireSample]:
                 prompt,
                 sample_id=name,
                 group_id=name.partition("_")[0],
-                logprobs=None if scores is None else numbers_in(scores[i], where).astype("f8"),
+                logprobs=None if scores is None else as_float64(numbers_in(scores[i], where)),
                 loss_mask=None if flags is None else whole_mask(flags[i], prompt, total, where),
             )
         )

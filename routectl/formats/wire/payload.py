@@ -35,6 +35,7 @@ IntArray = NDArray[np.integer[Any]]
 
 _MAX_HEADER = 10_000
 _PLAIN_DTYPE = re.compile(r"[<>|=]?[biufcmMOSUV?]\d{0,9}")
+_QUOTED, _WARNED = re.compile(rb"'[^']*'|\"[^\"]*\""), re.compile(rb"\d[A-Za-z_]")  # 1or 2
 NPY_BASE64 = "k05VTVBZ"  # base64 of b"\x93NUMPY": how vLLM's payload is told from SGLang's
 
 NEMO_RL = "nrlre1:"
@@ -44,6 +45,8 @@ _NEMO_RL_HEAD = re.compile(r"nrlre1:(int8|int16|int32):(\d{1,9})x(\d{1,9})x(\d{1
 @lru_cache(64)  # samples of one length have one header, and each is asked for thrice
 def _header_fields(header: bytes) -> tuple[tuple[int, ...], Any, bool] | None:
     """Shape, dtype and Fortran order of a .npy header; None where it is none."""
+    if _WARNED.search(_QUOTED.sub(b"", header)) or b"\\" in header:
+        return None
     try:
         fields = ast.literal_eval(header.decode("latin1").strip())
         shape, fortran, kind = (fields[name] for name in ("shape", "fortran_order", "descr"))

@@ -197,7 +197,8 @@ def _shift(old: Sample, new: Sample, name: str) -> Floats:
     """float64 [T, L], the mean |log p_new - log p_old| of each row; NaN where a side has none."""
     assert old.gates is not None
     assert new.gates is not None
-    values = [gates.logprobs_TLK.astype(np.float64) for gates in (old.gates, new.gates)]
+    with np.errstate(invalid="ignore"):  # a file may hold a signalling NaN
+        values = [gates.logprobs_TLK.astype(np.float64) for gates in (old.gates, new.gates)]
     if values[0].shape != values[1].shape:
         got = " and ".join(str(len(value)) for value in values)
         raise MismatchError(f"sample {name}: got {got} rows, expected two recomputes of one dump")

@@ -1,14 +1,17 @@
 """Payloads that are damaged, of another model or no payload at all, and pickles."""
 
 import base64
+import io
 import os
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 
 from routectl.errors import FormatError, UnsupportedError
 from routectl.formats import open_dump
+from routectl.formats.wire.payload import npy_header
 from support.building import (
     FACTS,
     as_npy,
@@ -87,6 +90,18 @@ def test_a_wrong_payload_is_refused(tmp_path, payload, line):
     with pytest.raises(FormatError, match=line) as caught:
         dump[1]
     assert check_line(caught.value, path).startswith(": line 2: ")
+
+
+@pytest.mark.parametrize("code", ["0or 1", "0x1if 1else 2", "1_0and 2", "'\\d'", "b'\\400'"])
+def test_a_header_is_read_without_a_warning(code):
+    """What Python warns of on stderr where it parses it is no header."""
+    header = f"{{'descr': '|u1', 'fortran_order': {code}, 'shape': (9,)}}".encode()
+    data = b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header + bytes(9)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(FormatError, match=r"not a \.npy array"):
+            npy_header(io.BytesIO(data), "x")
+    assert said == []
 
 
 def test_an_object_payload_is_unsupported(tmp_path):

@@ -18,8 +18,8 @@ from support.engine_server import (
     recorded,
     reply,
 )
-from support.recordings import SGLANG, read_text
-from support.shell import complaint, written
+from support.recordings import QWEN, SGLANG, read_text
+from support.shell import complaint, run, written
 
 SSE = (SGLANG / "generate_stream.response.sse").read_bytes()
 ONCE = ("--retries", 0)
@@ -150,6 +150,23 @@ def test_limits_hold_where_answers_are_read(tmp_path, capsys, name):
         much = f"{name.partition('=')[0]}=1M"
         done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "x.jsonl", *flags, much)
     assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("depth", [199, 200])
+def test_what_is_kept_can_be_read(tmp_path, capsys, depth):
+    """Lists within each other: the line of an answer, one deeper, is within the budget."""
+    answer = json.loads(read_text(SGLANG / "generate_ids.response.json"))
+    answer["extra"] = json.loads("[" * (depth - 1) + "]" * (depth - 1))
+    with EngineServer("sglang", reply(json.dumps(answer).encode())) as server:
+        flags = (*QUIET, *FAST, *ONCE)
+        done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "x.jsonl", *flags)
+    if depth == 199:
+        assert done.code == 0, done.err
+        assert run(capsys, "show", tmp_path / "x.jsonl", "--model", QWEN).code == 0
+        return
+    assert done.code == 2
+    assert "lists and objects within each other: got 201, expected at most 200" in done.err
+    assert written(tmp_path) == ["prompts.jsonl"]
 
 
 def test_an_answer_counts_until_the_next_call():

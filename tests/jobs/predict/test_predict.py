@@ -313,6 +313,14 @@ def test_hostile_files(tmp_path, predictor):
     save_file(tensors, path, metadata=damaged(predictor, schema="routectl.predictor/2"))
     with pytest.raises(UnsupportedError, match="predictor/2"):
         open_predictor(path)
+    data = predictor.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    beyond_float64 = "-1" + "0" * 400
+    header = json.dumps({**json.loads(data[8:end]), "__metadata__": 0})
+    header = header.replace('"__metadata__": 0', f'"__metadata__": {beyond_float64}').encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
+    with pytest.raises(FormatError, match=r"damaged \.safetensors"):
+        open_predictor(path)
     for size in (0, 7, 100, 1000):
         path.write_bytes(predictor.read_bytes()[:size])
         with pytest.raises(FormatError):

@@ -164,6 +164,9 @@ def test_rows_that_are_missing_are_left_out():
     holes = [[[-1, -1], [NAN, NAN]], [[NAN, NAN], [NAN, NAN]], *rows[:2]]
     result = router_shift(gated([rows]), gated([holes]))
     assert (result.tokens, result.partial) == (2, 1)
+    signalling = np.array(rows, np.float32)
+    signalling.view(np.uint32)[0] = 0x7FA00000  # of which numpy warns where it is cast
+    assert router_shift(gated([rows]), gated([signalling])).tokens == 3
     result = router_shift(gated([rows], missing={(3, 0), (3, 1), (0, 1)}), gated([rows]))
     assert (result.tokens, result.partial) == (2, 1)
     with pytest.raises(MismatchError, match="no token to compare: 1 samples match, 0 tokens"):
