@@ -97,8 +97,8 @@ class TestExitCodes:
             (["diff", ENGINE, TRAINER, "--layers", "9"], "not MoE layers of both"),
             (["diff", ENGINE, TRAINER, "--match", "luck"], "'luck' is not known: auto"),
             (["diff", ENGINE, TRAINER, "--tokens", "few"], "'few' is not known: all"),
-            (["diff", ENGINE, TRAINER, "--format", "xml"], "'xml' is not known: json"),
-            (["diff", ENGINE, TRAINER, "--top-k", "4"], "also needs"),
+            (["diff", f"{ENGINE}::format=xml", TRAINER], "'xml' is not known: json"),
+            (["diff", ENGINE, TRAINER, "--model", "6,0,32"], "got K 0, expected 1 to 32"),
             (["diff", ENGINE, "fixtures/hf/vllm.qwen3_moe.fp32.npz"], "nothing to compare"),
             (["diff", ENGINE, "fixtures/hf/vllm.qwen3_moe_soft.bf16.npz"], "top_k is 4 in OLD"),
             (["show", ENGINE, "--model", "README.md"], "README.md: not JSON"),
@@ -165,11 +165,11 @@ class TestStreams:
         assert "already exists" in complaint(capsys, "convert", ENGINE, str(target))
 
     def test_sizes_instead_of_a_config(self, capsys, tmp_path: Path) -> None:
-        """--num-layers, --top-k and --num-experts stand in for --model."""
+        """LAYERS,K,E stand in for a config."""
         copy = tmp_path / "alone.jsonl"
         copy.write_bytes((ROOT / ENGINE).read_bytes())
         assert "--model" in complaint(capsys, "show", str(copy))
-        sizes = ("--num-layers", "6", "--top-k", "4", "--num-experts", "32")
+        sizes = ("--model", "6,4,32")
         assert run(capsys, "show", str(copy), *sizes).code == 0
 
     def test_incomparable_layer_is_trouble(self, capsys, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ class TestStreams:
         holed[:, 1] = 0
         np.savez(tmp_path / "a.npz", s=ids)
         np.savez(tmp_path / "b.npz", s=holed)
-        sizes = ("--num-layers", "2", "--top-k", "4", "--num-experts", "8")
+        sizes = ("--model", "2,4,8")
         done = run(capsys, "diff", str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), *sizes)
         assert done.code == 2
         assert done.out.startswith("INCOMPARABLE")
