@@ -9,8 +9,9 @@ from typing import Any
 
 from ..errors import RoutectlError
 
-__all__ = ["Input", "parse_input"]
+__all__ = ["STDIN", "Input", "parse_input"]
 
+STDIN = "/dev/stdin"  # with options, the same as -
 _MARK = "::"
 _NEXT = re.compile(r",(?=[a-z_-]+=)")
 _KNOWN = ("start", "format", "base", "tokens")
@@ -60,7 +61,7 @@ def parse_input(text: str, exists: Callable[[str], bool] = os.path.lexists) -> I
         if key in said:
             raise RoutectlError(f"{text}: {key} is there twice")
         said[key] = _value(text, key, value)
-    return Input(path, **said)
+    return Input("-" if path == STDIN else path, **said)
 
 
 def _split(text: str, exists: Callable[[str], bool]) -> tuple[str, str]:
@@ -68,7 +69,7 @@ def _split(text: str, exists: Callable[[str], bool]) -> tuple[str, str]:
     parts = text.split(_MARK)
     for count in range(1, len(parts)):
         path = _MARK.join(parts[:count])
-        if path == "-" or _is_there(path, exists) or glob.has_magic(path):
+        if path in ("-", STDIN) or _is_there(path, exists) or glob.has_magic(path):
             return path, _MARK.join(parts[count:])
     return parts[0], _MARK.join(parts[1:])
 

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "checkpoints": "errors files layouts model pickled routers",
     "engines": "errors files limits model visible formats.documents formats.responses formats.wire",
     "formats": (
-        "dump errors files limits model formats.arrays formats.documents formats.native "
+        "dump errors files limits formats.arrays formats.documents formats.native "
         "formats.responses formats.trainers formats.wire"
     ),
     "formats.arrays": "dump errors files limits model formats.documents formats.wire",
@@ -44,7 +44,7 @@ MAY_IMPORT = {
     ),
     "formats.replay": "errors files layouts formats.arrays formats.documents formats.trainers",
     "formats.responses": (
-        "dump errors files limits model routes visible formats.documents formats.wire"
+        "dump errors files limits routes visible formats.documents formats.wire"
     ),
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
@@ -84,6 +84,7 @@ MAY_IMPORT = {
         "dump errors margins ops.diff ops.staleness reports reports.diff reports.text"
     ),
     "reports.text": "visible reports",
+    "reports.written": "errors reports reports.page reports.text",
     "jobs": (
         "dump errors files margins model visible codecs checkpoints engines formats "
         "formats.documents formats.native formats.targets formats.trainers ops ops.check.alone "
@@ -108,8 +109,8 @@ MAY_IMPORT = {
         "forward ops.predict reports.text jobs"
     ),
     "jobs.staleness": (
-        "dump errors model checkpoints formats.native forward ops.diff ops.pairs ops.staleness "
-        "reports reports.staleness jobs jobs.recompute"
+        "dump errors checkpoints formats.documents formats.native forward ops.diff ops.pairs "
+        "ops.staleness reports reports.staleness jobs jobs.recompute"
     ),
     "jobs.watch": (
         "errors formats.documents formats.wire ops.check ops.check.book reports.check reports.text "
@@ -119,8 +120,8 @@ MAY_IMPORT = {
     "cli": (
         "errors files limits version visible formats ops.check.book reports reports.check "
         "reports.ci reports.diff reports.pack reports.page reports.predict reports.show "
-        "reports.staleness reports.text jobs jobs.check jobs.ci jobs.pack jobs.predict "
-        "jobs.recompute jobs.staleness jobs.watch"
+        "reports.staleness reports.text reports.written jobs jobs.check jobs.ci jobs.pack "
+        "jobs.predict jobs.recompute jobs.staleness jobs.watch"
     ),
     "__init__": (
         "dump errors layouts limits margins model routes version checkpoints formats forward ops "
