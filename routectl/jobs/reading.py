@@ -139,9 +139,8 @@ def otherwise_of(dump: "Dump", name: str) -> "Otherwise":
 
     meta = dump.meta
     layers = meta.layers_L
-    facts = ModelFacts(
-        meta.num_layers or layers[-1] + 1, layers, meta.num_experts, meta.top_k, meta.model
-    )
+    num_layers = meta.num_layers or layers[-1] + 1
+    facts = ModelFacts(num_layers, layers, meta.num_experts, meta.top_k, None)
     return Otherwise(facts, f"{name}, {meta.path}")
 
 

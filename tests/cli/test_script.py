@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 SCRIPT = str(Path(sys.executable).parent / "routectl")
 ENGINE = "fixtures/tiny_rl/vllm.bf16/samples.jsonl"
 TRAINER = "fixtures/tiny_rl/routes_v0.fp32.npz"
+MODEL = "fixtures/tiny_rl/config.json"
 
 
 @pytest.fixture(autouse=True)
@@ -123,14 +124,12 @@ class TestStreams:
         """--json prints what diff_document returns."""
         import routectl as package
 
-        old = package.open_dump(ROOT / ENGINE)
-        new = package.open_dump(ROOT / TRAINER)
+        old, new = (package.open_dump(ROOT / path, model=MODEL) for path in (ENGINE, TRAINER))
         document = package.diff_document(package.diff(old, new))
-        printed = json.loads(run(capsys, "diff", ENGINE, TRAINER, "--json").out)
+        printed = json.loads(run(capsys, "diff", ENGINE, TRAINER, "--model", MODEL, "--json").out)
         for side in ("old", "new"):
             for place in (document, printed):
                 place[side].pop("path")
-                place[side].pop("facts_source")
         assert printed == json.loads(json.dumps(document))
 
     def test_output_file(self, capsys, tmp_path: Path) -> None:
@@ -193,7 +192,8 @@ class TestSignals:
 
     def test_closed_pipe_is_141(self) -> None:
         """When the reader of stdout goes away, the exit code is 141 and stderr is empty."""
-        line = f"{SCRIPT} diff {ENGINE} {TRAINER} --json | true; echo ${{PIPESTATUS[0]}}"
+        diff = f"{SCRIPT} diff {ENGINE} {TRAINER} --model {MODEL} --json"
+        line = f"{diff} | true; echo ${{PIPESTATUS[0]}}"
         done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
         assert (done.stdout.strip(), done.stderr) == ("141", "")
 

@@ -43,9 +43,7 @@ MAY_IMPORT = {
         "dump errors files gate_logprobs keys limits model routes codecs formats.documents"
     ),
     "formats.replay": "errors files layouts formats.arrays formats.documents formats.trainers",
-    "formats.responses": (
-        "dump errors files limits routes visible formats.documents formats.wire"
-    ),
+    "formats.responses": ("dump errors files limits routes visible formats.documents formats.wire"),
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
         "dump errors files model pickled formats.arrays formats.documents formats.responses "

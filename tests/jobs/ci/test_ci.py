@@ -337,7 +337,7 @@ class TestRefused:
             (toml({"a": {"verb": "staleness", "dump": "x"}}), "checks.a: at is not given"),
             (
                 toml({"a": {**DIFF, "fail-ovr": "x"}}),
-                "checks.a: fail-ovr is not known: allow-unmatched, base, eps, ",
+                "checks.a: fail-ovr is not known: allow-unmatched, eps, examples, ",
             ),
             (toml({"a": {**DIFF, "series": "x"}}), "series is not known"),
             (toml({"a": {**DIFF, "fail-over": 3}}), "fail-over: Expected `array`, got `int`"),

@@ -308,11 +308,15 @@ class TestGuessedStarts:
         said = complaint(capsys, *args)
         told = "1 of 3 samples lack a row at the end that never came: sample 1 (s1)"
         assert said.startswith(f"routectl: {path}: {told}\nhint: DUMP::start=S ")
-        for options in (("--allow-missing",), ("--start", 0), ("--skip-damaged",)):
-            done = run(capsys, *args, *options, "--force")
+        for dump, *options in (
+            (path, "--allow-missing"),
+            (f"{path}::start=0",),
+            (path, "--skip-damaged"),
+        ):
+            done = run(capsys, "pack", dump, *args[2:], *options, "--force")
             assert done.code == 0
             skipped = json.loads((tmp_path / "r" / "manifest.json").read_text())["skipped"]
-            assert [s["sample"] for s in skipped] == [1] * (options == ("--skip-damaged",))
+            assert [s["sample"] for s in skipped] == [1] * (options == ["--skip-damaged"])
 
     def test_everywhere_from_a_start_that_was_said(self, capsys, tmp_path):
         """N - 2 rows in every sample from a given start are how TensorRT-LLM counts."""
