@@ -92,13 +92,14 @@ class Reading:
     ) -> "Dump":
         """The dump at a path, a folder or a glob; - is standard input.
 
-        ``otherwise`` is the model where neither the dump nor these options say it. A model that
-        was found beside the dump is named in a note.
+        ``otherwise`` is the model where neither the dump nor these options say it. Where that, or
+        a config beside the dump, decides, a note says so.
         """
         named = self.input(path)
-        dump = open_input(named, otherwise if self.model is None else self.facts)
-        if self.model is None:
-            _say_source(dump, named.path, progress)
+        if self.model is not None:
+            return open_input(named, self.facts)
+        dump = open_input(named, otherwise)
+        _say_source(dump, named.path, otherwise, progress)
         return dump
 
     def open_sides(
@@ -128,8 +129,10 @@ class Reading:
             raise first
         donor = next(iter(opened))
         for name in [name for name in sides if name not in opened]:
-            opened[name] = self.open(sides[name], otherwise_of(opened[donor], donor), progress)
-            progress.note(f"model of {name} from {donor}")
+            known = otherwise_of(opened[donor], donor)
+            opened[name] = self.open(sides[name], known)
+            if opened[name].meta.facts_source == known.source:
+                progress.note(f"model of {name} from {donor}")
         return {name: opened[name] for name in sides}
 
 
@@ -144,12 +147,16 @@ def otherwise_of(dump: "Dump", name: str) -> "Otherwise":
     return Otherwise(facts, f"{name}, {meta.path}")
 
 
-def _say_source(dump: "Dump", path: str, progress: Progress) -> None:
+def _say_source(dump: "Dump", path: str, otherwise: "Otherwise | None", progress: Progress) -> None:
     """Note where a model was found that neither the user nor the dump named."""
     from ..formats.documents.facts import is_beside
 
     source = dump.meta.facts_source or ""
-    if is_beside(source, path):
+    if otherwise is not None and otherwise.facts is not None:
+        decided = source == otherwise.source
+    else:
+        decided = is_beside(source, path)
+    if decided:
         progress.note(f"model of {path} from {source}")
 
 

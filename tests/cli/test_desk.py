@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from routectl.cli.commands import command_lines
+from routectl.cli.words.commands import command_lines
 from routectl.jobs.capture import CaptureRequest
 from routectl.jobs.options import build, check_bounds, options_of
 from routectl.jobs.pack.request import PackRequest, VerifyRequest

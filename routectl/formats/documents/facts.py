@@ -168,8 +168,9 @@ def find_context(path: Path, model: Model, own: dict[str, Any] | None = None) ->
     """The facts for the dump at ``path``, from the first that tells.
 
     ``model``, where the caller names one; ``own``, a config that the file itself carries; the
-    meta.json beside it; an ``Otherwise``; the config.json beside it. Raises UnknownModelError when
-    none of them tells, because the layer axis and the id range cannot be checked without.
+    meta.json beside it; an ``Otherwise``; the config.json beside it, which is taken for an
+    ``Otherwise`` of the same sizes too. Raises UnknownModelError when none of them tells, because
+    the layer axis and the id range cannot be checked without.
     """
     folder = path.parent
     about = _notes(folder / _META, needed=model is None and own is None)
@@ -182,10 +183,11 @@ def find_context(path: Path, model: Model, own: dict[str, Any] | None = None) ->
     if found is None and isinstance(model, Otherwise):
         refuse_alone(path, model)
         assert model.facts is not None
-        found = replace(model.facts, source=model.source)
-    config = folder / _CONFIG
-    if found is None and config.is_file():
-        found = facts_from_config(_read_json(config), str(config))
+        found = _confirmed(model.facts, folder / _CONFIG) or replace(
+            model.facts, source=model.source
+        )
+    if found is None and (folder / _CONFIG).is_file():
+        found = _facts_at(folder / _CONFIG)
     if found is None:
         raise UnknownModelError(
             f"{path}: the model is not known: no config in the file, no config.json or meta.json "
@@ -193,3 +195,17 @@ def find_context(path: Path, model: Model, own: dict[str, Any] | None = None) ->
             hint=MODEL_HINT,
         )
     return Context(found, about)
+
+
+def _confirmed(facts: ModelFacts, config: Path) -> ModelFacts | None:
+    """What the config beside a dump says, where it has the same layers, E and K; else None."""
+    try:
+        beside = _facts_at(config) if config.is_file() else None
+    except FormatError:
+        return None
+    same = beside is not None and _sizes(beside) == _sizes(facts)
+    return beside if same else None
+
+
+def _sizes(facts: ModelFacts) -> tuple[tuple[int, ...], int, int]:
+    return facts.layers, facts.num_experts, facts.top_k
