@@ -3,7 +3,8 @@
 import pytest
 
 from routectl.cli.words.commands import COMMANDS
-from routectl.cli.words.spellings import OLD, POSITIONAL, own_flags
+from routectl.cli.words.spellings import own_flags
+from routectl.jobs.spellings import OLD, POSITIONAL
 from support.shell import complaint
 
 ENTRIES = [(command, flag, new) for command, flags in OLD.items() for flag, new in flags.items()]
