@@ -47,7 +47,7 @@ def percent(rate: float | None) -> str:
 
 
 def failure_text(failure: "FailureEntry") -> str:
-    """A threshold that was crossed: the figure and the limit in the threshold's own unit, and where.
+    """A threshold that was crossed: figure and limit in the threshold's own unit, and where.
 
     ``mismatch@*:3%: 3.03 % over 3 % in layer 5``, with as many digits as tell the two apart.
     """
