@@ -54,6 +54,17 @@ _LAYOUT = {
         ("account-loss", "true"),
         ("pipeline-layout", "LAYOUT"),
         ("moe-layer-freq", "FREQ"),
+        ("rows", "n-1"),
+        ("context", "N"),
+    )
+}
+_VERIFIED = {
+    f"--{name}": f"--layout {name}={value}"
+    for name, value in (
+        ("framework", "NAME"),
+        *((name, "N") for name in ("tp", "cp", "pp", "vpp", "ep", "dp", "max-tokens-per-gpu")),
+        ("balance", "HOW"),
+        ("plan", "PLAN.json"),
     )
 }
 _SAVE = {"-o": "--save DST", "--output": "--save DST"}
@@ -67,7 +78,7 @@ OLD: Mapping[str, Mapping[str, str]] = {  # by command, then by flag; what is ty
         "--explain": "check --rules CODE",
         "--apply-fix": "--save FIXED.parquet",
     },
-    "convert": _READING,
+    "convert": {**_MODEL, "--format": _READING["--format"], "--start": _READING["--start"]},
     "recompute": _READING,
     "staleness": {
         **_READING,
@@ -102,6 +113,8 @@ OLD: Mapping[str, Mapping[str, str]] = {  # by command, then by flag; what is ty
         "--verify": "routectl verify DIR --against DUMP",
         "--against": "routectl verify DIR --against DUMP",
     },
+    "verify": {**_READING, **_LAYOUT, **_VERIFIED},
+    "layout": {**_READING, **_LAYOUT},
     "unpack": _SAVE,
     "report": {},
     "ci": {**_SCALARS, "--badge": "routectl report RESULT.json --badge PATH"},
@@ -113,7 +126,10 @@ OLD: Mapping[str, Mapping[str, str]] = {  # by command, then by flag; what is ty
     },
     "watch": _READING,
 }
-POSITIONAL = {"convert": ("DST", 2, "--save DST")}  # the word, how many there are now and more
+POSITIONAL = {  # one argument too many: how many there are then, and what is typed now
+    "check": (2, "check takes one dump; what it is held against is check DUMP --against REFERENCE"),
+    "convert": (2, "convert SRC DST is now: convert SRC --save DST"),
+}
 
 
 def key_now(verb: str, key: str) -> str | None:

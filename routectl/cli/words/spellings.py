@@ -29,12 +29,12 @@ def said_now(words: Sequence[str]) -> str | None:
 
 
 def _positional(command: str, words: Sequence[str]) -> str | None:
-    """The answer to one argument too many, where it once had a place."""
+    """The answer to one argument too many."""
     if command not in POSITIONAL:
         return None
-    name, count, new = POSITIONAL[command]
+    count, told = POSITIONAL[command]
     given = [word for word in words if not word.startswith("-") or word == "-"]
-    return f"{command} SRC {name} is now: {command} SRC {new}" if len(given) >= count else None
+    return told if len(given) >= count else None
 
 
 def _before_dashes(words: Sequence[str]) -> Sequence[str]:
