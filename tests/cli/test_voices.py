@@ -7,7 +7,8 @@ import json
 import pytest
 from markdown_it import MarkdownIt
 
-from routectl.cli.words.commands import COMMANDS, SHARED, command_lines
+from routectl.cli.words.commands import COMMANDS, command_lines
+from routectl.cli.words.help import SHARED
 from routectl.reports.diff.text import render_diff
 from routectl.reports.text.main_table import csv_table, main_table
 from routectl.reports.text.markdown import markdown_report
