@@ -24,7 +24,15 @@ try:
 except ImportError:  # pragma: no cover - not on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Temporary", "is_at", "lock_is_had", "new_temporary", "permit", "remove_abandoned"]
+__all__ = [
+    "Temporary",
+    "discard_folder",
+    "is_at",
+    "lock_is_had",
+    "new_temporary",
+    "permit",
+    "remove_abandoned",
+]
 
 _LONGEST = 100  # of a name that is part of a temporary's; of longer ones a digest is
 _FOREIGN_S = 86_400  # another machine's temporary is live if it changed in so many seconds
@@ -101,7 +109,7 @@ def new_temporary(parent: Path, name: str, *, folder: bool = False) -> Temporary
     It is made as the umask says, which tells its ``mode``, then closed to others.
     """
     while True:
-        path = parent / f".{_stem(name)}.{_boot()}-{secrets.token_hex(4)}.tmp"
+        path = _new_name(parent, name)
         try:
             if folder:
                 path.mkdir()
@@ -124,6 +132,23 @@ def new_temporary(parent: Path, name: str, *, folder: bool = False) -> Temporary
         if is_held:
             return Temporary(path, fd, mode)
         os.close(fd)
+
+
+def _new_name(parent: Path, name: str) -> Path:
+    return parent / f".{_stem(name)}.{_boot()}-{secrets.token_hex(4)}.tmp"
+
+
+def discard_folder(path: Path, name: str) -> None:
+    """Remove a folder that no run is to go on from: it is there whole, or not at all.
+
+    It is a temporary of ``name`` first, so that the next run to ``name`` removes what is left of it
+    where this one is killed.
+    """
+    gone = _new_name(path.parent, name)
+    with suppress(OSError):
+        path.rename(gone)
+        path = gone
+    _remove(path)
 
 
 def permit(fd: int, mode: int) -> None:
