@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ...dump import Dump, DumpMeta, Sample
 from ...errors import MismatchError
 from ...kernels.rows import diff_rows
+from ...visible import visible
 from ..pairs.align import TOKENS, Aligner, Extent, Pair, common_layers, name_of
 from ..pairs.join import join_keys
 from .counts import Counts, LogprobCounts, SampleCounts
@@ -46,7 +47,7 @@ class SequenceCount:
         return self.rows_mismatched / self.rows
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class DiffResult:
     """The outcome of a comparison; it holds counts, so results of shards add up with ``+``.
 
@@ -71,6 +72,18 @@ class DiffResult:
     limit: int
     margins: MarginCounts | None = None
     detail: Detail | None = None
+
+    def __repr__(self) -> str:
+        alone = self.samples.only_old + self.samples.only_new
+        return (
+            f"<DiffResult of {visible(self.old.path, 80, end=40)} and "
+            f"{visible(self.new.path, 80, end=40)}: "
+            f"{self.rows_mismatched:,} of {self.rows:,} rows mismatched "
+            f"({self.rows_mismatched / max(self.rows, 1):.2%})\n"
+            f" {self.samples.compared:,} samples and {self.num_tokens:,} tokens compared in "
+            f"{len(self.layers)} MoE layers, {alone:,} samples without a partner, "
+            f"{self.rows_left_over:,} rows left over>"
+        )
 
     def __add__(self, other: "DiffResult") -> "DiffResult":
         if (self.layers, self.tokens) != (other.layers, other.tokens):
