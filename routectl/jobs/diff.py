@@ -19,10 +19,11 @@ from .reading import Reading, finite_eps, parse_layers, parse_positions, refuse_
 
 if TYPE_CHECKING:
     from ..dump import Dump
-    from ..ops.diff.thresholds import Baseline, Threshold
+    from ..ops.diff.diff import DiffResult
+    from ..ops.diff.thresholds import Baseline, Threshold, Verdict
     from ..reports.document import Document
 
-__all__ = ["DiffRequest", "answer_diff", "refuse_incomparable"]
+__all__ = ["Compared", "DiffRequest", "answer_diff", "compare_dumps", "refuse_incomparable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,17 +93,35 @@ class DiffRequest:
         return (*over, *(parse_threshold(text, over=False) for text in self.fail_under))
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What came of a comparison: the figures, what the thresholds say, and those of the rerun."""
+
+    result: "DiffResult"
+    verdict: "Verdict"
+    noise: "DiffResult | None"
+
+
 def answer_diff(
     request: DiffRequest, progress: Progress = SILENT, *, baseline: "Baseline | None" = None
 ) -> "Document":
-    """The routectl.diff/1 document.
+    """The routectl.diff/1 document: see ``compare_dumps``."""
+    from ..reports.diff.document import diff_document
+
+    found = compare_dumps(request, progress, baseline=baseline)
+    return diff_document(found.result, found.verdict, noise=found.noise)
+
+
+def compare_dumps(
+    request: DiffRequest, progress: Progress = SILENT, *, baseline: "Baseline | None" = None
+) -> Compared:
+    """Compare what a request names.
 
     Relative thresholds are held against ``baseline``; RoutectlError where there is none.
     """
     from ..ops.diff.diff import DiffOptions, diff_as
     from ..ops.diff.thresholds import judge
     from ..ops.pairs.selection import narrow_pair
-    from ..reports.diff.document import diff_document
 
     if baseline is None:
         refuse_relative(request.limits)
@@ -135,7 +154,7 @@ def answer_diff(
         baseline=baseline,
         allow_unmatched=request.allow_unmatched,
     )
-    return diff_document(result, verdict, noise=noise)
+    return Compared(result, verdict, noise)
 
 
 def refuse_incomparable(document: "Document") -> None:

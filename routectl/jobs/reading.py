@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RoutectlError
+from .held import HeldDump
 from .options import check_bounds, option
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ def open_input(
     from ..formats import open_dump
     from .stdin import file_of
 
+    if isinstance(path, HeldDump):
+        return path.dump
     source = file_of(path)
     base = file_of(base) if isinstance(base, str) else base
     dump = open_dump(source, model=model, format=form, start=start, base=base, tokens=tokens)

@@ -15,7 +15,7 @@ from support.house import (
 
 MAY_IMPORT = {
     "damage": "dump errors",
-    "dump": "errors gate_logprobs keys routes",
+    "dump": "errors gate_logprobs keys routes visible",
     "errors": "visible",
     "files": "errors limits",
     "gate_logprobs": "routes",
@@ -53,19 +53,19 @@ MAY_IMPORT = {
     ),
     "formats.wire": "damage dump errors limits model routes kernels formats.documents",
     "forward": "dump errors files routes checkpoints formats.native",
-    "ops": "dump errors routes kernels ops.pairs",
+    "ops": "dump errors routes visible kernels ops.pairs",
     "ops.check": (
         "damage dump errors gate_logprobs margins routes kernels ops.check.against ops.check.alone "
         "ops.check.book ops.pairs"
     ),
     "ops.check.against": "dump layouts margins routes kernels ops.check.book ops.pairs",
     "ops.check.alone": "dump errors routes kernels ops.pairs",
-    "ops.check.book": "dump routes ops.check.alone",
-    "ops.diff": "dump errors margins routes kernels ops.pairs",
+    "ops.check.book": "dump routes visible ops.check.alone",
+    "ops.diff": "dump errors margins routes visible kernels ops.pairs",
     "ops.pack": "dump errors layouts routes kernels",
     "ops.pairs": "dump errors margins routes",
     "ops.predict": "errors routes routers ops.staleness",
-    "ops.staleness": "dump errors margins routes kernels ops.diff ops.pairs",
+    "ops.staleness": "dump errors margins routes visible kernels ops.diff ops.pairs",
     "reports": "dump visible ops.diff",
     "reports.check": "dump ops.check.alone ops.check.book reports reports.diff reports.text",
     "reports.ci": (
@@ -74,6 +74,7 @@ MAY_IMPORT = {
     ),
     "reports.diff": "margins ops.diff reports reports.text",
     "reports.pack": "dump layouts ops.pack reports.text",
+    "reports.notebook": "reports reports.page",
     "reports.page": (
         "errors visible reports reports.check reports.diff reports.pack reports.predict "
         "reports.show reports.staleness reports.text"
@@ -82,6 +83,9 @@ MAY_IMPORT = {
     "reports.show": "checkpoints ops ops.check.alone ops.diff reports reports.diff reports.text",
     "reports.staleness": (
         "dump errors margins ops.diff ops.staleness reports reports.diff reports.text"
+    ),
+    "reports.tables": (
+        "errors margins ops ops.check.book ops.diff ops.staleness reports.staleness"
     ),
     "reports.text": "visible reports",
     "jobs": (
@@ -95,6 +99,12 @@ MAY_IMPORT = {
         "forward ops.check ops.check.book reports reports.check reports.text jobs jobs.recompute"
     ),
     "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.staleness",
+    "jobs.library": (
+        "dump errors layouts margins model routes checkpoints ops ops.check ops.check.alone "
+        "ops.check.book ops.diff ops.pack ops.staleness reports reports.check reports.diff "
+        "reports.notebook reports.pack reports.show reports.tables jobs jobs.check jobs.pack "
+        "jobs.recompute jobs.staleness"
+    ),
     "jobs.pack": (
         "damage dump errors files layouts routes version formats.documents formats.native "
         "formats.replay ops.pack reports reports.pack reports.text jobs"
@@ -126,7 +136,7 @@ MAY_IMPORT = {
         "dump errors layouts limits margins model routes version checkpoints formats forward ops "
         "ops.check ops.check.book ops.diff ops.pack ops.staleness reports.check reports.ci "
         "reports.diff reports.page reports.show reports.staleness jobs jobs.check jobs.ci "
-        "jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch loading"
+        "jobs.library jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch loading"
     ),
     "__main__": "cli",
 }

@@ -12,8 +12,9 @@ from .model import options_of_dump
 from .reference import open_checked, open_reference
 
 if TYPE_CHECKING:
-    from ...dump import Dump
-    from ...ops.check.book.results import Explanation
+    from ...dump import Dump, DumpMeta
+    from ...ops.check.book.results import CheckResult
+    from ...ops.check.check import CheckOptions
     from ...reports.document import Document
 
 __all__ = ["CheckRequest", "Checked", "answer_check", "check_dump", "write_fixed"]
@@ -60,11 +61,15 @@ class CheckRequest:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A checked dump: the routectl.check/1 document, and what it takes to write it fixed."""
+    """A checked dump: the routectl.check/1 document, and what it is made of.
+
+    reference is the meta and the sample count of what the dump was held against.
+    """
 
     document: "Document"
     dump: "Dump"
-    explanation: "Explanation | None"
+    result: "CheckResult"
+    reference: "tuple[DumpMeta, int] | None"
 
 
 def answer_check(request: CheckRequest, progress: Progress = SILENT) -> "Document":
@@ -79,8 +84,13 @@ def answer_check(request: CheckRequest, progress: Progress = SILENT) -> "Documen
     return checked.document
 
 
-def check_dump(request: CheckRequest, progress: Progress) -> Checked:
-    """Check a dump, alone or against its reference: a dump, or a checkpoint that is run once."""
+def check_dump(
+    request: CheckRequest, progress: Progress, known: "CheckOptions | None" = None
+) -> Checked:
+    """Check a dump, alone or against its reference: a dump, or a checkpoint that is run once.
+
+    ``known`` says what is known of the model, in place of its config.
+    """
     from ...checkpoints import is_checkpoint, refuse_unrunnable
     from ...ops.check.check import check
     from ...reports.check.document import check_document
@@ -93,7 +103,7 @@ def check_dump(request: CheckRequest, progress: Progress) -> Checked:
     opened = open_checked(request.dump, reading, weights)
     if opened.meta.num_experts % ep:
         raise RoutectlError(f"--ep {ep}: {opened.meta.num_experts} experts do not divide by it")
-    options = options_of_dump(opened, reading.facts or weights, ep, request.eps)
+    options = known or options_of_dump(opened, reading.facts or weights, ep, request.eps)
     reference = None
     if against is not None:
         reference = open_reference(against, opened, request.dump, reading, progress)
@@ -102,7 +112,7 @@ def check_dump(request: CheckRequest, progress: Progress) -> Checked:
         result = check(watched, reference, options=options).selected(wanted, left_out)
     other = None if reference is None else (reference.meta, len(reference))
     document = check_document(result, other, fail_on=request.fail_on)
-    return Checked(document, opened, result.explanation)
+    return Checked(document, opened, result, other)
 
 
 def write_fixed(checked: Checked, target: Path, force: bool, progress: Progress) -> None:
@@ -112,7 +122,7 @@ def write_fixed(checked: Checked, target: Path, force: bool, progress: Progress)
 
     if target.suffix != ".parquet":
         raise UnsupportedError(f"{target}: --apply-fix writes native files: expected NAME.parquet")
-    found = checked.explanation
+    found = checked.result.explanation
     assert found is not None  # of a comparison with a reference
     fixed = restored_dump(checked.dump, found)
     with progress.watching(fixed, "writing") as watched:

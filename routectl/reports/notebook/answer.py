@@ -13,6 +13,7 @@ from .pictures import Bar, bars, heat
 
 __all__ = ["notebook_html"]
 
+_OPEN = ("routectl.check/1", "routectl.verify/1")  # what there is to read is findings
 _TONES = {0: "#2e7d32", 1: "#c0392b", 2: "#b26a00"}  # by exit code
 
 
@@ -31,13 +32,14 @@ def notebook_html(doc: Document) -> str:
         head = f'<div style="{style}">{html.escape(verdict)}</div>'
     parts = [head, compared, *draw(shown)]
     if rest:
-        parts.append(f"<details><summary>the whole report</summary>{rest}</details>")
+        shut = "<details open>" if doc["schema"] in _OPEN else "<details>"
+        parts.append(f"{shut}<summary>the whole report</summary>{rest}</details>")
     return f'<div class="routectl">{"".join(parts)}</div>'
 
 
 def _layers(entries: Any, figure: str) -> list[Bar]:
     return [
-        Bar(str(e["layer"]), e[figure], *_ends(e.get("mismatch_interval") or e.get("interval")))
+        Bar(str(e["layer"]), e[figure], *_ends(e.get("mismatch_interval")))
         for e in entries
         if e["layer"] is not None
     ]
@@ -96,8 +98,9 @@ def _of_staleness(doc: Any) -> list[str]:
         ]
         drawn.append(bars(f"rows that differ, {mode} routes, with intervals", lags))
     speeds = doc["drift"]["speeds"]
-    drawn.append(bars("rows that change per update, by layer", _layers(speeds, "per_update")))
-    return drawn
+    lag = next((s["lag"] for s in speeds), None)
+    title = f"rows that change over lag {lag}, by layer, with intervals"
+    return [*drawn, bars(title, _layers(speeds, "mismatch_rate"))]
 
 
 def _of_show(doc: Any) -> list[str]:
