@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ...ops.check.check import CheckOptions
     from ...reports.document import Document
 
-__all__ = ["CheckRequest", "Checked", "answer_check", "check_dump", "write_fixed"]
+__all__ = ["CheckRequest", "Checked", "answer_check", "check_and_fix", "check_dump", "write_fixed"]
 
 _CODES = "Finding codes or their beginnings, as R2 or R102; repeatable, or with commas."
 
@@ -74,23 +74,30 @@ class Checked:
 
 def answer_check(request: CheckRequest, progress: Progress = SILENT) -> "Document":
     """The routectl.check/1 document of a dump; the fixed dump is written where one is wanted."""
+    return check_and_fix(request, progress).document
+
+
+def check_and_fix(
+    request: CheckRequest, progress: Progress = SILENT, known: "CheckOptions | None" = None
+) -> Checked:
+    """Check a dump, and write it fixed where that is wanted.
+
+    ``known`` says what is known of the model, in place of its config.
+    """
     from ...files.writing import refuse_existing
 
     if request.fixed is not None:
         refuse_existing(request.fixed, force=request.force)
-    checked = check_dump(request, progress)
+    checked = check_dump(request, progress, known)
     if request.fixed is not None:
         write_fixed(checked, request.fixed, request.force, progress)
-    return checked.document
+    return checked
 
 
 def check_dump(
     request: CheckRequest, progress: Progress, known: "CheckOptions | None" = None
 ) -> Checked:
-    """Check a dump, alone or against its reference: a dump, or a checkpoint that is run once.
-
-    ``known`` says what is known of the model, in place of its config.
-    """
+    """Check a dump, alone or against its reference: a dump, or a checkpoint that is run once."""
     from ...checkpoints import is_checkpoint, refuse_unrunnable
     from ...ops.check.check import check
     from ...reports.check.document import check_document

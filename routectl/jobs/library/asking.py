@@ -37,8 +37,9 @@ def keywords_of(kind: Any) -> dict[str, Any]:
 def request_of(kind: Any, values: Mapping[str, Any]) -> Any:
     """A request of a class out of keywords: the names of its options, those of its groups too.
 
-    A list stands for a tuple of texts, a range or a list of numbers for text such as "0-3,7", one
-    text for a list of one, and text for a path. Raises TypeError for a keyword that is no option.
+    A list stands for a tuple of texts, a mapping for texts NAME=VALUE, a range or a list of numbers
+    for text such as "0-3,7", one text for a list of one, text for a path, and a dump for the path
+    of one. Raises TypeError for a keyword that is no option.
     """
     known = keywords_of(kind)
     for name in values:
@@ -51,11 +52,15 @@ def request_of(kind: Any, values: Mapping[str, Any]) -> Any:
 def _fitted(value: Any, kind: Any) -> Any:
     """A value as a field of some type has it, where it can be."""
     kinds = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
+    if isinstance(value, Dump):
+        return HeldDump(value)
     if isinstance(value, HeldDump):
         return value
     if any(get_origin(one) is tuple for one in kinds):
         if isinstance(value, str | PathLike):
             return (fspath(value),)
+        if isinstance(value, Mapping):
+            return tuple(f"{name}={part}" for name, part in value.items())
         return tuple(map(_text, value)) if isinstance(value, list | tuple) else value
     if isinstance(value, str) and Path in kinds and str not in kinds:
         return Path(value)

@@ -12,6 +12,7 @@ from ...dump import Dump, Sample
 from ...layouts.packing import Packing
 from ...ops.pack.pack import Packed, Rank
 from ...ops.pack.pack import pack as pack_tensors
+from ...ops.pack.padding import TensorSpec
 from ...ops.pack.unpack import unpack as unpack_tensors
 from ...reports.document import Document
 from ...routes import Routes
@@ -25,15 +26,23 @@ from .keywords import (
     LayoutKeywords,
     PackKeywords,
     RecomputeKeywords,
-    TensorKeywords,
+    ShowKeywords,
+    UnpackKeywords,
     VerifyKeywords,
-    WriteKeywords,
 )
 
 __all__ = ["convert", "layout", "pack", "recompute", "unpack", "verify", "write"]
 
 AnyPath = str | PathLike[str]
 _FIRST = Rank()
+
+
+class TensorKeywords(ShowKeywords, total=False):
+    """Of ``pack`` with a Packing: tensors in memory."""
+
+    spec: TensorSpec
+    out: Any
+    threads: int
 
 
 def write(dump: Dump, save: AnyPath, **options: Unpack[ConvertKeywords]) -> int:
@@ -167,7 +176,7 @@ def unpack(
 
 
 @overload
-def unpack(parts: AnyPath, *, save: AnyPath, **options: Unpack[WriteKeywords]) -> int: ...
+def unpack(parts: AnyPath, *, save: AnyPath, **options: Unpack[UnpackKeywords]) -> int: ...
 
 
 def unpack(parts: Any, *layout: Any, **options: Any) -> list[Routes | None] | int:

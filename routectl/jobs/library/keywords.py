@@ -1,99 +1,63 @@
 """The keywords of each verb: the options of its command, under the names of its request's fields.
 
-A test holds them against the requests, so that none is forgotten. Where the request has text for
-a list, a list will do: see ``asking.request_of``.
+Made by fixtures/make.py of the requests. What a list, a mapping or a dump stands for:
+``asking.request_of``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
-from ...model import ModelFacts
-from ...ops.pack.padding import TensorSpec
 from ..progress import Progress
+from .asking import Source
 
 __all__ = [
     "CheckKeywords",
     "ConvertKeywords",
     "DiffKeywords",
     "LayoutKeywords",
-    "OpenKeywords",
     "PackKeywords",
     "RecomputeKeywords",
+    "ShowKeywords",
     "StalenessKeywords",
-    "TensorKeywords",
+    "UnpackKeywords",
     "VerifyKeywords",
-    "WriteKeywords",
 ]
 
-Texts = str | Sequence[str]
 AnyPath = str | PathLike[str]
+Texts = str | Sequence[str] | Mapping[str, object]
 
 
-class OpenKeywords(TypedDict, total=False):
-    """How dumps are opened, and who listens."""
-
-    model: str | Path | ModelFacts | None
-    progress: Progress
-
-
-class DiffKeywords(OpenKeywords, total=False):
-    """Of ``diff``."""
-
-    match: str
-    tokens: str
-    layers: str | Sequence[int] | None
-    sample: Texts
-    positions: str | range | None
-    rerun: AnyPath | None
-    examples: int
-    fail_over: Texts
-    fail_under: Texts
-    allow_unmatched: bool
-    eps: float | None
-    logprobs: AnyPath | None
-    detail: bool
-
-
-class CheckKeywords(OpenKeywords, total=False):
+class CheckKeywords(TypedDict, total=False):
     """Of ``check``."""
 
+    model: AnyPath | None
+    num_layers: int | None
+    top_k: int | None
+    num_experts: int | None
+    format: str | None
+    start: int | None
+    base: Source | None
     fail_on: str
     select: Texts
     ignore: Texts
     ep: int
     eps: float | None
-
-
-class StalenessKeywords(OpenKeywords, total=False):
-    """Of ``staleness``."""
-
-    version_map: Texts
-    mini_steps: int | None
-    fail_over: Texts
-    fail_under: Texts
-    allow_unmatched: bool
-    fail_on: str | None
-    noise_floor: bool
-    tokens: str
-    layers: str | Sequence[int] | None
-    match: str
-    eps: float | None
-    detail: bool
-
-
-class WriteKeywords(TypedDict, total=False):
-    """Of whatever writes a file."""
-
+    fixed: AnyPath | None
     force: bool
     progress: Progress
 
 
-class ConvertKeywords(WriteKeywords, total=False):
-    """Of ``convert`` and ``write``."""
+class ConvertKeywords(TypedDict, total=False):
+    """Of ``convert``."""
 
-    model: str | Path | ModelFacts | None
+    model: AnyPath | None
+    num_layers: int | None
+    top_k: int | None
+    num_experts: int | None
+    format: str | None
+    start: int | None
+    base: Source | None
     to: str | None
     missing: str | None
     lossy: bool
@@ -101,31 +65,39 @@ class ConvertKeywords(WriteKeywords, total=False):
     keep_order: bool
     verify: bool
     no_tokens: bool
+    force: bool
     tokens_from: AnyPath | None
+    progress: Progress
 
 
-class RecomputeKeywords(WriteKeywords, total=False):
-    """Of ``recompute``."""
+class DiffKeywords(TypedDict, total=False):
+    """Of ``diff``."""
 
-    model: str | Path | ModelFacts | None
-    mode: str
-    device: str
-    dtype: str
-    streaming: str
-    max_tokens_per_pass: int | None
-    attention: str | None
-    experts: str | None
-    logprobs: bool
-    gate_logprobs: bool
-    router_inputs: AnyPath | None
-    threads: int | None
-    noise_floor: bool
-    resume: bool
-    no_tokens: bool
+    model: AnyPath | None
+    num_layers: int | None
+    top_k: int | None
+    num_experts: int | None
+    format: str | None
+    start: int | None
+    base: Source | None
+    match: str
+    tokens: str
+    layers: str | Sequence[int] | None
+    sample: Texts
+    positions: str | range | None
+    rerun: Source | None
+    examples: int
+    fail_over: Texts
+    fail_under: Texts
+    allow_unmatched: bool
+    eps: float | None
+    logprobs: AnyPath | None
+    detail: bool
+    progress: Progress
 
 
-class LayoutKeywords(OpenKeywords, total=False):
-    """Of ``layout``: how samples are laid out over ranks."""
+class LayoutKeywords(TypedDict, total=False):
+    """Of ``layout``."""
 
     framework: str
     tp: int
@@ -150,30 +122,190 @@ class LayoutKeywords(OpenKeywords, total=False):
     account_embedding: bool
     account_loss: bool
     pipeline_layout: str | None
-    moe_layer_freq: str | int | Sequence[int] | None
+    moe_layer_freq: str | Sequence[int] | None
     rows: str | None
     context: int | None
+    model: AnyPath | None
+    num_layers: int | None
+    top_k: int | None
+    num_experts: int | None
+    format: str | None
+    start: int | None
+    base: Source | None
     skip_damaged: bool
+    progress: Progress
 
 
-class VerifyKeywords(LayoutKeywords, total=False):
-    """Of ``verify``; the layout only where the folder has no manifest."""
+class PackKeywords(TypedDict, total=False):
+    """Of ``pack``."""
 
+    framework: str
+    tp: int
+    cp: int
+    pp: int
+    vpp: int
+    ep: int
+    dp: int
+    max_tokens_per_gpu: int | None
+    balance: str
+    plan: AnyPath | None
+    form: str
+    seq_len: int | None
+    pad_multiplier: int | None
+    sample_multiple: int | None
+    min_local_rows: int | None
+    bucket: int | None
+    fp8: str | None
+    decoder_layers: int | None
+    first_stage: int | None
+    last_stage: int | None
+    account_embedding: bool
+    account_loss: bool
+    pipeline_layout: str | None
+    moe_layer_freq: str | Sequence[int] | None
+    rows: str | None
+    context: int | None
+    model: AnyPath | None
+    num_layers: int | None
+    top_k: int | None
+    num_experts: int | None
+    format: str | None
+    start: int | None
+    base: Source | None
+    padding: str | None
     dtype: str | None
     allow_missing: bool
+    skip_damaged: bool
     rank: str | None
-
-
-class PackKeywords(VerifyKeywords, total=False):
-    """Of ``pack`` with ``save``: a folder of replay tensors is written."""
-
-    padding: str | None
     force: bool
+    progress: Progress
 
 
-class TensorKeywords(OpenKeywords, total=False):
-    """Of ``pack`` with a Packing: tensors in memory."""
+class RecomputeKeywords(TypedDict, total=False):
+    """Of ``recompute``."""
 
-    spec: TensorSpec
-    out: Any
-    threads: int
+    device: str
+    dtype: str
+    streaming: str
+    model: AnyPath | None
+    num_layers: int | None
+    top_k: int | None
+    num_experts: int | None
+    format: str | None
+    start: int | None
+    base: Source | None
+    mode: str
+    max_tokens_per_pass: int | None
+    attention: str | None
+    experts: str | None
+    logprobs: bool
+    gate_logprobs: bool
+    router_inputs: AnyPath | None
+    threads: int | None
+    noise_floor: bool
+    resume: bool
+    no_tokens: bool
+    force: bool
+    progress: Progress
+
+
+class ShowKeywords(TypedDict, total=False):
+    """Of ``show``."""
+
+    model: AnyPath | None
+    num_layers: int | None
+    top_k: int | None
+    num_experts: int | None
+    format: str | None
+    start: int | None
+    base: Source | None
+    progress: Progress
+
+
+class StalenessKeywords(TypedDict, total=False):
+    """Of ``staleness``."""
+
+    device: str
+    dtype: str
+    streaming: str
+    model: AnyPath | None
+    num_layers: int | None
+    top_k: int | None
+    num_experts: int | None
+    format: str | None
+    start: int | None
+    base: Source | None
+    version_map: Texts
+    own: str | None
+    mini_steps: int | None
+    fail_over: Texts
+    fail_under: Texts
+    allow_unmatched: bool
+    fail_on: str | None
+    noise_floor: bool
+    cache: AnyPath | None
+    mode: str
+    logprobs: bool | None
+    gate_logprobs: bool | None
+    threads: int | None
+    tokens: str
+    layers: str | Sequence[int] | None
+    match: str
+    rows: str
+    cached: str
+    clusters: str
+    level: float
+    eps: float | None
+    examples: int
+    detail: bool
+    progress: Progress
+
+
+class UnpackKeywords(TypedDict, total=False):
+    """Of ``unpack``."""
+
+    force: bool
+    progress: Progress
+
+
+class VerifyKeywords(TypedDict, total=False):
+    """Of ``verify``."""
+
+    framework: str
+    tp: int
+    cp: int
+    pp: int
+    vpp: int
+    ep: int
+    dp: int
+    max_tokens_per_gpu: int | None
+    balance: str
+    plan: AnyPath | None
+    form: str
+    seq_len: int | None
+    pad_multiplier: int | None
+    sample_multiple: int | None
+    min_local_rows: int | None
+    bucket: int | None
+    fp8: str | None
+    decoder_layers: int | None
+    first_stage: int | None
+    last_stage: int | None
+    account_embedding: bool
+    account_loss: bool
+    pipeline_layout: str | None
+    moe_layer_freq: str | Sequence[int] | None
+    rows: str | None
+    context: int | None
+    model: AnyPath | None
+    num_layers: int | None
+    top_k: int | None
+    num_experts: int | None
+    format: str | None
+    start: int | None
+    base: Source | None
+    dtype: str | None
+    allow_missing: bool
+    skip_damaged: bool
+    rank: str | None
+    progress: Progress

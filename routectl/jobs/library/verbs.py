@@ -10,7 +10,7 @@ from ..held import HeldDump
 from ..progress import SILENT, Progress
 from .answers import CheckAnswer, DiffAnswer, StalenessAnswer, SummaryAnswer, answer_of
 from .asking import Source, path_text, request_of
-from .keywords import CheckKeywords, DiffKeywords, OpenKeywords, StalenessKeywords
+from .keywords import CheckKeywords, DiffKeywords, ShowKeywords, StalenessKeywords
 
 if TYPE_CHECKING:
     from ...ops.check.check import CheckOptions
@@ -70,12 +70,12 @@ def check(
     command: ``select``, ``ignore``, ``ep``, ``eps``, ``fail_on``, ``model``. Raises MismatchError
     when no sample is in both, or E and K are others.
     """
-    from ..check.request import CheckRequest, check_dump
+    from ..check.request import CheckRequest, check_and_fix
 
     against = None if reference is None else path_text(reference)
     progress, values = _asked(more, dump=path_text(dump), against=against)
     request = request_of(CheckRequest, values)
-    found = check_dump(request, progress, options)
+    found = check_and_fix(request, progress, options)
     return answer_of(CheckAnswer, found.result, reference=found.reference, fail_on=request.fail_on)
 
 
@@ -138,7 +138,7 @@ def _opened(request: "StalenessRequest", at: Sequence[tuple[str, str]]) -> "list
 def summarize(
     dump: Source,
     on_read: Callable[[int, int], None] | None = None,
-    **options: Unpack[OpenKeywords],
+    **options: Unpack[ShowKeywords],
 ) -> SummaryAnswer:
     """Read every sample once and add up what a dump, or that of a path, holds.
 
@@ -154,7 +154,7 @@ def summarize(
     return answer_of(SummaryAnswer, summary, lift=lift)
 
 
-def show(path: Source, **options: Unpack[OpenKeywords]) -> "SummaryAnswer | CheckpointAnswer":
+def show(path: Source, **options: Unpack[ShowKeywords]) -> "SummaryAnswer | CheckpointAnswer":
     """What a dump holds, as ``summarize`` says it, or what weights are in a checkpoint's folder."""
     from ...checkpoints import is_checkpoint
 
