@@ -28,10 +28,10 @@ __all__ = ["Compared", "DiffRequest", "answer_diff", "compare_dumps", "refuse_in
 
 
 def _metrics() -> list[str]:
-    """Names for thresholds."""
+    """What thresholds begin with."""
     from ..ops.diff.thresholds import METRICS
 
-    return [metric.name for metric in METRICS]
+    return [f"{metric.name}:" for metric in METRICS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
