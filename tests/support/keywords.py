@@ -26,8 +26,9 @@ VERBS = {  # of each verb: its request, and the fields that are no keywords, but
     "unpack": ("UnpackRequest", {"folder"} | PLACED),
     "verify": ("VerifyRequest", {"folder", "against"}),
 }
-LISTS = {  # options whose text is a list of numbers, or a range of them
+TOLD = {  # lists of numbers, a range of them, the model
     "layers": "str | Sequence[int] | None",
+    "model": "Model | None",
     "moe_layer_freq": "str | Sequence[int] | None",
     "positions": "str | range | None",
 }
@@ -43,7 +44,7 @@ from os import PathLike
 from typing import TypedDict
 
 from ..progress import Progress
-from .asking import Source
+from .asking import Model, Source
 
 '''
 
@@ -57,8 +58,8 @@ def _is_dump(request: Any, name: str) -> bool:
 
 def _type(request: Any, name: str, kind: Any) -> str:
     """What a program may pass for a field, as it is written."""
-    if name in LISTS:
-        return LISTS[name]
+    if name in TOLD:
+        return TOLD[name]
     parts = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
     if any(get_origin(part) is tuple for part in parts):
         return "Texts"
@@ -83,7 +84,4 @@ def keywords_module() -> str:
             if field not in placed:
                 parts.append(f"    {field}: {_type(request, field, kind)}\n")
         parts.append("    progress: Progress\n")
-    body = "".join(parts)
-    progress = "from ..progress"
-    facts = f"from ...model import ModelFacts\n{progress}"
-    return HEAD.replace(progress, facts if "ModelFacts" in body else progress) + body
+    return HEAD + "".join(parts)

@@ -8,11 +8,14 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from ...dump import Dump
+from ...model import ModelFacts
 from ..held import HeldDump
 from ..options import build, groups_of
 
-__all__ = ["Source", "keywords_of", "path_text", "request_of"]
+__all__ = ["Model", "Source", "keywords_of", "path_text", "request_of"]
 
+Model = str | PathLike[str] | ModelFacts
+"""A model: its config, a folder with one, or the facts themselves."""
 Source = Dump | str | PathLike[str]
 """A dump, or where one is: a path, a folder, a glob, with ``::start=0`` and the like behind it."""
 

@@ -37,7 +37,7 @@ AnyPath = str | PathLike[str]
 _FIRST = Rank()
 
 
-class TensorKeywords(ShowKeywords, total=False):
+class _TensorKeywords(ShowKeywords, total=False):
     """Of ``pack`` with a Packing: tensors in memory."""
 
     spec: TensorSpec
@@ -87,7 +87,7 @@ def pack(
     routes: Source | Sequence[Sample | Routes | None],
     packing: Packing,
     rank: Rank = ...,
-    **options: Unpack[TensorKeywords],
+    **options: Unpack[_TensorKeywords],
 ) -> Packed: ...
 
 

@@ -9,7 +9,7 @@ from os import PathLike
 from typing import TypedDict
 
 from ..progress import Progress
-from .asking import Source
+from .asking import Model, Source
 
 __all__ = [
     "CheckKeywords",
@@ -31,7 +31,7 @@ Texts = str | Sequence[str] | Mapping[str, object]
 class CheckKeywords(TypedDict, total=False):
     """Of ``check``."""
 
-    model: AnyPath | None
+    model: Model | None
     num_layers: int | None
     top_k: int | None
     num_experts: int | None
@@ -51,7 +51,7 @@ class CheckKeywords(TypedDict, total=False):
 class ConvertKeywords(TypedDict, total=False):
     """Of ``convert``."""
 
-    model: AnyPath | None
+    model: Model | None
     num_layers: int | None
     top_k: int | None
     num_experts: int | None
@@ -73,7 +73,7 @@ class ConvertKeywords(TypedDict, total=False):
 class DiffKeywords(TypedDict, total=False):
     """Of ``diff``."""
 
-    model: AnyPath | None
+    model: Model | None
     num_layers: int | None
     top_k: int | None
     num_experts: int | None
@@ -125,7 +125,7 @@ class LayoutKeywords(TypedDict, total=False):
     moe_layer_freq: str | Sequence[int] | None
     rows: str | None
     context: int | None
-    model: AnyPath | None
+    model: Model | None
     num_layers: int | None
     top_k: int | None
     num_experts: int | None
@@ -165,7 +165,7 @@ class PackKeywords(TypedDict, total=False):
     moe_layer_freq: str | Sequence[int] | None
     rows: str | None
     context: int | None
-    model: AnyPath | None
+    model: Model | None
     num_layers: int | None
     top_k: int | None
     num_experts: int | None
@@ -187,7 +187,7 @@ class RecomputeKeywords(TypedDict, total=False):
     device: str
     dtype: str
     streaming: str
-    model: AnyPath | None
+    model: Model | None
     num_layers: int | None
     top_k: int | None
     num_experts: int | None
@@ -212,7 +212,7 @@ class RecomputeKeywords(TypedDict, total=False):
 class ShowKeywords(TypedDict, total=False):
     """Of ``show``."""
 
-    model: AnyPath | None
+    model: Model | None
     num_layers: int | None
     top_k: int | None
     num_experts: int | None
@@ -228,7 +228,7 @@ class StalenessKeywords(TypedDict, total=False):
     device: str
     dtype: str
     streaming: str
-    model: AnyPath | None
+    model: Model | None
     num_layers: int | None
     top_k: int | None
     num_experts: int | None
@@ -297,7 +297,7 @@ class VerifyKeywords(TypedDict, total=False):
     moe_layer_freq: str | Sequence[int] | None
     rows: str | None
     context: int | None
-    model: AnyPath | None
+    model: Model | None
     num_layers: int | None
     top_k: int | None
     num_experts: int | None
