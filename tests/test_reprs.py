@@ -7,6 +7,7 @@ import routectl
 from routectl.forward.recorder import Recorder
 from routectl.forward.routers import RouterAt
 from support.dumps import DumpMeta, make_routes, make_sample
+from support.recordings import FIXTURES
 from support.tiny_rl import ENGINE
 
 ROW = [[0, 1], [2, 3], [4, 5]]
@@ -58,3 +59,15 @@ def test_packed():
     routes = make_routes([ROW] * 3, layers=(0, 1, 2))
     packed = routectl.pack([routes], routectl.Packing([4]))
     assert repr(packed) == "<Packed: 3 MoE layers of 4 rows, 1 of them filler, ids (3, 4, 2)>"
+
+
+def test_a_checkpoint_and_a_dataset():
+    """A checkpoint's tensors and layers are counted; a dataset is that of its dump."""
+    folder = FIXTURES / "checkpoints" / "megatron-0.15.3"
+    checkpoint = routectl.open_checkpoint(folder)
+    assert repr(checkpoint).startswith(f"<Checkpoint {folder}/iter_0000007: torch_dist, ")
+    facts = repr(routectl.checkpoint_facts(checkpoint))
+    assert facts.startswith(f"<CheckpointFacts of {folder}/iter_0000007: ")
+    assert len(facts.splitlines()) == 1
+    dump = routectl.open_dump(ENGINE)
+    assert repr(routectl.RoutesDataset(ENGINE)) == f"<RoutesDataset of {dump!r}>"

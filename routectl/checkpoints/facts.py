@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ..errors import FormatError, RoutectlError
 from ..model import ModelFacts
+from ..visible import visible
 from .checkpoint import Checkpoint
 from .router_names import RouterNames, model_facts, router_names
 from .routers import router_recipe
@@ -15,7 +16,7 @@ from .scales import refusal
 __all__ = ["CheckpointFacts", "checkpoint_facts"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CheckpointFacts:
     """A checkpoint in numbers, bytes as stored.
 
@@ -44,6 +45,14 @@ class CheckpointFacts:
     other_bytes: int = 0
     recipe: str | None = None
     refused: str | None = None
+
+    def __repr__(self) -> str:
+        layers = "unknown" if self.num_layers is None else str(self.num_layers)
+        top_k = "unknown" if self.top_k is None else str(self.top_k)
+        return (
+            f"<CheckpointFacts of {visible(self.checkpoint.path, 200, end=50)}: {self.tensor_bytes:,} "
+            f"bytes, {len(self.routers)} MoE layers of {layers}, K {top_k}, E {self.num_experts}>"
+        )
 
     @property
     def layers(self) -> tuple[int, ...]:

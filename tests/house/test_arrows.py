@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "codecs": "errors routes",
     "kernels": "margins routes",
     "routers": "errors model",
-    "checkpoints": "errors files layouts model pickled routers",
+    "checkpoints": "errors files layouts model visible pickled routers",
     "engines": "errors files limits model visible formats.documents formats.responses formats.wire",
     "formats": (
         "dump errors files limits model formats.arrays formats.documents formats.native "

@@ -193,13 +193,6 @@ class VerifyAnswer(_Shown, Verification):
 class CheckpointAnswer(_Shown, CheckpointFacts):
     """The ``CheckpointFacts`` of weights."""
 
-    def __repr__(self) -> str:
-        layers = "unknown" if self.num_layers is None else str(self.num_layers)
-        return (
-            f"<CheckpointAnswer: {len(self.routers)} MoE layers of {layers}, "
-            f"K {'unknown' if self.top_k is None else self.top_k}, E {self.experts}>"
-        )
-
     def to_dict(self) -> Document:
         """The routectl.checkpoint/1 document."""
         from ...reports.show.checkpoint import checkpoint_document

@@ -216,4 +216,4 @@ class TestShow:
         found = routectl.show(CHECKPOINT)
         assert isinstance(found, routectl.CheckpointFacts)
         assert plain(found.to_dict()) == document(capsys, "show", CHECKPOINT)
-        assert repr(found).startswith("<CheckpointAnswer: ")
+        assert repr(found).startswith("<CheckpointFacts of ")
