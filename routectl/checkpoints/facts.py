@@ -50,8 +50,9 @@ class CheckpointFacts:
         layers = "unknown" if self.num_layers is None else str(self.num_layers)
         top_k = "unknown" if self.top_k is None else str(self.top_k)
         return (
-            f"<CheckpointFacts of {visible(self.checkpoint.path, 200, end=50)}: {self.tensor_bytes:,} "
-            f"bytes, {len(self.routers)} MoE layers of {layers}, K {top_k}, E {self.num_experts}>"
+            f"<CheckpointFacts of {visible(self.checkpoint.path, 200, end=50)}: "
+            f"{self.tensor_bytes:,} bytes, {len(self.routers)} MoE layers of {layers}, K {top_k}, "
+            f"E {self.num_experts}>"
         )
 
     @property
