@@ -15,7 +15,7 @@ __all__ = ["Bar", "bars", "heat"]
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 640, 120, 56, 20, 18
 _FILL = "#4c78a8"
 _LABELS = 12  # that fit below an axis
-_CELL = 8  # least height of a layer in a heat map, in pixels
+_CELL, _LOWEST, _HIGHEST = 8, 60, 320  # of a heat map, in pixels: a row, and all of them
 _SCALE = ((244, 247, 251), (255, 214, 102), (214, 69, 65), (74, 20, 70))  # none, least .. most
 
 
@@ -95,7 +95,7 @@ def heat(title: str, rates: NDArray[np.float64], foot: str) -> str:
     rgb = scale[lower] * (1 - part) + scale[lower + 1] * part
     alpha = np.where(np.isfinite(rates), 255, 0)[..., None]
     image = base64.b64encode(_png(np.concatenate([rgb, alpha], axis=2).astype(np.uint8))).decode()
-    height = max(_CELL * len(rates), 60)
+    height = min(max(_CELL * len(rates), _LOWEST), _HIGHEST)
     return (
         f'<div style="font:11px sans-serif">{html.escape(title)}, most {most:.3%}<br>'
         f'<img alt="{html.escape(title)}" src="data:image/png;base64,{image}" '

@@ -5,6 +5,7 @@ import pickle
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 import routectl
@@ -91,6 +92,28 @@ def test_html_shows_the_pictures(answer):
     if isinstance(answer, routectl.Staleness):
         rate = doc["by_lag"][0]["mismatch_rate"]
         assert f"<title>lag 1: {rate:.3%}</title>" in page
+
+
+def test_html_of_many_layers_is_small():
+    """94 layers of 128 experts are a picture that is no higher and a page of the same bound."""
+    layers = tuple(range(94))
+    ids = np.random.default_rng(0).permuted(np.tile(np.arange(128), (300 * 94, 1)), axis=1)
+    ids_TLK = ids[:, :8].reshape(300, 94, 8).astype(np.uint8)
+    other_TLK = ids_TLK.copy()
+    other_TLK[::7, ::3, 0] = ids[:, 9].reshape(300, 94)[::7, ::3]
+    dumps = []
+    for array in (ids_TLK, other_TLK):
+        sample = make_sample(
+            routectl.Routes(array, layers, 128), name="s", prompt=[1] * 100, response=[2] * 201
+        )
+        key = routectl.dump.key_of("s", sample.prompt_ids, sample.response_ids)
+        dumps.append(
+            routectl.Dump(DumpMeta("m", "npz", layers, 128, 8), [key], [sample].__getitem__)
+        )
+    for found in (routectl.diff(*dumps, detail=True), routectl.summarize(dumps[0])):
+        page = found._repr_html_()
+        assert len(page) < 64_000
+        assert "height:320px" in page
 
 
 def test_html_of_a_hostile_name():
