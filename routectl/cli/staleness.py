@@ -22,18 +22,17 @@ def staleness_command(line: CommandLine) -> int:
     position; then drift, and which replay the run needs. Exit status: 0 measured, or within the
     thresholds, 1 over one or samples that a version does not cover, 2 trouble.
 
+    A version that is a checkpoint is run once, and kept (`routectl cache`); when the command is
+    ended, the same one goes on from there.
+
     Metrics for thresholds: staleness (with @lagN of one lag), total, mismatch and, of the
     mismatch, every metric of `routectl diff`; total_METRIC is that of the total: total_f2, say.
-
-    -o NAME.json writes the report as JSON, which --series reads.
     """
     from ..reports.staleness.text import render_series, render_staleness
 
     request, voices = line.request(StalenessRequest), line.voices
     voices.refuse()
     target = voices.target
-    if request.cache is None and target is not None:
-        request = replace(request, cache=target.with_name(f"{target.name}.versions"))
     as_json = voices.as_json or (target is not None and target.suffix == ".json")
     seen = voices.detail or voices.pictured(as_json)
     document = answer_staleness(replace(request, detail=seen), TERMINAL)
