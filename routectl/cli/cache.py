@@ -7,7 +7,7 @@ from .terminal import TERMINAL
 __all__ = ["cache_command"]
 
 
-@desk(CacheRequest, "as_json plain output force")
+@desk(CacheRequest, "as_json output force")
 def cache_command(line: CommandLine) -> int:
     """List what is kept of checkpoints that were run, or let go of it.
 

@@ -7,7 +7,7 @@ from .terminal import TERMINAL
 
 __all__ = ["check_command"]
 
-_VOICES = "exit_zero as_json plain html no_tokens output force"
+_VOICES = "html exit_zero as_json summary no_tokens output force"
 
 
 @desk("rules", CheckRequest, _VOICES, optional="dump")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["recompute_command"]
 
-_VOICES = "exit_zero as_json plain html tokenizer output force"
+_VOICES = "html tokenizer exit_zero as_json summary output force"
 
 
 @desk(RecomputeRequest, _VOICES)
@@ -32,9 +32,8 @@ def recompute_command(line: CommandLine) -> int:
 
     request, voices = line.request(RecomputeRequest), line.voices
     voices.refuse()
-    seen = voices.html is not None or voices.pictured(voices.as_json)
     progress = replace(TERMINAL, part=_say_noise)
-    done = recompute_dump(replace(request, detail=seen), progress)
+    done = recompute_dump(replace(request, detail=voices.detailed), progress)
     if done is None:
         return 0
     voices.tell(done.document, render_recompute)

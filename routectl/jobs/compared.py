@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..ops.diff.thresholds import Baseline, Threshold
     from ..reports.diff.schema import DiffDocument
 
-__all__ = ["Judging", "compared_document", "limits_of"]
+__all__ = ["Judging", "compared_document", "limits_of", "metric_names"]
 
 
 def limits_of(over: Sequence[str], under: Sequence[str]) -> "tuple[Threshold, ...]":
@@ -22,6 +22,13 @@ def limits_of(over: Sequence[str], under: Sequence[str]) -> "tuple[Threshold, ..
 
     upper = [parse_threshold(text, over=True) for text in over]
     return (*upper, *(parse_threshold(text, over=False) for text in under))
+
+
+def metric_names() -> list[str]:
+    """Names for thresholds."""
+    from ..ops.diff.thresholds import METRICS
+
+    return [metric.name for metric in METRICS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError
-from ..compared import Judging, compared_document, limits_of
+from ..compared import Judging, compared_document, limits_of, metric_names
 from ..options import (
     allow_unmatched_option,
     argument,
@@ -62,10 +62,16 @@ class DiffRequest:
     )
     examples: int = option(10, least=0, help="How many mismatched rows and worst samples to show.")
     fail_over: tuple[str, ...] = option(
-        (), metavar="METRIC[@LAYER]:N[%]", help="Exit 1 only when over; repeatable."
+        (),
+        metavar="METRIC[@LAYER]:N[%]",
+        suggests=metric_names,
+        help="Exit 1 only when over; repeatable.",
     )
     fail_under: tuple[str, ...] = option(
-        (), metavar="METRIC[@LAYER]:N[%]", help="Exit 1 only when under; repeatable."
+        (),
+        metavar="METRIC[@LAYER]:N[%]",
+        suggests=metric_names,
+        help="Exit 1 only when under; repeatable.",
     )
     allow_unmatched: bool = allow_unmatched_option()
     eps: float | None = eps_option()

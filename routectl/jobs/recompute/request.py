@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import MismatchError, RoutectlError, UnsupportedError
 from ...reports.text.wording import plural
-from ..compared import Judging, compared_document, limits_of
+from ..compared import Judging, compared_document, limits_of, metric_names
 from ..options import argument, check_bounds, no_tokens_option, option, save_option
 from ..progress import SILENT, Progress
 from ..reading import WITHOUT_TOKENS, Reading, refuse_relative
@@ -63,10 +63,16 @@ class RecomputeRequest:
     )
     resume: bool = option(False, help="Go on from the finished parts of a run that was killed.")
     fail_over: tuple[str, ...] = option(
-        (), metavar="METRIC[@LAYER]:N[%]", help="Exit 1 when the dump is over; repeatable."
+        (),
+        metavar="METRIC[@LAYER]:N[%]",
+        suggests=metric_names,
+        help="Exit 1 when the dump is over, held against DST; repeatable.",
     )
     fail_under: tuple[str, ...] = option(
-        (), metavar="METRIC[@LAYER]:N[%]", help="Exit 1 when the dump is under; repeatable."
+        (),
+        metavar="METRIC[@LAYER]:N[%]",
+        suggests=metric_names,
+        help="Exit 1 when the dump is under; repeatable.",
     )
     no_tokens: bool = no_tokens_option("DST, its parts and the page")
     force: bool = False

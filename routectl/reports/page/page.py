@@ -23,7 +23,8 @@ from ..predict.text import render_prediction
 from ..recompute.text import render_recompute
 from ..show.text import render_checkpoint, render_summary
 from ..staleness.text import render_series, render_staleness
-from .markup import Render, report_markup
+from ..text.recorded import Render
+from .markup import report_markup
 
 __all__ = ["VIEWED", "html_page", "render_of", "with_texts"]
 
