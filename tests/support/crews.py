@@ -59,7 +59,7 @@ def make_folder(place):
 
 def command(folder, output, *more, dump="dump.parquet"):
     """The words of a command line."""
-    return ("recompute", folder / "checkpoint", folder / dump, "-o", output, *EXACT, *more)
+    return ("recompute", folder / "checkpoint", folder / dump, "--save", output, *EXACT, *more)
 
 
 def is_what_one_process_writes(folder, output):

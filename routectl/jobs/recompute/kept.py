@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FormatError, MismatchError, RoutectlError, UnsupportedError
+from ...files.private import close_to_others
 from ...reports.text.wording import bytes_text, plural
 from ..progress import SILENT, Progress
 from .cache import Cache
@@ -105,6 +106,8 @@ class Side:
         saving = Saving(targets=targets, inputs=None, resume=True, force=True)
         try:
             write_recompute(own, crew, saving)
+            for target in targets.values():
+                close_to_others(target)
         except KeyboardInterrupt:
             done = sum(map(len, Parts(parts_folder(output), tuple(absent)).done()))
             of = plural(len(self.partner.dump), "sample")

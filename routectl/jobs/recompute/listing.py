@@ -1,4 +1,4 @@
-"""What ``routectl cache`` is asked: what is kept of checkpoints that were run, or to let go of it."""
+"""What ``routectl cache`` is asked: to list what is kept of checkpoints, or to let go of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

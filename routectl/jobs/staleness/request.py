@@ -201,7 +201,6 @@ def answer_staleness(
     weights = next((at.weights for at in given if at.weights is not None), None)
     facts, how = reading.facts, forwarding_of(request.forward)
     source = _open(request.dump, facts or weights, reading)
-    question.refuse_one(source, list(dict.fromkeys(at.name for at in given)))
     of_versions = replace(reading, format=None, start=None)
     versions = Versions(
         given,
@@ -211,6 +210,7 @@ def answer_staleness(
         lambda path: _open(path, facts or weights, of_versions),
         some_layers=request.layers is not None,
     )
+    question.refuse_one(source, versions.names)
     if weights is not None:
         question.refuse_early(source, versions.names)
     if request.noise_floor:

@@ -48,4 +48,7 @@ def recompute_document(
             "exit_code": max(codes, default=2) if thresholds else 0,
         },
     }
+    details = [diff.pop("detail") for diff in diffs.values() if "detail" in diff]
+    if details:
+        document["detail"] = details[0]
     return finite(document)

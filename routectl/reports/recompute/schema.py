@@ -1,8 +1,8 @@
 """The types of routectl.recompute/1, as docs/json.md has them."""
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
-from ..diff.schema import DiffDocument
+from ..diff.schema import DetailDocument, DiffDocument
 from ..document import CountedRows, DumpEntry, FailureEntry
 
 __all__ = [
@@ -54,7 +54,7 @@ class RecomputeVerdict(TypedDict):
 
 
 class RecomputeDocument(TypedDict):
-    """routectl.recompute/1."""
+    """routectl.recompute/1; ``detail`` is that of the first comparison."""
 
     schema: Literal["routectl.recompute/1"]
     checkpoint: str
@@ -66,3 +66,4 @@ class RecomputeDocument(TypedDict):
     not_compared: str | None
     noise: list[NoiseRunEntry]
     verdict: RecomputeVerdict
+    detail: NotRequired[DetailDocument]
