@@ -18,7 +18,7 @@ from routectl.jobs.recompute.forwarding import Forwarding
 from routectl.jobs.recompute.kept import recomputed_side
 from routectl.jobs.recompute.partner import partner_of
 from routectl.jobs.run import run as run_job
-from support.crews import dump_of, finished, make_folder, outside
+from support.crews import finished, make_folder, outside
 from support.permissions import modes_in
 from support.recordings import FIXTURES
 from support.shell import complaint, document, run
@@ -26,17 +26,13 @@ from support.shell import complaint, document, run
 pytestmark = pytest.mark.models
 HOW = ("--forward", "threads=1,dtype=fp32")
 TINY = FIXTURES / "tiny_rl"
-MIDDLE = 150  # samples, of which some seconds are spent on
+LONG = 100  # samples, of which some seconds are spent on
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny checkpoint, and dumps of random tokens with routes that are not its own."""
-    place = make_folder(tmp_path_factory.mktemp("kept"))
-    dump_of(
-        place / "middle.parquet", (200,) * MIDDLE, open_dump(place / "dump.parquet").meta.layers_L
-    )
-    return place
+    return make_folder(tmp_path_factory.mktemp("kept"), (200,) * LONG)
 
 
 @pytest.fixture(autouse=True)
@@ -197,7 +193,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path, folder, cache):
     """
     weights = shutil.copytree(folder / "checkpoint", tmp_path / "other")
     line = (
-        *("staleness", folder / "middle.parquet", "--version-map", "=v0", "--json"),
+        *("staleness", folder / "long.parquet", "--version-map", "=v0", "--json"),
         *(f"--at=v0={folder / 'checkpoint'}", f"--at=v1={weights}", *HOW),
     )
     process = outside(*line)
@@ -212,13 +208,13 @@ def test_ctrl_c_keeps_what_is_done(tmp_path, folder, cache):
     assert code == 130, err
     assert "Traceback" not in err
     assert f"routectl: version v1 ({weights}): " in err
-    assert f"of {MIDDLE} samples are kept: the same command goes on from there" in err
+    assert f"of {LONG} samples are kept: the same command goes on from there" in err
     assert "routectl: finished and kept: v0\n" in err
     done = outside(*line)
     out, told = done.communicate(timeout=240)
     assert done.returncode == 0, told
     assert told.count("pushing") == 1
-    assert json.loads(out)["comparisons"][0]["samples"]["compared"] == MIDDLE
+    assert json.loads(out)["comparisons"][0]["samples"]["compared"] == LONG
 
 
 def test_what_cannot_be_read_is_made_again(capsys, folder, cache):
