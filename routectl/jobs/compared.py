@@ -25,10 +25,10 @@ def limits_of(over: Sequence[str], under: Sequence[str]) -> "tuple[Threshold, ..
 
 
 def metric_names() -> list[str]:
-    """Names for thresholds."""
+    """What thresholds begin with."""
     from ..ops.diff.thresholds import METRICS
 
-    return [metric.name for metric in METRICS]
+    return [f"{metric.name}:" for metric in METRICS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

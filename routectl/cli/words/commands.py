@@ -85,7 +85,7 @@ class _Command(TyperCommand):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """The shared options that it takes."""
-        own = {flag for one in self.params for flag in one.opts}
+        own = {flag for one in self.params if getattr(one, "hidden", False) for flag in one.opts}
         taken = [told for told in SHARED if told.split()[0] in own]
         formatter.write_paragraph()
         formatter.write_text(
@@ -133,7 +133,7 @@ class Commands(TyperGroup):
 
 def functions_of(command: str) -> dict[str, Any]:
     """The functions of a command by their second word, which is empty where there is none."""
-    room = import_module(f".{command}", __package__)
+    room = import_module(f"..{command}", __package__)
     group: dict[str, Any] | None = getattr(room, f"{command}_commands", None)
     return {"": getattr(room, f"{command}_command")} if group is None else group
 
