@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from ..ops.diff.thresholds import Baseline, Threshold
     from ..reports.diff.schema import DiffDocument
 
-__all__ = ["Judging", "compared_document", "limits_of", "metric_names"]
+__all__ = ["Judging", "compared_document", "metric_names", "parsed_limits"]
 
 
-def limits_of(over: Sequence[str], under: Sequence[str]) -> "tuple[Threshold, ...]":
+def parsed_limits(over: Sequence[str], under: Sequence[str]) -> "tuple[Threshold, ...]":
     """The thresholds of --fail-over and --fail-under, upper ones first. Raises RoutectlError."""
     from ..ops.diff.thresholds import parse_threshold
 

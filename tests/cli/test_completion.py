@@ -54,6 +54,7 @@ def test_values():
     assert offered("diff", "--tokens", "re") == ["response"]
     assert offered("diff", "--tokens=re") == ["--tokens=response"]
     assert offered("diff", "--fail-over", "") == [f"{metric.name}:" for metric in METRICS]
+    assert offered("check", "x", "--select", "R001,R7")[:2] == ["R001,R701", "R001,R702"]
     assert offered("--limit", "") == [f"{name}=" for name in Limits.__dataclass_fields__]
     assert offered("diff", "--eps", "") == []
     assert offered("--completion", "") == ["bash", "zsh", "fish"]

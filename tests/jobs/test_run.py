@@ -172,7 +172,7 @@ def test_every_job_has_its_request():
 
 def test_what_is_no_request_is_a_type_error():
     """run takes requests alone."""
-    with pytest.raises(TypeError, match="got str, expected one of CaptureRequest"):
+    with pytest.raises(TypeError, match="got str, expected one of CacheRequest"):
         routectl.run("diff")
 
 

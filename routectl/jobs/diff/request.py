@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError
-from ..compared import Judging, compared_document, limits_of, metric_names
+from ..compared import Judging, compared_document, metric_names, parsed_limits
 from ..options import (
     allow_unmatched_option,
     argument,
@@ -95,7 +95,7 @@ class DiffRequest:
     @property
     def limits(self) -> "tuple[Threshold, ...]":
         """The thresholds, upper ones first."""
-        return limits_of(self.fail_over, self.fail_under)
+        return parsed_limits(self.fail_over, self.fail_under)
 
 
 def answer_diff(

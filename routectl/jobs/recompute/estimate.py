@@ -12,7 +12,7 @@ from ..progress import Progress
 if TYPE_CHECKING:
     from ..progress import Show
 
-__all__ = ["estimating"]
+__all__ = ["duration", "estimating"]
 
 _MEASURED_S = 3.0  # of the run, before anything is said
 _WORTH_S = 5.0  # left, below which nothing is said

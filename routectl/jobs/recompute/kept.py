@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ...dump import Dump
     from ...forward import Prepared
 
-__all__ = ["Side", "checkpoint_at", "prepare_side", "recomputed_side"]
+__all__ = ["CheckpointSide", "checkpoint_at", "prepare_side", "recomputed_side"]
 
 _LAYOUT = 2  # of what is kept and how it is named
 # what a job says that a recompute is not made of
@@ -52,7 +52,7 @@ def checkpoint_at(path: str) -> Path | None:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
+class CheckpointSide:
     """A checkpoint opened by its headers, what it is run on, and where that is kept.
 
     told is what messages call it; names are those of the entries of the cache, by mode.
@@ -156,7 +156,7 @@ def prepare_side(
     *,
     told: str,
     some_layers: bool = True,
-) -> Side:
+) -> CheckpointSide:
     """A checkpoint made ready to be run on a dump's tokens; no weight is read.
 
     ``some_layers`` tells that it may have other layers than the dump. Raises MismatchError for a
@@ -179,7 +179,9 @@ def prepare_side(
     _refuse_other_shape(told, prepared, source, some_layers=some_layers)
     made_of = {**_made_of(prepared, source), "weights": identity_of(checkpoint)}
     names = _names(made_of, source, how.modes)
-    return Side(told=told, work=work, crew=crew, prepared=prepared, partner=partner, names=names)
+    return CheckpointSide(
+        told=told, work=work, crew=crew, prepared=prepared, partner=partner, names=names
+    )
 
 
 def recomputed_side(

@@ -11,7 +11,7 @@ from ..progress import SILENT, Progress
 from .cache import Cache, Entry
 
 if TYPE_CHECKING:
-    from ...reports.cache.schema import CacheDocument, KeptEntry
+    from ...reports.cache.schema import CacheDocument, CacheEntry
 
 __all__ = ["CacheRequest", "answer_cache"]
 
@@ -64,7 +64,7 @@ def _chosen(entries: list[Entry], names: tuple[str, ...]) -> list[Entry]:
     return [one for one in entries if not names or one.name.startswith(names)]
 
 
-def _entry(one: Entry) -> "KeptEntry":
+def _entry(one: Entry) -> "CacheEntry":
     made = one.about.get("made")
     return {
         "name": one.name,

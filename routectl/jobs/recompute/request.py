@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import MismatchError, RoutectlError, UnsupportedError
 from ...reports.text.wording import plural
-from ..compared import Judging, compared_document, limits_of, metric_names
+from ..compared import Judging, compared_document, metric_names, parsed_limits
 from ..options import argument, check_bounds, no_tokens_option, option, save_option
 from ..progress import SILENT, Progress
 from ..reading import WITHOUT_TOKENS, Reading, refuse_relative
@@ -97,7 +97,7 @@ class RecomputeRequest:
     @property
     def limits(self) -> "tuple[Threshold, ...]":
         """The thresholds, upper ones first."""
-        return limits_of(self.fail_over, self.fail_under)
+        return parsed_limits(self.fail_over, self.fail_under)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def recompute_dump(request: RecomputeRequest, progress: Progress = SILENT) -> Re
     """
     from ...checkpoints.router_inputs import is_router_inputs
     from ...reports.document import dump_document
-    from ...reports.recompute.document import recompute_document
+    from ...reports.recompute.document import Made, recompute_document
 
     saving = Saving(
         targets=request.targets,
@@ -144,15 +144,15 @@ def recompute_dump(request: RecomputeRequest, progress: Progress = SILENT) -> Re
     if request.no_tokens:
         progress.note(WITHOUT_TOKENS)
     noise = _noise(prepared, source, request.save, progress) if request.noise_floor else ()
-    document = recompute_document(
+    made = Made(
         str(request.checkpoint),
-        dump_document(source.meta, len(source)),
         prepared.provenance,
+        dump_document(source.meta, len(source)),
         [_written(mode, path) for mode, path in request.targets.items()],
-        compared=_compared(request, source, progress),
-        noise=[_noise_entry(run) for run in noise],
-        thresholds=(*request.fail_over, *request.fail_under),
+        [_noise_entry(run) for run in noise],
     )
+    compared = _compared(request, source, progress)
+    document = recompute_document(made, compared, (*request.fail_over, *request.fail_under))
     return Recomputed(request.targets, document, noise)
 
 
@@ -206,7 +206,7 @@ def _noise_entry(run: NoiseRun) -> "NoiseRunEntry":
 
 def _from_inputs(request: RecomputeRequest, progress: Progress) -> Recomputed:
     from ...formats.native.container import open_native
-    from ...reports.recompute.document import recompute_document
+    from ...reports.recompute.document import Made, recompute_document
 
     if request.forwarding.gate_logprobs:
         raise RoutectlError("--gate-logprobs needs the routes of a dump: got router inputs")
@@ -224,13 +224,13 @@ def _from_inputs(request: RecomputeRequest, progress: Progress) -> Recomputed:
     progress.note(f"wrote {output}: {plural(count, 'sample')}")
     if request.no_tokens:
         progress.note(WITHOUT_TOKENS)
-    document = recompute_document(
+    made = Made(
         str(request.checkpoint),
-        request.dump,
         open_native(output).meta.provenance,
+        request.dump,
         [_written("router inputs", output)],
-        compared="router inputs have no routes",
     )
+    document = recompute_document(made, "router inputs have no routes")
     return Recomputed({"router inputs": output}, document)
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ...ops.staleness.staleness import StalenessOptions
     from ...reports.document import Document
 
-__all__ = ["StalenessRequest", "answer_staleness"]
+__all__ = ["Method", "StalenessRequest", "answer_staleness"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...errors import RoutectlError
 from ..progress import Progress
 from ..recompute.forwarding import Forwarding
-from ..recompute.kept import Side, checkpoint_at, prepare_side
+from ..recompute.kept import CheckpointSide, checkpoint_at, prepare_side
 from ..recompute.partner import Partner
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Versions:
         self._dumps = {at: open_at(at.where) for at in given if at.weights is None}
         checkpoints = [at for at in given if at.weights is not None]
         self._refuse_twice()
-        self._sides: dict[At, Side] = {}
+        self._sides: dict[At, CheckpointSide] = {}
         if not checkpoints:
             return
         source = partner()

@@ -2,10 +2,10 @@
 
 from typing import Literal, TypedDict
 
-__all__ = ["CacheDocument", "KeptEntry"]
+__all__ = ["CacheDocument", "CacheEntry"]
 
 
-class KeptEntry(TypedDict):
+class CacheEntry(TypedDict):
     """The routes of a checkpoint for a dump's tokens; what is not known is None.
 
     made and used are ISO 8601; finished tells whole ones from the parts of a run that was ended.
@@ -30,6 +30,6 @@ class CacheDocument(TypedDict):
     folder: str
     bytes: int
     most_bytes: int
-    entries: list[KeptEntry]
+    entries: list[CacheEntry]
     removed: list[str]
     in_use: list[str]

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from ..text.tables import Column, print_line, print_table
 from ..text.wording import amount, bytes_text, plural
-from .schema import CacheDocument, KeptEntry
+from .schema import CacheDocument, CacheEntry
 
 __all__ = ["render_cache"]
 
@@ -37,7 +37,7 @@ def render_cache(doc: CacheDocument, console: Console) -> None:
     )
 
 
-def _size(one: KeptEntry) -> str:
+def _size(one: CacheEntry) -> str:
     return bytes_text(one["bytes"]) + ("" if one["finished"] else ", unfinished")
 
 

@@ -1,30 +1,38 @@
 """What a recompute wrote, and how far the dump is from it, as a JSON document."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..diff.schema import DiffDocument
 from ..document import DumpEntry, finite
 from .schema import CrossedIn, NoiseRunEntry, RecomputeDocument, WrittenEntry
 
-__all__ = ["recompute_document"]
+__all__ = ["Made", "recompute_document"]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was run on what: a checkpoint, how, a dump or the path of router inputs; and what was
+    written of it, and found when it was run again.
+    """
+
+    checkpoint: str
+    provenance: Mapping[str, Any]
+    source: DumpEntry | str
+    files: Sequence[WrittenEntry]
+    noise: Sequence[NoiseRunEntry] = ()
 
 
 def recompute_document(
-    checkpoint: str,
-    source: DumpEntry | str,
-    provenance: Mapping[str, Any],
-    files: Sequence[WrittenEntry],
-    *,
-    compared: Mapping[str, DiffDocument] | str,
-    noise: Sequence[NoiseRunEntry] = (),
-    thresholds: Sequence[str] = (),
+    made: Made, compared: Mapping[str, DiffDocument] | str, thresholds: Sequence[str] = ()
 ) -> RecomputeDocument:
     """The routectl.recompute/1 document.
 
-    source is the dump, or the path of router inputs; compared has the diff of each mode, or is the
-    reason why there is none. Without thresholds nothing is judged: the exit code is 0.
+    compared has the diff of each mode, or is the reason why there is none. Without thresholds
+    nothing is judged: the exit code is 0.
     """
+    source = made.source
     diffs = {} if isinstance(compared, str) else compared
     failed: list[CrossedIn] = [
         {**failure, "mode": mode}
@@ -34,14 +42,14 @@ def recompute_document(
     codes = [diff["verdict"]["exit_code"] for diff in diffs.values()]
     document: RecomputeDocument = {
         "schema": "routectl.recompute/1",
-        "checkpoint": checkpoint,
+        "checkpoint": made.checkpoint,
         "dump": None if isinstance(source, str) else source,
         "inputs": source if isinstance(source, str) else None,
-        "provenance": {name: str(value) for name, value in provenance.items()},
-        "files": list(files),
+        "provenance": {name: str(value) for name, value in made.provenance.items()},
+        "files": list(made.files),
         "comparisons": [{"mode": mode, "diff": diff} for mode, diff in diffs.items()],
         "not_compared": compared if isinstance(compared, str) else None,
-        "noise": list(noise),
+        "noise": list(made.noise),
         "verdict": {
             "thresholds": list(thresholds),
             "failed": failed,
