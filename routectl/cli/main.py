@@ -15,7 +15,8 @@ from ..limits import parse_limits, raised_limits
 from ..visible import visible
 from .logs import show_logs
 from .signals import ended_by_signals
-from .words.commands import HELP, Commands
+from .words.commands import Commands
+from .words.help import HELP
 from .words.scripts import SCRIPTS
 from .words.spellings import said_now
 
@@ -30,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings=HELP,
+    context_settings=dict(HELP),
     help="Compare and convert the expert routes of mixture-of-experts models in RL.",
 )
 
