@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .jobs.check.request import CheckRequest
     from .jobs.ci.request import CiRequest
     from .jobs.convert import ConvertRequest
-    from .jobs.diff import DiffRequest
+    from .jobs.diff.request import DiffRequest
     from .jobs.library.answers import (
         CheckAnswer,
         CheckpointAnswer,
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from .jobs.predict.request import PredictRequest
     from .jobs.progress import Progress
     from .jobs.reading import ModelSizes, Reading
-    from .jobs.recompute.request import Forwarding, Recomputed, RecomputeRequest
+    from .jobs.recompute.forwarding import Forwarding
+    from .jobs.recompute.listing import CacheRequest
+    from .jobs.recompute.request import Recomputed, RecomputeRequest
     from .jobs.run import run
     from .jobs.show import ShowRequest
     from .jobs.staleness.request import StalenessRequest
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Advice": "reports.staleness.advice",
+    "CacheRequest": "jobs.recompute.listing",
     "CaptureRequest": "jobs.capture",
     "CheckAnswer": "jobs.library.answers",
     "CheckOptions": "ops.check.check",
@@ -87,12 +90,12 @@ _HOMES = {
     "ConvertRequest": "jobs.convert",
     "DiffAnswer": "jobs.library.answers",
     "DiffOptions": "ops.diff.diff",
-    "DiffRequest": "jobs.diff",
+    "DiffRequest": "jobs.diff.request",
     "DiffResult": "ops.diff.diff",
     "Dump": "dump",
     "DumpMeta": "dump",
     "FormatError": "errors",
-    "Forwarding": "jobs.recompute.request",
+    "Forwarding": "jobs.recompute.forwarding",
     "LayoutOptions": "jobs.pack.layout",
     "LayoutRequest": "jobs.pack.request",
     "LengthOptions": "jobs.pack.layout",
@@ -172,6 +175,7 @@ _HOMES = {
 
 __all__ = [
     "Advice",
+    "CacheRequest",
     "CaptureRequest",
     "CheckAnswer",
     "CheckOptions",

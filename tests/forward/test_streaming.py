@@ -203,7 +203,7 @@ def test_auto_streams_what_does_not_fit(tmp_path, monkeypatch):
         monkeypatch.setattr(run_module, "free_memory", lambda _device, free=free: free)
         prepared = prepare(RunOptions(checkpoint=folder))
         assert prepared.streamed is streamed
-        assert prepared.streamed_because.endswith("GB free")
+        assert prepared.free_bytes == free
 
 
 def test_provenance_names_what_results_depend_on(tmp_path):

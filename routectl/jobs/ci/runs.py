@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import RoutectlError
 from ..check.request import CheckRequest, answer_check
-from ..diff import DiffRequest, answer_diff, refuse_incomparable
+from ..diff.request import DiffRequest, answer_diff, refuse_incomparable
 from ..progress import Progress
 from ..reading import Reading
 from ..staleness.request import answer_staleness

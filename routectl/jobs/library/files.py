@@ -78,7 +78,7 @@ def recompute(
     in a process of torchrun that does not lead.
     """
     progress = options.pop("progress", SILENT)
-    values = {**options, "checkpoint": checkpoint, "dump": path_text(dump), "output": save}
+    values = {**options, "checkpoint": checkpoint, "dump": path_text(dump), "save": save}
     return recompute_dump(request_of(RecomputeRequest, values), progress)
 
 

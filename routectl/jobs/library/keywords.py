@@ -43,7 +43,8 @@ class CheckKeywords(TypedDict, total=False):
     ignore: Texts
     ep: int
     eps: float | None
-    fixed: AnyPath | None
+    forward: Texts
+    save: AnyPath | None
     force: bool
     progress: Progress
 
@@ -91,6 +92,7 @@ class DiffKeywords(TypedDict, total=False):
     fail_under: Texts
     allow_unmatched: bool
     eps: float | None
+    forward: Texts
     logprobs: AnyPath | None
     detail: bool
     progress: Progress
@@ -184,9 +186,16 @@ class PackKeywords(TypedDict, total=False):
 class RecomputeKeywords(TypedDict, total=False):
     """Of ``recompute``."""
 
+    mode: str
     device: str
     dtype: str
     streaming: str
+    threads: int | None
+    attention: str | None
+    experts: str | None
+    max_tokens_per_pass: int | None
+    logprobs: bool | None
+    gate_logprobs: bool | None
     model: Model | None
     num_layers: int | None
     top_k: int | None
@@ -194,18 +203,14 @@ class RecomputeKeywords(TypedDict, total=False):
     format: str | None
     start: int | None
     base: Source | None
-    mode: str
-    max_tokens_per_pass: int | None
-    attention: str | None
-    experts: str | None
-    logprobs: bool
-    gate_logprobs: bool
     router_inputs: AnyPath | None
-    threads: int | None
     noise_floor: bool
     resume: bool
+    fail_over: Texts
+    fail_under: Texts
     no_tokens: bool
     force: bool
+    detail: bool
     progress: Progress
 
 
@@ -225,9 +230,6 @@ class ShowKeywords(TypedDict, total=False):
 class StalenessKeywords(TypedDict, total=False):
     """Of ``staleness``."""
 
-    device: str
-    dtype: str
-    streaming: str
     model: Model | None
     num_layers: int | None
     top_k: int | None
@@ -236,27 +238,18 @@ class StalenessKeywords(TypedDict, total=False):
     start: int | None
     base: Source | None
     version_map: Texts
-    own: str | None
     mini_steps: int | None
     fail_over: Texts
     fail_under: Texts
     allow_unmatched: bool
     fail_on: str | None
     noise_floor: bool
-    cache: AnyPath | None
-    mode: str
-    logprobs: bool | None
-    gate_logprobs: bool | None
-    threads: int | None
+    forward: Texts
+    method: Texts
     tokens: str
     layers: str | Sequence[int] | None
     match: str
-    rows: str
-    cached: str
-    clusters: str
-    level: float
     eps: float | None
-    examples: int
     detail: bool
     progress: Progress
 

@@ -39,7 +39,7 @@ def diff(old: Source, new: Source, **options: Unpack[DiffKeywords]) -> DiffAnswe
     what the command says. Raises MismatchError when the dumps cannot be laid side by side or
     nothing was comparable. Metrics and their sources: docs/metrics.md.
     """
-    from ..diff import DiffRequest, compare_dumps
+    from ..diff.request import DiffRequest, compare_dumps
 
     progress, values = _asked(options, old=path_text(old), new=path_text(new))
     request = request_of(DiffRequest, values)
