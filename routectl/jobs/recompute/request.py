@@ -212,13 +212,16 @@ def _from_inputs(request: RecomputeRequest, progress: Progress) -> Recomputed:
         raise RoutectlError("--gate-logprobs needs the routes of a dump: got router inputs")
     if request.limits:
         raise RoutectlError(f"--fail-over and --fail-under: {request.dump} has no routes")
+    model = request.reading.facts
+    if model is not None and not isinstance(model, Path):
+        raise RoutectlError("--model: router inputs need a recipe: expected a config.json")
     output = request.save
     count = recompute_from_inputs(
         request.checkpoint,
         Path(request.dump),
         output,
         force=request.force,
-        model=request.reading.model,
+        model=model,
         tokens=not request.no_tokens,
     )
     progress.note(f"wrote {output}: {plural(count, 'sample')}")
