@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .jobs.pack.unpack import UnpackRequest
     from .jobs.predict.request import PredictRequest
     from .jobs.progress import Progress
-    from .jobs.reading import ModelSizes, Reading
+    from .jobs.reading import Reading
     from .jobs.recompute.forwarding import Forwarding
     from .jobs.recompute.listing import CacheRequest
     from .jobs.recompute.request import Recomputed, RecomputeRequest
@@ -102,7 +102,6 @@ _HOMES = {
     "MicroBatch": "layouts.plan",
     "MismatchError": "errors",
     "ModelFacts": "model",
-    "ModelSizes": "jobs.reading",
     "PackRequest": "jobs.pack.request",
     "Packed": "ops.pack.pack",
     "Packing": "layouts.packing",
@@ -200,7 +199,6 @@ __all__ = [
     "MicroBatch",
     "MismatchError",
     "ModelFacts",
-    "ModelSizes",
     "PackRequest",
     "Packed",
     "Packing",

@@ -15,7 +15,7 @@ class HeldDump(str):
     dump: "Dump"
 
     def __new__(cls, dump: "Dump") -> "HeldDump":
-        """The name says where the dump is from; no file has it, and nothing stands behind ``::``."""
+        """The name says where the dump is from; no file has it, and no options are behind it."""
         held = super().__new__(cls, f"{dump.meta.path} (in memory)".replace("::", ":"))
         held.dump = dump
         return held

@@ -37,13 +37,14 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
     from ..checkpoints import is_checkpoint
 
     reading = request.reading
-    if reading.format is None and is_checkpoint(request.path):
-        if reading != Reading():
+    named = reading.input(request.path)
+    if named.format is None and is_checkpoint(named.path):
+        if reading != Reading() or str(named) != named.path:
             raise RoutectlError(
-                f"{request.path}: a checkpoint says its own layers, K and E",
-                hint="--format where it is a dump",
+                f"{named.path}: a checkpoint says its own layers, K and E",
+                hint=f"{named.path}::format=npz, say, where it is a dump",
             )
-        return _of_checkpoint(request.path)
+        return _of_checkpoint(named.path)
     from ..reports.show.document import summary_document
 
     summary, lift = summarize_dump(request, progress)
@@ -59,7 +60,7 @@ def summarize_dump(
     from ..ops.check.alone.alone import measure_lift
     from ..ops.summary import summarize
 
-    opened = request.reading.open(request.path)
+    opened = request.reading.open(request.path, progress=progress)
     with progress.counting("reading", len(opened), "samples", tokens_rate) as advance:
 
         def told(tokens: int, samples: int) -> None:

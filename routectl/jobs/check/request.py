@@ -9,10 +9,9 @@ from ..options import argument, check_bounds, eps_option, fail_on_option, option
 from ..progress import SILENT, Progress
 from ..reading import Reading, finite_eps
 from ..recompute.forwarding import forward_option, forwarding_of
-from ..recompute.kept import checkpoint_at
-from ..recompute.partner import open_partner
+from ..recompute.kept import checkpoint_at, recomputed_side
+from ..recompute.partner import open_partner, partner_at
 from .model import options_of_dump
-from .reference import open_reference
 
 if TYPE_CHECKING:
     from ...dump import Dump, DumpMeta
@@ -120,14 +119,20 @@ def check_dump(
         refuse_existing(request.save, force=request.force)
     reading, ep, against = request.reading, request.ep, request.against
     weights = None if against is None else checkpoint_at(against)
-    opened = open_partner(request.dump, reading, weights)
+    reference = None
+    if against is None or weights is not None:
+        opened = open_partner(request.dump, reading, weights, progress)
+    else:
+        sides = reading.open_sides({"DUMP": request.dump, "the reference": against}, progress)
+        opened, reference = sides.values()
     if opened.meta.num_experts % ep:
         raise RoutectlError(f"--ep {ep}: {opened.meta.num_experts} experts do not divide by it")
     options = known or options_of_dump(opened, reading.facts or weights, ep, request.eps)
-    reference = None
-    if against is not None:
+    if weights is not None:
         how = forwarding_of(request.forward)
-        reference = open_reference(weights or against, opened, request.dump, reading, how, progress)
+        partner = partner_at(request.dump, reading, weights, opened, with_routes=how.mode != "free")
+        told = f"--against {against}"
+        reference = recomputed_side(weights, partner, how, progress, told=told)
     wanted, left_out = _codes("--select", request.select), _codes("--ignore", request.ignore)
     with progress.watching(opened, "checking") as watched:
         result = check(watched, reference, options=options).selected(wanted, left_out)

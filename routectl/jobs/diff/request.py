@@ -119,7 +119,7 @@ def compare_dumps(
 
     if baseline is None:
         refuse_relative(request.limits)
-    old, new = _sides(request, progress)
+    old, new, again = _sides(request, progress)
     if request.logprobs is not None:
         new = _scored(new, request.logprobs, progress)
     old, new = narrow_pair(
@@ -139,7 +139,6 @@ def compare_dumps(
         baseline=baseline,
         allow_unmatched=request.allow_unmatched,
     )
-    again = None if request.rerun is None else request.reading.open(request.rerun)
     return compared(old, new, options, judging, progress, rerun=again)
 
 
@@ -157,14 +156,16 @@ def refuse_incomparable(document: "Document") -> None:
         )
 
 
-def _sides(request: DiffRequest, progress: Progress) -> "tuple[Dump, Dump]":
-    """OLD and NEW; of a checkpoint its routes for the other's tokens."""
-    reading = request.reading
+def _sides(request: DiffRequest, progress: Progress) -> "tuple[Dump, Dump, Dump | None]":
+    """OLD, NEW, and the rerun of OLD; of a checkpoint its routes for the other's tokens."""
+    reading, rerun = request.reading, request.rerun
     paths = {"OLD": request.old, "NEW": request.new}
     weights = {side: checkpoint_at(path) for side, path in paths.items()}
     run = [side for side, folder in weights.items() if folder is not None]
     if not run:
-        return reading.open(request.old), reading.open(request.new)
+        named = paths if rerun is None else {**paths, "the rerun": rerun}
+        opened = reading.open_sides(named, progress)
+        return opened["OLD"], opened["NEW"], opened.get("the rerun")
     if len(run) == 2:
         raise RoutectlError(
             "both OLD and NEW are checkpoints: one of them must be a dump, whose tokens are run",
@@ -174,10 +175,11 @@ def _sides(request: DiffRequest, progress: Progress) -> "tuple[Dump, Dump]":
     folder, path = weights[side], request.new if side == "OLD" else request.old
     assert folder is not None
     how = forwarding_of(request.forward)
-    opened = open_partner(path, reading, folder)
-    partner = partner_at(path, reading, folder, opened, with_routes=how.mode != "free")
+    given = open_partner(path, reading, folder, progress)
+    again = None if rerun is None else open_partner(rerun, reading, folder, progress)
+    partner = partner_at(path, reading, folder, given, with_routes=how.mode != "free")
     routes = recomputed_side(folder, partner, how, progress, told=paths[side])
-    return (routes, opened) if side == "OLD" else (opened, routes)
+    return (routes, given, again) if side == "OLD" else (given, routes, again)
 
 
 def _scored(dump: "Dump", path: Path, progress: Progress) -> "Dump":

@@ -32,12 +32,9 @@ class CheckKeywords(TypedDict, total=False):
     """Of ``check``."""
 
     model: Model | None
-    num_layers: int | None
-    top_k: int | None
-    num_experts: int | None
-    format: str | None
     start: int | None
-    base: Source | None
+    format: str | None
+    base: str | None
     fail_on: str
     select: Texts
     ignore: Texts
@@ -53,11 +50,8 @@ class ConvertKeywords(TypedDict, total=False):
     """Of ``convert``."""
 
     model: Model | None
-    num_layers: int | None
-    top_k: int | None
-    num_experts: int | None
-    format: str | None
     start: int | None
+    format: str | None
     base: Source | None
     to: str | None
     missing: str | None
@@ -67,7 +61,6 @@ class ConvertKeywords(TypedDict, total=False):
     verify: bool
     no_tokens: bool
     force: bool
-    tokens_from: AnyPath | None
     progress: Progress
 
 
@@ -75,12 +68,9 @@ class DiffKeywords(TypedDict, total=False):
     """Of ``diff``."""
 
     model: Model | None
-    num_layers: int | None
-    top_k: int | None
-    num_experts: int | None
-    format: str | None
     start: int | None
-    base: Source | None
+    format: str | None
+    base: str | None
     match: str
     tokens: str
     layers: str | Sequence[int] | None
@@ -128,12 +118,9 @@ class LayoutKeywords(TypedDict, total=False):
     rows: str | None
     context: int | None
     model: Model | None
-    num_layers: int | None
-    top_k: int | None
-    num_experts: int | None
-    format: str | None
     start: int | None
-    base: Source | None
+    format: str | None
+    base: str | None
     skip_damaged: bool
     progress: Progress
 
@@ -168,12 +155,9 @@ class PackKeywords(TypedDict, total=False):
     rows: str | None
     context: int | None
     model: Model | None
-    num_layers: int | None
-    top_k: int | None
-    num_experts: int | None
-    format: str | None
     start: int | None
-    base: Source | None
+    format: str | None
+    base: str | None
     padding: str | None
     dtype: str | None
     allow_missing: bool
@@ -197,12 +181,9 @@ class RecomputeKeywords(TypedDict, total=False):
     logprobs: bool | None
     gate_logprobs: bool | None
     model: Model | None
-    num_layers: int | None
-    top_k: int | None
-    num_experts: int | None
-    format: str | None
     start: int | None
-    base: Source | None
+    format: str | None
+    base: str | None
     router_inputs: AnyPath | None
     noise_floor: bool
     resume: bool
@@ -218,12 +199,9 @@ class ShowKeywords(TypedDict, total=False):
     """Of ``show``."""
 
     model: Model | None
-    num_layers: int | None
-    top_k: int | None
-    num_experts: int | None
-    format: str | None
     start: int | None
-    base: Source | None
+    format: str | None
+    base: str | None
     progress: Progress
 
 
@@ -231,12 +209,9 @@ class StalenessKeywords(TypedDict, total=False):
     """Of ``staleness``."""
 
     model: Model | None
-    num_layers: int | None
-    top_k: int | None
-    num_experts: int | None
-    format: str | None
     start: int | None
-    base: Source | None
+    format: str | None
+    base: str | None
     version_map: Texts
     mini_steps: int | None
     fail_over: Texts
@@ -291,12 +266,9 @@ class VerifyKeywords(TypedDict, total=False):
     rows: str | None
     context: int | None
     model: Model | None
-    num_layers: int | None
-    top_k: int | None
-    num_experts: int | None
-    format: str | None
     start: int | None
-    base: Source | None
+    format: str | None
+    base: str | None
     dtype: str | None
     allow_missing: bool
     skip_damaged: bool

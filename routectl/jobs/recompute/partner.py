@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import FormatError, MismatchError, UnsupportedError
+from ...errors import FormatError, MismatchError
 from ..held import HeldDump
+from ..progress import SILENT, Progress
 from ..reading import Reading
 
 if TYPE_CHECKING:
@@ -33,14 +34,15 @@ class Partner:
     opener: "Callable[[], Dump] | None" = None
 
 
-def open_partner(path: str, reading: Reading, weights: Path | None) -> "Dump":
+def open_partner(
+    path: str, reading: Reading, weights: Path | None, progress: Progress = SILENT
+) -> "Dump":
     """A dump; where it does not say its layers, E and K, ``weights`` do."""
-    try:
-        return reading.open(path)
-    except (FormatError, MismatchError, UnsupportedError):
-        if weights is None or reading.facts is not None:
-            raise
-    return reading.open(path, weights)
+    from ...formats.documents.facts import Otherwise, read_model
+
+    if weights is None or reading.model is not None:
+        return reading.open(path, progress=progress)
+    return reading.open(path, Otherwise(read_model(weights), str(weights)), progress)
 
 
 def partner_of(

@@ -119,7 +119,7 @@ def recompute_dump(request: RecomputeRequest, progress: Progress = SILENT) -> Re
     """
     from ...checkpoints.router_inputs import is_router_inputs
     from ...reports.document import dump_document
-    from ...reports.recompute.document import Made, recompute_document
+    from ...reports.recompute.document import RecomputedFrom, recompute_document
 
     saving = Saving(
         targets=request.targets,
@@ -144,7 +144,7 @@ def recompute_dump(request: RecomputeRequest, progress: Progress = SILENT) -> Re
     if request.no_tokens:
         progress.note(WITHOUT_TOKENS)
     noise = _noise(prepared, source, request.save, progress) if request.noise_floor else ()
-    made = Made(
+    made = RecomputedFrom(
         str(request.checkpoint),
         prepared.provenance,
         dump_document(source.meta, len(source)),
@@ -206,25 +206,28 @@ def _noise_entry(run: NoiseRun) -> "NoiseRunEntry":
 
 def _from_inputs(request: RecomputeRequest, progress: Progress) -> Recomputed:
     from ...formats.native.container import open_native
-    from ...reports.recompute.document import Made, recompute_document
+    from ...reports.recompute.document import RecomputedFrom, recompute_document
 
     if request.forwarding.gate_logprobs:
         raise RoutectlError("--gate-logprobs needs the routes of a dump: got router inputs")
     if request.limits:
         raise RoutectlError(f"--fail-over and --fail-under: {request.dump} has no routes")
+    model = request.reading.facts
+    if model is not None and not isinstance(model, Path):
+        raise RoutectlError("--model: router inputs need a recipe: expected a config.json")
     output = request.save
     count = recompute_from_inputs(
         request.checkpoint,
         Path(request.dump),
         output,
         force=request.force,
-        model=request.reading.model,
+        model=model,
         tokens=not request.no_tokens,
     )
     progress.note(f"wrote {output}: {plural(count, 'sample')}")
     if request.no_tokens:
         progress.note(WITHOUT_TOKENS)
-    made = Made(
+    made = RecomputedFrom(
         str(request.checkpoint),
         open_native(output).meta.provenance,
         request.dump,

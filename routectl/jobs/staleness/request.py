@@ -1,7 +1,7 @@
 """What ``routectl staleness`` is asked, and the document that answers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,14 +21,13 @@ from ..options import (
 from ..progress import SILENT, Progress
 from ..reading import Reading, finite_eps, parse_layers, refuse_relative
 from ..recompute.forwarding import Forwarding, forward_option, forwarding_of
-from ..recompute.partner import Partner, partner_at
+from ..recompute.partner import Partner, open_partner, partner_at
 from .question import Question
 from .series import series_of
-from .versions import Versions, parse_at
+from .versions import At, Versions, parse_at
 
 if TYPE_CHECKING:
     from ...dump import Dump
-    from ...model import ModelFacts
     from ...ops.diff.thresholds import Baseline, Threshold
     from ...ops.staleness.staleness import Staleness, StalenessOptions
     from ...reports.document import Document
@@ -211,15 +210,14 @@ def compare_versions(request: StalenessRequest, question: Question) -> "tuple[St
     assert request.dump is not None
     given = parse_at(request.at)
     weights = next((at.weights for at in given if at.weights is not None), None)
-    facts, how = reading.facts, forwarding_of(request.forward)
-    source = _open(request.dump, facts or weights, reading)
-    of_versions = replace(reading, format=None, start=None)
+    how = forwarding_of(request.forward)
+    source, version = _sides(request.dump, given, weights, reading, progress)
     versions = Versions(
         given,
         partial(_partner, request.dump, source, weights, how, reading),
         how,
         progress,
-        lambda path: _open(path, facts or weights, of_versions),
+        version,
         some_layers=request.layers is not None,
     )
     question.refuse_one(source, versions.names)
@@ -240,14 +238,15 @@ def _partner(
     return partner_at(path, reading, weights, opened, with_routes=asked)
 
 
-def _open(path: str, otherwise: "ModelFacts | Path | None", reading: Reading) -> "Dump":
-    """A dump with its own facts, or those given; ``otherwise`` where it does not know any."""
-    try:
-        return reading.open(path)
-    except RoutectlError:
-        if otherwise == reading.facts:
-            raise
-    return reading.open(path, otherwise)
+def _sides(
+    dump: str, given: "Sequence[At]", weights: Path | None, reading: Reading, progress: Progress
+) -> "tuple[Dump, Callable[[str], Dump]]":
+    """The dump, and what opens a version; a checkpoint, else one of them, says others' model."""
+    if weights is not None:
+        opened = open_partner(dump, reading, weights)
+        return opened, lambda path: open_partner(path, reading, weights, progress)
+    sides = reading.open_sides({"DUMP": dump, **{at.where: at.where for at in given}}, progress)
+    return sides["DUMP"], sides.__getitem__
 
 
 def _mapped(texts: Sequence[str]) -> tuple[dict[str, str], str | None]:

@@ -8,11 +8,11 @@ from ..diff.schema import DiffDocument
 from ..document import DumpEntry, finite
 from .schema import CrossedIn, NoiseRunEntry, RecomputeDocument, WrittenEntry
 
-__all__ = ["Made", "recompute_document"]
+__all__ = ["RecomputedFrom", "recompute_document"]
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class RecomputedFrom:
     """What was run on what: a checkpoint, how, a dump or the path of router inputs; and what was
     written of it, and found when it was run again.
     """
@@ -25,7 +25,7 @@ class Made:
 
 
 def recompute_document(
-    made: Made, compared: Mapping[str, DiffDocument] | str, thresholds: Sequence[str] = ()
+    made: RecomputedFrom, compared: Mapping[str, DiffDocument] | str, thresholds: Sequence[str] = ()
 ) -> RecomputeDocument:
     """The routectl.recompute/1 document.
 

@@ -1,7 +1,10 @@
 """A recompute's document as terminal text: what was written, then the dump against it."""
 
+from typing import cast
+
 from rich.console import Console
 
+from ..diff.schema import DiffDocument
 from ..diff.text import render_diff
 from ..text.tables import Column, print_headline, print_line, print_table
 from ..text.wording import amount, bytes_text, failure_text, percent, plural
@@ -52,9 +55,10 @@ def render_recompute(doc: RecomputeDocument, console: Console) -> None:
     if doc["noise"]:
         console.print()
         _noise_table(console, doc)
-    for one in doc["comparisons"]:
+    for place, one in enumerate(doc["comparisons"]):
         console.print()
-        render_diff(one["diff"], console)
+        pictured = {"detail": doc["detail"]} if place == 0 and "detail" in doc else {}
+        render_diff(cast("DiffDocument", {**one["diff"], **pictured}), console)
 
 
 def _noise_table(console: Console, doc: RecomputeDocument) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from signal import SIGINT
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -21,6 +22,7 @@ from routectl.jobs.run import run as run_job
 from support.crews import finished, make_folder, outside
 from support.permissions import modes_in
 from support.recordings import FIXTURES
+from support.schemas import TYPES
 from support.shell import complaint, document, run
 
 pytestmark = pytest.mark.models
@@ -111,6 +113,7 @@ def test_the_cache_is_listed_and_cleared(capsys, folder, cache):
         run(capsys, "diff", dump, weights, *HOW, "--forward", f"mode={mode}")
     found = document(capsys, "cache")
     assert found["schema"] == "routectl.cache/1"
+    assert msgspec.convert(found, TYPES["cache"], strict=True) == found
     assert {one["mode"] for one in found["entries"]} == {"free", "forced"}
     assert found["bytes"] == sum(path.stat().st_size for path in cache.glob("*.parquet"))
     for one in found["entries"]:

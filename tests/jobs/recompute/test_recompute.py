@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from routectl.gate_logprobs import digest_routes
 from support import families
 from support.pages import Parsed
 from support.permissions import modes_in, umask
+from support.schemas import TYPES
 from support.shell import complaint, document, run, written
 
 pytestmark = pytest.mark.models
@@ -107,6 +109,7 @@ def test_the_dump_is_held_against_what_was_written(capsys, tmp_path, folder):
     more = ("--mode", "both", "--threads", "1", "--dtype", "fp32", "--html", page)
     found = document(capsys, *words(folder, output, *more))
     assert found["schema"] == "routectl.recompute/1"
+    assert msgspec.convert(found, TYPES["recompute"], strict=True) == found
     assert [(f["mode"], f["samples"], f["tokens"]) for f in found["files"]] == [
         (mode, len(LENS), sum(LENS)) for mode in ("free", "forced")
     ]
