@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 import routectl
@@ -105,6 +106,38 @@ class TestDiff:
         )
         assert found.samples == 2 * routectl.summarize(DUMP).samples
         assert found.meta.facts_source == str(FIXTURES / "configs/deepseek_v3.json")
+
+    def test_options_behind_a_path_and_sizes_of_a_model(self, tmp_path, dumps):
+        """``PATH::start=0`` is of one side; a model is its config, its sizes, or the facts."""
+        ids_TLK = np.concatenate([sample.routes.ids_TLK for sample in dumps[0]])
+        np.save(tmp_path / "bare.npy", ids_TLK)
+        facts = routectl.ModelFacts(6, tuple(range(6)), 32, 4, None)
+        for model in ("6,4,32", facts, TINY / "config.json", str(TINY / "config.json")):
+            found = routectl.summarize(f"{tmp_path}/bare.npy::start=7", model=model)
+            assert (found.samples, found.rows) == (1, ids_TLK.shape[0] * 6)
+        assert found.starts == {"given": 1}
+
+    @pytest.mark.models
+    def test_a_checkpoint_is_a_side(self, tmp_path, monkeypatch, tiny_checkpoints, dumps):
+        """Weights are run on the other side's tokens, be that a dump in memory or a path; kept."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        part = dumps[0].select(samples=[0, 1, 2])
+        routectl.write(part, tmp_path / "part.parquet")
+        said = []
+        asked = {
+            "forward": {"dtype": "float32", "threads": 1},
+            "progress": routectl.Progress(note=said.append),
+        }
+        held = routectl.diff(part, tiny_checkpoints["v1"], **asked)
+        assert any("pushing" in line for line in said)
+        said.clear()
+        path = routectl.diff(str(tmp_path / "part.parquet"), str(tiny_checkpoints["v1"]), **asked)
+        assert not any("pushing" in line for line in said)
+        assert held.to_arrow("layers").equals(path.to_arrow("layers"))
+        known = routectl.diff(part, routectl.open_dump(V1).select(samples=[0, 1, 2]))
+        assert held.rows == known.rows
+        assert abs(held.rows_mismatched - known.rows_mismatched) <= 2
+        assert routectl.check(part, tiny_checkpoints["v1"], **asked).reference[1] == 3
 
     def test_what_is_no_option_is_refused(self, dumps):
         """Another keyword, another type, and what is neither dump nor path are TypeErrors."""
