@@ -65,21 +65,22 @@ function whereItDiffers(view, counts) {
       width: 300,
     },
   );
-  const key =
-    isWhole(view) && doc.margins
-      ? keys(...FLIPS.filter(([key]) => doc.margins[key]).map(([, name, colour]) => [colour, name]))
-      : null;
+  const { margins } = counts;
+  const seen = FLIPS.filter(([key]) => margins && sum(margins[key]));
+  const key = seen.length ? keys(...seen.map(([, name, colour]) => [colour, name])) : null;
+  const overlap = counts.swaps
+    ? `Overlap ${percent(overlapOf(counts.swaps))}; sets drawn at random would share ${percent(doc.chance_overlap_rate)}.`
+    : "The overlap of these rows is not in the report.";
+  const floor = noise.length
+    ? ` Upright marks: the noise floor, ${noise.map((n) => visible(n.name)).join(", ")}${isWhole(view) ? "" : ", of all tokens and samples"}.`
+    : "";
   const side = el(
     "div",
     { id: "layer-bars" },
     el("p", { class: "note" }, "Mismatch by layer"),
     bars,
     key,
-    el(
-      "p",
-      { class: "note" },
-      `${ofAll(view, false)}Overlap ${percent(doc.overlap_rate)}; sets drawn at random would share ${percent(doc.chance_overlap_rate)}.${noise.length ? ` Upright lines: the noise floor, ${noise.map((n) => visible(n.name)).join(", ")}.` : ""}`,
-    ),
+    el("p", { class: "note" }, overlap + floor),
   );
   if (!rows[0]?.length) {
     return panel(
@@ -143,15 +144,15 @@ function chanceMismatch() {
 function layerBar(view, counts, l, i) {
   const rows = counts.layerRows[i],
     bad = counts.layerBad[i],
-    margins = isWhole(view) ? doc.layers[l].margins : null;
+    { margins } = counts;
   const text = `${percent(rateOf(bad, rows))}, ${amount(bad)} of ${amount(rows)} rows`;
   const whole = [[rateOf(bad, rows), "var(--bar)", text]];
   const split =
     margins &&
     FLIPS.map(([key, name, colour]) => [
-      rateOf(margins[key], rows),
+      rateOf(margins[key][i], rows),
       colour,
-      `${amount(margins[key])} ${name}, of ${amount(bad)} mismatched`,
+      `${amount(margins[key][i])} ${name}, of ${amount(bad)} mismatched`,
     ]);
   const noise = (doc.noise ?? [])[0]?.layers?.find(
     (e) => e.layer === layerNumbers[l],
@@ -168,16 +169,15 @@ function layerBar(view, counts, l, i) {
   };
 }
 
+/** A panel of what the report does not tell for a selection. */
+const untold = (id, title, known) =>
+  panel(id, title, `Not told for this selection; the report has it ${known}.`, null);
+
 function swapPanel(counts) {
   const title = "How many experts were swapped",
-    note = "Rows by the number of ids that differ (logarithmic).";
+    note = "Rows by the number of ids that differ.";
   if (!counts.swaps)
-    return panel(
-      "swaps",
-      title,
-      "Of all tokens together only: choose all tokens, or one sample.",
-      null,
-    );
+    return untold("swaps", title, "of all tokens together: choose all tokens, or one sample");
   return panel(
     "swaps",
     title,
@@ -197,14 +197,9 @@ function swapPanel(counts) {
 
 function depthPanel(counts) {
   const title = "How many layers differ in a token",
-    note = "Tokens by the number of their layers that differ (logarithmic).";
+    note = "Tokens by the number of their layers that differ.";
   if (!counts.depth)
-    return panel(
-      "depth",
-      title,
-      "Of all layers together only: choose all layers, or one sample.",
-      null,
-    );
+    return untold("depth", title, "of all layers together: choose all layers, or one sample");
   const last = counts.depth.findLastIndex((n) => n > 0);
   return panel(
     "depth",
@@ -218,7 +213,7 @@ function depthPanel(counts) {
         colour: n ? "var(--bar-2)" : "var(--bar)",
         text: `${plural(count, "token")} with ${plural(n, "layer")} that differ`,
       })),
-      { under: "layers that differ" },
+      { of: "tokens", under: "layers that differ" },
     ),
   );
 }
@@ -237,8 +232,8 @@ function diffPanels(view, choose) {
       whereItDiffers(view, counts),
       swapPanel(counts),
       depthPanel(counts),
-      ...(doc.margins ? [marginPanel(view)] : []),
-      ...(detail?.load ? [loadPanel(view)] : []),
+      ...(doc.margins ? [marginPanel(counts)] : []),
+      ...(detail?.load ? [loadPanel(counts)] : []),
     ],
   };
 }

@@ -43,12 +43,20 @@ function draw() {
         staleness: stalenessPanels,
         staleness_series: seriesPanels,
         check: checkPanels,
-        show: () => showPanels(view),
+        show: showPanels,
+        checkpoint: checkpointPanels,
+        ci: ciPanels,
+        verify: verifyPanels,
+        predict: predictPanels,
       }[schema]?.() ?? []
     );
   });
   panels.replaceChildren(...found);
   for (const table of panels.querySelectorAll("table[data-name]")) armTable(table);
+  const chosen = schema === "diff" ? selectionOf(view) : "";
+  document.getElementById("whole").textContent = chosen
+    ? `Of the whole run, not of the selection above (${chosen}).`
+    : "";
 }
 
 /** Show one of the worst sequences in every chart and in the token view; null is all samples. */
@@ -133,8 +141,17 @@ function keyOf(text) {
   return plain !== "" && !Number.isNaN(Number(plain)) ? Number(plain) : text;
 }
 
-/** Sortable by its heads; with a filter and a CSV button where it is long. */
+/** Sortable by its heads; with a filter and a CSV button, unless it is plain; close where wide. */
 function armTable(table) {
+  const box = table.parentElement,
+    lines = [...table.tBodies[0].rows];
+  for (let column = 1; column < table.tHead.rows[0].cells.length; column++) {
+    const own = lines.map((row) => row.cells[column]).filter(Boolean);
+    const words = own.some((cell) => typeof keyOf(cell.textContent) === "string" && cell.textContent !== "-");
+    if (words) for (const row of table.rows) row.cells[column]?.classList.add("words");
+  }
+  if (box.scrollWidth > box.clientWidth) table.classList.add("close");
+  if (table.dataset.plain !== undefined) return;
   const body = table.tBodies[0],
     heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
@@ -180,7 +197,7 @@ function armTable(table) {
       "CSV",
     ),
   );
-  table.parentElement.before(tools);
+  box.before(tools);
 }
 
 function buildActions() {
@@ -230,5 +247,6 @@ function saveJson() {
 buildActions();
 buildToolbar();
 for (const table of document.querySelectorAll("#figures table[data-name]")) armTable(table);
+document.getElementById("figures").hidden = !document.querySelector("#figures :is(p:not(.note), dl, table)");
 draw();
 document.documentElement.dataset.ready = "yes";
