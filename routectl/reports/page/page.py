@@ -24,8 +24,9 @@ from ..pack.text import render_verified
 from ..predict.text import render_prediction
 from ..show.text import render_checkpoint, render_summary
 from ..staleness.text import render_series, render_staleness
+from ..text.recorded import Render
 from ..text.wording import plural
-from .markup import Render, report_markup
+from .markup import report_markup
 
 __all__ = ["VIEWED", "html_page", "render_of", "with_texts"]
 
