@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RoutectlError
+from .asked import asked_of
 from .options import (
     allow_unmatched_option,
     argument,
@@ -141,7 +142,9 @@ def answer_diff(
         baseline=baseline,
         allow_unmatched=request.allow_unmatched,
     )
-    return diff_document(result, verdict, noise=noise)
+    document = diff_document(result, verdict, noise=noise)
+    document["asked"] = asked_of(request)
+    return document
 
 
 def refuse_incomparable(document: "Document") -> None:

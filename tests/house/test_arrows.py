@@ -75,8 +75,8 @@ MAY_IMPORT = {
     "reports.diff": "margins ops.diff reports reports.text",
     "reports.pack": "dump layouts ops.pack reports.text",
     "reports.page": (
-        "errors visible reports reports.check reports.diff reports.pack reports.predict "
-        "reports.show reports.staleness reports.text"
+        "errors visible reports reports.check reports.ci reports.diff reports.pack "
+        "reports.predict reports.show reports.staleness reports.text"
     ),
     "reports.predict": "checkpoints ops.predict reports.text",
     "reports.show": "checkpoints ops ops.check.alone ops.diff reports reports.diff reports.text",

@@ -6,9 +6,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 
+from routectl.checkpoints.predictor import PredictorFacts, PredictorLayer
 from routectl.dump import Dump, DumpMeta, Sample, key_of
 from routectl.ops.diff.diff import DiffOptions, diff_as
+from routectl.ops.predict.scores import PredictionScores, predictor_scores
 from routectl.reports.diff.document import diff_document
+from routectl.reports.predict.document import prediction_document
 from routectl.routes import Routes
 from support.dumps import make_dump
 from support.poison import POISON
@@ -102,6 +105,25 @@ def hostile_document():
         for array in (ids, other)
     )
     return diff_document(diff_as(*sides, DiffOptions(match="id", examples=20, detail=True)))
+
+
+def predicted_document():
+    """A prediction of two later versions, three kinds of routes, some of them right."""
+    later = np.random.default_rng(0).integers(0, 8, (600, 3, 2), np.uint8)
+    scores = []
+    for lag, version in enumerate(("v1", "v2"), 1):
+        kinds = {"frozen": 0.2 * lag, "extrapolated": 0.15 * lag, "predicted": 0.1 * lag}
+        routes = {}
+        for kind, share in kinds.items():
+            moved = np.random.default_rng(lag).random((600, 3, 1)) < share
+            routes[kind] = np.where(moved, (later + 1) % 8, later)
+        rows = np.ones(600, np.bool_), (200, 200, 200)
+        scores.append(predictor_scores(routes, later, (version, lag), (1, 3, 5), rows))
+    layers = tuple(PredictorLayer(n, 1.0, 1, 1, 1, 1) for n in (1, 3, 5))
+    facts = PredictorFacts("qwen3_moe", "v0", ("v1",), {"v0": "ab"}, 9, 3, 1, layers)
+    found = PredictionScores("v0", "extrapolated", tuple(scores), (), 600, 0)
+    sources = {"v1": "recomputed", "v2": "recomputed"}
+    return prediction_document(found, facts, "v0.inputs", sources, ())
 
 
 def large_dumps(samples, tokens, layers=48, top_k=8, experts=128):

@@ -2,7 +2,7 @@
 
 from typing import Literal, NotRequired, TypedDict
 
-from ..document import CountedRows, DumpEntry, FailureEntry, IntervalEntry
+from ..document import AskedEntry, CountedRows, DumpEntry, FailureEntry, IntervalEntry
 
 __all__ = [
     "ComparedFigures",
@@ -350,8 +350,9 @@ class DetailDocument(TypedDict):
 
 
 class DiffExtras(TypedDict, total=False):
-    """What is there where it was asked for: by --rerun, by --detail."""
+    """What is there where a command line asked; by --rerun; for a page or in a file of JSON."""
 
+    asked: AskedEntry
     noise: list[NoiseEntry]
     detail: DetailDocument
 

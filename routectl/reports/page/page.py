@@ -91,8 +91,10 @@ def _asset(name: str) -> str:
 def _title(doc: Document) -> str:
     """The verb and the file names that the page is about."""
     verb = str(doc["schema"]).removeprefix("routectl.").partition("/")[0]
-    dumps = [doc[key] for key in ("old", "new", "dump", "reference") if doc.get(key)]
-    paths = [dump["path"] for dump in dumps] or [str(doc.get("path") or "")]
+    keys = ("old", "new", "dump", "reference")
+    paths = [doc[key]["path"] for key in keys if isinstance(doc.get(key), dict)]
+    alone = (doc.get(key) for key in ("path", "folder", "config", "inputs", "series"))
+    paths = paths or [next((path for path in alone if isinstance(path, str)), "")]
     return f"routectl {verb}: {' and '.join(paths)}"[:_LONGEST_TITLE]
 
 

@@ -4,7 +4,7 @@ Apart from that of a dump, whose figures load compiled loops: a checkpoint is he
 """
 
 from ...checkpoints.facts import CheckpointFacts
-from .schema import CheckpointDocument, LayerRouter
+from .schema import CheckpointDocument, RouterDtypes
 
 __all__ = ["checkpoint_document"]
 
@@ -62,7 +62,7 @@ def checkpoint_document(facts: CheckpointFacts) -> CheckpointDocument:
     }
 
 
-def _router(facts: CheckpointFacts, layer: int) -> LayerRouter:
+def _router(facts: CheckpointFacts, layer: int) -> RouterDtypes:
     names, info = facts.routers[layer], facts.checkpoint.info
     bias = names.expert_bias
     return {

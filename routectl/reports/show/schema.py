@@ -10,9 +10,9 @@ __all__ = [
     "DamagedEntry",
     "DtypeBytes",
     "LayerBytes",
-    "LayerRouter",
     "LayerSummary",
     "LayerWeights",
+    "RouterDtypes",
     "RouterEntry",
     "ShowDocument",
     "ShowExtras",
@@ -114,7 +114,7 @@ class LayerWeights(LayerBytes):
     dtypes: NotRequired[dict[str, int]]
 
 
-class LayerRouter(TypedDict):
+class RouterDtypes(TypedDict):
     """The router of a MoE layer: the dtypes of its weight and, where it has one, of its bias."""
 
     layer: int
@@ -147,4 +147,4 @@ class CheckpointDocument(TypedDict):
     streamed_bytes: int | None
     other_bytes: int | None
     layer_bytes: list[LayerWeights]
-    layer_routers: NotRequired[list[LayerRouter]]
+    layer_routers: NotRequired[list[RouterDtypes]]

@@ -6,19 +6,23 @@ Skipped where Chromium or Playwright is not installed: ``apt-get install chromiu
 import csv
 import json
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
+from routectl.cli.main import main
 from routectl.formats import open_dump
+from routectl.jobs.diff import DiffRequest, answer_diff
 from routectl.ops.diff.diff import DiffOptions, diff_as
 from routectl.reports.diff.document import diff_document
 from routectl.reports.page.page import html_page
 from routectl.reports.text.wording import amount, percent
 from routectl.visible import visible
-from support.pages import HOSTILE, NEW, OLD, hostile_document, large_dumps
+from support.pages import HOSTILE, NEW, OLD, hostile_document, large_dumps, predicted_document
 from support.poison import POISON, faults_of
+from support.recordings import FIXTURES
 from support.shell import run
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -28,6 +32,8 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
 ]
 OPENS_S = 2.0
+GOLDEN, CI = FIXTURES / "golden", FIXTURES / "routectl-ci.toml"
+PAGES = ("diff", "staleness", "check", "show", "checkpoint", "series", "ci", "verify", "predict")
 # Every text and attribute of a page but what its scripts hold
 TEXTS = """() => [...document.querySelectorAll("*")]
     .filter((node) => !["SCRIPT", "STYLE"].includes(node.tagName))
@@ -74,37 +80,35 @@ def opened(browser, path, **context):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A real diff as a page and as its document, and pages of the other verbs."""
-    from routectl.cli.main import main
-
     made = tmp_path_factory.mktemp("pages")
-    quiet = ["--exit-zero", "-o", str(made / "text"), "--force"]
-    diff = ["diff", str(OLD), str(NEW), "--examples", "8", *quiet]
-    assert main([*diff, "--html", str(made / "diff.html")]) == 0
-    assert main([*diff[:-3], "-o", str(made / "diff.json"), "--json", "--detail"]) == 0
-    check = ["check", str(NEW), "--against", str(OLD), *quiet]
-    assert main([*check, "--html", str(made / "check.html")]) == 0
-    assert (
-        main(
-            [
-                "show",
-                str(OLD),
-                "-o",
-                str(made / "text"),
-                "--force",
-                "--html",
-                str(made / "show.html"),
-            ]
-        )
-        == 0
-    )
+
+    def write(name, *line):
+        quiet = ["-o", str(made / f"{name}.txt"), "--html", str(made / f"{name}.html")]
+        assert main([*map(str, line), *quiet]) == 0
+
+    diff = ["diff", OLD, NEW, "--examples", "8", "--exit-zero"]
+    write("diff", *diff)
+    assert main([*map(str, diff), "-o", str(made / "diff.json")]) == 0
+    write("check", "check", NEW, "--against", OLD, "--exit-zero")
+    write("show", "show", OLD)
     tiny = NEW.parent
-    versions = (
-        "v0=" + str(NEW),
-        f"v1={tiny}/transformers_v1.fp32.npz",
-        f"v2={tiny}/routes_v2.fp32.npz",
-    )
+    versions = f"v0={NEW}", f"v1={tiny}/transformers_v1.fp32.npz", f"v2={tiny}/routes_v2.fp32.npz"
     at = [word for version in versions for word in ("--at", version)]
-    assert main(["staleness", str(OLD), *at, *quiet, "--html", str(made / "staleness.html")]) == 0
+    write("staleness", "staleness", OLD, *at, "--exit-zero")
+    for name in ("checkpoint", "series"):
+        write(name, "report", GOLDEN / f"{name}.json")
+    assert main(["ci", str(CI), "-o", str(made / "ci.json")]) == 1
+    write("ci", "report", made / "ci.json")
+    (made / "predict.html").write_bytes(html_page(predicted_document()).encode())
+    pack = ["pack", OLD, "-o", made / "packed", "--framework", "slime", "--cp", "2"]
+    assert main([*map(str, pack), "--max-tokens-per-gpu", "4096"]) == 0
+    shutil.copytree(made / "packed", made / "wrong")
+    (made / "wrong" / "manifest.json").unlink()
+    wrong = ["--framework", "verl", "--cp", "2", "--max-tokens-per-gpu", "4096"]
+    verify = ["pack", "--verify", made / "wrong", "--against", OLD, *wrong]
+    with (made / "verify.json").open("w", encoding="utf-8") as stream, redirect_stdout(stream):
+        assert main([*map(str, verify), "--json"]) == 1
+    write("verify", "report", made / "verify.json")
     return made
 
 
@@ -178,27 +182,117 @@ def test_filters_recount(browser, folder, doc):
         ]
 
 
-def test_figures_of_the_whole_run_say_so_under_a_selection(browser, folder):
-    """Margins, overlap, the list of samples and loads are not counted again: a note says of what
-    they are while something is selected, and only then.
-    """
+@pytest.fixture(scope="module")
+def selected():
+    """The document of a part of the rows of the same two dumps."""
+    found = {}
 
-    def notes(page):
-        texts = {n: page.inner_text(f"#{n}") for n in ("margins", "samples", "load", "layer-bars")}
-        whole = {
-            n for n, text in texts.items() if "Of the whole run, not of the selection:" in text
-        }
-        return whole, {n for n, text in texts.items() if "Of all tokens and samples:" in text}
+    def of(**selection):
+        key = tuple(sorted(selection.items()))
+        if key not in found:
+            found[key] = answer_diff(DiffRequest(old=str(OLD), new=str(NEW), **selection))
+        return found[key]
 
+    return of
+
+
+SELECTIONS = {
+    "response": {"tokens": "response"},
+    "prompt": {"tokens": "prompt"},
+    "layers": {"layers": "2-3"},
+    "layer of prompt": {"tokens": "prompt", "layers": "4"},
+    "sample": {"sample": ("3/7",)},
+    "response of a sample": {"sample": ("3/7",), "tokens": "response", "layers": "1-4"},
+}
+
+
+def select(page, doc, tokens="all", layers="0-5", sample=()):
+    """Set the toolbar to what a diff would be asked for."""
+    page.click("[name=reset]")
+    if sample:
+        names = [entry["sample"] for entry in doc["detail"]["sequences"]]
+        page.select_option("[name=sample]", str(names.index(sample[0])))
+    page.select_option("[name=place]", tokens)
+    for side, layer in zip(("from", "to"), (layers.split("-") * 2)[:2], strict=True):
+        page.fill(f"[name={side}]", layer)
+        page.dispatch_event(f"[name={side}]", "change")
+
+
+@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
+def test_a_selection_is_what_a_diff_of_it_tells(browser, folder, doc, selected, selection):
+    """Swaps, overlap, margins and loads of a selection are those of a diff of the same rows."""
+    told = selected(**selection)
     with opened(browser, folder / "diff.html") as page:
-        assert notes(page) == (set(), set())
-        page.select_option("[name=place]", "response")
-        assert notes(page) == ({"margins", "samples", "layer-bars"}, {"load"})
+        select(page, doc, **selection)
+        assert said(page) == line_of(told)
+        for n, rows in enumerate(told["swaps"]):
+            assert any(t.startswith(f"{amount(rows)} row") for t in tips_of(page, "#swaps")), n
+        assert f"Overlap {percent(told['overlap_rate'])};" in page.inner_text("#layer-bars")
+        margins = told["margins"]
+        kinds = ("ties", "tie"), ("near_ties", "near-tie"), ("clear_flips", "clear flip")
+        for key, name in kinds:
+            assert f"{amount(margins[key])} {name}s" in page.inner_text("#margins .note")
+        bins = [t.split("\n")[1].split()[0].replace(",", "") for t in tips_of(page, "#margins")]
+        expected = [b["rows_mismatched"] for b in margins["new"]]
+        assert [int(n) for n in bins if int(n)] == [n for n in expected if n]
+        whole = page.inner_text("#whole")
+        assert whole.startswith("Of the whole run, not of the selection above (")
         page.click("[name=reset]")
-        assert notes(page) == (set(), set())
+        assert page.inner_text("#whole") == ""
+
+
+@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
+def test_loads_and_samples_follow_a_selection(browser, folder, doc, selection):
+    """Loads are those of the selected rows of both dumps; listed samples add up to them."""
+    old, new = (open_dump(str(path)) for path in (OLD, NEW))
+    pairs = [(a, next(b for b in new if b.sample_id == a.sample_id)) for a in old]
+    lo, hi = (int(n) for n in (selection.get("layers", "0-5").split("-") * 2)[:2])
+    loads = np.zeros((2, hi + 1 - lo, old.meta.num_experts), int)
+    names = []
+    for pair in pairs:
+        if selection.get("sample", (pair[0].sample_id,))[0] != pair[0].sample_id:
+            continue
+        length = pair[0].routes.ids_TLK.shape[0]
+        prompt = {"all": slice(0, length), "prompt": slice(0, pair[0].prompt_length)}
+        part = prompt.get(selection.get("tokens", "all"), slice(pair[0].prompt_length, length))
+        names.append(pair[0].sample_id)
+        for side, sample in enumerate(pair):
+            for index in range(lo, hi + 1):
+                ids = sample.routes.ids_TLK[part, index].ravel()
+                loads[side, index - lo] += np.bincount(ids, minlength=loads.shape[2])
+    with opened(browser, folder / "diff.html") as page:
+        select(page, doc, **selection)
+        canvas = page.locator("#load canvas")
+        for side in range(2):
+            for row in range(hi + 1 - lo):
+                for _ in range(2):  # the first key sets the cursor on the first cell
+                    canvas.nth(side).press("ArrowDown" if row else "ArrowUp")
+                layer, cells = lo + min(2 * row, hi - lo), page.inner_text("#status")
+                load = loads[side, layer - lo]
+                share = percent(load[0] / load.sum())
+                assert cells == (
+                    f"layer {layer}, expert 0: {share} of the layer, {amount(load[0])} times"
+                )
+        listed = page.locator("#samples tbody tr").all_inner_texts()
+        rows = [line.split("\t") for line in listed]
+        counts = [int(line[4].replace(",", "")) for line in rows if line[0] in names]
+        assert (
+            line_of({"rows": 1, "rows_mismatched": sum(counts)}).split(" of ")[0]
+            == (said(page).split(" of ")[0])
+        )
+
+
+def test_what_a_selection_does_not_reach_says_so(browser, folder):
+    """How many layers of a token differ is not told for some layers of all samples: it says so."""
+    with opened(browser, folder / "diff.html") as page:
+        assert "Not told" not in page.inner_text("#panels")
         page.fill("[name=from]", "2")
         page.dispatch_event("[name=from]", "change")
-        assert notes(page) == ({"margins", "samples", "layer-bars"}, set())
+        assert "Not told for this selection" in page.inner_text("#depth")
+        assert page.inner_text("#panels").count("Not told") == 1
+        assert {
+            row.split("\t")[2] for row in page.locator("#samples tbody tr").all_inner_texts()
+        } == {"-"}
 
 
 def test_the_heatmap_is_reached_by_keys(browser, folder, doc, capsys):
@@ -311,7 +405,7 @@ def test_tables_sort_and_filter(browser, folder, doc):
         assert f"sample {worst}" in page.inner_text("#tokens h2")
 
 
-@pytest.mark.parametrize("name", ["diff", "staleness", "check", "show"])
+@pytest.mark.parametrize("name", PAGES)
 def test_both_themes(browser, folder, name):
     """Each page follows the system's theme, the button turns it, and text stays readable."""
     colour = "getComputedStyle(document.body).backgroundColor"
@@ -324,15 +418,23 @@ def test_both_themes(browser, folder, name):
             assert page.screenshot(full_page=True) != drawn
             page.emulate_media(color_scheme=other)
             assert page.evaluate(colour) == second != first
-            assert page.locator("#panels section").count() >= 2
+            assert page.locator("#panels section").count() >= 1
             assert page.locator("#failed").count() == 0
 
 
-@pytest.mark.parametrize("name", ["diff", "staleness", "check", "show"])
+@pytest.mark.parametrize("name", PAGES)
 def test_narrow_screens_do_not_scroll_sideways(browser, folder, name):
     """On a telephone nothing is wider than the screen but tables, which scroll by themselves."""
     with opened(browser, folder / f"{name}.html", viewport={"width": 390, "height": 800}) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_is_cut_at_1280(browser, folder, name):
+    """At 1280 pixels no table scrolls sideways."""
+    wider = "boxes => boxes.filter(b => b.scrollWidth > b.clientWidth).length"
+    with opened(browser, folder / f"{name}.html") as page:
+        assert page.eval_on_selector_all(".scroll", wider) == 0
 
 
 def test_without_scripts(browser, folder, doc):

@@ -63,7 +63,17 @@ function findingCard(f, index) {
       ["seen in", f.upstream.map((name) => visible(name)).join(", ")],
     ),
     f.places.length ? placesTable(f) : null,
+    el("div", { class: "cell" }, ...copied(commandOfFinding(f))),
   );
+}
+
+/** The command that looks for a finding alone. */
+function commandOfFinding(f) {
+  const inputs = [doc.dump.path],
+    options = doc.reference ? [["--against", doc.reference.path]] : [];
+  const asked = doc.asked ?? { inputs, options };
+  const kept = asked.options.filter(([flag]) => flag !== "--ignore");
+  return commandLine("check", { ...asked, options: kept }, [["--select", f.code]]);
 }
 
 /** The first places of a finding; columns that say nothing are left out. */

@@ -8,45 +8,34 @@ const FLIPS = [
   ["margin_unknown", "margin unknown", "var(--chance)"],
 ];
 
-/** The command that shows the rows of a cell. */
+/** The command that shows the rows of a cell, with what was typed to make this report. */
 function commandOf(view, layer, from, to) {
-  const sample = view.sequence === null ? null : sequences[view.sequence].entry.sample;
   const rule = ["prefix", "order"].find((name) => name in doc.samples.matched_by);
-  const place =
-    view.place === "prompt" || view.place === "response" ? view.place : doc.token_selection;
-  return [
-    "routectl",
-    "diff",
-    doc.old.path,
-    doc.new.path,
-    ...(rule ? ["--match", rule] : []),
-    ...(sample === null ? [] : ["--sample", sample]),
-    ...(place === "all" ? [] : ["--tokens", place]),
-    "--layers",
-    String(layer),
-    ...(from === null ? [] : ["--positions", from === to ? String(from) : `${from}-${to}`]),
-    "--examples",
-    "20",
-  ]
-    .map(quoted)
-    .join(" ");
+  const asked = doc.asked ?? {
+    inputs: [doc.old.path, doc.new.path],
+    options: [
+      ...(rule ? [["--match", rule]] : []),
+      ...(doc.token_selection === "all" ? [] : [["--tokens", doc.token_selection]]),
+    ],
+  };
+  const sample = view.sequence === null ? null : sequences[view.sequence].entry.sample;
+  const known = ["prompt", "response"].includes(view.place);
+  return commandLine("diff", asked, [
+    ...(sample === null ? [] : [["--sample", sample]]),
+    ...(known ? [["--tokens", view.place]] : []),
+    ["--layers", String(layer)],
+    ...(from === null ? [] : [["--positions", from === to ? String(from) : `${from}-${to}`]]),
+    ["--examples", "20"],
+  ]);
 }
 
 /** A line under a heatmap: the picked cell, and its command to copy. */
 function cellLine() {
-  const text = el("span"),
-    code = el("code"),
-    button = el(
-      "button",
-      { type: "button", hidden: true, onclick: () => copyText(code.textContent) },
-      "Copy command",
-    );
-  const node = el("div", { class: "cell" }, text, code, button);
-  text.textContent = "Pick a cell to get the command that lists its rows.";
+  const text = el("span", {}, "Pick a cell to get the command that lists its rows.");
+  const node = el("div", { class: "cell" }, text);
   node.show = (what, command) => {
     text.textContent = what;
-    code.textContent = command;
-    button.hidden = !command;
+    node.replaceChildren(text, ...copied(command));
   };
   return node;
 }

@@ -135,8 +135,12 @@ function reset() {
   draw();
 }
 
-/** A cell as a number where it is one, so that 9 comes before 10 and 2 % before 10 %. */
+const UNITS = { B: 1, kB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12 };
+
+/** A cell as a number where it is one, so that 9 comes before 10, 2 % before 10 %, kB before MB. */
 function keyOf(text) {
+  const [, size, unit] = /^([\d.]+) ([kMGT]?B)$/.exec(text) ?? [];
+  if (unit) return Number(size) * UNITS[unit];
   const plain = text.replace(/[,% ]/g, "").replace(/^[<>]/, "");
   return plain !== "" && !Number.isNaN(Number(plain)) ? Number(plain) : text;
 }
@@ -147,8 +151,10 @@ function armTable(table) {
     lines = [...table.tBodies[0].rows];
   for (let column = 1; column < table.tHead.rows[0].cells.length; column++) {
     const own = lines.map((row) => row.cells[column]).filter(Boolean);
-    const words = own.some((cell) => typeof keyOf(cell.textContent) === "string" && cell.textContent !== "-");
-    if (words) for (const row of table.rows) row.cells[column]?.classList.add("words");
+    const texts = own.map((cell) => cell.textContent);
+    if (texts.every((text) => text === "-" || typeof keyOf(text) === "number")) continue;
+    for (const row of table.rows) row.cells[column]?.classList.add("words");
+    for (const cell of own) cell.classList.toggle("long", cell.textContent.length > 32);
   }
   if (box.scrollWidth > box.clientWidth) table.classList.add("close");
   if (table.dataset.plain !== undefined) return;

@@ -73,6 +73,32 @@ function quoted(text) {
   return `$'${text.replace(/[\\']/g, "\\$&").replace(HIDDEN, byteEscapes)}'`;
 }
 
+/** Options of thresholds: what is looked at closer is not judged. */
+const JUDGING = ["--fail-over", "--fail-under", "--fail-on", "--rerun", "--allow-unmatched"];
+
+/**
+ * A command line that runs where the report's own ran: what was typed, with other options in place
+ * of those of their names. null where an input was a pipe.
+ */
+function commandLine(verb, asked, own) {
+  if (asked.inputs.includes("-")) return null;
+  const names = own.map(([flag]) => flag);
+  const kept = asked.options.filter(([flag]) => !names.includes(flag) && !JUDGING.includes(flag));
+  const words = [...kept, ...own].flatMap(([flag, value]) =>
+    value === undefined ? [flag] : value.startsWith("-") ? [`${flag}=${value}`] : [flag, value],
+  );
+  return ["routectl", verb, ...asked.inputs, ...words].map(quoted).join(" ");
+}
+
+/** A command to copy; why there is none, where an input was a pipe. */
+const copied = (command) =>
+  command === null
+    ? [el("span", { class: "quiet" }, "An input was a pipe: no command can read it again.")]
+    : [
+        el("code", {}, command),
+        el("button", { type: "button", onclick: () => copyText(command) }, "Copy command"),
+      ];
+
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const isDark = () => {
   const chosen = document.documentElement.dataset.theme;

@@ -236,11 +236,6 @@ function bothSides(view, seq, t, shown) {
       ),
       el("tbody", {}, ...rows),
     ),
-    el(
-      "div",
-      { class: "cell" },
-      el("code", {}, command),
-      el("button", { type: "button", onclick: () => copyText(command) }, "Copy command"),
-    ),
+    el("div", { class: "cell" }, ...copied(command)),
   ];
 }
