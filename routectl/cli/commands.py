@@ -84,7 +84,7 @@ class _Command(TyperCommand):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """The shared options that it takes."""
-        own = {flag for one in self.params for flag in one.opts}
+        own = {flag for one in self.params if getattr(one, "hidden", False) for flag in one.opts}
         taken = [told for told in SHARED if told.split()[0] in own]
         formatter.write_paragraph()
         formatter.write_text(

@@ -96,9 +96,12 @@ def main(argv: Sequence[str]) -> int:
     except RoutectlError as error:
         return _complain(str(error), error.hint)
     except TyperException as error:
+        said = said_now(words)
+        if said is not None:
+            return _complain(said)
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "routectl"
-        return _complain(said_now(words) or error.format_message(), f"{path} --help")
+        return _complain(error.format_message(), f"{path} --help")
     except (Abort, KeyboardInterrupt):
         return 130
     except MemoryError:

@@ -5,9 +5,9 @@ They are looked up where a command line is refused, so that none hides an option
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from .commands import COMMANDS, SHARED
+from .commands import COMMANDS, SHARED, functions_of
 
-__all__ = ["OLD", "POSITIONAL", "said_now"]
+__all__ = ["OLD", "POSITIONAL", "own_flags", "said_now"]
 
 _MODEL = {
     "--num-layers": "--model LAYERS,K,E",
@@ -126,7 +126,7 @@ def said_now(words: Sequence[str]) -> str | None:
     command = words[0] if words else ""
     if command not in COMMANDS:
         return None
-    own = set(_own_flags(command))
+    own = set(own_flags(command))
     for flag in map(_flag, _before_dashes(words[1:])):
         if flag in own:
             continue
@@ -161,10 +161,8 @@ def _shared_flags() -> set[str]:
     return {told.split()[0] for told in SHARED} | {"--output"}
 
 
-def _own_flags(command: str) -> Iterator[str]:
-    """The options that a command has today, those of its group."""
-    from .commands import functions_of
-
+def own_flags(command: str) -> Iterator[str]:
+    """The options that a command has today, those of all of a group."""
     for function in functions_of(command).values():
         for one, about in function.options:
             yield f"--{about.flag}"

@@ -113,9 +113,9 @@ def verbs(old, new, folder):
     typed = [old.with_name(f"typed-{name}.parquet") for name in ("old", "new")]
     return {
         "show": ["show", old],
-        "show --detail": ["show", old, "--detail"],
+        "show -o": ["show", old, "-o", folder / "show.json", "--force"],
         "diff": ["diff", old, new, "--match", "id", "--examples", "9", "--fail-over", "mismatch:0"],
-        "diff --rerun": ["diff", old, new, "--rerun", new, "--detail"],
+        "diff --rerun": ["diff", old, new, "--rerun", new],
         "diff of a sample": ["diff", *typed, "--sample", f"{TYPED}0"],
         "diff of no sample": ["diff", old, new, "--sample", TYPED],
         "check": ["check", new, "--against", old],
@@ -430,12 +430,14 @@ class TestVoices:
         for name, check in checks.items():
             (tmp_path / f"{FILE_NAME}.toml").write_text(toml({name: check}), "utf-8")
             words = ["ci", tmp_path / f"{FILE_NAME}.toml", "--github", "--junit"]
-            words += [tmp_path / "j.xml", "--badge", tmp_path / "b.json", "--force"]
+            words += [tmp_path / "j.xml", "-o", tmp_path / "r.json", "--force"]
             judged(capsys, *words, own=("::error title=",))
+            badge = ("--badge", tmp_path / "b.json", "--force")
+            judged(capsys, "report", tmp_path / "r.json", *badge)
             for told in ("j.xml", "b.json", "summary.md"):
                 text = (tmp_path / told).read_text("utf-8").replace("⚠️", "")  # ours
                 assert faults_of(text) == []
-            judged(capsys, *words, "--json", own=("::error title=",))
+            judged(capsys, *words, own=("::error title=",))
 
     @pytest.mark.parametrize("text", [POISON, LONG])
     def test_configs(self, capsys, tmp_path, text):
