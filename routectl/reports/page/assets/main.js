@@ -110,7 +110,8 @@ function buildToolbar() {
     el("output", { "aria-label": "rows in view", "aria-live": "polite" }),
   );
   toolbar.addEventListener("change", (event) => {
-    const { name, value } = event.target;
+    const { name, value } = event.target,
+      before = JSON.stringify(view);
     if (name === "from" || name === "to") {
       view[name] = clamp(Number(value) || first, first, last);
       if (view.from > view.to) view[name === "from" ? "to" : "from"] = view[name];
@@ -118,7 +119,7 @@ function buildToolbar() {
     }
     if (name === "place") view.place = value;
     if (name === "sample") return choose(value === "" ? null : Number(value));
-    draw();
+    if (JSON.stringify(view) !== before) draw(); // a field that is left may change nothing
   });
   toolbar.hidden = false;
 }
