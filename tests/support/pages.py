@@ -12,6 +12,7 @@ from routectl.ops.diff.diff import DiffOptions, diff_as
 from routectl.ops.predict.scores import PredictionScores, predictor_scores
 from routectl.reports.diff.document import diff_document
 from routectl.reports.predict.document import prediction_document
+from routectl.reports.text.wording import amount, percent
 from routectl.routes import Routes
 from support.dumps import make_dump
 from support.poison import POISON
@@ -160,3 +161,36 @@ def large_dumps(samples, tokens, layers=48, top_k=8, experts=128):
         return Dump(DumpMeta(path, "native", numbers, experts, top_k), keys, load)
 
     return dump("old.parquet", lambda i: ids(i % 5)), dump("new.parquet", changed)
+
+
+def said(page):
+    """The line of the toolbar: how many rows are in view, and differ."""
+    return page.inner_text("#toolbar output")
+
+
+def line_of(counts):
+    """What the toolbar says of counts."""
+    rows, bad = counts["rows"], counts["rows_mismatched"]
+    return f"{amount(bad)} of {amount(rows)} rows ({percent(bad / rows)})"
+
+
+def added(parts):
+    """Rows and mismatched rows of several entries together."""
+    return {key: sum(part[key] for part in parts) for key in ("rows", "rows_mismatched")}
+
+
+def tips_of(page, chart):
+    """What the marks of a chart say of themselves."""
+    return page.eval_on_selector_all(f"{chart} rect", "all => all.map(e => e.dataset.tip)")
+
+
+def select(page, doc, tokens="all", layers="0-5", sample=()):
+    """Set the toolbar to what a diff would be asked for."""
+    page.click("[name=reset]")
+    if sample:
+        names = [entry["sample"] for entry in doc["detail"]["sequences"]]
+        page.select_option("[name=sample]", str(names.index(sample[0])))
+    page.select_option("[name=place]", tokens)
+    for side, layer in zip(("from", "to"), (layers.split("-") * 2)[:2], strict=True):
+        page.fill(f"[name={side}]", layer)
+        page.dispatch_event(f"[name={side}]", "change")

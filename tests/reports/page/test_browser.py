@@ -5,34 +5,31 @@ Skipped where Chromium or Playwright is not installed: ``apt-get install chromiu
 
 import csv
 import json
-import shutil
-from contextlib import contextmanager, redirect_stdout
 from itertools import pairwise
 
-import numpy as np
 import pytest
 
-from routectl.cli.main import main
 from routectl.formats import open_dump
-from routectl.jobs.diff import DiffRequest, answer_diff
 from routectl.ops.diff.diff import DiffOptions, diff_as
 from routectl.reports.diff.document import diff_document
 from routectl.reports.page.page import html_page
-from routectl.reports.text.wording import amount, percent
+from routectl.reports.text.wording import amount
 from routectl.visible import visible
-from support.pages import HOSTILE, NEW, OLD, hostile_document, large_dumps, predicted_document
+from support.pages import (
+    HOSTILE,
+    NEW,
+    OLD,
+    added,
+    hostile_document,
+    large_dumps,
+    line_of,
+    said,
+    tips_of,
+)
 from support.poison import POISON, faults_of
-from support.recordings import FIXTURES
-from support.shell import run
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
-]
+pytestmark = pytest.mark.browser
 OPENS_S = 2.0
-GOLDEN, CI = FIXTURES / "golden", FIXTURES / "routectl-ci.toml"
 PAGES = ("diff", "staleness", "check", "show", "checkpoint", "series", "ci", "verify", "predict")
 # Every text and attribute of a page but what its scripts hold
 TEXTS = """() => [...document.querySelectorAll("*")]
@@ -43,105 +40,9 @@ TEXTS = """() => [...document.querySelectorAll("*")]
     ])"""
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """One Chromium for all tests of this file."""
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM)
-        yield opened
-        opened.close()
-
-
-@contextmanager
-def opened(browser, path, **context):
-    """A page that was opened from disk; it must ask for nothing and complain of nothing."""
-    trouble = []
-    found = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
-    page = found.new_page()
-    page.on("console", lambda message: trouble.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("dialog", lambda dialog: trouble.append(dialog.message))
-    page.on(
-        "request",
-        lambda request: (
-            trouble.append(request.url)
-            if not request.url.startswith(("file:", "blob:", "data:"))
-            else None
-        ),
-    )
-    page.goto(path.as_uri())
-    if context.get("java_script_enabled", True):
-        page.wait_for_selector("html[data-ready]", timeout=20_000)
-    yield page
-    assert trouble == []
-    found.close()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A real diff as a page and as its document, and pages of the other verbs."""
-    made = tmp_path_factory.mktemp("pages")
-
-    def write(name, *line):
-        quiet = ["-o", str(made / f"{name}.txt"), "--html", str(made / f"{name}.html")]
-        assert main([*map(str, line), *quiet]) == 0
-
-    diff = ["diff", OLD, NEW, "--examples", "8", "--exit-zero"]
-    write("diff", *diff)
-    assert main([*map(str, diff), "-o", str(made / "diff.json")]) == 0
-    write("check", "check", NEW, "--against", OLD, "--exit-zero")
-    write("show", "show", OLD)
-    tiny = NEW.parent
-    versions = f"v0={NEW}", f"v1={tiny}/transformers_v1.fp32.npz", f"v2={tiny}/routes_v2.fp32.npz"
-    at = [word for version in versions for word in ("--at", version)]
-    write("staleness", "staleness", OLD, *at, "--exit-zero")
-    for name in ("checkpoint", "series"):
-        write(name, "report", GOLDEN / f"{name}.json")
-    assert main(["ci", str(CI), "-o", str(made / "ci.json")]) == 1
-    write("ci", "report", made / "ci.json")
-    (made / "predict.html").write_bytes(html_page(predicted_document()).encode())
-    pack = ["pack", OLD, "-o", made / "packed", "--framework", "slime", "--cp", "2"]
-    assert main([*map(str, pack), "--max-tokens-per-gpu", "4096"]) == 0
-    shutil.copytree(made / "packed", made / "wrong")
-    (made / "wrong" / "manifest.json").unlink()
-    wrong = ["--framework", "verl", "--cp", "2", "--max-tokens-per-gpu", "4096"]
-    verify = ["pack", "--verify", made / "wrong", "--against", OLD, *wrong]
-    with (made / "verify.json").open("w", encoding="utf-8") as stream, redirect_stdout(stream):
-        assert main([*map(str, verify), "--json"]) == 1
-    write("verify", "report", made / "verify.json")
-    return made
-
-
-@pytest.fixture(scope="module")
-def doc(folder):
-    """The document that diff.html holds."""
-    return json.loads((folder / "diff.json").read_text("utf-8"))
-
-
-def said(page):
-    """The line of the toolbar: how many rows are in view, and differ."""
-    return page.inner_text("#toolbar output")
-
-
-def line_of(counts):
-    """What the toolbar says of counts."""
-    rows, bad = counts["rows"], counts["rows_mismatched"]
-    return f"{amount(bad)} of {amount(rows)} rows ({percent(bad / rows)})"
-
-
-def added(parts):
-    """Rows and mismatched rows of several entries together."""
-    return {key: sum(part[key] for part in parts) for key in ("rows", "rows_mismatched")}
-
-
-def tips_of(page, chart):
-    """What the marks of a chart say of themselves."""
-    return page.eval_on_selector_all(f"{chart} rect", "all => all.map(e => e.dataset.tip)")
-
-
-def test_numbers_are_those_of_the_document(browser, folder, doc):
+def test_numbers_are_those_of_the_document(opened, folder, doc):
     """Toolbar, layer bars and histograms show the document's numbers."""
-    with opened(browser, folder / "diff.html") as page:
+    with opened(folder / "diff.html") as page:
         assert said(page) == line_of(doc)
         for n, rows in enumerate(doc["swaps"]):
             assert any(t.startswith(f"{amount(rows)} row") for t in tips_of(page, "#swaps")), n
@@ -153,9 +54,9 @@ def test_numbers_are_those_of_the_document(browser, folder, doc):
         assert told == [layer["margins"]["clear_flips"] for layer in doc["layers"]]
 
 
-def test_filters_recount(browser, folder, doc):
+def test_filters_recount(opened, folder, doc):
     """Layers, prompt or response, one sample: each filter shows exactly those rows."""
-    with opened(browser, folder / "diff.html") as page:
+    with opened(folder / "diff.html") as page:
         page.select_option("[name=place]", "response")
         response = next(p for p in doc["places"] if p["place"] == "response")
         assert said(page) == line_of(response)
@@ -182,143 +83,12 @@ def test_filters_recount(browser, folder, doc):
         ]
 
 
-@pytest.fixture(scope="module")
-def selected():
-    """The document of a part of the rows of the same two dumps."""
-    found = {}
-
-    def of(**selection):
-        key = tuple(sorted(selection.items()))
-        if key not in found:
-            found[key] = answer_diff(DiffRequest(old=str(OLD), new=str(NEW), **selection))
-        return found[key]
-
-    return of
-
-
-SELECTIONS = {
-    "response": {"tokens": "response"},
-    "prompt": {"tokens": "prompt"},
-    "layers": {"layers": "2-3"},
-    "layer of prompt": {"tokens": "prompt", "layers": "4"},
-    "sample": {"sample": ("3/7",)},
-    "response of a sample": {"sample": ("3/7",), "tokens": "response", "layers": "1-4"},
-}
-
-
-def select(page, doc, tokens="all", layers="0-5", sample=()):
-    """Set the toolbar to what a diff would be asked for."""
-    page.click("[name=reset]")
-    if sample:
-        names = [entry["sample"] for entry in doc["detail"]["sequences"]]
-        page.select_option("[name=sample]", str(names.index(sample[0])))
-    page.select_option("[name=place]", tokens)
-    for side, layer in zip(("from", "to"), (layers.split("-") * 2)[:2], strict=True):
-        page.fill(f"[name={side}]", layer)
-        page.dispatch_event(f"[name={side}]", "change")
-
-
-@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
-def test_a_selection_is_what_a_diff_of_it_tells(browser, folder, doc, selected, selection):
-    """Swaps, overlap, margins and loads of a selection are those of a diff of the same rows."""
-    told = selected(**selection)
-    with opened(browser, folder / "diff.html") as page:
-        select(page, doc, **selection)
-        assert said(page) == line_of(told)
-        for n, rows in enumerate(told["swaps"]):
-            assert any(t.startswith(f"{amount(rows)} row") for t in tips_of(page, "#swaps")), n
-        assert f"Overlap {percent(told['overlap_rate'])};" in page.inner_text("#layer-bars")
-        margins = told["margins"]
-        kinds = ("ties", "tie"), ("near_ties", "near-tie"), ("clear_flips", "clear flip")
-        for key, name in kinds:
-            assert f"{amount(margins[key])} {name}s" in page.inner_text("#margins .note")
-        bins = [t.split("\n")[1].split()[0].replace(",", "") for t in tips_of(page, "#margins")]
-        expected = [b["rows_mismatched"] for b in margins["new"]]
-        assert [int(n) for n in bins if int(n)] == [n for n in expected if n]
-        whole = page.inner_text("#whole")
-        assert whole.startswith("Of the whole run, not of the selection above (")
-        page.click("[name=reset]")
-        assert page.inner_text("#whole") == ""
-
-
-@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
-def test_loads_and_samples_follow_a_selection(browser, folder, doc, selection):
-    """Loads are those of the selected rows of both dumps; listed samples add up to them."""
-    old, new = (open_dump(str(path)) for path in (OLD, NEW))
-    pairs = [(a, next(b for b in new if b.sample_id == a.sample_id)) for a in old]
-    lo, hi = (int(n) for n in (selection.get("layers", "0-5").split("-") * 2)[:2])
-    loads = np.zeros((2, hi + 1 - lo, old.meta.num_experts), int)
-    names = []
-    for pair in pairs:
-        if selection.get("sample", (pair[0].sample_id,))[0] != pair[0].sample_id:
-            continue
-        length = pair[0].routes.ids_TLK.shape[0]
-        prompt = {"all": slice(0, length), "prompt": slice(0, pair[0].prompt_length)}
-        part = prompt.get(selection.get("tokens", "all"), slice(pair[0].prompt_length, length))
-        names.append(pair[0].sample_id)
-        for side, sample in enumerate(pair):
-            for index in range(lo, hi + 1):
-                ids = sample.routes.ids_TLK[part, index].ravel()
-                loads[side, index - lo] += np.bincount(ids, minlength=loads.shape[2])
-    with opened(browser, folder / "diff.html") as page:
-        select(page, doc, **selection)
-        canvas = page.locator("#load canvas")
-        for side in range(2):
-            for row in range(hi + 1 - lo):
-                canvas.nth(side).press("ArrowDown")  # the first sets the cursor on the first cell
-                load = loads[side, row]
-                assert page.inner_text("#status") == (
-                    f"layer {lo + row}, expert 0: {percent(load[0] / load.sum())} of the layer, "
-                    f"{amount(load[0])} times"
-                )
-        listed = page.locator("#samples tbody tr").all_inner_texts()
-        rows = [line.split("\t") for line in listed]
-        counts = [int(line[4].replace(",", "")) for line in rows if line[0] in names]
-        assert (
-            line_of({"rows": 1, "rows_mismatched": sum(counts)}).split(" of ")[0]
-            == (said(page).split(" of ")[0])
-        )
-
-
-def test_what_a_selection_does_not_reach_says_so(browser, folder):
-    """How many layers of a token differ is not told for some layers of all samples: it says so."""
-    with opened(browser, folder / "diff.html") as page:
-        assert "Not told" not in page.inner_text("#panels")
-        page.fill("[name=from]", "2")
-        page.dispatch_event("[name=from]", "change")
-        assert "Not told for this selection" in page.inner_text("#depth")
-        assert page.inner_text("#panels").count("Not told") == 1
-        assert {
-            row.split("\t")[2] for row in page.locator("#samples tbody tr").all_inner_texts()
-        } == {"-"}
-
-
-def test_the_heatmap_is_reached_by_keys(browser, folder, doc, capsys):
-    """Arrow keys move over the heatmap; a cell says its counts, and the command that shows it."""
-    with opened(browser, folder / "diff.html") as page:
-        page.focus("#where canvas")
-        for key in ("ArrowRight", "ArrowDown", "ArrowRight", "ArrowRight", "ArrowDown"):
-            page.keyboard.press(key)
-        places = doc["detail"]["places"]
-        rows, bad = (sum(p[k][2][2] for p in places) for k in ("rows", "rows_mismatched"))
-        width = doc["detail"]["bin_width"]
-        cell = f"layer 2, positions {2 * width}-{3 * width - 1}"
-        text = f"{cell}: {percent(bad / rows)}, {amount(bad)} of {amount(rows)} rows"
-        assert page.inner_text("#where .cell span") == text
-        assert page.inner_text("#status") == text
-        command = page.inner_text("#where .cell code").split()
-    assert command[:2] == ["routectl", "diff"]
-    shown = json.loads(run(capsys, *command[1:], "--json").out)
-    assert (shown["rows"], shown["rows_mismatched"]) == (rows, bad)
-    assert len(shown["examples"]) == min(bad, 20)
-
-
-def test_the_token_view_shows_both_sides(browser, folder, doc):
+def test_the_token_view_shows_both_sides(opened, folder, doc):
     """A token's sets, layer by layer, are those of the two dumps; hovering names the change."""
     sides = [open_dump(str(path)) for path in (OLD, NEW)]
     entry = doc["detail"]["sequences"][1]
     samples = [next(s for s in side if s.sample_id == entry["sample"]) for side in sides]
-    with opened(browser, folder / "diff.html") as page:
+    with opened(folder / "diff.html") as page:
         page.select_option("[name=sample]", "1")
         shaded = page.eval_on_selector_all(".tokens [style]", "all => all.map(e => +e.dataset.t)")
         assert len(shaded) == doc["sequences"]["worst"][1]["tokens_mismatched"]
@@ -339,9 +109,9 @@ def test_the_token_view_shows_both_sides(browser, folder, doc):
         assert "→" in page.inner_text("#tip")
 
 
-def test_tokens_are_reached_by_keys(browser, folder):
+def test_tokens_are_reached_by_keys(opened, folder):
     """Arrow keys walk the tokens, Enter shows one; Tab reaches every control on the way."""
-    with opened(browser, folder / "diff.html") as page:
+    with opened(folder / "diff.html") as page:
         seen = []
         for _ in range(60):
             page.keyboard.press("Tab")
@@ -357,9 +127,9 @@ def test_tokens_are_reached_by_keys(browser, folder):
         assert page.locator(".sides tbody tr").count() == 6
 
 
-def test_csv_holds_the_view(browser, folder, doc, tmp_path):
+def test_csv_holds_the_view(opened, folder, doc, tmp_path):
     """The CSV's rows add up to what is in view; a table's is the table."""
-    with opened(browser, folder / "diff.html", accept_downloads=True) as page:
+    with opened(folder / "diff.html", accept_downloads=True) as page:
         page.select_option("[name=place]", "response")
         with page.expect_download() as download:
             page.click("[name=csv]")
@@ -383,9 +153,9 @@ def test_csv_holds_the_view(browser, folder, doc, tmp_path):
     assert json.loads((tmp_path / "saved.json").read_text("utf-8")) == doc
 
 
-def test_tables_sort_and_filter(browser, folder, doc):
+def test_tables_sort_and_filter(opened, folder, doc):
     """A head sorts its column as numbers, both ways; the filter keeps what matches."""
-    with opened(browser, folder / "diff.html") as page:
+    with opened(folder / "diff.html") as page:
         head = page.locator("#samples thead button").nth(4)
         column = "rows => rows.filter(r => !r.hidden).map(r => r.cells[4].textContent)"
         for ordered in (lambda a, b: a <= b, lambda a, b: a >= b):
@@ -404,11 +174,11 @@ def test_tables_sort_and_filter(browser, folder, doc):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_both_themes(browser, folder, name):
+def test_both_themes(opened, folder, name):
     """Each page follows the system's theme, the button turns it, and text stays readable."""
     colour = "getComputedStyle(document.body).backgroundColor"
     for scheme, other in (("light", "dark"), ("dark", "light")):
-        with opened(browser, folder / f"{name}.html", color_scheme=scheme) as page:
+        with opened(folder / f"{name}.html", color_scheme=scheme) as page:
             first = page.evaluate(colour)
             drawn = page.screenshot(full_page=True)
             page.click("[name=theme]")
@@ -421,23 +191,23 @@ def test_both_themes(browser, folder, name):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_narrow_screens_do_not_scroll_sideways(browser, folder, name):
+def test_narrow_screens_do_not_scroll_sideways(opened, folder, name):
     """On a telephone nothing is wider than the screen but tables, which scroll by themselves."""
-    with opened(browser, folder / f"{name}.html", viewport={"width": 390, "height": 800}) as page:
+    with opened(folder / f"{name}.html", viewport={"width": 390, "height": 800}) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_nothing_is_cut_at_1280(browser, folder, name):
+def test_nothing_is_cut_at_1280(opened, folder, name):
     """At 1280 pixels no table scrolls sideways."""
     wider = "boxes => boxes.filter(b => b.scrollWidth > b.clientWidth).length"
-    with opened(browser, folder / f"{name}.html") as page:
+    with opened(folder / f"{name}.html") as page:
         assert page.eval_on_selector_all(".scroll", wider) == 0
 
 
-def test_without_scripts(browser, folder, doc):
+def test_without_scripts(opened, folder, doc):
     """With scripts off the verdict and the tables are there, and a line says what is not."""
-    with opened(browser, folder / "diff.html", java_script_enabled=False) as page:
+    with opened(folder / "diff.html", java_script_enabled=False) as page:
         assert page.locator("h1").inner_text().startswith("DIFFERS")
         assert page.locator("noscript").count() == 1
         assert page.locator("#toolbar").is_hidden()
@@ -445,9 +215,9 @@ def test_without_scripts(browser, folder, doc):
         assert rows.count() == len(doc["layers"]) + 1
 
 
-def test_it_prints(browser, folder):
+def test_it_prints(opened, folder):
     """On paper the toolbar is gone and the page is light, even in the dark."""
-    with opened(browser, folder / "diff.html", color_scheme="dark") as page:
+    with opened(folder / "diff.html", color_scheme="dark") as page:
         assert page.pdf().startswith(b"%PDF")
         page.emulate_media(media="print")
         assert page.locator("#toolbar").is_hidden()
@@ -455,11 +225,11 @@ def test_it_prints(browser, folder):
         assert page.evaluate("getComputedStyle(document.body).color") == "rgb(28, 33, 39)"
 
 
-def test_hostile_samples_are_text(browser, tmp_path):
+def test_hostile_samples_are_text(opened, tmp_path):
     """Names that are markup, script or formulas are shown as text, and nothing of them runs."""
     target = tmp_path / "hostile.html"
     target.write_bytes(html_page(hostile_document()).encode())
-    with opened(browser, target, accept_downloads=True) as page:
+    with opened(target, accept_downloads=True) as page:
         assert page.title().startswith("routectl diff")
         for index in range(len(HOSTILE)):
             page.select_option("[name=sample]", str(index))

@@ -35,7 +35,7 @@ function cellLine() {
   const node = el("div", { class: "cell" }, text);
   node.show = (what, command) => {
     text.textContent = what;
-    node.replaceChildren(text, ...copied(command));
+    node.replaceChildren(text, ...command);
   };
   return node;
 }
@@ -98,7 +98,10 @@ function whereItDiffers(view, counts) {
     describe,
     title: "position",
     pick: (r, c) =>
-      cell.show(describe(r, c), commandOf(view, layerNumbers[shown[r]], from(c), to(c))),
+      cell.show(
+        describe(r, c),
+        rows[r][c] ? copied(commandOf(view, layerNumbers[shown[r]], from(c), to(c))) : [],
+      ),
   });
   return panel(
     "where",

@@ -78,7 +78,7 @@ const JUDGING = ["--fail-over", "--fail-under", "--fail-on", "--rerun", "--allow
 
 /**
  * A command line that runs where the report's own ran: what was typed, with other options in place
- * of those of their names. null where an input was a pipe.
+ * of those of their names. null where an input was a pipe, or a word has what no shell hands on.
  */
 function commandLine(verb, asked, own) {
   if (asked.inputs.includes("-")) return null;
@@ -87,13 +87,16 @@ function commandLine(verb, asked, own) {
   const words = [...kept, ...own].flatMap(([flag, value]) =>
     value === undefined ? [flag] : value.startsWith("-") ? [`${flag}=${value}`] : [flag, value],
   );
-  return ["routectl", verb, ...asked.inputs, ...words].map(quoted).join(" ");
+  const line = ["routectl", verb, ...asked.inputs, ...words];
+  return line.some((word) => /\0/.test(word) || !word.isWellFormed())
+    ? null
+    : line.map(quoted).join(" ");
 }
 
-/** A command to copy; why there is none, where an input was a pipe. */
+/** A command to copy, or why there is none. */
 const copied = (command) =>
   command === null
-    ? [el("span", { class: "quiet" }, "An input was a pipe: no command can read it again.")]
+    ? [el("span", { class: "quiet" }, "No command can say this: an input was a pipe, or a name cannot be typed.")]
     : [
         el("code", {}, command),
         el("button", { type: "button", onclick: () => copyText(command) }, "Copy command"),
