@@ -10,12 +10,14 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from ..errors import RoutectlError
+from ..jobs.options import check_choice
 from ..limits import parse_limits, raised_limits
 from ..visible import visible
-from .commands import HELP, Commands
 from .logs import show_logs
 from .signals import ended_by_signals
-from .spellings import said_now
+from .words.commands import HELP, Commands
+from .words.scripts import SCRIPTS
+from .words.spellings import said_now
 
 __all__ = ["app", "main", "script"]
 
@@ -41,8 +43,24 @@ def _version(asked: bool) -> None:
         raise typer.Exit(0)
 
 
+def _completion(shell: str | None) -> None:
+    if shell is not None:
+        check_choice("--completion", shell, tuple(SCRIPTS))
+        print(SCRIPTS[shell], end="")
+        raise typer.Exit(0)
+
+
 @app.callback()
 def _root(
+    completion: str | None = typer.Option(
+        None,
+        "--completion",
+        callback=_completion,
+        is_eager=True,
+        metavar="bash|zsh|fish",
+        help="Print the script that completes command lines in a shell; its first lines say where "
+        "it goes.",
+    ),
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version."
     ),
@@ -72,6 +90,14 @@ def _without_globals(argv: Sequence[str]) -> tuple[list[str], list[str], bool]:
     return [*left[1:], "--help"] if left[:1] == ["help"] else left, said, plain
 
 
+def _complete(argv: Sequence[str]) -> int:
+    """Answer a script of completion."""
+    from .words.completion import completed
+
+    sys.stdout.write(completed(argv[0] if argv else "", argv[1:]))
+    return 0
+
+
 def _complain(message: str, hint: str | None = None) -> int:
     print(f"routectl: {visible(message, end=1000)}", file=sys.stderr)
     if hint:
@@ -84,6 +110,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         if any("\0" in word for word in argv):
             return _complain("a NUL in an argument: no file and no option has one")
+        if argv[:1] == ["--complete"]:
+            return _complete(argv[1:])
         words, given, plain = _without_globals(argv)
         with raised_limits(**parse_limits(given)):
             code = app(

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from routectl.cli.commands import COMMANDS
 from routectl.cli.main import main
+from routectl.cli.words.commands import COMMANDS
 from routectl.dump import DumpMeta, Sample, WeightSpan
 from routectl.formats.native.container import write_native
 from routectl.routes import Routes

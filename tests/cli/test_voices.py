@@ -7,7 +7,7 @@ import json
 import pytest
 from markdown_it import MarkdownIt
 
-from routectl.cli.commands import COMMANDS, SHARED, command_lines
+from routectl.cli.words.commands import COMMANDS, SHARED, command_lines
 from routectl.reports.text.main_table import csv_table, main_table
 from support.pages import Parsed
 from support.recordings import FIXTURES

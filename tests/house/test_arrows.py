@@ -121,8 +121,9 @@ MAY_IMPORT = {
         "errors files limits version visible formats ops.check.book reports reports.check "
         "reports.ci reports.diff reports.pack reports.page reports.predict reports.show "
         "reports.staleness reports.text reports.written jobs jobs.check jobs.ci jobs.pack "
-        "jobs.predict jobs.recompute jobs.staleness jobs.watch"
+        "jobs.predict jobs.recompute jobs.staleness jobs.watch cli.words"
     ),
+    "cli.words": "limits jobs",
     "__init__": (
         "dump errors layouts limits margins model routes version checkpoints formats forward ops "
         "ops.check ops.check.book ops.diff ops.pack ops.staleness reports.check reports.ci "

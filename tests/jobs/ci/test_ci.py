@@ -340,6 +340,11 @@ class TestRefused:
                 "checks.a: fail-ovr is not known: allow-unmatched, base, eps, ",
             ),
             (toml({"a": {**DIFF, "series": "x"}}), "series is not known"),
+            (
+                toml({"a": {**DIFF, "step": 3}}),
+                "checks.a: step is now: routectl report RESULT.json --tensorboard DIR --step N",
+            ),
+            (toml({"a": {**CHECK, "save": "x.parquet"}}), "save is not known"),
             (toml({"a": {**DIFF, "fail-over": 3}}), "fail-over: Expected `array`, got `int`"),
             (
                 toml({"a": {**DIFF, "fail-over": [3]}}),

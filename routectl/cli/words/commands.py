@@ -132,7 +132,7 @@ class Commands(TyperGroup):
 
 def functions_of(command: str) -> dict[str, Any]:
     """The functions of a command by their second word, which is empty where there is none."""
-    room = import_module(f".{command}", __package__)
+    room = import_module(f"..{command}", __package__)
     group: dict[str, Any] | None = getattr(room, f"{command}_commands", None)
     return {"": getattr(room, f"{command}_command")} if group is None else group
 
