@@ -67,6 +67,7 @@ MAY_IMPORT = {
     "ops.predict": "errors routes routers ops.staleness",
     "ops.staleness": "dump errors margins routes kernels ops.diff ops.pairs",
     "reports": "dump visible ops.diff",
+    "reports.beside": "errors reports reports.ci reports.text",
     "reports.check": "dump ops.check.alone ops.check.book reports reports.diff reports.text",
     "reports.ci": (
         "errors files visible ops.check.book ops.diff ops.staleness reports reports.check "
@@ -75,7 +76,7 @@ MAY_IMPORT = {
     "reports.diff": "margins ops.diff reports reports.text",
     "reports.pack": "dump layouts ops.pack reports.text",
     "reports.page": (
-        "errors visible reports reports.check reports.ci reports.diff reports.pack "
+        "errors visible reports reports.beside reports.check reports.ci reports.diff reports.pack "
         "reports.predict reports.show reports.staleness reports.text"
     ),
     "reports.predict": "checkpoints ops.predict reports.text",
@@ -88,8 +89,9 @@ MAY_IMPORT = {
     "jobs": (
         "dump errors files margins model visible codecs checkpoints engines formats "
         "formats.documents formats.native formats.targets formats.trainers ops ops.check.alone "
-        "ops.check.book ops.diff ops.pack ops.pairs reports reports.check reports.ci reports.diff "
-        "reports.pack reports.predict reports.show reports.staleness reports.text"
+        "ops.check.book ops.diff ops.pack ops.pairs reports reports.beside reports.check "
+        "reports.ci reports.diff reports.pack reports.predict reports.show reports.staleness "
+        "reports.text"
     ),
     "jobs.check": (
         "damage dump errors files model routers checkpoints formats.documents formats.native "
@@ -118,10 +120,10 @@ MAY_IMPORT = {
     ),
     "loading": "dump model formats",
     "cli": (
-        "errors files limits version visible formats ops.check.book reports reports.check "
-        "reports.ci reports.diff reports.pack reports.page reports.predict reports.show "
-        "reports.staleness reports.text reports.written jobs jobs.check jobs.ci jobs.pack "
-        "jobs.predict jobs.recompute jobs.staleness jobs.watch cli.words"
+        "errors files limits version visible formats ops.check.book reports reports.beside "
+        "reports.check reports.ci reports.diff reports.pack reports.page reports.predict "
+        "reports.show reports.staleness reports.text reports.written jobs jobs.check jobs.ci "
+        "jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch cli.words"
     ),
     "cli.words": "limits jobs",
     "__init__": (

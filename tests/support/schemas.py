@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from routectl.reports.beside.schema import BesideDocument
 from routectl.reports.check.schema import CheckDocument, WatchDocument
 from routectl.reports.ci.schema import BaselineDocument, CiDocument
 from routectl.reports.diff.schema import DetailDocument, DiffDocument
@@ -16,6 +17,7 @@ __all__ = ["TYPES", "json_schema"]
 
 TYPES: dict[str, Any] = {
     "baseline": BaselineDocument,
+    "beside": BesideDocument,
     "check": CheckDocument,
     "checkpoint": CheckpointDocument,
     "ci": CiDocument,

@@ -16,6 +16,7 @@ from string import Template
 
 from ...errors import FormatError
 from ...visible import quoted
+from ..beside.text import render_beside
 from ..check.text import render_check
 from ..ci.text import render_ci
 from ..diff.text import render_diff
@@ -40,6 +41,7 @@ _VIEWS: tuple[tuple[str, Render], ...] = (
     ("routectl.predict/1", render_prediction),
     ("routectl.verify/1", render_verified),
     ("routectl.ci/1", render_ci),
+    ("routectl.beside/1", render_beside),
 )
 VIEWED = tuple(schema for schema, _ in _VIEWS)
 _ASSETS = files(__package__) / "assets"
@@ -56,6 +58,7 @@ _SCRIPTS = (
     "shown.js",
     "staleness.js",
     "verdicts.js",
+    "beside.js",
     "main.js",
 )
 _AS_TEXT = ("routectl.check/1", "routectl.ci/1", "routectl.verify/1")
@@ -93,6 +96,8 @@ def _title(doc: Document) -> str:
     verb = str(doc["schema"]).removeprefix("routectl.").partition("/")[0]
     keys = ("old", "new", "dump", "reference")
     paths = [doc[key]["path"] for key in keys if isinstance(doc.get(key), dict)]
+    if doc["schema"] == "routectl.beside/1":
+        paths = [doc[side]["path"] for side in ("a", "b")]
     alone = (doc.get(key) for key in ("path", "folder", "config", "inputs", "series"))
     paths = paths or [next((path for path in alone if isinstance(path, str)), "")]
     return f"routectl {verb}: {' and '.join(paths)}"[:_LONGEST_TITLE]

@@ -77,6 +77,9 @@ def folder(tmp_path_factory):
     write("staleness", "staleness", OLD, *at, "--exit-zero")
     for name in ("checkpoint", "series"):
         write(name, "report", GOLDEN / f"{name}.json")
+    far = ["diff", OLD, tiny / "routes_v2.fp32.npz", "-o", made / "far.json"]
+    assert main([*map(str, far)]) == 1
+    write("beside", "report", made / "diff.json", made / "far.json")
     assert main(["ci", str(CI), "-o", str(made / "ci.json")]) == 1
     write("ci", "report", made / "ci.json")
     (made / "predict.html").write_bytes(html_page(predicted_document()).encode())

@@ -30,7 +30,18 @@ from support.poison import POISON, faults_of
 
 pytestmark = pytest.mark.browser
 OPENS_S = 2.0
-PAGES = ("diff", "staleness", "check", "show", "checkpoint", "series", "ci", "verify", "predict")
+PAGES = (
+    "diff",
+    "staleness",
+    "check",
+    "show",
+    "checkpoint",
+    "series",
+    "ci",
+    "verify",
+    "predict",
+    "beside",
+)
 # Every text and attribute of a page but what its scripts hold
 TEXTS = """() => [...document.querySelectorAll("*")]
     .filter((node) => !["SCRIPT", "STYLE"].includes(node.tagName))

@@ -185,8 +185,15 @@ function stepOf(least) {
   return [1, 2, 5, 10].find((n) => n * ten >= least) * ten;
 }
 
-/** Curves with bands. series: name, colour, dash, points ({x, y, low, high, text}); lines as above. */
-function curves(label, series, { under, lines = [] }) {
+/**
+ * Curves with bands. series: name, colour, dash, points ({x, y, low, high, text}); lines as above.
+ * The axis begins at 0 where zero says so; told says a value of it.
+ */
+function curves(
+  label,
+  series,
+  { under, lines = [], zero = true, told = (value) => `${short(100 * value)} %` },
+) {
   const WIDTH = 620,
     TALL = 230,
     LEFT = 54,
@@ -196,17 +203,22 @@ function curves(label, series, { under, lines = [] }) {
   const points = series.flatMap((s) => s.points);
   const highest =
     Math.max(...points.map((p) => p.high ?? p.y), ...lines.map(([value]) => value)) || 1;
-  const step = stepOf(highest / 4),
-    most = Math.ceil(highest / step) * step;
+  const lowest = Math.min(...(zero ? [0] : []), ...points.map((p) => p.low ?? p.y));
+  const step = stepOf((highest - lowest || highest) / 4),
+    most = Math.ceil(highest / step) * step,
+    least = Math.floor(lowest / step) * step;
   const xs = [...new Set(points.map((p) => p.x))].sort((a, b) => a - b);
   const [lo, hi] = [xs[0], xs[xs.length - 1]];
   const x = (value) =>
     LEFT + 12 + (hi === lo ? 0 : (value - lo) / (hi - lo)) * (WIDTH - LEFT - RIGHT - 24);
-  const y = (value) => BASE - (value / most) * TALL;
-  const ticks = Array.from({ length: Math.round(most / step) + 1 }, (_, i) => i * step);
+  const y = (value) => BASE - ((value - least) / (most - least)) * TALL;
+  const ticks = Array.from(
+    { length: Math.round((most - least) / step) + 1 },
+    (_, i) => least + i * step,
+  );
   const marks = ticks.flatMap((tick) => [
     line(LEFT, y(tick), WIDTH - RIGHT, y(tick)),
-    word(LEFT - 6, y(tick), `${short(100 * tick)} %`, {
+    word(LEFT - 6, y(tick), told(tick), {
       "text-anchor": "end",
       "dominant-baseline": "central",
     }),

@@ -48,6 +48,7 @@ function draw() {
         ci: ciPanels,
         verify: verifyPanels,
         predict: predictPanels,
+        beside: besidePanels,
       }[schema]?.() ?? []
     );
   });
@@ -142,7 +143,7 @@ const UNITS = { B: 1, kB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12 };
 function keyOf(text) {
   const [, size, unit] = /^([\d.]+) ([kMGT]?B)$/.exec(text) ?? [];
   if (unit) return Number(size) * UNITS[unit];
-  const plain = text.replace(/[,% ]/g, "").replace(/^[<>]/, "");
+  const plain = text.replace(/ points$/, "").replace(/[,% ]/g, "").replace(/^[<>]/, "");
   return plain !== "" && !Number.isNaN(Number(plain)) ? Number(plain) : text;
 }
 
