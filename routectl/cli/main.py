@@ -10,12 +10,14 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from ..errors import RoutectlError
+from ..jobs.inputs import STDIN
 from ..jobs.options import check_choice
 from ..limits import parse_limits, raised_limits
 from ..visible import visible
 from .logs import show_logs
 from .signals import ended_by_signals
-from .words.commands import HELP, Commands
+from .words.commands import Commands
+from .words.help import HELP
 from .words.scripts import SCRIPTS
 from .words.spellings import said_now
 
@@ -30,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings=HELP,
+    context_settings=dict(HELP),
     help="Compare and convert the expert routes of mixture-of-experts models in RL.",
 )
 
@@ -85,6 +87,8 @@ def _without_globals(argv: Sequence[str]) -> tuple[list[str], list[str], bool]:
             said.append(word.partition("=")[2])
         elif word == "--plain":
             plain = True
+        elif word.startswith("-::"):  # standard input with options: typer takes it for a flag
+            left.append(f"{STDIN}{word[1:]}")
         else:
             left.append(word)
     return [*left[1:], "--help"] if left[:1] == ["help"] else left, said, plain

@@ -7,15 +7,20 @@ import json
 import pytest
 from markdown_it import MarkdownIt
 
-from routectl.cli.words.commands import COMMANDS, SHARED, command_lines
+from routectl.cli.words.commands import COMMANDS, command_lines
+from routectl.cli.words.help import SHARED
+from routectl.reports.diff.text import render_diff
 from routectl.reports.text.main_table import csv_table, main_table
-from support.pages import Parsed
+from routectl.reports.text.markdown import markdown_report
+from routectl.visible import visible
+from support.pages import HOSTILE, Parsed, hostile_document
 from support.recordings import FIXTURES
 from support.shell import complaint, document, on_terminal, run, written
 from support.tiny_rl import ENGINE, TINY
 
 V0 = TINY / "routes_v0.fp32.npz"
 DIFF = ("diff", ENGINE, V0, "--sample", "0/0", "--exit-zero")
+ELEMENTS = {*["h3", "ul", "li", "strong", "p", "table", "thead", "tbody", "tr", "th", "td"]}
 LINES = [line.split() for line, _ in command_lines()]
 
 
@@ -63,9 +68,7 @@ class TestForms:
         table = page.tables[0]
         for row in table[1:]:
             assert "".join("".join(row).split()) in ["".join(line) for line in lines]
-        assert set(page.tags) <= {"h3", "ul", "li", "strong", "p", "table"} | {
-            *("thead", "tbody", "tr", "th", "td")
-        }
+        assert set(page.tags) <= ELEMENTS
 
     def test_csv(self, capsys, tmp_path):
         """NAME.csv is the table of layers, read by csv: the document's figures."""
@@ -85,6 +88,32 @@ class TestForms:
         assert len(names) >= 3
         assert rows
         assert not [cell for row in rows for cell in row if isinstance(cell, dict | list)]
+
+    def test_hostile_markdown(self):
+        """Rendered by markdown-it, links found too, hostile names are text: our elements alone."""
+        text = markdown_report(hostile_document(), render_diff)
+        render = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render
+        page = Parsed(render(text))
+        assert set(page.tags) <= ELEMENTS | {"code"}
+        assert page.attributes in ([], [("style", "text-align:right")] * len(page.attributes))
+        squeezed = "".join(page.text.split())
+        for name in (name for name in HOSTILE if len(name) < 100):  # others are cut
+            assert "".join(visible(name).split()) in squeezed
+
+    @pytest.mark.parametrize(
+        "begin", ["- x", "+ x", "1. x", "12) x", "=== x", "# x", "> x", "    x"]
+    )
+    def test_a_line_begins_nothing(self, begin):
+        """A line that begins as a list, a heading or a quotation is a paragraph."""
+
+        def render(_, console):
+            for line in ("HEAD", begin, begin):
+                console.print(line)
+
+        page = Parsed(MarkdownIt("commonmark").render(markdown_report({}, render)))
+        assert page.tags.count("p") == 2
+        assert set(page.tags) == {"h3", "p"}
+        assert page.text.split() == f"HEAD {begin} {begin}".split()
 
     @pytest.mark.parametrize("text", ["=1+1", " @SUM(A1)", "+1", "-1", "\t=1", "＝1"])
     def test_a_cell_is_no_formula(self, text):

@@ -10,7 +10,8 @@ from typing import Any, get_args
 
 from ...jobs.options import Option
 from ...limits import Limits
-from .commands import COMMANDS, SHARED, functions_of
+from .commands import COMMANDS, functions_of
+from .help import SHARED
 from .scripts import SCRIPTS
 
 __all__ = ["completed"]

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from ...jobs.spellings import OLD, POSITIONAL
-from .commands import COMMANDS, SHARED, functions_of
+from .commands import COMMANDS, functions_of
+from .help import SHARED
 
 __all__ = ["own_flags", "said_now"]
 
