@@ -6,6 +6,7 @@ Shape suffixes: T tokens, L MoE layers, K top_k, E num_experts, S = K + 1 swap c
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numba import njit
@@ -187,10 +188,10 @@ def added_rows(parts: Sequence[RowCounts]) -> RowCounts:
         return parts[0]
     marks = [p.differs_TL for p in parts if p.differs_TL is not None]
     return RowCounts(
-        np.sum([p.swaps_LS for p in parts], axis=0),
-        np.sum([p.order_L for p in parts], axis=0),
-        np.sum([p.load_old_LE for p in parts], axis=0),
-        np.sum([p.load_new_LE for p in parts], axis=0),
+        reduce(np.add, [p.swaps_LS for p in parts]),
+        reduce(np.add, [p.order_L for p in parts]),
+        reduce(np.add, [p.load_old_LE for p in parts]),
+        reduce(np.add, [p.load_new_LE for p in parts]),
         np.concatenate([p.differing_T for p in parts]),
         np.concatenate([p.first_T for p in parts]),
         np.concatenate(marks) if marks else None,

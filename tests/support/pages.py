@@ -130,12 +130,13 @@ def predicted_document():
 def large_dumps(samples, tokens, layers=48, top_k=8, experts=128):
     """Two dumps of samples x tokens, about one row in twenty mismatched; ids by arithmetic."""
     numbers = tuple(range(layers))
+    dtype = np.uint8 if experts <= 256 else np.uint16
 
     @functools.cache
     def ids(seed):
         rng = np.random.default_rng(seed)
         first = rng.integers(0, experts, (tokens, layers, 1))
-        return ((first + 3 * np.arange(top_k)) % experts).astype(np.uint8)
+        return ((first + 3 * np.arange(top_k)) % experts).astype(dtype)
 
     def changed(i):
         rng = np.random.default_rng(1000 + i)

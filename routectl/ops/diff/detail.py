@@ -7,14 +7,14 @@ places, B bins of positions, N = L + 1 numbers of differing layers.
 """
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernels.rows import RowCounts, added_rows, count_marks
+from ...kernels.rows import RowCounts, count_marks
 from ...margins import Margins
 from ..pairs.align import Pair
 from .flips import MarginCounts, added_margins
@@ -220,11 +220,11 @@ class DetailTally:
     def add(
         self,
         pair: Pair,
-        parts: Sequence[Part],
-        counted: Sequence[RowCounts],
+        counted: Iterable[tuple[Part, RowCounts]],
+        whole: RowCounts,
         token_ids: NDArray[np.int32] | None,
     ) -> None:
-        """Add the compared rows of one pair, counted by place, with marks."""
+        """Add the compared rows of one pair, counted by place and as a whole, with marks."""
         width = self._detail.width
         while pair.position + len(pair.old_TLK) > width * BINS:
             width *= 2
@@ -232,7 +232,7 @@ class DetailTally:
         places, layers = len(DETAIL_PLACES), pair.old_TLK.shape[1]
         tokens = np.zeros((2, places), np.int32)
         rows = np.zeros((2, places, layers), np.int32)
-        for part, found in zip(parts, counted, strict=True):
+        for part, found in counted:
             self._add(pair, part, found)
             swaps_LS, compared_T = found.swaps_LS, _compared(pair, part)
             tokens[:, part.place] = compared_T.sum(), (found.differing_T > 0).sum()
@@ -241,7 +241,7 @@ class DetailTally:
         if len(self._samples) < LISTED or listed.rank < self._samples[-1].rank:
             bisect.insort(self._samples, listed, key=lambda s: s.rank)
             del self._samples[LISTED:]
-        self._keep(pair, added_rows(counted), listed, token_ids)
+        self._keep(pair, whole, listed, token_ids)
 
     def _add(self, pair: Pair, part: Part, rows: RowCounts) -> None:
         """Add the rows of one place."""

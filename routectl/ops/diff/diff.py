@@ -223,7 +223,7 @@ class _Tally:
         )
         if self.detail is not None:
             ids = _token_ids(old, new, pair.position, len(rows.first_T))
-            self.detail.add(pair, parts, counted, ids)
+            self.detail.add(pair, zip(parts, counted, strict=True), rows, ids)
         left = self.limit - len(self.examples)
         if left > 0:
             self.examples += first_mismatches(pair, rows, self.layers, left)
