@@ -65,6 +65,7 @@ MAY_IMPORT = {
     "ops.predict": "errors routes routers ops.staleness",
     "ops.staleness": "dump errors margins routes visible kernels ops.diff ops.pairs",
     "reports": "dump visible ops.diff",
+    "reports.beside": "errors reports reports.ci reports.text",
     "reports.cache": "reports.text",
     "reports.check": "dump ops.check.alone ops.check.book reports reports.diff reports.text",
     "reports.ci": (
@@ -75,7 +76,7 @@ MAY_IMPORT = {
     "reports.pack": "dump layouts ops.pack reports.text",
     "reports.notebook": "reports reports.page",
     "reports.page": (
-        "errors visible reports reports.check reports.ci reports.diff reports.pack "
+        "errors visible reports reports.beside reports.check reports.ci reports.diff reports.pack "
         "reports.predict reports.recompute reports.show reports.staleness reports.text"
     ),
     "reports.predict": "checkpoints ops.predict reports.text",
@@ -92,8 +93,9 @@ MAY_IMPORT = {
     "jobs": (
         "dump errors files margins model visible codecs checkpoints engines formats "
         "formats.documents formats.native formats.targets ops ops.check.alone ops.check.book "
-        "ops.diff ops.pack reports reports.check reports.ci reports.diff reports.pack "
-        "reports.predict reports.recompute reports.show reports.staleness reports.text"
+        "ops.diff ops.pack reports reports.beside reports.check reports.ci reports.diff "
+        "reports.pack reports.predict reports.recompute reports.show reports.staleness "
+        "reports.text"
     ),
     "jobs.check": (
         "dump errors files model routers formats.documents formats.native ops.check "
@@ -129,11 +131,11 @@ MAY_IMPORT = {
     ),
     "loading": "dump model formats",
     "cli": (
-        "errors files limits version visible formats ops.check.book reports reports.cache "
-        "reports.check reports.ci reports.diff reports.pack reports.page reports.predict "
-        "reports.recompute reports.show reports.staleness reports.text reports.written jobs "
-        "jobs.check jobs.ci jobs.diff jobs.pack jobs.predict jobs.recompute jobs.staleness "
-        "jobs.watch cli.words"
+        "errors files limits version visible formats ops.check.book reports reports.beside "
+        "reports.cache reports.check reports.ci reports.diff reports.pack reports.page "
+        "reports.predict reports.recompute reports.show reports.staleness reports.text "
+        "reports.written jobs jobs.check jobs.ci jobs.diff jobs.pack jobs.predict jobs.recompute "
+        "jobs.staleness jobs.watch cli.words"
     ),
     "cli.words": "limits jobs",
     "__init__": (

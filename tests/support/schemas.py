@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from routectl.reports.beside.schema import BesideDocument
 from routectl.reports.cache.schema import CacheDocument
 from routectl.reports.check.schema import CheckDocument, WatchDocument
 from routectl.reports.ci.schema import BaselineDocument, CiDocument
@@ -18,6 +19,7 @@ __all__ = ["TYPES", "json_schema"]
 
 TYPES: dict[str, Any] = {
     "baseline": BaselineDocument,
+    "beside": BesideDocument,
     "cache": CacheDocument,
     "check": CheckDocument,
     "checkpoint": CheckpointDocument,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError, UnsupportedError
+from ..asked import asked_of
 from ..options import argument, check_bounds, eps_option, fail_on_option, option, save_option
 from ..progress import SILENT, Progress
 from ..reading import Reading, finite_eps
@@ -138,6 +139,7 @@ def check_dump(
         result = check(watched, reference, options=options).selected(wanted, left_out)
     other = None if reference is None else (reference.meta, len(reference))
     document = check_document(result, other, fail_on=request.fail_on)
+    document["asked"] = asked_of(request)
     return Checked(document, opened, result, other)
 
 

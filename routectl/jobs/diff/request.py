@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError
+from ..asked import asked_of
 from ..compared import Compared, Judging, compared, metric_names, parsed_limits
 from ..options import (
     allow_unmatched_option,
@@ -102,7 +103,9 @@ def answer_diff(
     request: DiffRequest, progress: Progress = SILENT, *, baseline: "Baseline | None" = None
 ) -> "Document":
     """The routectl.diff/1 document: see ``compare_dumps``."""
-    return compare_dumps(request, progress, baseline=baseline).document
+    document = compare_dumps(request, progress, baseline=baseline).document
+    document["asked"] = asked_of(request)
+    return document
 
 
 def compare_dumps(

@@ -17,7 +17,7 @@ from ...ops.diff.thresholds import Threshold, Verdict, judge
 from ...ops.pack.verify import Verification
 from ...ops.staleness.staleness import Staleness
 from ...ops.summary import Summary
-from ...reports.document import Document
+from ...reports.document import AskedEntry, Document
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,6 +38,11 @@ A = TypeVar("A")
 def answer_of(kind: type[A], result: Any, **more: Any) -> A:
     """A result as an answer of some class, with what that has beside."""
     return kind(**{f.name: getattr(result, f.name) for f in fields(result)}, **more)
+
+
+def _asked(document: Document, asked: AskedEntry | None) -> Document:
+    """A document with what was asked, where that is known."""
+    return document if asked is None else {**document, "asked": asked}
 
 
 class _Shown:
@@ -76,19 +81,24 @@ class _Tabled(_Shown):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class DiffAnswer(_Tabled, DiffResult):
-    """A ``DiffResult``, the thresholds that it is held against, and the rerun's noise."""
+    """A ``DiffResult``, the thresholds that it is held against, and the rerun's noise.
+
+    asked is what the document says of the command line that asks the same; None of dumps in memory,
+    and of a sum.
+    """
 
     limits: tuple[Threshold, ...] = ()
     eps: float = EPS
     allow_unmatched: bool = False
     noise: DiffResult | None = None
+    asked: AskedEntry | None = None
 
     def __add__(self, other: DiffResult) -> "DiffAnswer":
         whole = DiffResult.__add__(self, other)
         assert isinstance(whole, DiffAnswer)
         noise = other.noise if isinstance(other, DiffAnswer) else None
         both = None if self.noise is None or noise is None else self.noise + noise
-        return replace(whole, noise=both)
+        return replace(whole, noise=both, asked=None)
 
     @property
     def verdict(self) -> Verdict:
@@ -99,7 +109,7 @@ class DiffAnswer(_Tabled, DiffResult):
         """The routectl.diff/1 document."""
         from ...reports.diff.document import diff_document
 
-        return diff_document(self, self.verdict, noise=self.noise)
+        return _asked(diff_document(self, self.verdict, noise=self.noise), self.asked)
 
     def _eps(self) -> float:
         return self.eps
@@ -107,10 +117,14 @@ class DiffAnswer(_Tabled, DiffResult):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class CheckAnswer(_Tabled, CheckResult):
-    """A ``CheckResult``, the meta and sample count of the reference, and what fails."""
+    """A ``CheckResult``, the meta and sample count of the reference, and what fails.
+
+    asked is as in ``DiffAnswer``.
+    """
 
     reference: tuple[DumpMeta, int] | None = None
     fail_on: str = "error"
+    asked: AskedEntry | None = None
 
     def __add__(self, other: CheckResult) -> "CheckAnswer":
         reference = self.reference
@@ -123,7 +137,7 @@ class CheckAnswer(_Tabled, CheckResult):
         """The routectl.check/1 document."""
         from ...reports.check.document import check_document
 
-        return check_document(self, self.reference, fail_on=self.fail_on)
+        return _asked(check_document(self, self.reference, fail_on=self.fail_on), self.asked)
 
     def to_arrow(self, table: str = "findings") -> "pa.Table":
         """One of its tables: findings, places, layers."""

@@ -9,10 +9,12 @@ from typing import Any, Union, get_args, get_origin
 
 from ...dump import Dump
 from ...model import ModelFacts
+from ...reports.document import AskedEntry
+from ..asked import asked_of
 from ..held import HeldDump
 from ..options import build, groups_of
 
-__all__ = ["Model", "Source", "keywords_of", "path_text", "request_of"]
+__all__ = ["Model", "Source", "asked_in", "keywords_of", "path_text", "request_of"]
 
 Model = str | PathLike[str] | ModelFacts
 """A model: its config, a folder with one, or the facts themselves."""
@@ -50,6 +52,12 @@ def request_of(kind: Any, values: Mapping[str, Any]) -> Any:
             verb = kind.__name__.removesuffix("Request").lower()
             raise TypeError(f"{verb}: no keyword {name!r}: expected {', '.join(sorted(known))}")
     return build(kind, {name: _fitted(value, known[name]) for name, value in values.items()})
+
+
+def asked_in(request: Any) -> AskedEntry | None:
+    """What a request asks, as words of a command line; None where a dump is in memory."""
+    values = (getattr(request, field.name) for field in fields(request))
+    return None if any(isinstance(v, HeldDump) for v in values) else asked_of(request)
 
 
 def _fitted(value: Any, kind: Any) -> Any:

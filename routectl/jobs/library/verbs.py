@@ -9,7 +9,7 @@ from ...errors import MismatchError
 from ..held import HeldDump
 from ..progress import SILENT, Progress
 from .answers import CheckAnswer, DiffAnswer, StalenessAnswer, SummaryAnswer, answer_of
-from .asking import Source, path_text, request_of
+from .asking import Source, asked_in, path_text, request_of
 from .keywords import CheckKeywords, DiffKeywords, ShowKeywords, StalenessKeywords
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def diff(old: Source, new: Source, **options: Unpack[DiffKeywords]) -> DiffAnswe
         "limits": request.limits,
         "eps": found.verdict.eps,
         "allow_unmatched": request.allow_unmatched,
+        "asked": asked_in(request),
     }
     return answer_of(DiffAnswer, found.result, noise=found.noise, **judged)
 
@@ -76,7 +77,8 @@ def check(
     progress, values = _asked(more, dump=path_text(dump), against=against)
     request = request_of(CheckRequest, values)
     found = check_and_fix(request, progress, options)
-    return answer_of(CheckAnswer, found.result, reference=found.reference, fail_on=request.fail_on)
+    told = {"reference": found.reference, "fail_on": request.fail_on, "asked": asked_in(request)}
+    return answer_of(CheckAnswer, found.result, **told)
 
 
 def staleness(

@@ -21,8 +21,13 @@ CHECKPOINT = FIXTURES / "checkpoints" / "megatron-0.15.3"
 
 
 def plain(found):
-    """A document as --json has it."""
-    return json.loads(json.dumps(found))
+    """A document as --json has it, but for the words of the command line that asks the same."""
+    return {name: part for name, part in json.loads(json.dumps(found)).items() if name != "asked"}
+
+
+def printed(capsys, *line, code=0):
+    """What a command line prints with --json, likewise."""
+    return plain(document(capsys, *line, code=code))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,7 @@ class TestDiff:
 
     def test_paths_are_what_their_dumps_are(self, capsys, dumps, paths):
         """Text, a Path and a Dump give one result: that of the command."""
-        told = document(capsys, "diff", paths[0], paths[1], code=1)
+        told = printed(capsys, "diff", paths[0], paths[1], code=1)
         for old, new in ((str(paths[0]), paths[1]), (paths[0], dumps[1]), dumps):
             found = routectl.diff(old, new)
             assert isinstance(found, routectl.DiffResult)
@@ -59,10 +64,21 @@ class TestDiff:
         old, new = (paths[side] for side in COMPARISONS[name])
         assert_recorded(routectl.diff(old, new), TRUTH[name])
 
+    def test_a_page_says_what_was_asked(self, capsys, paths, dumps):
+        """Of paths the whole document is the command's, the words that ask again too."""
+        line = ("diff", paths[0], paths[1], "--layers", "0-2", "--fail-over", "mismatch:1%")
+        found = routectl.diff(*paths[:2], layers=range(3), fail_over="mismatch:1%")
+        assert found.to_dict() == document(capsys, *line, code=1)
+        checked = routectl.check(paths[0], paths[1], ignore="R7")
+        line = ("check", paths[0], "--against", paths[1], "--ignore", "R7")
+        assert checked.to_dict() == document(capsys, *line)
+        assert "asked" not in routectl.diff(*dumps).to_dict()
+        assert "asked" not in (found + found).to_dict()
+
     def test_keywords_are_the_commands_options(self, capsys, dumps, paths):
         """Lists and ranges stand for a flag's text, one text for a flag that is repeatable."""
         line = ("--layers", "0-2", "--positions", "8-63", "--sample", "0/0", "--sample", "0/1")
-        told = document(
+        told = printed(
             capsys,
             "diff",
             paths[0],
@@ -167,10 +183,10 @@ class TestCheck:
 
     def test_paths_are_what_their_dumps_are(self, capsys, dumps, paths):
         """A dump alone and one with its reference give what the command prints."""
-        told = document(capsys, "check", DUMP)
+        told = printed(capsys, "check", DUMP)
         assert plain(routectl.check(DUMP).to_dict()) == told
         assert plain(routectl.check(routectl.open_dump(DUMP)).to_dict()) == told
-        told = document(capsys, "check", paths[0], "--against", paths[1])
+        told = printed(capsys, "check", paths[0], "--against", paths[1])
         for dump, reference in ((str(paths[0]), str(paths[1])), (paths[0], dumps[1]), dumps):
             found = routectl.check(dump, reference)
             assert isinstance(found, routectl.CheckResult)
@@ -194,7 +210,7 @@ class TestStaleness:
 
     def test_versions_by_name(self, capsys, dumps, paths):
         """Paths, dumps and Versions give one result: that of the command."""
-        told = document(capsys, "staleness", paths[0], f"--at=v0={paths[1]}", f"--at=v1={paths[2]}")
+        told = printed(capsys, "staleness", paths[0], f"--at=v0={paths[1]}", f"--at=v1={paths[2]}")
         opened = routectl.open_dump(paths[2])
         for versions in (
             {"v0": paths[1], "v1": str(paths[2])},
@@ -230,7 +246,7 @@ class TestShow:
 
     def test_a_summary_is_what_show_prints(self, capsys):
         """Of a path and of a dump, by either name."""
-        told = document(capsys, "show", DUMP)
+        told = printed(capsys, "show", DUMP)
         for found in (routectl.summarize(DUMP), routectl.show(routectl.open_dump(DUMP))):
             assert isinstance(found, routectl.Summary)
             assert plain(found.to_dict()) == told
@@ -248,5 +264,5 @@ class TestShow:
         """``show`` of weights is the checkpoint's facts, and the command's document."""
         found = routectl.show(CHECKPOINT)
         assert isinstance(found, routectl.CheckpointFacts)
-        assert plain(found.to_dict()) == document(capsys, "show", CHECKPOINT)
+        assert plain(found.to_dict()) == printed(capsys, "show", CHECKPOINT)
         assert repr(found).startswith("<CheckpointFacts of ")

@@ -62,8 +62,8 @@ def made(tmp_path_factory):
     from routectl.cli.main import main
 
     arguments = ["diff", str(OLD), str(NEW), "--examples", "3", "--exit-zero"]
-    assert main([*arguments, "--html", str(folder / "diff.html"), "-o", str(folder / "x.txt")]) == 0
-    saved = str(folder / "diff.json")
+    page, text, saved = (str(folder / name) for name in ("diff.html", "diff.txt", "diff.json"))
+    assert main([*arguments, "--html", page, "-o", text]) == 0
     assert main([*arguments, "-o", saved]) == 0
     return folder
 
@@ -106,11 +106,11 @@ def test_every_saved_report_has_a_page(path, tmp_path, capsys):
 
 def test_a_saved_report_reads_as_it_was_printed(made, capsys):
     """The text of a saved report is what the command printed."""
-    assert run(capsys, "report", made / "diff.json").out == (made / "x.txt").read_text("utf-8")
+    assert run(capsys, "report", made / "diff.json").out == (made / "diff.txt").read_text("utf-8")
 
 
-def test_plain_json_has_no_detail(capsys, tmp_path):
-    """What --json prints has no detail; what -o NAME.json writes has it."""
+def test_plain_json_has_no_detail(tmp_path, capsys):
+    """What --json prints is without detail; a file of JSON has it."""
     plain = document(capsys, "diff", OLD, NEW, "--exit-zero")
     assert "detail" not in plain
     shown = document(capsys, "show", OLD)
