@@ -1,6 +1,5 @@
 """The names of the library: keywords against requests, docs against ``dir(routectl)``."""
 
-import inspect
 import re
 from pathlib import Path
 from typing import get_type_hints
@@ -32,8 +31,6 @@ def test_dir_is_the_public_names():
 
 
 def test_every_name_is_documented():
-    """docs/python.md names every public name, and none that is not there; verbs have docstrings."""
+    """docs/python.md names every public name, and none that is not there."""
     named = set(re.findall(r"^\| `(\w+)[`(]", PAGE.partition("## Tables")[0], re.MULTILINE))
     assert named == set(routectl.__all__)
-    for name in routectl.__all__:
-        assert inspect.getdoc(getattr(routectl, name)), name
