@@ -119,8 +119,8 @@ MAY_IMPORT = {
     ),
     "jobs.recompute": (
         "damage dump errors files gate_logprobs limits margins routes version routers "
-        "checkpoints formats.documents formats.native forward ops.diff ops.predict reports "
-        "reports.cache reports.diff reports.recompute reports.text jobs"
+        "checkpoints formats.documents formats.native formats.wire forward ops.diff ops.predict "
+        "reports reports.cache reports.diff reports.recompute reports.text jobs"
     ),
     "jobs.staleness": (
         "dump errors ops.diff ops.staleness reports reports.staleness jobs jobs.recompute"

@@ -52,18 +52,25 @@ def partner_of(
 
     Samples without token ids, and those of which nothing can be read, are left out. A sample whose
     routes its reader refuses has its tokens all the same. ``with_routes`` where routes are forced,
-    or asked about.
+    or asked about. Raises the first sample's error where nothing of any can be read.
     """
     from ...dump import Dump
 
     kept: list[int] = []
     tokens, scored = 0, False
+    refused: FormatError | MismatchError | None = None
     for index in range(len(opened)):
-        sample = _sample(opened, index, with_routes)
+        try:
+            sample = _sample(opened, index, with_routes)
+        except (FormatError, MismatchError) as error:
+            refused = refused or error
+            continue
         if sample is not None and sample.token_ids is not None:
             kept.append(index)
             tokens += len(sample.token_ids)
             scored = scored or sample.logprobs is not None
+    if refused is not None and not kept:
+        raise refused
 
     def load(place: int) -> "Sample":
         sample = _sample(opened, kept[place], with_routes)
@@ -90,15 +97,13 @@ def _opened_again(path: str, reading: Reading, weights: Path | None, with_routes
 
 
 def _sample(opened: "Dump", index: int, with_routes: bool) -> "Sample | None":
-    """A sample with tokens, or None."""
+    """A sample with tokens, or None where it has none. Raises as its reader does."""
     from ...damage import DamagedSampleError
 
     try:
         sample = opened[index]
     except DamagedSampleError as error:
         sample = replace(error.sample, routes=None, gates=None)
-    except (FormatError, MismatchError):
-        return None
     if sample.token_ids is None or not len(sample.token_ids):
         return None
     return sample if with_routes else replace(sample, routes=None, gates=None)

@@ -250,7 +250,7 @@ def _work(request: RecomputeRequest, crew: Crew) -> Work:
     reading = request.reading
     if reading.model is None:
         reading = dataclasses.replace(reading, model=request.checkpoint)
-    opened = partial(reading.open, request.dump)
+    opened = partial(_opened, request.dump, reading)
     return Work(
         options=run_options(
             request.checkpoint,
@@ -264,6 +264,18 @@ def _work(request: RecomputeRequest, crew: Crew) -> Work:
         gates=request.forwarding.gate_logprobs is True,
         tokens=not request.no_tokens,
     )
+
+
+def _opened(path: str, reading: Reading) -> "Dump":
+    """The dump; one that has tokens and no routes too."""
+    from ...formats.wire.sample import NoRoutesError
+
+    try:
+        return reading.open(path)
+    except NoRoutesError as error:
+        if error.dump is None:
+            raise
+        return error.dump
 
 
 def _noise(

@@ -254,10 +254,15 @@ def test_samples_without_tokens_are_left_out(capsys, folder):
 
 
 def test_a_checkpoint_of_another_shape(capsys, folder, cache):
-    """Other E or K is refused before a weight is read."""
-    dump = TINY / "routes_v0.fp32.npz"
+    """Other E or K is refused before a weight is read; so is a dump of which, with the weights'
+    own facts, no sample can be read, by its reader's line.
+    """
+    dump = TINY / "routes_v0.margins.parquet"
     said = complaint(capsys, "diff", dump, folder / "checkpoint")
     assert f"{folder / 'checkpoint'} is of another shape than {dump}: num_experts" in said
+    done = run(capsys, "diff", TINY / "routes_v0.fp32.npz", folder / "checkpoint")
+    assert (done.code, "has no token ids" in done.err) == (2, False), done.err
+    assert "routes_v0.fp32.npz: " in done.err
     assert kept(cache) == []
 
 

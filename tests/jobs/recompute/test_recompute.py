@@ -151,9 +151,15 @@ def test_tokens_without_routes(capsys, tmp_path, folder):
     dump = open_dump(folder / "dump.parquet")
     bare = [replace(sample, routes=None) for sample in dump]
     write_native(bare, dump.meta, tmp_path / "bare.parquet", force=False)
+    lines = [
+        {"prompt_token_ids": s.prompt_ids.tolist(), "token_ids": s.response_ids.tolist()}
+        for s in dump
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "bare.jsonl").write_text(text, "utf-8")
     recompute(capsys, folder, tmp_path / "whole.parquet")
     whole = open_dump(tmp_path / "whole.parquet")
-    for name in ("bare.parquet",):
+    for name in ("bare.parquet", "bare.jsonl"):
         output = tmp_path / f"of.{name}.parquet"
         line = ("recompute", folder / "checkpoint", tmp_path / name, "--save", output)
         done = run(capsys, *line, "--threads", "1")
