@@ -26,7 +26,8 @@ code: int = (paths + result).verdict.exit_code
 names: list[str] = paths.to_arrow("layers").column_names
 found = routectl.check("rollout.parquet", old, select="R2").findings
 lags = routectl.staleness(old, {"v0": "v0.parquet", "v1": [old, "v1.npz"]}).by_lag
-written: int = routectl.write(old, "x.parquet", codec="set") + routectl.unpack("r", save="y")
+written: int = routectl.write(old, "x.parquet", codec="set")["samples"]
+back = routectl.unpack("r", save="y")
 tensors: routectl.Packed = routectl.pack("rollout.parquet", routectl.layout([9], tp=2))
 proved: bool = routectl.verify(Path("replay"), "rollout.parquet").ok
 text: str = repr(routectl.show("checkpoints/1")) + paths._repr_html_()

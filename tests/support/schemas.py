@@ -12,6 +12,7 @@ from routectl.reports.diff.schema import DetailDocument, DiffDocument
 from routectl.reports.pack.schema import PackDocument, VerifyDocument
 from routectl.reports.predict.schema import PredictDocument
 from routectl.reports.recompute.schema import RecomputeDocument
+from routectl.reports.saved import SavedDocument
 from routectl.reports.show.schema import CheckpointDocument, ShowDocument
 from routectl.reports.staleness.schema import SeriesDocument, StalenessDocument
 
@@ -29,6 +30,7 @@ TYPES: dict[str, Any] = {
     "pack": PackDocument,
     "predict": PredictDocument,
     "recompute": RecomputeDocument,
+    "saved": SavedDocument,
     "show": ShowDocument,
     "staleness": StalenessDocument,
     "staleness_series": SeriesDocument,

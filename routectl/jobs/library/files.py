@@ -15,6 +15,7 @@ from ...ops.pack.pack import pack as pack_tensors
 from ...ops.pack.padding import TensorSpec
 from ...ops.pack.unpack import unpack as unpack_tensors
 from ...reports.document import Document
+from ...reports.saved import SavedDocument
 from ...routes import Routes
 from ..progress import SILENT
 from ..reading import Reading
@@ -45,8 +46,8 @@ class _TensorKeywords(ShowKeywords, total=False):
     threads: int
 
 
-def write(dump: Dump, save: AnyPath, **options: Unpack[ConvertKeywords]) -> int:
-    """Write a dump that is in memory to a file; returns the number of samples.
+def write(dump: Dump, save: AnyPath, **options: Unpack[ConvertKeywords]) -> SavedDocument:
+    """Write a dump that is in memory to a file; returns what was written, as ``convert`` does.
 
     NAME.parquet is a native file, other suffixes and ``to`` say what a trainer reads. Keywords are
     those of ``convert``.
@@ -54,8 +55,10 @@ def write(dump: Dump, save: AnyPath, **options: Unpack[ConvertKeywords]) -> int:
     return convert(dump, save, **options)
 
 
-def convert(source: Source, save: AnyPath, **options: Unpack[ConvertKeywords]) -> int:
-    """Write a dump, or that of a path, in another form; returns the number of samples.
+def convert(source: Source, save: AnyPath, **options: Unpack[ConvertKeywords]) -> SavedDocument:
+    """Write a dump, or that of a path, in another form; returns what was written.
+
+    That is the routectl.saved/1 document of the command: ``samples``, ``bytes``, ``dropped``, ...
 
     Keywords are the options of ``routectl convert``: ``to``, ``codec``, ``missing``, ``lossy``,
     ``keep_order``, ``verify``, ``no_tokens``, ``tokens_from``, ``force``, ``model``. Raises
@@ -64,7 +67,7 @@ def convert(source: Source, save: AnyPath, **options: Unpack[ConvertKeywords]) -
     from ..convert import ConvertRequest, convert_dump
 
     progress = options.pop("progress", SILENT)
-    request = request_of(ConvertRequest, {**options, "src": path_text(source), "dst": save})
+    request = request_of(ConvertRequest, {**options, "src": path_text(source), "save": save})
     return convert_dump(request, progress)
 
 

@@ -20,9 +20,9 @@ def files_of(folder):
 @pytest.mark.parametrize(("name", "more"), [("x.parquet", {}), ("x.npz", {"missing": "zero"})])
 def test_write_and_convert(tmp_path, name, more):
     """A dump in memory and its path are written as the request of the command writes the path."""
-    routectl.run(routectl.ConvertRequest(src=str(DUMP), dst=tmp_path / name, **more))
-    assert routectl.write(routectl.open_dump(DUMP), tmp_path / f"a-{name}", **more) == 46
-    assert routectl.convert(DUMP, str(tmp_path / f"b-{name}"), **more) == 46
+    routectl.run(routectl.ConvertRequest(src=str(DUMP), save=tmp_path / name, **more))
+    assert routectl.write(routectl.open_dump(DUMP), tmp_path / f"a-{name}", **more)["samples"] == 46
+    assert routectl.convert(DUMP, str(tmp_path / f"b-{name}"), **more)["samples"] == 46
     whole = (tmp_path / name).read_bytes()
     assert (tmp_path / f"a-{name}").read_bytes() == whole
     assert (tmp_path / f"b-{name}").read_bytes() == whole
@@ -33,7 +33,7 @@ def test_write_and_convert(tmp_path, name, more):
 def test_a_part_of_a_dump_is_written(tmp_path):
     """What a program selects or makes is written, and read again is the same."""
     part = routectl.open_dump(ENGINE).select(samples=[3, 5], layers=[1, 4])
-    assert routectl.write(part, tmp_path / "part.parquet") == 2
+    assert routectl.write(part, tmp_path / "part.parquet")["samples"] == 2
     back = routectl.diff(part, tmp_path / "part.parquet")
     assert (back.rows_mismatched, back.layers, back.verdict.exit_code) == (0, (1, 4), 0)
 
