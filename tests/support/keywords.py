@@ -49,15 +49,15 @@ from .asking import Model, Source
 '''
 
 
-def _is_dump(request: Any, name: str) -> bool:
+def _is_dump(request: Any, field: str) -> bool:
     """Whether the option of a request, or of one of its groups, is a dump."""
     kinds = (request, *groups_of(request).values())
-    about = {field.name: option for kind in kinds for field, option in options_of(kind)}
-    return name in about and "DUMP" in (about[name].metavar or "")
+    about = {one.name: option for kind in kinds for one, option in options_of(kind)}
+    return field in about and "DUMP" in (about[field].metavar or "")
 
 
-def _type(request: Any, name: str, kind: Any) -> str:
-    """What a program may pass for a field, as it is written."""
+def _type(request: Any, name: str, field: str, kind: Any) -> str:
+    """What a program may pass for a keyword, as it is written."""
     if name in TOLD:
         return TOLD[name]
     parts = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
@@ -66,7 +66,7 @@ def _type(request: Any, name: str, kind: Any) -> str:
     words = [part.__name__ for part in parts if part is not NoneType]
     if Path in parts:
         words = ["AnyPath", *(word for word in words if word not in ("Path", "str"))]
-    elif str in parts and _is_dump(request, name):
+    elif str in parts and _is_dump(request, field):
         words = ["Source"]
     return " | ".join([*words, *(["None"] if NoneType in parts else [])])
 
@@ -80,8 +80,8 @@ def keywords_module() -> str:
     for verb, name in zip(VERBS, names, strict=True):
         request, placed = getattr(routectl, VERBS[verb][0]), VERBS[verb][1]
         parts.append(f'\n\nclass {name}(TypedDict, total=False):\n    """Of ``{verb}``."""\n\n')
-        for field, kind in keywords_of(request).items():
-            if field not in placed:
-                parts.append(f"    {field}: {_type(request, field, kind)}\n")
+        for keyword, (field, kind) in keywords_of(request).items():
+            if not {keyword, field} & placed:
+                parts.append(f"    {keyword}: {_type(request, keyword, field, kind)}\n")
         parts.append("    progress: Progress\n")
     return HEAD + "".join(parts)

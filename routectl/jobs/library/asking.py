@@ -12,7 +12,7 @@ from ...model import ModelFacts
 from ...reports.document import AskedEntry
 from ..asked import asked_of
 from ..held import HeldDump
-from ..options import build, groups_of
+from ..options import build, groups_of, options_of
 
 __all__ = ["Model", "Source", "asked_in", "keywords_of", "path_text", "request_of"]
 
@@ -31,16 +31,21 @@ def path_text(source: Source) -> str:
     raise TypeError(f"got {type(source).__name__}, expected a Dump, or the path of one")
 
 
-def keywords_of(kind: Any) -> dict[str, Any]:
-    """The fields of a request and of its groups, each with its type."""
-    found: dict[str, Any] = {}
+def keywords_of(kind: Any) -> dict[str, tuple[str, Any]]:
+    """The fields of a request and of its groups, with their types, by keyword.
+
+    An option's is its flag, ``fail_over`` of ``--fail-over``; of what is none, the field's name.
+    """
+    found: dict[str, tuple[str, Any]] = {}
     for group in groups_of(kind).values():
         found |= keywords_of(group)
-    return found | {f.name: f.type for f in fields(kind) if f.name not in groups_of(kind)}
+    flags = {one.name: about.flag.replace("-", "_") for one, about in options_of(kind)}
+    own = [one for one in fields(kind) if one.name not in groups_of(kind)]
+    return found | {flags.get(one.name, one.name): (one.name, one.type) for one in own}
 
 
-def request_of(kind: Any, values: Mapping[str, Any]) -> Any:
-    """A request of a class out of keywords: the names of its options, those of its groups too.
+def request_of(kind: Any, values: Mapping[str, Any], **placed: Any) -> Any:
+    """A request of a class out of keywords, see ``keywords_of``, and of fields by their own name.
 
     A list stands for a tuple of texts, a mapping for texts NAME=VALUE, a range or a list of numbers
     for text such as "0-3,7", one text for a list of one, text for a path, and a dump for the path
@@ -51,7 +56,9 @@ def request_of(kind: Any, values: Mapping[str, Any]) -> Any:
         if name not in known:
             verb = kind.__name__.removesuffix("Request").lower()
             raise TypeError(f"{verb}: no keyword {name!r}: expected {', '.join(sorted(known))}")
-    return build(kind, {name: _fitted(value, known[name]) for name, value in values.items()})
+    given = [(*known[name], value) for name, value in values.items()]
+    given += [(one.name, one.type, placed[one.name]) for one in fields(kind) if one.name in placed]
+    return build(kind, {field: _fitted(value, of) for field, of, value in given})
 
 
 def asked_in(request: Any) -> AskedEntry | None:

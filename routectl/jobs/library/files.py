@@ -67,7 +67,7 @@ def convert(source: Source, save: AnyPath, **options: Unpack[ConvertKeywords]) -
     from ..convert import ConvertRequest, convert_dump
 
     progress = options.pop("progress", SILENT)
-    request = request_of(ConvertRequest, {**options, "src": path_text(source), "save": save})
+    request = request_of(ConvertRequest, options, src=path_text(source), save=save)
     return convert_dump(request, progress)
 
 
@@ -81,8 +81,8 @@ def recompute(
     in a process of torchrun that does not lead.
     """
     progress = options.pop("progress", SILENT)
-    values = {**options, "checkpoint": checkpoint, "dump": path_text(dump), "save": save}
-    return recompute_dump(request_of(RecomputeRequest, values), progress)
+    places = {"checkpoint": checkpoint, "dump": path_text(dump), "save": save}
+    return recompute_dump(request_of(RecomputeRequest, options, **places), progress)
 
 
 @overload
@@ -129,10 +129,11 @@ def pack(
 
     if "save" not in options:
         raise TypeError("pack: expected a packing, or save=FOLDER")
-    values = {"output": options.pop("save"), "dump": path_text(routes), **options}
+    save = options.pop("save")
+    places = {"save": save, "output": save, "dump": path_text(routes)}
     if rank is not _FIRST:
-        values["rank"] = rank
-    return pack_dump(request_of(PackRequest, values), progress)
+        places["rank"] = rank
+    return pack_dump(request_of(PackRequest, options, **places), progress)
 
 
 def layout(dump: Source | Sequence[int], **options: Unpack[LayoutKeywords]) -> Packing:
@@ -143,12 +144,12 @@ def layout(dump: Source | Sequence[int], **options: Unpack[LayoutKeywords]) -> P
     """
     from ..pack.request import LayoutRequest, lay_out_samples
 
-    progress, values = options.pop("progress", SILENT), dict(options)
+    progress = options.pop("progress", SILENT)
     if isinstance(dump, Dump | str | PathLike):
-        values["dump"] = path_text(dump)
+        place = {"dump": path_text(dump)}
     else:
-        values["lens"] = ",".join(map(str, dump))
-    return lay_out_samples(request_of(LayoutRequest, values), progress)
+        place = {"lens": ",".join(map(str, dump))}
+    return lay_out_samples(request_of(LayoutRequest, options, **place), progress)
 
 
 def verify(folder: AnyPath, against: Source, **options: Unpack[VerifyKeywords]) -> VerifyAnswer:
@@ -160,9 +161,8 @@ def verify(folder: AnyPath, against: Source, **options: Unpack[VerifyKeywords]) 
     from ..pack.request import VerifyRequest, verify_dump
 
     progress = options.pop("progress", SILENT)
-    request = request_of(
-        VerifyRequest, {**options, "folder": folder, "against": path_text(against)}
-    )
+    places = {"folder": folder, "against": path_text(against)}
+    request = request_of(VerifyRequest, options, **places)
     found, meta = verify_dump(request, progress)
     return answer_of(VerifyAnswer, found, folder=str(folder), dump=meta)
 
@@ -199,5 +199,6 @@ def unpack(parts: Any, *layout: Any, **options: Any) -> list[Routes | None] | in
     from ..pack.unpack import UnpackRequest, unpack_folder
 
     progress = options.pop("progress", SILENT)
-    values = {"output": options.pop("save", None), "folder": parts, **options}
-    return unpack_folder(request_of(UnpackRequest, values), progress)
+    save = options.pop("save", None)
+    places = {"save": save, "output": save, "folder": parts}
+    return unpack_folder(request_of(UnpackRequest, options, **places), progress)

@@ -109,8 +109,8 @@ class LayoutKeywords(TypedDict, total=False):
     bucket: int | None
     fp8: str | None
     decoder_layers: int | None
-    first_stage: int | None
-    last_stage: int | None
+    first_stage_layers: int | None
+    last_stage_layers: int | None
     account_embedding: bool
     account_loss: bool
     pipeline_layout: str | None
@@ -146,8 +146,8 @@ class PackKeywords(TypedDict, total=False):
     bucket: int | None
     fp8: str | None
     decoder_layers: int | None
-    first_stage: int | None
-    last_stage: int | None
+    first_stage_layers: int | None
+    last_stage_layers: int | None
     account_embedding: bool
     account_loss: bool
     pipeline_layout: str | None
@@ -257,8 +257,8 @@ class VerifyKeywords(TypedDict, total=False):
     bucket: int | None
     fp8: str | None
     decoder_layers: int | None
-    first_stage: int | None
-    last_stage: int | None
+    first_stage_layers: int | None
+    last_stage_layers: int | None
     account_embedding: bool
     account_loss: bool
     pipeline_layout: str | None

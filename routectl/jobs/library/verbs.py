@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from ...dump import Dump
 from ...errors import MismatchError
 from ..held import HeldDump
-from ..progress import SILENT, Progress
+from ..progress import SILENT
 from .answers import CheckAnswer, DiffAnswer, StalenessAnswer, SummaryAnswer, answer_of
 from .asking import Source, asked_in, path_text, request_of
 from .keywords import CheckKeywords, DiffKeywords, ShowKeywords, StalenessKeywords
@@ -41,8 +41,8 @@ def diff(old: Source, new: Source, **options: Unpack[DiffKeywords]) -> DiffAnswe
     """
     from ..diff.request import DiffRequest, compare_dumps
 
-    progress, values = _asked(options, old=path_text(old), new=path_text(new))
-    request = request_of(DiffRequest, values)
+    progress = options.pop("progress", SILENT)
+    request = request_of(DiffRequest, options, old=path_text(old), new=path_text(new))
     found = compare_dumps(request, progress)
     judged = {
         "limits": request.limits,
@@ -73,9 +73,9 @@ def check(
     """
     from ..check.request import CheckRequest, check_and_fix
 
+    progress = more.pop("progress", SILENT)
     against = None if reference is None else path_text(reference)
-    progress, values = _asked(more, dump=path_text(dump), against=against)
-    request = request_of(CheckRequest, values)
+    request = request_of(CheckRequest, more, dump=path_text(dump), against=against)
     found = check_and_fix(request, progress, options)
     told = {"reference": found.reference, "fail_on": request.fail_on, "asked": asked_in(request)}
     return answer_of(CheckAnswer, found.result, **told)
@@ -99,14 +99,14 @@ def staleness(
     """
     from ..staleness.request import StalenessRequest, compare_versions, question_of
 
-    progress, values = _asked(more, dump=path_text(dump))
+    progress = more.pop("progress", SILENT)
     at: list[tuple[str, str]] = []
     if isinstance(versions, Mapping):
         for name, where in versions.items():
             parts = where if isinstance(where, list) else [where]
             at += [(name, path_text(part)) for part in parts]
-        values["at"] = [f"{name}={where}" for name, where in at]
-    request = request_of(StalenessRequest, values)
+    texts = tuple(f"{name}={where}" for name, where in at)
+    request = request_of(StalenessRequest, more, dump=path_text(dump), at=texts)
     question = question_of(request, progress)
     if options is not None:
         question = replace(question, options=options)
@@ -150,8 +150,8 @@ def summarize(
     """
     from ..show import ShowRequest, summarize_dump
 
-    progress, values = _asked(options, path=path_text(dump))
-    request = request_of(ShowRequest, values)
+    progress = options.pop("progress", SILENT)
+    request = request_of(ShowRequest, options, path=path_text(dump))
     summary, lift = summarize_dump(request, progress, on_read)
     return answer_of(SummaryAnswer, summary, lift=lift)
 
@@ -168,9 +168,3 @@ def show(path: Source, **options: Unpack[ShowKeywords]) -> "SummaryAnswer | Chec
     from .answers import CheckpointAnswer
 
     return answer_of(CheckpointAnswer, checkpoint_facts(open_checkpoint(where)))
-
-
-def _asked(options: Any, **places: Any) -> tuple[Progress, dict[str, Any]]:
-    """Who listens, and the keywords of a request with what is given by its place."""
-    values = {**options, **{name: value for name, value in places.items() if value is not None}}
-    return values.pop("progress", SILENT), values
