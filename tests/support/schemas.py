@@ -7,9 +7,9 @@ import msgspec
 from routectl.reports.check.schema import CheckDocument, WatchDocument
 from routectl.reports.ci.schema import BaselineDocument, CiDocument
 from routectl.reports.diff.schema import DetailDocument, DiffDocument
+from routectl.reports.dumps import WrittenDocument
 from routectl.reports.pack.schema import PackDocument, VerifyDocument
 from routectl.reports.predict.schema import PredictDocument
-from routectl.reports.saved import SavedDocument
 from routectl.reports.show.schema import CheckpointDocument, ShowDocument
 from routectl.reports.staleness.schema import SeriesDocument, StalenessDocument
 
@@ -24,12 +24,12 @@ TYPES: dict[str, Any] = {
     "diff": DiffDocument,
     "pack": PackDocument,
     "predict": PredictDocument,
-    "saved": SavedDocument,
     "show": ShowDocument,
     "staleness": StalenessDocument,
     "staleness_series": SeriesDocument,
     "verify": VerifyDocument,
     "watch": WatchDocument,
+    "written": WrittenDocument,
 }
 
 
