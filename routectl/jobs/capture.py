@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..engines.journal import Journal
     from ..engines.requests import Request
     from ..engines.server import Server
-    from ..reports.saved import SavedDocument
+    from ..reports.dumps import WrittenDocument
 
 __all__ = ["CaptureRequest", "capture_rollouts"]
 
@@ -93,8 +93,8 @@ class CaptureRequest:
             )
 
 
-def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> "SavedDocument":
-    """Ask for rollouts and write them; the routectl.saved/1 document.
+def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> "WrittenDocument":
+    """Ask for rollouts and write them; the routectl.written/1 document.
 
     Answers are kept beside the file as they come; the same request goes on from them, unless it
     keeps no tokens.
@@ -268,12 +268,12 @@ def _say_ignored(server: "Server", requests: "Sequence[Request]", progress: Prog
 
 def _run(
     asking: "Asking", requests: "Sequence[Request]", goal: CaptureRequest, progress: Progress
-) -> "SavedDocument":
+) -> "WrittenDocument":
     """Collect the answers and write them; what was had stays in the side file on trouble."""
     from ..engines.answers import judge_answer
     from ..engines.asking import collect
     from ..engines.journal import Journal, partial_path
-    from ..reports.saved import saved_document
+    from ..reports.dumps import written_document
 
     journal = Journal(
         partial_path(goal.save),
@@ -301,8 +301,14 @@ def _run(
         journal.close()
     _say_refused(refused, progress)
     form = "native" if goal.save.suffix == ".parquet" else "jsonl"
-    return saved_document(
-        str(goal.save), form, count, goal.save.stat().st_size, dropped=len(refused)
+    return written_document(
+        goal.url,
+        str(goal.save),
+        count,
+        format=form,
+        dropped=len(refused),
+        left_out=[],
+        bytes=goal.save.stat().st_size,
     )
 
 

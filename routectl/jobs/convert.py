@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..formats.native.encoder import Coding
     from ..formats.targets.table import TargetSpec
     from ..formats.targets.write import Written
-    from ..reports.saved import SavedDocument
+    from ..reports.dumps import WrittenDocument
 
 __all__ = ["ConvertRequest", "bytes_at", "convert_dump"]
 
@@ -116,8 +116,8 @@ class ConvertRequest:
         return str(self.save) == "-"
 
 
-def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> "SavedDocument":
-    """Write a dump in another form, whole or not at all; the routectl.saved/1 document."""
+def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> "WrittenDocument":
+    """Write a dump in another form, whole or not at all; the routectl.written/1 document."""
     from ..files.writing import refuse_existing
 
     if not request.is_piped:
@@ -153,10 +153,9 @@ def _coding(request: ConvertRequest, base: "Dump | None") -> "Coding | None":
 
 def _to_native(
     dump: "Dump", base: "Dump | None", request: ConvertRequest, progress: Progress
-) -> "SavedDocument":
+) -> "WrittenDocument":
     """Write a native file, or with ``-`` to stdout, and say what it came to."""
     from ..formats.native.container import stream_native, write_native
-    from ..reports.saved import saved_document
 
     dst, verify = request.save, request.verify
     coding = _coding(request, base)
@@ -170,7 +169,7 @@ def _to_native(
         watched = dump.watched(on_sample)
         if request.is_piped:
             stream_native(watched, dump.meta, sys.stdout.buffer, coding)
-            return saved_document("-", "native", len(dump), None)
+            return _written(request, "native", len(dump), None)
         if verify:
             _check_source(dump, request, on_sample, progress)
         count = write_native(
@@ -183,7 +182,7 @@ def _to_native(
     progress.note(f"wrote {dst}: {plural(count, 'sample')}{checked}; {sizes} in {elapsed:.1f} s")
     if coding is not None and coding.sorts:
         progress.note(f"codec {coding.codec} does not keep the order of slots; --keep-order does")
-    return saved_document(str(dst), "native", count, size)
+    return _written(request, "native", count, size)
 
 
 def _check_source(
@@ -244,12 +243,11 @@ def _target(request: ConvertRequest) -> "TargetSpec":
     return target
 
 
-def _to_target(dump: "Dump", request: ConvertRequest, progress: Progress) -> "SavedDocument":
+def _to_target(dump: "Dump", request: ConvertRequest, progress: Progress) -> "WrittenDocument":
     """Write what a trainer reads, or to stdout where DST is ``-``, and say what it came to."""
     from ..formats.targets.rows import Shape
     from ..formats.targets.write import write_target
     from ..ops.pack.coverage import placed_rows
-    from ..reports.saved import saved_document
 
     dst, piped, target = request.save, request.is_piped, _target(request)
     layers = _num_layers(dump, request)
@@ -267,8 +265,27 @@ def _to_target(dump: "Dump", request: ConvertRequest, progress: Progress) -> "Sa
         shrunk = shrunk_text(dump.meta.file_bytes, size)
         sizes = f"; {shrunk} in {time.perf_counter() - begun:.1f} s"
     _tell(done, "stdout" if piped else str(dst), sizes, progress)
-    return saved_document(
-        str(dst), target.name, done.samples, size, dropped=done.dropped, left_out=done.left_out
+    return _written(request, target.name, done.samples, size, done)
+
+
+def _written(
+    request: ConvertRequest,
+    form: str,
+    samples: int,
+    size: int | None,
+    done: "Written | None" = None,
+) -> "WrittenDocument":
+    """The document of what was written; ``done`` is a trainer's form's."""
+    from ..reports.dumps import written_document
+
+    return written_document(
+        request.src,
+        str(request.save),
+        samples,
+        format=form,
+        dropped=0 if done is None else done.dropped,
+        left_out=[] if done is None else list(done.left_out),
+        bytes=size,
     )
 
 

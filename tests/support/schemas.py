@@ -9,10 +9,10 @@ from routectl.reports.cache.schema import CacheDocument
 from routectl.reports.check.schema import CheckDocument, WatchDocument
 from routectl.reports.ci.schema import BaselineDocument, CiDocument
 from routectl.reports.diff.schema import DetailDocument, DiffDocument
+from routectl.reports.dumps import WrittenDocument
 from routectl.reports.pack.schema import PackDocument, VerifyDocument
 from routectl.reports.predict.schema import PredictDocument
 from routectl.reports.recompute.schema import RecomputeDocument
-from routectl.reports.saved import SavedDocument
 from routectl.reports.show.schema import CheckpointDocument, ShowDocument
 from routectl.reports.staleness.schema import SeriesDocument, StalenessDocument
 
@@ -30,12 +30,12 @@ TYPES: dict[str, Any] = {
     "pack": PackDocument,
     "predict": PredictDocument,
     "recompute": RecomputeDocument,
-    "saved": SavedDocument,
     "show": ShowDocument,
     "staleness": StalenessDocument,
     "staleness_series": SeriesDocument,
     "verify": VerifyDocument,
     "watch": WatchDocument,
+    "written": WrittenDocument,
 }
 
 

@@ -15,7 +15,7 @@ from ...ops.pack.pack import pack as pack_tensors
 from ...ops.pack.padding import TensorSpec
 from ...ops.pack.unpack import unpack as unpack_tensors
 from ...reports.document import Document
-from ...reports.saved import SavedDocument
+from ...reports.dumps import WrittenDocument
 from ...routes import Routes
 from ..progress import SILENT
 from ..reading import Reading
@@ -46,7 +46,7 @@ class _TensorKeywords(ShowKeywords, total=False):
     threads: int
 
 
-def write(dump: Dump, save: AnyPath, **options: Unpack[ConvertKeywords]) -> SavedDocument:
+def write(dump: Dump, save: AnyPath, **options: Unpack[ConvertKeywords]) -> WrittenDocument:
     """Write a dump that is in memory to a file; returns what was written, as ``convert`` does.
 
     NAME.parquet is a native file, other suffixes and ``to`` say what a trainer reads. Keywords are
@@ -55,10 +55,10 @@ def write(dump: Dump, save: AnyPath, **options: Unpack[ConvertKeywords]) -> Save
     return convert(dump, save, **options)
 
 
-def convert(source: Source, save: AnyPath, **options: Unpack[ConvertKeywords]) -> SavedDocument:
+def convert(source: Source, save: AnyPath, **options: Unpack[ConvertKeywords]) -> WrittenDocument:
     """Write a dump, or that of a path, in another form; returns what was written.
 
-    That is the routectl.saved/1 document of the command: ``samples``, ``bytes``, ``dropped``, ...
+    That is the routectl.written/1 document of the command: ``samples``, ``bytes``, ``dropped``, ...
 
     Keywords are the options of ``routectl convert``: ``to``, ``codec``, ``missing``, ``lossy``,
     ``keep_order``, ``verify``, ``no_tokens``, ``tokens_from``, ``force``, ``model``. Raises

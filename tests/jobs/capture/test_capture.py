@@ -507,10 +507,11 @@ def test_the_server_names_the_model(tmp_path, capsys, monkeypatch, how):
     assert done.code == 0, done.err
     assert f"routectl: model of {server.url} from {snapshot}" in done.err
     assert json.loads(done.out) == {
-        "schema": "routectl.saved/1",
-        "path": str(target),
-        "format": "native",
+        "schema": "routectl.written/1",
+        "source": server.url,
+        "saved": str(target),
         "samples": 1,
+        "format": "native",
         "dropped": 0,
         "left_out": [],
         "bytes": target.stat().st_size,

@@ -167,10 +167,11 @@ def test_what_was_written_is_a_document(tmp_path, capsys):
     lines = [document(capsys, "convert", DUMP, "--save", path, "--force", "--lossy") for _ in "12"]
     assert lines[0] == lines[1]
     assert lines[0] == {
-        "schema": "routectl.saved/1",
-        "path": str(path),
-        "format": "npz",
+        "schema": "routectl.written/1",
+        "source": DUMP,
+        "saved": str(path),
         "samples": 96,
+        "format": "npz",
         "dropped": 0,
         "left_out": ["weight versions"],
         "bytes": path.stat().st_size,
