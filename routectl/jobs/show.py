@@ -12,11 +12,12 @@ from .reading import Reading
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..dump import Dump
     from ..ops.check.alone.results import Power
     from ..ops.summary import Summary
     from ..reports.document import Document
 
-__all__ = ["ShowRequest", "answer_show", "summarize_dump"]
+__all__ = ["ShowRequest", "answer_show", "summarize_opened"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +48,13 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
         return _of_checkpoint(named.path)
     from ..reports.show.document import summary_document
 
-    summary, lift = summarize_dump(request, progress)
+    opened = reading.open(request.path, progress=progress)
+    summary, lift = summarize_opened(opened, progress)
     return summary_document(summary, lift=lift, detail=request.detail)
 
 
-def summarize_dump(
-    request: ShowRequest,
+def summarize_opened(
+    opened: "Dump",
     progress: Progress = SILENT,
     on_read: "Callable[[int, int], None] | None" = None,
 ) -> "tuple[Summary, Power]":
@@ -60,7 +62,6 @@ def summarize_dump(
     from ..ops.check.alone.alone import measure_lift
     from ..ops.summary import summarize
 
-    opened = request.reading.open(request.path, progress=progress)
     with progress.counting("reading", len(opened), "samples", tokens_rate) as advance:
 
         def told(tokens: int, samples: int) -> None:

@@ -148,11 +148,12 @@ def summarize(
     FormatError comes through where every sample is. ``on_read`` is told of tokens in routes and
     samples as they are read.
     """
-    from ..show import ShowRequest, summarize_dump
+    from ..show import ShowRequest, summarize_opened
 
     progress = options.pop("progress", SILENT)
     request = request_of(ShowRequest, options, path=path_text(dump))
-    summary, lift = summarize_dump(request, progress, on_read)
+    opened = request.reading.open(request.path, progress=progress)
+    summary, lift = summarize_opened(opened, progress, on_read)
     return answer_of(SummaryAnswer, summary, lift=lift)
 
 
