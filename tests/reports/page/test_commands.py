@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -38,12 +39,19 @@ def made(tmp_path, monkeypatch):
     folder.mkdir()
     shutil.copy(OLD, folder / "samples.jsonl")
     shutil.copy(NEW, folder / "new.parquet")
-    shutil.copy(FIXTURES / "tiny_rl" / "config.json", tmp_path / "the model.json")
+    shutil.copy(CONFIG, tmp_path / "the model.json")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-DIFF = ("diff", "run 7's/samples.jsonl", "run 7's/new.parquet", "--model", "the model.json")
+CONFIG = FIXTURES / "tiny_rl" / "config.json"
+DIFF = (
+    "diff",
+    "run 7's/samples.jsonl::format=jsonl",
+    "run 7's/new.parquet",
+    "--model",
+    "the model.json",
+)
 
 
 @pytest.mark.parametrize(
@@ -146,23 +154,18 @@ def test_hostile_names(opened, tmp_path, capsys, index):
     assert not (tmp_path / "owned").exists()
 
 
-def test_what_cannot_be_typed_says_so(opened, tmp_path, capsys, monkeypatch):
+def test_what_cannot_be_typed_says_so(opened, tmp_path):
     """A dump from a pipe cannot be read again: there is no command, and the page says why."""
     page_of = tmp_path / "page.html"
-    monkeypatch.setattr("routectl.jobs.reading.open_input", lambda path, *rest: _opened(path))
-    line = ("diff", "-", NEW, "--html", page_of, "--exit-zero")
-    assert run(capsys, *line).code == 0
+    line = ("diff", "-::format=jsonl", NEW, "--model", CONFIG, "--html", page_of, "--exit-zero")
+    with OLD.open("rb") as stream:
+        words = [sys.executable, "-m", "routectl", *map(str, line)]
+        subprocess.run(words, stdin=stream, stdout=subprocess.DEVNULL, check=True)
     with opened(page_of) as page:
         page.focus("#where canvas")
         page.keyboard.press("ArrowRight")
         assert page.locator("#where .cell code").count() == 0
         assert "a pipe" in page.inner_text("#where .cell")
-
-
-def _opened(path):
-    from routectl import open_dump
-
-    return open_dump(str(OLD if path == "-" else path))
 
 
 def test_rows_of_the_toolbar(opened, made, capsys):

@@ -81,7 +81,7 @@ const JUDGING = ["--fail-over", "--fail-under", "--fail-on", "--rerun", "--allow
  * of those of their names. null where an input was a pipe, or a word has what no shell hands on.
  */
 function commandLine(verb, asked, own) {
-  if (asked.inputs.includes("-")) return null;
+  if (asked.inputs.some((path) => /^(-|\/dev\/stdin)(::|$)/.test(path))) return null;
   const names = own.map(([flag]) => flag);
   const kept = asked.options.filter(([flag]) => !names.includes(flag) && !JUDGING.includes(flag));
   const words = [...kept, ...own].flatMap(([flag, value]) =>
