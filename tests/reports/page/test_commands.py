@@ -130,28 +130,44 @@ def test_a_finding(opened, made, capsys, asked):
             assert told["findings"] == same
 
 
-@pytest.mark.parametrize("index", range(len(TYPED)))
-def test_hostile_names(opened, tmp_path, capsys, index):
-    """A sample of whatever name is named by the command as the shell needs it, and nothing runs."""
+@pytest.fixture
+def hostile(tmp_path):
+    """Two dumps of samples with hostile names, every row of them mismatched."""
     ids = np.zeros((4, 2, 2), np.uint8)
     ids[..., 1] = 1
-    other = np.where(ids == 1, 2, ids).astype(np.uint8)
-    for side, array in (("old", ids), ("new", other)):
+    sides = tmp_path / "old.parquet", tmp_path / "new.parquet"
+    for side, array in zip(sides, (ids, np.where(ids == 1, 2, ids).astype(np.uint8)), strict=True):
         samples = [Sample(Routes(array, (0, 1), 4), name, prompt_length=2) for name in TYPED]
-        dump = make_dump(samples, (0, 1), experts=4, top_k=2)
-        write_native(samples, dump.meta, tmp_path / f"{side}.parquet", force=False)
-    sides = (tmp_path / "old.parquet", tmp_path / "new.parquet")
+        meta = make_dump(samples, (0, 1), experts=4, top_k=2).meta
+        write_native(samples, meta, side, force=False)
+    return ("diff", *sides, "--match", "id", "--examples", "20", "--exit-zero")
+
+
+def test_hostile_names(opened, hostile, tmp_path, capsys):
+    """A sample of whatever name is named by the command as the shell needs it, and nothing runs."""
     page_of = tmp_path / "page.html"
-    line = ("diff", *sides, "--match", "id", "--examples", "20", "--html", page_of)
-    assert run(capsys, *line, "--exit-zero").code == 0
+    assert run(capsys, *hostile, "--html", page_of).code == 0
     with opened(page_of) as page:
         doc = json.loads(page.text_content("#document"))
         names = [entry["sample"] for entry in doc["detail"]["sequences"]]
-        page.select_option("[name=sample]", str(names.index(TYPED[index])))
-        page.click(".tokens [role=option]")
-        told = pasted(capsys, page, ".sides .cell")
-    assert {example["sample"] for example in told["examples"]} == {TYPED[index]}
+        assert set(names) == set(TYPED)
+        for name in TYPED:
+            page.select_option("[name=sample]", str(names.index(name)))
+            page.click(".tokens [role=option]")
+            told = pasted(capsys, page, ".sides .cell")
+            assert {example["sample"] for example in told["examples"]} == {name}
     assert not (tmp_path / "owned").exists()
+
+
+def test_withheld_names_have_no_command(opened, hostile, tmp_path, capsys):
+    """A name that a page keeps back is in no command: the page says why there is none."""
+    page_of = tmp_path / "page.html"
+    assert run(capsys, *hostile, "--no-tokens", "--html", page_of).code == 0
+    with opened(page_of) as page:
+        page.select_option("[name=sample]", "0")
+        page.click(".tokens [role=option]")
+        assert page.locator(".sides .cell code").count() == 0
+        assert "withheld" in page.inner_text(".sides .cell")
 
 
 def test_what_cannot_be_typed_says_so(opened, tmp_path):

@@ -88,7 +88,7 @@ function commandLine(verb, asked, own) {
     value === undefined ? [flag] : value.startsWith("-") ? [`${flag}=${value}`] : [flag, value],
   );
   const line = ["routectl", verb, ...asked.inputs, ...words];
-  return line.some((word) => /\0/.test(word) || !word.isWellFormed())
+  return line.some((word) => /\0|^\(name \d+ withheld\)$/.test(word) || !word.isWellFormed())
     ? null
     : line.map(quoted).join(" ");
 }
@@ -96,7 +96,7 @@ function commandLine(verb, asked, own) {
 /** A command to copy, or why there is none. */
 const copied = (command) =>
   command === null
-    ? [el("span", { class: "quiet" }, "No command can say this: an input was a pipe, or a name cannot be typed.")]
+    ? [el("span", { class: "quiet" }, "No command can say this: an input was a pipe, or a name is withheld or cannot be typed.")]
     : [
         el("code", {}, command),
         el("button", { type: "button", onclick: () => copyText(command) }, "Copy command"),
