@@ -52,6 +52,7 @@ def test_a_selection_is_what_a_diff_of_it_tells(opened, folder, doc, selected, s
         bins = [t.split("\n")[1].split()[0].replace(",", "") for t in tips_of(page, "#margins")]
         expected = [b["rows_mismatched"] for b in margins["new"]]
         assert [int(n) for n in bins if int(n)] == [n for n in expected if n]
+        assert page.locator("#margins svg").count() == 1  # OLD has no margins
         whole = page.inner_text("#whole")
         assert whole.startswith("Of the whole run, not of the selection above (")
         page.click("[name=reset]")

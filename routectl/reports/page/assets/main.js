@@ -154,7 +154,7 @@ function armTable(table) {
   for (let column = 1; column < table.tHead.rows[0].cells.length; column++) {
     const own = lines.map((row) => row.cells[column]).filter(Boolean);
     const texts = own.map((cell) => cell.textContent);
-    if (texts.every((text) => text === "-" || typeof keyOf(text) === "number")) continue;
+    if (texts.every((text) => typeof keyOf(text) === "number" || !/\p{L}/u.test(text))) continue;
     for (const row of table.rows) row.cells[column]?.classList.add("words");
     for (const cell of own) cell.classList.toggle("long", cell.textContent.length > 32);
   }
