@@ -5,7 +5,7 @@ from pathlib import Path
 from routectl.cli.main import main
 from routectl.jobs.asked import asked_of
 from routectl.jobs.check.request import CheckRequest
-from routectl.jobs.diff import DiffRequest
+from routectl.jobs.diff.request import DiffRequest
 from routectl.jobs.reading import Reading
 from routectl.model import ModelFacts
 from support.shell import document

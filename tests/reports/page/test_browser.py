@@ -14,6 +14,7 @@ from routectl.formats import open_dump
 from routectl.ops.diff.diff import DiffOptions, diff_as
 from routectl.reports.diff.document import diff_document
 from routectl.reports.page.page import html_page
+from routectl.reports.recompute.document import RecomputedFrom, recompute_document
 from routectl.reports.text.wording import amount
 from routectl.visible import visible
 from support.pages import (
@@ -285,6 +286,22 @@ def test_layers_of_a_checkpoint(opened, folder):
                 if router is None
                 else [f"{router['dtype']} [8, 16]", router["expert_bias_dtype"]]
             )
+
+
+def test_a_recompute_is_drawn_as_its_comparison(opened, tmp_path, doc):
+    """The page of a recompute has the panels of the dump against its first mode, and says which."""
+    detail, diff = doc["detail"], {k: v for k, v in doc.items() if k not in ("detail", "asked")}
+    made = RecomputedFrom("weights", {"dtype": "float32"}, diff["old"], ())
+    found = recompute_document(made, {"free": {**diff, "detail": detail}, "forced": dict(diff)})
+    target = tmp_path / "recompute.html"
+    target.write_bytes(html_page(found).encode())
+    with opened(target) as page:
+        assert said(page) == line_of(doc)
+        assert page.inner_text("#mode h2") == "Mode free"
+        assert page.locator("#where canvas").count() == 1
+        with page.expect_download() as download:
+            page.click("[name=json]")
+        assert json.loads(download.value.path().read_text("utf-8")) == found
 
 
 def test_without_scripts(opened, folder, doc):

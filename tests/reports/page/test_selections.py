@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from routectl.formats import open_dump
-from routectl.jobs.diff import DiffRequest, answer_diff
+from routectl.jobs.diff.request import DiffRequest, answer_diff
 from routectl.reports.text.wording import amount, percent
 from support.pages import NEW, OLD, line_of, said, select, tips_of
 
