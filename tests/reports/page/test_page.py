@@ -105,6 +105,16 @@ def test_the_heading_is_of_what_is_shown(name, head):
     assert text.startswith(head), text
 
 
+def test_a_cache_has_a_page(tmp_path, capsys, monkeypatch):
+    """What routectl cache tells is a page too, named by its folder, and reads again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    saved, page = tmp_path / "cache.json", tmp_path / "cache.html"
+    for target in (saved, page):
+        assert run(capsys, "cache", "-o", target).code == 0
+    assert Parsed(page.read_text("utf-8")).data == json.loads(saved.read_text("utf-8"))
+    assert "0 kept" in run(capsys, "report", saved).out
+
+
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.name)
 def test_every_saved_report_has_a_page(path, tmp_path, capsys):
     """routectl report makes a page of every kind of document, and the text that made it."""
