@@ -1,5 +1,6 @@
 """What was asked of a job, as words of a command line that asks it again."""
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from .options import groups_of, options_of
@@ -14,7 +15,7 @@ def asked_of(request: Any) -> "AskedEntry":
     """Inputs by their place, and the options that are not at their defaults, each with its flag.
 
     An option that is given several times is there as often; a flag has no value. What only says
-    where answers and data go is left out.
+    where answers and data go is left out, and what no command line can say.
     """
     inputs: list[str] = []
     options: list[list[str]] = []
@@ -23,6 +24,8 @@ def asked_of(request: Any) -> "AskedEntry":
         if about.shared or about.flag == "save" or value in (None, one.default):
             continue
         values = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(each, str | int | float | PurePath) for each in values):
+            continue  # an object that a program gave: no word says it
         if about.positional:
             inputs += map(str, values)
         elif isinstance(value, bool):

@@ -66,6 +66,7 @@ def read_report(path: Path, *wanted: str) -> "Document":
 def _types() -> dict[str, Any]:
     """The type of each schema that is read again."""
     from ..reports.beside.schema import BesideDocument
+    from ..reports.cache.schema import CacheDocument
     from ..reports.check.schema import CheckDocument
     from ..reports.ci.schema import BaselineDocument, CiDocument
     from ..reports.diff.schema import DiffDocument
@@ -87,6 +88,7 @@ def _types() -> dict[str, Any]:
         "routectl.verify/1": VerifyDocument,
         "routectl.ci/1": CiDocument,
         "routectl.beside/1": BesideDocument,
+        "routectl.cache/1": CacheDocument,
         "routectl.baseline/1": BaselineDocument,
     }
 

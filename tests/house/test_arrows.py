@@ -76,8 +76,9 @@ MAY_IMPORT = {
     "reports.pack": "dump layouts ops.pack reports.text",
     "reports.notebook": "reports reports.page",
     "reports.page": (
-        "errors visible reports reports.beside reports.check reports.ci reports.diff reports.pack "
-        "reports.predict reports.recompute reports.show reports.staleness reports.text"
+        "errors visible reports reports.beside reports.cache reports.check reports.ci "
+        "reports.diff reports.pack reports.predict reports.recompute reports.show "
+        "reports.staleness reports.text"
     ),
     "reports.predict": "checkpoints ops.predict reports.text",
     "reports.recompute": "reports reports.diff reports.text",
@@ -93,9 +94,9 @@ MAY_IMPORT = {
     "jobs": (
         "dump errors files margins model visible codecs checkpoints engines formats "
         "formats.documents formats.native formats.targets ops ops.check.alone ops.check.book "
-        "ops.diff ops.pack reports reports.beside reports.check reports.ci reports.diff "
-        "reports.pack reports.predict reports.recompute reports.show reports.staleness "
-        "reports.text"
+        "ops.diff ops.pack reports reports.beside reports.cache reports.check reports.ci "
+        "reports.diff reports.pack reports.predict reports.recompute reports.show "
+        "reports.staleness reports.text"
     ),
     "jobs.check": (
         "dump errors files model routers formats.documents formats.native ops.check "

@@ -17,6 +17,7 @@ from string import Template
 from ...errors import FormatError
 from ...visible import quoted
 from ..beside.text import render_beside
+from ..cache.text import render_cache
 from ..check.text import render_check
 from ..ci.text import render_ci
 from ..diff.text import render_diff
@@ -27,7 +28,7 @@ from ..recompute.text import render_recompute
 from ..show.text import render_checkpoint, render_summary
 from ..staleness.text import render_series, render_staleness
 from ..text.recorded import Render
-from ..text.wording import plural
+from ..text.wording import bytes_text, plural
 from .markup import report_markup
 
 __all__ = ["VIEWED", "html_page", "render_of", "with_texts"]
@@ -44,6 +45,7 @@ _VIEWS: tuple[tuple[str, Render], ...] = (
     ("routectl.recompute/1", render_recompute),
     ("routectl.ci/1", render_ci),
     ("routectl.beside/1", render_beside),
+    ("routectl.cache/1", render_cache),
 )
 VIEWED = tuple(schema for schema, _ in _VIEWS)
 _ASSETS = files(__package__) / "assets"
@@ -111,6 +113,8 @@ def _heading(doc: Document, verdict: str) -> tuple[str, str]:
         word, _, words = verdict.partition("  ")
         return word, words.strip()
     of_dump = doc.get("dump")
+    if doc["schema"] == "routectl.cache/1":
+        return _name(doc["folder"]), f"{len(doc['entries']):,} kept, {bytes_text(doc['bytes'])}"
     if of_dump is None:
         return _name(doc["path"]), _model(doc["layers"], doc)
     counted = f"{plural(doc['samples'], 'sample')}, {plural(doc['tokens_with_routes'], 'token')}"

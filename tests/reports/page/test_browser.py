@@ -5,6 +5,7 @@ Skipped where Chromium or Playwright is not installed: ``apt-get install chromiu
 
 import csv
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -13,6 +14,7 @@ from routectl.formats import open_dump
 from routectl.ops.diff.diff import DiffOptions, diff_as
 from routectl.reports.diff.document import diff_document
 from routectl.reports.page.page import html_page
+from routectl.reports.recompute.document import RecomputedFrom, recompute_document
 from routectl.reports.text.wording import amount
 from routectl.visible import visible
 from support.pages import (
@@ -214,6 +216,92 @@ def test_nothing_is_cut_at_1280(opened, folder, name):
     wider = "boxes => boxes.filter(b => b.scrollWidth > b.clientWidth).length"
     with opened(folder / f"{name}.html") as page:
         assert page.eval_on_selector_all(".scroll", wider) == 0
+
+
+def test_axes_and_legends_say_their_scale(opened, folder):
+    """Axes of counts name themselves logarithmic, and a colour in the middle has its value."""
+    with opened(folder / "diff.html") as page:
+        for chart in ("#swaps", "#depth", "#margins"):
+            assert "on a logarithmic axis" in page.text_content(f"{chart} svg")
+        legends = page.locator(".legend", has=page.locator(".ramp")).all_inner_texts()
+        assert len(legends) == 5
+        middle, top = (float(n) for n in re.findall(r"([\d.]+) %", legends[0]))
+        assert 0.2 < middle / top <= 0.25  # a quarter, less what the least rate begins with
+        assert "by its square root" in legends[0]
+
+
+def test_findings_come_first(opened, folder):
+    """The page of a check begins with its findings: cause, remedy and places of each."""
+    with opened(folder / "check.html") as page:
+        doc = json.loads(page.text_content("#document"))
+        first = page.locator("#panels section").first
+        assert first.get_attribute("id") == "findings"
+        for n, finding in enumerate(doc["findings"]):
+            told = page.inner_text(f"#finding-{n}")
+            for text in (finding["code"], finding["title"], finding["cause"], finding["action"]):
+                assert text in told
+            rows = page.locator(f"#finding-{n} tbody tr")
+            assert rows.count() == len(finding["places"])
+        assert page.locator("#panels table").count() == sum(
+            bool(f["places"]) for f in doc["findings"]
+        )
+
+
+def test_checks_of_a_ci(opened, folder):
+    """The page of a ci lists its checks, what failed first; each leads to its own thresholds."""
+    with opened(folder / "ci.html") as page:
+        doc = json.loads(page.text_content("#document"))
+        listed = [line.split("\t")[:2] for line in page.locator("#runs tbody tr").all_inner_texts()]
+        order = ("trouble", "failed", "passed")
+        runs = sorted(doc["runs"], key=lambda run: order.index(run["status"]))
+        assert listed == [[run["name"], run["status"].upper()] for run in runs]
+        for n, run in enumerate(doc["runs"]):
+            assert page.get_attribute(f"#runs a >> text={run['name']}", "href") == f"#run-{n}"
+            told = page.inner_text(f"#run-{n}")
+            for failure in run["failed"]:
+                assert failure["threshold"] in told
+            for given in run["inputs"].values():
+                for path in [given] if isinstance(given, str) else given:
+                    assert path in told
+
+
+def test_layers_of_a_checkpoint(opened, folder):
+    """The page of a checkpoint has a bar and a line a layer: kind, bytes by dtype, its router."""
+    with opened(folder / "checkpoint.html") as page:
+        doc = json.loads(page.text_content("#document"))
+        tips = tips_of(page, "#layers")
+        lines = [line.split("\t") for line in page.locator("#listed tbody tr").all_inner_texts()]
+        routers = {router["layer"]: router for router in doc["layer_routers"]}
+        assert len(lines) == len(doc["layer_bytes"])
+        for line, entry in zip(lines, doc["layer_bytes"], strict=True):
+            kind = "MoE" if entry["moe"] else "dense"
+            assert line[:2] == [str(entry["layer"]), kind]
+            for dtype in entry["dtypes"]:
+                about = f"layer {entry['layer']}, {kind}\n{dtype} "
+                assert [tip for tip in tips if tip.startswith(about)]
+                assert dtype in line[3]
+            router = routers.get(entry["layer"])
+            assert line[4:6] == (
+                ["-", "-"]
+                if router is None
+                else [f"{router['dtype']} [8, 16]", router["expert_bias_dtype"]]
+            )
+
+
+def test_a_recompute_is_drawn_as_its_comparison(opened, tmp_path, doc):
+    """The page of a recompute has the panels of the dump against its first mode, and says which."""
+    detail, diff = doc["detail"], {k: v for k, v in doc.items() if k not in ("detail", "asked")}
+    made = RecomputedFrom("weights", {"dtype": "float32"}, diff["old"], ())
+    found = recompute_document(made, {"free": {**diff, "detail": detail}, "forced": dict(diff)})
+    target = tmp_path / "recompute.html"
+    target.write_bytes(html_page(found).encode())
+    with opened(target) as page:
+        assert said(page) == line_of(doc)
+        assert page.inner_text("#mode h2") == "Mode free"
+        assert page.locator("#where canvas").count() == 1
+        with page.expect_download() as download:
+            page.click("[name=json]")
+        assert json.loads(download.value.path().read_text("utf-8")) == found
 
 
 def test_without_scripts(opened, folder, doc):

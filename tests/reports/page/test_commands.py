@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -38,12 +39,19 @@ def made(tmp_path, monkeypatch):
     folder.mkdir()
     shutil.copy(OLD, folder / "samples.jsonl")
     shutil.copy(NEW, folder / "new.parquet")
-    shutil.copy(FIXTURES / "tiny_rl" / "config.json", tmp_path / "the model.json")
+    shutil.copy(CONFIG, tmp_path / "the model.json")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-DIFF = ("diff", "run 7's/samples.jsonl", "run 7's/new.parquet", "--model", "the model.json")
+CONFIG = FIXTURES / "tiny_rl" / "config.json"
+DIFF = (
+    "diff",
+    "run 7's/samples.jsonl::format=jsonl",
+    "run 7's/new.parquet",
+    "--model",
+    "the model.json",
+)
 
 
 @pytest.mark.parametrize(
@@ -122,47 +130,58 @@ def test_a_finding(opened, made, capsys, asked):
             assert told["findings"] == same
 
 
-@pytest.mark.parametrize("index", range(len(TYPED)))
-def test_hostile_names(opened, tmp_path, capsys, index):
-    """A sample of whatever name is named by the command as the shell needs it, and nothing runs."""
+@pytest.fixture
+def hostile(tmp_path):
+    """Two dumps of samples with hostile names, every row of them mismatched."""
     ids = np.zeros((4, 2, 2), np.uint8)
     ids[..., 1] = 1
-    other = np.where(ids == 1, 2, ids).astype(np.uint8)
-    for side, array in (("old", ids), ("new", other)):
+    sides = tmp_path / "old.parquet", tmp_path / "new.parquet"
+    for side, array in zip(sides, (ids, np.where(ids == 1, 2, ids).astype(np.uint8)), strict=True):
         samples = [Sample(Routes(array, (0, 1), 4), name, prompt_length=2) for name in TYPED]
-        dump = make_dump(samples, (0, 1), experts=4, top_k=2)
-        write_native(samples, dump.meta, tmp_path / f"{side}.parquet", force=False)
-    sides = (tmp_path / "old.parquet", tmp_path / "new.parquet")
+        meta = make_dump(samples, (0, 1), experts=4, top_k=2).meta
+        write_native(samples, meta, side, force=False)
+    return ("diff", *sides, "--match", "id", "--examples", "20", "--exit-zero")
+
+
+def test_hostile_names(opened, hostile, tmp_path, capsys):
+    """A sample of whatever name is named by the command as the shell needs it, and nothing runs."""
     page_of = tmp_path / "page.html"
-    line = ("diff", *sides, "--match", "id", "--examples", "20", "--html", page_of)
-    assert run(capsys, *line, "--exit-zero").code == 0
+    assert run(capsys, *hostile, "--html", page_of).code == 0
     with opened(page_of) as page:
         doc = json.loads(page.text_content("#document"))
         names = [entry["sample"] for entry in doc["detail"]["sequences"]]
-        page.select_option("[name=sample]", str(names.index(TYPED[index])))
-        page.click(".tokens [role=option]")
-        told = pasted(capsys, page, ".sides .cell")
-    assert {example["sample"] for example in told["examples"]} == {TYPED[index]}
+        assert set(names) == set(TYPED)
+        for name in TYPED:
+            page.select_option("[name=sample]", str(names.index(name)))
+            page.click(".tokens [role=option]")
+            told = pasted(capsys, page, ".sides .cell")
+            assert {example["sample"] for example in told["examples"]} == {name}
     assert not (tmp_path / "owned").exists()
 
 
-def test_what_cannot_be_typed_says_so(opened, tmp_path, capsys, monkeypatch):
+def test_withheld_names_have_no_command(opened, hostile, tmp_path, capsys):
+    """A name that a page keeps back is in no command: the page says why there is none."""
+    page_of = tmp_path / "page.html"
+    assert run(capsys, *hostile, "--no-tokens", "--html", page_of).code == 0
+    with opened(page_of) as page:
+        page.select_option("[name=sample]", "0")
+        page.click(".tokens [role=option]")
+        assert page.locator(".sides .cell code").count() == 0
+        assert "withheld" in page.inner_text(".sides .cell")
+
+
+def test_what_cannot_be_typed_says_so(opened, tmp_path):
     """A dump from a pipe cannot be read again: there is no command, and the page says why."""
     page_of = tmp_path / "page.html"
-    monkeypatch.setattr("routectl.jobs.reading.open_input", lambda path, *rest: _opened(path))
-    line = ("diff", "-", NEW, "--html", page_of, "--exit-zero")
-    assert run(capsys, *line).code == 0
+    line = ("diff", "-::format=jsonl", NEW, "--model", CONFIG, "--html", page_of, "--exit-zero")
+    with OLD.open("rb") as stream:
+        words = [sys.executable, "-m", "routectl", *map(str, line)]
+        subprocess.run(words, stdin=stream, stdout=subprocess.DEVNULL, check=True)
     with opened(page_of) as page:
         page.focus("#where canvas")
         page.keyboard.press("ArrowRight")
         assert page.locator("#where .cell code").count() == 0
         assert "a pipe" in page.inner_text("#where .cell")
-
-
-def _opened(path):
-    from routectl import open_dump
-
-    return open_dump(str(OLD if path == "-" else path))
 
 
 def test_rows_of_the_toolbar(opened, made, capsys):

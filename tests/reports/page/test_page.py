@@ -89,6 +89,32 @@ def test_it_is_readable_without_scripts(made):
     assert "noscript" in page.tags
 
 
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("show.json", "samples.jsonl 46 samples, 5,611 tokens, 4 MoE layers, top-4 of 32 experts"),
+        ("checkpoint.json", "iter_0000007 2 MoE layers, top-4 of 8 experts"),
+        ("diff.json", "DIFFERS 2,055 of 101,616 rows"),
+    ],
+)
+def test_the_heading_is_of_what_is_shown(name, head):
+    """A page begins with the verdict, or with the name and sizes of what has none."""
+    page = html_page(json.loads((FIXTURES / "golden" / name).read_text("utf-8")))
+    heading = re.search("<h1>(.*?)</h1>", page, re.DOTALL)[1]
+    text = re.sub(r"\s+", " ", "".join(Parsed(heading).texts))
+    assert text.startswith(head), text
+
+
+def test_a_cache_has_a_page(tmp_path, capsys, monkeypatch):
+    """What routectl cache tells is a page too, named by its folder, and reads again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    saved, page = tmp_path / "cache.json", tmp_path / "cache.html"
+    for target in (saved, page):
+        assert run(capsys, "cache", "-o", target).code == 0
+    assert Parsed(page.read_text("utf-8")).data == json.loads(saved.read_text("utf-8"))
+    assert "0 kept" in run(capsys, "report", saved).out
+
+
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.name)
 def test_every_saved_report_has_a_page(path, tmp_path, capsys):
     """routectl report makes a page of every kind of document, and the text that made it."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from routectl.formats import open_dump
-from routectl.jobs.diff import DiffRequest, answer_diff
+from routectl.jobs.diff.request import DiffRequest, answer_diff
 from routectl.reports.text.wording import amount, percent
 from support.pages import NEW, OLD, line_of, said, select, tips_of
 
@@ -52,6 +52,7 @@ def test_a_selection_is_what_a_diff_of_it_tells(opened, folder, doc, selected, s
         bins = [t.split("\n")[1].split()[0].replace(",", "") for t in tips_of(page, "#margins")]
         expected = [b["rows_mismatched"] for b in margins["new"]]
         assert [int(n) for n in bins if int(n)] == [n for n in expected if n]
+        assert page.locator("#margins svg").count() == 1  # OLD has no margins
         whole = page.inner_text("#whole")
         assert whole.startswith("Of the whole run, not of the selection above (")
         page.click("[name=reset]")

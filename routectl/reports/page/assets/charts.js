@@ -36,11 +36,11 @@ const word = (x, y, text, attributes = {}) => svgEl("text", { x, y, ...attribute
 function lyingBars(
   label,
   entries,
-  { lines = [], height = ROW(entries.length), most = null, width = 560, left = 40 } = {},
+  { lines = [], height = ROW(entries.length), most = null, width = 560, left = 40, right = 62 } = {},
 ) {
   const WIDTH = width,
     LEFT = left,
-    RIGHT = 62,
+    RIGHT = right,
     TOP = 0;
   const totals = entries.flatMap((e) => [sum(e.parts.map((p) => p[0] ?? 0)), e.whisker?.[1] ?? 0]);
   const near = lines.filter(([value]) => value <= 2 * Math.max(...totals));

@@ -154,7 +154,8 @@ class RowTally {
 
   margins(bad) {
     if (!doc.margins || this.sides.every((side) => side === null)) return null;
-    const [old, now] = this.sides.map((side) => side && binsOf(null, side));
+    const known = (bins) => (bins?.length ? bins : null);
+    const [old, now] = this.sides.map((side) => known(side && binsOf(null, side)));
     return { ...withUnknown(this.kinds, bad), old, new: now };
   }
 }

@@ -1,9 +1,13 @@
 // The document inside the page, and what charts ask of it: counts by layer and position for what
 // the toolbar selects. Indices: p place, l layer (its index), b bin of positions, t token.
 
-const doc = JSON.parse(document.getElementById("document").textContent);
+const saved = JSON.parse(document.getElementById("document").textContent);
+const modes = saved.schema === "routectl.recompute/1" ? saved.comparisons : [];
+// what is drawn: of a recompute, the dump against its first mode
+const doc = modes.length ? { ...modes[0].diff, detail: saved.detail } : saved;
 const detail = doc.detail ?? null;
-const schema = String(doc.schema).replace(/^routectl\.|\/\d+$/g, "");
+const schemaOf = (one) => String(one.schema).replace(/^routectl\.|\/\d+$/g, "");
+const schema = schemaOf(doc);
 const layerNumbers = (doc.layers ?? []).map((entry) => entry.layer);
 
 const sum = (values) => values.reduce((a, b) => a + b, 0);

@@ -36,7 +36,7 @@ function draw() {
       csv = shown.csv;
       toolbar.querySelector("output")?.replaceChildren(shown.said);
       const list = detail?.samples ? [samplePanel(view, choose)] : [];
-      return [...shown.panels, ...list, ...(reading === null ? [] : [tokenPanel(view, reading)])];
+      return [...modePanel(), ...shown.panels, ...list, ...(reading === null ? [] : [tokenPanel(view, reading)])];
     }
     return (
       {
@@ -58,6 +58,21 @@ function draw() {
   document.getElementById("whole").textContent = chosen
     ? `Of the whole run, not of the selection above (${chosen}).`
     : "";
+}
+
+/** Which mode of a recompute is drawn, where there are several. */
+function modePanel() {
+  if (modes.length < 2) return [];
+  const others = modes.slice(1).map((one) => visible(one.mode));
+  return [
+    panel(
+      "mode",
+      `Mode ${visible(modes[0].mode)}`,
+      `The charts are of this mode; figures of ${others.join(", ")} are in the tables below.`,
+      null,
+      true,
+    ),
+  ];
 }
 
 /** Show one of the worst sequences in every chart and in the token view; null is all samples. */
@@ -154,7 +169,7 @@ function armTable(table) {
   for (let column = 1; column < table.tHead.rows[0].cells.length; column++) {
     const own = lines.map((row) => row.cells[column]).filter(Boolean);
     const texts = own.map((cell) => cell.textContent);
-    if (texts.every((text) => text === "-" || typeof keyOf(text) === "number")) continue;
+    if (texts.every((text) => typeof keyOf(text) === "number" || !/\p{L}/u.test(text))) continue;
     for (const row of table.rows) row.cells[column]?.classList.add("words");
     for (const cell of own) cell.classList.toggle("long", cell.textContent.length > 32);
   }
@@ -245,8 +260,8 @@ function buildActions() {
 
 function saveJson() {
   const link = el("a", {
-    href: URL.createObjectURL(new Blob([JSON.stringify(doc)], { type: "application/json" })),
-    download: `routectl-${schema}.json`,
+    href: URL.createObjectURL(new Blob([JSON.stringify(saved)], { type: "application/json" })),
+    download: `routectl-${schemaOf(saved)}.json`,
   });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);

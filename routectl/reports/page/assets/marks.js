@@ -81,14 +81,14 @@ const JUDGING = ["--fail-over", "--fail-under", "--fail-on", "--rerun", "--allow
  * of those of their names. null where an input was a pipe, or a word has what no shell hands on.
  */
 function commandLine(verb, asked, own) {
-  if (asked.inputs.includes("-")) return null;
+  if (asked.inputs.some((path) => /^(-|\/dev\/stdin)(::|$)/.test(path))) return null;
   const names = own.map(([flag]) => flag);
   const kept = asked.options.filter(([flag]) => !names.includes(flag) && !JUDGING.includes(flag));
   const words = [...kept, ...own].flatMap(([flag, value]) =>
     value === undefined ? [flag] : value.startsWith("-") ? [`${flag}=${value}`] : [flag, value],
   );
   const line = ["routectl", verb, ...asked.inputs, ...words];
-  return line.some((word) => /\0/.test(word) || !word.isWellFormed())
+  return line.some((word) => /\0|^\(name \d+ withheld\)$/.test(word) || !word.isWellFormed())
     ? null
     : line.map(quoted).join(" ");
 }
@@ -96,7 +96,7 @@ function commandLine(verb, asked, own) {
 /** A command to copy, or why there is none. */
 const copied = (command) =>
   command === null
-    ? [el("span", { class: "quiet" }, "No command can say this: an input was a pipe, or a name cannot be typed.")]
+    ? [el("span", { class: "quiet" }, "No command can say this: an input was a pipe, or a name is withheld or cannot be typed.")]
     : [
         el("code", {}, command),
         el("button", { type: "button", onclick: () => copyText(command) }, "Copy command"),

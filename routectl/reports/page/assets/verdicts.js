@@ -90,7 +90,7 @@ function verifyPanels() {
     panel(
       "rows",
       "Rows",
-      "Of the tensors, held against the dump's routes.",
+      doc.rows ? "Of the tensors, held against the dump's routes." : "No row could be compared.",
       lyingBars(
         "rows by what they are",
         counts.map(([name, n, colour]) => ({
@@ -231,6 +231,6 @@ function gainPanel(c, i) {
     `gain-${i}`,
     `Gain by layer at ${visible(c.version)}`,
     "Accuracy of predicted routes over frozen ones, in percentage points; a layer without a bar gains nothing.",
-    lyingBars("gain by layer", bars),
+    lyingBars("gain by layer", bars, { right: 90 }),
   );
 }
