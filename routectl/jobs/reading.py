@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import RoutectlError
 from ..model import ModelFacts, facts_from_sizes
+from .held import HeldDump
 from .inputs import Input, parse_input
 from .options import check_bounds, option
 from .progress import SILENT, Progress
@@ -95,6 +96,8 @@ class Reading:
         ``otherwise`` is the model where neither the dump nor these options say it. Where that, or
         a config beside the dump, decides, a note says so.
         """
+        if isinstance(path, HeldDump):
+            return path.dump
         named = self.input(path)
         if self.model is not None:
             return open_input(named, self.facts)

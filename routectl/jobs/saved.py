@@ -65,11 +65,14 @@ def read_report(path: Path, *wanted: str) -> "Document":
 
 def _types() -> dict[str, Any]:
     """The type of each schema that is read again."""
+    from ..reports.beside.schema import BesideDocument
+    from ..reports.cache.schema import CacheDocument
     from ..reports.check.schema import CheckDocument
     from ..reports.ci.schema import BaselineDocument, CiDocument
     from ..reports.diff.schema import DiffDocument
     from ..reports.pack.schema import VerifyDocument
     from ..reports.predict.schema import PredictDocument
+    from ..reports.recompute.schema import RecomputeDocument
     from ..reports.show.schema import CheckpointDocument, ShowDocument
     from ..reports.staleness.schema import SeriesDocument, StalenessDocument
 
@@ -81,8 +84,11 @@ def _types() -> dict[str, Any]:
         "routectl.show/1": ShowDocument,
         "routectl.checkpoint/1": CheckpointDocument,
         "routectl.predict/1": PredictDocument,
+        "routectl.recompute/1": RecomputeDocument,
         "routectl.verify/1": VerifyDocument,
         "routectl.ci/1": CiDocument,
+        "routectl.beside/1": BesideDocument,
+        "routectl.cache/1": CacheDocument,
         "routectl.baseline/1": BaselineDocument,
     }
 

@@ -107,12 +107,14 @@ def quiet() -> Iterator[None]:
 def writers_of(place: Path, url: str) -> Iterator[Writer]:
     """All writers; their inputs are made in ``place``, what they write is in the run's folder."""
     dump = str(ENGINE)
-    yield Writer("convert", "a.parquet", ("convert", dump, "a.parquet"), digest_of_tree)
+    yield Writer(
+        "convert", "a.parquet", "--save", ("convert", dump, "--save", "a.parquet"), digest_of_tree
+    )
     old = place / "old.parquet"
-    run_here("convert", dump, str(old), "--codec", "packed")
-    force = ("convert", dump, "a.parquet", "--verify", "--force")
+    run_here("convert", dump, "--save", str(old), "--codec", "packed")
+    force = ("convert", dump, "--save", "a.parquet", "--verify", "--force")
     yield Writer("convert --force", "a.parquet", force, digest_of_tree, old=old)
-    target = ("convert", dump, "a.safetensors", "--lossy")
+    target = ("convert", dump, "--save", "a.safetensors", "--lossy")
     yield Writer("convert to a target", "a.safetensors", target, digest_of_tree)
     pack = ("pack", dump, "-o", "a", "--framework", "verl", "--tp", "2", "--cp", "2")
     yield Writer("pack", "a", pack, packed)

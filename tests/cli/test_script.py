@@ -103,7 +103,7 @@ class TestExitCodes:
             (["diff", ENGINE, "fixtures/hf/vllm.qwen3_moe.fp32.npz"], "nothing to compare"),
             (["diff", ENGINE, "fixtures/hf/vllm.qwen3_moe_soft.bf16.npz"], "top_k is 4 in OLD"),
             (["show", ENGINE, "--model", "README.md"], "README.md: not JSON"),
-            (["convert", ENGINE, "out.txt"], "expected NAME.parquet"),
+            (["convert", ENGINE, "--save", "out.txt"], "expected NAME.parquet"),
         ],
     )
     def test_trouble_is_2(self, capsys, args: list[str], said: str) -> None:
@@ -155,13 +155,13 @@ class TestStreams:
     def test_convert_keeps_everything(self, capsys, tmp_path: Path) -> None:
         """A converted dump is the same as its source, log-probs included."""
         target = tmp_path / "native.parquet"
-        assert run(capsys, "convert", ENGINE, str(target)).code == 0
+        assert run(capsys, "convert", ENGINE, "--save", str(target)).code == 0
         report = json.loads(run(capsys, "diff", ENGINE, str(target), "--json").out)
         assert report["rows_mismatched"] == report["order_mismatches"] == 0
         assert report["coverage_rate"] == 1
         assert report["logprobs"]["tokens"] == 9216
         assert report["logprobs"]["max_abs_d"] == 0
-        assert "already exists" in complaint(capsys, "convert", ENGINE, str(target))
+        assert "already exists" in complaint(capsys, "convert", ENGINE, "--save", str(target))
 
     def test_sizes_instead_of_a_config(self, capsys, tmp_path: Path) -> None:
         """LAYERS,K,E stand in for a config."""

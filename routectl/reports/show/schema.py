@@ -1,6 +1,6 @@
 """The types of routectl.show/1 and routectl.checkpoint/1, as docs/json.md has them."""
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from ..diff.schema import DetailDocument
 from ..document import DumpEntry
@@ -12,6 +12,7 @@ __all__ = [
     "LayerBytes",
     "LayerSummary",
     "LayerWeights",
+    "RouterDtypes",
     "RouterEntry",
     "ShowDocument",
     "ShowExtras",
@@ -107,9 +108,18 @@ class LayerBytes(TypedDict):
 
 
 class LayerWeights(LayerBytes):
-    """The same, and whether it is a MoE layer."""
+    """The same, whether it is a MoE layer, and its bytes by dtype."""
 
     moe: bool
+    dtypes: NotRequired[dict[str, int]]
+
+
+class RouterDtypes(TypedDict):
+    """The router of a MoE layer: the dtypes of its weight and, where it has one, of its bias."""
+
+    layer: int
+    dtype: str
+    expert_bias_dtype: str | None
 
 
 class CheckpointDocument(TypedDict):
@@ -137,3 +147,4 @@ class CheckpointDocument(TypedDict):
     streamed_bytes: int | None
     other_bytes: int | None
     layer_bytes: list[LayerWeights]
+    layer_routers: NotRequired[list[RouterDtypes]]

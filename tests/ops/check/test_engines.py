@@ -45,7 +45,7 @@ def reference(checkpoint, recorded, tmp_path_factory):
             "recompute",
             str(checkpoint),
             str(folder / "tokens.jsonl"),
-            "-o",
+            "--save",
             str(target),
             "--dtype",
             "float32",
