@@ -43,8 +43,8 @@ INTEGERS = {
     "pack.bshd": "pack IN/ds/few.jsonl -o OUT/r --form bshd --framework megatron",
     "pack.explain": "pack IN/ds/few.jsonl --explain --cp 2",
     "unpack": "unpack IN/packed -o OUT/o.parquet",
-    "fix": "check IN/tiny/renumbered.parquet --against IN/tiny/v0.parquet --apply-fix "
-    "-o OUT/o.parquet",
+    "fix": "check IN/tiny/renumbered.parquet --against IN/tiny/v0.parquet "
+    "--save OUT/o.parquet",
     "show": "show IN/ds/few.jsonl -o OUT/o.json",
     "show.page": "show IN/ds/few.jsonl --html OUT/o.html",
     "diff": "diff IN/tiny/few.jsonl IN/tiny/v0.parquet -o OUT/o.json",
