@@ -82,7 +82,7 @@ FLOATS = {
                         "--device cpu --dtype bfloat16",
     "predictor": "predict IN/tiny/inputs.safetensors --fit -o OUT/p.safetensors "
                  f"{AT} --threads 1 --json",
-    "staleness.run": f"staleness IN/tiny/few.jsonl {AT} -o OUT/s.json",
+    "staleness.run": f"staleness IN/tiny/few.jsonl {AT} --forward threads=1 -o OUT/s.json",
 }  # fmt: skip
 
 
