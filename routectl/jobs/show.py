@@ -10,6 +10,7 @@ from .progress import SILENT, Progress, tokens_rate
 from .reading import Reading
 
 if TYPE_CHECKING:
+    from ..dump import Dump
     from ..reports.document import Document
 
 __all__ = ["ShowRequest", "answer_show"]
@@ -29,7 +30,10 @@ class ShowRequest:
 
 
 def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document":
-    """The routectl.show/1 document of a dump, or routectl.checkpoint/1 of a checkpoint."""
+    """The routectl.show/1 document of a dump, or routectl.checkpoint/1 of a checkpoint.
+
+    Of a dump whose model nothing tells, routectl.outline/1: what can be told without.
+    """
     from ..checkpoints import is_checkpoint
 
     reading = request.reading
@@ -41,14 +45,27 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
                 hint=f"{named.path}::format=npz, say, where it is a dump",
             )
         return _of_checkpoint(named.path)
+    from ..formats.documents.facts import GUESSED, Guess
     from ..ops.check.alone.alone import measure_lift
     from ..ops.summary import summarize
     from ..reports.show.document import summary_document
 
-    opened = reading.open(request.path, progress=progress)
+    opened = reading.open(request.path, Guess(), progress)
+    if GUESSED in (opened.meta.facts_source or ""):
+        return _outlined(opened, progress)
     with progress.counting("reading", len(opened), "samples", tokens_rate) as advance:
         summary = summarize(opened, advance)
     return summary_document(summary, lift=measure_lift(opened), detail=request.detail)
+
+
+def _outlined(opened: "Dump", progress: Progress) -> "Document":
+    from ..formats.documents.facts import MODEL_HINT
+    from ..ops.outline import outline
+    from ..reports.show.outline import outline_document
+
+    with progress.counting("reading", len(opened), "samples", tokens_rate) as advance:
+        found = outline(opened, advance)
+    return outline_document(found, MODEL_HINT)
 
 
 def _of_checkpoint(path: str) -> "Document":

@@ -14,6 +14,7 @@ from ...errors import FormatError
 from ...files.reading import open_regular, read_bytes
 from ..documents.facts import Model, find_context, refuse_alone
 from ..documents.fields import from_json, joined, token_ids
+from ..wire.guess import guess_facts
 from ..wire.sample import NoRoutesError, WireSample, to_sample
 from ..wire.shapes import rows_of_flat
 
@@ -51,7 +52,7 @@ def open_trainer_file(
         wires = read_micro_batches(path)
     if not any(wire.has_routes for wire in wires):
         raise NoRoutesError(f"{path}: no routes in any of its {len(wires)} samples")
-    context = find_context(path, model)
+    context = find_context(path, model, guess=lambda: guess_facts(wires))
     meta = context.meta(path, kind, wire_dtype=joined({_dtype(wire) for wire in wires}))
     keys = [wire.key for wire in wires]
 
