@@ -1,6 +1,7 @@
 """``routectl show PATH``: a dump or a checkpoint."""
 
 from dataclasses import replace
+from typing import Any
 
 from ..jobs.show import ShowRequest, answer_show
 from .desk import CommandLine, desk
@@ -27,7 +28,11 @@ def show_command(line: CommandLine) -> int:
     request, voices = line.request(ShowRequest), line.voices
     voices.refuse()
     document = answer_show(replace(request, detail=voices.detailed), TERMINAL)
-    views = {"show": render_summary, "outline": render_outline, "checkpoint": render_checkpoint}
+    views: dict[str, Any] = {
+        "show": render_summary,
+        "outline": render_outline,
+        "checkpoint": render_checkpoint,
+    }
     kind = document["schema"].removeprefix("routectl.").removesuffix("/1")
     voices.tell(document, views[kind])
     return 0
