@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..dump import Dump, DumpMeta, Keys, Sample, SampleBatch
 from ..errors import FormatError, MismatchError
+from .documents.facts import GUESSED
 from .documents.fields import joined
 from .wire.sample import NoSamplesError
 
@@ -18,7 +19,7 @@ _COMPANION = ".request.json"
 
 def _merge_meta(name: str, parts: Sequence[DumpMeta], skipped: Sequence[str]) -> DumpMeta:
     first = parts[0]
-    for part in parts[1:]:
+    for part in (p for p in parts[1:] if GUESSED not in (p.facts_source, first.facts_source)):
         for field in ("layers_L", "num_experts", "top_k"):
             if getattr(part, field) != getattr(first, field):
                 raise MismatchError(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..dump import Dump
-    from ..formats.documents.facts import Model, Otherwise
+    from ..formats.documents.facts import Guess, Model, Otherwise
     from ..ops.diff.thresholds import Threshold
 
 __all__ = [
@@ -89,7 +89,7 @@ class Reading:
         )
 
     def open(
-        self, path: str, otherwise: "Otherwise | None" = None, progress: Progress = SILENT
+        self, path: str, otherwise: "Otherwise | Guess | None" = None, progress: Progress = SILENT
     ) -> "Dump":
         """The dump at a path, a folder or a glob; - is standard input.
 
@@ -150,12 +150,14 @@ def otherwise_of(dump: "Dump", name: str) -> "Otherwise":
     return Otherwise(facts, f"{name}, {meta.path}")
 
 
-def _say_source(dump: "Dump", path: str, otherwise: "Otherwise | None", progress: Progress) -> None:
+def _say_source(
+    dump: "Dump", path: str, otherwise: "Otherwise | Guess | None", progress: Progress
+) -> None:
     """Note where a model was found that neither the user nor the dump named."""
-    from ..formats.documents.facts import is_beside
+    from ..formats.documents.facts import Otherwise, is_beside
 
     source = dump.meta.facts_source or ""
-    if otherwise is not None and otherwise.facts is not None:
+    if isinstance(otherwise, Otherwise) and otherwise.facts is not None:
         decided = source == otherwise.source
     else:
         decided = is_beside(source, path)

@@ -73,7 +73,7 @@ def _types() -> dict[str, Any]:
     from ..reports.pack.schema import VerifyDocument
     from ..reports.predict.schema import PredictDocument
     from ..reports.recompute.schema import RecomputeDocument
-    from ..reports.show.schema import CheckpointDocument, ShowDocument
+    from ..reports.show.schema import CheckpointDocument, OutlineDocument, ShowDocument
     from ..reports.staleness.schema import SeriesDocument, StalenessDocument
 
     return {
@@ -83,6 +83,7 @@ def _types() -> dict[str, Any]:
         "routectl.staleness_series/1": SeriesDocument,
         "routectl.show/1": ShowDocument,
         "routectl.checkpoint/1": CheckpointDocument,
+        "routectl.outline/1": OutlineDocument,
         "routectl.predict/1": PredictDocument,
         "routectl.recompute/1": RecomputeDocument,
         "routectl.verify/1": VerifyDocument,

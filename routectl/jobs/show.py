@@ -10,11 +10,15 @@ from .progress import SILENT, Progress, tokens_rate
 from .reading import Reading
 
 if TYPE_CHECKING:
+<<<<<<< HEAD
     from collections.abc import Callable
 
     from ..dump import Dump
     from ..ops.check.alone.results import Power
     from ..ops.summary import Summary
+=======
+    from ..dump import Dump
+>>>>>>> reading
     from ..reports.document import Document
 
 __all__ = ["ShowRequest", "answer_show", "summarize_opened"]
@@ -34,7 +38,10 @@ class ShowRequest:
 
 
 def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document":
-    """The routectl.show/1 document of a dump, or routectl.checkpoint/1 of a checkpoint."""
+    """The routectl.show/1 document of a dump, or routectl.checkpoint/1 of a checkpoint.
+
+    Of a dump whose model nothing tells, routectl.outline/1: what can be told without.
+    """
     from ..checkpoints import is_checkpoint
 
     reading = request.reading
@@ -46,9 +53,13 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
                 hint=f"{named.path}::format=npz, say, where it is a dump",
             )
         return _of_checkpoint(named.path)
+<<<<<<< HEAD
+    from ..formats.documents.facts import GUESSED, Guess
     from ..reports.show.document import summary_document
 
-    opened = reading.open(request.path, progress=progress)
+    opened = reading.open(request.path, Guess(), progress)
+    if GUESSED in (opened.meta.facts_source or ""):
+        return _outlined(opened, progress)
     summary, lift = summarize_opened(opened, progress)
     return summary_document(summary, lift=lift, detail=request.detail)
 
@@ -62,6 +73,16 @@ def summarize_opened(
     from ..ops.check.alone.alone import measure_lift
     from ..ops.summary import summarize
 
+=======
+    from ..formats.documents.facts import GUESSED, Guess
+    from ..ops.check.alone.alone import measure_lift
+    from ..ops.summary import summarize
+    from ..reports.show.document import summary_document
+
+    opened = reading.open(request.path, Guess(), progress)
+    if GUESSED in (opened.meta.facts_source or ""):
+        return _outlined(opened, progress)
+>>>>>>> reading
     with progress.counting("reading", len(opened), "samples", tokens_rate) as advance:
 
         def told(tokens: int, samples: int) -> None:
@@ -71,6 +92,16 @@ def summarize_opened(
 
         summary = summarize(opened, told)
     return summary, measure_lift(opened)
+
+
+def _outlined(opened: "Dump", progress: Progress) -> "Document":
+    from ..formats.documents.facts import MODEL_HINT
+    from ..ops.outline import outline
+    from ..reports.show.outline import outline_document
+
+    with progress.counting("reading", len(opened), "samples", tokens_rate) as advance:
+        found = outline(opened, advance)
+    return outline_document(found, MODEL_HINT)
 
 
 def _of_checkpoint(path: str) -> "Document":

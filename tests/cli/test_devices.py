@@ -18,7 +18,7 @@ from support.timing import ended_after
 DUMP, CONFIG = str(DUMPS["jsonl"]), str(DEEPSEEK_CONFIG)
 NATIVE = str(DUMPS["native"])
 MODEL = ("--model", CONFIG)
-INTO = ("-o", "{out}.parquet")
+INTO = ("--save", "{out}.parquet")
 COMMANDS = [  # {} stands for what is no file
     ("show", "{}"),
     ("show", DUMP, "--model", "{}"),

@@ -167,7 +167,7 @@ class TestStreams:
         """LAYERS,K,E stand in for a config."""
         copy = tmp_path / "alone.jsonl"
         copy.write_bytes((ROOT / ENGINE).read_bytes())
-        assert "--model" in complaint(capsys, "show", str(copy))
+        assert "hint: --model" in complaint(capsys, "check", str(copy))
         sizes = ("--model", "6,4,32")
         assert run(capsys, "show", str(copy), *sizes).code == 0
 

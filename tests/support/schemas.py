@@ -13,7 +13,7 @@ from routectl.reports.dumps import WrittenDocument
 from routectl.reports.pack.schema import PackDocument, VerifyDocument
 from routectl.reports.predict.schema import PredictDocument
 from routectl.reports.recompute.schema import RecomputeDocument
-from routectl.reports.show.schema import CheckpointDocument, ShowDocument
+from routectl.reports.show.schema import CheckpointDocument, OutlineDocument, ShowDocument
 from routectl.reports.staleness.schema import SeriesDocument, StalenessDocument
 
 __all__ = ["TYPES", "json_schema"]
@@ -27,6 +27,7 @@ TYPES: dict[str, Any] = {
     "ci": CiDocument,
     "detail": DetailDocument,
     "diff": DiffDocument,
+    "outline": OutlineDocument,
     "pack": PackDocument,
     "predict": PredictDocument,
     "recompute": RecomputeDocument,

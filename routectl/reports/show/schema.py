@@ -12,6 +12,7 @@ __all__ = [
     "LayerBytes",
     "LayerSummary",
     "LayerWeights",
+    "OutlineDocument",
     "RouterDtypes",
     "RouterEntry",
     "ShowDocument",
@@ -79,6 +80,40 @@ class ShowDocument(ShowExtras):
     weight_versions: dict[str, int]
     finish_reasons: dict[str, int]
     layers: list[LayerSummary]
+
+
+class OutlineDocument(TypedDict):
+    """routectl.outline/1: what is told of a dump whose model is not known, in place of show/1.
+
+    layers_written and ids_per_row are None where the payload has no axes: ids_per_token is then
+    their product; where payloads have several shapes, or none can be read so, it is None too.
+    """
+
+    schema: Literal["routectl.outline/1"]
+    path: str
+    format: str
+    engine: str | None
+    engine_version: str | None
+    samples: int
+    samples_with_routes: int
+    samples_with_token_ids: int
+    samples_with_logprobs: int
+    samples_of_unknown_length: int
+    prompt_tokens: int
+    response_tokens: int
+    weight_versions: dict[str, int]
+    tokens_with_routes: int
+    ids_per_token: int | None
+    layers_written: int | None
+    ids_per_row: int | None
+    greatest_id: int | None
+    wire_dtype: str | None
+    file_bytes: int | None
+    refused: int
+    reason: str | None
+    skipped: list[str]
+    unknown: list[str]
+    hint: str
 
 
 class RouterEntry(TypedDict):
