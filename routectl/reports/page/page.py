@@ -82,8 +82,10 @@ def _asset(name: str) -> str:
 def _title(doc: Document) -> str:
     """The verb and the file names that the page is about."""
     verb = str(doc["schema"]).removeprefix("routectl.").partition("/")[0]
-    dumps = [doc[key] for key in ("old", "new", "dump", "reference") if doc.get(key)]
-    paths = [dump["path"] for dump in dumps] or [str(doc.get("path") or "")]
+    sides = (doc.get(key) for key in ("old", "new", "dump", "reference"))
+    paths = [side["path"] for side in sides if isinstance(side, dict)]
+    if not paths:  # a checkpoint, a prediction, a folder that was verified
+        paths = [str(next(filter(None, map(doc.get, ("path", "inputs", "folder"))), ""))]
     return f"routectl {verb}: {' and '.join(paths)}"[:_LONGEST_TITLE]
 
 
