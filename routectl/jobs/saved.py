@@ -114,7 +114,7 @@ def _entries(value: Any, place: list[str]) -> Iterator[dict[str, Any]]:
 def _types() -> dict[str, Any]:
     """The type of each schema that is read again."""
     from ..reports.check.schema import CheckDocument
-    from ..reports.ci.schema import BaselineDocument
+    from ..reports.ci.schema import BaselineDocument, CiDocument
     from ..reports.diff.schema import DiffDocument
     from ..reports.pack.schema import VerifyDocument
     from ..reports.predict.schema import PredictDocument
@@ -130,6 +130,7 @@ def _types() -> dict[str, Any]:
         "routectl.checkpoint/1": CheckpointDocument,
         "routectl.predict/1": PredictDocument,
         "routectl.verify/1": VerifyDocument,
+        "routectl.ci/1": CiDocument,
         "routectl.baseline/1": BaselineDocument,
     }
 

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from routectl.cli.main import _COMMANDS, main
+from routectl.cli.commands import COMMANDS
+from routectl.cli.main import main
 from routectl.dump import DumpMeta, Sample, WeightSpan
 from routectl.formats.native.container import write_native
 from routectl.routes import Routes
@@ -112,9 +113,9 @@ def verbs(old, new, folder):
     typed = [old.with_name(f"typed-{name}.parquet") for name in ("old", "new")]
     return {
         "show": ["show", old],
-        "show --detail": ["show", old, "--detail"],
+        "show -o": ["show", old, "-o", folder / "show.json", "--force"],
         "diff": ["diff", old, new, "--match", "id", "--examples", "9", "--fail-over", "mismatch:0"],
-        "diff --rerun": ["diff", old, new, "--rerun", new, "--detail"],
+        "diff --rerun": ["diff", old, new, "--rerun", new],
         "diff of a sample": ["diff", *typed, "--sample", f"{TYPED}0"],
         "diff of no sample": ["diff", old, new, "--sample", TYPED],
         "check": ["check", new, "--against", old],
@@ -375,7 +376,7 @@ class TestReports:
 
 def _words():
     """Each command with each of its options, and with a word too many."""
-    for command in _COMMANDS:
+    for command in COMMANDS:
         room = importlib.import_module(f"routectl.cli.{command}")
         function = getattr(room, f"{command}_command")
         for name in function.__signature__.parameters:
@@ -386,7 +387,7 @@ def _words():
 class TestOptions:
     """Words of a command line."""
 
-    @pytest.mark.parametrize("command", _COMMANDS)
+    @pytest.mark.parametrize("command", COMMANDS)
     @pytest.mark.parametrize("poison", few(POISONS, ("all",)))
     def test_words(self, capsys, command, poison):
         """A word, an option that there is none, and its value: the complaint is text."""
@@ -429,12 +430,14 @@ class TestVoices:
         for name, check in checks.items():
             (tmp_path / f"{FILE_NAME}.toml").write_text(toml({name: check}), "utf-8")
             words = ["ci", tmp_path / f"{FILE_NAME}.toml", "--github", "--junit"]
-            words += [tmp_path / "j.xml", "--badge", tmp_path / "b.json", "--force"]
+            words += [tmp_path / "j.xml", "-o", tmp_path / "r.json", "--force"]
             judged(capsys, *words, own=("::error title=",))
+            badge = ("--badge", tmp_path / "b.json", "--force")
+            judged(capsys, "report", tmp_path / "r.json", *badge)
             for told in ("j.xml", "b.json", "summary.md"):
                 text = (tmp_path / told).read_text("utf-8").replace("⚠️", "")  # ours
                 assert faults_of(text) == []
-            judged(capsys, *words, "--json", own=("::error title=",))
+            judged(capsys, *words, own=("::error title=",))
 
     @pytest.mark.parametrize("text", [POISON, LONG])
     def test_configs(self, capsys, tmp_path, text):

@@ -75,8 +75,8 @@ MAY_IMPORT = {
     "reports.diff": "margins ops.diff reports reports.text",
     "reports.pack": "dump layouts ops.pack reports.text",
     "reports.page": (
-        "errors visible reports reports.check reports.diff reports.pack reports.predict "
-        "reports.show reports.staleness reports.text"
+        "errors visible reports reports.check reports.ci reports.diff reports.pack "
+        "reports.predict reports.show reports.staleness reports.text"
     ),
     "reports.predict": "checkpoints ops.predict reports.text",
     "reports.show": "checkpoints ops ops.check.alone ops.diff reports reports.diff reports.text",
@@ -84,6 +84,7 @@ MAY_IMPORT = {
         "dump errors margins ops.diff ops.staleness reports reports.diff reports.text"
     ),
     "reports.text": "visible reports",
+    "reports.written": "errors reports reports.page reports.text",
     "jobs": (
         "dump errors files margins model visible codecs checkpoints engines formats "
         "formats.documents formats.native formats.targets formats.trainers ops ops.check.alone "
@@ -119,8 +120,8 @@ MAY_IMPORT = {
     "cli": (
         "errors files limits version visible formats ops.check.book reports reports.check "
         "reports.ci reports.diff reports.pack reports.page reports.predict reports.show "
-        "reports.staleness reports.text jobs jobs.check jobs.ci jobs.pack jobs.predict "
-        "jobs.recompute jobs.staleness jobs.watch"
+        "reports.staleness reports.text reports.written jobs jobs.check jobs.ci jobs.pack "
+        "jobs.predict jobs.recompute jobs.staleness jobs.watch"
     ),
     "__init__": (
         "dump errors layouts limits margins model routes version checkpoints formats forward ops "

@@ -16,13 +16,15 @@ from string import Template
 from ...errors import FormatError
 from ...visible import quoted
 from ..check.text import render_check
+from ..ci.text import render_ci
 from ..diff.text import render_diff
 from ..document import Document, visible_document
 from ..pack.text import render_verified
 from ..predict.text import render_prediction
 from ..show.text import render_checkpoint, render_summary
 from ..staleness.text import render_series, render_staleness
-from .markup import Render, report_markup
+from ..text.recorded import Render
+from .markup import report_markup
 
 __all__ = ["VIEWED", "html_page", "render_of", "with_texts"]
 
@@ -35,6 +37,7 @@ _VIEWS: tuple[tuple[str, Render], ...] = (
     ("routectl.checkpoint/1", render_checkpoint),
     ("routectl.predict/1", render_prediction),
     ("routectl.verify/1", render_verified),
+    ("routectl.ci/1", render_ci),
 )
 VIEWED = tuple(schema for schema, _ in _VIEWS)
 _ASSETS = files(__package__) / "assets"

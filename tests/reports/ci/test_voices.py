@@ -29,6 +29,7 @@ from support.shell import complaint, document, run, written
 from support.tiny_rl import ENGINE, TINY
 
 ROOT = Path(__file__).parent.parent.parent.parent
+GOLDEN = ROOT / "fixtures" / "golden"
 PAGE = (ROOT / "docs" / "ci.md").read_text("utf-8")
 NASTY = "a|b,c:d %0A <b>`x`</b> ]]> \n::error::gotcha\r\x1b[31m\x00 \U0001f40d"
 ABOUT = {"name": "a", "check": "a", "key": None, "verb": "diff", "inputs": {}}
@@ -288,8 +289,9 @@ class TestBadge:
             ({**DIFF, "old": "gone"}, "orange", None),
         )
         for n, (words, colour, message) in enumerate(cases):
-            path = tmp_path / f"{n}.json"
-            run(capsys, "ci", config(tmp_path, a=words), "--badge", path)
+            saved, path = tmp_path / f"saved-{n}.json", tmp_path / f"{n}.json"
+            run(capsys, "ci", config(tmp_path, a=words), "-o", saved)
+            assert run(capsys, "report", saved, "--badge", path).code == 0
             badge = json.loads(path.read_text("utf-8"))
             assert list(badge) == ["schemaVersion", "label", "message", "color"]
             assert (badge["schemaVersion"], badge["color"]) == (1, colour)
@@ -298,11 +300,11 @@ class TestBadge:
 
     def test_files_that_exist(self, capsys, tmp_path):
         """A file that exists is kept unless --force is given."""
-        path, target = config(tmp_path, a=EXACT), tmp_path / "badge.json"
+        saved, target = GOLDEN / "diff.json", tmp_path / "badge.json"
         target.write_text("mine", "utf-8")
-        assert "already exists" in complaint(capsys, "ci", path, "--badge", target)
+        assert "already exists" in complaint(capsys, "report", saved, "--badge", target)
         assert target.read_text("utf-8") == "mine"
-        assert run(capsys, "ci", path, "--badge", target, "--force").code == 0
+        assert run(capsys, "report", saved, "--badge", target, "--force").code == 0
         assert json.loads(target.read_text("utf-8"))["schemaVersion"] == 1
 
 
