@@ -79,11 +79,11 @@ def test_its_command_is_there(wheel):
     """The one entry point is the boundary of the command line, and it can be called."""
     assert _of(wheel, "entry_points.txt").split("\n")[:2] == [
         "[console_scripts]",
-        "routectl = routectl.cli.main:script",
+        "routectl = routectl.cli.start:console_script",
     ]
-    from routectl.cli.main import script
+    from routectl.cli.start import console_script
 
-    assert callable(script)
+    assert callable(console_script)
 
 
 def test_it_is_for_any_platform(wheel):
