@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "codecs": "errors routes",
     "kernels": "margins routes",
     "routers": "errors model",
-    "checkpoints": "errors files layouts model pickled routers",
+    "checkpoints": "errors files layouts limits model pickled routers",
     "engines": "errors files limits model visible formats.documents formats.responses formats.wire",
     "formats": (
         "dump errors files limits model formats.arrays formats.documents formats.native "
@@ -105,8 +105,8 @@ MAY_IMPORT = {
         "ops.staleness reports reports.predict reports.text jobs jobs.recompute"
     ),
     "jobs.recompute": (
-        "dump errors files gate_logprobs margins routes version routers checkpoints formats.native "
-        "forward ops.predict reports.text jobs"
+        "dump errors files gate_logprobs limits margins routes version routers checkpoints "
+        "formats.native forward ops.predict reports.text jobs"
     ),
     "jobs.staleness": (
         "dump errors model checkpoints formats.native forward ops.diff ops.pairs ops.staleness "
