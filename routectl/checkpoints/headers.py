@@ -102,8 +102,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     """The tensors of a safetensors file by name, from its header alone.
 
     Raises FormatError for a file that is truncated, whose header is longer than 100 MB, of more
-    than 262,144 tensors or not JSON, with a name twice, or with ranges that overlap, leave gaps or do not end with the file;
-    UnsupportedError for an unknown dtype.
+    than 262,144 tensors or not JSON, with a name twice, or with ranges that overlap, leave gaps or
+    do not end with the file; UnsupportedError for an unknown dtype.
     """
     try:
         text, size = _header_bytes(path)

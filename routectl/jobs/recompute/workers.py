@@ -32,8 +32,8 @@ def run_workers(
 ) -> None:
     """Run each in a process of its own, with so many CPU threads; ``say`` what they say.
 
-    The budgets that hold here hold there. When one fails, or on Ctrl-C, all of them end. Raises the first one's RoutectlError, or one
-    that says how it was killed.
+    The budgets that hold here hold there. When one fails, or on Ctrl-C, all of them end. Raises
+    the first one's RoutectlError, or one that says how it was killed.
     """
     context = multiprocessing.get_context("spawn")
     workers: dict[Connection, tuple[SpawnProcess, str]] = {}
