@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from routectl.cli.commands import COMMANDS
 from routectl.cli.main import main
+from routectl.cli.words.commands import COMMANDS
 from routectl.dump import DumpMeta, Sample, WeightSpan
 from routectl.formats.native.container import write_native
 from routectl.routes import Routes
@@ -350,7 +350,9 @@ class TestReports:
     @pytest.mark.parametrize("poison", few(POISONS, ("all",)))
     @pytest.mark.parametrize("path", REPORTS, ids=lambda p: p.name)
     def test_a_saved_report(self, capsys, monkeypatch, tmp_path, path, poison):
-        """Each text of a report is poison, all at once: text on a pipe, a terminal, a page."""
+        """Each text of a report is poison, all at once: text on a pipe, a terminal, a page, as
+        Markdown, CSV and JUnit.
+        """
         keep = ("schema", "differs", "old", "new_mismatched", "missing")
         more = ("severity", "status", "word", "mode", "kind", "id_space")
         file, page = tmp_path / "saved.json", tmp_path / "page.html"
@@ -362,6 +364,10 @@ class TestReports:
         if judged(capsys, "report", file, "-o", page).code == 0:
             body = page.read_text("utf-8").partition("<script")[0]
             assert faults_of(body, longest=1 << 20) == []
+        for flags in (("-o", tmp_path / "x.md"), ("-o", tmp_path / "x.csv"), ("--junit", page)):
+            if judged(capsys, "report", file, *flags, "--force").code == 0:
+                text = flags[1].read_bytes().decode().replace("\r\n", "\n")  # the ends of CSV
+                assert faults_of(text, longest=1 << 20) == []
 
     @pytest.mark.slow
     @pytest.mark.parametrize("path", REPORTS, ids=lambda p: p.name)

@@ -21,6 +21,13 @@ __all__ = ["CheckRequest", "Checked", "answer_check", "check_dump", "write_fixed
 _CODES = "Finding codes or their beginnings, as R2 or R102; repeatable, or with commas."
 
 
+def _finding_codes() -> tuple[str, ...]:
+    """What --select and --ignore may name."""
+    from ...ops.check.book.findings import known_codes
+
+    return known_codes()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRequest:
     """A dump to be checked, alone or against a reference.
@@ -32,8 +39,10 @@ class CheckRequest:
 
     dump: str = argument(metavar="[DUMP]", help="A file, a folder or a glob; - is stdin.")
     fail_on: str = fail_on_option()
-    select: tuple[str, ...] = option((), metavar="CODE", help=f"Only these. {_CODES}")
-    ignore: tuple[str, ...] = option((), metavar="CODE", help="Not these.")
+    select: tuple[str, ...] = option(
+        (), metavar="CODE", suggests=_finding_codes, help=f"Only these. {_CODES}"
+    )
+    ignore: tuple[str, ...] = option((), metavar="CODE", suggests=_finding_codes, help="Not these.")
     ep: int = option(
         1, least=1, help="Count what filler adds to each expert-parallel rank of so many."
     )
@@ -90,13 +99,17 @@ def check_dump(request: CheckRequest, progress: Progress) -> Checked:
     weights = Path(against) if against is not None and is_checkpoint(against) else None
     if weights is not None:
         refuse_unrunnable(weights)
-    opened = open_checked(request.dump, reading, weights)
+    reference = None
+    if against is None or weights is not None:
+        opened = open_checked(request.dump, reading, weights, progress)
+    else:
+        sides = reading.open_sides({"DUMP": request.dump, "the reference": against}, progress)
+        opened, reference = sides.values()
     if opened.meta.num_experts % ep:
         raise RoutectlError(f"--ep {ep}: {opened.meta.num_experts} experts do not divide by it")
     options = options_of_dump(opened, reading.facts or weights, ep, request.eps)
-    reference = None
-    if against is not None:
-        reference = open_reference(against, opened, request.dump, reading, progress)
+    if weights is not None:
+        reference = open_reference(weights, opened, request.dump, reading, progress)
     wanted, left_out = _codes("--select", request.select), _codes("--ignore", request.ignore)
     with progress.watching(opened, "checking") as watched:
         result = check(watched, reference, options=options).selected(wanted, left_out)
