@@ -71,6 +71,7 @@ def test_a_report_of_before_is_shown(path, tmp_path, capsys):
 _FIRST = {
     "check": "CLEAN",
     "checkpoint": "folder",
+    "ci": "FAILED",
     "diff": "DIFFERS",
     "predict": "NO",
     "series": "WITHIN",
