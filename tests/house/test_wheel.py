@@ -9,6 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import routectl
+from environments import constraints, lower_bound, requirements
 from support.house import HOUSE
 
 ROOT = HOUSE.parent
@@ -90,3 +91,15 @@ def test_it_is_for_any_platform(wheel):
     """It holds no compiled code: one wheel for every system."""
     assert "Root-Is-Purelib: true" in _of(wheel, "WHEEL")
     assert "Tag: py3-none-any" in _of(wheel, "WHEEL")
+
+
+def test_every_requirement_has_one_lower_bound():
+    """So the oldest libraries are one environment; torch alone is as constraints.txt has it."""
+    wanted = requirements({"project": _project()})
+    lines = constraints("lowest", wanted, "9.9").splitlines()
+    assert lines[0] == "torch==9.9"
+    assert f"numpy=={lower_bound(wanted['numpy'])}" in lines
+    assert len(lines) == len(wanted)
+    assert constraints("newest", wanted, "9.9") == "torch==9.9\n"
+    with pytest.raises(ValueError, match="got 0 lower bounds"):
+        lower_bound(Requirement("numpy<3"))
