@@ -57,9 +57,7 @@ def install(which, folder, wanted, extras):
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     bounds.write_text(constraints(which, wanted, pinned[1]))
     command = [python, "-m", "pip", "install", "--quiet", "--upgrade-strategy", "eager", "-c"]
-    subprocess.run([*command, bounds, "--upgrade", f"{ROOT}[{extras}]"], check=True)
-    # The tests read the working tree: only its libraries are wanted here.
-    subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "routectl"], check=True)
+    subprocess.run([*command, bounds, "--upgrade", "-e", f"{ROOT}[{extras}]"], check=True)
     return python
 
 
