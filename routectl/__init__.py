@@ -6,9 +6,13 @@ Names below are loaded on first use.
 """
 
 from importlib import import_module
+from sys import platform as _platform
 from typing import TYPE_CHECKING, Any
 
 from .version import __version__ as __version__
+
+if _platform == "win32":  # no signals, locks and open flags of POSIX
+    raise ImportError("routectl runs on Linux and macOS; on Windows in WSL, which is a Linux")
 
 if TYPE_CHECKING:
     from .checkpoints import open_checkpoint

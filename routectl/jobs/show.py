@@ -10,15 +10,11 @@ from .progress import SILENT, Progress, tokens_rate
 from .reading import Reading
 
 if TYPE_CHECKING:
-<<<<<<< HEAD
     from collections.abc import Callable
 
     from ..dump import Dump
     from ..ops.check.alone.results import Power
     from ..ops.summary import Summary
-=======
-    from ..dump import Dump
->>>>>>> reading
     from ..reports.document import Document
 
 __all__ = ["ShowRequest", "answer_show", "summarize_opened"]
@@ -53,7 +49,6 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
                 hint=f"{named.path}::format=npz, say, where it is a dump",
             )
         return _of_checkpoint(named.path)
-<<<<<<< HEAD
     from ..formats.documents.facts import GUESSED, Guess
     from ..reports.show.document import summary_document
 
@@ -73,16 +68,6 @@ def summarize_opened(
     from ..ops.check.alone.alone import measure_lift
     from ..ops.summary import summarize
 
-=======
-    from ..formats.documents.facts import GUESSED, Guess
-    from ..ops.check.alone.alone import measure_lift
-    from ..ops.summary import summarize
-    from ..reports.show.document import summary_document
-
-    opened = reading.open(request.path, Guess(), progress)
-    if GUESSED in (opened.meta.facts_source or ""):
-        return _outlined(opened, progress)
->>>>>>> reading
     with progress.counting("reading", len(opened), "samples", tokens_rate) as advance:
 
         def told(tokens: int, samples: int) -> None:

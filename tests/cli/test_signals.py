@@ -254,3 +254,29 @@ def test_a_missing_tmpdir_is_named(tmp_path):
     assert err.startswith(f"routectl: {tmp_path}/none: no temporary file can be written there: No ")
     assert err.endswith("\nhint: TMPDIR names the folder for temporary files\n")
     assert list(tmp_path.iterdir()) == []
+
+
+LOADING = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+from routectl.cli.start import console_script
+console_script()
+"""
+
+
+def test_an_interrupt_while_it_is_loaded_is_quiet(tmp_path):
+    """SIGINT before a command is known ends the run by that signal, with no traceback."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING],
+        env=environment(tmp_path),
+        preexec_fn=plain_signals,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")

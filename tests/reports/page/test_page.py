@@ -8,6 +8,7 @@ from base64 import b64encode
 
 import pytest
 
+from routectl.errors import FormatError
 from routectl.ops.diff.diff import DiffOptions, diff_as
 from routectl.reports.diff.document import diff_document
 from routectl.reports.document import to_json
@@ -249,6 +250,17 @@ class TestTokenizer:
         texts = open_tokenizer(tokenizer.parent)([-1, 0, 2**31 - 1, *[255] * 20, 5])
         assert (texts[0], texts[2]) == ("⟨-1⟩", "⟨2147483647⟩")
         assert len(texts) == 24
+
+    def test_a_vocabulary_that_would_take_gigabytes(self, tmp_path):
+        """Pieces of a Unigram become a trie: more than 4,000,000 characters are refused unread."""
+        from routectl.formats.tokenizer import open_tokenizer
+
+        pytest.importorskip("tokenizers")
+        pieces = [[chr(0x4E00 + i % 9999) * 1000, -1.0] for i in range(4001)]
+        path = tmp_path / "tokenizer.json"
+        path.write_text(json.dumps({"model": {"type": "Unigram", "vocab": pieces}}))
+        with pytest.raises(FormatError, match="4001000 characters in its pieces, expected at most"):
+            open_tokenizer(path)
 
     def test_a_page_has_the_texts(self, tokenizer, made, tmp_path, capsys):
         """The worst sequences of a page have a text a token; the JSON keeps ids alone."""
