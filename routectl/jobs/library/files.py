@@ -179,10 +179,10 @@ def unpack(
 
 
 @overload
-def unpack(parts: AnyPath, *, save: AnyPath, **options: Unpack[UnpackKeywords]) -> int: ...
+def unpack(parts: AnyPath, *, save: AnyPath, **options: Unpack[UnpackKeywords]) -> Document: ...
 
 
-def unpack(parts: Any, *layout: Any, **options: Any) -> list[Routes | None] | int:
+def unpack(parts: Any, *layout: Any, **options: Any) -> list[Routes | None] | Document:
     """Routes out of the replay tensors of all ranks: the inverse of ``pack``.
 
     Of a micro-batch in memory: ``parts`` are (Rank, Packed) pairs in any order, then its packing,
@@ -192,7 +192,7 @@ def unpack(parts: Any, *layout: Any, **options: Any) -> list[Routes | None] | in
     real row with an id outside 0..E-1.
 
     Of a folder that ``pack`` wrote: its path, and ``save`` for the native file that is written;
-    the number of samples comes back.
+    what comes back is what ``run`` gives of the command.
     """
     if not isinstance(parts, str | PathLike):
         return unpack_tensors(parts, *layout, **options)
