@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "codecs": "errors routes",
     "kernels": "margins routes",
     "routers": "errors model",
-    "checkpoints": "errors files layouts model visible pickled routers",
+    "checkpoints": "errors files layouts limits model pickled visible routers",
     "engines": "errors files limits model visible formats.documents formats.responses formats.wire",
     "formats": (
         "dump errors files limits formats.arrays formats.documents formats.native "
@@ -43,7 +43,7 @@ MAY_IMPORT = {
         "dump errors files gate_logprobs keys limits model routes codecs formats.documents"
     ),
     "formats.replay": "errors files layouts formats.arrays formats.documents formats.trainers",
-    "formats.responses": ("dump errors files limits routes visible formats.documents formats.wire"),
+    "formats.responses": "dump errors files limits routes visible formats.documents formats.wire",
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
         "dump errors files model pickled formats.arrays formats.documents formats.responses "
@@ -73,12 +73,12 @@ MAY_IMPORT = {
         "reports.diff reports.staleness reports.text"
     ),
     "reports.diff": "margins ops.diff reports reports.text",
-    "reports.pack": "dump layouts ops.pack reports.text",
     "reports.notebook": "reports reports.page",
+    "reports.pack": "dump layouts ops.pack reports.text",
     "reports.page": (
-        "errors visible reports reports.beside reports.cache reports.check reports.ci "
-        "reports.diff reports.pack reports.predict reports.recompute reports.show "
-        "reports.staleness reports.text"
+        "errors visible reports reports.beside reports.cache reports.check reports.ci reports.diff "
+        "reports.pack reports.predict reports.recompute reports.show reports.staleness "
+        "reports.text"
     ),
     "reports.predict": "checkpoints ops.predict reports.text",
     "reports.recompute": "reports reports.diff reports.text",
@@ -86,9 +86,7 @@ MAY_IMPORT = {
     "reports.staleness": (
         "dump errors margins ops.diff ops.staleness reports reports.diff reports.text"
     ),
-    "reports.tables": (
-        "errors margins ops ops.check.book ops.diff ops.staleness reports.staleness"
-    ),
+    "reports.tables": "errors margins ops ops.check.book ops.diff ops.staleness reports.staleness",
     "reports.text": "visible reports",
     "reports.written": "errors reports reports.page reports.text",
     "jobs": (
@@ -99,8 +97,8 @@ MAY_IMPORT = {
         "reports.staleness reports.text"
     ),
     "jobs.check": (
-        "dump errors files model routers formats.documents formats.native ops.check "
-        "ops.check.book reports reports.check jobs jobs.recompute"
+        "dump errors files model routers formats.documents formats.native ops.check ops.check.book "
+        "reports reports.check jobs jobs.recompute"
     ),
     "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.diff jobs.staleness",
     "jobs.diff": "dump errors formats.trainers ops.diff ops.pairs reports jobs jobs.recompute",
@@ -119,9 +117,9 @@ MAY_IMPORT = {
         "ops.staleness reports reports.predict reports.text jobs jobs.recompute"
     ),
     "jobs.recompute": (
-        "damage dump errors files gate_logprobs limits margins routes version routers "
-        "checkpoints formats.documents formats.native formats.wire forward ops.diff ops.predict "
-        "reports reports.cache reports.diff reports.recompute reports.text jobs"
+        "damage dump errors files gate_logprobs limits margins routes version routers checkpoints "
+        "formats.documents formats.native formats.wire forward ops.diff ops.predict reports "
+        "reports.cache reports.diff reports.recompute reports.text jobs"
     ),
     "jobs.staleness": (
         "dump errors ops.diff ops.staleness reports reports.staleness jobs jobs.recompute"
