@@ -204,8 +204,8 @@ def _build_index(source: _Text, kind: str, records: Records) -> _Index:
         raise NoSamplesError(index.skipped[0] if index.skipped else f"{path}: the file is empty")
     if not index.with_routes:
         raise NoRoutesError(
-            f"{path}: no routed_experts in any of its {len(index.keys)} samples",
-            hint=_STREAMED if kind == "sse" and "vllm" in index.engines else _NOT_ASKED,
+            f"{path}: no routed_experts in any sample, of {len(index.keys)}",
+            hint=_STREAMED if kind == "sse" and "sglang" not in index.engines else _NOT_ASKED,
         )
     return index
 

@@ -51,7 +51,7 @@ def open_trainer_file(
 
         wires = read_micro_batches(path)
     if not any(wire.has_routes for wire in wires):
-        raise NoRoutesError(f"{path}: no routes in any of its {len(wires)} samples")
+        raise NoRoutesError(f"{path}: no routes in any sample, of {len(wires)}")
     context = find_context(path, model, guess=lambda: guess_facts(wires))
     meta = context.meta(path, kind, wire_dtype=joined({_dtype(wire) for wire in wires}))
     keys = [wire.key for wire in wires]
