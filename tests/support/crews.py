@@ -101,7 +101,7 @@ def do_by_hand(folder, output, *shares):
         want_logprobs=True,
         check_tokens=64,
     )
-    opened = partial(open_input, str(folder / "dump.parquet"), folder / "checkpoint", None, None)
+    opened = partial(open_input, str(folder / "dump.parquet"), folder / "checkpoint")
     job = job_of(prepare(options), opened())
     open_parts(output, job, modes_of(options), resume=False)
     for share in shares:
