@@ -68,7 +68,7 @@ def test_values():
     ("words", "names"),
     [
         (("convert", "x", "--codec"), CODECS),
-        (("convert", "x", "--to"), TARGETS),
+        (("convert", "x", "--to"), [target.name for target in TARGETS]),
         (("pack", "x", "--framework"), FRAMEWORKS),
         (("layout", "--framework"), FRAMEWORKS),
         (("check", "x", "--select"), known_codes()),

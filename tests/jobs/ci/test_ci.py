@@ -194,7 +194,9 @@ class TestChecks:
         for verb, kind in ci_config._VERBS.items():
             row = re.search(rf"^\| `{verb}` \|.*$", page, re.MULTILINE)
             groups = (kind, *(g for n, g in groups_of(kind).items() if n != "reading"))
-            keys = {about.flag for g in groups for _, about in options_of(g)} - {"series"}
+            keys = {about.flag for g in groups for _, about in options_of(g)} - {
+                *ci_config._ELSEWHERE
+            }
             assert row is not None
             assert set(re.findall(r"`([\w-]+)`", row[0])) == keys | {verb}
 
@@ -239,7 +241,7 @@ class TestRuns:
             "verb": "staleness",
             "dump": "old/step-{}.npz",
             "at": ["a=new/step-{}.npz", f"b={V2}"],
-            "own": "a",
+            "version-map": "=a",
         }
         doc = document(capsys, "ci", config(folder, stale=words))
         assert [r["name"] for r in doc["runs"]] == ["stale[1]", "stale[2]"]
