@@ -27,6 +27,7 @@ import msgspec
 
 from ..errors import FormatError
 from ..files.reading import read_bytes
+from ..formats.documents.kinds import kind_in_words
 from ..formats.documents.size import check_json
 from ..visible import quoted
 
@@ -77,7 +78,9 @@ def read_report(path: Path, *wanted: str) -> "Document":
         check_json(data, str(path))
         found: Any = msgspec.json.decode(data)
     except ValueError as error:
-        raise FormatError(f"{path}: not JSON: {error}") from None
+        kind = kind_in_words(path)
+        what = f"not JSON: {error}" if kind == "JSON" else f"got {kind}, expected a report in JSON"
+        raise FormatError(f"{path}: {what}") from None
     if not isinstance(found, dict):
         raise FormatError(f"{path}: got a JSON {type(found).__name__}, expected a report")
     schema = found.get("schema")

@@ -102,7 +102,10 @@ class TestExitCodes:
             (["diff", ENGINE, TRAINER, "--model", "6,0,32"], "got K 0, expected 1 to 32"),
             (["diff", ENGINE, "fixtures/hf/vllm.qwen3_moe.fp32.npz"], "nothing to compare"),
             (["diff", ENGINE, "fixtures/hf/vllm.qwen3_moe_soft.bf16.npz"], "top_k is 4 in OLD"),
-            (["show", ENGINE, "--model", "README.md"], "README.md: not JSON"),
+            (
+                ["show", ENGINE, "--model", "README.md"],
+                "README.md: got text, expected an HF config.json",
+            ),
             (["convert", ENGINE, "--save", "out.txt"], "expected NAME.parquet"),
         ],
     )

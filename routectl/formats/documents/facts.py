@@ -15,6 +15,7 @@ from ...files.reading import read_bytes
 from ...model import ModelFacts, facts_from_config, facts_from_sizes
 from .fields import from_json
 from .hub import cached_config, hub_folder
+from .kinds import kind_in_words
 
 __all__ = [
     "GUESSED",
@@ -95,7 +96,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         text = read_bytes(path, _MAX_CONFIG_BYTES, "too large for a model config")
         doc = from_json(text, str(path))
     except (ValueError, RecursionError):
-        raise FormatError(f"{path}: not JSON, expected an HF config.json") from None
+        kind = kind_in_words(path)
+        got = "not JSON" if kind == "JSON" else f"got {kind}"
+        raise FormatError(f"{path}: {got}, expected an HF config.json") from None
     if not isinstance(doc, dict):
         raise FormatError(f"{path}: got a {type(doc).__name__}, expected an HF config.json")
     return doc

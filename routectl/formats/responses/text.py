@@ -208,7 +208,7 @@ def _build_index(source: _Text, kind: str, records: Records) -> _Index:
 def _no_routes(path: Path, kind: str, index: _Index, dump: Dump | None) -> NoRoutesError:
     streamed = kind == "sse" and "vllm" in index.engines
     return NoRoutesError(
-        f"{path}: no routed_experts in any of its {len(index.keys)} samples",
+        f"{path}: no routed_experts in any sample, of {len(index.keys)}",
         hint=_STREAMED if streamed else _NOT_ASKED,
         dump=dump,
     )

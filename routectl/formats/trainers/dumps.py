@@ -50,7 +50,7 @@ def open_trainer_file(
         from .micro_batches import read_micro_batches
 
         wires = read_micro_batches(path)
-    told = f"{path}: no routes in any of its {len(wires)} samples"
+    told = f"{path}: no routes in any sample, of {len(wires)}"
     with_routes = any(wire.has_routes for wire in wires)
     try:
         context = find_context(path, model, guess=lambda: guess_facts(wires))

@@ -14,8 +14,8 @@ Figures = dict[tuple[str, int | None], float]  # by name and layer, None of the 
 _SCALAR = re.compile(r"(.*?)(?:routectl/)(.*?)(?:/layer_(\d+))?")
 _RATES = re.compile(
     r"(?:.*/)?(?:total_)?(?:mismatch|overlap|order|zero_overlap|tie|near|clear|margin_coverage|"
-    r"token_mismatch|coverage|f2|noise|total|staleness(?:@lag\d+)?|accuracy .*|stale .*|entropy|"
-    r"load_shift)"
+    r"token_mismatch|coverage|f2|noise(?: .*)?|total|staleness(?:@lag\d+)?|accuracy .*|stale .*|"
+    r"entropy|load_shift)"
 )
 _OF_SHOW = (
     "samples",
@@ -118,10 +118,20 @@ def _predict(document: Document) -> _Own:
                     yield f"stale {name}", layer, figures["mismatch"]["value"]
 
 
+def _recompute(document: Document) -> _Own:
+    """Those of the dump against each mode, named by it."""
+    for one in document["comparisons"]:
+        for (name, layer), value in figures_of(one["diff"]).items():
+            yield f"{one['mode']}/{name}", layer, value
+    for run in document["noise"]:
+        yield f"noise {run['name']}", None, run["mismatch_rate"]
+
+
 _OWN: Mapping[str, Callable[[Document], _Own]] = {
     "routectl.show/1": _show,
     "routectl.verify/1": _verify,
     "routectl.checkpoint/1": _checkpoint,
     "routectl.predict/1": _predict,
+    "routectl.recompute/1": _recompute,
 }
 COMPARED = (*SCALED, *_OWN)  # the schemas of which two reports can be laid side by side

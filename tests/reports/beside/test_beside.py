@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from routectl.reports.document import to_json
+from routectl.reports.recompute.document import RecomputedFrom, recompute_document
 from routectl.reports.text.wording import amount, percent
 from support.pages import NEW, OLD, Parsed
 from support.recordings import FIXTURES
@@ -118,6 +120,20 @@ def test_goldens_beside_themselves(capsys, name):
     doc = document(capsys, "report", *[GOLDEN / f"{name}.json"] * 2)
     assert doc["figures"]
     assert doc["figures_differing"] == 0
+
+
+def test_recomputes_by_mode(made, capsys, tmp_path):
+    """Of two recomputes each mode's comparison is laid beside the other's."""
+    for name in ("near", "far"):
+        diff = {k: v for k, v in saved(made, name).items() if k not in ("detail", "asked")}
+        about = RecomputedFrom("weights", {}, diff["old"], ())
+        found = recompute_document(about, {"free": diff})
+        (tmp_path / f"{name}.json").write_text(to_json(found))
+    doc = document(capsys, "report", tmp_path / "near.json", tmp_path / "far.json")
+    told = next(f for f in doc["figures"] if f["name"] == "free/mismatch")
+    rates = [saved(made, name)["mismatch_rate"] for name in ("near", "far")]
+    assert [told["a"], told["b"], told["rate"]] == [*rates, True]
+    assert "free/mismatch" in {f["name"] for f in doc["layer_figures"] if f["worst"]}
 
 
 def test_what_cannot_be_compared_is_refused(made, capsys):
