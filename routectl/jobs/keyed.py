@@ -6,7 +6,7 @@ from typing import Any, TypeVar, get_args
 from ..errors import RoutectlError
 from .options import check_choice, options_of
 
-__all__ = ["keyed", "keys_text"]
+__all__ = ["key_names", "keyed", "keys_text"]
 
 _Group = TypeVar("_Group")
 _WORDS = {"yes": True, "true": True, "no": False, "false": False}
@@ -15,6 +15,15 @@ _WORDS = {"yes": True, "true": True, "no": False, "false": False}
 def keys_text(kind: type[Any]) -> str:
     """The keys of a group, as help lists them."""
     return ", ".join(about.flag for _, about in options_of(kind))
+
+
+def key_names(kind: type[Any]) -> list[str]:
+    """What completion offers: each key with each of its choices, or with what is to come."""
+    return [
+        f"{about.flag}={choice}"
+        for _, about in options_of(kind)
+        for choice in about.choices or [""]
+    ]
 
 
 def keyed(kind: type[_Group], flag: str, texts: Sequence[str]) -> _Group:

@@ -13,9 +13,13 @@ import pytest
 from routectl.cli.words.commands import COMMANDS, command_lines
 from routectl.cli.words.completion import completed
 from routectl.cli.words.scripts import SCRIPTS
+from routectl.codecs import CODECS
+from routectl.formats.targets.table import TARGETS
 from routectl.jobs.diff.request import DiffRequest
 from routectl.jobs.options import options_of
+from routectl.layouts.rules import FRAMEWORKS
 from routectl.limits import Limits
+from routectl.ops.check.book.findings import known_codes
 from routectl.ops.diff.thresholds import METRICS
 from support.shell import complaint, run
 
@@ -58,6 +62,26 @@ def test_values():
     assert offered("--limit", "") == [f"{name}=" for name in Limits.__dataclass_fields__]
     assert offered("diff", "--eps", "") == []
     assert offered("--completion", "") == ["bash", "zsh", "fish"]
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (("convert", "x", "--codec"), CODECS),
+        (("convert", "x", "--to"), [target.name for target in TARGETS]),
+        (("pack", "x", "--framework"), FRAMEWORKS),
+        (("layout", "--framework"), FRAMEWORKS),
+        (("check", "x", "--select"), known_codes()),
+        (("check", "x", "--ignore"), known_codes()),
+        (("diff", "x", "y", "--fail-under"), [f"{metric.name}:" for metric in METRICS]),
+        (("staleness", "x", "--fail-over"), ["staleness:", "total_f2:", "mismatch:"]),
+        (("staleness", "x", "--method"), ["rows=dump", "clusters=prompt", "level="]),
+        (("diff", "x", "y", "--forward"), ["mode=forced", "device=", "streaming=stream"]),
+    ],
+)
+def test_names(words, names):
+    """Names of codecs, targets, frameworks, codes, metrics and keys come after their options."""
+    assert set(names) <= set(offered(*words, ""))
 
 
 def test_files():

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RoutectlError
-from ..keyed import keyed, keys_text
+from ..keyed import key_names, keyed, keys_text
 from ..options import check_bounds, option, threads_option
 from .router_check import CHECKED_TOKENS
 
@@ -73,6 +74,7 @@ def forward_option() -> Any:
     return option(
         (),
         metavar="KEY=VALUE,...",
+        suggests=partial(key_names, Forwarding),
         help=f"How a checkpoint is run: {keys_text(Forwarding)}, as flags of recompute; "
         "repeatable.",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError
-from ..keyed import keyed, keys_text
+from ..keyed import key_names, keyed, keys_text
 from ..options import (
     allow_unmatched_option,
     argument,
@@ -60,6 +60,13 @@ class Method:
         check_bounds(self)
 
 
+def _metric_names() -> list[str]:
+    """What thresholds begin with."""
+    from ...ops.staleness.thresholds import STALENESS_METRICS
+
+    return [f"{name}:" for name in STALENESS_METRICS]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StalenessRequest:
     """A dump and versions, oldest first, or a series of steps; and how they are compared.
@@ -98,10 +105,16 @@ class StalenessRequest:
         help="Global batch / mini-batch: says whether the run needs no replay, R2 or R3.",
     )
     fail_over: tuple[str, ...] = option(
-        (), metavar="METRIC[@lagN][@LAYER]:N[%]", help="Exit 1 when over; repeatable."
+        (),
+        metavar="METRIC[@lagN][@LAYER]:N[%]",
+        suggests=_metric_names,
+        help="Exit 1 when over; repeatable.",
     )
     fail_under: tuple[str, ...] = option(
-        (), metavar="METRIC[@lagN][@LAYER]:N[%]", help="Exit 1 when under; repeatable."
+        (),
+        metavar="METRIC[@lagN][@LAYER]:N[%]",
+        suggests=_metric_names,
+        help="Exit 1 when under; repeatable.",
     )
     allow_unmatched: bool = allow_unmatched_option()
     fail_on: str | None = option(
@@ -119,6 +132,7 @@ class StalenessRequest:
     method: tuple[str, ...] = option(
         (),
         metavar="KEY=VALUE,...",
+        suggests=partial(key_names, Method),
         help=f"How staleness is counted: {keys_text(Method)}; repeatable.",
     )
     tokens: str = tokens_option()

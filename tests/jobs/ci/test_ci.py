@@ -194,9 +194,9 @@ class TestChecks:
         for verb, kind in ci_config._VERBS.items():
             row = re.search(rf"^\| `{verb}` \|.*$", page, re.MULTILINE)
             groups = (kind, *(g for n, g in groups_of(kind).items() if n != "reading"))
-            keys = {about.flag for g in groups for _, about in options_of(g)} - set(
-                ci_config._ELSEWHERE
-            )
+            keys = {about.flag for g in groups for _, about in options_of(g)} - {
+                *ci_config._ELSEWHERE
+            }
             assert row is not None
             assert set(re.findall(r"`([\w-]+)`", row[0])) == keys | {verb}
 
