@@ -23,10 +23,14 @@ if TYPE_CHECKING:
     from .jobs.ci.request import CiRequest
     from .jobs.convert import ConvertRequest
     from .jobs.diff import DiffRequest
-    from .jobs.pack.layout import LayoutOptions, LengthOptions
+    from .jobs.pack.layout import LayoutOptions
     from .jobs.pack.request import LayoutRequest, PackRequest, VerifyRequest
     from .jobs.pack.unpack import UnpackRequest
-    from .jobs.predict.request import PredictRequest
+    from .jobs.predict.request import (
+        PredictFitRequest,
+        PredictJudgeRequest,
+        PredictWriteRequest,
+    )
     from .jobs.progress import Progress
     from .jobs.reading import Reading
     from .jobs.recompute.request import Forwarding, Recomputed, RecomputeRequest
@@ -82,7 +86,6 @@ _HOMES = {
     "Forwarding": "jobs.recompute.request",
     "LayoutOptions": "jobs.pack.layout",
     "LayoutRequest": "jobs.pack.request",
-    "LengthOptions": "jobs.pack.layout",
     "MicroBatch": "layouts.plan",
     "MismatchError": "errors",
     "ModelFacts": "model",
@@ -91,7 +94,9 @@ _HOMES = {
     "Packing": "layouts.packing",
     "Pipeline": "layouts.pipeline",
     "Plan": "layouts.plan",
-    "PredictRequest": "jobs.predict.request",
+    "PredictFitRequest": "jobs.predict.request",
+    "PredictJudgeRequest": "jobs.predict.request",
+    "PredictWriteRequest": "jobs.predict.request",
     "Progress": "jobs.progress",
     "Rank": "ops.pack.pack",
     "Reading": "jobs.reading",
@@ -166,7 +171,6 @@ __all__ = [
     "Forwarding",
     "LayoutOptions",
     "LayoutRequest",
-    "LengthOptions",
     "MicroBatch",
     "MismatchError",
     "ModelFacts",
@@ -175,7 +179,9 @@ __all__ = [
     "Packing",
     "Pipeline",
     "Plan",
-    "PredictRequest",
+    "PredictFitRequest",
+    "PredictJudgeRequest",
+    "PredictWriteRequest",
     "Progress",
     "Rank",
     "Reading",

@@ -35,9 +35,6 @@ class Voices:
     apply_fix: bool = option(
         False, help="With --against: write the dump with renumbered experts restored to -o."
     )
-    draw: bool = option(
-        False, name="explain", help="Draw which token sits where; nothing is written."
-    )
     html: Path | None = option(
         None, metavar="PATH", help="Write the report as one HTML page there too."
     )

@@ -139,10 +139,10 @@ def made_of(file: File, folder: Path, targets: tuple[str, ...], capsys) -> dict[
         path = folder / f"{stem}.{target}{endings.get(target, '.parquet')}"
         made[target] = _kept(path, "convert", *source, path, "--to", target, "--lossy", "--force")
     packed = folder / f"{stem}.packed"
-    flags = ("--framework", "slime", "--cp", 2, "--force", "-o", packed)
+    flags = ("--framework", "slime", "--cp", 2, "--force", "--save", packed)
     made["packed"] = _kept(packed, "pack", *source, *flags)
     unpacked = folder / f"{stem}.unpacked.parquet"
-    made["unpacked"] = _kept(unpacked, "unpack", packed, "-o", unpacked, "--force")
+    made["unpacked"] = _kept(unpacked, "unpack", packed, "--save", unpacked, "--force")
     own = (*source, "--own", "v0", f"--at=v0={file.path}", f"--at=v1={file.path}")
     for verb, args in (
         ("show", source),

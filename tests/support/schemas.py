@@ -7,6 +7,7 @@ import msgspec
 from routectl.reports.check.schema import CheckDocument, WatchDocument
 from routectl.reports.ci.schema import BaselineDocument, CiDocument
 from routectl.reports.diff.schema import DetailDocument, DiffDocument
+from routectl.reports.dumps import WrittenDocument
 from routectl.reports.pack.schema import PackDocument, VerifyDocument
 from routectl.reports.predict.schema import PredictDocument
 from routectl.reports.show.schema import CheckpointDocument, ShowDocument
@@ -28,6 +29,7 @@ TYPES: dict[str, Any] = {
     "staleness_series": SeriesDocument,
     "verify": VerifyDocument,
     "watch": WatchDocument,
+    "written": WrittenDocument,
 }
 
 

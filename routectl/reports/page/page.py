@@ -55,6 +55,7 @@ _SCRIPTS = (
 )
 _INLINE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}
 _LONGEST_TITLE = 120
+_DUMPS = ("old", "new", "dump", "reference")
 
 
 def render_of(doc: Document) -> Render:
@@ -85,8 +86,8 @@ def _asset(name: str) -> str:
 def _title(doc: Document) -> str:
     """The verb and the file names that the page is about."""
     verb = str(doc["schema"]).removeprefix("routectl.").partition("/")[0]
-    dumps = [doc[key] for key in ("old", "new", "dump", "reference") if doc.get(key)]
-    paths = [dump["path"] for dump in dumps] or [str(doc.get("path") or "")]
+    dumps = [doc[key] for key in _DUMPS if isinstance(doc.get(key), dict)]
+    paths = [dump["path"] for dump in dumps] or [str(doc.get("path") or doc.get("folder") or "")]
     return f"routectl {verb}: {' and '.join(paths)}"[:_LONGEST_TITLE]
 
 
