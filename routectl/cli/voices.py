@@ -29,11 +29,8 @@ class Voices:
     the global --plain.
     """
 
-    explain: str | None = option(
-        None, metavar="CODE", help="Print what a finding means, and read no dump."
-    )
-    apply_fix: bool = option(
-        False, help="With --against: write the dump with renumbered experts restored to -o."
+    rules: bool = option(
+        False, help="List what can be found; with a CODE in place of DUMP, what that means."
     )
     html: Path | None = option(
         None, metavar="PATH", help="Write the report as one HTML page there too."
@@ -100,6 +97,16 @@ class Voices:
             raise RoutectlError("--tokenizer and --no-tokens cannot both be given")
         if not self.tokenizer.exists():
             raise RoutectlError(f"{self.tokenizer}: no such file")
+
+    def refuse_streamed(self, save: Path) -> None:
+        """Refuse --json where data goes to stdout."""
+        if self.as_json and str(save) == "-":
+            raise RoutectlError("--json: stdout has the data of --save -: save it in a file")
+
+    def tell_saved(self, document: "Document") -> None:
+        """What was written, where --json asks for it; notes have said it otherwise."""
+        if self.as_json:
+            emit(document, lambda _, __: None, as_json=True)
 
     def tell(self, document: "Document", render: "Callable[[Any, Console], None]") -> None:
         """The page that was asked for, then the report itself, on stdout or in its file.

@@ -9,11 +9,12 @@ from .progress import SILENT, Progress
 __all__ = ["JOBS", "run"]
 
 JOBS = (  # of each request its name, its file and the function that does it
+    ("CacheRequest", "recompute.listing", "answer_cache"),
     ("CaptureRequest", "capture", "capture_rollouts"),
     ("CheckRequest", "check.request", "answer_check"),
     ("CiRequest", "ci.request", "answer_ci"),
     ("ConvertRequest", "convert", "convert_dump"),
-    ("DiffRequest", "diff", "answer_diff"),
+    ("DiffRequest", "diff.request", "answer_diff"),
     ("LayoutRequest", "pack.request", "lay_out_samples"),
     ("PackRequest", "pack.request", "pack_dump"),
     ("PredictFitRequest", "predict.request", "fit_later"),
@@ -38,11 +39,12 @@ def run(request: Any, progress: Progress = SILENT) -> Any:
     StalenessRequest, CiRequest,
     PredictFitRequest, PredictJudgeRequest,
     PredictWriteRequest, VerifyRequest,
-    UnpackRequest
+    CacheRequest
     PackRequest                               the manifest of the folder that was written
     LayoutRequest                             a ``Packing``
-    RecomputeRequest                          a ``Recomputed``: the files by mode, noise runs
-    ConvertRequest, CaptureRequest            how many samples were written
+    RecomputeRequest                          a ``Recomputed``: files by mode, noise, the document
+    ConvertRequest, CaptureRequest,           what was written, as routectl.written/1
+    UnpackRequest
     WatchRequest                              a ``Watched``: dumps seen, failed, unchecked
     ========================================  ==================================================
 

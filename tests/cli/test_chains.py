@@ -34,8 +34,8 @@ def alone(one, folder):
     model = [str(word) for word in one.model]
     yield "show", path, *model, "--html", folder / "s.html", "--force"
     yield "check", path, *model
-    yield "convert", path, folder / "c.parquet", *model, "--force"
-    yield "convert", path, folder / "c.npz", *model, "--lossy", "--force"
+    yield "convert", path, "--save", folder / "c.parquet", *model, "--force"
+    yield "convert", path, "--save", folder / "c.npz", *model, "--lossy", "--force"
     yield "pack", path, *model, "--framework", "megatron", "--save", out, "--force"
     yield "layout", path, *model, "--framework", "verl", "--cp", "2"
     yield "layout", "--lens", "3,4", "--layout", path
@@ -44,7 +44,7 @@ def alone(one, folder):
     yield "report", path, "-o", folder / "r.html", "--force"
     yield "predict", "fit", path, "--at", f"a={path}", "--save", folder / "p.safetensors", "--force"
     yield "ci", path
-    yield "recompute", path, path, "-o", folder / "x.parquet", "--force"
+    yield "recompute", path, path, "--save", folder / "x.parquet", "--force"
     yield "staleness", "--series", path
     if path.is_dir():
         yield "watch", path, *model, *WATCH
@@ -58,9 +58,20 @@ def together(one, other, folder):
     yield "diff", a, b, *model, *page
     yield "diff", a, b, *model, "--match", "order", "--tokens", "response", "--rerun", b
     yield "check", a, "--against", b, *model
-    yield "staleness", a, f"--at=v0={b}", f"--at=v1={a}", "--own", "v0", *model
+    yield "staleness", a, f"--at=v0={b}", f"--at=v1={a}", "--version-map", "=v0", *model
     yield "verify", b, "--against", a, *model, "--layout", "framework=slime"
-    yield "convert", a, folder / "x.parquet", "--codec", "delta", "--base", b, *model, "--force"
+    yield (
+        "convert",
+        a,
+        "--save",
+        folder / "x.parquet",
+        "--codec",
+        "delta",
+        "--base",
+        b,
+        *model,
+        "--force",
+    )
 
 
 def failures(capsys, folder, singles, pairs):

@@ -10,6 +10,7 @@ from routectl.jobs.options import build, check_bounds, options_of
 from routectl.jobs.pack.layout import LayoutOptions
 from routectl.jobs.pack.request import PackRequest
 from routectl.jobs.reading import Reading
+from routectl.jobs.recompute.request import RecomputeRequest
 from routectl.jobs.staleness.request import StalenessRequest
 from support.recordings import FIXTURES
 from support.shell import run
@@ -17,8 +18,9 @@ from support.shell import run
 
 def test_groups_are_built_with_the_request():
     """Values by field fill a request and the groups in it; what neither has is left out."""
-    found = build(StalenessRequest, {"dump": "x", "dtype": "float32", "start": None, "json": True})
-    assert (found.dump, found.forwarding.dtype) == ("x", "float32")
+    values = {"checkpoint": Path("w"), "dump": "x", "save": Path("r.parquet"), "dtype": "fp32"}
+    found = build(RecomputeRequest, {**values, "start": None, "json": True})
+    assert (found.dump, found.forwarding.dtype) == ("x", "fp32")
     assert found.reading == Reading()
 
 
@@ -36,7 +38,7 @@ def test_bounds_are_inclusive():
     check_bounds(Reading(start=0))
     for count in (1, 1024):
         check_bounds(
-            CaptureRequest(url="http://a:1", prompts="p", output=Path("x"), concurrency=count)
+            CaptureRequest(url="http://a:1", prompts="p", save=Path("x"), concurrency=count)
         )
 
 

@@ -18,7 +18,7 @@ from support.timing import ended_after
 DUMP, CONFIG = str(DUMPS["jsonl"]), str(DEEPSEEK_CONFIG)
 NATIVE = str(DUMPS["native"])
 MODEL = ("--model", CONFIG)
-INTO = ("-o", "{out}.parquet")
+INTO = ("--save", "{out}.parquet")
 COMMANDS = [  # {} stands for what is no file
     ("show", "{}"),
     ("show", DUMP, "--model", "{}"),
@@ -30,9 +30,9 @@ COMMANDS = [  # {} stands for what is no file
     ("diff", DUMP, DUMP, *MODEL, "--html", "{out}.html", "--tokenizer", "{}"),
     ("check", "{}", *MODEL),
     ("check", DUMP, "--against", "{}", *MODEL),
-    ("convert", "{}", "{out}.parquet", *MODEL),
-    ("convert", DUMP, "{out}.parquet", "--codec", "delta", "--base", "{}", *MODEL),
-    ("recompute", "{}", DUMP, *INTO),
+    ("convert", "{}", "--save", "{out}.parquet", *MODEL),
+    ("convert", DUMP, "--save", "{out}.parquet", "--codec", "delta", "--base", "{}", *MODEL),
+    ("recompute", "{}", DUMP, "--save", "{out}.parquet"),
     ("staleness", "{}", "--at", f"v0={NATIVE}"),
     ("staleness", NATIVE, "--at", "v0={}"),
     ("staleness", "--series", "{}"),
@@ -45,8 +45,17 @@ COMMANDS = [  # {} stands for what is no file
     ("unpack", "{}", "--save", "{out}.parquet"),
     ("report", "{}"),
     ("ci", "{}"),
-    ("capture", "http://127.0.0.1:1", "--prompts", "{}", "-o", "{out}.jsonl"),
-    ("capture", "http://127.0.0.1:1", "--prompts", "{prompts}", "--api-key-file", "{}", *INTO),
+    ("capture", "http://127.0.0.1:1", "--prompts", "{}", "--save", "{out}.jsonl"),
+    (
+        "capture",
+        "http://127.0.0.1:1",
+        "--prompts",
+        "{prompts}",
+        "--api-key-file",
+        "{}",
+        "--save",
+        "{out}.parquet",
+    ),
     ("watch", "{}", "--once"),
 ]
 

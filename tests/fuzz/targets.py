@@ -62,7 +62,7 @@ def _dump(file, *model):
             command("show", path, *model)
         elif also == 1:
             command("check", path, "--json", *model)
-        code = command("convert", path, folder / "out.parquet", *model).code
+        code = command("convert", path, "--save", folder / "out.parquet", *model).code
         whole = opened_whole(path, **options)
         if code == 0 and whole is None:
             raise WrongError("no harm", "what convert reads, the library does not")
@@ -70,7 +70,9 @@ def _dump(file, *model):
             read_again(whole, open_dump(folder / "out.parquet"))
         if also != 2:
             return
-        set_code = command("convert", path, folder / "s.parquet", "--codec", "set", *model).code
+        set_code = command(
+            "convert", path, "--save", folder / "s.parquet", "--codec", "set", *model
+        ).code
         if set_code != code:
             raise WrongError("other codec", f"plain exits {code}, set {set_code}")
         if code == 0:
@@ -91,7 +93,7 @@ def _bundle(folder):
 
 def _native(folder):
     _dump("x.parquet")(folder)
-    command("convert", folder / "x.parquet", folder / "v.parquet", "--verify")
+    command("convert", folder / "x.parquet", "--save", folder / "v.parquet", "--verify")
     command("diff", folder / "x.parquet", folder / "x.parquet", "--json")
 
 
@@ -103,7 +105,7 @@ def _pair(folder):
         ("diff", old, new, "--match", "prefix", *over),
         ("diff", old, new, "--match", "tokens"),
         ("check", new, "--against", old),
-        ("staleness", old, "--own", "v0", "--at", f"v0={new}", "--at", f"v1={old}"),
+        ("staleness", old, "--version-map", "=v0", "--at", f"v0={new}", "--at", f"v1={old}"),
     ):
         done = command(*words, "--json")
         if done.code < 2:
@@ -154,7 +156,7 @@ def _config(folder):
 
 
 def _router_inputs(folder):
-    command("recompute", folder / "c", folder / "i.safetensors", "-o", folder / "out.parquet")
+    command("recompute", folder / "c", folder / "i.safetensors", "--save", folder / "out.parquet")
 
 
 def _predictor(folder):

@@ -26,25 +26,25 @@ FLAT = "--dtype float32 --threads 1 --device cpu"  # floats: on one number of th
 AT = "--at v0=IN/tiny/w0 --at v1=IN/tiny/w1"
 CODECS = ("plain", "packed", "set", "context")
 INTEGERS = {
-    "native": "convert IN/ds/few.jsonl OUT/o.parquet --verify",
-    **{f"native.{codec}": f"convert IN/ds/few.jsonl OUT/o.parquet --codec {codec} --verify"
+    "native": "convert IN/ds/few.jsonl --save OUT/o.parquet --verify",
+    **{f"native.{codec}": f"convert IN/ds/few.jsonl --save OUT/o.parquet --codec {codec} --verify"
        for codec in CODECS},
-    "native.kept": "convert IN/ds/few.jsonl OUT/o.parquet --codec set --keep-order",
-    "native.delta": "convert IN/tiny/v1.parquet OUT/o.parquet --codec delta "
+    "native.kept": "convert IN/ds/few.jsonl --save OUT/o.parquet --codec set --keep-order",
+    "native.delta": "convert IN/tiny/v1.parquet --save OUT/o.parquet --codec delta "
                     "--base IN/tiny/v0.parquet",
-    "native.margins": "convert IN/tiny/v0.parquet OUT/o.parquet --codec packed",
-    "folder": "convert IN/folder OUT/o.parquet",
-    "glob": "convert IN/folder/*.jsonl OUT/o.parquet",
-    "stdout": "convert IN/ds/few.jsonl -",
-    **{f"to.{target.name}": f"convert IN/ds/few.jsonl OUT/o{target.suffix} --to {target.name} "
-                            "--missing arange --lossy"
+    "native.margins": "convert IN/tiny/v0.parquet --save OUT/o.parquet --codec packed",
+    "folder": "convert IN/folder --save OUT/o.parquet",
+    "glob": "convert IN/folder/*.jsonl --save OUT/o.parquet",
+    "stdout": "convert IN/ds/few.jsonl --save -",
+    **{f"to.{target.name}": f"convert IN/ds/few.jsonl --save OUT/o{target.suffix} "
+                            f"--to {target.name} --missing arange --lossy"
        for target in TARGETS},
     "pack": "pack IN/tiny/v0.parquet --save OUT/r --cp 2 --tp 2 --pp 2 --max-tokens-per-gpu 300",
     "pack.bshd": "pack IN/ds/few.jsonl --save OUT/r --layout form=bshd --framework megatron",
     "layout": "layout IN/ds/few.jsonl --cp 2",
     "unpack": "unpack IN/packed --save OUT/o.parquet",
-    "fix": "check IN/tiny/renumbered.parquet --against IN/tiny/v0.parquet --apply-fix "
-    "-o OUT/o.parquet",
+    "fix": "check IN/tiny/renumbered.parquet --against IN/tiny/v0.parquet "
+    "--save OUT/o.parquet",
     "show": "show IN/ds/few.jsonl -o OUT/o.json",
     "show.page": "show IN/ds/few.jsonl --html OUT/o.html",
     "diff": "diff IN/tiny/few.jsonl IN/tiny/v0.parquet -o OUT/o.json",
@@ -70,19 +70,19 @@ new = "../../in/tiny/v0.parquet"
 fail-over = ["mismatch:5%", "mismatch@*:30%"]
 """
 FLOATS = {
-    "router.inputs": "recompute IN/tiny/w1 IN/tiny/inputs.safetensors -o OUT/o.parquet",
+    "router.inputs": "recompute IN/tiny/w1 IN/tiny/inputs.safetensors --save OUT/o.parquet",
     "show.checkpoint": "show IN/tiny/w0 --json",
-    "recompute": f"recompute IN/tiny/w0 IN/tiny/few.jsonl -o OUT/o.parquet {FLAT} --mode both "
+    "recompute": f"recompute IN/tiny/w0 IN/tiny/few.jsonl --save OUT/o.parquet {FLAT} --mode both "
                  "--logprobs --gate-logprobs",
-    "recompute.inputs": f"recompute IN/tiny/w0 IN/tiny/few.jsonl -o OUT/o.parquet {FLAT} "
+    "recompute.inputs": f"recompute IN/tiny/w0 IN/tiny/few.jsonl --save OUT/o.parquet {FLAT} "
                         "--router-inputs OUT/i.safetensors",
-    "recompute.two": "recompute IN/tiny/w0 IN/tiny/few.jsonl -o OUT/o.parquet --threads 2 "
+    "recompute.two": "recompute IN/tiny/w0 IN/tiny/few.jsonl --save OUT/o.parquet --threads 2 "
                      "--device cpu",
-    "recompute.halves": "recompute IN/tiny/w0 IN/tiny/few.jsonl -o OUT/o.parquet --threads 1 "
+    "recompute.halves": "recompute IN/tiny/w0 IN/tiny/few.jsonl --save OUT/o.parquet --threads 1 "
                         "--device cpu --dtype bfloat16",
     "predictor": "predict fit IN/tiny/inputs.safetensors --save OUT/p.safetensors "
                  f"{AT} --threads 1 --json",
-    "staleness.run": f"staleness IN/tiny/few.jsonl {AT} --threads 1 -o OUT/s.json",
+    "staleness.run": f"staleness IN/tiny/few.jsonl {AT} --forward threads=1 -o OUT/s.json",
 }  # fmt: skip
 
 
@@ -167,7 +167,14 @@ def test_writers_of_floats_write_the_same_bytes_on_as_many_threads(
         (folder / version.replace("v", "w")).symlink_to(tiny_checkpoints[version])
     made = tmp_path / "made"
     made.mkdir()
-    line = ["recompute", folder / "w0", folder / "few.jsonl", "-o", made / "o.parquet", "--threads"]
+    line = [
+        "recompute",
+        folder / "w0",
+        folder / "few.jsonl",
+        "--save",
+        made / "o.parquet",
+        "--threads",
+    ]
     more = ["1", "--dtype", "float32", "--router-inputs", folder / "inputs.safetensors"]
     assert main([str(word) for word in (*line, *more)]) == 0
     found = _same(FLOATS, inputs, tmp_path)

@@ -137,13 +137,15 @@ def made_of(file: File, folder: Path, targets: tuple[str, ...], capsys) -> dict[
     endings = {spec.name: spec.suffix for spec in TARGETS}
     for target in targets:
         path = folder / f"{stem}.{target}{endings.get(target, '.parquet')}"
-        made[target] = _kept(path, "convert", *source, path, "--to", target, "--lossy", "--force")
+        made[target] = _kept(
+            path, "convert", *source, "--save", path, "--to", target, "--lossy", "--force"
+        )
     packed = folder / f"{stem}.packed"
     flags = ("--framework", "slime", "--cp", 2, "--force", "--save", packed)
     made["packed"] = _kept(packed, "pack", *source, *flags)
     unpacked = folder / f"{stem}.unpacked.parquet"
     made["unpacked"] = _kept(unpacked, "unpack", packed, "--save", unpacked, "--force")
-    own = (*source, "--own", "v0", f"--at=v0={file.path}", f"--at=v1={file.path}")
+    own = (*source, "--version-map", "=v0", f"--at=v0={file.path}", f"--at=v1={file.path}")
     for verb, args in (
         ("show", source),
         ("check", source),

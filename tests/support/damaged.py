@@ -35,11 +35,12 @@ AT = ("--at", "v0=HERE/c", "--at", "v1=HERE/c")
 EVAL = ("predict", "judge", "HERE/i.safetensors", "--predictor", "FILE", *AT, "--frozen-inputs")
 SHARD, LATEST = "c/model-00001-of-00002.safetensors", "latest_checkpointed_iteration.txt"
 SHOW, MODEL = ("show", "FILE"), ("--model", "fixtures/configs/qwen3_moe.json")
-RECOMPUTE = ("recompute", "HERE/c", "HERE/i.safetensors", "-o", "HERE/out.parquet")
+RECOMPUTE = ("recompute", "HERE/c", "HERE/i.safetensors", "--save", "HERE/out.parquet")
 VERIFY = ("verify", "HERE/r", "--against", "HERE/x.parquet")
 PLAN = ("pack", "HERE/x.parquet", "--save", "HERE/r", "--plan", "FILE")
 LAYOUT = ("layout", "--lens", "9,17,3", "--layout", "decoder-layers=44", "--layout", "FILE")
-CAPTURE = ("capture", "http://127.0.0.1:1", "--prompts", "FILE", "-o", "HERE/out.parquet")
+ACCEPT = ("ci", "HERE/ci.toml", "--update-baseline")
+CAPTURE = ("capture", "http://127.0.0.1:1", "--prompts", "FILE", "--save", "HERE/out.parquet")
 RANK = "r/dp0-cp0-tp0-pp0/mb0000.safetensors"
 ITER = "iter_0000007"
 DOORS = {  # of each: its sound files, which of them is damaged, and who reads it
@@ -79,7 +80,7 @@ DOORS = {  # of each: its sound files, which of them is damaged, and who reads i
     "report": (lambda: seeds.reports()[0], "x.json", ("report", "FILE")),
     "prompts": (lambda: seeds.prompts()[0], "x.jsonl", CAPTURE),
     "ci": (lambda: seeds.ci()[0], "ci.toml", ("ci", "FILE")),
-    "baseline": (lambda: seeds.ci()[0], "ci.baseline.json", ("ci", "HERE/ci.toml")),
+    "baseline": (lambda: seeds.ci()[0], "ci.baseline.json", ACCEPT),
 }
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from ...dump import Dump, Sample
 from ...errors import FormatError
 from ...files.reading import open_regular, read_bytes
-from ..documents.facts import Model, find_context, refuse_alone
+from ..documents.facts import Model, UnknownModelError, find_context, refuse_alone
 from ..documents.fields import from_json, joined, token_ids
+from ..wire.guess import guess_facts
 from ..wire.sample import NoRoutesError, WireSample, to_sample
 from ..wire.shapes import rows_of_flat
 
@@ -49,9 +50,14 @@ def open_trainer_file(
         from .micro_batches import read_micro_batches
 
         wires = read_micro_batches(path)
-    if not any(wire.has_routes for wire in wires):
-        raise NoRoutesError(f"{path}: no routes in any of its {len(wires)} samples")
-    context = find_context(path, model)
+    told = f"{path}: no routes in any sample, of {len(wires)}"
+    with_routes = any(wire.has_routes for wire in wires)
+    try:
+        context = find_context(path, model, guess=lambda: guess_facts(wires))
+    except UnknownModelError:
+        if with_routes:
+            raise
+        raise NoRoutesError(told) from None
     meta = context.meta(path, kind, wire_dtype=joined({_dtype(wire) for wire in wires}))
     keys = [wire.key for wire in wires]
 
@@ -61,7 +67,10 @@ def open_trainer_file(
             wire = replace(wire, payload=rows_of_flat(wire.payload, context.facts))
         return to_sample(wire, context.facts, start)
 
-    return Dump(meta, keys, load)
+    dump = Dump(meta, keys, load)
+    if not with_routes:
+        raise NoRoutesError(told, dump=dump)
+    return dump
 
 
 def _dtype(wire: WireSample) -> str | None:

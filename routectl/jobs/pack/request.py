@@ -26,8 +26,9 @@ from .settings import given_keys, settled_layout
 from .verify import verify_folder
 
 if TYPE_CHECKING:
-    from ...dump import Dump
+    from ...dump import Dump, DumpMeta
     from ...layouts.packing import Packing
+    from ...ops.pack.verify import Verification
     from ...reports.document import Document
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "has_manifest",
     "lay_out_samples",
     "pack_dump",
+    "verify_dump",
 ]
 
 _RANK = "Only these ranks, such as cp=1,tp=0."
@@ -171,9 +173,16 @@ def answer_verify(request: VerifyRequest, progress: Progress = SILENT) -> "Docum
     """The routectl.verify/1 document: whether every route is there, exactly once."""
     from ...reports.pack.document import verified_document
 
+    found, meta = verify_dump(request, progress)
+    return verified_document(found, str(request.folder), meta)
+
+
+def verify_dump(
+    request: VerifyRequest, progress: Progress = SILENT
+) -> "tuple[Verification, DumpMeta]":
+    """What a folder comes to beside the dump that it was made from, and that dump's meta."""
     job = _verified(request, progress)
-    found = verify_folder(job, request.folder, progress)
-    return verified_document(found, str(request.folder), job.dump.meta)
+    return verify_folder(job, request.folder, progress), job.dump.meta
 
 
 def _verified(request: VerifyRequest, progress: Progress) -> Job:

@@ -65,7 +65,7 @@ def series_of(folder: Path, question: Question, open_at: "Callable[[str], Dump]"
 
 
 def _is_hidden(path: Path) -> bool:
-    """Whether an entry is no step by its name: hidden, or the recomputes kept beside a report."""
+    """Whether an entry is no step by its name: hidden, or what 0.1 kept beside a report."""
     return path.name.startswith(".") or (
         path.name.endswith(".versions") and path.with_name(path.stem).exists()
     )
@@ -125,7 +125,7 @@ def _measured(path: Path, question: Question, open_at: "Callable[[str], Dump]") 
     versions = [Version(n, of.get("free"), of.get("forced")) for n, of in routes.items()]
     rollout = open_at(str(rollouts[0]))
     question.refuse_one(rollout, [version.name for version in versions])
-    return replace(question, limits=()).answer(rollout, versions)
+    return replace(question, limits=()).answer(rollout, versions)[1]
 
 
 def _by_number(path: Path) -> tuple[int, str]:

@@ -1,0 +1,197 @@
+"""What is asked of two dumps, or of a dump and a checkpoint, and the document that answers."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import RoutectlError
+from ..asked import asked_of
+from ..compared import Compared, Judging, compared, metric_names, parsed_limits
+from ..options import (
+    allow_unmatched_option,
+    argument,
+    check_bounds,
+    eps_option,
+    layers_option,
+    match_option,
+    option,
+    tokens_option,
+)
+from ..progress import SILENT, Progress
+from ..reading import Reading, finite_eps, parse_layers, parse_positions, refuse_relative
+from ..recompute.forwarding import forward_option, forwarding_of
+from ..recompute.kept import checkpoint_at, recomputed_side
+from ..recompute.partner import open_partner, partner_at
+
+if TYPE_CHECKING:
+    from ...dump import Dump
+    from ...ops.diff.thresholds import Baseline, Threshold
+    from ...reports.document import Document
+
+__all__ = ["DiffRequest", "answer_diff", "compare_dumps", "refuse_incomparable"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffRequest:
+    """Two dumps of the same tokens, old and new, and how they are compared.
+
+    detail asks for what a page shows beside the figures. Raises RoutectlError where an option
+    makes no sense, before a dump is opened.
+    """
+
+    old: str = argument(
+        metavar="OLD",
+        help="Dump: a file, a folder or a glob; - is stdin. Or a checkpoint, which NEW's tokens "
+        "are pushed through.",
+    )
+    new: str = argument(metavar="NEW", help="Dump of the same tokens, or a checkpoint.")
+    match: str = match_option("prefix", "order")
+    tokens: str = tokens_option()
+    layers: str | None = layers_option()
+    sample: tuple[str, ...] = option(
+        (),
+        metavar="NAME",
+        help="Only this sample, by its id in OLD or, as #0, its place; repeatable.",
+    )
+    positions: str | None = option(
+        None, metavar="RANGE", help="Only these token positions, such as 128-255."
+    )
+    rerun: str | None = option(
+        None,
+        metavar="DUMP",
+        help="The same side as OLD, run again: how much that differs is the noise floor.",
+    )
+    examples: int = option(10, least=0, help="How many mismatched rows and worst samples to show.")
+    fail_over: tuple[str, ...] = option(
+        (),
+        metavar="METRIC[@LAYER]:N[%]",
+        suggests=metric_names,
+        help="Exit 1 only when over; repeatable.",
+    )
+    fail_under: tuple[str, ...] = option(
+        (),
+        metavar="METRIC[@LAYER]:N[%]",
+        suggests=metric_names,
+        help="Exit 1 only when under; repeatable.",
+    )
+    allow_unmatched: bool = allow_unmatched_option()
+    eps: float | None = eps_option()
+    forward: tuple[str, ...] = forward_option()
+    logprobs: Path | None = option(
+        None,
+        metavar="TRAIN.pt",
+        help="Log-probs of NEW: those that the trainer computed, in slime's train data.",
+    )
+    detail: bool = False
+    reading: Reading = field(default_factory=Reading)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        _ = self.limits
+        finite_eps(self.eps)
+        parse_layers(self.layers)
+        parse_positions(self.positions)
+        forwarding_of(self.forward)
+
+    @property
+    def limits(self) -> "tuple[Threshold, ...]":
+        """The thresholds, upper ones first."""
+        return parsed_limits(self.fail_over, self.fail_under)
+
+
+def answer_diff(
+    request: DiffRequest, progress: Progress = SILENT, *, baseline: "Baseline | None" = None
+) -> "Document":
+    """The routectl.diff/1 document: see ``compare_dumps``."""
+    document = compare_dumps(request, progress, baseline=baseline).document
+    document["asked"] = asked_of(request)
+    return document
+
+
+def compare_dumps(
+    request: DiffRequest, progress: Progress = SILENT, *, baseline: "Baseline | None" = None
+) -> Compared:
+    """Compare what a request names.
+
+    A side that is a checkpoint is run on the other's tokens. A layer in which nothing could be
+    compared is told by the document: its exit code is 2 then. Relative thresholds are held against
+    ``baseline``; RoutectlError where there is none.
+    """
+    from ...ops.diff.diff import DiffOptions
+    from ...ops.pairs.selection import narrow_pair
+
+    if baseline is None:
+        refuse_relative(request.limits)
+    old, new, again = _sides(request, progress)
+    if request.logprobs is not None:
+        new = _scored(new, request.logprobs, progress)
+    old, new = narrow_pair(
+        old,
+        new,
+        match=request.match,
+        samples=request.sample,
+        positions=parse_positions(request.positions),
+    )
+    layers = parse_layers(request.layers)
+    options = DiffOptions(
+        request.match, request.tokens, layers, request.examples, detail=request.detail
+    )
+    judging = Judging(
+        limits=request.limits,
+        eps=request.eps,
+        baseline=baseline,
+        allow_unmatched=request.allow_unmatched,
+    )
+    return compared(old, new, options, judging, progress, rerun=again)
+
+
+def refuse_incomparable(document: "Document") -> None:
+    """Raise RoutectlError where a layer of a comparison had no row to compare.
+
+    For whoever has told the document, and ends by its exit code.
+    """
+    empty = document["verdict"]["incomparable_layers"]
+    if empty:
+        raise RoutectlError(
+            f"nothing was compared in {len(empty)} of {len(document['layers'])} layers, "
+            f"first: layer {empty[0]}",
+            hint="--layers compares the others",
+        )
+
+
+def _sides(request: DiffRequest, progress: Progress) -> "tuple[Dump, Dump, Dump | None]":
+    """OLD, NEW, and the rerun of OLD; of a checkpoint its routes for the other's tokens."""
+    reading, rerun = request.reading, request.rerun
+    paths = {"OLD": request.old, "NEW": request.new}
+    weights = {side: checkpoint_at(path) for side, path in paths.items()}
+    run = [side for side, folder in weights.items() if folder is not None]
+    if not run:
+        named = paths if rerun is None else {**paths, "the rerun": rerun}
+        opened = reading.open_sides(named, progress)
+        return opened["OLD"], opened["NEW"], opened.get("the rerun")
+    if len(run) == 2:
+        raise RoutectlError(
+            "both OLD and NEW are checkpoints: one of them must be a dump, whose tokens are run",
+            hint="routectl staleness DUMP --at v0=OLD --at v1=NEW compares two checkpoints",
+        )
+    (side,) = run
+    folder, path = weights[side], request.new if side == "OLD" else request.old
+    assert folder is not None
+    how = forwarding_of(request.forward)
+    given = open_partner(path, reading, folder, progress)
+    again = None if rerun is None else open_partner(rerun, reading, folder, progress)
+    partner = partner_at(path, reading, folder, given, with_routes=how.mode != "free")
+    routes = recomputed_side(folder, partner, how, progress, told=paths[side])
+    return (routes, given, again) if side == "OLD" else (given, routes, again)
+
+
+def _scored(dump: "Dump", path: Path, progress: Progress) -> "Dump":
+    """NEW with the trainer's log-probs, and a word on how many samples have some."""
+    from ...formats.trainers.train_data import read_train_data
+    from ...ops.pairs.logprobs import with_logprobs
+
+    scored, count = with_logprobs(dump, read_train_data(path).samples)
+    if not count:
+        raise RoutectlError(f"{path}: no log_probs in it: the trainer did not compute any")
+    progress.note(f"log-probs of NEW from {path}: {count} of {len(dump)} samples")
+    return scored
