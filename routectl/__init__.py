@@ -38,10 +38,14 @@ if TYPE_CHECKING:
     )
     from .jobs.library.files import convert, layout, pack, recompute, unpack, verify, write
     from .jobs.library.verbs import check, diff, show, staleness, summarize
-    from .jobs.pack.layout import LayoutOptions, LengthOptions
+    from .jobs.pack.layout import LayoutOptions
     from .jobs.pack.request import LayoutRequest, PackRequest, VerifyRequest
     from .jobs.pack.unpack import UnpackRequest
-    from .jobs.predict.request import PredictRequest
+    from .jobs.predict.request import (
+        PredictFitRequest,
+        PredictJudgeRequest,
+        PredictWriteRequest,
+    )
     from .jobs.progress import Progress
     from .jobs.reading import Reading
     from .jobs.recompute.forwarding import Forwarding
@@ -102,7 +106,6 @@ _HOMES = {
     "Forwarding": "jobs.recompute.forwarding",
     "LayoutOptions": "jobs.pack.layout",
     "LayoutRequest": "jobs.pack.request",
-    "LengthOptions": "jobs.pack.layout",
     "MicroBatch": "layouts.plan",
     "MismatchError": "errors",
     "ModelFacts": "model",
@@ -111,7 +114,9 @@ _HOMES = {
     "Packing": "layouts.packing",
     "Pipeline": "layouts.pipeline",
     "Plan": "layouts.plan",
-    "PredictRequest": "jobs.predict.request",
+    "PredictFitRequest": "jobs.predict.request",
+    "PredictJudgeRequest": "jobs.predict.request",
+    "PredictWriteRequest": "jobs.predict.request",
     "Progress": "jobs.progress",
     "Rank": "ops.pack.pack",
     "Reading": "jobs.reading",
@@ -199,7 +204,6 @@ __all__ = [
     "Forwarding",
     "LayoutOptions",
     "LayoutRequest",
-    "LengthOptions",
     "MicroBatch",
     "MismatchError",
     "ModelFacts",
@@ -208,7 +212,9 @@ __all__ = [
     "Packing",
     "Pipeline",
     "Plan",
-    "PredictRequest",
+    "PredictFitRequest",
+    "PredictJudgeRequest",
+    "PredictWriteRequest",
     "Progress",
     "Rank",
     "Reading",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from ..errors import FormatError
+from ..files.reading import open_regular
 from ..files.writing import replacing
 from .headers import layer_tensors, read_header
 from .infos import TensorInfo
@@ -73,6 +74,7 @@ def open_router_inputs(path: Path) -> RouterInputs:
     """
     from .tensors import read_tensor
 
+    _refuse_texts(path)
     header = read_header(path)
     _refuse_others(path, header)
     infos = {}
@@ -95,6 +97,20 @@ def open_router_inputs(path: Path) -> RouterInputs:
     if ids_T is not None and tuple(ids_T.shape) != (tokens,):
         raise FormatError(f"{path}: token_ids: got {list(ids_T.shape)}, expected [{tokens}]")
     return RouterInputs(path, dict(sorted(infos.items())), lens, ids_T)
+
+
+def _refuse_texts(path: Path) -> None:
+    """Raise FormatError for a dump in place of router inputs: JSON, or Parquet."""
+    with open_regular(path) as file:
+        begins = file.read(4)
+    if begins != b"PAR1" and begins.lstrip()[:1] not in (b"{", b"["):
+        return
+    kind = "Parquet" if begins == b"PAR1" else "JSON"
+    kind += " lines" if ".jsonl" in path.suffixes else ""
+    raise FormatError(
+        f"{path}: is {kind}: expected router inputs, a safetensors file",
+        hint="routectl recompute CHECKPOINT DUMP --router-inputs INPUTS.safetensors writes them",
+    )
 
 
 def _refuse_others(path: Path, header: Mapping[str, TensorInfo]) -> None:

@@ -32,9 +32,6 @@ class Voices:
     rules: bool = option(
         False, help="List what can be found; with a CODE in place of DUMP, what that means."
     )
-    draw: bool = option(
-        False, name="explain", help="Draw which token sits where; nothing is written."
-    )
     html: Path | None = option(
         None, metavar="PATH", help="Write the report as one HTML page there too."
     )

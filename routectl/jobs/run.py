@@ -17,7 +17,9 @@ JOBS = (  # of each request its name, its file and the function that does it
     ("DiffRequest", "diff.request", "answer_diff"),
     ("LayoutRequest", "pack.request", "lay_out_samples"),
     ("PackRequest", "pack.request", "pack_dump"),
-    ("PredictRequest", "predict.request", "answer_predict"),
+    ("PredictFitRequest", "predict.request", "fit_later"),
+    ("PredictJudgeRequest", "predict.request", "judge_later"),
+    ("PredictWriteRequest", "predict.request", "write_predicted"),
     ("RecomputeRequest", "recompute.request", "recompute_dump"),
     ("ShowRequest", "show", "answer_show"),
     ("StalenessRequest", "staleness.request", "answer_staleness"),
@@ -35,13 +37,14 @@ def run(request: Any, progress: Progress = SILENT) -> Any:
     ========================================  ==================================================
     ShowRequest, DiffRequest, CheckRequest,   the document that the command prints with --json
     StalenessRequest, CiRequest,
-    PredictRequest, VerifyRequest,
+    PredictFitRequest, PredictJudgeRequest,
+    PredictWriteRequest, VerifyRequest,
     CacheRequest
     PackRequest                               the manifest of the folder that was written
     LayoutRequest                             a ``Packing``
     RecomputeRequest                          a ``Recomputed``: files by mode, noise, the document
-    ConvertRequest, CaptureRequest            what was written, as routectl.written/1
-    UnpackRequest                             how many samples were written
+    ConvertRequest, CaptureRequest,           what was written, as routectl.written/1
+    UnpackRequest
     WatchRequest                              a ``Watched``: dumps seen, failed, unchecked
     ========================================  ==================================================
 

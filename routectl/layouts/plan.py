@@ -150,6 +150,12 @@ def karmarkar_karp(weights: Sequence[int], parts: int) -> Bins:
     return [sorted(i for i, _ in items) for _, _, items in sets]
 
 
+def _in_order(count: int, dp: int, size: int) -> Bins:
+    """``size`` samples in each bin, in order; empty ones at the end make a multiple of dp."""
+    bins = [list(range(i, min(i + size, count))) for i in range(0, count, size)] or [[]]
+    return bins + [[] for _ in range(-len(bins) % dp)]
+
+
 def _bins(lens: Sequence[int], dp: int, cap: int | None, balance: str) -> Bins:
     """Micro-batches of all ranks: a multiple of dp, none over ``cap`` (lone samples aside)."""
     packed = first_fit(lens, cap if cap is not None else sum(lens))
@@ -172,22 +178,30 @@ def build_plan(
     max_tokens_per_gpu: int | None = None,
     cp: int = 1,
     balance: str = "first-fit",
+    micro_batch_size: int | None = None,
 ) -> Plan:
     """A plan for samples of these lengths.
 
     A micro-batch has at most max_tokens_per_gpu x cp tokens; a sample that is longer alone has a
     micro-batch of its own. None leaves one micro-batch a rank. first-fit fills micro-batches in
     the order of the samples and deals them out in turn; karmarkar-karp evens out their tokens.
-    Every rank has the same number of micro-batches, as pipelines need; some may be empty.
+    In place of all that, micro_batch_size samples in order form each, dealt out in turn. Every
+    rank has the same number of micro-batches, as pipelines need; some may be empty.
 
-    Raises ValueError for another balance or sizes below 1.
+    Raises ValueError for another balance, sizes below 1, and both sizes of a micro-batch.
     """
     if balance not in BALANCES:
         raise ValueError(f"balance {balance!r} is not known: {', '.join(BALANCES)}")
-    for name, size in {"dp": dp, "cp": cp, "max_tokens_per_gpu": max_tokens_per_gpu}.items():
+    sizes = {"max_tokens_per_gpu": max_tokens_per_gpu, "micro_batch_size": micro_batch_size}
+    for name, size in {"dp": dp, "cp": cp, **sizes}.items():
         if size is not None and size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
+    if None not in sizes.values():
+        raise ValueError("max_tokens_per_gpu and micro_batch_size cannot both be given")
     cap = None if max_tokens_per_gpu is None else max_tokens_per_gpu * cp
-    bins = _bins(lens, dp, cap, balance)
+    if micro_batch_size is None:
+        bins = _bins(lens, dp, cap, balance)
+    else:
+        bins = _in_order(len(lens), dp, micro_batch_size)
     steps = [bins[k : k + dp] for k in range(0, len(bins), dp)]
     return Plan(dp, tuple(MicroBatch(tuple(tuple(b) for b in step)) for step in steps))

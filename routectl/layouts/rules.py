@@ -6,13 +6,17 @@ the stream of all samples to another; CP splits the stream, SP each CP rank's ro
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "DEFAULT_PAD_MULTIPLIER",
+    "DTYPES",
     "FP8_RECIPES",
     "FRAMEWORKS",
+    "PADDINGS",
     "Rule",
     "Sizes",
     "bshd_len",
@@ -26,6 +30,8 @@ __all__ = [
 ]
 
 FP8_RECIPES = {"blockwise": 128, "mxfp8": 32, "tensorwise": 16}  # rows in a scaling block
+PADDINGS = ("zero", "arange", "spread", "minus-one")  # what padding rows hold
+DTYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 DEFAULT_PAD_MULTIPLIER = 128  # slime's and miles' data_pad_size_multiplier
 _PAGE_ROWS = 256  # AReaL's N_TOKENS_PER_PAGE
 
@@ -232,11 +238,15 @@ def check_bshd(seq_len: int, sizes: Sizes, longest: int, zigzag: bool) -> None:
         )
 
 
-def replay_dtype(rule: Rule, num_experts: int, greatest: int | None = None) -> np.dtype[np.integer]:
+def replay_dtype(
+    rule: Rule, num_experts: int, greatest: int | None = None
+) -> "np.dtype[np.integer]":
     """The dtype of a framework's replay tensor for E experts.
 
     greatest is the greatest id of the batch, for a framework that goes by it; E - 1 when None.
     """
+    import numpy as np
+
     if rule.dtype == "value":
         last = num_experts - 1 if greatest is None else greatest
         return np.dtype(np.uint8 if last <= 255 else np.int16)

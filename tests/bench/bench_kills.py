@@ -88,7 +88,7 @@ def samples_of_native(path: Path) -> str:
 def packed(path: Path) -> str:
     """A folder of replay tensors, each held against the dump and the manifest's digests."""
     with quiet():
-        code = cli.main(["pack", "--verify", str(path), "--against", str(ENGINE)])
+        code = cli.main(["verify", str(path), "--against", str(ENGINE)])
     assert code == 0, code
     return digest_of_tree(path)
 
@@ -116,7 +116,7 @@ def writers_of(place: Path, url: str) -> Iterator[Writer]:
     yield Writer("convert --force", "a.parquet", force, digest_of_tree, old=old)
     target = ("convert", dump, "--save", "a.safetensors", "--lossy")
     yield Writer("convert to a target", "a.safetensors", target, digest_of_tree)
-    pack = ("pack", dump, "-o", "a", "--framework", "verl", "--tp", "2", "--cp", "2")
+    pack = ("pack", dump, "--save", "a", "--framework", "verl", "--tp", "2", "--cp", "2")
     yield Writer("pack", "a", pack, packed)
     run_here(*pack[:3], str(place / "old"), *pack[4:], "--dtype", "int64")
     yield Writer("pack --force", "a", (*pack, "--force"), packed, old=place / "old")

@@ -68,8 +68,8 @@ LISTS = {
     "@soft,@softhf,@chunked,@async,@start,@stops,@sgl,@sgl32,@sglhf,@sglsoft,@sglstart,@sglstops",
     "frameworks": "verl,verl-contiguous,skyrl,nemo-rl,roll,megatron,ms-swift,slime,relax,miles,"
     "slime-allgather,miles-allgather,relax-vl,prime-rl,ulysses",
-    "commands": "show,diff,check,convert,recompute,staleness,predict,pack,unpack,report,ci,capture,"
-    "watch",
+    "commands": "show,diff,check,convert,recompute,staleness,predict,pack,verify,layout,unpack,"
+    "report,ci,capture,watch",
     "codes": ",".join(  # the last of each hundred is none
         f"R{hundred}{number:02d}"
         for hundred, most in enumerate((10, 3, 8, 3, 4, 4, 2, 13))

@@ -183,11 +183,11 @@ def adapter(folder: Path) -> Path:
         ("check", "{dump}", "--against", "{adapter}"),
         (
             "predict",
+            "fit",
             "{inputs}",
             "--at=a={model}",
             "--at=b={adapter}",
-            "--fit",
-            "-o{out}.safetensors",
+            "--save={out}.safetensors",
         ),
     ],
 )

@@ -36,12 +36,13 @@ def alone(one, folder):
     yield "check", path, *model
     yield "convert", path, "--save", folder / "c.parquet", *model, "--force"
     yield "convert", path, "--save", folder / "c.npz", *model, "--lossy", "--force"
-    yield "pack", path, *model, "--framework", "megatron", "-o", out, "--force"
-    yield "pack", path, *model, "--framework", "verl", "--cp", "2", "--explain"
-    yield "unpack", path, "-o", folder / "u.parquet", "--force"
+    yield "pack", path, *model, "--framework", "megatron", "--save", out, "--force"
+    yield "layout", path, *model, "--framework", "verl", "--cp", "2"
+    yield "layout", "--lens", "3,4", "--layout", path
+    yield "unpack", path, "--save", folder / "u.parquet", "--force"
     yield "report", path
     yield "report", path, "-o", folder / "r.html", "--force"
-    yield "predict", path, "--fit", "--at", f"a={path}", "-o", folder / "p.safetensors", "--force"
+    yield "predict", "fit", path, "--at", f"a={path}", "--save", folder / "p.safetensors", "--force"
     yield "ci", path
     yield "recompute", path, path, "--save", folder / "x.parquet", "--force"
     yield "staleness", "--series", path
@@ -58,7 +59,7 @@ def together(one, other, folder):
     yield "diff", a, b, *model, "--match", "order", "--tokens", "response", "--rerun", b
     yield "check", a, "--against", b, *model
     yield "staleness", a, f"--at=v0={b}", f"--at=v1={a}", "--version-map", "=v0", *model
-    yield "pack", a, *model, "--framework", "slime", "--verify", b
+    yield "verify", b, "--against", a, *model, "--layout", "framework=slime"
     yield (
         "convert",
         a,

@@ -99,8 +99,8 @@ def test_a_stored_manifest_is_refused_or_wrong(path, folder, tmp_path):
     shutil.copytree(HOSTILE / "replay" / folder, tmp_path / "r")
     shutil.copy(path, tmp_path / "r" / "manifest.json")
     samples = tmp_path / "r" / "samples.parquet"
-    for words in (("pack", "--verify", tmp_path / "r", "--against", samples),
-                  ("unpack", tmp_path / "r", "-o", tmp_path / "o.parquet")):  # fmt: skip
+    for words in (("verify",  tmp_path / "r", "--against", samples),
+                  ("unpack", tmp_path / "r", "--save", tmp_path / "o.parquet")):  # fmt: skip
         done = command(*words)
         if done.code == 2:
             assert done.err.startswith(f"routectl: {tmp_path}"), done.err

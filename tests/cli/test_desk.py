@@ -7,7 +7,8 @@ import pytest
 from routectl.cli.words.commands import command_lines
 from routectl.jobs.capture import CaptureRequest
 from routectl.jobs.options import build, check_bounds, options_of
-from routectl.jobs.pack.request import PackRequest, VerifyRequest
+from routectl.jobs.pack.layout import LayoutOptions
+from routectl.jobs.pack.request import PackRequest
 from routectl.jobs.reading import Reading
 from routectl.jobs.recompute.request import RecomputeRequest
 from routectl.jobs.staleness.request import StalenessRequest
@@ -27,7 +28,9 @@ def test_an_option_is_named_by_its_field():
     """A flag is the field's name with dashes, unless another one is given."""
     flags = {one.name: about.flag for one, about in options_of(StalenessRequest)}
     assert flags["fail_over"] == "fail-over"
-    assert {one.name: about.flag for one, about in options_of(VerifyRequest)}["folder"] == "verify"
+    assert {one.name: about.flag for one, about in options_of(LayoutOptions)}[
+        "settings"
+    ] == "layout"
 
 
 def test_bounds_are_inclusive():
@@ -47,17 +50,16 @@ def test_every_option_says_what_it_is(name):
     assert [one.name for one, about in options if not about.help] in ([], ["temperature"])
 
 
-def test_pack_has_the_options_of_its_requests(capsys):
-    """A command of several requests takes the options of all, each once."""
+def test_a_command_has_the_options_of_its_groups(capsys):
+    """A command takes the options of its request and of the groups in it, each once."""
     out = run(capsys, "pack", "--help").out
-    for kind in (PackRequest, VerifyRequest):
+    for kind in (PackRequest, LayoutOptions, Reading):
         for _, about in options_of(kind):
-            if not about.positional:
-                assert out.count(f" --{about.flag} ") <= 2, about.flag
-                assert f"--{about.flag}" in out
+            if not about.positional and not about.shared:
+                assert out.count(f"\n  --{about.flag} ") == 1, about.flag
 
 
 def test_what_a_command_lacks_is_named(capsys):
-    """An absent option that one of several requests needs is told by its flag."""
-    done = run(capsys, "pack", "--verify", FIXTURES)
-    assert (done.code, done.err.splitlines()[0]) == (2, "routectl: --verify needs --against DUMP")
+    """An absent option that a request needs is told by its flag."""
+    done = run(capsys, "verify", FIXTURES)
+    assert (done.code, done.err.splitlines()[0]) == (2, "routectl: Missing option '--against'.")

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import importlib
 import json
 import os
 import pickle
@@ -17,7 +16,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from routectl.cli.main import main
-from routectl.cli.words.commands import COMMANDS
+from routectl.cli.words.commands import COMMANDS, command_lines
 from routectl.dump import DumpMeta, Sample, WeightSpan
 from routectl.formats.native.container import write_native
 from routectl.routes import Routes
@@ -125,8 +124,8 @@ def verbs(old, new, folder):
         ],
         "convert": ["convert", old, "--save", folder / f"{FILE_NAME}.parquet", "--force"],
         "convert to npz": ["convert", old, "--save", folder / "x.npz", "--force"],
-        "pack": ["pack", old, "-o", folder / FILE_NAME, "--force"],
-        "pack --explain": ["pack", old, "--explain"],
+        "pack": ["pack", old, "--save", folder / FILE_NAME, "--force"],
+        "layout": ["layout", old],
         "watch": ["watch", old.parent, "--once", "--settle", "0", "--interval", "0.01"],
     }
 
@@ -314,13 +313,13 @@ class TestFolders:
     def test_manifests(self, capsys, tmp_path, dumps):
         """Each text of a manifest is poison, one after another: unpack and verify print text."""
         folder = tmp_path / "packed"
-        assert main(["pack", str(dumps[0]), "-o", str(folder)]) == 0
+        assert main(["pack", str(dumps[0]), "--save", str(folder)]) == 0
         manifest = json.loads((folder / "manifest.json").read_text())
         capsys.readouterr()
         for key in (*manifest, POISON):
             for value in (POISON, [POISON], {POISON: POISON}):
                 (folder / "manifest.json").write_text(json.dumps({**manifest, key: value}))
-                done = run(capsys, "pack", "--verify", folder, "--against", dumps[0])
+                done = run(capsys, "verify", folder, "--against", dumps[0])
                 assert faults_of(done.out) == [], key
                 assert faults_of(done.err) == [], key
 
@@ -381,13 +380,11 @@ class TestReports:
 
 
 def _words():
-    """Each command with each of its options, and with a word too many."""
-    for command in COMMANDS:
-        room = importlib.import_module(f"routectl.cli.{command}")
-        function = getattr(room, f"{command}_command")
-        for name in function.__signature__.parameters:
-            if name != "command_line":
-                yield command, name
+    """Each command with each of its options."""
+    for command, function in command_lines():
+        for _, about in function.options:
+            if not about.positional:
+                yield command, about.flag
 
 
 class TestOptions:
@@ -414,10 +411,11 @@ class TestOptions:
             "diff": [old, old],
             "check": [old],
             "convert": [old, "--save", tmp_path / "x.parquet"],
-            "pack": [old],
+            "pack": [old, "--save", tmp_path / "r"],
+            "layout": [old],
             "report": [GOLDEN / "diff.json"],
         }.get(command, [])
-        judged(capsys, command, *places, f"--{name.replace('_', '-')}", text)
+        judged(capsys, *command.split(), *places, f"--{name}", text)
 
 
 class TestVoices:

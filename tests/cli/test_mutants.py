@@ -176,18 +176,18 @@ def replay(folder):
 
     packed, plan, bundle = folder / "packed", folder / "plan.json", folder / "art"
     made = [
-        ["pack", DUMP, "-o", packed, "--framework", "slime", "--tp", "2"],
+        ["pack", DUMP, "--save", packed, "--framework", "slime", "--tp", "2"],
         ["convert", DUMP, "--save", bundle, "--to", "art", "--lossy"],
     ]
     assert [main(list(map(str, line))) for line in made] == [0, 0]
-    both = [("pack", "--verify", packed, "--against", DUMP)]
-    both += [("unpack", packed, "-o", folder / "u.parquet", "--force")]
+    both = [("verify", packed, "--against", DUMP)]
+    both += [("unpack", packed, "--save", folder / "u.parquet", "--force")]
     for file, lines in (
         (packed / "manifest.json", both),
         (bundle / "manifest.json", [("show", bundle)]),
     ):
         yield json.loads(file.read_text()), as_json(file), PLAIN, lines
-    line = ("pack", DUMP, "-o", folder / "out", "--force", "--plan", plan)
+    line = ("pack", DUMP, "--save", folder / "out", "--force", "--plan", plan)
     steps = {"micro_batches": [[[0]], {"samples": [[1]], "cp": 1}]}
     ranks = [{"data_parallel_rank": 0, "partition": [0, 1], "micro_batch_indices": [[0], [1]]}]
     for document in (steps, {"dp_shards": ranks}):
@@ -211,7 +211,7 @@ def trainers(folder):
     shard = {"data_parallel_rank": 0, "partition": [0], "micro_batch_indices": [[0]]}
     trained = {"tokens": [1, 2, 3], "response_lengths": 2, "loss_masks": [1, 1], "sample_index": 0}
     data = {"format_version": 2, "samples": [trained], "dp_shards": [shard]}
-    plan = ("pack", DUMP, "-o", folder / "out", "--force", "--plan", file)
+    plan = ("pack", DUMP, "--save", folder / "out", "--force", "--plan", file)
     yield data, as_torch(file), both, [lines[0], plan]
     grid = {
         "routed_experts": torch.zeros(2, 4, 1, 2, dtype=torch.int32),

@@ -27,10 +27,10 @@ def readers(path, out):
         ("check", DUMP, "--against", path),
         ("convert", path, "--save", out / "o.parquet"),
         ("convert", DUMP, "--save", out / "o.parquet", "--codec", "delta", "--base", path),
-        ("pack", path, "-o", out / "replay"),
-        ("pack", DUMP, "-o", out / "replay", "--plan", path),
-        ("pack", "--verify", path, "--against", DUMP),
-        ("unpack", path, "-o", out / "o.parquet"),
+        ("pack", path, "--save", out / "replay"),
+        ("pack", DUMP, "--save", out / "replay", "--plan", path),
+        ("verify", path, "--against", DUMP),
+        ("unpack", path, "--save", out / "o.parquet"),
         ("recompute", path, DUMP, "--save", out / "o.parquet"),
         ("recompute", WEIGHTS, path, "--save", out / "o.parquet"),
         ("staleness", path, "--checkpoint", WEIGHTS),
@@ -104,9 +104,9 @@ def test_no_utf8_through_pack_and_back(tmp_path, capsys):
     dump, packed, back = tmp_path / "a\udcff.parquet", tmp_path / "replay", tmp_path / "b.parquet"
     shutil.copy(DUMP, dump)
     for words in (
-        ("pack", dump, "-o", packed),
-        ("pack", "--verify", packed, "--against", dump),
-        ("unpack", packed, "-o", back),
+        ("pack", dump, "--save", packed),
+        ("verify", packed, "--against", dump),
+        ("unpack", packed, "--save", back),
         ("diff", dump, back),
     ):
         assert run(capsys, *words).code == 0, words

@@ -28,6 +28,7 @@ __all__ = [
     "configs",
     "dumps",
     "hf_folder",
+    "layouts",
     "lines",
     "megatron_folder",
     "native",
@@ -197,7 +198,7 @@ def _replay(folder):
     _few(folder)
     dump = open_dump(folder / "x.jsonl")
     write_native(dump, dump.meta, folder / "x.parquet", force=False)
-    _routectl("pack", folder / "x.parquet", "-o", folder / "r", "--cp", "2", "--tp", "2")
+    _routectl("pack", folder / "x.parquet", "--save", folder / "r", "--cp", "2", "--tp", "2")
     (folder / "plan.json").write_text('{"micro_batches": [[[0], [1]], [[], []]]}', "utf-8")
     shards = [{"data_parallel_rank": 0, "partition": [1, 0], "micro_batch_indices": [[0], [1]]}]
     (folder / "shards.json").write_text(json.dumps({"dp_shards": shards}), "utf-8")
@@ -327,6 +328,13 @@ def ci():
     numbers = {"sound": {"findings/error": 0.0}, "mismatch": {"diff/mismatch": 0.0}}
     baseline = json.dumps({"schema": "routectl.baseline/1", "checks": numbers}).encode()
     return [{**_made(_few), "ci.toml": CHECKS, "ci.baseline.json": baseline}]
+
+
+def layouts():
+    """A layout of our own keys, and configs of trainers, each as the one layout file."""
+    folder = FIXTURES / "trainer_configs"
+    names = ("layout.toml", "verl.yaml", "megatron.json", "slime.sh", "roll.yaml", "verl.sh")
+    return [{f"x{Path(name).suffix}": (folder / name).read_bytes()} for name in names]
 
 
 def codec_cells():

@@ -115,21 +115,26 @@ def _pair(folder):
 
 
 def _replay(folder):
-    command("pack", "--verify", folder / "r", "--against", folder / "x.parquet")
-    code = command("unpack", folder / "r", "-o", folder / "out.parquet").code
+    command("verify", folder / "r", "--against", folder / "x.parquet")
+    code = command("unpack", folder / "r", "--save", folder / "out.parquet").code
     if code == 0:
         opened_whole(folder / "out.parquet")
-        command("pack", "--verify", folder / "r", "--against", folder / "out.parquet")
+        command("verify", folder / "r", "--against", folder / "out.parquet")
 
 
 def _plan(folder):
     plan = ("--plan", folder / "plan.json")
-    code = command("pack", folder / "x.parquet", "-o", folder / "r", *plan).code
+    code = command("pack", folder / "x.parquet", "--save", folder / "r", *plan).code
     if code == 0:
-        code = command("pack", "--verify", folder / "r", "--against", folder / "x.parquet").code
+        code = command("verify", folder / "r", "--against", folder / "x.parquet").code
         if code != 0:
             raise WrongError("unsound", "what was packed by a plan does not verify")
-    command("pack", folder / "x.parquet", "--explain", *plan)
+    command("layout", folder / "x.parquet", *plan)
+
+
+def _layout(folder):
+    for path in folder.glob("x.*"):
+        command("layout", "--lens", "9,17,3", "--layout", path)
 
 
 def _checkpoint(folder):
@@ -160,7 +165,7 @@ def _predictor(folder):
     open_predictor(folder / "p.safetensors")
     at = ("--at", f"v0={folder / 'c'}", "--at", f"v1={folder / 'c'}")
     more = ("--predictor", folder / "p.safetensors", "--frozen-inputs", "--threads", 1)
-    command("predict", folder / "i.safetensors", "--eval", *at, *more)
+    command("predict", "judge", folder / "i.safetensors", *at, *more)
 
 
 def _report(folder):
@@ -350,6 +355,7 @@ TARGETS = {
         "replay folders", seeds.replay_folder, _replay, (("json", 8.0), ("x.parquet", 0.3))
     ),
     "plans": Target("plans", seeds.plans, _plan, (("x.parquet", 0.1),)),
+    "layouts": Target("layouts in files, trainers' configs", seeds.layouts, _layout),
     "bundle": Target("ART bundles", seeds.bundle, _bundle, (("json", 3.0),)),
     "checkpoint": Target("Hugging Face folders", seeds.hf_folder, _checkpoint),
     "megatron": Target("Megatron's checkpoints", seeds.megatron_folder, _megatron),

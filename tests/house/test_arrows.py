@@ -38,6 +38,7 @@ MAY_IMPORT = {
         "formats.responses formats.trainers formats.wire"
     ),
     "formats.arrays": "dump errors files limits model formats.documents formats.wire",
+    "formats.configs": "errors files formats.documents",
     "formats.documents": "dump errors files limits model visible kernels",
     "formats.native": (
         "dump errors files gate_logprobs keys limits model routes codecs formats.documents"
@@ -109,8 +110,9 @@ MAY_IMPORT = {
         "jobs.pack jobs.recompute jobs.staleness"
     ),
     "jobs.pack": (
-        "damage dump errors files layouts routes version formats.documents formats.native "
-        "formats.replay ops.pack reports reports.pack reports.text jobs"
+        "damage dump errors files layouts routes version visible formats.configs "
+        "formats.documents formats.native formats.replay ops.pack reports reports.pack "
+        "reports.text jobs"
     ),
     "jobs.predict": (
         "dump errors files routes routers checkpoints formats.native forward ops.predict "

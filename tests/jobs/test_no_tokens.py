@@ -139,6 +139,55 @@ def test_converted_files_hold_no_tokens(tmp_path, capsys, name, more):
         assert all(column.null_count == len(source) for column in table.columns)
 
 
+def test_replay_folders_hold_no_tokens(tmp_path, capsys):
+    """No file of a packed folder has them; routes, counts and names do, and unpack's dump."""
+    source = open_dump(DUMPS["native"])
+    write_native(marked(source), source.meta, tmp_path / "marked.parquet", force=False)
+    dump, folder = tmp_path / "marked.parquet", tmp_path / "r"
+    done = run(capsys, "pack", dump, "--save", folder, "--cp", 2, "--no-tokens")
+    assert done.code == 0, done.err
+    assert "without token ids: samples are joined by their names alone" in done.err
+    assert not any(holds_marks(path) for path in folder.rglob("*") if path.is_file())
+    table = pq.read_table(folder / "samples.parquet", columns=["prompt_ids", "response_ids"])
+    assert all(column.null_count == len(source) for column in table.columns)
+    assert document(capsys, "verify", folder, "--against", dump)["ok"]
+    assert run(capsys, "unpack", folder, "--save", tmp_path / "back.parquet").code == 0
+    back = open_dump(tmp_path / "back.parquet")
+    assert all(sample.prompt_ids is None for sample in back)
+    assert [sample.num_tokens for sample in back] == [sample.num_tokens for sample in source]
+    assert diff(source, back).rows_mismatched == 0
+
+
+def test_unpack_holds_no_tokens(tmp_path, capsys):
+    """Of a folder that has token ids, unpack's dump has none where that is asked."""
+    source = open_dump(DUMPS["native"])
+    write_native(marked(source), source.meta, tmp_path / "marked.parquet", force=False)
+    folder, back = tmp_path / "r", tmp_path / "back.parquet"
+    assert run(capsys, "pack", tmp_path / "marked.parquet", "--save", folder).code == 0
+    assert run(capsys, "unpack", folder, "--save", tmp_path / "all.parquet").code == 0
+    assert {int(s.response_ids[0]) for s in open_dump(tmp_path / "all.parquet")} == {ID}
+    done = run(capsys, "unpack", folder, "--save", back, "--no-tokens")
+    assert (done.code, done.out) == (0, "")
+    table = pq.read_table(back, columns=["prompt_ids", "response_ids"])
+    assert all(column.null_count == len(source) for column in table.columns)
+    assert diff(source, open_dump(back)).rows_mismatched == 0
+
+
+def test_skipped_samples_are_named_without_texts(tmp_path, capsys):
+    """A damaged sample's name that reads as text, and what its reader quotes, stay out."""
+    source = open_dump(DUMPS["native"])
+    samples = list(marked(source, names=True))[:4]
+    short = replace(samples[1], response_ids=samples[1].response_ids[:-3])
+    write_native(
+        [samples[0], short, *samples[2:]], source.meta, tmp_path / "x.parquet", force=False
+    )
+    options = ("--save", tmp_path / "r", "--skip-damaged", "--no-tokens")
+    assert run(capsys, "pack", tmp_path / "x.parquet", *options).code == 0
+    (one,) = json.loads((tmp_path / "r" / "manifest.json").read_text("utf-8"))["skipped"]
+    assert (one["sample"], one["sample_id"]) == (1, "(name 1 withheld)")
+    assert not holds_marks(tmp_path / "r" / "manifest.json")
+
+
 @pytest.mark.parametrize(
     "target", ["verl", "slime", "skyrl", "nemo-rl", "prime-rl", "jsonl-sglang", "npz"]
 )

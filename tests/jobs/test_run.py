@@ -17,8 +17,8 @@ from support.tiny_rl import ENGINE
 
 DUMP = str(DEEPSEEK / "samples.jsonl")
 AT = (f"v0={V0}", f"v1={V1}")
-SIX = routectl.LayoutOptions(tp=2, cp=2, decoder_layers=6)
-SIX_FLAGS = ("--tp", 2, "--cp", 2, "--decoder-layers", 6)
+SIX = routectl.LayoutOptions(tp=2, cp=2, settings=("decoder-layers=6",))
+SIX_FLAGS = ("--tp", 2, "--cp", 2, "--layout", "decoder-layers=6")
 
 
 def files_of(folder):
@@ -88,34 +88,34 @@ def test_convert_writes_the_same_bytes(capsys, tmp_path, name, more):
 def test_pack_verify_and_unpack(capsys, tmp_path):
     """Requests write the folder of pack and the dump of unpack, and verify it, as commands do."""
     mine, theirs = tmp_path / "mine", tmp_path / "theirs"
-    manifest = document(capsys, "pack", DUMP, "-o", theirs, *SIX_FLAGS)
-    found = routectl.run(routectl.PackRequest(dump=DUMP, output=mine, layout=SIX))
+    manifest = document(capsys, "pack", DUMP, "--save", theirs, *SIX_FLAGS)
+    found = routectl.run(routectl.PackRequest(dump=DUMP, save=mine, layout=SIX))
     assert json.loads(json.dumps(found)) == manifest
     assert files_of(mine) == files_of(theirs)
-    told = document(capsys, "pack", "--verify", mine, "--against", DUMP)
+    told = document(capsys, "verify", mine, "--against", DUMP)
     verified = routectl.run(routectl.VerifyRequest(folder=mine, against=DUMP))
     assert verified["ok"]
     assert json.loads(json.dumps(verified)) == told
-    request = routectl.UnpackRequest(folder=mine, output=tmp_path / "back.parquet")
-    assert routectl.run(request) == 46
-    assert run(capsys, "unpack", mine, "-o", tmp_path / "their.parquet").code == 0
+    request = routectl.UnpackRequest(folder=mine, save=tmp_path / "back.parquet")
+    assert routectl.run(request)["samples"] == 46
+    assert run(capsys, "unpack", mine, "--save", tmp_path / "their.parquet").code == 0
     assert (tmp_path / "back.parquet").read_bytes() == (tmp_path / "their.parquet").read_bytes()
 
 
 def test_a_layout_beside_a_manifest_is_refused(tmp_path):
     """VerifyRequest takes the manifest's layout, and refuses another one beside it."""
-    routectl.run(routectl.PackRequest(dump=DUMP, output=tmp_path / "replay", layout=SIX))
-    request = routectl.VerifyRequest(folder=tmp_path / "replay", against=DUMP, layout=SIX)
+    routectl.run(routectl.PackRequest(dump=DUMP, save=tmp_path / "replay", layout=SIX))
+    request = routectl.VerifyRequest(folder=tmp_path / "replay", against=DUMP, layout=("tp=2",))
     with pytest.raises(RoutectlError, match=r"manifest\.json says the layout"):
         routectl.run(request)
 
 
 def test_a_layout_is_a_packing():
-    """LayoutRequest gives the Packing that pack --explain draws."""
+    """LayoutRequest gives the Packing that layout draws."""
     packing = routectl.run(routectl.LayoutRequest(lens="9,17,3", layout=SIX))
     assert isinstance(packing, routectl.Packing)
     assert (list(packing.lens), packing.tp, packing.cp) == ([9, 17, 3], 2, 2)
-    with pytest.raises(RoutectlError, match="expected a DUMP"):
+    with pytest.raises(RoutectlError, match="expected one of DUMP and --lens"):
         routectl.run(routectl.LayoutRequest())
 
 

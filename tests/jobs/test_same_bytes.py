@@ -39,10 +39,10 @@ INTEGERS = {
     **{f"to.{target.name}": f"convert IN/ds/few.jsonl --save OUT/o{target.suffix} "
                             f"--to {target.name} --missing arange --lossy"
        for target in TARGETS},
-    "pack": "pack IN/tiny/v0.parquet -o OUT/r --cp 2 --tp 2 --pp 2 --max-tokens-per-gpu 300",
-    "pack.bshd": "pack IN/ds/few.jsonl -o OUT/r --form bshd --framework megatron",
-    "pack.explain": "pack IN/ds/few.jsonl --explain --cp 2",
-    "unpack": "unpack IN/packed -o OUT/o.parquet",
+    "pack": "pack IN/tiny/v0.parquet --save OUT/r --cp 2 --tp 2 --pp 2 --max-tokens-per-gpu 300",
+    "pack.bshd": "pack IN/ds/few.jsonl --save OUT/r --layout form=bshd --framework megatron",
+    "layout": "layout IN/ds/few.jsonl --cp 2",
+    "unpack": "unpack IN/packed --save OUT/o.parquet",
     "fix": "check IN/tiny/renumbered.parquet --against IN/tiny/v0.parquet "
     "--save OUT/o.parquet",
     "show": "show IN/ds/few.jsonl -o OUT/o.json",
@@ -54,7 +54,7 @@ INTEGERS = {
     "check.against": "check IN/tiny/renumbered.parquet --against IN/tiny/v0.parquet --json",
     "staleness": "staleness IN/tiny/few.jsonl --at v0=IN/tiny/v0.parquet "
                  "--at v1=IN/tiny/v1.parquet --json",
-    "verify": "pack --verify IN/packed --against IN/tiny/v0.parquet --json",
+    "verify": "verify IN/packed --against IN/tiny/v0.parquet --json",
     "report": "report IN/diff.json -o OUT/o.html",
     "ci.baseline": "ci OUT/ci.toml --update-baseline --junit OUT/ci.xml",
 }  # fmt: skip
@@ -80,7 +80,7 @@ FLOATS = {
                      "--device cpu",
     "recompute.halves": "recompute IN/tiny/w0 IN/tiny/few.jsonl --save OUT/o.parquet --threads 1 "
                         "--device cpu --dtype bfloat16",
-    "predictor": "predict IN/tiny/inputs.safetensors --fit -o OUT/p.safetensors "
+    "predictor": "predict fit IN/tiny/inputs.safetensors --save OUT/p.safetensors "
                  f"{AT} --threads 1 --json",
     "staleness.run": f"staleness IN/tiny/few.jsonl {AT} --forward threads=1 -o OUT/s.json",
 }  # fmt: skip
@@ -121,7 +121,7 @@ def inputs(tmp_path_factory):
         shutil.copy(DEEPSEEK_CONFIG, folder / "folder" / "config.json")
     few, v0 = folder / "tiny" / "few.jsonl", folder / "tiny" / "v0.parquet"
     assert main(["diff", str(few), str(v0), "--json", "-o", str(folder / "diff.json")]) == 1
-    assert main(["pack", str(v0), "-o", str(folder / "packed"), "--cp", "2"]) == 0
+    assert main(["pack", str(v0), "--save", str(folder / "packed"), "--cp", "2"]) == 0
     config = folder / "before" / "ci.baseline" / "ci.toml"
     config.parent.mkdir(parents=True)
     config.write_text(CONFIG, "utf-8")

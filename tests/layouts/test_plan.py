@@ -97,6 +97,18 @@ def test_build_plan_properties(balance, lens, dp, max_tokens, cp):
     assert plan == build_plan(lens, dp, max_tokens_per_gpu=max_tokens, cp=cp, balance=balance)
 
 
+@given(lens=lengths, dp=st.integers(1, 5), size=st.integers(1, 6))
+def test_so_many_samples_each(lens, dp, size):
+    """Samples in order, so many in each micro-batch, rank after rank; the last ones may be less."""
+    plan = build_plan(lens, dp, micro_batch_size=size)
+    plan.check(len(lens), 1)
+    assert plan.samples() == list(range(len(lens)))
+    sizes = [len(group) for part in plan.micro_batches for group in part.groups]
+    whole, rest = divmod(len(lens), size)
+    assert sizes == [size] * whole + [rest] * (rest > 0) + [0] * (len(sizes) - whole - (rest > 0))
+    assert len(plan.micro_batches) == max(-(-len(lens) // (size * dp)), 1)
+
+
 def test_karmarkar_karp_plans_grow_until_the_cap_holds():
     """Where an even cut passes the cap, every rank gets one more micro-batch."""
     lens, sizes = [3, 3, 2, 2, 2], {"dp": 2, "max_tokens_per_gpu": 6}

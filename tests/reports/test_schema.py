@@ -218,16 +218,21 @@ def test_predict():
 
 
 def test_pack_and_verify(capsys, tmp_path):
-    """A manifest as it is printed and as it is kept; what --verify finds, right and wrong."""
+    """A manifest as it is printed and as it is kept; what verify finds, right and wrong."""
     folder = tmp_path / "replay"
-    sizes = ("--tp", "2", "--pp", "2", "--decoder-layers", "6", "--max-tokens-per-gpu", "2048")
-    packed = printed(capsys, "pack", RECORDED, "-o", folder, "--framework", "slime", *sizes)
+    (tmp_path / "layout.toml").write_text("framework = 'slime'\ntp = 2\npp = 2\n", "utf-8")
+    sizes = ("--layout", tmp_path / "layout.toml", "--layout", "decoder-layers=6")
+    packed = printed(capsys, "pack", RECORDED, "--save", folder, *sizes)
     holds(packed, "pack")
+    assert packed["layout_from"][0]["keys"] == {"framework": "framework", "tp": "tp", "pp": "pp"}
     holds(json.loads((folder / "manifest.json").read_text("utf-8")))
-    holds(printed(capsys, "pack", "--verify", folder, "--against", RECORDED))
+    holds(printed(capsys, "verify", folder, "--against", RECORDED))
     (folder / "manifest.json").unlink()
-    wrong = ("--framework", "verl", *sizes)
-    holds(printed(capsys, "pack", "--verify", folder, "--against", RECORDED, *wrong, code=1))
+    wrong = (*sizes, "--layout", "framework=verl")
+    holds(printed(capsys, "verify", folder, "--against", RECORDED, *wrong, code=1))
+    save = tmp_path / "back.parquet"
+    printed(capsys, "pack", RECORDED, "--save", tmp_path / "whole", *sizes)
+    holds(printed(capsys, "unpack", tmp_path / "whole", "--save", save), "written")
 
 
 def test_ci(capsys, tmp_path):

@@ -141,10 +141,10 @@ def made_of(file: File, folder: Path, targets: tuple[str, ...], capsys) -> dict[
             path, "convert", *source, "--save", path, "--to", target, "--lossy", "--force"
         )
     packed = folder / f"{stem}.packed"
-    flags = ("--framework", "slime", "--cp", 2, "--force", "-o", packed)
+    flags = ("--framework", "slime", "--cp", 2, "--force", "--save", packed)
     made["packed"] = _kept(packed, "pack", *source, *flags)
     unpacked = folder / f"{stem}.unpacked.parquet"
-    made["unpacked"] = _kept(unpacked, "unpack", packed, "-o", unpacked, "--force")
+    made["unpacked"] = _kept(unpacked, "unpack", packed, "--save", unpacked, "--force")
     own = (*source, "--version-map", "=v0", f"--at=v0={file.path}", f"--at=v1={file.path}")
     for verb, args in (
         ("show", source),

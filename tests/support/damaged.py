@@ -30,14 +30,15 @@ DAMAGES = {
     "brackets": lambda data: b"[" * 5000 + b"]" * 5000,
 }
 RESPONSE, FOLDER = ("show", "HERE/x.response.json"), ("show", "HERE/c")
-UNPACK = ("unpack", "HERE/r", "-o", "HERE/o.parquet")
+UNPACK = ("unpack", "HERE/r", "--save", "HERE/o.parquet")
 AT = ("--at", "v0=HERE/c", "--at", "v1=HERE/c")
-EVAL = ("predict", "HERE/i.safetensors", "--eval", "--predictor", "FILE", *AT, "--frozen-inputs")
+EVAL = ("predict", "judge", "HERE/i.safetensors", "--predictor", "FILE", *AT, "--frozen-inputs")
 SHARD, LATEST = "c/model-00001-of-00002.safetensors", "latest_checkpointed_iteration.txt"
 SHOW, MODEL = ("show", "FILE"), ("--model", "fixtures/configs/qwen3_moe.json")
 RECOMPUTE = ("recompute", "HERE/c", "HERE/i.safetensors", "--save", "HERE/out.parquet")
-VERIFY = ("pack", "--verify", "HERE/r", "--against", "HERE/x.parquet")
-PLAN = ("pack", "HERE/x.parquet", "-o", "HERE/r", "--plan", "FILE")
+VERIFY = ("verify", "HERE/r", "--against", "HERE/x.parquet")
+PLAN = ("pack", "HERE/x.parquet", "--save", "HERE/r", "--plan", "FILE")
+LAYOUT = ("layout", "--lens", "9,17,3", "--layout", "decoder-layers=44", "--layout", "FILE")
 ACCEPT = ("ci", "HERE/ci.toml", "--update-baseline")
 CAPTURE = ("capture", "http://127.0.0.1:1", "--prompts", "FILE", "--save", "HERE/out.parquet")
 RANK = "r/dp0-cp0-tp0-pp0/mb0000.safetensors"
@@ -66,6 +67,9 @@ DOORS = {  # of each: its sound files, which of them is damaged, and who reads i
     "rank": (lambda: seeds.replay_folder()[0], RANK, VERIFY),
     "samples": (lambda: seeds.replay_folder()[0], "r/samples.parquet", UNPACK),
     "plan": (lambda: seeds.plans()[0], "plan.json", PLAN),
+    "layout": (lambda: seeds.layouts()[0], "x.toml", LAYOUT),
+    "config of a trainer": (lambda: seeds.layouts()[1], "x.yaml", LAYOUT),
+    "args of a trainer": (lambda: seeds.layouts()[2], "x.json", LAYOUT),
     "index": (lambda: seeds.hf_folder()[0], "c/model.safetensors.index.json", FOLDER),
     "shard": (lambda: seeds.hf_folder()[0], SHARD, FOLDER),
     "common": (lambda: seeds.megatron_folder()[0], f"{ITER}/common.pt", ("show", "HERE")),

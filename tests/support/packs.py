@@ -16,7 +16,16 @@ from routectl.layouts.packing import FORMS, FRAMEWORKS
 from routectl.routes import ids_dtype
 from support.dumps import make_dump, make_sample
 
-__all__ = ["KINDS", "Batch", "batches", "check_rows", "expected_rows", "ranks_of", "routes_like"]
+__all__ = [
+    "KINDS",
+    "Batch",
+    "as_settings",
+    "batches",
+    "check_rows",
+    "expected_rows",
+    "ranks_of",
+    "routes_like",
+]
 
 # K, E and the dtype of the tensors: odd widths, ids of one and of two bytes, K = E
 KINDS = [
@@ -40,6 +49,19 @@ PIPELINES = [
     Pipeline(6, 2, 2, embedding=True, loss=True),
     Pipeline(6, 2, layout="Et|tttttL"),
 ]
+FLAGS = ("framework", "tp", "cp", "pp", "vpp", "ep", "dp", "max-tokens-per-gpu", "balance", "plan")
+
+
+def as_settings(*words):
+    """Words of a command line, the flags of a layout as --layout has them, for verify."""
+    words, told = [*map(str, words)], []
+    while words:
+        word = words.pop(0)
+        if word.removeprefix("--") in FLAGS:
+            told += ["--layout", f"{word.removeprefix('--')}={words.pop(0)}"]
+        else:
+            told.append(word)
+    return told
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ COMMANDS = {
     "staleness": "Mismatch, of engine and numerics, told from old weights.",
     "predict": "Routes of later weights, predicted (PR2), judged, written.",
     "pack": "Write the replay tensors of packed sequences, for every rank.",
+    "verify": "Prove that replay tensors hold every route exactly once.",
+    "layout": "Draw which token of packed sequences sits where.",
     "unpack": "Write the dump that replay tensors were packed from.",
     "report": "Show a saved report again: as text, page, JUnit, scalars.",
     "ci": "Run the checks of a config, with one exit code.",

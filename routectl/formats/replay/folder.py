@@ -26,6 +26,7 @@ __all__ = [
     "file_digest",
     "foreign_content",
     "list_tensors",
+    "read_layer",
     "read_tensors",
     "write_manifest",
     "write_tensors",
@@ -147,20 +148,35 @@ def _layers(names: Sequence[str]) -> Iterator[tuple[str, int]]:
             yield name, int(match[1])
 
 
-def read_tensors(path: Path) -> RankTensors:
-    """A rank's file, .safetensors or .npz. Raises FormatError on what is not [R, K] integers."""
-    file = open_array_file(path, path.suffix[1:])
+def read_layer(path: Path, layer: int) -> NDArray[Any]:
+    """The tensor of one layer of a rank's file; what is mapped of the file goes with the call."""
+    return open_array_file(path, path.suffix[1:]).read(f"layer.{layer}")
+
+
+def read_tensors(path: Path, *, outline: bool = False) -> RankTensors:
+    """A rank's file, .safetensors or .npz. Raises FormatError on what is not [R, K] integers.
+
+    The file is opened anew for each array: what is mapped of it is one array's, and goes with it.
+    With ``outline`` layers are zeros of their shape and dtype, and take no memory.
+    """
+    kind = path.suffix[1:]
+    names = list(open_array_file(path, kind).shapes)
+
+    def read(name: str) -> NDArray[Any]:
+        file = open_array_file(path, kind)
+        if not outline or not name.startswith("layer."):
+            return file.read(name)
+        return np.broadcast_to(np.zeros((), np.dtype(file.dtypes[name])), file.shapes[name])
+
     layers = {}
-    for name, layer in _layers(list(file.shapes)):
-        ids = file.read(name)
+    for name, layer in _layers(names):
+        ids = read(name)
         if ids.ndim != 2 or ids.dtype.kind not in "iu":
             raise FormatError(
                 f"{path}: {name}: got {ids.dtype} {ids.shape}, expected integers [rows, top_k]"
             )
         layers[layer] = ids
-    if not layers and "mask" not in file.shapes:
+    if not layers and "mask" not in names:
         raise FormatError(f"{path}: no tensor named layer.N in it")
-    others = {
-        n: file.read(n) for n in ("mask", "cu_seqlens", "cu_seqlens_padded") if n in file.shapes
-    }
+    others = {n: read(n) for n in ("mask", "cu_seqlens", "cu_seqlens_padded") if n in names}
     return RankTensors(dict(sorted(layers.items())), **others)

@@ -91,69 +91,40 @@ class DiffKeywords(TypedDict, total=False):
 class LayoutKeywords(TypedDict, total=False):
     """Of ``layout``."""
 
-    framework: str
-    tp: int
-    cp: int
-    pp: int
-    vpp: int
-    ep: int
-    dp: int
+    framework: str | None
+    tp: int | None
+    cp: int | None
+    pp: int | None
+    vpp: int | None
+    ep: int | None
+    dp: int | None
     max_tokens_per_gpu: int | None
-    balance: str
+    balance: str | None
     plan: AnyPath | None
-    form: str
-    seq_len: int | None
-    pad_multiplier: int | None
-    sample_multiple: int | None
-    min_local_rows: int | None
-    bucket: int | None
-    fp8: str | None
-    decoder_layers: int | None
-    first_stage_layers: int | None
-    last_stage_layers: int | None
-    account_embedding: bool
-    account_loss: bool
-    pipeline_layout: str | None
-    moe_layer_freq: str | Sequence[int] | None
-    rows: str | None
-    context: int | None
+    layout: Texts
     model: Model | None
     start: int | None
     format: str | None
     base: str | None
     skip_damaged: bool
+    rank: str | None
     progress: Progress
 
 
 class PackKeywords(TypedDict, total=False):
     """Of ``pack``."""
 
-    framework: str
-    tp: int
-    cp: int
-    pp: int
-    vpp: int
-    ep: int
-    dp: int
+    framework: str | None
+    tp: int | None
+    cp: int | None
+    pp: int | None
+    vpp: int | None
+    ep: int | None
+    dp: int | None
     max_tokens_per_gpu: int | None
-    balance: str
+    balance: str | None
     plan: AnyPath | None
-    form: str
-    seq_len: int | None
-    pad_multiplier: int | None
-    sample_multiple: int | None
-    min_local_rows: int | None
-    bucket: int | None
-    fp8: str | None
-    decoder_layers: int | None
-    first_stage_layers: int | None
-    last_stage_layers: int | None
-    account_embedding: bool
-    account_loss: bool
-    pipeline_layout: str | None
-    moe_layer_freq: str | Sequence[int] | None
-    rows: str | None
-    context: int | None
+    layout: Texts
     model: Model | None
     start: int | None
     format: str | None
@@ -163,6 +134,7 @@ class PackKeywords(TypedDict, total=False):
     allow_missing: bool
     skip_damaged: bool
     rank: str | None
+    no_tokens: bool
     force: bool
     progress: Progress
 
@@ -232,6 +204,7 @@ class StalenessKeywords(TypedDict, total=False):
 class UnpackKeywords(TypedDict, total=False):
     """Of ``unpack``."""
 
+    no_tokens: bool
     force: bool
     progress: Progress
 
@@ -239,36 +212,11 @@ class UnpackKeywords(TypedDict, total=False):
 class VerifyKeywords(TypedDict, total=False):
     """Of ``verify``."""
 
-    framework: str
-    tp: int
-    cp: int
-    pp: int
-    vpp: int
-    ep: int
-    dp: int
-    max_tokens_per_gpu: int | None
-    balance: str
-    plan: AnyPath | None
-    form: str
-    seq_len: int | None
-    pad_multiplier: int | None
-    sample_multiple: int | None
-    min_local_rows: int | None
-    bucket: int | None
-    fp8: str | None
-    decoder_layers: int | None
-    first_stage_layers: int | None
-    last_stage_layers: int | None
-    account_embedding: bool
-    account_loss: bool
-    pipeline_layout: str | None
-    moe_layer_freq: str | Sequence[int] | None
-    rows: str | None
-    context: int | None
     model: Model | None
     start: int | None
     format: str | None
     base: str | None
+    layout: Texts
     dtype: str | None
     allow_missing: bool
     skip_damaged: bool

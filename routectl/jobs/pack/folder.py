@@ -1,7 +1,7 @@
 """A replay job: what is packed, for which ranks, and the folder that is written."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ...layouts.packing import Packing, Share
     from ...ops.pack.padding import TensorSpec
 
-__all__ = ["Job", "job_of_manifest", "misfit", "places", "write_folder"]
+__all__ = ["Job", "check_picked", "job_of_manifest", "misfit", "places", "write_folder"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,17 +47,24 @@ def places(packing: "Packing", only: dict[str, int]) -> "Iterator[RankFile]":
     """
     from ...formats.replay.folder import RankFile
 
-    pp = 1 if packing.pipeline is None else packing.pipeline.pp
-    sizes = {"pp": pp, "dp": packing.dp, "cp": packing.cp, "tp": packing.tp}
-    for name, rank in only.items():
-        if rank >= sizes[name]:
-            raise MismatchError(f"no rank {name}={rank}: {name} is {sizes[name]}")
+    sizes = check_picked(packing, only)
     spans = {n: range(s) if n not in only else (only[n],) for n, s in sizes.items()}
     for stage in spans["pp"]:
         for mb in range(packing.num_micro_batches):
             for d in spans["dp"]:
                 for c in spans["cp"]:
                     yield from (RankFile(mb, d, c, t, stage) for t in spans["tp"])
+
+
+def check_picked(packing: "Packing", only: Mapping[str, int]) -> dict[str, int]:
+    """The sizes of a layout. Raises MismatchError for a rank, or micro-batch, that is not there."""
+    pp = 1 if packing.pipeline is None else packing.pipeline.pp
+    sizes = {"pp": pp, "dp": packing.dp, "cp": packing.cp, "tp": packing.tp}
+    for name, rank in only.items():
+        size = packing.num_micro_batches if name == "mb" else sizes[name]
+        if rank >= size:
+            raise MismatchError(f"no rank {name}={rank}: {name} is {size}")
+    return sizes
 
 
 def _checked(job: Job, share: "Share", part: "Dump") -> "Dump":
@@ -96,8 +103,13 @@ def _without_routes(samples: "Dump", extents: list[Any]) -> "Iterator[Sample]":
         yield dataclasses.replace(sample, routes=None, gates=None)
 
 
-def write_folder(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Write rank files, samples and manifest into a folder; return the manifest."""
+def write_folder(
+    job: Job, folder: Path, progress: Progress, layout_from: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """Write rank files, samples and manifest into a folder; return the manifest.
+
+    layout_from are the files that the layout was read from, as the manifest has them.
+    """
     from ...formats.native.container import write_native
     from ...formats.replay.folder import SAMPLES, write_manifest
 
@@ -110,6 +122,8 @@ def write_folder(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
     )
     write_native(_without_routes(one_layer, extents), bare, folder / SAMPLES, force=False)
     manifest = _manifest(job, written, extents)
+    if layout_from:
+        manifest["layout_from"] = list(layout_from)
     write_manifest(folder, manifest)
     return manifest
 

@@ -1,11 +1,13 @@
-"""The options of ``routectl pack`` made into a Packing."""
+"""What a user says of a layout, as a Packing."""
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import MismatchError, RoutectlError
+from ...layouts.plan import BALANCES
+from ...layouts.rules import FRAMEWORKS
 from ...reports.text.wording import layers_text
 from ..options import check_bounds, option
 from ..progress import Progress
@@ -17,43 +19,60 @@ if TYPE_CHECKING:
     from ...layouts.plan import Plan
 
 __all__ = [
+    "Layout",
     "LayoutOptions",
-    "LengthOptions",
     "Lengths",
     "layers_of",
     "packing_of",
     "parse_lens",
     "parse_ranks",
     "renumber",
+    "settings_option",
 ]
 
 _RANKS = ("dp", "cp", "tp", "pp")
+_MAX_RANKS = 1 << 20
+_MAX_LAYERS = 4096  # that a moe_layer_freq may say one by one
+
+
+def settings_option(more: str = "") -> Any:
+    """--layout of whatever has one; ``more`` ends its help."""
+    return option(
+        (),
+        name="layout",
+        metavar="FILE|KEY=VALUE",
+        help="A layout in a file, a trainer's own config, or KEY=VALUE,... of it; repeatable, the "
+        f"later wins. docs/layouts.md has the keys.{more}",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutOptions:
-    """How samples are laid out over ranks, by the names of the flags."""
+    """How samples are laid out over ranks; None: not said. ``settings`` have every other key.
 
-    framework: str = option(
-        "verl",
-        metavar="NAME",
-        help="verl, slime, miles, skyrl, nemo-rl, prime-rl, ms-swift, roll, megatron, relax "
-        "or another of docs/layouts.md.",
+    A file, or KEY=VALUE pairs, of ``settings`` may say what is a field here; the field wins.
+    """
+
+    framework: str | None = option(
+        None, metavar="NAME", choices=FRAMEWORKS, help="{choices}; verl when not given."
     )
-    tp: int = option(1, least=1, help="Tensor (and sequence) parallel size.")
-    cp: int = option(1, least=1, help="Context parallel size.")
-    pp: int = option(1, least=1, help="Pipeline parallel size.")
-    vpp: int = option(1, least=1, help="Virtual chunks of each pipeline stage.")
-    ep: int = option(1, least=1, help="Expert parallel size: for --padding spread, and for loads.")
-    dp: int = option(1, least=1, help="Data parallel size.")
+    tp: int | None = option(None, least=1, help="Tensor (and sequence) parallel size.")
+    cp: int | None = option(None, least=1, help="Context parallel size.")
+    pp: int | None = option(None, least=1, help="Pipeline parallel size.")
+    vpp: int | None = option(None, least=1, help="Virtual chunks of each pipeline stage.")
+    ep: int | None = option(
+        None, least=1, help="Expert parallel size: for --padding spread, and for loads."
+    )
+    dp: int | None = option(None, least=1, help="Data parallel size.")
     max_tokens_per_gpu: int | None = option(
         None,
         least=1,
         help="Tokens of a micro-batch, divided by cp; everything in one when not given.",
     )
-    balance: str = option(
-        "first-fit",
+    balance: str | None = option(
+        None,
         metavar="HOW",
+        choices=BALANCES,
         help="first-fit fills micro-batches, karmarkar-karp evens them out.",
     )
     plan: Path | None = option(
@@ -61,72 +80,51 @@ class LayoutOptions:
         metavar="PLAN.json",
         help="Which samples form which micro-batch; slime's train data (.pt), too.",
     )
-    form: str = option(
-        "thd", metavar="FORM", help="thd, bshd (S-major, as Megatron flattens) or bshd-b-major."
-    )
-    seq_len: int | None = option(
-        None, least=1, help="S of BSHD; the longest sample, rounded up, when not given."
-    )
-    pad_multiplier: int | None = option(
-        None, least=1, help="data_pad_size_multiplier of slime, miles, Relax: 128."
-    )
-    sample_multiple: int | None = option(
-        None, least=1, help="Pad each sample to a multiple of this."
-    )
-    min_local_rows: int | None = option(
-        None, least=1, help="Pad until each CP rank has so many rows."
-    )
-    bucket: int | None = option(None, least=1, help="Pad each micro-batch to a multiple of this.")
-    fp8: str | None = option(
-        None, metavar="RECIPE", help="Pad for fp8: blockwise, mxfp8 or tensorwise."
-    )
-    decoder_layers: int | None = option(
-        None,
-        least=1,
-        help="Layers of the model, dense ones too. --model tells; else the dump's last layer + 1.",
-    )
-    first_stage: int | None = option(
-        None, least=0, name="first-stage-layers", help="Layers of the first pipeline stage."
-    )
-    last_stage: int | None = option(
-        None, least=0, name="last-stage-layers", help="Layers of the last pipeline stage."
-    )
-    account_embedding: bool = option(
-        False, help="The embedding counts as a layer of the first stage."
-    )
-    account_loss: bool = option(False, help="The loss counts as a layer of the last stage.")
-    pipeline_layout: str | None = option(
-        None, metavar="LAYOUT", help="pipeline_model_parallel_layout, such as 'Et*3|(tt|)*2,L'."
-    )
-    moe_layer_freq: str | None = option(
-        None,
-        metavar="FREQ",
-        help="N (the first of each N layers; areal: the last), or 0,1,1: which are MoE. A dump of "
-        "MoE layers only is numbered by it.",
-    )
+    settings: tuple[str, ...] = settings_option()
 
     def __post_init__(self) -> None:
-        from ...layouts.packing import FRAMEWORKS
-
         check_bounds(self)
-        if self.framework not in FRAMEWORKS:
-            known = ", ".join(FRAMEWORKS)
-            raise RoutectlError(f"framework {self.framework!r} is not known: {known}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LengthOptions:
-    """How long samples are where the dump does not say it, and how long they may be, in tokens."""
+class Layout:
+    """Every key of a layout, its name that of the field with dashes. None: as ``Packing`` has it.
 
-    rows: str | None = option(
-        None,
-        metavar="ROWS",
-        help="n-1 or n: rows of a sample of n tokens, where the dump does not tell n.",
-    )
-    context: int | None = option(None, least=1, help="Refuse samples of more tokens than this.")
+    micro_batch_size   samples of each micro-batch, in order, in place of max_tokens_per_gpu
+    decoder_layers     layers of the model, dense too; else of --model, else the dump's last + 1
+    moe_layer_freq     N (the first of each N layers; areal: the last), or 0,1,1: which are MoE. A
+                       dump of MoE layers only is numbered by it
+    rows               n-1 or n: rows of a sample of n tokens, where the dump does not tell n
+    context            samples of more tokens than this are refused
+    """
 
-    def __post_init__(self) -> None:
-        check_bounds(self)
+    framework: str = "verl"
+    tp: int = 1
+    cp: int = 1
+    pp: int = 1
+    vpp: int = 1
+    ep: int = 1
+    dp: int = 1
+    max_tokens_per_gpu: int | None = None
+    micro_batch_size: int | None = None
+    balance: str = "first-fit"
+    plan: Path | None = None
+    form: str = "thd"
+    seq_len: int | None = None
+    pad_multiplier: int | None = None
+    sample_multiple: int | None = None
+    min_local_rows: int | None = None
+    bucket: int | None = None
+    fp8: str | None = None
+    decoder_layers: int | None = None
+    first_stage_layers: int | None = None
+    last_stage_layers: int | None = None
+    account_embedding: bool = False
+    account_loss: bool = False
+    pipeline_layout: str | None = None
+    moe_layer_freq: str | None = None
+    rows: str | None = None
+    context: int | None = None
 
 
 def _whole(text: str, what: str) -> int:
@@ -140,30 +138,41 @@ def parse_lens(text: str) -> list[int]:
     return [_whole(part, f"--lens {text}") for part in text.split(",")]
 
 
-def parse_ranks(text: str | None) -> dict[str, int]:
-    """A rank out of "cp=1,tp=0"; a dimension that is not named stands for all of its ranks."""
+def parse_ranks(text: str | None, more: tuple[str, ...] = ()) -> dict[str, int]:
+    """A rank out of "cp=1,tp=0"; a dimension that is not named stands for all of its ranks.
+
+    ``more`` are dimensions beside dp, cp, tp and pp.
+    """
+    known = (*more, *_RANKS)
     ranks: dict[str, int] = {}
     for part in (text or "").split(",") if text else ():
         name, equals, value = part.strip().partition("=")
-        if name not in _RANKS or not equals or name in ranks:
-            raise RoutectlError(f"--rank {text}: got {part!r}, expected some of dp, cp, tp, pp = n")
+        if name not in known or not equals or name in ranks:
+            expected = ", ".join(known)
+            raise RoutectlError(f"--rank {text}: got {part!r}, expected some of {expected} = n")
         ranks[name] = _whole(value, f"--rank {text}")
     return ranks
 
 
 def _freq(text: str) -> int | list[int]:
-    try:
-        value = json.loads(text if "," not in text or "[" in text else f"[{text}]")
-    except ValueError:
-        value = None
-    if type(value) is int:
-        return value
-    if isinstance(value, list) and all(type(n) is int for n in value):
-        return value
-    raise RoutectlError(f"--moe-layer-freq {text}: expected a number, or a list such as 0,1,1")
+    """A number, a list such as 0,1,1, or one as Megatron takes it: [0]*3+[1]*58."""
+    written = re.sub(r"[()\s]", "", text)
+    if re.fullmatch(r"-?\d{1,9}", written):
+        return int(written)
+    listed: list[int] = []
+    for part in (written if "[" in written else f"[{written}]").split("+"):
+        found = re.fullmatch(r"\[(\d{1,9}(?:,\d{1,9})*)\](?:\*(\d{1,4}))?", part)
+        if found is not None:
+            listed += [int(n) for n in found[1].split(",")] * int(found[2] or 1)
+        if found is None or len(listed) > _MAX_LAYERS:
+            raise RoutectlError(
+                f"moe-layer-freq {text:.60}: expected a number, or a list such as 0,1,1 or "
+                "[0]*3+[1]*58"
+            )
+    return listed
 
 
-def layers_of(options: LayoutOptions, model: object, dump: "Dump") -> int:
+def layers_of(options: Layout, model: object, dump: "Dump") -> int:
     """Decoder layers: as given, as the config or a list of MoE layers says, or the last + 1."""
     if options.decoder_layers is not None:
         return options.decoder_layers
@@ -175,8 +184,8 @@ def layers_of(options: LayoutOptions, model: object, dump: "Dump") -> int:
     return len(freq) if isinstance(freq, list) else dump.meta.layers_L[-1] + 1
 
 
-def renumber(dump: "Dump", options: LayoutOptions, num_layers: int, progress: Progress) -> "Dump":
-    """The dump with its layers as --moe-layer-freq says; MoE ordinals become layers.
+def renumber(dump: "Dump", options: Layout, num_layers: int, progress: Progress) -> "Dump":
+    """The dump with its layers as moe_layer_freq says; MoE ordinals become layers.
 
     Which of N layers an integer makes MoE goes by the framework, and is told. Raises MismatchError
     when the dump has other MoE layers.
@@ -191,13 +200,13 @@ def renumber(dump: "Dump", options: LayoutOptions, num_layers: int, progress: Pr
         named = moe_layers(num_layers, freq, last=last)
         other = moe_layers(num_layers, freq, last=not last)
     except ValueError as error:
-        raise MismatchError(f"--moe-layer-freq {options.moe_layer_freq}: {error}") from None
+        raise MismatchError(f"moe-layer-freq {options.moe_layer_freq}: {error}") from None
     held = dump.meta.layers_L
     took = "" if named == other else f"of each {freq} layers the {'last' if last else 'first'}"
     if held not in (named, tuple(range(len(named)))):
         raise MismatchError(
             f"{dump.meta.path}: has {len(held)} MoE layers (the last is {held[-1]}), "
-            f"--moe-layer-freq names {len(named)} of {num_layers}"
+            f"moe-layer-freq names {len(named)} of {num_layers}"
             + (f": {took}, as {options.framework} has it" if took else "")
         )
     if took:
@@ -214,33 +223,32 @@ class Lengths:
     all_lens: list[int]
 
 
-def _plan(options: LayoutOptions, sizes: Lengths) -> "Plan | None":
-    from ...layouts.plan import BALANCES, build_plan
+def _plan(options: Layout, sizes: Lengths) -> "Plan | None":
+    from ...layouts.plan import build_plan
 
-    if options.balance not in BALANCES:
-        raise RoutectlError(f"balance {options.balance!r} is not known: {', '.join(BALANCES)}")
     if options.plan is not None:
         from ...formats.replay.plans import read_plan
 
-        if options.max_tokens_per_gpu is not None or options.dp > 1:
+        if options.dp > 1 or (options.max_tokens_per_gpu, options.micro_batch_size) != (None, None):
             raise RoutectlError(
-                "--plan already says dp and micro-batches: drop --dp and --max-tokens-per-gpu"
+                "--plan already says dp and micro-batches: drop dp, max-tokens-per-gpu and "
+                "micro-batch-size"
             )
         plan = read_plan(options.plan, options.cp, sizes.ids, sizes.all_lens)
         return plan.without([i for i, tokens in enumerate(sizes.all_lens) if not tokens])
-    if options.dp == 1 and options.max_tokens_per_gpu is None:
+    if (options.dp, options.max_tokens_per_gpu, options.micro_batch_size) == (1, None, None):
         return None
-
     return build_plan(
         sizes.lens,
         options.dp,
         max_tokens_per_gpu=options.max_tokens_per_gpu,
         cp=options.cp,
         balance=options.balance,
+        micro_batch_size=options.micro_batch_size,
     )
 
 
-def _pipeline(options: LayoutOptions, num_layers: int) -> "Pipeline | None":
+def _pipeline(options: Layout, num_layers: int) -> "Pipeline | None":
     """The pipeline cut, None for one stage of one chunk."""
     from ...layouts.pipeline import Pipeline
 
@@ -250,18 +258,21 @@ def _pipeline(options: LayoutOptions, num_layers: int) -> "Pipeline | None":
         num_layers,
         options.pp,
         options.vpp,
-        options.first_stage,
-        options.last_stage,
+        options.first_stage_layers,
+        options.last_stage_layers,
         options.account_embedding,
         options.account_loss,
         options.pipeline_layout,
     )
 
 
-def packing_of(options: LayoutOptions, sizes: Lengths, num_layers: int) -> "Packing":
+def packing_of(options: Layout, sizes: Lengths, num_layers: int) -> "Packing":
     """The Packing that the options describe. Raises RoutectlError where they do not fit."""
     from ...layouts.packing import Packing
 
+    ranks = options.tp * options.cp * options.pp * options.dp
+    if ranks > _MAX_RANKS:
+        raise RoutectlError(f"tp x cp x pp x dp = {ranks} ranks: expected at most {_MAX_RANKS}")
     given: dict[str, Any] = {
         name: getattr(options, name)
         for name in (

@@ -1,25 +1,28 @@
 """What ``routectl pack`` is asked: to write replay tensors, to verify some, to lay samples out."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import MismatchError, RoutectlError
-from ..options import argument, option
+from ...layouts.rules import DTYPES, PADDINGS
+from ..options import argument, force_option, no_tokens_option, option, save_option
 from ..progress import SILENT, Progress
-from ..reading import Reading
-from .folder import Job, job_of_manifest, write_folder
+from ..reading import WITHOUT_TOKENS, Reading
+from .folder import Job, check_picked, job_of_manifest, write_folder
 from .layout import (
+    Layout,
     LayoutOptions,
-    LengthOptions,
     Lengths,
     layers_of,
     packing_of,
     parse_lens,
     parse_ranks,
     renumber,
+    settings_option,
 )
-from .samples import Allowed, Taken, take_samples
+from .samples import Allowed, Skipped, Taken, take_samples
+from .settings import given_keys, settled_layout
 from .verify import verify_folder
 
 if TYPE_CHECKING:
@@ -39,10 +42,19 @@ __all__ = [
     "verify_dump",
 ]
 
-_DTYPE = "Integer dtype of the tensors; the framework's own when not given."
 _RANK = "Only these ranks, such as cp=1,tp=0."
 _MISSING = "Let padding stand for missing rows; the mask tells."
 _DAMAGED = "Leave out samples that are damaged: named on stderr, and in the manifest."
+
+
+def _dtype_option() -> Any:
+    """--dtype of what has tensors."""
+    return option(
+        None,
+        metavar="DTYPE",
+        choices=DTYPES,
+        help="Integer dtype of the tensors; the framework's own when not given.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,21 +65,20 @@ class PackRequest:
     """
 
     dump: str = argument(metavar="DUMP", help="A file, a folder or a glob.")
-    output: Path = option(
-        short="o", metavar="DIR", help="The folder to write; it appears whole or not at all."
-    )
+    save: Path = save_option("the folder, whole or not at all,", MISSING)
     layout: LayoutOptions = field(default_factory=LayoutOptions)
     padding: str | None = option(
         None,
         metavar="POLICY",
-        help="zero, arange, spread or minus-one; the framework's own when not given.",
+        choices=PADDINGS,
+        help="{choices}; the framework's own when not given.",
     )
-    dtype: str | None = option(None, metavar="DTYPE", help=_DTYPE)
+    dtype: str | None = _dtype_option()
     allow_missing: bool = option(False, help=_MISSING)
     skip_damaged: bool = option(False, help=_DAMAGED)
     rank: str | None = option(None, metavar="RANK", help=_RANK)
-    lengths: LengthOptions = field(default_factory=LengthOptions)
-    force: bool = False
+    no_tokens: bool = no_tokens_option("samples.parquet")
+    force: bool = force_option()
     reading: Reading = field(default_factory=Reading)
 
 
@@ -75,23 +86,16 @@ class PackRequest:
 class VerifyRequest:
     """A folder of replay tensors, and the dump that they were made from.
 
-    The layout is that of the folder's manifest, and must not be given beside one.
+    The layout is that of the folder's manifest, and must not be given beside one, but for its ep.
     """
 
-    folder: Path = option(
-        name="verify",
-        metavar="DIR",
-        help="Check the tensors in DIR against a dump; nothing is written.",
-    )
-    against: str = option(
-        metavar="DUMP", help="For --verify: the dump that the tensors were made from."
-    )
-    layout: LayoutOptions = field(default_factory=LayoutOptions)
-    dtype: str | None = option(None, metavar="DTYPE", help=_DTYPE)
+    folder: Path = argument(metavar="DIR", help="A folder that pack wrote, or a trainer's tensors.")
+    against: str = option(metavar="DUMP", help="The dump that the tensors were made from.")
+    layout: tuple[str, ...] = settings_option(" Where DIR has no manifest.")
+    dtype: str | None = _dtype_option()
     allow_missing: bool = option(False, help=_MISSING)
     skip_damaged: bool = option(False, help=_DAMAGED)
     rank: str | None = option(None, metavar="RANK", help=_RANK)
-    lengths: LengthOptions = field(default_factory=LengthOptions)
     reading: Reading = field(default_factory=Reading)
 
 
@@ -99,14 +103,24 @@ class VerifyRequest:
 class LayoutRequest:
     """Samples to be laid out: those of a dump, or in its place ``lens``, such as "9,17"."""
 
-    dump: str | None = argument(None, metavar="DUMP", help="A file, a folder or a glob.")
+    dump: str | None = argument(None, metavar="[DUMP]", help="A file, a folder or a glob.")
     lens: str | None = option(
-        None, metavar="N,N", help="For --explain: lengths of samples, instead of a dump."
+        None, metavar="N,N", help="Lengths of samples, instead of those of a dump."
     )
     layout: LayoutOptions = field(default_factory=LayoutOptions)
     skip_damaged: bool = option(False, help=_DAMAGED)
-    lengths: LengthOptions = field(default_factory=LengthOptions)
+    rank: str | None = option(None, metavar="RANK", help="Draw only these, such as mb=1,cp=0.")
     reading: Reading = field(default_factory=Reading)
+
+    def __post_init__(self) -> None:
+        if (self.dump is None) == (self.lens is None):
+            raise RoutectlError("expected one of DUMP and --lens N,N")
+        _ = self.picked
+
+    @property
+    def picked(self) -> dict[str, int]:
+        """Ranks and micro-batches to be drawn, all that are not named. Raises RoutectlError."""
+        return parse_ranks(self.rank, ("mb",))
 
 
 def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
@@ -117,25 +131,37 @@ def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
     from ...ops.pack.pack import greatest_id
     from ...ops.pack.padding import TensorSpec
 
-    output, force = request.output, request.force
-    refuse_existing(output, force=force, folder=True)
+    save, force = request.save, request.force
+    layout, sources = settled_layout(request.layout, progress)
+    refuse_existing(save, force=force, folder=True)
     source = request.reading.open(request.dump, progress=progress)
+    if request.no_tokens:
+        source = source.without_tokens()
     only = parse_ranks(request.rank)
-    spec = TensorSpec(request.padding, request.dtype, request.layout.ep)
-    allowed = Allowed(
-        request.allow_missing, request.skip_damaged, request.reading.input(request.dump).start
-    )
-    taken, packing = _packed(source, request, allowed, progress)
+    spec = TensorSpec(request.padding, request.dtype, layout.ep)
+    start = request.reading.input(request.dump).start
+    allowed = Allowed(request.allow_missing, request.skip_damaged, start)
+    taken, packing = _packed(source, layout, request.reading, allowed, progress)
     if spec.needs_greatest(packing):
         with progress.watching(taken.dump, "looking for the greatest id") as watched:
             spec = replace(spec, greatest=greatest_id(watched))
-    job = Job(taken.dump, packing, spec, only, request.allow_missing, taken.skipped)
-    with replacing_folder(output, force=force, foreign=foreign_content) as folder:
+    skipped = _withheld(taken.skipped) if request.no_tokens else taken.skipped
+    job = Job(taken.dump, packing, spec, only, request.allow_missing, skipped)
+    with replacing_folder(save, force=force, foreign=foreign_content) as folder:
         try:
-            manifest = write_folder(job, folder, progress)
+            manifest = write_folder(job, folder, progress, [asdict(one) for one in sources])
         except ValueError as error:  # padding, dtype and ep that do not fit the dump
             raise MismatchError(str(error)) from None
+    if request.no_tokens:
+        progress.note(WITHOUT_TOKENS)
     return manifest
+
+
+def _withheld(skipped: tuple[Skipped, ...]) -> tuple[Skipped, ...]:
+    """Samples that were left out, without texts that they have or that say why."""
+    from ...reports.withheld import without_tokens
+
+    return tuple(Skipped(**one) for one in without_tokens([asdict(one) for one in skipped]))
 
 
 def has_manifest(folder: Path) -> bool:
@@ -163,53 +189,54 @@ def _verified(request: VerifyRequest, progress: Progress) -> Job:
     """What should be in the folder."""
     from ...ops.pack.padding import TensorSpec
 
-    folder, layout = request.folder, request.layout
-    allowed = Allowed(
-        request.allow_missing, request.skip_damaged, request.reading.input(request.against).start
-    )
-    source = request.reading.open(request.against, progress=progress)
+    folder, said = request.folder, LayoutOptions(settings=request.layout)
+    start = request.reading.input(request.against).start
+    allowed = Allowed(request.allow_missing, request.skip_damaged, start)
     only = parse_ranks(request.rank)
-    if not has_manifest(folder):
-        taken, packing = _packed(source, request, allowed, progress)
-        spec = TensorSpec(None, request.dtype, layout.ep)
-        return Job(taken.dump, packing, spec, only, request.allow_missing, taken.skipped)
-    given = (replace(layout, ep=1), request.lengths, request.dtype, request.skip_damaged)
-    if given != (LayoutOptions(), LengthOptions(), None, False):
-        raise RoutectlError(f"{folder}/manifest.json says the layout: none can be given")
-    return job_of_manifest(folder, source, only, layout.ep, allowed)
+    if has_manifest(folder):
+        keys = given_keys(request.layout)
+        given = [f"--layout {name.replace('_', '-')}" for name in keys if name != "ep"]
+        given += [] if request.dtype is None else ["--dtype"]
+        given += ["--skip-damaged"] if request.skip_damaged else []
+        if given:
+            raise RoutectlError(f"{given[0]} has no effect: {folder}/manifest.json says the layout")
+        source = request.reading.open(request.against, progress=progress)
+        return job_of_manifest(folder, source, only, keys.get("ep", 1), allowed)
+    layout, _ = settled_layout(said, progress)
+    source = request.reading.open(request.against, progress=progress)
+    taken, packing = _packed(source, layout, request.reading, allowed, progress)
+    spec = TensorSpec(None, request.dtype, layout.ep)
+    return Job(taken.dump, packing, spec, only, request.allow_missing, taken.skipped)
 
 
 def lay_out_samples(request: LayoutRequest, progress: Progress = SILENT) -> "Packing":
     """Where each token of the samples sits."""
-    layout = request.layout
+    layout, _ = settled_layout(request.layout, progress)
     if request.lens is not None:
         lens = parse_lens(request.lens)
         layers = layout.decoder_layers or layout.pp * layout.vpp
-        return packing_of(layout, Lengths(lens, [None] * len(lens), lens), layers)
-    if request.dump is None:
-        raise RoutectlError("expected a DUMP")
-    source = request.reading.open(request.dump, progress=progress)
-    allowed = Allowed(
-        True, request.skip_damaged, request.reading.input(request.dump).start, guesses=True
-    )
-    return _packed(source, request, allowed, progress)[1]
+        packing = packing_of(layout, Lengths(lens, [None] * len(lens), lens), layers)
+    else:
+        assert request.dump is not None
+        source = request.reading.open(request.dump, progress=progress)
+        start = request.reading.input(request.dump).start
+        allowed = Allowed(True, request.skip_damaged, start, guesses=True)
+        packing = _packed(source, layout, request.reading, allowed, progress)[1]
+    check_picked(packing, request.picked)
+    return packing
 
 
 def _packed(
-    dump: "Dump",
-    request: PackRequest | VerifyRequest | LayoutRequest,
-    allowed: Allowed,
-    progress: Progress,
+    dump: "Dump", layout: Layout, reading: Reading, allowed: Allowed, progress: Progress
 ) -> tuple[Taken, "Packing"]:
     """The dump's samples, its layers numbered, and their Packing."""
-    options = request.layout
-    num_layers = layers_of(options, request.reading.facts, dump)
-    dump = renumber(dump, options, num_layers, progress)
+    num_layers = layers_of(layout, reading.facts, dump)
+    dump = renumber(dump, layout, num_layers, progress)
     if dump.meta.layers_L[-1] >= num_layers:
         raise MismatchError(
             f"{dump.meta.path}: has a layer {dump.meta.layers_L[-1]}, but the model "
             f"{num_layers} layers"
         )
-    taken = take_samples(dump, request.lengths, allowed, progress)
+    taken = take_samples(dump, layout, allowed, progress)
     sizes = Lengths(taken.lens, taken.ids, taken.all_lens)
-    return taken, packing_of(options, sizes, num_layers)
+    return taken, packing_of(layout, sizes, num_layers)

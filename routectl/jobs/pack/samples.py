@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ...damage import DamagedSampleError
 from ...errors import FormatError, MismatchError, RoutectlError
 from ..progress import Progress
-from .layout import LengthOptions
+from .layout import Layout
 
 if TYPE_CHECKING:
     from ...dump import Dump, Sample
@@ -64,42 +64,38 @@ class Taken:
     all_lens: list[int]
 
 
-def _length(sample: "Sample", where: str, options: LengthOptions) -> int:
-    """N. Raises MismatchError when it is not known, or beyond --context."""
+def _length(sample: "Sample", where: str, layout: Layout) -> int:
+    """N. Raises MismatchError when it is not known, or beyond the context."""
     tokens = sample.num_tokens
-    if tokens is None and sample.routes is not None and options.rows is not None:
-        tokens = sample.routes.stop + (options.rows == "n-1")
+    if tokens is None and sample.routes is not None and layout.rows is not None:
+        tokens = sample.routes.stop + (layout.rows == "n-1")
     if tokens is None:
         raise MismatchError(
             f"{where}: the dump does not say how many tokens it has",
-            hint="--rows n-1 when its rows are all tokens but the last, --rows n when all",
+            hint="--layout rows=n-1 when its rows are all tokens but the last, rows=n when all",
         )
-    if options.context is not None and tokens > options.context:
-        raise MismatchError(f"{where} has {tokens} tokens, --context is {options.context}")
+    if layout.context is not None and tokens > layout.context:
+        raise MismatchError(f"{where} has {tokens} tokens, context is {layout.context}")
     return tokens
 
 
-def take_samples(
-    dump: "Dump", options: LengthOptions, allowed: Allowed, progress: Progress
-) -> Taken:
+def take_samples(dump: "Dump", layout: Layout, allowed: Allowed, progress: Progress) -> Taken:
     """Measure the samples. Reads one layer of a native file, all of any other.
 
     A damaged sample is one that its reader refuses, or whose rows do not fit its tokens; it is left
     out where that is allowed, and all of every sample is read then. Raises MismatchError when a
-    length is not known or beyond --context, and where it was guessed in different ways where rows
+    length is not known or beyond the context, and where it was guessed in different ways where rows
     begin; FormatError, MismatchError on a damaged sample.
     """
     from ...ops.pack.coverage import Starts, counts_one_less
 
-    if options.rows not in (None, "n-1", "n"):
-        raise RoutectlError(f"--rows {options.rows}: expected n-1 or n")
     declared = allowed.start is not None or counts_one_less(dump.meta.engine)
     lens, starts = [0] * len(dump), Starts(declared)
     faults: dict[int, RoutectlError] = {}
     layers = None if allowed.skipping else dump.meta.layers_L[:1]
     with progress.watching(dump.select(layers=layers), "measuring") as watched:
         for i in range(len(dump)):
-            fault = _measure(watched, i, options, lens, starts)
+            fault = _measure(watched, i, layout, lens, starts)
             if fault is not None and not allowed.skipping:
                 raise fault
             faults |= {} if fault is None else {i: fault}
@@ -122,7 +118,7 @@ def take_samples(
 
 
 def _measure(
-    dump: "Dump", i: int, options: LengthOptions, lens: list[int], starts: "Starts"
+    dump: "Dump", i: int, layout: Layout, lens: list[int], starts: "Starts"
 ) -> RoutectlError | None:
     """Note a sample's length and start; what is wrong with the sample itself is returned."""
     where = f"{dump.meta.path}: sample {i}"
@@ -132,7 +128,7 @@ def _measure(
         damaged = isinstance(error, DamagedSampleError)
         error.hint = _DAMAGED if damaged or error.hint is None else error.hint
         return error
-    lens[i] = _length(sample, where, options)
+    lens[i] = _length(sample, where, layout)
     last = -1 if sample.routes is None else sample.routes.stop - 1
     if last >= lens[i]:
         return MismatchError(

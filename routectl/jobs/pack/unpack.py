@@ -1,13 +1,15 @@
 """What ``routectl unpack`` is asked: the dump that replay tensors were packed from."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...reports.text.wording import plural
-from ..options import argument, force_option, option
+from ..options import argument, force_option, no_tokens_option, save_option
 from ..progress import SILENT, Progress, tokens_rate
+from ..reading import WITHOUT_TOKENS
 from .folder import Job, job_of_manifest, misfit, places
 from .samples import Allowed
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from ...dump import DumpMeta
     from ...formats.replay.folder import RankFile
     from ...ops.pack.pack import Packed, Rank
+    from ...reports.dumps import WrittenDocument
     from ...routes import Routes
 
 __all__ = ["UnpackRequest", "unpack_folder"]
@@ -25,44 +28,75 @@ class UnpackRequest:
     """A folder that pack wrote, and the native file to be written; see ``force``."""
 
     folder: Path = argument(metavar="DIR", help="A folder that pack wrote.")
-    output: Path = option(short="o", metavar="DST", help="The native file: NAME.parquet.")
+    save: Path = save_option("the dump, NAME.parquet,", dataclasses.MISSING)
+    no_tokens: bool = no_tokens_option("DST")
     force: bool = force_option()
 
 
+class _Stored(Sequence[Any]):
+    """The tensors of a rank's file, each read when it is asked for."""
+
+    def __init__(self, path: Path, layers: tuple[int, ...]) -> None:
+        self._path, self._layers = path, layers
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __getitem__(self, i: Any) -> Any:
+        from ...formats.replay.folder import read_layer
+
+        return read_layer(self._path, self._layers[i])
+
+
 def _part(job: Job, place: "RankFile", path: Path) -> "tuple[Rank, Packed]":
-    """A rank's file as what pack gave. Raises FormatError when it is not what was written."""
+    """A rank's file as what pack gave, its layers read one by one.
+
+    Raises FormatError when it is not what was written.
+    """
     from ...formats.replay.folder import file_digest, read_tensors
     from ...ops.pack.pack import Packed, Rank
 
-    share, tensors = job.packing.share(place.mb, place.dp, place.cp), read_tensors(path)
+    share, tensors = (
+        job.packing.share(place.mb, place.dp, place.cp),
+        read_tensors(path, outline=True),
+    )
     wrong = misfit(job, place, tensors, place.path)
     if wrong is not None or tensors.mask is None:
         raise FormatError(f"{path.parent.parent}: {wrong or f'{place.path}: no mask in it'}")
     if job.digests is None or job.digests.get(place.path) != file_digest(path):
         raise FormatError(
             f"{path}: its bytes are not those of the manifest: another sha256",
-            hint=f"routectl pack --verify {path.parent.parent} tells what is wrong",
+            hint=f"routectl verify {path.parent.parent} --against DUMP tells what is wrong",
         )
     layers = tuple(tensors.layers)
-    ids = list(tensors.layers.values())
-    return Rank(share.cp_rank, place.tp, place.pp), Packed(ids, tensors.mask, layers)
+    packed = Packed(_Stored(path, layers), tensors.mask, layers)
+    return Rank(share.cp_rank, place.tp, place.pp), packed
 
 
-def unpack_folder(request: UnpackRequest, progress: Progress = SILENT) -> int:
-    """Write the dump that a replay folder holds as a native file; return its samples.
+def unpack_folder(request: UnpackRequest, progress: Progress = SILENT) -> "WrittenDocument":
+    """Write the dump that a replay folder holds as a native file: the routectl.written/1 document.
 
-    Raises MismatchError when some ranks' files are not there.
+    Raises FormatError for another folder, and MismatchError when some ranks' files are not there.
     """
     from ...files.scratch import scratch_file
     from ...files.writing import refuse_existing
     from ...formats.native.container import open_native, write_native
     from ...formats.replay.folder import SAMPLES, list_tensors
+    from ...formats.replay.manifest import MANIFEST
+    from ...reports.dumps import written_document
 
-    folder, output = request.folder, request.output
-    if output.suffix != ".parquet":
-        raise UnsupportedError(f"{output}: unpack writes native files: expected NAME.parquet")
-    refuse_existing(output, force=request.force)
+    folder, save = request.folder, request.save
+    if save.suffix != ".parquet":
+        raise UnsupportedError(f"{save}: unpack writes native files: expected NAME.parquet")
+    refuse_existing(save, force=request.force)
+    if not (folder / MANIFEST).exists():
+        raise FormatError(
+            f"{folder}: no {MANIFEST}: not a replay folder",
+            hint="routectl pack DUMP --save DIR writes one",
+        )
     samples = open_native(folder / SAMPLES)
+    if request.no_tokens:
+        samples = samples.without_tokens()
     job = job_of_manifest(folder, samples, {}, 1, Allowed())
     found = list_tensors(folder)
     absent = [place.path for place in places(job.packing, {}) if place not in found]
@@ -74,9 +108,11 @@ def unpack_folder(request: UnpackRequest, progress: Progress = SILENT) -> int:
         routes = _Spool(file, samples.meta)
         _unpack_all(job, found, job.extents or [], routes, progress)
         whole = (dataclasses.replace(s, routes=routes.take(i)) for i, s in enumerate(samples))
-        count = write_native(whole, samples.meta, output, force=request.force)
-    progress.note(f"wrote {output}: {plural(count, 'sample')}")
-    return count
+        count = write_native(whole, samples.meta, save, force=request.force)
+    progress.note(f"wrote {save}: {plural(count, 'sample')}")
+    if request.no_tokens:
+        progress.note(WITHOUT_TOKENS)
+    return written_document(str(folder), str(save), count)
 
 
 class _Spool:

@@ -1,4 +1,4 @@
-"""``routectl pack --verify``: a replay folder's tensors checked, rank by rank."""
+"""``routectl verify``: a replay folder's tensors checked, rank by rank."""
 
 from collections import Counter
 from dataclasses import dataclass, field

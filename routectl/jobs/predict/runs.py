@@ -116,12 +116,20 @@ def judge_versions(
 
 
 def emit_predicted(
-    old: "OpenVersion", hidden: "RouterInputs", predictor: "Predictor", path: Path, *, force: bool
+    inputs: "tuple[OpenVersion, RouterInputs, Predictor]",
+    path: Path,
+    *,
+    force: bool,
+    without_tokens: bool = False,
 ) -> int:
-    """Write the predicted routes of router inputs as a native file; returns the samples."""
+    """Write the predicted routes of router inputs as a native file; returns the samples.
+
+    inputs are the version of the router inputs, these, and the predictor.
+    """
     from ...formats.native.container import write_native
     from ...ops.predict.replay_inputs import replay_inputs
 
+    old, hidden, predictor = inputs
     routers = _predicting(old, hidden, predictor)
     found = replay_inputs(
         old.recipe, routers, hidden, lens=hidden.lens, token_ids_T=hidden.token_ids_T
@@ -133,7 +141,10 @@ def emit_predicted(
         "predictor": f"{facts.old} to " + ", ".join(facts.later),
     }
     meta = input_meta(old.recipe, hidden, made)
-    return write_native(input_samples(found, hidden), meta, path, force=force)
+    samples = input_samples(found, hidden)
+    if without_tokens:
+        samples = (sample.without_tokens() for sample in samples)
+    return write_native(samples, meta, path, force=force)
 
 
 def _prefixes(hidden: "RouterInputs") -> "tuple[Digests, tuple[int, ...]]":

@@ -11,12 +11,9 @@ from numpy.typing import NDArray
 
 from ...errors import MismatchError
 from ...layouts.packing import Packing
-from ...layouts.rules import replay_dtype
+from ...layouts.rules import DTYPES, PADDINGS, replay_dtype
 
-__all__ = ["PADDINGS", "TensorSpec", "filler_ids"]
-
-_DTYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-PADDINGS = ("zero", "arange", "spread", "minus-one")
+__all__ = ["TensorSpec", "filler_ids"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +52,8 @@ class TensorSpec:
         Raises MismatchError for another name, and when it cannot hold the ids, or -1 where the
         padding writes it.
         """
-        if self.dtype is not None and self.dtype not in _DTYPES:
-            raise MismatchError(f"dtype {self.dtype} is none of {', '.join(_DTYPES)}")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise MismatchError(f"dtype {self.dtype} is none of {', '.join(DTYPES)}")
         last = num_experts - 1  # which spread writes, and otherwise the batch may not
         if packing.rule.dtype == "value" and self.policy(packing) != "spread":
             last = last if self.greatest is None else self.greatest

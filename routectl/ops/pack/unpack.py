@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...errors import MismatchError
 from ...layouts.packing import Packing
+from ...layouts.runs import Run
 from ...routes import Bools, Routes, ids_dtype
 from .pack import Packed, Rank
 
@@ -34,19 +35,17 @@ def _routes(
     )
 
 
-def _check_layers(
-    tensors: Sequence[NDArray[Any]], packed: Packed, sizes: tuple[int, int], where: str
-) -> None:
-    """Raise MismatchError unless layers have R rows, and real ones ids below E (``sizes``)."""
-    rows, num_experts = sizes
-    for i, ids_RK in enumerate(tensors):
-        if len(tensors) != len(packed.layers_L) or len(ids_RK) != rows:
-            raise MismatchError(f"{where}: got {len(ids_RK)} rows, expected {rows}")
-        outside_R = ((ids_RK < 0) | (ids_RK >= num_experts)).any(axis=1)
-        if (outside_R & packed.mask_of(i)).any():
-            raise MismatchError(
-                f"{where}: a row that the mask calls real has an id outside 0..{num_experts - 1}"
-            )
+_Held = tuple[NDArray[Any], Bools]  # of a sample: ids_TLK, and which are there, TL
+
+
+def _take_layer(ids_RK: NDArray[Any], real_R: Bools, runs: Sequence[Run], held: list[Any]) -> None:
+    """Put a layer's real rows where they belong: ``held`` has of each sample ids [T, K], there."""
+    for run in runs:
+        ids_TK, there_T = held[run.sample]
+        tokens = slice(run.position, run.position + run.size)
+        real = real_R[run.rows]
+        there_T[tokens] |= real
+        ids_TK[tokens][real] = ids_RK[run.rows][real]
 
 
 def unpack(
@@ -65,32 +64,32 @@ def unpack(
     Raises MismatchError on a tensor of another row count, and on a real row with an id outside
     0..E-1.
     """
-    samples: list[tuple[NDArray[Any], Bools]] | None = None
+    samples: list[_Held] | None = None
     for rank, packed in parts:
-        if not packed.layers_L:
-            continue
         rows, where = packing.num_rows(rank.tp), f"cp={rank.cp}, tp={rank.tp}"
-        tensors = [np.asarray(ids_RK) for ids_RK in packed.ids_LRK]
-        top_k = tensors[0].shape[1]
-        _check_layers(tensors, packed, (rows, num_experts), where)
-        if samples is None:
-            sizes = [(n, len(layers_L)) for n in packing.lens]
-            dtype = ids_dtype(num_experts)
-            samples = [
-                (np.zeros((*size, top_k), dtype), np.zeros(size, np.bool_)) for size in sizes
-            ]
-        if samples and top_k != samples[0][0].shape[2]:
-            raise MismatchError(
-                f"{where}: got rows of {top_k} ids, others have {samples[0][0].shape[2]}"
-            )
-        columns = [layers_L.index(layer) for layer in packed.layers_L]
-        for run in packing.runs(rank.cp, rank.tp):
-            ids_TLK, there_TL = samples[run.sample]
-            tokens = slice(run.position, run.position + run.size)
-            for i, column in enumerate(columns):
-                real = packed.mask_of(i)[run.rows]
-                there_TL[tokens, column] |= real
-                ids_TLK[tokens, column][real] = tensors[i][run.rows][real]
+        runs = packing.runs(rank.cp, rank.tp)
+        if len(packed.ids_LRK) != len(packed.layers_L):
+            given, named = len(packed.ids_LRK), len(packed.layers_L)
+            raise MismatchError(f"{where}: got {given} tensors for {named} layers")
+        for i, layer in enumerate(packed.layers_L):
+            ids_RK = np.asarray(packed.ids_LRK[i])  # one at a time: they may be read as they go
+            if len(ids_RK) != rows:
+                raise MismatchError(f"{where}: got {len(ids_RK)} rows, expected {rows}")
+            real_R, top_k = packed.mask_of(i), ids_RK.shape[1]
+            if (((ids_RK < 0) | (ids_RK >= num_experts)).any(axis=1) & real_R).any():
+                outside = f"an id outside 0..{num_experts - 1}"
+                raise MismatchError(f"{where}: a row that the mask calls real has {outside}")
+            if samples is None:
+                sizes = [(n, len(layers_L)) for n in packing.lens]
+                dtype = ids_dtype(num_experts)
+                samples = [(np.zeros((*s, top_k), dtype), np.zeros(s, np.bool_)) for s in sizes]
+            if samples and top_k != samples[0][0].shape[2]:
+                raise MismatchError(
+                    f"{where}: got rows of {top_k} ids, others have {samples[0][0].shape[2]}"
+                )
+            column = layers_L.index(layer)
+            held = [(ids_TLK[:, column], there_TL[:, column]) for ids_TLK, there_TL in samples]
+            _take_layer(ids_RK, real_R, runs, held)
     if samples is None:
         raise MismatchError("no rank's tensors: nothing to unpack")
     if extents is None:

@@ -1,14 +1,14 @@
-"""What --verify found, as a JSON document."""
+"""What verify found, as a JSON document."""
 
 from ...dump import DumpMeta
-from ...ops.pack.verify import Verification
-from .schema import SuspectPlace, VerifyDocument
+from ...ops.pack.verify import Verification, WrongRow
+from .schema import SuspectPlace, VerifyDocument, WrongRowEntry
 
 __all__ = ["verified_document"]
 
 
 def verified_document(found: Verification, folder: str, meta: DumpMeta) -> VerifyDocument:
-    """The result of --verify as one JSON document, schema routectl.verify/1."""
+    """The result of verify as one JSON document, schema routectl.verify/1."""
     tally, landed = found.tally, found.landed
     return {
         "schema": "routectl.verify/1",
@@ -35,18 +35,7 @@ def verified_document(found: Verification, folder: str, meta: DumpMeta) -> Verif
         "ep": found.ep,
         "ep_imbalance": found.imbalance,
         "ep_imbalance_padding": found.imbalance_padding,
-        "examples": [
-            {
-                "file": e.place,
-                "layer": e.layer,
-                "row": e.row,
-                "sample": e.sample,
-                "position": e.position,
-                "got": list(e.got),
-                "expected": list(e.expected),
-            }
-            for e in tally.examples
-        ],
+        "examples": [_wrong_row(example) for example in tally.examples],
         "moves": [
             {
                 "place": {axis: own for axis, own, _ in move.axes},
@@ -67,6 +56,19 @@ def verified_document(found: Verification, folder: str, meta: DumpMeta) -> Verif
             for s in found.suspects
         ],
         "suspects_of": _place(found),
+        "verdict": {"exit_code": int(not found.ok)},
+    }
+
+
+def _wrong_row(row: WrongRow) -> WrongRowEntry:
+    return {
+        "file": row.place,
+        "layer": row.layer,
+        "row": row.row,
+        "sample": row.sample,
+        "position": row.position,
+        "got": list(row.got),
+        "expected": list(row.expected),
     }
 
 

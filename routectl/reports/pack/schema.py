@@ -7,6 +7,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 __all__ = [
     "LayoutEntry",
+    "LayoutSourceEntry",
     "MoveEntry",
     "PackDocument",
     "PackSource",
@@ -18,6 +19,7 @@ __all__ = [
     "SuspectEntry",
     "SuspectPlace",
     "VerifyDocument",
+    "VerifyVerdict",
     "WrongRowEntry",
 ]
 
@@ -104,6 +106,15 @@ class SkippedSample(TypedDict):
     why: str
 
 
+class LayoutSourceEntry(TypedDict):
+    """A file that the layout was read from: of each key, what the file calls it."""
+
+    path: str
+    trainer: str | None
+    keys: dict[str, str]
+    unread: list[str]
+
+
 class PackDocument(TypedDict):
     """The manifest."""
 
@@ -116,6 +127,7 @@ class PackDocument(TypedDict):
     only: dict[str, int]
     allow_missing: NotRequired[bool]
     skipped: NotRequired[list[SkippedSample]]
+    layout_from: NotRequired[list[LayoutSourceEntry]]
     rows: int
     padding_rows: int
     bytes: int
@@ -162,6 +174,12 @@ class MoveEntry(TypedDict):
     files: int
 
 
+class VerifyVerdict(TypedDict):
+    """0 where all is right, 1 where something is wrong."""
+
+    exit_code: int
+
+
 class VerifyDocument(TypedDict):
     """routectl.verify/1."""
 
@@ -193,3 +211,4 @@ class VerifyDocument(TypedDict):
     moves: list[MoveEntry]
     suspects: list[SuspectEntry]
     suspects_of: SuspectPlace | None
+    verdict: VerifyVerdict

@@ -1,4 +1,4 @@
-"""What pack wrote and what --verify found, as terminal text."""
+"""What pack wrote and what verify found, as terminal text."""
 
 from collections.abc import Iterator
 

@@ -122,7 +122,7 @@ class TestPlan:
     def test_pack(self, tmp_path, rollout, capsys):
         """pack --plan lays the samples out as the trainer did."""
         path = save(tmp_path, train_data())
-        args = ["pack", str(rollout), "-o", str(tmp_path / "r"), "--framework", "slime"]
+        args = ["pack", str(rollout), "--save", str(tmp_path / "r"), "--framework", "slime"]
         assert main([*args, "--plan", str(path), "--json"]) == 0
         layout = json.loads(capsys.readouterr().out)["layout"]
         assert (layout["dp"], layout["plan"]["micro_batches"]) == (2, [[[1], [0]]])

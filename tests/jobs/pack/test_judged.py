@@ -1,4 +1,4 @@
-"""routectl pack --verify: what makes a folder right or wrong, and where a layout is looked for."""
+"""routectl verify: what makes a folder right or wrong, and where a layout is looked for."""
 
 import json
 import random
@@ -14,7 +14,7 @@ from routectl.formats.native.container import write_native
 from routectl.ops.pack.suspects import find_suspects
 from routectl.ops.pack.verify import Tally, Verification
 from support.dumps import make_dump, make_sample
-from support.packs import routes_like
+from support.packs import as_settings, routes_like
 from support.shell import DUMPS, complaint, document, run
 
 LENS = (40, 32, 16, 24, 8)
@@ -44,7 +44,7 @@ def pack(capsys, tmp_path):
     """Pack a dump with such options; the folder."""
 
     def packed(dump, options=""):
-        done = run(capsys, "pack", dump, "-o", tmp_path / "r", *options.split())
+        done = run(capsys, "pack", dump, "--save", tmp_path / "r", *options.split())
         assert done.code == 0, done.err
         return tmp_path / "r"
 
@@ -52,8 +52,8 @@ def pack(capsys, tmp_path):
 
 
 def verify(capsys, folder, dump, options="", code=0):
-    """The document of --verify and the report for people."""
-    args = ("pack", "--verify", folder, "--against", dump, *options.split())
+    """The document of verify and the report for people."""
+    args = ("verify", folder, "--against", dump, *as_settings(*options.split()))
     found = document(capsys, *args, code=code)
     assert found["ok"] == (code == 0)
     return SimpleNamespace(**found, text=run(capsys, *args).out)
@@ -83,16 +83,16 @@ class TestLengths:
         """The first sample with another length is named with both numbers."""
         folder = pack(dump)
         other = write_dump(tmp_path / "other.parquet", (40, 32, 17, 25, 8))
-        said = complaint(capsys, "pack", "--verify", folder, "--against", other)
+        said = complaint(capsys, "verify", folder, "--against", other)
         manifest = folder / "manifest.json"
         assert said == f"routectl: {other}: sample 2 has 17 tokens, {manifest} gives it 16\n"
 
     def test_routes_beyond(self, capsys, tmp_path, pack):
         """Where the dump tells no lengths, routes beyond the manifest's length are refused."""
-        folder = pack(write_dump(tmp_path / "a.parquet", (5, 6), tokens=False), "--rows n-1")
+        folder = pack(write_dump(tmp_path / "a.parquet", (5, 6), tokens=False), "--layout rows=n-1")
         for lens, code in (((5, 6), 0), ((5, 7), 0), ((5, 8), 2)):
             other = write_dump(tmp_path / f"{lens[1]}.parquet", lens, tokens=False)
-            args = ("pack", "--verify", folder, "--against", other)
+            args = ("verify", folder, "--against", other)
             if code:
                 said = complaint(capsys, *args)
                 assert f"sample 1 has a route at position 6, {folder}/manifest.json" in said
@@ -189,8 +189,8 @@ class TestSuspects:
     @pytest.mark.parametrize(
         "layout",
         [
-            "--framework prime-rl --cp 2 --form bshd --seq-len 42",
-            "--framework prime-rl --cp 2 --min-local-rows 121",
+            "--framework prime-rl --cp 2 --layout form=bshd --layout seq-len=42",
+            "--framework prime-rl --cp 2 --layout min-local-rows=121",
         ],
     )
     def test_a_layout_that_verl_cannot_have(self, capsys, pack, dump, layout):
@@ -261,9 +261,9 @@ class TestSuspects:
     def test_missing_rows(self, capsys, tmp_path, pack):
         """Rows that the dump does not have do not count against a layout."""
         dump = write_dump(tmp_path / "dump.parquet", missing=0.15)
-        folder = pack(dump, "--framework slime --cp 2 --pad-multiplier 1 --allow-missing")
+        folder = pack(dump, "--framework slime --cp 2 --layout pad-multiplier=1 --allow-missing")
         (folder / "manifest.json").unlink()
-        options = "--framework slime-allgather --cp 2 --pad-multiplier 1"
+        options = "--framework slime-allgather --cp 2 --layout pad-multiplier=1"
         found = verify(capsys, folder, dump, options, code=1)
         assert any("slime" in suspect["frameworks"] for suspect in found.suspects)
         assert {suspect["rate"] for suspect in found.suspects} == {1.0}
@@ -281,20 +281,20 @@ class TestSuspects:
         [
             (
                 "--framework verl --cp 2",
-                "--framework verl --cp 2 --form bshd --seq-len 64",
+                "--framework verl --cp 2 --layout form=bshd --layout seq-len=64",
                 "verl",
                 {},
                 "(thd)",
             ),
             (
                 "--framework verl --cp 2",
-                "--framework verl --cp 2 --min-local-rows 200",
+                "--framework verl --cp 2 --layout min-local-rows=200",
                 "verl",
                 {"min_local_rows": None},
                 "no min_local_rows (thd)",
             ),
             (
-                "--framework slime --cp 2 --pad-multiplier 1",
+                "--framework slime --cp 2 --layout pad-multiplier=1",
                 "--framework slime --cp 2",
                 "slime",
                 {"pad_multiplier": 1},
@@ -302,14 +302,14 @@ class TestSuspects:
             ),
             (
                 "--framework slime --cp 2",
-                "--framework slime --cp 2 --pad-multiplier 3",
+                "--framework slime --cp 2 --layout pad-multiplier=3",
                 "slime",
                 {"pad_multiplier": 128},
                 "pad_multiplier 128 (thd)",
             ),
             (
-                "--framework verl --cp 2 --form bshd",
-                "--framework verl --cp 2 --form bshd --seq-len 64",
+                "--framework verl --cp 2 --layout form=bshd",
+                "--framework verl --cp 2 --layout form=bshd --layout seq-len=64",
                 "verl",
                 {"seq_len": None},
                 "no seq_len (bshd)",
@@ -377,10 +377,10 @@ class TestManifest:
         """unpack refuses a file that is not the one of the manifest."""
         folder = pack(dump)
         roll(folder, "*/*")
-        said = complaint(capsys, "unpack", folder, "-o", tmp_path / "again.parquet")
+        said = complaint(capsys, "unpack", folder, "--save", tmp_path / "again.parquet")
         assert said == (
             f"routectl: {folder}/{NAME}: its bytes are not those of the manifest: another sha256\n"
-            f"hint: routectl pack --verify {folder} tells what is wrong\n"
+            f"hint: routectl verify {folder} --against DUMP tells what is wrong\n"
         )
         assert not (tmp_path / "again.parquet").exists()
 
@@ -391,7 +391,7 @@ class TestManifest:
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
         (folder / "manifest.json").write_text(json.dumps({**manifest, "files": files}), "utf-8")
         for args in (
-            ("pack", "--verify", folder, "--against", DUMPS["native"]),
-            ("unpack", folder, "-o", tmp_path / "again.parquet"),
+            ("verify", folder, "--against", DUMPS["native"]),
+            ("unpack", folder, "--save", tmp_path / "again.parquet"),
         ):
             assert "manifest.json: damaged: " in complaint(capsys, *args)

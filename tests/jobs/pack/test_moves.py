@@ -1,4 +1,4 @@
-"""Tensors of one rank in another's place: pack --verify says whose rows they are."""
+"""Tensors of one rank in another's place: verify says whose rows they are."""
 
 import json
 import shutil
@@ -9,12 +9,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from routectl.ops.pack.moves import Move, moves_of
+from support.packs import as_settings
 from support.shell import DUMPS, document, run
 
 DUMP = DUMPS["jsonl"]
 OPTIONS = (
     *("--framework", "slime", "--dp", 2, "--cp", 2, "--tp", 2, "--pp", 2),
-    *("--decoder-layers", 6, "--max-tokens-per-gpu", 512),
+    *("--layout", "decoder-layers=6", "--max-tokens-per-gpu", 512),
 )
 ROUTES = 22_444
 
@@ -25,7 +26,7 @@ def packed(tmp_path_factory):
     from routectl.cli.main import main
 
     folder = tmp_path_factory.mktemp("packed") / "r"
-    assert main([str(arg) for arg in ("pack", DUMP, "-o", folder, *OPTIONS)]) == 0
+    assert main([str(arg) for arg in ("pack", DUMP, "--save", folder, *OPTIONS)]) == 0
     return folder
 
 
@@ -62,13 +63,13 @@ def test_two_ranks_swapped(capsys, packed, tmp_path, axis):
     """Ranks that hold each other's rows are named both ways, and each route is there once."""
     whose, most = AXES[axis]
     folder = moved(packed, tmp_path / "r", whose)
-    found = document(capsys, "pack", "--verify", folder, "--against", DUMP, code=1)
+    found = document(capsys, "verify", folder, "--against", DUMP, code=1)
     named = [(one["place"], one["holds"]) for one in found["moves"]]
     assert named == [({axis: 0}, {axis: 1}), ({axis: 1}, {axis: 0})]
     assert all(most - 4 <= one["files"] <= most for one in found["moves"])
     assert (found["routes"], found["routes_absent"], found["routes_repeated"]) == (ROUTES, 0, 0)
     assert found["rows_wrong"] > 0.9 * found["rows"]
-    text = run(capsys, "pack", "--verify", folder, "--against", DUMP).out
+    text = run(capsys, "verify", folder, "--against", DUMP).out
     assert text.startswith("WRONG  ")
     assert "\nonce      22,444 routes: 0 on no rank, 0 more than once\n" in text
     for own, other in ((0, 1), (1, 0)):
@@ -79,13 +80,13 @@ def test_two_ranks_swapped(capsys, packed, tmp_path, axis):
 def test_two_axes_at_once(capsys, packed, tmp_path):
     """Where DP and CP ranks are exchanged together, both are named together."""
     folder = moved(packed, tmp_path / "r", lambda dp, cp, tp, pp, mb: (cp, dp, tp, pp, mb))
-    found = document(capsys, "pack", "--verify", folder, "--against", DUMP, code=1)
+    found = document(capsys, "verify", folder, "--against", DUMP, code=1)
     named = [(one["place"], one["holds"]) for one in found["moves"]]
     assert named == [
         ({"dp": 0, "cp": 1}, {"dp": 1, "cp": 0}),
         ({"dp": 1, "cp": 0}, {"dp": 0, "cp": 1}),
     ]
-    text = run(capsys, "pack", "--verify", folder, "--against", DUMP).out
+    text = run(capsys, "verify", folder, "--against", DUMP).out
     assert "holds     rank dp0-cp1 holds dp1-cp0's rows (" in text
 
 
@@ -107,20 +108,20 @@ def test_two_axes_at_once(capsys, packed, tmp_path):
 def test_a_queue_that_is_off_by_one(capsys, packed, tmp_path, whose, lines):
     """Micro-batches one behind or ahead are named, though their row counts differ."""
     folder = moved(packed, tmp_path / "r", lambda dp, cp, tp, pp, mb: (dp, cp, tp, pp, whose(mb)))
-    found = document(capsys, "pack", "--verify", folder, "--against", DUMP, code=1)
+    found = document(capsys, "verify", folder, "--against", DUMP, code=1)
     assert found["misfits"]
     expected = {mb: whose(mb) for mb in range(3) if whose(mb) != mb}
     assert {one["place"]["mb"]: one["holds"]["mb"] for one in found["moves"]} == expected
     lost = len(set(range(3))) - len({whose(mb) for mb in range(3)})
     assert (found["routes_absent"] > 0, found["routes_repeated"] > 0) == (lost > 0, lost > 0)
-    text = run(capsys, "pack", "--verify", folder, "--against", DUMP).out
+    text = run(capsys, "verify", folder, "--against", DUMP).out
     assert [line[10:] for line in text.splitlines() if line.startswith("holds ")] == lines
 
 
 def test_a_rank_that_holds_anothers_rows_twice(capsys, packed, tmp_path):
     """Where two ranks hold the rows of one, those of the other are on no rank."""
     folder = moved(packed, tmp_path / "r", lambda dp, cp, tp, pp, mb: (0, cp, tp, pp, mb))
-    found = document(capsys, "pack", "--verify", folder, "--against", DUMP, code=1)
+    found = document(capsys, "verify", folder, "--against", DUMP, code=1)
     assert [(one["place"], one["holds"]) for one in found["moves"]] == [({"dp": 1}, {"dp": 0})]
     assert found["routes_absent"] > 0
     assert found["routes_repeated"] > 0
@@ -131,7 +132,7 @@ def test_one_stage_alone(capsys, packed, tmp_path):
     folder = moved(
         packed, tmp_path / "r", lambda dp, cp, tp, pp, mb: (dp ^ (pp == 1), cp, tp, pp, mb)
     )
-    verify = ("pack", "--verify", folder, "--against", DUMP, "--rank")
+    verify = ("verify", folder, "--against", DUMP, "--rank")
     assert document(capsys, *verify, "pp=0")["moves"] == []
     found = document(capsys, *verify, "pp=1", code=1)
     assert [one["place"] for one in found["moves"]] == [{"dp": 0}, {"dp": 1}]
@@ -146,7 +147,7 @@ def test_damage_is_nobodys(capsys, packed, tmp_path):
         if "layer" in key:
             arrays[key] = np.ascontiguousarray((arrays[key] + 1) % 32)
     save_file(arrays, name)
-    found = document(capsys, "pack", "--verify", tmp_path / "r", "--against", DUMP, code=1)
+    found = document(capsys, "verify", tmp_path / "r", "--against", DUMP, code=1)
     assert found["moves"] == []
     assert found["suspects_of"]["micro_batch"] == 0
 
@@ -159,7 +160,7 @@ def test_tensors_without_a_manifest(capsys, packed, tmp_path):
     for path in folder.rglob("*.safetensors"):
         arrays = load_file(path)
         save_file({key: array for key, array in arrays.items() if "layer" in key}, path)
-    args = ("pack", "--verify", folder, "--against", DUMP, *OPTIONS)
+    args = ("verify", folder, "--against", DUMP, *as_settings(*OPTIONS))
     found = document(capsys, *args, code=1)
     assert [one["place"] for one in found["moves"]] == [{"cp": 0}, {"cp": 1}]
     assert (found["routes_absent"], found["routes_repeated"]) == (0, 0)

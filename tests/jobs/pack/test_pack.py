@@ -18,22 +18,22 @@ from support.shell import DUMPS, complaint, document, run, written
 ROUND_TRIPS = {
     "slime": (
         "jsonl",
-        "--framework slime --tp 2 --cp 2 --pp 2 --dp 2 --ep 4 --decoder-layers 6 "
+        "--framework slime --tp 2 --cp 2 --pp 2 --dp 2 --ep 4 --layout decoder-layers=6 "
         "--max-tokens-per-gpu 512",
     ),
-    "verl": ("native", "--framework verl --tp 2 --cp 4 --fp8 blockwise"),
+    "verl": ("native", "--framework verl --tp 2 --cp 4 --layout fp8=blockwise"),
     "megatron": ("native", "--framework megatron --pp 5 --cp 2 --ep 8"),
-    "bshd": ("native", "--framework nemo-rl --form bshd --tp 2 --cp 2 --dp 3"),
-    "b-major": ("jsonl", "--framework verl --form bshd-b-major --cp 2 --seq-len 256"),
+    "bshd": ("native", "--framework nemo-rl --layout form=bshd --tp 2 --cp 2 --dp 3"),
+    "b-major": ("jsonl", "--framework verl --layout form=bshd-b-major --cp 2 --layout seq-len=256"),
     "miles": (
         "trainer",
         "--framework miles-allgather --dp 3 --balance karmarkar-karp "
-        "--max-tokens-per-gpu 2048 --cp 2 --pad-multiplier 4",
+        "--max-tokens-per-gpu 2048 --cp 2 --layout pad-multiplier=4",
     ),
     "prime-rl": ("trainer", "--framework prime-rl --cp 3 --tp 2"),
     "all-tokens": ("whole", "--framework skyrl --pp 2 --vpp 3 --cp 2"),
     "minus-one": ("start", "--framework relax-vl --padding minus-one --cp 2 --tp 2"),
-    "allowed": ("sglang", "--framework relax --allow-missing --cp 4 --min-local-rows 1100"),
+    "allowed": ("sglang", "--framework relax --allow-missing --cp 4 --layout min-local-rows=1100"),
 }
 
 
@@ -43,15 +43,17 @@ def test_there_and_back(capsys, tmp_path, name):
     source, options = ROUND_TRIPS[name]
     folder, again = tmp_path / "replay", tmp_path / "again.parquet"
     model = ["--model", DUMPS["config"].with_name("qwen3_moe.json")] if source == "whole" else []
-    packed = run(capsys, "pack", DUMPS[source], "-o", folder, *options.split(), *model)
+    packed = run(capsys, "pack", DUMPS[source], "--save", folder, *options.split(), *model)
     assert packed.code == 0, packed.err
     assert packed.out.startswith("PACKED")
     count = len(list(folder.rglob("*.safetensors")))
-    assert packed.err == f"routectl: wrote {folder}: {count} files\n"
-    checked = run(capsys, "pack", "--verify", folder, "--against", DUMPS[source], *model)
-    assert (checked.code, checked.err) == (0, "")
+    *found, wrote = packed.err.splitlines()
+    assert wrote == f"routectl: wrote {folder}: {count} files"
+    assert all(line.startswith(f"routectl: model of {DUMPS[source]} from ") for line in found)
+    checked = run(capsys, "verify", folder, "--against", DUMPS[source], *model)
+    assert (checked.code, checked.err.splitlines()) == (0, found)
     assert checked.out.startswith("VERIFIED")
-    unpacked = run(capsys, "unpack", folder, "-o", again)
+    unpacked = run(capsys, "unpack", folder, "--save", again)
     assert (unpacked.code, unpacked.out) == (0, "")
     assert unpacked.err == f"routectl: wrote {again}: {len(open_dump(again))} samples\n"
     same = document(capsys, "diff", DUMPS[source], again, *model)
@@ -88,13 +90,13 @@ def test_missing_rows_in_some_layers(capsys, tmp_path, holed, options):
     """Rows that are missing in some layers are masked in those, and missing again afterwards."""
     folder, again = tmp_path / "replay", tmp_path / "again.parquet"
     options = ["--framework", "megatron", *options.split()]
-    assert run(capsys, "pack", holed, "-o", folder, "--allow-missing", *options).code == 0
-    found = document(capsys, "pack", "--verify", folder, "--against", holed)
+    assert run(capsys, "pack", holed, "--save", folder, "--allow-missing", *options).code == 0
+    found = document(capsys, "verify", folder, "--against", holed)
     assert found["ok"]
     if "--rank" in options:
         assert found["rows"] == found["routes"]
         return
-    assert run(capsys, "unpack", folder, "-o", again).code == 0
+    assert run(capsys, "unpack", folder, "--save", again).code == 0
     for old, new in zip(open_dump(holed), open_dump(again), strict=True):
         assert (old.sample_id, old.num_tokens) == (new.sample_id, new.num_tokens)
         if old.routes is None:
@@ -110,14 +112,15 @@ def test_missing_rows_in_some_layers(capsys, tmp_path, holed, options):
 class TestFolder:
     """The manifest, the tensors and the samples of one folder."""
 
-    SIZES = "--tp 2 --cp 2 --pp 2 --vpp 2 --dp 2 --ep 4 --decoder-layers 8 --max-tokens-per-gpu 600"
-    OPTIONS = ("--framework", "slime", *SIZES.split(), "--pad-multiplier", "4")
+    SIZES = "--tp 2 --cp 2 --pp 2 --vpp 2 --dp 2 --ep 4 --max-tokens-per-gpu 600"
+    KEYS = ("--layout", "decoder-layers=8,pad-multiplier=4")
+    OPTIONS = ("--framework", "slime", *SIZES.split(), *KEYS)
 
     @pytest.fixture
     def packed(self, capsys, tmp_path):
         """The folder and what --json printed of it."""
         return tmp_path / "r", document(
-            capsys, "pack", DUMPS["native"], "-o", tmp_path / "r", *self.OPTIONS
+            capsys, "pack", DUMPS["native"], "--save", tmp_path / "r", *self.OPTIONS
         )
 
     def test_manifest(self, packed):
@@ -237,8 +240,8 @@ def test_some_ranks_only(capsys, tmp_path):
     """--rank writes those ranks' files, which verify as some ranks and cannot be unpacked."""
     layout = ("--framework", "verl", "--tp", "2", "--cp", "2")
     whole, some = tmp_path / "whole", tmp_path / "some"
-    all_of = document(capsys, "pack", DUMPS["native"], "-o", whole, *layout)
-    part = document(capsys, "pack", DUMPS["native"], "-o", some, *layout, "--rank", "cp=1,tp=0")
+    all_of = document(capsys, "pack", DUMPS["native"], "--save", whole, *layout)
+    part = document(capsys, "pack", DUMPS["native"], "--save", some, *layout, "--rank", "cp=1,tp=0")
     assert [file["path"] for file in part["files"]] == ["dp0-cp1-tp0-pp0/mb0000.safetensors"]
     assert part["files"][0] in all_of["files"]
     assert part["only"] == {"cp": 1, "tp": 0}
@@ -248,13 +251,11 @@ def test_some_ranks_only(capsys, tmp_path):
         "manifest.json",
         "samples.parquet",
     ]
-    found = document(capsys, "pack", "--verify", some, "--against", DUMPS["native"])
+    found = document(capsys, "verify", some, "--against", DUMPS["native"])
     assert (found["ok"], found["routes"]) == (True, None)
-    said = complaint(capsys, "unpack", some, "-o", tmp_path / "again.parquet")
+    said = complaint(capsys, "unpack", some, "--save", tmp_path / "again.parquet")
     assert "3 of the ranks' files are not there, the first is dp0-cp0-tp0-pp0/mb0000" in said
-    narrowed = document(
-        capsys, "pack", "--verify", whole, "--against", DUMPS["native"], "--rank", "tp=1"
-    )
+    narrowed = document(capsys, "verify", whole, "--against", DUMPS["native"], "--rank", "tp=1")
     assert (narrowed["ok"], narrowed["routes"]) == (True, None)
     assert 0 < narrowed["rows"] < 22444
 
@@ -271,7 +272,7 @@ def test_only_a_stages_columns_are_read(capsys, monkeypatch, tmp_path, rank, rea
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
     options = ("--framework", "megatron", "--pp", "5", "--rank", rank)
-    assert run(capsys, "pack", DUMPS["native"], "-o", tmp_path / "r", *options).code == 0
+    assert run(capsys, "pack", DUMPS["native"], "--save", tmp_path / "r", *options).code == 0
     layers = {int(name[6:]) for name in columns if name.startswith("layer_")}
     assert columns
     assert layers == read

@@ -1,4 +1,4 @@
-"""Plans, stages, ranks, --rows, --force and --explain of routectl pack, through the command line.
+"""Plans, stages, ranks, rows, --force and drawings of layouts, through the command line.
 
 Where rows are expected on a rank, the test works them out itself, token by token.
 """
@@ -105,12 +105,12 @@ def check_tensors(folder, batch, steps, dp=1, cp=1, tp=1):
 def check_back(capsys, folder, batch, samples=None):
     """Verify passes, and unpack gives back the routes of ``samples`` (all) and every token."""
     samples = range(len(batch.lens)) if samples is None else samples
-    found = document(capsys, "pack", "--verify", folder, "--against", batch.path)
+    found = document(capsys, "verify", folder, "--against", batch.path)
     assert found["ok"]
     routes = sum(batch.lens[i] - 1 for i in samples) * batch.ids[0].shape[1]
     assert (found["routes"], found["rows"], found["rows_wrong"]) == (routes, routes, 0)
     again = folder.with_name("again.parquet")
-    assert run(capsys, "unpack", folder, "-o", again).code == 0
+    assert run(capsys, "unpack", folder, "--save", again).code == 0
     for i, (old, new) in enumerate(zip(open_dump(batch.path), open_dump(again), strict=True)):
         assert new.sample_id == old.sample_id
         assert np.array_equal(new.token_ids, old.token_ids)
@@ -150,7 +150,7 @@ class TestPlanFiles:
         plan, folder = tmp_path / "plan.json", tmp_path / "r"
         plan.write_text(json.dumps(FORMS[form]), "utf-8")
         options = ("--plan", plan, "--cp", "2", "--tp", "2")
-        layout = document(capsys, "pack", batch.path, "-o", folder, *options)["layout"]
+        layout = document(capsys, "pack", batch.path, "--save", folder, *options)["layout"]
         assert layout["dp"] == 2
         steps = [[list(group) for group in step] for step in STEPS]
         assert layout["plan"] == {"micro_batches": steps}
@@ -167,7 +167,7 @@ class TestPlanFiles:
         plan, folder = tmp_path / "plan.json", tmp_path / "r"
         plan.write_text(json.dumps({"micro_batches": steps}), "utf-8")
         options = ("--plan", plan, "--cp", "2", "--tp", "2")
-        packed = document(capsys, "pack", batch.path, "-o", folder, *options)
+        packed = document(capsys, "pack", batch.path, "--save", folder, *options)
         assert packed["layout"]["plan"] == {"micro_batches": steps}
         assert (packed["layout"]["dp"], packed["layout"]["cp"]) == (2, 2)
         wanted = [(1, steps[0]["samples"]), (2, steps[1]), (4, steps[2]["samples"])]
@@ -179,7 +179,7 @@ class TestPlanFiles:
         steps = [[[6], []], [[1], [0]]]
         plan, folder = tmp_path / "plan.json", tmp_path / "r"
         plan.write_text(json.dumps({"micro_batches": steps}), "utf-8")
-        packed = document(capsys, "pack", batch.path, "-o", folder, "--plan", plan, "--cp", "2")
+        packed = document(capsys, "pack", batch.path, "--save", folder, "--plan", plan, "--cp", "2")
         # 21, 17 and 9 tokens, each padded to a multiple of 4; their last tokens have no route
         assert (packed["rows"], packed["padding_rows"]) == (24 + 20 + 12, 4 + 4 + 4)
         check_tensors(folder, batch, [(2, step) for step in steps], dp=2, cp=2)
@@ -282,7 +282,7 @@ class TestPlanFiles:
         plan = tmp_path / "plan.json"
         plan.write_text(json.dumps(content), "utf-8")
         options = ("--plan", plan, "--cp", "2")
-        assert said in complaint(capsys, "pack", batch.path, "-o", tmp_path / "r", *options)
+        assert said in complaint(capsys, "pack", batch.path, "--save", tmp_path / "r", *options)
         assert written(tmp_path) == ["plan.json"]
 
     @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe{}", b"[" * 100, b"samples: 3"])
@@ -290,14 +290,14 @@ class TestPlanFiles:
         """A file that is not JSON is refused with its path."""
         plan = tmp_path / "plan.json"
         plan.write_bytes(content)
-        said = complaint(capsys, "pack", batch.path, "-o", tmp_path / "r", "--plan", plan)
+        said = complaint(capsys, "pack", batch.path, "--save", tmp_path / "r", "--plan", plan)
         assert said == f"routectl: {plan}: not JSON, expected a plan\n"
         assert written(tmp_path) == ["plan.json"]
 
     def test_not_there(self, capsys, tmp_path, batch):
         """A plan that is not there is refused with its path."""
         options = ("--plan", tmp_path / "plan.json")
-        said = complaint(capsys, "pack", batch.path, "-o", tmp_path / "r", *options)
+        said = complaint(capsys, "pack", batch.path, "--save", tmp_path / "r", *options)
         assert (
             said == f"routectl: {tmp_path}/plan.json: cannot be read: No such file or directory\n"
         )
@@ -309,7 +309,7 @@ class TestPlanFiles:
         plan = tmp_path / "plan.json"
         plan.write_text(json.dumps({"micro_batches": [[[0]]]}), "utf-8")
         options = ("--plan", plan, *more.split())
-        said = complaint(capsys, "pack", batch.path, "-o", tmp_path / "r", *options)
+        said = complaint(capsys, "pack", batch.path, "--save", tmp_path / "r", *options)
         assert "--plan already says dp and micro-batches" in said
         assert written(tmp_path) == ["plan.json"]
 
@@ -325,7 +325,7 @@ class TestMaxTokens:
     def test_limit(self, capsys, tmp_path, batch, balance, limit, dp, cp):
         """No micro-batch is over the limit, but that of one sample longer alone; each is in one."""
         options = f"--max-tokens-per-gpu {limit} --dp {dp} --cp {cp} --balance {balance}".split()
-        packed = document(capsys, "pack", batch.path, "-o", tmp_path / "r", *options)
+        packed = document(capsys, "pack", batch.path, "--save", tmp_path / "r", *options)
         steps = packed["layout"]["plan"]["micro_batches"]
         groups = [group for step in steps for group in step]
         assert sorted(i for group in groups for i in group) == list(range(len(LENS)))
@@ -347,7 +347,7 @@ class TestMaxTokens:
             room = [b for b in bins if sum(LENS[n] for n in b) + tokens <= limit]
             (room[0] if room else bins.append([]) or bins[-1]).append(i)
         options = ("--max-tokens-per-gpu", limit)
-        packed = document(capsys, "pack", batch.path, "-o", tmp_path / "r", *options)
+        packed = document(capsys, "pack", batch.path, "--save", tmp_path / "r", *options)
         assert packed["layout"]["plan"]["micro_batches"] == [[b] for b in bins]
 
     def test_karmarkar_karp_is_even(self, capsys, tmp_path, batch):
@@ -356,7 +356,7 @@ class TestMaxTokens:
         while len(left) > 1:
             left = sorted([*left[:-2], left[-1] - left[-2]])
         options = ("--dp", "2", "--balance", "karmarkar-karp")
-        packed = document(capsys, "pack", batch.path, "-o", tmp_path / "r", *options)
+        packed = document(capsys, "pack", batch.path, "--save", tmp_path / "r", *options)
         (step,) = packed["layout"]["plan"]["micro_batches"]
         sums = [sum(LENS[i] for i in group) for group in step]
         assert (sum(sums), abs(sums[0] - sums[1])) == (sum(LENS), left[0])
@@ -364,7 +364,7 @@ class TestMaxTokens:
     def test_an_unknown_balance(self, capsys, tmp_path, batch):
         """Another balance is refused with the names that there are."""
         options = ("--dp", "2", "--balance", "even")
-        said = complaint(capsys, "pack", batch.path, "-o", tmp_path / "r", *options)
+        said = complaint(capsys, "pack", batch.path, "--save", tmp_path / "r", *options)
         assert "balance 'even' is not known: first-fit, karmarkar-karp" in said
         assert written(tmp_path) == []
 
@@ -384,11 +384,16 @@ STAGES = {
         "--pp 3 --vpp 2",
         [[[], [(3, 1)]], [[(1, 0)], [(4, 2)]], [[], []]],
     ),
-    "uneven": ("2", (0, 2, 4), "--pp 2 --first-stage-layers 1", [[[(0, 0)]], [[(2, 1), (4, 2)]]]),
+    "uneven": (
+        "2",
+        (0, 2, 4),
+        "--pp 2 --layout first-stage-layers=1",
+        [[[(0, 0)]], [[(2, 1), (4, 2)]]],
+    ),
     "a layout": (
         "0,0,1,1,0,1",
         (2, 3, 5),
-        "--pp 3 --pipeline-layout Et|tt|tttL",
+        "--pp 3 --layout pipeline-layout=Et|tt|tttL",
         [[[]], [[(2, 0)]], [[(3, 1), (5, 2)]]],
     ),
     "one stage": ("0,1,0,1,1,0", (1, 3, 4), "", [[[(1, 0), (3, 1), (4, 2)]]]),
@@ -396,7 +401,7 @@ STAGES = {
 
 
 class TestMoeLayerFreq:
-    """--moe-layer-freq: which layer a column of the dump is."""
+    """moe-layer-freq: which layer a column of the dump is."""
 
     @pytest.mark.parametrize("numbering", ["layers", "ordinals"])
     @pytest.mark.parametrize("name", STAGES)
@@ -405,8 +410,14 @@ class TestMoeLayerFreq:
         freq, layers, options, stages = STAGES[name]
         held = layers if numbering == "layers" else (0, 1, 2)
         batch = write_batch(tmp_path / "batch.parquet", (5, 3, 7), held)
-        options = ("--moe-layer-freq", freq, "--decoder-layers", "6", *options.split())
-        packed = document(capsys, "pack", batch.path, "-o", tmp_path / "r", *options)
+        options = (
+            "--layout",
+            f"moe-layer-freq={freq}",
+            "--layout",
+            "decoder-layers=6",
+            *options.split(),
+        )
+        packed = document(capsys, "pack", batch.path, "--save", tmp_path / "r", *options)
         assert packed["tensors"]["layers"] == list(layers)
         named = [
             [[(e["layer"], e["ordinal"]) for e in chunk] for chunk in stage]
@@ -429,25 +440,28 @@ class TestMoeLayerFreq:
     @pytest.mark.parametrize(
         ("freq", "said"),
         [
-            ("often", "--moe-layer-freq often: expected a number, or a list such as 0,1,1"),
-            ("1.5", "--moe-layer-freq 1.5: expected a number"),
-            ("0,1,", "--moe-layer-freq 0,1,: expected a number"),
+            ("often", "moe-layer-freq often: expected a number, or a list such as 0,1,1"),
+            ("1.5", "moe-layer-freq 1.5: expected a number"),
+            ("0,1,", "moe-layer-freq 0,1,: expected a number"),
             ("[0,true]", "expected a number, or a list such as 0,1,1"),
-            ("1", "has 3 MoE layers (the last is 4), --moe-layer-freq names 6 of 6"),
-            ("0,1,1,0,0,1", "has 3 MoE layers (the last is 4), --moe-layer-freq names 3 of 6"),
-            ("0,1,1,0,0,0", "--moe-layer-freq names 2 of 6"),
+            ("1", "has 3 MoE layers (the last is 4), moe-layer-freq names 6 of 6"),
+            (
+                "0,1,1,0,0,1",
+                "has 3 MoE layers (the last is 4), moe-layer-freq names 3 of 6",
+            ),
+            ("0,1,1,0,0,0", "moe-layer-freq names 2 of 6"),
         ],
     )
     def test_refused(self, capsys, tmp_path, batch, freq, said):
         """A frequency that is none, or names other layers than the dump's, is refused."""
-        options = ("--moe-layer-freq", freq, "--decoder-layers", "6")
-        assert said in complaint(capsys, "pack", batch.path, "-o", tmp_path / "r", *options)
+        options = ("--layout", f"moe-layer-freq={freq}", "--layout", "decoder-layers=6")
+        assert said in complaint(capsys, "pack", batch.path, "--save", tmp_path / "r", *options)
         assert written(tmp_path) == []
 
     def test_a_layer_beyond_the_model(self, capsys, tmp_path, batch):
         """A dump with a layer that the model does not have is refused with both numbers."""
-        options = ("--decoder-layers", "4")
-        said = complaint(capsys, "pack", batch.path, "-o", tmp_path / "r", *options)
+        options = ("--layout", "decoder-layers=4")
+        said = complaint(capsys, "pack", batch.path, "--save", tmp_path / "r", *options)
         assert "has a layer 4, but the model 4 layers" in said
         assert written(tmp_path) == []
 
@@ -467,12 +481,12 @@ class TestForce:
     def test_only_with_force(self, capsys, tmp_path, batch):
         """A replay folder is kept without --force, and replaced whole with it."""
         folder = tmp_path / "r"
-        assert run(capsys, "pack", batch.path, "-o", folder, "--cp", "2").code == 0
+        assert run(capsys, "pack", batch.path, "--save", folder, "--cp", "2").code == 0
         before = content(folder)
-        said = complaint(capsys, "pack", batch.path, "-o", folder)
+        said = complaint(capsys, "pack", batch.path, "--save", folder)
         assert said == f"routectl: {folder}: already exists\nhint: --force to replace it\n"
         assert content(folder) == before
-        assert run(capsys, "pack", batch.path, "-o", folder, "--force").code == 0
+        assert run(capsys, "pack", batch.path, "--save", folder, "--force").code == 0
         assert set(content(folder)) == {
             "dp0-cp0-tp0-pp0/mb0000.safetensors",
             "manifest.json",
@@ -489,7 +503,7 @@ class TestForce:
         (folder / "notes.txt").write_text("mine", "utf-8")
         (folder / "deep" / "manifest.json").write_text("{}", "utf-8")
         before = content(folder)
-        said = complaint(capsys, "pack", batch.path, "-o", folder, *force)
+        said = complaint(capsys, "pack", batch.path, "--save", folder, *force)
         assert said.startswith(f"routectl: {folder}: ")
         assert ("hint: --force" in said) == (not force)
         assert content(folder) == before
@@ -503,14 +517,14 @@ class TestForce:
     def test_an_empty_folder(self, capsys, tmp_path, batch):
         """An empty folder is no replay folder, so it is refused too."""
         (tmp_path / "r").mkdir()
-        said = complaint(capsys, "pack", batch.path, "-o", tmp_path / "r", "--force")
+        said = complaint(capsys, "pack", batch.path, "--save", tmp_path / "r", "--force")
         assert said.startswith(f"routectl: {tmp_path / 'r'}: ")
         assert written(tmp_path) == ["r"]
 
     def test_a_file(self, capsys, tmp_path, batch):
         """A file is not replaced by a folder."""
         (tmp_path / "r").write_text("mine", "utf-8")
-        assert "r: " in complaint(capsys, "pack", batch.path, "-o", tmp_path / "r", "--force")
+        assert "r: " in complaint(capsys, "pack", batch.path, "--save", tmp_path / "r", "--force")
         assert (tmp_path / "r").read_text("utf-8") == "mine"
 
     @pytest.mark.parametrize(
@@ -519,21 +533,21 @@ class TestForce:
     def test_a_failure_keeps_the_old_folder(self, capsys, tmp_path, batch, options):
         """When packing fails, the folder that was to be replaced is there as it was."""
         folder = tmp_path / "r"
-        assert run(capsys, "pack", batch.path, "-o", folder).code == 0
+        assert run(capsys, "pack", batch.path, "--save", folder).code == 0
         before = content(folder)
-        complaint(capsys, "pack", batch.path, "-o", folder, "--force", *options.split())
+        complaint(capsys, "pack", batch.path, "--save", folder, "--force", *options.split())
         assert content(folder) == before
         assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
 
-RANKS = ("--dp", "2", "--cp", "2", "--tp", "2", "--pp", "2", "--decoder-layers", "6")
+RANKS = ("--dp", "2", "--cp", "2", "--tp", "2", "--pp", "2", "--layout", "decoder-layers=6")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, batch):
     """The folder of all ranks."""
     folder = tmp_path_factory.mktemp("ranks") / "whole"
-    assert main(["pack", str(batch.path), "-o", str(folder), *RANKS]) == 0
+    assert main(["pack", str(batch.path), "--save", str(folder), *RANKS]) == 0
     return folder
 
 
@@ -552,7 +566,9 @@ class TestRanks:
     )
     def test_forms(self, capsys, tmp_path, batch, whole, text, only):
         """The ranks that are named are written, byte for byte as with all the others."""
-        packed = document(capsys, "pack", batch.path, "-o", tmp_path / "r", *RANKS, "--rank", text)
+        packed = document(
+            capsys, "pack", batch.path, "--save", tmp_path / "r", *RANKS, "--rank", text
+        )
         assert packed["only"] == only
         ranks = [
             dict(zip(("dp", "cp", "tp", "pp"), rank, strict=True))
@@ -567,7 +583,7 @@ class TestRanks:
         assert set(found) == {*names, "manifest.json", "samples.parquet"}
         all_of = content(whole)
         assert all(found[name] == all_of[name] for name in names)
-        checked = document(capsys, "pack", "--verify", tmp_path / "r", "--against", batch.path)
+        checked = document(capsys, "verify", tmp_path / "r", "--against", batch.path)
         assert checked["ok"]
         assert (checked["routes"] is None) == (set(only) != {"pp"})
 
@@ -594,13 +610,13 @@ class TestRanks:
     def test_refused(self, capsys, tmp_path, batch, text, said):
         """What is no rank, or one that is not there, is refused, and nothing is written."""
         options = (*RANKS, "--rank", text)
-        assert said in complaint(capsys, "pack", batch.path, "-o", tmp_path / "r", *options)
+        assert said in complaint(capsys, "pack", batch.path, "--save", tmp_path / "r", *options)
         assert written(tmp_path) == []
 
     def test_a_rank_to_verify(self, capsys, batch, whole):
-        """--verify refuses a rank that is not there as well."""
-        options = ("--verify", whole, "--against", batch.path, "--rank", "cp=2")
-        assert "no rank cp=2: cp is 2" in complaint(capsys, "pack", *options)
+        """verify refuses a rank that is not there as well."""
+        options = (whole, "--against", batch.path, "--rank", "cp=2")
+        assert "no rank cp=2: cp is 2" in complaint(capsys, "verify", *options)
 
 
 class TestRows:
@@ -612,24 +628,27 @@ class TestRows:
         return write_batch(tmp_path / "batch.parquet", (9, 5, 7), tokens=False)
 
     def test_not_known(self, capsys, tmp_path, bare):
-        """Without --rows they are refused, and the hint has both ways."""
-        said = complaint(capsys, "pack", bare.path, "-o", tmp_path / "r")
-        assert "sample 0: the dump does not say how many tokens it has\nhint: --rows n-1 " in said
-        assert "--rows n when all" in said
+        """Without rows they are refused, and the hint has both ways."""
+        said = complaint(capsys, "pack", bare.path, "--save", tmp_path / "r")
+        assert (
+            "sample 0: the dump does not say how many tokens it has\nhint: --layout rows=n-1 "
+            in said
+        )
+        assert "rows=n when all" in said
         assert written(tmp_path) == ["batch.parquet"]
 
     @pytest.mark.parametrize(
         ("options", "lens", "routes"),
         [
-            ("--rows n-1", [9, 5, 7], 8 + 4 + 6),
-            ("--rows n", [8, 4, 6], 8 + 4 + 6),
-            ("--rows n --framework slime --pad-multiplier 1", [8, 4, 6], 7 + 3 + 5),
-            ("--rows n-1 --framework slime --pad-multiplier 1", [9, 5, 7], 8 + 4 + 6),
+            ("--layout rows=n-1", [9, 5, 7], 8 + 4 + 6),
+            ("--layout rows=n", [8, 4, 6], 8 + 4 + 6),
+            ("--layout rows=n --framework slime --layout pad-multiplier=1", [8, 4, 6], 7 + 3 + 5),
+            ("--layout rows=n-1 --framework slime --layout pad-multiplier=1", [9, 5, 7], 8 + 4 + 6),
         ],
     )
     def test_lengths(self, capsys, tmp_path, bare, options, lens, routes):
         """n-1 gives each sample a token more than rows, n as many; slime drops the last's row."""
-        packed = document(capsys, "pack", bare.path, "-o", tmp_path / "r", *options.split())
+        packed = document(capsys, "pack", bare.path, "--save", tmp_path / "r", *options.split())
         assert packed["layout"]["lens"] == lens
         assert (packed["rows"], packed["padding_rows"]) == (sum(lens), sum(lens) - routes)
         arrays = load_file(tmp_path / "r" / "dp0-cp0-tp0-pp0" / "mb0000.safetensors")
@@ -640,22 +659,23 @@ class TestRows:
             assert count == min(len(ids), end - begin - ("slime" in options))
             assert real[:count].all()
             assert np.array_equal(arrays["layer.2"][begin : begin + count], ids[:count, 1])
-        found = document(capsys, "pack", "--verify", tmp_path / "r", "--against", bare.path)
+        found = document(capsys, "verify", tmp_path / "r", "--against", bare.path)
         assert (found["ok"], found["routes"]) == (True, 3 * routes)
 
     def test_lengths_that_are_known(self, capsys, tmp_path, batch):
-        """Where the dump tells lengths, --rows changes nothing."""
-        plain = document(capsys, "pack", batch.path, "-o", tmp_path / "r")
-        given = document(capsys, "pack", batch.path, "-o", tmp_path / "n", "--rows", "n")
+        """Where the dump tells lengths, rows changes nothing."""
+        plain = document(capsys, "pack", batch.path, "--save", tmp_path / "r")
+        given = document(capsys, "pack", batch.path, "--save", tmp_path / "n", "--layout", "rows=n")
         assert plain["layout"]["lens"] == given["layout"]["lens"] == list(LENS)
 
     def test_context(self, capsys, tmp_path, batch):
-        """--context refuses the first sample that is longer, and lets the longest one through."""
-        options = ("--context", "16")
-        said = complaint(capsys, "pack", batch.path, "-o", tmp_path / "r", *options)
-        assert "sample 1 has 17 tokens, --context is 16" in said
+        """context refuses the first sample that is longer, and lets the longest one through."""
+        options = ("--layout", "context=16")
+        said = complaint(capsys, "pack", batch.path, "--save", tmp_path / "r", *options)
+        assert "sample 1 has 17 tokens, context is 16" in said
         assert written(tmp_path) == []
-        assert run(capsys, "pack", batch.path, "-o", tmp_path / "r", "--context", "21").code == 0
+        options = ("--layout", "context=21")
+        assert run(capsys, "pack", batch.path, "--save", tmp_path / "r", *options).code == 0
 
 
 def plain_text(page):
@@ -685,7 +705,7 @@ def drawn(rows):
 
 def padding_of(page):
     """The padding rows and all rows that a drawing's headings tell, summed over micro-batches."""
-    told = re.findall(r"(\d+) of (\d+) rows are padding", page)
+    told = re.findall(r"(\d+) of (\d+) rows are padding", " ".join(page.split()))
     return tuple(sum(map(int, numbers)) for numbers in zip(*told, strict=True))
 
 
@@ -696,7 +716,7 @@ LAYOUTS = {
     "no cp": ((4, 1), "--framework verl", verl_rows),
     "slime": (
         (2, 2),
-        "--framework slime --pad-multiplier 4",
+        "--framework slime --layout pad-multiplier=4",
         lambda lens, tp, cp, c, t: slime_rows(lens, tp, cp, 4, c, t),
     ),
     "128": (
@@ -707,8 +727,8 @@ LAYOUTS = {
 }
 
 
-class TestExplain:
-    """--explain: the drawing is the layout."""
+class TestDrawing:
+    """The drawing is the layout."""
 
     def options(self, name):
         """The layout options of a case."""
@@ -720,7 +740,7 @@ class TestExplain:
         """Every rank's row has its tokens where they sit; all tokens are in the stream."""
         monkeypatch.chdir(tmp_path)
         (tp, cp), _, rows_of = LAYOUTS[name]
-        done = run(capsys, "pack", "--explain", "--lens", "9,17,3", *self.options(name))
+        done = run(capsys, "layout", "--lens", "9,17,3", *self.options(name))
         assert (done.code, done.err) == (0, "")
         assert "\x1b" not in done.out
         rows = cells_of(done.out)
@@ -744,11 +764,11 @@ class TestExplain:
         """A dump is drawn as its lengths are, with the padding that its manifest counts."""
         batch = write_batch(tmp_path / "batch.parquet", DRAWN)
         options = self.options(name)
-        of_lens = run(capsys, "pack", "--explain", "--lens", "9,17,3", *options)
-        of_dump = run(capsys, "pack", batch.path, "--explain", *options)
+        of_lens = run(capsys, "layout", "--lens", "9,17,3", *options)
+        of_dump = run(capsys, "layout", batch.path, *options)
         assert of_dump.code == 0
         assert of_dump.out == of_lens.out
-        packed = document(capsys, "pack", batch.path, "-o", tmp_path / "r", *options)
+        packed = document(capsys, "pack", batch.path, "--save", tmp_path / "r", *options)
         padding, rows = padding_of(of_dump.out)
         last_tokens = 0 if "slime" in packed["layout"]["framework"] else 3  # rows without a route
         assert (packed["rows"], packed["padding_rows"]) == (rows, padding + last_tokens)
@@ -757,7 +777,7 @@ class TestExplain:
     @pytest.mark.parametrize("name", LAYOUTS)
     def test_terminals(self, capsys, monkeypatch, name, columns):
         """A terminal gets colours and rows broken to its width, and the same cells."""
-        args = ("pack", "--explain", "--lens", "9,17,3", *self.options(name))
+        args = ("layout", "--lens", "9,17,3", *self.options(name))
         piped = run(capsys, *args).out
         code, page = on_terminal(monkeypatch, columns, *args)
         assert code == 0
@@ -770,15 +790,15 @@ class TestExplain:
 
     def test_b_and_s_major(self, capsys):
         """BSHD rows take turns over the samples; b-major has each sample's rows together."""
-        args = ("pack", "--explain", "--lens", "3,5", "--tp", "2", "--seq-len", "6")
+        args = ("layout", "--lens", "3,5", "--tp", "2", "--layout", "seq-len=6")
         s_major = [[(b, s) if s < (3, 5)[b] else None for s in range(6) for b in range(2)]]
         b_major = [
             [(b, s) if s < (3, 5)[b] else None for b in range(2) for s in half]
             for half in ((0, 1, 2), (3, 4, 5))
         ]
-        rows = cells_of(run(capsys, *args, "--form", "bshd").out)
+        rows = cells_of(run(capsys, *args, "--layout", "form=bshd").out)
         assert rows == {f"cp0 tp{t}": drawn(cut(s_major[0], 2, t)) for t in range(2)}
-        rows = cells_of(run(capsys, *args, "--form", "bshd-b-major").out)
+        rows = cells_of(run(capsys, *args, "--layout", "form=bshd-b-major").out)
         assert rows == {f"cp0 tp{t}": drawn(b_major[t]) for t in range(2)}
 
     def test_a_plan(self, capsys, tmp_path):
@@ -786,7 +806,7 @@ class TestExplain:
         plan = tmp_path / "plan.json"
         steps = [[[2, 0], [1]], {"cp": 4, "samples": [[3]]}]
         plan.write_text(json.dumps({"micro_batches": steps}), "utf-8")
-        args = ("pack", "--explain", "--lens", "9,17,3,6", "--plan", plan, "--cp", "2")
+        args = ("layout", "--lens", "9,17,3,6", "--plan", plan, "--cp", "2")
         page = run(capsys, *args).out
         assert page.startswith("verl, thd: tp 1, cp 2, dp 2\n")
         head, *parts = re.split(r"^(?=micro-batch)", page, flags=re.MULTILINE)
@@ -804,7 +824,7 @@ class TestExplain:
 
     def test_many_rows(self, capsys, monkeypatch):
         """Beyond 512 rows a rank, runs are named by their first and last token."""
-        args = ("pack", "--explain", "--lens", "1400,301", "--cp", "2")
+        args = ("layout", "--lens", "1400,301", "--cp", "2")
         page = run(capsys, *args).out
         assert "3 of 1704 rows are padding" in page
         assert cells_of(page) == {
@@ -813,10 +833,53 @@ class TestExplain:
         }
         assert cells_of(on_terminal(monkeypatch, 60, *args)[1]) == cells_of(page)
 
+    def test_of_many_the_first_are_drawn(self, capsys, monkeypatch):
+        """Of many micro-batches and ranks a few are drawn and the others counted; lines fit."""
+        lens = ",".join(str(20 + i % 7) for i in range(96))
+        args = ("layout", "--lens", lens, "--dp", 4, "--cp", 4, "--tp", 2)
+        args = (*args, "--layout", "micro-batch-size=6")
+        page = run(capsys, *args).out
+        headings = [line for line in page.splitlines() if line.startswith("micro-batch")]
+        assert [line.partition(":")[0] for line in headings] == [
+            f"micro-batch 0, ranks from {g}" for g in (0, 4, 8)
+        ]
+        assert page.count("... and 4 more ranks: --rank cp=C,tp=T draws one\n") == 3
+        assert "... and 13 more micro-batches of ranks: --rank mb=M,dp=D draws one\n" in page
+        code, shown = on_terminal(monkeypatch, 80, *args)
+        lines = plain_text(shown).splitlines()
+        assert (code, max(map(len, lines)) <= 80, len(lines) <= 60) == (0, True, True)
+
+    def test_many_samples(self, capsys, monkeypatch):
+        """Of many samples in a micro-batch some are named, and of a row a few lines are drawn."""
+        args = ("layout", "--lens", ",".join(["9"] * 96), "--framework", "slime")
+        code, shown = on_terminal(monkeypatch, 80, *args)
+        lines = plain_text(shown).splitlines()
+        assert (code, max(map(len, lines)) <= 80, len(lines) <= 12) == (0, True, True)
+        text = " ".join(line.strip() for line in lines)
+        assert "96 samples: a = sample 0, b = sample 1," in text
+        assert "..., s95 = sample 95;" in text
+        drawn = [cell for row in cells_of(run(capsys, *args).out).values() for cell in row]
+        more = int(re.search(r"\.\.\. and (\d+) more", shown)[1])
+        runs = [cell for cell in drawn if re.fullmatch(r"(\w|s\d\d\.)\d+-\d+", cell)]
+        assert len(runs) + more == 96 + 1  # and one cell of padding
+
+    def test_picked(self, capsys):
+        """What --rank names is drawn alone, and whole."""
+        args = ("layout", "--lens", ",".join(["40"] * 24), "--dp", 2, "--cp", 2)
+        args = (*args, "--layout", "micro-batch-size=6", "--rank")
+        page = run(capsys, *args, "mb=1,dp=1,cp=0").out
+        assert page.splitlines()[1].startswith("micro-batch 1, ranks from 2: a = sample 18, ")
+        assert list(cells_of(page)) == ["cp0 tp0"]
+        wanted = verl_rows([40] * 6, 1, 2, 0, 0)
+        assert cells_of(page)["cp0 tp0"] == drawn(wanted)
+        page = run(capsys, *args, "mb=0").out
+        assert page.count("micro-batch 0, ranks from") == 2
+        assert "more" not in page
+
     def test_stages(self, capsys):
         """The layers of each stage come last, chunk by chunk."""
-        options = ("--pp", "2", "--vpp", "2", "--decoder-layers", "8")
-        page = run(capsys, "pack", "--explain", "--lens", "3", *options).out
+        options = ("--pp", "2", "--vpp", "2", "--layout", "decoder-layers=8")
+        page = run(capsys, "layout", "--lens", "3", *options).out
         assert page.splitlines()[-2:] == [
             "pp0       layers 0-1 | 4-5",
             "pp1       layers 2-3 | 6-7",
@@ -825,17 +888,20 @@ class TestExplain:
     @pytest.mark.parametrize(
         ("args", "said"),
         [
-            (("--explain",), "expected a DUMP"),
-            (("--explain", "--lens", "3,,4"), "--lens 3,,4: got '', expected a number"),
-            (("--explain", "--lens", "3,-4"), "--lens 3,-4: got '-4', expected a number"),
-            (("--explain", "--lens", "3,0"), "lens[1] must be at least 1, got 0"),
-            (("--explain", "--lens", "3", "-o", "r"), "expected one of -o DIR, --explain and"),
-            (("--lens", "3,4"), "expected one of -o DIR, --explain and --verify DIR"),
-            ((DUMPS["native"],), "expected one of -o DIR, --explain and --verify DIR"),
+            ((), "expected one of DUMP and --lens N,N"),
+            (("--lens", "3,,4"), "--lens 3,,4: got '', expected a number"),
+            (("--lens", "3,-4"), "--lens 3,-4: got '-4', expected a number"),
+            (("--lens", "3,0"), "lens[1] must be at least 1, got 0"),
+            ((DUMPS["native"], "--lens", "3,4"), "expected one of DUMP and --lens N,N"),
+            (
+                ("--lens", "3,4", "--rank", "x=1"),
+                "got 'x=1', expected some of mb, dp, cp, tp, pp = n",
+            ),
+            (("--lens", "3,4", "--rank", "mb=1"), "no rank mb=1: mb is 1"),
         ],
     )
     def test_refused(self, capsys, monkeypatch, tmp_path, args, said):
-        """Lengths that are none, and none or several of the three things to do, are refused."""
+        """Lengths that are none, no samples or two sorts of them, and other ranks are refused."""
         monkeypatch.chdir(tmp_path)
-        assert said in complaint(capsys, "pack", *args)
+        assert said in complaint(capsys, "layout", *args)
         assert written(tmp_path) == []

@@ -1,4 +1,4 @@
-"""routectl pack --verify, on tensors that are wrong on purpose.
+"""routectl verify, on tensors that are wrong on purpose.
 
 Folders are written by pack and then damaged, or by the test itself as a trainer would. The tests
 work out which token belongs in which row, and what is wrong, on their own.
@@ -28,7 +28,7 @@ from routectl.ops.pack.verify import (
     padding_kind,
 )
 from support.dumps import make_dump, make_routes, make_sample
-from support.packs import routes_like
+from support.packs import as_settings, routes_like
 from support.shell import DUMPS, complaint, document, on_terminal, run
 
 EVEN = (40, 32, 16, 24, 8)  # every rule pads these to the same lengths, for cp 2 and tp 2
@@ -162,9 +162,9 @@ def count_wrong(folder, batch, declared, cp=2):
 
 
 def verify(capsys, folder, batch, *options, code=0):
-    """The document of --verify, which must exit with ``code``."""
+    """The document of verify, which must exit with ``code``."""
     found = document(
-        capsys, "pack", "--verify", folder, "--against", batch.path, *options, code=code
+        capsys, "verify", folder, "--against", batch.path, *as_settings(*options), code=code
     )
     assert found["ok"] == (code == 0)
     return found
@@ -176,19 +176,25 @@ OTHER_LAYOUTS = {
     "contiguous for slime": (
         EVEN,
         contiguous,
-        "slime --pad-multiplier 1",
+        "slime --layout pad-multiplier=1",
         zigzag,
         "slime-allgather",
     ),
     "s-major for b-major": (
         EVEN,
         s_major,
-        "verl --form bshd-b-major --seq-len 40",
+        "verl --layout form=bshd-b-major --layout seq-len=40",
         b_major,
         "verl",
     ),
-    "b-major for s-major": (EVEN, b_major, "verl --form bshd", s_major, "verl"),
-    "s-major of odd": (ODD[2:], s_major, "verl --form bshd-b-major --seq-len 40", b_major, "verl"),
+    "b-major for s-major": (EVEN, b_major, "verl --layout form=bshd", s_major, "verl"),
+    "s-major of odd": (
+        ODD[2:],
+        s_major,
+        "verl --layout form=bshd-b-major --layout seq-len=40",
+        b_major,
+        "verl",
+    ),
 }
 FORMS = {s_major: "bshd", b_major: "bshd-b-major", zigzag: "thd", contiguous: "thd"}
 
@@ -289,7 +295,9 @@ class TestSuspects:
         write_tensors(tmp_path / "t", batch, zigzag, shift=3)
         options = ("--cp", "2", "--framework", "verl")
         assert verify(capsys, tmp_path / "t", batch, *options, code=1)["suspects"] == []
-        done = run(capsys, "pack", "--verify", tmp_path / "t", "--against", batch.path, *options)
+        done = run(
+            capsys, "verify", tmp_path / "t", "--against", batch.path, *as_settings(*options)
+        )
         assert done.out.endswith("matches   no layout that is known\n")
 
     @pytest.mark.parametrize(
@@ -299,8 +307,8 @@ class TestSuspects:
             ("megatron", "prime-rl", "megatron"),
             ("slime", "verl", "slime"),
             ("relax-vl", "miles", "relax-vl"),
-            ("nemo-rl --form bshd", "nemo-rl", "nemo-rl"),
-            ("verl --form bshd-b-major", "verl --form bshd", "verl"),
+            ("nemo-rl --layout form=bshd", "nemo-rl", "nemo-rl"),
+            ("verl --layout form=bshd-b-major", "verl --layout form=bshd", "verl"),
         ],
     )
     def test_what_pack_wrote(self, capsys, batch, tmp_path, written, declared, true):
@@ -308,12 +316,12 @@ class TestSuspects:
         folder, sizes = tmp_path / "t", ("--cp", "2", "--tp", "2")
         framework, *more = written.split()
         options = ("--framework", framework, *more, *sizes)
-        assert run(capsys, "pack", batch.path, "-o", folder, *options).code == 0
+        assert run(capsys, "pack", batch.path, "--save", folder, *options).code == 0
         (folder / "manifest.json").unlink()
         assert verify(capsys, folder, batch, *options)["suspects"] == []
         declared = ("--framework", *declared.split(), *sizes)
         suspects = verify(capsys, folder, batch, *declared, code=1)["suspects"]
-        wanted = (more or ["", "thd"])[1]
+        wanted = (more or ["", "form=thd"])[1].removeprefix("form=")
         assert {suspect["form"] for suspect in suspects} == {wanted}
         assert any(true in suspect["frameworks"] for suspect in suspects)
         assert {(s["shift"], s["layer_shift"], s["rate"]) for s in suspects} == {(0, 0, 1.0)}
@@ -329,8 +337,8 @@ LAYOUT = (
     "2",
     "--pp",
     "2",
-    "--decoder-layers",
-    "10",
+    "--layout",
+    "decoder-layers=10",
     "--max-tokens-per-gpu",
     "32",
 )
@@ -363,7 +371,7 @@ def damage(folder, name, change):
 def pristine(tmp_path_factory, batches):
     """The folder that pack writes of EVEN in LAYOUT."""
     folder = tmp_path_factory.mktemp("pristine") / "r"
-    assert main(["pack", str(batches[EVEN].path), "-o", str(folder), *LAYOUT]) == 0
+    assert main(["pack", str(batches[EVEN].path), "--save", str(folder), *LAYOUT]) == 0
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     steps = manifest["layout"]["plan"]["micro_batches"]
     assert [step[0] for step in steps] == list(STEPS)
@@ -486,7 +494,7 @@ class TestDamage:
         found = verify(capsys, path, batch, *options)
         assert found["rows_reordered"] == moved > 100
         assert (found["rows_wrong"], found["examples"], found["suspects"]) == (0, [], [])
-        done = run(capsys, "pack", "--verify", path, "--against", batch.path, *options)
+        done = run(capsys, "verify", path, "--against", batch.path, *as_settings(*options))
         assert done.code == 0
         assert done.out.startswith("VERIFIED")
         assert f"\norder     {moved} rows in another slot order\n" in done.out
@@ -545,7 +553,7 @@ class TestDamage:
         found = verify(capsys, path, batch, *options, code=1)
         assert (found["rows_masked"], found["rows_unmasked"]) == (2 * 3, 1 * 3)
         assert (found["rows_wrong"], found["routes_absent"], found["suspects"]) == (0, 0, [])
-        done = run(capsys, "pack", "--verify", path, "--against", batch.path, *options)
+        done = run(capsys, "verify", path, "--against", batch.path, *as_settings(*options))
         wanted = "\nmask      6 routes marked as padding, 3 padding rows marked as real\n"
         assert wanted in done.out
 
@@ -573,7 +581,7 @@ class TestDamage:
         (tmp_path / "t").mkdir()
         (tmp_path / "t" / "notes.txt").write_text("none", "utf-8")
         for name, said in (("t", "no .safetensors and no .npz in it"), ("x", "not a folder")):
-            args = ("pack", "--verify", tmp_path / name, "--against", batch.path)
+            args = ("verify", tmp_path / name, "--against", batch.path)
             assert complaint(capsys, *args) == f"routectl: {tmp_path / name}: {said}\n"
 
     @pytest.mark.parametrize(
@@ -616,7 +624,7 @@ class TestDamage:
         found = verify(capsys, path, batch, *options, code=1)
         assert found["misfits"] == [f"{name}: {said}"]
         assert (found["routes_absent"], found["rows_wrong"]) == (lost, 0)
-        done = run(capsys, "pack", "--verify", path, "--against", batch.path, *options)
+        done = run(capsys, "verify", path, "--against", batch.path, *as_settings(*options))
         assert f"\nfile      {name}: {said}\n" in done.out
 
     @pytest.mark.parametrize(
@@ -637,7 +645,7 @@ class TestDamage:
         """Arrays that are no ids at all are trouble, not wrong ids: exit 2."""
         path, options = folder
         damage(path, NAMES["later"], change)
-        args = ("pack", "--verify", path, "--against", batch.path, *options)
+        args = ("verify", path, "--against", batch.path, *as_settings(*options))
         assert said in complaint(capsys, *args)
 
     def test_a_cut_file(self, capsys, batch, folder):
@@ -645,7 +653,7 @@ class TestDamage:
         path, options = folder
         data = (path / NAMES["split"]).read_bytes()
         (path / NAMES["split"]).write_bytes(data[:-40])
-        args = ("pack", "--verify", path, "--against", batch.path, *options)
+        args = ("verify", path, "--against", batch.path, *as_settings(*options))
         assert "damaged .safetensors" in complaint(capsys, *args)
 
     def test_other_ranks_only(self, capsys, batch, folder):
@@ -680,15 +688,15 @@ class TestAnotherDump:
 
     def test_other_samples(self, capsys, batches, pristine):
         """A dump of another number of samples or layers is refused with both."""
-        args = ("pack", "--verify", pristine, "--against")
+        args = ("verify", pristine, "--against")
         said = complaint(capsys, *args, DUMPS["native"])
         assert f"has 4 MoE layers, {pristine}/manifest.json 6" in said
         said = complaint(capsys, *args, DUMPS["trainer"])
         assert f"has 96 samples, {pristine}/manifest.json 5" in said
 
     def test_no_dump(self, capsys, pristine):
-        """--verify needs a dump to compare with."""
-        assert "--verify needs --against DUMP" in complaint(capsys, "pack", "--verify", pristine)
+        """verify needs a dump to compare with."""
+        assert "Missing option '--against'" in complaint(capsys, "verify", pristine)
 
 
 class TestTrainersOwn:
@@ -754,7 +762,7 @@ class TestTrainersOwn:
         """Two files of one rank and micro-batch are refused with both names."""
         folder = self.folder(tmp_path, batch, "cp{}.npz")
         shutil.copy(folder / "cp1.npz", folder / "tp0-cp1.npz")
-        args = ("pack", "--verify", folder, "--against", batch.path, "--cp", "2")
+        args = ("verify", folder, "--against", batch.path, "--layout", "cp=2")
         said = complaint(capsys, *args)
         assert f"{folder}/tp0-cp1.npz: the same rank and micro-batch as {folder}/cp1.npz" in said
 
@@ -785,9 +793,11 @@ class TestLoads:
     def test_loads(self, capsys, batches, tmp_path, padding, ep):
         """They are what numpy counts in the files, of real rows and of padding apart."""
         folder, batch = tmp_path / "r", batches[ODD]
-        sizes = "--framework slime --pad-multiplier 32 --tp 2 --cp 2 --pp 2 --decoder-layers 10"
+        sizes = (
+            "--framework slime --tp 2 --cp 2 --pp 2 --layout pad-multiplier=32,decoder-layers=10"
+        )
         options = (*sizes.split(), "--padding", padding)
-        assert run(capsys, "pack", batch.path, "-o", folder, *options).code == 0
+        assert run(capsys, "pack", batch.path, "--save", folder, *options).code == 0
         real = {layer: np.zeros(EXPERTS, np.int64) for layer in LAYERS}
         filler = {layer: np.zeros(EXPERTS, np.int64) for layer in LAYERS}
         for path in folder.rglob("*.safetensors"):
@@ -807,7 +817,7 @@ class TestLoads:
         assert (alone is None) == (padding == "minus-one")
         if padding == "zero":
             assert alone == ep
-        done = run(capsys, "pack", "--verify", folder, "--against", batch.path, "--ep", ep)
+        done = run(capsys, "verify", folder, "--against", batch.path, "--layout", f"ep={ep}")
         if ep == 1:
             assert "\nload " not in done.out
         else:
@@ -819,7 +829,7 @@ class TestLoads:
         """Padding that was spread over EP ranks loads them within one id a tensor."""
         folder, batch = tmp_path / "r", batches[ODD]
         options = ("--framework", "slime", "--ep", "4")
-        assert run(capsys, "pack", batch.path, "-o", folder, *options).code == 0
+        assert run(capsys, "pack", batch.path, "--save", folder, *options).code == 0
         found = verify(capsys, folder, batch)  # 4 ranks, from the manifest
         assert found["ep"] == 4
         assert found["ep_imbalance_padding"] == 1.0
@@ -840,9 +850,9 @@ class TestReport:
 
     def reports(self, capsys, monkeypatch, *args):
         """What is printed in a pipe and on a terminal of 60 columns, and the exit code."""
-        done = run(capsys, "pack", *args)
+        done = run(capsys, *args)
         assert done.err == ""
-        code, page = on_terminal(monkeypatch, 60, "pack", *args)
+        code, page = on_terminal(monkeypatch, 60, *args)
         assert code == done.code
         return done.out, page, done.code
 
@@ -850,7 +860,7 @@ class TestReport:
         """WRONG first, then examples and the layout that matches; nothing is cut on a terminal."""
         write_tensors(tmp_path / "t", batch, contiguous, shift=1, layer_shift=-1)
         options = ("--framework", "verl", "--cp", "2")
-        args = ("--verify", tmp_path / "t", "--against", batch.path, *options)
+        args = ("verify", tmp_path / "t", "--against", batch.path, *as_settings(*options))
         piped, shown, code = self.reports(capsys, monkeypatch, *args)
         assert code == 1
         _, wrong = count_wrong(tmp_path / "t", batch, zigzag)
@@ -880,9 +890,30 @@ class TestReport:
         assert "\x1b[" in shown
         assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == piped
 
+    def test_written(self, capsys, batch, tmp_path):
+        """A judge: -o writes each form, --exit-zero keeps a wrong folder from failing a script."""
+        write_tensors(tmp_path / "t", batch, contiguous)
+        args = ("verify", tmp_path / "t", "--against", batch.path, "--layout", "cp=2")
+        found = document(capsys, *args, code=1)
+        assert found["verdict"] == {"exit_code": 1}
+        assert document(capsys, *args, "--exit-zero") == found
+        for name in ("x.json", "x.html", "x.txt", "x.md", "x.csv"):
+            done = run(capsys, *args, "-o", tmp_path / name)
+            assert (done.code, done.out, done.err) == (
+                1,
+                "",
+                f"routectl: wrote {tmp_path / name}\n",
+            )
+        assert json.loads((tmp_path / "x.json").read_text("utf-8")) == found
+        assert (tmp_path / "x.txt").read_text("utf-8") == run(capsys, *args).out
+        assert run(capsys, "report", tmp_path / "x.json").out == run(capsys, *args).out
+        assert ".json, .html, .txt, .md, .csv" in complaint(capsys, *args, "-o", tmp_path / "x.pt")
+        short = run(capsys, *args, "--summary").out.splitlines()
+        assert (short[0].split()[0], len(short) <= 10) == ("WRONG", True)
+
     def test_right(self, capsys, monkeypatch, batch, pristine):
         """VERIFIED first, in a pipe as on a terminal."""
-        args = ("--verify", pristine, "--against", batch.path, "--ep", "8")
+        args = ("verify", pristine, "--against", batch.path, "--layout", "ep=8")
         piped, shown, code = self.reports(capsys, monkeypatch, *args)
         assert code == 0
         assert piped.startswith(f"VERIFIED  {ROUTES} rows, every one its token's route\n")
@@ -896,7 +927,7 @@ class TestReport:
         names = sorted(str(path.relative_to(pristine)) for path in pristine.rglob("*-pp0/*"))
         for name in names:
             (tmp_path / "r" / name).unlink()
-        args = ("--verify", tmp_path / "r", "--against", batch.path)
+        args = ("verify", tmp_path / "r", "--against", batch.path)
         piped, shown, code = self.reports(capsys, monkeypatch, *args)
         assert code == 1
         assert piped.startswith("WRONG  ")
@@ -908,7 +939,7 @@ class TestReport:
         """Where no file fits, it says that no row could be compared."""
         write_tensors(tmp_path / "t", batch, zigzag)
         options = ("--framework", "slime", "--cp", "2")
-        args = ("--verify", tmp_path / "t", "--against", batch.path, *options)
+        args = ("verify", tmp_path / "t", "--against", batch.path, *as_settings(*options))
         piped, _, code = self.reports(capsys, monkeypatch, *args)
         assert code == 1
         assert piped.startswith("WRONG  no row could be compared\n")
@@ -920,7 +951,7 @@ def test_masks_of_each_layer(capsys, tmp_path):
     dump = make_dump([make_sample(routes, "a", [1] * 3, [2] * 3)])
     write_native(dump, dump.meta, tmp_path / "dump.parquet", force=False)
     batch = SimpleNamespace(path=tmp_path / "dump.parquet")
-    options = ("-o", tmp_path / "r", "--allow-missing")
+    options = ("--save", tmp_path / "r", "--allow-missing")
     assert run(capsys, "pack", batch.path, *options).code == 0
     name = "dp0-cp0-tp0-pp0/mb0000.safetensors"
     mask = load_file(tmp_path / "r" / name)["mask"]
@@ -1105,7 +1136,7 @@ def test_a_recording(capsys, tmp_path):
     """A recorded batch, one of whose layers a trainer read from the wrong column."""
     dump = open_dump(DUMPS["native"])
     options = ("--framework", "megatron", "--cp", "2")
-    assert run(capsys, "pack", DUMPS["native"], "-o", tmp_path / "r", *options).code == 0
+    assert run(capsys, "pack", DUMPS["native"], "--save", tmp_path / "r", *options).code == 0
     for name in ("dp0-cp0-tp0-pp0/mb0000.safetensors", "dp0-cp1-tp0-pp0/mb0000.safetensors"):
         damage(tmp_path / "r", name, lambda arrays: {**arrays, "layer.3": arrays["layer.2"]})
     found = verify(capsys, tmp_path / "r", SimpleNamespace(path=DUMPS["native"]), code=1)

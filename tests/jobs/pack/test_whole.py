@@ -18,7 +18,7 @@ from routectl.jobs.reading import Reading
 from routectl.layouts.packing import FRAMEWORKS
 from routectl.ops.pack.coverage import Absent, absent_rows
 from support.dumps import make_dump, make_routes, make_sample
-from support.packs import routes_like
+from support.packs import as_settings, routes_like
 from support.shell import complaint, document, run, written
 
 LAYERS = (1, 2, 4)
@@ -80,7 +80,7 @@ class TestMissingRows:
         held = whole(rows)
         held[1] = without(held[1], (3, 0), (3, 1), (3, 2))
         path = native(tmp_path / "d.parquet", held)
-        said = complaint(capsys, "pack", path, "-o", tmp_path / "r", "--framework", framework)
+        said = complaint(capsys, "pack", path, "--save", tmp_path / "r", "--framework", framework)
         assert "sample 1: 12 of the 15 rows of its 5 tokens are there" in said
         assert "(the first that is not: position 3, layer 1)" in said
         assert written(tmp_path) == ["d.parquet"]
@@ -91,7 +91,7 @@ class TestMissingRows:
         held = whole(0)
         held[1] = without(held[1], (row, index))
         path = native(tmp_path / "d.parquet", held)
-        said = complaint(capsys, "pack", path, "-o", tmp_path / "r")
+        said = complaint(capsys, "pack", path, "--save", tmp_path / "r")
         assert "sample 1: 14 of the 15 rows of its 5 tokens are there" in said
         assert f"position {row}, layer {LAYERS[index]})" in said
 
@@ -102,8 +102,8 @@ class TestMissingRows:
         held[1] = without(held[1], *((5, i) for i in range(3)))
         path = native(tmp_path / "d.parquet", held)
         options = ("--framework", framework)
-        assert run(capsys, "pack", path, "-o", tmp_path / "r", *options).code == 0
-        found = document(capsys, "pack", "--verify", tmp_path / "r", "--against", path)
+        assert run(capsys, "pack", path, "--save", tmp_path / "r", *options).code == 0
+        found = document(capsys, "verify", tmp_path / "r", "--against", path)
         assert (found["ok"], found["rows_missing"], found["rows_made_up"]) == (True, 0, 0)
 
     def test_rows_from_the_second_token_on(self, capsys, tmp_path):
@@ -111,7 +111,7 @@ class TestMissingRows:
         rng = random.Random(7)
         held = [routes_like(rng, n - 1, LAYERS, KIND, 1) for n in LENS]
         path = native(tmp_path / "d.parquet", held)
-        said = complaint(capsys, "pack", path, "-o", tmp_path / "r")
+        said = complaint(capsys, "pack", path, "--save", tmp_path / "r")
         assert "sample 0: 21 of the 24 rows of its 8 tokens are there" in said
         assert "position 0, layer 1)" in said
 
@@ -120,9 +120,9 @@ class TestMissingRows:
         held = whole()
         held[2] = without(held[2], (7, 2))
         path = native(tmp_path / "d.parquet", held)
-        options = ("--pp", 5, "--decoder-layers", 5, "--rank")
-        assert run(capsys, "pack", path, "-o", tmp_path / "r", *options, "pp=1").code == 0
-        said = complaint(capsys, "pack", path, "-o", tmp_path / "q", *options, "pp=4")
+        options = ("--pp", 5, "--layout", "decoder-layers=5", "--rank")
+        assert run(capsys, "pack", path, "--save", tmp_path / "r", *options, "pp=1").code == 0
+        said = complaint(capsys, "pack", path, "--save", tmp_path / "q", *options, "pp=4")
         assert "sample 2: 10 of the 11 rows of its 11 tokens are there" in said
 
     def test_what_lets_them_pass(self, capsys, tmp_path):
@@ -131,8 +131,8 @@ class TestMissingRows:
         held[1] = without(held[1], (3, 0), (3, 1), (3, 2), (4, 1))
         path = native(tmp_path / "d.parquet", held)
         for name, options in {"a": ("--padding", "minus-one"), "b": ("--allow-missing",)}.items():
-            assert run(capsys, "pack", path, "-o", tmp_path / name, *options).code == 0
-            found = document(capsys, "pack", "--verify", tmp_path / name, "--against", path)
+            assert run(capsys, "pack", path, "--save", tmp_path / name, *options).code == 0
+            found = document(capsys, "verify", tmp_path / name, "--against", path)
             assert (found["ok"], found["rows_missing"], found["rows_made_up"]) == (True, 4, 0)
         manifests = [json.loads((tmp_path / n / "manifest.json").read_text()) for n in "ab"]
         assert [one["allow_missing"] for one in manifests] == [False, True]
@@ -145,14 +145,14 @@ class TestMissingRows:
         path = native(tmp_path / "d.parquet", held)
         options = ("--framework", "slime")
         folder = tmp_path / "r"
-        made = run(capsys, "pack", path, "-o", folder, *options, "--allow-missing")
+        made = run(capsys, "pack", path, "--save", folder, *options, "--allow-missing")
         assert made.code == 0
         arrays = load_file(folder / FILE)
         (row,) = np.flatnonzero(~arrays["mask"][: sum(LENS)])[1:2]  # after the first's last token
         assert row == LENS[0] + 3
         manifest = json.loads((folder / "manifest.json").read_text())
         (folder / "manifest.json").write_text(json.dumps({**manifest, "allow_missing": False}))
-        args = ("pack", "--verify", folder, "--against", path)
+        args = ("verify", folder, "--against", path)
         found = document(capsys, *args, "--allow-missing")
         assert (found["ok"], found["rows_missing"], found["rows_made_up"]) == (True, 3, 0)
         done = run(capsys, *args)
@@ -167,18 +167,18 @@ class TestMissingRows:
         save_file(arrays, folder / FILE)
         found = document(capsys, *args, "--allow-missing", code=1)
         assert (found["rows_made_up"], found["rows_unmasked"]) == (3, 3)
-        assert document(capsys, "pack", "--verify", folder, "--against", full, code=1)["rows_wrong"]
+        assert document(capsys, "verify", folder, "--against", full, code=1)["rows_wrong"]
 
     def test_tensors_without_a_mask(self, capsys, tmp_path):
         """In tensors without a mask no filler can be told from a route, whatever is allowed."""
         held = whole()
         held[1] = without(held[1], (3, 0), (3, 1), (3, 2))
         path = native(tmp_path / "d.parquet", held)
-        assert run(capsys, "pack", path, "-o", tmp_path / "r", "--allow-missing").code == 0
+        assert run(capsys, "pack", path, "--save", tmp_path / "r", "--allow-missing").code == 0
         arrays = load_file(tmp_path / "r" / FILE)
         (tmp_path / "t").mkdir()
         np.savez(tmp_path / "t" / "cp0.npz", **{k: a for k, a in arrays.items() if "layer" in k})
-        args = ("pack", "--verify", tmp_path / "t", "--against", path)
+        args = ("verify", tmp_path / "t", "--against", path)
         for options in ((), ("--allow-missing",)):
             assert document(capsys, *args, *options, code=1)["rows_made_up"] == 3
         for array in arrays.values():
@@ -217,7 +217,7 @@ class TestGuessedStarts:
     def test_different_ones(self, capsys, tmp_path, framework):
         """No framework packs samples whose starts were guessed in different ways."""
         path = lines(tmp_path / "d.jsonl", (8, 3, 11))
-        args = ("pack", path, *SIZES, "-o", tmp_path / "r", "--framework", framework)
+        args = ("pack", path, *SIZES, "--save", tmp_path / "r", "--framework", framework)
         told = "at 2 in sample 1 (s1), at 0 in the others"
         said = complaint(capsys, *args)
         assert said.startswith(f"routectl: {path}: {self.GUESSED}{told}\nhint: DUMP::start=S ")
@@ -237,7 +237,7 @@ class TestGuessedStarts:
         for framework in ("miles", "verl"):
             request = PackRequest(
                 dump=str(tmp_path / "m.parquet"),
-                output=tmp_path / "r",
+                save=tmp_path / "r",
                 layout=LayoutOptions(framework=framework),
             )
             with pytest.raises(MismatchError, match="at 2 in sample 1"):
@@ -252,7 +252,7 @@ class TestGuessedStarts:
             entries = [json.loads(line) for line in text.read_text().splitlines()]
             del entries[2]["routed_experts_prompt_start"]
             text.write_text("\n".join(map(json.dumps, entries)) + "\n", "utf-8")
-            args = ("pack", text, *SIZES, "-o", tmp_path / name, "--framework", "miles")
+            args = ("pack", text, *SIZES, "--save", tmp_path / name, "--framework", "miles")
             done = run(capsys, *args)
             assert done.code == code
             if code:
@@ -262,8 +262,8 @@ class TestGuessedStarts:
         """One prefix that no sample has rows of is -1 for miles, and refused for others as ever."""
         path = lines(tmp_path / "d.jsonl", tuple(n - 3 for n in LENS))
         args = ("pack", path, *SIZES, "--framework")
-        assert run(capsys, *args, "miles", "-o", tmp_path / "r").code == 0
-        assert "rows of its 8 tokens are there" in complaint(capsys, *args, "verl", "-o", "x")
+        assert run(capsys, *args, "miles", "--save", tmp_path / "r").code == 0
+        assert "rows of its 8 tokens are there" in complaint(capsys, *args, "verl", "--save", "x")
 
     def test_what_the_engine_counted(self, capsys, tmp_path):
         """A start that is the engine's count of cached tokens is no guess."""
@@ -281,14 +281,14 @@ class TestGuessedStarts:
         ]
         dump = make_dump(samples, LAYERS, KIND[1], KIND[0])
         write_native(dump, dump.meta, tmp_path / "d.parquet", force=False)
-        args = ("pack", tmp_path / "d.parquet", "--framework", "miles", "-o", tmp_path / "r")
+        args = ("pack", tmp_path / "d.parquet", "--framework", "miles", "--save", tmp_path / "r")
         assert run(capsys, *args).code == 0
 
     def test_one_row_short(self, capsys, tmp_path):
         """N - 2 rows are refused without a start, in all samples as in one; with it they stand."""
         everywhere = lines(tmp_path / "all.jsonl", tuple(n - 2 for n in LENS))
         one = lines(tmp_path / "one.jsonl", (8, 4, 11))
-        args = (*SIZES, "--framework", "miles", "-o", tmp_path / "r")
+        args = (*SIZES, "--framework", "miles", "--save", tmp_path / "r")
         said = complaint(capsys, "pack", everywhere, *args)
         assert "N - 2 rows may lack the first or the last: sample 0 (s0), sample 1 (s1)" in said
         assert "at 1 in sample 1 (s1), at 0 in the others" in complaint(capsys, "pack", one, *args)
@@ -296,7 +296,7 @@ class TestGuessedStarts:
             assert run(capsys, "pack", f"{path}::start=0", *args, "--force").code == 0
             manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
             assert [extent[0] for extent in manifest["extents"]] == [0, 0, 0]
-        verl = (*args[:-3], "verl", "-o", tmp_path / "q")
+        verl = (*args[:-3], "verl", "--save", tmp_path / "q")
         assert "21 of the 24 rows" in complaint(capsys, "pack", f"{everywhere}::start=0", *verl)
 
     def test_rows_that_end_early(self, capsys, tmp_path):
@@ -304,7 +304,7 @@ class TestGuessedStarts:
         held = whole()
         held[1] = make_routes(held[1].ids_TLK[:-1].tolist(), LAYERS, KIND[1])
         path = native(tmp_path / "d.parquet", held)
-        args = ("pack", path, "--framework", "miles", "-o", tmp_path / "r")
+        args = ("pack", path, "--framework", "miles", "--save", tmp_path / "r")
         said = complaint(capsys, *args)
         told = "1 of 3 samples lack a row at the end that never came: sample 1 (s1)"
         assert said.startswith(f"routectl: {path}: {told}\nhint: DUMP::start=S ")
@@ -321,7 +321,7 @@ class TestGuessedStarts:
     def test_everywhere_from_a_start_that_was_said(self, capsys, tmp_path):
         """N - 2 rows in every sample from a given start are how TensorRT-LLM counts."""
         path = lines(tmp_path / "d.jsonl", tuple(n - 2 for n in LENS), starts=(0, 0, 0))
-        args = ("pack", path, *SIZES, "--framework", "miles", "-o", tmp_path / "r")
+        args = ("pack", path, *SIZES, "--framework", "miles", "--save", tmp_path / "r")
         assert run(capsys, *args).code == 0
 
     @pytest.mark.parametrize(
@@ -334,18 +334,18 @@ class TestGuessedStarts:
             [make_sample(held, "s", [1, 1], [2] * 7)], LAYERS, KIND[1], KIND[0], engine=engine
         )
         write_native(dump, dump.meta, tmp_path / "d.parquet", force=False)
-        args = ("pack", tmp_path / "d.parquet", "--framework", "miles", "-o", tmp_path / "r")
+        args = ("pack", tmp_path / "d.parquet", "--framework", "miles", "--save", tmp_path / "r")
         assert run(capsys, *args).code == code
         if not code:
-            args = ("pack", "--verify", tmp_path / "r", "--against", tmp_path / "d.parquet")
+            args = ("verify", tmp_path / "r", "--against", tmp_path / "d.parquet")
             assert document(capsys, *args)["rows_missing"] == 3
 
     def test_verify_refuses_them(self, capsys, tmp_path):
         """Tensors are not proved against a dump whose rows stand where they were guessed."""
         path = lines(tmp_path / "d.jsonl", (8, 3, 11))
         good = lines(tmp_path / "good.jsonl", (8, 5, 11))
-        assert run(capsys, "pack", good, *SIZES, "-o", tmp_path / "r").code == 0
-        args = ("pack", "--verify", tmp_path / "r", "--against", path, *SIZES)
+        assert run(capsys, "pack", good, *SIZES, "--save", tmp_path / "r").code == 0
+        args = ("verify", tmp_path / "r", "--against", path, *as_settings(*SIZES))
         assert self.GUESSED in complaint(capsys, *args)
         (tmp_path / "r" / "manifest.json").unlink()
         assert self.GUESSED in complaint(capsys, *args)
@@ -376,7 +376,7 @@ class TestDamagedSamples:
 
     def test_refused(self, capsys, tmp_path, damaged):
         """The first is named, and the option; nothing is written."""
-        said = complaint(capsys, "pack", damaged, *SIZES, "-o", tmp_path / "r")
+        said = complaint(capsys, "pack", damaged, *SIZES, "--save", tmp_path / "r")
         assert said.startswith(f"routectl: {damaged}: ")
         assert said.endswith("\nhint: --skip-damaged leaves out samples that are damaged\n")
         assert written(tmp_path) == ["d.jsonl"]
@@ -385,7 +385,7 @@ class TestDamagedSamples:
     def test_left_out(self, capsys, tmp_path, damaged, framework):
         """They are counted and named on stderr, in manifest and --json; the rest is whole."""
         options = ("--framework", framework, "--cp", 2, "--dp", 2)
-        args = ("pack", damaged, *SIZES, "-o", tmp_path / "r", "--skip-damaged", *options)
+        args = ("pack", damaged, *SIZES, "--save", tmp_path / "r", "--skip-damaged", *options)
         done = run(capsys, *args, "--json")
         assert done.code == 0
         assert "skipped 2 damaged samples: s2, s4; the first: " in done.err
@@ -395,10 +395,10 @@ class TestDamagedSamples:
         assert "got 30 rows" in manifest["skipped"][0]["why"]
         assert json.loads(done.out)["skipped"] == manifest["skipped"]
         assert manifest["layout"]["lens"] == [9, 6, 7]
-        verify = ("pack", "--verify", tmp_path / "r", "--against")
+        verify = ("verify", tmp_path / "r", "--against")
         found = document(capsys, *verify, damaged, *SIZES)
         assert (found["ok"], found["routes"]) == (True, (8 + 5 + 6) * 3)
-        assert run(capsys, "unpack", tmp_path / "r", "-o", tmp_path / "u.parquet").code == 0
+        assert run(capsys, "unpack", tmp_path / "r", "--save", tmp_path / "u.parquet").code == 0
         again = open_dump(tmp_path / "u.parquet")
         assert [sample.sample_id for sample in again] == ["s0", "s1", "s3"]
         assert document(capsys, *verify, tmp_path / "u.parquet")["ok"]
@@ -407,20 +407,20 @@ class TestDamagedSamples:
         """A plan goes by places in the dump, with those left out, and by ids."""
         plan = tmp_path / "plan.json"
         plan.write_text(json.dumps({"micro_batches": [[[3, 2], ["s0"]], [["s4"], [1]]]}), "utf-8")
-        args = ("pack", damaged, *SIZES, "-o", tmp_path / "r", "--skip-damaged", "--plan", plan)
+        args = ("pack", damaged, *SIZES, "--save", tmp_path / "r", "--skip-damaged", "--plan", plan)
         assert run(capsys, *args).code == 0
         layout = json.loads((tmp_path / "r" / "manifest.json").read_text())["layout"]
         assert layout["plan"] == {"micro_batches": [[[2], [0]], [[], [1]]]}
-        args = ("pack", "--verify", tmp_path / "r", "--against", damaged, *SIZES)
+        args = ("verify", tmp_path / "r", "--against", damaged, *as_settings(*SIZES))
         assert document(capsys, *args)["ok"]
 
     def test_tensors_of_a_trainer(self, capsys, tmp_path, damaged):
-        """Without a manifest --verify leaves them out where it is told to."""
-        args = ("pack", damaged, *SIZES, "-o", tmp_path / "r", "--skip-damaged")
+        """Without a manifest verify leaves them out where it is told to."""
+        args = ("pack", damaged, *SIZES, "--save", tmp_path / "r", "--skip-damaged")
         assert run(capsys, *args).code == 0
         (tmp_path / "r" / "manifest.json").unlink()
         (tmp_path / "r" / "samples.parquet").unlink()
-        args = ("pack", "--verify", tmp_path / "r", "--against", damaged, *SIZES)
+        args = ("verify", tmp_path / "r", "--against", damaged, *as_settings(*SIZES))
         assert "--skip-damaged" in complaint(capsys, *args)
         done = run(capsys, *args, "--skip-damaged", "--json")
         assert json.loads(done.out)["ok"]
@@ -431,35 +431,35 @@ class TestDamagedSamples:
         held = whole()
         held[0] = routes_like(random.Random(1), 10, LAYERS, KIND)
         path = native(tmp_path / "d.parquet", held)
-        args = ("pack", path, "-o", tmp_path / "r")
+        args = ("pack", path, "--save", tmp_path / "r")
         said = complaint(capsys, *args)
         assert "sample 0: has a route at position 9, but 9 tokens\nhint: --skip-damaged" in said
         done = run(capsys, *args, "--skip-damaged")
         assert (done.code, "skipped 1 damaged sample: s0" in done.err) == (0, True)
-        said = complaint(capsys, "pack", "--verify", tmp_path / "r", "--against", path, "--tp", 1)
+        said = complaint(capsys, "verify", tmp_path / "r", "--against", path, "--layout", "tp=1")
         assert "says the layout" in said
 
     def test_all_of_them(self, capsys, tmp_path):
         """Where every sample is damaged nothing is left to pack."""
         path = lines(tmp_path / "d.jsonl", (30, 30, 30))
-        said = complaint(capsys, "pack", path, *SIZES, "-o", tmp_path / "r", "--skip-damaged")
+        said = complaint(capsys, "pack", path, *SIZES, "--save", tmp_path / "r", "--skip-damaged")
         assert "no samples: all 3 are damaged: nothing to pack" in said
 
     def test_none_of_them(self, capsys, tmp_path):
         """Where none is damaged the option changes nothing."""
         path = lines(tmp_path / "d.jsonl", (8, 5, 11))
-        args = ("pack", path, *SIZES, "-o", tmp_path / "r")
+        args = ("pack", path, *SIZES, "--save", tmp_path / "r")
         done = run(capsys, *args, "--skip-damaged")
         assert (done.code, "skipped" in done.err) == (0, False)
         assert json.loads((tmp_path / "r" / "manifest.json").read_text())["skipped"] == []
 
     def test_what_a_manifest_says_of_them(self, capsys, tmp_path, damaged):
         """A manifest whose list of them is no list is damaged."""
-        args = ("pack", damaged, *SIZES, "-o", tmp_path / "r", "--skip-damaged")
+        args = ("pack", damaged, *SIZES, "--save", tmp_path / "r", "--skip-damaged")
         assert run(capsys, *args).code == 0
         path = tmp_path / "r" / "manifest.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "skipped": [{"sample": "x"}]}))
-        args = ("pack", "--verify", tmp_path / "r", "--against", damaged, *SIZES)
+        args = ("verify", tmp_path / "r", "--against", damaged, *as_settings(*SIZES))
         said = complaint(capsys, *args)
         assert (
             "manifest.json: damaged: Expected `int`, got `str` - at `$.skipped[0].sample`" in said
@@ -468,10 +468,10 @@ class TestDamagedSamples:
     def test_in_python(self, tmp_path, damaged):
         """The request that the command makes refuses a damaged sample, and leaves it out."""
         reading = Reading(model="3,4,32")
-        request = PackRequest(dump=str(damaged), output=tmp_path / "r", reading=reading)
+        request = PackRequest(dump=str(damaged), save=tmp_path / "r", reading=reading)
         with pytest.raises((FormatError, MismatchError), match="got 30 rows"):
             pack_dump(request)
         request = PackRequest(
-            dump=str(damaged), output=tmp_path / "r", reading=reading, skip_damaged=True
+            dump=str(damaged), save=tmp_path / "r", reading=reading, skip_damaged=True
         )
         assert [one["sample_id"] for one in pack_dump(request)["skipped"]] == ["s2", "s4"]

@@ -15,7 +15,7 @@ from routectl.errors import FormatError, UnsupportedError
 from routectl.formats.native.container import write_native
 from support import families
 from support.forwards import quiet
-from support.shell import complaint, document, run, written
+from support.shell import DUMPS, complaint, document, run, written
 
 pytestmark = pytest.mark.models
 
@@ -90,10 +90,10 @@ def fit(capsys, house, path, *more):
     return document(
         capsys,
         "predict",
-        "--fit",
+        "fit",
         house.inputs["v0"],
         *versions(house, "v0", "v1"),
-        "-o",
+        "--save",
         path,
         "--threads",
         "1",
@@ -103,7 +103,7 @@ def fit(capsys, house, path, *more):
 
 def judged(house, predictor, *more):
     """The words of a command that judges a predictor on v0's router inputs."""
-    words = ("predict", "--eval", house.inputs["v0"], "--predictor", predictor)
+    words = ("predict", "judge", house.inputs["v0"], "--predictor", predictor)
     return (*words, "--threads", "1", *more)
 
 
@@ -114,8 +114,8 @@ def predictor(capsys, tmp_path, house):
     return tmp_path / "p.safetensors"
 
 
-def test_fit_and_eval_say_the_same(capsys, tmp_path, house):
-    """A fit judges itself on held-out rows, and --eval of its file finds the same figures."""
+def test_fit_and_judge_say_the_same(capsys, tmp_path, house):
+    """A fit judges itself on held-out rows, and a judge of its file finds the same figures."""
     path = tmp_path / "p.safetensors"
     made = fit(capsys, house, path)
     assert written(tmp_path) == ["p.safetensors"]
@@ -131,7 +131,7 @@ def test_fit_and_eval_say_the_same(capsys, tmp_path, house):
     again = document(
         capsys,
         "predict",
-        "--eval",
+        "judge",
         house.inputs["v0"],
         "--predictor",
         path,
@@ -165,7 +165,7 @@ def test_recomputed_or_given(capsys, tmp_path, house):
 
 def test_later_versions_and_extrapolation(capsys, tmp_path, house, predictor):
     """From v1 on, routers that go straight on are met by extrapolation at every lag."""
-    line = ("predict", "--eval", house.inputs["v1"], "--predictor", predictor, "--old", "v1")
+    line = ("predict", "judge", house.inputs["v1"], "--predictor", predictor, "--old", "v1")
     line += ("--threads", "1")
     doc = document(capsys, *line, *versions(house, "v0", "v1", "v2", "v4"), "--frozen-inputs")
     assert (doc["old"], doc["previous"]) == ("v1", "v0")
@@ -211,22 +211,29 @@ def test_lags_are_of_numbers_or_places(capsys, house, predictor):
     assert [later["fitted"] for later in doc["later"]] == [True, False]  # told by the routers
 
 
-def test_emit(capsys, tmp_path, house, predictor):
-    """Predicted routes are a dump that diff and pack read; a zero predictor emits v0's own."""
+def test_write(capsys, tmp_path, house, predictor):
+    """Predicted routes are a dump that diff and pack read; a zero predictor gives v0's own."""
     out = tmp_path / "predicted.parquet"
     args = (
         "predict",
-        "--emit",
-        out,
+        "write",
         house.inputs["v0"],
+        "--save",
+        out,
         "--predictor",
         predictor,
         *versions(house, "v0"),
         "--threads",
         "1",
     )
-    assert run(capsys, *args).code == 0
+    said = document(capsys, *args)
+    assert (said["schema"], said["samples"]) == ("routectl.written/1", 25)
+    assert (said["source"], said["saved"]) == (str(house.inputs["v0"]), str(out))
     assert "already exists" in complaint(capsys, *args)
+    bare = [tmp_path / "bare.parquet" if word is out else word for word in args]
+    assert run(capsys, *bare, "--no-tokens").code == 0
+    assert {sample.prompt_ids is None for sample in open_dump(out)} == {False}
+    assert {sample.prompt_ids is None for sample in open_dump(tmp_path / "bare.parquet")} == {True}
     found = open_dump(out)
     assert (found.meta.order, found.meta.margins, len(found)) == ("score", True, 25)
     assert found.meta.provenance["mode"] == "predicted"
@@ -241,13 +248,13 @@ def test_emit(capsys, tmp_path, house, predictor):
         capsys,
         "pack",
         out,
-        "-o",
+        "--save",
         tmp_path / "packed",
-        "--decoder-layers",
-        str(len(house.layers) + 1),
+        "--layout",
+        f"decoder-layers={len(house.layers) + 1}",
     )
     assert done.code == 0, done.err
-    done = run(capsys, "pack", "--verify", tmp_path / "packed", "--against", out)
+    done = run(capsys, "verify", tmp_path / "packed", "--against", out)
     assert done.out.startswith("VERIFIED"), done.out
     stored = open_predictor(predictor)
     for weight_DE in stored.weights.values():
@@ -340,31 +347,46 @@ def test_refused(capsys, tmp_path, house, predictor):
     )
     before = written(tmp_path)
     for args, words in (
-        ((inputs, *two), "expected one of --fit, --eval and --emit"),
-        (("--fit", "--eval", inputs, *two, "-o", out), "expected one of"),
-        (("--fit", inputs, *two), "--fit writes a predictor: expected -o NAME.safetensors"),
-        (("--fit", inputs, *two, "-o", predictor), "already exists"),
-        (("--fit", inputs, *two, "-o", out, *using), "--fit begins at zero"),
-        (("--eval", inputs, *two), "expected --predictor PATH"),
-        (("--emit", tmp_path / "x.npz", inputs, *two, *using), "expected NAME.parquet"),
-        (("--emit", tmp_path / "x.parquet", inputs, *two, *using, "-o", out), "-o is for"),
-        (("--fit", inputs, *two[:2], "-o", out), "no version after 'v0'"),
-        (("--fit", inputs, "--at", "v0", "-o", out), "expected NAME=PATH"),
-        (("--fit", inputs, *two, *two[:2], "-o", out), "'v0' is given twice"),
-        (("--fit", inputs, *two, "--old", "v9", "-o", out), "version 'v9' is not one of --at"),
-        (("--fit", inputs, *two, "--inputs", "v7=x", "-o", out), "'v7' is not one of --at: v0, v1"),
-        (("--fit", inputs, *two, "--inputs", "v1=gone.safetensors", "-o", out), "cannot be read"),
+        ((inputs, *two), "No such command"),
+        (("fit", inputs, *two), "Missing option '--save'"),
+        (("fit", inputs, *two, "--save", tmp_path / "x.pt"), "expected NAME.safetensors"),
+        (("fit", inputs, *two, "--save", predictor), "already exists"),
+        (("fit", inputs, *two, "--save", out, *using), "No such option"),
+        (("judge", inputs, *two), "Missing option '--predictor'"),
+        (("write", inputs, *two, *using, "--save", tmp_path / "x.npz"), "expected NAME.parquet"),
+        (("write", inputs, *two, *using), "Missing option '--save'"),
+        (("fit", inputs, *two[:2], "--save", out), "no version after 'v0'"),
+        (("fit", inputs, "--at", "v0", "--save", out), "expected NAME=PATH"),
+        (("fit", inputs, *two, *two[:2], "--save", out), "'v0' is given twice"),
+        (("fit", inputs, *two, "--old", "v9", "--save", out), "version 'v9' is not one of --at"),
         (
-            ("--fit", inputs, *two, "--inputs", f"v1={tmp_path / 'other.safetensors'}", "-o", out),
+            ("fit", inputs, *two, "--inputs", "v7=x", "--save", out),
+            "'v7' is not one of --at: v0, v1",
+        ),
+        (("fit", inputs, *two, "--inputs", "v1=gone.safetensors", "--save", out), "cannot be read"),
+        (
+            (
+                "fit",
+                inputs,
+                *two,
+                "--inputs",
+                f"v1={tmp_path / 'other.safetensors'}",
+                "--save",
+                out,
+            ),
             "other tokens than",
         ),
         (
-            ("--fit", tmp_path / "no_tokens.safetensors", *two, "--frozen-inputs", "-o", out),
+            ("fit", tmp_path / "no_tokens.safetensors", *two, "--frozen-inputs", "--save", out),
             "no token_ids or no cu_seqlens",
         ),
-        (("--eval", inputs, *two, "--predictor", inputs), "no predictor"),
-        (("--eval", inputs, *two, *using, "--fail-under", "loss:1"), "metric 'loss' is not known"),
-        (("--fit", house.place / "dump.parquet", *two, "-o", out), "bad header length"),
+        (("judge", inputs, *two, "--predictor", inputs), "no predictor"),
+        (("judge", inputs, *two, *using, "--fail-under", "loss:1"), "metric 'loss' is not known"),
+        (
+            ("fit", house.place / "dump.parquet", *two, "--save", out),
+            "is Parquet: expected router inputs",
+        ),
+        (("judge", DUMPS["jsonl"], *two, *using), "is JSON lines: expected router inputs"),
     ):
         assert words in complaint(capsys, "predict", *args, "--threads", "1")
         assert written(tmp_path) == before
@@ -374,7 +396,7 @@ def test_another_model_is_refused(capsys, tmp_path, house, predictor):
     """A predictor is not used on another family, nor versions that select in another way."""
     with quiet():
         families.tiny("deepseek_v3").save_pretrained(tmp_path / "ds")
-    args = ("predict", "--eval", house.inputs["v0"], "--predictor", predictor, "--threads", "1")
+    args = ("predict", "judge", house.inputs["v0"], "--predictor", predictor, "--threads", "1")
     words = complaint(capsys, *args, *versions(house, "v0"), "--at", f"v1={tmp_path / 'ds'}")
     assert "selects otherwise than v0" in words
     words = complaint(
@@ -391,7 +413,7 @@ def test_another_model_is_refused(capsys, tmp_path, house, predictor):
 
 @pytest.mark.parametrize("name", ["deepseek_v3", "deepseek_v4"])
 def test_other_recipes(capsys, tmp_path, name):
-    """Where nothing moved the predictor is zero, and what it emits are the model's own routes:
+    """Where nothing moved the predictor is zero, and what it writes are the model's own routes:
     sigmoid scores with bias and groups, and layers that select by a table of token ids.
     """
     with quiet():
@@ -423,18 +445,16 @@ def test_other_recipes(capsys, tmp_path, name):
     doc = document(
         capsys,
         "predict",
-        "--fit",
+        "fit",
         inputs,
         "--at",
         f"v0={tmp_path / 'v0'}",
         "--at",
         f"v1={tmp_path / 'v0'}",
-        "-o",
+        "--save",
         tmp_path / "p.safetensors",
         "--threads",
         "1",
-        "--fail-under",
-        "gain:0",
     )
     assert [layer["ridge"] for layer in doc["predictor"]["layers"]] == [None] * len(doc["layers"])
     assert doc["comparisons"][0]["frozen"]["accuracy"]["value"] == 1
@@ -442,9 +462,10 @@ def test_other_recipes(capsys, tmp_path, name):
         run(
             capsys,
             "predict",
-            "--emit",
-            tmp_path / "e.parquet",
+            "write",
             inputs,
+            "--save",
+            tmp_path / "e.parquet",
             "--predictor",
             tmp_path / "p.safetensors",
             "--at",

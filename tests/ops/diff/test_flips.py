@@ -437,8 +437,8 @@ class TestFiles:
     def test_unpacking_gives_routes_without_margins(self, capsys, tmp_path):
         """Replay folders hold no margins, and what is unpacked says so; slot order is kept."""
         folder, path = tmp_path / "replay", tmp_path / "back.parquet"
-        assert run(capsys, "pack", MARGINED, "-o", folder).code == 0
-        assert run(capsys, "unpack", folder, "-o", path).code == 0
+        assert run(capsys, "pack", MARGINED, "--save", folder).code == 0
+        assert run(capsys, "unpack", folder, "--save", path).code == 0
         back = open_dump(path)
         assert (back.meta.margins, back.meta.order) == (False, "score")
         result = diff(back, open_dump(MARGINED))

@@ -166,7 +166,7 @@ def test_diff_on_a_terminal_has_pictures_and_a_pipe_has_none(shown, capsys):
         ("staleness", TINY[0], *LATER),
         ("show", TINY[1]),
         ("check", TINY[0]),
-        ("pack", "--explain", "--lens", "9,17,3"),
+        ("layout", "--lens", "9,17,3"),
         ("report", FIXTURES / "golden" / "diff.detail.json"),
     ],
     ids=lambda args: args[0],

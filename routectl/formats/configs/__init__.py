@@ -1,0 +1,1 @@
+"""Doors: configs of trainers, and what they say of a layout."""
