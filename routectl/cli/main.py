@@ -17,6 +17,7 @@ from ..limits import parse_limits, raised_limits
 from ..visible import visible
 from .logs import show_logs
 from .signals import ended_by_signals
+from .terminal import say
 
 __all__ = ["app", "main", "script"]
 
@@ -113,9 +114,9 @@ def _without_limits(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _complain(message: str, hint: str | None = None) -> int:
-    print(f"routectl: {visible(message, end=1000)}", file=sys.stderr)
+    say("routectl", message)
     if hint:
-        print(f"hint: {visible(hint, end=1000)}", file=sys.stderr)
+        say("hint", hint)
     return TROUBLE
 
 

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,22 +17,38 @@ if TYPE_CHECKING:
     from ..jobs.progress import Show
     from ..reports.document import Document
 
-__all__ = ["TERMINAL", "emit", "note", "progress_line"]
+__all__ = ["TERMINAL", "emit", "note", "progress_line", "say", "told_now_and_then"]
 
 _ESTIMATE_S = 600  # seconds of the past that the time left is judged by
 _WIDEST = 60  # characters of what a progress line is about
+_QUIET_S, _SILENT_S = 30, 300  # between two notes of how far something is: at least, at most
+
+
+def say(prefix: str, message: str) -> None:
+    """A line on stderr, continued under itself where a terminal is narrower."""
+    line = f"{prefix}: {visible(message, end=1000)}"
+    if sys.stderr.isatty():
+        from rich.console import Console
+
+        from ..reports.text.wrapping import broken
+
+        line = broken(line, Console(file=sys.stderr).width, len(prefix) + 2)
+    print(line, file=sys.stderr)
 
 
 def note(message: str) -> None:
     """One line on stderr: what was written, what was skipped."""
-    print(f"routectl: {visible(message, end=1000)}", file=sys.stderr)
+    say("routectl", message)
 
 
 @contextmanager
-def progress_line(what: str, unit: str) -> "Iterator[Show | None]":
-    """A progress line on stderr: units done, a rate, time left; None where that is no terminal."""
+def progress_line(what: str, unit: str) -> "Iterator[Show]":
+    """How far something is, on stderr: a line that is drawn again, where that is no terminal notes.
+
+    It has units done, a rate, and the time left.
+    """
     if not sys.stderr.isatty():
-        yield None
+        yield told_now_and_then(what, unit, note)
         return
     from rich.console import Console
     from rich.progress import (
@@ -62,6 +79,45 @@ def progress_line(what: str, unit: str) -> "Iterator[Show | None]":
             progress.update(task, completed=done, total=total, rate=rate)
 
         yield show
+
+
+def told_now_and_then(
+    what: str,
+    unit: str,
+    told: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> "Show":
+    """What tells, a line at a time, how far something is: of long work alone, in a log.
+
+    A line comes when a tenth more is done, or when five minutes have gone by; never within 30 s of
+    the start or of another.
+    """
+    begun = clock()
+    last_s, last_done = begun, 0.0
+
+    def show(done: float, total: int, words: Callable[[float], str]) -> None:
+        nonlocal last_s, last_done
+        now = clock()
+        if now - last_s < _QUIET_S:
+            return
+        if done - last_done < total / 10 and now - last_s < _SILENT_S:
+            return
+        last_s, last_done = now, done
+        elapsed = now - begun
+        share = f" ({100 * done / total:.0f} %)" if total else ""
+        left = f"{_time_text(elapsed * (total - done) / done)} left" if done else ""
+        parts = (f"{done:,.0f} of {total:,} {unit}{share}", words(elapsed), left)
+        told(f"{what} {', '.join(part for part in parts if part)}")
+
+    return show
+
+
+def _time_text(seconds: float) -> str:
+    """A stretch of time in two units at most: 45 s, 12 min, 3 h 5 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def emit(

@@ -98,7 +98,7 @@ def run_share(
 @contextmanager
 def showing(total: int, progress: Progress) -> Iterator[Callable[["RunProgress"], None] | None]:
     """What shows how far a run over so many samples is; None where nobody looks."""
-    with progress.line("", "samples") as show:
+    with progress.line("recomputing", "samples") as show:
         if show is None:
             yield None
             return

@@ -208,7 +208,9 @@ class Versions:
         assert self._crew is not None
         cache, modes = RecomputeCache(self.how.cache), _MODES[self.how.mode]
         prepared, work = self._prepared[at], self._works[at]
-        files = cache.recomputed(work, self._crew, prepared, self.source, modes)
+        which = f"{at.name}, version {[*self._works].index(at) + 1} of {len(self._works)}"
+        crew = dataclasses.replace(self._crew, progress=self.how.progress.within(which))
+        files = cache.recomputed(work, crew, prepared, self.source, modes)
         return {(at.name, mode): open_native(path) for mode, path in files.items()}
 
 

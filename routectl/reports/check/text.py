@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..document import DumpEntry
-from ..text.tables import Column, print_line, print_table
+from ..text.tables import Column, print_line, print_table, print_text, under_verdict
 from ..text.wording import amount, engine_text, layers_text, percent, plural
 from .schema import (
     CheckDocument,
@@ -23,6 +23,12 @@ _STYLES = {
     "warning": "bold yellow",
     "undecided": "bold yellow",
     "note": "bold",
+}
+_VERDICTS = {
+    "FAULTY": "bold red",
+    "DOUBTFUL": "bold yellow",
+    "UNDECIDED": "bold yellow",
+    "CLEAN": "bold green",
 }
 _HYPOTHESES = 6
 
@@ -48,7 +54,13 @@ def check_verdict(doc: CheckDocument) -> tuple[str, str]:
 
 def render_check(doc: CheckDocument, console: Console) -> None:
     """Print a routectl.check/1 document."""
-    console.print(Text("  ".join(check_verdict(doc)), style="bold"))
+    word, text = check_verdict(doc)
+    with under_verdict(console, word, _VERDICTS[word], text):
+        _print_body(doc, console)
+
+
+def _print_body(doc: CheckDocument, console: Console) -> None:
+    """What follows the verdict."""
     print_line(console, "dump", _dump_line(doc["dump"]))
     if doc["reference"] is not None:
         print_line(console, "against", _dump_line(doc["reference"]))
@@ -115,7 +127,7 @@ def _finding(console: Console, finding: FindingEntry) -> None:
     detail = f": {finding['detail']}" if finding["detail"] else ""
     head = Text(f"{finding['code']}  {finding['severity']}", style=_STYLES[finding["severity"]])
     head.append(f"  {finding['title']}{detail}", style="not bold default")
-    console.print(head, soft_wrap=True)
+    print_text(console, head, len(finding["code"]) + 2)
     parts = finding_size(finding)
     if parts:
         print_line(console, "in", ", ".join(parts))

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ...layouts.packing import Packing
 from ...layouts.runs import Run
+from ..text.tables import print_text
 
 __all__ = ["draw_layout"]
 
@@ -126,7 +127,7 @@ def draw_layout(packing: Packing, console: Console) -> None:
             title = "" if packing.plan is None else f"micro-batch {m}, ranks from {g}: "
             pad = f"{rows - tokens} of {rows} rows are padding"
             names = ", ".join(f"{_name(i)} = sample {s}" for i, s in enumerate(share.samples))
-            console.print(f"{title}{names or 'no samples'}; {pad}", soft_wrap=True)
+            print_text(console, f"{title}{names or 'no samples'}; {pad}")
             _draw_rows(one, console)
             if packing.plan is None:
                 break
@@ -134,4 +135,4 @@ def draw_layout(packing: Packing, console: Console) -> None:
         for stage in range(packing.pipeline.pp):
             chunks = packing.pipeline.stage_layers(stage)
             texts = (f"{c[0]}-{c[-1]}" if c else "none" for c in chunks)
-            console.print(f"{f'pp{stage}':<9} layers {' | '.join(texts)}", soft_wrap=True)
+            print_text(console, f"{f'pp{stage}':<9} layers {' | '.join(texts)}", 10)

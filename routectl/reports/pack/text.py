@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.text import Text
 
-from ..text.tables import print_line
+from ..text.tables import print_headline, print_line, under_verdict
 from ..text.wording import amount, bytes_text, layers_text, percent, plural
 from .schema import LayoutEntry, MoveEntry, PackDocument, SuspectEntry, VerifyDocument
 
@@ -27,8 +26,8 @@ def render_packed(manifest: PackDocument, console: Console) -> None:
     files = manifest["files"]
     steps = 1 + max((file["micro_batch"] for file in files), default=0)
     size = f"{plural(len(files), 'file')}, {bytes_text(manifest['bytes'])}"
-    console.print(Text("PACKED", style="bold green").append(f"  {size}", style="not bold"))
-    samples = f"{plural(len(layout['lens']), 'sample')}, {amount(sum(layout['lens']))} tokens"
+    print_headline(console, "PACKED", "bold green", size)
+    samples = f"{plural(len(layout['lens']), 'sample')}, {plural(sum(layout['lens']), 'token')}"
     shape = f"{layers_text(tensors['layers'])}, top-{tensors['top_k']} of {tensors['num_experts']}"
     print_line(console, "dump", f"{source['path']}  ({samples}, {shape})")
     print_line(console, "layout", f"{_layout_line(layout)}; {plural(steps, 'micro-batch')}")
@@ -129,7 +128,12 @@ def render_verified(doc: VerifyDocument, console: Console) -> None:
         rows = "no route belongs on these ranks" if doc["ok"] else "no row could be compared"
     elif doc["ok"]:
         rows = f"{plural(doc['rows'], 'row')}, every one its token's route"
-    console.print(Text(word, style=style).append(f"  {rows}", style="not bold"))
+    with under_verdict(console, word, style, rows):
+        _print_found(doc, console)
+
+
+def _print_found(doc: VerifyDocument, console: Console) -> None:
+    """What follows the verdict."""
     for label, text in _checks(doc):
         print_line(console, label, text)
     for e in doc["examples"]:

@@ -2,8 +2,8 @@
 
 from rich.console import Console
 
-from ..text.tables import Column, print_line, print_lines, print_table
-from ..text.wording import amount, bytes_text, dump_line, figure, layers_text, plural
+from ..text.tables import Column, print_layers, print_line, print_lines
+from ..text.wording import amount, bytes_text, dump_line, figure, figures, layers_text, plural
 from .schema import CheckpointDocument, ShowDocument
 
 __all__ = ["render_checkpoint", "render_summary"]
@@ -104,17 +104,19 @@ def render_summary(doc: ShowDocument, console: Console) -> None:
         print_line(console, "skipped", skipped)
     console.print()
     rows = doc["layers"]
-    print_table(
+    print_layers(
         console,
         [
             Column("layer", [str(r["layer"]) for r in rows]),
             Column("rows", [amount(r["rows"]) for r in rows]),
             Column("missing", [amount(r["rows_missing"]) for r in rows], 1),
-            Column("max_vio", [figure(r["max_vio"]) for r in rows]),
-            Column("entropy", [figure(r["entropy"]) for r in rows]),
+            Column("max_vio", figures([r["max_vio"] for r in rows])),
+            Column("entropy", figures([r["entropy"] for r in rows])),
             Column("dead experts", [amount(r["dead_experts"]) for r in rows]),
-            Column("lift", [figure(r.get("lift")) for r in rows]),
+            Column("lift", figures([r.get("lift") for r in rows])),
         ],
+        [r["max_vio"] for r in rows],
+        lambda left: f"of max_vio {figure(min(left))} to {figure(max(left))}",
     )
 
 
