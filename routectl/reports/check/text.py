@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..document import DumpEntry
-from ..text.tables import Column, print_line, print_table, print_text, under_verdict
+from ..text.tables import Column, Verdict, print_line, print_table, print_text, under_verdict
 from ..text.wording import amount, engine_text, layers_text, percent, plural
 from .schema import (
     CheckDocument,
@@ -16,7 +16,14 @@ from .schema import (
     WatchDocument,
 )
 
-__all__ = ["check_verdict", "finding_size", "place_text", "render_check", "watch_text"]
+__all__ = [
+    "check_headline",
+    "check_verdict",
+    "finding_size",
+    "place_text",
+    "render_check",
+    "watch_text",
+]
 
 _STYLES = {
     "error": "bold red",
@@ -52,10 +59,15 @@ def check_verdict(doc: CheckDocument) -> tuple[str, str]:
     return _word(doc["counts"]), ", ".join(_said(doc["counts"])) or "nothing found"
 
 
+def check_headline(doc: CheckDocument) -> Verdict:
+    """The verdict as a line."""
+    word, text = check_verdict(doc)
+    return Verdict(word, _VERDICTS[word], text)
+
+
 def render_check(doc: CheckDocument, console: Console) -> None:
     """Print a routectl.check/1 document."""
-    word, text = check_verdict(doc)
-    with under_verdict(console, word, _VERDICTS[word], text):
+    with under_verdict(console, check_headline(doc)):
         _print_body(doc, console)
 
 

@@ -10,11 +10,11 @@ from ..diff.schema import DiffDocument
 from ..diff.text import diff_verdict, unmatched_text
 from ..staleness.schema import StalenessDocument
 from ..staleness.text import staleness_headline, uncovered_text, verdict_word
-from ..text.tables import print_text, under_verdict
+from ..text.tables import Verdict, print_text, under_verdict
 from ..text.wording import failure_text, plural
 from .schema import CiDocument
 
-__all__ = ["ci_verdict", "render_ci", "run_details", "run_summary"]
+__all__ = ["ci_headline", "ci_verdict", "render_ci", "run_details", "run_summary"]
 
 Verdicts = DiffDocument | CheckDocument | StalenessDocument
 _VERDICTS = {"PASSED": "bold green", "FAILED": "bold red", "TROUBLE": "bold yellow"}
@@ -65,10 +65,15 @@ def _finding(finding: FindingEntry) -> str:
     return f"{text} ({', '.join(parts)})" if parts else text
 
 
+def ci_headline(doc: CiDocument) -> Verdict:
+    """The verdict as a line."""
+    word, text = ci_verdict(doc)
+    return Verdict(word, _VERDICTS[word], text)
+
+
 def render_ci(doc: CiDocument, console: Console) -> None:
     """Print a routectl.ci/1 document."""
-    word, text = ci_verdict(doc)
-    with under_verdict(console, word, _VERDICTS[word], text):
+    with under_verdict(console, ci_headline(doc)):
         _print_runs(doc, console)
 
 

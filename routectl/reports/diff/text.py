@@ -11,6 +11,7 @@ from ..text.cells import cells_of
 from ..text.pictures import print_heatmap, spark_column
 from ..text.tables import (
     Column,
+    Verdict,
     print_layers,
     print_line,
     print_lines,
@@ -31,7 +32,7 @@ from ..text.wording import (
 from .flips import example_margins, flip_columns, margin_lines
 from .schema import DiffDocument, RowFigures
 
-__all__ = ["diff_verdict", "render_diff", "unmatched_text"]
+__all__ = ["diff_headline", "diff_verdict", "render_diff", "unmatched_text"]
 
 
 def unmatched_text(samples: int, layers: int, rows: int) -> str:
@@ -230,10 +231,15 @@ def _ids(ids: set[int]) -> str:
 _STYLES = {"SAME": "bold green", "WITHIN": "bold green", "DIFFERS": "bold yellow"}
 
 
+def diff_headline(doc: DiffDocument) -> Verdict:
+    """The verdict as a line."""
+    word, text = diff_verdict(doc)
+    return Verdict(word, _STYLES.get(word, "bold red"), text)
+
+
 def render_diff(doc: DiffDocument, console: Console) -> None:
     """Print a routectl.diff/1 document."""
-    word, text = diff_verdict(doc)
-    with under_verdict(console, word, _STYLES.get(word, "bold red"), text):
+    with under_verdict(console, diff_headline(doc)):
         _print_body(doc, console)
 
 

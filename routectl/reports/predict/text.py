@@ -4,19 +4,24 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ..text.tables import Column, print_line, print_table, print_text, under_verdict
+from ..text.tables import Column, Verdict, print_line, print_table, print_text, under_verdict
 from ..text.wording import amount, layers_text, percent, plural
 from .schema import FigureEntry, KindFigures, PredictDocument, PredictionFigures
 
-__all__ = ["render_prediction"]
+__all__ = ["prediction_headline", "render_prediction"]
 
 _STYLES = {"BETTER": "bold green", "MIXED": "bold yellow"}
 
 
+def prediction_headline(doc: PredictDocument) -> Verdict:
+    """The verdict as a line."""
+    word, text = _verdict(doc)
+    return Verdict(word, _STYLES.get(word, "bold red"), text)
+
+
 def render_prediction(doc: PredictDocument, console: Console) -> None:
     """Print a routectl.predict/1 document."""
-    word, text = _verdict(doc)
-    with under_verdict(console, word, _STYLES.get(word, "bold red"), text):
+    with under_verdict(console, prediction_headline(doc)):
         _print_body(doc, console)
 
 

@@ -11,6 +11,7 @@ from ..text.cells import cells_of
 from ..text.pictures import print_heatmap, spark_column
 from ..text.tables import (
     Column,
+    Verdict,
     print_layers,
     print_line,
     print_table,
@@ -45,7 +46,9 @@ from .tables import (
 __all__ = [
     "render_series",
     "render_staleness",
+    "series_verdict",
     "staleness_headline",
+    "staleness_verdict",
     "uncovered_text",
     "verdict_word",
 ]
@@ -79,14 +82,14 @@ def verdict_word(verdict: ThresholdVerdict) -> str:
     return "WITHIN" if verdict["thresholds"] else "MEASURED"
 
 
-def _verdict(verdict: ThresholdVerdict, text: str) -> tuple[str, str, str]:
-    """Whether thresholds hold, in a word with its style, and the figures in short."""
+def _verdict(verdict: ThresholdVerdict, text: str) -> Verdict:
+    """Whether thresholds hold, in a word, and the figures in short."""
     asked, word = len(verdict["thresholds"]), verdict_word(verdict)
     counted = "" if not asked else f"{plural(asked, 'threshold')}; "
     if verdict["failed"]:
         crossed = len({f["threshold"] for f in verdict["failed"]})
         counted = f"{crossed} of {plural(asked, 'threshold')} crossed; "
-    return word, _STYLES.get(word, "bold red"), f"{counted}{text}"
+    return Verdict(word, _STYLES.get(word, "bold red"), f"{counted}{text}")
 
 
 def _print_failures(console: Console, verdict: ThresholdVerdict) -> None:
@@ -258,9 +261,14 @@ def _print_heatmaps(console: Console, doc: StalenessDocument) -> None:
         print_heatmap(console, cells_of(c), f"{c['kind']}{lag} by layer and position")
 
 
+def staleness_verdict(doc: StalenessDocument) -> Verdict:
+    """The verdict as a line."""
+    return _verdict(doc["verdict"], staleness_headline(doc))
+
+
 def render_staleness(doc: StalenessDocument, console: Console) -> None:
     """Print a routectl.staleness/1 document."""
-    with under_verdict(console, *_verdict(doc["verdict"], staleness_headline(doc))):
+    with under_verdict(console, staleness_verdict(doc)):
         _print_body(doc, console)
 
 
@@ -323,8 +331,8 @@ def _step_columns(doc: SeriesDocument) -> list[Column]:
     return [*columns, Column("alarms", [*alarms, "-"], 90)]
 
 
-def render_series(doc: SeriesDocument, console: Console) -> None:
-    """Print a routectl.staleness_series/1 document."""
+def series_verdict(doc: SeriesDocument) -> Verdict:
+    """The verdict as a line."""
     steps = doc["steps"]
     first, last = steps[0]["step"], steps[-1]["step"]
     text = f"{plural(len(steps), 'step')}, {first} to {last}"
@@ -332,7 +340,12 @@ def render_series(doc: SeriesDocument, console: Console) -> None:
         text += "; thresholds are of the last step"
     if doc["skipped"]:
         text += f"; {plural(len(doc['skipped']), 'entry')} left out"
-    with under_verdict(console, *_verdict(doc["verdict"], text)):
+    return _verdict(doc["verdict"], text)
+
+
+def render_series(doc: SeriesDocument, console: Console) -> None:
+    """Print a routectl.staleness_series/1 document."""
+    with under_verdict(console, series_verdict(doc)):
         _print_series(doc, console)
 
 

@@ -6,7 +6,7 @@ columns are as wide as they are, and nothing is cut.
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import IO
@@ -23,8 +23,8 @@ __all__ = [
     "Labelled",
     "Table",
     "TextLine",
+    "Verdict",
     "open_console",
-    "print_headline",
     "print_layers",
     "print_line",
     "print_lines",
@@ -98,24 +98,26 @@ def print_text(console: Console, text: Text | str, hang: int = 2, style: str = "
     console.print(TextLine(text, hang, style), soft_wrap=True)
 
 
-def print_headline(console: Console, word: str, style: str, text: str) -> None:
+class Verdict(TextLine):
     """The first line of a report: its verdict in a styled word, and what is behind it."""
-    line = Text(word, style=style)
-    line.append(f"  {text}", style="not bold default")
-    print_text(console, line, cell_len(word) + 2)
+
+    def __init__(self, word: str, style: str, text: str) -> None:
+        line = Text(word, style=style)
+        super().__init__(line.append(f"  {text}", style="not bold default"), cell_len(word) + 2)
 
 
 @contextmanager
-def under_verdict(console: Console, word: str, style: str, text: str) -> Iterator[None]:
+def under_verdict(console: Console, verdict: Verdict) -> Iterator[None]:
     """The verdict, what is printed within, and the verdict again where that was long."""
     with console.capture() as printed:
-        print_headline(console, word, style, text)
+        console.print(verdict, soft_wrap=True)
         yield
     whole = printed.get()
     console.file.write(whole)
+    console.file.flush()
     if whole.count("\n") > _SCREEN:
         console.print()
-        print_headline(console, word, style, text)
+        console.print(verdict, soft_wrap=True)
 
 
 def print_line(console: Console, label: str, text: str, style: str = "bold") -> None:
@@ -123,7 +125,7 @@ def print_line(console: Console, label: str, text: str, style: str = "bold") -> 
     console.print(Labelled(label, text, style), soft_wrap=True)
 
 
-def print_lines(console: Console, lines: Sequence[tuple[str, str]]) -> None:
+def print_lines(console: Console, lines: Iterable[tuple[str, str]]) -> None:
     """Print lines, each of a label and its text."""
     for label, text in lines:
         print_line(console, label, text)
