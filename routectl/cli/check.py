@@ -9,9 +9,7 @@ from .terminal import TERMINAL
 
 __all__ = ["check_command"]
 
-_VOICES = (
-    "apply_fix exit_zero as_json plain html no_tokens tensorboard wandb_offline step output force"
-)
+_VOICES = "apply_fix html exit_zero as_json summary no_tokens output force"
 
 
 @desk("explain", CheckRequest, _VOICES, optional="dump")

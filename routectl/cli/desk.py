@@ -6,13 +6,14 @@ An option is written once, on the field of the request (``jobs/options.py``) or 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
 from ..errors import RoutectlError
-from ..jobs.options import Option, build, groups_of, options_of
+from ..jobs.options import Option, build, check_bounds, groups_of, options_of
 from .voices import Voices
 
 __all__ = ["CommandLine", "desk"]
@@ -36,25 +37,22 @@ class CommandLine:
     def request(self, kind: type[_Request]) -> _Request:
         """The request of a class, out of the options that it has.
 
-        Raises RoutectlError where one is absent that it needs, or where it refuses them.
+        Raises RoutectlError where one is absent that it needs, or where it or a bound refuses them.
         """
         for one, about in options_of(kind):
             if one.default is MISSING and self.values.get(one.name) is None:
-                raise RoutectlError(f"expected a {_flag(one, about)}")
-        return build(kind, self.values)  # type: ignore[no-any-return]
-
-
-def _flag(one: "Field[Any]", about: Option) -> str:
-    """How a user names an option."""
-    if about.positional:
-        return (about.metavar or one.name.upper()).strip("[]")
-    return f"--{about.flag}" if about.short is None else f"-{about.short}"
+                raise RoutectlError(f"expected a {about.named}")
+        request: _Request = build(kind, self.values)
+        check_bounds(request)
+        return request
 
 
 def desk(
     *parts: type[Any] | str, optional: str = ""
 ) -> Callable[[Callable[[CommandLine], int]], Callable[..., int]]:
     """Make a command of a function, its options those of ``parts`` in the order of --help.
+
+    What is made has them as ``options``: of each the field, and what it says of itself.
 
     A part is a request, or names of options of Voices. Options of a request's last field, where
     that is a group such as Reading, come after all. ``optional`` are those that a request needs
@@ -68,12 +66,13 @@ def desk(
 
         def run(command_line: typer.Context, **values: Any) -> int:
             flags = {
-                name: _flag(one, about)
-                for name, (one, about) in parameters.items()
+                name: about.named
+                for name, (_, about) in parameters.items()
                 if _is_given(command_line, name)
             }
             lists = {name for name, (one, _) in parameters.items() if one.type == _STRINGS}
             found = {n: tuple(v or ()) if n in lists else v for n, v in values.items()}
+            found["plain"] = bool((command_line.obj or {}).get("plain"))
             return command(CommandLine(found, flags))
 
         signed: Any = run
@@ -85,6 +84,7 @@ def desk(
         )
         signed.__annotations__ = {}
         signed.__doc__, signed.__name__ = command.__doc__, command.__name__
+        signed.options = tuple(parameters.values())
         return run
 
     return made
@@ -139,11 +139,21 @@ def _parameter(one: "Field[Any]", about: Option, optional: bool) -> inspect.Para
 
 def _info(about: Option, kind: Any) -> Any:
     if about.positional:
-        return typer.Argument(metavar=about.metavar, show_default=False, help=about.help)
-    flag = f"--{about.flag}"
-    if isinstance(kind, UnionType) and bool in get_args(kind):
+        return typer.Argument(
+            metavar=about.metavar and about.named, show_default=False, help=about.told
+        )
+    flag, metavar = f"--{about.flag}", about.placeholder
+    kinds = {kind, *get_args(kind)}
+    if isinstance(kind, UnionType) and bool in kinds:
         flag = f"{flag}/--no-{about.flag}"
+    if metavar is None and bool not in kinds:
+        metavar = "N" if kinds & {int, float} else "PATH" if Path in kinds else "TEXT"
     names = [flag] if about.short is None else [f"-{about.short}", flag]
     return typer.Option(
-        *names, metavar=about.metavar, min=about.least, max=about.most, help=about.help
+        *names,
+        metavar=metavar,
+        min=about.least,
+        max=about.most,
+        help=about.told,
+        hidden=about.shared,
     )

@@ -8,10 +8,7 @@ from .terminal import TERMINAL
 
 __all__ = ["diff_command"]
 
-_VOICES = (
-    "exit_zero as_json plain detail html tokenizer no_tokens tensorboard wandb_offline step "
-    "output force"
-)
+_VOICES = "html tokenizer exit_zero as_json summary no_tokens output force"
 
 
 @desk(DiffRequest, _VOICES)
@@ -34,8 +31,7 @@ def diff_command(line: CommandLine) -> int:
 
     request, voices = line.request(DiffRequest), line.voices
     voices.refuse()
-    seen = voices.detail or voices.html is not None or voices.pictured(voices.as_json)
-    document = answer_diff(replace(request, detail=seen), TERMINAL)
+    document = answer_diff(replace(request, detail=voices.detailed), TERMINAL)
     voices.tell(document, render_diff)
     refuse_incomparable(document)
     return voices.code(document)

@@ -5,18 +5,17 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import Abort, TyperException
 
 from ..errors import RoutectlError
 from ..limits import parse_limits, raised_limits
 from ..visible import visible
+from .commands import HELP, Commands
 from .logs import show_logs
 from .signals import ended_by_signals
+from .spellings import said_now
 from .terminal import say
 
 __all__ = ["app", "main", "script"]
@@ -25,50 +24,12 @@ TROUBLE = 2
 _BUG = "this is a bug in routectl; please report it with the lines above"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-_COMMANDS = {  # of each the room of its name has the function
-    "show": "What a dump or a checkpoint holds: format, layers, sizes.",
-    "diff": "Where two dumps of the same tokens differ.",
-    "check": "Which bug is in a dump, where, and what to do.",
-    "convert": "Write a dump as native Parquet, or as trainers read it.",
-    "recompute": "What a checkpoint's routers select for a dump's tokens.",
-    "staleness": "Mismatch, of engine and numerics, told from old weights.",
-    "predict": "Routes of later weights, predicted (PR2), judged, written.",
-    "pack": "Write the replay tensors of packed sequences, for every rank.",
-    "unpack": "Write the dump that replay tensors were packed from.",
-    "report": "Show a saved report again: as text, or as an HTML page.",
-    "ci": "Run the checks of a config, with one exit code.",
-    "capture": "Ask a running SGLang or vLLM server for rollouts with routes.",
-    "watch": "Follow a training run's dump folder, check each new dump.",
-}
-
-
-class _Commands(TyperGroup):
-    """The commands, each imported when it is asked for: --help needs their names alone."""
-
-    def __init__(self, **attrs: Any) -> None:
-        super().__init__(**attrs)
-        self.commands = dict.fromkeys(_COMMANDS, TyperCommand("later"))  # names to suggest
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of a name; None for another word."""
-        if cmd_name not in _COMMANDS:
-            return None
-        room = import_module(f".{cmd_name}", __package__)
-        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-        alone.command(cmd_name)(getattr(room, f"{cmd_name}_command"))
-        return typer.main.get_command(alone)
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The list of them in --help."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
-
-
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings=HELP,
     help="Compare and convert the expert routes of mixture-of-experts models in RL.",
 )
 
@@ -81,25 +42,22 @@ def _version(asked: bool) -> None:
         raise typer.Exit(0)
 
 
-_LIMIT = "Let a file ask for more work: cell=1GB, ratio=1000. docs/formats.md has the names."
-
-
 @app.callback()
 def _root(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version."
     ),
-    limit: Annotated[
-        list[str] | None, typer.Option("--limit", metavar="NAME=SIZE", help=_LIMIT)
-    ] = None,
 ) -> None:
     pass
 
 
-def _without_limits(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command line without each --limit that stands before ``--``, and what these say."""
+def _without_globals(argv: Sequence[str]) -> tuple[list[str], list[str], bool]:
+    """The command line without each --limit and --plain that stands before ``--``, and what they
+    say; ``help X`` is ``X --help``.
+    """
     left: list[str] = []
     said: list[str] = []
+    plain = False
     words = iter(argv)
     for word in words:
         if word == "--":
@@ -108,9 +66,11 @@ def _without_limits(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             said.append(next(words, ""))
         elif word.startswith("--limit="):
             said.append(word.partition("=")[2])
+        elif word == "--plain":
+            plain = True
         else:
             left.append(word)
-    return left, said
+    return [*left[1:], "--help"] if left[:1] == ["help"] else left, said, plain
 
 
 def _complain(message: str, hint: str | None = None) -> int:
@@ -125,17 +85,21 @@ def main(argv: Sequence[str]) -> int:
     try:
         if any("\0" in word for word in argv):
             return _complain("a NUL in an argument: no file and no option has one")
-        words, given = _without_limits(argv)
+        words, given, plain = _without_globals(argv)
         with raised_limits(**parse_limits(given)):
-            code = int(app(words or ["--help"], prog_name="routectl", standalone_mode=False) or 0)
-        return code if words else TROUBLE
+            code = app(
+                words or ["--help"],
+                prog_name="routectl",
+                standalone_mode=False,
+                obj={"plain": plain},
+            )
+        return int(code or 0) if words else TROUBLE
     except RoutectlError as error:
         return _complain(str(error), error.hint)
     except TyperException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "routectl"
-        message = error.format_message() if hasattr(error, "format_message") else str(error)
-        return _complain(message, f"{path} --help")
+        return _complain(said_now(words) or error.format_message(), f"{path} --help")
     except (Abort, KeyboardInterrupt):
         return 130
     except MemoryError:

@@ -32,7 +32,7 @@ _OF_MANIFEST = {one.name for one in fields(LayoutOptions)} - {"ep"}
 _OF_MANIFEST |= {"rows", "context", "dtype", "skip_damaged"}
 
 
-@desk(PackRequest, "draw", LayoutRequest, VerifyRequest, "as_json plain force")
+@desk(PackRequest, "draw", LayoutRequest, VerifyRequest, "as_json force")
 def pack_command(line: CommandLine) -> int:
     """Write the replay tensors of packed sequences, for every rank.
 

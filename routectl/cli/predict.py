@@ -9,7 +9,7 @@ from .terminal import TERMINAL
 __all__ = ["predict_command"]
 
 
-@desk(PredictRequest, "as_json plain force")
+@desk(PredictRequest, "as_json force")
 def predict_command(line: CommandLine) -> int:
     """Fit, judge and apply a predictor of later routes (PR2), beside freezing and extrapolating.
 

@@ -9,7 +9,7 @@ from .terminal import TERMINAL
 __all__ = ["show_command"]
 
 
-@desk(ShowRequest, "as_json plain detail html no_tokens output force")
+@desk(ShowRequest, "html as_json summary no_tokens output force")
 def show_command(line: CommandLine) -> int:
     """Say what a dump or a checkpoint holds: format, layers, sizes.
 
@@ -23,8 +23,7 @@ def show_command(line: CommandLine) -> int:
 
     request, voices = line.request(ShowRequest), line.voices
     voices.refuse()
-    seen = voices.detail or voices.html is not None
-    document = answer_show(replace(request, detail=seen), TERMINAL)
+    document = answer_show(replace(request, detail=voices.detailed), TERMINAL)
     of_dump = document["schema"] == "routectl.show/1"
     voices.tell(document, render_summary if of_dump else render_checkpoint)
     return 0

@@ -8,9 +8,7 @@ from .terminal import TERMINAL
 
 __all__ = ["staleness_command"]
 
-_VOICES = (
-    "exit_zero as_json plain detail html no_tokens tensorboard wandb_offline step output force"
-)
+_VOICES = "html exit_zero as_json summary no_tokens output force"
 
 
 @desk(StalenessRequest, _VOICES)
@@ -25,7 +23,7 @@ def staleness_command(line: CommandLine) -> int:
     Metrics for thresholds: staleness (with @lagN of one lag), total, mismatch and, of the
     mismatch, every metric of `routectl diff`; total_METRIC is that of the total: total_f2, say.
 
-    -o NAME.json writes the report as JSON, which --series reads.
+    --series reads what -o NAME.json wrote.
     """
     from ..reports.staleness.text import render_series, render_staleness
 
@@ -34,9 +32,7 @@ def staleness_command(line: CommandLine) -> int:
     target = voices.target
     if request.cache is None and target is not None:
         request = replace(request, cache=target.with_name(f"{target.name}.versions"))
-    as_json = voices.as_json or (target is not None and target.suffix == ".json")
-    seen = voices.detail or voices.pictured(as_json)
-    document = answer_staleness(replace(request, detail=seen), TERMINAL)
+    document = answer_staleness(replace(request, detail=voices.detailed), TERMINAL)
     render = render_staleness if request.series is None else render_series
-    voices.tell(document, render, as_json=as_json)
+    voices.tell(document, render)
     return voices.code(document)

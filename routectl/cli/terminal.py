@@ -1,11 +1,9 @@
-"""The terminal: notes and progress lines on stderr, documents on stdout or in a file."""
+"""The terminal: notes and progress lines on stderr, documents on stdout."""
 
-import io
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..jobs.progress import Progress
@@ -126,30 +124,15 @@ def emit(
     *,
     as_json: bool,
     plain: bool = False,
-    output: Path | None = None,
-    force: bool = False,
 ) -> None:
-    """Print a document, or write it whole to ``output``; ``plain`` as a pipe would get it."""
-    from ..files.writing import replacing
+    """Print a document on stdout; ``plain`` as a pipe would get it."""
     from ..reports.document import to_json, visible_document
-
-    if output is None and as_json:
-        sys.stdout.write(to_json(document))
-        return
     from ..reports.text.tables import open_console
 
-    if output is None:
-        render(visible_document(document), open_console(sys.stdout, plain=plain))
-        return
     if as_json:
-        text = to_json(document)
+        sys.stdout.write(to_json(document))
     else:
-        page = io.StringIO()
-        render(visible_document(document), open_console(page))
-        text = page.getvalue()
-    with replacing(output, force=force) as stream:
-        stream.write(text.encode())
-    note(f"wrote {output}")
+        render(visible_document(document), open_console(sys.stdout, plain=plain))
 
 
 TERMINAL = Progress(note, progress_line)

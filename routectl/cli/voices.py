@@ -1,13 +1,12 @@
-"""How an answer is told: as text or JSON, here or in a file, as a page, on dashboards."""
+"""How an answer is told: as text or JSON on stdout, or in a file whose suffix says its form."""
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RoutectlError, UnsupportedError
+from ..errors import RoutectlError
 from ..jobs.options import force_option, option
 from .terminal import emit, note
 
@@ -18,10 +17,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Voices"]
 
+_NO_TEXT = (".json", ".html", ".csv")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voices:
-    """The options that say where an answer goes; a command takes those that make sense for it."""
+    """The options that say where an answer goes; a command takes those that make sense for it.
+
+    The shared ones are told once, in ``routectl --help``. --summary is of texts alone: every text
+    that is told goes through ``reports.summary.ten_lines``, so no command has to know of it. plain
+    is the global --plain.
+    """
 
     explain: str | None = option(
         None, metavar="CODE", help="Print what a finding means, and read no dump."
@@ -32,123 +38,108 @@ class Voices:
     draw: bool = option(
         False, name="explain", help="Draw which token sits where; nothing is written."
     )
-    junit: Path | None = option(None, metavar="PATH", help="Write JUnit XML, a test case a run.")
-    badge: Path | None = option(
-        None, metavar="PATH", help="Write the JSON of a shields.io endpoint."
-    )
-    github: bool | None = option(
-        None,
-        help="Annotations, and a summary to $GITHUB_STEP_SUMMARY; when not given, where "
-        "GITHUB_ACTIONS is true.",
-    )
-    exit_zero: bool = option(False, help="Exit 0 when the dumps differ.")
-    as_json: bool = option(False, name="json", help="Print the report as one JSON document.")
-    lines: bool = option(False, name="json", help="Print each dump as a line of JSON.")
-    plain: bool = option(False, help="Print to a terminal as to a pipe: no colours, no pictures.")
-    detail: bool = option(False, help="In --json, what a page shows beside the figures: `report`.")
-    step: int | None = option(
-        None,
-        least=0,
-        metavar="N",
-        help="The training step that the scalars are of; 0 when not given.",
-    )
     html: Path | None = option(
         None, metavar="PATH", help="Write the report as one HTML page there too."
     )
     tokenizer: Path | None = option(
         None, metavar="PATH", help="tokenizer.json: the page shows tokens as text."
     )
-    no_tokens: bool = option(
-        False,
-        help="Leave token ids, their texts, and sample names that read as text out of what is "
-        "written.",
-    )
-    tensorboard: Path | None = option(
-        None, metavar="DIR", help="Write the figures as TensorBoard scalars."
-    )
-    wandb_offline: Path | None = option(
-        None, metavar="DIR", help="Write them as an offline run of W&B."
-    )
+    lines: bool = option(False, name="json", help="Print each dump as a line of JSON.")
+    as_json: bool = option(False, name="json", shared=True, help="Print one JSON document.")
     output: Path | None = option(
-        None, short="o", metavar="PATH", help="Write the report there; - is stdout."
+        None, short="o", metavar="PATH", shared=True, help="Write the report there."
     )
+    summary: bool = option(False, shared=True, help="Print ten lines.")
+    exit_zero: bool = option(False, shared=True, help="Exit 0 for what would be 1.")
+    no_tokens: bool = option(False, shared=True, help="Leave tokens out of what is written.")
     force: bool = force_option()
+    plain: bool = False
 
     @property
     def target(self) -> Path | None:
         """The file that the report goes to; None for stdout."""
         return None if self.output is None or str(self.output) == "-" else self.output
 
-    def pictured(self, as_json: bool) -> bool:
+    @property
+    def suffix(self) -> str | None:
+        """The form of that file, such as ".json"; None for stdout."""
+        return None if self.target is None else self.target.suffix.lower()
+
+    @property
+    def pictured(self) -> bool:
         """Whether a report goes to a terminal, where pictures are drawn."""
-        return self.target is None and not (as_json or self.plain) and sys.stdout.isatty()
+        silent = self.target is not None or self.as_json or self.plain or self.summary
+        return not silent and sys.stdout.isatty()
+
+    @property
+    def detailed(self) -> bool:
+        """Whether a document is to have ``detail``: for a page, in a file of JSON, for pictures."""
+        return self.html is not None or self.suffix in (".json", ".html") or self.pictured
 
     def refuse(self) -> None:
         """Refuse, before any work is done, what cannot be written."""
         from ..files.writing import refuse_existing
+        from ..reports.written.forms import check_suffix
 
         if self.target is not None:
+            check_suffix(self.target)
             refuse_existing(self.target, force=self.force)
-        _refuse_beside("--junit", self.junit, self.force)
-        _refuse_beside("--badge", self.badge, self.force)
+        if self.as_json and self.suffix not in (None, ".json"):
+            raise RoutectlError(f"--json and -o {self.target}: the suffix says the form: drop one")
+        if self.summary and (self.as_json or self.suffix in _NO_TEXT):
+            raise RoutectlError("--summary is of text: not with --json, nor in .json, .html, .csv")
         if str(self.html) == "-":
             raise RoutectlError("--html -: a page is a file: expected NAME.html")
-        _refuse_beside("--html", self.html, self.force)
+        if self.html is not None:
+            refuse_existing(self.html, force=self.force)
         self._refuse_tokenizer()
-        self._refuse_dashboards()
 
     def _refuse_tokenizer(self) -> None:
         if self.tokenizer is None:
             return
-        if self.html is None:
+        if self.html is None and self.suffix != ".html":
             raise RoutectlError("--tokenizer is for a page", hint="--html PATH writes one")
         if self.no_tokens:
             raise RoutectlError("--tokenizer and --no-tokens cannot both be given")
         if not self.tokenizer.exists():
             raise RoutectlError(f"{self.tokenizer}: no such file")
 
-    def _refuse_dashboards(self) -> None:
-        if self.step is not None and self.tensorboard is None and self.wandb_offline is None:
-            raise RoutectlError("--step is of --tensorboard or --wandb-offline: got neither")
-        for path, flag, package, extra in (
-            (self.tensorboard, "--tensorboard", "tensorboardX", "tensorboard"),
-            (self.wandb_offline, "--wandb-offline", "wandb", "wandb"),
-        ):
-            if path is None:
-                continue
-            if path.exists() and not path.is_dir():
-                raise RoutectlError(f"{flag} {path}: expected a folder, got a file")
-            if find_spec(package) is None:
-                raise UnsupportedError(
-                    f"{flag} needs {package}, which is not installed",
-                    hint=f"pip install 'routectl[{extra}]'",
-                )
+    def tell(self, document: "Document", render: "Callable[[Any, Console], None]") -> None:
+        """The page that was asked for, then the report itself, on stdout or in its file.
 
-    def tell(
-        self,
-        document: "Document",
-        render: "Callable[[Any, Console], None]",
-        *,
-        as_json: bool | None = None,
-    ) -> None:
-        """The page and the dashboards that were asked for, then the report itself.
-
-        ``detail`` of a document is for the page, unless --detail asks for it.
+        ``detail`` of a document is for files and pictures: --json prints the rest.
         """
-        as_json = self.as_json if as_json is None else as_json
-        document = self._reduced(document)
+        from ..reports.written.forms import report_as
+
         self.page(document)
-        self.scalars(document)
-        if as_json and not self.detail:
-            document.pop("detail", None)
-        emit(
-            document,
-            render,
-            as_json=as_json,
-            plain=self.plain,
-            output=self.target,
-            force=self.force,
-        )
+        document = self._reduced(document)
+        if self.summary:
+            from ..reports.summary.ten_lines import ten_lines
+
+            render = ten_lines(render)
+        if self.target is not None:
+            shown = self._with_texts(document) if self.suffix == ".html" else document
+            self.publish(self.target, report_as(str(self.suffix), shown, render))
+            return
+        if self.as_json:
+            document = {name: value for name, value in document.items() if name != "detail"}
+        emit(document, render, as_json=self.as_json, plain=self.plain)
+
+    def page(self, document: "Document") -> None:
+        """Write the document as a page; nothing where --html asked for none."""
+        if self.html is not None:
+            from ..reports.page.page import html_page
+
+            page = html_page(self._with_texts(self._reduced(document)))
+            self.publish(self.html, page.encode())
+
+    def publish(self, path: Path, data: bytes) -> None:
+        """Write a file whole, and say so."""
+        from ..files.writing import replacing
+
+        with replacing(path, force=self.force) as stream:
+            stream.write(data)
+        note(f"wrote {path}")
 
     def _reduced(self, document: "Document") -> "Document":
         """The document, without what --no-tokens keeps back."""
@@ -158,51 +149,15 @@ class Voices:
 
         return without_tokens(document)
 
-    def page(self, document: "Document") -> None:
-        """Write the document as a page; nothing where none was asked for."""
-        if self.html is None:
-            return
-        from ..files.writing import replacing
-        from ..reports.page.page import html_page, with_texts
+    def _with_texts(self, document: "Document") -> "Document":
+        """The document with the texts of its tokens, where a tokenizer has them."""
+        if self.tokenizer is None:
+            return document
+        from ..formats.tokenizer import open_tokenizer
+        from ..reports.page.page import with_texts
 
-        if self.tokenizer is not None:
-            from ..formats.tokenizer import open_tokenizer
-
-            document = with_texts(document, open_tokenizer(self.tokenizer))
-        text = html_page(self._reduced(document))
-        with replacing(self.html, force=self.force) as stream:
-            stream.write(text.encode())
-        note(f"wrote {self.html}")
-
-    def scalars(self, document: "Document") -> None:
-        """Write the scalars of a document to dashboards, where that was asked for."""
-        if self.tensorboard is None and self.wandb_offline is None:
-            return
-        from ..reports.ci.scalars import metrics
-
-        scalars, step = metrics(document), self.step or 0
-        if self.tensorboard is not None:
-            from ..reports.ci.dashboards import write_events
-
-            write_events(self.tensorboard, scalars, step)
-            note(f"wrote {self.tensorboard}: {len(scalars)} scalars of step {step}")
-        if self.wandb_offline is not None:
-            from ..reports.ci.dashboards import write_offline_run
-
-            run = write_offline_run(self.wandb_offline, scalars, step)
-            note(f"wrote {run}: {len(scalars)} scalars of step {step}")
+        return with_texts(document, open_tokenizer(self.tokenizer))
 
     def code(self, document: "Document") -> int:
         """The exit code of a verdict."""
         return 0 if self.exit_zero else int(document["verdict"]["exit_code"])
-
-
-def _refuse_beside(flag: str, path: Path | None, force: bool) -> None:
-    """Refuse a file beside the report that cannot be written, before any work is done."""
-    from ..files.writing import refuse_existing
-
-    if path is None:
-        return
-    if str(path) == "-":
-        raise RoutectlError(f"{flag} -: expected a file")
-    refuse_existing(path, force=force)

@@ -11,6 +11,7 @@ from .options import (
     check_bounds,
     eps_option,
     layers_option,
+    match_option,
     option,
     tokens_option,
 )
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["DiffRequest", "answer_diff", "refuse_incomparable"]
 
 
+def _metrics() -> list[str]:
+    """Names for thresholds."""
+    from ..ops.diff.thresholds import METRICS
+
+    return [metric.name for metric in METRICS]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffRequest:
     """Two dumps of the same tokens, old and new, and how they are compared.
@@ -35,9 +43,7 @@ class DiffRequest:
 
     old: str = argument(metavar="OLD", help="Dump: a file, a folder or a glob; - is stdin.")
     new: str = argument(metavar="NEW", help="Dump of the same tokens.")
-    match: str = option(
-        "auto", help="Join samples by: auto (id, else tokens), id, tokens, prefix, order."
-    )
+    match: str = match_option("prefix", "order")
     tokens: str = tokens_option()
     layers: str | None = layers_option()
     sample: tuple[str, ...] = option(
@@ -55,10 +61,16 @@ class DiffRequest:
     )
     examples: int = option(10, least=0, help="How many mismatched rows and worst samples to show.")
     fail_over: tuple[str, ...] = option(
-        (), metavar="METRIC[@LAYER]:N[%]", help="Exit 1 only when over; repeatable."
+        (),
+        metavar="METRIC[@LAYER]:N[%]",
+        suggests=_metrics,
+        help="Exit 1 only when over; repeatable.",
     )
     fail_under: tuple[str, ...] = option(
-        (), metavar="METRIC[@LAYER]:N[%]", help="Exit 1 only when under; repeatable."
+        (),
+        metavar="METRIC[@LAYER]:N[%]",
+        suggests=_metrics,
+        help="Exit 1 only when under; repeatable.",
     )
     allow_unmatched: bool = allow_unmatched_option()
     eps: float | None = eps_option()
@@ -71,13 +83,7 @@ class DiffRequest:
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
-        from ..ops.pairs.align import TOKENS
-        from ..ops.pairs.join import MATCHES
-
         check_bounds(self)
-        for name, value, known in (("match", self.match, MATCHES), ("tokens", self.tokens, TOKENS)):
-            if value not in known:
-                raise RoutectlError(f"--{name} {value!r} is not known: {', '.join(known)}")
         _ = self.limits
         finite_eps(self.eps)
         parse_layers(self.layers)

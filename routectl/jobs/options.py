@@ -4,8 +4,9 @@ The command line makes flags of them and ``routectl ci`` keys: the field ``fail_
 ``--fail-over`` and ``fail-over``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
 from math import isfinite
 from numbers import Integral, Real
 from types import UnionType
@@ -19,14 +20,17 @@ __all__ = [
     "argument",
     "build",
     "check_bounds",
+    "check_choice",
     "eps_option",
     "fail_on_option",
     "force_option",
     "groups_of",
     "layers_option",
+    "match_option",
     "no_tokens_option",
     "option",
     "options_of",
+    "save_option",
     "threads_option",
     "tokens_option",
 ]
@@ -36,7 +40,18 @@ _KEY = "option"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What the field of an option does not say itself; least and most are inclusive."""
+    """What the field of an option does not say itself.
+
+    help        None of what its name says whole; ``{choices}`` in it stands for the list of them
+    flag        its name on the command line, without dashes, and as a key of ``routectl ci``
+    metavar     what stands for its value in --help
+    short       its name of one letter
+    least, most bounds of a number, inclusive
+    positional  given by its place
+    choices     the values that it has, or each of a tuple has; another is refused with the list
+    suggests    what completion offers where values are not a closed list, made when it is asked
+    shared      told once in ``routectl --help``, and by its name alone in a command's
+    """
 
     help: str | None
     flag: str
@@ -45,6 +60,33 @@ class Option:
     least: float | None = None
     most: float | None = None
     positional: bool = False
+    choices: Sequence[str] = ()
+    suggests: Callable[[], Sequence[str]] | None = None
+    shared: bool = False
+
+    @property
+    def named(self) -> str:
+        """How a user names it."""
+        if self.positional:
+            return (self.metavar or self.flag.upper()).strip("[]")
+        return f"--{self.flag}" if self.short is None else f"-{self.short}"
+
+    @property
+    def told(self) -> str | None:
+        """Its help, with the choices where they stand."""
+        return self.help and self.help.replace("{choices}", _either(self.choices))
+
+    @property
+    def placeholder(self) -> str | None:
+        """What stands for its value: the choices, where nothing else does and help has them not."""
+        if self.metavar is not None or not self.choices:
+            return self.metavar
+        return "NAME" if "{choices}" in (self.help or "") else "|".join(self.choices)
+
+
+def _either(words: Sequence[str]) -> str:
+    """Words as a list in prose: a, b or c."""
+    return f"{', '.join(words[:-1])} or {words[-1]}" if words[1:] else "".join(words)
 
 
 def option(default: Any = MISSING, **about: Any) -> Any:
@@ -81,13 +123,16 @@ def eps_option() -> Any:
 def fail_on_option() -> Any:
     """--fail-on of every request that has findings."""
     return option(
-        "error", help="The least severity to exit 1 for: error, warning, undecided or note."
+        "error",
+        metavar="SEVERITY",
+        choices=("error", "warning", "undecided", "note"),
+        help="The least severity to exit 1 for: {choices}.",
     )
 
 
 def force_option() -> Any:
     """--force of whatever writes a file."""
-    return option(False, help="Replace a file that exists.")
+    return option(False, shared=True, help="Replace a file that exists.")
 
 
 def layers_option() -> Any:
@@ -95,9 +140,24 @@ def layers_option() -> Any:
     return option(None, metavar="LIST", help="Only these layers, such as 0-3,7.")
 
 
+def match_option(*choices: str) -> Any:
+    """--match of every comparison; ``choices`` beside auto, id and tokens."""
+    return option(
+        "auto",
+        metavar="HOW",
+        choices=("auto", "id", "tokens", *choices),
+        help="Join samples by {choices}; auto is id, else tokens.",
+    )
+
+
 def no_tokens_option(what: str) -> Any:
     """--no-tokens of whatever writes samples."""
-    return option(False, help=f"Leave token ids and text out of {what}.")
+    return option(False, shared=True, help=f"Leave token ids and text out of {what}.")
+
+
+def save_option(what: str, default: Any = None) -> Any:
+    """--save of whatever writes data: a dump, a folder, a predictor; a report is -o's."""
+    return option(default, metavar="DST", help=f"Write {what} there.")
 
 
 def threads_option() -> Any:
@@ -107,7 +167,12 @@ def threads_option() -> Any:
 
 def tokens_option() -> Any:
     """--tokens of every comparison."""
-    return option("all", help="Compare all, prompt or response tokens.")
+    return option(
+        "all",
+        metavar="WHICH",
+        choices=("all", "prompt", "response"),
+        help="Compare {choices} tokens.",
+    )
 
 
 def _about(one: "Field[Any]") -> Option:
@@ -137,8 +202,9 @@ def build(kind: Any, values: Mapping[str, Any]) -> Any:
 
 
 def check_bounds(request: Any) -> None:
-    """Raise RoutectlError for a number out of its bounds or not finite, and TypeError for a value
-    that is not of its option's type: text for a path, text for a list of it.
+    """Raise RoutectlError for a number out of its bounds or not finite and for a word that is none
+    of an option's choices, and TypeError for a value that is not of its option's type: text for a
+    path, text for a list of it.
     """
     name = type(request).__name__
     for field_name, group in groups_of(type(request)).items():
@@ -152,6 +218,9 @@ def check_bounds(request: Any) -> None:
                 f"{name}: {one.name}: got {type(value).__name__} {value!r:.60}, expected "
                 f"{wanted or one.type}"
             )
+        if about.choices and value is not None:
+            for word in value if isinstance(value, tuple) else (value,):
+                check_choice(about.named, word, about.choices)
         if isinstance(value, bool) or not _fits(value, float):
             continue
         if about.least is not None and not value >= about.least:
@@ -160,6 +229,16 @@ def check_bounds(request: Any) -> None:
             raise RoutectlError(f"--{about.flag} {value}: expected at most {about.most}")
         if not isinstance(value, Integral) and not isfinite(value):
             raise RoutectlError(f"--{about.flag} {value}: expected a finite number")
+
+
+def check_choice(named: str, word: str, choices: Sequence[str]) -> None:
+    """Raise RoutectlError for a word that is none of the choices; ``named`` is what it is of."""
+    if word not in choices:
+        near = get_close_matches(word, choices, 1)
+        raise RoutectlError(
+            f"{named} {word!r} is not known: {', '.join(choices)}",
+            hint=f"did you mean {near[0]}?" if near else None,
+        )
 
 
 def _fits(value: Any, kind: Any) -> bool:

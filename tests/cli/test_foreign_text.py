@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from routectl.cli.main import _COMMANDS, main
+from routectl.cli.commands import COMMANDS
+from routectl.cli.main import main
 from routectl.dump import DumpMeta, Sample, WeightSpan
 from routectl.formats.native.container import write_native
 from routectl.routes import Routes
@@ -375,7 +376,7 @@ class TestReports:
 
 def _words():
     """Each command with each of its options, and with a word too many."""
-    for command in _COMMANDS:
+    for command in COMMANDS:
         room = importlib.import_module(f"routectl.cli.{command}")
         function = getattr(room, f"{command}_command")
         for name in function.__signature__.parameters:
@@ -386,7 +387,7 @@ def _words():
 class TestOptions:
     """Words of a command line."""
 
-    @pytest.mark.parametrize("command", _COMMANDS)
+    @pytest.mark.parametrize("command", COMMANDS)
     @pytest.mark.parametrize("poison", few(POISONS, ("all",)))
     def test_words(self, capsys, command, poison):
         """A word, an option that there is none, and its value: the complaint is text."""

@@ -83,7 +83,12 @@ MAY_IMPORT = {
     "reports.staleness": (
         "dump errors margins ops.diff ops.staleness reports reports.diff reports.text"
     ),
+    "reports.summary": (
+        "reports reports.check reports.ci reports.diff reports.pack reports.predict reports.show "
+        "reports.staleness reports.text"
+    ),
     "reports.text": "visible reports",
+    "reports.written": "errors reports reports.page reports.text",
     "jobs": (
         "dump errors files margins model visible codecs checkpoints engines formats "
         "formats.documents formats.native formats.targets formats.trainers ops ops.check.alone "
@@ -119,8 +124,8 @@ MAY_IMPORT = {
     "cli": (
         "errors files limits version visible formats ops.check.book reports reports.check "
         "reports.ci reports.diff reports.pack reports.page reports.predict reports.show "
-        "reports.staleness reports.text jobs jobs.check jobs.ci jobs.pack jobs.predict "
-        "jobs.recompute jobs.staleness jobs.watch"
+        "reports.staleness reports.summary reports.text reports.written jobs jobs.check jobs.ci "
+        "jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch"
     ),
     "__init__": (
         "dump errors layouts limits margins model routes version checkpoints formats forward ops "

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from routectl.cli.main import main
 from support.recordings import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES
 
-__all__ = ["DUMPS", "complaint", "document", "on_terminal", "run", "written"]
+__all__ = ["DUMPS", "complaint", "detailed", "document", "on_terminal", "run", "written"]
 
 DUMPS = {
     "jsonl": DEEPSEEK / "samples.jsonl",
@@ -58,6 +58,14 @@ def document(capsys, *args, code=0):
     done = run(capsys, *args, "--json")
     assert done.code == code, done.err
     return json.loads(done.out)
+
+
+def detailed(capsys, folder, *args, code=0):
+    """What a command line writes with -o NAME.json, ``detail`` too; it must exit with ``code``."""
+    saved = folder / "detailed.json"
+    done = run(capsys, *args, "-o", saved, "--force")
+    assert (done.code, done.out) == (code, ""), done.err
+    return json.loads(saved.read_text("utf-8"))
 
 
 def complaint(capsys, *args):

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..document import DumpEntry
-from ..text.tables import Column, Verdict, print_line, print_table, print_text, under_verdict
+from ..text.tables import Column, Headline, print_line, print_table, print_text, under_verdict
 from ..text.wording import amount, engine_text, layers_text, percent, plural
 from .schema import (
     CheckDocument,
@@ -59,10 +59,10 @@ def check_verdict(doc: CheckDocument) -> tuple[str, str]:
     return _word(doc["counts"]), ", ".join(_said(doc["counts"])) or "nothing found"
 
 
-def check_headline(doc: CheckDocument) -> Verdict:
+def check_headline(doc: CheckDocument) -> Headline:
     """The verdict as a line."""
     word, text = check_verdict(doc)
-    return Verdict(word, _VERDICTS[word], text)
+    return Headline(word, _VERDICTS[word], text)
 
 
 def render_check(doc: CheckDocument, console: Console) -> None:
@@ -99,7 +99,9 @@ def _tokens_text(told: TokensEntry) -> str:
         f"{plural(told['rows'], 'row')} of tokens, {sum(bits) / len(bits):.2f} bits an id above "
         f"its layer ({min(bits):.2f} to {max(bits):.2f})"
     )
-    return f"{text}; {told['smallest_run']} rows of other tokens in a row would show"
+    if told["smallest_run"] is None:
+        return text
+    return f"{text}; {plural(told['smallest_run'], 'row')} of other tokens in a row would show"
 
 
 def _dump_line(dump: DumpEntry) -> str:
@@ -177,5 +179,5 @@ def watch_text(doc: WatchDocument) -> str:
     line = ", ".join([first, *_said(counts)])
     if worst is None:
         return line
-    rows = f" ({amount(worst['rows'])} rows)" if worst["rows"] else ""
+    rows = f" ({plural(worst['rows'], 'row')})" if worst["rows"] else ""
     return f"{line}  {worst['code']} {worst['title']}{rows}"

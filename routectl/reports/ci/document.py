@@ -7,9 +7,14 @@ from .scalars import metrics
 from .schema import CiDocument, CiRun, RunSubject, Status
 from .text import Verdicts, run_details, run_summary
 
-__all__ = ["answered", "ci_document", "troubled"]
+__all__ = ["answered", "ci_document", "exit_status", "troubled"]
 
 _STATUS: tuple[Status, ...] = ("passed", "failed", "trouble")
+
+
+def exit_status(code: int) -> Status:
+    """What an exit code says of a run."""
+    return _STATUS[code]
 
 
 def answered(about: RunSubject, document: Verdicts, seconds: float) -> CiRun:

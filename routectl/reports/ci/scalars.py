@@ -15,7 +15,7 @@ from ..document import Document
 from ..staleness.advice import advise
 from ..staleness.document import staleness_document
 
-__all__ = ["metrics"]
+__all__ = ["SCALED", "metrics"]
 
 # The metric of a threshold, and where a document has it: of a layer and of all, or of all alone.
 _OF_LAYERS = (
@@ -160,3 +160,4 @@ _VOICES = {
     "routectl.staleness_series/1": _of_series,
     "routectl.ci/1": _of_runs,
 }
+SCALED = tuple(_VOICES)  # the schemas that have scalars

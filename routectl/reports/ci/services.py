@@ -11,6 +11,7 @@ import json
 from xml.etree import ElementTree as ET
 
 from ..document import visible_document
+from ..text.markdown import html_text, markdown_text
 from .schema import CiDocument, CiRun
 from .text import ci_verdict
 
@@ -73,12 +74,17 @@ def github_summary(document: CiDocument) -> str:
     lines.append("|---|---|---|---|")
     signs = {"passed": "✅", "failed": "❌", "trouble": "⚠️"}
     for run in document["runs"]:
-        cells = (signs[run["status"]], _cell(run["name"]), run["verb"], _cell(run["summary"]))
+        cells = (
+            signs[run["status"]],
+            markdown_text(run["name"]),
+            run["verb"],
+            markdown_text(run["summary"]),
+        )
         lines.append(f"| {' | '.join(cells)} |")
     for run in document["runs"]:
         if run["status"] == "passed" or not run["details"]:
             continue
-        lines += ["", f"<details open><summary>{_html(run['name'])}</summary>", "", "<pre>"]
+        lines += ["", f"<details open><summary>{html_text(run['name'])}</summary>", "", "<pre>"]
         lines += [html.escape(line, quote=False) for line in _told(run)[1:]]
         lines += ["</pre>", "", "</details>"]
     return "\n".join(lines) + "\n\n"
@@ -108,14 +114,3 @@ def _data(text: str) -> str:
 
 def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def _html(text: str, marks: str = "") -> str:
-    """HTML that mentions nobody: GitHub looks for @ in what Markdown came to, but not in code."""
-    shown = "".join(f"&#{ord(c)};" if c in marks else html.escape(c, quote=False) for c in text)
-    return shown.replace("@", "<code>@</code>")
-
-
-def _cell(text: str) -> str:
-    """Text as it is, in a cell of a table: no markup of it counts, and no address is a link."""
-    return _html(text, "|`*_[]\\~#!:.")

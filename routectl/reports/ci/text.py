@@ -10,7 +10,7 @@ from ..diff.schema import DiffDocument
 from ..diff.text import diff_verdict, unmatched_text
 from ..staleness.schema import StalenessDocument
 from ..staleness.text import staleness_headline, uncovered_text, verdict_word
-from ..text.tables import Verdict, print_text, under_verdict
+from ..text.tables import Headline, print_text, under_verdict
 from ..text.wording import failure_text, plural
 from .schema import CiDocument
 
@@ -65,10 +65,10 @@ def _finding(finding: FindingEntry) -> str:
     return f"{text} ({', '.join(parts)})" if parts else text
 
 
-def ci_headline(doc: CiDocument) -> Verdict:
+def ci_headline(doc: CiDocument) -> Headline:
     """The verdict as a line."""
     word, text = ci_verdict(doc)
-    return Verdict(word, _VERDICTS[word], text)
+    return Headline(word, _VERDICTS[word], text)
 
 
 def render_ci(doc: CiDocument, console: Console) -> None:

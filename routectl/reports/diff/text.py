@@ -11,7 +11,7 @@ from ..text.cells import cells_of
 from ..text.pictures import print_heatmap, spark_column
 from ..text.tables import (
     Column,
-    Verdict,
+    Headline,
     print_layers,
     print_line,
     print_lines,
@@ -231,10 +231,10 @@ def _ids(ids: set[int]) -> str:
 _STYLES = {"SAME": "bold green", "WITHIN": "bold green", "DIFFERS": "bold yellow"}
 
 
-def diff_headline(doc: DiffDocument) -> Verdict:
+def diff_headline(doc: DiffDocument) -> Headline:
     """The verdict as a line."""
     word, text = diff_verdict(doc)
-    return Verdict(word, _STYLES.get(word, "bold red"), text)
+    return Headline(word, _STYLES.get(word, "bold red"), text)
 
 
 def render_diff(doc: DiffDocument, console: Console) -> None:

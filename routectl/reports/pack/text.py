@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from ..text.tables import Verdict, print_lines, under_verdict
+from ..text.tables import Headline, print_lines, under_verdict
 from ..text.wording import amount, bytes_text, layers_text, percent, plural
 from .schema import LayoutEntry, MoveEntry, PackDocument, SuspectEntry, VerifyDocument
 
@@ -43,10 +43,10 @@ def packed_lines(manifest: PackDocument) -> Iterator[tuple[str, str]]:
     yield "rows", f"{amount(manifest['rows'])} a layer, {padding}; {tensors['dtype']}"
 
 
-def packed_headline(manifest: PackDocument) -> Verdict:
+def packed_headline(manifest: PackDocument) -> Headline:
     """What was written, as the first line."""
     size = f"{plural(len(manifest['files']), 'file')}, {bytes_text(manifest['bytes'])}"
-    return Verdict("PACKED", "bold green", size)
+    return Headline("PACKED", "bold green", size)
 
 
 def render_packed(manifest: PackDocument, console: Console) -> None:
@@ -134,7 +134,7 @@ def _checks(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
         yield "changed", f"{path}: its bytes are not those of the manifest"
 
 
-def verified_headline(doc: VerifyDocument) -> Verdict:
+def verified_headline(doc: VerifyDocument) -> Headline:
     """The verdict as a line."""
     word, style = ("VERIFIED", "bold green") if doc["ok"] else ("WRONG", "bold red")
     rows = f"{amount(doc['rows_wrong'])} of {plural(doc['rows'], 'row')} wrong"
@@ -142,7 +142,7 @@ def verified_headline(doc: VerifyDocument) -> Verdict:
         rows = "no route belongs on these ranks" if doc["ok"] else "no row could be compared"
     elif doc["ok"]:
         rows = f"{plural(doc['rows'], 'row')}, every one its token's route"
-    return Verdict(word, style, rows)
+    return Headline(word, style, rows)
 
 
 def verified_lines(doc: VerifyDocument) -> Iterator[tuple[str, str]]:

@@ -1,34 +1,17 @@
 """A terminal report as HTML: what is printed line by line becomes lists and tables."""
 
 import html
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from ..document import Document
+from ..text.recorded import Render, printed_parts
 from ..text.tables import Labelled, Table, TextLine
 
 __all__ = ["report_markup"]
-
-Render = Callable[[Any, Console], None]  # of the document of one schema
-_WIDTH = 100_000  # no column is left out
-
-
-class _Recorder(Console):
-    """A console that keeps what is printed on it, in order."""
-
-    def __init__(self) -> None:
-        super().__init__(file=io.StringIO(), width=_WIDTH, markup=False, highlight=False)
-        self.printed: list[Any] = []
-
-    def print(self, *objects: Any, style: Any = None, **_: Any) -> None:
-        """Keep the objects; None stands for an empty line."""
-        styled = [Text(o, style=style or "") if isinstance(o, str) else o for o in objects]
-        self.printed += styled or [None]
 
 
 def _cells(tag: str, cells: list[str]) -> str:
@@ -37,11 +20,10 @@ def _cells(tag: str, cells: list[str]) -> str:
 
 def _table(table: Table) -> str:
     """A table whose first column names its rows; scripts make it sortable."""
-    heads = [column.title for column in table.columns]
-    rows = zip(*(column.cells for column in table.columns), strict=True)
+    heads = table.heads
     body = "\n".join(
         f'<tr><th scope="row">{html.escape(first)}</th>{_cells("td", rest)}</tr>'
-        for first, *rest in rows
+        for first, *rest in table.rows()
     )
     name = html.escape(heads[0])
     head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
@@ -80,9 +62,7 @@ def report_markup(doc: Document, render: Render) -> tuple[str, str, str]:
     The first line is text, empty where a report begins with labelled lines. The document is a
     visible one.
     """
-    recorder = _Recorder()
-    render(doc, recorder)
-    printed = recorder.printed
+    printed = printed_parts(doc, render)
     first = "" if type(printed[0]) is Labelled else str(printed.pop(0))
     end = printed.index(None) if None in printed else len(printed)
     return first, "\n".join(_blocks(printed[:end])), "\n".join(_blocks(printed[end:]))

@@ -22,7 +22,8 @@ from ..pack.text import render_verified
 from ..predict.text import render_prediction
 from ..show.text import render_checkpoint, render_summary
 from ..staleness.text import render_series, render_staleness
-from .markup import Render, report_markup
+from ..text.recorded import Render
+from .markup import report_markup
 
 __all__ = ["VIEWED", "html_page", "render_of", "with_texts"]
 

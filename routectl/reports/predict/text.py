@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ..text.tables import Column, Verdict, print_line, print_table, print_text, under_verdict
+from ..text.tables import Column, Headline, print_line, print_table, print_text, under_verdict
 from ..text.wording import amount, layers_text, percent, plural
 from .schema import FigureEntry, KindFigures, PredictDocument, PredictionFigures
 
@@ -13,10 +13,10 @@ __all__ = ["prediction_headline", "render_prediction"]
 _STYLES = {"BETTER": "bold green", "MIXED": "bold yellow"}
 
 
-def prediction_headline(doc: PredictDocument) -> Verdict:
+def prediction_headline(doc: PredictDocument) -> Headline:
     """The verdict as a line."""
     word, text = _verdict(doc)
-    return Verdict(word, _STYLES.get(word, "bold red"), text)
+    return Headline(word, _STYLES.get(word, "bold red"), text)
 
 
 def render_prediction(doc: PredictDocument, console: Console) -> None:

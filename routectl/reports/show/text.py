@@ -1,17 +1,19 @@
 """What a dump and a checkpoint hold, for the terminal."""
 
+from collections.abc import Iterator
+
 from rich.console import Console
 
 from ..text.tables import Column, print_layers, print_line, print_lines
 from ..text.wording import amount, bytes_text, dump_line, figure, figures, layers_text, plural
 from .schema import CheckpointDocument, ShowDocument
 
-__all__ = ["render_checkpoint", "render_summary"]
+__all__ = ["render_checkpoint", "render_summary", "show_lines"]
 
 
-def _print_rows(console: Console, doc: ShowDocument) -> None:
-    print_line(
-        console,
+def _rows_lines(doc: ShowDocument) -> Iterator[tuple[str, str]]:
+    """How many rows there are, where they start, which calls they were merged of."""
+    yield (
         "rows",
         f"{amount(doc['rows'])} of {plural(doc['tokens_with_routes'], 'token')}, "
         f"{amount(doc['rows_missing'])} missing; starts: "
@@ -19,10 +21,10 @@ def _print_rows(console: Console, doc: ShowDocument) -> None:
         + "".join(f"; {kind} of {plural(n, 'sample')}" for kind, n in doc["row_counts"].items()),
     )
     if doc["samples_merged"]:
-        print_line(
-            console,
+        yield (
             "calls",
-            f"{plural(doc['samples_merged'], 'sample')} merged of {doc['segments']} calls; "
+            f"{plural(doc['samples_merged'], 'sample')} merged of "
+            f"{plural(doc['segments'], 'call')}; "
             f"{plural(doc['segment_rows_differing'], 'row')} that two calls have otherwise"
             + (", the earlier call's kept" if doc["segment_rows_differing"] else ""),
         )
@@ -72,36 +74,41 @@ def _samples(doc: ShowDocument) -> str:
     return f"finished by {reasons}; {doc['samples_with_logprobs']} with log-probs{notes}"
 
 
-def render_summary(doc: ShowDocument, console: Console) -> None:
-    """Print a routectl.show/1 document."""
+def show_lines(doc: ShowDocument) -> Iterator[tuple[str, str]]:
+    """What a dump holds, each line with its label."""
     dump = doc["dump"]
-    print_line(console, "dump", dump_line(dump))
+    yield "dump", dump_line(dump)
     model = dump["model"] or "unnamed model"
-    print_line(
-        console,
+    source = dump["facts_source"]
+    told = "source of these facts not recorded"
+    if source is not None:
+        told = f"facts from {'the command line' if source == 'given' else source}"
+    yield (
         "model",
         f"{model}: {layers_text(dump['layers'])}, top-{dump['top_k']} of {dump['num_experts']} "
-        f"experts, {dump['id_space']} ids (facts from {dump['facts_source']})",
+        f"experts, {dump['id_space']} ids ({told})",
     )
-    print_line(console, "tokens", _tokens(doc))
-    _print_rows(console, doc)
-    print_lines(console, _making_lines(doc))
-    print_line(console, "size", _size(doc))
+    yield "tokens", _tokens(doc)
+    yield from _rows_lines(doc)
+    yield from _making_lines(doc)
+    yield "size", _size(doc)
     versions = ", ".join(f"{v} ({amount(n)})" for v, n in doc["weight_versions"].items())
-    print_line(
-        console, "weights", f"{versions} response tokens" if versions else "versions not recorded"
-    )
-    print_line(console, "samples", _samples(doc))
+    yield "weights", f"{versions} response tokens" if versions else "versions not recorded"
+    yield "samples", _samples(doc)
     damaged = doc.get("damaged")  # documents of before have none
     if damaged is not None:
-        print_line(
-            console,
+        yield (
             "damaged",
             f"{damaged['samples']:,} of {plural(doc['samples'], 'sample')}, in no other figure; "
             f"the first, {damaged['sample']}: {damaged['reason']}",
         )
     for skipped in dump["skipped"]:
-        print_line(console, "skipped", skipped)
+        yield "skipped", skipped
+
+
+def render_summary(doc: ShowDocument, console: Console) -> None:
+    """Print a routectl.show/1 document."""
+    print_lines(console, show_lines(doc))
     console.print()
     rows = doc["layers"]
     print_layers(

@@ -11,7 +11,7 @@ from ..text.cells import cells_of
 from ..text.pictures import print_heatmap, spark_column
 from ..text.tables import (
     Column,
-    Verdict,
+    Headline,
     print_layers,
     print_line,
     print_table,
@@ -44,6 +44,8 @@ from .tables import (
 )
 
 __all__ = [
+    "drift_lines",
+    "last_step_text",
     "render_series",
     "render_staleness",
     "series_verdict",
@@ -82,14 +84,14 @@ def verdict_word(verdict: ThresholdVerdict) -> str:
     return "WITHIN" if verdict["thresholds"] else "MEASURED"
 
 
-def _verdict(verdict: ThresholdVerdict, text: str) -> Verdict:
+def _verdict(verdict: ThresholdVerdict, text: str) -> Headline:
     """Whether thresholds hold, in a word, and the figures in short."""
     asked, word = len(verdict["thresholds"]), verdict_word(verdict)
     counted = "" if not asked else f"{plural(asked, 'threshold')}; "
     if verdict["failed"]:
         crossed = len({f["threshold"] for f in verdict["failed"]})
         counted = f"{crossed} of {plural(asked, 'threshold')} crossed; "
-    return Verdict(word, _STYLES.get(word, "bold red"), f"{counted}{text}")
+    return Headline(word, _STYLES.get(word, "bold red"), f"{counted}{text}")
 
 
 def _print_failures(console: Console, verdict: ThresholdVerdict) -> None:
@@ -210,7 +212,8 @@ def _half_life(doc: StalenessDocument) -> str:
     return f"{figure(life['updates'])} updates ({'; '.join(about)})"
 
 
-def _drift_lines(doc: StalenessDocument) -> list[tuple[str, str]]:
+def drift_lines(doc: StalenessDocument) -> list[tuple[str, str]]:
+    """How fast routes move, in which layers first, and which version is nearest."""
     drift, lines = doc["drift"], []
     if drift["speeds"]:
         whole = drift["speeds"][0]
@@ -261,7 +264,7 @@ def _print_heatmaps(console: Console, doc: StalenessDocument) -> None:
         print_heatmap(console, cells_of(c), f"{c['kind']}{lag} by layer and position")
 
 
-def staleness_verdict(doc: StalenessDocument) -> Verdict:
+def staleness_verdict(doc: StalenessDocument) -> Headline:
     """The verdict as a line."""
     return _verdict(doc["verdict"], staleness_headline(doc))
 
@@ -294,7 +297,7 @@ def _print_body(doc: StalenessDocument, console: Console) -> None:
     _print_columns(console, position_columns(doc))
     _print_columns(console, expert_columns(doc))
     console.print()
-    for label, text in (*_rows_lines(doc), *_drift_lines(doc), *_noise_lines(doc)):
+    for label, text in (*_rows_lines(doc), *drift_lines(doc), *_noise_lines(doc)):
         print_line(console, label, text)
     console.print()
     _print_advice(console, doc)
@@ -331,7 +334,18 @@ def _step_columns(doc: SeriesDocument) -> list[Column]:
     return [*columns, Column("alarms", [*alarms, "-"], 90)]
 
 
-def series_verdict(doc: SeriesDocument) -> Verdict:
+def last_step_text(doc: SeriesDocument) -> str:
+    """The figures of the last step, each with its slope."""
+    last = doc["steps"][-1]
+    figures = (
+        f"{_title(t['figure'])} {_cell(t['figure'], last)} "
+        f"({_slope(t['figure'], t['slope'])} a step)"
+        for t in doc["trends"]
+    )
+    return f"step {last['step']}: " + ", ".join(figures)
+
+
+def series_verdict(doc: SeriesDocument) -> Headline:
     """The verdict as a line."""
     steps = doc["steps"]
     first, last = steps[0]["step"], steps[-1]["step"]

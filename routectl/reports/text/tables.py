@@ -20,10 +20,10 @@ from .wrapping import wrapped
 
 __all__ = [
     "Column",
+    "Headline",
     "Labelled",
     "Table",
     "TextLine",
-    "Verdict",
     "open_console",
     "print_layers",
     "print_line",
@@ -98,7 +98,7 @@ def print_text(console: Console, text: Text | str, hang: int = 2, style: str = "
     console.print(TextLine(text, hang, style), soft_wrap=True)
 
 
-class Verdict(TextLine):
+class Headline(TextLine):
     """The first line of a report: its verdict in a styled word, and what is behind it."""
 
     def __init__(self, word: str, style: str, text: str) -> None:
@@ -107,7 +107,7 @@ class Verdict(TextLine):
 
 
 @contextmanager
-def under_verdict(console: Console, verdict: Verdict) -> Iterator[None]:
+def under_verdict(console: Console, verdict: Headline) -> Iterator[None]:
     """The verdict, what is printed within, and the verdict again where that was long."""
     with console.capture() as printed:
         console.print(verdict, soft_wrap=True)
@@ -158,6 +158,15 @@ class Table:
 
     columns: Sequence[Column]
     last: str | None = None
+
+    @property
+    def heads(self) -> list[str]:
+        """The titles of its columns."""
+        return [column.title for column in self.columns]
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """The cells of each row."""
+        return zip(*(column.cells for column in self.columns), strict=True)
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
