@@ -24,20 +24,20 @@ MAY_IMPORT = {
     "limits": "errors",
     "margins": "",
     "model": "errors visible",
-    "pickled": "errors files limits",
+    "pickled": "errors files limits visible",
     "routes": "margins",
     "version": "",
     "visible": "",
     "codecs": "errors routes",
     "kernels": "margins routes",
-    "routers": "errors model",
-    "checkpoints": "errors files layouts model pickled routers",
+    "routers": "errors model visible",
+    "checkpoints": "errors files layouts model pickled visible routers",
     "engines": "errors files limits model visible formats.documents formats.responses formats.wire",
     "formats": (
         "dump errors files limits model formats.arrays formats.documents formats.native "
         "formats.responses formats.trainers formats.wire"
     ),
-    "formats.arrays": "dump errors files limits model formats.documents formats.wire",
+    "formats.arrays": "dump errors files limits model visible formats.documents formats.wire",
     "formats.documents": "dump errors files limits model visible kernels",
     "formats.native": (
         "dump errors files gate_logprobs keys limits model routes codecs formats.documents"
@@ -48,8 +48,8 @@ MAY_IMPORT = {
     ),
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
-        "dump errors files model pickled formats.arrays formats.documents formats.responses "
-        "formats.wire"
+        "dump errors files model pickled visible formats.arrays formats.documents "
+        "formats.responses formats.wire"
     ),
     "formats.wire": "damage dump errors limits model routes kernels formats.documents",
     "forward": "dump errors files routes checkpoints formats.native",
