@@ -85,9 +85,11 @@ def _print_body(doc: CheckDocument, console: Console) -> None:
     if doc["by_tokens"] is not None:
         print_line(console, "by tokens", _tokens_text(doc["by_tokens"]))
     if doc["explanation"] is not None:
-        _comparison(console, doc["explanation"])
+        print_line(console, "mismatch", _mismatch_text(doc["explanation"]))
     for finding in doc["findings"]:
         _finding(console, finding)
+    if doc["explanation"] is not None:
+        _hypotheses(console, doc["explanation"])
 
 
 def _tokens_text(told: TokensEntry) -> str:
@@ -112,14 +114,18 @@ def _dump_line(dump: DumpEntry) -> str:
     return f"{dump['path']}  ({', '.join(about)})"
 
 
-def _comparison(console: Console, found: ExplanationEntry) -> None:
+def _mismatch_text(found: ExplanationEntry) -> str:
     text = (
         f"{amount(found['rows_mismatched'])} of {plural(found['rows'], 'row')} differ "
         f"({percent(found['mismatch_rate'])})"
     )
     if found["rows_explained"]:
         text += f"; {amount(found['rows_explained'])} are explained below"
-    print_line(console, "mismatch", text)
+    return text
+
+
+def _hypotheses(console: Console, found: ExplanationEntry) -> None:
+    """What was tried, and what it would leave of the mismatch."""
     tried = found["hypotheses"][:_HYPOTHESES]
     if not tried:
         return

@@ -17,6 +17,8 @@ __all__ = [
     "verified_lines",
 ]
 
+_SOME = 3  # files of a kind that are named
+
 
 def _layout_line(layout: LayoutEntry) -> str:
     pipeline = layout["pipeline"]
@@ -96,6 +98,7 @@ def _checks(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
     """The lines between the verdict and the examples, each with its label."""
     yield "tensors", f"{doc['folder']}  ({plural(doc['files'], 'file')})"
     yield "dump", doc["dump"]
+    yield from _file_lines(doc)
     routes, absent, repeated = doc["routes"], doc["routes_absent"], doc["routes_repeated"]
     if routes is None or absent is None or repeated is None:
         yield "once", "not checked: only some ranks were asked for"
@@ -124,14 +127,21 @@ def _checks(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
         alone = "" if filler is None else f", padding alone {filler:.3f} x"
         busiest = f"busiest of {doc['ep']} EP ranks, worst layer"
         yield "load", f"{busiest}: {doc['ep_imbalance']:.3f} x mean{alone}"
-    for path in doc["absent_files"][:3]:
-        yield "file", f"{path}: not there"
-    for path in doc["extra_files"][:3]:
-        yield "file", f"{path}: the layout has no such rank and micro-batch"
-    for line in (*doc["misfits"][:3], *doc["faults"][:3]):
-        yield "file", line
-    for path in doc["changed_files"][:3]:
-        yield "changed", f"{path}: its bytes are not those of the manifest"
+
+
+def _file_lines(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
+    """What is wrong with files, of each kind the first three."""
+    kinds = (
+        ("file", doc["absent_files"], ": not there"),
+        ("file", doc["extra_files"], ": the layout has no such rank and micro-batch"),
+        ("file", doc["misfits"], ""),
+        ("file", doc["faults"], ""),
+        ("changed", doc["changed_files"], ": its bytes are not those of the manifest"),
+    )
+    for label, lines, what in kinds:
+        for i, line in enumerate(lines[:_SOME], 1):
+            more = f" (and {len(lines) - _SOME} more)" if i == _SOME < len(lines) else ""
+            yield label, f"{line}{what}{more}"
 
 
 def verified_headline(doc: VerifyDocument) -> Headline:
@@ -148,16 +158,16 @@ def verified_headline(doc: VerifyDocument) -> Headline:
 def verified_lines(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
     """What was checked, then what went wrong and what fits, each with its label."""
     yield from _checks(doc)
-    for e in doc["examples"]:
-        where = f"{e['file']} layer {e['layer']} row {e['row']}"
-        whose = f"sample {e['sample']} position {e['position']}"
-        yield "row", f"{where}: got {e['got']}, {whose} has {e['expected']}"
     for line in _move_lines(doc["moves"]):
         yield "holds", line
     for suspect in doc["suspects"]:
         yield "matches", _suspect_line(suspect)
     if not doc["suspects"] and doc["suspects_of"]:
         yield "matches", "no layout that is known"
+    for e in doc["examples"]:
+        where = f"{e['file']} layer {e['layer']} row {e['row']}"
+        whose = f"sample {e['sample']} position {e['position']}"
+        yield "row", f"{where}: got {e['got']}, {whose} has {e['expected']}"
 
 
 def render_verified(doc: VerifyDocument, console: Console) -> None:

@@ -337,12 +337,13 @@ def _step_columns(doc: SeriesDocument) -> list[Column]:
 def last_step_text(doc: SeriesDocument) -> str:
     """The figures of the last step, each with its slope."""
     last = doc["steps"][-1]
-    figures = (
-        f"{_title(t['figure'])} {_cell(t['figure'], last)} "
-        f"({_slope(t['figure'], t['slope'])} a step)"
-        for t in doc["trends"]
-    )
-    return f"step {last['step']}: " + ", ".join(figures)
+    parts = []
+    for trend in doc["trends"]:
+        name, slope = trend["figure"], trend["slope"]
+        if name in last["figures"] and last["figures"][name] is not None:
+            moving = "" if slope is None else f" ({_slope(name, slope)} a step)"
+            parts.append(f"{_title(name)} {_cell(name, last)}{moving}")
+    return f"step {last['step']}: " + ", ".join(parts)
 
 
 def series_verdict(doc: SeriesDocument) -> Headline:

@@ -48,8 +48,7 @@ def _print_at_most(console: Console, lines: Sequence[TextLine]) -> None:
         if room == len(parts):
             console.print(line, soft_wrap=True)
             continue
-        last = parts[room - 1]
-        last.truncate(console.width - 2)
-        last.append(" …")
-        for part in parts[:room]:
+        *whole, cut = parts[:room]
+        last = wrapped(cut, console.width - 2, line.hang)[0].append(" …")
+        for part in (*whole, last):
             console.print(part, soft_wrap=True)

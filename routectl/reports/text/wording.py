@@ -63,12 +63,14 @@ def rates_text(rates: Sequence[float]) -> str:
 
 
 def failure_text(failure: "FailureEntry") -> str:
-    """A threshold that was crossed: the figure, where, and the limit."""
+    """A threshold that was crossed: the figure, where, and the limit, in the threshold's unit."""
+    scale, unit = (100, " %") if failure["threshold"].endswith("%") else (1, "")
     layer = "" if failure["layer"] is None else f" in layer {failure['layer']}"
     value, limit = failure["value"], failure["limit"]
     told = failure.get("not_finite")
-    found = f"not finite{f' ({told})' if told else ''}" if value is None else f"{value:.6g}"
-    allowed = "" if limit is None else f", limit {limit:.6g}"
+    found = f"{scale * value:.6g}{unit}" if value is not None else "not finite"
+    found += f" ({told})" if value is None and told else ""
+    allowed = "" if limit is None else f", limit {scale * limit:.6g}{unit}"
     return f"{failure['threshold']}: {failure['metric']} is {found}{layer}{allowed}"
 
 

@@ -685,7 +685,7 @@ def drawn(rows):
 
 def padding_of(page):
     """The padding rows and all rows that a drawing's headings tell, summed over micro-batches."""
-    told = re.findall(r"(\d+) of (\d+) rows are padding", page)
+    told = re.findall(r"(\d+)\s+of\s+(\d+)\s+rows\s+are\s+padding", page)
     return tuple(sum(map(int, numbers)) for numbers in zip(*told, strict=True))
 
 

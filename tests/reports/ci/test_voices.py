@@ -152,8 +152,8 @@ class TestJunit:
         (failure,) = differs.result
         assert isinstance(failure, Failure)
         assert failure.text.splitlines() == [
-            "mismatch@*:3%: mismatch is 0.0303496 in layer 5, limit 0.03",
-            "mismatch:1%: mismatch is 0.0202232, limit 0.01",
+            "mismatch@*:3%: mismatch is 3.03496 % in layer 5, limit 3 %",
+            "mismatch:1%: mismatch is 2.02232 %, limit 1 %",
         ]
         (error,) = gone.result
         assert isinstance(error, Error)
@@ -205,7 +205,7 @@ class TestGithub:
         assert titles == ["routectl diff%3A differs", "routectl check%3A gone"]
         text = summary.read_text("utf-8")
         assert text.startswith("before\n### routectl: TROUBLE\n")
-        assert "mismatch@*:3%: mismatch is 0.0303496 in layer 5, limit 0.03" in text
+        assert "mismatch@*:3%: mismatch is 3.03496 % in layer 5, limit 3 %" in text
         monkeypatch.delenv("GITHUB_ACTIONS")
         monkeypatch.delenv("GITHUB_STEP_SUMMARY")
         done = run(capsys, "ci", three, "--github")
