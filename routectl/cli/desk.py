@@ -6,7 +6,6 @@ An option is written once, on the field of the request (``jobs/options.py``) or 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
-from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -138,22 +137,11 @@ def _parameter(one: "Field[Any]", about: Option, optional: bool) -> inspect.Para
 
 
 def _info(about: Option, kind: Any) -> Any:
+    """What typer parses; help is made of the option itself (words/help.py)."""
     if about.positional:
-        return typer.Argument(
-            metavar=about.metavar and about.named, show_default=False, help=about.told
-        )
-    flag, metavar = f"--{about.flag}", about.placeholder
-    kinds = {kind, *get_args(kind)}
-    if isinstance(kind, UnionType) and bool in kinds:
+        return typer.Argument(metavar=about.named)
+    flag = f"--{about.flag}"
+    if isinstance(kind, UnionType) and bool in get_args(kind):
         flag = f"{flag}/--no-{about.flag}"
-    if metavar is None and bool not in kinds:
-        metavar = "N" if kinds & {int, float} else "PATH" if Path in kinds else "TEXT"
     names = [flag] if about.short is None else [f"-{about.short}", flag]
-    return typer.Option(
-        *names,
-        metavar=metavar,
-        min=about.least,
-        max=about.most,
-        help=about.told,
-        hidden=about.shared,
-    )
+    return typer.Option(*names, min=about.least, max=about.most)

@@ -10,13 +10,16 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from ..errors import RoutectlError
+from ..jobs.options import check_choice
 from ..limits import parse_limits, raised_limits
 from ..visible import visible
-from .commands import HELP, Commands
 from .logs import show_logs
 from .signals import ended_by_signals
-from .spellings import said_now
 from .terminal import say
+from .words.commands import Commands
+from .words.help import HELP
+from .words.scripts import SCRIPTS
+from .words.spellings import said_now
 
 __all__ = ["app", "main", "script"]
 
@@ -29,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings=HELP,
+    context_settings=dict(HELP),
     help="Compare and convert the expert routes of mixture-of-experts models in RL.",
 )
 
@@ -42,8 +45,24 @@ def _version(asked: bool) -> None:
         raise typer.Exit(0)
 
 
+def _completion(shell: str | None) -> None:
+    if shell is not None:
+        check_choice("--completion", shell, tuple(SCRIPTS))
+        print(SCRIPTS[shell], end="")
+        raise typer.Exit(0)
+
+
 @app.callback()
 def _root(
+    completion: str | None = typer.Option(
+        None,
+        "--completion",
+        callback=_completion,
+        is_eager=True,
+        metavar="bash|zsh|fish",
+        help="Print the script that completes command lines in a shell; its first lines say where "
+        "it goes.",
+    ),
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version."
     ),
@@ -73,6 +92,14 @@ def _without_globals(argv: Sequence[str]) -> tuple[list[str], list[str], bool]:
     return [*left[1:], "--help"] if left[:1] == ["help"] else left, said, plain
 
 
+def _complete(argv: Sequence[str]) -> int:
+    """Answer a script of completion."""
+    from .words.completion import completed
+
+    sys.stdout.write(completed(argv[0] if argv else "", argv[1:]))
+    return 0
+
+
 def _complain(message: str, hint: str | None = None) -> int:
     say("routectl", message)
     if hint:
@@ -85,6 +112,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         if any("\0" in word for word in argv):
             return _complain("a NUL in an argument: no file and no option has one")
+        if argv[:1] == ["--complete"]:
+            return _complete(argv[1:])
         words, given, plain = _without_globals(argv)
         with raised_limits(**parse_limits(given)):
             code = app(
@@ -97,9 +126,12 @@ def main(argv: Sequence[str]) -> int:
     except RoutectlError as error:
         return _complain(str(error), error.hint)
     except TyperException as error:
+        said = said_now(words)
+        if said is not None:
+            return _complain(said)
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "routectl"
-        return _complain(said_now(words) or error.format_message(), f"{path} --help")
+        return _complain(error.format_message(), f"{path} --help")
     except (Abort, KeyboardInterrupt):
         return 130
     except MemoryError:

@@ -11,7 +11,7 @@ from ..errors import FormatError, RoutectlError
 from ..jobs.options import argument
 from ..jobs.saved import read_report
 from .desk import CommandLine, desk
-from .services import Dashboards, Services, say_all
+from .services import Dashboards, Saying, Services, say_all
 
 if TYPE_CHECKING:
     from ..reports.document import Document
@@ -51,12 +51,14 @@ def report_command(line: CommandLine) -> int:
     asked.dashboards.refuse(voices)
     if paths[1:] and (voices.html or voices.target or asked.dashboards.scalars):
         raise RoutectlError("-o, --html and dashboards are of one report: got several RESULTs")
-    found = [(path, read_report(path, *VIEWED)) for path in paths]
+    found = [(path, voices.reduced(read_report(path, *VIEWED))) for path in paths]
+    sayings: list[Saying] = []
     for path, document in found:
         _whole(path, document, partial(_check, document))
+    _whole(paths[0], found[0][1], lambda: sayings.extend(_served(found, asked, voices)))
     for path, document in found:
         _whole(path, document, partial(voices.tell, document, render_of(document)))
-    _whole(paths[0], found[0][1], partial(_serve, found, asked, voices))
+    say_all(sayings)
     return 0
 
 
@@ -80,8 +82,8 @@ def _check(document: "Document") -> None:
     render_of(document)(document, open_console(io.StringIO()))
 
 
-def _serve(found: _Found, asked: _Saved, voices: "Voices") -> None:
-    """What other programs read of the reports."""
+def _served(found: _Found, asked: _Saved, voices: "Voices") -> list[Saying]:
+    """What other programs are to read of the reports."""
     from ..reports.ci.saved import runs_of_reports
     from ..reports.page.page import render_of
 
@@ -89,5 +91,7 @@ def _serve(found: _Found, asked: _Saved, voices: "Voices") -> None:
     runs: Document = None
     if services.junit or services.github or dashboards.badge:
         runs = runs_of_reports([(str(p), doc, render_of(doc)) for p, doc in found])
-    said = services.sayings(runs, voices)
-    say_all([*said, *dashboards.sayings(runs, found[0][1], voices)])
+    return [
+        *services.sayings(runs, voices),
+        *dashboards.sayings(runs, found[0][1], voices),
+    ]

@@ -17,7 +17,7 @@ from .voices import Voices
 if TYPE_CHECKING:
     from ..reports.document import Document
 
-__all__ = ["Dashboards", "Services", "say_all"]
+__all__ = ["Dashboards", "Saying", "Services", "say_all"]
 
 Saying = Callable[[], None]
 
@@ -38,15 +38,14 @@ class Services:
         _refuse_file("--junit", self.junit, voices.force)
 
     def sayings(self, runs: "Document", voices: Voices) -> list[Saying]:
-        """What is to be said of a routectl.ci/1 document, each on its own."""
-        from ..reports.ci.services import junit_xml
+        """What is to be said of a routectl.ci/1 document, made here and written each on its own."""
+        from ..reports.ci.services import github_annotations, github_summary, junit_xml
 
         said: list[Saying] = []
         if self.junit is not None:
-            path = self.junit
-            said.append(lambda: voices.publish(path, junit_xml(runs)))
+            said.append(partial(voices.publish, self.junit, junit_xml(runs)))
         if self.github:
-            said.append(partial(_annotate, runs))
+            said.append(partial(_annotate, github_annotations(runs), github_summary(runs)))
         return said
 
 
@@ -95,21 +94,24 @@ class Dashboards:
                 )
 
     def sayings(self, runs: "Document", document: "Document", voices: Voices) -> list[Saying]:
-        """What is to be said of a document, and of its runs, each on its own."""
+        """What is to be said of a document, and of its runs, made here and written each on its own.
+
+        Raises UnsupportedError for a document without scalars, where these are asked for.
+        """
+        from ..reports.ci.scalars import SCALED, metrics
         from ..reports.ci.services import badge_json
 
         said: list[Saying] = []
         if self.badge is not None:
-            path = self.badge
-            said.append(lambda: voices.publish(path, badge_json(runs).encode()))
+            said.append(partial(voices.publish, self.badge, badge_json(runs).encode()))
         if self.scalars:
-            said.append(partial(self._write_scalars, document))
+            if document["schema"] not in SCALED:
+                raise UnsupportedError(f"{document['schema']} has no scalars")
+            said.append(partial(self._write_scalars, metrics(document)))
         return said
 
-    def _write_scalars(self, document: "Document") -> None:
-        from ..reports.ci.scalars import metrics
-
-        scalars, step = metrics(document), self.step or 0
+    def _write_scalars(self, scalars: dict[str, float]) -> None:
+        step = self.step or 0
         if self.tensorboard is not None:
             from ..reports.ci.dashboards import write_events
 
@@ -147,22 +149,15 @@ def _refuse_file(flag: str, path: Path | None, force: bool) -> None:
     refuse_existing(path, force=force)
 
 
-def _annotate(runs: "Document") -> None:
-    """GitHub's annotations, and the summary of the step."""
-    from ..reports.ci.services import github_annotations, github_summary
-
-    sys.stderr.write(github_annotations(runs))  # read there too, and not the answer
-    _append_summary(github_summary(runs))
-
-
-def _append_summary(text: str) -> None:
-    """Add to the summary of the step that runs, where there is one."""
+def _annotate(annotations: str, summary: str) -> None:
+    """GitHub's annotations, and text added to the summary of the step that runs."""
+    sys.stderr.write(annotations)  # read there too, and not the answer
     name = os.environ.get("GITHUB_STEP_SUMMARY")
     if not name:
         note("GITHUB_STEP_SUMMARY is not set: no step summary")
         return
     try:
         with open(name, "a", encoding="utf-8") as stream:
-            stream.write(text)
+            stream.write(summary)
     except OSError as error:
         raise RoutectlError(f"{name}: cannot be written: {error.strerror}") from None

@@ -112,7 +112,7 @@ class Voices:
         from ..reports.written.forms import report_as
 
         self.page(document)
-        document = self._reduced(document)
+        document = self.reduced(document)
         if self.summary:
             from ..reports.summary.ten_lines import ten_lines
 
@@ -130,7 +130,7 @@ class Voices:
         if self.html is not None:
             from ..reports.page.page import html_page
 
-            page = html_page(self._with_texts(self._reduced(document)))
+            page = html_page(self._with_texts(self.reduced(document)))
             self.publish(self.html, page.encode())
 
     def publish(self, path: Path, data: bytes) -> None:
@@ -141,7 +141,7 @@ class Voices:
             stream.write(data)
         note(f"wrote {path}")
 
-    def _reduced(self, document: "Document") -> "Document":
+    def reduced(self, document: "Document") -> "Document":
         """The document, without what --no-tokens keeps back."""
         if not self.no_tokens:
             return document

@@ -27,10 +27,10 @@ __all__ = ["DiffRequest", "answer_diff", "refuse_incomparable"]
 
 
 def _metrics() -> list[str]:
-    """Names for thresholds."""
+    """What thresholds begin with."""
     from ..ops.diff.thresholds import METRICS
 
-    return [metric.name for metric in METRICS]
+    return [f"{metric.name}:" for metric in METRICS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

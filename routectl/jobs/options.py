@@ -9,6 +9,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from math import isfinite
 from numbers import Integral, Real
+from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -76,12 +77,14 @@ class Option:
         """Its help, with the choices where they stand."""
         return self.help and self.help.replace("{choices}", _either(self.choices))
 
-    @property
-    def placeholder(self) -> str | None:
-        """What stands for its value: the choices, where nothing else does and help has them not."""
-        if self.metavar is not None or not self.choices:
+    def placeholder_of(self, kind: Any) -> str:
+        """What stands for its value, of a type: the choices, where help does not list them."""
+        if self.metavar is not None:
             return self.metavar
-        return "NAME" if "{choices}" in (self.help or "") else "|".join(self.choices)
+        if self.choices:
+            return "NAME" if "{choices}" in (self.help or "") else "|".join(self.choices)
+        kinds = {kind, *get_args(kind)}
+        return "N" if kinds & {int, float} else "PATH" if Path in kinds else "TEXT"
 
 
 def _either(words: Sequence[str]) -> str:

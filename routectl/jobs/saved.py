@@ -66,7 +66,7 @@ def read_report(path: Path, *wanted: str) -> "Document":
 def _types() -> dict[str, Any]:
     """The type of each schema that is read again."""
     from ..reports.check.schema import CheckDocument
-    from ..reports.ci.schema import BaselineDocument
+    from ..reports.ci.schema import BaselineDocument, CiDocument
     from ..reports.diff.schema import DiffDocument
     from ..reports.pack.schema import VerifyDocument
     from ..reports.predict.schema import PredictDocument
@@ -82,6 +82,7 @@ def _types() -> dict[str, Any]:
         "routectl.checkpoint/1": CheckpointDocument,
         "routectl.predict/1": PredictDocument,
         "routectl.verify/1": VerifyDocument,
+        "routectl.ci/1": CiDocument,
         "routectl.baseline/1": BaselineDocument,
     }
 

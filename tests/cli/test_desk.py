@@ -2,7 +2,7 @@
 
 import pytest
 
-from routectl.cli.commands import command_lines
+from routectl.cli.words.commands import command_lines
 from routectl.jobs.options import build, check_bounds, options_of
 from routectl.jobs.pack.request import PackRequest, VerifyRequest
 from routectl.jobs.reading import Reading

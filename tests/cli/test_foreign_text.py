@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from routectl.cli.commands import COMMANDS
 from routectl.cli.main import main
+from routectl.cli.words.commands import COMMANDS
 from routectl.dump import DumpMeta, Sample, WeightSpan
 from routectl.formats.native.container import write_native
 from routectl.routes import Routes
@@ -113,9 +113,9 @@ def verbs(old, new, folder):
     typed = [old.with_name(f"typed-{name}.parquet") for name in ("old", "new")]
     return {
         "show": ["show", old],
-        "show --detail": ["show", old, "--detail"],
+        "show -o": ["show", old, "-o", folder / "show.json", "--force"],
         "diff": ["diff", old, new, "--match", "id", "--examples", "9", "--fail-over", "mismatch:0"],
-        "diff --rerun": ["diff", old, new, "--rerun", new, "--detail"],
+        "diff --rerun": ["diff", old, new, "--rerun", new],
         "diff of a sample": ["diff", *typed, "--sample", f"{TYPED}0"],
         "diff of no sample": ["diff", old, new, "--sample", TYPED],
         "check": ["check", new, "--against", old],
@@ -350,7 +350,9 @@ class TestReports:
     @pytest.mark.parametrize("poison", few(POISONS, ("all",)))
     @pytest.mark.parametrize("path", REPORTS, ids=lambda p: p.name)
     def test_a_saved_report(self, capsys, monkeypatch, tmp_path, path, poison):
-        """Each text of a report is poison, all at once: text on a pipe, a terminal, a page."""
+        """Each text of a report is poison, all at once: text on a pipe, a terminal, a page, as
+        Markdown, CSV and JUnit.
+        """
         keep = ("schema", "differs", "old", "new_mismatched", "missing")
         more = ("severity", "status", "word", "mode", "kind", "id_space")
         file, page = tmp_path / "saved.json", tmp_path / "page.html"
@@ -362,6 +364,10 @@ class TestReports:
         if judged(capsys, "report", file, "-o", page).code == 0:
             body = page.read_text("utf-8").partition("<script")[0]
             assert faults_of(body, longest=1 << 20) == []
+        for flags in (("-o", tmp_path / "x.md"), ("-o", tmp_path / "x.csv"), ("--junit", page)):
+            if judged(capsys, "report", file, *flags, "--force").code == 0:
+                text = flags[1].read_bytes().decode().replace("\r\n", "\n")  # the ends of CSV
+                assert faults_of(text, longest=1 << 20) == []
 
     @pytest.mark.slow
     @pytest.mark.parametrize("path", REPORTS, ids=lambda p: p.name)
@@ -430,12 +436,14 @@ class TestVoices:
         for name, check in checks.items():
             (tmp_path / f"{FILE_NAME}.toml").write_text(toml({name: check}), "utf-8")
             words = ["ci", tmp_path / f"{FILE_NAME}.toml", "--github", "--junit"]
-            words += [tmp_path / "j.xml", "--badge", tmp_path / "b.json", "--force"]
+            words += [tmp_path / "j.xml", "-o", tmp_path / "r.json", "--force"]
             judged(capsys, *words, own=("::error title=",))
+            badge = ("--badge", tmp_path / "b.json", "--force")
+            judged(capsys, "report", tmp_path / "r.json", *badge)
             for told in ("j.xml", "b.json", "summary.md"):
                 text = (tmp_path / told).read_text("utf-8").replace("⚠️", "")  # ours
                 assert faults_of(text) == []
-            judged(capsys, *words, "--json", own=("::error title=",))
+            judged(capsys, *words, own=("::error title=",))
 
     @pytest.mark.parametrize("text", [POISON, LONG])
     def test_configs(self, capsys, tmp_path, text):

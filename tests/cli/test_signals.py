@@ -201,12 +201,12 @@ class TestStreams:
     """Reports and dumps go to devices and pipes, as files."""
 
     def test_a_report_to_an_open_file(self, tmp_path):
-        """-o /dev/stdout writes where stdout is: a file that a shell opened to append to, say."""
+        """-o - writes where stdout is: a file that a shell opened to append to, say."""
         path = tmp_path / "log"
         path.write_text("before\n", "utf-8")
         with path.open("a") as log:
-            code, err = said("show", DUMP, "-o", "/dev/stdout", stdout=log)
-        assert (code, err) == (0, "routectl: wrote /dev/stdout\n")
+            code, err = said("show", DUMP, "-o", "-", stdout=log)
+        assert (code, err) == (0, "")
         assert path.read_text("utf-8").startswith("before\ndump ")
 
     @pytest.mark.parametrize("name", ["a.parquet", "a.npz", "a.jsonl", "a.safetensors"])
@@ -227,8 +227,8 @@ class TestStreams:
 
     @pytest.mark.parametrize("force", [[], ["--force"]])
     def test_a_device_is_not_replaced(self, force):
-        """-o /dev/full says that it is full, with --force too, and is a device after."""
-        code, err = said("show", DUMP, "-o", "/dev/full", *force)
+        """A page to /dev/full says that it is full, with --force too, and is a device after."""
+        code, err = said("show", DUMP, "--html", "/dev/full", *force)
         assert (code, err) == (
             2,
             "routectl: /dev/full: cannot be written: No space left on device\n",

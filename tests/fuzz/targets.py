@@ -101,7 +101,7 @@ def _pair(folder):
     over = [word for one in ("mismatch:1%", "k3:0.1", "k1:0.1") for word in ("--fail-over", one)]
     for words in (
         ("diff", old, new, "--match", "prefix", *over),
-        ("diff", old, new, "--match", "tokens", "--detail"),
+        ("diff", old, new, "--match", "tokens"),
         ("check", new, "--against", old),
         ("staleness", old, "--own", "v0", "--at", f"v0={new}", "--at", f"v1={old}"),
     ):
@@ -163,14 +163,17 @@ def _predictor(folder):
 
 def _report(folder):
     command("report", folder / "x.json")
-    command("report", folder / "x.json", "-o", folder / "x.html", "--force")
+    for suffix in ("html", "md", "csv"):
+        command("report", folder / "x.json", "-o", folder / f"x.{suffix}", "--force")
+    for flag in ("--junit", "--badge"):
+        command("report", folder / "x.json", flag, folder / "x.out", "--force")
 
 
 def _ci(folder):
     done = command("ci", folder / "ci.toml", "--json")
     if done.code < 2:
         json.loads(done.out, parse_constant=_refused_constant)
-    command("ci", folder / "ci.toml", "--junit", folder / "j.xml", "--badge", folder / "b.json")
+    command("ci", folder / "ci.toml", "--junit", folder / "j.xml")
 
 
 def _answer(folder):

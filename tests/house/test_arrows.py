@@ -75,8 +75,8 @@ MAY_IMPORT = {
     "reports.diff": "margins ops.diff reports reports.text",
     "reports.pack": "dump layouts ops.pack reports.text",
     "reports.page": (
-        "errors visible reports reports.check reports.diff reports.pack reports.predict "
-        "reports.show reports.staleness reports.text"
+        "errors visible reports reports.check reports.ci reports.diff reports.pack "
+        "reports.predict reports.show reports.staleness reports.text"
     ),
     "reports.predict": "checkpoints ops.predict reports.text",
     "reports.show": "checkpoints ops ops.check.alone ops.diff reports reports.diff reports.text",
@@ -125,8 +125,9 @@ MAY_IMPORT = {
         "errors files limits version visible formats ops.check.book reports reports.check "
         "reports.ci reports.diff reports.pack reports.page reports.predict reports.show "
         "reports.staleness reports.summary reports.text reports.written jobs jobs.check jobs.ci "
-        "jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch"
+        "jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch cli.words"
     ),
+    "cli.words": "limits jobs",
     "__init__": (
         "dump errors layouts limits margins model routes version checkpoints formats forward ops "
         "ops.check ops.check.book ops.diff ops.pack ops.staleness reports.check reports.ci "

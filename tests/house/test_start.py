@@ -29,7 +29,7 @@ def test_help_loads_no_command():
     """``routectl --help`` loads the room of no command, and each is there under its name."""
     code = (
         "import sys\n"
-        "from routectl.cli.commands import COMMANDS, functions_of\n"
+        "from routectl.cli.words.commands import COMMANDS, functions_of\n"
         "from routectl.cli.main import main\n"
         "main(['--help'])\n"
         "print([n for n in COMMANDS if f'routectl.cli.{n}' in sys.modules], file=sys.stderr)\n"

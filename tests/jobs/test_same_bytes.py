@@ -45,9 +45,9 @@ INTEGERS = {
     "unpack": "unpack IN/packed -o OUT/o.parquet",
     "fix": "check IN/tiny/renumbered.parquet --against IN/tiny/v0.parquet --apply-fix "
     "-o OUT/o.parquet",
-    "show": "show IN/ds/few.jsonl --json --detail",
+    "show": "show IN/ds/few.jsonl -o OUT/o.json",
     "show.page": "show IN/ds/few.jsonl --html OUT/o.html",
-    "diff": "diff IN/tiny/few.jsonl IN/tiny/v0.parquet --json --detail",
+    "diff": "diff IN/tiny/few.jsonl IN/tiny/v0.parquet -o OUT/o.json",
     "diff.page": "diff IN/tiny/few.jsonl IN/tiny/v0.parquet --html OUT/o.html",
     "diff.text": "diff IN/tiny/few.jsonl IN/tiny/v1.parquet -o OUT/o.txt",
     "check": "check IN/tiny/few.jsonl --json",
@@ -56,7 +56,7 @@ INTEGERS = {
                  "--at v1=IN/tiny/v1.parquet --json",
     "verify": "pack --verify IN/packed --against IN/tiny/v0.parquet --json",
     "report": "report IN/diff.json -o OUT/o.html",
-    "ci.baseline": "ci OUT/ci.toml --update-baseline --badge OUT/badge.json",
+    "ci.baseline": "ci OUT/ci.toml --update-baseline --junit OUT/ci.xml",
 }  # fmt: skip
 CONFIG = """
 [checks.sound]

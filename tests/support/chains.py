@@ -150,12 +150,10 @@ def made_of(file: File, folder: Path, targets: tuple[str, ...], capsys) -> dict[
         ("diff", (file.path, *source)),
         ("staleness", own),
     ):
-        capsys.readouterr()
-        main([verb, *map(str, args), "--json", *(() if verb == "check" else ("--detail",))])
-        text = capsys.readouterr().out
         path = folder / f"{stem}.{verb}.json"
-        path.write_text(text, "utf-8")
-        made[f"{verb} --json"] = path if text.startswith("{") else None
+        main([verb, *map(str, args), "-o", str(path)])
+        capsys.readouterr()
+        made[f"{verb} -o"] = path if path.exists() else None
     watched = folder / f"{stem}.watched"
     watched.mkdir()
     if file.path.is_file():

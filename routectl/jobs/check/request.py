@@ -21,6 +21,13 @@ __all__ = ["CheckRequest", "Checked", "answer_check", "check_dump", "write_fixed
 _CODES = "Finding codes or their beginnings, as R2 or R102; repeatable, or with commas."
 
 
+def _finding_codes() -> tuple[str, ...]:
+    """What --select and --ignore may name."""
+    from ...ops.check.book.findings import known_codes
+
+    return known_codes()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRequest:
     """A dump to be checked, alone or against a reference.
@@ -32,8 +39,10 @@ class CheckRequest:
 
     dump: str = argument(metavar="[DUMP]", help="A file, a folder or a glob; - is stdin.")
     fail_on: str = fail_on_option()
-    select: tuple[str, ...] = option((), metavar="CODE", help=f"Only these. {_CODES}")
-    ignore: tuple[str, ...] = option((), metavar="CODE", help="Not these.")
+    select: tuple[str, ...] = option(
+        (), metavar="CODE", suggests=_finding_codes, help=f"Only these. {_CODES}"
+    )
+    ignore: tuple[str, ...] = option((), metavar="CODE", suggests=_finding_codes, help="Not these.")
     ep: int = option(
         1, least=1, help="Count what filler adds to each expert-parallel rank of so many."
     )

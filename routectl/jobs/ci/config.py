@@ -13,7 +13,8 @@ from ...errors import FormatError, RoutectlError
 from ...files.reading import read_text
 from ..check.request import CheckRequest
 from ..diff import DiffRequest
-from ..options import build, groups_of, options_of
+from ..options import build, check_bounds, groups_of, options_of
+from ..spellings import key_now
 from ..staleness.request import StalenessRequest
 
 __all__ = ["Check", "CiConfig", "Request", "read_checks"]
@@ -24,7 +25,7 @@ _VERBS: dict[str, type[Request]] = {
     "check": CheckRequest,
     "staleness": StalenessRequest,
 }
-_ELSEWHERE = ("series",)  # of many runs: each of its steps can be a check
+_ELSEWHERE = ("series", "save", "rules")  # of many runs, of data, of no dump
 _NEEDED = ("dump", "at")  # that a staleness may go without, with a series
 _MAX_BYTES = 1 << 20
 _MAX_DOTS = 3000**2
@@ -145,7 +146,9 @@ def _check(name: str, table: Any) -> Check:
         if key == "verb":
             continue
         if key not in known:
-            wrong.append(f"{key} is not known: {', '.join(sorted(known))}")
+            new = key_now(verb, key)
+            known_keys = f"is not known: {', '.join(sorted(known))}"
+            wrong.append(f"{key} {known_keys if new is None else f'is now: {new}'}")
             continue
         try:
             given[known[key][0]] = _value(value, known[key][1])
@@ -155,6 +158,7 @@ def _check(name: str, table: Any) -> Check:
         raise _WrongError(*wrong)
     try:
         request = build(_VERBS[verb], given)
+        check_bounds(request)
         _ = request.reading.facts
     except RoutectlError as error:
         raise _WrongError(str(error) + (f" ({error.hint})" if error.hint else "")) from None

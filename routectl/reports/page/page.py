@@ -16,6 +16,7 @@ from string import Template
 from ...errors import FormatError
 from ...visible import quoted
 from ..check.text import render_check
+from ..ci.text import render_ci
 from ..diff.text import render_diff
 from ..document import Document, visible_document
 from ..pack.text import render_verified
@@ -36,6 +37,7 @@ _VIEWS: tuple[tuple[str, Render], ...] = (
     ("routectl.checkpoint/1", render_checkpoint),
     ("routectl.predict/1", render_prediction),
     ("routectl.verify/1", render_verified),
+    ("routectl.ci/1", render_ci),
 )
 VIEWED = tuple(schema for schema, _ in _VIEWS)
 _ASSETS = files(__package__) / "assets"

@@ -63,15 +63,40 @@ def rates_text(rates: Sequence[float]) -> str:
 
 
 def failure_text(failure: "FailureEntry") -> str:
-    """A threshold that was crossed: the figure, where, and the limit, in the threshold's unit."""
-    scale, unit = (100, " %") if failure["threshold"].endswith("%") else (1, "")
+    """A threshold that was crossed: figure and limit in the threshold's own unit, and where.
+
+    ``mismatch@*:3%: 3.03 % over 3 % in layer 5``, with as many digits as tell the two apart.
+    """
     layer = "" if failure["layer"] is None else f" in layer {failure['layer']}"
-    value, limit = failure["value"], failure["limit"]
-    told = failure.get("not_finite")
-    found = f"{scale * value:.6g}{unit}" if value is not None else "not finite"
-    found += f" ({told})" if value is None and told else ""
-    allowed = "" if limit is None else f", limit {scale * limit:.6g}{unit}"
-    return f"{failure['threshold']}: {failure['metric']} is {found}{layer}{allowed}"
+    value, limit, text = failure["value"], failure["limit"], failure["threshold"]
+    unit, scale = (" %", 100) if text.endswith("%") else ("", 1)
+    bound = None if limit is None else f"{_limit(scale * limit)}{unit}"
+    if value is None:
+        told = failure.get("not_finite")
+        found = f"{failure['metric']} is not finite{f' ({told})' if told else ''}"
+        return f"{text}: {found}{layer}{'' if bound is None else f', limit {bound}'}"
+    if bound is None or limit is None:
+        return f"{text}: {scale * value:.4g}{unit}{layer}"
+    side = "over" if value > limit else "under"
+    return f"{text}: {_apart(scale * value, scale * limit)}{unit} {side} {bound}{layer}"
+
+
+def _limit(number: float) -> str:
+    return f"{number:,.0f}" if number == round(number) else f"{number:.6g}"
+
+
+def _apart(value: float, limit: float) -> str:
+    """A number that is not the limit: a count whole, others with three digits or as many as show on
+    which side of it they are.
+    """
+    if value == round(value):
+        return f"{value:,.0f}"
+    shown = ""
+    for digits in range(3, 18):
+        shown = f"{value:.{digits}g}"
+        if (float(shown) - limit) * (value - limit) > 0:
+            break
+    return shown
 
 
 def figure(number: float | None) -> str:

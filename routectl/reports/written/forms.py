@@ -17,7 +17,10 @@ def check_suffix(path: PurePath) -> str:
     """The suffix of a report's name. Raises RoutectlError where a report has no such form."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise RoutectlError(f"-o {path}: a report is one of {', '.join(SUFFIXES)}; - is stdout")
+        raise RoutectlError(
+            f"-o {path}: a report is one of {', '.join(SUFFIXES)}; - is stdout",
+            hint="a dump, a folder or a predictor is written with --save DST",
+        )
     return suffix
 
 

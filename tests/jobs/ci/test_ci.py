@@ -117,19 +117,18 @@ class TestChecks:
         monkeypatch.setattr(runs, "answer_check", broken)
         monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
         path = config(tmp_path, broken=CHECK, same=EXACT, differs=DIFF)
-        voices = [tmp_path / name for name in ("ci.xml", "badge.json", "out.json")]
-        flags = (f"--junit={voices[0]}", f"--badge={voices[1]}", "--github", "--json", "-o")
-        done = run(capsys, "ci", path, *flags, voices[2], "--update-baseline")
+        junit, out = tmp_path / "ci.xml", tmp_path / "out.json"
+        flags = (f"--junit={junit}", "--github", "-o", out, "--update-baseline")
+        done = run(capsys, "ci", path, *flags)
         assert (done.code, done.out) == (2, "")
-        doc = json.loads(voices[2].read_text("utf-8"))
+        doc = json.loads(out.read_text("utf-8"))
         assert [r["status"] for r in doc["runs"]] == ["trouble", "passed", "failed"]
         assert of(doc, "broken")["summary"].startswith("this is a bug in routectl")
         assert any("of a kind" in line for line in of(doc, "broken")["details"])
         assert [line.split(" ")[0] for line in done.err.splitlines() if line[:2] == "::"] == [
             "::error"
         ] * 2
-        assert 'errors="1"' in voices[0].read_text("utf-8")
-        assert json.loads(voices[1].read_text("utf-8"))["color"] == "orange"
+        assert 'errors="1"' in junit.read_text("utf-8")
         assert "could not be run" in (tmp_path / "summary.md").read_text("utf-8")
         kept = json.loads((tmp_path / "ci.baseline.json").read_text("utf-8"))["checks"]
         assert list(kept) == ["differs", "same"]
@@ -140,11 +139,15 @@ class TestChecks:
     def test_a_voice_that_fails_hides_no_other(self, capsys, tmp_path):
         """Where one file cannot be written the others are, and the exit code is 2."""
         path = config(tmp_path, same=EXACT)
-        badge, full = tmp_path / "badge.json", "/dev/full"
-        done = run(capsys, "ci", path, "-o", full, "--junit", full, "--badge", badge)
-        assert done.code == 2
-        assert json.loads(badge.read_text("utf-8"))["message"] == "1 of 1 check passed"
-        assert len([line for line in done.err.splitlines() if full in line]) == 2
+        junit, full = tmp_path / "ci.xml", "/dev/full"
+        for flags in (("--html", full, "--junit", junit), ("--junit", full, "-o", junit)):
+            told = tmp_path / "ci.json"
+            flags = [told if flag is junit and "-o" in flags else flag for flag in flags]
+            done = run(capsys, "ci", path, *flags)
+            assert done.code == 2
+            assert len([line for line in done.err.splitlines() if full in line]) == 1
+        assert 'tests="1"' in junit.read_text("utf-8")
+        assert json.loads(told.read_text("utf-8"))["counts"]["passed"] == 1
 
     def test_nothing_compared_in_a_layer_is_trouble(self, capsys, tmp_path):
         """A diff with a layer that has no row to compare is trouble, as in the command."""
@@ -337,6 +340,11 @@ class TestRefused:
                 "checks.a: fail-ovr is not known: allow-unmatched, base, eps, ",
             ),
             (toml({"a": {**DIFF, "series": "x"}}), "series is not known"),
+            (
+                toml({"a": {**DIFF, "step": 3}}),
+                "checks.a: step is now: routectl report RESULT.json --tensorboard DIR --step N",
+            ),
+            (toml({"a": {**CHECK, "save": "x.parquet"}}), "save is not known"),
             (toml({"a": {**DIFF, "fail-over": 3}}), "fail-over: Expected `array`, got `int`"),
             (
                 toml({"a": {**DIFF, "fail-over": [3]}}),
@@ -397,10 +405,11 @@ class TestRefused:
         """A check that is not there, a file that is, and a step of nothing are refused first."""
         path = config(tmp_path, gone={**DIFF, "old": "gone"})
         assert "expected one of gone" in complaint(capsys, "ci", path, "--only", "other")
-        for flag in ("--junit", "--badge", "-o"):
-            assert "already exists" in complaint(capsys, "ci", path, flag, path)
+        taken = tmp_path / "taken.json"
+        taken.write_text("", "utf-8")
+        for flag in ("--junit", "--html", "-o"):
+            assert "already exists" in complaint(capsys, "ci", path, flag, taken)
         assert "--junit -: expected a file" in complaint(capsys, "ci", path, "--junit", "-")
-        assert "got neither" in complaint(capsys, "ci", path, "--step", "3")
 
     def test_standard_input(self, capsys, tmp_path):
         """A check reads no standard input."""

@@ -13,7 +13,7 @@ from routectl.gate_logprobs import digest_routes
 from support import families
 from support.pages import Parsed
 from support.permissions import modes_in, umask
-from support.shell import complaint, document, run, written
+from support.shell import complaint, detailed, document, run, written
 
 pytestmark = pytest.mark.models
 
@@ -105,7 +105,7 @@ def test_a_page_of_what_was_written(capsys, tmp_path, folder):
     """--html is what show says of the file that was written, its expert load among it."""
     output, page = tmp_path / "routes.parquet", tmp_path / "page.html"
     recompute(capsys, folder, output, "--html", page)
-    assert Parsed(page.read_text("utf-8")).data == document(capsys, "show", output, "--detail")
+    assert Parsed(page.read_text("utf-8")).data == detailed(capsys, tmp_path, "show", output)
     done = run(capsys, *words(folder, tmp_path / "other.parquet", "--html", page))
     assert (done.code, (tmp_path / "other.parquet").exists()) == (2, False)
 

@@ -108,7 +108,7 @@ def test_thresholds_decide_the_exit_code(capsys):
     done = run(capsys, *line, "--fail-over", "staleness@lag2:12%", "--fail-over", "mismatch:3%")
     assert done.code == 1
     assert done.out.startswith("OVER  1 of 2 thresholds crossed; mismatch 2.02 %")
-    assert "  staleness@lag2:12%: staleness@lag2 is 12.3652 %, limit 12 %\n" in done.out
+    assert "  staleness@lag2:12%: 12.4 % over 12 %\n" in done.out
     assert run(capsys, *line, "--fail-over", "total@5:18%", "--exit-zero").code == 0
     doc = document(capsys, *line, "--fail-under", "overlap:99.9%", code=1)
     assert [f["metric"] for f in doc["verdict"]["failed"]] == ["overlap"]

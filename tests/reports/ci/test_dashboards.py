@@ -14,7 +14,7 @@ import routectl
 from routectl.reports.ci.dashboards import write_events
 from routectl.visible import visible
 from support.poison import POISON, faults_of
-from support.shell import complaint, document, run, written
+from support.shell import complaint, detailed, document, run, written
 from support.tiny_rl import ENGINE, TINY
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -159,16 +159,17 @@ class TestMetrics:
 
 
 class TestTensorboard:
-    """--tensorboard, read back by TensorBoard."""
+    """report --tensorboard, read back by TensorBoard."""
 
     @pytest.mark.slow
     def test_each_verb_writes_its_scalars(self, capsys, tmp_path):
-        """diff, check and staleness write what metrics gives for their document, at the step."""
+        """Of a diff, a check, a staleness: what metrics gives for the document, at the step."""
         for verb, *line in (["diff", ENGINE, V0], ["check", V0], ["staleness", ENGINE, *AT]):
-            flags = ("--tensorboard", tmp_path / verb, "--step", "7")
-            done = run(capsys, verb, *line, *flags, "--json", "--exit-zero")
+            saved = tmp_path / f"{verb}.json"
+            assert run(capsys, verb, *line, "-o", saved, "--exit-zero").code == 0
+            done = run(capsys, "report", saved, "--tensorboard", tmp_path / verb, "--step", "7")
             assert done.code == 0, done.err
-            expected = routectl.metrics(json.loads(done.out))
+            expected = routectl.metrics(json.loads(saved.read_text("utf-8")))
             assert f"{len(expected)} scalars of step 7" in done.err
             assert events(tmp_path / verb) == {
                 name: [(7, float(np.float32(value)))] for name, value in expected.items()
@@ -182,13 +183,14 @@ class TestTensorboard:
         assert events(tmp_path / "new")["routectl/mismatch"] == [(n, n / 4) for n in range(5)]
 
     def test_runs_of_ci(self, capsys, tmp_path):
-        """ci writes the scalars of every run, the run's name before each."""
+        """Of a ci the scalars of every run, the run's name before each."""
         words = {"verb": "diff", "old": str(V0), "new": str(TINY / "routes_{}.fp32.npz")}
         path = tmp_path / "ci.toml"
         lines = [f"{key} = {json.dumps(value)}" for key, value in words.items()]
         path.write_text("\n".join(["[checks.a]", *lines]), "utf-8")
-        flags = ("--tensorboard", tmp_path / "tb", "--step", "3", "--no-github")
-        doc = document(capsys, "ci", path, *flags, code=1)
+        doc = detailed(capsys, tmp_path, "ci", path, "--no-github", code=1)
+        flags = ("--tensorboard", tmp_path / "tb", "--step", "3")
+        assert run(capsys, "report", tmp_path / "detailed.json", *flags).code == 0
         found = events(tmp_path / "tb")
         assert found["a[v2]/routectl/mismatch"][0][0] == 3
         assert set(found) == set(routectl.metrics(doc))
@@ -199,14 +201,14 @@ class TestTensorboard:
         path = tmp_path / "file"
         path.write_text("", "utf-8")
         for flag in ("--tensorboard", "--wandb-offline"):
-            assert "expected a folder" in complaint(capsys, "diff", "gone", "gone", flag, path)
-        assert "got neither" in complaint(capsys, "diff", "gone", "gone", "--step", "1")
+            assert "expected a folder" in complaint(capsys, "report", "gone", flag, path)
+        assert "got neither" in complaint(capsys, "report", "gone", "--step", "1")
 
     def test_not_installed(self, capsys, tmp_path, monkeypatch):
         """Without the library the extra that has it is named."""
-        monkeypatch.setattr("routectl.cli.voices.find_spec", lambda name: None)
+        monkeypatch.setattr("routectl.cli.services.find_spec", lambda name: None)
         for flag, extra in (("--tensorboard", "tensorboard"), ("--wandb-offline", "wandb")):
-            said = complaint(capsys, "diff", "gone", "gone", flag, tmp_path)
+            said = complaint(capsys, "report", "gone", flag, tmp_path)
             assert f"hint: pip install 'routectl[{extra}]'" in said
 
 
@@ -214,23 +216,23 @@ class TestTensorboard:
 class TestWandb:
     """--wandb-offline, read back by W&B."""
 
-    def test_an_offline_run(self, tmp_path):
+    def test_an_offline_run(self, capsys, tmp_path):
         """A process without any network, told to be online, writes an offline run with every scalar
         at its step, and nothing of the machine.
         """
         pytest.importorskip("wandb")
+        saved = tmp_path / "diff.json"
+        assert run(capsys, "diff", ENGINE, V0, "-o", saved).code == 1
         isolated = ["unshare", "-rn"] if can_unshare() else []
         line = [
             "-m",
             "routectl",
-            "diff",
-            ENGINE,
-            V0,
+            "report",
+            saved,
             "--wandb-offline",
             tmp_path,
             "--step",
             "7",
-            "--json",
         ]
         kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
         done = subprocess.run(
@@ -241,9 +243,9 @@ class TestWandb:
             cwd=tmp_path,
             env={**kept, "WANDB_MODE": "online", "PYTHONPATH": str(ROOT)},
         )
-        assert done.returncode == 1, done.stderr
+        assert done.returncode == 0, done.stderr
         values, kinds = history(tmp_path)
-        expected = routectl.metrics(json.loads(done.stdout))
+        expected = routectl.metrics(json.loads(saved.read_text("utf-8")))
         assert {name: values[name] for name in expected} == expected
         assert values["_step"] == 7
         assert kinds >= {"run", "history", "exit"}

@@ -29,6 +29,7 @@ from support.shell import complaint, document, run, written
 from support.tiny_rl import ENGINE, TINY
 
 ROOT = Path(__file__).parent.parent.parent.parent
+GOLDEN = ROOT / "fixtures" / "golden"
 PAGE = (ROOT / "docs" / "ci.md").read_text("utf-8")
 NASTY = "a|b,c:d %0A <b>`x`</b> ]]> \n::error::gotcha\r\x1b[31m\x00 \U0001f40d"
 ABOUT = {"name": "a", "check": "a", "key": None, "verb": "diff", "inputs": {}}
@@ -152,8 +153,8 @@ class TestJunit:
         (failure,) = differs.result
         assert isinstance(failure, Failure)
         assert failure.text.splitlines() == [
-            "mismatch@*:3%: mismatch is 3.03496 % in layer 5, limit 3 %",
-            "mismatch:1%: mismatch is 2.02232 %, limit 1 %",
+            "mismatch@*:3%: 3.03 % over 3 % in layer 5",
+            "mismatch:1%: 2.02 % over 1 %",
         ]
         (error,) = gone.result
         assert isinstance(error, Error)
@@ -205,7 +206,7 @@ class TestGithub:
         assert titles == ["routectl diff%3A differs", "routectl check%3A gone"]
         text = summary.read_text("utf-8")
         assert text.startswith("before\n### routectl: TROUBLE\n")
-        assert "mismatch@*:3%: mismatch is 3.03496 % in layer 5, limit 3 %" in text
+        assert "mismatch@*:3%: 3.03 % over 3 % in layer 5" in text
         monkeypatch.delenv("GITHUB_ACTIONS")
         monkeypatch.delenv("GITHUB_STEP_SUMMARY")
         done = run(capsys, "ci", three, "--github")
@@ -288,8 +289,9 @@ class TestBadge:
             ({**DIFF, "old": "gone"}, "orange", None),
         )
         for n, (words, colour, message) in enumerate(cases):
-            path = tmp_path / f"{n}.json"
-            run(capsys, "ci", config(tmp_path, a=words), "--badge", path)
+            saved, path = tmp_path / f"saved-{n}.json", tmp_path / f"{n}.json"
+            run(capsys, "ci", config(tmp_path, a=words), "-o", saved)
+            assert run(capsys, "report", saved, "--badge", path).code == 0
             badge = json.loads(path.read_text("utf-8"))
             assert list(badge) == ["schemaVersion", "label", "message", "color"]
             assert (badge["schemaVersion"], badge["color"]) == (1, colour)
@@ -298,11 +300,11 @@ class TestBadge:
 
     def test_files_that_exist(self, capsys, tmp_path):
         """A file that exists is kept unless --force is given."""
-        path, target = config(tmp_path, a=EXACT), tmp_path / "badge.json"
+        saved, target = GOLDEN / "diff.json", tmp_path / "badge.json"
         target.write_text("mine", "utf-8")
-        assert "already exists" in complaint(capsys, "ci", path, "--badge", target)
+        assert "already exists" in complaint(capsys, "report", saved, "--badge", target)
         assert target.read_text("utf-8") == "mine"
-        assert run(capsys, "ci", path, "--badge", target, "--force").code == 0
+        assert run(capsys, "report", saved, "--badge", target, "--force").code == 0
         assert json.loads(target.read_text("utf-8"))["schemaVersion"] == 1
 
 
@@ -380,3 +382,64 @@ def test_the_config_of_the_docs_is_read(capsys, tmp_path):
     assert run(capsys, "ci", path, "--update-baseline").code == 0
     doc = document(capsys, "ci", path)
     assert [r["name"] for r in doc["runs"]] == ["sound", "mismatch[step-1]", "stale"]
+
+
+class TestSaved:
+    """routectl report: saved reports of the verbs, as services read them."""
+
+    @pytest.mark.parametrize(
+        ("name", "code", "told"),
+        [
+            ("diff", 1, "DIFFERS 2,055 of 101,616 rows"),
+            ("check", 0, "CLEAN 2 notes"),
+            ("staleness", 1, "OVER "),
+            ("series", 0, "WITHIN 1 threshold; 2 steps"),
+        ],
+    )
+    def test_a_report_is_a_test_case(self, capsys, tmp_path, name, code, told):
+        """A report with a verdict is a case of its path: passed, or failed with its first line."""
+        saved, path = GOLDEN / f"{name}.json", tmp_path / "junit.xml"
+        done = run(capsys, "report", saved, "--junit", path)
+        assert (done.code, done.out) == (0, run(capsys, "report", saved).out)
+        ((case,),) = [list(suite) for suite in JUnitXml.fromfile(str(path))]
+        assert case.name == str(saved)
+        assert case.is_passed == (code == 0)
+        text = case.system_out if case.is_passed else case.result[0].message
+        assert " ".join(text.split()).startswith(told)
+
+    def test_of_several(self, capsys, tmp_path):
+        """Several reports are a case, a row and a part of a badge each; a ci's runs are its own."""
+        ci = tmp_path / "ci.json"
+        run(capsys, "ci", config(tmp_path, same=EXACT, differs=DIFF), "-o", ci)
+        saved = (GOLDEN / "diff.json", GOLDEN / "check.json", ci)
+        junit, badge = tmp_path / "junit.xml", tmp_path / "badge.json"
+        done = run(capsys, "report", *saved, "--junit", junit, "--badge", badge, "--github")
+        assert done.code == 0
+        (suite,) = list(JUnitXml.fromfile(str(junit)))
+        assert [case.name for case in suite] == [*map(str, saved[:2]), "same", "differs"]
+        assert json.loads(badge.read_text("utf-8"))["message"] == "2 of 4 checks passed, 2 failed"
+        assert len(COMMAND.findall(done.err)) == 2
+
+    def test_a_report_without_a_verdict(self, capsys, tmp_path):
+        """What has no verdict is no test case, and what has no scalars is on no dashboard; nothing
+        is printed or written.
+        """
+        saved = GOLDEN / "show.json"
+        for flags, why in (
+            (("--junit", tmp_path / "x"), "routectl.show/1 has no verdict"),
+            (("--tensorboard", tmp_path / "x"), "routectl.show/1 has no scalars"),
+        ):
+            assert why in complaint(capsys, "report", saved, *flags)
+        assert written(tmp_path) == []
+
+    def test_without_names(self, capsys, tmp_path):
+        """--no-tokens holds for what services read, too."""
+        doc = json.loads((GOLDEN / "check.json").read_text("utf-8"))
+        doc["findings"][0] |= {"severity": "error"}
+        doc["findings"][0]["places"][0]["sample"] = "the patient said"
+        doc["verdict"] |= {"exit_code": 1}
+        saved, path = tmp_path / "x.json", tmp_path / "x.xml"
+        saved.write_text(json.dumps(doc), "utf-8")
+        assert run(capsys, "report", saved, "--junit", path, "--no-tokens").code == 0
+        assert "patient" not in path.read_text("utf-8")
+        assert "(name 1 withheld)" in path.read_text("utf-8")

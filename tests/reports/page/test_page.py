@@ -15,7 +15,7 @@ from routectl.reports.page.page import html_page, with_texts
 from routectl.reports.text.wording import amount, percent
 from support.pages import HOSTILE, NEW, OLD, Parsed, hostile_document, large_dumps
 from support.recordings import FIXTURES
-from support.shell import complaint, document, run
+from support.shell import complaint, detailed, document, run
 
 GOLDEN = sorted(p for p in (FIXTURES / "golden").glob("*.json") if p.name != "codecs.json")
 FORBIDDEN = (
@@ -62,14 +62,14 @@ def made(tmp_path_factory):
     from routectl.cli.main import main
 
     arguments = ["diff", str(OLD), str(NEW), "--examples", "3", "--exit-zero"]
-    assert main([*arguments, "--html", str(folder / "diff.html"), "-o", str(folder / "x")]) == 0
+    assert main([*arguments, "--html", str(folder / "diff.html"), "-o", str(folder / "x.txt")]) == 0
     saved = str(folder / "diff.json")
-    assert main([*arguments, "--json", "--detail", "-o", saved]) == 0
+    assert main([*arguments, "-o", saved]) == 0
     return folder
 
 
 def test_the_data_is_the_document(made):
-    """The page holds the very document that --json --detail prints."""
+    """The page holds the very document that -o NAME.json writes."""
     page = Parsed((made / "diff.html").read_text("utf-8"))
     assert page.data == json.loads((made / "diff.json").read_text("utf-8"))
 
@@ -106,18 +106,18 @@ def test_every_saved_report_has_a_page(path, tmp_path, capsys):
 
 def test_a_saved_report_reads_as_it_was_printed(made, capsys):
     """The text of a saved report is what the command printed."""
-    assert run(capsys, "report", made / "diff.json").out == (made / "x").read_text("utf-8")
+    assert run(capsys, "report", made / "diff.json").out == (made / "x.txt").read_text("utf-8")
 
 
-def test_plain_json_has_no_detail(capsys):
-    """Without --detail the document is as small as before, whatever page is written."""
+def test_plain_json_has_no_detail(capsys, tmp_path):
+    """What --json prints has no detail; what -o NAME.json writes has it."""
     plain = document(capsys, "diff", OLD, NEW, "--exit-zero")
     assert "detail" not in plain
     shown = document(capsys, "show", OLD)
     assert "detail" not in shown
-    detailed = document(capsys, "show", OLD, "--detail")
-    assert sum(map(sum, detailed.pop("detail")["load"]["dump"])) == detailed["rows"] * 4
-    assert detailed == shown
+    whole = detailed(capsys, tmp_path, "show", OLD)
+    assert sum(map(sum, whole.pop("detail")["load"]["dump"])) == whole["rows"] * 4
+    assert whole == shown
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from routectl.reports.text.cells import Cells, cells_of
 from routectl.reports.text.pictures import ink_of, print_heatmap, spark_column
 from routectl.reports.text.tables import open_console
 from support.recordings import FIXTURES
-from support.shell import run
+from support.shell import detailed, document, run
 
 TINY = (
     FIXTURES / "tiny_rl" / "vllm.bf16" / "samples.jsonl",
@@ -217,22 +217,20 @@ def test_pictures_fit(shown, columns):
 
 
 @pytest.mark.slow
-def test_staleness_draws_mismatch_and_staleness(shown, capsys):
-    """Two heatmaps on a terminal; --json has the cells of each comparison with --detail alone."""
-    import json
-
+def test_staleness_draws_mismatch_and_staleness(shown, capsys, tmp_path):
+    """Two heatmaps on a terminal; -o NAME.json has the cells of each comparison, --json not."""
     page = ESCAPES.sub("", shown("staleness", TINY[0], *LATER)[0])
     assert "where     mismatch by layer and position  0 %" in page
     assert "where     staleness at lag 1 by layer and position  0 %" in page
     assert "total by position" in page
-    args = ("staleness", TINY[0], *LATER, "--json")
-    bare, detailed = (json.loads(run(capsys, *args, *more).out) for more in ((), ("--detail",)))
-    for c in (*detailed["comparisons"], *detailed["by_lag"]):
+    args = ("staleness", TINY[0], *LATER)
+    bare, whole = document(capsys, *args), detailed(capsys, tmp_path, *args)
+    for c in (*whole["comparisons"], *whole["by_lag"]):
         found = cells_of(c)
         assert found.rows_LB.sum() == c["rows"]
         assert found.mismatched_LB.sum() == c["rows_mismatched"]
         del c["detail"]
-    assert bare == detailed
+    assert bare == whole
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from routectl.reports.summary.ten_lines import LINES, ten_lines
 from routectl.reports.text.tables import Column, open_console, print_table
-from routectl.reports.text.wording import failure_text, figures, plural, rates_text
+from routectl.reports.text.wording import figures, plural, rates_text
 from routectl.reports.text.wrapping import broken, wrapped
 from support.reports import REPORTS, Terminal, golden, many_layers, printed_report
 
@@ -235,17 +235,6 @@ def test_counts_have_their_plural():
         "0 rows",
         "1 entry",
     ]
-
-
-def test_thresholds_are_answered_in_their_unit():
-    """A limit of percent is answered in percent, another as it is."""
-    failed = {"metric": "mismatch", "layer": 5, "value": 0.0303496, "limit": 0.03}
-    told = failure_text({**failed, "threshold": "mismatch@*:3%"})
-    assert told == "mismatch@*:3%: mismatch is 3.03496 % in layer 5, limit 3 %"
-    told = failure_text({**failed, "threshold": "mismatch:0.03", "layer": None})
-    assert told == "mismatch:0.03: mismatch is 0.0303496, limit 0.03"
-    told = failure_text({**failed, "threshold": "f2:1%", "value": None, "not_finite": "nan"})
-    assert told == "f2:1%: mismatch is not finite (nan) in layer 5, limit 3 %"
 
 
 def test_what_layers_are_left_is_told():

@@ -1,13 +1,11 @@
-"""Old spellings of the command line, each answered with the new one in one line.
+"""Old spellings of options, with what is written now: of the command line and of ci's config.
 
-They are looked up where a command line is refused, so that none hides an option of today.
+They are looked up where a line or a key is refused, so that none hides an option of today.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
-from .commands import COMMANDS, SHARED
-
-__all__ = ["OLD", "POSITIONAL", "said_now"]
+__all__ = ["OLD", "POSITIONAL", "key_now"]
 
 _MODEL = {
     "--num-layers": "--model LAYERS,K,E",
@@ -56,6 +54,17 @@ _LAYOUT = {
         ("account-loss", "true"),
         ("pipeline-layout", "LAYOUT"),
         ("moe-layer-freq", "FREQ"),
+        ("rows", "n-1"),
+        ("context", "N"),
+    )
+}
+_VERIFIED = {
+    f"--{name}": f"--layout {name}={value}"
+    for name, value in (
+        ("framework", "NAME"),
+        *((name, "N") for name in ("tp", "cp", "pp", "vpp", "ep", "dp", "max-tokens-per-gpu")),
+        ("balance", "HOW"),
+        ("plan", "PLAN.json"),
     )
 }
 _SAVE = {"-o": "--save DST", "--output": "--save DST"}
@@ -69,7 +78,7 @@ OLD: Mapping[str, Mapping[str, str]] = {  # by command, then by flag; what is ty
         "--explain": "check --rules CODE",
         "--apply-fix": "--save FIXED.parquet",
     },
-    "convert": _READING,
+    "convert": {**_MODEL, "--format": _READING["--format"], "--start": _READING["--start"]},
     "recompute": _READING,
     "staleness": {
         **_READING,
@@ -104,6 +113,8 @@ OLD: Mapping[str, Mapping[str, str]] = {  # by command, then by flag; what is ty
         "--verify": "routectl verify DIR --against DUMP",
         "--against": "routectl verify DIR --against DUMP",
     },
+    "verify": {**_READING, **_LAYOUT, **_VERIFIED},
+    "layout": {**_READING, **_LAYOUT},
     "unpack": _SAVE,
     "report": {},
     "ci": {**_SCALARS, "--badge": "routectl report RESULT.json --badge PATH"},
@@ -115,60 +126,16 @@ OLD: Mapping[str, Mapping[str, str]] = {  # by command, then by flag; what is ty
     },
     "watch": _READING,
 }
-POSITIONAL = {"convert": ("DST", 2, "--save DST")}  # the word, how many there are now and more
+POSITIONAL = {  # one argument too many: how many there are then, and what is typed now
+    "check": (2, "check takes one dump; what it is held against is check DUMP --against REFERENCE"),
+    "convert": (2, "convert SRC DST is now: convert SRC --save DST"),
+}
 
 
-def said_now(words: Sequence[str]) -> str | None:
-    """What a refused command line should say: of an old spelling, or of an option of others.
-
-    None where it has neither, or where the command has the option.
-    """
-    command = words[0] if words else ""
-    if command not in COMMANDS:
-        return None
-    own = set(_own_flags(command))
-    for flag in map(_flag, _before_dashes(words[1:])):
-        if flag in own:
-            continue
-        new = OLD.get(command, {}).get(flag)
-        if new is not None:
-            return f"{command} {flag} is now: {new}"
-        if flag in _shared_flags():
-            return f"{command} has no use for {flag}"
-    return _positional(command, words[1:])
-
-
-def _positional(command: str, words: Sequence[str]) -> str | None:
-    """The answer to one argument too many, where it once had a place."""
-    if command not in POSITIONAL:
-        return None
-    name, count, new = POSITIONAL[command]
-    given = [word for word in words if not word.startswith("-") or word == "-"]
-    return f"{command} SRC {name} is now: {command} SRC {new}" if len(given) >= count else None
-
-
-def _before_dashes(words: Sequence[str]) -> Sequence[str]:
-    return words[: words.index("--")] if "--" in words else words
-
-
-def _flag(word: str) -> str:
-    """The option that a word names: --json of --json=1, -o of -oPATH."""
-    return word.partition("=")[0] if word.startswith("--") else word[:2]
-
-
-def _shared_flags() -> set[str]:
-    """The names of shared options."""
-    return {told.split()[0] for told in SHARED} | {"--output"}
-
-
-def _own_flags(command: str) -> Iterator[str]:
-    """The options that a command has today, those of its group."""
-    from .commands import functions_of
-
-    for function in functions_of(command).values():
-        for one, about in function.options:
-            yield f"--{about.flag}"
-            if about.short is not None:
-                yield f"-{about.short}"
-            if one.type == bool | None:
-                yield f"--no-{about.flag}"
+def key_now(verb: str, key: str) -> str | None:
+    """What stands in a config in place of an old key of a verb; None for another key."""
+    new = OLD[verb].get(f"--{key}")
+    if new is None or not new.startswith("--"):
+        return new
+    name, _, value = new.removeprefix("--").partition(" ")
+    return f'{name} = "{value}"'

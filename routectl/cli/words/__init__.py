@@ -1,0 +1,1 @@
+"""The words of a command line: commands, old spellings, what completion offers."""
