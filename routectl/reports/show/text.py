@@ -4,11 +4,17 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from ..text.tables import Column, print_layers, print_line, print_lines
+from ..text.tables import Column, Headline, print_layers, print_line, print_lines, under_verdict
 from ..text.wording import amount, bytes_text, dump_line, figure, figures, layers_text, plural
 from .schema import CheckpointDocument, ShowDocument
 
-__all__ = ["render_checkpoint", "render_summary", "show_lines"]
+__all__ = [
+    "checkpoint_headline",
+    "render_checkpoint",
+    "render_summary",
+    "show_headline",
+    "show_lines",
+]
 
 
 def _rows_lines(doc: ShowDocument) -> Iterator[tuple[str, str]]:
@@ -106,9 +112,29 @@ def show_lines(doc: ShowDocument) -> Iterator[tuple[str, str]]:
         yield "skipped", skipped
 
 
+def show_headline(doc: ShowDocument) -> Headline:
+    """What a dump is, in a line."""
+    dump, damaged = doc["dump"], doc.get("damaged")
+    lost = 0 if damaged is None else damaged["samples"]
+    parts = (
+        plural(dump["samples"], "sample"),
+        f"{plural(doc['tokens_with_routes'], 'token')} with routes",
+        layers_text(dump["layers"]),
+        f"top-{dump['top_k']} of {dump['num_experts']} experts",
+    )
+    text = ", ".join(parts) + (f"; {amount(lost)} damaged" if lost else "")
+    return Headline("DUMP", "bold yellow" if lost else "bold", text)
+
+
 def render_summary(doc: ShowDocument, console: Console) -> None:
     """Print a routectl.show/1 document."""
-    print_lines(console, show_lines(doc))
+    with under_verdict(console, show_headline(doc)):
+        print_lines(console, show_lines(doc))
+        _print_table(doc, console)
+
+
+def _print_table(doc: ShowDocument, console: Console) -> None:
+    """Load and entropy of each layer."""
     console.print()
     rows = doc["layers"]
     print_layers(
@@ -158,8 +184,24 @@ def _stream(doc: CheckpointDocument) -> str:
     )
 
 
+def checkpoint_headline(doc: CheckpointDocument) -> Headline:
+    """What a checkpoint is, in a line."""
+    top_k = "" if doc["top_k"] is None else f"top-{doc['top_k']} of "
+    size = bytes_text(doc["tensor_bytes"])
+    text = f"MoE in {layers_text(doc['layers'])}, {top_k}{doc['num_experts']} experts, {size}"
+    if doc["refused"] is not None:
+        return Headline("CHECKPOINT", "bold yellow", f"{text}; no forward is run of it")
+    return Headline("CHECKPOINT", "bold", text)
+
+
 def render_checkpoint(doc: CheckpointDocument, console: Console) -> None:
     """Print a routectl.checkpoint/1 document."""
+    with under_verdict(console, checkpoint_headline(doc)):
+        _print_checkpoint(doc, console)
+
+
+def _print_checkpoint(doc: CheckpointDocument, console: Console) -> None:
+    """What follows the first line."""
     iteration = "" if doc["iteration"] is None else f"iteration {doc['iteration']}, "
     print_line(
         console,

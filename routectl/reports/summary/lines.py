@@ -19,7 +19,7 @@ from ..pack.text import packed_headline, packed_lines, verified_headline, verifi
 from ..predict.schema import PredictDocument
 from ..predict.text import prediction_headline
 from ..show.schema import ShowDocument
-from ..show.text import show_lines
+from ..show.text import show_headline, show_lines
 from ..staleness.schema import SeriesDocument, StalenessDocument
 from ..staleness.tables import headlines
 from ..staleness.text import drift_lines, last_step_text, series_verdict, staleness_verdict
@@ -113,6 +113,7 @@ def _check(doc: CheckDocument) -> Lines:
 
 
 def _show(doc: ShowDocument) -> Lines:
+    yield show_headline(doc)
     for label, text in show_lines(doc):
         if label in ("dump", "model", "tokens", "rows", "size", "weights", "damaged"):
             yield Labelled(label, text)
