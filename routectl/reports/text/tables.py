@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import IO
+from typing import IO, Any, cast
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
@@ -25,6 +25,7 @@ __all__ = [
     "Table",
     "TextLine",
     "open_console",
+    "print_headline",
     "print_layers",
     "print_line",
     "print_lines",
@@ -106,18 +107,39 @@ class Headline(TextLine):
         super().__init__(line.append(f"  {text}", style="not bold default"), cell_len(word) + 2)
 
 
+def print_headline(console: Console, word: str, style: str, text: str) -> None:
+    """A verdict alone."""
+    console.print(Headline(word, style, text), soft_wrap=True)
+
+
 @contextmanager
 def under_verdict(console: Console, verdict: Headline) -> Iterator[None]:
     """The verdict, what is printed within, and the verdict again where that was long."""
-    with console.capture() as printed:
+    own, counted = console.file, _Counted(console.file)
+    console.file = cast("IO[str]", counted)
+    try:
         console.print(verdict, soft_wrap=True)
         yield
-    whole = printed.get()
-    console.file.write(whole)
-    console.file.flush()
-    if whole.count("\n") > _SCREEN:
+    finally:
+        console.file = own
+    if counted.lines > _SCREEN:
         console.print()
         console.print(verdict, soft_wrap=True)
+
+
+class _Counted:
+    """A stream that counts the lines that are written to it."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream, self.lines = stream, 0
+
+    def write(self, text: str) -> int:
+        """Write them."""
+        self.lines += text.count("\n")
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def print_line(console: Console, label: str, text: str, style: str = "bold") -> None:

@@ -1,5 +1,6 @@
 """Text at every width: no line is wider, no word is split, continued lines hang."""
 
+import io
 import re
 
 import numpy as np
@@ -10,7 +11,15 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from routectl.reports.summary.ten_lines import LINES, ten_lines
-from routectl.reports.text.tables import Column, open_console, print_table
+from routectl.reports.text.tables import (
+    Column,
+    Headline,
+    open_console,
+    print_line,
+    print_lines,
+    print_table,
+    under_verdict,
+)
 from routectl.reports.text.wording import figures, plural, rates_text
 from routectl.reports.text.wrapping import broken, wrapped
 from support.reports import REPORTS, Terminal, golden, many_layers, printed_report
@@ -79,6 +88,23 @@ def test_long_reports_end_with_their_verdict(monkeypatch, name):
             assert text.split("\n\n")[-1].startswith(first)
         else:
             assert text.count(first) == 1
+
+
+def test_reports_within_reports_stay_in_order():
+    """A report that prints another stands around it, whichever of them is long."""
+    page = io.StringIO()
+    console = open_console(page)
+    with under_verdict(console, Headline("OUTER", "bold", "o")):
+        print_line(console, "first", "1")
+        with under_verdict(console, Headline("INNER", "bold", "i")):
+            print_lines(console, [("row", str(n)) for n in range(40)])
+        print_line(console, "last", "2")
+    lines = page.getvalue().splitlines()
+    assert [line.split()[0] for line in lines if line] == [
+        *("OUTER", "first", "INNER"),
+        *["row"] * 40,
+        *("INNER", "last", "OUTER"),
+    ]
 
 
 def test_many_layers_are_some_on_a_terminal(monkeypatch):
