@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["TERMINAL", "emit", "note", "progress_line", "say", "told_now_and_then"]
 
 _ESTIMATE_S = 600  # seconds of the past that the time left is judged by
-_WIDEST = 60  # characters of what a progress line is about
+_WIDE, _BAR = 100, 20  # columns of a terminal beyond which a progress line has a bar, and its own
+_LEAST = 8  # columns of what it is about
 _QUIET_S, _SILENT_S = 30, 300  # between two notes of how far something is: at least, at most
 
 
@@ -41,7 +42,7 @@ def note(message: str) -> None:
 
 @contextmanager
 def progress_line(what: str, unit: str) -> "Iterator[Show]":
-    """How far something is, on stderr: a line that is drawn again, where that is no terminal notes.
+    """How far something is, on stderr: a line that is drawn again; notes where it is no terminal.
 
     It has units done, a rate, and the time left.
     """
@@ -49,34 +50,49 @@ def progress_line(what: str, unit: str) -> "Iterator[Show]":
         yield told_now_and_then(what, unit, note)
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit, markup=False),
-        TextColumn("{task.fields[rate]}", markup=False),
-        TimeRemainingColumn(),
-    )
     console = Console(stderr=True)
+    bar = _BAR if console.width > _WIDE else 0
+    text = TextColumn("{task.fields[line]}", markup=False, table_column=Column(no_wrap=True))
     with Progress(
-        *columns, console=console, transient=True, speed_estimate_period=_ESTIMATE_S
+        *([BarColumn(bar)] if bar else []),
+        text,
+        console=console,
+        transient=True,
+        speed_estimate_period=_ESTIMATE_S,
     ) as progress:
-        task = progress.add_task(visible(what, _WIDEST), total=None, rate="")
+        task = progress.add_task("", total=None, line=visible(what, console.width))
 
         def show(done: float, total: int, words: Callable[[float], str]) -> None:
-            elapsed = progress.tasks[0].elapsed or 0.0
-            rate = words(elapsed) if elapsed else ""
-            progress.update(task, completed=done, total=total, rate=rate)
+            progress.update(task, completed=done, total=total)
+            now = progress.tasks[0]
+            rate = words(now.elapsed) if now.elapsed else ""
+            parts = _parts(unit, done, total, rate, now.time_remaining)
+            progress.update(task, line=_cut(what, parts, console.width - bar - 2))
 
         yield show
+
+
+def _parts(unit: str, done: float, total: int, rate: str, left_s: float | None) -> list[str]:
+    """What is done, how fast, and how long it takes yet."""
+    share = f" ({100 * done / total:.0f} %)" if total else ""
+    left = "" if left_s is None else f"{_time_text(left_s)} left"
+    return [f"{done:,.0f} of {total:,} {unit}{share}", *rate.split(", "), left]
+
+
+def _cut(what: str, parts: list[str], width: int) -> str:
+    """A line of what fits: what is done first, then the time left, then the rest in its order."""
+    room = width - len(parts[0]) - 1
+    head = f"{visible(what, room - 1) if len(what) > room else what} " if room > _LEAST else ""
+    room = width - len(head) - len(parts[0])
+    kept = set()
+    for i in (len(parts) - 1, *range(1, len(parts) - 1)):
+        if parts[i] and len(parts[i]) + 2 <= room:
+            kept.add(i)
+            room -= len(parts[i]) + 2
+    return head + ", ".join([parts[0], *(part for i, part in enumerate(parts) if i in kept)])
 
 
 def told_now_and_then(
@@ -102,9 +118,8 @@ def told_now_and_then(
             return
         last_s, last_done = now, done
         elapsed = now - begun
-        share = f" ({100 * done / total:.0f} %)" if total else ""
-        left = f"{_time_text(elapsed * (total - done) / done)} left" if done else ""
-        parts = (f"{done:,.0f} of {total:,} {unit}{share}", words(elapsed), left)
+        left_s = elapsed * (total - done) / done if done else None
+        parts = _parts(unit, done, total, words(elapsed), left_s)
         told(f"{what} {', '.join(part for part in parts if part)}")
 
     return show

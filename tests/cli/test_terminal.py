@@ -1,6 +1,5 @@
 """What goes to stderr: errors and notes that fit a terminal, how far long work is in a log."""
 
-import io
 import re
 import sys
 
@@ -8,7 +7,7 @@ import pytest
 
 from routectl.cli import terminal
 from routectl.cli.main import main
-from routectl.cli.terminal import TERMINAL, note, progress_line, told_now_and_then
+from routectl.cli.terminal import note, progress_line, told_now_and_then
 from routectl.jobs.progress import Progress, tokens_rate
 from support.recordings import FIXTURES
 from support.reports import Terminal
@@ -164,11 +163,19 @@ class TestLog:
             pass
         assert said == ["v1, version 2 of 3, recomputing [samples]"]
 
-    def test_a_terminal_has_a_line_drawn_again(self, monkeypatch):
-        """On a terminal nothing is told line by line."""
+    @pytest.mark.parametrize("width", [40, 60, 80, 140])
+    def test_a_terminal_has_a_line_drawn_again(self, monkeypatch, width):
+        """On a terminal one line tells what is done, whatever its width; the rest where it fits."""
+        for name, value in (("COLUMNS", width), ("LINES", 40), ("TERM", "xterm")):
+            monkeypatch.setenv(name, str(value))
         page = Terminal()
         monkeypatch.setattr(sys, "stderr", page)
-        with TERMINAL.counting("comparing", 2, "samples", tokens_rate) as advance:
-            advance(5)
+        with progress_line("v1, version 2 of 3, recomputing", "samples") as show:
+            show(1234, 3840, lambda seconds: "layer 12 of 48, 12,345 tokens/s, 18.2 GB read")
+        frames = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "\n", page.getvalue()).replace("\r", "\n")
+        last = [line.strip() for line in frames.splitlines() if "1,234" in line][-1]
+        assert max(map(len, frames.splitlines())) <= width
+        assert "1,234 of 3,840 samples (32 %)" in last
+        assert ("v1, vers" in last) == (width > 40)
+        assert ("layer 12 of 48, 12,345 tokens/s, 18.2 GB read" in last) == (width == 140)
         assert "routectl:" not in page.getvalue()
-        assert isinstance(page, io.StringIO)
