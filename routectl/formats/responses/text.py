@@ -203,8 +203,9 @@ def _build_index(source: _Text, kind: str, records: Records) -> _Index:
     if not index.keys:
         raise NoSamplesError(index.skipped[0] if index.skipped else f"{path}: the file is empty")
     if not index.with_routes:
+        all_of = f"any of its {len(index.keys)} samples" if index.keys[1:] else "its one sample"
         raise NoRoutesError(
-            f"{path}: no routed_experts in any of its {len(index.keys)} samples",
+            f"{path}: no routed_experts in {all_of}",
             hint=_STREAMED if kind == "sse" and "vllm" in index.engines else _NOT_ASKED,
         )
     return index

@@ -50,7 +50,8 @@ def open_trainer_file(
 
         wires = read_micro_batches(path)
     if not any(wire.has_routes for wire in wires):
-        raise NoRoutesError(f"{path}: no routes in any of its {len(wires)} samples")
+        all_of = f"any of its {len(wires)} samples" if wires[1:] else "its one sample"
+        raise NoRoutesError(f"{path}: no routes in {all_of}")
     context = find_context(path, model)
     meta = context.meta(path, kind, wire_dtype=joined({_dtype(wire) for wire in wires}))
     keys = [wire.key for wire in wires]

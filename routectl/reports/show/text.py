@@ -16,6 +16,8 @@ __all__ = [
     "show_lines",
 ]
 
+_SKIPPED = 10  # files that are named
+
 
 def _rows_lines(doc: ShowDocument) -> Iterator[tuple[str, str]]:
     """How many rows there are, where they start, which calls they were merged of."""
@@ -108,8 +110,11 @@ def show_lines(doc: ShowDocument) -> Iterator[tuple[str, str]]:
             f"{damaged['samples']:,} of {plural(doc['samples'], 'sample')}, in no other figure; "
             f"the first, {damaged['sample']}: {damaged['reason']}",
         )
-    for skipped in dump["skipped"]:
+    for skipped in dump["skipped"][:_SKIPPED]:
         yield "skipped", skipped
+    if dump["skipped"][_SKIPPED:]:
+        more = plural(len(dump["skipped"]) - _SKIPPED, "more file")
+        yield "skipped", f"{more}, which --json names"
 
 
 def show_headline(doc: ShowDocument) -> Headline:

@@ -16,7 +16,11 @@ __all__ = ["broken", "wrapped"]
 _PART = re.compile(r"\S+(?: \S+)*")
 _CLAUSE = re.compile(r"\S(?:[^,;]|[,;](?! |$))*[,;]?")
 _WORD = re.compile(r"\S+(?: (?:%|x|k?B|[MGT]B)(?!\w)\S*)?")  # a unit stays with its number
-_PIECE = re.compile(r"[^/\\,;:=&?_-]*[/\\,;:=&?_-]*")
+_PIECES = (  # of a word, behind its separators: the first that make it fit
+    re.compile(r"[^/\\]*[/\\]*"),
+    re.compile(r"[^,;:=&?_-]*[,;:=&?_-]*"),
+    re.compile(r"."),
+)
 _LEAST = 16  # columns that a continued line has at least, unless the whole width is less
 
 Span = tuple[int, int]
@@ -77,13 +81,10 @@ def _words(text: str, span: Span, room: int) -> Iterator[Span]:
             yield from _pieces(text, word.span(), room)
 
 
-def _pieces(text: str, span: Span, room: int) -> Iterator[Span]:
+def _pieces(text: str, span: Span, room: int, level: int = 0) -> Iterator[Span]:
     """A word too wide for a line, behind its separators, and where it has none at any place."""
-    for piece in _PIECE.finditer(text, *span):
-        start = piece.start()
-        for at in range(piece.start() + 1, piece.end()):
-            if cell_len(text[start : at + 1]) > room:
-                yield start, at
-                start = at
-        if start < piece.end():
-            yield start, piece.end()
+    for piece in _PIECES[level].finditer(text, *span):
+        if cell_len(piece[0]) > room and level + 1 < len(_PIECES):
+            yield from _pieces(text, piece.span(), room, level + 1)
+        elif piece[0]:
+            yield piece.span()

@@ -202,10 +202,10 @@ def test_figures_stay_with_their_names():
 
 
 def test_paths_break_behind_a_slash():
-    """A path that no line can hold is broken behind its separators, else anywhere."""
-    assert (
-        broken("/data/run/step_000120/samples.jsonl", 20) == "/data/run/step_\n000120/samples.jsonl"
-    )
+    """A path that no line can hold is broken behind a slash, else a separator, else anywhere."""
+    path = "/data/run/step_000120/samples.jsonl"
+    assert broken(path, 24) == "/data/run/step_000120/\nsamples.jsonl"
+    assert broken("a-long-name_of_a_file", 12) == "a-long-name_\nof_a_file"
     assert broken("x" * 45, 20) == "\n".join(["x" * 20, "x" * 20, "x" * 5])
 
 
