@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .jobs.pack.unpack import UnpackRequest
     from .jobs.predict.request import PredictRequest
     from .jobs.progress import Progress
-    from .jobs.reading import ModelSizes, Reading
+    from .jobs.reading import Reading
     from .jobs.recompute.request import Forwarding, Recomputed, RecomputeRequest
     from .jobs.run import run
     from .jobs.show import ShowRequest
@@ -86,7 +86,6 @@ _HOMES = {
     "MicroBatch": "layouts.plan",
     "MismatchError": "errors",
     "ModelFacts": "model",
-    "ModelSizes": "jobs.reading",
     "PackRequest": "jobs.pack.request",
     "Packed": "ops.pack.pack",
     "Packing": "layouts.packing",
@@ -171,7 +170,6 @@ __all__ = [
     "MicroBatch",
     "MismatchError",
     "ModelFacts",
-    "ModelSizes",
     "PackRequest",
     "Packed",
     "Packing",

@@ -6,15 +6,17 @@ names no dense layer has none.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from re import compile as pattern
 
 from .errors import FormatError
 from .visible import quoted
 
-__all__ = ["ModelFacts", "facts_from_config", "text_part"]
+__all__ = ["ModelFacts", "facts_from_config", "facts_from_sizes", "text_part"]
 
 MAX_LAYERS = 4096
 MAX_EXPERTS = 65536  # ids are uint16 at most
+SIZES = pattern(r"\d{1,9},\d{1,9},\d{1,9}")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 TOP_K = (
     *("num_experts_per_tok", "num_experts_per_token", "top_k_experts"),
@@ -43,7 +45,7 @@ class ModelFacts:
     router can give: routed experts, and behind them ``zero_experts`` that return their input
     (LongCat) or nothing (Zaya), never shared ones; ``model_type`` is the text model's.
     ``mtp_layers`` are those that predict further tokens: behind the decoder's layers, in no other
-    count.
+    count. ``source`` says where they are from: a path, or words; it is in no comparison.
     """
 
     num_layers: int
@@ -53,6 +55,7 @@ class ModelFacts:
     model_type: str | None
     zero_experts: int = 0
     mtp_layers: int = 0
+    source: str | None = field(default=None, compare=False)
 
 
 def facts_from_config(config: Mapping[str, object], source: str) -> ModelFacts:
@@ -79,6 +82,29 @@ def facts_from_config(config: Mapping[str, object], source: str) -> ModelFacts:
         kind if isinstance(kind, str) else None,
         zero,
         max(reader.number(name, 0) for name in MTP),
+        source,
+    )
+
+
+def facts_from_sizes(text: str) -> ModelFacts | None:
+    """The facts of ``LAYERS,K,E``, three numbers such as "48,8,128"; None for any other text.
+
+    All layers are MoE layers: 1 to 4096 of them, 0-based; E is 1 to 65536, K 1 to E. Raises
+    FormatError for a number out of these bounds.
+    """
+    if not SIZES.fullmatch(text):
+        return None
+    num_layers, top_k, num_experts = map(int, text.split(","))
+    bounds = (
+        ("LAYERS", num_layers, MAX_LAYERS),
+        ("E", num_experts, MAX_EXPERTS),
+        ("K", top_k, num_experts),
+    )
+    for name, size, most in bounds:
+        if not 1 <= size <= most:
+            raise FormatError(f"{text}: LAYERS,K,E: got {name} {size}, expected 1 to {most}")
+    return ModelFacts(
+        num_layers, tuple(range(num_layers)), num_experts, top_k, None, source=f"the sizes {text}"
     )
 
 

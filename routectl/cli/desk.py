@@ -128,6 +128,8 @@ def _parameter(one: "Field[Any]", about: Option, optional: bool) -> inspect.Para
     """An option as typer reads it; one without a default is required unless ``optional``."""
     kind: Any = one.type
     default = one.default
+    if str in get_args(kind) and kind != _STRINGS:  # what may be text is text here
+        kind = str | None
     if kind == _STRINGS:
         kind, default = list[str] | None, (None if one.default == () else one.default)
     if default is MISSING:

@@ -10,6 +10,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from ..errors import RoutectlError
+from ..jobs.inputs import STDIN
 from ..jobs.options import check_choice
 from ..limits import parse_limits, raised_limits
 from ..visible import visible
@@ -87,6 +88,8 @@ def _without_globals(argv: Sequence[str]) -> tuple[list[str], list[str], bool]:
             said.append(word.partition("=")[2])
         elif word == "--plain":
             plain = True
+        elif word.startswith("-::"):  # standard input with options: typer takes it for a flag
+            left.append(f"{STDIN}{word[1:]}")
         else:
             left.append(word)
     return [*left[1:], "--help"] if left[:1] == ["help"] else left, said, plain

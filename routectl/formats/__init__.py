@@ -10,7 +10,7 @@ from ..dump import Dump, Sample
 from ..errors import FormatError, MismatchError, UnsupportedError
 from ..files.reading import open_regular
 from ..limits import limits, within
-from ..model import ModelFacts
+from .documents.facts import Model
 
 __all__ = ["FORMATS", "open_dump"]
 
@@ -67,7 +67,7 @@ def _kind(path: Path, forced: str | None) -> str | None:
 
 def _open_file(
     path: Path,
-    model: ModelFacts | str | Path | None,
+    model: Model,
     form: str | None,
     start: int | None,
     base: Dump | str | Path | None,
@@ -116,16 +116,17 @@ def _listed(path: Path) -> list[Path] | None:
 def open_dump(
     path: str | Path,
     *,
-    model: ModelFacts | str | Path | None = None,
-    format: str | None = None,  # noqa: A002 - the word that users know from --format
+    model: Model = None,
+    format: str | None = None,  # noqa: A002 - the word that users know
     start: int | None = None,
     base: Dump | str | Path | None = None,
     tokens: str | Path | None = None,
 ) -> Dump:
     """Open a file, a folder or a glob as one lazy Dump.
 
-    model   an HF config.json, a folder with one, or ModelFacts; None to take what the file or its
-            folder says.
+    model   an HF config.json, a folder with one, ``org/name`` of the local HF cache, the sizes
+            ``"LAYERS,K,E"``, or ModelFacts; Otherwise for what does not say its own; None to take
+            what the file or its folder says.
     format  one of FORMATS; None to sniff the content, then the name.
     start   position of row 0 for samples that do not say it.
     base    the dump that native files of codec delta were coded against; None to take the path in

@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RoutectlError
 from ..files.reading import read_bytes
+from ..model import ModelFacts
 from ..reports.text.wording import plural
 from .options import argument, check_bounds, force_option, no_tokens_option, option
 from .progress import SILENT, Progress, tokens_rate
-from .reading import WITHOUT_TOKENS, ModelSizes
+from .reading import MODEL, WITHOUT_TOKENS
 
 if TYPE_CHECKING:
     from ..engines.asking import Asking
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from ..engines.journal import Journal
     from ..engines.requests import Request
     from ..engines.server import Server
-    from ..model import ModelFacts
 
 __all__ = ["CaptureRequest", "capture_rollouts"]
 
@@ -82,7 +82,7 @@ class CaptureRequest:
     skip_refused: bool = option(False, help="Go on without requests that the server refuses.")
     no_tokens: bool = no_tokens_option("DST and of DST.partial.jsonl, and keep no prompts there")
     force: bool = force_option()
-    sizes: ModelSizes = field(default_factory=ModelSizes)
+    model: str | Path | ModelFacts | None = option(None, **MODEL)
 
     def __post_init__(self) -> None:
         from ..engines.server import ENDPOINTS
@@ -109,7 +109,7 @@ def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> in
     from .stdin import file_of
 
     refuse_existing(request.output, force=request.force)
-    facts = _facts(request.output, request.sizes.facts)
+    facts = _facts(request.output, request.model)
     asked = read_prompts(Path(file_of(request.prompts)))
     wanted = Sampling(
         request.max_tokens,
@@ -177,7 +177,7 @@ def _key(path: Path | None) -> str | None:
     return key
 
 
-def _facts(output: Path, model: "ModelFacts | Path | None") -> "ModelFacts | None":
+def _facts(output: Path, model: "str | Path | ModelFacts | None") -> "ModelFacts | None":
     """The model of what is captured; None where nothing tells it."""
     from ..errors import FormatError
     from ..formats.documents.facts import UnknownModelError, find_context

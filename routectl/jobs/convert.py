@@ -58,6 +58,9 @@ class ConvertRequest:
         help="Of a native file: plain, packed, set, context or delta, which is against --base; "
         "docs/codecs.md.",
     )
+    base: str | None = option(
+        None, metavar="DUMP", help="For --codec delta: what it is coded against."
+    )
     keep_order: bool = option(False, help="Keep slot orders where the codec would sort rows.")
     verify: bool = option(
         False, help="Read what was written, and SRC if native, and check every route's digest."
@@ -65,11 +68,6 @@ class ConvertRequest:
     no_tokens: bool = no_tokens_option("DST: native or jsonl")
     force: bool = force_option()
     reading: Reading = field(default_factory=Reading)
-    tokens_from: Path | None = option(
-        None,
-        metavar="FILE",
-        help="Tokens of a SRC that holds layers alone: a dump, train data, or a JSON list of ids.",
-    )
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -79,6 +77,10 @@ class ConvertRequest:
         coded = self.codec != "plain" or self.keep_order or self.verify
         if coded and not native:
             raise RoutectlError(_OF_NATIVE)
+        if self.base is not None and self.codec != "delta":
+            raise RoutectlError(
+                "--base is of --codec delta", hint=f"{self.src}::base=B says what SRC is against"
+            )
         if self.no_tokens and self.codec == "delta":
             raise RoutectlError("--no-tokens: delta finds the rows of its base by token ids")
 
@@ -109,9 +111,13 @@ def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> int:
 
     if not request.is_piped:
         refuse_existing(request.dst, force=request.force, folder=request.is_folder)
-    reading, facts = request.reading, request.reading.facts
-    base = None if reading.base is None else open_input(reading.base, facts)
-    dump = open_input(request.src, facts, reading.format, reading.start, base, request.tokens_from)
+    reading = request.reading
+    base = None
+    if request.base is None:
+        dump = reading.open(request.src, progress=progress)
+    else:
+        sides = reading.open_sides({"SRC": request.src, "the base": request.base}, progress)
+        dump, base = sides.values()
     if request.no_tokens:
         dump = dump.without_tokens()
     if request.is_native:
@@ -154,7 +160,7 @@ def _to_native(
             stream_native(watched, dump.meta, sys.stdout.buffer, coding)
             return len(dump)
         if verify:
-            _check_source(dump, base, on_sample, progress)
+            _check_source(dump, request, on_sample, progress)
         count = write_native(
             watched, dump.meta, dst, force=request.force, coding=coding, verify=verify and on_sample
         )
@@ -168,7 +174,10 @@ def _to_native(
 
 
 def _check_source(
-    dump: "Dump", base: "Dump | None", on_sample: "Callable[[Sample], None]", progress: Progress
+    dump: "Dump",
+    request: ConvertRequest,
+    on_sample: "Callable[[Sample], None]",
+    progress: Progress,
 ) -> None:
     """Check a native source against the digests in it; one from before digests is named."""
     from ..formats import open_dump
@@ -177,7 +186,8 @@ def _check_source(
 
     if dump.meta.format != "native":
         return
-    path = Path(file_of(dump.meta.path))
+    path, named = Path(file_of(dump.meta.path)), request.reading.input(request.src).base
+    base = None if named is None else open_input(named)
     if check_native(path, base=base, on_sample=on_sample, opener=open_dump) is None:
         progress.note(f"{dump.meta.path}: has no digest to be checked against")
 
@@ -186,10 +196,10 @@ def _num_layers(dump: "Dump", request: ConvertRequest) -> int | None:
     """Decoder layers: of the model given, which must be the dump's, else what the dump knows."""
     from ..formats.documents.facts import read_model
 
-    model, meta = request.reading.facts, dump.meta
-    if model is None:
+    meta = dump.meta
+    if request.reading.model is None:
         return meta.num_layers
-    facts = read_model(model) if isinstance(model, Path) else model
+    facts = read_model(request.reading.model)
     got = (meta.layers_L, meta.num_experts, meta.top_k)
     if got != (facts.layers, facts.num_experts, facts.top_k):
         raise MismatchError(f"{meta.path}: the routes are of another model than --model")

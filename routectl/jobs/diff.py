@@ -113,7 +113,11 @@ def answer_diff(
     if baseline is None:
         refuse_relative(request.limits)
     reading = request.reading
-    old, new = reading.open(request.old), reading.open(request.new)
+    named = {"OLD": request.old, "NEW": request.new}
+    if request.rerun is not None:
+        named["the rerun"] = request.rerun
+    opened = reading.open_sides(named, progress)
+    old, new, again = opened["OLD"], opened["NEW"], opened.get("the rerun")
     if request.logprobs is not None:
         new = _scored(new, request.logprobs, progress)
     old, new = narrow_pair(
@@ -127,7 +131,6 @@ def answer_diff(
     options = DiffOptions(
         request.match, request.tokens, layers, request.examples, detail=request.detail
     )
-    again = None if request.rerun is None else reading.open(request.rerun)
     with progress.watching(old, "comparing") as watched:
         result = diff_as(watched, new, options)
     noise = None

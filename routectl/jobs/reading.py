@@ -1,4 +1,4 @@
-"""How a dump that the user named is read: options that every job with a dump takes."""
+"""How dumps that the user named are read: options that every job with a dump takes."""
 
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -6,21 +6,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RoutectlError
+from ..model import ModelFacts, facts_from_sizes
+from .inputs import Input, parse_input
 from .options import check_bounds, option
+from .progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..dump import Dump
-    from ..model import ModelFacts
+    from ..formats.documents.facts import Model, Otherwise
     from ..ops.diff.thresholds import Threshold
 
 __all__ = [
+    "MODEL",
     "WITHOUT_TOKENS",
-    "ModelSizes",
     "Reading",
     "finite_eps",
     "open_input",
+    "otherwise_of",
     "parse_layers",
     "parse_positions",
     "refuse_relative",
@@ -33,93 +37,130 @@ WITHOUT_TOKENS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSizes:
-    """The model, or its three sizes: num_layers (in the dump, all MoE), top_k and num_experts."""
+MODEL = {  # --model of whatever reads a dump, or asks for one
+    "metavar": "MODEL",
+    "help": "HF config.json, a folder with one, ORG/NAME of the local HF cache, or LAYERS,K,E; "
+    "when not given what the dump says, the other dump, or a config beside it.",
+}
 
-    model: Path | None = option(
-        None, metavar="CONFIG", help="HF config.json, or a folder with one: MoE layers, E, K."
-    )
-    num_layers: int | None = option(
-        None, least=1, help="Without --model: layers in the dump, all MoE."
-    )
-    top_k: int | None = option(None, least=1, help="Without --model: K.")
-    num_experts: int | None = option(None, least=1, most=65536, help="Without --model: E.")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What dumps do not say themselves; of each dump, ``PATH::start=0`` says it too, and wins.
+
+    model   as ``open_dump`` takes it: it holds for every dump
+    start   position of row 0
+    format  a name that ``open_dump`` knows
+    base    the dump that native files of codec delta were coded against
+
+    Raises RoutectlError for sizes out of bounds.
+    """
+
+    model: str | Path | ModelFacts | None = option(None, **MODEL)
+    start: int | None = None
+    format: str | None = None
+    base: str | None = None
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if isinstance(self.model, str):
+            facts_from_sizes(self.model)
+        if self.start is not None and self.start < 0:
+            raise RoutectlError(f"start {self.start}: expected at least 0")
 
     @property
     def facts(self) -> "ModelFacts | Path | None":
-        """The model as open_dump takes it: a config's path, or facts out of the three sizes.
+        """The model that was named: the path of its config, or facts. Raises FormatError."""
+        if self.model is None:
+            return None
+        from ..formats.documents.facts import find_model
 
-        Raises RoutectlError where options contradict.
-        """
-        sizes = {
-            "--num-layers": self.num_layers,
-            "--top-k": self.top_k,
-            "--num-experts": self.num_experts,
-        }
-        given = [name for name, size in sizes.items() if size is not None]
-        if self.model is not None and given:
-            raise RoutectlError(f"--model and {given[0]} cannot both be given")
-        if not given:
-            return self.model
-        if self.num_layers is None or self.top_k is None or self.num_experts is None:
-            absent = [name for name in sizes if name not in given]
-            raise RoutectlError(f"{', '.join(given)} also needs {' and '.join(absent)}")
-        if self.top_k > self.num_experts:
-            raise RoutectlError(
-                f"--top-k {self.top_k} is more than --num-experts {self.num_experts}"
-            )
-        from ..model import ModelFacts
+        return find_model(self.model)
 
-        layers = tuple(range(self.num_layers))
-        return ModelFacts(self.num_layers, layers, self.num_experts, self.top_k, None)
+    def input(self, text: str) -> Input:
+        """A dump as the user named it, with what holds for every dump."""
+        own = parse_input(text)
+        return replace(
+            own,
+            start=self.start if own.start is None else own.start,
+            format=own.format or self.format,
+            base=own.base or self.base,
+        )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading(ModelSizes):
-    """The model, and what else a dump does not say itself; None: it does.
-
-    format  a name that ``open_dump`` knows
-    start   position of row 0
-    base    the dump that native files of codec delta were coded against
-    """
-
-    format: str | None = option(
-        None,
-        metavar="FORMAT",
-        help="json, jsonl, sse, npy, npz, safetensors, torch, pickle, msgpack or native; "
-        "sniffed when not given.",
-    )
-    start: int | None = option(
-        None, least=0, help="Position of row 0 where the dump does not say it."
-    )
-
-    base: str | None = option(
-        None,
-        metavar="DUMP",
-        help="What a file of codec delta was coded against, where it is not in the file's folder.",
-    )
-
-    def open(self, path: str, otherwise: "ModelFacts | Path | None" = None) -> "Dump":
+    def open(
+        self, path: str, otherwise: "Otherwise | None" = None, progress: Progress = SILENT
+    ) -> "Dump":
         """The dump at a path, a folder or a glob; - is standard input.
 
-        ``otherwise`` is the model where neither the dump nor these options say it.
+        ``otherwise`` is the model where neither the dump nor these options say it. Where that, or
+        a config beside the dump, decides, a note says so.
         """
-        facts = self.facts if otherwise is None else otherwise
-        return open_input(path, facts, self.format, self.start, self.base)
+        named = self.input(path)
+        if self.model is not None:
+            return open_input(named, self.facts)
+        dump = open_input(named, otherwise)
+        _say_source(dump, named.path, otherwise, progress)
+        return dump
+
+    def open_sides(
+        self, sides: "Mapping[str, str]", progress: Progress = SILENT
+    ) -> "dict[str, Dump]":
+        """Dumps of one model by name, such as OLD and NEW: what one says holds for the others.
+
+        One that does not say its model is read by the first that does; where none does, by what
+        lies beside it, and at last by what lies beside another. Notes say so.
+        """
+        from ..formats.documents.facts import Otherwise, UnknownModelError
+
+        if self.model is not None or len(sides) < 2:
+            return {name: self.open(path, progress=progress) for name, path in sides.items()}
+        opened: dict[str, Dump] = {}
+        first: UnknownModelError | None = None
+        for how in (Otherwise(), None):
+            for name in [name for name in sides if name not in opened]:
+                try:
+                    opened[name] = self.open(sides[name], how, progress)
+                except UnknownModelError as error:
+                    first = error if how is None and first is None else first
+            if opened:
+                break
+        if not opened:
+            assert first is not None
+            raise first
+        donor = next(iter(opened))
+        for name in [name for name in sides if name not in opened]:
+            known = otherwise_of(opened[donor], donor)
+            opened[name] = self.open(sides[name], known)
+            if opened[name].meta.facts_source == known.source:
+                progress.note(f"model of {name} from {donor}")
+        return {name: opened[name] for name in sides}
 
 
-def open_input(
-    path: str,
-    model: "ModelFacts | Path | None" = None,
-    form: str | None = None,
-    start: int | None = None,
-    base: "Dump | str | None" = None,
-    tokens: Path | None = None,
-) -> "Dump":
+def otherwise_of(dump: "Dump", name: str) -> "Otherwise":
+    """The model of a dump, for one that does not say its own; ``name`` is OLD, say."""
+    from ..formats.documents.facts import Otherwise
+
+    meta = dump.meta
+    layers = meta.layers_L
+    num_layers = meta.num_layers or layers[-1] + 1
+    facts = ModelFacts(num_layers, layers, meta.num_experts, meta.top_k, None)
+    return Otherwise(facts, f"{name}, {meta.path}")
+
+
+def _say_source(dump: "Dump", path: str, otherwise: "Otherwise | None", progress: Progress) -> None:
+    """Note where a model was found that neither the user nor the dump named."""
+    from ..formats.documents.facts import is_beside
+
+    source = dump.meta.facts_source or ""
+    if otherwise is not None and otherwise.facts is not None:
+        decided = source == otherwise.source
+    else:
+        decided = is_beside(source, path)
+    if decided:
+        progress.note(f"model of {path} from {source}")
+
+
+def open_input(named: "Input | str", model: "Model" = None) -> "Dump":
     """Open a dump that the user named, and the base of one that was coded against another.
 
     ``-`` is standard input.
@@ -127,12 +168,27 @@ def open_input(
     from ..formats import open_dump
     from .stdin import file_of
 
-    source = file_of(path)
-    base = file_of(base) if isinstance(base, str) else base
-    dump = open_dump(source, model=model, format=form, start=start, base=base, tokens=tokens)
-    if source != path:
-        dump.meta = replace(dump.meta, path=path)
+    one = parse_input(named) if isinstance(named, str) else named
+    source = file_of(one.path)
+    base = None if one.base is None else _base_of(one.base, model)
+    tokens = None if one.tokens is None else file_of(one.tokens)
+    dump = open_dump(
+        source, model=model, format=one.format, start=one.start, base=base, tokens=tokens
+    )
+    if source != one.path:
+        dump.meta = replace(dump.meta, path=one.path)
     return dump
+
+
+def _base_of(text: str, model: "Model") -> "Dump | str":
+    """A base: its path, which is opened where it is needed; with options, the dump."""
+    from ..formats.documents.facts import Otherwise
+    from .stdin import file_of
+
+    named = parse_input(text)
+    if str(named) == named.path:
+        return file_of(named.path)
+    return open_input(named, None if isinstance(model, Otherwise) else model)
 
 
 def refuse_relative(limits: "Sequence[Threshold]") -> None:

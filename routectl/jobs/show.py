@@ -33,18 +33,19 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
     from ..checkpoints import is_checkpoint
 
     reading = request.reading
-    if reading.format is None and is_checkpoint(request.path):
-        if reading != Reading():
+    named = reading.input(request.path)
+    if named.format is None and is_checkpoint(named.path):
+        if reading != Reading() or str(named) != named.path:
             raise RoutectlError(
-                f"{request.path}: a checkpoint says its own layers, K and E",
-                hint="--format where it is a dump",
+                f"{named.path}: a checkpoint says its own layers, K and E",
+                hint=f"{named.path}::format=npz, say, where it is a dump",
             )
-        return _of_checkpoint(request.path)
+        return _of_checkpoint(named.path)
     from ..ops.check.alone.alone import measure_lift
     from ..ops.summary import summarize
     from ..reports.show.document import summary_document
 
-    opened = reading.open(request.path)
+    opened = reading.open(request.path, progress=progress)
     with progress.counting("reading", len(opened), "samples", tokens_rate) as advance:
         summary = summarize(opened, advance)
     return summary_document(summary, lift=measure_lift(opened), detail=request.detail)

@@ -78,7 +78,12 @@ OLD: Mapping[str, Mapping[str, str]] = {  # by command, then by flag; what is ty
         "--explain": "check --rules CODE",
         "--apply-fix": "--save FIXED.parquet",
     },
-    "convert": {**_MODEL, "--format": _READING["--format"], "--start": _READING["--start"]},
+    "convert": {
+        **_MODEL,
+        "--format": _READING["--format"],
+        "--start": _READING["--start"],
+        "--tokens-from": "SRC::tokens=FILE",
+    },
     "recompute": _READING,
     "staleness": {
         **_READING,

@@ -180,12 +180,12 @@ class TestCommand:
     """What the command line accepts and refuses."""
 
     def test_options_of_dumps_are_refused(self, capsys, tmp_path: Path) -> None:
-        """--top-k and its kin are of dumps; with --format the folder is opened as a dump."""
+        """Options of dumps are no checkpoint's; with a format the folder is opened as a dump."""
         folder = build(tmp_path / "model")
-        said = complaint(capsys, "show", folder, "--start", "1")
+        said = complaint(capsys, "show", f"{folder}::start=1")
         assert "a checkpoint says its own layers, K and E" in said
-        assert "hint: --format" in said
-        assert "no checkpoint" not in complaint(capsys, "show", folder, "--format", "npz")
+        assert f"hint: {folder}::format=npz" in said
+        assert "no checkpoint" not in complaint(capsys, "show", f"{folder}::format=npz")
 
     def test_the_report_can_be_written(self, capsys, tmp_path: Path) -> None:
         """-o writes the text that is printed, and an existing file is refused."""

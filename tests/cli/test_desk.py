@@ -1,8 +1,11 @@
 """The desk: every option of every command is a field of a request, or of Voices."""
 
+from pathlib import Path
+
 import pytest
 
 from routectl.cli.words.commands import command_lines
+from routectl.jobs.capture import CaptureRequest
 from routectl.jobs.options import build, check_bounds, options_of
 from routectl.jobs.pack.request import PackRequest, VerifyRequest
 from routectl.jobs.reading import Reading
@@ -13,7 +16,7 @@ from support.shell import run
 
 def test_groups_are_built_with_the_request():
     """Values by field fill a request and the groups in it; what neither has is left out."""
-    found = build(StalenessRequest, {"dump": "x", "dtype": "float32", "top_k": None, "json": True})
+    found = build(StalenessRequest, {"dump": "x", "dtype": "float32", "start": None, "json": True})
     assert (found.dump, found.forwarding.dtype) == ("x", "float32")
     assert found.reading == Reading()
 
@@ -27,7 +30,11 @@ def test_an_option_is_named_by_its_field():
 
 def test_bounds_are_inclusive():
     """The least and the greatest value of an option are themselves allowed."""
-    check_bounds(Reading(num_experts=65536, start=0))
+    check_bounds(Reading(start=0))
+    for count in (1, 1024):
+        check_bounds(
+            CaptureRequest(url="http://a:1", prompts="p", output=Path("x"), concurrency=count)
+        )
 
 
 @pytest.mark.parametrize("name", [line for line, _ in command_lines()])

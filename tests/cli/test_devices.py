@@ -22,7 +22,7 @@ INTO = ("-o", "{out}.parquet")
 COMMANDS = [  # {} stands for what is no file
     ("show", "{}"),
     ("show", DUMP, "--model", "{}"),
-    *(("show", "{}", *MODEL, "--format", form) for form in ("jsonl", "npz", "native", "torch")),
+    *(("show", f"{{}}::format={form}", *MODEL) for form in ("jsonl", "npz", "native", "torch")),
     ("diff", "{}", DUMP, *MODEL),
     ("diff", DUMP, "{}", *MODEL),
     ("diff", DUMP, DUMP, "--rerun", "{}", *MODEL),

@@ -196,7 +196,7 @@ def replay(folder):
 
 def trainers(folder):
     """slime's samples and train data, a padded grid, a list of layers, prime-rl's micro-batches."""
-    facts = ("--num-layers", 1, "--num-experts", 4, "--top-k", 2)
+    facts = ("--model", "1,2,4")
     file, both = folder / "a.pt", [*PLAIN, *TENSORS]
     lines = [("show", file, *facts), ("check", file, *facts)]
     lines += [("convert", file, folder / "o.parquet", "--force", *facts)]
@@ -226,7 +226,7 @@ def trainers(folder):
     numbers = [[1, 2, 3], [0, 1, 1], [0.0], [0.0, -1.0, -1.0], [0, 1, 2], [3], [1.0], ["a"], [3]]
     bins = [[*numbers, None, [bytes(24), [3, 1, 2], "int32"]]]
     put = lambda doc: packed.write_bytes(msgspec.msgpack.encode(doc))  # noqa: E731
-    yield bins, put, PLAIN, [("show", packed, "--format", "msgpack", *facts)]
+    yield bins, put, PLAIN, [("show", f"{packed}::format=msgpack", *facts)]
 
 
 FORMS = {form.__name__: form for form in (models, weights, megatron, replay, trainers)}

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 SCRIPT = str(Path(sys.executable).parent / "routectl")
 ENGINE = "fixtures/tiny_rl/vllm.bf16/samples.jsonl"
 TRAINER = "fixtures/tiny_rl/routes_v0.fp32.npz"
+MODEL = "fixtures/tiny_rl/config.json"
 
 
 @pytest.fixture(autouse=True)
@@ -97,8 +98,8 @@ class TestExitCodes:
             (["diff", ENGINE, TRAINER, "--layers", "9"], "not MoE layers of both"),
             (["diff", ENGINE, TRAINER, "--match", "luck"], "'luck' is not known: auto"),
             (["diff", ENGINE, TRAINER, "--tokens", "few"], "'few' is not known: all"),
-            (["diff", ENGINE, TRAINER, "--format", "xml"], "'xml' is not known: json"),
-            (["diff", ENGINE, TRAINER, "--top-k", "4"], "also needs"),
+            (["diff", f"{ENGINE}::format=xml", TRAINER], "'xml' is not known: json"),
+            (["diff", ENGINE, TRAINER, "--model", "6,0,32"], "got K 0, expected 1 to 32"),
             (["diff", ENGINE, "fixtures/hf/vllm.qwen3_moe.fp32.npz"], "nothing to compare"),
             (["diff", ENGINE, "fixtures/hf/vllm.qwen3_moe_soft.bf16.npz"], "top_k is 4 in OLD"),
             (["show", ENGINE, "--model", "README.md"], "README.md: not JSON"),
@@ -123,14 +124,12 @@ class TestStreams:
         """--json prints what diff_document returns."""
         import routectl as package
 
-        old = package.open_dump(ROOT / ENGINE)
-        new = package.open_dump(ROOT / TRAINER)
+        old, new = (package.open_dump(ROOT / path, model=MODEL) for path in (ENGINE, TRAINER))
         document = package.diff_document(package.diff(old, new))
-        printed = json.loads(run(capsys, "diff", ENGINE, TRAINER, "--json").out)
+        printed = json.loads(run(capsys, "diff", ENGINE, TRAINER, "--model", MODEL, "--json").out)
         for side in ("old", "new"):
             for place in (document, printed):
                 place[side].pop("path")
-                place[side].pop("facts_source")
         assert printed == json.loads(json.dumps(document))
 
     def test_output_file(self, capsys, tmp_path: Path) -> None:
@@ -165,11 +164,11 @@ class TestStreams:
         assert "already exists" in complaint(capsys, "convert", ENGINE, str(target))
 
     def test_sizes_instead_of_a_config(self, capsys, tmp_path: Path) -> None:
-        """--num-layers, --top-k and --num-experts stand in for --model."""
+        """LAYERS,K,E stand in for a config."""
         copy = tmp_path / "alone.jsonl"
         copy.write_bytes((ROOT / ENGINE).read_bytes())
         assert "--model" in complaint(capsys, "show", str(copy))
-        sizes = ("--num-layers", "6", "--top-k", "4", "--num-experts", "32")
+        sizes = ("--model", "6,4,32")
         assert run(capsys, "show", str(copy), *sizes).code == 0
 
     def test_incomparable_layer_is_trouble(self, capsys, tmp_path: Path) -> None:
@@ -181,7 +180,7 @@ class TestStreams:
         holed[:, 1] = 0
         np.savez(tmp_path / "a.npz", s=ids)
         np.savez(tmp_path / "b.npz", s=holed)
-        sizes = ("--num-layers", "2", "--top-k", "4", "--num-experts", "8")
+        sizes = ("--model", "2,4,8")
         done = run(capsys, "diff", str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), *sizes)
         assert done.code == 2
         assert done.out.startswith("INCOMPARABLE")
@@ -193,7 +192,8 @@ class TestSignals:
 
     def test_closed_pipe_is_141(self) -> None:
         """When the reader of stdout goes away, the exit code is 141 and stderr is empty."""
-        line = f"{SCRIPT} diff {ENGINE} {TRAINER} --json | true; echo ${{PIPESTATUS[0]}}"
+        diff = f"{SCRIPT} diff {ENGINE} {TRAINER} --model {MODEL} --json"
+        line = f"{diff} | true; echo ${{PIPESTATUS[0]}}"
         done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
         assert (done.stdout.strip(), done.stderr) == ("141", "")
 

@@ -331,7 +331,7 @@ def test_only_another_model_is_asked_about(tmp_path):
     path = write_lines(tmp_path / "x.jsonl", [record(SOUND), other])
     with pytest.raises(FormatError, match="got 10 ids for each of 24 rows") as caught:
         open_dump(path)[1]
-    assert "is --model" in caught.value.hint
+    assert "the model is that of" in caught.value.hint
     assert [finding.code for finding in errors_of(path)] == ["R001"]
     for fault in CODES:
         if fault is not empty:

@@ -160,7 +160,7 @@ def test_a_name_does_not_make_a_dump(tmp_path, suffix, content):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_forced_format_is_checked(tmp_path, form):
-    """--format is obeyed: bytes that are not that format are refused, not sniffed again."""
+    """A format is obeyed: bytes that are not that format are refused, not sniffed again."""
     path = tmp_path / "x.bin"
     path.write_bytes(b"\x93NUMPX hello {\n" if form != "native" else b"[]")
     with pytest.raises(FormatError) as caught:
@@ -169,7 +169,7 @@ def test_a_forced_format_is_checked(tmp_path, form):
 
 
 def test_an_unknown_format_is_answered_with_the_list(tmp_path):
-    """An unknown --format is refused with the known ones."""
+    """An unknown format is refused with the known ones."""
     with pytest.raises(UnsupportedError, match="'yaml' is not known: json, jsonl, sse, npy, npz"):
         open_dump(tmp_path / "x", format="yaml")
 
@@ -232,7 +232,7 @@ def test_a_given_model_overrules_the_folder(tmp_path, beside, text):
     (tmp_path / "config.json").unlink()
     (tmp_path / beside).write_text(text, "utf-8")
     for model in (FACTS, FIXTURES / "configs" / "qwen3_moe.json"):
-        assert open_dump(path, model=model).meta.facts_source in ("given", str(model))
+        assert open_dump(path, model=model).meta.facts_source in ("the caller", str(model))
     with pytest.raises(FormatError):
         open_dump(path)
 

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "checkpoints": "errors files layouts model pickled visible routers",
     "engines": "errors files limits model visible formats.documents formats.responses formats.wire",
     "formats": (
-        "dump errors files limits model formats.arrays formats.documents formats.native "
+        "dump errors files limits formats.arrays formats.documents formats.native "
         "formats.responses formats.trainers formats.wire"
     ),
     "formats.arrays": "dump errors files limits model visible formats.documents formats.wire",
@@ -43,9 +43,7 @@ MAY_IMPORT = {
         "dump errors files gate_logprobs keys limits model routes codecs formats.documents"
     ),
     "formats.replay": "errors files layouts formats.arrays formats.documents formats.trainers",
-    "formats.responses": (
-        "dump errors files limits model routes visible formats.documents formats.wire"
-    ),
+    "formats.responses": ("dump errors files limits routes visible formats.documents formats.wire"),
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
         "dump errors files model pickled visible formats.arrays formats.documents "
@@ -113,8 +111,8 @@ MAY_IMPORT = {
         "forward ops.predict reports.text jobs"
     ),
     "jobs.staleness": (
-        "dump errors model checkpoints formats.native forward ops.diff ops.pairs ops.staleness "
-        "reports reports.staleness jobs jobs.recompute"
+        "dump errors checkpoints formats.documents formats.native forward ops.diff ops.pairs "
+        "ops.staleness reports reports.staleness jobs jobs.recompute"
     ),
     "jobs.watch": (
         "errors formats.documents formats.wire ops.check ops.check.book reports.check reports.text "

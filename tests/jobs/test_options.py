@@ -9,7 +9,7 @@ import pytest
 
 import routectl
 from routectl.errors import RoutectlError
-from routectl.jobs.options import check_bounds, option
+from routectl.jobs.options import argument, check_bounds, option, options_of
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,39 @@ def test_whole_numbers(number):
         check_bounds(Inner(number(10)))
     with pytest.raises(TypeError, match="Inner: count: got float"):
         check_bounds(Inner(3.0))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Options of a closed list of words."""
+
+    source: str | None = argument(None, choices=("here", "there"), metavar="[SOURCE]", help=None)
+    how: str | None = option(None, choices=("fast", "slow"), help="Go {choices}.")
+    kinds: tuple[str, ...] = option((), choices=("a", "b", "c"), help=None)
+
+
+def test_choices_are_refused_in_one_way():
+    """A word that is none of them is named with its option, all words, and the one that is near; of
+    a tuple each is one of them, and None is no word.
+    """
+    check_bounds(Chosen())
+    check_bounds(Chosen("here", "fast", ("a", "a", "c")))
+    for wrong, said, hint in (
+        (Chosen(how="fasd"), "--how 'fasd' is not known: fast, slow", "did you mean fast?"),
+        (Chosen(kinds=("a", "x")), "--kinds 'x' is not known: a, b, c", None),
+        (Chosen(source="w\nx"), r"SOURCE 'w\nx' is not known: here, there", None),
+    ):
+        with pytest.raises(RoutectlError) as caught:
+            check_bounds(wrong)
+        assert (str(caught.value), caught.value.hint) == (said, hint)
+
+
+def test_choices_stand_in_help():
+    """They are listed where help has a place for them, else in the place of the value."""
+    about = {one.name: (option, one.type) for one, option in options_of(Chosen)}
+    assert about["how"][0].told == "Go fast or slow."
+    assert about["how"][0].placeholder_of(about["how"][1]) == "NAME"
+    assert about["kinds"][0].placeholder_of(about["kinds"][1]) == "a|b|c"
 
 
 def test_requests_are_held_to_it(tmp_path):

@@ -139,7 +139,7 @@ def test_capture_asks_a_server(tmp_path):
             prompts=str(prompts),
             output=tmp_path / "captured.parquet",
             max_tokens=24,
-            sizes=routectl.ModelSizes(model=QWEN),
+            model=QWEN,
         )
         assert routectl.run(request, routectl.Progress(note=notes.append)) == 1
     assert len(routectl.open_dump(tmp_path / "captured.parquet")) == 1
@@ -180,8 +180,10 @@ def test_bounds_hold_in_python_too():
     """A number that the command line refuses is refused by the request."""
     with pytest.raises(RoutectlError, match="--ep 0: expected at least 1"):
         routectl.CheckRequest(dump=DUMP, ep=0)
-    with pytest.raises(RoutectlError, match="--num-experts 70000: expected at most 65536"):
-        routectl.Reading(num_experts=70_000)
+    with pytest.raises(RoutectlError, match="LAYERS,K,E: got E 70000, expected 1 to 65536"):
+        routectl.Reading(model="6,4,70000")
+    with pytest.raises(RoutectlError, match="start -1: expected at least 0"):
+        routectl.Reading(start=-1)
     with pytest.raises(RoutectlError, match="--tp 0: expected at least 1"):
         routectl.LayoutOptions(tp=0)
     with pytest.raises(RoutectlError, match="--concurrency 2000: expected at most 1024"):

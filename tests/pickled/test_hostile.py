@@ -354,7 +354,7 @@ def test_objects_are_lists_of_what_is_allowed(here):
 def test_the_command_line_says_it_in_one_line(capsys, here):
     """routectl show exits with 2 and one line; the call in the file is not made."""
     here.write_bytes(dumps(with_evil("dp", EVILS["os.system"])))
-    sizes = ("--num-layers", "2", "--top-k", "2", "--num-experts", "4")
+    sizes = ("--model", "2,2,4")
     said = complaint(capsys, "show", here, *sizes)
     assert said.count("\n") == 1
     assert "names posix.system, which is not on the list" in said

@@ -17,7 +17,7 @@ from ...dump import Dump, Keys, Sample, SampleKey, key_of
 from ...errors import FormatError
 from ...model import ModelFacts
 from ...visible import quoted
-from ..documents.facts import find_context
+from ..documents.facts import Model, find_context
 from ..documents.fields import as_float64, from_json, one_line
 from ..wire.sample import NoSamplesError, WireSample, to_sample
 from .files import ArrayFile, open_array_file
@@ -197,9 +197,7 @@ def _layout(file: ArrayFile) -> _PerSample | _Padded:
     return _PerSample(file, bare)
 
 
-def open_arrays(
-    path: Path, kind: str, model: ModelFacts | str | Path | None, start: int | None
-) -> Dump:
+def open_arrays(path: Path, kind: str, model: Model, start: int | None) -> Dump:
     """Open an array file; ``kind`` is npy, npz or safetensors.
 
     ``start`` places row 0 of samples that do not name their start; 0 when None.

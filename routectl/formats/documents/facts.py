@@ -1,19 +1,40 @@
-"""Where a dump's model facts come from: the caller, the file itself, or a config beside it."""
+"""Where a dump's model facts come from: one place decides for every reader.
 
-from dataclasses import dataclass
+What the caller says, else the file itself or the meta.json beside it, else what the caller knows of
+another dump, else a config.json beside the file.
+"""
+
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...dump import DumpMeta
 from ...errors import FormatError
 from ...files.reading import read_bytes
-from ...model import ModelFacts, facts_from_config
+from ...model import ModelFacts, facts_from_config, facts_from_sizes
 from .fields import from_json
+from .hub import cached_config, hub_folder
 
-__all__ = ["Context", "UnknownModelError", "find_context", "model_config", "read_model"]
+__all__ = [
+    "ITSELF",
+    "MODEL_HINT",
+    "Context",
+    "Model",
+    "Otherwise",
+    "UnknownModelError",
+    "find_context",
+    "find_model",
+    "is_beside",
+    "model_config",
+    "read_model",
+    "refuse_alone",
+]
 
 _MAX_CONFIG_BYTES = 16 << 20
-_HINT = "--model CONFIG.json, or --num-layers, --top-k and --num-experts"
+_META, _CONFIG = "meta.json", "config.json"
+ITSELF = "the file itself"
+MODEL_HINT = "--model CONFIG.json, a folder with one, ORG/NAME of the HF cache, or LAYERS,K,E"
+_CALLER = "the caller"
 
 
 class UnknownModelError(FormatError):
@@ -21,11 +42,24 @@ class UnknownModelError(FormatError):
 
 
 @dataclass(frozen=True, slots=True)
+class Otherwise:
+    """The model of a dump that does not say its own, before a config.json beside it is asked.
+
+    ``source`` says whose it is. With ``facts`` None the dump alone is asked, and nothing else.
+    """
+
+    facts: ModelFacts | None = None
+    source: str = ""
+
+
+Model = ModelFacts | str | Path | Otherwise | None  # what a caller says of a dump's model
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """The facts that hold for a file, where they come from, and what meta.json beside it says."""
 
     facts: ModelFacts
-    source: str
     about: dict[str, Any]
 
     def meta(self, path: Path, kind: str, **said: Any) -> DumpMeta:
@@ -37,7 +71,7 @@ class Context:
             layers_L=facts.layers,
             num_experts=facts.num_experts,
             top_k=facts.top_k,
-            facts_source=self.source,
+            facts_source=facts.source,
             file_bytes=path.stat().st_size,
             num_layers=facts.num_layers,
             **{**said, "model": said.get("model") or facts.model_type},
@@ -55,8 +89,35 @@ def _read_json(path: Path) -> dict[str, Any]:
     return doc
 
 
-def read_model(path: str | Path) -> ModelFacts:
-    """Model facts from an HF config.json, or from the folder that holds one."""
+def find_model(model: str | Path | ModelFacts) -> Path | ModelFacts:
+    """What names a model, found: the path of its config or of the folder with it, or its facts.
+
+    A path that is there is itself; ``LAYERS,K,E`` are sizes; ``org/name`` is looked up in the
+    cache of Hugging Face's hub on this machine. Raises FormatError where nothing is there.
+    """
+    if isinstance(model, ModelFacts):
+        return model if model.source else replace(model, source=_CALLER)
+    try:
+        if Path(model).exists():
+            return Path(model)
+    except (OSError, ValueError):  # too long, a NUL
+        pass
+    found = facts_from_sizes(str(model)) or cached_config(str(model))
+    if found is None:
+        raise FormatError(
+            f"{model}: no such file or folder, and no model of that name in {hub_folder()}",
+            hint=MODEL_HINT,
+        )
+    return found
+
+
+def read_model(model: str | Path | ModelFacts) -> ModelFacts:
+    """The facts of what names a model; see ``find_model``. Raises FormatError."""
+    found = find_model(model)
+    return found if isinstance(found, ModelFacts) else _facts_at(found)
+
+
+def _facts_at(path: Path) -> ModelFacts:
     return facts_from_config(model_config(path), str(path))
 
 
@@ -80,36 +141,71 @@ def _notes(meta: Path, needed: bool) -> dict[str, Any]:
         return {}
 
 
-def _beside(folder: Path, about: dict[str, Any]) -> tuple[ModelFacts | None, str]:
-    """Facts from ``hf_config`` in meta.json or from config.json in the dump's folder."""
-    meta, config = folder / "meta.json", folder / "config.json"
+def is_beside(source: str, path: str) -> bool:
+    """Whether facts of the dump at ``path`` came from the config.json in its folder."""
+    at = Path(path)
+    return Path(source) in (at / _CONFIG, at.parent / _CONFIG)
+
+
+def _of_dump(folder: Path, about: dict[str, Any]) -> ModelFacts | None:
+    """What the meta.json of a dump's folder says of its model: its ``hf_config``."""
     if isinstance(about.get("hf_config"), dict):
-        return facts_from_config(about["hf_config"], str(meta)), str(meta)
-    if config.is_file():
-        return facts_from_config(_read_json(config), str(config)), str(config)
-    return None, ""
+        return facts_from_config(about["hf_config"], str(folder / _META))
+    return None
 
 
-def find_context(
-    path: Path, model: ModelFacts | str | Path | None, own: dict[str, Any] | None = None
-) -> Context:
-    """The facts for the dump at ``path``: ``model`` first, then ``own``, then the folder's.
+def refuse_alone(path: Path, model: Model) -> None:
+    """Raise UnknownModelError where the dump alone is asked, and only its meta.json could tell.
 
-    ``own`` is a config that the file itself carries. Raises UnknownModelError when none of them
-    tells, because the layer axis and the id range cannot be checked without.
+    Of a form that has no place for a model, before the file is read.
     """
-    about = _notes(path.parent / "meta.json", needed=model is None and own is None)
-    if isinstance(model, ModelFacts):
-        return Context(model, "given", about)
-    if model is not None:
-        return Context(read_model(model), str(model), about)
+    alone = isinstance(model, Otherwise) and model.facts is None
+    if alone and "hf_config" not in _notes(path.parent / _META, needed=False):
+        raise UnknownModelError(f"{path}: does not say its model", hint=MODEL_HINT)
+
+
+def find_context(path: Path, model: Model, own: dict[str, Any] | None = None) -> Context:
+    """The facts for the dump at ``path``, from the first that tells.
+
+    ``model``, where the caller names one; ``own``, a config that the file itself carries; the
+    meta.json beside it; an ``Otherwise``; the config.json beside it, which is taken for an
+    ``Otherwise`` of the same sizes too. Raises UnknownModelError when none of them tells, because
+    the layer axis and the id range cannot be checked without.
+    """
+    folder = path.parent
+    about = _notes(folder / _META, needed=model is None and own is None)
+    if model is not None and not isinstance(model, Otherwise):
+        return Context(read_model(model), about)
     if own is not None:
-        return Context(facts_from_config(own, f"{path}: config"), "the file itself", about)
-    found, source = _beside(path.parent, about)
-    if found is not None:
-        return Context(found, source, about)
-    raise UnknownModelError(
-        f"{path}: the model is not known: no config in the file, no config.json or meta.json "
-        "beside it",
-        hint=_HINT,
-    )
+        facts = facts_from_config(own, f"{path}: config")
+        return Context(replace(facts, source=ITSELF), about)
+    found = _of_dump(folder, about)
+    if found is None and isinstance(model, Otherwise):
+        refuse_alone(path, model)
+        assert model.facts is not None
+        found = _confirmed(model.facts, folder / _CONFIG) or replace(
+            model.facts, source=model.source
+        )
+    if found is None and (folder / _CONFIG).is_file():
+        found = _facts_at(folder / _CONFIG)
+    if found is None:
+        raise UnknownModelError(
+            f"{path}: the model is not known: no config in the file, no config.json or meta.json "
+            "beside it",
+            hint=MODEL_HINT,
+        )
+    return Context(found, about)
+
+
+def _confirmed(facts: ModelFacts, config: Path) -> ModelFacts | None:
+    """What the config beside a dump says, where it has the same layers, E and K; else None."""
+    try:
+        beside = _facts_at(config) if config.is_file() else None
+    except FormatError:
+        return None
+    same = beside is not None and _sizes(beside) == _sizes(facts)
+    return beside if same else None
+
+
+def _sizes(facts: ModelFacts) -> tuple[tuple[int, ...], int, int]:
+    return facts.layers, facts.num_experts, facts.top_k

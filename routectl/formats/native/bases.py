@@ -88,7 +88,7 @@ class Bases:
         where = "there is no such file" if inside else "which is not in its folder: not opened"
         raise UnsupportedError(
             f"{self._file}: coded against another dump, {str(named)[:80]!a}: {where}",
-            hint="--base DUMP names it",
+            hint=f"{self._file}::base=DUMP names it",
         )
 
 

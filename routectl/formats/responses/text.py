@@ -14,8 +14,7 @@ from ...errors import FormatError
 from ...files.reading import open_regular, read_bytes
 from ...files.scratch import scratch_file
 from ...limits import DEFLATE, check_budget, check_inflation, limits
-from ...model import ModelFacts
-from ..documents.facts import find_context
+from ..documents.facts import Model, find_context, refuse_alone
 from ..documents.fields import Doc, from_json, joined, mapping, text
 from ..documents.size import check_json
 from ..wire.payload import wire_dtype
@@ -211,13 +210,12 @@ def _build_index(source: _Text, kind: str, records: Records) -> _Index:
     return index
 
 
-def open_text(
-    path: Path, kind: str | None, model: ModelFacts | str | Path | None, start: int | None
-) -> Dump:
+def open_text(path: Path, kind: str | None, model: Model, start: int | None) -> Dump:
     """Open a text dump of any dialect; ``kind`` is json, jsonl, sse or None to sniff.
 
     One pass parses every document; payloads are decoded when a sample is read.
     """
+    refuse_alone(path, model)
     source = _plain(path)
     records = Records(source.file, path)
     try:

@@ -12,8 +12,7 @@ import numpy as np
 from ...dump import Dump, Sample
 from ...errors import FormatError
 from ...files.reading import open_regular, read_bytes
-from ...model import ModelFacts
-from ..documents.facts import find_context
+from ..documents.facts import Model, find_context, refuse_alone
 from ..documents.fields import from_json, joined, token_ids
 from ..wire.sample import NoRoutesError, WireSample, to_sample
 from ..wire.shapes import rows_of_flat
@@ -26,7 +25,7 @@ _MAX_TOKEN_BYTES = 256 << 20
 def open_trainer_file(
     path: Path,
     kind: str,
-    model: ModelFacts | str | Path | None,
+    model: Model,
     start: int | None,
     tokens: Dump | Sequence[Sample] | None = None,
 ) -> Dump:
@@ -37,6 +36,7 @@ def open_trainer_file(
     The file is mapped or held whole; rows are checked when a sample is read. Raises FormatError
     on what is no dump of a known trainer, and on a pickle of anything but plain data.
     """
+    refuse_alone(path, model)
     if kind == "torch":
         from .torch_dumps import read_torch
 

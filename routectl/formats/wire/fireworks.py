@@ -15,7 +15,7 @@ from ...errors import FormatError, UnsupportedError
 from ...limits import check_budget, check_inflation, limits
 from ...model import ModelFacts
 from .payload import IntArray, from_base64
-from .shapes import MODEL_HINT, sizes_of_row
+from .shapes import model_hint, sizes_of_row
 
 __all__ = ["R3_BASE64", "from_matrices", "from_pti", "from_r3", "is_matrices"]
 
@@ -121,7 +121,7 @@ def _sizes(
     raise FormatError(
         f"{where}: routing matrix: got {row_bytes // codes[-1]} ids a token, expected "
         f"{facts.num_layers} or {len(facts.layers)} layers x top-{facts.top_k}",
-        hint=MODEL_HINT,
+        hint=model_hint(facts),
     )
 
 

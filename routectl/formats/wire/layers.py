@@ -14,7 +14,7 @@ from ...kernels.rows import scan_rows
 from ...model import ModelFacts
 from ...routes import Routes, ids_dtype
 from .payload import IntArray
-from .shapes import MODEL_HINT, is_constant
+from .shapes import is_constant, model_hint
 
 __all__ = ["with_rows"]
 
@@ -56,7 +56,7 @@ def with_rows(
         raise DamagedSampleError(where, faults, sample, ids_TWK, start, _hint(faults))
     dense = _dense_fault(ids_TWK, facts)
     if dense is not None:
-        raise DamagedSampleError(where, [dense], sample, ids_TWK, start, MODEL_HINT)
+        raise DamagedSampleError(where, [dense], sample, ids_TWK, start, model_hint(facts))
     moe = ids_TWK.shape[1] != len(facts.layers)
     ids = ids_TWK[:, list(facts.layers)] if moe else ids_TWK
     missing, token, layer = scan_rows(ids, facts.num_experts)
@@ -68,7 +68,7 @@ def with_rows(
             f"row {token} (position {start + token}), layer {facts.layers[layer]}: "
             f"got id {bad}, expected 0..{facts.num_experts - 1}",
         )
-        raise DamagedSampleError(where, [fault], sample, ids_TWK, start, MODEL_HINT)
+        raise DamagedSampleError(where, [fault], sample, ids_TWK, start, model_hint(facts))
     dtype = ids_dtype(facts.num_experts)
     if missing is not None:
         ids = np.where(missing[:, :, None], 0, ids)

@@ -145,7 +145,7 @@ def _place(rows: int, wire: WireSample, asked: int | None, engine: str | None) -
         if asked is None:
             raise FormatError(
                 f"{wire.where}: {rows} rows, but neither the token counts nor the start are known",
-                hint="--start 0 if the rows begin at the first prompt token",
+                hint="PATH::start=0 if the rows begin at the first prompt token",
             )
         return _Placed(asked, False, rows)
     start = total - 1 - rows if asked is None else asked

@@ -15,17 +15,16 @@ from ...model import ModelFacts
 from .payload import IntArray
 
 __all__ = [
-    "MODEL_HINT",
     "TokenExtent",
     "as_rows",
     "is_constant",
+    "model_hint",
     "raw_rows",
     "rows_of_flat",
     "shared_slots",
     "sizes_of_row",
 ]
 
-MODEL_HINT = "is --model the config.json of the model that ran?"
 _MOST_SHARED = 8  # slots beyond K that shared experts may have
 _DISTINCT = 0.9  # of the rows have no id twice where they are read by the right top_k
 _SURE = 16  # rows from which a slot that never changes is no chance
@@ -64,6 +63,12 @@ def _too_wide(facts: ModelFacts) -> tuple[int, ...]:
     beyond = dict.fromkeys((max(facts.mtp_layers, 1), 1))
     wide = (width + more for more in beyond for width in reversed(_widths(facts)))
     return tuple(width for width in wide if width not in _widths(facts))
+
+
+def model_hint(facts: ModelFacts) -> str:
+    """What to do where routes do not fit their model, which is named."""
+    source = facts.source or "what was given"
+    return f"the model is that of {source}: --model names the one that ran"
 
 
 def sizes_of_row(facts: ModelFacts) -> Iterator[tuple[int, int]]:
@@ -107,7 +112,7 @@ def raw_rows(
         raise FormatError(
             f"{where}: routed_experts: got {flat.size // rows} ids for each of {rows} rows, "
             f"expected {' or '.join(f'{w} layers x top-{k}' for w, k in own)}",
-            hint=MODEL_HINT,
+            hint=model_hint(facts),
         )
     if cuts:
         return _without_dense_routes(cuts, facts), ()
@@ -288,4 +293,4 @@ def _unfit(ids: IntArray, facts: ModelFacts, where: str) -> FormatError:
             f"got {ids.shape[1]} layers, expected {facts.num_layers} (all layers) or "
             f"{len(facts.layers)} (MoE layers)"
         )
-    return FormatError(f"{where}: {wrong}", hint=MODEL_HINT)
+    return FormatError(f"{where}: {wrong}", hint=model_hint(facts))

@@ -25,7 +25,7 @@ def options_of_dump(
 
     width = finite_eps(eps)
     if isinstance(model, ModelFacts):
-        return CheckOptions(ep=ep, eps=width)
+        return CheckOptions(model.zero_experts, ep=ep, eps=width)
     source = Path(opened.meta.facts_source or "") if model is None else model
     if not source.exists() or str(source) == ".":
         return CheckOptions(ep=ep, eps=width)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...reports.text.wording import plural
-from ..progress import Progress
+from ..progress import SILENT, Progress
 from ..reading import Reading
 from ..recompute.cache import RecomputeCache, refuse_other_shape, user_cache
 from ..recompute.crew import crew_of
@@ -20,33 +20,29 @@ if TYPE_CHECKING:
 __all__ = ["open_checked", "open_reference"]
 
 
-def open_checked(path: str, reading: Reading, weights: Path | None) -> "Dump":
+def open_checked(
+    path: str, reading: Reading, weights: Path | None, progress: Progress = SILENT
+) -> "Dump":
     """The dump that is checked; where it does not say its layers, E and K, ``weights`` do."""
-    try:
-        return reading.open(path)
-    except (FormatError, MismatchError, UnsupportedError):
-        if weights is None or reading.facts is not None:
-            raise
-    return reading.open(path, weights)
+    from ...formats.documents.facts import Otherwise, read_model
+
+    if weights is None or reading.model is not None:
+        return reading.open(path, progress=progress)
+    return reading.open(path, Otherwise(read_model(weights), str(weights)), progress)
 
 
 def open_reference(
-    against: str, opened: "Dump", path: str, reading: Reading, progress: Progress
+    weights: Path, opened: "Dump", path: str, reading: Reading, progress: Progress
 ) -> "Dump":
-    """The dump named by --against, or the routes of a checkpoint for the tokens of ``opened``.
+    """The routes of a checkpoint for the tokens of ``opened``, which was opened at ``path``.
 
     Those come with margins, and are kept in the user's cache folder by what they were made of, as
     ``staleness`` keeps them. Samples that have no tokens, or cannot be read at all, are not run.
     Raises MismatchError where no sample can be, or the checkpoint has other E or K.
     """
-    from ...checkpoints import is_checkpoint
-
-    if not is_checkpoint(against):
-        return reading.open(against)
     from ...formats.native.container import open_native
     from ...forward import RunOptions
 
-    weights = Path(against)
     crew = crew_of("auto", None, progress)
     if crew.ranks is not None and crew.size > 1:
         raise UnsupportedError("check is run by one process, not by torchrun")
@@ -60,16 +56,16 @@ def open_reference(
     cache = RecomputeCache(user_cache())
     work = Work(options=options, open_source=opener, indices=(), output=cache.folder)
     prepared = work.prepare()
-    refuse_other_shape(f"--against {against}", prepared, opened, some_layers=True)
+    refuse_other_shape(f"--against {weights}", prepared, opened, some_layers=True)
     source = opener()
     if not source.keys:
-        raise MismatchError(f"--against {against}: {opened.meta.path} has no token ids to run")
+        raise MismatchError(f"--against {weights}: {opened.meta.path} has no token ids to run")
     if len(source) < len(opened):
         left = len(opened) - len(source)
         progress.note(f"{plural(left, 'sample')} without token ids: not run, and not compared")
     files = cache.recomputed(work, crew, prepared, source, ("free",))
     reference = open_native(files["free"])
-    reference.meta = replace(reference.meta, path=against)
+    reference.meta = replace(reference.meta, path=str(weights))
     return reference
 
 

@@ -99,13 +99,17 @@ def check_dump(request: CheckRequest, progress: Progress) -> Checked:
     weights = Path(against) if against is not None and is_checkpoint(against) else None
     if weights is not None:
         refuse_unrunnable(weights)
-    opened = open_checked(request.dump, reading, weights)
+    reference = None
+    if against is None or weights is not None:
+        opened = open_checked(request.dump, reading, weights, progress)
+    else:
+        sides = reading.open_sides({"DUMP": request.dump, "the reference": against}, progress)
+        opened, reference = sides.values()
     if opened.meta.num_experts % ep:
         raise RoutectlError(f"--ep {ep}: {opened.meta.num_experts} experts do not divide by it")
     options = options_of_dump(opened, reading.facts or weights, ep, request.eps)
-    reference = None
-    if against is not None:
-        reference = open_reference(against, opened, request.dump, reading, progress)
+    if weights is not None:
+        reference = open_reference(weights, opened, request.dump, reading, progress)
     wanted, left_out = _codes("--select", request.select), _codes("--ignore", request.ignore)
     with progress.watching(opened, "checking") as watched:
         result = check(watched, reference, options=options).selected(wanted, left_out)

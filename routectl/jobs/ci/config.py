@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -159,7 +159,6 @@ def _check(name: str, table: Any) -> Check:
     try:
         request = build(_VERBS[verb], given)
         check_bounds(request)
-        _ = request.reading.facts
     except RoutectlError as error:
         raise _WrongError(str(error) + (f" ({error.hint})" if error.hint else "")) from None
     return Check(name, verb, request)
@@ -182,6 +181,8 @@ def _value(value: Any, kind: Any) -> Any:
     """
     if kind == _STRINGS and isinstance(value, str):
         value = [value]
+    elif str in get_args(kind) and kind != _STRINGS:  # what may be text is text here
+        kind = str | None
     for text in value if isinstance(value, list) else [value]:
         if text == "":
             raise ValueError("got an empty string, expected a string")

@@ -1,5 +1,6 @@
 """From checks to runs: paths beside the config, ``{}`` matched by name, each run answered."""
 
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import RoutectlError
 from ..check.request import CheckRequest, answer_check
 from ..diff import DiffRequest, answer_diff, refuse_incomparable
+from ..inputs import parse_input
 from ..progress import Progress
 from ..reading import Reading
 from ..staleness.request import answer_staleness
@@ -58,14 +60,20 @@ def runs_of_check(check: Check, folder: Path) -> list[CheckRun]:
     A name that matches one input alone is a run too: it fails for the file that is missing.
     Raises RoutectlError where nothing is matched.
     """
-    placed = _mapped(check.request, partial(_beside, folder))
-    patterns = [text for text in _texts(placed) if BRACES in text]
+    placed = _mapped(check.request, partial(_beside, folder), partial(_is_there, folder))
+    patterns = [text for text in _paths(placed) if BRACES in text]
     if not patterns:
         return [CheckRun(check, None, placed)]
     keys = sorted({key for pattern in patterns for key in names_in(pattern)})
     if not keys:
         raise RoutectlError(f"{patterns[0]}: no file matches it")
-    return [CheckRun(check, key, _mapped(placed, partial(_named, key))) for key in keys]
+    return [
+        CheckRun(check, key, _mapped(placed, partial(_named, key), os.path.lexists)) for key in keys
+    ]
+
+
+def _is_there(folder: Path, text: str) -> bool:
+    return os.path.lexists(folder / text)
 
 
 def _beside(folder: Path, text: str, one: bool) -> str:
@@ -80,45 +88,51 @@ def _named(key: str, text: str, one: bool) -> str:
     return text.replace(BRACES, key) if one else named(text, key)
 
 
-def _mapped(request: Request, change: Callable[[str, bool], str]) -> Request:
+def _mapped(
+    request: Request, change: Callable[[str, bool], str], exists: Callable[[str], bool]
+) -> Request:
     """The request with its paths changed, each told whether it is of one file, and so no glob.
 
-    Of NAME=WHERE, WHERE is.
+    Of NAME=WHERE, WHERE is; of PATH::start=0, the path. ``exists`` tells a path with :: in it.
     """
+
+    def placed(text: str) -> str:
+        return str(parse_input(text, exists).placed(lambda path: change(path, False)))
+
     changed: dict[str, Any] = {}
     for field in fields(request):
         value = getattr(request, field.name)
         if field.name == "at":
             changed["at"] = tuple(
-                f"{name}{equals}{change(where, False)}" if equals else name
+                f"{name}{equals}{placed(where)}" if equals else name
                 for name, equals, where in (text.partition("=") for text in value)
             )
         elif field.name in _PATHS and value is not None:
-            of_one = isinstance(value, Path)
-            changed[field.name] = type(value)(change(str(value), of_one))
+            is_file = isinstance(value, Path)
+            changed[field.name] = Path(change(str(value), True)) if is_file else placed(value)
         elif field.name == "reading":
-            changed["reading"] = _read_from(value, change)
+            changed["reading"] = _read_from(value, change, exists)
     return replace(request, **changed)
 
 
-def _read_from(reading: Reading, change: Callable[[str, bool], str]) -> Reading:
-    """How a dump is read, with each of its paths as ``change`` makes it."""
-    model, base = reading.model, reading.base
-    return replace(
-        reading,
-        model=None if model is None else Path(change(str(model), True)),
-        base=None if base is None else change(base, True),
-    )
+def _read_from(
+    reading: Reading, change: Callable[[str, bool], str], exists: Callable[[str], bool]
+) -> Reading:
+    """How a dump is read: a model that is a path beside the config, and no name and no sizes."""
+    model = reading.model
+    if not isinstance(model, str) or not (exists(model) or BRACES in model):
+        return reading
+    return replace(reading, model=change(model, True))
 
 
-def _texts(request: Request) -> Iterator[str]:
+def _paths(request: Request) -> Iterator[str]:
     """The paths of data."""
     for name in _DATA:
         value = getattr(request, name, None)
         if name == "at":
-            yield from (text.partition("=")[2] for text in value or ())
+            yield from (parse_input(text.partition("=")[2]).path for text in value or ())
         elif value is not None:
-            yield str(value)
+            yield parse_input(str(value)).path
 
 
 def limits_of(request: Request) -> tuple[Any, ...]:

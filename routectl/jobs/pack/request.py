@@ -117,10 +117,12 @@ def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
 
     output, force = request.output, request.force
     refuse_existing(output, force=force, folder=True)
-    source = request.reading.open(request.dump)
+    source = request.reading.open(request.dump, progress=progress)
     only = parse_ranks(request.rank)
     spec = TensorSpec(request.padding, request.dtype, request.layout.ep)
-    allowed = Allowed(request.allow_missing, request.skip_damaged, request.reading.start)
+    allowed = Allowed(
+        request.allow_missing, request.skip_damaged, request.reading.input(request.dump).start
+    )
     taken, packing = _packed(source, request, allowed, progress)
     if spec.needs_greatest(packing):
         with progress.watching(taken.dump, "looking for the greatest id") as watched:
@@ -153,8 +155,11 @@ def _verified(request: VerifyRequest, progress: Progress) -> Job:
     from ...ops.pack.padding import TensorSpec
 
     folder, layout = request.folder, request.layout
-    allowed = Allowed(request.allow_missing, request.skip_damaged, request.reading.start)
-    source, only = request.reading.open(request.against), parse_ranks(request.rank)
+    allowed = Allowed(
+        request.allow_missing, request.skip_damaged, request.reading.input(request.against).start
+    )
+    source = request.reading.open(request.against, progress=progress)
+    only = parse_ranks(request.rank)
     if not has_manifest(folder):
         taken, packing = _packed(source, request, allowed, progress)
         spec = TensorSpec(None, request.dtype, layout.ep)
@@ -174,8 +179,10 @@ def lay_out_samples(request: LayoutRequest, progress: Progress = SILENT) -> "Pac
         return packing_of(layout, Lengths(lens, [None] * len(lens), lens), layers)
     if request.dump is None:
         raise RoutectlError("expected a DUMP")
-    source = request.reading.open(request.dump)
-    allowed = Allowed(True, request.skip_damaged, request.reading.start, guesses=True)
+    source = request.reading.open(request.dump, progress=progress)
+    allowed = Allowed(
+        True, request.skip_damaged, request.reading.input(request.dump).start, guesses=True
+    )
     return _packed(source, request, allowed, progress)[1]
 
 

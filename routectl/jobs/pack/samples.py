@@ -19,7 +19,7 @@ __all__ = ["Allowed", "Skipped", "Taken", "early_rows", "held_if_small", "take_s
 _HELD_BYTES = 64 << 20  # of a micro-batch's routes that are kept for all its ranks
 _NAMED = 20  # skipped samples that a note names
 _EARLY = (
-    "--start S when that is how the engine counts, --allow-missing when the trainer routes the "
+    "DUMP::start=S when that is how the engine counts, --allow-missing when the trainer routes the "
     "rest itself, or --skip-damaged"
 )
 _DAMAGED = "--skip-damaged leaves out samples that are damaged"

@@ -151,13 +151,16 @@ def recompute_dump(request: RecomputeRequest, progress: Progress = SILENT) -> Re
 def _from_inputs(request: RecomputeRequest, progress: Progress) -> Recomputed:
     if request.gate_logprobs:
         raise RoutectlError("--gate-logprobs needs the routes of a dump: got router inputs")
+    model = request.reading.facts
+    if model is not None and not isinstance(model, Path):
+        raise RoutectlError("--model: router inputs need a recipe: expected a config.json")
     output = request.output
     count = recompute_from_inputs(
         request.checkpoint,
         Path(request.dump),
         output,
         force=request.force,
-        model=request.reading.model,
+        model=model,
         tokens=not request.no_tokens,
     )
     progress.note(f"wrote {output}: {plural(count, 'sample')}")

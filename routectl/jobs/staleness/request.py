@@ -1,7 +1,7 @@
 """What ``routectl staleness`` is asked, and the document that answers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,10 @@ from ..reading import Reading, finite_eps, parse_layers, refuse_relative
 from ..recompute.request import Forwarding
 from .question import Question
 from .series import series_of
-from .versions import Recomputing, Versions, parse_at
+from .versions import At, Recomputing, Versions, parse_at
 
 if TYPE_CHECKING:
     from ...dump import Dump
-    from ...model import ModelFacts
     from ...ops.diff.thresholds import Baseline, Threshold
     from ...ops.staleness.staleness import StalenessOptions
     from ...reports.document import Document
@@ -189,9 +188,7 @@ def answer_staleness(
     for folder in checkpoints:
         refuse_unrunnable(folder)
     weights = checkpoints[0] if checkpoints else None
-    facts = reading.facts
-    open_source = partial(_open, request.dump, facts or weights, reading)
-    of_versions = replace(reading, format=None, start=None)
+    source, version = _sides(request.dump, given, weights, reading, progress)
     how = Recomputing(
         cache=request.cache,
         some_layers=request.layers is not None,
@@ -202,9 +199,7 @@ def answer_staleness(
         logprobs=request.logprobs,
         gates=request.gate_logprobs,
     )
-    versions = Versions(
-        given, open_source, how, lambda path: _open(path, facts or weights, of_versions)
-    )
+    versions = Versions(given, source, how, version)
     question.refuse_one(versions.source, versions.names)
     if weights is not None:
         question.refuse_early(versions.source, versions.names)
@@ -215,14 +210,19 @@ def answer_staleness(
     return question.answer(versions.source, opened, noise, warned=weights is not None)
 
 
-def _open(path: str, otherwise: "ModelFacts | Path | None", reading: Reading) -> "Dump":
-    """A dump with its own facts, or those given; ``otherwise`` where it does not know any."""
-    try:
-        return reading.open(path)
-    except RoutectlError:
-        if otherwise == reading.facts:
-            raise
-    return reading.open(path, otherwise)
+def _sides(
+    dump: str, given: "Sequence[At]", weights: Path | None, reading: Reading, progress: Progress
+) -> "tuple[Callable[[], Dump], Callable[[str], Dump]]":
+    """What opens the dump, and a version; the checkpoint, else one of them, says others' model."""
+    from ...formats.documents.facts import Otherwise, read_model
+
+    if weights is not None:
+        of_weights = Otherwise(read_model(weights), str(weights))
+        return partial(reading.open, dump, of_weights), partial(
+            reading.open, otherwise=of_weights, progress=progress
+        )
+    opened = reading.open_sides({"DUMP": dump, **{at.where: at.where for at in given}}, progress)
+    return lambda: opened["DUMP"], opened.__getitem__
 
 
 def _options(level: float, **words: Any) -> "StalenessOptions":

@@ -1,11 +1,11 @@
 """One file of a folder that is watched: opened, checked, and what is to be said of it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import FormatError, RoutectlError
-from ..reading import Reading
+from ..reading import Reading, otherwise_of
 
 if TYPE_CHECKING:
     from ...ops.check.book.results import CheckResult
@@ -71,5 +71,5 @@ class Lookout:
             name = self.against.replace("{name}", path.name).replace("{stem}", path.stem)
             if not Path(name).is_file():
                 raise FormatError(f"{path}: its reference {name} is not there")
-            other = replace(self.reading, format=None).open(name)
+            other = self.reading.open(name, otherwise_of(dump, "the dump"))
         return check(dump, other, options=options_of_dump(dump, self.reading.facts, 1))

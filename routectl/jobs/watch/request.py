@@ -82,9 +82,8 @@ def watch_folder(request: WatchRequest, progress: Progress = SILENT) -> Watched:
     if not request.folder.is_dir():
         raise RoutectlError(f"{request.folder}: no folder is there")
     reading = request.reading
-    facts = reading.facts
-    if isinstance(facts, Path):
-        read_model(facts)  # a wrong one is said now, not with every file
+    if reading.model is not None:
+        read_model(reading.model)  # a wrong one is said now, not with every file
     lookout = Lookout(reading, request.against)
     follower = Follower(request.folder, request.pattern, request.settle)
     watch = _Watch(request, follower, lookout, progress.part)

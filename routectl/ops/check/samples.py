@@ -115,7 +115,7 @@ def _judge_starts(starts: Sequence[_Start], book: Book) -> set[str]:
         elif not one.inferred:
             continue
         elif rule == "1":
-            why = "one row short: a step is missing, or they begin at 1; --start 0 says the former"
+            why = "one row short: a step is missing (PATH::start=0 says so), or they begin at 1"
         elif one.denied:
             said = f"{one.cached} of {one.prompt} prompt tokens were cached"
             why = f"at {one.start}, while {said}"

@@ -15,7 +15,8 @@ __all__ = ["Absent", "Starts", "absent_rows", "counts_one_less", "owed_rows", "p
 
 _NAMED = 3  # samples, and starts, that a complaint names
 _HINT = (
-    "--start S when all rows begin at S (0: the first token), else dump each sample's start with it"
+    "DUMP::start=S when all rows begin at S (0: the first token), else dump each sample's start "
+    "with it"
 )
 
 

@@ -31,7 +31,11 @@ def ten_lines(render: Render) -> Render:
         lines = summary_of(document)
         if lines is None:
             parts = printed_parts(document, render)
-            lines = [part for part in parts if not (part is None or isinstance(part, Table))]
+            lines = [
+                part if isinstance(part, TextLine) else TextLine(part)
+                for part in parts
+                if not (part is None or isinstance(part, Table))
+            ]
         verdict = len(wrapped(lines[0].text, console.width, lines[0].hang))
         _print_at_most(console, [*lines[: max(LINES - verdict, 1)], _MORE])
 

@@ -21,7 +21,7 @@ from support.slime_files import (
 )
 
 FACTS = ModelFacts(3, (1, 2), 4, 2, None)
-ONE_MOE = ("--num-layers", "1", "--top-k", "2", "--num-experts", "4")
+ONE_MOE = ("--model", "1,2,4")
 LAST = [[0, 3]]  # the last token's row, which only a trainer has
 A, B = [row[0] for row in A_IDS] + LAST, [row[0] for row in B_IDS] + LAST
 
@@ -159,11 +159,11 @@ class TestMiles:
 
 
 def test_convert_and_diff(tmp_path, rollout, capsys):
-    """--tokens-from makes a native dump of them, which the rollout is then compared with."""
+    """SRC::tokens=FILE makes a native dump of them, which the rollout is then compared with."""
     path = save(tmp_path / "r.pt", [[layer(A), layer([[2, 1], LAST[0]])]])
     out = tmp_path / "r.parquet"
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    assert main(["convert", str(path), str(out), "--tokens-from", str(rollout)]) == 0
+    assert main(["convert", f"{path}::tokens={rollout}", str(out)]) == 0
     assert main(["diff", str(rollout), str(out), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert (report["rows"], report["rows_mismatched"]) == (4, 1)

@@ -362,7 +362,7 @@ class TestForeign:
         assert str(caught.value).startswith(f"{path}: ")
 
     def test_by_name(self, tmp_path):
-        """--format pickle on text says what is wrong."""
+        """Format pickle on text says what is wrong."""
         path = tmp_path / "x"
         path.write_text("{}")
         with pytest.raises(RoutectlError, match="refused pickle: opcode 0x7b"):

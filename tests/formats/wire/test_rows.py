@@ -169,11 +169,11 @@ def test_start_is_inferred_from_the_row_count(tmp_path, encode):
 
 
 def test_rows_without_counts_need_a_start(tmp_path):
-    """Rows whose token counts and start are not known are refused until --start places them."""
+    """Rows whose token counts and start are not known are refused until a start places them."""
     path = write_lines(tmp_path / "x.jsonl", [{"routed_experts": as_npy(some_ids(9))}])
     with pytest.raises(FormatError, match="9 rows, but neither the token counts") as caught:
         open_dump(path)[0]
-    assert "--start" in caught.value.hint
+    assert "::start=0" in caught.value.hint
     sample = open_dump(path, start=3)[0]
     assert (sample.routes.start, sample.routes.stop, sample.start_inferred) == (3, 12, False)
 
@@ -219,7 +219,7 @@ def test_a_start_of_one_may_be_a_row_short(tmp_path):
     path = write_lines(tmp_path / "x.jsonl", [line])
     (finding,) = check(open_dump(path)).findings
     assert (finding.code, finding.places[0].position) == ("R013", 1)
-    assert "--start 0" in finding.detail
+    assert "::start=0" in finding.detail
     assert open_dump(path, start=0)[0].row_count == "N-2"
 
 
@@ -237,7 +237,7 @@ def test_row_counts_that_fit_nothing(tmp_path, capsys, rows):
 
 
 def test_a_given_start_is_held_against_the_row_count(tmp_path):
-    """--start is checked like a requested start, and gives way to what the request says."""
+    """A given start is checked like a requested start, and gives way to what the request says."""
     ids = some_ids(9)
     lines = [record(ids, routed_experts=as_npy(ids[2:]))]
     path = write_lines(tmp_path / "x.jsonl", lines)

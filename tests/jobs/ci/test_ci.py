@@ -158,10 +158,10 @@ class TestChecks:
         ids_gone[:, :, 1] = -1
         for name, array in (("a", ids), ("b", ids_gone)):
             np.save(tmp_path / f"{name}.npy", array)
-        sizes = {"num-layers": 2, "top-k": 2, "num-experts": 4}
+        sizes = {"model": "2,2,4"}
         words = {"verb": "diff", "old": "a.npy", "new": "b.npy", "match": "order", **sizes}
         doc = document(capsys, "ci", config(tmp_path, empty=words), code=2)
-        flags = ("--match", "order", "--num-layers", "2", "--top-k", "2", "--num-experts", "4")
+        flags = ("--match", "order", "--model", "2,2,4")
         alone = run(capsys, "diff", tmp_path / "a.npy", tmp_path / "b.npy", *flags)
         assert alone.code == 2
         assert f"routectl: {doc['runs'][0]['summary']}\n" in alone.err
@@ -337,7 +337,7 @@ class TestRefused:
             (toml({"a": {"verb": "staleness", "dump": "x"}}), "checks.a: at is not given"),
             (
                 toml({"a": {**DIFF, "fail-ovr": "x"}}),
-                "checks.a: fail-ovr is not known: allow-unmatched, base, eps, ",
+                "checks.a: fail-ovr is not known: allow-unmatched, eps, examples, ",
             ),
             (toml({"a": {**DIFF, "series": "x"}}), "series is not known"),
             (
@@ -356,7 +356,7 @@ class TestRefused:
             (toml({"a": {**DIFF, "eps": -1}}), "checks.a: --eps -1.0: expected at least 0"),
             (toml({"a": {**DIFF, "old": ""}}), "old: got an empty string, expected a string"),
             (toml({"a": {**DIFF, "tokens": "some"}}), "--tokens 'some' is not known"),
-            (toml({"a": {**DIFF, "top-k": 4}}), "--top-k also needs"),
+            (toml({"a": {**DIFF, "model": "6,9,4"}}), "LAYERS,K,E: got K 9, expected 1 to 4"),
             (toml({"a": {**CHECK, "ep": 0}}), "checks.a: --ep 0: expected at least 1"),
             (toml({"a": {**CHECK, "fail-on": "all"}}), "--fail-on 'all' is not known"),
             (toml({"a[1]": CHECK}), "a name is printable"),

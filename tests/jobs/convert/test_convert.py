@@ -47,14 +47,14 @@ def test_delta_is_a_tenth_and_diff_agrees(tmp_path, capsys):
     assert "codec delta does not keep the order of slots; --keep-order does" in said
     assert path.stat().st_size * 12 < (TINY / "vllm.bf16" / "samples.jsonl").stat().st_size
     assert main(["diff", DUMP, str(path)]) == 2  # the base is elsewhere: nothing opens it unasked
-    assert main(["diff", DUMP, str(path), "--base", BASE]) == 0
+    assert main(["diff", DUMP, f"{path}::base={BASE}"]) == 0
     kept = tmp_path / "kept.parquet"
-    arguments = (path, kept, "--codec", "delta", "--base", BASE, "--keep-order", "--verify")
-    code, said = converted(capsys, *arguments)
+    arguments = (kept, "--codec", "delta", "--base", BASE, "--keep-order", "--verify")
+    code, said = converted(capsys, f"{path}::base={BASE}", *arguments)
     assert code == 0
     assert "keep-order" not in said
     plain = tmp_path / "plain.parquet"
-    assert converted(capsys, path, plain, "--base", BASE, "--verify")[0] == 0
+    assert converted(capsys, f"{path}::base={BASE}", plain, "--verify")[0] == 0
     assert open_dump(plain).keys == open_dump(DUMP).keys
 
 
@@ -62,7 +62,7 @@ def test_delta_is_a_tenth_and_diff_agrees(tmp_path, capsys):
 def test_pipes_go_both_ways(tmp_path):
     """``-`` as SRC is standard input: JSON lines go in, native comes out, and is read as a dump."""
     routectl = [sys.executable, "-m", "routectl"]
-    facts = ["--num-layers", "6", "--top-k", "4", "--num-experts", "32"]
+    facts = ["--model", "6,4,32"]
     lines = (TINY / "vllm.bf16" / "samples.jsonl").read_bytes()
     for data in (lines, gzip.compress(lines)):
         command = [*routectl, "convert", "-", "-", "--codec", "set", *facts]
@@ -110,6 +110,7 @@ def test_stdout_is_a_native_file(tmp_path, capsysbinary):
         (["x.parquet", "--codec", "zip"], "codec 'zip' is not known: plain, packed"),
         (["x.parquet", "--codec", "delta"], "hint: --base DUMP"),
         (["-", "--codec", "packed", "--verify"], "stdout cannot be read"),
+        (["x.parquet", "--base", DUMP], "--base is of --codec delta"),
         (["x.json"], "expected NAME.parquet"),
     ],
 )

@@ -24,7 +24,7 @@ from support.shell import complaint, document, run, written
 LAYERS = (1, 2, 4)
 KIND = (4, 32, None)
 LENS = (9, 6, 12)
-SIZES = ("--num-layers", 3, "--top-k", 4, "--num-experts", 32)
+SIZES = ("--model", "3,4,32")
 FILE = "dp0-cp0-tp0-pp0/mb0000.safetensors"
 
 
@@ -220,7 +220,7 @@ class TestGuessedStarts:
         args = ("pack", path, *SIZES, "-o", tmp_path / "r", "--framework", framework)
         told = "at 2 in sample 1 (s1), at 0 in the others"
         said = complaint(capsys, *args)
-        assert said.startswith(f"routectl: {path}: {self.GUESSED}{told}\nhint: --start S ")
+        assert said.startswith(f"routectl: {path}: {self.GUESSED}{told}\nhint: DUMP::start=S ")
         assert complaint(capsys, *args, "--allow-missing").split("\n")[0] == said.split("\n")[0]
         assert written(tmp_path) == ["d.jsonl"]
 
@@ -293,11 +293,11 @@ class TestGuessedStarts:
         assert "N - 2 rows may lack the first or the last: sample 0 (s0), sample 1 (s1)" in said
         assert "at 1 in sample 1 (s1), at 0 in the others" in complaint(capsys, "pack", one, *args)
         for path in (everywhere, one):
-            assert run(capsys, "pack", path, *args, "--start", 0, "--force").code == 0
+            assert run(capsys, "pack", f"{path}::start=0", *args, "--force").code == 0
             manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
             assert [extent[0] for extent in manifest["extents"]] == [0, 0, 0]
-        verl = (*args[:-3], "verl", "-o", tmp_path / "q", "--start", 0)
-        assert "21 of the 24 rows" in complaint(capsys, "pack", everywhere, *verl)
+        verl = (*args[:-3], "verl", "-o", tmp_path / "q")
+        assert "21 of the 24 rows" in complaint(capsys, "pack", f"{everywhere}::start=0", *verl)
 
     def test_rows_that_end_early(self, capsys, tmp_path):
         """Rows from a start that was said, one too few in some samples, are no engine's count."""
@@ -307,12 +307,16 @@ class TestGuessedStarts:
         args = ("pack", path, "--framework", "miles", "-o", tmp_path / "r")
         said = complaint(capsys, *args)
         told = "1 of 3 samples lack a row at the end that never came: sample 1 (s1)"
-        assert said.startswith(f"routectl: {path}: {told}\nhint: --start S ")
-        for options in (("--allow-missing",), ("--start", 0), ("--skip-damaged",)):
-            done = run(capsys, *args, *options, "--force")
+        assert said.startswith(f"routectl: {path}: {told}\nhint: DUMP::start=S ")
+        for dump, *options in (
+            (path, "--allow-missing"),
+            (f"{path}::start=0",),
+            (path, "--skip-damaged"),
+        ):
+            done = run(capsys, "pack", dump, *args[2:], *options, "--force")
             assert done.code == 0
             skipped = json.loads((tmp_path / "r" / "manifest.json").read_text())["skipped"]
-            assert [s["sample"] for s in skipped] == [1] * (options == ("--skip-damaged",))
+            assert [s["sample"] for s in skipped] == [1] * (options == ["--skip-damaged"])
 
     def test_everywhere_from_a_start_that_was_said(self, capsys, tmp_path):
         """N - 2 rows in every sample from a given start are how TensorRT-LLM counts."""
@@ -463,7 +467,7 @@ class TestDamagedSamples:
 
     def test_in_python(self, tmp_path, damaged):
         """The request that the command makes refuses a damaged sample, and leaves it out."""
-        reading = Reading(num_layers=3, top_k=4, num_experts=32)
+        reading = Reading(model="3,4,32")
         request = PackRequest(dump=str(damaged), output=tmp_path / "r", reading=reading)
         with pytest.raises((FormatError, MismatchError), match="got 30 rows"):
             pack_dump(request)

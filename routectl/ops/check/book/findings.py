@@ -55,7 +55,7 @@ FINDINGS = (
     ),
     FindingKind("R006", "note", "start inferred from the row count",
         "The response does not say which position its first row is of.",
-        "Keep the request's start beside the response, or pass --start.",
+        "Keep the request's start beside the response, or name the dump as PATH::start=S.",
         ("sglang#24851",),
     ),
     FindingKind("R007", "error", "one payload for several choices",
@@ -90,8 +90,8 @@ FINDINGS = (
     FindingKind("R013", "error", "start that no rule gives",
         "Nobody said where the rows begin, and their number means another place than elsewhere: "
         "rows are missing.",
-        "Keep the request's start beside the response; where it is known, --start; else do not use "
-        "these samples.",
+        "Keep the request's start beside the response; where it is known, PATH::start=S; else do "
+        "not use these samples.",
         ("sglang#24851",),
     ),
     FindingKind("R101", "error", "ids out of range",
