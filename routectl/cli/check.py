@@ -5,7 +5,7 @@ from dataclasses import replace
 from ..errors import RoutectlError
 from ..jobs.check.request import CheckRequest, check_dump, write_fixed
 from .desk import CommandLine, desk
-from .terminal import TERMINAL
+from .terminal import TERMINAL, answer
 
 __all__ = ["check_command"]
 
@@ -46,5 +46,5 @@ def _explain(code: str) -> int:
 
     if code not in known_codes():
         raise RoutectlError(f"--explain {code}: expected one of {', '.join(known_codes())}")
-    print(explain_page(kind_of(code)))
+    answer(explain_page(kind_of(code)))
     return 0

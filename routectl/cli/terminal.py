@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ..jobs.progress import Progress
 from ..visible import visible
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..jobs.progress import Show
     from ..reports.document import Document
 
-__all__ = ["TERMINAL", "emit", "note", "progress_line", "say", "told_now_and_then"]
+__all__ = ["TERMINAL", "answer", "emit", "note", "progress_line", "say", "told_now_and_then"]
 
 _ESTIMATE_S = 600  # seconds of the past that the time left is judged by
 _WIDE, _BAR = 100, 20  # columns of a terminal beyond which a progress line has a bar, and its own
@@ -26,13 +26,25 @@ _QUIET_S, _SILENT_S = 30, 300  # between two notes of how far something is: at l
 def say(prefix: str, message: str) -> None:
     """A line on stderr, continued under itself where a terminal is narrower."""
     line = f"{prefix}: {visible(message, end=1000)}"
-    if sys.stderr.isatty():
-        from rich.console import Console
+    print(_fitted(line, sys.stderr, len(prefix) + 2), file=sys.stderr)
 
-        from ..reports.text.wrapping import broken
 
-        line = broken(line, Console(file=sys.stderr).width, len(prefix) + 2)
-    print(line, file=sys.stderr)
+def answer(text: str) -> None:
+    """Lines on stdout, each continued under its text where a terminal is narrower."""
+    for line in text.split("\n"):
+        print(_fitted(line, sys.stdout, 10))
+    sys.stdout.flush()
+
+
+def _fitted(line: str, stream: IO[str], hang: int) -> str:
+    """A line as a stream takes it: broken where that is a narrower terminal."""
+    if not stream.isatty():
+        return line
+    from rich.console import Console
+
+    from ..reports.text.wrapping import broken
+
+    return broken(line, Console(file=stream).width, hang)
 
 
 def note(message: str) -> None:

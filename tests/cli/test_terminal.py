@@ -7,7 +7,7 @@ import pytest
 
 from routectl.cli import terminal
 from routectl.cli.main import main
-from routectl.cli.terminal import note, progress_line, told_now_and_then
+from routectl.cli.terminal import answer, note, progress_line, told_now_and_then
 from routectl.jobs.progress import Progress, tokens_rate
 from support.recordings import FIXTURES
 from support.reports import Terminal
@@ -54,6 +54,20 @@ class TestWords:
             line for line in lines if not re.match(r"routectl: \S|hint: \S| {6}\S| {10}\S", line)
         ] == []
         assert "margin_coverage, load_shift, rows_mismatched," in " ".join(page.getvalue().split())
+
+    def test_an_answer_without_a_document_hangs(self, monkeypatch):
+        """What a finding means is broken to a terminal, under its labels; in a pipe it is not."""
+        for name, value in (("COLUMNS", "60"), ("LINES", "40"), ("TERM", "dumb")):
+            monkeypatch.setenv(name, value)
+        page = Terminal()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", page)
+            answer("R712  numerics only (note)\n\ncause     " + "Rows are in place. " * 5)
+        lines = page.getvalue().splitlines()
+        assert lines[:2] == ["R712  numerics only (note)", ""]
+        assert max(map(len, lines)) <= 60
+        assert len(lines) > 3
+        assert all(line.startswith(" " * 10 + "R") or line[10].isalpha() for line in lines[3:])
 
     def test_in_a_pipe_a_line_is_a_line(self, capsys, monkeypatch):
         """Where stderr is no terminal, an error is one line and its hint another."""
