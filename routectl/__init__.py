@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from .jobs.check.request import CheckRequest
     from .jobs.ci.request import CiRequest
     from .jobs.convert import ConvertRequest
-    from .jobs.diff import DiffRequest
+    from .jobs.diff.request import DiffRequest
     from .jobs.pack.layout import LayoutOptions, LengthOptions
     from .jobs.pack.request import LayoutRequest, PackRequest, VerifyRequest
     from .jobs.pack.unpack import UnpackRequest
     from .jobs.predict.request import PredictRequest
     from .jobs.progress import Progress
     from .jobs.reading import Reading
-    from .jobs.recompute.request import Forwarding, Recomputed, RecomputeRequest
+    from .jobs.recompute.forwarding import Forwarding
+    from .jobs.recompute.listing import CacheRequest
+    from .jobs.recompute.request import Recomputed, RecomputeRequest
     from .jobs.run import run
     from .jobs.show import ShowRequest
     from .jobs.staleness.request import StalenessRequest
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Advice": "reports.staleness.advice",
+    "CacheRequest": "jobs.recompute.listing",
     "CaptureRequest": "jobs.capture",
     "CheckOptions": "ops.check.check",
     "CheckRequest": "jobs.check.request",
@@ -74,12 +77,12 @@ _HOMES = {
     "CiRequest": "jobs.ci.request",
     "ConvertRequest": "jobs.convert",
     "DiffOptions": "ops.diff.diff",
-    "DiffRequest": "jobs.diff",
+    "DiffRequest": "jobs.diff.request",
     "DiffResult": "ops.diff.diff",
     "Dump": "dump",
     "DumpMeta": "dump",
     "FormatError": "errors",
-    "Forwarding": "jobs.recompute.request",
+    "Forwarding": "jobs.recompute.forwarding",
     "LayoutOptions": "jobs.pack.layout",
     "LayoutRequest": "jobs.pack.request",
     "LengthOptions": "jobs.pack.layout",
@@ -149,6 +152,7 @@ _HOMES = {
 
 __all__ = [
     "Advice",
+    "CacheRequest",
     "CaptureRequest",
     "CheckOptions",
     "CheckRequest",

@@ -44,6 +44,7 @@ class Limits:
     stdin     of a dump on a pipe; None: what TMPDIR holds, less 1 GB
     answer    of one answer of a server
     answers   of all answers of servers under way
+    cache     of what is kept of checkpoints that were run (no file asks for it)
     """
 
     cell: int = 256 << 20
@@ -57,6 +58,7 @@ class Limits:
     stdin: int | None = None
     answer: int = 256 << 20
     answers: int = 4 << 30
+    cache: int = 20_000_000_000
 
 
 _NAMES = tuple(one.name for one in fields(Limits))

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ..jobs.diff import DiffRequest, answer_diff, refuse_incomparable
+from ..jobs.diff.request import DiffRequest, answer_diff, refuse_incomparable
 from .desk import CommandLine, desk
 from .terminal import TERMINAL
 

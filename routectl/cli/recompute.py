@@ -1,13 +1,10 @@
-"""``routectl recompute CHECKPOINT DUMP -o DST.parquet``."""
+"""``routectl recompute CHECKPOINT DUMP --save DST.parquet``."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..jobs.recompute.request import RecomputeRequest, recompute_dump
-from ..jobs.show import ShowRequest, answer_show
 from ..reports.text.wording import percent
-from ..visible import visible
 from .desk import CommandLine, desk
 from .terminal import TERMINAL, note
 
@@ -16,40 +13,37 @@ if TYPE_CHECKING:
 
 __all__ = ["recompute_command"]
 
+_VOICES = "html tokenizer exit_zero as_json summary output force"
 
-@desk(RecomputeRequest, "html force")
+
+@desk(RecomputeRequest, _VOICES)
 def recompute_command(line: CommandLine) -> int:
-    """Push a dump's tokens through a checkpoint and write what every router selects.
+    """Push a dump's tokens through a checkpoint, write what every router selects, and compare.
 
     The native file has, for every token and MoE layer, the ids in score order and the margins of
-    experts and groups, so that `routectl diff DUMP DST` can tell near-ties from clear flips.
+    experts and groups. The report says how far the dump's own routes are from it, and tells
+    near-ties from clear flips; a dump of tokens alone has none. Exit status: 0 done, or within the
+    thresholds, 1 over one, 2 trouble.
 
-    With router inputs in place of a dump, the checkpoint's routers alone are applied to them:
-    what they select is then free of everything upstream.
+    With router inputs in place of a dump, the checkpoint's routers alone are applied to them: what
+    they select is then free of everything upstream.
     """
-    request = line.request(RecomputeRequest)
-    voices = replace(line.voices, output=None)  # -o is the native file's
+    from ..reports.recompute.text import render_recompute
+
+    request, voices = line.request(RecomputeRequest), line.voices
     voices.refuse()
-    progress = replace(TERMINAL, part=_NoisePrinter(request.output))
-    done = recompute_dump(request, progress)
-    if done is not None and voices.html is not None:
-        voices.page(answer_show(ShowRequest(path=str(request.output), detail=True)))
-    return 0
+    progress = replace(TERMINAL, part=_say_noise)
+    done = recompute_dump(replace(request, detail=voices.detailed), progress)
+    if done is None:
+        return 0
+    voices.tell(done.document, render_recompute)
+    return voices.code(done.document)
 
 
-class _NoisePrinter:
-    """Prints runs of the noise floor of a file as they are done."""
-
-    def __init__(self, written: Path) -> None:
-        against = visible(written.name)
-        self._heading: str | None = f"{'noise floor':<24}rows that change against {against}"
-
-    def __call__(self, run: "NoiseRun") -> None:
-        if self._heading is not None:
-            print(self._heading)
-            self._heading = None
-        if run.refused is not None:
-            note(f"{run.name}: not run: {run.refused}")
-            return
-        changed = f"{run.rows_mismatched:,} of {run.rows:,} ({percent(run.mismatch_rate)})"
-        print(f"{run.name:<24}{changed}", flush=True)
+def _say_noise(run: "NoiseRun") -> None:
+    """A line for a run of the noise floor, as it is done."""
+    told = f"noise floor, {run.name}: "
+    if run.refused is not None:
+        note(f"{told}not run: {run.refused}")
+    else:
+        note(f"{told}{percent(run.mismatch_rate)} of {run.rows:,} rows change")

@@ -20,6 +20,9 @@ def staleness_command(line: CommandLine) -> int:
     position; then drift, and which replay the run needs. Exit status: 0 measured, or within the
     thresholds, 1 over one or samples that a version does not cover, 2 trouble.
 
+    A version that is a checkpoint is run once, and kept (`routectl cache`); when the command is
+    ended, the same one goes on from there.
+
     Metrics for thresholds: staleness (with @lagN of one lag), total, mismatch and, of the
     mismatch, every metric of `routectl diff`; total_METRIC is that of the total: total_f2, say.
 
@@ -29,9 +32,6 @@ def staleness_command(line: CommandLine) -> int:
 
     request, voices = line.request(StalenessRequest), line.voices
     voices.refuse()
-    target = voices.target
-    if request.cache is None and target is not None:
-        request = replace(request, cache=target.with_name(f"{target.name}.versions"))
     document = answer_staleness(replace(request, detail=voices.detailed), TERMINAL)
     render = render_staleness if request.series is None else render_series
     voices.tell(document, render)

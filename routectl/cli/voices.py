@@ -29,11 +29,8 @@ class Voices:
     is the global --plain.
     """
 
-    explain: str | None = option(
-        None, metavar="CODE", help="Print what a finding means, and read no dump."
-    )
-    apply_fix: bool = option(
-        False, help="With --against: write the dump with renumbered experts restored to -o."
+    rules: bool = option(
+        False, help="List what can be found; with a CODE in place of DUMP, what that means."
     )
     draw: bool = option(
         False, name="explain", help="Draw which token sits where; nothing is written."

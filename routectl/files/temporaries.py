@@ -24,7 +24,15 @@ try:
 except ImportError:  # pragma: no cover - not on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Temporary", "is_at", "lock_is_had", "new_temporary", "permit", "remove_abandoned"]
+__all__ = [
+    "Temporary",
+    "is_at",
+    "lock_is_had",
+    "locked_file",
+    "new_temporary",
+    "permit",
+    "remove_abandoned",
+]
 
 _LONGEST = 100  # of a name that is part of a temporary's; of longer ones a digest is
 _FOREIGN_S = 86_400  # another machine's temporary is live if it changed in so many seconds
@@ -74,12 +82,16 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def lock_is_had(fd: int, *, wait: bool = False) -> bool | None:
-    """Lock an open file or folder; False where another has it, None where there are no locks."""
+def lock_is_had(fd: int, *, wait: bool = False, shared: bool = False) -> bool | None:
+    """Lock an open file or folder; False where another has it, None where there are no locks.
+
+    ``shared`` locks of several runs stand beside each other, and keep others out.
+    """
     if fcntl is None:  # pragma: no cover - not on Windows
         return None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(fd, kind | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError:
@@ -93,6 +105,26 @@ def is_at(fd: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
     except OSError:
         return False
+
+
+def locked_file(path: Path, *, wait: bool) -> int | None:
+    """A file that is there for its lock alone, made where there is none: open, and locked.
+
+    None where another has it and ``wait`` is false. Whoever has it may remove the name. Raises
+    OSError.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            had = lock_is_had(fd, wait=wait)
+            if had is not False and is_at(fd, path):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        if had is False:
+            return None
 
 
 def new_temporary(parent: Path, name: str, *, folder: bool = False) -> Temporary:

@@ -13,11 +13,20 @@ from numpy.typing import NDArray
 
 from ..routes import Bools, Ids
 
-__all__ = ["DTYPES", "Forwarded", "RunOptions", "RunProgress"]
+__all__ = [
+    "DTYPES",
+    "MODES",
+    "SHORT_DTYPES",
+    "STREAMING",
+    "Forwarded",
+    "RunOptions",
+    "RunProgress",
+]
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-_MODES = ("free", "forced", "both")
-_STREAMING = ("auto", "plain", "stream")
+SHORT_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+MODES = ("free", "forced", "both")
+STREAMING = ("auto", "plain", "stream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,8 @@ class RunOptions:
 
     checkpoint           a Hugging Face folder
     device               a torch device: "cpu", "cuda", "cuda:1"
-    dtype                of weights and activations; "auto" is the checkpoint's own
+    dtype                of weights and activations; "auto" is the checkpoint's own; fp32, bf16
+                         and fp16 are taken for the long names
     mode                 "free": the model's own routes; "forced": every layer is given the
                          sample's; "both": one after the other, over weights read once
     streaming            "plain": all weights in memory; "stream": one layer at a time; "auto":
@@ -81,10 +91,12 @@ class RunOptions:
     on_progress: Callable[[RunProgress], None] | None = None
 
     def __post_init__(self) -> None:
-        known = {"dtype": DTYPES, "mode": _MODES, "streaming": _STREAMING}
+        object.__setattr__(self, "dtype", SHORT_DTYPES.get(self.dtype, self.dtype))
+        known = {"dtype": DTYPES, "mode": MODES, "streaming": STREAMING}
         for name, words in known.items():
             if getattr(self, name) not in words:
-                raise ValueError(f"{name} must be one of {words}, got {getattr(self, name)!r}")
+                given = f"{', '.join(words)}, got {getattr(self, name)!r}"
+                raise ValueError(f"{name} must be one of {given}")
         for name in ("max_tokens_per_pass", "batch"):
             size = getattr(self, name)
             if size is not None and size < 1:

@@ -34,13 +34,13 @@ class Prepared:
     """An opened checkpoint whose weights are not read yet, and how it will be run.
 
     provenance names what the results depend on: not whether it is streamed, which may be decided by
-    the memory that is free now, and whose reason is ``streamed_because``.
+    the memory that is free now: ``free_bytes``, None where it was asked for.
     """
 
     options: RunOptions
     store: Store
     streamed: bool
-    streamed_because: str
+    free_bytes: int | None
     provenance: Mapping[str, str | int | float | bool]
 
     @property
@@ -71,12 +71,9 @@ def prepare(options: RunOptions) -> Prepared:
         what = f"{type(skeleton.model).__name__} makes no logits"
         raise UnsupportedError(f"{what}: it gives no log-probabilities")
     free, size = free_memory(options.device) // options.sharing, store.total_bytes()
-    streamed = options.streaming == "stream"
-    why = "asked for"
-    if options.streaming == "auto":
-        streamed = size > FITS * free
-        why = f"{size / 1e9:.3g} GB of weights, {free / 1e9:.3g} GB free"
-    return Prepared(options, store, streamed, why, _provenance(store, options))
+    judged = options.streaming == "auto"
+    streamed = size > FITS * free if judged else options.streaming == "stream"
+    return Prepared(options, store, streamed, free if judged else None, _provenance(store, options))
 
 
 def run_forward(prepared: Prepared, samples: Iterable[Sample]) -> Iterator[Forwarded]:

@@ -9,11 +9,12 @@ from .progress import SILENT, Progress
 __all__ = ["JOBS", "run"]
 
 JOBS = (  # of each request its name, its file and the function that does it
+    ("CacheRequest", "recompute.listing", "answer_cache"),
     ("CaptureRequest", "capture", "capture_rollouts"),
     ("CheckRequest", "check.request", "answer_check"),
     ("CiRequest", "ci.request", "answer_ci"),
     ("ConvertRequest", "convert", "convert_dump"),
-    ("DiffRequest", "diff", "answer_diff"),
+    ("DiffRequest", "diff.request", "answer_diff"),
     ("LayoutRequest", "pack.request", "lay_out_samples"),
     ("PackRequest", "pack.request", "pack_dump"),
     ("PredictRequest", "predict.request", "answer_predict"),
@@ -34,10 +35,11 @@ def run(request: Any, progress: Progress = SILENT) -> Any:
     ========================================  ==================================================
     ShowRequest, DiffRequest, CheckRequest,   the document that the command prints with --json
     StalenessRequest, CiRequest,
-    PredictRequest, VerifyRequest
+    PredictRequest, VerifyRequest,
+    CacheRequest
     PackRequest                               the manifest of the folder that was written
     LayoutRequest                             a ``Packing``
-    RecomputeRequest                          a ``Recomputed``: the files by mode, noise runs
+    RecomputeRequest                          a ``Recomputed``: files by mode, noise, the document
     ConvertRequest, UnpackRequest,            how many samples were written
     CaptureRequest
     WatchRequest                              a ``Watched``: dumps seen, failed, unchecked

@@ -70,6 +70,7 @@ def _types() -> dict[str, Any]:
     from ..reports.diff.schema import DiffDocument
     from ..reports.pack.schema import VerifyDocument
     from ..reports.predict.schema import PredictDocument
+    from ..reports.recompute.schema import RecomputeDocument
     from ..reports.show.schema import CheckpointDocument, ShowDocument
     from ..reports.staleness.schema import SeriesDocument, StalenessDocument
 
@@ -81,6 +82,7 @@ def _types() -> dict[str, Any]:
         "routectl.show/1": ShowDocument,
         "routectl.checkpoint/1": CheckpointDocument,
         "routectl.predict/1": PredictDocument,
+        "routectl.recompute/1": RecomputeDocument,
         "routectl.verify/1": VerifyDocument,
         "routectl.ci/1": CiDocument,
         "routectl.baseline/1": BaselineDocument,

@@ -173,10 +173,10 @@ def adapter(folder: Path) -> Path:
     "line",
     [
         ("show", "{adapter}"),
-        ("recompute", "{adapter}", "{dump}", "-o", "{out}.parquet"),
-        ("recompute", "{adapter}", "{inputs}", "-o", "{out}.parquet"),
-        ("staleness", "{dump}", "--at=a={adapter}", "--at=b={model}", "--cache", "{out}"),
-        ("staleness", "{dump}", "--at=a={model}", "--at=b={adapter}", "--cache", "{out}"),
+        ("recompute", "{adapter}", "{dump}", "--save", "{out}.parquet"),
+        ("recompute", "{adapter}", "{inputs}", "--save", "{out}.parquet"),
+        ("staleness", "{dump}", "--at=a={adapter}", "--at=b={model}"),
+        ("staleness", "{dump}", "--at=a={model}", "--at=b={adapter}"),
         ("check", "{dump}", "--against", "{adapter}"),
         (
             "predict",

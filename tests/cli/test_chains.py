@@ -43,7 +43,7 @@ def alone(one, folder):
     yield "report", path, "-o", folder / "r.html", "--force"
     yield "predict", path, "--fit", "--at", f"a={path}", "-o", folder / "p.safetensors", "--force"
     yield "ci", path
-    yield "recompute", path, path, "-o", folder / "x.parquet", "--force"
+    yield "recompute", path, path, "--save", folder / "x.parquet", "--force"
     yield "staleness", "--series", path
     if path.is_dir():
         yield "watch", path, *model, *WATCH
@@ -57,7 +57,7 @@ def together(one, other, folder):
     yield "diff", a, b, *model, *page
     yield "diff", a, b, *model, "--match", "order", "--tokens", "response", "--rerun", b
     yield "check", a, "--against", b, *model
-    yield "staleness", a, f"--at=v0={b}", f"--at=v1={a}", "--own", "v0", *model
+    yield "staleness", a, f"--at=v0={b}", f"--at=v1={a}", "--version-map", "=v0", *model
     yield "pack", a, *model, "--framework", "slime", "--verify", b
     yield "convert", a, folder / "x.parquet", "--codec", "delta", "--base", b, *model, "--force"
 

@@ -9,6 +9,7 @@ from routectl.jobs.capture import CaptureRequest
 from routectl.jobs.options import build, check_bounds, options_of
 from routectl.jobs.pack.request import PackRequest, VerifyRequest
 from routectl.jobs.reading import Reading
+from routectl.jobs.recompute.request import RecomputeRequest
 from routectl.jobs.staleness.request import StalenessRequest
 from support.recordings import FIXTURES
 from support.shell import run
@@ -16,8 +17,9 @@ from support.shell import run
 
 def test_groups_are_built_with_the_request():
     """Values by field fill a request and the groups in it; what neither has is left out."""
-    found = build(StalenessRequest, {"dump": "x", "dtype": "float32", "start": None, "json": True})
-    assert (found.dump, found.forwarding.dtype) == ("x", "float32")
+    values = {"checkpoint": Path("w"), "dump": "x", "save": Path("r.parquet"), "dtype": "fp32"}
+    found = build(RecomputeRequest, {**values, "start": None, "json": True})
+    assert (found.dump, found.forwarding.dtype) == ("x", "fp32")
     assert found.reading == Reading()
 
 

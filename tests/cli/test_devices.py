@@ -32,7 +32,7 @@ COMMANDS = [  # {} stands for what is no file
     ("check", DUMP, "--against", "{}", *MODEL),
     ("convert", "{}", "{out}.parquet", *MODEL),
     ("convert", DUMP, "{out}.parquet", "--codec", "delta", "--base", "{}", *MODEL),
-    ("recompute", "{}", DUMP, *INTO),
+    ("recompute", "{}", DUMP, "--save", "{out}.parquet"),
     ("staleness", "{}", "--at", f"v0={NATIVE}"),
     ("staleness", NATIVE, "--at", "v0={}"),
     ("staleness", "--series", "{}"),

@@ -103,7 +103,7 @@ def _pair(folder):
         ("diff", old, new, "--match", "prefix", *over),
         ("diff", old, new, "--match", "tokens"),
         ("check", new, "--against", old),
-        ("staleness", old, "--own", "v0", "--at", f"v0={new}", "--at", f"v1={old}"),
+        ("staleness", old, "--version-map", "=v0", "--at", f"v0={new}", "--at", f"v1={old}"),
     ):
         done = command(*words, "--json")
         if done.code < 2:
@@ -149,7 +149,7 @@ def _config(folder):
 
 
 def _router_inputs(folder):
-    command("recompute", folder / "c", folder / "i.safetensors", "-o", folder / "out.parquet")
+    command("recompute", folder / "c", folder / "i.safetensors", "--save", folder / "out.parquet")
 
 
 def _predictor(folder):

@@ -65,6 +65,7 @@ MAY_IMPORT = {
     "ops.predict": "errors routes routers ops.staleness",
     "ops.staleness": "dump errors margins routes kernels ops.diff ops.pairs",
     "reports": "dump visible ops.diff",
+    "reports.cache": "reports.text",
     "reports.check": "dump ops.check.alone ops.check.book reports reports.diff reports.text",
     "reports.ci": (
         "errors files visible ops.check.book ops.diff ops.staleness reports reports.check "
@@ -74,30 +75,32 @@ MAY_IMPORT = {
     "reports.pack": "dump layouts ops.pack reports.text",
     "reports.page": (
         "errors visible reports reports.check reports.ci reports.diff reports.pack "
-        "reports.predict reports.show reports.staleness reports.text"
+        "reports.predict reports.recompute reports.show reports.staleness reports.text"
     ),
     "reports.predict": "checkpoints ops.predict reports.text",
+    "reports.recompute": "reports reports.diff reports.text",
     "reports.show": "checkpoints ops ops.check.alone ops.diff reports reports.diff reports.text",
     "reports.staleness": (
         "dump errors margins ops.diff ops.staleness reports reports.diff reports.text"
     ),
     "reports.summary": (
-        "reports reports.check reports.ci reports.diff reports.pack reports.predict reports.show "
-        "reports.staleness reports.text"
+        "reports reports.check reports.ci reports.diff reports.pack reports.predict "
+        "reports.recompute reports.show reports.staleness reports.text"
     ),
     "reports.text": "visible reports",
     "reports.written": "errors reports reports.page reports.text",
     "jobs": (
         "dump errors files margins model visible codecs checkpoints engines formats "
-        "formats.documents formats.native formats.targets formats.trainers ops ops.check.alone "
-        "ops.check.book ops.diff ops.pack ops.pairs reports reports.check reports.ci reports.diff "
-        "reports.pack reports.predict reports.show reports.staleness reports.text"
+        "formats.documents formats.native formats.targets ops ops.check.alone ops.check.book "
+        "ops.diff ops.pack reports reports.check reports.ci reports.diff reports.pack "
+        "reports.predict reports.recompute reports.show reports.staleness reports.text"
     ),
     "jobs.check": (
-        "damage dump errors files model routers checkpoints formats.documents formats.native "
-        "forward ops.check ops.check.book reports reports.check reports.text jobs jobs.recompute"
+        "dump errors files model routers formats.documents formats.native ops.check "
+        "ops.check.book reports reports.check jobs jobs.recompute"
     ),
-    "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.staleness",
+    "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.diff jobs.staleness",
+    "jobs.diff": "dump errors formats.trainers ops.diff ops.pairs reports jobs jobs.recompute",
     "jobs.pack": (
         "damage dump errors files layouts routes version formats.documents formats.native "
         "formats.replay ops.pack reports reports.pack reports.text jobs"
@@ -107,12 +110,12 @@ MAY_IMPORT = {
         "ops.staleness reports reports.predict reports.text jobs jobs.recompute"
     ),
     "jobs.recompute": (
-        "dump errors files gate_logprobs margins routes version routers checkpoints formats.native "
-        "forward ops.predict reports.text jobs"
+        "damage dump errors files gate_logprobs limits margins routes version routers "
+        "checkpoints formats.documents formats.native formats.wire forward ops.diff ops.predict "
+        "reports reports.cache reports.diff reports.recompute reports.text jobs"
     ),
     "jobs.staleness": (
-        "dump errors checkpoints formats.documents formats.native forward ops.diff ops.pairs "
-        "ops.staleness reports reports.staleness jobs jobs.recompute"
+        "dump errors ops.diff ops.staleness reports reports.staleness jobs jobs.recompute"
     ),
     "jobs.watch": (
         "errors formats.documents formats.wire ops.check ops.check.book reports.check reports.text "
@@ -120,17 +123,19 @@ MAY_IMPORT = {
     ),
     "loading": "dump model formats",
     "cli": (
-        "errors files limits version visible formats ops.check.book reports reports.check "
-        "reports.ci reports.diff reports.pack reports.page reports.predict reports.show "
-        "reports.staleness reports.summary reports.text reports.written jobs jobs.check jobs.ci "
-        "jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch cli.words"
+        "errors files limits version visible formats ops.check.book reports reports.cache "
+        "reports.check reports.ci reports.diff reports.pack reports.page reports.predict "
+        "reports.recompute reports.show reports.staleness reports.summary reports.text "
+        "reports.written jobs "
+        "jobs.check jobs.ci jobs.diff jobs.pack jobs.predict jobs.recompute jobs.staleness "
+        "jobs.watch cli.words"
     ),
     "cli.words": "limits jobs",
     "__init__": (
         "dump errors layouts limits margins model routes version checkpoints formats forward ops "
         "ops.check ops.check.book ops.diff ops.pack ops.staleness reports.check reports.ci "
         "reports.diff reports.page reports.show reports.staleness jobs jobs.check jobs.ci "
-        "jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch loading"
+        "jobs.diff jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch loading"
     ),
     "__main__": "cli",
 }

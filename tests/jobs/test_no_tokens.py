@@ -56,7 +56,7 @@ PAGES = {
     "check": ("check", "NEW", "--exit-zero"),
     "against": ("check", "NEW", "--against", "OLD", "--exit-zero"),
     "show": ("show", "OLD"),
-    "staleness": ("staleness", "OLD", "--at", "v0=OLD", "--at", "v1=NEW", "--own", "v0"),
+    "staleness": ("staleness", "OLD", "--at", "v0=OLD", "--at", "v1=NEW", "--version-map", "=v0"),
 }
 
 

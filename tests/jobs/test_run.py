@@ -119,8 +119,8 @@ def test_a_layout_is_a_packing():
 
 
 def test_check_writes_a_fixed_dump_or_says_why_not(tmp_path):
-    """CheckRequest(fixed=...) is --apply-fix: nothing to fix is an error, and nothing written."""
-    request = routectl.CheckRequest(dump=str(V0), against=str(V0), fixed=tmp_path / "fixed.parquet")
+    """CheckRequest(save=...) is check --save: nothing to fix is an error, and nothing written."""
+    request = routectl.CheckRequest(dump=str(V0), against=str(V0), save=tmp_path / "fixed.parquet")
     with pytest.raises(RoutectlError, match="nothing to fix"):
         routectl.run(request)
     assert list(tmp_path.iterdir()) == []
@@ -172,7 +172,7 @@ def test_every_job_has_its_request():
 
 def test_what_is_no_request_is_a_type_error():
     """run takes requests alone."""
-    with pytest.raises(TypeError, match="got str, expected one of CaptureRequest"):
+    with pytest.raises(TypeError, match="got str, expected one of CacheRequest"):
         routectl.run("diff")
 
 

@@ -70,19 +70,19 @@ new = "../../in/tiny/v0.parquet"
 fail-over = ["mismatch:5%", "mismatch@*:30%"]
 """
 FLOATS = {
-    "router.inputs": "recompute IN/tiny/w1 IN/tiny/inputs.safetensors -o OUT/o.parquet",
+    "router.inputs": "recompute IN/tiny/w1 IN/tiny/inputs.safetensors --save OUT/o.parquet",
     "show.checkpoint": "show IN/tiny/w0 --json",
-    "recompute": f"recompute IN/tiny/w0 IN/tiny/few.jsonl -o OUT/o.parquet {FLAT} --mode both "
+    "recompute": f"recompute IN/tiny/w0 IN/tiny/few.jsonl --save OUT/o.parquet {FLAT} --mode both "
                  "--logprobs --gate-logprobs",
-    "recompute.inputs": f"recompute IN/tiny/w0 IN/tiny/few.jsonl -o OUT/o.parquet {FLAT} "
+    "recompute.inputs": f"recompute IN/tiny/w0 IN/tiny/few.jsonl --save OUT/o.parquet {FLAT} "
                         "--router-inputs OUT/i.safetensors",
-    "recompute.two": "recompute IN/tiny/w0 IN/tiny/few.jsonl -o OUT/o.parquet --threads 2 "
+    "recompute.two": "recompute IN/tiny/w0 IN/tiny/few.jsonl --save OUT/o.parquet --threads 2 "
                      "--device cpu",
-    "recompute.halves": "recompute IN/tiny/w0 IN/tiny/few.jsonl -o OUT/o.parquet --threads 1 "
+    "recompute.halves": "recompute IN/tiny/w0 IN/tiny/few.jsonl --save OUT/o.parquet --threads 1 "
                         "--device cpu --dtype bfloat16",
     "predictor": "predict IN/tiny/inputs.safetensors --fit -o OUT/p.safetensors "
                  f"{AT} --threads 1 --json",
-    "staleness.run": f"staleness IN/tiny/few.jsonl {AT} --threads 1 -o OUT/s.json",
+    "staleness.run": f"staleness IN/tiny/few.jsonl {AT} -o OUT/s.json",
 }  # fmt: skip
 
 
@@ -167,7 +167,14 @@ def test_writers_of_floats_write_the_same_bytes_on_as_many_threads(
         (folder / version.replace("v", "w")).symlink_to(tiny_checkpoints[version])
     made = tmp_path / "made"
     made.mkdir()
-    line = ["recompute", folder / "w0", folder / "few.jsonl", "-o", made / "o.parquet", "--threads"]
+    line = [
+        "recompute",
+        folder / "w0",
+        folder / "few.jsonl",
+        "--save",
+        made / "o.parquet",
+        "--threads",
+    ]
     more = ["1", "--dtype", "float32", "--router-inputs", folder / "inputs.safetensors"]
     assert main([str(word) for word in (*line, *more)]) == 0
     found = _same(FLOATS, inputs, tmp_path)

@@ -143,7 +143,7 @@ def made_of(file: File, folder: Path, targets: tuple[str, ...], capsys) -> dict[
     made["packed"] = _kept(packed, "pack", *source, *flags)
     unpacked = folder / f"{stem}.unpacked.parquet"
     made["unpacked"] = _kept(unpacked, "unpack", packed, "-o", unpacked, "--force")
-    own = (*source, "--own", "v0", f"--at=v0={file.path}", f"--at=v1={file.path}")
+    own = (*source, "--version-map", "=v0", f"--at=v0={file.path}", f"--at=v1={file.path}")
     for verb, args in (
         ("show", source),
         ("check", source),

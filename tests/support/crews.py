@@ -45,13 +45,15 @@ def dump_of(path, lens, layers, *, bare=()):
     return path
 
 
-def make_folder(place):
-    """A tiny checkpoint, dumps, and what one process writes of one of them in mode both."""
+def make_folder(place, long=(400,) * 300):
+    """A tiny checkpoint, dumps, and what one process writes of one of them in mode both; ``long``
+    are the lengths of long.parquet.
+    """
     model = families.tiny("deepseek_v3")
     model.save_pretrained(place / "checkpoint")
     layers = tuple(families.routers(model))
     dump_of(place / "dump.parquet", LENS, layers)
-    dump_of(place / "long.parquet", (400,) * 300, layers)
+    dump_of(place / "long.parquet", long, layers)
     dump_of(place / "bare.parquet", LENS, layers, bare=(5,))
     assert main([str(word) for word in command(place, place / "one.parquet", *BOTH)]) == 0
     return place
@@ -59,7 +61,7 @@ def make_folder(place):
 
 def command(folder, output, *more, dump="dump.parquet"):
     """The words of a command line."""
-    return ("recompute", folder / "checkpoint", folder / dump, "-o", output, *EXACT, *more)
+    return ("recompute", folder / "checkpoint", folder / dump, "--save", output, *EXACT, *more)
 
 
 def is_what_one_process_writes(folder, output):
@@ -99,7 +101,7 @@ def do_by_hand(folder, output, *shares):
         want_logprobs=True,
         check_tokens=64,
     )
-    opened = partial(open_input, str(folder / "dump.parquet"), folder / "checkpoint", None, None)
+    opened = partial(open_input, str(folder / "dump.parquet"), folder / "checkpoint")
     job = job_of(prepare(options), opened())
     open_parts(output, job, modes_of(options), resume=False)
     for share in shares:

@@ -35,7 +35,7 @@ AT = ("--at", "v0=HERE/c", "--at", "v1=HERE/c")
 EVAL = ("predict", "HERE/i.safetensors", "--eval", "--predictor", "FILE", *AT, "--frozen-inputs")
 SHARD, LATEST = "c/model-00001-of-00002.safetensors", "latest_checkpointed_iteration.txt"
 SHOW, MODEL = ("show", "FILE"), ("--model", "fixtures/configs/qwen3_moe.json")
-RECOMPUTE = ("recompute", "HERE/c", "HERE/i.safetensors", "-o", "HERE/out.parquet")
+RECOMPUTE = ("recompute", "HERE/c", "HERE/i.safetensors", "--save", "HERE/out.parquet")
 VERIFY = ("pack", "--verify", "HERE/r", "--against", "HERE/x.parquet")
 PLAN = ("pack", "HERE/x.parquet", "-o", "HERE/r", "--plan", "FILE")
 CAPTURE = ("capture", "http://127.0.0.1:1", "--prompts", "FILE", "-o", "HERE/out.parquet")

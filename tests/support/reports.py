@@ -16,6 +16,7 @@ from routectl.reports.document import visible_document
 from routectl.reports.pack.text import render_packed, render_verified
 from routectl.reports.predict.document import prediction_document
 from routectl.reports.predict.text import render_prediction
+from routectl.reports.recompute.text import render_recompute
 from routectl.reports.show.text import render_checkpoint, render_summary
 from routectl.reports.staleness.text import render_series, render_staleness
 from routectl.reports.text.tables import open_console
@@ -27,6 +28,7 @@ __all__ = ["REPORTS", "Terminal", "golden", "many_layers", "printed_report", "re
 RENDERS = {
     "diff": render_diff,
     "check": render_check,
+    "recompute": render_recompute,
     "show": render_summary,
     "checkpoint": render_checkpoint,
     "staleness": render_staleness,
@@ -203,11 +205,45 @@ def ci():
     }
 
 
+def recomputed():
+    """A dump recomputed in both modes, with a noise floor and a threshold that is crossed."""
+    failure = {"threshold": "mismatch:1%", "metric": "mismatch", "layer": None, "mode": "free"}
+    noise = {"rows": 101616, "rows_mismatched": 12, "mismatch_rate": 12 / 101616, "refused": None}
+    refused = {"rows": 0, "rows_mismatched": 0, "mismatch_rate": None}
+    file = {"samples": 96, "tokens": 17032, "file_bytes": 304000}
+    return {
+        "schema": "routectl.recompute/1",
+        "checkpoint": "/data/checkpoints/qwen3-30b-a3b/step_000120",
+        "dump": golden("diff")["old"],
+        "inputs": None,
+        "provenance": {"model_type": "qwen3_moe", "dtype": "bfloat16", "device": "cuda"},
+        "files": [
+            {**file, "mode": mode, "path": f"/data/runs/step_000120/{mode}.parquet"}
+            for mode in ("free", "forced")
+        ],
+        "comparisons": [
+            {"mode": "free", "diff": golden("diff")},
+            {"mode": "forced", "diff": golden("diff.margins")},
+        ],
+        "not_compared": None,
+        "noise": [
+            {**noise, "name": "padded batches"},
+            {**refused, "name": "other threads", "refused": "one thread alone was asked for"},
+        ],
+        "verdict": {
+            "thresholds": ["mismatch:1%"],
+            "failed": [{**failure, "value": 0.0202, "limit": 0.01}],
+            "exit_code": 1,
+        },
+    }
+
+
 REPORTS = {
     "diff": lambda: golden("diff"),
     "diff with margins": lambda: golden("diff.margins"),
     "diff of 48 layers": lambda: many_layers(golden("diff.detail")),
     "check": lambda: golden("check"),
+    "recompute": recomputed,
     "show": lambda: golden("show"),
     "show with margins": lambda: golden("show.margins"),
     "checkpoint": lambda: golden("checkpoint"),

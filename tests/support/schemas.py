@@ -4,11 +4,13 @@ from typing import Any
 
 import msgspec
 
+from routectl.reports.cache.schema import CacheDocument
 from routectl.reports.check.schema import CheckDocument, WatchDocument
 from routectl.reports.ci.schema import BaselineDocument, CiDocument
 from routectl.reports.diff.schema import DetailDocument, DiffDocument
 from routectl.reports.pack.schema import PackDocument, VerifyDocument
 from routectl.reports.predict.schema import PredictDocument
+from routectl.reports.recompute.schema import RecomputeDocument
 from routectl.reports.show.schema import CheckpointDocument, ShowDocument
 from routectl.reports.staleness.schema import SeriesDocument, StalenessDocument
 
@@ -16,6 +18,7 @@ __all__ = ["TYPES", "json_schema"]
 
 TYPES: dict[str, Any] = {
     "baseline": BaselineDocument,
+    "cache": CacheDocument,
     "check": CheckDocument,
     "checkpoint": CheckpointDocument,
     "ci": CiDocument,
@@ -23,6 +26,7 @@ TYPES: dict[str, Any] = {
     "diff": DiffDocument,
     "pack": PackDocument,
     "predict": PredictDocument,
+    "recompute": RecomputeDocument,
     "show": ShowDocument,
     "staleness": StalenessDocument,
     "staleness_series": SeriesDocument,

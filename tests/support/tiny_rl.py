@@ -59,7 +59,17 @@ def tiny_dumps(tiny_checkpoints, tmp_path_factory):
     dumps = {}
     for version, checkpoint in tiny_checkpoints.items():
         path = folder / f"{version}.parquet"
-        line = ["recompute", checkpoint, ENGINE, "-o", path, "--dtype", "float32", "--threads", "1"]
+        line = [
+            "recompute",
+            checkpoint,
+            ENGINE,
+            "--save",
+            path,
+            "--dtype",
+            "float32",
+            "--threads",
+            "1",
+        ]
         assert main([*map(str, line), "--logprobs", "--gate-logprobs"]) == 0
         dumps[version] = open_dump(path)
     return MappingProxyType(dumps)

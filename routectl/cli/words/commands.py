@@ -28,6 +28,7 @@ COMMANDS = {
     "report": "Show a saved report again: as text, page, JUnit, scalars.",
     "ci": "Run the checks of a config, with one exit code.",
     "capture": "Ask a running SGLang or vLLM server for rollouts with routes.",
+    "cache": "What is kept of checkpoints that were run; clear it.",
     "watch": "Follow a training run's dump folder, check each new dump.",
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 from ...errors import FormatError
 from ..documents.fields import Doc, mapping, one_line, text
 from ..wire.sample import NoSamplesError, WireSample
-from .offline import PAYLOAD_NAMES, read_record
+from .offline import is_record, read_record
 from .openai import read_choices
 from .sglang import read_generate
 from .traces import (
@@ -76,7 +76,7 @@ def read_document(doc: Any, request: Doc | None, where: str) -> list[WireSample]
     if is_gateway_trace(doc):
         return [read_gateway_trace(doc, where)]
     refuse_nemo_trace(doc, where)
-    if any(name in doc for name in PAYLOAD_NAMES):
+    if is_record(doc):
         return [read_record(doc, where)]
     if doc.get("error"):
         raise NoSamplesError(f"{where}: an error response: {_error_text(doc)}")

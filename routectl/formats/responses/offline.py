@@ -23,7 +23,7 @@ from ..wire.sample import WireSample, with_media
 from .openai import START_NAMES
 from .weight_versions import weight_spans
 
-__all__ = ["PAYLOAD_NAMES", "read_record"]
+__all__ = ["is_record", "read_record"]
 
 PAYLOAD_NAMES = (
     "routed_experts",
@@ -51,6 +51,13 @@ _LOGPROBS = (
 )
 _LENGTHS = ("prompt_length", "response_length")
 _CACHED = ("num_cached_tokens", "cached_tokens")
+
+
+def is_record(doc: Doc) -> bool:
+    """Whether a document is a flat record: it has routes, or the ids of a prompt and a response."""
+    if any(name in doc for name in PAYLOAD_NAMES):
+        return True
+    return all(isinstance(first_of(doc, names), list) for names in (_PROMPT, _RESPONSE))
 
 
 def _identity(doc: Doc) -> str | None:

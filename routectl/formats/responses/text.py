@@ -14,7 +14,7 @@ from ...errors import FormatError
 from ...files.reading import open_regular, read_bytes
 from ...files.scratch import scratch_file
 from ...limits import DEFLATE, check_budget, check_inflation, limits
-from ..documents.facts import Model, find_context, refuse_alone
+from ..documents.facts import Model, UnknownModelError, find_context, refuse_alone
 from ..documents.fields import Doc, from_json, joined, mapping, text
 from ..documents.size import check_json
 from ..wire.payload import wire_dtype
@@ -201,13 +201,17 @@ def _build_index(source: _Text, kind: str, records: Records) -> _Index:
             index.skipped.append(str(nothing))
     if not index.keys:
         raise NoSamplesError(index.skipped[0] if index.skipped else f"{path}: the file is empty")
-    if not index.with_routes:
-        all_of = f"any of its {len(index.keys)} samples" if index.keys[1:] else "its one sample"
-        raise NoRoutesError(
-            f"{path}: no routed_experts in {all_of}",
-            hint=_STREAMED if kind == "sse" and "vllm" in index.engines else _NOT_ASKED,
-        )
     return index
+
+
+def _no_routes(path: Path, kind: str, index: _Index, dump: Dump | None) -> NoRoutesError:
+    streamed = kind == "sse" and "vllm" in index.engines
+    all_of = f"any of its {len(index.keys)} samples" if index.keys[1:] else "its one sample"
+    return NoRoutesError(
+        f"{path}: no routed_experts in {all_of}",
+        hint=_STREAMED if streamed else _NOT_ASKED,
+        dump=dump,
+    )
 
 
 def open_text(path: Path, kind: str | None, model: Model, start: int | None) -> Dump:
@@ -224,7 +228,12 @@ def open_text(path: Path, kind: str | None, model: Model, start: int | None) -> 
             raise NoSamplesError(f"{path}: not a dump: neither JSON nor a known binary format")
         index = _build_index(source, kind, records)
         chains = find_chains(index.keys, records.told)
-        context = find_context(path, model)
+        try:
+            context = find_context(path, model)
+        except UnknownModelError:
+            if index.with_routes:
+                raise
+            raise _no_routes(path, kind, index, None) from None
     except BaseException:
         records.close()
         raise
@@ -248,4 +257,6 @@ def open_text(path: Path, kind: str | None, model: Model, start: int | None) -> 
     )
     dump = Dump(meta, chains.keys, load)
     weakref.finalize(dump, records.close)
+    if not index.with_routes:
+        raise _no_routes(path, kind, index, dump)
     return dump

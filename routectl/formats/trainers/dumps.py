@@ -12,7 +12,7 @@ import numpy as np
 from ...dump import Dump, Sample
 from ...errors import FormatError
 from ...files.reading import open_regular, read_bytes
-from ..documents.facts import Model, find_context, refuse_alone
+from ..documents.facts import Model, UnknownModelError, find_context, refuse_alone
 from ..documents.fields import from_json, joined, token_ids
 from ..wire.sample import NoRoutesError, WireSample, to_sample
 from ..wire.shapes import rows_of_flat
@@ -49,10 +49,15 @@ def open_trainer_file(
         from .micro_batches import read_micro_batches
 
         wires = read_micro_batches(path)
-    if not any(wire.has_routes for wire in wires):
-        all_of = f"any of its {len(wires)} samples" if wires[1:] else "its one sample"
-        raise NoRoutesError(f"{path}: no routes in {all_of}")
-    context = find_context(path, model)
+    all_of = f"any of its {len(wires)} samples" if wires[1:] else "its one sample"
+    told = f"{path}: no routes in {all_of}"
+    with_routes = any(wire.has_routes for wire in wires)
+    try:
+        context = find_context(path, model)
+    except UnknownModelError:
+        if with_routes:
+            raise
+        raise NoRoutesError(told) from None
     meta = context.meta(path, kind, wire_dtype=joined({_dtype(wire) for wire in wires}))
     keys = [wire.key for wire in wires]
 
@@ -62,7 +67,10 @@ def open_trainer_file(
             wire = replace(wire, payload=rows_of_flat(wire.payload, context.facts))
         return to_sample(wire, context.facts, start)
 
-    return Dump(meta, keys, load)
+    dump = Dump(meta, keys, load)
+    if not with_routes:
+        raise NoRoutesError(told, dump=dump)
+    return dump
 
 
 def _dtype(wire: WireSample) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...damage import Fault
-from ...dump import Sample, SampleKey, WeightSpan, key_of
+from ...dump import Dump, Sample, SampleKey, WeightSpan, key_of
 from ...errors import FormatError
 from ...model import ModelFacts
 from .encodings import Decoded, decode_payload
@@ -26,7 +26,14 @@ class NoSamplesError(FormatError):
 
 
 class NoRoutesError(NoSamplesError):
-    """The file holds samples, and none of them has routes: nobody asked for them."""
+    """The file holds samples, and none of them has routes: nobody asked for them.
+
+    ``dump`` is what was read, for whoever needs tokens alone; None where its model is not known.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, dump: Dump | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.dump = dump
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError, UnsupportedError
-from ..options import argument, check_bounds, eps_option, fail_on_option, option
+from ..options import argument, check_bounds, eps_option, fail_on_option, option, save_option
 from ..progress import SILENT, Progress
-from ..reading import Reading, finite_eps, refuse_severity
+from ..reading import Reading, finite_eps
+from ..recompute.forwarding import forward_option, forwarding_of
+from ..recompute.kept import checkpoint_at, recomputed_side
+from ..recompute.partner import open_partner, partner_at
 from .model import options_of_dump
-from .reference import open_checked, open_reference
 
 if TYPE_CHECKING:
     from ...dump import Dump
@@ -32,7 +34,7 @@ def _finding_codes() -> tuple[str, ...]:
 class CheckRequest:
     """A dump to be checked, alone or against a reference.
 
-    fixed is where the dump is written with renumbered experts restored, as a native file; one that
+    save is where the dump is written with renumbered experts restored, as a native file; one that
     is there is replaced with ``force`` alone. Raises RoutectlError where an option makes no sense,
     before a dump is opened.
     """
@@ -53,18 +55,25 @@ class CheckRequest:
         "or a Hugging Face folder of the weights, which the tokens are pushed through once.",
     )
     eps: float | None = eps_option()
-    fixed: Path | None = None
+    forward: tuple[str, ...] = forward_option()
+    save: Path | None = save_option("with --against the dump, renumbered experts restored,")
     force: bool = False
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        refuse_severity(self.fail_on)
         finite_eps(self.eps)
         _codes("--select", self.select)
         _codes("--ignore", self.ignore)
-        if self.fixed is not None and self.against is None:
-            raise RoutectlError("--apply-fix needs --against REFERENCE and -o DST.parquet")
+        forwarding_of(self.forward)
+        if self.save is not None and self.against is None:
+            raise RoutectlError(
+                "--save writes what a reference mends: expected --against REFERENCE"
+            )
+        if self.save is not None and self.save.suffix != ".parquet":
+            raise UnsupportedError(
+                f"--save {self.save}: check writes native files: expected NAME.parquet"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,30 +87,24 @@ class Checked:
 
 def answer_check(request: CheckRequest, progress: Progress = SILENT) -> "Document":
     """The routectl.check/1 document of a dump; the fixed dump is written where one is wanted."""
-    from ...files.writing import refuse_existing
-
-    if request.fixed is not None:
-        refuse_existing(request.fixed, force=request.force)
     checked = check_dump(request, progress)
-    if request.fixed is not None:
-        write_fixed(checked, request.fixed, request.force, progress)
+    write_fixed(checked, request, progress)
     return checked.document
 
 
 def check_dump(request: CheckRequest, progress: Progress) -> Checked:
     """Check a dump, alone or against its reference: a dump, or a checkpoint that is run once."""
-    from ...checkpoints import is_checkpoint, refuse_unrunnable
+    from ...files.writing import refuse_existing
     from ...ops.check.check import check
     from ...reports.check.document import check_document
 
-    reading, ep = request.reading, request.ep
-    against = request.against
-    weights = Path(against) if against is not None and is_checkpoint(against) else None
-    if weights is not None:
-        refuse_unrunnable(weights)
+    if request.save is not None:
+        refuse_existing(request.save, force=request.force)
+    reading, ep, against = request.reading, request.ep, request.against
+    weights = None if against is None else checkpoint_at(against)
     reference = None
     if against is None or weights is not None:
-        opened = open_checked(request.dump, reading, weights, progress)
+        opened = open_partner(request.dump, reading, weights, progress)
     else:
         sides = reading.open_sides({"DUMP": request.dump, "the reference": against}, progress)
         opened, reference = sides.values()
@@ -109,7 +112,10 @@ def check_dump(request: CheckRequest, progress: Progress) -> Checked:
         raise RoutectlError(f"--ep {ep}: {opened.meta.num_experts} experts do not divide by it")
     options = options_of_dump(opened, reading.facts or weights, ep, request.eps)
     if weights is not None:
-        reference = open_reference(weights, opened, request.dump, reading, progress)
+        how = forwarding_of(request.forward)
+        partner = partner_at(request.dump, reading, weights, opened, with_routes=how.mode != "free")
+        told = f"--against {against}"
+        reference = recomputed_side(weights, partner, how, progress, told=told)
     wanted, left_out = _codes("--select", request.select), _codes("--ignore", request.ignore)
     with progress.watching(opened, "checking") as watched:
         result = check(watched, reference, options=options).selected(wanted, left_out)
@@ -118,18 +124,19 @@ def check_dump(request: CheckRequest, progress: Progress) -> Checked:
     return Checked(document, opened, result.explanation)
 
 
-def write_fixed(checked: Checked, target: Path, force: bool, progress: Progress) -> None:
-    """Write the dump with its experts renumbered as the reference has them."""
+def write_fixed(checked: Checked, request: CheckRequest, progress: Progress) -> None:
+    """Write the dump with its experts renumbered as the reference has them, where that is asked."""
     from ...formats.native.container import write_native
     from ...ops.check.fix import restored_dump
 
-    if target.suffix != ".parquet":
-        raise UnsupportedError(f"{target}: --apply-fix writes native files: expected NAME.parquet")
+    target = request.save
+    if target is None:
+        return
     found = checked.explanation
     assert found is not None  # of a comparison with a reference
     fixed = restored_dump(checked.dump, found)
     with progress.watching(fixed, "writing") as watched:
-        count = write_native(watched, fixed.meta, target, force=force)
+        count = write_native(watched, fixed.meta, target, force=request.force)
     changed = sorted({layer for one in found.maps for layer, _ in one.to})
     layers = ", ".join(map(str, changed))
     progress.note(f"wrote {target}: {count} samples, experts of layers {layers} renumbered")

@@ -12,7 +12,7 @@ import msgspec
 from ...errors import FormatError, RoutectlError
 from ...files.reading import read_text
 from ..check.request import CheckRequest
-from ..diff import DiffRequest
+from ..diff.request import DiffRequest
 from ..options import build, check_bounds, groups_of, options_of
 from ..spellings import key_now
 from ..staleness.request import StalenessRequest

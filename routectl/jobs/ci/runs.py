@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import RoutectlError
 from ..check.request import CheckRequest, answer_check
-from ..diff import DiffRequest, answer_diff, refuse_incomparable
+from ..diff.request import DiffRequest, answer_diff, refuse_incomparable
 from ..inputs import parse_input
 from ..progress import Progress
 from ..reading import Reading

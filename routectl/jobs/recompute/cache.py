@@ -1,209 +1,237 @@
-"""Recomputes of a dump at checkpoints, each made once and kept by what it was made of."""
+"""The user's cache: what checkpoints selected for the tokens of dumps, kept by what made it.
 
-import hashlib
+An entry NAME is ``NAME.parquet``, its routes, and ``NAME.json``, what it is of; while it is made
+``NAME.lock``, and ``NAME.parquet.partial/`` with the parts that are finished. NAME is a digest. A
+file appears whole or not at all. Whoever makes an entry has the lock of ``NAME.lock``; whoever
+reads one has a shared lock on the file itself, so that no other run lets go of it. Only its user
+can look into the folder: see ``files.private``.
+"""
+
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import FormatError, MismatchError
+from ...errors import FormatError
+from ...files.destinations import cannot_write
 from ...files.private import close_to_others, private_folder
-from ...files.reading import open_regular, read_bytes
-from ..progress import Progress
-from .crew import Crew
-from .parts import open_parts, parts_folder
-from .run import Saving, write_recompute
-from .samples import job_of
-from .share import Work
+from ...files.reading import read_bytes
+from ...files.temporaries import is_at, lock_is_had, locked_file
+from ...files.writing import replacing
+from ...limits import limits
+from ...reports.text.wording import bytes_text
+from .parts import parts_folder
 
 if TYPE_CHECKING:
     from ...dump import Dump
-    from ...forward import Prepared
 
-__all__ = ["RecomputeCache", "refuse_other_shape", "user_cache"]
+__all__ = ["Cache", "Entry", "user_cache"]
 
-_MEMO = "weights.json"
-_CHUNK = 1 << 24
-_MAX_MEMO = 64 << 20
-# what a job says that a recompute is not made of
-_OF_PLACES = ("checkpoint", "dump", "dump_bytes", "mode", "tokens")
-
-
-@dataclass(frozen=True, slots=True)
-class RecomputeCache:
-    """A folder of native files, each named by the digest of weights, tokens and job.
-
-    A file appears whole or not at all. ``weights.json`` remembers the digests of weight files by
-    path, size and time of change, so that they are read for it once. Only its user can look into
-    the folder: see ``files.private``.
-    """
-
-    folder: Path
-
-    def recomputed(
-        self, work: Work, crew: Crew, prepared: "Prepared", source: "Dump", modes: tuple[str, ...]
-    ) -> dict[str, Path]:
-        """The file of each mode; what is not there yet is run, going on where a run was killed."""
-        private_folder(self.folder, _is_cache)
-        for path in self.folder.iterdir():
-            close_to_others(path)
-        made_of = {**_made_of(prepared, source), "weights": self._weights(prepared, crew.progress)}
-        targets = {mode: self._path(made_of, source, mode) for mode in modes}
-        absent = {mode: path for mode, path in targets.items() if not path.exists()}
-        if absent:
-            # the forced file's name holds the routes too, so that parts of others are never met
-            output = absent.get("forced") or absent["free"]
-            mode = "both" if len(absent) > 1 else next(iter(absent))
-            own = replace(work.given((), mode=mode), output=output)
-            self._drop_foreign_parts(own, source, tuple(absent), crew.progress)
-            saving = Saving(targets=absent, inputs=None, resume=True, force=True)
-            write_recompute(own, crew, saving)
-            for path in absent.values():
-                close_to_others(path)
-        return targets
-
-    def _path(self, made_of: Mapping[str, Any], source: "Dump", mode: str) -> Path:
-        """The file of a mode; forced ones, and gates, depend on the dump's routes too."""
-        of_routes = mode == "forced" or made_of["gate_logprobs"]
-        digest = _digest({**made_of, **({"routes": _routes_digest(source)} if of_routes else {})})
-        return self.folder / f"{digest}{'' if mode == 'free' else '.forced'}.parquet"
-
-    def _weights(self, prepared: "Prepared", progress: Progress) -> dict[str, str]:
-        """The sha256 of config.json and of every weight file, by name."""
-        memo_path, files = self.folder / _MEMO, _content_files(prepared.options.checkpoint)
-        memo, found = _read_memo(memo_path), {}
-        unknown = [path for path in files if _memo_key(path) not in memo]
-        total = sum(path.stat().st_size for path in unknown)
-        with progress.counting(
-            "reading weights", max(1, total // _CHUNK), "x 16 MB", _bytes_rate
-        ) as read:
-            for path in files:
-                key = _memo_key(path)
-                memo[key] = memo.get(key) or _sha256(path, read)
-                found[path.name] = memo[key]
-        if unknown:
-            _write_whole(memo_path, json.dumps(memo, indent=1, sort_keys=True) + "\n")
-        return found
-
-    def _drop_foreign_parts(
-        self, work: Work, source: "Dump", modes: tuple[str, ...], progress: Progress
-    ) -> None:
-        """Let go of the parts of a killed run that was not this one: of other paths, say."""
-        folder = parts_folder(work.output)
-        if not folder.exists():
-            return
-        try:
-            open_parts(work.output, job_of(work.prepare(), source), modes, resume=True)
-        except (FormatError, MismatchError) as error:
-            progress.note(f"starting anew: {error}")
-            shutil.rmtree(folder)
+_TAG = "CACHEDIR.TAG"  # https://bford.info/cachedir/: backups leave such a folder out
+_TAGGED = b"Signature: 8a477f597d28d172789f06886806bc55\n# Kept by routectl: routectl cache\n"
+_FILE = re.compile(r"([0-9a-f]{32}(?:\.forced)?)\.(parquet|json|parquet\.partial)")
+_MAX_ABOUT = 1 << 20
 
 
 def user_cache() -> Path:
-    """Where recomputes are kept that no folder was named for: in XDG_CACHE_HOME, else ~/.cache."""
+    """The folder of the user's cache: in XDG_CACHE_HOME, else ~/.cache."""
     named = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
     return root / "routectl" / "recomputed"
 
 
-def refuse_other_shape(
-    told: str, prepared: "Prepared", source: "Dump", *, some_layers: bool
-) -> None:
-    """Raise MismatchError before weights are run whose routes are not of the dump's shape.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is kept under a name, and what it is of.
 
-    told names the weights; some_layers tells that they may have other layers than the dump.
+    used is when it was last asked for, in seconds since 1970; is_whole tells a finished one from
+    the parts of a run that was ended. about has ``checkpoint``, ``dump``, ``mode``, ``samples``,
+    ``tokens`` and ``made`` (seconds), and may lack any of them.
     """
-    first, meta = prepared.routers[0], source.meta
-    for name, got, expected in (
-        ("num_experts", first.num_choices, meta.num_experts),
-        ("top_k", first.top_k, meta.top_k),
-        ("layers", prepared.layers, meta.layers_L),
-    ):
-        if got != expected and not (some_layers and name == "layers"):
-            raise MismatchError(
-                f"{told} is of another shape than {meta.path}: {name}: "
-                f"got {got}, expected {expected}",
-                hint="--layers compares some of the layers" if name == "layers" else None,
-            )
+
+    name: str
+    bytes: int
+    used: float
+    is_whole: bool
+    about: Mapping[str, Any]
 
 
-def _content_files(checkpoint: Path) -> list[Path]:
-    """The files that a checkpoint's routes depend on."""
-    names = ("config.json", "*.safetensors", "*.safetensors.index.json")
-    return sorted(path for name in names for path in checkpoint.glob(name))
+class _InUse:
+    """A shared lock, had as long as somebody holds this."""
+
+    def __init__(self, fd: int) -> None:
+        weakref.finalize(self, os.close, fd)
+
+    def __call__(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
-def _made_of(prepared: "Prepared", source: "Dump") -> dict[str, Any]:
-    """What a recompute's content depends on, weights and routes aside."""
-    job = {k: v for k, v in job_of(prepared, source).items() if k not in _OF_PLACES}
-    tokens = hashlib.sha256()
-    for key in source.keys:
-        for part in ((key.sample_id or "").encode(), key.tokens or b"", key.prompt or b""):
-            tokens.update(len(part).to_bytes(8, "little") + part)
-    return {**job, "tokens": tokens.hexdigest(), "layout": 1}
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """The folder, and how many bytes it may hold: the budget ``cache`` of ``--limit``."""
+
+    folder: Path = field(default_factory=user_cache)
+    most_bytes: int = field(default_factory=lambda: limits().cache)
+
+    def prepare(self) -> None:
+        """Make the folder, or close it to others. Raises RoutectlError where that cannot be."""
+        private_folder(self.folder, lambda folder: (folder / _TAG).exists() or _is_empty(folder))
+        for path in self.folder.iterdir():
+            close_to_others(path)
+        if not (self.folder / _TAG).exists():
+            _write(self.folder / _TAG, _TAGGED)
+
+    def path(self, name: str) -> Path:
+        """Where the routes of an entry are."""
+        return self.folder / f"{name}.parquet"
+
+    def open(self, name: str, note: Callable[[str], None]) -> "Dump | None":
+        """What is kept under a name, in use as long as somebody holds it; None where nothing is.
+
+        One that cannot be read is let go of, with a note.
+        """
+        from ...formats.native.container import open_native
+
+        path = self.path(name)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return None
+        used = _InUse(fd)
+        lock_is_had(fd, wait=True, shared=True)
+        if not is_at(fd, path):
+            return None  # another run let go of it
+        try:
+            os.utime(path)
+            return open_native(path).read_within(used)
+        except (FormatError, OSError) as error:
+            note(f"it is made again: {error}")
+        del used
+        self.remove(name)
+        return None
+
+    @contextmanager
+    def making(self, names: Sequence[str], note: Callable[[str], None]) -> Iterator[None]:
+        """No other run makes these entries in the block; one that does so is waited for."""
+        with ExitStack() as stack:
+            for name in sorted(names):
+                stack.enter_context(self._alone(self.folder / f"{name}.lock", note))
+            yield
+
+    @contextmanager
+    def _alone(self, path: Path, note: Callable[[str], None]) -> Iterator[None]:
+        try:
+            fd = locked_file(path, wait=False)
+            if fd is None:
+                note("another run is computing the same: waiting for it")
+                fd = locked_file(path, wait=True)
+        except OSError as error:
+            raise cannot_write(path, error) from None
+        assert fd is not None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(fd)
+
+    def begin(self, name: str, about: Mapping[str, Any]) -> None:
+        """Say what an entry is of."""
+        _write(self.folder / f"{name}.json", json.dumps(about, indent=1).encode() + b"\n")
+
+    def entries(self) -> list[Entry]:
+        """What is kept, the last used first."""
+        found: dict[str, set[str]] = {}
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if match := _FILE.fullmatch(path.name):
+                found.setdefault(match[1], set()).add(match[2])
+        made = [self._entry(name) for name, ends in found.items() if ends != {"json"}]
+        return sorted((one for one in made if one is not None), key=lambda e: (-e.used, e.name))
+
+    def _entry(self, name: str) -> Entry | None:
+        whole, parts = self.path(name), parts_folder(self.path(name))
+        is_whole = whole.exists()
+        try:
+            used = (whole if is_whole else parts).stat().st_mtime
+            size = sum(path.stat().st_size for path in (whole, *parts.glob("*")) if path.exists())
+        except OSError:
+            return None  # another run let go of it
+        return Entry(name, size, used, is_whole, _about(self.folder / f"{name}.json"))
+
+    def remove(self, name: str) -> bool:
+        """Let go of an entry; False where a run makes or reads it."""
+        lock = self.folder / f"{name}.lock"
+        try:
+            fd = locked_file(lock, wait=False)
+        except OSError as error:
+            raise cannot_write(lock, error) from None
+        if fd is None:
+            return False
+        try:
+            if not _unlinked(self.path(name)):
+                return False
+            shutil.rmtree(parts_folder(self.path(name)), ignore_errors=True)
+            (self.folder / f"{name}.json").unlink(missing_ok=True)
+            return True
+        finally:
+            lock.unlink(missing_ok=True)
+            os.close(fd)
+
+    def shrink(self, note: Callable[[str], None]) -> None:
+        """Let go of what was not used for longest, until the folder is within its budget.
+
+        What a run makes or reads stays.
+        """
+        kept = self.entries()
+        size = sum(one.bytes for one in kept)
+        for one in reversed(kept):
+            if size <= self.most_bytes:
+                return
+            if self.remove(one.name):
+                size -= one.bytes
+                of = one.about.get("checkpoint", "an unknown checkpoint")
+                note(f"the cache let go of the routes of {of}: {bytes_text(one.bytes)}")
+        if size > self.most_bytes:
+            most = bytes_text(self.most_bytes)
+            note(f"{self.folder}: {bytes_text(size)} are in use, over the {most} that it may have")
 
 
-def _digest(about: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+def _is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
 
 
-def _routes_digest(source: "Dump") -> str:
-    """The digest of every route of a dump."""
-    found = hashlib.sha256()
-    for sample in source:
-        routes = sample.routes
-        if routes is None:
-            found.update(b"none")
-            continue
-        shape = (*routes.ids_TLK.shape, routes.start, *routes.layers_L)
-        found.update(repr((shape, routes.ids_TLK.dtype.str)).encode())
-        found.update(routes.ids_TLK.tobytes())
-        found.update(b"" if routes.missing_TL is None else routes.missing_TL.tobytes())
-    return found.hexdigest()
-
-
-def _memo_key(path: Path) -> str:
-    about = path.stat()
-    return f"{path.resolve()} {about.st_size} {about.st_mtime_ns}"
-
-
-def _is_cache(folder: Path) -> bool:
-    """Whether a folder is a cache already, or empty."""
-    return (folder / _MEMO).exists() or not any(folder.iterdir())
-
-
-def _read_memo(path: Path) -> dict[str, str]:
-    """What is remembered; a memo that cannot be read is none."""
+def _unlinked(path: Path) -> bool:
+    """Let go of a file; False where somebody reads it."""
     try:
-        found = json.loads(read_bytes(path, _MAX_MEMO))
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    try:
+        if lock_is_had(fd) is False:
+            return False
+        with suppress(FileNotFoundError):
+            path.unlink()
+        return True
+    finally:
+        os.close(fd)
+
+
+def _about(path: Path) -> Mapping[str, Any]:
+    """What an entry is of; nothing where that cannot be read."""
+    try:
+        found = json.loads(read_bytes(path, _MAX_ABOUT))
     except (FormatError, ValueError, RecursionError):
         return {}
-    if not isinstance(found, dict):
-        return {}
-    return {str(key): value for key, value in found.items() if isinstance(value, str)}
+    return found if isinstance(found, dict) else {}
 
 
-def _sha256(path: Path, read: Callable[[int], None]) -> str:
-    found = hashlib.sha256()
-    try:
-        with open_regular(path) as stream:
-            while block := stream.read(_CHUNK):
-                found.update(block)
-                read(len(block))
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
-    return found.hexdigest()
-
-
-def _bytes_rate(speed: float) -> str:
-    return f"{speed / 1e6:,.0f} MB/s"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    from ...files.writing import replacing
-
+def _write(path: Path, data: bytes) -> None:
     with replacing(path, force=True, private=True) as stream:
-        stream.write(text.encode())
+        stream.write(data)

@@ -74,7 +74,7 @@ class Parts:
             )
             about = replace(metas[mode], group_margins=grouped)
             kept = held if self.tokens else [sample.without_tokens() for sample in held]
-            write_native(kept, about, self._path(part, mode), force=False)
+            write_native(kept, about, self._path(part, mode), force=True)
             close_to_others(self._path(part, mode))
 
     def tidy(self) -> None:

@@ -1,4 +1,4 @@
-"""What ``routectl recompute`` is asked, and the files that it writes."""
+"""What ``routectl recompute`` is asked, the files that it writes, and the document about them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,15 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import RoutectlError, UnsupportedError
+from ...errors import MismatchError, RoutectlError, UnsupportedError
 from ...reports.text.wording import plural
-from ..options import argument, check_bounds, no_tokens_option, option, threads_option
+from ..compared import Judging, compared_document, metric_names, parsed_limits
+from ..options import argument, check_bounds, no_tokens_option, option, save_option
 from ..progress import SILENT, Progress
-from ..reading import WITHOUT_TOKENS, Reading
+from ..reading import WITHOUT_TOKENS, Reading, refuse_relative
 from .crew import Crew, crew_of
+from .forwarding import Forwarding, run_options
 from .noise import NoiseRun, noise_runs
 from .parts import parts_folder
-from .router_check import CHECKED_TOKENS
 from .router_inputs import recompute_from_inputs
 from .run import Saving, write_recompute
 from .samples import targets_of
@@ -22,25 +23,12 @@ from .share import Work
 
 if TYPE_CHECKING:
     from ...dump import Dump
-    from ...forward import Prepared, RunOptions
+    from ...forward import Prepared
+    from ...ops.diff.thresholds import Threshold
+    from ...reports.diff.schema import DiffDocument
+    from ...reports.recompute.schema import NoiseRunEntry, RecomputeDocument, WrittenEntry
 
-__all__ = ["Forwarding", "RecomputeRequest", "Recomputed", "recompute_dump"]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Forwarding:
-    """Where and how a checkpoint is run."""
-
-    device: str = option(
-        "auto",
-        help="cpu, cuda (all of one kind), cuda:0,cuda:1: a process each. auto: cuda, else cpu.",
-    )
-    dtype: str = option("auto", help="auto (as stored), float32, bfloat16 or float16.")
-    streaming: str = option(
-        "auto",
-        metavar="HOW",
-        help="plain: all weights in memory; stream: layer by layer; auto: plain where they fit.",
-    )
+__all__ = ["RecomputeRequest", "Recomputed", "recompute_dump"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +36,7 @@ class RecomputeRequest:
     """A checkpoint, the dump whose tokens are pushed through it, and the native file to be written.
 
     In place of a dump, router inputs: the checkpoint's routers alone are applied to them. A file
-    is replaced with ``force`` alone.
+    is replaced with ``force`` alone. detail asks for what a page shows beside the figures.
     """
 
     checkpoint: Path = argument(
@@ -58,60 +46,68 @@ class RecomputeRequest:
     )
     dump: str = argument(
         metavar="DUMP",
-        help="The rollout: token ids, routes. Or a .safetensors of dumped router inputs.",
+        help="The rollout: token ids, and routes to compare with. Or a .safetensors of dumped "
+        "router inputs.",
     )
-    output: Path = option(short="o", metavar="DST", help="The native file: NAME.parquet.")
-    mode: str = option(
-        "free",
-        metavar="MODE",
-        help="free: the model's own routes; forced: its choices while every layer is given the "
-        "dump's routes; both: two files, DST and NAME.forced.parquet.",
+    save: Path = save_option(
+        "the routes: NAME.parquet, and NAME.forced.parquet for --mode both,", dataclasses.MISSING
     )
     forwarding: Forwarding = dataclasses.field(default_factory=Forwarding)
-    max_tokens_per_pass: int | None = option(
-        None, least=1, help="Tokens for which weights are read once."
-    )
-    attention: str | None = option(None, help="transformers' attention: eager, sdpa, ...")
-    experts: str | None = option(None, help="transformers' experts: eager, grouped_mm, ...")
-    logprobs: bool = option(False, help="Log-probabilities of the response tokens too.")
-    gate_logprobs: bool = option(
-        False, help="How probable this router finds the dump's experts, for router shift."
-    )
     router_inputs: Path | None = option(
         None, metavar="PATH", help="Also write what each router was given: .safetensors."
     )
-    threads: int | None = threads_option()
     noise_floor: bool = option(
         False,
         help="Then run again, and in padded batches, with the other experts, the other "
         "attention: how many rows change.",
     )
     resume: bool = option(False, help="Go on from the finished parts of a run that was killed.")
+    fail_over: tuple[str, ...] = option(
+        (),
+        metavar="METRIC[@LAYER]:N[%]",
+        suggests=metric_names,
+        help="Exit 1 when the dump is over, held against DST; repeatable.",
+    )
+    fail_under: tuple[str, ...] = option(
+        (),
+        metavar="METRIC[@LAYER]:N[%]",
+        suggests=metric_names,
+        help="Exit 1 when the dump is under; repeatable.",
+    )
     no_tokens: bool = no_tokens_option("DST, its parts and the page")
     force: bool = False
+    detail: bool = False
     reading: Reading = dataclasses.field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        if self.output.suffix != ".parquet":
+        if self.save.suffix != ".parquet":
             raise UnsupportedError(
-                f"{self.output}: recompute writes native files: expected NAME.parquet"
+                f"--save {self.save}: recompute writes native files: expected NAME.parquet"
             )
         if self.no_tokens and self.router_inputs is not None:
             raise RoutectlError("--no-tokens: a file of --router-inputs has token ids")
-        _ = self.targets
+        refuse_relative(self.limits)
 
     @property
     def targets(self) -> Mapping[str, Path]:
         """The file of each mode that is run."""
-        return targets_of(self.mode, self.output)
+        return targets_of(self.forwarding.mode, self.save)
+
+    @property
+    def limits(self) -> "tuple[Threshold, ...]":
+        """The thresholds, upper ones first."""
+        return parsed_limits(self.fail_over, self.fail_under)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recomputed:
-    """What was written, by mode, and with --noise-floor how many rows change without a cause."""
+    """What was written, by mode, with --noise-floor how many rows change without a cause, and the
+    routectl.recompute/1 document: these, and the dump against them.
+    """
 
     files: Mapping[str, Path]
+    document: "RecomputeDocument"
     noise: tuple[NoiseRun, ...] = ()
 
 
@@ -122,6 +118,8 @@ def recompute_dump(request: RecomputeRequest, progress: Progress = SILENT) -> Re
     torchrun that does not lead.
     """
     from ...checkpoints.router_inputs import is_router_inputs
+    from ...reports.document import dump_document
+    from ...reports.recompute.document import RecomputedFrom, recompute_document
 
     saving = Saving(
         targets=request.targets,
@@ -129,14 +127,15 @@ def recompute_dump(request: RecomputeRequest, progress: Progress = SILENT) -> Re
         resume=request.resume,
         force=request.force,
     )
-    crew = crew_of(request.forwarding.device, request.threads, progress)
-    if crew.leads and not (request.resume and parts_folder(request.output).exists()):
+    how = request.forwarding
+    crew = crew_of(how.device, how.threads, progress)
+    if crew.leads and not (request.resume and parts_folder(request.save).exists()):
         saving.refuse()
     if is_router_inputs(Path(request.dump)):
         return _from_inputs(request, progress) if crew.leads else None
     _refuse_mixed(request)
     if request.router_inputs is not None:
-        crew = crew.alone(request.forwarding.device)
+        crew = crew.alone(how.device)
     work = _work(request, crew)
     if not crew.leads:
         crew.follow(work)
@@ -144,17 +143,79 @@ def recompute_dump(request: RecomputeRequest, progress: Progress = SILENT) -> Re
     prepared, source = write_recompute(work, crew, saving)
     if request.no_tokens:
         progress.note(WITHOUT_TOKENS)
-    noise = _noise(prepared, source, request.output, progress) if request.noise_floor else ()
-    return Recomputed(request.targets, noise)
+    noise = _noise(prepared, source, request.save, progress) if request.noise_floor else ()
+    made = RecomputedFrom(
+        str(request.checkpoint),
+        prepared.provenance,
+        dump_document(source.meta, len(source)),
+        [_written(mode, path) for mode, path in request.targets.items()],
+        [_noise_entry(run) for run in noise],
+    )
+    compared = _compared(request, source, progress)
+    document = recompute_document(made, compared, (*request.fail_over, *request.fail_under))
+    return Recomputed(request.targets, document, noise)
+
+
+def _compared(
+    request: RecomputeRequest, source: "Dump", progress: Progress
+) -> "dict[str, DiffDocument] | str":
+    """The dump against the routes of each mode, or why there is nothing to compare."""
+    from ...formats.native.container import open_native
+    from ...ops.diff.diff import DiffOptions
+
+    if all(sample.routes is None for sample in source):
+        return f"{source.meta.path} has no routes"
+    found = {}
+    for mode, path in request.targets.items():
+        try:
+            found[mode] = compared_document(
+                source,
+                open_native(path),
+                DiffOptions(detail=request.detail),
+                Judging(limits=request.limits),
+                progress,
+            )
+        except MismatchError as error:
+            return str(error)
+    return found
+
+
+def _written(mode: str, path: Path) -> "WrittenEntry":
+    from ...formats.native.container import open_native
+
+    opened = open_native(path)
+    small = opened.select(layers=opened.meta.layers_L[:1])
+    return {
+        "mode": mode,
+        "path": str(path),
+        "samples": len(opened),
+        "tokens": sum(sample.num_tokens or 0 for sample in small),
+        "file_bytes": path.stat().st_size,
+    }
+
+
+def _noise_entry(run: NoiseRun) -> "NoiseRunEntry":
+    return {
+        "name": run.name,
+        "rows": run.rows,
+        "rows_mismatched": run.rows_mismatched,
+        "mismatch_rate": run.mismatch_rate,
+        "refused": run.refused,
+    }
 
 
 def _from_inputs(request: RecomputeRequest, progress: Progress) -> Recomputed:
-    if request.gate_logprobs:
+    from ...formats.native.container import open_native
+    from ...reports.recompute.document import RecomputedFrom, recompute_document
+
+    if request.forwarding.gate_logprobs:
         raise RoutectlError("--gate-logprobs needs the routes of a dump: got router inputs")
+    if request.limits:
+        raise RoutectlError(f"--fail-over and --fail-under: {request.dump} has no routes")
     model = request.reading.facts
     if model is not None and not isinstance(model, Path):
         raise RoutectlError("--model: router inputs need a recipe: expected a config.json")
-    output = request.output
+    output = request.save
     count = recompute_from_inputs(
         request.checkpoint,
         Path(request.dump),
@@ -166,38 +227,22 @@ def _from_inputs(request: RecomputeRequest, progress: Progress) -> Recomputed:
     progress.note(f"wrote {output}: {plural(count, 'sample')}")
     if request.no_tokens:
         progress.note(WITHOUT_TOKENS)
-    return Recomputed({"router inputs": output})
+    made = RecomputedFrom(
+        str(request.checkpoint),
+        open_native(output).meta.provenance,
+        request.dump,
+        [_written("router inputs", output)],
+    )
+    document = recompute_document(made, "router inputs have no routes")
+    return Recomputed({"router inputs": output}, document)
 
 
 def _refuse_mixed(request: RecomputeRequest) -> None:
     """Refuse options that do not go together."""
-    if request.noise_floor and request.mode == "both":
+    if request.noise_floor and request.forwarding.mode == "both":
         raise RoutectlError("--noise-floor is of one mode: expected --mode free or forced")
-    if request.router_inputs is not None and (request.resume or request.mode == "both"):
+    if request.router_inputs is not None and (request.resume or request.forwarding.mode == "both"):
         raise RoutectlError("--router-inputs cannot be written with --resume or --mode both")
-
-
-def _options(request: RecomputeRequest, crew: Crew) -> "RunOptions":
-    from ...forward import RunOptions
-
-    how = request.forwarding
-    try:
-        return RunOptions(
-            checkpoint=request.checkpoint,
-            device=crew.devices[0],
-            sharing=crew.sharing,
-            dtype=how.dtype,
-            mode=request.mode,
-            streaming=how.streaming,
-            max_tokens_per_pass=request.max_tokens_per_pass,
-            attention=request.attention,
-            experts=request.experts,
-            want_logprobs=request.logprobs,
-            want_inputs=request.router_inputs is not None,
-            check_tokens=CHECKED_TOKENS,
-        )
-    except ValueError as error:
-        raise RoutectlError(str(error)) from None
 
 
 def _work(request: RecomputeRequest, crew: Crew) -> Work:
@@ -205,15 +250,32 @@ def _work(request: RecomputeRequest, crew: Crew) -> Work:
     reading = request.reading
     if reading.model is None:
         reading = dataclasses.replace(reading, model=request.checkpoint)
-    opened = partial(reading.open, request.dump)
+    opened = partial(_opened, request.dump, reading)
     return Work(
-        options=_options(request, crew),
+        options=run_options(
+            request.checkpoint,
+            request.forwarding,
+            crew,
+            want_inputs=request.router_inputs is not None,
+        ),
         open_source=opened,
         indices=(),
-        output=request.output,
-        gates=request.gate_logprobs,
+        output=request.save,
+        gates=request.forwarding.gate_logprobs is True,
         tokens=not request.no_tokens,
     )
+
+
+def _opened(path: str, reading: Reading) -> "Dump":
+    """The dump; one that has tokens and no routes too."""
+    from ...formats.wire.sample import NoRoutesError
+
+    try:
+        return reading.open(path)
+    except NoRoutesError as error:
+        if error.dump is None:
+            raise
+        return error.dump
 
 
 def _noise(

@@ -80,12 +80,13 @@ def write_recompute(work: Work, crew: Crew, saving: Saving) -> tuple["Prepared",
 
 
 def _announce(prepared: "Prepared", crew: Crew) -> None:
-    about = prepared.provenance
-    how = "streamed" if prepared.streamed else "all weights in memory"
+    about, free = prepared.provenance, prepared.free_bytes
+    how = "streamed layer by layer" if prepared.streamed else "all weights in memory"
     each = f" by each of {crew.size} processes" if crew.size > 1 else ""
+    why = "as asked for" if free is None else f"{bytes_text(free)} are free"
     crew.progress.note(
         f"{about['model_type']}, {bytes_text(prepared.store.total_bytes())}, {about['dtype']} on "
-        f"{about['device']}: {how}{each} ({prepared.streamed_because})"
+        f"{about['device']}: {how}{each} ({why})"
     )
 
 

@@ -1,6 +1,7 @@
 """Samples pushed through a checkpoint by one process, written as finished parts."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Work", "cut_shares", "do_work", "run_share", "showing"]
 
 _PART_TOKENS = 65_536  # results held before they are written as a finished part
+_PART_S = 30.0  # that results are held at most while others come
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,20 +125,29 @@ def _write_parts(
     indices: Sequence[int],
     parts: "Parts",
 ) -> None:
-    """Write results as they come, each part consecutive samples that are done in every mode."""
+    """Write results as they come, each part consecutive samples that are done in every mode.
+
+    Where the run is ended, what is done is written before.
+    """
     modes = modes_of(prepared.options)
     metas = {mode: meta_of(prepared, source, mode) for mode in modes}
     held: dict[str, list[Sample]] = {mode: [] for mode in modes}
-    first, tokens = -1, 0
-    for result in results:
-        index = indices[result.index]
-        samples = held[result.mode]
-        if not held[modes[0]]:
-            first = index
-        samples.append(recomputed_sample(source[index], result, metas[result.mode]))
-        tokens += len(result.ids_TLK)
-        following = indices[result.index + 1] if result.index + 1 < len(indices) else None
-        enough = tokens >= _PART_TOKENS or following != index + 1
-        if enough and result.mode == modes[-1]:
-            parts.add(first, held, metas)
-            held, tokens = {mode: [] for mode in modes}, 0
+    first, tokens, since = -1, 0, time.monotonic()
+    try:
+        for result in results:
+            index = indices[result.index]
+            samples = held[result.mode]
+            if not held[modes[0]]:
+                first = index
+            samples.append(recomputed_sample(source[index], result, metas[result.mode]))
+            tokens += len(result.ids_TLK)
+            following = indices[result.index + 1] if result.index + 1 < len(indices) else None
+            enough = tokens >= _PART_TOKENS or time.monotonic() - since >= _PART_S
+            if (enough or following != index + 1) and result.mode == modes[-1]:
+                parts.add(first, held, metas)
+                held, tokens, since = {mode: [] for mode in modes}, 0, time.monotonic()
+    except (KeyboardInterrupt, SystemExit):
+        whole = min(map(len, held.values()))
+        if whole:
+            parts.add(first, {mode: samples[:whole] for mode, samples in held.items()}, metas)
+        raise

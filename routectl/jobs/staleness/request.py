@@ -4,25 +4,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError
+from ..keyed import keyed, keys_text
 from ..options import (
     allow_unmatched_option,
     argument,
     check_bounds,
     eps_option,
     layers_option,
+    match_option,
     option,
-    threads_option,
     tokens_option,
 )
 from ..progress import SILENT, Progress
 from ..reading import Reading, finite_eps, parse_layers, refuse_relative
-from ..recompute.request import Forwarding
+from ..recompute.forwarding import Forwarding, forward_option, forwarding_of
+from ..recompute.partner import Partner, open_partner, partner_at
 from .question import Question
 from .series import series_of
-from .versions import At, Recomputing, Versions, parse_at
+from .versions import At, Versions, parse_at
 
 if TYPE_CHECKING:
     from ...dump import Dump
@@ -30,9 +32,32 @@ if TYPE_CHECKING:
     from ...ops.staleness.staleness import StalenessOptions
     from ...reports.document import Document
 
-__all__ = ["StalenessRequest", "answer_staleness"]
+__all__ = ["Method", "StalenessRequest", "answer_staleness"]
 
-_AS_THEY_ARE = ("own", "tokens", "match", "rows", "cached", "clusters", "examples", "detail")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """How staleness is counted; keys of --method."""
+
+    rows: str = option(
+        "dump", choices=("dump", "all"), help="Staleness of the rows of the dump, or of all."
+    )
+    cached: str = option(
+        "auto",
+        choices=("auto", "apart", "own"),
+        help="Rows of reused prefixes: apart from the mismatch, own (in it), or auto: apart where "
+        "the dump has several versions.",
+    )
+    clusters: str = option(
+        "sequence",
+        choices=("sequence", "prompt"),
+        help="What intervals draw: sequence, or prompt (with all its samples).",
+    )
+    level: float = option(0.95, help="Confidence of the intervals, between 0 and 1.")
+    examples: int = option(0, least=0, help="Mismatched rows to list in --json.")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +86,10 @@ class StalenessRequest:
         "step.",
     )
     version_map: tuple[str, ...] = option(
-        (), metavar="FROM=TO", help="The dump's weight version FROM is --at TO; repeatable."
-    )
-    own: str | None = option(
-        None, metavar="NAME", help="The version of samples that do not say theirs."
+        (),
+        metavar="FROM=TO",
+        help="The dump's weight version FROM is --at TO; =TO is the version of samples that do "
+        "not say theirs; repeatable.",
     )
     mini_steps: int | None = option(
         None,
@@ -80,49 +105,26 @@ class StalenessRequest:
     )
     allow_unmatched: bool = allow_unmatched_option()
     fail_on: str | None = option(
-        None, metavar="alarm", help="Exit 1 as well for an alarm: what the advice says is wrong."
+        None,
+        metavar="alarm",
+        choices=("alarm",),
+        help="Exit 1 as well for an alarm: what the advice says is wrong.",
     )
     noise_floor: bool = option(
         False,
         help="Run the last checkpoint again, padded, with other experts, other attention: how "
         "many rows change.",
     )
-    cache: Path | None = option(
-        None,
-        metavar="DIR",
-        help="Where recomputed routes are kept, by what they were made of; REPORT.versions/ "
-        "beside -o REPORT when not given.",
+    forward: tuple[str, ...] = forward_option()
+    method: tuple[str, ...] = option(
+        (),
+        metavar="KEY=VALUE,...",
+        help=f"How staleness is counted: {keys_text(Method)}; repeatable.",
     )
-    mode: str = option(
-        "free",
-        metavar="MODE",
-        help="Of checkpoints: free, forced (along the dump's routes: each layer's own flips) or "
-        "both.",
-    )
-    logprobs: bool | None = option(
-        None, help="Of checkpoints: log-probs too; as the dump has them when not given."
-    )
-    gate_logprobs: bool | None = option(
-        None,
-        help="Of checkpoints: router shift (gamma) too; where the family allows it when not given.",
-    )
-    forwarding: Forwarding = field(default_factory=Forwarding)
-    threads: int | None = threads_option()
     tokens: str = tokens_option()
     layers: str | None = layers_option()
-    match: str = option("auto", help="Join samples by: auto (id, else tokens), id, tokens, order.")
-    rows: str = option("dump", help="Staleness of the rows of the dump, or of all.")
-    cached: str = option(
-        "auto",
-        help="Rows of reused prefixes: apart from the mismatch, own (in it), or auto: apart where "
-        "the dump has several versions.",
-    )
-    clusters: str = option(
-        "sequence", help="What intervals draw: sequence, or prompt (with all its samples)."
-    )
-    level: float = option(0.95, help="Confidence of the intervals, between 0 and 1.")
+    match: str = match_option("order")
     eps: float | None = eps_option()
-    examples: int = option(0, least=0, help="Mismatched rows to list in --json.")
     detail: bool = False
     reading: Reading = field(default_factory=Reading)
 
@@ -130,8 +132,7 @@ class StalenessRequest:
         check_bounds(self)
         _ = self.limits, self.options
         finite_eps(self.eps)
-        if self.fail_on not in (None, "alarm"):
-            raise RoutectlError(f"--fail-on {self.fail_on!r} is not known: alarm")
+        forwarding_of(self.forward)
         if self.series is not None and (self.dump is not None or self.at):
             raise RoutectlError("--series takes the place of DUMP and --at: got both")
         if self.series is None and self.dump is None:
@@ -149,13 +150,27 @@ class StalenessRequest:
     @property
     def options(self) -> "StalenessOptions":
         """What is compared, and how."""
-        layers = parse_layers(self.layers)
-        return _options(
-            self.level,
-            version_map=_mapped(self.version_map),
-            layers=None if layers is None else tuple(layers),
-            **{name: getattr(self, name) for name in _AS_THEY_ARE},
-        )
+        from ...ops.staleness.intervals import Bootstrap
+        from ...ops.staleness.staleness import StalenessOptions
+
+        layers, method = parse_layers(self.layers), keyed(Method, "--method", self.method)
+        mapped, own = _mapped(self.version_map)
+        try:
+            return StalenessOptions(
+                own=own,
+                version_map=mapped,
+                tokens=self.tokens,
+                layers=None if layers is None else tuple(layers),
+                match=self.match,
+                rows=method.rows,
+                cached=method.cached,
+                clusters=method.clusters,
+                examples=method.examples,
+                detail=self.detail,
+                bootstrap=Bootstrap(level=method.level),
+            )
+        except ValueError as error:
+            raise RoutectlError(f"--method {error}") from None
 
 
 def answer_staleness(
@@ -165,8 +180,6 @@ def answer_staleness(
 
     Relative thresholds are held against ``baseline``; RoutectlError where there is none.
     """
-    from ...checkpoints import refuse_unrunnable
-
     if baseline is None or request.series is not None:
         refuse_relative(request.limits)
     reading = request.reading
@@ -184,71 +197,53 @@ def answer_staleness(
         return series_of(request.series, question, reading.open)
     assert request.dump is not None
     given = parse_at(request.at)
-    checkpoints = [Path(one.where) for one in given if one.is_checkpoint]
-    for folder in checkpoints:
-        refuse_unrunnable(folder)
-    weights = checkpoints[0] if checkpoints else None
+    weights = next((at.weights for at in given if at.weights is not None), None)
+    how = forwarding_of(request.forward)
     source, version = _sides(request.dump, given, weights, reading, progress)
-    how = Recomputing(
-        cache=request.cache,
+    versions = Versions(
+        given,
+        partial(_partner, request.dump, source, weights, how, reading),
+        how,
+        progress,
+        version,
         some_layers=request.layers is not None,
-        progress=progress,
-        mode=request.mode,
-        forwarding=request.forwarding,
-        threads=request.threads,
-        logprobs=request.logprobs,
-        gates=request.gate_logprobs,
     )
-    versions = Versions(given, source, how, version)
-    question.refuse_one(versions.source, versions.names)
+    question.refuse_one(source, versions.names)
     if weights is not None:
-        question.refuse_early(versions.source, versions.names)
+        question.refuse_early(source, versions.names)
     if request.noise_floor:
         versions.refuse_noise()
     opened = versions.open()
     noise = versions.noise(opened) if request.noise_floor else ()
-    return question.answer(versions.source, opened, noise, warned=weights is not None)
+    return question.answer(source, opened, noise, warned=weights is not None)
+
+
+def _partner(
+    path: str, opened: "Dump", weights: Path | None, how: Forwarding, reading: Reading
+) -> "Partner":
+    """What of the dump is run; with its routes where they are forced, or asked about."""
+    asked = how.mode != "free" or how.gate_logprobs is not False
+    return partner_at(path, reading, weights, opened, with_routes=asked)
 
 
 def _sides(
     dump: str, given: "Sequence[At]", weights: Path | None, reading: Reading, progress: Progress
-) -> "tuple[Callable[[], Dump], Callable[[str], Dump]]":
-    """What opens the dump, and a version; the checkpoint, else one of them, says others' model."""
-    from ...formats.documents.facts import Otherwise, read_model
-
+) -> "tuple[Dump, Callable[[str], Dump]]":
+    """The dump, and what opens a version; a checkpoint, else one of them, says others' model."""
     if weights is not None:
-        of_weights = Otherwise(read_model(weights), str(weights))
-        return partial(reading.open, dump, of_weights), partial(
-            reading.open, otherwise=of_weights, progress=progress
-        )
-    opened = reading.open_sides({"DUMP": dump, **{at.where: at.where for at in given}}, progress)
-    return lambda: opened["DUMP"], opened.__getitem__
+        opened = open_partner(dump, reading, weights)
+        return opened, lambda path: open_partner(path, reading, weights, progress)
+    sides = reading.open_sides({"DUMP": dump, **{at.where: at.where for at in given}}, progress)
+    return sides["DUMP"], sides.__getitem__
 
 
-def _options(level: float, **words: Any) -> "StalenessOptions":
-    """What is compared, and how; a word that is not known is the user's."""
-    from ...ops.pairs.align import TOKENS
-    from ...ops.pairs.join import MATCHES
-    from ...ops.staleness.intervals import Bootstrap
-    from ...ops.staleness.staleness import StalenessOptions
-
-    matches = [name for name in MATCHES if name != "prefix"]
-    for name, known in (("match", matches), ("tokens", TOKENS)):
-        if words[name] not in known:
-            raise RoutectlError(f"--{name} {words[name]!r} is not known: {', '.join(known)}")
-    try:
-        return StalenessOptions(bootstrap=Bootstrap(level=level), **words)
-    except ValueError as error:
-        raise RoutectlError(f"--{error}") from None
-
-
-def _mapped(texts: Sequence[str]) -> dict[str, str]:
-    """--version-map as a mapping."""
+def _mapped(texts: Sequence[str]) -> tuple[dict[str, str], str | None]:
+    """--version-map as a mapping, and the version of what says none."""
     found: dict[str, str] = {}
     for text in texts:
         name, equals, version = text.partition("=")
-        if not (name and equals and version):
-            raise RoutectlError(f"--version-map {text}: expected FROM=TO")
+        if not (equals and version):
+            raise RoutectlError(f"--version-map {text}: expected FROM=TO, or =TO")
         if found.setdefault(name, version) != version:
-            raise RoutectlError(f"--version-map {text}: {name} is {found[name]} already")
-    return found
+            raise RoutectlError(f"--version-map {text}: {name or 'it'} is {found[name]} already")
+    return {name: version for name, version in found.items() if name}, found.get("")

@@ -65,7 +65,7 @@ def series_of(folder: Path, question: Question, open_at: "Callable[[str], Dump]"
 
 
 def _is_hidden(path: Path) -> bool:
-    """Whether an entry is no step by its name: hidden, or the recomputes kept beside a report."""
+    """Whether an entry is no step by its name: hidden, or what 0.1 kept beside a report."""
     return path.name.startswith(".") or (
         path.name.endswith(".versions") and path.with_name(path.stem).exists()
     )

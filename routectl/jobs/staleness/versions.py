@@ -5,56 +5,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import RoutectlError, UnsupportedError
+from ...errors import RoutectlError
 from ..progress import Progress
-from ..recompute.cache import RecomputeCache, refuse_other_shape
-from ..recompute.crew import Crew, crew_of
-from ..recompute.request import Forwarding
-from ..recompute.router_check import CHECKED_TOKENS
-from ..recompute.share import Work
+from ..recompute.forwarding import Forwarding
+from ..recompute.kept import CheckpointSide, checkpoint_at, prepare_side
+from ..recompute.partner import Partner
 
 if TYPE_CHECKING:
     from ...dump import Dump
-    from ...forward import Prepared
     from ...ops.staleness.attribution import Version
     from ...ops.staleness.staleness import Noise
 
-__all__ = ["At", "Recomputing", "Versions", "parse_at"]
-
-_MODES = {"free": ("free",), "forced": ("forced",), "both": ("free", "forced")}
+__all__ = ["At", "Versions", "parse_at"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class At:
-    """A version as it was given: ``--at NAME=WHERE``."""
+    """A version as it was given, ``--at NAME=WHERE``; weights are where it is a checkpoint."""
 
     name: str
     where: str
-
-    @property
-    def is_checkpoint(self) -> bool:
-        """Whether it is weights, and not a dump."""
-        from ...checkpoints import is_checkpoint
-
-        return is_checkpoint(self.where)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Recomputing:
-    """How checkpoints are recomputed, and the folder in which that is kept.
-
-    logprobs None: as the dump has them; gates None: where the family allows them. some_layers tells
-    that only some are compared.
-    """
-
-    cache: Path | None
-    progress: Progress
-    mode: str = "free"
-    forwarding: Forwarding = dataclasses.field(default_factory=Forwarding)
-    threads: int | None = None
-    logprobs: bool | None = None
-    gates: bool | None = None
-    some_layers: bool = False
+    weights: Path | None
 
 
 def parse_at(texts: Sequence[str]) -> tuple[At, ...]:
@@ -64,7 +35,7 @@ def parse_at(texts: Sequence[str]) -> tuple[At, ...]:
         name, equals, where = text.partition("=")
         if not (name.strip() and equals and where):
             raise RoutectlError(f"--at {text}: expected NAME=WHERE, a dump or a checkpoint")
-        found.append(At(name.strip(), where))
+        found.append(At(name.strip(), where, checkpoint_at(where)))
     if not found:
         raise RoutectlError(
             "no version is given", hint="--at v0=WHERE, a dump of recomputed routes or a checkpoint"
@@ -78,26 +49,28 @@ class Versions:
     def __init__(
         self,
         given: Sequence[At],
-        open_source: "Callable[[], Dump]",
-        how: Recomputing,
+        partner: Callable[[], Partner],
+        how: Forwarding,
+        progress: Progress,
         open_at: "Callable[[str], Dump]",
+        *,
+        some_layers: bool = False,
     ) -> None:
-        self.given, self.source, self.how = given, open_source(), how
-        self._open_source = open_source
-        if how.mode not in _MODES:
-            raise RoutectlError(f"--mode {how.mode!r} is not known: {', '.join(_MODES)}")
-        checkpoints = [at for at in given if at.is_checkpoint]
-        if checkpoints and how.cache is None:
-            at = checkpoints[0]
-            raise RoutectlError(
-                f"--at {at.name}={at.where}: what is recomputed at a checkpoint must be kept: "
-                "where is not said",
-                hint="-o REPORT keeps it in REPORT.versions/, --cache DIR in DIR",
+        self.given, self.how, self.progress = given, how, progress
+        self._dumps = {at: open_at(at.where) for at in given if at.weights is None}
+        checkpoints = [at for at in given if at.weights is not None]
+        self._refuse_twice()
+        self._sides: dict[At, CheckpointSide] = {}
+        if not checkpoints:
+            return
+        source = partner()
+        for number, at in enumerate(checkpoints, 1):
+            assert at.weights is not None
+            told = f"version {at.name} ({at.where})"
+            which = progress.within(f"{at.name}, version {number} of {len(checkpoints)}")
+            self._sides[at] = prepare_side(
+                at.weights, source, how, which, told=told, some_layers=some_layers
             )
-        self._dumps = {at: open_at(at.where) for at in given if at not in checkpoints}
-        self._refuse_twice(checkpoints)
-        self._crew: Crew | None = None
-        self._works, self._prepared = self._prepare(checkpoints)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,12 +78,24 @@ class Versions:
         return tuple(dict.fromkeys(at.name for at in self.given))
 
     def open(self) -> "tuple[Version, ...]":
-        """Recompute what is not kept yet, and every version with the routes of its modes."""
+        """Recompute what is not kept yet, and every version with the routes of its modes.
+
+        Where that is ended, what is finished is kept, and said.
+        """
         from ...ops.staleness.attribution import Version
 
         routes = {(at.name, _mode_of(dump)): dump for at, dump in self._dumps.items()}
-        for at in self._prepared:
-            routes |= self._recomputed(at)
+        held = [side.kept() for side in self._sides.values()]  # no run lets go of these now
+        done: list[str] = []
+        try:
+            for at, side in self._sides.items():
+                routes |= {(at.name, mode): dump for mode, dump in side.routes().items()}
+                done.append(at.name)
+        except KeyboardInterrupt:
+            if done:
+                self.progress.note(f"finished and kept: {', '.join(done)}")
+            raise
+        del held
         return tuple(
             Version(name, routes.get((name, "free")), routes.get((name, "forced")))
             for name in self.names
@@ -118,7 +103,7 @@ class Versions:
 
     def refuse_noise(self) -> None:
         """Raise RoutectlError where no version can be run again."""
-        if not self._prepared:
+        if not self._sides:
             raise RoutectlError(
                 "--noise-floor runs a checkpoint again: every --at is a dump of routes",
                 hint="--at NAME=CHECKPOINT for one of them",
@@ -129,26 +114,26 @@ class Versions:
         from ...ops.staleness.staleness import Noise
         from ..recompute.noise import noise_runs
 
-        at, prepared = list(self._prepared.items())[-1]
-        mode = _MODES[self.how.mode][0]
+        at, side = list(self._sides.items())[-1]
+        mode = self.how.modes[0]
         version = next(v for v in versions if v.name == at.name)
         base = version.routes(mode)
         assert base is not None
-        options = dataclasses.replace(prepared.options, mode=mode)
+        options = dataclasses.replace(side.prepared.options, mode=mode)
         found = []
-        again = dataclasses.replace(prepared, options=options)
-        for run in noise_runs(again, self.source, base, self.how.progress):
+        again = dataclasses.replace(side.prepared, options=options)
+        for run in noise_runs(again, side.partner.dump, base, self.progress):
             if run.refused is not None:
-                self.how.progress.note(f"noise floor, {run.name}: not run: {run.refused}")
+                self.progress.note(f"noise floor, {run.name}: not run: {run.refused}")
                 continue
             found.append(Noise(run.name, run.rows, run.rows_mismatched))
         return tuple(found)
 
-    def _refuse_twice(self, checkpoints: Sequence[At]) -> None:
+    def _refuse_twice(self) -> None:
         """Raise RoutectlError where a name has one mode from two places."""
         seen: dict[tuple[str, str], At] = {}
         for at in self.given:
-            modes = _MODES[self.how.mode] if at in checkpoints else (_mode_of(self._dumps[at]),)
+            modes = self.how.modes if at.weights else (_mode_of(self._dumps[at]),)
             for mode in modes:
                 before = seen.setdefault((at.name, mode), at)
                 if before is not at:
@@ -156,75 +141,6 @@ class Versions:
                         f"--at {at.name} is given twice with {mode} routes: {before.where} and "
                         f"{at.where}"
                     )
-
-    def _prepare(self, checkpoints: Sequence[At]) -> "tuple[dict[At, Work], dict[At, Prepared]]":
-        """The checkpoints opened by their headers, each of the dump's shape, and their work."""
-        if not checkpoints:
-            return {}, {}
-        from ...forward import RunOptions
-
-        how = self.how
-        crew = self._crew = crew_of(how.forwarding.device, how.threads, how.progress)
-        if crew.ranks is not None and crew.size > 1:
-            raise UnsupportedError(
-                "staleness is run by one process, not by torchrun", hint="--device cuda"
-            )
-        logprobs = how.logprobs
-        if logprobs is None:
-            logprobs = any(sample.logprobs is not None for sample in self.source)
-        works, found = {}, {}
-        for at in checkpoints:
-            try:
-                options = RunOptions(
-                    checkpoint=Path(at.where),
-                    device=crew.devices[0],
-                    sharing=crew.sharing,
-                    dtype=how.forwarding.dtype,
-                    mode=_MODES[how.mode][0],
-                    streaming=how.forwarding.streaming,
-                    want_logprobs=logprobs,
-                    check_tokens=CHECKED_TOKENS,
-                )
-            except ValueError as error:
-                raise RoutectlError(str(error)) from None
-            assert how.cache is not None
-            work = Work(
-                options=options,
-                open_source=self._open_source,
-                indices=(),
-                output=how.cache,
-                gates=how.gates is not False,
-            )
-            works[at], found[at] = _with_gates(work, at, how)
-            told = f"version {at.name} ({at.where})"
-            refuse_other_shape(told, found[at], self.source, some_layers=how.some_layers)
-        return works, found
-
-    def _recomputed(self, at: At) -> "dict[tuple[str, str], Dump]":
-        """The routes of a checkpoint by its name and mode."""
-        from ...formats.native.container import open_native
-
-        assert self.how.cache is not None
-        assert self._crew is not None
-        cache, modes = RecomputeCache(self.how.cache), _MODES[self.how.mode]
-        prepared, work = self._prepared[at], self._works[at]
-        which = f"{at.name}, version {[*self._works].index(at) + 1} of {len(self._works)}"
-        crew = dataclasses.replace(self._crew, progress=self.how.progress.within(which))
-        files = cache.recomputed(work, crew, prepared, self.source, modes)
-        return {(at.name, mode): open_native(path) for mode, path in files.items()}
-
-
-def _with_gates(work: Work, at: At, how: Recomputing) -> "tuple[Work, Prepared]":
-    """A checkpoint opened for gate log-probabilities too, or without where its family has none."""
-    try:
-        return work, work.prepare()
-    except UnsupportedError as error:
-        if not (work.gates and how.gates is None):
-            raise
-        without = dataclasses.replace(work, gates=False)
-        prepared = without.prepare()
-        how.progress.note(f"version {at.name}: no router shift: {error}")
-        return without, prepared
 
 
 def _mode_of(dump: "Dump") -> str:

@@ -129,7 +129,7 @@ def _refuse_useless(owned: Attribution, own: str | None) -> None:
         raise MismatchError(
             f"{path}: no sample says which weight version made it, and {len(owned.names)} "
             f"versions are given: {given}",
-            hint=f"--own {first} says that this version made them all",
+            hint=f"--version-map ={first} says that this version made them all",
         )
     if not owned.sizes.any():
         raise MismatchError(

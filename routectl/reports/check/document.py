@@ -7,7 +7,7 @@ from typing import cast
 
 from ...dump import DumpMeta
 from ...ops.check.alone.results import Power
-from ...ops.check.book.findings import FINDINGS, SEVERITIES, FindingKind
+from ...ops.check.book.findings import SEVERITIES
 from ...ops.check.book.results import CheckFinding, CheckResult, Explanation
 from ..diff.document import counted_rows
 from ..document import dump_document, finite
@@ -24,8 +24,6 @@ from .schema import (
 
 __all__ = [
     "check_document",
-    "explain_page",
-    "findings_markdown",
     "tokens_entry",
     "watch_document",
 ]
@@ -167,27 +165,3 @@ def watch_document(
         "worst": _short(result.findings[0]) if result.findings else None,
         "exit_code": _exit_code(result, fail_on),
     }
-
-
-def explain_page(kind: FindingKind) -> str:
-    """One kind of finding, as ``check --explain`` prints it."""
-    lines = [
-        f"{kind.code}  {kind.title} ({kind.severity})",
-        "",
-        f"cause     {kind.cause}",
-        f"do        {kind.action}",
-    ]
-    if kind.upstream:
-        lines.append(f"seen in   {', '.join(kind.upstream)}")
-    return "\n".join(lines)
-
-
-def findings_markdown() -> str:
-    """The table of docs/checks.md."""
-    lines = ["| code | severity | finding | likely cause | what to do | seen in |"]
-    lines.append("|---|---|---|---|---|---|")
-    for kind in FINDINGS:
-        seen = ", ".join(f"`{issue}`" for issue in kind.upstream)
-        cells = (kind.code, kind.severity, kind.title, kind.cause, kind.action, seen)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)

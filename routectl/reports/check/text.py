@@ -135,11 +135,14 @@ def _hypotheses(console: Console, found: ExplanationEntry) -> None:
         [
             Column("what was done", [h["hypothesis"] for h in tried]),
             Column("code", [h["code"] for h in tried]),
-            Column("rows", [amount(h["rows"]) for h in tried]),
+            Column("rows tried", [amount(h["rows"]) for h in tried]),
             Column("as it is", [percent(h["mismatch_rate_before"]) for h in tried]),
             Column("left", [percent(h["mismatch_rate"]) for h in tried]),
         ],
     )
+    if any(h["rows"] > found["rows"] for h in tried):
+        told = "those that both sides have with it undone; a row that is tried twice counts twice"
+        print_line(console, "tried", told)
 
 
 def _finding(console: Console, finding: FindingEntry) -> None:

@@ -21,6 +21,7 @@ from ..diff.text import render_diff
 from ..document import Document, visible_document
 from ..pack.text import render_verified
 from ..predict.text import render_prediction
+from ..recompute.text import render_recompute
 from ..show.text import render_checkpoint, render_summary
 from ..staleness.text import render_series, render_staleness
 from ..text.recorded import Render
@@ -37,6 +38,7 @@ _VIEWS: tuple[tuple[str, Render], ...] = (
     ("routectl.checkpoint/1", render_checkpoint),
     ("routectl.predict/1", render_prediction),
     ("routectl.verify/1", render_verified),
+    ("routectl.recompute/1", render_recompute),
     ("routectl.ci/1", render_ci),
 )
 VIEWED = tuple(schema for schema, _ in _VIEWS)

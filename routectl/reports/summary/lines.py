@@ -18,6 +18,8 @@ from ..pack.schema import PackDocument, VerifyDocument
 from ..pack.text import packed_headline, packed_lines, verified_headline, verified_lines
 from ..predict.schema import PredictDocument
 from ..predict.text import prediction_headline
+from ..recompute.schema import RecomputeDocument
+from ..recompute.text import recompute_headline
 from ..show.schema import ShowDocument
 from ..show.text import show_headline, show_lines
 from ..staleness.schema import SeriesDocument, StalenessDocument
@@ -112,6 +114,20 @@ def _check(doc: CheckDocument) -> Lines:
         yield Labelled("", f"{plural(len(doc['findings'][3:]), 'finding')} more")
 
 
+def _recompute(doc: RecomputeDocument) -> Lines:
+    yield recompute_headline(doc)
+    yield from _failed(doc["verdict"]["failed"])
+    yield Labelled("weights", doc["checkpoint"])
+    for file in doc["files"][:2]:
+        size = f"{plural(file['samples'], 'sample')}, {plural(file['tokens'], 'token')}"
+        yield Labelled("written", f"{file['path']}  ({file['mode']}, {size})")
+    for one in doc["comparisons"][:1]:
+        yield from _worst_layer(one["diff"]["layers"])
+    for run in doc["noise"][:1]:
+        rate = f"{percent(run['mismatch_rate'])} of {plural(run['rows'], 'row')}"
+        yield Labelled("noise", f"{run['name']}: {rate} change")
+
+
 def _show(doc: ShowDocument) -> Lines:
     yield show_headline(doc)
     for label, text in show_lines(doc):
@@ -200,6 +216,7 @@ def _ci(doc: CiDocument) -> Lines:
 _SUMMARIES: dict[str, Callable[[Any], Lines]] = {
     "routectl.diff/1": _diff,
     "routectl.check/1": _check,
+    "routectl.recompute/1": _recompute,
     "routectl.show/1": _show,
     "routectl.staleness/1": _staleness,
     "routectl.staleness_series/1": _series,

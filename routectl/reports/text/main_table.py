@@ -24,6 +24,8 @@ _TABLES = {  # the key of a document's main table; others are one row of what th
     "routectl.predict/1": "comparisons",
     "routectl.pack/1": "files",
     "routectl.ci/1": "runs",
+    "routectl.recompute/1": "comparisons",
+    "routectl.cache/1": "entries",
 }
 _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")  # what a spreadsheet would run
 

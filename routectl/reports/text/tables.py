@@ -25,7 +25,6 @@ __all__ = [
     "Table",
     "TextLine",
     "open_console",
-    "print_headline",
     "print_layers",
     "print_line",
     "print_lines",
@@ -105,11 +104,6 @@ class Headline(TextLine):
     def __init__(self, word: str, style: str, text: str) -> None:
         line = Text(word, style=style)
         super().__init__(line.append(f"  {text}", style="not bold default"), cell_len(word) + 2)
-
-
-def print_headline(console: Console, word: str, style: str, text: str) -> None:
-    """A verdict alone."""
-    console.print(Headline(word, style, text), soft_wrap=True)
 
 
 @contextmanager

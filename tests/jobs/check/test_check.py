@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from routectl.formats.native.container import write_native
+from routectl.ops.check.book.findings import known_codes
 from support.checks import loaded
 from support.faults import BASES, FAULTS, spoilt
 from support.recordings import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES, deepseek_record
@@ -92,19 +93,19 @@ def test_against(capsys):
     assert [f["code"] for f in found["findings"]] == ["R715"]
 
 
-def test_apply_fix(capsys, tmp_path):
-    """--apply-fix writes the dump with its experts renumbered; check then finds it clean."""
+def test_save_writes_the_fixed_dump(capsys, tmp_path):
+    """--save writes the dump with its experts renumbered; check then finds it clean."""
     path = native_of(tmp_path, "experts renumbered, all layers", 1.0)
     target = tmp_path / "fixed.parquet"
-    done = run(capsys, "check", path, "--against", REFERENCE, "--apply-fix", "-o", target)
+    done = run(capsys, "check", path, "--against", REFERENCE, "--save", target)
     assert done.code == 1
     assert "R706" in done.out
     assert f"wrote {target}: 46 samples, experts of layers 1, 2, 3, 4 renumbered" in done.err
     assert run(capsys, "check", target, "--against", REFERENCE).code == 0
-    told = complaint(capsys, "check", path, "--against", REFERENCE, "--apply-fix")
-    assert "--apply-fix needs --against REFERENCE and -o DST.parquet" in told
+    told = complaint(capsys, "check", path, "--save", tmp_path / "alone.parquet")
+    assert "--save writes what a reference mends: expected --against REFERENCE" in told
     other = tmp_path / "fixed.npz"
-    done = run(capsys, "check", path, "--against", REFERENCE, "--apply-fix", "-o", other)
+    done = run(capsys, "check", path, "--against", REFERENCE, "--save", other)
     assert (done.code, other.exists()) == (2, False)
     assert "expected NAME.parquet" in done.err
 
@@ -171,18 +172,30 @@ def test_one_payload_of_a_recorded_server(capsys):
     assert [(f["code"], f["samples"]) for f in found["findings"]] == [("R007", 4)]
 
 
-def test_explain(capsys):
-    """--explain prints a finding and reads no dump."""
-    done = run(capsys, "check", "--explain", "R402")
+def test_rules(capsys):
+    """--rules prints a finding whole, or a line of each whose code begins so, and reads no dump."""
+    done = run(capsys, "check", "--rules", "R402")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("R402  block of rows repeated (error)\n\ncause ")
+    some = run(capsys, "check", "--rules", "R40").out.splitlines()
+    assert "R402  error      block of rows repeated" in some
+    assert {line[:3] for line in some} == {"R40"}
+    every = run(capsys, "check", "--rules").out.splitlines()
+    assert [line.split()[0] for line in every] == list(known_codes())
+    assert all(len(line.split()) > 2 for line in every)
+
+
+def test_a_second_dump_is_a_reference(capsys):
+    """Two dumps are answered with --against."""
+    said = complaint(capsys, "check", DUMPS["native"], REFERENCE)
+    assert "check DUMP --against REFERENCE" in said
 
 
 @pytest.mark.parametrize(
     ("args", "told"),
     [
         ((), "no dump is named"),
-        (("--explain", "R999"), "--explain R999: expected one of R001, "),
+        (("--rules", "R999"), "--rules R999: no finding's code begins so"),
         ((DUMPS["native"], "--fail-on", "much"), "--fail-on 'much' is not known"),
         ((DUMPS["native"], "--select", "X"), "--select X: no finding's code begins so"),
         ((DUMPS["native"], "--ep", "5"), "--ep 5: 32 experts do not divide by it"),

@@ -226,7 +226,7 @@ def test_a_process_checks_that_the_job_is_the_same(tmp_path, folder):
     from routectl.forward import RunOptions
 
     options = RunOptions(checkpoint=folder / "checkpoint", dtype="bfloat16", mode="both")
-    opened = partial(open_input, str(folder / "dump.parquet"), folder / "checkpoint", None, None)
+    opened = partial(open_input, str(folder / "dump.parquet"), folder / "checkpoint")
     work = Work(options=options, open_source=opened, indices=(0,), output=target)
     with pytest.raises(RoutectlError, match="dtype was float32, is bfloat16"):
         do_work(work, print)

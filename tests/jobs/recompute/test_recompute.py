@@ -1,8 +1,9 @@
 """routectl recompute: its files, its refusals, resuming, and router inputs."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,7 +14,8 @@ from routectl.gate_logprobs import digest_routes
 from support import families
 from support.pages import Parsed
 from support.permissions import modes_in, umask
-from support.shell import complaint, detailed, document, run, written
+from support.schemas import TYPES
+from support.shell import complaint, document, run, written
 
 pytestmark = pytest.mark.models
 
@@ -51,7 +53,7 @@ def folder(tmp_path_factory):
 
 def words(folder, output, *more):
     """The words of a command line on the tiny checkpoint."""
-    return ("recompute", folder / "checkpoint", folder / "dump.parquet", "-o", output, *more)
+    return ("recompute", folder / "checkpoint", folder / "dump.parquet", "--save", output, *more)
 
 
 def recompute(capsys, folder, output, *more):
@@ -79,7 +81,7 @@ def by_hooks(folder, sample):
 def test_routes_are_the_models(capsys, tmp_path, folder, how):
     """A row for each token, equal as sets to hooks; margins, order and provenance are said."""
     done = recompute(capsys, folder, tmp_path / "r.parquet", *how)
-    assert done.out == ""
+    assert done.out.startswith("MEASURED  the dump differs in ")
     assert done.err.endswith(f"routectl: wrote {tmp_path / 'r.parquet'}: 5 samples\n")
     assert written(tmp_path) == ["r.parquet"]
     found = open_dump(tmp_path / "r.parquet")
@@ -101,13 +103,73 @@ def test_how_weights_were_read_leaves_no_trace(capsys, tmp_path, folder):
     assert (tmp_path / "p.parquet").read_bytes() == (tmp_path / "s.parquet").read_bytes()
 
 
-def test_a_page_of_what_was_written(capsys, tmp_path, folder):
-    """--html is what show says of the file that was written, its expert load among it."""
+def test_the_dump_is_held_against_what_was_written(capsys, tmp_path, folder):
+    """The report ends with the mismatch of each mode as diff has it, in --json, -o and --html."""
     output, page = tmp_path / "routes.parquet", tmp_path / "page.html"
-    recompute(capsys, folder, output, "--html", page)
-    assert Parsed(page.read_text("utf-8")).data == detailed(capsys, tmp_path, "show", output)
+    more = ("--mode", "both", "--threads", "1", "--dtype", "fp32", "--html", page)
+    found = document(capsys, *words(folder, output, *more))
+    assert found["schema"] == "routectl.recompute/1"
+    assert msgspec.convert(found, TYPES["recompute"], strict=True) == found
+    assert [(f["mode"], f["samples"], f["tokens"]) for f in found["files"]] == [
+        (mode, len(LENS), sum(LENS)) for mode in ("free", "forced")
+    ]
+    for file, one in zip(found["files"], found["comparisons"], strict=True):
+        own = document(capsys, "diff", folder / "dump.parquet", file["path"], code=1)
+        assert one == {"mode": file["mode"], "diff": own}
+    assert (found["verdict"], found["not_compared"]) == (
+        {"thresholds": [], "failed": [], "exit_code": 0},
+        None,
+    )
+    assert found["provenance"]["dtype"] == "float32"
+    shown = Parsed(page.read_text("utf-8")).data
+    assert shown.pop("detail")["schema"] == "routectl.detail/1"
+    assert shown == found
     done = run(capsys, *words(folder, tmp_path / "other.parquet", "--html", page))
     assert (done.code, (tmp_path / "other.parquet").exists()) == (2, False)
+    report = tmp_path / "report.json"
+    recompute(capsys, folder, output, "--force", "-o", report)
+    assert json.loads(report.read_text("utf-8"))["files"][0]["path"] == str(output)
+    shown = run(capsys, "report", report)
+    assert (shown.code, shown.out[:9]) == (0, "MEASURED ")
+
+
+def test_thresholds_of_a_recompute(capsys, tmp_path, folder):
+    """One that is crossed is exit 1, in which mode it was is told; --exit-zero reports alone."""
+    line = words(folder, tmp_path / "r.parquet", "--force", "--fail-over", "mismatch:1%")
+    found = document(capsys, *line, code=1)
+    (crossed,) = found["verdict"]["failed"]
+    assert (crossed["mode"], crossed["metric"]) == ("free", "mismatch")
+    done = run(capsys, *line, "--exit-zero")
+    assert (done.code, done.out[:36]) == (0, "OVER  1 of 1 threshold crossed; the ")
+    assert document(capsys, *line[:-1], "mismatch:100%")["verdict"]["exit_code"] == 0
+
+
+def test_tokens_without_routes(capsys, tmp_path, folder):
+    """A dump of prompts and responses alone is run; there is nothing to compare, and that is said;
+    with thresholds that is trouble.
+    """
+    dump = open_dump(folder / "dump.parquet")
+    bare = [replace(sample, routes=None) for sample in dump]
+    write_native(bare, dump.meta, tmp_path / "bare.parquet", force=False)
+    lines = [
+        {"prompt_token_ids": s.prompt_ids.tolist(), "token_ids": s.response_ids.tolist()}
+        for s in dump
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "bare.jsonl").write_text(text, "utf-8")
+    recompute(capsys, folder, tmp_path / "whole.parquet")
+    whole = open_dump(tmp_path / "whole.parquet")
+    for name in ("bare.parquet", "bare.jsonl"):
+        output = tmp_path / f"of.{name}.parquet"
+        line = ("recompute", folder / "checkpoint", tmp_path / name, "--save", output)
+        done = run(capsys, *line, "--threads", "1")
+        assert done.code == 0, done.err
+        told = f"WRITTEN  nothing was compared: {tmp_path / name} has no routes\n"
+        assert done.out.startswith(told)
+        for one, other in zip(open_dump(output), whole, strict=True):
+            assert np.array_equal(one.routes.ids_TLK, other.routes.ids_TLK)
+        again = run(capsys, *line, "--force", "--fail-over", "mismatch:1%")
+        assert again.code == 2
 
 
 def test_both_modes(capsys, tmp_path, folder):
@@ -161,7 +223,7 @@ def test_gate_logprobs_need_a_dump(capsys, tmp_path, folder):
     """Router inputs have no routes to ask about; a part without them is no part of a run with."""
     inputs = tmp_path / "inputs.safetensors"
     recompute(capsys, folder, tmp_path / "r.parquet", "--router-inputs", inputs)
-    line = ("recompute", folder / "checkpoint", inputs, "-o", tmp_path / "i.parquet")
+    line = ("recompute", folder / "checkpoint", inputs, "--save", tmp_path / "i.parquet")
     assert "needs the routes of a dump" in complaint(capsys, *line, "--gate-logprobs")
     partial = tmp_path / "p.parquet.partial"
     partial.mkdir()
@@ -207,11 +269,11 @@ def test_router_inputs_alone_give_the_same(capsys, tmp_path, folder):
     """Dumped router inputs and the routers alone give the same ids and margins to float16."""
     inputs = tmp_path / "inputs.safetensors"
     recompute(capsys, folder, tmp_path / "r.parquet", "--router-inputs", inputs)
-    done = run(capsys, "recompute", folder / "checkpoint", inputs, "-o", tmp_path / "i.parquet")
+    done = run(capsys, "recompute", folder / "checkpoint", inputs, "--save", tmp_path / "i.parquet")
     assert done.code == 0, done.err
     whole, alone = open_dump(tmp_path / "r.parquet"), open_dump(tmp_path / "i.parquet")
     assert alone.meta.provenance["recipe"].startswith("sigmoid + bias")
-    line = ("recompute", folder / "checkpoint", inputs, "-o", tmp_path / "n.parquet")
+    line = ("recompute", folder / "checkpoint", inputs, "--save", tmp_path / "n.parquet")
     assert run(capsys, *line, "--no-tokens").code == 0
     assert all(sample.token_ids is None for sample in open_dump(tmp_path / "n.parquet"))
     for one, two in zip(whole, alone, strict=True):
@@ -255,8 +317,6 @@ def test_a_flip_of_groups_is_a_near_tie(capsys, tmp_path, folder):
     """Two recomputes between which a near-tie flips a group: the flip is a near-tie, although by
     its boundary margin alone it would be a clear flip. Nor does the router check count it.
     """
-    from dataclasses import replace
-
     from routectl.forward import RunOptions, prepare, run_forward
     from routectl.jobs.recompute.router_check import check_routers
     from routectl.ops.diff.flips import flips_of
@@ -265,7 +325,7 @@ def test_a_flip_of_groups_is_a_near_tie(capsys, tmp_path, folder):
         sides = []
         for side in ("kept", "dropped"):
             path = tmp_path / f"{side}.parquet"
-            line = ("recompute", tmp_path / side, folder / "dump.parquet", "-o", path)
+            line = ("recompute", tmp_path / side, folder / "dump.parquet", "--save", path)
             assert run(capsys, *line, "--force", "--threads", "1").code == 0
             sides.append(open_dump(path))
         rows = [side[number].routes for side in sides]
@@ -366,8 +426,8 @@ def test_a_killed_run_goes_on(capsys, tmp_path, monkeypatch, folder):
     assert "parts of another run: dtype was float32, is bfloat16" in other
     done = run(capsys, *line, "--resume")
     assert done.code == 0, done.err
-    assert "2 samples done before; going on" in done.err
-    assert len(seen) == 3
+    assert "3 samples done before; going on" in done.err
+    assert len(seen) == 2
     assert written(tmp_path) == ["r.parquet", "whole.parquet"]
     same = diff(open_dump(tmp_path / "whole.parquet"), open_dump(target))
     assert (same.rows, same.rows_mismatched) == (sum(LENS) * 2, 0)
@@ -379,13 +439,12 @@ def test_the_noise_floor(capsys, tmp_path, folder):
     done = run(capsys, *words(folder, tmp_path / "r.parquet", *more))
     assert done.code == 0, done.err
     lines = done.out.splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("noise floor"))
     rows = 2 * sum(LENS)
-    assert lines[0].endswith("rows that change against r.parquet")
-    assert lines[1].split("  ")[0] == "the same again"
-    assert f" 0 of {rows} (0.00 %)" in lines[1]
-    assert lines[2].startswith("padded batches  ")
-    assert {tuple(line.split()[:2]) for line in lines[3:]} >= {("experts", "eager")}
-    assert all(f" of {rows} (" in line for line in lines[1:])
+    table = [line.split("  ")[0] for line in lines[first + 1 : first + 5]]
+    assert table == ["the same again", "padded batches", "experts eager", "attention eager"]
+    assert lines[first + 1].split()[3:] == [str(rows), "0", "0.00", "%"]
+    assert f"noise floor, the same again: 0.00 % of {rows} rows change" in done.err
 
 
 @pytest.mark.parametrize(("mode", "streaming"), [("free", "stream"), ("forced", "plain")])
@@ -436,8 +495,6 @@ def test_a_noise_run_that_cannot_be_made_says_why(folder, tmp_path, capsys):
 
 def test_routers_are_checked_against_the_recipe(capsys, tmp_path, monkeypatch, folder):
     """A recipe that is not what the model does is reported by layer; the model's ids stay."""
-    from dataclasses import replace
-
     from routectl.checkpoints import routers as recipes
 
     plain = recompute(capsys, folder, tmp_path / "plain.parquet")
@@ -457,20 +514,20 @@ def test_routers_are_checked_against_the_recipe(capsys, tmp_path, monkeypatch, f
     ("more", "said"),
     [
         (("--mode", "both", "--noise-floor"), "--noise-floor is of one mode"),
-        (("--mode", "loose"), "mode must be one of"),
-        (("--streaming", "sometimes"), "streaming must be one of"),
-        (("--dtype", "int8"), "dtype must be one of"),
+        (("--mode", "loose"), "--mode 'loose' is not known: free, forced, both"),
+        (("--streaming", "sometimes"), "--streaming 'sometimes' is not known: auto, plain, stream"),
+        (("--dtype", "int8"), "--dtype 'int8' is not known: auto, fp32, bf16, fp16"),
         (("--device", "cuda:7"), "device cuda:7"),
         (("--device", "abacus"), "device abacus"),
         (("--attention", "telepathy"), "telepathy"),
         (("--mode", "both", "--router-inputs", "x.safetensors"), "cannot be written with"),
-        (("-o", "r.json"), "expected NAME.parquet"),
+        (("--save", "r.json"), "expected NAME.parquet"),
     ],
 )
 def test_refusals(capsys, tmp_path, monkeypatch, folder, more, said):
     """What cannot be run is one line, exit 2, and leaves nothing behind."""
     monkeypatch.chdir(tmp_path)
-    output = () if "-o" in more else ("-o", "r.parquet")
+    output = () if "--save" in more else ("--save", "r.parquet")
     line = ("recompute", folder / "checkpoint", folder / "dump.parquet", *output, *more)
     assert said in complaint(capsys, *line)
     assert written(tmp_path) == []
@@ -488,7 +545,13 @@ def test_not_a_checkpoint(capsys, tmp_path, folder):
         ("empty", "no checkpoint in it"),
         ("bare", "expected a Hugging Face folder"),
     ):
-        line = ("recompute", tmp_path / name, folder / "dump.parquet", "-o", tmp_path / "r.parquet")
+        line = (
+            "recompute",
+            tmp_path / name,
+            folder / "dump.parquet",
+            "--save",
+            tmp_path / "r.parquet",
+        )
         assert said in complaint(capsys, *line)
     assert written(tmp_path) == ["bare", "bare/model.safetensors", "empty"]
 
@@ -502,7 +565,7 @@ def test_a_failure_leaves_nothing_behind(capsys, tmp_path, folder):
         "recompute",
         folder / "checkpoint",
         tmp_path / "bare.parquet",
-        "-o",
+        "--save",
         tmp_path / "r.parquet",
     )
     for _ in range(2):
@@ -528,7 +591,7 @@ def test_damaged_router_inputs(capsys, tmp_path, folder):
     for said, arrays in cases.items():
         save_file(arrays, tmp_path / "bad.safetensors")
         line = ("recompute", folder / "checkpoint", tmp_path / "bad.safetensors")
-        assert said in complaint(capsys, *line, "-o", tmp_path / "r.parquet")
+        assert said in complaint(capsys, *line, "--save", tmp_path / "r.parquet")
     assert written(tmp_path) == ["bad.safetensors"]
 
 
@@ -570,7 +633,7 @@ def test_zero_experts_count_in_e(capsys, tmp_path):
     own = open_dump(path)
     assert own.meta.num_experts == routed + 4
     assert max(int(sample.routes.ids_TLK.max()) for sample in own) >= routed
-    words = ("recompute", tmp_path / "checkpoint", path, "-o", tmp_path / "again.parquet")
+    words = ("recompute", tmp_path / "checkpoint", path, "--save", tmp_path / "again.parquet")
     assert run(capsys, *words, "--dtype", "float32", "--threads", "1").code == 0
     compared = run(capsys, "diff", path, tmp_path / "again.parquet")
     assert compared.code == 0

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from routectl import open_dump
+from routectl.cli import terminal
 from routectl.dump import WeightSpan
 from routectl.formats.native.container import write_native
 from support import families
@@ -19,7 +20,19 @@ from support.tiny_rl import ENGINE, TINY, TRUTH
 ROUTES = [f"--at=v{n}={TINY / f'routes_v{n}.fp32.npz'}" for n in (0, 1, 2)]
 LOGPROBS = [f"--at=v{n}={TINY / f'transformers_v{n}.fp32.npz'}" for n in (0, 1)]
 OTHER_TOKENS = f"--at=v1={FIXTURES / 'hf' / 'vllm.qwen3_moe.bf16.npz'}"
-FP32 = ("--dtype", "float32", "--threads", "1")
+FP32 = ("--forward", "dtype=fp32,threads=1")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The user's cache, one of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "routectl" / "recomputed"
+
+
+def kept(cache):
+    """Names of what is kept whole."""
+    return sorted(path.name for path in cache.glob("*.parquet"))
 
 
 def agrees(found, truth):
@@ -115,9 +128,10 @@ def test_thresholds_decide_the_exit_code(capsys):
 
 
 @pytest.mark.models
-def test_checkpoints_are_recomputed_once(capsys, tmp_path, tiny_checkpoints):
-    """From checkpoints the comparisons are the recorded ones; a second run reads no weights: with
-    other bytes in their place, of the same size and time, it gives the same figures.
+def test_checkpoints_are_recomputed_once(capsys, tmp_path, cache, tiny_checkpoints):
+    """From checkpoints the comparisons are the recorded ones, with neither -o nor a folder named; a
+    second run reads no weights: with other bytes in their place, of the same size and time, it
+    gives the same figures.
     """
     places = {v: shutil.copytree(tiny_checkpoints[v], tmp_path / v) for v in ("v0", "v1")}
     line = ["staleness", ENGINE, *(f"--at={v}={place}" for v, place in places.items()), *FP32]
@@ -132,11 +146,11 @@ def test_checkpoints_are_recomputed_once(capsys, tmp_path, tiny_checkpoints):
     assert shift["mean_gamma"] == pytest.approx(0.980, abs=1e-3)
     assert shift["interval"]["low"] < shift["mean_gamma"] < shift["interval"]["high"]
     assert "router_shift" not in of(first, "total")
-    kept = tmp_path / "report.json.versions"
-    files = written(kept)
-    assert len([name for name in files if name.endswith(".parquet")]) == 2
-    assert sorted(files)[-1] == "weights.json"
-    assert len(files) == 3
+    assert [version["free"]["path"] for version in first["versions"]] == [
+        *map(str, places.values())
+    ]
+    names = kept(cache)
+    assert len(names) == 2
     for place in places.values():
         weights = place / "model.safetensors"
         about, held = weights.stat(), bytearray(weights.read_bytes())
@@ -144,14 +158,20 @@ def test_checkpoints_are_recomputed_once(capsys, tmp_path, tiny_checkpoints):
         held[header:] = bytes(len(held) - header)
         weights.write_bytes(held)
         os.utime(weights, ns=(about.st_atime_ns, about.st_mtime_ns))
-    again = document(capsys, *line, "--cache", kept)
-    assert again == first
-    assert written(kept) == files
-    (places["v1"] / "model.safetensors").touch()  # now it is read, and found to be another
-    other = document(capsys, *line, "--cache", kept)
-    assert of(other, "mismatch") == of(first, "mismatch")
+    again = run(capsys, *line, "-o", report, "--force")
+    assert "pushing" not in again.err
+    assert json.loads(report.read_text("utf-8")) == first
+    assert kept(cache) == names
+    (places["v1"] / "model.safetensors").touch()  # another file, as far as can be seen
+    other = document(capsys, *line)
+    assert of(other, "mismatch") == without_detail(of(first, "mismatch"))
     assert of(other, "staleness")["rows_mismatched"] > of(first, "staleness")["rows_mismatched"]
-    assert len(written(kept)) == 4
+    assert len(kept(cache)) == 3
+
+
+def without_detail(comparison):
+    """A comparison as --json has it."""
+    return {name: value for name, value in comparison.items() if name != "detail"}
 
 
 def few(folder, samples=6):
@@ -164,40 +184,56 @@ def few(folder, samples=6):
 
 
 @pytest.mark.models
-def test_both_modes_and_the_noise_floor(capsys, tmp_path, tiny_checkpoints):
-    """--mode both reads weights once for two files; forced mismatch of the first layer is free's;
-    the noise floor is of the last version.
+def test_a_log_says_which_version_of_how_many(
+    capsys, monkeypatch, tmp_path, cache, tiny_checkpoints
+):
+    """Where stderr is no terminal, each line of a recompute names its version and counts them."""
+    monkeypatch.setattr(terminal, "_QUIET_S", 0.0)
+    places = (f"--at={v}={tiny_checkpoints[v]}" for v in ("v0", "v1"))
+    done = run(capsys, "staleness", few(tmp_path / "d"), *places, *FP32)
+    assert done.code == 0, done.err
+    for number, version in enumerate(("v0", "v1"), 1):
+        told = f"routectl: {version}, version {number} of 2, recomputing "
+        lines = [line for line in done.err.splitlines() if line.startswith(told)]
+        assert lines
+        assert all(" of 6 samples (" in line and "tokens/s" in line for line in lines)
+
+
+@pytest.mark.models
+def test_both_modes_and_the_noise_floor(capsys, tmp_path, cache, tiny_checkpoints):
+    """mode=both reads weights once for two files; forced mismatch of the first layer is free's; the
+    noise floor is of the last version.
     """
     places = (f"--at={v}={tiny_checkpoints[v]}" for v in ("v0", "v1"))
     line = ("staleness", few(tmp_path / "d"), *places, *FP32)
-    doc = document(capsys, *line, "--cache", tmp_path / "c", "--mode", "both", "--noise-floor")
+    doc = document(capsys, *line, "--forward", "mode=both", "--noise-floor")
     assert [c["mode"] for c in doc["comparisons"]] == ["free", "forced"] * 3
     free, forced = of(doc, "mismatch"), of(doc, "mismatch", "forced")
     assert free["layers"][0]["rows_mismatched"] == forced["layers"][0]["rows_mismatched"]
     assert [n["name"] for n in doc["noise"]][:2] == ["the same again", "padded batches"]
     assert doc["noise"][0]["rows_mismatched"] == 0
-    assert len(written(tmp_path / "c")) == 5
+    assert len(kept(cache)) == 4
     assert all("router_shift" in of(doc, "staleness", mode) for mode in ("free", "forced"))
-    alone = document(capsys, *line, "--cache", tmp_path / "c", "--mode", "forced")
+    alone = document(capsys, *line, "--forward", "mode=forced")
     assert of(alone, "mismatch", "forced") == forced
-    assert len(written(tmp_path / "c")) == 5
-    without = document(capsys, *line, "--cache", tmp_path / "c", "--no-gate-logprobs")
+    assert len(kept(cache)) == 4
+    without = document(capsys, *line, "--forward", "gate-logprobs=no")
     assert of(without, "mismatch") == free
     assert "router_shift" not in of(without, "staleness")
-    assert len(written(tmp_path / "c")) == 7
+    assert len(kept(cache)) == 6
 
 
 @pytest.mark.models
-def test_a_killed_recompute_goes_on(capsys, monkeypatch, tmp_path, tiny_checkpoints):
-    """Parts that a killed run finished are used, and no report is left by it; parts of another run
-    are let go.
+def test_an_ended_recompute_goes_on(capsys, monkeypatch, tmp_path, cache, tiny_checkpoints):
+    """What was done when a run was ended is used by the same command, and no report is left by it;
+    parts of another run are let go.
     """
     from routectl.jobs.recompute import share
 
     line = ("staleness", few(tmp_path / "d"), f"--at=v0={tiny_checkpoints['v0']}", ROUTES[1], *FP32)
-    whole = document(capsys, *line, "--cache", tmp_path / "whole")
-    (file,) = (tmp_path / "whole").glob("*.parquet")
-    monkeypatch.setattr(share, "_PART_TOKENS", 8)
+    whole = document(capsys, *line)
+    (name,) = kept(cache)
+    (cache / name).unlink()
     made, seen = share.recomputed_sample, []
 
     def dies(sample, result, meta):
@@ -208,20 +244,22 @@ def test_a_killed_recompute_goes_on(capsys, monkeypatch, tmp_path, tiny_checkpoi
 
     monkeypatch.setattr(share, "recomputed_sample", dies)
     report = tmp_path / "c.json"
-    assert run(capsys, *line, "-o", report).code == 130
-    kept = tmp_path / "c.json.versions"
+    ended = run(capsys, *line, "-o", report)
+    assert ended.code == 130
+    told = f"version v0 ({tiny_checkpoints['v0']}): 3 of 6 samples are kept: the same command goes"
+    assert told in ended.err
     assert not report.exists()
-    assert not (kept / file.name).exists()
-    done = run(capsys, *line, "--cache", kept, "--json")
+    assert kept(cache) == []
+    done = run(capsys, *line, "--json")
     assert "3 samples done before; going on" in done.err
-    assert of(json.loads(done.out), "mismatch") == of(whole, "mismatch")
-    assert written(kept) == [file.name, "weights.json"]
-    (kept / file.name).unlink()
-    parts = kept / f"{file.name}.partial"
+    assert json.loads(done.out) == whole
+    assert kept(cache) == [name]
+    (cache / name).unlink()
+    parts = cache / f"{name}.partial"
     parts.mkdir()
     (parts / "job.json").write_text("{}", "utf-8")
-    assert "starting anew" in run(capsys, *line, "--cache", kept).err
-    assert written(kept) == [file.name, "weights.json"]
+    assert "starting anew" in run(capsys, *line).err
+    assert kept(cache) == [name]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +270,7 @@ def test_a_killed_recompute_goes_on(capsys, monkeypatch, tmp_path, tiny_checkpoi
         (("--at", "v0=nope.npz"), "nope.npz: cannot be read"),
         ((ROUTES[0],), "one version is given, v0: staleness is between two"),
         ((ROUTES[0], ROUTES[0]), "--at v0 is given twice with free routes"),
-        ((*ROUTES, "--own", "v9"), "version 'v9' is not given: v0, v1, v2 are"),
+        ((*ROUTES, "--version-map", "=v9"), "version 'v9' is not given: v0, v1, v2 are"),
         ((ROUTES[1], ROUTES[2]), "no row is of a version that is given: the dump says v0"),
         ((*ROUTES, "--version-map", "v0"), "--version-map v0: expected FROM=TO"),
         ((*ROUTES, "--version-map", "v0=v1", "--version-map", "v0=v2"), "v0 is v1 already"),
@@ -240,10 +278,10 @@ def test_a_killed_recompute_goes_on(capsys, monkeypatch, tmp_path, tiny_checkpoi
         ((*ROUTES, "--fail-over", "f2:1%"), "there is no f2 to hold it against"),
         ((*ROUTES, "--fail-over", "speed:1%"), "metric 'speed' is not known: staleness, total"),
         ((*ROUTES, "--noise-floor"), "--noise-floor runs a checkpoint again"),
-        ((*ROUTES, "--level", "1"), "--level must be between 0 and 1"),
-        ((*ROUTES, "--rows", "none"), "--rows must be one of"),
+        ((*ROUTES, "--method", "level=1"), "--method level must be between 0 and 1"),
+        ((*ROUTES, "--method", "rows=none"), "--method rows 'none' is not known: dump, all"),
         ((*ROUTES, "--match", "prefix"), "--match 'prefix' is not known"),
-        ((*ROUTES, "--mode", "tied"), "--mode 'tied' is not known"),
+        ((*ROUTES, "--forward", "mode=tied"), "--forward mode 'tied' is not known"),
         ((*ROUTES, "--layers", "0,9"), "layers [9] are not MoE layers"),
         ((ROUTES[0], OTHER_TOKENS), "nothing to compare: none of 96 samples of OLD"),
         (("--series", "x"), "--series takes the place of DUMP and --at"),
@@ -256,19 +294,11 @@ def test_refusals_are_one_line(capsys, tmp_path, line, said):
 
 
 @pytest.mark.models
-def test_a_checkpoint_needs_a_place_to_be_kept(capsys, tiny_checkpoints):
-    """Without -o and --cache a checkpoint is refused: what cost hours would be thrown away."""
-    said = complaint(capsys, "staleness", ENGINE, f"--at=v0={tiny_checkpoints['v0']}")
-    assert "must be kept" in said
-    assert "hint: -o REPORT keeps it in REPORT.versions/, --cache DIR in DIR" in said
-
-
-@pytest.mark.models
 def test_a_checkpoint_of_another_shape_is_refused_before_it_runs(capsys, tmp_path):
     """Other E: one line, and nothing is written."""
     families.tiny("qwen3_moe").save_pretrained(tmp_path / "w")
     before = written(tmp_path)
-    line = (ROUTES[0], f"--at=v1={tmp_path / 'w'}", "-o", tmp_path / "r.json", "--threads", "1")
+    line = (ROUTES[0], f"--at=v1={tmp_path / 'w'}", "-o", tmp_path / "r.json")
     said = complaint(capsys, "staleness", ENGINE, *line)
     assert f"version v1 ({tmp_path / 'w'}) is of another shape than {ENGINE}: num_experts" in said
     assert written(tmp_path) == before
@@ -369,7 +399,7 @@ def test_rows_that_need_care_are_named(capsys, tmp_path):
 
 
 @pytest.mark.models
-def test_a_family_without_gate_logprobs_goes_without(capsys, tmp_path):
+def test_a_family_without_gate_logprobs_goes_without(capsys, tmp_path, cache):
     """Where a router's logits are no product, the report has no router shift and a line says so;
     asked for, it is refused.
     """
@@ -388,14 +418,14 @@ def test_a_family_without_gate_logprobs_goes_without(capsys, tmp_path):
         dump,
         f"--at=v0={tmp_path / 'w'}",
         f"--at=v1={dump}",
-        "--own",
-        "v0",
-        "--cache",
-        tmp_path / "c",
-        "--threads",
-        "1",
+        "--version-map",
+        "=v0",
+        "--forward",
+        "threads=1",
     )
     done = run(capsys, *line, "--json")
     assert done.code == 0, done.err
-    assert "routectl: version v0: no router shift: " in done.err
-    assert "no gate log-probabilities of" in complaint(capsys, *line, "--gate-logprobs")
+    assert f"routectl: version v0 ({tmp_path / 'w'}): no router shift: " in done.err
+    assert "no gate log-probabilities of" in complaint(
+        capsys, *line, "--forward", "gate-logprobs=yes"
+    )

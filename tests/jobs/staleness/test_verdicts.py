@@ -19,7 +19,7 @@ SWITCHED = (
     CONFIG,
 )
 ROUTES = INPLACE / "transformers_v0.npz"
-CALM = ("staleness", ROUTES, "--own", "v0", f"--at=v0={ROUTES}", f"--at=v1={ROUTES}")
+CALM = ("staleness", ROUTES, "--version-map", "=v0", f"--at=v0={ROUTES}", f"--at=v1={ROUTES}")
 
 
 def rows_of(doc, group):
@@ -100,7 +100,7 @@ def test_samples_that_no_version_covers_are_exit_1(capsys, tmp_path):
 
 def test_versions_out_of_order_are_warned_of(capsys):
     """The newer one first: a line on stderr and a key of the document name both."""
-    line = (*CALM[:4], f"--at=v1={ROUTES}", f"--at=v0={ROUTES}")  # --own v0
+    line = (*CALM[:4], f"--at=v1={ROUTES}", f"--at=v0={ROUTES}")  # --version-map =v0
     doc = document(capsys, *line)
     (warning,) = doc["warnings"]
     assert warning.endswith("v1 before v0; the dump says that v0 made it")

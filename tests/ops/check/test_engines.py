@@ -45,7 +45,7 @@ def reference(checkpoint, recorded, tmp_path_factory):
             "recompute",
             str(checkpoint),
             str(folder / "tokens.jsonl"),
-            "-o",
+            "--save",
             str(target),
             "--dtype",
             "float32",
@@ -98,7 +98,7 @@ def found(dump, checkpoint, against=None):
     from routectl.jobs.reading import open_input
 
     model = checkpoint / "config.json"
-    opened = open_input(str(dump), model, None, None)
+    opened = open_input(str(dump), model)
     options = options_of_dump(opened, model, 1)
     other = None if against is None else open_dump(against)
     result = check(opened, other, options=options)

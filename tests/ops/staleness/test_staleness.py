@@ -352,7 +352,7 @@ def refused(dump, versions, **options):
 def test_a_dump_must_say_its_version():
     """Without spans and with several versions, someone must say which one made the dump."""
     assert "no sample says which weight version" in refused(spanned(), VERSIONS)
-    assert "--own v0" in refused(spanned(), VERSIONS)
+    assert "--version-map =v0" in refused(spanned(), VERSIONS)
     run = staleness(spanned(), VERSIONS, StalenessOptions(own="v0"))
     assert run.find("mismatch", "free").result.rows_mismatched == 0
     alone = staleness(spanned(), VERSIONS[:1])

@@ -146,6 +146,7 @@ def test_summaries_have_the_figures_that_matter(monkeypatch):
     said = {
         "diff with margins": ("worst     layer 5: 514 of 16,936 rows (3.03 %)", "411 clear"),
         "check": ("note      R004  a row for the last token  (576 rows, 96 samples)", "do  "),
+        "recompute": ("noise     padded batches: 0.01 % of 101,616 rows change", "2.02 % over 1 %"),
         "show": ("max_vio 1.994 in layer 3, the greatest",),
         "staleness": ("staleness@lag2:12%", "ALARM     routes are stale", "half-life"),
         "series": (

@@ -135,7 +135,7 @@ def found_map(
     name: str,
     where: tuple[tuple[int, int, int], ...],
 ) -> FoundMap:
-    """The map as it is reported, and as --apply-fix undoes it."""
+    """The map as it is reported, and as ``check --save`` undoes it."""
     assert model.maps is not None
     changed = [(c, m) for c, m in zip(model.columns, model.maps, strict=True) if not m.is_identity]
     invertible = all(m.backward for _, m in changed)

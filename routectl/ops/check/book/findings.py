@@ -275,7 +275,7 @@ FINDINGS = (
     ),
     FindingKind("R706", "error", "experts renumbered",
         "The ids are physical ones, after expert load balancing (EPLB).",
-        "Record logical ids; --apply-fix -o DST.parquet writes the dump with them restored.",
+        "Record logical ids; --against REFERENCE --save DST writes the dump with them restored.",
         ("vllm#33013", "TensorRT-LLM#17778"),
     ),
     FindingKind("R707", "error", "padding side swapped",

@@ -1,11 +1,12 @@
-"""``routectl diff``: what is asked of two dumps, and the document that answers."""
+"""What is asked of two dumps, or of a dump and a checkpoint, and the document that answers."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import RoutectlError
-from .options import (
+from ...errors import RoutectlError
+from ..compared import Judging, compared_document, metric_names, parsed_limits
+from ..options import (
     allow_unmatched_option,
     argument,
     check_bounds,
@@ -15,22 +16,18 @@ from .options import (
     option,
     tokens_option,
 )
-from .progress import SILENT, Progress
-from .reading import Reading, finite_eps, parse_layers, parse_positions, refuse_relative
+from ..progress import SILENT, Progress
+from ..reading import Reading, finite_eps, parse_layers, parse_positions, refuse_relative
+from ..recompute.forwarding import forward_option, forwarding_of
+from ..recompute.kept import checkpoint_at, recomputed_side
+from ..recompute.partner import open_partner, partner_at
 
 if TYPE_CHECKING:
-    from ..dump import Dump
-    from ..ops.diff.thresholds import Baseline, Threshold
-    from ..reports.document import Document
+    from ...dump import Dump
+    from ...ops.diff.thresholds import Baseline, Threshold
+    from ...reports.document import Document
 
 __all__ = ["DiffRequest", "answer_diff", "refuse_incomparable"]
-
-
-def _metrics() -> list[str]:
-    """What thresholds begin with."""
-    from ..ops.diff.thresholds import METRICS
-
-    return [f"{metric.name}:" for metric in METRICS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +38,12 @@ class DiffRequest:
     makes no sense, before a dump is opened.
     """
 
-    old: str = argument(metavar="OLD", help="Dump: a file, a folder or a glob; - is stdin.")
-    new: str = argument(metavar="NEW", help="Dump of the same tokens.")
+    old: str = argument(
+        metavar="OLD",
+        help="Dump: a file, a folder or a glob; - is stdin. Or a checkpoint, which NEW's tokens "
+        "are pushed through.",
+    )
+    new: str = argument(metavar="NEW", help="Dump of the same tokens, or a checkpoint.")
     match: str = match_option("prefix", "order")
     tokens: str = tokens_option()
     layers: str | None = layers_option()
@@ -63,17 +64,18 @@ class DiffRequest:
     fail_over: tuple[str, ...] = option(
         (),
         metavar="METRIC[@LAYER]:N[%]",
-        suggests=_metrics,
+        suggests=metric_names,
         help="Exit 1 only when over; repeatable.",
     )
     fail_under: tuple[str, ...] = option(
         (),
         metavar="METRIC[@LAYER]:N[%]",
-        suggests=_metrics,
+        suggests=metric_names,
         help="Exit 1 only when under; repeatable.",
     )
     allow_unmatched: bool = allow_unmatched_option()
     eps: float | None = eps_option()
+    forward: tuple[str, ...] = forward_option()
     logprobs: Path | None = option(
         None,
         metavar="TRAIN.pt",
@@ -88,14 +90,12 @@ class DiffRequest:
         finite_eps(self.eps)
         parse_layers(self.layers)
         parse_positions(self.positions)
+        forwarding_of(self.forward)
 
     @property
     def limits(self) -> "tuple[Threshold, ...]":
         """The thresholds, upper ones first."""
-        from ..ops.diff.thresholds import parse_threshold
-
-        over = [parse_threshold(text, over=True) for text in self.fail_over]
-        return (*over, *(parse_threshold(text, over=False) for text in self.fail_under))
+        return parsed_limits(self.fail_over, self.fail_under)
 
 
 def answer_diff(
@@ -103,21 +103,16 @@ def answer_diff(
 ) -> "Document":
     """The routectl.diff/1 document.
 
-    Relative thresholds are held against ``baseline``; RoutectlError where there is none.
+    A side that is a checkpoint is run on the other's tokens. A layer in which nothing could be
+    compared is told by the document: its exit code is 2 then. Relative thresholds are held against
+    ``baseline``; RoutectlError where there is none.
     """
-    from ..ops.diff.diff import DiffOptions, diff_as
-    from ..ops.diff.thresholds import judge
-    from ..ops.pairs.selection import narrow_pair
-    from ..reports.diff.document import diff_document
+    from ...ops.diff.diff import DiffOptions
+    from ...ops.pairs.selection import narrow_pair
 
     if baseline is None:
         refuse_relative(request.limits)
-    reading = request.reading
-    named = {"OLD": request.old, "NEW": request.new}
-    if request.rerun is not None:
-        named["the rerun"] = request.rerun
-    opened = reading.open_sides(named, progress)
-    old, new, again = opened["OLD"], opened["NEW"], opened.get("the rerun")
+    old, new, again = _sides(request, progress)
     if request.logprobs is not None:
         new = _scored(new, request.logprobs, progress)
     old, new = narrow_pair(
@@ -131,24 +126,20 @@ def answer_diff(
     options = DiffOptions(
         request.match, request.tokens, layers, request.examples, detail=request.detail
     )
-    with progress.watching(old, "comparing") as watched:
-        result = diff_as(watched, new, options)
-    noise = None
-    if again is not None:
-        with progress.watching(old, "comparing the rerun") as watched:
-            noise = diff_as(watched, again, replace(options, detail=False))
-    verdict = judge(
-        result,
-        request.limits,
-        eps=finite_eps(request.eps),
+    judging = Judging(
+        limits=request.limits,
+        eps=request.eps,
         baseline=baseline,
         allow_unmatched=request.allow_unmatched,
     )
-    return diff_document(result, verdict, noise=noise)
+    return compared_document(old, new, options, judging, progress, rerun=again)
 
 
 def refuse_incomparable(document: "Document") -> None:
-    """Raise RoutectlError where a layer of a comparison had no row to compare."""
+    """Raise RoutectlError where a layer of a comparison had no row to compare.
+
+    For whoever has told the document, and ends by its exit code.
+    """
     empty = document["verdict"]["incomparable_layers"]
     if empty:
         raise RoutectlError(
@@ -158,10 +149,36 @@ def refuse_incomparable(document: "Document") -> None:
         )
 
 
+def _sides(request: DiffRequest, progress: Progress) -> "tuple[Dump, Dump, Dump | None]":
+    """OLD, NEW, and the rerun of OLD; of a checkpoint its routes for the other's tokens."""
+    reading, rerun = request.reading, request.rerun
+    paths = {"OLD": request.old, "NEW": request.new}
+    weights = {side: checkpoint_at(path) for side, path in paths.items()}
+    run = [side for side, folder in weights.items() if folder is not None]
+    if not run:
+        named = paths if rerun is None else {**paths, "the rerun": rerun}
+        opened = reading.open_sides(named, progress)
+        return opened["OLD"], opened["NEW"], opened.get("the rerun")
+    if len(run) == 2:
+        raise RoutectlError(
+            "both OLD and NEW are checkpoints: one of them must be a dump, whose tokens are run",
+            hint="routectl staleness DUMP --at v0=OLD --at v1=NEW compares two checkpoints",
+        )
+    (side,) = run
+    folder, path = weights[side], request.new if side == "OLD" else request.old
+    assert folder is not None
+    how = forwarding_of(request.forward)
+    given = open_partner(path, reading, folder, progress)
+    again = None if rerun is None else open_partner(rerun, reading, folder, progress)
+    partner = partner_at(path, reading, folder, given, with_routes=how.mode != "free")
+    routes = recomputed_side(folder, partner, how, progress, told=paths[side])
+    return (routes, given, again) if side == "OLD" else (given, routes, again)
+
+
 def _scored(dump: "Dump", path: Path, progress: Progress) -> "Dump":
     """NEW with the trainer's log-probs, and a word on how many samples have some."""
-    from ..formats.trainers.train_data import read_train_data
-    from ..ops.pairs.logprobs import with_logprobs
+    from ...formats.trainers.train_data import read_train_data
+    from ...ops.pairs.logprobs import with_logprobs
 
     scored, count = with_logprobs(dump, read_train_data(path).samples)
     if not count:

@@ -1,0 +1,55 @@
+"""What tells a checkpoint's weights from others without reading them.
+
+A file of weights in the cache of the Hugging Face Hub is a link to ``blobs/SHA256``, so that its
+digest is known. Of another the header, the size, the time of its last change and its place are
+taken. config.json and the index are read.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+from ...errors import FormatError
+from ...files.reading import open_regular, read_bytes
+
+__all__ = ["identity_of"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_HEADER = 256 << 20
+_MAX_JSON = 256 << 20
+
+
+def identity_of(checkpoint: Path) -> dict[str, str]:
+    """By name of each file that routes depend on: a digest of its content, or of what is known.
+
+    Raises FormatError where one cannot be read.
+    """
+    told = (*checkpoint.glob("config.json"), *checkpoint.glob("*.safetensors.index.json"))
+    found = {path.name: _digest(read_bytes(path, _MAX_JSON)) for path in told}
+    for path in checkpoint.glob("*.safetensors"):
+        found[path.name] = _known_digest(path) or _seen(path)
+    return dict(sorted(found.items()))
+
+
+def _known_digest(path: Path) -> str | None:
+    """The sha256 of a file that the Hub's cache names so."""
+    real = path.resolve()
+    is_blob = real.parent.name == "blobs" and _SHA256.fullmatch(real.name)
+    return real.name if is_blob else None
+
+
+def _seen(path: Path) -> str:
+    """A digest of what is seen of a file from outside, and of its header."""
+    try:
+        about = path.stat()
+        with open_regular(path) as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = stream.read(min(size, _MAX_HEADER))
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+    outside = f"{path.resolve()} {about.st_size} {about.st_mtime_ns} "
+    return _digest(outside.encode("utf-8", "surrogateescape") + header)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
