@@ -75,8 +75,8 @@ LISTS = {
         for hundred, most in enumerate((10, 3, 8, 3, 4, 4, 2, 13))
         for number in range(1, most + 2)
     ),
-    "two": "recompute @w0 @few -o r0.parquet --threads 1 --dtype float32 --router-inputs "
-    "i0.safetensors ; recompute @w1 @few -o r1.parquet --threads 1 --dtype float32 "
+    "two": "recompute @w0 @few --save r0.parquet --threads 1 --dtype float32 --router-inputs "
+    "i0.safetensors ; recompute @w1 @few --save r1.parquet --threads 1 --dtype float32 "
     "--router-inputs i1.safetensors",
     "both": "--at v0=@w0 --at v1=@w1",
     "once": "--once --settle 0 --interval 0.01 --give-up 0",

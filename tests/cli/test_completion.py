@@ -13,7 +13,7 @@ import pytest
 from routectl.cli.words.commands import COMMANDS, command_lines
 from routectl.cli.words.completion import completed
 from routectl.cli.words.scripts import SCRIPTS
-from routectl.jobs.diff import DiffRequest
+from routectl.jobs.diff.request import DiffRequest
 from routectl.jobs.options import options_of
 from routectl.limits import Limits
 from routectl.ops.diff.thresholds import METRICS

@@ -43,8 +43,8 @@ INTEGERS = {
     "pack.bshd": "pack IN/ds/few.jsonl -o OUT/r --form bshd --framework megatron",
     "pack.explain": "pack IN/ds/few.jsonl --explain --cp 2",
     "unpack": "unpack IN/packed -o OUT/o.parquet",
-    "fix": "check IN/tiny/renumbered.parquet --against IN/tiny/v0.parquet --apply-fix "
-    "-o OUT/o.parquet",
+    "fix": "check IN/tiny/renumbered.parquet --against IN/tiny/v0.parquet "
+    "--save OUT/o.parquet",
     "show": "show IN/ds/few.jsonl -o OUT/o.json",
     "show.page": "show IN/ds/few.jsonl --html OUT/o.html",
     "diff": "diff IN/tiny/few.jsonl IN/tiny/v0.parquet -o OUT/o.json",
@@ -82,7 +82,7 @@ FLOATS = {
                         "--device cpu --dtype bfloat16",
     "predictor": "predict IN/tiny/inputs.safetensors --fit -o OUT/p.safetensors "
                  f"{AT} --threads 1 --json",
-    "staleness.run": f"staleness IN/tiny/few.jsonl {AT} -o OUT/s.json",
+    "staleness.run": f"staleness IN/tiny/few.jsonl {AT} --forward threads=1 -o OUT/s.json",
 }  # fmt: skip
 
 

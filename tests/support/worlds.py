@@ -62,7 +62,12 @@ def world(number, lines, inputs, folder):
     (place / "in").symlink_to(inputs)
     job = folder / f"job{number}.json"
     job.write_text(json.dumps({**about, "lines": lines}), "utf-8")
-    env = {**os.environ, **about["env"], "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "COLUMNS": "80"}
+    own = {
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "COLUMNS": "80",
+        "XDG_CACHE_HOME": str(place / "cache"),
+    }
+    env = {**os.environ, **about["env"], **own}
     done = subprocess.run(
         [sys.executable, "-m", "support.worlds", str(job)],
         cwd=place,

@@ -25,7 +25,7 @@ from .parts import Parts, open_parts, parts_folder
 from .run import Saving, write_recompute
 from .samples import job_of
 from .share import Work
-from .weights import identity_of
+from .weights import folder_of, identity_of
 
 if TYPE_CHECKING:
     from ...dump import Dump
@@ -39,16 +39,18 @@ _OF_PLACES = ("checkpoint", "dump", "dump_bytes", "mode", "tokens")
 
 
 def checkpoint_at(path: str) -> Path | None:
-    """The folder of weights that a path names, None where it names something else.
+    """The folder of weights that a path names, or ``org/name`` of the Hub's cache; None where it
+    names something else.
 
     Raises UnsupportedError or FormatError for weights that no forward is run of.
     """
     from ...checkpoints import is_checkpoint, refuse_unrunnable
 
-    if not is_checkpoint(path):
+    folder = folder_of(path)
+    if not is_checkpoint(folder):
         return None
-    refuse_unrunnable(path)
-    return Path(path)
+    refuse_unrunnable(folder)
+    return folder
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from .router_inputs import recompute_from_inputs
 from .run import Saving, write_recompute
 from .samples import targets_of
 from .share import Work
+from .weights import folder_of
 
 if TYPE_CHECKING:
     from ...dump import Dump
@@ -41,8 +42,8 @@ class RecomputeRequest:
 
     checkpoint: Path = argument(
         metavar="CHECKPOINT",
-        help="A Hugging Face folder: config and safetensors. For router inputs, one of "
-        "Megatron's too.",
+        help="A Hugging Face folder: config and safetensors; ORG/NAME is one of the local HF "
+        "cache. For router inputs, one of Megatron's too.",
     )
     dump: str = argument(
         metavar="DUMP",
@@ -121,6 +122,7 @@ def recompute_dump(request: RecomputeRequest, progress: Progress = SILENT) -> Re
     from ...reports.document import dump_document
     from ...reports.recompute.document import RecomputedFrom, recompute_document
 
+    request = dataclasses.replace(request, checkpoint=folder_of(request.checkpoint))
     saving = Saving(
         targets=request.targets,
         inputs=request.router_inputs,

@@ -1,4 +1,4 @@
-"""What tells a checkpoint's weights from others without reading them.
+"""Where a checkpoint's weights are, and what tells them from others without reading them.
 
 A file of weights in the cache of the Hugging Face Hub is a link to ``blobs/SHA256``, so that its
 digest is known. Of another the header, the size, the time of its last change and its place are
@@ -6,17 +6,38 @@ taken. config.json and the index are read.
 """
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
 from ...errors import FormatError
 from ...files.reading import open_regular, read_bytes
 
-__all__ = ["identity_of"]
+__all__ = ["folder_of", "identity_of"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_HEADER = 256 << 20
 _MAX_JSON = 256 << 20
+
+
+def folder_of(checkpoint: str | Path) -> Path:
+    """The folder that a checkpoint's name means: itself, or of ``org/name`` in the Hub's cache.
+
+    Nothing is fetched. Raises FormatError where a model's config is cached and its weights are not.
+    """
+    from ...checkpoints import is_checkpoint
+    from ...formats.documents.hub import cached_config
+
+    folder = Path(checkpoint)
+    cached = None if os.path.lexists(folder) else cached_config(str(checkpoint))
+    if cached is None:
+        return folder
+    if not is_checkpoint(cached.parent):
+        raise FormatError(
+            f"{checkpoint}: no weights in {cached.parent}, where its config is cached",
+            hint=f"hf download {checkpoint}",
+        )
+    return cached.parent
 
 
 def identity_of(checkpoint: Path) -> dict[str, str]:

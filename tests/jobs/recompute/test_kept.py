@@ -246,6 +246,24 @@ def test_weights_are_told_by_their_digest_where_it_is_known(capsys, tmp_path, fo
     assert len(kept(cache)) == 1
 
 
+def test_a_name_of_the_hubs_cache_is_a_checkpoint(capsys, tmp_path, monkeypatch, folder, cache):
+    """ORG/NAME is the folder of its snapshot in every command; weights that lack are said."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    place = tmp_path / "hub" / "models--org--tiny" / "snapshots" / "r"
+    shutil.copytree(folder / "checkpoint", place)
+    dump = folder / "dump.parquet"
+    by_name = document(capsys, "diff", dump, "org/tiny", *HOW, code=1)
+    assert by_name["new"]["path"] == str(place)
+    again = run(capsys, "diff", dump, place, *HOW)
+    assert again.err == ""
+    line = ("recompute", "org/tiny", dump, "--save", tmp_path / "r.parquet", "--threads", "1")
+    assert document(capsys, *line)["checkpoint"] == str(place)
+    (place / "model.safetensors").unlink()
+    said = complaint(capsys, "diff", dump, "org/tiny")
+    assert f"org/tiny: no weights in {place}, where its config is cached" in said
+    assert "hint: hf download org/tiny" in said
+
+
 def test_samples_without_tokens_are_left_out(capsys, folder):
     """Such a sample is not run, with a line; in a diff it is one without a partner."""
     done = run(capsys, "diff", folder / "bare.parquet", folder / "checkpoint", *HOW, "--json")

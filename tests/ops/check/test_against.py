@@ -86,7 +86,7 @@ def test_two_maps_say_where_each_holds():
 
 
 def test_ids_out_of_range_are_restored():
-    """Ids with a slot more after every eight are named by that rule, and --apply-fix undoes it."""
+    """Ids with a slot more after every eight are named by that rule, and check --save undoes it."""
     base = BASES[1]
     bad = as_read(spoilt(more_fault("a slot more after every 8"), base, loaded(base.dump), 1.0))
     found = check(bad, loaded(base.reference), options=CheckOptions(by_tokens=False))
