@@ -74,7 +74,7 @@ MAY_IMPORT = {
     "reports.diff": "margins ops.diff reports reports.text",
     "reports.pack": "dump layouts ops.pack reports.text",
     "reports.page": (
-        "errors visible reports reports.check reports.ci reports.diff reports.pack "
+        "errors visible reports reports.cache reports.check reports.ci reports.diff reports.pack "
         "reports.predict reports.recompute reports.show reports.staleness reports.text"
     ),
     "reports.predict": "checkpoints ops.predict reports.text",

@@ -15,6 +15,7 @@ from string import Template
 
 from ...errors import FormatError
 from ...visible import quoted
+from ..cache.text import render_cache
 from ..check.text import render_check
 from ..ci.text import render_ci
 from ..diff.text import render_diff
@@ -40,6 +41,7 @@ _VIEWS: tuple[tuple[str, Render], ...] = (
     ("routectl.verify/1", render_verified),
     ("routectl.recompute/1", render_recompute),
     ("routectl.ci/1", render_ci),
+    ("routectl.cache/1", render_cache),
 )
 VIEWED = tuple(schema for schema, _ in _VIEWS)
 _ASSETS = files(__package__) / "assets"
