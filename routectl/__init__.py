@@ -1,13 +1,18 @@
 """Compare and convert the expert routes of mixture-of-experts models in RL.
 
-``routectl.open_dump(path)`` reads what an engine or a trainer wrote; ``routectl.diff(old, new)``
-compares two dumps. Names below are loaded on first use.
+``routectl.diff("rollout.parquet", "trainer.npz")`` compares two dumps; ``routectl.open_dump(path)``
+reads what an engine or a trainer wrote, a sample at a time. docs/python.md has the whole by task.
+Names below are loaded on first use.
 """
 
 from importlib import import_module
+from sys import platform as _platform
 from typing import TYPE_CHECKING, Any
 
 from .version import __version__ as __version__
+
+if _platform == "win32":  # no signals, locks and open flags of POSIX
+    raise ImportError("routectl runs on Linux and macOS; on Windows in WSL, which is a Linux")
 
 if TYPE_CHECKING:
     from .checkpoints import open_checkpoint
@@ -23,6 +28,16 @@ if TYPE_CHECKING:
     from .jobs.ci.request import CiRequest
     from .jobs.convert import ConvertRequest
     from .jobs.diff.request import DiffRequest
+    from .jobs.library.answers import (
+        CheckAnswer,
+        CheckpointAnswer,
+        DiffAnswer,
+        StalenessAnswer,
+        SummaryAnswer,
+        VerifyAnswer,
+    )
+    from .jobs.library.files import convert, layout, pack, recompute, unpack, verify, write
+    from .jobs.library.verbs import check, diff, show, staleness, summarize
     from .jobs.pack.layout import LayoutOptions, LengthOptions
     from .jobs.pack.request import LayoutRequest, PackRequest, VerifyRequest
     from .jobs.pack.unpack import UnpackRequest
@@ -44,17 +59,16 @@ if TYPE_CHECKING:
     from .margins import margins_to_float16
     from .model import ModelFacts
     from .ops.check.book.results import CheckResult
-    from .ops.check.check import CheckOptions, check
-    from .ops.diff.diff import DiffOptions, DiffResult, diff, diff_as
+    from .ops.check.check import CheckOptions
+    from .ops.diff.diff import DiffOptions, DiffResult, diff_as
     from .ops.diff.thresholds import judge, parse_threshold
-    from .ops.pack.pack import Packed, Rank, pack
+    from .ops.pack.pack import Packed, Rank
     from .ops.pack.padding import TensorSpec
-    from .ops.pack.unpack import unpack
     from .ops.staleness.attribution import Version
     from .ops.staleness.gamma import RouterShift, router_shift
     from .ops.staleness.options import StalenessOptions
-    from .ops.staleness.staleness import Staleness, staleness
-    from .ops.summary import Summary, summarize
+    from .ops.staleness.staleness import Staleness
+    from .ops.summary import Summary
     from .reports.check.document import check_document
     from .reports.ci.scalars import metrics
     from .reports.diff.document import diff_document
@@ -69,13 +83,16 @@ _HOMES = {
     "Advice": "reports.staleness.advice",
     "CacheRequest": "jobs.recompute.listing",
     "CaptureRequest": "jobs.capture",
+    "CheckAnswer": "jobs.library.answers",
     "CheckOptions": "ops.check.check",
     "CheckRequest": "jobs.check.request",
     "CheckResult": "ops.check.book.results",
     "Checkpoint": "checkpoints.checkpoint",
+    "CheckpointAnswer": "jobs.library.answers",
     "CheckpointFacts": "checkpoints.facts",
     "CiRequest": "jobs.ci.request",
     "ConvertRequest": "jobs.convert",
+    "DiffAnswer": "jobs.library.answers",
     "DiffOptions": "ops.diff.diff",
     "DiffRequest": "jobs.diff.request",
     "DiffResult": "ops.diff.diff",
@@ -109,12 +126,15 @@ _HOMES = {
     "Sample": "dump",
     "ShowRequest": "jobs.show",
     "Staleness": "ops.staleness.staleness",
+    "StalenessAnswer": "jobs.library.answers",
     "StalenessOptions": "ops.staleness.options",
     "StalenessRequest": "jobs.staleness.request",
     "Summary": "ops.summary",
+    "SummaryAnswer": "jobs.library.answers",
     "TensorSpec": "ops.pack.padding",
     "UnpackRequest": "jobs.pack.unpack",
     "UnsupportedError": "errors",
+    "VerifyAnswer": "jobs.library.answers",
     "VerifyRequest": "jobs.pack.request",
     "Version": "ops.staleness.attribution",
     "WatchRequest": "jobs.watch.request",
@@ -122,45 +142,54 @@ _HOMES = {
     "WeightSpan": "dump",
     "advise": "reports.staleness.advice",
     "build_plan": "layouts.plan",
-    "check": "ops.check.check",
+    "check": "jobs.library.verbs",
     "check_document": "reports.check.document",
     "checkpoint_document": "reports.show.checkpoint",
     "checkpoint_facts": "checkpoints.facts",
-    "diff": "ops.diff.diff",
+    "convert": "jobs.library.files",
+    "diff": "jobs.library.verbs",
     "diff_as": "ops.diff.diff",
     "diff_document": "reports.diff.document",
     "html_page": "reports.page.page",
     "judge": "ops.diff.thresholds",
+    "layout": "jobs.library.files",
     "margins_to_float16": "margins",
     "metrics": "reports.ci.scalars",
     "open_checkpoint": "checkpoints",
     "open_dump": "formats",
-    "pack": "ops.pack.pack",
+    "pack": "jobs.library.files",
     "parse_threshold": "ops.diff.thresholds",
     "raised_limits": "limits",
+    "recompute": "jobs.library.files",
     "record": "forward.live",
     "replay": "forward.live",
     "router_shift": "ops.staleness.gamma",
     "router_tensors": "checkpoints.routers",
     "run": "jobs.run",
-    "staleness": "ops.staleness.staleness",
+    "show": "jobs.library.verbs",
+    "staleness": "jobs.library.verbs",
     "staleness_document": "reports.staleness.document",
-    "summarize": "ops.summary",
+    "summarize": "jobs.library.verbs",
     "summary_document": "reports.show.document",
-    "unpack": "ops.pack.unpack",
+    "unpack": "jobs.library.files",
+    "verify": "jobs.library.files",
+    "write": "jobs.library.files",
 }
 
 __all__ = [
     "Advice",
     "CacheRequest",
     "CaptureRequest",
+    "CheckAnswer",
     "CheckOptions",
     "CheckRequest",
     "CheckResult",
     "Checkpoint",
+    "CheckpointAnswer",
     "CheckpointFacts",
     "CiRequest",
     "ConvertRequest",
+    "DiffAnswer",
     "DiffOptions",
     "DiffRequest",
     "DiffResult",
@@ -194,12 +223,15 @@ __all__ = [
     "Sample",
     "ShowRequest",
     "Staleness",
+    "StalenessAnswer",
     "StalenessOptions",
     "StalenessRequest",
     "Summary",
+    "SummaryAnswer",
     "TensorSpec",
     "UnpackRequest",
     "UnsupportedError",
+    "VerifyAnswer",
     "VerifyRequest",
     "Version",
     "WatchRequest",
@@ -211,11 +243,13 @@ __all__ = [
     "check_document",
     "checkpoint_document",
     "checkpoint_facts",
+    "convert",
     "diff",
     "diff_as",
     "diff_document",
     "html_page",
     "judge",
+    "layout",
     "margins_to_float16",
     "metrics",
     "open_checkpoint",
@@ -223,16 +257,20 @@ __all__ = [
     "pack",
     "parse_threshold",
     "raised_limits",
+    "recompute",
     "record",
     "replay",
     "router_shift",
     "router_tensors",
     "run",
+    "show",
     "staleness",
     "staleness_document",
     "summarize",
     "summary_document",
     "unpack",
+    "verify",
+    "write",
 ]
 
 
@@ -243,4 +281,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*__all__, "__version__"])

@@ -1,5 +1,5 @@
 """``python -m routectl``."""
 
-from .cli.main import script
+from .cli.start import console_script
 
-script()
+console_script()

@@ -14,6 +14,7 @@ from .errors import MismatchError
 from .gate_logprobs import GateLogprobs
 from .keys import Keys, SampleKey, digest_tokens, key_of
 from .routes import Routes
+from .visible import visible
 
 __all__ = [
     "ORDERS",
@@ -65,7 +66,7 @@ class WeightSpan:
     end: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Sample:
     """One sequence of a dump: its routes and whatever else the dump knew.
 
@@ -99,6 +100,14 @@ class Sample:
     row_form: str | None = None
     segments: tuple[Segment, ...] = ()
     scored: NDArray[np.bool_] | None = None
+
+    def __repr__(self) -> str:
+        name = "" if self.sample_id is None else f" {visible(self.sample_id, 60)}"
+        known = "of unknown length" if self.num_tokens is None else f"{self.num_tokens:,} tokens"
+        if self.num_tokens is not None:
+            known += f" ({self.prompt_length:,} prompt, {self.response_length:,} response)"
+        routes = "no routes" if self.routes is None else f"{self.routes!r}"
+        return f"<Sample{name}: {known}; {routes}>"
 
     @property
     def row_count(self) -> str | None:
@@ -235,6 +244,15 @@ class Dump:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def __repr__(self) -> str:
+        meta = self.meta
+        engine = " ".join(filter(None, (meta.engine, meta.engine_version))) or "unknown engine"
+        return (
+            f"<Dump {visible(meta.path, 200, end=50)}: {len(self):,} samples, "
+            f"{len(meta.layers_L)} MoE layers, K {meta.top_k}, E {meta.num_experts}; "
+            f"{visible(engine, 60)}, {meta.format}>"
+        )
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self.keys):

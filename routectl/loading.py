@@ -44,6 +44,9 @@ class RoutesDataset:
         self._opened: Dump | None = None
         self._length = len(self._dump())
 
+    def __repr__(self) -> str:
+        return f"<RoutesDataset of {self._dump()!r}>"
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 

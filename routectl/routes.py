@@ -37,7 +37,7 @@ def words_of(ids_TLK: Ids) -> Ids:
     return ids_TLK
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Routes:
     """The checked routes of one sequence.
 
@@ -87,6 +87,16 @@ class Routes:
             raise ValueError("group_margin_TL comes beside margin_TL, which is None")
         self._check_margins("margin_TL", self.margin_TL)
         self._check_margins("group_margin_TL", self.group_margin_TL)
+
+    def __repr__(self) -> str:
+        gone = self.num_tokens * len(self.layers_L) - self.rows
+        missing = f", {gone:,} rows missing" if gone else ""
+        margins = "" if self.margin_TL is None else ", margins"
+        return (
+            f"<Routes: {self.num_tokens:,} tokens from position {self.start}, "
+            f"{len(self.layers_L)} MoE layers, K {self.top_k}, E {self.num_experts}"
+            f"{missing}{margins}>"
+        )
 
     def _check_margins(self, name: str, margin_TL: Margins | None) -> None:
         if margin_TL is None:

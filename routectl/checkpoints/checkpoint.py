@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
+from ..visible import visible
 from .infos import TensorInfo
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Checkpoint:
     """A model's weights on disk, opened from headers alone.
 
@@ -40,6 +41,11 @@ class Checkpoint:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     core: str | None = None
     unindexed: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        path = visible(self.path, 200, end=50)
+        files = f"{len(self.tensors):,} tensors in {len(self.files):,} files"
+        return f"<Checkpoint {path}: {self.format}, {files}>"
 
     @property
     def file_bytes(self) -> int:

@@ -1,12 +1,13 @@
 """What a checkpoint holds, as sizes: layers, dtypes, routers, what a streamed run reads."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import FormatError, RoutectlError
 from ..model import ModelFacts
+from ..visible import visible
 from .checkpoint import Checkpoint
 from .router_names import RouterNames, model_facts, router_names
 from .routers import router_recipe
@@ -15,14 +16,14 @@ from .scales import refusal
 __all__ = ["CheckpointFacts", "checkpoint_facts"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CheckpointFacts:
     """A checkpoint in numbers, bytes as stored.
 
     layers       MoE layers, 0-based; ``num_layers`` counts dense ones too, where that is known
     experts      E as the routers have it, zero and skip experts included
     top_k        K; None where neither config nor arguments say it
-    layer_bytes  of each decoder layer, all of its tensors
+    layer_dtypes  bytes of each decoder layer by dtype, all of its tensors
     recipe       how router logits become ids and weights, in words; None where it is not known
     other_bytes  of the model's tensors outside of them: embeddings, norms, head, MTP, towers
     refused      why a forward of these weights is refused, as far as headers tell; or None
@@ -40,10 +41,19 @@ class CheckpointFacts:
     dtype_bytes: Mapping[str, int]
     dtype_tensors: Mapping[str, int]
     router_bytes: int
-    layer_bytes: Mapping[int, int] = field(default_factory=dict)
+    layer_dtypes: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     other_bytes: int = 0
     recipe: str | None = None
     refused: str | None = None
+
+    def __repr__(self) -> str:
+        layers = "unknown" if self.num_layers is None else str(self.num_layers)
+        top_k = "unknown" if self.top_k is None else str(self.top_k)
+        return (
+            f"<CheckpointFacts of {visible(self.checkpoint.path, 200, end=50)}: "
+            f"{self.tensor_bytes:,} bytes, {len(self.routers)} MoE layers of {layers}, K {top_k}, "
+            f"E {self.num_experts}>"
+        )
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -61,19 +71,31 @@ class CheckpointFacts:
         return sum(self.dtype_bytes.values())
 
     @property
+    def layer_bytes(self) -> dict[int, int]:
+        """The bytes of each decoder layer; none where layers are stacked."""
+        return {n: sum(sizes.values()) for n, sizes in self.layer_dtypes.items()}
+
+    @property
     def largest_layer(self) -> int | None:
         """The decoder layer of most bytes, the first of equals; None where layers are stacked."""
-        return max(self.layer_bytes, key=lambda n: (self.layer_bytes[n], -n), default=None)
+        sizes = self.layer_bytes
+        return max(sizes, key=lambda n: (sizes[n], -n), default=None)
 
 
-def _layer_bytes(checkpoint: Checkpoint, prefix: str, num_layers: int | None) -> dict[int, int]:
-    """The bytes of each decoder layer under the routers' own prefix."""
+def _layer_dtypes(
+    checkpoint: Checkpoint, prefix: str, num_layers: int | None
+) -> dict[int, dict[str, int]]:
+    """The bytes of each decoder layer under the routers' own prefix, by dtype."""
     layer = re.compile(re.escape(prefix) + r"layers\.(\d{1,5})\.")
-    sizes: Counter[int] = Counter()
+    sizes: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for name, info in checkpoint.tensors.items():
         if match := layer.match(name):
-            sizes[int(match[1])] += info.num_bytes
-    return {n: sizes[n] for n in sorted(sizes) if num_layers is None or n < num_layers}
+            sizes[int(match[1])][info.dtype] += info.num_bytes
+    return {
+        n: dict(sorted(sizes[n].items()))
+        for n in sorted(sizes)
+        if num_layers is None or n < num_layers
+    }
 
 
 def _number(value: object) -> int | None:
@@ -114,7 +136,8 @@ def checkpoint_facts(checkpoint: Checkpoint) -> CheckpointFacts:
     num_layers = _number(arguments.get("num_layers")) if facts is None else facts.num_layers
     prefix = re.split(r"layers\.", weights[0][1].name, maxsplit=1)[0]
     stacked = weights[0][0].row is not None
-    layer_bytes = {} if stacked else _layer_bytes(checkpoint, prefix, num_layers)
+    layer_dtypes = {} if stacked else _layer_dtypes(checkpoint, prefix, num_layers)
+    in_layers = sum(sum(sizes.values()) for sizes in layer_dtypes.values())
     return CheckpointFacts(
         checkpoint=checkpoint,
         facts=facts,
@@ -132,8 +155,8 @@ def checkpoint_facts(checkpoint: Checkpoint) -> CheckpointFacts:
             // (1 if part.row is None else checkpoint.info(part.name).shape[0])
             for part in parts
         ),
-        layer_bytes=layer_bytes,
-        other_bytes=sum(amounts.values()) - sum(layer_bytes.values()),
+        layer_dtypes=layer_dtypes,
+        other_bytes=sum(amounts.values()) - in_layers,
         recipe=_recipe(checkpoint),
         refused=refusal(checkpoint, num_layers),
     )

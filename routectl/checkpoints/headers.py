@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..files.reading import open_regular
+from ..limits import check_budget
 from ..pickled.dtypes import bytes_of
 from ..visible import quoted
 from .infos import Piece, TensorInfo
@@ -22,6 +23,7 @@ from .infos import Piece, TensorInfo
 __all__ = ["layer_tensors", "read_header", "strict_json"]
 
 _MAX_HEADER = 100_000_000
+_MAX_TENSORS = 1 << 18  # 61 layers of 384 experts, three matrices each, quantized: 211,000
 _MAX_RANK = 16
 _MAX_SIZE = 1 << 62
 
@@ -35,7 +37,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def strict_json(text: bytes, where: str) -> dict[str, Any]:
-    """A JSON object in which no key is there twice; raises FormatError."""
+    """A JSON object in which no key is there twice; raises FormatError, also over the budget of
+    values, which are counted by their commas and brackets before they are parsed.
+    """
+    check_budget("nodes", sum(map(text.count, (b",", b"[", b"{"))), f"{where}: values of JSON")
     try:
         document = json.loads(text, object_pairs_hook=_unique)
     except FormatError as error:
@@ -96,20 +101,22 @@ def _entry(path: Path, base: int, name: str, entry: object) -> TensorInfo:
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """The tensors of a safetensors file by name, from its header alone.
 
-    Raises FormatError for a file that is truncated, whose header is longer than 100 MB or not
-    JSON, with a name twice, or with ranges that overlap, leave gaps or do not end with the file;
-    UnsupportedError for an unknown dtype.
+    Raises FormatError for a file that is truncated, whose header is longer than 100 MB, of more
+    than 262,144 tensors or not JSON, with a name twice, or with ranges that overlap, leave gaps or
+    do not end with the file; UnsupportedError for an unknown dtype.
     """
     try:
         text, size = _header_bytes(path)
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+    if (tensors := text.count(b"{")) > _MAX_TENSORS + 2:  # the whole, and __metadata__
+        raise FormatError(f"{path}: a header of {tensors} tensors, expected {_MAX_TENSORS} at most")
     header = strict_json(text, f"{path}: header")
     header.pop("__metadata__", None)
     base = 8 + len(text)
-    tensors = {name: _entry(path, base, name, entry) for name, entry in header.items()}
+    found = {name: _entry(path, base, name, entry) for name, entry in header.items()}
     end = base
-    for info in sorted(tensors.values(), key=lambda t: (t.pieces[0].offset, t.num_bytes)):
+    for info in sorted(found.values(), key=lambda t: (t.pieces[0].offset, t.num_bytes)):
         begin = info.pieces[0].offset
         if begin != end:
             what = "overlaps the one before it" if begin < end else "leaves a gap before it"
@@ -117,7 +124,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         end += info.num_bytes
     if end != size:
         raise FormatError(f"{path}: tensors end at byte {end}, the file at {size}")
-    return tensors
+    return found
 
 
 def layer_tensors(

@@ -1,4 +1,4 @@
-"""``routectl capture URL --prompts FILE -o DST``."""
+"""``routectl capture URL --prompts FILE --save DST``."""
 
 from ..jobs.capture import CaptureRequest, capture_rollouts
 from .desk import CommandLine, desk
@@ -7,13 +7,14 @@ from .terminal import TERMINAL
 __all__ = ["capture_command"]
 
 
-@desk(CaptureRequest)
+@desk(CaptureRequest, "as_json")
 def capture_command(line: CommandLine) -> int:
     """Ask a running SGLang or vLLM server for rollouts with routed experts.
 
     Answers are kept beside DST as they come, in DST.partial.jsonl: the same command after an
     interruption asks for what is missing. DST appears whole, in the order of the prompts. The
-    server must run with --enable-return-routed-experts. docs/live.md says more.
+    server must run with --enable-return-routed-experts. It says which model it runs: one that is
+    here, as a folder or in the HF cache, needs no --model. docs/live.md says more.
     """
-    capture_rollouts(line.request(CaptureRequest), TERMINAL)
+    line.voices.tell_saved(capture_rollouts(line.request(CaptureRequest), TERMINAL))
     return 0

@@ -39,8 +39,9 @@ def report_command(line: CommandLine) -> int:
     """Show a saved report again: as text, as a page, to CI services and dashboards.
 
     What -o NAME.json wrote has all that a page shows: where rows differ by layer and position,
-    expert loads, the worst sequences token by token. Of several reports, JUnit, the badge and
-    annotations have a case each.
+    expert loads, the worst sequences token by token. Two reports of one command are laid side by
+    side: figures of both, and the layers where they part. For --junit, --badge and --github, a
+    case is a report, of several too.
     """
     from ..reports.page.page import VIEWED, render_of
 
@@ -49,9 +50,17 @@ def report_command(line: CommandLine) -> int:
     voices.refuse()
     asked.services.refuse(voices)
     asked.dashboards.refuse(voices)
-    if paths[1:] and (voices.html or voices.target or asked.dashboards.scalars):
-        raise RoutectlError("-o, --html and dashboards are of one report: got several RESULTs")
+    services = asked.services.junit or asked.services.github or asked.dashboards.badge
+    if paths[1:] and (asked.dashboards.scalars or (services and (voices.html or voices.target))):
+        raise RoutectlError(
+            "-o and --html beside --junit, --github or --badge, and dashboards, are of one report: "
+            "got several RESULTs"
+        )
+    if paths[2:] and not services:
+        raise RoutectlError(f"two reports are laid side by side: got {len(paths)} RESULTs")
     found = [(path, voices.reduced(read_report(path, *VIEWED))) for path in paths]
+    if paths[1:] and not services:
+        return _beside(found, voices)
     sayings: list[Saying] = []
     for path, document in found:
         _whole(path, document, partial(_check, document))
@@ -59,6 +68,21 @@ def report_command(line: CommandLine) -> int:
     for path, document in found:
         _whole(path, document, partial(voices.tell, document, render_of(document)))
     say_all(sayings)
+    return 0
+
+
+def _beside(found: _Found, voices: "Voices") -> int:
+    """Two reports of one kind: figures of both, and where they part."""
+    from ..reports.beside.document import beside_document
+    from ..reports.document import visible_document
+    from ..reports.page.page import render_of
+
+    made: list[Document] = []
+    for path, document in found:
+        _whole(path, document, partial(_check, document))
+    a, b = ((str(path), visible_document(document)) for path, document in found)
+    _whole(*found[0], lambda: made.append(beside_document(a, b, render_of(a[1]))))
+    voices.tell(made[0], render_of(made[0]))
     return 0
 
 

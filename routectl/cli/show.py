@@ -1,6 +1,7 @@
 """``routectl show PATH``: a dump or a checkpoint."""
 
 from dataclasses import replace
+from typing import Any
 
 from ..jobs.show import ShowRequest, answer_show
 from .desk import CommandLine, desk
@@ -18,12 +19,20 @@ def show_command(line: CommandLine) -> int:
 
     Of a checkpoint (an HF folder of safetensors, or one of Megatron's), from its headers alone:
     format, MoE layers, K, E, the routers' dtypes, sizes by dtype and by layer.
+
+    Of a dump that does not say its model, where --model does not either: what can be told without.
     """
+    from ..reports.show.outline import render_outline
     from ..reports.show.text import render_checkpoint, render_summary
 
     request, voices = line.request(ShowRequest), line.voices
     voices.refuse()
     document = answer_show(replace(request, detail=voices.detailed), TERMINAL)
-    of_dump = document["schema"] == "routectl.show/1"
-    voices.tell(document, render_summary if of_dump else render_checkpoint)
+    views: dict[str, Any] = {
+        "show": render_summary,
+        "outline": render_outline,
+        "checkpoint": render_checkpoint,
+    }
+    kind = document["schema"].removeprefix("routectl.").removesuffix("/1")
+    voices.tell(document, views[kind])
     return 0

@@ -101,6 +101,16 @@ class Voices:
         if not self.tokenizer.exists():
             raise RoutectlError(f"{self.tokenizer}: no such file")
 
+    def refuse_streamed(self, save: Path) -> None:
+        """Refuse --json where data goes to stdout."""
+        if self.as_json and str(save) == "-":
+            raise RoutectlError("--json: stdout has the data of --save -: save it in a file")
+
+    def tell_saved(self, document: "Document") -> None:
+        """What was written, where --json asks for it; notes have said it otherwise."""
+        if self.as_json:
+            emit(document, lambda _, __: None, as_json=True)
+
     def tell(self, document: "Document", render: "Callable[[Any, Console], None]") -> None:
         """The page that was asked for, then the report itself, on stdout or in its file.
 

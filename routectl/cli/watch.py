@@ -10,7 +10,7 @@ from .terminal import TERMINAL, answer
 __all__ = ["watch_command"]
 
 
-@desk(WatchRequest, "lines")
+@desk(WatchRequest, "lines exit_zero")
 def watch_command(line: CommandLine) -> int:
     """Follow a training run's dump folder: check each new dump, print a line each.
 
@@ -30,4 +30,5 @@ def watch_command(line: CommandLine) -> int:
             answer(watch_text(visible_document(document)))
 
     request = line.request(WatchRequest)
-    return watch_folder(request, replace(TERMINAL, part=tell)).exit_code
+    code = watch_folder(request, replace(TERMINAL, part=tell)).exit_code
+    return 0 if line.voices.exit_zero and code == 1 else code

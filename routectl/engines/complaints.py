@@ -111,7 +111,7 @@ def _hint(status: int, said: str, with_key: bool) -> str | None:
     if status in (401, 403):
         return "is the key in --api-key-file the server's?" if with_key else "--api-key-file FILE"
     if status == 404 and "model" in words:
-        return "--served-model NAME, as the server lists it in /v1/models"
+        return "--request model=NAME, as the server lists it in /v1/models"
     if status in (404, 405):
         return "--endpoint generate is SGLang's, inference vLLM's; completions and chat are both's"
     return None

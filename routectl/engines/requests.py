@@ -22,7 +22,6 @@ _OURS = {  # what capture sets, and how else to get what is wanted
     **dict.fromkeys(("n", "best_of"), "--n N asks for N samples of every prompt"),
     **dict.fromkeys(("stream", "stream_options"), _WHOLE),
     **dict.fromkeys(("prompt", "messages", "input_ids", "token_ids", "text", "echo"), _PROMPTS),
-    "model": "--served-model NAME",
     "sampling_params": "--sampling NAME=VALUE, once for each",
     "use_beam_search": "engines give no routes of a beam search",
     "beam_width": "engines give no routes of a beam search",

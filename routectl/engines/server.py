@@ -133,7 +133,7 @@ def _one_model(models: list[dict[str, Any]], url: str) -> str | None:
     """The name of the model that is no adapter of another; RoutectlError for several."""
     names = [str(m["id"]) for m in models if m.get("id") and not m.get("parent")]
     if len(names) > 1:
-        raise RoutectlError(f"{url}: serves {', '.join(names)}", hint="--served-model NAME")
+        raise RoutectlError(f"{url}: serves {', '.join(names)}", hint="--request model=NAME")
     return names[0] if names else None
 
 
@@ -190,7 +190,7 @@ def find_server(
             f"{address.url('')}: no engine: neither /model_info (SGLang), /version (vLLM) nor "
             "/v1/models answers as one",
             hint="--endpoint asks it without knowing which it is"
-            + ("" if endpoint is None else ", with --served-model NAME"),
+            + ("" if endpoint is None else ", with --request model=NAME"),
         )
     served = model or _one_model(models, address.url(""))
     weights = next((text(m.get("root")) for m in models if m.get("id") == served), None)

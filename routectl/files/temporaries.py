@@ -26,6 +26,7 @@ except ImportError:  # pragma: no cover - not on Windows
 
 __all__ = [
     "Temporary",
+    "discard_folder",
     "is_at",
     "lock_is_had",
     "locked_file",
@@ -133,7 +134,7 @@ def new_temporary(parent: Path, name: str, *, folder: bool = False) -> Temporary
     It is made as the umask says, which tells its ``mode``, then closed to others.
     """
     while True:
-        path = parent / f".{_stem(name)}.{_boot()}-{secrets.token_hex(4)}.tmp"
+        path = _new_name(parent, name)
         try:
             if folder:
                 path.mkdir()
@@ -156,6 +157,23 @@ def new_temporary(parent: Path, name: str, *, folder: bool = False) -> Temporary
         if is_held:
             return Temporary(path, fd, mode)
         os.close(fd)
+
+
+def _new_name(parent: Path, name: str) -> Path:
+    return parent / f".{_stem(name)}.{_boot()}-{secrets.token_hex(4)}.tmp"
+
+
+def discard_folder(path: Path, name: str) -> None:
+    """Remove a folder that no run is to go on from: it is there whole, or not at all.
+
+    It is a temporary of ``name`` first, so that the next run to ``name`` removes what is left of it
+    where this one is killed.
+    """
+    gone = _new_name(path.parent, name)
+    with suppress(OSError):
+        path.rename(gone)
+        path = gone
+    _remove(path)
 
 
 def permit(fd: int, mode: int) -> None:

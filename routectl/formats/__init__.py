@@ -1,16 +1,15 @@
 """Doors for dumps: a path in, a Dump out. ``open_dump`` sniffs; each other room knows a form."""
 
 import glob
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from ..dump import Dump, Sample
 from ..errors import FormatError, MismatchError, UnsupportedError
-from ..files.reading import open_regular
 from ..limits import limits, within
 from .documents.facts import Model
+from .documents.kinds import sniff_binary
 
 __all__ = ["FORMATS", "open_dump"]
 
@@ -29,35 +28,11 @@ FORMATS = (
 _ARRAYS = ("npy", "npz", "safetensors")
 _TRAINERS = ("torch", "pickle", "msgpack")
 _SUFFIXES = {".npy": "npy", ".npz": "npz", ".safetensors": "safetensors", ".parquet": "native"}
-_TORCH = re.compile(rb"/(?:data\.pkl|byteorder)")  # what comes first: in torch's files, and in ours
-_MICRO_BATCHES = re.compile(  # an array of arrays of 11 to 63 fields, the first of them an array
-    rb"(?:[\x91-\x9f]|\xdc..|\xdd....)(?:[\x9b-\x9f]|\xdc\x00[\x10-\x3f])[\x90-\x9f\xdc\xdd]",
-    re.DOTALL,
-)
-
-
-def _sniff_binary(path: Path) -> str | None:
-    """The binary container by its first bytes; None for text."""
-    with open_regular(path) as file:
-        head = file.read(128)
-    if head.startswith(b"PAR1"):
-        return "native"
-    if head.startswith(b"\x93NUMPY"):
-        return "npy"
-    if head.startswith(b"PK"):
-        return "torch" if _TORCH.search(head) else "npz"
-    if _MICRO_BATCHES.match(head):
-        return "msgpack"
-    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
-        return "safetensors"
-    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "pickle"
-    return None
 
 
 def _kind(path: Path, forced: str | None) -> str | None:
     """The format of a file: forced, or by content; a name that claims another one is refused."""
-    found = forced or _sniff_binary(path)
+    found = forced or sniff_binary(path)
     claimed = _SUFFIXES.get(path.suffix)
     if forced is None and claimed is not None and found != claimed:
         got = "text or unknown bytes" if found is None else f"a {found} file"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..dump import Dump, DumpMeta, Keys, Sample, SampleBatch
 from ..errors import FormatError, MismatchError
+from .documents.facts import GUESSED
 from .documents.fields import joined
 from .wire.sample import NoSamplesError
 
@@ -18,7 +19,7 @@ _COMPANION = ".request.json"
 
 def _merge_meta(name: str, parts: Sequence[DumpMeta], skipped: Sequence[str]) -> DumpMeta:
     first = parts[0]
-    for part in parts[1:]:
+    for part in (p for p in parts[1:] if GUESSED not in (p.facts_source, first.facts_source)):
         for field in ("layers_L", "num_experts", "top_k"):
             if getattr(part, field) != getattr(first, field):
                 raise MismatchError(
@@ -29,7 +30,7 @@ def _merge_meta(name: str, parts: Sequence[DumpMeta], skipped: Sequence[str]) ->
     return dataclasses.replace(
         first,
         path=name,
-        format=f"{joined([p.format for p in parts])}, {len(parts)} files",
+        format=f"{joined([p.format for p in parts])}, {len(parts)} file{'s' * (len(parts) > 1)}",
         engine=joined([p.engine for p in parts]),
         engine_version=joined([p.engine_version for p in parts]),
         model=joined([p.model for p in parts]),
@@ -58,6 +59,7 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
     """
     dumps: list[Dump] = []
     skipped: list[str] = []
+    hints: list[str | None] = []
     for file in sorted(files):
         if file.name.endswith(_COMPANION) or file.name.startswith("."):
             continue
@@ -65,13 +67,17 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
             dumps.append(open_one(file))
         except NoSamplesError as nothing:
             skipped.append(str(nothing))
+            hints.append(nothing.hint)
     if not dumps:
         if not skipped:
             raise FormatError(
-                f"{name}: no dump here: got {len(files)} files, expected dumps",
+                f"{name}: no dump here: got {'no' if not files else len(files)} "
+                f"file{'s' * (len(files) != 1)}, expected dumps",
                 hint=f"folders in it are not entered; a glob does: '{name}/**/*.jsonl'",
             )
-        raise FormatError(f"{name}: none of {len(files)} files holds samples; {skipped[0]}")
+        raise FormatError(
+            f"{name}: no file holds samples, of {len(files)}; {skipped[0]}", hint=hints[0]
+        )
     meta = _merge_meta(name, [d.meta for d in dumps], skipped)
     ends = list(accumulate(len(d) for d in dumps))
 

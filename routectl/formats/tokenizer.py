@@ -5,15 +5,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ..errors import FormatError, UnsupportedError
-from ..files.reading import read_text
+from ..files.reading import read_bytes
+from .documents.size import check_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 __all__ = ["open_tokenizer"]
 
-_MAX_BYTES = 256 << 20
+_MAX_BYTES = 64 << 20  # the largest that are known, of 262,144 tokens, are 33 MB
+_MAX_PIECES = 4_000_000  # characters in a Unigram's vocabulary: a trie takes 280 bytes of each
 _LONGEST = 8  # tokens that one character may be made of
 
 
@@ -32,15 +36,42 @@ def open_tokenizer(path: Path) -> Callable[[Sequence[int]], list[str]]:
             "--tokenizer needs the tokenizers library", hint="pip install tokenizers"
         ) from None
     file = path / "tokenizer.json" if path.is_dir() else path
+    text = read_bytes(file, _MAX_BYTES, "too large for a tokenizer.json")
+    check_json(text, str(file))
+    _check_pieces(text, file)
     try:
-        text = read_text(file, _MAX_BYTES, "too large for a tokenizer.json")
+        tokenizer = Tokenizer.from_str(text.decode())
     except UnicodeDecodeError:
         raise FormatError(f"{file}: not a tokenizer.json: it is not text") from None
-    try:
-        tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # noqa: BLE001 - the library raises no narrower class
         raise FormatError(f"{file}: not a tokenizer.json: {str(error)[:200]}") from None
     return partial(_texts, tokenizer)
+
+
+class _Model(msgspec.Struct):
+    """The vocabulary: a list of [piece, score] of a Unigram, else an object."""
+
+    vocab: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _Document(msgspec.Struct):
+    model: _Model
+
+
+def _check_pieces(text: bytes, file: Path) -> None:
+    """Raise FormatError where a Unigram's vocabulary would take gigabytes."""
+    try:
+        vocab = bytes(msgspec.json.decode(text, type=_Document).model.vocab)
+        if not vocab.startswith(b"["):
+            return
+        pieces = msgspec.json.decode(vocab, type=list[tuple[str, float]])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return  # the library says what is wrong
+    characters = sum(len(piece) for piece, _ in pieces)
+    if characters > _MAX_PIECES:
+        raise FormatError(
+            f"{file}: {characters} characters in its pieces, expected at most {_MAX_PIECES}"
+        )
 
 
 def _texts(tokenizer: "Tokenizer", ids: Sequence[int]) -> list[str]:

@@ -5,13 +5,14 @@ Shape suffixes: L MoE layers, T tokens, K top_k, R rows of a router.
 """
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..dump import Sample
 from ..errors import MismatchError, UnsupportedError
 from ..routes import Routes
 from .calls import Call, ModelCalls
@@ -57,10 +58,11 @@ def replay(model: torch.nn.Module, routes: Sequence[Routes | None]) -> Iterator[
     gradient checkpointing computes again, in whichever order and also after the block, is given
     the routes of the forward that it is a part of; what it computes again of forwards outside the
     block is left alone. Raises MismatchError for routes of other layers, K or lengths, or for more
-    sequences than routes, and UnsupportedError where the forward cannot be told.
+    sequences than routes, UnsupportedError where the forward cannot be told, and TypeError for
+    what are no routes.
     """
     routers, s_major = _routers_of(model)
-    replaying = _Replaying(routers, routes)
+    replaying = _Replaying(routers, _checked(routes))
     probe = Probe(routers, again=replaying.again)
     replaying.open(ModelCalls(model, probe, replaying, s_major=s_major))
     try:
@@ -178,9 +180,34 @@ def _generate_recorded(model: Any, recorder: Recorder) -> Iterator[None]:
 
 
 def _routers_of(model: torch.nn.Module) -> tuple[tuple[RouterAt, ...], bool]:
-    """The routers, and whether their rows are s-major."""
+    """The routers, and whether their rows are s-major.
+
+    Raises TypeError for what is no module, and UnsupportedError for one of neither library.
+    """
+    kind = type(model).__name__
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"got {kind}, expected a model: a torch.nn.Module")
     found = find_megatron_routers(model)
+    if not found and not hasattr(model, "config"):
+        raise UnsupportedError(
+            f"{kind} has no router: expected a model of transformers, with its config, or one of "
+            "Megatron-Core with a TopKRouter"
+        )
     return (found, True) if found else (find_routers(model), False)
+
+
+def _checked(routes: Iterable[Routes | None]) -> list[Routes | None]:
+    """The routes of each sequence. Raises TypeError for anything else, before a forward."""
+    if isinstance(routes, Routes):
+        raise TypeError("got Routes, expected a list with those of each sequence")
+    given = list(routes)
+    for place, held in enumerate(given):
+        if held is not None and not isinstance(held, Routes):
+            more = ": pass sample.routes" if isinstance(held, Sample) else ""
+            raise TypeError(
+                f"routes[{place}]: got {type(held).__name__}, expected Routes or None{more}"
+            )
+    return given
 
 
 def _forced(

@@ -24,7 +24,7 @@ from .tape import Tape
 __all__ = ["Recorder"]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Recorder:
     """What the routers selected, forward by forward. Reading it waits for copies under way.
 
@@ -39,6 +39,13 @@ class Recorder:
     _caches: Streams = field(default_factory=Streams)
     _going_on: Stream | None = None  # the stream of the forward that runs
     _copies: HostCopies = field(default_factory=HostCopies)
+
+    def __repr__(self) -> str:
+        forwards = sum(self.steps())
+        return (
+            f"<Recorder: {forwards:,} forwards, {len(self.layers)} MoE layers, "
+            f"K {self.routers[0].top_k}, E {self.num_experts}>"
+        )
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..engines.journal import Journal
     from ..engines.requests import Request
     from ..engines.server import Server
+    from ..reports.dumps import WrittenDocument
 
 __all__ = ["CaptureRequest", "capture_rollouts"]
 
@@ -30,7 +32,8 @@ _MAX_KEY = 1 << 16
 class CaptureRequest:
     """A server, the prompts, how it is asked, and the file to be written.
 
-    timeout and backoff are in seconds; a file is replaced with ``force`` alone.
+    timeout and backoff are in seconds; backoff is waited before the second try, and doubled each
+    time. A file is replaced with ``force`` alone.
     """
 
     url: str = argument(
@@ -39,8 +42,7 @@ class CaptureRequest:
     prompts: str = option(
         metavar="FILE", help="JSON lines: prompt_token_ids, prompt or messages; id, group."
     )
-    output: Path = option(
-        short="o",
+    save: Path = option(
         metavar="DST",
         help="NAME.parquet: native; NAME.jsonl: requests and responses as they were.",
     )
@@ -62,9 +64,6 @@ class CaptureRequest:
         metavar="NAME",
         help="generate (SGLang), completions, chat or inference (vLLM); found out when not given.",
     )
-    served_model: str | None = option(
-        None, metavar="NAME", help="Of several models that are served."
-    )
     concurrency: int = option(32, least=1, most=1024, help="Requests at once.")
     timeout: float = option(600.0, least=0.1, help="Seconds for a whole answer.")
     retries: int = option(
@@ -73,9 +72,6 @@ class CaptureRequest:
     patience: float = option(
         600.0, least=0.0, help="Seconds to wait for a server that is away, busy or restarting."
     )
-    backoff: float = option(
-        0.5, least=0.0, help="Seconds before the second try; doubled each time."
-    )
     api_key_file: Path | None = option(
         None, metavar="FILE", help="Its text is sent as bearer token."
     )
@@ -83,19 +79,22 @@ class CaptureRequest:
     no_tokens: bool = no_tokens_option("DST and of DST.partial.jsonl, and keep no prompts there")
     force: bool = force_option()
     model: str | Path | ModelFacts | None = option(None, **MODEL)
+    backoff: float = 0.5
 
     def __post_init__(self) -> None:
         from ..engines.server import ENDPOINTS
 
         check_bounds(self)
+        if not 0.0 <= self.backoff < inf:
+            raise RoutectlError(f"backoff {self.backoff}: expected at least 0 seconds")
         if self.endpoint is not None and self.endpoint not in ENDPOINTS:
             raise RoutectlError(
                 f"--endpoint {self.endpoint!r} is not known: {', '.join(ENDPOINTS)}"
             )
 
 
-def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> int:
-    """Ask for rollouts and write them; returns the samples.
+def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> "WrittenDocument":
+    """Ask for rollouts and write them; the routectl.written/1 document.
 
     Answers are kept beside the file as they come; the same request goes on from them, unless it
     keeps no tokens.
@@ -106,23 +105,28 @@ def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> in
     from ..engines.prompts import read_prompts
     from ..engines.requests import Sampling, plan_requests
     from ..files.writing import refuse_existing
+    from ..formats.documents.facts import read_model
     from .stdin import file_of
 
-    refuse_existing(request.output, force=request.force)
-    facts = _facts(request.output, request.model)
+    refuse_existing(request.save, force=request.force)
+    if request.save.suffix not in (".parquet", ".jsonl"):
+        raise RoutectlError(f"{request.save}: expected NAME.parquet or NAME.jsonl")
+    facts = None if request.model is None else read_model(request.model)
+    fields = _values("--request", request.request, "KEY=VALUE, as cache_salt=a")
+    served = _served(fields)
     asked = read_prompts(Path(file_of(request.prompts)))
     wanted = Sampling(
         request.max_tokens,
         request.temperature,
         request.seed,
         _values("--sampling", request.sampling, "NAME=JSON, as top_p=0.9"),
-        _values("--request", request.request, "KEY=VALUE, as cache_salt=a"),
+        fields,
     )
     url, endpoint = _place(request)
     address = parse_address(url, _key(request.api_key_file))
-    server = _server(address, request, endpoint)
-    if facts is None and request.output.suffix == ".parquet":
-        _refuse_unknown(server)
+    server = _server(address, request, endpoint, served)
+    if facts is None:
+        facts = _found(server, request.save, progress)
     progress.note(f"{address.url('')}: {server.name}, model {server.model or 'not named'}")
     requests = plan_requests(server, asked, wanted, request.n, endpoint)
     _say_ignored(server, requests, progress)
@@ -177,35 +181,60 @@ def _key(path: Path | None) -> str | None:
     return key
 
 
-def _facts(output: Path, model: "str | Path | ModelFacts | None") -> "ModelFacts | None":
-    """The model of what is captured; None where nothing tells it."""
-    from ..errors import FormatError
-    from ..formats.documents.facts import UnknownModelError, find_context
+def _served(fields: dict[str, Any]) -> str | None:
+    """The model that --request model=NAME asks for, taken out of the fields; None without."""
+    name = fields.pop("model", None)
+    if name is not None and not (isinstance(name, str) and name):
+        raise RoutectlError(f"--request model={name}: expected the name of a served model")
+    return name
 
-    if output.suffix not in (".parquet", ".jsonl"):
-        raise RoutectlError(f"{output}: expected NAME.parquet or NAME.jsonl")
+
+def _found(server: "Server", save: Path, progress: Progress) -> "ModelFacts | None":
+    """The model that the server runs, found on this machine, else what lies beside DST.
+
+    None where nothing tells it and NAME.jsonl is written, which needs none; RoutectlError where
+    NAME.parquet is.
+    """
+    from ..errors import FormatError
+    from ..formats.documents.facts import find_context, read_model
+    from ..formats.documents.hub import cached_config
+
+    for name in filter(None, (server.weights, server.model)):
+        try:
+            config = Path(name) if Path(name).is_absolute() else cached_config(name)
+            facts = None if config is None else read_model(config)
+        except FormatError:
+            continue
+        if facts is not None:
+            progress.note(f"model of {server.address.url('')} from {facts.source}")
+            return facts
     try:
-        return find_context(output, model).facts
-    except UnknownModelError:
-        return None
-    except FormatError:
-        if model is None and output.suffix == ".jsonl":
-            return None  # what is beside it is of something else
-        raise
+        beside = find_context(save, None).facts
+    except FormatError:  # nothing is there, or of something else
+        beside = None
+    if beside is not None:
+        progress.note(f"model of {server.address.url('')} from {beside.source}, beside {save.name}")
+    elif save.suffix == ".parquet":
+        _refuse_unknown(server)
+    return beside
 
 
 def _refuse_unknown(server: "Server") -> None:
     """Raise RoutectlError: which model's sizes are needed for a native file."""
+    from ..formats.documents.hub import hub_folder
+
     runs = server.weights or server.model
+    where = f"neither a folder here nor in {hub_folder()}"
     raise RoutectlError(
         f"{server.address.url('')}: the model is not known: the server "
-        + (f"runs {runs}, and does not say" if runs else "does not say")
-        + " its layers and K",
+        + (f"runs {runs}, {where}" if runs else "does not say which it runs"),
         hint="--model CONFIG.json" + (f" of {runs}" if runs else "") + "; NAME.jsonl needs none",
     )
 
 
-def _server(address: "Address", request: CaptureRequest, endpoint: str | None) -> "Server":
+def _server(
+    address: "Address", request: CaptureRequest, endpoint: str | None, served: str | None
+) -> "Server":
     """The server, asked what it is. That somebody is there is known in seconds, or never."""
     from ..engines.patience import Patience
     from ..engines.probing import probing
@@ -214,7 +243,7 @@ def _server(address: "Address", request: CaptureRequest, endpoint: str | None) -
     outlast_s = min(request.patience, 6 * request.backoff)
     patience = Patience(min(request.retries, 1), request.backoff, outlast_s=outlast_s)
     ask = probing(address, request.timeout, patience)
-    return find_server(address, ask, endpoint, request.served_model)
+    return find_server(address, ask, endpoint, served)
 
 
 def _say_ignored(server: "Server", requests: "Sequence[Request]", progress: Progress) -> None:
@@ -239,14 +268,15 @@ def _say_ignored(server: "Server", requests: "Sequence[Request]", progress: Prog
 
 def _run(
     asking: "Asking", requests: "Sequence[Request]", goal: CaptureRequest, progress: Progress
-) -> int:
+) -> "WrittenDocument":
     """Collect the answers and write them; what was had stays in the side file on trouble."""
     from ..engines.answers import judge_answer
     from ..engines.asking import collect
     from ..engines.journal import Journal, partial_path
+    from ..reports.dumps import written_document
 
     journal = Journal(
-        partial_path(goal.output),
+        partial_path(goal.save),
         lambda request, doc: judge_answer(doc, request, asking.server, asking.facts).sample_id,
     )
     try:
@@ -270,7 +300,16 @@ def _run(
     finally:
         journal.close()
     _say_refused(refused, progress)
-    return count
+    form = "native" if goal.save.suffix == ".parquet" else "jsonl"
+    return written_document(
+        goal.url,
+        str(goal.save),
+        count,
+        format=form,
+        dropped=len(refused),
+        left_out=[],
+        bytes=goal.save.stat().st_size,
+    )
 
 
 def _say_kept(journal: "Journal", total: int, asking: "Asking", progress: Progress) -> None:
@@ -301,9 +340,9 @@ def _write(
 
     had = [request.sample_id for request in requests if request.sample_id in journal]
     if not had:
-        raise RoutectlError(f"{goal.output}: no answer to write: every request was refused")
-    if goal.output.suffix == ".jsonl":
-        journal.write_lines(goal.output, had, force=goal.force)
+        raise RoutectlError(f"{goal.save}: no answer to write: every request was refused")
+    if goal.save.suffix == ".jsonl":
+        journal.write_lines(goal.save, had, force=goal.force)
     else:
         dump = open_dump(journal.path, model=asking.facts, format="jsonl")
         places = {key.sample_id: i for i, key in enumerate(dump.keys)}
@@ -313,8 +352,8 @@ def _write(
         served = {"served_model": names} if names else {}
         meta = replace(dump.meta, path=source, file_bytes=None, provenance=served)
         with progress.watching(ordered, "writing") as watched:
-            write_native(watched, meta, goal.output, force=goal.force)
-    progress.note(f"wrote {goal.output}: {plural(len(had), 'sample')}")
+            write_native(watched, meta, goal.save, force=goal.force)
+    progress.note(f"wrote {goal.save}: {plural(len(had), 'sample')}")
     if goal.no_tokens:
         progress.note(WITHOUT_TOKENS)
     return len(had)

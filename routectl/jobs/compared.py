@@ -9,11 +9,11 @@ from .reading import finite_eps
 
 if TYPE_CHECKING:
     from ..dump import Dump
-    from ..ops.diff.diff import DiffOptions
-    from ..ops.diff.thresholds import Baseline, Threshold
+    from ..ops.diff.diff import DiffOptions, DiffResult
+    from ..ops.diff.thresholds import Baseline, Threshold, Verdict
     from ..reports.diff.schema import DiffDocument
 
-__all__ = ["Judging", "compared_document", "metric_names", "parsed_limits"]
+__all__ = ["Compared", "Judging", "compared", "metric_names", "parsed_limits"]
 
 
 def parsed_limits(over: Sequence[str], under: Sequence[str]) -> "tuple[Threshold, ...]":
@@ -41,7 +41,23 @@ class Judging:
     allow_unmatched: bool = False
 
 
-def compared_document(
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What came of a comparison: the figures, what the thresholds say, and those of the rerun."""
+
+    result: "DiffResult"
+    verdict: "Verdict"
+    noise: "DiffResult | None"
+
+    @property
+    def document(self) -> "DiffDocument":
+        """The routectl.diff/1 document."""
+        from ..reports.diff.document import diff_document
+
+        return diff_document(self.result, self.verdict, noise=self.noise)
+
+
+def compared(
     old: "Dump",
     new: "Dump",
     options: "DiffOptions",
@@ -49,15 +65,14 @@ def compared_document(
     progress: Progress = SILENT,
     *,
     rerun: "Dump | None" = None,
-) -> "DiffDocument":
-    """The routectl.diff/1 document of two dumps; ``rerun`` is the side of OLD, run again.
+) -> Compared:
+    """Two dumps compared; ``rerun`` is the side of OLD, run again.
 
-    A layer in which nothing could be compared is told by it: its exit code is 2 then. Raises
-    MismatchError where nothing at all could be.
+    A layer in which nothing could be compared is told by the document: its exit code is 2 then.
+    Raises MismatchError where nothing at all could be.
     """
     from ..ops.diff.diff import diff_as
     from ..ops.diff.thresholds import judge
-    from ..reports.diff.document import diff_document
 
     with progress.watching(old, "comparing") as watched:
         result = diff_as(watched, new, options)
@@ -72,4 +87,4 @@ def compared_document(
         baseline=judging.baseline,
         allow_unmatched=judging.allow_unmatched,
     )
-    return diff_document(result, verdict, noise=noise)
+    return Compared(result, verdict, noise)

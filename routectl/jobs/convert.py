@@ -17,13 +17,23 @@ if TYPE_CHECKING:
 
     from ..dump import Dump, Sample
     from ..formats.native.encoder import Coding
+    from ..formats.targets.table import TargetSpec
     from ..formats.targets.write import Written
+    from ..reports.dumps import WrittenDocument
 
-__all__ = ["ConvertRequest", "convert_dump"]
+__all__ = ["ConvertRequest", "bytes_at", "convert_dump"]
 
 _OF_NATIVE = "--codec, --keep-order and --verify are of native files"
 _BARE = ("jsonl",)  # targets that can say how many tokens there are, and not which
 _OF_TARGETS = "--missing and --lossy are of --to: a native file holds everything"
+
+
+TARGETS = (  # native, and those of formats/targets/table.py, which needs numpy to be loaded
+    *("native", "npz", "safetensors", "jsonl", "jsonl-sglang", "verl", "verl-padded", "verl-dp"),
+    *("slime", "slime-numpy", "miles", "skyrl", "skyrl-0.3", "skyrl-pkl", "skyrl-0.3-pkl"),
+    *("nemo-rl", "nemo-rl-tensor", "prime-rl", "roll", "roll-pkl", "ms-swift", "art", "megatron"),
+)
+CODECS = ("plain", "packed", "set", "context", "delta")  # of codecs/__init__.py, likewise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,20 +44,21 @@ class ConvertRequest:
     """
 
     src: str = argument(metavar="SRC", help="A file, a folder or a glob; - is stdin.")
-    dst: Path = argument(
+    save: Path = option(
         metavar="DST",
-        help="The file to write: NAME.parquet is native; - is stdout, for native or JSON lines.",
+        help="The file or folder to write: NAME.parquet is native; - is stdout, for native or "
+        "JSON lines.",
     )
     to: str | None = option(
         None,
         metavar="TARGET",
-        help="native, npz, safetensors, jsonl, jsonl-sglang, verl, verl-padded, slime, "
-        "slime-numpy, miles, skyrl, skyrl-0.3, nemo-rl, nemo-rl-tensor, prime-rl, roll, "
-        "ms-swift, art or megatron; by the name of DST when not given.",
+        choices=TARGETS,
+        help="{choices}; by the name of DST when not given.",
     )
     missing: str | None = option(
         None,
         metavar="HOW",
+        choices=("arange", "zero", "minus-one", "drop"),
         help="Missing rows that the target cannot say: arange (0..K-1), zero, minus-one, or drop "
         "(leave the sample out).",
     )
@@ -55,8 +66,8 @@ class ConvertRequest:
     codec: str = option(
         "plain",
         metavar="CODEC",
-        help="Of a native file: plain, packed, set, context or delta, which is against --base; "
-        "docs/codecs.md.",
+        choices=CODECS,
+        help="Of a native file: {choices}, which is against --base; docs/codecs.md.",
     )
     base: str | None = option(
         None, metavar="DUMP", help="For --codec delta: what it is coded against."
@@ -87,9 +98,9 @@ class ConvertRequest:
     @property
     def is_native(self) -> bool:
         """Whether a native file is written: ``--to native``, or NAME.parquet, or to stdout."""
-        fits = self.dst.suffix == ".parquet" or self.is_piped
+        fits = self.save.suffix == ".parquet" or self.is_piped
         if self.to == "native" and not fits:
-            raise UnsupportedError(f"{self.dst}: a native file: expected NAME.parquet")
+            raise UnsupportedError(f"{self.save}: a native file: expected NAME.parquet")
         return self.to in (None, "native") and fits
 
     @property
@@ -102,15 +113,15 @@ class ConvertRequest:
     @property
     def is_piped(self) -> bool:
         """Whether the file goes to stdout."""
-        return str(self.dst) == "-"
+        return str(self.save) == "-"
 
 
-def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> int:
-    """Write a dump in another form, whole or not at all; returns the samples written."""
+def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> "WrittenDocument":
+    """Write a dump in another form, whole or not at all; the routectl.written/1 document."""
     from ..files.writing import refuse_existing
 
     if not request.is_piped:
-        refuse_existing(request.dst, force=request.force, folder=request.is_folder)
+        refuse_existing(request.save, force=request.force, folder=request.is_folder)
     reading = request.reading
     base = None
     if request.base is None:
@@ -121,12 +132,12 @@ def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> int:
     if request.no_tokens:
         dump = dump.without_tokens()
     if request.is_native:
-        count = _to_native(dump, base, request, progress)
+        saved = _to_native(dump, base, request, progress)
     else:
-        count = _to_target(dump, request, progress)
+        saved = _to_target(dump, request, progress)
     if request.no_tokens:
         progress.note(WITHOUT_TOKENS)
-    return count
+    return saved
 
 
 def _coding(request: ConvertRequest, base: "Dump | None") -> "Coding | None":
@@ -142,11 +153,11 @@ def _coding(request: ConvertRequest, base: "Dump | None") -> "Coding | None":
 
 def _to_native(
     dump: "Dump", base: "Dump | None", request: ConvertRequest, progress: Progress
-) -> int:
+) -> "WrittenDocument":
     """Write a native file, or with ``-`` to stdout, and say what it came to."""
     from ..formats.native.container import stream_native, write_native
 
-    dst, verify = request.dst, request.verify
+    dst, verify = request.save, request.verify
     coding = _coding(request, base)
     began = time.monotonic()
     if base is not None and Path(base.meta.path).resolve() == dst.resolve():
@@ -158,19 +169,20 @@ def _to_native(
         watched = dump.watched(on_sample)
         if request.is_piped:
             stream_native(watched, dump.meta, sys.stdout.buffer, coding)
-            return len(dump)
+            return _written(request, "native", len(dump), None)
         if verify:
             _check_source(dump, request, on_sample, progress)
         count = write_native(
             watched, dump.meta, dst, force=request.force, coding=coding, verify=verify and on_sample
         )
-    sizes = shrunk_text(dump.meta.file_bytes, _bytes_at(dst))
+    size = bytes_at(dst)
+    sizes = shrunk_text(dump.meta.file_bytes, size)
     elapsed = time.monotonic() - began
     checked = ", verified" if verify else ""
     progress.note(f"wrote {dst}: {plural(count, 'sample')}{checked}; {sizes} in {elapsed:.1f} s")
     if coding is not None and coding.sorts:
         progress.note(f"codec {coding.codec} does not keep the order of slots; --keep-order does")
-    return count
+    return _written(request, "native", count, size)
 
 
 def _check_source(
@@ -206,16 +218,18 @@ def _num_layers(dump: "Dump", request: ConvertRequest) -> int | None:
     return facts.num_layers
 
 
-def _to_target(dump: "Dump", request: ConvertRequest, progress: Progress) -> int:
-    """Write what a trainer reads, or to stdout where DST is ``-``, and say what it came to."""
-    from ..formats.targets.rows import Shape
-    from ..formats.targets.table import BY_SUFFIX, target_named
-    from ..formats.targets.write import write_target
-    from ..ops.pack.coverage import placed_rows
+def _target(request: ConvertRequest) -> "TargetSpec":
+    """The target that is asked for, by name or by the suffix of DST. Raises RoutectlError."""
+    from ..formats.targets.table import BY_SUFFIX, TARGETS, target_named
 
-    dst, piped = request.dst, request.is_piped
+    dst = request.save
     name = request.to or BY_SUFFIX.get(dst.suffix)
     if name is None:
+        several = [one.name for one in TARGETS if one.suffix == dst.suffix and dst.suffix]
+        if several:
+            raise UnsupportedError(
+                f"{dst}: {dst.suffix} is of several targets", hint=f"--to {', '.join(several)}"
+            )
         known = ", ".join(("NAME.parquet", *BY_SUFFIX))
         raise UnsupportedError(f"{dst}: expected {known}", hint="--to TARGET says what to write")
     target = target_named(name)
@@ -223,8 +237,19 @@ def _to_target(dump: "Dump", request: ConvertRequest, progress: Progress) -> int
         raise UnsupportedError(
             f"--no-tokens: {name} needs token ids: expected native or {', '.join(_BARE)}"
         )
-    if not piped and dst.suffix != target.suffix and (target.suffix or dst.suffix == ".parquet"):
+    fits = dst.suffix == target.suffix or not (target.suffix or dst.suffix == ".parquet")
+    if not request.is_piped and not fits:
         raise RoutectlError(f"{dst}: {name} is written to NAME{target.suffix or ', a folder'}")
+    return target
+
+
+def _to_target(dump: "Dump", request: ConvertRequest, progress: Progress) -> "WrittenDocument":
+    """Write what a trainer reads, or to stdout where DST is ``-``, and say what it came to."""
+    from ..formats.targets.rows import Shape
+    from ..formats.targets.write import write_target
+    from ..ops.pack.coverage import placed_rows
+
+    dst, piped, target = request.save, request.is_piped, _target(request)
     layers = _num_layers(dump, request)
     shape = Shape(target, dump.meta, layers, request.missing, request.lossy)
     if target.rows in ("N", "N-1") and request.missing != "drop":
@@ -234,15 +259,37 @@ def _to_target(dump: "Dump", request: ConvertRequest, progress: Progress) -> int
     with progress.watching(dump, "converting", passes) as watched:
         stream = sys.stdout.buffer if piped else None
         done = write_target(watched, shape, dst, force=request.force, stream=stream)
-    sizes = ""
+    sizes, size = "", None
     if not piped:
-        shrunk = shrunk_text(dump.meta.file_bytes, _bytes_at(dst))
+        size = bytes_at(dst)
+        shrunk = shrunk_text(dump.meta.file_bytes, size)
         sizes = f"; {shrunk} in {time.perf_counter() - begun:.1f} s"
     _tell(done, "stdout" if piped else str(dst), sizes, progress)
-    return done.samples
+    return _written(request, target.name, done.samples, size, done)
 
 
-def _bytes_at(path: Path) -> int:
+def _written(
+    request: ConvertRequest,
+    form: str,
+    samples: int,
+    size: int | None,
+    done: "Written | None" = None,
+) -> "WrittenDocument":
+    """The document of what was written; ``done`` is a trainer's form's."""
+    from ..reports.dumps import written_document
+
+    return written_document(
+        request.src,
+        str(request.save),
+        samples,
+        format=form,
+        dropped=0 if done is None else done.dropped,
+        left_out=[] if done is None else list(done.left_out),
+        bytes=size,
+    )
+
+
+def bytes_at(path: Path) -> int:
     """The bytes of a file, or of the files in a folder; 0 of a pipe."""
     return sum(f.stat().st_size for f in (path.iterdir() if path.is_dir() else [path]))
 

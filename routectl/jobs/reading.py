@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import RoutectlError
 from ..model import ModelFacts, facts_from_sizes
+from .held import HeldDump
 from .inputs import Input, parse_input
 from .options import check_bounds, option
 from .progress import SILENT, Progress
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..dump import Dump
-    from ..formats.documents.facts import Model, Otherwise
+    from ..formats.documents.facts import Guess, Model, Otherwise
     from ..ops.diff.thresholds import Threshold
 
 __all__ = [
@@ -88,13 +89,15 @@ class Reading:
         )
 
     def open(
-        self, path: str, otherwise: "Otherwise | None" = None, progress: Progress = SILENT
+        self, path: str, otherwise: "Otherwise | Guess | None" = None, progress: Progress = SILENT
     ) -> "Dump":
         """The dump at a path, a folder or a glob; - is standard input.
 
         ``otherwise`` is the model where neither the dump nor these options say it. Where that, or
         a config beside the dump, decides, a note says so.
         """
+        if isinstance(path, HeldDump):
+            return path.dump
         named = self.input(path)
         if self.model is not None:
             return open_input(named, self.facts)
@@ -147,12 +150,14 @@ def otherwise_of(dump: "Dump", name: str) -> "Otherwise":
     return Otherwise(facts, f"{name}, {meta.path}")
 
 
-def _say_source(dump: "Dump", path: str, otherwise: "Otherwise | None", progress: Progress) -> None:
+def _say_source(
+    dump: "Dump", path: str, otherwise: "Otherwise | Guess | None", progress: Progress
+) -> None:
     """Note where a model was found that neither the user nor the dump named."""
-    from ..formats.documents.facts import is_beside
+    from ..formats.documents.facts import Otherwise, is_beside
 
     source = dump.meta.facts_source or ""
-    if otherwise is not None and otherwise.facts is not None:
+    if isinstance(otherwise, Otherwise) and otherwise.facts is not None:
         decided = source == otherwise.source
     else:
         decided = is_beside(source, path)

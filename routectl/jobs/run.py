@@ -40,8 +40,8 @@ def run(request: Any, progress: Progress = SILENT) -> Any:
     PackRequest                               the manifest of the folder that was written
     LayoutRequest                             a ``Packing``
     RecomputeRequest                          a ``Recomputed``: files by mode, noise, the document
-    ConvertRequest, UnpackRequest,            how many samples were written
-    CaptureRequest
+    ConvertRequest, CaptureRequest            what was written, as routectl.written/1
+    UnpackRequest                             how many samples were written
     WatchRequest                              a ``Watched``: dumps seen, failed, unchecked
     ========================================  ==================================================
 

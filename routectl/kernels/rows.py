@@ -3,8 +3,10 @@
 Shape suffixes: T tokens, L MoE layers, K top_k, E num_experts, S = K + 1 swap counts, W words.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numba import njit
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..routes import Bools, Ids, words_of
 
-__all__ = ["RowCounts", "count_load", "count_marks", "diff_rows", "scan_rows"]
+__all__ = ["RowCounts", "added_rows", "count_load", "count_marks", "diff_rows", "scan_rows"]
 
 Counts = NDArray[np.int64]
 _CHUNK_TOKENS = 1 << 20  # keeps the kernel's uint32 counters far from overflow (x K <= 4096)
@@ -177,15 +179,22 @@ def diff_rows(
     if len(starts) == 1:
         return count(0)
     with ThreadPoolExecutor(threads) as pool:
-        parts = list(pool.map(count, starts))
+        return added_rows(list(pool.map(count, starts)))
+
+
+def added_rows(parts: Sequence[RowCounts]) -> RowCounts:
+    """The counts of runs of tokens that follow each other; all of them have marks, or none."""
+    if len(parts) == 1:
+        return parts[0]
+    marks = [p.differs_TL for p in parts if p.differs_TL is not None]
     return RowCounts(
-        np.sum([p.swaps_LS for p in parts], axis=0),
-        np.sum([p.order_L for p in parts], axis=0),
-        np.sum([p.load_old_LE for p in parts], axis=0),
-        np.sum([p.load_new_LE for p in parts], axis=0),
+        reduce(np.add, [p.swaps_LS for p in parts]),
+        reduce(np.add, [p.order_L for p in parts]),
+        reduce(np.add, [p.load_old_LE for p in parts]),
+        reduce(np.add, [p.load_new_LE for p in parts]),
         np.concatenate([p.differing_T for p in parts]),
         np.concatenate([p.first_T for p in parts]),
-        np.concatenate([p.differs_TL for p in parts if p.differs_TL is not None]) if mark else None,
+        np.concatenate(marks) if marks else None,
     )
 
 

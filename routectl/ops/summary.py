@@ -13,12 +13,13 @@ from ..dump import Dump, DumpMeta, Sample, SampleBatch
 from ..errors import FormatError
 from ..kernels.rows import count_load
 from ..routes import Routes, ids_dtype
+from ..visible import visible
 from .pairs.align import checked
 
 __all__ = ["Summary", "summarize"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Summary:
     """Counts over the samples of a dump.
 
@@ -60,6 +61,17 @@ class Summary:
     ties: int
     damaged: int = 0
     first_damaged: tuple[str, str] | None = None
+
+    def __repr__(self) -> str:
+        meta = self.meta
+        damaged = f", {self.damaged:,} damaged" if self.damaged else ""
+        return (
+            f"<Summary of {visible(meta.path, 120, end=40)}: {self.samples:,} samples{damaged}, "
+            f"{self.without_routes:,} without routes\n"
+            f" {self.positions:,} tokens with routes, {self.rows:,} rows, "
+            f"{int(self.rows_missing_L.sum()):,} missing; {len(meta.layers_L)} MoE layers, "
+            f"K {meta.top_k}, E {meta.num_experts}>"
+        )
 
     @property
     def rows(self) -> int:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..ops.diff.thresholds import Failure
 
 __all__ = [
+    "AskedEntry",
     "CountedRows",
     "Document",
     "DumpEntry",
@@ -40,6 +41,13 @@ _MARK = re.compile(r"#(?=#\w*\[)")  # a log's reader looks for ##[ and its like 
 _ESCAPE = re.compile(r"\\\\|\\ud[89ab]..\\ud[c-f]..|\\(ud[89a-f]..)")
 _LONGEST = 1000
 _HOLDS_TEXT = (str, dict, list, tuple)
+
+
+class AskedEntry(TypedDict):
+    """What was typed: inputs by their place; options, each with its flag, and its value if any."""
+
+    inputs: list[str]
+    options: list[list[str]]
 
 
 class CountedRows(TypedDict):

@@ -11,6 +11,7 @@ __all__ = ["without_tokens"]
 _Value = TypeVar("_Value")
 _PLAIN = re.compile(r"[\w.:/#@+=~-]{1,128}", re.ASCII)  # a name that is no text
 _NAMES = ("sample", "sample_id", "group_id")
+_NAMING = "--sample"  # the option that has a name
 _ABSENT = ("token_texts",)
 _NULL = ("token_ids",)
 _REASONS = ("reason", "why", "skipped")  # of damage, which quote what they found
@@ -44,6 +45,8 @@ def _names(value: Any) -> Iterator[str]:
         for key, item in value.items():
             if key in _NAMES and isinstance(item, str):
                 yield item
+            elif key == "asked":
+                yield from (one[1] for one in item["options"] if one[0] == _NAMING)
             else:
                 yield from _names(item)
         yield from _names_of_table(value)

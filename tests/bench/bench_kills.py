@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import os
 import random
+import select
 import shutil
 import signal
 import statistics
@@ -28,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -41,6 +43,7 @@ from support.recordings import QWEN
 from support.tiny_rl import ENGINE
 
 ROOT = Path(__file__).parent.parent.parent
+_BEGINS_S = 5.0  # within which a fork has begun its run
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE)
 CODES = {s: -s if s in (signal.SIGKILL, signal.SIGPIPE) else 128 + s for s in SIGNALS}
 
@@ -104,12 +107,14 @@ def quiet() -> Iterator[None]:
 def writers_of(place: Path, url: str) -> Iterator[Writer]:
     """All writers; their inputs are made in ``place``, what they write is in the run's folder."""
     dump = str(ENGINE)
-    yield Writer("convert", "a.parquet", ("convert", dump, "a.parquet"), digest_of_tree)
+    yield Writer(
+        "convert", "a.parquet", "--save", ("convert", dump, "--save", "a.parquet"), digest_of_tree
+    )
     old = place / "old.parquet"
-    run_here("convert", dump, str(old), "--codec", "packed")
-    force = ("convert", dump, "a.parquet", "--verify", "--force")
+    run_here("convert", dump, "--save", str(old), "--codec", "packed")
+    force = ("convert", dump, "--save", "a.parquet", "--verify", "--force")
     yield Writer("convert --force", "a.parquet", force, digest_of_tree, old=old)
-    target = ("convert", dump, "a.safetensors", "--lossy")
+    target = ("convert", dump, "--save", "a.safetensors", "--lossy")
     yield Writer("convert to a target", "a.safetensors", target, digest_of_tree)
     pack = ("pack", dump, "-o", "a", "--framework", "verl", "--tp", "2", "--cp", "2")
     yield Writer("pack", "a", pack, packed)
@@ -175,23 +180,31 @@ class Bench:
             line = [sys.executable, "-m", "routectl", *words]
             process = subprocess.Popen(line, cwd=self.run, env=env, stdout=log, stderr=log)
             return Started(process.pid, process.wait)
-        pid = os.fork()
-        if pid == 0:
-            self._run_forked(words, log.fileno())
-        return Started(pid, lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        while True:
+            reading, writing = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                self._run_forked(words, log.fileno(), writing)
+            os.close(writing)
+            begun = select.select([reading], [], [], _BEGINS_S)[0]
+            os.close(reading)
+            if begun:
+                return Started(pid, partial(_exit_code, pid))
+            os.kill(pid, signal.SIGKILL)  # a lock that another thread had when this one forked
+            os.waitpid(pid, 0)
 
-    def _run_forked(self, words: tuple[str, ...], log: int) -> None:
+    def _run_forked(self, words: tuple[str, ...], log: int, begun: int) -> None:
         code = 99
         atexit._clear()  # this process's own
         try:
             for number in SIGNALS[1:]:
-                signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+                signal.signal(number, signal.SIG_DFL)  # kills what is not yet a run
             os.chdir(self.run)
             os.environ["TMPDIR"] = str(self.tmp)
             for stream in (1, 2):
                 os.dup2(log, stream)
             sys.argv = ["routectl", *words]
+            os.close(begun)
             try:
                 cli.script()
             except SystemExit as ended:
@@ -208,6 +221,10 @@ class Bench:
     def log(self) -> str:
         """What the last run said."""
         return (self.place / "log").read_text("utf-8", "replace")[-600:]
+
+
+def _exit_code(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Folders of which no forward is run, by headers alone: what show says, and routers read alone."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from routectl import FormatError, MismatchError, UnsupportedError, open_checkpoint, router_tensors
+from routectl.checkpoints.headers import read_header, strict_json
 from routectl.checkpoints.router_inputs import open_router_inputs
 from routectl.checkpoints.routers import router_recipe
+from routectl.limits import raised_limits
 from support.shell import complaint, document, run
 
 CONFIG = {
@@ -218,3 +221,24 @@ def test_an_adapter_beside_its_base_model(tmp_path, capsys):
     )
     (folder / "adapter_config.json").write_text("no JSON", "utf-8")
     assert ": an adapter (PEFT)" in complaint(capsys, "show", folder)
+
+
+def test_a_header_of_too_many_tensors_is_refused_before_it_is_parsed(tmp_path):
+    """A safetensors header names 262,144 tensors at most: counted by its braces, at once."""
+    one = '"t{}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
+    text = "{" + ",".join(one.format(i) for i in range((1 << 18) + 2)) + "}"
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text.encode())
+    begun = time.process_time()
+    with pytest.raises(FormatError, match="a header of 262147 tensors, expected 262144 at most"):
+        read_header(path)
+    assert time.process_time() - begun < 0.5
+
+
+def test_values_of_an_index_are_counted_before_it_is_parsed():
+    """JSON of a checkpoint is within the budget of values, which --limit raises."""
+    text = b'{"a":[' + b"0," * 50 + b"0]}"
+    with raised_limits(nodes="10"), pytest.raises(FormatError, match="values of JSON") as caught:
+        strict_json(text, "index.json")
+    assert "--limit nodes=" in caught.value.hint
+    assert strict_json(text, "index.json") == {"a": [0] * 51}

@@ -83,8 +83,18 @@ class TestDocument:
             attention + gate + 2 * expert,
             attention + gate + 3 * expert,
         ]
+        coded = [2 * expert, 2 * expert, 2 * expert, 3 * expert]
         assert doc["layer_bytes"] == [
-            {"layer": n, "moe": n != 1, "bytes": size} for n, size in enumerate(sizes)
+            {
+                "layer": n,
+                "moe": n != 1,
+                "bytes": size,
+                "dtypes": {"BF16": size - coded[n], "F8_E4M3": coded[n]},
+            }
+            for n, size in enumerate(sizes)
+        ]
+        assert doc["layer_routers"] == [
+            {"layer": n, "dtype": "BF16", "expert_bias_dtype": None} for n in (0, 2, 3)
         ]
         assert doc["largest_layer"] == {"layer": 3, "bytes": sizes[3]}
         assert doc["streamed_bytes"] == sum(sizes)
@@ -107,6 +117,8 @@ class TestDocument:
         assert (doc["format"], doc["iteration"], doc["layers"]) == ("torch_dist", 7, [1, 2])
         assert (doc["num_layers"], doc["num_experts"], doc["top_k"]) == (3, 8, 4)
         assert doc["router"]["expert_bias_dtypes"] == ["F32"]
+        routers = [{"layer": n, "dtype": "BF16", "expert_bias_dtype": "F32"} for n in (1, 2)]
+        assert doc["layer_routers"] == routers
         truth = load_file(OLD_CORE / "truth.safetensors")
         routers = routectl.router_tensors(routectl.open_checkpoint(OLD_CORE))
         assert len(truth) == 2 * len(routers)

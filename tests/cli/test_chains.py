@@ -34,8 +34,8 @@ def alone(one, folder):
     model = [str(word) for word in one.model]
     yield "show", path, *model, "--html", folder / "s.html", "--force"
     yield "check", path, *model
-    yield "convert", path, folder / "c.parquet", *model, "--force"
-    yield "convert", path, folder / "c.npz", *model, "--lossy", "--force"
+    yield "convert", path, "--save", folder / "c.parquet", *model, "--force"
+    yield "convert", path, "--save", folder / "c.npz", *model, "--lossy", "--force"
     yield "pack", path, *model, "--framework", "megatron", "-o", out, "--force"
     yield "pack", path, *model, "--framework", "verl", "--cp", "2", "--explain"
     yield "unpack", path, "-o", folder / "u.parquet", "--force"
@@ -59,7 +59,18 @@ def together(one, other, folder):
     yield "check", a, "--against", b, *model
     yield "staleness", a, f"--at=v0={b}", f"--at=v1={a}", "--version-map", "=v0", *model
     yield "pack", a, *model, "--framework", "slime", "--verify", b
-    yield "convert", a, folder / "x.parquet", "--codec", "delta", "--base", b, *model, "--force"
+    yield (
+        "convert",
+        a,
+        "--save",
+        folder / "x.parquet",
+        "--codec",
+        "delta",
+        "--base",
+        b,
+        *model,
+        "--force",
+    )
 
 
 def failures(capsys, folder, singles, pairs):

@@ -35,7 +35,7 @@ def test_bounds_are_inclusive():
     check_bounds(Reading(start=0))
     for count in (1, 1024):
         check_bounds(
-            CaptureRequest(url="http://a:1", prompts="p", output=Path("x"), concurrency=count)
+            CaptureRequest(url="http://a:1", prompts="p", save=Path("x"), concurrency=count)
         )
 
 

@@ -18,7 +18,7 @@ from support.timing import ended_after
 DUMP, CONFIG = str(DUMPS["jsonl"]), str(DEEPSEEK_CONFIG)
 NATIVE = str(DUMPS["native"])
 MODEL = ("--model", CONFIG)
-INTO = ("-o", "{out}.parquet")
+INTO = ("--save", "{out}.parquet")
 COMMANDS = [  # {} stands for what is no file
     ("show", "{}"),
     ("show", DUMP, "--model", "{}"),
@@ -30,8 +30,8 @@ COMMANDS = [  # {} stands for what is no file
     ("diff", DUMP, DUMP, *MODEL, "--html", "{out}.html", "--tokenizer", "{}"),
     ("check", "{}", *MODEL),
     ("check", DUMP, "--against", "{}", *MODEL),
-    ("convert", "{}", "{out}.parquet", *MODEL),
-    ("convert", DUMP, "{out}.parquet", "--codec", "delta", "--base", "{}", *MODEL),
+    ("convert", "{}", "--save", "{out}.parquet", *MODEL),
+    ("convert", DUMP, "--save", "{out}.parquet", "--codec", "delta", "--base", "{}", *MODEL),
     ("recompute", "{}", DUMP, "--save", "{out}.parquet"),
     ("staleness", "{}", "--at", f"v0={NATIVE}"),
     ("staleness", NATIVE, "--at", "v0={}"),
@@ -43,8 +43,17 @@ COMMANDS = [  # {} stands for what is no file
     ("unpack", "{}", "-o", "{out}.parquet"),
     ("report", "{}"),
     ("ci", "{}"),
-    ("capture", "http://127.0.0.1:1", "--prompts", "{}", "-o", "{out}.jsonl"),
-    ("capture", "http://127.0.0.1:1", "--prompts", "{prompts}", "--api-key-file", "{}", *INTO),
+    ("capture", "http://127.0.0.1:1", "--prompts", "{}", "--save", "{out}.jsonl"),
+    (
+        "capture",
+        "http://127.0.0.1:1",
+        "--prompts",
+        "{prompts}",
+        "--api-key-file",
+        "{}",
+        "--save",
+        "{out}.parquet",
+    ),
     ("watch", "{}", "--once"),
 ]
 

@@ -123,8 +123,8 @@ def verbs(old, new, folder):
         "staleness": [
             *("staleness", typed[0], "--at", f"{at}1={typed[0]}", "--at", f"{at}2={typed[1]}")
         ],
-        "convert": ["convert", old, folder / f"{FILE_NAME}.parquet", "--force"],
-        "convert to npz": ["convert", old, folder / "x.npz", "--force"],
+        "convert": ["convert", old, "--save", folder / f"{FILE_NAME}.parquet", "--force"],
+        "convert to npz": ["convert", old, "--save", folder / "x.npz", "--force"],
         "pack": ["pack", old, "-o", folder / FILE_NAME, "--force"],
         "pack --explain": ["pack", old, "--explain"],
         "watch": ["watch", old.parent, "--once", "--settle", "0", "--interval", "0.01"],
@@ -413,7 +413,7 @@ class TestOptions:
             "show": [old],
             "diff": [old, old],
             "check": [old],
-            "convert": [old, tmp_path / "x.parquet"],
+            "convert": [old, "--save", tmp_path / "x.parquet"],
             "pack": [old],
             "report": [GOLDEN / "diff.json"],
         }.get(command, [])

@@ -177,7 +177,7 @@ def replay(folder):
     packed, plan, bundle = folder / "packed", folder / "plan.json", folder / "art"
     made = [
         ["pack", DUMP, "-o", packed, "--framework", "slime", "--tp", "2"],
-        ["convert", DUMP, bundle, "--to", "art", "--lossy"],
+        ["convert", DUMP, "--save", bundle, "--to", "art", "--lossy"],
     ]
     assert [main(list(map(str, line))) for line in made] == [0, 0]
     both = [("pack", "--verify", packed, "--against", DUMP)]
@@ -199,7 +199,7 @@ def trainers(folder):
     facts = ("--model", "1,2,4")
     file, both = folder / "a.pt", [*PLAIN, *TENSORS]
     lines = [("show", file, *facts), ("check", file, *facts)]
-    lines += [("convert", file, folder / "o.parquet", "--force", *facts)]
+    lines += [("convert", file, "--save", folder / "o.parquet", "--force", *facts)]
     ids = torch.tensor([[[0, 1]], [[1, 2]], [[2, 3]], [[0, 3]]], dtype=torch.int32)
     sample = {
         "tokens": [1, 2, 3, 4, 5], "response_length": 2, "rollout_routed_experts": ids,

@@ -102,8 +102,11 @@ class TestExitCodes:
             (["diff", ENGINE, TRAINER, "--model", "6,0,32"], "got K 0, expected 1 to 32"),
             (["diff", ENGINE, "fixtures/hf/vllm.qwen3_moe.fp32.npz"], "nothing to compare"),
             (["diff", ENGINE, "fixtures/hf/vllm.qwen3_moe_soft.bf16.npz"], "top_k is 4 in OLD"),
-            (["show", ENGINE, "--model", "README.md"], "README.md: not JSON"),
-            (["convert", ENGINE, "out.txt"], "expected NAME.parquet"),
+            (
+                ["show", ENGINE, "--model", "README.md"],
+                "README.md: got text, expected an HF config.json",
+            ),
+            (["convert", ENGINE, "--save", "out.txt"], "expected NAME.parquet"),
         ],
     )
     def test_trouble_is_2(self, capsys, args: list[str], said: str) -> None:
@@ -155,19 +158,19 @@ class TestStreams:
     def test_convert_keeps_everything(self, capsys, tmp_path: Path) -> None:
         """A converted dump is the same as its source, log-probs included."""
         target = tmp_path / "native.parquet"
-        assert run(capsys, "convert", ENGINE, str(target)).code == 0
+        assert run(capsys, "convert", ENGINE, "--save", str(target)).code == 0
         report = json.loads(run(capsys, "diff", ENGINE, str(target), "--json").out)
         assert report["rows_mismatched"] == report["order_mismatches"] == 0
         assert report["coverage_rate"] == 1
         assert report["logprobs"]["tokens"] == 9216
         assert report["logprobs"]["max_abs_d"] == 0
-        assert "already exists" in complaint(capsys, "convert", ENGINE, str(target))
+        assert "already exists" in complaint(capsys, "convert", ENGINE, "--save", str(target))
 
     def test_sizes_instead_of_a_config(self, capsys, tmp_path: Path) -> None:
         """LAYERS,K,E stand in for a config."""
         copy = tmp_path / "alone.jsonl"
         copy.write_bytes((ROOT / ENGINE).read_bytes())
-        assert "--model" in complaint(capsys, "show", str(copy))
+        assert "hint: --model" in complaint(capsys, "check", str(copy))
         sizes = ("--model", "6,4,32")
         assert run(capsys, "show", str(copy), *sizes).code == 0
 

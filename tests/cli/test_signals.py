@@ -147,7 +147,15 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path):
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_command_wherever_it_is(tmp_path, sent):
     """While modules are loaded, dumps read, files written: the run ends, and leaves nothing."""
-    command = [sys.executable, "-m", "routectl", "convert", str(DUMP), str(tmp_path / "a.parquet")]
+    command = [
+        sys.executable,
+        "-m",
+        "routectl",
+        "convert",
+        str(DUMP),
+        "--save",
+        str(tmp_path / "a.parquet"),
+    ]
     begun, codes = time.monotonic(), []
     subprocess.run(command, env=environment(tmp_path), check=True, capture_output=True)
     whole = time.monotonic() - begun
@@ -216,13 +224,13 @@ class TestStreams:
         os.mkfifo(path)
         more = [] if name.endswith(".parquet") else ["--lossy"]
         with copy.open("wb") as got, subprocess.Popen(["cat", str(path)], stdout=got) as reader:
-            code, err = said("convert", DUMP, path, *more)
+            code, err = said("convert", DUMP, "--save", path, *more)
             if code:
                 reader.kill()
         assert code == 0, err
         assert path.is_fifo()
         plain = tmp_path / f"plain-{name}"
-        assert said("convert", DUMP, plain, *more)[0] == 0
+        assert said("convert", DUMP, "--save", plain, *more)[0] == 0
         assert copy.read_bytes() == plain.read_bytes()
 
     @pytest.mark.parametrize("force", [[], ["--force"]])
@@ -239,8 +247,36 @@ class TestStreams:
 def test_a_missing_tmpdir_is_named(tmp_path):
     """A writer that needs temporary files says which folder of them is not there."""
     environment = os.environ | {"TMPDIR": str(tmp_path / "none")}
-    code, err = said("convert", DUMP, tmp_path / "a.safetensors", "--lossy", env=environment)
+    code, err = said(
+        "convert", DUMP, "--save", tmp_path / "a.safetensors", "--lossy", env=environment
+    )
     assert code == 2
     assert err.startswith(f"routectl: {tmp_path}/none: no temporary file can be written there: No ")
     assert err.endswith("\nhint: TMPDIR names the folder for temporary files\n")
     assert list(tmp_path.iterdir()) == []
+
+
+LOADING = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+from routectl.cli.start import console_script
+console_script()
+"""
+
+
+def test_an_interrupt_while_it_is_loaded_is_quiet(tmp_path):
+    """SIGINT before a command is known ends the run by that signal, with no traceback."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING],
+        env=environment(tmp_path),
+        preexec_fn=plain_signals,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")

@@ -50,7 +50,7 @@ def test_a_glob_takes_what_it_names():
     size = sum(p.stat().st_size for p in VLLM.glob("completion_ids*.response.json"))
     assert dump.meta.file_bytes == size
     nothing = str(VLLM / "nothing*.json")
-    with pytest.raises(FormatError, match="no dump here: got 0 files") as caught:
+    with pytest.raises(FormatError, match="no dump here: got no files") as caught:
         open_dump(nothing, model=QWEN)
     check_line(caught.value, nothing)
 
@@ -92,16 +92,16 @@ def test_files_of_different_models_are_refused(tmp_path, change, line):
 @pytest.mark.parametrize(
     ("files", "line"),
     [
-        ({}, "no dump here: got 0 files"),
+        ({}, "no dump here: got no files"),
         ({".hidden.json": "{}", "x.request.json": "{}"}, "no dump here: got 2 files"),
-        ({"notes.txt": "hello"}, "none of 1 files holds samples; .*notes.txt: not a dump"),
-        ({"config.json": json.dumps(CONFIG)}, "none of 1 files holds samples; .*config.json: JSON"),
+        ({"notes.txt": "hello"}, "no file holds samples, of 1; .*notes.txt: not a dump"),
+        ({"config.json": json.dumps(CONFIG)}, "no file holds samples, of 1; .*config.json: JSON"),
         (
             {"a.json": '{"error": {"message": "no\\u001b[2J\\nway"}}'},
             r"an error response: no\\x1b\[2J$",
         ),
         ({"a.json": '{"error": "\\n"}'}, "an error response: $"),
-        ({"a.json": "[]"}, "none of 1 files holds samples"),
+        ({"a.json": "[]"}, "no file holds samples, of 1"),
     ],
 )
 def test_a_folder_without_dumps_is_refused(tmp_path, files, line):

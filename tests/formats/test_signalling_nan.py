@@ -42,7 +42,7 @@ def judged(path):
         assert (done.code, NOTED.sub("", done.err)) == (0, "")
     for target, ending in ((None, "parquet"), ("verl", "pt"), ("npz", "npz")):
         words = ("--to", target, "--lossy") if target else ()
-        done = command("convert", path, path.parent / f"out.{ending}", *words)
+        done = command("convert", path, "--save", path.parent / f"out.{ending}", *words)
         assert done.code == 0, done.err
     return open_dump(path)[0].logprobs
 

@@ -262,3 +262,21 @@ def test_what_has_no_routers_or_tokens_is_refused():
     model = families.tiny("qwen3_moe")
     with record(model), pytest.raises(UnsupportedError, match="without input_ids"):
         model(inputs_embeds=torch.zeros(1, 4, 32))
+
+
+def test_what_is_no_model_or_no_routes_is_refused_at_the_door():
+    """A layer without a config, no module at all, and samples in place of routes: one line each."""
+    with pytest.raises(UnsupportedError, match="Linear has no router: expected a model of"):
+        record(torch.nn.Linear(2, 2)).__enter__()
+    with pytest.raises(TypeError, match="got str, expected a model"):
+        record("Qwen3").__enter__()
+    model = families.tiny("qwen3_moe")
+    with record(model) as recorder:
+        output(model, batch())
+    samples = list(recorder.samples())
+    with pytest.raises(TypeError, match=r"routes\[0\]: got Sample, .* pass sample\.routes"):
+        replay(model, samples).__enter__()
+    with pytest.raises(TypeError, match="got Routes, expected a list"):
+        replay(model, samples[0].routes).__enter__()
+    with replay(model, (sample.routes for sample in samples)):
+        output(model, batch())

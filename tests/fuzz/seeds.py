@@ -132,7 +132,7 @@ def _target(name):
     def make(folder):
         _few(folder)
         file, words = folder / f"x{target.suffix}", ("--missing", "arange", "--lossy")
-        _routectl("convert", folder / "x.jsonl", file, "--to", name, *words, "--force")
+        _routectl("convert", folder / "x.jsonl", "--save", file, "--to", name, *words, "--force")
         if target.suffix != ".jsonl":
             (folder / "x.jsonl").unlink()
 
@@ -151,7 +151,13 @@ def _native(folder):
     for codec in CODECS:
         more = ("--base", folder / "base.parquet") if codec == "delta" else ()
         _routectl(
-            "convert", folder / "x.jsonl", folder / f"{codec}.parquet", "--codec", codec, *more
+            "convert",
+            folder / "x.jsonl",
+            "--save",
+            folder / f"{codec}.parquet",
+            "--codec",
+            codec,
+            *more,
         )
     margins = open_dump(TINY / "routes_v0.margins.parquet").select(samples=range(2))
     write_native(margins, margins.meta, folder / "margins.parquet", force=False)

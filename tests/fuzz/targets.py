@@ -62,7 +62,7 @@ def _dump(file, *model):
             command("show", path, *model)
         elif also == 1:
             command("check", path, "--json", *model)
-        code = command("convert", path, folder / "out.parquet", *model).code
+        code = command("convert", path, "--save", folder / "out.parquet", *model).code
         whole = opened_whole(path, **options)
         if code == 0 and whole is None:
             raise WrongError("no harm", "what convert reads, the library does not")
@@ -70,7 +70,9 @@ def _dump(file, *model):
             read_again(whole, open_dump(folder / "out.parquet"))
         if also != 2:
             return
-        set_code = command("convert", path, folder / "s.parquet", "--codec", "set", *model).code
+        set_code = command(
+            "convert", path, "--save", folder / "s.parquet", "--codec", "set", *model
+        ).code
         if set_code != code:
             raise WrongError("other codec", f"plain exits {code}, set {set_code}")
         if code == 0:
@@ -91,7 +93,7 @@ def _bundle(folder):
 
 def _native(folder):
     _dump("x.parquet")(folder)
-    command("convert", folder / "x.parquet", folder / "v.parquet", "--verify")
+    command("convert", folder / "x.parquet", "--save", folder / "v.parquet", "--verify")
     command("diff", folder / "x.parquet", folder / "x.parquet", "--json")
 
 

@@ -15,7 +15,7 @@ from support.house import (
 
 MAY_IMPORT = {
     "damage": "dump errors",
-    "dump": "errors gate_logprobs keys routes",
+    "dump": "errors gate_logprobs keys routes visible",
     "errors": "visible",
     "files": "errors limits",
     "gate_logprobs": "routes",
@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "codecs": "errors routes",
     "kernels": "margins routes",
     "routers": "errors model visible",
-    "checkpoints": "errors files layouts model pickled visible routers",
+    "checkpoints": "errors files layouts limits model pickled visible routers",
     "engines": "errors files limits model visible formats.documents formats.responses formats.wire",
     "formats": (
         "dump errors files limits formats.arrays formats.documents formats.native "
@@ -43,7 +43,7 @@ MAY_IMPORT = {
         "dump errors files gate_logprobs keys limits model routes codecs formats.documents"
     ),
     "formats.replay": "errors files layouts formats.arrays formats.documents formats.trainers",
-    "formats.responses": ("dump errors files limits routes visible formats.documents formats.wire"),
+    "formats.responses": "dump errors files limits routes visible formats.documents formats.wire",
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
         "dump errors files model pickled visible formats.arrays formats.documents "
@@ -51,20 +51,21 @@ MAY_IMPORT = {
     ),
     "formats.wire": "damage dump errors limits model routes kernels formats.documents",
     "forward": "dump errors files routes checkpoints formats.native",
-    "ops": "dump errors routes kernels ops.pairs",
+    "ops": "damage dump errors routes visible kernels ops.pairs",
     "ops.check": (
         "damage dump errors gate_logprobs margins routes kernels ops.check.against ops.check.alone "
         "ops.check.book ops.pairs"
     ),
     "ops.check.against": "dump layouts margins routes kernels ops.check.book ops.pairs",
     "ops.check.alone": "dump errors routes kernels ops.pairs",
-    "ops.check.book": "dump routes ops.check.alone",
-    "ops.diff": "dump errors margins routes kernels ops.pairs",
+    "ops.check.book": "dump routes visible ops.check.alone",
+    "ops.diff": "dump errors margins routes visible kernels ops.pairs",
     "ops.pack": "dump errors layouts routes kernels",
     "ops.pairs": "dump errors margins routes",
     "ops.predict": "errors routes routers ops.staleness",
-    "ops.staleness": "dump errors margins routes kernels ops.diff ops.pairs",
+    "ops.staleness": "dump errors margins routes visible kernels ops.diff ops.pairs",
     "reports": "dump visible ops.diff",
+    "reports.beside": "errors reports reports.ci reports.text",
     "reports.cache": "reports.text",
     "reports.check": "dump ops.check.alone ops.check.book reports reports.diff reports.text",
     "reports.ci": (
@@ -72,10 +73,12 @@ MAY_IMPORT = {
         "reports.diff reports.staleness reports.text"
     ),
     "reports.diff": "margins ops.diff reports reports.text",
+    "reports.notebook": "reports reports.page",
     "reports.pack": "dump layouts ops.pack reports.text",
     "reports.page": (
-        "errors visible reports reports.cache reports.check reports.ci reports.diff reports.pack "
-        "reports.predict reports.recompute reports.show reports.staleness reports.text"
+        "errors visible reports reports.beside reports.cache reports.check reports.ci reports.diff "
+        "reports.pack reports.predict reports.recompute reports.show reports.staleness "
+        "reports.text"
     ),
     "reports.predict": "checkpoints ops.predict reports.text",
     "reports.recompute": "reports reports.diff reports.text",
@@ -83,6 +86,7 @@ MAY_IMPORT = {
     "reports.staleness": (
         "dump errors margins ops.diff ops.staleness reports reports.diff reports.text"
     ),
+    "reports.tables": "errors margins ops ops.check.book ops.diff ops.staleness reports.staleness",
     "reports.summary": (
         "reports reports.check reports.ci reports.diff reports.pack reports.predict "
         "reports.recompute reports.show reports.staleness reports.text"
@@ -92,15 +96,22 @@ MAY_IMPORT = {
     "jobs": (
         "dump errors files margins model visible codecs checkpoints engines formats "
         "formats.documents formats.native formats.targets ops ops.check.alone ops.check.book "
-        "ops.diff ops.pack reports reports.check reports.ci reports.diff reports.pack "
-        "reports.predict reports.recompute reports.show reports.staleness reports.text"
+        "ops.diff ops.pack reports reports.beside reports.cache reports.check reports.ci "
+        "reports.diff reports.pack reports.predict reports.recompute reports.show "
+        "reports.staleness reports.text"
     ),
     "jobs.check": (
-        "dump errors files model routers formats.documents formats.native ops.check "
-        "ops.check.book reports reports.check jobs jobs.recompute"
+        "dump errors files model routers formats.documents formats.native ops.check ops.check.book "
+        "reports reports.check jobs jobs.recompute"
     ),
     "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.diff jobs.staleness",
     "jobs.diff": "dump errors formats.trainers ops.diff ops.pairs reports jobs jobs.recompute",
+    "jobs.library": (
+        "dump errors layouts margins model routes checkpoints ops ops.check ops.check.alone "
+        "ops.check.book ops.diff ops.pack ops.staleness reports reports.check reports.diff "
+        "reports.notebook reports.pack reports.show reports.tables jobs jobs.check jobs.diff "
+        "jobs.pack jobs.recompute jobs.staleness"
+    ),
     "jobs.pack": (
         "damage dump errors files layouts routes version formats.documents formats.native "
         "formats.replay ops.pack reports reports.pack reports.text jobs"
@@ -110,9 +121,9 @@ MAY_IMPORT = {
         "ops.staleness reports reports.predict reports.text jobs jobs.recompute"
     ),
     "jobs.recompute": (
-        "damage dump errors files gate_logprobs limits margins routes version routers "
-        "checkpoints formats.documents formats.native formats.wire forward ops.diff ops.predict "
-        "reports reports.cache reports.diff reports.recompute reports.text jobs"
+        "damage dump errors files gate_logprobs limits margins routes version routers checkpoints "
+        "formats.documents formats.native formats.wire forward ops.diff ops.predict reports "
+        "reports.cache reports.diff reports.recompute reports.text jobs"
     ),
     "jobs.staleness": (
         "dump errors ops.diff ops.staleness reports reports.staleness jobs jobs.recompute"
@@ -123,19 +134,19 @@ MAY_IMPORT = {
     ),
     "loading": "dump model formats",
     "cli": (
-        "errors files limits version visible formats ops.check.book reports reports.cache "
-        "reports.check reports.ci reports.diff reports.pack reports.page reports.predict "
-        "reports.recompute reports.show reports.staleness reports.summary reports.text "
-        "reports.written jobs "
-        "jobs.check jobs.ci jobs.diff jobs.pack jobs.predict jobs.recompute jobs.staleness "
-        "jobs.watch cli.words"
+        "errors files limits version visible formats ops.check.book reports reports.beside "
+        "reports.cache reports.check reports.ci reports.diff reports.pack reports.page "
+        "reports.predict reports.recompute reports.show reports.staleness reports.summary "
+        "reports.text reports.written jobs jobs.check jobs.ci jobs.diff jobs.pack jobs.predict "
+        "jobs.recompute jobs.staleness jobs.watch cli.words"
     ),
     "cli.words": "limits jobs",
     "__init__": (
         "dump errors layouts limits margins model routes version checkpoints formats forward ops "
         "ops.check ops.check.book ops.diff ops.pack ops.staleness reports.check reports.ci "
         "reports.diff reports.page reports.show reports.staleness jobs jobs.check jobs.ci "
-        "jobs.diff jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch loading"
+        "jobs.diff jobs.library jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch "
+        "loading"
     ),
     "__main__": "cli",
 }

@@ -39,6 +39,19 @@ def test_help_loads_no_command():
     assert said(code).split() == ["[]", "True"]
 
 
+def test_windows_is_refused_in_one_sentence():
+    """On Windows the import says where routectl runs, before it meets what Windows has not."""
+    code = (
+        "import sys\n"
+        "sys.platform = 'win32'\n"
+        "try:\n"
+        "    import routectl\n"
+        "except ImportError as error:\n"
+        "    print(error, file=sys.stderr)"
+    )
+    assert said(code) == "routectl runs on Linux and macOS; on Windows in WSL, which is a Linux"
+
+
 def test_public_names_resolve():
     """Every name in routectl.__all__ can be fetched, and an unknown one is an AttributeError."""
     for name in routectl.__all__:

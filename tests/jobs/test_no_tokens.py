@@ -121,7 +121,9 @@ def test_converted_files_hold_no_tokens(tmp_path, capsys, name, more):
     source = open_dump(DUMPS["native"])
     write_native(marked(source), source.meta, tmp_path / "marked.parquet", force=False)
     target = tmp_path / name
-    done = run(capsys, "convert", tmp_path / "marked.parquet", target, *more, "--no-tokens")
+    done = run(
+        capsys, "convert", tmp_path / "marked.parquet", "--save", target, *more, "--no-tokens"
+    )
     assert done.code == 0, done.err
     assert "without token ids: samples are joined by their names alone" in done.err
     assert not holds_marks(target)
@@ -142,10 +144,18 @@ def test_converted_files_hold_no_tokens(tmp_path, capsys, name, more):
 )
 def test_what_is_made_of_tokens_is_refused(tmp_path, capsys, target):
     """A trainer's format that needs token ids is refused in one line, and nothing is written."""
-    line = ("convert", DUMPS["native"], tmp_path / "x", "--to", target, "--no-tokens")
+    line = ("convert", DUMPS["native"], "--save", tmp_path / "x", "--to", target, "--no-tokens")
     said = complaint(capsys, *line)
     assert f"--no-tokens: {target} needs token ids: expected native or jsonl" in said
-    line = ("convert", DUMPS["native"], tmp_path / "x.parquet", "--codec", "delta", "--no-tokens")
+    line = (
+        "convert",
+        DUMPS["native"],
+        "--save",
+        tmp_path / "x.parquet",
+        "--codec",
+        "delta",
+        "--no-tokens",
+    )
     assert "--no-tokens: delta finds the rows of its base by token ids" in complaint(capsys, *line)
     assert written(tmp_path) == []
 

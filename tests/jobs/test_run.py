@@ -76,11 +76,12 @@ def test_ci_is_that_of_the_command(capsys, tmp_path):
 
 @pytest.mark.parametrize(("name", "more"), [("x.parquet", {}), ("x.npz", {"missing": "zero"})])
 def test_convert_writes_the_same_bytes(capsys, tmp_path, name, more):
-    """ConvertRequest writes the file of the command, and says how many samples are in it."""
+    """ConvertRequest writes the file of the command, and says what is in it."""
     flags = [word for key, value in more.items() for word in (f"--{key}", value)]
-    assert run(capsys, "convert", DUMP, tmp_path / name, *flags).code == 0
+    assert run(capsys, "convert", DUMP, "--save", tmp_path / name, *flags).code == 0
     mine = tmp_path / f"mine-{name}"
-    assert routectl.run(routectl.ConvertRequest(src=DUMP, dst=mine, **more)) == 46
+    saved = routectl.run(routectl.ConvertRequest(src=DUMP, save=mine, **more))
+    assert (saved["samples"], saved["bytes"]) == (46, mine.stat().st_size)
     assert mine.read_bytes() == (tmp_path / name).read_bytes()
 
 
@@ -137,11 +138,11 @@ def test_capture_asks_a_server(tmp_path):
         request = routectl.CaptureRequest(
             url=server.url,
             prompts=str(prompts),
-            output=tmp_path / "captured.parquet",
+            save=tmp_path / "captured.parquet",
             max_tokens=24,
             model=QWEN,
         )
-        assert routectl.run(request, routectl.Progress(note=notes.append)) == 1
+        assert routectl.run(request, routectl.Progress(note=notes.append))["samples"] == 1
     assert len(routectl.open_dump(tmp_path / "captured.parquet")) == 1
     assert notes[-1].endswith("captured.parquet: 1 sample")
 
@@ -187,4 +188,4 @@ def test_bounds_hold_in_python_too():
     with pytest.raises(RoutectlError, match="--tp 0: expected at least 1"):
         routectl.LayoutOptions(tp=0)
     with pytest.raises(RoutectlError, match="--concurrency 2000: expected at most 1024"):
-        routectl.CaptureRequest(url="http://a:1", prompts="p", output=Path("x"), concurrency=2000)
+        routectl.CaptureRequest(url="http://a:1", prompts="p", save=Path("x"), concurrency=2000)

@@ -26,18 +26,18 @@ FLAT = "--dtype float32 --threads 1 --device cpu"  # floats: on one number of th
 AT = "--at v0=IN/tiny/w0 --at v1=IN/tiny/w1"
 CODECS = ("plain", "packed", "set", "context")
 INTEGERS = {
-    "native": "convert IN/ds/few.jsonl OUT/o.parquet --verify",
-    **{f"native.{codec}": f"convert IN/ds/few.jsonl OUT/o.parquet --codec {codec} --verify"
+    "native": "convert IN/ds/few.jsonl --save OUT/o.parquet --verify",
+    **{f"native.{codec}": f"convert IN/ds/few.jsonl --save OUT/o.parquet --codec {codec} --verify"
        for codec in CODECS},
-    "native.kept": "convert IN/ds/few.jsonl OUT/o.parquet --codec set --keep-order",
-    "native.delta": "convert IN/tiny/v1.parquet OUT/o.parquet --codec delta "
+    "native.kept": "convert IN/ds/few.jsonl --save OUT/o.parquet --codec set --keep-order",
+    "native.delta": "convert IN/tiny/v1.parquet --save OUT/o.parquet --codec delta "
                     "--base IN/tiny/v0.parquet",
-    "native.margins": "convert IN/tiny/v0.parquet OUT/o.parquet --codec packed",
-    "folder": "convert IN/folder OUT/o.parquet",
-    "glob": "convert IN/folder/*.jsonl OUT/o.parquet",
-    "stdout": "convert IN/ds/few.jsonl -",
-    **{f"to.{target.name}": f"convert IN/ds/few.jsonl OUT/o{target.suffix} --to {target.name} "
-                            "--missing arange --lossy"
+    "native.margins": "convert IN/tiny/v0.parquet --save OUT/o.parquet --codec packed",
+    "folder": "convert IN/folder --save OUT/o.parquet",
+    "glob": "convert IN/folder/*.jsonl --save OUT/o.parquet",
+    "stdout": "convert IN/ds/few.jsonl --save -",
+    **{f"to.{target.name}": f"convert IN/ds/few.jsonl --save OUT/o{target.suffix} "
+                            f"--to {target.name} --missing arange --lossy"
        for target in TARGETS},
     "pack": "pack IN/tiny/v0.parquet -o OUT/r --cp 2 --tp 2 --pp 2 --max-tokens-per-gpu 300",
     "pack.bshd": "pack IN/ds/few.jsonl -o OUT/r --form bshd --framework megatron",

@@ -66,3 +66,11 @@ def test_reasons_do_not_quote_what_was_found():
     found = without_tokens({"damaged": {"sample": "3", "reason": said}, "skipped": [said]})
     told = "x.jsonl: sample 3: token_ids: got (withheld), (withheld) or (withheld), expected ids"
     assert found == {"damaged": {"sample": "3", "reason": told}, "skipped": [told]}
+
+
+def test_a_name_that_was_typed_is_withheld():
+    """A sample that was asked for and is in no table is withheld all the same; others are told."""
+    options = [["--sample", POEM], ["--sample", "#3"], ["--allow-unmatched"], ["--match", "id"]]
+    found = without_tokens({"asked": {"inputs": ["a.jsonl"], "options": options}})
+    told = [["--sample", "(name 1 withheld)"], *options[1:]]
+    assert found == {"asked": {"inputs": ["a.jsonl"], "options": told}}

@@ -7,7 +7,7 @@ from support.shell import run
 
 __all__ = ["FAST", "QUIET", "captured", "one_prompt", "prompts_file"]
 
-FAST = ("--backoff", 0.01, "--retries", 3, "--patience", 0.4, "--timeout", 20)
+FAST = ("--retries", 3, "--patience", 0.4, "--timeout", 20)
 QUIET = ("--max-tokens", 24, "--model", QWEN)
 
 
@@ -25,4 +25,4 @@ def one_prompt(folder):
 
 def captured(capsys, server, prompts, output, *more):
     """What the command says and its exit code; the answers of these prompts are in ``output``."""
-    return run(capsys, "capture", server.url, "--prompts", prompts, "-o", output, *more)
+    return run(capsys, "capture", server.url, "--prompts", prompts, "--save", output, *more)

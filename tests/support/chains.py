@@ -137,7 +137,9 @@ def made_of(file: File, folder: Path, targets: tuple[str, ...], capsys) -> dict[
     endings = {spec.name: spec.suffix for spec in TARGETS}
     for target in targets:
         path = folder / f"{stem}.{target}{endings.get(target, '.parquet')}"
-        made[target] = _kept(path, "convert", *source, path, "--to", target, "--lossy", "--force")
+        made[target] = _kept(
+            path, "convert", *source, "--save", path, "--to", target, "--lossy", "--force"
+        )
     packed = folder / f"{stem}.packed"
     flags = ("--framework", "slime", "--cp", 2, "--force", "-o", packed)
     made["packed"] = _kept(packed, "pack", *source, *flags)

@@ -38,7 +38,8 @@ SHOW, MODEL = ("show", "FILE"), ("--model", "fixtures/configs/qwen3_moe.json")
 RECOMPUTE = ("recompute", "HERE/c", "HERE/i.safetensors", "--save", "HERE/out.parquet")
 VERIFY = ("pack", "--verify", "HERE/r", "--against", "HERE/x.parquet")
 PLAN = ("pack", "HERE/x.parquet", "-o", "HERE/r", "--plan", "FILE")
-CAPTURE = ("capture", "http://127.0.0.1:1", "--prompts", "FILE", "-o", "HERE/out.parquet")
+ACCEPT = ("ci", "HERE/ci.toml", "--update-baseline")
+CAPTURE = ("capture", "http://127.0.0.1:1", "--prompts", "FILE", "--save", "HERE/out.parquet")
 RANK = "r/dp0-cp0-tp0-pp0/mb0000.safetensors"
 ITER = "iter_0000007"
 DOORS = {  # of each: its sound files, which of them is damaged, and who reads it
@@ -75,7 +76,7 @@ DOORS = {  # of each: its sound files, which of them is damaged, and who reads i
     "report": (lambda: seeds.reports()[0], "x.json", ("report", "FILE")),
     "prompts": (lambda: seeds.prompts()[0], "x.jsonl", CAPTURE),
     "ci": (lambda: seeds.ci()[0], "ci.toml", ("ci", "FILE")),
-    "baseline": (lambda: seeds.ci()[0], "ci.baseline.json", ("ci", "HERE/ci.toml")),
+    "baseline": (lambda: seeds.ci()[0], "ci.baseline.json", ACCEPT),
 }
 
 

@@ -4,26 +4,30 @@ from typing import Any
 
 import msgspec
 
+from routectl.reports.beside.schema import BesideDocument
 from routectl.reports.cache.schema import CacheDocument
 from routectl.reports.check.schema import CheckDocument, WatchDocument
 from routectl.reports.ci.schema import BaselineDocument, CiDocument
 from routectl.reports.diff.schema import DetailDocument, DiffDocument
+from routectl.reports.dumps import WrittenDocument
 from routectl.reports.pack.schema import PackDocument, VerifyDocument
 from routectl.reports.predict.schema import PredictDocument
 from routectl.reports.recompute.schema import RecomputeDocument
-from routectl.reports.show.schema import CheckpointDocument, ShowDocument
+from routectl.reports.show.schema import CheckpointDocument, OutlineDocument, ShowDocument
 from routectl.reports.staleness.schema import SeriesDocument, StalenessDocument
 
 __all__ = ["TYPES", "json_schema"]
 
 TYPES: dict[str, Any] = {
     "baseline": BaselineDocument,
+    "beside": BesideDocument,
     "cache": CacheDocument,
     "check": CheckDocument,
     "checkpoint": CheckpointDocument,
     "ci": CiDocument,
     "detail": DetailDocument,
     "diff": DiffDocument,
+    "outline": OutlineDocument,
     "pack": PackDocument,
     "predict": PredictDocument,
     "recompute": RecomputeDocument,
@@ -32,6 +36,7 @@ TYPES: dict[str, Any] = {
     "staleness_series": SeriesDocument,
     "verify": VerifyDocument,
     "watch": WatchDocument,
+    "written": WrittenDocument,
 }
 
 

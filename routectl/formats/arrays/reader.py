@@ -19,6 +19,7 @@ from ...model import ModelFacts
 from ...visible import quoted
 from ..documents.facts import Model, find_context
 from ..documents.fields import as_float64, from_json, one_line
+from ..wire.guess import facts_of_shape
 from ..wire.sample import NoSamplesError, WireSample, to_sample
 from .files import ArrayFile, open_array_file
 
@@ -197,6 +198,14 @@ def _layout(file: ArrayFile) -> _PerSample | _Padded:
     return _PerSample(file, bare)
 
 
+def _row_shape(file: ArrayFile, layout: _PerSample | _Padded) -> tuple[int, int]:
+    """Columns and ids of a row, by the shape of the first array that has some."""
+    names = list(layout.names.values()) if isinstance(layout, _PerSample) else [_ROUTES]
+    shapes = [file.shapes[name] for name in names]
+    found = next((s for s in shapes if len(s) >= 3 and 0 not in s[-2:]), None)
+    return (1, 1) if found is None else (found[-2], found[-1])
+
+
 def open_arrays(path: Path, kind: str, model: Model, start: int | None) -> Dump:
     """Open an array file; ``kind`` is npy, npz or safetensors.
 
@@ -204,7 +213,9 @@ def open_arrays(path: Path, kind: str, model: Model, start: int | None) -> Dump:
     """
     file = open_array_file(path, kind)
     layout = _layout(file)
-    context = find_context(path, model, _own_config(file))
+    context = find_context(
+        path, model, _own_config(file), guess=lambda: facts_of_shape(*_row_shape(file, layout))
+    )
     first = file.dtypes[layout.names[layout.ids[0]] if isinstance(layout, _PerSample) else _ROUTES]
     said = {name: file.texts.get(name) for name in ("engine", "engine_version", "model")}
     meta = context.meta(path, kind, wire_dtype=first, **said)

@@ -4,6 +4,7 @@ What the caller says, else the file itself or the meta.json beside it, else what
 another dump, else a config.json beside the file.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from ...files.reading import read_bytes
 from ...model import ModelFacts, facts_from_config, facts_from_sizes
 from .fields import from_json
 from .hub import cached_config, hub_folder
+from .kinds import kind_in_words
 
 __all__ = [
+    "GUESSED",
     "ITSELF",
     "MODEL_HINT",
     "Context",
+    "Guess",
     "Model",
     "Otherwise",
     "UnknownModelError",
@@ -35,6 +39,7 @@ _META, _CONFIG = "meta.json", "config.json"
 ITSELF = "the file itself"
 MODEL_HINT = "--model CONFIG.json, a folder with one, ORG/NAME of the HF cache, or LAYERS,K,E"
 _CALLER = "the caller"
+GUESSED = "nothing: a guess"
 
 
 class UnknownModelError(FormatError):
@@ -52,7 +57,15 @@ class Otherwise:
     source: str = ""
 
 
-Model = ModelFacts | str | Path | Otherwise | None  # what a caller says of a dump's model
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What a dump looks like, where nothing tells its model: for what is said of it, not counted.
+
+    The source of such facts is ``GUESSED``; they are no model's.
+    """
+
+
+Model = ModelFacts | str | Path | Otherwise | Guess | None  # what a caller says of a dump's model
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +96,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         text = read_bytes(path, _MAX_CONFIG_BYTES, "too large for a model config")
         doc = from_json(text, str(path))
     except (ValueError, RecursionError):
-        raise FormatError(f"{path}: not JSON, expected an HF config.json") from None
+        kind = kind_in_words(path)
+        got = "not JSON" if kind == "JSON" else f"got {kind}"
+        raise FormatError(f"{path}: {got}, expected an HF config.json") from None
     if not isinstance(doc, dict):
         raise FormatError(f"{path}: got a {type(doc).__name__}, expected an HF config.json")
     return doc
@@ -164,17 +179,23 @@ def refuse_alone(path: Path, model: Model) -> None:
         raise UnknownModelError(f"{path}: does not say its model", hint=MODEL_HINT)
 
 
-def find_context(path: Path, model: Model, own: dict[str, Any] | None = None) -> Context:
+def find_context(
+    path: Path,
+    model: Model,
+    own: dict[str, Any] | None = None,
+    guess: Callable[[], ModelFacts] | None = None,
+) -> Context:
     """The facts for the dump at ``path``, from the first that tells.
 
     ``model``, where the caller names one; ``own``, a config that the file itself carries; the
     meta.json beside it; an ``Otherwise``; the config.json beside it, which is taken for an
-    ``Otherwise`` of the same sizes too. Raises UnknownModelError when none of them tells, because
-    the layer axis and the id range cannot be checked without.
+    ``Otherwise`` of the same sizes too; for a ``Guess``, what ``guess`` makes of the file. Raises
+    UnknownModelError when none of them tells, because the layer axis and the id range cannot be
+    checked without.
     """
     folder = path.parent
     about = _notes(folder / _META, needed=model is None and own is None)
-    if model is not None and not isinstance(model, Otherwise):
+    if model is not None and not isinstance(model, Otherwise | Guess):
         return Context(read_model(model), about)
     if own is not None:
         facts = facts_from_config(own, f"{path}: config")
@@ -188,6 +209,8 @@ def find_context(path: Path, model: Model, own: dict[str, Any] | None = None) ->
         )
     if found is None and (folder / _CONFIG).is_file():
         found = _facts_at(folder / _CONFIG)
+    if found is None and isinstance(model, Guess) and guess is not None:
+        found = guess()
     if found is None:
         raise UnknownModelError(
             f"{path}: the model is not known: no config in the file, no config.json or meta.json "

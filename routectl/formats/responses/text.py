@@ -17,6 +17,7 @@ from ...limits import DEFLATE, check_budget, check_inflation, limits
 from ..documents.facts import Model, UnknownModelError, find_context, refuse_alone
 from ..documents.fields import Doc, from_json, joined, mapping, text
 from ..documents.size import check_json
+from ..wire.guess import guess_facts
 from ..wire.payload import wire_dtype
 from ..wire.sample import NoRoutesError, NoSamplesError, WireSample, to_sample
 from .dialects import read_document
@@ -206,9 +207,8 @@ def _build_index(source: _Text, kind: str, records: Records) -> _Index:
 
 def _no_routes(path: Path, kind: str, index: _Index, dump: Dump | None) -> NoRoutesError:
     streamed = kind == "sse" and "vllm" in index.engines
-    all_of = f"any of its {len(index.keys)} samples" if index.keys[1:] else "its one sample"
     return NoRoutesError(
-        f"{path}: no routed_experts in {all_of}",
+        f"{path}: no routed_experts in any sample, of {len(index.keys)}",
         hint=_STREAMED if streamed else _NOT_ASKED,
         dump=dump,
     )
@@ -229,7 +229,9 @@ def open_text(path: Path, kind: str | None, model: Model, start: int | None) -> 
         index = _build_index(source, kind, records)
         chains = find_chains(index.keys, records.told)
         try:
-            context = find_context(path, model)
+            context = find_context(
+                path, model, guess=lambda: guess_facts(map(records.wire, range(len(index.keys))))
+            )
         except UnknownModelError:
             if index.with_routes:
                 raise

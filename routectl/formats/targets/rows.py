@@ -135,6 +135,7 @@ class Feed:
     dropped: int = 0
     greatest: int = -1
     left_out: set[str] = field(default_factory=set)
+    versions: set[str] = field(default_factory=set)
 
     def where(self, index: int, sample: Sample) -> str:
         """How messages name a sample."""
@@ -151,12 +152,16 @@ class Feed:
                 yield placed
 
     def _check_fields(self, index: int, sample: Sample) -> None:
-        """Raise RoutectlError on what the target has no place for, unless that is wanted."""
+        """Raise RoutectlError on what the target has no place for, unless that is wanted.
+
+        One weight version of all samples tells none from another: it is left out unasked.
+        """
         routes = sample.routes
+        self.versions |= {span.version for span in sample.weight_spans}
         there = {
             "logprobs": sample.logprobs is not None,
             "loss_mask": sample.loss_mask is not None,
-            "weight_spans": bool(sample.weight_spans),
+            "weight_spans": len(self.versions) > 1,
             "margins": routes is not None and routes.margin_TL is not None,
             "gates": sample.gates is not None,
         }
@@ -166,12 +171,15 @@ class Feed:
             there["prompt_mask"] = bool(sample.loss_mask[:prompt].any())
         names = {n for n, has in there.items() if has and n not in self.shape.target.holds}
         if names and not self.shape.lossy:
-            what = " and ".join(_WORDS[name] for name in _WORDS if name in names)
+            words = {**_WORDS, "weight_spans": "several weight versions"}
+            what = " and ".join(words[name] for name in words if name in names)
             raise UnsupportedError(
                 f"{self.where(index, sample)}: has {what}, and {self.shape.target.name} no place "
                 "for that",
                 hint="--lossy to leave them out",
             )
+        if self.versions and "weight_spans" not in self.shape.target.holds:
+            names.add("weight_spans")
         self.left_out |= {_WORDS[name] for name in names}
 
     def _place(self, index: int, sample: Sample) -> TargetRows | None:

@@ -14,6 +14,7 @@ from ...errors import FormatError
 from ...files.reading import open_regular, read_bytes
 from ..documents.facts import Model, UnknownModelError, find_context, refuse_alone
 from ..documents.fields import from_json, joined, token_ids
+from ..wire.guess import guess_facts
 from ..wire.sample import NoRoutesError, WireSample, to_sample
 from ..wire.shapes import rows_of_flat
 
@@ -49,11 +50,10 @@ def open_trainer_file(
         from .micro_batches import read_micro_batches
 
         wires = read_micro_batches(path)
-    all_of = f"any of its {len(wires)} samples" if wires[1:] else "its one sample"
-    told = f"{path}: no routes in {all_of}"
+    told = f"{path}: no routes in any sample, of {len(wires)}"
     with_routes = any(wire.has_routes for wire in wires)
     try:
-        context = find_context(path, model)
+        context = find_context(path, model, guess=lambda: guess_facts(wires))
     except UnknownModelError:
         if with_routes:
             raise

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError, UnsupportedError
+from ..asked import asked_of
 from ..options import argument, check_bounds, eps_option, fail_on_option, option, save_option
 from ..progress import SILENT, Progress
 from ..reading import Reading, finite_eps
@@ -14,11 +15,12 @@ from ..recompute.partner import open_partner, partner_at
 from .model import options_of_dump
 
 if TYPE_CHECKING:
-    from ...dump import Dump
-    from ...ops.check.book.results import Explanation
+    from ...dump import Dump, DumpMeta
+    from ...ops.check.book.results import CheckResult
+    from ...ops.check.check import CheckOptions
     from ...reports.document import Document
 
-__all__ = ["CheckRequest", "Checked", "answer_check", "check_dump", "write_fixed"]
+__all__ = ["CheckRequest", "Checked", "answer_check", "check_and_fix", "check_dump", "write_fixed"]
 
 _CODES = "Finding codes or their beginnings, as R2 or R102; repeatable, or with commas."
 
@@ -78,21 +80,37 @@ class CheckRequest:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A checked dump: the routectl.check/1 document, and what it takes to write it fixed."""
+    """A checked dump: the routectl.check/1 document, and what it is made of.
+
+    reference is the meta and the sample count of what the dump was held against.
+    """
 
     document: "Document"
     dump: "Dump"
-    explanation: "Explanation | None"
+    result: "CheckResult"
+    reference: "tuple[DumpMeta, int] | None"
 
 
 def answer_check(request: CheckRequest, progress: Progress = SILENT) -> "Document":
     """The routectl.check/1 document of a dump; the fixed dump is written where one is wanted."""
-    checked = check_dump(request, progress)
+    return check_and_fix(request, progress).document
+
+
+def check_and_fix(
+    request: CheckRequest, progress: Progress = SILENT, known: "CheckOptions | None" = None
+) -> Checked:
+    """Check a dump, and write it fixed where that is wanted.
+
+    ``known`` says what is known of the model, in place of its config.
+    """
+    checked = check_dump(request, progress, known)
     write_fixed(checked, request, progress)
-    return checked.document
+    return checked
 
 
-def check_dump(request: CheckRequest, progress: Progress) -> Checked:
+def check_dump(
+    request: CheckRequest, progress: Progress, known: "CheckOptions | None" = None
+) -> Checked:
     """Check a dump, alone or against its reference: a dump, or a checkpoint that is run once."""
     from ...files.writing import refuse_existing
     from ...ops.check.check import check
@@ -110,7 +128,7 @@ def check_dump(request: CheckRequest, progress: Progress) -> Checked:
         opened, reference = sides.values()
     if opened.meta.num_experts % ep:
         raise RoutectlError(f"--ep {ep}: {opened.meta.num_experts} experts do not divide by it")
-    options = options_of_dump(opened, reading.facts or weights, ep, request.eps)
+    options = known or options_of_dump(opened, reading.facts or weights, ep, request.eps)
     if weights is not None:
         how = forwarding_of(request.forward)
         partner = partner_at(request.dump, reading, weights, opened, with_routes=how.mode != "free")
@@ -121,7 +139,8 @@ def check_dump(request: CheckRequest, progress: Progress) -> Checked:
         result = check(watched, reference, options=options).selected(wanted, left_out)
     other = None if reference is None else (reference.meta, len(reference))
     document = check_document(result, other, fail_on=request.fail_on)
-    return Checked(document, opened, result.explanation)
+    document["asked"] = asked_of(request)
+    return Checked(document, opened, result, other)
 
 
 def write_fixed(checked: Checked, request: CheckRequest, progress: Progress) -> None:
@@ -132,7 +151,7 @@ def write_fixed(checked: Checked, request: CheckRequest, progress: Progress) -> 
     target = request.save
     if target is None:
         return
-    found = checked.explanation
+    found = checked.result.explanation
     assert found is not None  # of a comparison with a reference
     fixed = restored_dump(checked.dump, found)
     with progress.watching(fixed, "writing") as watched:

@@ -42,7 +42,7 @@ def answer_ci(request: CiRequest, progress: Progress = SILENT) -> "Document":
     update = request.update_baseline
     asked = read_checks(Path("pyproject.toml") if request.config is None else request.config)
     checks = _chosen(asked, request.only)
-    accepted = read_baseline(asked.baseline)
+    accepted = _accepted_before(asked.baseline, update)
     runs: list[Document] = []
     kept: dict[str, dict[str, float]] = {}
     for check in checks:
@@ -50,10 +50,22 @@ def answer_ci(request: CiRequest, progress: Progress = SILENT) -> "Document":
             runs.append(entry)
             if run is not None and entry["status"] != "trouble":
                 kept[entry["name"]] = _accepted(run, entry)
-    if update and kept:
+    if update and kept and not isinstance(accepted, RoutectlError):
         _store(asked, accepted, kept, progress)
     known = asked.baseline.exists()
     return ci_document(str(asked.path), str(asked.baseline) if known else None, runs)
+
+
+def _accepted_before(path: Path, update: bool) -> Numbers | RoutectlError:
+    """The accepted numbers, or why they cannot be read. Raises that where they are to be replaced:
+    numbers of checks that do not run now would be lost.
+    """
+    try:
+        return read_baseline(path)
+    except RoutectlError as error:
+        if update:
+            raise
+        return error
 
 
 def _chosen(config: CiConfig, only: tuple[str, ...]) -> list[Check]:
@@ -66,7 +78,11 @@ def _chosen(config: CiConfig, only: tuple[str, ...]) -> list[Check]:
 
 
 def _entries(
-    check: Check, folder: Path, accepted: Numbers, update: bool, progress: Progress
+    check: Check,
+    folder: Path,
+    accepted: Numbers | RoutectlError,
+    update: bool,
+    progress: Progress,
 ) -> "list[tuple[CheckRun | None, Document]]":
     """A check's runs, each with its entry; one entry without a run where none is found."""
     from ...ops.diff.thresholds import Baseline
@@ -85,8 +101,12 @@ def _entries(
         return [(None, troubled(about, *trouble, 0.0))]
     found: list[tuple[CheckRun | None, Document]] = []
     for run in runs:
-        numbers = accepted.get(run.name)
-        known = None if numbers is None and not update else Baseline(numbers or {}, update)
+        known: Baseline | RoutectlError | None
+        if isinstance(accepted, RoutectlError):
+            known = accepted
+        else:
+            numbers = accepted.get(run.name)
+            known = None if numbers is None and not update else Baseline(numbers or {}, update)
         found.append((run, answer_run(run, known, progress)))
     return found
 

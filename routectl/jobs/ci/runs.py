@@ -140,8 +140,14 @@ def limits_of(request: Request) -> tuple[Any, ...]:
     return () if isinstance(request, CheckRequest) else request.limits
 
 
-def answer_run(run: CheckRun, baseline: "Baseline | None", progress: Progress) -> "Document":
-    """What a run came to, in an entry of routectl.ci/1; trouble too, a bug of ours among it."""
+def answer_run(
+    run: CheckRun, baseline: "Baseline | RoutectlError | None", progress: Progress
+) -> "Document":
+    """What a run came to, in an entry of routectl.ci/1; trouble too, a bug of ours among it.
+
+    ``baseline`` is None where there is none of this run, an error where its file cannot be read:
+    that is the trouble of those that need it.
+    """
     from ...reports.ci.document import answered, troubled
 
     about: RunSubject = {
@@ -155,8 +161,7 @@ def answer_run(run: CheckRun, baseline: "Baseline | None", progress: Progress) -
     found: list[Document] = []
 
     def work() -> None:
-        _refuse_unknown_baseline(run, baseline)
-        document = _answer(run.request, baseline, progress)
+        document = _answer(run.request, _known_baseline(run, baseline), progress)
         found.append(answered(about, document, time.perf_counter() - began))
 
     trouble = trouble_in(work)
@@ -180,14 +185,24 @@ def trouble_in(work: Callable[[], None]) -> tuple[str, list[str]] | None:
     return None
 
 
-def _refuse_unknown_baseline(run: CheckRun, baseline: "Baseline | None") -> None:
-    """Raise RoutectlError, before anything is run, for a relative threshold that cannot be held."""
-    for limit in limits_of(run.request):
-        if limit.relative_to is not None and baseline is None:
+def _known_baseline(
+    run: CheckRun, baseline: "Baseline | RoutectlError | None"
+) -> "Baseline | None":
+    """The baseline. Raises RoutectlError, before anything is run, where a relative threshold cannot
+    be held against it.
+    """
+    relative = [limit for limit in limits_of(run.request) if limit.relative_to is not None]
+    if not isinstance(baseline, RoutectlError):
+        if relative and baseline is None:
             raise RoutectlError(
-                f"threshold {limit.text!r} is relative to a baseline, and this check has none",
+                f"threshold {relative[0].text!r} is relative to a baseline, and this check has "
+                "none",
                 hint="routectl ci --update-baseline stores what is measured now",
             )
+        return baseline
+    if relative:
+        raise baseline
+    return None
 
 
 def _answer(request: Request, baseline: "Baseline | None", progress: Progress) -> "Document":

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError
-from ..compared import Judging, compared_document, metric_names, parsed_limits
+from ..asked import asked_of
+from ..compared import Compared, Judging, compared, metric_names, parsed_limits
 from ..options import (
     allow_unmatched_option,
     argument,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from ...ops.diff.thresholds import Baseline, Threshold
     from ...reports.document import Document
 
-__all__ = ["DiffRequest", "answer_diff", "refuse_incomparable"]
+__all__ = ["DiffRequest", "answer_diff", "compare_dumps", "refuse_incomparable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +102,16 @@ class DiffRequest:
 def answer_diff(
     request: DiffRequest, progress: Progress = SILENT, *, baseline: "Baseline | None" = None
 ) -> "Document":
-    """The routectl.diff/1 document.
+    """The routectl.diff/1 document: see ``compare_dumps``."""
+    document = compare_dumps(request, progress, baseline=baseline).document
+    document["asked"] = asked_of(request)
+    return document
+
+
+def compare_dumps(
+    request: DiffRequest, progress: Progress = SILENT, *, baseline: "Baseline | None" = None
+) -> Compared:
+    """Compare what a request names.
 
     A side that is a checkpoint is run on the other's tokens. A layer in which nothing could be
     compared is told by the document: its exit code is 2 then. Relative thresholds are held against
@@ -132,7 +142,7 @@ def answer_diff(
         baseline=baseline,
         allow_unmatched=request.allow_unmatched,
     )
-    return compared_document(old, new, options, judging, progress, rerun=again)
+    return compared(old, new, options, judging, progress, rerun=again)
 
 
 def refuse_incomparable(document: "Document") -> None:

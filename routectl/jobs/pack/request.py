@@ -23,8 +23,9 @@ from .samples import Allowed, Taken, take_samples
 from .verify import verify_folder
 
 if TYPE_CHECKING:
-    from ...dump import Dump
+    from ...dump import Dump, DumpMeta
     from ...layouts.packing import Packing
+    from ...ops.pack.verify import Verification
     from ...reports.document import Document
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "has_manifest",
     "lay_out_samples",
     "pack_dump",
+    "verify_dump",
 ]
 
 _DTYPE = "Integer dtype of the tensors; the framework's own when not given."
@@ -145,9 +147,16 @@ def answer_verify(request: VerifyRequest, progress: Progress = SILENT) -> "Docum
     """The routectl.verify/1 document: whether every route is there, exactly once."""
     from ...reports.pack.document import verified_document
 
+    found, meta = verify_dump(request, progress)
+    return verified_document(found, str(request.folder), meta)
+
+
+def verify_dump(
+    request: VerifyRequest, progress: Progress = SILENT
+) -> "tuple[Verification, DumpMeta]":
+    """What a folder comes to beside the dump that it was made from, and that dump's meta."""
     job = _verified(request, progress)
-    found = verify_folder(job, request.folder, progress)
-    return verified_document(found, str(request.folder), job.dump.meta)
+    return verify_folder(job, request.folder, progress), job.dump.meta
 
 
 def _verified(request: VerifyRequest, progress: Progress) -> Job:

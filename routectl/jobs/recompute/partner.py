@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import FormatError, MismatchError
+from ..held import HeldDump
 from ..progress import SILENT, Progress
 from ..reading import Reading
 
@@ -85,6 +86,8 @@ def partner_at(
     path: str, reading: Reading, weights: Path | None, opened: "Dump", *, with_routes: bool = False
 ) -> Partner:
     """The same of a dump that was opened at a path, and can be opened there again."""
+    if isinstance(path, HeldDump):
+        return partner_of(opened, with_routes=with_routes)
     opener = partial(_opened_again, path, reading, weights, with_routes)
     return partner_of(opened, with_routes=with_routes, opener=opener)
 

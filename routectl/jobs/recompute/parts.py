@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from ...errors import FormatError, MismatchError, RoutectlError
 from ...files.destinations import cannot_write
 from ...files.private import close_to_others, private_folder
 from ...files.reading import read_bytes
-from ...files.temporaries import is_at, lock_is_had
+from ...files.temporaries import discard_folder, is_at, lock_is_had
 from ...files.writing import replacing
 from ...gate_logprobs import digest_routes
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Parts", "holding_parts", "open_parts", "parts_folder"]
 
 _JOB = "job.json"
+_ENDING = ".partial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Parts:
 
     def drop(self) -> None:
         """Let go of the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        discard_folder(self.folder, self.folder.name.removesuffix(_ENDING))
 
     def join(self, mode: str, meta: "DumpMeta", output: Path, *, force: bool) -> None:
         """Write a mode's parts as one file."""
@@ -147,7 +147,7 @@ def _digests(samples: "Iterable[Sample]") -> list[str | None]:
 
 def parts_folder(output: Path) -> Path:
     """Where the finished parts of an output wait."""
-    return output.with_name(output.name + ".partial")
+    return output.with_name(output.name + _ENDING)
 
 
 @contextmanager

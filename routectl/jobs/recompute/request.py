@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import MismatchError, RoutectlError, UnsupportedError
 from ...reports.text.wording import plural
-from ..compared import Judging, compared_document, metric_names, parsed_limits
+from ..compared import Judging, compared, metric_names, parsed_limits
 from ..options import argument, check_bounds, no_tokens_option, option, save_option
 from ..progress import SILENT, Progress
 from ..reading import WITHOUT_TOKENS, Reading, refuse_relative
@@ -170,13 +170,13 @@ def _compared(
     found = {}
     for mode, path in request.targets.items():
         try:
-            found[mode] = compared_document(
+            found[mode] = compared(
                 source,
                 open_native(path),
                 DiffOptions(detail=request.detail),
                 Judging(limits=request.limits),
                 progress,
-            )
+            ).document
         except MismatchError as error:
             return str(error)
     return found

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError
+from ...limits import Limits, limits, within
 from .share import Work, do_work
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ def run_workers(
 ) -> None:
     """Run each in a process of its own, with so many CPU threads; ``say`` what they say.
 
-    When one fails, or on Ctrl-C, all of them end. Raises the first one's RoutectlError, or one
-    that says how it was killed.
+    The budgets that hold here hold there. When one fails, or on Ctrl-C, all of them end. Raises
+    the first one's RoutectlError, or one that says how it was killed.
     """
     context = multiprocessing.get_context("spawn")
     workers: dict[Connection, tuple[SpawnProcess, str]] = {}
@@ -40,7 +41,7 @@ def run_workers(
         with _sigint_ignored():
             for work in works:
                 ours, theirs = context.Pipe(duplex=False)
-                arguments = (work, threads, theirs, on_progress is not None)
+                arguments = (work, threads, theirs, on_progress is not None, limits())
                 process = context.Process(target=_worker, args=arguments, daemon=True)
                 process.start()
                 theirs.close()
@@ -106,7 +107,7 @@ def _sum_of(each: "Sequence[RunProgress]") -> "RunProgress":
     return RunProgress(0, 0, samples, tokens, sum(done.read_bytes for done in each))
 
 
-def _worker(work: Work, threads: int, end: Connection, watched: bool) -> None:
+def _worker(work: Work, threads: int, end: Connection, watched: bool, budgets: Limits) -> None:
     """A process: what it has to say goes to its parent, whose death it does not outlive."""
     from ...forward import pick_devices
 
@@ -115,8 +116,9 @@ def _worker(work: Work, threads: int, end: Connection, watched: bool) -> None:
     if watched:
         work = work.given(work.indices, on_progress=end.send)
     try:
-        pick_devices(work.options.device, threads)
-        do_work(work, end.send)
+        with within(budgets):
+            pick_devices(work.options.device, threads)
+            do_work(work, end.send)
     except RoutectlError as error:
         end.send(error)
     except MemoryError:

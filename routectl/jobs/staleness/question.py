@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ...dump import Dump
     from ...ops.diff.thresholds import Baseline, Threshold
     from ...ops.staleness.attribution import Version
-    from ...ops.staleness.staleness import Noise, StalenessOptions
+    from ...ops.staleness.staleness import Noise, Staleness, StalenessOptions
     from ...reports.document import Document
 
 __all__ = ["Question"]
@@ -62,8 +62,8 @@ class Question:
         noise: "tuple[Noise, ...]" = (),
         *,
         warned: bool = False,
-    ) -> "Document":
-        """The routectl.staleness/1 document of a dump and the routes of versions.
+    ) -> "tuple[Staleness, Document]":
+        """The comparisons of a dump and the routes of versions, and their routectl.staleness/1.
 
         warned tells that its warnings were said before.
         """
@@ -90,4 +90,5 @@ class Question:
         if not warned:
             self._warn(warnings_of(result))
         shifts = router_shifts(versions, options)
-        return staleness_document(result, advice, options, judged=judged, shifts=shifts)
+        document = staleness_document(result, advice, options, judged=judged, shifts=shifts)
+        return result, document

@@ -29,10 +29,10 @@ from .versions import At, Versions, parse_at
 if TYPE_CHECKING:
     from ...dump import Dump
     from ...ops.diff.thresholds import Baseline, Threshold
-    from ...ops.staleness.staleness import StalenessOptions
+    from ...ops.staleness.staleness import Staleness, StalenessOptions
     from ...reports.document import Document
 
-__all__ = ["Method", "StalenessRequest", "answer_staleness"]
+__all__ = ["Method", "StalenessRequest", "answer_staleness", "compare_versions", "question_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,10 +180,19 @@ def answer_staleness(
 
     Relative thresholds are held against ``baseline``; RoutectlError where there is none.
     """
+    question = question_of(request, progress, baseline)
+    if request.series is not None:
+        return series_of(request.series, question, request.reading.open)
+    return compare_versions(request, question)[1]
+
+
+def question_of(
+    request: StalenessRequest, progress: Progress, baseline: "Baseline | None" = None
+) -> Question:
+    """How dumps are compared. Raises RoutectlError for a relative threshold without a baseline."""
     if baseline is None or request.series is not None:
         refuse_relative(request.limits)
-    reading = request.reading
-    question = Question(
+    return Question(
         request.options,
         request.limits,
         request.mini_steps,
@@ -193,8 +202,11 @@ def answer_staleness(
         request.allow_unmatched,
         request.fail_on,
     )
-    if request.series is not None:
-        return series_of(request.series, question, reading.open)
+
+
+def compare_versions(request: StalenessRequest, question: Question) -> "tuple[Staleness, Document]":
+    """The comparisons of a dump and its versions, recomputed where they are checkpoints."""
+    reading, progress = request.reading, question.progress
     assert request.dump is not None
     given = parse_at(request.at)
     weights = next((at.weights for at in given if at.weights is not None), None)

@@ -125,7 +125,7 @@ def _measured(path: Path, question: Question, open_at: "Callable[[str], Dump]") 
     versions = [Version(n, of.get("free"), of.get("forced")) for n, of in routes.items()]
     rollout = open_at(str(rollouts[0]))
     question.refuse_one(rollout, [version.name for version in versions])
-    return replace(question, limits=()).answer(rollout, versions)
+    return replace(question, limits=()).answer(rollout, versions)[1]
 
 
 def _by_number(path: Path) -> tuple[int, str]:

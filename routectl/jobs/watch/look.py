@@ -1,13 +1,16 @@
 """One file of a folder that is watched: opened, checked, and what is to be said of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import FormatError, RoutectlError
+from ..inputs import Input, parse_input
 from ..reading import Reading, otherwise_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ...ops.check.book.results import CheckResult
 
 __all__ = ["Looked", "Lookout"]
@@ -34,10 +37,14 @@ def _about(path: Path, error: RoutectlError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Lookout:
-    """How files are opened and checked; ``against`` names a file's reference, None for none."""
+    """How files are opened and checked; ``against`` names a file's reference, None for none.
+
+    ``said`` gives a file with what was said of it.
+    """
 
     reading: Reading
     against: str | None = None
+    said: "Callable[[Path], Input]" = field(default=lambda path: Input(str(path)))
 
     def look(self, path: Path) -> Looked:
         """Open and check a file. Raises UnknownModelError where only --model helps."""
@@ -65,11 +72,11 @@ class Lookout:
         from ...ops.check.check import check
         from ..check.model import options_of_dump
 
-        dump = self.reading.open(str(path))
+        dump = self.reading.open(str(self.said(path)))
         other = None
         if self.against is not None:
             name = self.against.replace("{name}", path.name).replace("{stem}", path.stem)
-            if not Path(name).is_file():
+            if not Path(parse_input(name).path).is_file():
                 raise FormatError(f"{path}: its reference {name} is not there")
             other = self.reading.open(name, otherwise_of(dump, "the dump"))
         return check(dump, other, options=options_of_dump(dump, self.reading.facts, 1))

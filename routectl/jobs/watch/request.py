@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from ...errors import RoutectlError
 from ...reports.text.wording import plural
+from ..inputs import Input, parse_input
 from ..options import argument, check_bounds, fail_on_option, option
 from ..progress import SILENT, Progress
 from ..reading import Reading, refuse_severity
@@ -24,7 +26,9 @@ class WatchRequest:
 
     folder: Path = argument(metavar="DIR", help="The folder; those below it too.")
     pattern: tuple[str, ...] = option(
-        (), metavar="GLOB", help="Only such paths below DIR, as '*.jsonl'; repeatable."
+        (),
+        metavar="GLOB",
+        help="Only such paths below DIR, as '*.jsonl' or '*.npz::start=0'; repeatable.",
     )
     settle: float = option(5.0, least=0.0, help="Seconds without a change before a file is read.")
     give_up: float = option(
@@ -49,10 +53,24 @@ class WatchRequest:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        _ = self.patterns
         refuse_severity(self.fail_on)
         against = self.against
         if against is not None and "{name}" not in against and "{stem}" not in against:
             raise RoutectlError(f"--against {against}: expected {{name}} or {{stem}} in it")
+
+    @property
+    def patterns(self) -> tuple[Input, ...]:
+        """The patterns, each with what it says of its files. Raises RoutectlError."""
+        return tuple(parse_input(text, exists=lambda _: False) for text in self.pattern)
+
+    def said_of(self, path: Path) -> Input:
+        """A file with what the first pattern that it matches says of it."""
+        below = path.relative_to(self.folder).as_posix()
+        for one in self.patterns:
+            if fnmatchcase(below, one.path):
+                return replace(one, path=str(path))
+        return Input(str(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +102,9 @@ def watch_folder(request: WatchRequest, progress: Progress = SILENT) -> Watched:
     reading = request.reading
     if reading.model is not None:
         read_model(reading.model)  # a wrong one is said now, not with every file
-    lookout = Lookout(reading, request.against)
-    follower = Follower(request.folder, request.pattern, request.settle)
+    lookout = Lookout(reading, request.against, request.said_of)
+    globs = [one.path for one in request.patterns]
+    follower = Follower(request.folder, globs, request.settle)
     watch = _Watch(request, follower, lookout, progress.part)
     watch.active = time.monotonic()
     try:

@@ -1,14 +1,14 @@
 """What a report shows of a comparison beside its figures: first mismatched rows, and for a page
 where rows differ, and the worst sequences whole.
 
-Everything is bounded, whatever the dumps hold: BINS of positions, KEPT_BYTES of ids.
-Shape suffixes: T tokens, L compared layers, K top_k, P places, B bins of positions, N = L + 1
-numbers of differing layers, R mismatched rows.
+Everything is bounded, whatever the dumps hold: BINS of positions, LISTED samples, KEPT_BYTES of
+ids. Shape suffixes: T tokens, L compared layers, S = K + 1 numbers of swapped ids, E experts, P
+places, B bins of positions, N = L + 1 numbers of differing layers.
 """
 
 import bisect
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,24 +16,28 @@ from numpy.typing import NDArray
 
 from ...kernels.rows import RowCounts, count_marks
 from ...margins import Margins
-from ...routes import Bools, Ids
 from ..pairs.align import Pair
+from .flips import MarginCounts, added_margins
+from .kept import KEPT_BYTES, KeptSequence, kept_sequence
 
 __all__ = [
     "BINS",
     "DETAIL_PLACES",
+    "LISTED",
     "Detail",
     "DetailTally",
     "Example",
-    "KeptSequence",
+    "ListedSample",
+    "Part",
     "added_detail",
     "first_mismatches",
+    "place_parts",
 ]
 
 Ints = NDArray[np.int64]
 DETAIL_PLACES = ("prompt", "response", "unknown")
 BINS = 128
-KEPT_BYTES = 4 << 20
+LISTED = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,34 +78,43 @@ def first_mismatches(
     return found
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class KeptSequence:
-    """The compared rows of one sequence, or of its window with most mismatches where it is long.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A run of a pair's tokens that are of one place, by its index in DETAIL_PLACES."""
 
-    tokens      compared positions of the whole sequence
-    position    absolute position of the first kept token
-    old_TLK     ids of OLD as stored; new_RK those of NEW of the mismatched rows, by token, layer
-    differs_TL  True where the sets differ; missing_TL True where a row is on one side only, or None
-    token_ids   int32 [T], None where neither dump knows them
-    rate, mismatched  of the whole sequence: what sequences are ordered by, the worst first
+    place: int
+    tokens: slice
+
+
+def place_parts(pair: Pair) -> tuple[Part, ...]:
+    """A pair's tokens by place, in their order; at least one part."""
+    tokens = len(pair.old_TLK)
+    if pair.prompt_length is None:
+        return (Part(2, slice(0, tokens)),)
+    split = min(max(pair.prompt_length - pair.position, 0), tokens)
+    parts = Part(0, slice(0, split)), Part(1, slice(split, tokens))
+    return tuple(p for p in parts if p.tokens.stop > p.tokens.start) or parts[1:]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ListedSample:
+    """What one compared sample adds up to by place and layer; int32.
+
+    tokens_P, tokens_mismatched_P   tokens with a compared row, and with a mismatched one
+    rows_PL, mismatched_PL          compared rows, and those whose sets differ
     """
 
     sample: str
-    tokens: int
-    position: int
-    prompt_length: int | None
-    old_TLK: Ids = field(repr=False)
-    new_RK: Ids = field(repr=False)
-    differs_TL: Bools = field(repr=False)
-    missing_TL: Bools | None = field(repr=False)
-    token_ids: NDArray[np.int32] | None = field(repr=False)
-    rate: float
-    mismatched: int
+    tokens_P: NDArray[np.int32]
+    tokens_mismatched_P: NDArray[np.int32]
+    rows_PL: NDArray[np.int32]
+    mismatched_PL: NDArray[np.int32]
 
     @property
     def rank(self) -> tuple[float, int, str]:
         """Ascending from the worst, as in the report's list of worst samples."""
-        return -self.rate, -self.mismatched, self.sample
+        rows, mismatched = int(self.rows_PL.sum()), int(self.mismatched_PL.sum())
+        return -mismatched / rows, -mismatched, self.sample
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,6 +123,10 @@ class Detail:
 
     rows_PLB, mismatched_PLB   compared rows and those whose sets differ, int64
     depth_PN                   tokens by the number of their layers that differ, int64
+    swaps_PLS                  rows by how many ids differ, int64
+    load_old_PLE, load_new_PLE how often each expert was taken, int64
+    margins                    per place, None where no row of it has any
+    samples                    at most LISTED samples, the worst first
     worst                      at most ``limit`` sequences, the worst first
     """
 
@@ -117,6 +134,11 @@ class Detail:
     rows_PLB: Ints
     mismatched_PLB: Ints
     depth_PN: Ints
+    swaps_PLS: Ints
+    load_old_PLE: Ints
+    load_new_PLE: Ints
+    margins: tuple[MarginCounts | None, ...]
+    samples: tuple[ListedSample, ...]
     worst: tuple[KeptSequence, ...]
     limit: int
 
@@ -133,18 +155,27 @@ class Detail:
         return found
 
 
+_TALLIES = (
+    "rows_PLB",
+    "mismatched_PLB",
+    "depth_PN",
+    "swaps_PLS",
+    "load_old_PLE",
+    "load_new_PLE",
+)
+
+
 def added_detail(a: Detail | None, b: Detail | None) -> Detail | None:
     """The detail of two parts; None where a part has none: it would be of some samples only."""
     if a is None or b is None:
         return None
     a, b = a.widened(b.width), b.widened(a.width)
-    worst = sorted([*a.worst, *b.worst], key=lambda s: s.rank)[: a.limit]
     return replace(
         a,
-        rows_PLB=a.rows_PLB + b.rows_PLB,
-        mismatched_PLB=a.mismatched_PLB + b.mismatched_PLB,
-        depth_PN=a.depth_PN + b.depth_PN,
-        worst=tuple(worst),
+        **{name: getattr(a, name) + getattr(b, name) for name in _TALLIES},
+        margins=tuple(map(added_margins, a.margins, b.margins)),
+        samples=tuple(sorted([*a.samples, *b.samples], key=lambda s: s.rank)[:LISTED]),
+        worst=tuple(sorted([*a.worst, *b.worst], key=lambda s: s.rank)[: a.limit]),
     )
 
 
@@ -154,103 +185,102 @@ def _paired(counts_PLB: Ints) -> Ints:
     return np.concatenate([halved, np.zeros_like(halved)], axis=-1)
 
 
-def _places(pair: Pair, tokens: int) -> Iterator[tuple[int, int, int]]:
-    """Which place the tokens of a pair are of: its index, first token, one after the last."""
-    if pair.prompt_length is None:
-        yield 2, 0, tokens
-        return
-    split = min(max(pair.prompt_length - pair.position, 0), tokens)
-    yield 0, 0, split
-    yield 1, split, tokens
-
-
 class DetailTally:
-    """Adds up pair after pair; memory is that of BINS and of ``limit`` kept sequences."""
+    """Adds up pair after pair; memory is that of BINS, of LISTED and of ``limit`` sequences."""
 
-    def __init__(self, num_layers: int, limit: int) -> None:
-        places = len(DETAIL_PLACES)
-        grid = np.zeros((places, num_layers, BINS), np.int64)
-        depth = np.zeros((places, num_layers + 1), np.int64)
-        self._detail = Detail(1, grid, grid.copy(), depth, (), limit)
+    def __init__(self, num_layers: int, top_k: int, num_experts: int, limit: int) -> None:
+        def zeros(*shape: int) -> Ints:
+            return np.zeros((len(DETAIL_PLACES), *shape), np.int64)
+
+        self._detail = Detail(
+            1,
+            zeros(num_layers, BINS),
+            zeros(num_layers, BINS),
+            zeros(num_layers + 1),
+            zeros(num_layers, top_k + 1),
+            zeros(num_layers, num_experts),
+            zeros(num_layers, num_experts),
+            (),
+            (),
+            (),
+            limit,
+        )
+        self._samples: list[ListedSample] = []
         self._worst: list[KeptSequence] = []
 
-    def result(self) -> Detail:
-        """What was added up."""
-        return replace(self._detail, worst=tuple(self._worst))
+    def result(self, margins: Mapping[int, MarginCounts | None]) -> Detail:
+        """What was added up, with the margins by place."""
+        return replace(
+            self._detail,
+            margins=tuple(map(margins.get, range(len(DETAIL_PLACES)))),
+            samples=tuple(self._samples),
+            worst=tuple(self._worst),
+        )
 
-    def add(self, pair: Pair, rows: RowCounts, token_ids: NDArray[np.int32] | None) -> None:
-        """Add the compared rows of one pair; ``rows`` with its marks."""
-        assert rows.differs_TL is not None
-        tokens = len(rows.differing_T)
+    def add(
+        self,
+        pair: Pair,
+        counted: Iterable[tuple[Part, RowCounts]],
+        whole: RowCounts,
+        token_ids: NDArray[np.int32] | None,
+    ) -> None:
+        """Add the compared rows of one pair, counted by place and as a whole, with marks."""
         width = self._detail.width
-        while pair.position + tokens > width * BINS:
+        while pair.position + len(pair.old_TLK) > width * BINS:
             width *= 2
-        self._detail = detail = self._detail.widened(width)
-        skip = pair.skip_TL
-        seen_T = np.ones(tokens, np.bool_)
-        if skip is not None:
-            seen_T = np.logical_not(skip.all(axis=1))
-        for place, lo, hi in _places(pair, tokens):
-            if lo == hi:
-                continue
-            first = pair.position + lo
-            bins = slice(first // width, (first + hi - lo - 1) // width + 1)
-            starts = np.maximum(np.arange(bins.start, bins.stop) * width - first, 0)
-            detail.rows_PLB[place][:, bins] += np.diff(starts, append=hi - lo)
-            if skip is not None:
-                detail.rows_PLB[place][:, bins] -= count_marks(skip[lo:hi], starts)
-            detail.mismatched_PLB[place][:, bins] += count_marks(rows.differs_TL[lo:hi], starts)
-            differing = rows.differing_T[lo:hi][seen_T[lo:hi]]
-            detail.depth_PN[place] += np.bincount(differing, minlength=detail.depth_PN.shape[1])
-        compared = rows.differs_TL.size - (0 if skip is None else int(skip.sum()))
-        self._keep(pair, rows, compared, token_ids)
+        self._detail = self._detail.widened(width)
+        places, layers = len(DETAIL_PLACES), pair.old_TLK.shape[1]
+        tokens = np.zeros((2, places), np.int32)
+        rows = np.zeros((2, places, layers), np.int32)
+        for part, found in counted:
+            self._add(pair, part, found)
+            swaps_LS, compared_T = found.swaps_LS, _compared(pair, part)
+            tokens[:, part.place] = compared_T.sum(), (found.differing_T > 0).sum()
+            rows[:, part.place] = swaps_LS.sum(axis=1), swaps_LS[:, 1:].sum(axis=1)
+        listed = ListedSample(pair.name, *tokens, *rows)
+        if len(self._samples) < LISTED or listed.rank < self._samples[-1].rank:
+            bisect.insort(self._samples, listed, key=lambda s: s.rank)
+            del self._samples[LISTED:]
+        self._keep(pair, whole, listed, token_ids)
+
+    def _add(self, pair: Pair, part: Part, rows: RowCounts) -> None:
+        """Add the rows of one place."""
+        assert rows.differs_TL is not None
+        detail, place, width = self._detail, part.place, self._detail.width
+        first, count = pair.position + part.tokens.start, len(rows.differing_T)
+        if not count:
+            return
+        bins = slice(first // width, (first + count - 1) // width + 1)
+        starts = np.maximum(np.arange(bins.start, bins.stop) * width - first, 0)
+        detail.rows_PLB[place][:, bins] += np.diff(starts, append=count)
+        if pair.skip_TL is not None:
+            detail.rows_PLB[place][:, bins] -= count_marks(pair.skip_TL[part.tokens], starts)
+        detail.mismatched_PLB[place][:, bins] += count_marks(rows.differs_TL, starts)
+        differing = rows.differing_T[_compared(pair, part)]
+        detail.depth_PN[place] += np.bincount(differing, minlength=detail.depth_PN.shape[1])
+        detail.swaps_PLS[place] += rows.swaps_LS
+        detail.load_old_PLE[place] += rows.load_old_LE
+        detail.load_new_PLE[place] += rows.load_new_LE
 
     def _keep(
-        self, pair: Pair, rows: RowCounts, compared: int, token_ids: NDArray[np.int32] | None
+        self,
+        pair: Pair,
+        rows: RowCounts,
+        listed: ListedSample,
+        token_ids: NDArray[np.int32] | None,
     ) -> None:
         """Keep the sequence where it is one of the worst so far."""
-        mismatched = int(rows.differing_T.sum(dtype=np.int64))
-        rank = (-mismatched / compared, -mismatched, pair.name)
-        limit = self._detail.limit
+        limit, rank = self._detail.limit, listed.rank
         full = len(self._worst) >= limit
-        if not mismatched or limit == 0 or (full and rank >= self._worst[-1].rank):
+        if not listed.mismatched_PL.any() or limit == 0 or (full and rank >= self._worst[-1].rank):
             return
-        kept = _kept(pair, rows, KEPT_BYTES // limit, token_ids)
-        bisect.insort(self._worst, replace(kept, rate=-rank[0]), key=lambda s: s.rank)
+        kept = kept_sequence(pair, rows, KEPT_BYTES // limit, token_ids, -rank[0])
+        bisect.insort(self._worst, kept, key=lambda s: s.rank)
         del self._worst[limit:]
 
 
-def _window(costs_T: Ints, values_T: NDArray[np.int32], budget: int) -> slice:
-    """The run of tokens of the greatest value whose cost is within the budget; at least one."""
-    cost, value = (np.concatenate([[0], np.cumsum(a, dtype=np.int64)]) for a in (costs_T, values_T))
-    starts = np.arange(len(costs_T))
-    ends = np.searchsorted(cost, cost[:-1] + budget, side="right") - 1
-    ends = np.maximum(ends, starts + 1)
-    best = int(np.argmax(value[ends] - value[starts]))
-    return slice(best, int(ends[best]))
-
-
-def _kept(
-    pair: Pair, rows: RowCounts, budget: int, token_ids: NDArray[np.int32] | None
-) -> KeptSequence:
-    """A pair's rows, cut to a window of at most ``budget`` bytes of ids, in memory of its own."""
-    assert rows.differs_TL is not None
-    tokens, layers, _ = pair.old_TLK.shape
-    row_bytes = pair.old_TLK.itemsize * pair.old_TLK.shape[2]
-    costs_T = (layers + rows.differing_T.astype(np.int64)) * row_bytes
-    window = _window(costs_T, rows.differing_T, budget)
-    differs_TL = rows.differs_TL[window].copy()
-    skip = pair.skip_TL
-    return KeptSequence(
-        sample=pair.name,
-        tokens=tokens,
-        position=pair.position + window.start,
-        prompt_length=pair.prompt_length,
-        old_TLK=pair.old_TLK[window].copy(),
-        new_RK=pair.new_TLK[window][differs_TL],
-        differs_TL=differs_TL,
-        missing_TL=None if skip is None else skip[window].copy(),
-        token_ids=None if token_ids is None else token_ids[window].copy(),
-        rate=0.0,
-        mismatched=int(rows.differing_T.sum(dtype=np.int64)),
-    )
+def _compared(pair: Pair, part: Part) -> NDArray[np.bool_]:
+    """Which tokens of a part have a compared row."""
+    if pair.skip_TL is None:
+        return np.ones(part.tokens.stop - part.tokens.start, np.bool_)
+    return np.logical_not(pair.skip_TL[part.tokens].all(axis=1))

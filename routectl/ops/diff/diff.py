@@ -5,17 +5,27 @@ Shape suffixes: T tokens, G response tokens, L compared layers, K top_k.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...dump import Dump, DumpMeta, Sample
 from ...errors import MismatchError
-from ...kernels.rows import diff_rows
+from ...kernels.rows import RowCounts, added_rows, diff_rows
+from ...visible import visible
 from ..pairs.align import TOKENS, Aligner, Extent, Pair, common_layers, name_of
 from ..pairs.join import join_keys
 from .counts import Counts, LogprobCounts, SampleCounts
-from .detail import Detail, DetailTally, Example, added_detail, first_mismatches
+from .detail import (
+    Detail,
+    DetailTally,
+    Example,
+    Part,
+    added_detail,
+    first_mismatches,
+    place_parts,
+)
 from .flips import MarginCounts, added_margins, tally_margins
 
 __all__ = ["DiffOptions", "DiffResult", "SequenceCount", "diff", "diff_as"]
@@ -46,7 +56,7 @@ class SequenceCount:
         return self.rows_mismatched / self.rows
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class DiffResult:
     """The outcome of a comparison; it holds counts, so results of shards add up with ``+``.
 
@@ -71,6 +81,18 @@ class DiffResult:
     limit: int
     margins: MarginCounts | None = None
     detail: Detail | None = None
+
+    def __repr__(self) -> str:
+        alone = self.samples.only_old + self.samples.only_new
+        return (
+            f"<DiffResult of {visible(self.old.path, 80, end=40)} and "
+            f"{visible(self.new.path, 80, end=40)}: "
+            f"{self.rows_mismatched:,} of {self.rows:,} rows mismatched "
+            f"({self.rows_mismatched / max(self.rows, 1):.2%})\n"
+            f" {self.samples.compared:,} samples and {self.num_tokens:,} tokens compared in "
+            f"{len(self.layers)} MoE layers, {alone:,} samples without a partner, "
+            f"{self.rows_left_over:,} rows left over>"
+        )
 
     def __add__(self, other: "DiffResult") -> "DiffResult":
         if (self.layers, self.tokens) != (other.layers, other.tokens):
@@ -173,12 +195,13 @@ class _Tally:
     ) -> None:
         self.aligner = aligner
         self.limit, self.part = options.examples, options.part
-        self.detail = DetailTally(len(layers), self.limit) if options.detail else None
+        sizes = len(layers), meta.top_k, meta.num_experts
+        self.detail = DetailTally(*sizes, self.limit) if options.detail else None
         self.layers = layers
         self.num_experts = meta.num_experts
-        self.counts = Counts.empty(len(layers), meta.top_k, meta.num_experts)
+        self.counts = Counts.empty(*sizes)
         self.logprobs = LogprobCounts()
-        self.margins: MarginCounts | None = None
+        self.margins_P: dict[int, MarginCounts | None] = {}  # by place, where there is detail
         self.samples = SampleCounts()
         self.sequences: list[SequenceCount] = []
         self.examples: list[Example] = []
@@ -191,17 +214,10 @@ class _Tally:
             self.samples += SampleCounts(without_routes=1)
             return
         pair = self.aligner.pair(old, new, name)
-        threads = 2 if pair.old_TLK.nbytes >= _THREADS_FROM else 1
-        margins = pair.old_margin_TL, pair.new_margin_TL
-        rows = diff_rows(
-            pair.old_TLK,
-            pair.new_TLK,
-            self.num_experts,
-            skip_TL=pair.skip_TL,
-            threads=threads,
-            mark=self.detail is not None or any(m is not None for m in margins),
-        )
-        self.margins = tally_margins(self.margins, *margins, rows, pair.skip_TL)
+        whole = (Part(0, slice(0, len(pair.old_TLK))),)
+        parts = whole if self.detail is None else place_parts(pair)
+        counted = [self._count(pair, part) for part in parts]
+        rows = added_rows(counted)
         counts = Counts.of_rows(rows, pair.skip_TL, pair.position, pair.prompt_length, pair.cached)
         compared = int(counts.swaps_LS.sum())
         self.counts += counts
@@ -219,10 +235,29 @@ class _Tally:
             SequenceCount(name, tokens, tokens - alike, compared, mismatched, swaps_LS, logprobs)
         )
         if self.detail is not None:
-            self.detail.add(pair, rows, _token_ids(old, new, pair.position, len(rows.first_T)))
+            ids = _token_ids(old, new, pair.position, len(rows.first_T))
+            self.detail.add(pair, zip(parts, counted, strict=True), rows, ids)
         left = self.limit - len(self.examples)
         if left > 0:
             self.examples += first_mismatches(pair, rows, self.layers, left)
+
+    def _count(self, pair: Pair, part: Part) -> RowCounts:
+        """Count the rows of a run of a pair's tokens, and their margins."""
+        old_TLK, run = pair.old_TLK[part.tokens], part.tokens
+        sides = pair.old_margin_TL, pair.new_margin_TL
+        old, new = (None if margin_TL is None else margin_TL[run] for margin_TL in sides)
+        skip_TL = None if pair.skip_TL is None else pair.skip_TL[run]
+        rows = diff_rows(
+            old_TLK,
+            pair.new_TLK[run],
+            self.num_experts,
+            skip_TL=skip_TL,
+            threads=2 if old_TLK.nbytes >= _THREADS_FROM else 1,
+            mark=any(found is not None for found in (self.detail, old, new)),
+        )
+        so_far = self.margins_P.get(part.place)
+        self.margins_P[part.place] = tally_margins(so_far, old, new, rows, skip_TL)
+        return rows
 
     def _cover(self, extent: Extent, compared: int) -> None:
         """Count what of a pair was not compared."""
@@ -299,8 +334,8 @@ def diff_as(old: Dump, new: Dump, options: DiffOptions) -> DiffResult:
         sequences=tuple(tally.sequences),
         examples=tuple(tally.examples),
         limit=options.examples,
-        margins=tally.margins,
-        detail=None if tally.detail is None else tally.detail.result(),
+        margins=reduce(added_margins, tally.margins_P.values(), None),
+        detail=None if tally.detail is None else tally.detail.result(tally.margins_P),
     )
     if not result.rows:
         raise MismatchError(

@@ -38,7 +38,7 @@ class Rank:
     pp: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Packed:
     """What a rank's routers are given in one micro-batch.
 
@@ -51,6 +51,13 @@ class Packed:
     ids_LRK: Any
     mask: Bools
     layers_L: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        shape = tuple(np.shape(self.ids_LRK))
+        return (
+            f"<Packed: {len(self.layers_L)} MoE layers of {self.mask.shape[-1]:,} rows, "
+            f"{self.filler_rows:,} of them filler, ids {shape}>"
+        )
 
     @property
     def filler_rows(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...dump import Dump
 from ...errors import MismatchError
+from ...visible import visible
 from ..diff.diff import DiffOptions, DiffResult, diff_as
 from ..diff.thresholds import Unmatched
 from .attribution import GROUPS, MODES, BoundaryRule, SpanCounts, Version, only_rows
@@ -42,7 +43,7 @@ class Cell:
     result: DiffResult
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Staleness:
     """The four comparisons side by side; they do not add up.
 
@@ -79,6 +80,19 @@ class Staleness:
     boundary: BoundaryRule
     unmatched: Unmatched
     disorders: tuple[Disorder, ...]
+
+    def __repr__(self) -> str:
+        kinds = ("mismatch", "total")
+        told = [
+            f"{c.kind} {c.mode} {c.mismatch_rate or 0:.2%}"
+            for c in self.comparisons
+            if c.kind in kinds
+        ]
+        lags = [f"lag {c.lag} {c.mode} {c.mismatch_rate or 0:.2%}" for c in self.by_lag]
+        return (
+            f"<Staleness over {visible(', '.join(self.versions), 120)}: {', '.join(told)}\n"
+            f" staleness {', '.join(lags[:6])}{', ...' if lags[6:] else ''}>"
+        )
 
     def find(self, kind: str, mode: str, lag: int | None = None) -> Comparison | None:
         """The mismatch or the total of a mode, or its staleness at a lag; None when absent."""

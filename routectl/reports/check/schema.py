@@ -2,7 +2,7 @@
 
 from typing import Literal, NotRequired, TypedDict
 
-from ..document import CountedRows, DumpEntry
+from ..document import AskedEntry, CountedRows, DumpEntry
 
 __all__ = [
     "CheckDocument",
@@ -144,6 +144,7 @@ class CheckDocument(TypedDict):
     explanation: ExplanationEntry | None
     by_tokens: TokensEntry | None
     verdict: CheckVerdict
+    asked: NotRequired[AskedEntry]
 
 
 class WatchDocument(TypedDict):

@@ -199,10 +199,10 @@ def _noise(noise: DiffResult) -> NoiseEntry:
     }
 
 
-def _extras(result: DiffResult, noise: DiffResult | None) -> DiffExtras:
+def _extras(result: DiffResult, noise: DiffResult | None, eps: float) -> DiffExtras:
     extras: DiffExtras = {} if noise is None else {"noise": [_noise(noise)]}
     if result.detail is not None:
-        extras["detail"] = detail_document(result, result.detail)
+        extras["detail"] = detail_document(result, result.detail, eps)
     return extras
 
 
@@ -230,6 +230,6 @@ def diff_document(
             "allow_unmatched": verdict.allowed,
             "exit_code": verdict.exit_code,
         },
-        **_extras(result, noise),
+        **_extras(result, noise, verdict.eps),
     }
     return finite(document)

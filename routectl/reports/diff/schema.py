@@ -2,7 +2,7 @@
 
 from typing import Literal, NotRequired, TypedDict
 
-from ..document import CountedRows, DumpEntry, FailureEntry, IntervalEntry
+from ..document import AskedEntry, CountedRows, DumpEntry, FailureEntry, IntervalEntry
 
 __all__ = [
     "ComparedFigures",
@@ -24,11 +24,14 @@ __all__ = [
     "NoiseEntry",
     "PlaceDetail",
     "PlaceFigures",
+    "PlaceMargins",
     "PositionFigures",
     "RowFigures",
     "SampleFigures",
+    "SampleParts",
     "SampleTable",
     "SequenceFigures",
+    "SideMargins",
     "UnmatchedEntry",
     "WorstSample",
 ]
@@ -255,15 +258,6 @@ class DiffVerdict(TypedDict):
     exit_code: int
 
 
-class PlaceDetail(TypedDict):
-    """Counts of one place by layer and bin of position."""
-
-    place: Literal["prompt", "response", "unknown"]
-    tokens_by_differing_layers: list[int]
-    rows: list[list[int]]
-    rows_mismatched: list[list[int]]
-
-
 class ExpertLoad(TypedDict):
     """How often experts were taken, by layer and expert: of both sides, or of a summary's dump."""
 
@@ -273,11 +267,55 @@ class ExpertLoad(TypedDict):
     dump: NotRequired[list[list[int]]]
 
 
+class SideMargins(TypedDict):
+    """Rows by layer and bin of one side's own margin: 0, then up to each of ``margin_edges``."""
+
+    rows: list[list[int]]
+    rows_mismatched: list[list[int]]
+
+
+class PlaceMargins(TypedDict):
+    """The mismatched rows of one place by margin, a count a layer; None for a side without."""
+
+    rows_with_margin: list[int]
+    ties: list[int]
+    near_ties: list[int]
+    clear_flips: list[int]
+    old: SideMargins | None
+    new: SideMargins | None
+
+
+class PlaceDetail(TypedDict):
+    """Counts of one place by layer and bin of position; of a diff, what else its rows add up to.
+
+    load is there where several places have rows, margins where a row of the place has one.
+    """
+
+    place: Literal["prompt", "response", "unknown"]
+    tokens_by_differing_layers: list[int]
+    rows: list[list[int]]
+    rows_mismatched: list[list[int]]
+    swaps: NotRequired[list[list[int]]]
+    load: NotRequired[ExpertLoad]
+    margins: NotRequired[PlaceMargins]
+
+
+class SampleParts(TypedDict):
+    """The listed samples by place, as ``places`` has them, and layer; arrays in base64."""
+
+    tokens: list[list[int]]
+    tokens_mismatched: list[list[int]]
+    count_bytes: int
+    rows_mismatched: str
+    rows_absent: str | None
+
+
 class SampleTable(TypedDict):
     """The worst samples, a row each."""
 
     columns: list[str]
     rows: list[list[str | int]]
+    parts: NotRequired[SampleParts]
 
 
 class KeptEntry(TypedDict):
@@ -293,6 +331,8 @@ class KeptEntry(TypedDict):
     new_mismatched: str
     differs: str
     missing: str | None
+    old_margins: NotRequired[str | None]
+    new_margins: NotRequired[str | None]
     token_ids: list[int] | None
     token_texts: NotRequired[list[str]]
 
@@ -303,14 +343,16 @@ class DetailDocument(TypedDict):
     schema: Literal["routectl.detail/1"]
     bin_width: NotRequired[int]
     places: NotRequired[list[PlaceDetail]]
+    margin_edges: NotRequired[list[float]]
     load: NotRequired[ExpertLoad]
     samples: NotRequired[SampleTable]
     sequences: NotRequired[list[KeptEntry]]
 
 
 class DiffExtras(TypedDict, total=False):
-    """What is there where it was asked for: by --rerun, by --detail."""
+    """What is there where a command line asked; by --rerun; for a page or in a file of JSON."""
 
+    asked: AskedEntry
     noise: list[NoiseEntry]
     detail: DetailDocument
 

@@ -11,10 +11,12 @@ import html
 import json
 from collections.abc import Callable, Sequence
 from importlib.resources import files
+from pathlib import PurePath
 from string import Template
 
 from ...errors import FormatError
 from ...visible import quoted
+from ..beside.text import render_beside
 from ..cache.text import render_cache
 from ..check.text import render_check
 from ..ci.text import render_ci
@@ -23,9 +25,11 @@ from ..document import Document, visible_document
 from ..pack.text import render_verified
 from ..predict.text import render_prediction
 from ..recompute.text import render_recompute
+from ..show.outline import render_outline
 from ..show.text import render_checkpoint, render_summary
 from ..staleness.text import render_series, render_staleness
 from ..text.recorded import Render
+from ..text.wording import bytes_text, plural
 from .markup import report_markup
 
 __all__ = ["VIEWED", "html_page", "render_of", "with_texts"]
@@ -36,11 +40,13 @@ _VIEWS: tuple[tuple[str, Render], ...] = (
     ("routectl.staleness/1", render_staleness),
     ("routectl.staleness_series/1", render_series),
     ("routectl.show/1", render_summary),
+    ("routectl.outline/1", render_outline),
     ("routectl.checkpoint/1", render_checkpoint),
     ("routectl.predict/1", render_prediction),
     ("routectl.verify/1", render_verified),
     ("routectl.recompute/1", render_recompute),
     ("routectl.ci/1", render_ci),
+    ("routectl.beside/1", render_beside),
     ("routectl.cache/1", render_cache),
 )
 VIEWED = tuple(schema for schema, _ in _VIEWS)
@@ -48,15 +54,20 @@ _ASSETS = files(__package__) / "assets"
 _SCRIPTS = (
     "data.js",
     "marks.js",
+    "counts.js",
     "heatmap.js",
     "charts.js",
     "diff.js",
     "spread.js",
     "tokens.js",
+    "check.js",
+    "shown.js",
     "staleness.js",
-    "others.js",
+    "verdicts.js",
+    "beside.js",
     "main.js",
 )
+_AS_TEXT = ("routectl.check/1", "routectl.ci/1", "routectl.verify/1")
 _INLINE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}
 _LONGEST_TITLE = 120
 
@@ -89,9 +100,36 @@ def _asset(name: str) -> str:
 def _title(doc: Document) -> str:
     """The verb and the file names that the page is about."""
     verb = str(doc["schema"]).removeprefix("routectl.").partition("/")[0]
-    dumps = [doc[key] for key in ("old", "new", "dump", "reference") if doc.get(key)]
-    paths = [dump["path"] for dump in dumps] or [str(doc.get("path") or "")]
+    keys = ("old", "new", "dump", "reference")
+    paths = [doc[key]["path"] for key in keys if isinstance(doc.get(key), dict)]
+    if doc["schema"] == "routectl.beside/1":
+        paths = [doc[side]["path"] for side in ("a", "b")]
+    alone = (doc.get(key) for key in ("path", "folder", "config", "inputs", "series"))
+    paths = paths or [next((path for path in alone if isinstance(path, str)), "")]
     return f"routectl {verb}: {' and '.join(paths)}"[:_LONGEST_TITLE]
+
+
+def _heading(doc: Document, verdict: str) -> tuple[str, str]:
+    """The word of a verdict, and the rest of its line; of what has none, its name and sizes."""
+    if verdict:
+        word, _, words = verdict.partition("  ")
+        return word, words.strip()
+    of_dump = doc.get("dump")
+    if doc["schema"] == "routectl.cache/1":
+        return _name(doc["folder"]), f"{len(doc['entries']):,} kept, {bytes_text(doc['bytes'])}"
+    if of_dump is None:
+        return _name(doc["path"]), _model(doc["layers"], doc)
+    counted = f"{plural(doc['samples'], 'sample')}, {plural(doc['tokens_with_routes'], 'token')}"
+    return _name(of_dump["path"]), f"{counted}, {_model(of_dump['layers'], of_dump)}"
+
+
+def _name(path: str) -> str:
+    return PurePath(path).name or path
+
+
+def _model(layers: list[int], sizes: Document) -> str:
+    top_k = "" if sizes["top_k"] is None else f"top-{sizes['top_k']} of "
+    return f"{plural(len(layers), 'MoE layer')}, {top_k}{plural(sizes['num_experts'], 'expert')}"
 
 
 def html_page(doc: Document) -> str:
@@ -102,17 +140,19 @@ def html_page(doc: Document) -> str:
     """
     shown = visible_document(doc)
     verdict, compared, rest = report_markup(shown, render_of(doc))
-    word, _, words = verdict.partition("  ")
+    if doc["schema"] == "routectl.ci/1":  # its first lines are its runs
+        compared, rest = "", compared + rest
+    word, words = _heading(shown, verdict)
     script = "\n".join(map(_asset, _SCRIPTS))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    title = _title(shown)
     return Template(_asset("page.html")).substitute(
-        title=html.escape(title),
-        word=html.escape(word or title.partition(":")[0]),
-        words=html.escape(words.strip()),
+        title=html.escape(_title(shown)),
+        word=html.escape(word),
+        words=html.escape(words),
         compared=compared,
         rest=rest,
         schema=str(doc["schema"]),
+        figures="The report as text" if doc["schema"] in _AS_TEXT else "All figures",
         style=_asset("page.css"),
         data=json.dumps(doc, separators=(",", ":"), allow_nan=False).translate(_INLINE),
         digest=digest,

@@ -4,7 +4,7 @@ Apart from that of a dump, whose figures load compiled loops: a checkpoint is he
 """
 
 from ...checkpoints.facts import CheckpointFacts
-from .schema import CheckpointDocument
+from .schema import CheckpointDocument, RouterDtypes
 
 __all__ = ["checkpoint_document"]
 
@@ -14,7 +14,7 @@ def checkpoint_document(facts: CheckpointFacts) -> CheckpointDocument:
     checkpoint = facts.checkpoint
     routers = facts.routers.values()
     moe = set(facts.layers)
-    largest = facts.largest_layer
+    largest, layer_bytes = facts.largest_layer, facts.layer_bytes
     return {
         "schema": "routectl.checkpoint/1",
         "path": str(checkpoint.path),
@@ -46,11 +46,27 @@ def checkpoint_document(facts: CheckpointFacts) -> CheckpointDocument:
         ],
         "largest_layer": None
         if largest is None
-        else {"layer": largest, "bytes": facts.layer_bytes[largest]},
-        "streamed_bytes": sum(facts.layer_bytes.values()) if facts.layer_bytes else None,
-        "other_bytes": facts.other_bytes if facts.layer_bytes else None,
+        else {"layer": largest, "bytes": layer_bytes[largest]},
+        "streamed_bytes": sum(layer_bytes.values()) if layer_bytes else None,
+        "other_bytes": facts.other_bytes if layer_bytes else None,
         "layer_bytes": [
-            {"layer": layer, "moe": layer in moe, "bytes": num_bytes}
-            for layer, num_bytes in facts.layer_bytes.items()
+            {
+                "layer": layer,
+                "moe": layer in moe,
+                "bytes": sum(sizes.values()),
+                "dtypes": dict(sizes),
+            }
+            for layer, sizes in facts.layer_dtypes.items()
         ],
+        "layer_routers": [_router(facts, layer) for layer in facts.layers],
+    }
+
+
+def _router(facts: CheckpointFacts, layer: int) -> RouterDtypes:
+    names, info = facts.routers[layer], facts.checkpoint.info
+    bias = names.expert_bias
+    return {
+        "layer": layer,
+        "dtype": info(names.weight.name).dtype,
+        "expert_bias_dtype": None if bias is None else info(bias.name).dtype,
     }

@@ -1,6 +1,6 @@
 """The types of routectl.show/1 and routectl.checkpoint/1, as docs/json.md has them."""
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from ..diff.schema import DetailDocument
 from ..document import DumpEntry
@@ -12,6 +12,8 @@ __all__ = [
     "LayerBytes",
     "LayerSummary",
     "LayerWeights",
+    "OutlineDocument",
+    "RouterDtypes",
     "RouterEntry",
     "ShowDocument",
     "ShowExtras",
@@ -80,6 +82,40 @@ class ShowDocument(ShowExtras):
     layers: list[LayerSummary]
 
 
+class OutlineDocument(TypedDict):
+    """routectl.outline/1: what is told of a dump whose model is not known, in place of show/1.
+
+    layers_written and ids_per_row are None where the payload has no axes: ids_per_token is then
+    their product; where payloads have several shapes, or none can be read so, it is None too.
+    """
+
+    schema: Literal["routectl.outline/1"]
+    path: str
+    format: str
+    engine: str | None
+    engine_version: str | None
+    samples: int
+    samples_with_routes: int
+    samples_with_token_ids: int
+    samples_with_logprobs: int
+    samples_of_unknown_length: int
+    prompt_tokens: int
+    response_tokens: int
+    weight_versions: dict[str, int]
+    tokens_with_routes: int
+    ids_per_token: int | None
+    layers_written: int | None
+    ids_per_row: int | None
+    greatest_id: int | None
+    wire_dtype: str | None
+    file_bytes: int | None
+    refused: int
+    reason: str | None
+    skipped: list[str]
+    unknown: list[str]
+    hint: str
+
+
 class RouterEntry(TypedDict):
     """The routers of a checkpoint: their shape, dtypes and bytes."""
 
@@ -107,9 +143,18 @@ class LayerBytes(TypedDict):
 
 
 class LayerWeights(LayerBytes):
-    """The same, and whether it is a MoE layer."""
+    """The same, whether it is a MoE layer, and its bytes by dtype."""
 
     moe: bool
+    dtypes: NotRequired[dict[str, int]]
+
+
+class RouterDtypes(TypedDict):
+    """The router of a MoE layer: the dtypes of its weight and, where it has one, of its bias."""
+
+    layer: int
+    dtype: str
+    expert_bias_dtype: str | None
 
 
 class CheckpointDocument(TypedDict):
@@ -137,3 +182,4 @@ class CheckpointDocument(TypedDict):
     streamed_bytes: int | None
     other_bytes: int | None
     layer_bytes: list[LayerWeights]
+    layer_routers: NotRequired[list[RouterDtypes]]

@@ -26,6 +26,7 @@ _TABLES = {  # the key of a document's main table; others are one row of what th
     "routectl.ci/1": "runs",
     "routectl.recompute/1": "comparisons",
     "routectl.cache/1": "entries",
+    "routectl.beside/1": "figures",
 }
 _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")  # what a spreadsheet would run
 

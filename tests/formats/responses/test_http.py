@@ -64,7 +64,7 @@ ROWS = [
     for line in (line.strip() for line in table.strip().splitlines())
 ]
 NOT_DUMPS = {
-    "no routed_experts in its one sample": (
+    "no routed_experts in any sample, of 1": (
         [(SGLANG, "generate_not_asked"), (VLLM, "chat_stream"), (VLLM, "completion_stream")]
     ),
     "an error response: recv_req.routed_experts_start_len=46": [(SGLANG, "generate_start_too_far")],

@@ -381,7 +381,11 @@ class TestRefused:
         ("name", "more", "said"),
         [
             ("megatron", {"logprobs": np.zeros(2)}, "has log-probs, and megatron no place"),
-            ("verl", {"weight_spans": (WeightSpan("1", 0, 2),)}, "has weight versions"),
+            (
+                "verl",
+                {"weight_spans": (WeightSpan("1", 0, 1), WeightSpan("2", 1, 2))},
+                "has several weight versions",
+            ),
             ("npz", {"loss_mask": np.ones(4, bool)}, "has a loss mask"),
             ("slime", {"loss_mask": np.ones(4, bool)}, "has a loss mask of the prompt"),
         ],
@@ -392,6 +396,12 @@ class TestRefused:
             write(two_samples(**more), name, tmp_path, lossy=False)
         assert "--lossy" in caught.value.hint
         assert len(write(two_samples(**more), name, tmp_path)[1].left_out) == 1
+
+    def test_one_weight_version(self, tmp_path):
+        """One weight version of all samples is left out unasked, and named; it tells none apart."""
+        samples = two_samples(weight_spans=(WeightSpan("1", 0, 2),))
+        assert write(samples, "verl", tmp_path, lossy=False)[1].left_out == ("weight versions",)
+        assert write(samples, "slime", tmp_path, lossy=False)[1].left_out == ()
 
     def test_layers_not_known(self, tmp_path):
         """A form with a column for every layer needs to know how many there are."""
@@ -551,14 +561,16 @@ class TestCommand:
 
     def test_pipe(self, capsysbinary):
         """JSON lines go to stdout for -, and nothing else does."""
-        done = run(capsysbinary, "convert", DEEPSEEK, "-", "--to", "jsonl")
+        done = run(capsysbinary, "convert", DEEPSEEK, "--save", "-", "--to", "jsonl")
         assert done.code == 0, done.err
         assert len(io.BytesIO(done.out).readlines()) == 46
         assert b"wrote stdout: 46 samples" in done.err
 
     def test_says_what_it_did(self, capsys, tmp_path):
         """Sizes before and after, the ratio, the time and what was left out are on stderr."""
-        done = run(capsys, "convert", DEEPSEEK, tmp_path / "a.pt", "--to", "megatron", "--lossy")
+        done = run(
+            capsys, "convert", DEEPSEEK, "--save", tmp_path / "a.pt", "--to", "megatron", "--lossy"
+        )
         assert done.code == 0, done.err
         assert done.out == ""
         assert "46 samples; 241 kB to 726 kB (0.332 x) in " in done.err
@@ -567,19 +579,23 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("args", "said"),
         [
-            (["out.pt"], "expected NAME.parquet"),
+            (["out.pt"], ".pt is of several targets\nhint: --to verl, verl-padded, slime, "),
+            (["out.txt"], "expected NAME.parquet"),
             (["out.pt", "--to", "megatron"], "--lossy to leave them out"),
             (["out.npz", "--to", "slime"], "is written to NAME.pt"),
             (["-", "--to", "slime"], "slime is no stream"),
             (["out.pt", "--to", "native"], "expected NAME.parquet"),
-            (["out.pt", "--to", "nope"], "not a known target: native, npz"),
-            (["out.pt", "--to", "slime", "--missing", "maybe"], "expected one of arange"),
+            (["out.pt", "--to", "nope"], "--to 'nope' is not known: native, npz"),
+            (
+                ["out.pt", "--to", "slime", "--missing", "maybe"],
+                "--missing 'maybe' is not known: arange, zero",
+            ),
         ],
     )
     def test_trouble(self, capsys, tmp_path, args, said):
         """Trouble is exit 2 with a line that says what was wrong, and no file."""
         args = [tmp_path / args[0] if args[0] != "-" else "-", *args[1:]]
-        done = run(capsys, "convert", DEEPSEEK, *args)
+        done = run(capsys, "convert", DEEPSEEK, "--save", *args)
         assert (done.code, done.out) == (2, "")
         assert said in done.err
         assert not list(tmp_path.iterdir())
@@ -588,13 +604,33 @@ class TestCommand:
         """Where a file knows its MoE layers alone, --model tells how many layers there are."""
         dump, native = open_dump(FIXTURES / "golden/deepseek_v3.parquet"), tmp_path / "old.parquet"
         write_native(dump, replace(dump.meta, num_layers=None), native, force=False)
-        done = run(capsys, "convert", native, tmp_path / "a.pt", "--to", "slime")
+        done = run(capsys, "convert", native, "--save", tmp_path / "a.pt", "--to", "slime")
         assert "how many layers" in done.err
         config = FIXTURES / "configs/deepseek_v3.json"
-        done = run(capsys, "convert", native, tmp_path / "a.pt", "--to", "slime", "--model", config)
+        done = run(
+            capsys,
+            "convert",
+            native,
+            "--save",
+            tmp_path / "a.pt",
+            "--to",
+            "slime",
+            "--model",
+            config,
+        )
         assert done.code == 0, done.err
         other = FIXTURES / "configs/qwen3_moe.json"
-        done = run(capsys, "convert", native, tmp_path / "b.pt", "--to", "slime", "--model", other)
+        done = run(
+            capsys,
+            "convert",
+            native,
+            "--save",
+            tmp_path / "b.pt",
+            "--to",
+            "slime",
+            "--model",
+            other,
+        )
         assert "of another model than --model" in done.err
 
 

@@ -163,7 +163,7 @@ def test_convert_and_diff(tmp_path, rollout, capsys):
     path = save(tmp_path / "r.pt", [[layer(A), layer([[2, 1], LAST[0]])]])
     out = tmp_path / "r.parquet"
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    assert main(["convert", f"{path}::tokens={rollout}", str(out)]) == 0
+    assert main(["convert", f"{path}::tokens={rollout}", "--save", str(out)]) == 0
     assert main(["diff", str(rollout), str(out), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert (report["rows"], report["rows_mismatched"]) == (4, 1)

@@ -343,7 +343,7 @@ class TestOurs:
         """convert SRC x.dp writes verl's batch; a .pkl must say whose it is."""
         codes = {}
         for name in ("x.dp", "x.pkl"):
-            done = run(capsys, "convert", DEEPSEEK, tmp_path / name)
+            done = run(capsys, "convert", DEEPSEEK, "--save", tmp_path / name)
             codes[name] = (done.code, "--to" in done.err)
         assert codes == {"x.dp": (0, False), "x.pkl": (2, True)}
         assert len(open_dump(tmp_path / "x.dp", model=CONFIG)) == 46

@@ -320,7 +320,7 @@ def test_no_server_and_no_engine(tmp_path, capsys):
     prompts = one_prompt(tmp_path)
     with EngineServer("sglang") as gone:
         pass
-    flags = ("--prompts", prompts, "-o", tmp_path / "dump.parquet", *QUIET, *FAST)
+    flags = ("--prompts", prompts, "--save", tmp_path / "dump.parquet", *QUIET, *FAST)
     assert "Connection refused" in complaint(capsys, "capture", gone.url, *flags)
     with EngineServer("none") as server:
         said = complaint(capsys, "capture", server.url, *flags)
@@ -352,8 +352,8 @@ def test_inference_of_vllm_takes_tokens(tmp_path, capsys):
             "inference",
             "--seed",
             4,
-            "--served-model",
-            "qwen3_moe",
+            "--request",
+            "model=qwen3_moe",
             "--max-tokens",
             16,
             "--model",
@@ -400,7 +400,7 @@ def test_skip_refused_leaves_out_and_says_so(tmp_path, capsys):
 def test_a_run_goes_on_after_the_server_died(tmp_path, capsys):
     """What came before the server died is kept, and the next run asks for the rest alone."""
     prompts, target = all_prompts(tmp_path), tmp_path / "dump.parquet"
-    flags = ("--prompts", prompts, "-o", target, "--n", 4, "--concurrency", 4, *QUIET, *FAST)
+    flags = ("--prompts", prompts, "--save", target, "--n", 4, "--concurrency", 4, *QUIET, *FAST)
     partial = tmp_path / "dump.parquet.partial.jsonl"
     with EngineServer("sglang", ROLLOUTS, lives=15) as server, umask(0):
         done = run(capsys, "capture", server.url, *flags)
@@ -430,7 +430,7 @@ def test_a_run_goes_on_after_the_server_died(tmp_path, capsys):
 def test_another_run_s_answers_are_not_taken(tmp_path, capsys):
     """A side file of other options, or of no run, is refused and left as it is."""
     prompts, target = all_prompts(tmp_path), tmp_path / "dump.parquet"
-    flags = ("--prompts", prompts, "-o", target, "--concurrency", 1, "--model", QWEN, *FAST)
+    flags = ("--prompts", prompts, "--save", target, "--concurrency", 1, "--model", QWEN, *FAST)
     partial = tmp_path / "dump.parquet.partial.jsonl"
     with EngineServer("sglang", ROLLOUTS, lives=3) as server:
         assert run(capsys, "capture", server.url, *flags).code == 2
@@ -451,13 +451,13 @@ def test_a_run_that_lacks_nothing_asks_nothing(tmp_path, capsys):
     flags = ("--prompts", all_prompts(tmp_path), *QUIET)
     lines, target = tmp_path / "dump.jsonl", tmp_path / "dump.parquet"
     with EngineServer("sglang", ROLLOUTS) as server:
-        assert run(capsys, "capture", server.url, *flags, "-o", lines).code == 0
+        assert run(capsys, "capture", server.url, *flags, "--save", lines).code == 0
         lines.rename(tmp_path / "dump.parquet.partial.jsonl")
         assert len(server.posts) == 10
-        assert run(capsys, "capture", server.url, *flags, "-o", target).code == 0
+        assert run(capsys, "capture", server.url, *flags, "--save", target).code == 0
         assert len(server.posts) == 10
     assert len(open_dump(target)) == 10
-    said = complaint(capsys, "capture", server.url, *flags, "-o", target)
+    said = complaint(capsys, "capture", server.url, *flags, "--save", target)
     assert "already exists" in said
 
 
@@ -471,24 +471,76 @@ def test_which_model_is_asked(tmp_path, capsys):
     """Adapters are passed over; of several models one must be named."""
     ids = request_of(VLLM, "completion_ids")["prompt"]
     prompts = prompts_file(tmp_path, {"prompt": ids})
-    flags = ("--prompts", prompts, *QUIET, *FAST, "-o")
+    flags = ("--prompts", prompts, *QUIET, *FAST, "--save")
     answer = recorded(VLLM, "completion_ids")
     with EngineServer("vllm", answer, gets=models(("lora", "base"), ("base", None))) as server:
         assert run(capsys, "capture", server.url, *flags, tmp_path / "a.parquet").code == 0
     assert server.posts[0].body["model"] == "base"
     with EngineServer("vllm", answer, gets=models(("a", None), ("b", None))) as server:
         said = complaint(capsys, "capture", server.url, *flags, tmp_path / "b.parquet")
-        assert "serves a, b\nhint: --served-model NAME" in said
-        named = ("capture", server.url, *flags, tmp_path / "b.parquet", "--served-model", "b")
+        assert "serves a, b\nhint: --request model=NAME" in said
+        named = ("capture", server.url, *flags, tmp_path / "b.parquet", "--request", "model=b")
         assert run(capsys, *named).code == 0
     assert server.posts[0].body["model"] == "b"
+
+
+def knowing(path):
+    """What SGLang says of itself when it runs the model of a path or a name."""
+    info = {**response_of(SGLANG, "model_info"), "model_path": str(path)}
+    return {"/model_info": reply(json.dumps(info).encode())}
+
+
+@pytest.mark.parametrize("how", ["path", "name"])
+def test_the_server_names_the_model(tmp_path, capsys, monkeypatch, how):
+    """A model that the server runs and that is here, as a folder or in the HF cache, is found; the
+    note names what was read, and --json what was written."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = tmp_path / "hub" / "models--org--tiny" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_bytes(QWEN.read_bytes())
+    named = snapshot if how == "path" else "org/tiny"
+    target = tmp_path / "x.parquet"
+    with EngineServer("sglang", recorded(SGLANG, "generate_ids"), gets=knowing(named)) as server:
+        done = captured(
+            capsys, server, one_prompt(tmp_path), target, "--max-tokens", 24, "--json", *FAST
+        )
+    assert done.code == 0, done.err
+    assert f"routectl: model of {server.url} from {snapshot}" in done.err
+    assert json.loads(done.out) == {
+        "schema": "routectl.written/1",
+        "source": server.url,
+        "saved": str(target),
+        "samples": 1,
+        "format": "native",
+        "dropped": 0,
+        "left_out": [],
+        "bytes": target.stat().st_size,
+    }
+    assert open_dump(target).meta.num_experts == 32
+
+
+def test_a_model_that_is_not_here(tmp_path, capsys, monkeypatch):
+    """What the server runs and is not here is named, with where was looked, before anything is
+    asked; JSON lines need no model."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    prompts, target = one_prompt(tmp_path), tmp_path / "x.parquet"
+    flags = ("--prompts", prompts, "--max-tokens", 24, *FAST)
+    answer = recorded(SGLANG, "generate_ids")
+    with EngineServer("sglang", answer, gets=knowing("org/tiny")) as server:
+        said = complaint(capsys, "capture", server.url, "--save", target, *flags)
+        assert f"runs org/tiny, neither a folder here nor in {tmp_path / 'hub'}" in said
+        assert "hint: --model CONFIG.json of org/tiny; NAME.jsonl needs none" in said
+        assert str(target) not in said
+        assert not server.posts
+        lines = tmp_path / "x.jsonl"
+        assert run(capsys, "capture", server.url, "--save", lines, *flags).code == 0
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_server_that_wants_a_key_says_so(tmp_path, capsys, status):
     """A server that lets nobody in without a key is no unknown engine: the flag is named."""
     with EngineServer("none", gets={"/model_info": error(status)}) as server:
-        flags = ("--prompts", one_prompt(tmp_path), "-o", tmp_path / "x.parquet", *QUIET)
+        flags = ("--prompts", one_prompt(tmp_path), "--save", tmp_path / "x.parquet", *QUIET)
         said = complaint(capsys, "capture", server.url, *flags)
     assert "--api-key-file FILE" in said
 
@@ -540,7 +592,7 @@ def test_an_interrupt_keeps_what_is_had(tmp_path, sent, code):
             server.url,
             "--prompts",
             all_prompts(tmp_path),
-            "-o",
+            "--save",
             tmp_path / "dump.parquet",
             "--n",
             "4",
@@ -579,7 +631,7 @@ def test_json_lines_need_no_model(tmp_path, capsys):
     """Without a model the answers are kept as JSON lines; a native file needs to know it."""
     prompts = one_prompt(tmp_path)
     with EngineServer("sglang", recorded(SGLANG, "generate_ids")) as server:
-        flags = ("capture", server.url, "--prompts", prompts, "-o")
+        flags = ("capture", server.url, "--prompts", prompts, "--save")
         assert run(capsys, *flags, tmp_path / "dump.jsonl").code == 0
         unknown = complaint(capsys, *flags, tmp_path / "dump.parquet")
         assert "the model is not known: the server runs ckpt/qwen3_moe" in unknown
@@ -614,7 +666,7 @@ def test_prompts_that_are_none_are_refused(tmp_path, capsys, prompt, said):
 def test_prompts_files_that_are_none(tmp_path, capsys):
     """Missing, empty, broken and repeating files of prompts are refused in one line."""
     path = tmp_path / "prompts.jsonl"
-    flags = ("capture", "localhost:1", "--prompts", path, "-o", tmp_path / "x.parquet", *QUIET)
+    flags = ("capture", "localhost:1", "--prompts", path, "--save", tmp_path / "x.parquet", *QUIET)
     assert "cannot be read: No such file" in complaint(capsys, *flags)
     path.write_text("\n")
     assert "no prompt in it" in complaint(capsys, *flags)
@@ -658,7 +710,7 @@ def test_addresses():
 @pytest.mark.parametrize("url", ["ftp://h", "http://", "http://h:x", "http://h:1?a=b", "http://[h"])
 def test_addresses_that_are_none(tmp_path, capsys, url):
     """What is no address of a server is refused before anything is asked."""
-    flags = ("--prompts", one_prompt(tmp_path), "-o", tmp_path / "x.parquet", *QUIET)
+    flags = ("--prompts", one_prompt(tmp_path), "--save", tmp_path / "x.parquet", *QUIET)
     assert "no address of a server" in complaint(capsys, "capture", url, *flags)
 
 
@@ -674,14 +726,14 @@ ODD = [
 @pytest.mark.parametrize("url", ODD)
 def test_characters_that_no_address_has(tmp_path, capsys, url):
     """Spaces, control characters and letters beyond ASCII in a path are refused, shown escaped."""
-    flags = ("--prompts", one_prompt(tmp_path), "-o", tmp_path / "x.parquet", *QUIET)
+    flags = ("--prompts", one_prompt(tmp_path), "--save", tmp_path / "x.parquet", *QUIET)
     said = complaint(capsys, "capture", url, *flags)
     assert "a character that no address has\nhint: write it as %XX" in said
 
 
 def test_a_name_that_no_host_has(tmp_path, capsys):
     """A label of a host's name that is too long is refused at once."""
-    flags = ("--prompts", one_prompt(tmp_path), "-o", tmp_path / "x.parquet", *QUIET)
+    flags = ("--prompts", one_prompt(tmp_path), "--save", tmp_path / "x.parquet", *QUIET)
     assert "no name of a host" in complaint(capsys, "capture", f"http://{'a' * 99}:1", *flags)
 
 

@@ -148,7 +148,7 @@ def whole_run(folder, attack, timeout_s, knows, retries=0, backoff=0.01):
         request = CaptureRequest(
             url=server.url,
             prompts=str(one_prompt(folder)),
-            output=folder / "x.jsonl",
+            save=folder / "x.jsonl",
             timeout=timeout_s,
             retries=retries,
             patience=0.0,
@@ -219,7 +219,7 @@ def test_a_server_that_hangs_at_the_end_of_a_run_ends_it(tmp_path):
         request = CaptureRequest(
             url=server.url,
             prompts=str(one_prompt(tmp_path)),
-            output=tmp_path / "x.jsonl",
+            save=tmp_path / "x.jsonl",
             n=8,
             timeout=0.5,
             retries=0,

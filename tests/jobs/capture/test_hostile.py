@@ -182,7 +182,7 @@ def test_an_answer_counts_until_the_next_call():
 
 def test_pages_of_the_server_are_judged_too(tmp_path, capsys):
     """A redirect of /model_info is told as such; what is no JSON there is no engine's."""
-    flags = ("--prompts", one_prompt(tmp_path), "-o", tmp_path / "x.parquet", *QUIET, *FAST)
+    flags = ("--prompts", one_prompt(tmp_path), "--save", tmp_path / "x.parquet", *QUIET, *FAST)
     moved = reply(b"", 301, Location="https://login.example/")
     with EngineServer("none", gets={"/model_info": moved}) as server:
         said = complaint(capsys, "capture", server.url, *flags)

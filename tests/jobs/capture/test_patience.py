@@ -17,7 +17,7 @@ from support.recordings import QWEN, SGLANG, VLLM
 from support.shell import complaint
 
 ROLLOUTS = {tuple(ids): outputs for ids, outputs in rollouts()}
-BACK = ("--backoff", 0.004, "--retries", 0, "--patience", 20)
+BACK = ("--retries", 0, "--patience", 20)
 
 
 def all_prompts(folder):
@@ -79,7 +79,7 @@ def test_patience_has_an_end(tmp_path, capsys):
     """A server that stays away for --patience seconds is given up."""
     begun = time.monotonic()
     with EngineServer("sglang", faults=[DROP] * 999) as server:
-        flags = ("--patience", 0.3, "--backoff", 0.05)
+        flags = ("--patience", 0.3)
         done = captured(
             capsys, server, one_prompt(tmp_path), tmp_path / "x.parquet", *QUIET, *flags
         )
@@ -95,7 +95,7 @@ def test_patience_is_ten_minutes():
     import routectl
     from routectl.engines.patience import Patience
 
-    asked = routectl.CaptureRequest(url="u", prompts="p", output=Path("x.jsonl"))
+    asked = routectl.CaptureRequest(url="u", prompts="p", save=Path("x.jsonl"))
     assert (asked.patience, Patience().outlast_s, Patience().longest_s) == (600.0, 600.0, 15.0)
 
 
@@ -104,9 +104,9 @@ def test_before_the_first_contact_patience_is_short(tmp_path, capsys, endpoint):
     """Where nobody answers from the start the run ends in seconds, whatever --patience is."""
     with EngineServer("none") as gone:
         pass
-    flags = ("--prompts", one_prompt(tmp_path), "-o", tmp_path / "x.parquet", *QUIET)
+    flags = ("--prompts", one_prompt(tmp_path), "--save", tmp_path / "x.parquet", *QUIET)
     begun = time.monotonic()
-    more = ("--patience", 600, "--backoff", 0.05, *endpoint)
+    more = ("--patience", 600, *endpoint)
     said = complaint(capsys, "capture", gone.url, *flags, *more)
     assert "Connection refused; gave up after" in said
     assert time.monotonic() - begun < 5
@@ -141,7 +141,14 @@ def test_ctrl_c_ends_a_wait_at_once(tmp_path, how):
     """Ctrl-C ends a run that waits for a server that is gone, or for its answers, in no time."""
     faults = [None, *[DROP if how == "away" else HANG] * 99]
     with EngineServer("sglang", ROLLOUTS, faults) as server:
-        flags = ("--prompts", all_prompts(tmp_path), "-o", tmp_path / "x.parquet", "--model", QWEN)
+        flags = (
+            "--prompts",
+            all_prompts(tmp_path),
+            "--save",
+            tmp_path / "x.parquet",
+            "--model",
+            QWEN,
+        )
         command = [sys.executable, "-m", "routectl", "capture", server.url, *flags]
         with subprocess.Popen(
             list(map(str, command)), stderr=subprocess.PIPE, text=True
@@ -239,7 +246,7 @@ HINTS = {
     "model": (
         ("completions", "vllm"),
         (404, {"error": {"message": "The model `m` does not exist."}}),
-        "--served-model NAME",
+        "--request model=NAME",
     ),
     "path": (("generate", "sglang"), (404, {"detail": "Not Found"}), "--endpoint generate is"),
     "method": (("completions", "vllm"), (405, {"detail": "Method Not Allowed"}), "both's"),
@@ -253,7 +260,7 @@ def test_hints_fit_the_refusal(tmp_path, capsys, where, answer, hint):
     status, said = answer
     body = said if isinstance(said, str) else json.dumps(said)
     with EngineServer(where[1], reply(body.encode(), status)) as server:
-        flags = ("--endpoint", where[0], "--served-model", "m", *QUIET, *FAST)
+        flags = ("--endpoint", where[0], "--request", "model=m", *QUIET, *FAST)
         done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "x.parquet", *flags)
     assert done.code == 2
     last = done.err.splitlines()[-1]

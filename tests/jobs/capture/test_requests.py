@@ -134,7 +134,6 @@ OURS = {
     "stream": ("--request", "stream=true", "whole answers are asked for"),
     "stream as an option": ("--sampling", "stream=true", "whole answers are asked for"),
     "n": ("--request", "n=2", "--n N asks for N samples"),
-    "model": ("--request", "model=m", "--served-model NAME"),
     "prompt": ("--request", "input_ids=[1]", "--prompts"),
     "options": ("--request", "sampling_params={}", "--sampling NAME=VALUE"),
     "routes": ("--request", "return_routed_experts=false", "asked for by capture itself"),
@@ -146,7 +145,15 @@ OURS = {
 def test_what_capture_sets_is_not_free(tmp_path, capsys, flag, field, hint):
     """What capture sets itself is refused before anybody is asked, with what to do instead."""
     key = field.partition("=")[0]
-    flags = ("--prompts", one_prompt(tmp_path), "-o", tmp_path / "x.parquet", *QUIET, flag, field)
+    flags = (
+        "--prompts",
+        one_prompt(tmp_path),
+        "--save",
+        tmp_path / "x.parquet",
+        *QUIET,
+        flag,
+        field,
+    )
     said = complaint(capsys, "capture", "localhost:1", *flags)
     assert f"{flag} {key} is not free to set\nhint: " in said
     assert hint in said
@@ -154,7 +161,7 @@ def test_what_capture_sets_is_not_free(tmp_path, capsys, flag, field, hint):
 
 def test_a_field_needs_a_value(tmp_path, capsys):
     """--request without = is refused with its form."""
-    flags = ("--prompts", one_prompt(tmp_path), "-o", tmp_path / "x.parquet", *QUIET)
+    flags = ("--prompts", one_prompt(tmp_path), "--save", tmp_path / "x.parquet", *QUIET)
     said = complaint(capsys, "capture", "localhost:1", *flags, "--request", "cache_salt")
     assert "--request cache_salt: expected KEY=VALUE, as cache_salt=a" in said
 
@@ -268,7 +275,7 @@ def test_a_url_may_end_in_its_endpoint(tmp_path, capsys, path, engine, folder, n
 
 def test_urls_of_other_paths_are_none(tmp_path, capsys):
     """A URL of a page says to name the server; one against --endpoint says so; a host is a host."""
-    flags = ("--prompts", one_prompt(tmp_path), "-o", tmp_path / "x.parquet", *QUIET, *FAST)
+    flags = ("--prompts", one_prompt(tmp_path), "--save", tmp_path / "x.parquet", *QUIET, *FAST)
     said = complaint(capsys, "capture", "http://h:1/v1/models", *flags)
     assert (
         "/v1/models is no endpoint that gives routes\nhint: name the server alone: http://h:1"

@@ -28,7 +28,7 @@ def serving(name, version="0.5.23"):
 def interrupted(capsys, folder, output, *flags):
     """A capture of three samples that ended after two, of the model served as ckpt/v0."""
     prompts = prompts_file(folder, {"id": "c", "messages": CHAT})
-    given = ("--prompts", prompts, "-o", output, "--n", 3, "--seed", 3, *QUIET, *FAST, *flags)
+    given = ("--prompts", prompts, "--save", output, "--n", 3, "--seed", 3, *QUIET, *FAST, *flags)
     with EngineServer("sglang", None, chats("a", 2), lives=2, gets=serving("ckpt/v0")) as server:
         assert run(capsys, "capture", server.url, *given, "--concurrency", 1).code == 2
     return given
@@ -116,7 +116,7 @@ def test_native_sampling_options_are_compared_one_by_one(tmp_path, capsys):
     ids = request_of(SGLANG, "generate_ids")["input_ids"]
     prompts = prompts_file(tmp_path, {"input_ids": ids})
     answer = response_of(SGLANG, "generate_ids")
-    flags = ("--prompts", prompts, "-o", tmp_path / "x.jsonl", "--n", 2, *QUIET, *FAST)
+    flags = ("--prompts", prompts, "--save", tmp_path / "x.jsonl", "--n", 2, *QUIET, *FAST)
     with EngineServer("sglang", reply(json.dumps(answer).encode()), lives=1) as server:
         assert run(capsys, "capture", server.url, *flags).code == 2
         done = run(capsys, "capture", server.url, *flags, "--temperature", 0.5)
@@ -126,15 +126,15 @@ def test_native_sampling_options_are_compared_one_by_one(tmp_path, capsys):
 
 
 def test_a_renamed_vllm_model_too(tmp_path, capsys):
-    """vLLM's completions name the model as well: a new name at --served-model goes on."""
+    """vLLM's completions name the model as well: a new name at --request model= goes on."""
     prompt = request_of(VLLM, "completion_ids")["prompt"]
     prompts = prompts_file(tmp_path, {"prompt": prompt})
     answer = response_of(VLLM, "completion_ids")
-    given = ("--prompts", prompts, "-o", tmp_path / "x.jsonl", "--n", 2, *QUIET, *FAST)
+    given = ("--prompts", prompts, "--save", tmp_path / "x.jsonl", "--n", 2, *QUIET, *FAST)
     answers = [reply(json.dumps({**answer, "id": name}).encode()) for name in "ab"]
     with EngineServer("vllm", None, answers[:1], lives=1) as server:
         assert run(capsys, "capture", server.url, *given).code == 2
     with EngineServer("vllm", None, answers[1:]) as server:
-        done = run(capsys, "capture", server.url, *given, "--served-model", "b")
+        done = run(capsys, "capture", server.url, *given, "--request", "model=b")
     assert done.code == 0, done.err
     assert "the served model was qwen3_moe (1 answers), and is b now" in done.err

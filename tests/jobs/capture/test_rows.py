@@ -121,7 +121,7 @@ def test_a_first_answer_of_two_tokens_tells(tmp_path, capsys, shape):
     sizes = {"num_hidden_layers": shape[0], "num_experts_per_tok": shape[1]}
     config = config_of(tmp_path, QWEN, **sizes)
     with EngineServer("sglang", reply(json.dumps(answer).encode())) as server:
-        flags = ("capture", server.url, "--prompts", prompts, "-o", tmp_path / "x.parquet")
+        flags = ("capture", server.url, "--prompts", prompts, "--save", tmp_path / "x.parquet")
         done = run(capsys, *flags, "--model", config)
         right = run(capsys, *flags, "--model", QWEN)
     assert done.code == 2
@@ -175,7 +175,7 @@ def test_an_answer_that_hides_its_tokens_is_refused(tmp_path, capsys):
     answer["choices"][0]["logprobs"] = None
     prompts = prompts_file(tmp_path, {"prompt": "def"})
     with EngineServer("vllm", reply(json.dumps(answer).encode())) as server:
-        flags = ("--prompts", prompts, "-o", tmp_path / "x.parquet", "--model", QWEN, *FAST)
+        flags = ("--prompts", prompts, "--save", tmp_path / "x.parquet", "--model", QWEN, *FAST)
         said = run(capsys, "capture", server.url, *flags)
     assert said.code == 2
     assert "says neither its tokens nor how many there are" in said.err
@@ -188,7 +188,7 @@ def test_kept_answers_of_another_model_are_refused(tmp_path, capsys):
     side = tmp_path / "x.jsonl.partial.jsonl"
     config = config_of(tmp_path, QWEN, num_hidden_layers=5)
     with EngineServer("sglang", recorded(SGLANG, "generate_ids"), lives=1) as server:
-        flags = ("capture", server.url, "--prompts", prompts, "-o", tmp_path / "x.jsonl", *FAST)
+        flags = ("capture", server.url, "--prompts", prompts, "--save", tmp_path / "x.jsonl", *FAST)
         first = run(capsys, *flags)
         assert (first.code, side.exists()) == (2, True), first.err
         said = run(capsys, *flags, "--model", config)
@@ -208,16 +208,16 @@ def test_zero_rows_are_no_missing_routes(tmp_path, capsys):
     prompts = prompts_file(tmp_path, {"prompt": choice["prompt_token_ids"]})
     with EngineServer("sglang", reply(json.dumps(answer).encode())) as server:
         flags = ("--prompts", prompts, "--endpoint", "completions", "--model", QWEN, *FAST)
-        field = ("--request", f"routed_experts_start_len={count}", "-o", tmp_path / "a.jsonl")
+        field = ("--request", f"routed_experts_start_len={count}", "--save", tmp_path / "a.jsonl")
         done = run(capsys, "capture", server.url, *flags, *field)
         assert done.code == 0, done.err
-        bare = (*flags, "-o", tmp_path / "b.jsonl")
+        bare = (*flags, "--save", tmp_path / "b.jsonl")
         assert "no routed_experts in the answer" in run(capsys, "capture", server.url, *bare).err
 
 
 def test_complaints_are_one_line(tmp_path, capsys):
     """Before a server is found nothing but the error is said."""
-    flags = ("--prompts", prompts_file(tmp_path, {"prompt": [1]}), "-o", tmp_path / "x.parquet")
+    flags = ("--prompts", prompts_file(tmp_path, {"prompt": [1]}), "--save", tmp_path / "x.parquet")
     with EngineServer("none") as gone:
         pass
     assert "Connection refused" in complaint(

@@ -568,10 +568,15 @@ class TestBaseline:
         ],
     )
     def test_damaged(self, capsys, tmp_path, text):
-        """A baseline that is none is one line of trouble."""
-        path = config(tmp_path, a=EXACT)
+        """A baseline that is none is trouble of the checks that need it, and is not replaced."""
+        path = config(tmp_path, a={**DIFF, "fail-over": "mismatch:+2%"}, b=EXACT)
         (tmp_path / "ci.baseline.json").write_text(text, "utf-8")
-        assert "ci.baseline.json: " in complaint(capsys, "ci", path)
+        doc = document(capsys, "ci", path, code=2)
+        assert of(doc, "a")["status"] == "trouble"
+        assert "ci.baseline.json: " in of(doc, "a")["summary"]
+        assert of(doc, "b")["status"] == "passed"
+        assert "ci.baseline.json: " in complaint(capsys, "ci", path, "--update-baseline")
+        assert (tmp_path / "ci.baseline.json").read_text("utf-8") == text
 
     def test_commands_have_none(self, capsys):
         """diff and staleness refuse a relative threshold: there is nothing to hold it against."""

@@ -9,8 +9,12 @@ import sys
 import pytest
 
 from routectl.cli.main import main
+from routectl.codecs import CODECS
 from routectl.formats import open_dump
+from routectl.formats.targets.table import TARGETS
+from routectl.jobs import convert
 from support.recordings import FIXTURES
+from support.shell import complaint, document, run
 
 TINY = FIXTURES / "tiny_rl"
 DUMP, BASE = str(TINY / "vllm.bf16" / "samples.jsonl"), str(TINY / "routes_v0.fp32.npz")
@@ -18,14 +22,15 @@ DUMP, BASE = str(TINY / "vllm.bf16" / "samples.jsonl"), str(TINY / "routes_v0.fp
 
 def converted(capsys, *arguments):
     """The exit code and stderr of a convert."""
-    code = main(["convert", *map(str, arguments)])
+    src, *more = arguments
+    code = main(["convert", *map(str, (src, "--save", *more))])
     return code, capsys.readouterr().err
 
 
 def test_sizes_ratio_and_time_are_told(tmp_path, capsys):
     """stderr has the samples, both sizes, their ratio and the time; stdout has nothing."""
     path = tmp_path / "x.parquet"
-    code = main(["convert", DUMP, str(path), "--codec", "packed", "--verify"])
+    code = main(["convert", DUMP, "--save", str(path), "--codec", "packed", "--verify"])
     told = capsys.readouterr()
     size = path.stat().st_size
     pattern = r"routectl: wrote .*x\.parquet: 96 samples, verified; 889 kB to (\d+) kB "
@@ -65,7 +70,7 @@ def test_pipes_go_both_ways(tmp_path):
     facts = ["--model", "6,4,32"]
     lines = (TINY / "vllm.bf16" / "samples.jsonl").read_bytes()
     for data in (lines, gzip.compress(lines)):
-        command = [*routectl, "convert", "-", "-", "--codec", "set", *facts]
+        command = [*routectl, "convert", "-", "--save", "-", "--codec", "set", *facts]
         native = subprocess.run(command, input=data, capture_output=True, check=True).stdout
         command = [*routectl, "diff", "-", DUMP, "--json"]
         done = subprocess.run(command, input=native, capture_output=True, check=True)
@@ -77,7 +82,7 @@ def test_pipes_go_both_ways(tmp_path):
 def test_an_empty_pipe_is_refused(tmp_path):
     """Standard input without a byte is an error of one line, and nothing is written."""
     path = tmp_path / "x.parquet"
-    command = [sys.executable, "-m", "routectl", "convert", "-", str(path)]
+    command = [sys.executable, "-m", "routectl", "convert", "-", "--save", str(path)]
     done = subprocess.run(command, input=b"", capture_output=True)
     assert (done.returncode, done.stderr) == (2, b"routectl: -: standard input is empty\n")
     assert not path.exists()
@@ -100,14 +105,14 @@ def test_stdout_is_a_native_file(tmp_path, capsysbinary):
     """``-`` writes to stdout the bytes that a file would have."""
     whole = tmp_path / "x.parquet"
     for target in (str(whole), "-"):
-        assert main(["convert", DUMP, target, "--codec", "packed"]) == 0
+        assert main(["convert", DUMP, "--save", target, "--codec", "packed"]) == 0
     assert capsysbinary.readouterr().out == whole.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["x.parquet", "--codec", "zip"], "codec 'zip' is not known: plain, packed"),
+        (["x.parquet", "--codec", "zip"], "--codec 'zip' is not known: plain, packed"),
         (["x.parquet", "--codec", "delta"], "hint: --base DUMP"),
         (["-", "--codec", "packed", "--verify"], "stdout cannot be read"),
         (["x.parquet", "--base", DUMP], "--base is of --codec delta"),
@@ -154,3 +159,38 @@ def test_a_damaged_source_is_not_converted(tmp_path, capsys):
     assert code == 2
     assert "source.parquet: got routes" in said
     assert not path.exists()
+
+
+def test_what_was_written_is_a_document(tmp_path, capsys):
+    """--json prints what is in the file: the same input gives the same document, without times."""
+    path = tmp_path / "x.npz"
+    lines = [document(capsys, "convert", DUMP, "--save", path, "--force", "--lossy") for _ in "12"]
+    assert lines[0] == lines[1]
+    assert lines[0] == {
+        "schema": "routectl.written/1",
+        "source": DUMP,
+        "saved": str(path),
+        "samples": 96,
+        "format": "npz",
+        "dropped": 0,
+        "left_out": ["weight versions"],
+        "bytes": path.stat().st_size,
+    }
+    assert "stdout has the data" in complaint(capsys, "convert", DUMP, "--save", "-", "--json")
+
+
+def test_help_has_every_target_and_codec(capsys):
+    """The choices of --to and --codec are the tables of targets and codecs, and help lists them."""
+    assert ("native", *(target.name for target in TARGETS)) == convert.TARGETS
+    assert set(convert.CODECS) == {"plain", *CODECS}
+    told = run(capsys, "convert", "--help").out
+    for name in (*convert.TARGETS, *convert.CODECS):
+        assert re.search(rf"\b{re.escape(name)}\b", told), name
+
+
+def test_a_suffix_of_several_targets_lists_them(tmp_path, capsys):
+    """NAME.pt without --to says which targets are written there."""
+    said = complaint(capsys, "convert", DUMP, "--save", tmp_path / "x.pt")
+    hint = said.split("hint: --to ")[1].strip().split(", ")
+    assert hint == [target.name for target in TARGETS if target.suffix == ".pt"]
+    assert "slime" in hint

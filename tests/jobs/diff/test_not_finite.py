@@ -133,7 +133,7 @@ def test_nan_of_a_trainer(capsys, tmp_path):
     import torch
 
     path = tmp_path / "slime.pt"
-    assert run(capsys, "convert", OLD, path, "--to", "slime").code == 0
+    assert run(capsys, "convert", OLD, "--save", path, "--to", "slime").code == 0
     doc = torch.load(path, weights_only=False)
     line = ("diff", OLD, path, *DIFF, "--fail-over", "k3:0.001")
     assert run(capsys, *line).code == 0
@@ -155,7 +155,7 @@ def test_what_is_converted(capsys, new, tmp_path, target):
     """What a target holds comes back so, or is refused in one line: never a number in its place."""
     ending = {"slime": "pt", "skyrl": "pt", "npz": "npz"}.get(target, "jsonl")
     path = tmp_path / f"x.{ending}"
-    done = run(capsys, "convert", new, path, "--to", target, "--model", MODEL)
+    done = run(capsys, "convert", new, "--save", path, "--to", target, "--model", MODEL)
     if "inf" in new.stem and path.suffix == ".jsonl":
         assert done.code == 2
         assert "has a log-prob that is infinite, for which JSON has no number" in done.err

@@ -355,11 +355,11 @@ class TestGuessedStarts:
         """What trainers read by position is not written from starts that were guessed apart."""
         path = lines(tmp_path / "d.jsonl", (8, 3, 11))
         suffix = ".jsonl" if target == "nemo-rl" else ".pt"
-        args = ("convert", path, tmp_path / f"r{suffix}", "--to", target, *SIZES)
+        args = ("convert", path, "--save", tmp_path / f"r{suffix}", "--to", target, *SIZES)
         assert f"{self.GUESSED}at 2 in sample 1 (s1)" in complaint(capsys, *args)
         assert written(tmp_path) == ["d.jsonl"]
         assert run(capsys, *args, "--missing", "drop").code == 0
-        native = ("convert", path, tmp_path / "r.parquet", *SIZES)
+        native = ("convert", path, "--save", tmp_path / "r.parquet", *SIZES)
         assert run(capsys, *native).code == 0  # which keeps that they were guessed
 
 

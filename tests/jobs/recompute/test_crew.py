@@ -11,6 +11,8 @@ from torch import cuda
 from routectl.errors import RoutectlError
 from routectl.jobs.reading import open_input
 from routectl.jobs.recompute.share import Work, do_work
+from routectl.jobs.recompute.workers import run_workers
+from routectl.limits import raised_limits
 from support.crews import (
     BOTH,
     command,
@@ -232,3 +234,15 @@ def test_a_process_checks_that_the_job_is_the_same(tmp_path, folder):
         do_work(work, print)
     with pytest.raises(RoutectlError, match="logprobs was True, is False"):
         do_work(replace(work, options=replace(options, dtype="float32")), print)
+
+
+def test_budgets_reach_every_process(tmp_path, folder):
+    """What --limit says holds in the processes that read the dump, too."""
+    from routectl.forward import RunOptions
+
+    options = RunOptions(checkpoint=folder / "checkpoint", device="cpu")
+    opened = partial(open_input, str(folder / "dump.parquet"), folder / "checkpoint", None, None)
+    work = Work(options=options, open_source=opened, indices=(0,), output=tmp_path / "r.parquet")
+    with raised_limits(cell="1"), pytest.raises(RoutectlError) as caught:
+        run_workers([work], 1, None, print)
+    assert "--limit cell=" in caught.value.hint

@@ -6,6 +6,8 @@ import stat
 import pytest
 
 from routectl.errors import MismatchError, RoutectlError
+from routectl.files import temporaries
+from routectl.files.writing import refuse_existing
 from routectl.jobs.recompute.parts import holding_parts, parts_folder
 from support.crews import dump_of
 
@@ -77,3 +79,19 @@ def test_a_joined_file_is_known(tmp_path):
         output.unlink()
         dump_of(output, (4, 6), LAYERS)
         assert not parts.is_joined("free", output)
+
+
+def test_parts_go_whole(tmp_path, monkeypatch):
+    """A run that is killed while its parts go leaves no folder of parts that lacks some of them."""
+    output = tmp_path / "a.parquet"
+    with holding_parts(output, JOB, ("free",), resume=False) as parts:
+        part(parts.folder)
+        monkeypatch.setattr(temporaries, "_remove", lambda path: (path / "job.json").unlink())
+        parts.drop()
+        monkeypatch.undo()
+        assert not parts.folder.exists()
+    assert len(list(tmp_path.iterdir())) == 1
+    output.touch()
+    with pytest.raises(RoutectlError, match="already exists"):
+        refuse_existing(output, force=False)
+    assert list(tmp_path.iterdir()) == [output]

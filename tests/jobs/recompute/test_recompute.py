@@ -212,7 +212,7 @@ def test_gate_logprobs(capsys, tmp_path, folder):
     assert shift.mean_shift_L[0] == 0  # nothing is forced before the first MoE layer
     assert shift.mean_gamma < 1
     assert shift.tokens == sum(LENS) - len(LENS)
-    done = run(capsys, "convert", tmp_path / "r.parquet", tmp_path / "c.parquet")
+    done = run(capsys, "convert", tmp_path / "r.parquet", "--save", tmp_path / "c.parquet")
     assert done.code == 0, done.err
     assert router_shift(open_dump(tmp_path / "c.parquet"), free).mean_gamma == 1
     recompute(capsys, folder, tmp_path / "plain.parquet")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from routectl.jobs.watch.follower import Follower
+from support.building import as_npy, some_ids, write_lines
 from support.recordings import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES, VLLM, read_lines
 from support.shell import complaint, run, written
 
@@ -95,8 +96,24 @@ def test_findings_decide_the_exit_code(dumps, capsys):
     assert document["codes"] == list(dict.fromkeys(f["code"] for f in alone["findings"]))
     assert document["worst"]["code"] == alone["findings"][0]["code"]
     done = run(capsys, "watch", dumps, *FAST, "--once")
+    assert done.code == 1
+    assert run(capsys, "watch", dumps, *FAST, "--once", "--exit-zero").code == 0
     assert "FAULTY     bad.jsonl  1 sample, " in done.out
     assert document["worst"]["title"] in done.out
+
+
+def test_a_pattern_says_what_its_files_are(dumps, capsys):
+    """What stands behind :: of a pattern holds for the files that match it first, and no others."""
+    bare = [{"id": "s", "routed_experts": as_npy(some_ids(9, layers=5, top_k=4, experts=28))}]
+    for name in ("a.jsonl", "b.jsonl"):
+        write_lines(dumps / name, bare)
+    (dumps / "config.json").unlink()
+    patterns = ("--pattern", "a*::start=3", "--pattern", "*.jsonl")
+    lines = seen(capsys, dumps, "--once", *patterns, code=1)
+    assert [(doc["file"], doc["tokens"]) for doc in lines] == [("a.jsonl", 9), ("b.jsonl", 0)]
+    assert lines[1]["codes"] == ["R001"]
+    said = complaint(capsys, "watch", dumps, *FAST, "--pattern", "*::begin=3")
+    assert "'begin=3' behind :: is not known" in said
 
 
 def test_nothing_seen_is_no_success(dumps, capsys):
@@ -132,7 +149,7 @@ def test_samples_without_routes_are_no_other_file(dumps, capsys):
     """A dump whose samples all lack routes is a line and exit 2: nobody asked for them."""
     shutil.copy(VLLM / "chat_stream.response.sse", dumps / "x.sse")
     (document,) = seen(capsys, dumps, code=2)
-    assert document["error"].startswith("no routed_experts in its one sample")
+    assert document["error"].startswith("no routed_experts in any sample, of 1")
 
 
 class Writer(threading.Thread):

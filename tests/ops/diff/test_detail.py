@@ -1,6 +1,8 @@
 """What a page shows beside the figures: held against plain loops, bounded, and adding up."""
 
 import base64
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,9 +36,9 @@ def detailed(pairs, **options):
         reject()
 
 
-def plain_cells(pairs, width):
-    """(place, layer index, bin) of each compared row, and whether its sets differ, by loops."""
-    for old, new in pairs:
+def plain_rows(pairs):
+    """Of each compared row by loops: sample, position, place, layer index, the two id sets."""
+    for number, (old, new) in enumerate(pairs):
         lengths = [s["prompt_length"] for s in (old, new) if s["prompt_length"] is not None]
         for position in range(max(s["start"] + len(s["ids"] or []) for s in (old, new))):
             if not (oracles.covers(old, position) and oracles.covers(new, position)):
@@ -47,7 +49,13 @@ def plain_cells(pairs, width):
             for index, layer in enumerate(LAYERS):
                 rows = [oracles.row_of(s, position, layer) for s in (old, new)]
                 if None not in rows:
-                    yield (place, index, position // width), set(rows[0]) != set(rows[1])
+                    yield number, position, place, index, *map(set, rows)
+
+
+def plain_cells(pairs, width):
+    """(place, layer index, bin) of each compared row, and whether its sets differ, by loops."""
+    for _, position, place, index, old, new in plain_rows(pairs):
+        yield (place, index, position // width), old != new
 
 
 def check_cells(pairs, bins):
@@ -91,6 +99,118 @@ def test_detail_changes_no_figure(pairs):
     document = diff_document(result)
     assert document.pop("detail")["schema"] == "routectl.detail/1"
     assert document == diff_document(diff(old, new, match="id"))
+
+
+@settings(max_examples=80)
+@given(some_pairs)
+def test_places_and_layers_are_what_loops_count(pairs):
+    """Swapped ids and loads by place and layer, and listed samples, are what loops count."""
+    result = detailed(pairs)
+    found = result.detail
+    swaps, loads = np.zeros_like(found.swaps_PLS), np.zeros((2, *found.load_old_PLE.shape), int)
+    tokens, wrong = Counter(), Counter()
+    for number, position, place, index, *sets in plain_rows(pairs):
+        swap = max(map(len, sets)) - len(sets[0] & sets[1])
+        swaps[place, index, swap] += 1
+        for side, (plain, layer) in enumerate((p, LAYERS[index]) for p in pairs[number]):
+            for expert in oracles.row_of(plain, position, layer):
+                loads[side, place, index, expert] += 1
+        tokens[number, place, position] |= 1
+        wrong[number, place, position] |= int(sets[0] != sets[1])
+    assert found.swaps_PLS.tolist() == swaps.tolist()
+    assert [found.load_old_PLE.tolist(), found.load_new_PLE.tolist()] == loads.tolist()
+    document = diff_document(result)["detail"]["samples"]
+    present = [p for p in range(len(DETAIL_PLACES)) if found.depth_PN[p].any()]
+    for row, *parts in zip(
+        document["rows"],
+        *(document["parts"][k] for k in ("tokens", "tokens_mismatched")),
+        strict=True,
+    ):
+        number = int(row[0][1:])
+        for counted, part in zip((tokens, wrong), parts, strict=True):
+            own = [sum(n for k, n in counted.items() if k[:2] == (number, p)) for p in present]
+            assert part == own
+
+
+@settings(max_examples=60)
+@given(some_pairs)
+def test_listed_samples_add_up(pairs):
+    """Each listed sample's rows by place and layer are what loops count, and add up to its own."""
+    result = detailed(pairs)
+    document = diff_document(result)["detail"]
+    parts, names = document["samples"]["parts"], [p["place"] for p in document["places"]]
+    shape = len(document["samples"]["rows"]), len(names), len(LAYERS)
+    wrong = np.frombuffer(
+        base64.b64decode(parts["rows_mismatched"]), f"<u{parts['count_bytes']}"
+    ).reshape(shape)
+    rows = np.array(parts["tokens"])[:, :, None] * np.ones(shape, int)
+    if parts["rows_absent"] is not None:
+        absent = base64.b64decode(parts["rows_absent"])
+        rows = rows - np.frombuffer(absent, f"<u{parts['count_bytes']}").reshape(shape)
+    expected = np.zeros((2, *shape), int)
+    order = [int(row[0][1:]) for row in document["samples"]["rows"]]
+    for number, _, place, index, old, new in plain_rows(pairs):
+        at = order.index(number), names.index(DETAIL_PLACES[place]), index
+        expected[(0, *at)] += 1
+        expected[(1, *at)] += old != new
+    assert [rows.tolist(), wrong.tolist()] == expected.tolist()
+    assert [row[3:] for row in document["samples"]["rows"]] == expected.sum(axis=(2, 3)).T.tolist()
+
+
+def margined(pairs, seed):
+    """Old and new dumps of pairs with random margins, some of them unknown, or ties."""
+    rng = np.random.default_rng(seed)
+
+    def with_margins(sample):
+        if sample.routes is None:
+            return sample
+        shape = sample.routes.ids_TLK.shape[:2]
+        margin_TL = (10.0 ** rng.integers(-7, 1, shape)).astype(np.float16)
+        margin_TL[rng.random(shape) < 0.2] = np.nan
+        margin_TL[rng.random(shape) < 0.2] = 0
+        if sample.routes.missing_TL is not None:
+            margin_TL[sample.routes.missing_TL] = np.nan
+        return replace(sample, routes=replace(sample.routes, margin_TL=margin_TL))
+
+    return [
+        make_dump([with_margins(from_plain(p, f"s{i}")) for i, p in enumerate(side)])
+        for side in zip(*pairs, strict=True)
+    ]
+
+
+@settings(max_examples=60)
+@given(some_pairs, st.integers(0, 99))
+def test_margins_of_places_add_up_to_the_whole(pairs, seed):
+    """Margins by place and layer add up to those without detail; sequences keep their own."""
+    dumps = margined(pairs, seed)
+    try:
+        document = diff_document(diff_as(*dumps, DiffOptions(match="id", detail=True)))
+    except MismatchError:
+        reject()
+    detail = document.pop("detail")
+    assert document == diff_document(diff(*dumps, match="id"))
+    places = [p["margins"] for p in detail["places"] if "margins" in p]
+    for index, layer in enumerate(document["layers"]):
+        for key in ("rows_with_margin", "ties", "near_ties", "clear_flips"):
+            assert sum(p[key][index] for p in places) == layer.get("margins", {key: 0})[key]
+        for side in ("old", "new"):
+            sums = sum(
+                np.array([p[side][k][index] for k in ("rows", "rows_mismatched")])
+                for p in places
+                if p[side]
+            )
+            told = [
+                [b["rows"], b["rows_mismatched"]] for b in layer.get("margins", {}).get(side) or ()
+            ]
+            assert [c for c in np.atleast_2d(np.transpose(sums)).tolist() if any(c)] == told
+    for entry in detail["sequences"]:
+        sample = int(entry["sample"][1:])
+        where = np.argwhere(unpacked(entry, len(LAYERS), TOP_K)[2])
+        for side, key in zip(dumps, ("old_margins", "new_margins"), strict=True):
+            routes = side[sample].routes
+            rows = where[:, 0] + entry["position"] - routes.start
+            own = np.frombuffer(base64.b64decode(entry[key]), "<f2")
+            np.testing.assert_array_equal(own, routes.margin_TL[rows, where[:, 1]])
 
 
 def unpacked(entry, layers, top_k):

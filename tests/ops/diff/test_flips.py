@@ -423,7 +423,7 @@ class TestFiles:
     def test_convert_keeps_everything(self, capsys, tmp_path):
         """A converted margined file is the same file, its source aside; a folder of it opens."""
         path = tmp_path / "copy.parquet"
-        done = run(capsys, "convert", MARGINED, path)
+        done = run(capsys, "convert", MARGINED, "--save", path)
         assert (done.code, done.out) == (0, "")
         copy, source = open_dump(path), open_dump(MARGINED)
         for name in ("order", "margins", "provenance", "engine_version"):

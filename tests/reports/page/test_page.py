@@ -8,6 +8,7 @@ from base64 import b64encode
 
 import pytest
 
+from routectl.errors import FormatError
 from routectl.ops.diff.diff import DiffOptions, diff_as
 from routectl.reports.diff.document import diff_document
 from routectl.reports.document import to_json
@@ -62,8 +63,8 @@ def made(tmp_path_factory):
     from routectl.cli.main import main
 
     arguments = ["diff", str(OLD), str(NEW), "--examples", "3", "--exit-zero"]
-    assert main([*arguments, "--html", str(folder / "diff.html"), "-o", str(folder / "x.txt")]) == 0
-    saved = str(folder / "diff.json")
+    page, text, saved = (str(folder / name) for name in ("diff.html", "diff.txt", "diff.json"))
+    assert main([*arguments, "--html", page, "-o", text]) == 0
     assert main([*arguments, "-o", saved]) == 0
     return folder
 
@@ -89,6 +90,32 @@ def test_it_is_readable_without_scripts(made):
     assert "noscript" in page.tags
 
 
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("show.json", "samples.jsonl 46 samples, 5,611 tokens, 4 MoE layers, top-4 of 32 experts"),
+        ("checkpoint.json", "iter_0000007 2 MoE layers, top-4 of 8 experts"),
+        ("diff.json", "DIFFERS 2,055 of 101,616 rows"),
+    ],
+)
+def test_the_heading_is_of_what_is_shown(name, head):
+    """A page begins with the verdict, or with the name and sizes of what has none."""
+    page = html_page(json.loads((FIXTURES / "golden" / name).read_text("utf-8")))
+    heading = re.search("<h1>(.*?)</h1>", page, re.DOTALL)[1]
+    text = re.sub(r"\s+", " ", "".join(Parsed(heading).texts))
+    assert text.startswith(head), text
+
+
+def test_a_cache_has_a_page(tmp_path, capsys, monkeypatch):
+    """What routectl cache tells is a page too, named by its folder, and reads again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    saved, page = tmp_path / "cache.json", tmp_path / "cache.html"
+    for target in (saved, page):
+        assert run(capsys, "cache", "-o", target).code == 0
+    assert Parsed(page.read_text("utf-8")).data == json.loads(saved.read_text("utf-8"))
+    assert "0 kept" in run(capsys, "report", saved).out
+
+
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.name)
 def test_every_saved_report_has_a_page(path, tmp_path, capsys):
     """routectl report makes a page of every kind of document, and the text that made it."""
@@ -106,11 +133,11 @@ def test_every_saved_report_has_a_page(path, tmp_path, capsys):
 
 def test_a_saved_report_reads_as_it_was_printed(made, capsys):
     """The text of a saved report is what the command printed."""
-    assert run(capsys, "report", made / "diff.json").out == (made / "x.txt").read_text("utf-8")
+    assert run(capsys, "report", made / "diff.json").out == (made / "diff.txt").read_text("utf-8")
 
 
-def test_plain_json_has_no_detail(capsys, tmp_path):
-    """What --json prints has no detail; what -o NAME.json writes has it."""
+def test_plain_json_has_no_detail(tmp_path, capsys):
+    """What --json prints is without detail; a file of JSON has it."""
     plain = document(capsys, "diff", OLD, NEW, "--exit-zero")
     assert "detail" not in plain
     shown = document(capsys, "show", OLD)
@@ -223,6 +250,17 @@ class TestTokenizer:
         texts = open_tokenizer(tokenizer.parent)([-1, 0, 2**31 - 1, *[255] * 20, 5])
         assert (texts[0], texts[2]) == ("⟨-1⟩", "⟨2147483647⟩")
         assert len(texts) == 24
+
+    def test_a_vocabulary_that_would_take_gigabytes(self, tmp_path):
+        """Pieces of a Unigram become a trie: more than 4,000,000 characters are refused unread."""
+        from routectl.formats.tokenizer import open_tokenizer
+
+        pytest.importorskip("tokenizers")
+        pieces = [[chr(0x4E00 + i % 9999) * 1000, -1.0] for i in range(4001)]
+        path = tmp_path / "tokenizer.json"
+        path.write_text(json.dumps({"model": {"type": "Unigram", "vocab": pieces}}))
+        with pytest.raises(FormatError, match="4001000 characters in its pieces, expected at most"):
+            open_tokenizer(path)
 
     def test_a_page_has_the_texts(self, tokenizer, made, tmp_path, capsys):
         """The worst sequences of a page have a text a token; the JSON keeps ids alone."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ....dump import DumpMeta
+from ....visible import visible
 from ..alone.results import Power
 from .findings import SEVERITIES, FindingKind, kind_of
 
@@ -286,7 +287,7 @@ class Explanation:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class CheckResult:
     """What check found: counts of what it looked at, and the findings.
 
@@ -303,6 +304,15 @@ class CheckResult:
     findings: tuple[CheckFinding, ...]
     explanation: Explanation | None = None
     power: Power | None = None
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {self.count(name)}" for name in reversed(SEVERITIES))
+        codes = " ".join(dict.fromkeys(f.code for f in self.findings))
+        return (
+            f"<CheckResult of {visible(self.meta.path, 120, end=40)}: {counts}\n"
+            f" {self.samples:,} samples, {self.tokens:,} tokens, {self.rows:,} rows"
+            f"{codes and f'; findings {codes}'}>"
+        )
 
     def __add__(self, other: "CheckResult") -> "CheckResult":
         merged: dict[tuple[str, Facts], CheckFinding] = {}

@@ -36,11 +36,11 @@ const word = (x, y, text, attributes = {}) => svgEl("text", { x, y, ...attribute
 function lyingBars(
   label,
   entries,
-  { lines = [], height = ROW(entries.length), most = null, width = 560 } = {},
+  { lines = [], height = ROW(entries.length), most = null, width = 560, left = 40, right = 62 } = {},
 ) {
   const WIDTH = width,
-    LEFT = 40,
-    RIGHT = 62,
+    LEFT = left,
+    RIGHT = right,
     TOP = 0;
   const totals = entries.flatMap((e) => [sum(e.parts.map((p) => p[0] ?? 0)), e.whisker?.[1] ?? 0]);
   const near = lines.filter(([value]) => value <= 2 * Math.max(...totals));
@@ -117,18 +117,35 @@ function lyingBars(
   return drawing(WIDTH, foot + 16 + 13 * lines.length, label, ...marks);
 }
 
-/** Standing bars of counts, on a logarithmic axis. entries: name, count, colour, text. */
-function histogram(label, entries, { under = "" } = {}) {
+/**
+ * Standing bars of counts, on a logarithmic axis, which says so: 0, 1, then tens.
+ * entries: name, count, colour, text; of: what is counted; under: what the bars are.
+ */
+function histogram(label, entries, { of = "rows", under = "" } = {}) {
   const WIDTH = 460,
-    TALL = 170,
-    TOP = 18,
+    TALL = 160,
+    LEFT = 44,
+    TOP = 32,
     BASE = TOP + TALL;
-  const most = Math.log10(1 + Math.max(1, ...entries.map((e) => e.count)));
-  const step = (WIDTH - 8) / Math.max(entries.length, 6);
+  const most = Math.max(1, ...entries.map((e) => e.count));
+  const height = (count) => (Math.log10(1 + count) / Math.log10(1 + most)) * TALL;
+  const step = (WIDTH - LEFT - 8) / Math.max(entries.length, 6);
   const every = Math.ceil((entries.some((e) => e.name.length > 4) ? 46 : 26) / step);
+  const tens = Math.floor(Math.log10(most));
+  const ticks = [0, ...Array.from({ length: tens + 1 }, (_, n) => 10 ** n)];
+  const apart = Math.ceil((12 * (tens + 1)) / TALL);
+  const axis = ticks.flatMap((tick, n) => [
+    line(LEFT, BASE - height(tick), WIDTH - 4, BASE - height(tick)),
+    n === 0 || (n - 1) % apart === 0
+      ? word(LEFT - 6, BASE - height(tick), rounded(tick), {
+          "text-anchor": "end",
+          "dominant-baseline": "central",
+        })
+      : null,
+  ]);
   const marks = entries.flatMap((entry, i) => {
-    const tall = (Math.log10(1 + entry.count) / most) * TALL,
-      x = 4 + i * step;
+    const tall = height(entry.count),
+      x = LEFT + 4 + i * step;
     return [
       rect(
         x + step * 0.08,
@@ -147,17 +164,20 @@ function histogram(label, entries, { under = "" } = {}) {
             class: "label",
           })
         : null,
-    ].filter(Boolean);
+    ];
   });
   return drawing(
     WIDTH,
     BASE + 32,
     label,
-    line(4, BASE, WIDTH - 4, BASE),
-    ...marks,
-    word(WIDTH / 2, BASE + 29, under, { "text-anchor": "middle" }),
+    word(4, 10, `${of}, on a logarithmic axis`),
+    ...[...axis, ...marks].filter(Boolean),
+    word((LEFT + WIDTH) / 2, BASE + 29, under, { "text-anchor": "middle" }),
   );
 }
+
+/** A power of ten in few characters: 1, 100, 10k, 1M. */
+const rounded = (n) => (n < 1e3 ? String(n) : n < 1e6 ? `${n / 1e3}k` : `${n / 1e6}M`);
 
 /** A round step at least so large: 1, 2 or 5 times a power of ten. */
 function stepOf(least) {
@@ -165,8 +185,15 @@ function stepOf(least) {
   return [1, 2, 5, 10].find((n) => n * ten >= least) * ten;
 }
 
-/** Curves with bands. series: name, colour, dash, points ({x, y, low, high, text}); lines as above. */
-function curves(label, series, { under, lines = [] }) {
+/**
+ * Curves with bands. series: name, colour, dash, points ({x, y, low, high, text}); lines as above.
+ * The axis begins at 0 where zero says so; told says a value of it.
+ */
+function curves(
+  label,
+  series,
+  { under, lines = [], zero = true, told = (value) => `${short(100 * value)} %` },
+) {
   const WIDTH = 620,
     TALL = 230,
     LEFT = 54,
@@ -176,17 +203,22 @@ function curves(label, series, { under, lines = [] }) {
   const points = series.flatMap((s) => s.points);
   const highest =
     Math.max(...points.map((p) => p.high ?? p.y), ...lines.map(([value]) => value)) || 1;
-  const step = stepOf(highest / 4),
-    most = Math.ceil(highest / step) * step;
+  const lowest = Math.min(...(zero ? [0] : []), ...points.map((p) => p.low ?? p.y));
+  const step = stepOf((highest - lowest || highest) / 4),
+    most = Math.ceil(highest / step) * step,
+    least = Math.floor(lowest / step) * step;
   const xs = [...new Set(points.map((p) => p.x))].sort((a, b) => a - b);
   const [lo, hi] = [xs[0], xs[xs.length - 1]];
   const x = (value) =>
     LEFT + 12 + (hi === lo ? 0 : (value - lo) / (hi - lo)) * (WIDTH - LEFT - RIGHT - 24);
-  const y = (value) => BASE - (value / most) * TALL;
-  const ticks = Array.from({ length: Math.round(most / step) + 1 }, (_, i) => i * step);
+  const y = (value) => BASE - ((value - least) / (most - least)) * TALL;
+  const ticks = Array.from(
+    { length: Math.round((most - least) / step) + 1 },
+    (_, i) => least + i * step,
+  );
   const marks = ticks.flatMap((tick) => [
     line(LEFT, y(tick), WIDTH - RIGHT, y(tick)),
-    word(LEFT - 6, y(tick), `${short(100 * tick)} %`, {
+    word(LEFT - 6, y(tick), told(tick), {
       "text-anchor": "end",
       "dominant-baseline": "central",
     }),

@@ -1,14 +1,37 @@
 // The document inside the page, and what charts ask of it: counts by layer and position for what
 // the toolbar selects. Indices: p place, l layer (its index), b bin of positions, t token.
 
-const doc = JSON.parse(document.getElementById("document").textContent);
+const saved = JSON.parse(document.getElementById("document").textContent);
+const modes = saved.schema === "routectl.recompute/1" ? saved.comparisons : [];
+// what is drawn: of a recompute, the dump against its first mode
+const doc = modes.length ? { ...modes[0].diff, detail: saved.detail } : saved;
 const detail = doc.detail ?? null;
-const schema = String(doc.schema).replace(/^routectl\.|\/\d+$/g, "");
+const schemaOf = (one) => String(one.schema).replace(/^routectl\.|\/\d+$/g, "");
+const schema = schemaOf(doc);
 const layerNumbers = (doc.layers ?? []).map((entry) => entry.layer);
 
 const sum = (values) => values.reduce((a, b) => a + b, 0);
 const zeros = (rows, columns) => Array.from({ length: rows }, () => new Array(columns).fill(0));
+const addedUp = (lists) => lists.reduce((a, b) => a.map((n, i) => n + b[i]));
 const bytesOf = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+/** Unsigned integers of so many bytes, little-endian. */
+const integersOf = (text, size) => {
+  const bytes = bytesOf(text);
+  return size === 4
+    ? new Uint32Array(bytes.buffer)
+    : size === 2
+      ? new Uint16Array(bytes.buffer)
+      : bytes;
+};
+
+/** The value of a float16 that is not negative; null where it is NaN: a margin not known. */
+function halfOf(pattern) {
+  if (pattern > 0x7c00) return null;
+  if (pattern === 0x7c00) return Infinity;
+  const exponent = pattern >> 10,
+    fraction = pattern & 1023;
+  return exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24;
+}
 const bitAt = (bytes, i) => (bytes[i >> 3] >> (i & 7)) & 1;
 
 /** One of the worst sequences: every row of it, both sides. */
@@ -18,10 +41,10 @@ class Sequence {
     this.tokens = entry.kept;
     this.layers = layerNumbers.length;
     this.topK = doc.old.top_k;
-    const ids = (text) =>
-      entry.id_bytes === 2 ? new Uint16Array(bytesOf(text).buffer) : bytesOf(text);
-    this.old = ids(entry.old);
-    this.changed = ids(entry.new_mismatched);
+    this.old = integersOf(entry.old, entry.id_bytes);
+    this.changed = integersOf(entry.new_mismatched, entry.id_bytes);
+    const margins = (text) => (text ? integersOf(text, 2) : null);
+    this.margins = [margins(entry.old_margins), margins(entry.new_margins)];
     this.marks = bytesOf(entry.differs);
     this.gaps = entry.missing === null ? null : bytesOf(entry.missing);
     this.rank = new Int32Array(this.tokens * this.layers + 1); // mismatched rows before each row
@@ -42,6 +65,12 @@ class Sequence {
   }
   missing(t, l) {
     return this.gaps !== null && bitAt(this.gaps, t * this.layers + l) === 1;
+  }
+
+  /** The margins of a mismatched row on each side, null where one is not known. */
+  marginsOf(t, l) {
+    const at = this.rank[t * this.layers + l];
+    return this.margins.map((side) => (side === null ? null : halfOf(side[at])));
   }
 
   /** The ids of both sides of a row, sorted. */
@@ -71,103 +100,3 @@ const sequences = (detail?.sequences ?? []).map((entry) => {
     },
   };
 });
-
-/** Layers by index that a view shows. */
-const shownLayers = (view) =>
-  [...layerNumbers.keys()].filter(
-    (l) => layerNumbers[l] >= view.from && layerNumbers[l] <= view.to,
-  );
-
-/** Whether a view leaves nothing out: then the document's own figures hold. */
-const isWhole = (view) => view.place === "all" && view.sequence === null;
-
-/** What is said before figures that no filter counts again, where a view leaves something out. */
-function ofAll(view, layersFollow) {
-  const layers = shownLayers(view).length === layerNumbers.length || layersFollow;
-  if (isWhole(view) && layers) return "";
-  return layersFollow ? "Of all tokens and samples: " : "Of the whole run, not of the selection: ";
-}
-
-/** Counts of all samples. Entries that cannot be told for a view are null. */
-function countsOfAll(view) {
-  const shown = shownLayers(view);
-  const places = (detail?.places ?? []).filter(
-    (p) => view.place === "all" || p.place === view.place,
-  );
-  const bins = Math.max(0, ...places.map((p) => p.rows[0].length));
-  const rows = zeros(shown.length, bins),
-    bad = zeros(shown.length, bins);
-  for (const p of places) {
-    shown.forEach((l, i) => {
-      for (let b = 0; b < bins; b++) {
-        rows[i][b] += p.rows[l][b];
-        bad[i][b] += p.rows_mismatched[l][b];
-      }
-    });
-  }
-  const own = shown.map((l) => doc.layers[l]);
-  const every = shown.length === layerNumbers.length;
-  return {
-    shown,
-    width: detail?.bin_width ?? 1,
-    first: 0,
-    rows,
-    bad,
-    layerRows: isWhole(view) ? own.map((e) => e.rows) : rows.map(sum),
-    layerBad: isWhole(view) ? own.map((e) => e.rows_mismatched) : bad.map(sum),
-    depth: !every
-      ? null
-      : view.place === "all"
-        ? doc.tokens_by_differing_layers
-        : places
-            .map((p) => p.tokens_by_differing_layers)
-            .reduce((a, b) => a.map((n, i) => n + b[i])),
-    swaps:
-      view.place !== "all"
-        ? null
-        : own
-            .map((e) => e.swaps)
-            .reduce((a, b) => a.map((n, i) => n + b[i]), new Array(doc.old.top_k + 1).fill(0)),
-  };
-}
-
-/** Counts of one of the worst sequences. */
-function countsOfOne(view) {
-  const seq = sequences[view.sequence].whole;
-  const shown = shownLayers(view);
-  const width = Math.max(1, Math.ceil(seq.tokens / 128));
-  const bins = Math.ceil(seq.tokens / width);
-  const rows = zeros(shown.length, bins),
-    bad = zeros(shown.length, bins);
-  const depth = new Array(shown.length + 1).fill(0),
-    swaps = new Array(seq.topK + 1).fill(0);
-  for (let t = 0; t < seq.tokens; t++) {
-    if (view.place !== "all" && seq.place(t) !== view.place) continue;
-    let differing = 0,
-      there = 0;
-    shown.forEach((l, i) => {
-      if (seq.missing(t, l)) return;
-      there++;
-      rows[i][Math.floor(t / width)]++;
-      if (!seq.differs(t, l)) return void swaps[0]++;
-      differing++;
-      bad[i][Math.floor(t / width)]++;
-      swaps[seq.swap(t, l)]++;
-    });
-    if (there) depth[differing]++;
-  }
-  return {
-    shown,
-    width,
-    first: seq.entry.position,
-    rows,
-    bad,
-    depth,
-    swaps,
-    layerRows: rows.map(sum),
-    layerBad: bad.map(sum),
-  };
-}
-
-/** What a view shows: counts by layer and bin, by layer, by differing layers, by swapped ids. */
-const countsOf = (view) => (view.sequence === null ? countsOfAll(view) : countsOfOne(view));

@@ -8,45 +8,34 @@ const FLIPS = [
   ["margin_unknown", "margin unknown", "var(--chance)"],
 ];
 
-/** The command that shows the rows of a cell. */
+/** The command that shows the rows of a cell, with what was typed to make this report. */
 function commandOf(view, layer, from, to) {
-  const sample = view.sequence === null ? null : sequences[view.sequence].entry.sample;
   const rule = ["prefix", "order"].find((name) => name in doc.samples.matched_by);
-  const place =
-    view.place === "prompt" || view.place === "response" ? view.place : doc.token_selection;
-  return [
-    "routectl",
-    "diff",
-    doc.old.path,
-    doc.new.path,
-    ...(rule ? ["--match", rule] : []),
-    ...(sample === null ? [] : ["--sample", sample]),
-    ...(place === "all" ? [] : ["--tokens", place]),
-    "--layers",
-    String(layer),
-    ...(from === null ? [] : ["--positions", from === to ? String(from) : `${from}-${to}`]),
-    "--examples",
-    "20",
-  ]
-    .map(quoted)
-    .join(" ");
+  const asked = doc.asked ?? {
+    inputs: [doc.old.path, doc.new.path],
+    options: [
+      ...(rule ? [["--match", rule]] : []),
+      ...(doc.token_selection === "all" ? [] : [["--tokens", doc.token_selection]]),
+    ],
+  };
+  const sample = view.sequence === null ? null : sequences[view.sequence].entry.sample;
+  const known = ["prompt", "response"].includes(view.place);
+  return commandLine("diff", asked, [
+    ...(sample === null ? [] : [["--sample", sample]]),
+    ...(known ? [["--tokens", view.place]] : []),
+    ["--layers", String(layer)],
+    ...(from === null ? [] : [["--positions", from === to ? String(from) : `${from}-${to}`]]),
+    ["--examples", "20"],
+  ]);
 }
 
 /** A line under a heatmap: the picked cell, and its command to copy. */
 function cellLine() {
-  const text = el("span"),
-    code = el("code"),
-    button = el(
-      "button",
-      { type: "button", hidden: true, onclick: () => copyText(code.textContent) },
-      "Copy command",
-    );
-  const node = el("div", { class: "cell" }, text, code, button);
-  text.textContent = "Pick a cell to get the command that lists its rows.";
+  const text = el("span", {}, "Pick a cell to get the command that lists its rows.");
+  const node = el("div", { class: "cell" }, text);
   node.show = (what, command) => {
     text.textContent = what;
-    code.textContent = command;
-    button.hidden = !command;
+    node.replaceChildren(text, ...command);
   };
   return node;
 }
@@ -65,21 +54,22 @@ function whereItDiffers(view, counts) {
       width: 300,
     },
   );
-  const key =
-    isWhole(view) && doc.margins
-      ? keys(...FLIPS.filter(([key]) => doc.margins[key]).map(([, name, colour]) => [colour, name]))
-      : null;
+  const { margins } = counts;
+  const seen = FLIPS.filter(([key]) => margins && sum(margins[key]));
+  const key = seen.length ? keys(...seen.map(([, name, colour]) => [colour, name])) : null;
+  const overlap = counts.swaps
+    ? `Overlap ${percent(overlapOf(counts.swaps))}; sets drawn at random would share ${percent(doc.chance_overlap_rate)}.`
+    : "The overlap of these rows is not in the report.";
+  const floor = noise.length
+    ? ` Upright marks: the noise floor, ${noise.map((n) => visible(n.name)).join(", ")}${isWhole(view) ? "" : ", of all tokens and samples"}.`
+    : "";
   const side = el(
     "div",
     { id: "layer-bars" },
     el("p", { class: "note" }, "Mismatch by layer"),
     bars,
     key,
-    el(
-      "p",
-      { class: "note" },
-      `${ofAll(view, false)}Overlap ${percent(doc.overlap_rate)}; sets drawn at random would share ${percent(doc.chance_overlap_rate)}.${noise.length ? ` Upright lines: the noise floor, ${noise.map((n) => visible(n.name)).join(", ")}.` : ""}`,
-    ),
+    el("p", { class: "note" }, overlap + floor),
   );
   if (!rows[0]?.length) {
     return panel(
@@ -108,7 +98,10 @@ function whereItDiffers(view, counts) {
     describe,
     title: "position",
     pick: (r, c) =>
-      cell.show(describe(r, c), commandOf(view, layerNumbers[shown[r]], from(c), to(c))),
+      cell.show(
+        describe(r, c),
+        rows[r][c] ? copied(commandOf(view, layerNumbers[shown[r]], from(c), to(c))) : [],
+      ),
   });
   return panel(
     "where",
@@ -143,15 +136,15 @@ function chanceMismatch() {
 function layerBar(view, counts, l, i) {
   const rows = counts.layerRows[i],
     bad = counts.layerBad[i],
-    margins = isWhole(view) ? doc.layers[l].margins : null;
+    { margins } = counts;
   const text = `${percent(rateOf(bad, rows))}, ${amount(bad)} of ${amount(rows)} rows`;
   const whole = [[rateOf(bad, rows), "var(--bar)", text]];
   const split =
     margins &&
     FLIPS.map(([key, name, colour]) => [
-      rateOf(margins[key], rows),
+      rateOf(margins[key][i], rows),
       colour,
-      `${amount(margins[key])} ${name}, of ${amount(bad)} mismatched`,
+      `${amount(margins[key][i])} ${name}, of ${amount(bad)} mismatched`,
     ]);
   const noise = (doc.noise ?? [])[0]?.layers?.find(
     (e) => e.layer === layerNumbers[l],
@@ -168,16 +161,15 @@ function layerBar(view, counts, l, i) {
   };
 }
 
+/** A panel of what the report does not tell for a selection. */
+const untold = (id, title, known) =>
+  panel(id, title, `Not told for this selection; the report has it ${known}.`, null);
+
 function swapPanel(counts) {
   const title = "How many experts were swapped",
-    note = "Rows by the number of ids that differ (logarithmic).";
+    note = "Rows by the number of ids that differ.";
   if (!counts.swaps)
-    return panel(
-      "swaps",
-      title,
-      "Of all tokens together only: choose all tokens, or one sample.",
-      null,
-    );
+    return untold("swaps", title, "of all tokens together: choose all tokens, or one sample");
   return panel(
     "swaps",
     title,
@@ -197,14 +189,9 @@ function swapPanel(counts) {
 
 function depthPanel(counts) {
   const title = "How many layers differ in a token",
-    note = "Tokens by the number of their layers that differ (logarithmic).";
+    note = "Tokens by the number of their layers that differ.";
   if (!counts.depth)
-    return panel(
-      "depth",
-      title,
-      "Of all layers together only: choose all layers, or one sample.",
-      null,
-    );
+    return untold("depth", title, "of all layers together: choose all layers, or one sample");
   const last = counts.depth.findLastIndex((n) => n > 0);
   return panel(
     "depth",
@@ -218,7 +205,7 @@ function depthPanel(counts) {
         colour: n ? "var(--bar-2)" : "var(--bar)",
         text: `${plural(count, "token")} with ${plural(n, "layer")} that differ`,
       })),
-      { under: "layers that differ" },
+      { of: "tokens", under: "layers that differ" },
     ),
   );
 }
@@ -237,8 +224,8 @@ function diffPanels(view, choose) {
       whereItDiffers(view, counts),
       swapPanel(counts),
       depthPanel(counts),
-      ...(doc.margins ? [marginPanel(view)] : []),
-      ...(detail?.load ? [loadPanel(view)] : []),
+      ...(doc.margins ? [marginPanel(counts)] : []),
+      ...(detail?.load ? [loadPanel(counts)] : []),
     ],
   };
 }

@@ -36,19 +36,43 @@ function draw() {
       csv = shown.csv;
       toolbar.querySelector("output")?.replaceChildren(shown.said);
       const list = detail?.samples ? [samplePanel(view, choose)] : [];
-      return [...shown.panels, ...list, ...(reading === null ? [] : [tokenPanel(view, reading)])];
+      return [...modePanel(), ...shown.panels, ...list, ...(reading === null ? [] : [tokenPanel(view, reading)])];
     }
     return (
       {
         staleness: stalenessPanels,
         staleness_series: seriesPanels,
         check: checkPanels,
-        show: () => showPanels(view),
+        show: showPanels,
+        checkpoint: checkpointPanels,
+        ci: ciPanels,
+        verify: verifyPanels,
+        predict: predictPanels,
+        beside: besidePanels,
       }[schema]?.() ?? []
     );
   });
   panels.replaceChildren(...found);
   for (const table of panels.querySelectorAll("table[data-name]")) armTable(table);
+  const chosen = schema === "diff" ? selectionOf(view) : "";
+  document.getElementById("whole").textContent = chosen
+    ? `Of the whole run, not of the selection above (${chosen}).`
+    : "";
+}
+
+/** Which mode of a recompute is drawn, where there are several. */
+function modePanel() {
+  if (modes.length < 2) return [];
+  const others = modes.slice(1).map((one) => visible(one.mode));
+  return [
+    panel(
+      "mode",
+      `Mode ${visible(modes[0].mode)}`,
+      `The charts are of this mode; figures of ${others.join(", ")} are in the tables below.`,
+      null,
+      true,
+    ),
+  ];
 }
 
 /** Show one of the worst sequences in every chart and in the token view; null is all samples. */
@@ -102,7 +126,8 @@ function buildToolbar() {
     el("output", { "aria-label": "rows in view", "aria-live": "polite" }),
   );
   toolbar.addEventListener("change", (event) => {
-    const { name, value } = event.target;
+    const { name, value } = event.target,
+      before = JSON.stringify(view);
     if (name === "from" || name === "to") {
       view[name] = clamp(Number(value) || first, first, last);
       if (view.from > view.to) view[name === "from" ? "to" : "from"] = view[name];
@@ -110,7 +135,7 @@ function buildToolbar() {
     }
     if (name === "place") view.place = value;
     if (name === "sample") return choose(value === "" ? null : Number(value));
-    draw();
+    if (JSON.stringify(view) !== before) draw(); // a field that is left may change nothing
   });
   toolbar.hidden = false;
 }
@@ -127,14 +152,29 @@ function reset() {
   draw();
 }
 
-/** A cell as a number where it is one, so that 9 comes before 10 and 2 % before 10 %. */
+const UNITS = { B: 1, kB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12 };
+
+/** A cell as a number where it is one, so that 9 comes before 10, 2 % before 10 %, kB before MB. */
 function keyOf(text) {
-  const plain = text.replace(/[,% ]/g, "").replace(/^[<>]/, "");
+  const [, size, unit] = /^([\d.]+) ([kMGT]?B)$/.exec(text) ?? [];
+  if (unit) return Number(size) * UNITS[unit];
+  const plain = text.replace(/ points$/, "").replace(/[,% ]/g, "").replace(/^[<>]/, "");
   return plain !== "" && !Number.isNaN(Number(plain)) ? Number(plain) : text;
 }
 
-/** Sortable by its heads; with a filter and a CSV button where it is long. */
+/** Sortable by its heads; with a filter and a CSV button, unless it is plain; close where wide. */
 function armTable(table) {
+  const box = table.parentElement,
+    lines = [...table.tBodies[0].rows];
+  for (let column = 1; column < table.tHead.rows[0].cells.length; column++) {
+    const own = lines.map((row) => row.cells[column]).filter(Boolean);
+    const texts = own.map((cell) => cell.textContent);
+    if (texts.every((text) => typeof keyOf(text) === "number" || !/\p{L}/u.test(text))) continue;
+    for (const row of table.rows) row.cells[column]?.classList.add("words");
+    for (const cell of own) cell.classList.toggle("long", cell.textContent.length > 32);
+  }
+  if (box.scrollWidth > box.clientWidth) table.classList.add("close");
+  if (table.dataset.plain !== undefined) return;
   const body = table.tBodies[0],
     heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
@@ -180,7 +220,7 @@ function armTable(table) {
       "CSV",
     ),
   );
-  table.parentElement.before(tools);
+  box.before(tools);
 }
 
 function buildActions() {
@@ -220,8 +260,8 @@ function buildActions() {
 
 function saveJson() {
   const link = el("a", {
-    href: URL.createObjectURL(new Blob([JSON.stringify(doc)], { type: "application/json" })),
-    download: `routectl-${schema}.json`,
+    href: URL.createObjectURL(new Blob([JSON.stringify(saved)], { type: "application/json" })),
+    download: `routectl-${schemaOf(saved)}.json`,
   });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
@@ -230,5 +270,6 @@ function saveJson() {
 buildActions();
 buildToolbar();
 for (const table of document.querySelectorAll("#figures table[data-name]")) armTable(table);
+document.getElementById("figures").hidden = !document.querySelector("#figures :is(p:not(.note), dl, table)");
 draw();
 document.documentElement.dataset.ready = "yes";

@@ -73,6 +73,35 @@ function quoted(text) {
   return `$'${text.replace(/[\\']/g, "\\$&").replace(HIDDEN, byteEscapes)}'`;
 }
 
+/** Options of thresholds: what is looked at closer is not judged. */
+const JUDGING = ["--fail-over", "--fail-under", "--fail-on", "--rerun", "--allow-unmatched"];
+
+/**
+ * A command line that runs where the report's own ran: what was typed, with other options in place
+ * of those of their names. null where an input was a pipe, or a word has what no shell hands on.
+ */
+function commandLine(verb, asked, own) {
+  if (asked.inputs.some((path) => /^(-|\/dev\/stdin)(::|$)/.test(path))) return null;
+  const names = own.map(([flag]) => flag);
+  const kept = asked.options.filter(([flag]) => !names.includes(flag) && !JUDGING.includes(flag));
+  const words = [...kept, ...own].flatMap(([flag, value]) =>
+    value === undefined ? [flag] : value.startsWith("-") ? [`${flag}=${value}`] : [flag, value],
+  );
+  const line = ["routectl", verb, ...asked.inputs, ...words];
+  return line.some((word) => /\0|^\(name \d+ withheld\)$/.test(word) || !word.isWellFormed())
+    ? null
+    : line.map(quoted).join(" ");
+}
+
+/** A command to copy, or why there is none. */
+const copied = (command) =>
+  command === null
+    ? [el("span", { class: "quiet" }, "No command can say this: an input was a pipe, or a name is withheld or cannot be typed.")]
+    : [
+        el("code", {}, command),
+        el("button", { type: "button", onclick: () => copyText(command) }, "Copy command"),
+      ];
+
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const isDark = () => {
   const chosen = document.documentElement.dataset.theme;
@@ -105,16 +134,24 @@ function shades(ramp) {
   return (share) => (made[Math.round(255 * share)] ??= `rgb(${mixed(ramp, share).join(",")})`);
 }
 
-/** Colours of shares from 0 to ``most``, by their square root: small ones can be told apart. */
+/** The least share of a ramp that something above 0 has, so that it is told from nothing. */
+const FAINT = 0.08;
+
+/**
+ * Colours of shares from 0 to ``most``, by their square root: small ones can be told apart.
+ * middle is the value of the colour in the middle of the ramp.
+ */
 function rateScale(most, power = 0.5) {
   const ramp = RAMPS[isDark() ? "dark" : "light"],
     zero = css("--zero"),
     at = shades(ramp);
-  const colour = (value) => (value > 0 ? at(0.08 + 0.92 * (value / most) ** power) : zero);
-  return { colour, ramp, from: "0", to: percent(most) };
+  const colour = (value) =>
+    value > 0 ? at(FAINT + (1 - FAINT) * (value / most) ** power) : zero;
+  const middle = percent(most * ((0.5 - FAINT) / (1 - FAINT)) ** (1 / power));
+  return { colour, ramp, from: "0", middle, to: percent(most), root: power !== 1 };
 }
 
-/** Colours of differences from -most to most. */
+/** Colours of differences from -most to most, by the square root of their size. */
 function differenceScale(most) {
   const ramp = RAMPS[isDark() ? "darkDifference" : "lightDifference"];
   const at = shades(ramp);
@@ -123,20 +160,30 @@ function differenceScale(most) {
     colour: (value) => at(0.5 + 0.5 * side(value || 0)),
     ramp,
     from: `-${percent(most)}`,
+    quarters: [`-${percent(most / 4)}`, `+${percent(most / 4)}`],
+    middle: "0",
     to: `+${percent(most)}`,
+    root: true,
   };
 }
 
+/** What a ramp's colours mean: its ends, its middle, and whether it is one of square roots. */
 function legendOf(scale, what) {
+  const [low, high] = scale.quarters ?? [];
+  const values = [scale.from, low, scale.middle, high, scale.to].filter((v) => v !== undefined);
   return el(
     "div",
     { class: "legend" },
-    `${what}: ${scale.from}`,
-    el("span", {
-      class: "ramp",
-      style: `background: linear-gradient(90deg, ${scale.ramp.join(", ")})`,
-    }),
-    scale.to,
+    scale.root ? `${what}, by its square root` : what,
+    el(
+      "span",
+      { class: "scale" },
+      el("span", {
+        class: "ramp",
+        style: `background: linear-gradient(90deg, ${scale.ramp.join(", ")})`,
+      }),
+      el("span", { class: "ticks" }, ...values.map((v) => el("span", {}, v))),
+    ),
   );
 }
 
@@ -193,15 +240,18 @@ function panel(id, title, note, body, wide = false) {
   );
 }
 
-/** A table that scrolls; the first cell of a row names it. Cells are texts or elements. */
-function tableOf(name, heads, rows) {
+/**
+ * A table that scrolls; the first cell of a row names it. Cells are texts or elements. A plain one
+ * is short: it is not sorted, filtered or saved.
+ */
+function tableOf(name, heads, rows, { plain = false } = {}) {
   const head = heads.map((text) => el("th", { scope: "col" }, text));
   const body = rows.map(([first, ...rest]) =>
     el("tr", {}, el("th", { scope: "row" }, first), ...rest.map((cell) => el("td", {}, cell))),
   );
   const table = el(
     "table",
-    { "data-name": name },
+    { "data-name": name, "data-plain": plain },
     el("thead", {}, el("tr", {}, ...head)),
     el("tbody", {}, ...body),
   );

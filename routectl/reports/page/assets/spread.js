@@ -1,13 +1,16 @@
-// The panels of a diff that no filter counts again: margins, expert loads, samples.
+// How mismatched rows are spread: over margins, experts, samples.
 
-function marginPanel(view) {
-  const m = doc.margins;
+function marginPanel(counts) {
+  const m = counts.margins,
+    title = "How near mismatched rows were to a tie",
+    { eps } = doc.margins;
+  if (!m) return untold("margins", title, "of other tokens or samples: no row here has a margin");
   const kind = (bin) =>
     bin.to === 0
       ? 0
-      : bin.to !== null && bin.to <= m.eps * 1.000001
+      : bin.to !== null && bin.to <= eps * 1.000001
         ? 1
-        : bin.above !== null && bin.above < m.eps
+        : bin.above !== null && bin.above < eps
           ? 1
           : 2;
   const sides = ["old", "new"]
@@ -28,20 +31,20 @@ function marginPanel(view) {
                   : bin.to.toExponential(0).replace("e-", "e−"),
             count: bin.rows_mismatched,
             colour: FLIPS[kind(bin)][2],
-            text: `margin ${bin.to === 0 ? "0" : `above ${bin.above ?? 0} up to ${bin.to ?? "any"}`}\n${amount(bin.rows_mismatched)} of ${amount(bin.rows)} rows mismatched (${percent(bin.mismatch_rate)})`,
+            text: `margin ${bin.to === 0 ? "0" : `above ${bin.above ?? 0} up to ${bin.to ?? "any"}`}\n${amount(bin.rows_mismatched)}${bin.rows === null ? "" : ` of ${amount(bin.rows)}`} rows mismatched${bin.rows === null ? "" : ` (${percent(rateOf(bin.rows_mismatched, bin.rows))})`}`,
           })),
-          { under: "margin up to" },
+          { of: "mismatched rows", under: "margin up to" },
         ),
       ),
     );
   const said = FLIPS.map(
     ([key, name]) =>
-      `${amount(m[key])} ${name}${key === "ties" || key === "near_ties" || key === "clear_flips" ? "s" : ""}`,
+      `${amount(sum(m[key]))} ${name}${key === "ties" || key === "near_ties" || key === "clear_flips" ? "s" : ""}`,
   ).join(", ");
   return panel(
     "margins",
-    "How near mismatched rows were to a tie",
-    `${ofAll(view, false)}${said}. Near is up to ${short(m.eps)}; rounding explains ties and most near-ties, a clear flip needs a reason.`,
+    title,
+    `${said}. Near is up to ${short(eps)}; rounding explains ties and most near-ties, a clear flip needs a reason.`,
     [
       el("div", { class: "three" }, ...sides),
       keys(...FLIPS.slice(0, 3).map(([, name, colour]) => [colour, name])),
@@ -50,16 +53,18 @@ function marginPanel(view) {
   );
 }
 
-function loadPanel(view) {
-  const { experts_per_cell: per, ...sides } = detail.load;
-  const shown = shownLayers(view);
+/** Loads by side: of each shown layer, how often each expert, or cell of them, was taken. */
+function loadPanel({ shown, load: sides }) {
+  const per = detail.load.experts_per_cell,
+    heading = "Which experts are taken";
+  if (!sides) return untold("load", heading, "of all tokens together: choose all tokens");
   const names = Object.keys(sides);
   const shares = Object.fromEntries(
     names.map((side) => [
       side,
-      shown.map((l) => {
-        const all = sum(sides[side][l]);
-        return sides[side][l].map((n) => rateOf(n, all) ?? 0);
+      sides[side].map((line) => {
+        const all = sum(line);
+        return line.map((n) => rateOf(n, all) ?? 0);
       }),
     ]),
   );
@@ -72,8 +77,8 @@ function loadPanel(view) {
     const expert = (c) => (per === 1 ? `expert ${c}` : `experts ${c * per}-${(c + 1) * per - 1}`);
     const counts = (r, c) =>
       side === "difference"
-        ? `${amount(sides.old[shown[r]][c])} old, ${amount(sides.new[shown[r]][c])} new`
-        : `${amount(sides[side][shown[r]][c])} times`;
+        ? `${amount(sides.old[r][c])} old, ${amount(sides.new[r][c])} new`
+        : `${amount(sides[side][r][c])} times`;
     const title =
       { old: "Old", new: "New", difference: "New less old", dump: "Share of each expert" }[side] ??
       side;
@@ -97,8 +102,8 @@ function loadPanel(view) {
   });
   return panel(
     "load",
-    "Which experts are taken",
-    `${doc.old ? ofAll(view, true) : ""}Share of a layer's load, by layer and expert; the even share is ${percent(1 / (doc.old ?? doc.dump).num_experts)}.`,
+    heading,
+    `Share of a layer's load, by layer and expert; the even share is ${percent(1 / (doc.old ?? doc.dump).num_experts)}.`,
     el("div", { class: "three" }, ...maps),
     true,
   );
@@ -112,12 +117,21 @@ function samplePanel(view, choose) {
       { type: "button", class: "link", onclick: () => choose(kept.get(name)) },
       visible(name),
     );
-  const rows = detail.samples.rows.map(([name, tokens, tokensBad, all, bad]) => [
+  const listed = samplesOf(view),
+    title = "Samples, the worst first";
+  if (!listed) return untold("samples", title, "of all rows: choose all layers and tokens");
+  const told = (n) => (n === null ? "-" : amount(n));
+  const rows = listed.map(([name, tokens, tokensBad, all, bad]) => [
     kept.has(name) ? link(name) : visible(name),
-    ...[tokens, tokensBad, all, bad].map(amount),
+    ...[tokens, tokensBad, all, bad].map(told),
     percent(rateOf(bad, all)),
   ]);
   const heads = ["sample", "tokens", "tokens differ", "rows", "rows differ", "rate"];
-  const note = `${ofAll(view, false)}${amount(rows.length)} of ${amount(doc.sequences.compared)}; a name that is a link opens the sample below.`;
-  return panel("samples", "Samples, the worst first", note, tableOf("samples", heads, rows), true);
+  const some = detail.samples.rows.length < doc.sequences.compared;
+  const note = [
+    `${amount(rows.length)} of ${amount(doc.sequences.compared)}${some ? ", those that are worst in the whole run" : ""}; a name that is a link opens the sample below.`,
+    allLayers(view) ? "" : " How many tokens differ is known of all layers together.",
+    view.sequence === null ? "" : " All samples are listed, whichever is chosen.",
+  ];
+  return panel("samples", title, note.join(""), tableOf("samples", heads, rows), true);
 }

@@ -87,7 +87,7 @@ function advicePanel() {
       { class: f.alarm ? "alarm" : null },
       el("strong", {}, `${f.alarm ? "Alarm, " : ""}${visible(f.about)}: `),
       visible(f.text),
-      el("div", { class: "quiet" }, f.evidence.map(visible).join("; ")),
+      el("div", { class: "quiet" }, f.evidence.map((text) => visible(text)).join("; ")),
     ),
   );
   return [
@@ -125,25 +125,17 @@ function lagMap(mode) {
       "Layer × lag",
       `Share of rows with another expert set, ${mode}.`,
       [map, legendOf(rateScale(most), "staleness")],
-      true,
+      parts.length > 8,
     ),
   ];
 }
 
 function seriesPanels() {
   const names = doc.trends.map((t) => t.figure).filter((name) => !/^half_life$|k3$/.test(name));
-  const palette = [
-    "var(--bar)",
-    "var(--bar-2)",
-    "var(--bar-3)",
-    "var(--chance)",
-    "var(--good)",
-    "var(--accent)",
-  ];
   const series = names.map((name, i) => ({
     name,
-    colour: palette[i % palette.length],
-    dash: i >= palette.length ? "4 3" : null,
+    colour: PALETTE[i % PALETTE.length],
+    dash: i >= PALETTE.length ? "4 3" : null,
     points: doc.steps
       .filter((s) => s.figures[name] != null)
       .map((s) => ({

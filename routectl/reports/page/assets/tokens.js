@@ -51,7 +51,7 @@ function tokenPanel(view, i) {
       text,
     );
     if (layers.length) {
-      const shade = mixed(ramp, 0.08 + 0.92 * Math.sqrt(share));
+      const shade = mixed(ramp, FAINT + (1 - FAINT) * Math.sqrt(share));
       node.style.background = `rgb(${shade.join(",")})`;
       node.classList.add(isPale(shade) ? "light" : "dark");
     }
@@ -144,7 +144,13 @@ function tokenPanel(view, i) {
     [
       el("div", { class: "reader" }, box, sides),
       legendOf(
-        { ramp: RAMPS[isDark() ? "dark" : "light"], from: "0", to: String(most) },
+        {
+          ramp: RAMPS[isDark() ? "dark" : "light"],
+          from: "0",
+          middle: short(most * ((0.5 - FAINT) / (1 - FAINT)) ** 2),
+          to: String(most),
+          root: true,
+        },
         "layers that differ",
       ),
     ],
@@ -230,11 +236,6 @@ function bothSides(view, seq, t, shown) {
       ),
       el("tbody", {}, ...rows),
     ),
-    el(
-      "div",
-      { class: "cell" },
-      el("code", {}, command),
-      el("button", { type: "button", onclick: () => copyText(command) }, "Copy command"),
-    ),
+    el("div", { class: "cell" }, ...copied(command)),
   ];
 }

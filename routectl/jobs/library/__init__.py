@@ -1,0 +1,1 @@
+"""What a Python program calls: verbs that take paths as well as dumps, and answers that show."""

@@ -1,0 +1,94 @@
+"""A request out of what a program passes: dumps in memory, paths, lists where a flag has text."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from os import PathLike, fspath
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from ...dump import Dump
+from ...model import ModelFacts
+from ...reports.document import AskedEntry
+from ..asked import asked_of
+from ..held import HeldDump
+from ..options import build, groups_of, options_of
+
+__all__ = ["Model", "Source", "asked_in", "keywords_of", "path_text", "request_of"]
+
+Model = str | PathLike[str] | ModelFacts
+"""A model: its config, a folder with one, or the facts themselves."""
+Source = Dump | str | PathLike[str]
+"""A dump, or where one is: a path, a folder, a glob, with ``::start=0`` and the like behind it."""
+
+
+def path_text(source: Source) -> str:
+    """A source as a request has it. Raises TypeError for what is neither a dump nor a path."""
+    if isinstance(source, Dump):
+        return HeldDump(source)
+    if isinstance(source, str | PathLike):
+        return source if isinstance(source, str) else fspath(source)
+    raise TypeError(f"got {type(source).__name__}, expected a Dump, or the path of one")
+
+
+def keywords_of(kind: Any) -> dict[str, tuple[str, Any]]:
+    """The fields of a request and of its groups, with their types, by keyword.
+
+    An option's is its flag, ``fail_over`` of ``--fail-over``; of what is none, the field's name.
+    """
+    found: dict[str, tuple[str, Any]] = {}
+    for group in groups_of(kind).values():
+        found |= keywords_of(group)
+    flags = {one.name: about.flag.replace("-", "_") for one, about in options_of(kind)}
+    own = [one for one in fields(kind) if one.name not in groups_of(kind)]
+    return found | {flags.get(one.name, one.name): (one.name, one.type) for one in own}
+
+
+def request_of(kind: Any, values: Mapping[str, Any], **placed: Any) -> Any:
+    """A request of a class out of keywords, see ``keywords_of``, and of fields by their own name.
+
+    A list stands for a tuple of texts, a mapping for texts NAME=VALUE, a range or a list of numbers
+    for text such as "0-3,7", one text for a list of one, text for a path, and a dump for the path
+    of one. Raises TypeError for a keyword that is no option.
+    """
+    known = keywords_of(kind)
+    for name in values:
+        if name not in known:
+            verb = kind.__name__.removesuffix("Request").lower()
+            raise TypeError(f"{verb}: no keyword {name!r}: expected {', '.join(sorted(known))}")
+    given = [(*known[name], value) for name, value in values.items()]
+    given += [(one.name, one.type, placed[one.name]) for one in fields(kind) if one.name in placed]
+    return build(kind, {field: _fitted(value, of) for field, of, value in given})
+
+
+def asked_in(request: Any) -> AskedEntry | None:
+    """What a request asks, as words of a command line; None where a dump is in memory."""
+    values = (getattr(request, field.name) for field in fields(request))
+    return None if any(isinstance(v, HeldDump) for v in values) else asked_of(request)
+
+
+def _fitted(value: Any, kind: Any) -> Any:
+    """A value as a field of some type has it, where it can be."""
+    kinds = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
+    if isinstance(value, Dump):
+        return HeldDump(value)
+    if isinstance(value, HeldDump):
+        return value
+    if any(get_origin(one) is tuple for one in kinds):
+        if isinstance(value, str | PathLike):
+            return (fspath(value),)
+        if isinstance(value, Mapping):
+            return tuple(f"{name}={part}" for name, part in value.items())
+        return tuple(map(_text, value)) if isinstance(value, list | tuple) else value
+    if isinstance(value, str) and Path in kinds and str not in kinds:
+        return Path(value)
+    if isinstance(value, PathLike) and str in kinds and Path not in kinds:
+        return fspath(value)
+    if str in kinds and isinstance(value, range | list | tuple):
+        whole = isinstance(value, range) and value.step == 1 and len(value) > 0
+        return f"{value[0]}-{value[-1]}" if whole else ",".join(map(str, value))
+    return value
+
+
+def _text(value: Any) -> Any:
+    return fspath(value) if isinstance(value, PathLike) else value

@@ -1,0 +1,83 @@
+"""What an Arrow table of a result is made of: columns with a dtype and a unit, and its rows."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["ArrowColumn", "Frame", "arrow_of", "counted_columns"]
+
+Rows = Iterable[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowColumn:
+    """A column: int64, float64, string, bool, list<int64> or list<string>.
+
+    unit is what it counts, "0..1" of a rate, empty of a name; about says the rest. A cell is null
+    where the figure is not defined.
+    """
+
+    name: str
+    dtype: str
+    unit: str
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A table of a kind of result: what one of its rows is, its columns, and the rows.
+
+    rows takes a result, and the margin up to which a flip is a near-tie.
+    """
+
+    name: str
+    about: str
+    columns: tuple[ArrowColumn, ...]
+    rows: Callable[[Any, float], Rows]
+
+
+def counted_columns(*more: str) -> tuple[ArrowColumn, ...]:
+    """The columns of compared rows, and of tokens where they are counted too."""
+    tokens = (
+        ArrowColumn("tokens", "int64", "tokens", "with a compared row"),
+        ArrowColumn("tokens_mismatched", "int64", "tokens", "with a mismatched row"),
+    )
+    return (
+        *(tokens if "tokens" in more else ()),
+        ArrowColumn("rows", "int64", "rows", "compared"),
+        ArrowColumn("rows_mismatched", "int64", "rows", "whose expert sets differ"),
+        ArrowColumn("mismatch_rate", "float64", "0..1", "rows_mismatched / rows"),
+    )
+
+
+def arrow_of(frame: Frame, result: Any, eps: float) -> "pa.Table":
+    """A table of a result; each column's unit is in the metadata of its field."""
+    import pyarrow as pa
+
+    kinds = {
+        "int64": pa.int64(),
+        "float64": pa.float64(),
+        "string": pa.string(),
+        "bool": pa.bool_(),
+        "list<int64>": pa.list_(pa.int64()),
+        "list<string>": pa.list_(pa.string()),
+    }
+    fields = [
+        pa.field(c.name, kinds[c.dtype], metadata={"unit": c.unit, "about": c.about})
+        for c in frame.columns
+    ]
+    rows = list(frame.rows(result, eps))
+    cells = zip(*rows, strict=True) if rows else [()] * len(fields)
+    arrays = [
+        pa.array([_storable(cell) for cell in column], field.type)
+        for field, column in zip(fields, cells, strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _storable(cell: Any) -> Any:
+    """A cell as Arrow takes it: half of a surrogate pair in a foreign name is its escape."""
+    return cell.encode("utf-8", "backslashreplace").decode() if isinstance(cell, str) else cell
