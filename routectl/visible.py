@@ -11,6 +11,7 @@ from typing import Any
 
 __all__ = ["quoted", "visible"]
 
+_FIGURES = (int, float, complex, bool, type(None))
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _UNSEEN = re.compile(  # Default_Ignorable_Code_Point of Unicode 16 that counts as printable
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
@@ -70,7 +71,10 @@ def visible(text: object, most: int = 4000, *, end: int = 0) -> str:
 
 
 def quoted(value: object, most: int = 60) -> str:
-    """The repr of a foreign value, visible and cut; a large one is not written out first."""
+    """The repr of a foreign value, visible and cut; a large one is not written out first.
+
+    An object, within a list too, is the name of its type: its own repr is never called.
+    """
     try:
         return visible(repr(_part(value, most, iter(range(most)))), most)
     except (ValueError, RecursionError):  # an integer of more digits than Python writes
@@ -82,9 +86,19 @@ def _part(value: Any, most: int, left: Iterator[int]) -> Any:
     kind = type(value)
     if kind in (str, bytes, bytearray):
         return value[: most + 1]
-    if kind in (list, tuple):
+    if kind in (list, tuple, set, frozenset):
         return kind([_part(item, most, left) for item, _ in zip(value, left, strict=False)])
     if kind is dict:
         pairs = zip(value.items(), left, strict=False)
         return {_part(key, most, left): _part(inner, most, left) for (key, inner), _ in pairs}
-    return value
+    return value if kind in _FIGURES else _Named(kind.__name__)
+
+
+class _Named:
+    """What stands for an object."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"<{self._name}>"

@@ -90,6 +90,17 @@ def test_a_value_is_quoted_without_being_written_out():
     assert quoted([[[1] * 9] * 9] * 9, 3000) == repr([[[1] * 9] * 9] * 9)
 
 
+def test_an_object_is_quoted_by_its_type():
+    """Of an object the name of its type is quoted: its own repr, which may do anything, is not."""
+
+    class Foreign:
+        def __repr__(self):
+            raise AssertionError
+
+    assert quoted([Foreign(), {1}, (None, 2.5)]) == "[<Foreign>, {1}, (None, 2.5)]"
+    assert quoted({"a": Foreign()}) == "{'a': <Foreign>}"
+
+
 @pytest.mark.parametrize("foreign", POISONS.values(), ids=POISONS)
 def test_documents_are_visible(foreign):
     """Texts and keys of a document, at any depth, are visible; as JSON they come back whole.

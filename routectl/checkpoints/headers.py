@@ -8,7 +8,6 @@ of the file.
 import json
 import os
 import re
-import reprlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..errors import FormatError
 from ..files.reading import open_regular
 from ..limits import check_budget
 from ..pickled.dtypes import bytes_of
+from ..visible import quoted
 from .infos import Piece, TensorInfo
 
 __all__ = ["layer_tensors", "read_header", "strict_json"]
@@ -91,8 +91,8 @@ def _entry(path: Path, base: int, name: str, entry: object) -> TensorInfo:
     if span[1] - span[0] != num_bytes:
         raise FormatError(
             f"{path}: {name[:80]!a}: {span[1] - span[0]} bytes for {dtype} "
-            f"{reprlib.repr(list(shape))}, "
-            f"expected {reprlib.repr(num_bytes)}"
+            f"{quoted(list(shape))}, "
+            f"expected {quoted(num_bytes)}"
         )
     piece = Piece(path, base + span[0], num_bytes, (0,) * len(shape), shape)
     return TensorInfo(name, dtype, shape, num_bytes, (piece,))

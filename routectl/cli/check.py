@@ -3,7 +3,7 @@
 from ..errors import RoutectlError
 from ..jobs.check.request import CheckRequest, check_dump, write_fixed
 from .desk import CommandLine, desk
-from .terminal import TERMINAL
+from .terminal import TERMINAL, answer
 
 __all__ = ["check_command"]
 
@@ -45,5 +45,5 @@ def _rules(code: str | None) -> int:
         raise RoutectlError(
             f"--rules {code}: no finding's code begins so", hint="routectl check --rules lists all"
         )
-    print(page)
+    answer(page)
     return 0

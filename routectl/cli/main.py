@@ -16,6 +16,7 @@ from ..limits import parse_limits, raised_limits
 from ..visible import visible
 from .logs import show_logs
 from .signals import ended_by_signals
+from .terminal import say
 from .words.commands import Commands
 from .words.help import HELP
 from .words.scripts import SCRIPTS
@@ -103,9 +104,9 @@ def _complete(argv: Sequence[str]) -> int:
 
 
 def _complain(message: str, hint: str | None = None) -> int:
-    print(f"routectl: {visible(message, end=1000)}", file=sys.stderr)
+    say("routectl", message)
     if hint:
-        print(f"hint: {visible(hint, end=1000)}", file=sys.stderr)
+        say("hint", hint)
     return TROUBLE
 
 

@@ -25,8 +25,8 @@ class Voices:
     """The options that say where an answer goes; a command takes those that make sense for it.
 
     The shared ones are told once, in ``routectl --help``. --summary is of texts alone: every text
-    that is told goes through ``reports.text.ten_lines``, so no command has to know of it. plain is
-    the global --plain.
+    that is told goes through ``reports.summary.ten_lines``, so no command has to know of it. plain
+    is the global --plain.
     """
 
     rules: bool = option(
@@ -118,7 +118,7 @@ class Voices:
         self.page(document)
         document = self.reduced(document)
         if self.summary:
-            from ..reports.text.ten_lines import ten_lines
+            from ..reports.summary.ten_lines import ten_lines
 
             render = ten_lines(render)
         if self.target is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..jobs.watch.request import WatchRequest, watch_folder
 from .desk import CommandLine, desk
-from .terminal import TERMINAL
+from .terminal import TERMINAL, answer
 
 __all__ = ["watch_command"]
 
@@ -24,8 +24,10 @@ def watch_command(line: CommandLine) -> int:
     from ..reports.document import to_line, visible_document
 
     def tell(document: Any) -> None:
-        shown = to_line(document) if line.voices.lines else watch_text(visible_document(document))
-        print(shown, flush=True)
+        if line.voices.lines:
+            print(to_line(document), flush=True)
+        else:
+            answer(watch_text(visible_document(document)))
 
     request = line.request(WatchRequest)
     code = watch_folder(request, replace(TERMINAL, part=tell)).exit_code

@@ -2,7 +2,6 @@
 
 import json
 import os
-import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from ..files.temporaries import is_at, lock_is_had
 from ..files.writing import replacing
 from ..formats.documents.fields import from_json
 from ..limits import check_budget, limits
+from ..visible import quoted
 from .answers import Answer
 from .requests import Request
 from .server import Server
@@ -45,7 +45,7 @@ def _differing(asked: Any, now: Mapping[str, Any]) -> str | None:
                 return inner
         elif was != is_now or (name in asked) != (name in now):
             shown = [
-                reprlib.repr(v) if n else "not there"
+                quoted(v) if n else "not there"
                 for v, n in ((was, name in asked), (is_now, name in now))
             ]
             return f"{name} was {shown[0]}, and is {shown[1]} now"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,6 +56,10 @@ class Progress:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "note", partial(_visibly, self.note))
+
+    def within(self, where: str) -> "Progress":
+        """The same listener, told where each of its lines is: in which of several runs."""
+        return replace(self, line=lambda what, unit: self.line(f"{where}, {what}", unit))
 
     @contextmanager
     def counting(

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import FormatError
+from ..visible import quoted
 from .dtypes import TORCH_DTYPES
 from .records import (
     MAX_RANK,
@@ -26,7 +27,6 @@ from .records import (
     StoredBuffer,
     StoredDType,
     StoredTensor,
-    brief,
     numpy_scalar,
 )
 
@@ -103,14 +103,14 @@ _BATCHES = {
 def _size(*args: Any) -> tuple[Any, ...]:
     """A torch.Size."""
     if len(args) != 1 or not isinstance(args[0], tuple | list) or len(args[0]) > MAX_RANK:
-        raise FormatError(f"a torch.Size of {brief(args)}")
+        raise FormatError(f"a torch.Size of {quoted(args)}")
     return tuple(args[0])
 
 
 def _old_bytes(text: Any = None, encoding: Any = None) -> bytes:
     """Bytes as protocol 2 has them."""
     if encoding != "latin1" or not isinstance(text, str):
-        raise FormatError(f"bytes encoded as {brief(encoding, 20)}, expected latin1")
+        raise FormatError(f"bytes encoded as {quoted(encoding, 20)}, expected latin1")
     return text.encode("latin1")
 
 
@@ -144,7 +144,7 @@ BATCHES: Names = {
 def _of_type(maker: Any, _type: Any, args: Any, _state: Any) -> Any:
     """A tensor with attributes, or of a class of its own: what its maker makes, without them."""
     if not isinstance(args, tuple) or len(args) > _MOST_ARGUMENTS:
-        raise FormatError(f"a tensor of a class of its own, made of {brief(args)}")
+        raise FormatError(f"a tensor of a class of its own, made of {quoted(args)}")
     return maker(*args)
 
 

@@ -4,7 +4,6 @@ Sources: torch 2.13 (_utils), numpy 2.4 (_core: ``ndarray.__reduce__``, protocol
 """
 
 import re
-import reprlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError
+from ..visible import quoted
 
 __all__ = [
     "MAX_RANK",
@@ -24,31 +24,12 @@ __all__ = [
     "StoredBuffer",
     "StoredDType",
     "StoredTensor",
-    "brief",
     "numpy_scalar",
 ]
 
 _PLAIN = re.compile(r"[iu][1248]|f[248]|b1|c(?:8|16)|U[1-9]\d{0,5}")
 _ORDERS = {"<": "<", "|": "", ">": ">", "=": "="}
 MAX_RANK = 64  # axes, as numpy 2 has them at most; torch files have fewer
-_PLAIN_TYPES = (int, float, complex, str, bytes, bool, type(None), list, tuple, dict, set)
-
-
-class _Brief(reprlib.Repr):
-    """A few entries of a few levels; an object is the name of its type."""
-
-    def repr1(self, x: Any, level: int) -> str:
-        """The first words of a value."""
-        return super().repr1(x, level) if type(x) in _PLAIN_TYPES else f"<{type(x).__name__}>"
-
-
-_BRIEF = _Brief()
-_BRIEF.maxlevel = 2
-
-
-def brief(value: Any, most: int = 60) -> str:
-    """A foreign value in a few words, soon, however large it is."""
-    return _BRIEF.repr(value)[:most]
 
 
 class PickledCall:
@@ -169,7 +150,7 @@ class StoredArray(Record):
             array = self.array
             return list(array.tolist()) if array.size else []
         if not isinstance(shape, tuple) or len(shape) != 1 or shape[0] != len(data):
-            raise FormatError(f"{len(data)} objects in a numpy array of shape {brief(shape)}")
+            raise FormatError(f"{len(data)} objects in a numpy array of shape {quoted(shape)}")
         return data
 
 
@@ -216,8 +197,8 @@ def _over(data: bytes | bytearray, shape: Any, dtype: np.dtype[Any], order: Any)
     for size in sizes:
         count *= size if size >= 0 else -1
     if min(sizes, default=0) < 0 or count != len(data):
-        raise FormatError(f"{len(data)} bytes for a numpy array {brief(shape)} of {dtype}")
+        raise FormatError(f"{len(data)} bytes for a numpy array {quoted(shape)} of {dtype}")
     try:
         return np.ndarray(sizes, dtype, data, order=order)
     except (ValueError, TypeError, OverflowError) as error:
-        raise FormatError(f"no numpy array is of shape {brief(shape)}: {error}") from None
+        raise FormatError(f"no numpy array is of shape {quoted(shape)}: {error}") from None

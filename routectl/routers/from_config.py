@@ -3,12 +3,12 @@
 The facts of families are in ``families``; this file only fills in what a config says.
 """
 
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError
 from ..model import facts_from_config, text_part
+from ..visible import quoted
 from .families import ALIASES, FAMILIES, NOT_COVERED, SOURCE, Case, Key
 from .recipe import Recipe, unfit_groups
 
@@ -216,10 +216,10 @@ def _minor(version: str) -> tuple[int, int]:
 
 
 def _bad(source: str, name: str, value: object, expected: str) -> FormatError:
-    return FormatError(f"{source}: bad {name}: got {reprlib.repr(value)}, expected {expected}")
+    return FormatError(f"{source}: bad {name}: got {quoted(value)}, expected {expected}")
 
 
 def _unsupported(source: str, name: str, value: object, expected: str) -> UnsupportedError:
     return UnsupportedError(
-        f"{source}: unsupported {name}: got {reprlib.repr(value)}, expected {expected}"
+        f"{source}: unsupported {name}: got {quoted(value)}, expected {expected}"
     )

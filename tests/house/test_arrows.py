@@ -24,13 +24,13 @@ MAY_IMPORT = {
     "limits": "errors",
     "margins": "",
     "model": "errors visible",
-    "pickled": "errors files limits",
+    "pickled": "errors files limits visible",
     "routes": "margins",
     "version": "",
     "visible": "",
     "codecs": "errors routes",
     "kernels": "margins routes",
-    "routers": "errors model",
+    "routers": "errors model visible",
     "checkpoints": "errors files layouts limits model pickled visible routers",
     "engines": "errors files limits model visible formats.documents formats.responses formats.wire",
     "formats": (
@@ -47,8 +47,8 @@ MAY_IMPORT = {
     "formats.responses": "dump errors files limits routes visible formats.documents formats.wire",
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
-        "dump errors files model pickled formats.arrays formats.documents formats.responses "
-        "formats.wire"
+        "dump errors files model pickled visible formats.arrays formats.documents "
+        "formats.responses formats.wire"
     ),
     "formats.wire": "damage dump errors limits model routes kernels formats.documents",
     "forward": "dump errors files routes checkpoints formats.native",
@@ -88,6 +88,10 @@ MAY_IMPORT = {
         "dump errors margins ops.diff ops.staleness reports reports.diff reports.text"
     ),
     "reports.tables": "errors margins ops ops.check.book ops.diff ops.staleness reports.staleness",
+    "reports.summary": (
+        "reports reports.check reports.ci reports.diff reports.pack reports.predict "
+        "reports.recompute reports.show reports.staleness reports.text"
+    ),
     "reports.text": "visible reports",
     "reports.written": "errors reports reports.page reports.text",
     "jobs": (
@@ -134,9 +138,9 @@ MAY_IMPORT = {
     "cli": (
         "errors files limits version visible formats ops.check.book reports reports.beside "
         "reports.cache reports.check reports.ci reports.diff reports.pack reports.page "
-        "reports.predict reports.recompute reports.show reports.staleness reports.text "
-        "reports.written jobs jobs.check jobs.ci jobs.diff jobs.pack jobs.predict jobs.recompute "
-        "jobs.staleness jobs.watch cli.words"
+        "reports.predict reports.recompute reports.show reports.staleness reports.summary "
+        "reports.text reports.written jobs jobs.check jobs.ci jobs.diff jobs.pack jobs.predict "
+        "jobs.recompute jobs.staleness jobs.watch cli.words"
     ),
     "cli.words": "limits jobs",
     "__init__": (

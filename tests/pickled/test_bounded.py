@@ -16,9 +16,9 @@ import torch
 from routectl.errors import FormatError
 from routectl.pickled.names import BATCHES, CHECKPOINTS, DUMPS
 from routectl.pickled.reading import load_pickle
-from routectl.pickled.records import brief
 from routectl.pickled.torch_files import load_torch
 from routectl.pickled.trees import check_tree
+from routectl.visible import quoted
 from support.building import check_line
 
 MANY = 12_000
@@ -171,7 +171,7 @@ def test_few_words_of_much():
     loop = []
     loop.append(loop)
     for value in (loop, [[[[[1]]]]] * MANY, {"a": "x" * MANY}, 7**700, (b"x" * MANY,)):
-        assert len(brief(value)) <= 60
+        assert len(quoted(value)) <= 61
 
 
 @pytest.mark.parametrize("kind", ["tensor", "array"])

@@ -7,7 +7,6 @@ Names (docs/formats.md): ``<id>.routed_experts`` [T, L, K] with ``<id>.prompt_to
 Shape suffixes: B samples, T rows, L layers, K top_k, N tokens.
 """
 
-import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from ...dump import Dump, Keys, Sample, SampleKey, key_of
 from ...errors import FormatError
 from ...model import ModelFacts
+from ...visible import quoted
 from ..documents.facts import Model, find_context
 from ..documents.fields import as_float64, from_json, one_line
 from ..wire.guess import facts_of_shape
@@ -192,7 +192,7 @@ def _layout(file: ArrayFile) -> _PerSample | _Padded:
     bare = {n: n for n, shape in file.shapes.items() if len(shape) == 3 and n not in _LOOSE}
     if not bare:
         raise NoSamplesError(
-            f"{file.path}: no routed_experts: the arrays are {reprlib.repr(sorted(file.shapes))}, "
+            f"{file.path}: no routed_experts: the arrays are {quoted(sorted(file.shapes), 120)}, "
             "expected '<id>.routed_experts' or '<id>' [T, L, K], or 'routed_experts' [B, T, L, K]"
         )
     return _PerSample(file, bare)

@@ -21,7 +21,8 @@ from ...pickled.archives import Archive, open_archive
 from ...pickled.dtypes import TORCH_DTYPES, numpy_dtype
 from ...pickled.names import BATCHES
 from ...pickled.reading import load_pickle_file
-from ...pickled.records import Record, StoredArray, StoredTensor, brief
+from ...pickled.records import Record, StoredArray, StoredTensor
+from ...visible import quoted
 from ..wire.sample import NoSamplesError
 from .fields import fields_of
 
@@ -56,7 +57,7 @@ def _array(dtype: str, shape: Any, data: Any, begin: int, strides: Any = None) -
         return None
     sizes = tuple(shape) if isinstance(shape, list | tuple) else (-1,)
     if not all(type(n) is int and n >= 0 for n in sizes):
-        raise FormatError(f"a tensor of shape {brief(shape)}")
+        raise FormatError(f"a tensor of shape {quoted(shape)}")
     if math.prod(sizes) * kind.itemsize > len(data) - begin:
         raise FormatError(f"a tensor {sizes} of {dtype} larger than its {len(data) - begin} bytes")
     steps = None if strides is None else tuple(step * kind.itemsize for step in strides)
@@ -89,11 +90,13 @@ def _consolidated(archive: Archive, data: bytes, record: Record, where: str) -> 
 def _leaves(leaves: dict[Any, Any], data: memoryview) -> Iterator[tuple[Any, Array | None]]:
     for name, leaf in leaves.items():
         if not isinstance(leaf, tuple) or len(leaf) < 5 or not isinstance(leaf[0], str):
-            raise FormatError(f"{brief(name)}: got {brief(leaf)}, expected dtype, shape and range")
+            raise FormatError(
+                f"{quoted(name)}: got {quoted(leaf)}, expected dtype, shape and range"
+            )
         word, sizes, start, stop, *_ = leaf
         if not all(type(n) is int for n in (start, stop)) or not 0 <= start <= stop <= len(data):
             raise FormatError(
-                f"{brief(name)}: bytes {brief(start, 20)} to {brief(stop, 20)} of {len(data)}"
+                f"{quoted(name)}: bytes {quoted(start, 20)} to {quoted(stop, 20)} of {len(data)}"
             )
         dtype = TORCH_DTYPES.get(word.removeprefix("torch."), "")
         yield name, _array(dtype, sizes, data[start:stop], 0)

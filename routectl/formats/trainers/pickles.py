@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FormatError
-from ...pickled.records import brief
+from ...visible import quoted
 from ..documents.fields import text
 from ..wire.sample import NoSamplesError, WireSample
 from .batches import PickledBatch, read_batch
@@ -75,7 +75,7 @@ def _samples(batch: PickledBatch, held: int, where: str) -> int:
     """How many of the samples are no copies that SkyRL adds to fill a batch."""
     added = batch.about.get("pad_size", 0)
     if type(added) is not int or not 0 <= added <= held:
-        raise FormatError(f"{where}: pad_size: got {brief(added, 40)}, expected at most {held}")
+        raise FormatError(f"{where}: pad_size: got {quoted(added, 40)}, expected at most {held}")
     return held - added
 
 

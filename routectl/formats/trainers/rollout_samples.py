@@ -15,7 +15,7 @@ from ...dump import WeightSpan
 from ...errors import FormatError
 from ...files.names import is_own_name
 from ...pickled.names import DUMPS
-from ...pickled.records import brief
+from ...visible import quoted
 from ..arrays.files import open_array_file
 from ..documents.fields import one_line, text
 from ..responses.weight_versions import weight_spans
@@ -40,7 +40,7 @@ def _of_sample(doc: Any, path: Path, where: str) -> WireSample:
     tokens = tokens_in(doc["tokens"], f"{where}: tokens")
     length = doc.get("response_length")
     if type(length) is not int:
-        raise FormatError(f"{where}: response_length: got {brief(length, 40)}, expected a count")
+        raise FormatError(f"{where}: response_length: got {quoted(length, 40)}, expected a count")
     prompt = len(tokens) - length
     about = doc.get("metadata")
     about = about if isinstance(about, Mapping) else {}
@@ -104,6 +104,6 @@ def _spans(known: Any, where: str) -> tuple[WeightSpan, ...]:
             raise ValueError(known)
     except (TypeError, ValueError):
         raise FormatError(
-            f"{where}: weight_spans: got {brief(known)}, expected [version, start, end]"
+            f"{where}: weight_spans: got {quoted(known)}, expected [version, start, end]"
         ) from None
     return tuple(WeightSpan(*span) for span in spans)

@@ -11,8 +11,9 @@ from typing import Any
 
 from ...dump import Dump, Sample
 from ...errors import FormatError, MismatchError
-from ...pickled.records import Record, brief
+from ...pickled.records import Record
 from ...pickled.torch_files import MappedTensor, load_torch
+from ...visible import quoted
 from ..documents.fields import as_float64
 from ..wire.sample import NoSamplesError, WireSample
 from .fields import fields_of, numbers_in, tokens_in, whole_mask, wire_of
@@ -39,7 +40,7 @@ def _unbound(value: Any) -> list[MappedTensor]:
         raise FormatError(f"{type(value).__name__}, expected a tensor")
     values, axis = about["values"], about.get("_ragged_idx", 1)
     if type(axis) is not int:
-        raise FormatError(f"a nested tensor along {brief(axis, 20)}")
+        raise FormatError(f"a nested tensor along {quoted(axis, 20)}")
     starts = tokens_in(about.get("offsets"), "offsets").tolist()
     if about.get("lengths") is not None:
         lens = tokens_in(about["lengths"], "lengths").tolist()

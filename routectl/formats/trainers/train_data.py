@@ -13,8 +13,8 @@ from typing import Any
 
 from ...dump import Sample
 from ...errors import FormatError, UnsupportedError
-from ...pickled.records import brief
 from ...pickled.torch_files import load_torch
+from ...visible import quoted
 from ..documents.fields import one_line, text
 from .fields import response_scores, tokens_in, whole_mask
 
@@ -87,7 +87,7 @@ def _sample(doc: Any, where: str) -> Sample:
     length = doc.get("response_lengths")
     if type(length) is not int or not 0 <= length <= len(tokens):
         raise FormatError(
-            f"{where}: response_lengths: got {brief(length, 40)}, expected a count of "
+            f"{where}: response_lengths: got {quoted(length, 40)}, expected a count of "
             f"{len(tokens)} tokens"
         )
     prompt = len(tokens) - length

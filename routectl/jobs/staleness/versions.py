@@ -64,11 +64,12 @@ class Versions:
         if not checkpoints:
             return
         source = partner()
-        for at in checkpoints:
+        for number, at in enumerate(checkpoints, 1):
             assert at.weights is not None
             told = f"version {at.name} ({at.where})"
+            which = progress.within(f"{at.name}, version {number} of {len(checkpoints)}")
             self._sides[at] = prepare_side(
-                at.weights, source, how, progress, told=told, some_layers=some_layers
+                at.weights, source, how, which, told=told, some_layers=some_layers
             )
 
     @property

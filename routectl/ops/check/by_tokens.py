@@ -164,25 +164,28 @@ def _after(script: Script, edit: TokenEdit) -> int:
     return max(script.stretches[-1].end - edit.first, 0)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _named(edit: TokenEdit, begin: int) -> tuple[str, str, dict[str, Fact]]:
     """The code of an edit, its words and its facts."""
     if edit.kind in ("late", "early"):
         assert edit.lag is not None
         whole = abs(edit.first - begin) <= abs(edit.lag)
         code = "R707" if whole and abs(edit.lag) > _SHIFT else "R701"
-        positions = "1 position" if abs(edit.lag) == 1 else f"{abs(edit.lag)} positions"
-        words = f"rows of the token {positions} {'earlier' if edit.lag > 0 else 'later'}, {_BY}"
-        return code, words, {"lag": edit.lag}
+        when = f"{_count(abs(edit.lag), 'position')} {'earlier' if edit.lag > 0 else 'later'}"
+        return code, f"rows of the token {when}, {_BY}", {"lag": edit.lag}
     if edit.kind in ("hole", "repeated") and edit.size <= _SHIFT and edit.lag is not None:
         words = "later" if edit.kind == "hole" else "earlier"
         detail = f"rows of tokens {edit.size} {words}, from a position on, {_BY}"
         return "R701", detail, {"lag": edit.lag}
     if edit.kind == "hole":
-        return "R405", f"the rows of {edit.size} tokens, {_BY}", {"size": edit.size}
+        return "R405", f"the rows of {_count(edit.size, 'token')}, {_BY}", {"size": edit.size}
     if edit.kind == "repeated":
-        return "R402", f"the rows of {edit.size} tokens again, {_BY}", {"size": edit.size}
+        return "R402", f"the rows of {_count(edit.size, 'token')} again, {_BY}", {"size": edit.size}
     if edit.kind == "inserted":
-        return "R406", f"{edit.size} rows, {_BY}", {"size": edit.size}
+        return "R406", f"{_count(edit.size, 'row')}, {_BY}", {"size": edit.size}
     if edit.kind == "other":
         return "R710", _BY, {}
     return "R713", f"they fit no tokens of this dump, {_BY}", {"kind": "no tokens"}

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.text import Text
 
-from ..text.tables import Column, print_line, print_table
+from ..text.tables import Column, Headline, print_line, print_table, under_verdict
 from ..text.wording import amount, figure, percent, plural
 from .schema import BesideDocument, BesideSide, LayerFigure, PairedFigure
 
@@ -19,7 +18,12 @@ def render_beside(doc: BesideDocument, console: Console) -> None:
     count = doc["figures_differing"]
     word, style = ("APART", "bold yellow") if count else ("ALIKE", "bold green")
     words = f"{amount(count)} of {plural(len(doc['figures']), 'figure')} differ"
-    console.print(Text(word, style=style).append(f"  {words}", style="not bold default"))
+    with under_verdict(console, Headline(word, style, words)):
+        _print_body(doc, console)
+
+
+def _print_body(doc: BesideDocument, console: Console) -> None:
+    """What follows the verdict."""
     _side(console, "A", doc["a"])
     _side(console, "B", doc["b"])
     console.print()

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..document import DumpEntry
-from ..text.tables import Column, print_line, print_table
+from ..text.tables import Column, Headline, print_line, print_table, print_text, under_verdict
 from ..text.wording import amount, engine_text, layers_text, percent, plural
 from .schema import (
     CheckDocument,
@@ -16,13 +16,26 @@ from .schema import (
     WatchDocument,
 )
 
-__all__ = ["check_verdict", "finding_size", "place_text", "render_check", "watch_text"]
+__all__ = [
+    "check_headline",
+    "check_verdict",
+    "finding_size",
+    "place_text",
+    "render_check",
+    "watch_text",
+]
 
 _STYLES = {
     "error": "bold red",
     "warning": "bold yellow",
     "undecided": "bold yellow",
     "note": "bold",
+}
+_VERDICTS = {
+    "FAULTY": "bold red",
+    "DOUBTFUL": "bold yellow",
+    "UNDECIDED": "bold yellow",
+    "CLEAN": "bold green",
 }
 _HYPOTHESES = 6
 
@@ -46,9 +59,20 @@ def check_verdict(doc: CheckDocument) -> tuple[str, str]:
     return _word(doc["counts"]), ", ".join(_said(doc["counts"])) or "nothing found"
 
 
+def check_headline(doc: CheckDocument) -> Headline:
+    """The verdict as a line."""
+    word, text = check_verdict(doc)
+    return Headline(word, _VERDICTS[word], text)
+
+
 def render_check(doc: CheckDocument, console: Console) -> None:
     """Print a routectl.check/1 document."""
-    console.print(Text("  ".join(check_verdict(doc)), style="bold"))
+    with under_verdict(console, check_headline(doc)):
+        _print_body(doc, console)
+
+
+def _print_body(doc: CheckDocument, console: Console) -> None:
+    """What follows the verdict."""
     print_line(console, "dump", _dump_line(doc["dump"]))
     if doc["reference"] is not None:
         print_line(console, "against", _dump_line(doc["reference"]))
@@ -61,9 +85,11 @@ def render_check(doc: CheckDocument, console: Console) -> None:
     if doc["by_tokens"] is not None:
         print_line(console, "by tokens", _tokens_text(doc["by_tokens"]))
     if doc["explanation"] is not None:
-        _comparison(console, doc["explanation"])
+        print_line(console, "mismatch", _mismatch_text(doc["explanation"]))
     for finding in doc["findings"]:
         _finding(console, finding)
+    if doc["explanation"] is not None:
+        _hypotheses(console, doc["explanation"])
 
 
 def _tokens_text(told: TokensEntry) -> str:
@@ -75,7 +101,9 @@ def _tokens_text(told: TokensEntry) -> str:
         f"{plural(told['rows'], 'row')} of tokens, {sum(bits) / len(bits):.2f} bits an id above "
         f"its layer ({min(bits):.2f} to {max(bits):.2f})"
     )
-    return f"{text}; {told['smallest_run']} rows of other tokens in a row would show"
+    if told["smallest_run"] is None:
+        return text
+    return f"{text}; {plural(told['smallest_run'], 'row')} of other tokens in a row would show"
 
 
 def _dump_line(dump: DumpEntry) -> str:
@@ -86,14 +114,18 @@ def _dump_line(dump: DumpEntry) -> str:
     return f"{dump['path']}  ({', '.join(about)})"
 
 
-def _comparison(console: Console, found: ExplanationEntry) -> None:
+def _mismatch_text(found: ExplanationEntry) -> str:
     text = (
         f"{amount(found['rows_mismatched'])} of {plural(found['rows'], 'row')} differ "
         f"({percent(found['mismatch_rate'])})"
     )
     if found["rows_explained"]:
         text += f"; {amount(found['rows_explained'])} are explained below"
-    print_line(console, "mismatch", text)
+    return text
+
+
+def _hypotheses(console: Console, found: ExplanationEntry) -> None:
+    """What was tried, and what it would leave of the mismatch."""
     tried = found["hypotheses"][:_HYPOTHESES]
     if not tried:
         return
@@ -118,7 +150,7 @@ def _finding(console: Console, finding: FindingEntry) -> None:
     detail = f": {finding['detail']}" if finding["detail"] else ""
     head = Text(f"{finding['code']}  {finding['severity']}", style=_STYLES[finding["severity"]])
     head.append(f"  {finding['title']}{detail}", style="not bold default")
-    console.print(head, soft_wrap=True)
+    print_text(console, head, len(finding["code"]) + 2)
     parts = finding_size(finding)
     if parts:
         print_line(console, "in", ", ".join(parts))
@@ -156,5 +188,5 @@ def watch_text(doc: WatchDocument) -> str:
     line = ", ".join([first, *_said(counts)])
     if worst is None:
         return line
-    rows = f" ({amount(worst['rows'])} rows)" if worst["rows"] else ""
+    rows = f" ({plural(worst['rows'], 'row')})" if worst["rows"] else ""
     return f"{line}  {worst['code']} {worst['title']}{rows}"

@@ -10,12 +10,14 @@ from ..diff.schema import DiffDocument
 from ..diff.text import diff_verdict, unmatched_text
 from ..staleness.schema import StalenessDocument
 from ..staleness.text import staleness_headline, uncovered_text, verdict_word
+from ..text.tables import Headline, print_text, under_verdict
 from ..text.wording import failure_text, plural
 from .schema import CiDocument
 
-__all__ = ["ci_verdict", "render_ci", "run_details", "run_summary"]
+__all__ = ["ci_headline", "ci_verdict", "render_ci", "run_details", "run_summary"]
 
 Verdicts = DiffDocument | CheckDocument | StalenessDocument
+_VERDICTS = {"PASSED": "bold green", "FAILED": "bold red", "TROUBLE": "bold yellow"}
 _STYLES = {"passed": "green", "failed": "bold red", "trouble": "bold yellow"}
 
 
@@ -63,20 +65,31 @@ def _finding(finding: FindingEntry) -> str:
     return f"{text} ({', '.join(parts)})" if parts else text
 
 
+def ci_headline(doc: CiDocument) -> Headline:
+    """The verdict as a line."""
+    word, text = ci_verdict(doc)
+    return Headline(word, _VERDICTS[word], text)
+
+
 def render_ci(doc: CiDocument, console: Console) -> None:
     """Print a routectl.ci/1 document."""
-    console.print(Text("  ".join(ci_verdict(doc)), style="bold"))
+    with under_verdict(console, ci_headline(doc)):
+        _print_runs(doc, console)
+
+
+def _print_runs(doc: CiDocument, console: Console) -> None:
+    """A line for each run, then what is wrong with those that did not pass."""
     width = max(len(run["name"]) for run in doc["runs"])
     for run in doc["runs"]:
         line = Text(f"{run['status']:<8}", style=_STYLES[run["status"]])
-        line.append(
-            f"  {run['name']:<{width}}  {run['verb']:<9}  {run['summary']}", "not bold default"
-        )
-        console.print(line, soft_wrap=True)
+        named = f"  {run['name']:<{width}}  {run['verb'] or '-':<9}  "
+        line.append(named + run["summary"], "not bold default")
+        wide = len(named) + 8
+        print_text(console, line, wide if 2 * wide < console.width else 10)
     for run in doc["runs"]:
         if run["status"] == "passed" or not run["details"]:
             continue
         console.print()
-        console.print(Text(run["name"], style="bold"), soft_wrap=True)
+        print_text(console, run["name"], style="bold")
         for detail in run["details"]:
-            console.print(f"  {detail}", soft_wrap=True)
+            print_text(console, f"  {detail}", 4)

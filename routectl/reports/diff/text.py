@@ -9,7 +9,16 @@ from rich.console import Console
 
 from ..text.cells import cells_of
 from ..text.pictures import print_heatmap, spark_column
-from ..text.tables import Column, print_headline, print_line, print_lines, print_table
+from ..text.tables import (
+    Column,
+    Headline,
+    print_layers,
+    print_line,
+    print_lines,
+    print_table,
+    print_text,
+    under_verdict,
+)
 from ..text.wording import (
     amount,
     dump_line,
@@ -18,11 +27,12 @@ from ..text.wording import (
     logprob_figure,
     percent,
     plural,
+    rates_text,
 )
 from .flips import example_margins, flip_columns, margin_lines
 from .schema import DiffDocument, RowFigures
 
-__all__ = ["diff_verdict", "render_diff", "unmatched_text"]
+__all__ = ["diff_headline", "diff_verdict", "render_diff", "unmatched_text"]
 
 
 def unmatched_text(samples: int, layers: int, rows: int) -> str:
@@ -128,7 +138,8 @@ def _layer_table(console: Console, doc: DiffDocument) -> None:
         Column("load shift", cells(lambda r: percent(r["load_shift"])), 4),
     ]
     columns += spark_column(console, cells_of(doc), columns, "by position", 4)
-    print_table(console, columns, "bold")
+    rates = [layer["mismatch_rate"] for layer in doc["layers"]]
+    print_layers(console, columns, rates, rates_text, "bold")
 
 
 def _spread(doc: DiffDocument) -> list[tuple[str, str]]:
@@ -206,9 +217,9 @@ def _examples(console: Console, doc: DiffDocument) -> None:
                 Column("position", [str(e["position"]) for e in rows]),
                 Column("layer", [str(e["layer"]) for e in rows]),
                 *example_margins(rows),
-                Column("only old", [_ids(a - b) for a, b in sets]),
-                Column("only new", [_ids(b - a) for a, b in sets]),
-                Column("both", [_ids(a & b) for a, b in sets], 1),
+                Column("only old", [_ids(a - b) for a, b in sets], words=True),
+                Column("only new", [_ids(b - a) for a, b in sets], words=True),
+                Column("both", [_ids(a & b) for a, b in sets], 1, words=True),
             ],
         )
 
@@ -220,12 +231,22 @@ def _ids(ids: set[int]) -> str:
 _STYLES = {"SAME": "bold green", "WITHIN": "bold green", "DIFFERS": "bold yellow"}
 
 
+def diff_headline(doc: DiffDocument) -> Headline:
+    """The verdict as a line."""
+    word, text = diff_verdict(doc)
+    return Headline(word, _STYLES.get(word, "bold red"), text)
+
+
 def render_diff(doc: DiffDocument, console: Console) -> None:
     """Print a routectl.diff/1 document."""
-    word, text = diff_verdict(doc)
-    print_headline(console, word, _STYLES.get(word, "bold red"), text)
+    with under_verdict(console, diff_headline(doc)):
+        _print_body(doc, console)
+
+
+def _print_body(doc: DiffDocument, console: Console) -> None:
+    """What follows the verdict."""
     for failure in doc["verdict"]["failed"]:
-        console.print(f"  {failure_text(failure)}", style="red")
+        print_text(console, f"  {failure_text(failure)}", 4, "red")
     print_line(console, "old", dump_line(doc["old"]))
     print_line(console, "new", dump_line(doc["new"]))
     rules = ", ".join(f"{n} by {rule}" for rule, n in doc["samples"]["matched_by"].items())

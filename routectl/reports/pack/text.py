@@ -3,13 +3,21 @@
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.text import Text
 
-from ..text.tables import print_line
+from ..text.tables import Headline, print_lines, under_verdict
 from ..text.wording import amount, bytes_text, layers_text, percent, plural
 from .schema import LayoutEntry, MoveEntry, PackDocument, SuspectEntry, VerifyDocument
 
-__all__ = ["render_packed", "render_verified"]
+__all__ = [
+    "packed_headline",
+    "packed_lines",
+    "render_packed",
+    "render_verified",
+    "verified_headline",
+    "verified_lines",
+]
+
+_SOME = 3  # files of a kind that are named
 
 
 def _layout_line(layout: LayoutEntry) -> str:
@@ -21,25 +29,32 @@ def _layout_line(layout: LayoutEntry) -> str:
     return ", ".join([layout["framework"], layout["form"], *parts])
 
 
-def render_packed(manifest: PackDocument, console: Console) -> None:
-    """A manifest in a few lines: what was packed, in which layout, how much is padding."""
+def packed_lines(manifest: PackDocument) -> Iterator[tuple[str, str]]:
+    """What was packed, in which layout, how much is padding, each with its label."""
     layout, tensors, source = manifest["layout"], manifest["tensors"], manifest["source"]
-    files = manifest["files"]
-    steps = 1 + max((file["micro_batch"] for file in files), default=0)
-    size = f"{plural(len(files), 'file')}, {bytes_text(manifest['bytes'])}"
-    console.print(Text("PACKED", style="bold green").append(f"  {size}", style="not bold"))
-    samples = f"{plural(len(layout['lens']), 'sample')}, {amount(sum(layout['lens']))} tokens"
+    steps = 1 + max((file["micro_batch"] for file in manifest["files"]), default=0)
+    samples = f"{plural(len(layout['lens']), 'sample')}, {plural(sum(layout['lens']), 'token')}"
     shape = f"{layers_text(tensors['layers'])}, top-{tensors['top_k']} of {tensors['num_experts']}"
-    print_line(console, "dump", f"{source['path']}  ({samples}, {shape})")
-    print_line(console, "layout", f"{_layout_line(layout)}; {plural(steps, 'micro-batch')}")
+    yield "dump", f"{source['path']}  ({samples}, {shape})"
+    yield "layout", f"{_layout_line(layout)}; {plural(steps, 'micro-batch')}"
     skipped = manifest.get("skipped", [])
     if skipped:
-        print_line(console, "skipped", f"{plural(len(skipped), 'damaged sample')}")
+        yield "skipped", f"{plural(len(skipped), 'damaged sample')}"
     share = percent(manifest["padding_rows"] / max(manifest["rows"], 1))
     padding = f"{amount(manifest['padding_rows'])} ({share}) without a route: {tensors['padding']}"
-    print_line(
-        console, "rows", f"{amount(manifest['rows'])} a layer, {padding}; {tensors['dtype']}"
-    )
+    yield "rows", f"{amount(manifest['rows'])} a layer, {padding}; {tensors['dtype']}"
+
+
+def packed_headline(manifest: PackDocument) -> Headline:
+    """What was written, as the first line."""
+    size = f"{plural(len(manifest['files']), 'file')}, {bytes_text(manifest['bytes'])}"
+    return Headline("PACKED", "bold green", size)
+
+
+def render_packed(manifest: PackDocument, console: Console) -> None:
+    """A manifest in a few lines."""
+    with under_verdict(console, packed_headline(manifest)):
+        print_lines(console, packed_lines(manifest))
 
 
 def _suspect_line(suspect: SuspectEntry) -> str:
@@ -83,6 +98,7 @@ def _checks(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
     """The lines between the verdict and the examples, each with its label."""
     yield "tensors", f"{doc['folder']}  ({plural(doc['files'], 'file')})"
     yield "dump", doc["dump"]
+    yield from _file_lines(doc)
     routes, absent, repeated = doc["routes"], doc["routes_absent"], doc["routes_repeated"]
     if routes is None or absent is None or repeated is None:
         yield "once", "not checked: only some ranks were asked for"
@@ -111,34 +127,50 @@ def _checks(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
         alone = "" if filler is None else f", padding alone {filler:.3f} x"
         busiest = f"busiest of {doc['ep']} EP ranks, worst layer"
         yield "load", f"{busiest}: {doc['ep_imbalance']:.3f} x mean{alone}"
-    for path in doc["absent_files"][:3]:
-        yield "file", f"{path}: not there"
-    for path in doc["extra_files"][:3]:
-        yield "file", f"{path}: the layout has no such rank and micro-batch"
-    for line in (*doc["misfits"][:3], *doc["faults"][:3]):
-        yield "file", line
-    for path in doc["changed_files"][:3]:
-        yield "changed", f"{path}: its bytes are not those of the manifest"
 
 
-def render_verified(doc: VerifyDocument, console: Console) -> None:
-    """The verdict first, then each thing that was checked, then what went wrong and what fits."""
+def _file_lines(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
+    """What is wrong with files, of each kind the first three."""
+    kinds = (
+        ("file", doc["absent_files"], ": not there"),
+        ("file", doc["extra_files"], ": the layout has no such rank and micro-batch"),
+        ("file", doc["misfits"], ""),
+        ("file", doc["faults"], ""),
+        ("changed", doc["changed_files"], ": its bytes are not those of the manifest"),
+    )
+    for label, lines, what in kinds:
+        for i, line in enumerate(lines[:_SOME], 1):
+            more = f" (and {len(lines) - _SOME} more)" if i == _SOME < len(lines) else ""
+            yield label, f"{line}{what}{more}"
+
+
+def verified_headline(doc: VerifyDocument) -> Headline:
+    """The verdict as a line."""
     word, style = ("VERIFIED", "bold green") if doc["ok"] else ("WRONG", "bold red")
     rows = f"{amount(doc['rows_wrong'])} of {plural(doc['rows'], 'row')} wrong"
     if not doc["rows"]:
         rows = "no route belongs on these ranks" if doc["ok"] else "no row could be compared"
     elif doc["ok"]:
         rows = f"{plural(doc['rows'], 'row')}, every one its token's route"
-    console.print(Text(word, style=style).append(f"  {rows}", style="not bold"))
-    for label, text in _checks(doc):
-        print_line(console, label, text)
+    return Headline(word, style, rows)
+
+
+def verified_lines(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
+    """What was checked, then what went wrong and what fits, each with its label."""
+    yield from _checks(doc)
+    for line in _move_lines(doc["moves"]):
+        yield "holds", line
+    for suspect in doc["suspects"]:
+        yield "matches", _suspect_line(suspect)
+    if not doc["suspects"] and doc["suspects_of"]:
+        yield "matches", "no layout that is known"
     for e in doc["examples"]:
         where = f"{e['file']} layer {e['layer']} row {e['row']}"
         whose = f"sample {e['sample']} position {e['position']}"
-        print_line(console, "row", f"{where}: got {e['got']}, {whose} has {e['expected']}")
-    for line in _move_lines(doc["moves"]):
-        print_line(console, "holds", line)
-    for suspect in doc["suspects"]:
-        print_line(console, "matches", _suspect_line(suspect))
-    if not doc["suspects"] and doc["suspects_of"]:
-        print_line(console, "matches", "no layout that is known")
+        yield "row", f"{where}: got {e['got']}, {whose} has {e['expected']}"
+
+
+def render_verified(doc: VerifyDocument, console: Console) -> None:
+    """The verdict first, then each thing that was checked, then what went wrong and what fits."""
+    with under_verdict(console, verified_headline(doc)):
+        print_lines(console, verified_lines(doc))

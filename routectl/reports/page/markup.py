@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from ..document import Document
 from ..text.recorded import Render, printed_parts
-from ..text.tables import Labelled
+from ..text.tables import Labelled, Table, TextLine
 
 __all__ = ["report_markup"]
 
@@ -21,11 +20,10 @@ def _cells(tag: str, cells: list[str]) -> str:
 
 def _table(table: Table) -> str:
     """A table whose first column names its rows; scripts make it sortable."""
-    heads = [str(column.header) for column in table.columns]
-    rows = zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True)
+    heads = table.heads
     body = "\n".join(
         f'<tr><th scope="row">{html.escape(first)}</th>{_cells("td", rest)}</tr>'
-        for first, *rest in rows
+        for first, *rest in table.rows()
     )
     name = html.escape(heads[0])
     head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
@@ -54,7 +52,7 @@ def _blocks(printed: list[Any]) -> Iterator[str]:
 
 def _tone(part: Any) -> str:
     """The class of a line that is printed in a colour."""
-    style = str(part.style).split()[-1:] if isinstance(part, Text) else []
+    style = str(part.style).split()[-1:] if isinstance(part, Text | TextLine) else []
     return f' class="{style[0]}"' if style and style[0] in ("red", "yellow") else ""
 
 

@@ -4,25 +4,32 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ..text.tables import Column, print_headline, print_line, print_table
+from ..text.tables import Column, Headline, print_line, print_table, print_text, under_verdict
 from ..text.wording import amount, layers_text, percent, plural
 from .schema import FigureEntry, KindFigures, PredictDocument, PredictionFigures
 
-__all__ = ["render_prediction"]
+__all__ = ["prediction_headline", "render_prediction"]
 
 _STYLES = {"BETTER": "bold green", "MIXED": "bold yellow"}
 
 
+def prediction_headline(doc: PredictDocument) -> Headline:
+    """The verdict as a line."""
+    word, text = _verdict(doc)
+    return Headline(word, _STYLES.get(word, "bold red"), text)
+
+
 def render_prediction(doc: PredictDocument, console: Console) -> None:
     """Print a routectl.predict/1 document."""
-    word, text = _verdict(doc)
-    print_headline(console, word, _STYLES.get(word, "bold red"), text)
+    with under_verdict(console, prediction_headline(doc)):
+        _print_body(doc, console)
+
+
+def _print_body(doc: PredictDocument, console: Console) -> None:
+    """What follows the verdict."""
     for failure in doc["verdict"]["failed"]:
-        console.print(
-            f"  {failure['threshold']}: gain is {_points(failure['value'])} at "
-            f"{failure['version']}",
-            style="red",
-        )
+        gain = f"gain is {_points(failure['value'])} at {failure['version']}"
+        print_text(console, f"  {failure['threshold']}: {gain}", 4, "red")
     before = "" if doc["previous"] is None else f", extrapolated from {doc['previous']}"
     print_line(console, "inputs", f"{doc['inputs']}  (of {doc['old']}{before})")
     for later in doc["later"]:

@@ -6,11 +6,11 @@ from rich.console import Console
 
 from ..diff.schema import DiffDocument
 from ..diff.text import render_diff
-from ..text.tables import Column, print_headline, print_line, print_table
+from ..text.tables import Column, Headline, print_line, print_table, print_text, under_verdict
 from ..text.wording import amount, bytes_text, failure_text, percent, plural
 from .schema import RecomputeDocument
 
-__all__ = ["recompute_verdict", "render_recompute"]
+__all__ = ["recompute_headline", "recompute_verdict", "render_recompute"]
 
 _ABOUT = ("model_type", "dtype", "device", "attention", "experts", "recipe")
 
@@ -38,12 +38,22 @@ def recompute_verdict(doc: RecomputeDocument) -> tuple[str, str]:
 _STYLES = {"WRITTEN": "bold yellow", "MEASURED": "bold green", "WITHIN": "bold green"}
 
 
+def recompute_headline(doc: RecomputeDocument) -> Headline:
+    """The verdict as a line."""
+    word, text = recompute_verdict(doc)
+    return Headline(word, _STYLES.get(word, "bold red"), text)
+
+
 def render_recompute(doc: RecomputeDocument, console: Console) -> None:
     """Print a routectl.recompute/1 document."""
-    word, text = recompute_verdict(doc)
-    print_headline(console, word, _STYLES.get(word, "bold red"), text)
+    with under_verdict(console, recompute_headline(doc)):
+        _print_body(doc, console)
+
+
+def _print_body(doc: RecomputeDocument, console: Console) -> None:
+    """What follows the verdict."""
     for failure in doc["verdict"]["failed"]:
-        console.print(f"  {failure['mode']}: {failure_text(failure)}", style="red")
+        print_text(console, f"  {failure['mode']}: {failure_text(failure)}", 4, "red")
     about = [doc["provenance"][name] for name in _ABOUT if name in doc["provenance"]]
     print_line(console, "weights", f"{doc['checkpoint']}  ({', '.join(about)})")
     if doc["inputs"] is not None:

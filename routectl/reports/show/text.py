@@ -1,17 +1,27 @@
 """What a dump and a checkpoint hold, for the terminal."""
 
+from collections.abc import Iterator
+
 from rich.console import Console
 
-from ..text.tables import Column, print_line, print_lines, print_table
-from ..text.wording import amount, bytes_text, dump_line, figure, layers_text, plural
+from ..text.tables import Column, Headline, print_layers, print_line, print_lines, under_verdict
+from ..text.wording import amount, bytes_text, dump_line, figure, figures, layers_text, plural
 from .schema import CheckpointDocument, ShowDocument
 
-__all__ = ["render_checkpoint", "render_summary"]
+__all__ = [
+    "checkpoint_headline",
+    "render_checkpoint",
+    "render_summary",
+    "show_headline",
+    "show_lines",
+]
+
+_SKIPPED = 10  # files that are named
 
 
-def _print_rows(console: Console, doc: ShowDocument) -> None:
-    print_line(
-        console,
+def _rows_lines(doc: ShowDocument) -> Iterator[tuple[str, str]]:
+    """How many rows there are, where they start, which calls they were merged of."""
+    yield (
         "rows",
         f"{amount(doc['rows'])} of {plural(doc['tokens_with_routes'], 'token')}, "
         f"{amount(doc['rows_missing'])} missing; starts: "
@@ -19,10 +29,10 @@ def _print_rows(console: Console, doc: ShowDocument) -> None:
         + "".join(f"; {kind} of {plural(n, 'sample')}" for kind, n in doc["row_counts"].items()),
     )
     if doc["samples_merged"]:
-        print_line(
-            console,
+        yield (
             "calls",
-            f"{plural(doc['samples_merged'], 'sample')} merged of {doc['segments']} calls; "
+            f"{plural(doc['samples_merged'], 'sample')} merged of "
+            f"{plural(doc['segments'], 'call')}; "
             f"{plural(doc['segment_rows_differing'], 'row')} that two calls have otherwise"
             + (", the earlier call's kept" if doc["segment_rows_differing"] else ""),
         )
@@ -72,49 +82,79 @@ def _samples(doc: ShowDocument) -> str:
     return f"finished by {reasons}; {doc['samples_with_logprobs']} with log-probs{notes}"
 
 
-def render_summary(doc: ShowDocument, console: Console) -> None:
-    """Print a routectl.show/1 document."""
+def show_lines(doc: ShowDocument) -> Iterator[tuple[str, str]]:
+    """What a dump holds, each line with its label."""
     dump = doc["dump"]
-    print_line(console, "dump", dump_line(dump))
+    yield "dump", dump_line(dump)
     model = dump["model"] or "unnamed model"
-    print_line(
-        console,
+    source = dump["facts_source"]
+    told = "source of these facts not recorded"
+    if source is not None:
+        told = f"facts from {'the command line' if source == 'given' else source}"
+    yield (
         "model",
         f"{model}: {layers_text(dump['layers'])}, top-{dump['top_k']} of {dump['num_experts']} "
-        f"experts, {dump['id_space']} ids (facts from {dump['facts_source']})",
+        f"experts, {dump['id_space']} ids ({told})",
     )
-    print_line(console, "tokens", _tokens(doc))
-    _print_rows(console, doc)
-    print_lines(console, _making_lines(doc))
-    print_line(console, "size", _size(doc))
+    yield "tokens", _tokens(doc)
+    yield from _rows_lines(doc)
+    yield from _making_lines(doc)
+    yield "size", _size(doc)
     versions = ", ".join(f"{v} ({amount(n)})" for v, n in doc["weight_versions"].items())
-    print_line(
-        console, "weights", f"{versions} response tokens" if versions else "versions not recorded"
-    )
-    print_line(console, "samples", _samples(doc))
+    yield "weights", f"{versions} response tokens" if versions else "versions not recorded"
+    yield "samples", _samples(doc)
     damaged = doc.get("damaged")  # documents of before have none
     if damaged is not None:
-        print_line(
-            console,
+        yield (
             "damaged",
             f"{damaged['samples']:,} of {plural(doc['samples'], 'sample')}, in no other figure; "
             f"the first, {damaged['sample']}: {damaged['reason']}",
         )
-    for skipped in dump["skipped"]:
-        print_line(console, "skipped", skipped)
+    for skipped in dump["skipped"][:_SKIPPED]:
+        yield "skipped", skipped
+    if dump["skipped"][_SKIPPED:]:
+        more = plural(len(dump["skipped"]) - _SKIPPED, "more file")
+        yield "skipped", f"{more}, which --json names"
+
+
+def show_headline(doc: ShowDocument) -> Headline:
+    """What a dump is, in a line."""
+    dump, damaged = doc["dump"], doc.get("damaged")
+    lost = 0 if damaged is None else damaged["samples"]
+    parts = (
+        plural(dump["samples"], "sample"),
+        f"{plural(doc['tokens_with_routes'], 'token')} with routes",
+        layers_text(dump["layers"]),
+        f"top-{dump['top_k']} of {dump['num_experts']} experts",
+    )
+    text = ", ".join(parts) + (f"; {amount(lost)} damaged" if lost else "")
+    return Headline("DUMP", "bold yellow" if lost else "bold", text)
+
+
+def render_summary(doc: ShowDocument, console: Console) -> None:
+    """Print a routectl.show/1 document."""
+    with under_verdict(console, show_headline(doc)):
+        print_lines(console, show_lines(doc))
+        _print_table(doc, console)
+
+
+def _print_table(doc: ShowDocument, console: Console) -> None:
+    """Load and entropy of each layer."""
     console.print()
     rows = doc["layers"]
-    print_table(
+    print_layers(
         console,
         [
             Column("layer", [str(r["layer"]) for r in rows]),
             Column("rows", [amount(r["rows"]) for r in rows]),
             Column("missing", [amount(r["rows_missing"]) for r in rows], 1),
-            Column("max_vio", [figure(r["max_vio"]) for r in rows]),
-            Column("entropy", [figure(r["entropy"]) for r in rows]),
+            Column("max_vio", figures([r["max_vio"] for r in rows])),
+            Column("entropy", figures([r["entropy"] for r in rows])),
             Column("dead experts", [amount(r["dead_experts"]) for r in rows]),
-            Column("lift", [figure(r.get("lift")) for r in rows]),
+            Column("lift", figures([r.get("lift") for r in rows])),
         ],
+        [r["max_vio"] for r in rows],
+        lambda left: f"of max_vio {figure(min(left))} to {figure(max(left))}",
     )
 
 
@@ -149,8 +189,24 @@ def _stream(doc: CheckpointDocument) -> str:
     )
 
 
+def checkpoint_headline(doc: CheckpointDocument) -> Headline:
+    """What a checkpoint is, in a line."""
+    top_k = "" if doc["top_k"] is None else f"top-{doc['top_k']} of "
+    size = bytes_text(doc["tensor_bytes"])
+    text = f"MoE in {layers_text(doc['layers'])}, {top_k}{doc['num_experts']} experts, {size}"
+    if doc["refused"] is not None:
+        return Headline("CHECKPOINT", "bold yellow", f"{text}; no forward is run of it")
+    return Headline("CHECKPOINT", "bold", text)
+
+
 def render_checkpoint(doc: CheckpointDocument, console: Console) -> None:
     """Print a routectl.checkpoint/1 document."""
+    with under_verdict(console, checkpoint_headline(doc)):
+        _print_checkpoint(doc, console)
+
+
+def _print_checkpoint(doc: CheckpointDocument, console: Console) -> None:
+    """What follows the first line."""
     iteration = "" if doc["iteration"] is None else f"iteration {doc['iteration']}, "
     print_line(
         console,

@@ -4,13 +4,20 @@ Of one dump: verdict, comparisons, where, drift, advice. Of a series: verdict, a
 """
 
 from rich.console import Console
-from rich.text import Text
 
 from ..diff.schema import UnmatchedEntry
 from ..document import DumpEntry
 from ..text.cells import cells_of
 from ..text.pictures import print_heatmap, spark_column
-from ..text.tables import Column, print_headline, print_line, print_table
+from ..text.tables import (
+    Column,
+    Headline,
+    print_layers,
+    print_line,
+    print_table,
+    print_text,
+    under_verdict,
+)
 from ..text.wording import (
     amount,
     engine_text,
@@ -19,6 +26,7 @@ from ..text.wording import (
     layers_text,
     percent,
     plural,
+    rates_text,
 )
 from .schema import SeriesDocument, StalenessDocument, StepEntry, ThresholdVerdict
 from .tables import (
@@ -36,9 +44,13 @@ from .tables import (
 )
 
 __all__ = [
+    "drift_lines",
+    "last_step_text",
     "render_series",
     "render_staleness",
+    "series_verdict",
     "staleness_headline",
+    "staleness_verdict",
     "uncovered_text",
     "verdict_word",
 ]
@@ -72,16 +84,20 @@ def verdict_word(verdict: ThresholdVerdict) -> str:
     return "WITHIN" if verdict["thresholds"] else "MEASURED"
 
 
-def _print_verdict(console: Console, verdict: ThresholdVerdict, text: str) -> None:
-    """Whether thresholds hold, the figures in short; a line for each figure that does not."""
+def _verdict(verdict: ThresholdVerdict, text: str) -> Headline:
+    """Whether thresholds hold, in a word, and the figures in short."""
     asked, word = len(verdict["thresholds"]), verdict_word(verdict)
     counted = "" if not asked else f"{plural(asked, 'threshold')}; "
     if verdict["failed"]:
         crossed = len({f["threshold"] for f in verdict["failed"]})
         counted = f"{crossed} of {plural(asked, 'threshold')} crossed; "
-    print_headline(console, word, _STYLES.get(word, "bold red"), f"{counted}{text}")
+    return Headline(word, _STYLES.get(word, "bold red"), f"{counted}{text}")
+
+
+def _print_failures(console: Console, verdict: ThresholdVerdict) -> None:
+    """A line for each figure beyond its threshold."""
     for failure in verdict["failed"]:
-        console.print(f"  {failure_text(failure)}", style="red", soft_wrap=True)
+        print_text(console, f"  {failure_text(failure)}", 4, "red")
 
 
 def staleness_headline(doc: StalenessDocument) -> str:
@@ -196,7 +212,8 @@ def _half_life(doc: StalenessDocument) -> str:
     return f"{figure(life['updates'])} updates ({'; '.join(about)})"
 
 
-def _drift_lines(doc: StalenessDocument) -> list[tuple[str, str]]:
+def drift_lines(doc: StalenessDocument) -> list[tuple[str, str]]:
+    """How fast routes move, in which layers first, and which version is nearest."""
     drift, lines = doc["drift"], []
     if drift["speeds"]:
         whole = drift["speeds"][0]
@@ -224,12 +241,9 @@ def _noise_lines(doc: StalenessDocument) -> list[tuple[str, str]]:
 
 def _print_advice(console: Console, doc: StalenessDocument) -> None:
     for finding in doc["advice"]["findings"]:
-        line = Text(
-            f"{'ALARM' if finding['alarm'] else 'advice':<10}",
-            style="bold red" if finding["alarm"] else "bold",
-        )
-        line.append(finding["text"], style="not bold default")
-        console.print(line, soft_wrap=True)
+        alarm = finding["alarm"]
+        label, style = ("ALARM", "bold red") if alarm else ("advice", "bold")
+        print_line(console, label, finding["text"], style)
         for said in finding["evidence"]:
             print_line(console, "", said)
 
@@ -250,9 +264,20 @@ def _print_heatmaps(console: Console, doc: StalenessDocument) -> None:
         print_heatmap(console, cells_of(c), f"{c['kind']}{lag} by layer and position")
 
 
+def staleness_verdict(doc: StalenessDocument) -> Headline:
+    """The verdict as a line."""
+    return _verdict(doc["verdict"], staleness_headline(doc))
+
+
 def render_staleness(doc: StalenessDocument, console: Console) -> None:
     """Print a routectl.staleness/1 document."""
-    _print_verdict(console, doc["verdict"], staleness_headline(doc))
+    with under_verdict(console, staleness_verdict(doc)):
+        _print_body(doc, console)
+
+
+def _print_body(doc: StalenessDocument, console: Console) -> None:
+    """What follows the verdict."""
+    _print_failures(console, doc["verdict"])
     for warning in doc.get("warnings", ()):
         print_line(console, "warning", warning)
     _about(console, doc)
@@ -264,12 +289,15 @@ def render_staleness(doc: StalenessDocument, console: Console) -> None:
     by_layer = layer_columns(doc)
     total = headlines(doc)[-1]
     by_layer += spark_column(console, cells_of(total), by_layer, "total by position", 100)
-    _print_columns(console, by_layer, "bold")
+    console.print()
+    of = {str(layer["layer"]): layer["mismatch_rate"] for layer in total["layers"]}
+    rates = [of.get(layer) for layer in by_layer[0].cells[:-1]]
+    print_layers(console, by_layer, rates, rates_text, "bold")
     _print_heatmaps(console, doc)
     _print_columns(console, position_columns(doc))
     _print_columns(console, expert_columns(doc))
     console.print()
-    for label, text in (*_rows_lines(doc), *_drift_lines(doc), *_noise_lines(doc)):
+    for label, text in (*_rows_lines(doc), *drift_lines(doc), *_noise_lines(doc)):
         print_line(console, label, text)
     console.print()
     _print_advice(console, doc)
@@ -290,6 +318,7 @@ def _slope(name: str, value: float | None) -> str:
     """A slope per step, in the figure's unit, with its sign."""
     if value is None:
         return "-"
+    value = value + 0.0  # never -0
     return f"{value:+.3g}" if name in _PLAIN else f"{100 * value:+.3g} %"
 
 
@@ -305,17 +334,41 @@ def _step_columns(doc: SeriesDocument) -> list[Column]:
     return [*columns, Column("alarms", [*alarms, "-"], 90)]
 
 
-def render_series(doc: SeriesDocument, console: Console) -> None:
-    """Print a routectl.staleness_series/1 document."""
+def last_step_text(doc: SeriesDocument) -> str:
+    """The figures of the last step, each with its slope."""
+    last = doc["steps"][-1]
+    parts = []
+    for trend in doc["trends"]:
+        name, slope = trend["figure"], trend["slope"]
+        if name in last["figures"] and last["figures"][name] is not None:
+            moving = "" if slope is None else f" ({_slope(name, slope)} a step)"
+            parts.append(f"{_title(name)} {_cell(name, last)}{moving}")
+    return f"step {last['step']}: " + ", ".join(parts)
+
+
+def series_verdict(doc: SeriesDocument) -> Headline:
+    """The verdict as a line."""
     steps = doc["steps"]
     first, last = steps[0]["step"], steps[-1]["step"]
     text = f"{plural(len(steps), 'step')}, {first} to {last}"
     if doc["verdict"]["thresholds"]:
         text += "; thresholds are of the last step"
     if doc["skipped"]:
-        left = len(doc["skipped"])
-        text += f"; {left} {'entry' if left == 1 else 'entries'} left out"
-    _print_verdict(console, doc["verdict"], text)
+        text += f"; {plural(len(doc['skipped']), 'entry')} left out"
+    return _verdict(doc["verdict"], text)
+
+
+def render_series(doc: SeriesDocument, console: Console) -> None:
+    """Print a routectl.staleness_series/1 document."""
+    with under_verdict(console, series_verdict(doc)):
+        _print_series(doc, console)
+
+
+def _print_series(doc: SeriesDocument, console: Console) -> None:
+    """What follows the verdict of a series."""
+    steps = doc["steps"]
+    last = steps[-1]["step"]
+    _print_failures(console, doc["verdict"])
     print_line(console, "series", doc["path"])
     for entry in doc["skipped"]:
         print_line(console, "left out", f"{entry['entry']}: {entry['reason']}")

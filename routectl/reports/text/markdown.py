@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from rich.table import Table
-
 from ..document import Document, visible_document
 from .recorded import Render, printed_parts
-from .tables import Labelled
+from .tables import Labelled, Table
 
 __all__ = ["html_text", "markdown_report", "markdown_text"]
 
@@ -72,10 +70,8 @@ def _blocks(printed: list[Any]) -> Iterator[str]:
 
 def _table(table: Table) -> str:
     """A table whose figures stand right."""
-    heads = [str(column.header) for column in table.columns]
-    rows = zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True)
-    marks = ["---", *("---:" for _ in heads[1:])]
-    return "\n".join([_row(heads), f"|{'|'.join(marks)}|", *map(_row, rows)])
+    marks = ["---", *("---:" for _ in table.heads[1:])]
+    return "\n".join([_row(table.heads), f"|{'|'.join(marks)}|", *map(_row, table.rows())])
 
 
 def _row(cells: Any) -> str:

@@ -14,7 +14,7 @@ from rich.style import Style
 from rich.text import Text
 
 from .cells import Cells, Rates
-from .tables import Column, Labelled
+from .tables import Column, Labelled, print_text
 from .wording import percent
 
 __all__ = ["Ink", "ink_of", "print_heatmap", "spark_column"]
@@ -98,14 +98,14 @@ def print_heatmap(console: Console, cells: Cells | None, what: str) -> None:
         return
     room = console.width - _LABEL
     if room < _LEAST:
-        console.print(f"(narrow terminal, not shown: {what})", style="dim")
+        print_text(console, f"(narrow terminal, not shown: {what})", 1, "dim")
         return
     columns = min(room, _STRETCH * cells.num_bins)
     a_line = 2 if ink.colours and len(cells.layers) >= _PAIRED_FROM else 1
     of_group = -(-len(cells.layers) // (a_line * _LINES))
     grouped = cells.together(of_group)
     rates_LC, top = grouped.drawn(columns)
-    head, legend = Labelled("where", what), _legend(ink, top)
+    head, legend = Labelled("where", what).text, _legend(ink, top)
     gap = "  " if head.cell_len + legend.cell_len + 2 <= console.width else "\n" + " " * _LABEL
     console.print()
     console.print(Text.assemble(head, gap, legend), soft_wrap=True)

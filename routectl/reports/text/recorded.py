@@ -27,8 +27,8 @@ class _Recorder(Console):
 
 
 def printed_parts(document: Any, render: Render) -> list[Any]:
-    """What a report prints of a visible document, in order: Labelled lines, Text, Table, and None
-    for an empty line.
+    """What a report prints of a visible document, in order: ``Labelled``, ``TextLine``, ``Table``,
+    and None for an empty line.
     """
     recorder = _Recorder()
     render(document, recorder)

@@ -1,5 +1,6 @@
 """Numbers and names as the terminal shows them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,17 @@ __all__ = [
     "engine_text",
     "failure_text",
     "figure",
+    "figures",
     "layers_text",
     "logprob_figure",
     "percent",
     "plural",
+    "rates_text",
     "shrunk_text",
 ]
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
+_FAR = 100  # figures of a column that differ by such a factor have no decimals in common
 
 
 def amount(number: int) -> str:
@@ -29,21 +33,33 @@ def amount(number: int) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """A count with its noun: 1 row, 2 rows, 3 batches."""
-    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
-    return f"{number:,} {noun}{ending}"
+    """A count with its noun: 1 row, 2 rows, 3 batches, 4 entries."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith("ry"):
+        return f"{number:,} {noun[:-1]}ies"
+    return f"{number:,} {noun}{'es' if noun.endswith('ch') else 's'}"
 
 
 def percent(rate: float | None) -> str:
     """A rate as a percentage; it reads 0 % and 100 % only when it is exactly that."""
     if rate is None:
         return "-"
-    value = 100 * rate
+    value = 100 * rate + 0.0  # never -0
     if value and abs(value) < 0.005:
         return "<0.01 %"
     if value != 100 and round(value, 2) == 100:
         return ">99.99 %"
     return f"{value:.2f} %"
+
+
+def rates_text(rates: Sequence[float]) -> str:
+    """What of some layers differs: 0.01 % to 3.20 % of rows differ, in 2 of them none."""
+    low, high, same = min(rates), max(rates), sum(not rate for rate in rates)
+    if same == len(rates):
+        return "in which no row differs"
+    some = percent(high) if low == high else f"{percent(low)} to {percent(high)}"
+    return f"{some} of rows differ" + (f", in {amount(same)} of them none" if same else "")
 
 
 def failure_text(failure: "FailureEntry") -> str:
@@ -85,7 +101,19 @@ def _apart(value: float, limit: float) -> str:
 
 def figure(number: float | None) -> str:
     """A figure with four significant digits, - when undefined."""
-    return "-" if number is None else f"{number:.4g}"
+    return "-" if number is None else f"{number + 0.0:.4g}"  # never -0
+
+
+def figures(numbers: Sequence[float | None]) -> list[str]:
+    """A column of figures: with as many decimals each, so that their points stand in a line.
+
+    As ``figure`` has them where they are too far apart for that.
+    """
+    sizes = [abs(n) for n in numbers if n]
+    if not sizes or max(sizes) >= _FAR * min(sizes) or not 1e-3 <= max(sizes) < 1e5:
+        return [figure(n) for n in numbers]
+    decimals = max(3 - math.floor(math.log10(max(sizes))), 0)
+    return ["-" if n is None else f"{n + 0.0:.{decimals}f}" for n in numbers]
 
 
 def logprob_figure(figures: Mapping[str, Any], name: str) -> str:

@@ -298,7 +298,7 @@ class TestSuspects:
         done = run(
             capsys, "verify", tmp_path / "t", "--against", batch.path, *as_settings(*options)
         )
-        assert done.out.endswith("matches   no layout that is known\n")
+        assert "\nmatches   no layout that is known\n" in done.out
 
     @pytest.mark.parametrize(
         ("written", "declared", "true"),
@@ -854,6 +854,9 @@ class TestReport:
         assert done.err == ""
         code, page = on_terminal(monkeypatch, 60, *args)
         assert code == done.code
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", page)
+        assert max(map(len, plain.splitlines())) <= 60
+        assert "".join(plain.split()) == "".join(done.out.split())
         return done.out, page, done.code
 
     def test_wrong(self, capsys, monkeypatch, batch, tmp_path):
@@ -888,7 +891,6 @@ class TestReport:
         )
         assert "\x1b" not in piped
         assert "\x1b[" in shown
-        assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == piped
 
     def test_written(self, capsys, batch, tmp_path):
         """A judge: -o writes each form, --exit-zero keeps a wrong folder from failing a script."""
@@ -914,26 +916,25 @@ class TestReport:
     def test_right(self, capsys, monkeypatch, batch, pristine):
         """VERIFIED first, in a pipe as on a terminal."""
         args = ("verify", pristine, "--against", batch.path, "--layout", "ep=8")
-        piped, shown, code = self.reports(capsys, monkeypatch, *args)
+        piped, _, code = self.reports(capsys, monkeypatch, *args)
         assert code == 0
         assert piped.startswith(f"VERIFIED  {ROUTES} rows, every one its token's route\n")
         assert f"\npadding   {PADDING} zero\n" in piped
         assert "matches" not in piped
-        assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == piped
 
     def test_some_files_absent(self, capsys, monkeypatch, batch, pristine, tmp_path):
-        """At most three files that are not there are named."""
+        """Three files that are not there are named, and how many more there are."""
         shutil.copytree(pristine, tmp_path / "r")
         names = sorted(str(path.relative_to(pristine)) for path in pristine.rglob("*-pp0/*"))
         for name in names:
             (tmp_path / "r" / name).unlink()
         args = ("verify", tmp_path / "r", "--against", batch.path)
-        piped, shown, code = self.reports(capsys, monkeypatch, *args)
+        piped, _, code = self.reports(capsys, monkeypatch, *args)
         assert code == 1
         assert piped.startswith("WRONG  ")
-        assert piped.count(": not there\n") == 3
+        assert piped.count(": not there") == 3
+        assert f": not there (and {len(names) - 3} more)\n" in piped
         assert f"once      {ROUTES} routes: {ROUTES // 2} on no rank, 0 more than once" in piped
-        assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == piped
 
     def test_nothing_to_compare(self, capsys, monkeypatch, batch, tmp_path):
         """Where no file fits, it says that no row could be compared."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from routectl import open_dump
+from routectl.cli import terminal
 from routectl.dump import WeightSpan
 from routectl.formats.native.container import write_native
 from support import families
@@ -180,6 +181,22 @@ def few(folder, samples=6):
     (folder / "rollout.jsonl").write_text("".join(lines), "utf-8")
     shutil.copy(TINY / "config.json", folder / "config.json")
     return folder / "rollout.jsonl"
+
+
+@pytest.mark.models
+def test_a_log_says_which_version_of_how_many(
+    capsys, monkeypatch, tmp_path, cache, tiny_checkpoints
+):
+    """Where stderr is no terminal, each line of a recompute names its version and counts them."""
+    monkeypatch.setattr(terminal, "_QUIET_S", 0.0)
+    places = (f"--at={v}={tiny_checkpoints[v]}" for v in ("v0", "v1"))
+    done = run(capsys, "staleness", few(tmp_path / "d"), *places, *FP32)
+    assert done.code == 0, done.err
+    for number, version in enumerate(("v0", "v1"), 1):
+        told = f"routectl: {version}, version {number} of 2, recomputing "
+        lines = [line for line in done.err.splitlines() if line.startswith(told)]
+        assert lines
+        assert all(" of 6 samples (" in line and "tokens/s" in line for line in lines)
 
 
 @pytest.mark.models
