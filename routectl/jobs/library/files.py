@@ -61,8 +61,8 @@ def convert(source: Source, save: AnyPath, **options: Unpack[ConvertKeywords]) -
     That is the routectl.written/1 document of the command: ``samples``, ``bytes``, ``dropped``, ...
 
     Keywords are the options of ``routectl convert``: ``to``, ``codec``, ``missing``, ``lossy``,
-    ``keep_order``, ``verify``, ``no_tokens``, ``tokens_from``, ``force``, ``model``. Raises
-    UnsupportedError for what the form cannot hold.
+    ``keep_order``, ``verify``, ``no_tokens``, ``force``, ``model``. Raises UnsupportedError
+    for what the form cannot hold.
     """
     from ..convert import ConvertRequest, convert_dump
 

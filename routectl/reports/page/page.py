@@ -117,6 +117,8 @@ def _heading(doc: Document, verdict: str) -> tuple[str, str]:
     of_dump = doc.get("dump")
     if doc["schema"] == "routectl.cache/1":
         return _name(doc["folder"]), f"{len(doc['entries']):,} kept, {bytes_text(doc['bytes'])}"
+    if doc["schema"] == "routectl.outline/1":
+        return _name(doc["path"]), f"{plural(doc['samples'], 'sample')}, the model not known"
     if of_dump is None:
         return _name(doc["path"]), _model(doc["layers"], doc)
     counted = f"{plural(doc['samples'], 'sample')}, {plural(doc['tokens_with_routes'], 'token')}"
