@@ -37,7 +37,7 @@ MAY_IMPORT = {
         "dump errors files limits formats.arrays formats.documents formats.native "
         "formats.responses formats.trainers formats.wire"
     ),
-    "formats.arrays": "dump errors files limits model formats.documents formats.wire",
+    "formats.arrays": "dump errors files limits model visible formats.documents formats.wire",
     "formats.configs": "errors files formats.documents",
     "formats.documents": "dump errors files limits model visible kernels",
     "formats.native": (
@@ -87,11 +87,11 @@ MAY_IMPORT = {
     "reports.staleness": (
         "dump errors margins ops.diff ops.staleness reports reports.diff reports.text"
     ),
-    "reports.tables": "errors margins ops ops.check.book ops.diff ops.staleness reports.staleness",
     "reports.summary": (
         "reports reports.check reports.ci reports.diff reports.pack reports.predict "
         "reports.recompute reports.show reports.staleness reports.text"
     ),
+    "reports.tables": "errors margins ops ops.check.book ops.diff ops.staleness reports.staleness",
     "reports.text": "visible reports",
     "reports.written": "errors reports reports.page reports.text",
     "jobs": (
@@ -114,9 +114,8 @@ MAY_IMPORT = {
         "jobs.pack jobs.recompute jobs.staleness"
     ),
     "jobs.pack": (
-        "damage dump errors files layouts routes version visible formats.configs "
-        "formats.documents formats.native formats.replay ops.pack reports reports.pack "
-        "reports.text jobs"
+        "damage dump errors files layouts routes version visible formats.configs formats.documents "
+        "formats.native formats.replay ops.pack reports reports.pack reports.text jobs"
     ),
     "jobs.predict": (
         "dump errors files routes routers checkpoints formats.native forward ops.predict "

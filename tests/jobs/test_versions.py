@@ -37,7 +37,7 @@ def _dump(folder):
 def test_a_replay_folder_of_before_is_unpacked(folder, tmp_path):
     """Its tensors give back the recording's routes; a sample that was skipped is not there."""
     saved = tmp_path / "back.parquet"
-    routectl.run(routectl.UnpackRequest(folder=folder, output=saved))
+    routectl.run(routectl.UnpackRequest(folder=folder, save=saved))
     recorded = read_lines(DEEPSEEK / "samples.jsonl")[:3]
     if folder.name == "skipped":
         del recorded[1]

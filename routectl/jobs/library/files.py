@@ -130,7 +130,7 @@ def pack(
     if "save" not in options:
         raise TypeError("pack: expected a packing, or save=FOLDER")
     save = options.pop("save")
-    places = {"save": save, "output": save, "dump": path_text(routes)}
+    places = {"save": save, "dump": path_text(routes)}
     if rank is not _FIRST:
         places["rank"] = rank
     return pack_dump(request_of(PackRequest, options, **places), progress)
@@ -200,5 +200,5 @@ def unpack(parts: Any, *layout: Any, **options: Any) -> list[Routes | None] | Do
 
     progress = options.pop("progress", SILENT)
     save = options.pop("save", None)
-    places = {"save": save, "output": save, "folder": parts}
+    places = {"save": save, "folder": parts}
     return unpack_folder(request_of(UnpackRequest, options, **places), progress)

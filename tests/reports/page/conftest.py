@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 
 import pytest
 
@@ -83,14 +83,13 @@ def folder(tmp_path_factory):
     assert main(["ci", str(CI), "-o", str(made / "ci.json")]) == 1
     write("ci", "report", made / "ci.json")
     (made / "predict.html").write_bytes(html_page(predicted_document()).encode())
-    pack = ["pack", OLD, "-o", made / "packed", "--framework", "slime", "--cp", "2"]
+    pack = ["pack", OLD, "--save", made / "packed", "--framework", "slime", "--cp", "2"]
     assert main([*map(str, pack), "--max-tokens-per-gpu", "4096"]) == 0
     shutil.copytree(made / "packed", made / "wrong")
     (made / "wrong" / "manifest.json").unlink()
-    wrong = ["--framework", "verl", "--cp", "2", "--max-tokens-per-gpu", "4096"]
-    verify = ["pack", "--verify", made / "wrong", "--against", OLD, *wrong]
-    with (made / "verify.json").open("w", encoding="utf-8") as stream, redirect_stdout(stream):
-        assert main([*map(str, verify), "--json"]) == 1
+    layout = "framework=verl,cp=2,max-tokens-per-gpu=4096"
+    verify = ["verify", made / "wrong", "--against", OLD, "--layout", layout]
+    assert main([*map(str, verify), "-o", str(made / "verify.json")]) == 1
     write("verify", "report", made / "verify.json")
     return made
 
