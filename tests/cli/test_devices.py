@@ -127,13 +127,13 @@ def _index(folder, odd):
 def _config(folder, odd):
     odd.rename(folder / "config.json")
     (folder / "x.jsonl").write_bytes(Path(DUMP).read_bytes())
-    return ("show", str(folder / "x.jsonl"))
+    return ("check", str(folder / "x.jsonl"))
 
 
 def _meta(folder, odd):
     odd.rename(folder / "meta.json")
     (folder / "x.jsonl").write_bytes(Path(DUMP).read_bytes())
-    return ("show", str(folder / "x.jsonl"))
+    return ("check", str(folder / "x.jsonl"))
 
 
 def _shard(folder, odd):

@@ -215,7 +215,7 @@ class TestStreams:
         with path.open("a") as log:
             code, err = said("show", DUMP, "-o", "-", stdout=log)
         assert (code, err) == (0, "")
-        assert path.read_text("utf-8").startswith("before\ndump ")
+        assert path.read_text("utf-8").startswith("before\nDUMP ")
 
     @pytest.mark.parametrize("name", ["a.parquet", "a.npz", "a.jsonl", "a.safetensors"])
     def test_a_dump_to_a_fifo(self, tmp_path, name):

@@ -60,7 +60,7 @@ def _read(form, folder, name):
     path = folder / name
     if form == "replay.unpack":
         path = folder / "out.parquet"
-        run(UnpackRequest(folder=folder / "r", output=path, force=True))
+        run(UnpackRequest(folder=folder / "r", save=path, force=True))
     dump = open_dump(path)
     return dump.meta, list(dump)
 

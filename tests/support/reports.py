@@ -149,6 +149,7 @@ def verified():
     return {
         "schema": "routectl.verify/1",
         "ok": False,
+        "verdict": {"exit_code": 1},
         "folder": "/data/runs/replay-tensors-of-step-000120",
         "dump": LONG,
         "files": 48,

@@ -93,13 +93,13 @@ def test_it_is_readable_without_scripts(made):
 @pytest.mark.parametrize(
     ("name", "head"),
     [
-        ("show.json", "samples.jsonl 46 samples, 5,611 tokens, 4 MoE layers, top-4 of 32 experts"),
-        ("checkpoint.json", "iter_0000007 2 MoE layers, top-4 of 8 experts"),
+        ("show.json", "DUMP 46 samples, 5,611 tokens with routes, layers 1-4, top-4 of 32 experts"),
+        ("checkpoint.json", "CHECKPOINT MoE in layers 1-2, top-4 of 8 experts"),
         ("diff.json", "DIFFERS 2,055 of 101,616 rows"),
     ],
 )
 def test_the_heading_is_of_what_is_shown(name, head):
-    """A page begins with the verdict, or with the name and sizes of what has none."""
+    """A page begins with the verdict, or with the kind and sizes of what has none."""
     page = html_page(json.loads((FIXTURES / "golden" / name).read_text("utf-8")))
     heading = re.search("<h1>(.*?)</h1>", page, re.DOTALL)[1]
     text = re.sub(r"\s+", " ", "".join(Parsed(heading).texts))
