@@ -16,7 +16,7 @@ rows: int = result.rows_mismatched
 packing = routectl.Packing([9, 17], framework="slime", tp=2, cp=4)
 packed = routectl.pack([s.routes for s in old if s.routes], packing, routectl.Rank(cp=1, tp=0))
 layout = routectl.LayoutOptions(framework="slime", tp=2, cp=4)
-request = routectl.PackRequest(dump="rollout.parquet", output=Path("replay"), layout=layout)
+request = routectl.PackRequest(dump="rollout.parquet", save=Path("replay"), layout=layout)
 manifest = routectl.run(request, routectl.Progress(note=print))
 
 paths: routectl.DiffAnswer = routectl.diff(

@@ -107,12 +107,11 @@ def quiet() -> Iterator[None]:
 def writers_of(place: Path, url: str) -> Iterator[Writer]:
     """All writers; their inputs are made in ``place``, what they write is in the run's folder."""
     dump = str(ENGINE)
-    yield Writer(
-        "convert", "a.parquet", "--save", ("convert", dump, "--save", "a.parquet"), digest_of_tree
-    )
+    convert = ("convert", dump, "--save", "a.parquet")
+    yield Writer("convert", "a.parquet", convert, digest_of_tree)
     old = place / "old.parquet"
     run_here("convert", dump, "--save", str(old), "--codec", "packed")
-    force = ("convert", dump, "--save", "a.parquet", "--verify", "--force")
+    force = (*convert, "--verify", "--force")
     yield Writer("convert --force", "a.parquet", force, digest_of_tree, old=old)
     target = ("convert", dump, "--save", "a.safetensors", "--lossy")
     yield Writer("convert to a target", "a.safetensors", target, digest_of_tree)
@@ -128,7 +127,7 @@ def writers_of(place: Path, url: str) -> Iterator[Writer]:
     prompts = place / "prompts.jsonl"
     lines = (f'{{"prompt_token_ids": {list(ids)}}}\n' for ids, _ in rollouts())
     prompts.write_text("".join(lines), "utf-8")
-    words = ("capture", url, "--prompts", str(prompts), "-o", "a.parquet", "--max-tokens", "24")
+    words = ("capture", url, "--prompts", str(prompts), "--save", "a.parquet", "--max-tokens", "24")
     yield Writer("capture", "a.parquet", (*words, "--model", str(QWEN)), samples_of_native)
     config = ci_configs.config(place, a=ci_configs.EXACT | {"fail-over": ["mismatch:+1%"]})
     text = config.read_text("utf-8")

@@ -38,7 +38,7 @@ def test_a_config_that_is_none_is_refused_in_one_line(changed, said, tmp_path):
     dump = write_lines(tmp_path / "x.jsonl", [record(some_ids(5))])
 
     def judge(folder):
-        done = command("recompute", folder / "c", dump, "-o", folder / "o.parquet")
+        done = command("recompute", folder / "c", dump, "--save", folder / "o.parquet")
         assert done.code == 2
         assert done.err.startswith(f"routectl: {folder / 'c'}"), done.err
         assert said in done.err

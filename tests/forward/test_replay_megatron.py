@@ -31,7 +31,7 @@ sys.modules["megatron"] = None  # any import of it is an ImportError
 from routectl.cli.main import main
 for folder in sys.argv[1:]:
     inputs, output = f"{folder}/inputs.safetensors", f"{folder}/routes.parquet"
-    assert main(["recompute", folder, inputs, "-o", output]) == 0
+    assert main(["recompute", folder, inputs, "--save", output]) == 0
 """
 MIXTRAL = {
     "model_type": "mixtral",
@@ -157,7 +157,7 @@ class TestModel:
 
     def test_without_either_it_is_refused(self, capsys, bare: Path, tmp_path: Path) -> None:
         """One line names what is absent and the flag; nothing is written."""
-        line = ("recompute", bare, bare / "inputs.safetensors", "-o", tmp_path / "r.parquet")
+        line = ("recompute", bare, bare / "inputs.safetensors", "--save", tmp_path / "r.parquet")
         said = complaint(capsys, *line)
         assert "torch_dist: nothing in it says how its routers select" in said
         assert "hint: --model CONFIG" in said
@@ -184,7 +184,7 @@ class TestModel:
             "recompute",
             bare,
             bare / "inputs.safetensors",
-            "-o",
+            "--save",
             tmp_path / "r.parquet",
             "--model",
             tmp_path,

@@ -224,7 +224,7 @@ def _prompts(folder):
     """Prompts of a capture, asked of a server."""
     flags = ("--max-tokens", 24, "--retries", 0, "--patience", 0, "--timeout", 5, "--model", QWEN)
     out = folder / "out.jsonl"
-    done = command("capture", _engine().url, "--prompts", folder / "x.jsonl", "-o", out, *flags)
+    done = command("capture", _engine().url, "--prompts", folder / "x.jsonl", "--save", out, *flags)
     if done.code == 0 and opened_whole(out, model=QWEN) is None:
         raise WrongError("unsound", "what capture wrote cannot be read")
 

@@ -56,7 +56,7 @@ INTEGERS = {
                  "--at v1=IN/tiny/v1.parquet --json",
     "verify": "verify IN/packed --against IN/tiny/v0.parquet --json",
     "report": "report IN/diff.json -o OUT/o.html",
-    "ci.baseline": "ci OUT/ci.toml --update-baseline --junit OUT/ci.xml",
+    "ci.baseline": "ci OUT/ci.toml --update-baseline",
 }  # fmt: skip
 CONFIG = """
 [checks.sound]
@@ -146,7 +146,7 @@ def test_writers_of_integers_write_the_same_bytes_on_any_threads(inputs, tmp_pat
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ask = f"capture http://127.0.0.1:{port} --prompts IN/prompts.jsonl -o"
+    ask = f"capture http://127.0.0.1:{port} --prompts IN/prompts.jsonl --save"
     more = {
         "capture": f"{ask} OUT/o.parquet --model IN/qwen.json --concurrency THREADS --n 1",
         "capture.lines": f"{ask} OUT/o.jsonl --model IN/qwen.json --concurrency THREADS --n 1",

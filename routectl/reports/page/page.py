@@ -110,28 +110,17 @@ def _title(doc: Document) -> str:
 
 
 def _heading(doc: Document, verdict: str) -> tuple[str, str]:
-    """The word of a verdict, and the rest of its line; of what has none, its name and sizes."""
+    """The word of a verdict, and the rest of its line; of what has none, its name and size."""
     if verdict:
         word, _, words = verdict.partition("  ")
         return word, words.strip()
-    of_dump = doc.get("dump")
     if doc["schema"] == "routectl.cache/1":
         return _name(doc["folder"]), f"{len(doc['entries']):,} kept, {bytes_text(doc['bytes'])}"
-    if doc["schema"] == "routectl.outline/1":
-        return _name(doc["path"]), f"{plural(doc['samples'], 'sample')}, the model not known"
-    if of_dump is None:
-        return _name(doc["path"]), _model(doc["layers"], doc)
-    counted = f"{plural(doc['samples'], 'sample')}, {plural(doc['tokens_with_routes'], 'token')}"
-    return _name(of_dump["path"]), f"{counted}, {_model(of_dump['layers'], of_dump)}"
+    return _name(doc["path"]), f"{plural(doc['samples'], 'sample')}, the model not known"
 
 
 def _name(path: str) -> str:
     return PurePath(path).name or path
-
-
-def _model(layers: list[int], sizes: Document) -> str:
-    top_k = "" if sizes["top_k"] is None else f"top-{sizes['top_k']} of "
-    return f"{plural(len(layers), 'MoE layer')}, {top_k}{plural(sizes['num_experts'], 'expert')}"
 
 
 def html_page(doc: Document) -> str:

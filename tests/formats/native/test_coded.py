@@ -540,6 +540,7 @@ def test_killed_at_any_instant_the_file_is_absent_or_whole(tmp_path):
         "routectl",
         "convert",
         str(TINY / "vllm.bf16/samples.jsonl"),
+        "--save",
         str(path),
         "--codec",
         "packed",

@@ -241,7 +241,7 @@ def test_budgets_reach_every_process(tmp_path, folder):
     from routectl.forward import RunOptions
 
     options = RunOptions(checkpoint=folder / "checkpoint", device="cpu")
-    opened = partial(open_input, str(folder / "dump.parquet"), folder / "checkpoint", None, None)
+    opened = partial(open_input, str(folder / "dump.parquet"), folder / "checkpoint")
     work = Work(options=options, open_source=opened, indices=(0,), output=tmp_path / "r.parquet")
     with raised_limits(cell="1"), pytest.raises(RoutectlError) as caught:
         run_workers([work], 1, None, print)

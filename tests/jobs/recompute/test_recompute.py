@@ -115,6 +115,7 @@ def test_the_dump_is_held_against_what_was_written(capsys, tmp_path, folder):
     ]
     for file, one in zip(found["files"], found["comparisons"], strict=True):
         own = document(capsys, "diff", folder / "dump.parquet", file["path"], code=1)
+        assert own.pop("asked")["inputs"] == [str(folder / "dump.parquet"), file["path"]]
         assert one == {"mode": file["mode"], "diff": own}
     assert (found["verdict"], found["not_compared"]) == (
         {"thresholds": [], "failed": [], "exit_code": 0},

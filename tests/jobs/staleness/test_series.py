@@ -108,7 +108,7 @@ def test_a_broken_last_step_is_not_judged(capsys, steps):
     line = ("staleness", "--series", steps)
     assert run(capsys, *line).code == 0
     said = complaint(capsys, *line, "--fail-over", "total:90%")
-    assert "step-13.json: the last step cannot be judged: not JSON" in said
+    assert "step-13.json: the last step cannot be judged: got an empty file" in said
 
 
 def test_refusals(capsys, tmp_path, steps):
