@@ -6,6 +6,7 @@ asked for often. A FIFO or device with a name of its own is none of these, and i
 
 import os
 import re
+import select
 import shutil
 import stat
 from functools import cache
@@ -19,6 +20,7 @@ from .scratch import lasting_folder
 __all__ = ["copied_pipe", "copied_stream"]
 
 _BLOCK = 1 << 20
+_STEP_MS = 200
 _SPARE = 10**9  # bytes that a copy leaves on the disk
 _OWN = re.compile(r"/dev/stdin|/dev/fd/\d{1,6}|/proc/self/fd/\d{1,6}")
 _BINARY = (b"PAR1", b"PK", b"\x1f\x8b", b"data:", b"event:", b": ")
@@ -64,7 +66,7 @@ def copied_stream(stream: IO[bytes], name: str, most: int | None, *, of_dump: bo
     try:
         path = folder / "stdin"
         with path.open("xb") as file:
-            while block := stream.read(_BLOCK):
+            while block := _read(stream):
                 if of_dump and not file.tell() and not _may_be_dump(block):
                     raise FormatError(f"{name}: not a dump: it begins with {block[:16]!r}")
                 if file.tell() + len(block) > most:
@@ -73,6 +75,35 @@ def copied_stream(stream: IO[bytes], name: str, most: int | None, *, of_dump: bo
     except OSError as error:
         raise RoutectlError(f"{name}: cannot be copied to TMPDIR: {error.strerror}") from None
     return path
+
+
+def _read(stream: IO[bytes]) -> bytes:
+    """A block, less at the end of the stream."""
+    parts, left = [], _BLOCK
+    while left:
+        _wait(stream)
+        part: bytes = stream.read1(left)  # type: ignore[attr-defined]
+        if not part:
+            break
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def _wait(stream: IO[bytes]) -> None:
+    """Wait until there is something to read, in short steps.
+
+    A signal that comes just before a read begins is heard after it: of a pipe where nothing comes,
+    never.
+    """
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError, AttributeError):
+        return
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    while not poller.poll(_STEP_MS):
+        pass
 
 
 def _refuse(name: str, most: int, asked: int | None) -> None:
