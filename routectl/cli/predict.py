@@ -9,7 +9,7 @@ from ..jobs.predict.request import (
     write_predicted,
 )
 from .desk import CommandLine, desk
-from .terminal import TERMINAL, emit
+from .terminal import TERMINAL
 
 __all__ = ["predict_commands"]
 
@@ -50,9 +50,7 @@ def _judge(line: CommandLine) -> int:
 @desk(PredictWriteRequest, "as_json")
 def _write(line: CommandLine) -> int:
     """Write predicted routes as a dump, for `routectl pack`."""
-    document = write_predicted(line.request(PredictWriteRequest), TERMINAL)
-    if line.voices.as_json:
-        emit(document, lambda found, console: None, as_json=True)
+    line.voices.tell_saved(write_predicted(line.request(PredictWriteRequest), TERMINAL))
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from ..jobs.pack.unpack import UnpackRequest, unpack_folder
 from .desk import CommandLine, desk
-from .terminal import TERMINAL, emit
+from .terminal import TERMINAL
 
 __all__ = ["unpack_command"]
 
@@ -14,7 +14,5 @@ def unpack_command(line: CommandLine) -> int:
     The file has every sample, with its tokens and all else that the packed dump knew; padding is
     dropped and rows that were missing are missing again.
     """
-    document = unpack_folder(line.request(UnpackRequest), TERMINAL)
-    if line.voices.as_json:
-        emit(document, lambda found, console: None, as_json=True)
+    line.voices.tell_saved(unpack_folder(line.request(UnpackRequest), TERMINAL))
     return 0

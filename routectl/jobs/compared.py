@@ -1,6 +1,6 @@
 """Two dumps compared and judged: the routectl.diff/1 document of whoever compares them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,21 @@ if TYPE_CHECKING:
 __all__ = ["Compared", "Judging", "compared", "metric_names", "parsed_limits"]
 
 
-def parsed_limits(over: Sequence[str], under: Sequence[str]) -> "tuple[Threshold, ...]":
-    """The thresholds of --fail-over and --fail-under, upper ones first. Raises RoutectlError."""
-    from ..ops.diff.thresholds import parse_threshold
+def parsed_limits(
+    over: Sequence[str],
+    under: Sequence[str],
+    parse: "Callable[..., Threshold] | None" = None,
+) -> "tuple[Threshold, ...]":
+    """The thresholds of --fail-over and --fail-under, upper ones first. Raises RoutectlError.
 
-    upper = [parse_threshold(text, over=True) for text in over]
-    return (*upper, *(parse_threshold(text, over=False) for text in under))
+    ``parse`` reads one, as ``parse_threshold`` of a comparison does, which is the default.
+    """
+    if parse is None:
+        from ..ops.diff.thresholds import parse_threshold
+
+        parse = parse_threshold
+    upper = [parse(text, over=True) for text in over]
+    return (*upper, *(parse(text, over=False) for text in under))
 
 
 def metric_names() -> list[str]:

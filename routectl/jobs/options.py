@@ -33,6 +33,7 @@ __all__ = [
     "options_of",
     "save_option",
     "threads_option",
+    "threshold_option",
     "tokens_option",
 ]
 
@@ -166,6 +167,11 @@ def save_option(what: str, default: Any = None) -> Any:
 def threads_option() -> Any:
     """--threads of whatever runs a model."""
     return option(None, least=1, help="CPU threads.")
+
+
+def threshold_option(told: str, names: Callable[[], Sequence[str]], where: str = "[@LAYER]") -> Any:
+    """--fail-over or --fail-under of every request that judges; ``names`` are those of metrics."""
+    return option((), metavar=f"METRIC{where}:N[%]", suggests=names, help=f"{told}; repeatable.")
 
 
 def tokens_option() -> Any:

@@ -13,7 +13,6 @@ WRITERS = {  # what writes, or makes or removes a name, and stands outside files
     "formats/replay/folder.py": {"mkdir", "write_text"},  # as above
     "formats/targets/bundle.py": {"open", "write_text"},  # as above
     "jobs/recompute/cache.py": {"os.open", "rmtree", "unlink"},  # entries that are let go of
-    "jobs/recompute/kept.py": {"rmtree"},  # parts of another run
     "jobs/recompute/parts.py": {"os.open", "rmdir", "unlink"},  # the parts'
     "reports/ci/dashboards.py": {"mkdir"},  # the dashboards' folders
     "formats/responses/records.py": {"SpooledTemporaryFile"},

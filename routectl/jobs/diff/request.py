@@ -15,6 +15,7 @@ from ..options import (
     layers_option,
     match_option,
     option,
+    threshold_option,
     tokens_option,
 )
 from ..progress import SILENT, Progress
@@ -62,18 +63,8 @@ class DiffRequest:
         help="The same side as OLD, run again: how much that differs is the noise floor.",
     )
     examples: int = option(10, least=0, help="How many mismatched rows and worst samples to show.")
-    fail_over: tuple[str, ...] = option(
-        (),
-        metavar="METRIC[@LAYER]:N[%]",
-        suggests=metric_names,
-        help="Exit 1 only when over; repeatable.",
-    )
-    fail_under: tuple[str, ...] = option(
-        (),
-        metavar="METRIC[@LAYER]:N[%]",
-        suggests=metric_names,
-        help="Exit 1 only when under; repeatable.",
-    )
+    fail_over: tuple[str, ...] = threshold_option("Exit 1 only when over", metric_names)
+    fail_under: tuple[str, ...] = threshold_option("Exit 1 only when under", metric_names)
     allow_unmatched: bool = allow_unmatched_option()
     eps: float | None = eps_option()
     forward: tuple[str, ...] = forward_option()

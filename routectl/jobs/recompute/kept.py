@@ -6,7 +6,6 @@
 import dataclasses
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -147,7 +146,7 @@ class CheckpointSide:
             open_parts(work.output, job_of(work.prepare(), self.partner.dump), modes, resume=True)
         except (FormatError, MismatchError) as error:
             self.crew.progress.note(f"starting anew: {error}")
-            shutil.rmtree(folder)
+            Parts(folder, modes).drop()
 
 
 def prepare_side(

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 from ...errors import MismatchError, RoutectlError, UnsupportedError
 from ...reports.text.wording import plural
 from ..compared import Judging, compared, metric_names, parsed_limits
-from ..options import argument, check_bounds, no_tokens_option, option, save_option
+from ..options import (
+    argument,
+    check_bounds,
+    no_tokens_option,
+    option,
+    save_option,
+    threshold_option,
+)
 from ..progress import SILENT, Progress
 from ..reading import WITHOUT_TOKENS, Reading, refuse_relative
 from .crew import Crew, crew_of
@@ -63,18 +70,10 @@ class RecomputeRequest:
         "attention: how many rows change.",
     )
     resume: bool = option(False, help="Go on from the finished parts of a run that was killed.")
-    fail_over: tuple[str, ...] = option(
-        (),
-        metavar="METRIC[@LAYER]:N[%]",
-        suggests=metric_names,
-        help="Exit 1 when the dump is over, held against DST; repeatable.",
+    fail_over: tuple[str, ...] = threshold_option(
+        "Exit 1 when the dump is over, held against DST", metric_names
     )
-    fail_under: tuple[str, ...] = option(
-        (),
-        metavar="METRIC[@LAYER]:N[%]",
-        suggests=metric_names,
-        help="Exit 1 when the dump is under; repeatable.",
-    )
+    fail_under: tuple[str, ...] = threshold_option("Exit 1 when the dump is under", metric_names)
     no_tokens: bool = no_tokens_option("DST, its parts and the page")
     force: bool = False
     detail: bool = False

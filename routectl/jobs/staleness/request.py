@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError
+from ..compared import parsed_limits
 from ..keyed import key_names, keyed, keys_text
 from ..options import (
     allow_unmatched_option,
@@ -16,6 +17,7 @@ from ..options import (
     layers_option,
     match_option,
     option,
+    threshold_option,
     tokens_option,
 )
 from ..progress import SILENT, Progress
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from ...reports.document import Document
 
 __all__ = ["Method", "StalenessRequest", "answer_staleness", "compare_versions", "question_of"]
+
+_WHERE = "[@lagN][@LAYER]"  # of what a threshold of staleness may be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,17 +108,11 @@ class StalenessRequest:
         metavar="N",
         help="Global batch / mini-batch: says whether the run needs no replay, R2 or R3.",
     )
-    fail_over: tuple[str, ...] = option(
-        (),
-        metavar="METRIC[@lagN][@LAYER]:N[%]",
-        suggests=_metric_names,
-        help="Exit 1 when over; repeatable.",
+    fail_over: tuple[str, ...] = threshold_option(
+        "Exit 1 when over", _metric_names, "[@lagN][@LAYER]"
     )
-    fail_under: tuple[str, ...] = option(
-        (),
-        metavar="METRIC[@lagN][@LAYER]:N[%]",
-        suggests=_metric_names,
-        help="Exit 1 when under; repeatable.",
+    fail_under: tuple[str, ...] = threshold_option(
+        "Exit 1 when under", _metric_names, "[@lagN][@LAYER]"
     )
     allow_unmatched: bool = allow_unmatched_option()
     fail_on: str | None = option(
@@ -157,9 +155,7 @@ class StalenessRequest:
         """The thresholds, upper ones first."""
         from ...ops.staleness.thresholds import parse_staleness_threshold
 
-        over = [parse_staleness_threshold(text, over=True) for text in self.fail_over]
-        under = [parse_staleness_threshold(text, over=False) for text in self.fail_under]
-        return (*over, *under)
+        return parsed_limits(self.fail_over, self.fail_under, parse_staleness_threshold)
 
     @property
     def options(self) -> "StalenessOptions":

@@ -2,7 +2,7 @@
 
 from ...ops.check.book.results import CheckResult
 from ...ops.diff.measures import rate
-from .frame import ArrowColumn, Frame, Rows, counted_columns
+from .frame import LAYER, POSITION, ArrowColumn, Frame, Rows, counted_columns
 
 __all__ = ["CHECK_FRAMES"]
 
@@ -63,8 +63,8 @@ CHECK_FRAMES = (
         (
             _CODE,
             ArrowColumn("sample", "string", "", "its id, or its place"),
-            ArrowColumn("position", "int64", "positions", "absolute, from 0"),
-            ArrowColumn("layer", "int64", "", "transformer layer, from 0"),
+            POSITION,
+            LAYER,
             ArrowColumn("note", "string", "", "what is known of this place alone"),
         ),
         _places,
@@ -72,7 +72,7 @@ CHECK_FRAMES = (
     Frame(
         "layers",
         "a layer compared with the reference; empty without one",
-        (ArrowColumn("layer", "int64", "", "transformer layer, from 0"), *counted_columns()),
+        (LAYER, *counted_columns()),
         _layers,
     ),
 )

@@ -5,14 +5,24 @@ from typing import Any
 from ...ops.diff.counts import PLACES, bin_edges
 from ...ops.diff.diff import DiffResult
 from ...ops.diff.measures import layer_measures, rate
-from .frame import ArrowColumn, Frame, Rows, counted_columns
+from .frame import (
+    F_TAU,
+    LAYER,
+    LOGPROB_TOKENS,
+    OLD_SAMPLE,
+    POSITION,
+    ArrowColumn,
+    Frame,
+    Rows,
+    counted_columns,
+)
 
 __all__ = ["DIFF_FRAMES", "layer_cells", "position_cells", "sample_cells"]
 
 _COUNTED = counted_columns()
 _WITH_TOKENS = counted_columns("tokens")
 LAYER_COLUMNS = (
-    ArrowColumn("layer", "int64", "", "transformer layer, from 0"),
+    LAYER,
     *_COUNTED,
     ArrowColumn("overlap_rate", "float64", "0..1", "mean of shared ids / K"),
     ArrowColumn("order_mismatches", "int64", "rows", "equal sets in another slot order"),
@@ -26,12 +36,12 @@ LAYER_COLUMNS = (
     ArrowColumn("clear_rate", "float64", "0..1", "above eps"),
 )
 SAMPLE_COLUMNS = (
-    ArrowColumn("sample", "string", "", "its id in OLD, or its place"),
+    OLD_SAMPLE,
     *_WITH_TOKENS,
-    ArrowColumn("logprob_tokens", "int64", "tokens", "with log-probs on both sides"),
+    LOGPROB_TOKENS,
     ArrowColumn("k1", "float64", "nats", "mean of log p_old - log p_new; docs/metrics.md"),
     ArrowColumn("k3", "float64", "nats", "mean of e^d - 1 - d"),
-    ArrowColumn("f_tau", "float64", "0..1", "tokens with a ratio over 2 or under 1/2"),
+    F_TAU,
 )
 POSITION_COLUMNS = (
     ArrowColumn("start", "int64", "positions", "first of the bin"),
@@ -116,9 +126,9 @@ DIFF_FRAMES = (
         "examples",
         "one of the first mismatched rows",
         (
-            ArrowColumn("sample", "string", "", "its id in OLD, or its place"),
-            ArrowColumn("position", "int64", "positions", "absolute, from 0"),
-            ArrowColumn("layer", "int64", "", "transformer layer, from 0"),
+            OLD_SAMPLE,
+            POSITION,
+            LAYER,
             ArrowColumn("old", "list<int64>", "expert ids", "sorted"),
             ArrowColumn("new", "list<int64>", "expert ids", "sorted"),
             ArrowColumn("margin_old", "float64", "score", "boundary margin of OLD"),

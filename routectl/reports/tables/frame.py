@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ArrowColumn", "Frame", "arrow_of", "counted_columns"]
+__all__ = [
+    "F_TAU",
+    "LAYER",
+    "LOGPROB_TOKENS",
+    "OLD_SAMPLE",
+    "POSITION",
+    "ArrowColumn",
+    "Frame",
+    "arrow_of",
+    "counted_columns",
+]
 
 Rows = Iterable[tuple[Any, ...]]
 
@@ -37,6 +47,13 @@ class Frame:
     about: str
     columns: tuple[ArrowColumn, ...]
     rows: Callable[[Any, float], Rows]
+
+
+LAYER = ArrowColumn("layer", "int64", "", "transformer layer, from 0")
+POSITION = ArrowColumn("position", "int64", "positions", "absolute, from 0")
+OLD_SAMPLE = ArrowColumn("sample", "string", "", "its id in OLD, or its place")
+LOGPROB_TOKENS = ArrowColumn("logprob_tokens", "int64", "tokens", "with log-probs on both sides")
+F_TAU = ArrowColumn("f_tau", "float64", "0..1", "tokens with a ratio over 2 or under 1/2")
 
 
 def counted_columns(*more: str) -> tuple[ArrowColumn, ...]:

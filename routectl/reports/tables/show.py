@@ -2,11 +2,9 @@
 
 from ...ops.diff.measures import dead_experts, entropy, max_vio
 from ...ops.summary import Summary
-from .frame import ArrowColumn, Frame, Rows
+from .frame import LAYER, ArrowColumn, Frame, Rows
 
 __all__ = ["SUMMARY_FRAMES"]
-
-_LAYER = ArrowColumn("layer", "int64", "", "transformer layer, from 0")
 
 
 def _layers(summary: Summary, eps: float) -> Rows:
@@ -27,7 +25,7 @@ SUMMARY_FRAMES = (
         "layers",
         "a MoE layer",
         (
-            _LAYER,
+            LAYER,
             ArrowColumn("rows", "int64", "rows", "that are there"),
             ArrowColumn("rows_missing", "int64", "rows", "the others"),
             ArrowColumn("max_vio", "float64", "", "busiest expert over the even share, less 1"),
@@ -40,7 +38,7 @@ SUMMARY_FRAMES = (
         "experts",
         "an expert of a layer",
         (
-            _LAYER,
+            LAYER,
             ArrowColumn("expert", "int64", "", "its id"),
             ArrowColumn("rows", "int64", "rows", "that took it"),
         ),

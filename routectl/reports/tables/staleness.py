@@ -16,7 +16,7 @@ from .diff import (
     position_cells,
     sample_cells,
 )
-from .frame import ArrowColumn, Frame, Rows, counted_columns
+from .frame import F_TAU, LOGPROB_TOKENS, ArrowColumn, Frame, Rows, counted_columns
 
 __all__ = ["STALENESS_FRAMES"]
 
@@ -95,9 +95,9 @@ _FIGURES = (
     *_WHICH,
     *counted_columns("tokens"),
     *_INTERVAL,
-    ArrowColumn("logprob_tokens", "int64", "tokens", "with log-probs on both sides"),
+    LOGPROB_TOKENS,
     ArrowColumn("k3", "float64", "nats", "mean of e^d - 1 - d; docs/metrics.md"),
-    ArrowColumn("f_tau", "float64", "0..1", "tokens with a ratio over 2 or under 1/2"),
+    F_TAU,
 )
 STALENESS_FRAMES = (
     Frame("comparisons", "a comparison", _FIGURES, _comparisons),
