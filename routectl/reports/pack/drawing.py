@@ -1,7 +1,6 @@
 """A layout drawn in the terminal: which token sits where, rank by rank."""
 
 import itertools
-import textwrap
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from ...layouts.packing import Packing, Share
 from ...layouts.runs import Run
+from ..text.tables import print_text
 
 __all__ = ["draw_layout"]
 
@@ -99,15 +99,6 @@ def _print_row(
         console.print(line, soft_wrap=True)
 
 
-def _print_words(console: Console, words: str, hang: int) -> None:
-    """Words broken to the console's width, what goes on under ``hang`` spaces."""
-    lines = textwrap.wrap(
-        words, console.width, subsequent_indent=" " * hang, break_long_words=False
-    )
-    for line in lines:
-        console.print(line, soft_wrap=True)
-
-
 def _stream(packing: Packing) -> Iterator[tuple[str, str]]:
     """The stream before CP: each sample's tokens, those without a row of their own, padding."""
     edges = packing.cu_seqlens_padded.tolist()
@@ -140,7 +131,7 @@ def _draw_rows(packing: Packing, console: Console, picked: _Picked, cp_ranks: li
         _print_row(console, label, cells, width if small else 1, whole)
     if len(shown) < len(ranks):
         left = f"... and {len(ranks) - len(shown)} more ranks"
-        _print_words(console, f"{left}: --rank cp=C,tp=T draws one", 2)
+        print_text(console, f"{left}: --rank cp=C,tp=T draws one", 2)
 
 
 def _heading(share: Share, title: str) -> str:
@@ -187,15 +178,15 @@ def draw_layout(packing: Packing, console: Console, ranks: Mapping[str, int] | N
     shown = groups if picked.any_of("mb", "dp") else groups[:_GROUPS]
     for m, first, share in shown:
         title = "" if packing.plan is None else f"micro-batch {m}, ranks from {first}: "
-        _print_words(console, _heading(share, title), 2)
+        print_text(console, _heading(share, title), 2)
         cp_ranks = [c for c in range(share.packing.cp) if _is_picked(packing, picked, first + c)]
         _draw_rows(share.packing, console, picked, cp_ranks)
     if len(shown) < len(groups):
         left = f"... and {len(groups) - len(shown):,} more micro-batches of ranks"
-        _print_words(console, f"{left}: --rank mb=M,dp=D draws one", 2)
+        print_text(console, f"{left}: --rank mb=M,dp=D draws one", 2)
     if packing.pipeline is not None:
         for stage in range(packing.pipeline.pp):
             if picked.has("pp", stage):
                 chunks = packing.pipeline.stage_layers(stage)
                 texts = (f"{c[0]}-{c[-1]}" if c else "none" for c in chunks)
-                _print_words(console, f"{f'pp{stage}':<9} layers {' | '.join(texts)}", 10)
+                print_text(console, f"{f'pp{stage}':<9} layers {' | '.join(texts)}", 10)
