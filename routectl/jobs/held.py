@@ -1,6 +1,6 @@
 """A dump that a program holds in memory, where a request takes the path of one."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..dump import Dump
@@ -19,3 +19,8 @@ class HeldDump(str):
         held = super().__new__(cls, f"{dump.meta.path} (in memory)".replace("::", ":"))
         held.dump = dump
         return held
+
+    def __reduce__(self) -> Any:
+        from .shards.work import HeldHereError
+
+        raise HeldHereError

@@ -99,7 +99,7 @@ MAY_IMPORT = {
         "formats.documents formats.native formats.targets ops ops.check.alone ops.check.book "
         "ops.diff ops.pack reports reports.beside reports.cache reports.check reports.ci "
         "reports.diff reports.pack reports.predict reports.recompute reports.show "
-        "reports.staleness reports.text"
+        "reports.staleness reports.text jobs.shards"
     ),
     "jobs.check": (
         "dump errors files model routers formats.documents formats.native ops.check ops.check.book "
@@ -126,6 +126,7 @@ MAY_IMPORT = {
         "formats.documents formats.native formats.wire forward ops.diff ops.predict reports "
         "reports.cache reports.diff reports.recompute reports.text jobs"
     ),
+    "jobs.shards": "errors limits reports.text jobs",
     "jobs.staleness": (
         "dump errors ops.diff ops.staleness reports reports.staleness jobs jobs.recompute"
     ),
