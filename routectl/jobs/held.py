@@ -5,7 +5,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..dump import Dump
 
-__all__ = ["HeldDump"]
+__all__ = ["HeldDump", "HeldHereError"]
+
+
+class HeldHereError(Exception):
+    """Work for another process has what this one alone holds: a dump that a program made."""
 
 
 class HeldDump(str):
@@ -21,6 +25,4 @@ class HeldDump(str):
         return held
 
     def __reduce__(self) -> Any:
-        from .shards.work import HeldHereError
-
         raise HeldHereError

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
+from ...errors import FormatError
+from ...files.reading import open_regular
+
 __all__ = ["processors", "quota_of"]
 
 _SELF = Path("/proc/self")
@@ -24,9 +27,9 @@ def processors(about: Path = _SELF) -> int:
 def quota_of(about: Path = _SELF) -> float | None:
     """The processors that the least of its cgroups gives a process; None where none limits it."""
     try:
-        groups = (about / "cgroup").read_text().splitlines()
-        mounts = (about / "mountinfo").read_text().splitlines()
-    except OSError:  # no Linux
+        groups = _text(about / "cgroup").splitlines()
+        mounts = _text(about / "mountinfo").splitlines()
+    except FormatError:  # no Linux
         return None
     found = []
     for line in groups:
@@ -67,8 +70,14 @@ def _unescaped(text: str) -> str:
 def _quota(folder: Path, *names: str) -> float | None:
     """Quota over period out of one file or two; None for no limit."""
     try:
-        told = [word for name in names for word in (folder / name).read_text().split()]
+        told = [word for name in names for word in _text(folder / name).split()]
         quota, period = float(told[0]), float(told[1])
-    except (OSError, ValueError, IndexError):  # "max", or no such file
+    except (FormatError, ValueError, IndexError):  # "max", or no such file
         return None
     return quota / period if quota > 0 and period > 0 else None
+
+
+def _text(path: Path) -> str:
+    """A file of the kernel's, whose size is not known before it is read."""
+    with open_regular(path) as stream:
+        return stream.read().decode("ascii", "replace")

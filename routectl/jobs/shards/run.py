@@ -12,10 +12,11 @@ from typing import Any, Generic, TypeVar
 
 from ...errors import RoutectlError
 from ...reports.text.wording import bytes_text
+from ..held import HeldHereError
 from ..progress import Advance, Progress
 from .crew import Crew
 from .processes import Workers
-from .work import HeldHereError, Partial, Shard, Work
+from .work import Partial, Shard, Work
 from .worker import done_by
 
 __all__ = ["Counted", "added", "counted", "in_order"]

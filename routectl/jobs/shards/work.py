@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEAST_BYTES", "HeldHereError", "Opened", "Partial", "Shard", "Work", "cut_runs"]
+__all__ = ["LEAST_BYTES", "Opened", "Partial", "Shard", "Work", "cut_runs"]
 
 LEAST_BYTES = 4 << 20  # of a shard: a row group of a native file
 _T = TypeVar("_T")
@@ -23,10 +23,6 @@ class Partial(Protocol):
 
     def __add__(self, other: Self, /) -> Self:
         """Both together."""
-
-
-class HeldHereError(Exception):
-    """Work that is pickled has what this process alone holds: a dump that a program made."""
 
 
 P_co = TypeVar("P_co", covariant=True)
