@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from routectl.ops.diff.tally import diff_part
 from routectl.ops.pairs.join import join_keys
-from routectl.ops.pairs.parts import cut_join
+from routectl.ops.pairs.parts import whole_join
 
 __all__ = ["added_in_some_tree", "cut_at"]
 
@@ -26,4 +26,4 @@ def cut_at(old, new, options, cuts):
     join = join_keys(old.keys, new.keys, options.match)
     ends = sorted({c for c in cuts if 0 < c < len(join.pairs)})
     runs = [range(a, b) for a, b in pairwise([0, *ends, len(join.pairs)])]
-    return [diff_part(old, new, options, part) for part in cut_join(join, runs)]
+    return [diff_part(old, new, options, part) for part in whole_join(join).cut(runs)]

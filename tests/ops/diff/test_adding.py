@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from routectl.ops.diff.diff import DiffOptions, diff_as
 from routectl.ops.pairs.join import join_keys
-from routectl.ops.pairs.parts import cut_join
+from routectl.ops.pairs.parts import whole_join
 from routectl.reports.diff.document import diff_document
 from routectl.reports.document import to_json
 from support.cuts import added_in_some_tree, cut_at
@@ -55,7 +55,7 @@ def test_parts_have_every_sample_once():
     old, new = dump.select(samples=[0, 1, 2, 3, 5]), dump.select(samples=[1, 2, 4, 5, 6])
     join = join_keys(old.keys, new.keys)
     for runs in ([range(5)], [range(1), range(1, 5)], [range(2), range(2, 3), range(3, 5)]):
-        parts = cut_join(join, runs)
+        parts = whole_join(join).cut(runs)
         pairs = [pair for part in parts for pair in part.pairs]
         assert pairs == list(join.pairs)
         for side in ("only_old", "only_new"):
