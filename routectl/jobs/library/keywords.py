@@ -67,6 +67,9 @@ class ConvertKeywords(TypedDict, total=False):
 class DiffKeywords(TypedDict, total=False):
     """Of ``diff``."""
 
+    jobs: int | None
+    shard: str | None
+    partial: AnyPath | None
     model: Model | None
     start: int | None
     format: str | None
@@ -85,6 +88,8 @@ class DiffKeywords(TypedDict, total=False):
     forward: Texts
     logprobs: AnyPath | None
     detail: bool
+    table: AnyPath | None
+    force: bool
     progress: Progress
 
 

@@ -36,7 +36,8 @@ def diff(old: Source, new: Source, **options: Unpack[DiffKeywords]) -> DiffAnswe
     detail    whether to keep what a page and a notebook draw beside the figures
 
     Other keywords are those of the command: ``sample``, ``positions``, ``rerun``, ``eps``,
-    ``logprobs``, ``allow_unmatched``; ``fail_over`` and ``fail_under`` are held against the result
+    ``logprobs``, ``allow_unmatched``, ``jobs``; results of ``shard="1/4"`` to ``"4/4"`` add up to
+    that of the whole; ``fail_over`` and ``fail_under`` are held against the result
     by its ``verdict``, nothing is raised for them. ``model`` is that of paths; ``progress`` is told
     what the command says. Raises MismatchError when the dumps cannot be laid side by side or
     nothing was comparable. Metrics and their sources: docs/metrics.md.
@@ -45,6 +46,8 @@ def diff(old: Source, new: Source, **options: Unpack[DiffKeywords]) -> DiffAnswe
 
     progress = options.pop("progress", SILENT)
     request = request_of(DiffRequest, options, old=path_text(old), new=path_text(new))
+    if request.share.partial is not None or request.table is not None:
+        raise TypeError("diff: partial and table write files: routectl.run(DiffRequest(...)) does")
     rows: list[pa.RecordBatch] = []
     found = compare_dumps(request, progress, take=rows.extend)
     judged = {
