@@ -223,7 +223,7 @@ class Dump:
     ``keys`` are at hand for every sample; ``dump[i]`` and iteration read one sample at a time.
     ``batch``, where a reader has it, reads what follows a sample at once: it costs a sample less.
     ``digests``, empty where the dump has none, are ``gate_logprobs.digest_routes`` of each sample's
-    routes as they were written, None for a sample without.
+    routes as they were written, None for a sample without. ``count`` gives ``rows``.
     """
 
     def __init__(
@@ -234,6 +234,7 @@ class Dump:
         narrow: Callable[[tuple[int, ...]], "Dump"] | None = None,
         digests: Sequence[str | None] = (),
         batch: Callable[[int], SampleBatch | None] | None = None,
+        count: Callable[[], NDArray[np.int64] | None] | None = None,
     ) -> None:
         self.meta = meta
         self.keys = keys
@@ -241,6 +242,7 @@ class Dump:
         self._narrow = narrow
         self.digests = digests
         self._batch = batch
+        self._count = count
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -266,6 +268,12 @@ class Dump:
         """
         return None if self._batch is None else self._batch(index)
 
+    def rows(self) -> NDArray[np.int64] | None:
+        """Rows of each sample, int64 [B], 0 of one without routes; None where its reader would have
+        to read the samples to know.
+        """
+        return None if self._count is None else self._count()
+
     def __iter__(self) -> Iterator[Sample]:
         return (self._load(i) for i in range(len(self.keys)))
 
@@ -290,6 +298,9 @@ class Dump:
                 keys,
                 lambda n: self._load(chosen[n]),
                 None if narrow is None else lambda wanted: narrow(wanted).select(samples=chosen),
+                count=lambda: (
+                    None if (rows_B := self.rows()) is None else rows_B[np.array(chosen, int)]
+                ),
             )
             return part if layers is None else part.select(layers=layers)
         if layers is None:
@@ -352,7 +363,7 @@ class Dump:
             def watch(layers: tuple[int, ...]) -> Dump:
                 return narrow(layers).watched(on_sample)
 
-        return Dump(self.meta, self.keys, load, watch, self.digests)
+        return Dump(self.meta, self.keys, load, watch, self.digests, count=self._count)
 
     def without_tokens(self) -> "Dump":
         """The same dump without token ids, digests of them, and reasons that may quote what it has.
@@ -367,7 +378,8 @@ class Dump:
             def bare(layers: tuple[int, ...]) -> Dump:
                 return narrow(layers).without_tokens()
 
-        return Dump(meta, keys, lambda i: self._load(i).without_tokens(), bare, self.digests)
+        load, digests = lambda i: self._load(i).without_tokens(), self.digests
+        return Dump(meta, keys, load, bare, digests, count=self._count)
 
     def read_within(self, context: Callable[[], AbstractContextManager[None]]) -> "Dump":
         """The same dump, each sample of which is read within a context."""
@@ -386,4 +398,8 @@ class Dump:
             def narrowed(layers: tuple[int, ...]) -> Dump:
                 return narrow(layers).read_within(context)
 
-        return Dump(self.meta, self.keys, load, narrowed, self.digests, batch)
+        def count() -> NDArray[np.int64] | None:
+            with context():
+                return self.rows()
+
+        return Dump(self.meta, self.keys, load, narrowed, self.digests, batch, count)

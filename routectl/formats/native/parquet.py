@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 from os import fstat
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ...dump import Keys, Sample, SampleBatch
 from ...errors import FormatError
@@ -60,15 +62,27 @@ class ParquetSource:
 
     def digests(self) -> Texts:
         """The column routes_digest. Raises FormatError."""
-        name, found = "routes_digest", Texts()
+        found = Texts()
+        for batch in self._column("routes_digest"):
+            for digest in batch.to_pylist():
+                found.append(digest)
+        return found
+
+    def row_counts(self) -> NDArray[np.int64]:
+        """The rows of each sample, 0 of one without routes. Raises FormatError."""
+        batches = self._column("num_rows")
+        parts = [one.fill_null(0).to_numpy(zero_copy_only=False) for one in batches]
+        rows_S: NDArray[np.int64] = np.concatenate([np.empty(0, np.int64), *parts])
+        return rows_S.clip(0)
+
+    def _column(self, name: str) -> Iterator[Any]:
+        """A small column, some rows at a time."""
         if self.footer.num_row_groups == 0:  # pyarrow 18 asks for the last one
-            return found
+            return
         with self._opened(name) as (stream, file), _told(self.path, name):
             self.budget.check(stream, range(self.footer.num_row_groups), [name])
             for batch in file.iter_batches(_BATCH, columns=[name], use_threads=False):
-                for digest in batch.column(0).to_pylist():
-                    found.append(digest)
-        return found
+                yield batch.column(0)
 
     @contextmanager
     def _opened(self, what: str) -> Iterator[tuple[IO[bytes], pq.ParquetFile]]:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from routectl.dump import Dump, DumpMeta, Sample
-from routectl.formats.native import container, parquet
+from routectl.formats.native import parquet, row_groups
 from routectl.formats.native.container import open_native, write_native
+from routectl.formats.native.encoder import Coding
 from routectl.routes import Routes
 
 COUNT, EACH = 60, 5  # samples, and those of a row group
@@ -14,7 +15,7 @@ COUNT, EACH = 60, 5  # samples, and those of a row group
 @pytest.fixture(params=["plain", "packed"])
 def opened(request, tmp_path, monkeypatch):
     """A file of 12 row groups, and the numbers of those that were decoded, as they come."""
-    monkeypatch.setattr(container, "_GROUP_ROWS", EACH)
+    monkeypatch.setattr(row_groups, "_GROUP_ROWS", EACH)
     random = np.random.default_rng(7)
     meta = DumpMeta("made", "made", (0, 2), 16, 4)
     samples = [
@@ -29,7 +30,7 @@ def opened(request, tmp_path, monkeypatch):
         )
         for i in range(COUNT)
     ]
-    coding = None if request.param == "plain" else container.Coding("packed", True, None)
+    coding = None if request.param == "plain" else Coding("packed", True, None)
     write_native(samples, meta, tmp_path / "a.parquet", force=False, coding=coding)
     decoded: list[int] = []
     read = parquet.ParquetSource.group
