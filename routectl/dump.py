@@ -232,7 +232,6 @@ class Dump:
         keys: Sequence[SampleKey],
         load: Callable[[int], Sample],
         narrow: Callable[[tuple[int, ...]], "Dump"] | None = None,
-        digests: Sequence[str | None] = (),
         batch: Callable[[int], SampleBatch | None] | None = None,
         count: Callable[[], NDArray[np.int64] | None] | None = None,
     ) -> None:
@@ -240,7 +239,7 @@ class Dump:
         self.keys = keys
         self._load = load
         self._narrow = narrow
-        self.digests = digests
+        self.digests: Sequence[str | None] = ()
         self._batch = batch
         self._count = count
 
@@ -268,11 +267,15 @@ class Dump:
         """
         return None if self._batch is None else self._batch(index)
 
-    def rows(self) -> NDArray[np.int64] | None:
-        """Rows of each sample, int64 [B], 0 of one without routes; None where its reader would have
-        to read the samples to know.
-        """
-        return None if self._count is None else self._count()
+    def _like(self, changed: "Dump") -> "Dump":
+        """A dump of the same routes, with what is known of them."""
+        changed.digests, changed._count = self.digests, self._count
+        return changed
+
+    def rows(self, samples: Sequence[int] | None = None) -> NDArray[np.int64] | None:
+        """Rows of each sample, or of some, int64 [B]; None where they would have to be read."""
+        rows_B = None if self._count is None else self._count()
+        return rows_B if rows_B is None or samples is None else rows_B[np.array(samples, int)]
 
     def __iter__(self) -> Iterator[Sample]:
         return (self._load(i) for i in range(len(self.keys)))
@@ -298,9 +301,7 @@ class Dump:
                 keys,
                 lambda n: self._load(chosen[n]),
                 None if narrow is None else lambda wanted: narrow(wanted).select(samples=chosen),
-                count=lambda: (
-                    None if (rows_B := self.rows()) is None else rows_B[np.array(chosen, int)]
-                ),
+                count=lambda: self.rows(chosen),
             )
             return part if layers is None else part.select(layers=layers)
         if layers is None:
@@ -363,7 +364,7 @@ class Dump:
             def watch(layers: tuple[int, ...]) -> Dump:
                 return narrow(layers).watched(on_sample)
 
-        return Dump(self.meta, self.keys, load, watch, self.digests, count=self._count)
+        return self._like(Dump(self.meta, self.keys, load, watch))
 
     def without_tokens(self) -> "Dump":
         """The same dump without token ids, digests of them, and reasons that may quote what it has.
@@ -378,8 +379,7 @@ class Dump:
             def bare(layers: tuple[int, ...]) -> Dump:
                 return narrow(layers).without_tokens()
 
-        load, digests = lambda i: self._load(i).without_tokens(), self.digests
-        return Dump(meta, keys, load, bare, digests, count=self._count)
+        return self._like(Dump(meta, keys, lambda i: self._load(i).without_tokens(), bare))
 
     def read_within(self, context: Callable[[], AbstractContextManager[None]]) -> "Dump":
         """The same dump, each sample of which is read within a context."""
@@ -398,8 +398,4 @@ class Dump:
             def narrowed(layers: tuple[int, ...]) -> Dump:
                 return narrow(layers).read_within(context)
 
-        def count() -> NDArray[np.int64] | None:
-            with context():
-                return self.rows()
-
-        return Dump(self.meta, self.keys, load, narrowed, self.digests, batch, count)
+        return self._like(Dump(self.meta, self.keys, load, narrowed, batch))
