@@ -223,7 +223,7 @@ class Dump:
     ``keys`` are at hand for every sample; ``dump[i]`` and iteration read one sample at a time.
     ``batch``, where a reader has it, reads what follows a sample at once: it costs a sample less.
     ``digests``, empty where the dump has none, are ``gate_logprobs.digest_routes`` of each sample's
-    routes as they were written, None for a sample without. ``count`` gives ``rows``.
+    routes as they were written, None without. ``count`` gives ``rows``.
     """
 
     def __init__(
@@ -294,8 +294,7 @@ class Dump:
         """
         if samples is not None:
             keys = Keys(self.keys[i] for i in samples)
-            chosen = list(samples)
-            narrow = self._narrow
+            chosen, narrow = list(samples), self._narrow
             part = Dump(
                 self.meta,
                 keys,
