@@ -14,7 +14,7 @@ from routectl.jobs.progress import SILENT
 from routectl.jobs.shards.crew import Crew
 from routectl.jobs.shards.partials import counted_in, read_partial
 from routectl.jobs.shards.parting import write_partial
-from routectl.jobs.shards.share import Share
+from routectl.jobs.shards.share import ShardOptions
 from support.adding import Adding, Sum
 from support.shell import complaint, run
 from support.tiny_rl import ENGINE, TINY
@@ -139,7 +139,7 @@ def test_what_could_be_counted_is_kept(capsys, tmp_path, sides):
     """Where a shard is damaged the partial has the others and names it, and merge says so."""
     path = tmp_path / "part"
     request = DiffRequest(
-        old=str(sides[0]), new=str(sides[1]), share=Share(partial=path), crew=Crew(jobs=1)
+        old=str(sides[0]), new=str(sides[1]), share=ShardOptions(partial=path), crew=Crew(jobs=1)
     )
     work = Adding(tmp_path / "log", 5, bad=(1, 3))
     with pytest.raises(FormatError, match="number 1: damaged"):
