@@ -49,6 +49,7 @@ class CheckKeywords(TypedDict, total=False):
 class ConvertKeywords(TypedDict, total=False):
     """Of ``convert``."""
 
+    jobs: int | None
     model: Model | None
     start: int | None
     format: str | None
@@ -69,7 +70,6 @@ class DiffKeywords(TypedDict, total=False):
 
     jobs: int | None
     shard: str | None
-    partial: AnyPath | None
     model: Model | None
     start: int | None
     format: str | None
@@ -88,8 +88,6 @@ class DiffKeywords(TypedDict, total=False):
     forward: Texts
     logprobs: AnyPath | None
     detail: bool
-    table: AnyPath | None
-    force: bool
     progress: Progress
 
 
