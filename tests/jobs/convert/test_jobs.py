@@ -18,7 +18,7 @@ def many(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(native, "_SHARD_BYTES", 1)
     started = hired(monkeypatch)
-    monkeypatch.setattr(row_groups, "_GROUP_BYTES", 20_000)
+    monkeypatch.setattr(row_groups, "_GROUP_ROWS", 8)
     path = tmp_path / "many.parquet"
     assert run(capsys, "convert", TINY / "routes_v0.fp32.npz", "--save", path).code == 0
     yield path
