@@ -108,10 +108,10 @@ MAY_IMPORT = {
     "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.diff jobs.staleness",
     "jobs.diff": "dump errors formats.trainers ops.diff ops.pairs reports jobs jobs.recompute",
     "jobs.library": (
-        "dump errors layouts margins model routes checkpoints ops ops.check ops.check.alone "
-        "ops.check.book ops.diff ops.pack ops.staleness reports reports.check reports.diff "
-        "reports.notebook reports.pack reports.show reports.tables jobs jobs.check jobs.diff "
-        "jobs.pack jobs.recompute jobs.staleness"
+        "dump errors layouts margins model routes visible checkpoints formats.documents ops "
+        "ops.check ops.check.alone ops.check.book ops.diff ops.pack ops.staleness reports "
+        "reports.check reports.diff reports.notebook reports.pack reports.show reports.tables jobs "
+        "jobs.check jobs.diff jobs.pack jobs.recompute jobs.staleness"
     ),
     "jobs.pack": (
         "damage dump errors files layouts routes version visible formats.configs formats.documents "
