@@ -167,7 +167,7 @@ def show(
     from ...checkpoints import is_checkpoint
     from ...formats.documents.facts import GUESSED, Guess
     from ...ops.outline import outline
-    from ..show import ShowRequest, summarize_opened
+    from ..show.request import ShowRequest, summarize_opened
     from .answers import CheckpointAnswer, OutlineAnswer
 
     where = path_text(path)
