@@ -104,18 +104,27 @@ def _chunk(column: "pa.ChunkedArray[Any]") -> Any:
 def _valid(cells: Any) -> NDArray[np.bool_]:
     if not cells.null_count:
         return np.ones(len(cells), np.bool_)
-    bits = np.unpackbits(np.frombuffer(cells.buffers()[0], np.uint8), bitorder="little")
-    return bits[cells.offset : cells.offset + len(cells)].view(np.bool_)
+    return _bits(cells, 0)
+
+
+def _bits(cells: Any, buffer: int) -> NDArray[np.bool_]:
+    """A buffer of an array that has a bit for each value."""
+    begin, end = cells.offset, cells.offset + len(cells)
+    data = np.frombuffer(cells.buffers()[buffer], np.uint8)[begin // 8 : -(-end // 8)]
+    bits = np.unpackbits(data, bitorder="little")
+    return bits[begin % 8 :][: len(cells)].view(np.bool_)
 
 
 def numbers_of(values: Any) -> NDArray[Any]:
-    """An Arrow array of numbers as numpy has it, not copied; what stands for nulls means nothing.
+    """An Arrow array of numbers, or of bools, as numpy has it; what stands for nulls means nothing.
 
     By its buffers: ``to_numpy`` imports pandas where it is installed, a third of a second.
     """
     dtype, data = np.dtype(values.type.to_pandas_dtype()), values.buffers()[1]
     if data is None or not data.size:  # of nothing: one offset of no list, say
         return np.zeros(len(values), dtype)
+    if pa.types.is_boolean(values.type):
+        return _bits(values, 1)
     return np.frombuffer(data, dtype, len(values), values.offset * dtype.itemsize)
 
 
