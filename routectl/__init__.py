@@ -26,18 +26,20 @@ if TYPE_CHECKING:
     from .jobs.capture import CaptureRequest
     from .jobs.check.request import CheckRequest
     from .jobs.ci.request import CiRequest
-    from .jobs.convert import ConvertRequest
+    from .jobs.convert.request import ConvertRequest
     from .jobs.diff.request import DiffRequest
     from .jobs.library.answers import (
         CheckAnswer,
         CheckpointAnswer,
         DiffAnswer,
+        OutlineAnswer,
         StalenessAnswer,
         SummaryAnswer,
         VerifyAnswer,
     )
     from .jobs.library.files import convert, layout, pack, recompute, unpack, verify, write
     from .jobs.library.verbs import check, diff, show, staleness, summarize
+    from .jobs.merge.request import MergeRequest
     from .jobs.pack.layout import LayoutOptions
     from .jobs.pack.request import LayoutRequest, PackRequest, VerifyRequest
     from .jobs.pack.unpack import UnpackRequest
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
     from .jobs.recompute.listing import CacheRequest
     from .jobs.recompute.request import Recomputed, RecomputeRequest
     from .jobs.run import run
-    from .jobs.show import ShowRequest
+    from .jobs.show.request import ShowRequest
     from .jobs.staleness.request import StalenessRequest
     from .jobs.watch.request import Watched, WatchRequest
     from .layouts.packing import Packing
@@ -95,7 +97,7 @@ _HOMES = {
     "CheckpointAnswer": "jobs.library.answers",
     "CheckpointFacts": "checkpoints.facts",
     "CiRequest": "jobs.ci.request",
-    "ConvertRequest": "jobs.convert",
+    "ConvertRequest": "jobs.convert.request",
     "DiffAnswer": "jobs.library.answers",
     "DiffOptions": "ops.diff.diff",
     "DiffRequest": "jobs.diff.request",
@@ -106,9 +108,11 @@ _HOMES = {
     "Forwarding": "jobs.recompute.forwarding",
     "LayoutOptions": "jobs.pack.layout",
     "LayoutRequest": "jobs.pack.request",
+    "MergeRequest": "jobs.merge.request",
     "MicroBatch": "layouts.plan",
     "MismatchError": "errors",
     "ModelFacts": "model",
+    "OutlineAnswer": "jobs.library.answers",
     "PackRequest": "jobs.pack.request",
     "Packed": "ops.pack.pack",
     "Packing": "layouts.packing",
@@ -129,7 +133,7 @@ _HOMES = {
     "Routes": "routes",
     "RoutesDataset": "loading",
     "Sample": "dump",
-    "ShowRequest": "jobs.show",
+    "ShowRequest": "jobs.show.request",
     "Staleness": "ops.staleness.staleness",
     "StalenessAnswer": "jobs.library.answers",
     "StalenessOptions": "ops.staleness.options",
@@ -204,9 +208,11 @@ __all__ = [
     "Forwarding",
     "LayoutOptions",
     "LayoutRequest",
+    "MergeRequest",
     "MicroBatch",
     "MismatchError",
     "ModelFacts",
+    "OutlineAnswer",
     "PackRequest",
     "Packed",
     "Packing",

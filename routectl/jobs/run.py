@@ -13,15 +13,16 @@ JOBS = (  # of each request its name, its file and the function that does it
     ("CaptureRequest", "capture", "capture_rollouts"),
     ("CheckRequest", "check.request", "answer_check"),
     ("CiRequest", "ci.request", "answer_ci"),
-    ("ConvertRequest", "convert", "convert_dump"),
+    ("ConvertRequest", "convert.request", "convert_dump"),
     ("DiffRequest", "diff.request", "answer_diff"),
+    ("MergeRequest", "merge.request", "answer_merge"),
     ("LayoutRequest", "pack.request", "lay_out_samples"),
     ("PackRequest", "pack.request", "pack_dump"),
     ("PredictFitRequest", "predict.request", "fit_later"),
     ("PredictJudgeRequest", "predict.request", "judge_later"),
     ("PredictWriteRequest", "predict.request", "write_predicted"),
     ("RecomputeRequest", "recompute.request", "recompute_dump"),
-    ("ShowRequest", "show", "answer_show"),
+    ("ShowRequest", "show.request", "answer_show"),
     ("StalenessRequest", "staleness.request", "answer_staleness"),
     ("UnpackRequest", "pack.unpack", "unpack_folder"),
     ("VerifyRequest", "pack.request", "answer_verify"),
@@ -39,7 +40,7 @@ def run(request: Any, progress: Progress = SILENT) -> Any:
     StalenessRequest, CiRequest,
     PredictFitRequest, PredictJudgeRequest,
     PredictWriteRequest, VerifyRequest,
-    CacheRequest
+    CacheRequest, MergeRequest
     PackRequest                               the manifest of the folder that was written
     LayoutRequest                             a ``Packing``
     RecomputeRequest                          a ``Recomputed``: files by mode, noise, the document
