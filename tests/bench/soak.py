@@ -127,7 +127,7 @@ def soak(folder: Path, minutes: float, megabytes: float) -> list[str]:
             write(made, number, megabytes)
             made.rename(path)
             written.append(path)
-            before = written[-2] if number else path
+            before = written[-2] if number % 2 else path
             print(before, path, aside / "converted.parquet", file=worker.stdin, flush=True)
             wrong += json.loads(worker.stdout.readline() or '["the worker ended"]')
             for name, process in (("watch", watch), ("the rest", worker)):
