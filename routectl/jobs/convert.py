@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MismatchError, RoutectlError, UnsupportedError
+from ..files.places import place
 from ..reports.text.wording import plural, shrunk_text
 from .options import argument, check_bounds, force_option, no_tokens_option, option
 from .progress import SILENT, Progress
@@ -160,7 +161,7 @@ def _to_native(
     dst, verify = request.save, request.verify
     coding = _coding(request, base)
     began = time.monotonic()
-    if base is not None and Path(base.meta.path).resolve() == dst.resolve():
+    if base is not None and place(base.meta.path).resolve() == dst.resolve():
         raise RoutectlError(f"{dst}: is the base of what would be written there")
     if verify and request.is_piped:
         raise RoutectlError("--verify reads what was written: stdout cannot be read")
@@ -198,7 +199,7 @@ def _check_source(
 
     if dump.meta.format != "native":
         return
-    path, named = Path(file_of(dump.meta.path)), request.reading.input(request.src).base
+    path, named = place(file_of(dump.meta.path)), request.reading.input(request.src).base
     base = None if named is None else open_input(named)
     if check_native(path, base=base, on_sample=on_sample, opener=open_dump) is None:
         progress.note(f"{dump.meta.path}: has no digest to be checked against")

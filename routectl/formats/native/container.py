@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from ...codecs import codec_named
 from ...dump import Dump, DumpMeta, Sample
 from ...errors import FormatError, MismatchError, UnsupportedError
+from ...files.places import place
 from ...files.writing import replacing
 from ...gate_logprobs import digest_routes
 from ...model import ModelFacts
@@ -96,8 +97,8 @@ def stream_native(
         path = None
         if base is not None:
             check_base(base, meta)
-            is_file = Path(base.meta.path).is_file()
-            path = base_path(Path(base.meta.path), folder or Path()) if is_file else None
+            at = place(base.meta.path)
+            path = base_path(at, folder or Path()) if at.is_file() else None
         coded = CodedAbout(coding.codec, coding.sorts, path)
         group_bytes = codec_named(coding.codec).group_bytes
         meta = dataclasses.replace(meta, order="unknown") if coding.sorts else meta

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RoutectlError
+from ...files.places import place
 from ..check.request import CheckRequest, answer_check
 from ..diff.request import DiffRequest, answer_diff, refuse_incomparable
 from ..inputs import parse_input
@@ -109,7 +110,7 @@ def _mapped(
             )
         elif field.name in _PATHS and value is not None:
             is_file = isinstance(value, Path)
-            changed[field.name] = Path(change(str(value), True)) if is_file else placed(value)
+            changed[field.name] = place(change(str(value), True)) if is_file else placed(value)
         elif field.name == "reading":
             changed["reading"] = _read_from(value, change, exists)
     return replace(request, **changed)
