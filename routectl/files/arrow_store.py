@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ..errors import FormatError, RoutectlError, UnsupportedError
-from .parts import LARGEST_PUT, abort_parts
+from .parts import LARGEST_PUT, abort_parts, delete_object
 from .stores import About, OpenObject, Root, store_trouble
 
 __all__ = ["ArrowStore"]
@@ -22,7 +22,7 @@ __all__ = ["ArrowStore"]
 _FAILURES = (OSError, ValueError, pa.ArrowException)
 _VERSIONS = ("ETag", "Version ID", "generation")  # of metadata, the first that tell versions
 _KNOWN = ("endpoint_override", "region", "scheme")
-_BLOCK = 64 << 20  # bytes that are under way at once
+_BLOCK = 32 << 20  # bytes that are under way at once
 
 
 class ArrowStore:
@@ -73,11 +73,15 @@ class ArrowStore:
         except _FAILURES as error:
             raise store_trouble(self._name(key), error) from None
 
-    def open(self, key: str) -> OpenObject:
+    def open(self, key: str, known: About | None = None) -> OpenObject:
         """The object at a key."""
-        name = self._name(key)
+        name, path = self._name(key), self._path(key)
         try:
-            return _ArrowObject(self._fs.open_input_file(self._path(key)), name)
+            if known is not None:
+                about = pafs.FileInfo(path, pafs.FileType.File, size=known.size)
+                return _ArrowObject(self._fs.open_input_file(about), name, known)
+            file = self._fs.open_input_file(path)
+            return _ArrowObject(file, name, _versioned(file))
         except FileNotFoundError:
             self.find("")
             raise FormatError(f"{name}: cannot be read: no such object") from None
@@ -105,7 +109,12 @@ class ArrowStore:
                 raise store_trouble(self._name(key), error, written=True) from None
 
     def remove(self, key: str) -> None:
-        """Remove an object; nothing where there is none."""
+        """Remove an object; nothing where there is none.
+
+        pyarrow leaves an empty object in place of the folder; botocore, where it is, does not.
+        """
+        if self.root.scheme == "s3" and delete_object(*self._endpoint, self._path(key)):
+            return
         with suppress(FileNotFoundError):
             try:
                 self._fs.delete_file(self._path(key))
@@ -116,12 +125,8 @@ class ArrowStore:
 
 
 class _ArrowObject:
-    def __init__(self, file: Any, name: str) -> None:
-        self._file, self._name = file, name
-        said = {k: v.decode("utf-8", "replace") for k, v in (file.metadata() or {}).items()}
-        told = [said[name] for name in _VERSIONS if said.get(name)] or [said.get("Last-Modified")]
-        version = " ".join(filter(None, told)) or None
-        self.about = About(False, file.size(), None, version)
+    def __init__(self, file: Any, name: str, about: About) -> None:
+        self._file, self._name, self.about = file, name, about
 
     def read(self, start: int, size: int) -> bytes:
         """So many bytes."""
@@ -130,6 +135,13 @@ class _ArrowObject:
         except _FAILURES as error:
             raise store_trouble(self._name, error) from None
         return found
+
+
+def _versioned(file: Any) -> About:
+    """What an open file says of itself. Raises OSError."""
+    said = {k: v.decode("utf-8", "replace") for k, v in (file.metadata() or {}).items()}
+    told = [said[name] for name in _VERSIONS if said.get(name)] or [said.get("Last-Modified")]
+    return About(False, file.size(), None, " ".join(filter(None, told)) or None)
 
 
 def _about(info: Any) -> About:

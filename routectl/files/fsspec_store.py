@@ -57,9 +57,9 @@ class FsspecStore:
             if info["name"].strip("/") != path.strip("/"):
                 yield info["name"].removeprefix(root).strip("/"), _about(info)
 
-    def open(self, key: str) -> OpenObject:
+    def open(self, key: str, known: About | None = None) -> OpenObject:
         """The object at a key."""
-        about = self.find(key)
+        about = known or self.find(key)
         if about is None:
             raise FormatError(f"{self._name(key)}: cannot be read: no such object")
         return _FsspecObject(self, key, about)

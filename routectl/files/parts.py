@@ -1,4 +1,4 @@
-"""Parts of an upload to S3 that did not end well: aborted, and never completed.
+"""What pyarrow has no call for: S3's uploads that did not end well are aborted, never completed.
 
 pyarrow has no abort, and completes an upload whose stream it lets go of, with what there is of it.
 botocore, where it is installed, aborts: of the uploads to a key, those that came while this one
@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
-__all__ = ["LARGEST_PUT", "abort_parts"]
+__all__ = ["LARGEST_PUT", "abort_parts", "delete_object"]
 
 LARGEST_PUT = (
     10 << 20
@@ -45,6 +45,20 @@ def abort_parts(endpoint: str | None, region: str | None, path: str | None) -> I
             else:
                 _never_ended().append(stream)
         raise
+
+
+def delete_object(endpoint: str | None, region: str | None, path: str) -> bool:
+    """Remove ``bucket/key`` and leave nothing; False where botocore cannot do it."""
+    client = _client(endpoint, region)
+    if client is None:
+        return False
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, key = path.partition("/")
+    with suppress(BotoCoreError, ClientError):
+        client.delete_object(Bucket=bucket, Key=key)
+        return True
+    return False
 
 
 @cache

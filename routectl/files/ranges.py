@@ -29,8 +29,8 @@ class Ranges(io.RawIOBase):
         """Raises FormatError where there is none, or another than the path is held to."""
         super().__init__()
         self._path = path
-        self._object = path.store.open(path.key)
-        self._refuse_other(self._object.about, path.about)
+        held = path.about if path.about is not None and path.about.version else None
+        self._object = path.store.open(path.key, held)  # whether it is that, the first read says
         self.name, self.size, self.moved = str(path), self._object.about.size, 0
         self._at, self._step = 0, _LEAST
         self._block = (0, b"")

@@ -66,8 +66,8 @@ class Store(Protocol):
     def below(self, key: str, *, deep: bool) -> Iterator[tuple[str, About]]:
         """What stands in a folder, or with ``deep`` at whatever depth, in no order."""
 
-    def open(self, key: str) -> OpenObject:
-        """The object at a key."""
+    def open(self, key: str, known: About | None = None) -> OpenObject:
+        """The object at a key; one that is known is not asked for again."""
 
     def put(self, key: str, body: IO[bytes]) -> None:
         """Have an object there of all of ``body``, a file of this machine: whole or not at all."""

@@ -2,13 +2,17 @@
 
 import http.client
 import http.server
+import logging
 import threading
+import urllib.request
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 
 import pytest
 
-__all__ = ["Proxy", "Server"]
+__all__ = ["Bucket", "Proxy", "Server", "bucket", "s3_server"]
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -53,7 +57,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault == "cut":
             self.close_connection = True
 
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass  # noqa: N815
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass
 
     def log_message(self, *_):
         """Say nothing."""
@@ -82,7 +86,7 @@ class Proxy:
         self._http.daemon_threads = True
         self._http.proxy = self
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
-        self.endpoint = "http://127.0.0.1:%d" % self._http.server_address[1]
+        self.endpoint = f"http://127.0.0.1:{self._http.server_address[1]}"
 
     @property
     def moved(self):
@@ -100,11 +104,12 @@ class Server:
 
     def __init__(self):
         server = pytest.importorskip("moto.server")
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
         session = pytest.importorskip("botocore.session")
         self._server = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
         self._server.start()
         self.address = self._server.get_host_and_port()
-        self.endpoint = "http://%s:%d" % self.address
+        self.endpoint = f"http://{self.address[0]}:{self.address[1]}"
         self.client = session.get_session().create_client(
             "s3",
             region_name="us-east-1",
@@ -117,22 +122,83 @@ class Server:
         """Stop."""
         self._server.stop()
 
-    def put(self, bucket, folder):
-        """Have all files below a folder in a bucket, under their relative names."""
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                key = path.relative_to(folder).as_posix()
-                self.client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
+    @contextmanager
+    def wanting_credentials(self):
+        """A server that answers to nobody whom it does not know."""
+        from moto import settings
 
-    def keys(self, bucket):
-        """All keys of a bucket."""
-        found = self.client.list_objects_v2(Bucket=bucket).get("Contents", ())
+        held = settings.INITIAL_NO_AUTH_ACTION_COUNT
+        reset = self.endpoint + "/moto-api/reset-auth"
+        plain = {"Content-Type": "text/plain"}
+        for number in (0, held):
+            body = str(number).encode()
+            urllib.request.urlopen(urllib.request.Request(reset, body, plain)).close()
+            if not number:
+                yield
+
+
+_NUMBERS = count()
+
+
+@dataclass
+class Bucket:
+    """A bucket of its own for a test, asked through a proxy."""
+
+    client: object
+    name: str
+    proxy: Proxy
+
+    def __truediv__(self, key):
+        return f"s3://{self.name}/{key}"
+
+    def put(self, key, source):
+        """Have bytes there, or those of a file; returns the URI."""
+        body = source if isinstance(source, bytes) else source.read_bytes()
+        self.client.put_object(Bucket=self.name, Key=key, Body=body)
+        return self / key
+
+    def put_folder(self, key, folder):
+        """Have all files below a folder there, by their relative names; returns the URI."""
+        for path in folder.rglob("*"):
+            if path.is_file():
+                self.put(f"{key}/{path.relative_to(folder).as_posix()}", path)
+        return self / key
+
+    def keys(self):
+        """All keys."""
+        found = self.client.list_objects_v2(Bucket=self.name).get("Contents", ())
         return sorted(one["Key"] for one in found)
 
-    def bytes(self, bucket, key):
+    def bytes(self, key):
         """The bytes of an object."""
-        return self.client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        return self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
 
-    def parts(self, bucket):
+    def parts(self):
         """Uploads that were begun and neither completed nor aborted."""
-        return self.client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+        return self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", [])
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """One server for all tests of a process; skipped where moto is not installed."""
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch):
+    """A new bucket, and the variables that lead to it."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "topsecret")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    proxy = Proxy(s3_server.address)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    name = f"dumps-{next(_NUMBERS)}"
+    s3_server.client.create_bucket(Bucket=name)
+    yield Bucket(s3_server.client, name, proxy)
+    proxy.close()
