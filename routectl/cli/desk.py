@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, get_args
 import typer
 
 from ..errors import RoutectlError
-from ..files.places import place
+from ..files.places import place_of
 from ..jobs.options import Option, build, check_bounds, groups_of, options_of
 from .voices import Voices
 
@@ -74,7 +74,7 @@ def desk(
             paths = {name for name, (one, _) in parameters.items() if _is_path(one.type)}
             lists = {name for name, (one, _) in parameters.items() if one.type == _STRINGS}
             found = {n: tuple(v or ()) if n in lists else v for n, v in values.items()}
-            found |= {n: place(values[n]) for n in paths if values[n] is not None}
+            found |= {n: place_of(values[n]) for n in paths if values[n] is not None}
             found["plain"] = bool((command_line.obj or {}).get("plain"))
             return command(CommandLine(found, flags))
 

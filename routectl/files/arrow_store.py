@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 
 from ..errors import FormatError, RoutectlError, UnsupportedError
 from .parts import LARGEST_PUT, abort_parts, delete_object
-from .stores import About, OpenObject, Root, store_trouble
+from .stores import ObjectAbout, OpenObject, Root, store_trouble
 
 __all__ = ["ArrowStore"]
 
@@ -43,7 +43,7 @@ class ArrowStore:
     def _path(self, key: str) -> str:
         return f"{self._base}/{key}" if key else self._base
 
-    def find(self, key: str) -> About | None:
+    def find(self, key: str) -> ObjectAbout | None:
         """What stands at a key."""
         try:
             info = self._fs.get_file_info(self._path(key))
@@ -64,7 +64,7 @@ class ArrowStore:
             raise FormatError(f"{self._name(key)}: there is no bucket {self._base}")
         self._is_there = True
 
-    def below(self, key: str, *, deep: bool) -> Iterator[tuple[str, About]]:
+    def below(self, key: str, *, deep: bool) -> Iterator[tuple[str, ObjectAbout]]:
         """What stands in a folder."""
         chosen = pafs.FileSelector(self._path(key), allow_not_found=True, recursive=deep)
         try:
@@ -73,14 +73,11 @@ class ArrowStore:
         except _FAILURES as error:
             raise store_trouble(self._name(key), error) from None
 
-    def open(self, key: str, known: About | None = None) -> OpenObject:
+    def open(self, key: str) -> OpenObject:
         """The object at a key."""
-        name, path = self._name(key), self._path(key)
+        name = self._name(key)
         try:
-            if known is not None:
-                about = pafs.FileInfo(path, pafs.FileType.File, size=known.size)
-                return _ArrowObject(self._fs.open_input_file(about), name, known)
-            file = self._fs.open_input_file(path)
+            file = self._fs.open_input_file(self._path(key))
             return _ArrowObject(file, name, _versioned(file))
         except FileNotFoundError:
             self.find("")
@@ -125,7 +122,7 @@ class ArrowStore:
 
 
 class _ArrowObject:
-    def __init__(self, file: Any, name: str, about: About) -> None:
+    def __init__(self, file: Any, name: str, about: ObjectAbout) -> None:
         self._file, self._name, self.about = file, name, about
 
     def read(self, start: int, size: int) -> bytes:
@@ -137,16 +134,16 @@ class _ArrowObject:
         return found
 
 
-def _versioned(file: Any) -> About:
+def _versioned(file: Any) -> ObjectAbout:
     """What an open file says of itself. Raises OSError."""
     said = {k: v.decode("utf-8", "replace") for k, v in (file.metadata() or {}).items()}
     told = [said[name] for name in _VERSIONS if said.get(name)] or [said.get("Last-Modified")]
-    return About(False, file.size(), None, " ".join(filter(None, told)) or None)
+    return ObjectAbout(False, file.size(), None, " ".join(filter(None, told)) or None)
 
 
-def _about(info: Any) -> About:
+def _about(info: Any) -> ObjectAbout:
     mtime = info.mtime_ns if info.mtime is not None else None
-    return About(info.type == pafs.FileType.Directory, info.size or 0, mtime)
+    return ObjectAbout(info.type == pafs.FileType.Directory, info.size or 0, mtime)
 
 
 def _opened(root: Root) -> tuple[Any, str, tuple[str | None, str | None]]:

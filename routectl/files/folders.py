@@ -10,6 +10,7 @@ from ..errors import RoutectlError
 from .destinations import cannot_write, find_destination
 from .places import RemotePath
 from .publishing import exchange, rename_new, sync_folder, sync_tree
+from .reading import open_regular
 from .scratch import scratch_folder
 from .temporaries import Temporary, is_at, lock_is_had, new_temporary, permit
 from .writing import already_exists, refuse_existing
@@ -92,7 +93,7 @@ def _put_folder(folder: Path, path: RemotePath, last: str) -> None:
             path.store.remove(key)
         for key, file in zip(keys, files, strict=True):
             done.append(key)
-            with file.open("rb") as body:
+            with open_regular(file) as body:
                 path.store.put(key, body)
     except BaseException:
         for key in done:

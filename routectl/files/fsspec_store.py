@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from ..errors import FormatError, RoutectlError, UnsupportedError
-from .stores import About, OpenObject, Root, store_trouble
+from .stores import ObjectAbout, OpenObject, Root, store_trouble
 
 __all__ = ["FsspecStore"]
 
@@ -29,37 +29,37 @@ class FsspecStore:
         path: str = self._fs._strip_protocol(self._name(key) + self._query)
         return path
 
-    def _told(self, key: str, error: BaseException, *, written: bool = False) -> RoutectlError:
-        return store_trouble(self._name(key), error, written=written)
-
-    def find(self, key: str) -> About | None:
-        """What stands at a key."""
+    @contextmanager
+    def _telling(self, key: str, *, written: bool = False) -> Iterator[None]:
+        """What goes wrong, in one line; not that there is nothing, or no way to write."""
         try:
-            return _about(self._fs.info(self._path(key)))
-        except FileNotFoundError:
-            return None
+            yield
+        except (RoutectlError, FileNotFoundError, NotImplementedError):
+            raise
         except Exception as error:  # noqa: BLE001 - each scheme has errors of its own
-            raise self._told(key, error) from None
+            raise store_trouble(self._name(key), error, written=written) from None
 
-    def below(self, key: str, *, deep: bool) -> Iterator[tuple[str, About]]:
+    def find(self, key: str) -> ObjectAbout | None:
+        """What stands at a key."""
+        with suppress(FileNotFoundError), self._telling(key):
+            return _about(self._fs.info(self._path(key)))
+        return None
+
+    def below(self, key: str, *, deep: bool) -> Iterator[tuple[str, ObjectAbout]]:
         """What stands in a folder."""
-        path, root = self._path(key), self._path("")
-        try:
+        path, root, found = self._path(key), self._path(""), []
+        with suppress(FileNotFoundError), self._telling(key):
             if deep:
-                found = self._fs.find(path, detail=True, withdirs=True).values()
+                found = list(self._fs.find(path, detail=True, withdirs=True).values())
             else:
                 found = self._fs.ls(path, detail=True)
-        except FileNotFoundError:
-            return
-        except Exception as error:  # noqa: BLE001
-            raise self._told(key, error) from None
         for info in found:
             if info["name"].strip("/") != path.strip("/"):
                 yield info["name"].removeprefix(root).strip("/"), _about(info)
 
-    def open(self, key: str, known: About | None = None) -> OpenObject:
+    def open(self, key: str) -> OpenObject:
         """The object at a key."""
-        about = known or self.find(key)
+        about = self.find(key)
         if about is None:
             raise FormatError(f"{self._name(key)}: cannot be read: no such object")
         return _FsspecObject(self, key, about)
@@ -67,9 +67,10 @@ class FsspecStore:
     def bytes_of(self, key: str, start: int, end: int) -> bytes:
         """The bytes of a range. Raises FormatError, where a server gives no ranges, too."""
         try:
-            found: bytes = self._fs.cat_file(self._path(key), start=start, end=end)
-        except Exception as error:  # noqa: BLE001
-            raise self._told(key, error) from None
+            with self._telling(key):
+                found: bytes = self._fs.cat_file(self._path(key), start=start, end=end)
+        except FileNotFoundError:
+            raise FormatError(f"{self._name(key)}: cannot be read: no such object") from None
         if len(found) > end - start:
             raise FormatError(f"{self._name(key)}: cannot be read: its server gives no ranges")
         return found
@@ -78,28 +79,25 @@ class FsspecStore:
         """Have an object there of all of a file."""
         name = f"/proc/self/fd/{body.fileno()}"
         try:
-            with suppress(NotImplementedError):
-                self._fs.makedirs(os.path.dirname(self._path(key)), exist_ok=True)
-            self._fs.put_file(name, self._path(key))
+            with self._telling(key, written=True):
+                with suppress(NotImplementedError):
+                    self._fs.makedirs(os.path.dirname(self._path(key)), exist_ok=True)
+                self._fs.put_file(name, self._path(key))
         except NotImplementedError:
             raise UnsupportedError(
                 f"{self._name(key)}: cannot be written: {self.root.scheme}:// is for reading"
             ) from None
-        except Exception as error:  # noqa: BLE001
-            raise self._told(key, error, written=True) from None
+        except FileNotFoundError as error:
+            raise store_trouble(self._name(key), error, written=True) from None
 
     def remove(self, key: str) -> None:
         """Remove an object; nothing where there is none."""
-        try:
+        with suppress(FileNotFoundError), self._telling(key, written=True):
             self._fs.rm_file(self._path(key))
-        except FileNotFoundError:
-            return
-        except Exception as error:  # noqa: BLE001
-            raise self._told(key, error, written=True) from None
 
 
 class _FsspecObject:
-    def __init__(self, store: FsspecStore, key: str, about: About) -> None:
+    def __init__(self, store: FsspecStore, key: str, about: ObjectAbout) -> None:
         self._store, self._key, self.about = store, key, about
 
     def read(self, start: int, size: int) -> bytes:
@@ -107,15 +105,15 @@ class _FsspecObject:
         return self._store.bytes_of(self._key, start, start + size)
 
 
-def _about(info: dict[str, Any]) -> About:
+def _about(info: dict[str, Any]) -> ObjectAbout:
     """What fsspec says of an object. Raises ValueError where it has no size."""
     if info["type"] == "directory":
-        return About(True)
+        return ObjectAbout(True)
     if info.get("size") is None:
         raise ValueError("its server says no size")
     told = [info.get(name) for name in _VERSIONS] + [info.get(name) for name in _TIMES]
     version = next((str(one) for one in told if one is not None), None)
-    return About(False, int(info["size"]), None, version)
+    return ObjectAbout(False, int(info["size"]), None, version)
 
 
 def _opened(root: Root) -> Any:
@@ -136,7 +134,7 @@ def _opened(root: Root) -> Any:
             "whose package is installed",
             hint="a package that registers it with fsspec, or a local path",
         ) from None
-    except Exception as error:  # noqa: BLE001
+    except OSError as error:
         raise store_trouble(f"{root.scheme}://{root.authority}", error) from None
 
 

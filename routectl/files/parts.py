@@ -7,7 +7,7 @@ ran. Without it parts stay, unseen, until the bucket's own rule removes them.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 __all__ = ["LARGEST_PUT", "abort_parts", "delete_object"]
@@ -79,6 +79,7 @@ def _abort(client: Any, bucket: str, key: str, before: set[str]) -> bool:
     return False
 
 
+@lru_cache(8)
 def _client(endpoint: str | None, region: str | None) -> Any:
     """botocore's client, which finds credentials itself; None where it is not installed."""
     try:

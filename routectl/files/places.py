@@ -10,16 +10,28 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from glob import has_magic
+from hashlib import blake2b
 from pathlib import Path, PosixPath, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
 from ..errors import RoutectlError, UnsupportedError
-from .stores import About, Store, store_of
+from .stores import ObjectAbout, ObjectStore, OpenObject, Root
 
-__all__ = ["RemotePath", "glob_places", "is_there", "is_uri", "local_only", "pinned", "place"]
+__all__ = [
+    "RemotePath",
+    "glob_places",
+    "is_there",
+    "is_uri",
+    "local_only",
+    "pinned",
+    "place_of",
+    "waiting_for",
+]
 
+_ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _QUERY = re.compile(r"\?(?=[\w.-]+=)")  # a ? that begins no name=value is a glob's
 _PLAIN = ("endpoint_override", "region", "scheme")  # of a query, what is no secret
@@ -30,7 +42,7 @@ def is_uri(text: str) -> bool:
     return _URI.match(text) is not None
 
 
-def place(text: str | os.PathLike[str]) -> Path:
+def place_of(text: str | os.PathLike[str]) -> Path:
     """The place that a text names. Raises RoutectlError for a URI that cannot be one."""
     if isinstance(text, RemotePath):
         return text
@@ -62,12 +74,28 @@ def _remote(scheme: str, rest: str) -> "RemotePath":
         raise RoutectlError(f"{scheme}://: expected a name behind it")
     if "" in names or "." in names or ".." in names:
         raise RoutectlError(f"{scheme}://{path}: got an empty name, . or .. between its slashes")
-    return RemotePath(store_of(scheme, authority, queries[0] if queries else ""), key)
+    return RemotePath(_store_of(scheme, authority, queries[0] if queries else ""), key)
+
+
+@lru_cache(64)
+def _store_of(scheme: str, authority: str, query: str) -> ObjectStore:
+    """The store of a URI. Raises RoutectlError, one line that says what to install or to change."""
+    root = Root(scheme, authority, query)
+    if scheme in _ARROW:
+        from .arrow_store import ArrowStore
+
+        return ArrowStore(root)
+    from .fsspec_store import FsspecStore
+
+    return FsspecStore(root)
+
+
+os.register_at_fork(after_in_child=_store_of.cache_clear)  # connections are one process's
 
 
 def is_there(text: str) -> bool:
     """Whether something stands at a place; of a local one a dangling link, too."""
-    return place(text).exists() if is_uri(text) else os.path.lexists(text)
+    return place_of(text).exists() if is_uri(text) else os.path.lexists(text)
 
 
 def local_only(path: Path, what: str) -> None:
@@ -83,6 +111,15 @@ def pinned(path: Path) -> Path:
     cannot be asked.
     """
     return path.pinned() if isinstance(path, RemotePath) else path
+
+
+def waiting_for(output: Path, ending: str) -> Path:
+    """Where what is to become ``output`` waits meanwhile: beside it, of a remote place here."""
+    name = output.name
+    if isinstance(output, RemotePath):
+        digest = blake2b(str(output).encode("utf-8", "surrogateescape"), digest_size=4)
+        return Path(f"{name}-{digest.hexdigest()}{ending}")
+    return output.with_name(name + ending)
 
 
 def glob_places(path: Path) -> Iterator[Path]:
@@ -113,19 +150,23 @@ class RemotePath(PosixPath):
     store  where it is
     key    its names below the store's root, joined by slashes; "" is the root
     about  what stands there, once that is known; held to it where that says a version
+    opened what pinned() opened, so that readers need not
     """
 
-    store: Store
+    store: ObjectStore
     key: str
-    about: About | None
+    about: ObjectAbout | None
+    opened: OpenObject | None
 
-    def __new__(cls, store: Store, key: str, about: About | None = None) -> "RemotePath":
+    def __new__(
+        cls, store: ObjectStore, key: str, about: ObjectAbout | None = None
+    ) -> "RemotePath":
         """A path by its store and key."""
         self = object.__new__(cls)
-        self.store, self.key, self.about = store, key, about
+        self.store, self.key, self.about, self.opened = store, key, about, None
         return self
 
-    def __init__(self, store: Store, key: str, about: About | None = None) -> None:
+    def __init__(self, store: ObjectStore, key: str, about: ObjectAbout | None = None) -> None:
         """``__new__`` has done it: pathlib's own would parse the arguments as names."""
 
     def __reduce__(self) -> Any:
@@ -243,12 +284,13 @@ class RemotePath(PosixPath):
 
     def pinned(self) -> "RemotePath":
         """The same, what is there now known, and held to that where it is an object."""
-        found = self.find()
-        if found is not None and not found.is_folder:
-            found = self.store.open(self.key).about
-        return RemotePath(self.store, self.key, found)
+        held = RemotePath(self.store, self.key, self.find())
+        if held.is_file():
+            held.opened = self.store.open(self.key)
+            held.about = held.opened.about
+        return held
 
-    def find(self) -> About | None:
+    def find(self) -> ObjectAbout | None:
         """What stands there; None for nothing. Raises FormatError where it cannot be asked."""
         return self.about or self.store.find(self.key)
 
@@ -274,7 +316,8 @@ class RemotePath(PosixPath):
         mode = stat.S_IFDIR if found.is_folder else stat.S_IFREG
         seconds = (found.mtime_ns or 0) // 10**9
         fields = (mode, 0, 0, 1, 0, 0, found.size, seconds, seconds, seconds)
-        return os.stat_result(fields, {"st_mtime_ns": found.mtime_ns or 0})
+        # a listing tells more digits of a time than the object itself
+        return os.stat_result(fields, {"st_mtime_ns": seconds * 10**9})
 
     def iterdir(self) -> Iterator["RemotePath"]:  # type: ignore[override]
         """What stands in it."""
@@ -299,5 +342,7 @@ class RemotePath(PosixPath):
                 yield one
 
 
-def _again(scheme: str, authority: str, query: str, key: str, about: About | None) -> RemotePath:
-    return RemotePath(store_of(scheme, authority, query), key, about)
+def _again(
+    scheme: str, authority: str, query: str, key: str, about: ObjectAbout | None
+) -> RemotePath:
+    return RemotePath(_store_of(scheme, authority, query), key, about)

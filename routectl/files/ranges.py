@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import FormatError
 from .places import RemotePath
-from .stores import About
+from .stores import ObjectAbout
 
 __all__ = ["Ranges"]
 
@@ -29,14 +29,13 @@ class Ranges(io.RawIOBase):
         """Raises FormatError where there is none, or another than the path is held to."""
         super().__init__()
         self._path = path
-        held = path.about if path.about is not None and path.about.version else None
-        self._object = path.store.open(path.key, held)  # whether it is that, the first read says
+        self._object = path.opened or path.store.open(path.key)
         self.name, self.size, self.moved = str(path), self._object.about.size, 0
         self._at, self._step = 0, _LEAST
         self._block = (0, b"")
         self._held: list[tuple[int, bytes]] = []
 
-    def _refuse_other(self, now: About, then: About | None) -> None:
+    def _refuse_other(self, now: ObjectAbout, then: ObjectAbout | None) -> None:
         """Raise FormatError unless an object is the one that was there."""
         if then is None or then.version is None or now.version is None:
             return

@@ -1,22 +1,19 @@
-"""Stores: what is behind a URI's scheme, as pyarrow.fs or fsspec has it; neither is loaded before.
+"""Stores: what is behind a URI's scheme, as pyarrow.fs (arrow_store.py) or fsspec
+(fsspec_store.py) has it.
 
-s3, gs, abfs and hdfs are pyarrow.fs's (arrow_store.py), every other scheme is fsspec's
-(fsspec_store.py). Both find credentials themselves; none is read here, and none is told: messages
+Both find credentials themselves; none is read here, and none is told: messages
 have no query of a URL, and of the libraries' own the first line.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import IO, NamedTuple, Protocol
 
 from ..errors import FormatError, RoutectlError
 
-__all__ = ["About", "OpenObject", "Root", "Store", "store_of", "store_trouble"]
+__all__ = ["ObjectAbout", "ObjectStore", "OpenObject", "Root", "store_trouble"]
 
-_ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 _LONGEST = 300  # characters of a library's message
 
 
@@ -29,7 +26,7 @@ class Root(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class ObjectAbout:
     """What stands at a key.
 
     version tells this object from one that is put in its place: an ETag, a generation, else a time;
@@ -46,28 +43,28 @@ class OpenObject(Protocol):
     """An object that is open to be read by ranges, by several threads at once."""
 
     @property
-    def about(self) -> About:
+    def about(self) -> ObjectAbout:
         """What it was when it was opened."""
 
     def read(self, start: int, size: int) -> bytes:
         """So many bytes, less at its end. Raises FormatError."""
 
 
-class Store(Protocol):
+class ObjectStore(Protocol):
     """A bucket, a container, a host. What goes wrong is a FormatError, of writes a RoutectlError;
     keys are names joined by slashes.
     """
 
     root: Root
 
-    def find(self, key: str) -> About | None:
+    def find(self, key: str) -> ObjectAbout | None:
         """What stands at a key: an object, a folder (keys below it), or None."""
 
-    def below(self, key: str, *, deep: bool) -> Iterator[tuple[str, About]]:
+    def below(self, key: str, *, deep: bool) -> Iterator[tuple[str, ObjectAbout]]:
         """What stands in a folder, or with ``deep`` at whatever depth, in no order."""
 
-    def open(self, key: str, known: About | None = None) -> OpenObject:
-        """The object at a key; one that is known is not asked for again."""
+    def open(self, key: str) -> OpenObject:
+        """The object at a key."""
 
     def put(self, key: str, body: IO[bytes]) -> None:
         """Have an object there of all of ``body``, a file of this machine: whole or not at all."""
@@ -75,21 +72,6 @@ class Store(Protocol):
     def remove(self, key: str) -> None:
         """Remove an object."""
 
-
-@lru_cache(64)
-def store_of(scheme: str, authority: str, query: str) -> Store:
-    """The store of a URI. Raises RoutectlError, one line that says what to install or to change."""
-    root = Root(scheme, authority, query)
-    if scheme in _ARROW:
-        from .arrow_store import ArrowStore
-
-        return ArrowStore(root)
-    from .fsspec_store import FsspecStore
-
-    return FsspecStore(root)
-
-
-os.register_at_fork(after_in_child=store_of.cache_clear)  # connections are one process's
 
 _QUERY = re.compile(r"(\w://[^\s'\"?]*)\?[^\s'\"]*")
 _WORDS = (  # what libraries say, and what that is

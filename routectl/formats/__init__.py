@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..dump import Dump, Sample
 from ..errors import FormatError, MismatchError, UnsupportedError
-from ..files.places import RemotePath, glob_places, pinned, place
+from ..files.places import RemotePath, glob_places, pinned, place_of
 from ..limits import limits, within
 from .documents.facts import Model
 from .documents.kinds import sniff_binary
@@ -67,7 +67,7 @@ def _open_file(
 
             given: Dump | Sequence[Sample] | None = None
             if tokens is not None:
-                given = read_tokens(place(tokens))
+                given = read_tokens(place_of(tokens))
                 given = open_dump(tokens, model=model) if given is None else given
             return open_trainer_file(path, kind, model, start, given)
         from .responses.text import open_text
@@ -120,7 +120,7 @@ def open_dump(
         raise UnsupportedError(f"format {format!r} is not known: {', '.join(FORMATS)}")
     if "\0" in str(path):
         raise FormatError(f"{path}: a NUL in it: no file is named so")
-    at = pinned(place(path))
+    at = pinned(place_of(path))
     files = _listed(at)
     if files is None:
         dump = _open_file(at, model, format, start, base, tokens)

@@ -37,7 +37,9 @@ MAY_IMPORT = {
         "dump errors files limits formats.arrays formats.documents formats.native "
         "formats.responses formats.trainers formats.wire"
     ),
-    "formats.arrays": "dump errors files limits model visible formats.documents formats.wire",
+    "formats.arrays": (
+        "dump errors files limits model visible checkpoints formats.documents formats.wire"
+    ),
     "formats.configs": "errors files formats.documents",
     "formats.documents": "dump errors files limits model visible kernels",
     "formats.native": (
@@ -117,7 +119,7 @@ MAY_IMPORT = {
         "dump errors formats.trainers ops.diff ops.pairs reports jobs jobs.compared jobs.recompute"
     ),
     "jobs.library": (
-        "dump errors layouts margins model routes checkpoints ops ops.check ops.check.alone "
+        "dump errors files layouts margins model routes checkpoints ops ops.check ops.check.alone "
         "ops.check.book ops.diff ops.pack ops.staleness reports reports.check reports.diff "
         "reports.notebook reports.pack reports.show reports.tables jobs jobs.check jobs.convert "
         "jobs.diff jobs.pack jobs.recompute jobs.show jobs.staleness"
@@ -140,12 +142,12 @@ MAY_IMPORT = {
         "dump errors checkpoints formats.documents ops ops.check.alone reports reports.show jobs"
     ),
     "jobs.staleness": (
-        "dump errors ops.adding ops.diff ops.staleness reports reports.staleness jobs "
+        "dump errors files ops.adding ops.diff ops.staleness reports reports.staleness jobs "
         "jobs.compared jobs.recompute"
     ),
     "jobs.watch": (
-        "errors formats.documents formats.wire ops.check ops.check.book reports.check reports.text "
-        "jobs jobs.check"
+        "errors files formats.documents formats.wire ops.check ops.check.book reports.check "
+        "reports.text jobs jobs.check"
     ),
     "loading": "dump model formats",
     "cli": (

@@ -35,10 +35,9 @@ def test_show_check_and_diff_say_what_they_say_of_files(dumps, capsys):
     """show, check and diff of a bucket's dumps print the documents of local ones."""
     pairs = ((JSONL, dumps / "d/samples.jsonl"), (NATIVE, dumps / "n/deepseek_v3.parquet"))
     meta = (DEEPSEEK / "meta.json", dumps / "d/meta.json")
-    for local, remote in pairs:
-        for verb in ("show", "check"):
-            here, there = (document(capsys, verb, at) for at in (local, remote))
-            assert same(here, there, (local, remote), meta)
+    for verb, (local, remote) in zip(("show", "check"), pairs, strict=True):
+        here, there = (document(capsys, verb, at) for at in (local, remote))
+        assert same(here, there, (local, remote), meta)
     here = document(capsys, "diff", *[local for local, _ in pairs])
     there = document(capsys, "diff", *[remote for _, remote in pairs])
     assert same(here, there, *pairs, meta)
@@ -65,7 +64,7 @@ def test_what_is_converted_there_is_read_from_there(dumps, capsys, tmp_path, nam
     assert run(capsys, "convert", source, "--save", tmp_path / name).code == 0
     assert run(capsys, "convert", source, "--save", dumps / name).code == 0
     if name == "x.parquet":  # names its source
-        assert document(capsys, "diff", dumps / name, tmp_path / name)["rows"]["mismatched"] == 0
+        assert document(capsys, "diff", dumps / name, tmp_path / name)["rows_mismatched"] == 0
     else:
         assert dumps.bytes(name) == (tmp_path / name).read_bytes()
     assert "already exists" in complaint(capsys, "convert", source, "--save", dumps / name)
@@ -123,11 +122,11 @@ def test_pack_verify_and_unpack_there(bucket, capsys, tmp_path):
     """A folder is packed into a bucket, verified and unpacked from it, as a local one is."""
     source = bucket.put("x.jsonl", ENGINE)
     model = ["--model", bucket.put("config.json", TINY / "config.json")]
-    layout = ["--dp", "1", "--cp", "2", "--pp", "1", "--micro-batch-size", "4"]
+    layout = ["--cp", "2"]
     done = run(capsys, "pack", source, *model, *layout, "--save", bucket / "packed")
     assert done.code == 0, done.err
     assert bucket.keys()[-3:-1] == ["packed/manifest.json", "packed/samples.parquet"]
-    assert run(capsys, "verify", bucket / "packed", source, *model).code == 0
+    assert run(capsys, "verify", bucket / "packed", "--against", source, *model).code == 0
     again = bucket / "again.parquet"
     assert run(capsys, "unpack", bucket / "packed", "--save", again).code == 0
     assert run(capsys, "diff", again, source, *model).code == 0
@@ -147,3 +146,20 @@ def test_faults_are_one_line_and_write_nothing(dumps, capsys):
         assert words in told
         assert "topsecret" not in told
     assert dumps.keys() == sorted([*before, "bad.parquet"])
+
+
+def test_a_folder_in_a_bucket_is_watched(dumps, capsys):
+    """watch --once looks at the dumps of a bucket's folder."""
+    done = run(capsys, "watch", dumps / "n", "--once", "--settle", "0", "--json")
+    assert done.code == 0, done.err
+    assert "deepseek_v3.parquet" in done.out
+
+
+def test_a_checkpoint_in_a_bucket_is_read_by_ranges(bucket, capsys, tiny_checkpoints, tmp_path):
+    """show, and a recompute, take a checkpoint's folder in a bucket; tensors are read by ranges."""
+    local = tiny_checkpoints["v0"]
+    remote = bucket.put_folder("v0", local)
+    shown = [document(capsys, "show", at) for at in (local, remote)]
+    assert same(*shown, (local, remote))
+    moved = sum(r.moved for r in bucket.proxy.requests if "safetensors" in r.path)
+    assert moved < (local / "model.safetensors").stat().st_size // 2

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ...dump import Dump, DumpMeta
 from ...errors import FormatError, MismatchError, UnsupportedError
-from ...files.places import RemotePath, place
+from ...files.places import RemotePath, place_of
 from ...model import ModelFacts
 from ...routes import Routes
 
@@ -66,7 +66,7 @@ class Bases:
     def _dump(self, meta: DumpMeta) -> Dump:
         if isinstance(self._given, Dump):
             return self._given
-        path = place(self._given) if self._given else self._named()
+        path = place_of(self._given) if self._given else self._named()
         try:
             return self._opener(path, None)
         except FormatError:  # no model beside it: this file knows

@@ -128,6 +128,7 @@ def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
     from ...files.folders import replacing_folder
     from ...files.writing import refuse_existing
     from ...formats.replay.folder import foreign_content
+    from ...formats.replay.manifest import MANIFEST
     from ...ops.pack.pack import greatest_id
     from ...ops.pack.padding import TensorSpec
 
@@ -147,7 +148,7 @@ def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
             spec = replace(spec, greatest=greatest_id(watched))
     skipped = _withheld(taken.skipped) if request.no_tokens else taken.skipped
     job = Job(taken.dump, packing, spec, only, request.allow_missing, skipped)
-    with replacing_folder(save, force=force, foreign=foreign_content) as folder:
+    with replacing_folder(save, force=force, foreign=foreign_content, last=MANIFEST) as folder:
         try:
             manifest = write_folder(job, folder, progress, [asdict(one) for one in sources])
         except ValueError as error:  # padding, dtype and ep that do not fit the dump

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from ...errors import FormatError
-from ...files.places import RemotePath, is_there, pinned, place
+from ...files.places import RemotePath, is_there, pinned, place_of
 from ...files.reading import open_regular, read_bytes
 
 __all__ = ["folder_of", "identity_of"]
@@ -28,7 +28,7 @@ def folder_of(checkpoint: str | Path) -> Path:
     from ...checkpoints import is_checkpoint
     from ...formats.documents.hub import cached_config
 
-    folder = place(checkpoint)
+    folder = place_of(checkpoint)
     cached = None if is_there(str(checkpoint)) else cached_config(str(checkpoint))
     if cached is None:
         return folder
