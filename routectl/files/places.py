@@ -32,6 +32,10 @@ __all__ = [
 ]
 
 _ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
+_TOLD_S3 = (
+    *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"),
+    *("AWS_REGION", "AWS_DEFAULT_REGION"),
+)
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _QUERY = re.compile(r"\?(?=[\w.-]+=)")  # a ? that begins no name=value is a glob's
 _PLAIN = ("endpoint_override", "region", "scheme")  # of a query, what is no secret
@@ -77,20 +81,26 @@ def _remote(scheme: str, rest: str) -> "RemotePath":
     return RemotePath(_store_of(scheme, authority, queries[0] if queries else ""), key)
 
 
-@lru_cache(64)
 def _store_of(scheme: str, authority: str, query: str) -> ObjectStore:
     """The store of a URI. Raises RoutectlError, one line that says what to install or to change."""
-    root = Root(scheme, authority, query)
-    if scheme in _ARROW:
+    told = tuple(os.environ.get(name) for name in _TOLD_S3) if scheme == "s3" else ()
+    return _store(Root(scheme, authority, query), os.getpid(), told)
+
+
+@lru_cache(64)
+def _store(root: Root, _process: int, _told: tuple[str | None, ...]) -> ObjectStore:
+    """s3, gs, abfs and hdfs are pyarrow.fs's, every other scheme is fsspec's, loaded here first.
+
+    One is kept while the variables that lead to it are as they were. Connections are one
+    process's: a forked one makes its own, and closes none.
+    """
+    if root.scheme in _ARROW:
         from .arrow_store import ArrowStore
 
         return ArrowStore(root)
     from .fsspec_store import FsspecStore
 
     return FsspecStore(root)
-
-
-os.register_at_fork(after_in_child=_store_of.cache_clear)  # connections are one process's
 
 
 def is_there(text: str) -> bool:
