@@ -130,7 +130,7 @@ def stored_texts(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file, texts by name. Raises FormatError."""
     found = strict_json(_header_bytes(path)[0], f"{path}: header").get("__metadata__", {})
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
-        raise FormatError(f"{path}: damaged: its metadata are no texts")
+        raise FormatError(f"{path}: damaged .safetensors: its metadata are no texts")
     return found
 
 
