@@ -8,9 +8,13 @@ from support.house import HOUSE, files_of_house, foreign_of, tree_of
 
 HOMES = {  # the files and folders that may load a heavy library
     "numba": ("kernels/", "codecs/", "routers/top_k.py"),
+<<<<<<< HEAD
     "fsspec": ("files/fsspec_store.py",),
     "botocore": ("files/parts.py",),
     "pyarrow": ("files/arrow_store.py", "formats/native/", "reports/tables/"),
+=======
+    "pyarrow": ("formats/native/", "reports/tables/", "jobs/shards/partials.py"),
+>>>>>>> merge19
     "safetensors": ("formats/arrays/files.py", "checkpoints/", "forward/"),
     "typer": ("cli/",),
     "rich": ("cli/", "reports/"),
