@@ -125,7 +125,7 @@ MAY_IMPORT = {
         "reports.check reports.diff reports.notebook reports.pack reports.show reports.tables jobs "
         "jobs.check jobs.convert jobs.diff jobs.pack jobs.recompute jobs.show jobs.staleness"
     ),
-    "jobs.merge": "errors visible reports jobs jobs.shards",
+    "jobs.merge": "errors files visible reports jobs jobs.shards",
     "jobs.pack": (
         "damage dump errors files layouts routes version visible formats.configs formats.documents "
         "formats.native formats.replay ops.pack reports reports.pack reports.text jobs "
