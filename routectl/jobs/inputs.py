@@ -1,13 +1,13 @@
 """A dump as a user names it: a path, and behind ``::`` what it does not say itself."""
 
 import glob
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import RoutectlError
+from ..files.places import is_there
 
 __all__ = ["STDIN", "Input", "parse_input"]
 
@@ -44,7 +44,7 @@ class Input:
         return replace(self, path=change(self.path), base=base, tokens=tokens)
 
 
-def parse_input(text: str, exists: Callable[[str], bool] = os.path.lexists) -> Input:
+def parse_input(text: str, exists: Callable[[str], bool] = is_there) -> Input:
     """What the user named. A path that is there is itself, whatever characters it has.
 
     Raises RoutectlError for what is behind ``::`` and no known option.

@@ -37,7 +37,9 @@ MAY_IMPORT = {
         "dump errors files limits formats.arrays formats.documents formats.native "
         "formats.responses formats.trainers formats.wire"
     ),
-    "formats.arrays": "dump errors files limits model visible formats.documents formats.wire",
+    "formats.arrays": (
+        "dump errors files limits model visible checkpoints formats.documents formats.wire"
+    ),
     "formats.configs": "errors files formats.documents",
     "formats.documents": "dump errors files limits model visible kernels",
     "formats.native": (
@@ -118,12 +120,12 @@ MAY_IMPORT = {
         "jobs.compared jobs.recompute jobs.shards"
     ),
     "jobs.library": (
-        "dump errors layouts margins model routes visible checkpoints formats.documents ops "
+        "dump errors files layouts margins model routes visible checkpoints formats.documents ops "
         "ops.check ops.check.alone ops.check.book ops.diff ops.pack ops.staleness reports "
         "reports.check reports.diff reports.notebook reports.pack reports.show reports.tables jobs "
         "jobs.check jobs.convert jobs.diff jobs.pack jobs.recompute jobs.show jobs.staleness"
     ),
-    "jobs.merge": "errors visible reports jobs jobs.shards",
+    "jobs.merge": "errors files visible reports jobs jobs.shards",
     "jobs.pack": (
         "damage dump errors files layouts routes version visible kernels formats.configs "
         "formats.documents formats.native formats.replay ops.pack reports reports.pack "
@@ -143,12 +145,12 @@ MAY_IMPORT = {
         "dump errors checkpoints formats.documents ops ops.check.alone reports reports.show jobs"
     ),
     "jobs.staleness": (
-        "dump errors ops.adding ops.diff ops.staleness reports reports.staleness jobs "
+        "dump errors files ops.adding ops.diff ops.staleness reports reports.staleness jobs "
         "jobs.compared jobs.recompute"
     ),
     "jobs.watch": (
-        "errors formats.documents formats.wire ops.check ops.check.book reports.check reports.text "
-        "jobs jobs.check"
+        "errors files formats.documents formats.wire ops.check ops.check.book reports.check "
+        "reports.text jobs jobs.check"
     ),
     "loading": "dump model formats",
     "cli": (

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ...codecs import codec_named
 from ...dump import DumpMeta, Sample
+from ...files.places import place_of
 from ...gate_logprobs import digest_routes
 from ...routes import ids_dtype
 from .bases import base_path, check_base
@@ -121,8 +122,8 @@ def native_form(meta: DumpMeta, coding: Coding | None, folder: Path | None = Non
         path = None
         if base is not None:
             check_base(base, meta)
-            is_file = Path(base.meta.path).is_file()
-            path = base_path(Path(base.meta.path), folder or Path()) if is_file else None
+            at = place_of(base.meta.path)
+            path = base_path(at, folder or Path()) if at.is_file() else None
         coded = CodedAbout(coding.codec, coding.sorts, path)
         group_bytes = codec_named(coding.codec).group_bytes
         meta = dataclasses.replace(meta, order="unknown") if coding.sorts else meta

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import MismatchError, RoutectlError, UnsupportedError
+from ...files.places import place_of
 from ...reports.text.wording import plural, shrunk_text
 from ..options import argument, check_bounds, force_option, no_tokens_option, option
 from ..progress import SILENT, Progress
@@ -150,7 +151,7 @@ def _to_native(
     output = NativeOutput(codec=request.codec, keep_order=request.keep_order, folder=folder)
     opened = opened_source(source, output, found)
     coding, began = opened()[1].coding, time.monotonic()
-    if base is not None and Path(base.meta.path).resolve() == dst.resolve():
+    if base is not None and place_of(base.meta.path).resolve() == dst.resolve():
         raise RoutectlError(f"{dst}: is the base of what would be written there")
     if verify and request.is_piped:
         raise RoutectlError("--verify reads what was written: stdout cannot be read")
@@ -208,7 +209,7 @@ def _check_source(dump: "Dump", request: ConvertRequest, progress: Progress) -> 
 
     if dump.meta.format != "native":
         return
-    path, named = Path(file_of(dump.meta.path)), request.reading.input(request.src).base
+    path, named = place_of(file_of(dump.meta.path)), request.reading.input(request.src).base
     base = None if named is None else open_input(named)
     if not _check_native(path, base, len(dump), progress):
         progress.note(f"{dump.meta.path}: has no digest to be checked against")

@@ -131,6 +131,7 @@ def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
     from ...files.folders import replacing_folder
     from ...files.writing import refuse_existing
     from ...formats.replay.folder import foreign_content
+    from ...formats.replay.manifest import MANIFEST
     from ...ops.pack.pack import greatest_id
     from ...ops.pack.padding import TensorSpec
 
@@ -152,7 +153,7 @@ def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
     origin = Origin(reachable(request.dump), request.reading, request.no_tokens)
     job = Job(taken.dump, packing, spec, only, request.allow_missing, skipped, origin=origin)
     named = [asdict(one) for one in sources]
-    with replacing_folder(save, force=force, foreign=foreign_content) as folder:
+    with replacing_folder(save, force=force, foreign=foreign_content, last=MANIFEST) as folder:
         try:
             manifest = write_folder(job, folder, request.crew, progress, named)
         except ValueError as error:  # padding, dtype and ep that do not fit the dump

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import MismatchError, RoutectlError, UnsupportedError
+from ...files.places import place_of
 from ...reports.text.wording import plural
 from ..compared.compared import Judging, compared, metric_names, parsed_limits
 from ..options import (
@@ -132,7 +133,7 @@ def recompute_dump(request: RecomputeRequest, progress: Progress = SILENT) -> Re
     crew = crew_of(how.device, how.threads, progress)
     if crew.leads and not (request.resume and parts_folder(request.save).exists()):
         saving.refuse()
-    if is_router_inputs(Path(request.dump)):
+    if is_router_inputs(place_of(request.dump)):
         return _from_inputs(request, progress) if crew.leads else None
     _refuse_mixed(request)
     if request.router_inputs is not None:
@@ -219,7 +220,7 @@ def _from_inputs(request: RecomputeRequest, progress: Progress) -> Recomputed:
     output = request.save
     count = recompute_from_inputs(
         request.checkpoint,
-        Path(request.dump),
+        place_of(request.dump),
         output,
         force=request.force,
         model=model,
