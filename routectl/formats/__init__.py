@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from ..codecs.dictionary import Dictionary
 from ..dump import Dump, Sample
 from ..errors import FormatError, MismatchError, UnsupportedError
 from ..limits import limits, within
@@ -45,7 +46,7 @@ def _open_file(
     model: Model,
     form: str | None,
     start: int | None,
-    base: Dump | str | Path | None,
+    base: Dump | Dictionary | str | Path | None,
     tokens: str | Path | None,
 ) -> Dump:
     try:
@@ -94,7 +95,7 @@ def open_dump(
     model: Model = None,
     format: str | None = None,  # noqa: A002 - the word that users know
     start: int | None = None,
-    base: Dump | str | Path | None = None,
+    base: Dump | Dictionary | str | Path | None = None,
     tokens: str | Path | None = None,
 ) -> Dump:
     """Open a file, a folder or a glob as one lazy Dump.
@@ -105,7 +106,7 @@ def open_dump(
     format  one of FORMATS; None to sniff the content, then the name.
     start   position of row 0 for samples that do not say it.
     base    the dump that native files of codec delta were coded against; None to take the path in
-            the file.
+            the file. Of codec token: their dictionary, or its path.
     tokens  a second file with the tokens of a torch file that holds layers alone: a dump or slime's
             train data with its samples in order, or a JSON list of token ids.
 

@@ -15,6 +15,7 @@ from .progress import SILENT, Progress
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ..codecs.dictionary import Dictionary
     from ..dump import Dump
     from ..formats.documents.facts import Guess, Model, Otherwise
     from ..ops.diff.thresholds import Threshold
@@ -85,7 +86,7 @@ class Reading:
             own,
             start=self.start if own.start is None else own.start,
             format=own.format or self.format,
-            base=own.base or self.base,
+            base=own.base or (None if own.dictionary else self.base),
         )
 
     def open(
@@ -175,7 +176,13 @@ def open_input(named: "Input | str", model: "Model" = None) -> "Dump":
 
     one = parse_input(named) if isinstance(named, str) else named
     source = file_of(one.path)
-    base = None if one.base is None else _base_of(one.base, model)
+    base: Dump | Dictionary | str | None = None
+    if one.base is not None:
+        base = _base_of(one.base, model)
+    elif one.dictionary is not None:
+        from ..formats.native.dictionaries import read_dictionary
+
+        base = read_dictionary(one.dictionary)
     tokens = None if one.tokens is None else file_of(one.tokens)
     dump = open_dump(
         source, model=model, format=one.format, start=one.start, base=base, tokens=tokens

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...codecs import codec_named
+from ...codecs.dictionary import Dictionary
 from ...dump import Dump, DumpMeta, Sample
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...files.writing import replacing
@@ -23,6 +24,7 @@ from ...gate_logprobs import digest_routes
 from ...model import ModelFacts
 from .bases import Bases, base_path, check_base
 from .columns import arrow_columns
+from .dictionaries import check_dictionary, dictionary_of, stored_dictionary
 from .encoder import Coding, as_coded, code_group
 from .groups import GroupAbout
 from .parquet import GroupReader, open_parquet, stored_metadata
@@ -90,7 +92,7 @@ def stream_native(
 
     ``folder`` is where the file will be: the base's path is kept relative to it.
     """
-    coded, group_bytes = None, _GROUP_BYTES
+    coded, group_bytes, stored = None, _GROUP_BYTES, {}
     if coding is not None:
         base = coding.base
         path = None
@@ -98,7 +100,12 @@ def stream_native(
             check_base(base, meta)
             is_file = Path(base.meta.path).is_file()
             path = base_path(Path(base.meta.path), folder or Path()) if is_file else None
-        coded = CodedAbout(coding.codec, coding.sorts, path)
+        named = None
+        if coding.dictionary is not None:
+            check_dictionary(coding.dictionary, meta)
+            named = coding.dictionary.digest.hex()
+            stored = stored_dictionary(coding.dictionary) if coding.stores else {}
+        coded = CodedAbout(coding.codec, coding.sorts, path, named)
         group_bytes = codec_named(coding.codec).group_bytes
         meta = dataclasses.replace(meta, order="unknown") if coding.sorts else meta
     schema = schema_of(meta, coded)
@@ -124,7 +131,7 @@ def stream_native(
             count += len(rows)
             for row in rows:
                 digest.update((row["routes_digest"] or "-").encode())
-        writer.add_key_value_metadata({_DIGEST: digest.hexdigest()})
+        writer.add_key_value_metadata({_DIGEST: digest.hexdigest(), **stored})
     return count
 
 
@@ -147,7 +154,7 @@ def write_native(
         count = stream_native(samples, meta, target, coding, folder=path.parent)
         if verify:
             target.flush()
-            base = coding.base if coding else None
+            base = (coding.base or coding.dictionary) if coding else None
             check_native(
                 Path(target.name), base=base, on_sample=verify if callable(verify) else None
             )
@@ -157,7 +164,7 @@ def write_native(
 def check_native(
     path: Path,
     *,
-    base: Dump | None = None,
+    base: Dump | Dictionary | None = None,
     on_sample: Callable[[Sample], None] | None = None,
     opener: _Opener | None = None,
 ) -> int | None:
@@ -184,24 +191,28 @@ def check_native(
 def open_native(
     path: Path,
     *,
-    base: Dump | Path | str | None = None,
+    base: Dump | Dictionary | Path | str | None = None,
     opener: _Opener | None = None,
     within: tuple[Path, ...] = (),
 ) -> Dump:
     """Open a native file; row groups are read when a sample of theirs is, page checksums verified.
 
-    ``base`` is what a file of codec delta was coded against; None to take the path in the file.
+    ``base`` is what a file of codec delta was coded against, None to take the path in the file;
+    or what one of codec token was coded with, None where it has that in it.
     ``opener`` opens a base that is no native file (``open_dump``); None to refuse such a one.
     ``within`` are files that wait for this one as their base.
     Raises FormatError when the file is damaged, UnsupportedError for another program's Parquet or
-    a newer container.
+    a newer container, MismatchError for another dictionary.
     """
     file = open_parquet(path)
     about = file.about
     meta = _meta(path, about)
     coded = about.coded
     opened = partial(_open_base, opener, (*within, path.resolve()))
-    bases = Bases(path, coded.base if coded else None, base, opened)
+    named = coded.dictionary if coded else None
+    found = dictionary_of(path, named, file.footer.metadata or {}, base)
+    other = None if isinstance(base, Dictionary) else base
+    bases = Bases(path, coded.base if coded else None, other, opened, found)
 
     def holding(layers: tuple[int, ...]) -> Dump:
         """The file as a dump of some of its layers; no other layer column is read."""
