@@ -140,7 +140,7 @@ class Dictionary:
         }
         self._places_V = np.zeros(int(tokens[-1]) + 1 if entries else 0, np.int32)
         self._places_V[tokens] = np.arange(1, entries + 1)
-        self._entries = entries
+        self._entries = int(entries)
         self._opened: dict[int, LayerDictionary] = {}
 
     @property

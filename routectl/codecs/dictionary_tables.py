@@ -70,7 +70,7 @@ class Sizes(NamedTuple):
     @property
     def gap_tokens(self) -> int:
         """Symbols of a table of gaps."""
-        return int(token_of(self.num_experts - 1)[0]) + 1
+        return 1 + int(token_of(self.num_experts - 1)[0])
 
 
 def contexts_of(num_experts: int) -> NDArray[np.uint8]:

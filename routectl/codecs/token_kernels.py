@@ -187,7 +187,8 @@ def _take_masks(  # type: ignore[no-untyped-def]
             slots_KR[min(at, top_k), r] = list_M[start + m]
             at += mask >> m & np.uint64(1)
         ones = np.uint64(ones_256[mask])
-        legal &= ones <= left
+        if ones > left:
+            legal = False
         left -= min(ones, left)
         rows_R[kept], left_R[kept] = r, left
         kept += np.uint64(left > np.uint64(0))

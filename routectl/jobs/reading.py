@@ -24,6 +24,7 @@ __all__ = [
     "MODEL",
     "WITHOUT_TOKENS",
     "Reading",
+    "coded_against",
     "finite_eps",
     "open_input",
     "otherwise_of",
@@ -176,13 +177,7 @@ def open_input(named: "Input | str", model: "Model" = None) -> "Dump":
 
     one = parse_input(named) if isinstance(named, str) else named
     source = file_of(one.path)
-    base: Dump | Dictionary | str | None = None
-    if one.base is not None:
-        base = _base_of(one.base, model)
-    elif one.dictionary is not None:
-        from ..formats.native.dictionaries import read_dictionary
-
-        base = read_dictionary(one.dictionary)
+    base = coded_against(one, model)
     tokens = None if one.tokens is None else file_of(one.tokens)
     dump = open_dump(
         source, model=model, format=one.format, start=one.start, base=base, tokens=tokens
@@ -190,6 +185,15 @@ def open_input(named: "Input | str", model: "Model" = None) -> "Dump":
     if source != one.path:
         dump.meta = replace(dump.meta, path=one.path)
     return dump
+
+
+def coded_against(one: Input, model: "Model" = None) -> "Dump | Dictionary | str | None":
+    """What a native file that the user named was coded against or with, where that is named."""
+    from ..formats.native.dictionaries import read_dictionary
+
+    if one.dictionary is not None:
+        return read_dictionary(one.dictionary)
+    return None if one.base is None else _base_of(one.base, model)
 
 
 def _base_of(text: str, model: "Model") -> "Dump | str":

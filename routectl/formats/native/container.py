@@ -154,7 +154,7 @@ def write_native(
         count = stream_native(samples, meta, target, coding, folder=path.parent)
         if verify:
             target.flush()
-            base = (coding.base or coding.dictionary) if coding else None
+            base = None if coding is None else coding.against
             check_native(
                 Path(target.name), base=base, on_sample=verify if callable(verify) else None
             )
@@ -164,7 +164,7 @@ def write_native(
 def check_native(
     path: Path,
     *,
-    base: Dump | Dictionary | None = None,
+    base: Dump | Dictionary | Path | str | None = None,
     on_sample: Callable[[Sample], None] | None = None,
     opener: _Opener | None = None,
 ) -> int | None:

@@ -55,6 +55,11 @@ class Coding:
                 self.indices.setdefault(key.tokens, i)
 
     @property
+    def against(self) -> Dump | Dictionary | None:
+        """What a reader has to be given, or finds in the file."""
+        return self.dictionary if self.base is None else self.base
+
+    @property
     def sorts(self) -> bool:
         """Whether rows come back ascending."""
         return not (self.keep_order or codec_named(self.codec).keeps_order)
