@@ -203,7 +203,7 @@ def _layer_bytes(facts: LayerFacts, sizes: Sizes) -> bytes:
     bits = np.zeros((entries, _CLASS_BITS + sizes.listed * width), np.uint8)
     bits[:, :_CLASS_BITS] = facts.classes_N[1:, None] >> np.arange(_CLASS_BITS) & 1
     lists = facts.lists_NM[1:].astype(np.uint16)[:, :, None] >> np.arange(width, dtype="u2") & 1
-    bits[:, _CLASS_BITS:] = lists.reshape(entries, -1)
+    bits[:, _CLASS_BITS:] = lists.reshape(entries, sizes.listed * width)
     return bits_B[: (at + 7) // 8].tobytes() + np.packbits(bits, bitorder="little").tobytes()
 
 
