@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from routectl.codecs import codec_named
+from routectl.codecs.dictionary import MOST_EXPERTS
 from routectl.codecs.dictionary_tables import Sizes
 from routectl.codecs.token_training import CLASSES, Training
 from routectl.dump import Dump, DumpMeta, Sample, key_of
@@ -24,6 +25,8 @@ def dump_of(some, meta):
 
 def coding_of(name, base, keep_order=False):
     """A Coding with what the codec needs: the base, or a dictionary learnt from it."""
+    if name == "token" and base.meta.num_experts > MOST_EXPERTS:
+        name = "set"  # as convert has it
     needs, given = codec_named(name).needs, {}
     if "dictionary" in needs:
         given = {"dictionary": _learnt(base), "stores": True}
