@@ -143,6 +143,9 @@ class Dictionary:
         self._entries = int(entries)
         self._opened: dict[int, LayerDictionary] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Dictionary, (self._data, self._where)
+
     @property
     def data(self) -> bytes:
         """The bytes."""

@@ -30,6 +30,7 @@ __all__ = [
     "otherwise_of",
     "parse_layers",
     "parse_positions",
+    "reachable",
     "refuse_relative",
     "refuse_severity",
 ]
@@ -194,6 +195,13 @@ def coded_against(one: Input, model: "Model" = None) -> "Dump | Dictionary | str
     if one.dictionary is not None:
         return read_dictionary(one.dictionary)
     return None if one.base is None else _base_of(one.base, model)
+
+
+def reachable(text: str) -> str:
+    """A dump as another process finds it: what is on a pipe is named by its copy."""
+    from .stdin import file_of
+
+    return text if isinstance(text, HeldDump) else str(parse_input(text).placed(file_of))
 
 
 def _base_of(text: str, model: "Model") -> "Dump | str":

@@ -6,44 +6,55 @@ from typing import TYPE_CHECKING
 from ...errors import RoutectlError
 from ...reports.text.wording import plural
 from ..progress import Progress
+from .native import NativeOutput
 
 if TYPE_CHECKING:
     from ...dump import Dump
     from ...formats.native.encoder import Coding
 
-__all__ = ["coding_of", "write_dictionary"]
+__all__ = ["output_of", "write_dictionary"]
 
 _LEARNING_PASSES = 3  # of a dump whose counts fit in memory
 
 
-def coding_of(
+def output_of(
     dump: "Dump",
-    codec: str,
-    *,
-    keep_order: bool,
     base: "Dump | None",
-    dictionary: str | None,
+    asked: tuple[str, bool, str | None],
+    folder: Path | None,
     progress: Progress,
-) -> "Coding | None":
-    """How to code; None for plain. Raises UnsupportedError, MismatchError, FormatError.
+) -> NativeOutput:
+    """How to code a dump; ``asked`` are the codec, whether orders are kept, and a dictionary.
 
     ``token`` without a dictionary learns one from the dump itself, and is ``set`` where that would
-    not pay; ``auto`` takes the fewest bytes for the first row group.
+    not pay; ``auto`` takes the fewest bytes for the first row group. Raises MismatchError for a
+    dictionary of another model, FormatError for what is none.
     """
-    from ...codecs import codec_named
+    codec, keep_order, _ = asked
+    if codec not in ("token", "auto"):
+        return NativeOutput(codec=codec, keep_order=keep_order, folder=folder)
+    coding = _coding(dump, base, asked, progress)
+    return NativeOutput(
+        codec=coding.codec,
+        keep_order=keep_order,
+        folder=folder,
+        dictionary=coding.dictionary,
+        stores=coding.stores,
+    )
+
+
+def _coding(
+    dump: "Dump", base: "Dump | None", asked: tuple[str, bool, str | None], progress: Progress
+) -> "Coding":
+    """What ``token`` or ``auto`` is."""
     from ...formats.native.dictionaries import check_dictionary, read_dictionary
     from ...formats.native.encoder import Coding
 
-    if codec == "plain":
-        return None
-    if codec not in ("token", "auto"):
-        needed = "base" in codec_named(codec).needs
-        return Coding(codec, keep_order, base if needed else None)
-    learnt: Coding | None = None
+    codec, keep_order, dictionary = asked
     if dictionary is not None:
         given = read_dictionary(dictionary)
         check_dictionary(given, dump.meta)
-        learnt = Coding("token", keep_order, dictionary=given)
+        learnt: Coding | None = Coding("token", keep_order, dictionary=given)
     else:
         learnt = _own(dump, keep_order, progress)
     if codec == "token":
