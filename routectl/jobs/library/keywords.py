@@ -49,6 +49,7 @@ class CheckKeywords(TypedDict, total=False):
 class ConvertKeywords(TypedDict, total=False):
     """Of ``convert``."""
 
+    jobs: int | None
     model: Model | None
     start: int | None
     format: str | None
@@ -57,6 +58,8 @@ class ConvertKeywords(TypedDict, total=False):
     missing: str | None
     lossy: bool
     codec: str
+    dictionary: str | None
+    train: AnyPath | None
     keep_order: bool
     verify: bool
     no_tokens: bool
