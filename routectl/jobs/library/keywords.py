@@ -59,7 +59,6 @@ class ConvertKeywords(TypedDict, total=False):
     lossy: bool
     codec: str
     dictionary: str | None
-    train: AnyPath | None
     keep_order: bool
     verify: bool
     no_tokens: bool
@@ -128,6 +127,7 @@ class PackKeywords(TypedDict, total=False):
     balance: str | None
     plan: AnyPath | None
     layout: Texts
+    jobs: int | None
     model: Model | None
     start: int | None
     format: str | None
@@ -207,6 +207,7 @@ class StalenessKeywords(TypedDict, total=False):
 class UnpackKeywords(TypedDict, total=False):
     """Of ``unpack``."""
 
+    jobs: int | None
     no_tokens: bool
     force: bool
     progress: Progress
