@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import FormatError, UnsupportedError
 from ..routes import Ids, ids_dtype
 from .dictionary_tables import (
-    Sizes,
+    TableSizes,
     expanded,
     legal_gaps,
     legal_masks,
@@ -27,7 +27,7 @@ from .dictionary_tables import (
 )
 from .set_tables import read_numbers, write_numbers
 
-__all__ = ["MOST_EXPERTS", "MOST_TOKENS", "Dictionary", "LayerDictionary", "LayerFacts"]
+__all__ = ["MOST_EXPERTS", "MOST_TOKENS", "LayerDictionary", "LayerFacts", "TokenDictionary"]
 
 MOST_EXPERTS = 1024
 MOST_TOKENS = 1 << 22  # a token id of a dictionary is below
@@ -43,7 +43,7 @@ class LayerFacts(NamedTuple):
 
     order_E: every expert, the one with the greatest load first. classes_N: of each entry.
     lists_NM: its experts, the likeliest first; entry 0 is class 0 and the head of order_E.
-    masks_TA, gaps_TA: frequencies of 4096, of the tables that ``Sizes`` numbers.
+    masks_TA, gaps_TA: frequencies of 4096, of the tables that ``TableSizes`` numbers.
     """
 
     order_E: Ids
@@ -61,7 +61,7 @@ class LayerDictionary:
     """
 
     digest: bytes
-    sizes: Sizes
+    sizes: TableSizes
     places_V: NDArray[np.int32]
     facts: LayerFacts
 
@@ -93,7 +93,7 @@ class LayerDictionary:
         return np.where(known_R, places_V[np.where(known_R, token_ids_R, 0)], np.int32(0))
 
 
-class Dictionary:
+class TokenDictionary:
     """A dictionary as its bytes. Raises FormatError, UnsupportedError for bytes that are none."""
 
     def __init__(self, data: bytes, where: str = "the dictionary") -> None:
@@ -119,7 +119,7 @@ class Dictionary:
             and classes <= MOST_CLASSES
         ):
             raise FormatError(f"{where}: damaged: sizes out of bounds")
-        self.sizes = Sizes(num_experts, top_k, classes)
+        self.sizes = TableSizes(num_experts, top_k, classes)
         at += _HEAD.size
         ends = at + 4 * np.cumsum([layers, entries, layers])
         if ends[-1] > len(data) - 16:
@@ -144,7 +144,7 @@ class Dictionary:
         self._opened: dict[int, LayerDictionary] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Dictionary, (self._data, self._where)
+        return TokenDictionary, (self._data, self._where)
 
     @property
     def data(self) -> bytes:
@@ -182,8 +182,8 @@ class Dictionary:
 
     @classmethod
     def of(
-        cls, sizes: Sizes, tokens: NDArray[Any], layers: Mapping[int, LayerFacts]
-    ) -> "Dictionary":
+        cls, sizes: TableSizes, tokens: NDArray[Any], layers: Mapping[int, LayerFacts]
+    ) -> "TokenDictionary":
         """The dictionary of some layers, by number; entry i + 1 is that of ``tokens[i]``."""
         numbers = sorted(layers)
         bodies = [_layer_bytes(layers[number], sizes) for number in numbers]
@@ -193,7 +193,7 @@ class Dictionary:
         return cls(data + hashlib.blake2b(data, digest_size=16).digest())
 
 
-def _layer_bytes(facts: LayerFacts, sizes: Sizes) -> bytes:
+def _layer_bytes(facts: LayerFacts, sizes: TableSizes) -> bytes:
     """The bytes of a layer: its order, its tables, its entries but the first."""
     width = sizes.width
     bits_B = np.zeros(
@@ -210,7 +210,7 @@ def _layer_bytes(facts: LayerFacts, sizes: Sizes) -> bytes:
     return bits_B[: (at + 7) // 8].tobytes() + np.packbits(bits, bitorder="little").tobytes()
 
 
-def _read_layer(data: bytes, sizes: Sizes, entries: int) -> LayerFacts:
+def _read_layer(data: bytes, sizes: TableSizes, entries: int) -> LayerFacts:
     """The inverse. Raises ValueError for what no writer writes."""
     bits_B, width, listed = np.frombuffer(data, np.uint8), sizes.width, sizes.listed
     order = read_numbers(bits_B, 0, sizes.num_experts, width)

@@ -17,7 +17,7 @@ from .set_tables import read_number, write_number
 
 __all__ = [
     "CHUNK",
-    "Sizes",
+    "TableSizes",
     "contexts_of",
     "expanded",
     "legal_gaps",
@@ -35,7 +35,7 @@ _PLACES = 16  # contexts of the id before: none, then fifteenths of all ranks
 _TOTAL = 4096
 
 
-class Sizes(NamedTuple):
+class TableSizes(NamedTuple):
     """E, K, and how many classes entries have, beside 0."""
 
     num_experts: int
@@ -78,7 +78,7 @@ def contexts_of(num_experts: int) -> NDArray[np.uint8]:
     return (1 + np.arange(num_experts) * (_PLACES - 1) // num_experts).astype(np.uint8)
 
 
-def legal_masks(sizes: Sizes) -> NDArray[np.bool_]:
+def legal_masks(sizes: TableSizes) -> NDArray[np.bool_]:
     """bool [T, 256]: masks of experts that are listed, at most so many as are left."""
     ones_A = np.array([bin(mask).count("1") for mask in range(1 << CHUNK)])
     tables = []
@@ -90,7 +90,7 @@ def legal_masks(sizes: Sizes) -> NDArray[np.bool_]:
     return np.tile(np.array(tables), (sizes.classes + 1, 1))
 
 
-def legal_gaps(sizes: Sizes) -> NDArray[np.bool_]:
+def legal_gaps(sizes: TableSizes) -> NDArray[np.bool_]:
     """bool [T, A]: gaps that leave room for the ids after them; 0 in any case."""
     experts = sizes.num_experts
     contexts_E = contexts_of(experts)

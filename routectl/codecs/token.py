@@ -17,7 +17,7 @@ from .rans_cells import new_cells, open_cells
 from .row_kernels import repeats_in
 from .set import CODEC as SET
 from .slot_kernels import rows_of_slots, sorting_pairs
-from .token_kernels import ONES_256, decode_sets, encode_sets, split_rows
+from .token_kernels import ONES_256, decode_sets, encode_sets, masks_of_rows
 
 __all__ = ["CODEC"]
 
@@ -70,7 +70,7 @@ def _by_dictionary(block: Block, dictionary: LayerDictionary) -> Coded:
     entries_R = dictionary.entries(block.token_ids_R)
     masks_JR = np.empty((sizes.chunks, rows), np.uint8)
     tails_RK = np.empty((rows, top_k), np.uint16)
-    if not split_rows(
+    if not masks_of_rows(
         block.ids_RK, entries_R, facts.lists_NM, dictionary.ranks, masks_JR, tails_RK
     ):
         raise ValueError("a row holds an id twice")

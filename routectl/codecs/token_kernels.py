@@ -12,7 +12,7 @@ from numba import njit
 
 from .set_kernels import token_of
 
-__all__ = ["ONES_256", "decode_sets", "encode_sets", "split_rows"]
+__all__ = ["ONES_256", "decode_sets", "encode_sets", "masks_of_rows"]
 
 ONES_256 = np.array([bin(mask).count("1") for mask in range(256)])  # experts that a mask takes
 _LOW = np.uint32(1 << 16)
@@ -21,7 +21,7 @@ _LONG = np.uint64(128)  # gaps from here on have low bits as they are
 
 
 @njit(nogil=True, cache=True)
-def split_rows(ids_RK, entries_R, lists_NM, rank_E, masks_JR, tails_RK):  # type: ignore[no-untyped-def]
+def masks_of_rows(ids_RK, entries_R, lists_NM, rank_E, masks_JR, tails_RK):  # type: ignore[no-untyped-def]
     """Fill the mask of each chunk, and the ranks of ids that are not listed, ascending.
 
     Returns false where a row holds an id twice.

@@ -15,11 +15,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ..routes import Bools, Ids, ids_dtype
-from .dictionary import Dictionary, LayerFacts
-from .dictionary_tables import CHUNK, Sizes, contexts_of, legal_gaps, legal_masks, quantised
+from .dictionary import LayerFacts, TokenDictionary
+from .dictionary_tables import CHUNK, TableSizes, contexts_of, legal_gaps, legal_masks, quantised
 from .row_kernels import repeats_in, sorted_rows
 from .set_kernels import token_of
-from .token_kernels import ONES_256, split_rows
+from .token_kernels import ONES_256, masks_of_rows
 
 __all__ = ["CLASSES", "Training"]
 
@@ -41,7 +41,7 @@ class _Lists:
 class Training:
     """Counts of some layers; ``tokens`` (ascending) are those that get entries."""
 
-    def __init__(self, sizes: Sizes, tokens: NDArray[Any], layers: int, *, own: bool) -> None:
+    def __init__(self, sizes: TableSizes, tokens: NDArray[Any], layers: int, *, own: bool) -> None:
         """``own``: tables for the rows that are learnt from, not for others like them."""
         halves, entries, experts = 1 if own else 2, len(tokens) + 1, sizes.num_experts
         self._sizes, self._tokens = sizes, tokens
@@ -146,7 +146,7 @@ class Training:
             masks_JR = np.empty((sizes.chunks, len(ids_RK)), np.uint8)
             tails_RK = np.empty(ids_RK.shape, np.uint16)
             rank_E = np.argsort(facts.order_E)
-            split_rows(ids_RK, entries_R, lists_NM, rank_E, masks_JR, tails_RK)
+            masks_of_rows(ids_RK, entries_R, lists_NM, rank_E, masks_JR, tails_RK)
             _tabulate(
                 masks_JR,
                 tails_RK,
@@ -174,9 +174,9 @@ class Training:
             )
         return found
 
-    def dictionary(self, layers: tuple[int, ...]) -> Dictionary:
+    def dictionary(self, layers: tuple[int, ...]) -> TokenDictionary:
         """The dictionary, of layers of these numbers."""
-        return Dictionary.of(
+        return TokenDictionary.of(
             self._sizes, self._tokens, dict(zip(layers, self.facts(), strict=True))
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from ..codecs.dictionary import Dictionary
+from ..codecs.dictionary import TokenDictionary
 from ..dump import Dump, Sample
 from ..errors import FormatError, MismatchError, UnsupportedError
 from ..limits import limits, within
@@ -46,7 +46,7 @@ def _open_file(
     model: Model,
     form: str | None,
     start: int | None,
-    base: Dump | Dictionary | str | Path | None,
+    base: Dump | TokenDictionary | str | Path | None,
     tokens: str | Path | None,
 ) -> Dump:
     try:
@@ -95,7 +95,7 @@ def open_dump(
     model: Model = None,
     format: str | None = None,  # noqa: A002 - the word that users know
     start: int | None = None,
-    base: Dump | Dictionary | str | Path | None = None,
+    base: Dump | TokenDictionary | str | Path | None = None,
     tokens: str | Path | None = None,
 ) -> Dump:
     """Open a file, a folder or a glob as one lazy Dump.

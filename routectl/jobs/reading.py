@@ -15,7 +15,7 @@ from .progress import SILENT, Progress
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..codecs.dictionary import Dictionary
+    from ..codecs.dictionary import TokenDictionary
     from ..dump import Dump
     from ..formats.documents.facts import Guess, Model, Otherwise
     from ..ops.diff.thresholds import Threshold
@@ -188,7 +188,7 @@ def open_input(named: "Input | str", model: "Model" = None) -> "Dump":
     return dump
 
 
-def coded_against(one: Input, model: "Model" = None) -> "Dump | Dictionary | str | None":
+def coded_against(one: Input, model: "Model" = None) -> "Dump | TokenDictionary | str | None":
     """What a native file that the user named was coded against or with, where that is named."""
     from ..formats.native.dictionaries import read_dictionary
 

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench_codecs import Case, blocks_of, from_dump, from_npz
 
 from routectl.codecs import codec_named
-from routectl.codecs.dictionary import Dictionary
-from routectl.codecs.dictionary_tables import Sizes
+from routectl.codecs.dictionary import TokenDictionary
+from routectl.codecs.dictionary_tables import TableSizes
 from routectl.codecs.token_training import CLASSES, Training
 from support.token_oracle import bound_bits
 
@@ -50,12 +50,12 @@ def half(case: Case, first: int, name: str) -> Case:
     return Case(name, case.ids_RLK[rows], case.num_experts, lens, case.tokens_R[rows])
 
 
-def learnt(case: Case, own: bool = False) -> Dictionary:
+def learnt(case: Case, own: bool = False) -> TokenDictionary:
     """The dictionary of a case, its samples one by one."""
     _, layers, top_k = case.ids_RLK.shape
     seen = np.bincount(case.tokens_R)
     tokens = np.flatnonzero(seen >= (12 if own else 2))
-    training = Training(Sizes(case.num_experts, top_k, CLASSES), tokens, layers, own=own)
+    training = Training(TableSizes(case.num_experts, top_k, CLASSES), tokens, layers, own=own)
     for take in (training.count, training.tabulate):
         end = 0
         for i, rows in enumerate(case.lens_S):
@@ -67,7 +67,7 @@ def learnt(case: Case, own: bool = False) -> Dictionary:
     return training.dictionary(tuple(range(layers)))
 
 
-def measure(case: Case, name: str, dictionary: Dictionary | None, runs: int) -> Figure:
+def measure(case: Case, name: str, dictionary: TokenDictionary | None, runs: int) -> Figure:
     """All blocks through a codec; what comes back is compared."""
     codec = codec_named(name)
     blocks = blocks_of(case, codec)

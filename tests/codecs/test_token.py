@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from routectl.codecs.block import Block, Coded
-from routectl.codecs.dictionary import Dictionary
-from routectl.codecs.dictionary_tables import Sizes
+from routectl.codecs.dictionary import TokenDictionary
+from routectl.codecs.dictionary_tables import TableSizes
 from routectl.codecs.set import CODEC as SET
 from routectl.codecs.token import CODEC as TOKEN
 from routectl.codecs.token_training import CLASSES, Training
@@ -61,7 +61,7 @@ def from_tiny(version, first):
 def learnt(ids, tokens):
     """The dictionary of tiny_rl's samples, all layers."""
     seen = np.flatnonzero(np.bincount(np.concatenate(tokens)) > 1)
-    training = Training(Sizes(32, 4, CLASSES), seen, 6, own=False)
+    training = Training(TableSizes(32, 4, CLASSES), seen, 6, own=False)
     for take in (training.count, training.tabulate):
         for i, (rows, of) in enumerate(zip(ids, tokens, strict=True)):
             take(i, rows, of, np.ones(rows.shape[:2], bool))
@@ -126,10 +126,10 @@ def test_a_dictionary_is_its_bytes():
     """A dictionary that is read and written again is the same; the docs' reader finds in it what
     ours does.
     """
-    dictionary = Dictionary(GOLDEN_DICTIONARY.read_bytes())
+    dictionary = TokenDictionary(GOLDEN_DICTIONARY.read_bytes())
     facts = dictionary.layer(0).facts
     tokens = np.flatnonzero(dictionary.layer(0).places_V)
-    again = Dictionary.of(dictionary.sizes, tokens, {0: facts})
+    again = TokenDictionary.of(dictionary.sizes, tokens, {0: facts})
     assert again.data == dictionary.data
     experts, top_k, layers = read_dictionary(dictionary.data)
     order, masks, gaps, entries = layers[0]
@@ -233,24 +233,24 @@ def test_dictionaries_that_are_none_are_refused():
     """
     data = GOLDEN_DICTIONARY.read_bytes()
     with pytest.raises(FormatError, match="no dictionary of routectl"):
-        Dictionary(b"PAR1" + data)
+        TokenDictionary(b"PAR1" + data)
     future = data.replace(b"dictionary/1\n", b"dictionary/2\n")
     with pytest.raises(UnsupportedError, match=r"'routectl-dictionary/2': .*/1 is read"):
-        Dictionary(future)
+        TokenDictionary(future)
     for wrong in (data[:-1], data[:60], data[:-20] + b"\0" + data[-19:], data[:22]):
         with pytest.raises(FormatError, match="damaged"):
-            Dictionary(wrong)
+            TokenDictionary(wrong)
     body = data[:-16]
     for at, value in ((22, 0), (22, 1025), (26, 129), (30, 0), (30, 1 << 30), (34, 1 << 31)):
         changed = bytearray(body)
         changed[at : at + 4] = value.to_bytes(4, "little")
         with pytest.raises(FormatError, match="damaged"):
-            Dictionary(sealed(changed))
+            TokenDictionary(sealed(changed))
     for changed in (body[:46] + body[50:54] + body[46:50] + body[54:], body + b"\0", body[:-1]):
         with pytest.raises(FormatError, match="damaged"):
-            Dictionary(sealed(changed))
+            TokenDictionary(sealed(changed))
     with pytest.raises(FormatError, match="no layer 1"):
-        Dictionary(data).layer(1)
+        TokenDictionary(data).layer(1)
 
 
 @thorough
@@ -266,7 +266,7 @@ def test_hostile_dictionaries_are_refused_or_code(data):
     tokens, ids = follow(80, 128, 8, vocabulary=30)
     tracemalloc.start()
     try:
-        dictionary = Dictionary(sealed(changed))
+        dictionary = TokenDictionary(sealed(changed))
         layer = dictionary.layer(dictionary.layers[0])
         block = Block(ids, 128, (80,), tokens, None, layer)
         coded = TOKEN.encode(block)

@@ -16,7 +16,7 @@ from routectl.codecs.block import Block
 from routectl.formats import open_dump
 from routectl.formats.native.container import write_native
 from routectl.formats.native.encoder import Coding
-from routectl.formats.native.learning import learn_dictionary
+from routectl.formats.native.learning import learn_tokens
 from routectl.formats.targets.table import target_named
 from support.blocks import dictionary_of
 from support.building import CONFIG, npy_bytes, some_ids
@@ -152,7 +152,7 @@ def _native(folder):
     _few(folder)
     dump = open_dump(folder / "x.jsonl")
     write_native(dump, dump.meta, folder / "base.parquet", force=False)
-    learnt = learn_dictionary(dump, own=True)
+    learnt = learn_tokens(dump, own=True)
     coding = Coding("token", dictionary=learnt, stores=True)
     write_native(dump, dump.meta, folder / "token.parquet", force=False, coding=coding)
     for codec in [name for name in CODECS if name != "token"]:

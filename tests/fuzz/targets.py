@@ -15,7 +15,7 @@ import numpy as np
 
 from routectl.codecs import codec_named
 from routectl.codecs.block import About, Coded
-from routectl.codecs.dictionary import Dictionary
+from routectl.codecs.dictionary import TokenDictionary
 from routectl.errors import FormatError, MismatchError, RoutectlError
 from routectl.formats import open_dump
 from support.engine_server import EngineServer, recorded
@@ -267,7 +267,7 @@ def _codec(folder):
         base_RK = np.zeros(told.shape, told.dtype) if needs_base else None
         learnt = None
         if "dictionary" in codec.needs:
-            learnt = Dictionary((folder / "dictionary.raw").read_bytes()).layer(0)
+            learnt = TokenDictionary((folder / "dictionary.raw").read_bytes()).layer(0)
         told = About(experts, top_k, lens, tokens_R, base_RK, learnt)
     except RoutectlError:
         return

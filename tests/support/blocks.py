@@ -3,8 +3,8 @@
 import numpy as np
 
 from routectl.codecs.block import Block
-from routectl.codecs.dictionary import Dictionary
-from routectl.codecs.dictionary_tables import Sizes
+from routectl.codecs.dictionary import TokenDictionary
+from routectl.codecs.dictionary_tables import TableSizes
 from routectl.codecs.token_training import Training
 from support.recordings import FIXTURES
 
@@ -18,7 +18,7 @@ def dictionary_of(ids_RK, num_experts, tokens_R, *, own=True):
         return None
     seen, counts = np.unique(tokens_R, return_counts=True)
     learnt = seen[(counts > 1) & (seen >= 0)].astype(np.int64)
-    training = Training(Sizes(num_experts, ids_RK.shape[1], 8), learnt, 1, own=own)
+    training = Training(TableSizes(num_experts, ids_RK.shape[1], 8), learnt, 1, own=own)
     parts = [(ids_RK[i::2, None], tokens_R[i::2]) for i in (0, 1)]
     for i, (ids_RLK, tokens) in enumerate(parts):
         training.count(i, ids_RLK, tokens, np.ones((len(tokens), 1), bool))
@@ -34,7 +34,7 @@ def golden_block(codec):
     base = base if "base" in codec.needs else None
     dictionary = None
     if "dictionary" in codec.needs:
-        dictionary = Dictionary(GOLDEN_DICTIONARY.read_bytes()).layer(0)
+        dictionary = TokenDictionary(GOLDEN_DICTIONARY.read_bytes()).layer(0)
     return Block(ids, 128, (41, 0, 19), tokens, base, dictionary)
 
 

@@ -6,12 +6,12 @@ import numpy as np
 
 from routectl.codecs import codec_named
 from routectl.codecs.dictionary import MOST_EXPERTS
-from routectl.codecs.dictionary_tables import Sizes
+from routectl.codecs.dictionary_tables import TableSizes
 from routectl.codecs.token_training import CLASSES, Training
 from routectl.dump import Dump, DumpMeta, Sample, key_of
 from routectl.errors import MismatchError
 from routectl.formats.native.encoder import Coding, as_coded
-from routectl.formats.native.learning import learn_dictionary
+from routectl.formats.native.learning import learn_tokens
 from routectl.routes import Routes
 
 __all__ = ["coding_of", "dump_of", "expect", "grouped"]
@@ -37,9 +37,9 @@ def _learnt(base):
     """What a dump teaches; of one without tokens or with too many experts, nothing of E and K."""
     meta = base.meta
     try:
-        return learn_dictionary(base, own=True)
+        return learn_tokens(base, own=True)
     except MismatchError:
-        sizes = Sizes(meta.num_experts, meta.top_k, CLASSES)
+        sizes = TableSizes(meta.num_experts, meta.top_k, CLASSES)
         training = Training(sizes, np.zeros(0, np.int64), len(meta.layers_L), own=True)
         training.rank()
         return training.dictionary(meta.layers_L)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ...codecs.dictionary import Dictionary
+from ...codecs.dictionary import TokenDictionary
 from ...dump import Dump, DumpMeta
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...model import ModelFacts
@@ -43,7 +43,7 @@ class Bases:
         path: str | None,
         given: Dump | Path | str | None,
         opener: Opener,
-        dictionary: Dictionary | None = None,
+        dictionary: TokenDictionary | None = None,
     ) -> None:
         self.dictionary = dictionary
         self._file, self._path, self._given, self._opener = file, path, given, opener

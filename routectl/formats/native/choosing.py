@@ -10,7 +10,7 @@ from itertools import islice
 from ...dump import Dump, DumpMeta, Sample, key_of
 from ...errors import RoutectlError
 from .encoder import Coding, as_coded, code_group
-from .learning import learn_dictionary
+from .learning import learn_tokens
 
 __all__ = ["choose_coding", "own_coding"]
 
@@ -68,7 +68,7 @@ def _held(samples: Sequence[Sample], meta: DumpMeta) -> Dump:
 
 def _own(dump: Dump, keep_order: bool) -> Coding | None:
     try:
-        learnt = learn_dictionary(dump, own=True)
+        learnt = learn_tokens(dump, own=True)
     except RoutectlError:
         return None
     return Coding("token", keep_order, dictionary=learnt, stores=True)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from ...codecs.dictionary import Dictionary
+from ...codecs.dictionary import TokenDictionary
 from ...dump import Dump, DumpMeta, Sample
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...files.writing import replacing
@@ -85,7 +85,7 @@ def write_native(
 def check_native(
     path: Path,
     *,
-    base: Dump | Dictionary | Path | str | None = None,
+    base: Dump | TokenDictionary | Path | str | None = None,
     on_sample: Callable[[Sample], None] | None = None,
     opener: _Opener | None = None,
 ) -> int | None:
@@ -112,7 +112,7 @@ def check_native(
 def open_native(
     path: Path,
     *,
-    base: Dump | Dictionary | Path | str | None = None,
+    base: Dump | TokenDictionary | Path | str | None = None,
     opener: _Opener | None = None,
     within: tuple[Path, ...] = (),
 ) -> Dump:
@@ -132,7 +132,7 @@ def open_native(
     opened = partial(_open_base, opener, (*within, path.resolve()))
     named = coded.dictionary if coded else None
     found = dictionary_of(path, named, file.footer.metadata or {}, base)
-    other = None if isinstance(base, Dictionary) else base
+    other = None if isinstance(base, TokenDictionary) else base
     bases = Bases(path, coded.base if coded else None, other, opened, found)
 
     def holding(layers: tuple[int, ...]) -> Dump:

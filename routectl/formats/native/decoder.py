@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...codecs.block import Coded
-from ...codecs.dictionary import Dictionary
+from ...codecs.dictionary import TokenDictionary
 from ...codecs.orders import ordered_rows, orders_bytes
 from ...dump import DumpMeta
 from ...errors import FormatError, MismatchError, UnsupportedError
@@ -82,7 +82,7 @@ class CodedGroup:
         helds: Sequence[Held],
         meta: DumpMeta,
         where: str,
-        dictionary: Dictionary | None = None,
+        dictionary: TokenDictionary | None = None,
     ) -> None:
         """``columns`` are the cells by layer; ``where`` opens every message."""
         self._dictionary = dictionary

@@ -4,7 +4,7 @@ import binascii
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...codecs.dictionary import Dictionary
+from ...codecs.dictionary import TokenDictionary
 from ...dump import Dump, DumpMeta
 from ...errors import FormatError, MismatchError
 from ...files.reading import open_regular
@@ -15,7 +15,7 @@ STORED = "routectl.dictionary"  # in the footer: a dictionary of the file's own,
 _MOST_BYTES = 1 << 28
 
 
-def read_dictionary(path: Path | str) -> Dictionary:
+def read_dictionary(path: Path | str) -> TokenDictionary:
     """The dictionary in a file, its digest checked; a layer is read where it is asked for.
 
     Raises FormatError for a file that is none, UnsupportedError for a version to come.
@@ -24,10 +24,10 @@ def read_dictionary(path: Path | str) -> Dictionary:
         data = stream.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise FormatError(f"{path}: more than {_MOST_BYTES >> 20} MiB: no dictionary is so long")
-    return Dictionary(data, str(path))
+    return TokenDictionary(data, str(path))
 
 
-def check_dictionary(dictionary: Dictionary, meta: DumpMeta) -> None:
+def check_dictionary(dictionary: TokenDictionary, meta: DumpMeta) -> None:
     """Raise MismatchError unless a dictionary is of the E, K and layers of a dump."""
     sizes = dictionary.sizes
     got, wanted = (sizes.num_experts, sizes.top_k), (meta.num_experts, meta.top_k)
@@ -44,7 +44,7 @@ def check_dictionary(dictionary: Dictionary, meta: DumpMeta) -> None:
         )
 
 
-def stored_dictionary(dictionary: Dictionary) -> dict[str, str]:
+def stored_dictionary(dictionary: TokenDictionary) -> dict[str, str]:
     """The entry of a footer that holds a dictionary."""
     return {STORED: binascii.b2a_base64(dictionary.data, newline=False).decode()}
 
@@ -53,8 +53,8 @@ def dictionary_of(
     path: Path,
     named: str | None,
     footer: Mapping[bytes, bytes],
-    given: Dump | Dictionary | Path | str | None,
-) -> Dictionary | None:
+    given: Dump | TokenDictionary | Path | str | None,
+) -> TokenDictionary | None:
     """What a native file was coded with, where it is there; None where it needs none, or lacks it.
 
     ``named`` is the digest in the file. Raises MismatchError where another one is given,
@@ -68,7 +68,7 @@ def dictionary_of(
             data = binascii.a2b_base64(stored, strict_mode=True)
         except binascii.Error as error:
             raise FormatError(f"{path}: damaged: its dictionary: {error}") from None
-        found = Dictionary(data, f"{path}: its dictionary")
+        found = TokenDictionary(data, f"{path}: its dictionary")
         if found.digest.hex() != named:
             raise FormatError(f"{path}: damaged: its dictionary is not the one that it names")
     elif isinstance(given, Dump):
@@ -76,7 +76,7 @@ def dictionary_of(
             f"{path}: coded with a dictionary, not against a dump", hint=f"{path}::dictionary=DICT"
         )
     elif given is not None:
-        found = given if isinstance(given, Dictionary) else read_dictionary(given)
+        found = given if isinstance(given, TokenDictionary) else read_dictionary(given)
         if found.digest.hex() != named:
             raise MismatchError(
                 f"{path}: coded with another dictionary: got {found.digest.hex()}, in "

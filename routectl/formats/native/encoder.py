@@ -12,7 +12,7 @@ import numpy as np
 
 from ...codecs import codec_named
 from ...codecs.block import Block, Codec
-from ...codecs.dictionary import Dictionary
+from ...codecs.dictionary import TokenDictionary
 from ...codecs.orders import pack_orders
 from ...codecs.row_kernels import repeats_in, sorted_rows
 from ...dump import Dump, DumpMeta, Sample, digest_tokens
@@ -36,7 +36,7 @@ class Coding:
     codec: str
     keep_order: bool = False
     base: Dump | None = None
-    dictionary: Dictionary | None = None
+    dictionary: TokenDictionary | None = None
     stores: bool = False
     indices: dict[bytes, int] = field(init=False, default_factory=dict)
 
@@ -55,7 +55,7 @@ class Coding:
                 self.indices.setdefault(key.tokens, i)
 
     @property
-    def against(self) -> Dump | Dictionary | None:
+    def against(self) -> Dump | TokenDictionary | None:
         """What a reader has to be given, or finds in the file."""
         return self.dictionary if self.base is None else self.base
 

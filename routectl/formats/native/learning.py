@@ -9,15 +9,15 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ...codecs.dictionary import MOST_EXPERTS, MOST_TOKENS, Dictionary, LayerFacts
-from ...codecs.dictionary_tables import Sizes
+from ...codecs.dictionary import MOST_EXPERTS, MOST_TOKENS, LayerFacts, TokenDictionary
+from ...codecs.dictionary_tables import TableSizes
 from ...codecs.token_training import CLASSES, Training
 from ...dump import Dump, Sample
 from ...errors import MismatchError, UnsupportedError
 from ...routes import Bools, Routes
 from .cells import input_tokens
 
-__all__ = ["learn_dictionary"]
+__all__ = ["learn_tokens"]
 
 _MOST_BYTES = 32 << 20  # of entries
 _MOST_OWN_BYTES = 8 << 20  # of one that is stored in a file's footer
@@ -25,7 +25,7 @@ _LEAST_SEEN, _LEAST_OWN = 2, 12  # rows of a token that has an entry; of one tha
 _COUNTED_BYTES = 512 << 20  # of counts that are in memory at a time
 
 
-def learn_dictionary(dump: Dump, *, own: bool = False) -> Dictionary:
+def learn_tokens(dump: Dump, *, own: bool = False) -> TokenDictionary:
     """What each token of a dump takes, for other dumps of its model; ``own``: for itself alone.
 
     The tokens that come most often have entries, in at most 32 MiB, 8 of ``own``. Takes up to 1 GiB
@@ -37,7 +37,7 @@ def learn_dictionary(dump: Dump, *, own: bool = False) -> Dictionary:
         raise UnsupportedError(
             f"{meta.path}: a dictionary of {meta.num_experts} experts: at most {MOST_EXPERTS} are"
         )
-    sizes = Sizes(meta.num_experts, meta.top_k, CLASSES)
+    sizes = TableSizes(meta.num_experts, meta.top_k, CLASSES)
     tokens = _tokens(dump, sizes, own=own)
     per_layer = 2 * (len(tokens) + 1) * sizes.num_experts * (1 if own else 2)
     step = max(1, _COUNTED_BYTES // per_layer)
@@ -52,7 +52,7 @@ def learn_dictionary(dump: Dump, *, own: bool = False) -> Dictionary:
         for number, routes, tokens_T in _rows(part):
             training.tabulate(number, routes.ids_TLK, tokens_T, _kept(routes))
         found.update(zip(layers, training.facts(), strict=True))
-    return Dictionary.of(sizes, tokens, found)
+    return TokenDictionary.of(sizes, tokens, found)
 
 
 def _rows(dump: Dump) -> Iterator[tuple[int, Routes, NDArray[np.int32]]]:
@@ -77,7 +77,7 @@ def _kept(routes: Routes) -> Bools:
     return ~routes.missing_TL
 
 
-def _tokens(dump: Dump, sizes: Sizes, *, own: bool) -> NDArray[np.int64]:
+def _tokens(dump: Dump, sizes: TableSizes, *, own: bool) -> NDArray[np.int64]:
     """The tokens that get entries, ascending: those that come most often."""
     seen = np.zeros(0, np.int64)
     rows = 0

@@ -97,12 +97,12 @@ def _own(dump: "Dump", keep_order: bool, progress: Progress) -> "Coding | None":
 def write_dictionary(dump: "Dump", path: Path, *, force: bool, progress: Progress) -> int:
     """Learn a dictionary from a dump and write it, whole or not at all; returns its bytes."""
     from ...files.writing import replacing
-    from ...formats.native.learning import learn_dictionary
+    from ...formats.native.learning import learn_tokens
 
     if str(path) == "-":
         raise RoutectlError("--train writes a file that others name: expected a path, not -")
     with progress.watching(dump, "learning a dictionary", _LEARNING_PASSES) as watched:
-        learnt = learn_dictionary(watched)
+        learnt = learn_tokens(watched)
     with replacing(path, force=force) as target:
         target.write(learnt.data)
     layers, tokens = plural(len(learnt.layers), "layer"), plural(learnt.num_tokens, "token")

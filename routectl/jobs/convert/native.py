@@ -13,7 +13,7 @@ from ..shards.run import in_order
 from ..shards.work import Opened, Shard, cut_runs
 
 if TYPE_CHECKING:
-    from ...codecs.dictionary import Dictionary
+    from ...codecs.dictionary import TokenDictionary
     from ...dump import Dump
     from ...formats.native.encoder import Coding
     from ...formats.native.row_groups import Encoded, NativeForm
@@ -60,7 +60,7 @@ class NativeOutput:
     codec: str
     keep_order: bool
     folder: Path | None
-    dictionary: "Dictionary | None" = None
+    dictionary: "TokenDictionary | None" = None
     stores: bool = False
 
     def coding(self, base: "Dump | None") -> "Coding | None":

@@ -18,7 +18,7 @@ from .native import Source, opened_source, write_native_on
 if TYPE_CHECKING:
     from typing import IO
 
-    from ...codecs.dictionary import Dictionary
+    from ...codecs.dictionary import TokenDictionary
     from ...dump import Dump
     from ...formats.native.row_groups import NativeForm
     from ...formats.targets.table import TargetSpec
@@ -243,7 +243,7 @@ def _write_native(
 
 
 def _check_native(
-    path: Path, base: "Dump | Dictionary | str | None", samples: int, progress: Progress
+    path: Path, base: "Dump | TokenDictionary | str | None", samples: int, progress: Progress
 ) -> bool:
     """Check a native file against the digests in it; whether it has any."""
     from ...formats import open_dump

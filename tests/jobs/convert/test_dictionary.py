@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from routectl.codecs.dictionary import Dictionary
+from routectl.codecs.dictionary import TokenDictionary
 from routectl.dump import Dump, DumpMeta, Sample, key_of
 from routectl.errors import FormatError, MismatchError
 from routectl.formats import open_dump
 from routectl.formats.native.container import open_native, write_native
 from routectl.formats.native.dictionaries import STORED
 from routectl.formats.native.encoder import Coding
-from routectl.formats.native.learning import learn_dictionary
+from routectl.formats.native.learning import learn_tokens
 from routectl.routes import Routes
 from support.recordings import FIXTURES
 from support.shell import complaint, document, run
@@ -47,7 +47,7 @@ def follow(samples=12, rows=900, vocabulary=40, seed=0):
 def learnt(tmp_path_factory):
     """The dictionary of tiny_rl at version 0, as a file."""
     path = tmp_path_factory.mktemp("learnt") / "v0.dictionary"
-    path.write_bytes(learn_dictionary(open_dump(V0)).data)
+    path.write_bytes(learn_tokens(open_dump(V0)).data)
     return path
 
 
@@ -59,7 +59,7 @@ def test_train_writes_a_dictionary(tmp_path, capsys, learnt):
     told = document(capsys, "convert", V0, "--train", path)
     size = path.stat().st_size
     assert (told["format"], told["samples"], told["bytes"]) == ("dictionary", 96, size)
-    found = Dictionary(path.read_bytes())
+    found = TokenDictionary(path.read_bytes())
     assert path.read_bytes() == learnt.read_bytes()
     assert (found.layers, found.sizes[:2]) == ((0, 1, 2, 3, 4, 5), (32, 4))
     assert "exists" in complaint(capsys, "convert", V0, "--train", path)
@@ -76,7 +76,7 @@ def test_a_dictionary_halves_a_later_version(tmp_path, capsys, learnt):
     assert run(capsys, *line).code == 0
     assert run(capsys, "convert", V1, "--save", other, "--codec", "set").code == 0
     assert path.stat().st_size < 0.65 * other.stat().st_size
-    digest = Dictionary(learnt.read_bytes()).digest.hex()
+    digest = TokenDictionary(learnt.read_bytes()).digest.hex()
     assert about_of(path)["dictionary"] == digest
     assert "dictionary" not in about_of(other)
     given = f"{path}::dictionary={learnt}"
@@ -99,7 +99,7 @@ def test_a_file_may_have_its_own(tmp_path):
     its dictionary in it and is read without one. Where it does not pay, ``set`` is taken.
     """
     dump, path = follow(), tmp_path / "x.parquet"
-    learnt_of = learn_dictionary(dump, own=True)
+    learnt_of = learn_tokens(dump, own=True)
     coding = Coding("token", dictionary=learnt_of, stores=True)
     write_native(dump, dump.meta, path, force=False, coding=coding, verify=True)
     stored = pq.read_metadata(path).metadata[STORED.encode()]
@@ -165,9 +165,9 @@ def test_what_cannot_be_is_refused(tmp_path, capsys, learnt):
 def test_a_stored_dictionary_is_checked(tmp_path):
     """A dictionary in a footer that is damaged, or not the one that the file names, is refused."""
     dump, path = follow(3, 300), tmp_path / "x.parquet"
-    coding = Coding("token", dictionary=learn_dictionary(dump, own=True), stores=True)
+    coding = Coding("token", dictionary=learn_tokens(dump, own=True), stores=True)
     write_native(dump, dump.meta, path, force=False, coding=coding)
-    other = learn_dictionary(follow(3, 300, seed=1), own=True)
+    other = learn_tokens(follow(3, 300, seed=1), own=True)
     table = pq.read_table(path)
     for stored, said in (
         (base64.b64encode(other.data), "not the one that it names"),
@@ -186,7 +186,7 @@ def test_a_dump_is_no_dictionary(tmp_path, learnt):
     so that a folder may have files of both.
     """
     dump, path = open_dump(V0).select(samples=range(2)), tmp_path / "x.parquet"
-    given = Dictionary(learnt.read_bytes())
+    given = TokenDictionary(learnt.read_bytes())
     write_native(dump, dump.meta, path, force=False, coding=Coding("token", dictionary=given))
     with pytest.raises(MismatchError, match="not against a dump"):
         open_dump(path, base=dump)
@@ -199,4 +199,4 @@ def test_a_dump_is_no_dictionary(tmp_path, learnt):
 def test_a_dump_without_tokens_teaches_nothing():
     """There is nothing to learn where no sample has routes and token ids."""
     with pytest.raises(MismatchError, match="to learn from"):
-        learn_dictionary(open_dump(V0).without_tokens())
+        learn_tokens(open_dump(V0).without_tokens())
