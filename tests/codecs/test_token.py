@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -297,3 +298,22 @@ def test_damaged_cells_are_refused():
         except FormatError:
             refused += 1
     assert refused > 0.99 * len(range(0, 8 * len(coded.cells[0]), 7))
+
+
+def test_cells_are_decoded_by_several_threads():
+    """Cells decoded alone, by four threads that open one dictionary together, are the block's."""
+    tokens, ids = follow(1600, 64, 4)
+    data = dictionary_of(ids, 64, tokens).data
+    block = block_of(ids, 64, tokens, TokenDictionary(data), (400,) * 4)
+    coded, fresh = TOKEN.encode(block), TokenDictionary(data)
+
+    def rows(i):
+        part = tokens[400 * i : 400 * i + 400]
+        about = dataclasses.replace(
+            block.about, lens_S=(400,), token_ids_R=part, dictionary=fresh.layer(0)
+        )
+        return TOKEN.decode(Coded(coded.shared, (coded.cells[i],)), about)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(rows, range(4)))
+    assert np.array_equal(np.concatenate(found), np.sort(ids, axis=1))
