@@ -69,6 +69,8 @@ class ConvertKeywords(TypedDict, total=False):
 class DiffKeywords(TypedDict, total=False):
     """Of ``diff``."""
 
+    jobs: int | None
+    shard: str | None
     model: Model | None
     start: int | None
     format: str | None
