@@ -72,16 +72,33 @@ def test_a_dictionary_halves_a_later_version(tmp_path, capsys, learnt):
     sees the same rows, and reads it with that dictionary alone.
     """
     path, other = tmp_path / "x.parquet", tmp_path / "set.parquet"
-    line = ("convert", V1, "--save", path, "--codec", "token", "--dictionary", learnt, "--verify")
+    line = (
+        "convert",
+        "--jobs",
+        1,
+        V1,
+        "--save",
+        path,
+        "--codec",
+        "token",
+        "--dictionary",
+        learnt,
+        "--verify",
+    )
     assert run(capsys, *line).code == 0
-    assert run(capsys, "convert", V1, "--save", other, "--codec", "set").code == 0
+    assert run(capsys, "convert", "--jobs", 1, V1, "--save", other, "--codec", "set").code == 0
     assert path.stat().st_size < 0.65 * other.stat().st_size
     digest = TokenDictionary(learnt.read_bytes()).digest.hex()
     assert about_of(path)["dictionary"] == digest
     assert "dictionary" not in about_of(other)
     given = f"{path}::dictionary={learnt}"
     assert document(capsys, "diff", V1, given)["rows_mismatched"] == 0
-    assert run(capsys, "convert", given, "--save", tmp_path / "p.parquet", "--verify").code == 0
+    assert (
+        run(
+            capsys, "convert", "--jobs", 1, given, "--save", tmp_path / "p.parquet", "--verify"
+        ).code
+        == 0
+    )
     said = complaint(capsys, "diff", V1, path)
     assert f"layer 0: coded with the dictionary {digest}, and none is given" in said
     assert "hint: FILE::dictionary=DICT names it" in said
@@ -110,7 +127,7 @@ def test_a_file_may_have_its_own(tmp_path):
     assert "dictionary" in about_of(path)
 
 
-@pytest.mark.parametrize(("samples", "codec"), [(60, "token"), (4, "set")])
+@pytest.mark.parametrize(("samples", "codec"), [(25, "token"), (4, "set")])
 def test_its_own_is_stored_where_it_pays(tmp_path, capsys, samples, codec):
     """``--codec token`` without a dictionary stores one for many rows, and is ``set`` for few;
     ``auto`` takes the same.
@@ -118,11 +135,13 @@ def test_its_own_is_stored_where_it_pays(tmp_path, capsys, samples, codec):
     source, path = tmp_path / "s.parquet", tmp_path / "x.parquet"
     dump = follow(samples)
     write_native(dump, dump.meta, source, force=False)
-    said = run(capsys, "convert", source, "--save", path, "--codec", "token", "--verify").err
+    said = run(
+        capsys, "convert", "--jobs", 1, source, "--save", path, "--codec", "token", "--verify"
+    ).err
     assert about_of(path)["codec"] == codec
     assert ("would not pay: codec set" in said) == (codec == "set")
     auto = tmp_path / "auto.parquet"
-    said = run(capsys, "convert", source, "--save", auto, "--codec", "auto").err
+    said = run(capsys, "convert", "--jobs", 1, source, "--save", auto, "--codec", "auto").err
     assert f"codec {codec} takes the fewest bytes for the first rows" in said
     assert auto.read_bytes() == path.read_bytes()
 
@@ -132,7 +151,10 @@ def test_auto_takes_the_smallest(tmp_path, capsys, learnt):
     sizes = {}
     for more in ((), ("--dictionary", learnt), ("--base", V0, "--dictionary", learnt)):
         path = tmp_path / f"{len(more)}.parquet"
-        assert run(capsys, "convert", V1, "--save", path, "--codec", "auto", *more).code == 0
+        assert (
+            run(capsys, "convert", "--jobs", 1, V1, "--save", path, "--codec", "auto", *more).code
+            == 0
+        )
         sizes[about_of(path)["codec"]] = path.stat().st_size
     assert list(sizes) == ["set", "token", "delta"]
     assert sizes["set"] > sizes["token"] > sizes["delta"]
