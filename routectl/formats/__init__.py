@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from ..codecs.dictionary import TokenDictionary
 from ..dump import Dump, Sample
 from ..errors import FormatError, MismatchError, UnsupportedError
 from ..files.places import RemotePath, glob_places, pinned, place_of
@@ -46,7 +47,7 @@ def _open_file(
     model: Model,
     form: str | None,
     start: int | None,
-    base: Dump | str | Path | None,
+    base: Dump | TokenDictionary | str | Path | None,
     tokens: str | Path | None,
 ) -> Dump:
     try:
@@ -98,7 +99,7 @@ def open_dump(
     model: Model = None,
     format: str | None = None,  # noqa: A002 - the word that users know
     start: int | None = None,
-    base: Dump | str | Path | None = None,
+    base: Dump | TokenDictionary | str | Path | None = None,
     tokens: str | Path | None = None,
 ) -> Dump:
     """Open a file, a folder or a glob as one lazy Dump; a path, or a URI (docs/places.md).
@@ -109,7 +110,7 @@ def open_dump(
     format  one of FORMATS; None to sniff the content, then the name.
     start   position of row 0 for samples that do not say it.
     base    the dump that native files of codec delta were coded against; None to take the path in
-            the file.
+            the file. Of codec token: their dictionary, or its path.
     tokens  a second file with the tokens of a torch file that holds layers alone: a dump or slime's
             train data with its samples in order, or a JSON list of token ids.
 

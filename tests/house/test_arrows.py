@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "checkpoints": "errors files layouts limits model pickled visible routers",
     "engines": "errors files limits model visible formats.documents formats.responses formats.wire",
     "formats": (
-        "dump errors files limits formats.arrays formats.documents formats.native "
+        "dump errors files limits codecs formats.arrays formats.documents formats.native "
         "formats.responses formats.trainers formats.wire"
     ),
     "formats.arrays": (
@@ -100,9 +100,9 @@ MAY_IMPORT = {
     "reports.text": "visible reports",
     "reports.written": "errors reports reports.page reports.text",
     "jobs": (
-        "dump errors files margins model visible engines formats formats.documents formats.native "
-        "ops.check.book ops.diff reports reports.beside reports.cache reports.check reports.ci "
-        "reports.diff reports.pack reports.predict reports.recompute reports.show "
+        "dump errors files margins model visible codecs engines formats formats.documents "
+        "formats.native ops.check.book ops.diff reports reports.beside reports.cache reports.check "
+        "reports.ci reports.diff reports.pack reports.predict reports.recompute reports.show "
         "reports.staleness reports.text"
     ),
     "jobs.check": (

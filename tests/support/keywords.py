@@ -16,7 +16,7 @@ __all__ = ["VERBS", "keywords_module"]
 PLACED = {"save", "output", "dst"}  # given by their own parameter
 VERBS = {  # of each verb: its request, and the fields that are no keywords, but parameters
     "check": ("CheckRequest", {"dump", "against"}),
-    "convert": ("ConvertRequest", {"src"} | PLACED),
+    "convert": ("ConvertRequest", {"src", "train"} | PLACED),
     "diff": ("DiffRequest", {"old", "new", "partial", "table", "force"}),
     "layout": ("LayoutRequest", {"dump", "lens"}),
     "pack": ("PackRequest", {"dump"} | PLACED),

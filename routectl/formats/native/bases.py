@@ -1,8 +1,11 @@
-"""The base of a delta-coded file: another dump of the same tokens, opened when it is needed."""
+"""What a coded file needs beside it: the base of codec delta, another dump of the same tokens,
+opened when it is needed, and the dictionary of codec token.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 
+from ...codecs.dictionary import TokenDictionary
 from ...dump import Dump, DumpMeta
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...files.places import RemotePath, place_of
@@ -31,7 +34,7 @@ class Bases:
     ``path`` is the one in the coded file, of a file in its folder or below: nothing else is opened
     for its sake, so that a foreign file names nothing of the reader's. ``given`` is a dump or a
     path that takes its place. ``opener`` makes a dump of a path, and of the model's facts where it
-    must be told them.
+    must be told them. ``dictionary`` is the one that the file names, None where it is not there.
     """
 
     def __init__(
@@ -40,7 +43,9 @@ class Bases:
         path: str | None,
         given: Dump | Path | str | None,
         opener: Opener,
+        dictionary: TokenDictionary | None = None,
     ) -> None:
+        self.dictionary = dictionary
         self._file, self._path, self._given, self._opener = file, path, given, opener
         self._whole: Dump | None = None
         self._parts: dict[tuple[int, ...], Dump] = {}

@@ -58,6 +58,7 @@ class ConvertKeywords(TypedDict, total=False):
     missing: str | None
     lossy: bool
     codec: str
+    dictionary: str | None
     keep_order: bool
     verify: bool
     no_tokens: bool
@@ -128,6 +129,7 @@ class PackKeywords(TypedDict, total=False):
     balance: str | None
     plan: AnyPath | None
     layout: Texts
+    jobs: int | None
     model: Model | None
     start: int | None
     format: str | None
@@ -207,6 +209,7 @@ class StalenessKeywords(TypedDict, total=False):
 class UnpackKeywords(TypedDict, total=False):
     """Of ``unpack``."""
 
+    jobs: int | None
     no_tokens: bool
     force: bool
     progress: Progress
