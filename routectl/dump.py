@@ -282,7 +282,8 @@ class Dump:
         Raises MismatchError when the dump has none of the layers.
         """
         if samples is not None:
-            keys = Keys(self.keys[i] for i in samples)
+            keys = self.keys if isinstance(self.keys, Keys) else Keys(self.keys)
+            keys = keys.take(samples)
             chosen = list(samples)
             narrow = self._narrow
             part = Dump(

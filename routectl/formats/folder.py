@@ -81,6 +81,10 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
     meta = _merge_meta(name, [d.meta for d in dumps], skipped)
     ends = list(accumulate(len(d) for d in dumps))
 
+    keys = Keys()
+    for dump in dumps:
+        keys.extend(dump.keys)
+
     def place(index: int) -> tuple[Dump, int]:
         part = bisect_right(ends, index)
         return dumps[part], index - (ends[part] - len(dumps[part]))
@@ -93,4 +97,4 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
         dump, at = place(index)
         return dump.batch(at)
 
-    return Dump(meta, Keys(key for d in dumps for key in d.keys), load, batch=batch)
+    return Dump(meta, keys, load, batch=batch)
