@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "formats.wire": "damage dump errors limits model routes kernels formats.documents",
     "forward": "dump errors files routes checkpoints formats.native",
     "ops": "damage dump errors routes visible kernels ops.pairs",
+    "ops.adding": "dump kernels",
     "ops.check": (
         "damage dump errors gate_logprobs margins routes kernels ops.check.against ops.check.alone "
         "ops.check.book ops.pairs"
@@ -63,8 +64,8 @@ MAY_IMPORT = {
     "ops.diff": "dump errors margins routes visible kernels ops.pairs",
     "ops.pack": "dump errors layouts routes kernels",
     "ops.pairs": "dump errors margins routes",
-    "ops.predict": "errors routes routers ops.staleness",
-    "ops.staleness": "dump errors margins routes visible kernels ops.diff ops.pairs",
+    "ops.predict": "errors routes routers ops.adding",
+    "ops.staleness": "dump errors margins routes visible kernels ops.adding ops.diff ops.pairs",
     "reports": "dump visible ops.diff",
     "reports.beside": "errors reports reports.ci reports.text",
     "reports.cache": "reports.text",
@@ -85,13 +86,15 @@ MAY_IMPORT = {
     "reports.recompute": "reports reports.diff reports.text",
     "reports.show": "checkpoints ops ops.check.alone ops.diff reports reports.diff reports.text",
     "reports.staleness": (
-        "dump errors margins ops.diff ops.staleness reports reports.diff reports.text"
+        "dump errors margins ops.adding ops.diff ops.staleness reports reports.diff reports.text"
     ),
     "reports.summary": (
         "reports reports.check reports.ci reports.diff reports.pack reports.predict "
         "reports.recompute reports.show reports.staleness reports.text"
     ),
-    "reports.tables": "errors margins ops ops.check.book ops.diff ops.staleness reports.staleness",
+    "reports.tables": (
+        "errors margins ops ops.adding ops.check.book ops.diff ops.staleness reports.staleness"
+    ),
     "reports.text": "visible reports",
     "reports.written": "errors reports reports.page reports.text",
     "jobs": (
@@ -127,7 +130,8 @@ MAY_IMPORT = {
         "reports.cache reports.diff reports.recompute reports.text jobs"
     ),
     "jobs.staleness": (
-        "dump errors ops.diff ops.staleness reports reports.staleness jobs jobs.recompute"
+        "dump errors ops.adding ops.diff ops.staleness reports reports.staleness jobs "
+        "jobs.recompute"
     ),
     "jobs.watch": (
         "errors formats.documents formats.wire ops.check ops.check.book reports.check reports.text "

@@ -160,7 +160,7 @@ class StalenessRequest:
     @property
     def options(self) -> "StalenessOptions":
         """What is compared, and how."""
-        from ...ops.staleness.intervals import Bootstrap
+        from ...ops.adding.intervals import Bootstrap
         from ...ops.staleness.staleness import StalenessOptions
 
         layers, method = parse_layers(self.layers), keyed(Method, "--method", self.method)
