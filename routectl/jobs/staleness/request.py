@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError
-from ..compared import parsed_limits
+from ..compared.compared import parsed_limits
 from ..keyed import key_names, keyed, keys_text
 from ..options import (
     allow_unmatched_option,
