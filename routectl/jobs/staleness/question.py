@@ -44,12 +44,16 @@ class Question:
         Says which are given in the wrong order, too.
         """
         from ...ops.staleness.attribution import Version
+        from ...ops.staleness.census import census_of
         from ...ops.staleness.order import disorders_of
-        from ...ops.staleness.sides import lay_out
+        from ...ops.staleness.plan import plan_of
+        from ...ops.staleness.staleness import refuse_useless
         from ...reports.staleness.document import disorder_text
 
-        sides = lay_out(dump, [Version(name, dump) for name in names], self.options)
-        self._warn(map(disorder_text, disorders_of(sides.owned)))
+        plan = plan_of(dump, [Version(name, dump) for name in names], self.options)
+        census = census_of(dump, plan.attributor)
+        refuse_useless(plan, census)
+        self._warn(map(disorder_text, disorders_of(census)))
 
     def _warn(self, warnings: Iterable[str]) -> None:
         for warning in warnings:
@@ -68,7 +72,6 @@ class Question:
         warned tells that its warnings were said before.
         """
         from ...ops.diff.thresholds import NOTHING, left_over
-        from ...ops.staleness.gamma import router_shifts
         from ...ops.staleness.staleness import staleness
         from ...ops.staleness.thresholds import judge_staleness
         from ...reports.staleness.advice import advise
@@ -89,6 +92,5 @@ class Question:
         )
         if not warned:
             self._warn(warnings_of(result))
-        shifts = router_shifts(versions, options)
-        document = staleness_document(result, advice, options, judged=judged, shifts=shifts)
+        document = staleness_document(result, advice, options, judged=judged)
         return result, document

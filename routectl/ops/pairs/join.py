@@ -15,7 +15,7 @@ from ...dump import Keys, SampleKey
 from ...errors import MismatchError
 from ...keys import Digests
 
-__all__ = ["MATCHES", "Join", "Pairs", "join_keys"]
+__all__ = ["MATCHES", "Join", "Pairs", "join_keys", "repeated_ids"]
 
 MATCHES = ("auto", "id", "tokens", "prefix", "order")
 Ints = NDArray[np.int64]
@@ -281,3 +281,15 @@ def _nothing(old: Keys, new: Keys, match: str) -> MismatchError:
         f"{rule}",
         hint=hint,
     )
+
+
+def repeated_ids(keys: Sequence[SampleKey]) -> NDArray[np.bool_]:
+    """Which samples have an id that one before them has, bool [S]."""
+    held = keys if isinstance(keys, Keys) else Keys(keys)
+    ids = _codes(held, Keys(), "sample_id")
+    places = np.flatnonzero(ids.old_S != _UNKNOWN)
+    first_C = np.zeros(ids.num, np.int64)
+    first_C[ids.old_S[places[::-1]]] = places[::-1]  # of an index twice, the last is assigned
+    found_S = np.zeros(len(held), np.bool_)
+    found_S[places] = first_C[ids.old_S[places]] != places
+    return found_S

@@ -1,35 +1,30 @@
 """staleness: one dump against the weights of several versions, and those against each other."""
 
 import operator
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import combinations
-
-import numpy as np
 
 from ...dump import Dump
 from ...errors import MismatchError
 from ...visible import visible
-from ..diff.diff import DiffOptions, DiffResult, diff_as
+from ..diff.counts import SampleCounts
+from ..diff.result import DiffResult
 from ..diff.thresholds import Unmatched
-from .attribution import GROUPS, MODES, BoundaryRule, SpanCounts, Version, only_rows
+from .attribution import GROUPS, MODES, BoundaryRule, Version
+from .census import Census, SpanCounts
+from .clusters import Clusters
 from .comparison import Comparison, intervals_of
-from .drift import (
-    Drift,
-    ExpertMove,
-    Nearest,
-    expert_moves,
-    layer_speeds,
-    nearest_version,
-)
+from .counting import Counted, Figure, StalenessCounts, Which, count_run, told
+from .drift import Drift, ExpertMove, Nearest, expert_moves, layer_speeds, nearest_version
+from .gamma import RouterShift, checked_shift
 from .half_life import half_lives
 from .options import Noise, StalenessOptions
 from .order import Disorder, disorders_of
-from .sides import Recompute, Sides, lay_out
+from .plan import Pair, Plan
+from .sides import lay_out
 
-__all__ = ["Cell", "Noise", "Staleness", "StalenessOptions", "staleness"]
+__all__ = ["Cell", "Noise", "Staleness", "StalenessOptions", "refuse_useless", "staleness", "staleness_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +74,8 @@ class Staleness:
     noise: tuple[Noise, ...]
     boundary: BoundaryRule
     unmatched: Unmatched
+    lacking: Mapping[tuple[str, str], int]
+    shifts: Mapping[tuple[str, str, str], RouterShift]
     disorders: tuple[Disorder, ...]
 
     def __repr__(self) -> str:
@@ -106,28 +103,44 @@ class Staleness:
         return tuple(dict.fromkeys(c.mode for c in self.comparisons))
 
 
-class _Run:
-    """One run of the verb: the dumps, laid side by side once."""
+class _Figures:
+    """What counts of all samples say, figure by figure."""
 
-    def __init__(self, sides: Sides, options: StalenessOptions) -> None:
-        self.options = options
-        self.names, self.places = sides.names, sides.places
-        self.dump, self.recomputes, self.owned = sides.dump, sides.recomputes, sides.owned
-        self.clustering = sides.clustering
-        rows = (*self.owned.sizes.sum(axis=1).tolist(), *self.owned.counts.unknown.values())
-        labels = sum(number > 0 for number in rows)
-        self.cached_apart = options.cached == "apart" or (options.cached == "auto" and labels > 1)
-
-    def _diff(self, old: Dump, new: Dump, what: str, *, part: bool = True) -> DiffResult:
-        """Compare two dumps whose samples have the same names; ``part``: see DiffOptions."""
-        options = self.options
-        asked = DiffOptions(
-            "id", options.tokens, options.layers, options.examples, options.detail, part
+    def __init__(self, counts: StalenessCounts, noise: tuple[Noise, ...]) -> None:
+        self.counts, self.plan, self.noise = counts, counts.plan, noise
+        self.names, self.places, self.options = (
+            self.plan.names,
+            self.plan.places,
+            self.plan.options,
         )
-        try:
-            return diff_as(old, new, asked)
-        except MismatchError as error:
-            raise MismatchError(f"{what}: {error}", hint=error.hint) from error
+        self.sizes = counts.census.sizes
+        asked = self.options.cached
+        several = counts.census.several
+        self.cached = asked if asked != "auto" else "apart" if several else "own"
+        self.groups = self.plan.mismatches[self.cached]
+
+    def _sum(self, parts: Iterable[Counted], samples: SampleCounts, joined: int) -> Counted:
+        """Parts of one comparison; so many samples are on both sides."""
+        total = reduce(operator.add, parts)
+        result = total.result
+        return replace(
+            total,
+            result=replace(
+                result, samples=result.samples + samples, match={"id": joined} if joined else {}
+            ),
+        )
+
+    def _own(self, v: int, w: int, mode: str, groups: tuple[str, ...]) -> Counted | None:
+        """The dump's rows of a version and some groups against a version; None where none is."""
+        samples, held = self.counts.samples, self.counts.held.get((w, mode), 0)
+        parts = [
+            part
+            for which, part in sorted(self.counts.counted.items())
+            if which[:4] == ("own", v, w, mode)
+            and set(which.kept) == set(which.had) & set(groups)
+            and (which.kept or v == w)
+        ]
+        return self._sum(parts, SampleCounts(old=samples, new=held), held) if parts else None
 
     def _comparison(
         self,
@@ -135,87 +148,76 @@ class _Run:
         names: tuple[str, str],
         lag: int | None,
         mode: str,
-        parts: Mapping[tuple[str, str], DiffResult],
+        parts: Mapping[tuple[str, str], Counted],
+        figure: Figure,
     ) -> Comparison:
-        """The sum of some results, with its intervals."""
-        result = reduce(operator.add, parts.values())
-        intervals = intervals_of(result, self.clustering)
-        return Comparison(kind, *names, lag, mode, result, intervals, tuple(parts))
+        """The sum of some comparisons, with its intervals."""
+        total, options = reduce(operator.add, parts.values()), self.options
+        clusters = self.counts.clusters.get(figure, Clusters()).number
+        top_k = self.plan.dump.top_k
+        intervals = intervals_of(total.sums, top_k, clusters, options.bootstrap)
+        return Comparison(kind, *names, lag, mode, total, intervals, tuple(parts))
 
-    def _own_rows(self, version: int, against: int, mode: str, groups: Sequence[str]) -> DiffResult:
-        """The dump's rows of one version and some groups against the routes of another."""
-        own, other = self.names[version], self.names[against]
-        rows = self.owned.rows_of(version, groups)
-        what = f"the dump's rows of version {own} against version {other} ({mode})"
-        return self._diff(rows, self.recomputes[against][mode].routes, what)
-
-    def cells(self) -> tuple[Cell, ...]:
+    def cells(self) -> dict[tuple[int, int, str], Counted]:
         """The dump's rows of each version against every version."""
-        groups = ("first", "switched") if self.cached_apart else ("first", "switched", "cached")
-        sizes = self.owned.sizes[:, [GROUPS.index(group) for group in groups]].sum(axis=1)
-        return tuple(
-            Cell(
-                self.names[v],
-                self.names[w],
-                self.places[w] - self.places[v],
-                mode,
-                self._own_rows(v, w, mode, groups),
-            )
-            for v in np.flatnonzero(sizes).tolist()
-            for w, modes in enumerate(self.recomputes)
-            for mode in modes
-        )
+        columns = [GROUPS.index(group) for group in self.groups]
+        found = {}
+        for v in range(len(self.names)):
+            for w, mode in self.plan.sides if self.sizes[v, columns].sum() else ():
+                own, other = self.names[v], self.names[w]
+                with told(f"the dump's rows of version {own} against version {other} ({mode})"):
+                    found[v, w, mode] = _checked(self._own(v, w, mode, self.groups))
+        return found
 
-    def mismatches(self, cells: Sequence[Cell]) -> list[Comparison]:
+    def mismatches(self, cells: Mapping[tuple[int, int, str], Counted]) -> list[Comparison]:
         """Per mode, the dump's rows against their own version."""
         found = []
         for mode in MODES:
-            own = [c for c in cells if c.own == c.version and c.mode == mode]
-            if own:
-                parts = {("dump", c.version): c.result for c in own}
+            parts = {
+                ("dump", self.names[v]): cell
+                for (v, w, of), cell in cells.items()
+                if v == w and of == mode
+            }
+            if parts:
+                figure = Figure("mismatch", self.cached, mode)
                 names = ("dump", "own version")
-                found.append(self._comparison("mismatch", names, 0, mode, parts))
+                found.append(self._comparison("mismatch", names, 0, mode, parts, figure))
         return found
 
     def totals(self) -> list[Comparison]:
         """Per mode, the dump against the last version."""
-        found = []
-        for mode, recompute in self.recomputes[-1].items():
-            names = ("dump", self.names[-1])
-            what = f"the dump against version {names[1]} ({mode})"
-            result = self._diff(self.dump, recompute.routes, what)
+        found, last = [], len(self.names) - 1
+        names = ("dump", self.names[last])
+        for mode in (mode for v, mode in self.plan.sides if v == last):
+            held = self.counts.held.get((last, mode), 0)
+            part = self.counts.counted[Which("total", -1, last, mode)]
+            samples = SampleCounts(old=self.counts.samples, new=held)
+            with told(f"the dump against version {names[1]} ({mode})"):
+                part = _checked(self._sum([part], samples, held))
+            made = self.sizes.sum(axis=1).tolist()
             lags = {
                 self.places[-1] - place
-                for place, rows in zip(self.places, self.owned.sizes.sum(axis=1), strict=True)
+                for place, rows in zip(self.places, made, strict=True)
                 if rows
             }
-            known = len(lags) == 1 and not self.owned.counts.rows["unlabelled"]
-            lag = lags.pop() if known else None
-            found.append(self._comparison("total", names, lag, mode, {names: result}))
+            known = len(lags) == 1 and not self.counts.census.counts.rows["unlabelled"]
+            lag, figure = lags.pop() if known else None, Figure("total", "", mode)
+            found.append(self._comparison("total", names, lag, mode, {names: part}, figure))
         return found
-
-    def _rows_of_dump(self, recompute: Recompute) -> Dump:
-        """A version's routes, without the rows that the dump does not have."""
-        if self.options.rows == "all":
-            return recompute.routes
-        places = recompute.places
-        return only_rows(recompute.routes, lambda n, s: self.owned.covered(places[n], s))
 
     def pairs(self) -> list[Comparison]:
         """Version against version, an older one against every newer one."""
         found = []
-        for mode in MODES:
-            having = [v for v, modes in enumerate(self.recomputes) if mode in modes]
-            for v, w in combinations(having, 2):
-                names = (self.names[v], self.names[w])
-                old, new = (
-                    self._rows_of_dump(self.recomputes[v][mode]),
-                    self.recomputes[w][mode].routes,
-                )
-                what = f"versions {names[0]} and {names[1]} ({mode})"
-                result = self._diff(old, new, what, part=self.options.rows == "dump")
-                lag = self.places[w] - self.places[v]
-                found.append(self._comparison("staleness", names, lag, mode, {names: result}))
+        for pair in self.plan.pairs:
+            v, w, mode = pair
+            names = (self.names[v], self.names[w])
+            both = self.counts.both.get(pair, 0)
+            sides = (self.counts.held.get((x, mode), 0) for x in (v, w))
+            part = self.counts.counted[Which("pair", v, w, mode)]
+            with told(f"versions {names[0]} and {names[1]} ({mode})"):
+                part = _checked(self._sum([part], SampleCounts(*sides), both))
+            lag, figure = self.plan.lag(pair), Figure("pair", (v, w), mode)
+            found.append(self._comparison("staleness", names, lag, mode, {names: part}, figure))
         return found
 
     def by_lag(self, pairs: Sequence[Comparison]) -> tuple[Comparison, ...]:
@@ -224,72 +226,78 @@ class _Run:
         for mode in MODES:
             of_mode = [pair for pair in pairs if pair.mode == mode]
             for lag in sorted({pair.lag for pair in of_mode if pair.lag is not None}):
-                parts = {(p.old, p.new): p.result for p in of_mode if p.lag == lag}
+                parts = {(p.old, p.new): p.counted for p in of_mode if p.lag == lag}
                 names = next(iter(parts)) if len(parts) == 1 else ("older", "newer")
-                found.append(self._comparison("staleness", names, lag, mode, parts))
+                figure = Figure("lag", lag, mode)
+                found.append(self._comparison("staleness", names, lag, mode, parts, figure))
         return tuple(found)
 
     def apart(self) -> dict[str, tuple[Comparison, ...]]:
         """The mismatch by group, where there are several; empty groups are absent."""
-        sizes = self.owned.sizes.sum(axis=0).tolist()
+        sizes = self.sizes.sum(axis=0).tolist()
         having = [group for group, size in zip(GROUPS, sizes, strict=True) if size]
         found = {}
         for group in having if having != ["first"] else ():
-            column = self.owned.sizes[:, GROUPS.index(group)]
-            made = {v: self.owned.rows_of(v, (group,)) for v in np.flatnonzero(column).tolist()}
-            found[group] = self._apart(made, "own version")
+            number = GROUPS.index(group)
+            made = [v for v in range(len(self.names)) if self.sizes[v, number]]
+            own = {
+                side: self._own(side[0], *side, (group,))
+                for side in self.plan.sides
+                if side[0] in made
+            }
+            found[group] = self._apart(own, "own version", ("group", group))
             if group == "boundary":
-                after = {v: self.owned.rows_after(v) for v in range(len(self.names))}
-                found["boundary_before"] = self._apart(after, "version before")
+                after = {
+                    (v, mode): self.counts.counted.get(Which("before", v, v, mode))
+                    for v, mode in self.plan.sides
+                }
+                name = ("before", "")
+                found["boundary_before"] = self._apart(after, "version before", name)
         return {group: parts for group, parts in found.items() if parts}
 
-    def _apart(self, rows: Mapping[int, Dump], whose: str) -> tuple[Comparison, ...]:
+    def _apart(
+        self,
+        counted: Mapping[tuple[int, str], Counted | None],
+        whose: str,
+        figure: tuple[str, str],
+    ) -> tuple[Comparison, ...]:
         """Per mode, rows of the dump against the version that they are listed under, added up."""
         found = []
         for mode in MODES:
-            parts = {}
-            for v, dump in rows.items():
-                if mode in self.recomputes[v]:
-                    with suppress(MismatchError):  # not among the tokens that are compared
-                        what = f"some of the dump's rows against version {self.names[v]} ({mode})"
-                        routes = self.recomputes[v][mode].routes
-                        parts["dump", self.names[v]] = self._diff(dump, routes, what)
+            parts = {
+                ("dump", self.names[v]): part
+                for (v, of), part in counted.items()
+                if of == mode and part is not None and part.result.rows
+            }  # others are not among the tokens that are compared
             if parts:
-                found.append(self._comparison("mismatch", ("dump", whose), 0, mode, parts))
+                names, name = ("dump", whose), Figure(*figure, mode)
+                found.append(self._comparison("mismatch", names, 0, mode, parts, name))
         return tuple(found)
 
-    def unmatched(self, cells: Sequence[Cell]) -> Unmatched:
+    def unmatched(self, cells: Mapping[tuple[int, int, str], Counted]) -> Unmatched:
         """Samples that a version should cover and does not, and rows of the others."""
-        having = [{i for of in modes.values() for i in of.places} for modes in self.recomputes]
-        samples = 0
-        for index in range(len(self.dump)):
-            made = self.owned.versions_of(index)
-            if made is not None:
-                covered = any(index in of for of in having)
-                samples += not covered or any(index not in having[v] for v in made)
-        lost: dict[str, int] = {}
-        for cell in cells:
-            if cell.own == cell.version:
-                rows = cell.result.counts.lost_old
-                lost[cell.own] = max(lost.get(cell.own, 0), rows)
-        return Unmatched(samples, 0, sum(lost.values()))
+        lost: dict[int, int] = {}
+        for (v, w, _), cell in cells.items():
+            if v == w:
+                lost[v] = max(lost.get(v, 0), cell.result.counts.lost_old)
+        return Unmatched(self.counts.unmatched, 0, sum(lost.values()))
 
     def drift(
-        self, pairs: Sequence[Comparison], by_lag: Sequence[Comparison], cells: Sequence[Cell]
+        self,
+        pairs: Sequence[Comparison],
+        by_lag: Sequence[Comparison],
+        cells: Mapping[tuple[int, int, str], Counted],
     ) -> Drift:
         """Speed, half-life, experts and nearest versions, from what was compared."""
-        modes = [c.mode for c in by_lag]
-        mode = next((m for m in reversed(MODES) if m in modes), None)
-        if mode == "forced" and modes.count("forced") < modes.count("free"):
-            mode = "free"
+        mode = self.plan.mode_of_drift
         lags = [c for c in by_lag if c.mode == mode]
         speeds = layer_speeds(lags)
         moving = sorted((s for s in speeds[1:] if s.rows_mismatched), key=lambda s: -s.rate)
-        experts, between = self._experts(mode, pairs)
+        experts, between = self._experts(self.plan.moved, pairs)
         return Drift(
             mode=mode,
             speeds=speeds,
-            half_lives=half_lives(lags, self.clustering),
+            half_lives=half_lives(lags, self.options.bootstrap),
             fastest_layers=tuple(s.layer for s in moving if s.layer is not None),
             experts=experts,
             experts_between=between,
@@ -297,26 +305,75 @@ class _Run:
         )
 
     def _experts(
-        self, mode: str | None, pairs: Sequence[Comparison]
+        self, moved: Pair | None, pairs: Sequence[Comparison]
     ) -> tuple[tuple[ExpertMove, ...], tuple[str, str] | None]:
         """The experts that moved most from the first version to the last, and their names."""
-        having = [v for v, modes in enumerate(self.recomputes) if mode in modes]
-        if mode is None or len(having) < 2:
+        moves = self.counts.moves
+        if moved is None or moves is None:
             return (), None
-        v, w = having[0], having[-1]
-        names = (self.names[v], self.names[w])
-        old, new = self._rows_of_dump(self.recomputes[v][mode]), self.recomputes[w][mode].routes
+        names, mode = (self.names[moved[0]], self.names[moved[1]]), moved[2]
         result = next(p for p in pairs if (p.old, p.new, p.mode) == (*names, mode)).result
-        return expert_moves(old, new, result, self.options.experts), names
+        return expert_moves(moves, result, self.options.experts), names
 
-    def _nearest(self, cells: Sequence[Cell]) -> tuple[Nearest, ...]:
+    def _nearest(self, cells: Mapping[tuple[int, int, str], Counted]) -> tuple[Nearest, ...]:
         """The version closest to each version's rows, where there is a choice."""
         found = []
-        for own, mode in dict.fromkeys((c.own, c.mode) for c in cells):
-            results = {c.version: c.result for c in cells if (c.own, c.mode) == (own, mode)}
-            if len(results) > 1:
-                found.append(nearest_version(own, mode, results, self.clustering))
+        for v, mode in dict.fromkeys((v, mode) for v, _, mode in cells):
+            against = {
+                self.names[w]: (cell.result, cell.sums)
+                for (own, w, of), cell in cells.items()
+                if (own, of) == (v, mode)
+            }
+            if len(against) > 1:
+                plan = self.options.bootstrap
+                found.append(nearest_version(self.names[v], mode, against, plan))
         return tuple(found)
+
+    def lacking(self) -> dict[tuple[str, str], int]:
+        """Samples of the dump that each recompute lacks."""
+        return {
+            (self.names[v], mode): self.counts.samples - self.counts.held.get((v, mode), 0)
+            for v, mode in self.plan.sides
+        }
+
+    def shifts(self) -> dict[tuple[str, str, str], RouterShift]:
+        """Router shift of each pair that has one."""
+        sides = self.plan.sides
+        return {
+            (self.names[v], self.names[w], mode): checked_shift(
+                self.counts.shifts[v, w, mode], sides[v, mode], sides[w, mode]
+            )
+            for v, w, mode in self.plan.gated
+        }
+
+
+def _checked(found: Counted | None) -> Counted:
+    """A comparison. Raises MismatchError where no row was compared."""
+    if found is None:
+        raise MismatchError("nothing to compare: no sample is on both sides")
+    found.result.refuse_nothing()
+    return found
+
+
+def refuse_useless(plan: Plan, census: Census) -> None:
+    """Raise MismatchError where no row is of a version that is given."""
+    counts, names = census.counts, plan.names
+    given, path, first = ", ".join(names), plan.dump.path, names[0]
+    if not sum(counts.rows.values()):
+        raise MismatchError(f"{path}: no row has a route: nothing to compare")
+    if plan.own is None and counts.without_spans == counts.samples:
+        raise MismatchError(
+            f"{path}: no sample says which weight version made it, and {len(names)} "
+            f"versions are given: {given}",
+            hint=f"--version-map ={first} says that this version made them all",
+        )
+    if not census.sizes.any():
+        raise MismatchError(
+            f"{path}: no row is of a version that is given: the dump says "
+            f"{', '.join(counts.unknown) or 'nothing'}, given are {given}",
+            hint=f"--version-map {next(iter(counts.unknown), 'NAME')}={first} if these are the "
+            "same weights",
+        )
 
 
 def staleness(
@@ -344,23 +401,36 @@ def staleness(
     is in common; ValueError for misuse. Formulas and sources: docs/metrics.md.
     """
     options = options or StalenessOptions()
-    run = _Run(lay_out(dump, versions, options), options)
+    sides = lay_out(dump, versions, options)
+    return staleness_of(count_run(sides.plan, dump, sides.routes, sides.whole), options.noise)
+
+
+def staleness_of(counts: StalenessCounts, noise: tuple[Noise, ...] = ()) -> Staleness:
+    """What counts of all samples say; MismatchError as ``staleness``."""
+    refuse_useless(counts.plan, counts.census)
+    run = _Figures(counts, noise)
     cells = run.cells()
     totals = run.totals()
     pairs = run.pairs()
     by_lag = run.by_lag(pairs)
+    names, places = run.names, run.places
     return Staleness(
-        versions=run.names,
-        places=run.places,
+        versions=names,
+        places=places,
         comparisons=(*run.mismatches(cells), *pairs, *totals),
         by_lag=by_lag,
-        cells=cells,
+        cells=tuple(
+            Cell(names[v], names[w], places[w] - places[v], mode, cell.result)
+            for (v, w, mode), cell in cells.items()
+        ),
         apart=run.apart(),
-        spans=run.owned.counts,
-        cached_apart=run.cached_apart,
+        spans=counts.census.counts,
+        cached_apart=run.cached == "apart",
         drift=run.drift(pairs, by_lag, cells),
-        noise=options.noise,
-        boundary=run.owned.boundary,
+        noise=noise,
+        boundary=counts.plan.boundary,
         unmatched=run.unmatched(cells),
-        disorders=disorders_of(run.owned),
+        lacking=run.lacking(),
+        shifts=run.shifts(),
+        disorders=disorders_of(counts.census),
     )
