@@ -123,13 +123,10 @@ class Labels:
         return only_rows(sample, keep_TL, None)
 
     def groups_of(self, num_versions: int) -> dict[int, tuple[str, ...]]:
-        """Per version that made rows which are there, by its code, their groups."""
-        made = slice(self.start + 1, self.stop + 1)
-        version_T, group_T = self.version_Q[made], self.group_Q[made]
-        known_T = group_T != _UNLABELLED
-        if self.missing_TL is not None:
-            known_T &= ~self.missing_TL.all(axis=1)
-        pairs = np.unique(version_T[known_T].astype(np.int64) * len(GROUPS) + group_T[known_T])
+        """Per version that made tokens, by its code, their groups, in the order of GROUPS."""
+        version_Q, group_Q = self.version_Q, self.group_Q
+        known_Q = group_Q != _UNLABELLED
+        pairs = np.unique(version_Q[known_Q].astype(np.int64) * len(GROUPS) + group_Q[known_Q])
         found: dict[int, tuple[str, ...]] = {}
         for version, group in (divmod(pair, len(GROUPS)) for pair in pairs.tolist()):
             if version < num_versions:

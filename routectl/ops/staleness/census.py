@@ -136,7 +136,7 @@ class Census:
     def several(self) -> bool:
         """Whether rows are of more than one version, one that nobody gave among them."""
         rows = (*self.sizes.sum(axis=1).tolist(), *(rows for _, rows in self.unknown.values()))
-        return sum(number > 0 for number in rows) > 1
+        return bool(sum(number > 0 for number in rows) > 1)
 
     @property
     def counts(self) -> SpanCounts:

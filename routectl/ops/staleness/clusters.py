@@ -4,7 +4,7 @@ Shape suffix: K kept hashes.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ class Clusters:
     """
 
     sequences: int = 0
-    least_K: NDArray[np.uint64] = np.zeros(0, np.uint64)  # noqa: RUF009 - never changed
+    least_K: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     @classmethod
     def of(cls, clusters: list[Cluster]) -> "Clusters":

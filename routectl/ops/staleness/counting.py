@@ -3,10 +3,10 @@
 All comparisons are fed from it; what is counted of parts adds up, in any order.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Iterator, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,12 +14,12 @@ from ...dump import Dump, Sample, SampleKey
 from ...errors import MismatchError
 from ..adding.least import Worst
 from ..diff.options import DiffOptions
-from ..diff.result import ComparedSample, DiffResult, SequenceCount
+from ..diff.result import ComparedSample, SequenceCount
 from ..diff.tally import DiffTally
 from ..pairs.align import Aligner, common_layers
 from ..pairs.join import Pairs
 from ..pairs.parts import JoinPart
-from .attribution import GROUPS, Labels
+from .attribution import Labels
 from .census import Census
 from .clusters import Cluster, Clusters, cluster_of
 from .comparison import BROKEN, ClusterSums, Counted
@@ -124,7 +124,7 @@ class _Tally:
             layers=options.layers,
             examples=options.examples if self._whole else 0,
             detail=options.detail and self._whole,
-            part=which.kind in ("own", "before") or (which.kind == "pair" and options.rows == "dump"),
+            part=which.kind != "pair" or options.rows == "dump",
             each=options.each and self._whole,
         )
         old = plan.sides[which.old, which.mode] if which.kind == "pair" else plan.dump
@@ -192,7 +192,8 @@ class _Counting:
         return self.tallies[which]
 
 
-class _Compared(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class _Compared:
     """One sample of the dump, and those of the sides that have it, under one name."""
 
     index: int

@@ -62,6 +62,12 @@ class RouterShift:
     gammas_B: Ints
     buckets: Resampled
 
+    @classmethod
+    def empty(cls, layers: tuple[int, ...]) -> "RouterShift":
+        """That of no tokens."""
+        sums, bins = ExactSums.zeros(len(layers) + 1), np.zeros(GAMMA_BINS + 1, np.int64)
+        return cls(layers, 0, 0, 0, 0, sums, bins, Resampled.empty(1, 1))
+
     def __add__(self, other: "RouterShift") -> "RouterShift":
         if self.layers != other.layers:
             raise ValueError("results of other layers do not add up")
@@ -74,6 +80,11 @@ class RouterShift:
         return self.sums[len(self.layers)] / self.tokens if self.tokens else None
 
     @property
+    def sum_shift_L(self) -> Floats:  # noqa: N802
+        """float64 [L], the sums over tokens of mean |log p_new - log p_old|."""
+        return self.sums.values_N[:-1]
+
+    @property
     def below_rate(self) -> float | None:
         """Share of the tokens with a gamma below GAMMA_FLOOR."""
         return self.below / self.tokens if self.tokens else None
@@ -81,7 +92,7 @@ class RouterShift:
     @property
     def mean_shift_L(self) -> Floats | None:  # noqa: N802
         """float64 [L], the mean |log p_new - log p_old| of each layer; None without tokens."""
-        return self.sums.values_N[:-1] / self.tokens if self.tokens else None
+        return self.sum_shift_L / self.tokens if self.tokens else None
 
     def quantile(self, q: float) -> float | None:
         """The least gamma that a share ``q`` of the tokens does not exceed, to 1 / GAMMA_BINS."""
@@ -146,9 +157,7 @@ class ShiftTally:
             for meta in (old, new)
         ]
         self._tokens, self._counts = tokens, np.zeros(4, np.int64)
-        self._sums = ExactSums.zeros(len(self.layers) + 1)
-        self._gammas_B = np.zeros(GAMMA_BINS + 1, np.int64)
-        self._buckets = Resampled.empty(1, 1)
+        self._found = RouterShift.empty(self.layers)
         self._waiting: list[tuple[int, int, float]] = []
 
     def add(self, old: Sample, new: Sample, index: int, key: SampleKey) -> None:
@@ -162,8 +171,8 @@ class ShiftTally:
                 f"sample {name}: the gate log-probabilities are of other routes: expected two "
                 "recomputes of one dump"
             )
-        sides = [_columns(*side) for side in zip((old, new), self._columns, strict=True)]
-        shift_TL = _shift(*sides, name)[_selected(old, name, self._tokens)]
+        older, newer = (_columns(*side) for side in zip((old, new), self._columns, strict=True))
+        shift_TL = _shift(older, newer, name)[_selected(old, name, self._tokens)]
         known_TL = ~np.isnan(shift_TL)
         whole_T = known_TL.all(axis=1)
         partial = int((known_TL.any(axis=1) & ~whole_T).sum())
@@ -171,9 +180,9 @@ class ShiftTally:
         gamma_T = np.exp(-shift_TL.mean(axis=1))
         gamma, tokens = float(gamma_T.sum()), len(gamma_T)
         self._counts += (tokens, partial, 0, int((gamma_T < GAMMA_FLOOR).sum()))
-        self._sums.add([*shift_TL.sum(axis=0), gamma])
+        self._found.sums.add([*shift_TL.sum(axis=0), gamma])
         bins_T = np.round(gamma_T * GAMMA_BINS).astype(np.int64)
-        np.add.at(self._gammas_B, bins_T, 1)
+        np.add.at(self._found.gammas_B, bins_T, 1)
         self._waiting.append((bucket_of_sample(key, index), tokens, gamma))
         if len(self._waiting) >= _TOGETHER:
             self._flush()
@@ -186,22 +195,13 @@ class ShiftTally:
         """What was added up."""
         self._flush()
         tokens, partial, unjoined, below = self._counts.tolist()
-        return RouterShift(
-            self.layers,
-            tokens,
-            partial,
-            unjoined,
-            below,
-            self._sums,
-            self._gammas_B,
-            self._buckets,
-        )
+        return replace(self._found, tokens=tokens, partial=partial, unjoined=unjoined, below=below)
 
     def _flush(self) -> None:
         if self._waiting:
             buckets, tokens, gammas = zip(*self._waiting, strict=True)
             self._waiting = []
-            self._buckets.add(buckets, np.array(tokens)[:, None], np.array(gammas)[:, None])
+            self._found.buckets.add(buckets, np.array(tokens)[:, None], np.array(gammas)[:, None])
 
 
 def checked_shift(found: RouterShift, old: DumpMeta, new: DumpMeta) -> RouterShift:

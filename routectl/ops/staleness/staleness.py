@@ -14,8 +14,8 @@ from ..diff.thresholds import Unmatched
 from .attribution import GROUPS, MODES, BoundaryRule, Version
 from .census import Census, SpanCounts
 from .clusters import Clusters
-from .comparison import Comparison, intervals_of
-from .counting import Counted, Figure, StalenessCounts, Which, count_run, told
+from .comparison import Comparison, Counted, intervals_of
+from .counting import Figure, StalenessCounts, Which, count_run, told
 from .drift import Drift, ExpertMove, Nearest, expert_moves, layer_speeds, nearest_version
 from .gamma import RouterShift, checked_shift
 from .half_life import half_lives
@@ -24,7 +24,15 @@ from .order import Disorder, disorders_of
 from .plan import Pair, Plan
 from .sides import lay_out
 
-__all__ = ["Cell", "Noise", "Staleness", "StalenessOptions", "refuse_useless", "staleness", "staleness_of"]
+__all__ = [
+    "Cell",
+    "Noise",
+    "Staleness",
+    "StalenessOptions",
+    "refuse_useless",
+    "staleness",
+    "staleness_of",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,14 +167,21 @@ class _Figures:
         return Comparison(kind, *names, lag, mode, total, intervals, tuple(parts))
 
     def cells(self) -> dict[tuple[int, int, str], Counted]:
-        """The dump's rows of each version against every version."""
+        """The dump's rows of each version against every version that has some of them.
+
+        Raises MismatchError where their own version has none.
+        """
         columns = [GROUPS.index(group) for group in self.groups]
         found = {}
         for v in range(len(self.names)):
             for w, mode in self.plan.sides if self.sizes[v, columns].sum() else ():
-                own, other = self.names[v], self.names[w]
-                with told(f"the dump's rows of version {own} against version {other} ({mode})"):
-                    found[v, w, mode] = _checked(self._own(v, w, mode, self.groups))
+                cell = self._own(v, w, mode, self.groups)
+                if cell is not None and v == w:
+                    name = self.names[v]
+                    with told(f"the dump's rows of version {name} against version {name} ({mode})"):
+                        cell.result.refuse_nothing()
+                if cell is not None and cell.result.rows:
+                    found[v, w, mode] = cell
         return found
 
     def mismatches(self, cells: Mapping[tuple[int, int, str], Counted]) -> list[Comparison]:
@@ -347,10 +362,8 @@ class _Figures:
         }
 
 
-def _checked(found: Counted | None) -> Counted:
+def _checked(found: Counted) -> Counted:
     """A comparison. Raises MismatchError where no row was compared."""
-    if found is None:
-        raise MismatchError("nothing to compare: no sample is on both sides")
     found.result.refuse_nothing()
     return found
 
