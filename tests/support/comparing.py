@@ -10,8 +10,8 @@ from routectl.ops.diff.diff import diff_as
 from routectl.ops.diff.options import DiffOptions
 from routectl.ops.staleness.attribution import Attributor, BoundaryRule, Version
 from routectl.routes import Routes
-from support.dumps import make_dump, make_sample
 from support.drifting import EXPERTS, TOP_K
+from support.dumps import make_dump, make_sample
 
 LAYERS, TOKENS, PROMPT = 3, 12, 3
 

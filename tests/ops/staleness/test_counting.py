@@ -46,7 +46,7 @@ def run_of(seed, options, **sizes):
 @settings(max_examples=25)
 @given(st.integers(0, 10_000), some_options)
 def test_each_comparison_is_what_it_is_by_itself(seed, options):
-    """Mismatch, staleness, total, cells and groups have the figures of dumps compared one by one."""
+    """Mismatch, staleness, total, cells and groups are those of dumps compared one by one."""
     dump, versions, run = run_of(seed, options)
     if run is None:
         return
@@ -147,7 +147,7 @@ def test_samples_that_a_version_lacks_are_counted():
 
 
 def test_broken_samples_are_counted_in_the_pass():
-    """The samples whose rows mismatch in more than half, and the worst, are known without a list."""
+    """Samples that mismatch in more than half, and the worst, are known without a list."""
     dump, versions = random_run(np.random.default_rng(3), 8, 1)
     turned = []
     for n, sample in enumerate(versions[0].free):
