@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from .jobs.library.files import convert, layout, pack, recompute, unpack, verify, write
     from .jobs.library.verbs import check, diff, show, staleness, summarize
+    from .jobs.merge.request import MergeRequest
     from .jobs.pack.layout import LayoutOptions
     from .jobs.pack.request import LayoutRequest, PackRequest, VerifyRequest
     from .jobs.pack.unpack import UnpackRequest
@@ -106,6 +107,7 @@ _HOMES = {
     "Forwarding": "jobs.recompute.forwarding",
     "LayoutOptions": "jobs.pack.layout",
     "LayoutRequest": "jobs.pack.request",
+    "MergeRequest": "jobs.merge.request",
     "MicroBatch": "layouts.plan",
     "MismatchError": "errors",
     "ModelFacts": "model",
@@ -204,6 +206,7 @@ __all__ = [
     "Forwarding",
     "LayoutOptions",
     "LayoutRequest",
+    "MergeRequest",
     "MicroBatch",
     "MismatchError",
     "ModelFacts",

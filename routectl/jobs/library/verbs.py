@@ -13,6 +13,8 @@ from .asking import Source, asked_in, path_text, request_of
 from .keywords import CheckKeywords, DiffKeywords, ShowKeywords, StalenessKeywords
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ...ops.check.check import CheckOptions
     from ...ops.staleness.attribution import Version
     from ...ops.staleness.options import StalenessOptions
@@ -43,8 +45,10 @@ def diff(old: Source, new: Source, **options: Unpack[DiffKeywords]) -> DiffAnswe
 
     progress = options.pop("progress", SILENT)
     request = request_of(DiffRequest, options, old=path_text(old), new=path_text(new))
-    found = compare_dumps(request, progress)
+    rows: list[pa.RecordBatch] = []
+    found = compare_dumps(request, progress, take=rows.extend)
     judged = {
+        "compared_samples": tuple(rows),
         "limits": request.limits,
         "eps": found.verdict.eps,
         "allow_unmatched": request.allow_unmatched,

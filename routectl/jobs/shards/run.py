@@ -5,7 +5,7 @@ enough to be worth their start; so small inputs stay in one process, and pay not
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -58,7 +58,7 @@ def counted(work: Work[P], crew: Crew, progress: Progress) -> Counted[P]:
     return _counted(work, crew, progress, tolerant=True)
 
 
-def in_order(work: Work[R], crew: Crew, progress: Progress) -> Iterator[R]:
+def in_order(work: Work[R], crew: Crew, progress: Progress) -> Generator[R, None, None]:
     """What each shard gives, in their order; few of them are in memory at a time.
 
     Raises, in its turn, what a shard raised. To be closed where it is not taken to its end.

@@ -58,7 +58,8 @@ class Join:
     """Pairs of indices (old, new), in the order of old, and the indices left without a partner.
 
     only_old and only_new are int64, ascending. by counts the pairs per rule; conflicts counts ids
-    that are on both sides with other token ids.
+    that are on both sides with other token ids. by_id_P, bool [P], are the pairs that have one id;
+    None where there is one rule.
     """
 
     pairs: Pairs
@@ -66,6 +67,7 @@ class Join:
     only_new: Ints
     by: dict[str, int]
     conflicts: int = 0
+    by_id_P: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,7 @@ def join_keys(old: Sequence[SampleKey], new: Sequence[SampleKey], match: str = "
         raise ValueError(f"match must be one of {MATCHES}, got {match!r}")
     old, new = (keys if isinstance(keys, Keys) else Keys(keys) for keys in (old, new))
     by: dict[str, int] = {}
-    tokens, conflicts = _codes(old, new, "tokens"), None
+    tokens, conflicts, by_id_P = _codes(old, new, "tokens"), None, None
     if match in ("auto", "id"):
         pairs = _by_id(_codes(old, new, "sample_id"))
         if match == "id":
@@ -240,7 +242,9 @@ def join_keys(old: Sequence[SampleKey], new: Sequence[SampleKey], match: str = "
         if match == "auto":
             more = _by_digest(tokens.without(pairs))
             by["tokens"] = len(more)
-            pairs = _together(pairs, more)
+            ids, pairs = pairs, _together(pairs, more)
+            by_id_P = np.zeros(len(pairs), np.bool_)
+            by_id_P[np.searchsorted(pairs.old_P, ids.old_P)] = True
     elif match == "order":
         both = np.arange(min(len(old), len(new)))
         pairs = Pairs(both, both)
@@ -262,6 +266,7 @@ def join_keys(old: Sequence[SampleKey], new: Sequence[SampleKey], match: str = "
         np.flatnonzero(left_new),
         {rule: count for rule, count in by.items() if count},
         left,
+        by_id_P,
     )
 
 

@@ -33,7 +33,7 @@ __all__ = ["Figure", "StalenessCounts", "Which", "count_run", "told"]
 _TOGETHER = 256  # samples whose sums are added up at a time
 _V = TypeVar("_V", bound=Any)
 _NONE = np.zeros(0, np.int64)
-_NO_PART = JoinPart(Pairs(_NONE, _NONE), _NONE, _NONE, {}, 0)
+_NO_PART = JoinPart(Pairs(_NONE, _NONE), _NONE, _NONE, "id")
 
 
 class Which(NamedTuple):
