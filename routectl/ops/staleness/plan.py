@@ -7,9 +7,10 @@ from itertools import combinations
 from ...dump import Dump, DumpMeta
 from ...errors import MismatchError
 from .attribution import MODES, Attributor, BoundaryRule, Version, places_of
+from .census import Census
 from .options import StalenessOptions
 
-__all__ = ["Pair", "Plan", "Side", "plan_of", "routes_of"]
+__all__ = ["Pair", "Plan", "Side", "plan_of", "refuse_useless", "routes_of"]
 
 Side = tuple[int, str]  # a version by its place among them, and a mode
 Pair = tuple[int, int, str]  # an older version, a newer one, a mode
@@ -133,3 +134,24 @@ def _refuse_other_shapes(plan: Plan) -> None:
                     f"{expected}",
                     hint="--layers compares some of the layers" if name == "layers_L" else None,
                 )
+
+
+def refuse_useless(plan: Plan, census: Census) -> None:
+    """Raise MismatchError where no row is of a version that is given."""
+    counts, names = census.counts, plan.names
+    given, path, first = ", ".join(names), plan.dump.path, names[0]
+    if not sum(counts.rows.values()):
+        raise MismatchError(f"{path}: no row has a route: nothing to compare")
+    if plan.own is None and counts.without_spans == counts.samples:
+        raise MismatchError(
+            f"{path}: no sample says which weight version made it, and {len(names)} "
+            f"versions are given: {given}",
+            hint=f"--version-map ={first} says that this version made them all",
+        )
+    if not census.sizes.any():
+        raise MismatchError(
+            f"{path}: no row is of a version that is given: the dump says "
+            f"{', '.join(counts.unknown) or 'nothing'}, given are {given}",
+            hint=f"--version-map {next(iter(counts.unknown), 'NAME')}={first} if these are the "
+            "same weights",
+        )

@@ -36,6 +36,12 @@ class Run:
     def __len__(self) -> int:
         return len(self.repeated_S)
 
+    def part(self, start: int, stop: int) -> "Run":
+        """Some of its samples, by their places in the dump."""
+        here = slice(start - self.start, stop - self.start)
+        partners = {side: found_S[here] for side, found_S in self.partners_S.items()}
+        return Run(start, partners, self.repeated_S[here])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sides:
@@ -45,12 +51,6 @@ class Sides:
     dump: Dump
     routes: Mapping[Side, Dump]
     whole: Run
-
-    def run(self, start: int, stop: int) -> Run:
-        """Some of the samples."""
-        here = slice(start, stop)
-        partners = {side: found_S[here] for side, found_S in self.whole.partners_S.items()}
-        return Run(start, partners, self.whole.repeated_S[here])
 
 
 def lay_out(dump: Dump, versions: Sequence[Version], options: StalenessOptions) -> Sides:

@@ -180,6 +180,10 @@ def _versions(result: Staleness) -> list[VersionEntry]:
             "rows": result.spans.by_version[name],
             "free": entries.get((name, "free")),
             "forced": entries.get((name, "forced")),
+            "samples_lacking": {
+                "free": result.lacking.get((name, "free")),
+                "forced": result.lacking.get((name, "forced")),
+            },
         }
         for name, place in zip(result.versions, result.places, strict=True)
     ]

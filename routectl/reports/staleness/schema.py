@@ -106,6 +106,13 @@ class ComparisonEntry(ComparedFigures, ComparisonExtras):
     intervals: ComparisonIntervals
 
 
+class LackingEntry(TypedDict):
+    """How many of the dump's samples a version lacks, by mode; null: no routes of that mode."""
+
+    free: int | None
+    forced: int | None
+
+
 class VersionEntry(TypedDict):
     """A version: where it stands, the rows that it surely made, its routes by mode."""
 
@@ -114,6 +121,7 @@ class VersionEntry(TypedDict):
     rows: int
     free: DumpEntry | None
     forced: DumpEntry | None
+    samples_lacking: NotRequired[LackingEntry]
 
 
 class OwnRows(CountedRows):

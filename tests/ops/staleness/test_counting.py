@@ -118,7 +118,7 @@ def test_any_cut_and_order_gives_one_document(seed, options, data):
     sides = lay_out(dump, versions, options)
     cuts = sorted(data.draw(st.sets(st.integers(1, len(dump) - 1), max_size=4)))
     bounds = list(zip([0, *cuts], [*cuts, len(dump)], strict=True))
-    parts = [count_run(sides.plan, dump, sides.routes, sides.run(a, b)) for a, b in bounds]
+    parts = [count_run(sides.plan, dump, sides.routes, sides.whole.part(a, b)) for a, b in bounds]
     total = added_in_some_tree(parts, data)
     assert documents(staleness_of(total), options) == documents(run, options)
 
@@ -129,7 +129,7 @@ def test_parts_of_other_runs_do_not_add_up():
     parts = []
     for options in (StalenessOptions(match="tokens"), StalenessOptions(tokens="response")):
         sides = lay_out(dump, versions, replace(options, match="tokens"))
-        parts.append(count_run(sides.plan, dump, sides.routes, sides.run(0, 2)))
+        parts.append(count_run(sides.plan, dump, sides.routes, sides.whole.part(0, 2)))
     with pytest.raises(MismatchError, match="counted otherwise"):
         _ = parts[0] + parts[1]
 
