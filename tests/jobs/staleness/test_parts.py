@@ -1,12 +1,16 @@
 """Staleness by several processes and in parts: byte for byte what one process says."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from routectl import open_dump
 from routectl.formats.native.container import write_native
+from routectl.jobs.shards.work import cut_runs
+from routectl.jobs.staleness import work
+from support.crewed import hired
 from support.shell import run
 
 TINY = Path(__file__).parent.parent.parent.parent / "fixtures" / "tiny_rl"
@@ -33,10 +37,13 @@ def test_parts_merge_to_the_bytes_of_one(capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_give_the_bytes_of_one(capsys):
-    """Two processes print what one does."""
+def test_processes_give_the_bytes_of_one(capsys, monkeypatch):
+    """Two processes, each of which opens the dumps, print what one does."""
     one = said(capsys, *LINE, "--json", "--jobs", "1")
+    started = hired(monkeypatch)
+    monkeypatch.setattr(work, "cut_runs", partial(cut_runs, least=1))
     assert said(capsys, *LINE, "--json", "--jobs", "2") == one
+    assert started == [2]
 
 
 def test_a_part_alone_answers_nothing(capsys):
