@@ -294,11 +294,10 @@ class Dump:
         """
         if samples is not None:
             keys = self.keys if isinstance(self.keys, Keys) else Keys(self.keys)
-            keys = keys.take(samples)
             chosen, narrow = list(samples), self._narrow
             part = Dump(
                 self.meta,
-                keys,
+                keys.take(chosen),
                 lambda n: self._load(chosen[n]),
                 None if narrow is None else lambda wanted: narrow(wanted).select(samples=chosen),
                 count=lambda: self.rows(chosen),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ...ops.staleness.counting import StalenessCounts
     from ...ops.staleness.staleness import Noise, Staleness, StalenessOptions
     from ...reports.document import Document
-    from .work import Compared
+    from .work import VersionedDump
 
 __all__ = ["Question"]
 
@@ -70,7 +70,7 @@ class Question:
         versions: "Sequence[Version]",
         noise: "tuple[Noise, ...]" = (),
         *,
-        opening: "Callable[[], Compared] | None" = None,
+        opening: "Callable[[], VersionedDump] | None" = None,
         warned: bool = False,
     ) -> "tuple[Staleness, Document]":
         """The comparisons of a dump and the routes of versions, and their routectl.staleness/1.

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ...ops.staleness.options import Noise
     from ...ops.staleness.staleness import Staleness, StalenessOptions
     from ...reports.document import Document
-    from .work import Compared
+    from .work import VersionedDump
 
 __all__ = ["Method", "StalenessRequest", "answer_staleness", "compare_versions", "question_of"]
 
@@ -256,7 +256,7 @@ class _Opened:
 
     dump: "Dump"
     versions: "Sequence[Version]"
-    opening: "Callable[[], Compared] | None"
+    opening: "Callable[[], VersionedDump] | None"
     noise: "tuple[Noise, ...]" = ()
     recomputed: bool = False
 
@@ -305,7 +305,9 @@ def _opened(request: StalenessRequest, question: Question) -> _Opened:
     return _Opened(source, opened, _reopening(request, given), noise, weights is not None)
 
 
-def _reopening(request: StalenessRequest, given: "Sequence[At]") -> "Callable[[], Compared] | None":
+def _reopening(
+    request: StalenessRequest, given: "Sequence[At]"
+) -> "Callable[[], VersionedDump] | None":
     """How another process opens what is compared; None where this one alone can."""
     paths = [request.dump or "-", *(at.where for at in given)]
     if any(at.weights for at in given) or any(
@@ -315,10 +317,10 @@ def _reopening(request: StalenessRequest, given: "Sequence[At]") -> "Callable[[]
     return partial(_reopened, request)
 
 
-def _reopened(request: StalenessRequest) -> "Compared":
+def _reopened(request: StalenessRequest) -> "VersionedDump":
     """What is compared, opened again."""
     from ...ops.staleness.plan import routes_of
-    from .work import Compared
+    from .work import VersionedDump
 
     assert request.dump is not None
     given, how = parse_at(request.at), forwarding_of(request.forward)
@@ -329,7 +331,7 @@ def _reopened(request: StalenessRequest) -> "Compared":
 
     some = request.layers is not None
     versions = Versions(given, partner, how, SILENT, version, some_layers=some)
-    return Compared(source, routes_of(versions.open()))
+    return VersionedDump(source, routes_of(versions.open()))
 
 
 def _partner(

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from ...ops.staleness.attribution import Version
     from ...ops.staleness.counting import StalenessCounts
     from ...ops.staleness.options import StalenessOptions
-    from ...ops.staleness.plan import Plan, Side
-    from ...ops.staleness.sides import Run
+    from ...ops.staleness.plan import Side, StalenessPlan
+    from ...ops.staleness.sides import SampleRun
 
-__all__ = ["Compared", "StalenessWork", "work_of"]
+__all__ = ["StalenessWork", "VersionedDump", "work_of"]
 
 _SAMPLE_BYTES = 1 << 16  # of a sample, where no file tells
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Compared:
+class VersionedDump:
     """A dump, and the recompute of each version and mode."""
 
     dump: "Dump"
@@ -37,7 +37,7 @@ class _Here:
     def __reduce__(self) -> tuple[Any, ...]:
         raise HeldHereError
 
-    def __call__(self) -> Compared:
+    def __call__(self) -> VersionedDump:
         raise AssertionError("opened already")
 
 
@@ -52,9 +52,9 @@ class StalenessWork:
 
     def __init__(
         self,
-        plan: "Plan",
-        compared: Opened[Compared],
-        whole: "Run | None" = None,
+        plan: "StalenessPlan",
+        compared: Opened[VersionedDump],
+        whole: "SampleRun | None" = None,
         place: tuple[int, int] = (1, 1),
     ) -> None:
         self._plan, self._compared, self._whole, self._place = plan, compared, whole, place
@@ -101,7 +101,7 @@ def work_of(
     dump: "Dump",
     versions: "Sequence[Version]",
     options: "StalenessOptions",
-    opening: Callable[[], Compared] | None = None,
+    opening: Callable[[], VersionedDump] | None = None,
     place: tuple[int, int] = (1, 1),
 ) -> StalenessWork:
     """The work of a dump and its versions; ``opening`` is how another process opens them.
@@ -111,7 +111,7 @@ def work_of(
     from ...ops.staleness.sides import lay_out
 
     sides = lay_out(dump, versions, options)
-    compared = Compared(dump, sides.routes)
+    compared = VersionedDump(dump, sides.routes)
     opened = Opened(_Here() if opening is None else opening, compared)
     return StalenessWork(sides.plan, opened, sides.whole, place)
 

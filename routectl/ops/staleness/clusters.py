@@ -12,26 +12,26 @@ from numpy.typing import NDArray
 from ...dump import SampleKey
 from ..adding.resampled import bucket_of, bucket_of_sample
 
-__all__ = ["KEPT", "Cluster", "Clusters", "cluster_of"]
+__all__ = ["KEPT", "Clusters", "SampleCluster", "cluster_of"]
 
 KEPT = 4096  # hashes of prompts: up to so many are counted exactly
 _BITS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
+class SampleCluster:
     """That of a sample: its bucket, and the hash of its prompt; None: one sample is a cluster."""
 
     bucket: int
     prompt: int | None = None
 
 
-def cluster_of(key: SampleKey, index: int, clusters: str) -> Cluster:
+def cluster_of(key: SampleKey, index: int, clusters: str) -> SampleCluster:
     """The cluster of a sample of the dump; ``clusters`` is sequence or prompt."""
     if clusters == "sequence" or not key.prompt:
-        return Cluster(bucket_of_sample(key, index))
+        return SampleCluster(bucket_of_sample(key, index))
     digest = hashlib.blake2b(key.prompt, digest_size=_BITS // 8).digest()
-    return Cluster(bucket_of(key.prompt), int.from_bytes(digest, "little"))
+    return SampleCluster(bucket_of(key.prompt), int.from_bytes(digest, "little"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +47,7 @@ class Clusters:
     least_K: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     @classmethod
-    def of(cls, clusters: list[Cluster]) -> "Clusters":
+    def of(cls, clusters: list[SampleCluster]) -> "Clusters":
         """Those of some samples."""
         prompts = [one.prompt for one in clusters if one.prompt is not None]
         least_K = np.unique(np.array(prompts, np.uint64))[:KEPT]

@@ -16,7 +16,14 @@ from ..adding.resampled import Resampled
 from ..diff.measures import rate
 from ..diff.result import ComparedSample, DiffResult, SequenceCount
 
-__all__ = ["BROKEN", "ClusterSums", "Comparison", "Counted", "RateIntervals", "intervals_of"]
+__all__ = [
+    "BROKEN",
+    "ClusterSums",
+    "Comparison",
+    "ComparisonCounts",
+    "RateIntervals",
+    "intervals_of",
+]
 
 Ints = NDArray[np.int64]
 _OTHERS = 5  # columns that are not by layer
@@ -74,7 +81,7 @@ class ClusterSums:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Counted:
+class ComparisonCounts:
     """One comparison of some samples. broken counts the samples whose mismatch is over BROKEN."""
 
     result: DiffResult
@@ -82,8 +89,8 @@ class Counted:
     broken: int
     worst: Worst[SequenceCount]
 
-    def __add__(self, other: "Counted") -> "Counted":
-        return Counted(
+    def __add__(self, other: "ComparisonCounts") -> "ComparisonCounts":
+        return ComparisonCounts(
             self.result + other.result,
             self.sums + other.sums,
             self.broken + other.broken,
@@ -124,7 +131,7 @@ class Comparison:
     new: str
     lag: int | None
     mode: str
-    counted: Counted
+    counted: ComparisonCounts
     intervals: RateIntervals
     pairs: tuple[tuple[str, str], ...]
 

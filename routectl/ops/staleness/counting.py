@@ -12,44 +12,20 @@ import numpy as np
 
 from ...dump import Dump, Sample, SampleKey
 from ...errors import MismatchError
-from ..adding.least import Worst
-from ..diff.options import DiffOptions
-from ..diff.result import ComparedSample, SequenceCount
-from ..diff.tally import DiffTally
 from ..pairs.align import Aligner, common_layers
-from ..pairs.join import Pairs
-from ..pairs.parts import JoinPart
 from .attribution import Labels
 from .census import Census
-from .clusters import Cluster, Clusters, cluster_of
-from .comparison import BROKEN, ClusterSums, Counted
+from .clusters import Clusters, SampleCluster, cluster_of
+from .comparison import ComparisonCounts
 from .drift import MoveCounts
 from .gamma import RouterShift, ShiftTally
-from .plan import Pair, Plan, Side
-from .sides import Run
+from .plan import Pair, Side, StalenessPlan
+from .sides import SampleRun
+from .tally import ComparisonTally, Which
 
-__all__ = ["Figure", "StalenessCounts", "Which", "count_run", "told"]
+__all__ = ["Figure", "StalenessCounts", "count_run", "told"]
 
-_TOGETHER = 256  # samples whose sums are added up at a time
 _V = TypeVar("_V", bound=Any)
-_NONE = np.zeros(0, np.int64)
-_NO_PART = JoinPart(Pairs(_NONE, _NONE), _NONE, _NONE, "id")
-
-
-class Which(NamedTuple):
-    """What is compared.
-
-    kind  own: rows of the dump that version ``old`` made; before: those at a boundary after it;
-          total: all of the dump's; pair: the routes of version ``old``. Against version ``new``
-    had   of own: the groups of the sample's rows of that version, and kept: those compared
-    """
-
-    kind: str
-    old: int
-    new: int
-    mode: str
-    had: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
 
 
 class Figure(NamedTuple):
@@ -72,9 +48,9 @@ class StalenessCounts:
     clusters   by figure
     """
 
-    plan: Plan
+    plan: StalenessPlan
     census: Census
-    counted: Mapping[Which, Counted]
+    counted: Mapping[Which, ComparisonCounts]
     clusters: Mapping[Figure, Clusters]
     moves: MoveCounts | None
     shifts: Mapping[Pair, RouterShift]
@@ -112,72 +88,14 @@ def _added(a: Mapping[_K, _V], b: Mapping[_K, _V]) -> dict[_K, _V]:
     return found
 
 
-class _Tally:
-    """Adds up the samples of one comparison."""
-
-    def __init__(self, which: Which, plan: Plan) -> None:
-        options = plan.options
-        self._whole = which.kind != "own" or which.old == which.new  # its figures are all told
-        self._wanted = DiffOptions(
-            match="id",
-            tokens=options.tokens,
-            layers=options.layers,
-            examples=options.examples if self._whole else 0,
-            detail=options.detail and self._whole,
-            part=which.kind != "pair" or options.rows == "dump",
-            each=options.each and self._whole,
-        )
-        old = plan.sides[which.old, which.mode] if which.kind == "pair" else plan.dump
-        new = plan.sides[which.new, which.mode]
-        self._tally = DiffTally(old, new, self._wanted, self._told)
-        layers = len(common_layers(old, new, options.layers)[0])
-        self._sums = ClusterSums.empty(layers if self._whole else 0)
-        self._waiting: list[tuple[int, Any]] = []
-        self._broken, self._worst = 0, Worst[SequenceCount](1)
-        self._cluster: Cluster | None = None
-        self._compared = False
-
-    def add(
-        self, old: Sample | None, new: Sample | None, index: int, key: SampleKey, cluster: Cluster
-    ) -> bool:
-        """Compare a sample, or leave one that one side lacks; whether rows were compared."""
-        self._compared, self._cluster = False, cluster
-        if old is not None and new is not None:
-            self._tally.add(old, new, index, key)
-        elif old is not None:
-            self._tally.leave(old, is_new=False)
-        elif new is not None and not self._wanted.part:
-            self._tally.leave(new, is_new=True)
-        return self._compared
-
-    def _told(self, found: ComparedSample) -> None:
-        assert self._cluster is not None
-        self._compared = True
-        self._waiting.append((self._cluster.bucket, self._sums.row(found)))
-        if len(self._waiting) >= _TOGETHER:
-            self._flush()
-        self._broken += found.counts.mismatch_rate > BROKEN
-        self._worst.add(found.counts)
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._sums.add(*zip(*self._waiting, strict=True))
-            self._waiting = []
-
-    def counted(self) -> Counted:
-        """What was added up."""
-        self._flush()
-        return Counted(self._tally.result(_NO_PART), self._sums, self._broken, self._worst)
-
-
 @dataclass(slots=True)
 class _Counting:
     """The tallies of one run of samples."""
 
-    plan: Plan
+    plan: StalenessPlan
     census: Census
-    tallies: dict[Which, _Tally] = field(default_factory=dict)
-    met: dict[Figure, list[Cluster]] = field(default_factory=dict)
+    tallies: dict[Which, ComparisonTally] = field(default_factory=dict)
+    met: dict[Figure, list[SampleCluster]] = field(default_factory=dict)
     moves: MoveCounts | None = None
     aligner: Aligner | None = None
     shifts: dict[Pair, ShiftTally] = field(default_factory=dict)
@@ -185,10 +103,10 @@ class _Counting:
     both: dict[Pair, int] = field(default_factory=dict)
     unmatched: int = 0
 
-    def tally(self, which: Which) -> _Tally:
+    def tally(self, which: Which) -> ComparisonTally:
         """That of a comparison. Raises MismatchError for dumps that cannot be laid side by side."""
         if which not in self.tallies:
-            self.tallies[which] = _Tally(which, self.plan)
+            self.tallies[which] = ComparisonTally(which, self.plan)
         return self.tallies[which]
 
 
@@ -198,13 +116,15 @@ class _Compared:
 
     index: int
     key: SampleKey
-    cluster: Cluster
+    cluster: SampleCluster
     sample: Sample
     labels: Labels | None
     routes: Mapping[Side, Sample]
 
 
-def count_run(plan: Plan, dump: Dump, routes: Mapping[Side, Dump], run: Run) -> StalenessCounts:
+def count_run(
+    plan: StalenessPlan, dump: Dump, routes: Mapping[Side, Dump], run: SampleRun
+) -> StalenessCounts:
     """Compare some samples: each one of the dump, and of each side that has it, is read once."""
     by = plan.attributor
     counting = _Counting(plan, Census.empty(plan.names))

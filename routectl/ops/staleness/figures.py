@@ -9,12 +9,13 @@ from ..diff.counts import SampleCounts
 from ..diff.thresholds import Unmatched
 from .attribution import GROUPS, MODES
 from .clusters import Clusters
-from .comparison import Comparison, Counted, intervals_of
-from .counting import Figure, StalenessCounts, Which, told
+from .comparison import Comparison, ComparisonCounts, intervals_of
+from .counting import Figure, StalenessCounts, told
 from .drift import Drift, ExpertMove, Nearest, expert_moves, layer_speeds, nearest_version
 from .gamma import RouterShift, checked_shift
 from .half_life import half_lives
 from .plan import Pair
+from .tally import Which
 
 __all__ = ["Figures"]
 
@@ -35,7 +36,9 @@ class Figures:
         self.cached = asked if asked != "auto" else "apart" if several else "own"
         self.groups = self.plan.mismatches[self.cached]
 
-    def _sum(self, parts: Iterable[Counted], samples: SampleCounts, joined: int) -> Counted:
+    def _sum(
+        self, parts: Iterable[ComparisonCounts], samples: SampleCounts, joined: int
+    ) -> ComparisonCounts:
         """Parts of one comparison; so many samples are on both sides."""
         total = reduce(operator.add, parts)
         result = total.result
@@ -46,7 +49,7 @@ class Figures:
             ),
         )
 
-    def _own(self, v: int, w: int, mode: str, groups: tuple[str, ...]) -> Counted | None:
+    def _own(self, v: int, w: int, mode: str, groups: tuple[str, ...]) -> ComparisonCounts | None:
         """The dump's rows of a version and some groups against a version; None where none is."""
         samples, held = self.counts.samples, self.counts.held.get((w, mode), 0)
         parts = [
@@ -64,7 +67,7 @@ class Figures:
         names: tuple[str, str],
         lag: int | None,
         mode: str,
-        parts: Mapping[tuple[str, str], Counted],
+        parts: Mapping[tuple[str, str], ComparisonCounts],
         figure: Figure,
     ) -> Comparison:
         """The sum of some comparisons, with its intervals."""
@@ -74,7 +77,7 @@ class Figures:
         intervals = intervals_of(total.sums, top_k, clusters, options.bootstrap)
         return Comparison(kind, *names, lag, mode, total, intervals, tuple(parts))
 
-    def cells(self) -> dict[tuple[int, int, str], Counted]:
+    def cells(self) -> dict[tuple[int, int, str], ComparisonCounts]:
         """The dump's rows of each version against every version that has some of them.
 
         Raises MismatchError where their own version has none.
@@ -92,7 +95,9 @@ class Figures:
                     found[v, w, mode] = cell
         return found
 
-    def mismatches(self, cells: Mapping[tuple[int, int, str], Counted]) -> list[Comparison]:
+    def mismatches(
+        self, cells: Mapping[tuple[int, int, str], ComparisonCounts]
+    ) -> list[Comparison]:
         """Per mode, the dump's rows against their own version."""
         found = []
         for mode in MODES:
@@ -180,7 +185,7 @@ class Figures:
 
     def _apart(
         self,
-        counted: Mapping[tuple[int, str], Counted | None],
+        counted: Mapping[tuple[int, str], ComparisonCounts | None],
         whose: str,
         figure: tuple[str, str],
     ) -> tuple[Comparison, ...]:
@@ -197,7 +202,7 @@ class Figures:
                 found.append(self._comparison("mismatch", names, 0, mode, parts, name))
         return tuple(found)
 
-    def unmatched(self, cells: Mapping[tuple[int, int, str], Counted]) -> Unmatched:
+    def unmatched(self, cells: Mapping[tuple[int, int, str], ComparisonCounts]) -> Unmatched:
         """Samples that a version should cover and does not, and rows of the others."""
         lost: dict[int, int] = {}
         for (v, w, _), cell in cells.items():
@@ -209,7 +214,7 @@ class Figures:
         self,
         pairs: Sequence[Comparison],
         by_lag: Sequence[Comparison],
-        cells: Mapping[tuple[int, int, str], Counted],
+        cells: Mapping[tuple[int, int, str], ComparisonCounts],
     ) -> Drift:
         """Speed, half-life, experts and nearest versions, from what was compared."""
         mode = self.plan.mode_of_drift
@@ -238,7 +243,9 @@ class Figures:
         result = next(p for p in pairs if (p.old, p.new, p.mode) == (*names, mode)).result
         return expert_moves(moves, result, self.options.experts), names
 
-    def _nearest(self, cells: Mapping[tuple[int, int, str], Counted]) -> tuple[Nearest, ...]:
+    def _nearest(
+        self, cells: Mapping[tuple[int, int, str], ComparisonCounts]
+    ) -> tuple[Nearest, ...]:
         """The version closest to each version's rows, where there is a choice."""
         found = []
         for v, mode in dict.fromkeys((v, mode) for v, _, mode in cells):
@@ -270,7 +277,7 @@ class Figures:
         }
 
 
-def _checked(found: Counted) -> Counted:
+def _checked(found: ComparisonCounts) -> ComparisonCounts:
     """A comparison. Raises MismatchError where no row was compared."""
     found.result.refuse_nothing()
     return found

@@ -10,7 +10,7 @@ from .attribution import MODES, Attributor, BoundaryRule, Version, places_of
 from .census import Census
 from .options import StalenessOptions
 
-__all__ = ["Pair", "Plan", "Side", "plan_of", "refuse_useless", "routes_of"]
+__all__ = ["Pair", "Side", "StalenessPlan", "plan_of", "refuse_useless", "routes_of"]
 
 Side = tuple[int, str]  # a version by its place among them, and a mode
 Pair = tuple[int, int, str]  # an older version, a newer one, a mode
@@ -19,7 +19,7 @@ CACHED = (*SURE, "cached")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StalenessPlan:
     """The versions by name, in the order given, and what holds for each side.
 
     places  where they stand: a lag is a difference
@@ -97,7 +97,7 @@ def routes_of(versions: Sequence[Version]) -> dict[Side, Dump]:
     return found
 
 
-def plan_of(dump: Dump, versions: Sequence[Version], options: StalenessOptions) -> Plan:
+def plan_of(dump: Dump, versions: Sequence[Version], options: StalenessOptions) -> StalenessPlan:
     """Check that the versions may be of this dump.
 
     Raises MismatchError as ``staleness`` does, ValueError without a version or for a name twice.
@@ -110,7 +110,7 @@ def plan_of(dump: Dump, versions: Sequence[Version], options: StalenessOptions) 
         if name is not None and name not in given:
             raise MismatchError(f"version {name!r} is not given: {', '.join(given)} are")
     sides = {side: routes.meta for side, routes in routes_of(versions).items()}
-    plan = Plan(
+    plan = StalenessPlan(
         given,
         places,
         options,
@@ -122,7 +122,7 @@ def plan_of(dump: Dump, versions: Sequence[Version], options: StalenessOptions) 
     return plan
 
 
-def _refuse_other_shapes(plan: Plan) -> None:
+def _refuse_other_shapes(plan: StalenessPlan) -> None:
     """Raise MismatchError where a version's E, K or id space, or its layers, are not the dump's."""
     for (v, _), meta in plan.sides.items():
         for name in ("num_experts", "top_k", "id_space", "layers_L"):
@@ -136,7 +136,7 @@ def _refuse_other_shapes(plan: Plan) -> None:
                 )
 
 
-def refuse_useless(plan: Plan, census: Census) -> None:
+def refuse_useless(plan: StalenessPlan, census: Census) -> None:
     """Raise MismatchError where no row is of a version that is given."""
     counts, names = census.counts, plan.names
     given, path, first = ", ".join(names), plan.dump.path, names[0]

@@ -14,15 +14,15 @@ from ...errors import MismatchError
 from ..pairs.join import join_keys, repeated_ids
 from .attribution import Version
 from .options import StalenessOptions
-from .plan import Plan, Side, plan_of, routes_of
+from .plan import Side, StalenessPlan, plan_of, routes_of
 
-__all__ = ["Run", "Sides", "lay_out"]
+__all__ = ["JoinedVersions", "SampleRun", "lay_out"]
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Run:
+class SampleRun:
     """Samples of the dump one after another, from ``start`` on.
 
     partners_S  int64, by side: the index of each sample in it, -1 where it lacks the sample
@@ -36,24 +36,24 @@ class Run:
     def __len__(self) -> int:
         return len(self.repeated_S)
 
-    def part(self, start: int, stop: int) -> "Run":
+    def part(self, start: int, stop: int) -> "SampleRun":
         """Some of its samples, by their places in the dump."""
         here = slice(start - self.start, stop - self.start)
         partners = {side: found_S[here] for side, found_S in self.partners_S.items()}
-        return Run(start, partners, self.repeated_S[here])
+        return SampleRun(start, partners, self.repeated_S[here])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sides:
+class JoinedVersions:
     """The dump, the recompute of each version and mode, and which samples are the same."""
 
-    plan: Plan
+    plan: StalenessPlan
     dump: Dump
     routes: Mapping[Side, Dump]
-    whole: Run
+    whole: SampleRun
 
 
-def lay_out(dump: Dump, versions: Sequence[Version], options: StalenessOptions) -> Sides:
+def lay_out(dump: Dump, versions: Sequence[Version], options: StalenessOptions) -> JoinedVersions:
     """Join the samples of a dump and of the recomputes of versions.
 
     Raises MismatchError where a version cannot be of this dump, or has none of its samples;
@@ -72,4 +72,4 @@ def lay_out(dump: Dump, versions: Sequence[Version], options: StalenessOptions) 
             ) from error
         partners[side] = np.full(len(dump), -1)
         partners[side][pairs.old_P] = pairs.new_P
-    return Sides(plan, dump, routes, Run(0, partners, repeated_ids(dump.keys)))
+    return JoinedVersions(plan, dump, routes, SampleRun(0, partners, repeated_ids(dump.keys)))

@@ -17,6 +17,7 @@ __all__ = [
     "DriftEntry",
     "ExpertEntry",
     "HalfLifeEntry",
+    "LackingEntry",
     "LayerShift",
     "NearestEntry",
     "OwnRows",

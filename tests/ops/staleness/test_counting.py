@@ -12,7 +12,7 @@ from routectl.dump import Dump
 from routectl.errors import MismatchError
 from routectl.ops.staleness.advice import grounds_of
 from routectl.ops.staleness.attribution import Version
-from routectl.ops.staleness.clusters import KEPT, Cluster, Clusters
+from routectl.ops.staleness.clusters import KEPT, Clusters, SampleCluster
 from routectl.ops.staleness.counting import count_run
 from routectl.ops.staleness.options import StalenessOptions
 from routectl.ops.staleness.sides import lay_out
@@ -171,11 +171,11 @@ def test_prompts_are_counted_exactly_up_to_a_number():
     prompts = rng.integers(0, 1 << 64, 3 * KEPT, np.uint64).tolist()
 
     def clusters(some):
-        return Clusters.of([Cluster(0, prompt) for prompt in some])
+        return Clusters.of([SampleCluster(0, prompt) for prompt in some])
 
     few = clusters(prompts[: KEPT - 1]) + clusters(prompts[: KEPT - 1])
     assert few.number == KEPT - 1
     halves = clusters(prompts[: 2 * KEPT]) + clusters(prompts[KEPT:])
     assert halves.number == clusters(prompts).number
     assert abs(halves.number / (3 * KEPT) - 1) < 0.06
-    assert (Clusters.of([Cluster(5)] * 3) + few).number == KEPT + 2
+    assert (Clusters.of([SampleCluster(5)] * 3) + few).number == KEPT + 2
