@@ -31,6 +31,8 @@ def diff_command(line: CommandLine) -> int:
 
     request, voices = line.request(DiffRequest), line.voices
     voices.refuse(tabled=True)
+    if request.share.partial is not None:
+        voices.refuse_report()
     request = replace(request, detail=voices.detailed, table=voices.table, force=voices.force)
     document = answer_diff(request, TERMINAL)
     if request.share.partial is not None:

@@ -8,7 +8,7 @@ from .terminal import TERMINAL
 __all__ = ["merge_command"]
 
 
-@desk(MergeRequest, "html tokenizer exit_zero as_json summary no_tokens output force")
+@desk(MergeRequest, "exit_zero as_json summary no_tokens output force")
 def merge_command(line: CommandLine) -> int:
     """Add up what parts of one command counted, and answer as that command does.
 

@@ -114,6 +114,14 @@ class Voices:
         if self.as_json and str(save) == "-":
             raise RoutectlError("--json: stdout has the data of --save -: save it in a file")
 
+    def refuse_report(self) -> None:
+        """Refuse a report in a file where --partial is written in its place."""
+        if self.output is not None or self.html is not None:
+            raise RoutectlError(
+                "--partial is written in place of a report: drop -o and --html",
+                hint="routectl merge writes the report of all parts",
+            )
+
     def tell_saved(self, document: "Document") -> None:
         """What was written, where --json asks for it; notes have said it otherwise."""
         if self.as_json:

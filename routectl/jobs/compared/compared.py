@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...ops.diff.thresholds import Baseline, Threshold, Verdict
     from ...reports.diff.schema import DiffDocument
     from ..shards.crew import Crew
-    from .counted import Counted
+    from .counted import CountedPairs
     from .work import ComparedWork
 
     Take = Callable[[Sequence[pa.RecordBatch]], None]
@@ -82,14 +82,14 @@ class Compared:
 
 def count(
     work: "ComparedWork", crew: "Crew", progress: Progress, take: "Take | None" = None
-) -> "Counted":
+) -> "CountedPairs":
     """All pairs counted; ``take`` is given the rows of the table of samples, by place in OLD."""
     from ..shards.run import added, in_order
     from .work import TabledWork
 
     if take is None:
         return added(work, crew, progress)
-    total: Counted | None = None
+    total: CountedPairs | None = None
     with closing(in_order(TabledWork(work), crew, progress)) as parts:
         for counted, batches in parts:
             take(batches)
@@ -98,7 +98,7 @@ def count(
     return total
 
 
-def judged(counted: "Counted", judging: Judging) -> Compared:
+def judged(counted: "CountedPairs", judging: Judging) -> Compared:
     """What was counted, held against thresholds.
 
     A layer in which nothing could be compared is told by the document: its exit code is 2 then.

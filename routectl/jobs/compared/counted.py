@@ -4,17 +4,17 @@ from dataclasses import dataclass, replace
 
 from ...ops.diff.result import DiffResult
 
-__all__ = ["Counted"]
+__all__ = ["CountedPairs"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Counted:
+class CountedPairs:
     """OLD against NEW, and against its rerun; None of what a part has nothing of."""
 
     result: DiffResult | None = None
     noise: DiffResult | None = None
 
-    def __add__(self, other: "Counted") -> "Counted":
+    def __add__(self, other: "CountedPairs") -> "CountedPairs":
         return replace(
             self,
             result=_both(self.result, other.result),

@@ -10,7 +10,7 @@ import numpy as np
 from ..held import HeldHereError
 from ..shards.share import share_of
 from ..shards.work import Opened, Shard, cut_runs
-from .counted import Counted
+from .counted import CountedPairs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from ...ops.diff.tally import OnCompared
     from ...ops.pairs.parts import JoinPart
 
-__all__ = ["ComparedWork", "Sides", "TabledWork", "held"]
+__all__ = ["ComparedWork", "OpenSides", "TabledWork", "held"]
 
 _SAMPLE_BYTES = 1 << 16  # of a sample, where no file tells
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sides:
+class OpenSides:
     """OLD, NEW, and a rerun of OLD where there is one."""
 
     old: "Dump"
@@ -40,16 +40,16 @@ class _Here:
     def __reduce__(self) -> tuple[Any, ...]:
         raise HeldHereError
 
-    def __call__(self) -> Sides:
+    def __call__(self) -> OpenSides:
         raise AssertionError("opened already")
 
 
-def held(sides: Sides) -> Opened[Sides]:
+def held(sides: OpenSides) -> Opened[OpenSides]:
     """Dumps that only this process has: a program made them, or they are computed as they come."""
     return Opened(_Here(), sides)
 
 
-def _joined(sides: Opened[Sides], options: "DiffOptions", rerun: bool) -> "JoinPart":
+def _joined(sides: Opened[OpenSides], options: "DiffOptions", rerun: bool) -> "JoinPart":
     """All pairs of OLD and NEW, or of OLD and its rerun. Raises MismatchError for none."""
     from ...ops.pairs.align import common_layers
     from ...ops.pairs.join import join_keys
@@ -60,7 +60,7 @@ def _joined(sides: Opened[Sides], options: "DiffOptions", rerun: bool) -> "JoinP
     return whole_join(join_keys(old.keys, new.keys, options.match))
 
 
-def _dumps(sides: Sides, rerun: bool) -> "tuple[Dump, Dump]":
+def _dumps(sides: OpenSides, rerun: bool) -> "tuple[Dump, Dump]":
     if not rerun:
         return sides.old, sides.new
     assert sides.rerun is not None
@@ -84,7 +84,7 @@ class ComparedWork:
     doing = "comparing"
 
     def __init__(
-        self, sides: Opened[Sides], options: "DiffOptions", place: tuple[int, int] = (1, 1)
+        self, sides: Opened[OpenSides], options: "DiffOptions", place: tuple[int, int] = (1, 1)
     ) -> None:
         self._sides, self._options, self._place = sides, options, place
         self._join = {
@@ -123,19 +123,19 @@ class ComparedWork:
             )
         return shards
 
-    def partial(self, shard: Shard) -> Counted:
+    def partial(self, shard: Shard) -> CountedPairs:
         """What a run of pairs gives."""
         return self._counted(shard.of)
 
-    def _counted(self, run: _Run, on_compared: "OnCompared | None" = None) -> Counted:
+    def _counted(self, run: _Run, on_compared: "OnCompared | None" = None) -> CountedPairs:
         from ...ops.diff.tally import diff_part
 
         old, new = _dumps(self._sides(), run.rerun)
         if run.rerun:
-            return Counted(
+            return CountedPairs(
                 noise=diff_part(old, new, replace(self._options, detail=False), run.part)
             )
-        return Counted(diff_part(old, new, self._options, run.part, on_compared))
+        return CountedPairs(diff_part(old, new, self._options, run.part, on_compared))
 
 
 class TabledWork:
@@ -150,7 +150,7 @@ class TabledWork:
         """As that of the comparison."""
         return self._work.cut(most)
 
-    def partial(self, shard: Shard) -> "tuple[Counted, tuple[pa.RecordBatch, ...]]":
+    def partial(self, shard: Shard) -> "tuple[CountedPairs, tuple[pa.RecordBatch, ...]]":
         """What a run of pairs gives, and its rows of the table of samples."""
         from ...reports.tables.streamed import SampleRows
 

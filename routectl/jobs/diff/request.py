@@ -27,15 +27,15 @@ from ..recompute.forwarding import forward_option, forwarding_of
 from ..recompute.kept import checkpoint_at, recomputed_side
 from ..recompute.partner import open_partner, partner_at
 from ..shards.crew import Crew
-from ..shards.share import Share
+from ..shards.share import ShardOptions
 
 if TYPE_CHECKING:
     from ...dump import Dump
     from ...ops.diff.thresholds import Baseline, Threshold
     from ...reports.document import Document
     from ..compared.compared import Take
-    from ..compared.counted import Counted
-    from ..compared.work import ComparedWork, Sides
+    from ..compared.counted import CountedPairs
+    from ..compared.work import ComparedWork, OpenSides
 
 __all__ = ["DiffRequest", "answer_diff", "compare_dumps", "judge_counted", "refuse_incomparable"]
 
@@ -86,7 +86,7 @@ class DiffRequest:
     table: Path | None = None
     force: bool = False
     crew: Crew = field(default_factory=Crew)
-    share: Share = field(default_factory=Share)
+    share: ShardOptions = field(default_factory=ShardOptions)
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
@@ -142,7 +142,7 @@ def compare_dumps(
 
 
 def judge_counted(
-    request: DiffRequest, counted: "Counted", baseline: "Baseline | None" = None
+    request: DiffRequest, counted: "CountedPairs", baseline: "Baseline | None" = None
 ) -> Compared:
     """What was counted for a request, held against its thresholds."""
     judging = Judging(
@@ -230,10 +230,10 @@ def refuse_incomparable(document: "Document") -> None:
         )
 
 
-def _opened(request: DiffRequest, progress: Progress) -> "Sides":
+def _opened(request: DiffRequest, progress: Progress) -> "OpenSides":
     """What is compared: both sides, cut down to the samples and positions that are asked for."""
     from ...ops.pairs.selection import narrow_pair
-    from ..compared.work import Sides
+    from ..compared.work import OpenSides
 
     old, new, again = _sides(request, progress)
     if request.logprobs is not None:
@@ -245,7 +245,7 @@ def _opened(request: DiffRequest, progress: Progress) -> "Sides":
         samples=request.sample,
         positions=parse_positions(request.positions),
     )
-    return Sides(old, new, again)
+    return OpenSides(old, new, again)
 
 
 def _sides(request: DiffRequest, progress: Progress) -> "tuple[Dump, Dump, Dump | None]":

@@ -10,14 +10,14 @@ from ...visible import quoted
 from ..options import argument
 from ..progress import SILENT, Progress
 from ..shards.partials import PartialFile, counted_in, read_partial
-from ..shards.parting import request_from
+from ..shards.parting import Mergeable, request_from
 
 if TYPE_CHECKING:
     from ...reports.document import Document
 
 __all__ = ["MERGED", "MergeRequest", "answer_merge"]
 
-MERGED = (  # of each command whose partials merge its room, which has COUNTED, REQUEST and answer
+MERGED = (  # of each command whose partials merge its room, which has MERGEABLE
     ("diff", "diff.merging"),
     ("staleness", "staleness.merging"),
 )
@@ -42,18 +42,19 @@ def answer_merge(request: MergeRequest, progress: Progress = SILENT) -> "Documen
     paths = [Path(name) for name in request.partial]
     verb = _refuse_unlike(paths)
     room = import_module(f"..{dict(MERGED)[verb]}", __package__)
+    how: Mergeable = room.MERGEABLE
     total: Any = None
     with progress.counting("merging", len(paths), "parts", lambda _: "") as advance:
         for path in paths:
             partial = read_partial(path)
-            counted = counted_in(partial, room.COUNTED, path)
+            counted = counted_in(partial, how.counted, path)
             try:
                 total = counted if total is None else total + counted
             except _DAMAGED as error:
                 raise _damaged(path, error) from None
             advance(0)
     try:
-        document: Document = room.answer(total, request_from(room.REQUEST, partial.request, path))
+        document: Document = how.answer(total, request_from(how.request, partial.request, path))
     except _DAMAGED as error:
         raise _damaged(path, error) from None
     return document

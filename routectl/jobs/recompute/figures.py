@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import MismatchError
 from ..compared.compared import Judging, count, judged
-from ..compared.work import ComparedWork, Sides, held
+from ..compared.work import ComparedWork, OpenSides, held
 from ..progress import Progress
 from ..reading import Reading
 from ..shards.crew import Crew
@@ -52,7 +52,7 @@ def compare_written(
         return f"{source.meta.path} has no routes"
     found = {}
     for mode, target in targets.items():
-        sides = Sides(source, open_native(target))
+        sides = OpenSides(source, open_native(target))
         opening = partial(_sides, against.path, against.reading, target)
         opened = held(sides) if against.is_stream else Opened(opening, sides)
         work = ComparedWork(opened, DiffOptions(detail=against.detail))
@@ -63,11 +63,11 @@ def compare_written(
     return found
 
 
-def _sides(path: str, reading: Reading, target: Path) -> Sides:
+def _sides(path: str, reading: Reading, target: Path) -> OpenSides:
     """The dump and what was written, opened again."""
     from ...formats.native.container import open_native
 
-    return Sides(open_source(path, reading), open_native(target))
+    return OpenSides(open_source(path, reading), open_native(target))
 
 
 def open_source(path: str, reading: Reading) -> "Dump":

@@ -17,7 +17,15 @@ from ...errors import FormatError
 from ...files.reading import read_bytes
 from ...files.writing import replacing
 
-__all__ = ["PARTIAL", "PartialFile", "body_of", "counted_in", "digest_of", "read_partial", "save"]
+__all__ = [
+    "PARTIAL",
+    "PartialFile",
+    "counted_in",
+    "digest_of",
+    "packed_body",
+    "read_partial",
+    "save",
+]
 
 PARTIAL = "routectl.partial/1"
 _MOST_BYTES = 1 << 30  # of a file, and of what is counted in it
@@ -69,7 +77,7 @@ def _stored(value: Any) -> Any:
     raise TypeError(f"got {type(value).__name__}, expected what a partial holds")
 
 
-def body_of(counted: Any) -> tuple[int, bytes]:
+def packed_body(counted: Any) -> tuple[int, bytes]:
     """What was counted, as ``size`` and ``body``."""
     import pyarrow as pa
 

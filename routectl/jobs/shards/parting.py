@@ -1,6 +1,7 @@
 """A part of some work counted and written as a partial: what ``--shard`` and ``--partial`` ask."""
 
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -8,18 +9,32 @@ from ...errors import FormatError, RoutectlError
 from ..held import HeldDump
 from ..options import build, check_bounds, groups_of, options_of
 from ..progress import Progress
-from .partials import PARTIAL, PartialFile, body_of, digest_of, save
+from .partials import PARTIAL, PartialFile, digest_of, packed_body, save
 from .run import counted
 
 if TYPE_CHECKING:
     from .work import Work
 
-__all__ = ["fields_of", "request_from", "write_partial"]
+__all__ = ["Mergeable", "asked_fields", "request_from", "write_partial"]
 
 _R = TypeVar("_R")
 
 
-def fields_of(request: Any) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Mergeable:
+    """What ``routectl merge`` needs of a command whose partials add up.
+
+    counted  what ``Work.partial`` gives: a dataclass of dataclasses, arrays, numbers and text
+    request  its request's class
+    answer   the document of what all parts counted, and of a request: as the command gives it
+    """
+
+    counted: type[Any]
+    request: type[Any]
+    answer: Callable[[Any, Any], Any]
+
+
+def asked_fields(request: Any) -> dict[str, Any]:
     """What a request asks, by the names of its fields, groups too; without what is shared.
 
     Raises RoutectlError for a dump in memory, or what else a program alone can give.
@@ -29,7 +44,7 @@ def fields_of(request: Any) -> dict[str, Any]:
         if not about.shared:
             found[one.name] = _plain(getattr(request, one.name))
     for name in groups_of(type(request)):
-        inner = fields_of(getattr(request, name))
+        inner = asked_fields(getattr(request, name))
         if inner:
             found[name] = inner
     return found
@@ -46,7 +61,7 @@ def _plain(value: Any) -> Any:
 
 
 def request_from(kind: type[_R], found: dict[str, Any], path: Path) -> _R:
-    """The request that ``fields_of`` was given. Raises FormatError where it is none."""
+    """The request that ``asked_fields`` was given. Raises FormatError where it is none."""
     try:
         request: _R = build(kind, _values(kind, found))
         check_bounds(request)
@@ -83,11 +98,11 @@ def write_partial(
     kept; RoutectlError is raised then, when it is written.
     """
     part, parts = request.share.place
-    asked = fields_of(request)
+    asked = asked_fields(request)
     found = counted(work, request.crew, progress)
     if found.partial is None:
         raise found.errors[0]
-    size, body = body_of(found.partial)
+    size, body = packed_body(found.partial)
     partial = PartialFile(
         schema=PARTIAL,
         verb=verb,

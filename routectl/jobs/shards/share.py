@@ -7,14 +7,14 @@ from typing import TypeVar
 from ...errors import RoutectlError
 from ..options import option
 
-__all__ = ["Share", "share_of"]
+__all__ = ["ShardOptions", "share_of"]
 
 _T = TypeVar("_T")
 _MOST = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class ShardOptions:
     """Which part of its work a command does, and where it writes what it counted.
 
     Raises RoutectlError where it is no part.

@@ -26,7 +26,7 @@ from ..reading import Reading, finite_eps, parse_layers, refuse_relative
 from ..recompute.forwarding import Forwarding, forward_option, forwarding_of
 from ..recompute.partner import Partner, open_partner, partner_at
 from ..shards.crew import Crew
-from ..shards.share import Share
+from ..shards.share import ShardOptions
 from .question import Question
 from .series import series_of
 from .versions import At, Versions, parse_at
@@ -146,7 +146,7 @@ class StalenessRequest:
     detail: bool = False
     force: bool = False
     crew: Crew = field(default_factory=Crew)
-    share: Share = field(default_factory=Share)
+    share: ShardOptions = field(default_factory=ShardOptions)
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:

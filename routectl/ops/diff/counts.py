@@ -66,6 +66,12 @@ class Counts:
     def __add__(self, other: "Counts") -> "Counts":
         return _added(self, other)  # type: ignore[no-any-return]
 
+    def take(self, other: "Counts") -> None:
+        """Add the arrays of another, in place: while they are being built."""
+        for name in _ARRAYS:
+            total = getattr(self, name)
+            total += getattr(other, name)
+
     def uncovered(self, **rows: int) -> "Counts":
         """The same with so many more rows that were not compared, by the names of such tallies."""
         return replace(self, **{name: getattr(self, name) + more for name, more in rows.items()})
@@ -126,6 +132,9 @@ class Counts:
             masks.astype(np.int64) @ columns,
             bins,
         )
+
+
+_ARRAYS = tuple(one.name for one in fields(Counts) if one.type is not int)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 Shape suffixes: T tokens, G response tokens, L compared layers, K top_k.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from functools import reduce
 
@@ -81,7 +82,8 @@ class DiffTally:
         self._counts = Counts.empty(*sizes)
         self._logprobs = LogprobSums()
         self._margins_P: dict[int, MarginCounts | None] = {}  # by place, where there is detail
-        self._samples = SampleCounts()
+        self._samples: Counter[str] = Counter()  # by field of SampleCounts
+        self._uncovered: Counter[str] = Counter()  # by field of Counts
         self._sequences = Sequences.empty(options.examples)
         self._examples: First[Example] = First(options.examples)
         self._waiting: list[tuple[int, SequenceCount, LogprobCounts]] = []
@@ -93,7 +95,7 @@ class DiffTally:
         name, options = name_of(old, index), self._options
         if old.routes is None or new.routes is None:
             self._cover(self._aligner.extent(old, new, name), 0)
-            self._samples += SampleCounts(without_routes=1)
+            self._samples["without_routes"] += 1
             return
         pair = self._aligner.pair(old, new, name)
         whole = (Part(0, slice(0, len(pair.old_TLK))),)
@@ -102,14 +104,15 @@ class DiffTally:
         rows = added_rows(counted)
         counts = Counts.of_rows(rows, pair.skip_TL, pair.position, pair.prompt_length, pair.cached)
         compared = int(counts.swaps_LS.sum())
-        self._counts += counts
+        self._counts.take(counts)
+        self._samples["starts_inferred"] += inferred
         self._cover(self._aligner.extent(old, new, name), compared)
         logprobs = _logprobs(old, new, pair, options.tokens)
         if not compared:
             self._logprobs += LogprobSums.of_samples([logprobs])
-            self._samples += SampleCounts(nothing_in_common=1, starts_inferred=inferred)
+            self._samples["nothing_in_common"] += 1
             return
-        self._samples += SampleCounts(compared=1, starts_inferred=inferred)
+        self._samples["compared"] += 1
         self._tell(index, name, key, counts, logprobs)
         if self._detail is not None:
             ids = _token_ids(old, new, pair.position, len(rows.first_T))
@@ -170,21 +173,22 @@ class DiffTally:
 
     def _cover(self, extent: Extent, compared: int) -> None:
         """Count what of a pair was not compared."""
-        self._counts = self._counts.uncovered(
-            only_old=extent.old - compared, lost_old=extent.lost_old, alone_old=extent.alone_old
-        )
+        rows = self._uncovered
+        rows["only_old"] += extent.old - compared
+        rows["lost_old"] += extent.lost_old
+        rows["alone_old"] += extent.alone_old
         if not self._options.part:
-            self._counts = self._counts.uncovered(
-                only_new=extent.new - compared, lost_new=extent.lost_new, alone_new=extent.alone_new
-            )
+            rows["only_new"] += extent.new - compared
+            rows["lost_new"] += extent.lost_new
+            rows["alone_new"] += extent.alone_new
 
     def leave(self, sample: Sample, *, is_new: bool) -> None:
         """Count a sample without a partner."""
         rows = self._aligner.rows_alone(sample, is_new=is_new)
         if rows or not self._options.part:
             side = "new" if is_new else "old"
-            self._counts = self._counts.uncovered(**{f"alone_{side}": rows})
-            self._samples += SampleCounts(**{f"only_{side}": 1})
+            self._uncovered[f"alone_{side}"] += rows
+            self._samples[f"only_{side}"] += 1
 
     def result(self, part: JoinPart) -> DiffResult:
         """What was added up, of a part of a join."""
@@ -198,9 +202,10 @@ class DiffTally:
             layers=common,
             layers_only_old=only_old,
             layers_only_new=only_new,
-            samples=self._samples
-            + SampleCounts(old=part.num_old, new=part.num_new, conflicts=part.conflicts),
-            counts=self._counts,
+            samples=SampleCounts(
+                old=part.num_old, new=part.num_new, conflicts=part.conflicts, **self._samples
+            ),
+            counts=self._counts.uncovered(**self._uncovered),
             logprob_sums=self._logprobs,
             sequences=self._sequences,
             first=self._examples,

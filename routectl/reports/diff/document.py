@@ -23,11 +23,11 @@ from .schema import (
     ComparedFigures,
     DiffDocument,
     DiffExtras,
+    DiffIntervals,
     ExampleEntry,
     LayerFigures,
     LogprobFigures,
     NoiseEntry,
-    RateIntervals,
     RowFigures,
     SampleFigures,
     SequenceFigures,
@@ -209,7 +209,7 @@ def _noise(noise: DiffResult) -> NoiseEntry:
     }
 
 
-def _intervals(sequences: Sequences) -> RateIntervals:
+def _intervals(sequences: Sequences) -> DiffIntervals:
     """Where the rates lie, from draws of buckets of samples; columns are those of CLUSTERED."""
     plan, sums_CM = Bootstrap(), sequences.buckets.sums_CM
     rows, tokens = rate_intervals(sums_CM[:, ::2], sums_CM[:, 1::2], plan)

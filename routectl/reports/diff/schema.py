@@ -9,6 +9,7 @@ __all__ = [
     "DetailDocument",
     "DiffDocument",
     "DiffExtras",
+    "DiffIntervals",
     "DiffVerdict",
     "ExampleEntry",
     "ExpertLoad",
@@ -353,7 +354,7 @@ class DetailDocument(TypedDict):
     sequences: NotRequired[list[KeptEntry]]
 
 
-class RateIntervals(TypedDict):
+class DiffIntervals(TypedDict):
     """Where rates lie at a level, as far as other samples may tell: a bootstrap over samples.
 
     clusters are what is drawn: samples, or buckets of them where they are many. None where nothing
@@ -373,7 +374,7 @@ class DiffExtras(TypedDict, total=False):
     """
 
     asked: AskedEntry
-    intervals: RateIntervals
+    intervals: DiffIntervals
     noise: list[NoiseEntry]
     detail: DetailDocument
 

@@ -15,10 +15,10 @@ __all__ = [
     "POSITION",
     "ArrowColumn",
     "Frame",
+    "arrow_batch",
     "arrow_of",
-    "batch_of",
+    "arrow_schema",
     "counted_columns",
-    "schema_of",
 ]
 
 Rows = Iterable[tuple[Any, ...]]
@@ -72,7 +72,7 @@ def counted_columns(*more: str) -> tuple[ArrowColumn, ...]:
     )
 
 
-def schema_of(columns: Sequence[ArrowColumn]) -> "pa.Schema":
+def arrow_schema(columns: Sequence[ArrowColumn]) -> "pa.Schema":
     """The Arrow schema of columns; each one's unit is in the metadata of its field."""
     import pyarrow as pa
 
@@ -92,11 +92,13 @@ def schema_of(columns: Sequence[ArrowColumn]) -> "pa.Schema":
     )
 
 
-def batch_of(columns: Sequence[ArrowColumn], rows: Sequence[tuple[Any, ...]]) -> "pa.RecordBatch":
+def arrow_batch(
+    columns: Sequence[ArrowColumn], rows: Sequence[tuple[Any, ...]]
+) -> "pa.RecordBatch":
     """Rows as a record batch."""
     import pyarrow as pa
 
-    schema = schema_of(columns)
+    schema = arrow_schema(columns)
     cells = zip(*rows, strict=True) if rows else [()] * len(schema)
     arrays = [
         pa.array([_storable(cell) for cell in column], field.type)
@@ -109,7 +111,7 @@ def arrow_of(frame: Frame, result: Any, eps: float) -> "pa.Table":
     """A table of a result; each column's unit is in the metadata of its field."""
     import pyarrow as pa
 
-    return pa.Table.from_batches([batch_of(frame.columns, list(frame.rows(result, eps)))])
+    return pa.Table.from_batches([arrow_batch(frame.columns, list(frame.rows(result, eps)))])
 
 
 def _storable(cell: Any) -> Any:

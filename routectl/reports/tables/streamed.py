@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ...ops.diff.result import ComparedSample
 from .diff import SAMPLE_COLUMNS, cells_of_sample
-from .frame import batch_of, schema_of
+from .frame import arrow_batch, arrow_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,7 +35,7 @@ class SampleRows:
 
     def _flush(self) -> None:
         if self._rows:
-            self._batches.append(batch_of(SAMPLE_COLUMNS, self._rows))
+            self._batches.append(arrow_batch(SAMPLE_COLUMNS, self._rows))
             self._rows = []
 
     @property
@@ -49,7 +49,7 @@ def table_of_samples(batches: "Iterable[pa.RecordBatch]") -> "pa.Table":
     """The table of compared samples, as ``to_arrow("samples")`` gives it."""
     import pyarrow as pa
 
-    return pa.Table.from_batches(batches, schema_of(SAMPLE_COLUMNS))
+    return pa.Table.from_batches(batches, arrow_schema(SAMPLE_COLUMNS))
 
 
 class ParquetSamples:
@@ -58,7 +58,7 @@ class ParquetSamples:
     def __init__(self, stream: IO[bytes]) -> None:
         import pyarrow.parquet as pq
 
-        self._writer = pq.ParquetWriter(stream, schema_of(SAMPLE_COLUMNS), compression="zstd")
+        self._writer = pq.ParquetWriter(stream, arrow_schema(SAMPLE_COLUMNS), compression="zstd")
         self._waiting: list[pa.RecordBatch] = []
         self._count = 0
 
