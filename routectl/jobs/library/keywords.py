@@ -128,6 +128,7 @@ class PackKeywords(TypedDict, total=False):
     balance: str | None
     plan: AnyPath | None
     layout: Texts
+    jobs: int | None
     model: Model | None
     start: int | None
     format: str | None
@@ -155,6 +156,7 @@ class RecomputeKeywords(TypedDict, total=False):
     max_tokens_per_pass: int | None
     logprobs: bool | None
     gate_logprobs: bool | None
+    jobs: int | None
     model: Model | None
     start: int | None
     format: str | None
@@ -183,6 +185,9 @@ class ShowKeywords(TypedDict, total=False):
 class StalenessKeywords(TypedDict, total=False):
     """Of ``staleness``."""
 
+    jobs: int | None
+    shard: str | None
+    partial: AnyPath | None
     model: Model | None
     start: int | None
     format: str | None
@@ -201,12 +206,14 @@ class StalenessKeywords(TypedDict, total=False):
     match: str
     eps: float | None
     detail: bool
+    force: bool
     progress: Progress
 
 
 class UnpackKeywords(TypedDict, total=False):
     """Of ``unpack``."""
 
+    jobs: int | None
     no_tokens: bool
     force: bool
     progress: Progress
