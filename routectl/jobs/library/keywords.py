@@ -186,8 +186,6 @@ class StalenessKeywords(TypedDict, total=False):
     """Of ``staleness``."""
 
     jobs: int | None
-    shard: str | None
-    partial: AnyPath | None
     model: Model | None
     start: int | None
     format: str | None
@@ -206,7 +204,6 @@ class StalenessKeywords(TypedDict, total=False):
     match: str
     eps: float | None
     detail: bool
-    force: bool
     progress: Progress
 
 
