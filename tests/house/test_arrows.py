@@ -65,7 +65,7 @@ MAY_IMPORT = {
     "ops.check.book": "dump routes visible ops.check.alone",
     "ops.diff": "dump errors margins routes visible kernels ops.adding ops.pairs",
     "ops.pack": "dump errors layouts routes kernels",
-    "ops.pairs": "dump errors margins routes",
+    "ops.pairs": "dump errors keys margins routes",
     "ops.predict": "errors routes routers ops.adding",
     "ops.staleness": "dump errors margins routes visible kernels ops.adding ops.diff ops.pairs",
     "reports": "dump visible ops.diff",
@@ -138,7 +138,7 @@ MAY_IMPORT = {
     "jobs.recompute": (
         "damage dump errors files gate_logprobs limits margins routes version routers checkpoints "
         "formats.documents formats.native formats.wire forward ops.diff ops.predict reports "
-        "reports.cache reports.diff reports.recompute reports.text jobs jobs.compared"
+        "reports.cache reports.diff reports.recompute reports.text jobs jobs.compared jobs.shards"
     ),
     "jobs.shards": "errors files limits kernels reports.text jobs",
     "jobs.show": (
@@ -146,7 +146,7 @@ MAY_IMPORT = {
     ),
     "jobs.staleness": (
         "dump errors files ops.adding ops.diff ops.staleness reports reports.staleness jobs "
-        "jobs.compared jobs.recompute"
+        "jobs.compared jobs.recompute jobs.shards"
     ),
     "jobs.watch": (
         "errors files formats.documents formats.wire ops.check ops.check.book reports.check "

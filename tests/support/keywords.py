@@ -22,7 +22,7 @@ VERBS = {  # of each verb: its request, and the fields that are no keywords, but
     "pack": ("PackRequest", {"dump"} | PLACED),
     "recompute": ("RecomputeRequest", {"checkpoint", "dump"} | PLACED),
     "show": ("ShowRequest", {"path", "detail"}),
-    "staleness": ("StalenessRequest", {"dump", "at", "series"}),
+    "staleness": ("StalenessRequest", {"dump", "at", "series", "shard", "partial", "force"}),
     "unpack": ("UnpackRequest", {"folder"} | PLACED),
     "verify": ("VerifyRequest", {"folder", "against"}),
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from ...codecs.dictionary import TokenDictionary
 from ...dump import Dump, DumpMeta
 from ...errors import FormatError, MismatchError
+from ...files.places import place_of
 from ...files.reading import open_regular
 
 __all__ = ["STORED", "check_dictionary", "dictionary_of", "read_dictionary", "stored_dictionary"]
@@ -20,7 +21,7 @@ def read_dictionary(path: Path | str) -> TokenDictionary:
 
     Raises FormatError for a file that is none, UnsupportedError for a version to come.
     """
-    with open_regular(path, _MOST_BYTES) as stream:
+    with open_regular(place_of(path), _MOST_BYTES) as stream:
         data = stream.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise FormatError(f"{path}: more than {_MOST_BYTES >> 20} MiB: no dictionary is so long")

@@ -157,6 +157,7 @@ class RecomputeKeywords(TypedDict, total=False):
     max_tokens_per_pass: int | None
     logprobs: bool | None
     gate_logprobs: bool | None
+    jobs: int | None
     model: Model | None
     start: int | None
     format: str | None
@@ -185,6 +186,7 @@ class ShowKeywords(TypedDict, total=False):
 class StalenessKeywords(TypedDict, total=False):
     """Of ``staleness``."""
 
+    jobs: int | None
     model: Model | None
     start: int | None
     format: str | None

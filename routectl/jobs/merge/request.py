@@ -20,6 +20,7 @@ __all__ = ["MERGED", "MergeRequest", "answer_merge"]
 
 MERGED = (  # of each command whose partials merge its room, which has MERGEABLE
     ("diff", "diff.merging"),
+    ("staleness", "staleness.merging"),
 )
 _DAMAGED = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 _TOLD = 8  # parts that are missing, by number
