@@ -1,4 +1,6 @@
-"""The processes that share a run: of this machine, one a device, or those that torchrun started."""
+"""The processes that share a run: of this machine, one a device, those that torchrun started, or
+workers of a Ray cluster.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,19 +16,23 @@ if TYPE_CHECKING:
     from ...dump import Dump
     from ...forward import Prepared
     from ...forward.torchrun import Ranks
+    from ..cluster.tasks import Cluster
+    from .cluster import Elsewhere
 
 __all__ = ["Crew", "crew_of"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Crew:
-    """Who runs: a process for each of ``devices``, or the ``ranks`` of torchrun, this one on its
-    device. The one that leads cuts the shares and joins the parts; ``progress`` hears of it.
+    """Who runs: a process for each of ``devices``, the ``ranks`` of torchrun, this one on its
+    device, or workers ``elsewhere``. The one that leads cuts the shares and joins the parts;
+    ``progress`` hears of it.
     """
 
     devices: tuple[str, ...]
     ranks: "Ranks | None"
     progress: Progress
+    elsewhere: "Elsewhere | None" = None
 
     @property
     def size(self) -> int:
@@ -41,15 +47,22 @@ class Crew:
     @property
     def sharing(self) -> int:
         """How many processes there are at most on a device; under torchrun on the CPU."""
+        if self.elsewhere is not None:
+            return self.elsewhere.sharing
         if self.ranks is None:
             return max(self.devices.count(device) for device in self.devices)
         return self.ranks.local_size if self.devices == ("cpu",) else 1
 
     def alone(self, asked: str) -> "Crew":
         """One process, unless more were asked for: all router inputs are written by one."""
-        if (self.ranks is not None and self.size > 1) or "," in asked:
+        together = self.ranks is not None and self.size > 1
+        if together or "," in asked or self.elsewhere is not None:
             raise RoutectlError("--router-inputs is written by one process: expected one --device")
         return Crew(self.devices[:1], self.ranks, self.progress)
+
+    def prepare(self, work: Work) -> "Prepared":
+        """The checkpoint opened by its headers, as it will be run."""
+        return work.prepare() if self.elsewhere is None else self.elsewhere.prepare(work)
 
     def run(self, work: Work, prepared: "Prepared", source: "Dump", todo: Sequence[int]) -> None:
         """Finish the parts of these samples, in shares of about equally many tokens."""
@@ -62,6 +75,9 @@ class Crew:
             work.given(share, streaming=how, check_tokens=CHECKED_TOKENS * (number == first))
             for number, share in enumerate(shares)
         ]
+        if self.elsewhere is not None:
+            self.elsewhere.run(works, self.progress)
+            return
         if self.ranks is not None:
             self._lead(self.ranks, works)
             return
@@ -94,8 +110,11 @@ class Crew:
             ranks.hear(f"done/{rank}")
 
 
-def crew_of(device: str, threads: int | None, progress: Progress) -> Crew:
-    """Who runs on what was asked for with ``--device`` and ``--threads``, or by torchrun.
+def crew_of(
+    device: str, threads: int | None, progress: Progress, cluster: "Cluster | None" = None
+) -> Crew:
+    """Who runs on what was asked for with ``--device`` and ``--threads``, by torchrun, or on a
+    cluster.
 
     Raises UnsupportedError as pick_devices does.
     """
@@ -103,6 +122,13 @@ def crew_of(device: str, threads: int | None, progress: Progress) -> Crew:
     from ...forward.torchrun import ranks_of_torchrun
 
     ranks = ranks_of_torchrun()
+    if cluster is not None:
+        from .cluster import elsewhere_of
+
+        if ranks is not None:
+            raise RoutectlError("--ray: torchrun has started this process already")
+        workers = elsewhere_of(cluster, device, threads)
+        return Crew((workers.device,) * workers.size, None, progress, workers)
     if ranks is None:
         return Crew(pick_devices(device, threads), None, progress)
     return Crew(pick_devices(device, threads, ranks.local), ranks, progress)
