@@ -8,7 +8,7 @@ from ...errors import RoutectlError, UnsupportedError
 from ..progress import Progress, tokens_rate
 from .parts import Parts, parts_folder
 from .samples import modes_of
-from .share import Work, do_work
+from .share import DeviceWork, do_work
 
 if TYPE_CHECKING:
     from ...forward import Prepared
@@ -41,7 +41,7 @@ class Elsewhere:
             return {"num_gpus": 1}
         return {"num_cpus": self.threads}
 
-    def prepare(self, work: Work) -> "Prepared":
+    def prepare(self, work: DeviceWork) -> "Prepared":
         """The checkpoint opened by its headers, and how a worker would run it: this process may
         have no GPU.
         """
@@ -49,7 +49,7 @@ class Elsewhere:
         said = self.cluster.result(asked, f"opening {work.options.checkpoint}")
         return dataclasses.replace(work.given((), device="cpu").prepare(), **said)
 
-    def run(self, works: Sequence[Work], progress: Progress) -> None:
+    def run(self, works: Sequence[DeviceWork], progress: Progress) -> None:
         """Have the parts of each finished; what has no samples is left out.
 
         When one fails, the others are given up. Raises the first one's RoutectlError, or one that
@@ -102,7 +102,7 @@ def elsewhere_of(cluster: "Cluster", device: str, threads: int | None) -> Elsewh
     return Elsewhere(cluster, "cpu", size, each, max(here // each for here in nodes))
 
 
-def _name(work: Work) -> str:
+def _name(work: DeviceWork) -> str:
     return f"recompute: samples {work.indices[0]} to {work.indices[-1]}"
 
 
@@ -110,7 +110,7 @@ def _finished(parts: Parts) -> int:
     return sum(map(len, parts.done()))
 
 
-def _placed(work: Work, threads: int) -> Work:
+def _placed(work: DeviceWork, threads: int) -> DeviceWork:
     """The work on the device that this worker has; sets its CPU threads."""
     from ...forward import pick_devices
 
@@ -118,7 +118,7 @@ def _placed(work: Work, threads: int) -> Work:
     return work.given(work.indices, device=device)
 
 
-def _prepared_there(here: "Here", work: Work, threads: int) -> dict[str, Any]:
+def _prepared_there(here: "Here", work: DeviceWork, threads: int) -> dict[str, Any]:
     """What a worker finds of a checkpoint that another one may not: fields of Prepared."""
     with here.entered():
         prepared = _placed(work, threads).prepare()
@@ -126,7 +126,7 @@ def _prepared_there(here: "Here", work: Work, threads: int) -> dict[str, Any]:
         return {name: getattr(prepared, name) for name in names}
 
 
-def _done_there(here: "Here", work: Work, threads: int) -> list[str]:
+def _done_there(here: "Here", work: DeviceWork, threads: int) -> list[str]:
     """Finish the parts of a share; what is to be said of it."""
     said: list[str] = []
     with here.entered():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...errors import RoutectlError
 from ..progress import Progress
 from .router_check import CHECKED_TOKENS
-from .share import Work, cut_shares, do_work, showing
+from .share import DeviceWork, cut_shares, do_work, showing
 from .workers import run_workers
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from ..cluster.tasks import Cluster
     from .cluster import Elsewhere
 
-__all__ = ["Crew", "crew_of"]
+__all__ = ["DeviceCrew", "crew_of"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Crew:
+class DeviceCrew:
     """Who runs: a process for each of ``devices``, the ``ranks`` of torchrun, this one on its
     device, or workers ``elsewhere``. The one that leads cuts the shares and joins the parts;
     ``progress`` hears of it.
@@ -53,18 +53,20 @@ class Crew:
             return max(self.devices.count(device) for device in self.devices)
         return self.ranks.local_size if self.devices == ("cpu",) else 1
 
-    def alone(self, asked: str) -> "Crew":
+    def alone(self, asked: str) -> "DeviceCrew":
         """One process, unless more were asked for: all router inputs are written by one."""
         together = self.ranks is not None and self.size > 1
         if together or "," in asked or self.elsewhere is not None:
             raise RoutectlError("--router-inputs is written by one process: expected one --device")
-        return Crew(self.devices[:1], self.ranks, self.progress)
+        return DeviceCrew(self.devices[:1], self.ranks, self.progress)
 
-    def prepare(self, work: Work) -> "Prepared":
+    def prepare(self, work: DeviceWork) -> "Prepared":
         """The checkpoint opened by its headers, as it will be run."""
         return work.prepare() if self.elsewhere is None else self.elsewhere.prepare(work)
 
-    def run(self, work: Work, prepared: "Prepared", source: "Dump", todo: Sequence[int]) -> None:
+    def run(
+        self, work: DeviceWork, prepared: "Prepared", source: "Dump", todo: Sequence[int]
+    ) -> None:
         """Finish the parts of these samples, in shares of about equally many tokens."""
         small = source.select(layers=source.meta.layers_L[:1]).select(samples=todo)
         tokens = [max(1, sample.num_tokens or 0) for sample in small]
@@ -90,7 +92,7 @@ class Crew:
             threads = int(prepared.provenance["threads"])
             run_workers(placed, threads, on_progress, self.progress.note)
 
-    def follow(self, work: Work) -> None:
+    def follow(self, work: DeviceWork) -> None:
         """Do the share that the leading process tells, and say when it is done."""
         assert self.ranks is not None
         indices, changes = self.ranks.hear(f"share/{self.ranks.rank}")
@@ -98,7 +100,7 @@ class Crew:
             do_work(work.given(indices, **changes), self.progress.note)
         self.ranks.tell(f"done/{self.ranks.rank}", len(indices))
 
-    def _lead(self, ranks: "Ranks", works: Sequence[Work]) -> None:
+    def _lead(self, ranks: "Ranks", works: Sequence[DeviceWork]) -> None:
         """Tell every process of torchrun its share, do one, and wait for the others."""
         for rank, work in enumerate(works):
             changes = {name: getattr(work.options, name) for name in ("streaming", "check_tokens")}
@@ -112,7 +114,7 @@ class Crew:
 
 def crew_of(
     device: str, threads: int | None, progress: Progress, cluster: "Cluster | None" = None
-) -> Crew:
+) -> DeviceCrew:
     """Who runs on what was asked for with ``--device`` and ``--threads``, by torchrun, or on a
     cluster.
 
@@ -128,7 +130,7 @@ def crew_of(
         if ranks is not None:
             raise RoutectlError("--ray: torchrun has started this process already")
         workers = elsewhere_of(cluster, device, threads)
-        return Crew((workers.device,) * workers.size, None, progress, workers)
+        return DeviceCrew((workers.device,) * workers.size, None, progress, workers)
     if ranks is None:
-        return Crew(pick_devices(device, threads), None, progress)
-    return Crew(pick_devices(device, threads, ranks.local), ranks, progress)
+        return DeviceCrew(pick_devices(device, threads), None, progress)
+    return DeviceCrew(pick_devices(device, threads, ranks.local), ranks, progress)
