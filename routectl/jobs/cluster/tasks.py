@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NoReturn
 
-from ...errors import FormatError, MismatchError, RoutectlError, UnsupportedError
+from ...errors import RoutectlError
 from ...limits import Limits, limits, within
 from ...version import __version__
 
 __all__ = ["Cluster", "Held", "Here", "packed", "unpacked"]
 
-_KINDS = (FormatError, MismatchError, UnsupportedError, RoutectlError)
 _INSTALL = "install this routectl on all nodes, or ray job submit --runtime-env-json ..."
 
 
@@ -38,7 +37,7 @@ class Here:
     def entered(self) -> Iterator[None]:
         """A worker as if it were the process that asked; to be used by what runs elsewhere.
 
-        Raises RoutectlError for another version; one that comes out of the block is as ``told``.
+        Raises RoutectlError for another version. One that comes out of the block is as ``told``.
         """
         with suppress(OSError):
             os.chdir(self.folder)
@@ -50,18 +49,14 @@ class Here:
             with within(self.budgets):
                 yield
         except RoutectlError as error:
-            raise self.told(error) from None
+            self.told(error)
+            raise
 
     def told(self, error: RoutectlError) -> RoutectlError:
-        """An error of a worker as one that can be pickled, with a hint where it lacks the folder.
-
-        Subclasses have arguments of their own.
-        """
-        hint = error.hint
-        if hint is None and not os.path.isdir(self.folder):
-            hint = f"{_node()} has no {self.folder}: a path must be one that all nodes see"
-        kind = next(one for one in _KINDS if isinstance(error, one))
-        return kind(str(error), hint=hint)
+        """An error of a worker, with a hint where it lacks the folder of relative paths."""
+        if error.hint is None and not os.path.isdir(self.folder):
+            error.hint = f"{_node()} has no {self.folder}: a path must be one that all nodes see"
+        return error
 
 
 def _node() -> str:

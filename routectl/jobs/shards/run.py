@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ...errors import RoutectlError
 from ...reports.text.wording import bytes_text
@@ -18,6 +18,9 @@ from .crew import Crew
 from .processes import Workers
 from .work import Partial, Shard, Work
 from .worker import done_by
+
+if TYPE_CHECKING:
+    from .cluster import ClusterRun
 
 __all__ = ["Counted", "added", "counted", "in_order"]
 
@@ -67,7 +70,7 @@ def in_order(work: Work[R], crew: Crew, progress: Progress) -> Iterator[R]:
     waiting: dict[int, R | RoutectlError | None] = {}
     with (
         _told(work, shards, progress) as advance,
-        closing(_Run(work, shards, crew, folds=False)) as run,
+        closing(_run(work, shards, crew, folds=False)) as run,
     ):
         for number, came in run.answers():
             assert number is not None
@@ -87,7 +90,7 @@ def _counted(work: Work[P], crew: Crew, progress: Progress, *, tolerant: bool) -
     errors: dict[int, RoutectlError] = {}
     with (
         _told(work, shards, progress) as advance,
-        closing(_Run(work, shards, crew, folds=True, tolerant=tolerant)) as run,
+        closing(_run(work, shards, crew, folds=True, tolerant=tolerant)) as run,
     ):
         for number, came in run.answers():
             if number is not None:
@@ -110,6 +113,17 @@ def _told(
     """The line that shows how far the shards are, in samples."""
     samples = sum(shard.samples for shard in shards)
     return progress.counting(work.doing, samples, "samples", lambda s: f"{bytes_text(int(s))}/s")
+
+
+def _run(
+    work: Work[R], shards: Sequence[Shard], crew: Crew, *, folds: bool, tolerant: bool = False
+) -> "_Run[R] | ClusterRun":
+    """Who does the shards: this machine, or a cluster."""
+    if crew.ray is None:
+        return _Run(work, shards, crew, folds=folds, tolerant=tolerant)
+    from .cluster import ClusterRun
+
+    return ClusterRun(work, shards, crew.cluster, folds=folds, tolerant=tolerant)
 
 
 class _Run(Generic[R]):
