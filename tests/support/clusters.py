@@ -66,13 +66,15 @@ def started() -> Iterator[Nodes]:
             os.environ["PYTHONPATH"] = before
 
 
-def workers() -> list[psutil.Process]:
+def workers(doing: str) -> list[psutil.Process]:
     """Processes of this machine that do a task of routectl's for Ray now."""
-    return [one for one in psutil.process_iter() if _title(one).startswith("ray::routectl")]
+    return [
+        one for one in psutil.process_iter() if _title(one).startswith(f"ray::routectl {doing}")
+    ]
 
 
 def _title(process: psutil.Process) -> str:
     try:
-        return " ".join(process.cmdline())
+        return " ".join(process.cmdline()).strip()
     except psutil.Error:
         return ""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Elsewhere", "elsewhere_of"]
 
+_TITLE = "routectl recomputing"  # of a task, for Ray's dashboard
 _LOOK_S = 1.0  # between two looks at which parts are finished
 
 
@@ -103,7 +104,8 @@ def elsewhere_of(cluster: "Cluster", device: str, threads: int | None) -> Elsewh
 
 
 def _name(work: DeviceWork) -> str:
-    return f"recompute: samples {work.indices[0]} to {work.indices[-1]}"
+    """A share, as a message calls it."""
+    return f"samples {work.indices[0]} to {work.indices[-1]}"
 
 
 def _finished(parts: Parts) -> int:

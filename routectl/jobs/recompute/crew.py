@@ -55,8 +55,7 @@ class DeviceCrew:
 
     def alone(self, asked: str) -> "DeviceCrew":
         """One process, unless more were asked for: all router inputs are written by one."""
-        together = self.ranks is not None and self.size > 1
-        if together or "," in asked or self.elsewhere is not None:
+        if (self.ranks is not None and self.size > 1) or "," in asked:
             raise RoutectlError("--router-inputs is written by one process: expected one --device")
         return DeviceCrew(self.devices[:1], self.ranks, self.progress)
 

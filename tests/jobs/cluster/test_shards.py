@@ -49,7 +49,7 @@ def test_a_worker_is_killed(crew, tmp_path):
 
     def kill_one(done):
         if done >= 20 and not killed:
-            killed.append(workers()[0])
+            killed.append(workers("adding")[0])
             killed[0].send_signal(signal.SIGKILL)
 
     found = added(Adding(tmp_path / "log", 60, slow_s=0.05), crew, heard(kill_one))
