@@ -112,7 +112,7 @@ MAY_IMPORT = {
     "jobs.compared": "dump ops.diff reports.diff jobs",
     "jobs.convert": (
         "dump errors files codecs formats formats.documents formats.native formats.targets "
-        "ops.pack reports reports.text jobs"
+        "ops.pack reports reports.text jobs jobs.shards"
     ),
     "jobs.diff": (
         "dump errors formats.trainers ops.diff ops.pairs reports jobs jobs.compared jobs.recompute"
