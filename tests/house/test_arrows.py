@@ -125,7 +125,7 @@ MAY_IMPORT = {
     ),
     "jobs.pack": (
         "damage dump errors files layouts routes version visible formats.configs formats.documents "
-        "formats.native formats.replay ops.pack reports reports.pack reports.text jobs"
+        "formats.native formats.replay ops.pack reports reports.pack reports.text jobs jobs.shards"
     ),
     "jobs.predict": (
         "dump errors files routes routers checkpoints formats.native forward ops.predict "

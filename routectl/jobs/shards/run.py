@@ -110,9 +110,10 @@ def _counted(work: Work[P], crew: Crew, progress: Progress, *, tolerant: bool) -
 def _told(
     work: Work[Any], shards: Sequence[Shard], progress: Progress
 ) -> AbstractContextManager[Advance]:
-    """The line that shows how far the shards are, in samples."""
+    """The line that shows how far the shards are."""
     samples = sum(shard.samples for shard in shards)
-    return progress.counting(work.doing, samples, "samples", lambda s: f"{bytes_text(int(s))}/s")
+    unit = getattr(work, "unit", "samples")
+    return progress.counting(work.doing, samples, unit, lambda s: f"{bytes_text(int(s))}/s")
 
 
 def _run(
