@@ -1,11 +1,14 @@
 """A Ray cluster of several nodes on this machine: real ones, each with processes of its own."""
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+
+from routectl.jobs.cluster.connection import connected
 
 ROOT = Path(__file__).parent.parent.parent
 _STORE_BYTES = 100 << 20  # Ray's least is 75 MiB
@@ -29,6 +32,9 @@ class Nodes:
         )
         self.address: str = self._cluster.address
         self._more = [self.add()]
+        before = signal.getsignal(signal.SIGTERM)
+        self.cluster = connected(self.address)
+        self.signals_are_kept = signal.getsignal(signal.SIGTERM) == before
 
     def add(self) -> object:
         """One more node."""
@@ -39,6 +45,21 @@ class Nodes:
         gone = self._more.pop()
         self._cluster.remove_node(gone, allow_graceful=False)
         self._more.append(self.add())
+
+    @contextmanager
+    def kept_busy(self, processors: int) -> Iterator[None]:
+        """So many of the four processors are somebody else's."""
+        from ray.util.placement_group import placement_group, remove_placement_group
+
+        if not processors:
+            yield
+            return
+        others = placement_group([{"CPU": 1}] * processors)
+        assert others.wait(60)
+        try:
+            yield
+        finally:
+            remove_placement_group(others)
 
     def close(self) -> None:
         """End all of them."""

@@ -21,6 +21,8 @@ SHARED = {  # options that many commands have: told here once, and by name in ea
     "what is written.",
     "--force": "Replace files that exist.",
     "--jobs N": "Use so many processes; not given, one for each processor that this one may use.",
+    "--ray auto|ADDRESS|local": "Use a Ray cluster: the one that runs here or RAY_ADDRESS names, "
+    "another, or one started here for this command; docs/scale.md.",
     "--plain": "Print to a terminal as to a pipe: no colours, no pictures.",
     "--limit NAME=SIZE": "Let a file ask for more work: cell=1GB, ratio=1000. docs/formats.md has "
     "the names.",

@@ -39,8 +39,10 @@ def write_folder(
     """
     from ...formats.replay.folder import write_manifest
 
-    threads = max(1, crew.size // len(_together(job)))
+    threads = 1 if crew.ray is not None else max(1, crew.size // len(_together(job)))
     written = added(_Writing(job, folder, threads), crew, progress)
+    for left in folder.rglob(".*.tmp"):  # by a worker that was killed; another did its work
+        left.unlink()
     manifest = _manifest(job, written)
     if layout_from:
         manifest["layout_from"] = list(layout_from)
@@ -152,7 +154,7 @@ def _write_samples(job: Job, folder: Path) -> _Written:
     bare = dataclasses.replace(  # a folder of replay tensors holds none
         meta, margins=False, group_margins=False, gates=False
     )
-    write_native(_without_routes(one_layer, extents), bare, folder / SAMPLES, force=False)
+    write_native(_without_routes(one_layer, extents), bare, folder / SAMPLES, force=True)
     return _Written(extents=tuple(extents))
 
 

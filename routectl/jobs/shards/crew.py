@@ -29,8 +29,8 @@ class Crew:
         None,
         metavar="auto|ADDRESS|local",
         shared=True,
-        help="Use a Ray cluster: the one that runs here or that RAY_ADDRESS names, the one at an "
-        "address, or one that is started here with --jobs processors.",
+        help="Use a Ray cluster: the one that runs here or RAY_ADDRESS names, another, or one "
+        "started here for this command.",
     )
 
     def __post_init__(self) -> None:

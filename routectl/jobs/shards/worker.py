@@ -45,7 +45,7 @@ def serve(number: int) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # whoever asked is gone
     except RoutectlError as error:  # what is opened here cannot be: another one opened it before
-        end.send((FAILED, -1, _plain(error)))
+        end.send((FAILED, -1, error))
     except Exception:  # noqa: BLE001 - told to whoever asked, as a bug
         end.send((BUG, -1, traceback.format_exc()))
 

@@ -16,6 +16,4 @@ def nodes():
 @pytest.fixture(scope="session")
 def cluster(nodes):
     """Those nodes, connected to."""
-    from routectl.jobs.cluster.connection import connected
-
-    return connected(nodes.address)
+    return nodes.cluster

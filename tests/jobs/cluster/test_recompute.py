@@ -1,12 +1,21 @@
 """routectl recompute --ray: workers of a real cluster, on the CPU, write what one process does."""
 
-import time
-from threading import Thread
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
-from support.clusters import workers
-from support.crews import BOTH, command, do_by_hand, is_what_one_process_writes, make_folder
+from routectl.jobs.progress import SILENT
+from routectl.jobs.recompute.cluster import elsewhere_of
+from support.crews import (
+    BOTH,
+    command,
+    do_by_hand,
+    is_what_one_process_writes,
+    make_folder,
+    opened_or_killed,
+    work_by_hand,
+)
 from support.shell import complaint, run, written
 
 pytestmark = [pytest.mark.ray, pytest.mark.models]
@@ -15,7 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.models]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny checkpoint, dumps, and what one process writes of one of them in mode both."""
-    return make_folder(tmp_path_factory.mktemp("there"), long=(400,) * 60)
+    return make_folder(tmp_path_factory.mktemp("there"), long=())
 
 
 def test_workers_write_what_one_process_does(capsys, tmp_path, folder, nodes):
@@ -38,26 +47,18 @@ def test_workers_go_on_from_parts(capsys, tmp_path, folder, nodes):
     is_what_one_process_writes(folder, target)
 
 
-def test_a_worker_is_killed(capsys, tmp_path, folder, nodes):
-    """Ray calls a killed worker's share again, and what is written is the same."""
-    one, two, killed = tmp_path / "one.parquet", tmp_path / "two.parquet", []
-    assert run(capsys, *command(folder, one, dump="long.parquet")).code == 0
-
-    def kill_one():
-        end = time.monotonic() + 60
-        while not killed and time.monotonic() < end:
-            time.sleep(0.02)
-            for victim in workers("recomputing")[:1]:
-                victim.kill()
-                killed.append(victim.pid)
-
-    killer = Thread(target=kill_one)
-    killer.start()
-    done = run(capsys, *command(folder, two, "--ray", nodes.address, dump="long.parquet"))
-    killer.join()
+def test_a_worker_is_killed(capsys, tmp_path, folder, cluster):
+    """Ray calls a killed worker's share again; what is joined then is byte for byte the same."""
+    target, log = tmp_path / "r.parquet", tmp_path / "killed"
+    work = work_by_hand(folder, target)
+    deadly = replace(work, open_source=partial(opened_or_killed, log, work.open_source))
+    workers = elsewhere_of(cluster, "cpu", 1)
+    assert (workers.size, workers.sharing) == (4, 2)
+    workers.run([deadly.given((0, 1, 2)), deadly.given((3, 4, 5, 6))], SILENT)
+    assert log.exists()
+    done = run(capsys, *command(folder, target, *BOTH, "--resume"))
     assert done.code == 0, done.err
-    assert len(killed) == 1
-    assert two.read_bytes() == one.read_bytes()
+    is_what_one_process_writes(folder, target)
 
 
 def test_a_sample_that_cannot_be_run(capsys, tmp_path, folder, nodes):
