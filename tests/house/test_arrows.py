@@ -118,14 +118,15 @@ MAY_IMPORT = {
         "dump errors formats.trainers ops.diff ops.pairs reports jobs jobs.compared jobs.recompute"
     ),
     "jobs.library": (
-        "dump errors layouts margins model routes checkpoints ops ops.check ops.check.alone "
-        "ops.check.book ops.diff ops.pack ops.staleness reports reports.check reports.diff "
-        "reports.notebook reports.pack reports.show reports.tables jobs jobs.check jobs.convert "
-        "jobs.diff jobs.pack jobs.recompute jobs.show jobs.staleness"
+        "dump errors layouts margins model routes visible checkpoints formats.documents ops "
+        "ops.check ops.check.alone ops.check.book ops.diff ops.pack ops.staleness reports "
+        "reports.check reports.diff reports.notebook reports.pack reports.show reports.tables jobs "
+        "jobs.check jobs.convert jobs.diff jobs.pack jobs.recompute jobs.show jobs.staleness"
     ),
     "jobs.pack": (
         "damage dump errors files layouts routes version visible formats.configs formats.documents "
-        "formats.native formats.replay ops.pack reports reports.pack reports.text jobs jobs.shards"
+        "formats.native formats.replay ops.pack reports reports.pack reports.text jobs "
+        "jobs.convert jobs.shards"
     ),
     "jobs.predict": (
         "dump errors files routes routers checkpoints formats.native forward ops.predict "

@@ -14,10 +14,12 @@ from ...ops.check.alone.results import Power
 from ...ops.check.book.results import CheckResult
 from ...ops.diff.diff import DiffResult
 from ...ops.diff.thresholds import Threshold, Verdict, judge
+from ...ops.outline import Outline
 from ...ops.pack.verify import Verification
 from ...ops.staleness.staleness import Staleness
 from ...ops.summary import Summary
 from ...reports.document import AskedEntry, Document
+from ...visible import visible
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +28,7 @@ __all__ = [
     "CheckAnswer",
     "CheckpointAnswer",
     "DiffAnswer",
+    "OutlineAnswer",
     "StalenessAnswer",
     "SummaryAnswer",
     "VerifyAnswer",
@@ -179,6 +182,24 @@ class SummaryAnswer(_Tabled, Summary):
         from ...reports.show.document import summary_document
 
         return notebook_html(summary_document(self, lift=self.lift, detail=True))
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class OutlineAnswer(_Shown, Outline):
+    """An ``Outline``: what a dump holds whose layers, E and K nothing tells."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<OutlineAnswer of {visible(self.meta.path, 80, end=40)}: {self.samples:,} samples, "
+            f"{self.rows:,} tokens with routes; layers and num_experts unknown: say model=>"
+        )
+
+    def to_dict(self) -> Document:
+        """The routectl.outline/1 document."""
+        from ...formats.documents.facts import MODEL_HINT
+        from ...reports.show.outline import outline_document
+
+        return outline_document(self, MODEL_HINT)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

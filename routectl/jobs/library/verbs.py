@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ...ops.staleness.attribution import Version
     from ...ops.staleness.options import StalenessOptions
     from ..staleness.request import StalenessRequest
-    from .answers import CheckpointAnswer
+    from .answers import CheckpointAnswer, OutlineAnswer
 
 __all__ = ["check", "diff", "show", "staleness", "summarize"]
 
@@ -157,15 +157,29 @@ def summarize(
     return answer_of(SummaryAnswer, summary, lift=lift)
 
 
-def show(path: Source, **options: Unpack[ShowKeywords]) -> "SummaryAnswer | CheckpointAnswer":
-    """What a dump holds, as ``summarize`` says it, or what weights are in a checkpoint's folder."""
+def show(
+    path: Source, **options: Unpack[ShowKeywords]
+) -> "SummaryAnswer | OutlineAnswer | CheckpointAnswer":
+    """What a dump holds, as ``summarize`` says it, or what weights are in a checkpoint's folder.
+
+    Of a dump whose model nothing tells, what can be told without it.
+    """
     from ...checkpoints import is_checkpoint
+    from ...formats.documents.facts import GUESSED, Guess
+    from ...ops.outline import outline
+    from ..show.request import ShowRequest, summarize_opened
+    from .answers import CheckpointAnswer, OutlineAnswer
 
     where = path_text(path)
-    if isinstance(where, HeldDump) or not is_checkpoint(where):
-        return summarize(path, **options)
-    from ...checkpoints import open_checkpoint
-    from ...checkpoints.facts import checkpoint_facts
-    from .answers import CheckpointAnswer
+    if not isinstance(where, HeldDump) and is_checkpoint(where):
+        from ...checkpoints import open_checkpoint
+        from ...checkpoints.facts import checkpoint_facts
 
-    return answer_of(CheckpointAnswer, checkpoint_facts(open_checkpoint(where)))
+        return answer_of(CheckpointAnswer, checkpoint_facts(open_checkpoint(where)))
+    progress = options.pop("progress", SILENT)
+    request = request_of(ShowRequest, options, path=where)
+    opened = request.reading.open(where, Guess(), progress)
+    if GUESSED in (opened.meta.facts_source or ""):
+        return answer_of(OutlineAnswer, outline(opened))
+    summary, lift = summarize_opened(opened, progress)
+    return answer_of(SummaryAnswer, summary, lift=lift)
