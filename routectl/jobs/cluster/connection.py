@@ -76,11 +76,22 @@ def _refuse_other(ray: Any, named: str) -> None:
     if named in ("auto", "local") or "://" in named:
         return
     here = ray.get_runtime_context().gcs_address
-    if here != named:
+    if not _is_at(named, here):
         raise RoutectlError(
             f"--ray {named}: this program is connected to the cluster at {here}",
             hint="ray.shutdown() ends that connection",
         )
+
+
+def _is_at(named: str, here: str) -> bool:
+    """Whether two addresses are one: Ray calls a loopback one by the node's own."""
+    host, _, port = named.rpartition(":")
+    its_host, _, its_port = here.rpartition(":")
+    try:
+        found = socket.gethostbyname(host)
+    except (OSError, UnicodeError):
+        return False
+    return port == its_port and (found == its_host or found.startswith("127."))
 
 
 def _reach(address: str) -> None:
