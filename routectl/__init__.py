@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from .jobs.library.files import convert, layout, pack, recompute, unpack, verify, write
     from .jobs.library.verbs import check, diff, show, staleness, summarize
+    from .jobs.merge.request import MergeRequest
     from .jobs.pack.layout import LayoutOptions
     from .jobs.pack.request import LayoutRequest, PackRequest, VerifyRequest
     from .jobs.pack.unpack import UnpackRequest
@@ -107,6 +108,7 @@ _HOMES = {
     "Forwarding": "jobs.recompute.forwarding",
     "LayoutOptions": "jobs.pack.layout",
     "LayoutRequest": "jobs.pack.request",
+    "MergeRequest": "jobs.merge.request",
     "MicroBatch": "layouts.plan",
     "MismatchError": "errors",
     "ModelFacts": "model",
@@ -206,6 +208,7 @@ __all__ = [
     "Forwarding",
     "LayoutOptions",
     "LayoutRequest",
+    "MergeRequest",
     "MicroBatch",
     "MismatchError",
     "ModelFacts",

@@ -87,7 +87,7 @@ class DiffAnswer(_Tabled, DiffResult):
     """A ``DiffResult``, the thresholds that it is held against, and the rerun's noise.
 
     asked is what the document says of the command line that asks the same; None of dumps in memory,
-    and of a sum.
+    and of a sum. compared_samples are the rows of the table of samples: about 100 bytes a sample.
     """
 
     limits: tuple[Threshold, ...] = ()
@@ -95,13 +95,16 @@ class DiffAnswer(_Tabled, DiffResult):
     allow_unmatched: bool = False
     noise: DiffResult | None = None
     asked: AskedEntry | None = None
+    compared_samples: "tuple[pa.RecordBatch, ...]" = ()
 
     def __add__(self, other: DiffResult) -> "DiffAnswer":
         whole = DiffResult.__add__(self, other)
         assert isinstance(whole, DiffAnswer)
         noise = other.noise if isinstance(other, DiffAnswer) else None
+        rows = other.compared_samples if isinstance(other, DiffAnswer) else ()
         both = None if self.noise is None or noise is None else self.noise + noise
-        return replace(whole, noise=both, asked=None)
+        rows = self.compared_samples + rows
+        return replace(whole, noise=both, asked=None, compared_samples=rows)
 
     @property
     def verdict(self) -> Verdict:
@@ -113,6 +116,14 @@ class DiffAnswer(_Tabled, DiffResult):
         from ...reports.diff.document import diff_document
 
         return _asked(diff_document(self, self.verdict, noise=self.noise), self.asked)
+
+    def to_arrow(self, table: str = "layers") -> "pa.Table":
+        """One of its tables: layers, samples, positions, places, examples."""
+        if table == "samples":
+            from ...reports.tables.streamed import table_of_samples
+
+            return table_of_samples(self.compared_samples)
+        return _Tabled.to_arrow(self, table)
 
     def _eps(self) -> float:
         return self.eps
