@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import RoutectlError
 from ..cluster.tasks import packed, unpacked
-from ..held import HeldHereError
 from .work import Shard, Work
 from .worker import done_by
 
@@ -31,10 +30,10 @@ class ClusterRun:
         folds: bool,
         tolerant: bool = False,
     ) -> None:
-        """Raises RoutectlError for work that cannot leave this process."""
+        """Raises HeldHereError for work that cannot leave this process."""
         self._work, self._shards, self._cluster = work, shards, cluster
         self._folds, self._tolerant = folds, tolerant
-        self._held = _held(cluster, work)
+        self._held = cluster.hold(work)
         self._waiting: list[Any] = []
         self.taken = 0  # results that whoever asked for them has seen
 
@@ -100,17 +99,6 @@ class ClusterRun:
 def _title(doing: str) -> str:
     """What Ray's dashboard calls a task: one name for all shards, or Ray keeps each apart."""
     return f"routectl {doing}"
-
-
-def _held(cluster: "Cluster", work: Work[Any]) -> "Held":
-    """The work in the cluster's memory. Raises RoutectlError where it cannot leave this process."""
-    try:
-        return cluster.hold(work)
-    except HeldHereError:
-        raise RoutectlError(
-            "--ray: a dump that a program holds in memory is not on the cluster",
-            hint="write it with convert, and name the file",
-        ) from None
 
 
 def _partial_of(here: "Here", held: "Held", shard: bytes) -> tuple[bytes | None, Any]:

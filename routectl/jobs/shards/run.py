@@ -14,7 +14,7 @@ from ...errors import RoutectlError
 from ...reports.text.wording import bytes_text
 from ..held import HeldHereError
 from ..progress import Advance, Progress
-from .crew import Crew
+from .crew import ALONE, Crew
 from .processes import Workers
 from .work import Partial, Shard, Work
 from .worker import done_by
@@ -70,7 +70,7 @@ def in_order(work: Work[R], crew: Crew, progress: Progress) -> Generator[R, None
     waiting: dict[int, R | RoutectlError | None] = {}
     with (
         _told(work, shards, progress) as advance,
-        closing(_run(work, shards, crew, folds=False)) as run,
+        closing(_run(work, shards, crew, progress, folds=False)) as run,
     ):
         for number, came in run.answers():
             assert number is not None
@@ -90,7 +90,7 @@ def _counted(work: Work[P], crew: Crew, progress: Progress, *, tolerant: bool) -
     errors: dict[int, RoutectlError] = {}
     with (
         _told(work, shards, progress) as advance,
-        closing(_run(work, shards, crew, folds=True, tolerant=tolerant)) as run,
+        closing(_run(work, shards, crew, progress, folds=True, tolerant=tolerant)) as run,
     ):
         for number, came in run.answers():
             if number is not None:
@@ -117,14 +117,24 @@ def _told(
 
 
 def _run(
-    work: Work[R], shards: Sequence[Shard], crew: Crew, *, folds: bool, tolerant: bool = False
+    work: Work[R],
+    shards: Sequence[Shard],
+    crew: Crew,
+    progress: Progress,
+    *,
+    folds: bool,
+    tolerant: bool = False,
 ) -> "_Run[R] | ClusterRun":
-    """Who does the shards: this machine, or a cluster."""
-    if crew.ray is None:
-        return _Run(work, shards, crew, folds=folds, tolerant=tolerant)
-    from .cluster import ClusterRun
+    """Who does the shards: this machine, or a cluster, unless it cannot have what they are of."""
+    if crew.ray is not None:
+        from .cluster import ClusterRun
 
-    return ClusterRun(work, shards, crew.cluster, folds=folds, tolerant=tolerant)
+        try:
+            return ClusterRun(work, shards, crew.cluster, folds=folds, tolerant=tolerant)
+        except HeldHereError:
+            progress.note(f"{work.doing} here: no other process has what this one holds")
+            crew = ALONE
+    return _Run(work, shards, crew, folds=folds, tolerant=tolerant)
 
 
 class _Run(Generic[R]):

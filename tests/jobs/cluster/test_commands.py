@@ -1,9 +1,18 @@
 """Commands with --ray print and write what they do with --jobs, byte for byte."""
 
+from contextlib import contextmanager
+
 import pytest
 
+import routectl
 from routectl.jobs.convert import native
+from routectl.jobs.diff.request import DiffRequest
+from routectl.jobs.held import HeldDump
 from routectl.jobs.pack import writing
+from routectl.jobs.progress import Progress
+from routectl.jobs.shards.crew import Crew
+from routectl.jobs.shards.work import cut_runs
+from support.clusters import workers
 from support.recordings import FIXTURES
 from support.shell import run
 
@@ -39,6 +48,60 @@ def test_convert(capsys, tmp_path, small, nodes, busy):
     assert done.code == 0, done.err
     assert two.read_bytes() == one.read_bytes()
     assert [path.name for path in two.parent.iterdir()] == ["one.parquet"]
+
+
+@pytest.fixture
+def sides(monkeypatch):
+    """Two dumps of 96 samples, whose comparison is cut into as many shards."""
+    monkeypatch.setattr(cut_runs, "__defaults__", (1,))
+    return TINY, TINY.with_name("routes_v1.fp32.npz")
+
+
+@pytest.mark.parametrize("busy", [0, 2, 3])
+def test_diff(capsys, sides, nodes, busy):
+    """The report, the document and the exit code are the same, by 4, 2 and 1 workers."""
+    for form in ((), ("--json",)):
+        one = run(capsys, "diff", *sides, *form, "--jobs", 1)
+        with nodes.kept_busy(busy):
+            two = run(capsys, "diff", *sides, *form, "--ray", nodes.address)
+        assert (one.code, one.out) == (two.code, two.out), two.err
+        assert one.code == 1
+
+
+@pytest.mark.parametrize("what", ["worker", "node"])
+def test_diff_while_something_dies(sides, nodes, what):
+    """A worker that is killed, and a node that is lost, in the middle change nothing."""
+    dead, seen = [], []
+
+    @contextmanager
+    def line(doing, unit):
+        def show(done, total, words):
+            seen.append(done)
+            if dead or not 0 < done < total:
+                return
+            if what == "node":
+                dead.append(nodes.lose())
+            else:
+                dead.extend(one.kill() for one in workers("comparing")[:1])
+
+        yield show
+
+    old, new = map(str, sides)
+    expected = routectl.run(DiffRequest(old=old, new=new, crew=Crew(jobs=1)))
+    request = DiffRequest(old=old, new=new, crew=Crew(ray=nodes.address))
+    assert routectl.run(request, Progress(line=line)) == expected
+    assert len(dead) == 1
+    assert seen[-1] == 96
+
+
+def test_a_dump_in_memory(sides, nodes):
+    """What only this process has is compared here, and a line says so."""
+    said = []
+    old, new = (HeldDump(routectl.open_dump(path)) for path in sides)
+    request = DiffRequest(old=old, new=new, crew=Crew(ray=nodes.address))
+    found = routectl.run(request, Progress(note=said.append))
+    assert found["verdict"]["exit_code"] == 1
+    assert "comparing here: no other process has what this one holds" in said
 
 
 def test_pack(capsys, tmp_path, monkeypatch, nodes):
