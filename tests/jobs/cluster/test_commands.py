@@ -117,19 +117,39 @@ def test_pack(capsys, tmp_path, monkeypatch, nodes):
     assert found[0] == found[1]
 
 
-def test_a_damaged_dump(capsys, tmp_path, small, nodes):
-    """The first sample that cannot be read is named in one line, exit 2, and no file is there."""
+@pytest.fixture
+def damaged(capsys, tmp_path, small):
+    """A native file of twelve row groups, one of which is overwritten in part."""
     many = tmp_path / "many.parquet"
     assert run(capsys, "convert", TINY, "--save", many).code == 0
     data = bytearray(many.read_bytes())
     middle = len(data) // 2
     data[middle : middle + 64] = bytes(64)
     many.write_bytes(data)
+    return many
+
+
+def test_a_damaged_dump(capsys, tmp_path, damaged, nodes):
+    """The first sample that cannot be read is named in one line, exit 2, and no file is there."""
     said = []
     for how in (("--jobs", 1), ("--ray", nodes.address)):
         target = tmp_path / "out.parquet"
-        done = run(capsys, "convert", many, "--save", target, *how)
+        done = run(capsys, "convert", damaged, "--save", target, *how)
         assert (done.code, done.out, target.exists()) == (2, "", False)
         said.append(done.err)
     assert said[0] == said[1]
     assert "many.parquet: " in said[0]
+
+
+def test_a_partial_of_a_damaged_dump(capsys, tmp_path, damaged, sides, nodes):
+    """The rest is counted and kept, as by one process, and a line names what cannot be read."""
+    kept, said = [], []
+    for how in (("--jobs", 1), ("--ray", nodes.address)):
+        path = tmp_path / f"{how[0]}.partial"
+        done = run(capsys, "diff", damaged, sides[1], "--partial", path, *how)
+        assert (done.code, done.out) == (2, "")
+        kept.append(path.read_bytes())
+        said.append(done.err.replace(str(path), "PATH"))
+    assert kept[0] == kept[1]
+    assert said[0] == said[1]
+    assert "many.parquet: " in said[0].splitlines()[-1]
