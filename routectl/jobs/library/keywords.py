@@ -50,6 +50,7 @@ class ConvertKeywords(TypedDict, total=False):
     """Of ``convert``."""
 
     jobs: int | None
+    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -69,6 +70,7 @@ class DiffKeywords(TypedDict, total=False):
     """Of ``diff``."""
 
     jobs: int | None
+    ray: str | None
     shard: str | None
     model: Model | None
     start: int | None
@@ -128,6 +130,8 @@ class PackKeywords(TypedDict, total=False):
     balance: str | None
     plan: AnyPath | None
     layout: Texts
+    jobs: int | None
+    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -155,6 +159,8 @@ class RecomputeKeywords(TypedDict, total=False):
     max_tokens_per_pass: int | None
     logprobs: bool | None
     gate_logprobs: bool | None
+    jobs: int | None
+    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -207,6 +213,8 @@ class StalenessKeywords(TypedDict, total=False):
 class UnpackKeywords(TypedDict, total=False):
     """Of ``unpack``."""
 
+    jobs: int | None
+    ray: str | None
     no_tokens: bool
     force: bool
     progress: Progress
