@@ -20,7 +20,7 @@ import numpy as np
 import routectl
 from routectl.dump import DumpMeta, Sample
 from routectl.formats.native.container import write_native
-from routectl.jobs.cluster.connection import connected
+from routectl.jobs.cluster.connection import connect_cluster
 from routectl.jobs.shards.crew import Crew
 from routectl.routes import Routes
 
@@ -72,7 +72,7 @@ def main():
     root = str(Path(__file__).parent.parent.parent)
     os.environ["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     begun = time.perf_counter()
-    connected("local", asked.processors)
+    connect_cluster("local", asked.processors)
     print(f"a start of Ray: {time.perf_counter() - begun:.1f} s, {asked.processors} processors")
     crews = {"--jobs": Crew(jobs=asked.processors), "--ray": Crew(ray="local")}
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from routectl.jobs.cluster.connection import connected
+from routectl.jobs.cluster.connection import connect_cluster
 
 ROOT = Path(__file__).parent.parent.parent
 _STORE_BYTES = 100 << 20  # Ray's least is 75 MiB
@@ -33,7 +33,7 @@ class Nodes:
         self.address: str = self._cluster.address
         self._more = [self.add()]
         before = signal.getsignal(signal.SIGTERM)
-        self.cluster = connected(self.address)
+        self.cluster = connect_cluster(self.address)
         self.signals_are_kept = signal.getsignal(signal.SIGTERM) == before
 
     def add(self) -> object:

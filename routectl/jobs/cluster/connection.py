@@ -15,7 +15,7 @@ from typing import Any
 from ...errors import RoutectlError, UnsupportedError
 from .tasks import Cluster
 
-__all__ = ["connected"]
+__all__ = ["connect_cluster"]
 
 _PATIENCE_S = 10.0  # for a head node to answer; Ray itself tries for two minutes
 _QUIET = {"log_to_driver": False, "logging_level": "CRITICAL"}  # errors are told once, by routectl
@@ -23,7 +23,7 @@ _LOCAL = {"include_dashboard": False, **_QUIET}
 _UNSENT = ("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of ours reports to nobody
 
 
-def connected(named: str, processors: int | None = None) -> Cluster:
+def connect_cluster(named: str, processors: int | None = None) -> Cluster:
     """The cluster that was named: auto, local, or an address; ``processors`` are those of a local
     one.
 

@@ -17,7 +17,7 @@ from ...errors import RoutectlError
 from ...limits import Limits, limits, within
 from ...version import __version__
 
-__all__ = ["Cluster", "Held", "Here", "packed", "unpacked"]
+__all__ = ["Cluster", "Here", "Lent", "packed", "unpacked"]
 
 _INSTALL = "install this routectl on all nodes, or ray job submit --runtime-env-json ..."
 
@@ -64,7 +64,7 @@ def _node() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Lent:
     """Something that lies pickled in the cluster's memory; each worker has one copy of its own."""
 
     ref: Any
@@ -118,9 +118,9 @@ class Cluster:
         """This process."""
         return Here(os.getcwd(), limits())
 
-    def hold(self, thing: Any) -> Held:
+    def hold(self, thing: Any) -> Lent:
         """Put something into the cluster's memory, once for all workers."""
-        return Held(self.ray.put(packed(thing)))
+        return Lent(self.ray.put(packed(thing)))
 
     def call(self, function: Callable[..., Any], *given: Any, **how: Any) -> Any:
         """Have a function called somewhere; what comes of it, to be waited for. ``how`` is Ray's.

@@ -10,7 +10,7 @@ from .work import Shard, Work
 from .worker import done_by
 
 if TYPE_CHECKING:
-    from ..cluster.tasks import Cluster, Held, Here
+    from ..cluster.tasks import Cluster, Here, Lent
 
 __all__ = ["ClusterRun"]
 
@@ -101,7 +101,7 @@ def _title(doing: str) -> str:
     return f"routectl {doing}"
 
 
-def _partial_of(here: "Here", held: "Held", shard: bytes) -> tuple[bytes | None, Any]:
+def _partial_of(here: "Here", held: "Lent", shard: bytes) -> tuple[bytes | None, Any]:
     """What a shard gives, and no error; or nothing, and the error."""
     with here.entered():
         came = done_by(held(), unpacked(shard))

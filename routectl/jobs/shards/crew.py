@@ -41,10 +41,10 @@ class Crew:
     @property
     def cluster(self) -> "Cluster":
         """The Ray cluster, connected to. Raises RoutectlError where none can be used."""
-        from ..cluster.connection import connected
+        from ..cluster.connection import connect_cluster
 
         assert self.ray is not None
-        return connected(self.ray, self.jobs)
+        return connect_cluster(self.ray, self.jobs)
 
     @property
     def size(self) -> int:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from routectl.errors import RoutectlError, UnsupportedError
-from routectl.jobs.cluster.connection import connected
+from routectl.jobs.cluster.connection import connect_cluster
 from support.recordings import FIXTURES
 from support.shell import complaint
 
@@ -21,7 +21,7 @@ def test_without_ray(capsys, monkeypatch, tmp_path):
         "routectl: --ray needs ray, which is not installed\nhint: pip install 'routectl[ray]'\n"
     )
     with pytest.raises(UnsupportedError):
-        connected("local")
+        connect_cluster("local")
 
 
 def test_processes_of_this_machine_on_a_cluster(capsys, tmp_path):
@@ -47,7 +47,7 @@ def test_nothing_at_an_address(alone):
         address = f"127.0.0.1:{held.getsockname()[1]}"
         for named in (address, f"ray://{address}"):
             with pytest.raises(RoutectlError) as caught:
-                connected(named)
+                connect_cluster(named)
             assert str(caught.value) == (
                 f"--ray {named}: no cluster can be used there: Connection refused"
             )
@@ -57,7 +57,7 @@ def test_nothing_at_an_address(alone):
 def test_no_address(alone):
     """What is no address is named."""
     with pytest.raises(RoutectlError, match="--ray nonsense: no cluster can be used there: "):
-        connected("nonsense")
+        connect_cluster("nonsense")
 
 
 @pytest.mark.ray
@@ -65,7 +65,7 @@ def test_an_address_of_the_environment(alone, monkeypatch):
     """--ray auto goes where RAY_ADDRESS says."""
     monkeypatch.setenv("RAY_ADDRESS", "nonsense")
     with pytest.raises(RoutectlError, match="--ray auto: no cluster can be used there: "):
-        connected("auto")
+        connect_cluster("auto")
 
 
 @pytest.mark.ray
@@ -73,7 +73,7 @@ def test_a_cluster_that_is_connected_to(nodes):
     """Its own address, auto and local are it; another address is refused; signals are ours."""
     port = nodes.address.rpartition(":")[2]
     for named in (nodes.address, f"127.0.0.1:{port}", "auto", "local"):
-        assert connected(named).processors == 4
+        assert connect_cluster(named).processors == 4
     with pytest.raises(RoutectlError, match=f"connected to the cluster at {nodes.address}"):
-        connected(f"10.0.0.1:{port}")
+        connect_cluster(f"10.0.0.1:{port}")
     assert nodes.signals_are_kept
