@@ -39,8 +39,7 @@ def write_folder(
     """
     from ...formats.replay.folder import write_manifest
 
-    threads = 1 if crew.ray is not None else max(1, crew.size // len(_together(job)))
-    written = added(_Writing(job, folder, threads), crew, progress)
+    written = added(_Writing(job, folder), crew, progress)
     for left in folder.rglob(".*.tmp"):  # by a worker that was killed; another did its work
         left.unlink()
     manifest = _manifest(job, written)
@@ -72,11 +71,10 @@ class _Written:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Writing:
-    """The files of a folder in shards; each process that writes copies with so many threads."""
+    """The files of a folder in shards."""
 
     job: Job
     folder: Path
-    threads: int
     doing: str = "packing"
     unit: str = "files"
 
@@ -106,6 +104,7 @@ class _Writing:
     def _write_ranks(self, files: "Sequence[tuple[int, RankFile]]") -> _Written:
         """Write ranks' files, those that share samples side by side."""
         from ...formats.replay.folder import RankTensors, write_tensors
+        from ...kernels.threads import threads
         from ...ops.pack.pack import Rank, pack
 
         job, written = self.job, _Written()
@@ -116,7 +115,7 @@ class _Writing:
             if held_for != (place.pp, share.samples):
                 held, held_for = _samples_of(job, place, share), (place.pp, share.samples)
             rank = Rank(share.cp_rank, place.tp, place.pp)
-            packed = pack(held, share.packing, rank, spec=job.spec, threads=self.threads)
+            packed = pack(held, share.packing, rank, spec=job.spec, threads=threads())
             tensors = RankTensors(
                 dict(zip(packed.layers_L, packed.ids_LRK, strict=True)),
                 packed.mask,
