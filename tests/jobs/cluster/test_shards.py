@@ -1,7 +1,6 @@
 """Shards done by tasks of a Ray cluster, whatever happens to its workers and nodes."""
 
 import os
-import signal
 from contextlib import contextmanager
 
 import pytest
@@ -49,8 +48,7 @@ def test_a_worker_is_killed(crew, tmp_path):
 
     def kill_one(done):
         if done >= 20 and not killed:
-            killed.append(workers("adding")[0])
-            killed[0].send_signal(signal.SIGKILL)
+            killed.extend(one.kill() for one in workers("adding")[:1])
 
     found = added(Adding(tmp_path / "log", 60, slow_s=0.05), crew, heard(kill_one))
     assert found.total == 1770
