@@ -139,17 +139,3 @@ def test_a_damaged_dump(capsys, tmp_path, damaged, nodes):
         said.append(done.err)
     assert said[0] == said[1]
     assert "many.parquet: " in said[0]
-
-
-def test_a_partial_of_a_damaged_dump(capsys, tmp_path, damaged, sides, nodes):
-    """The rest is counted and kept, as by one process, and a line names what cannot be read."""
-    kept, said = [], []
-    for how in (("--jobs", 1), ("--ray", nodes.address)):
-        path = tmp_path / f"{how[0]}.partial"
-        done = run(capsys, "diff", damaged, sides[1], "--partial", path, *how)
-        assert (done.code, done.out) == (2, "")
-        kept.append(path.read_bytes())
-        said.append(done.err.replace(str(path), "PATH"))
-    assert kept[0] == kept[1]
-    assert said[0] == said[1]
-    assert "many.parquet: " in said[0].splitlines()[-1]
