@@ -110,6 +110,7 @@ MAY_IMPORT = {
         "reports reports.check jobs jobs.recompute"
     ),
     "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.diff jobs.staleness",
+    "jobs.cluster": "errors limits version",
     "jobs.compared": "dump ops.diff ops.pairs reports.diff reports.tables jobs jobs.shards",
     "jobs.convert": (
         "dump errors files codecs formats formats.documents formats.native formats.targets "
@@ -138,9 +139,10 @@ MAY_IMPORT = {
     "jobs.recompute": (
         "damage dump errors files gate_logprobs limits margins routes version routers checkpoints "
         "formats.documents formats.native formats.wire forward ops.diff ops.predict reports "
-        "reports.cache reports.diff reports.recompute reports.text jobs jobs.compared jobs.shards"
+        "reports.cache reports.diff reports.recompute reports.text jobs jobs.cluster jobs.compared "
+        "jobs.shards"
     ),
-    "jobs.shards": "errors files limits kernels reports.text jobs",
+    "jobs.shards": "errors files limits kernels reports.text jobs jobs.cluster",
     "jobs.show": (
         "dump errors checkpoints formats.documents ops ops.check.alone reports reports.show jobs"
     ),

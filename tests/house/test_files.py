@@ -31,6 +31,7 @@ HOMES = {  # the files and folders that may load a heavy library
     "tensorboardX": ("reports/ci/dashboards.py",),
     "wandb": ("reports/ci/dashboards.py",),
     "tokenizers": ("formats/tokenizer.py",),
+    "ray": ("jobs/cluster/",),
     "zstandard": ("codecs/", "formats/wire/fireworks.py"),
 }
 FACADE = (  # named as the verbs that they ask

@@ -50,6 +50,7 @@ class ConvertKeywords(TypedDict, total=False):
     """Of ``convert``."""
 
     jobs: int | None
+    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -58,7 +59,6 @@ class ConvertKeywords(TypedDict, total=False):
     missing: str | None
     lossy: bool
     codec: str
-    dictionary: str | None
     keep_order: bool
     verify: bool
     no_tokens: bool
@@ -70,6 +70,7 @@ class DiffKeywords(TypedDict, total=False):
     """Of ``diff``."""
 
     jobs: int | None
+    ray: str | None
     shard: str | None
     model: Model | None
     start: int | None
@@ -130,6 +131,7 @@ class PackKeywords(TypedDict, total=False):
     plan: AnyPath | None
     layout: Texts
     jobs: int | None
+    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -158,6 +160,7 @@ class RecomputeKeywords(TypedDict, total=False):
     logprobs: bool | None
     gate_logprobs: bool | None
     jobs: int | None
+    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -186,7 +189,6 @@ class ShowKeywords(TypedDict, total=False):
 class StalenessKeywords(TypedDict, total=False):
     """Of ``staleness``."""
 
-    jobs: int | None
     model: Model | None
     start: int | None
     format: str | None
@@ -212,6 +214,7 @@ class UnpackKeywords(TypedDict, total=False):
     """Of ``unpack``."""
 
     jobs: int | None
+    ray: str | None
     no_tokens: bool
     force: bool
     progress: Progress

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ...ops.diff.thresholds import Threshold
     from ...reports.diff.schema import DiffDocument
     from ...reports.recompute.schema import NoiseRunEntry, RecomputeDocument, WrittenEntry
+    from ..cluster.tasks import Cluster
 
 __all__ = ["RecomputeRequest", "Recomputed", "recompute_dump"]
 
@@ -133,7 +134,7 @@ def recompute_dump(request: RecomputeRequest, progress: Progress = SILENT) -> Re
         force=request.force,
     )
     how = request.forwarding
-    crew = crew_of(how.device, how.threads, progress)
+    crew = crew_of(how.device, how.threads, progress, _cluster(request))
     if crew.leads and not (request.resume and parts_folder(request.save).exists()):
         saving.refuse()
     if is_router_inputs(place_of(request.dump)):
@@ -225,6 +226,22 @@ def _from_inputs(request: RecomputeRequest, progress: Progress) -> Recomputed:
     )
     document = recompute_document(made, "router inputs have no routes")
     return Recomputed({"router inputs": output}, document)
+
+
+def _cluster(request: RecomputeRequest) -> "Cluster | None":
+    """The Ray cluster that runs the checkpoint; None: this machine does. Raises RoutectlError."""
+    from ...checkpoints.router_inputs import is_router_inputs
+
+    if request.crew.ray is None:
+        return None
+    for name, asked in (
+        ("--noise-floor", request.noise_floor),
+        ("--router-inputs", request.router_inputs is not None),
+        (f"{request.dump}, router inputs,", is_router_inputs(Path(request.dump))),
+    ):
+        if asked:
+            raise RoutectlError(f"{name} is of one process: expected no --ray")
+    return request.crew.cluster
 
 
 def _refuse_mixed(request: RecomputeRequest) -> None:
