@@ -50,7 +50,6 @@ class ConvertKeywords(TypedDict, total=False):
     """Of ``convert``."""
 
     jobs: int | None
-    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -70,7 +69,6 @@ class DiffKeywords(TypedDict, total=False):
     """Of ``diff``."""
 
     jobs: int | None
-    ray: str | None
     shard: str | None
     model: Model | None
     start: int | None
@@ -131,7 +129,6 @@ class PackKeywords(TypedDict, total=False):
     plan: AnyPath | None
     layout: Texts
     jobs: int | None
-    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -159,8 +156,6 @@ class RecomputeKeywords(TypedDict, total=False):
     max_tokens_per_pass: int | None
     logprobs: bool | None
     gate_logprobs: bool | None
-    jobs: int | None
-    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -214,7 +209,6 @@ class UnpackKeywords(TypedDict, total=False):
     """Of ``unpack``."""
 
     jobs: int | None
-    ray: str | None
     no_tokens: bool
     force: bool
     progress: Progress

@@ -36,7 +36,7 @@ def serve(number: int) -> None:
     """Do what comes through a socket, until nothing more does."""
     end = Connection(number)
     threading.Thread(target=_end_with_parent, args=(number,), daemon=True).start()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # cleaning up
+    signal.signal(signal.SIGTERM, _clean_up)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     try:
         work, folds, budgets = end.recv()
@@ -48,6 +48,14 @@ def serve(number: int) -> None:
         end.send((FAILED, -1, error))
     except Exception:  # noqa: BLE001 - told to whoever asked, as a bug
         end.send((BUG, -1, traceback.format_exc()))
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to be cleaned up
+
+
+def _clean_up(*_: Any) -> None:
+    """End as an error does, once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _take_shards(end: Connection, work: Work[Any], folds: bool) -> None:
