@@ -128,6 +128,7 @@ class PackKeywords(TypedDict, total=False):
     balance: str | None
     plan: AnyPath | None
     layout: Texts
+    jobs: int | None
     model: Model | None
     start: int | None
     format: str | None
@@ -207,6 +208,7 @@ class StalenessKeywords(TypedDict, total=False):
 class UnpackKeywords(TypedDict, total=False):
     """Of ``unpack``."""
 
+    jobs: int | None
     no_tokens: bool
     force: bool
     progress: Progress
