@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "formats.wire": "damage dump errors limits model routes kernels formats.documents",
     "forward": "dump errors files routes checkpoints formats.native",
     "ops": "damage dump errors routes visible kernels ops.pairs",
-    "ops.adding": "dump kernels",
+    "ops.adding": "dump",
     "ops.check": (
         "damage dump errors gate_logprobs margins routes kernels ops.check.against ops.check.alone "
         "ops.check.book ops.pairs"
