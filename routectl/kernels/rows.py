@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -18,6 +19,7 @@ __all__ = ["RowCounts", "added_rows", "count_load", "count_marks", "diff_rows", 
 
 Counts = NDArray[np.int64]
 _CHUNK_TOKENS = 1 << 20  # keeps the kernel's uint32 counters far from overflow (x K <= 4096)
+_MARKED_UP_TO = 24  # K up to which 2^34 marks, K x 2^K each, are less than 2^63
 _TUPLE_UP_TO = 64  # K from which loops are not worth unrolling; numba refuses tuples from 1000 on
 
 
@@ -42,70 +44,91 @@ class RowCounts:
     differs_TL: Bools | None = None
 
 
-@njit(nogil=True, cache=True)
-def _diff_chunk(  # type: ignore[no-untyped-def]
-    old, new, old_words, new_words, skip, slots, counts, differing, first, differs
-):
-    """Count one chunk into ``counts``: swaps, order, load_old and load_new.
+@njit(nogil=True)
+def _swap_of(old_K, new_K, stamps, mark, load):  # type: ignore[no-untyped-def]
+    """By how many ids two rows differ, as sets; ``load`` gets what new took less what old took."""
+    size_old, size_new, shared = 0, 0, 0
+    for expert in old_K:
+        size_old += stamps[expert] != mark
+        stamps[expert] = mark
+        load[expert] -= np.uint32(1)
+    for expert in new_K:
+        shared += stamps[expert] == mark
+        size_new += stamps[expert] != mark + 1
+        stamps[expert] = mark + 1
+        load[expert] += np.uint32(1)
+    return max(size_old, size_new) - shared
 
-    ``slots`` is of length K; the compiler knows that of a tuple. ``differs`` takes a mark a
-    mismatched row, or is None, and then no code is made for it.
-    Most rows are equal byte for byte, so words are compared first; the rest is compared as sets,
-    with a stamp per expert. load_new holds what the new side took less what the old took.
+
+@njit(nogil=True, cache=True)
+def _diff_chunk(sides, words, skip, sizes, counts, differing, first, differs):  # type: ignore[no-untyped-def]
+    """Count one chunk into ``counts``: swaps from 1 on, order, load_old and load_new.
+
+    ``sizes`` are of length K, and of how many words a row has; the compiler knows those of tuples.
+    ``differs`` takes a mark a mismatched row, unless it is empty. load_new holds what the new side
+    took less what the old took. Rows that are equal byte for byte are told by their words. Of
+    others, each slot k of old leaves mark + 2^k on its expert, and what new's experts hold is added
+    up: K x mark and 2^K - 1 are K distinct slots, so the same experts once each (a sum of K powers
+    of two has K bits only where no two are equal; a mark of a row before is less by K x 2^K). What
+    is left is compared as sets, a token at a time.
     """
-    num_tokens, num_layers = old.shape[0], old.shape[1]
-    swaps, order, load_old, load_new = counts
-    stamps = np.zeros(load_old.shape[1], np.int64)
-    mark = 0
+    (old, new), (old_words, new_words), (swaps, order, load_old, load_new) = sides, words, counts
+    (slots, parts), (num_tokens, num_layers, _) = sizes, old.shape
+    marks, stamps = np.zeros((2, load_old.shape[1]), np.int64)
+    mark, stamp, others = np.int64(0), np.int64(0), np.empty(num_layers, np.int64)
+    full = (np.int64(1) << (len(slots) & 63)) - 1
+    step = len(slots) * (full + 1)
     for t in range(num_tokens):
-        differ = 0
-        lowest = -1
+        differ, lowest, num_others = 0, -1, 0
         for layer in range(num_layers):
             if skip.shape[0] > 0 and skip[t, layer]:
                 continue
             same = True
-            for w in range(old_words.shape[2]):
+            for w in range(len(parts)):
                 same = same & (old_words[t, layer, w] == new_words[t, layer, w])
-            for k in range(len(slots)):
-                load_old[layer, old[t, layer, k]] += np.uint32(1)
             if same:
-                swaps[layer, 0] += 1
+                for k in range(len(slots)):
+                    load_old[layer, old[t, layer, k]] += np.uint32(1)
                 continue
-            mark += 4
-            for k in range(len(slots)):
-                stamps[old[t, layer, k]] = mark
-            shared = 0
-            for k in range(len(slots)):
-                expert = new[t, layer, k]
-                shared += stamps[expert] == mark
-                stamps[expert] = mark + 1
-            if shared == len(slots):  # the same experts, once each: the same load too
-                swaps[layer, 0] += 1
-                order[layer] += 1
-                continue
-            size_old, size_new = 0, 0
+            mark += step
             for k in range(len(slots)):
                 expert = old[t, layer, k]
-                size_old += stamps[expert] != mark + 2
-                stamps[expert] = mark + 2
-                load_new[layer, expert] -= np.uint32(1)
+                load_old[layer, expert] += np.uint32(1)
+                marks[expert] = mark + (np.int64(1) << (k & 63))
+            found = np.int64(0)
             for k in range(len(slots)):
-                expert = new[t, layer, k]
-                size_new += stamps[expert] != mark + 3
-                stamps[expert] = mark + 3
-                load_new[layer, expert] += np.uint32(1)
-            swap = max(size_old, size_new) - shared
-            swaps[layer, swap] += 1
+                found += marks[new[t, layer, k]]
+            if len(slots) <= _MARKED_UP_TO and found - len(slots) * mark == full:
+                order[layer] += 1
+            else:
+                others[num_others] = layer
+                num_others += 1
+        for layer in others[:num_others]:
+            stamp += 2
+            swap = _swap_of(old[t, layer], new[t, layer], stamps, stamp, load_new[layer])
             if swap == 0:
                 order[layer] += 1
                 continue
+            swaps[layer, swap] += 1
             differ += 1
-            if differs is not None:
+            if differs.shape[0] > 0:
                 differs[t, layer] = True
             if lowest < 0:
                 lowest = layer
         differing[t] = differ
         first[t] = lowest
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """A view that cannot be written: loops are compiled, and loaded, for one kind of arrays."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _known(count: int) -> Any:
+    """Of this length: a tuple, unless loops are not worth unrolling."""
+    return (0,) * count if count <= _TUPLE_UP_TO else np.empty(count, np.int8)
 
 
 def _count_chunk(old: Ids, new: Ids, skip: Bools, num_experts: int, mark: bool) -> RowCounts:
@@ -116,20 +139,20 @@ def _count_chunk(old: Ids, new: Ids, skip: Bools, num_experts: int, mark: bool) 
     load_new = np.zeros((layers, num_experts), np.uint32)
     differing = np.empty(tokens, np.int32)
     first = np.empty(tokens, np.int32)
-    differs = np.zeros((tokens, layers), np.bool_) if mark else None
-    slots = (0,) * top_k if top_k <= _TUPLE_UP_TO else np.empty(top_k, np.int8)
+    differs = np.zeros((tokens if mark else 0, layers), np.bool_)
+    words = words_of(old)
     _diff_chunk(
-        old,
-        new,
-        words_of(old),
-        words_of(new),
-        skip,
-        slots,
+        (_frozen(old), _frozen(new)),
+        (_frozen(words), _frozen(words_of(new))),
+        _frozen(skip),
+        (_known(top_k), _known(words.shape[2])),
         (swaps, order, load_old, load_new),
         differing,
         first,
         differs,
     )
+    compared_L = tokens - (np.count_nonzero(skip, axis=0) if skip.size else 0)
+    swaps[:, 0] = compared_L - swaps.sum(axis=1)
     return RowCounts(
         swaps,
         order,
@@ -137,7 +160,7 @@ def _count_chunk(old: Ids, new: Ids, skip: Bools, num_experts: int, mark: bool) 
         (load_old + load_new).astype(np.int64),
         differing,
         first,
-        differs,
+        differs if mark else None,
     )
 
 

@@ -1,21 +1,20 @@
 """Which samples form which micro-batch on which data-parallel rank.
 
-first_fit follows slime (utils/dp_schedule.py, utils/seqlen_balancing.py): pack first, then deal
-out; karmarkar_karp is the largest differencing method as verl and slime use it to even out tokens.
+first-fit follows slime (utils/dp_schedule.py): pack first, then deal out; karmarkar-karp evens out
+tokens as verl and slime do. Both are in ``balancing``.
 """
 
-import heapq
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-__all__ = ["BALANCES", "MicroBatch", "Plan", "build_plan", "first_fit", "karmarkar_karp"]
+from .balancing import Bins, first_fit, karmarkar_karp, split_fullest
+
+__all__ = ["BALANCES", "MicroBatch", "Plan", "build_plan"]
 
 BALANCES = ("first-fit", "karmarkar-karp")
-Bins = list[list[int]]
-_Set = tuple[int, int, list[tuple[int, int]]]  # weight, size, items with their weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,81 +74,6 @@ class Plan:
         return [i for part in self.micro_batches for group in part.groups for i in group]
 
 
-def first_fit(lens: Sequence[int], max_tokens: int) -> Bins:
-    """Bins of at most max_tokens: each sample in the first that has room, in order.
-
-    A sample that is longer alone has a bin of its own.
-    """
-    bins: Bins = []
-    room: list[int] = []
-    for i, n in enumerate(lens):
-        k = next((k for k, left in enumerate(room) if n <= left), len(bins))
-        if k == len(bins):
-            bins.append([])
-            room.append(max_tokens)
-        bins[k].append(i)
-        room[k] -= n
-    return bins
-
-
-def _split_fullest(bins: Bins, lens: Sequence[int], count: int) -> None:
-    """Split the fullest bin in two, over and over, until there are ``count``; slime's rule.
-
-    The longest samples go first, each to the emptier half. Bins of one sample stay whole.
-    """
-    while len(bins) < count:
-        sizes = [(sum(lens[i] for i in b), k) for k, b in enumerate(bins) if len(b) > 1]
-        if not sizes:
-            return
-        k = max(sizes)[1]
-        halves: Bins = [[], []]
-        sums = [0, 0]
-        for i in sorted(bins[k], key=lambda i: -lens[i]):
-            side = int(sums[0] > sums[1])
-            halves[side].append(i)
-            sums[side] += lens[i]
-        bins[k] = halves[0]
-        bins.append(halves[1])
-
-
-class _Sets:
-    """A partial solution: disjoint sets as (weight, size, items), heaviest first.
-
-    Ties are broken as verl does, so that plans are the same to the last sample.
-    """
-
-    def __init__(self, sets: list[_Set]) -> None:
-        self.sets = sorted(sets, reverse=True)
-        self.spread = self.sets[0][0] - self.sets[-1][0]
-
-    def __lt__(self, other: "_Sets") -> bool:
-        """The one with the wider spread comes off the heap first, then the heavier first set."""
-        if self.spread != other.spread:
-            return self.spread > other.spread
-        return self.sets[0] > other.sets[0]
-
-
-def karmarkar_karp(weights: Sequence[int], parts: int) -> Bins:
-    """The items in ``parts`` sets of nearly equal weight, by the largest differencing method.
-
-    Partial solutions are merged, those with the widest spread first, the heaviest set of one with
-    the lightest of the other. Sets are ascending; some are empty when items are few. Raises
-    ValueError when parts is below 1.
-    """
-    if parts < 1:
-        raise ValueError(f"parts must be at least 1, got {parts}")
-    empty: _Set = (0, 0, [])
-    heap: list[_Sets] = []
-    for weight, i in sorted((weight, i) for i, weight in enumerate(weights)):
-        heapq.heappush(heap, _Sets([(weight, 1, [(i, weight)]), *[empty] * (parts - 1)]))
-    while len(heap) > 1:
-        one, other = heapq.heappop(heap), heapq.heappop(heap)
-        pairs = zip(one.sets, reversed(other.sets), strict=True)
-        heapq.heappush(heap, _Sets([(a[0] + b[0], a[1] + b[1], a[2] + b[2]) for a, b in pairs]))
-    sets = heap[0].sets if heap else [empty] * parts
-    return [sorted(i for i, _ in items) for _, _, items in sets]
-
-
 def _in_order(count: int, dp: int, size: int) -> Bins:
     """``size`` samples in each bin, in order; empty ones at the end make a multiple of dp."""
     bins = [list(range(i, min(i + size, count))) for i in range(0, count, size)] or [[]]
@@ -161,7 +85,7 @@ def _bins(lens: Sequence[int], dp: int, cap: int | None, balance: str) -> Bins:
     packed = first_fit(lens, cap if cap is not None else sum(lens))
     count = -(-max(len(packed), 1) // dp) * dp
     if balance == "first-fit":
-        _split_fullest(packed, lens, count)
+        split_fullest(packed, lens, count)
         return packed + [[] for _ in range(count - len(packed))]
     while True:
         even = karmarkar_karp(lens, count)

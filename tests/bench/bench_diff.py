@@ -1,6 +1,6 @@
 """How fast two routes are compared: the kernel against what people write today, and end to end.
 
-    python tests/bench/bench_diff.py [--tokens N] [--runs R] [--end-to-end]
+    python tests/bench/bench_diff.py [--tokens N] [--runs R] [--end-to-end | --permuted]
 
 Routes are shaped like Qwen3-30B-A3B's: 48 layers, top-8 of 128, uint8. Baselines are measured in
 the same run, interleaved with the kernel, and checked to give the same figures.
@@ -129,6 +129,41 @@ def by_torch(old: Ids, new: Ids, step: int) -> tuple[float, float]:
     return mismatched / len(a), shared / a.numel()
 
 
+def permuted(rng: np.random.Generator, size: int, experts: int, top_k: int) -> tuple[Ids, Ids]:
+    """Ids [T, L, K] of ``size`` bytes, and the same in other slots, 1 % of rows with another id."""
+    dtype = np.uint8 if experts <= 256 else np.uint16
+    noise = rng.random((1 << 13, experts), np.float32)
+    rows_RK = np.argpartition(noise, top_k, axis=1)[:, : top_k + 1].astype(dtype)
+    pick_R = rng.integers(0, len(rows_RK), size // rows_RK[0, 1:].nbytes // L * L)
+    old_RK = rows_RK[:, :top_k][pick_R]
+    new_RK = rng.permuted(old_RK, axis=1)
+    hit_N = np.flatnonzero(rng.random(len(pick_R)) < 0.01)
+    new_RK[hit_N, 0] = rows_RK[pick_R[hit_N], top_k]
+    return old_RK.reshape(-1, L, top_k), new_RK.reshape(-1, L, top_k)
+
+
+def bench_permuted(size: int, runs: int) -> None:
+    """Print one line a size of E and K: the kernel against one pass, all slots permuted."""
+    print(f"all slots permuted, 1 % mismatched, {size / 1e6:.0f} MB a side")
+    print(f"{'E':>5}{'K':>4}{'kernel s':>10}{'equal s':>9}{'k/equal':>9}{'1 thread':>9}")
+    for experts in (64, 128, 256, 384, 512):
+        for top_k in (4, 8, 16):
+            old, new = permuted(np.random.default_rng(experts), size, experts, top_k)
+            calls: tuple[Callable[[], object], ...] = (
+                lambda a=old, b=new, e=experts: diff_rows(a, b, e, threads=THREADS),
+                lambda a=old, b=new: np.array_equal(a, b),
+                lambda a=old, b=new, e=experts: diff_rows(a, b, e),
+            )
+            found = [[timed(call)[0] for call in calls] for _ in range(2 * runs + 1)][1:]
+            k, floor, single = (statistics.median(times) for times in zip(*found, strict=True))
+            print(
+                f"{experts:>5}{top_k:>4}{k:>10.4f}{floor:>9.4f}{k / floor:>9.2f}"
+                f"{single / floor:>9.2f}",
+                flush=True,
+            )
+    print("target: k/equal <= 3")
+
+
 def timed(call: Callable[[], object]) -> tuple[float, object]:
     """Seconds and the answer."""
     begin = time.perf_counter()
@@ -145,7 +180,7 @@ def fastest_step(call: Callable[[int], object], steps: tuple[int, ...]) -> int:
 def first_calls() -> list[float]:
     """Seconds of the first call in a fresh process, without and with compiled code in the cache."""
     script = (
-        "import time, numpy as np; from routectl.kernels import diff_rows; "
+        "import time, numpy as np; from routectl.kernels.rows import diff_rows; "
         f"a = np.zeros((1, {L}, {K}), np.uint8); begin = time.perf_counter(); "
         f"diff_rows(a, a, {E}); print(time.perf_counter() - begin)"
     )
@@ -210,6 +245,7 @@ def bench_kernel(tokens: int, runs: int) -> None:
             f"{a / k:>9.1f}{b / k:>9.1f}{warm / c:>9.2f}",
             flush=True,
         )
+    bench_permuted(tokens * L * K // 2, runs)
     bench_margins(tokens, 3 * runs)
     print("targets at 1 %: numpy/k >= 15, torch/k >= 5, k/equal <= 3")
 
@@ -280,14 +316,17 @@ def bench_end_to_end(tokens: int, runs: int) -> None:
 
 
 def main() -> None:
-    """Read the arguments and run one of the two."""
+    """Read the arguments and run one of the three."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, help="200,000, or 1,000,000 end to end")
     parser.add_argument("--runs", type=int, help="5, or 3 end to end")
+    parser.add_argument("--permuted", action="store_true", help="the kernel's sizes of E and K")
     parser.add_argument("--end-to-end", action="store_true", help="two native files, whole command")
     args = parser.parse_args()
     if args.end_to_end:
         bench_end_to_end(args.tokens or 1_000_000, args.runs or 3)
+    elif args.permuted:
+        bench_permuted((args.tokens or 200_000) * L * K // 2, args.runs or 5)
     else:
         bench_kernel(args.tokens or 200_000, args.runs or 5)
 
