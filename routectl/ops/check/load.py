@@ -26,24 +26,25 @@ _NOBODYS = 0.15
 
 
 class LoadModel:
-    """The load of the samples so far, and runs of tokens that follow an even load instead."""
+    """The load of a dump, and runs of tokens that follow an even load instead."""
 
-    def __init__(self, num_layers: int, num_experts: int, top_k: int) -> None:
-        self.load_LE = np.zeros((num_layers, num_experts), np.int64)
-        self.top_k = top_k
+    def __init__(self, load_LE: NDArray[np.int64], top_k: int) -> None:
+        """``load_LE`` counts how often each layer of the dump, or of some samples, took experts."""
+        self.load_LE, self.top_k = load_LE, top_k
+        num_layers, num_experts = load_LE.shape
         evenly = np.linspace(0, num_layers - 1, min(_LAYERS, num_layers))
         self.columns = np.unique(evenly.astype(np.int64))
+        smooth_LE = load_LE + 1.0
+        share_LE = smooth_LE / smooth_LE.sum(axis=1, keepdims=True)
+        self.table_LE = np.log(share_LE * num_experts).astype(np.float32)
+        self.warm = bool(load_LE[self.columns[:1]].sum() >= _WARM * top_k)
 
     def check(self, view: View, book: Book) -> None:
-        """Add the sample's load, then a finding where a run of its rows is like random experts."""
-        self.load_LE += view.scan.load_LE
-        top_k, tokens = self.top_k, view.routes.num_tokens
-        if self.load_LE[self.columns[0]].sum() < _WARM * top_k or tokens < _SHORTEST:
+        """Add a finding where a run of a sample's rows is like random experts."""
+        top_k, tokens, table_LE = self.top_k, view.routes.num_tokens, self.table_LE
+        if not self.warm or tokens < _SHORTEST:
             return
-        smooth_LE = self.load_LE + 1.0
-        share_LE = smooth_LE / smooth_LE.sum(axis=1, keepdims=True)
-        num_experts = share_LE.shape[1]
-        table_LE = np.log(share_LE * num_experts).astype(np.float32)
+        num_experts = table_LE.shape[1]
         score_T = add_scores(view.routes.ids_TLK, table_LE, self.columns, view.routes.missing_TL)
         first, end, surprise = heaviest_run(-score_T)
         if surprise < _SURPRISE or end - first < _SHORTEST:

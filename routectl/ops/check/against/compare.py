@@ -13,6 +13,7 @@ import numpy as np
 from ....dump import Dump, DumpMeta, Sample
 from ....margins import EPS
 from ....routes import Bools, Routes
+from ...pairs.align import name_of
 from ..book.legal import Legal
 from ..book.results import Book, CheckEstimate, Explanation, FoundMap, Place
 from ..book.scripts import Edit, name_script, stretches_of
@@ -56,8 +57,13 @@ class _Pair:
 class Comparer:
     """Takes pairs of samples of the same tokens; says at the end what was done to the dump."""
 
-    def __init__(self, dump: DumpMeta, reference: DumpMeta, book: Book, eps: float = EPS) -> None:
-        self.dump, self.reference, self.book = dump, reference, book
+    def __init__(
+        self, dump: DumpMeta, other: Dump, partners: dict[int, int], eps: float = EPS
+    ) -> None:
+        """``partners`` are the indices of the dump's samples in the reference."""
+        self.dump, self.other, self.book = dump, other, Book()
+        reference = self.reference = other.meta
+        self.joined, self.indices = partners, dict[str, int]()
         common = [n for n in dump.layers_L if n in reference.layers_L]
         same_count = len(dump.layers_L) == len(reference.layers_L)
         self.by_ordinal = same_count and dump.layers_L != reference.layers_L
@@ -86,6 +92,24 @@ class Comparer:
             num_ids = max(num_ids, int(unchecked[0].max()) + 1)
         ours = side_of(sample.routes, self.columns[0], num_ids, unchecked)
         return PairedSides(ours, side_of(reference, self.columns[1], num_ids))
+
+    def see(self, index: int, sample: Sample, legal: Legal, book: Book) -> tuple[bool, bool]:
+        """Compare a sample with its partner; whether that explains it, and was compared."""
+        partner, name = self.joined.get(index), name_of(sample, index)
+        if partner is None:
+            book.add("R719", Place(name))
+            return False, False
+        whole, self.book = self.book, book
+        pending = len(self.pending)
+        try:
+            self.add((index, partner, name), sample, legal, self.other[partner])
+        finally:
+            self.book = whole
+        self.indices.setdefault(name, index)
+        seen = index in self.partners
+        if seen:  # the reference says it of each
+            book.retract("R601", name)
+        return name in self.named or len(self.pending) > pending, seen
 
     def add(
         self, where: tuple[int, int, str], sample: Sample, legal: Legal, theirs: Sample
@@ -272,12 +296,7 @@ class Comparer:
         known = here_NL[wrong_NL].astype(np.float64)
         return int((~np.isnan(known)).sum()), int((known > self.eps).sum())
 
-    def told(self) -> tuple[set[str], set[str]]:
-        """The names of samples that the comparison says something of, and of all compared ones."""
-        named = self.named | {run.name for run in self.pending}
-        return named, {name for name, *_ in self.where.spans.values()}
-
-    def result(self, read: Read, reference: Dump) -> Explanation:
+    def result(self, read: Read) -> Explanation:
         """Judge what is pending, add the findings, and sum up; ``read`` gives samples again."""
         rows, wrong = int(self.rows_L.sum()), int(self.wrong_L.sum())
         if self.by_ordinal and rows and wrong < rows / 2:
@@ -294,7 +313,7 @@ class Comparer:
         if wrong:
             inputs = Inputs(
                 read,
-                reference,
+                self.other,
                 self.partners,
                 self.sides,
                 self.columns[1],
