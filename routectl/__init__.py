@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .jobs.capture import CaptureRequest
     from .jobs.check.request import CheckRequest
     from .jobs.ci.request import CiRequest
-    from .jobs.convert import ConvertRequest
+    from .jobs.convert.request import ConvertRequest
     from .jobs.diff.request import DiffRequest
     from .jobs.library.answers import (
         CheckAnswer,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from .jobs.recompute.listing import CacheRequest
     from .jobs.recompute.request import Recomputed, RecomputeRequest
     from .jobs.run import run
-    from .jobs.show import ShowRequest
+    from .jobs.show.request import ShowRequest
     from .jobs.staleness.request import StalenessRequest
     from .jobs.watch.request import Watched, WatchRequest
     from .layouts.packing import Packing
@@ -95,7 +95,7 @@ _HOMES = {
     "CheckpointAnswer": "jobs.library.answers",
     "CheckpointFacts": "checkpoints.facts",
     "CiRequest": "jobs.ci.request",
-    "ConvertRequest": "jobs.convert",
+    "ConvertRequest": "jobs.convert.request",
     "DiffAnswer": "jobs.library.answers",
     "DiffOptions": "ops.diff.diff",
     "DiffRequest": "jobs.diff.request",
@@ -129,7 +129,7 @@ _HOMES = {
     "Routes": "routes",
     "RoutesDataset": "loading",
     "Sample": "dump",
-    "ShowRequest": "jobs.show",
+    "ShowRequest": "jobs.show.request",
     "Staleness": "ops.staleness.staleness",
     "StalenessAnswer": "jobs.library.answers",
     "StalenessOptions": "ops.staleness.options",

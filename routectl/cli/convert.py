@@ -1,6 +1,6 @@
 """``routectl convert SRC --save DST``."""
 
-from ..jobs.convert import ConvertRequest, convert_dump
+from ..jobs.convert.request import ConvertRequest, convert_dump
 from .desk import CommandLine, desk
 from .terminal import TERMINAL
 

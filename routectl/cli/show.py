@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from ..jobs.show import ShowRequest, answer_show
+from ..jobs.show.request import ShowRequest, answer_show
 from .desk import CommandLine, desk
 from .terminal import TERMINAL
 

@@ -1,11 +1,15 @@
 """A dump that a program holds in memory, where a request takes the path of one."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..dump import Dump
 
-__all__ = ["HeldDump"]
+__all__ = ["HeldDump", "HeldHereError"]
+
+
+class HeldHereError(Exception):
+    """Work for another process has what this one alone holds: a dump that a program made."""
 
 
 class HeldDump(str):
@@ -19,3 +23,6 @@ class HeldDump(str):
         held = super().__new__(cls, f"{dump.meta.path} (in memory)".replace("::", ":"))
         held.dump = dump
         return held
+
+    def __reduce__(self) -> Any:
+        raise HeldHereError

@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "formats.wire": "damage dump errors limits model routes kernels formats.documents",
     "forward": "dump errors files routes checkpoints formats.native",
     "ops": "damage dump errors routes visible kernels ops.pairs",
+    "ops.adding": "dump kernels",
     "ops.check": (
         "damage dump errors gate_logprobs margins routes kernels ops.check.against ops.check.alone "
         "ops.check.book ops.pairs"
@@ -63,8 +64,8 @@ MAY_IMPORT = {
     "ops.diff": "dump errors margins routes visible kernels ops.pairs",
     "ops.pack": "dump errors layouts routes kernels",
     "ops.pairs": "dump errors margins routes",
-    "ops.predict": "errors routes routers ops.staleness",
-    "ops.staleness": "dump errors margins routes visible kernels ops.diff ops.pairs",
+    "ops.predict": "errors routes routers ops.adding",
+    "ops.staleness": "dump errors margins routes visible kernels ops.adding ops.diff ops.pairs",
     "reports": "dump visible ops.diff",
     "reports.beside": "errors reports reports.ci reports.text",
     "reports.cache": "reports.text",
@@ -85,19 +86,20 @@ MAY_IMPORT = {
     "reports.recompute": "reports reports.diff reports.text",
     "reports.show": "checkpoints ops ops.check.alone ops.diff reports reports.diff reports.text",
     "reports.staleness": (
-        "dump errors margins ops.diff ops.staleness reports reports.diff reports.text"
+        "dump errors margins ops.adding ops.diff ops.staleness reports reports.diff reports.text"
     ),
     "reports.summary": (
         "reports reports.check reports.ci reports.diff reports.pack reports.predict "
         "reports.recompute reports.show reports.staleness reports.text"
     ),
-    "reports.tables": "errors margins ops ops.check.book ops.diff ops.staleness reports.staleness",
+    "reports.tables": (
+        "errors margins ops ops.adding ops.check.book ops.diff ops.staleness reports.staleness"
+    ),
     "reports.text": "visible reports",
     "reports.written": "errors reports reports.page reports.text",
     "jobs": (
-        "dump errors files margins model visible codecs checkpoints engines formats "
-        "formats.documents formats.native formats.targets ops ops.check.alone ops.check.book "
-        "ops.diff ops.pack reports reports.beside reports.cache reports.check reports.ci "
+        "dump errors files margins model visible engines formats formats.documents formats.native "
+        "ops.check.book ops.diff reports reports.beside reports.cache reports.check reports.ci "
         "reports.diff reports.pack reports.predict reports.recompute reports.show "
         "reports.staleness reports.text"
     ),
@@ -106,12 +108,19 @@ MAY_IMPORT = {
         "reports reports.check jobs jobs.recompute"
     ),
     "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.diff jobs.staleness",
-    "jobs.diff": "dump errors formats.trainers ops.diff ops.pairs reports jobs jobs.recompute",
+    "jobs.compared": "dump ops.diff reports.diff jobs",
+    "jobs.convert": (
+        "dump errors files codecs formats formats.documents formats.native formats.targets "
+        "ops.pack reports reports.text jobs"
+    ),
+    "jobs.diff": (
+        "dump errors formats.trainers ops.diff ops.pairs reports jobs jobs.compared jobs.recompute"
+    ),
     "jobs.library": (
         "dump errors layouts margins model routes checkpoints ops ops.check ops.check.alone "
         "ops.check.book ops.diff ops.pack ops.staleness reports reports.check reports.diff "
-        "reports.notebook reports.pack reports.show reports.tables jobs jobs.check jobs.diff "
-        "jobs.pack jobs.recompute jobs.staleness"
+        "reports.notebook reports.pack reports.show reports.tables jobs jobs.check jobs.convert "
+        "jobs.diff jobs.pack jobs.recompute jobs.show jobs.staleness"
     ),
     "jobs.pack": (
         "damage dump errors files layouts routes version visible formats.configs formats.documents "
@@ -124,10 +133,15 @@ MAY_IMPORT = {
     "jobs.recompute": (
         "damage dump errors files gate_logprobs limits margins routes version routers checkpoints "
         "formats.documents formats.native formats.wire forward ops.diff ops.predict reports "
-        "reports.cache reports.diff reports.recompute reports.text jobs"
+        "reports.cache reports.diff reports.recompute reports.text jobs jobs.compared"
+    ),
+    "jobs.shards": "errors files limits reports.text jobs",
+    "jobs.show": (
+        "dump errors checkpoints formats.documents ops ops.check.alone reports reports.show jobs"
     ),
     "jobs.staleness": (
-        "dump errors ops.diff ops.staleness reports reports.staleness jobs jobs.recompute"
+        "dump errors ops.adding ops.diff ops.staleness reports reports.staleness jobs "
+        "jobs.compared jobs.recompute"
     ),
     "jobs.watch": (
         "errors formats.documents formats.wire ops.check ops.check.book reports.check reports.text "
@@ -138,16 +152,16 @@ MAY_IMPORT = {
         "errors files limits version visible formats ops.check.book reports reports.beside "
         "reports.cache reports.check reports.ci reports.diff reports.pack reports.page "
         "reports.predict reports.recompute reports.show reports.staleness reports.summary "
-        "reports.text reports.written jobs jobs.check jobs.ci jobs.diff jobs.pack jobs.predict "
-        "jobs.recompute jobs.staleness jobs.watch cli.words"
+        "reports.text reports.written jobs jobs.check jobs.ci jobs.convert jobs.diff jobs.pack "
+        "jobs.predict jobs.recompute jobs.show jobs.staleness jobs.watch cli.words"
     ),
     "cli.words": "limits jobs",
     "__init__": (
         "dump errors layouts limits margins model routes version checkpoints formats forward ops "
         "ops.check ops.check.book ops.diff ops.pack ops.staleness reports.check reports.ci "
         "reports.diff reports.page reports.show reports.staleness jobs jobs.check jobs.ci "
-        "jobs.diff jobs.library jobs.pack jobs.predict jobs.recompute jobs.staleness jobs.watch "
-        "loading"
+        "jobs.convert jobs.diff jobs.library jobs.pack jobs.predict jobs.recompute jobs.show "
+        "jobs.staleness jobs.watch loading"
     ),
     "__main__": "cli",
 }

@@ -15,13 +15,13 @@ from routectl.checkpoints.predictor import PredictorFacts, PredictorLayer
 from routectl.cli.main import main
 from routectl.errors import FormatError
 from routectl.gate_logprobs import GateLogprobs
+from routectl.ops.adding.intervals import Bootstrap
 from routectl.ops.check.check import check
 from routectl.ops.diff.diff import DiffOptions, diff_as
 from routectl.ops.diff.thresholds import judge, parse_threshold
 from routectl.ops.predict.scores import PredictionScores, predictor_scores
 from routectl.ops.staleness.attribution import Version
 from routectl.ops.staleness.gamma import router_shifts
-from routectl.ops.staleness.intervals import Bootstrap
 from routectl.ops.staleness.options import Noise, StalenessOptions
 from routectl.ops.staleness.staleness import staleness
 from routectl.ops.staleness.thresholds import judge_staleness, parse_staleness_threshold

@@ -16,7 +16,7 @@ from routectl.forward import RunOptions, prepare
 from routectl.jobs.reading import open_input
 from routectl.jobs.recompute.parts import open_parts
 from routectl.jobs.recompute.samples import job_of, modes_of
-from routectl.jobs.recompute.share import Work, do_work
+from routectl.jobs.recompute.share import DeviceWork, do_work
 from support import families
 
 LENS = (3, 9, 5, 14, 6, 2, 2)
@@ -105,7 +105,9 @@ def do_by_hand(folder, output, *shares):
     job = job_of(prepare(options), opened())
     open_parts(output, job, modes_of(options), resume=False)
     for share in shares:
-        do_work(Work(options=options, open_source=opened, indices=share, output=output), print)
+        do_work(
+            DeviceWork(options=options, open_source=opened, indices=share, output=output), print
+        )
 
 
 def only_finished_parts_are_left(place):

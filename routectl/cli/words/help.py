@@ -20,6 +20,7 @@ SHARED = {  # options that many commands have: told here once, and by name in ea
     "--no-tokens": "Leave token ids, their texts, and sample names that read as text out of "
     "what is written.",
     "--force": "Replace files that exist.",
+    "--jobs N": "Use so many processes; not given, one for each processor that this one may use.",
     "--plain": "Print to a terminal as to a pipe: no colours, no pictures.",
     "--limit NAME=SIZE": "Let a file ask for more work: cell=1GB, ratio=1000. docs/formats.md has "
     "the names.",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError
 from ..asked import asked_of
-from ..compared import Compared, Judging, compared, metric_names, parsed_limits
+from ..compared.compared import Compared, Judging, compared, metric_names, parsed_limits
 from ..options import (
     allow_unmatched_option,
     argument,

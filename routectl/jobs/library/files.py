@@ -64,7 +64,7 @@ def convert(source: Source, save: AnyPath, **options: Unpack[ConvertKeywords]) -
     ``keep_order``, ``verify``, ``no_tokens``, ``force``, ``model``. Raises UnsupportedError
     for what the form cannot hold.
     """
-    from ..convert import ConvertRequest, convert_dump
+    from ..convert.request import ConvertRequest, convert_dump
 
     progress = options.pop("progress", SILENT)
     request = request_of(ConvertRequest, options, src=path_text(source), save=save)

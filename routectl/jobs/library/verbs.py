@@ -148,7 +148,7 @@ def summarize(
     FormatError comes through where every sample is. ``on_read`` is told of tokens in routes and
     samples as they are read.
     """
-    from ..show import ShowRequest, summarize_opened
+    from ..show.request import ShowRequest, summarize_opened
 
     progress = options.pop("progress", SILENT)
     request = request_of(ShowRequest, options, path=path_text(dump))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ...errors import RoutectlError
 from ..progress import Progress
 from .router_check import CHECKED_TOKENS
-from .share import Work, cut_shares, do_work, showing
+from .share import DeviceWork, cut_shares, do_work, showing
 from .workers import run_workers
 
 if TYPE_CHECKING:
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from ...forward import Prepared
     from ...forward.torchrun import Ranks
 
-__all__ = ["Crew", "crew_of"]
+__all__ = ["DeviceCrew", "crew_of"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Crew:
+class DeviceCrew:
     """Who runs: a process for each of ``devices``, or the ``ranks`` of torchrun, this one on its
     device. The one that leads cuts the shares and joins the parts; ``progress`` hears of it.
     """
@@ -45,13 +45,15 @@ class Crew:
             return max(self.devices.count(device) for device in self.devices)
         return self.ranks.local_size if self.devices == ("cpu",) else 1
 
-    def alone(self, asked: str) -> "Crew":
+    def alone(self, asked: str) -> "DeviceCrew":
         """One process, unless more were asked for: all router inputs are written by one."""
         if (self.ranks is not None and self.size > 1) or "," in asked:
             raise RoutectlError("--router-inputs is written by one process: expected one --device")
-        return Crew(self.devices[:1], self.ranks, self.progress)
+        return DeviceCrew(self.devices[:1], self.ranks, self.progress)
 
-    def run(self, work: Work, prepared: "Prepared", source: "Dump", todo: Sequence[int]) -> None:
+    def run(
+        self, work: DeviceWork, prepared: "Prepared", source: "Dump", todo: Sequence[int]
+    ) -> None:
         """Finish the parts of these samples, in shares of about equally many tokens."""
         small = source.select(layers=source.meta.layers_L[:1]).select(samples=todo)
         tokens = [max(1, sample.num_tokens or 0) for sample in small]
@@ -74,7 +76,7 @@ class Crew:
             threads = int(prepared.provenance["threads"])
             run_workers(placed, threads, on_progress, self.progress.note)
 
-    def follow(self, work: Work) -> None:
+    def follow(self, work: DeviceWork) -> None:
         """Do the share that the leading process tells, and say when it is done."""
         assert self.ranks is not None
         indices, changes = self.ranks.hear(f"share/{self.ranks.rank}")
@@ -82,7 +84,7 @@ class Crew:
             do_work(work.given(indices, **changes), self.progress.note)
         self.ranks.tell(f"done/{self.ranks.rank}", len(indices))
 
-    def _lead(self, ranks: "Ranks", works: Sequence[Work]) -> None:
+    def _lead(self, ranks: "Ranks", works: Sequence[DeviceWork]) -> None:
         """Tell every process of torchrun its share, do one, and wait for the others."""
         for rank, work in enumerate(works):
             changes = {name: getattr(work.options, name) for name in ("streaming", "check_tokens")}
@@ -94,7 +96,7 @@ class Crew:
             ranks.hear(f"done/{rank}")
 
 
-def crew_of(device: str, threads: int | None, progress: Progress) -> Crew:
+def crew_of(device: str, threads: int | None, progress: Progress) -> DeviceCrew:
     """Who runs on what was asked for with ``--device`` and ``--threads``, or by torchrun.
 
     Raises UnsupportedError as pick_devices does.
@@ -104,5 +106,5 @@ def crew_of(device: str, threads: int | None, progress: Progress) -> Crew:
 
     ranks = ranks_of_torchrun()
     if ranks is None:
-        return Crew(pick_devices(device, threads), None, progress)
-    return Crew(pick_devices(device, threads, ranks.local), ranks, progress)
+        return DeviceCrew(pick_devices(device, threads), None, progress)
+    return DeviceCrew(pick_devices(device, threads, ranks.local), ranks, progress)

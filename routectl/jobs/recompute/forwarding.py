@@ -13,7 +13,7 @@ from .router_check import CHECKED_TOKENS
 
 if TYPE_CHECKING:
     from ...forward import RunOptions
-    from .crew import Crew
+    from .crew import DeviceCrew
 
 __all__ = ["Forwarding", "forward_option", "forwarding_of", "run_options"]
 
@@ -85,7 +85,7 @@ def forwarding_of(texts: Sequence[str]) -> Forwarding:
     return keyed(Forwarding, "--forward", texts)
 
 
-def run_options(checkpoint: Path, how: Forwarding, crew: "Crew", **more: Any) -> "RunOptions":
+def run_options(checkpoint: Path, how: Forwarding, crew: "DeviceCrew", **more: Any) -> "RunOptions":
     """The options of a run on the first of a crew's devices, ``more`` in place of what ``how``
     says. Raises RoutectlError.
     """

@@ -16,14 +16,14 @@ from ...files.private import close_to_others
 from ...reports.text.wording import bytes_text, plural
 from ..progress import SILENT, Progress
 from .cache import Cache
-from .crew import Crew, crew_of
+from .crew import DeviceCrew, crew_of
 from .estimate import estimating
 from .forwarding import Forwarding, run_options
 from .partner import Partner
 from .parts import Parts, open_parts, parts_folder
 from .run import Saving, write_recompute
 from .samples import job_of
-from .share import Work
+from .share import DeviceWork
 from .weights import folder_of, identity_of
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class CheckpointSide:
     """
 
     told: str
-    work: Work
-    crew: Crew
+    work: DeviceWork
+    crew: DeviceCrew
     prepared: "Prepared"
     partner: Partner
     names: Mapping[str, str]
@@ -137,7 +137,7 @@ class CheckpointSide:
             f"{twice} through {size} of weights, {layers}; kept in {self.cache.folder}"
         )
 
-    def _drop_foreign_parts(self, work: Work, modes: tuple[str, ...]) -> None:
+    def _drop_foreign_parts(self, work: DeviceWork, modes: tuple[str, ...]) -> None:
         """Let go of the parts of a killed run that was not this one: of other paths, say."""
         folder = parts_folder(work.output)
         if not folder.exists():
@@ -169,7 +169,7 @@ def prepare_side(
             "this is run by one process, not by torchrun", hint="--forward device=cuda"
         )
     if partner.opener is None:
-        crew = Crew(crew.devices[:1], None, progress)
+        crew = DeviceCrew(crew.devices[:1], None, progress)
     source = partner.dump
     if not source.keys:
         raise MismatchError(f"{told}: {source.meta.path} has no token ids to run")
@@ -208,8 +208,8 @@ def recomputed_side(
 
 
 def _prepared(
-    checkpoint: Path, partner: Partner, how: Forwarding, crew: Crew, told: str
-) -> "tuple[Work, Prepared]":
+    checkpoint: Path, partner: Partner, how: Forwarding, crew: DeviceCrew, told: str
+) -> "tuple[DeviceWork, Prepared]":
     """The checkpoint opened by its headers, without what nobody asked for and it cannot give."""
     opener: Callable[[], Dump] = (
         partner.opener if crew.size > 1 and partner.opener else (lambda: partner.dump)
@@ -223,7 +223,7 @@ def _prepared(
         options = run_options(
             checkpoint, how, crew, mode=how.modes[0], want_logprobs=wanted["no log-probs"]
         )
-        work = Work(
+        work = DeviceWork(
             options=options,
             open_source=opener,
             indices=(),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import MismatchError, RoutectlError, UnsupportedError
 from ...reports.text.wording import plural
-from ..compared import Judging, compared, metric_names, parsed_limits
+from ..compared.compared import Judging, compared, metric_names, parsed_limits
 from ..options import (
     argument,
     check_bounds,
@@ -19,14 +19,14 @@ from ..options import (
 )
 from ..progress import SILENT, Progress
 from ..reading import WITHOUT_TOKENS, Reading, refuse_relative
-from .crew import Crew, crew_of
+from .crew import DeviceCrew, crew_of
 from .forwarding import Forwarding, run_options
 from .noise import NoiseRun, noise_runs
 from .parts import parts_folder
 from .router_inputs import recompute_from_inputs
 from .run import Saving, write_recompute
 from .samples import targets_of
-from .share import Work
+from .share import DeviceWork
 from .weights import folder_of
 
 if TYPE_CHECKING:
@@ -246,13 +246,13 @@ def _refuse_mixed(request: RecomputeRequest) -> None:
         raise RoutectlError("--router-inputs cannot be written with --resume or --mode both")
 
 
-def _work(request: RecomputeRequest, crew: Crew) -> Work:
+def _work(request: RecomputeRequest, crew: DeviceCrew) -> DeviceWork:
     """What is to be run; the checkpoint says the dump's layers, unless something else does."""
     reading = request.reading
     if reading.model is None:
         reading = dataclasses.replace(reading, model=request.checkpoint)
     opened = partial(_opened, request.dump, reading)
-    return Work(
+    return DeviceWork(
         options=run_options(
             request.checkpoint,
             request.forwarding,

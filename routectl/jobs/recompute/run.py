@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from ...errors import RoutectlError
 from ...reports.text.wording import bytes_text, plural
 from ..progress import Progress
-from .crew import Crew
+from .crew import DeviceCrew
 from .parts import holding_parts
 from .router_check import router_checker
 from .router_inputs import keeping_inputs
 from .samples import job_of, meta_of
-from .share import Work, run_share, showing
+from .share import DeviceWork, run_share, showing
 
 if TYPE_CHECKING:
     from ...dump import Dump
@@ -42,7 +42,9 @@ class Saving:
             refuse_existing(target, force=self.force)
 
 
-def write_recompute(work: Work, crew: Crew, saving: Saving) -> tuple["Prepared", "Dump"]:
+def write_recompute(
+    work: DeviceWork, crew: DeviceCrew, saving: Saving
+) -> tuple["Prepared", "Dump"]:
     """Run what is not done yet, part by part, and join the parts of each mode.
 
     Finished parts wait beside ``work.output``. Raises MismatchError where another run left parts.
@@ -79,7 +81,7 @@ def write_recompute(work: Work, crew: Crew, saving: Saving) -> tuple["Prepared",
     return prepared, source
 
 
-def _announce(prepared: "Prepared", crew: Crew) -> None:
+def _announce(prepared: "Prepared", crew: DeviceCrew) -> None:
     about, free = prepared.provenance, prepared.free_bytes
     how = "streamed layer by layer" if prepared.streamed else "all weights in memory"
     each = f" by each of {crew.size} processes" if crew.size > 1 else ""

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from ...forward import Forwarded, Prepared, RunOptions, RunProgress
     from .parts import Parts
 
-__all__ = ["Work", "cut_shares", "do_work", "run_share", "showing"]
+__all__ = ["DeviceWork", "cut_shares", "do_work", "run_share", "showing"]
 
 _PART_TOKENS = 65_536  # results held before they are written as a finished part
 _PART_S = 30.0  # that results are held at most while others come
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class DeviceWork:
     """What one process does: some samples of a dump, into the parts of an output.
 
     gates tells that gate log-probabilities are wanted; each process opens the routers for them.
@@ -48,13 +48,13 @@ class Work:
         gates = open_gates(options.checkpoint, options.device) if self.gates else None
         return prepare(dataclasses.replace(options, gates=gates))
 
-    def given(self, indices: Sequence[int], **changes: Any) -> "Work":
+    def given(self, indices: Sequence[int], **changes: Any) -> "DeviceWork":
         """The same work on these samples, with other options."""
         options = dataclasses.replace(self.options, **changes)
         return dataclasses.replace(self, indices=tuple(indices), options=options)
 
 
-def do_work(work: Work, say: Callable[[str], None]) -> None:
+def do_work(work: DeviceWork, say: Callable[[str], None]) -> None:
     """Open checkpoint and dump anew and finish the parts; the job must be that of the parts.
 
     Raises MismatchError where it is not: where devices differ, say.

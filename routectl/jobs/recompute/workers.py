@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError
 from ...limits import Limits, limits, within
-from .share import Work, do_work
+from .share import DeviceWork, do_work
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -25,7 +25,7 @@ _PATIENCE_S = 5.0  # for a process to clean up, when it is told to end
 
 
 def run_workers(
-    works: Sequence[Work],
+    works: Sequence[DeviceWork],
     threads: int,
     on_progress: "Callable[[RunProgress], None] | None",
     say: Callable[[str], None],
@@ -107,7 +107,9 @@ def _sum_of(each: "Sequence[RunProgress]") -> "RunProgress":
     return RunProgress(0, 0, samples, tokens, sum(done.read_bytes for done in each))
 
 
-def _worker(work: Work, threads: int, end: Connection, watched: bool, budgets: Limits) -> None:
+def _worker(
+    work: DeviceWork, threads: int, end: Connection, watched: bool, budgets: Limits
+) -> None:
     """A process: what it has to say goes to its parent, whose death it does not outlive."""
     from ...forward import pick_devices
 

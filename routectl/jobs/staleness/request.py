@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError
-from ..compared import parsed_limits
+from ..compared.compared import parsed_limits
 from ..keyed import key_names, keyed, keys_text
 from ..options import (
     allow_unmatched_option,
@@ -160,7 +160,7 @@ class StalenessRequest:
     @property
     def options(self) -> "StalenessOptions":
         """What is compared, and how."""
-        from ...ops.staleness.intervals import Bootstrap
+        from ...ops.adding.intervals import Bootstrap
         from ...ops.staleness.staleness import StalenessOptions
 
         layers, method = parse_layers(self.layers), keyed(Method, "--method", self.method)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...errors import RoutectlError
 from ...routes import Bools, Ids
-from ..staleness.intervals import Bootstrap, Interval, rate_intervals
+from ..adding.intervals import Bootstrap, Interval, rate_intervals
 
 __all__ = [
     "Estimate",

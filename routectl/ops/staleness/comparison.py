@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..adding.intervals import Bootstrap, Interval, rate_intervals
 from ..diff.diff import DiffResult
 from ..diff.measures import rate
-from .intervals import Bootstrap, Interval, rate_intervals
 
 __all__ = ["Clustering", "Comparison", "RateIntervals", "intervals_of"]
 

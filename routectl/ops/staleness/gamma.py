@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from ...dump import Dump, Sample
 from ...errors import MismatchError
+from ..adding.intervals import Bootstrap, Interval, rate_intervals
 from ..pairs.align import TOKENS, name_of
 from ..pairs.join import join_keys
 from .attribution import MODES, Version
 from .comparison import Comparison
-from .intervals import Bootstrap, Interval, rate_intervals
 from .options import StalenessOptions
 
 __all__ = [

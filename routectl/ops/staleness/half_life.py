@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..adding.intervals import Interval, interval_of, resample
 from .comparison import Clustering, Comparison
-from .intervals import Interval, interval_of, resample
 
 __all__ = ["REACH", "HalfLife", "half_lives", "half_lives_of"]
 

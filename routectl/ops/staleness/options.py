@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .intervals import Bootstrap
+from ..adding.intervals import Bootstrap
 
 __all__ = ["Noise", "StalenessOptions"]
 

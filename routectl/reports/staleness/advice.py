@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...margins import EPS
+from ...ops.adding.intervals import Interval
 from ...ops.staleness.advice import AdviceLimits, Grounds, grounds_of
 from ...ops.staleness.comparison import Comparison
 from ...ops.staleness.drift import Nearest
-from ...ops.staleness.intervals import Interval
 from ...ops.staleness.staleness import Staleness
 
 __all__ = ["Advice", "Finding", "advise"]

@@ -6,13 +6,13 @@ from typing import Literal, cast
 
 from ...dump import DumpMeta
 from ...margins import EPS
+from ...ops.adding.intervals import Interval
 from ...ops.diff.diff import DiffResult
 from ...ops.diff.thresholds import NOTHING, Failure, Unmatched
 from ...ops.staleness.attribution import MODES
 from ...ops.staleness.comparison import Comparison
 from ...ops.staleness.drift import Drift
 from ...ops.staleness.gamma import GAMMA_FLOOR, LagShift, RouterShift, shift_of
-from ...ops.staleness.intervals import Interval
 from ...ops.staleness.order import Disorder
 from ...ops.staleness.staleness import Staleness, StalenessOptions
 from ..diff.detail import places_document

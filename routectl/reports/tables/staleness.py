@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from ...ops.adding.intervals import Interval
 from ...ops.diff.measures import rate
 from ...ops.staleness.comparison import Comparison
-from ...ops.staleness.intervals import Interval
 from ...ops.staleness.staleness import Staleness
 from ..staleness.advice import advise
 from .diff import (

@@ -12,7 +12,7 @@ from routectl.cli.main import main
 from routectl.codecs import CODECS
 from routectl.formats import open_dump
 from routectl.formats.targets.table import TARGETS
-from routectl.jobs import convert
+from routectl.jobs.convert import request as convert
 from support.recordings import FIXTURES
 from support.shell import complaint, document, run
 

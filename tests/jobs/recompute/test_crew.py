@@ -10,7 +10,7 @@ from torch import cuda
 
 from routectl.errors import RoutectlError
 from routectl.jobs.reading import open_input
-from routectl.jobs.recompute.share import Work, do_work
+from routectl.jobs.recompute.share import DeviceWork, do_work
 from routectl.jobs.recompute.workers import run_workers
 from routectl.limits import raised_limits
 from support.crews import (
@@ -229,7 +229,7 @@ def test_a_process_checks_that_the_job_is_the_same(tmp_path, folder):
 
     options = RunOptions(checkpoint=folder / "checkpoint", dtype="bfloat16", mode="both")
     opened = partial(open_input, str(folder / "dump.parquet"), folder / "checkpoint")
-    work = Work(options=options, open_source=opened, indices=(0,), output=target)
+    work = DeviceWork(options=options, open_source=opened, indices=(0,), output=target)
     with pytest.raises(RoutectlError, match="dtype was float32, is bfloat16"):
         do_work(work, print)
     with pytest.raises(RoutectlError, match="logprobs was True, is False"):
@@ -242,7 +242,9 @@ def test_budgets_reach_every_process(tmp_path, folder):
 
     options = RunOptions(checkpoint=folder / "checkpoint", device="cpu")
     opened = partial(open_input, str(folder / "dump.parquet"), folder / "checkpoint")
-    work = Work(options=options, open_source=opened, indices=(0,), output=tmp_path / "r.parquet")
+    work = DeviceWork(
+        options=options, open_source=opened, indices=(0,), output=tmp_path / "r.parquet"
+    )
     with raised_limits(cell="1"), pytest.raises(RoutectlError) as caught:
         run_workers([work], 1, None, print)
     assert "--limit cell=" in caught.value.hint

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from routectl.dump import WeightSpan
+from routectl.ops.adding.intervals import Bootstrap
 from routectl.ops.staleness.attribution import Version
 from routectl.ops.staleness.half_life import REACH, half_lives_of
-from routectl.ops.staleness.intervals import Bootstrap
 from routectl.ops.staleness.options import StalenessOptions
 from routectl.ops.staleness.staleness import staleness
 from support.coverage import covering

@@ -6,15 +6,15 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from routectl.ops.diff.diff import diff
-from routectl.ops.staleness.comparison import Clustering, intervals_of
-from routectl.ops.staleness.intervals import (
+from routectl.ops.adding.intervals import (
     Bootstrap,
     interval_of,
     rate_intervals,
     resample,
     tail_share,
 )
+from routectl.ops.diff.diff import diff
+from routectl.ops.staleness.comparison import Clustering, intervals_of
 from routectl.routes import Routes
 from support.coverage import covering
 from support.dumps import make_dump, make_sample

@@ -10,9 +10,9 @@ import pytest
 from routectl import diff, open_dump
 from routectl.dump import Dump, WeightSpan
 from routectl.errors import MismatchError
+from routectl.ops.adding.intervals import Bootstrap
 from routectl.ops.diff.thresholds import Unmatched
 from routectl.ops.staleness.attribution import Version
-from routectl.ops.staleness.intervals import Bootstrap
 from routectl.ops.staleness.options import Noise, StalenessOptions
 from routectl.ops.staleness.staleness import staleness
 from support.drifting import TOP_K, dump_of, hidden_states, routers, top_k_of

@@ -4,18 +4,18 @@ import gc
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..errors import RoutectlError
-from .options import argument
-from .progress import SILENT, Progress, tokens_rate
-from .reading import Reading
+from ...errors import RoutectlError
+from ..options import argument
+from ..progress import SILENT, Progress, tokens_rate
+from ..reading import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..dump import Dump
-    from ..ops.check.alone.results import Power
-    from ..ops.summary import Summary
-    from ..reports.document import Document
+    from ...dump import Dump
+    from ...ops.check.alone.results import Power
+    from ...ops.summary import Summary
+    from ...reports.document import Document
 
 __all__ = ["ShowRequest", "answer_show", "summarize_opened"]
 
@@ -38,7 +38,7 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
 
     Of a dump whose model nothing tells, routectl.outline/1: what can be told without.
     """
-    from ..checkpoints import is_checkpoint
+    from ...checkpoints import is_checkpoint
 
     reading = request.reading
     named = reading.input(request.path)
@@ -49,8 +49,8 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
                 hint=f"{named.path}::format=npz, say, where it is a dump",
             )
         return _of_checkpoint(named.path)
-    from ..formats.documents.facts import GUESSED, Guess
-    from ..reports.show.document import summary_document
+    from ...formats.documents.facts import GUESSED, Guess
+    from ...reports.show.document import summary_document
 
     opened = reading.open(request.path, Guess(), progress)
     if GUESSED in (opened.meta.facts_source or ""):
@@ -65,8 +65,8 @@ def summarize_opened(
     on_read: "Callable[[int, int], None] | None" = None,
 ) -> "tuple[Summary, Power]":
     """What a dump holds, and how far its routes follow their tokens; see ``summarize``."""
-    from ..ops.check.alone.alone import measure_lift
-    from ..ops.summary import summarize
+    from ...ops.check.alone.alone import measure_lift
+    from ...ops.summary import summarize
 
     with progress.counting("reading", len(opened), "samples", tokens_rate) as advance:
 
@@ -80,9 +80,9 @@ def summarize_opened(
 
 
 def _outlined(opened: "Dump", progress: Progress) -> "Document":
-    from ..formats.documents.facts import MODEL_HINT
-    from ..ops.outline import outline
-    from ..reports.show.outline import outline_document
+    from ...formats.documents.facts import MODEL_HINT
+    from ...ops.outline import outline
+    from ...reports.show.outline import outline_document
 
     with progress.counting("reading", len(opened), "samples", tokens_rate) as advance:
         found = outline(opened, advance)
@@ -90,9 +90,9 @@ def _outlined(opened: "Dump", progress: Progress) -> "Document":
 
 
 def _of_checkpoint(path: str) -> "Document":
-    from ..checkpoints import open_checkpoint
-    from ..checkpoints.facts import checkpoint_facts
-    from ..reports.show.checkpoint import checkpoint_document
+    from ...checkpoints import open_checkpoint
+    from ...checkpoints.facts import checkpoint_facts
+    from ...reports.show.checkpoint import checkpoint_document
 
     collecting = gc.isenabled()
     gc.disable()  # 100,000 entries without a cycle: collecting takes longer than reading them

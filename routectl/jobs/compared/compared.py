@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .progress import SILENT, Progress
-from .reading import finite_eps
+from ..progress import SILENT, Progress
+from ..reading import finite_eps
 
 if TYPE_CHECKING:
-    from ..dump import Dump
-    from ..ops.diff.diff import DiffOptions, DiffResult
-    from ..ops.diff.thresholds import Baseline, Threshold, Verdict
-    from ..reports.diff.schema import DiffDocument
+    from ...dump import Dump
+    from ...ops.diff.diff import DiffOptions, DiffResult
+    from ...ops.diff.thresholds import Baseline, Threshold, Verdict
+    from ...reports.diff.schema import DiffDocument
 
 __all__ = ["Compared", "Judging", "compared", "metric_names", "parsed_limits"]
 
@@ -26,7 +26,7 @@ def parsed_limits(
     ``parse`` reads one, as ``parse_threshold`` of a comparison does, which is the default.
     """
     if parse is None:
-        from ..ops.diff.thresholds import parse_threshold
+        from ...ops.diff.thresholds import parse_threshold
 
         parse = parse_threshold
     upper = [parse(text, over=True) for text in over]
@@ -35,7 +35,7 @@ def parsed_limits(
 
 def metric_names() -> list[str]:
     """What thresholds begin with."""
-    from ..ops.diff.thresholds import METRICS
+    from ...ops.diff.thresholds import METRICS
 
     return [f"{metric.name}:" for metric in METRICS]
 
@@ -61,7 +61,7 @@ class Compared:
     @property
     def document(self) -> "DiffDocument":
         """The routectl.diff/1 document."""
-        from ..reports.diff.document import diff_document
+        from ...reports.diff.document import diff_document
 
         return diff_document(self.result, self.verdict, noise=self.noise)
 
@@ -80,8 +80,8 @@ def compared(
     A layer in which nothing could be compared is told by the document: its exit code is 2 then.
     Raises MismatchError where nothing at all could be.
     """
-    from ..ops.diff.diff import diff_as
-    from ..ops.diff.thresholds import judge
+    from ...ops.diff.diff import diff_as
+    from ...ops.diff.thresholds import judge
 
     with progress.watching(old, "comparing") as watched:
         result = diff_as(watched, new, options)

@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import MismatchError, RoutectlError, UnsupportedError
-from ..reports.text.wording import plural, shrunk_text
-from .options import argument, check_bounds, force_option, no_tokens_option, option
-from .progress import SILENT, Progress
-from .reading import WITHOUT_TOKENS, Reading, open_input
+from ...errors import MismatchError, RoutectlError, UnsupportedError
+from ...reports.text.wording import plural, shrunk_text
+from ..options import argument, check_bounds, force_option, no_tokens_option, option
+from ..progress import SILENT, Progress
+from ..reading import WITHOUT_TOKENS, Reading, open_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..dump import Dump, Sample
-    from ..formats.native.encoder import Coding
-    from ..formats.targets.table import TargetSpec
-    from ..formats.targets.write import Written
-    from ..reports.dumps import WrittenDocument
+    from ...dump import Dump, Sample
+    from ...formats.native.encoder import Coding
+    from ...formats.targets.table import TargetSpec
+    from ...formats.targets.write import Written
+    from ...reports.dumps import WrittenDocument
 
 __all__ = ["ConvertRequest", "bytes_at", "convert_dump"]
 
@@ -106,7 +106,7 @@ class ConvertRequest:
     @property
     def is_folder(self) -> bool:
         """Whether the target is a folder. Raises UnsupportedError for a target that is none."""
-        from ..formats.targets.table import target_named
+        from ...formats.targets.table import target_named
 
         return not self.is_native and self.to is not None and not target_named(self.to).suffix
 
@@ -118,7 +118,7 @@ class ConvertRequest:
 
 def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> "WrittenDocument":
     """Write a dump in another form, whole or not at all; the routectl.written/1 document."""
-    from ..files.writing import refuse_existing
+    from ...files.writing import refuse_existing
 
     if not request.is_piped:
         refuse_existing(request.save, force=request.force, folder=request.is_folder)
@@ -142,8 +142,8 @@ def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> "Writt
 
 def _coding(request: ConvertRequest, base: "Dump | None") -> "Coding | None":
     """How to code; None for plain. Raises UnsupportedError, MismatchError."""
-    from ..codecs import codec_named
-    from ..formats.native.encoder import Coding
+    from ...codecs import codec_named
+    from ...formats.native.encoder import Coding
 
     if request.codec == "plain":
         return None
@@ -155,7 +155,7 @@ def _to_native(
     dump: "Dump", base: "Dump | None", request: ConvertRequest, progress: Progress
 ) -> "WrittenDocument":
     """Write a native file, or with ``-`` to stdout, and say what it came to."""
-    from ..formats.native.container import stream_native, write_native
+    from ...formats.native.container import stream_native, write_native
 
     dst, verify = request.save, request.verify
     coding = _coding(request, base)
@@ -192,9 +192,9 @@ def _check_source(
     progress: Progress,
 ) -> None:
     """Check a native source against the digests in it; one from before digests is named."""
-    from ..formats import open_dump
-    from ..formats.native.container import check_native
-    from .stdin import file_of
+    from ...formats import open_dump
+    from ...formats.native.container import check_native
+    from ..stdin import file_of
 
     if dump.meta.format != "native":
         return
@@ -206,7 +206,7 @@ def _check_source(
 
 def _num_layers(dump: "Dump", request: ConvertRequest) -> int | None:
     """Decoder layers: of the model given, which must be the dump's, else what the dump knows."""
-    from ..formats.documents.facts import read_model
+    from ...formats.documents.facts import read_model
 
     meta = dump.meta
     if request.reading.model is None:
@@ -220,7 +220,7 @@ def _num_layers(dump: "Dump", request: ConvertRequest) -> int | None:
 
 def _target(request: ConvertRequest) -> "TargetSpec":
     """The target that is asked for, by name or by the suffix of DST. Raises RoutectlError."""
-    from ..formats.targets.table import BY_SUFFIX, TARGETS, target_named
+    from ...formats.targets.table import BY_SUFFIX, TARGETS, target_named
 
     dst = request.save
     name = request.to or BY_SUFFIX.get(dst.suffix)
@@ -245,9 +245,9 @@ def _target(request: ConvertRequest) -> "TargetSpec":
 
 def _to_target(dump: "Dump", request: ConvertRequest, progress: Progress) -> "WrittenDocument":
     """Write what a trainer reads, or to stdout where DST is ``-``, and say what it came to."""
-    from ..formats.targets.rows import Shape
-    from ..formats.targets.write import write_target
-    from ..ops.pack.coverage import placed_rows
+    from ...formats.targets.rows import Shape
+    from ...formats.targets.write import write_target
+    from ...ops.pack.coverage import placed_rows
 
     dst, piped, target = request.save, request.is_piped, _target(request)
     layers = _num_layers(dump, request)
@@ -276,7 +276,7 @@ def _written(
     done: "Written | None" = None,
 ) -> "WrittenDocument":
     """The document of what was written; ``done`` is a trainer's form's."""
-    from ..reports.dumps import written_document
+    from ...reports.dumps import written_document
 
     return written_document(
         request.src,

@@ -1,0 +1,1 @@
+"""Two dumps compared and judged, for diff and recompute."""

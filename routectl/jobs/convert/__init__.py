@@ -1,0 +1,1 @@
+"""``routectl convert``: a dump in another form."""

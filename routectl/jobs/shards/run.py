@@ -1,0 +1,207 @@
+"""The runner: shards handed out, partials added up or taken in order, progress told.
+
+A run begins in this process. Workers are started once it is known that what is left takes long
+enough to be worth their start; so small inputs stay in one process, and pay nothing.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from ...errors import RoutectlError
+from ...reports.text.wording import bytes_text
+from ..held import HeldHereError
+from ..progress import Advance, Progress
+from .crew import Crew
+from .processes import Workers
+from .work import Partial, Shard, Work
+from .worker import done_by
+
+__all__ = ["Counted", "added", "counted", "in_order"]
+
+P = TypeVar("P", bound=Partial)
+R = TypeVar("R")
+_START_S = 1.0  # that a worker takes to import and to open, about
+_SURE_BYTES = 256 << 20  # that are worth it whatever is done with them
+_AHEAD = 2  # results for each process that may wait for their turn
+
+
+@dataclass(frozen=True, slots=True)
+class Counted(Generic[R]):
+    """What came of all shards: the sum of those that could be read, and what the others said.
+
+    partial is None where no shard could be read; errors are in the order of shards.
+    """
+
+    partial: R | None
+    errors: tuple[RoutectlError, ...] = ()
+
+
+def added(work: Work[P], crew: Crew, progress: Progress) -> P:
+    """The sum of all partials.
+
+    Raises what the first of the shards that failed raised, whatever the number of processes, and
+    RoutectlError that names the shard where a process is lost.
+    """
+    found = _counted(work, crew, progress, tolerant=False)
+    assert found.partial is not None
+    return found.partial
+
+
+def counted(work: Work[P], crew: Crew, progress: Progress) -> Counted[P]:
+    """The sum of the partials of what could be read, and what was wrong with the rest.
+
+    Raises RoutectlError where a process is lost.
+    """
+    return _counted(work, crew, progress, tolerant=True)
+
+
+def in_order(work: Work[R], crew: Crew, progress: Progress) -> Iterator[R]:
+    """What each shard gives, in their order; few of them are in memory at a time.
+
+    Raises, in its turn, what a shard raised. To be closed where it is not taken to its end.
+    """
+    shards = work.cut(crew.most)
+    waiting: dict[int, R | RoutectlError | None] = {}
+    with (
+        _told(work, shards, progress) as advance,
+        closing(_Run(work, shards, crew, folds=False)) as run,
+    ):
+        for number, came in run.answers():
+            assert number is not None
+            waiting[number] = came
+            while run.taken in waiting:
+                result = waiting.pop(run.taken)
+                if isinstance(result, RoutectlError):
+                    raise result
+                advance(shards[run.taken].weight, shards[run.taken].samples)
+                run.taken += 1
+                yield result  # type: ignore[misc]
+
+
+def _counted(work: Work[P], crew: Crew, progress: Progress, *, tolerant: bool) -> Counted[P]:
+    shards = work.cut(crew.most)
+    total: P | None = None
+    errors: dict[int, RoutectlError] = {}
+    with (
+        _told(work, shards, progress) as advance,
+        closing(_Run(work, shards, crew, folds=True, tolerant=tolerant)) as run,
+    ):
+        for number, came in run.answers():
+            if number is not None:
+                run.taken += 1
+                advance(shards[number].weight, shards[number].samples)
+            if isinstance(came, RoutectlError):
+                assert number is not None
+                errors[number] = came
+            elif came is not None:
+                total = came if total is None else total + came
+    found = tuple(errors[number] for number in sorted(errors))
+    if found and not tolerant:
+        raise found[0]
+    return Counted(total, found)
+
+
+def _told(
+    work: Work[Any], shards: Sequence[Shard], progress: Progress
+) -> AbstractContextManager[Advance]:
+    """The line that shows how far the shards are, in samples."""
+    samples = sum(shard.samples for shard in shards)
+    return progress.counting(work.doing, samples, "samples", lambda s: f"{bytes_text(int(s))}/s")
+
+
+class _Run(Generic[R]):
+    """Shards, each done once: by this process at first, then by workers."""
+
+    def __init__(
+        self,
+        work: Work[R],
+        shards: Sequence[Shard],
+        crew: Crew,
+        *,
+        folds: bool,
+        tolerant: bool = False,
+    ) -> None:
+        self._work, self._shards, self._size = work, shards, crew.size
+        self._folds, self._tolerant = folds, tolerant
+        self._next, self._end = 0, len(shards)
+        self._left = sum(shard.weight for shard in shards)
+        self._speed: float | None = None  # of this process, in bytes a second
+        self._workers: Workers | None = None
+        self.taken = 0  # results that whoever asked for them has seen
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._workers is not None:
+            self._workers.end()
+
+    def answers(self) -> Iterator[tuple[int | None, R | RoutectlError | None]]:
+        """The number of each shard and what came of it, as it comes; None where a worker keeps it
+        for its sum. Sums come last, without a number.
+
+        After an error no shard behind it is begun, unless errors are tolerated.
+        """
+        while self._next < self._end or (self._workers is not None and self._workers.busy):
+            self._man()
+            workers = self._workers
+            if workers is None:
+                yield self._here()
+            elif not workers.ready:
+                yield self._here()
+                yield from self._heard(workers, 0)
+            else:
+                while workers.waits and self._next < min(self._end, self.taken + self._most):
+                    workers.hand(*self._take())
+                yield from self._heard(workers, None)
+        if self._workers is not None and self._folds:
+            yield from ((None, total) for total in self._workers.totals())
+
+    @property
+    def _most(self) -> int:
+        """How many shards are under way, or wait for their turn, at most."""
+        return len(self._shards) if self._folds else _AHEAD * self._size
+
+    def _man(self) -> None:
+        """Start workers, where what is left is worth it."""
+        if self._workers is not None or self._size == 1:
+            return
+        count = min(self._size, self._end - self._next)
+        if self._left < _SURE_BYTES:
+            seconds = 0.0 if self._speed is None else self._left / self._speed
+            count = min(count, int(seconds / _START_S))
+        if count < 2:
+            return
+        try:
+            self._workers = Workers(count, self._work, folds=self._folds)
+        except HeldHereError:
+            self._size = 1
+
+    def _take(self) -> tuple[int, Shard]:
+        """The next shard, and its number."""
+        number = self._next
+        self._next += 1
+        self._left -= self._shards[number].weight
+        return number, self._shards[number]
+
+    def _here(self) -> tuple[int, R | RoutectlError]:
+        """Do the next shard in this process."""
+        begun = time.monotonic()
+        number, shard = self._take()
+        result = done_by(self._work, shard)
+        if number:  # the first one has loaded what all need
+            self._speed = shard.weight / max(time.monotonic() - begun, 1e-6)
+        return number, self._seen(number, result)
+
+    def _heard(
+        self, workers: Workers, timeout_s: float | None
+    ) -> Iterator[tuple[int, R | RoutectlError | None]]:
+        for _, number, result in workers.hear(timeout_s):
+            yield number, self._seen(number, result)
+
+    def _seen(self, number: int, result: Any) -> Any:
+        """What came of a shard; an error ends the work behind it."""
+        if isinstance(result, RoutectlError) and not self._tolerant:
+            self._end = min(self._end, number)
+        return result

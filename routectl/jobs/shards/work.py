@@ -1,0 +1,108 @@
+"""Work that is cut into shards: each gives a partial, and partials add up in any order."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LEAST_BYTES", "Opened", "Partial", "Shard", "Work", "cut_runs"]
+
+LEAST_BYTES = 4 << 20  # of a shard: a row group of a native file
+_T = TypeVar("_T")
+
+
+class Partial(Protocol):
+    """What a shard gives: frozen, picklable, of bounded size.
+
+    ``a + b`` is associative and commutative in effect: whatever the cut, the order and the tree,
+    the sum tells the same, to the byte.
+    """
+
+    def __add__(self, other: Self, /) -> Self:
+        """Both together."""
+
+
+P_co = TypeVar("P_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shard:
+    """A part of some work, picklable.
+
+    name     what a message calls it: a file, or samples a to b of one
+    weight   about how many bytes of ids are read for it
+    samples  how many samples it has, for progress
+    of       what the work needs to know of it: runs of indices (int64 arrays), paths
+    """
+
+    name: str
+    weight: int
+    samples: int
+    of: Any
+
+
+class Work(Protocol[P_co]):
+    """What a command counts or writes, cut into shards. Picklable.
+
+    Each process has one copy and calls ``partial`` many times: what it opens is kept in it, in an
+    ``Opened``, which is pickled as the function that opens, so that a worker opens once.
+    """
+
+    @property
+    def doing(self) -> str:
+        """What progress calls it, such as "comparing"."""
+
+    def cut(self, most: int) -> Sequence[Shard]:
+        """At least one shard and at most so many, about equal in bytes; cheap. Places are global.
+
+        Only the process that leads calls this, once; what it has opened or joined for it goes to
+        workers in the shards alone.
+        """
+
+    def partial(self, shard: Shard) -> P_co:
+        """What a shard gives, which depends on nothing but the shard."""
+
+
+class Opened(Generic[_T]):
+    """What a process opens once, when it is first asked for; another process opens it anew.
+
+    ``opening`` must be picklable: a function of a module, or a partial of one. ``value`` is what
+    this process has opened already.
+    """
+
+    def __init__(self, opening: Callable[[], _T], value: _T | None = None) -> None:
+        self._opening = opening
+        self._value = value
+
+    def __call__(self) -> _T:
+        """The thing itself."""
+        if self._value is None:
+            self._value = self._opening()
+        return self._value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Opened, (self._opening,)
+
+
+def cut_runs(
+    weights_S: NDArray[np.int64] | Sequence[int], most: int, least: int = LEAST_BYTES
+) -> list[range]:
+    """Items in order cut into at most so many runs of about equal weight, none empty but the only.
+
+    ``weights_S`` are the bytes of each item. A run has ``least`` bytes or more, where there are as
+    many; an item goes where its middle falls.
+    """
+    weights = np.maximum(np.asarray(weights_S, np.int64), 1)
+    count = len(weights)
+    total = int(weights.sum())
+    number = max(1, min(most, count, total // max(1, least)))
+    if number == 1:
+        return [range(count)]
+    middles = np.cumsum(weights) - weights / 2
+    run_of = np.minimum((middles * (number / total)).astype(np.int64), number - 1)
+    ends = np.flatnonzero(np.diff(run_of)) + 1
+    bounds = [0, *ends.tolist(), count]
+    return [range(a, b) for a, b in pairwise(bounds)]

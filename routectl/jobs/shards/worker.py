@@ -1,0 +1,80 @@
+"""A worker process: it is told of work, and then of one shard after another; it tells what came.
+
+What it says is (kind, shard's number, value), kind one of the constants below.
+"""
+
+import os
+import select
+import signal
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+from ...errors import FormatError, MismatchError, RoutectlError, UnsupportedError
+from ...limits import within
+from .work import Shard, Work
+
+__all__ = ["BUG", "DONE", "FAILED", "READY", "TOTAL", "Told", "done_by", "serve"]
+
+READY, DONE, FAILED, TOTAL, BUG = "ready", "done", "failed", "total", "bug"
+Told = tuple[str, int, Any]
+_KINDS = (FormatError, MismatchError, UnsupportedError, RoutectlError)
+
+
+def done_by(work: Work[Any], shard: Shard) -> Any:
+    """What a shard gives, or the RoutectlError that it raised."""
+    try:
+        return work.partial(shard)
+    except RoutectlError as error:
+        return error
+    except MemoryError:
+        return RoutectlError(f"{shard.name}: out of memory", hint="--jobs N with fewer processes")
+
+
+def serve(number: int) -> None:
+    """Do what comes through a socket, until nothing more does."""
+    end = Connection(number)
+    threading.Thread(target=_end_with_parent, args=(number,), daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # cleaning up
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    try:
+        work, folds, budgets = end.recv()
+        with within(budgets):
+            _take_shards(end, work, folds)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # whoever asked is gone
+    except Exception:  # noqa: BLE001 - told to whoever asked, as a bug
+        end.send((BUG, -1, traceback.format_exc()))
+
+
+def _take_shards(end: Connection, work: Work[Any], folds: bool) -> None:
+    """Each shard that comes; with ``folds`` what they give is added up and told at the end."""
+    total = None
+    end.send((READY, -1, None))
+    while (told := end.recv()) is not None:
+        number, shard = told
+        result = done_by(work, shard)
+        if isinstance(result, RoutectlError):
+            end.send((FAILED, number, _plain(result)))
+        elif folds:
+            total = result if total is None else total + result
+            end.send((DONE, number, None))
+        else:
+            end.send((DONE, number, result))
+    end.send((TOTAL, -1, total))
+
+
+def _plain(error: RoutectlError) -> RoutectlError:
+    """The same error as one that can be pickled: its subclasses have arguments of their own."""
+    kind = next(one for one in _KINDS if isinstance(error, one))
+    return kind(str(error), hint=error.hint)
+
+
+def _end_with_parent(number: int) -> None:
+    """End at once when the other end of the socket is closed."""
+    ends = select.poll()
+    ends.register(number, 0)
+    ends.poll()
+    os._exit(1)

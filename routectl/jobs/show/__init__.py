@@ -1,0 +1,1 @@
+"""``routectl show``: what is in a dump, or a checkpoint."""

@@ -1,0 +1,86 @@
+"""Shards run by this process and by workers."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routectl.errors import FormatError, RoutectlError
+from routectl.jobs.progress import SILENT
+from routectl.jobs.shards.crew import ALONE, Crew
+from routectl.jobs.shards.run import added, counted, in_order
+from routectl.jobs.shards.work import cut_runs
+from support.adding import Adding
+
+TWO = Crew(jobs=2)
+
+
+def test_workers_add_up_what_one_process_does(tmp_path: Path) -> None:
+    """Two workers give the sum that this process gives, and each opens its inputs once."""
+    log = tmp_path / "log"
+    alone = added(Adding(log, 20), ALONE, SILENT)
+    assert alone.processes == {os.getpid()}
+    log.unlink()
+    both = added(Adding(log, 40, slow_s=0.1), TWO, SILENT)
+    assert (alone.total, both.total) == (190, 780)
+    opened = log.read_text().split()
+    assert sorted(opened) == sorted(map(str, both.processes))
+    assert len(opened) == 3
+
+
+def test_small_work_stays_in_this_process(tmp_path: Path) -> None:
+    """Shards of a few bytes that are done in no time start no worker."""
+    work = Adding(tmp_path / "log", 100, weight=1000)
+    assert added(work, Crew(jobs=8), SILENT).processes == {os.getpid()}
+
+
+def test_results_come_in_order(tmp_path: Path) -> None:
+    """What workers give is taken in the order of shards."""
+    found = list(in_order(Adding(tmp_path / "log", 40, slow_s=0.05), TWO, SILENT))
+    assert [one.total for one in found] == list(range(40))
+    assert len(frozenset().union(*(one.processes for one in found))) == 3
+
+
+@pytest.mark.parametrize("crew", [ALONE, TWO])
+def test_the_first_damaged_shard_is_told(tmp_path: Path, crew: Crew) -> None:
+    """Whatever the number of processes, the error is that of the first shard that has one."""
+    work = Adding(tmp_path / "log", 40, bad=(39, 21, 22), slow_s=0.05)
+    with pytest.raises(FormatError, match=r"^number 21: damaged$") as caught:
+        added(work, crew, SILENT)
+    assert caught.value.hint == "mend it"
+    with pytest.raises(FormatError, match=r"^number 21: damaged$"):
+        list(in_order(work, crew, SILENT))
+
+
+def test_what_could_be_read_is_counted(tmp_path: Path) -> None:
+    """The rest of damaged shards is added up, and each of them is told."""
+    found = counted(Adding(tmp_path / "log", 30, bad=(3, 25), slow_s=0.1), TWO, SILENT)
+    assert found.partial is not None
+    assert found.partial.total == sum(range(30)) - 28
+    assert [str(error) for error in found.errors] == ["number 3: damaged", "number 25: damaged"]
+
+
+def test_a_worker_that_dies_is_told_with_its_shard(tmp_path: Path) -> None:
+    """A killed process is an error that names what it was at."""
+    work = Adding(tmp_path / "log", 60, slow_s=0.05, deadly=tuple(range(60)))
+    with pytest.raises(RoutectlError, match=r"^number \d+: the process on it was killed") as caught:
+        added(work, TWO, SILENT)
+    assert "--jobs" in str(caught.value.hint)
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=50), st.integers(1, 20))
+def test_runs_hold_every_item_once(weights: list[int], most: int) -> None:
+    """Runs of items are in order, at most so many, and none is empty."""
+    runs = cut_runs(weights, most, least=50)
+    assert [i for run in runs for i in run] == list(range(len(weights)))
+    assert len(runs) <= most
+    assert all(len(run) for run in runs)
+
+
+def test_runs_are_about_equal() -> None:
+    """Items of one weight are cut into runs as long as each other, but for one item."""
+    lengths = [len(run) for run in cut_runs(np.full(1000, 100), 7, least=1)]
+    assert max(lengths) - min(lengths) <= 1
