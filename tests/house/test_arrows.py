@@ -105,7 +105,7 @@ MAY_IMPORT = {
     ),
     "jobs.check": (
         "dump errors files model routers formats.documents formats.native ops.check ops.check.book "
-        "reports reports.check jobs jobs.recompute"
+        "reports reports.check jobs jobs.recompute jobs.shards"
     ),
     "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.diff jobs.staleness",
     "jobs.compared": "dump ops.diff reports.diff jobs",

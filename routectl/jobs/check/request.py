@@ -12,7 +12,10 @@ from ..reading import Reading, finite_eps
 from ..recompute.forwarding import forward_option, forwarding_of
 from ..recompute.kept import checkpoint_at, recomputed_side
 from ..recompute.partner import open_partner, partner_at
+from ..shards.crew import Crew
+from ..shards.run import added
 from .model import options_of_dump
+from .work import check_work
 
 if TYPE_CHECKING:
     from ...dump import Dump, DumpMeta
@@ -60,6 +63,7 @@ class CheckRequest:
     forward: tuple[str, ...] = forward_option()
     save: Path | None = save_option("with --against the dump, renumbered experts restored,")
     force: bool = False
+    crew: Crew = field(default_factory=Crew)
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
@@ -135,8 +139,14 @@ def check_dump(
         told = f"--against {against}"
         reference = recomputed_side(weights, partner, how, progress, told=told)
     wanted, left_out = _codes("--select", request.select), _codes("--ignore", request.ignore)
-    with progress.watching(opened, "checking") as watched:
-        result = check(watched, reference, options=options).selected(wanted, left_out)
+    if reference is None:
+        work, lesson = check_work(request.dump, reading, opened, options)
+        partial = added(work, request.crew, progress)
+        result = partial.result(opened.meta, options, lesson)
+    else:
+        with progress.watching(opened, "checking") as watched:
+            result = check(watched, reference, options=options)
+    result = result.selected(wanted, left_out)
     other = None if reference is None else (reference.meta, len(reference))
     document = check_document(result, other, fail_on=request.fail_on)
     document["asked"] = asked_of(request)

@@ -49,6 +49,9 @@ class LoadModel:
         first, end, surprise = heaviest_run(-score_T)
         if surprise < _SURPRISE or end - first < _SHORTEST:
             return
+        if self._is_turned(view, float(score_T.sum())):
+            book.add("R103", view.place(0), rows=tokens * view.routes.ids_TLK.shape[1])
+            return
         part_LE = table_LE[self.columns]
         spread = (num_experts - top_k) / max(num_experts - 1, 1)
         sigma = np.sqrt(top_k * spread * part_LE.var(axis=1).sum() / (end - first))
@@ -57,6 +60,16 @@ class LoadModel:
             size = (end - first) * view.routes.ids_TLK.shape[1]
             where = "at the front" if first < 2 else "at the end" if end > tokens - 2 else ""
             book.add("R207", view.place(first), rows=size, detail=where)
+
+    def _is_turned(self, view: View, score: float) -> bool:
+        """Whether rows follow the load as [L, T, K]: of samples too short to show it themselves."""
+        if view.routes.missing_TL is not None:
+            return False
+        tokens, layers, top_k = view.routes.ids_TLK.shape
+        turned_LTK = view.routes.ids_TLK.reshape(layers, tokens, top_k)
+        turned_TLK = np.ascontiguousarray(turned_LTK.transpose(1, 0, 2))
+        turned = float(add_scores(turned_TLK, self.table_LE, self.columns, None).sum())
+        return turned - score > _SURPRISE
 
     def _is_even(self, view: View, first: int, end: int) -> bool:
         """Whether the experts of a run of tokens are taken as evenly as by chance."""

@@ -60,6 +60,18 @@ class RankIds:
     mask: Bools | None
 
 
+_SUMS = (
+    *("rows", "wrong", "reordered", "masked", "unmasked", "missing", "made_up", "padding"),
+    *("once", "load_LE", "filler_LE"),
+)
+
+
+def _first(
+    rows: Iterable[tuple[int, int, WrongRow]],
+) -> tuple[tuple[int, int, WrongRow], ...]:
+    return tuple(sorted(rows, key=lambda row: row[:2])[:_EXAMPLES])
+
+
 @dataclass(slots=True, eq=False)
 class Tally:
     """Counts over the tensors checked so far; a row is one token in one layer.
@@ -75,6 +87,9 @@ class Tally:
     load_LE          how often real rows name each expert; filler_LE padding rows
     once             the routes that were found at their place, and rows at another's
     wrong_at         per place, wrong rows of each layer
+    first            the first wrong rows, each with the number of its place and its order there
+
+    Tallies of shards add up; ``number`` is that of the place whose tensors are looked at.
     """
 
     num_experts: int
@@ -89,8 +104,9 @@ class Tally:
     made_up: int = 0
     padding: Counter[str] = field(default_factory=Counter)
     once: Once = field(default_factory=Once)
-    examples: list[WrongRow] = field(default_factory=list)
+    first: tuple[tuple[int, int, WrongRow], ...] = ()
     wrong_at: dict[str, Counter[int]] = field(default_factory=dict)
+    number: int = 0
     load_LE: NDArray[np.int64] = field(init=False)
     filler_LE: NDArray[np.int64] = field(init=False)
 
@@ -98,6 +114,27 @@ class Tally:
         shape = (len(self.layers_L), self.num_experts)
         self.load_LE = np.zeros(shape, np.int64)
         self.filler_LE = np.zeros(shape, np.int64)
+
+    @property
+    def examples(self) -> list[WrongRow]:
+        """The first wrong rows."""
+        return [row for _, _, row in self.first]
+
+    def add_examples(self, rows: Iterable[WrongRow]) -> None:
+        """Take in wrong rows of the place that is looked at, in order."""
+        here = sum(number == self.number for number, _, _ in self.first)
+        added = [(self.number, here + n, row) for n, row in enumerate(rows)]
+        self.first = _first((*self.first, *added))
+
+    def __add__(self, other: "Tally") -> "Tally":
+        whole = Tally(self.num_experts, self.layers_L, self.allow_missing)
+        for name in _SUMS:
+            setattr(whole, name, getattr(self, name) + getattr(other, name))
+        whole.first = _first((*self.first, *other.first))
+        for name in sorted({*self.wrong_at, *other.wrong_at}):
+            counts = self.wrong_at.get(name, Counter[int]()), other.wrong_at.get(name)
+            whole.wrong_at[name] = counts[0] + (counts[1] or Counter[int]())
+        return whole
 
     def add_strays(self, ids: RankIds) -> None:
         """Note what a file of another shape than its rank's holds, where its rows have K ids.
@@ -287,7 +324,7 @@ class _Layer:
         """Say what was wrong, when all samples were compared."""
         if self.wrong is not None:
             tally.wrong_at.setdefault(place, Counter())[self.number] += self.wrong
-        tally.examples += self.examples[: _EXAMPLES - len(tally.examples)]
+        tally.add_examples(self.examples)
 
 
 def _check_others(tally: Tally, layer: _Layer, said: Bools | None, owed_R: Bools) -> None:
