@@ -223,7 +223,7 @@ class Dump:
     ``keys`` are at hand for every sample; ``dump[i]`` and iteration read one sample at a time.
     ``batch``, where a reader has it, reads what follows a sample at once: it costs a sample less.
     ``digests``, empty where the dump has none, are ``gate_logprobs.digest_routes`` of each sample's
-    routes as they were written, None for a sample without.
+    routes as they were written, None without. ``count`` gives ``rows``.
     """
 
     def __init__(
@@ -232,15 +232,16 @@ class Dump:
         keys: Sequence[SampleKey],
         load: Callable[[int], Sample],
         narrow: Callable[[tuple[int, ...]], "Dump"] | None = None,
-        digests: Sequence[str | None] = (),
         batch: Callable[[int], SampleBatch | None] | None = None,
+        count: Callable[[], NDArray[np.int64] | None] | None = None,
     ) -> None:
         self.meta = meta
         self.keys = keys
         self._load = load
         self._narrow = narrow
-        self.digests = digests
+        self.digests: Sequence[str | None] = ()
         self._batch = batch
+        self._count = count
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -266,6 +267,16 @@ class Dump:
         """
         return None if self._batch is None else self._batch(index)
 
+    def _like(self, changed: "Dump") -> "Dump":
+        """A dump of the same routes, with what is known of them."""
+        changed.digests, changed._count = self.digests, self._count
+        return changed
+
+    def rows(self, samples: Sequence[int] | None = None) -> NDArray[np.int64] | None:
+        """Rows of each sample, or of some, int64 [B]; None where they would have to be read."""
+        rows_B = None if self._count is None else self._count()
+        return rows_B if rows_B is None or samples is None else rows_B[np.array(samples, int)]
+
     def __iter__(self) -> Iterator[Sample]:
         return (self._load(i) for i in range(len(self.keys)))
 
@@ -283,13 +294,13 @@ class Dump:
         """
         if samples is not None:
             keys = Keys(self.keys[i] for i in samples)
-            chosen = list(samples)
-            narrow = self._narrow
+            chosen, narrow = list(samples), self._narrow
             part = Dump(
                 self.meta,
                 keys,
                 lambda n: self._load(chosen[n]),
                 None if narrow is None else lambda wanted: narrow(wanted).select(samples=chosen),
+                count=lambda: self.rows(chosen),
             )
             return part if layers is None else part.select(layers=layers)
         if layers is None:
@@ -352,7 +363,7 @@ class Dump:
             def watch(layers: tuple[int, ...]) -> Dump:
                 return narrow(layers).watched(on_sample)
 
-        return Dump(self.meta, self.keys, load, watch, self.digests)
+        return self._like(Dump(self.meta, self.keys, load, watch))
 
     def without_tokens(self) -> "Dump":
         """The same dump without token ids, digests of them, and reasons that may quote what it has.
@@ -367,7 +378,7 @@ class Dump:
             def bare(layers: tuple[int, ...]) -> Dump:
                 return narrow(layers).without_tokens()
 
-        return Dump(meta, keys, lambda i: self._load(i).without_tokens(), bare, self.digests)
+        return self._like(Dump(meta, keys, lambda i: self._load(i).without_tokens(), bare))
 
     def read_within(self, context: Callable[[], AbstractContextManager[None]]) -> "Dump":
         """The same dump, each sample of which is read within a context."""
@@ -386,4 +397,4 @@ class Dump:
             def narrowed(layers: tuple[int, ...]) -> Dump:
                 return narrow(layers).read_within(context)
 
-        return Dump(self.meta, self.keys, load, narrowed, self.digests, batch)
+        return self._like(Dump(self.meta, self.keys, load, narrowed, batch))

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..dump import Dump, DumpMeta, Keys, Sample, SampleBatch
 from ..errors import FormatError, MismatchError
 from .documents.facts import GUESSED
@@ -93,4 +96,9 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
         dump, at = place(index)
         return dump.batch(at)
 
-    return Dump(meta, Keys(key for d in dumps for key in d.keys), load, batch=batch)
+    def count() -> NDArray[np.int64] | None:
+        parts = [d.rows() for d in dumps]
+        known = [rows_B for rows_B in parts if rows_B is not None]
+        return np.concatenate(known) if len(known) == len(parts) else None
+
+    return Dump(meta, Keys(key for d in dumps for key in d.keys), load, batch=batch, count=count)

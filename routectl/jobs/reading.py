@@ -28,6 +28,7 @@ __all__ = [
     "otherwise_of",
     "parse_layers",
     "parse_positions",
+    "reachable",
     "refuse_relative",
     "refuse_severity",
 ]
@@ -183,6 +184,13 @@ def open_input(named: "Input | str", model: "Model" = None) -> "Dump":
     if source != one.path:
         dump.meta = replace(dump.meta, path=one.path)
     return dump
+
+
+def reachable(text: str) -> str:
+    """A dump as another process finds it: what is on a pipe is named by its copy."""
+    from .stdin import file_of
+
+    return text if isinstance(text, HeldDump) else str(parse_input(text).placed(file_of))
 
 
 def _base_of(text: str, model: "Model") -> "Dump | str":

@@ -111,7 +111,7 @@ MAY_IMPORT = {
     "jobs.compared": "dump ops.diff reports.diff jobs",
     "jobs.convert": (
         "dump errors files codecs formats formats.documents formats.native formats.targets "
-        "ops.pack reports reports.text jobs"
+        "ops.pack reports reports.text jobs jobs.shards"
     ),
     "jobs.diff": (
         "dump errors formats.trainers ops.diff ops.pairs reports jobs jobs.compared jobs.recompute"
@@ -124,7 +124,7 @@ MAY_IMPORT = {
     ),
     "jobs.pack": (
         "damage dump errors files layouts routes version visible formats.configs formats.documents "
-        "formats.native formats.replay ops.pack reports reports.pack reports.text jobs"
+        "formats.native formats.replay ops.pack reports reports.pack reports.text jobs jobs.shards"
     ),
     "jobs.predict": (
         "dump errors files routes routers checkpoints formats.native forward ops.predict "

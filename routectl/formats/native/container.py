@@ -7,75 +7,27 @@ contract. Shape suffixes: T tokens, L MoE layers, K top_k.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from ...codecs import codec_named
 from ...dump import Dump, DumpMeta, Sample
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...files.writing import replacing
 from ...gate_logprobs import digest_routes
 from ...model import ModelFacts
-from .bases import Bases, base_path, check_base
-from .columns import arrow_columns
-from .encoder import Coding, as_coded, code_group
+from .bases import Bases
+from .encoder import Coding
 from .groups import GroupAbout
 from .parquet import GroupReader, open_parquet, stored_metadata
-from .rows import row_of
-from .schema import (
-    COLUMNS,
-    FACTS,
-    CodedAbout,
-    NativeAbout,
-    schema_of,
-)
+from .row_groups import DIGEST, grouped, native_form
+from .schema import FACTS, NativeAbout
 
 __all__ = ["check_native", "open_native", "stream_native", "write_native"]
 
-_GROUP_BYTES = 4 << 20  # ids in a row group: what reading one sample at random costs at most
-_GROUP_ROWS = 4096
 _MOST_BASES = 16  # each coded against the next
 _Opener = Callable[..., Dump]  # of a path and model=
-_DIGEST = "routectl.digest"  # of all routes, in the footer
-
-
-def _groups(samples: Iterable[Sample], group_bytes: int) -> Iterator[list[Sample]]:
-    """Samples, a row group at a time."""
-    group: list[Sample] = []
-    size = 0
-    for sample in samples:
-        group.append(sample)
-        size += 0 if sample.routes is None else sample.routes.ids_TLK.nbytes
-        if size >= group_bytes or len(group) >= _GROUP_ROWS:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
-
-
-def _rows(
-    group: list[Sample], meta: DumpMeta, coding: Coding | None
-) -> tuple[list[dict[str, Any]], "dict[str, pa.Array[Any]]"]:
-    """The samples of a row group as rows, with a digest of the routes each, and layer columns."""
-    if coding is not None:
-        group = [
-            s
-            if s.routes is None
-            else dataclasses.replace(s, routes=as_coded(s.routes, sorts=coding.sorts))
-            for s in group
-        ]
-    rows = [row_of(sample) for sample in group]
-    for row, sample in zip(rows, group, strict=True):
-        row["routes_digest"] = None if sample.routes is None else digest_routes(sample.routes)
-    if coding is not None:
-        for row, more in zip(rows, code_group(group, meta, coding), strict=True):
-            row |= more
-    return rows, arrow_columns(group, meta, coded=coding is not None)
 
 
 def stream_native(
@@ -90,41 +42,15 @@ def stream_native(
 
     ``folder`` is where the file will be: the base's path is kept relative to it.
     """
-    coded, group_bytes = None, _GROUP_BYTES
-    if coding is not None:
-        base = coding.base
-        path = None
-        if base is not None:
-            check_base(base, meta)
-            is_file = Path(base.meta.path).is_file()
-            path = base_path(Path(base.meta.path), folder or Path()) if is_file else None
-        coded = CodedAbout(coding.codec, coding.sorts, path)
-        group_bytes = codec_named(coding.codec).group_bytes
-        meta = dataclasses.replace(meta, order="unknown") if coding.sorts else meta
-    schema = schema_of(meta, coded)
-    small = [name for name, _ in COLUMNS if name not in ("logprobs", "missing")]
-    options: dict[str, Any] = {
-        "compression": "zstd",
-        "use_dictionary": small,
-        "write_statistics": ["sample_id"],
-        "write_page_checksum": True,
-        "data_page_size": _GROUP_BYTES,
-    }
+    form = native_form(meta, coding, folder)
     count, digest = 0, hashlib.blake2b(digest_size=16)
-    with pq.ParquetWriter(stream, schema, **options) as writer:
-        for group in _groups(samples, group_bytes):
-            rows, cells = _rows(group, meta, coding)
-            columns = [
-                cells[f.name]
-                if f.name in cells
-                else pa.array([r.get(f.name) for r in rows], f.type)
-                for f in schema
-            ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema), len(rows))
-            count += len(rows)
-            for row in rows:
-                digest.update((row["routes_digest"] or "-").encode())
-        writer.add_key_value_metadata({_DIGEST: digest.hexdigest()})
+    with form.writer(stream) as writer:
+        for group in grouped(samples, form.group_bytes):
+            table, digests = form.table(group)
+            writer.write_table(table, len(group))
+            count += len(group)
+            digest.update(b"".join(digests))
+        writer.add_key_value_metadata({DIGEST: digest.hexdigest()})
     return count
 
 
@@ -167,7 +93,7 @@ def check_native(
     before digests. Raises FormatError where they differ.
     """
     dump = open_native(path, base=base, opener=opener)
-    stored = stored_metadata(path, _DIGEST)
+    stored = stored_metadata(path, DIGEST)
     if stored is None:
         return None
     digest = hashlib.blake2b(digest_size=16)
@@ -208,7 +134,9 @@ def open_native(
         of_groups = GroupAbout(meta, layers, bases if coded else None)
         groups = GroupReader(file, of_groups)
         narrowed = dataclasses.replace(meta, layers_L=layers)
-        return Dump(narrowed, file.keys, groups.sample, holding, batch=groups.batch)
+        return Dump(
+            narrowed, file.keys, groups.sample, holding, batch=groups.batch, count=file.row_counts
+        )
 
     whole = holding(meta.layers_L)
     if coded is not None:

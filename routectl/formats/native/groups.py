@@ -166,7 +166,10 @@ class _Cells:
 
 
 class Group:
-    """A row group, read when it is made; ``read`` gives the columns that are named."""
+    """A row group, read when it is made; ``read`` gives the columns that are named.
+
+    size are the bytes that the cells of all its layers take, decoded.
+    """
 
     def __init__(self, read: Read, about: GroupAbout, where: str) -> None:
         """``where`` is the row group. Raises ValueError or FormatError for damage."""
@@ -187,6 +190,8 @@ class Group:
         self._margins = [_Cells(read, kind, layers, lengths_S) for kind in kinds]
         self._gates = _Cells(read, gates, layers, lengths_S) if meta.gates else None
         self._ids = None if self._coded else _Cells(read, ids, layers, lengths_S)
+        kinds += [ids, *([gates] if meta.gates else [])]
+        self.size = int(lengths_S.sum()) * len(layers) * sum(kind.row_bytes for kind in kinds)
 
     def sample(self, index: int, where: str) -> Sample:
         """One sample, by its place in the row group. Raises FormatError, ValueError for damage."""

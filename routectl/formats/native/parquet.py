@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 from os import fstat
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ...dump import Keys, Sample, SampleBatch
 from ...errors import FormatError
@@ -26,6 +28,7 @@ from .table import Rows
 __all__ = ["GroupReader", "ParquetSource", "open_parquet", "stored_metadata"]
 
 _BATCH = 4096  # rows whose keys are read at a time
+_KEPT_BYTES = 256 << 20  # of row groups, where samples are read out of their order
 _KEYS = ("sample_id", "prompt_ids", "response_ids")
 
 
@@ -59,15 +62,27 @@ class ParquetSource:
 
     def digests(self) -> Texts:
         """The column routes_digest. Raises FormatError."""
-        name, found = "routes_digest", Texts()
+        found = Texts()
+        for batch in self._column("routes_digest"):
+            for digest in batch.to_pylist():
+                found.append(digest)
+        return found
+
+    def row_counts(self) -> NDArray[np.int64]:
+        """The rows of each sample, 0 of one without routes. Raises FormatError."""
+        batches = self._column("num_rows")
+        parts = [one.fill_null(0).to_numpy(zero_copy_only=False) for one in batches]
+        rows_S: NDArray[np.int64] = np.concatenate([np.empty(0, np.int64), *parts])
+        return rows_S.clip(0)
+
+    def _column(self, name: str) -> Iterator[Any]:
+        """A small column, some rows at a time."""
         if self.footer.num_row_groups == 0:  # pyarrow 18 asks for the last one
-            return found
+            return
         with self._opened(name) as (stream, file), _told(self.path, name):
             self.budget.check(stream, range(self.footer.num_row_groups), [name])
             for batch in file.iter_batches(_BATCH, columns=[name], use_threads=False):
-                for digest in batch.column(0).to_pylist():
-                    found.append(digest)
-        return found
+                yield batch.column(0)
 
     @contextmanager
     def _opened(self, what: str) -> Iterator[tuple[IO[bytes], pq.ParquetFile]]:
@@ -78,33 +93,49 @@ class ParquetSource:
 
 
 class GroupReader:
-    """Samples of a file, and batches of them, out of one row group that is in memory at a time."""
+    """Samples of a file, and batches of them, out of the row groups that are in memory.
+
+    That is one, while samples are asked for in their order. Once they are not, row groups are kept
+    as long as they have room, so that each is decoded once and not once a sample.
+    """
 
     def __init__(self, source: ParquetSource, about: GroupAbout) -> None:
         self._source, self._about = source, about
         self._ends = list(accumulate(source.sizes))
         self._starts = [0, *self._ends]
-        self._held: tuple[range, Group] | None = None
+        self._held: dict[int, Group] = {}  # the latest last
+        self._last, self._scattered = 0, False
 
-    def _group(self, index: int) -> tuple[range, Group]:
-        """The row group of a sample, and which samples are in it."""
-        if self._held is None or index not in self._held[0]:
-            self._held = None  # let go of one before the next is read
-            number = bisect_right(self._ends, index)
-            rows = range(self._starts[number], self._ends[number])
-            self._held = (rows, self._source.group(number, self._about))
-        return self._held
+    def _group(self, index: int) -> tuple[int, Group]:
+        """The row group of a sample, and its number."""
+        number = bisect_right(self._ends, index)
+        group = self._held.pop(number, None)
+        if group is None:
+            self._scattered |= index > 0 and number < self._last  # 0: read anew from the start
+            self._make_room()  # before the next is read
+            group = self._source.group(number, self._about)
+        self._held[number], self._last = group, number
+        return number, group
+
+    def _make_room(self) -> None:
+        """Let go of the row groups that were not asked for longest."""
+        room = _KEPT_BYTES if self._scattered else 0
+        taken = sum(group.size for group in self._held.values())
+        for number in list(self._held):
+            if taken <= room and room:
+                return
+            taken -= self._held.pop(number).size
 
     def sample(self, index: int) -> Sample:
         """One sample. Raises FormatError."""
         where = f"{self._source.path}: sample {index}"
         try:
-            rows, group = self._group(index)
-            sample = group.sample(index - rows.start, where)
+            number, group = self._group(index)
+            sample = group.sample(index - self._starts[number], where)
         except ValueError as error:
             raise FormatError(f"{where}: damaged: {error}") from None
         if sample.routes is not None and sample.routes.ids_TLK.nbytes >= LARGE:
-            self._held = None  # what is handed over is not kept
+            del self._held[number]  # what is handed over is not kept
         return sample
 
     def batch(self, index: int) -> SampleBatch | None:
@@ -112,10 +143,11 @@ class GroupReader:
         if self._starts[bisect_right(self._ends, index)] != index:
             return None
         try:
-            found = self._group(index)[1].batch()
+            number, group = self._group(index)
+            found = group.batch()
         except (FormatError, ValueError):
             return None
-        self._held = None
+        del self._held[number]
         return found
 
 

@@ -11,15 +11,18 @@ from ...reports.text.wording import plural, shrunk_text
 from ..options import argument, check_bounds, force_option, no_tokens_option, option
 from ..progress import SILENT, Progress
 from ..reading import WITHOUT_TOKENS, Reading, open_input
+from ..shards.crew import Crew
+from .native import NativeOutput, Source, opened_source, write_native_on
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import IO
 
-    from ...dump import Dump, Sample
-    from ...formats.native.encoder import Coding
+    from ...dump import Dump
+    from ...formats.native.row_groups import NativeForm
     from ...formats.targets.table import TargetSpec
     from ...formats.targets.write import Written
     from ...reports.dumps import WrittenDocument
+    from ..shards.work import Opened
 
 __all__ = ["ConvertRequest", "bytes_at", "convert_dump"]
 
@@ -78,6 +81,7 @@ class ConvertRequest:
     )
     no_tokens: bool = no_tokens_option("DST: native or jsonl")
     force: bool = force_option()
+    crew: Crew = field(default_factory=Crew)
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
@@ -122,17 +126,12 @@ def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> "Writt
 
     if not request.is_piped:
         refuse_existing(request.save, force=request.force, folder=request.is_folder)
-    reading = request.reading
-    base = None
-    if request.base is None:
-        dump = reading.open(request.src, progress=progress)
-    else:
-        sides = reading.open_sides({"SRC": request.src, "the base": request.base}, progress)
-        dump, base = sides.values()
-    if request.no_tokens:
-        dump = dump.without_tokens()
+    source = Source(
+        src=request.src, base=request.base, reading=request.reading, no_tokens=request.no_tokens
+    )
+    dump, base = source.open(progress)
     if request.is_native:
-        saved = _to_native(dump, base, request, progress)
+        saved = _to_native(source, (dump, base), request, progress)
     else:
         saved = _to_target(dump, request, progress)
     if request.no_tokens:
@@ -140,41 +139,31 @@ def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> "Writt
     return saved
 
 
-def _coding(request: ConvertRequest, base: "Dump | None") -> "Coding | None":
-    """How to code; None for plain. Raises UnsupportedError, MismatchError."""
-    from ...codecs import codec_named
-    from ...formats.native.encoder import Coding
-
-    if request.codec == "plain":
-        return None
-    needed = "base" in codec_named(request.codec).needs
-    return Coding(request.codec, request.keep_order, base if needed else None)
-
-
 def _to_native(
-    dump: "Dump", base: "Dump | None", request: ConvertRequest, progress: Progress
+    source: Source, found: "tuple[Dump, Dump | None]", request: ConvertRequest, progress: Progress
 ) -> "WrittenDocument":
     """Write a native file, or with ``-`` to stdout, and say what it came to."""
-    from ...formats.native.container import stream_native, write_native
+    from ...files.writing import replacing
 
-    dst, verify = request.save, request.verify
-    coding = _coding(request, base)
-    began = time.monotonic()
+    (dump, base), dst, verify = found, request.save, request.verify
+    folder = None if request.is_piped else dst.parent
+    output = NativeOutput(codec=request.codec, keep_order=request.keep_order, folder=folder)
+    opened = opened_source(source, output, found)
+    coding, began = opened()[1].coding, time.monotonic()
     if base is not None and Path(base.meta.path).resolve() == dst.resolve():
         raise RoutectlError(f"{dst}: is the base of what would be written there")
     if verify and request.is_piped:
         raise RoutectlError("--verify reads what was written: stdout cannot be read")
-    passes = 1 if not verify else 3 if dump.meta.format == "native" else 2
-    with progress.counting_samples("converting", passes * len(dump)) as on_sample:
-        watched = dump.watched(on_sample)
-        if request.is_piped:
-            stream_native(watched, dump.meta, sys.stdout.buffer, coding)
-            return _written(request, "native", len(dump), None)
+    if request.is_piped:
+        count = _write_native(opened, sys.stdout.buffer, request, progress)
+        return _written(request, "native", count, None)
+    if verify:
+        _check_source(dump, request, progress)
+    with replacing(dst, force=request.force) as target:
+        count = _write_native(opened, target, request, progress)
         if verify:
-            _check_source(dump, request, on_sample, progress)
-        count = write_native(
-            watched, dump.meta, dst, force=request.force, coding=coding, verify=verify and on_sample
-        )
+            target.flush()
+            _check_native(Path(target.name), coding.base if coding else None, count, progress)
     size = bytes_at(dst)
     sizes = shrunk_text(dump.meta.file_bytes, size)
     elapsed = time.monotonic() - began
@@ -185,22 +174,43 @@ def _to_native(
     return _written(request, "native", count, size)
 
 
-def _check_source(
-    dump: "Dump",
+def _write_native(
+    opened: "Opened[tuple[Dump, NativeForm]]",
+    stream: "IO[bytes]",
     request: ConvertRequest,
-    on_sample: "Callable[[Sample], None]",
     progress: Progress,
-) -> None:
-    """Check a native source against the digests in it; one from before digests is named."""
+) -> int:
+    """By all processes; by this one where rows are not known before samples are read."""
+    from ...formats.native.container import stream_native
+
+    count = write_native_on(request.crew, opened, stream, progress)
+    if count is None:
+        dump, form = opened()
+        with progress.watching(dump, "converting") as watched:
+            folder = None if request.is_piped else request.save.parent
+            count = stream_native(watched, dump.meta, stream, form.coding, folder=folder)
+    return count
+
+
+def _check_native(path: Path, base: "Dump | None", samples: int, progress: Progress) -> bool:
+    """Check a native file against the digests in it; whether it has any."""
     from ...formats import open_dump
     from ...formats.native.container import check_native
+
+    with progress.counting_samples("checking", samples) as on_sample:
+        found = check_native(path, base=base, on_sample=on_sample, opener=open_dump)
+    return found is not None
+
+
+def _check_source(dump: "Dump", request: ConvertRequest, progress: Progress) -> None:
+    """Check a native source against the digests in it; one from before digests is named."""
     from ..stdin import file_of
 
     if dump.meta.format != "native":
         return
     path, named = Path(file_of(dump.meta.path)), request.reading.input(request.src).base
     base = None if named is None else open_input(named)
-    if check_native(path, base=base, on_sample=on_sample, opener=open_dump) is None:
+    if not _check_native(path, base, len(dump), progress):
         progress.note(f"{dump.meta.path}: has no digest to be checked against")
 
 

@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import MismatchError
-from ...reports.text.wording import bytes_text
-from ...version import __version__
-from ..progress import Progress
-from .samples import Allowed, Skipped, early_rows, held_if_small
+from ..held import HeldHereError
+from ..reading import Reading
+from .samples import Allowed, Skipped, early_rows
 
 if TYPE_CHECKING:
-    from ...dump import Dump, Sample
+    from ...dump import Dump
     from ...formats.replay.folder import RankFile, RankTensors
     from ...formats.replay.manifest import Extents
-    from ...layouts.packing import Packing, Share
+    from ...layouts.packing import Packing
     from ...ops.pack.padding import TensorSpec
 
-__all__ = ["Job", "check_picked", "job_of_manifest", "misfit", "places", "write_folder"]
+__all__ = ["Job", "Origin", "check_picked", "job_of_manifest", "misfit", "places"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,7 +26,8 @@ class Job:
 
     allow_missing lets padding stand for missing rows. skipped are samples that were left out.
     digests are the SHA-256 of files that are there by what a manifest says, extents the rows of
-    each sample; None without one.
+    each sample; None without one. origin is how another process opens the dump: a job that is
+    pickled has its dump opened anew. None: no other process can.
     """
 
     dump: "Dump"
@@ -38,6 +38,42 @@ class Job:
     skipped: tuple[Skipped, ...] = ()
     digests: dict[str, str] | None = None
     extents: "Extents | None" = None
+    origin: "Origin | None" = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.origin is None:
+            raise HeldHereError
+        said = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        return _opened_anew, (said | {"dump": self.dump.meta.layers_L},)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a job's dump is from: what its user named, and how it is read."""
+
+    dump: str
+    reading: Reading
+    no_tokens: bool = False
+
+    def open(self, layers: tuple[int, ...]) -> "Dump":
+        """The dump with its layers numbered so."""
+        dump = self.reading.open(self.dump)
+        dump = dump.without_tokens() if self.no_tokens else dump
+        return dump if dump.meta.layers_L == layers else dump.renumbered(layers)
+
+
+def _opened_anew(said: dict[str, Any]) -> Job:
+    """A job in another process; ``said`` are its fields, in place of the dump its layers."""
+    dump = said["origin"].open(said["dump"])
+    return Job(**said | {"dump": _without(dump, said["skipped"], len(said["packing"].lens))})
+
+
+def _without(dump: "Dump", skipped: Sequence[Skipped], count: int) -> "Dump":
+    """A dump without the samples left out, where it has them beside ``count`` others."""
+    if not skipped or len(dump) != count + len(skipped):
+        return dump
+    gone = {one.sample for one in skipped}
+    return dump.select(samples=[i for i in range(len(dump)) if i not in gone])
 
 
 def places(packing: "Packing", only: dict[str, int]) -> "Iterator[RankFile]":
@@ -65,146 +101,6 @@ def check_picked(packing: "Packing", only: Mapping[str, int]) -> dict[str, int]:
         if rank >= size:
             raise MismatchError(f"no rank {name}={rank}: {name} is {size}")
     return sizes
-
-
-def _checked(job: Job, share: "Share", part: "Dump") -> "Dump":
-    """A micro-batch's samples; one is refused where filler would stand for a real token's route.
-
-    Unless filler is -1, or missing rows were allowed.
-    """
-    from ...dump import Dump
-    from ...ops.pack.coverage import absent_rows
-
-    if job.allow_missing or job.spec.policy(job.packing) == "minus-one":
-        return part
-
-    def load(place: int) -> "Sample":
-        sample, tokens, index = part[place], share.packing.lens[place], share.samples[place]
-        absent = absent_rows(sample.routes, tokens, part.meta.layers_L)
-        if absent is not None:
-            there = absent.wanted - absent.rows
-            raise MismatchError(
-                f"{job.dump.meta.path}: sample {index}: {there} of the {absent.wanted} rows of its "
-                f"{tokens - 1} tokens are there (the first that is not: position {absent.position},"
-                f" layer {absent.layer}), and padding {job.spec.policy(job.packing)} would make "
-                "routes up for the rest",
-                hint="--padding minus-one, or --allow-missing if the trainer heeds the mask",
-            )
-        return sample
-
-    return Dump(part.meta, part.keys, load)
-
-
-def _without_routes(samples: "Dump", extents: list[Any]) -> "Iterator[Sample]":
-    """The samples for samples.parquet, noting where their routes begin and end."""
-    for sample in samples:
-        routes = sample.routes
-        extents.append(None if routes is None else [routes.start, routes.stop])
-        yield dataclasses.replace(sample, routes=None, gates=None)
-
-
-def write_folder(
-    job: Job, folder: Path, progress: Progress, layout_from: Sequence[dict[str, Any]] = ()
-) -> dict[str, Any]:
-    """Write rank files, samples and manifest into a folder; return the manifest.
-
-    layout_from are the files that the layout was read from, as the manifest has them.
-    """
-    from ...formats.native.container import write_native
-    from ...formats.replay.folder import SAMPLES, write_manifest
-
-    meta, written = job.dump.meta, _Written()
-    _write_ranks(job, folder, written, progress)
-    extents: list[Any] = []
-    one_layer = job.dump.select(layers=meta.layers_L[:1])
-    bare = dataclasses.replace(  # a folder of replay tensors holds none
-        meta, margins=False, group_margins=False, gates=False
-    )
-    write_native(_without_routes(one_layer, extents), bare, folder / SAMPLES, force=False)
-    manifest = _manifest(job, written, extents)
-    if layout_from:
-        manifest["layout_from"] = list(layout_from)
-    write_manifest(folder, manifest)
-    return manifest
-
-
-@dataclasses.dataclass(slots=True)
-class _Written:
-    """The rank files so far; rows and filler are those of a layer of the first stage."""
-
-    files: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    rows: int = 0
-    filler: int = 0
-
-
-def _write_ranks(job: Job, folder: Path, written: _Written, progress: Progress) -> None:
-    """Write every rank's file, those that share samples side by side."""
-    from ...formats.replay.folder import RankTensors, write_tensors
-    from ...ops.pack.pack import Rank, pack
-
-    packing, meta, ranks = job.packing, job.dump.meta, list(places(job.packing, job.only))
-    held_for, held, first_stage = None, job.dump, job.only.get("pp", 0)
-    with progress.counting("packing", len(ranks), "files", _bytes_rate) as advance:
-        for place in ranks:
-            share = packing.share(place.mb, place.dp, place.cp)
-            layers = [n for chunk in packing.stage_layers(place.pp, meta.layers_L) for n in chunk]
-            if held_for != (place.pp, share.samples):
-                part = job.dump.select(layers=tuple(sorted(layers)) or meta.layers_L[:1])
-                part = _checked(job, share, part.select(samples=share.samples))
-                held = held_if_small(part, share.packing)
-                held_for = (place.pp, share.samples)
-            rank = Rank(share.cp_rank, place.tp, place.pp)
-            packed = pack(held, share.packing, rank, spec=job.spec, threads=2)
-            if place.pp == first_stage:
-                written.rows += packed.mask.shape[-1]
-                written.filler += packed.filler_rows
-            tensors = RankTensors(
-                dict(zip(packed.layers_L, packed.ids_LRK, strict=True)),
-                packed.mask,
-                share.packing.cu_seqlens.astype("int32"),
-                share.packing.cu_seqlens_padded.astype("int32"),
-            )
-            written.files.append(write_tensors(folder, place, tensors))
-            advance(written.files[-1]["bytes"])
-
-
-def _bytes_rate(speed: float) -> str:
-    return f"{bytes_text(int(speed))}/s"
-
-
-def _manifest(job: Job, written: _Written, extents: list[Any]) -> dict[str, Any]:
-    """What manifest.json says, but for its schema."""
-    from ...formats.replay.layout import layout_document, stages_document
-
-    packing, meta = job.packing, job.dump.meta
-    return {
-        "routectl": __version__,
-        "source": {
-            "path": meta.path,
-            "format": meta.format,
-            "file_bytes": meta.file_bytes,
-            "engine": meta.engine,
-            "engine_version": meta.engine_version,
-        },
-        "layout": layout_document(packing),
-        "tensors": {
-            "dtype": job.spec.dtype_for(packing, meta.num_experts).name,
-            "padding": job.spec.policy(packing),
-            "ep": job.spec.ep,
-            "num_experts": meta.num_experts,
-            "top_k": meta.top_k,
-            "layers": list(meta.layers_L),
-        },
-        "stages": stages_document(packing, meta.layers_L),
-        "only": job.only,
-        "allow_missing": job.allow_missing,
-        "skipped": [dataclasses.asdict(one) for one in job.skipped],
-        "rows": written.rows,
-        "padding_rows": written.filler,
-        "bytes": sum(file["bytes"] for file in written.files),
-        "extents": extents,
-        "files": written.files,
-    }
 
 
 def _check_samples(dump: "Dump", lens: Sequence[int], path: Path, allowed: Allowed) -> None:
@@ -256,9 +152,7 @@ def job_of_manifest(
             )
         dump = dump.renumbered(layers)
     skipped = tuple(Skipped(*one) for one in manifest.skipped)
-    if skipped and len(dump) == len(packing.lens) + len(skipped):
-        gone = {one.sample for one in skipped}
-        dump = dump.select(samples=[i for i in range(len(dump)) if i not in gone])
+    dump = _without(dump, skipped, len(packing.lens))
     if len(dump) != len(packing.lens):
         raise MismatchError(
             f"{dump.meta.path}: has {len(dump)} samples, {path} {len(packing.lens)}"

@@ -8,8 +8,9 @@ from ...errors import MismatchError, RoutectlError
 from ...layouts.rules import DTYPES, PADDINGS
 from ..options import argument, force_option, no_tokens_option, option, save_option
 from ..progress import SILENT, Progress
-from ..reading import WITHOUT_TOKENS, Reading
-from .folder import Job, check_picked, job_of_manifest, write_folder
+from ..reading import WITHOUT_TOKENS, Reading, reachable
+from ..shards.crew import Crew
+from .folder import Job, Origin, check_picked, job_of_manifest
 from .layout import (
     Layout,
     LayoutOptions,
@@ -24,6 +25,7 @@ from .layout import (
 from .samples import Allowed, Skipped, Taken, take_samples
 from .settings import given_keys, settled_layout
 from .verify import verify_folder
+from .writing import write_folder
 
 if TYPE_CHECKING:
     from ...dump import Dump, DumpMeta
@@ -79,6 +81,7 @@ class PackRequest:
     rank: str | None = option(None, metavar="RANK", help=_RANK)
     no_tokens: bool = no_tokens_option("samples.parquet")
     force: bool = force_option()
+    crew: Crew = field(default_factory=Crew)
     reading: Reading = field(default_factory=Reading)
 
 
@@ -146,10 +149,12 @@ def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
         with progress.watching(taken.dump, "looking for the greatest id") as watched:
             spec = replace(spec, greatest=greatest_id(watched))
     skipped = _withheld(taken.skipped) if request.no_tokens else taken.skipped
-    job = Job(taken.dump, packing, spec, only, request.allow_missing, skipped)
+    origin = Origin(reachable(request.dump), request.reading, request.no_tokens)
+    job = Job(taken.dump, packing, spec, only, request.allow_missing, skipped, origin=origin)
+    named = [asdict(one) for one in sources]
     with replacing_folder(save, force=force, foreign=foreign_content) as folder:
         try:
-            manifest = write_folder(job, folder, progress, [asdict(one) for one in sources])
+            manifest = write_folder(job, folder, request.crew, progress, named)
         except ValueError as error:  # padding, dtype and ep that do not fit the dump
             raise MismatchError(str(error)) from None
     if request.no_tokens:

@@ -19,7 +19,7 @@ from typing import Any
 from ...errors import RoutectlError
 from ...limits import limits
 from .work import Shard, Work
-from .worker import BUG, READY, TOTAL, Told
+from .worker import BUG, FAILED, READY, TOTAL, Told
 
 __all__ = ["Workers"]
 
@@ -92,6 +92,8 @@ class Workers:
                 raise _lost(worker) from None
             if told[0] == BUG:
                 raise RuntimeError(f"in a worker process:\n{told[2]}")
+            if told[0] == FAILED and told[1] < 0:
+                raise told[2]
             worker.ready, worker.shard = True, None
             if told[0] != READY:
                 yield told

@@ -5,7 +5,7 @@ enough to be worth their start; so small inputs stay in one process, and pay not
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -23,7 +23,7 @@ __all__ = ["Counted", "added", "counted", "in_order"]
 
 P = TypeVar("P", bound=Partial)
 R = TypeVar("R")
-_START_S = 1.0  # that a worker takes to import and to open, about
+_WORTH_S = 2.0  # of work for each worker: it takes about one to import and to open
 _SURE_BYTES = 256 << 20  # that are worth it whatever is done with them
 _AHEAD = 2  # results for each process that may wait for their turn
 
@@ -58,7 +58,7 @@ def counted(work: Work[P], crew: Crew, progress: Progress) -> Counted[P]:
     return _counted(work, crew, progress, tolerant=True)
 
 
-def in_order(work: Work[R], crew: Crew, progress: Progress) -> Iterator[R]:
+def in_order(work: Work[R], crew: Crew, progress: Progress) -> Generator[R, None, None]:
     """What each shard gives, in their order; few of them are in memory at a time.
 
     Raises, in its turn, what a shard raised. To be closed where it is not taken to its end.
@@ -107,9 +107,10 @@ def _counted(work: Work[P], crew: Crew, progress: Progress, *, tolerant: bool) -
 def _told(
     work: Work[Any], shards: Sequence[Shard], progress: Progress
 ) -> AbstractContextManager[Advance]:
-    """The line that shows how far the shards are, in samples."""
+    """The line that shows how far the shards are."""
     samples = sum(shard.samples for shard in shards)
-    return progress.counting(work.doing, samples, "samples", lambda s: f"{bytes_text(int(s))}/s")
+    unit = getattr(work, "unit", "samples")
+    return progress.counting(work.doing, samples, unit, lambda s: f"{bytes_text(int(s))}/s")
 
 
 class _Run(Generic[R]):
@@ -170,7 +171,7 @@ class _Run(Generic[R]):
         count = min(self._size, self._end - self._next)
         if self._left < _SURE_BYTES:
             seconds = 0.0 if self._speed is None else self._left / self._speed
-            count = min(count, int(seconds / _START_S))
+            count = min(count, int(seconds / _WORTH_S))
         if count < 2:
             return
         try:

@@ -48,7 +48,8 @@ class Work(Protocol[P_co]):
     """What a command counts or writes, cut into shards. Picklable.
 
     Each process has one copy and calls ``partial`` many times: what it opens is kept in it, in an
-    ``Opened``, which is pickled as the function that opens, so that a worker opens once.
+    ``Opened``, which is pickled as the function that opens, so that a worker opens once. A work
+    whose shards count something else than samples says so as ``unit``.
     """
 
     @property

@@ -45,6 +45,8 @@ def serve(number: int) -> None:
             _take_shards(end, work, folds)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # whoever asked is gone
+    except RoutectlError as error:  # what is opened here cannot be: another one opened it before
+        end.send((FAILED, -1, _plain(error)))
     except Exception:  # noqa: BLE001 - told to whoever asked, as a bug
         end.send((BUG, -1, traceback.format_exc()))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from routectl.dump import Dump, DumpMeta, Sample
 from routectl.errors import FormatError
 from routectl.formats import open_dump
-from routectl.formats.native import container
+from routectl.formats.native import row_groups
 from routectl.formats.native.container import open_native, write_native
 from routectl.formats.native.groups import Group
 from routectl.gate_logprobs import gates_of
@@ -69,7 +69,7 @@ def test_batches_add_up_to_samples(tmp_path_factory, codec, data):
 
 def test_no_sample_is_made(tmp_path, monkeypatch):
     """Samples of several row groups, of one file or of a folder, are summarized without one."""
-    monkeypatch.setattr(container, "_GROUP_ROWS", 4)
+    monkeypatch.setattr(row_groups, "_GROUP_ROWS", 4)
     given_samples = [*_plain(10), Sample(None, "none")]
     for name in ("a", "b"):
         write_native(given_samples, META, tmp_path / f"{name}.parquet", force=False)

@@ -24,7 +24,7 @@ def test_workers_add_up_what_one_process_does(tmp_path: Path) -> None:
     alone = added(Adding(log, 20), ALONE, SILENT)
     assert alone.processes == {os.getpid()}
     log.unlink()
-    both = added(Adding(log, 40, slow_s=0.1), TWO, SILENT)
+    both = added(Adding(log, 40, slow_s=0.15), TWO, SILENT)
     assert (alone.total, both.total) == (190, 780)
     opened = log.read_text().split()
     assert sorted(opened) == sorted(map(str, both.processes))
@@ -57,7 +57,7 @@ def test_the_first_damaged_shard_is_told(tmp_path: Path, crew: Crew) -> None:
 
 def test_what_could_be_read_is_counted(tmp_path: Path) -> None:
     """The rest of damaged shards is added up, and each of them is told."""
-    found = counted(Adding(tmp_path / "log", 30, bad=(3, 25), slow_s=0.1), TWO, SILENT)
+    found = counted(Adding(tmp_path / "log", 30, bad=(3, 25), slow_s=0.15), TWO, SILENT)
     assert found.partial is not None
     assert found.partial.total == sum(range(30)) - 28
     assert [str(error) for error in found.errors] == ["number 3: damaged", "number 25: damaged"]

@@ -1,0 +1,21 @@
+"""Workers that are started however small the work is, so that tests see them at it."""
+
+import pytest
+
+from routectl.jobs.shards import run as runner
+
+__all__ = ["hired"]
+
+
+def hired(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let --jobs N start workers for any work; the list fills with how many were started."""
+    started: list[int] = []
+
+    class Counted(runner.Workers):
+        def __init__(self, count, work, *, folds):
+            started.append(count)
+            super().__init__(count, work, folds=folds)
+
+    monkeypatch.setattr(runner, "_SURE_BYTES", 0)
+    monkeypatch.setattr(runner, "Workers", Counted)
+    return started
