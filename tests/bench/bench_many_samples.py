@@ -83,7 +83,8 @@ def main():
     options = CheckOptions(by_tokens=not args.no_tokens)
     lesson, reader = learn(dump, options)
     read = range(0, args.samples, -(-args.samples // (args.read or args.samples)))
-    found = Checker(reader, lesson, options).partial(read).result(dump.meta, options, lesson)
+    checker = Checker(reader, lesson, options)
+    found = checker.partial(read).result(checker)
     took, cpu = time.perf_counter() - begin, time.process_time() - cpu
     codes = {f.code: (f.samples, f.rows) for f in found.findings}
     print(f"{args.samples:,} samples: keys {made:.0f} s, {keys_mb:.0f} MB in all with them")

@@ -12,10 +12,10 @@ from ..reading import Reading, finite_eps
 from ..recompute.forwarding import forward_option, forwarding_of
 from ..recompute.kept import checkpoint_at, recomputed_side
 from ..recompute.partner import open_partner, partner_at
-from ..shards.crew import Crew
+from ..shards.crew import ALONE, Crew
 from ..shards.run import added
 from .model import options_of_dump
-from .work import check_work
+from .work import Sides, check_work
 
 if TYPE_CHECKING:
     from ...dump import Dump, DumpMeta
@@ -117,19 +117,17 @@ def check_dump(
 ) -> Checked:
     """Check a dump, alone or against its reference: a dump, or a checkpoint that is run once."""
     from ...files.writing import refuse_existing
-    from ...ops.check.check import check
     from ...reports.check.document import check_document
 
     if request.save is not None:
         refuse_existing(request.save, force=request.force)
     reading, ep, against = request.reading, request.ep, request.against
     weights = None if against is None else checkpoint_at(against)
-    reference = None
-    if against is None or weights is not None:
-        opened = open_partner(request.dump, reading, weights, progress)
+    sides = Sides(request.dump, None if weights else against, reading)
+    if weights is None:
+        opened, reference = sides.open(progress)
     else:
-        sides = reading.open_sides({"DUMP": request.dump, "the reference": against}, progress)
-        opened, reference = sides.values()
+        opened, reference = open_partner(request.dump, reading, weights, progress), None
     if opened.meta.num_experts % ep:
         raise RoutectlError(f"--ep {ep}: {opened.meta.num_experts} experts do not divide by it")
     options = known or options_of_dump(opened, reading.facts or weights, ep, request.eps)
@@ -139,13 +137,10 @@ def check_dump(
         told = f"--against {against}"
         reference = recomputed_side(weights, partner, how, progress, told=told)
     wanted, left_out = _codes("--select", request.select), _codes("--ignore", request.ignore)
-    if reference is None:
-        work, lesson = check_work(request.dump, reading, opened, options)
-        partial = added(work, request.crew, progress)
-        result = partial.result(opened.meta, options, lesson)
-    else:
-        with progress.watching(opened, "checking") as watched:
-            result = check(watched, reference, options=options)
+    work = check_work(sides, (opened, reference), options)
+    # what a checkpoint says is in this process
+    found = added(work, request.crew if weights is None else ALONE, progress)
+    result = found.result(work.checker())
     result = result.selected(wanted, left_out)
     other = None if reference is None else (reference.meta, len(reference))
     document = check_document(result, other, fail_on=request.fail_on)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..reading import Reading
+from ..progress import SILENT, Progress
+from ..reading import Reading, reachable
 from ..shards.work import Opened, Shard, cut_runs
 
 if TYPE_CHECKING:
@@ -12,13 +13,46 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ...dump import Dump
+    from ...ops.check.against.compare import Comparer
     from ...ops.check.check import Checker, CheckPartial
     from ...ops.check.lesson import Lesson
     from ...ops.check.options import CheckOptions
 
-__all__ = ["CheckWork", "check_work"]
+__all__ = ["CheckWork", "Sides", "check_work"]
 
 _SAMPLE_BYTES = 1 << 14  # of a sample, where nobody says
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """The dump that is checked and what it is held against, by name, in any process."""
+
+    dump: str
+    against: str | None
+    reading: Reading
+
+    def open(self, progress: Progress = SILENT) -> "tuple[Dump, Dump | None]":
+        """Both; None where there is no reference."""
+        if self.against is None:
+            return self.reading.open(self.dump, progress=progress), None
+        both = {"DUMP": self.dump, "the reference": self.against}
+        dump, reference = self.reading.open_sides(both, progress).values()
+        return dump, reference
+
+    def reachable(self) -> "Sides":
+        """The same, for other processes."""
+        against = None if self.against is None else reachable(self.against)
+        return Sides(reachable(self.dump), against, self.reading)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Known:
+    """What the process that leads has found out; arrays are by sample."""
+
+    lesson: "Lesson"
+    options: "CheckOptions"
+    first_S: "NDArray[np.int32]"
+    partners_S: "NDArray[np.int64] | None"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,11 +65,11 @@ class CheckWork:
     def cut(self, most: int) -> list[Shard]:
         """Samples in order, about as many bytes of each shard."""
         dump = self.checker().dump
-        size = (dump.meta.file_bytes or _SAMPLE_BYTES * len(dump)) // max(len(dump), 1)
-        shards = []
-        for run in cut_runs([max(size, 1)] * len(dump), most) if len(dump) else [range(0)]:
+        weights_S, shards = _weights(dump), []
+        for run in cut_runs(weights_S, most):
             name = f"{dump.meta.path}: samples {run.start} to {run.stop - 1}"
-            shards.append(Shard(name, size * len(run), len(run), run))
+            weight = int(weights_S[run.start : run.stop].sum())
+            shards.append(Shard(name, weight, len(run), run))
         return shards
 
     def partial(self, shard: Shard) -> "CheckPartial":
@@ -43,30 +77,47 @@ class CheckWork:
         return self.checker().partial(shard.of)
 
 
+def _weights(dump: "Dump") -> "NDArray[np.int64]":
+    """The bytes of each sample's ids, int64 [S]: by its rows, or its share of the file."""
+    import numpy as np
+
+    meta, rows_S = dump.meta, dump.rows()
+    if rows_S is not None:
+        row_bytes = len(meta.layers_L) * meta.top_k * (1 + (meta.num_experts > 256))
+        return rows_S.astype(np.int64) * row_bytes
+    size = (meta.file_bytes or _SAMPLE_BYTES * len(dump)) // max(len(dump), 1)
+    return np.full(len(dump), size, np.int64)
+
+
 def check_work(
-    path: str, reading: Reading, opened: "Dump", options: "CheckOptions"
-) -> "tuple[CheckWork, Lesson]":
-    """The work of checking a dump, which this process has opened, and what was learnt from it."""
-    from ...ops.check.check import Checker
+    sides: Sides, found: "tuple[Dump, Dump | None]", options: "CheckOptions"
+) -> CheckWork:
+    """The work of checking a dump: this process has opened it, and what it is held against."""
+    from ...ops.check.check import Checker, partners_of
     from ...ops.check.lesson import learn
     from ...ops.check.siblings import first_siblings
 
-    lesson, reader = learn(opened, options)
-    first_N = first_siblings(opened.keys)
-    here = Checker(reader, lesson, options, first_N)
-    return CheckWork(
-        Opened(partial(_opened, path, reading, lesson, options, first_N), here)
-    ), lesson
+    dump, reference = found
+    partners_S = None if reference is None else partners_of(dump, reference)
+    lesson, reader = learn(dump, options)
+    known = _Known(lesson, options, first_siblings(dump.keys), partners_S)
+    here = Checker(reader, lesson, options, known.first_S, _comparer(found, known))
+    return CheckWork(Opened(partial(_opened, sides.reachable(), known), here))
 
 
-def _opened(
-    path: str,
-    reading: Reading,
-    lesson: "Lesson",
-    options: "CheckOptions",
-    first_N: "NDArray[np.int32]",
-) -> "Checker":
+def _comparer(found: "tuple[Dump, Dump | None]", known: "_Known") -> "Comparer | None":
+    from ...ops.check.against.compare import Comparer
+
+    dump, reference = found
+    if reference is None or known.partners_S is None:
+        return None
+    return Comparer(dump.meta, reference, known.partners_S, known.options.eps)
+
+
+def _opened(sides: Sides, known: "_Known") -> "Checker":
     from ...ops.check.check import Checker
     from ...ops.check.lesson import Reader
 
-    return Checker(Reader(reading.open(path)), lesson, options, first_N)
+    found = sides.open()
+    comparer = _comparer(found, known)
+    return Checker(Reader(found[0]), known.lesson, known.options, known.first_S, comparer)

@@ -1,6 +1,7 @@
 """What ``routectl pack`` is asked: to write replay tensors, to verify some, to lay samples out."""
 
 from dataclasses import MISSING, asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from .layout import (
 )
 from .samples import Allowed, Skipped, Taken, take_samples
 from .settings import given_keys, settled_layout
-from .verify import verify_folder
+from .verify import Folder, verify_folder
 from .writing import write_folder
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class VerifyRequest:
     allow_missing: bool = option(False, help=_MISSING)
     skip_damaged: bool = option(False, help=_DAMAGED)
     rank: str | None = option(None, metavar="RANK", help=_RANK)
+    crew: Crew = field(default_factory=Crew)
     reading: Reading = field(default_factory=Reading)
 
 
@@ -187,7 +189,13 @@ def verify_dump(
 ) -> "tuple[Verification, DumpMeta]":
     """What a folder comes to beside the dump that it was made from, and that dump's meta."""
     job = _verified(request, progress)
-    return verify_folder(job, request.folder, progress), job.dump.meta
+    opening = partial(_again, replace(request, against=reachable(request.against)))
+    return verify_folder(job, request.folder, request.crew, progress, opening), job.dump.meta
+
+
+def _again(request: VerifyRequest) -> Folder:
+    """A folder beside its dump, in another process."""
+    return Folder(_verified(request, SILENT), request.folder)
 
 
 def _verified(request: VerifyRequest, progress: Progress) -> Job:

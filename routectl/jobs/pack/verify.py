@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..progress import Progress
+from ..shards.crew import Crew
+from ..shards.run import added
+from ..shards.work import Opened, Shard, cut_runs
 from .folder import Job, misfit, places
 from .moves import find_moves
 from .samples import held_if_small
@@ -14,12 +17,12 @@ from .samples import held_if_small
 if TYPE_CHECKING:
     from ...dump import Dump
     from ...formats.replay.folder import RankFile, RankTensors
-    from ...layouts.packing import Packing
+    from ...layouts.packing import Packing, Share
     from ...ops.pack.once import Landed
     from ...ops.pack.suspects import Suspect
     from ...ops.pack.verify import Tally, Verification
 
-__all__ = ["Folder", "VerifyPartial", "verify_folder"]
+__all__ = ["Folder", "VerifyPartial", "VerifyWork", "verify_folder"]
 
 _GROUPS = 8  # with something wrong that are looked at for a layout that they match
 
@@ -50,15 +53,40 @@ class VerifyPartial:
         )
 
 
-def verify_folder(job: Job, folder: Path, progress: Progress) -> "Verification":
-    """Check the tensors in a folder against the job's dump; what is wrong is in the result."""
-    checked = Folder(job, folder)
-    groups = checked.groups()
-    partial, size = checked.empty(), len(checked.ranks)
-    with progress.counting("verifying", size, "files", lambda rate: "") as advance:
-        for group in groups:
-            partial += checked.partial([group], lambda: advance(0))
-    return checked.result(partial)
+@dataclass(frozen=True, slots=True, eq=False)
+class VerifyWork:
+    """The files of a folder; each process opens the dump once."""
+
+    folder: "Opened[Folder]"
+    doing: str = "verifying"
+
+    def cut(self, most: int) -> list[Shard]:
+        """Groups of ranks that share samples, about as many bytes of each shard."""
+        here = self.folder()
+        groups, shards = here.groups(), []
+        weights = [here.bytes_of(group) for group in groups]
+        for run in cut_runs(weights, most):
+            own = groups[run.start : run.stop]
+            name = f"{here.folder}: {here.ranks[own[0][0]].path} and what follows" if own else ""
+            samples = sum(len(here.share(group[0]).samples) for group in own)
+            weight = sum(weights[run.start : run.stop])
+            shards.append(Shard(name, weight, samples, own))
+        return shards
+
+    def partial(self, shard: Shard) -> VerifyPartial:
+        """What some groups come to."""
+        return self.folder().partial(shard.of)
+
+
+def verify_folder(
+    job: Job, folder: Path, crew: Crew, progress: Progress, opening: "Callable[[], Folder]"
+) -> "Verification":
+    """Check the tensors in a folder against the job's dump; what is wrong is in the result.
+
+    ``opening`` opens the same in another process.
+    """
+    here = Folder(job, folder)
+    return here.result(added(VerifyWork(Opened(opening, here)), crew, progress))
 
 
 class Folder:
@@ -85,21 +113,26 @@ class Folder:
         """
         found: dict[tuple[int, tuple[int, ...]], list[int]] = {}
         for number, place in enumerate(self.ranks):
-            share = self.job.packing.share(place.mb, place.dp, place.cp)
-            found.setdefault((place.mb, tuple(share.samples)), []).append(number)
+            found.setdefault((place.mb, tuple(self.share(number).samples)), []).append(number)
         return list(found.values())
 
-    def partial(
-        self, groups: "Iterable[list[int]]", on_file: Callable[[], None] = lambda: None
-    ) -> VerifyPartial:
+    def share(self, number: int) -> "Share":
+        """What a rank has of its micro-batch."""
+        place = self.ranks[number]
+        return self.job.packing.share(place.mb, place.dp, place.cp)
+
+    def bytes_of(self, group: list[int]) -> int:
+        """The size of the files of some ranks."""
+        paths = [self.found[place] for n in group if (place := self.ranks[n]) in self.found]
+        return sum(path.stat().st_size for path in paths)
+
+    def partial(self, groups: "Iterable[list[int]]") -> VerifyPartial:
         """Hold each rank's file of some groups against the dump."""
         found, job = self.empty(), self.job
         for group in groups:
-            first = self.ranks[group[0]]
-            share = job.packing.share(first.mb, first.dp, first.cp)
+            share = self.share(group[0])
             held = held_if_small(job.dump.select(samples=share.samples), share.packing)
             for number in group:
-                on_file()
                 self._check(number, held, found)
             if self.whole:
                 columns = [job.dump.meta.layers_L.index(n) for n in _stage_layers(job)]
@@ -121,7 +154,7 @@ class Folder:
         if path is None:
             found.absent[number] = place.path
             return
-        share, name = job.packing.share(place.mb, place.dp, place.cp), self._name(place)
+        share, name = self.share(number), self._name(place)
         tensors, tally.number = read_tensors(path), number
         found.read += 1
         if job.digests is not None and job.digests.get(place.path) != file_digest(path):

@@ -17,10 +17,11 @@ from ...gate_logprobs import digest_routes
 from ..pairs.align import checked, name_of
 from ..pairs.join import join_keys
 from .against.compare import Comparer
+from .against.compared import Compared
 from .alone.scripts import Library
 from .book.ledger import Ledger
 from .book.legal import Legal
-from .book.results import Book, CheckResult, Explanation, Place
+from .book.results import Book, CheckResult, Place
 from .by_tokens import Witness
 from .lesson import Lesson, Reader, learn, view_of
 from .load import check_axes, filler_by_rank
@@ -30,7 +31,7 @@ from .samples import Groups, WeightVersions, check_segments
 from .siblings import Siblings, first_siblings
 from .starts import RowsAgainstTokens
 
-__all__ = ["CheckOptions", "CheckPartial", "Checker", "check"]
+__all__ = ["CheckOptions", "CheckPartial", "Checker", "check", "partners_of"]
 
 
 @dataclass(slots=True)
@@ -51,6 +52,7 @@ class CheckPartial:
     versions: WeightVersions = field(default_factory=WeightVersions)
     groups: Groups = field(default_factory=Groups)
     witness: Witness = field(default_factory=Witness)
+    compared: Compared | None = None
 
     @classmethod
     def empty(cls, meta: DumpMeta) -> "CheckPartial":
@@ -71,16 +73,17 @@ class CheckPartial:
             self.versions + other.versions,
             self.groups + other.groups,
             self.witness.joined(other.witness, ledger, len(self.filler_L)),
+            None
+            if self.compared is None or other.compared is None
+            else self.compared + other.compared,
         )
 
-    def result(
-        self,
-        meta: DumpMeta,
-        options: CheckOptions,
-        lesson: Lesson,
-        explained: Explanation | None = None,
-    ) -> CheckResult:
-        """The findings, those of all samples together too."""
+    def result(self, checker: "Checker") -> CheckResult:
+        """The findings, those of all samples together too.
+
+        Where there is a reference, rows that nothing explained are read again.
+        """
+        meta, options, lesson = checker.meta, checker.options, checker.lesson
         ledger = self.ledger + Ledger()
         self.counts.close(ledger)
         self.versions.close(ledger)
@@ -93,7 +96,10 @@ class CheckPartial:
             rows = int(self.filler_L.sum()) // meta.top_k
             whole.add("R602", None, rows=rows, detail=ranks)
         ledger.take(whole, {})
-        power = None
+        power = explained = None
+        if checker.comparer is not None and self.compared is not None:
+            again = partial(checker.reader.again, lesson=lesson)
+            explained = checker.comparer.result(again, self.compared, ledger)
         if lesson.learnt is not None:
             power = self.witness.close(lesson.learnt, meta, ledger)
         found = ledger.findings()
@@ -122,6 +128,7 @@ class Checker:
     def partial(self, indices: Iterable[int]) -> CheckPartial:
         """What some samples come to."""
         found = CheckPartial.empty(self.meta)
+        found.compared = None if self.comparer is None else self.comparer.empty()
         for index in indices:
             book: Book | None = Book()
             assert book is not None
@@ -148,8 +155,8 @@ class Checker:
                 book.add("R010", Place(name), rows=sample.routes.rows)
             self._add_rows(sample, name, legal, found, book)
         told = seen = False
-        if self.comparer is not None:
-            told, seen = self.comparer.see(index, sample, legal, book)
+        if self.comparer is not None and found.compared is not None:
+            told, seen = self.comparer.see(index, sample, legal, book, found.compared)
         learnt = self.lesson.learnt
         if learnt is None:
             return book
@@ -189,19 +196,26 @@ def check(
     what explains the mismatch is named. Raises MismatchError when no sample is in both, or E and
     K are others.
     """
-    options, comparer = options or CheckOptions(), None
+    options = options or CheckOptions()
+    comparer = None
     if reference is not None:
-        sizes = [(d.meta.num_experts, d.meta.top_k) for d in (dump, reference)]
-        if sizes[0] != sizes[1]:
-            raise MismatchError(
-                f"the two sides are of different models: E and K are {sizes[0]} and {sizes[1]}"
-            )
-        partners = dict(join_keys(dump.keys, reference.keys).pairs)
-        comparer = Comparer(dump.meta, reference, partners, options.eps)
+        comparer = Comparer(dump.meta, reference, partners_of(dump, reference), options.eps)
     lesson, reader = learn(dump, options)
-    found = Checker(reader, lesson, options, comparer=comparer).partial(range(len(dump)))
-    explained = None
-    if comparer is not None:
-        explained = comparer.result(partial(reader.again, lesson=lesson))
-        found.ledger.take(comparer.book, comparer.indices)
-    return found.result(dump.meta, options, lesson, explained)
+    checker = Checker(reader, lesson, options, comparer=comparer)
+    return checker.partial(range(len(dump))).result(checker)
+
+
+def partners_of(dump: Dump, reference: Dump) -> NDArray[np.int64]:
+    """The index in the reference of each sample, int64 [S]; -1 where it has none.
+
+    Raises MismatchError when no sample is in both, or E and K are others.
+    """
+    sizes = [(d.meta.num_experts, d.meta.top_k) for d in (dump, reference)]
+    if sizes[0] != sizes[1]:
+        raise MismatchError(
+            f"the two sides are of different models: E and K are {sizes[0]} and {sizes[1]}"
+        )
+    partners_S = np.full(len(dump), -1, np.int64)
+    for ours, theirs in join_keys(dump.keys, reference.keys).pairs:
+        partners_S[ours] = theirs
+    return partners_S

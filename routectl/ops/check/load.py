@@ -18,7 +18,8 @@ _SURPRISE = 60.0  # nats that random experts explain a run of rows better by
 _NEAR = 3.0  # sigmas around what random experts would score
 _EVEN = 4.0  # sigmas that the run's own load may be from even
 _SHORTEST = 4
-_AXIS_ROWS = 64
+_AXIS_ROWS = 64  # of a sample that axes are looked at in,
+_AXIS_FEWER = 16  # and of one whose rows do not follow the load
 _AXIS_SAMPLE = 256  # tokens, and layers, that axes are judged by
 _AXIS_LAYERS = 8
 _OWN = 0.35  # how much a layer is like itself in a clean recording, at least
@@ -49,9 +50,8 @@ class LoadModel:
         first, end, surprise = heaviest_run(-score_T)
         if surprise < _SURPRISE or end - first < _SHORTEST:
             return
-        if self._is_turned(view, float(score_T.sum())):
-            book.add("R103", view.place(0), rows=tokens * view.routes.ids_TLK.shape[1])
-            return
+        if first < 2 and end > tokens - 2 and check_axes(view, book, _AXIS_FEWER):
+            return  # too short to be called so but for its load
         part_LE = table_LE[self.columns]
         spread = (num_experts - top_k) / max(num_experts - 1, 1)
         sigma = np.sqrt(top_k * spread * part_LE.var(axis=1).sum() / (end - first))
@@ -60,16 +60,6 @@ class LoadModel:
             size = (end - first) * view.routes.ids_TLK.shape[1]
             where = "at the front" if first < 2 else "at the end" if end > tokens - 2 else ""
             book.add("R207", view.place(first), rows=size, detail=where)
-
-    def _is_turned(self, view: View, score: float) -> bool:
-        """Whether rows follow the load as [L, T, K]: of samples too short to show it themselves."""
-        if view.routes.missing_TL is not None:
-            return False
-        tokens, layers, top_k = view.routes.ids_TLK.shape
-        turned_LTK = view.routes.ids_TLK.reshape(layers, tokens, top_k)
-        turned_TLK = np.ascontiguousarray(turned_LTK.transpose(1, 0, 2))
-        turned = float(add_scores(turned_TLK, self.table_LE, self.columns, None).sum())
-        return turned - score > _SURPRISE
 
     def _is_even(self, view: View, first: int, end: int) -> bool:
         """Whether the experts of a run of tokens are taken as evenly as by chance."""
@@ -103,12 +93,15 @@ def _own_columns(ids_TLK: NDArray[np.unsignedinteger], num_experts: int) -> floa
     return float(own / layers - other / (layers * (layers - 1)))
 
 
-def check_axes(view: View, book: Book) -> bool:
-    """Whether the buffer makes more sense as [L, T, K]: then each layer has a load of its own."""
+def check_axes(view: View, book: Book, rows: int = _AXIS_ROWS) -> bool:
+    """Whether the buffer makes more sense as [L, T, K]: then each layer has a load of its own.
+
+    Not of samples of fewer than so many rows.
+    """
     ids_TLK, experts = view.routes.ids_TLK, view.routes.num_experts
     tokens, layers, top_k = ids_TLK.shape
     filler = view.scan.uniform_T.any() or view.scan.flags_TL.any()
-    if tokens < _AXIS_ROWS or layers < 2 or filler or view.routes.missing_TL is not None:
+    if tokens < rows or layers < 2 or filler or view.routes.missing_TL is not None:
         return False
     here = _own_columns(ids_TLK, experts)
     if here > _NOBODYS:

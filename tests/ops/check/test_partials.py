@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from routectl.ops.check.against.compare import Comparer
 from routectl.ops.check.book.bottom import Bottom, number_of
-from routectl.ops.check.check import Checker, CheckOptions
+from routectl.ops.check.check import Checker, CheckOptions, partners_of
 from routectl.ops.check.lesson import Reader, learn
 from routectl.reports.check.document import check_document
 from support.checks import loaded
@@ -16,7 +17,7 @@ from support.faults import BASES, FAULTS, spoilt
 from support.more_faults import MORE_FAULTS
 
 EVERY = {fault.name: fault for fault in (*FAULTS, *MORE_FAULTS)}
-NAMES = ["clean", *(f.name for f in (*FAULTS, *MORE_FAULTS) if not f.against)]
+NAMES = ["clean", *EVERY]
 
 
 def added(parts, rng):
@@ -28,27 +29,43 @@ def added(parts, rng):
     return parts[0]
 
 
-def in_parts(dump, options, rng):
+def in_parts(dump, options, rng, reference=None):
     """The documents of a dump checked whole, and in random parts by readers of their own."""
     lesson, reader = learn(dump, options)
-    whole = Checker(reader, lesson, options).partial(range(len(dump)))
+
+    def checker(reader):
+        comparer = None
+        if reference is not None:
+            comparer = Comparer(dump.meta, reference, partners_of(dump, reference))
+        return Checker(reader, lesson, options, comparer=comparer)
+
+    first = checker(reader)
+    whole = first.partial(range(len(dump)))
     owner = rng.integers(0, int(rng.integers(1, 7)), len(dump))
-    parts = []
-    for n in np.unique(owner):
-        checker = Checker(Reader(dump), lesson, options)
-        parts.append(checker.partial(np.flatnonzero(owner == n).tolist()))
+    shares = [np.flatnonzero(owner == n).tolist() for n in np.unique(owner)]
+    parts = [checker(Reader(dump)).partial(share) for share in shares]
     found = added(parts, rng)
-    return [check_document(p.result(dump.meta, options, lesson)) for p in (whole, found)]
+    return [check_document(p.result(first)) for p in (whole, found)]
 
 
-@pytest.mark.parametrize("name", NAMES[::8])
+def documents(name):
+    """A recording with a fault, or without, checked whole and in parts."""
+    fault = EVERY.get(name)
+    bases = [b for b in BASES if fault is None or not fault.bases or b.name in fault.bases]
+    base = bases[NAMES.index(name) % len(bases)]
+    dump, reference = loaded(base.dump), None
+    if fault is None or fault.against:
+        reference = loaded(base.reference)
+    if fault is not None:
+        dump = spoilt(fault, base, dump, 0.2)
+    options = CheckOptions(by_tokens=reference is None)
+    return in_parts(dump, options, np.random.default_rng(NAMES.index(name)), reference)
+
+
+@pytest.mark.parametrize("name", NAMES[::9])
 def test_any_cut_gives_the_same_document(name):
     """Random parts of a clean or faulty recording, added in a random tree, are the whole's."""
-    base = BASES[NAMES.index(name) % 3]
-    dump = loaded(base.dump)
-    if name != "clean":
-        dump = spoilt(EVERY[name], base, dump, 0.2)
-    whole, parts = in_parts(dump, CheckOptions(), np.random.default_rng(NAMES.index(name)))
+    whole, parts = documents(name)
     assert whole == parts
 
 
@@ -56,11 +73,7 @@ def test_any_cut_gives_the_same_document(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_any_cut_of_any_fault(name):
     """The same of every fault, in one of the recordings that it is put into."""
-    fault = EVERY.get(name)
-    bases = [b for b in BASES if fault is None or not fault.bases or b.name in fault.bases]
-    base = bases[NAMES.index(name) % len(bases)]
-    dump = loaded(base.dump) if fault is None else spoilt(fault, base, loaded(base.dump), 0.2)
-    whole, parts = in_parts(dump, CheckOptions(), np.random.default_rng(NAMES.index(name)))
+    whole, parts = documents(name)
     assert whole == parts
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from ....dump import DumpMeta
 from ....visible import visible
 from ..alone.results import Power
+from .bottom import number_of
 from .findings import SEVERITIES, FindingKind, kind_of
 
 __all__ = [
@@ -172,6 +173,11 @@ class CheckEstimate:
     rows: int
     mismatched: int
     before: int
+
+    @property
+    def number(self) -> int:
+        """What estimates of one kind have in common."""
+        return number_of(f"{self.code} {self.name}")
 
     @property
     def rate(self) -> float | None:
