@@ -32,12 +32,14 @@ if TYPE_CHECKING:
         CheckAnswer,
         CheckpointAnswer,
         DiffAnswer,
+        OutlineAnswer,
         StalenessAnswer,
         SummaryAnswer,
         VerifyAnswer,
     )
     from .jobs.library.files import convert, layout, pack, recompute, unpack, verify, write
     from .jobs.library.verbs import check, diff, show, staleness, summarize
+    from .jobs.merge.request import MergeRequest
     from .jobs.pack.layout import LayoutOptions
     from .jobs.pack.request import LayoutRequest, PackRequest, VerifyRequest
     from .jobs.pack.unpack import UnpackRequest
@@ -106,9 +108,11 @@ _HOMES = {
     "Forwarding": "jobs.recompute.forwarding",
     "LayoutOptions": "jobs.pack.layout",
     "LayoutRequest": "jobs.pack.request",
+    "MergeRequest": "jobs.merge.request",
     "MicroBatch": "layouts.plan",
     "MismatchError": "errors",
     "ModelFacts": "model",
+    "OutlineAnswer": "jobs.library.answers",
     "PackRequest": "jobs.pack.request",
     "Packed": "ops.pack.pack",
     "Packing": "layouts.packing",
@@ -204,9 +208,11 @@ __all__ = [
     "Forwarding",
     "LayoutOptions",
     "LayoutRequest",
+    "MergeRequest",
     "MicroBatch",
     "MismatchError",
     "ModelFacts",
+    "OutlineAnswer",
     "PackRequest",
     "Packed",
     "Packing",

@@ -23,6 +23,10 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parent.parent
 LOOP = "not (slow or models or browser or trainers or ray or gpu)"
 PINNED = "torch"
+BYTES = {  # made files with the size or the bytes of a Parquet file, which are of pyarrow's writer
+    "lowest": ("codecs.md", "deepseek_v3.parquet", "formats.md"),
+    "newest": (),
+}
 
 
 def requirements(pyproject):
@@ -72,16 +76,18 @@ def versions(python, wanted):
     return {name: found.get(name.lower().replace("_", "-")) for name in wanted}
 
 
-def run_loop(python, folder, more):
-    """The exit code of the tests without a marker, of the working tree."""
+def run_loop(python, folder, left_out, more):
+    """The exit code of the tests without a marker, of the working tree, but for some made files."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "NUMBA_CACHE_DIR": str(folder / "numba"),
         "OMP_NUM_THREADS": "1",
     }
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", LOOP, *more]
-    return subprocess.run(command, cwd=ROOT, env=environment).returncode
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", LOOP]
+    made = "tests/docs/test_docs.py::test_made_file_is_true"
+    command += [argument for name in left_out for argument in ("--deselect", f"{made}[{name}]")]
+    return subprocess.run([*command, *more], cwd=ROOT, env=environment).returncode
 
 
 def main(argv):
@@ -106,7 +112,7 @@ def main(argv):
         return 2
     found = versions(python, wanted)
     print(", ".join(f"{name} {version}" for name, version in found.items() if version))
-    code = run_loop(python, folder, more)
+    code = run_loop(python, folder, BYTES[asked.which], more)
     print(f"{asked.which}: {'PASSED' if code == 0 else f'FAILED, pytest exited {code}'}")
     return min(code, 1)
 

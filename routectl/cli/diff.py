@@ -30,8 +30,14 @@ def diff_command(line: CommandLine) -> int:
     from ..reports.diff.text import render_diff
 
     request, voices = line.request(DiffRequest), line.voices
-    voices.refuse()
-    document = answer_diff(replace(request, detail=voices.detailed), TERMINAL)
+    voices.refuse(tabled=True)
+    if request.share.partial is not None:
+        voices.refuse_report()
+    request = replace(request, detail=voices.detailed, table=voices.table, force=voices.force)
+    document = answer_diff(request, TERMINAL)
+    if request.share.partial is not None:
+        voices.tell_saved(document)
+        return 0
     voices.tell(document, render_diff)
     refuse_incomparable(document)
     return voices.code(document)

@@ -1,11 +1,13 @@
-"""``routectl pack DUMP --save DIR``."""
+"""``routectl pack DUMP --save DIR``, and ``routectl layout [DUMP]``, which draws what it would."""
 
-from ..jobs.pack.request import PackRequest, pack_dump
+import sys
+
+from ..jobs.pack.request import LayoutRequest, PackRequest, lay_out_samples, pack_dump
 from ..reports.text.wording import plural
 from .desk import CommandLine, desk
 from .terminal import TERMINAL, emit, note
 
-__all__ = ["pack_command"]
+__all__ = ["layout_command", "pack_command"]
 
 
 @desk(PackRequest, "as_json")
@@ -23,4 +25,19 @@ def pack_command(line: CommandLine) -> int:
     manifest = pack_dump(request, TERMINAL)
     emit(manifest, render_packed, as_json=voices.as_json, plain=voices.plain)
     note(f"wrote {request.save}: {plural(len(manifest['files']), 'file')}")
+    return 0
+
+
+@desk(LayoutRequest)
+def layout_command(line: CommandLine) -> int:
+    """Draw which token of packed sequences sits where, rank by rank; nothing is written.
+
+    Of many micro-batches and ranks the first are drawn; --rank picks others.
+    """
+    from ..reports.pack.drawing import draw_layout
+    from ..reports.text.tables import open_console
+
+    request = line.request(LayoutRequest)
+    packing = lay_out_samples(request, TERMINAL)
+    draw_layout(packing, open_console(sys.stdout, plain=line.voices.plain), request.picked)
     return 0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Voices"]
 
+TABLE = ".parquet"
 _NO_TEXT = (".json", ".html", ".csv")
 
 
@@ -52,7 +53,13 @@ class Voices:
     @property
     def target(self) -> Path | None:
         """The file that the report goes to; None for stdout."""
-        return None if self.output is None or str(self.output) == "-" else self.output
+        return None if self.table is not None or str(self.output) == "-" else self.output
+
+    @property
+    def table(self) -> Path | None:
+        """The file that a row a sample goes to, beside the report; None where none is asked for."""
+        is_table = self.output is not None and self.output.suffix.lower() == TABLE
+        return self.output if is_table else None
 
     @property
     def suffix(self) -> str | None:
@@ -70,11 +77,15 @@ class Voices:
         """Whether a document is to have ``detail``: for a page, in a file of JSON, for pictures."""
         return self.html is not None or self.suffix in (".json", ".html") or self.pictured
 
-    def refuse(self) -> None:
-        """Refuse, before any work is done, what cannot be written."""
+    def refuse(self, *, tabled: bool = False) -> None:
+        """Refuse, before any work is done, what cannot be written; ``tabled`` has a table."""
         from ..files.writing import refuse_existing
         from ..reports.written.forms import check_suffix
 
+        if self.table is not None:
+            if not tabled:
+                check_suffix(self.table)
+            refuse_existing(self.table, force=self.force)
         if self.target is not None:
             check_suffix(self.target)
             refuse_existing(self.target, force=self.force)
@@ -102,6 +113,14 @@ class Voices:
         """Refuse --json where data goes to stdout."""
         if self.as_json and str(save) == "-":
             raise RoutectlError("--json: stdout has the data of --save -: save it in a file")
+
+    def refuse_report(self) -> None:
+        """Refuse a report in a file where --partial is written in its place."""
+        if self.output is not None or self.html is not None:
+            raise RoutectlError(
+                "--partial is written in place of a report: drop -o and --html",
+                hint="routectl merge writes the report of all parts",
+            )
 
     def tell_saved(self, document: "Document") -> None:
         """What was written, where --json asks for it; notes have said it otherwise."""

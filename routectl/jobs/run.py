@@ -15,6 +15,7 @@ JOBS = (  # of each request its name, its file and the function that does it
     ("CiRequest", "ci.request", "answer_ci"),
     ("ConvertRequest", "convert.request", "convert_dump"),
     ("DiffRequest", "diff.request", "answer_diff"),
+    ("MergeRequest", "merge.request", "answer_merge"),
     ("LayoutRequest", "pack.request", "lay_out_samples"),
     ("PackRequest", "pack.request", "pack_dump"),
     ("PredictFitRequest", "predict.request", "fit_later"),
@@ -39,7 +40,7 @@ def run(request: Any, progress: Progress = SILENT) -> Any:
     StalenessRequest, CiRequest,
     PredictFitRequest, PredictJudgeRequest,
     PredictWriteRequest, VerifyRequest,
-    CacheRequest
+    CacheRequest, MergeRequest
     PackRequest                               the manifest of the folder that was written
     LayoutRequest                             a ``Packing``
     RecomputeRequest                          a ``Recomputed``: files by mode, noise, the document

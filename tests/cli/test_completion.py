@@ -61,6 +61,9 @@ def test_values():
     assert offered("check", "x", "--select", "R001,R7")[:2] == ["R001,R701", "R001,R702"]
     assert offered("--limit", "") == [f"{name}=" for name in Limits.__dataclass_fields__]
     assert offered("diff", "--eps", "") == []
+    assert offered("pack", "x", "--layout", "tp=2,mo") == ["tp=2,moe-layer-freq="]
+    assert offered("layout", "--layout", "mic") == ["micro-batch-size="]
+    assert offered("pack", "x", "--layout", "") is offered("pack", "x", "--layout", "run.y") is None
     assert offered("--completion", "") == ["bash", "zsh", "fish"]
 
 

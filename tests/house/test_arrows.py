@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "ops.check.against": "dump layouts margins routes kernels ops.check.book ops.pairs",
     "ops.check.alone": "dump errors routes kernels ops.pairs",
     "ops.check.book": "dump routes visible ops.check.alone",
-    "ops.diff": "dump errors margins routes visible kernels ops.pairs",
+    "ops.diff": "dump errors margins routes visible kernels ops.adding ops.pairs",
     "ops.pack": "dump errors layouts routes kernels",
     "ops.pairs": "dump errors margins routes",
     "ops.predict": "errors routes routers ops.adding",
@@ -74,7 +74,7 @@ MAY_IMPORT = {
         "errors files visible ops.check.book ops.diff ops.staleness reports reports.check "
         "reports.diff reports.staleness reports.text"
     ),
-    "reports.diff": "margins ops.diff reports reports.text",
+    "reports.diff": "margins ops.adding ops.diff reports reports.text",
     "reports.notebook": "reports reports.page",
     "reports.pack": "dump layouts ops.pack reports.text",
     "reports.page": (
@@ -108,23 +108,26 @@ MAY_IMPORT = {
         "reports reports.check jobs jobs.recompute jobs.shards"
     ),
     "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.diff jobs.staleness",
-    "jobs.compared": "dump ops.diff reports.diff jobs",
+    "jobs.compared": "dump ops.diff ops.pairs reports.diff reports.tables jobs jobs.shards",
     "jobs.convert": (
         "dump errors files codecs formats formats.documents formats.native formats.targets "
         "ops.pack reports reports.text jobs jobs.shards"
     ),
     "jobs.diff": (
-        "dump errors formats.trainers ops.diff ops.pairs reports jobs jobs.compared jobs.recompute"
+        "dump errors files formats.trainers ops.diff ops.pairs reports reports.tables jobs "
+        "jobs.compared jobs.recompute jobs.shards"
     ),
     "jobs.library": (
-        "dump errors layouts margins model routes checkpoints ops ops.check ops.check.alone "
-        "ops.check.book ops.diff ops.pack ops.staleness reports reports.check reports.diff "
-        "reports.notebook reports.pack reports.show reports.tables jobs jobs.check jobs.convert "
-        "jobs.diff jobs.pack jobs.recompute jobs.show jobs.staleness"
+        "dump errors layouts margins model routes visible checkpoints formats.documents ops "
+        "ops.check ops.check.alone ops.check.book ops.diff ops.pack ops.staleness reports "
+        "reports.check reports.diff reports.notebook reports.pack reports.show reports.tables jobs "
+        "jobs.check jobs.convert jobs.diff jobs.pack jobs.recompute jobs.show jobs.staleness"
     ),
+    "jobs.merge": "errors visible reports jobs jobs.shards",
     "jobs.pack": (
         "damage dump errors files layouts routes version visible formats.configs formats.documents "
-        "formats.native formats.replay ops.pack reports reports.pack reports.text jobs jobs.shards"
+        "formats.native formats.replay ops.pack reports reports.pack reports.text jobs "
+        "jobs.convert jobs.shards"
     ),
     "jobs.predict": (
         "dump errors files routes routers checkpoints formats.native forward ops.predict "
@@ -152,16 +155,16 @@ MAY_IMPORT = {
         "errors files limits version visible formats ops.check.book reports reports.beside "
         "reports.cache reports.check reports.ci reports.diff reports.pack reports.page "
         "reports.predict reports.recompute reports.show reports.staleness reports.summary "
-        "reports.text reports.written jobs jobs.check jobs.ci jobs.convert jobs.diff jobs.pack "
-        "jobs.predict jobs.recompute jobs.show jobs.staleness jobs.watch cli.words"
+        "reports.text reports.written jobs jobs.check jobs.ci jobs.convert jobs.diff jobs.merge "
+        "jobs.pack jobs.predict jobs.recompute jobs.show jobs.staleness jobs.watch cli.words"
     ),
     "cli.words": "limits jobs",
     "__init__": (
         "dump errors layouts limits margins model routes version checkpoints formats forward ops "
         "ops.check ops.check.book ops.diff ops.pack ops.staleness reports.check reports.ci "
         "reports.diff reports.page reports.show reports.staleness jobs jobs.check jobs.ci "
-        "jobs.convert jobs.diff jobs.library jobs.pack jobs.predict jobs.recompute jobs.show "
-        "jobs.staleness jobs.watch loading"
+        "jobs.convert jobs.diff jobs.library jobs.merge jobs.pack jobs.predict jobs.recompute "
+        "jobs.show jobs.staleness jobs.watch loading"
     ),
     "__main__": "cli",
 }

@@ -8,7 +8,7 @@ from support.house import HOUSE, files_of_house, foreign_of, tree_of
 
 HOMES = {  # the files and folders that may load a heavy library
     "numba": ("kernels/", "codecs/", "routers/top_k.py"),
-    "pyarrow": ("formats/native/", "reports/tables/"),
+    "pyarrow": ("formats/native/", "reports/tables/", "jobs/shards/partials.py"),
     "safetensors": ("formats/arrays/files.py", "checkpoints/", "forward/"),
     "typer": ("cli/",),
     "rich": ("cli/", "reports/"),

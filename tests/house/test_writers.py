@@ -12,6 +12,7 @@ WRITERS = {  # what writes, or makes or removes a name, and stands outside files
     "formats/arrays/files.py": {"save_file"},  # a file of a folder that is not there yet
     "formats/replay/folder.py": {"mkdir", "write_text"},  # as above
     "formats/targets/bundle.py": {"open", "write_text"},  # as above
+    "jobs/pack/spool.py": {"open"},  # a file of a scratch folder
     "jobs/recompute/cache.py": {"os.open", "rmtree", "unlink"},  # entries that are let go of
     "jobs/recompute/parts.py": {"os.open", "rmdir", "unlink"},  # the parts'
     "reports/ci/dashboards.py": {"mkdir"},  # the dashboards' folders

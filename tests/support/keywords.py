@@ -17,7 +17,7 @@ PLACED = {"save", "output", "dst"}  # given by their own parameter
 VERBS = {  # of each verb: its request, and the fields that are no keywords, but parameters
     "check": ("CheckRequest", {"dump", "against"}),
     "convert": ("ConvertRequest", {"src"} | PLACED),
-    "diff": ("DiffRequest", {"old", "new"}),
+    "diff": ("DiffRequest", {"old", "new", "partial", "table", "force"}),
     "layout": ("LayoutRequest", {"dump", "lens"}),
     "pack": ("PackRequest", {"dump"} | PLACED),
     "recompute": ("RecomputeRequest", {"checkpoint", "dump"} | PLACED),

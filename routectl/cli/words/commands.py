@@ -1,7 +1,7 @@
 """The commands: a line of the table each, and a room of its name that is loaded when it is asked.
 
-The room ``NAME.py`` has the function ``NAME_command``; a group such as ``predict fit`` has
-``NAME_commands`` in its place, a dict of functions by their second word.
+The room ``NAME.py``, or that of ROOMS, has the function ``NAME_command``; a group such as
+``predict fit`` has ``NAME_commands`` in its place, a dict of functions by their second word.
 """
 
 from collections.abc import Iterator
@@ -27,12 +27,16 @@ COMMANDS = {
     "verify": "Prove that replay tensors hold every route exactly once.",
     "layout": "Draw which token of packed sequences sits where.",
     "unpack": "Write the dump that replay tensors were packed from.",
+    "merge": "Parts that --shard and --partial counted, added up.",
     "report": "Show a saved report again: as text, page, JUnit, scalars.",
     "ci": "Run the checks of a config, with one exit code.",
     "capture": "Ask a running SGLang or vLLM server for rollouts with routes.",
     "cache": "What is kept of checkpoints that were run; clear it.",
     "watch": "Follow a training run's dump folder, check each new dump.",
 }
+
+
+ROOMS = {"layout": "pack"}
 
 
 class _Group(TyperGroup):
@@ -81,7 +85,7 @@ def _made_of(function: Any) -> type[HelpedCommand]:
 
 def functions_of(command: str) -> dict[str, Any]:
     """The functions of a command by their second word, which is empty where there is none."""
-    room = import_module(f"..{command}", __package__)
+    room = import_module(f"..{ROOMS.get(command, command)}", __package__)
     group: dict[str, Any] | None = getattr(room, f"{command}_commands", None)
     return {"": getattr(room, f"{command}_command")} if group is None else group
 

@@ -149,8 +149,11 @@ def _values(pair: _Pair, value: str, before: str) -> _Words | None:
     if about.choices:
         return [(before + word, "") for word in about.choices]
     if about.suggests is not None:
-        before += value[: value.rfind(",") + 1]
-        return [(before + word, "") for word in about.suggests()]
+        last = value.rfind(",") + 1
+        fitting = [word for word in about.suggests() if word.startswith(value[last:])]
+        if "FILE" in (about.metavar or "") and not (value and fitting):
+            return None  # what is typed so far begins no key: a file
+        return [(before + value[:last] + word, "") for word in fitting]
     return [] if {int, float} & {one.type, *get_args(one.type)} else None
 
 

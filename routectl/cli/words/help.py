@@ -14,13 +14,16 @@ __all__ = ["HELP", "SHARED", "HelpedCommand", "Wording"]
 SHARED = {  # options that many commands have: told here once, and by name in each command's help
     "--json": "Print the report as one JSON document.",
     "-o PATH": "Write the report there: NAME.json (all of it: routectl report makes the others "
-    "of it), .html, .txt, .md or .csv; - is stdout.",
+    "of it), .html, .txt, .md or .csv; - is stdout. Of diff, NAME.parquet: a row a compared "
+    "sample, beside the report.",
     "--summary": "Print ten lines: the verdict, and what is behind it.",
     "--exit-zero": "Exit 0, not 1, for what differs or is over a threshold.",
     "--no-tokens": "Leave token ids, their texts, and sample names that read as text out of "
     "what is written.",
     "--force": "Replace files that exist.",
     "--jobs N": "Use so many processes; not given, one for each processor that this one may use.",
+    "--shard I/N": "Do the I-th of N parts, from 1, alone: of a SLURM array, say.",
+    "--partial PATH": "Write what was counted there, for routectl merge, in place of the report.",
     "--plain": "Print to a terminal as to a pipe: no colours, no pictures.",
     "--limit NAME=SIZE": "Let a file ask for more work: cell=1GB, ratio=1000. docs/formats.md has "
     "the names.",

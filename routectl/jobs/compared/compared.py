@@ -1,19 +1,36 @@
 """Two dumps compared and judged: the routectl.diff/1 document of whoever compares them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..progress import SILENT, Progress
 from ..reading import finite_eps
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ...dump import Dump
-    from ...ops.diff.diff import DiffOptions, DiffResult
+    from ...ops.diff.options import DiffOptions
+    from ...ops.diff.result import DiffResult
     from ...ops.diff.thresholds import Baseline, Threshold, Verdict
     from ...reports.diff.schema import DiffDocument
+    from ..shards.crew import Crew
+    from .counted import CountedPairs
+    from .work import ComparedWork
 
-__all__ = ["Compared", "Judging", "compared", "metric_names", "parsed_limits"]
+    Take = Callable[[Sequence[pa.RecordBatch]], None]
+
+__all__ = [
+    "Compared",
+    "Judging",
+    "compared",
+    "count",
+    "judged",
+    "metric_names",
+    "parsed_limits",
+]
 
 
 def parsed_limits(
@@ -66,29 +83,37 @@ class Compared:
         return diff_document(self.result, self.verdict, noise=self.noise)
 
 
-def compared(
-    old: "Dump",
-    new: "Dump",
-    options: "DiffOptions",
-    judging: Judging,
-    progress: Progress = SILENT,
-    *,
-    rerun: "Dump | None" = None,
-) -> Compared:
-    """Two dumps compared; ``rerun`` is the side of OLD, run again.
+def count(
+    work: "ComparedWork", crew: "Crew", progress: Progress, take: "Take | None" = None
+) -> "CountedPairs":
+    """All pairs counted; ``take`` is given the rows of the table of samples, by place in OLD."""
+    from ..shards.run import added, in_order
+    from .work import TabledWork
+
+    if take is None:
+        return added(work, crew, progress)
+    total: CountedPairs | None = None
+    with closing(in_order(TabledWork(work), crew, progress)) as parts:
+        for counted, batches in parts:
+            take(batches)
+            total = counted if total is None else total + counted
+    assert total is not None
+    return total
+
+
+def judged(counted: "CountedPairs", judging: Judging) -> Compared:
+    """What was counted, held against thresholds.
 
     A layer in which nothing could be compared is told by the document: its exit code is 2 then.
     Raises MismatchError where nothing at all could be.
     """
-    from ...ops.diff.diff import diff_as
     from ...ops.diff.thresholds import judge
 
-    with progress.watching(old, "comparing") as watched:
-        result = diff_as(watched, new, options)
-    noise = None
-    if rerun is not None:
-        with progress.watching(old, "comparing the rerun") as watched:
-            noise = diff_as(watched, rerun, replace(options, detail=False))
+    result, noise = counted.result, counted.noise
+    assert result is not None
+    for one in (result, noise):
+        if one is not None:
+            one.refuse_nothing()
     verdict = judge(
         result,
         judging.limits,
@@ -97,3 +122,17 @@ def compared(
         allow_unmatched=judging.allow_unmatched,
     )
     return Compared(result, verdict, noise)
+
+
+def compared(
+    old: "Dump",
+    new: "Dump",
+    options: "DiffOptions",
+    judging: Judging,
+    progress: Progress = SILENT,
+) -> Compared:
+    """Two dumps that are open compared, by this process, and judged; see ``judged``."""
+    from ..shards.crew import ALONE
+    from .work import ComparedWork, OpenSides, held
+
+    return judged(count(ComparedWork(held(OpenSides(old, new)), options), ALONE, progress), judging)

@@ -1,12 +1,15 @@
 """What is asked of two dumps, or of a dump and a checkpoint, and the document that answers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError
 from ..asked import asked_of
-from ..compared.compared import Compared, Judging, compared, metric_names, parsed_limits
+from ..compared.compared import Compared, Judging, count, judged, metric_names, parsed_limits
 from ..options import (
     allow_unmatched_option,
     argument,
@@ -23,21 +26,27 @@ from ..reading import Reading, finite_eps, parse_layers, parse_positions, refuse
 from ..recompute.forwarding import forward_option, forwarding_of
 from ..recompute.kept import checkpoint_at, recomputed_side
 from ..recompute.partner import open_partner, partner_at
+from ..shards.crew import Crew
+from ..shards.share import ShardOptions
 
 if TYPE_CHECKING:
     from ...dump import Dump
     from ...ops.diff.thresholds import Baseline, Threshold
     from ...reports.document import Document
+    from ..compared.compared import Take
+    from ..compared.counted import CountedPairs
+    from ..compared.work import ComparedWork, OpenSides
 
-__all__ = ["DiffRequest", "answer_diff", "compare_dumps", "refuse_incomparable"]
+__all__ = ["DiffRequest", "answer_diff", "compare_dumps", "judge_counted", "refuse_incomparable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffRequest:
     """Two dumps of the same tokens, old and new, and how they are compared.
 
-    detail asks for what a page shows beside the figures. Raises RoutectlError where an option
-    makes no sense, before a dump is opened.
+    detail asks for what a page shows beside the figures; table is a Parquet file that the compared
+    samples are written to, a row each; force replaces what is there. Raises RoutectlError where an
+    option makes no sense, before a dump is opened.
     """
 
     old: str = argument(
@@ -74,6 +83,10 @@ class DiffRequest:
         help="Log-probs of NEW: those that the trainer computed, in slime's train data.",
     )
     detail: bool = False
+    table: Path | None = None
+    force: bool = False
+    crew: Crew = field(default_factory=Crew)
+    share: ShardOptions = field(default_factory=ShardOptions)
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
@@ -93,47 +106,114 @@ class DiffRequest:
 def answer_diff(
     request: DiffRequest, progress: Progress = SILENT, *, baseline: "Baseline | None" = None
 ) -> "Document":
-    """The routectl.diff/1 document: see ``compare_dumps``."""
-    document = compare_dumps(request, progress, baseline=baseline).document
+    """The routectl.diff/1 document: see ``compare_dumps``.
+
+    With --partial what was counted is written there, and the document is routectl.written/1.
+    """
+    if request.share.partial is not None:
+        return _write_partial(request, progress)
+    if request.table is None:
+        document = compare_dumps(request, progress, baseline=baseline).document
+    else:
+        with _table(request, progress) as take:
+            document = compare_dumps(request, progress, baseline=baseline, take=take).document
     document["asked"] = asked_of(request)
     return document
 
 
 def compare_dumps(
-    request: DiffRequest, progress: Progress = SILENT, *, baseline: "Baseline | None" = None
+    request: DiffRequest,
+    progress: Progress = SILENT,
+    *,
+    baseline: "Baseline | None" = None,
+    take: "Take | None" = None,
 ) -> Compared:
     """Compare what a request names.
 
     A side that is a checkpoint is run on the other's tokens. A layer in which nothing could be
     compared is told by the document: its exit code is 2 then. Relative thresholds are held against
-    ``baseline``; RoutectlError where there is none.
+    ``baseline``; RoutectlError where there is none. ``take`` is given the rows of the table of
+    samples as they come.
     """
-    from ...ops.diff.diff import DiffOptions
-    from ...ops.pairs.selection import narrow_pair
-
     if baseline is None:
         refuse_relative(request.limits)
-    old, new, again = _sides(request, progress)
-    if request.logprobs is not None:
-        new = _scored(new, request.logprobs, progress)
-    old, new = narrow_pair(
-        old,
-        new,
-        match=request.match,
-        samples=request.sample,
-        positions=parse_positions(request.positions),
-    )
-    layers = parse_layers(request.layers)
-    options = DiffOptions(
-        request.match, request.tokens, layers, request.examples, detail=request.detail
-    )
+    work = _work(request, progress)
+    return judge_counted(request, count(work, request.crew, progress, take), baseline)
+
+
+def judge_counted(
+    request: DiffRequest, counted: "CountedPairs", baseline: "Baseline | None" = None
+) -> Compared:
+    """What was counted for a request, held against its thresholds."""
     judging = Judging(
         limits=request.limits,
         eps=request.eps,
         baseline=baseline,
         allow_unmatched=request.allow_unmatched,
     )
-    return compared(old, new, options, judging, progress, rerun=again)
+    return judged(counted, judging)
+
+
+def _work(request: DiffRequest, progress: Progress, *, detail: bool = False) -> "ComparedWork":
+    """The comparison that is asked for; detail is kept where that, or the request, asks for it."""
+    from ...ops.diff.options import DiffOptions
+    from ..compared.work import ComparedWork, held
+    from ..shards.work import Opened
+
+    options = DiffOptions(
+        request.match,
+        request.tokens,
+        parse_layers(request.layers),
+        request.examples,
+        detail=detail or request.detail,
+    )
+    sides = _opened(request, progress)
+    here = _held_here(request)
+    if here is not None and request.share.place != (1, 1):
+        raise RoutectlError(f"--shard: {here}: each part would do it anew")
+    opened = held(sides) if here is not None else Opened(partial(_opened, request, SILENT), sides)
+    return ComparedWork(opened, options, request.share.place)
+
+
+def _held_here(request: DiffRequest) -> str | None:
+    """Why another process cannot open what a request names; None where it can."""
+    paths = [p for p in (request.old, request.new, request.rerun) if p is not None]
+    for path in paths:
+        if request.reading.input(path).path == "-":
+            return "a dump is on standard input"
+    sides = (request.old, request.new)
+    return "a side is a checkpoint, which is run" if any(map(checkpoint_at, sides)) else None
+
+
+def _write_partial(request: DiffRequest, progress: Progress) -> "Document":
+    """Count a part and write it, with what a page shows: merge may be asked for one."""
+    from ...files.writing import refuse_existing
+    from ...reports.dumps import written_document
+    from ..shards.parting import write_partial
+
+    path = request.share.partial
+    assert path is not None
+    refuse_existing(path, force=request.force)
+    if request.table is not None:
+        raise RoutectlError("--partial and -o NAME.parquet: write the table without --partial")
+    work = _work(request, progress, detail=True)
+    samples = write_partial("diff", request, work, work.identity, progress)
+    return written_document(f"{request.old} and {request.new}", str(path), samples)
+
+
+@contextmanager
+def _table(request: DiffRequest, progress: Progress) -> "Iterator[Take]":
+    """Where the rows of the table of samples go: a Parquet file, whole or not at all."""
+    from ...files.writing import replacing
+    from ...reports.tables.streamed import parquet_samples
+
+    assert request.table is not None
+    with (
+        replacing(request.table, force=request.force) as stream,
+        parquet_samples(stream) as table,
+    ):
+        yield table.write
+    progress.note(f"wrote {request.table}")
 
 
 def refuse_incomparable(document: "Document") -> None:
@@ -148,6 +228,24 @@ def refuse_incomparable(document: "Document") -> None:
             f"first: layer {empty[0]}",
             hint="--layers compares the others",
         )
+
+
+def _opened(request: DiffRequest, progress: Progress) -> "OpenSides":
+    """What is compared: both sides, cut down to the samples and positions that are asked for."""
+    from ...ops.pairs.selection import narrow_pair
+    from ..compared.work import OpenSides
+
+    old, new, again = _sides(request, progress)
+    if request.logprobs is not None:
+        new = _scored(new, request.logprobs, progress)
+    old, new = narrow_pair(
+        old,
+        new,
+        match=request.match,
+        samples=request.sample,
+        positions=parse_positions(request.positions),
+    )
+    return OpenSides(old, new, again)
 
 
 def _sides(request: DiffRequest, progress: Progress) -> "tuple[Dump, Dump, Dump | None]":

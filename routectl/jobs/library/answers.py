@@ -14,10 +14,12 @@ from ...ops.check.alone.results import Power
 from ...ops.check.book.results import CheckResult
 from ...ops.diff.diff import DiffResult
 from ...ops.diff.thresholds import Threshold, Verdict, judge
+from ...ops.outline import Outline
 from ...ops.pack.verify import Verification
 from ...ops.staleness.staleness import Staleness
 from ...ops.summary import Summary
 from ...reports.document import AskedEntry, Document
+from ...visible import visible
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +28,7 @@ __all__ = [
     "CheckAnswer",
     "CheckpointAnswer",
     "DiffAnswer",
+    "OutlineAnswer",
     "StalenessAnswer",
     "SummaryAnswer",
     "VerifyAnswer",
@@ -84,7 +87,7 @@ class DiffAnswer(_Tabled, DiffResult):
     """A ``DiffResult``, the thresholds that it is held against, and the rerun's noise.
 
     asked is what the document says of the command line that asks the same; None of dumps in memory,
-    and of a sum.
+    and of a sum. compared_samples are the rows of the table of samples: about 100 bytes a sample.
     """
 
     limits: tuple[Threshold, ...] = ()
@@ -92,13 +95,16 @@ class DiffAnswer(_Tabled, DiffResult):
     allow_unmatched: bool = False
     noise: DiffResult | None = None
     asked: AskedEntry | None = None
+    compared_samples: "tuple[pa.RecordBatch, ...]" = ()
 
     def __add__(self, other: DiffResult) -> "DiffAnswer":
         whole = DiffResult.__add__(self, other)
         assert isinstance(whole, DiffAnswer)
         noise = other.noise if isinstance(other, DiffAnswer) else None
+        rows = other.compared_samples if isinstance(other, DiffAnswer) else ()
         both = None if self.noise is None or noise is None else self.noise + noise
-        return replace(whole, noise=both, asked=None)
+        rows = self.compared_samples + rows
+        return replace(whole, noise=both, asked=None, compared_samples=rows)
 
     @property
     def verdict(self) -> Verdict:
@@ -110,6 +116,14 @@ class DiffAnswer(_Tabled, DiffResult):
         from ...reports.diff.document import diff_document
 
         return _asked(diff_document(self, self.verdict, noise=self.noise), self.asked)
+
+    def to_arrow(self, table: str = "layers") -> "pa.Table":
+        """One of its tables: layers, samples, positions, places, examples."""
+        if table == "samples":
+            from ...reports.tables.streamed import table_of_samples
+
+            return table_of_samples(self.compared_samples)
+        return _Tabled.to_arrow(self, table)
 
     def _eps(self) -> float:
         return self.eps
@@ -179,6 +193,24 @@ class SummaryAnswer(_Tabled, Summary):
         from ...reports.show.document import summary_document
 
         return notebook_html(summary_document(self, lift=self.lift, detail=True))
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class OutlineAnswer(_Shown, Outline):
+    """An ``Outline``: what a dump holds whose layers, E and K nothing tells."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<OutlineAnswer of {visible(self.meta.path, 80, end=40)}: {self.samples:,} samples, "
+            f"{self.rows:,} tokens with routes; layers and num_experts unknown: say model=>"
+        )
+
+    def to_dict(self) -> Document:
+        """The routectl.outline/1 document."""
+        from ...formats.documents.facts import MODEL_HINT
+        from ...reports.show.outline import outline_document
+
+        return outline_document(self, MODEL_HINT)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

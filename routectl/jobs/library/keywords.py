@@ -49,6 +49,7 @@ class CheckKeywords(TypedDict, total=False):
 class ConvertKeywords(TypedDict, total=False):
     """Of ``convert``."""
 
+    jobs: int | None
     model: Model | None
     start: int | None
     format: str | None
@@ -67,6 +68,8 @@ class ConvertKeywords(TypedDict, total=False):
 class DiffKeywords(TypedDict, total=False):
     """Of ``diff``."""
 
+    jobs: int | None
+    shard: str | None
     model: Model | None
     start: int | None
     format: str | None

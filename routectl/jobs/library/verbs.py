@@ -13,11 +13,13 @@ from .asking import Source, asked_in, path_text, request_of
 from .keywords import CheckKeywords, DiffKeywords, ShowKeywords, StalenessKeywords
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ...ops.check.check import CheckOptions
     from ...ops.staleness.attribution import Version
     from ...ops.staleness.options import StalenessOptions
     from ..staleness.request import StalenessRequest
-    from .answers import CheckpointAnswer
+    from .answers import CheckpointAnswer, OutlineAnswer
 
 __all__ = ["check", "diff", "show", "staleness", "summarize"]
 
@@ -34,7 +36,8 @@ def diff(old: Source, new: Source, **options: Unpack[DiffKeywords]) -> DiffAnswe
     detail    whether to keep what a page and a notebook draw beside the figures
 
     Other keywords are those of the command: ``sample``, ``positions``, ``rerun``, ``eps``,
-    ``logprobs``, ``allow_unmatched``; ``fail_over`` and ``fail_under`` are held against the result
+    ``logprobs``, ``allow_unmatched``, ``jobs``; results of ``shard="1/4"`` to ``"4/4"`` add up to
+    that of the whole; ``fail_over`` and ``fail_under`` are held against the result
     by its ``verdict``, nothing is raised for them. ``model`` is that of paths; ``progress`` is told
     what the command says. Raises MismatchError when the dumps cannot be laid side by side or
     nothing was comparable. Metrics and their sources: docs/metrics.md.
@@ -43,8 +46,12 @@ def diff(old: Source, new: Source, **options: Unpack[DiffKeywords]) -> DiffAnswe
 
     progress = options.pop("progress", SILENT)
     request = request_of(DiffRequest, options, old=path_text(old), new=path_text(new))
-    found = compare_dumps(request, progress)
+    if request.share.partial is not None or request.table is not None:
+        raise TypeError("diff: partial and table write files: routectl.run(DiffRequest(...)) does")
+    rows: list[pa.RecordBatch] = []
+    found = compare_dumps(request, progress, take=rows.extend)
     judged = {
+        "compared_samples": tuple(rows),
         "limits": request.limits,
         "eps": found.verdict.eps,
         "allow_unmatched": request.allow_unmatched,
@@ -157,15 +164,29 @@ def summarize(
     return answer_of(SummaryAnswer, summary, lift=lift)
 
 
-def show(path: Source, **options: Unpack[ShowKeywords]) -> "SummaryAnswer | CheckpointAnswer":
-    """What a dump holds, as ``summarize`` says it, or what weights are in a checkpoint's folder."""
+def show(
+    path: Source, **options: Unpack[ShowKeywords]
+) -> "SummaryAnswer | OutlineAnswer | CheckpointAnswer":
+    """What a dump holds, as ``summarize`` says it, or what weights are in a checkpoint's folder.
+
+    Of a dump whose model nothing tells, what can be told without it.
+    """
     from ...checkpoints import is_checkpoint
+    from ...formats.documents.facts import GUESSED, Guess
+    from ...ops.outline import outline
+    from ..show.request import ShowRequest, summarize_opened
+    from .answers import CheckpointAnswer, OutlineAnswer
 
     where = path_text(path)
-    if isinstance(where, HeldDump) or not is_checkpoint(where):
-        return summarize(path, **options)
-    from ...checkpoints import open_checkpoint
-    from ...checkpoints.facts import checkpoint_facts
-    from .answers import CheckpointAnswer
+    if not isinstance(where, HeldDump) and is_checkpoint(where):
+        from ...checkpoints import open_checkpoint
+        from ...checkpoints.facts import checkpoint_facts
 
-    return answer_of(CheckpointAnswer, checkpoint_facts(open_checkpoint(where)))
+        return answer_of(CheckpointAnswer, checkpoint_facts(open_checkpoint(where)))
+    progress = options.pop("progress", SILENT)
+    request = request_of(ShowRequest, options, path=where)
+    opened = request.reading.open(where, Guess(), progress)
+    if GUESSED in (opened.meta.facts_source or ""):
+        return answer_of(OutlineAnswer, outline(opened))
+    summary, lift = summarize_opened(opened, progress)
+    return answer_of(SummaryAnswer, summary, lift=lift)

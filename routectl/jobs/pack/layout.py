@@ -1,7 +1,7 @@
 """What a user says of a layout, as a Packing."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +35,18 @@ _MAX_RANKS = 1 << 20
 _MAX_LAYERS = 4096  # that a moe_layer_freq may say one by one
 
 
+def _keys() -> list[str]:
+    """What completion offers beside files: every key of a layout, with what is to come."""
+    return [f"{one.name.replace('_', '-')}=" for one in fields(Layout)]
+
+
 def settings_option(more: str = "") -> Any:
     """--layout of whatever has one; ``more`` ends its help."""
     return option(
         (),
         name="layout",
         metavar="FILE|KEY=VALUE",
+        suggests=_keys,
         help="A layout in a file, a trainer's own config, or KEY=VALUE,... of it; repeatable, the "
         f"later wins. docs/layouts.md has the keys.{more}",
     )

@@ -2,25 +2,33 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...reports.text.wording import plural
+from ..convert.native import write_native_on
 from ..options import argument, force_option, no_tokens_option, save_option
-from ..progress import SILENT, Progress, tokens_rate
+from ..progress import SILENT, Progress
 from ..reading import WITHOUT_TOKENS
+from ..shards.crew import Crew
+from ..shards.run import added
+from ..shards.work import Opened, Shard, cut_runs
 from .folder import Job, job_of_manifest, misfit, places
 from .samples import Allowed
+from .spool import Spool, spool_for
 
 if TYPE_CHECKING:
-    from ...dump import DumpMeta
+    from ...dump import Dump, Sample
+    from ...formats.native.row_groups import NativeForm
     from ...formats.replay.folder import RankFile
     from ...ops.pack.pack import Packed, Rank
     from ...reports.dumps import WrittenDocument
-    from ...routes import Routes
 
 __all__ = ["UnpackRequest", "unpack_folder"]
+
+_SHARD_BYTES = 16 << 20  # of routes that one process takes from tensors at a time
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +39,7 @@ class UnpackRequest:
     save: Path = save_option("the dump, NAME.parquet,", dataclasses.MISSING)
     no_tokens: bool = no_tokens_option("DST")
     force: bool = force_option()
+    crew: Crew = dataclasses.field(default_factory=Crew)
 
 
 class _Stored(Sequence[Any]):
@@ -78,10 +87,10 @@ def unpack_folder(request: UnpackRequest, progress: Progress = SILENT) -> "Writt
 
     Raises FormatError for another folder, and MismatchError when some ranks' files are not there.
     """
-    from ...files.scratch import scratch_file
-    from ...files.writing import refuse_existing
-    from ...formats.native.container import open_native, write_native
-    from ...formats.replay.folder import SAMPLES, list_tensors
+    from ...files.scratch import scratch_folder
+    from ...files.writing import refuse_existing, replacing
+    from ...formats.native.row_groups import native_form
+    from ...formats.replay.folder import list_tensors
     from ...formats.replay.manifest import MANIFEST
     from ...reports.dumps import written_document
 
@@ -94,91 +103,116 @@ def unpack_folder(request: UnpackRequest, progress: Progress = SILENT) -> "Writt
             f"{folder}: no {MANIFEST}: not a replay folder",
             hint="routectl pack DUMP --save DIR writes one",
         )
-    samples = open_native(folder / SAMPLES)
-    if request.no_tokens:
-        samples = samples.without_tokens()
-    job = job_of_manifest(folder, samples, {}, 1, Allowed())
+    inside = _Inside(folder, request.no_tokens)
+    job = inside.job()
     found = list_tensors(folder)
     absent = [place.path for place in places(job.packing, {}) if place not in found]
     if absent:
         raise MismatchError(
             f"{folder}: {len(absent)} of the ranks' files are not there, the first is {absent[0]}"
         )
-    with scratch_file() as file:
-        routes = _Spool(file, samples.meta)
-        _unpack_all(job, found, job.extents or [], routes, progress)
-        whole = (dataclasses.replace(s, routes=routes.take(i)) for i, s in enumerate(samples))
-        count = write_native(whole, samples.meta, save, force=request.force)
-    progress.note(f"wrote {save}: {plural(count, 'sample')}")
+    with scratch_folder("unpack") as kept, replacing(save, force=request.force) as target:
+        spool = spool_for(kept / "routes", job.dump.meta, list(job.extents or ()))
+        added(_Unpacking(Opened(inside.job, job), found, spool), request.crew, progress)
+        dump = _spooled(inside, spool, job.dump)
+        opening = partial(_with_form, inside, spool)
+        opened = Opened(opening, (dump, native_form(dump.meta, None, save.parent)))
+        count = write_native_on(request.crew, opened, target, progress)
+    progress.note(f"wrote {save}: {plural(count or 0, 'sample')}")
     if request.no_tokens:
         progress.note(WITHOUT_TOKENS)
-    return written_document(str(folder), str(save), count)
+    return written_document(str(folder), str(save), count or 0)
 
 
-class _Spool:
-    """Routes of samples in a file, put there in the order of micro-batches."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Inside:
+    """A replay folder, in any process."""
 
-    def __init__(self, file: IO[bytes], meta: "DumpMeta") -> None:
-        self._file, self._meta = file, meta
-        self._places: dict[int, tuple[int, int, int, bool]] = {}  # offset, start, rows, missing
+    folder: Path
+    no_tokens: bool
 
-    def put(self, sample: int, routes: "Routes | None") -> None:
-        """Keep a sample's routes, by its place in the dump."""
-        import numpy as np
+    def samples(self) -> "Dump":
+        """What its samples have beside their routes."""
+        from ...formats.native.container import open_native
+        from ...formats.replay.folder import SAMPLES
 
-        if routes is None:
-            return
-        missing = routes.missing_TL is not None
-        self._places[sample] = (self._file.tell(), routes.start, routes.num_tokens, missing)
-        self._file.write(routes.ids_TLK.data)
-        if routes.missing_TL is not None:
-            self._file.write(np.packbits(routes.missing_TL).tobytes())
+        samples = open_native(self.folder / SAMPLES)
+        return samples.without_tokens() if self.no_tokens else samples
 
-    def take(self, sample: int) -> "Routes | None":
-        """A sample's routes; None for one without."""
-        import numpy as np
-
-        from ...routes import Routes, ids_dtype
-
-        if sample not in self._places:
-            return None
-        offset, start, rows, missing = self._places[sample]
-        layers, num_experts = self._meta.layers_L, self._meta.num_experts
-        ids = np.empty((rows, len(layers), self._meta.top_k), ids_dtype(num_experts))
-        self._file.seek(offset)
-        self._file.readinto(ids)  # type: ignore[attr-defined]
-        missing_TL = None
-        if missing:
-            count = rows * len(layers)
-            bits = np.frombuffer(self._file.read(-(-count // 8)), np.uint8)
-            missing_TL = np.unpackbits(bits, count=count).reshape(rows, -1) > 0
-        return Routes(ids, layers, num_experts, start, missing_TL)
+    def job(self) -> Job:
+        """What was packed."""
+        return job_of_manifest(self.folder, self.samples(), {}, 1, Allowed())
 
 
-def _unpack_all(
-    job: Job,
-    found: "dict[RankFile, Path]",
-    extents: list[Any],
-    routes: _Spool,
-    progress: Progress,
-) -> None:
-    """The routes of every sample, out of the files of all ranks, a micro-batch at a time."""
-    from ...ops.pack.unpack import unpack
+def _spooled(inside: _Inside, spool: Spool, samples: "Dump | None" = None) -> "Dump":
+    """The samples of a folder with their routes out of a spool."""
+    from ...dump import Dump
 
-    groups: dict[tuple[int, tuple[int, ...]], list[RankFile]] = {}
-    for place in places(job.packing, {}):
-        indices = job.packing.share(place.mb, place.dp, place.cp).samples
-        groups.setdefault((place.mb, indices), []).append(place)
-    layers, num_experts = job.dump.meta.layers_L, job.dump.meta.num_experts
-    with progress.counting("unpacking", len(groups), "micro-batches", tokens_rate) as advance:
-        for (mb, indices), ranks in groups.items():
-            packing = job.packing.share(mb, ranks[0].dp, ranks[0].cp).packing
-            parts = (_part(job, place, found[place]) for place in ranks)
-            wanted = [extents[i] for i in indices]
-            for i, held in zip(
-                indices,
-                unpack(parts, packing, layers, num_experts, extents=wanted),
-                strict=True,
-            ):
-                routes.put(i, held)
-            advance(sum(packing.lens))
+    bare = inside.samples() if samples is None else samples
+    offsets_S = spool.offsets()
+
+    def load(i: int) -> "Sample":
+        return dataclasses.replace(bare[i], routes=spool.take(i, int(offsets_S[i])))
+
+    return Dump(bare.meta, bare.keys, load, count=lambda: spool.rows_S.clip(0))
+
+
+def _with_form(inside: _Inside, spool: Spool) -> "tuple[Dump, NativeForm]":
+    from ...formats.native.row_groups import native_form
+
+    dump = _spooled(inside, spool)
+    return dump, native_form(dump.meta, None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Put:
+    """Micro-batches whose routes are in the spool."""
+
+    count: int = 0
+
+    def __add__(self, other: "_Put") -> "_Put":
+        return _Put(self.count + other.count)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Unpacking:
+    """The routes of every sample, out of the files of all ranks, some micro-batches a shard."""
+
+    job: Opened[Job]
+    found: "dict[RankFile, Path]"
+    spool: Spool
+    doing: str = "unpacking"
+    unit: str = "micro-batches"
+
+    def cut(self, most: int) -> list[Shard]:
+        """Ranks that share samples in one shard."""
+        job = self.job()
+        groups: dict[tuple[int, int], list[RankFile]] = {}
+        for place in places(job.packing, {}):
+            groups.setdefault((place.mb, place.dp), []).append(place)
+        together = list(groups.values())
+        each = int(self.spool.offsets()[-1]) // len(together)
+        return [
+            Shard(
+                f"micro-batches from {together[part.start][0].path} on",
+                each * len(part),
+                len(part),
+                together[part.start : part.stop],
+            )
+            for part in cut_runs([each] * len(together), most, _SHARD_BYTES)
+        ]
+
+    def partial(self, shard: Shard) -> _Put:
+        """Put the routes of some micro-batches where they belong."""
+        from ...ops.pack.unpack import unpack
+
+        job, offsets_S = self.job(), self.spool.offsets()
+        meta, extents = job.dump.meta, list(job.extents or ())
+        for ranks in shard.of:
+            share = job.packing.share(ranks[0].mb, ranks[0].dp, ranks[0].cp)
+            parts = (_part(job, place, self.found[place]) for place in ranks)
+            wanted = [extents[i] for i in share.samples]
+            held = unpack(parts, share.packing, meta.layers_L, meta.num_experts, extents=wanted)
+            for i, routes in zip(share.samples, held, strict=True):
+                self.spool.put(i, routes, int(offsets_S[i]))
+        return _Put(len(shard.of))

@@ -3,7 +3,8 @@
 Shape suffixes: L compared layers, K top_k, S = K + 1, E experts, T tokens, P places, B bins.
 """
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from ...kernels.rows import RowCounts
 from ...routes import Bools
+from ..adding.exact import ExactSums
 
-__all__ = ["PLACES", "Counts", "LogprobCounts", "SampleCounts", "bin_edges"]
+__all__ = ["PLACES", "Counts", "LogprobCounts", "LogprobSums", "SampleCounts", "bin_edges"]
 
 Ints = NDArray[np.int64]
 PLACES = ("prompt", "cached", "response")  # cached is the part of the prompt served from a cache
@@ -63,6 +65,12 @@ class Counts:
 
     def __add__(self, other: "Counts") -> "Counts":
         return _added(self, other)  # type: ignore[no-any-return]
+
+    def take(self, other: "Counts") -> None:
+        """Add the arrays of another, in place: while they are being built."""
+        for name in _ARRAYS:
+            total = getattr(self, name)
+            total += getattr(other, name)
 
     def uncovered(self, **rows: int) -> "Counts":
         """The same with so many more rows that were not compared, by the names of such tallies."""
@@ -126,6 +134,9 @@ class Counts:
         )
 
 
+_ARRAYS = tuple(one.name for one in fields(Counts) if one.type is not int)
+
+
 @dataclass(frozen=True, slots=True)
 class SampleCounts:
     """Samples: of each side, compared, and left over, with the reasons."""
@@ -148,7 +159,8 @@ class SampleCounts:
 class LogprobCounts:
     """Sums over response tokens with log-probs on both sides; d = log p_new - log p_old.
 
-    one_sided counts the tokens that one side alone has a log-prob of, and no loss mask leaves out.
+    Those of one sample, or of many as ``LogprobSums`` tells them. one_sided counts the tokens that
+    one side alone has a log-prob of, and no loss mask leaves out.
     """
 
     tokens: int = 0
@@ -160,17 +172,6 @@ class LogprobCounts:
     one_sided: int = 0
 
     TAU = 2.0
-
-    def __add__(self, other: "LogprobCounts") -> "LogprobCounts":
-        return LogprobCounts(
-            self.tokens + other.tokens,
-            self.sum_d + other.sum_d,
-            self.sum_k3 + other.sum_k3,
-            self.sum_abs + other.sum_abs,
-            float(np.maximum(self.max_abs, other.max_abs)),  # nan wins
-            self.over_tau + other.over_tau,
-            self.one_sided + other.one_sided,
-        )
 
     @classmethod
     def of_tokens(cls, d: NDArray[np.float64]) -> "LogprobCounts":
@@ -206,3 +207,50 @@ class LogprobCounts:
         with np.errstate(over="ignore", invalid="ignore"):  # infinities, or beyond float64
             found = cls.of_tokens(new[known] - old[known])
         return replace(found, one_sided=int(((unknown_old ^ unknown_new) & trained).sum()))
+
+
+def _no_sums() -> ExactSums:
+    return ExactSums.zeros(3)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LogprobSums:
+    """The log-prob sums of many samples, each sample's added without rounding.
+
+    sums  of d, of k3 and of abs, as in LogprobCounts
+    """
+
+    tokens: int = 0
+    sums: ExactSums = field(default_factory=_no_sums)
+    max_abs: float = 0.0
+    over_tau: int = 0
+    one_sided: int = 0
+
+    def __add__(self, other: "LogprobSums") -> "LogprobSums":
+        return LogprobSums(
+            self.tokens + other.tokens,
+            self.sums + other.sums,
+            float(np.maximum(self.max_abs, other.max_abs)),  # nan wins
+            self.over_tau + other.over_tau,
+            self.one_sided + other.one_sided,
+        )
+
+    @classmethod
+    def of_samples(cls, samples: Sequence[LogprobCounts]) -> "LogprobSums":
+        """The sums of samples."""
+        found = cls(
+            sum(s.tokens for s in samples),
+            max_abs=float(np.max([s.max_abs for s in samples], initial=0.0)),
+            over_tau=sum(s.over_tau for s in samples),
+            one_sided=sum(s.one_sided for s in samples),
+        )
+        if found.tokens:
+            values = [(s.sum_d, s.sum_k3, s.sum_abs) for s in samples]
+            found.sums.add(np.ravel(values), np.tile(np.arange(3), len(samples)))
+        return found
+
+    @property
+    def counts(self) -> LogprobCounts:
+        """The sums, each rounded once."""
+        d, k3, size = self.sums.values_N.tolist()
+        return LogprobCounts(self.tokens, d, k3, size, self.max_abs, self.over_tau, self.one_sided)

@@ -6,7 +6,6 @@ ids. Shape suffixes: T tokens, L compared layers, S = K + 1 numbers of swapped i
 places, B bins of positions, N = L + 1 numbers of differing layers.
 """
 
-import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from ...kernels.rows import RowCounts, count_marks
 from ...margins import Margins
+from ..adding.least import Worst
 from ..pairs.align import Pair
 from .flips import MarginCounts, added_margins
 from .kept import KEPT_BYTES, KeptSequence, kept_sequence
@@ -42,8 +42,12 @@ LISTED = 2000
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One mismatched row: where, the two id sets (sorted), and each side's margin where known."""
+    """One mismatched row: where, the two id sets (sorted), and each side's margin where known.
 
+    index is the sample's in OLD, as a whole.
+    """
+
+    index: int
     sample: str
     position: int
     layer: int
@@ -52,6 +56,11 @@ class Example:
     margin_old: float | None = None
     margin_new: float | None = None
 
+    @property
+    def place(self) -> tuple[int, str, int, int]:
+        """Ascending from the first; of several dumps added up, those of one index are by name."""
+        return self.index, self.sample, self.position, self.layer
+
 
 def _known(margin_TL: Margins | None, t: Any, index: int) -> float | None:
     margin = np.nan if margin_TL is None else float(margin_TL[t, index])
@@ -59,19 +68,19 @@ def _known(margin_TL: Margins | None, t: Any, index: int) -> float | None:
 
 
 def first_mismatches(
-    pair: Pair, rows: RowCounts, layers: Sequence[int], limit: int
+    pair: Pair, index: int, rows: RowCounts, layers: Sequence[int], limit: int
 ) -> list[Example]:
-    """The first mismatched rows of a pair, by position, then layer."""
+    """The first mismatched rows of a pair, by position, then layer; index is that in OLD."""
     found: list[Example] = []
     for t in np.flatnonzero(rows.differing_T):
-        for index in range(int(rows.first_T[t]), len(layers)):
-            if pair.skip_TL is not None and pair.skip_TL[t, index]:
+        for at in range(int(rows.first_T[t]), len(layers)):
+            if pair.skip_TL is not None and pair.skip_TL[t, at]:
                 continue
-            old = set(pair.old_TLK[t, index].tolist())
-            new = set(pair.new_TLK[t, index].tolist())
+            old = set(pair.old_TLK[t, at].tolist())
+            new = set(pair.new_TLK[t, at].tolist())
             if old != new:
-                where = (pair.name, pair.position + int(t), layers[index])
-                margins = (_known(m, t, index) for m in (pair.old_margin_TL, pair.new_margin_TL))
+                where = (index, pair.name, pair.position + int(t), layers[at])
+                margins = (_known(m, t, at) for m in (pair.old_margin_TL, pair.new_margin_TL))
                 found.append(Example(*where, tuple(sorted(old)), tuple(sorted(new)), *margins))
                 if len(found) >= limit:
                     return found
@@ -98,12 +107,13 @@ def place_parts(pair: Pair) -> tuple[Part, ...]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ListedSample:
-    """What one compared sample adds up to by place and layer; int32.
+    """What one compared sample adds up to by place and layer; int32. index is that in OLD.
 
     tokens_P, tokens_mismatched_P   tokens with a compared row, and with a mismatched one
     rows_PL, mismatched_PL          compared rows, and those whose sets differ
     """
 
+    index: int
     sample: str
     tokens_P: NDArray[np.int32]
     tokens_mismatched_P: NDArray[np.int32]
@@ -111,10 +121,10 @@ class ListedSample:
     mismatched_PL: NDArray[np.int32]
 
     @property
-    def rank(self) -> tuple[float, int, str]:
+    def rank(self) -> tuple[float, int, str, int]:
         """Ascending from the worst, as in the report's list of worst samples."""
         rows, mismatched = int(self.rows_PL.sum()), int(self.mismatched_PL.sum())
-        return -mismatched / rows, -mismatched, self.sample
+        return -mismatched / rows, -mismatched, self.sample, self.index
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,8 +136,8 @@ class Detail:
     swaps_PLS                  rows by how many ids differ, int64
     load_old_PLE, load_new_PLE how often each expert was taken, int64
     margins                    per place, None where no row of it has any
-    samples                    at most LISTED samples, the worst first
-    worst                      at most ``limit`` sequences, the worst first
+    samples                    at most LISTED samples
+    worst                      at most as many sequences as a report lists
     """
 
     width: int
@@ -138,9 +148,8 @@ class Detail:
     load_old_PLE: Ints
     load_new_PLE: Ints
     margins: tuple[MarginCounts | None, ...]
-    samples: tuple[ListedSample, ...]
-    worst: tuple[KeptSequence, ...]
-    limit: int
+    samples: Worst[ListedSample]
+    worst: Worst[KeptSequence]
 
     def widened(self, width: int) -> "Detail":
         """The same with bins of another width, a power of two times the own."""
@@ -174,8 +183,8 @@ def added_detail(a: Detail | None, b: Detail | None) -> Detail | None:
         a,
         **{name: getattr(a, name) + getattr(b, name) for name in _TALLIES},
         margins=tuple(map(added_margins, a.margins, b.margins)),
-        samples=tuple(sorted([*a.samples, *b.samples], key=lambda s: s.rank)[:LISTED]),
-        worst=tuple(sorted([*a.worst, *b.worst], key=lambda s: s.rank)[: a.limit]),
+        samples=a.samples + b.samples,
+        worst=a.worst + b.worst,
     )
 
 
@@ -201,30 +210,27 @@ class DetailTally:
             zeros(num_layers, num_experts),
             zeros(num_layers, num_experts),
             (),
-            (),
-            (),
-            limit,
+            Worst(LISTED),
+            Worst(limit),
         )
-        self._samples: list[ListedSample] = []
-        self._worst: list[KeptSequence] = []
 
     def result(self, margins: Mapping[int, MarginCounts | None]) -> Detail:
         """What was added up, with the margins by place."""
-        return replace(
-            self._detail,
-            margins=tuple(map(margins.get, range(len(DETAIL_PLACES)))),
-            samples=tuple(self._samples),
-            worst=tuple(self._worst),
-        )
+        places = range(len(DETAIL_PLACES))
+        return replace(self._detail, margins=tuple(map(margins.get, places)))
 
     def add(
         self,
         pair: Pair,
+        index: int,
         counted: Iterable[tuple[Part, RowCounts]],
         whole: RowCounts,
         token_ids: NDArray[np.int32] | None,
     ) -> None:
-        """Add the compared rows of one pair, counted by place and as a whole, with marks."""
+        """Add the compared rows of one pair, counted by place and as a whole, with marks.
+
+        index is that of its sample in OLD.
+        """
         width = self._detail.width
         while pair.position + len(pair.old_TLK) > width * BINS:
             width *= 2
@@ -237,10 +243,8 @@ class DetailTally:
             swaps_LS, compared_T = found.swaps_LS, _compared(pair, part)
             tokens[:, part.place] = compared_T.sum(), (found.differing_T > 0).sum()
             rows[:, part.place] = swaps_LS.sum(axis=1), swaps_LS[:, 1:].sum(axis=1)
-        listed = ListedSample(pair.name, *tokens, *rows)
-        if len(self._samples) < LISTED or listed.rank < self._samples[-1].rank:
-            bisect.insort(self._samples, listed, key=lambda s: s.rank)
-            del self._samples[LISTED:]
+        listed = ListedSample(index, pair.name, *tokens, *rows)
+        self._detail.samples.add(listed)
         self._keep(pair, whole, listed, token_ids)
 
     def _add(self, pair: Pair, part: Part, rows: RowCounts) -> None:
@@ -270,13 +274,10 @@ class DetailTally:
         token_ids: NDArray[np.int32] | None,
     ) -> None:
         """Keep the sequence where it is one of the worst so far."""
-        limit, rank = self._detail.limit, listed.rank
-        full = len(self._worst) >= limit
-        if not listed.mismatched_PL.any() or limit == 0 or (full and rank >= self._worst[-1].rank):
-            return
-        kept = kept_sequence(pair, rows, KEPT_BYTES // limit, token_ids, -rank[0])
-        bisect.insort(self._worst, kept, key=lambda s: s.rank)
-        del self._worst[limit:]
+        worst, rank = self._detail.worst, listed.rank
+        if listed.mismatched_PL.any() and worst.takes(rank):
+            budget = KEPT_BYTES // worst.limit
+            worst.add(kept_sequence(pair, listed.index, rows, budget, token_ids))
 
 
 def _compared(pair: Pair, part: Part) -> NDArray[np.bool_]:

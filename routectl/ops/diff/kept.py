@@ -24,6 +24,7 @@ _MARGIN_BYTES = 4  # of a mismatched row: a float16 a side
 class KeptSequence:
     """The compared rows of one sequence, or of its window with most mismatches where it is long.
 
+    index       of its sample in OLD
     tokens      compared positions of the whole sequence
     position    absolute position of the first kept token
     old_TLK     ids of OLD as stored; new_RK those of NEW of the mismatched rows, by token, layer
@@ -34,6 +35,7 @@ class KeptSequence:
     rate, mismatched  of the whole sequence: what sequences are ordered by, the worst first
     """
 
+    index: int
     sample: str
     tokens: int
     position: int
@@ -48,9 +50,9 @@ class KeptSequence:
     mismatched: int
 
     @property
-    def rank(self) -> tuple[float, int, str]:
+    def rank(self) -> tuple[float, int, str, int]:
         """Ascending from the worst, as in the report's list of worst samples."""
-        return -self.rate, -self.mismatched, self.sample
+        return -self.rate, -self.mismatched, self.sample, self.index
 
 
 def _window(costs_T: Ints, values_T: NDArray[np.int32], budget: int) -> slice:
@@ -77,13 +79,14 @@ def _margins(pair: Pair, window: slice, differs_TL: Bools) -> Margins | None:
 
 def kept_sequence(
     pair: Pair,
+    index: int,
     rows: RowCounts,
     budget: int,
     token_ids: NDArray[np.int32] | None,
-    rate: float,
 ) -> KeptSequence:
     """A pair's rows, cut to a window of at most ``budget`` bytes of ids, in memory of its own."""
     assert rows.differs_TL is not None
+    mismatched = int(rows.differing_T.sum(dtype=np.int64))
     tokens, layers, _ = pair.old_TLK.shape
     row_bytes = pair.old_TLK.itemsize * pair.old_TLK.shape[2]
     unknown = pair.old_margin_TL is None and pair.new_margin_TL is None
@@ -93,6 +96,7 @@ def kept_sequence(
     differs_TL = rows.differs_TL[window].copy()
     skip = pair.skip_TL
     return KeptSequence(
+        index=index,
         sample=pair.name,
         tokens=tokens,
         position=pair.position + window.start,
@@ -103,6 +107,6 @@ def kept_sequence(
         missing_TL=None if skip is None else skip[window].copy(),
         margins_2R=_margins(pair, window, differs_TL),
         token_ids=None if token_ids is None else token_ids[window].copy(),
-        rate=rate,
-        mismatched=int(rows.differing_T.sum(dtype=np.int64)),
+        rate=mismatched / int(rows.swaps_LS.sum()),
+        mismatched=mismatched,
     )

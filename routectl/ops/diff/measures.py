@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from ...margins import EPS
 from .counts import Counts
-from .diff import DiffResult, SequenceCount
 from .flips import Flips, MarginCounts, flips_of
+from .result import DiffResult
 
 __all__ = [
     "Measures",
-    "SequenceRates",
     "dead_experts",
     "entropy",
     "layer_measures",
@@ -120,44 +119,6 @@ class Measures:
     def margin_coverage_rate(self) -> float | None:
         """Share of the rows whose margin is known on a side."""
         return None if self.flips is None else rate(self.flips.rows, self.rows)
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceRates:
-    """How mismatch rates are spread over the compared samples; None where there is none."""
-
-    sequences: tuple[SequenceCount, ...]
-
-    @property
-    def rates(self) -> list[float]:
-        """The mismatch rate of each."""
-        return [s.mismatch_rate for s in self.sequences]
-
-    @property
-    def mismatched(self) -> int:
-        """Samples with a mismatched row."""
-        return sum(s.rows_mismatched > 0 for s in self.sequences)
-
-    @property
-    def mean(self) -> float | None:
-        """The mean rate."""
-        return float(np.mean(self.rates)) if self.sequences else None
-
-    @property
-    def greatest(self) -> float | None:
-        """The rate of the worst sample."""
-        return max(self.rates, default=None)
-
-    def quantile(self, q: float) -> float | None:
-        """The rate that a share ``q`` of the samples does not exceed, interpolated."""
-        return float(np.quantile(self.rates, q)) if self.sequences else None
-
-    @property
-    def worst_first(self) -> list[SequenceCount]:
-        """By mismatch rate, then mismatched rows, then name."""
-        return sorted(
-            self.sequences, key=lambda s: (-s.mismatch_rate, -s.rows_mismatched, s.sample)
-        )
 
 
 def _worst(values: list[float | None]) -> float | None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from ...errors import MismatchError, RoutectlError
 from ...margins import EPS, pattern_of
-from .diff import DiffResult
 from .measures import Measures, layer_measures, rate, total_measures
+from .result import DiffResult
 
 __all__ = [
     "METRICS",

@@ -55,6 +55,7 @@ class Join:
     """Pairs of indices (old, new), in the order of old, and the indices left without a partner.
 
     by counts the pairs per rule; conflicts counts ids that are on both sides with other token ids.
+    by_id_P, bool [P], are the pairs that have one id; None where there is one rule.
     """
 
     pairs: Pairs
@@ -62,6 +63,7 @@ class Join:
     only_new: tuple[int, ...]
     by: dict[str, int]
     conflicts: int = 0
+    by_id_P: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,7 @@ def join_keys(old: Sequence[SampleKey], new: Sequence[SampleKey], match: str = "
         raise ValueError(f"match must be one of {MATCHES}, got {match!r}")
     old, new = (keys if isinstance(keys, Keys) else Keys(keys) for keys in (old, new))
     by: dict[str, int] = {}
-    tokens, conflicts = _codes(old, new, "tokens"), None
+    tokens, conflicts, by_id_P = _codes(old, new, "tokens"), None, None
     if match in ("auto", "id"):
         pairs = _by_id(_codes(old, new, "sample_id"))
         if match == "id":
@@ -173,7 +175,8 @@ def join_keys(old: Sequence[SampleKey], new: Sequence[SampleKey], match: str = "
         if match == "auto":
             more = _by_digest(tokens.without(pairs))
             by["tokens"] = len(more)
-            pairs = _together(pairs, more)
+            ids, pairs = pairs, _together(pairs, more)
+            by_id_P = np.isin(pairs.old_P, ids.old_P, assume_unique=True)
     elif match == "order":
         both = np.arange(min(len(old), len(new)))
         pairs = Pairs(both, both)
@@ -195,6 +198,7 @@ def join_keys(old: Sequence[SampleKey], new: Sequence[SampleKey], match: str = "
         tuple(np.flatnonzero(left_new).tolist()),
         {rule: count for rule, count in by.items() if count},
         left,
+        by_id_P,
     )
 
 

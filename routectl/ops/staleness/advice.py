@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from ...margins import EPS
-from ..diff.diff import SequenceCount
 from ..diff.flips import Flips
 from ..diff.measures import layer_measures, rate, total_measures
+from ..diff.result import SequenceCount
 from .comparison import Comparison
 from .drift import Nearest
 from .staleness import Staleness
@@ -161,8 +161,8 @@ def _excess(
     return Excess(
         None if first is None or first <= limits.first_clear else (result.layers[0], first),
         tuple((layer, r) for layer, r in rates if r is not None and r > limits.broken),
-        tuple(s for s in result.sequences if s.mismatch_rate > limits.broken),
-        len(result.sequences),
+        tuple(s.counts for s in result.each if s.counts.mismatch_rate > limits.broken),
+        len(result.each),
         ours / floor if floor and ours > limits.noise_factor * floor else None,
     )
 

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..adding.intervals import Bootstrap, Interval, rate_intervals
-from ..diff.diff import DiffResult
 from ..diff.measures import rate
+from ..diff.result import DiffResult
 
 __all__ = ["Clustering", "Comparison", "RateIntervals", "intervals_of"]
 
@@ -75,13 +75,13 @@ class Clustering:
         Pairs of versions have the same sequences: one cluster each, whatever is added up.
         """
         found: dict[Hashable, list[NDArray[np.float64]]] = {}
-        for s in result.sequences:
-            scored = s.logprobs
+        for one in result.each:
+            s, scored = one.counts, one.logprobs
             sums = [s.tokens, s.tokens_mismatched, scored.tokens, scored.sum_k3, scored.over_tau]
             parts = found.setdefault(
-                self.cluster_of[s.sample], [np.zeros(s.swaps_LS.shape), np.zeros(len(sums))]
+                self.cluster_of[s.sample], [np.zeros(one.swaps_LS.shape), np.zeros(len(sums))]
             )
-            parts[0] += s.swaps_LS
+            parts[0] += one.swaps_LS
             with np.errstate(over="ignore", invalid="ignore"):  # log-probs may be infinite
                 parts[1] += sums
         return found

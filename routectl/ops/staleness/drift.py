@@ -11,7 +11,7 @@ import numpy as np
 from ...dump import Dump
 from ...kernels.rows import diff_rows
 from ..adding.intervals import Interval, interval_of, resample
-from ..diff.diff import DiffResult
+from ..diff.result import DiffResult
 from ..pairs.align import Aligner
 from ..pairs.join import join_keys
 from .comparison import Clustering, Comparison

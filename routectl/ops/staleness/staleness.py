@@ -12,7 +12,9 @@ import numpy as np
 from ...dump import Dump
 from ...errors import MismatchError
 from ...visible import visible
-from ..diff.diff import DiffOptions, DiffResult, diff_as
+from ..diff.diff import diff_as
+from ..diff.options import DiffOptions
+from ..diff.result import DiffResult
 from ..diff.thresholds import Unmatched
 from .attribution import GROUPS, MODES, BoundaryRule, SpanCounts, Version, only_rows
 from .comparison import Comparison, intervals_of
@@ -122,7 +124,7 @@ class _Run:
         """Compare two dumps whose samples have the same names; ``part``: see DiffOptions."""
         options = self.options
         asked = DiffOptions(
-            "id", options.tokens, options.layers, options.examples, options.detail, part
+            "id", options.tokens, options.layers, options.examples, options.detail, part, True
         )
         try:
             return diff_as(old, new, asked)

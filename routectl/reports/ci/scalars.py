@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...ops.check.book.results import CheckResult
-from ...ops.diff.diff import DiffResult
+from ...ops.diff.result import DiffResult
 from ...ops.diff.thresholds import scalar_name
 from ...ops.staleness.staleness import Staleness
 from ...visible import visible

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from ...margins import MARGIN_EDGES
 from ...ops.diff.detail import DETAIL_PLACES, Detail, ListedSample
-from ...ops.diff.diff import DiffResult
 from ...ops.diff.flips import MarginCounts, flips_of
 from ...ops.diff.kept import KeptSequence
+from ...ops.diff.result import DiffResult
 from .schema import (
     DetailDocument,
     ExpertLoad,
@@ -41,7 +41,7 @@ def detail_document(result: DiffResult, detail: Detail, eps: float) -> DetailDoc
     document: DetailDocument = {
         **places_document(detail),
         "load": _load({"old": counts.load_old_LE, "new": counts.load_new_LE}),
-        "samples": _samples(detail.samples, present),
+        "samples": _samples(detail.samples.items, present),
         "sequences": [_sequence(s) for s in detail.worst],
     }
     if result.margins is not None:

@@ -3,18 +3,27 @@
 from dataclasses import asdict
 from typing import Any, cast
 
+from ...ops.adding.intervals import Bootstrap, Interval, rate_intervals
 from ...ops.diff.counts import PLACES, bin_edges
 from ...ops.diff.detail import Example
-from ...ops.diff.diff import DiffResult
-from ...ops.diff.measures import Measures, SequenceRates, layer_measures, rate, total_measures
+from ...ops.diff.measures import Measures, layer_measures, rate, total_measures
+from ...ops.diff.result import DiffResult, Sequences
 from ...ops.diff.thresholds import Verdict, judge
-from ..document import CountedRows, dump_document, failure_entries, finite, not_finite
+from ..document import (
+    CountedRows,
+    IntervalEntry,
+    dump_document,
+    failure_entries,
+    finite,
+    not_finite,
+)
 from .detail import detail_document
 from .flips import margin_figures
 from .schema import (
     ComparedFigures,
     DiffDocument,
     DiffExtras,
+    DiffIntervals,
     ExampleEntry,
     LayerFigures,
     LogprobFigures,
@@ -71,15 +80,17 @@ def _four(row: Any) -> dict[str, Any]:
     }
 
 
-def _sequences(spread: SequenceRates, limit: int) -> SequenceFigures:
+def _sequences(sequences: Sequences) -> SequenceFigures:
+    spread = sequences.rates
     p50, p90, p99 = (spread.quantile(q) for q in _QUANTILES)
     return {
-        "compared": len(spread.sequences),
-        "mismatched": spread.mismatched,
+        "compared": spread.count,
+        "mismatched": spread.above_zero,
         "mean": spread.mean,
         "p50": p50,
         "p90": p90,
         "p99": p99,
+        "quantile_error": spread.error,
         "max": spread.greatest,
         "worst": [
             {
@@ -88,8 +99,7 @@ def _sequences(spread: SequenceRates, limit: int) -> SequenceFigures:
                 "tokens_mismatched": s.tokens_mismatched,
                 **counted_rows(s.rows, s.rows_mismatched),
             }
-            for s in spread.worst_first[:limit]
-            if s.rows_mismatched
+            for s in sequences.worst
         ],
     }
 
@@ -176,7 +186,7 @@ def figures_document(result: DiffResult, eps: float) -> ComparedFigures:
             for i, row in enumerate(counts.bins_B4)
             if row[0]
         ],
-        "sequences": _sequences(SequenceRates(result.sequences), result.limit),
+        "sequences": _sequences(result.sequences),
         "logprobs": _logprobs(result),
     }
     if result.margins is not None:
@@ -199,8 +209,26 @@ def _noise(noise: DiffResult) -> NoiseEntry:
     }
 
 
+def _intervals(sequences: Sequences) -> DiffIntervals:
+    """Where the rates lie, from draws of buckets of samples; columns are those of CLUSTERED."""
+    plan, sums_CM = Bootstrap(), sequences.buckets.sums_CM
+    rows, tokens = rate_intervals(sums_CM[:, ::2], sums_CM[:, 1::2], plan)
+    return {
+        "level": plan.level,
+        "clusters": len(sums_CM),
+        "mismatch_rate": _interval(rows),
+        "token_mismatch_rate": _interval(tokens),
+    }
+
+
+def _interval(found: Interval | None) -> IntervalEntry | None:
+    return None if found is None else {"low": found.low, "high": found.high}
+
+
 def _extras(result: DiffResult, noise: DiffResult | None, eps: float) -> DiffExtras:
     extras: DiffExtras = {} if noise is None else {"noise": [_noise(noise)]}
+    if result.sequences.rates.count > 1:
+        extras["intervals"] = _intervals(result.sequences)
     if result.detail is not None:
         extras["detail"] = detail_document(result, result.detail, eps)
     return extras

@@ -9,6 +9,7 @@ __all__ = [
     "DetailDocument",
     "DiffDocument",
     "DiffExtras",
+    "DiffIntervals",
     "DiffVerdict",
     "ExampleEntry",
     "ExpertLoad",
@@ -141,7 +142,10 @@ class WorstSample(CountedRows):
 
 
 class SequenceFigures(TypedDict):
-    """How the mismatch rates of samples are spread, and the worst of them."""
+    """How the mismatch rates of samples are spread, and the worst of them.
+
+    quantile_error is by how much p50, p90 and p99 may be off, relatively: 0 up to 1,024 samples.
+    """
 
     compared: int
     mismatched: int
@@ -149,6 +153,7 @@ class SequenceFigures(TypedDict):
     p50: float | None
     p90: float | None
     p99: float | None
+    quantile_error: float
     max: float | None
     worst: list[WorstSample]
 
@@ -349,10 +354,27 @@ class DetailDocument(TypedDict):
     sequences: NotRequired[list[KeptEntry]]
 
 
+class DiffIntervals(TypedDict):
+    """Where rates lie at a level, as far as other samples may tell: a bootstrap over samples.
+
+    clusters are what is drawn: samples, or buckets of them where they are many. None where nothing
+    varies.
+    """
+
+    level: float
+    clusters: int
+    mismatch_rate: IntervalEntry | None
+    token_mismatch_rate: IntervalEntry | None
+
+
 class DiffExtras(TypedDict, total=False):
-    """What is there where a command line asked; by --rerun; for a page or in a file of JSON."""
+    """What is there where a command line asked; by --rerun; for a page or in a file of JSON.
+
+    intervals are there where two samples or more were compared.
+    """
 
     asked: AskedEntry
+    intervals: DiffIntervals
     noise: list[NoiseEntry]
     detail: DetailDocument
 

@@ -30,7 +30,7 @@ from ..text.wording import (
     rates_text,
 )
 from .flips import example_margins, flip_columns, margin_lines
-from .schema import DiffDocument, RowFigures
+from .schema import DiffDocument, RowFigures, SequenceFigures
 
 __all__ = ["diff_headline", "diff_verdict", "render_diff", "unmatched_text"]
 
@@ -168,9 +168,10 @@ def _spread(doc: DiffDocument) -> list[tuple[str, str]]:
             "sequence",
             f"{amount(s['mismatched'])} of {amount(s['compared'])} differ; mean "
             f"{percent(s['mean'])}, p50 {percent(s['p50'])}, p90 {percent(s['p90'])}, p99 "
-            f"{percent(s['p99'])}, max {percent(s['max'])}",
+            f"{percent(s['p99'])}{_within(s)}, max {percent(s['max'])}",
         )
     )
+    lines += _intervals(doc)
     lines += margin_lines(doc)
     d = doc["logprobs"]
     if d is not None:
@@ -185,6 +186,22 @@ def _spread(doc: DiffDocument) -> list[tuple[str, str]]:
             )
         )
     return lines
+
+
+def _within(s: SequenceFigures) -> str:
+    """How far off the quantiles may be, where they may be."""
+    error = s.get("quantile_error", 0.0)
+    return f" (each within {percent(error)} of itself)" if error else ""
+
+
+def _intervals(doc: DiffDocument) -> list[tuple[str, str]]:
+    """Where the rates lie, as far as other samples may tell."""
+    found = doc.get("intervals")
+    if found is None:
+        return []
+    rates = (("rows", found["mismatch_rate"]), ("tokens", found["token_mismatch_rate"]))
+    told = [f"{what} {percent(r['low'])} to {percent(r['high'])}" for what, r in rates if r]
+    return [("interval", f"{percent(found['level'])}: {', '.join(told)}")] if told else []
 
 
 def _cut(parts: list[str], limit: int = 10) -> str:

@@ -7,7 +7,7 @@ from typing import Literal, cast
 from ...dump import DumpMeta
 from ...margins import EPS
 from ...ops.adding.intervals import Interval
-from ...ops.diff.diff import DiffResult
+from ...ops.diff.result import DiffResult
 from ...ops.diff.thresholds import NOTHING, Failure, Unmatched
 from ...ops.staleness.attribution import MODES
 from ...ops.staleness.comparison import Comparison

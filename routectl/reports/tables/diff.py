@@ -3,8 +3,8 @@
 from typing import Any
 
 from ...ops.diff.counts import PLACES, bin_edges
-from ...ops.diff.diff import DiffResult
 from ...ops.diff.measures import layer_measures, rate
+from ...ops.diff.result import ComparedSample, DiffResult
 from .frame import (
     F_TAU,
     LAYER,
@@ -17,7 +17,7 @@ from .frame import (
     counted_columns,
 )
 
-__all__ = ["DIFF_FRAMES", "layer_cells", "position_cells", "sample_cells"]
+__all__ = ["DIFF_FRAMES", "cells_of_sample", "layer_cells", "position_cells", "sample_cells"]
 
 _COUNTED = counted_columns()
 _WITH_TOKENS = counted_columns("tokens")
@@ -72,22 +72,26 @@ def layer_cells(result: DiffResult, eps: float) -> Rows:
         )
 
 
+def cells_of_sample(one: ComparedSample) -> tuple[Any, ...]:
+    """The row of a compared sample."""
+    s, sums = one.counts, one.logprobs
+    return (
+        s.sample,
+        s.tokens,
+        s.tokens_mismatched,
+        s.rows,
+        s.rows_mismatched,
+        s.mismatch_rate,
+        sums.tokens,
+        rate(-sums.sum_d, sums.tokens),
+        rate(sums.sum_k3, sums.tokens),
+        rate(sums.over_tau, sums.tokens),
+    )
+
+
 def sample_cells(result: DiffResult, eps: float) -> Rows:
-    """A row a compared sample, in the order of OLD."""
-    for s in result.sequences:
-        sums = s.logprobs
-        yield (
-            s.sample,
-            s.tokens,
-            s.tokens_mismatched,
-            s.rows,
-            s.rows_mismatched,
-            s.mismatch_rate,
-            sums.tokens,
-            rate(-sums.sum_d, sums.tokens),
-            rate(sums.sum_k3, sums.tokens),
-            rate(sums.over_tau, sums.tokens),
-        )
+    """A row a compared sample, in the order of OLD, of a result that has each."""
+    return map(cells_of_sample, result.each)
 
 
 def _four(row: Any) -> tuple[Any, ...]:

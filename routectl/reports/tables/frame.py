@@ -1,6 +1,6 @@
 """What an Arrow table of a result is made of: columns with a dtype and a unit, and its rows."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,9 @@ __all__ = [
     "POSITION",
     "ArrowColumn",
     "Frame",
+    "arrow_batch",
     "arrow_of",
+    "arrow_schema",
     "counted_columns",
 ]
 
@@ -70,8 +72,8 @@ def counted_columns(*more: str) -> tuple[ArrowColumn, ...]:
     )
 
 
-def arrow_of(frame: Frame, result: Any, eps: float) -> "pa.Table":
-    """A table of a result; each column's unit is in the metadata of its field."""
+def arrow_schema(columns: Sequence[ArrowColumn]) -> "pa.Schema":
+    """The Arrow schema of columns; each one's unit is in the metadata of its field."""
     import pyarrow as pa
 
     kinds = {
@@ -82,17 +84,34 @@ def arrow_of(frame: Frame, result: Any, eps: float) -> "pa.Table":
         "list<int64>": pa.list_(pa.int64()),
         "list<string>": pa.list_(pa.string()),
     }
-    fields = [
-        pa.field(c.name, kinds[c.dtype], metadata={"unit": c.unit, "about": c.about})
-        for c in frame.columns
-    ]
-    rows = list(frame.rows(result, eps))
-    cells = zip(*rows, strict=True) if rows else [()] * len(fields)
+    return pa.schema(
+        [
+            pa.field(c.name, kinds[c.dtype], metadata={"unit": c.unit, "about": c.about})
+            for c in columns
+        ]
+    )
+
+
+def arrow_batch(
+    columns: Sequence[ArrowColumn], rows: Sequence[tuple[Any, ...]]
+) -> "pa.RecordBatch":
+    """Rows as a record batch."""
+    import pyarrow as pa
+
+    schema = arrow_schema(columns)
+    cells = zip(*rows, strict=True) if rows else [()] * len(schema)
     arrays = [
         pa.array([_storable(cell) for cell in column], field.type)
-        for field, column in zip(fields, cells, strict=True)
+        for field, column in zip(schema, cells, strict=True)
     ]
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def arrow_of(frame: Frame, result: Any, eps: float) -> "pa.Table":
+    """A table of a result; each column's unit is in the metadata of its field."""
+    import pyarrow as pa
+
+    return pa.Table.from_batches([arrow_batch(frame.columns, list(frame.rows(result, eps)))])
 
 
 def _storable(cell: Any) -> Any:

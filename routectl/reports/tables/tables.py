@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import RoutectlError
 from ...margins import EPS
 from ...ops.check.book.results import CheckResult
-from ...ops.diff.diff import DiffResult
+from ...ops.diff.result import DiffResult
 from ...ops.staleness.staleness import Staleness
 from ...ops.summary import Summary
 from .check import CHECK_FRAMES

@@ -65,11 +65,13 @@ def write(dump, name, folder, missing=None, lossy=True, num_layers=2):
 
 
 def load(path):
-    """A torch file, of plain data and numpy arrays alone."""
-    import tensordict  # noqa: F401
+    """A torch file, of plain data, numpy arrays and what makes a TensorDict alone."""
+    import tensordict
+    from tensordict._reductions import _make_td
 
     names = [np._core.multiarray._reconstruct, np.ndarray, np.dtype, type(np.dtype("i4"))]
-    with torch.serialization.safe_globals(names):
+    older = [tensordict.TensorDict, _make_td]  # tensordict 0.8 does not name its own as safe
+    with torch.serialization.safe_globals([*names, *older]):
         return torch.load(path, weights_only=True)
 
 

@@ -1,8 +1,10 @@
 """``routectl convert --jobs``: native files written by several processes."""
 
+import pyarrow.parquet as pq
 import pytest
 
 from routectl.formats import open_dump
+from routectl.formats.native.schema import layer_name
 from routectl.jobs.convert import native
 from support.crewed import hired
 from support.recordings import FIXTURES
@@ -41,8 +43,10 @@ def test_files_are_equal_whatever_the_processes(many, tmp_path, capsys, codec) -
 def test_a_damaged_row_group_leaves_nothing(many, tmp_path, capsys) -> None:
     """The first sample that cannot be read is named, whoever reads it, and no file is there."""
     data = bytearray(many.read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 64] = bytes(64)
+    group = pq.read_metadata(many).row_group(9)
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    chunk = next(one for one in chunks if one.path_in_schema == layer_name(0))
+    data[chunk.data_page_offset + 40 : chunk.data_page_offset + 60] = bytes(20)
     many.write_bytes(data)
     said = []
     for jobs in (1, 2):
@@ -52,4 +56,4 @@ def test_a_damaged_row_group_leaves_nothing(many, tmp_path, capsys) -> None:
         assert not path.exists()
         said.append(done.err)
     assert said[0] == said[1]
-    assert "many.parquet: " in said[0]
+    assert "many.parquet: row group 9: damaged" in said[0]

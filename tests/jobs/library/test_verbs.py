@@ -8,6 +8,7 @@ import pytest
 
 import routectl
 from routectl.errors import MismatchError, RoutectlError
+from support.building import record, some_ids, write_lines
 from support.recordings import DEEPSEEK, FIXTURES
 from support.shell import document
 from support.tiny_rl import ENGINE, TINY
@@ -242,6 +243,16 @@ class TestShow:
         for found in (routectl.summarize(DUMP), routectl.show(routectl.open_dump(DUMP))):
             assert isinstance(found, routectl.Summary)
             assert plain(found.to_dict()) == told
+
+    def test_without_a_model(self, capsys, tmp_path):
+        """``show`` of a dump whose model nothing tells is the command's outline, not an error."""
+        write_lines(tmp_path / "x.jsonl", [record(some_ids(9))] * 2)
+        (tmp_path / "config.json").unlink()
+        found = routectl.show(tmp_path / "x.jsonl")
+        assert plain(found.to_dict()) == printed(capsys, "show", tmp_path / "x.jsonl")
+        assert found.to_dict()["schema"] == "routectl.outline/1"
+        assert "2 samples, 18 tokens with routes" in repr(found)
+        assert "num_experts" in found._repr_html_()
 
     def test_who_counts_is_told(self):
         """``on_read`` is told of tokens with routes and of samples."""

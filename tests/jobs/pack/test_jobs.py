@@ -1,6 +1,8 @@
 """``routectl pack --jobs``: rank files written by several processes."""
 
-from routectl.jobs.pack import writing
+from routectl.formats.native import row_groups
+from routectl.jobs.convert import native
+from routectl.jobs.pack import unpack, writing
 from support.crewed import hired
 from support.recordings import FIXTURES
 from support.shell import run
@@ -26,6 +28,24 @@ def test_folders_are_equal_whatever_the_processes(tmp_path, monkeypatch, capsys)
     assert started == [2, 3]
     assert len(folders[0][0]) == 82
     assert folders[0] == folders[1] == folders[2]
+
+
+def test_a_dump_is_equal_whatever_the_processes(tmp_path, monkeypatch, capsys) -> None:
+    """Unpacked by one process and by three, a folder gives the same file."""
+    folder = tmp_path / "folder"
+    assert run(capsys, "pack", DUMP, "--save", folder, *LAYOUT, "--jobs", 1).code == 0
+    monkeypatch.setattr(unpack, "_SHARD_BYTES", 1)
+    monkeypatch.setattr(native, "_SHARD_BYTES", 1)
+    monkeypatch.setattr(row_groups, "_GROUP_ROWS", 8)
+    started, files = hired(monkeypatch), []
+    for jobs in (1, 3):
+        path = tmp_path / f"{jobs}.parquet"
+        done = run(capsys, "unpack", folder, "--save", path, "--jobs", jobs)
+        assert done.code == 0, done.err
+        files.append(path.read_bytes())
+    assert started == [3, 3]
+    assert files[0] == files[1]
+    assert run(capsys, "diff", DUMP, path).code == 0
 
 
 def test_an_error_leaves_no_folder(tmp_path, monkeypatch, capsys) -> None:

@@ -11,9 +11,10 @@ import oracles
 from routectl.dump import Sample
 from routectl.errors import MismatchError
 from routectl.ops.diff import counts, detail, flips, measures, thresholds
-from routectl.ops.diff import diff as verb
+from routectl.ops.diff import options as options_of
+from routectl.ops.diff import result as results
 from routectl.ops.diff.counts import Counts
-from routectl.ops.diff.diff import diff
+from routectl.ops.diff.diff import DiffOptions, diff, diff_as
 from support.dumps import (
     EXPERTS,
     LAYERS,
@@ -44,10 +45,10 @@ def check(result, pairs, layers, **options):
     truth, examples, sequences = oracles.diff_pairs(pairs, layers, EXPERTS, TOP_K, **options)
     assert as_plain(result.counts) == truth
     found = [(e.sample, e.position, e.layer, e.old, e.new) for e in result.examples]
-    assert found == [(f"s{e[0]}", *e[1:]) for e in examples[: result.limit]]
+    assert found == [(f"s{e[0]}", *e[1:]) for e in examples[: result.first.limit]]
     found = [
         (s.sample, s.tokens, s.tokens_mismatched, s.rows, s.rows_mismatched)
-        for s in result.sequences
+        for s in (one.counts for one in result.each)
     ]
     assert found == [(f"s{s[0]}", *s[1:]) for s in sequences]
     assert result.samples.compared == len(sequences)
@@ -91,8 +92,9 @@ def test_diff_is_the_oracle(pairs, tokens, examples, layers):
         with pytest.raises(MismatchError, match="nothing to compare"):
             diff(old, new, tokens=tokens, layers=layers)
         return
-    result = diff(old, new, tokens=tokens, layers=layers, examples=examples)
-    assert result.limit == examples
+    options = DiffOptions(tokens=tokens, layers=layers, examples=examples, each=True)
+    result = diff_as(old, new, options)
+    assert result.first.limit == examples
     check(result, pairs, compared, tokens=tokens)
 
 
@@ -105,7 +107,8 @@ def test_prefix_is_the_oracle(pair):
         with pytest.raises(MismatchError, match="nothing to compare"):
             diff(old, new, match="prefix")
         return
-    check(diff(old, new, match="prefix", examples=99), [pair], LAYERS, by_prompt=True)
+    options = DiffOptions("prefix", examples=99, each=True)
+    check(diff_as(old, new, options), [pair], LAYERS, by_prompt=True)
 
 
 @settings(max_examples=60)
@@ -117,26 +120,9 @@ def test_layers_of_one_side_are_left_out(pair):
         with pytest.raises(MismatchError, match="nothing to compare"):
             diff(old, new)
         return
-    result = diff(old, new, examples=99)
+    result = diff_as(old, new, DiffOptions(examples=99, each=True))
     assert (result.layers, result.layers_only_old, result.layers_only_new) == ((2, 4), (1,), (0, 7))
     check(result, [pair], (2, 4))
-
-
-@settings(max_examples=60)
-@given(some_pairs, st.integers(1, 2), st.integers(0, 3))
-def test_shards_add_up(pairs, cut, examples):
-    """The results of two parts of the samples add up to the result of the whole."""
-    pairs = [SURE, *pairs, SURE]
-    old, new = sides_of(pairs)
-    whole = diff(old, new, match="id", examples=examples)
-    parts = [range(cut), range(cut, len(pairs))]
-    first, second = (
-        diff(part_of(old, p), part_of(new, p), match="id", examples=examples) for p in parts
-    )
-    total = first + second
-    assert as_plain(total.counts) == as_plain(whole.counts)
-    for name in ("match", "samples", "sequences", "examples", "logprobs", "layers", "limit"):
-        assert getattr(total, name) == getattr(whole, name)
 
 
 @settings(max_examples=30)
@@ -224,7 +210,8 @@ def test_disjoint_ranges():
     result = diff(*sides)
     assert (result.samples.compared, result.samples.nothing_in_common) == (1, 1)
     assert (result.rows, result.counts.only_old, result.counts.only_new) == (6, 9, 6)
-    assert [s.sample for s in result.sequences] == ["b"]
+    assert [s.sample for s in result.sequences.worst] == []
+    assert result.sequences.rates.count == 1
 
 
 def test_leftover_samples_are_counted():
@@ -249,21 +236,15 @@ def test_samples_without_an_id_are_numbered():
     result = diff(make_dump(old), make_dump(new), examples=4)
     assert result.match == {"tokens": 2}
     assert [e.sample for e in result.examples] == ["#0", "#0", "#0", "#1"]
-    assert [s.mismatch_rate for s in result.sequences] == [1, 1]
+    assert [s.mismatch_rate for s in result.sequences.worst] == [1, 1]
 
 
-@pytest.mark.parametrize("module", [counts, detail, flips, measures, thresholds, verb])
+@pytest.mark.parametrize(
+    "module", [counts, detail, flips, measures, options_of, results, thresholds]
+)
 def test_results_are_frozen(module):
     """No value that diff counts, keeps or judges by can be changed once it is made."""
-    made = [c for c in vars(module).values() if isinstance(c, type) and is_dataclass(c)]
+    made = [c for c in vars(module).values() if isinstance(c, type)]
+    made = [c for c in made if is_dataclass(c) and c.__module__ == module.__name__]
     assert made
     assert all(c.__dataclass_params__.frozen for c in made)
-
-
-@pytest.mark.parametrize(("rows", "dtype"), [(255, np.uint8), (256, np.uint16)])
-def test_rows_of_a_sequence_take_little_memory(rows, dtype):
-    """A sequence's rows by swaps are in the narrowest type that holds them, and no other number."""
-    sample = make_sample(make_routes(all_alike(rows)), "a", [1] * (rows + 1), [])
-    (sequence,) = diff(make_dump([sample]), make_dump([sample])).sequences
-    assert sequence.swaps_LS.dtype == dtype
-    assert sequence.swaps_LS.tolist() == [[rows, 0, 0]] * len(LAYERS)

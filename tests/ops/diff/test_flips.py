@@ -33,7 +33,6 @@ from support.dumps import (
     make_routes,
     make_sample,
     margined_pairs,
-    part_of,
     plain_of,
 )
 from support.shell import run
@@ -240,17 +239,6 @@ def test_margins_of_a_diff_are_the_oracle(pairs, eps, tokens, layers):
             for s in (old[i], new[i])
         )
     )
-
-
-@settings(max_examples=60)
-@given(some_pairs, st.integers(1, 2))
-def test_shards_add_up(pairs, cut):
-    """The margins of two parts of the samples add up to those of the whole, as do documents."""
-    old, new = sides_of([*pairs, SURE])
-    whole = diff(old, new, match="id", examples=3)
-    parts = [range(cut), range(cut, len(pairs) + 2)]
-    first, second = (diff(part_of(old, p), part_of(new, p), match="id", examples=3) for p in parts)
-    assert diff_document(first + second) == diff_document(whole)
 
 
 @settings(max_examples=60)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracles
-from routectl.ops.diff.counts import LogprobCounts
+from routectl.ops.diff.counts import LogprobCounts, LogprobSums
 from routectl.ops.diff.diff import diff
 from routectl.ops.diff.measures import rate
 from routectl.ops.diff.thresholds import judge, parse_threshold
@@ -101,8 +101,8 @@ def test_no_figures(old, new, options):
 def test_what_is_not_finite_stays_so(old, new, d):
     """One infinite log-prob, or a difference beyond float64, is in every sum and beyond tau."""
     sums = counted(side([old, -1, None]), side([new, -1, -1]))
-    parts = counted(side([-1], [7]), side([-1], [7])) + counted(side([old], [7]), side([new], [7]))
-    for found in (sums, parts):
+    parts = [diff(side([a], [7]), side([b], [7])) for a, b in ((-1, -1), (old, new))]
+    for found in (sums, (parts[0] + parts[1]).logprobs):
         assert (found.tokens, found.over_tau) == (2, 1)
         np.testing.assert_equal(found.sum_d, d)
         np.testing.assert_equal([found.sum_abs, found.max_abs], [abs(d)] * 2)
@@ -127,7 +127,8 @@ def test_tokens_of_one_side(flip):
     whole, holed = side([-1, -2, -3]), side([-1, None, -3])
     sums = apart(whole, holed)
     assert (sums.tokens, sums.sum_d, sums.one_sided) == (2, 0, 1)
-    assert (sums + sums).one_sided == 2
+    both = LogprobSums.of_samples([sums, sums])
+    assert (both + both).counts.one_sided == 4
     assert apart(holed, holed).one_sided == 0
     assert apart(whole, side([None] * 3)) == LogprobCounts(one_sided=3)
     masked = np.array([False, False, True, False, True])
@@ -153,11 +154,15 @@ def test_tokens_that_parted_are_left_out():
     assert counted(side([-1]), side([-2], (3, 8)), match="prefix").tokens == 0
 
 
+CUTS = (slice(2), slice(2, None))
+
+
 def test_sums_add_up():
     """Counts of two parts add up to those of the whole; the greatest is the greater."""
     d = np.array([0.1, -2.0, 0.0, 3.5, -0.2])
     whole = LogprobCounts.of_tokens(d)
-    total = LogprobCounts.of_tokens(d[:2]) + LogprobCounts.of_tokens(d[2:])
+    parts = [LogprobSums.of_samples([LogprobCounts.of_tokens(d[cut])]) for cut in CUTS]
+    total = (parts[0] + parts[1]).counts
     assert total.tokens == whole.tokens == 5
     assert (total.max_abs, total.over_tau) == (whole.max_abs, whole.over_tau) == (3.5, 2)
     assert (total.sum_d, total.sum_k3, total.sum_abs) == pytest.approx(

@@ -7,10 +7,9 @@ import pytest
 
 import oracles
 from routectl.dump import Sample
-from routectl.ops.diff.counts import Counts, LogprobCounts, bin_edges
-from routectl.ops.diff.diff import SequenceCount, diff
+from routectl.ops.diff.counts import Counts, bin_edges
+from routectl.ops.diff.diff import diff
 from routectl.ops.diff.measures import (
-    SequenceRates,
     dead_experts,
     entropy,
     layer_measures,
@@ -71,29 +70,3 @@ def test_bins_of_positions():
             assert oracles.position_bin(position) == n
     far = make_dump([Sample(make_routes(all_alike(2), start=2**40), "a")])
     assert diff(far, far).counts.bins_B4[-1].tolist() == [2, 0, 6, 0]
-
-
-def counted(sample, rows, mismatched):
-    """One compared sample of so many rows, mismatched ones among them."""
-    swaps_LS = np.array([[rows - mismatched, mismatched]], np.int32)
-    tokens, differ = rows, mismatched
-    return SequenceCount(sample, tokens, differ, rows, mismatched, swaps_LS, LogprobCounts())
-
-
-def test_rates_of_sequences():
-    """Rates are spread over samples, each of one weight; the worst come first, ties by rows and
-    name.
-    """
-    sizes = {"a": (4, 1), "b": (8, 2), "c": (4, 1), "d": (5, 5), "e": (3, 0)}
-    spread = SequenceRates(tuple(counted(name, *size) for name, size in sizes.items()))
-    assert spread.rates == [0.25, 0.25, 0.25, 1.0, 0.0]
-    assert (spread.mismatched, spread.mean, spread.greatest) == (4, 0.35, 1.0)
-    assert [spread.quantile(q) for q in (0, 0.5, 0.75, 0.875, 1)] == [0, 0.25, 0.25, 0.625, 1]
-    assert [s.sample for s in spread.worst_first] == ["d", "b", "a", "c", "e"]
-
-
-def test_rates_of_no_sequence():
-    """Where no sample was compared there is no rate, and none is mismatched."""
-    none = SequenceRates(())
-    assert none.mean is none.greatest is none.quantile(0.5) is None
-    assert (none.rates, none.mismatched, none.worst_first) == ([], 0, [])

@@ -13,7 +13,7 @@ from routectl.ops.adding.intervals import (
     resample,
     tail_share,
 )
-from routectl.ops.diff.diff import diff
+from routectl.ops.diff.diff import DiffOptions, diff_as
 from routectl.ops.staleness.comparison import Clustering, intervals_of
 from routectl.routes import Routes
 from support.coverage import covering
@@ -97,7 +97,7 @@ def test_intervals_cover_the_truth_at_their_rate():
     truths = (float(np.mean(RATES)), *RATES)
     names = {f"s{b}": b for b in range(20)}
     for run in range(200):
-        result = diff(*clustered_dumps(rng, 20), examples=0)
+        result = diff_as(*clustered_dumps(rng, 20), DiffOptions(examples=0, each=True))
         found = intervals_of(result, Clustering(names, Bootstrap(replicates=800, seed=run)))
         for m, interval in enumerate((found.mismatch, *found.layers)):
             covered[m] += interval.low <= truths[m] <= interval.high
@@ -111,13 +111,14 @@ def test_intervals_cover_the_truth_at_their_rate():
 def test_figures_have_the_interval_of_their_own_ratio():
     """Overlap and token mismatch are resampled as the ratios that they are."""
     rng = np.random.default_rng(3)
-    result = diff(*clustered_dumps(rng, 12))
+    result = diff_as(*clustered_dumps(rng, 12), DiffOptions(each=True))
     plan = Bootstrap(replicates=400)
     found = intervals_of(result, Clustering({f"s{b}": b for b in range(12)}, plan))
     assert found.clusters == 12
     assert found.overlap.low == pytest.approx(1 - found.mismatch.high)  # K = 1: all or nothing
-    parts = [[s.tokens_mismatched] for s in result.sequences]
-    wholes = [[s.tokens] for s in result.sequences]
+    each = [one.counts for one in result.each]
+    parts = [[s.tokens_mismatched] for s in each]
+    wholes = [[s.tokens] for s in each]
     assert [found.token_mismatch] == rate_intervals(np.array(parts), np.array(wholes), plan)
     assert found.k3 is None
     assert found.f2 is None

@@ -1,0 +1,169 @@
+"""A comparison as work that is cut into shards: runs of pairs of samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..held import HeldHereError
+from ..shards.share import share_of
+from ..shards.work import Opened, Shard, cut_runs
+from .counted import CountedPairs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ...dump import Dump
+    from ...ops.diff.options import DiffOptions
+    from ...ops.diff.tally import OnCompared
+    from ...ops.pairs.parts import JoinPart
+
+__all__ = ["ComparedWork", "OpenSides", "TabledWork", "held"]
+
+_SAMPLE_BYTES = 1 << 16  # of a sample, where no file tells
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenSides:
+    """OLD, NEW, and a rerun of OLD where there is one."""
+
+    old: "Dump"
+    new: "Dump"
+    rerun: "Dump | None" = None
+
+
+class _Here:
+    """Dumps that only this process has."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise HeldHereError
+
+    def __call__(self) -> OpenSides:
+        raise AssertionError("opened already")
+
+
+def held(sides: OpenSides) -> Opened[OpenSides]:
+    """Dumps that only this process has: a program made them, or they are computed as they come."""
+    return Opened(_Here(), sides)
+
+
+def _joined(sides: Opened[OpenSides], options: "DiffOptions", rerun: bool) -> "JoinPart":
+    """All pairs of OLD and NEW, or of OLD and its rerun. Raises MismatchError for none."""
+    from ...ops.pairs.align import common_layers
+    from ...ops.pairs.join import join_keys
+    from ...ops.pairs.parts import whole_join
+
+    old, new = _dumps(sides(), rerun)
+    common_layers(old.meta, new.meta, options.layers)  # what cannot be compared is not joined
+    return whole_join(join_keys(old.keys, new.keys, options.match))
+
+
+def _dumps(sides: OpenSides, rerun: bool) -> "tuple[Dump, Dump]":
+    if not rerun:
+        return sides.old, sides.new
+    assert sides.rerun is not None
+    return sides.old, sides.rerun
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What a shard is of: pairs of OLD and NEW, or of OLD and its rerun."""
+
+    part: "JoinPart"
+    rerun: bool
+
+
+class ComparedWork:
+    """OLD compared with NEW, and with its rerun; a partial may have no row.
+
+    place is the part of it that is done, from 1, and of how many.
+    """
+
+    doing = "comparing"
+
+    def __init__(
+        self, sides: Opened[OpenSides], options: "DiffOptions", place: tuple[int, int] = (1, 1)
+    ) -> None:
+        self._sides, self._options, self._place = sides, options, place
+        self._join = {
+            rerun: Opened(partial(_joined, sides, options, rerun)) for rerun in (False, True)
+        }
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What says which samples are compared: see ``digest_of``."""
+        whole, (old, new) = self._join[False](), _dumps(self._sides(), rerun=False)
+        sizes = [(len(d), d.meta.file_bytes, d.meta.layers_L) for d in (old, new)]
+        return whole.pairs.old_P, whole.pairs.new_P, *sizes
+
+    def cut(self, most: int) -> Sequence[Shard]:
+        """Runs of pairs in the order of OLD, and the samples without a partner beside them."""
+        if self._sides().rerun is None:
+            return self._shards(most, rerun=False)
+        half = max(1, most // 2)
+        return [*self._shards(half, rerun=False), *self._shards(half, rerun=True)]
+
+    def _shards(self, most: int, *, rerun: bool) -> list[Shard]:
+        dumps, part = _dumps(self._sides(), rerun), self._join[rerun]()
+        size = _sample_bytes(dumps)
+        _, parts = self._place
+        if parts > 1:
+            runs, at = share_of(_runs(part, size, parts, least=1), self._place)
+            part = part.cut(runs)[at]
+        name = dumps[1].meta.path if rerun else dumps[0].meta.path
+        shards = []
+        for one in part.cut(_runs(part, size, most)):
+            pairs = one.pairs
+            span = f" {pairs[0][0]} to {pairs[-1][0]}" if len(pairs) else ""
+            samples = one.num_old + len(one.only_new)
+            shards.append(
+                Shard(f"{name}: samples{span}", samples * size, samples, _Run(one, rerun))
+            )
+        return shards
+
+    def partial(self, shard: Shard) -> CountedPairs:
+        """What a run of pairs gives."""
+        return self._counted(shard.of)
+
+    def _counted(self, run: _Run, on_compared: "OnCompared | None" = None) -> CountedPairs:
+        from ...ops.diff.tally import diff_part
+
+        old, new = _dumps(self._sides(), run.rerun)
+        if run.rerun:
+            return CountedPairs(
+                noise=diff_part(old, new, replace(self._options, detail=False), run.part)
+            )
+        return CountedPairs(diff_part(old, new, self._options, run.part, on_compared))
+
+
+class TabledWork:
+    """A comparison whose compared samples are told too, as rows of a table."""
+
+    doing = ComparedWork.doing
+
+    def __init__(self, work: ComparedWork) -> None:
+        self._work = work
+
+    def cut(self, most: int) -> Sequence[Shard]:
+        """As that of the comparison."""
+        return self._work.cut(most)
+
+    def partial(self, shard: Shard) -> "tuple[CountedPairs, tuple[pa.RecordBatch, ...]]":
+        """What a run of pairs gives, and its rows of the table of samples."""
+        from ...reports.tables.streamed import SampleRows
+
+        rows = SampleRows()
+        counted = self._work._counted(shard.of, rows.add)
+        return counted, rows.batches
+
+
+def _runs(part: "JoinPart", size: int, most: int, **least: int) -> list[range]:
+    return cut_runs(np.full(len(part.pairs), size), most, **least)
+
+
+def _sample_bytes(dumps: "tuple[Dump, Dump]") -> int:
+    """About how many bytes of ids a pair has."""
+    known = [(dump.meta.file_bytes or 0) // max(len(dump), 1) for dump in dumps]
+    return sum(known) or _SAMPLE_BYTES

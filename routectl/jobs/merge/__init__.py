@@ -1,0 +1,1 @@
+"""``routectl merge``: partials added up."""
