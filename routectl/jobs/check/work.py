@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..progress import SILENT, Progress
 from ..reading import Reading, reachable
+from ..shards.share import share_of
 from ..shards.work import Opened, Shard, cut_runs
 
 if TYPE_CHECKING:
@@ -57,16 +58,36 @@ class _Known:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CheckWork:
-    """Samples of one dump; each process opens it once, and has what was learnt."""
+    """Samples of one dump; each process opens it once, and has what was learnt.
+
+    place is the part that is checked, from 1, and of how many.
+    """
 
     checker: "Opened[Checker]"
+    place: tuple[int, int] = (1, 1)
     doing: str = "checking"
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What says which samples are checked: see ``digest_of``."""
+        checker = self.checker()
+        dumps = (
+            [checker.dump] if checker.comparer is None else [checker.dump, checker.comparer.other]
+        )
+        sizes = [(len(d), d.meta.file_bytes, d.meta.layers_L) for d in dumps]
+        partners = () if checker.comparer is None else (checker.comparer.partners_N,)
+        return checker.siblings.first_N, *partners, *sizes
 
     def cut(self, most: int) -> list[Shard]:
         """Samples in order, about as many bytes of each shard."""
         dump = self.checker().dump
         weights_S, shards = _weights(dump), []
-        for run in cut_runs(weights_S, most):
+        begin, end = 0, len(dump)
+        if self.place[1] > 1:
+            parts, at = share_of(cut_runs(weights_S, self.place[1], 1), self.place)
+            begin, end = parts[at].start, parts[at].stop
+        for part in cut_runs(weights_S[begin:end], most):
+            run = range(begin + part.start, begin + part.stop)
             name = f"{dump.meta.path}: samples {run.start} to {run.stop - 1}"
             weight = int(weights_S[run.start : run.stop].sum())
             shards.append(Shard(name, weight, len(run), run))
@@ -90,9 +111,12 @@ def _weights(dump: "Dump") -> "NDArray[np.int64]":
 
 
 def check_work(
-    sides: Sides, found: "tuple[Dump, Dump | None]", options: "CheckOptions"
+    sides: Sides,
+    found: "tuple[Dump, Dump | None]",
+    options: "CheckOptions",
+    place: tuple[int, int] = (1, 1),
 ) -> CheckWork:
-    """The work of checking a dump: this process has opened it, and what it is held against."""
+    """The work of checking a part of a dump, which this process has opened, and its reference."""
     from ...ops.check.check import Checker, partners_of
     from ...ops.check.lesson import learn
     from ...ops.check.siblings import first_siblings
@@ -102,7 +126,7 @@ def check_work(
     lesson, reader = learn(dump, options)
     known = _Known(lesson, options, first_siblings(dump.keys), partners_S)
     here = Checker(reader, lesson, options, known.first_S, _comparer(found, known))
-    return CheckWork(Opened(partial(_opened, sides.reachable(), known), here))
+    return CheckWork(Opened(partial(_opened, sides.reachable(), known), here), place)
 
 
 def _comparer(found: "tuple[Dump, Dump | None]", known: "_Known") -> "Comparer | None":

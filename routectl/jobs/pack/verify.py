@@ -1,14 +1,12 @@
 """``routectl verify``: a replay folder's tensors checked, rank by rank."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..progress import Progress
-from ..shards.crew import Crew
-from ..shards.run import added
+from ..shards.share import share_of
 from ..shards.work import Opened, Shard, cut_runs
 from .folder import Job, misfit, places
 from .moves import find_moves
@@ -19,38 +17,13 @@ if TYPE_CHECKING:
     from ...formats.replay.folder import RankFile, RankTensors
     from ...layouts.packing import Packing, Share
     from ...ops.pack.once import Landed
+    from ...ops.pack.partial import VerifyPartial
     from ...ops.pack.suspects import Suspect
     from ...ops.pack.verify import Tally, Verification
 
-__all__ = ["Folder", "VerifyPartial", "VerifyWork", "verify_folder"]
+__all__ = ["Folder", "VerifyWork"]
 
 _GROUPS = 8  # with something wrong that are looked at for a layout that they match
-
-
-@dataclass(slots=True)
-class VerifyPartial:
-    """What was found in some files of a folder; those of all its files add up, in any order.
-
-    Of files with something wrong their number among all ranks' files is kept, with the words.
-    misfits are those whose shape is not the layout's.
-    """
-
-    tally: "Tally"
-    absent: dict[int, str] = field(default_factory=dict)
-    misfits: dict[int, str] = field(default_factory=dict)
-    faults: dict[int, list[str]] = field(default_factory=dict)
-    changed: dict[int, str] = field(default_factory=dict)
-    read: int = 0
-
-    def __add__(self, other: "VerifyPartial") -> "VerifyPartial":
-        return VerifyPartial(
-            self.tally + other.tally,
-            self.absent | other.absent,
-            self.misfits | other.misfits,
-            self.faults | other.faults,
-            self.changed | other.changed,
-            self.read + other.read,
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,13 +31,25 @@ class VerifyWork:
     """The files of a folder; each process opens the dump once."""
 
     folder: "Opened[Folder]"
+    place: tuple[int, int] = (1, 1)
     doing: str = "verifying"
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What says which files are verified: see ``digest_of``."""
+        here = self.folder()
+        files = sorted((place.path, path.stat().st_size) for place, path in here.found.items())
+        return files, here.job.packing.lens, here.job.dump.meta.layers_L
 
     def cut(self, most: int) -> list[Shard]:
         """Groups of ranks that share samples, about as many bytes of each shard."""
         here = self.folder()
         groups, shards = here.groups(), []
         weights = [here.bytes_of(group) for group in groups]
+        if self.place[1] > 1:
+            parts, at = share_of(cut_runs(weights, self.place[1], 1), self.place)
+            groups = groups[parts[at].start : parts[at].stop]
+            weights = weights[parts[at].start : parts[at].stop]
         for run in cut_runs(weights, most):
             own = groups[run.start : run.stop]
             name = f"{here.folder}: {here.ranks[own[0][0]].path} and what follows" if own else ""
@@ -73,20 +58,9 @@ class VerifyWork:
             shards.append(Shard(name, weight, samples, own))
         return shards
 
-    def partial(self, shard: Shard) -> VerifyPartial:
+    def partial(self, shard: Shard) -> "VerifyPartial":
         """What some groups come to."""
         return self.folder().partial(shard.of)
-
-
-def verify_folder(
-    job: Job, folder: Path, crew: Crew, progress: Progress, opening: "Callable[[], Folder]"
-) -> "Verification":
-    """Check the tensors in a folder against the job's dump; what is wrong is in the result.
-
-    ``opening`` opens the same in another process.
-    """
-    here = Folder(job, folder)
-    return here.result(added(VerifyWork(Opened(opening, here)), crew, progress))
 
 
 class Folder:
@@ -99,8 +73,9 @@ class Folder:
         self.ranks = list(places(job.packing, job.only))
         self.whole = not {"dp", "cp", "tp"} & set(job.only)
 
-    def empty(self) -> VerifyPartial:
+    def empty(self) -> "VerifyPartial":
         """Of no files."""
+        from ...ops.pack.partial import VerifyPartial
         from ...ops.pack.verify import Tally
 
         meta = self.job.dump.meta
@@ -126,7 +101,7 @@ class Folder:
         paths = [self.found[place] for n in group if (place := self.ranks[n]) in self.found]
         return sum(path.stat().st_size for path in paths)
 
-    def partial(self, groups: "Iterable[list[int]]") -> VerifyPartial:
+    def partial(self, groups: "Iterable[list[int]]") -> "VerifyPartial":
         """Hold each rank's file of some groups against the dump."""
         found, job = self.empty(), self.job
         for group in groups:
@@ -143,7 +118,7 @@ class Folder:
             found.tally.once.settle()
         return found
 
-    def _check(self, number: int, held: "Dump", found: VerifyPartial) -> None:
+    def _check(self, number: int, held: "Dump", found: "VerifyPartial") -> None:
         """Hold one rank's file against its samples."""
         from ...formats.replay.folder import file_digest, read_tensors
         from ...ops.pack.pack import Rank
@@ -174,7 +149,7 @@ class Folder:
     def _name(self, place: "RankFile") -> str:
         return str(self.found[place].relative_to(self.folder))
 
-    def result(self, found: VerifyPartial) -> "Verification":
+    def result(self, found: "VerifyPartial") -> "Verification":
         """What all files come to; what is wrong is looked at again, in the folder and the dump."""
         from ...ops.pack.verify import Verification
 
@@ -242,11 +217,16 @@ def _stage_layers(job: Job) -> list[int]:
     return [n for pp in asked for chunk in job.packing.stage_layers(pp, layers) for n in chunk]
 
 
+def _counts(tally: "Tally", name: str) -> Counter[int]:
+    """The wrong rows of a file's layers."""
+    return Counter(tally.wrong_at.get(name, {}))
+
+
 def _wrong_files(files: _Files, tally: "Tally") -> "dict[RankFile, int | None]":
     """Files with something wrong, and the layer with most wrong rows; None for one that misfits."""
     found: dict[RankFile, int | None] = {}
     for place, name in files.names.items():
-        counts = tally.wrong_at.get(name, Counter[int]())
+        counts = _counts(tally, name)
         if place in files.misfits or counts.total():
             found[place] = None if place in files.misfits else max(counts, key=lambda n: counts[n])
     return found
@@ -265,13 +245,11 @@ def _suspects(
         share = job.packing.share(place.mb, place.dp, place.cp)
         key = (place.mb, place.pp, share.samples)
         groups.setdefault(key, []).append(place)
-        trouble[key] += tally.wrong_at.get(name, Counter[int]()).total()
+        trouble[key] += _counts(tally, name).total()
         trouble[key] += sum(share.packing.lens) if place in files.misfits else 0
     judged = None
     for key in (key for key, wrong in trouble.most_common(_GROUPS) if wrong):
-        counts = sum(
-            (tally.wrong_at.get(files.names[p], Counter()) for p in groups[key]), Counter[int]()
-        )
+        counts = sum((_counts(tally, files.names[p]) for p in groups[key]), Counter[int]())
         layer, suspects = _match(job, {p: found[p] for p in groups[key]}, counts)
         if layer is not None:
             judged = judged or (key[0], key[1], layer)

@@ -61,7 +61,7 @@ class RankIds:
 
 
 _SUMS = (
-    *("rows", "wrong", "reordered", "masked", "unmasked", "missing", "made_up", "padding"),
+    *("rows", "wrong", "reordered", "masked", "unmasked", "missing", "made_up"),
     *("once", "load_LE", "filler_LE"),
 )
 
@@ -102,18 +102,21 @@ class Tally:
     unmasked: int = 0
     missing: int = 0
     made_up: int = 0
-    padding: Counter[str] = field(default_factory=Counter)
+    padding: dict[str, int] = field(default_factory=dict)
     once: Once = field(default_factory=Once)
     first: tuple[tuple[int, int, WrongRow], ...] = ()
-    wrong_at: dict[str, Counter[int]] = field(default_factory=dict)
+    wrong_at: dict[str, dict[int, int]] = field(default_factory=dict)
     number: int = 0
-    load_LE: NDArray[np.int64] = field(init=False)
-    filler_LE: NDArray[np.int64] = field(init=False)
+    load_LE: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    filler_LE: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
     def __post_init__(self) -> None:
         shape = (len(self.layers_L), self.num_experts)
-        self.load_LE = np.zeros(shape, np.int64)
-        self.filler_LE = np.zeros(shape, np.int64)
+        self.padding = Counter(self.padding)
+        self.wrong_at = {name: Counter(counts) for name, counts in self.wrong_at.items()}
+        if not self.load_LE.size:
+            self.load_LE = np.zeros(shape, np.int64)
+            self.filler_LE = np.zeros(shape, np.int64)
 
     @property
     def examples(self) -> list[WrongRow]:
@@ -130,10 +133,11 @@ class Tally:
         whole = Tally(self.num_experts, self.layers_L, self.allow_missing)
         for name in _SUMS:
             setattr(whole, name, getattr(self, name) + getattr(other, name))
+        whole.padding = Counter(self.padding) + Counter(other.padding)
         whole.first = _first((*self.first, *other.first))
         for name in sorted({*self.wrong_at, *other.wrong_at}):
-            counts = self.wrong_at.get(name, Counter[int]()), other.wrong_at.get(name)
-            whole.wrong_at[name] = counts[0] + (counts[1] or Counter[int]())
+            one, two = (Counter(tally.wrong_at.get(name, {})) for tally in (self, other))
+            whole.wrong_at[name] = one + two
         return whole
 
     def add_strays(self, ids: RankIds) -> None:
@@ -323,7 +327,7 @@ class _Layer:
     def tell(self, tally: Tally, place: str) -> None:
         """Say what was wrong, when all samples were compared."""
         if self.wrong is not None:
-            tally.wrong_at.setdefault(place, Counter())[self.number] += self.wrong
+            tally.wrong_at.setdefault(place, Counter[int]())[self.number] += self.wrong
         tally.add_examples(self.examples)
 
 
@@ -332,7 +336,8 @@ def _check_others(tally: Tally, layer: _Layer, said: Bools | None, owed_R: Bools
     ids_RK, real_R, column = layer.ids_RK, layer.real_R, layer.column
     tally.load_LE[column] += _load(ids_RK[real_R], tally.num_experts)
     tally.filler_LE[column] += _load(ids_RK[~real_R], tally.num_experts)
-    tally.padding += padding_kind(ids_RK[~real_R], tally.num_experts)
+    kinds = padding_kind(ids_RK[~real_R], tally.num_experts)
+    tally.padding = Counter(tally.padding) + kinds
     if said is not None:
         tally.masked += int((real_R & ~said).sum())
         tally.unmasked += int((~real_R & said).sum())

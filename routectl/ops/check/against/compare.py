@@ -95,7 +95,7 @@ class Comparer:
 
     def empty(self) -> Compared:
         """Of no samples."""
-        return Compared(Rest(self.layers, self.eps))
+        return Compared(Rest.empty(self.layers, self.eps))
 
     def see(
         self, index: int, sample: Sample, legal: Legal, book: Book, found: Compared
@@ -306,7 +306,7 @@ class Comparer:
             )
         maps: tuple[FoundMap, ...] = ()
         total, estimates = found.explained, dict(found.estimates.held)
-        rest, in_place = found.rest + Rest(self.layers, self.eps), 0
+        rest, in_place = found.rest + Rest.empty(self.layers, self.eps), 0
         if wrong:
             inputs = Inputs(
                 read,

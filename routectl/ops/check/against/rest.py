@@ -4,7 +4,7 @@ Shape suffixes: N tokens, L layers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,7 @@ class Intact:
         return None if self.plain is None else (self.plain, False)
 
 
+@dataclass(slots=True, eq=False)
 class Rest:
     """Counts of rows that no run took, and of steps in their mismatch; those of shards add up.
 
@@ -80,21 +81,33 @@ class Rest:
     that differ most, whichever they are; count is how many there are in all.
     """
 
-    def __init__(self, layers: tuple[int, ...], eps: float) -> None:
-        self.layers, self.eps = layers, eps
-        self.rows_L, self.wrong_L = np.zeros((2, len(layers)), np.int64)
-        self.known = self.clear = self.count = 0
-        self.intact: dict[int, Intact] = {}
-        self.differing: list[Intact] = []
+    layers: tuple[int, ...]
+    eps: float
+    rows_L: Counts
+    wrong_L: Counts
+    known: int = 0
+    clear: int = 0
+    count: int = 0
+    intact: dict[int, Intact] = field(default_factory=dict)
+    differing: list[Intact] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, layers: tuple[int, ...], eps: float) -> "Rest":
+        """Of no samples."""
+        return cls(layers, eps, *np.zeros((2, len(layers)), np.int64))
 
     def __add__(self, other: "Rest") -> "Rest":
-        whole = Rest(self.layers, self.eps)
-        whole.rows_L, whole.wrong_L = self.rows_L + other.rows_L, self.wrong_L + other.wrong_L
-        whole.known, whole.clear = self.known + other.known, self.clear + other.clear
-        whole.count = self.count + other.count
-        whole.intact = _first(self.intact | other.intact)
-        whole.differing = _worst([*self.differing, *other.differing])
-        return whole
+        return Rest(
+            self.layers,
+            self.eps,
+            self.rows_L + other.rows_L,
+            self.wrong_L + other.wrong_L,
+            self.known + other.known,
+            self.clear + other.clear,
+            self.count + other.count,
+            _first(self.intact | other.intact),
+            _worst([*self.differing, *other.differing]),
+        )
 
     def add(
         self,
@@ -107,8 +120,8 @@ class Rest:
     ) -> None:
         """Add a sample's rows that are left; margins are how many are known, and are not small."""
         wrong_NL = wrong_NL & rest_NL
-        self.rows_L += rest_NL.sum(axis=0)
-        self.wrong_L += wrong_NL.sum(axis=0)
+        self.rows_L = self.rows_L + rest_NL.sum(axis=0)
+        self.wrong_L = self.wrong_L + wrong_NL.sum(axis=0)
         self.known, self.clear = self.known + margins[0], self.clear + margins[1]
         if (rest_NL == both_NL).all() and wrong_NL.any():
             one = _intact(index, place, wrong_NL.sum(axis=1), rest_NL.sum(axis=1))
@@ -122,8 +135,8 @@ class Rest:
 
     def spare(self, wrong_NL: Bools, both_NL: Bools) -> None:
         """Add rows that a run had and nothing else is to be said of."""
-        self.rows_L += both_NL.sum(axis=0)
-        self.wrong_L += wrong_NL.sum(axis=0)
+        self.rows_L = self.rows_L + both_NL.sum(axis=0)
+        self.wrong_L = self.wrong_L + wrong_NL.sum(axis=0)
 
     def worst(self, most: int) -> list[Intact]:
         """The samples of which most rows differ, a quarter of all at most."""
