@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ...ops.check.check import CheckPartial
 from ..progress import SILENT
 from ..shards.parting import Mergeable
-from .request import CheckRequest, judged, opened_work
+from .request import CheckRequest, judged_check, opened_work
 
 if TYPE_CHECKING:
     from ...reports.document import Document
@@ -18,7 +18,7 @@ def _answer(counted: CheckPartial, request: CheckRequest) -> "Document":
 
     The dump is opened again: what some samples teach, and rows that nothing explained, are read.
     """
-    return judged(request, opened_work(request, SILENT), counted).document
+    return judged_check(request, opened_work(request, SILENT), counted).document
 
 
 MERGEABLE = Mergeable(CheckPartial, CheckRequest, _answer)

@@ -16,7 +16,7 @@ from ..shards.crew import ALONE, Crew
 from ..shards.run import added
 from ..shards.share import ShardOptions
 from .model import options_of_dump
-from .work import CheckWork, Sides, check_work
+from .work import CheckSides, CheckWork, check_work
 
 if TYPE_CHECKING:
     from ...dump import Dump, DumpMeta
@@ -30,7 +30,7 @@ __all__ = [
     "answer_check",
     "check_and_fix",
     "check_dump",
-    "judged",
+    "judged_check",
     "opened_work",
     "write_fixed",
 ]
@@ -154,10 +154,10 @@ def check_dump(
     work = opened_work(request, progress, known)
     here = request.against is not None and checkpoint_at(request.against) is not None
     found = added(work, ALONE if here else request.crew, progress)  # what is run is here alone
-    return judged(request, work, found)
+    return judged_check(request, work, found)
 
 
-def judged(request: CheckRequest, work: CheckWork, found: "CheckPartial") -> Checked:
+def judged_check(request: CheckRequest, work: CheckWork, found: "CheckPartial") -> Checked:
     """The document of what was counted."""
     from ...reports.check.document import check_document
 
@@ -177,7 +177,7 @@ def opened_work(
     """The dump, and what it is held against, opened; what is learnt from some samples is learnt."""
     reading, ep, against = request.reading, request.ep, request.against
     weights = None if against is None else checkpoint_at(against)
-    sides = Sides(request.dump, None if weights else against, reading)
+    sides = CheckSides(request.dump, None if weights else against, reading)
     if request.share.place != (1, 1) or request.share.partial is not None:
         _refuse_here(request, weights is not None)
     if weights is None:

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from ...ops.check.lesson import Lesson
     from ...ops.check.options import CheckOptions
 
-__all__ = ["CheckWork", "Sides", "check_work"]
+__all__ = ["CheckSides", "CheckWork", "check_work"]
 
 _SAMPLE_BYTES = 1 << 14  # of a sample, where nobody says
 
 
 @dataclass(frozen=True, slots=True)
-class Sides:
+class CheckSides:
     """The dump that is checked and what it is held against, by name, in any process."""
 
     dump: str
@@ -40,10 +40,10 @@ class Sides:
         dump, reference = self.reading.open_sides(both, progress).values()
         return dump, reference
 
-    def reachable(self) -> "Sides":
+    def reachable(self) -> "CheckSides":
         """The same, for other processes."""
         against = None if self.against is None else reachable(self.against)
-        return Sides(reachable(self.dump), against, self.reading)
+        return CheckSides(reachable(self.dump), against, self.reading)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +111,7 @@ def _weights(dump: "Dump") -> "NDArray[np.int64]":
 
 
 def check_work(
-    sides: Sides,
+    sides: CheckSides,
     found: "tuple[Dump, Dump | None]",
     options: "CheckOptions",
     place: tuple[int, int] = (1, 1),
@@ -138,7 +138,7 @@ def _comparer(found: "tuple[Dump, Dump | None]", known: "_Known") -> "Comparer |
     return Comparer(dump.meta, reference, known.partners_S, known.options.eps)
 
 
-def _opened(sides: Sides, known: "_Known") -> "Checker":
+def _opened(sides: CheckSides, known: "_Known") -> "Checker":
     from ...ops.check.check import Checker
     from ...ops.check.lesson import Reader
 

@@ -46,6 +46,7 @@ __all__ = [
     "lay_out_samples",
     "pack_dump",
     "verify_dump",
+    "verify_work",
 ]
 
 _RANK = "Only these ranks, such as cp=1,tp=0."

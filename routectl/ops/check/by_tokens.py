@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from ...dump import DumpMeta
-from .alone.judged import SCRIPTS, Judged, Learnt, Seen, explained
+from .alone.judged import SCRIPTS, JudgedRows, Learnt, Seen, explained_script
 from .alone.misfits import Named
 from .alone.results import (
     ExchangedLayer,
@@ -49,7 +49,7 @@ class Heard:
 
     def add(self, layers: int, named: Named | None) -> None:
         """Add the findings to the book; ``named`` are the misfits of the dump."""
-        script = self.script if named is None else explained(self.script, named)
+        script = self.script if named is None else explained_script(self.script, named)
         _add_script(script, layers, self.book, self.denied)
 
     def settle(self, layers: int, named: Named | None, ledger: Ledger) -> None:
@@ -71,7 +71,7 @@ class Witness:
     waiting: tuple[Heard, ...] = ()
 
     def hear(
-        self, judged: Judged, book: Book, ledger: Ledger, layers: int, *, told: bool, seen: bool
+        self, judged: JudgedRows, book: Book, ledger: Ledger, layers: int, *, told: bool, seen: bool
     ) -> Book | None:
         """Add what a sample's tokens say to its book, which is returned; None where it waits.
 
@@ -115,7 +115,7 @@ def _first(heard: Iterable[Heard], ledger: Ledger, layers: int) -> tuple[Heard, 
     return tuple(every[:SCRIPTS])
 
 
-def _quiet(judged: Judged, book: Book) -> bool:
+def _quiet(judged: JudgedRows, book: Book) -> bool:
     """Whether another finding says why layers of a sample fit nowhere."""
     return bool(judged.misfits) and any(
         book.has(c, judged.misfits[0][1].span.sample) for c in _LAYERS

@@ -17,7 +17,7 @@ from ...gate_logprobs import digest_routes
 from ..pairs.align import checked, name_of
 from ..pairs.join import join_keys
 from .against.compare import Comparer
-from .against.compared import Compared
+from .against.compared import ComparedSamples
 from .alone.scripts import Library
 from .book.ledger import Ledger
 from .book.legal import Legal
@@ -52,7 +52,7 @@ class CheckPartial:
     versions: WeightVersions = field(default_factory=WeightVersions)
     groups: Groups = field(default_factory=Groups)
     witness: Witness = field(default_factory=Witness)
-    compared: Compared | None = None
+    compared: ComparedSamples | None = None
 
     @classmethod
     def empty(cls, meta: DumpMeta) -> "CheckPartial":

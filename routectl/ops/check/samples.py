@@ -6,7 +6,7 @@ from ...dump import Sample
 from ...kernels.rows import diff_rows
 from ...routes import Routes
 from .book.bottom import Bottom, number_of
-from .book.ledger import Ledger, Tally
+from .book.ledger import FindingTally, Ledger
 from .book.results import Book, Place
 
 __all__ = ["Groups", "WeightVersions", "check_segments", "disagree"]
@@ -24,7 +24,7 @@ class _OfVersion:
     """Samples with cached tokens that begin with a version; "" for several versions."""
 
     version: str
-    tally: Tally
+    tally: FindingTally
 
     def __add__(self, other: "_OfVersion") -> "_OfVersion":
         version = self.version if self.version == other.version else ""
@@ -38,7 +38,7 @@ class _Group:
     named: bool
     routed: int
     first: int | None
-    bare: Tally | None
+    bare: FindingTally | None
 
     def __add__(self, other: "_Group") -> "_Group":
         firsts = [n for n in (self.first, other.first) if n is not None]
@@ -104,7 +104,9 @@ class WeightVersions:
         if self.first is None or index < self.first[0]:
             self.first = index, own[0]
         if sample.cached_tokens:
-            self.cached.add(number_of(own[0]), _OfVersion(own[0], Tally.of(index, Place(name, 0))))
+            self.cached.add(
+                number_of(own[0]), _OfVersion(own[0], FindingTally.of(index, Place(name, 0)))
+            )
 
     def __add__(self, other: "WeightVersions") -> "WeightVersions":
         firsts = [one for one in (self.first, other.first) if one is not None]
@@ -130,7 +132,7 @@ class Groups:
         group = sample.group_id or (sample.sample_id or "").rpartition("/")[0]
         index, name = place
         if sample.routes is None:
-            one = _Group(bool(group), 0, None, Tally.of(index, Place(name)))
+            one = _Group(bool(group), 0, None, FindingTally.of(index, Place(name)))
         elif group:
             one = _Group(True, 1, index, None)
         else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ...dump import Sample
 from .book.bottom import Bottom, number_of
-from .book.ledger import Ledger, Tally
+from .book.ledger import FindingTally, Ledger
 from .book.results import Book, Place
 
 __all__ = ["RowsAgainstTokens", "guessed"]
@@ -43,7 +43,7 @@ class _Start:
 class _Starts:
     """Samples by where they begin; detail of a tally is what the first one's response says."""
 
-    tallies: dict[_Start, Tally]
+    tallies: dict[_Start, FindingTally]
     least: int
 
     def __add__(self, other: "_Starts") -> "_Starts":
@@ -75,7 +75,7 @@ class RowsAgainstTokens:
     """Counts of samples; those of shards add up."""
 
     placed: int = 0
-    short: Tally | None = None
+    short: FindingTally | None = None
     starts: Bottom[_Starts] = field(default_factory=lambda: Bottom(_STARTS))
 
     def check(self, sample: Sample, place: tuple[int, str], book: Book) -> bool:
@@ -103,7 +103,7 @@ class RowsAgainstTokens:
         elif sample.row_form == "N":
             book.add("R004", Place(name, routes.stop), rows=layers, detail="it was left out")
         elif over == -2:
-            short = Tally.of(index, Place(name, routes.stop), layers)
+            short = FindingTally.of(index, Place(name, routes.stop), layers)
             self.short = short if self.short is None else self.short + short
         elif over < -2:
             book.add("R003", Place(name, routes.stop), rows=(-1 - over) * layers)
@@ -114,7 +114,7 @@ class RowsAgainstTokens:
         denied = sample.cached_tokens is not None and not at_end and not at_cached
         start = _Start(begin, at_end, at_cached, sample.start_inferred, denied)
         said = f"{sample.cached_tokens} of {sample.prompt_length} prompt tokens were cached"
-        tally = Tally.of(place[0], Place(place[1], begin), detail=said if denied else "")
+        tally = FindingTally.of(place[0], Place(place[1], begin), detail=said if denied else "")
         number = begin if begin in _USUAL else number_of(str(begin))
         self.starts.add(number, _Starts({start: tally}, begin))
 
@@ -136,7 +136,7 @@ class RowsAgainstTokens:
             ledger.put("R003", self.short, {"kind": words}, words)
         self._judge_starts(ledger)
 
-    def _every(self) -> Iterator[tuple[_Start, Tally, int]]:
+    def _every(self) -> Iterator[tuple[_Start, FindingTally, int]]:
         self.starts.trim()
         rest = [] if self.starts.rest is None else [self.starts.rest]
         for starts in (*self.starts.held.values(), *rest):

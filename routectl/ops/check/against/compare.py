@@ -19,7 +19,7 @@ from ..book.legal import Legal
 from ..book.results import Book, CheckEstimate, Explanation, FoundMap, Place
 from ..book.scripts import Edit, name_script, stretches_of
 from .alignment import align, explained
-from .compared import MOST, Compared
+from .compared import MOST, ComparedSamples
 from .inputs import Inputs
 from .judge import Judge
 from .models import LEFT
@@ -62,7 +62,7 @@ class _Scene:
 
     pair: _Pair
     book: Book
-    found: Compared
+    found: ComparedSamples
 
 
 class Comparer:
@@ -93,12 +93,12 @@ class Comparer:
         ours = side_of(sample.routes, self.columns[0], num_ids, unchecked)
         return PairedSides(ours, side_of(reference, self.columns[1], num_ids))
 
-    def empty(self) -> Compared:
+    def empty(self) -> ComparedSamples:
         """Of no samples."""
-        return Compared(Rest.empty(self.layers, self.eps))
+        return ComparedSamples(Rest.empty(self.layers, self.eps))
 
     def see(
-        self, index: int, sample: Sample, legal: Legal, book: Book, found: Compared
+        self, index: int, sample: Sample, legal: Legal, book: Book, found: ComparedSamples
     ) -> tuple[bool, bool]:
         """Compare a sample with its partner; whether that explains it, and was compared.
 
@@ -130,7 +130,7 @@ class Comparer:
         name = name_of(sample, index)
         return _Pair(index, name, sides, sample, theirs.routes, here_N, tokens)
 
-    def _add(self, pair: _Pair, book: Book, found: Compared) -> None:
+    def _add(self, pair: _Pair, book: Book, found: ComparedSamples) -> None:
         """Compare one pair."""
         here_N = pair.here_N
         found.tokens += len(here_N)
@@ -291,7 +291,7 @@ class Comparer:
         known = here_NL[wrong_NL].astype(np.float64)
         return int((~np.isnan(known)).sum()), int((known > self.eps).sum())
 
-    def result(self, read: Read, found: Compared, ledger: Ledger) -> Explanation:
+    def result(self, read: Read, found: ComparedSamples, ledger: Ledger) -> Explanation:
         """Judge what is pending, add the findings, and sum up; ``read`` gives samples again."""
         rows_L, wrong_L, book = found.rows_L, found.wrong_L, Book()
         rows, wrong = int(rows_L.sum()), int(wrong_L.sum())

@@ -14,14 +14,14 @@ from .pending import KeptRuns
 from .rest import Rest
 from .side import Ints
 
-__all__ = ["MOST", "Compared"]
+__all__ = ["MOST", "ComparedSamples"]
 
 MOST = 1 << 16  # runs that are judged when all samples are seen
 _ESTIMATES = 4096
 
 
 @dataclass(slots=True, eq=False)
-class Compared:
+class ComparedSamples:
     """What a comparison of some samples comes to; those of all samples add up, in any order.
 
     pending are runs of rows that nothing explains yet, the first ones of the dump, and apart the
@@ -48,8 +48,8 @@ class Compared:
         """Add up what estimates explain."""
         self.estimates.add(estimate.number, estimate)
 
-    def __add__(self, other: "Compared") -> "Compared":
-        return Compared(
+    def __add__(self, other: "ComparedSamples") -> "ComparedSamples":
+        return ComparedSamples(
             self.rest + other.rest,
             self.rows_L + other.rows_L,
             self.wrong_L + other.wrong_L,

@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 
 from ....dump import Sample
 from ....kernels.token_tables import worst_runs
-from .keeping import Groups, Kept, Tokens, kept_of
-from .misfits import Misfits, Named, Pool, Run
+from .keeping import Kept, PromptGroups, Tokens, kept_of
+from .misfits import Misfit, Misfits, Named, Pool
 from .noise import RowNoise
 from .results import AloneResult, Power, Script, Span, TokenStretch
 from .scripts import Library, Searcher
 
-__all__ = ["SCRIPTS", "Judged", "Learnt", "Seen", "explained", "suspicious"]
+__all__ = ["SCRIPTS", "JudgedRows", "Learnt", "Seen", "explained_script", "suspicious"]
 
 SCRIPTS = 1024
 _CERTAIN = 0.5  # of the sum at which a run is clear: from there on a sample is searched
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
+class JudgedRows:
     """A sample that was laid against its tokens: its rows, 0 where it lacks either.
 
     script is None for a sound one; misfits are what does not fit, by layer's column.
@@ -32,7 +32,7 @@ class Judged:
 
     rows: int
     script: Script | None = None
-    misfits: tuple[tuple[int, Run], ...] = ()
+    misfits: tuple[tuple[int, Misfit], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +44,7 @@ class Learnt:
     """
 
     power: Power
-    groups: Groups
+    groups: PromptGroups
     single: bool
     searcher: Searcher | None
     misfits: Misfits | None
@@ -55,14 +55,14 @@ class Learnt:
             return np.zeros(one.rows, np.int32)
         return self.groups.folds(one)
 
-    def judge(self, sample: Sample, index: int, library: Library) -> Judged:
+    def judge(self, sample: Sample, index: int, library: Library) -> JudgedRows:
         """What a sample's rows are by their tokens."""
         one = kept_of(sample, index, self.groups.find(sample, index))
         if one is None:
-            return Judged(0)
+            return JudgedRows(0)
         searcher, misfits = self.searcher, self.misfits
         if searcher is None or misfits is None or not self.power.enough:
-            return Judged(one.rows)
+            return JudgedRows(one.rows)
         folds = self._folds(one)
         own_TL = searcher.tables.score(one, folds, one.tokens_at(searcher.main))
         whole = TokenStretch(one.start, one.start + one.rows, searcher.kind, searcher.main)
@@ -72,7 +72,7 @@ class Learnt:
             found = searcher.stretches(one, folds, own_T, library)
         runs = misfits.found(one, folds, own_TL, found)
         sound = all(part.kind == "own" for part in found)
-        return Judged(
+        return JudgedRows(
             one.rows, None if sound else Script(one.name, index, tuple(found)), tuple(runs)
         )
 
@@ -85,7 +85,7 @@ def suspicious(noise: RowNoise, own_TL: NDArray[np.int32]) -> bool:
     return bool(low > _CERTAIN * share * min(noise.lag, noise.nobody))
 
 
-def explained(script: Script, named: Named) -> Script:
+def explained_script(script: Script, named: Named) -> Script:
     """The script, its nobody's stretches that turned out to be renumbered or exchanged."""
     stretches = [
         replace(one, kind=named.kind_of(Span(script.sample, one.first, one.end, script.index)))
@@ -112,7 +112,7 @@ class Seen:
     pool: Pool = field(default_factory=Pool)
     scripts: tuple[Script, ...] = ()
 
-    def count(self, judged: Judged, *, quiet: bool = False) -> None:
+    def count(self, judged: JudgedRows, *, quiet: bool = False) -> None:
         """Count a sample, and pool what does not fit; quiet where something else explains it."""
         if not judged.rows:
             self.without += 1
@@ -124,7 +124,7 @@ class Seen:
         for column, run in judged.misfits:
             self.pool.put(column, replace(run, span=replace(run.span, quiet=quiet)))
 
-    def add(self, judged: Judged) -> None:
+    def add(self, judged: JudgedRows) -> None:
         """Count a sample, and keep its script."""
         self.count(judged)
         if judged.script is not None:
@@ -162,7 +162,7 @@ class Seen:
         return AloneResult(
             power,
             learnt.searcher.main,
-            tuple(explained(script, named) for script in self.scripts),
+            tuple(explained_script(script, named) for script in self.scripts),
             named.renumbered,
             named.exchanged,
             named.strange,

@@ -12,7 +12,7 @@ from ....dump import Sample, digest_tokens
 from ....routes import Bools, Ids
 from ...pairs.align import name_of
 
-__all__ = ["FOLDS", "SAMPLES", "Groups", "Keeper", "Kept", "Tokens", "kept_of"]
+__all__ = ["FOLDS", "SAMPLES", "Keeper", "Kept", "PromptGroups", "Tokens", "kept_of"]
 
 FOLDS = 4  # parts of the samples; a row is scored by what the other parts taught
 _BYTES = 1 << 25  # of ids kept
@@ -50,7 +50,7 @@ class Kept:
 
 
 @dataclass(slots=True)
-class Groups:
+class PromptGroups:
     """Numbers of prompts. Samples of one prompt are one group, and never teach each other."""
 
     known: dict[bytes, int] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class Keeper:
     rows: int = 0
     longest: int = 0
     without: int = 0
-    groups: Groups = field(default_factory=Groups)
+    groups: PromptGroups = field(default_factory=PromptGroups)
     _seen: int = 0
     _step: int = 1
     _held: int = 0

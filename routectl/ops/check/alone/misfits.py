@@ -24,7 +24,7 @@ from .noise import RowNoise
 from .results import ExchangedLayer, RenumberedLayer, Span, StrangeLayer, TokenStretch
 from .tables import BIT, Tables, slots_of
 
-__all__ = ["Misfits", "Named", "Pool", "Run"]
+__all__ = ["Misfit", "Misfits", "Named", "Pool"]
 
 _OF_ONE = (128, 16)  # rows of a run that are looked at: of the first runs of a layer, and of others
 _FIRST = 32
@@ -36,7 +36,7 @@ _SURE = 16 * BIT  # what an id scores above any other expert before its place is
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Run:
+class Misfit:
     """Rows of one layer of a sample that do not fit; of long runs the ids of the first only."""
 
     span: Span
@@ -50,29 +50,29 @@ class Run:
         """What runs are ordered by."""
         return self.span.index, self.span.first
 
-    def short(self) -> "Run":
+    def short(self) -> "Misfit":
         """The same with fewer rows."""
         size = _OF_ONE[1]
         if len(self.ids_NK) <= size:
             return self
         slots, folds, ids = self.slots_N[:size], self.folds_N[:size], self.ids_NK[:size]
-        return Run(self.span, slots.copy(), folds.copy(), ids.copy(), self.nobody)
+        return Misfit(self.span, slots.copy(), folds.copy(), ids.copy(), self.nobody)
 
 
 @dataclass(slots=True)
 class Pool:
     """Runs that do not fit, by layer's column: the first ones of the dump; shards add up."""
 
-    runs: dict[int, list[Run]] = field(default_factory=dict)
+    runs: dict[int, list[Misfit]] = field(default_factory=dict)
 
-    def put(self, column: int, run: Run) -> None:
+    def put(self, column: int, run: Misfit) -> None:
         """Take in a run."""
         held = self.runs.setdefault(column, [])
         held.append(run)
         if len(held) > 2 * _SPANS:
             self.runs[column] = _trimmed(held)
 
-    def first(self, column: int) -> list[Run]:
+    def first(self, column: int) -> list[Misfit]:
         """The runs of a column that are looked at, in order."""
         return _trimmed(self.runs.get(column, []))
 
@@ -82,7 +82,7 @@ class Pool:
         return Pool({n: _trimmed(runs) for n, runs in both.items()})
 
 
-def _trimmed(runs: Sequence[Run]) -> list[Run]:
+def _trimmed(runs: Sequence[Misfit]) -> list[Misfit]:
     """The first runs in order, and less of those that are not among the very first."""
     held = sorted(runs, key=lambda run: run.place)[:_SPANS]
     return [*held[:_FIRST], *(run.short() for run in held[_FIRST:])]
@@ -118,12 +118,12 @@ class Misfits:
 
     def found(
         self, one: Kept, folds: Tokens, own_TL: NDArray[np.int32], stretches: Sequence[TokenStretch]
-    ) -> list[tuple[int, Run]]:
+    ) -> list[tuple[int, Misfit]]:
         """A sample's rows that are nobody's, and of its own rows the layers that do not fit.
 
         own_TL are the rows' scores at the lag of the dump.
         """
-        found: list[tuple[int, Run]] = []
+        found: list[tuple[int, Misfit]] = []
         tokens = one.tokens_at(self.main)
         for part in stretches:
             first, end = part.first - one.start, part.end - one.start
@@ -160,13 +160,13 @@ class Misfits:
         rows: tuple[int, int],
         *,
         nobody: bool = False,
-    ) -> Run:
+    ) -> Misfit:
         part = slice(rows[0], min(rows[1], rows[0] + _OF_ONE[0]))
         slots = slots_of(self.tables.tokens_V, tokens[part])
         if one.missing_TL is not None:
             slots[one.missing_TL[part, column]] = -1
         span = Span(one.name, one.start + rows[0], one.start + rows[1], one.index)
-        return Run(span, slots, folds[part].copy(), one.ids_TLK[part, column].copy(), nobody)
+        return Misfit(span, slots, folds[part].copy(), one.ids_TLK[part, column].copy(), nobody)
 
     def named(self, pool: Pool) -> Named:
         """Say what the rows of each layer are."""
@@ -188,7 +188,7 @@ class Misfits:
             tuple(one for one in found if isinstance(one, StrangeLayer)),
         )
 
-    def _exchange(self, column: int, runs: list[Run], found: list[Any]) -> list[Run]:
+    def _exchange(self, column: int, runs: list[Misfit], found: list[Any]) -> list[Misfit]:
         """Runs that no single other layer has the routes of."""
         scores = self.tables.scores_FVLE
         if not runs or scores.shape[2] < 2:
@@ -207,11 +207,11 @@ class Misfits:
         found.append(ExchangedLayer(self.layers[column], self.layers[other], *_spans(fitting)))
         return [run for run, yes in zip(runs, fits, strict=True) if not yes]
 
-    def _fits(self, score: int, run: Run, column: int) -> bool:
+    def _fits(self, score: int, run: Misfit, column: int) -> bool:
         """Whether rows score as those of a layer do."""
         return score > _FITS * self.noise.own_L[column] * max(int((run.slots_N >= 0).sum()), 1)
 
-    def _renumber(self, column: int, runs: list[Run], found: list[Any]) -> list[Run]:
+    def _renumber(self, column: int, runs: list[Misfit], found: list[Any]) -> list[Misfit]:
         """Runs that one map of ids does not explain."""
         if not runs:
             return runs
@@ -237,18 +237,20 @@ class Misfits:
         return [run for run in runs if id(run) not in taken]
 
 
-def _spans(runs: Sequence[Run]) -> tuple[tuple[Span, ...], int]:
+def _spans(runs: Sequence[Misfit]) -> tuple[tuple[Span, ...], int]:
     return tuple(r.span for r in runs), sum(r.span.end - r.span.first for r in runs)
 
 
-def _mapped(run: Run, to_E: NDArray[np.int64], scores_FVE: NDArray[np.int8]) -> int:
+def _mapped(run: Misfit, to_E: NDArray[np.int64], scores_FVE: NDArray[np.int8]) -> int:
     """What the ids of a run score when they are mapped."""
     known = run.slots_N >= 0
     folds, slots = run.folds_N[known, None], run.slots_N[known, None]
     return int(scores_FVE[folds, slots, to_E[run.ids_NK[known]]].sum(dtype=np.int64))
 
 
-def _map(runs: Sequence[Run], scores_FVE: NDArray[np.int8]) -> tuple[NDArray[np.int64], Bools, int]:
+def _map(
+    runs: Sequence[Misfit], scores_FVE: NDArray[np.int8]
+) -> tuple[NDArray[np.int64], Bools, int]:
     """The map of all rows, where it is sure, and what half of the rows score by the others' map."""
     slots, folds, ids = (
         np.concatenate([getattr(r, name) for r in runs])

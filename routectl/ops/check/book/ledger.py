@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from .bottom import Bottom, number_of
 from .results import PLACES, Book, CheckFinding, Fact, Facts, Place, ordered
 
-__all__ = ["Ledger", "Tally"]
+__all__ = ["FindingTally", "Ledger"]
 
 _VARIANTS = 4  # findings of one code that differ in a number alone, told apart up to so many
 _KINDS = 64  # of one code that differ in words
@@ -21,7 +21,7 @@ Words = tuple[tuple[str, str | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class FindingTally:
     """Rows, samples, layers and first places of some findings.
 
     places are (index of the sample, order in it, place); first is where the first of all stands,
@@ -36,16 +36,16 @@ class Tally:
     places: tuple[tuple[int, int, Place], ...] = ()
 
     @classmethod
-    def of(cls, index: int, place: Place, rows: int = 0, detail: str = "") -> "Tally":
+    def of(cls, index: int, place: Place, rows: int = 0, detail: str = "") -> "FindingTally":
         """One sample's."""
         return cls((index, 0), detail, rows, 1, frozenset(), ((index, 0, place),))
 
-    def __add__(self, other: "Tally") -> "Tally":
+    def __add__(self, other: "FindingTally") -> "FindingTally":
         early, late = (self, other) if self.first <= other.first else (other, self)
         places = early.places
         if len(places) < PLACES or (late.places and late.places[0][:2] < places[-1][:2]):
             places = tuple(sorted((*places, *late.places), key=lambda p: p[:2])[:PLACES])
-        return Tally(
+        return FindingTally(
             early.first,
             early.detail,
             self.rows + other.rows,
@@ -71,9 +71,9 @@ class _Kind:
     """
 
     words: Words
-    total: Tally
+    total: FindingTally
     numbers: tuple[tuple[str, int, int], ...]
-    variants: dict[Facts, Tally] | None
+    variants: dict[Facts, FindingTally] | None
 
     def __add__(self, other: "_Kind") -> "_Kind":
         total = self.total + other.total
@@ -109,7 +109,7 @@ class _Kind:
         return [self.total.finding(code, tuple(facts.items()), "; ".join(told))]
 
 
-def _kind(facts: Facts, tally: Tally, samples: int) -> _Kind:
+def _kind(facts: Facts, tally: FindingTally, samples: int) -> _Kind:
     """A kind of one variant; ``samples`` are those of it that the kind does not have yet."""
     words = tuple((n, v if isinstance(v, str) else None) for n, v in facts)
     numbers = tuple((n, v, v) for n, v in facts if not isinstance(v, str))
@@ -133,7 +133,7 @@ class Ledger:
             rows = entry.rows + sum(entry.samples.values())
             names, layers = set(entry.samples), frozenset(entry.layers)
             first = spots[0][:2] if spots else _WHOLE
-            tally = Tally(first, entry.detail, rows, len(names), layers, spots)
+            tally = FindingTally(first, entry.detail, rows, len(names), layers, spots)
             words = tuple((n, v if isinstance(v, str) else None) for n, v in facts)
             seen = held.setdefault((code, words), set())
             self._add(code, _kind(facts, tally, len(names - seen)))
@@ -142,7 +142,7 @@ class Ledger:
     def put(
         self,
         code: str,
-        tally: Tally | None,
+        tally: FindingTally | None,
         facts: Mapping[str, Fact] | None = None,
         detail: str | None = None,
     ) -> None:
