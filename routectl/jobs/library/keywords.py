@@ -31,6 +31,9 @@ Texts = str | Sequence[str] | Mapping[str, object]
 class CheckKeywords(TypedDict, total=False):
     """Of ``check``."""
 
+    jobs: int | None
+    shard: str | None
+    partial: AnyPath | None
     model: Model | None
     start: int | None
     format: str | None
@@ -128,6 +131,7 @@ class PackKeywords(TypedDict, total=False):
     balance: str | None
     plan: AnyPath | None
     layout: Texts
+    jobs: int | None
     model: Model | None
     start: int | None
     format: str | None
@@ -207,6 +211,7 @@ class StalenessKeywords(TypedDict, total=False):
 class UnpackKeywords(TypedDict, total=False):
     """Of ``unpack``."""
 
+    jobs: int | None
     no_tokens: bool
     force: bool
     progress: Progress
@@ -215,6 +220,9 @@ class UnpackKeywords(TypedDict, total=False):
 class VerifyKeywords(TypedDict, total=False):
     """Of ``verify``."""
 
+    jobs: int | None
+    shard: str | None
+    partial: AnyPath | None
     model: Model | None
     start: int | None
     format: str | None
@@ -224,4 +232,5 @@ class VerifyKeywords(TypedDict, total=False):
     allow_missing: bool
     skip_damaged: bool
     rank: str | None
+    force: bool
     progress: Progress

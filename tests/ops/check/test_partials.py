@@ -14,7 +14,7 @@ from routectl.ops.check.lesson import Reader, learn
 from routectl.reports.check.document import check_document
 from support.checks import loaded
 from support.faults import BASES, FAULTS, spoilt
-from support.more_faults import MORE_FAULTS
+from support.more_faults import MORE_FAULTS, as_read
 
 EVERY = {fault.name: fault for fault in (*FAULTS, *MORE_FAULTS)}
 NAMES = ["clean", *EVERY]
@@ -57,7 +57,7 @@ def documents(name):
     if fault is None or fault.against:
         reference = loaded(base.reference)
     if fault is not None:
-        dump = spoilt(fault, base, dump, 0.2)
+        dump = as_read(spoilt(fault, base, dump, 0.2))
     options = CheckOptions(by_tokens=reference is None)
     return in_parts(dump, options, np.random.default_rng(NAMES.index(name)), reference)
 
