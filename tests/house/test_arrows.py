@@ -125,9 +125,9 @@ MAY_IMPORT = {
     ),
     "jobs.merge": "errors visible reports jobs jobs.shards",
     "jobs.pack": (
-        "damage dump errors files layouts routes version visible formats.configs formats.documents "
-        "formats.native formats.replay ops.pack reports reports.pack reports.text jobs "
-        "jobs.convert jobs.shards"
+        "damage dump errors files layouts routes version visible kernels formats.configs "
+        "formats.documents formats.native formats.replay ops.pack reports reports.pack "
+        "reports.text jobs jobs.convert jobs.shards"
     ),
     "jobs.predict": (
         "dump errors files routes routers checkpoints formats.native forward ops.predict "
@@ -138,7 +138,7 @@ MAY_IMPORT = {
         "formats.documents formats.native formats.wire forward ops.diff ops.predict reports "
         "reports.cache reports.diff reports.recompute reports.text jobs jobs.compared"
     ),
-    "jobs.shards": "errors files limits reports.text jobs",
+    "jobs.shards": "errors files limits kernels reports.text jobs",
     "jobs.show": (
         "dump errors checkpoints formats.documents ops ops.check.alone reports reports.show jobs"
     ),

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["LEAST", "BinaryCells", "Rows"]
+__all__ = ["LEAST", "BinaryCells", "Rows", "numbers_of"]
 
 LEAST = {"prompt_ids": -1, "response_ids": 0}  # of token ids; -1: media, which have no id
 
@@ -104,14 +104,34 @@ def _chunk(column: "pa.ChunkedArray[Any]") -> Any:
 def _valid(cells: Any) -> NDArray[np.bool_]:
     if not cells.null_count:
         return np.ones(len(cells), np.bool_)
-    found: NDArray[np.bool_] = cells.is_valid().to_numpy(zero_copy_only=False)
-    return found
+    return _bits(cells, 0)
+
+
+def _bits(cells: Any, buffer: int) -> NDArray[np.bool_]:
+    """A buffer of an array that has a bit for each value."""
+    begin, end = cells.offset, cells.offset + len(cells)
+    data = np.frombuffer(cells.buffers()[buffer], np.uint8)[begin // 8 : -(-end // 8)]
+    bits = np.unpackbits(data, bitorder="little")
+    return bits[begin % 8 :][: len(cells)].view(np.bool_)
+
+
+def numbers_of(values: Any) -> NDArray[Any]:
+    """An Arrow array of numbers, or of bools, as numpy has it; what stands for nulls means nothing.
+
+    By its buffers: ``to_numpy`` imports pandas where it is installed, a third of a second.
+    """
+    dtype, data = np.dtype(values.type.to_pandas_dtype()), values.buffers()[1]
+    if data is None or not data.size:  # of nothing: one offset of no list, say
+        return np.zeros(len(values), dtype)
+    if pa.types.is_boolean(values.type):
+        return _bits(values, 1)
+    return np.frombuffer(data, dtype, len(values), values.offset * dtype.itemsize)
 
 
 def _least(column: "pa.ChunkedArray[Any]") -> int:
     """The smallest of integers, nulls aside; 0 of none."""
     values = _chunk(column).drop_null()
-    return int(values.to_numpy(zero_copy_only=False).min(initial=0))
+    return int(numbers_of(values).min(initial=0))
 
 
 def _spans_with_nulls(spans: Any) -> Iterable[bool]:
@@ -134,8 +154,8 @@ def _cells_of(column: "pa.ChunkedArray[Any]") -> Callable[[int], Any]:
 
 def _lists_of(lists: Any) -> Callable[[int], Any]:
     """What gives the list of numbers in a row, as an array that is not copied."""
-    flat, ends_S, valid_S = lists.values, lists.offsets.to_numpy(), _valid(lists)
-    whole = None if flat.null_count else flat.to_numpy(zero_copy_only=False)
+    flat, ends_S, valid_S = lists.values, numbers_of(lists.offsets), _valid(lists)
+    whole = None if flat.null_count else numbers_of(flat)
 
     def cell(index: int) -> Any:
         if not valid_S[index]:
@@ -146,6 +166,6 @@ def _lists_of(lists: Any) -> Callable[[int], Any]:
         part = flat.slice(begin, end - begin)
         if part.null_count:
             raise ValueError("a list of numbers has nulls")
-        return part.to_numpy(zero_copy_only=False)
+        return numbers_of(part)
 
     return cell

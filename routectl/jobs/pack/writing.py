@@ -39,8 +39,7 @@ def write_folder(
     """
     from ...formats.replay.folder import write_manifest
 
-    threads = max(1, crew.size // len(_together(job)))
-    written = added(_Writing(job, folder, threads), crew, progress)
+    written = added(_Writing(job, folder), crew, progress)
     manifest = _manifest(job, written)
     if layout_from:
         manifest["layout_from"] = list(layout_from)
@@ -70,11 +69,10 @@ class _Written:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Writing:
-    """The files of a folder in shards; each process that writes copies with so many threads."""
+    """The files of a folder in shards."""
 
     job: Job
     folder: Path
-    threads: int
     doing: str = "packing"
     unit: str = "files"
 
@@ -104,6 +102,7 @@ class _Writing:
     def _write_ranks(self, files: "Sequence[tuple[int, RankFile]]") -> _Written:
         """Write ranks' files, those that share samples side by side."""
         from ...formats.replay.folder import RankTensors, write_tensors
+        from ...kernels.threads import threads
         from ...ops.pack.pack import Rank, pack
 
         job, written = self.job, _Written()
@@ -114,7 +113,7 @@ class _Writing:
             if held_for != (place.pp, share.samples):
                 held, held_for = _samples_of(job, place, share), (place.pp, share.samples)
             rank = Rank(share.cp_rank, place.tp, place.pp)
-            packed = pack(held, share.packing, rank, spec=job.spec, threads=self.threads)
+            packed = pack(held, share.packing, rank, spec=job.spec, threads=threads())
             tensors = RankTensors(
                 dict(zip(packed.layers_L, packed.ids_LRK, strict=True)),
                 packed.mask,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from ...errors import RoutectlError
+from ...kernels.threads import using_threads
 from ...reports.text.wording import bytes_text
 from ..held import HeldHereError
 from ..progress import Advance, Progress
@@ -190,7 +191,8 @@ class _Run(Generic[R]):
         """Do the next shard in this process."""
         begun = time.monotonic()
         number, shard = self._take()
-        result = done_by(self._work, shard)
+        with using_threads(1 if self._workers is not None else self._size):
+            result = done_by(self._work, shard)
         if number:  # the first one has loaded what all need
             self._speed = shard.weight / max(time.monotonic() - begun, 1e-6)
         return number, self._seen(number, result)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...dump import Dump, DumpMeta, Sample, SampleKey
 from ...kernels.rows import RowCounts, added_rows, diff_rows
+from ...kernels.threads import threads
 from ..adding.least import First
 from ..adding.resampled import bucket_of_sample
 from ..pairs.align import Aligner, Extent, Pair, common_layers, name_of
@@ -26,7 +27,7 @@ __all__ = ["DiffTally", "OnCompared", "diff_part"]
 
 OnCompared = Callable[[ComparedSample], None]
 _NO_LOGPROBS = LogprobCounts()
-_THREADS_FROM = 8 << 20  # bytes of ids from which one sample is worth two threads
+_THREAD_BYTES = 4 << 20  # of a sample's ids that are worth a thread
 _TOGETHER = 4096  # samples whose figures are added up at a time
 
 
@@ -164,7 +165,7 @@ class DiffTally:
             pair.new_TLK[run],
             self._metas[0].num_experts,
             skip_TL=skip_TL,
-            threads=2 if old_TLK.nbytes >= _THREADS_FROM else 1,
+            threads=max(1, min(threads(), old_TLK.nbytes // _THREAD_BYTES)),
             mark=any(found is not None for found in (self._detail, old, new)),
         )
         so_far = self._margins_P.get(part.place)
