@@ -106,8 +106,8 @@ MAY_IMPORT = {
         "reports.staleness reports.text"
     ),
     "jobs.check": (
-        "dump errors files model routers formats.documents formats.native ops.check ops.check.book "
-        "reports reports.check jobs jobs.recompute"
+        "dump errors files model routers formats.documents formats.native ops.check "
+        "ops.check.against ops.check.book reports reports.check jobs jobs.recompute jobs.shards"
     ),
     "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.diff jobs.staleness",
     "jobs.cluster": "errors limits version",

@@ -31,6 +31,9 @@ Texts = str | Sequence[str] | Mapping[str, object]
 class CheckKeywords(TypedDict, total=False):
     """Of ``check``."""
 
+    jobs: int | None
+    shard: str | None
+    partial: AnyPath | None
     model: Model | None
     start: int | None
     format: str | None
@@ -217,6 +220,9 @@ class UnpackKeywords(TypedDict, total=False):
 class VerifyKeywords(TypedDict, total=False):
     """Of ``verify``."""
 
+    jobs: int | None
+    shard: str | None
+    partial: AnyPath | None
     model: Model | None
     start: int | None
     format: str | None
@@ -226,4 +232,5 @@ class VerifyKeywords(TypedDict, total=False):
     allow_missing: bool
     skip_damaged: bool
     rank: str | None
+    force: bool
     progress: Progress

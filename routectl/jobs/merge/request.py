@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["MERGED", "MergeRequest", "answer_merge"]
 
 MERGED = (  # of each command whose partials merge its room, which has MERGEABLE
+    ("check", "check.merging"),
     ("diff", "diff.merging"),
     ("staleness", "staleness.merging"),
+    ("verify", "pack.merging"),
 )
 _DAMAGED = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 _TOLD = 8  # parts that are missing, by number
