@@ -30,7 +30,7 @@ EVERY = 5.0  # seconds from one dump to the next, at least
 
 
 def write(path: Path, number: int, megabytes: float) -> None:
-    """A dump of samples of 500 tokens; two in turn are of the same samples, some of their rows apart."""
+    """A dump of samples of 500 tokens; two in turn are of the same samples, some rows apart."""
     from routectl.dump import DumpMeta, Sample
     from routectl.formats.native.container import write_native
     from routectl.routes import Routes
