@@ -32,6 +32,7 @@ class CheckKeywords(TypedDict, total=False):
     """Of ``check``."""
 
     jobs: int | None
+    ray: str | None
     shard: str | None
     partial: AnyPath | None
     model: Model | None
@@ -53,6 +54,7 @@ class ConvertKeywords(TypedDict, total=False):
     """Of ``convert``."""
 
     jobs: int | None
+    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -61,6 +63,7 @@ class ConvertKeywords(TypedDict, total=False):
     missing: str | None
     lossy: bool
     codec: str
+    dictionary: str | None
     keep_order: bool
     verify: bool
     no_tokens: bool
@@ -72,6 +75,7 @@ class DiffKeywords(TypedDict, total=False):
     """Of ``diff``."""
 
     jobs: int | None
+    ray: str | None
     shard: str | None
     model: Model | None
     start: int | None
@@ -132,6 +136,7 @@ class PackKeywords(TypedDict, total=False):
     plan: AnyPath | None
     layout: Texts
     jobs: int | None
+    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -159,6 +164,8 @@ class RecomputeKeywords(TypedDict, total=False):
     max_tokens_per_pass: int | None
     logprobs: bool | None
     gate_logprobs: bool | None
+    jobs: int | None
+    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -187,6 +194,8 @@ class ShowKeywords(TypedDict, total=False):
 class StalenessKeywords(TypedDict, total=False):
     """Of ``staleness``."""
 
+    jobs: int | None
+    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -212,6 +221,7 @@ class UnpackKeywords(TypedDict, total=False):
     """Of ``unpack``."""
 
     jobs: int | None
+    ray: str | None
     no_tokens: bool
     force: bool
     progress: Progress
@@ -221,6 +231,7 @@ class VerifyKeywords(TypedDict, total=False):
     """Of ``verify``."""
 
     jobs: int | None
+    ray: str | None
     shard: str | None
     partial: AnyPath | None
     model: Model | None

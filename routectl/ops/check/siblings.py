@@ -34,7 +34,7 @@ def first_siblings(keys: Sequence[SampleKey]) -> NDArray[np.int32]:
     first_N = np.full(len(keys), NONE, np.int32)
     if not known_N.any():
         return first_N
-    parts = digests.view(np.uint64)[::2]
+    parts = digests[:, 0]
     order = np.argsort(parts, kind="stable").astype(np.int32)
     edges = np.ones(len(order), np.bool_)
     edges[1:] = parts[order[1:]] != parts[order[:-1]]

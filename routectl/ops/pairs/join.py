@@ -103,7 +103,7 @@ def _codes(old: Keys, new: Keys, of: str) -> _Codes:
         (part_B[: len(old)], old_SW, known_old),
         (part_B[len(old) :], new_SW, known_new),
     ):
-        part_S[known_S] = words_SW[known_S, 1] & np.uint64(parts - 1)
+        part_S[known_S] = _part_of(words_SW, parts)[known_S]
     num = 0
     for part in range(parts):
         places = np.flatnonzero(part_B == part)
@@ -116,6 +116,23 @@ def _codes(old: Keys, new: Keys, of: str) -> _Codes:
     return _Codes(codes_B[: len(old)], codes_B[len(old) :], num)
 
 
+def _mixed(words_SW: Digests) -> NDArray[np.uint64]:
+    """A hash of each digest, even where digests are short texts: Knuth, volume 3, 6.4."""
+    found_S = (words_SW[:, 0] ^ (words_SW[:, 1] << np.uint64(1))) * np.uint64(0x9E3779B97F4A7C15)
+    found_S ^= found_S >> np.uint64(32)
+    found_S *= np.uint64(0x9E3779B97F4A7C15)
+    return found_S
+
+
+def _part_of(words_SW: Digests, parts: int) -> NDArray[np.uint16]:
+    """One of so many parts, a power of two, for each digest; by other bits than are sorted."""
+    found_S = np.empty(len(words_SW), np.uint16)
+    for first in range(0, len(words_SW), _SORTED):
+        hashed_S = _mixed(words_SW[first : first + _SORTED]) >> np.uint64(24)
+        found_S[first : first + _SORTED] = hashed_S & np.uint64(parts - 1)
+    return found_S
+
+
 def _dtype(size: int) -> type[np.signedinteger]:
     """What numbers so many things, and -1."""
     return np.int32 if size < 1 << 31 else np.int64
@@ -124,12 +141,12 @@ def _dtype(size: int) -> type[np.signedinteger]:
 def _sorted(words_BW: Digests) -> tuple[Ints, NDArray[np.bool_]]:
     """The places of digests in order, equal ones as they come, and where another one begins.
 
-    The leading bits of a digest and its place are sorted as one number; the few digests that share
-    these bits with another are then ordered by all of their bits.
+    Leading bits of a hash and the place are sorted as one number; the few digests that share these
+    bits with another are then ordered by all of their bits.
     """
     size = len(words_BW)
     mask = np.uint64((1 << size.bit_length()) - 1)
-    packed_B = (words_BW[:, 0] & ~mask) | np.arange(size, dtype=np.uint64)
+    packed_B = (_mixed(words_BW) & ~mask) | np.arange(size, dtype=np.uint64)
     packed_B.sort()
     order_B = (packed_B & mask).astype(np.int64)
     leading_B = packed_B & ~mask
