@@ -293,11 +293,11 @@ class Dump:
         Raises MismatchError when the dump has none of the layers.
         """
         if samples is not None:
-            keys = Keys(self.keys[i] for i in samples)
+            keys = self.keys if isinstance(self.keys, Keys) else Keys(self.keys)
             chosen, narrow = list(samples), self._narrow
             part = Dump(
                 self.meta,
-                keys,
+                keys.take(chosen),
                 lambda n: self._load(chosen[n]),
                 None if narrow is None else lambda wanted: narrow(wanted).select(samples=chosen),
                 count=lambda: self.rows(chosen),

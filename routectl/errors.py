@@ -1,5 +1,7 @@
 """What can go wrong, as a user sees it: one line, and a hint when a flag would help."""
 
+from typing import Any
+
 from .visible import visible
 
 __all__ = ["FormatError", "MismatchError", "RoutectlError", "UnsupportedError"]
@@ -9,12 +11,22 @@ class RoutectlError(Exception):
     """Anything that a user can act on; the command line prints it as one line and exits 2.
 
     ``hint`` names the flag or the step that helps, or is None. Both may quote foreign text: they
-    are made visible here, on one line, a long one without its middle.
+    are made visible here, on one line, a long one without its middle. What is pickled is an error
+    of this file: that of another file, with what it holds, stays in its process.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(visible(message, end=1000))
         self.hint = None if hint is None else visible(hint, end=1000)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kind = next(one for one in type(self).__mro__ if one.__module__ == __name__)
+        return _said, (kind, str(self), self.hint)
+
+
+def _said(kind: type[RoutectlError], message: str, hint: str | None) -> RoutectlError:
+    """An error that another process raised."""
+    return kind(message, hint=hint)
 
 
 class FormatError(RoutectlError):

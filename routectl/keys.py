@@ -1,6 +1,6 @@
 """What samples are joined by, held in columns: 32 bytes of digests and an id each, no objects.
 
-Shape suffixes: S samples.
+Shape suffixes: S samples, W words of a digest.
 """
 
 import hashlib
@@ -12,11 +12,14 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Keys", "SampleKey", "Texts", "digest_tokens", "key_of"]
+__all__ = ["Digests", "Keys", "SampleKey", "Texts", "digest_tokens", "key_of"]
 
 _SIZE = 16
 _ABSENT = bytes(_SIZE)
+_AT_ONCE = 1 << 16  # texts that are objects, or indices, at a time
 _TOKENS, _PROMPT = 1, 2  # bits of what is known
+Digests = NDArray[np.uint64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +97,61 @@ class Texts(Sequence[str | None]):
             "utf-8", "surrogatepass"
         )
 
-    def digests(self) -> tuple[NDArray[np.bytes_], NDArray[np.bool_]]:
-        """BLAKE2b-128 of each, S16 [S], and bool [S], which are there."""
-        found = np.zeros(len(self), f"S{_SIZE}")
-        begin = 0
-        view = memoryview(self._data)
-        for i, end in enumerate(self._ends):
-            found[i] = hashlib.blake2b(view[begin:end], digest_size=_SIZE).digest()
-            begin = end
-        return found, np.frombuffer(bytes(self._known), np.bool_)
+    @property
+    def known_S(self) -> NDArray[np.bool_]:  # noqa: N802
+        """Which are there, bool [S]."""
+        return np.frombuffer(bytes(self._known), np.bool_)
+
+    def extend(self, data: Any, ends_S: Ints, known_S: NDArray[np.bool_]) -> None:
+        """Put more at the end: bytes of UTF-8 end to end, where each ends, and which are there."""
+        begin = len(self._data)
+        self._data += data
+        self._ends.frombytes(np.add(ends_S, begin, dtype=np.int64).tobytes())
+        self._known += known_S.tobytes()
+
+    def join(self, other: "Texts") -> None:
+        """Put those of another at the end."""
+        self.extend(bytes(other._data), np.frombuffer(other._ends, np.int64), other.known_S)
+
+    def take(self, places_S: Ints) -> "Texts":
+        """Those of some places, in the order wanted."""
+        found, known_S = Texts(), self.known_S
+        data, ends_S = np.frombuffer(self._data, np.uint8), np.frombuffer(self._ends, np.int64)
+        for part_S in np.split(places_S, range(_AT_ONCE, len(places_S), _AT_ONCE)):
+            begins_S = np.where(part_S > 0, ends_S[part_S - 1], 0)
+            sizes_S = ends_S[part_S] - begins_S
+            done_S = np.cumsum(sizes_S)
+            wanted = np.repeat(begins_S - (done_S - sizes_S), sizes_S) + np.arange(sizes_S.sum())
+            found.extend(data[wanted].tobytes(), done_S, known_S[part_S])
+        return found
+
+    def digests(self) -> tuple[Digests, NDArray[np.bool_]]:
+        """16 bytes of each, uint64 [S, W], and bool [S], which are there.
+
+        A text of up to 15 bytes is these bytes, zeros, and its size; a longer one its BLAKE2b-128.
+        """
+        found_SN = np.zeros((len(self), _SIZE), np.uint8)
+        for first in range(0, len(self), _AT_ONCE):
+            ends_S = np.array(self._ends[first : first + _AT_ONCE])
+            begin = self._ends[first - 1] if first else 0
+            self._hash(np.append(begin, ends_S[:-1]), ends_S, found_SN[first : first + _AT_ONCE])
+        return _words(found_SN.data), self.known_S
+
+    def _hash(self, begins_S: Ints, ends_S: Ints, found_SN: NDArray[np.uint8]) -> None:
+        """Write the 16 bytes of some texts."""
+        data, last, sizes_S = np.frombuffer(self._data, np.uint8), _SIZE - 1, ends_S - begins_S
+        for n in range(last):
+            longer_S = np.flatnonzero((sizes_S > n) & (sizes_S <= last))
+            found_SN[longer_S, n] = data[begins_S[longer_S] + n]
+        found_SN[:, last] = np.minimum(sizes_S, last)
+        long_S, view, blake = (
+            np.flatnonzero(sizes_S > last),
+            memoryview(self._data),
+            hashlib.blake2b,
+        )
+        spans = zip(begins_S[long_S].tolist(), ends_S[long_S].tolist(), strict=True)
+        hashed = b"".join([blake(view[a:b], digest_size=_SIZE).digest() for a, b in spans])
+        found_SN[long_S] = np.frombuffer(hashed, np.uint8).reshape(-1, _SIZE)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and _equal(self, other)
@@ -144,17 +193,34 @@ class Keys(Sequence[SampleKey]):
         """Put one more at the end, by its token ids: what ``key_of`` makes of them."""
         self.put(sample_id, *_digests(prompt, response))
 
+    def extend(self, other: Sequence[SampleKey]) -> None:
+        """Put those of another sequence at the end."""
+        more = other if isinstance(other, Keys) else Keys(other)
+        self.ids.join(more.ids)
+        self._tokens += more._tokens
+        self._prompts += more._prompts
+        self._known += more._known
+
     def take(self, indices: Iterable[int]) -> "Keys":
         """Those of some samples, in the order wanted."""
-        return Keys(self[i] for i in indices)
+        places_S = np.fromiter(indices, np.int64)
+        places_S = np.where(places_S < 0, places_S + len(self), places_S)
+        found = Keys()
+        found.ids = self.ids.take(places_S)
+        found._tokens += _words(self._tokens)[places_S].tobytes()
+        found._prompts += _words(self._prompts)[places_S].tobytes()
+        found._known += np.frombuffer(self._known, np.uint8)[places_S].tobytes()
+        return found
 
-    def digests(self, of: str) -> tuple[NDArray[np.bytes_], NDArray[np.bool_]]:
-        """A column: S16 [S], and bool [S], which are known; ``of`` is a field of SampleKey."""
+    def digests(self, of: str) -> tuple[Digests, NDArray[np.bool_]]:
+        """A column: uint64 [S, W], and bool [S], which are known; ``of`` is a field of SampleKey.
+
+        It is not copied: nothing can be put at the end while it is held.
+        """
         if of == "sample_id":
             return self.ids.digests()
         data, bit = {"tokens": (self._tokens, _TOKENS), "prompt": (self._prompts, _PROMPT)}[of]
-        known = np.frombuffer(bytes(self._known), np.uint8) & bit
-        return np.frombuffer(bytes(data), f"S{_SIZE}"), known > 0
+        return _words(data), np.frombuffer(self._known, np.uint8) & bit > 0
 
     def __len__(self) -> int:
         return len(self._known)
@@ -178,6 +244,11 @@ class Keys(Sequence[SampleKey]):
         return isinstance(other, Sequence) and _equal(self, other)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _words(data: bytes | bytearray | memoryview) -> Digests:
+    """Digests as numbers, [S, W], not copied."""
+    return np.frombuffer(data, "<u8").reshape(-1, _SIZE // 8)
 
 
 def _equal(one: Sequence[Any], other: Sequence[Any]) -> bool:

@@ -14,6 +14,7 @@ os.environ.setdefault(
     "NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "numba")
 )
 
+from support.stores import bucket, s3_server  # noqa: F401
 from support.tiny_rl import tiny_checkpoints, tiny_dumps  # noqa: F401
 
 settings.register_profile(

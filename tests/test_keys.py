@@ -38,7 +38,7 @@ def test_columns_tell_what_is_equal(given_keys):
         values = [getattr(key, field) for key in given_keys]
         assert known.tolist() == [value is not None for value in values]
         there = [(f, v) for f, v, k in zip(found, values, known, strict=True) if k]
-        assert all((a[0] == b[0]) == (a[1] == b[1]) for a in there for b in there)
+        assert all((a[0] == b[0]).all() == (a[1] == b[1]) for a in there for b in there)
 
 
 def test_texts_hold_what_utf8_does_not():

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..errors import FormatError
+from ..files.places import place_of
 from .checkpoint import Checkpoint
 from .hf import is_adapter, open_hf, refuse_adapter, weight_files
 from .megatron import iteration_folder, megatron_format, open_megatron
@@ -12,7 +13,7 @@ __all__ = ["is_checkpoint", "open_checkpoint", "refuse_unrunnable"]
 
 def is_checkpoint(path: str | Path) -> bool:
     """Whether ``path`` is a folder with weights: of a form that open_checkpoint knows or names."""
-    folder = Path(path)
+    folder = place_of(path)
     try:
         return folder.is_dir() and bool(
             weight_files(folder)
@@ -34,7 +35,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises FormatError when it is damaged or no checkpoint, UnsupportedError when it is of a kind
     that is not read (pickled HF weights, zarr, an adapter).
     """
-    folder = Path(path)
+    folder = place_of(path)
     try:
         if not folder.is_dir():
             what = "expected a folder of weights" if folder.exists() else "no such folder"
@@ -55,7 +56,7 @@ def refuse_unrunnable(path: str | Path) -> None:
 
     UnsupportedError for an adapter, FormatError for a folder without config.json.
     """
-    folder = Path(path)
+    folder = place_of(path)
     refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise FormatError(f"{path}: no config.json: expected a Hugging Face folder")

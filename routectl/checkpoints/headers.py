@@ -6,7 +6,6 @@ of the file.
 """
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
-from ..files.reading import open_regular
+from ..files.reading import open_regular, size_of
 from ..limits import check_budget
 from ..pickled.dtypes import bytes_of
 from ..visible import quoted
 from .infos import Piece, TensorInfo
 
-__all__ = ["layer_tensors", "read_header", "strict_json"]
+__all__ = ["layer_tensors", "read_header", "stored_texts", "strict_json"]
 
 _MAX_HEADER = 100_000_000
 _MAX_TENSORS = 1 << 18  # 61 layers of 384 experts, three matrices each, quantized: 211,000
@@ -55,7 +54,7 @@ def strict_json(text: bytes, where: str) -> dict[str, Any]:
 def _header_bytes(path: Path) -> tuple[bytes, int]:
     """The header's JSON text, and the size of the file."""
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
+        size = size_of(file)
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= length <= size - 8:
             raise FormatError(f"{path}: bad header length: got {length} in a file of {size} bytes")
@@ -124,6 +123,14 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         end += info.num_bytes
     if end != size:
         raise FormatError(f"{path}: tensors end at byte {end}, the file at {size}")
+    return found
+
+
+def stored_texts(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, texts by name. Raises FormatError."""
+    found = strict_json(_header_bytes(path)[0], f"{path}: header").get("__metadata__", {})
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise FormatError(f"{path}: damaged .safetensors: its metadata are no texts")
     return found
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..errors import FormatError, UnsupportedError
 from ..files.names import is_own_name
+from ..files.places import pinned
 from ..files.reading import read_bytes
 from .checkpoint import Checkpoint
 from .headers import read_header, strict_json
@@ -97,12 +98,12 @@ def _indexed(index: Path) -> _Opened:
     for name, file in places.items():
         shard = stored.get(file) if isinstance(file, str) else None
         if shard is None:
-            shard = stored[file] = read_header(_shard(index, name, file))
+            shard = stored[file] = read_header(pinned(_shard(index, name, file)))
         if name not in shard:
             raise FormatError(f"{index}: {name[:80]!a} is not in {file}")
         tensors[name] = shard[name]
     others = [n for shard in stored.values() for n in shard if n not in places]
-    return tensors, [index.parent / file for file in stored], tuple(others)
+    return tensors, [pinned(index.parent / file) for file in stored], tuple(others)
 
 
 def _shards(files: list[Path]) -> dict[str, TensorInfo]:
@@ -130,7 +131,7 @@ def open_hf(folder: Path) -> Checkpoint:
     Raises FormatError for damaged headers, an index that names absent files or tensors, and
     incomplete shards; UnsupportedError when the weights are pickled.
     """
-    files = weight_files(folder)
+    files = [pinned(file) for file in weight_files(folder)]
     if files and files[0].name.startswith("pytorch_model"):
         raise UnsupportedError(
             f"{folder}: pickled weights ({files[0].name}) are not read",

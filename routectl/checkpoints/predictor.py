@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError, UnsupportedError
 from ..files.writing import replacing
-from .headers import layer_tensors, read_header, strict_json
+from .headers import layer_tensors, read_header, stored_texts, strict_json
 
 if TYPE_CHECKING:
     import torch
@@ -118,13 +118,7 @@ def open_predictor(path: Path) -> Predictor:
 
 
 def _facts(path: Path) -> PredictorFacts:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            text = (file.metadata() or {}).get("routectl")
-    except SafetensorError as error:
-        raise FormatError(f"{path}: damaged .safetensors: {error}") from None
+    text = stored_texts(path).get("routectl")
     if text is None:
         raise FormatError(f"{path}: no predictor: no 'routectl' entry in its metadata")
     about = strict_json(text.encode(), f"{path}: metadata")

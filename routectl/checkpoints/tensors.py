@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from ..errors import FormatError, UnsupportedError
-from ..files.reading import open_regular
+from ..files.places import RemotePath
+from ..files.reading import open_mappable, open_regular
 from ..pickled.archives import single_tensor
 from ..pickled.members import Member
 from .infos import Piece, TensorInfo
@@ -41,7 +42,7 @@ _DTYPES = {
 def _check_storage(file: Path, _written: int, member: Member) -> None:
     """Raise FormatError unless a storage of a file, written at that time, is what was written."""
     with (
-        open_regular(file) as stream,
+        open_mappable(file) as stream,
         mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as pages,
     ):
         member.check_mapped(pages, str(file))
@@ -51,6 +52,8 @@ def _mapped(piece: Piece, dtype: torch.dtype) -> torch.Tensor:
     """The elements of a raw piece over privately mapped pages."""
     if piece.member is not None:
         _check_storage(piece.file, piece.file.stat().st_mtime_ns, piece.member)
+    if isinstance(piece.file, RemotePath):
+        return _ranged(piece, dtype)
     start = piece.offset - piece.offset % mmap.ALLOCATIONGRANULARITY
     skip = piece.offset - start
     with open_regular(piece.file) as file:
@@ -62,6 +65,16 @@ def _mapped(piece: Piece, dtype: torch.dtype) -> torch.Tensor:
     else:  # a header of odd length: elements must be aligned
         flat = torch.frombuffer(bytearray(pages[skip:]), dtype=dtype)
     return flat.view(piece.shape)
+
+
+def _ranged(piece: Piece, dtype: torch.dtype) -> torch.Tensor:
+    """The elements of a raw piece of a remote file: its bytes alone, in memory."""
+    data = bytearray(piece.num_bytes)
+    with open_regular(piece.file) as file:
+        file.seek(piece.offset)
+        if file.readinto(data) != len(data):
+            raise ValueError("cut short")
+    return torch.frombuffer(data, dtype=dtype, count=math.prod(piece.shape)).view(piece.shape)
 
 
 def _archived(piece: Piece, name: str, where: str) -> torch.Tensor:

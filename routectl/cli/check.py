@@ -1,7 +1,9 @@
 """``routectl check DUMP``."""
 
+from dataclasses import replace
+
 from ..errors import RoutectlError
-from ..jobs.check.request import CheckRequest, check_dump, write_fixed
+from ..jobs.check.request import CheckRequest, answer_check, check_dump, write_fixed
 from .desk import CommandLine, desk
 from .terminal import TERMINAL, answer
 
@@ -27,8 +29,12 @@ def check_command(line: CommandLine) -> int:
         return _rules(line.values["dump"])
     if line.values["dump"] is None:
         raise RoutectlError("no dump is named", hint="routectl check --help")
-    request = line.request(CheckRequest)
+    request = replace(line.request(CheckRequest), force=voices.force)
     voices.refuse()
+    if request.share.partial is not None:
+        voices.refuse_report()
+        voices.tell_saved(answer_check(request, TERMINAL))
+        return 0
     checked = check_dump(request, TERMINAL)
     voices.tell(checked.document, render_check)
     write_fixed(checked, request, TERMINAL)

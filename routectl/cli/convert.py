@@ -1,4 +1,4 @@
-"""``routectl convert SRC --save DST``."""
+"""``routectl convert SRC --save DST``, ``--train DICT``."""
 
 from ..jobs.convert.request import ConvertRequest, convert_dump
 from .desk import CommandLine, desk
@@ -15,6 +15,6 @@ def convert_command(line: CommandLine) -> int:
     target is described in docs/formats.md. The file appears whole or not at all.
     """
     request = line.request(ConvertRequest)
-    line.voices.refuse_streamed(request.save)
+    line.voices.refuse_streamed(request.dst)
     line.voices.tell_saved(convert_dump(request, TERMINAL))
     return 0

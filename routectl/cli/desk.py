@@ -6,12 +6,14 @@ An option is written once, on the field of the request (``jobs/options.py``) or 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
 from ..errors import RoutectlError
+from ..files.places import place_of
 from ..jobs.options import Option, build, check_bounds, groups_of, options_of
 from .voices import Voices
 
@@ -69,8 +71,10 @@ def desk(
                 for name, (_, about) in parameters.items()
                 if _is_given(command_line, name)
             }
+            paths = {name for name, (one, _) in parameters.items() if _is_path(one.type)}
             lists = {name for name, (one, _) in parameters.items() if one.type == _STRINGS}
             found = {n: tuple(v or ()) if n in lists else v for n, v in values.items()}
+            found |= {n: place_of(values[n]) for n in paths if values[n] is not None}
             found["plain"] = bool((command_line.obj or {}).get("plain"))
             return command(CommandLine(found, flags))
 
@@ -95,6 +99,11 @@ _ANYHOW = inspect.Parameter.KEYWORD_ONLY
 def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def _is_path(kind: Any) -> bool:
+    """Whether an option's type is a path's, which is a place: a URI, too."""
+    return Path in {kind, *get_args(kind)} and str not in get_args(kind)
 
 
 def _laid_out(parts: tuple[type[Any] | str, ...]) -> Iterator[tuple["Field[Any]", Option]]:
@@ -128,6 +137,8 @@ def _parameter(one: "Field[Any]", about: Option, optional: bool) -> inspect.Para
     """An option as typer reads it; one without a default is required unless ``optional``."""
     kind: Any = one.type
     default = one.default
+    if _is_path(kind):
+        kind = str | None if kind is not Path else str
     if str in get_args(kind) and kind != _STRINGS:  # what may be text is text here
         kind = str | None
     if kind == _STRINGS:

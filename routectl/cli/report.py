@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError, RoutectlError
+from ..files.places import place_of
 from ..jobs.options import argument
 from ..jobs.saved import read_report
 from .desk import CommandLine, desk
@@ -46,7 +47,7 @@ def report_command(line: CommandLine) -> int:
     from ..reports.page.page import VIEWED, render_of
 
     asked, voices = line.request(_Saved), line.voices
-    paths = [Path(name) for name in asked.result]
+    paths = [place_of(name) for name in asked.result]
     voices.refuse()
     asked.services.refuse(voices)
     asked.dashboards.refuse(voices)

@@ -32,7 +32,11 @@ def staleness_command(line: CommandLine) -> int:
 
     request, voices = line.request(StalenessRequest), line.voices
     voices.refuse()
-    document = answer_staleness(replace(request, detail=voices.detailed), TERMINAL)
+    request = replace(request, detail=voices.detailed, force=voices.force)
+    document = answer_staleness(request, TERMINAL)
+    if request.share.partial is not None:
+        voices.tell_saved(document)
+        return 0
     render = render_staleness if request.series is None else render_series
     voices.tell(document, render)
     return voices.code(document)

@@ -1,5 +1,7 @@
 """``routectl verify DIR --against DUMP``."""
 
+from dataclasses import replace
+
 from ..jobs.pack.request import VerifyRequest, answer_verify
 from .desk import CommandLine, desk
 from .terminal import TERMINAL
@@ -21,6 +23,11 @@ def verify_command(line: CommandLine) -> int:
 
     request, voices = line.request(VerifyRequest), line.voices
     voices.refuse()
-    document = answer_verify(request, TERMINAL)
+    if request.share.partial is not None:
+        voices.refuse_report()
+    document = answer_verify(replace(request, force=voices.force), TERMINAL)
+    if request.share.partial is not None:
+        voices.tell_saved(document)
+        return 0
     voices.tell(document, render_verified)
     return voices.code(document)

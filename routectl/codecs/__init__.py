@@ -7,7 +7,14 @@ from .block import Codec
 
 __all__ = ["CODECS", "codec_named", "codec_of"]
 
-CODECS = ("plain", "packed", "set", "context", "delta")  # each in a room of its name, as CODEC
+CODECS = (
+    "plain",
+    "packed",
+    "set",
+    "context",
+    "delta",
+    "token",
+)  # each in a room of its name, as CODEC
 
 
 def codec_named(name: str) -> Codec:

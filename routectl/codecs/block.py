@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..routes import Ids, ids_dtype
+from .dictionary import LayerDictionary
 
 __all__ = ["About", "Block", "Codec", "Coded", "check_cells", "check_ids"]
 
@@ -25,6 +26,7 @@ class About:
     lens_S       rows of each sample; they add up to R.
     token_ids_R  int32, the input token of each row; None where the file has none.
     base_RK      the ids of the same rows in the base dump, of the ids' dtype; None without a base.
+    dictionary   what ``token`` codes this layer with; None without one.
 
     Raises ValueError when the parts do not fit together.
     """
@@ -34,6 +36,7 @@ class About:
     lens_S: tuple[int, ...]
     token_ids_R: Tokens | None = None
     base_RK: Ids | None = None
+    dictionary: LayerDictionary | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.num_experts or any(n < 0 for n in self.lens_S):
@@ -74,6 +77,7 @@ class Block:
     lens_S: tuple[int, ...]
     token_ids_R: Tokens | None = None
     base_RK: Ids | None = None
+    dictionary: LayerDictionary | None = None
 
     def __post_init__(self) -> None:
         ids, about = self.ids_RK, self.about
@@ -84,7 +88,8 @@ class Block:
     def about(self) -> About:
         """All but the ids: what the decoder is given."""
         top_k = int(self.ids_RK.shape[1])
-        return About(self.num_experts, top_k, self.lens_S, self.token_ids_R, self.base_RK)
+        more = (self.token_ids_R, self.base_RK, self.dictionary)
+        return About(self.num_experts, top_k, self.lens_S, *more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,8 @@ class Codec:
     solid          whether a sample needs the cells before it, of the same block; else decode
                    takes any one cell alone, with an About of its rows.
     needs          what encode relies on, of ``distinct`` (no id twice in a row), ``tokens``
-                   (token_ids_R is there), ``base`` (base_RK is there). The container checks.
+                   (token_ids_R is there), ``base`` (base_RK is there), ``dictionary`` (one is).
+                   The container checks.
     fallback       the codec to take for a block without it.
     group_bytes    ids of all layers in a row group, at two bytes or one each.
     """

@@ -3,7 +3,7 @@
 Experts are renamed by how often they are taken and each row is sorted; the gap to the previous
 slot is coded with the slot's frequencies, in the context of where the previous slot is. Rows come
 back ascending. docs/codecs.md has the bytes.
-Shape suffixes: R rows, S samples, K top_k, E num_experts, W words, 4 states.
+Shape suffixes: R rows, S samples, K top_k, E num_experts.
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..errors import FormatError
 from ..routes import Ids
 from .block import About, Block, Codec, Coded, check_cells
+from .rans_cells import new_cells, open_cells
 from .set_even import even_bits, even_fits
 from .set_kernels import decode_slots, encode_slots
 from .set_model import SetModel, count_sets, even_model, read_set_model, write_set_model
@@ -21,14 +22,7 @@ from .slot_kernels import count_ids, rows_of_slots, slots_of_rows, sort_slots, s
 
 __all__ = ["CODEC"]
 
-_LEAST = 1 << 16  # of a state between two ids, and before the first one is pushed
-_FOUR_FROM = 2048  # ids of a cell that has four states; a shorter one has one
 _GROUP_BYTES = 16 << 20  # a model is a smaller part of more rows
-
-
-def _lanes(rows_S: NDArray[np.int64], top_k: int) -> NDArray[np.int64]:
-    """How many states each cell has."""
-    return np.where(rows_S * top_k >= _FOUR_FROM, 4, 1)
 
 
 def _slots(ids_RK: Ids, order_E: NDArray[Any]) -> Ids:
@@ -66,23 +60,11 @@ def _encode(block: Block) -> Coded:
 
 
 def _cells(slots_KR: Ids, model: SetModel, rows_S: NDArray[np.int64]) -> tuple[bytes, ...]:
-    """Each sample's states, then its words as a decoder takes them."""
-    top_k, starts_S = len(slots_KR), np.concatenate([[0], np.cumsum(rows_S)])
-    lanes_S = np.where(rows_S, _lanes(rows_S, top_k), 0)
-    room_S = 2 * (top_k * rows_S + lanes_S)  # words: an id pushes two at most
-    ends_S = np.cumsum(room_S)
-    words_W, at_S = np.empty(room_S.sum(), np.uint16), ends_S.copy()
-    states_S4 = np.full((len(rows_S), 4), _LEAST, np.uint32)
-    cells = (starts_S, lanes_S, states_S4, words_W, at_S)
+    """The cells of slots; an id pushes two words at most."""
+    top_k = len(slots_KR)
+    cells, ends_S = new_cells(rows_S, top_k, 2 * top_k)
     encode_slots(slots_KR, model.contexts_KE, model.frequency_KCA, cells)
-    at_S -= 2 * lanes_S
-    for lane in range(4):
-        has_S = lanes_S > lane
-        words_W[at_S[has_S] + 2 * lane] = states_S4[has_S, lane] & 0xFFFF
-        words_W[at_S[has_S] + 2 * lane + 1] = states_S4[has_S, lane] >> 16
-    data = words_W.astype("<u2", copy=False).data.cast("B")
-    bounds = zip((2 * at_S).tolist(), (2 * ends_S).tolist(), strict=True)
-    return tuple(bytes(data[at:end]) for at, end in bounds)
+    return cells.packed(ends_S)
 
 
 def _decode(coded: Coded, about: About) -> Ids:
@@ -93,23 +75,12 @@ def _decode(coded: Coded, about: About) -> Ids:
         return ids_RK
     model = read_set_model(coded.shared, about.num_experts, about.top_k)
     rows_S = np.array([rows for _, rows in cells])
-    lanes_S = _lanes(rows_S, about.top_k)
-    words_W, at_S, ends_S = _words([cell for cell, _ in cells], rows_S, lanes_S)
-    states_S4 = np.full((len(cells), 4), _LEAST, np.uint32)
-    for lane in range(4):
-        has_S = lanes_S > lane
-        states_S4[has_S, lane] = words_W[at_S[has_S]] | words_W[at_S[has_S] + 1].astype("u4") << 16
-        at_S[has_S] += 2
+    opened, ends_S = open_cells([cell for cell, _ in cells], rows_S, about.top_k, "set")
     slots_KR = np.empty(about.shape[::-1], about.dtype)
-    starts_S = np.concatenate([[0], np.cumsum(rows_S)])
     legal = decode_slots(
-        slots_KR,
-        model.contexts_KE,
-        model.frequency_KCA,
-        (starts_S, lanes_S, states_S4, words_W, at_S),
-        about.num_experts,
+        slots_KR, model.contexts_KE, model.frequency_KCA, opened, about.num_experts
     )
-    if not legal or (at_S != ends_S).any() or (states_S4 != _LEAST).any():
+    if not legal or not opened.spent(ends_S):
         raise FormatError("set: the bytes of a cell are damaged")
     order_E = model.order_E.astype(about.dtype)
     pairs_P2 = sorting_pairs(about.top_k)
@@ -117,20 +88,6 @@ def _decode(coded: Coded, about: About) -> Ids:
     if not len(pairs_P2):
         ids_RK.sort(axis=1)
     return ids_RK
-
-
-def _words(
-    cells: list[bytes], rows_S: NDArray[np.int64], lanes_S: NDArray[np.int64]
-) -> tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.int64]]:
-    """The words of all cells end to end, states first, and where each cell's begin and end."""
-    sizes_S = np.array([len(cell) for cell in cells])
-    wrong_S = (sizes_S % 2 > 0) | (sizes_S < 4 * lanes_S) | (rows_S == 0)
-    if wrong_S.any():
-        s = int(wrong_S.argmax())
-        raise FormatError(f"set: got a cell of {sizes_S[s]} bytes for {rows_S[s]} rows")
-    ends_S = np.cumsum(sizes_S // 2)
-    words_W = np.frombuffer(b"".join(cells), "<u2").astype(np.uint16, copy=False)
-    return words_W, ends_S - sizes_S // 2, ends_S
 
 
 CODEC = Codec(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import FormatError, MismatchError, RoutectlError
+from ..files.places import waiting_for
 from ..files.private import open_private
 from ..files.temporaries import is_at, lock_is_had
 from ..files.writing import replacing
@@ -24,7 +25,7 @@ __all__ = ["Journal", "partial_path"]
 
 def partial_path(output: Path) -> Path:
     """The side file of an output: OUTPUT.partial.jsonl beside it."""
-    return output.with_name(f"{output.name}.partial.jsonl")
+    return waiting_for(output, ".partial.jsonl")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Writing a folder whole or not at all."""
+"""Writing a folder whole or not at all; in a store, the file that makes it whole last."""
 
 import os
 import shutil
@@ -8,7 +8,10 @@ from pathlib import Path
 
 from ..errors import RoutectlError
 from .destinations import cannot_write, find_destination
+from .places import RemotePath
 from .publishing import exchange, rename_new, sync_folder, sync_tree
+from .reading import open_regular
+from .scratch import scratch_folder
 from .temporaries import Temporary, is_at, lock_is_had, new_temporary, permit
 from .writing import already_exists, refuse_existing
 
@@ -18,7 +21,9 @@ _Foreign = Callable[[Path], str | None]
 
 
 @contextmanager
-def replacing_folder(path: Path, *, force: bool, foreign: _Foreign) -> Iterator[Path]:
+def replacing_folder(
+    path: Path, *, force: bool, foreign: _Foreign, last: str = ""
+) -> Iterator[Path]:
     """A folder that becomes ``path`` when the block ends well, and vanishes otherwise.
 
     While it is written nobody else can look into it; all in it is fsynced before it takes its name
@@ -26,8 +31,23 @@ def replacing_folder(path: Path, *, force: bool, foreign: _Foreign) -> Iterator[
     lost: it gives the reason to keep a folder, or None. Of a link, what it points to is replaced.
     Of several writers the first wins, with ``force`` the last. Raises RoutectlError when ``path``
     exists and may not be replaced, or on a full disk.
+
+    A store has no such step: the folder is written in TMPDIR, then put there file by file, the one
+    named ``last`` at the end, and of a folder that is replaced it goes first. Where a put fails,
+    those before it are removed.
     """
     refuse_existing(path, force=force, folder=True)
+    if isinstance(path, RemotePath):
+        if path.exists():
+            _refuse_foreign(path, path, foreign)
+        with scratch_folder("folder") as folder:
+            yield folder
+            if path.exists():
+                if not force:
+                    raise already_exists(path, meanwhile=True)
+                _refuse_foreign(path, path, foreign)
+            _put_folder(folder, path, last)
+        return
     found = find_destination(path)
     if found.is_stream:
         raise RoutectlError(f"{path}: is a device or a pipe: expected a folder")
@@ -52,9 +72,34 @@ def replacing_folder(path: Path, *, force: bool, foreign: _Foreign) -> Iterator[
 
 
 def _refuse_foreign(path: Path, at: Path, foreign: _Foreign) -> None:
-    reason = foreign(at) if os.path.lexists(at) else None
+    there = isinstance(at, RemotePath) or os.path.lexists(at)
+    reason = foreign(at) if there else None
     if reason is not None:
         raise RoutectlError(f"{path}: {reason}, so --force does not replace it")
+
+
+def _put_folder(folder: Path, path: RemotePath, last: str) -> None:
+    """Put the files of a folder below a remote place, ``last`` last. Raises RoutectlError."""
+    files = sorted(
+        (file for file in folder.rglob("*") if file.is_file()),
+        key=lambda file: (file == folder / last, str(file)),
+    )
+    keys = [path.joinpath(*file.relative_to(folder).parts).key for file in files]
+    old = {one.key for one in path.rglob("*") if one.is_file()}
+    marks = [key for key in keys[-1:] if last and key in old]
+    done: list[str] = []
+    try:
+        for key in (*marks, *sorted(old - {*keys})):
+            path.store.remove(key)
+        for key, file in zip(keys, files, strict=True):
+            done.append(key)
+            with open_regular(file) as body:
+                path.store.put(key, body)
+    except BaseException:
+        for key in done:
+            with suppress(RoutectlError):
+                path.store.remove(key)
+        raise
 
 
 def _make_parents(folder: Path) -> None:

@@ -1,19 +1,34 @@
 """Reading: every file of others is opened here, a regular one where one is expected.
 
-A FIFO would wait for a writer, a device may have no end. Nothing waits in open(): what is there is
-looked at before (opening a device may do something), and again once it is open.
+Of a remote place (places.py) ranges are read, as they are asked for. A FIFO would wait for a
+writer, a device may have no end. Nothing waits in open(): what is there is looked at before
+(opening a device may do something), and again once it is open.
 """
 
 import os
+import shutil
 import stat
-from io import BufferedReader
+from collections.abc import Iterable
+from contextlib import closing
+from io import SEEK_END, BufferedReader
 from pathlib import Path
+from typing import IO
 
 from ..errors import FormatError
 from ..limits import check_budget
+from .places import RemotePath
+from .scratch import scratch_file
 from .streams import copied_pipe
 
-__all__ = ["check_regular", "open_regular", "read_bytes", "read_text"]
+__all__ = [
+    "check_regular",
+    "open_mappable",
+    "open_regular",
+    "read_ahead",
+    "read_bytes",
+    "read_text",
+    "size_of",
+]
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -22,6 +37,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_BUFFER, _BLOCK = 64 << 10, 4 << 20
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | os.O_CLOEXEC
 
 
@@ -37,7 +53,7 @@ def check_regular(path: Path | str) -> int:
     Raises FormatError for anything else, and where it cannot be read.
     """
     try:
-        found = os.stat(path)
+        found = path.stat() if isinstance(path, RemotePath) else os.stat(path)
     except (OSError, ValueError) as error:
         raise FormatError(f"{path}: cannot be read: {_reason(error)}") from None
     _refuse_others(path, found.st_mode)
@@ -47,9 +63,15 @@ def check_regular(path: Path | str) -> int:
 def open_regular(path: Path | str, most: int | None = None) -> BufferedReader:
     """A regular file, open to be read, or the copy of a pipe that the process was started with.
 
-    ``most`` is what such a pipe may have. Opening never waits. Raises FormatError for a folder, a
-    FIFO, a socket or a device, and where it cannot be read.
+    ``most`` is what such a pipe may have. Opening never waits. Of a remote object, nothing is read
+    yet, and the stream has no file number. Raises FormatError for a folder, a FIFO, a socket or a
+    device, and where it cannot be read.
     """
+    if isinstance(path, RemotePath):
+        from .ranges import Ranges
+
+        check_regular(path)
+        return BufferedReader(Ranges(path), _BUFFER)
     copy = copied_pipe(path, most)
     check_regular(copy or path)
     try:
@@ -64,6 +86,46 @@ def open_regular(path: Path | str, most: int | None = None) -> BufferedReader:
         raise
 
 
+def open_mappable(path: Path | str) -> IO[bytes]:
+    """A regular file, open to be mapped: of a remote one a copy in TMPDIR, gone when it is closed.
+
+    Raises FormatError as open_regular does, RoutectlError where no copy can be kept.
+    """
+    stream = open_regular(path)
+    if not isinstance(path, RemotePath):
+        return stream
+    with closing(stream):
+        copy = scratch_file()
+        try:
+            shutil.copyfileobj(stream, copy, _BLOCK)
+            copy.flush()
+            copy.seek(0)
+        except BaseException:
+            copy.close()
+            raise
+        return copy
+
+
+def size_of(stream: IO[bytes]) -> int:
+    """The bytes of a seekable stream, which stays where it is."""
+    at = stream.tell()
+    size = stream.seek(0, SEEK_END)
+    stream.seek(at)
+    return size
+
+
+def read_ahead(stream: IO[bytes], spans: Iterable[tuple[int, int]]) -> None:
+    """Bring spans of a remote object, by first bytes and ends, that are about to be read.
+
+    Raises FormatError.
+    """
+    from .ranges import Ranges
+
+    raw = getattr(stream, "raw", None)
+    if isinstance(raw, Ranges):
+        raw.ahead(spans)
+
+
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
@@ -75,7 +137,7 @@ def read_bytes(path: Path | str, most: int | None = None, too_large: str = "too 
     more, as ``too_large`` says then, is no regular file or cannot be read.
     """
     with open_regular(path, most) as stream:
-        size = os.fstat(stream.fileno()).st_size
+        size = size_of(stream)
         if most is None:
             check_budget("document", size, f"{path}: bytes")
         elif size > most:

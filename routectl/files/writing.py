@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all; to a remote place, when it is whole."""
 
 import errno
 import os
@@ -11,6 +11,7 @@ from typing import IO
 
 from ..errors import RoutectlError
 from .destinations import Destination, cannot_write, find_destination
+from .places import RemotePath
 from .publishing import rename_new, sync_folder
 from .scratch import scratch_file
 from .temporaries import Temporary, new_temporary, permit
@@ -28,10 +29,21 @@ def refuse_existing(path: Path, *, force: bool, folder: bool = False) -> None:
     is written to, not replaced, and is never refused. What a killed run left beside ``path`` is
     removed. ``folder`` tells that a folder is to be written, with those that it is in.
     """
+    if isinstance(path, RemotePath):
+        _refuse_object(path, force=force, folder=folder)
+        return
     found = find_destination(path)
     if not folder:
         _refuse_unfit(path, found)
     _refuse(path, found, force=force)
+
+
+def _refuse_object(path: RemotePath, *, force: bool, folder: bool = False) -> None:
+    found = path.find()
+    if found is not None and found.is_folder and not folder:
+        raise RoutectlError(f"{path}: is a folder, expected a file")
+    if found is not None and not force:
+        raise already_exists(path)
 
 
 def _refuse_unfit(path: Path, found: Destination) -> None:
@@ -71,9 +83,14 @@ def replacing(path: Path, *, force: bool, private: bool = False) -> Iterator[IO[
     can read; it is fsynced, takes its name in one step, and the folder is fsynced. A link is
     followed. A file that is replaced hands on its permissions; a new one has those of the umask, or
     with ``private`` none for others. What came to stand at ``path`` in the meantime is not replaced
-    without ``force``. A device, a pipe or an open file is given the bytes when the block ends well.
-    Raises RoutectlError when ``path`` exists and ``force`` is false, or cannot be written.
+    without ``force``. A device, a pipe or an open file is given the bytes when the block ends well,
+    and so is a remote place, in one put or a completed upload, from a temporary in TMPDIR. Raises
+    RoutectlError when ``path`` exists and ``force`` is false, or cannot be written.
     """
+    if isinstance(path, RemotePath):
+        with _sending(path, force=force) as body:
+            yield body
+        return
     found = find_destination(path)
     _refuse_unfit(path, found)
     _refuse(path, found, force=force)
@@ -98,6 +115,19 @@ def replacing(path: Path, *, force: bool, private: bool = False) -> Iterator[IO[
         raise cannot_write(path, error) from None
     finally:
         held.remove()
+
+
+@contextmanager
+def _sending(path: RemotePath, *, force: bool) -> Iterator[IO[bytes]]:
+    """A stream whose bytes are put at a remote place when the block ends well."""
+    _refuse_object(path, force=force)
+    with scratch_file() as body:
+        yield body
+        body.flush()
+        body.seek(0)
+        if not force and path.exists():
+            raise already_exists(path, meanwhile=True)
+        path.store.put(path.key, body)
 
 
 def _publish(held: Temporary, path: Path, mode: int, *, force: bool) -> None:

@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from ..codecs.dictionary import TokenDictionary
 from ..dump import Dump, Sample
 from ..errors import FormatError, MismatchError, UnsupportedError
+from ..files.places import RemotePath, glob_places, pinned, place_of
 from ..limits import limits, within
 from .documents.facts import Model
 from .documents.kinds import sniff_binary
@@ -45,10 +47,11 @@ def _open_file(
     model: Model,
     form: str | None,
     start: int | None,
-    base: Dump | str | Path | None,
+    base: Dump | TokenDictionary | str | Path | None,
     tokens: str | Path | None,
 ) -> Dump:
     try:
+        path = pinned(path)  # a file of a folder
         kind = _kind(path, form)
         if tokens is not None and kind != "torch":
             raise MismatchError(f"{path}: no list of layers: its samples have their own tokens")
@@ -65,8 +68,8 @@ def _open_file(
 
             given: Dump | Sequence[Sample] | None = None
             if tokens is not None:
-                given = read_tokens(Path(tokens))
-                given = open_dump(Path(tokens), model=model) if given is None else given
+                given = read_tokens(place_of(tokens))
+                given = open_dump(tokens, model=model) if given is None else given
             return open_trainer_file(path, kind, model, start, given)
         from .responses.text import open_text
 
@@ -82,6 +85,8 @@ def _listed(path: Path) -> list[Path] | None:
             return [file for file in path.iterdir() if file.is_file()]
         if path.exists() or not glob.has_magic(str(path)):
             return None
+        if isinstance(path, RemotePath):
+            return [file for file in glob_places(path) if file.is_file()]
         found = (Path(name) for name in glob.glob(str(path), recursive=True))
         return [file for file in found if file.is_file()]
     except OSError as error:
@@ -94,10 +99,10 @@ def open_dump(
     model: Model = None,
     format: str | None = None,  # noqa: A002 - the word that users know
     start: int | None = None,
-    base: Dump | str | Path | None = None,
+    base: Dump | TokenDictionary | str | Path | None = None,
     tokens: str | Path | None = None,
 ) -> Dump:
-    """Open a file, a folder or a glob as one lazy Dump.
+    """Open a file, a folder or a glob as one lazy Dump; a path, or a URI (docs/places.md).
 
     model   an HF config.json, a folder with one, ``org/name`` of the local HF cache, the sizes
             ``"LAYERS,K,E"``, or ModelFacts; Otherwise for what does not say its own; None to take
@@ -105,7 +110,7 @@ def open_dump(
     format  one of FORMATS; None to sniff the content, then the name.
     start   position of row 0 for samples that do not say it.
     base    the dump that native files of codec delta were coded against; None to take the path in
-            the file.
+            the file. Of codec token: their dictionary, or its path.
     tokens  a second file with the tokens of a torch file that holds layers alone: a dump or slime's
             train data with its samples in order, or a JSON list of token ids.
 
@@ -116,14 +121,15 @@ def open_dump(
         raise UnsupportedError(f"format {format!r} is not known: {', '.join(FORMATS)}")
     if "\0" in str(path):
         raise FormatError(f"{path}: a NUL in it: no file is named so")
-    files = _listed(Path(path))
+    at = pinned(place_of(path))
+    files = _listed(at)
     if files is None:
-        dump = _open_file(Path(path), model, format, start, base, tokens)
+        dump = _open_file(at, model, format, start, base, tokens)
     else:
         opener = partial(
             _open_file, model=model, form=format, start=start, base=base, tokens=tokens
         )
-        dump = _open_folder(Path(path), files, opener)
+        dump = _open_folder(at, files, opener)
     return dump.read_within(partial(within, limits()))
 
 

@@ -84,6 +84,10 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
     meta = _merge_meta(name, [d.meta for d in dumps], skipped)
     ends = list(accumulate(len(d) for d in dumps))
 
+    keys = Keys()
+    for dump in dumps:
+        keys.extend(dump.keys)
+
     def place(index: int) -> tuple[Dump, int]:
         part = bisect_right(ends, index)
         return dumps[part], index - (ends[part] - len(dumps[part]))
@@ -101,4 +105,4 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
         known = [rows_B for rows_B in parts if rows_B is not None]
         return np.concatenate(known) if len(known) == len(parts) else None
 
-    return Dump(meta, Keys(key for d in dumps for key in d.keys), load, batch=batch, count=count)
+    return Dump(meta, keys, load, batch=batch, count=count)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..files.places import RemotePath
 from ..files.reading import open_regular
 
 __all__ = ["Span", "reading_ahead"]
@@ -39,6 +40,8 @@ def reading_ahead() -> Iterator[Callable[[Iterable[Span]], None]]:
 
 def _read(span: Span) -> None:
     path, at, end = span
+    if isinstance(path, RemotePath):  # has no pages here
+        return
     buffer = memoryview(bytearray(BUFFER_BYTES))
     with open_regular(path) as file:
         file.seek(at)

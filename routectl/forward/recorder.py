@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..dump import Dump, DumpMeta, Sample, key_of
 from ..errors import MismatchError, UnsupportedError
+from ..files.places import place_of
 from ..routes import Routes, ids_dtype
 from .host import HostCopies, HostCopy
 from .routers import RouterAt
@@ -165,7 +166,7 @@ class Recorder:
         from ..formats.native.container import write_native
 
         dump = self.dump()
-        return write_native(dump, dump.meta, Path(path), force=force)
+        return write_native(dump, dump.meta, place_of(path), force=force)
 
     def drain(self) -> None:
         """Wait for copies under way."""

@@ -18,6 +18,10 @@ import torch
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.scales import quantization_of, refused_method
 from ..errors import FormatError, RoutectlError, UnsupportedError
+from ..files.places import RemotePath
+from ..files.reading import read_bytes
+from ..files.scratch import scratch_folder
+from ..files.writing import replacing
 from .options import RunOptions
 from .routers import RouterAt, find_routers, layer_of, refuse_family
 
@@ -75,7 +79,8 @@ def config_of(checkpoint: Checkpoint, options: RunOptions) -> Any:
     folder = checkpoint.path
     if checkpoint.config is None:  # transformers would ask the hub for it
         raise FormatError(f"{folder}: no config.json: expected a Hugging Face folder")
-    document, _ = transformers.PreTrainedConfig.get_config_dict(folder)
+    with _config_here(folder) as here:
+        document, _ = transformers.PreTrainedConfig.get_config_dict(here)
     kind = str(document.get("model_type"))
     refuse_family(kind)
     kind = ALIASES.get(kind, kind)
@@ -95,6 +100,18 @@ def config_of(checkpoint: Checkpoint, options: RunOptions) -> Any:
         config._attn_implementation = options.attention
         config._experts_implementation = options.experts
     return config
+
+
+@contextmanager
+def _config_here(folder: Path) -> Iterator[Path]:
+    """A folder of this machine with the config.json of a checkpoint: its own, or a copy's."""
+    if not isinstance(folder, RemotePath):
+        yield folder
+        return
+    with scratch_folder("config") as copy:
+        with replacing(copy / "config.json", force=True) as stream:
+            stream.write(read_bytes(folder / "config.json"))
+        yield copy
 
 
 @contextmanager

@@ -15,7 +15,9 @@ from safetensors import SafetensorError, safe_open
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.infos import TensorInfo
 from ..checkpoints.scales import weight_scales
+from ..checkpoints.tensors import read_tensor
 from ..errors import FormatError
+from ..files.places import RemotePath
 from .dequantize import dequantized
 from .key_map import Target, check_complete, map_keys
 from .readahead import Span
@@ -247,7 +249,10 @@ class Store:
     def _placed(self, key: str) -> torch.Tensor:
         """A stored tensor as it is, on the device."""
         (file,) = self.checkpoint.info(key).files
-        tensor: torch.Tensor = self._files[file].get_tensor(key)
+        if file in self._files:
+            tensor: torch.Tensor = self._files[file].get_tensor(key)
+        else:
+            tensor = read_tensor(self.checkpoint.info(key), str(self.checkpoint.path))
         self.read_bytes += tensor.nbytes
         if self.device.type == "cuda":  # pinned, so that the copy runs beside the computation
             return tensor.pin_memory().to(self.device, non_blocking=True)
@@ -255,9 +260,13 @@ class Store:
 
 
 def _opened(checkpoint: Checkpoint) -> dict[Any, Any]:
-    """The files of a checkpoint, mapped. Raises FormatError where one cannot be."""
+    """The files of a checkpoint, mapped; of remote ones none is: their tensors are read by ranges.
+
+    Raises FormatError where one cannot be.
+    """
+    local = [path for path in checkpoint.files if not isinstance(path, RemotePath)]
     try:
-        return {path: safe_open(path, framework="pt") for path in checkpoint.files}
+        return {path: safe_open(path, framework="pt") for path in local}
     except (OSError, SafetensorError) as error:
         raise FormatError(f"{checkpoint.path}: not a readable checkpoint: {error}") from error
 

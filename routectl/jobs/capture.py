@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RoutectlError
+from ..files.places import place_of
 from ..files.reading import read_bytes
 from ..model import ModelFacts
 from ..reports.text.wording import plural
@@ -114,7 +115,7 @@ def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> "W
     facts = None if request.model is None else read_model(request.model)
     fields = _values("--request", request.request, "KEY=VALUE, as cache_salt=a")
     served = _served(fields)
-    asked = read_prompts(Path(file_of(request.prompts)))
+    asked = read_prompts(place_of(file_of(request.prompts)))
     wanted = Sampling(
         request.max_tokens,
         request.temperature,

@@ -1,20 +1,20 @@
 """A dump as a user names it: a path, and behind ``::`` what it does not say itself."""
 
 import glob
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import RoutectlError
+from ..files.places import is_there
 
 __all__ = ["STDIN", "Input", "parse_input"]
 
 STDIN = "/dev/stdin"  # with options, the same as -
 _MARK = "::"
 _NEXT = re.compile(r",(?=[a-z_-]+=)")
-_KNOWN = ("start", "format", "base", "tokens")
+_KNOWN = ("start", "format", "base", "tokens", "dictionary")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Input:
     format  a name that ``open_dump`` knows, in place of sniffing
     base    the dump that native files of codec delta were coded against; it may have options too
     tokens  a second file with the tokens of a torch file that holds layers alone
+    dictionary  what native files of codec token were coded with
     """
 
     path: str
@@ -32,6 +33,7 @@ class Input:
     format: str | None = None
     base: str | None = None
     tokens: str | None = None
+    dictionary: str | None = None
 
     def __str__(self) -> str:
         said = [f"{key}={getattr(self, key)}" for key in _KNOWN if getattr(self, key) is not None]
@@ -41,10 +43,12 @@ class Input:
         """The same input with ``change`` made to each of its paths."""
         base = None if self.base is None else str(parse_input(self.base).placed(change))
         tokens = None if self.tokens is None else change(self.tokens)
-        return replace(self, path=change(self.path), base=base, tokens=tokens)
+        dictionary = None if self.dictionary is None else change(self.dictionary)
+        path = change(self.path)
+        return replace(self, path=path, base=base, tokens=tokens, dictionary=dictionary)
 
 
-def parse_input(text: str, exists: Callable[[str], bool] = os.path.lexists) -> Input:
+def parse_input(text: str, exists: Callable[[str], bool] = is_there) -> Input:
     """What the user named. A path that is there is itself, whatever characters it has.
 
     Raises RoutectlError for what is behind ``::`` and no known option.
@@ -61,6 +65,10 @@ def parse_input(text: str, exists: Callable[[str], bool] = os.path.lexists) -> I
         if key in said:
             raise RoutectlError(f"{text}: {key} is there twice")
         said[key] = _value(text, key, value)
+    if "base" in said and "dictionary" in said:
+        raise RoutectlError(
+            f"{text}: base is of codec delta, dictionary of codec token: one of them"
+        )
     return Input("-" if path == STDIN else path, **said)
 
 

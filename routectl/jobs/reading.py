@@ -15,6 +15,7 @@ from .progress import SILENT, Progress
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ..codecs.dictionary import TokenDictionary
     from ..dump import Dump
     from ..formats.documents.facts import Guess, Model, Otherwise
     from ..ops.diff.thresholds import Threshold
@@ -23,6 +24,7 @@ __all__ = [
     "MODEL",
     "WITHOUT_TOKENS",
     "Reading",
+    "coded_against",
     "finite_eps",
     "open_input",
     "otherwise_of",
@@ -86,7 +88,7 @@ class Reading:
             own,
             start=self.start if own.start is None else own.start,
             format=own.format or self.format,
-            base=own.base or self.base,
+            base=own.base or (None if own.dictionary else self.base),
         )
 
     def open(
@@ -176,7 +178,7 @@ def open_input(named: "Input | str", model: "Model" = None) -> "Dump":
 
     one = parse_input(named) if isinstance(named, str) else named
     source = file_of(one.path)
-    base = None if one.base is None else _base_of(one.base, model)
+    base = coded_against(one, model)
     tokens = None if one.tokens is None else file_of(one.tokens)
     dump = open_dump(
         source, model=model, format=one.format, start=one.start, base=base, tokens=tokens
@@ -184,6 +186,15 @@ def open_input(named: "Input | str", model: "Model" = None) -> "Dump":
     if source != one.path:
         dump.meta = replace(dump.meta, path=one.path)
     return dump
+
+
+def coded_against(one: Input, model: "Model" = None) -> "Dump | TokenDictionary | str | None":
+    """What a native file that the user named was coded against or with, where that is named."""
+    from ..formats.native.dictionaries import read_dictionary
+
+    if one.dictionary is not None:
+        return read_dictionary(one.dictionary)
+    return None if one.base is None else _base_of(one.base, model)
 
 
 def reachable(text: str) -> str:

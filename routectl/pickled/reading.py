@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import FormatError, UnsupportedError
-from ..files.reading import open_regular
+from ..files.reading import open_mappable
 from ..limits import limits
 from .names import CHECKPOINTS, Names
 from .records import PickledCall, Storage, StoredDType
@@ -245,5 +245,5 @@ def load_pickle_file(path: Path, names: Names) -> Any:
     """As load_pickle, of a file, whose bytes are in memory once. Raises OSError, too."""
     if path.stat().st_size == 0:
         raise FormatError(f"{path}: damaged pickle: empty")
-    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+    with open_mappable(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
         return _load(pages, file, str(path), names, len(pages))

@@ -5,7 +5,6 @@ Source: torch 2.13 (_utils, serialization).
 """
 
 import mmap
-import os
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError
-from ..files.reading import open_regular
+from ..files.reading import open_mappable, size_of
 from .archives import Archive, read_directory
 from .dtypes import bytes_of, numpy_dtype
 from .members import Member
@@ -144,9 +143,9 @@ def load_torch(path: Path) -> Any:
     UnsupportedError where it names what a project's files are known by that are not readable.
     """
     try:
-        with open_regular(path) as stream:
+        with open_mappable(path) as stream:
             data, members, order = read_directory(stream, str(path))
-            size = os.fstat(stream.fileno()).st_size
+            size = size_of(stream)
             pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None

@@ -8,9 +8,10 @@ __all__ = ["WrittenDocument", "WrittenExtras", "written_document"]
 class WrittenExtras(TypedDict, total=False):
     """What convert and capture say beside it.
 
-    format is native, jsonl or a trainer's form. dropped counts samples that are not in it: their
-    rows are missing, or the server refused them. left_out is what samples had and the form has no
-    place for. bytes are those of the file, or of the files in the folder; None of a stream.
+    format is native, jsonl, a trainer's form, or dictionary. dropped counts samples that are not in
+    it: their rows are missing, or the server refused them. left_out is what samples had and the
+    form has no place for. bytes are those of the file, or of the files in the folder; None of a
+    stream.
     """
 
     format: str

@@ -14,7 +14,10 @@ import time
 import numpy as np
 
 from routectl.dump import Dump, DumpMeta, Keys, Sample
-from routectl.jobs.compared.compared import Judging, compared
+from routectl.jobs.compared.compared import Judging, count, judged
+from routectl.jobs.compared.work import ComparedWork, OpenSides, held
+from routectl.jobs.progress import SILENT
+from routectl.jobs.shards.crew import ALONE
 from routectl.ops.diff.options import DiffOptions
 from routectl.reports.document import to_json
 from routectl.routes import Routes
@@ -64,7 +67,8 @@ def main() -> None:
         for name, kinds in zip(("OLD", "NEW"), sides, strict=True)
     )
     keyed, keys = time.monotonic(), peak_mb()
-    found = compared(old, new, DiffOptions(), Judging())
+    work = ComparedWork(held(OpenSides(old, new)), DiffOptions())
+    found = judged(count(work, ALONE, SILENT), Judging())
     document = to_json(found.document)
     seconds = time.monotonic() - keyed
     assert found.result.samples.compared == asked.samples

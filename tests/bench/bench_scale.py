@@ -7,7 +7,8 @@ differs), and a third as another version. Each command runs R times with either 
 in turns; medians of wall time are compared. A profile of one process tells how much of its
 processor time is spent in shards, which any number of processes share, and how much is not: at N MB
 and at a quarter of it, so that what grows with the input is told from what does not (imports). What
-a worker takes until it is ready is measured, too. ``--save`` writes the figures to
+a worker takes until it is ready is measured, too. All but ratios is processor time; ``--runs 0``
+measures no wall time, as on a machine that others use. ``--save`` writes the figures to
 fixtures/scale.json, of which fixtures/make.py draws docs/scale.svg.
 """
 
@@ -29,6 +30,7 @@ from routectl.formats.native.container import write_native
 from routectl.routes import Routes
 
 L, K, E, TOKENS = 48, 8, 128, 2000
+POOL = 512  # sets of experts that the rows of a sample are drawn from
 COMMANDS = {
     "diff": "diff OLD NEW --json",
     "check": "check OLD --json",
@@ -48,10 +50,10 @@ def write_dump(path: Path, megabytes: float, changed: float, seed: int) -> None:
     def samples() -> Any:
         for i in range(count):
             random, own = np.random.default_rng(i), np.random.default_rng([seed, i])
-            pool = np.argsort(random.random((4096, E), np.float32), 1)[:, :K].astype(np.uint8)
-            ids = pool[random.integers(0, 4096, (TOKENS, L))]
+            pool = np.argsort(random.random((POOL, E), np.float32), 1)[:, :K].astype(np.uint8)
+            ids = pool[random.integers(0, POOL, (TOKENS, L))]
             other = own.random((TOKENS, L)) < changed
-            ids[other] = pool[own.integers(0, 4096, int(other.sum()))]
+            ids[other] = pool[own.integers(0, POOL, int(other.sum()))]
             tokens = random.integers(0, 150_000, TOKENS + 1).astype(np.int32)
             half = TOKENS // 2
             yield Sample(
@@ -126,16 +128,14 @@ def profile(words: list[str]) -> None:
             seen["split_s"] += time.process_time() - begin
 
     class Timed(workers):  # type: ignore[misc, valid-type]
-        """Workers that note when the first of them is ready."""
-
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            self.begun = time.perf_counter()
-            super().__init__(*arguments, **options)
+        """Workers that note the processor time of the first that is ready."""
 
         def hear(self, timeout_s: float | None = None) -> Any:
             yield from super().hear(timeout_s)
-            if self.ready and not seen["ready_s"]:
-                seen["ready_s"] = time.perf_counter() - self.begun
+            ready = [one.process.pid for one in self._all if one.ready]
+            if ready and not seen["ready_s"]:
+                told = Path(f"/proc/{ready[0]}/stat").read_text().rpartition(")")[2].split()
+                seen["ready_s"] = (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
 
     runner.done_by, runner.Workers = timed, Timed
     with open(os.devnull, "w") as sink:
@@ -147,25 +147,25 @@ def profile(words: list[str]) -> None:
     print(json.dumps(seen | {"total_s": time.process_time()}))
 
 
-def measure(command: str, folders: tuple[Path, Path], runs: int) -> dict[str, float]:
+def measure(command: str, folders: tuple[Path, Path], runs: int) -> dict[str, float | None]:
     """The figures of a command: over all of the input, and over a quarter."""
     whole, quarter = folders
     spent: dict[int, list[float]] = {1: [], 2: []}
-    for run in range(runs + 1):
+    for run in range(runs + 1 if runs else 0):
         for jobs, times in spent.items():
             took = seconds(words_of(command, whole, jobs))
             if run:  # the first fills the caches
                 times.append(took)
-    one, two = (statistics.median(times) for times in spent.values())
+    one, two = (statistics.median(times) if times else None for times in spent.values())
     at = [profiled(words_of(command, folder, 1)) for folder in (whole, quarter)]
     ready = profiled(words_of(command, whole, 2))["ready_s"]
     apart = [found["total_s"] - found["split_s"] for found in at]
-    megabytes = [sum(f.stat().st_size for f in folder.glob("old*")) / 1e6 for folder in folders]
+    megabytes = [float(folder.name) for folder in folders]
     grows = max(0.0, (apart[0] - apart[1]) / (megabytes[0] - megabytes[1]))
     return {
-        "one_s": round(one, 3),
-        "two_s": round(two, 3),
-        "ratio": round(one / two, 3),
+        "one_s": one and round(one, 3),
+        "two_s": two and round(two, 3),
+        "ratio": one and two and round(one / two, 3),
         "apart_share": round(apart[0] / at[0]["total_s"], 4),
         "apart_s": round(max(0.0, apart[0] - grows * megabytes[0]), 3),
         "apart_s_per_gb": round(1000 * grows, 4),
@@ -185,15 +185,13 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(COMMANDS))
     parser.add_argument("--save", type=Path)
     asked = parser.parse_args()
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float | None]] = {}
     with tempfile.TemporaryDirectory() as kept:
         folders = tuple(write_inputs(Path(kept), part * asked.mb) for part in (1, 0.25))
         print(f"{asked.mb:g} MB of ids a dump; medians of {asked.runs} runs in turns; {TARGETS}")
-        print(f"{'':<12}{'--jobs 1':>10}{'--jobs 2':>10}{'ratio':>8}{'unsplit':>9}{'ready':>8}")
         for command in asked.only.split(","):
             row = found[command] = measure(command, (folders[0], folders[1]), asked.runs)
-            times = f"{row['one_s']:>8.2f} s{row['two_s']:>8.2f} s{row['ratio']:>8.2f}"
-            print(f"{command:<12}{times}{100 * row['apart_share']:>7.1f} %{row['ready_s']:>6.2f} s")
+            print(f"{command:<12}", *(f"{name} {value}" for name, value in row.items()), flush=True)
     if asked.save is not None:
         asked.save.write_text(json.dumps({"mb": asked.mb, "commands": found}, indent=1) + "\n")
 

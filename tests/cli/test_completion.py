@@ -70,7 +70,7 @@ def test_values():
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        (("convert", "x", "--codec"), CODECS),
+        (("convert", "x", "--codec"), (*CODECS, "auto")),
         (("convert", "x", "--to"), [target.name for target in TARGETS]),
         (("pack", "x", "--framework"), FRAMEWORKS),
         (("layout", "--framework"), FRAMEWORKS),

@@ -15,7 +15,7 @@ from routectl.codecs.orders import ordered_rows, orders_bytes, pack_orders
 from routectl.codecs.row_kernels import repeats_in, sorted_rows
 from routectl.errors import RoutectlError, UnsupportedError
 from routectl.routes import ids_dtype
-from support.blocks import golden_block
+from support.blocks import dictionary_of, golden_block
 from support.recordings import FIXTURES
 
 SIZES = [
@@ -65,12 +65,17 @@ def blocks(draw, codec):
     if "distinct" not in codec.needs and draw(st.booleans()):
         ids[rng.random(sum(lens)) < 0.3] = num_experts - 1
     tokens = rng.integers(0, 50, sum(lens)).astype(np.int32)
+    dictionary = None
+    if "dictionary" in codec.needs:
+        known = distinct_rows(rng, 60, num_experts, top_k, skew)
+        dictionary = dictionary_of(known, num_experts, rng.integers(-3, 30, 60).astype(np.int32))
     return Block(
         np.ascontiguousarray(ids),
         num_experts,
         lens,
         tokens if "tokens" in codec.needs or draw(st.booleans()) else None,
         base if "base" in codec.needs or draw(st.booleans()) else None,
+        dictionary if dictionary is None else dictionary.layer(0),
     )
 
 
@@ -116,6 +121,7 @@ def test_a_sample_decodes_alone(name, data):
             (rows,),
             None if block.token_ids_R is None else block.token_ids_R[part],
             None if block.base_RK is None else block.base_RK[part],
+            block.dictionary,
         )
         found = codec.decode(Coded(coded.shared, (cell,)), about)
         np.testing.assert_array_equal(found, whole[part])
@@ -197,7 +203,7 @@ def test_a_version_to_come_is_refused_by_name(name):
 def test_a_codec_says_what_it_needs(name):
     """Needs are words that the container knows, and each fallback needs less, down to none."""
     codec = codec_named(name)
-    assert set(codec.needs) <= {"distinct", "tokens", "base"}
+    assert set(codec.needs) <= {"distinct", "tokens", "base", "dictionary"}
     seen = [codec]
     while seen[-1].needs:
         seen.append(codec_named(seen[-1].fallback))

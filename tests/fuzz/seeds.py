@@ -15,7 +15,10 @@ from routectl.codecs import CODECS, codec_named
 from routectl.codecs.block import Block
 from routectl.formats import open_dump
 from routectl.formats.native.container import write_native
+from routectl.formats.native.encoder import Coding
+from routectl.formats.native.learning import learn_tokens
 from routectl.formats.targets.table import target_named
+from support.blocks import dictionary_of
 from support.building import CONFIG, npy_bytes, some_ids
 from support.recordings import DEEPSEEK, FIXTURES, SGLANG, VLLM, read_lines, request_of
 from support.tiny_rl import TINY
@@ -149,7 +152,10 @@ def _native(folder):
     _few(folder)
     dump = open_dump(folder / "x.jsonl")
     write_native(dump, dump.meta, folder / "base.parquet", force=False)
-    for codec in CODECS:
+    learnt = learn_tokens(dump, own=True)
+    coding = Coding("token", dictionary=learnt, stores=True)
+    write_native(dump, dump.meta, folder / "token.parquet", force=False, coding=coding)
+    for codec in [name for name in CODECS if name != "token"]:
         more = ("--base", folder / "base.parquet") if codec == "delta" else ()
         _routectl(
             "convert",
@@ -345,10 +351,14 @@ def codec_cells():
     for name in CODECS:
         codec = codec_named(name)
         base = np.roll(ids_RK, 1, axis=0) if "base" in codec.needs else None
-        block = Block(np.ascontiguousarray(ids_RK), 32, (20, 0, 40), tokens_R, base)
+        layer, more = None, {}
+        if "dictionary" in codec.needs:
+            learnt = dictionary_of(ids_RK, 32, tokens_R)
+            layer, more = learnt.layer(0), {"dictionary.raw": learnt.data}
+        block = Block(np.ascontiguousarray(ids_RK), 32, (20, 0, 40), tokens_R, base, layer)
         coded = codec.encode(block)
         cells = {f"cell{i}.raw": cell for i, cell in enumerate(coded.cells)}
         about = {"codec": name, "experts": 32, "top_k": 4, "lens": [20, 0, 40]}
         about_json = json.dumps(about).encode()
-        found.append({"about.json": about_json, "shared.raw": coded.shared, **cells})
+        found.append({"about.json": about_json, "shared.raw": coded.shared, **cells, **more})
     return found

@@ -15,7 +15,8 @@ import numpy as np
 
 from routectl.codecs import codec_named
 from routectl.codecs.block import About, Coded
-from routectl.errors import FormatError
+from routectl.codecs.dictionary import TokenDictionary
+from routectl.errors import FormatError, MismatchError, RoutectlError
 from routectl.formats import open_dump
 from support.engine_server import EngineServer, recorded
 from support.recordings import QWEN, SGLANG, request_of
@@ -264,7 +265,12 @@ def _codec(folder):
         needs_base = "base" in codec.needs
         told = About(experts, top_k, lens, tokens_R)
         base_RK = np.zeros(told.shape, told.dtype) if needs_base else None
-        told = About(experts, top_k, lens, tokens_R, base_RK)
+        learnt = None
+        if "dictionary" in codec.needs:
+            learnt = TokenDictionary((folder / "dictionary.raw").read_bytes()).layer(0)
+        told = About(experts, top_k, lens, tokens_R, base_RK, learnt)
+    except RoutectlError:
+        return
     except (ValueError, KeyError, TypeError, OverflowError, OSError):
         return
     files = [folder / f"cell{i}.raw" for i in range(len(lens))]
@@ -273,7 +279,7 @@ def _codec(folder):
     coded = Coded(shared.read_bytes() if shared.is_file() else b"", cells)
     try:
         ids_RK = codec.decode(coded, told)
-    except (ValueError, FormatError):
+    except (ValueError, FormatError, MismatchError):
         return
     if ids_RK.shape != told.shape or ids_RK.dtype != told.dtype:
         raise WrongError("other shape", f"{about['codec']}: {ids_RK.dtype} {ids_RK.shape}")

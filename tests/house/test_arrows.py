@@ -34,10 +34,12 @@ MAY_IMPORT = {
     "checkpoints": "errors files layouts limits model pickled visible routers",
     "engines": "errors files limits model visible formats.documents formats.responses formats.wire",
     "formats": (
-        "dump errors files limits formats.arrays formats.documents formats.native "
+        "dump errors files limits codecs formats.arrays formats.documents formats.native "
         "formats.responses formats.trainers formats.wire"
     ),
-    "formats.arrays": "dump errors files limits model visible formats.documents formats.wire",
+    "formats.arrays": (
+        "dump errors files limits model visible checkpoints formats.documents formats.wire"
+    ),
     "formats.configs": "errors files formats.documents",
     "formats.documents": "dump errors files limits model visible kernels",
     "formats.native": (
@@ -53,7 +55,7 @@ MAY_IMPORT = {
     "formats.wire": "damage dump errors limits model routes kernels formats.documents",
     "forward": "dump errors files routes checkpoints formats.native",
     "ops": "damage dump errors routes visible kernels ops.pairs",
-    "ops.adding": "dump kernels",
+    "ops.adding": "dump",
     "ops.check": (
         "damage dump errors gate_logprobs margins routes kernels ops.check.against ops.check.alone "
         "ops.check.book ops.pairs"
@@ -63,7 +65,7 @@ MAY_IMPORT = {
     "ops.check.book": "dump routes visible ops.check.alone",
     "ops.diff": "dump errors margins routes visible kernels ops.adding ops.pairs",
     "ops.pack": "dump errors layouts routes kernels",
-    "ops.pairs": "dump errors margins routes",
+    "ops.pairs": "dump errors keys margins routes",
     "ops.predict": "errors routes routers ops.adding",
     "ops.staleness": "dump errors margins routes visible kernels ops.adding ops.diff ops.pairs",
     "reports": "dump visible ops.diff",
@@ -98,16 +100,17 @@ MAY_IMPORT = {
     "reports.text": "visible reports",
     "reports.written": "errors reports reports.page reports.text",
     "jobs": (
-        "dump errors files margins model visible engines formats formats.documents formats.native "
-        "ops.check.book ops.diff reports reports.beside reports.cache reports.check reports.ci "
-        "reports.diff reports.pack reports.predict reports.recompute reports.show "
+        "dump errors files margins model visible codecs engines formats formats.documents "
+        "formats.native ops.check.book ops.diff reports reports.beside reports.cache reports.check "
+        "reports.ci reports.diff reports.pack reports.predict reports.recompute reports.show "
         "reports.staleness reports.text"
     ),
     "jobs.check": (
-        "dump errors files model routers formats.documents formats.native ops.check ops.check.book "
-        "reports reports.check jobs jobs.recompute"
+        "dump errors files model routers formats.documents formats.native ops.check "
+        "ops.check.against ops.check.book reports reports.check jobs jobs.recompute jobs.shards"
     ),
     "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.diff jobs.staleness",
+    "jobs.cluster": "errors limits version",
     "jobs.compared": "dump ops.diff ops.pairs reports.diff reports.tables jobs jobs.shards",
     "jobs.convert": (
         "dump errors files codecs formats formats.documents formats.native formats.targets "
@@ -118,12 +121,12 @@ MAY_IMPORT = {
         "jobs.compared jobs.recompute jobs.shards"
     ),
     "jobs.library": (
-        "dump errors layouts margins model routes visible checkpoints formats.documents ops "
+        "dump errors files layouts margins model routes visible checkpoints formats.documents ops "
         "ops.check ops.check.alone ops.check.book ops.diff ops.pack ops.staleness reports "
         "reports.check reports.diff reports.notebook reports.pack reports.show reports.tables jobs "
         "jobs.check jobs.convert jobs.diff jobs.pack jobs.recompute jobs.show jobs.staleness"
     ),
-    "jobs.merge": "errors visible reports jobs jobs.shards",
+    "jobs.merge": "errors files visible reports jobs jobs.shards",
     "jobs.pack": (
         "damage dump errors files layouts routes version visible kernels formats.configs "
         "formats.documents formats.native formats.replay ops.pack reports reports.pack "
@@ -136,19 +139,20 @@ MAY_IMPORT = {
     "jobs.recompute": (
         "damage dump errors files gate_logprobs limits margins routes version routers checkpoints "
         "formats.documents formats.native formats.wire forward ops.diff ops.predict reports "
-        "reports.cache reports.diff reports.recompute reports.text jobs jobs.compared"
+        "reports.cache reports.diff reports.recompute reports.text jobs jobs.cluster jobs.compared "
+        "jobs.shards"
     ),
-    "jobs.shards": "errors files limits kernels reports.text jobs",
+    "jobs.shards": "errors files limits kernels reports.text jobs jobs.cluster",
     "jobs.show": (
         "dump errors checkpoints formats.documents ops ops.check.alone reports reports.show jobs"
     ),
     "jobs.staleness": (
-        "dump errors ops.adding ops.diff ops.staleness reports reports.staleness jobs "
-        "jobs.compared jobs.recompute"
+        "dump errors files ops.adding ops.diff ops.staleness reports reports.staleness jobs "
+        "jobs.compared jobs.recompute jobs.shards"
     ),
     "jobs.watch": (
-        "errors formats.documents formats.wire ops.check ops.check.book reports.check reports.text "
-        "jobs jobs.check"
+        "errors files formats.documents formats.wire ops.check ops.check.book reports.check "
+        "reports.text jobs jobs.check"
     ),
     "loading": "dump model formats",
     "cli": (

@@ -13,6 +13,7 @@ WRITERS = {  # what writes, or makes or removes a name, and stands outside files
     "formats/replay/folder.py": {"mkdir", "write_text"},  # as above
     "formats/targets/bundle.py": {"open", "write_text"},  # as above
     "jobs/pack/spool.py": {"open"},  # a file of a scratch folder
+    "jobs/pack/writing.py": {"unlink"},  # what killed workers left in a folder of ours
     "jobs/recompute/cache.py": {"os.open", "rmtree", "unlink"},  # entries that are let go of
     "jobs/recompute/parts.py": {"os.open", "rmdir", "unlink"},  # the parts'
     "reports/ci/dashboards.py": {"mkdir"},  # the dashboards' folders

@@ -21,7 +21,6 @@ from routectl.ops.diff.diff import DiffOptions, diff_as
 from routectl.ops.diff.thresholds import judge, parse_threshold
 from routectl.ops.predict.scores import PredictionScores, predictor_scores
 from routectl.ops.staleness.attribution import Version
-from routectl.ops.staleness.gamma import router_shifts
 from routectl.ops.staleness.options import Noise, StalenessOptions
 from routectl.ops.staleness.staleness import staleness
 from routectl.ops.staleness.thresholds import judge_staleness, parse_staleness_threshold
@@ -191,9 +190,9 @@ def test_staleness_and_series(tiny):
     texts = ("staleness@lag1:0", "mismatch@*:0", "overlap:1%")
     limits = tuple(parse_staleness_threshold(text) for text in texts)
     judged = Judged(texts, judge_staleness(result, limits))
-    advice, shifts = advise(result, mini_steps=3), router_shifts(both, options)
-    assert shifts
-    found = holds(staleness_document(result, advice, options, judged=judged, shifts=shifts))
+    assert result.shifts
+    advice = advise(result, mini_steps=3)
+    found = holds(staleness_document(result, advice, options, judged=judged))
     assert any("router_shift" in one for one in found["by_lag"])
     for samples in (range(12), [0]):
         one = staleness(dump.select(samples=samples), both[:1], StalenessOptions(own="v0"))

@@ -5,8 +5,13 @@ import dataclasses
 import numpy as np
 
 from routectl.codecs import codec_named
+from routectl.codecs.dictionary import MOST_EXPERTS
+from routectl.codecs.dictionary_tables import TableSizes
+from routectl.codecs.token_training import CLASSES, Training
 from routectl.dump import Dump, DumpMeta, Sample, key_of
+from routectl.errors import MismatchError
 from routectl.formats.native.encoder import Coding, as_coded
+from routectl.formats.native.learning import learn_tokens
 from routectl.routes import Routes
 
 __all__ = ["coding_of", "dump_of", "expect", "grouped"]
@@ -19,8 +24,25 @@ def dump_of(some, meta):
 
 
 def coding_of(name, base, keep_order=False):
-    """A Coding with the base, where the codec needs one."""
-    return Coding(name, keep_order, base if "base" in codec_named(name).needs else None)
+    """A Coding with what the codec needs: the base, or a dictionary learnt from it."""
+    if name == "token" and base.meta.num_experts > MOST_EXPERTS:
+        name = "set"  # as convert has it
+    needs, given = codec_named(name).needs, {}
+    if "dictionary" in needs:
+        given = {"dictionary": _learnt(base), "stores": True}
+    return Coding(name, keep_order, base if "base" in needs else None, **given)
+
+
+def _learnt(base):
+    """What a dump teaches; of one without tokens or with too many experts, nothing of E and K."""
+    meta = base.meta
+    try:
+        return learn_tokens(base, own=True)
+    except MismatchError:
+        sizes = TableSizes(meta.num_experts, meta.top_k, CLASSES)
+        training = Training(sizes, np.zeros(0, np.int64), len(meta.layers_L), own=True)
+        training.rank()
+        return training.dictionary(meta.layers_L)
 
 
 def grouped(count=6, prompt=300, rows=400, num_experts=64, seed=0):

@@ -1,5 +1,6 @@
 """A checkpoint and dumps that several processes run, and how a command line is run outside."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -91,8 +92,10 @@ def finished(process):
     return process.returncode, err
 
 
-def do_by_hand(folder, output, *shares):
-    """What several processes leave that were killed when these samples were done."""
+def work_by_hand(folder, output):
+    """What a process is told that does some samples of dump.parquet as ``BOTH`` says; its folder
+    of parts is made.
+    """
     options = RunOptions(
         checkpoint=folder / "checkpoint",
         dtype="float32",
@@ -104,10 +107,22 @@ def do_by_hand(folder, output, *shares):
     opened = partial(open_input, str(folder / "dump.parquet"), folder / "checkpoint")
     job = job_of(prepare(options), opened())
     open_parts(output, job, modes_of(options), resume=False)
+    return DeviceWork(options=options, open_source=opened, indices=(), output=output)
+
+
+def do_by_hand(folder, output, *shares):
+    """What several processes leave that were killed when these samples were done."""
+    work = work_by_hand(folder, output)
     for share in shares:
-        do_work(
-            DeviceWork(options=options, open_source=opened, indices=share, output=output), print
-        )
+        do_work(work.given(share), print)
+
+
+def opened_or_killed(log, opened):
+    """A dump; the first process that asks for it is killed, and the log says so."""
+    if not log.exists():
+        log.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return opened()
 
 
 def only_finished_parts_are_left(place):

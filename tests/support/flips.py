@@ -18,7 +18,7 @@ from routectl.jobs.run import run
 
 __all__ = ["FORMS", "came_of", "flipped", "outcomes"]
 
-NATIVE = ("plain", "packed", "set", "context", "delta", "margins")
+NATIVE = ("plain", "packed", "set", "context", "delta", "token", "margins")
 FORMS = (  # by what of a file has a checksum: all of it, its zip members, nothing
     *(f"native.{name}" for name in NATIVE),
     *("npz", "slime", "verl", "skyrl"),

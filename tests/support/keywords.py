@@ -16,13 +16,13 @@ __all__ = ["VERBS", "keywords_module"]
 PLACED = {"save", "output", "dst"}  # given by their own parameter
 VERBS = {  # of each verb: its request, and the fields that are no keywords, but parameters
     "check": ("CheckRequest", {"dump", "against"}),
-    "convert": ("ConvertRequest", {"src"} | PLACED),
+    "convert": ("ConvertRequest", {"src", "train"} | PLACED),
     "diff": ("DiffRequest", {"old", "new", "partial", "table", "force"}),
     "layout": ("LayoutRequest", {"dump", "lens"}),
     "pack": ("PackRequest", {"dump"} | PLACED),
     "recompute": ("RecomputeRequest", {"checkpoint", "dump"} | PLACED),
     "show": ("ShowRequest", {"path", "detail"}),
-    "staleness": ("StalenessRequest", {"dump", "at", "series"}),
+    "staleness": ("StalenessRequest", {"dump", "at", "series", "shard", "partial", "force"}),
     "unpack": ("UnpackRequest", {"folder"} | PLACED),
     "verify": ("VerifyRequest", {"folder", "against"}),
 }

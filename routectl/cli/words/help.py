@@ -22,6 +22,8 @@ SHARED = {  # options that many commands have: told here once, and by name in ea
     "what is written.",
     "--force": "Replace files that exist.",
     "--jobs N": "Use so many processes; not given, one for each processor that this one may use.",
+    "--ray auto|ADDRESS|local": "Use a Ray cluster: the one that runs here or RAY_ADDRESS names, "
+    "another, or one started here for this command; docs/scale.md.",
     "--shard I/N": "Do the I-th of N parts, from 1, alone: of a SLURM array, say.",
     "--partial PATH": "Write what was counted there, for routectl merge, in place of the report.",
     "--plain": "Print to a terminal as to a pipe: no colours, no pictures.",

@@ -1,7 +1,6 @@
 """The three array containers as one: names, shapes and dtypes at hand, arrays read on demand."""
 
 import lzma
-import os
 import struct
 import weakref
 import zipfile
@@ -12,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError, RoutectlError
-from ...files.reading import check_regular, open_regular, read_bytes
+from ...files.places import RemotePath
+from ...files.reading import check_regular, open_regular, read_bytes, size_of
 from ...limits import check_inflation
 from ..documents.fields import one_line
 from ..wire.payload import from_npy, npy_header
@@ -77,7 +78,7 @@ def _check_count(archive: zipfile.ZipFile) -> None:
 
 def _open_npz(path: Path) -> ArrayFile:
     stream = open_regular(path)
-    stored, inflated = os.fstat(stream.fileno()).st_size, 0
+    stored, inflated = size_of(stream), 0
     try:
         with _unzipping(str(path)):
             archive = zipfile.ZipFile(stream)
@@ -118,7 +119,33 @@ def _dtype_name(name: str) -> str:
     return kind + name[1:] if kind and name[1:].isdigit() else name.lower()
 
 
+def _open_ranges(path: Path) -> ArrayFile:
+    """A remote .safetensors: its header, and of each array that is read its bytes."""
+    from ...checkpoints.headers import read_header, stored_texts
+
+    header = read_header(path)
+    shapes = {name: info.shape for name, info in header.items()}
+    dtypes = {name: _dtype_name(info.dtype) for name, info in header.items()}
+
+    def read(name: str) -> NDArray[Any]:
+        piece = header[name].pieces[0]
+        try:
+            dtype = np.dtype(dtypes[name]).newbyteorder("<")
+        except TypeError as error:  # numpy has no bfloat16
+            raise FormatError(f"{path}: {name}: got {dtypes[name]}: {error}") from None
+        data = bytearray(piece.num_bytes)
+        with open_regular(path) as stream:
+            stream.seek(piece.offset)
+            if stream.readinto(data) != len(data):
+                raise FormatError(f"{path}: {name}: cut short")
+        return np.frombuffer(data, dtype).reshape(piece.shape)
+
+    return ArrayFile(path, shapes, dtypes, read, stored_texts(path))
+
+
 def _open_safetensors(path: Path) -> ArrayFile:
+    if isinstance(path, RemotePath):
+        return _open_ranges(path)
     from safetensors import SafetensorError, safe_open
 
     check_regular(path)

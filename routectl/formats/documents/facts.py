@@ -11,6 +11,7 @@ from typing import Any
 
 from ...dump import DumpMeta
 from ...errors import FormatError
+from ...files.places import place_of
 from ...files.reading import read_bytes
 from ...model import ModelFacts, facts_from_config, facts_from_sizes
 from .fields import from_json
@@ -113,8 +114,8 @@ def find_model(model: str | Path | ModelFacts) -> Path | ModelFacts:
     if isinstance(model, ModelFacts):
         return model if model.source else replace(model, source=_CALLER)
     try:
-        if Path(model).exists():
-            return Path(model)
+        if place_of(model).exists():
+            return place_of(model)
     except (OSError, ValueError):  # too long, a NUL
         pass
     found = facts_from_sizes(str(model)) or cached_config(str(model))
@@ -138,7 +139,7 @@ def _facts_at(path: Path) -> ModelFacts:
 
 def model_config(path: str | Path) -> dict[str, Any]:
     """The config.json at a path or in the folder there; in a meta.json, what hf_config holds."""
-    file = Path(path)
+    file = place_of(path)
     doc = _read_json(file / "config.json" if file.is_dir() else file)
     config = doc.get("hf_config", doc)
     if not isinstance(config, dict):
@@ -158,8 +159,8 @@ def _notes(meta: Path, needed: bool) -> dict[str, Any]:
 
 def is_beside(source: str, path: str) -> bool:
     """Whether facts of the dump at ``path`` came from the config.json in its folder."""
-    at = Path(path)
-    return Path(source) in (at / _CONFIG, at.parent / _CONFIG)
+    at = place_of(path)
+    return place_of(source) in (at / _CONFIG, at.parent / _CONFIG)
 
 
 def _of_dump(folder: Path, about: dict[str, Any]) -> ModelFacts | None:

@@ -1,11 +1,14 @@
-"""The base of a delta-coded file: another dump of the same tokens, opened when it is needed."""
+"""What a coded file needs beside it: the base of codec delta, another dump of the same tokens,
+opened when it is needed, and the dictionary of codec token.
+"""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
+from ...codecs.dictionary import TokenDictionary
 from ...dump import Dump, DumpMeta
 from ...errors import FormatError, MismatchError, UnsupportedError
+from ...files.places import RemotePath, place_of
 from ...model import ModelFacts
 from ...routes import Routes
 
@@ -31,7 +34,7 @@ class Bases:
     ``path`` is the one in the coded file, of a file in its folder or below: nothing else is opened
     for its sake, so that a foreign file names nothing of the reader's. ``given`` is a dump or a
     path that takes its place. ``opener`` makes a dump of a path, and of the model's facts where it
-    must be told them.
+    must be told them. ``dictionary`` is the one that the file names, None where it is not there.
     """
 
     def __init__(
@@ -40,7 +43,9 @@ class Bases:
         path: str | None,
         given: Dump | Path | str | None,
         opener: Opener,
+        dictionary: TokenDictionary | None = None,
     ) -> None:
+        self.dictionary = dictionary
         self._file, self._path, self._given, self._opener = file, path, given, opener
         self._whole: Dump | None = None
         self._parts: dict[tuple[int, ...], Dump] = {}
@@ -66,7 +71,7 @@ class Bases:
     def _dump(self, meta: DumpMeta) -> Dump:
         if isinstance(self._given, Dump):
             return self._given
-        path = Path(self._given) if self._given else self._named()
+        path = place_of(self._given) if self._given else self._named()
         try:
             return self._opener(path, None)
         except FormatError:  # no model beside it: this file knows
@@ -81,6 +86,8 @@ class Bases:
             inside = not named.is_absolute() and (folder / named).resolve().is_relative_to(
                 folder.resolve()
             )
+            if isinstance(folder, RemotePath):  # where .. is a name as any other
+                inside = inside and ".." not in named.parts
             if inside and (folder / named).is_file():
                 return folder / named
         except (OSError, ValueError, RuntimeError):  # too long, a NUL, links in a circle
@@ -98,6 +105,7 @@ def base_path(base: Path, folder: Path) -> str:
     The path from there to a file in the folder or below; of any other file its name alone, which
     is found once the file lies there.
     """
-    if base.resolve().is_relative_to(folder.resolve()):
-        return os.path.relpath(base.resolve(), folder.resolve())
+    alike = isinstance(base, RemotePath) == isinstance(folder, RemotePath)
+    if alike and base.resolve().is_relative_to(folder.resolve()):
+        return str(base.resolve().relative_to(folder.resolve()))
     return base.name

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ...codecs import codec_of
 from ...codecs.block import About, Codec
+from ...codecs.dictionary import LayerDictionary
 from ...codecs.row_kernels import repeats_in, sorted_rows
 from ...dump import Sample
 from ...routes import Bools, Ids, Routes, ids_dtype
@@ -147,6 +148,7 @@ def about_of(
     sizes: tuple[int, int],
     layer: int,
     needs: tuple[str, ...],
+    dictionary: LayerDictionary | None = None,
 ) -> About:
     """What a codec is told of these samples' rows in a layer; ``sizes`` are E and K."""
     lens = tuple(int(kept.sum()) for kept in kept_ST)
@@ -158,4 +160,4 @@ def about_of(
     if "base" in needs:
         rows = [_base_rows(h, *sizes, layer)[kept] for h, kept in pairs]
         base = np.concatenate([np.empty((0, sizes[1]), ids_dtype(sizes[0])), *rows])
-    return About(*sizes, lens, tokens, base)
+    return About(*sizes, lens, tokens, base, dictionary if "dictionary" in needs else None)

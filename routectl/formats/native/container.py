@@ -12,12 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from ...codecs.dictionary import TokenDictionary
 from ...dump import Dump, DumpMeta, Sample
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...files.writing import replacing
 from ...gate_logprobs import digest_routes
 from ...model import ModelFacts
 from .bases import Bases
+from .dictionaries import dictionary_of
 from .encoder import Coding
 from .groups import GroupAbout
 from .parquet import GroupReader, open_parquet, stored_metadata
@@ -50,7 +52,7 @@ def stream_native(
             writer.write_table(table, len(group))
             count += len(group)
             digest.update(b"".join(digests))
-        writer.add_key_value_metadata({DIGEST: digest.hexdigest()})
+        writer.add_key_value_metadata({DIGEST: digest.hexdigest(), **form.stored})
     return count
 
 
@@ -73,7 +75,7 @@ def write_native(
         count = stream_native(samples, meta, target, coding, folder=path.parent)
         if verify:
             target.flush()
-            base = coding.base if coding else None
+            base = None if coding is None else coding.against
             check_native(
                 Path(target.name), base=base, on_sample=verify if callable(verify) else None
             )
@@ -83,7 +85,7 @@ def write_native(
 def check_native(
     path: Path,
     *,
-    base: Dump | None = None,
+    base: Dump | TokenDictionary | Path | str | None = None,
     on_sample: Callable[[Sample], None] | None = None,
     opener: _Opener | None = None,
 ) -> int | None:
@@ -110,24 +112,28 @@ def check_native(
 def open_native(
     path: Path,
     *,
-    base: Dump | Path | str | None = None,
+    base: Dump | TokenDictionary | Path | str | None = None,
     opener: _Opener | None = None,
     within: tuple[Path, ...] = (),
 ) -> Dump:
     """Open a native file; row groups are read when a sample of theirs is, page checksums verified.
 
-    ``base`` is what a file of codec delta was coded against; None to take the path in the file.
+    ``base`` is what a file of codec delta was coded against, None to take the path in the file;
+    or what one of codec token was coded with, None where it has that in it.
     ``opener`` opens a base that is no native file (``open_dump``); None to refuse such a one.
     ``within`` are files that wait for this one as their base.
     Raises FormatError when the file is damaged, UnsupportedError for another program's Parquet or
-    a newer container.
+    a newer container, MismatchError for another dictionary.
     """
     file = open_parquet(path)
     about = file.about
     meta = _meta(path, about)
     coded = about.coded
     opened = partial(_open_base, opener, (*within, path.resolve()))
-    bases = Bases(path, coded.base if coded else None, base, opened)
+    named = coded.dictionary if coded else None
+    found = dictionary_of(path, named, file.footer.metadata or {}, base)
+    other = None if isinstance(base, TokenDictionary) else base
+    bases = Bases(path, coded.base if coded else None, other, opened, found)
 
     def holding(layers: tuple[int, ...]) -> Dump:
         """The file as a dump of some of its layers; no other layer column is read."""

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...codecs.block import Coded
+from ...codecs.dictionary import TokenDictionary
 from ...codecs.orders import ordered_rows, orders_bytes
 from ...dump import DumpMeta
 from ...errors import FormatError, MismatchError, UnsupportedError
@@ -81,8 +82,10 @@ class CodedGroup:
         helds: Sequence[Held],
         meta: DumpMeta,
         where: str,
+        dictionary: TokenDictionary | None = None,
     ) -> None:
         """``columns`` are the cells by layer; ``where`` opens every message."""
+        self._dictionary = dictionary
         self._helds, self._numbers, self._where = helds, tuple(columns), where
         self._sizes = (meta.num_experts, meta.top_k)
         self._sources = {held.source for held in helds}
@@ -146,7 +149,10 @@ class CodedGroup:
             samples = range(len(self._helds))
         helds = [self._helds[s] for s in samples]
         kept = [h.kept(i, layer.shared_S[s]) for h, s in zip(helds, samples, strict=True)]
-        about = about_of(helds, kept, self._sizes, i, head.codec.needs)
+        dictionary = None
+        if self._dictionary is not None and "dictionary" in head.codec.needs:
+            dictionary = self._dictionary.layer(self._numbers[i])
+        about = about_of(helds, kept, self._sizes, i, head.codec.needs, dictionary)
         coded = Coded(head.shared, tuple(layer.cells[s] for s in samples))
         ids = head.codec.decode(coded, about)
         if ids.shape != about.shape or (ids.size and int(ids.max()) >= about.num_experts):
@@ -194,4 +200,5 @@ def open_group(
         [column.cell(i) for i in range(len(cells))]
         for column in (BinaryCells(cells.column(coded_name(layer))) for layer in layers)
     ]
-    return CodedGroup(dict(zip(layers, columns, strict=True)), helds, meta, where)
+    by_layer = dict(zip(layers, columns, strict=True))
+    return CodedGroup(by_layer, helds, meta, where, bases.dictionary)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...codecs import codec_named
 from ...codecs.block import Block, Codec
+from ...codecs.dictionary import TokenDictionary
 from ...codecs.orders import pack_orders
 from ...codecs.row_kernels import repeats_in, sorted_rows
 from ...dump import Dump, DumpMeta, Sample, digest_tokens
@@ -25,19 +26,26 @@ __all__ = ["Coding", "as_coded", "code_group"]
 
 @dataclass(frozen=True, slots=True)
 class Coding:
-    """How to code: the codec's name, whether slot orders are kept, the base that it needs.
+    """How to code: the codec's name, whether slot orders are kept, the base or the dictionary that
+    it needs, and whether the dictionary goes into the file.
 
-    Raises UnsupportedError for a codec that is not known, MismatchError for a base where none is
-    needed and for none where one is.
+    Raises UnsupportedError for a codec that is not known, MismatchError for a base or a dictionary
+    where none is needed and for none where one is.
     """
 
     codec: str
     keep_order: bool = False
     base: Dump | None = None
+    dictionary: TokenDictionary | None = None
+    stores: bool = False
     indices: dict[bytes, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        needed = "base" in codec_named(self.codec).needs
+        needs = codec_named(self.codec).needs
+        if ("dictionary" in needs) != (self.dictionary is not None):
+            what = "codes with a" if self.dictionary is None else "takes no"
+            raise MismatchError(f"codec {self.codec} {what} dictionary", hint="--dictionary DICT")
+        needed = "base" in needs
         if needed and self.base is None:
             raise MismatchError(f"codec {self.codec} codes against a base", hint="--base DUMP")
         if self.base is not None and not needed:
@@ -45,6 +53,11 @@ class Coding:
         for i, key in enumerate(self.base.keys if self.base is not None else ()):
             if key.tokens is not None:
                 self.indices.setdefault(key.tokens, i)
+
+    @property
+    def against(self) -> Dump | TokenDictionary | None:
+        """What a reader has to be given, or finds in the file."""
+        return self.dictionary if self.base is None else self.base
 
     @property
     def sorts(self) -> bool:
@@ -123,6 +136,7 @@ def _fitting(codec: Codec, block: Block, sorts: bool) -> Codec:
         met = {
             "tokens": block.token_ids_R is not None,
             "base": block.base_RK is not None,
+            "dictionary": block.dictionary is not None,
             "distinct": "distinct" not in codec.needs
             or not repeats_in(ids if sorts else sorted_rows(ids)).any(),
         }
@@ -143,7 +157,11 @@ def _code_layer(
     """The cells of one layer, by its index."""
     codec = codec_named(coding.codec)
     kept = [h.kept(layer, n) for h, n in zip(helds, shared, strict=True)]
-    about = about_of(helds, kept, (meta.num_experts, meta.top_k), layer, codec.needs)
+    dictionary = None
+    if coding.dictionary is not None:
+        dictionary = coding.dictionary.layer(meta.layers_L[layer])
+    sizes = (meta.num_experts, meta.top_k)
+    about = about_of(helds, kept, sizes, layer, codec.needs, dictionary)
     ids: Ids = np.empty(about.shape, about.dtype)
     ends = np.cumsum(about.lens_S)
     spans = [slice(end - n, end) for end, n in zip(ends, about.lens_S, strict=True)]
@@ -151,7 +169,8 @@ def _code_layer(
         if one is not None:
             rows = one.ids_TLK[count:, layer]
             ids[span] = rows if len(rows) == len(ids[span]) else rows[keep[count:]]
-    block = Block(ids, about.num_experts, about.lens_S, about.token_ids_R, about.base_RK)
+    given = (about.token_ids_R, about.base_RK, about.dictionary)
+    block = Block(ids, about.num_experts, about.lens_S, *given)
     codec = _fitting(codec, block, coding.sorts)
     orders = coding.keep_order and not codec.keeps_order
     coded = codec.encode(block)

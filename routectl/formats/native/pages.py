@@ -14,6 +14,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...files.reading import read_ahead
 from ...limits import check_budget, check_inflation
 from .thrift import ColumnChunk, Compact, read_chunks
 
@@ -107,6 +108,13 @@ def _longest(stream: IO[bytes], page: _Page, codec: int) -> int:
     return longest
 
 
+def _span(chunk: ColumnChunk) -> tuple[int, int]:
+    """The first byte of a column chunk, and its end."""
+    first = chunk.dictionary_page
+    begin = first if 0 < first < chunk.data_page else chunk.data_page
+    return max(begin, 0), begin + max(chunk.stored, 0)
+
+
 class PageBudget:
     """The budgets of one file: decoded bytes of all columns that were looked at so far."""
 
@@ -137,6 +145,7 @@ class PageBudget:
         wanted = {*names}
         columns = [i for path, i in self._columns.items() if path.partition(".")[0] in wanted]
         for group in groups:
+            read_ahead(stream, (_span(self._groups[group][i]) for i in columns))
             for column in columns:
                 if (group, column) in self._seen:
                     continue

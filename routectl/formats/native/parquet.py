@@ -1,11 +1,10 @@
 """A native file as Parquet: its footer, its keys, and columns whose pages are looked at first."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
-from os import fstat
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...dump import Keys, Sample, SampleBatch
 from ...errors import FormatError
-from ...files.reading import open_regular
+from ...files.reading import open_regular, size_of
 from ...keys import Texts
 from ...limits import check_inflation
 from ..documents.fields import one_line
@@ -77,11 +76,8 @@ class ParquetSource:
 
     def _column(self, name: str) -> Iterator[Any]:
         """A small column, some rows at a time."""
-        if self.footer.num_row_groups == 0:  # pyarrow 18 asks for the last one
-            return
         with self._opened(name) as (stream, file), _told(self.path, name):
-            self.budget.check(stream, range(self.footer.num_row_groups), [name])
-            for batch in file.iter_batches(_BATCH, columns=[name], use_threads=False):
+            for batch in _batches(stream, file, self.budget, [name]):
                 yield batch.column(0)
 
     @contextmanager
@@ -156,15 +152,15 @@ def open_parquet(path: Path) -> ParquetSource:
     try:
         with open_regular(path) as stream:
             file = _parquet(stream)
-            footer, size = file.metadata, fstat(stream.fileno()).st_size
+            footer, size = file.metadata, size_of(stream)
             about = read_schema(path, file.schema_arrow)
             groups = range(footer.num_row_groups)
             check_inflation(
                 sum(footer.row_group(g).total_byte_size for g in groups), size, str(path)
             )
             budget = PageBudget(path, stream, footer, size)
-            budget.check(stream, groups, _KEYS)
-            return ParquetSource(path, footer, about, _read_keys(file), budget)
+            keys = _read_keys(_batches(stream, file, budget, _KEYS))
+            return ParquetSource(path, footer, about, keys, budget)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FormatError(f"{path}: damaged Parquet: {one_line(error)}") from None
 
@@ -191,12 +187,21 @@ def _told(path: Path, what: str) -> Iterator[None]:
         raise FormatError(f"{path}: {what}: damaged: {one_line(error)}") from None
 
 
-def _read_keys(file: pq.ParquetFile) -> Keys:
+def _batches(
+    stream: IO[bytes], file: pq.ParquetFile, budget: PageBudget, names: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Columns of all rows, each row group's looked at before it is read."""
+    for group in range(file.num_row_groups):
+        budget.check(stream, [group], names)
+        yield from file.iter_batches(
+            _BATCH, row_groups=[group], columns=list(names), use_threads=False
+        )
+
+
+def _read_keys(batches: Iterable[pa.RecordBatch]) -> Keys:
     """The keys of all samples. Raises ValueError where a list of token ids has nulls."""
     keys = Keys()
-    if file.num_row_groups == 0:  # pyarrow 18 asks for the last one
-        return keys
-    for batch in file.iter_batches(_BATCH, columns=list(_KEYS), use_threads=False):
+    for batch in batches:
         rows = Rows(pa.Table.from_batches([batch]), _KEYS)
         sample_id, prompt, response = map(rows.cell, _KEYS)
         for i in range(batch.num_rows):

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from ...codecs import codec_named
 from ...dump import DumpMeta, Sample
+from ...files.places import place_of
 from ...gate_logprobs import digest_routes
 from ...routes import ids_dtype
 from .bases import base_path, check_base
 from .columns import arrow_columns
+from .dictionaries import check_dictionary, stored_dictionary
 from .encoder import Coding, as_coded, code_group
 from .rows import row_of
 from .schema import COLUMNS, CodedAbout, schema_of
@@ -64,6 +66,14 @@ class NativeForm:
         """Bytes of ids of a token in all layers."""
         width = ids_dtype(self.meta.num_experts).itemsize
         return len(self.meta.layers_L) * self.meta.top_k * width
+
+    @property
+    def stored(self) -> dict[str, str]:
+        """What the footer holds beside the digest: a dictionary of the file's own."""
+        coding = self.coding
+        if coding is None or coding.dictionary is None or not coding.stores:
+            return {}
+        return stored_dictionary(coding.dictionary)
 
     def writer(self, stream: IO[bytes]) -> pq.ParquetWriter:
         """What writes row groups to a stream."""
@@ -113,7 +123,7 @@ class NativeForm:
 def native_form(meta: DumpMeta, coding: Coding | None, folder: Path | None = None) -> NativeForm:
     """The form of samples of ``meta``; the base's path is kept relative to ``folder``.
 
-    Raises MismatchError for a base of another model.
+    Raises MismatchError for a base or a dictionary of another model.
     """
     coded, group_bytes = None, _GROUP_BYTES
     if coding is not None:
@@ -121,9 +131,13 @@ def native_form(meta: DumpMeta, coding: Coding | None, folder: Path | None = Non
         path = None
         if base is not None:
             check_base(base, meta)
-            is_file = Path(base.meta.path).is_file()
-            path = base_path(Path(base.meta.path), folder or Path()) if is_file else None
-        coded = CodedAbout(coding.codec, coding.sorts, path)
+            at = place_of(base.meta.path)
+            path = base_path(at, folder or Path()) if at.is_file() else None
+        named = None
+        if coding.dictionary is not None:
+            check_dictionary(coding.dictionary, meta)
+            named = coding.dictionary.digest.hex()
+        coded = CodedAbout(coding.codec, coding.sorts, path, named)
         group_bytes = codec_named(coding.codec).group_bytes
         meta = dataclasses.replace(meta, order="unknown") if coding.sorts else meta
     return NativeForm(meta, coding, schema_of(meta, coded), group_bytes)
@@ -163,6 +177,6 @@ def write_encoded(groups: Iterable[Encoded], form: NativeForm, stream: IO[bytes]
         digest.update(b"".join(group.digests))
     empty = BytesIO()
     with form.writer(empty) as writer:
-        writer.add_key_value_metadata({DIGEST: digest.hexdigest()})
+        writer.add_key_value_metadata({DIGEST: digest.hexdigest(), **form.stored})
     splice.end(empty.getvalue())
     return count

@@ -67,20 +67,21 @@ _OF_CODED = (
 
 @dataclass(frozen=True, slots=True)
 class CodedAbout:
-    """What a coded file says of its coding: the codec asked for, whether rows were sorted, and the
-    base's path, relative to the file's folder.
+    """What a coded file says of its coding: the codec asked for, whether rows were sorted, the
+    base's path, relative to the file's folder, and the digest of its dictionary, in hex.
     """
 
     codec: str
     sorted: bool
     base: str | None
+    dictionary: str | None = None
 
 
 class NativeAbout(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """The routectl block of the schema metadata, as JSON, its keys in this order.
 
     source says what was converted; kinds and gates are there where ``schema`` does not tell them,
-    codec, sorted and base where ids are coded.
+    codec, sorted and base where ids are coded, dictionary where they are with one.
     """
 
     schema: str
@@ -101,6 +102,7 @@ class NativeAbout(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True)
     codec: str | UnsetType = UNSET
     sorted: bool | UnsetType = UNSET
     base: str | UnsetType | None = UNSET
+    dictionary: str | UnsetType = UNSET
 
     @property
     def coded(self) -> CodedAbout | None:
@@ -110,7 +112,8 @@ class NativeAbout(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True)
         codec, is_sorted, base = self.codec, self.sorted, self.base
         if codec is UNSET or is_sorted is UNSET or base is UNSET:
             raise ValueError("codec, sorted or base is not there")
-        return CodedAbout(codec, is_sorted, base)
+        dictionary = None if self.dictionary is UNSET else self.dictionary
+        return CodedAbout(codec, is_sorted, base, dictionary)
 
     @property
     def with_gates(self) -> bool:
@@ -194,6 +197,7 @@ def schema_of(meta: DumpMeta, coded: CodedAbout | None) -> pa.Schema:
         codec=coded.codec if coded else UNSET,
         sorted=coded.sorted if coded else UNSET,
         base=coded.base if coded else UNSET,
+        dictionary=coded.dictionary or UNSET if coded else UNSET,
         **{name: getattr(meta, name) for name in FACTS},
     )
     columns = [

@@ -108,7 +108,7 @@ def _same_ids(keys: Keys) -> list[list[int]]:
     """The places of each id that is there more than once, where the tokens are known."""
     (digests, has_id), (_, has_tokens) = keys.digests("sample_id"), keys.digests("tokens")
     places = np.flatnonzero(has_id & has_tokens)
-    digests = digests[places]
+    digests = digests[places].view(f"S{digests.itemsize * digests.shape[1]}")[:, 0]
     order = np.argsort(digests, kind="stable")
     again = np.flatnonzero(digests[order[1:]] == digests[order[:-1]])
     by_id: dict[bytes, list[int]] = defaultdict(list)

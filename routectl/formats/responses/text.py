@@ -1,7 +1,6 @@
 """JSON, JSON lines and event streams, plain or gzipped: parsed once, a line at a time."""
 
 import gzip
-import os
 import weakref
 import zlib
 from collections.abc import Iterable, Iterator
@@ -11,7 +10,7 @@ from typing import IO, Any
 
 from ...dump import Dump, Keys, Sample
 from ...errors import FormatError
-from ...files.reading import open_regular, read_bytes
+from ...files.reading import open_regular, read_bytes, size_of
 from ...files.scratch import scratch_file
 from ...limits import DEFLATE, check_budget, check_inflation, limits
 from ..documents.facts import Model, UnknownModelError, find_context, refuse_alone
@@ -46,7 +45,7 @@ def _plain(path: Path) -> _Text:
     if file.read(2) != b"\x1f\x8b":
         return _Text(file, path)
     inflated = scratch_file()  # closed with the dump
-    size = os.fstat(file.fileno()).st_size
+    size = size_of(file)
     file.seek(0)
     try:
         with file, gzip.open(file) as source:

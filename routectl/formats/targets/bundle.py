@@ -17,20 +17,20 @@ from ..trainers.bundles import BUNDLE_VERSION
 from .arrays import stream_safetensors
 from .rows import Feed
 
-__all__ = ["foreign_bundle", "write_bundle"]
+__all__ = ["MANIFEST", "foreign_bundle", "write_bundle"]
 
 _STEP = "step_000000.safetensors"
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 
 
 def foreign_bundle(folder: Path) -> str | None:
     """Why a folder is not a bundle of one step, and nothing else in it; None when it is."""
     if not folder.is_dir():
         return "is not a folder"
-    manifest = folder / _MANIFEST
+    manifest = folder / MANIFEST
     if manifest.is_file() and BUNDLE_VERSION.encode() not in read_bytes(manifest):
-        return f"its {_MANIFEST} is not of {BUNDLE_VERSION}"
-    others = {entry.name for entry in folder.iterdir()} - {_MANIFEST, _STEP}
+        return f"its {MANIFEST} is not of {BUNDLE_VERSION}"
+    others = {entry.name for entry in folder.iterdir()} - {MANIFEST, _STEP}
     return f"holds {min(others)}, which is no part of a bundle" if others else None
 
 
@@ -67,5 +67,5 @@ def write_bundle(feed: Feed, folder: Path) -> int:
         "steps": {"0": {"file": _STEP, "routers": dict.fromkeys(keys, calls)}},
     }
     text = json.dumps(manifest, indent=2, sort_keys=True)
-    (folder / _MANIFEST).write_text(text + "\n", "utf-8")
+    (folder / MANIFEST).write_text(text + "\n", "utf-8")
     return len(calls)

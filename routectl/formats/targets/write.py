@@ -70,9 +70,9 @@ def write_target(
     if stream is not None and target.kind != "lines":
         raise UnsupportedError(f"-: {target.name} is no stream: only JSON lines go to a pipe")
     if target.kind == "bundle":
-        from .bundle import foreign_bundle, write_bundle
+        from .bundle import MANIFEST, foreign_bundle, write_bundle
 
-        with replacing_folder(path, force=force, foreign=foreign_bundle) as folder:
+        with replacing_folder(path, force=force, foreign=foreign_bundle, last=MANIFEST) as folder:
             count = _some(write_bundle(feed, folder), feed)
     else:
         write = _writer(shape)

@@ -4,6 +4,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...files.places import place_of
+
 if TYPE_CHECKING:
     from ...dump import Dump
     from ...model import ModelFacts
@@ -26,7 +28,7 @@ def options_of_dump(
     width = finite_eps(eps)
     if isinstance(model, ModelFacts):
         return CheckOptions(model.zero_experts, ep=ep, eps=width)
-    source = Path(opened.meta.facts_source or "") if model is None else model
+    source = place_of(opened.meta.facts_source or "") if model is None else model
     if not source.exists() or str(source) == ".":
         return CheckOptions(ep=ep, eps=width)
     from ...formats.documents.facts import model_config, read_model

@@ -12,15 +12,28 @@ from ..reading import Reading, finite_eps
 from ..recompute.forwarding import forward_option, forwarding_of
 from ..recompute.kept import checkpoint_at, recomputed_side
 from ..recompute.partner import open_partner, partner_at
+from ..shards.crew import ALONE, Crew
+from ..shards.run import added
+from ..shards.share import ShardOptions
 from .model import options_of_dump
+from .work import CheckSides, CheckWork, check_work
 
 if TYPE_CHECKING:
     from ...dump import Dump, DumpMeta
     from ...ops.check.book.results import CheckResult
-    from ...ops.check.check import CheckOptions
+    from ...ops.check.check import CheckOptions, CheckPartial
     from ...reports.document import Document
 
-__all__ = ["CheckRequest", "Checked", "answer_check", "check_and_fix", "check_dump", "write_fixed"]
+__all__ = [
+    "CheckRequest",
+    "Checked",
+    "answer_check",
+    "check_and_fix",
+    "check_dump",
+    "judged_check",
+    "opened_work",
+    "write_fixed",
+]
 
 _CODES = "Finding codes or their beginnings, as R2 or R102; repeatable, or with commas."
 
@@ -60,6 +73,8 @@ class CheckRequest:
     forward: tuple[str, ...] = forward_option()
     save: Path | None = save_option("with --against the dump, renumbered experts restored,")
     force: bool = False
+    crew: Crew = field(default_factory=Crew)
+    share: ShardOptions = field(default_factory=ShardOptions)
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
@@ -92,8 +107,28 @@ class Checked:
 
 
 def answer_check(request: CheckRequest, progress: Progress = SILENT) -> "Document":
-    """The routectl.check/1 document of a dump; the fixed dump is written where one is wanted."""
+    """The routectl.check/1 document of a dump; the fixed dump is written where one is wanted.
+
+    With --partial what was counted is written there, and the document is routectl.written/1.
+    """
+    if request.share.partial is not None:
+        return _write_partial(request, progress)
     return check_and_fix(request, progress).document
+
+
+def _write_partial(request: CheckRequest, progress: Progress) -> "Document":
+    from ...files.writing import refuse_existing
+    from ...reports.dumps import written_document
+    from ..shards.parting import write_partial
+
+    path = request.share.partial
+    assert path is not None
+    refuse_existing(path, force=request.force)
+    if request.save is not None:
+        raise RoutectlError("--partial and --save: write the fixed dump without --partial")
+    work = opened_work(request, progress)
+    samples = write_partial("check", request, work, work.identity, progress)
+    return written_document(request.dump, str(path), samples)
 
 
 def check_and_fix(
@@ -113,19 +148,42 @@ def check_dump(
 ) -> Checked:
     """Check a dump, alone or against its reference: a dump, or a checkpoint that is run once."""
     from ...files.writing import refuse_existing
-    from ...ops.check.check import check
-    from ...reports.check.document import check_document
 
     if request.save is not None:
         refuse_existing(request.save, force=request.force)
+    work = opened_work(request, progress, known)
+    here = request.against is not None and checkpoint_at(request.against) is not None
+    found = added(work, ALONE if here else request.crew, progress)  # what is run is here alone
+    return judged_check(request, work, found)
+
+
+def judged_check(request: CheckRequest, work: CheckWork, found: "CheckPartial") -> Checked:
+    """The document of what was counted."""
+    from ...reports.check.document import check_document
+
+    wanted, left_out = _codes("--select", request.select), _codes("--ignore", request.ignore)
+    checker = work.checker()
+    result = found.result(checker).selected(wanted, left_out)
+    comparer = checker.comparer
+    other = None if comparer is None else (comparer.reference, len(comparer.other))
+    document = check_document(result, other, fail_on=request.fail_on)
+    document["asked"] = asked_of(request)
+    return Checked(document, checker.dump, result, other)
+
+
+def opened_work(
+    request: CheckRequest, progress: Progress, known: "CheckOptions | None" = None
+) -> CheckWork:
+    """The dump, and what it is held against, opened; what is learnt from some samples is learnt."""
     reading, ep, against = request.reading, request.ep, request.against
     weights = None if against is None else checkpoint_at(against)
-    reference = None
-    if against is None or weights is not None:
-        opened = open_partner(request.dump, reading, weights, progress)
+    sides = CheckSides(request.dump, None if weights else against, reading)
+    if request.share.place != (1, 1) or request.share.partial is not None:
+        _refuse_here(request, weights is not None)
+    if weights is None:
+        opened, reference = sides.open(progress)
     else:
-        sides = reading.open_sides({"DUMP": request.dump, "the reference": against}, progress)
-        opened, reference = sides.values()
+        opened, reference = open_partner(request.dump, reading, weights, progress), None
     if opened.meta.num_experts % ep:
         raise RoutectlError(f"--ep {ep}: {opened.meta.num_experts} experts do not divide by it")
     options = known or options_of_dump(opened, reading.facts or weights, ep, request.eps)
@@ -134,13 +192,16 @@ def check_dump(
         partner = partner_at(request.dump, reading, weights, opened, with_routes=how.mode != "free")
         told = f"--against {against}"
         reference = recomputed_side(weights, partner, how, progress, told=told)
-    wanted, left_out = _codes("--select", request.select), _codes("--ignore", request.ignore)
-    with progress.watching(opened, "checking") as watched:
-        result = check(watched, reference, options=options).selected(wanted, left_out)
-    other = None if reference is None else (reference.meta, len(reference))
-    document = check_document(result, other, fail_on=request.fail_on)
-    document["asked"] = asked_of(request)
-    return Checked(document, opened, result, other)
+    return check_work(sides, (opened, reference), options, request.share.place)
+
+
+def _refuse_here(request: CheckRequest, runs: bool) -> None:
+    """Raise RoutectlError where parts cannot be counted in several places."""
+    paths = [path for path in (request.dump, request.against) if path is not None]
+    if runs:
+        raise RoutectlError("--shard: the reference is a checkpoint, which each part would run")
+    if any(request.reading.input(path).path == "-" for path in paths):
+        raise RoutectlError("--shard: a dump is on standard input: each part would read it")
 
 
 def write_fixed(checked: Checked, request: CheckRequest, progress: Progress) -> None:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import msgspec
 
 from ...errors import FormatError, RoutectlError
+from ...files.places import place_of
 from ...files.reading import read_text
 from ..check.request import CheckRequest
 from ..diff.request import DiffRequest
@@ -195,7 +196,7 @@ def _path(kind: Any, value: Any) -> Path:
     """What msgspec does not know by itself."""
     if kind is not Path or not isinstance(value, str):
         raise ValueError(f"Expected a path, got `{type(value).__name__}`")
-    return Path(value)
+    return place_of(value)
 
 
 def _kind(value: Any) -> str:

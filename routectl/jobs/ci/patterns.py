@@ -5,12 +5,12 @@ A path that is there is itself, whatever characters it has; another one is a glo
 
 import fnmatch
 import glob
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import RoutectlError
+from ...files.places import glob_places, is_there, is_uri, place_of
 
 __all__ = ["BRACES", "beside", "named", "names_in"]
 
@@ -21,7 +21,9 @@ _WILD = {"**/": "(?:[^/]+/)*", "?": "[^/]"}
 
 
 def beside(folder: Path, text: str) -> str:
-    """A path of the config in ``folder``, whose own name is never a glob."""
+    """A path of the config in ``folder``, whose own name is never a glob; a URI is itself."""
+    if is_uri(text):
+        return text
     path = folder / text
     wild = BRACES in text or glob.has_magic(text)
     if wild and glob.has_magic(str(folder)) and not path.exists():
@@ -46,7 +48,7 @@ def names_in(pattern: str) -> Iterator[str]:
 def named(pattern: str, key: str) -> str:
     """The pattern with a key in place of ``{}``: a file that is there, or a glob."""
     plain = _unescaped(pattern).replace(BRACES, key)
-    return plain if os.path.exists(plain) else pattern.replace(BRACES, glob.escape(key))
+    return plain if is_there(plain) else pattern.replace(BRACES, glob.escape(key))
 
 
 def _unescaped(pattern: str) -> str:
@@ -57,14 +59,20 @@ def _found(pattern: str) -> Iterator[tuple[str, re.Pattern[str]]]:
     """Files that a pattern matches, and its expression; as it is written, else as a glob."""
     parts = _unescaped(pattern).split(BRACES)
     exact = _shape([re.escape(part) for part in parts])
-    here = glob.glob("*".join(map(glob.escape, parts)))
+    here = list(_matching("*".join(map(glob.escape, parts))))
     if any(exact.fullmatch(name) for name in here):
         yield from ((name, exact) for name in here)
         return
     parts = pattern.split(BRACES)
     wild = _shape([_expression(part) for part in parts])
-    for name in glob.iglob("*".join(parts), recursive=True):
+    for name in _matching("*".join(parts)):
         yield name, wild
+
+
+def _matching(pattern: str) -> Iterator[str]:
+    if is_uri(pattern):
+        return map(str, glob_places(place_of(pattern)))
+    return glob.iglob(pattern, recursive=True)
 
 
 def _shape(parts: list[str]) -> re.Pattern[str]:

@@ -1,6 +1,5 @@
 """From checks to runs: paths beside the config, ``{}`` matched by name, each run answered."""
 
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RoutectlError
+from ...files.places import is_there, is_uri, place_of
 from ..check.request import CheckRequest, answer_check
 from ..diff.request import DiffRequest, answer_diff, refuse_incomparable
 from ..inputs import parse_input
@@ -67,20 +67,18 @@ def runs_of_check(check: Check, folder: Path) -> list[CheckRun]:
     keys = sorted({key for pattern in patterns for key in names_in(pattern)})
     if not keys:
         raise RoutectlError(f"{patterns[0]}: no file matches it")
-    return [
-        CheckRun(check, key, _mapped(placed, partial(_named, key), os.path.lexists)) for key in keys
-    ]
+    return [CheckRun(check, key, _mapped(placed, partial(_named, key), is_there)) for key in keys]
 
 
 def _is_there(folder: Path, text: str) -> bool:
-    return os.path.lexists(folder / text)
+    return is_there(text if is_uri(text) else str(folder / text))
 
 
 def _beside(folder: Path, text: str, one: bool) -> str:
     """A path of the config, from where the command runs."""
     if text == "-":
         raise RoutectlError("-: a check reads files, and not standard input")
-    return str(folder / text) if one else beside(folder, text)
+    return str(folder / text) if one and not is_uri(text) else beside(folder, text)
 
 
 def _named(key: str, text: str, one: bool) -> str:
@@ -109,7 +107,7 @@ def _mapped(
             )
         elif field.name in _PATHS and value is not None:
             is_file = isinstance(value, Path)
-            changed[field.name] = Path(change(str(value), True)) if is_file else placed(value)
+            changed[field.name] = place_of(change(str(value), True)) if is_file else placed(value)
         elif field.name == "reading":
             changed["reading"] = _read_from(value, change, exists)
     return replace(request, **changed)

@@ -5,14 +5,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..progress import SILENT, Progress
+from ..progress import Progress
 from ..reading import finite_eps
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ...dump import Dump
-    from ...ops.diff.options import DiffOptions
     from ...ops.diff.result import DiffResult
     from ...ops.diff.thresholds import Baseline, Threshold, Verdict
     from ...reports.diff.schema import DiffDocument
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Compared",
     "Judging",
-    "compared",
     "count",
     "judged",
     "metric_names",
@@ -122,17 +119,3 @@ def judged(counted: "CountedPairs", judging: Judging) -> Compared:
         allow_unmatched=judging.allow_unmatched,
     )
     return Compared(result, verdict, noise)
-
-
-def compared(
-    old: "Dump",
-    new: "Dump",
-    options: "DiffOptions",
-    judging: Judging,
-    progress: Progress = SILENT,
-) -> Compared:
-    """Two dumps that are open compared, by this process, and judged; see ``judged``."""
-    from ..shards.crew import ALONE
-    from .work import ComparedWork, OpenSides, held
-
-    return judged(count(ComparedWork(held(OpenSides(old, new)), options), ALONE, progress), judging)

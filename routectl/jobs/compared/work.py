@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..held import HeldHereError
 from ..shards.share import share_of
@@ -107,20 +108,22 @@ class ComparedWork:
 
     def _shards(self, most: int, *, rerun: bool) -> list[Shard]:
         dumps, part = _dumps(self._sides(), rerun), self._join[rerun]()
-        size = _sample_bytes(dumps)
+        weights_P = _weights(dumps, part)
         _, parts = self._place
         if parts > 1:
-            runs, at = share_of(_runs(part, size, parts, least=1), self._place)
-            part = part.cut(runs)[at]
+            runs, at = share_of(cut_runs(weights_P, parts, least=1), self._place)
+            part, weights_P = part.cut(runs)[at], weights_P[runs[at].start : runs[at].stop]
         name = dumps[1].meta.path if rerun else dumps[0].meta.path
         shards = []
-        for one in part.cut(_runs(part, size, most)):
+        runs = cut_runs(weights_P, most)
+        for run, one in zip(runs, part.cut(runs), strict=True):
             pairs = one.pairs
             span = f" {pairs[0][0]} to {pairs[-1][0]}" if len(pairs) else ""
-            samples = one.num_old + len(one.only_new)
-            shards.append(
-                Shard(f"{name}: samples{span}", samples * size, samples, _Run(one, rerun))
+            samples, weight = (
+                one.num_old + len(one.only_new),
+                int(weights_P[run.start : run.stop].sum()),
             )
+            shards.append(Shard(f"{name}: samples{span}", weight, samples, _Run(one, rerun)))
         return shards
 
     def partial(self, shard: Shard) -> CountedPairs:
@@ -159,11 +162,12 @@ class TabledWork:
         return counted, rows.batches
 
 
-def _runs(part: "JoinPart", size: int, most: int, **least: int) -> list[range]:
-    return cut_runs(np.full(len(part.pairs), size), most, **least)
-
-
-def _sample_bytes(dumps: "tuple[Dump, Dump]") -> int:
-    """About how many bytes of ids a pair has."""
+def _weights(dumps: "tuple[Dump, Dump]", part: "JoinPart") -> NDArray[np.int64]:
+    """About how many bytes of ids each pair has, int64 [P]."""
     known = [(dump.meta.file_bytes or 0) // max(len(dump), 1) for dump in dumps]
-    return sum(known) or _SAMPLE_BYTES
+    size = sum(known) or _SAMPLE_BYTES
+    rows_B = dumps[0].rows()
+    if rows_B is None or not rows_B.any():
+        return np.full(len(part.pairs), size)
+    rows_P = rows_B[part.pairs.old_P]
+    return np.maximum(rows_P * size // max(int(rows_P.mean()), 1), 1)

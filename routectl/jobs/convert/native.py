@@ -13,6 +13,7 @@ from ..shards.run import in_order
 from ..shards.work import Opened, Shard, cut_runs
 
 if TYPE_CHECKING:
+    from ...codecs.dictionary import TokenDictionary
     from ...dump import Dump
     from ...formats.native.encoder import Coding
     from ...formats.native.row_groups import Encoded, NativeForm
@@ -51,11 +52,16 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NativeOutput:
-    """How ids are coded, and in which folder the file will be; None for a pipe."""
+    """How ids are coded, and in which folder the file will be; None for a pipe.
+
+    ``stores``: the dictionary goes into the file.
+    """
 
     codec: str
     keep_order: bool
     folder: Path | None
+    dictionary: "TokenDictionary | None" = None
+    stores: bool = False
 
     def coding(self, base: "Dump | None") -> "Coding | None":
         """None for plain. Raises UnsupportedError, MismatchError."""
@@ -64,8 +70,8 @@ class NativeOutput:
 
         if self.codec == "plain":
             return None
-        needed = "base" in codec_named(self.codec).needs
-        return Coding(self.codec, self.keep_order, base if needed else None)
+        base = base if "base" in codec_named(self.codec).needs else None
+        return Coding(self.codec, self.keep_order, base, self.dictionary, self.stores)
 
     def form(self, dump: "Dump", base: "Dump | None") -> "NativeForm":
         """What is written of a dump."""

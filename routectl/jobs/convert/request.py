@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import MismatchError, RoutectlError, UnsupportedError
+from ...files.places import place_of
 from ...reports.text.wording import plural, shrunk_text
 from ..options import argument, check_bounds, force_option, no_tokens_option, option
 from ..progress import SILENT, Progress
-from ..reading import WITHOUT_TOKENS, Reading, open_input
+from ..reading import WITHOUT_TOKENS, Reading, coded_against
 from ..shards.crew import Crew
-from .native import NativeOutput, Source, opened_source, write_native_on
+from .coding import output_of, write_dictionary
+from .native import Source, opened_source, write_native_on
 
 if TYPE_CHECKING:
     from typing import IO
 
+    from ...codecs.dictionary import TokenDictionary
     from ...dump import Dump
     from ...formats.native.row_groups import NativeForm
     from ...formats.targets.table import TargetSpec
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["ConvertRequest", "bytes_at", "convert_dump"]
 
 _OF_NATIVE = "--codec, --keep-order and --verify are of native files"
+_OF_DST = ("to", "missing", "lossy", "base", "dictionary", "keep_order", "verify", "no_tokens")
 _BARE = ("jsonl",)  # targets that can say how many tokens there are, and not which
 _OF_TARGETS = "--missing and --lossy are of --to: a native file holds everything"
 
@@ -36,7 +40,7 @@ TARGETS = (  # native, and those of formats/targets/table.py, which needs numpy 
     *("slime", "slime-numpy", "miles", "skyrl", "skyrl-0.3", "skyrl-pkl", "skyrl-0.3-pkl"),
     *("nemo-rl", "nemo-rl-tensor", "prime-rl", "roll", "roll-pkl", "ms-swift", "art", "megatron"),
 )
-CODECS = ("plain", "packed", "set", "context", "delta")  # of codecs/__init__.py, likewise
+CODECS = ("plain", "packed", "set", "context", "delta", "token", "auto")  # likewise, and auto
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +51,8 @@ class ConvertRequest:
     """
 
     src: str = argument(metavar="SRC", help="A file, a folder or a glob; - is stdin.")
-    save: Path = option(
+    save: Path | None = option(
+        None,
         metavar="DST",
         help="The file or folder to write: NAME.parquet is native; - is stdout, for native or "
         "JSON lines.",
@@ -70,10 +75,16 @@ class ConvertRequest:
         "plain",
         metavar="CODEC",
         choices=CODECS,
-        help="Of a native file: {choices}, which is against --base; docs/codecs.md.",
+        help="Of a native file: {choices}, the least for the first rows; docs/codecs.md.",
     )
     base: str | None = option(
         None, metavar="DUMP", help="For --codec delta: what it is coded against."
+    )
+    dictionary: str | None = option(
+        None, metavar="DICT", help="For --codec token: of --train; else of SRC itself, kept in DST."
+    )
+    train: Path | None = option(
+        None, metavar="DICT", help="Write no DST, but what the tokens of SRC take: a dictionary."
     )
     keep_order: bool = option(False, help="Keep slot orders where the codec would sort rows.")
     verify: bool = option(
@@ -86,25 +97,44 @@ class ConvertRequest:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if (self.save is None) == (self.train is None):
+            raise RoutectlError("expected --save DST, or --train DICT in place of it")
+        if self.train is not None:
+            self._check_train()
+            return
         native = self.is_native
         if native and (self.missing is not None or self.lossy):
             raise RoutectlError(_OF_TARGETS)
         coded = self.codec != "plain" or self.keep_order or self.verify
         if coded and not native:
             raise RoutectlError(_OF_NATIVE)
-        if self.base is not None and self.codec != "delta":
+        if self.dictionary is not None and self.codec not in ("token", "auto"):
+            raise RoutectlError(
+                "--dictionary is of --codec token",
+                hint=f"{self.src}::dictionary=D says what SRC was coded with",
+            )
+        if self.base is not None and self.codec not in ("delta", "auto"):
             raise RoutectlError(
                 "--base is of --codec delta", hint=f"{self.src}::base=B says what SRC is against"
             )
         if self.no_tokens and self.codec == "delta":
             raise RoutectlError("--no-tokens: delta finds the rows of its base by token ids")
+        if self.no_tokens and self.codec == "token":
+            raise RoutectlError("--no-tokens: token is decoded by token ids")
+
+    def _check_train(self) -> None:
+        """Raise RoutectlError for an option that says how a dump is written."""
+        for name in (*_OF_DST, "codec"):
+            if getattr(self, name) not in (None, False, "plain"):
+                flag = name.replace("_", "-")
+                raise RoutectlError(f"--{flag} is of --save: --train writes a dictionary alone")
 
     @property
     def is_native(self) -> bool:
         """Whether a native file is written: ``--to native``, or NAME.parquet, or to stdout."""
-        fits = self.save.suffix == ".parquet" or self.is_piped
+        fits = self.dst.suffix == ".parquet" or self.is_piped
         if self.to == "native" and not fits:
-            raise UnsupportedError(f"{self.save}: a native file: expected NAME.parquet")
+            raise UnsupportedError(f"{self.dst}: a native file: expected NAME.parquet")
         return self.to in (None, "native") and fits
 
     @property
@@ -119,13 +149,22 @@ class ConvertRequest:
         """Whether the file goes to stdout."""
         return str(self.save) == "-"
 
+    @property
+    def dst(self) -> Path:
+        """The file or folder that is written."""
+        dst = self.save or self.train
+        assert dst is not None
+        return dst
+
 
 def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> "WrittenDocument":
     """Write a dump in another form, whole or not at all; the routectl.written/1 document."""
     from ...files.writing import refuse_existing
 
+    if request.train is not None:
+        return _train(request, progress)
     if not request.is_piped:
-        refuse_existing(request.save, force=request.force, folder=request.is_folder)
+        refuse_existing(request.dst, force=request.force, folder=request.is_folder)
     source = Source(
         src=request.src, base=request.base, reading=request.reading, no_tokens=request.no_tokens
     )
@@ -139,21 +178,32 @@ def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> "Writt
     return saved
 
 
+def _train(request: ConvertRequest, progress: Progress) -> "WrittenDocument":
+    """Write the dictionary that a dump teaches."""
+    from ...files.writing import refuse_existing
+
+    refuse_existing(request.dst, force=request.force)
+    dump = request.reading.open(request.src, progress=progress)
+    size = write_dictionary(dump, request.dst, force=request.force, progress=progress)
+    return _written(request, "dictionary", len(dump), size)
+
+
 def _to_native(
     source: Source, found: "tuple[Dump, Dump | None]", request: ConvertRequest, progress: Progress
 ) -> "WrittenDocument":
     """Write a native file, or with ``-`` to stdout, and say what it came to."""
     from ...files.writing import replacing
 
-    (dump, base), dst, verify = found, request.save, request.verify
-    folder = None if request.is_piped else dst.parent
-    output = NativeOutput(codec=request.codec, keep_order=request.keep_order, folder=folder)
-    opened = opened_source(source, output, found)
-    coding, began = opened()[1].coding, time.monotonic()
-    if base is not None and Path(base.meta.path).resolve() == dst.resolve():
+    (dump, base), dst, verify = found, request.dst, request.verify
+    began, folder = time.monotonic(), None if request.is_piped else dst.parent
+    if base is not None and place_of(base.meta.path).resolve() == dst.resolve():
         raise RoutectlError(f"{dst}: is the base of what would be written there")
     if verify and request.is_piped:
         raise RoutectlError("--verify reads what was written: stdout cannot be read")
+    asked = (request.codec, request.keep_order, request.dictionary)
+    output = output_of(dump, base, asked, folder, progress)
+    opened = opened_source(source, output, found)
+    coding = opened()[1].coding
     if request.is_piped:
         count = _write_native(opened, sys.stdout.buffer, request, progress)
         return _written(request, "native", count, None)
@@ -163,7 +213,8 @@ def _to_native(
         count = _write_native(opened, target, request, progress)
         if verify:
             target.flush()
-            _check_native(Path(target.name), coding.base if coding else None, count, progress)
+            against = None if coding is None else coding.against
+            _check_native(Path(target.name), against, count, progress)
     size = bytes_at(dst)
     sizes = shrunk_text(dump.meta.file_bytes, size)
     elapsed = time.monotonic() - began
@@ -187,12 +238,14 @@ def _write_native(
     if count is None:
         dump, form = opened()
         with progress.watching(dump, "converting") as watched:
-            folder = None if request.is_piped else request.save.parent
+            folder = None if request.is_piped else request.dst.parent
             count = stream_native(watched, dump.meta, stream, form.coding, folder=folder)
     return count
 
 
-def _check_native(path: Path, base: "Dump | None", samples: int, progress: Progress) -> bool:
+def _check_native(
+    path: Path, base: "Dump | TokenDictionary | str | None", samples: int, progress: Progress
+) -> bool:
     """Check a native file against the digests in it; whether it has any."""
     from ...formats import open_dump
     from ...formats.native.container import check_native
@@ -208,8 +261,10 @@ def _check_source(dump: "Dump", request: ConvertRequest, progress: Progress) -> 
 
     if dump.meta.format != "native":
         return
-    path, named = Path(file_of(dump.meta.path)), request.reading.input(request.src).base
-    base = None if named is None else open_input(named)
+    path, base = (
+        place_of(file_of(dump.meta.path)),
+        coded_against(request.reading.input(request.src)),
+    )
     if not _check_native(path, base, len(dump), progress):
         progress.note(f"{dump.meta.path}: has no digest to be checked against")
 
@@ -232,7 +287,7 @@ def _target(request: ConvertRequest) -> "TargetSpec":
     """The target that is asked for, by name or by the suffix of DST. Raises RoutectlError."""
     from ...formats.targets.table import BY_SUFFIX, TARGETS, target_named
 
-    dst = request.save
+    dst = request.dst
     name = request.to or BY_SUFFIX.get(dst.suffix)
     if name is None:
         several = [one.name for one in TARGETS if one.suffix == dst.suffix and dst.suffix]
@@ -259,7 +314,7 @@ def _to_target(dump: "Dump", request: ConvertRequest, progress: Progress) -> "Wr
     from ...formats.targets.write import write_target
     from ...ops.pack.coverage import placed_rows
 
-    dst, piped, target = request.save, request.is_piped, _target(request)
+    dst, piped, target = request.dst, request.is_piped, _target(request)
     layers = _num_layers(dump, request)
     shape = Shape(target, dump.meta, layers, request.missing, request.lossy)
     if target.rows in ("N", "N-1") and request.missing != "drop":
@@ -290,7 +345,7 @@ def _written(
 
     return written_document(
         request.src,
-        str(request.save),
+        str(request.dst),
         samples,
         format=form,
         dropped=0 if done is None else done.dropped,

@@ -8,6 +8,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from ...dump import Dump
+from ...files.places import place_of
 from ...model import ModelFacts
 from ...reports.document import AskedEntry
 from ..asked import asked_of
@@ -81,7 +82,7 @@ def _fitted(value: Any, kind: Any) -> Any:
             return tuple(f"{name}={part}" for name, part in value.items())
         return tuple(map(_text, value)) if isinstance(value, list | tuple) else value
     if isinstance(value, str) and Path in kinds and str not in kinds:
-        return Path(value)
+        return place_of(value)
     if isinstance(value, PathLike) and str in kinds and Path not in kinds:
         return fspath(value)
     if str in kinds and isinstance(value, range | list | tuple):

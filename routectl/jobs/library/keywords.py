@@ -31,6 +31,10 @@ Texts = str | Sequence[str] | Mapping[str, object]
 class CheckKeywords(TypedDict, total=False):
     """Of ``check``."""
 
+    jobs: int | None
+    ray: str | None
+    shard: str | None
+    partial: AnyPath | None
     model: Model | None
     start: int | None
     format: str | None
@@ -50,6 +54,7 @@ class ConvertKeywords(TypedDict, total=False):
     """Of ``convert``."""
 
     jobs: int | None
+    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -58,6 +63,7 @@ class ConvertKeywords(TypedDict, total=False):
     missing: str | None
     lossy: bool
     codec: str
+    dictionary: str | None
     keep_order: bool
     verify: bool
     no_tokens: bool
@@ -69,6 +75,7 @@ class DiffKeywords(TypedDict, total=False):
     """Of ``diff``."""
 
     jobs: int | None
+    ray: str | None
     shard: str | None
     model: Model | None
     start: int | None
@@ -128,6 +135,8 @@ class PackKeywords(TypedDict, total=False):
     balance: str | None
     plan: AnyPath | None
     layout: Texts
+    jobs: int | None
+    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -155,6 +164,8 @@ class RecomputeKeywords(TypedDict, total=False):
     max_tokens_per_pass: int | None
     logprobs: bool | None
     gate_logprobs: bool | None
+    jobs: int | None
+    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -183,6 +194,8 @@ class ShowKeywords(TypedDict, total=False):
 class StalenessKeywords(TypedDict, total=False):
     """Of ``staleness``."""
 
+    jobs: int | None
+    ray: str | None
     model: Model | None
     start: int | None
     format: str | None
@@ -207,6 +220,8 @@ class StalenessKeywords(TypedDict, total=False):
 class UnpackKeywords(TypedDict, total=False):
     """Of ``unpack``."""
 
+    jobs: int | None
+    ray: str | None
     no_tokens: bool
     force: bool
     progress: Progress
@@ -215,6 +230,10 @@ class UnpackKeywords(TypedDict, total=False):
 class VerifyKeywords(TypedDict, total=False):
     """Of ``verify``."""
 
+    jobs: int | None
+    ray: str | None
+    shard: str | None
+    partial: AnyPath | None
     model: Model | None
     start: int | None
     format: str | None
@@ -224,4 +243,5 @@ class VerifyKeywords(TypedDict, total=False):
     allow_missing: bool
     skip_damaged: bool
     rank: str | None
+    force: bool
     progress: Progress

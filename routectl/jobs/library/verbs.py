@@ -115,8 +115,8 @@ def staleness(
     texts = tuple(f"{name}={where}" for name, where in at)
     request = request_of(StalenessRequest, more, dump=path_text(dump), at=texts)
     question = question_of(request, progress)
-    if options is not None:
-        question = replace(question, options=options)
+    options = question.options if options is None else options
+    question = replace(question, options=replace(options, each=True))  # for a table of samples
     held = [where for _, where in at if isinstance(where, HeldDump)]
     if isinstance(versions, Mapping) and not held:
         result, document = compare_versions(request, question)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FormatError, MismatchError
+from ...files.places import place_of
 from ...visible import quoted
 from ..options import argument
 from ..progress import SILENT, Progress
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["MERGED", "MergeRequest", "answer_merge"]
 
 MERGED = (  # of each command whose partials merge its room, which has MERGEABLE
+    ("check", "check.merging"),
     ("diff", "diff.merging"),
+    ("staleness", "staleness.merging"),
+    ("verify", "pack.merging"),
 )
 _DAMAGED = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 _TOLD = 8  # parts that are missing, by number
@@ -38,7 +42,7 @@ def answer_merge(request: MergeRequest, progress: Progress = SILENT) -> "Documen
     MismatchError for partials of several requests, for one part twice and for parts that are
     missing.
     """
-    paths = [Path(name) for name in request.partial]
+    paths = [place_of(name) for name in request.partial]
     verb = _refuse_unlike(paths)
     room = import_module(f"..{dict(MERGED)[verb]}", __package__)
     how: Mergeable = room.MERGEABLE

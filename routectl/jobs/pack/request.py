@@ -1,6 +1,7 @@
 """What ``routectl pack`` is asked: to write replay tensors, to verify some, to lay samples out."""
 
 from dataclasses import MISSING, asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ from ..options import argument, force_option, no_tokens_option, option, save_opt
 from ..progress import SILENT, Progress
 from ..reading import WITHOUT_TOKENS, Reading, reachable
 from ..shards.crew import Crew
+from ..shards.run import added
+from ..shards.share import ShardOptions
+from ..shards.work import Opened
 from .folder import Job, Origin, check_picked, job_of_manifest
 from .layout import (
     Layout,
@@ -24,7 +28,7 @@ from .layout import (
 )
 from .samples import Allowed, Skipped, Taken, take_samples
 from .settings import given_keys, settled_layout
-from .verify import verify_folder
+from .verify import Folder, VerifyWork
 from .writing import write_folder
 
 if TYPE_CHECKING:
@@ -42,6 +46,7 @@ __all__ = [
     "lay_out_samples",
     "pack_dump",
     "verify_dump",
+    "verify_work",
 ]
 
 _RANK = "Only these ranks, such as cp=1,tp=0."
@@ -99,6 +104,9 @@ class VerifyRequest:
     allow_missing: bool = option(False, help=_MISSING)
     skip_damaged: bool = option(False, help=_DAMAGED)
     rank: str | None = option(None, metavar="RANK", help=_RANK)
+    crew: Crew = field(default_factory=Crew)
+    share: ShardOptions = field(default_factory=ShardOptions)
+    force: bool = False
     reading: Reading = field(default_factory=Reading)
 
 
@@ -131,6 +139,7 @@ def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
     from ...files.folders import replacing_folder
     from ...files.writing import refuse_existing
     from ...formats.replay.folder import foreign_content
+    from ...formats.replay.manifest import MANIFEST
     from ...ops.pack.pack import greatest_id
     from ...ops.pack.padding import TensorSpec
 
@@ -152,7 +161,7 @@ def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
     origin = Origin(reachable(request.dump), request.reading, request.no_tokens)
     job = Job(taken.dump, packing, spec, only, request.allow_missing, skipped, origin=origin)
     named = [asdict(one) for one in sources]
-    with replacing_folder(save, force=force, foreign=foreign_content) as folder:
+    with replacing_folder(save, force=force, foreign=foreign_content, last=MANIFEST) as folder:
         try:
             manifest = write_folder(job, folder, request.crew, progress, named)
         except ValueError as error:  # padding, dtype and ep that do not fit the dump
@@ -175,19 +184,52 @@ def has_manifest(folder: Path) -> bool:
 
 
 def answer_verify(request: VerifyRequest, progress: Progress = SILENT) -> "Document":
-    """The routectl.verify/1 document: whether every route is there, exactly once."""
+    """The routectl.verify/1 document: whether every route is there, exactly once.
+
+    With --partial what was counted is written there, and the document is routectl.written/1.
+    """
     from ...reports.pack.document import verified_document
 
+    if request.share.partial is not None:
+        return _write_verified(request, progress)
     found, meta = verify_dump(request, progress)
     return verified_document(found, str(request.folder), meta)
+
+
+def _write_verified(request: VerifyRequest, progress: Progress) -> "Document":
+    from ...files.writing import refuse_existing
+    from ...reports.dumps import written_document
+    from ..shards.parting import write_partial
+
+    path = request.share.partial
+    assert path is not None
+    refuse_existing(path, force=request.force)
+    if request.reading.input(request.against).path == "-":
+        raise RoutectlError("--shard: a dump is on standard input: each part would read it")
+    work = verify_work(request, progress)
+    samples = write_partial("verify", request, work, work.identity, progress)
+    return written_document(str(request.folder), str(path), samples)
 
 
 def verify_dump(
     request: VerifyRequest, progress: Progress = SILENT
 ) -> "tuple[Verification, DumpMeta]":
     """What a folder comes to beside the dump that it was made from, and that dump's meta."""
-    job = _verified(request, progress)
-    return verify_folder(job, request.folder, progress), job.dump.meta
+    work = verify_work(request, progress)
+    here = work.folder()
+    return here.result(added(work, request.crew, progress)), here.job.dump.meta
+
+
+def verify_work(request: VerifyRequest, progress: Progress) -> VerifyWork:
+    """The work of verifying a folder, or a part of it."""
+    here = Folder(_verified(request, progress), request.folder)
+    opening = partial(_again, replace(request, against=reachable(request.against)))
+    return VerifyWork(Opened(opening, here), request.share.place)
+
+
+def _again(request: VerifyRequest) -> Folder:
+    """A folder beside its dump, in another process."""
+    return Folder(_verified(request, SILENT), request.folder)
 
 
 def _verified(request: VerifyRequest, progress: Progress) -> Job:

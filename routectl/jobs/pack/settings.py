@@ -8,6 +8,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args
 
 from ...errors import MismatchError, RoutectlError, UnsupportedError
+from ...files.places import place_of
 from ...layouts.plan import BALANCES
 from ...layouts.rules import FRAMEWORKS
 from ...visible import quoted
@@ -105,7 +106,7 @@ def _said(text: str) -> _Said:
     if _PAIR.fullmatch(text):
         where = f"--layout {text:.60}"
         return _Said({n: _typed(n, value, where) for n, value in _pairs(text)})
-    path = Path(text)
+    path = place_of(text)
     from ...formats.configs.flat import read_flat
     from ...formats.configs.trainers import trainer_layout
 
@@ -179,7 +180,7 @@ def _typed(name: str, value: Any, where: str) -> Any:
         raise RoutectlError(f"{where}: {_key(name)}: got {quoted(value)}, expected text")
     if name in _CHOICES:
         check_choice(f"{where}: {_key(name)}", value, _CHOICES[name])
-    return Path(value) if plain is Path else value
+    return place_of(value) if plain is Path else value
 
 
 def _drop_weaker(values: dict[str, Any], whose: dict[str, int], said: Sequence[_Said]) -> None:

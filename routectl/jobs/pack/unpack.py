@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import FormatError, MismatchError, UnsupportedError
+from ...errors import FormatError, MismatchError, RoutectlError, UnsupportedError
 from ...reports.text.wording import plural
 from ..convert.native import write_native_on
 from ..options import argument, force_option, no_tokens_option, save_option
@@ -40,6 +40,10 @@ class UnpackRequest:
     no_tokens: bool = no_tokens_option("DST")
     force: bool = force_option()
     crew: Crew = dataclasses.field(default_factory=Crew)
+
+    def __post_init__(self) -> None:
+        if self.crew.ray is not None:
+            raise RoutectlError("--ray: unpack is of one machine: expected --jobs N")
 
 
 class _Stored(Sequence[Any]):

@@ -1,106 +1,192 @@
 """``routectl verify``: a replay folder's tensors checked, rank by rank."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..progress import Progress
+from ..shards.share import share_of
+from ..shards.work import Opened, Shard, cut_runs
 from .folder import Job, misfit, places
 from .moves import find_moves
 from .samples import held_if_small
 
 if TYPE_CHECKING:
+    from ...dump import Dump
     from ...formats.replay.folder import RankFile, RankTensors
-    from ...layouts.packing import Packing
+    from ...layouts.packing import Packing, Share
     from ...ops.pack.once import Landed
+    from ...ops.pack.partial import VerifyPartial
     from ...ops.pack.suspects import Suspect
     from ...ops.pack.verify import Tally, Verification
 
-__all__ = ["verify_folder"]
+__all__ = ["Folder", "VerifyWork"]
 
 _GROUPS = 8  # with something wrong that are looked at for a layout that they match
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class VerifyWork:
+    """The files of a folder; each process opens the dump once."""
+
+    folder: "Opened[Folder]"
+    place: tuple[int, int] = (1, 1)
+    doing: str = "verifying"
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What says which files are verified: see ``digest_of``."""
+        here = self.folder()
+        files = sorted((place.path, path.stat().st_size) for place, path in here.found.items())
+        return files, here.job.packing.lens, here.job.dump.meta.layers_L
+
+    def cut(self, most: int) -> list[Shard]:
+        """Groups of ranks that share samples, about as many bytes of each shard."""
+        here = self.folder()
+        groups, shards = here.groups(), []
+        weights = [here.bytes_of(group) for group in groups]
+        if self.place[1] > 1:
+            parts, at = share_of(cut_runs(weights, self.place[1], 1), self.place)
+            groups = groups[parts[at].start : parts[at].stop]
+            weights = weights[parts[at].start : parts[at].stop]
+        for run in cut_runs(weights, most):
+            own = groups[run.start : run.stop]
+            name = f"{here.folder}: {here.ranks[own[0][0]].path} and what follows" if own else ""
+            samples = sum(len(here.share(group[0]).samples) for group in own)
+            weight = sum(weights[run.start : run.stop])
+            shards.append(Shard(name, weight, samples, own))
+        return shards
+
+    def partial(self, shard: Shard) -> "VerifyPartial":
+        """What some groups come to."""
+        return self.folder().partial(shard.of)
+
+
+class Folder:
+    """A folder's files beside a job: groups of ranks that share samples are checked apart."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        from ...formats.replay.folder import list_tensors
+
+        self.job, self.folder, self.found = job, folder, list_tensors(folder)
+        self.ranks = list(places(job.packing, job.only))
+        self.whole = not {"dp", "cp", "tp"} & set(job.only)
+
+    def empty(self) -> "VerifyPartial":
+        """Of no files."""
+        from ...ops.pack.partial import VerifyPartial
+        from ...ops.pack.verify import Tally
+
+        meta = self.job.dump.meta
+        return VerifyPartial(Tally(meta.num_experts, meta.layers_L, self.job.allow_missing))
+
+    def groups(self) -> list[list[int]]:
+        """The numbers of the ranks that share a micro-batch's samples, each number once.
+
+        A route is in one group alone, so that it is known there whether it is on a rank once.
+        """
+        found: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        for number, place in enumerate(self.ranks):
+            found.setdefault((place.mb, tuple(self.share(number).samples)), []).append(number)
+        return list(found.values())
+
+    def share(self, number: int) -> "Share":
+        """What a rank has of its micro-batch."""
+        place = self.ranks[number]
+        return self.job.packing.share(place.mb, place.dp, place.cp)
+
+    def bytes_of(self, group: list[int]) -> int:
+        """The size of the files of some ranks."""
+        paths = [self.found[place] for n in group if (place := self.ranks[n]) in self.found]
+        return sum(path.stat().st_size for path in paths)
+
+    def partial(self, groups: "Iterable[list[int]]") -> "VerifyPartial":
+        """Hold each rank's file of some groups against the dump."""
+        found, job = self.empty(), self.job
+        for group in groups:
+            share = self.share(group[0])
+            held = held_if_small(job.dump.select(samples=share.samples), share.packing)
+            for number in group:
+                self._check(number, held, found)
+            if self.whole:
+                columns = [job.dump.meta.layers_L.index(n) for n in _stage_layers(job)]
+                for index, sample in zip(share.samples, held, strict=True):
+                    if sample.routes is not None:
+                        stop = job.packing.num_routes(index)
+                        found.tally.once.owe(index, sample.routes, stop, columns)
+            found.tally.once.settle()
+        return found
+
+    def _check(self, number: int, held: "Dump", found: "VerifyPartial") -> None:
+        """Hold one rank's file against its samples."""
+        from ...formats.replay.folder import file_digest, read_tensors
+        from ...ops.pack.pack import Rank
+        from ...ops.pack.verify import RankIds, check_tensors
+
+        place, job, tally = self.ranks[number], self.job, found.tally
+        path = self.found.get(place)
+        if path is None:
+            found.absent[number] = place.path
+            return
+        share, name = self.share(number), self._name(place)
+        tensors, tally.number = read_tensors(path), number
+        found.read += 1
+        if job.digests is not None and job.digests.get(place.path) != file_digest(path):
+            found.changed[number] = name
+        faults = _faults(job, share.packing, tensors, name)
+        if faults:
+            found.faults[number] = faults
+        wrong, ids = misfit(job, place, tensors, name), RankIds(name, tensors.layers, tensors.mask)
+        if wrong is not None:
+            found.misfits[number] = wrong
+            if all(one.shape[1:] == (job.dump.meta.top_k,) for one in tensors.layers.values()):
+                tally.add_strays(ids)
+            return
+        samples = zip(share.samples, (s.routes for s in held), strict=True)
+        check_tensors(tally, ids, share.packing, Rank(share.cp_rank, place.tp, place.pp), samples)
+
+    def _name(self, place: "RankFile") -> str:
+        return str(self.found[place].relative_to(self.folder))
+
+    def result(self, found: "VerifyPartial") -> "Verification":
+        """What all files come to; what is wrong is looked at again, in the folder and the dump."""
+        from ...ops.pack.verify import Verification
+
+        job, tally, known = self.job, found.tally, set(places(self.job.packing, {}))
+        misfits = {self.ranks[number] for number in found.misfits}
+        files = _Files({place: self._name(place) for place in self.found}, misfits)
+        whose = {place: path for place, path in self.found.items() if place in known}
+        moves, explained = find_moves(job, whose, _wrong_files(files, tally))
+        judged, suspects = (None, ()) if explained else _suspects(job, self.found, files, tally)
+        return Verification(
+            tally,
+            files=found.read,
+            absent_files=tuple(found.absent[n] for n in sorted(found.absent)),
+            misfits=tuple(found.misfits[n] for n in sorted(found.misfits)),
+            landed=self._landed(tally) if self.whole else None,
+            suspects=suspects,
+            ep=job.spec.ep,
+            extra_files=tuple(name for place, name in files.names.items() if place not in known),
+            faults=tuple(line for n in sorted(found.faults) for line in found.faults[n]),
+            changed=tuple(found.changed[n] for n in sorted(found.changed)),
+            judged=judged,
+            moves=moves,
+        )
+
+    def _landed(self, tally: "Tally") -> "Landed":
+        """How the routes of all samples in the plan were found."""
+        plan = self.job.packing.plan
+        used = range(len(self.job.packing.lens)) if plan is None else plan.samples()
+        return tally.once.landed(self.job.dump[index].routes for index in used)
+
+
+@dataclass(frozen=True, slots=True)
 class _Files:
-    """What was found of files; names are those in the folder."""
+    """Files by place; names are those in the folder, misfits are of another shape."""
 
     names: "dict[RankFile, str]"
-    absent: list[str] = field(default_factory=list)
-    misfits: "dict[RankFile, str]" = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
-    read: int = 0
-
-
-def verify_folder(job: Job, folder: Path, progress: Progress) -> "Verification":
-    """Check the tensors in a folder against the job's dump; what is wrong is in the result."""
-    from ...formats.replay.folder import list_tensors
-    from ...ops.pack.verify import Tally, Verification
-
-    packing, meta = job.packing, job.dump.meta
-    found = list_tensors(folder)
-    tally = Tally(meta.num_experts, meta.layers_L, job.allow_missing)
-    files = _Files({place: str(path.relative_to(folder)) for place, path in found.items()})
-    _check_files(job, found, files, tally, progress)
-    whose = {place: path for place, path in found.items() if place in set(places(packing, {}))}
-    moves, explained = find_moves(job, whose, _wrong_files(files, tally))
-    judged, suspects = (None, ()) if explained else _suspects(job, found, files, tally)
-    whole = not {"dp", "cp", "tp"} & set(job.only)
-    known = set(places(packing, {}))
-    return Verification(
-        tally,
-        files=files.read,
-        absent_files=tuple(files.absent),
-        misfits=tuple(files.misfits.values()),
-        landed=_landed(job, tally) if whole else None,
-        suspects=suspects,
-        ep=job.spec.ep,
-        extra_files=tuple(name for place, name in files.names.items() if place not in known),
-        faults=tuple(files.faults),
-        changed=tuple(files.changed),
-        judged=judged,
-        moves=moves,
-    )
-
-
-def _check_files(
-    job: Job, found: "dict[RankFile, Path]", files: _Files, tally: "Tally", progress: Progress
-) -> None:
-    """Hold each rank's file against the dump; what is wrong goes into files and tally."""
-    from ...formats.replay.folder import file_digest, read_tensors
-    from ...ops.pack.pack import Rank
-    from ...ops.pack.verify import RankIds, check_tensors
-
-    packing, ranks = job.packing, list(places(job.packing, job.only))
-    held_for, held = None, job.dump
-    with progress.counting("verifying", len(ranks), "files", lambda rate: "") as advance:
-        for place in ranks:
-            advance(0)
-            if place not in found:
-                files.absent.append(place.path)
-                continue
-            share, name = packing.share(place.mb, place.dp, place.cp), files.names[place]
-            if held_for != share.samples:
-                part = job.dump.select(samples=share.samples)
-                held, held_for = held_if_small(part, share.packing), share.samples
-            tensors = read_tensors(found[place])
-            files.read += 1
-            if job.digests is not None and job.digests.get(place.path) != file_digest(found[place]):
-                files.changed.append(name)
-            files.faults += _faults(job, share.packing, tensors, name)
-            wrong = misfit(job, place, tensors, name)
-            if wrong is not None:
-                files.misfits[place] = wrong
-                if all(one.shape[1:] == (job.dump.meta.top_k,) for one in tensors.layers.values()):
-                    tally.add_strays(RankIds(name, tensors.layers, tensors.mask))
-                continue
-            samples = zip(share.samples, (s.routes for s in held), strict=True)
-            ids = RankIds(name, tensors.layers, tensors.mask)
-            check_tensors(
-                tally, ids, share.packing, Rank(share.cp_rank, place.tp, place.pp), samples
-            )
+    misfits: "set[RankFile]"
 
 
 def _faults(job: Job, packing: "Packing", tensors: "RankTensors", name: str) -> list[str]:
@@ -131,23 +217,16 @@ def _stage_layers(job: Job) -> list[int]:
     return [n for pp in asked for chunk in job.packing.stage_layers(pp, layers) for n in chunk]
 
 
-def _landed(job: Job, tally: "Tally") -> "Landed":
-    """How the routes of all samples in the plan were found."""
-    plan, layers = job.packing.plan, _stage_layers(job)
-    columns = [job.dump.meta.layers_L.index(layer) for layer in layers]
-    used = range(len(job.packing.lens)) if plan is None else plan.samples()
-    for index in used:
-        routes = job.dump[index].routes
-        if routes is not None:
-            tally.once.owe(index, routes, job.packing.num_routes(index), columns)
-    return tally.once.landed(job.dump[index].routes for index in used)
+def _counts(tally: "Tally", name: str) -> Counter[int]:
+    """The wrong rows of a file's layers."""
+    return Counter(tally.wrong_at.get(name, {}))
 
 
 def _wrong_files(files: _Files, tally: "Tally") -> "dict[RankFile, int | None]":
     """Files with something wrong, and the layer with most wrong rows; None for one that misfits."""
     found: dict[RankFile, int | None] = {}
     for place, name in files.names.items():
-        counts = tally.wrong_at.get(name, Counter[int]())
+        counts = _counts(tally, name)
         if place in files.misfits or counts.total():
             found[place] = None if place in files.misfits else max(counts, key=lambda n: counts[n])
     return found
@@ -166,13 +245,11 @@ def _suspects(
         share = job.packing.share(place.mb, place.dp, place.cp)
         key = (place.mb, place.pp, share.samples)
         groups.setdefault(key, []).append(place)
-        trouble[key] += tally.wrong_at.get(name, Counter[int]()).total()
+        trouble[key] += _counts(tally, name).total()
         trouble[key] += sum(share.packing.lens) if place in files.misfits else 0
     judged = None
     for key in (key for key, wrong in trouble.most_common(_GROUPS) if wrong):
-        counts = sum(
-            (tally.wrong_at.get(files.names[p], Counter()) for p in groups[key]), Counter[int]()
-        )
+        counts = sum((_counts(tally, files.names[p]) for p in groups[key]), Counter[int]())
         layer, suspects = _match(job, {p: found[p] for p in groups[key]}, counts)
         if layer is not None:
             judged = judged or (key[0], key[1], layer)

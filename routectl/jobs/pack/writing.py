@@ -40,6 +40,8 @@ def write_folder(
     from ...formats.replay.folder import write_manifest
 
     written = added(_Writing(job, folder), crew, progress)
+    for left in folder.rglob(".*.tmp"):  # by a worker that was killed; another did its work
+        left.unlink()
     manifest = _manifest(job, written)
     if layout_from:
         manifest["layout_from"] = list(layout_from)
@@ -151,7 +153,7 @@ def _write_samples(job: Job, folder: Path) -> _Written:
     bare = dataclasses.replace(  # a folder of replay tensors holds none
         meta, margins=False, group_margins=False, gates=False
     )
-    write_native(_without_routes(one_layer, extents), bare, folder / SAMPLES, force=False)
+    write_native(_without_routes(one_layer, extents), bare, folder / SAMPLES, force=True)
     return _Written(extents=tuple(extents))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import MismatchError, RoutectlError, UnsupportedError
+from ...files.places import place_of
 from ...files.scratch import scratch_folder
 from ..progress import Progress
 from ..recompute.router_inputs import layer_routers
@@ -57,7 +58,7 @@ def named_paths(option: str, values: Sequence[str] | None) -> dict[str, Path]:
             raise RoutectlError(f"{option} {value!r}: expected NAME=PATH, for example v1=ckpt/v1")
         if name in found:
             raise RoutectlError(f"{option}: {name!r} is given twice")
-        found[name] = Path(path)
+        found[name] = place_of(path)
     return found
 
 

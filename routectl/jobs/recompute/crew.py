@@ -1,4 +1,6 @@
-"""The processes that share a run: of this machine, one a device, or those that torchrun started."""
+"""The processes that share a run: of this machine, one a device, those that torchrun started, or
+workers of a Ray cluster.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,19 +16,23 @@ if TYPE_CHECKING:
     from ...dump import Dump
     from ...forward import Prepared
     from ...forward.torchrun import Ranks
+    from ..cluster.tasks import Cluster
+    from .cluster import Elsewhere
 
 __all__ = ["DeviceCrew", "crew_of"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DeviceCrew:
-    """Who runs: a process for each of ``devices``, or the ``ranks`` of torchrun, this one on its
-    device. The one that leads cuts the shares and joins the parts; ``progress`` hears of it.
+    """Who runs: a process for each of ``devices``, the ``ranks`` of torchrun, this one on its
+    device, or workers ``elsewhere``. The one that leads cuts the shares and joins the parts;
+    ``progress`` hears of it.
     """
 
     devices: tuple[str, ...]
     ranks: "Ranks | None"
     progress: Progress
+    elsewhere: "Elsewhere | None" = None
 
     @property
     def size(self) -> int:
@@ -41,6 +47,8 @@ class DeviceCrew:
     @property
     def sharing(self) -> int:
         """How many processes there are at most on a device; under torchrun on the CPU."""
+        if self.elsewhere is not None:
+            return self.elsewhere.sharing
         if self.ranks is None:
             return max(self.devices.count(device) for device in self.devices)
         return self.ranks.local_size if self.devices == ("cpu",) else 1
@@ -50,6 +58,10 @@ class DeviceCrew:
         if (self.ranks is not None and self.size > 1) or "," in asked:
             raise RoutectlError("--router-inputs is written by one process: expected one --device")
         return DeviceCrew(self.devices[:1], self.ranks, self.progress)
+
+    def prepare(self, work: DeviceWork) -> "Prepared":
+        """The checkpoint opened by its headers, as it will be run."""
+        return work.prepare() if self.elsewhere is None else self.elsewhere.prepare(work)
 
     def run(
         self, work: DeviceWork, prepared: "Prepared", source: "Dump", todo: Sequence[int]
@@ -64,6 +76,9 @@ class DeviceCrew:
             work.given(share, streaming=how, check_tokens=CHECKED_TOKENS * (number == first))
             for number, share in enumerate(shares)
         ]
+        if self.elsewhere is not None:
+            self.elsewhere.run(works, self.progress)
+            return
         if self.ranks is not None:
             self._lead(self.ranks, works)
             return
@@ -96,8 +111,11 @@ class DeviceCrew:
             ranks.hear(f"done/{rank}")
 
 
-def crew_of(device: str, threads: int | None, progress: Progress) -> DeviceCrew:
-    """Who runs on what was asked for with ``--device`` and ``--threads``, or by torchrun.
+def crew_of(
+    device: str, threads: int | None, progress: Progress, cluster: "Cluster | None" = None
+) -> DeviceCrew:
+    """Who runs on what was asked for with ``--device`` and ``--threads``, by torchrun, or on a
+    cluster.
 
     Raises UnsupportedError as pick_devices does.
     """
@@ -105,6 +123,13 @@ def crew_of(device: str, threads: int | None, progress: Progress) -> DeviceCrew:
     from ...forward.torchrun import ranks_of_torchrun
 
     ranks = ranks_of_torchrun()
+    if cluster is not None:
+        from .cluster import elsewhere_of
+
+        if ranks is not None:
+            raise RoutectlError("--ray: torchrun has started this process already")
+        workers = elsewhere_of(cluster, device, threads)
+        return DeviceCrew((workers.device,) * workers.size, None, progress, workers)
     if ranks is None:
         return DeviceCrew(pick_devices(device, threads), None, progress)
     return DeviceCrew(pick_devices(device, threads, ranks.local), ranks, progress)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import FormatError, MismatchError, RoutectlError
 from ...files.destinations import cannot_write
+from ...files.places import waiting_for
 from ...files.private import close_to_others, private_folder
 from ...files.reading import read_bytes
 from ...files.temporaries import discard_folder, is_at, lock_is_had
@@ -147,7 +148,7 @@ def _digests(samples: "Iterable[Sample]") -> list[str | None]:
 
 def parts_folder(output: Path) -> Path:
     """Where the finished parts of an output wait."""
-    return output.with_name(output.name + _ENDING)
+    return waiting_for(output, _ENDING)
 
 
 @contextmanager

@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import MismatchError, RoutectlError, UnsupportedError
+from ...errors import RoutectlError, UnsupportedError
+from ...files.places import place_of
 from ...reports.text.wording import plural
-from ..compared.compared import Judging, compared, metric_names, parsed_limits
+from ..compared.compared import Judging, metric_names, parsed_limits
 from ..options import (
     argument,
     check_bounds,
@@ -19,7 +20,9 @@ from ..options import (
 )
 from ..progress import SILENT, Progress
 from ..reading import WITHOUT_TOKENS, Reading, refuse_relative
+from ..shards.crew import Crew
 from .crew import DeviceCrew, crew_of
+from .figures import Against, compare_written, open_source
 from .forwarding import Forwarding, run_options
 from .noise import NoiseRun, noise_runs
 from .parts import parts_folder
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from ...ops.diff.thresholds import Threshold
     from ...reports.diff.schema import DiffDocument
     from ...reports.recompute.schema import NoiseRunEntry, RecomputeDocument, WrittenEntry
+    from ..cluster.tasks import Cluster
 
 __all__ = ["RecomputeRequest", "Recomputed", "recompute_dump"]
 
@@ -77,6 +81,7 @@ class RecomputeRequest:
     no_tokens: bool = no_tokens_option("DST, its parts and the page")
     force: bool = False
     detail: bool = False
+    crew: Crew = dataclasses.field(default_factory=Crew)
     reading: Reading = dataclasses.field(default_factory=Reading)
 
     def __post_init__(self) -> None:
@@ -129,10 +134,10 @@ def recompute_dump(request: RecomputeRequest, progress: Progress = SILENT) -> Re
         force=request.force,
     )
     how = request.forwarding
-    crew = crew_of(how.device, how.threads, progress)
+    crew = crew_of(how.device, how.threads, progress, _cluster(request))
     if crew.leads and not (request.resume and parts_folder(request.save).exists()):
         saving.refuse()
-    if is_router_inputs(Path(request.dump)):
+    if is_router_inputs(place_of(request.dump)):
         return _from_inputs(request, progress) if crew.leads else None
     _refuse_mixed(request)
     if request.router_inputs is not None:
@@ -161,24 +166,9 @@ def _compared(
     request: RecomputeRequest, source: "Dump", progress: Progress
 ) -> "dict[str, DiffDocument] | str":
     """The dump against the routes of each mode, or why there is nothing to compare."""
-    from ...formats.native.container import open_native
-    from ...ops.diff.diff import DiffOptions
-
-    if all(sample.routes is None for sample in source):
-        return f"{source.meta.path} has no routes"
-    found = {}
-    for mode, path in request.targets.items():
-        try:
-            found[mode] = compared(
-                source,
-                open_native(path),
-                DiffOptions(detail=request.detail),
-                Judging(limits=request.limits),
-                progress,
-            ).document
-        except MismatchError as error:
-            return str(error)
-    return found
+    reading, judging = _reading(request), Judging(limits=request.limits)
+    against = Against(request.dump, reading, judging, request.detail)
+    return compare_written(against, source, request.targets, request.crew, progress)
 
 
 def _written(mode: str, path: Path) -> "WrittenEntry":
@@ -219,7 +209,7 @@ def _from_inputs(request: RecomputeRequest, progress: Progress) -> Recomputed:
     output = request.save
     count = recompute_from_inputs(
         request.checkpoint,
-        Path(request.dump),
+        place_of(request.dump),
         output,
         force=request.force,
         model=model,
@@ -238,6 +228,22 @@ def _from_inputs(request: RecomputeRequest, progress: Progress) -> Recomputed:
     return Recomputed({"router inputs": output}, document)
 
 
+def _cluster(request: RecomputeRequest) -> "Cluster | None":
+    """The Ray cluster that runs the checkpoint; None: this machine does. Raises RoutectlError."""
+    from ...checkpoints.router_inputs import is_router_inputs
+
+    if request.crew.ray is None:
+        return None
+    for name, asked in (
+        ("--noise-floor", request.noise_floor),
+        ("--router-inputs", request.router_inputs is not None),
+        (f"{request.dump}, router inputs,", is_router_inputs(Path(request.dump))),
+    ):
+        if asked:
+            raise RoutectlError(f"{name} is of one process: expected no --ray")
+    return request.crew.cluster
+
+
 def _refuse_mixed(request: RecomputeRequest) -> None:
     """Refuse options that do not go together."""
     if request.noise_floor and request.forwarding.mode == "both":
@@ -248,10 +254,7 @@ def _refuse_mixed(request: RecomputeRequest) -> None:
 
 def _work(request: RecomputeRequest, crew: DeviceCrew) -> DeviceWork:
     """What is to be run; the checkpoint says the dump's layers, unless something else does."""
-    reading = request.reading
-    if reading.model is None:
-        reading = dataclasses.replace(reading, model=request.checkpoint)
-    opened = partial(_opened, request.dump, reading)
+    opened = partial(open_source, request.dump, _reading(request))
     return DeviceWork(
         options=run_options(
             request.checkpoint,
@@ -267,16 +270,12 @@ def _work(request: RecomputeRequest, crew: DeviceCrew) -> DeviceWork:
     )
 
 
-def _opened(path: str, reading: Reading) -> "Dump":
-    """The dump; one that has tokens and no routes too."""
-    from ...formats.wire.sample import NoRoutesError
-
-    try:
-        return reading.open(path)
-    except NoRoutesError as error:
-        if error.dump is None:
-            raise
-        return error.dump
+def _reading(request: RecomputeRequest) -> Reading:
+    """How the dump is read; the checkpoint says its layers, unless something else does."""
+    reading = request.reading
+    if reading.model is not None:
+        return reading
+    return dataclasses.replace(reading, model=request.checkpoint)
 
 
 def _noise(

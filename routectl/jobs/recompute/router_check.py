@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RoutectlError
+from ...files.places import place_of
 
 if TYPE_CHECKING:
     from ...forward import Forwarded, Prepared
@@ -59,7 +59,7 @@ def check_routers(prepared: "Prepared", result: "Forwarded") -> Mapping[int, int
     from ...ops.predict.replay_inputs import replay_inputs
     from .router_inputs import layer_routers
 
-    folder = Path(prepared.options.checkpoint)
+    folder = place_of(prepared.options.checkpoint)
     opened = open_checkpoint(str(folder))
     assert opened.config is not None
     recipe = router_recipe(opened)

@@ -49,7 +49,7 @@ def write_recompute(
 
     Finished parts wait beside ``work.output``. Raises MismatchError where another run left parts.
     """
-    prepared, source = work.prepare(), work.open_source()
+    prepared, source = crew.prepare(work), work.open_source()
     job = job_of(prepared, source, tokens=work.tokens)
     modes = tuple(saving.targets)
     with holding_parts(work.output, job, modes, resume=saving.resume) as parts:
@@ -62,7 +62,7 @@ def write_recompute(
             done = plural(len(source) - len(todo), "sample")
             crew.progress.note(f"{done} done before; going on")
         try:
-            if crew.size == 1:
+            if crew.size == 1 and crew.elsewhere is None:
                 _run_alone(prepared, source, todo, parts, saving, crew.progress)
             else:
                 crew.run(work, prepared, source, todo)

@@ -76,7 +76,7 @@ def job_of(prepared: "Prepared", source: "Dump", *, tokens: bool = True) -> dict
 
     Results of a GPU do not depend on the number of CPU threads.
     """
-    aside = {"threads"} if prepared.store.device.type == "cuda" else set()
+    aside = set() if prepared.provenance["device"] == "cpu" else {"threads"}
     about = {n: str(v) for n, v in prepared.provenance.items() if n not in aside}
     return {
         "checkpoint": str(prepared.options.checkpoint.resolve()),

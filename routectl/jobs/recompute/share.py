@@ -57,13 +57,16 @@ class DeviceWork:
 def do_work(work: DeviceWork, say: Callable[[str], None]) -> None:
     """Open checkpoint and dump anew and finish the parts; the job must be that of the parts.
 
-    Raises MismatchError where it is not: where devices differ, say.
+    Samples that are in finished parts already are not run again. Raises MismatchError where it is
+    another job: where devices differ, say.
     """
     prepared, source = work.prepare(), work.open_source()
     modes = modes_of(work.options)
     job = job_of(prepared, source, tokens=work.tokens)
     parts = open_parts(work.output, job, modes, resume=True)
-    run_share(prepared, source, work.indices, parts, router_checker(prepared, say))
+    left = set(parts.todo(len(source)))
+    indices = [index for index in work.indices if index in left]
+    run_share(prepared, source, indices, parts, router_checker(prepared, say))
 
 
 def cut_shares(indices: Sequence[int], tokens: Sequence[int], number: int) -> list[tuple[int, ...]]:

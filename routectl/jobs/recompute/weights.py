@@ -6,11 +6,11 @@ taken. config.json and the index are read.
 """
 
 import hashlib
-import os
 import re
 from pathlib import Path
 
 from ...errors import FormatError
+from ...files.places import RemotePath, is_there, pinned, place_of
 from ...files.reading import open_regular, read_bytes
 
 __all__ = ["folder_of", "identity_of"]
@@ -28,8 +28,8 @@ def folder_of(checkpoint: str | Path) -> Path:
     from ...checkpoints import is_checkpoint
     from ...formats.documents.hub import cached_config
 
-    folder = Path(checkpoint)
-    cached = None if os.path.lexists(folder) else cached_config(str(checkpoint))
+    folder = place_of(checkpoint)
+    cached = None if is_there(str(checkpoint)) else cached_config(str(checkpoint))
     if cached is None:
         return folder
     if not is_checkpoint(cached.parent):
@@ -61,6 +61,7 @@ def _known_digest(path: Path) -> str | None:
 
 def _seen(path: Path) -> str:
     """A digest of what is seen of a file from outside, and of its header."""
+    path = pinned(path)
     try:
         about = path.stat()
         with open_regular(path) as stream:
@@ -68,7 +69,8 @@ def _seen(path: Path) -> str:
             header = stream.read(min(size, _MAX_HEADER))
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
-    outside = f"{path.resolve()} {about.st_size} {about.st_mtime_ns} "
+    written = str(path.about) if isinstance(path, RemotePath) else about.st_mtime_ns
+    outside = f"{path.resolve()} {about.st_size} {written} "
     return _digest(outside.encode("utf-8", "surrogateescape") + header)
 
 

@@ -2,7 +2,7 @@
 
 A map in MessagePack; its keys are those of ``PartialFile``. ``body`` is what was counted, in
 MessagePack too and compressed by zstd: a map a value, its keys the names of its fields, an array
-the extension 1 of dtype, shape and bytes. Nothing in it is run. docs/scale.md is the contract.
+the extension 1 of dtype, shape and bytes. Nothing in it is run. docs/json.md is the contract.
 """
 
 import hashlib

@@ -6,6 +6,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import FormatError, RoutectlError
+from ...files.places import place_of
 from ..held import HeldDump
 from ..options import build, check_bounds, groups_of, options_of
 from ..progress import Progress
@@ -82,7 +83,7 @@ def _values(kind: Any, found: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, list):
             values[name] = tuple(value)
         elif isinstance(value, str) and types[name] in (Path, Path | None):
-            values[name] = Path(value)
+            values[name] = place_of(value)
         elif not isinstance(value, dict):
             values[name] = value
     return values

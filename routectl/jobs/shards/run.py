@@ -8,17 +8,20 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ...errors import RoutectlError
 from ...kernels.threads import using_threads
 from ...reports.text.wording import bytes_text
 from ..held import HeldHereError
 from ..progress import Advance, Progress
-from .crew import Crew
+from .crew import ALONE, Crew
 from .processes import Workers
 from .work import Partial, Shard, Work
 from .worker import done_by
+
+if TYPE_CHECKING:
+    from .cluster import ClusterRun
 
 __all__ = ["Counted", "added", "counted", "in_order"]
 
@@ -68,7 +71,7 @@ def in_order(work: Work[R], crew: Crew, progress: Progress) -> Generator[R, None
     waiting: dict[int, R | RoutectlError | None] = {}
     with (
         _told(work, shards, progress) as advance,
-        closing(_Run(work, shards, crew, folds=False)) as run,
+        closing(_run(work, shards, crew, progress, folds=False)) as run,
     ):
         for number, came in run.answers():
             assert number is not None
@@ -88,7 +91,7 @@ def _counted(work: Work[P], crew: Crew, progress: Progress, *, tolerant: bool) -
     errors: dict[int, RoutectlError] = {}
     with (
         _told(work, shards, progress) as advance,
-        closing(_Run(work, shards, crew, folds=True, tolerant=tolerant)) as run,
+        closing(_run(work, shards, crew, progress, folds=True, tolerant=tolerant)) as run,
     ):
         for number, came in run.answers():
             if number is not None:
@@ -112,6 +115,27 @@ def _told(
     samples = sum(shard.samples for shard in shards)
     unit = getattr(work, "unit", "samples")
     return progress.counting(work.doing, samples, unit, lambda s: f"{bytes_text(int(s))}/s")
+
+
+def _run(
+    work: Work[R],
+    shards: Sequence[Shard],
+    crew: Crew,
+    progress: Progress,
+    *,
+    folds: bool,
+    tolerant: bool = False,
+) -> "_Run[R] | ClusterRun":
+    """Who does the shards: this machine, or a cluster, unless it cannot have what they are of."""
+    if crew.ray is not None:
+        from .cluster import ClusterRun
+
+        try:
+            return ClusterRun(work, shards, crew.cluster, folds=folds, tolerant=tolerant)
+        except HeldHereError:
+            progress.note(f"{work.doing} here: no other process has what this one holds")
+            crew = ALONE
+    return _Run(work, shards, crew, folds=folds, tolerant=tolerant)
 
 
 class _Run(Generic[R]):

@@ -89,13 +89,14 @@ class Opened(Generic[_T]):
 
 
 def cut_runs(
-    weights_S: NDArray[np.int64] | Sequence[int], most: int, least: int = LEAST_BYTES
+    weights_S: NDArray[np.int64] | Sequence[int], most: int, least: int | None = None
 ) -> list[range]:
     """Items in order cut into at most so many runs of about equal weight, none empty but the only.
 
-    ``weights_S`` are the bytes of each item. A run has ``least`` bytes or more, where there are as
-    many; an item goes where its middle falls.
+    ``weights_S`` are the bytes of each item. A run has ``least`` bytes or more (LEAST_BYTES, when
+    not told), where there are as many; an item goes where its middle falls.
     """
+    least = LEAST_BYTES if least is None else least
     weights = np.maximum(np.asarray(weights_S, np.int64), 1)
     count = len(weights)
     total = int(weights.sum())

@@ -12,7 +12,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ...errors import FormatError, MismatchError, RoutectlError, UnsupportedError
+from ...errors import RoutectlError
 from ...limits import within
 from .work import Shard, Work
 
@@ -20,7 +20,6 @@ __all__ = ["BUG", "DONE", "FAILED", "READY", "TOTAL", "Told", "done_by", "serve"
 
 READY, DONE, FAILED, TOTAL, BUG = "ready", "done", "failed", "total", "bug"
 Told = tuple[str, int, Any]
-_KINDS = (FormatError, MismatchError, UnsupportedError, RoutectlError)
 
 
 def done_by(work: Work[Any], shard: Shard) -> Any:
@@ -37,7 +36,7 @@ def serve(number: int) -> None:
     """Do what comes through a socket, until nothing more does."""
     end = Connection(number)
     threading.Thread(target=_end_with_parent, args=(number,), daemon=True).start()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # cleaning up
+    signal.signal(signal.SIGTERM, _clean_up)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     try:
         work, folds, budgets = end.recv()
@@ -46,9 +45,17 @@ def serve(number: int) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # whoever asked is gone
     except RoutectlError as error:  # what is opened here cannot be: another one opened it before
-        end.send((FAILED, -1, _plain(error)))
+        end.send((FAILED, -1, error))
     except Exception:  # noqa: BLE001 - told to whoever asked, as a bug
         end.send((BUG, -1, traceback.format_exc()))
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to be cleaned up
+
+
+def _clean_up(*_: Any) -> None:
+    """End as an error does, once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _take_shards(end: Connection, work: Work[Any], folds: bool) -> None:
@@ -59,19 +66,13 @@ def _take_shards(end: Connection, work: Work[Any], folds: bool) -> None:
         number, shard = told
         result = done_by(work, shard)
         if isinstance(result, RoutectlError):
-            end.send((FAILED, number, _plain(result)))
+            end.send((FAILED, number, result))
         elif folds:
             total = result if total is None else total + result
             end.send((DONE, number, None))
         else:
             end.send((DONE, number, result))
     end.send((TOTAL, -1, total))
-
-
-def _plain(error: RoutectlError) -> RoutectlError:
-    """The same error as one that can be pickled: its subclasses have arguments of their own."""
-    kind = next(one for one in _KINDS if isinstance(error, one))
-    return kind(str(error), hint=error.hint)
 
 
 def _end_with_parent(number: int) -> None:

@@ -1,18 +1,23 @@
 """What ``routectl staleness`` is asked of every dump, and the document that answers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...errors import MismatchError
 from ..progress import Progress
+from ..shards.crew import ALONE, Crew
+from ..shards.run import added
+from .work import work_of
 
 if TYPE_CHECKING:
     from ...dump import Dump
     from ...ops.diff.thresholds import Baseline, Threshold
     from ...ops.staleness.attribution import Version
+    from ...ops.staleness.counting import StalenessCounts
     from ...ops.staleness.staleness import Noise, Staleness, StalenessOptions
     from ...reports.document import Document
+    from .work import VersionedDump
 
 __all__ = ["Question"]
 
@@ -29,6 +34,7 @@ class Question:
     baseline: "Baseline | None" = None
     allow_unmatched: bool = False
     fail_on: str | None = None
+    crew: Crew = ALONE
 
     def refuse_one(self, dump: "Dump", names: Sequence[str]) -> None:
         """Raise MismatchError where there is one version: staleness is between two."""
@@ -44,12 +50,15 @@ class Question:
         Says which are given in the wrong order, too.
         """
         from ...ops.staleness.attribution import Version
+        from ...ops.staleness.census import census_of
         from ...ops.staleness.order import disorders_of
-        from ...ops.staleness.sides import lay_out
+        from ...ops.staleness.plan import plan_of, refuse_useless
         from ...reports.staleness.document import disorder_text
 
-        sides = lay_out(dump, [Version(name, dump) for name in names], self.options)
-        self._warn(map(disorder_text, disorders_of(sides.owned)))
+        plan = plan_of(dump, [Version(name, dump) for name in names], self.options)
+        census = census_of(dump, plan.attributor)
+        refuse_useless(plan, census)
+        self._warn(map(disorder_text, disorders_of(census)))
 
     def _warn(self, warnings: Iterable[str]) -> None:
         for warning in warnings:
@@ -61,22 +70,28 @@ class Question:
         versions: "Sequence[Version]",
         noise: "tuple[Noise, ...]" = (),
         *,
+        opening: "Callable[[], VersionedDump] | None" = None,
         warned: bool = False,
     ) -> "tuple[Staleness, Document]":
         """The comparisons of a dump and the routes of versions, and their routectl.staleness/1.
 
-        warned tells that its warnings were said before.
+        opening is how another process opens them; warned that its warnings were said before.
         """
+        work = work_of(dump, versions, replace(self.options, noise=noise), opening)
+        return self.judged(added(work, self.crew, self.progress), warned=warned)
+
+    def judged(
+        self, counts: "StalenessCounts", *, warned: bool = False
+    ) -> "tuple[Staleness, Document]":
+        """What was counted, held against the thresholds; warned as in ``answer``."""
         from ...ops.diff.thresholds import NOTHING, left_over
-        from ...ops.staleness.gamma import router_shifts
-        from ...ops.staleness.staleness import staleness
+        from ...ops.staleness.staleness import staleness_of
         from ...ops.staleness.thresholds import judge_staleness
         from ...reports.staleness.advice import advise
         from ...reports.staleness.document import Judged, staleness_document, warnings_of
 
-        options = replace(self.options, noise=noise)
-        with self.progress.watching(dump, "comparing") as watched:
-            result = staleness(watched, versions, options)
+        options = counts.plan.options
+        result = staleness_of(counts)
         advice = advise(result, mini_steps=self.mini_steps, eps=self.eps)
         failed = judge_staleness(result, self.limits, eps=self.eps, baseline=self.baseline)
         judged = Judged(
@@ -89,6 +104,5 @@ class Question:
         )
         if not warned:
             self._warn(warnings_of(result))
-        shifts = router_shifts(versions, options)
-        document = staleness_document(result, advice, options, judged=judged, shifts=shifts)
+        document = staleness_document(result, advice, options, judged=judged)
         return result, document

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError
 from ..compared.compared import parsed_limits
+from ..held import HeldDump
 from ..keyed import key_names, keyed, keys_text
 from ..options import (
     allow_unmatched_option,
@@ -24,6 +25,8 @@ from ..progress import SILENT, Progress
 from ..reading import Reading, finite_eps, parse_layers, refuse_relative
 from ..recompute.forwarding import Forwarding, forward_option, forwarding_of
 from ..recompute.partner import Partner, open_partner, partner_at
+from ..shards.crew import Crew
+from ..shards.share import ShardOptions
 from .question import Question
 from .series import series_of
 from .versions import At, Versions, parse_at
@@ -31,8 +34,11 @@ from .versions import At, Versions, parse_at
 if TYPE_CHECKING:
     from ...dump import Dump
     from ...ops.diff.thresholds import Baseline, Threshold
+    from ...ops.staleness.attribution import Version
+    from ...ops.staleness.options import Noise
     from ...ops.staleness.staleness import Staleness, StalenessOptions
     from ...reports.document import Document
+    from .work import VersionedDump
 
 __all__ = ["Method", "StalenessRequest", "answer_staleness", "compare_versions", "question_of"]
 
@@ -138,6 +144,9 @@ class StalenessRequest:
     match: str = match_option("order")
     eps: float | None = eps_option()
     detail: bool = False
+    force: bool = False
+    crew: Crew = field(default_factory=Crew)
+    share: ShardOptions = field(default_factory=ShardOptions)
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
@@ -147,6 +156,10 @@ class StalenessRequest:
         forwarding_of(self.forward)
         if self.series is not None and (self.dump is not None or self.at):
             raise RoutectlError("--series takes the place of DUMP and --at: got both")
+        shared = self.share.partial is not None or self.share.place != (1, 1)
+        if shared and (self.series is not None or self.noise_floor):
+            other = "--noise-floor" if self.series is None else "--series"
+            raise RoutectlError(f"{other} is not done in parts: got --shard or --partial")
         if self.series is None and self.dump is None:
             raise RoutectlError("no DUMP is given", hint="routectl staleness DUMP --at NAME=WHERE")
 
@@ -188,12 +201,31 @@ def answer_staleness(
 ) -> "Document":
     """The routectl.staleness/1 document, or of a series routectl.staleness_series/1.
 
-    Relative thresholds are held against ``baseline``; RoutectlError where there is none.
+    Relative thresholds are held against ``baseline``; RoutectlError where there is none. With
+    --partial what was counted is written there, and the document is routectl.written/1.
     """
     question = question_of(request, progress, baseline)
     if request.series is not None:
         return series_of(request.series, question, request.reading.open)
+    if request.share.partial is not None:
+        return _write_partial(request, question)
     return compare_versions(request, question)[1]
+
+
+def _write_partial(request: StalenessRequest, question: Question) -> "Document":
+    """Count a part and write it."""
+    from ...files.writing import refuse_existing
+    from ...reports.dumps import written_document
+    from ..shards.parting import write_partial
+    from .work import work_of
+
+    path = request.share.partial
+    assert path is not None
+    refuse_existing(path, force=request.force)
+    found = _opened(request, question)
+    work = work_of(found.dump, found.versions, question.options, found.opening, request.share.place)
+    samples = write_partial("staleness", request, work, work.identity, question.progress)
+    return written_document(f"{request.dump} and its versions", str(path), samples)
 
 
 def question_of(
@@ -211,11 +243,42 @@ def question_of(
         baseline,
         request.allow_unmatched,
         request.fail_on,
+        request.crew,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A dump and its versions, the noise floor, and how another process opens them.
+
+    recomputed tells that a version was a checkpoint, and that warnings were said before it ran.
+    """
+
+    dump: "Dump"
+    versions: "Sequence[Version]"
+    opening: "Callable[[], VersionedDump] | None"
+    noise: "tuple[Noise, ...]" = ()
+    recomputed: bool = False
 
 
 def compare_versions(request: StalenessRequest, question: Question) -> "tuple[Staleness, Document]":
     """The comparisons of a dump and its versions, recomputed where they are checkpoints."""
+    if request.share.place != (1, 1):
+        raise RoutectlError(
+            f"--shard {request.share.shard}: a part answers nothing by itself",
+            hint="--partial PATH writes what it counted, and routectl merge adds all parts up",
+        )
+    found = _opened(request, question)
+    return question.answer(
+        found.dump, found.versions, found.noise, opening=found.opening, warned=found.recomputed
+    )
+
+
+def _opened(request: StalenessRequest, question: Question) -> _Opened:
+    """What is compared, recomputed where it is a checkpoint.
+
+    Raises MismatchError for one version, RoutectlError for parts of what is recomputed.
+    """
     reading, progress = request.reading, question.progress
     assert request.dump is not None
     given = parse_at(request.at)
@@ -232,12 +295,43 @@ def compare_versions(request: StalenessRequest, question: Question) -> "tuple[St
     )
     question.refuse_one(source, versions.names)
     if weights is not None:
+        if request.share.place != (1, 1):
+            raise RoutectlError("--shard: a version is a checkpoint: each part would run it anew")
         question.refuse_early(source, versions.names)
     if request.noise_floor:
         versions.refuse_noise()
     opened = versions.open()
     noise = versions.noise(opened) if request.noise_floor else ()
-    return question.answer(source, opened, noise, warned=weights is not None)
+    return _Opened(source, opened, _reopening(request, given), noise, weights is not None)
+
+
+def _reopening(
+    request: StalenessRequest, given: "Sequence[At]"
+) -> "Callable[[], VersionedDump] | None":
+    """How another process opens what is compared; None where this one alone can."""
+    paths = [request.dump or "-", *(at.where for at in given)]
+    if any(at.weights for at in given) or any(
+        isinstance(path, HeldDump) or request.reading.input(path).path == "-" for path in paths
+    ):
+        return None
+    return partial(_reopened, request)
+
+
+def _reopened(request: StalenessRequest) -> "VersionedDump":
+    """What is compared, opened again."""
+    from ...ops.staleness.plan import routes_of
+    from .work import VersionedDump
+
+    assert request.dump is not None
+    given, how = parse_at(request.at), forwarding_of(request.forward)
+    source, version = _sides(request.dump, given, None, request.reading, SILENT)
+
+    def partner() -> Partner:
+        raise AssertionError("no version is a checkpoint")
+
+    some = request.layers is not None
+    versions = Versions(given, partner, how, SILENT, version, some_layers=some)
+    return VersionedDump(source, routes_of(versions.open()))
 
 
 def _partner(

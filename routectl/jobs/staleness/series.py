@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import FormatError, RoutectlError
+from ...files.places import place_of
 from ..saved import read_report
 from .question import Question
 
@@ -57,7 +58,7 @@ def series_of(folder: Path, question: Question, open_at: "Callable[[str], Dump]"
         raise FormatError(f"{folder}: no step in it{why}")
     last = max(steps)
     for name, reason in skipped:
-        number = _number_of(Path(name))
+        number = _number_of(place_of(name))
         if question.limits and number is not None and number > last:
             raise FormatError(f"{folder / name}: the last step cannot be judged: {reason}")
     ordered = [steps[number] for number in sorted(steps)]

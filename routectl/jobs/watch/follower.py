@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ...errors import RoutectlError
+from ...files.places import RemotePath
 
 __all__ = ["Follower", "Stamp", "stamp_of"]
 
@@ -116,6 +117,13 @@ class Follower:
 
     def _stats(self) -> Iterator[tuple[str, Stamp]]:
         """Paths below the folder, with their states; strings, since there may be many."""
+        if isinstance(self.root, RemotePath):
+            for path in self.root.rglob("*"):
+                names = path.relative_to(self.root).parts
+                hidden, below = any(name.startswith(".") for name in names), "/".join(names)
+                if path.is_file() and not hidden and self._wanted(path.name, below):
+                    yield below, _stamp(path.stat())
+            return
         folders = [""]
         while folders:
             folder = folders.pop()

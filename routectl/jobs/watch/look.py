@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import FormatError, RoutectlError
+from ...files.places import place_of
 from ..inputs import Input, parse_input
 from ..reading import Reading, otherwise_of
 
@@ -76,7 +77,7 @@ class Lookout:
         other = None
         if self.against is not None:
             name = self.against.replace("{name}", path.name).replace("{stem}", path.stem)
-            if not Path(parse_input(name).path).is_file():
+            if not place_of(parse_input(name).path).is_file():
                 raise FormatError(f"{path}: its reference {name} is not there")
             other = self.reading.open(name, otherwise_of(dump, "the dump"))
         return check(dump, other, options=options_of_dump(dump, self.reading.facts, 1))

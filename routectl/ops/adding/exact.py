@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...kernels.sums import LIMB_BITS, add_floats, carry
-
 __all__ = ["ExactSums"]
 
 Ints = NDArray[np.int64]
+_BITS = 32  # of a limb
+_LOW = (1 << _BITS) - 1
 _UNIT = 1074  # of limb 0: 2**-1074, the least float64
 _ROOM = 4  # limbs that a value and its carry take
 _KINDS = 3  # not finite: inf, -inf, nan
-_MOST = 1 << 28  # values between two carries
+_MOST = 1 << 20  # values at a time, between two carries
 
 
 @dataclass(slots=True, eq=False)
@@ -62,10 +62,16 @@ class ExactSums:
     def _add(self, values_X: NDArray[np.float64], rows_X: Ints) -> None:
         bits = values_X.view(np.int64)
         shifts = np.maximum((bits >> 52) & 0x7FF, 1) - 1
-        begin, end = int(shifts.min()) // LIMB_BITS, int(shifts.max()) // LIMB_BITS + _ROOM
-        self._reach(begin, end)
-        add_floats(self.limbs_NW, self.first, rows_X, bits)
-        carry(self.limbs_NW)
+        self._reach(int(shifts.min()) // _BITS, int(shifts.max()) // _BITS + _ROOM)
+        hidden = (bits & 0x7FF << 52 != 0).astype(np.int64) << 52  # a subnormal has no leading 1
+        mantissas, by = bits & (1 << 52) - 1 | hidden, shifts % _BITS
+        lower, upper = (mantissas & _LOW) << by, (mantissas >> _BITS) << by
+        signs, flat = np.where(bits < 0, -1, 1), self.limbs_NW.reshape(-1)
+        at = rows_X * self.limbs_NW.shape[1] + shifts // _BITS - self.first
+        np.add.at(flat, at, signs * (lower & _LOW))
+        np.add.at(flat, at + 1, signs * ((lower >> _BITS) + (upper & _LOW)))
+        np.add.at(flat, at + 2, signs * (upper >> _BITS))
+        _carry(self.limbs_NW)
 
     def _reach(self, begin: int, end: int) -> None:
         """Make the limbs from begin up to end be there."""
@@ -77,7 +83,7 @@ class ExactSums:
         if (first, last - first) != (self.first, width):
             limbs = np.zeros((count, last - first), np.int64)
             limbs[:, self.first - first : self.first - first + width] = self.limbs_NW
-            carry(limbs)
+            _carry(limbs)
             self.first, self.limbs_NW = first, limbs
 
     def copy(self) -> "ExactSums":
@@ -94,7 +100,7 @@ class ExactSums:
             found._reach(other.first, other.first + width + 1)  # and what is carried
             at = other.first - found.first
             found.limbs_NW[:, at : at + width] += other.limbs_NW
-            carry(found.limbs_NW)
+            _carry(found.limbs_NW)
         return found
 
     @property
@@ -109,8 +115,15 @@ class ExactSums:
             return math.nan if nan or (plus and minus) else math.inf if plus else -math.inf
         total = 0
         for limb in reversed(self.limbs_NW[n].tolist()):
-            total = (total << LIMB_BITS) + limb
+            total = (total << _BITS) + limb
         try:
-            return (total << LIMB_BITS * self.first) / (1 << _UNIT)  # integers: rounded correctly
+            return (total << _BITS * self.first) / (1 << _UNIT)  # integers: rounded correctly
         except OverflowError:
             return math.inf if total > 0 else -math.inf
+
+
+def _carry(limbs_NW: Ints) -> None:
+    """Bring every limb but the last, which has the sign, into 0..2**32 - 1, in place."""
+    for w in range(limbs_NW.shape[1] - 1):
+        limbs_NW[:, w + 1] += limbs_NW[:, w] >> _BITS
+        limbs_NW[:, w] &= _LOW

@@ -4,15 +4,13 @@ With a reference both witnesses are heard: what the reference explains in a samp
 again; where the tokens say something else than the reference, either may be wrong (R720).
 """
 
-from collections.abc import Callable, Set
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
-from ...dump import DumpMeta, Sample
-from ...errors import FormatError
-from .alone.alone import Alone
+from ...dump import DumpMeta
+from .alone.judged import SCRIPTS, JudgedRows, Learnt, Seen, explained_script
+from .alone.misfits import Named
 from .alone.results import (
-    AloneResult,
     ExchangedLayer,
     Power,
     RenumberedLayer,
@@ -20,11 +18,10 @@ from .alone.results import (
     StrangeLayer,
     TokenEdit,
 )
-from .alone.tables import Dictionary
-from .book.legal import Legal
-from .book.results import Book, Fact, Place
+from .book.ledger import Ledger
+from .book.results import Book, Fact, Place, copied
 
-__all__ = ["Heard", "TokenWitness"]
+__all__ = ["Heard", "Witness"]
 
 _SHIFT = 3  # positions beyond which a whole sample's lag is called a padding side
 _KNOWN = ("R103", "R104", "R206", "R207", "R208", "R401")  # what else makes rows that fit nowhere
@@ -36,83 +33,128 @@ _BY = "by its tokens"
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """Names of samples that a reference explains, and of all that it has seen, those included."""
+    """A sample's script that waits for what all misfits are, and the book that it goes into.
 
-    explained: Set[str] = frozenset()
-    seen: Set[str] = frozenset()
+    denied says that a reference has seen the sample, and explains nothing of it.
+    """
+
+    script: Script
+    book: Book
+    denied: bool
+
+    @property
+    def index(self) -> int:
+        """The index of the sample."""
+        return self.script.index
+
+    def add(self, layers: int, named: Named | None) -> None:
+        """Add the findings to the book; ``named`` are the misfits of the dump."""
+        script = self.script if named is None else explained_script(self.script, named)
+        _add_script(script, layers, self.book, self.denied)
+
+    def settle(self, layers: int, named: Named | None, ledger: Ledger) -> None:
+        """Count the sample's findings, these among them; its own book stays as it is."""
+        book = copied(self.book)
+        replace(self, book=book).add(layers, named)
+        ledger.take(book, self.index)
 
 
 @dataclass(slots=True)
-class TokenWitness:
-    """Takes every sample of a dump, then once more those that it is to judge."""
+class Witness:
+    """What the tokens of a dump say, sample by sample; shards add up.
 
-    meta: DumpMeta
-    alone: Alone
+    The first scripts with rows that fit no tokens wait until it is known whether those are of
+    renumbered experts or exchanged layers.
+    """
 
-    @classmethod
-    def of(cls, meta: DumpMeta, prior: Dictionary | None) -> "TokenWitness":
-        """One that knows nothing yet, or what another dump of the same weights taught."""
-        return cls(meta, Alone(meta, prior))
+    seen: Seen = field(default_factory=Seen)
+    waiting: tuple[Heard, ...] = ()
 
-    def add(self, sample: Sample, index: int, legal: Legal) -> None:
-        """Learn from a sample whose rows nothing else explains."""
-        if legal.trusted:
-            self.alone.add(sample, index)
+    def hear(
+        self, judged: JudgedRows, book: Book, ledger: Ledger, layers: int, *, told: bool, seen: bool
+    ) -> Book | None:
+        """Add what a sample's tokens say to its book, which is returned; None where it waits.
 
-    def close(
-        self, again: Callable[[int], tuple[Sample, Legal]], samples: int, book: Book, told: Heard
-    ) -> Power:
-        """Read the samples again, add the findings, and say what could be seen.
-
-        ``told`` are names of samples that a reference explains, and of those that it has seen.
+        ``told`` says that a reference explains the sample, ``seen`` that it was compared.
         """
-        power = self.alone.learn()
-        if power.enough:
-            for index in range(samples):
-                with suppress(FormatError):
-                    sample, legal = again(index)
-                    if legal.trusted:
-                        self.alone.judge(sample, index)
-            _add(self.alone.result(), self.meta, book, told)
+        script = judged.script
+        if script is None or told:
+            self.seen.count(judged, quiet=seen or _quiet(judged, book))
+            return book
+        heard = Heard(script, book, seen)
+        if any(part.kind == "nobody" for part in script.stretches):
+            self.seen.count(judged, quiet=seen or _quiet(judged, book))
+            self.waiting = _first((*self.waiting, heard), ledger, layers)
+            return None
+        heard.add(layers, None)
+        self.seen.count(judged, quiet=seen or _quiet(judged, book))
+        return book
+
+    def joined(self, other: "Witness", ledger: Ledger, layers: int) -> "Witness":
+        """Both; scripts that are no more among the first go into the ledger as they are."""
+        waiting = _first((*self.waiting, *other.waiting), ledger, layers)
+        return Witness(self.seen + other.seen, waiting)
+
+    def close(self, learnt: Learnt, meta: DumpMeta, ledger: Ledger) -> Power:
+        """Add the findings of all samples together, and say what could be seen."""
+        power = self.seen.power(learnt.power)
+        if not power.enough:
+            return power
+        named = self.seen.named(learnt)
+        for heard in self.waiting:
+            heard.settle(len(meta.layers_L), named, ledger)
+        _add_layers(named, self.seen, ledger)
         return power
 
 
-def _add(result: AloneResult, meta: DumpMeta, book: Book, told: Heard) -> None:
-    """All findings of a result."""
-    for script in result.scripts:
-        if script.sample not in told.explained:
-            _add_script(script, len(meta.layers_L), book, script.sample in told.seen)
-    for one in result.renumbered:
+def _first(heard: Iterable[Heard], ledger: Ledger, layers: int) -> tuple[Heard, ...]:
+    """The first scripts in the order of the dump; the others are named at once."""
+    every = sorted(heard, key=lambda one: one.index)
+    for late in every[SCRIPTS:]:
+        late.settle(layers, None, ledger)
+    return tuple(every[:SCRIPTS])
+
+
+def _quiet(judged: JudgedRows, book: Book) -> bool:
+    """Whether another finding says why layers of a sample fit nowhere."""
+    return bool(judged.misfits) and any(
+        book.has(c, judged.misfits[0][1].span.sample) for c in _LAYERS
+    )
+
+
+def _add_layers(named: Named, seen: Seen, ledger: Ledger) -> None:
+    """Findings of single layers in all samples together."""
+    for one in named.renumbered:
         facts: dict[str, Fact] = {"by": _BY, "map": "renumbered"}
         detail = f"{_BY}, {sum(one.sure)} of {len(one.sure)} ids for certain"
-        _add_layer(book, "R706", one, told, detail, facts)
-    for other in result.exchanged:
+        _add_layer("R706", one, ledger, detail, facts)
+    for other in named.exchanged:
         detail = f"{_BY}, it has the routes of layer {other.source}"
         facts = {"by": _BY, "layer": other.layer, "source": other.source}
-        _add_layer(book, "R705", other, told, detail, facts)
-    if result.changed <= _MANY * result.power.samples:
-        for strange in result.strange:
+        _add_layer("R705", other, ledger, detail, facts)
+    if seen.changed <= _MANY * seen.samples:
+        for strange in named.strange:
             facts = {"by": _BY, "layer": strange.layer}
-            _add_layer(book, "R705", strange, told, f"{_BY}, no layer has its routes", facts)
+            _add_layer("R705", strange, ledger, f"{_BY}, no layer has its routes", facts)
 
 
 def _add_layer(
-    book: Book,
     code: str,
     found: RenumberedLayer | ExchangedLayer | StrangeLayer,
-    told: Heard,
+    ledger: Ledger,
     detail: str,
     facts: dict[str, Fact],
 ) -> None:
-    """A finding of one layer, in spans that the reference does not explain."""
-    kept = [
-        s for s in found.spans if s.sample not in told.seen and not _known(book, s.sample, _LAYERS)
-    ]
+    """A finding of one layer, in spans that nothing else explains."""
+    kept = [span for span in found.spans if not span.quiet]
     size = max(sum(span.end - span.first for span in kept), 1)
+    book, indices = Book(), dict[str, int]()
     for span in kept:
         part = round(found.rows * (span.end - span.first) / size)
         place = Place(span.sample, span.first, found.layer)
+        indices.setdefault(span.sample, span.index)
         book.add(code, place, rows=part, layers=[found.layer], detail=detail, facts=facts)
+    ledger.take(book, indices)
 
 
 def _known(book: Book, sample: str, codes: tuple[str, ...]) -> bool:

@@ -3,182 +3,192 @@
 Shape suffixes: L MoE layers, E experts.
 """
 
-import re
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ...damage import DamagedSampleError
 from ...dump import Dump, DumpMeta, Sample
-from ...errors import FormatError, MismatchError
+from ...errors import MismatchError
 from ...gate_logprobs import digest_routes
-from ...kernels.check import scan_sample
-from ...margins import EPS
 from ..pairs.align import checked, name_of
 from ..pairs.join import join_keys
 from .against.compare import Comparer
-from .alone.tables import Dictionary
+from .against.compared import ComparedSamples
+from .alone.scripts import Library
+from .book.ledger import Ledger
 from .book.legal import Legal
 from .book.results import Book, CheckResult, Place
-from .by_tokens import Heard, TokenWitness
-from .ids import NarrowIds, check_one_rank, legal_routes
-from .load import LoadModel, check_axes, filler_by_rank
-from .rows import View, check_rows_of
-from .samples import Groups, RowsAgainstTokens, WeightVersions, check_segments
+from .by_tokens import Witness
+from .lesson import Lesson, Reader, learn, view_of
+from .load import check_axes, filler_by_rank
+from .options import CheckOptions
+from .rows import check_rows_of
+from .samples import Groups, WeightVersions, check_segments
+from .siblings import Siblings, first_siblings
+from .starts import RowsAgainstTokens
 
-__all__ = ["CheckOptions", "check"]
+__all__ = ["CheckOptions", "CheckPartial", "Checker", "check", "partners_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class CheckOptions:
-    """What ``check`` is told beside the dump: facts of the model and of the run.
+@dataclass(slots=True)
+class CheckPartial:
+    """What some samples of a dump come to; those of all its samples add up, in any order.
 
-    zero_experts how many of the E ids return their input (LongCat); expert 0 may then repeat
-    hash_layers  layers that select by a table: never written by some engines
-    ep           expert-parallel ranks that filler is counted for; 1 for none
-    by_tokens    whether rows are held against the dump's own tokens too: it is read twice then
-    prior        what another dump of the same weights taught (``learn_dictionary``), or None
-    eps          the margin, in units of the selection score, up to which a flip is a near-tie
+    layers counts MoE layers. witness is of the dump's own tokens. Nothing in it grows with the
+    samples: what is kept of single ones is bounded.
     """
 
-    zero_experts: int = 0
-    hash_layers: tuple[int, ...] = ()
-    ep: int = 1
-    eps: float = EPS
-    by_tokens: bool = True
-    prior: Dictionary | None = None
+    load_LE: NDArray[np.int64]
+    filler_L: NDArray[np.int64]
+    samples: int = 0
+    tokens: int = 0
+    rows: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+    counts: RowsAgainstTokens = field(default_factory=RowsAgainstTokens)
+    versions: WeightVersions = field(default_factory=WeightVersions)
+    groups: Groups = field(default_factory=Groups)
+    witness: Witness = field(default_factory=Witness)
+    compared: ComparedSamples | None = None
+
+    @classmethod
+    def empty(cls, meta: DumpMeta) -> "CheckPartial":
+        """Of no samples."""
+        layers = len(meta.layers_L)
+        return cls(np.zeros((layers, meta.num_experts), np.int64), np.zeros(layers, np.int64))
+
+    def __add__(self, other: "CheckPartial") -> "CheckPartial":
+        ledger = self.ledger + other.ledger
+        return CheckPartial(
+            self.load_LE + other.load_LE,
+            self.filler_L + other.filler_L,
+            self.samples + other.samples,
+            self.tokens + other.tokens,
+            self.rows + other.rows,
+            ledger,
+            self.counts + other.counts,
+            self.versions + other.versions,
+            self.groups + other.groups,
+            self.witness.joined(other.witness, ledger, len(self.filler_L)),
+            None
+            if self.compared is None or other.compared is None
+            else self.compared + other.compared,
+        )
+
+    def result(self, checker: "Checker") -> CheckResult:
+        """The findings, those of all samples together too.
+
+        Where there is a reference, rows that nothing explained are read again.
+        """
+        meta, options, lesson = checker.meta, checker.options, checker.lesson
+        ledger = self.ledger + Ledger()
+        self.counts.close(ledger)
+        self.versions.close(ledger)
+        self.groups.close(ledger)
+        whole = Book()
+        if meta.wire_dtype and "+" in meta.wire_dtype:
+            whole.add("R008", None, detail=meta.wire_dtype)
+        ranks: Any = filler_by_rank(self.load_LE, self.filler_L, options.ep)
+        if ranks is not None:
+            rows = int(self.filler_L.sum()) // meta.top_k
+            whole.add("R602", None, rows=rows, detail=ranks)
+        ledger.take(whole, {})
+        power = explained = None
+        if checker.comparer is not None and self.compared is not None:
+            again = partial(checker.reader.again, lesson=lesson)
+            explained = checker.comparer.result(again, self.compared, ledger)
+        if lesson.learnt is not None:
+            power = self.witness.close(lesson.learnt, meta, ledger)
+        found = ledger.findings()
+        return CheckResult(meta, self.samples, self.tokens, self.rows, found, explained, power)
 
 
-class _Pass:
-    """One pass over the samples of a dump."""
+class Checker:
+    """Judges samples of a dump one by one, by what was learnt from some of them."""
 
-    def __init__(self, meta: DumpMeta, options: CheckOptions, reference: Dump | None) -> None:
-        self.meta, self.options, self.reference = meta, options, reference
-        self.book = Book()
-        self.comparer = None
-        if reference is not None:
-            self.comparer = Comparer(meta, reference.meta, self.book, options.eps)
-        self.groups, self.versions = Groups(), WeightVersions()
-        self.counts, self.narrow = RowsAgainstTokens(), NarrowIds(meta)
-        self.load = LoadModel(len(meta.layers_L), meta.num_experts, meta.top_k)
-        self.filler_L = np.zeros(len(meta.layers_L), np.int64)
-        self.samples = self.tokens = self.rows = 0
-        self.witness = TokenWitness.of(meta, options.prior) if options.by_tokens else None
+    def __init__(
+        self,
+        reader: Reader,
+        lesson: Lesson,
+        options: CheckOptions,
+        first_N: NDArray[np.int32] | None = None,
+        comparer: Comparer | None = None,
+    ) -> None:
+        """``first_N`` are those of ``first_siblings``, where they are known already."""
+        self.reader, self.lesson, self.options = reader, lesson, options
+        self.meta, self.dump = reader.dump.meta, reader.dump
+        self.comparer = comparer
+        first_N = first_siblings(self.dump.keys) if first_N is None else first_N
+        self.siblings = Siblings(first_N, partial(reader.routed, lesson=lesson))
+        self.library = Library.of(self.dump)
 
-    def read(self, dump: Dump, index: int) -> tuple[Sample | None, Legal]:
-        """The sample, and what is to be known of its rows where its reader refused it."""
-        try:
-            sample = dump[index]
-        except DamagedSampleError as error:
-            name = name_of(error.sample, index)
-            legal = legal_routes(error, self.meta, name, self.book)
-            if not legal.named:
-                self.book.add("R001", Place(name), detail=str(error), facts=_reason(error))
-            whole = legal.routes is not None
-            return replace(error.sample, routes=legal.routes) if whole else None, legal
-        except FormatError as error:
-            name = dump.keys[index].sample_id or f"#{index}"
-            self.book.add("R001", Place(name), detail=str(error), facts=_reason(error))
-            return None, Legal(None)
-        routes, name = sample.routes, name_of(sample, index)
-        if routes is None:
-            return sample, Legal(None)
-        narrow = self.narrow.check(routes, name, self.book)
-        alone = not narrow and check_one_rank(routes, name, self.book)
-        return sample, Legal(routes, trusted=not narrow and not alone)
+    def partial(self, indices: Iterable[int]) -> CheckPartial:
+        """What some samples come to."""
+        found = CheckPartial.empty(self.meta)
+        found.compared = None if self.comparer is None else self.comparer.empty()
+        for index in indices:
+            book: Book | None = Book()
+            assert book is not None
+            found.samples += 1
+            book = self._add(index, found, book)
+            if book is not None:
+                found.ledger.take(book, index)
+        return found
 
-    def _again(self, dump: Dump, index: int) -> tuple[Sample, Legal]:
-        """A sample that was looked at before, its findings aside."""
-        kept, self.book = self.book, Book()
-        try:
-            sample, legal = self.read(dump, index)
-        finally:
-            self.book = kept
+    def _add(self, index: int, found: CheckPartial, book: Book) -> Book | None:
+        """Look at one sample; the book with what is wrong with it, None where it waits."""
+        sample, legal = self.reader.read(index, self.lesson, book)
         if sample is None:
-            raise FormatError(f"sample {index} cannot be read")
-        return sample, legal
-
-    def add(self, dump: Dump, index: int, other: int | None) -> None:
-        """Look at one sample, and at its partner in the reference where it has one."""
-        self.samples += 1
-        sample, legal = self.read(dump, index)
-        if sample is None:
-            return
+            return book
         name = name_of(sample, index)
-        if not legal.cut:
-            self.counts.check(sample, name, self.book)
-        check_segments(sample, name, self.book)
-        self.versions.check(sample, name, self.book)
-        self.groups.check(sample, dump.keys[index], name, self.book)
+        astray = not legal.cut and found.counts.check(sample, (index, name), book)
+        check_segments(sample, name, book)
+        found.versions.check(sample, (index, name), book)
+        found.groups.check(sample, (index, name))
+        self.siblings.check(sample, (index, name), astray, book)
         if sample.routes is not None:
-            if dump.digests and digest_routes(sample.routes) != dump.digests[index]:
-                self.book.add("R010", Place(name), rows=sample.routes.rows)
-            self._add_rows(sample, name, legal)
-        if self.witness is not None:
-            self.witness.add(sample, index, legal)
-        if self.comparer is not None and other is None:
-            self.book.add("R719", Place(name))
-        if self.comparer is not None and self.reference is not None and other is not None:
-            self.comparer.add((index, other, name), sample, legal, self.reference[other])
+            digests = self.dump.digests
+            if digests and digest_routes(sample.routes) != digests[index]:
+                book.add("R010", Place(name), rows=sample.routes.rows)
+            self._add_rows(sample, name, legal, found, book)
+        told = seen = False
+        if self.comparer is not None and found.compared is not None:
+            told, seen = self.comparer.see(index, sample, legal, book, found.compared)
+        learnt = self.lesson.learnt
+        if learnt is None:
+            return book
+        if not legal.trusted:
+            return book
+        judged = learnt.judge(sample, index, self.library)
+        layers = len(self.meta.layers_L)
+        return found.witness.hear(judged, book, found.ledger, layers, told=told, seen=seen)
 
-    def _add_rows(self, sample: Sample, name: str, legal: Legal) -> None:
+    def _add_rows(
+        self, sample: Sample, name: str, legal: Legal, found: CheckPartial, book: Book
+    ) -> None:
         assert sample.routes is not None
-        routes, bad_TL = checked(sample.routes, self.meta), legal.bad_TL
-        self.tokens += routes.num_tokens
-        self.rows += routes.rows
+        routes = checked(sample.routes, self.meta)
+        found.tokens += routes.num_tokens
+        found.rows += routes.rows
         if not legal.trusted:
             return
-        scan = scan_sample(
-            routes.ids_TLK,
-            routes.num_experts,
-            routes.missing_TL,
-            zero_twice=self.options.zero_experts > 0,
-        )
+        view, scan = view_of(sample, name, legal, self.meta, self.options)
         if routes.missing_TL is not None:
-            self.filler_L += routes.top_k * routes.missing_TL.sum(axis=0)
-            if bad_TL is not None:  # they have a finding of their own
-                kept = routes.missing_TL & ~bad_TL
-                routes = replace(routes, missing_TL=kept if kept.any() else None)
-        view = View(sample, name, routes, scan, bad_TL)
-        check_rows_of(view, self.options.hash_layers, self.book)
-        whole = bad_TL is None or not bad_TL.any()
-        if whole and not check_axes(view, self.book):
-            self.load.check(view, self.book)
-
-    def result(self, dump: Dump) -> CheckResult:
-        """The findings, those of all samples together too."""
-        self.groups.close(self.book, self.counts.close(self.book))
-        if self.meta.wire_dtype and "+" in self.meta.wire_dtype:
-            self.book.add("R008", None, detail=self.meta.wire_dtype)
-        ranks: Any = filler_by_rank(self.load.load_LE, self.filler_L, self.options.ep)
-        if ranks is not None:
-            rows = int(self.filler_L.sum()) // self.meta.top_k
-            self.book.add("R602", None, rows=rows, detail=ranks)
-        explained = None
-        if self.comparer is not None and self.reference is not None:
-            for name, *_ in self.comparer.where.spans.values():  # the reference says it of each
-                self.book.retract("R601", name)
-            explained = self.comparer.result(partial(self._again, dump), self.reference)
-        power = None
-        if self.witness is not None:
-            told = Heard() if self.comparer is None else Heard(*self.comparer.told())
-            power = self.witness.close(partial(self._again, dump), len(dump), self.book, told)
-        found = self.book.findings()
-        return CheckResult(self.meta, self.samples, self.tokens, self.rows, found, explained, power)
-
-
-def _reason(error: FormatError) -> dict[str, str]:
-    """What a reader's line says, less the places and the numbers that are one sample's own."""
-    said = str(error).rpartition(": got")
-    return {"reason": re.sub(r"\d+", "#", said[2] or said[0]).strip()}
+            found.filler_L += routes.top_k * routes.missing_TL.sum(axis=0)
+        check_rows_of(view, self.options.hash_layers, book)
+        whole = legal.bad_TL is None or not legal.bad_TL.any()
+        if whole and not check_axes(view, book):
+            found.load_LE += scan.load_LE
+            self.lesson.load.check(view, book)
 
 
 def check(
     dump: Dump, reference: Dump | None = None, *, options: CheckOptions | None = None
 ) -> CheckResult:
-    """Read every sample once and say what is wrong with it.
+    """Read every sample and say what is wrong with it.
 
     A sample that its reader refuses is a finding too, and is looked at as far as it could be read;
     other samples go on. With a ``reference`` of the same
@@ -186,15 +196,26 @@ def check(
     what explains the mismatch is named. Raises MismatchError when no sample is in both, or E and
     K are others.
     """
-    partners: dict[int, int] = {}
+    options = options or CheckOptions()
+    comparer = None
     if reference is not None:
-        sizes = [(d.meta.num_experts, d.meta.top_k) for d in (dump, reference)]
-        if sizes[0] != sizes[1]:
-            raise MismatchError(
-                f"the two sides are of different models: E and K are {sizes[0]} and {sizes[1]}"
-            )
-        partners = dict(join_keys(dump.keys, reference.keys).pairs)
-    run = _Pass(dump.meta, options or CheckOptions(), reference)
-    for index in range(len(dump)):
-        run.add(dump, index, partners.get(index))
-    return run.result(dump)
+        comparer = Comparer(dump.meta, reference, partners_of(dump, reference), options.eps)
+    lesson, reader = learn(dump, options)
+    checker = Checker(reader, lesson, options, comparer=comparer)
+    return checker.partial(range(len(dump))).result(checker)
+
+
+def partners_of(dump: Dump, reference: Dump) -> NDArray[np.int64]:
+    """The index in the reference of each sample, int64 [S]; -1 where it has none.
+
+    Raises MismatchError when no sample is in both, or E and K are others.
+    """
+    sizes = [(d.meta.num_experts, d.meta.top_k) for d in (dump, reference)]
+    if sizes[0] != sizes[1]:
+        raise MismatchError(
+            f"the two sides are of different models: E and K are {sizes[0]} and {sizes[1]}"
+        )
+    partners_S = np.full(len(dump), -1, np.int64)
+    for ours, theirs in join_keys(dump.keys, reference.keys).pairs:
+        partners_S[ours] = theirs
+    return partners_S

@@ -14,7 +14,7 @@ from ...routes import Bools, Routes, ids_dtype
 from .book.legal import Legal
 from .book.results import Book, Place
 
-__all__ = ["NarrowIds", "check_one_rank", "legal_routes", "moe_ids"]
+__all__ = ["NarrowIds", "check_narrow", "check_one_rank", "legal_routes", "moe_ids"]
 
 Ints = NDArray[np.integer[Any]]
 CODES = {"axes": "R103", "layers": "R012", "slots": "R104", "bytes": "R011"}
@@ -206,30 +206,36 @@ class NarrowIds:
     """Whether ids were kept in a type of too few bits: those beyond its greatest never occur."""
 
     def __init__(self, meta: DumpMeta) -> None:
-        self._experts, self._limit = meta.num_experts, 256 if meta.num_experts > 256 else 0
+        self._experts, self.limit = meta.num_experts, 256 if meta.num_experts > 256 else 0
         self._declared = meta.wire_dtype == "uint8"
         self._seen_E = np.zeros(meta.num_experts, np.bool_)
         self._ids = 0
 
-    def check(self, routes: Routes, name: str, book: Book) -> bool:
-        """Whether this sample's ids, with those of the samples before it, are such: a finding."""
-        if not self._limit or not routes.ids_TLK.size:
-            return False
+    def add(self, routes: Routes) -> None:
+        """Look at the ids of one more sample."""
+        if not self.limit or not routes.ids_TLK.size:
+            return
         ids_TLK = routes.ids_TLK
         there = ids_TLK if routes.missing_TL is None else ids_TLK[~routes.missing_TL]
         self._seen_E[there.ravel()] = True
         self._ids += there.size
-        if self._seen_E[self._limit :].any():
-            self._limit = 0
-            return False
-        rarely = (self._limit / self._experts) ** min(self._ids, 1 << 20) < _CHANCE
-        beyond = self._experts - self._limit
-        known = beyond >= _MISSED and self._seen_E[: self._limit].mean() > _SEEN
+
+    def verdict(self) -> str:
+        """What cannot hold the ids, in words; empty where they are as they should be."""
+        if not self.limit or self._seen_E[self.limit :].any():
+            return ""
+        rarely = (self.limit / self._experts) ** min(self._ids, 1 << 20) < _CHANCE
+        beyond = self._experts - self.limit
+        known = beyond >= _MISSED and self._seen_E[: self.limit].mean() > _SEEN
         if not rarely or not (self._declared or known):
-            return False
+            return ""
         what = "uint8" if self._declared else "8 bits"
-        detail = (
-            f"{what} cannot hold {self._experts} experts: ids from {self._limit} on never occur"
-        )
-        book.add("R105", Place(name, routes.start), rows=routes.rows, detail=detail)
-        return True
+        return f"{what} cannot hold {self._experts} experts: ids from {self.limit} on never occur"
+
+
+def check_narrow(routes: Routes, limit: int, verdict: str, name: str, book: Book) -> bool:
+    """Whether a sample's ids are all below ``limit``, as the verdict on its dump says."""
+    if not verdict or not routes.ids_TLK.size or int(routes.ids_TLK.max()) >= limit:
+        return False
+    book.add("R105", Place(name, routes.start), rows=routes.rows, detail=verdict)
+    return True

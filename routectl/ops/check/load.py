@@ -18,7 +18,8 @@ _SURPRISE = 60.0  # nats that random experts explain a run of rows better by
 _NEAR = 3.0  # sigmas around what random experts would score
 _EVEN = 4.0  # sigmas that the run's own load may be from even
 _SHORTEST = 4
-_AXIS_ROWS = 64
+_AXIS_ROWS = 64  # of a sample that axes are looked at in,
+_AXIS_FEWER = 16  # and of one whose rows do not follow the load
 _AXIS_SAMPLE = 256  # tokens, and layers, that axes are judged by
 _AXIS_LAYERS = 8
 _OWN = 0.35  # how much a layer is like itself in a clean recording, at least
@@ -26,28 +27,31 @@ _NOBODYS = 0.15
 
 
 class LoadModel:
-    """The load of the samples so far, and runs of tokens that follow an even load instead."""
+    """The load of a dump, and runs of tokens that follow an even load instead."""
 
-    def __init__(self, num_layers: int, num_experts: int, top_k: int) -> None:
-        self.load_LE = np.zeros((num_layers, num_experts), np.int64)
-        self.top_k = top_k
+    def __init__(self, load_LE: NDArray[np.int64], top_k: int) -> None:
+        """``load_LE`` counts how often each layer of the dump, or of some samples, took experts."""
+        self.load_LE, self.top_k = load_LE, top_k
+        num_layers, num_experts = load_LE.shape
         evenly = np.linspace(0, num_layers - 1, min(_LAYERS, num_layers))
         self.columns = np.unique(evenly.astype(np.int64))
+        smooth_LE = load_LE + 1.0
+        share_LE = smooth_LE / smooth_LE.sum(axis=1, keepdims=True)
+        self.table_LE = np.log(share_LE * num_experts).astype(np.float32)
+        self.warm = bool(load_LE[self.columns[:1]].sum() >= _WARM * top_k)
 
     def check(self, view: View, book: Book) -> None:
-        """Add the sample's load, then a finding where a run of its rows is like random experts."""
-        self.load_LE += view.scan.load_LE
-        top_k, tokens = self.top_k, view.routes.num_tokens
-        if self.load_LE[self.columns[0]].sum() < _WARM * top_k or tokens < _SHORTEST:
+        """Add a finding where a run of a sample's rows is like random experts."""
+        top_k, tokens, table_LE = self.top_k, view.routes.num_tokens, self.table_LE
+        if not self.warm or tokens < _SHORTEST:
             return
-        smooth_LE = self.load_LE + 1.0
-        share_LE = smooth_LE / smooth_LE.sum(axis=1, keepdims=True)
-        num_experts = share_LE.shape[1]
-        table_LE = np.log(share_LE * num_experts).astype(np.float32)
+        num_experts = table_LE.shape[1]
         score_T = add_scores(view.routes.ids_TLK, table_LE, self.columns, view.routes.missing_TL)
         first, end, surprise = heaviest_run(-score_T)
         if surprise < _SURPRISE or end - first < _SHORTEST:
             return
+        if first < 2 and end > tokens - 2 and check_axes(view, book, _AXIS_FEWER):
+            return  # too short to be called so but for its load
         part_LE = table_LE[self.columns]
         spread = (num_experts - top_k) / max(num_experts - 1, 1)
         sigma = np.sqrt(top_k * spread * part_LE.var(axis=1).sum() / (end - first))
@@ -89,12 +93,15 @@ def _own_columns(ids_TLK: NDArray[np.unsignedinteger], num_experts: int) -> floa
     return float(own / layers - other / (layers * (layers - 1)))
 
 
-def check_axes(view: View, book: Book) -> bool:
-    """Whether the buffer makes more sense as [L, T, K]: then each layer has a load of its own."""
+def check_axes(view: View, book: Book, rows: int = _AXIS_ROWS) -> bool:
+    """Whether the buffer makes more sense as [L, T, K]: then each layer has a load of its own.
+
+    Not of samples of fewer than so many rows.
+    """
     ids_TLK, experts = view.routes.ids_TLK, view.routes.num_experts
     tokens, layers, top_k = ids_TLK.shape
     filler = view.scan.uniform_T.any() or view.scan.flags_TL.any()
-    if tokens < _AXIS_ROWS or layers < 2 or filler or view.routes.missing_TL is not None:
+    if tokens < rows or layers < 2 or filler or view.routes.missing_TL is not None:
         return False
     here = _own_columns(ids_TLK, experts)
     if here > _NOBODYS:

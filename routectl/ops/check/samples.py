@@ -1,130 +1,65 @@
 """What samples say of themselves: counts, weight versions, groups that share a prompt."""
 
-from collections import Counter, OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ...dump import Sample, SampleKey
+from ...dump import Sample
 from ...kernels.rows import diff_rows
 from ...routes import Routes
+from .book.bottom import Bottom, number_of
+from .book.ledger import FindingTally, Ledger
 from .book.results import Book, Place
 
-__all__ = ["Groups", "RowsAgainstTokens", "WeightVersions", "check_segments"]
+__all__ = ["Groups", "WeightVersions", "check_segments", "disagree"]
 
 _PROMPT_ROWS = 256  # of a prompt that siblings are compared on
 _LEAST_ROWS = 32
 _ROUNDING = 0.25  # of the rows that two calls have, more than any rounding flips
 _UNLIKE = 0.5  # siblings' prompts differ in more rows than any rounding explains
-_OPEN_GROUPS = 16
-
-
-class RowsAgainstTokens:
-    """Rows against tokens: of each sample, and whether all samples follow one convention."""
-
-    def __init__(self) -> None:
-        self._placed = 0
-        self._short: list[tuple[Place, int]] = []
-        self._starts: list[_Start] = []
-        self._astray: set[str] = set()
-
-    def check(self, sample: Sample, name: str, book: Book) -> None:
-        """Add what the counts of one sample say, and whether its start was guessed."""
-        routes, tokens = sample.routes, sample.num_tokens
-        if routes is None:
-            return
-        layers = len(routes.layers_L)
-        if sample.start_inferred or routes.start == 0:
-            place = Place(name, routes.start)
-            known = (sample.prompt_length, sample.cached_tokens)
-            self._starts.append(_Start(place, routes.start, *known, sample.start_inferred))
-        if tokens is None:
-            return
-        over = routes.stop - tokens
-        self._placed += 1
-        if over > 0:
-            detail = f"{over} beyond the last token"
-            facts = {"surplus": over}
-            book.add("R002", Place(name, tokens), rows=over * layers, detail=detail, facts=facts)
-        elif over == 0:
-            book.add("R004", Place(name, routes.stop - 1), rows=layers)
-        elif sample.row_form == "N":
-            book.add("R004", Place(name, routes.stop), rows=layers, detail="it was left out")
-        elif over == -2:
-            self._short.append((Place(name, routes.stop), layers))
-        elif over < -2:
-            book.add("R003", Place(name, routes.stop), rows=(-1 - over) * layers)
-            self._astray.add(name)
-
-    def close(self, book: Book) -> set[str]:
-        """N - 2 rows everywhere are how an engine counts, here and there a step that is missing.
-
-        Starts that nobody gave follow from the row counts, as long as one rule makes them all.
-        Returns the samples whose rows may be in other places than it seems.
-        """
-        everywhere = len(self._short) == self._placed > 1
-        for place, layers in self._short:
-            if everywhere:
-                book.add("R009", place, rows=layers)
-            else:
-                detail = "one row short: a step that was not captured"
-                book.add("R003", place, rows=layers, detail=detail)
-        return self._astray | _judge_starts(self._starts, book)
+_GROUPS = 1 << 16  # that are told apart
+_VERSIONS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class _Start:
-    """The start of a sample: inferred from its row count, or 0, which may be as well."""
+class _OfVersion:
+    """Samples with cached tokens that begin with a version; "" for several versions."""
 
-    place: Place
-    start: int
-    prompt: int | None
-    cached: int | None
-    inferred: bool
+    version: str
+    tally: FindingTally
+
+    def __add__(self, other: "_OfVersion") -> "_OfVersion":
+        version = self.version if self.version == other.version else ""
+        return _OfVersion(version, self.tally + other.tally)
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A group: how many samples have routes, 2 for more, the first of these; those without."""
+
+    named: bool
+    routed: int
+    first: int | None
+    bare: FindingTally | None
+
+    def __add__(self, other: "_Group") -> "_Group":
+        firsts = [n for n in (self.first, other.first) if n is not None]
+        bare = [t for t in (self.bare, other.bare) if t is not None]
+        return _Group(
+            self.named,
+            min(self.routed + other.routed, 2),
+            min(firsts, default=None),
+            bare[0] + bare[1] if len(bare) > 1 else next(iter(bare), None),
+        )
 
     @property
-    def rules(self) -> set[str]:
-        """The rules that would give it."""
-        found = {f"{self.start}"}
-        if self.start == self.prompt:
-            found.add("the prompt's end")
-        if self.start == self.cached:
-            found.add("the cached tokens")
-        return found
-
-    @property
-    def denied(self) -> bool:
-        """Whether what the response says of cached tokens is another start."""
-        return self.cached is not None and len(self.rules) == 1
-
-
-def _judge_starts(starts: Sequence[_Start], book: Book) -> set[str]:
-    """Say which starts were inferred, and which of them no rule of the dump gives: the samples."""
-    if not any(one.inferred for one in starts):
-        return set()
-    astray = set()
-    counts = Counter(rule for one in starts for rule in one.rules)
-    whole = [rule for rule, count in counts.items() if count == len(starts)]
-    if whole or not counts["0"]:
-        rule = max(whole or counts, key=lambda name: (counts[name], not name.isdigit()))
-    else:
-        rule = "0"
-    for one in starts:
-        if rule not in one.rules:
-            among = f"{counts[rule]} of {len(starts)} samples"
-            why = f"at {one.start}, while {among} begin at {rule}"
-        elif not one.inferred:
-            continue
-        elif rule == "1":
-            why = "one row short: a step is missing (PATH::start=0 says so), or they begin at 1"
-        elif one.denied:
-            said = f"{one.cached} of {one.prompt} prompt tokens were cached"
-            why = f"at {one.start}, while {said}"
-        else:
-            book.add("R006", one.place)
-            continue
-        book.add("R013", one.place, detail=why, facts={"start": one.place.position or 0})
-        astray.add(one.place.sample)
-    return astray
+    def alone(self) -> bool:
+        """Whether its first sample alone has routes."""
+        return (
+            self.named
+            and self.routed == 1
+            and self.first is not None
+            and self.bare is not None
+            and self.first < self.bare.first[0]
+        )
 
 
 def check_segments(sample: Sample, name: str, book: Book) -> None:
@@ -145,72 +80,85 @@ def check_segments(sample: Sample, name: str, book: Book) -> None:
         )
 
 
+@dataclass(slots=True)
 class WeightVersions:
-    """Weight versions of the samples so far, in order of first sight."""
+    """Weight versions of the samples; those of shards add up.
 
-    def __init__(self) -> None:
-        self.seen: dict[str, None] = {}
+    first is the version of the first sample that has one, with its index; cached samples with
+    cached tokens, by the version that they begin with.
+    """
 
-    def check(self, sample: Sample, name: str, book: Book) -> None:
+    first: tuple[int, str] | None = None
+    cached: Bottom[_OfVersion] = field(default_factory=lambda: Bottom(_VERSIONS))
+
+    def check(self, sample: Sample, place: tuple[int, str], book: Book) -> None:
         """Add what versions, retractions and cached tokens say of one sample."""
-        own = [span.version for span in sample.weight_spans]
-        first = next(iter(self.seen), None)
-        self.seen |= dict.fromkeys(own)
+        own, (index, name) = [span.version for span in sample.weight_spans], place
         several = len(set(own)) > 1
         if several:
             book.add("R501", Place(name))
         if sample.retractions:
             book.add("R502" if several else "R504", Place(name))
-        if sample.cached_tokens and own and first is not None and own[0] != first:
-            book.add("R503", Place(name, 0))
+        if not own:
+            return
+        if self.first is None or index < self.first[0]:
+            self.first = index, own[0]
+        if sample.cached_tokens:
+            self.cached.add(
+                number_of(own[0]), _OfVersion(own[0], FindingTally.of(index, Place(name, 0)))
+            )
+
+    def __add__(self, other: "WeightVersions") -> "WeightVersions":
+        firsts = [one for one in (self.first, other.first) if one is not None]
+        return WeightVersions(min(firsts, default=None), self.cached + other.cached)
+
+    def close(self, ledger: Ledger) -> None:
+        """Say which samples have cached tokens under later versions than the dump's first."""
+        self.cached.trim()
+        rest = [] if self.cached.rest is None else [self.cached.rest]
+        for one in (*self.cached.held.values(), *rest):
+            if self.first is not None and one.version != self.first[1]:
+                ledger.put("R503", one.tally)
 
 
+@dataclass(slots=True)
 class Groups:
-    """Samples of one group: those without routes, and the rows of the prompt that they share."""
+    """Samples of one group: those without routes, and how many have them; shards add up."""
 
-    def __init__(self) -> None:
-        self._prompts: OrderedDict[bytes, tuple[str, Routes]] = OrderedDict()
-        self._with: dict[str, int] = {}
-        self._without: dict[str, list[str]] = {}
-        self._unlike: list[tuple[str, Place, int]] = []
+    groups: Bottom[_Group] = field(default_factory=lambda: Bottom(_GROUPS))
 
-    def check(self, sample: Sample, key: SampleKey, name: str, book: Book) -> None:
-        """Compare a sample's prompt rows with those of the first sibling."""
+    def check(self, sample: Sample, place: tuple[int, str]) -> None:
+        """Count a sample of a group, with routes or without."""
         group = sample.group_id or (sample.sample_id or "").rpartition("/")[0]
+        index, name = place
         if sample.routes is None:
-            self._without.setdefault(group, []).append(name)
+            one = _Group(bool(group), 0, None, FindingTally.of(index, Place(name)))
+        elif group:
+            one = _Group(True, 1, index, None)
+        else:
             return
-        if group:
-            first = group not in self._without
-            self._with[group] = self._with.get(group, 0) + 1 if first else 2
-        end = sample.prompt_length
-        if key.prompt is None or end is None:
-            return
-        known = self._prompts.get(key.prompt)
-        if known is None:
-            self._prompts[key.prompt] = (name, sample.routes)
-            if len(self._prompts) > _OPEN_GROUPS:
-                self._prompts.popitem(last=False)
-            return
-        begin, wrong = _compare(known[1], sample.routes, end)
-        if wrong:
-            self._unlike.append((known[0], Place(name, begin), wrong))
+        self.groups.add(number_of(group), one)
 
-    def close(self, book: Book, astray: set[str]) -> None:
-        """Say of the samples without routes whether a sibling has them all, and who disagrees.
+    def __add__(self, other: "Groups") -> "Groups":
+        return Groups(self.groups + other.groups)
 
-        Of samples whose rows went ``astray`` that is no news.
+    def close(self, ledger: Ledger) -> None:
+        """Say of the samples without routes whether a sibling has them all.
+
+        Those of groups beyond the index are counted with most of the others.
         """
-        for sibling, place, rows in self._unlike:
-            if not astray & {sibling, place.sample}:
-                book.add("R601", place, rows=rows)
-        for group, names in self._without.items():
-            alone = self._with.get(group) == 1
-            for name in names:
-                book.add("R007" if alone else "R005", Place(name))
+        self.groups.trim()
+        counts = {"R005": 0, "R007": 0}
+        for group in self.groups.held.values():
+            if group.bare is not None:
+                code = "R007" if group.alone else "R005"
+                counts[code] += group.bare.samples
+                ledger.put(code, group.bare)
+        if self.groups.rest is not None:
+            ledger.put(max(counts, key=lambda code: counts[code]), self.groups.rest.bare)
 
 
-def _compare(one: Routes, other: Routes, end: int) -> tuple[int, int]:
+def disagree(one: Routes, other: Routes, end: int) -> tuple[int, int]:
     """Where two siblings' prompts are first compared, and the rows that differ; 0 where few do."""
     lo = max(one.start, other.start)
     hi = min(end, one.stop, other.stop, lo + _PROMPT_ROWS)

@@ -1,5 +1,7 @@
 """Whether each route is on the ranks exactly once, by what rows hold and not by where they are.
 
+Rows are known by 64 bits of their sets: two different ones are one with a chance of 2^-64.
+
 Shape suffixes: T tokens, L MoE layers, K top_k, R rows of a rank.
 """
 
@@ -15,12 +17,19 @@ from ...routes import Routes
 __all__ = ["Landed", "Once", "keys_of"]
 
 Ids = NDArray[Any]
-Keys = NDArray[np.bytes_]
+Keys = NDArray[np.uint64]
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+_MOST = 1 << 15  # different rows of a layer
+_UNMET, _STRAY, _SPARE = range(3)  # routes that were looked for, rows as routes, rows as filler
+_KINDS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """Routes that the ranks should hold; of these absent on all ranks; rows that hold one again."""
+    """Routes that the ranks should hold; of these absent on all ranks; rows that hold one again.
+
+    The last two are estimates where a layer has more than 32,768 different rows out of place.
+    """
 
     routes: int
     absent: int
@@ -28,43 +37,67 @@ class Landed:
 
 
 def keys_of(ids_RK: Ids) -> Keys:
-    """Rows as bytes, equal where their sets of experts are; those with ids outside uint16 go."""
-    top_k = ids_RK.shape[1]
+    """A number of each row, equal where sets of experts are; rows with ids outside uint16 go."""
     legal = ids_RK[((ids_RK >= 0) & (ids_RK <= 0xFFFF)).all(axis=1)]
-    rows = np.sort(legal, axis=1).astype("<u2", order="C")
-    return rows.view(f"S{2 * top_k}").ravel()
+    rows = np.sort(legal, axis=1).astype(np.uint64)
+    keys = np.full(len(rows), rows.shape[1], np.uint64)
+    for k in range(rows.shape[1]):
+        keys = (keys ^ rows[:, k]) * _MIX
+        keys ^= keys >> np.uint64(29)
+    return keys
 
 
-def _take(wanted: Keys, needed: NDArray[np.int64], held: Keys, found: NDArray[np.int64]) -> None:
-    """Take what is needed of what was found, from both counts."""
-    if len(wanted) and len(held):
-        _, i, j = np.intersect1d(wanted, held, assume_unique=True, return_indices=True)
-        used = np.minimum(needed[i], found[j])
-        needed[i] -= used
-        found[j] -= used
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """Rows of a layer that are not where they should be, by number: how often each is of a kind.
 
+    Of more different ones than are kept those with the least numbers are, which are a sample of
+    all; over counts the others, by kind.
+    """
 
-def _counted(parts: list[Keys]) -> tuple[Keys, NDArray[np.int64]]:
-    """Different keys, and how often each is there."""
-    if not parts:
-        return np.zeros(0, "S1"), np.zeros(0, np.int64)
-    keys, counts = np.unique(np.concatenate(parts), return_counts=True)
-    return keys, counts.astype(np.int64)
+    keys: Keys
+    counts: NDArray[np.int64]
+    over: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, keys: Keys, kind: int) -> "_Table":
+        """Rows of one kind."""
+        found, counts = np.unique(keys, return_counts=True)
+        by_kind = np.zeros((len(found), _KINDS), np.int64)
+        by_kind[:, kind] = counts
+        return cls(found, by_kind, np.zeros(_KINDS, np.int64))._bounded()
+
+    def _bounded(self) -> "_Table":
+        if len(self.keys) <= _MOST:
+            return self
+        over = self.over + self.counts[_MOST:].sum(axis=0)
+        return _Table(self.keys[:_MOST].copy(), self.counts[:_MOST].copy(), over)
+
+    def __add__(self, other: "_Table") -> "_Table":
+        keys, at = np.unique(np.concatenate([self.keys, other.keys]), return_inverse=True)
+        counts = np.zeros((len(keys), _KINDS), np.int64)
+        np.add.at(counts, at[: len(self.keys)], self.counts)
+        np.add.at(counts, at[len(self.keys) :], other.counts)
+        return _Table(keys, counts, self.over + other.over)._bounded()
+
+    def whole(self, part: int, kind: int) -> int:
+        """What a count of kept rows of a kind is for all of them: exact where all are kept."""
+        kept, over = int(self.counts[:, kind].sum()), int(self.over[kind])
+        return part if not over or not kept else part + (2 * part * over + kept) // (2 * kept)
 
 
 @dataclass(slots=True, eq=False)
 class Once:
     """Routes that were not found at their place, and rows found at another's, layer by layer.
 
-    Only these are kept; a route at its place needs no second look. met has, per sample, the routes
-    that were found at theirs, bool [T, L]. strays are presented as routes; spare rows may be
-    padding, for all that is known: they can be a route that is looked for, and none too many.
+    Only these are kept, and of those at most 32,768 different ones a layer; a route at its place
+    needs no second look. met has, per sample, the routes that were found at theirs, bool [T, L],
+    until ``settle``. strays are presented as routes; spare rows may be padding, for all that is
+    known: they can be a route that is looked for, and none too many. Shards add up.
     """
 
     met: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
-    unmet: dict[int, list[Keys]] = field(default_factory=dict)
-    strays: dict[int, list[Keys]] = field(default_factory=dict)
-    spare: dict[int, list[Keys]] = field(default_factory=dict)
+    tables: dict[int, _Table] = field(default_factory=dict)
     routes: int = 0
 
     def meet(
@@ -84,11 +117,15 @@ class Once:
         met_T[there_T] |= right
         return again
 
+    def _count(self, column: int, ids_RK: Ids, kind: int) -> None:
+        found = _Table.of(keys_of(ids_RK), kind)
+        known = self.tables.get(column)
+        self.tables[column] = found if known is None else known + found
+
     def stray(self, column: int, ids_RK: Ids, *, spare: bool = False) -> None:
         """Rows of a layer that hold something else than their place should; see ``spare``."""
         if len(ids_RK):
-            found = self.spare if spare else self.strays
-            found.setdefault(column, []).append(keys_of(ids_RK))
+            self._count(column, ids_RK, _SPARE if spare else _STRAY)
 
     def owe(self, sample: int, held: Routes, stop: int, columns: list[int]) -> None:
         """A sample's routes below position ``stop``, in some layers: the ranks should have them."""
@@ -101,35 +138,48 @@ class Once:
             there &= ~self.met[sample]
         for column in columns:
             if there[:, column].any():
-                keys = keys_of(held.ids_TLK[there[:, column], column])
-                self.unmet.setdefault(column, []).append(keys)
+                self._count(column, held.ids_TLK[there[:, column], column], _UNMET)
+
+    def settle(self) -> None:
+        """Let go of which routes were met: all ranks that could have them were looked at."""
+        self.met.clear()
+
+    def __add__(self, other: "Once") -> "Once":
+        assert not self.met
+        assert not other.met
+        tables = dict(self.tables)
+        for column, table in other.tables.items():
+            known = tables.get(column)
+            tables[column] = table if known is None else known + table
+        return Once({}, tables, self.routes + other.routes)
 
     def landed(self, dump: Iterable[Routes | None]) -> Landed:
         """How the routes owed were found; ``dump`` is read where rows are left over."""
         absent, left = 0, dict[int, tuple[Keys, NDArray[np.int64]]]()
-        for column in {*self.unmet, *self.strays}:
-            wanted, needed = _counted(self.unmet.get(column, []))
-            held, found = _counted(self.strays.get(column, []))
-            _take(wanted, needed, held, found)
-            if needed.any():
-                _take(wanted, needed, *_counted(self.spare.get(column, [])))
-            absent += int(needed.sum())
+        for column, table in sorted(self.tables.items()):
+            unmet, stray, spare = table.counts.T
+            used = np.minimum(unmet, stray)
+            needed, found = unmet - used, stray - used
+            needed = needed - np.minimum(needed, spare)
+            absent += table.whole(int(needed.sum()), _UNMET)
             if found.any():
-                left[column] = held[found > 0], found[found > 0]
-        return Landed(self.routes, absent, _repeated(left, dump) if left else 0)
+                left[column] = table.keys[found > 0], found[found > 0]
+        return Landed(self.routes, absent, self._repeated(left, dump) if left else 0)
 
-
-def _repeated(
-    left: dict[int, tuple[Keys, NDArray[np.int64]]], dump: Iterable[Routes | None]
-) -> int:
-    """How many of the rows that are left hold a route of the dump, which then is there again."""
-    known = {column: np.zeros(len(keys), np.bool_) for column, (keys, _) in left.items()}
-    for held in dump:
-        if held is None:
-            continue
-        for column, (keys, _) in left.items():
-            rows = held.ids_TLK[:, column]
-            if held.missing_TL is not None:
-                rows = rows[~held.missing_TL[:, column]]
-            known[column] |= np.isin(keys, keys_of(rows))
-    return sum(int(counts[known[column]].sum()) for column, (_, counts) in left.items())
+    def _repeated(
+        self, left: dict[int, tuple[Keys, NDArray[np.int64]]], dump: Iterable[Routes | None]
+    ) -> int:
+        """How many of the rows that are left hold a route of the dump, which is there again."""
+        known = {column: np.zeros(len(keys), np.bool_) for column, (keys, _) in left.items()}
+        for held in dump:
+            if held is None:
+                continue
+            for column, (keys, _) in left.items():
+                rows = held.ids_TLK[:, column]
+                if held.missing_TL is not None:
+                    rows = rows[~held.missing_TL[:, column]]
+                known[column] |= np.isin(keys, keys_of(rows))
+        return sum(
+            self.tables[column].whole(int(counts[known[column]].sum()), _STRAY)
+            for column, (_, counts) in left.items()
+        )

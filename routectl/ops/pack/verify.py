@@ -60,6 +60,18 @@ class RankIds:
     mask: Bools | None
 
 
+_SUMS = (
+    *("rows", "wrong", "reordered", "masked", "unmasked", "missing", "made_up"),
+    *("once", "load_LE", "filler_LE"),
+)
+
+
+def _first(
+    rows: Iterable[tuple[int, int, WrongRow]],
+) -> tuple[tuple[int, int, WrongRow], ...]:
+    return tuple(sorted(rows, key=lambda row: row[:2])[:_EXAMPLES])
+
+
 @dataclass(slots=True, eq=False)
 class Tally:
     """Counts over the tensors checked so far; a row is one token in one layer.
@@ -75,6 +87,9 @@ class Tally:
     load_LE          how often real rows name each expert; filler_LE padding rows
     once             the routes that were found at their place, and rows at another's
     wrong_at         per place, wrong rows of each layer
+    first            the first wrong rows, each with the number of its place and its order there
+
+    Tallies of shards add up; ``number`` is that of the place whose tensors are looked at.
     """
 
     num_experts: int
@@ -87,17 +102,43 @@ class Tally:
     unmasked: int = 0
     missing: int = 0
     made_up: int = 0
-    padding: Counter[str] = field(default_factory=Counter)
+    padding: dict[str, int] = field(default_factory=dict)
     once: Once = field(default_factory=Once)
-    examples: list[WrongRow] = field(default_factory=list)
-    wrong_at: dict[str, Counter[int]] = field(default_factory=dict)
-    load_LE: NDArray[np.int64] = field(init=False)
-    filler_LE: NDArray[np.int64] = field(init=False)
+    first: tuple[tuple[int, int, WrongRow], ...] = ()
+    wrong_at: dict[str, dict[int, int]] = field(default_factory=dict)
+    number: int = 0
+    load_LE: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    filler_LE: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
     def __post_init__(self) -> None:
         shape = (len(self.layers_L), self.num_experts)
-        self.load_LE = np.zeros(shape, np.int64)
-        self.filler_LE = np.zeros(shape, np.int64)
+        self.padding = Counter(self.padding)
+        self.wrong_at = {name: Counter(counts) for name, counts in self.wrong_at.items()}
+        if not self.load_LE.size:
+            self.load_LE = np.zeros(shape, np.int64)
+            self.filler_LE = np.zeros(shape, np.int64)
+
+    @property
+    def examples(self) -> list[WrongRow]:
+        """The first wrong rows."""
+        return [row for _, _, row in self.first]
+
+    def add_examples(self, rows: Iterable[WrongRow]) -> None:
+        """Take in wrong rows of the place that is looked at, in order."""
+        here = sum(number == self.number for number, _, _ in self.first)
+        added = [(self.number, here + n, row) for n, row in enumerate(rows)]
+        self.first = _first((*self.first, *added))
+
+    def __add__(self, other: "Tally") -> "Tally":
+        whole = Tally(self.num_experts, self.layers_L, self.allow_missing)
+        for name in _SUMS:
+            setattr(whole, name, getattr(self, name) + getattr(other, name))
+        whole.padding = Counter(self.padding) + Counter(other.padding)
+        whole.first = _first((*self.first, *other.first))
+        for name in sorted({*self.wrong_at, *other.wrong_at}):
+            one, two = (Counter(tally.wrong_at.get(name, {})) for tally in (self, other))
+            whole.wrong_at[name] = one + two
+        return whole
 
     def add_strays(self, ids: RankIds) -> None:
         """Note what a file of another shape than its rank's holds, where its rows have K ids.
@@ -286,8 +327,8 @@ class _Layer:
     def tell(self, tally: Tally, place: str) -> None:
         """Say what was wrong, when all samples were compared."""
         if self.wrong is not None:
-            tally.wrong_at.setdefault(place, Counter())[self.number] += self.wrong
-        tally.examples += self.examples[: _EXAMPLES - len(tally.examples)]
+            tally.wrong_at.setdefault(place, Counter[int]())[self.number] += self.wrong
+        tally.add_examples(self.examples)
 
 
 def _check_others(tally: Tally, layer: _Layer, said: Bools | None, owed_R: Bools) -> None:
@@ -295,7 +336,8 @@ def _check_others(tally: Tally, layer: _Layer, said: Bools | None, owed_R: Bools
     ids_RK, real_R, column = layer.ids_RK, layer.real_R, layer.column
     tally.load_LE[column] += _load(ids_RK[real_R], tally.num_experts)
     tally.filler_LE[column] += _load(ids_RK[~real_R], tally.num_experts)
-    tally.padding += padding_kind(ids_RK[~real_R], tally.num_experts)
+    kinds = padding_kind(ids_RK[~real_R], tally.num_experts)
+    tally.padding = Counter(tally.padding) + kinds
     if said is not None:
         tally.masked += int((real_R & ~said).sum())
         tally.unmasked += int((~real_R & said).sum())

@@ -1,7 +1,7 @@
 """Which samples of two dumps are the same sequence, and at which positions they can be compared.
 
-Digests are joined in columns, so that a million samples cost bytes, not objects.
-Shape suffixes: S samples of a side, P pairs.
+Keys are joined in columns, by sorting numbers: ten million samples cost bytes, not objects.
+Shape suffixes: S samples of a side, B samples of both sides, C codes, P pairs, W words.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from ...dump import Keys, SampleKey
 from ...errors import MismatchError
+from ...keys import Digests
 
-__all__ = ["MATCHES", "Join", "Pairs", "join_keys"]
+__all__ = ["MATCHES", "Join", "Pairs", "join_keys", "repeated_ids"]
 
 MATCHES = ("auto", "id", "tokens", "prefix", "order")
 Ints = NDArray[np.int64]
+Codes = NDArray[np.signedinteger]
+_SORTED = 1 << 20  # digests that are sorted at a time, about
 _UNKNOWN = -1  # the code of a key that is not there
 
 
@@ -50,17 +53,18 @@ class Pairs(Sequence[tuple[int, int]]):
         return Pairs(self.old_P[chosen], self.new_P[chosen])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Join:
     """Pairs of indices (old, new), in the order of old, and the indices left without a partner.
 
-    by counts the pairs per rule; conflicts counts ids that are on both sides with other token ids.
-    by_id_P, bool [P], are the pairs that have one id; None where there is one rule.
+    only_old and only_new are int64, ascending. by counts the pairs per rule; conflicts counts ids
+    that are on both sides with other token ids. by_id_P, bool [P], are the pairs that have one id;
+    None where there is one rule.
     """
 
     pairs: Pairs
-    only_old: tuple[int, ...]
-    only_new: tuple[int, ...]
+    only_old: Ints
+    only_new: Ints
     by: dict[str, int]
     conflicts: int = 0
     by_id_P: NDArray[np.bool_] | None = None
@@ -68,10 +72,11 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class _Codes:
-    """A field of the keys of both sides as numbers, equal where the field is."""
+    """A field of the keys of both sides as numbers below ``num``, equal where the field is."""
 
-    old_S: Ints
-    new_S: Ints
+    old_S: Codes
+    new_S: Codes
+    num: int
 
     def agree(self, pairs: Pairs) -> NDArray[np.bool_]:
         """Where both sides of a pair have the same, or one is not known."""
@@ -84,50 +89,129 @@ class _Codes:
         old_S, new_S = self.old_S.copy(), self.new_S.copy()
         old_S[pairs.old_P] = _UNKNOWN
         new_S[pairs.new_P] = _UNKNOWN
-        return _Codes(old_S, new_S)
+        return _Codes(old_S, new_S, self.num)
 
 
 def _codes(old: Keys, new: Keys, of: str) -> _Codes:
-    """A field of SampleKey as codes."""
-    sides = [keys.digests(of) for keys in (old, new)]
-    _, codes = np.unique(np.concatenate([digests for digests, _ in sides]), return_inverse=True)
-    codes[~np.concatenate([known for _, known in sides])] = _UNKNOWN
-    return _Codes(codes[: len(old)], codes[len(old) :])
+    """A field of SampleKey as codes; digests are sorted a part of them at a time."""
+    (old_SW, known_old), (new_SW, known_new) = (keys.digests(of) for keys in (old, new))
+    size = len(old) + len(new)
+    parts = 1 << max(size // _SORTED, 1).bit_length() - 1
+    codes_B = np.full(size, _UNKNOWN, _dtype(size))
+    part_B = np.full(size, parts, np.min_scalar_type(parts))  # those that are not known: of no part
+    for part_S, words_SW, known_S in (
+        (part_B[: len(old)], old_SW, known_old),
+        (part_B[len(old) :], new_SW, known_new),
+    ):
+        part_S[known_S] = _part_of(words_SW, parts)[known_S]
+    num = 0
+    for part in range(parts):
+        places = np.flatnonzero(part_B == part)
+        cut = int(np.searchsorted(places, len(old)))
+        words_BW = np.concatenate([old_SW[places[:cut]], new_SW[places[cut:] - len(old)]])
+        order_B, begins_B = _sorted(words_BW)
+        numbers_B = np.cumsum(begins_B)
+        codes_B[places[order_B]] = num + numbers_B - 1
+        num += int(numbers_B[-1:].sum())
+    return _Codes(codes_B[: len(old)], codes_B[len(old) :], num)
 
 
-def _once(codes_S: Ints) -> tuple[Ints, Ints]:
-    """The codes that are there once, ascending, and where."""
-    codes, places, counts = np.unique(codes_S, return_index=True, return_counts=True)
-    only = (counts == 1) & (codes != _UNKNOWN)
-    return codes[only], places[only]
+def _mixed(words_SW: Digests) -> NDArray[np.uint64]:
+    """A hash of each digest, even where digests are short texts: Knuth, volume 3, 6.4."""
+    found_S = (words_SW[:, 0] ^ (words_SW[:, 1] << np.uint64(1))) * np.uint64(0x9E3779B97F4A7C15)
+    found_S ^= found_S >> np.uint64(32)
+    found_S *= np.uint64(0x9E3779B97F4A7C15)
+    return found_S
 
 
-def _pairs(old: tuple[Ints, Ints], new: tuple[Ints, Ints]) -> Pairs:
-    """Pairs of what both sides have, of (distinct values, their places)."""
-    _, i, j = np.intersect1d(old[0], new[0], assume_unique=True, return_indices=True)
-    first, second = old[1][i], new[1][j]
-    order = np.argsort(first)
-    return Pairs(first[order], second[order])
+def _part_of(words_SW: Digests, parts: int) -> NDArray[np.uint16]:
+    """One of so many parts, a power of two, for each digest; by other bits than are sorted."""
+    found_S = np.empty(len(words_SW), np.uint16)
+    for first in range(0, len(words_SW), _SORTED):
+        hashed_S = _mixed(words_SW[first : first + _SORTED]) >> np.uint64(24)
+        found_S[first : first + _SORTED] = hashed_S & np.uint64(parts - 1)
+    return found_S
+
+
+def _dtype(size: int) -> type[np.signedinteger]:
+    """What numbers so many things, and -1."""
+    return np.int32 if size < 1 << 31 else np.int64
+
+
+def _sorted(words_BW: Digests) -> tuple[Ints, NDArray[np.bool_]]:
+    """The places of digests in order, equal ones as they come, and where another one begins.
+
+    Leading bits of a hash and the place are sorted as one number; the few digests that share these
+    bits with another are then ordered by all of their bits.
+    """
+    size = len(words_BW)
+    mask = np.uint64((1 << size.bit_length()) - 1)
+    packed_B = (_mixed(words_BW) & ~mask) | np.arange(size, dtype=np.uint64)
+    packed_B.sort()
+    order_B = (packed_B & mask).astype(np.int64)
+    leading_B = packed_B & ~mask
+    words_BW = words_BW[order_B]
+    begins_B, other_B = _begins(leading_B[:, None]), _begins(words_BW)
+    if (begins_B != other_B).any():
+        run_B = np.cumsum(begins_B)
+        mixed = np.flatnonzero(np.isin(run_B, run_B[begins_B != other_B]))
+        again = mixed[np.lexsort((order_B[mixed], *words_BW[mixed].T, run_B[mixed]))]
+        order_B[mixed], words_BW[mixed] = order_B[again], words_BW[again]
+        other_B = _begins(words_BW)
+    return order_B, other_B
+
+
+def _begins(words_BW: Digests) -> NDArray[np.bool_]:
+    """Where rows are other than the row before."""
+    found = np.ones(len(words_BW), np.bool_)
+    found[1:] = (words_BW[1:] != words_BW[:-1]).any(axis=1)
+    return found
+
+
+def _paired(partner_S: Ints) -> Pairs:
+    """Pairs of each sample of OLD and its partner; -1: none."""
+    old_P = np.flatnonzero(partner_S >= 0)
+    return Pairs(old_P, partner_S[old_P])
+
+
+def _once(codes_S: Codes, num: int) -> Codes:
+    """Where a code is that is there once, [C]; -1 for others."""
+    dtype = _dtype(len(codes_S))
+    places = np.flatnonzero(codes_S != _UNKNOWN).astype(dtype)
+    first_C, last_C = np.full(num, -1, dtype), np.full(num, -1, dtype)
+    last_C[codes_S[places]] = places  # of an index that is there twice, the last is assigned
+    first_C[codes_S[places[::-1]]] = places[::-1]
+    last_C[first_C != last_C] = -1
+    return last_C
 
 
 def _by_id(ids: _Codes) -> Pairs:
     """Pairs with one id, where that id is there once on each side."""
-    return _pairs(_once(ids.old_S), _once(ids.new_S))
+    old_C, new_C = _once(ids.old_S, ids.num), _once(ids.new_S, ids.num)
+    both = (old_C >= 0) & (new_C >= 0)
+    partner_S = np.full(len(ids.old_S), -1)
+    partner_S[old_C[both]] = new_C[both]
+    return _paired(partner_S)
 
 
-def _numbered(codes_S: Ints, stride: int) -> tuple[Ints, Ints]:
-    """Known codes, the n-th of equal ones made code x stride + n, and their places."""
-    places = np.argsort(codes_S, kind="stable")
-    codes = codes_S[places]
-    nth = np.arange(len(codes)) - np.searchsorted(codes, codes, side="left")
-    known = codes != _UNKNOWN
-    return (codes * stride + nth)[known], places[known]
+def _ordered(codes_S: Codes, num: int) -> tuple[Ints, Ints, Ints]:
+    """Places by code, equal ones ascending; how many are of each code, and where they begin."""
+    places = np.flatnonzero(codes_S != _UNKNOWN)
+    order = places[np.argsort(codes_S[places], kind="stable")]
+    count_C = np.bincount(codes_S[places], minlength=num)
+    return order, count_C, np.cumsum(count_C) - count_C
 
 
 def _by_digest(digests: _Codes) -> Pairs:
     """Pairs with one digest, repeats matched in order."""
-    stride = max(len(digests.old_S), len(digests.new_S), 1)
-    return _pairs(_numbered(digests.old_S, stride), _numbered(digests.new_S, stride))
+    old, _, old_begin_C = _ordered(digests.old_S, digests.num)
+    new, new_count_C, new_begin_C = _ordered(digests.new_S, digests.num)
+    codes = digests.old_S[old]
+    nth = np.arange(len(old)) - old_begin_C[codes]
+    met = nth < new_count_C[codes]
+    partner_S = np.full(len(digests.old_S), -1)
+    partner_S[old[met]] = new[new_begin_C[codes[met]] + nth[met]]
+    return _paired(partner_S)
 
 
 def _checked(pairs: Pairs, tokens: _Codes, how: str) -> None:
@@ -176,7 +260,8 @@ def join_keys(old: Sequence[SampleKey], new: Sequence[SampleKey], match: str = "
             more = _by_digest(tokens.without(pairs))
             by["tokens"] = len(more)
             ids, pairs = pairs, _together(pairs, more)
-            by_id_P = np.isin(pairs.old_P, ids.old_P, assume_unique=True)
+            by_id_P = np.zeros(len(pairs), np.bool_)
+            by_id_P[np.searchsorted(pairs.old_P, ids.old_P)] = True
     elif match == "order":
         both = np.arange(min(len(old), len(new)))
         pairs = Pairs(both, both)
@@ -194,8 +279,8 @@ def join_keys(old: Sequence[SampleKey], new: Sequence[SampleKey], match: str = "
         left = int((left_old[conflicts.old_P] | left_new[conflicts.new_P]).sum())
     return Join(
         pairs,
-        tuple(np.flatnonzero(left_old).tolist()),
-        tuple(np.flatnonzero(left_new).tolist()),
+        np.flatnonzero(left_old),
+        np.flatnonzero(left_new),
         {rule: count for rule, count in by.items() if count},
         left,
         by_id_P,
@@ -218,3 +303,15 @@ def _nothing(old: Keys, new: Keys, match: str) -> MismatchError:
         f"{rule}",
         hint=hint,
     )
+
+
+def repeated_ids(keys: Sequence[SampleKey]) -> NDArray[np.bool_]:
+    """Which samples have an id that one before them has, bool [S]."""
+    held = keys if isinstance(keys, Keys) else Keys(keys)
+    ids = _codes(held, Keys(), "sample_id")
+    places = np.flatnonzero(ids.old_S != _UNKNOWN)
+    first_C = np.zeros(ids.num, np.int64)
+    first_C[ids.old_S[places[::-1]]] = places[::-1]  # of an index twice, the last is assigned
+    found_S = np.zeros(len(held), np.bool_)
+    found_S[places] = first_C[ids.old_S[places]] != places
+    return found_S

@@ -6,7 +6,7 @@ from ...margins import EPS
 from ..diff.flips import Flips
 from ..diff.measures import layer_measures, rate, total_measures
 from ..diff.result import SequenceCount
-from .comparison import Comparison
+from .comparison import BROKEN, Comparison
 from .drift import Nearest
 from .staleness import Staleness
 
@@ -18,14 +18,14 @@ class AdviceLimits:
     """From where a figure is worth an alarm; docs/metrics.md has the reasons.
 
     first_clear   clear flips in the first MoE layer, of its rows with a margin
-    broken        row mismatch of a layer, or of a sample, that no arithmetic makes
+    broken        row mismatch of a layer that no arithmetic makes; of a sample it is BROKEN
     noise_factor  the mismatch in noise floors, where no margins are known
     staleness     row mismatch between two versions
     f2            share of response tokens with a ratio over 2 or under 1/2
     """
 
     first_clear: float = 0.03
-    broken: float = 0.5
+    broken: float = BROKEN
     noise_factor: float = 10.0
     staleness: float = 0.15
     f2: float = 0.1
@@ -38,14 +38,15 @@ class Excess:
     first_clear  the first MoE layer and its clear flips, of its rows with a margin; None within
                  the limit
     layers       layers that are broken, each with its row mismatch
-    samples      samples that are broken, of ``compared``
+    samples      how many samples are broken, of ``compared``; worst is the worst of them
     noise_times  the mismatch in noise floors; None within the limit
     """
 
     first_clear: tuple[int, float] | None = None
     layers: tuple[tuple[int, float], ...] = ()
-    samples: tuple[SequenceCount, ...] = ()
+    samples: int = 0
     compared: int = 0
+    worst: SequenceCount | None = None
     noise_times: float | None = None
 
     def __bool__(self) -> bool:
@@ -161,8 +162,9 @@ def _excess(
     return Excess(
         None if first is None or first <= limits.first_clear else (result.layers[0], first),
         tuple((layer, r) for layer, r in rates if r is not None and r > limits.broken),
-        tuple(s.counts for s in result.each if s.counts.mismatch_rate > limits.broken),
-        len(result.each),
+        mismatch.counted.broken,
+        result.samples.compared,
+        next(iter(mismatch.counted.worst), None),
         ours / floor if floor and ours > limits.noise_factor * floor else None,
     )
 

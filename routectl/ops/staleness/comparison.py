@@ -1,16 +1,101 @@
-"""A comparison and its intervals. Shape suffixes: C clusters, L compared layers, M columns."""
+"""A comparison and its intervals.
 
-from collections.abc import Hashable, Mapping
+Shape suffixes: G buckets of clusters, C those that are not empty, X samples, L compared layers,
+M columns.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..adding.intervals import Bootstrap, Interval, rate_intervals
+from ..adding.least import Worst
+from ..adding.resampled import Resampled
 from ..diff.measures import rate
-from ..diff.result import DiffResult
+from ..diff.result import ComparedSample, DiffResult, SequenceCount
 
-__all__ = ["Clustering", "Comparison", "RateIntervals", "intervals_of"]
+__all__ = [
+    "BROKEN",
+    "ClusterSums",
+    "Comparison",
+    "ComparisonCounts",
+    "RateIntervals",
+    "intervals_of",
+]
+
+Ints = NDArray[np.int64]
+_OTHERS = 5  # columns that are not by layer
+BROKEN = 0.5  # row mismatch of a sample that no arithmetic makes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClusterSums:
+    """What intervals are made of, by bucket of clusters; sums of parts add up.
+
+    sums    columns rows and rows mismatched; where there are ``layers``, of each, and then shared
+            ids, tokens, mismatched tokens, scored tokens, tokens beyond tau; one float, k3
+    """
+
+    layers: int
+    sums: Resampled
+
+    @classmethod
+    def empty(cls, layers: int = 0) -> "ClusterSums":
+        """Of no sample; by layer where ``layers`` is not 0."""
+        ints = 2 * layers + _OTHERS if layers else 2
+        return cls(layers, Resampled.empty(ints, int(layers > 0)))
+
+    def row(self, found: ComparedSample) -> tuple[Ints, float]:
+        """The columns of one sample."""
+        swaps_LS, scored = found.swaps_LS, found.logprobs
+        rows_L, same_L = swaps_LS.sum(axis=1), swaps_LS[:, 0]
+        if not self.layers:
+            rows = int(rows_L.sum())
+            return np.array([rows, rows - int(same_L.sum())]), 0.0
+        top_k = swaps_LS.shape[1] - 1
+        shared = int((swaps_LS @ np.arange(top_k, -1, -1)).sum())
+        counts = found.counts
+        others = [shared, counts.tokens, counts.tokens_mismatched, scored.tokens, scored.over_tau]
+        return np.concatenate([rows_L, rows_L - same_L, others]), scored.sum_k3
+
+    def add(self, buckets: Sequence[int], rows: Sequence[tuple[Ints, float]]) -> None:
+        """Count samples, in place."""
+        if buckets:
+            ints, floats = zip(*rows, strict=True)
+            k3_X1 = np.array(floats)[:, None] if self.layers else None
+            self.sums.add(buckets, np.stack(ints), k3_X1)
+
+    def __add__(self, other: "ClusterSums") -> "ClusterSums":
+        return ClusterSums(self.layers, self.sums + other.sums)
+
+    @property
+    def known_G(self) -> NDArray[np.bool_]:  # noqa: N802
+        """Which buckets have a sample."""
+        return self.sums.samples_G > 0
+
+    def rows_of(self, column: int, width: int) -> Ints:
+        """Some columns of every bucket, int64 [G, width]: 0 rows, 1 rows mismatched, by layer."""
+        return self.sums.ints_GM[:, column * width : (column + 1) * width]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ComparisonCounts:
+    """One comparison of some samples. broken counts the samples whose mismatch is over BROKEN."""
+
+    result: DiffResult
+    sums: ClusterSums
+    broken: int
+    worst: Worst[SequenceCount]
+
+    def __add__(self, other: "ComparisonCounts") -> "ComparisonCounts":
+        return ComparisonCounts(
+            self.result + other.result,
+            self.sums + other.sums,
+            self.broken + other.broken,
+            self.worst + other.worst,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +117,13 @@ class RateIntervals:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """One comparison: kind is mismatch, staleness or total; result has all of its figures.
+    """One comparison: kind is mismatch, staleness or total; counted has all of its figures.
 
     old, new  "dump" or the names of versions; "own version" on the new side of a mismatch;
               "older" and "newer" where the pairs of one lag are added up
     lag       updates between the two sides: 0 for a mismatch, None for a total of several lags
     mode      free or forced: see ``attribution.Version``
-    pairs     the (old, new) names that result adds up
+    pairs     the (old, new) names that are added up
     """
 
     kind: str
@@ -46,9 +131,14 @@ class Comparison:
     new: str
     lag: int | None
     mode: str
-    result: DiffResult
+    counted: ComparisonCounts
     intervals: RateIntervals
     pairs: tuple[tuple[str, str], ...]
+
+    @property
+    def result(self) -> DiffResult:
+        """The figures, as those of any two dumps."""
+        return self.counted.result
 
     @property
     def mismatch_rate(self) -> float | None:
@@ -61,42 +151,16 @@ class Comparison:
         return rate(self.result.logprobs.over_tau, self.result.logprobs.tokens)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Clustering:
-    """How intervals are made: the cluster of each sample by its name, and the bootstrap's plan."""
-
-    cluster_of: Mapping[str, Hashable]
-    plan: Bootstrap
-
-    def sums(self, result: DiffResult) -> dict[Hashable, list[NDArray[np.float64]]]:
-        """Per cluster, in order of first sight: rows by layer and swaps [L, S], and other sums.
-
-        The other sums are tokens, mismatched tokens, scored tokens, k3 and tokens beyond tau.
-        Pairs of versions have the same sequences: one cluster each, whatever is added up.
-        """
-        found: dict[Hashable, list[NDArray[np.float64]]] = {}
-        for one in result.each:
-            s, scored = one.counts, one.logprobs
-            sums = [s.tokens, s.tokens_mismatched, scored.tokens, scored.sum_k3, scored.over_tau]
-            parts = found.setdefault(
-                self.cluster_of[s.sample], [np.zeros(one.swaps_LS.shape), np.zeros(len(sums))]
-            )
-            parts[0] += one.swaps_LS
-            with np.errstate(over="ignore", invalid="ignore"):  # log-probs may be infinite
-                parts[1] += sums
-        return found
-
-
-def intervals_of(result: DiffResult, clustering: Clustering) -> RateIntervals:
-    """Intervals of the rates of a result, from draws of whole clusters."""
-    sums = clustering.sums(result)
-    swaps_CLS = np.stack([parts[0] for parts in sums.values()])
-    tokens, mismatched, scored, k3, f2 = np.stack([parts[1] for parts in sums.values()], axis=1)
-    top_k = swaps_CLS.shape[2] - 1
-    rows_CL, same_CL = swaps_CLS.sum(axis=2), swaps_CLS[:, :, 0]
-    rows, shared = rows_CL.sum(axis=1), (swaps_CLS @ np.arange(top_k, -1, -1)).sum(axis=1)
-    parts = [rows - same_CL.sum(axis=1), shared, mismatched, k3, f2, *(rows_CL - same_CL).T]
+def intervals_of(found: ClusterSums, top_k: int, clusters: int, plan: Bootstrap) -> RateIntervals:
+    """Intervals of the rates of a comparison over so many clusters."""
+    columns, layers = found.sums.sums_CM, found.layers
+    rows_CL, wrong_CL = columns[:, :layers], columns[:, layers : 2 * layers]
+    shared, tokens, mismatched, scored, f2, k3 = columns[:, 2 * layers :].T
+    rows = rows_CL.sum(axis=1)
+    parts = [wrong_CL.sum(axis=1), shared, mismatched, k3, f2, *wrong_CL.T]
     wholes = [rows, top_k * rows, tokens, scored, scored, *rows_CL.T]
-    found = rate_intervals(np.stack(parts, axis=1), np.stack(wholes, axis=1), clustering.plan)
-    mismatch, overlap, token_mismatch, of_k3, of_f2, *layers = found
-    return RateIntervals(len(sums), mismatch, overlap, token_mismatch, of_k3, of_f2, tuple(layers))
+    intervals = rate_intervals(np.stack(parts, axis=1), np.stack(wholes, axis=1), plan)
+    mismatch, overlap, token_mismatch, of_k3, of_f2, *of_layers = intervals
+    return RateIntervals(
+        clusters, mismatch, overlap, token_mismatch, of_k3, of_f2, tuple(of_layers)
+    )

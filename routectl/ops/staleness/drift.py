@@ -3,30 +3,33 @@
 Shape suffixes: L compared layers, E experts, K top_k, R mismatched rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ...dump import Dump
 from ...kernels.rows import diff_rows
-from ..adding.intervals import Interval, interval_of, resample
+from ..adding.intervals import Bootstrap, Interval, interval_of, resample
 from ..diff.result import DiffResult
-from ..pairs.align import Aligner
-from ..pairs.join import join_keys
-from .comparison import Clustering, Comparison
+from ..pairs.align import Pair
+from .comparison import ClusterSums, Comparison
 from .half_life import HalfLife
 
 __all__ = [
     "Drift",
     "ExpertMove",
     "LayerSpeed",
+    "MoveCounts",
     "Nearest",
     "expert_moves",
     "layer_speeds",
     "nearest_version",
     "slope_of",
 ]
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,31 +134,43 @@ def layer_speeds(by_lag: Sequence[Comparison]) -> tuple[LayerSpeed, ...]:
     )
 
 
-def expert_moves(old: Dump, new: Dump, result: DiffResult, limit: int) -> tuple[ExpertMove, ...]:
-    """The ``limit`` experts that rows entered and left most, from one pass over two dumps.
+@dataclass(frozen=True, slots=True, eq=False)
+class MoveCounts:
+    """How many rows each expert entered and left, int64 [L, E]; those of parts add up."""
 
-    old and new are what result compared, with one id per sample. Experts at rest are left out.
-    """
-    counts, layers = result.counts, result.layers
-    shape = counts.load_old_LE.shape
-    entered_LE, left_LE = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    aligner = Aligner(old.meta, new.meta, (layers, (), ()), result.tokens, by_prompt=False)
-    for i, j in join_keys(old.keys, new.keys, "id").pairs:
-        before, after = old[i], new[j]
-        if before.routes is None or after.routes is None:
-            continue
-        pair = aligner.pair(before, after, before.sample_id or "")
+    entered_LE: Ints
+    left_LE: Ints
+
+    @classmethod
+    def of_pair(cls, pair: Pair, num_experts: int) -> "MoveCounts":
+        """Those of one pair of samples."""
         marked = diff_rows(
-            pair.old_TLK, pair.new_TLK, shape[1], skip_TL=pair.skip_TL, mark=True
+            pair.old_TLK, pair.new_TLK, num_experts, skip_TL=pair.skip_TL, mark=True
         ).differs_TL
         assert marked is not None
         where = np.nonzero(marked)
+        shape = (marked.shape[1], num_experts)
         old_RK, new_RK = pair.old_TLK[where], pair.new_TLK[where]
         shared_RKK = old_RK[:, :, None] == new_RK[:, None, :]
-        place_RK = where[1][:, None] * shape[1]
-        for ids_RK, axis, counted in ((old_RK, 2, left_LE), (new_RK, 1, entered_LE)):
-            moved = (place_RK + ids_RK)[~shared_RKK.any(axis=axis)]
-            counted += np.bincount(moved, minlength=counted.size).reshape(shape)
+        place_R1 = where[1][:, None] * num_experts
+
+        def counted(ids_RK: Any, axis: int) -> Ints:
+            moved = (place_R1 + ids_RK)[~shared_RKK.any(axis=axis)]
+            return np.bincount(moved, minlength=shape[0] * shape[1]).reshape(shape)
+
+        return cls(counted(new_RK, 1), counted(old_RK, 2))
+
+    def __add__(self, other: "MoveCounts") -> "MoveCounts":
+        return MoveCounts(self.entered_LE + other.entered_LE, self.left_LE + other.left_LE)
+
+
+def expert_moves(found: MoveCounts, result: DiffResult, limit: int) -> tuple[ExpertMove, ...]:
+    """The ``limit`` experts that rows entered and left most; result is of the same rows.
+
+    Experts at rest are left out.
+    """
+    counts, layers = result.counts, result.layers
+    entered_LE, left_LE = found.entered_LE, found.left_LE
     rows_L = counts.swaps_LS.sum(axis=1)
     with np.errstate(invalid="ignore"):
         rate_LE = np.nan_to_num((entered_LE + left_LE) / rows_L[:, None])
@@ -170,35 +185,40 @@ def expert_moves(old: Dump, new: Dump, result: DiffResult, limit: int) -> tuple[
             int(counts.load_new_LE[layer, expert]),
             int(rows_L[layer]),
         )
-        for layer, expert in (divmod(int(place), shape[1]) for place in order)
+        for layer, expert in (divmod(int(place), rate_LE.shape[1]) for place in order)
         if rate_LE[layer, expert] > 0
     )
 
 
 def nearest_version(
-    own: str, mode: str, results: dict[str, DiffResult], clustering: Clustering
+    own: str,
+    mode: str,
+    found: Mapping[str, tuple[DiffResult, ClusterSums]],
+    plan: Bootstrap,
 ) -> Nearest:
     """Which of several versions, by name, is closest to the dump's rows of version ``own``."""
-    rates = {name: result.rows_mismatched / result.rows for name, result in results.items()}
+    rates = {name: result.rows_mismatched / result.rows for name, (result, _) in found.items()}
     nearest = min(rates, key=lambda name: (rates[name], name != own))
     gap = None
-    if nearest != own and own in results:
-        gap = _gap(results[own], results[nearest], clustering)
+    if nearest != own and own in found:
+        gap = _gap(found[own][1], found[nearest][1], plan)
     return Nearest(own, nearest, mode, rates, gap)
 
 
-def _gap(a: DiffResult, b: DiffResult, clustering: Clustering) -> Interval | None:
-    """The interval of a's mismatch rate less b's, over the clusters that both have."""
-    sums = [clustering.sums(result) for result in (a, b)]
-    names = [name for name in sums[0] if name in sums[1]]
-    if len(names) < 2:
+def _gap(a: ClusterSums, b: ClusterSums, plan: Bootstrap) -> Interval | None:
+    """The interval of a's mismatch rate less b's, over the buckets of clusters that both have."""
+    both = a.known_G & b.known_G
+    if both.sum() < 2:
         return None
-    swaps = np.array([[found[name][0].sum(axis=0) for found in sums] for name in names])
-    parts = np.stack([swaps.sum(axis=2), swaps[:, :, 1:].sum(axis=2)], axis=1)
-    drawn = resample(parts.reshape(len(names), 4), clustering.plan).reshape(-1, 2, 2)
+    sums = [
+        side.rows_of(column, side.layers or 1)[both].sum(axis=1)
+        for column in (0, 1)
+        for side in (a, b)
+    ]
+    drawn = resample(np.stack(sums, axis=1), plan).reshape(-1, 2, 2)
     with np.errstate(invalid="ignore"):
         rates_B2 = drawn[:, 1] / drawn[:, 0]
-    return interval_of(rates_B2[:, 0] - rates_B2[:, 1], len(names), clustering.plan.level)
+    return interval_of(rates_B2[:, 0] - rates_B2[:, 1], int(both.sum()), plan.level)
 
 
 def slope_of(steps: Sequence[int], values: Sequence[float]) -> float | None:

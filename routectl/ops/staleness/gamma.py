@@ -4,32 +4,31 @@ Shape suffixes: T tokens, L MoE layers, K top_k, B bins.
 """
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...dump import Dump, Sample
+from ...dump import Dump, DumpMeta, Sample, SampleKey
 from ...errors import MismatchError
+from ..adding.exact import ExactSums
 from ..adding.intervals import Bootstrap, Interval, rate_intervals
+from ..adding.resampled import Resampled, bucket_of_sample
 from ..pairs.align import TOKENS, name_of
 from ..pairs.join import join_keys
-from .attribution import MODES, Version
 from .comparison import Comparison
-from .options import StalenessOptions
 
 __all__ = [
     "GAMMA_BINS",
     "GAMMA_FLOOR",
     "LagShift",
     "RouterShift",
-    "SequenceShift",
+    "ShiftTally",
+    "checked_shift",
     "router_shift",
-    "router_shifts",
     "shift_of",
 ]
 
@@ -38,59 +37,52 @@ GAMMA_BINS = 4096  # of a gamma from 0 to 1: as fine as what is stored resolves 
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceShift:
-    """What one sample adds up to: tokens, the sum of their gammas, and those below GAMMA_FLOOR."""
-
-    sample: str
-    tokens: int
-    sum_gamma: float
-    below: int
-
-    @property
-    def mean_gamma(self) -> float | None:
-        """The mean gamma of the sample's tokens."""
-        return self.sum_gamma / self.tokens if self.tokens else None
+_TOGETHER = 1024  # samples whose sums are added up at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RouterShift:
-    """The gammas of all tokens; counts and sums, so that results of shards add up with ``+``.
+    """The gammas of all tokens; counts and exact sums: those of shards add up with ``+``.
 
-    layers       0-based, those compared
-    tokens       tokens whose rows are known in every layer, on both sides; partial: in some alone
-    unjoined     samples of either side without a partner that has gate log-probabilities too
-    sum_shift_L  float64, sums over tokens of mean_{e in A} |log p_new(e) - log p_old(e)|
-    gammas_B     int64 [GAMMA_BINS + 1], tokens by gamma: entry b is of round(gamma * GAMMA_BINS)
-    sequences    each sample's part, for intervals over sequences
+    layers      0-based, those compared
+    tokens      tokens whose rows are known in every layer, on both sides; partial: in some alone
+    unjoined    samples of either side without a partner that has gate log-probabilities too
+    below       tokens with a gamma below GAMMA_FLOOR
+    sums        over tokens: of mean_{e in A} |log p_new(e) - log p_old(e)| by layer, then of gamma
+    gammas_B    int64 [GAMMA_BINS + 1], tokens by gamma: entry b is of round(gamma * GAMMA_BINS)
+    buckets     tokens and the sum of their gammas by bucket of samples, for intervals
     """
 
     layers: tuple[int, ...]
     tokens: int
     partial: int
     unjoined: int
-    sum_shift_L: Floats
+    below: int
+    sums: ExactSums
     gammas_B: Ints
-    sequences: tuple[SequenceShift, ...]
+    buckets: Resampled
+
+    @classmethod
+    def empty(cls, layers: tuple[int, ...]) -> "RouterShift":
+        """That of no tokens."""
+        sums, bins = ExactSums.zeros(len(layers) + 1), np.zeros(GAMMA_BINS + 1, np.int64)
+        return cls(layers, 0, 0, 0, 0, sums, bins, Resampled.empty(1, 1))
 
     def __add__(self, other: "RouterShift") -> "RouterShift":
         if self.layers != other.layers:
             raise ValueError("results of other layers do not add up")
-        names = ("tokens", "partial", "unjoined", "sum_shift_L", "gammas_B", "sequences")
+        names = ("tokens", "partial", "unjoined", "below", "sums", "gammas_B", "buckets")
         return replace(self, **{n: getattr(self, n) + getattr(other, n) for n in names})
 
     @property
     def mean_gamma(self) -> float | None:
         """The mean over tokens; None without tokens."""
-        total = sum(part.sum_gamma for part in self.sequences)
-        return total / self.tokens if self.tokens else None
+        return self.sums[len(self.layers)] / self.tokens if self.tokens else None
 
     @property
-    def below(self) -> int:
-        """Tokens with a gamma below GAMMA_FLOOR."""
-        return sum(part.below for part in self.sequences)
+    def sum_shift_L(self) -> Floats:  # noqa: N802
+        """float64 [L], the sums over tokens of mean |log p_new - log p_old|."""
+        return self.sums.values_N[:-1]
 
     @property
     def below_rate(self) -> float | None:
@@ -126,70 +118,109 @@ def router_shift(
     Raises MismatchError when a dump has no gate log-probabilities, two of them are of other routes,
     or no token is left. Source: RSPO, arXiv 2510.23027; A is the old policy's own experts there.
     """
-    if tokens not in TOKENS:
-        raise ValueError(f"tokens must be one of {TOKENS}, got {tokens!r}")
-    for dump in (old, new):
-        if not dump.meta.gates:
-            raise MismatchError(
-                f"{dump.meta.path}: no gate log-probabilities",
-                hint="routectl recompute --gate-logprobs writes them",
-            )
-    common = tuple(n for n in old.meta.layers_L if n in new.meta.layers_L)
-    if absent := [layer for layer in layers or () if layer not in common]:
-        raise MismatchError(f"layers {absent} are not MoE layers of both dumps: got {list(common)}")
-    common = common if layers is None else tuple(sorted(set(layers)))
-    if not common:
-        raise MismatchError(f"{old.meta.path} and {new.meta.path}: no layer to compare")
+    tally = ShiftTally(old.meta, new.meta, tokens, layers)
     joined = join_keys(old.keys, new.keys, "auto")
-    unjoined = len(joined.only_old) + len(joined.only_new)
-    result = replace(_nothing(common), unjoined=unjoined)
-    sides = (old.select(layers=common), new.select(layers=common))
+    sides = (old.select(layers=tally.layers), new.select(layers=tally.layers))
     for i, j in joined.pairs:
-        sample = sides[0][i]
-        result += _sample_shift(sample, sides[1][j], name_of(sample, i), tokens, common)
-    if not result.tokens:
+        tally.add(sides[0][i], sides[1][j], i, old.keys[i])
+    tally.leave(len(joined.only_old) + len(joined.only_new))
+    return checked_shift(tally.result(), old.meta, new.meta)
+
+
+class ShiftTally:
+    """Adds up pair after pair of samples of two recomputes; memory does not grow with them.
+
+    Raises MismatchError for dumps that cannot be compared, ValueError for other tokens.
+    """
+
+    def __init__(
+        self, old: DumpMeta, new: DumpMeta, tokens: str, layers: tuple[int, ...] | None
+    ) -> None:
+        if tokens not in TOKENS:
+            raise ValueError(f"tokens must be one of {TOKENS}, got {tokens!r}")
+        for meta in (old, new):
+            if not meta.gates:
+                raise MismatchError(
+                    f"{meta.path}: no gate log-probabilities",
+                    hint="routectl recompute --gate-logprobs writes them",
+                )
+        common = tuple(n for n in old.layers_L if n in new.layers_L)
+        if absent := [layer for layer in layers or () if layer not in common]:
+            raise MismatchError(
+                f"layers {absent} are not MoE layers of both dumps: got {list(common)}"
+            )
+        self.layers = common if layers is None else tuple(sorted(set(layers)))
+        if not self.layers:
+            raise MismatchError(f"{old.path} and {new.path}: no layer to compare")
+        self._columns = [
+            None if self.layers == meta.layers_L else [meta.layers_L.index(n) for n in self.layers]
+            for meta in (old, new)
+        ]
+        self._tokens, self._counts = tokens, np.zeros(4, np.int64)
+        self._found = RouterShift.empty(self.layers)
+        self._waiting: list[tuple[int, int, float]] = []
+
+    def add(self, old: Sample, new: Sample, index: int, key: SampleKey) -> None:
+        """Add one pair of samples, of any layers of their dumps; index and key are OLD's."""
+        name = name_of(old, index)
+        if old.gates is None or new.gates is None:
+            self.leave(2)
+            return
+        if old.gates.of != new.gates.of:
+            raise MismatchError(
+                f"sample {name}: the gate log-probabilities are of other routes: expected two "
+                "recomputes of one dump"
+            )
+        older, newer = (_columns(*side) for side in zip((old, new), self._columns, strict=True))
+        shift_TL = _shift(older, newer, name)[_selected(old, name, self._tokens)]
+        known_TL = ~np.isnan(shift_TL)
+        whole_T = known_TL.all(axis=1)
+        partial = int((known_TL.any(axis=1) & ~whole_T).sum())
+        shift_TL = shift_TL[whole_T]
+        gamma_T = np.exp(-shift_TL.mean(axis=1))
+        gamma, tokens = float(gamma_T.sum()), len(gamma_T)
+        self._counts += (tokens, partial, 0, int((gamma_T < GAMMA_FLOOR).sum()))
+        self._found.sums.add([*shift_TL.sum(axis=0), gamma])
+        bins_T = np.round(gamma_T * GAMMA_BINS).astype(np.int64)
+        np.add.at(self._found.gammas_B, bins_T, 1)
+        self._waiting.append((bucket_of_sample(key, index), tokens, gamma))
+        if len(self._waiting) >= _TOGETHER:
+            self._flush()
+
+    def leave(self, samples: int) -> None:
+        """Count samples without a partner."""
+        self._counts[2] += samples
+
+    def result(self) -> RouterShift:
+        """What was added up."""
+        self._flush()
+        tokens, partial, unjoined, below = self._counts.tolist()
+        return replace(self._found, tokens=tokens, partial=partial, unjoined=unjoined, below=below)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            buckets, tokens, gammas = zip(*self._waiting, strict=True)
+            self._waiting = []
+            self._found.buckets.add(buckets, np.array(tokens)[:, None], np.array(gammas)[:, None])
+
+
+def checked_shift(found: RouterShift, old: DumpMeta, new: DumpMeta) -> RouterShift:
+    """A shift of some tokens. Raises MismatchError where it has none."""
+    if not found.tokens:
         raise MismatchError(
-            f"{old.meta.path} and {new.meta.path}: no token to compare: {len(joined.pairs)} samples"
-            f" match, {result.partial} tokens have some layers alone"
+            f"{old.path} and {new.path}: no token to compare: "
+            f"{int(found.buckets.samples_G.sum())} samples match, {found.partial} tokens have some "
+            "layers alone"
         )
-    return result
+    return found
 
 
-def _nothing(layers: tuple[int, ...]) -> RouterShift:
-    """The result of no tokens."""
-    bins = np.zeros(GAMMA_BINS + 1, np.int64)
-    return RouterShift(layers, 0, 0, 0, np.zeros(len(layers)), bins, ())
-
-
-def _sample_shift(
-    old: Sample, new: Sample, name: str, tokens: str, layers: tuple[int, ...]
-) -> RouterShift:
-    """The part of one sample."""
-    nothing = _nothing(layers)
-    if old.gates is None or new.gates is None:
-        return replace(nothing, unjoined=2)
-    if old.gates.of != new.gates.of:
-        raise MismatchError(
-            f"sample {name}: the gate log-probabilities are of other routes: expected two "
-            "recomputes of one dump"
-        )
-    shift_TL = _shift(old, new, name)[_selected(old, name, tokens)]
-    known_TL = ~np.isnan(shift_TL)
-    whole_T = known_TL.all(axis=1)
-    partial = int((known_TL.any(axis=1) & ~whole_T).sum())
-    shift_TL = shift_TL[whole_T]
-    gamma_T = np.exp(-shift_TL.mean(axis=1))
-    part = SequenceShift(
-        name, len(gamma_T), float(gamma_T.sum()), int((gamma_T < GAMMA_FLOOR).sum())
-    )
-    bins_T = np.round(gamma_T * GAMMA_BINS).astype(np.int64)
+def _columns(sample: Sample, columns: list[int] | None) -> Sample:
+    """A sample with some of its layers; None: all."""
+    if columns is None or sample.routes is None or sample.gates is None:
+        return sample
     return replace(
-        nothing,
-        tokens=part.tokens,
-        partial=partial,
-        sum_shift_L=shift_TL.sum(axis=0),
-        gammas_B=np.bincount(bins_T, minlength=GAMMA_BINS + 1),
-        sequences=(part,),
+        sample, routes=sample.routes.columns(columns), gates=sample.gates.columns(columns)
     )
 
 
@@ -220,25 +251,6 @@ def _selected(sample: Sample, name: str, tokens: str) -> slice:
     return slice(split) if tokens == "prompt" else slice(split, None)
 
 
-def router_shifts(
-    versions: Sequence[Version], options: StalenessOptions
-) -> Mapping[tuple[str, str, str], RouterShift]:
-    """Gamma by older version, newer version and mode; pairs without gates on a side are absent.
-
-    Raises MismatchError as router_shift does.
-    """
-    found = {}
-    for mode in MODES:
-        for old, new in combinations(versions, 2):
-            before, after = old.routes(mode), new.routes(mode)
-            if before is None or after is None or not (before.meta.gates and after.meta.gates):
-                continue
-            found[old.name, new.name, mode] = router_shift(
-                before, after, tokens=options.tokens, layers=options.layers
-            )
-    return found
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class LagShift:
     """The router shift of a comparison's pairs, added up; interval is of its mean gamma."""
@@ -260,10 +272,5 @@ def shift_of(
 
 def _interval(shift: RouterShift, plan: Bootstrap) -> Interval | None:
     """The interval of a mean gamma, over sequences."""
-    sums: dict[str, list[float]] = {}
-    for part in shift.sequences:
-        own = sums.setdefault(part.sample, [0.0, 0.0])
-        own[0] += part.sum_gamma
-        own[1] += part.tokens
-    sums_C2 = np.array(list(sums.values()))
-    return rate_intervals(sums_C2[:, :1], sums_C2[:, 1:], plan)[0]
+    columns = shift.buckets.sums_CM
+    return rate_intervals(columns[:, 1:], columns[:, :1], plan)[0]

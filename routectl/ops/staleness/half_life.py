@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..adding.intervals import Interval, interval_of, resample
-from .comparison import Clustering, Comparison
+from ..adding.intervals import Bootstrap, Interval, interval_of, resample
+from .comparison import Comparison
 
 __all__ = ["REACH", "HalfLife", "half_lives", "half_lives_of"]
 
@@ -75,23 +75,20 @@ def half_lives_of(
     return np.where(bad, np.nan, updates), np.where(bad, np.nan, exponent)
 
 
-def _agreement(by_lag: Sequence[Comparison], clustering: Clustering) -> tuple[Floats, Floats]:
-    """Rows and unchanged rows of each cluster at each lag, [C, N, M]."""
-    sums = [clustering.sums(c.result) for c in by_lag]
-    names = list(dict.fromkeys(name for found in sums for name in found))
-    shape = (len(names), len(by_lag), len(by_lag[0].result.layers) + 1)
-    rows_CNM, same_CNM = np.zeros(shape), np.zeros(shape)
-    for n, found in enumerate(sums):
-        for c, name in enumerate(names):
-            if name in found:
-                swaps_LS = found[name][0]
-                rows_CNM[c, n, 1:], same_CNM[c, n, 1:] = swaps_LS.sum(axis=1), swaps_LS[:, 0]
-    for array in (rows_CNM, same_CNM):
-        array[:, :, 0] = array[:, :, 1:].sum(axis=2)
-    return rows_CNM, same_CNM
+def _agreement(by_lag: Sequence[Comparison]) -> tuple[Floats, Floats]:
+    """Rows and unchanged rows of each bucket of clusters at each lag, [C, N, M]."""
+    layers = len(by_lag[0].result.layers)
+    known_G = np.any([c.counted.sums.known_G for c in by_lag], axis=0)
+    found = []
+    for column in (0, 1):
+        sums = [c.counted.sums.rows_of(column, layers)[known_G] for c in by_lag]
+        rows_CNL = np.stack(sums, axis=1).astype(np.float64)
+        found.append(np.concatenate([rows_CNL.sum(axis=2, keepdims=True), rows_CNL], axis=2))
+    rows_CNM, wrong_CNM = found
+    return rows_CNM, rows_CNM - wrong_CNM
 
 
-def half_lives(by_lag: Sequence[Comparison], clustering: Clustering) -> tuple[HalfLife, ...]:
+def half_lives(by_lag: Sequence[Comparison], plan: Bootstrap) -> tuple[HalfLife, ...]:
     """The half-life of all layers' routes, then of each layer's, from the lags of one mode.
 
     Every interval is over whole clusters, drawn alike at every lag, each draw fitted anew.
@@ -99,14 +96,14 @@ def half_lives(by_lag: Sequence[Comparison], clustering: Clustering) -> tuple[Ha
     if not by_lag:
         return ()
     lags = tuple(c.lag for c in by_lag if c.lag is not None)
-    rows_CNM, same_CNM = _agreement(by_lag, clustering)
+    rows_CNM, same_CNM = _agreement(by_lag)
     clusters, _, columns = rows_CNM.shape
     rows_NM, same_NM = rows_CNM.sum(axis=0), same_CNM.sum(axis=0)
     updates, exponent = half_lives_of(lags, rows_NM[None], same_NM[None])
     drawn_BM = np.full((1, columns), np.nan)
     if clusters > 1 and len(lags) > 1:
         both = np.stack([rows_CNM, same_CNM]).swapaxes(0, 1).reshape(clusters, -1)
-        sums = resample(both, clustering.plan).reshape(-1, 2, len(lags), columns)
+        sums = resample(both, plan).reshape(-1, 2, len(lags), columns)
         drawn_BM, _ = half_lives_of(lags, sums[:, 0], sums[:, 1])
     found = []
     for m, layer in enumerate((None, *by_lag[0].result.layers)):
@@ -114,7 +111,7 @@ def half_lives(by_lag: Sequence[Comparison], clustering: Clustering) -> tuple[Ha
         extrapolated = not bool((2 * same_N <= rows_N).any())
         known = bool(updates[0, m] <= (REACH * lags[-1] if extrapolated else np.inf))  # not nan
         steady = known and np.isnan(drawn_BM[:, m]).mean() <= _LOST
-        level = clustering.plan.level
+        level = plan.level
         found.append(
             HalfLife(
                 layer=layer,

@@ -41,6 +41,7 @@ class StalenessOptions:
     experts      how many of the experts that move most to name
     noise        the noise floor, measured by the caller
     detail       whether to keep where rows differ by layer and position: see ``ops.diff.detail``
+    each         whether to keep every compared sample: memory then grows with them
 
     Raises ValueError for another word than these.
     """
@@ -58,6 +59,7 @@ class StalenessOptions:
     experts: int = 10
     noise: tuple[Noise, ...] = ()
     detail: bool = False
+    each: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("rows", _ROWS), ("cached", _CACHED), ("clusters", _CLUSTERS)):

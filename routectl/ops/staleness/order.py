@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 
-from .attribution import Attribution
+from .census import Census
 
 __all__ = ["Disorder", "disorders_of"]
 
@@ -43,7 +43,7 @@ def _names_out_of_order(names: tuple[str, ...]) -> tuple[Disorder, ...]:
     return tuple(Disorder(a, b, "names") for a, b in pairwise(names) if _descends(a, b))
 
 
-def disorders_of(owned: Attribution) -> tuple[Disorder, ...]:
+def disorders_of(owned: Census) -> tuple[Disorder, ...]:
     """Pairs that are given newest first, each told once: by names, by the dump's, by its spans."""
     names = owned.names
     rows = owned.sizes.sum(axis=1)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...errors import RoutectlError
 from ...files.destinations import cannot_write
+from ...files.places import RemotePath, local_only
 from ...files.reading import read_bytes
 from ...files.scratch import scratch_folder
 from ...files.writing import replacing
@@ -41,7 +42,8 @@ def write_events(folder: Path, scalars: Mapping[str, float], step: int) -> None:
         except OSError as error:
             raise cannot_write(work, error) from None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not isinstance(folder, RemotePath):
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from None
     with replacing(folder / written.name, force=False) as stream:
@@ -55,6 +57,7 @@ def write_offline_run(folder: Path, scalars: Mapping[str, float], step: int) -> 
     facts about the machine are off. The project is WANDB_PROJECT's, or routectl; a run's id is
     WANDB_RUN_ID's where it is set. Raises RoutectlError where nothing can be written.
     """
+    local_only(folder, "the folder that wandb writes")
     os.environ["WANDB_ERROR_REPORTING"] = "false"  # read when the library is imported
     import wandb
 

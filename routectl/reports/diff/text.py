@@ -201,7 +201,7 @@ def _intervals(doc: DiffDocument) -> list[tuple[str, str]]:
         return []
     rates = (("rows", found["mismatch_rate"]), ("tokens", found["token_mismatch_rate"]))
     told = [f"{what} {percent(r['low'])} to {percent(r['high'])}" for what, r in rates if r]
-    return [("interval", f"{percent(found['level'])}: {', '.join(told)}")] if told else []
+    return [("interval", f"{100 * found['level']:g} %: {', '.join(told)}")] if told else []
 
 
 def _cut(parts: list[str], limit: int = 10) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ...margins import EPS
 from ...ops.adding.intervals import Interval
 from ...ops.staleness.advice import AdviceLimits, Grounds, grounds_of
-from ...ops.staleness.comparison import Comparison
+from ...ops.staleness.comparison import BROKEN, Comparison
 from ...ops.staleness.drift import Nearest
 from ...ops.staleness.staleness import Staleness
 
@@ -129,12 +129,11 @@ def _lines_of_excess(grounds: Grounds) -> Iterator[str]:
         )
     for layer, mismatch_rate in excess.layers:
         yield f"layer {layer} mismatches in {_share(mismatch_rate)} of its rows"
-    if excess.samples:
-        worst = max(excess.samples, key=lambda s: s.mismatch_rate)
+    if excess.samples and excess.worst is not None:
         yield (
-            f"{len(excess.samples)} of {excess.compared} samples mismatch in more than "
-            f"{_share(limits.broken)} of their rows; the worst is {worst.sample}, "
-            f"{_share(worst.mismatch_rate)}"
+            f"{excess.samples} of {excess.compared} samples mismatch in more than "
+            f"{_share(BROKEN)} of their rows; the worst is {excess.worst.sample}, "
+            f"{_share(excess.worst.mismatch_rate)}"
         )
     if excess.noise_times is not None:
         yield (

@@ -1,6 +1,6 @@
 """A Staleness as a JSON document, routectl.staleness/1; docs/json.md is the contract."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
@@ -12,7 +12,7 @@ from ...ops.diff.thresholds import NOTHING, Failure, Unmatched
 from ...ops.staleness.attribution import MODES
 from ...ops.staleness.comparison import Comparison
 from ...ops.staleness.drift import Drift
-from ...ops.staleness.gamma import GAMMA_FLOOR, LagShift, RouterShift, shift_of
+from ...ops.staleness.gamma import GAMMA_FLOOR, LagShift, shift_of
 from ...ops.staleness.order import Disorder
 from ...ops.staleness.staleness import Staleness, StalenessOptions
 from ..diff.detail import places_document
@@ -45,7 +45,6 @@ __all__ = [
 ]
 
 _QUANTILES = (0.01, 0.1, 0.5)
-Shifts = Mapping[tuple[str, str, str], RouterShift]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +180,10 @@ def _versions(result: Staleness) -> list[VersionEntry]:
             "rows": result.spans.by_version[name],
             "free": entries.get((name, "free")),
             "forced": entries.get((name, "forced")),
+            "samples_lacking": {
+                "free": result.lacking.get((name, "free")),
+                "forced": result.lacking.get((name, "forced")),
+            },
         }
         for name, place in zip(result.versions, result.places, strict=True)
     ]
@@ -248,19 +251,14 @@ def staleness_document(
     options: StalenessOptions | None = None,
     *,
     judged: Judged | None = None,
-    shifts: Shifts | None = None,
 ) -> StalenessDocument:
-    """The routectl.staleness/1 document.
-
-    options are those that the result was made with; shifts those of its versions, by older and
-    newer name and mode (``router_shifts``).
-    """
+    """The routectl.staleness/1 document; options are those that the result was made with."""
     judged = judged or Judged()
     options = options or StalenessOptions()
 
     def compared(parts: Sequence[Comparison]) -> list[ComparisonEntry]:
         plan = options.bootstrap
-        return [_comparison(c, judged.eps, shift_of(c, shifts or {}, plan)) for c in parts]
+        return [_comparison(c, judged.eps, shift_of(c, result.shifts, plan)) for c in parts]
 
     metas = _metas(result)
     dump = next(metas["dump", mode] for mode in MODES if ("dump", mode) in metas)

@@ -17,6 +17,7 @@ __all__ = [
     "DriftEntry",
     "ExpertEntry",
     "HalfLifeEntry",
+    "LackingEntry",
     "LayerShift",
     "NearestEntry",
     "OwnRows",
@@ -106,6 +107,13 @@ class ComparisonEntry(ComparedFigures, ComparisonExtras):
     intervals: ComparisonIntervals
 
 
+class LackingEntry(TypedDict):
+    """How many of the dump's samples a version lacks, by mode; null: no routes of that mode."""
+
+    free: int | None
+    forced: int | None
+
+
 class VersionEntry(TypedDict):
     """A version: where it stands, the rows that it surely made, its routes by mode."""
 
@@ -114,6 +122,7 @@ class VersionEntry(TypedDict):
     rows: int
     free: DumpEntry | None
     forced: DumpEntry | None
+    samples_lacking: NotRequired[LackingEntry]
 
 
 class OwnRows(CountedRows):

@@ -28,7 +28,7 @@ from ..text.wording import (
     plural,
     rates_text,
 )
-from .schema import SeriesDocument, StalenessDocument, StepEntry, ThresholdVerdict
+from .schema import SeriesDocument, StalenessDocument, StepEntry, ThresholdVerdict, VersionEntry
 from .tables import (
     comparison_columns,
     expert_columns,
@@ -143,8 +143,16 @@ def _about(console: Console, doc: StalenessDocument) -> None:
             if routes is not None:
                 rows = own.get((version["name"], mode))
                 made = "" if rows is None else f", made {plural(rows, 'row')} that are compared"
-                print_line(console, version["name"], f"{_side(routes)} {mode}{made}")
+                lacking = _lacking(version, mode)
+                print_line(console, version["name"], f"{_side(routes)} {mode}{made}{lacking}")
     print_line(console, "compared", _compared(doc))
+
+
+def _lacking(version: VersionEntry, mode: str) -> str:
+    """How many of the dump's samples a version lacks, in words; empty where it has all."""
+    found = version.get("samples_lacking")
+    number = None if found is None else found["free" if mode == "free" else "forced"]
+    return f", lacks {plural(number, 'sample')} of the dump" if number else ""
 
 
 def _rows_lines(doc: StalenessDocument) -> list[tuple[str, str]]:

@@ -485,6 +485,9 @@ class TestBase:
         assert "--base" in caught.value.hint
         with pytest.raises(MismatchError, match="takes no base"):
             Coding("packed", base=dump_of([], grouped(count=1)[1]))
+        with pytest.raises(MismatchError, match="token codes with a dictionary") as caught:
+            Coding("token")
+        assert "--dictionary" in caught.value.hint
         with pytest.raises(UnsupportedError, match="'zip' is not known: plain, packed"):
             Coding("zip")
 

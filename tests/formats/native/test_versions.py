@@ -46,7 +46,7 @@ def test_there_is_a_file_of_each_version():
     """Every container version and every codec that is known has a file."""
     assert {path.name[0] for path in PATHS} == {s[-1] for s in (*SCHEMAS, WITH_GATES, CODED)}
     blocks = "".join(map(_blocks, PATHS))
-    for name in ("plain", "packed", "set", "context", "delta"):
+    for name in ("plain", "packed", "set", "context", "delta", "token"):
         assert f'"codec": "{name}"' in blocks
 
 

@@ -1,6 +1,8 @@
 """Shards run by this process and by workers."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routectl.errors import FormatError, RoutectlError
-from routectl.jobs.progress import SILENT
+from routectl.jobs.progress import SILENT, Progress, Show
 from routectl.jobs.shards.crew import ALONE, Crew
 from routectl.jobs.shards.run import added, counted, in_order
 from routectl.jobs.shards.work import cut_runs
@@ -24,8 +26,8 @@ def test_workers_add_up_what_one_process_does(tmp_path: Path) -> None:
     alone = added(Adding(log, 20), ALONE, SILENT)
     assert alone.processes == {os.getpid()}
     log.unlink()
-    both = added(Adding(log, 40, slow_s=0.15), TWO, SILENT)
-    assert (alone.total, both.total) == (190, 780)
+    both = added(Adding(log, 120, slow_s=0.02), TWO, SILENT)
+    assert (alone.total, both.total) == (190, 7140)
     opened = log.read_text().split()
     assert sorted(opened) == sorted(map(str, both.processes))
     assert len(opened) == 3
@@ -39,28 +41,28 @@ def test_small_work_stays_in_this_process(tmp_path: Path) -> None:
 
 def test_results_come_in_order(tmp_path: Path) -> None:
     """What workers give is taken in the order of shards."""
-    found = list(in_order(Adding(tmp_path / "log", 40, slow_s=0.05), TWO, SILENT))
-    assert [one.total for one in found] == list(range(40))
+    found = list(in_order(Adding(tmp_path / "log", 120, slow_s=0.02), TWO, SILENT))
+    assert [one.total for one in found] == list(range(120))
     assert len(frozenset().union(*(one.processes for one in found))) == 3
 
 
 @pytest.mark.parametrize("crew", [ALONE, TWO])
 def test_the_first_damaged_shard_is_told(tmp_path: Path, crew: Crew) -> None:
     """Whatever the number of processes, the error is that of the first shard that has one."""
-    work = Adding(tmp_path / "log", 40, bad=(39, 21, 22), slow_s=0.05)
-    with pytest.raises(FormatError, match=r"^number 21: damaged$") as caught:
+    work = Adding(tmp_path / "log", 120, bad=(119, 70, 72), slow_s=0.02 * (crew is TWO))
+    with pytest.raises(FormatError, match=r"^number 70: damaged$") as caught:
         added(work, crew, SILENT)
     assert caught.value.hint == "mend it"
-    with pytest.raises(FormatError, match=r"^number 21: damaged$"):
+    with pytest.raises(FormatError, match=r"^number 70: damaged$"):
         list(in_order(work, crew, SILENT))
 
 
 def test_what_could_be_read_is_counted(tmp_path: Path) -> None:
     """The rest of damaged shards is added up, and each of them is told."""
-    found = counted(Adding(tmp_path / "log", 30, bad=(3, 25), slow_s=0.15), TWO, SILENT)
+    found = counted(Adding(tmp_path / "log", 100, bad=(3, 90), slow_s=0.02), TWO, SILENT)
     assert found.partial is not None
-    assert found.partial.total == sum(range(30)) - 28
-    assert [str(error) for error in found.errors] == ["number 3: damaged", "number 25: damaged"]
+    assert found.partial.total == sum(range(100)) - 93
+    assert [str(error) for error in found.errors] == ["number 3: damaged", "number 90: damaged"]
 
 
 def test_a_worker_that_dies_is_told_with_its_shard(tmp_path: Path) -> None:
@@ -84,3 +86,22 @@ def test_runs_are_about_equal() -> None:
     """Items of one weight are cut into runs as long as each other, but for one item."""
     lengths = [len(run) for run in cut_runs(np.full(1000, 100), 7, least=1)]
     assert max(lengths) - min(lengths) <= 1
+
+
+def test_an_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
+    """Ctrl-C in the middle ends every worker."""
+    log = tmp_path / "log"
+
+    @contextmanager
+    def line(what: str, unit: str) -> Iterator[Show]:
+        def show(done: float, total: int, words: object) -> None:
+            if len(log.read_text().split() if log.exists() else []) > 2:  # both workers are at it
+                raise KeyboardInterrupt
+
+        yield show
+
+    with pytest.raises(KeyboardInterrupt):
+        added(Adding(log, 400, slow_s=0.02), TWO, Progress(line=line))
+    pids = {int(pid) for pid in log.read_text().split()} - {os.getpid()}
+    assert len(pids) == 2
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

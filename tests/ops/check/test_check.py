@@ -19,6 +19,7 @@ from routectl.formats.native.container import write_native
 from routectl.formats.native.encoder import Coding
 from routectl.kernels.check import ARANGE, DUPLICATE, add_scores, hash_sets, scan_sample
 from routectl.ops.check.book.findings import FINDINGS, SEVERITIES, kind_of, known_codes
+from routectl.ops.check.book.ledger import Ledger
 from routectl.ops.check.book.results import Book, CheckFinding, Place
 from routectl.ops.check.check import CheckOptions, check
 from support.checks import codes, loaded, only
@@ -244,18 +245,26 @@ def test_results_of_shards_add_up():
     assert one.places == other.places
 
 
+def findings(book, indices):
+    """What a book of several samples comes to."""
+    ledger = Ledger()
+    ledger.take(book, indices)
+    return ledger.findings()
+
+
 def test_findings_of_one_kind_add_up():
     """Parts of one code with equal facts are one finding, each sample counted once."""
     book = Book()
     for sample, lag in (("a", 7), ("a", 7), ("b", 7), ("c", 20)):
         book.add("R701", Place(sample), rows=2, detail=f"by {lag}", facts={"lag": lag})
-    assert [(f.samples, f.rows, f.detail, f.facts) for f in book.findings()] == [
+    indices = {"a": 0, "b": 1, "c": 2, "d": 3}
+    assert [(f.samples, f.rows, f.detail, f.facts) for f in findings(book, indices)] == [
         (2, 6, "by 7", (("lag", 7),)),
         (1, 2, "by 20", (("lag", 20),)),
     ]
     for lag in range(21, 26):
         book.add("R701", Place("d"), rows=1, detail=f"by {lag}", facts={"lag": lag})
-    (one,) = book.findings()
+    (one,) = findings(book, indices)
     assert (one.samples, one.rows, one.detail) == (4, 13, "lag 7 to 25")
     assert one.facts == (("least_lag", 7), ("greatest_lag", 25))
 

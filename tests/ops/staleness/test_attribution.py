@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routectl.dump import WeightSpan
-from routectl.ops.staleness.attribution import GROUPS, Version, attribute, only_rows, places_of
+from routectl.ops.staleness.attribution import (
+    GROUPS,
+    Attributor,
+    BoundaryRule,
+    Version,
+    only_rows,
+    places_of,
+)
+from routectl.ops.staleness.census import census_of
 from support.dumps import LAYERS, all_alike, make_dump, make_routes, make_sample
 
 NAMES = ("v0", "v1")
@@ -47,14 +55,26 @@ def sample_of(spans, *, rows=8, start=0, missing=(), prompt=3, response=5, **mor
     return make_sample(routes, "a", *lists, weight_spans=spans, **more)
 
 
+def attributor(engine="vllm", version_map=None, own=None):
+    """What labels the rows of an engine's samples."""
+    return Attributor(NAMES, version_map or {}, own, BoundaryRule.of(engine).exact)
+
+
+def there(routes):
+    """Which rows are there, bool [T, L]."""
+    if routes.missing_TL is None:
+        return np.ones(routes.ids_TLK.shape[:2], bool)
+    return ~routes.missing_TL
+
+
 def labels(sample, own=None, version_map=None, engine="vllm"):
     """(version, group) of each token's rows, as the selected dumps show them."""
-    owned = attribute(make_dump([sample], engine=engine), NAMES, version_map or {}, own)
+    owned = attributor(engine, version_map, own).labels(sample)
     found = [(None, "unlabelled")] * sample.routes.num_tokens
     for version, name in enumerate(NAMES):
         for group in GROUPS:
-            kept = owned.rows_of(version, [group])[0].routes
-            for t in np.flatnonzero(~kept.missing_TL.all(axis=1)):
+            kept = owned.rows_of(sample, version, [group]).routes
+            for t in np.flatnonzero(there(kept).any(axis=1)):
                 assert found[t][0] is None
                 found[t] = (name, group)
     return found
@@ -129,7 +149,7 @@ def test_counts_add_up():
     ]
     for index, name in enumerate("abcde"):
         object.__setattr__(samples[index], "sample_id", name)
-    counts = attribute(make_dump(samples, engine="vllm"), NAMES, {}).counts
+    counts = census_of(make_dump(samples, engine="vllm"), attributor()).counts
     layers = len(LAYERS)
     assert counts.rows == {
         "first": 4 * layers - 1 + 3 * layers,
@@ -200,52 +220,51 @@ def slow_labels(sample, exact):
 @given(spanned_samples(), st.sampled_from(["vllm", "sglang", None]))
 def test_selected_rows_are_the_oracle(sample, engine):
     """Each version and group has exactly the rows, and log-probs, that a slow walk gives it."""
-    owned = attribute(make_dump([sample], engine=engine), NAMES, {})
-    truth = slow_labels(sample, engine == "vllm")
-    routes = sample.routes
-    there = np.ones(routes.ids_TLK.shape[:2], bool)
-    if routes.missing_TL is not None:
-        there = ~routes.missing_TL
+    by = attributor(engine)
+    owned, sizes = by.labels(sample), census_of(make_dump([sample]), by).sizes
+    truth, routes = slow_labels(sample, engine == "vllm"), sample.routes
+    made = set()
     for version, name in enumerate(NAMES):
         for number, group in enumerate(GROUPS[:-1]):
-            kept = owned.rows_of(version, [group])[0]
+            kept = owned.rows_of(sample, version, [group])
             wanted = np.array([label == (name, group) for label in truth], bool)
-            rows = wanted[routes.start : routes.stop, None] & there
-            assert (~kept.routes.missing_TL == rows).all()
-            assert owned.sizes[version, number] == rows.sum()
+            rows = wanted[routes.start : routes.stop, None] & there(routes)
+            assert (there(kept.routes) == rows).all()
+            assert sizes[version, number] == rows.sum()
             scored = wanted[sample.prompt_length - 1 :][: sample.response_length]
-            assert (kept.scored == scored).all()
+            assert ((True if kept.scored is None else kept.scored) == scored).all()
             assert kept.logprobs is sample.logprobs
+            made |= {version} if wanted[routes.start : routes.stop].any() else set()
+            said = group in owned.groups_of(len(NAMES)).get(version, ())
+            assert said or not (rows.any() or scored.any())
+    assert made <= owned.versions(len(NAMES))
 
 
 def test_only_rows_keeps_margins_in_step():
     """Rows that are made missing lose their margins; what was missing stays so."""
     routes = make_routes(all_alike(3), missing=[(0, 0)], margins=[[None, 1, 1], [1] * 3, [1] * 3])
-    dump = make_dump([make_sample(routes, "a", [1], [2, 3])])
-    kept = only_rows(dump, lambda i, s: (np.array([True, False, True]), None))[0].routes
+    sample = make_sample(routes, "a", [1], [2, 3])
+    kept = only_rows(sample, np.array([True, False, True]), None).routes
     assert kept.missing_TL.tolist() == [[True, False, False], [True] * 3, [False] * 3]
     assert np.isnan(kept.margin_TL.astype(float)).tolist() == kept.missing_TL.tolist()
-    assert only_rows(dump, lambda i, s: (None, None))[0].routes is routes
+    assert only_rows(sample, np.ones(3, bool), None).routes is routes
 
 
 def test_only_rows_keeps_group_margins_in_step():
     """Group margins of rows that are made missing go as the others do."""
     each = [[1] * 3] * 3
     routes = make_routes(all_alike(3), margins=each, group_margins=each)
-    dump = make_dump([make_sample(routes, "a", [1], [2, 3])], group_margins=True, margins=True)
-    kept = only_rows(dump, lambda i, s: (np.array([True, False, True]), None))[0].routes
+    sample = make_sample(routes, "a", [1], [2, 3])
+    kept = only_rows(sample, np.array([True, False, True]), None).routes
     for margin_TL in (kept.margin_TL, kept.group_margin_TL):
         assert np.isnan(margin_TL.astype(float)).tolist() == kept.missing_TL.tolist()
 
 
 def test_covered_rows_are_those_of_both():
     """A longer recompute keeps the rows that the dump has, wherever its own rows begin."""
-    dump = make_dump([sample_of([("v0", 0, 5)], rows=4, start=2, missing=[(0, 1)])])
-    owned = attribute(dump, NAMES, {})
-    other = sample_of([], rows=8)
-    keep, scored = owned.covered(0, other)
-    assert scored is None
+    sample = sample_of([("v0", 0, 5)], rows=4, start=2, missing=[(0, 1)])
+    owned = attributor().labels(sample)
+    keep = there(owned.covered(sample_of([], rows=8)).routes)
     assert keep.any(axis=1).tolist() == [False, False, True, True, True, True, False, False]
     assert keep[2].tolist() == [True, False, True]
-    keep, _ = owned.covered(0, sample_of([], rows=2, start=0))
-    assert not keep.any()
+    assert not there(owned.covered(sample_of([], rows=2, start=0)).routes).any()

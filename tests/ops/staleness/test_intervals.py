@@ -13,8 +13,9 @@ from routectl.ops.adding.intervals import (
     resample,
     tail_share,
 )
-from routectl.ops.diff.diff import DiffOptions, diff_as
-from routectl.ops.staleness.comparison import Clustering, intervals_of
+from routectl.ops.diff.diff import diff_as
+from routectl.ops.diff.options import DiffOptions
+from routectl.ops.staleness.comparison import ClusterSums, intervals_of
 from routectl.routes import Routes
 from support.coverage import covering
 from support.dumps import make_dump, make_sample
@@ -82,6 +83,17 @@ def clustered_dumps(rng, sequences):
     return (make_dump(samples, LAYERS, 8, 1) for samples in (old, new))
 
 
+def compared(dumps):
+    """The result of two dumps, what its intervals are made of, sequence n in bucket n, and each."""
+    sums, each = ClusterSums.empty(len(LAYERS)), []
+
+    def on_compared(found):
+        sums.add([len(each)], [sums.row(found)])
+        each.append(found.counts)
+
+    return diff_as(*dumps, DiffOptions(examples=0), on_compared), sums, each
+
+
 @pytest.mark.slow
 def test_intervals_cover_the_truth_at_their_rate():
     """In 200 runs with sequence effects, 95 % intervals cover the truth in about 190.
@@ -95,10 +107,9 @@ def test_intervals_cover_the_truth_at_their_rate():
     covered = np.zeros(1 + len(LAYERS), int)
     naive = 0
     truths = (float(np.mean(RATES)), *RATES)
-    names = {f"s{b}": b for b in range(20)}
     for run in range(200):
-        result = diff_as(*clustered_dumps(rng, 20), DiffOptions(examples=0, each=True))
-        found = intervals_of(result, Clustering(names, Bootstrap(replicates=800, seed=run)))
+        result, sums, _ = compared(clustered_dumps(rng, 20))
+        found = intervals_of(sums, 1, 20, Bootstrap(replicates=800, seed=run))
         for m, interval in enumerate((found.mismatch, *found.layers)):
             covered[m] += interval.low <= truths[m] <= interval.high
         rate = result.rows_mismatched / result.rows
@@ -111,12 +122,11 @@ def test_intervals_cover_the_truth_at_their_rate():
 def test_figures_have_the_interval_of_their_own_ratio():
     """Overlap and token mismatch are resampled as the ratios that they are."""
     rng = np.random.default_rng(3)
-    result = diff_as(*clustered_dumps(rng, 12), DiffOptions(each=True))
+    _, sums, each = compared(clustered_dumps(rng, 12))
     plan = Bootstrap(replicates=400)
-    found = intervals_of(result, Clustering({f"s{b}": b for b in range(12)}, plan))
+    found = intervals_of(sums, 1, 12, plan)
     assert found.clusters == 12
     assert found.overlap.low == pytest.approx(1 - found.mismatch.high)  # K = 1: all or nothing
-    each = [one.counts for one in result.each]
     parts = [[s.tokens_mismatched] for s in each]
     wholes = [[s.tokens] for s in each]
     assert [found.token_mismatch] == rate_intervals(np.array(parts), np.array(wholes), plan)

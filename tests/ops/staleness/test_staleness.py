@@ -404,8 +404,9 @@ def test_degenerate_runs_are_refused():
             ),
         ),
     )
-    assert "the dump's rows of version v0 against version v1 (free): nothing" in refused(
-        dump, [VERSIONS[0], beyond]
+    assert "the dump against version v1 (free): nothing" in refused(dump, [VERSIONS[0], beyond])
+    assert "the dump's rows of version v1 against version v1 (free): nothing" in refused(
+        spanned(("v1", 0, 7)), [VERSIONS[0], beyond]
     )
 
 

@@ -178,8 +178,8 @@ def test_stale_prefixes_are_named():
     rng = np.random.default_rng(0)
     flipped = rng.random(mixed.shape[:3]) < 0.01
     mixed[flipped] = (mixed[flipped] + 1) % EXPERTS
-    mixed[:, :3] = IDS[0][:, :3]
-    advice = advise(staleness(labelled(mixed, ("v1", 0, 17), cached=3), VERSIONS, QUICK))
+    mixed[:, :6] = IDS[0][:, :6]
+    advice = advise(staleness(labelled(mixed, ("v1", 0, 17), cached=6), VERSIONS, QUICK))
     assert about(advice, "cached").alarm
     assert "flush the engine's cache" in about(advice, "cached").text
 

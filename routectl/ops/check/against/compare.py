@@ -13,16 +13,19 @@ import numpy as np
 from ....dump import Dump, DumpMeta, Sample
 from ....margins import EPS
 from ....routes import Bools, Routes
+from ...pairs.align import name_of
+from ..book.ledger import Ledger
 from ..book.legal import Legal
 from ..book.results import Book, CheckEstimate, Explanation, FoundMap, Place
 from ..book.scripts import Edit, name_script, stretches_of
 from .alignment import align, explained
+from .compared import MOST, ComparedSamples
 from .inputs import Inputs
 from .judge import Judge
 from .models import LEFT
 from .naming import Where
 from .orders import known_order
-from .pending import PairedSides, Pending
+from .pending import KeptRuns, PairedSides, runs_of
 from .rest import Rest
 from .runs import column_runs, token_runs
 from .side import Ints, differing, side_of, unsigned
@@ -53,11 +56,22 @@ class _Pair:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scene:
+    """A pair that is looked at, and where what is found goes."""
+
+    pair: _Pair
+    book: Book
+    found: ComparedSamples
+
+
 class Comparer:
     """Takes pairs of samples of the same tokens; says at the end what was done to the dump."""
 
-    def __init__(self, dump: DumpMeta, reference: DumpMeta, book: Book, eps: float = EPS) -> None:
-        self.dump, self.reference, self.book = dump, reference, book
+    def __init__(self, dump: DumpMeta, other: Dump, partners_N: Ints, eps: float = EPS) -> None:
+        """``partners_N`` are the indices of the dump's samples in the reference, -1 for none."""
+        self.dump, self.other, self.partners_N = dump, other, partners_N
+        reference = self.reference = other.meta
         common = [n for n in dump.layers_L if n in reference.layers_L]
         same_count = len(dump.layers_L) == len(reference.layers_L)
         self.by_ordinal = same_count and dump.layers_L != reference.layers_L
@@ -66,15 +80,7 @@ class Comparer:
         if self.by_ordinal:
             columns = [list(range(len(self.layers)))] * 2
         self.columns = [np.array(c, np.int64) for c in columns]
-        self.rows_L, self.wrong_L = np.zeros((2, len(self.layers)), np.int64)
-        self.explained = 0
-        self.estimates: dict[tuple[str, str], CheckEstimate] = {}
-        self.pending: list[Pending] = []
         self.eps = eps
-        self.rest = Rest(self.layers, eps)
-        self.where = Where()
-        self.partners: dict[int, int] = {}
-        self.named: set[str] = set()
 
     def sides(self, sample: Sample, legal: Legal, reference: Routes) -> PairedSides:
         """Both samples' compared layers, ids of both below one number."""
@@ -87,86 +93,104 @@ class Comparer:
         ours = side_of(sample.routes, self.columns[0], num_ids, unchecked)
         return PairedSides(ours, side_of(reference, self.columns[1], num_ids))
 
-    def add(
-        self, where: tuple[int, int, str], sample: Sample, legal: Legal, theirs: Sample
-    ) -> None:
-        """Compare one pair; ``where`` is its index in both dumps, and its name.
+    def empty(self) -> ComparedSamples:
+        """Of no samples."""
+        return ComparedSamples(Rest.empty(self.layers, self.eps))
+
+    def see(
+        self, index: int, sample: Sample, legal: Legal, book: Book, found: ComparedSamples
+    ) -> tuple[bool, bool]:
+        """Compare a sample with its partner; whether that explains it, and was compared.
 
         ``legal`` has the ids as they were written, where the reader refused some.
         """
-        index, partner, name = where
+        partner, name = int(self.partners_N[index]), name_of(sample, index)
+        if partner < 0:
+            book.add("R719", Place(name))
+            return False, False
+        pair = self._pair(index, sample, legal, self.other[partner])
+        if pair is None:
+            found.apart = tuple(sorted((*found.apart, index))[:MOST])
+            return False, False
+        pending, edits = len(found.pending), found.edits
+        self._add(pair, book, found)
+        book.retract("R601", name)  # the reference says it of each
+        return found.edits > edits or len(found.pending) > pending, True
+
+    def _pair(self, index: int, sample: Sample, legal: Legal, theirs: Sample) -> _Pair | None:
+        """Both samples by position, None where nothing of them can be compared."""
         if sample.routes is None or theirs.routes is None or not self.layers:
-            return
+            return None
         sides = self.sides(sample, legal, theirs.routes)
         ours, other = sides.ours, sides.theirs
         here_N = np.arange(max(ours.start, other.start), min(ours.stop, other.stop))
         if not len(here_N):
-            return
+            return None
         tokens = sample.num_tokens or theirs.num_tokens or other.stop + 1
-        self.partners[index] = partner
-        self.where.spans[index] = name, int(here_N[0]), int(here_N[-1]) + 1
-        self.where.tokens += len(here_N)
-        pair = _Pair(index, name, sides, sample, theirs.routes, here_N, tokens)
-        wrong_NL, both_NL = differing(ours, other, here_N, here_N)
-        self.rows_L += both_NL.sum(axis=0)
-        self.wrong_L += wrong_NL.sum(axis=0)
-        if any(self.book.has(code, name) for code in _EXPLAINED):
-            self.explained += int(wrong_NL.sum())
-            return
-        rest_NL = self._token_runs(pair, wrong_NL, both_NL)
-        rest_NL = self._column_runs(pair, wrong_NL, rest_NL)
-        margins = self._margins(pair, wrong_NL & rest_NL)
-        self.rest.add(index, Place(name, int(here_N[0])), wrong_NL, rest_NL, both_NL, margins)
+        name = name_of(sample, index)
+        return _Pair(index, name, sides, sample, theirs.routes, here_N, tokens)
 
-    def _token_runs(self, pair: _Pair, wrong_NL: Bools, both_NL: Bools) -> Bools:
+    def _add(self, pair: _Pair, book: Book, found: ComparedSamples) -> None:
+        """Compare one pair."""
+        here_N = pair.here_N
+        found.tokens += len(here_N)
+        wrong_NL, both_NL = differing(pair.sides.ours, pair.sides.theirs, here_N, here_N)
+        found.rows_L = found.rows_L + both_NL.sum(axis=0)
+        found.wrong_L = found.wrong_L + wrong_NL.sum(axis=0)
+        if any(book.has(code, pair.name) for code in _EXPLAINED):
+            found.explained += int(wrong_NL.sum())
+            return
+        scene = _Scene(pair, book, found)
+        rest_NL = self._token_runs(scene, wrong_NL, both_NL)
+        rest_NL = self._column_runs(scene, wrong_NL, rest_NL)
+        margins = self._margins(pair, wrong_NL & rest_NL)
+        place = Place(pair.name, int(here_N[0]))
+        found.rest.add(pair.index, place, wrong_NL, rest_NL, both_NL, margins)
+
+    def _token_runs(self, scene: _Scene, wrong_NL: Bools, both_NL: Bools) -> Bools:
         """Rows that differ in all layers: moved, or kept for later; what is left of the rows."""
-        run_N = token_runs(wrong_NL, both_NL)
+        run_N, pair = token_runs(wrong_NL, both_NL), scene.pair
         surplus = pair.sides.ours.stop - pair.sides.theirs.stop
         beyond = surplus >= _BEYOND and pair.sides.ours.stop >= pair.tokens
         if not run_N.any() and not beyond:
             return both_NL.copy()
         columns = np.arange(len(self.layers))
-        moved_T = self._align(pair, columns, run_N, beyond)
+        moved_T = self._align(scene, columns, run_N, beyond)
         here = pair.here_N - pair.sides.ours.start
         left_N = run_N & ~moved_T[here]
         left_N = token_runs(wrong_NL & left_N[:, None], both_NL & left_N[:, None]) & left_N
-        self._keep(pair, columns, left_N)
+        self._keep(scene, columns, left_N)
         rest_NL = both_NL.copy()
         rest_NL[left_N | moved_T[here]] = False
         return rest_NL
 
-    def _column_runs(self, pair: _Pair, wrong_NL: Bools, rest_NL: Bools) -> Bools:
+    def _column_runs(self, scene: _Scene, wrong_NL: Bools, rest_NL: Bools) -> Bools:
         """Rows that differ in some layers more than rounding explains; what is left of the rows."""
         rest_NL = rest_NL.copy()
         for columns, run_N in column_runs(wrong_NL, rest_NL):
-            moved_T = self._align(pair, columns, run_N, False)
-            left_N = run_N & ~moved_T[pair.here_N - pair.sides.ours.start]
+            moved_T = self._align(scene, columns, run_N, False)
+            left_N = run_N & ~moved_T[scene.pair.here_N - scene.pair.sides.ours.start]
             for column in columns:
-                self._keep(pair, np.array([column]), left_N)
+                self._keep(scene, np.array([column]), left_N)
             rest_NL[np.ix_(run_N, columns)] = False
         return rest_NL
 
-    def _keep(self, pair: _Pair, columns: Ints, left_N: Bools) -> None:
+    def _keep(self, scene: _Scene, columns: Ints, left_N: Bools) -> None:
         """Keep rows that are not moved until all samples are seen."""
         if not left_N.any():
             return
+        pair = scene.pair
         positions = pair.here_N[left_N]
         wrong_NL, both_NL = pair.sides.compared(positions, columns)
         known, clear = self._margins_of(pair, positions, columns, wrong_NL)
-        self.pending.append(
-            Pending(
-                pair.index,
-                pair.name,
-                tuple(int(c) for c in columns),
-                positions,
-                int(wrong_NL.sum()),
-                int(both_NL.sum()),
-                (known, clear),
-            )
-        )
+        span = int(pair.here_N[0]), int(pair.here_N[-1]) + 1
+        few, runs = tuple(int(c) for c in columns), tuple(runs_of(positions))
+        counts = int(wrong_NL.sum()), int(both_NL.sum())
+        scene.found.keep(KeptRuns(pair.index, pair.name, few, span, runs, counts, (known, clear)))
 
-    def _align(self, pair: _Pair, columns: Ints, run_N: Bools, beyond: bool) -> Bools:
+    def _align(self, scene: _Scene, columns: Ints, run_N: Bools, beyond: bool) -> Bools:
         """Align a sample's rows; name and count those that are moved, and mark them, [T]."""
+        pair = scene.pair
         ours, theirs = pair.sides.ours.layers(columns), pair.sides.theirs.layers(columns)
         wrong_T = np.zeros(len(ours.ids_TLK), np.bool_)
         wrong_T[pair.here_N - ours.start] = run_N
@@ -185,14 +209,14 @@ class Comparer:
         edits = self._edits(pair, source_T, marks, order, int(before_TL[wrong_T].sum()))
         if edits:
             for code in _ALONE:
-                self.book.retract(code, pair.name)
+                scene.book.retract(code, pair.name)
         moved_T = np.zeros(len(source_T), np.bool_)
         for edit in edits:
             mask_T = np.zeros(len(source_T), np.bool_)
             for stretch in edit.stretches:
                 mask_T[stretch.first - ours.start : stretch.end - ours.start] = True
             counts = (both_TL[mask_T].sum(), after_TL[mask_T].sum(), before_TL[mask_T].sum())
-            self._name(pair, edit, columns, [int(n) for n in counts])
+            self._name(scene, edit, columns, [int(n) for n in counts])
             moved_T |= mask_T
         return moved_T
 
@@ -233,25 +257,20 @@ class Comparer:
             edits[0] = replace(edits[0], code="R701", detail=_GUESSED, facts={"where": _GUESSED})
         return edits
 
-    def _name(self, pair: _Pair, edit: Edit, columns: Ints, counts: list[int]) -> None:
+    def _name(self, scene: _Scene, edit: Edit, columns: Ints, counts: list[int]) -> None:
         """One sample's part of a finding, and of an estimate; counts are rows, left, before."""
+        pair, found = scene.pair, scene.found
         rows, left, before = counts
         part = len(columns) < len(self.layers)
         layers = [self.layers[c] for c in columns] if part else []
         place = Place(pair.name, edit.position, layers[0] if part else None)
         rows_wrong = before or rows
-        self.named.add(pair.name)
-        self.book.add(
+        scene.book.add(
             edit.code, place, rows=rows_wrong, layers=layers, detail=edit.detail, facts=edit.facts
         )
-        self.explained += before
-        self.note(CheckEstimate(edit.code, edit.detail, rows, left, before))
-
-    def note(self, estimate: CheckEstimate) -> None:
-        """Add up what estimates explain."""
-        key = (estimate.code, estimate.name)
-        known = self.estimates.get(key)
-        self.estimates[key] = estimate if known is None else known + estimate
+        found.edits += 1
+        found.explained += before
+        found.note(CheckEstimate(edit.code, edit.detail, rows, left, before))
 
     def _margins(self, pair: _Pair, wrong_NL: Bools) -> tuple[int, int]:
         return self._margins_of(pair, pair.here_N, np.arange(len(self.layers)), wrong_NL)
@@ -272,17 +291,13 @@ class Comparer:
         known = here_NL[wrong_NL].astype(np.float64)
         return int((~np.isnan(known)).sum()), int((known > self.eps).sum())
 
-    def told(self) -> tuple[set[str], set[str]]:
-        """The names of samples that the comparison says something of, and of all compared ones."""
-        named = self.named | {run.name for run in self.pending}
-        return named, {name for name, *_ in self.where.spans.values()}
-
-    def result(self, read: Read, reference: Dump) -> Explanation:
+    def result(self, read: Read, found: ComparedSamples, ledger: Ledger) -> Explanation:
         """Judge what is pending, add the findings, and sum up; ``read`` gives samples again."""
-        rows, wrong = int(self.rows_L.sum()), int(self.wrong_L.sum())
+        rows_L, wrong_L, book = found.rows_L, found.wrong_L, Book()
+        rows, wrong = int(rows_L.sum()), int(wrong_L.sum())
         if self.by_ordinal and rows and wrong < rows / 2:
             numbers = f"{self.reference.layers_L[0]} to {self.reference.layers_L[-1]}"
-            self.book.add(
+            book.add(
                 "R704",
                 None,
                 rows=rows,
@@ -290,33 +305,39 @@ class Comparer:
                 detail=f"the reference's layers {numbers} fit in their order",
             )
         maps: tuple[FoundMap, ...] = ()
-        in_place = 0
+        total, estimates = found.explained, dict(found.estimates.held)
+        rest, in_place = found.rest + Rest.empty(self.layers, self.eps), 0
         if wrong:
             inputs = Inputs(
                 read,
-                reference,
-                self.partners,
+                self.other,
+                self.partners_N,
                 self.sides,
                 self.columns[1],
                 self.dump.num_experts,
                 self.eps,
             )
-            judge = Judge(inputs, self.layers, self.dump.num_experts, self.book)
-            in_place = judge.run(self.pending, self.where, self.rest)
+            judge = Judge(inputs, self.layers, self.dump.num_experts, book)
+            compared = np.setdiff1d(np.flatnonzero(self.partners_N >= 0), found.apart)
+            where = Where(found.spans(), compared, found.tokens)
+            in_place = judge.run([one.pending() for one in found.pending], where, rest)
             for estimate in judge.estimates:
-                self.note(estimate)
-            self.explained += judge.explained
+                known = estimates.get(estimate.number)
+                estimates[estimate.number] = estimate if known is None else known + estimate
+            total += judge.explained
             maps = tuple(judge.maps)
-        mostly = self.explained > wrong / 2
-        self.explained += self.rest.judge(self.book, in_place > wrong / 2, mostly)
-        best = sorted(self.estimates.values(), key=lambda e: e.mismatched - e.before)
+        mostly = total > wrong / 2
+        total += rest.judge(book, in_place > wrong / 2, mostly)
+        ledger.take(book, found.indices())
+        best = sorted(estimates.values(), key=lambda e: (e.mismatched - e.before, e.code, e.name))
+        width = len(self.layers)
         return Explanation(
             rows,
             wrong,
-            self.explained,
+            total,
             self.layers,
-            tuple(self.rows_L.tolist()),
-            tuple(self.wrong_L.tolist()),
+            tuple((rows_L + np.zeros(width, np.int64)).tolist()),
+            tuple((wrong_L + np.zeros(width, np.int64)).tolist()),
             tuple(best),
             maps,
         )

@@ -16,13 +16,13 @@ __all__ = ["Inputs"]
 class Inputs:
     """Both dumps, to be read again where rows are judged.
 
-    read gives a sample of the dump, and its ids as written where some are refused; partners
+    read gives a sample of the dump, and its ids as written where some are refused; partners_N
     the index of its partner in the reference; sides the compared layers of both.
     """
 
     read: Callable[[int], tuple[Sample, Legal]]
     reference: Dump
-    partners: dict[int, int]
+    partners_N: Ints
     sides: Callable[[Sample, Legal, Routes], PairedSides]
     columns: Ints
     num_experts: int
@@ -31,6 +31,6 @@ class Inputs:
     def pair(self, index: int) -> PairedSides:
         """Both sides of a sample that was compared."""
         sample, legal = self.read(index)
-        theirs = self.reference[self.partners[index]].routes
+        theirs = self.reference[int(self.partners_N[index])].routes
         assert theirs is not None
         return self.sides(sample, legal, theirs)

@@ -19,7 +19,7 @@ from .models import LEFT, Model, RowBlock
 from .naming import ModelName, Where, found_map, name_model, name_single
 from .owners import Owners
 from .pending import Pending, blocks_of, runs_of
-from .rest import Rest
+from .rest import Intact, Rest
 from .segments import ModelSegment, find_segments
 from .side import Ints, side_of
 from .swapped import fit_swapped
@@ -72,13 +72,13 @@ class Judge:
         """Single ids that stand for others, found in samples that are in place; what is left."""
         whole = tuple(range(len(self.layers)))
         for seeds in (rest.worst(4), rest.worst(_SAMPLES)):
-            blocks = self._blocks([self._all_of(i, where) for i in dict.fromkeys(seeds)])
+            blocks = self._blocks([self._all_of(one) for one in seeds])
             model = fit_swapped(blocks, whole, self._sizes(blocks)) if blocks else None
             if model is None:
                 continue
             name = name_model(model, self.layers, self.num_experts)
             told = replace(name, detail=name.detail or "some experts")
-            intact = [self._all_of(i, where) for i in rest.indices]
+            intact = [self._all_of(one) for one in rest.intact.values()]
             before, wrong_L = self.explained, self._wrong(intact)
             left = self._apply(intact, model, told, where, 0)
             if self.explained > before:
@@ -92,10 +92,10 @@ class Judge:
                 break
         return pending
 
-    def _all_of(self, index: int, where: Where) -> Pending:
+    def _all_of(self, one: Intact) -> Pending:
         """All rows of a sample that was compared."""
-        name, first, end = where.spans[index]
-        return Pending(index, name, tuple(range(len(self.layers))), np.arange(first, end), 0, 0)
+        columns, positions = tuple(range(len(self.layers))), np.arange(one.first, one.end)
+        return Pending(one.index, one.name, columns, positions, 0, 0)
 
     def _wrong(self, runs: Sequence[Pending]) -> Ints:
         """The rows of some runs that differ in place, by layer."""
@@ -131,7 +131,7 @@ class Judge:
         rows_T[run.positions - ours.start] = True
         best: tuple[int, int, Ints, tuple[Bools, Bools]] | None = None
         for other in owners.ask(ours, rows_T):
-            if other == self.inputs.partners[run.index]:
+            if other == int(self.inputs.partners_N[run.index]):
                 continue
             routes = self.inputs.reference[other].routes
             assert routes is not None

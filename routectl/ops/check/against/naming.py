@@ -4,13 +4,14 @@ Shape suffixes: C columns.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..book.results import Fact, FoundMap
 from .maps import IdMap, map_name
 from .models import Model
+from .side import Ints
 
 __all__ = ["ModelName", "Where", "found_map", "name_model", "name_single"]
 
@@ -30,40 +31,45 @@ class ModelName:
 
 @dataclass(slots=True)
 class Where:
-    """The samples that were compared, in order: index, name, first position and the last's end."""
+    """The samples that were compared.
 
-    spans: dict[int, tuple[str, int, int]] = field(default_factory=dict)
-    tokens: int = 0
+    spans are those that are judged, by index: name, first position and the last's end; compared
+    the indices of all, ascending, and tokens how many positions they have.
+    """
+
+    spans: dict[int, tuple[str, int, int]]
+    compared: Ints
+    tokens: int
 
     def words(self, runs: Sequence[tuple[int, int, int]]) -> str:
         """Where runs (index, first position, after the last) are; nothing for everywhere."""
-        order = list(self.spans)
         held: dict[int, tuple[int, int]] = {}
         for index, first, end in runs:
             low, high = held.get(index, (first, end))
             held[index] = min(low, first), max(high, end)
-        inside = [i for i in order if i in held]
+        inside, size = sorted(held), len(self.compared)
         firsts = np.array([held[i][0] - self.spans[i][1] for i in inside])
         ends = np.array([self.spans[i][2] - held[i][1] for i in inside])
         whole = float((firsts <= 2).mean()) >= _MOST and float((ends <= 2).mean()) >= _MOST
-        if whole and len(inside) >= _MOST * len(order):
+        if whole and len(inside) >= _MOST * size:
             return ""
         if whole:
-            return self._samples(order, inside)
+            return self._samples(inside)
         for edge, word in ((0, "from"), (1, "up to")):
             places = np.array([held[i][edge] for i in inside])
             middle = int(np.median(places))
             other = firsts if edge else ends
             if (np.abs(places - middle) <= 2).mean() >= _MOST and (other <= 2).mean() >= _MOST:
                 return f"{word} position {middle} on" if edge == 0 else f"up to position {middle}"
-        return "" if len(inside) == len(order) else f"in {len(inside)} of {len(order)} samples"
+        return "" if len(inside) == size else f"in {len(inside)} of {size} samples"
 
-    def _samples(self, order: list[int], inside: list[int]) -> str:
-        first, last = order.index(inside[0]), order.index(inside[-1])
+    def _samples(self, inside: list[int]) -> str:
+        first, last = (int(np.searchsorted(self.compared, inside[n])) for n in (0, -1))
         names = [self.spans[i][0] for i in (inside[0], inside[-1])]
+        size = len(self.compared)
         if len(inside) < _MOST * (last - first + 1) or len(inside) == 1:
-            return f"in {len(inside)} of {len(order)} samples"
-        if last == len(order) - 1:
+            return f"in {len(inside)} of {size} samples"
+        if last == size - 1:
             return f"from sample {names[0]} on"
         if first == 0:
             return f"up to sample {names[1]}"

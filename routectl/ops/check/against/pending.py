@@ -11,7 +11,7 @@ from ....routes import Bools
 from .models import RowBlock
 from .side import Ints, Side, differing
 
-__all__ = ["PairedSides", "Pending", "blocks_of", "runs_of"]
+__all__ = ["KeptRuns", "PairedSides", "Pending", "blocks_of", "runs_of"]
 
 _BLOCK = 32  # tokens of a block
 
@@ -44,6 +44,32 @@ class Pending:
     wrong: int
     rows: int
     margins: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRuns:
+    """The same as it is kept: runs of positions, in a sample's span of compared ones.
+
+    counts are rows that differ, and rows.
+    """
+
+    index: int
+    name: str
+    columns: tuple[int, ...]
+    span: tuple[int, int]
+    runs: tuple[tuple[int, int], ...]
+    counts: tuple[int, int]
+    margins: tuple[int, int]
+
+    @property
+    def place(self) -> tuple[int, int, int, int]:
+        """What they are ordered by."""
+        return self.index, -len(self.columns), self.columns[0], self.runs[0][0]
+
+    def pending(self) -> Pending:
+        """The rows, to be judged."""
+        positions = np.concatenate([np.arange(first, end) for first, end in self.runs])
+        return Pending(self.index, self.name, self.columns, positions, *self.counts, self.margins)
 
 
 def runs_of(positions: Ints) -> list[tuple[int, int]]:

@@ -3,7 +3,8 @@
 Shape suffixes: N tokens, L layers.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ....routes import Bools
 from ..book.results import Book, Place
 from .wording import margin_words
 
-__all__ = ["Rest"]
+__all__ = ["Intact", "Rest"]
 
 _FLOOR = 0.002  # mismatch that is never taken for too much
 _USUAL = 0.25  # the quantile of samples whose mismatch is the usual one
@@ -24,6 +25,8 @@ _SHORTEST = 4  # tokens of a part
 _TOO_MUCH = 0.35  # mismatch in all, and of the first MoE layer, that is not rounding
 _TOO_EARLY = 0.12
 _CLEAR = 0.5  # share of clear flips from which rows are of other weights
+_MOST = 1 << 16  # samples that are told apart
+_WORST = 64
 _DECIDED = 0.5  # share of the rows whose margins must be known to decide
 Counts = NDArray[np.int64]
 
@@ -32,21 +35,79 @@ Counts = NDArray[np.int64]
 class _Step:
     """A part of a sample that differs more than the other, and how many of its rows are wrong."""
 
-    place: Place
+    position: int
     front: bool
-    whole: bool
     wrong: int
 
 
-class Rest:
-    """Counts of rows that no run took, and of steps in their mismatch."""
+@dataclass(frozen=True, slots=True)
+class Intact:
+    """A sample that no run took rows of: its compared positions, and what of its rows differs.
 
-    def __init__(self, layers: tuple[int, ...], eps: float) -> None:
-        self.layers, self.eps = layers, eps
-        self.rows_L, self.wrong_L = np.zeros((2, len(layers)), np.int64)
-        self.known = self.clear = 0
-        self.samples: list[tuple[Place, Counts, Counts]] = []
-        self.indices: list[int] = []
+    plain is the step in its mismatch that stands out by itself, also the one that is told where
+    the sample differs as a whole.
+    """
+
+    index: int
+    name: str
+    first: int
+    end: int
+    wrong: int
+    rows: int
+    plain: _Step | None
+    also: _Step | None
+
+    @property
+    def rate(self) -> float:
+        """The share of its rows that differ."""
+        return self.wrong / max(self.rows, 1)
+
+    def step(self, usual: float) -> tuple[_Step, bool] | None:
+        """The part that differs more than usual, and whether that is all of the sample."""
+        if self.wrong > _TIMES * usual * self.rows:
+            gain = float(_nats(self.wrong, self.rows, self.wrong / self.rows))
+            gain -= float(_nats(self.wrong, self.rows, usual))
+            if gain > _EVIDENCE:  # this sample differs: in which part of it takes less to say
+                whole = _Step(self.first, True, self.wrong)
+                return (whole, True) if self.also is None else (self.also, False)
+        return None if self.plain is None else (self.plain, False)
+
+
+@dataclass(slots=True, eq=False)
+class Rest:
+    """Counts of rows that no run took, and of steps in their mismatch; those of shards add up.
+
+    intact are the first samples in the dump whose rows no run took, by index; worst those of them
+    that differ most, whichever they are; count is how many there are in all.
+    """
+
+    layers: tuple[int, ...]
+    eps: float
+    rows_L: Counts
+    wrong_L: Counts
+    known: int = 0
+    clear: int = 0
+    count: int = 0
+    intact: dict[int, Intact] = field(default_factory=dict)
+    differing: list[Intact] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, layers: tuple[int, ...], eps: float) -> "Rest":
+        """Of no samples."""
+        return cls(layers, eps, *np.zeros((2, len(layers)), np.int64))
+
+    def __add__(self, other: "Rest") -> "Rest":
+        return Rest(
+            self.layers,
+            self.eps,
+            self.rows_L + other.rows_L,
+            self.wrong_L + other.wrong_L,
+            self.known + other.known,
+            self.clear + other.clear,
+            self.count + other.count,
+            _first(self.intact | other.intact),
+            _worst([*self.differing, *other.differing]),
+        )
 
     def add(
         self,
@@ -59,32 +120,32 @@ class Rest:
     ) -> None:
         """Add a sample's rows that are left; margins are how many are known, and are not small."""
         wrong_NL = wrong_NL & rest_NL
-        self.rows_L += rest_NL.sum(axis=0)
-        self.wrong_L += wrong_NL.sum(axis=0)
+        self.rows_L = self.rows_L + rest_NL.sum(axis=0)
+        self.wrong_L = self.wrong_L + wrong_NL.sum(axis=0)
         self.known, self.clear = self.known + margins[0], self.clear + margins[1]
         if (rest_NL == both_NL).all() and wrong_NL.any():
-            self.indices.append(index)
-            self.samples.append(
-                (place, wrong_NL.sum(axis=1).astype(np.int16), rest_NL.sum(axis=1).astype(np.int16))
-            )
+            one = _intact(index, place, wrong_NL.sum(axis=1), rest_NL.sum(axis=1))
+            self.count += 1
+            self.intact[index] = one
+            if len(self.intact) > 2 * _MOST:
+                self.intact = _first(self.intact)
+            self.differing.append(one)
+            if len(self.differing) > 8 * _WORST:
+                self.differing = _worst(self.differing)
 
     def spare(self, wrong_NL: Bools, both_NL: Bools) -> None:
         """Add rows that a run had and nothing else is to be said of."""
-        self.rows_L += both_NL.sum(axis=0)
-        self.wrong_L += wrong_NL.sum(axis=0)
+        self.rows_L = self.rows_L + both_NL.sum(axis=0)
+        self.wrong_L = self.wrong_L + wrong_NL.sum(axis=0)
 
-    def worst(self, most: int) -> list[int]:
-        """The samples of which most rows differ: a quarter of them, by index."""
-        rates = [wrong.sum() / max(int(rows.sum()), 1) for _, wrong, rows in self.samples]
-        order = np.argsort(-np.array(rates), kind="stable")
-        return [self.indices[i] for i in order[: min(most, max(8, len(order) // 4))]]
+    def worst(self, most: int) -> list[Intact]:
+        """The samples of which most rows differ, a quarter of all at most."""
+        return _worst(self.differing)[: min(most, max(8, self.count // 4))]
 
     def explain(self, before_L: Counts, kept: set[int]) -> None:
         """Take out rows that something explains, and the samples that are not among ``kept``."""
-        self.wrong_L -= before_L
-        pairs = zip(self.samples, self.indices, strict=True)
-        self.samples = [sample for sample, index in pairs if index in kept]
-        self.indices = [index for index in self.indices if index in kept]
+        self.wrong_L = self.wrong_L - before_L
+        self.intact = {index: one for index, one in self.intact.items() if index in kept}
 
     def judge(self, book: Book, explained_in_place: bool, explained: bool) -> int:
         """Name what is left; how many rows a step in the mismatch explains.
@@ -120,19 +181,31 @@ class Rest:
 
     def _steps(self, book: Book) -> int:
         """Name samples part of which differs far more than the rest; how many rows that are."""
-        rates = [wrong.sum() / rows.sum() for _, wrong, rows in self.samples if rows.any()]
+        rates = [one.rate for one in self.intact.values() if one.rows]
         if not rates:
             return 0
         usual = max(float(np.quantile(rates, _USUAL)), _FLOOR)
         explained = 0
-        for place, wrong_N, rows_N in self.samples:
-            step = _step(place, wrong_N.astype(np.int64), rows_N.astype(np.int64), usual)
-            if step is None:
+        for one in self.intact.values():
+            found = one.step(usual)
+            if found is None:
                 continue
-            detail = "all of the sample" if step.whole else ""
-            book.add("R709" if step.front else "R718", step.place, rows=step.wrong, detail=detail)
+            step, whole = found
+            detail = "all of the sample" if whole else ""
+            place = Place(one.name, step.position)
+            book.add("R709" if step.front else "R718", place, rows=step.wrong, detail=detail)
             explained += step.wrong
         return explained
+
+
+def _first(intact: dict[int, Intact]) -> dict[int, Intact]:
+    """The first samples in the order of the dump."""
+    return {index: intact[index] for index in sorted(intact)[:_MOST]}
+
+
+def _worst(samples: Sequence[Intact]) -> list[Intact]:
+    """Those of which most rows differ."""
+    return sorted(samples, key=lambda one: (-one.rate, one.index))[:_WORST]
 
 
 def _nats(wrong: Any, rows: Any, rate: Any) -> Any:
@@ -141,25 +214,20 @@ def _nats(wrong: Any, rows: Any, rate: Any) -> Any:
     return wrong * np.log(rate) + (rows - wrong) * np.log(1 - rate)
 
 
-def _step(place: Place, wrong_N: Counts, rows_N: Counts, usual: float) -> _Step | None:
-    """The part of a sample, first or last, that a rate of its own explains best."""
+def _intact(index: int, place: Place, wrong_N: Counts, rows_N: Counts) -> Intact:
+    """What is kept of a sample."""
     wrong, rows = np.cumsum(wrong_N), np.cumsum(rows_N)
-    total, size = int(wrong[-1]), int(rows[-1])
-    found = None
-    if total > _TIMES * usual * size:
-        gain = float(_nats(total, size, total / size) - _nats(total, size, usual))
-        if gain > _EVIDENCE:  # this sample differs: in which part of it takes less to say
-            found = _split(wrong, rows, _ALSO)
-            if found is None:
-                return _Step(place, True, True, total)
-    if found is None:
-        found = _split(wrong, rows, _EVIDENCE)
+    total, size, begin = int(wrong[-1]), int(rows[-1]), place.position or 0
+    steps = [_step(begin, wrong, _split(wrong, rows, evidence)) for evidence in (_EVIDENCE, _ALSO)]
+    return Intact(index, place.sample, begin, begin + len(wrong), total, size, *steps)
+
+
+def _step(begin: int, wrong: Counts, found: tuple[int, bool] | None) -> _Step | None:
     if found is None:
         return None
     cut, front = found
-    first = int(wrong[cut])
-    position = (place.position or 0) + (0 if front else cut + 1)
-    return _Step(Place(place.sample, position), front, False, first if front else total - first)
+    first, total = int(wrong[cut]), int(wrong[-1])
+    return _Step(begin + (0 if front else cut + 1), front, first if front else total - first)
 
 
 def _split(wrong: Counts, rows: Counts, evidence: float) -> tuple[int, bool] | None:

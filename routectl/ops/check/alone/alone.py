@@ -13,55 +13,61 @@ from numpy.typing import NDArray
 
 from ....dump import Dump, DumpMeta, Sample
 from ....errors import FormatError, MismatchError
-from ....kernels.token_tables import worst_runs
 from ....routes import Bools
-from .keeping import Keeper, Kept, Tokens
+from .judged import Learnt, Seen, suspicious
+from .keeping import SAMPLES, Keeper, Kept, Tokens
 from .lags import dump_lag, lag_by
 from .misfits import Misfits
 from .noise import measure_noise
-from .results import AloneResult, Power, Script, Span, TokenStretch
-from .scripts import Searcher
+from .results import AloneResult, Power
+from .scripts import Library, Searcher
 from .split import larger_part
 from .tables import BIT, Dictionary, Teaching, learn_tables, mean_score, tables_of
 
 __all__ = ["Alone", "find_alone", "learn_dictionary", "measure_lift"]
 
-SCRIPTS = 1024
 _ROUNDS = 3  # of learning, each from the rows that the one before left as sound
 _LEARNT = 320  # rows, from which thresholds are measured well enough
 _UNLIKE = "no rows follow their tokens as what was learnt before says"
 _LIFT_SAMPLES = 64
 _LIFT_BYTES = 1 << 21
-_SEARCHED = 1 << 21  # rows of samples that look wrong
-_CERTAIN = 0.5  # of the sum at which a run is clear: from there on a sample is searched
 
 
 @dataclass(slots=True)
 class Alone:
-    """Two passes over a dump: ``add`` every sample, ``learn``, ``judge`` every sample again."""
+    """Learns from samples of a dump: ``add`` some, in order, then ``learn``.
+
+    share is how many samples of the dump each of those that are added stands for.
+    """
 
     meta: DumpMeta
     prior: Dictionary | None = None
     keeper: Keeper = field(default_factory=Keeper)
+    share: float = 1.0
     searcher: Searcher | None = None
-    misfits: Misfits | None = None
     power: Power | None = None
     taught: Teaching | None = None
-    scripts: list[Script] = field(default_factory=list)
-    changed: int = 0
-    unsearched: int = 0
-    _searched: int = 0
 
     def __post_init__(self) -> None:
         if self.prior is not None:
             self.prior.check(self.meta)
 
     def add(self, sample: Sample, index: int) -> None:
-        """Take in one sample, in the order of the dump."""
+        """Take in a sample."""
         self.keeper.add(sample, index)
 
-    def learn(self) -> Power:
+    def learn(self) -> Learnt:
         """Learn routes by token, or take those of ``prior``; say what can be told by them."""
+        power = self._learn()
+        searcher = self.searcher
+        misfits = None
+        if searcher is not None:
+            misfits = Misfits(self.meta.layers_L, searcher.tables, searcher.noise, searcher.main)
+        groups, single = self.keeper.groups, self.prior is not None
+        unlike = single and power.reason == _UNLIKE
+        return Learnt(power, groups, single, searcher, misfits, unlike)
+
+    def _learn(self) -> Power:
         keeper = self.keeper
         if not keeper.kept:
             return self._cannot("no sample has both its token ids and routes")
@@ -80,16 +86,15 @@ class Alone:
                 tables, mean_L = learn_tables(self.taught, self.taught.vocabulary(), main)
             else:
                 tables, mean_L = given, mean_score(self.taught, given, main)
-            size = (keeper.rows, keeper.longest)
+            size = (round(keeper.rows * self.share), keeper.longest)
             noise = measure_noise(self.taught, tables, main, sound, size)
-            searcher = self.searcher = Searcher(tables, noise, main, keeper.tokens)
+            searcher = self.searcher = Searcher(tables, noise, main)
             if not left or noise.own <= noise.wrong:
                 break
             again = [self._sound(one, f) for one, f in zip(keeper.kept, folds, strict=True)]
             if all((a == b).all() for a, b in zip(again, sound, strict=True)):
                 break
             sound = again
-        self.misfits = Misfits(self.meta.layers_L, tables, noise, main)
         self.power = self._measured(searcher, mean_L)
         return self.power
 
@@ -140,7 +145,7 @@ class Alone:
             len(searcher.tables.tokens_V),
             self.meta.layers_L,
             tuple((mean_L / (BIT * self.meta.top_k)).tolist()),
-            least if least <= keeper.longest else None,
+            least,
             reason,
             (noise.lag / BIT, noise.nobody / BIT),
         )
@@ -156,77 +161,12 @@ class Alone:
         assert self.searcher is not None
         own_TL = self.searcher.tables.score(one, folds, one.tokens_at(self.searcher.main))
         sound = np.ones(one.rows, np.bool_)
-        if not self._suspicious(own_TL):
+        if not suspicious(self.searcher.noise, own_TL):
             return sound
         for part in self.searcher.stretches(one, folds, own_TL.sum(axis=1, dtype=np.int32)):
             if part.lag != self.searcher.main or part.source is not None:
                 sound[part.first - one.start : part.end - one.start] = False
         return sound
-
-    def _suspicious(self, own_TL: NDArray[np.int32]) -> bool:
-        """Whether some rows score so little at their own tokens that a search may find more."""
-        assert self.searcher is not None
-        noise = self.searcher.noise
-        half = np.float64(noise.own) / 2
-        low = worst_runs(np.ceil(own_TL.sum(axis=1) - half).astype(np.int32)[:, None])[0]
-        share = (half - noise.wrong) / max(noise.own - noise.wrong, 1e-9)
-        return bool(low > _CERTAIN * share * min(noise.lag, noise.nobody))
-
-    def judge(self, sample: Sample, index: int) -> Script | None:
-        """The script of a sample that is not wholly its own rows; None for a sound one."""
-        searcher = self.searcher
-        one = self.keeper.view(sample, index)
-        if one is None or searcher is None or self.power is None or not self.power.enough:
-            return None
-        folds = self._folds(one)
-        own_TL = searcher.tables.score(one, folds, one.tokens_at(searcher.main))
-        whole = TokenStretch(one.start, one.start + one.rows, searcher.kind, searcher.main)
-        found = [whole]
-        if self._suspicious(own_TL):
-            if self._searched + one.rows > _SEARCHED:
-                self.unsearched += 1
-                return None
-            self._searched += one.rows
-            found = searcher.stretches(one, folds, own_TL.sum(axis=1, dtype=np.int32))
-        assert self.misfits is not None
-        self.misfits.add(one, folds, own_TL, found)
-        if all(part.kind == "own" for part in found):
-            return None
-        script = Script(one.name, index, tuple(found))
-        self.changed += 1
-        if len(self.scripts) < SCRIPTS:
-            self.scripts.append(script)
-        return script
-
-    def result(self) -> AloneResult:
-        """What both passes came to."""
-        assert self.power is not None
-        parts = self.misfits
-        if not self.power.enough or parts is None or self.searcher is None:
-            unlike = self.prior is not None and self.power.reason == _UNLIKE
-            return AloneResult(self.power, unlike=unlike, without=self.keeper.without)
-        parts.name()
-        return AloneResult(
-            self.power,
-            self.searcher.main,
-            tuple(self._explained(script, parts) for script in self.scripts),
-            tuple(parts.renumbered),
-            tuple(parts.exchanged),
-            tuple(parts.strange),
-            self.changed,
-            self.unsearched,
-            without=self.keeper.without,
-        )
-
-    def _explained(self, script: Script, parts: Misfits) -> Script:
-        """The script, its nobody's stretches that turned out to be renumbered or exchanged."""
-        named = [
-            replace(one, kind=parts.kind_of(Span(script.sample, one.first, one.end)))
-            if one.kind == "nobody"
-            else one
-            for one in script.stretches
-        ]
-        return replace(script, stretches=tuple(named))
 
 
 def find_alone(dump: Dump, prior: Dictionary | None = None) -> AloneResult:
@@ -236,12 +176,16 @@ def find_alone(dump: Dump, prior: Dictionary | None = None) -> AloneResult:
     is laid against that one's routes by token, and what is wrong with all of it is found too.
     Raises MismatchError where that is of another model.
     """
-    run = _first_pass(Alone(dump.meta, prior), dump)
-    if run.learn().enough:
-        for index in range(len(dump)):
-            with suppress(FormatError):
-                run.judge(dump[index], index)
-    return run.result()
+    learnt = _first_pass(Alone(dump.meta, prior), dump).learn()
+    seen, library = Seen(), Library.of(dump)
+    for index in range(len(dump)):
+        try:
+            sample = dump[index]
+        except FormatError:
+            seen.without += 1
+            continue
+        seen.add(learnt.judge(sample, index, library))
+    return seen.result(learnt)
 
 
 def learn_dictionary(dump: Dump) -> Dictionary:
@@ -269,9 +213,9 @@ def measure_lift(dump: Dump) -> Power:
 
 
 def _first_pass(run: Alone, dump: Dump) -> Alone:
-    for index in range(len(dump)):
-        try:
+    every = range(0, len(dump), max(-(-len(dump) // SAMPLES), 1))
+    run.share = len(dump) / max(len(every), 1)
+    for index in every:
+        with suppress(FormatError):
             run.add(dump[index], index)
-        except FormatError:
-            run.keeper.without += 1
     return run

@@ -12,14 +12,12 @@ from ....dump import Sample, digest_tokens
 from ....routes import Bools, Ids
 from ...pairs.align import name_of
 
-__all__ = ["FOLDS", "Keeper", "Kept", "Tokens"]
+__all__ = ["FOLDS", "SAMPLES", "Keeper", "Kept", "PromptGroups", "Tokens", "kept_of"]
 
 FOLDS = 4  # parts of the samples; a row is scored by what the other parts taught
 _BYTES = 1 << 25  # of ids kept
-_SAMPLES = 1024  # kept
+SAMPLES = 1024  # kept
 _ROWS = 1 << 14  # kept of one sample
-_TOKENS = 1 << 22  # token ids kept, to say whose rows they are
-_GROUPS = 1 << 16  # different prompts that are told apart
 _BLOCK = 128  # positions in one fold, where prompts are too few to make folds of
 _CONTEXT = 8  # tokens after which a row counts once
 Tokens = NDArray[np.int32]
@@ -52,24 +50,69 @@ class Kept:
 
 
 @dataclass(slots=True)
+class PromptGroups:
+    """Numbers of prompts. Samples of one prompt are one group, and never teach each other."""
+
+    known: dict[bytes, int] = field(default_factory=dict)
+
+    def take(self, sample: Sample, index: int) -> int:
+        """The number of a sample's prompt, a new one for one that was not seen."""
+        return self.known.setdefault(_prompt_key(sample, index), len(self.known))
+
+    def find(self, sample: Sample, index: int) -> int:
+        """The number of a sample's prompt, that of its digest where nothing was learnt from it."""
+        key = _prompt_key(sample, index)
+        return self.known.get(key, int.from_bytes(key[:4], "little"))
+
+    def folds(self, one: Kept) -> Tokens:
+        """The fold of each row, int32 [T]: of its prompt, or of its position where they are few."""
+        if len(self.known) >= 2 * FOLDS:
+            return np.full(one.rows, one.group % FOLDS, np.int32)
+        place_T = (np.arange(one.rows) + one.start) // _BLOCK
+        return ((place_T + one.group) % FOLDS).astype(np.int32)
+
+
+def _prompt_key(sample: Sample, index: int) -> bytes:
+    prompt = sample.prompt_ids
+    if prompt is None or not len(prompt):
+        return index.to_bytes(8, "little")
+    return digest_tokens(np.asarray(prompt))
+
+
+def kept_of(sample: Sample, index: int, group: int) -> Kept | None:
+    """A sample as rows and tokens; None where it lacks either. Negative ids are no tokens."""
+    tokens, routes = sample.token_ids, sample.routes
+    if tokens is None or routes is None or not routes.num_tokens or not len(tokens):
+        return None
+    return Kept(
+        name_of(sample, index),
+        index,
+        group,
+        np.where(tokens >= 0, tokens, -1).astype(np.int32),
+        routes.start,
+        routes.ids_TLK,
+        routes.missing_TL,
+        _versions(sample),
+    )
+
+
+@dataclass(slots=True)
 class Keeper:
-    """Takes every sample of a dump; keeps every n-th, n doubling whenever memory is full."""
+    """Takes samples in order; keeps every n-th, n doubling whenever memory is full."""
 
     budget: int = _BYTES
     kept: list[Kept] = field(default_factory=list)
-    tokens: dict[int, tuple[str, Tokens]] = field(default_factory=dict)
     samples: int = 0
     rows: int = 0
     longest: int = 0
     without: int = 0
-    groups: dict[bytes, int] = field(default_factory=dict)
+    groups: PromptGroups = field(default_factory=PromptGroups)
     _seen: int = 0
     _step: int = 1
     _held: int = 0
-    _token_count: int = 0
 
     def add(self, sample: Sample, index: int) -> None:
-        """Keep the sample, or only its tokens, or neither."""
+        """Keep the sample, or pass it over."""
         one = self.view(sample, index)
         if one is None:
             self.without += 1
@@ -77,54 +120,23 @@ class Keeper:
         self.samples += 1
         self.rows += one.rows
         self.longest = max(self.longest, one.rows)
-        if self._token_count + len(one.tokens_N) <= _TOKENS:
-            self.tokens[index] = (one.name, one.tokens_N)
-            self._token_count += len(one.tokens_N)
         place, self._seen = self._seen, self._seen + 1
         if place % self._step:
             return
         self.kept.append(_cut(one))
         self._held += self.kept[-1].ids_TLK.nbytes
-        while len(self.kept) > 1 and (self._held > self.budget or len(self.kept) > _SAMPLES):
+        while len(self.kept) > 1 and (self._held > self.budget or len(self.kept) > SAMPLES):
             self._step *= 2
             self.kept = self.kept[::2]
             self._held = sum(k.ids_TLK.nbytes for k in self.kept)
 
     def view(self, sample: Sample, index: int) -> Kept | None:
         """A sample as rows and tokens; None where it lacks either. Negative ids are no tokens."""
-        tokens, routes = sample.token_ids, sample.routes
-        if tokens is None or routes is None or not routes.num_tokens or not len(tokens):
-            return None
-        return Kept(
-            name_of(sample, index),
-            index,
-            self._group(sample, index),
-            np.where(tokens >= 0, tokens, -1).astype(np.int32),
-            routes.start,
-            routes.ids_TLK,
-            routes.missing_TL,
-            _versions(sample),
-        )
+        return kept_of(sample, index, self.groups.take(sample, index))
 
-    def _group(self, sample: Sample, index: int) -> int:
-        """Samples of one prompt are one group, and never teach each other."""
-        prompt = sample.prompt_ids
-        key = index.to_bytes(8, "little") if prompt is None or not len(prompt) else None
-        key = key or digest_tokens(np.asarray(prompt))
-        known = self.groups.get(key)
-        if known is None:
-            known = len(self.groups)
-            if known >= _GROUPS:
-                return int.from_bytes(key[:4], "little")
-            self.groups[key] = known
-        return known
-
-    def folds(self, one: Kept) -> NDArray[np.int32]:
-        """The fold of each row, int32 [T]: of its prompt, or of its position where they are few."""
-        if len(self.groups) >= 2 * FOLDS:
-            return np.full(one.rows, one.group % FOLDS, np.int32)
-        place_T = (np.arange(one.rows) + one.start) // _BLOCK
-        return ((place_T + one.group) % FOLDS).astype(np.int32)
+    def folds(self, one: Kept) -> Tokens:
+        """The fold of each row, int32 [T]."""
+        return self.groups.folds(one)
 
     def fresh(self) -> list[Bools]:
         """Of each kept sample, the rows whose last tokens were not there before: bool [T].

@@ -5,7 +5,7 @@ lag. A dump that is late by one has lag 1; rows after a hole of 40 lost rows hav
 Shape suffixes: L MoE layers, E experts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 __all__ = [
@@ -23,11 +23,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Positions ``first`` up to (not including) ``end`` of a sample."""
+    """Positions ``first`` up to (not including) ``end`` of a sample, with its index in the dump.
+
+    quiet says that something else explains the sample's rows: they are not named again.
+    """
 
     sample: str
     first: int
     end: int
+    index: int = -1
+    quiet: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +184,7 @@ class AloneResult:
     lag is that of the dump as a whole, 0 for a sound one. scripts are of the samples that are not
     wholly their own rows, in the dump's order, the first 1,024; changed counts all of those.
     unlike says that rows nowhere follow their tokens as a given dictionary says: they are nobody's,
-    or of other weights. unsearched counts samples that looked wrong when the work for such samples
-    was used up. without counts samples without token ids or routes, or that their
+    or of other weights. without counts samples without token ids or routes, or that their
     reader refuses.
     """
 
@@ -191,7 +195,6 @@ class AloneResult:
     exchanged: tuple[ExchangedLayer, ...] = ()
     strange: tuple[StrangeLayer, ...] = ()
     changed: int = 0
-    unsearched: int = 0
     unlike: bool = False
     without: int = 0
 

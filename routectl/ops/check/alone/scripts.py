@@ -3,22 +3,25 @@
 Shape suffixes: T rows, N rows of a window, D different tokens, S states, L MoE layers.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ....dump import Dump
+from ....errors import FormatError
 from ....kernels.align import best_path
 from ....kernels.token_tables import score_sums, score_tokens, slide
-from .keeping import Kept, Tokens
+from .keeping import Kept, Tokens, kept_of
 from .noise import RowNoise
 from .results import TokenStretch
 from .tables import BIT, Tables, slots_of
 
-__all__ = ["Searcher", "State"]
+__all__ = ["Library", "Searcher", "State"]
 
 _ALWAYS = (1, -1, 2, -2, 3, -3)  # lags that are laid against every sample that looks wrong
 _WINDOW = 32  # rows that are laid at every place
@@ -27,7 +30,9 @@ _LAGS = 24  # laid against all rows of a sample
 _IDS = 128  # of a row, looked at for places
 _OTHERS = 8  # samples that a window fits best, looked at whole
 _LIKE_WRONG = 0.4  # of the mean score at a wrong token: what nobody's rows score less than
-_WORK = 1 << 34  # places times rows that are laid against other samples' tokens
+_TOKENS = 1 << 22  # token ids of other samples that rows are laid against
+_ASKED = 1024  # samples of a dump, evenly spaced, whose rows may be named as others'
+_RUNS = 8  # of one of them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,24 +47,63 @@ class State:
 
 
 @dataclass(slots=True)
-class _Library:
-    """The tokens of all samples end to end, as slots."""
+class Library:
+    """The tokens of some samples, to say whose rows they are; ``read`` gives them when asked for.
 
-    slots: Tokens
-    starts: NDArray[np.int64]
-    indices: tuple[int, ...]
+    At most 4 Mi token ids, of the first samples. Of a dump of more than 1,024 samples, rows of
+    every n-th are looked for: ``step``.
+    """
+
+    read: Callable[[], Iterator[tuple[int, str, Tokens]]]
+    step: int = 1
+    _tokens: dict[int, tuple[str, Tokens]] | None = None
+    _slots: Tokens | None = None
+    _starts: NDArray[np.int64] | None = None
+
+    @classmethod
+    def of(cls, dump: Dump) -> "Library":
+        """The first samples of a dump; of a native file one layer is read."""
+
+        def read() -> Iterator[tuple[int, str, Tokens]]:
+            few, left = dump.select(layers=dump.meta.layers_L[:1]), _TOKENS
+            for index in range(len(few)):
+                with suppress(FormatError):
+                    sample = few[index]
+                    one = kept_of(sample, index, 0)
+                    if one is None:
+                        continue
+                    left -= len(one.tokens_N)
+                    if left < 0:
+                        return
+                    yield index, one.name, one.tokens_N
+
+        return cls(read, max(-(-len(dump) // _ASKED), 1))
+
+    @property
+    def tokens(self) -> dict[int, tuple[str, Tokens]]:
+        """Names and tokens of the samples, by index."""
+        if self._tokens is None:
+            self._tokens = {index: (name, ids) for index, name, ids in self.read()}
+        return self._tokens
+
+    def shelves(self, tokens_V: Tokens) -> tuple[Tokens, NDArray[np.int64], tuple[int, ...]]:
+        """All tokens end to end as slots of a table, where each sample begins, and its index."""
+        indices = tuple(self.tokens)
+        if self._slots is None or self._starts is None:
+            parts = [slots_of(tokens_V, self.tokens[i][1]) for i in indices]
+            sizes = [len(part) for part in parts]
+            self._slots = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+            self._starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+        return self._slots, self._starts, indices
 
 
 @dataclass(slots=True)
 class Searcher:
-    """Lays the rows of samples against tokens. tokens are of samples by index, with their names."""
+    """Lays the rows of samples against tokens; without a library, against the sample's own."""
 
     tables: Tables
     noise: RowNoise
     main: int
-    tokens: Mapping[int, tuple[str, Tokens]] = field(default_factory=dict)
-    _library: _Library | None = None
-    _work: int = 0
 
     @property
     def kind(self) -> str:
@@ -73,7 +117,13 @@ class Searcher:
         scores = self.tables.scores_FVLE
         return score_sums(slots, folds, one.ids_TLK, one.missing_TL, columns, scores)
 
-    def stretches(self, one: Kept, folds: Tokens, own_T: NDArray[np.int32]) -> list[TokenStretch]:
+    def stretches(
+        self,
+        one: Kept,
+        folds: Tokens,
+        own_T: NDArray[np.int32],
+        library: Library | None = None,
+    ) -> list[TokenStretch]:
         """The script of a sample whose rows score own_T at the main lag: at least one stretch."""
         states = [State(own_T, 0, self.kind, self.main)]
         states.append(State(np.zeros_like(own_T), self.noise.nobody, "nobody"))
@@ -83,10 +133,12 @@ class Searcher:
             gains = np.where(tokens_T < 0, np.minimum(own_T, 0), gains)
             states.append(State(gains, self.noise.lag, "own" if lag == 0 else "shifted", lag))
         states, runs = self._fitting(states)
-        others = self._others(one, folds, [r for r in runs if states[r[2]].kind == "nobody"])
-        if others:
-            states, runs = self._fitting([*states, *others])
-        return self._named(one, states, runs)
+        lost = [r for r in runs if states[r[2]].kind == "nobody"]
+        if library is not None and one.index % library.step == 0:
+            others = self._others(one, folds, lost[:_RUNS], library)
+            if others:
+                states, runs = self._fitting([*states, *others])
+        return self._named(one, states, runs, library)
 
     def _fitting(self, states: list[State]) -> tuple[list[State], list[tuple[int, int, int]]]:
         """The best path over states that fit their rows, and are not only less bad than others."""
@@ -152,28 +204,25 @@ class Searcher:
         return score_tokens(known, folds[part], one.ids_TLK[part], missing, columns, scores)
 
     def _others(
-        self, one: Kept, folds: Tokens, runs: Sequence[tuple[int, int, int]]
+        self, one: Kept, folds: Tokens, runs: Sequence[tuple[int, int, int]], library: Library
     ) -> list[State]:
         """Other samples whose rows some of nobody's stretches could be."""
         found: dict[tuple[int, int], State] = {}
         for first, end, _ in runs:
-            library = self._shelves()
-            if self._work + _WINDOW * len(library.slots) > _WORK:
-                break
-            self._work += _WINDOW * len(library.slots)
+            shelves, starts, indices = library.shelves(self.tables.tokens_V)
             middle = max(first, (first + end - _WINDOW) // 2)
             every = np.arange(len(self.tables.tokens_V), dtype=np.int32)
             window = self._window(one, folds, middle, every)[: end - middle]
-            place_P = slide(window, library.slots)
+            place_P = slide(window, shelves)
             tried: list[tuple[int, int, int, NDArray[np.int32]]] = []
             for best in _largest(place_P, _OTHERS):
                 place = max(best - len(window) + 1, 0)
-                shelf = int(np.searchsorted(library.starts, place, "right")) - 1
-                index = library.indices[shelf]
-                lag = one.start + middle - (best - len(window) + 1 - int(library.starts[shelf]))
+                shelf = int(np.searchsorted(starts, place, "right")) - 1
+                index = indices[shelf]
+                lag = one.start + middle - (best - len(window) + 1 - int(starts[shelf]))
                 if index == one.index:
                     continue
-                gains = self.sums(one, folds, one.tokens_at(lag, self.tokens[index][1]))
+                gains = self.sums(one, folds, one.tokens_at(lag, library.tokens[index][1]))
                 tried.append((int(gains[first:end].sum()), -index, lag, gains))
             if tried:
                 score, index, lag, gains = max(tried, key=lambda t: t[:3])
@@ -181,24 +230,20 @@ class Searcher:
                     found[(-index, lag)] = State(gains, self.noise.other, "other", lag, -index)
         return list(found.values())
 
-    def _shelves(self) -> _Library:
-        if self._library is None:
-            indices = tuple(self.tokens)
-            parts = [slots_of(self.tables.tokens_V, self.tokens[i][1]) for i in indices]
-            sizes = [len(part) for part in parts]
-            slots = np.concatenate(parts) if parts else np.zeros(0, np.int32)
-            starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-            self._library = _Library(slots, starts, indices)
-        return self._library
-
     def _named(
-        self, one: Kept, states: Sequence[State], runs: Sequence[tuple[int, int, int]]
+        self,
+        one: Kept,
+        states: Sequence[State],
+        runs: Sequence[tuple[int, int, int]],
+        library: Library | None,
     ) -> list[TokenStretch]:
         found = []
         for first, end, at in runs:
             state = states[at]
             gain = int(state.gains_T[first:end].sum()) - int(states[0].gains_T[first:end].sum())
-            source = None if state.source is None else self.tokens[state.source][0]
+            source = None
+            if state.source is not None and library is not None:
+                source = library.tokens[state.source][0]
             found.append(
                 TokenStretch(
                     one.start + first,

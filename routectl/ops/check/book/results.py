@@ -9,21 +9,25 @@ from dataclasses import dataclass, field, replace
 from ....dump import DumpMeta
 from ....visible import visible
 from ..alone.results import Power
+from .bottom import number_of
 from .findings import SEVERITIES, FindingKind, kind_of
 
 __all__ = [
+    "PLACES",
     "Book",
     "CheckEstimate",
     "CheckFinding",
     "CheckResult",
     "Explanation",
     "Fact",
+    "Facts",
     "FoundMap",
     "Place",
+    "copied",
+    "ordered",
 ]
 
-_PLACES = 5
-_KINDS = 4  # findings of one code that differ in a number alone, told apart up to so many
+PLACES = 5
 Fact = int | str
 Facts = tuple[tuple[str, Fact], ...]
 
@@ -75,7 +79,7 @@ class CheckFinding:
             rows=self.rows + other.rows,
             samples=self.samples + other.samples,
             layers=tuple(sorted({*self.layers, *other.layers})),
-            places=(*self.places, *other.places)[:_PLACES],
+            places=(*self.places, *other.places)[:PLACES],
         )
 
 
@@ -88,22 +92,6 @@ class _Entry:
     samples: dict[str, int] = field(default_factory=dict)
     layers: set[int] = field(default_factory=set)
     places: list[Place] = field(default_factory=list)
-
-    def joined(self, other: "_Entry") -> "_Entry":
-        """Both, as one finding."""
-        samples = dict(self.samples)
-        for name, rows in other.samples.items():
-            samples[name] = samples.get(name, 0) + rows
-        places = [*self.places, *other.places]
-        return _Entry(
-            self.detail, self.rows + other.rows, samples, self.layers | other.layers, places
-        )
-
-    def finding(self, code: str, facts: Facts) -> CheckFinding:
-        """The finding that it is now."""
-        rows = self.rows + sum(self.samples.values())
-        layers, places = tuple(sorted(self.layers)), tuple(self.places[:_PLACES])
-        return CheckFinding(code, self.detail, rows, len(self.samples), layers, places, facts)
 
 
 @dataclass(slots=True)
@@ -135,7 +123,7 @@ class Book:
             entry.rows += rows
             return
         entry.samples[where.sample] = entry.samples.get(where.sample, 0) + rows
-        if len(entry.places) < _PLACES:
+        if len(entry.places) < PLACES:
             entry.places.append(where)
 
     def has(self, code: str, sample: str) -> bool:
@@ -151,53 +139,26 @@ class Book:
                 if not entry.samples and not entry.rows:
                     del self.found[key]
 
-    def findings(self) -> tuple[CheckFinding, ...]:
-        """In order: errors first, then by code, then by rows.
 
-        Findings of one code that differ in one number alone are told apart while they are few;
-        more of them are one finding with the least and the greatest.
-        """
-        kinds: dict[tuple[str, tuple[Fact, ...]], list[tuple[Facts, _Entry]]] = {}
-        for (code, facts), entry in self.found.items():
-            words = tuple(value for _, value in facts if isinstance(value, str))
-            kinds.setdefault((code, words), []).append((facts, entry))
-        found = []
-        for (code, _), same in kinds.items():
-            if len(same) <= _KINDS:
-                found += [entry.finding(code, facts) for facts, entry in same]
-            else:
-                found.append(_merged(code, same))
-        return _ordered(found)
+def copied(book: Book) -> Book:
+    """The same book apart, to be added to."""
+    return Book(
+        {
+            key: _Entry(e.detail, e.rows, dict(e.samples), set(e.layers), list(e.places))
+            for key, e in book.found.items()
+        }
+    )
 
 
-def _merged(code: str, same: list[tuple[Facts, _Entry]]) -> CheckFinding:
-    """Findings that differ in numbers alone as one: each number as its least and its greatest."""
-    whole = same[0][1]
-    for _, entry in same[1:]:
-        whole = whole.joined(entry)
-    facts: dict[str, Fact] = {}
-    for name, value in same[0][0]:
-        if isinstance(value, str):
-            facts[name] = value
-            continue
-        numbers = [int(dict(f)[name]) for f, _ in same]
-        if min(numbers) == max(numbers):
-            facts[name] = value
-        else:
-            facts |= {f"least_{name}": min(numbers), f"greatest_{name}": max(numbers)}
-    ranges = [
-        f"{name} {facts[f'least_{name}']} to {facts[f'greatest_{name}']}"
-        for name, _ in same[0][0]
-        if f"least_{name}" in facts
-    ]
-    words = [value for value in facts.values() if isinstance(value, str)]
-    whole.detail = "; ".join([*words, *ranges])
-    return whole.finding(code, tuple(facts.items()))
-
-
-def _ordered(findings: Iterable[CheckFinding]) -> tuple[CheckFinding, ...]:
+def ordered(findings: Iterable[CheckFinding]) -> tuple[CheckFinding, ...]:
+    """Errors first, then by code, then by rows."""
     rank = {name: -i for i, name in enumerate(SEVERITIES)}
-    return tuple(sorted(findings, key=lambda f: (rank[f.kind.severity], f.code, -f.rows, f.detail)))
+    return tuple(
+        sorted(
+            findings,
+            key=lambda f: (rank[f.kind.severity], f.code, -f.rows, f.detail, repr(f.facts)),
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +173,11 @@ class CheckEstimate:
     rows: int
     mismatched: int
     before: int
+
+    @property
+    def number(self) -> int:
+        """What estimates of one kind have in common."""
+        return number_of(f"{self.code} {self.name}")
 
     @property
     def rate(self) -> float | None:
@@ -327,7 +293,7 @@ class CheckResult:
             self.samples + other.samples,
             self.tokens + other.tokens,
             self.rows + other.rows,
-            _ordered(merged.values()),
+            ordered(merged.values()),
             whole,
             self.power or other.power,
         )

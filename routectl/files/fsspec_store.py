@@ -1,0 +1,145 @@
+"""Stores of fsspec: every scheme that pyarrow.fs has not, where its package is installed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any
+
+from ..errors import FormatError, RoutectlError, UnsupportedError
+from .stores import ObjectAbout, OpenObject, Root, store_trouble
+
+__all__ = ["FsspecStore"]
+
+_VERSIONS = ("ETag", "etag", "VersionId", "version_id", "generation", "md5Hash", "md5")
+_TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+
+
+class FsspecStore:
+    """What fsspec opens for a scheme and an authority."""
+
+    def __init__(self, root: Root) -> None:
+        self.root = root
+        self._fs = _opened(root)
+        self._query = f"?{root.query}" if root.query else ""
+
+    def _name(self, key: str) -> str:
+        return f"{self.root.scheme}://{self.root.authority}/{key}".rstrip("/")
+
+    def _path(self, key: str) -> str:
+        path: str = self._fs._strip_protocol(self._name(key) + self._query)
+        return path
+
+    @contextmanager
+    def _telling(self, key: str, *, written: bool = False) -> Iterator[None]:
+        """What goes wrong, in one line; not that there is nothing, or no way to write."""
+        try:
+            yield
+        except (RoutectlError, FileNotFoundError, NotImplementedError):
+            raise
+        except Exception as error:  # noqa: BLE001 - each scheme has errors of its own
+            raise store_trouble(self._name(key), error, written=written) from None
+
+    def find(self, key: str) -> ObjectAbout | None:
+        """What stands at a key."""
+        with suppress(FileNotFoundError), self._telling(key):
+            return _about(self._fs.info(self._path(key)))
+        return None
+
+    def below(self, key: str, *, deep: bool) -> Iterator[tuple[str, ObjectAbout]]:
+        """What stands in a folder."""
+        path, root, found = self._path(key), self._path(""), []
+        with suppress(FileNotFoundError), self._telling(key):
+            if deep:
+                found = list(self._fs.find(path, detail=True, withdirs=True).values())
+            else:
+                found = self._fs.ls(path, detail=True)
+        for info in found:
+            if info["name"].strip("/") != path.strip("/"):
+                yield info["name"].removeprefix(root).strip("/"), _about(info)
+
+    def open(self, key: str) -> OpenObject:
+        """The object at a key."""
+        about = self.find(key)
+        if about is None:
+            raise FormatError(f"{self._name(key)}: cannot be read: no such object")
+        return _FsspecObject(self, key, about)
+
+    def bytes_of(self, key: str, start: int, end: int) -> bytes:
+        """The bytes of a range. Raises FormatError, where a server gives no ranges, too."""
+        try:
+            with self._telling(key):
+                found: bytes = self._fs.cat_file(self._path(key), start=start, end=end)
+        except FileNotFoundError:
+            raise FormatError(f"{self._name(key)}: cannot be read: no such object") from None
+        if len(found) > end - start:
+            raise FormatError(f"{self._name(key)}: cannot be read: its server gives no ranges")
+        return found
+
+    def put(self, key: str, body: IO[bytes]) -> None:
+        """Have an object there of all of a file."""
+        name = f"/proc/self/fd/{body.fileno()}"
+        try:
+            with self._telling(key, written=True):
+                with suppress(NotImplementedError):
+                    self._fs.makedirs(os.path.dirname(self._path(key)), exist_ok=True)
+                self._fs.put_file(name, self._path(key))
+        except NotImplementedError:
+            raise UnsupportedError(
+                f"{self._name(key)}: cannot be written: {self.root.scheme}:// is for reading"
+            ) from None
+        except FileNotFoundError as error:
+            raise store_trouble(self._name(key), error, written=True) from None
+
+    def remove(self, key: str) -> None:
+        """Remove an object; nothing where there is none."""
+        with suppress(FileNotFoundError), self._telling(key, written=True):
+            self._fs.rm_file(self._path(key))
+
+
+class _FsspecObject:
+    def __init__(self, store: FsspecStore, key: str, about: ObjectAbout) -> None:
+        self._store, self._key, self.about = store, key, about
+
+    def read(self, start: int, size: int) -> bytes:
+        """So many bytes."""
+        return self._store.bytes_of(self._key, start, start + size)
+
+
+def _about(info: dict[str, Any]) -> ObjectAbout:
+    """What fsspec says of an object. Raises ValueError where it has no size."""
+    if info["type"] == "directory":
+        return ObjectAbout(True)
+    if info.get("size") is None:
+        raise ValueError("its server says no size")
+    told = [info.get(name) for name in _VERSIONS] + [info.get(name) for name in _TIMES]
+    version = next((str(one) for one in told if one is not None), None)
+    return ObjectAbout(False, int(info["size"]), None, version)
+
+
+def _opened(root: Root) -> Any:
+    """fsspec's file system. Raises UnsupportedError, one line that says what to install."""
+    try:
+        import fsspec
+    except ImportError:
+        raise UnsupportedError(
+            f"{root.scheme}://: read through fsspec, which is not installed: pip install fsspec"
+        ) from None
+    try:
+        return fsspec.filesystem(root.scheme, **_arguments(fsspec, root))
+    except ImportError as error:
+        raise UnsupportedError(f"{root.scheme}://: its package is not installed: {error}") from None
+    except ValueError:
+        raise UnsupportedError(
+            f"{root.scheme}://: not known: expected s3, gs, abfs, hdfs, or a scheme of fsspec "
+            "whose package is installed",
+            hint="a package that registers it with fsspec, or a local path",
+        ) from None
+    except OSError as error:
+        raise store_trouble(f"{root.scheme}://{root.authority}", error) from None
+
+
+def _arguments(fsspec: Any, root: Root) -> dict[str, Any]:
+    """What the scheme takes from a URI: host and port of ftp, say."""
+    kind = fsspec.get_filesystem_class(root.scheme)
+    found: dict[str, Any] = kind._get_kwargs_from_urls(f"{root.scheme}://{root.authority}/")
+    return found

@@ -1,0 +1,115 @@
+"""Samples that share a prompt: each is held against the first of them that has routes.
+
+Which that is follows from the keys of the dump, so that it is the same however the dump is cut.
+Shape suffixes: N samples.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...dump import Keys, Sample, SampleKey
+from ...routes import Routes
+from .book.results import Book, Place
+from .samples import disagree
+from .starts import guessed
+
+__all__ = ["Siblings", "first_siblings"]
+
+_OPEN = 16  # prompts that began since a sample's first sibling, at most
+_NEXT = 64  # samples after the first that are looked at for one with routes
+NONE = -1
+
+
+def first_siblings(keys: Sequence[SampleKey]) -> NDArray[np.int32]:
+    """The index of the first sample with each sample's prompt, int32 [N]; -1 where it is itself.
+
+    Also where the prompt is not known, and where 16 other prompts began in between.
+    """
+    columns = keys if isinstance(keys, Keys) else Keys(keys)
+    digests, known_N = columns.digests("prompt")
+    first_N = np.full(len(keys), NONE, np.int32)
+    if not known_N.any():
+        return first_N
+    parts = digests[:, 0]
+    order = np.argsort(parts, kind="stable").astype(np.int32)
+    edges = np.ones(len(order), np.bool_)
+    edges[1:] = parts[order[1:]] != parts[order[:-1]]
+    begin = np.maximum.accumulate(np.where(edges, np.arange(len(order), dtype=np.int32), 0))
+    first_N[order] = order[begin]
+    began_N = np.cumsum((first_N == np.arange(len(first_N))) & known_N, dtype=np.int32)
+    near_N = began_N - began_N[first_N] < _OPEN
+    alone_N = first_N == np.arange(len(first_N))
+    first_N[~known_N | ~near_N | alone_N] = NONE
+    return first_N
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _First:
+    """The first sample of a prompt that has routes; astray says that they may stand elsewhere."""
+
+    index: int
+    routes: Routes
+    astray: bool
+
+
+@dataclass(slots=True)
+class Siblings:
+    """Holds samples against their siblings; ``read`` gives one, None where there are no routes."""
+
+    first_N: NDArray[np.int32]
+    read: Callable[[int], Sample | None]
+    _held: OrderedDict[int, _First | None] = field(default_factory=OrderedDict)
+
+    def check(self, sample: Sample, place: tuple[int, str], astray: bool, book: Book) -> None:
+        """Compare a sample's prompt rows with those of its first sibling.
+
+        Of samples whose rows went ``astray`` it is no news that they differ.
+        """
+        index, name = place
+        leader = int(self.first_N[index])
+        end, routes = sample.prompt_length, sample.routes
+        if routes is None or end is None:
+            return
+        if leader == NONE:
+            self._hold(index, _First(index, routes, astray))
+            return
+        first = self._first(leader)
+        if first is None or first.index >= index or astray or first.astray:
+            return
+        begin, wrong = disagree(first.routes, routes, end)
+        if wrong:
+            book.add("R601", Place(name, begin), rows=wrong)
+
+    def _hold(self, leader: int, first: _First | None) -> None:
+        self._held[leader] = first
+        if len(self._held) > _OPEN:
+            self._held.popitem(last=False)
+
+    def _first(self, leader: int) -> _First | None:
+        if leader not in self._held:
+            self._hold(leader, self._found(leader))
+        return self._held[leader]
+
+    def _found(self, leader: int) -> _First | None:
+        for index in range(leader, min(leader + _NEXT, len(self.first_N))):
+            if index != leader and self.first_N[index] != leader:
+                continue
+            sample = self.read(index)
+            if (
+                sample is not None
+                and sample.routes is not None
+                and sample.prompt_length is not None
+            ):
+                return _First(index, sample.routes, _is_astray(sample))
+        return None
+
+
+def _is_astray(sample: Sample) -> bool:
+    """Whether a sample's rows may be in other places than it seems."""
+    assert sample.routes is not None
+    tokens = sample.num_tokens
+    return guessed(sample) or (tokens is not None and sample.routes.stop - tokens < -2)
