@@ -1,4 +1,4 @@
-"""The loops over rows: one pass each, no Python object inside.
+"""What is counted over rows: in one pass by compiled loops, or, of few rows, by numpy alone.
 
 Shape suffixes: T tokens, L MoE layers, K top_k, E num_experts, S = K + 1 swap counts, W words.
 """
@@ -10,16 +10,22 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from ..routes import Bools, Ids, words_of
 
-__all__ = ["RowCounts", "added_rows", "count_load", "count_marks", "diff_rows", "scan_rows"]
+__all__ = [
+    "RowCounts",
+    "added_rows",
+    "count_load",
+    "count_marks",
+    "diff_rows",
+    "diff_rows_of_few",
+    "scan_rows",
+]
 
 Counts = NDArray[np.int64]
 _CHUNK_TOKENS = 1 << 20  # keeps the kernel's uint32 counters far from overflow (x K <= 4096)
-_MARKED_UP_TO = 24  # K up to which 2^34 marks, K x 2^K each, are less than 2^63
 _TUPLE_UP_TO = 64  # K from which loops are not worth unrolling; numba refuses tuples from 1000 on
 
 
@@ -44,81 +50,6 @@ class RowCounts:
     differs_TL: Bools | None = None
 
 
-@njit(nogil=True)
-def _swap_of(old_K, new_K, stamps, mark, load):  # type: ignore[no-untyped-def]
-    """By how many ids two rows differ, as sets; ``load`` gets what new took less what old took."""
-    size_old, size_new, shared = 0, 0, 0
-    for expert in old_K:
-        size_old += stamps[expert] != mark
-        stamps[expert] = mark
-        load[expert] -= np.uint32(1)
-    for expert in new_K:
-        shared += stamps[expert] == mark
-        size_new += stamps[expert] != mark + 1
-        stamps[expert] = mark + 1
-        load[expert] += np.uint32(1)
-    return max(size_old, size_new) - shared
-
-
-@njit(nogil=True, cache=True)
-def _diff_chunk(sides, words, skip, sizes, counts, differing, first, differs):  # type: ignore[no-untyped-def]
-    """Count one chunk into ``counts``: swaps from 1 on, order, load_old and load_new.
-
-    ``sizes`` are of length K, and of how many words a row has; the compiler knows those of tuples.
-    ``differs`` takes a mark a mismatched row, unless it is empty. load_new holds what the new side
-    took less what the old took. Rows that are equal byte for byte are told by their words. Of
-    others, each slot k of old leaves mark + 2^k on its expert, and what new's experts hold is added
-    up: K x mark and 2^K - 1 are K distinct slots, so the same experts once each (a sum of K powers
-    of two has K bits only where no two are equal; a mark of a row before is less by K x 2^K). What
-    is left is compared as sets, a token at a time.
-    """
-    (old, new), (old_words, new_words), (swaps, order, load_old, load_new) = sides, words, counts
-    (slots, parts), (num_tokens, num_layers, _) = sizes, old.shape
-    marks, stamps = np.zeros((2, load_old.shape[1]), np.int64)
-    mark, stamp, others = np.int64(0), np.int64(0), np.empty(num_layers, np.int64)
-    full = (np.int64(1) << (len(slots) & 63)) - 1
-    step = len(slots) * (full + 1)
-    for t in range(num_tokens):
-        differ, lowest, num_others = 0, -1, 0
-        for layer in range(num_layers):
-            if skip.shape[0] > 0 and skip[t, layer]:
-                continue
-            same = True
-            for w in range(len(parts)):
-                same = same & (old_words[t, layer, w] == new_words[t, layer, w])
-            if same:
-                for k in range(len(slots)):
-                    load_old[layer, old[t, layer, k]] += np.uint32(1)
-                continue
-            mark += step
-            for k in range(len(slots)):
-                expert = old[t, layer, k]
-                load_old[layer, expert] += np.uint32(1)
-                marks[expert] = mark + (np.int64(1) << (k & 63))
-            found = np.int64(0)
-            for k in range(len(slots)):
-                found += marks[new[t, layer, k]]
-            if len(slots) <= _MARKED_UP_TO and found - len(slots) * mark == full:
-                order[layer] += 1
-            else:
-                others[num_others] = layer
-                num_others += 1
-        for layer in others[:num_others]:
-            stamp += 2
-            swap = _swap_of(old[t, layer], new[t, layer], stamps, stamp, load_new[layer])
-            if swap == 0:
-                order[layer] += 1
-                continue
-            swaps[layer, swap] += 1
-            differ += 1
-            if differs.shape[0] > 0:
-                differs[t, layer] = True
-            if lowest < 0:
-                lowest = layer
-        differing[t] = differ
-        first[t] = lowest
-
-
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:
     """A view that cannot be written: loops are compiled, and loaded, for one kind of arrays."""
     view = array.view()
@@ -132,6 +63,8 @@ def _known(count: int) -> Any:
 
 
 def _count_chunk(old: Ids, new: Ids, skip: Bools, num_experts: int, mark: bool) -> RowCounts:
+    from .row_loops import diff_chunk
+
     tokens, layers, top_k = old.shape
     swaps = np.zeros((layers, top_k + 1), np.int64)
     order = np.zeros(layers, np.int64)
@@ -141,7 +74,7 @@ def _count_chunk(old: Ids, new: Ids, skip: Bools, num_experts: int, mark: bool) 
     first = np.empty(tokens, np.int32)
     differs = np.zeros((tokens if mark else 0, layers), np.bool_)
     words = words_of(old)
-    _diff_chunk(
+    diff_chunk(
         (_frozen(old), _frozen(new)),
         (_frozen(words), _frozen(words_of(new))),
         _frozen(skip),
@@ -161,6 +94,42 @@ def _count_chunk(old: Ids, new: Ids, skip: Bools, num_experts: int, mark: bool) 
         differing,
         first,
         differs if mark else None,
+    )
+
+
+def diff_rows_of_few(
+    old_TLK: Ids,
+    new_TLK: Ids,
+    num_experts: int,
+    *,
+    skip_TL: Bools | None = None,
+    mark: bool = False,
+) -> RowCounts:
+    """What ``diff_rows`` counts, by numpy alone: bools [T, L, E] a side, which it is for few of.
+
+    For inputs that are done before compiled loops would be loaded, which takes half a second.
+    """
+    (tokens, layers, top_k), experts = old_TLK.shape, num_experts
+    there_TL = np.ones((tokens, layers), np.bool_) if skip_TL is None else ~skip_TL
+    takes = np.zeros((2, tokens, layers, experts), np.bool_)
+    layer_L = np.arange(layers)
+    loads = []
+    for side, ids_TLK in zip(takes, (old_TLK, new_TLK), strict=True):
+        np.put_along_axis(side, ids_TLK.astype(np.intp), True, axis=2)
+        taken = (layer_L[:, None] * experts + ids_TLK)[there_TL]
+        loads.append(np.bincount(taken.ravel(), minlength=layers * experts))
+    swaps_TL = takes.sum(axis=3).max(axis=0) - (takes[0] & takes[1]).sum(axis=2)
+    differs_TL = (swaps_TL > 0) & there_TL
+    others_TL = (old_TLK != new_TLK).any(axis=2) & there_TL & ~differs_TL
+    cells = (layer_L * (top_k + 1) + swaps_TL)[there_TL]
+    return RowCounts(
+        np.bincount(cells, minlength=layers * (top_k + 1)).reshape(layers, top_k + 1),
+        others_TL.sum(axis=0),
+        loads[0].reshape(layers, experts),
+        loads[1].reshape(layers, experts),
+        differs_TL.sum(axis=1, dtype=np.int32),
+        np.where(differs_TL.any(axis=1), differs_TL.argmax(axis=1), -1).astype(np.int32),
+        differs_TL if mark else None,
     )
 
 
@@ -221,31 +190,6 @@ def added_rows(parts: Sequence[RowCounts]) -> RowCounts:
     )
 
 
-@njit(nogil=True, cache=True)
-def _scan(ids, num_experts, filler, missing, first_bad):  # type: ignore[no-untyped-def]
-    found = 0
-    for t in range(ids.shape[0]):
-        for layer in range(ids.shape[1]):
-            lead = np.int64(ids[t, layer, 0])
-            uniform = True
-            legal = True
-            for k in range(ids.shape[2]):
-                expert = np.int64(ids[t, layer, k])
-                uniform = uniform and expert == lead
-                legal = legal and 0 <= expert < num_experts
-            outside = lead < 0 or lead >= num_experts
-            several = ids.shape[2] > 1
-            if uniform and (
-                lead == -1 or (lead == filler and (outside or several)) or (lead == 0 and several)
-            ):
-                missing[t, layer] = True
-                found += 1
-            elif not legal and first_bad[0] < 0:
-                first_bad[0] = t
-                first_bad[1] = layer
-    return found
-
-
 def scan_rows(ids_TLK: NDArray[np.integer], num_experts: int) -> tuple[Bools | None, int, int]:
     """Find filler rows and the first row with an id outside 0..E-1, in any integer dtype.
 
@@ -258,39 +202,26 @@ def scan_rows(ids_TLK: NDArray[np.integer], num_experts: int) -> tuple[Bools | N
     first_bad = np.full(2, -1, np.int64)
     greatest = int(np.iinfo(ids_TLK.dtype).max)
     filler = greatest if greatest < 2**63 else -1  # the kernel sees ids as int64
-    found = _scan(ids_TLK, num_experts, filler, missing, first_bad)
+    from .row_loops import scan
+
+    found = scan(ids_TLK, num_experts, filler, missing, first_bad)
     return (missing if found else None), int(first_bad[0]), int(first_bad[1])
-
-
-@njit(nogil=True, cache=True)
-def _mark(marks, starts, counts):  # type: ignore[no-untyped-def]
-    for b in range(counts.shape[0]):
-        stop = starts[b + 1] if b + 1 < len(starts) else marks.shape[0]
-        for t in range(starts[b], stop):
-            for layer in range(marks.shape[1]):
-                counts[b, layer] += marks[t, layer]
 
 
 def count_marks(marks_TL: Bools, starts_B: Counts) -> Counts:
     """How many tokens are marked, int64 [L, B]; bin b is from token starts_B[b] to the next's."""
     counts = np.zeros((len(starts_B), marks_TL.shape[1]), np.uint32)
-    _mark(marks_TL, starts_B, counts)
+    from .row_loops import mark_bins
+
+    mark_bins(marks_TL, starts_B, counts)
     return counts.T.astype(np.int64)
-
-
-@njit(nogil=True, cache=True)
-def _load(ids, missing, load):  # type: ignore[no-untyped-def]
-    for t in range(ids.shape[0]):
-        for layer in range(ids.shape[1]):
-            if missing.shape[0] > 0 and missing[t, layer]:
-                continue
-            for k in range(ids.shape[2]):
-                load[layer, ids[t, layer, k]] += 1
 
 
 def count_load(ids_TLK: Ids, num_experts: int, missing_TL: Bools | None = None) -> Counts:
     """How often each expert was taken in each layer, int64 [L, E]; missing rows left out."""
     load = np.zeros((ids_TLK.shape[1], num_experts), np.int64)
     skip = np.zeros((0, 0), np.bool_) if missing_TL is None else missing_TL
-    _load(ids_TLK, skip, load)
+    from .row_loops import load_of
+
+    load_of(ids_TLK, skip, load)
     return load

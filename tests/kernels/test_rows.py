@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import oracles
 from routectl.kernels import rows as kernels
-from routectl.kernels.rows import count_load, diff_rows, scan_rows
+from routectl.kernels.rows import count_load, diff_rows, diff_rows_of_few, scan_rows
 
 SHAPES = [(np.uint8, k) for k in (1, 3, 4, 5, 8, 16)] + [(np.uint16, k) for k in (1, 2, 8, 16)]
 SIZES = {np.uint8: (64, 128, 256), np.uint16: (300, 384, 512)}
@@ -82,6 +82,18 @@ def test_marks_are_the_oracle(case, threads, chunk):
         differs = set(old[t, layer].tolist()) != set(new[t, layer].tolist())
         assert counts.differs_TL[t, layer] == (differs and not left_out)
     assert diff_rows(old, new, experts).differs_TL is None
+
+
+@settings(max_examples=150)
+@given(sides())
+def test_few_rows_are_counted_alike(case):
+    """What numpy alone counts of few rows is the oracle's, and its marks are those of the loop."""
+    old, new, experts, skip = case
+    counts = diff_rows_of_few(old, new, experts, skip_TL=skip, mark=True)
+    assert as_lists(counts) == truth_of(old, new, experts, skip)
+    marks = diff_rows(old, new, experts, skip_TL=skip, mark=True).differs_TL
+    assert np.array_equal(counts.differs_TL, marks)
+    assert diff_rows_of_few(old, new, experts).differs_TL is None
 
 
 @settings(max_examples=60)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...dump import Dump, DumpMeta, Sample, SampleKey
-from ...kernels.rows import RowCounts, added_rows, diff_rows
+from ...kernels.rows import RowCounts, added_rows, diff_rows, diff_rows_of_few
 from ...kernels.threads import threads
 from ..adding.least import First
 from ..adding.resampled import bucket_of_sample
@@ -28,6 +28,7 @@ __all__ = ["DiffTally", "OnCompared", "diff_part"]
 OnCompared = Callable[[ComparedSample], None]
 _NO_LOGPROBS = LogprobCounts()
 _THREAD_BYTES = 4 << 20  # of a sample's ids that are worth a thread
+_FEW = 1 << 21  # rows x experts that are counted without loading compiled loops
 _TOGETHER = 4096  # samples whose figures are added up at a time
 
 
@@ -89,6 +90,7 @@ class DiffTally:
         self._examples: First[Example] = First(options.examples)
         self._waiting: list[tuple[int, SequenceCount, LogprobCounts]] = []
         self._each: list[ComparedSample] = []
+        self._few = _FEW
 
     def add(self, old: Sample, new: Sample, index: int, key: SampleKey) -> None:
         """Compare one pair of samples; index and key are those of OLD's."""
@@ -160,14 +162,14 @@ class DiffTally:
         sides = pair.old_margin_TL, pair.new_margin_TL
         old, new = (None if margin_TL is None else margin_TL[run] for margin_TL in sides)
         skip_TL = None if pair.skip_TL is None else pair.skip_TL[run]
-        rows = diff_rows(
-            old_TLK,
-            pair.new_TLK[run],
-            self._metas[0].num_experts,
-            skip_TL=skip_TL,
-            threads=max(1, min(threads(), old_TLK.nbytes // _THREAD_BYTES)),
-            mark=any(found is not None for found in (self._detail, old, new)),
-        )
+        given = old_TLK, pair.new_TLK[run], self._metas[0].num_experts
+        mark = any(found is not None for found in (self._detail, old, new))
+        self._few -= len(old_TLK) * old_TLK.shape[1] * given[2]
+        if self._few >= 0:
+            rows = diff_rows_of_few(*given, skip_TL=skip_TL, mark=mark)
+        else:
+            several = max(1, min(threads(), old_TLK.nbytes // _THREAD_BYTES))
+            rows = diff_rows(*given, skip_TL=skip_TL, threads=several, mark=mark)
         so_far = self._margins_P.get(part.place)
         self._margins_P[part.place] = tally_margins(so_far, old, new, rows, skip_TL)
         return rows
