@@ -33,9 +33,7 @@ class Voices:
     rules: bool = option(
         False, help="List what can be found; with a CODE in place of DUMP, what that means."
     )
-    html: Path | None = option(
-        None, metavar="PATH", help="Write the report as one HTML page there too."
-    )
+    html: Path | None = option(None, metavar="PATH", shared=True, help="Write an HTML page there.")
     tokenizer: Path | None = option(
         None, metavar="PATH", help="tokenizer.json: the page shows tokens as text."
     )

@@ -9,6 +9,7 @@ from routectl.cli import terminal
 from routectl.cli.main import main
 from routectl.cli.terminal import answer, note, progress_line, told_now_and_then
 from routectl.jobs.progress import Progress, tokens_rate
+from routectl.jobs.shards import work
 from support.recordings import FIXTURES
 from support.reports import Terminal
 from support.shell import DUMPS, run
@@ -156,6 +157,7 @@ class TestLog:
         quiet = run(capsys, "diff", TINY / "vllm.bf16" / "samples.jsonl", DUMPS["trainer"])
         assert quiet.err == ""
         monkeypatch.setattr(terminal, "_QUIET_S", 0.0)
+        monkeypatch.setattr(work, "LEAST_BYTES", 1)  # shards are told as they are done
         loud = run(capsys, "diff", TINY / "vllm.bf16" / "samples.jsonl", DUMPS["trainer"])
         assert loud.out == quiet.out
         lines = loud.err.splitlines()

@@ -27,7 +27,7 @@ LINES = [line.split() for line, _ in command_lines()]
 class TestForms:
     """-o NAME: the suffix says the form."""
 
-    @pytest.mark.parametrize("name", ["x", "x.xml", "x.parquet", "x.json.bak", "dir.html/x"])
+    @pytest.mark.parametrize("name", ["x", "x.xml", "x.json.bak", "dir.html/x"])
     def test_another_suffix_is_refused(self, capsys, tmp_path, name):
         """It is refused with the list before anything is read, and nothing is written."""
         said = complaint(capsys, "diff", "gone", "gone", "-o", tmp_path / name)

@@ -16,6 +16,7 @@ SHARED = {  # options that many commands have: told here once, and by name in ea
     "-o PATH": "Write the report there: NAME.json (all of it: routectl report makes the others "
     "of it), .html, .txt, .md or .csv; - is stdout. Of diff, NAME.parquet: a row a compared "
     "sample, beside the report.",
+    "--html PATH": "Write the report as one HTML page there, too.",
     "--summary": "Print ten lines: the verdict, and what is behind it.",
     "--exit-zero": "Exit 0, not 1, for what differs or is over a threshold.",
     "--no-tokens": "Leave token ids, their texts, and sample names that read as text out of "

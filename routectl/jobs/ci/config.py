@@ -26,7 +26,8 @@ _VERBS: dict[str, type[Request]] = {
     "check": CheckRequest,
     "staleness": StalenessRequest,
 }
-_ELSEWHERE = ("series", "save", "rules")  # of many runs, of data, of no dump
+# Of many runs, of data, of no dump, of a part of one.
+_ELSEWHERE = ("series", "save", "rules", "shard", "partial")
 _NEEDED = ("dump", "at")  # that a staleness may go without, with a series
 _MAX_BYTES = 1 << 20
 _MAX_DOTS = 3000**2

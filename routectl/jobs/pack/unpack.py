@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ...dump import Dump, Sample
     from ...formats.native.row_groups import NativeForm
     from ...formats.replay.folder import RankFile
+    from ...layouts.packing import Share
     from ...ops.pack.pack import Packed, Rank
     from ...reports.dumps import WrittenDocument
 
@@ -69,10 +70,7 @@ def _part(job: Job, place: "RankFile", path: Path) -> "tuple[Rank, Packed]":
     from ...formats.replay.folder import file_digest, read_tensors
     from ...ops.pack.pack import Packed, Rank
 
-    share, tensors = (
-        job.packing.share(place.mb, place.dp, place.cp),
-        read_tensors(path, outline=True),
-    )
+    share, tensors = _share(job, [place]), read_tensors(path, outline=True)
     wrong = misfit(job, place, tensors, place.path)
     if wrong is not None or tensors.mask is None:
         raise FormatError(f"{path.parent.parent}: {wrong or f'{place.path}: no mask in it'}")
@@ -116,7 +114,9 @@ def unpack_folder(request: UnpackRequest, progress: Progress = SILENT) -> "Writt
             f"{folder}: {len(absent)} of the ranks' files are not there, the first is {absent[0]}"
         )
     with scratch_folder("unpack") as kept, replacing(save, force=request.force) as target:
-        spool = spool_for(kept / "routes", job.dump.meta, list(job.extents or ()))
+        packed = {i for ranks in _together(job) for i in _share(job, ranks).samples}
+        extents = [one if i in packed else None for i, one in enumerate(job.extents or ())]
+        spool = spool_for(kept / "routes", job.dump.meta, extents)
         added(_Unpacking(Opened(inside.job, job), found, spool), request.crew, progress)
         dump = _spooled(inside, spool, job.dump)
         opening = partial(_with_form, inside, spool)
@@ -126,6 +126,20 @@ def unpack_folder(request: UnpackRequest, progress: Progress = SILENT) -> "Writt
     if request.no_tokens:
         progress.note(WITHOUT_TOKENS)
     return written_document(str(folder), str(save), count or 0)
+
+
+def _share(job: Job, ranks: "list[RankFile]") -> "Share":
+    """What ranks that share samples have of the packing."""
+    return job.packing.share(ranks[0].mb, ranks[0].dp, ranks[0].cp)
+
+
+def _together(job: Job) -> "list[list[RankFile]]":
+    """The files of ranks that share samples; a micro-batch may have a CP size of its own."""
+    groups: dict[tuple[int, tuple[int, ...]], list[RankFile]] = {}
+    for place in places(job.packing, {}):
+        samples = tuple(_share(job, [place]).samples)
+        groups.setdefault((place.mb, samples), []).append(place)
+    return list(groups.values())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -190,11 +204,7 @@ class _Unpacking:
 
     def cut(self, most: int) -> list[Shard]:
         """Ranks that share samples in one shard."""
-        job = self.job()
-        groups: dict[tuple[int, int], list[RankFile]] = {}
-        for place in places(job.packing, {}):
-            groups.setdefault((place.mb, place.dp), []).append(place)
-        together = list(groups.values())
+        together = _together(self.job())
         each = int(self.spool.offsets()[-1]) // len(together)
         return [
             Shard(
@@ -213,7 +223,7 @@ class _Unpacking:
         job, offsets_S = self.job(), self.spool.offsets()
         meta, extents = job.dump.meta, list(job.extents or ())
         for ranks in shard.of:
-            share = job.packing.share(ranks[0].mb, ranks[0].dp, ranks[0].cp)
+            share = _share(job, ranks)
             parts = (_part(job, place, self.found[place]) for place in ranks)
             wanted = [extents[i] for i in share.samples]
             held = unpack(parts, share.packing, meta.layers_L, meta.num_experts, extents=wanted)

@@ -75,9 +75,10 @@ class ParquetSamples:
             self._writer.write_table(table_of_samples(self._waiting))
             self._waiting, self._count = [], 0
 
-    def close(self) -> None:
-        """Write what waits, and the end of the file."""
-        self._flush()
+    def close(self, *, whole: bool = True) -> None:
+        """Write what waits, unless the file is given up, and its end."""
+        if whole:
+            self._flush()
         self._writer.close()
 
 
@@ -88,5 +89,9 @@ def parquet_samples(stream: IO[bytes]) -> Iterator[ParquetSamples]:
     Columns, their units and what they say are those of ``to_arrow("samples")``.
     """
     table = ParquetSamples(stream)
-    yield table
+    try:
+        yield table
+    except BaseException:
+        table.close(whole=False)  # while the stream is open: a writer that is dropped closes later
+        raise
     table.close()
