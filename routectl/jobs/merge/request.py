@@ -21,6 +21,7 @@ __all__ = ["MERGED", "MergeRequest", "answer_merge"]
 MERGED = (  # of each command whose partials merge its room, which has MERGEABLE
     ("check", "check.merging"),
     ("diff", "diff.merging"),
+    ("show", "show.merging"),
     ("staleness", "staleness.merging"),
     ("verify", "pack.merging"),
 )

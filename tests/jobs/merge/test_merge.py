@@ -183,7 +183,7 @@ def test_hostile_partials_are_refused(capsys, tmp_path, sides):
         (b"\x80", "no partial"),
         (part.read_bytes()[:-9], "no partial"),
         (damaged(part, schema="routectl.partial/2"), "expected routectl.partial/1"),
-        (damaged(part, verb="os.system"), "expected diff"),
+        (damaged(part, verb="os.system"), "expected check, diff, show"),
         (damaged(part, size=1 << 50), "damaged"),
         (damaged(part, size=3), "damaged"),
         (damaged(part, part=9), "damaged"),
