@@ -22,7 +22,7 @@ from ..documents.fields import one_line
 from .groups import LARGE, Group, GroupAbout
 from .pages import PageBudget
 from .schema import NativeAbout, read_schema
-from .table import Rows, numbers_of
+from .table import Rows, numbers_of, valid_of
 
 __all__ = ["GroupReader", "ParquetSource", "open_parquet", "stored_metadata"]
 
@@ -70,7 +70,7 @@ class ParquetSource:
     def row_counts(self) -> NDArray[np.int64]:
         """The rows of each sample, 0 of one without routes. Raises FormatError."""
         batches = self._column("num_rows")
-        parts = [numbers_of(one.fill_null(0)) for one in batches]
+        parts = [np.where(valid_of(one), numbers_of(one), 0) for one in batches]
         rows_S: NDArray[np.int64] = np.concatenate([np.empty(0, np.int64), *parts])
         return rows_S.clip(0)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["LEAST", "BinaryCells", "Rows", "numbers_of"]
+__all__ = ["LEAST", "BinaryCells", "Rows", "numbers_of", "valid_of"]
 
 LEAST = {"prompt_ids": -1, "response_ids": 0}  # of token ids; -1: media, which have no id
 
@@ -22,7 +22,7 @@ class BinaryCells:
     def __init__(self, column: "pa.ChunkedArray[Any]") -> None:
         cells = _chunk(column)
         size = len(cells)
-        self.valid_S = _valid(cells)
+        self.valid_S = valid_of(cells)
         data = cells.buffers()[2]
         self.data = memoryview(b"" if data is None else data)
         ends = np.frombuffer(cells.buffers()[1], np.int32, size + 1, 4 * cells.offset)
@@ -73,7 +73,7 @@ class Rows:
 
     def there(self, name: str) -> NDArray[np.bool_]:
         """Which rows have a value in a column, bool [S]."""
-        return _valid(_chunk(self._table.column(name)))
+        return valid_of(_chunk(self._table.column(name)))
 
     @cached_property
     def sound(self) -> bool:
@@ -90,7 +90,7 @@ class Rows:
         spans = _chunk(self._table.column("weight_spans")) if "weight_spans" in names else None
         if spans is not None and (spans.null_count or any(_spans_with_nulls(spans))):
             return False
-        starts, rows = (_valid(_chunk(self._table.column(n))) for n in ("start", "num_rows"))
+        starts, rows = (valid_of(_chunk(self._table.column(n))) for n in ("start", "num_rows"))
         return bool((starts == rows).all())
 
 
@@ -101,7 +101,8 @@ def _chunk(column: "pa.ChunkedArray[Any]") -> Any:
     return column.combine_chunks()
 
 
-def _valid(cells: Any) -> NDArray[np.bool_]:
+def valid_of(cells: Any) -> NDArray[np.bool_]:
+    """Which values of an Arrow array are there, bool."""
     if not cells.null_count:
         return np.ones(len(cells), np.bool_)
     return _bits(cells, 0)
@@ -154,7 +155,7 @@ def _cells_of(column: "pa.ChunkedArray[Any]") -> Callable[[int], Any]:
 
 def _lists_of(lists: Any) -> Callable[[int], Any]:
     """What gives the list of numbers in a row, as an array that is not copied."""
-    flat, ends_S, valid_S = lists.values, numbers_of(lists.offsets), _valid(lists)
+    flat, ends_S, valid_S = lists.values, numbers_of(lists.offsets), valid_of(lists)
     whole = None if flat.null_count else numbers_of(flat)
 
     def cell(index: int) -> Any:
