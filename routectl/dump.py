@@ -221,7 +221,7 @@ class Dump:
     """A lazy, sized, re-iterable collection of samples.
 
     ``keys`` are at hand for every sample; ``dump[i]`` and iteration read one sample at a time.
-    ``batch``, where a reader has it, reads what follows a sample at once: it costs a sample less.
+    ``batch``, where a reader has it, reads what follows one of ``starts`` at once: it costs less.
     ``digests``, empty where the dump has none, are ``gate_logprobs.digest_routes`` of each sample's
     routes as they were written, None without. ``count`` gives ``rows``.
     """
@@ -237,9 +237,9 @@ class Dump:
     ) -> None:
         self.meta = meta
         self.keys = keys
-        self._load = load
-        self._narrow = narrow
+        self._load, self._narrow = load, narrow
         self.digests: Sequence[str | None] = ()
+        self.starts: NDArray[np.int64] | None = None
         self._batch = batch
         self._count = count
 
@@ -269,7 +269,7 @@ class Dump:
 
     def _like(self, changed: "Dump") -> "Dump":
         """A dump of the same routes, with what is known of them."""
-        changed.digests, changed._count = self.digests, self._count
+        changed.digests, changed.starts, changed._count = self.digests, self.starts, self._count
         return changed
 
     def rows(self, samples: Sequence[int] | None = None) -> NDArray[np.int64] | None:

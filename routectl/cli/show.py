@@ -27,7 +27,13 @@ def show_command(line: CommandLine) -> int:
 
     request, voices = line.request(ShowRequest), line.voices
     voices.refuse()
-    document = answer_show(replace(request, detail=voices.detailed), TERMINAL)
+    if request.share.partial is not None:
+        voices.refuse_report()
+    request = replace(request, detail=voices.detailed, force=voices.force)
+    document = answer_show(request, TERMINAL)
+    if request.share.partial is not None:
+        voices.tell_saved(document)
+        return 0
     views: dict[str, Any] = {
         "show": render_summary,
         "outline": render_outline,

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import IO, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -22,6 +22,7 @@ __all__ = ["ArrowStore"]
 _FAILURES = (OSError, ValueError, pa.ArrowException)
 _VERSIONS = ("ETag", "Version ID", "generation")  # of metadata, the first that tell versions
 _KNOWN = ("endpoint_override", "region", "scheme")
+_RETRY_S = 20  # of Google's storage
 _BLOCK = 32 << 20  # bytes that are under way at once
 
 
@@ -164,7 +165,10 @@ def _opened(root: Root) -> tuple[Any, str, tuple[str | None, str | None]]:
         raise UnsupportedError(
             f"{root.scheme}://: this pyarrow was built without {kind}: install one that has it"
         ) from None
-    query = f"?{root.query}" if root.query else ""
+    more = parse_qsl(root.query, keep_blank_values=True)
+    if kind == "GcsFileSystem" and "retry_limit_seconds" not in dict(more):
+        more.append(("retry_limit_seconds", str(_RETRY_S)))  # its own: 15 minutes, deaf to signals
+    query = f"?{urlencode(more)}" if more else ""
     fs, base = pafs.FileSystem.from_uri(f"{root.scheme}://{root.authority}/{query}")
     return fs, base.rstrip("/"), (None, None)
 

@@ -105,4 +105,8 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
         known = [rows_B for rows_B in parts if rows_B is not None]
         return np.concatenate(known) if len(known) == len(parts) else None
 
-    return Dump(meta, keys, load, batch=batch, count=count)
+    found = Dump(meta, keys, load, batch=batch, count=count)
+    starts = [np.arange(len(d)) if d.starts is None else d.starts for d in dumps]
+    offsets = [end - len(d) for d, end in zip(dumps, ends, strict=True)]
+    found.starts = np.concatenate([a + b for a, b in zip(starts, offsets, strict=True)])
+    return found

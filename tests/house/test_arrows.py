@@ -54,7 +54,7 @@ MAY_IMPORT = {
     ),
     "formats.wire": "damage dump errors limits model routes kernels formats.documents",
     "forward": "dump errors files routes checkpoints formats.native",
-    "ops": "damage dump errors routes visible kernels ops.pairs",
+    "ops": "damage dump errors routes visible kernels ops.adding ops.pairs",
     "ops.adding": "dump",
     "ops.check": (
         "damage dump errors gate_logprobs margins routes kernels ops.check.against ops.check.alone "
@@ -142,9 +142,10 @@ MAY_IMPORT = {
         "reports.cache reports.diff reports.recompute reports.text jobs jobs.cluster jobs.compared "
         "jobs.shards"
     ),
-    "jobs.shards": "errors files limits kernels reports.text jobs jobs.cluster",
+    "jobs.shards": "dump errors files limits kernels reports.text jobs jobs.cluster",
     "jobs.show": (
-        "dump errors checkpoints formats.documents ops ops.check.alone reports reports.show jobs"
+        "dump errors files checkpoints formats.documents ops ops.check.alone reports reports.show "
+        "jobs jobs.shards"
     ),
     "jobs.staleness": (
         "dump errors files ops.adding ops.diff ops.staleness reports reports.staleness jobs "

@@ -21,7 +21,7 @@ VERBS = {  # of each verb: its request, and the fields that are no keywords, but
     "layout": ("LayoutRequest", {"dump", "lens"}),
     "pack": ("PackRequest", {"dump"} | PLACED),
     "recompute": ("RecomputeRequest", {"checkpoint", "dump"} | PLACED),
-    "show": ("ShowRequest", {"path", "detail"}),
+    "show": ("ShowRequest", {"path", "detail", "partial", "force"}),
     "staleness": ("StalenessRequest", {"dump", "at", "series", "shard", "partial", "force"}),
     "unpack": ("UnpackRequest", {"folder"} | PLACED),
     "verify": ("VerifyRequest", {"folder", "against"}),

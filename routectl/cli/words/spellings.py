@@ -25,7 +25,8 @@ def said_now(words: Sequence[str]) -> str | None:
         if new is not None:
             return f"{command} {flag} is now: {new}"
         if flag in _shared_flags():
-            return f"{command} has no use for {flag}"
+            data = flag in ("-o", "--output") and "--save" in own
+            return f"{command} has no use for {flag}{': --save DST writes data' * data}"
     return _positional(command, words[1:])
 
 

@@ -140,9 +140,11 @@ def open_native(
         of_groups = GroupAbout(meta, layers, bases if coded else None)
         groups = GroupReader(file, of_groups)
         narrowed = dataclasses.replace(meta, layers_L=layers)
-        return Dump(
+        found = Dump(
             narrowed, file.keys, groups.sample, holding, batch=groups.batch, count=file.row_counts
         )
+        found.starts = groups.starts
+        return found
 
     whole = holding(meta.layers_L)
     if coded is not None:

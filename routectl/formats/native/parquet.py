@@ -102,6 +102,12 @@ class GroupReader:
         self._held: dict[int, Group] = {}  # the latest last
         self._last, self._scattered = 0, False
 
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """The first sample of each row group that has some, int64."""
+        sizes = np.asarray(self._source.sizes, np.int64)
+        return (np.cumsum(sizes) - sizes)[sizes > 0]
+
     def _group(self, index: int) -> tuple[int, Group]:
         """The row group of a sample, and its number."""
         number = bisect_right(self._ends, index)

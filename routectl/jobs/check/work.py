@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..progress import SILENT, Progress
 from ..reading import Reading, reachable
 from ..shards.share import share_of
-from ..shards.work import Opened, Shard, cut_runs
+from ..shards.work import Opened, Shard, cut_runs, sample_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ...ops.check.options import CheckOptions
 
 __all__ = ["CheckSides", "CheckWork", "check_work"]
-
-_SAMPLE_BYTES = 1 << 14  # of a sample, where nobody says
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ class CheckWork:
     def cut(self, most: int) -> list[Shard]:
         """Samples in order, about as many bytes of each shard."""
         dump = self.checker().dump
-        weights_S, shards = _weights(dump), []
+        weights_S, shards = sample_bytes(dump), []
         begin, end = 0, len(dump)
         if self.place[1] > 1:
             parts, at = share_of(cut_runs(weights_S, self.place[1], 1), self.place)
@@ -96,18 +94,6 @@ class CheckWork:
     def partial(self, shard: Shard) -> "CheckPartial":
         """What the samples of a shard come to."""
         return self.checker().partial(shard.of)
-
-
-def _weights(dump: "Dump") -> "NDArray[np.int64]":
-    """The bytes of each sample's ids, int64 [S]: by its rows, or its share of the file."""
-    import numpy as np
-
-    meta, rows_S = dump.meta, dump.rows()
-    if rows_S is not None:
-        row_bytes = len(meta.layers_L) * meta.top_k * (1 + (meta.num_experts > 256))
-        return rows_S.astype(np.int64) * row_bytes
-    size = (meta.file_bytes or _SAMPLE_BYTES * len(dump)) // max(len(dump), 1)
-    return np.full(len(dump), size, np.int64)
 
 
 def check_work(

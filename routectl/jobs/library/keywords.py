@@ -184,6 +184,9 @@ class RecomputeKeywords(TypedDict, total=False):
 class ShowKeywords(TypedDict, total=False):
     """Of ``show``."""
 
+    jobs: int | None
+    ray: str | None
+    shard: str | None
     model: Model | None
     start: int | None
     format: str | None

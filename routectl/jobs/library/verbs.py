@@ -153,14 +153,14 @@ def summarize(
 
     A sample that its reader refuses is counted as damaged, and the rest go on; the reader's
     FormatError comes through where every sample is. ``on_read`` is told of tokens in routes and
-    samples as they are read.
+    samples as they are read, by this process alone; otherwise ``jobs`` or ``ray`` says who reads.
     """
     from ..show.request import ShowRequest, summarize_opened
 
     progress = options.pop("progress", SILENT)
     request = request_of(ShowRequest, options, path=path_text(dump))
     opened = request.reading.open(request.path, progress=progress)
-    summary, lift = summarize_opened(opened, progress, on_read)
+    summary, lift = summarize_opened(request, opened, progress, on_read)
     return answer_of(SummaryAnswer, summary, lift=lift)
 
 
@@ -174,19 +174,20 @@ def show(
     from ...checkpoints import is_checkpoint
     from ...formats.documents.facts import GUESSED, Guess
     from ...ops.outline import outline
-    from ..show.request import ShowRequest, summarize_opened
+    from ..show.request import ShowRequest, refuse_parts, summarize_opened
     from .answers import CheckpointAnswer, OutlineAnswer
 
-    where = path_text(path)
+    progress, where = options.pop("progress", SILENT), path_text(path)
+    request = request_of(ShowRequest, options, path=where)
     if not isinstance(where, HeldDump) and is_checkpoint(where):
         from ...checkpoints import open_checkpoint
         from ...checkpoints.facts import checkpoint_facts
 
+        refuse_parts(request, "a checkpoint")
         return answer_of(CheckpointAnswer, checkpoint_facts(open_checkpoint(where)))
-    progress = options.pop("progress", SILENT)
-    request = request_of(ShowRequest, options, path=where)
     opened = request.reading.open(where, Guess(), progress)
     if GUESSED in (opened.meta.facts_source or ""):
+        refuse_parts(request, "a dump that does not say its model")
         return answer_of(OutlineAnswer, outline(opened))
-    summary, lift = summarize_opened(opened, progress)
+    summary, lift = summarize_opened(request, opened, progress)
     return answer_of(SummaryAnswer, summary, lift=lift)

@@ -1,12 +1,13 @@
 """Partials of one request added up, and the document of the whole."""
 
 from dataclasses import dataclass
+from glob import glob, has_magic
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FormatError, MismatchError
-from ...files.places import place_of
+from ...files.places import RemotePath, glob_places, place_of
 from ...visible import quoted
 from ..options import argument
 from ..progress import SILENT, Progress
@@ -21,6 +22,7 @@ __all__ = ["MERGED", "MergeRequest", "answer_merge"]
 MERGED = (  # of each command whose partials merge its room, which has MERGEABLE
     ("check", "check.merging"),
     ("diff", "diff.merging"),
+    ("show", "show.merging"),
     ("staleness", "staleness.merging"),
     ("verify", "pack.merging"),
 )
@@ -42,7 +44,7 @@ def answer_merge(request: MergeRequest, progress: Progress = SILENT) -> "Documen
     MismatchError for partials of several requests, for one part twice and for parts that are
     missing.
     """
-    paths = [place_of(name) for name in request.partial]
+    paths = [path for name in request.partial for path in _paths_of(name)]
     verb = _refuse_unlike(paths)
     room = import_module(f"..{dict(MERGED)[verb]}", __package__)
     how: Mergeable = room.MERGEABLE
@@ -61,6 +63,19 @@ def answer_merge(request: MergeRequest, progress: Progress = SILENT) -> "Documen
     except _DAMAGED as error:
         raise _damaged(path, error) from None
     return document
+
+
+def _paths_of(name: str) -> list[Path]:
+    """The path of a partial, or those that a glob matches: no shell expands one in a bucket."""
+    path = place_of(name)
+    if path.exists() or not has_magic(name):
+        return [path]
+    found = sorted(
+        glob_places(path) if isinstance(path, RemotePath) else map(Path, glob(name, recursive=True))
+    )
+    if not found:
+        raise FormatError(f"{name}: no partial matches")
+    return found
 
 
 def _damaged(path: Path, error: Exception) -> FormatError:

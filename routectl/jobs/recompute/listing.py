@@ -21,7 +21,7 @@ class CacheRequest:
     """The entries of the user's cache that are listed or let go of; all where none is named."""
 
     names: tuple[str, ...] = argument(
-        (), metavar="[NAME]...", help="Only these; the beginning of a name is enough."
+        (), metavar="NAME", help="Only these; the beginning of a name is enough."
     )
     clear: bool = option(False, help="Let go of them: they are computed again when asked for.")
 

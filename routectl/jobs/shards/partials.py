@@ -25,6 +25,7 @@ __all__ = [
     "packed_body",
     "read_partial",
     "save",
+    "sealed",
 ]
 
 PARTIAL = "routectl.partial/1"
@@ -45,6 +46,7 @@ class PartialFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     failed    what could not be counted, a line each; empty where all was
     size      bytes of what was counted before it was compressed
     body      what was counted
+    check     BLAKE2b-128 of the map with an empty check, as hex: a bit that was turned is seen
     """
 
     schema: str
@@ -56,6 +58,7 @@ class PartialFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     failed: list[str]
     size: int
     body: bytes
+    check: str = ""
 
 
 def digest_of(request: dict[str, Any], *more: Any) -> str:
@@ -85,10 +88,20 @@ def packed_body(counted: Any) -> tuple[int, bytes]:
     return len(data), pa.compress(data, codec="zstd", asbytes=True)
 
 
+def sealed(partial: PartialFile) -> bytes:
+    """A partial as it is stored, with its check."""
+    return msgspec.msgpack.encode(msgspec.structs.replace(partial, check=_check_of(partial)))
+
+
+def _check_of(partial: PartialFile) -> str:
+    bare = msgspec.msgpack.encode(msgspec.structs.replace(partial, check=""))
+    return hashlib.blake2b(bare, digest_size=16).hexdigest()
+
+
 def save(path: Path, partial: PartialFile, *, force: bool) -> None:
     """Write a partial, whole or not at all."""
     with replacing(path, force=force) as stream:
-        stream.write(msgspec.msgpack.encode(partial))
+        stream.write(sealed(partial))
 
 
 def read_partial(path: Path) -> PartialFile:
@@ -97,11 +110,14 @@ def read_partial(path: Path) -> PartialFile:
     try:
         found = msgspec.msgpack.decode(data, type=PartialFile)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: no partial: {error}", hint="--partial writes one") from None
+        what = "an empty file" if not data else f"no partial, or a damaged one: {error}"
+        raise FormatError(f"{path}: {what}", hint="--partial writes one") from None
     if found.schema != PARTIAL:
         raise FormatError(f"{path}: got schema {found.schema!a:.60}, expected {PARTIAL}")
     if not (1 <= found.part <= found.of and 0 <= found.size <= _MOST_BYTES):
         raise FormatError(f"{path}: part {found.part} of {found.of}, {found.size} bytes: damaged")
+    if found.check != _check_of(found):
+        raise FormatError(f"{path}: damaged: its check is not that of its bytes")
     return found
 
 

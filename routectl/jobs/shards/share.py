@@ -36,8 +36,12 @@ class ShardOptions:
         part, _, parts = self.shard.partition("/")
         if not (part.isdecimal() and parts.isdecimal() and len(self.shard) < 20):
             raise RoutectlError(f"--shard {self.shard}: expected I/N, such as 3/64")
-        if not 1 <= int(part) <= int(parts) <= _MOST:
-            raise RoutectlError(f"--shard {self.shard}: expected a part of 1 to {_MOST:,}, from 1")
+        if not 1 <= int(parts) <= _MOST:
+            raise RoutectlError(f"--shard {self.shard}: got {parts} parts, expected 1 to {_MOST:,}")
+        if not 1 <= int(part) <= int(parts):
+            raise RoutectlError(
+                f"--shard {self.shard}: got part {part}, expected 1 to {parts}: the first is 1"
+            )
         return int(part), int(parts)
 
 

@@ -8,9 +8,13 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEAST_BYTES", "Opened", "Partial", "Shard", "Work", "cut_runs"]
+from ...dump import Dump
+from ...errors import FormatError
+
+__all__ = ["LEAST_BYTES", "Opened", "Partial", "Shard", "Work", "cut_runs", "sample_bytes"]
 
 LEAST_BYTES = 4 << 20  # of a shard: a row group of a native file
+_SAMPLE_BYTES = 1 << 14  # of a sample, where nobody says
 _T = TypeVar("_T")
 
 
@@ -86,6 +90,20 @@ class Opened(Generic[_T]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Opened, (self._opening,)
+
+
+def sample_bytes(dump: Dump) -> NDArray[np.int64]:
+    """The bytes of each sample's ids, int64 [S]: by its rows, or its share of the file."""
+    meta = dump.meta
+    try:
+        rows_S = dump.rows()
+    except FormatError:
+        rows_S = None  # the samples that are damaged are told when they are read
+    if rows_S is not None:
+        row_bytes = len(meta.layers_L) * meta.top_k * (1 + (meta.num_experts > 256))
+        return rows_S.astype(np.int64) * row_bytes
+    size = (meta.file_bytes or _SAMPLE_BYTES * len(dump)) // max(len(dump), 1)
+    return np.full(len(dump), size, np.int64)
 
 
 def cut_runs(

@@ -8,6 +8,9 @@ from ...errors import RoutectlError
 from ..options import argument
 from ..progress import SILENT, Progress, tokens_rate
 from ..reading import Reading
+from ..shards.crew import ALONE, Crew
+from ..shards.run import added
+from ..shards.share import ShardOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,13 +19,17 @@ if TYPE_CHECKING:
     from ...ops.check.alone.results import Power
     from ...ops.summary import Summary
     from ...reports.document import Document
+    from .work import ShowWork
 
-__all__ = ["ShowRequest", "answer_show", "summarize_opened"]
+__all__ = ["ShowRequest", "answer_show", "refuse_parts", "summarize_opened"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShowRequest:
-    """A dump or a checkpoint; detail asks for the expert loads that a page shows too."""
+    """A dump or a checkpoint; detail asks for the expert loads that a page shows too.
+
+    A partial that is there is replaced with ``force`` alone.
+    """
 
     path: str = argument(
         metavar="PATH",
@@ -30,13 +37,17 @@ class ShowRequest:
         "weights.",
     )
     detail: bool = False
+    force: bool = False
+    crew: Crew = field(default_factory=Crew)
+    share: ShardOptions = field(default_factory=ShardOptions)
     reading: Reading = field(default_factory=Reading)
 
 
 def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document":
     """The routectl.show/1 document of a dump, or routectl.checkpoint/1 of a checkpoint.
 
-    Of a dump whose model nothing tells, routectl.outline/1: what can be told without.
+    Of a dump whose model nothing tells, routectl.outline/1: what can be told without. With
+    --partial what was counted is written there, and the document is routectl.written/1.
     """
     from ...checkpoints import is_checkpoint
 
@@ -48,35 +59,64 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
                 f"{named.path}: a checkpoint says its own layers, K and E",
                 hint=f"{named.path}::format=npz, say, where it is a dump",
             )
+        refuse_parts(request, "a checkpoint")
         return _of_checkpoint(named.path)
-    from ...formats.documents.facts import GUESSED, Guess
+    from ...formats.documents.facts import GUESSED
     from ...reports.show.document import summary_document
+    from .work import open_guessing
 
-    opened = reading.open(request.path, Guess(), progress)
+    path = request.share.partial
+    if path is not None:
+        from ...files.writing import refuse_existing
+
+        refuse_existing(path, force=request.force)
+    opened = open_guessing(request.path, reading, progress)
     if GUESSED in (opened.meta.facts_source or ""):
+        refuse_parts(request, "a dump that does not say its model")
         return _outlined(opened, progress)
-    summary, lift = summarize_opened(opened, progress)
+    if path is not None:
+        from ...reports.dumps import written_document
+        from ..shards.parting import write_partial
+
+        work = _work(request, opened)
+        samples = write_partial("show", request, work, work.identity, progress)
+        return written_document(request.path, str(path), samples)
+    summary, lift = summarize_opened(request, opened, progress)
     return summary_document(summary, lift=lift, detail=request.detail)
 
 
 def summarize_opened(
+    request: ShowRequest,
     opened: "Dump",
     progress: Progress = SILENT,
     on_read: "Callable[[int, int], None] | None" = None,
-) -> "tuple[Summary, Power]":
-    """What a dump holds, and how far its routes follow their tokens; see ``summarize``."""
-    from ...ops.check.alone.alone import measure_lift
-    from ...ops.summary import summarize
+) -> "tuple[Summary, Power | None]":
+    """What a dump holds, and how far its routes follow their tokens; see ``summarize``.
 
-    with progress.counting("reading", len(opened), "samples", tokens_rate) as advance:
+    The lift is told of a whole, and by its first part. ``on_read`` is told by this process, which
+    reads alone then.
+    """
+    crew = request.crew if on_read is None else ALONE
+    return added(_work(request, opened, on_read), crew, progress).result()
 
-        def told(tokens: int, samples: int) -> None:
-            advance(tokens, samples)
-            if on_read is not None:
-                on_read(tokens, samples)
 
-        summary = summarize(opened, told)
-    return summary, measure_lift(opened)
+def _work(
+    request: ShowRequest,
+    opened: "Dump",
+    on_read: "Callable[[int, int], None] | None" = None,
+) -> "ShowWork":
+    from .work import show_work
+
+    place = request.share.place
+    if place != (1, 1) and request.reading.input(request.path).path == "-":
+        raise RoutectlError("--shard: the dump is on standard input: each part would read it")
+    return show_work(request.path, request.reading, opened, place, on_read)
+
+
+def refuse_parts(request: ShowRequest, what: str) -> None:
+    """Raise RoutectlError where a part is asked for of what is not counted in parts."""
+    if request.share != ShardOptions():
+        raise RoutectlError(f"{request.path}: {what} is shown whole: drop --shard and --partial")
 
 
 def _outlined(opened: "Dump", progress: Progress) -> "Document":

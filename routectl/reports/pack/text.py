@@ -144,10 +144,30 @@ def _file_lines(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
             yield label, f"{line}{what}{more}"
 
 
+def _wrong_beside(doc: VerifyDocument) -> Iterator[str]:
+    """What is wrong where every row that is there is right."""
+    kinds = (
+        (len(doc["absent_files"]), "file", "not there"),
+        (len(doc["misfits"]) + len(doc["faults"]), "file", "that cannot be used"),
+        (len(doc["extra_files"]), "file", "too many"),
+        (len(doc["changed_files"]), "file", "changed since it was written"),
+        (doc["routes_absent"] or 0, "route", "on no rank"),
+        (doc["routes_repeated"] or 0, "route", "more than once"),
+        (doc["rows_masked"], "route", "marked as padding"),
+        (doc["rows_unmasked"], "padding row", "marked as real"),
+        (doc["rows_made_up"], "row", "made up"),
+    )
+    for count, what, how in kinds:
+        if count:
+            yield f"{plural(count, what)} {how}"
+
+
 def verified_headline(doc: VerifyDocument) -> Headline:
     """The verdict as a line."""
     word, style = ("VERIFIED", "bold green") if doc["ok"] else ("WRONG", "bold red")
     rows = f"{amount(doc['rows_wrong'])} of {plural(doc['rows'], 'row')} wrong"
+    if not doc["rows_wrong"]:
+        rows = ", ".join(_wrong_beside(doc)) or rows
     if not doc["rows"]:
         rows = "no route belongs on these ranks" if doc["ok"] else "no row could be compared"
     elif doc["ok"]:

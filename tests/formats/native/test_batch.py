@@ -144,3 +144,12 @@ def test_no_rows_and_no_cell(tmp_path):
     with pytest.raises(FormatError, match="sample 1: layer 0: got nothing, expected 0 bytes"):
         open_native(path)[1]
     assert outcome(open_native(path))["damaged"] == 1
+
+
+def test_rows_are_known_before_they_are_read(tmp_path):
+    """Each sample's rows come from a column alone, 0 of one without routes; batches from starts."""
+    given_samples = [Sample(None, "none"), *_plain(2), Sample(None, "again")]
+    write_native(given_samples, META, tmp_path / "x.parquet", force=False)
+    dump = open_native(tmp_path / "x.parquet")
+    assert dump.rows().tolist() == [0, 5, 5, 0]
+    assert dump.starts.tolist() == [0]

@@ -57,6 +57,13 @@ def sides(monkeypatch):
     return TINY, TINY.with_name("routes_v1.fp32.npz")
 
 
+def test_show(capsys, sides, nodes):
+    """What a dump holds is the same, counted by tasks."""
+    one = run(capsys, "show", sides[0], "--json", "--jobs", 1)
+    two = run(capsys, "show", sides[0], "--json", "--ray", nodes.address)
+    assert (two.code, two.out) == (one.code, one.out) != (0, "")
+
+
 @pytest.mark.parametrize("busy", [0, 2, 3])
 def test_diff(capsys, sides, nodes, busy):
     """The report, the document and the exit code are the same, by 4, 2 and 1 workers."""

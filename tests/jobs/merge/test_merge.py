@@ -12,7 +12,7 @@ from routectl.formats.native.container import write_native
 from routectl.jobs.diff.request import DiffRequest
 from routectl.jobs.progress import SILENT
 from routectl.jobs.shards.crew import Crew
-from routectl.jobs.shards.partials import counted_in, read_partial
+from routectl.jobs.shards.partials import counted_in, read_partial, sealed
 from routectl.jobs.shards.parting import write_partial
 from routectl.jobs.shards.share import ShardOptions
 from support.adding import Adding, Sum
@@ -152,11 +152,28 @@ def test_what_could_be_counted_is_kept(capsys, tmp_path, sides):
     assert "--shard 1/1" in told
 
 
+def test_every_bit_counts(capsys, tmp_path, sides):
+    """A partial in which one bit is turned is refused, wherever that is."""
+    (part,) = parts_of(capsys, tmp_path, 1, "diff", *sides)
+    data, bad = part.read_bytes(), tmp_path / "bad"
+    for at in range(0, 8 * len(data), 8 * len(data) // 40 + 1):
+        turned = bytearray(data)
+        turned[at // 8] ^= 1 << at % 8
+        bad.write_bytes(turned)
+        assert complaint(capsys, "merge", bad)
+
+
+def test_a_glob(capsys, tmp_path, sides):
+    """A glob that no shell expanded stands for the partials that it matches."""
+    parts = parts_of(capsys, tmp_path, 3, "diff", *sides)
+    whole = run(capsys, "merge", *parts, "--json").out
+    assert run(capsys, "merge", f"{parts[0].parent}/*{parts[0].suffix}", "--json").out == whole
+    assert "no partial matches" in complaint(capsys, "merge", tmp_path / "none" / "*.partial")
+
+
 def damaged(path, **changes):
     """A partial with other fields."""
-    partial = read_partial(path)
-    values = {name: getattr(partial, name) for name in partial.__struct_fields__}
-    return msgspec.msgpack.encode({**values, **changes})
+    return sealed(msgspec.structs.replace(read_partial(path), **changes))
 
 
 def test_hostile_partials_are_refused(capsys, tmp_path, sides):
@@ -179,11 +196,11 @@ def test_hostile_partials_are_refused(capsys, tmp_path, sides):
 
     bad = tmp_path / "bad"
     for data, said in (
-        (b"", "no partial"),
+        (b"", "an empty file"),
         (b"\x80", "no partial"),
         (part.read_bytes()[:-9], "no partial"),
         (damaged(part, schema="routectl.partial/2"), "expected routectl.partial/1"),
-        (damaged(part, verb="os.system"), "expected check, diff"),
+        (damaged(part, verb="os.system"), "expected check, diff, show"),
         (damaged(part, size=1 << 50), "damaged"),
         (damaged(part, size=3), "damaged"),
         (damaged(part, part=9), "damaged"),
