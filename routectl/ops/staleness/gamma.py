@@ -120,9 +120,8 @@ def router_shift(
     """
     tally = ShiftTally(old.meta, new.meta, tokens, layers)
     joined = join_keys(old.keys, new.keys, "auto")
-    sides = (old.select(layers=tally.layers), new.select(layers=tally.layers))
     for i, j in joined.pairs:
-        tally.add(sides[0][i], sides[1][j], i, old.keys[i])
+        tally.add(old[i], new[j], i, old.keys[i])
     tally.leave(len(joined.only_old) + len(joined.only_new))
     return checked_shift(tally.result(), old.meta, new.meta)
 
