@@ -28,7 +28,7 @@ __all__ = ["DiffTally", "OnCompared", "diff_part"]
 OnCompared = Callable[[ComparedSample], None]
 _NO_LOGPROBS = LogprobCounts()
 _THREAD_BYTES = 4 << 20  # of a sample's ids that are worth a thread
-_FEW = 1 << 21  # rows x experts that are counted without loading compiled loops
+_FEW = 1 << 17  # rows x experts of a part, some ms: more is worth loading compiled loops
 _TOGETHER = 4096  # samples whose figures are added up at a time
 
 
