@@ -142,10 +142,10 @@ MAY_IMPORT = {
         "reports.cache reports.diff reports.recompute reports.text jobs jobs.cluster jobs.compared "
         "jobs.shards"
     ),
-    "jobs.shards": "dump errors files limits kernels reports.text jobs jobs.cluster",
+    "jobs.shards": "dump errors files limits kernels reports reports.text jobs jobs.cluster",
     "jobs.show": (
-        "dump errors files checkpoints formats.documents ops ops.check.alone reports reports.show "
-        "jobs jobs.shards"
+        "dump errors checkpoints formats.documents ops ops.check.alone reports reports.show jobs "
+        "jobs.shards"
     ),
     "jobs.staleness": (
         "dump errors files ops.adding ops.diff ops.staleness reports reports.staleness jobs "

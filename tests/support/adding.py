@@ -43,6 +43,7 @@ class Adding:
     leader: int = field(default_factory=os.getpid)
     opened: Opened[int] = field(init=False)
     doing: str = "adding"
+    identity: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         from functools import partial

@@ -117,18 +117,14 @@ def answer_check(request: CheckRequest, progress: Progress = SILENT) -> "Documen
 
 
 def _write_partial(request: CheckRequest, progress: Progress) -> "Document":
-    from ...files.writing import refuse_existing
-    from ...reports.dumps import written_document
     from ..shards.parting import write_partial
 
-    path = request.share.partial
-    assert path is not None
-    refuse_existing(path, force=request.force)
-    if request.save is not None:
-        raise RoutectlError("--partial and --save: write the fixed dump without --partial")
-    work = opened_work(request, progress)
-    samples = write_partial("check", request, work, work.identity, progress)
-    return written_document(request.dump, str(path), samples)
+    def opening() -> CheckWork:
+        if request.save is not None:
+            raise RoutectlError("--partial and --save: write the fixed dump without --partial")
+        return opened_work(request, progress)
+
+    return write_partial("check", request, opening, progress, told=request.dump)
 
 
 def check_and_fix(

@@ -187,18 +187,15 @@ def _held_here(request: DiffRequest) -> str | None:
 
 def _write_partial(request: DiffRequest, progress: Progress) -> "Document":
     """Count a part and write it, with what a page shows: merge may be asked for one."""
-    from ...files.writing import refuse_existing
-    from ...reports.dumps import written_document
     from ..shards.parting import write_partial
 
-    path = request.share.partial
-    assert path is not None
-    refuse_existing(path, force=request.force)
-    if request.table is not None:
-        raise RoutectlError("--partial and -o NAME.parquet: write the table without --partial")
-    work = _work(request, progress, detail=True)
-    samples = write_partial("diff", request, work, work.identity, progress)
-    return written_document(f"{request.old} and {request.new}", str(path), samples)
+    def opening() -> "ComparedWork":
+        if request.table is not None:
+            raise RoutectlError("--partial and -o NAME.parquet: write the table without --partial")
+        return _work(request, progress, detail=True)
+
+    told = f"{request.old} and {request.new}"
+    return write_partial("diff", request, opening, progress, told=told)
 
 
 @contextmanager

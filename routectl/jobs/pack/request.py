@@ -197,18 +197,14 @@ def answer_verify(request: VerifyRequest, progress: Progress = SILENT) -> "Docum
 
 
 def _write_verified(request: VerifyRequest, progress: Progress) -> "Document":
-    from ...files.writing import refuse_existing
-    from ...reports.dumps import written_document
     from ..shards.parting import write_partial
 
-    path = request.share.partial
-    assert path is not None
-    refuse_existing(path, force=request.force)
-    if request.reading.input(request.against).path == "-":
-        raise RoutectlError("--shard: a dump is on standard input: each part would read it")
-    work = verify_work(request, progress)
-    samples = write_partial("verify", request, work, work.identity, progress)
-    return written_document(str(request.folder), str(path), samples)
+    def opening() -> VerifyWork:
+        if request.reading.input(request.against).path == "-":
+            raise RoutectlError("--shard: a dump is on standard input: each part would read it")
+        return verify_work(request, progress)
+
+    return write_partial("verify", request, opening, progress, told=str(request.folder))
 
 
 def verify_dump(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ...errors import FormatError, RoutectlError
 from ...files.places import place_of
@@ -12,13 +12,22 @@ from ..options import build, check_bounds, groups_of, options_of
 from ..progress import Progress
 from .partials import PARTIAL, PartialFile, digest_of, packed_body, save
 from .run import counted
+from .work import Work
 
 if TYPE_CHECKING:
-    from .work import Work
+    from ...reports.dumps import WrittenDocument
 
-__all__ = ["Mergeable", "asked_fields", "request_from", "write_partial"]
+__all__ = ["Mergeable", "PartedWork", "asked_fields", "request_from", "write_partial"]
 
 _R = TypeVar("_R")
+
+
+class PartedWork(Work[Any], Protocol):
+    """Work whose parts are kept in files; ``identity`` is the same of all parts."""
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What says which samples there are: see ``digest_of``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +99,26 @@ def _values(kind: Any, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_partial(
-    verb: str, request: Any, work: "Work[Any]", identity: tuple[Any, ...], progress: Progress
-) -> int:
-    """Count a part of some work and write it where ``request.share`` says; how many samples it had.
+    verb: str,
+    request: Any,
+    opening: "Callable[[], PartedWork]",
+    progress: Progress,
+    *,
+    told: str,
+) -> "WrittenDocument":
+    """Count a part of some work and write it where ``request.share`` says: routectl.written/1.
 
-    The request has fields crew, share and force; ``identity`` says which samples there are, of all
-    parts alike. A shard that cannot be read is told in the partial, and what could be counted is
-    kept; RoutectlError is raised then, when it is written.
+    The request has fields crew, share and force; a file that is there is refused before
+    ``opening`` opens anything. ``told`` is what the document says was counted. A shard that cannot
+    be read is told in the partial, and what could be counted is kept; RoutectlError is raised then,
+    when it is written.
     """
+    from ...files.writing import refuse_existing
+    from ...reports.dumps import written_document
+
+    path = request.share.partial
+    refuse_existing(path, force=request.force)
+    work = opening()
     part, parts = request.share.place
     asked = asked_fields(request)
     found = counted(work, request.crew, progress)
@@ -108,15 +129,15 @@ def write_partial(
         schema=PARTIAL,
         verb=verb,
         request=asked,
-        digest=digest_of(asked, *identity),
+        digest=digest_of(asked, *work.identity),
         part=part,
         of=parts,
         failed=[str(error) for error in found.errors],
         size=size,
         body=body,
     )
-    save(request.share.partial, partial, force=request.force)
-    progress.note(f"wrote {request.share.partial}: part {part} of {parts}")
+    save(path, partial, force=request.force)
+    progress.note(f"wrote {path}: part {part} of {parts}")
     if found.errors:
         raise found.errors[0]
-    return sum(shard.samples for shard in work.cut(1))
+    return written_document(told, str(path), found.samples)

@@ -36,11 +36,13 @@ _AHEAD = 2  # results for each process that may wait for their turn
 class Counted(Generic[R]):
     """What came of all shards: the sum of those that could be read, and what the others said.
 
-    partial is None where no shard could be read; errors are in the order of shards.
+    partial is None where no shard could be read; errors are in the order of shards; samples are
+    those of all shards.
     """
 
     partial: R | None
     errors: tuple[RoutectlError, ...] = ()
+    samples: int = 0
 
 
 def added(work: Work[P], crew: Crew, progress: Progress) -> P:
@@ -105,7 +107,7 @@ def _counted(work: Work[P], crew: Crew, progress: Progress, *, tolerant: bool) -
     found = tuple(errors[number] for number in sorted(errors))
     if found and not tolerant:
         raise found[0]
-    return Counted(total, found)
+    return Counted(total, found, sum(shard.samples for shard in shards))
 
 
 def _told(

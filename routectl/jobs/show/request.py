@@ -65,22 +65,21 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
     from ...reports.show.document import summary_document
     from .work import open_guessing
 
-    path = request.share.partial
-    if path is not None:
-        from ...files.writing import refuse_existing
+    def opening() -> "Dump":
+        opened = open_guessing(request.path, reading, progress)
+        if GUESSED in (opened.meta.facts_source or ""):
+            refuse_parts(request, "a dump that does not say its model")
+        return opened
 
-        refuse_existing(path, force=request.force)
-    opened = open_guessing(request.path, reading, progress)
-    if GUESSED in (opened.meta.facts_source or ""):
-        refuse_parts(request, "a dump that does not say its model")
-        return _outlined(opened, progress)
-    if path is not None:
-        from ...reports.dumps import written_document
+    if request.share.partial is not None:
         from ..shards.parting import write_partial
 
-        work = _work(request, opened)
-        samples = write_partial("show", request, work, work.identity, progress)
-        return written_document(request.path, str(path), samples)
+        return write_partial(
+            "show", request, lambda: _work(request, opening()), progress, told=request.path
+        )
+    opened = opening()
+    if GUESSED in (opened.meta.facts_source or ""):
+        return _outlined(opened, progress)
     summary, lift = summarize_opened(request, opened, progress)
     return summary_document(summary, lift=lift, detail=request.detail)
 

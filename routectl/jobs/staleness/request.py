@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ...ops.staleness.options import Noise
     from ...ops.staleness.staleness import Staleness, StalenessOptions
     from ...reports.document import Document
-    from .work import VersionedDump
+    from .work import StalenessWork, VersionedDump
 
 __all__ = ["Method", "StalenessRequest", "answer_staleness", "compare_versions", "question_of"]
 
@@ -214,18 +214,16 @@ def answer_staleness(
 
 def _write_partial(request: StalenessRequest, question: Question) -> "Document":
     """Count a part and write it."""
-    from ...files.writing import refuse_existing
-    from ...reports.dumps import written_document
     from ..shards.parting import write_partial
     from .work import work_of
 
-    path = request.share.partial
-    assert path is not None
-    refuse_existing(path, force=request.force)
-    found = _opened(request, question)
-    work = work_of(found.dump, found.versions, question.options, found.opening, request.share.place)
-    samples = write_partial("staleness", request, work, work.identity, question.progress)
-    return written_document(f"{request.dump} and its versions", str(path), samples)
+    def opening() -> "StalenessWork":
+        found = _opened(request, question)
+        options, place = question.options, request.share.place
+        return work_of(found.dump, found.versions, options, found.opening, place)
+
+    told = f"{request.dump} and its versions"
+    return write_partial("staleness", request, opening, question.progress, told=told)
 
 
 def question_of(

@@ -143,7 +143,7 @@ def test_what_could_be_counted_is_kept(capsys, tmp_path, sides):
     )
     work = Adding(tmp_path / "log", 5, bad=(1, 3))
     with pytest.raises(FormatError, match="number 1: damaged"):
-        write_partial("diff", request, work, (), SILENT)
+        write_partial("diff", request, lambda: work, SILENT, told="numbers")
     partial = read_partial(path)
     assert partial.failed == ["number 1: damaged", "number 3: damaged"]
     assert counted_in(partial, Sum, path).total == 0 + 2 + 4
