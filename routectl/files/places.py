@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from glob import has_magic
+from glob import has_magic, iglob
 from hashlib import blake2b
 from pathlib import Path, PosixPath, PurePosixPath
 from typing import Any
@@ -133,8 +133,10 @@ def waiting_for(output: Path, ending: str) -> Path:
 
 
 def glob_places(path: Path) -> Iterator[Path]:
-    """What a remote path matches, its names taken as a glob's; nothing of a plain one."""
-    assert isinstance(path, RemotePath)
+    """What a path matches, its names taken as a glob's; of a remote one without any, nothing."""
+    if not isinstance(path, RemotePath):
+        yield from map(Path, iglob(str(path), recursive=True))
+        return
     names = path.key.split("/")
     first = next((i for i, name in enumerate(names) if has_magic(name)), len(names))
     if first < len(names):

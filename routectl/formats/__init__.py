@@ -8,7 +8,7 @@ from pathlib import Path
 from ..codecs.dictionary import TokenDictionary
 from ..dump import Dump, Sample
 from ..errors import FormatError, MismatchError, UnsupportedError
-from ..files.places import RemotePath, glob_places, pinned, place_of
+from ..files.places import glob_places, pinned, place_of
 from ..limits import limits, within
 from .documents.facts import Model
 from .documents.kinds import sniff_binary
@@ -85,10 +85,7 @@ def _listed(path: Path) -> list[Path] | None:
             return [file for file in path.iterdir() if file.is_file()]
         if path.exists() or not glob.has_magic(str(path)):
             return None
-        if isinstance(path, RemotePath):
-            return [file for file in glob_places(path) if file.is_file()]
-        found = (Path(name) for name in glob.glob(str(path), recursive=True))
-        return [file for file in found if file.is_file()]
+        return [file for file in glob_places(path) if file.is_file()]
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
 

@@ -1,13 +1,13 @@
 """Partials of one request added up, and the document of the whole."""
 
 from dataclasses import dataclass
-from glob import glob, has_magic
+from glob import has_magic
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FormatError, MismatchError
-from ...files.places import RemotePath, glob_places, place_of
+from ...files.places import glob_places, place_of
 from ...visible import quoted
 from ..options import argument
 from ..progress import SILENT, Progress
@@ -70,9 +70,7 @@ def _paths_of(name: str) -> list[Path]:
     path = place_of(name)
     if path.exists() or not has_magic(name):
         return [path]
-    found = sorted(
-        glob_places(path) if isinstance(path, RemotePath) else map(Path, glob(name, recursive=True))
-    )
+    found = sorted(glob_places(path))
     if not found:
         raise FormatError(f"{name}: no partial matches")
     return found
