@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from .columns.samples import SampleColumns
+from .columns.stored_keys import in_columns
 from .errors import MismatchError
 from .gate_logprobs import GateLogprobs
 from .keys import Keys, SampleKey, digest_tokens, key_of
@@ -223,7 +225,8 @@ class Dump:
     ``keys`` are at hand for every sample; ``dump[i]`` and iteration read one sample at a time.
     ``batch``, where a reader has it, reads what follows one of ``starts`` at once: it costs less.
     ``digests``, empty where the dump has none, are ``gate_logprobs.digest_routes`` of each sample's
-    routes as they were written, None without. ``count`` gives ``rows``.
+    routes as they were written, None without. ``count`` gives ``rows``. ``columns_at``, where a
+    reader has it, gives the samples beside one as columns; None where they are to be read alone.
     """
 
     def __init__(
@@ -240,6 +243,7 @@ class Dump:
         self._load, self._narrow = load, narrow
         self.digests: Sequence[str | None] = ()
         self.starts: NDArray[np.int64] | None = None
+        self.columns_at: Callable[[int], SampleColumns | None] | None = None
         self._batch = batch
         self._count = count
 
@@ -293,13 +297,12 @@ class Dump:
         Raises MismatchError when the dump has none of the layers.
         """
         if samples is not None:
-            keys = self.keys if isinstance(self.keys, Keys) else Keys(self.keys)
-            chosen, narrow = list(samples), self._narrow
+            chosen = list(samples)
             part = Dump(
                 self.meta,
-                keys.take(chosen),
+                in_columns(self.keys).take(chosen),
                 lambda n: self._load(chosen[n]),
-                None if narrow is None else lambda wanted: narrow(wanted).select(samples=chosen),
+                self._narrowing(lambda narrowed: narrowed.select(samples=chosen)),
                 count=lambda: self.rows(chosen),
             )
             return part if layers is None else part.select(layers=layers)
@@ -313,6 +316,13 @@ class Dump:
                 f"{list(self.meta.layers_L)}"
             )
         return self if wanted == self.meta.layers_L else self._narrowed(wanted)
+
+    def _narrowing(
+        self, change: Callable[["Dump"], "Dump"]
+    ) -> "Callable[[tuple[int, ...]], Dump] | None":
+        """What narrows the changed dump to some layers; None where this one's reader cannot."""
+        narrow = self._narrow
+        return None if narrow is None else lambda layers: change(narrow(layers))
 
     def _narrowed(self, layers: tuple[int, ...]) -> "Dump":
         """The same samples with some of the layers, ascending, at least one."""
@@ -357,13 +367,8 @@ class Dump:
             on_sample(sample)
             return sample
 
-        narrow, watch = self._narrow, None
-        if narrow is not None:
-
-            def watch(layers: tuple[int, ...]) -> Dump:
-                return narrow(layers).watched(on_sample)
-
-        return self._like(Dump(self.meta, self.keys, load, watch))
+        narrow = self._narrowing(lambda narrowed: narrowed.watched(on_sample))
+        return self._like(Dump(self.meta, self.keys, load, narrow))
 
     def without_tokens(self) -> "Dump":
         """The same dump without token ids, digests of them, and reasons that may quote what it has.
@@ -372,13 +377,8 @@ class Dump:
         """
         meta = replace(self.meta, skipped=())
         keys = Keys(replace(key, tokens=None, prompt=None) for key in self.keys)
-        narrow, bare = self._narrow, None
-        if narrow is not None:
-
-            def bare(layers: tuple[int, ...]) -> Dump:
-                return narrow(layers).without_tokens()
-
-        return self._like(Dump(meta, keys, lambda i: self._load(i).without_tokens(), bare))
+        narrow = self._narrowing(Dump.without_tokens)
+        return self._like(Dump(meta, keys, lambda i: self._load(i).without_tokens(), narrow))
 
     def read_within(self, context: Callable[[], AbstractContextManager[None]]) -> "Dump":
         """The same dump, each sample of which is read within a context."""
@@ -391,10 +391,5 @@ class Dump:
             with context():
                 return self.batch(index)
 
-        narrow, narrowed = self._narrow, None
-        if narrow is not None:
-
-            def narrowed(layers: tuple[int, ...]) -> Dump:
-                return narrow(layers).read_within(context)
-
-        return self._like(Dump(self.meta, self.keys, load, narrowed, batch))
+        narrow = self._narrowing(lambda narrowed: narrowed.read_within(context))
+        return self._like(Dump(self.meta, self.keys, load, narrow, batch))

@@ -12,12 +12,23 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Digests", "Keys", "SampleKey", "Texts", "digest_tokens", "key_of"]
+__all__ = [
+    "FIELDS",
+    "Digests",
+    "Keys",
+    "Lists",
+    "SampleKey",
+    "Texts",
+    "digest_tokens",
+    "equal",
+    "key_of",
+]
 
 _SIZE = 16
 _ABSENT = bytes(_SIZE)
 _AT_ONCE = 1 << 16  # texts that are objects, or indices, at a time
 _TOKENS, _PROMPT = 1, 2  # bits of what is known
+FIELDS = ("sample_id", "tokens", "prompt")  # of SampleKey
 Digests = NDArray[np.uint64]
 Ints = NDArray[np.int64]
 
@@ -64,6 +75,27 @@ def key_of(
 ) -> SampleKey:
     """The key of a sequence; digests are None where ids are not known."""
     return SampleKey(sample_id, *_digests(prompt, response))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lists:
+    """Lists of token ids, int32, of samples: where each begins among the values, and its size.
+
+    known_S tells which are there; the others have size 0.
+    """
+
+    values_N: NDArray[np.int32]
+    begins_S: Ints
+    sizes_S: Ints
+    known_S: NDArray[np.bool_]
+
+    def spans(self) -> tuple[memoryview, list[int], list[int]]:
+        """The values as they are digested, and of each list the first byte and the one behind."""
+        values_N = _stored(self.values_N)
+        size = values_N.itemsize
+        begins_S = self.begins_S * size
+        ends_S = begins_S + self.sizes_S * size
+        return memoryview(values_N.view(np.uint8)), begins_S.tolist(), ends_S.tolist()
 
 
 class Texts(Sequence[str | None]):
@@ -154,7 +186,7 @@ class Texts(Sequence[str | None]):
         found_SN[long_S] = np.frombuffer(hashed, np.uint8).reshape(-1, _SIZE)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and _equal(self, other)
+        return isinstance(other, Sequence) and equal(self, other)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -192,6 +224,29 @@ class Keys(Sequence[SampleKey]):
     ) -> None:
         """Put one more at the end, by its token ids: what ``key_of`` makes of them."""
         self.put(sample_id, *_digests(prompt, response))
+
+    @classmethod
+    def of_columns(
+        cls, ids: Texts | None, prompt: Lists | None = None, response: Lists | None = None
+    ) -> "Keys":
+        """Those of samples given as columns, what ``put_ids`` makes of each.
+
+        Without ids no id is known; without response, prompts alone; without lists, ids alone.
+        """
+        lists = 0 if prompt is None else len(prompt.known_S)
+        found, size = cls(), lists if ids is None else len(ids)
+        found.ids = Texts([None] * size) if ids is None else ids
+        found._tokens, found._prompts = bytearray(size * _SIZE), bytearray(size * _SIZE)
+        known_S = np.zeros(size, np.uint8)
+        if prompt is not None:
+            known_S += _PROMPT * prompt.known_S.astype(np.uint8)
+            both_S = np.zeros(size, np.bool_)
+            if response is not None:
+                both_S = prompt.known_S & response.known_S
+                known_S += _TOKENS * both_S.astype(np.uint8)
+            found._prompts, found._tokens = _digested(prompt, response, both_S)
+        found._known = bytearray(known_S.tobytes())
+        return found
 
     def extend(self, other: Sequence[SampleKey]) -> None:
         """Put those of another sequence at the end."""
@@ -241,9 +296,32 @@ class Keys(Sequence[SampleKey]):
         )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and _equal(self, other)
+        return isinstance(other, Sequence) and equal(self, other)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _digested(
+    prompt: Lists, response: Lists | None, both_S: NDArray[np.bool_]
+) -> tuple[bytearray, bytearray]:
+    """Digests of the prompts, and of all tokens where both are known; zeros for the others."""
+    blake, prompts, tokens = hashlib.blake2b, list[bytes](), list[bytes]()
+    view, begins, ends = prompt.spans()
+    if response is None:
+        spans = zip(begins, ends, prompt.known_S.tolist(), strict=True)
+        prompts = [
+            blake(view[a:b], digest_size=_SIZE).digest() if known else _ABSENT
+            for a, b, known in spans
+        ]
+        return bytearray(b"".join(prompts)), bytearray(len(prompts) * _SIZE)
+    more, firsts, lasts = response.spans()
+    known = zip(prompt.known_S.tolist(), both_S.tolist(), strict=True)
+    for a, b, c, d, (one, both) in zip(begins, ends, firsts, lasts, known, strict=True):
+        digest = blake(view[a:b], digest_size=_SIZE)
+        prompts.append(digest.digest() if one else _ABSENT)
+        digest.update(more[c:d])
+        tokens.append(digest.digest() if both else _ABSENT)
+    return bytearray(b"".join(prompts)), bytearray(b"".join(tokens))
 
 
 def _words(data: bytes | bytearray | memoryview) -> Digests:
@@ -251,6 +329,6 @@ def _words(data: bytes | bytearray | memoryview) -> Digests:
     return np.frombuffer(data, "<u8").reshape(-1, _SIZE // 8)
 
 
-def _equal(one: Sequence[Any], other: Sequence[Any]) -> bool:
+def equal(one: Sequence[Any], other: Sequence[Any]) -> bool:
     """Whether two sequences have the same entries."""
     return len(one) == len(other) and all(a == b for a, b in zip(one, other, strict=True))

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dump import Dump, DumpMeta, Keys, Sample, SampleBatch
+from ..columns.samples import SampleColumns
+from ..columns.stored_keys import StoredKeys
+from ..dump import Dump, DumpMeta, Sample, SampleBatch
 from ..errors import FormatError, MismatchError
 from .documents.facts import GUESSED
 from .documents.fields import joined
@@ -84,10 +86,6 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
     meta = _merge_meta(name, [d.meta for d in dumps], skipped)
     ends = list(accumulate(len(d) for d in dumps))
 
-    keys = Keys()
-    for dump in dumps:
-        keys.extend(dump.keys)
-
     def place(index: int) -> tuple[Dump, int]:
         part = bisect_right(ends, index)
         return dumps[part], index - (ends[part] - len(dumps[part]))
@@ -105,7 +103,14 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
         known = [rows_B for rows_B in parts if rows_B is not None]
         return np.concatenate(known) if len(known) == len(parts) else None
 
+    def columns_at(index: int) -> SampleColumns | None:
+        dump, at = place(index)
+        found = None if dump.columns_at is None else dump.columns_at(at)
+        return None if found is None else dataclasses.replace(found, first=found.first + index - at)
+
+    keys = StoredKeys.chained(dump.keys for dump in dumps)
     found = Dump(meta, keys, load, batch=batch, count=count)
+    found.columns_at = columns_at
     starts = [np.arange(len(d)) if d.starts is None else d.starts for d in dumps]
     offsets = [end - len(d) for d, end in zip(dumps, ends, strict=True)]
     found.starts = np.concatenate([a + b for a, b in zip(starts, offsets, strict=True)])

@@ -135,15 +135,17 @@ def open_native(
     other = None if isinstance(base, TokenDictionary) else base
     bases = Bases(path, coded.base if coded else None, other, opened, found)
 
+    keys = file.keys
+
     def holding(layers: tuple[int, ...]) -> Dump:
         """The file as a dump of some of its layers; no other layer column is read."""
         of_groups = GroupAbout(meta, layers, bases if coded else None)
         groups = GroupReader(file, of_groups)
         narrowed = dataclasses.replace(meta, layers_L=layers)
         found = Dump(
-            narrowed, file.keys, groups.sample, holding, batch=groups.batch, count=file.row_counts
+            narrowed, keys, groups.sample, holding, batch=groups.batch, count=file.row_counts
         )
-        found.starts = groups.starts
+        found.starts, found.columns_at = groups.starts, groups.columns_at
         return found
 
     whole = holding(meta.layers_L)

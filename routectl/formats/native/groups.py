@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ...columns.samples import NONE, SampleColumns
 from ...dump import DumpMeta, Sample, SampleBatch, form_of
 from ...errors import FormatError
 from ...gate_logprobs import GateLogprobs
@@ -181,9 +182,8 @@ class Group:
         if about.bases is not None:
             cells = read([coded_name(layer) for layer in layers])
             self._coded = open_group(self._rows, cells, meta, layers, about.bases, where)
-        counts = self._rows.column("num_rows")
-        lengths_S = np.array([max(count or 0, 0) for count in counts], np.int64)
-        self._routed_S = np.array([count is not None for count in counts], np.bool_)
+        self._routed_S = self._rows.there("num_rows")
+        lengths_S = np.maximum(self._rows.numbers("num_rows", 0), 0)
         dtype, top_k = ids_dtype(meta.num_experts).newbyteorder("<").str, (meta.top_k,)
         kinds = [_Kind(margin_name, "<f2"), _Kind(group_margin_name, "<f2")][: kinds_of(meta) - 1]
         ids, gates = _Kind(layer_name, dtype, top_k, needed=True), _Kind(gate_name, "<f4", top_k)
@@ -191,7 +191,10 @@ class Group:
         self._gates = _Cells(read, gates, layers, lengths_S) if meta.gates else None
         self._ids = None if self._coded else _Cells(read, ids, layers, lengths_S)
         kinds += [ids, *([gates] if meta.gates else [])]
+        self._lengths_S = lengths_S
+        self._columns: SampleColumns | None = None
         self.size = int(lengths_S.sum()) * len(layers) * sum(kind.row_bytes for kind in kinds)
+        self.size += table.nbytes
 
     def sample(self, index: int, where: str) -> Sample:
         """One sample, by its place in the row group. Raises FormatError, ValueError for damage."""
@@ -246,6 +249,44 @@ class Group:
             has_logprobs=self._rows.there("logprobs").tolist(),
             weight_spans=[spans_of(spans) for spans in named["weight_spans"]],
             segments=[()] * len(named["start"]),
+        )
+
+    def columns(self, first: int) -> SampleColumns:
+        """All samples of the row group, of which ``first`` is the first, as columns.
+
+        Raises ValueError or FormatError where they are to be looked at one by one, as batch does.
+        """
+        if self._columns is None:
+            self._columns = self._as_columns(first)
+        return self._columns
+
+    def _as_columns(self, first: int) -> SampleColumns:
+        rows = self._rows
+        if not rows.sound:
+            raise ValueError("a row that no writer makes")
+        routes = self._routes([None] * len(self._lengths_S), [])
+        lengths_S = np.where(self._routed_S, self._lengths_S, 0)
+        prompt, response = rows.lists("prompt_ids"), rows.lists("response_ids")
+        return SampleColumns(
+            first=first,
+            ids_RLK=None if routes is None else routes.ids_TLK,
+            begins_S=np.cumsum(lengths_S) - lengths_S,
+            num_rows_S=lengths_S,
+            routed_S=self._routed_S,
+            start_S=rows.numbers("start", 0),
+            inferred_S=rows.numbers("start_inferred", 0) > 0,
+            prompt_length_S=rows.numbers("prompt_length", NONE),
+            response_length_S=rows.numbers("response_length", NONE),
+            cached_S=rows.numbers("cached_tokens", NONE),
+            retractions_S=rows.numbers("retractions", NONE),
+            missing_S=rows.there("missing"),
+            masked_S=rows.there("loss_mask"),
+            scored_S=rows.there("logprobs"),
+            spans_S=rows.sizes("weight_spans"),
+            prompt=prompt,
+            response=response,
+            names=rows.column("sample_id"),
+            groups=rows.column("group_id"),
         )
 
     def _routes(self, missing: list[bytes | None], counts: list[int | None]) -> Routes | None:

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ...columns.samples import SampleColumns
+from ...columns.stored_keys import StoredKeys
 from ...dump import Keys, Sample, SampleBatch
 from ...errors import FormatError
 from ...files.reading import open_regular, size_of
@@ -28,23 +30,37 @@ __all__ = ["GroupReader", "ParquetSource", "open_parquet", "stored_metadata"]
 
 _BATCH = 4096  # rows whose keys are read at a time
 _KEPT_BYTES = 256 << 20  # of row groups, where samples are read out of their order
-_KEYS = ("sample_id", "prompt_ids", "response_ids")
+_OF_KEYS = {  # the columns that a field of a key is made of
+    "sample_id": ("sample_id",),
+    "tokens": ("prompt_ids", "response_ids"),
+    "prompt": ("prompt_ids",),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ParquetSource:
-    """What is read once: the footer, what it says of the dump, the keys of all samples."""
+    """What is read once: the footer, and what it says of the dump. Keys are read as asked for."""
 
     path: Path
     footer: pq.FileMetaData
     about: NativeAbout
-    keys: Keys
     budget: PageBudget
+    sizes: tuple[int, ...]  # samples of each row group
 
     @property
-    def sizes(self) -> list[int]:
-        """Samples of each row group."""
-        return [self.footer.row_group(g).num_rows for g in range(self.footer.num_row_groups)]
+    def keys(self) -> StoredKeys:
+        """The keys of all samples."""
+        return StoredKeys([self])
+
+    def read_keys(self, runs: Iterable[int], fields: Sequence[str]) -> Iterator[Keys]:
+        """The keys of some row groups, of each at once. Raises FormatError."""
+        wanted = [column for field in fields for column in _OF_KEYS[field]]
+        names = list(dict.fromkeys(wanted))
+        with self._opened("keys") as (stream, file), _told(self.path, "keys"):
+            for number in runs:
+                self.budget.check(stream, [number], names)
+                table = file.read_row_group(number, names, use_threads=False)
+                yield Rows(table, names).keys(tuple(fields))
 
     def group(self, number: int, about: GroupAbout) -> Group:
         """A row group. Raises FormatError where it cannot be read, ValueError for bad rows."""
@@ -140,6 +156,14 @@ class GroupReader:
             del self._held[number]  # what is handed over is not kept
         return sample
 
+    def columns_at(self, index: int) -> SampleColumns | None:
+        """The row group of a sample as columns; None where its samples are to be read alone."""
+        try:
+            number, group = self._group(index)
+            return group.columns(self._starts[number])
+        except (FormatError, ValueError):
+            return None
+
     def batch(self, index: int) -> SampleBatch | None:
         """The row group that begins at a sample; None where none does, or it is not whole."""
         if self._starts[bisect_right(self._ends, index)] != index:
@@ -165,8 +189,8 @@ def open_parquet(path: Path) -> ParquetSource:
                 sum(footer.row_group(g).total_byte_size for g in groups), size, str(path)
             )
             budget = PageBudget(path, stream, footer, size)
-            keys = _read_keys(_batches(stream, file, budget, _KEYS))
-            return ParquetSource(path, footer, about, keys, budget)
+            sizes = tuple(footer.row_group(g).num_rows for g in groups)
+            return ParquetSource(path, footer, about, budget, sizes)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FormatError(f"{path}: damaged Parquet: {one_line(error)}") from None
 
@@ -202,14 +226,3 @@ def _batches(
         yield from file.iter_batches(
             _BATCH, row_groups=[group], columns=list(names), use_threads=False
         )
-
-
-def _read_keys(batches: Iterable[pa.RecordBatch]) -> Keys:
-    """The keys of all samples. Raises ValueError where a list of token ids has nulls."""
-    keys = Keys()
-    for batch in batches:
-        rows = Rows(pa.Table.from_batches([batch]), _KEYS)
-        sample_id, prompt, response = map(rows.cell, _KEYS)
-        for i in range(batch.num_rows):
-            keys.put_ids(sample_id(i), prompt(i), response(i))
-    return keys

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ...keys import FIELDS, Keys, Lists, Texts
+
 __all__ = ["LEAST", "BinaryCells", "Rows", "numbers_of", "valid_of"]
 
 LEAST = {"prompt_ids": -1, "response_ids": 0}  # of token ids; -1: media, which have no id
@@ -48,13 +50,12 @@ class Rows:
         self._names = names
         nothing = [name for name in names if table.column(name).null_count == len(table)]
         self._nothing: dict[str, Any] = dict.fromkeys(nothing)
-        self._cells = {
-            name: _cells_of(table.column(name)) for name in names if name not in self._nothing
-        }
 
-    def cell(self, name: str) -> Callable[[int], Any]:
-        """What gives the value of a column in a row, as ``row`` has it."""
-        return self._cells.get(name, lambda index: None)
+    @cached_property
+    def _cells(self) -> dict[str, Callable[[int], Any]]:
+        """What gives the value of each column in a row."""
+        given = [name for name in self._names if name not in self._nothing]
+        return {name: _cells_of(self._table.column(name)) for name in given}
 
     def row(self, index: int) -> dict[str, Any]:
         """One row: ids as arrays, binary cells as views of bytes, the rest as Python has it.
@@ -74,6 +75,45 @@ class Rows:
     def there(self, name: str) -> NDArray[np.bool_]:
         """Which rows have a value in a column, bool [S]."""
         return valid_of(_chunk(self._table.column(name)))
+
+    def numbers(self, name: str, absent: int) -> NDArray[np.int64]:
+        """A column of integers, or of bools, int64 [S]; ``absent`` where there is none."""
+        values = _chunk(self._table.column(name))
+        return np.where(valid_of(values), numbers_of(values), absent).astype(np.int64)
+
+    def sizes(self, name: str) -> NDArray[np.int64]:
+        """How long the lists of a column are, int64 [S]; 0 where there is none."""
+        lists = _chunk(self._table.column(name))
+        ends = numbers_of(lists.offsets).astype(np.int64)
+        return np.where(valid_of(lists), np.diff(ends), 0)
+
+    def lists(self, name: str) -> Lists:
+        """A column of lists of token ids. Raises ValueError where one of them has nulls."""
+        lists = _chunk(self._table.column(name))
+        known_S = valid_of(lists)
+        ends = numbers_of(lists.offsets).astype(np.int64)
+        begins_S, sizes_S = ends[: len(lists)], self.sizes(name)
+        if lists.values.null_count:
+            parts = zip(begins_S[known_S].tolist(), sizes_S[known_S].tolist(), strict=True)
+            if any(lists.values.slice(a, n).null_count for a, n in parts):
+                raise ValueError("a list of numbers has nulls")
+        return Lists(numbers_of(lists.values), begins_S, sizes_S, known_S)
+
+    def texts(self, name: str) -> Texts:
+        """A column of strings."""
+        cells, found = BinaryCells(self._table.column(name)), Texts()
+        ends_S = cells.ends_S.astype(np.int64)
+        found.extend(cells.bytes, ends_S[1:] - ends_S[0], cells.valid_S)
+        return found
+
+    def keys(self, fields: Sequence[str] = FIELDS) -> Keys:
+        """The keys of all rows; of fields of SampleKey that are not wanted nothing is said."""
+        ids = self.texts("sample_id") if "sample_id" in fields else None
+        prompt = response = None
+        if fields != ("sample_id",):
+            prompt = self.lists("prompt_ids")
+            response = self.lists("response_ids") if "tokens" in fields else None
+        return Keys.of_columns(ids, prompt, response)
 
     @cached_property
     def sound(self) -> bool:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ...dump import Keys, Sample, SampleKey
+from ...columns.stored_keys import in_columns
+from ...dump import Sample, SampleKey
 from ...routes import Routes
 from .book.results import Book, Place
 from .samples import disagree
@@ -29,8 +30,7 @@ def first_siblings(keys: Sequence[SampleKey]) -> NDArray[np.int32]:
 
     Also where the prompt is not known, and where 16 other prompts began in between.
     """
-    columns = keys if isinstance(keys, Keys) else Keys(keys)
-    digests, known_N = columns.digests("prompt")
+    digests, known_N = in_columns(keys).digests("prompt")
     first_N = np.full(len(keys), NONE, np.int32)
     if not known_N.any():
         return first_N

@@ -11,6 +11,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ...columns.stored_keys import StoredKeys, in_columns
 from ...dump import Keys, SampleKey
 from ...errors import MismatchError
 from ...keys import Digests
@@ -92,7 +93,7 @@ class _Codes:
         return _Codes(old_S, new_S, self.num)
 
 
-def _codes(old: Keys, new: Keys, of: str) -> _Codes:
+def _codes(old: Keys | StoredKeys, new: Keys | StoredKeys, of: str) -> _Codes:
     """A field of SampleKey as codes; digests are sorted a part of them at a time."""
     (old_SW, known_old), (new_SW, known_new) = (keys.digests(of) for keys in (old, new))
     size = len(old) + len(new)
@@ -246,7 +247,7 @@ def join_keys(old: Sequence[SampleKey], new: Sequence[SampleKey], match: str = "
     """
     if match not in MATCHES:
         raise ValueError(f"match must be one of {MATCHES}, got {match!r}")
-    old, new = (keys if isinstance(keys, Keys) else Keys(keys) for keys in (old, new))
+    old, new = in_columns(old), in_columns(new)
     by: dict[str, int] = {}
     tokens, conflicts, by_id_P = _codes(old, new, "tokens"), None, None
     if match in ("auto", "id"):
@@ -287,7 +288,7 @@ def join_keys(old: Sequence[SampleKey], new: Sequence[SampleKey], match: str = "
     )
 
 
-def _nothing(old: Keys, new: Keys, match: str) -> MismatchError:
+def _nothing(old: Keys | StoredKeys, new: Keys | StoredKeys, match: str) -> MismatchError:
     """Say why no two samples belong together, and which rule might find pairs."""
     prompts, tokens = _codes(old, new, "prompt"), _codes(old, new, "tokens")
     shared = np.setdiff1d(np.intersect1d(prompts.old_S, prompts.new_S), [_UNKNOWN])
@@ -307,7 +308,7 @@ def _nothing(old: Keys, new: Keys, match: str) -> MismatchError:
 
 def repeated_ids(keys: Sequence[SampleKey]) -> NDArray[np.bool_]:
     """Which samples have an id that one before them has, bool [S]."""
-    held = keys if isinstance(keys, Keys) else Keys(keys)
+    held = in_columns(keys)
     ids = _codes(held, Keys(), "sample_id")
     places = np.flatnonzero(ids.old_S != _UNKNOWN)
     first_C = np.zeros(ids.num, np.int64)

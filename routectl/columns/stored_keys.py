@@ -1,0 +1,128 @@
+"""Keys that stay in their files: a column of them is read when somebody joins by it.
+
+Shape suffixes: S samples, W words of a digest.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from typing import Protocol, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..keys import FIELDS, Digests, Keys, SampleKey, equal
+
+__all__ = ["KeyStore", "StoredKeys", "in_columns"]
+
+_WORDS = 2  # of a digest
+
+
+class KeyStore(Protocol):
+    """Where keys lie, run by run: how many samples each run has."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Samples of each run."""
+
+    def read_keys(self, runs: Iterable[int], fields: Sequence[str]) -> Iterator[Keys]:
+        """The keys of each of some runs; fields that are not wanted may be None."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """Keys in memory as a store of one run."""
+
+    keys: Keys
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        return (len(self.keys),)
+
+    def read_keys(self, runs: Iterable[int], fields: Sequence[str]) -> Iterator[Keys]:
+        return (self.keys for _ in runs)
+
+
+class StoredKeys(Sequence[SampleKey]):
+    """Keys that stay where they lie: ten million of them take no memory until they are asked for.
+
+    A column of digests is read as a whole, of single keys the run that they are in, of which one
+    is held. Reading raises what the stores raise.
+    """
+
+    def __init__(self, stores: Iterable[KeyStore]) -> None:
+        self.stores = tuple(stores)
+        sizes = [size for store in self.stores for size in store.sizes]
+        self._runs = [(s, n) for s, one in enumerate(self.stores) for n in range(len(one.sizes))]
+        self._ends = list(accumulate(sizes))
+        self._last: tuple[int, Keys] | None = None
+
+    @classmethod
+    def chained(cls, every: Iterable[Sequence[SampleKey]]) -> "StoredKeys | Keys":
+        """The keys of dumps one after the other; in memory where all of them are."""
+        columns = [in_columns(keys) for keys in every]
+        if any(isinstance(keys, cls) for keys in columns):
+            stores = [k.stores if isinstance(k, StoredKeys) else (_Held(k),) for k in columns]
+            return cls(chain.from_iterable(stores))
+        found = Keys()
+        for keys in columns:
+            found.extend(keys)
+        return found
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def _run(self, number: int) -> Keys:
+        """The keys of a run, by its number in all stores."""
+        if self._last is None or self._last[0] != number:
+            store, run = self._runs[number]
+            self._last = number, next(iter(self.stores[store].read_keys([run], FIELDS)))
+        return self._last[1]
+
+    def digests(self, of: str) -> tuple[Digests, NDArray[np.bool_]]:
+        """A column, as that of ``Keys.digests``; it is made anew, and not held."""
+        words_SW = np.empty((len(self), _WORDS), np.uint64)
+        known_S, begin = np.empty(len(self), np.bool_), 0
+        for store in self.stores:
+            for keys in store.read_keys(range(len(store.sizes)), (of,)):
+                part = slice(begin, begin + len(keys))
+                words_SW[part], known_S[part] = keys.digests(of)
+                begin += len(keys)
+        return words_SW, known_S
+
+    def take(self, indices: Iterable[int]) -> Keys:
+        """Those of some samples, in the order wanted, in memory."""
+        places_S = np.fromiter(indices, np.int64)
+        places_S = np.where(places_S < 0, places_S + len(self), places_S)
+        if len(places_S) and not (places_S.min() >= 0 and places_S.max() < len(self)):
+            raise IndexError(f"places beyond {len(self)} samples")
+        run_S = np.searchsorted(self._ends, places_S, side="right")
+        found, order_S = Keys(), np.argsort(run_S, kind="stable")
+        for number in np.unique(run_S).tolist():
+            begin = self._ends[number - 1] if number else 0
+            found.extend(self._run(number).take((places_S[run_S == number] - begin).tolist()))
+        back_S = np.empty_like(order_S)
+        back_S[order_S] = np.arange(len(order_S))
+        return found.take(back_S.tolist())
+
+    @overload
+    def __getitem__(self, index: int) -> SampleKey: ...
+    @overload
+    def __getitem__(self, index: slice) -> Keys: ...
+    def __getitem__(self, index: int | slice) -> "SampleKey | Keys":
+        if isinstance(index, slice):
+            return self.take(range(*index.indices(len(self))))
+        at = range(len(self))[index]
+        number = bisect_right(self._ends, at)
+        return self._run(number)[at - (self._ends[number - 1] if number else 0)]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and equal(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def in_columns(keys: Sequence[SampleKey]) -> "Keys | StoredKeys":
+    """Keys of which whole columns can be asked for."""
+    return keys if isinstance(keys, Keys | StoredKeys) else Keys(keys)
