@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .columns.samples import SampleColumns
-from .columns.stored_keys import in_columns
+from .columns.stored_keys import StoredKeys, in_columns
 from .errors import MismatchError
 from .gate_logprobs import GateLogprobs
 from .keys import Keys, SampleKey, digest_tokens, key_of
@@ -160,9 +160,9 @@ def form_of(num_tokens: int, stop: int) -> str:
 class SampleBatch:
     """Samples one after another, read together: lists as long as they are many.
 
-    Entries are those of the fields and properties of Sample; start is None, and row_count means
-    nothing, for a sample without routes. routes are those of all samples end to end, their margins
-    NaN where a sample has none; start means nothing there. None: no sample has any.
+    Entries are fields and properties of Sample; start is None, and row_count means nothing, without
+    routes. routes are those of all samples end to end, their margins NaN where a sample has none;
+    start means nothing there. None: no sample has any.
     """
 
     routes: Routes | None
@@ -320,7 +320,7 @@ class Dump:
     def _narrowing(
         self, change: Callable[["Dump"], "Dump"]
     ) -> "Callable[[tuple[int, ...]], Dump] | None":
-        """What narrows the changed dump to some layers; None where this one's reader cannot."""
+        """What narrows the changed dump; None where this one's reader cannot."""
         narrow = self._narrow
         return None if narrow is None else lambda layers: change(narrow(layers))
 
@@ -381,7 +381,7 @@ class Dump:
         return self._like(Dump(meta, keys, lambda i: self._load(i).without_tokens(), narrow))
 
     def read_within(self, context: Callable[[], AbstractContextManager[None]]) -> "Dump":
-        """The same dump, each sample of which is read within a context."""
+        """The same dump, its samples and stored keys read within a context."""
 
         def load(index: int) -> Sample:
             with context():
@@ -391,5 +391,12 @@ class Dump:
             with context():
                 return self.batch(index)
 
+        def columns_at(index: int) -> SampleColumns | None:
+            with context():
+                return self.columns_at and self.columns_at(index)
+
         narrow = self._narrowing(lambda narrowed: narrowed.read_within(context))
-        return self._like(Dump(self.meta, self.keys, load, narrow, batch))
+        keys = self.keys.within(context) if isinstance(self.keys, StoredKeys) else self.keys
+        found = self._like(Dump(self.meta, keys, load, narrow, batch))
+        found.columns_at = self.columns_at and columns_at
+        return found

@@ -4,7 +4,8 @@ Shape suffixes: S samples, W words of a digest.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import Protocol, overload
@@ -44,6 +45,27 @@ class _Held:
         return (self.keys for _ in runs)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Within:
+    """A store that is read within a context."""
+
+    store: KeyStore
+    context: Callable[[], AbstractContextManager[None]]
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        return self.store.sizes
+
+    def read_keys(self, runs: Iterable[int], fields: Sequence[str]) -> Iterator[Keys]:
+        keys = self.store.read_keys(runs, fields)
+        while True:
+            with self.context():  # not while the keys are used
+                found = next(keys, None)
+            if found is None:
+                return
+            yield found
+
+
 class StoredKeys(Sequence[SampleKey]):
     """Keys that stay where they lie: ten million of them take no memory until they are asked for.
 
@@ -69,6 +91,10 @@ class StoredKeys(Sequence[SampleKey]):
         for keys in columns:
             found.extend(keys)
         return found
+
+    def within(self, context: Callable[[], AbstractContextManager[None]]) -> "StoredKeys":
+        """The same keys, read within a context."""
+        return StoredKeys([_Within(store, context) for store in self.stores])
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0

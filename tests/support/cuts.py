@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from hypothesis import strategies as st
 
-from routectl.ops.diff.tally import diff_part
+from routectl.ops.diff.part import diff_part
 from routectl.ops.pairs.join import join_keys
 from routectl.ops.pairs.parts import whole_join
 

@@ -131,7 +131,7 @@ class ComparedWork:
         return self._counted(shard.of)
 
     def _counted(self, run: _Run, on_compared: "OnCompared | None" = None) -> CountedPairs:
-        from ...ops.diff.tally import diff_part
+        from ...ops.diff.part import diff_part
 
         old, new = _dumps(self._sides(), run.rerun)
         if run.rerun:

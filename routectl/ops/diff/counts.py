@@ -98,12 +98,17 @@ class Counts:
 
     @classmethod
     def of_rows(
-        cls, rows: RowCounts, skip_TL: Bools | None, position: int, prompt: int | None, cached: int
+        cls,
+        rows: RowCounts,
+        skip_TL: Bools | None,
+        positions_T: Ints,
+        prompt_T: Ints | int,
+        cached_T: Ints | int,
     ) -> "Counts":
-        """The tallies of one sample: T tokens from absolute ``position`` on.
+        """The tallies of the rows of T tokens, of one sample or of several, end to end.
 
-        Positions below ``prompt`` are of the prompt, those below ``cached`` too are cached, the
-        others are of the response; where ``prompt`` is None a token has no place.
+        Positions below ``prompt_T`` are of the prompt, those below ``cached_T`` too are cached, the
+        others are of the response; where ``prompt_T`` is -1 a token has no place.
         """
         tokens, layers = len(rows.differing_T), len(rows.order_L)
         left_out_T = np.zeros(tokens, np.int64) if skip_TL is None else skip_TL.sum(axis=1)
@@ -112,14 +117,15 @@ class Counts:
         columns = np.stack(
             [seen_T, rows.differing_T > 0, rows_T, rows.differing_T], axis=1, dtype=np.int64
         )
-        positions = position + np.arange(tokens)
-        split = prompt or 0
-        masks = np.stack([positions < split, positions < min(split, cached), positions >= split])
-        masks = masks & (prompt is not None)
-        bin_T = np.frexp(positions.astype(np.float64))[1]  # 0 -> 0, 1 -> 1, 2..3 -> 2, ...
+        masks = [
+            positions_T < prompt_T,
+            positions_T < np.minimum(prompt_T, cached_T),
+            positions_T >= prompt_T,
+        ]
+        known = np.asarray(prompt_T) >= 0
+        bin_T = np.frexp(positions_T.astype(np.float64))[1]  # 0 -> 0, 1 -> 1, 2..3 -> 2, ...
         bin_T = np.minimum(bin_T, _NUM_BINS - 1)
-        bins = np.zeros((_NUM_BINS, 4), np.int64)
-        np.add.at(bins, bin_T, columns)
+        bins = [np.bincount(bin_T, weights=one, minlength=_NUM_BINS) for one in columns.T]
         missing = np.zeros(layers, np.int64) if skip_TL is None else skip_TL.sum(axis=0)
         return cls(
             rows.swaps_LS,
@@ -129,8 +135,8 @@ class Counts:
             missing,
             np.bincount(rows.differing_T[seen_T], minlength=layers + 1),
             np.bincount(rows.first_T[rows.first_T >= 0], minlength=layers),
-            masks.astype(np.int64) @ columns,
-            bins,
+            (np.stack(masks) & known).astype(np.int64) @ columns,
+            np.stack(bins, axis=1).astype(np.int64),  # sums below 2**53: exact
         )
 
 

@@ -7,8 +7,9 @@ from ..pairs.align import common_layers
 from ..pairs.join import join_keys
 from ..pairs.parts import whole_join
 from .options import DiffOptions
+from .part import diff_part
 from .result import DiffResult
-from .tally import OnCompared, diff_part
+from .tally import OnCompared
 
 __all__ = ["DiffOptions", "DiffResult", "diff", "diff_as"]
 

@@ -10,9 +10,11 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from ...dump import Dump, DumpMeta, Sample, SampleKey
+from ...columns.samples import SampleColumns
+from ...dump import DumpMeta, Keys, Sample, SampleKey
 from ...kernels.rows import RowCounts, added_rows, diff_rows, diff_rows_of_few
 from ...kernels.threads import threads
+from ...routes import Bools, Ids
 from ..adding.least import First
 from ..adding.resampled import bucket_of_sample
 from ..pairs.align import Aligner, Extent, Pair, common_layers, name_of
@@ -22,8 +24,9 @@ from .detail import DetailTally, Example, Part, first_mismatches, place_parts
 from .flips import MarginCounts, added_margins, tally_margins
 from .options import DiffOptions
 from .result import CLUSTERED, ComparedSample, DiffResult, SequenceCount, Sequences
+from .together import Ints, Together, compare_together, rows_alone
 
-__all__ = ["DiffTally", "OnCompared", "diff_part"]
+__all__ = ["DiffTally", "OnCompared"]
 
 OnCompared = Callable[[ComparedSample], None]
 _NO_LOGPROBS = LogprobCounts()
@@ -105,7 +108,9 @@ class DiffTally:
         parts = whole if self._detail is None else place_parts(pair)
         counted = [self._count(pair, part) for part in parts]
         rows = added_rows(counted)
-        counts = Counts.of_rows(rows, pair.skip_TL, pair.position, pair.prompt_length, pair.cached)
+        positions_T = pair.position + np.arange(len(pair.old_TLK))
+        prompt = -1 if pair.prompt_length is None else pair.prompt_length
+        counts = Counts.of_rows(rows, pair.skip_TL, positions_T, prompt, pair.cached)
         compared = int(counts.swaps_LS.sum())
         self._counts.take(counts)
         self._samples["starts_inferred"] += inferred
@@ -162,17 +167,105 @@ class DiffTally:
         sides = pair.old_margin_TL, pair.new_margin_TL
         old, new = (None if margin_TL is None else margin_TL[run] for margin_TL in sides)
         skip_TL = None if pair.skip_TL is None else pair.skip_TL[run]
-        given = old_TLK, pair.new_TLK[run], self._metas[0].num_experts
         mark = any(found is not None for found in (self._detail, old, new))
-        self._few -= len(old_TLK) * old_TLK.shape[1] * given[2]
-        if self._few >= 0:
-            rows = diff_rows_of_few(*given, skip_TL=skip_TL, mark=mark)
-        else:
-            several = max(1, min(threads(), old_TLK.nbytes // _THREAD_BYTES))
-            rows = diff_rows(*given, skip_TL=skip_TL, threads=several, mark=mark)
+        rows = self._rows(old_TLK, pair.new_TLK[run], skip_TL, mark=mark)
         so_far = self._margins_P.get(part.place)
         self._margins_P[part.place] = tally_margins(so_far, old, new, rows, skip_TL)
         return rows
+
+    def _rows(
+        self, old_TLK: Ids, new_TLK: Ids, skip_TL: Bools | None = None, *, mark: bool = False
+    ) -> RowCounts:
+        """Count rows: the first ones without compiled loops."""
+        given = old_TLK, new_TLK, self._metas[0].num_experts
+        self._few -= len(old_TLK) * old_TLK.shape[1] * given[2]
+        if self._few >= 0:
+            return diff_rows_of_few(*given, skip_TL=skip_TL, mark=mark)
+        several = max(1, min(threads(), old_TLK.nbytes // _THREAD_BYTES))
+        return diff_rows(*given, skip_TL=skip_TL, threads=several, mark=mark)
+
+    @property
+    def together(self) -> bool:
+        """Whether pairs may be added many at a time: where nothing is told of single ones."""
+        return self._detail is None and self._on_compared is None and not self._options.each
+
+    def add_together(
+        self,
+        sides: tuple[SampleColumns, SampleColumns],
+        places: tuple[Ints, Ints],
+        keys: Keys,
+        pair_of: Callable[[int, int], tuple[Sample, Sample]],
+    ) -> Bools:
+        """Compare pairs of samples at some places of OLD's columns and NEW's, ascending in OLD's.
+
+        keys are those of OLD's columns; ``pair_of`` reads two samples by their indices. Returns
+        which pairs were compared, bool [P]: the others are to be added one by one.
+        """
+        found = compare_together(self._aligner, sides, places, self._rows)
+        if found is None:
+            return np.zeros(len(places[0]), np.bool_)
+        self._counts.take(found.counts)
+        self._samples["starts_inferred"] += found.inferred
+        rows = self._uncovered
+        rows["alone_old"] += found.alone_old
+        rows["alone_new"] += 0 if self._options.part else found.alone_new
+        compared_D = found.tokens_D > 0
+        self._samples["compared"] += int(compared_D.sum())
+        self._samples["nothing_in_common"] += int((~compared_D).sum())
+        at_D, with_D = (at_P[found.done_P] for at_P in places)
+        self._tell_together(found, compared_D, at_D, sides[0], keys)
+        for n in np.flatnonzero(found.rows_mismatched_D).tolist():
+            i, j = sides[0].first + int(at_D[n]), sides[1].first + int(with_D[n])
+            if not self._examples.takes((i,)):
+                break
+            self._show(*pair_of(i, j), i)
+        return found.done_P
+
+    def _tell_together(
+        self,
+        found: Together,
+        compared_D: Bools,
+        at_D: Ints,
+        old: SampleColumns,
+        keys: Keys,
+    ) -> None:
+        """Count compared samples, each as one."""
+        layers, sequences = len(self._layers[0]), self._sequences
+        columns = found.rows_mismatched_D, layers * found.tokens_D
+        figures = np.stack([*columns, found.tokens_mismatched_D, found.tokens_D], axis=1)
+        figures, at_D = figures[compared_D], at_D[compared_D]
+        rates = figures[:, 0] / figures[:, 1]
+        sequences.rates.add(rates)
+        first = old.first
+        buckets = [bucket_of_sample(keys[at], first + at) for at in at_D.tolist()]
+        sequences.buckets.add(buckets, figures)
+        last = sequences.worst.items[-1:]
+        low = (
+            last[0].mismatch_rate if len(sequences.worst) == self._options.examples and last else 0
+        )
+        for n in np.flatnonzero((figures[:, 0] > 0) & (rates >= low)).tolist():
+            at, (mismatched, size, tokens_mismatched, tokens) = int(at_D[n]), figures[n].tolist()
+            name = old.names[at]
+            name = f"#{first + at}" if name is None else name
+            sequences.worst.add(
+                SequenceCount(first + at, name, tokens, tokens_mismatched, size, mismatched)
+            )
+
+    def _show(self, old: Sample, new: Sample, index: int) -> None:
+        """Keep the first mismatched rows of a pair without missing rows or margins."""
+        pair = self._aligner.pair(old, new, name_of(old, index))
+        rows = diff_rows_of_few(pair.old_TLK, pair.new_TLK, self._metas[0].num_experts)
+        limit = self._options.examples
+        found = first_mismatches(pair, index, rows, self._layers[0], limit)
+        self._examples += First(limit, tuple(found))
+
+    def leave_together(self, side: SampleColumns, places: Ints, *, is_new: bool) -> None:
+        """Count samples of one side's columns, at some places, that have no partner."""
+        rows_P = rows_alone(self._aligner, side, places, is_new=is_new)
+        name = "new" if is_new else "old"
+        self._uncovered[f"alone_{name}"] += int(rows_P.sum())
+        left = int((rows_P > 0).sum()) if self._options.part else len(rows_P)
+        self._samples[f"only_{name}"] += left
 
     def _cover(self, extent: Extent, compared: int) -> None:
         """Count what of a pair was not compared."""
@@ -216,21 +309,3 @@ class DiffTally:
             detail=None if self._detail is None else self._detail.result(self._margins_P),
             each=tuple(self._each),
         )
-
-
-def diff_part(
-    old: Dump,
-    new: Dump,
-    options: DiffOptions,
-    part: JoinPart,
-    on_compared: OnCompared | None = None,
-) -> DiffResult:
-    """The result of a part of a join, which may have no row; ``on_compared`` as in DiffTally."""
-    tally = DiffTally(old.meta, new.meta, options, on_compared)
-    for i, j in part.pairs:
-        tally.add(old[i], new[j], i, old.keys[i])
-    for i in part.only_old.tolist():
-        tally.leave(old[i], is_new=False)
-    for j in [] if options.part else part.only_new.tolist():
-        tally.leave(new[j], is_new=True)
-    return tally.result(part)
