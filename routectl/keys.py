@@ -5,7 +5,7 @@ Shape suffixes: S samples, W words of a digest.
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -106,6 +106,13 @@ class Texts(Sequence[str | None]):
         for text in texts:
             self.append(text)
 
+    @classmethod
+    def unknown(cls, count: int) -> "Texts":
+        """So many that are None."""
+        found = cls()
+        found.extend(b"", np.zeros(count, np.int64), np.zeros(count, np.bool_))
+        return found
+
     def append(self, text: str | None) -> None:
         """Put one more at the end."""
         self._known.append(text is not None)
@@ -114,6 +121,11 @@ class Texts(Sequence[str | None]):
 
     def __len__(self) -> int:
         return len(self._ends)
+
+    def encoded(self, places: Iterable[int]) -> Iterator[bytes | None]:
+        """The UTF-8 of some."""
+        data, ends, known = bytes(self._data), [0, *self._ends], self._known
+        return (data[ends[at] : ends[at + 1]] if known[at] else None for at in places)
 
     @overload
     def __getitem__(self, index: int) -> str | None: ...
@@ -235,7 +247,7 @@ class Keys(Sequence[SampleKey]):
         """
         lists = 0 if prompt is None else len(prompt.known_S)
         found, size = cls(), lists if ids is None else len(ids)
-        found.ids = Texts([None] * size) if ids is None else ids
+        found.ids = Texts.unknown(size) if ids is None else ids
         found._tokens, found._prompts = bytearray(size * _SIZE), bytearray(size * _SIZE)
         known_S = np.zeros(size, np.uint8)
         if prompt is not None:
@@ -266,6 +278,15 @@ class Keys(Sequence[SampleKey]):
         found._prompts += _words(self._prompts)[places_S].tobytes()
         found._known += np.frombuffer(self._known, np.uint8)[places_S].tobytes()
         return found
+
+    def encoded(self, places: Sequence[int]) -> Iterator[tuple[bytes | None, bytes | None]]:
+        """The UTF-8 of the ids of some samples, and the digests of their tokens."""
+        tokens, known = bytes(self._tokens), self._known
+        digests = (
+            tokens[_SIZE * at : _SIZE * at + _SIZE] if known[at] & _TOKENS else None
+            for at in places
+        )
+        return zip(self.ids.encoded(places), digests, strict=True)
 
     def digests(self, of: str) -> tuple[Digests, NDArray[np.bool_]]:
         """A column: uint64 [S, W], and bool [S], which are known; ``of`` is a field of SampleKey.

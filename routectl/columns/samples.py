@@ -4,8 +4,8 @@ Shape suffixes: S samples, R rows of all of them (a token in all layers), N valu
 K top_k.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..keys import Keys, Lists, Texts
 from ..routes import Bools, Ids
 
-__all__ = ["NONE", "SampleColumns", "places_of"]
+__all__ = ["NONE", "SampleColumns", "places_of", "sums_of"]
 
 Ints = NDArray[np.int64]
 NONE = -1  # a number that a sample does not say
@@ -49,8 +49,8 @@ class SampleColumns:
     spans_S: Ints
     prompt: Lists
     response: Lists
-    names: Sequence[str | None]
-    groups: Sequence[str | None]
+    names: Texts
+    groups: Texts
 
     def __len__(self) -> int:
         return len(self.begins_S)
@@ -68,7 +68,7 @@ class SampleColumns:
 
     def keys(self) -> Keys:
         """What the samples are joined by: it takes a microsecond or two of each."""
-        return Keys.of_columns(Texts(self.names), self.prompt, self.response)
+        return Keys.of_columns(self.names, self.prompt, self.response)
 
     def tokens(self, places_S: Ints) -> tuple[NDArray[np.int32], Ints]:
         """The token ids of some samples end to end, int32, and how many each has."""
@@ -85,4 +85,12 @@ def places_of(begins_S: Ints, sizes_S: Ints) -> Ints:
     ends_S = np.cumsum(sizes_S)
     shifts_S = begins_S - (ends_S - sizes_S)
     found: Ints = np.repeat(shifts_S, sizes_S) + np.arange(int(sizes_S.sum()))
+    return found
+
+
+def sums_of(values_N: NDArray[Any], sizes_S: Ints) -> Ints:
+    """The sum of each run of values, of runs end to end: int64 [S]."""
+    total = np.concatenate([[0], np.cumsum(values_N, dtype=np.int64)])
+    ends_S = np.cumsum(sizes_S)
+    found: Ints = total[ends_S] - total[ends_S - sizes_S]
     return found

@@ -5,14 +5,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..columns.samples import SampleColumns
 from ..dump import Dump, DumpMeta, Sample, SampleBatch
 from ..errors import FormatError
 from ..routes import Routes
 from .pairs.align import checked
 
-__all__ = ["Refused", "batches"]
+__all__ = ["Refused", "batches", "column_runs", "is_of_small"]
 
+_SMALL = 16  # samples of a row group, on average, from which they are looked at together
 _BATCH_TOKENS = 4096  # that are counted at a time: a call of the kernel costs microseconds
 
 
@@ -117,3 +120,25 @@ def batches(dump: Dump, span: range) -> Iterator[tuple[Sequence[int], SampleBatc
         del batch  # its memory, before that of the next is taken
     if waiting:
         yield list(waiting), _together(list(waiting.values()), dump.meta)
+
+
+def is_of_small(dump: Dump) -> bool:
+    """Whether a dump's samples are read as columns, and are so small that it pays."""
+    if dump.columns_at is None or dump.starts is None or dump.meta.margins:
+        return False
+    return len(dump) >= _SMALL * len(dump.starts)
+
+
+def column_runs(
+    dump: Dump, indices: NDArray[np.int64], *, together: bool
+) -> Iterator[tuple[SampleColumns | None, NDArray[np.int64]]]:
+    """Runs of ascending indices, each with the columns that they all are in; None: one by one."""
+    begin = 0
+    while begin < len(indices):
+        index = int(indices[begin])
+        columns = dump.columns_at(index) if together and dump.columns_at is not None else None
+        end = len(indices) if not together else begin + 1
+        if columns is not None:
+            end = int(np.searchsorted(indices, columns.first + len(columns)))
+        yield columns, indices[begin:end]
+        begin = end

@@ -285,8 +285,8 @@ class Group:
             spans_S=rows.sizes("weight_spans"),
             prompt=prompt,
             response=response,
-            names=rows.column("sample_id"),
-            groups=rows.column("group_id"),
+            names=rows.texts("sample_id"),
+            groups=rows.texts("group_id"),
         )
 
     def _routes(self, missing: list[bytes | None], counts: list[int | None]) -> Routes | None:

@@ -14,15 +14,16 @@ floats.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...dump import SampleKey
+from ...dump import Keys, SampleKey
 from .exact import ExactSums
 
-__all__ = ["BUCKETS", "Resampled", "bucket_of", "bucket_of_sample"]
+__all__ = ["BUCKETS", "Resampled", "bucket_of", "bucket_of_sample", "buckets_of_samples"]
 
 Ints = NDArray[np.int64]
 BUCKETS = 4096
@@ -36,10 +37,21 @@ def bucket_of(cluster: bytes) -> int:
 
 def bucket_of_sample(key: SampleKey, place: int) -> int:
     """The bucket of a sample: of its id and its tokens' digest, else its place in the dump."""
-    if key.sample_id is None and key.tokens is None:
-        return bucket_of(b"#%d" % place)
-    name = b"" if key.sample_id is None else key.sample_id.encode("utf-8", "surrogatepass")
-    return bucket_of(name + b"\0" + (key.tokens or b""))
+    name = None if key.sample_id is None else key.sample_id.encode("utf-8", "surrogatepass")
+    return bucket_of(_cluster(name, key.tokens, place))
+
+
+def buckets_of_samples(keys: Keys, places: Sequence[int], first: int) -> list[int]:
+    """The buckets of samples by their places in ``keys``, of which ``first`` is the first's."""
+    found = zip(places, keys.encoded(places), strict=True)
+    return [bucket_of(_cluster(name, tokens, first + at)) for at, (name, tokens) in found]
+
+
+def _cluster(name: bytes | None, tokens: bytes | None, place: int) -> bytes:
+    """What a sample's bucket is the hash of."""
+    if name is None and tokens is None:
+        return b"#%d" % place
+    return (name or b"") + b"\0" + (tokens or b"")
 
 
 @dataclass(slots=True, eq=False)

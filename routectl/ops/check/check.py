@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...columns.samples import SampleColumns
 from ...dump import Dump, DumpMeta, Sample
 from ...errors import MismatchError
 from ...gate_logprobs import digest_routes
+from ..batches import column_runs, is_of_small
 from ..pairs.align import checked, name_of
 from ..pairs.join import join_keys
 from .against.compare import Comparer
@@ -26,6 +28,7 @@ from .by_tokens import Witness
 from .lesson import Lesson, Reader, learn, view_of
 from .load import check_axes, filler_by_rank
 from .options import CheckOptions
+from .quiet import quiet_samples
 from .rows import check_rows_of
 from .samples import Groups, WeightVersions, check_segments
 from .siblings import Siblings, first_siblings
@@ -129,14 +132,43 @@ class Checker:
         """What some samples come to."""
         found = CheckPartial.empty(self.meta)
         found.compared = None if self.comparer is None else self.comparer.empty()
-        for index in indices:
-            book: Book | None = Book()
-            assert book is not None
-            found.samples += 1
-            book = self._add(index, found, book)
-            if book is not None:
-                found.ledger.take(book, index)
+        together = self.comparer is None and not self.dump.digests and is_of_small(self.dump)
+        every = np.fromiter(indices, np.int64)
+        for columns, run in column_runs(self.dump, every, together=together):
+            left = run if columns is None else self._add_quiet(columns, run, found)
+            for index in left.tolist():
+                found.samples += 1
+                book = self._add(index, found, Book())
+                if book is not None:
+                    found.ledger.take(book, index)
         return found
+
+    def _add_quiet(
+        self, columns: SampleColumns, run: NDArray[np.int64], found: CheckPartial
+    ) -> NDArray[np.int64]:
+        """Count the samples of a run that there is nothing to tell of; gives back the others."""
+        first = columns.first
+        asked_S = np.zeros(len(columns), np.bool_)
+        asked_S[run - first] = True
+        spans = np.flatnonzero(asked_S & (columns.spans_S > 0))[:1] + first
+        known = found.versions.first
+        if len(spans) and (known is None or spans[0] < known[0]):
+            asked_S[spans - first] = False  # its version is that of the dump
+        of = self.siblings.first_N[first : first + len(columns)]
+        quiet = quiet_samples(columns, asked_S, of, self.lesson, self.options)
+        if quiet is None:
+            return run
+        places = np.flatnonzero(quiet.there_S)
+        rows_S = columns.num_rows_S[places]
+        found.samples += len(places)
+        found.tokens += int(rows_S.sum())
+        found.rows += int(rows_S.sum()) * len(self.meta.layers_L)
+        found.load_LE += quiet.load_LE
+        found.counts.check_together(columns, places)
+        found.groups.check_together(columns, places)
+        if self.lesson.learnt is not None:
+            found.witness.seen.count_sound(np.where(columns.known_S[places], rows_S, 0))
+        return run[~quiet.there_S[run - first]]
 
     def _add(self, index: int, found: CheckPartial, book: Book) -> Book | None:
         """Look at one sample; the book with what is wrong with it, None where it waits."""

@@ -10,11 +10,11 @@ from ...kernels.check import add_scores, heaviest_run
 from .book.results import Book
 from .rows import View
 
-__all__ = ["LoadModel", "check_axes", "filler_by_rank"]
+__all__ = ["SURPRISE", "LoadModel", "check_axes", "filler_by_rank"]
 
 _LAYERS = 12  # looked at, evenly spaced
 _WARM = 500  # tokens that the load is known from, before it is believed
-_SURPRISE = 60.0  # nats that random experts explain a run of rows better by
+SURPRISE = 60.0  # nats that random experts explain a run of rows better by
 _NEAR = 3.0  # sigmas around what random experts would score
 _EVEN = 4.0  # sigmas that the run's own load may be from even
 _SHORTEST = 4
@@ -48,7 +48,7 @@ class LoadModel:
         num_experts = table_LE.shape[1]
         score_T = add_scores(view.routes.ids_TLK, table_LE, self.columns, view.routes.missing_TL)
         first, end, surprise = heaviest_run(-score_T)
-        if surprise < _SURPRISE or end - first < _SHORTEST:
+        if surprise < SURPRISE or end - first < _SHORTEST:
             return
         if first < 2 and end > tokens - 2 and check_axes(view, book, _AXIS_FEWER):
             return  # too short to be called so but for its load

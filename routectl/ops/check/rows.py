@@ -15,9 +15,9 @@ from ...kernels.check import ARANGE, DUPLICATE, RowScan
 from ...routes import Bools, Routes
 from .book.results import Book, Place
 
-__all__ = ["View", "check_rows_of"]
+__all__ = ["CONSTANT_FROM", "View", "check_rows_of", "rare_by_chance", "uniform_by_chance"]
 
-_CONSTANT_FROM = 8  # rows of a layer that are alike before it is called constant; 64 with K = 1
+CONSTANT_FROM = 8  # rows of a layer that are alike before it is called constant; 64 with K = 1
 _MANY_LAYERS = 16  # from which two tokens with equal rows in every layer are no chance
 _UNKNOWN_RUN = 8  # identical rows in a row where the tokens are not known
 _BLOCK = 4  # rows of a block that is repeated; 16 where the tokens are not known
@@ -78,7 +78,7 @@ def _check_missing(view: View, hash_layers: tuple[int, ...], book: Book) -> None
     if whole_L.all():
         book.add("R005", view.place(0), rows=missing_TL.size, detail="every row is filler")
         return
-    if tokens >= _CONSTANT_FROM:
+    if tokens >= CONSTANT_FROM:
         for column in np.flatnonzero(whole_L).tolist():
             if layers[column] not in hash_layers:
                 book.add("R301", view.place(0, column), rows=tokens, layers=[layers[column]])
@@ -126,7 +126,7 @@ def _is_boundary(view: View, first: int, end: int) -> bool:
 
 def _check_constant_layers(view: View, hash_layers: tuple[int, ...], book: Book) -> None:
     missing_TL, top_k = view.routes.missing_TL, view.routes.top_k
-    enough = _CONSTANT_FROM if top_k > 1 else 8 * _CONSTANT_FROM
+    enough = CONSTANT_FROM if top_k > 1 else 8 * CONSTANT_FROM
     there_L = np.full(len(view.scan.varies_L), view.routes.num_tokens)
     if missing_TL is not None:
         there_L = there_L - missing_TL.sum(axis=0)
@@ -156,8 +156,7 @@ def _check_flags(view: View, book: Book) -> None:
         _add_flagged(view, book, "R102", twice_TL, _why_twice(view, twice_TL))
     arange_TL = (flags_TL & ARANGE) > 0
     count = int(arange_TL.sum())
-    chance = _SKEW * flags_TL.size / perm(view.routes.num_experts, view.routes.top_k)
-    if count and (count >= 3 + 10 * chance or chance < _BY_CHANCE):
+    if rare_by_chance(count, flags_TL.size, view.routes.num_experts, view.routes.top_k):
         _add_flagged(view, book, "R206", arange_TL, _where(arange_TL.any(axis=1)))
 
 
@@ -179,6 +178,18 @@ def _why_twice(view: View, twice_TL: Bools) -> str:
     return ""
 
 
+def rare_by_chance(count: Any, rows: Any, experts: int, top_k: int) -> Any:
+    """Whether so many of so many rows are 0, 1, 2, ... by more than chance; numbers or arrays."""
+    chance = _SKEW * rows / perm(experts, top_k)
+    return (count > 0) & ((count >= 3 + 10 * chance) | (chance < _BY_CHANCE))
+
+
+def uniform_by_chance(tokens: Any, layers: int, experts: int, top_k: int) -> Any:
+    """Whether one of so many tokens may have equal rows in all layers by chance."""
+    odds = perm(experts, top_k)
+    return tokens * min(_SKEW / odds, 1.0) ** (layers - 1) > _BY_CHANCE
+
+
 def _where(mask_T: Any) -> str:
     """The part of a sample that marked tokens are in."""
     runs = _runs_of(mask_T)
@@ -196,8 +207,7 @@ def _check_uniform(view: View, book: Book) -> None:
     if not view.scan.uniform_T.any():
         return
     layers = len(routes.layers_L)
-    odds = perm(routes.num_experts, routes.top_k)
-    if routes.num_tokens * min(_SKEW / odds, 1.0) ** (layers - 1) > _BY_CHANCE:
+    if uniform_by_chance(routes.num_tokens, layers, routes.num_experts, routes.top_k):
         return
     alike_T = view.scan.uniform_T & ~(view.scan.flags_TL.any(axis=1)) & ~_untrusted(view)
     if not alike_T.any():

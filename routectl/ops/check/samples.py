@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ...columns.samples import SampleColumns
 from ...dump import Sample
 from ...kernels.rows import diff_rows
 from ...routes import Routes
@@ -9,10 +13,10 @@ from .book.bottom import Bottom, number_of
 from .book.ledger import FindingTally, Ledger
 from .book.results import Book, Place
 
-__all__ = ["Groups", "WeightVersions", "check_segments", "disagree"]
+__all__ = ["LEAST_ROWS", "Groups", "WeightVersions", "check_segments", "disagree"]
 
 _PROMPT_ROWS = 256  # of a prompt that siblings are compared on
-_LEAST_ROWS = 32
+LEAST_ROWS = 32
 _ROUNDING = 0.25  # of the rows that two calls have, more than any rounding flips
 _UNLIKE = 0.5  # siblings' prompts differ in more rows than any rounding explains
 _GROUPS = 1 << 16  # that are told apart
@@ -139,6 +143,19 @@ class Groups:
             return
         self.groups.add(number_of(group), one)
 
+    def check_together(self, columns: SampleColumns, places_S: NDArray[np.int64]) -> None:
+        """Count samples with routes, at some places of columns, as ``check`` does each."""
+        named = columns.groups, columns.names
+        of: dict[str, list[int]] = {}
+        for at in places_S.tolist():
+            group = named[0][at] or (named[1][at] or "").rpartition("/")[0]
+            if group:
+                of.setdefault(group, []).append(columns.first + at)
+        for group, indices in of.items():
+            self.groups.add(
+                number_of(group), _Group(True, min(len(indices), 2), min(indices), None)
+            )
+
     def __add__(self, other: "Groups") -> "Groups":
         return Groups(self.groups + other.groups)
 
@@ -175,4 +192,4 @@ def disagree(one: Routes, other: Routes, end: int) -> tuple[int, int]:
     )
     rows = int(counts.swaps_LS.sum())
     wrong = int(counts.swaps_LS[:, 1:].sum())
-    return lo, wrong if rows >= _LEAST_ROWS and wrong > _UNLIKE * rows else 0
+    return lo, wrong if rows >= LEAST_ROWS and wrong > _UNLIKE * rows else 0

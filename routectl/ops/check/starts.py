@@ -4,10 +4,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ...columns.samples import NONE, SampleColumns
 from ...dump import Sample
+from ..pairs.align import name_at
 from .book.bottom import Bottom, number_of
 from .book.ledger import FindingTally, Ledger
-from .book.results import Book, Place
+from .book.results import PLACES, Book, Place
 
 __all__ = ["RowsAgainstTokens", "guessed"]
 
@@ -63,6 +68,10 @@ class _Starts:
         return _Starts(tallies, min(self.least, other.least))
 
 
+def _cached_words(cached: int | None, prompt: int | None) -> str:
+    return f"{cached} of {prompt} prompt tokens were cached"
+
+
 def guessed(sample: Sample) -> bool:
     """Whether a sample's start was inferred, and nothing that it says gives that place."""
     routes = sample.routes
@@ -109,11 +118,29 @@ class RowsAgainstTokens:
             book.add("R003", Place(name, routes.stop), rows=(-1 - over) * layers)
         return astray or over < -2
 
+    def check_together(self, columns: SampleColumns, places_S: NDArray[np.int64]) -> None:
+        """Add samples at some places of columns, of which ``check`` finds nothing."""
+        self.placed += int((columns.num_tokens_S[places_S] != NONE).sum())
+        places_S = places_S[columns.start_S[places_S] == 0]
+        at_end_S, cached_S = columns.prompt_length_S[places_S] == 0, columns.cached_S[places_S]
+        kinds = at_end_S + 2 * (cached_S == 0) + 4 * columns.inferred_S[places_S]
+        kinds = kinds + 8 * ((cached_S > 0) & ~at_end_S)
+        for kind in np.unique(kinds).tolist():
+            of = places_S[kinds == kind].tolist()
+            start = _Start(0, bool(kind & 1), bool(kind & 2), bool(kind & 4), kind >= 8)
+            told = [(columns.first + at, 0, Place(name_at(columns, at), 0)) for at in of[:PLACES]]
+            cached, prompt = columns.cached_S[of[0]], columns.prompt_length_S[of[0]]
+            said = _cached_words(int(cached), None if prompt == NONE else int(prompt))
+            tally = FindingTally(
+                told[0][:2], said if kind >= 8 else "", 0, len(of), frozenset(), tuple(told)
+            )
+            self.starts.add(0, _Starts({start: tally}, 0))
+
     def _begin(self, sample: Sample, begin: int, place: tuple[int, str]) -> None:
         at_end, at_cached = begin == sample.prompt_length, begin == sample.cached_tokens
         denied = sample.cached_tokens is not None and not at_end and not at_cached
         start = _Start(begin, at_end, at_cached, sample.start_inferred, denied)
-        said = f"{sample.cached_tokens} of {sample.prompt_length} prompt tokens were cached"
+        said = _cached_words(sample.cached_tokens, sample.prompt_length)
         tally = FindingTally.of(place[0], Place(place[1], begin), detail=said if denied else "")
         number = begin if begin in _USUAL else number_of(str(begin))
         self.starts.add(number, _Starts({start: tally}, begin))

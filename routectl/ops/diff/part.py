@@ -3,18 +3,16 @@
 Shape suffixes: P pairs, S samples.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ...columns.samples import SampleColumns
 from ...dump import Dump, Sample
+from ..batches import column_runs, is_of_small
 from ..pairs.parts import JoinPart
 from .options import DiffOptions
 from .result import DiffResult
 from .tally import DiffTally, OnCompared
-from .together import is_of_small
 
 __all__ = ["diff_part"]
 
@@ -50,7 +48,7 @@ class _Part:
     def compare(self, *, together: bool) -> None:
         """Compare all pairs, and count the samples of OLD without a partner."""
         every = np.sort(np.concatenate([self._old_P, self._only_old]))
-        for columns, places in _runs(self._old, every, together=together):
+        for columns, places in column_runs(self._old, every, together=together):
             ends = int(places[0]), int(places[-1]) + 1
             self._compare(columns, slice(*np.searchsorted(self._old_P, ends).tolist()))
             left = slice(*np.searchsorted(self._only_old, ends).tolist())
@@ -63,7 +61,7 @@ class _Part:
         if columns is not None:
             keys, order = columns.keys(), np.argsort(new_P, kind="stable")
             begin = 0
-            for of_new, places in _runs(self._new, new_P[order], together=True):
+            for of_new, places in column_runs(self._new, new_P[order], together=True):
                 here = np.sort(order[begin : begin + len(places)])
                 begin += len(places)
                 if of_new is None:
@@ -78,7 +76,7 @@ class _Part:
 
     def leave_new(self, *, together: bool) -> None:
         """Count the samples of NEW without a partner."""
-        for columns, places in _runs(self._new, self._only_new, together=together):
+        for columns, places in column_runs(self._new, self._only_new, together=together):
             self._leave(self._new, columns, places, is_new=True)
 
     def _leave(
@@ -90,18 +88,3 @@ class _Part:
             places = places[~whole]
         for index in places.tolist():
             self._tally.leave(dump[index], is_new=is_new)
-
-
-def _runs(
-    dump: Dump, indices: Ints, *, together: bool
-) -> Iterator[tuple[SampleColumns | None, Ints]]:
-    """Runs of ascending indices, each with the columns that they all are in; None: one by one."""
-    begin = 0
-    while begin < len(indices):
-        index = int(indices[begin])
-        columns = dump.columns_at(index) if together and dump.columns_at is not None else None
-        end = len(indices) if not together else begin + 1
-        if columns is not None:
-            end = int(np.searchsorted(indices, columns.first + len(columns)))
-        yield columns, indices[begin:end]
-        begin = end

@@ -16,8 +16,8 @@ from ...kernels.rows import RowCounts, added_rows, diff_rows, diff_rows_of_few
 from ...kernels.threads import threads
 from ...routes import Bools, Ids
 from ..adding.least import First
-from ..adding.resampled import bucket_of_sample
-from ..pairs.align import Aligner, Extent, Pair, common_layers, name_of
+from ..adding.resampled import bucket_of_sample, buckets_of_samples
+from ..pairs.align import Aligner, Extent, Pair, common_layers, name_at, name_of
 from ..pairs.parts import JoinPart
 from .counts import Counts, LogprobCounts, LogprobSums, SampleCounts
 from .detail import DetailTally, Example, Part, first_mismatches, place_parts
@@ -237,7 +237,7 @@ class DiffTally:
         rates = figures[:, 0] / figures[:, 1]
         sequences.rates.add(rates)
         first = old.first
-        buckets = [bucket_of_sample(keys[at], first + at) for at in at_D.tolist()]
+        buckets = buckets_of_samples(keys, at_D.tolist(), first)
         sequences.buckets.add(buckets, figures)
         last = sequences.worst.items[-1:]
         low = (
@@ -245,8 +245,7 @@ class DiffTally:
         )
         for n in np.flatnonzero((figures[:, 0] > 0) & (rates >= low)).tolist():
             at, (mismatched, size, tokens_mismatched, tokens) = int(at_D[n]), figures[n].tolist()
-            name = old.names[at]
-            name = f"#{first + at}" if name is None else name
+            name = name_at(old, at)
             sequences.worst.add(
                 SequenceCount(first + at, name, tokens, tokens_mismatched, size, mismatched)
             )

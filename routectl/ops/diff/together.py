@@ -11,18 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...columns.samples import NONE, SampleColumns, places_of
-from ...dump import Dump
+from ...columns.samples import NONE, SampleColumns, places_of, sums_of
 from ...kernels.rows import RowCounts
 from ...routes import Bools, Ids
 from ..pairs.align import Aligner
 from .counts import Counts
 
-__all__ = ["Together", "compare_together", "is_of_small", "rows_alone"]
+__all__ = ["Together", "compare_together", "rows_alone"]
 
 Ints = NDArray[np.int64]
 Count = Callable[[Ids, Ids], RowCounts]
-_SMALL = 16  # samples of a row group, on average, from which they are looked at together
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,13 +41,6 @@ class Together:
     inferred: int
     alone_old: int
     alone_new: int
-
-
-def is_of_small(dump: Dump) -> bool:
-    """Whether a dump's samples are read as columns, and are so small that it pays."""
-    if dump.columns_at is None or dump.starts is None or dump.meta.margins:
-        return False
-    return len(dump) >= _SMALL * len(dump.starts)
 
 
 def compare_together(
@@ -87,8 +78,8 @@ def compare_together(
         done_P,
         counts,
         size_D,
-        _sums(rows.differing_T > 0, size_D),
-        _sums(rows.differing_T, size_D),
+        sums_of(rows.differing_T > 0, size_D),
+        sums_of(rows.differing_T, size_D),
         int(old.inferred_S[at_D].sum() + new.inferred_S[with_D].sum()),
         tokens * len(aligner.old.alone or ()),
         tokens * len(aligner.new.alone or ()),
@@ -149,7 +140,7 @@ def _same_tokens(
     old, sizes = sides[0].tokens(places[0][asked])
     new, _ = sides[1].tokens(places[1][asked])
     found_P = np.zeros(len(asked_P), np.bool_)
-    found_P[asked] = _sums(old != new, sizes) == 0
+    found_P[asked] = sums_of(old != new, sizes) == 0
     return found_P
 
 
@@ -176,11 +167,3 @@ def _rows(
     else:
         found = ids_RLK[places_R]
     return found if columns is None else np.ascontiguousarray(found[:, columns])
-
-
-def _sums(values_R: NDArray[np.generic], sizes_D: Ints) -> Ints:
-    """The sum of each sample's values, int64 [D]."""
-    total = np.concatenate([[0], np.cumsum(values_R, dtype=np.int64)])
-    ends_D = np.cumsum(sizes_D)
-    found: Ints = total[ends_D] - total[ends_D - sizes_D]
-    return found

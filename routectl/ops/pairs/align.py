@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...columns.samples import SampleColumns
 from ...dump import DumpMeta, Sample
 from ...errors import MismatchError
 from ...margins import Margins
 from ...routes import Bools, Ids, Routes
 
-__all__ = ["TOKENS", "Aligner", "Extent", "Pair", "checked", "common_layers", "name_of"]
+__all__ = ["TOKENS", "Aligner", "Extent", "Pair", "checked", "common_layers", "name_at", "name_of"]
 
 TOKENS = ("all", "prompt", "response")
 _END = 1 << 62
@@ -46,6 +47,12 @@ class Pair:
 def name_of(sample: Sample, index: int) -> str:
     """The sample's id, else its place in the dump."""
     return sample.sample_id if sample.sample_id is not None else f"#{index}"
+
+
+def name_at(columns: SampleColumns, place: int) -> str:
+    """``name_of`` the sample at a place of columns."""
+    name = columns.names[place]
+    return f"#{columns.first + place}" if name is None else name
 
 
 def checked(routes: Routes, meta: DumpMeta) -> Routes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ....columns.samples import SampleColumns
 from ....dump import Sample
 from ....kernels.token_tables import worst_runs
 from .keeping import Kept, PromptGroups, Tokens, kept_of
@@ -17,7 +18,15 @@ from .noise import RowNoise
 from .results import AloneResult, Power, Script, Span, TokenStretch
 from .scripts import Library, Searcher
 
-__all__ = ["SCRIPTS", "JudgedRows", "Learnt", "Seen", "explained_script", "suspicious"]
+__all__ = [
+    "SCRIPTS",
+    "JudgedRows",
+    "Learnt",
+    "Seen",
+    "explained_script",
+    "least_suspicious",
+    "suspicious",
+]
 
 SCRIPTS = 1024
 _CERTAIN = 0.5  # of the sum at which a run is clear: from there on a sample is searched
@@ -55,6 +64,12 @@ class Learnt:
             return np.zeros(one.rows, np.int32)
         return self.groups.folds(one)
 
+    def folds_of(self, columns: SampleColumns) -> Tokens:
+        """The fold of each row of the samples of columns, int32 [R]."""
+        if self.single:
+            return np.zeros(int(columns.num_rows_S.sum()), np.int32)
+        return self.groups.folds_of(columns)
+
     def judge(self, sample: Sample, index: int, library: Library) -> JudgedRows:
         """What a sample's rows are by their tokens."""
         one = kept_of(sample, index, self.groups.find(sample, index))
@@ -79,10 +94,16 @@ class Learnt:
 
 def suspicious(noise: RowNoise, own_TL: NDArray[np.int32]) -> bool:
     """Whether some rows score so little at their own tokens that a search may find more."""
-    half = np.float64(noise.own) / 2
+    half, limit = least_suspicious(noise)
     low = worst_runs(np.ceil(own_TL.sum(axis=1) - half).astype(np.int32)[:, None])[0]
+    return bool(low > limit)
+
+
+def least_suspicious(noise: RowNoise) -> tuple[np.float64, float]:
+    """What a row scores at least where nothing is wrong, and by how much a run may fall short."""
+    half = np.float64(noise.own) / 2
     share = (half - noise.wrong) / max(noise.own - noise.wrong, 1e-9)
-    return bool(low > _CERTAIN * share * min(noise.lag, noise.nobody))
+    return half, float(_CERTAIN * share * min(noise.lag, noise.nobody))
 
 
 def explained_script(script: Script, named: Named) -> Script:
@@ -123,6 +144,14 @@ class Seen:
         self.changed += judged.script is not None
         for column, run in judged.misfits:
             self.pool.put(column, replace(run, span=replace(run.span, quiet=quiet)))
+
+    def count_sound(self, rows_S: NDArray[np.int64]) -> None:
+        """Count samples of so many rows that fit their tokens, 0 of one that lacks either."""
+        there_S = rows_S[rows_S > 0]
+        self.without += len(rows_S) - len(there_S)
+        self.samples += len(there_S)
+        self.rows += int(there_S.sum())
+        self.longest = max(self.longest, int(there_S.max(initial=0)))
 
     def add(self, judged: JudgedRows) -> None:
         """Count a sample, and keep its script."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ....dump import Sample, digest_tokens
+from ....columns.samples import SampleColumns, places_of
+from ....dump import Keys, Sample, digest_tokens
 from ....routes import Bools, Ids
 from ...pairs.align import name_of
 
@@ -71,11 +72,31 @@ class PromptGroups:
         place_T = (np.arange(one.rows) + one.start) // _BLOCK
         return ((place_T + one.group) % FOLDS).astype(np.int32)
 
+    def folds_of(self, columns: SampleColumns) -> Tokens:
+        """``folds`` of all samples of columns, end to end."""
+        digests_SW, known_S = Keys.of_columns(None, columns.prompt).digests("prompt")
+        known_S = known_S & (columns.prompt.sizes_S > 0)
+        data, groups = digests_SW.tobytes(), []
+        for at, known in enumerate(known_S.tolist()):
+            key = data[16 * at : 16 * at + 16] if known else _place_key(columns.first + at)
+            groups.append(self.known.get(key, int.from_bytes(key[:4], "little")))
+        size_S = columns.num_rows_S
+        group_R = np.repeat(np.array(groups, np.int64), size_S)
+        if len(self.known) >= 2 * FOLDS:
+            return (group_R % FOLDS).astype(np.int32)
+        place_R = places_of(columns.start_S, size_S) // _BLOCK
+        return ((place_R + group_R) % FOLDS).astype(np.int32)
+
+
+def _place_key(index: int) -> bytes:
+    """What stands for the prompt of a sample without one."""
+    return index.to_bytes(8, "little")
+
 
 def _prompt_key(sample: Sample, index: int) -> bytes:
     prompt = sample.prompt_ids
     if prompt is None or not len(prompt):
-        return index.to_bytes(8, "little")
+        return _place_key(index)
     return digest_tokens(np.asarray(prompt))
 
 
