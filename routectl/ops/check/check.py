@@ -248,6 +248,6 @@ def partners_of(dump: Dump, reference: Dump) -> NDArray[np.int64]:
             f"the two sides are of different models: E and K are {sizes[0]} and {sizes[1]}"
         )
     partners_S = np.full(len(dump), -1, np.int64)
-    for ours, theirs in join_keys(dump.keys, reference.keys).pairs:
-        partners_S[ours] = theirs
+    pairs = join_keys(dump.keys, reference.keys).pairs
+    partners_S[pairs.old_P] = pairs.new_P
     return partners_S

@@ -165,7 +165,7 @@ def _like_first(columns: SampleColumns, first_S: NDArray[np.int32], ids_RLK: Ids
     """Whose prompt's rows are too few to be compared with its first sibling's, or the same."""
     prompt_S, start_S, layers = columns.prompt_length_S, columns.start_S, ids_RLK.shape[1]
     size_S = np.minimum(prompt_S, start_S + columns.num_rows_S) - start_S
-    quiet_S = (first_S < 0) | (prompt_S == NONE) | (size_S * layers < LEAST_ROWS)
+    quiet_S: Bools = (first_S < 0) | (prompt_S == NONE) | (size_S * layers < LEAST_ROWS)
     at_S = first_S.astype(np.int64) - columns.first
     inside_S = ~quiet_S & (at_S >= 0)
     places = np.flatnonzero(inside_S)

@@ -27,10 +27,10 @@ _UNKNOWN = -1  # the code of a key that is not there
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs(Sequence[tuple[int, int]]):
-    """Pairs of indices (old, new), in the order of old; int64 [P] each."""
+    """Pairs of indices (old, new), in the order of old; int32 [P] each, int64 of 2**31 and more."""
 
-    old_P: Ints
-    new_P: Ints
+    old_P: Codes
+    new_P: Codes
 
     def __len__(self) -> int:
         return len(self.old_P)
@@ -169,9 +169,9 @@ def _begins(words_BW: Digests) -> NDArray[np.bool_]:
     return found
 
 
-def _paired(partner_S: Ints) -> Pairs:
+def _paired(partner_S: Codes) -> Pairs:
     """Pairs of each sample of OLD and its partner; -1: none."""
-    old_P = np.flatnonzero(partner_S >= 0)
+    old_P = np.flatnonzero(partner_S >= 0).astype(partner_S.dtype)
     return Pairs(old_P, partner_S[old_P])
 
 
@@ -190,7 +190,7 @@ def _by_id(ids: _Codes) -> Pairs:
     """Pairs with one id, where that id is there once on each side."""
     old_C, new_C = _once(ids.old_S, ids.num), _once(ids.new_S, ids.num)
     both = (old_C >= 0) & (new_C >= 0)
-    partner_S = np.full(len(ids.old_S), -1)
+    partner_S = np.full(len(ids.old_S), -1, ids.old_S.dtype)
     partner_S[old_C[both]] = new_C[both]
     return _paired(partner_S)
 
@@ -210,7 +210,7 @@ def _by_digest(digests: _Codes) -> Pairs:
     codes = digests.old_S[old]
     nth = np.arange(len(old)) - old_begin_C[codes]
     met = nth < new_count_C[codes]
-    partner_S = np.full(len(digests.old_S), -1)
+    partner_S = np.full(len(digests.old_S), -1, digests.old_S.dtype)
     partner_S[old[met]] = new[new_begin_C[codes[met]] + nth[met]]
     return _paired(partner_S)
 
@@ -228,6 +228,8 @@ def _checked(pairs: Pairs, tokens: _Codes, how: str) -> None:
 
 
 def _together(one: Pairs, other: Pairs) -> Pairs:
+    if not len(one) or not len(other):
+        return one if len(one) else other
     old_P = np.concatenate([one.old_P, other.old_P])
     order = np.argsort(old_P)
     return Pairs(old_P[order], np.concatenate([one.new_P, other.new_P])[order])
@@ -264,7 +266,8 @@ def join_keys(old: Sequence[SampleKey], new: Sequence[SampleKey], match: str = "
             by_id_P = np.zeros(len(pairs), np.bool_)
             by_id_P[np.searchsorted(pairs.old_P, ids.old_P)] = True
     elif match == "order":
-        both = np.arange(min(len(old), len(new)))
+        size = min(len(old), len(new))
+        both = np.arange(size, dtype=_dtype(size))
         pairs = Pairs(both, both)
         _checked(pairs, tokens, "order")
     else:

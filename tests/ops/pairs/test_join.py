@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 import oracles
 from routectl.dump import SampleKey
 from routectl.errors import MismatchError
+from routectl.ops.pairs import join
 from routectl.ops.pairs.join import MATCHES, join_keys
+from support.stored import stored
 
 
 def key(name=None, tokens=None, prompt=None):
@@ -118,6 +120,26 @@ def test_join_is_the_oracle(old, new, rule):
     joined = join_keys(*sides, rule)
     assert list(joined.pairs) == truth
     assert sum(joined.by.values()) == len(truth)
+
+
+many_keys = st.lists(st.tuples(part, part, part), max_size=40)
+
+
+@given(many_keys, many_keys, st.sampled_from(MATCHES), st.integers(1, 7), st.integers(1, 64))
+def test_stored_keys_join_as_the_oracle(old, new, rule, run, sorted_at_once):
+    """Keys read run by run, sorted a few at a time, join as the oracle's: none more, none less."""
+    truth = oracles.join(old, new, rule)
+    sides = [stored([key(*k) for k in side], run) for side in (old, new)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(join, "_SORTED", sorted_at_once)
+        if not truth:
+            with pytest.raises(MismatchError):
+                join_keys(*sides, rule)
+            return
+        joined = join_keys(*sides, rule)
+    assert list(joined.pairs) == truth
+    assert sum(joined.by.values()) == len(truth)
+    assert len(joined.only_old) + len(truth) == len(old)
 
 
 @given(plain_keys, st.sampled_from(["auto", "tokens", "prefix", "order"]))
