@@ -67,8 +67,7 @@ def test_keys_are_read_within_a_context():
 
     keys = stored([SampleKey(str(n), None, None) for n in range(6)], 2).within(context)
     for store in keys.stores:
-        for _ in store.read_keys(range(len(store.sizes)), FIELDS):
-            seen.append(len(inside))
+        seen += [len(inside) for _ in store.read_keys(range(len(store.sizes)), FIELDS)]
     assert seen == [0, 0, 0, 0]
     assert not inside
     assert keys[5].sample_id == "5"

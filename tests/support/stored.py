@@ -48,60 +48,51 @@ def stored(keys, run):
     return StoredKeys([Store(keys[:half], run), Store(keys[half:], run)])
 
 
-def small_samples(rng, count, odd=0.3):
-    """Samples of few rows, some with whatever a native file can tell of one."""
+def small_samples(rng, count, odd=0.3, *, lengths=False):
+    """Samples of few rows, some with whatever a native file can tell of one.
+
+    odd is how often something rare is; ``lengths`` says that every prompt's length is known.
+    """
     table = np.argsort(rng.random((40, len(LAYERS), EXPERTS)), axis=2)[:, :, :TOP_K]
     prompts = [rng.integers(0, 40, rng.integers(0, 14)).astype(np.int32) for _ in range(count // 3)]
 
-    def rarely():
-        return rng.random() < odd / 6
+    def rarely(value=True, otherwise=None):
+        return value if rng.random() < odd / 6 else otherwise
 
     for i in range(count):
         prompt = prompts[i // 4 % len(prompts)]
-        size = 70 if rarely() else int(rng.integers(0, 9))
-        response = rng.integers(0, 40, size + 1).astype(np.int32)
+        response = rng.integers(0, 40, rarely(71, rng.integers(1, 10))).astype(np.int32)
         tokens = np.concatenate([prompt, response])
-        ids = table[tokens[:-1]].astype(np.uint8)
-        start, cached = 0, None
-        if rng.random() < 0.2:
-            start = cached = min(len(prompt), 3)
-        if rarely():
-            cached = min(len(prompt), 2)
-        if rarely() and len(ids):
-            ids[int(rng.integers(len(ids))), 1] = 3
-        if rarely() and len(ids) > 1:
-            ids[1] = ids[0]
-        missing = None
-        if rarely():
-            missing = rng.random(ids.shape[:2]) < 0.2
-            ids[missing] = 0
-        rows = ids[start:] if not rarely() else ids[start:-1]
-        known = not rarely()
+        start = min(len(prompt), 3) if rng.random() < 0.2 else 0
         yield Sample(
-            None
-            if rarely()
-            else Routes(
-                np.ascontiguousarray(rows),
-                LAYERS,
-                EXPERTS,
-                start,
-                None if missing is None else missing[start:][: len(rows)],
-            ),
-            None if rarely() else f"group-{i // 4}/{i % 4}" if not rarely() else "twice",
+            rarely(None, _routes(rng, table, tokens, start, rarely)),
+            rarely(None, rarely("twice", f"group-{i // 4}/{i % 4}")),
             None if rng.random() < 0.5 else f"group-{i // 4}",
-            prompt if known else None,
-            response if known else None,
-            len(prompt) if not rarely() else None,
+            *rarely((None, None), (prompt, response)),
+            len(prompt) if lengths else rarely(None, len(prompt)),
             len(response),
-            rng.random(len(tokens)) < 0.8 if rarely() else None,
+            rarely(rng.random(len(tokens)) < 0.8),
             rng.normal(-1, 1, len(response)) if rng.random() < odd / 3 else None,
-            tuple(
-                WeightSpan(f"v{n}", 0, 1) for n in range(int(rng.integers(3)) if rarely() else 1)
-            ),
-            cached_tokens=cached,
-            retractions=1 if rarely() else None,
-            start_inferred=rarely(),
+            tuple(WeightSpan(f"v{n}", 0, 1) for n in range(rarely(rng.integers(3), 1))),
+            cached_tokens=rarely(min(len(prompt), 2), start or None),
+            retractions=rarely(1),
+            start_inferred=rarely(True, False),
         )
+
+
+def _routes(rng, table, tokens, start, rarely):
+    """Those of tokens by a table, now and then with a row twice, an expert twice, rows missing."""
+    ids = table[tokens[:-1]].astype(np.uint8)
+    if rarely() and len(ids):
+        ids[int(rng.integers(len(ids))), 1] = 3
+    if rarely() and len(ids) > 1:
+        ids[1] = ids[0]
+    missing = rarely(rng.random(ids.shape[:2]) < 0.2)
+    rows = slice(start, rarely(-1))
+    if missing is not None:
+        ids[missing] = 0
+        missing = missing[rows]
+    return Routes(np.ascontiguousarray(ids[rows]), LAYERS, EXPERTS, start, missing)
 
 
 def write_small_groups(path, samples, group_bytes):

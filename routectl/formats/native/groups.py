@@ -194,7 +194,7 @@ class Group:
         self._lengths_S = lengths_S
         self._columns: SampleColumns | None = None
         self.size = int(lengths_S.sum()) * len(layers) * sum(kind.row_bytes for kind in kinds)
-        self.size += table.nbytes
+        self.size += self._rows.nbytes
 
     def sample(self, index: int, where: str) -> Sample:
         """One sample, by its place in the row group. Raises FormatError, ValueError for damage."""

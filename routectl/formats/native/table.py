@@ -15,6 +15,8 @@ from ...keys import FIELDS, Keys, Lists, Texts
 
 __all__ = ["LEAST", "BinaryCells", "Rows", "numbers_of", "valid_of"]
 
+_FEW = 16  # one row of so many is asked for before all values of a column are made
+_OBJECT_BYTES = 64  # of a value as Python has it, about
 LEAST = {"prompt_ids": -1, "response_ids": 0}  # of token ids; -1: media, which have no id
 
 
@@ -56,6 +58,13 @@ class Rows:
         """What gives the value of each column in a row."""
         given = [name for name in self._names if name not in self._nothing]
         return {name: _cells_of(self._table.column(name)) for name in given}
+
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes the columns take, their values as Python has them too."""
+        columns = (self._table.column(n) for n in self._names if n not in self._nothing)
+        objects = sum(not _is_numbers(column.type) for column in columns)
+        return int(self._table.nbytes) + _OBJECT_BYTES * objects * len(self._table)
 
     def row(self, index: int) -> dict[str, Any]:
         """One row: ids as arrays, binary cells as views of bytes, the rest as Python has it.
@@ -182,15 +191,36 @@ def _spans_with_nulls(spans: Any) -> Iterable[bool]:
         yield parts.field(i).null_count > 0
 
 
+def _is_numbers(kind: pa.DataType) -> bool:
+    """Whether cells are views of the table: bytes, and lists of numbers."""
+    lists = pa.types.is_list(kind) and not pa.types.is_struct(kind.value_type)
+    return pa.types.is_binary(kind) or lists
+
+
 def _cells_of(column: "pa.ChunkedArray[Any]") -> Callable[[int], Any]:
     """What gives the value of a column in a row."""
-    kind = column.type
-    if pa.types.is_binary(kind):
+    if not _is_numbers(column.type):
+        return _objects_of(_chunk(column))
+    if pa.types.is_binary(column.type):
         return BinaryCells(column).cell
-    if not pa.types.is_list(kind) or pa.types.is_struct(kind.value_type):
-        values: list[Any] = column.to_pylist()
-        return values.__getitem__
     return _lists_of(_chunk(column))
+
+
+def _objects_of(values: Any) -> Callable[[int], Any]:
+    """What gives the value in a row: one by one at first, then all of them are made at once."""
+    every: list[Any] = []
+    left = len(values) // _FEW
+
+    def cell(index: int) -> Any:
+        nonlocal left
+        if left > 0:
+            left -= 1
+            return values[index].as_py()
+        if not every:
+            every.extend(values.to_pylist())
+        return every[index]
+
+    return cell
 
 
 def _lists_of(lists: Any) -> Callable[[int], Any]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from routectl.dump import Dump
+from routectl.errors import MismatchError
 from routectl.formats.native.container import open_native
 from routectl.ops.diff import tally
 from routectl.ops.diff.diff import DiffOptions, diff_as
@@ -16,12 +17,8 @@ from support.stored import LAYERS, small_samples, write_small_groups
 def sides(request, tmp_path_factory):
     """Two files of the same tokens: NEW in another order, with other routes here and there."""
     folder, rng = tmp_path_factory.mktemp("sides"), np.random.default_rng(request.param)
-    old = list(small_samples(rng, 150))
+    old = list(small_samples(rng, 150, lengths=True))
     new = [old[i] for i in np.argsort(np.arange(150) + 20 * rng.random(150)) if i % 13]
-    for i in range(0, len(new), 4):
-        routes = new[i].routes
-        if routes is not None and routes.ids_TLK.size:
-            routes.ids_TLK.setflags(write=True)
     write_small_groups(folder / "old.parquet", old, 4000)
     other = np.random.default_rng(9)
     for sample in new[::3]:
@@ -58,6 +55,18 @@ def test_the_same_as_one_by_one(sides, options):
     """The document of a comparison does not depend on how many samples are compared at a time."""
     assert said(*sides, options) == said(*map(one_by_one, sides), options)
     assert said(*sides[::-1], options) == said(*map(one_by_one, sides[::-1]), options)
+
+
+def test_a_length_that_neither_side_knows(tmp_path):
+    """A sample that cannot be cut is refused by name, also where others are compared together."""
+    rng = np.random.default_rng(4)
+    write_small_groups(tmp_path / "a.parquet", list(small_samples(rng, 60)), 4000)
+    dump, told = open_native(tmp_path / "a.parquet"), []
+    for side in (dump, one_by_one(dump)):
+        with pytest.raises(MismatchError, match="needs the prompt length") as caught:
+            diff_as(side, side, DiffOptions(tokens="prompt"))
+        told.append(str(caught.value))
+    assert told[0] == told[1]
 
 
 def test_most_are_compared_together(sides, monkeypatch):
