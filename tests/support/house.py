@@ -29,6 +29,7 @@ FLOORS = {
         "errors",
         "files",
         "gate_logprobs",
+        "columns",
         "keys",
         "margins",
         "routes",
