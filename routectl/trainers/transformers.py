@@ -30,7 +30,7 @@ _KEPT = (
 )
 
 
-class RoutesCallback(TrainerCallback):  # type: ignore[misc]
+class RoutesCallback(TrainerCallback):
     """Logs how far each step's routes are from the rollout's, as ``routectl/...`` scalars.
 
     ::
