@@ -6,6 +6,7 @@ Shape suffixes: P prompt tokens, G response (generated) tokens, N = P + G.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 Tokens = NDArray[np.int32]
+_Read = TypeVar("_Read")
 ORDERS = ("unknown", "score")
 ROW_FORMS = ("N", "N-1", "N-2", "P+G")
 
@@ -383,20 +385,15 @@ class Dump:
     def read_within(self, context: Callable[[], AbstractContextManager[None]]) -> "Dump":
         """The same dump, its samples and stored keys read within a context."""
 
-        def load(index: int) -> Sample:
-            with context():
-                return self._load(index)
+        def within(read: Callable[[int], _Read]) -> Callable[[int], _Read]:
+            def reading(index: int) -> _Read:
+                with context():
+                    return read(index)
 
-        def batch(index: int) -> SampleBatch | None:
-            with context():
-                return self.batch(index)
-
-        def columns_at(index: int) -> SampleColumns | None:
-            with context():
-                return self.columns_at and self.columns_at(index)
+            return reading
 
         narrow = self._narrowing(lambda narrowed: narrowed.read_within(context))
         keys = self.keys.within(context) if isinstance(self.keys, StoredKeys) else self.keys
-        found = self._like(Dump(self.meta, keys, load, narrow, batch))
-        found.columns_at = self.columns_at and columns_at
+        found = self._like(Dump(self.meta, keys, within(self._load), narrow, within(self.batch)))
+        found.columns_at = self.columns_at and within(self.columns_at)
         return found

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..keys import Keys, Lists, Texts
 from ..routes import Bools, Ids
 
-__all__ = ["NONE", "SampleColumns", "places_of", "sums_of"]
+__all__ = ["NONE", "SampleColumns", "run_places", "sums_of"]
 
 Ints = NDArray[np.int64]
 NONE = -1  # a number that a sample does not say
@@ -77,10 +77,10 @@ class SampleColumns:
         begins_2 = np.stack([part.begins_S[places_S] for part in parts], axis=1)
         begins_2[:, 1] += len(self.prompt.values_N)
         values_N = np.concatenate([part.values_N for part in parts])
-        return values_N[places_of(begins_2.ravel(), sizes_2.ravel())], sizes_2.sum(axis=1)
+        return values_N[run_places(begins_2.ravel(), sizes_2.ravel())], sizes_2.sum(axis=1)
 
 
-def places_of(begins_S: Ints, sizes_S: Ints) -> Ints:
+def run_places(begins_S: Ints, sizes_S: Ints) -> Ints:
     """The places of runs end to end: of each, so many from where it begins."""
     ends_S = np.cumsum(sizes_S)
     shifts_S = begins_S - (ends_S - sizes_S)

@@ -13,7 +13,7 @@ from ..errors import FormatError
 from ..routes import Routes
 from .pairs.align import checked
 
-__all__ = ["Refused", "batches", "column_runs", "is_of_small"]
+__all__ = ["Refused", "batches", "is_of_small", "runs_in_columns"]
 
 _SMALL = 16  # samples of a row group, on average, from which they are looked at together
 _BATCH_TOKENS = 4096  # that are counted at a time: a call of the kernel costs microseconds
@@ -129,7 +129,7 @@ def is_of_small(dump: Dump) -> bool:
     return len(dump) >= _SMALL * len(dump.starts)
 
 
-def column_runs(
+def runs_in_columns(
     dump: Dump, indices: NDArray[np.int64], *, together: bool
 ) -> Iterator[tuple[SampleColumns | None, NDArray[np.int64]]]:
     """Runs of ascending indices, each with the columns that they all are in; None: one by one."""

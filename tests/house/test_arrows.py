@@ -14,8 +14,9 @@ from support.house import (
 )
 
 MAY_IMPORT = {
+    "columns": "keys routes",
     "damage": "dump errors",
-    "dump": "errors gate_logprobs keys routes visible",
+    "dump": "columns errors gate_logprobs keys routes visible",
     "errors": "visible",
     "files": "errors limits",
     "gate_logprobs": "routes",
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     "checkpoints": "errors files layouts limits model pickled visible routers",
     "engines": "errors files limits model visible formats.documents formats.responses formats.wire",
     "formats": (
-        "dump errors files limits codecs formats.arrays formats.documents formats.native "
+        "columns dump errors files limits codecs formats.arrays formats.documents formats.native "
         "formats.responses formats.trainers formats.wire"
     ),
     "formats.arrays": (
@@ -43,7 +44,7 @@ MAY_IMPORT = {
     "formats.configs": "errors files formats.documents",
     "formats.documents": "dump errors files limits model visible kernels",
     "formats.native": (
-        "dump errors files gate_logprobs keys limits model routes codecs formats.documents"
+        "columns dump errors files gate_logprobs keys limits model routes codecs formats.documents"
     ),
     "formats.replay": "errors files layouts formats.arrays formats.documents formats.trainers",
     "formats.responses": "dump errors files limits routes visible formats.documents formats.wire",
@@ -54,18 +55,18 @@ MAY_IMPORT = {
     ),
     "formats.wire": "damage dump errors limits model routes kernels formats.documents",
     "forward": "dump errors files routes checkpoints formats.native",
-    "ops": "damage dump errors routes visible kernels ops.adding ops.pairs",
+    "ops": "columns damage dump errors routes visible kernels ops.adding ops.pairs",
     "ops.adding": "dump",
     "ops.check": (
-        "damage dump errors gate_logprobs margins routes kernels ops.check.against ops.check.alone "
-        "ops.check.book ops.pairs"
+        "columns damage dump errors gate_logprobs margins routes kernels ops ops.check.against "
+        "ops.check.alone ops.check.book ops.pairs"
     ),
     "ops.check.against": "dump layouts margins routes kernels ops.check.book ops.pairs",
-    "ops.check.alone": "dump errors routes kernels ops.pairs",
+    "ops.check.alone": "columns dump errors routes kernels ops.pairs",
     "ops.check.book": "dump routes visible ops.check.alone",
-    "ops.diff": "dump errors margins routes visible kernels ops.adding ops.pairs",
+    "ops.diff": "columns dump errors margins routes visible kernels ops ops.adding ops.pairs",
     "ops.pack": "dump errors layouts routes kernels",
-    "ops.pairs": "dump errors keys margins routes",
+    "ops.pairs": "columns dump errors keys margins routes",
     "ops.predict": "errors routes routers ops.adding",
     "ops.staleness": "dump errors margins routes visible kernels ops.adding ops.diff ops.pairs",
     "reports": "dump visible ops.diff",

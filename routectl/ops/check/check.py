@@ -15,7 +15,7 @@ from ...columns.samples import SampleColumns
 from ...dump import Dump, DumpMeta, Sample
 from ...errors import MismatchError
 from ...gate_logprobs import digest_routes
-from ..batches import column_runs, is_of_small
+from ..batches import is_of_small, runs_in_columns
 from ..pairs.align import checked, name_of
 from ..pairs.join import join_keys
 from .against.compare import Comparer
@@ -134,7 +134,7 @@ class Checker:
         found.compared = None if self.comparer is None else self.comparer.empty()
         together = self.comparer is None and not self.dump.digests and is_of_small(self.dump)
         every = np.fromiter(indices, np.int64)
-        for columns, run in column_runs(self.dump, every, together=together):
+        for columns, run in runs_in_columns(self.dump, every, together=together):
             left = run if columns is None else self._add_quiet(columns, run, found)
             for index in left.tolist():
                 found.samples += 1

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...columns.samples import NONE, SampleColumns, places_of, sums_of
+from ...columns.samples import NONE, SampleColumns, run_places, sums_of
 from ...kernels.check import ARANGE, DUPLICATE, RowScan, add_scores, scan_sample
 from ...kernels.rows import count_load
 from ...kernels.token_tables import score_rows
@@ -65,7 +65,7 @@ def quiet_samples(
     loud_S = columns.routed_S & ~quiet_S
     load_LE = scan.load_LE
     if loud_S.any():
-        places_R = places_of(columns.begins_S[loud_S], columns.num_rows_S[loud_S])
+        places_R = run_places(columns.begins_S[loud_S], columns.num_rows_S[loud_S])
         load_LE = load_LE - count_load(ids_RLK[places_R], experts)
     return Quiet(quiet_S, load_LE)
 
@@ -156,8 +156,8 @@ def _token_of_rows(columns: SampleColumns) -> NDArray[np.int32]:
     ids, sizes = columns.tokens(places_S)
     begins = np.cumsum(sizes) - sizes + columns.start_S[places_S]
     found_R = np.full(int(size_S.sum()), NONE, np.int32)
-    into_R = places_of(columns.begins_S[places_S], size_S[places_S])
-    found_R[into_R] = ids[places_of(begins, size_S[places_S])]
+    into_R = run_places(columns.begins_S[places_S], size_S[places_S])
+    found_R[into_R] = ids[run_places(begins, size_S[places_S])]
     return found_R
 
 
@@ -174,8 +174,8 @@ def _like_first(columns: SampleColumns, first_S: NDArray[np.int32], ids_RLK: Ids
     fit &= (columns.prompt_length_S[leaders] != NONE) & (start_S[leaders] == start_S[places])
     places, leaders = places[fit], leaders[fit]
     size = np.minimum(size_S[places], columns.num_rows_S[leaders])
-    own_R = places_of(columns.begins_S[places], size)
-    other_R = places_of(columns.begins_S[leaders], size)
+    own_R = run_places(columns.begins_S[places], size)
+    other_R = run_places(columns.begins_S[leaders], size)
     differing = sums_of((ids_RLK[own_R] != ids_RLK[other_R]).any(axis=(1, 2)), size)
     quiet_S[places[differing == 0]] = True
     return quiet_S

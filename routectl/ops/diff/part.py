@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ...columns.samples import SampleColumns
 from ...dump import Dump, Sample
-from ..batches import column_runs, is_of_small
+from ..batches import is_of_small, runs_in_columns
 from ..pairs.parts import JoinPart
 from .options import DiffOptions
 from .result import DiffResult
@@ -48,7 +48,7 @@ class _Part:
     def compare(self, *, together: bool) -> None:
         """Compare all pairs, and count the samples of OLD without a partner."""
         every = np.sort(np.concatenate([self._old_P, self._only_old]))
-        for columns, places in column_runs(self._old, every, together=together):
+        for columns, places in runs_in_columns(self._old, every, together=together):
             ends = int(places[0]), int(places[-1]) + 1
             self._compare(columns, slice(*np.searchsorted(self._old_P, ends).tolist()))
             left = slice(*np.searchsorted(self._only_old, ends).tolist())
@@ -61,7 +61,7 @@ class _Part:
         if columns is not None:
             keys, order = columns.keys(), np.argsort(new_P, kind="stable")
             begin = 0
-            for of_new, places in column_runs(self._new, new_P[order], together=True):
+            for of_new, places in runs_in_columns(self._new, new_P[order], together=True):
                 here = np.sort(order[begin : begin + len(places)])
                 begin += len(places)
                 if of_new is None:
@@ -76,7 +76,7 @@ class _Part:
 
     def leave_new(self, *, together: bool) -> None:
         """Count the samples of NEW without a partner."""
-        for columns, places in column_runs(self._new, self._only_new, together=together):
+        for columns, places in runs_in_columns(self._new, self._only_new, together=together):
             self._leave(self._new, columns, places, is_new=True)
 
     def _leave(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...columns.samples import NONE, SampleColumns, places_of, sums_of
+from ...columns.samples import NONE, SampleColumns, run_places, sums_of
 from ...kernels.rows import RowCounts
 from ...routes import Bools, Ids
 from ..pairs.align import Aligner
@@ -69,7 +69,7 @@ def compare_together(
     counts = Counts.of_rows(
         rows,
         None,
-        places_of(old.start_S[at_D] + first_D, size_D),
+        run_places(old.start_S[at_D] + first_D, size_D),
         np.repeat(prompt_D, size_D),
         np.repeat(cached_D, size_D),
     )
@@ -161,7 +161,7 @@ def _rows(
     """The selected rows of samples end to end."""
     ids_RLK = side.ids_RLK
     assert ids_RLK is not None  # a sample that is compared has routes
-    places_R = places_of(side.begins_S[at_D] + first_D, size_D)
+    places_R = run_places(side.begins_S[at_D] + first_D, size_D)
     if len(places_R) and (np.diff(places_R) == 1).all():
         found = ids_RLK[places_R[0] : places_R[-1] + 1]
     else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ....columns.samples import SampleColumns, places_of
+from ....columns.samples import SampleColumns, run_places
 from ....dump import Keys, Sample, digest_tokens
 from ....routes import Bools, Ids
 from ...pairs.align import name_of
@@ -84,7 +84,7 @@ class PromptGroups:
         group_R = np.repeat(np.array(groups, np.int64), size_S)
         if len(self.known) >= 2 * FOLDS:
             return (group_R % FOLDS).astype(np.int32)
-        place_R = places_of(columns.start_S, size_S) // _BLOCK
+        place_R = run_places(columns.start_S, size_S) // _BLOCK
         return ((place_R + group_R) % FOLDS).astype(np.int32)
 
 
