@@ -22,6 +22,7 @@ __all__ = [
     "digest_tokens",
     "equal",
     "key_of",
+    "run_places",
 ]
 
 _SIZE = 16
@@ -89,13 +90,37 @@ class Lists:
     sizes_S: Ints
     known_S: NDArray[np.bool_]
 
-    def spans(self) -> tuple[memoryview, list[int], list[int]]:
-        """The values as they are digested, and of each list the first byte and the one behind."""
-        values_N = _stored(self.values_N)
-        size = values_N.itemsize
-        begins_S = self.begins_S * size
-        ends_S = begins_S + self.sizes_S * size
-        return memoryview(values_N.view(np.uint8)), begins_S.tolist(), ends_S.tolist()
+    def beside(self, other: "Lists") -> "Lists":
+        """Each list with another one behind it, of those samples that have both."""
+        known_S = self.known_S & other.known_S
+        sizes_2 = np.stack([self.sizes_S, other.sizes_S], axis=1) * known_S[:, None]
+        begins_2 = np.stack([self.begins_S, other.begins_S + len(self.values_N)], axis=1)
+        places_N = run_places(begins_2.ravel(), sizes_2.ravel())
+        values_N = np.concatenate([self.values_N, other.values_N])[places_N]
+        sizes_S = sizes_2.sum(axis=1)
+        return Lists(values_N, np.cumsum(sizes_S) - sizes_S, sizes_S, known_S)
+
+    def digests(self) -> bytearray:
+        """``digest_tokens`` of each list, end to end; zeros for one that is not there."""
+        values_N, blake = _stored(self.values_N), hashlib.blake2b
+        view = memoryview(values_N.view(np.uint8))
+        begins_S = self.begins_S * values_N.itemsize
+        ends_S = begins_S + self.sizes_S * values_N.itemsize
+        spans = zip(begins_S.tolist(), ends_S.tolist(), strict=True)
+        found = bytearray(
+            b"".join([blake(view[a:b], digest_size=_SIZE).digest() for a, b in spans])
+        )
+        if not self.known_S.all():
+            np.frombuffer(found, np.uint8).reshape(-1, _SIZE)[~self.known_S] = 0
+        return found
+
+
+def run_places(begins_S: Ints, sizes_S: Ints) -> Ints:
+    """The places of runs end to end: of each, so many from where it begins."""
+    ends_S = np.cumsum(sizes_S)
+    shifts_S = begins_S - (ends_S - sizes_S)
+    found: Ints = np.repeat(shifts_S, sizes_S) + np.arange(int(sizes_S.sum()))
+    return found
 
 
 class Texts(Sequence[str | None]):
@@ -164,9 +189,8 @@ class Texts(Sequence[str | None]):
         for part_S in np.split(places_S, range(_AT_ONCE, len(places_S), _AT_ONCE)):
             begins_S = np.where(part_S > 0, ends_S[part_S - 1], 0)
             sizes_S = ends_S[part_S] - begins_S
-            done_S = np.cumsum(sizes_S)
-            wanted = np.repeat(begins_S - (done_S - sizes_S), sizes_S) + np.arange(sizes_S.sum())
-            found.extend(data[wanted].tobytes(), done_S, known_S[part_S])
+            wanted = run_places(begins_S, sizes_S)
+            found.extend(data[wanted].tobytes(), np.cumsum(sizes_S), known_S[part_S])
         return found
 
     def digests(self) -> tuple[Digests, NDArray[np.bool_]]:
@@ -239,24 +263,30 @@ class Keys(Sequence[SampleKey]):
 
     @classmethod
     def of_columns(
-        cls, ids: Texts | None, prompt: Lists | None = None, response: Lists | None = None
+        cls,
+        ids: Texts | None,
+        prompt: Lists | None = None,
+        response: Lists | None = None,
+        *,
+        prompts: bool = True,
     ) -> "Keys":
         """Those of samples given as columns, what ``put_ids`` makes of each.
 
-        Without ids no id is known; without response, prompts alone; without lists, ids alone.
+        Without ids no id is known, without response no tokens, and without ``prompts``, or lists of
+        them, no prompt.
         """
         lists = 0 if prompt is None else len(prompt.known_S)
         found, size = cls(), lists if ids is None else len(ids)
         found.ids = Texts.unknown(size) if ids is None else ids
-        found._tokens, found._prompts = bytearray(size * _SIZE), bytearray(size * _SIZE)
         known_S = np.zeros(size, np.uint8)
-        if prompt is not None:
+        found._tokens, found._prompts = bytearray(size * _SIZE), bytearray(size * _SIZE)
+        if prompt is not None and prompts:
             known_S += _PROMPT * prompt.known_S.astype(np.uint8)
-            both_S = np.zeros(size, np.bool_)
-            if response is not None:
-                both_S = prompt.known_S & response.known_S
-                known_S += _TOKENS * both_S.astype(np.uint8)
-            found._prompts, found._tokens = _digested(prompt, response, both_S)
+            found._prompts = prompt.digests()
+        if prompt is not None and response is not None:
+            both = prompt.beside(response)
+            known_S += _TOKENS * both.known_S.astype(np.uint8)
+            found._tokens = both.digests()
         found._known = bytearray(known_S.tobytes())
         return found
 
@@ -320,29 +350,6 @@ class Keys(Sequence[SampleKey]):
         return isinstance(other, Sequence) and equal(self, other)
 
     __hash__ = None  # type: ignore[assignment]
-
-
-def _digested(
-    prompt: Lists, response: Lists | None, both_S: NDArray[np.bool_]
-) -> tuple[bytearray, bytearray]:
-    """Digests of the prompts, and of all tokens where both are known; zeros for the others."""
-    blake, prompts, tokens = hashlib.blake2b, list[bytes](), list[bytes]()
-    view, begins, ends = prompt.spans()
-    if response is None:
-        spans = zip(begins, ends, prompt.known_S.tolist(), strict=True)
-        prompts = [
-            blake(view[a:b], digest_size=_SIZE).digest() if known else _ABSENT
-            for a, b, known in spans
-        ]
-        return bytearray(b"".join(prompts)), bytearray(len(prompts) * _SIZE)
-    more, firsts, lasts = response.spans()
-    known = zip(prompt.known_S.tolist(), both_S.tolist(), strict=True)
-    for a, b, c, d, (one, both) in zip(begins, ends, firsts, lasts, known, strict=True):
-        digest = blake(view[a:b], digest_size=_SIZE)
-        prompts.append(digest.digest() if one else _ABSENT)
-        digest.update(more[c:d])
-        tokens.append(digest.digest() if both else _ABSENT)
-    return bytearray(b"".join(prompts)), bytearray(b"".join(tokens))
 
 
 def _words(data: bytes | bytearray | memoryview) -> Digests:

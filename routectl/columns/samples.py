@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..keys import Keys, Lists, Texts
+from ..keys import Keys, Lists, Texts, run_places
 from ..routes import Bools, Ids
 
-__all__ = ["NONE", "SampleColumns", "run_places", "sums_of"]
+__all__ = ["NONE", "SampleColumns", "sums_of"]
 
 Ints = NDArray[np.int64]
 NONE = -1  # a number that a sample does not say
@@ -67,8 +67,8 @@ class SampleColumns:
         return self.prompt.known_S & self.response.known_S
 
     def keys(self) -> Keys:
-        """What the samples are joined by: it takes a microsecond or two of each."""
-        return Keys.of_columns(self.names, self.prompt, self.response)
+        """What the samples are joined by, prompts aside: it takes a microsecond of each."""
+        return Keys.of_columns(self.names, self.prompt, self.response, prompts=False)
 
     def tokens(self, places_S: Ints) -> tuple[NDArray[np.int32], Ints]:
         """The token ids of some samples end to end, int32, and how many each has."""
@@ -78,14 +78,6 @@ class SampleColumns:
         begins_2[:, 1] += len(self.prompt.values_N)
         values_N = np.concatenate([part.values_N for part in parts])
         return values_N[run_places(begins_2.ravel(), sizes_2.ravel())], sizes_2.sum(axis=1)
-
-
-def run_places(begins_S: Ints, sizes_S: Ints) -> Ints:
-    """The places of runs end to end: of each, so many from where it begins."""
-    ends_S = np.cumsum(sizes_S)
-    shifts_S = begins_S - (ends_S - sizes_S)
-    found: Ints = np.repeat(shifts_S, sizes_S) + np.arange(int(sizes_S.sum()))
-    return found
 
 
 def sums_of(values_N: NDArray[Any], sizes_S: Ints) -> Ints:

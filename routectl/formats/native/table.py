@@ -122,7 +122,7 @@ class Rows:
         if fields != ("sample_id",):
             prompt = self.lists("prompt_ids")
             response = self.lists("response_ids") if "tokens" in fields else None
-        return Keys.of_columns(ids, prompt, response)
+        return Keys.of_columns(ids, prompt, response, prompts="prompt" in fields)
 
     @cached_property
     def sound(self) -> bool:

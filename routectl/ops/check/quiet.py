@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...columns.samples import NONE, SampleColumns, run_places, sums_of
+from ...columns.samples import NONE, SampleColumns, sums_of
 from ...kernels.check import ARANGE, DUPLICATE, RowScan, add_scores, scan_sample
 from ...kernels.rows import count_load
 from ...kernels.token_tables import score_rows
+from ...keys import run_places
 from ...routes import Bools, Ids
 from .alone.judged import Learnt, least_suspicious
 from .alone.tables import slots_of

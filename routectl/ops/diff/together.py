@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...columns.samples import NONE, SampleColumns, run_places, sums_of
+from ...columns.samples import NONE, SampleColumns, sums_of
 from ...kernels.rows import RowCounts
+from ...keys import run_places
 from ...routes import Bools, Ids
 from ..pairs.align import Aligner
 from .counts import Counts

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ....columns.samples import SampleColumns, run_places
+from ....columns.samples import SampleColumns
 from ....dump import Keys, Sample, digest_tokens
+from ....keys import run_places
 from ....routes import Bools, Ids
 from ...pairs.align import name_of
 
