@@ -17,6 +17,7 @@ from ...routes import Bools, Routes
 __all__ = [
     "GROUPS",
     "MODES",
+    "R2",
     "Attributor",
     "BoundaryRule",
     "Labels",
@@ -28,6 +29,7 @@ __all__ = [
 
 GROUPS = ("first", "switched", "boundary", "cached", "uncertain", "unlabelled")
 MODES = ("free", "forced")
+R2 = "R2"  # routes of a version that were given other ones than the dump's: see Version
 _FIRST, _SWITCHED, _BOUNDARY, _CACHED, _UNCERTAIN, _UNLABELLED = range(len(GROUPS))
 _NONE = -1
 _SPANS_ARE_EXACT = {"vllm": True, "sglang": False}
@@ -59,21 +61,24 @@ class Version:
     """Weights with a name, and the routes that they give for the dump's tokens.
 
     free: recomputed with the model's own routes; forced: every layer was given the dump's routes,
-    and the file holds what the router itself would have taken. One of them at least.
-    Raises ValueError when both are None.
+    and the file holds what the router itself would have taken. One of them at least. replayed:
+    every layer was given the routes that the trainer's own router takes at the weights that sampled
+    (R2); of it the log-probs alone are read, for what replay gains.
+    Raises ValueError when free and forced are None.
     """
 
     name: str
     free: Dump | None = None
     forced: Dump | None = None
+    replayed: Dump | None = None
 
     def __post_init__(self) -> None:
         if self.free is None and self.forced is None:
             raise ValueError(f"version {self.name} has no routes")
 
     def routes(self, mode: str) -> Dump | None:
-        """The dump of one of MODES."""
-        return self.free if mode == "free" else self.forced
+        """The dump of one of MODES, or of R2."""
+        return {"free": self.free, "forced": self.forced, R2: self.replayed}[mode]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
