@@ -299,6 +299,8 @@ def _opened(request: StalenessRequest, question: Question) -> _Opened:
     if request.noise_floor:
         versions.refuse_noise()
     opened = versions.open()
+    if weights is not None:
+        opened = versions.with_replays(opened, source, question.options)
     noise = versions.noise(opened) if request.noise_floor else ()
     return _Opened(source, opened, _reopening(request, given), noise, weights is not None)
 

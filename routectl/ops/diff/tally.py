@@ -39,7 +39,10 @@ def _logprobs(old: Sample, new: Sample, pair: Pair, tokens: str) -> LogprobCount
         return _NO_LOGPROBS
     most = None if pair.prefix is None else max(0, pair.prefix - (old.prompt_length or 0))
     laid = laid_logprobs((old, new), most)
-    return _NO_LOGPROBS if laid is None else LogprobCounts.of_sides(*laid[0], laid[1])
+    if laid is None:
+        return _NO_LOGPROBS
+    (old_G, new_G), trained_G = laid
+    return LogprobCounts.of_sides(old_G, new_G, trained_G)
 
 
 def _token_ids(old: Sample, new: Sample, first: int, count: int) -> NDArray[np.int32] | None:

@@ -8,7 +8,7 @@ Shape suffixes: M modes, F figures of a mode, G buckets.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -138,7 +138,9 @@ class GainTally:
             sides["R2"] = routes.get(R2)
         if (version, "forced") in plan.sides:
             sides["R3"] = routes.get("forced")
-        found = {m: side for m, side in sides.items() if side is not None and side.logprobs is not None}
+        found = {
+            m: side for m, side in sides.items() if side is not None and side.logprobs is not None
+        }
         self._lacking.update(mode for mode in sides if mode not in found)
         laid = laid_logprobs([sample, *found.values()]) if len(found) == len(sides) else None
         if laid is None:
@@ -167,9 +169,7 @@ class GainTally:
             ints += [int((~(np.abs(d) <= np.log(tau))).sum()) for tau in TAUS]
             floats += [sums.sum_d, sums.sum_k3, sums.sum_abs]
             most.append(sums.max_abs)
-        self._found = replace(
-            self._found, max_abs=tuple(map(_greater, self._found.max_abs, most))
-        )
+        self._found = replace(self._found, max_abs=tuple(map(_greater, self._found.max_abs, most)))
         self._waiting.append((cluster.bucket, ints, floats))
         if len(self._waiting) >= _TOGETHER:
             self._flush()
@@ -190,5 +190,14 @@ class GainTally:
     def counted(self) -> GainCounts:
         """What was added up."""
         self._flush()
-        lags, lacking = dict(self._lags), dict(self._lacking)
-        return replace(self._found, lags=lags, lacking=lacking, **self._numbers)
+        numbers = self._numbers
+        return replace(
+            self._found,
+            samples=numbers["samples"],
+            several=numbers["several"],
+            one_sided=numbers["one_sided"],
+            unscored=numbers["unscored"],
+            unreplayed=numbers["unreplayed"],
+            lags=dict(self._lags),
+            lacking=dict(self._lacking),
+        )

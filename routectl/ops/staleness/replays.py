@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..adding.intervals import Bootstrap, Interval, rate_intervals
 from .gain import REPLAYS, TAUS, GainCounts
@@ -163,7 +164,7 @@ def _version_gain(
     assert counts.buckets is not None
     columns = counts.buckets.sums_CM
     pairs = [pair for pair in _PAIRS if set(pair) <= set(known)]
-    intervals = _intervals(columns, known, pairs, plan.options.bootstrap)
+    of_modes, of_falls = _intervals(columns, known, pairs, plan.options.bootstrap)
     lags = list(counts.lags)
     k3 = {mode: counts.sums_MF[m, 1] for m, mode in enumerate(REPLAYS)}
     return VersionGain(
@@ -172,8 +173,8 @@ def _version_gain(
         counts.tokens,
         clusters,
         counts,
-        {mode: _figures(counts, mode, intervals[mode]) for mode in known},
-        {pair: Fall(_ratio(k3[pair[0]], k3[pair[1]]), intervals[pair][0]) for pair in pairs},
+        {mode: _figures(counts, mode, of_modes[mode]) for mode in known},
+        {pair: Fall(_ratio(k3[pair[0]], k3[pair[1]]), of_falls[pair]) for pair in pairs},
     )
 
 
@@ -182,19 +183,21 @@ def _ratio(over: float, under: float) -> float | None:
     return float(over / under) if known else None
 
 
-def _figures(
-    counts: GainCounts, mode: str, intervals: Sequence[Interval | None]
-) -> ReplayFigures:
+def _figures(counts: GainCounts, mode: str, intervals: Sequence[Interval | None]) -> ReplayFigures:
     m, tokens = REPLAYS.index(mode), counts.tokens
     d, k3, size = (float(value) / tokens for value in counts.sums_MF[m])
     over = tuple(int(number) / tokens for number in counts.over_MF[m])
     most = counts.max_abs[m]
-    return ReplayFigures(mode, -d, k3, size, most, over, *intervals[:3], tuple(intervals[3:]))
+    of_k1, of_k3, of_size, *of_over = intervals
+    return ReplayFigures(mode, -d, k3, size, most, over, of_k1, of_k3, of_size, tuple(of_over))
 
 
 def _intervals(
-    columns_C: np.ndarray, known: Sequence[str], pairs: Sequence[tuple[str, str]], plan: Bootstrap
-) -> dict[object, list[Interval | None]]:
+    columns_C: NDArray[np.float64],
+    known: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    plan: Bootstrap,
+) -> tuple[dict[str, list[Interval | None]], dict[tuple[str, str], Interval | None]]:
     """Intervals by mode, of all of its figures, and by pair, of the ratio of their k3."""
     tokens, modes, taus = columns_C[:, 0], len(REPLAYS), len(TAUS)
     over = columns_C[:, 1 : 1 + modes * taus].reshape(-1, modes, taus)
@@ -208,4 +211,4 @@ def _intervals(
     found = rate_intervals(np.stack(parts, axis=1), np.stack(wholes, axis=1), plan)
     cut = len(known) * _PARTS
     by_mode = {mode: found[n * _PARTS : (n + 1) * _PARTS] for n, mode in enumerate(known)}
-    return {**by_mode, **{pair: [one] for pair, one in zip(pairs, found[cut:], strict=True)}}
+    return by_mode, dict(zip(pairs, found[cut:], strict=True))

@@ -28,6 +28,7 @@ from ..text.wording import (
     plural,
     rates_text,
 )
+from .gain import gain_columns, gain_lines
 from .schema import SeriesDocument, StalenessDocument, StepEntry, ThresholdVerdict, VersionEntry
 from .tables import (
     comparison_columns,
@@ -288,9 +289,12 @@ def _print_body(doc: StalenessDocument, console: Console) -> None:
     _print_failures(console, doc["verdict"])
     for warning in doc.get("warnings", ()):
         print_line(console, "warning", warning)
+    for text in gain_lines(doc["gain"], level_text(doc)):
+        print_line(console, "gain", text)
     _about(console, doc)
     _print_columns(console, comparison_columns(doc))
     _print_columns(console, logprob_columns(doc))
+    _print_columns(console, gain_columns(doc["gain"], level_text(doc)))
     _print_columns(console, flips_columns(doc))
     _print_columns(console, shift_columns(doc))
     _print_columns(console, pair_columns(doc))
