@@ -1,7 +1,7 @@
 """What a dump and the recomputes of its tokens are compared as: known before a sample is read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 from ...dump import Dump, DumpMeta
@@ -24,7 +24,7 @@ class StalenessPlan:
 
     places  where they stand: a lag is a difference
     dump    what holds for the dump; sides for the recompute of each version and mode
-    replayed  the versions that have log-probs of R2
+    replayed  what holds for R2's, by version
     own     the version of samples that do not say theirs
     """
 
@@ -34,7 +34,7 @@ class StalenessPlan:
     dump: DumpMeta
     sides: Mapping[Side, DumpMeta]
     own: str | None
-    replayed: tuple[int, ...] = ()
+    replayed: Mapping[int, DumpMeta] = field(default_factory=dict)
 
     @property
     def attributor(self) -> Attributor:
@@ -120,7 +120,7 @@ def plan_of(dump: Dump, versions: Sequence[Version], options: StalenessOptions) 
         dump.meta,
         sides,
         given[0] if options.own is None and len(given) == 1 else options.own,
-        tuple(v for v, mode in routes if mode == R2),
+        {v: one.meta for (v, mode), one in routes.items() if mode == R2},
     )
     _refuse_other_shapes(plan)
     return plan

@@ -64,6 +64,7 @@ class VersionGain:
     lag     updates since the rollout; None where samples are of several
     figures by mode, of REPLAYS those that are known
     falls   of pairs of modes: k3 of the first over k3 of the second
+    r2_path where R2's log-probs are; None where they are those without replay, or not there
     """
 
     version: str
@@ -73,6 +74,7 @@ class VersionGain:
     counts: GainCounts
     figures: Mapping[str, ReplayFigures]
     falls: Mapping[tuple[str, str], Fall]
+    r2_path: str | None = None
 
     @property
     def best(self) -> str:
@@ -175,6 +177,7 @@ def _version_gain(
         counts,
         {mode: _figures(counts, mode, of_modes[mode]) for mode in known},
         {pair: Fall(_ratio(k3[pair[0]], k3[pair[1]]), of_falls[pair]) for pair in pairs},
+        plan.replayed[version].path if version in plan.replayed else None,
     )
 
 

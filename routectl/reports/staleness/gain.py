@@ -87,6 +87,7 @@ def gain_document(gains: Gains) -> GainDocument:
                 "modes": [_replay(found, one) for found in one.figures.values()],
                 "r2_over_r3": None if between is None else between.ratio,
                 "r2_over_r3_interval": None if between is None else _interval(between.interval),
+                "r2_path": one.r2_path,
             }
         )
     unmeasured: list[UnmeasuredEntry] = [

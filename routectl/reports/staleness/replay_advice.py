@@ -26,17 +26,13 @@ def measured_text(grounds: Grounds) -> str | None:
         return f"{_NO[decided.best]}: {_reason(decided)} {where}{_rule_of([at], grounds)}"
     if grounds.mini_steps is not None or not steps:
         return None
-    modes = {one.gain.best for one in steps}
-    if len(modes) == 1:
-        numbers = _numbers([one.mini_steps for one in steps])
-        where = f"at mini-step {numbers}{_rule_of(steps, grounds)}"
-        return f"{_NO[modes.pop()]}: {_reason(steps[0].gain)} {where}"
-    parts = [
-        f"{_NO[mode]} at {_numbers([one.mini_steps for one in steps if one.gain.best == mode])}"
-        for mode in ("none", "R2", "R3")
-        if mode in modes
-    ]
-    return f"by the measured k3 the run needs, by its mini-steps: {', '.join(parts)}"
+    modes = dict.fromkeys(one.gain.best for one in steps)
+    by_mode = {m: [one.mini_steps for one in steps if one.gain.best == m] for m in modes}
+    if len(by_mode) == 1:
+        where = f"at mini-step {_numbers(by_mode[steps[0].gain.best])}{_rule_of(steps, grounds)}"
+        return f"{_NO[steps[0].gain.best]}: {_reason(steps[0].gain)} {where}"
+    parts = [f"{_NO[mode]} at {_numbers(numbers)}" for mode, numbers in by_mode.items()]
+    return f"by the measured k3 it depends on the run's mini-steps: {', '.join(parts)}"
 
 
 def _reason(gain: VersionGain) -> str:
@@ -71,24 +67,25 @@ def lines_of_steps(grounds: Grounds) -> Iterator[str]:
                 parts.append(f"{figure(figures[mode].k3)} with {mode} ({_within(fall)})")
         between = falls.get(("R2", "R3"))
         if between is not None and one.gain.lag != 0:
-            parts.append(f"R2 over R3 {_within(between)}")
-        rule = f"Qwen's rule {'says' if one.part else 'too says'} {_NO[one.rule]}"
+            apart = "" if between.is_sure else ", not apart"
+            parts.append(f"R2 over R3 ({_within(between)}{apart})")
+        rule = f"says {_NO[one.rule]}" if one.part else "says so too"
         yield (
             f"{plural(one.mini_steps, 'mini-step')} ({one.gain.version}): {', '.join(parts)}: "
-            f"{_NO[one.gain.best]}; {rule}"
+            f"{_NO[one.gain.best]}; Qwen's rule {rule}"
         )
     if any(one.part for one in grounds.steps):
-        yield "the rule weighs the bias of a replay too, which k3 does not show"
+        yield (
+            "the rule weighs bias too, which k3 does not show: R2 has none in the first mini-step"
+        )
 
 
 def _within(fall: Fall) -> str:
     interval = fall.interval
     if interval is None:
         return times(fall.ratio)
-    return (
-        f"{times(fall.ratio)}; {100 * interval.level:g} %: {times(interval.low)} to "
-        f"{times(interval.high)}"
-    )
+    level = f"{100 * interval.level:g} %"
+    return f"{times(fall.ratio)}, {level}: {times(interval.low)} to {times(interval.high)}"
 
 
 def lines_of_stale(grounds: Grounds) -> Iterator[str]:

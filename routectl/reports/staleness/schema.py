@@ -271,6 +271,7 @@ class GainEntry(TypedDict):
 
     best is the mode with the lower k3 beyond its interval, the lesser intervention of two that are
     not apart. tokens_of_one_side have a log-prob on some sides alone, and are in no figure.
+    r2_path is where R2's log-probs are, null where they are those without replay.
     """
 
     version: str
@@ -283,6 +284,7 @@ class GainEntry(TypedDict):
     modes: list[ReplayEntry]
     r2_over_r3: float | None
     r2_over_r3_interval: IntervalEntry | None
+    r2_path: str | None
 
 
 class UnmeasuredEntry(TypedDict):

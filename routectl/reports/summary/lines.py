@@ -24,8 +24,9 @@ from ..show.schema import ShowDocument
 from ..show.text import show_headline, show_lines
 from ..staleness.gain import gain_sentence
 from ..staleness.schema import SeriesDocument, StalenessDocument
+from ..staleness.series_text import last_step_text, series_verdict
 from ..staleness.tables import headlines, level_text
-from ..staleness.text import drift_lines, last_step_text, series_verdict, staleness_verdict
+from ..staleness.text import drift_lines, staleness_verdict
 from ..text.tables import Labelled, TextLine
 from ..text.wording import (
     amount,
