@@ -128,7 +128,7 @@ def gains_of(
     if held and not any(one.samples or one.lacking for one in held.values()):
         return Gains((), (Unmeasured("dump"),))
     lacking = []
-    for mode, name in (("free", "none"), ("forced", "R3"), ("R2", "R2")):
+    for mode, name in (("forced", "R3"), ("free", "none"), ("R2", "R2")):
         having = set(plan.having(mode)) if mode != "R2" else set(range(len(plan.names)))
         without = [v for v, one in held.items() if v not in having or _lacks(one, name)]
         if without:
