@@ -92,7 +92,7 @@ class StalenessRequest:
         (),
         metavar="NAME=WHERE",
         help="A version, oldest first, the current weights last; repeatable. WHERE is a dump of "
-        "its recomputed routes (twice for one name: free and forced), or a Hugging Face folder, "
+        "its recomputed routes (again for one name: free, forced, R2), or a Hugging Face folder, "
         "which is recomputed once.",
     )
     series: Path | None = option(

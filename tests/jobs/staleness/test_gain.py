@@ -1,6 +1,8 @@
 """What replay gains, asked on the command line: of dumps, in parts, in a series, of checkpoints."""
 
 import json
+import pickle
+from functools import partial
 
 import pytest
 
@@ -8,6 +10,8 @@ import routectl
 from routectl.formats import open_dump
 from routectl.formats.native.container import write_native
 from routectl.jobs.recompute.cache import Cache
+from routectl.jobs.staleness.own_routes import OwnRoutes, older_samples
+from routectl.ops.staleness.attribution import Attributor
 from support.recordings import FIXTURES
 from support.replays import kept_versions
 from support.shell import complaint, document, run
@@ -162,3 +166,20 @@ def test_checkpoints_are_run_in_every_mode_once(
     again = run(capsys, *asked)
     assert "pushing" not in again.err
     assert again.out == first.out
+
+
+def test_other_processes_open_the_same_routes():
+    """R2's routes are opened from a pickle too, for the chosen samples."""
+    engine = open_dump(ENGINE)
+    free = FIXTURES / "tiny_rl" / "routes_v0.fp32.npz"
+    by = Attributor(("v0", "v1"), {}, None, exact=True)
+    assert older_samples(engine, by, 0, [0]) == ()
+    assert older_samples(engine, by, 1, []) == ()
+    chosen = older_samples(engine, by, 1, [0, 1])
+    assert chosen == tuple(range(96))
+    how = OwnRoutes(partial(open_dump, ENGINE), {0: partial(open_dump, free)}, by, (3, 5), "auto")
+    found, own = pickle.loads(pickle.dumps(how))(), open_dump(free)
+    assert len(found) == 2
+    for sample, index in zip(found, (3, 5), strict=True):
+        assert (sample.routes.ids_TLK == own[index].routes.ids_TLK).all()
+        assert (sample.token_ids == engine[index].token_ids).all()
