@@ -59,7 +59,7 @@ def parse_staleness_threshold(text: str, *, over: bool = True) -> Threshold:
     kind, inner = _kind_of(name)
     if lag is not None and kind not in ("staleness", "gain"):
         raise RoutectlError(
-            f"threshold {text!r}: {name} has no lag: only staleness and {', '.join(_OF_GAIN)} have"
+            f"threshold {text!r}: {name} has no lag: staleness and what replay gains have"
         )
     plain = f"{inner}{parts['rest']}"
     try:
