@@ -7,7 +7,10 @@ import torch
 from routectl import Packing, Rank, pack
 from routectl.dump import Sample
 from routectl.errors import MismatchError
+from routectl.forward.routers import find_megatron_routers
 from routectl.trainers.megatron import set_replay
+from support.foreign import HAVE_VERL
+from support.mcore_foreign import verl
 from support.mcore_live import FULL, K
 from support.mcore_one import LAYERS, LENS, S, agrees, forward, model_of, routes_of, thd
 
@@ -145,6 +148,26 @@ def test_wrappers_are_seen_through(core):
     forward(wrapped).sum().backward()
     assert len(seen) == 4
     assert agrees(seen, routes)
+
+
+@pytest.mark.skipif(not HAVE_VERL, reason="verl is not installed")
+def test_verls_own_router_replay(core):
+    """Routers that verl has patched keep a class, actions and queues of their own: all are set."""
+    model, seen = model_of(core, **FULL)
+    replays = [verl()[1].RouterReplay() for _ in LAYERS]
+    for at, replay in zip(find_megatron_routers(model), replays, strict=True):
+        at.module.router_replay = replay
+    batches = [routes_of(seed) for seed in range(2)]
+    outputs = []
+    for routes in batches:
+        set_replay(model, routes, seq_length=S)
+        outputs.append(forward(model))
+        assert agrees(seen, routes)
+        seen.clear()
+    outputs[1].sum().backward()
+    assert agrees(seen, batches[1])
+    left = [len(one.replay_backward_list + one.replay_backward_mask_list) for one in replays]
+    assert left == [0, 0]
 
 
 def test_dense_layers_need_nothing(core):
