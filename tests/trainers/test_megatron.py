@@ -1,5 +1,8 @@
 """set_replay in GPTModels of Megatron-Core on one rank: what it takes, holds and lets go."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,7 @@ from support.mcore_foreign import verl
 from support.mcore_live import FULL, K
 from support.mcore_one import LAYERS, LENS, S, agrees, forward, model_of, routes_of, thd
 
+PAGE = Path(__file__).parent.parent.parent / "docs" / "trainers" / "megatron.md"
 pytestmark = [
     pytest.mark.trainers,
     pytest.mark.filterwarnings("ignore:.*tp_group is None"),  # Megatron's own calls
@@ -128,6 +132,24 @@ def test_packed_micro_batches_say_where_sequences_are(core):
                 own = rows[starts[b] : starts[b] + held.num_tokens]
                 column = LAYERS.index(layer)
                 assert own == [set(ids_K.tolist()) for ids_K in held.ids_TLK[:, column]]
+
+
+def test_the_lines_of_the_page(core):
+    """The forward step that docs/trainers/megatron.md shows replays the routes of a micro-batch."""
+    model, seen = model_of(core, **FULL)
+    lines = re.search(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)[1]
+    routes, total = routes_of(), sum(LENS)
+    batch = {"tokens": torch.arange(total)[None], "position_ids": torch.arange(total)[None]}
+    made = {"get_batch": lambda it: (batch, routes, next(it)), "loss_function": torch.sum}
+    exec(lines, made)
+    output, loss = made["forward_step"](iter([thd(core, LENS)]), model)
+    loss(output).backward()
+    assert len(seen) == 4
+    for layer, _, rows in seen:
+        wanted = [held.ids_TLK[:, LAYERS.index(layer)].tolist() for held in routes]
+        starts = np.cumsum([0, *LENS])
+        for start, ids in zip(starts, wanted, strict=False):
+            assert rows[start : start + len(ids)] == [set(row) for row in ids]
 
 
 def test_wrappers_are_seen_through(core):

@@ -1,5 +1,9 @@
 """set_router_replay_data for ROLL's packed batches, on one rank: rows, layers, what is refused."""
 
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +14,7 @@ from support.mcore_live import E, K
 from support.mcore_one import LENS, S, thd
 from support.mcore_ranks import config_of_ranks
 
+PAGE = Path(__file__).parent.parent.parent / "docs" / "trainers" / "roll.md"
 pytestmark = pytest.mark.trainers
 
 
@@ -49,6 +54,22 @@ def test_rows_are_where_roll_packs_tokens(core):
         check(instance, routes, layer, [16, 16, 16])
         assert len(instance.replay_backward_list) == 1
     set_router_replay_data(routes[:, :, 1:].short(), mask.bool(), config)  # of MoE layers alone
+    check(instances[1], routes, 2, [16, 16, 16])
+
+
+def test_the_lines_of_the_page(core):
+    """The call that docs/trainers/roll.md shows takes what ROLL holds in inner_forward_step."""
+    config, instances = stage_of(core, [0, 1, 1], 2)
+    routes, mask = batch(3)
+    imports, call = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    held = {
+        "self": SimpleNamespace(model=SimpleNamespace(config=config)),
+        "data": SimpleNamespace(batch={"attention_mask": mask, "routed_experts": routes}),
+        "layers_topk_idx": routes,
+        "vp_rank": 0,
+        "packed_seq_params": thd(core, (16, 16, 16)),
+    }
+    exec(imports + call, held)
     check(instances[1], routes, 2, [16, 16, 16])
 
 
