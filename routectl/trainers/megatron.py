@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from ..errors import MismatchError, UnsupportedError
 from ..forward.routers import RouterAt, find_megatron_routers
@@ -204,7 +205,7 @@ class _MicroBatch:
     def _after_forward(self, _chunk: torch.nn.Module, _args: Any, output: Any) -> None:
         """Wait for the gradient of what the chunk gave; without one, that was all."""
         self._end_forward()
-        for one in output if isinstance(output, tuple | list) else (output,):
+        for one in tree_leaves(output):
             if isinstance(one, torch.Tensor) and one.requires_grad:
                 one.register_hook(self._before_backward)  # type: ignore[no-untyped-call]
 

@@ -197,3 +197,25 @@ def test_dense_layers_need_nothing(core):
     model, _ = model_of(core, freq=[0, 0])
     set_replay(model, routes_of(), seq_length=S)
     forward(model)
+
+
+@pytest.mark.parametrize("wrap", [lambda out: {"logits": out}, lambda out: [None, (out, 3)]])
+def test_outputs_of_any_form(core, wrap):
+    """A model that gives a dict, or more than one output, is recomputed with its routes, too."""
+
+    class Model(torch.nn.Module):
+        def __init__(self, decoder):
+            super().__init__()
+            self.decoder_model = decoder
+
+        def forward(self, *args):
+            return wrap(self.decoder_model(*args))
+
+    model, seen = model_of(core, **FULL)
+    routes = routes_of()
+    outer = Model(model)
+    set_replay(outer, routes, seq_length=S)
+    out = forward(outer)
+    (out["logits"] if isinstance(out, dict) else out[1][0]).sum().backward()
+    assert len(seen) == 4
+    assert agrees(seen, routes)
