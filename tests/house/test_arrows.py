@@ -58,13 +58,13 @@ MAY_IMPORT = {
     "ops": "columns damage dump errors routes visible kernels ops.adding ops.pairs",
     "ops.adding": "dump",
     "ops.check": (
-        "columns damage dump errors gate_logprobs margins routes kernels ops ops.check.against "
-        "ops.check.alone ops.check.book ops.pairs"
+        "columns damage dump errors gate_logprobs keys margins routes kernels ops "
+        "ops.check.against ops.check.alone ops.check.book ops.pairs"
     ),
     "ops.check.against": "dump layouts margins routes kernels ops.check.book ops.pairs",
-    "ops.check.alone": "columns dump errors routes kernels ops.pairs",
+    "ops.check.alone": "columns dump errors keys routes kernels ops.pairs",
     "ops.check.book": "dump routes visible ops.check.alone",
-    "ops.diff": "columns dump errors margins routes visible kernels ops ops.adding ops.pairs",
+    "ops.diff": "columns dump errors keys margins routes visible kernels ops ops.adding ops.pairs",
     "ops.pack": "dump errors layouts routes kernels",
     "ops.pairs": "columns dump errors keys margins routes",
     "ops.predict": "errors routes routers ops.adding",
@@ -149,8 +149,8 @@ MAY_IMPORT = {
         "jobs.shards"
     ),
     "jobs.staleness": (
-        "dump errors files ops.adding ops.diff ops.staleness reports reports.staleness jobs "
-        "jobs.compared jobs.recompute jobs.shards"
+        "dump errors files ops.adding ops.diff ops.pairs ops.staleness reports reports.staleness "
+        "jobs jobs.compared jobs.recompute jobs.shards"
     ),
     "jobs.watch": (
         "errors files formats.documents formats.wire ops.check ops.check.book reports.check "
