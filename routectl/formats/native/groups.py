@@ -51,6 +51,7 @@ _OF_BATCH = (
     "finish_reason",
     "weight_spans",
 )
+_COLUMN_BYTES = 256  # of a sample as columns, about: numbers, its names
 LARGE = 32 << 20  # bytes of a sample that is handed over, not copied
 Read = Callable[[Sequence[str]], pa.Table]
 
@@ -262,6 +263,7 @@ class Group:
         """
         if self._columns is None:
             self._columns = self._as_columns(first)
+            self.size += _COLUMN_BYTES * len(self._columns)
         return self._columns
 
     def _as_columns(self, first: int) -> SampleColumns:
