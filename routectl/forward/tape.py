@@ -13,7 +13,7 @@ __all__ = ["Asked", "Forced", "LayerRows", "Tape", "read_selection", "steer"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forced:
-    """The experts that a layer's rows are given: ids_TK int64; rows of missing_T stay live."""
+    """The experts that a layer's rows are given: ids_TK integers; rows of missing_T stay live."""
 
     ids_TK: torch.Tensor
     missing_T: torch.Tensor | None = None
@@ -135,8 +135,10 @@ def steer(scores_TE: torch.Tensor, live_TK: torch.Tensor, forced: Forced) -> tor
     """
     shape = live_TK.shape
     live_TK = live_TK.reshape(-1, shape[-1])
-    given_TK, _ = _by_score(scores_TE.reshape(-1, scores_TE.shape[-1]), forced.ids_TK)
-    keep_T = (given_TK.sort(dim=1).values == live_TK.sort(dim=1).values).all(dim=1)
+    scores_TE = scores_TE.reshape(-1, scores_TE.shape[-1])
+    given_TK, _ = _by_score(scores_TE, forced.ids_TK.long())
+    given_TE = torch.zeros_like(scores_TE, dtype=torch.bool).scatter_(1, given_TK, True)
+    keep_T = given_TE.gather(1, live_TK).all(dim=1)
     if forced.missing_T is not None:
         keep_T = keep_T | forced.missing_T
     return torch.where(keep_T[:, None], live_TK, given_TK).reshape(shape)

@@ -233,7 +233,7 @@ def test_what_would_be_wrong_is_refused(core):
 
 def _part(recorder):
     """A batch of 24 tokens of which the routers saw half, as under sequence parallelism."""
-    from routectl.forward.sequences import Batch
+    from routectl.forward.live.sequences import Batch
     from routectl.forward.tape import LayerRows, Tape
 
     tape = Tape(
