@@ -113,7 +113,7 @@ def find_megatron_routers(model: torch.nn.Module) -> tuple[RouterAt, ...]:
 
 
 def class_names(module: torch.nn.Module) -> set[str]:
-    """The names of its class and of those that it is made of, as fully_shard makes one of its own."""
+    """The names of its class and of those above it: fully_shard makes a class of its own."""
     return {cls.__name__ for cls in type(module).__mro__}
 
 

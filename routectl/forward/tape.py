@@ -82,7 +82,8 @@ class Tape:
     """The rows of one sequence by layer, as its forward makes them; ``forced`` steers it.
 
     input_rows is how many rows of each router's input are kept. Without margins, rows have ids
-    alone, in the order in which the router took them. asked is what routers are asked beside that.
+    alone, in the order in which the router took them. asked is what routers are asked beside that;
+    proven has, by layer, what a proof counted of the forced rows: int64 [seen, with other experts].
     """
 
     forced: Mapping[int, Forced] = field(default_factory=dict)
@@ -90,6 +91,7 @@ class Tape:
     want_margins: bool = True
     asked: Mapping[int, Asked] = field(default_factory=dict)
     rows: dict[int, LayerRows] = field(default_factory=dict)
+    proven: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def to_host(self) -> None:
         """Move the rows written so far to host memory."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ...errors import MismatchError
 from ..probe import Probe
 from ..routers import RouterAt
-from ..tape import Forced
+from ..tape import Tape
 from .recomputation import in_backward
 
 __all__ = ["Proof", "watched_experts"]
@@ -69,24 +69,38 @@ class Proof:
             more = f"; and {len(wrong) - 3} more layers" if len(wrong) > 3 else ""
             raise MismatchError(f"not replayed: {'; '.join(wrong[:3])}{more}")
 
-    def expect(self, given_L: NDArray[np.int64]) -> None:
-        """A forward succeeded that was given so many rows."""
+    def add(self, given_L: NDArray[np.int64], tape: Tape) -> None:
+        """A forward succeeded that was given so many rows; its tape has what was seen of them."""
         self.given_L = self.given_L + given_L
+        for layer, counted in tape.proven.items():
+            self._add(layer, counted)
 
     @torch.no_grad()
-    def look(self, layer: int, forced: Forced, used: torch.Tensor) -> None:
+    def look(self, at: RouterAt, tape: Tape, used: torch.Tensor) -> None:
         """A layer's experts are called with ids [T, K], or by a map [T, E]: counted, without
         waiting for the device. Other rows than the forward's are not seen.
         """
-        given_TK = forced.ids_TK.long()
-        if len(used) != len(given_TK):
+        forced = tape.forced.get(at.layer)
+        if forced is None or len(used) != len(forced.ids_TK):
             return
+        given_TK = forced.ids_TK.long()
         if used.dtype == torch.bool:
-            same_T = used.gather(1, given_TK).all(dim=1) & (used.sum(dim=1) == given_TK.shape[1])
+            same_T = used.gather(1, given_TK).all(dim=1) & (used.sum(dim=1) == at.top_k)
         else:
-            same_T = (used.sort(dim=1).values == given_TK.sort(dim=1).values).all(dim=1)
+            used_TK = used.sort(dim=1).values
+            same_T = (used_TK == given_TK.sort(dim=1).values).all(dim=1)
+            if at.num_choices > at.num_experts:  # Zaya masks its skip to expert 0 of weight 0
+                plain_TK = given_TK.masked_fill(given_TK >= at.num_experts, 0)
+                same_T = same_T | (used_TK == plain_TK.sort(dim=1).values).all(dim=1)
         there_T = torch.ones_like(same_T) if forced.missing_T is None else ~forced.missing_T
-        counted = torch.stack((there_T.sum() * (not in_backward()), (there_T & ~same_T).sum()))
+        again = in_backward()
+        counted = torch.stack((there_T.sum() * (not again), (there_T & ~same_T).sum()))
+        if again:
+            self._add(at.layer, counted)
+        else:
+            tape.proven[at.layer] = counted
+
+    def _add(self, layer: int, counted: torch.Tensor) -> None:
         before = self._counts.get(layer)
         self._counts[layer] = counted if before is None else before + counted
 
@@ -113,8 +127,8 @@ def _hooks(model: torch.nn.Module, at: RouterAt, probe: Probe, proof: Proof) -> 
 
     def look(used: torch.Tensor | None) -> None:
         tape = probe.tape(at.layer)
-        if used is not None and tape is not None and at.layer in tape.forced:
-            proof.look(at.layer, tape.forced[at.layer], used)
+        if used is not None and tape is not None:
+            proof.look(at, tape, used)
 
     def before_experts(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         look(_ids_of((*args, *kwargs.values()), at.top_k))

@@ -153,7 +153,7 @@ class _Replaying:
         assert self._given is not None
         self._used += self._given.sequences
         if self._proof is not None:
-            self._proof.expect(self._given.given_L)
+            self._proof.add(self._given.given_L, call.tape)
         if not held and in_function():
             self._unheld.append(forward)
 
