@@ -156,6 +156,7 @@ MAY_IMPORT = {
         "reports.text jobs jobs.check"
     ),
     "loading": "dump model formats",
+    "trainers": "dump errors layouts routes forward ops.pack",
     "cli": (
         "errors files limits version visible formats ops.check.book reports reports.beside "
         "reports.cache reports.check reports.ci reports.diff reports.pack reports.page "
