@@ -68,8 +68,9 @@ def find_routers(model: Any) -> tuple[RouterAt, ...]:
     refuse_family(family)
     recorders = _recorders(model)
     found: dict[int, RouterAt] = {}
+    kinds_of = {type(module): class_names(module) for module in model.modules()}
     for name, module in model.named_modules():
-        kinds = class_names(module)
+        kinds = kinds_of[type(module)]
         named = any(isinstance(module, cls) and part in name for cls, part in recorders)
         if not named and kinds.isdisjoint(HASH):
             continue
@@ -95,8 +96,11 @@ def find_megatron_routers(model: torch.nn.Module) -> tuple[RouterAt, ...]:
     Raises UnsupportedError for the fused router, which selects inside one kernel.
     """
     found: dict[int, RouterAt] = {}
+    kinds = {type(module): class_names(module) for module in model.modules()}
+    if not any("TopKRouter" in names for names in kinds.values()):
+        return ()
     for name, module in model.named_modules():
-        if "TopKRouter" not in class_names(module):
+        if "TopKRouter" not in kinds[type(module)]:
             continue
         if "mtp" in name.split("."):
             continue

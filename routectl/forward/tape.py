@@ -115,10 +115,10 @@ def read_selection(
     live_TK is what that top-k gave, in any order; used_TK is what was used instead, if anything;
     groups are the scores of the groups and those that were kept.
     """
-    scores_TE = scores_TE.reshape(-1, scores_TE.shape[-1]).detach()
     live_TK = live_TK.reshape(-1, live_TK.shape[-1])
     if not margins:
         return LayerRows(live_TK if used_TK is None else used_TK.reshape(live_TK.shape), None)
+    scores_TE = scores_TE.reshape(-1, scores_TE.shape[-1]).detach()
     live_TK, margin_T = _boundary(scores_TE, live_TK)
     group_margin_T = None if groups is None else _boundary(*(g.flatten(0, -2) for g in groups))[1]
     if used_TK is None:

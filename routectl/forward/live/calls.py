@@ -52,32 +52,27 @@ class ModelCalls:
 
     def __init__(self, found: Inside, probe: Probe, listener: Listener) -> None:
         self._found, self._probe, self._listener = found, probe, listener
-        self._names = [_names(module, found.s_major) for module in found.called]
         self._open = _Open()
         self.stack = ExitStack()
 
     def start(self) -> None:
         """Put the probe and the hooks on the model."""
         self.stack.enter_context(self._probe)
-        for module, names in zip(self._found.called, self._names, strict=True):
-
-            def before(
-                module: torch.nn.Module, args: Any, kwargs: Any, names: tuple[str, ...] = names
-            ) -> None:
-                self._before({**dict(zip(names, args, strict=False)), **kwargs})
-
+        for module in self._found.called:
             for hook in (
-                module.register_forward_pre_hook(before, with_kwargs=True),
+                module.register_forward_pre_hook(self._before, with_kwargs=True),
                 module.register_forward_hook(self._after, always_call=True),
             ):
                 self.stack.callback(hook.remove)
 
-    def _before(self, given: dict[str, Any]) -> None:
+    def _before(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         task, calls = torch._C._current_graph_task_id(), self._open.calls
         nested = any(other == task for other, _ in calls)
         calls.append((task, None))
         if nested:
             return
+        names = _names(module, self._found.s_major) if args else ()
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
         batch = batch_of(given, s_major=self._found.s_major)
         tape = self._listener.begin(batch)
         if tape is not None:

@@ -70,8 +70,7 @@ def inside(model: torch.nn.Module) -> Inside:
                 f"of Megatron-Core with a TopKRouter{more}"
             )
         routers = find_routers(held)
-    for at in routers:
-        _refuse_compiled(held, at.name)
+    _refuse_compiled(held, routers)
     return Inside(held, (*called, held), routers, s_major)
 
 
@@ -104,15 +103,18 @@ def _holds_model(model: torch.nn.Module) -> bool:
     return any(hasattr(part, "config") for part in model.modules())
 
 
-def _refuse_compiled(model: torch.nn.Module, name: str) -> None:
-    """Raise UnsupportedError where a module on the way to a router is compiled."""
-    parts = name.split(".")
-    for count in range(len(parts) + 1):
-        path = ".".join(parts[:count])
-        part = model.get_submodule(path)
-        if "OptimizedModule" in class_names(part):
+def _refuse_compiled(model: torch.nn.Module, routers: tuple[RouterAt, ...]) -> None:
+    """Raise UnsupportedError where a router, or a module on the way to one, is compiled."""
+    parts = {id(model): (type(model).__name__, model)}
+    for at in routers:
+        part, names = model, at.name.split(".")
+        for count, name in enumerate(names, 1):
+            part = getattr(part, name)
+            parts.setdefault(id(part), (".".join(names[:count]), part))
+    for path, part in parts.values():
+        if type(part).__name__ == "OptimizedModule":
             raise UnsupportedError(f"{path} is compiled: {_COMPILED}")
-        _refuse_call(part, path or type(model).__name__)
+        _refuse_call(part, path)
 
 
 def _refuse_call(module: torch.nn.Module, name: str) -> None:
