@@ -78,12 +78,6 @@ def compiled_layer(model):
     return model
 
 
-def compiled_module(model):
-    """A decoder layer is held by a compiled one."""
-    model.model.layers[2] = torch.compile(model.model.layers[2])
-    return model
-
-
 def compiled_forward(model):
     """The model's forward is a compiled function, as transformers' guide has it."""
     model.forward = torch.compile(model.forward)
@@ -95,7 +89,6 @@ REFUSED = {
     "Qwen3MoeForCausalLM is compiled": compiled_call,
     "Qwen3MoeForCausalLM is compiled: ": compiled_forward,
     r"model\.layers\.2 is compiled": compiled_layer,
-    r"model\.layers\.2 is compiled: ": compiled_module,
     "DataParallel copies the model": torch.nn.DataParallel,
     "Sequential has no router: .*: pass the model inside it": torch.nn.Sequential,
 }
