@@ -19,14 +19,14 @@ from ..routers import RouterAt
 from ..tape import Forced
 from .sequences import Batch, rows_of_batch
 
-__all__ = ["Given", "LaidOut", "Part", "checked_routes", "lay_out", "part_of"]
+__all__ = ["Given", "LaidOut", "RowSlice", "checked_routes", "lay_out_batch", "row_slice_of"]
 
 Given = Routes | Sample | NDArray[np.integer] | None
 _KINDS = "expected Routes, a Sample, an integer array [N, L, K] or None"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RowSlice:
     """What a rank's routers see of a batch: the ``number``-th of ``count`` equal runs of its rows.
 
     some_layers tells that the model is a pipeline stage, whose layers are some of the routes'.
@@ -46,7 +46,7 @@ class LaidOut:
     given_L: NDArray[np.int64]
 
 
-def part_of(routers: tuple[RouterAt, ...], rank: Rank | None, *, megatron: bool) -> Part:
+def row_slice_of(routers: tuple[RouterAt, ...], rank: Rank | None, *, megatron: bool) -> RowSlice:
     """The part of a batch that the routers of a rank see, by the model's own config.
 
     Raises TypeError for what is no Rank, and UnsupportedError under context parallelism, for a
@@ -57,7 +57,7 @@ def part_of(routers: tuple[RouterAt, ...], rank: Rank | None, *, megatron: bool)
     if not megatron:
         if rank is not None:
             raise UnsupportedError("rank is of a Megatron-Core model: this one has whole sequences")
-        return Part()
+        return RowSlice()
     config = routers[0].module.config
     size: Any = getattr(config, "context_parallel_size", 1)
     if size > 1:
@@ -73,14 +73,14 @@ def part_of(routers: tuple[RouterAt, ...], rank: Rank | None, *, megatron: bool)
             "rank=routectl.Rank(tp=this rank's)"
         )
     if rank is None:
-        return Part()
+        return RowSlice()
     tp, own = rank.tp or 0, _own_rank(routers[0].module)
     if rank.cp or not 0 <= tp < count or (own is not None and count > 1 and own != tp):
         told = f"; this rank's tp is {own}" if own is not None and count > 1 else ""
         raise UnsupportedError(
             f"got {rank}, expected cp 0 and tp below {count}, by the model's config{told}"
         )
-    return Part(tp, count, some_layers=True)
+    return RowSlice(tp, count, some_layers=True)
 
 
 def _own_rank(router: Any) -> int | None:
@@ -135,8 +135,8 @@ def _routes_of(held: Given, name: str, routers: tuple[RouterAt, ...]) -> Routes 
     return Routes(ids_NLK, layers, experts, 0, missing_NL if gone else None)
 
 
-def lay_out(
-    batch: Batch, routers: tuple[RouterAt, ...], left: Sequence[Routes | None], part: Part
+def lay_out_batch(
+    batch: Batch, routers: tuple[RouterAt, ...], left: Sequence[Routes | None], part: RowSlice
 ) -> LaidOut:
     """The next sequences' routes, as the rows that the routers see of a batch.
 
@@ -184,7 +184,7 @@ def lay_out(
     return LaidOut(forced, len(sequences), given_L)
 
 
-def _columns(held: Routes, layers: tuple[int, ...], part: Part) -> Any:
+def _columns(held: Routes, layers: tuple[int, ...], part: RowSlice) -> Any:
     """Where the model's layers are among those of the routes; None where they do not fit."""
     if held.layers_L == layers:
         return slice(None)

@@ -18,7 +18,7 @@ from ..probe import Probe
 from ..routers import RouterAt
 from ..tape import Tape
 from .calls import Call, ModelCalls
-from .given import Given, LaidOut, Part, checked_routes, lay_out, part_of
+from .given import Given, LaidOut, RowSlice, checked_routes, lay_out_batch, row_slice_of
 from .proof import Proof, watched_experts
 from .recomputation import Forward, Forwards, in_backward, in_function
 from .sequences import Batch
@@ -55,7 +55,7 @@ def replay(
     that is compiled or wrapped in what is not known, and where the forward cannot be told.
     """
     found = inside(model)
-    part = part_of(found.routers, rank, megatron=found.s_major)
+    part = row_slice_of(found.routers, rank, megatron=found.s_major)
     proof = Proof(found.routers) if prove else None
     replaying = _Replaying(found.routers, checked_routes(routes, found.routers), part, proof)
     probe = Probe(found.routers, again=replaying.again)
@@ -86,7 +86,7 @@ class _Replaying:
         self,
         routers: tuple[RouterAt, ...],
         routes: Sequence[Routes | None],
-        part: Part,
+        part: RowSlice,
         proof: Proof | None,
     ) -> None:
         self._routers, self._routes, self._part, self._proof = routers, routes, part, proof
@@ -139,7 +139,7 @@ class _Replaying:
             raise UnsupportedError(
                 "replay of a forward that goes on from a cache: replay whole sequences"
             )
-        self._given = lay_out(batch, self._routers, self._routes[self._used :], self._part)
+        self._given = lay_out_batch(batch, self._routers, self._routes[self._used :], self._part)
         return Tape(self._given.forced, want_margins=False)
 
     def end(self, call: Call, out: Any) -> None:
