@@ -23,8 +23,11 @@ __all__ = ["record"]
 
 
 @contextmanager
-def record(model: torch.nn.Module) -> Iterator[Recorder]:
+def record(model: torch.nn.Module, *, graphs_only: bool = False) -> Iterator[Recorder]:
     """Record every forward of ``model`` in the block, training or not.
+
+    With graphs_only only those with gradients enabled: what a loss is computed from, not what
+    scores or generates.
 
     Ids leave the device without a synchronisation in the forward. What gradient checkpointing
     computes again in the backward is not recorded again. Inside ``replay`` the ids that it forced
@@ -37,10 +40,10 @@ def record(model: torch.nn.Module) -> Iterator[Recorder]:
     _refuse_parts(found)
     recorder = Recorder(found.routers)
     probe = Probe(found.routers, again=lambda layer: None)
-    calls = ModelCalls(found, probe, _Recording(recorder))
+    calls = ModelCalls(found, probe, _Recording(recorder, graphs_only))
     with calls.stack:
         calls.start()
-        if hasattr(found.model, "generate"):
+        if hasattr(found.model, "generate") and not graphs_only:
             calls.stack.enter_context(recorded_generate(found.model, recorder))
         yield recorder
     recorder.drain()
@@ -65,12 +68,12 @@ def _refuse_parts(found: Inside) -> None:
 class _Recording:
     """Forwards of a model that a recorder takes."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, recorder: Recorder, graphs_only: bool) -> None:
+        self._recorder, self._graphs_only = recorder, graphs_only
 
     def begin(self, batch: Batch) -> Tape | None:
         """A tape, but for what a backward pass computes again."""
-        if in_backward():
+        if in_backward() or (self._graphs_only and not torch.is_grad_enabled()):
             return None
         self._recorder.expect(batch)
         return Tape(want_margins=False)
