@@ -12,6 +12,7 @@ import signal
 import tempfile
 import traceback
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
@@ -246,7 +247,9 @@ def _be_rank(rank, ranks, folder, call):
     try:
         torch.set_num_threads(1)
         store = dist.FileStore(str(folder / "store"), ranks)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+        dist.init_process_group(
+            "gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(minutes=3)
+        )
         torch.save(call(rank), folder / f"{rank}.pt")
         dist.barrier()
         status = 0
