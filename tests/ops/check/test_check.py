@@ -119,7 +119,7 @@ CLEAN = [
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CLEAN, ids=lambda p: "/".join(p.parts[-2:]))
 def test_clean_recordings(path):
-    """A clean recording has no error and no warning by its rows; alone/ has them by their tokens."""
+    """A clean recording has no error and no warning by its rows; alone/ looks at its tokens."""
     found = check(open_dump(path), options=CheckOptions(by_tokens=False))
     assert codes(found, "warning") == set()
 
