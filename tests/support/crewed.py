@@ -12,9 +12,9 @@ def hired(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     started: list[int] = []
 
     class Counted(runner.Workers):
-        def __init__(self, count, work, *, folds):
+        def __init__(self, count, modules=()):
             started.append(count)
-            super().__init__(count, work, folds=folds)
+            super().__init__(count, modules)
 
     monkeypatch.setattr(runner, "_SURE_BYTES", 0)
     monkeypatch.setattr(runner, "Workers", Counted)
