@@ -1,10 +1,16 @@
 """``routectl diff OLD NEW``."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..jobs.diff.request import DiffRequest, answer_diff, refuse_incomparable
 from .desk import CommandLine, desk
 from .terminal import TERMINAL
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..reports.diff.schema import DiffDocument
 
 __all__ = ["diff_command"]
 
@@ -27,8 +33,6 @@ def diff_command(line: CommandLine) -> int:
     margin_coverage, load_shift, rows_mismatched, rows_missing (these take @LAYER, or @* for every
     layer), token_mismatch, coverage, unmatched, k1, k3, abs_d, max_d, f2.
     """
-    from ..reports.diff.text import render_diff
-
     request, voices = line.request(DiffRequest), line.voices
     voices.refuse(tabled=True)
     if request.share.partial is not None:
@@ -38,6 +42,13 @@ def diff_command(line: CommandLine) -> int:
     if request.share.partial is not None:
         voices.tell_saved(document)
         return 0
-    voices.tell(document, render_diff)
+    voices.tell(document, _render)
     refuse_incomparable(document)
     return voices.code(document)
+
+
+def _render(document: "DiffDocument", console: "Console") -> None:
+    """As render_diff does, which is not loaded for --json."""
+    from ..reports.diff.text import render_diff
+
+    render_diff(document, console)

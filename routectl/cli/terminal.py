@@ -154,11 +154,12 @@ def emit(
 ) -> None:
     """Print a document on stdout; ``plain`` as a pipe would get it."""
     from ..reports.document import to_json, visible_document
-    from ..reports.text.tables import open_console
 
     if as_json:
         sys.stdout.write(to_json(document))
     else:
+        from ..reports.text.tables import open_console
+
         render(visible_document(document), open_console(sys.stdout, plain=plain))
 
 

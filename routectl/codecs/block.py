@@ -5,12 +5,15 @@ Shape suffixes: R rows that are coded, S samples, K top_k, E num_experts.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..routes import Ids, ids_dtype
-from .dictionary import LayerDictionary
+
+if TYPE_CHECKING:
+    from .dictionary import LayerDictionary
 
 __all__ = ["About", "Block", "Codec", "Coded", "check_cells", "check_ids"]
 
@@ -36,7 +39,7 @@ class About:
     lens_S: tuple[int, ...]
     token_ids_R: Tokens | None = None
     base_RK: Ids | None = None
-    dictionary: LayerDictionary | None = None
+    dictionary: "LayerDictionary | None" = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.num_experts or any(n < 0 for n in self.lens_S):
@@ -77,7 +80,7 @@ class Block:
     lens_S: tuple[int, ...]
     token_ids_R: Tokens | None = None
     base_RK: Ids | None = None
-    dictionary: LayerDictionary | None = None
+    dictionary: "LayerDictionary | None" = None
 
     def __post_init__(self) -> None:
         ids, about = self.ids_RK, self.about

@@ -4,14 +4,17 @@ import glob
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..codecs.dictionary import TokenDictionary
 from ..dump import Dump, Sample
 from ..errors import FormatError, MismatchError, UnsupportedError
 from ..files.places import glob_places, pinned, place_of
 from ..limits import limits, within
 from .documents.facts import Model
 from .documents.kinds import sniff_binary
+
+if TYPE_CHECKING:
+    from ..codecs.dictionary import TokenDictionary
 
 __all__ = ["FORMATS", "open_dump"]
 
@@ -47,7 +50,7 @@ def _open_file(
     model: Model,
     form: str | None,
     start: int | None,
-    base: Dump | TokenDictionary | str | Path | None,
+    base: "Dump | TokenDictionary | str | Path | None",
     tokens: str | Path | None,
 ) -> Dump:
     try:
@@ -96,7 +99,7 @@ def open_dump(
     model: Model = None,
     format: str | None = None,  # noqa: A002 - the word that users know
     start: int | None = None,
-    base: Dump | TokenDictionary | str | Path | None = None,
+    base: "Dump | TokenDictionary | str | Path | None" = None,
     tokens: str | Path | None = None,
 ) -> Dump:
     """Open a file, a folder or a glob as one lazy Dump; a path, or a URI (docs/places.md).

@@ -190,9 +190,9 @@ def open_input(named: "Input | str", model: "Model" = None) -> "Dump":
 
 def coded_against(one: Input, model: "Model" = None) -> "Dump | TokenDictionary | str | None":
     """What a native file that the user named was coded against or with, where that is named."""
-    from ..formats.native.dictionaries import read_dictionary
-
     if one.dictionary is not None:
+        from ..formats.native.dictionaries import read_dictionary
+
         return read_dictionary(one.dictionary)
     return None if one.base is None else _base_of(one.base, model)
 

@@ -4,13 +4,16 @@ opened when it is needed, and the dictionary of codec token.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ...codecs.dictionary import TokenDictionary
 from ...dump import Dump, DumpMeta
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...files.places import RemotePath, place_of
 from ...model import ModelFacts
 from ...routes import Routes
+
+if TYPE_CHECKING:
+    from ...codecs.dictionary import TokenDictionary
 
 __all__ = ["Bases", "base_path", "check_base"]
 
@@ -43,7 +46,7 @@ class Bases:
         path: str | None,
         given: Dump | Path | str | None,
         opener: Opener,
-        dictionary: TokenDictionary | None = None,
+        dictionary: "TokenDictionary | None" = None,
     ) -> None:
         self.dictionary = dictionary
         self._file, self._path, self._given, self._opener = file, path, given, opener

@@ -10,21 +10,21 @@ import hashlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from ...codecs.dictionary import TokenDictionary
 from ...dump import Dump, DumpMeta, Sample
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...files.writing import replacing
 from ...gate_logprobs import digest_routes
 from ...model import ModelFacts
 from .bases import Bases
-from .dictionaries import dictionary_of
-from .encoder import Coding
 from .groups import GroupAbout
 from .parquet import GroupReader, open_parquet, stored_metadata
-from .row_groups import DIGEST, grouped, native_form
-from .schema import FACTS, NativeAbout
+from .schema import DIGEST, FACTS, NativeAbout
+
+if TYPE_CHECKING:
+    from ...codecs.dictionary import TokenDictionary
+    from .encoder import Coding
 
 __all__ = ["check_native", "open_native", "stream_native", "write_native"]
 
@@ -36,7 +36,7 @@ def stream_native(
     samples: Iterable[Sample],
     meta: DumpMeta,
     stream: IO[bytes],
-    coding: Coding | None = None,
+    coding: "Coding | None" = None,
     *,
     folder: Path | None = None,
 ) -> int:
@@ -44,6 +44,8 @@ def stream_native(
 
     ``folder`` is where the file will be: the base's path is kept relative to it.
     """
+    from .row_groups import grouped, native_form
+
     form = native_form(meta, coding, folder)
     count, digest = 0, hashlib.blake2b(digest_size=16)
     with form.writer(stream) as writer:
@@ -62,7 +64,7 @@ def write_native(
     path: Path,
     *,
     force: bool,
-    coding: Coding | None = None,
+    coding: "Coding | None" = None,
     verify: bool | Callable[[Sample], None] = False,
 ) -> int:
     """Write samples to a native file and return how many.
@@ -85,7 +87,7 @@ def write_native(
 def check_native(
     path: Path,
     *,
-    base: Dump | TokenDictionary | Path | str | None = None,
+    base: "Dump | TokenDictionary | Path | str | None" = None,
     on_sample: Callable[[Sample], None] | None = None,
     opener: _Opener | None = None,
 ) -> int | None:
@@ -112,7 +114,7 @@ def check_native(
 def open_native(
     path: Path,
     *,
-    base: Dump | TokenDictionary | Path | str | None = None,
+    base: "Dump | TokenDictionary | Path | str | None" = None,
     opener: _Opener | None = None,
     within: tuple[Path, ...] = (),
 ) -> Dump:
@@ -130,14 +132,18 @@ def open_native(
     meta = _meta(path, about)
     coded = about.coded
     opened = partial(_open_base, opener, (*within, path.resolve()))
-    named = coded.dictionary if coded else None
-    found = dictionary_of(path, named, file.footer.metadata or {}, base)
-    other = None if isinstance(base, TokenDictionary) else base
-    bases = Bases(path, coded.base if coded else None, other, opened, found)
+    bases = None
+    if coded is not None:
+        from ...codecs.dictionary import TokenDictionary
+        from .dictionaries import dictionary_of
+
+        found = dictionary_of(path, coded.dictionary, file.footer.metadata or {}, base)
+        other = None if isinstance(base, TokenDictionary) else base
+        bases = Bases(path, coded.base, other, opened, found)
 
     def holding(layers: tuple[int, ...]) -> Dump:
         """The file as a dump of some of its layers; no other layer column is read."""
-        of_groups = GroupAbout(meta, layers, bases if coded else None)
+        of_groups = GroupAbout(meta, layers, bases)
         groups = GroupReader(file, of_groups)
         narrowed = dataclasses.replace(meta, layers_L=layers)
         found = Dump(

@@ -16,10 +16,10 @@ from ...codecs.orders import ordered_rows, orders_bytes
 from ...dump import DumpMeta
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...limits import check_inflation
-from ...routes import Ids, ids_dtype
+from ...routes import Ids, Routes, ids_dtype
 from .bases import Bases
-from .cells import Head, Held, about_of, take_count, take_head
-from .rows import held_row
+from .cells import Head, Held, about_of, input_tokens, take_count, take_head
+from .rows import check_row, missing_of
 from .schema import coded_name
 from .table import BinaryCells, Rows
 
@@ -177,6 +177,24 @@ class CodedGroup:
             raise type(error)(f"{where}: {error}", hint=error.hint) from None
 
 
+def _held_row(
+    row: dict[str, Any],
+    meta: DumpMeta,
+    layers: tuple[int, ...],
+    source: int | None,
+    base: Routes | None,
+) -> Held:
+    """What a row tells of its sample before its cells are read. Raises ValueError."""
+    check_row({"weight_spans": None, **row})
+    if row["num_rows"] is None:
+        return Held(0, 0, None)
+    rows = (row["num_rows"], row["start"])
+    parts = [row["prompt_ids"], row["response_ids"]]
+    tokens = None if any(p is None for p in parts) else np.concatenate(parts).astype(np.int32)
+    missing = missing_of(row, meta, layers)
+    return Held(*rows, missing, source, input_tokens(tokens, *rows), base)
+
+
 def open_group(
     given: Rows, cells: pa.Table, meta: DumpMeta, layers: tuple[int, ...], bases: Bases, where: str
 ) -> CodedGroup:
@@ -195,7 +213,7 @@ def open_group(
         if source is not None and not (0 <= source < i and rows[source]["num_rows"] is not None):
             raise ValueError(f"row {i} shares rows with {source}")
         base = None if index is None else bases.routes(index, meta, layers)
-        helds.append(held_row({name: row[name] for name in _OF_HELD}, meta, layers, source, base))
+        helds.append(_held_row({name: row[name] for name in _OF_HELD}, meta, layers, source, base))
     columns = [
         [column.cell(i) for i in range(len(cells))]
         for column in (BinaryCells(cells.column(coded_name(layer))) for layer in layers)

@@ -8,7 +8,7 @@ of one sample, L MoE layers, K top_k, S samples.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,6 @@ from ...errors import FormatError
 from ...gate_logprobs import GateLogprobs
 from ...routes import Bools, Routes, ids_dtype
 from .bases import Bases
-from .decoder import CodedGroup, open_group
 from .rows import check_row, missing_of, sample_of, spans_of
 from .schema import (
     COLUMNS,
@@ -32,6 +31,9 @@ from .schema import (
     margin_name,
 )
 from .table import BinaryCells, Rows
+
+if TYPE_CHECKING:
+    from .decoder import CodedGroup
 
 __all__ = ["LARGE", "Group", "GroupAbout"]
 
@@ -179,6 +181,8 @@ class Group:
         self._rows = Rows(table, about.names)
         self._coded: CodedGroup | None = None
         if about.bases is not None:
+            from .decoder import open_group
+
             cells = read([coded_name(layer) for layer in layers])
             self._coded = open_group(self._rows, cells, meta, layers, about.bases, where)
         counts = self._rows.column("num_rows")

@@ -26,11 +26,10 @@ from .columns import arrow_columns
 from .dictionaries import check_dictionary, stored_dictionary
 from .encoder import Coding, as_coded, code_group
 from .rows import row_of
-from .schema import COLUMNS, CodedAbout, schema_of
+from .schema import COLUMNS, DIGEST, CodedAbout, schema_of
 from .splice import RowGroup, Splice, row_group_of
 
 __all__ = [
-    "DIGEST",
     "Encoded",
     "NativeForm",
     "group_runs",
@@ -41,7 +40,6 @@ __all__ = [
 
 _GROUP_BYTES = 4 << 20  # ids in a row group: what reading one sample at random costs at most
 _GROUP_ROWS = 4096
-DIGEST = "routectl.digest"  # of all routes, in the footer
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from ...dump import DumpMeta, Sample, WeightSpan
 from ...gate_logprobs import GateLogprobs
 from ...routes import Bools, Routes
-from .cells import Held, input_tokens
 from .schema import COLUMNS
 from .table import LEAST
 
 __all__ = [
     "check_row",
-    "held_row",
     "missing_of",
     "row_of",
     "sample_of",
@@ -74,24 +72,6 @@ def missing_of(row: dict[str, Any], meta: DumpMeta, layers: tuple[int, ...]) -> 
     if missing is not None and layers != meta.layers_L:
         missing = missing[:, [meta.layers_L.index(layer) for layer in layers]]
     return missing
-
-
-def held_row(
-    row: dict[str, Any],
-    meta: DumpMeta,
-    layers: tuple[int, ...],
-    source: int | None,
-    base: Routes | None,
-) -> Held:
-    """What a row tells of its sample before its cells are read. Raises ValueError."""
-    check_row({"weight_spans": None, **row})
-    if row["num_rows"] is None:
-        return Held(0, 0, None)
-    rows = (row["num_rows"], row["start"])
-    parts = [row["prompt_ids"], row["response_ids"]]
-    tokens = None if any(p is None for p in parts) else np.concatenate(parts).astype(np.int32)
-    missing = missing_of(row, meta, layers)
-    return Held(*rows, missing, source, input_tokens(tokens, *rows), base)
 
 
 def spans_of(spans: list[dict[str, Any]] | None) -> tuple[WeightSpan, ...]:

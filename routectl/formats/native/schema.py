@@ -20,6 +20,7 @@ from ..documents.fields import from_json, one_line
 
 __all__ = [
     "COLUMNS",
+    "DIGEST",
     "FACTS",
     "CodedAbout",
     "NativeAbout",
@@ -36,6 +37,7 @@ __all__ = [
 
 SCHEMAS = ("routectl.native/1", "routectl.native/2", "routectl.native/3")  # by kinds of columns
 WITH_GATES = "routectl.native/4"  # any of the three, and gate log-probabilities
+DIGEST = "routectl.digest"  # in the footer: of all routes
 CODED = "routectl.native/5"  # any of the four, ids through a codec
 FACTS = ("engine", "engine_version", "model", "id_space", "wire_dtype")
 _SOURCE = ("path", "format", "facts_source", "file_bytes", "skipped")  # of what was converted

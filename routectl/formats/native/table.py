@@ -3,7 +3,7 @@
 Columns are opened once a table, not once a row: a row costs microseconds. Shape suffix: S samples.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -88,7 +88,7 @@ class Rows:
                 return False
         names = set(self._names)
         spans = _chunk(self._table.column("weight_spans")) if "weight_spans" in names else None
-        if spans is not None and (spans.null_count or any(_spans_with_nulls(spans))):
+        if spans is not None and (spans.null_count or _nulls_in(spans.values)):
             return False
         starts, rows = (valid_of(_chunk(self._table.column(n))) for n in ("start", "num_rows"))
         return bool((starts == rows).all())
@@ -131,15 +131,14 @@ def numbers_of(values: Any) -> NDArray[Any]:
 
 def _least(column: "pa.ChunkedArray[Any]") -> int:
     """The smallest of integers, nulls aside; 0 of none."""
-    values = _chunk(column).drop_null()
-    return int(numbers_of(values).min(initial=0))
+    cells = _chunk(column)
+    return int(numbers_of(cells)[valid_of(cells)].min(initial=0))
 
 
-def _spans_with_nulls(spans: Any) -> Iterable[bool]:
-    parts = spans.flatten()
-    yield parts.null_count > 0
-    for i in range(parts.type.num_fields):
-        yield parts.field(i).null_count > 0
+def _nulls_in(parts: Any) -> bool:
+    """Whether an array of structs has a null, or one in a field."""
+    fields = (parts.field(i) for i in range(parts.type.num_fields))
+    return any(one.null_count for one in (parts, *fields))
 
 
 def _cells_of(column: "pa.ChunkedArray[Any]") -> Callable[[int], Any]:

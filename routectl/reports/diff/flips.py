@@ -1,13 +1,16 @@
 """Margins in the documents of a diff, and the lines of them on the terminal."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ...margins import MARGIN_EDGES
 from ...ops.diff.flips import MarginCounts
 from ...ops.diff.measures import Measures, rate
-from ..text.tables import Column
 from ..text.wording import amount, figure, percent, plural
 from .schema import ComparedFigures, ExampleEntry, MarginBin, MarginFigures, RowFigures
+
+if TYPE_CHECKING:
+    from ..text.tables import Column
 
 __all__ = [
     "example_margins",
@@ -95,8 +98,10 @@ def margin_lines(doc: ComparedFigures) -> list[tuple[str, str]]:
     return lines
 
 
-def flip_columns(rows: Sequence[RowFigures]) -> list[Column]:
+def flip_columns(rows: Sequence[RowFigures]) -> "list[Column]":
     """Mismatched rows by margin, columns of the layer table; none without margins."""
+    from ..text.tables import Column
+
     margins = [r["margins"] for r in rows if "margins" in r]
     if not margins:
         return []
@@ -107,8 +112,10 @@ def flip_columns(rows: Sequence[RowFigures]) -> list[Column]:
     ]
 
 
-def example_margins(rows: Sequence[ExampleEntry]) -> list[Column]:
+def example_margins(rows: Sequence[ExampleEntry]) -> "list[Column]":
     """The margins of example rows, a column a side that knows any."""
+    from ..text.tables import Column
+
     columns = [
         Column("margin old", [figure(r.get("margin_old")) for r in rows], 2),
         Column("margin new", [figure(r.get("margin_new")) for r in rows], 2),

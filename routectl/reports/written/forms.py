@@ -2,10 +2,13 @@
 
 import io
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError
 from ..document import Document, to_json, visible_document
-from ..text.recorded import Render
+
+if TYPE_CHECKING:
+    from ..text.recorded import Render
 
 __all__ = ["SUFFIXES", "WITH_DETAIL", "check_suffix", "report_as"]
 
@@ -24,7 +27,7 @@ def check_suffix(path: PurePath) -> str:
     return suffix
 
 
-def report_as(suffix: str, document: Document, render: Render) -> bytes:
+def report_as(suffix: str, document: Document, render: "Render") -> bytes:
     """A document in the form of a suffix, in UTF-8; ``render`` prints it as text.
 
     .json   the whole document, ``detail`` too: ``routectl report`` makes the others of it

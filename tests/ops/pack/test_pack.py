@@ -85,6 +85,16 @@ class TestInputs:
         for source in (batch.routes, tuple(batch.routes), batch.samples, batch.dump.held()):
             alike(pack(source, batch.packing, rank, spec=spec), by_dump)
 
+    def test_some_layers(self):
+        """Layers that the spec names are written alone, those of the stage, in their order."""
+        batch = one_batch([9, 4], layers=(1, 3, 4), tp=2)
+        whole = pack(batch.routes, batch.packing, Rank(0, 1))
+        some = pack(batch.routes, batch.packing, Rank(0, 1), spec=TensorSpec(layers=(4, 1, 7)))
+        assert some.layers_L == (1, 4)
+        real = whole.mask
+        assert np.array_equal(some.mask, real)
+        assert np.array_equal(some.ids_LRK[:, real], whole.ids_LRK[[0, 2]][:, real])
+
     @given(batches(), st.sampled_from(["int16", "int32", "int64"]))
     def test_numpy_out(self, batch, dtype):
         """An array given as out is filled, whatever it held, and its dtype wins over the spec's."""

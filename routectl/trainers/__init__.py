@@ -1,0 +1,1 @@
+"""What knows a trainer's objects, its model and micro-batches and callbacks: a file a framework."""
