@@ -88,6 +88,16 @@ def test_runs_are_about_equal() -> None:
     assert max(lengths) - min(lengths) <= 1
 
 
+def test_runs_begin_where_something_is_read_at_once() -> None:
+    """With as many beginnings as runs, each run begins at one; with fewer they do not matter."""
+    weights, starts = np.full(100, 10), np.arange(0, 100, 6)
+    runs = cut_runs(weights, 5, least=1, starts=starts)
+    assert {run.start for run in runs} <= set(starts.tolist())
+    assert [i for run in runs for i in run] == list(range(100))
+    assert len(runs) == 5
+    assert cut_runs(weights, 20, least=1, starts=starts) == cut_runs(weights, 20, least=1)
+
+
 def test_an_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
     """Ctrl-C in the middle ends every worker."""
     log = tmp_path / "log"
