@@ -33,7 +33,7 @@ def one_batch(lens, kind=ODD, layers=(0, 1), seed=0, **options):
     return Batch(Packing(lens, **options), routes, layers, kind[1], kind[0], kind[2])
 
 
-@settings(max_examples=300)
+@settings(max_examples=80)
 @given(batches(), st.booleans(), st.sampled_from([1, 2]))
 def test_every_rank_holds_its_rows(batch, split, threads):
     """Each rank's tensors hold what looking up every row says, split over tp or not."""
@@ -164,7 +164,7 @@ def back(batch, **options):
 class TestUnpack:
     """unpack(pack(x)) is x, less the rows that a framework has no place for."""
 
-    @settings(max_examples=200)
+    @settings(max_examples=60)
     @given(batches())
     def test_with_extents(self, batch):
         """Given start and stop of every sample, its routes and missing rows come back."""
