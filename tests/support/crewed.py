@@ -12,9 +12,10 @@ def hired(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     started: list[int] = []
 
     class Counted(runner.Workers):
-        def __init__(self, count, modules=()):
-            started.append(count)
-            super().__init__(count, modules)
+        def grow(self, count, modules=()):
+            if count > 0:
+                started.append(count)
+            super().grow(count, modules)
 
     monkeypatch.setattr(runner, "_SURE_BYTES", 0)
     monkeypatch.setattr(runner, "Workers", Counted)

@@ -13,7 +13,7 @@ from typing import IO, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Chunks", "ColumnChunk", "Compact", "read_chunks"]
+__all__ = ["ColumnChunk", "ColumnChunks", "Compact", "read_chunks"]
 
 _TAIL = 8  # bytes: the length of the footer, PAR1
 _ROW_GROUPS, _COLUMNS, _META = 4, 1, 3  # fields of a file, of a row group, of a column chunk
@@ -147,7 +147,7 @@ class ColumnChunk:
     dictionary_page: int
 
 
-class Chunks(Sequence[list[ColumnChunk]]):
+class ColumnChunks(Sequence[list[ColumnChunk]]):
     """The column chunks of each row group, made when they are asked for: int64 [G, C, fields]."""
 
     def __init__(self, found_GCF: NDArray[np.int64]) -> None:
@@ -159,10 +159,10 @@ class Chunks(Sequence[list[ColumnChunk]]):
     @overload
     def __getitem__(self, index: int) -> list[ColumnChunk]: ...
     @overload
-    def __getitem__(self, index: slice) -> "Chunks": ...
-    def __getitem__(self, index: int | slice) -> "list[ColumnChunk] | Chunks":
+    def __getitem__(self, index: slice) -> "ColumnChunks": ...
+    def __getitem__(self, index: int | slice) -> "list[ColumnChunk] | ColumnChunks":
         if isinstance(index, slice):
-            return Chunks(self._found[index])
+            return ColumnChunks(self._found[index])
         return [ColumnChunk(*told) for told in self._found[index].tolist()]
 
 
@@ -195,7 +195,7 @@ def read_chunks(
     return found
 
 
-def _found_in(data: bytes, shape: tuple[int, int]) -> Chunks:
+def _found_in(data: bytes, shape: tuple[int, int]) -> ColumnChunks:
     """The chunks of a large footer, by a compiled loop."""
     from ...kernels.footers import CUT, FIELDS, TWICE, WRONG, find_chunks
 
@@ -204,7 +204,7 @@ def _found_in(data: bytes, shape: tuple[int, int]) -> Chunks:
     said = {CUT: "a footer that is cut short", TWICE: "row groups or columns twice", WRONG: _OTHERS}
     if wrong:
         raise ValueError(said[wrong])
-    return Chunks(found_GCF)
+    return ColumnChunks(found_GCF)
 
 
 def _chunk(footer: Compact) -> ColumnChunk:

@@ -171,7 +171,7 @@ class _Run(Generic[R]):
         if self._workers is None:
             return
         team = current_team()
-        if team is not None and self._whole:
+        if team is not None and team.workers is None and self._whole:
             team.workers = self._workers
         else:
             self._workers.end()
@@ -217,18 +217,18 @@ class _Run(Generic[R]):
         """Take the workers of a team, or start some, where what is left is worth it."""
         if self._workers is not None or self._size == 1:
             return
+        count = min(self._size, len(self._queue))
+        if self._left < _SURE_BYTES:
+            seconds = 0.0 if self._speed is None else self._left / self._speed
+            count = min(count, int(seconds / _WORTH_S))
         team = current_team()
         if team is not None and team.workers is not None:
             self._workers, team.workers = team.workers, None
-            self._workers.grow(min(self._size, len(self._queue)) - self._folds)
+        elif count < 2:
+            return
         else:
-            count = min(self._size, len(self._queue))
-            if self._left < _SURE_BYTES:
-                seconds = 0.0 if self._speed is None else self._left / self._speed
-                count = min(count, int(seconds / _WORTH_S))
-            if count < 2:
-                return
-            self._workers = Workers(count - self._folds)
+            self._workers = Workers(0)
+        self._workers.grow(count - self._folds)
         try:
             self._workers.begin(self._work, folds=self._folds)
         except HeldHereError:

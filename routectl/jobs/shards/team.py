@@ -5,7 +5,7 @@ are large has them import while it opens these itself.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +52,12 @@ def one_team(crew: Crew, paths: Sequence[str], modules: Sequence[str] = ()) -> I
         yield
         return
     team = Team()
-    count = min(crew.size - 1, _EARLY)
-    if count and sum(map(_file_bytes, paths)) >= _EARLY_BYTES:
-        try:
-            team.workers = Workers(count, modules)
-        except RoutectlError:  # told where it matters: when there is work
-            team.end()
     token = _CURRENT.set(team)
     try:
+        count = min(crew.size - 1, _EARLY)
+        if count and sum(map(_file_bytes, paths)) >= _EARLY_BYTES:
+            with suppress(RoutectlError):  # told where it matters: when there is work
+                team.workers = Workers(count, modules)
         yield
     finally:
         _CURRENT.reset(token)
