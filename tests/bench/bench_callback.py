@@ -58,9 +58,9 @@ class Timed(RoutesCallback):
 def main() -> None:
     """Print medians, and the overhead of pairs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=256)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ def main() -> None:
         settings = TrainingArguments(
             folder, per_device_train_batch_size=1, max_steps=options.steps, use_cpu=True,
             learning_rate=0.0, report_to=[], save_strategy="no", logging_steps=1000,
-            disable_tqdm=True, bf16=False,
+            disable_tqdm=True, bf16=False, optim="sgd",
         )  # fmt: skip
 
         def run(with_routes: bool) -> Watch:
