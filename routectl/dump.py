@@ -223,7 +223,7 @@ class Dump:
     ``keys`` are at hand for every sample; ``dump[i]`` and iteration read one sample at a time.
     ``batch``, where a reader has it, reads what follows one of ``starts`` at once: it costs less.
     ``digests``, empty where the dump has none, are ``gate_logprobs.digest_routes`` of each sample's
-    routes as they were written, None without. ``count`` gives ``rows``.
+    routes as they were written, None without. ``count`` gives ``rows``, ``layered`` ``by_layer``.
     """
 
     def __init__(
@@ -242,6 +242,8 @@ class Dump:
         self.starts: NDArray[np.int64] | None = None
         self._batch = batch
         self._count = count
+        self.layered: Callable[[], Dump] | None = None
+        self._by_layer: Dump | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -276,6 +278,16 @@ class Dump:
         """Rows of each sample, or of some, int64 [B]; None where they would have to be read."""
         rows_B = None if self._count is None else self._count()
         return rows_B if rows_B is None or samples is None else rows_B[np.array(samples, int)]
+
+    def by_layer(self) -> "Dump":
+        """The same dump for whoever counts a layer after the other, and lets go of each sample.
+
+        A reader may leave the ids of a sample as they were stored, a layer after the other in
+        memory (``routes.by_layer``), and as a part of what it read at once.
+        """
+        if self._by_layer is None:
+            self._by_layer = self if self.layered is None else self.layered()
+        return self._by_layer
 
     def __iter__(self) -> Iterator[Sample]:
         return (self._load(i) for i in range(len(self.keys)))
@@ -397,4 +409,7 @@ class Dump:
             def narrowed(layers: tuple[int, ...]) -> Dump:
                 return narrow(layers).read_within(context)
 
-        return self._like(Dump(self.meta, self.keys, load, narrowed, batch))
+        found = self._like(Dump(self.meta, self.keys, load, narrowed, batch))
+        if self.layered is not None:
+            found.layered = lambda: self.by_layer().read_within(context)
+        return found
