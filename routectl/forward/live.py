@@ -28,8 +28,11 @@ __all__ = ["Recorder", "record", "replay"]
 
 
 @contextmanager
-def record(model: torch.nn.Module) -> Iterator[Recorder]:
+def record(model: torch.nn.Module, *, graphs_only: bool = False) -> Iterator[Recorder]:
     """Record every forward of ``model`` in the block, training or not.
+
+    With graphs_only only those with gradients enabled: what a loss is computed from, not what
+    scores or generates.
 
     Ids leave the device without a synchronisation in the forward. What gradient checkpointing
     computes again in the backward is not recorded again. Inside ``replay`` the ids that it forced
@@ -39,10 +42,10 @@ def record(model: torch.nn.Module) -> Iterator[Recorder]:
     routers, s_major = _routers_of(model)
     recorder = Recorder(routers)
     probe = Probe(routers, again=lambda layer: None)
-    calls = ModelCalls(model, probe, _Recording(recorder), s_major=s_major)
+    calls = ModelCalls(model, probe, _Recording(recorder, graphs_only), s_major=s_major)
     with calls.stack:
         calls.start()
-        if hasattr(model, "generate"):
+        if hasattr(model, "generate") and not graphs_only:
             calls.stack.enter_context(_generate_recorded(model, recorder))
         yield recorder
     recorder.drain()
@@ -79,12 +82,12 @@ def replay(model: torch.nn.Module, routes: Sequence[Routes | None]) -> Iterator[
 class _Recording:
     """Forwards of a model that a recorder takes."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, recorder: Recorder, graphs_only: bool) -> None:
+        self._recorder, self._graphs_only = recorder, graphs_only
 
     def begin(self, batch: Batch) -> Tape | None:
         """A tape, but for what a backward pass computes again."""
-        if in_backward():
+        if in_backward() or (self._graphs_only and not torch.is_grad_enabled()):
             return None
         self._recorder.expect(batch)
         return Tape(want_margins=False)

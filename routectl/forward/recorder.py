@@ -110,6 +110,12 @@ class Recorder:
         for stream in made:
             stream.generated = done
 
+    def detach(self) -> "Recorder":
+        """What was recorded so far, for another thread to read; this one goes on with nothing."""
+        taken = Recorder(self.routers, self._streams, _copies=self._copies)
+        self._streams, self._caches, self._copies = [], Streams(), HostCopies()
+        return taken
+
     def samples(self) -> Iterator[Sample]:
         """The recorded sequences in order, with their token ids and routes (a row for each token
         that was fed; of a generated sequence for each but the last).

@@ -94,16 +94,20 @@ def _items(found: _Set, after: Sequence[int]) -> list[int]:
     return sorted(items)
 
 
-def karmarkar_karp(weights: Sequence[int], parts: int) -> Bins:
+def karmarkar_karp(weights: Sequence[int], parts: int, *, equal_size: bool = False) -> Bins:
     """The items in ``parts`` sets of nearly equal weight, by the largest differencing method.
 
     Partial solutions are merged, those with the widest spread first, the heaviest set of one with
     the lightest of the other. Ties are broken as verl does: by how many items, then by the items in
     the order in which they came together, of which the first says all. Weights are not negative.
-    Sets are ascending; some are empty when items are few. Raises ValueError when parts is below 1.
+    Sets are ascending; some are empty when items are few. With equal_size each has as many items,
+    since the ``parts`` lightest items begin in sets of their own, then the next. Raises ValueError
+    when parts is below 1, and where equal sizes do not divide.
     """
     if parts < 1:
         raise ValueError(f"parts must be at least 1, got {parts}")
+    if equal_size and len(weights) % parts:
+        raise ValueError(f"{len(weights)} items do not divide into {parts} sets of equal size")
     items = sorted(range(len(weights)), key=lambda i: (weights[i], i))  # the last is the widest
     heap: list[_Entry] = []
     after = [-1] * len(weights)
@@ -121,7 +125,11 @@ def karmarkar_karp(weights: Sequence[int], parts: int) -> Bins:
                 return single[-1]
         return heapq.heappop(heap)[-1]
 
-    for _ in range(len(weights) - 1):
+    if equal_size:
+        for k in range(0, len(items), parts):
+            heapq.heappush(heap, entry([(weights[i], 1, i, i) for i in items[k : k + parts]]))
+        items.clear()
+    for _ in range(max(len(heap), len(items)) - 1):
         heapq.heappush(heap, entry(_merged(widest(), widest(), parts, after)))
     sets = widest() if weights else []
     return [_items(s, after) for s in reversed(sets)] + [[] for _ in range(parts - len(sets))]

@@ -27,7 +27,8 @@ __all__ = ["FORMS", "FRAMEWORKS", "Packing", "Share"]
 Ints = NDArray[np.int64]
 FORMS = ("thd", "bshd", "bshd-b-major")
 _SIZES = ("tp", "cp", "pad_multiplier", "sample_multiple", "min_local_rows", "bucket", "seq_len")
-_THD_ONLY = ("sample_multiple", "min_local_rows", "bucket")
+_PADS = ("sample_multiple", "min_local_rows", "bucket")
+_THD_ONLY = (*_PADS, "padded_lens")
 
 
 class Share(NamedTuple):
@@ -58,6 +59,9 @@ class Packing:
     plan             which samples form which micro-batch on which data-parallel rank; None when
                      ``lens`` is one micro-batch
     pipeline         which layers each pipeline stage holds; None for one stage
+    padded_lens      places of each sample in the stream where a trainer says them, as in its
+                     cu_seqlens_padded: they take the place of the framework's padding, and further
+                     ones are padding after the samples. None where the framework's rule says them
 
     Raises ValueError, with both numbers, where sizes, options and lengths do not fit together.
     """
@@ -75,9 +79,12 @@ class Packing:
     seq_len: int | None = None
     plan: Plan | None = None
     pipeline: Pipeline | None = None
+    padded_lens: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lens", tuple(int(n) for n in self.lens))
+        if self.padded_lens is not None:
+            object.__setattr__(self, "padded_lens", tuple(int(n) for n in self.padded_lens))
         _check_options(self)
         if self.plan is not None:
             self.plan.check(len(self.lens), self.cp)
@@ -123,6 +130,8 @@ class Packing:
         """Where each sample begins, int64; total padding of its own is one more sequence."""
         if self.form != "thd":
             return np.arange(len(self.lens) + 1) * self.padded_seq_len
+        if self.padded_lens is not None:
+            return np.cumsum([0, *self.padded_lens])
         return np.cumsum([0, *rules.padded_lens(self.rule, tuple(self.lens), self.sizes)])
 
     @property
@@ -296,6 +305,7 @@ def _check_options(packing: Packing) -> None:
     if packing.form == "thd":
         if packing.seq_len is not None:
             raise ValueError(f"form thd has no seq_len, got {packing.seq_len}")
+        _check_padded_lens(packing)
         return
     for name in _THD_ONLY:
         if getattr(packing, name) is not None:
@@ -305,6 +315,27 @@ def _check_options(packing: Packing) -> None:
         alone = " with CP" if (rule.fp8 or "").startswith("skyrl") else ""
         raise ValueError(
             f"{packing.framework} has no fp8 padding in {packing.form}{alone}: give seq_len"
+        )
+
+
+def _check_padded_lens(packing: Packing) -> None:
+    """Raise ValueError where places that a trainer says do not hold the samples, or are not all."""
+    places = packing.padded_lens
+    if places is None:
+        return
+    given = ("plan", "fp8", "pad_multiplier", *_PADS)
+    beside = [name for name in given if getattr(packing, name) is not None]
+    if beside:
+        raise ValueError(f"padded_lens says the padding: {beside[0]} has no effect beside it")
+    if len(places) < len(packing.lens):
+        raise ValueError(f"padded_lens has {len(places)} places for {len(packing.lens)} samples")
+    for i, (n, held) in enumerate(zip(places, packing.lens, strict=False)):
+        if n < held:
+            raise ValueError(f"sample {i}: {held} tokens in {n} places")
+    if sum(places) % (packing.tp * packing.cp):
+        raise ValueError(
+            f"padded_lens are {sum(places)} places in all, not divisible by tp {packing.tp} x cp "
+            f"{packing.cp}"
         )
 
 
@@ -322,7 +353,8 @@ def _check_fit(packing: Packing) -> None:
         rules.check_bshd(packing.padded_seq_len, packing.sizes, longest, packing.is_zigzag)
     elif packing.is_zigzag:
         places = np.diff(packing.cu_seqlens_padded).tolist()
-        if "mult" in packing.rule.total:  # slime pads each rank's rows, after the split
+        if "mult" in packing.rule.total and packing.padded_lens is None:
+            # slime pads each rank's rows, after the split
             places = places[: len(packing.lens)]
         for i, n in enumerate(places):
             if n % (2 * cp):

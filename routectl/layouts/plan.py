@@ -1,7 +1,8 @@
 """Which samples form which micro-batch on which data-parallel rank.
 
 first-fit follows slime (utils/dp_schedule.py): pack first, then deal out; karmarkar-karp evens out
-tokens as verl and slime do. Both are in ``balancing``.
+tokens as slime does; verl evens out its estimate of work. ``balancing`` and ``verl_balance`` have
+them.
 """
 
 from bisect import bisect_left
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from .balancing import Bins, first_fit, karmarkar_karp, split_fullest
+from .verl_balance import verl_micro_batches, verl_ranks
 
-__all__ = ["BALANCES", "MicroBatch", "Plan", "build_plan"]
+__all__ = ["BALANCES", "MicroBatch", "Plan", "build_plan", "verl_plan"]
 
-BALANCES = ("first-fit", "karmarkar-karp")
+BALANCES = ("first-fit", "karmarkar-karp", "verl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +110,13 @@ def build_plan(
 
     A micro-batch has at most max_tokens_per_gpu x cp tokens; a sample that is longer alone has a
     micro-batch of its own. None leaves one micro-batch a rank. first-fit fills micro-batches in
-    the order of the samples and deals them out in turn; karmarkar-karp evens out their tokens.
-    In place of all that, micro_batch_size samples in order form each, dealt out in turn. Every
-    rank has the same number of micro-batches, as pipelines need; some may be empty.
+    the order of the samples and deals them out in turn; karmarkar-karp evens out their tokens;
+    verl is ``verl_plan``. In place of all that, micro_batch_size samples in order form each, dealt
+    out in turn. Every rank has the same number of micro-batches, as pipelines need; some may be
+    empty.
 
-    Raises ValueError for another balance, sizes below 1, and both sizes of a micro-batch.
+    Raises ValueError for another balance, sizes below 1, both sizes of a micro-batch, and what verl
+    refuses.
     """
     if balance not in BALANCES:
         raise ValueError(f"balance {balance!r} is not known: {', '.join(BALANCES)}")
@@ -123,9 +127,25 @@ def build_plan(
     if None not in sizes.values():
         raise ValueError("max_tokens_per_gpu and micro_batch_size cannot both be given")
     cap = None if max_tokens_per_gpu is None else max_tokens_per_gpu * cp
+    if micro_batch_size is None and balance == "verl":
+        return verl_plan(lens, dp, cap)
     if micro_batch_size is None:
         bins = _bins(lens, dp, cap, balance)
     else:
         bins = _in_order(len(lens), dp, micro_batch_size)
     steps = [bins[k : k + dp] for k in range(0, len(bins), dp)]
     return Plan(dp, tuple(MicroBatch(tuple(tuple(b) for b in step)) for step in steps))
+
+
+def verl_plan(lens: Sequence[int], dp: int, max_tokens: int | None, multiple: int = 1) -> Plan:
+    """verl's own micro-batches of a batch: those of ``verl_balance``, side by side.
+
+    max_tokens is of a micro-batch over its CP ranks; None leaves one micro-batch a rank. Raises
+    ValueError as verl_ranks and verl_micro_batches do.
+    """
+    ranks = verl_ranks(lens, dp)
+    if not lens:
+        return Plan(dp, (MicroBatch(((),) * dp),))
+    found = verl_micro_batches(lens, ranks, max_tokens or max(sum(lens), 1), multiple)
+    steps = zip(*found, strict=True)
+    return Plan(dp, tuple(MicroBatch(tuple(map(tuple, groups))) for groups in steps))

@@ -1,1 +1,1 @@
-"""What knows a trainer's objects: its model, its micro-batches, its callbacks; a file a framework."""
+"""What knows a trainer's objects, its model and micro-batches and callbacks: a file a framework."""

@@ -7,6 +7,7 @@ replayed on their inputs.
 """
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,14 +96,20 @@ def run_way(report: Report, folder: Path, asked: argparse.Namespace, way: Way) -
     """What the process of a way says."""
     report.say(f"running {way.words}")
     save = folder.parent / f"{way.words.replace(' ', '-').replace(',', '')}.npy"
-    command = [sys.executable, str(HERE / "gpu_recompute.py"), "--folder", str(folder)]
+    command = ["--folder", str(folder)]
     command += ["--way", way.name, "--device", report.device, "--threads", str(asked.threads)]
     command += ["--sequences", str(asked.sequences), "--length", str(asked.length)]
     command += ["--save", str(save)]
     command += ["--cap-gb", str(way.cap_gb)] if way.cap_gb else []
+    if report.device == "cpu":  # nothing is measured: no process of its own
+        import gpu_recompute
+
+        with redirect_stdout(io.StringIO()) as printed:
+            gpu_recompute.main(command)
+        return {**json.loads(printed.getvalue().splitlines()[-1]), "save": save}
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "0"}
     done = subprocess.run(
-        command,
+        [sys.executable, str(HERE / "gpu_recompute.py"), *command],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -199,8 +199,8 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def main() -> None:
-    """One way."""
+def main(words: list[str] | None = None) -> None:
+    """One way; ``words`` in place of the command line's."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--way", choices=("plain", "stream", "transformers"), required=True)
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--save", type=Path, required=True, help="the sets of experts, .npy")
-    asked = parser.parse_args()
+    asked = parser.parse_args(words)
     import transformers
     from transformers.models.qwen3_moe import modeling_qwen3_moe  # noqa: F401
 

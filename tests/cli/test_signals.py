@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from support.shell import DUMPS, run
+
 ROOT = Path(__file__).parent.parent.parent
-DUMP = ROOT / "fixtures/tiny_rl/vllm.bf16/samples.jsonl"
+LONG = ROOT / "fixtures/tiny_rl/vllm.bf16/samples.jsonl"
+DUMP = DUMPS["native"]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGPIPE: -13}
 
 WRITING = """
@@ -24,20 +27,23 @@ from routectl.files.writing import replacing
 def work(argv):
     with replacing(Path(argv[0]), force=True) as stream, scratch_folder("x"):
         stream.write(b"half")
-        print("begun", flush=True)
         {body}
     return 0
 
+def waiting(seconds):
+    print("begun", flush=True)
+    time.sleep(seconds)
+
 def swallowing():
     try:
-        time.sleep(30)
+        waiting(30)
     except BaseException:
         pass
     time.sleep(30)
 
 def slow_to_clean():
     try:
-        time.sleep(30)
+        waiting(30)
     finally:
         time.sleep({cleaning})
 
@@ -84,7 +90,7 @@ def test_a_signal_cleans_up(tmp_path, sent):
 
     A broken pipe kills as it kills any Unix tool, which a shell calls 141.
     """
-    process = started(tmp_path, "time.sleep(30)")
+    process = started(tmp_path, "waiting(30)")
     process.send_signal(sent)
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (CODES[sent], "")
@@ -117,7 +123,6 @@ def test_a_second_signal_lets_it_clean_up(tmp_path, second):
 def test_a_run_that_hangs_is_ended_by_the_next_signal(tmp_path):
     """A run that is not done cleaning after three seconds dies at once of the next signal."""
     process = started(tmp_path, "slow_to_clean()", cleaning=30)
-    time.sleep(0.5)  # so that it is in its block, and not at the print before it
     process.send_signal(signal.SIGINT)
     time.sleep(3.5)
     process.send_signal(signal.SIGINT)
@@ -127,7 +132,7 @@ def test_a_run_that_hangs_is_ended_by_the_next_signal(tmp_path):
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path):
     """Under nohup, or in the background of a script, what is ignored does not end the run."""
-    code = WRITING.format(body="time.sleep(1)", cleaning=0)
+    code = WRITING.format(body="waiting(1)", cleaning=0)
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "a")],
         stdout=subprocess.PIPE,
@@ -152,7 +157,7 @@ def test_a_signal_ends_a_command_wherever_it_is(tmp_path, sent):
         "-m",
         "routectl",
         "convert",
-        str(DUMP),
+        str(LONG),
         "--save",
         str(tmp_path / "a.parquet"),
     ]
@@ -218,26 +223,26 @@ class TestStreams:
         assert path.read_text("utf-8").startswith("before\nDUMP ")
 
     @pytest.mark.parametrize("name", ["a.parquet", "a.npz", "a.jsonl", "a.safetensors"])
-    def test_a_dump_to_a_fifo(self, tmp_path, name):
+    def test_a_dump_to_a_fifo(self, capsys, tmp_path, name):
         """Every form of a dump goes to a FIFO whole, though some are not written in order."""
         path, copy = tmp_path / name, tmp_path / f"copy-{name}"
         os.mkfifo(path)
         more = [] if name.endswith(".parquet") else ["--lossy"]
         with copy.open("wb") as got, subprocess.Popen(["cat", str(path)], stdout=got) as reader:
-            code, err = said("convert", DUMP, "--save", path, *more)
-            if code:
+            done = run(capsys, "convert", DUMP, "--save", path, *more)
+            if done.code:
                 reader.kill()
-        assert code == 0, err
+        assert done.code == 0, done.err
         assert path.is_fifo()
         plain = tmp_path / f"plain-{name}"
-        assert said("convert", DUMP, "--save", plain, *more)[0] == 0
+        assert run(capsys, "convert", DUMP, "--save", plain, *more).code == 0
         assert copy.read_bytes() == plain.read_bytes()
 
     @pytest.mark.parametrize("force", [[], ["--force"]])
-    def test_a_device_is_not_replaced(self, force):
+    def test_a_device_is_not_replaced(self, capsys, force):
         """A page to /dev/full says that it is full, with --force too, and is a device after."""
-        code, err = said("show", DUMP, "--html", "/dev/full", *force)
-        assert (code, err) == (
+        done = run(capsys, "show", DUMP, "--html", "/dev/full", *force)
+        assert (done.code, done.err) == (
             2,
             "routectl: /dev/full: cannot be written: No space left on device\n",
         )

@@ -37,7 +37,7 @@ SIZES = [
 LENS = st.lists(st.integers(0, 40), min_size=1, max_size=5).map(tuple)
 every_codec = pytest.mark.parametrize("name", CODECS)
 thorough = settings(
-    max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=30, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

@@ -127,7 +127,7 @@ def test_every_number_of_contexts_is_taken(contexts):
         assert by_docs("set", coded, block) == np.sort(ids, axis=1).tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 @pytest.mark.parametrize("name", CODECS)
 def test_round_trips(name, data):
@@ -277,7 +277,7 @@ def quick(call):
         tracemalloc.stop()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 @pytest.mark.parametrize("name", CODECS)
 def test_damage_is_refused_or_gives_legal_rows(name, data):

@@ -23,7 +23,7 @@ from support.token_oracle import bound_bits, decode_token, read_dictionary
 
 TINY = FIXTURES / "tiny_rl"
 thorough = settings(
-    max_examples=150, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

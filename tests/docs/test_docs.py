@@ -30,7 +30,7 @@ def load_make() -> ModuleType:
     return module
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MADE = [  # paths, and functions that make what is in them: nothing is made before its test
     pytest.param(path, content, id=path.name, marks=MARKS.get(path.name, []))
     for path, content in load_make().made()

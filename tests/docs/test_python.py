@@ -12,7 +12,7 @@ import routectl
 from support.tiny_rl import ENGINE, TINY
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FILES = {
     "rollout.parquet": ENGINE,
     "v0.parquet": TINY / "routes_v0.margins.parquet",

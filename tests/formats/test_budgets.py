@@ -5,7 +5,7 @@ import json
 import re
 import resource
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -63,9 +63,11 @@ def test_a_bomb_is_refused_in_bounded_memory(tmp_path, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BOMBS if name not in (*QUICK, *HARMLESS)])
 def test_every_bomb_is_refused(tmp_path, name):
-    """Whatever the container, one line says what was too much."""
+    """Whatever the container, one line says what was too much, of budgets an eighth of ours."""
     path = BOMBS[name](tmp_path)
-    with pytest.raises(FormatError) as caught:
+    ours = asdict(Limits())
+    eighth = {k: ours[k] // 8 for k in ("cell", "decoded", "line", "document", "nodes")}
+    with raised_limits(**eighth), pytest.raises(FormatError) as caught:
         _read(path)
     check_line(caught.value, path)
 
@@ -73,16 +75,17 @@ def test_every_bomb_is_refused(tmp_path, name):
 def test_the_limit_that_is_named_lets_it_in(tmp_path, capsys):
     """Each refusal of a real dump names a --limit with which the same command line passes."""
     path = write_lines(tmp_path / "x.jsonl.gz", [])
-    lines = (json.dumps(record(some_ids(9), note=[[]] * 2_000_000)) + "\n").encode()
+    lines = (json.dumps(record(some_ids(9), note=[[]] * 30_000)) + "\n").encode()
     path.write_bytes(gzip.compress(lines, 9))
     words = ["show", path]
-    for _ in range(3):
-        done = run(capsys, *words)
-        if done.code == 0:
-            break
-        words += re.findall(r"--limit \S+", done.err)[0].split()
-    assert (done.code, words[2:3]) == (0, ["--limit"])
-    assert run(capsys, *words[2:], "show", path).code == 0
+    with raised_limits(decoded=20_000, nodes=10_000):  # lower than they are: a small dump is over
+        for _ in range(4):
+            done = run(capsys, *words)
+            if done.code == 0:
+                break
+            words += re.findall(r"--limit \S+", done.err)[0].split()
+        assert (done.code, words[2:3]) == (0, ["--limit"])
+        assert run(capsys, *words[2:], "show", path).code == 0
 
 
 @pytest.mark.parametrize("words", [["--limit"], ["--limit", "x=1"], ["--limit=cell=-1"]])

@@ -13,7 +13,7 @@ WITH_CHECKSUMS = [
     *(form for form in FORMS if form.startswith(("native.", "replay."))),
     *("npz", "slime", "skyrl"),
 ]
-FLIPS = 60
+FLIPS = 30
 
 
 @pytest.mark.parametrize("form", WITH_CHECKSUMS)

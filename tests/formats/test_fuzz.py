@@ -26,7 +26,7 @@ from support.building import (
 from support.recordings import FIXTURES, QWEN, SGLANG, VLLM, read_lines, request_of, response_of
 
 QUICK = settings(
-    max_examples=250, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=80, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
 )
 NAMES = [
     *((SGLANG, n) for n in ("generate_batch_n2", "generate_start_mid", "generate_input_logprobs")),

@@ -280,3 +280,33 @@ def test_what_is_no_model_or_no_routes_is_refused_at_the_door():
         replay(model, samples[0].routes).__enter__()
     with replay(model, (sample.routes for sample in samples)):
         output(model, batch())
+
+
+def test_graphs_only_leaves_scoring_and_generating_out():
+    """Forwards without gradients, generate's too, are no samples; those of a loss are."""
+    model = families.tiny("qwen3_moe")
+    ids = batch()
+    with record(model, graphs_only=True) as recorder:
+        with torch.no_grad():
+            output(model, batch(seed=2))
+        if hasattr(model, "generate"):
+            model.generate(ids, max_new_tokens=2, do_sample=False)
+        output(model, ids).sum().backward()
+    assert [s.prompt_ids.tolist() for s in recorder.samples()] == ids.tolist()
+
+
+def test_what_is_detached_stays_apart():
+    """What was recorded so far is a recorder of its own; the block goes on with what comes."""
+    model = families.tiny("qwen3_moe")
+    first, second = batch(seed=1), batch(seed=2)
+    with record(model) as recorder:
+        output(model, first)
+        taken = recorder.detach()
+        assert list(recorder.samples()) == []
+        output(model, second)
+        assert [s.prompt_ids.tolist() for s in taken.samples()] == first.tolist()
+    assert [s.prompt_ids.tolist() for s in recorder.samples()] == second.tolist()
+    with record(model) as again:
+        output(model, first)
+    for one, other in zip(taken.samples(), again.samples(), strict=True):
+        assert np.array_equal(one.routes.ids_TLK, other.routes.ids_TLK)

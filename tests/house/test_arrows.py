@@ -156,7 +156,9 @@ MAY_IMPORT = {
         "reports.text jobs jobs.check"
     ),
     "loading": "dump model formats",
-    "trainers": "",
+    "trainers": (
+        "dump errors keys layouts model routes formats forward ops.diff ops.pack reports.ci"
+    ),
     "cli": (
         "errors files limits version visible formats ops.check.book reports reports.beside "
         "reports.cache reports.check reports.ci reports.diff reports.pack reports.page "

@@ -27,7 +27,7 @@ HOMES = {  # the files and folders that may load a heavy library
         "trainers/",
     ),
     "transformers": ("forward/", "trainers/transformers.py"),
-    "megatron": ("trainers/megatron.py", "trainers/roll.py"),
+    "megatron": ("trainers/megatron.py", "trainers/micro_batches.py", "trainers/roll.py"),
     "greenlet": ("forward/streaming.py",),
     "tensordict": ("formats/targets/jagged.py",),
     "tensorboardX": ("reports/ci/dashboards.py",),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from routectl.kernels.align import OUTSIDE, best_path, log_odds, set_bits
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     st.integers(1, 6), st.integers(1, 6), st.integers(1, 3), st.integers(1, 5), st.integers(0, 99)
 )
@@ -45,7 +45,7 @@ def test_log_odds_are_plain_sums(tokens, others, layers, top_k, seed):
         assert abs(found[t, s] - expected) < 1e-4
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.integers(1, 6), st.integers(1, 3), st.floats(0, 4), st.integers(0, 999))
 def test_the_path_is_the_best_of_all(tokens, states, penalty, seed):
     """No sequence of states has greater log-odds less the price of its changes."""

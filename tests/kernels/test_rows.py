@@ -58,7 +58,7 @@ def truth_of(old, new, experts, skip):
     return dict(zip(FIELDS, (swaps, [0] * layers, loads, loads, [], []), strict=True))
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(sides(), st.integers(1, 3), st.sampled_from([1, 2, 3, 1 << 20]))
 def test_diff_rows_is_the_oracle(case, threads, chunk):
     """diff_rows counts what sets count, whatever the threads and wherever a chunk ends."""
@@ -68,7 +68,7 @@ def test_diff_rows_is_the_oracle(case, threads, chunk):
     assert as_lists(counts) == truth_of(old, new, experts, skip)
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(sides(), st.integers(1, 3), st.sampled_from([1, 2, 3, 1 << 20]))
 def test_marks_are_the_oracle(case, threads, chunk):
     """With mark, every mismatched row that is not left out is marked, and no count changes."""
@@ -84,7 +84,7 @@ def test_marks_are_the_oracle(case, threads, chunk):
     assert diff_rows(old, new, experts).differs_TL is None
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(sides())
 def test_few_rows_are_counted_alike(case):
     """What numpy alone counts of few rows is the oracle's, and its marks are those of the loop."""
@@ -103,7 +103,7 @@ def as_layers(ids_TLK):
     return stack[:, 2 : 2 + len(ids_TLK)].transpose(1, 0, 2)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(sides())
 def test_rows_layer_by_layer_are_counted_alike(case):
     """Where the rows of a layer lie end to end, both ways of counting are the oracle's."""
@@ -122,7 +122,7 @@ def test_many_unlike_rows_are_left_to_the_loops():
     assert diff_rows_of_few(old, new, 60, most=14) is None
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(sides())
 def test_diff_of_itself_is_empty(case):
     """A side against itself has no swap, no order mismatch and one load."""
@@ -134,7 +134,7 @@ def test_diff_of_itself_is_empty(case):
     assert counts.load_old_LE.tolist() == count_load(old, experts, skip).tolist()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(sides())
 def test_sides_exchange(case):
     """Exchanging the sides exchanges the loads and changes nothing else."""
@@ -145,7 +145,7 @@ def test_sides_exchange(case):
     assert one == two
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(sides(), st.integers(0, 2**32 - 1))
 def test_slot_order_is_all_that_permuting_changes(case, seed):
     """Permuting the slots of every row changes the order mismatches and no other count."""
@@ -225,7 +225,7 @@ def wire_ids(draw):
     return ids, experts
 
 
-@settings(max_examples=300)
+@settings(max_examples=80)
 @given(wire_ids())
 def test_scan_rows_is_the_oracle(case):
     """scan_rows finds the fillers and the first illegal row in every integer dtype."""
@@ -268,7 +268,7 @@ def test_first_illegal_row_is_told():
     assert (np.argwhere(missing).tolist(), token, layer) == ([[0, 0]], 1, 1)
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(sides())
 def test_count_load_is_the_oracle(case):
     """count_load counts every id of the rows that are there."""

@@ -48,7 +48,7 @@ def plain(ids, missing, slots, folds, scores, t, layer, slot=None):
     return sum(int(scores[folds[t], slot, layer, e]) for e in ids[t, layer])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(rows())
 def test_scores_are_plain_sums(case):
     """Scores of rows, of their sums, of other tokens and of other layers are sums over ids."""
@@ -70,7 +70,7 @@ def test_scores_are_plain_sums(case):
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(rows())
 def test_counts_are_plain_counts(case):
     """Each row that is there and has a token is counted once, in its fold."""
@@ -90,7 +90,7 @@ def test_counts_are_plain_counts(case):
     assert seen.tolist() == truth_rows.tolist()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 3), st.integers(0, 2**32), st.integers(1, 40))
 def test_scores_of_counts_are_the_formula(folds, seed, weight):
     """A score is the rounded logarithm of a blended share over the layer's own, by other folds."""
@@ -105,7 +105,7 @@ def test_scores_of_counts_are_the_formula(folds, seed, weight):
         assert abs(float(found[f, v, layer, e]) - max(-127, min(127, exact))) <= 0.5 + 1e-6
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**32))
 def test_best_path_is_the_best_of_all(states, size, seed):
     """No path over the states has a larger sum less what entering its stretches costs."""
@@ -127,7 +127,7 @@ def test_best_path_of_no_rows():
     assert best_path(np.zeros((2, 0), np.int32), np.zeros(2, np.int64)).tolist() == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 5), st.integers(0, 2**32))
 def test_the_assignment_is_the_largest(size, seed):
     """No permutation has a larger sum."""
@@ -140,7 +140,7 @@ def test_the_assignment_is_the_largest(size, seed):
     assert math.isclose(gains[np.arange(size), found].sum(), best, abs_tol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 6), st.integers(0, 2**32))
 def test_windows_lie_at_every_place(size, tokens, places, seed):
     """A window's score at a place is the sum over its rows whose token is known."""
@@ -154,7 +154,7 @@ def test_windows_lie_at_every_place(size, tokens, places, seed):
     assert slide(window, column).tolist() == truth
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 6), st.integers(1, 3), st.integers(0, 2**32))
 def test_the_worst_run_is_the_worst_of_all(size, layers, seed):
     """No run of rows has a sum further below 0."""
@@ -164,7 +164,7 @@ def test_the_worst_run_is_the_worst_of_all(size, layers, seed):
     assert worst_runs(scores).tolist() == truth
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(rows())
 def test_renumbering_gains_are_plain_sums(case):
     """What an id would score as an expert is the sum over the rows that have it."""

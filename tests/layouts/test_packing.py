@@ -1,6 +1,7 @@
 """Packed layouts: against the frameworks' own functions, and against themselves."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -71,6 +72,23 @@ def test_every_route_lands_once(packing):
     last = packing.rule.last
     assert sorted(real) == [(i, p) for i, n in enumerate(packing.lens) for p in range(n - last)]
     assert len(rows) == packing.cp * packing.num_local_rows == packing.cu_seqlens_padded[-1]
+
+
+@given(packings())
+def test_places_that_a_trainer_says(packing):
+    """Padded lengths that are given lay rows out as the framework's rule that gives the same."""
+    if packing.form != "thd":
+        reject()
+    places = np.diff(packing.cu_seqlens_padded).tolist()
+    sizes = packing.framework, packing.tp, packing.cp
+    try:
+        said = Packing(packing.lens, *sizes, padded_lens=places)
+    except ValueError:
+        assert "mult" in packing.rule.total  # padding after the samples that CP cannot cut
+        reject()
+    for cp_rank, tp_rank in itertools.product(range(packing.cp), (None, *range(packing.tp))):
+        rows = packing.local_rows(cp_rank, tp_rank)
+        np.testing.assert_array_equal(said.local_rows(cp_rank, tp_rank), rows)
 
 
 @given(packings(), st.booleans())
@@ -292,6 +310,12 @@ def test_bad_ranks_and_parts():
         ({"framework": "relax-vl", "pad_multiplier": 4, "cp": 2}, "no pad_multiplier with CP"),
         ({"framework": "verl", "pad_multiplier": 4}, "verl has no pad_multiplier"),
         ({"framework": "ms-swift", "tp": 3, "cp": 2}, "padding after the samples takes 2 places"),
+        ({"form": "bshd", "padded_lens": [4]}, "form bshd has no padded_lens: give seq_len"),
+        ({"padded_lens": [4], "bucket": 4}, "padded_lens says the padding: bucket has no effect"),
+        ({"padded_lens": []}, "padded_lens has 0 places for 1 samples"),
+        ({"padded_lens": [0, 4]}, "sample 0: 1 tokens in 0 places"),
+        ({"padded_lens": [3], "tp": 2}, "padded_lens are 3 places in all, not divisible by tp 2"),
+        ({"padded_lens": [6], "cp": 2}, "sample 0 takes 6 places, not divisible by 2 x cp = 4"),
     ],
 )
 def test_options_without_effect_are_refused(options, said):

@@ -66,7 +66,7 @@ def test_bytes_of_a_token(experts, size):
     assert (summarize(dump).samples, summarize(dump).rows) == (0, 0)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.lists(plain_routes(LAYERS, 5), max_size=3))
 def test_load_is_the_oracle(plain):
     """Load, rows and missing rows are what loops over the rows that are there count."""

@@ -140,7 +140,7 @@ def cases(draw):
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(cases())
 def test_selection(case):
     """Ids, their order, margins and group margins are those of the slow router, ties included."""
@@ -164,7 +164,7 @@ def test_selection(case):
         assert got.weights_TK[t].tolist() == pytest.approx(expected, rel=1e-5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cases())
 def test_scores_first(case):
     """Selecting on scores gives descending scores, and weights of unbiased scores."""

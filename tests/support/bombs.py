@@ -181,9 +181,9 @@ def _nothing(rows):
 
 
 def _row_groups(folder):
-    """Two thousand row groups of a sample each, whose cells are 100 kB and ought to be 4 bytes."""
+    """Four hundred row groups of a sample each, whose cells are 100 kB and ought to be 4 bytes."""
     path = folder / "x.parquet"
-    table = _table(2000, **_cells(100_000)(2000))
+    table = _table(400, **_cells(100_000)(400))
     pq.write_table(table, path, row_group_size=1, compression="zstd", use_dictionary=True)
     return path
 
@@ -263,8 +263,8 @@ BOMBS = {
     ),
     "Parquet: one id 4,000 times": _parquet(4000, _strings("sample_id", 100_000)),
     "Parquet: one reason 4,000 times": _parquet(4000, _strings("finish_reason", 100_000)),
-    "Parquet: one token 200 million times": _parquet(200, _tokens(200 * 10**6)),
-    "Parquet: 100 million nulls in lists": _parquet(100, _tokens(100 * 10**6, "null")),
+    "Parquet: one token 25 million times": _parquet(25, _tokens(25 * 10**6)),
+    "Parquet: 25 million nulls in lists": _parquet(25, _tokens(25 * 10**6, "null")),
     "Parquet: 3 million rows of nothing": _parquet(3 * 10**6, _nothing, row_group_size=10**7),
-    "Parquet: 2,000 row groups of one cell": _row_groups,
+    "Parquet: 400 row groups of one cell": _row_groups,
 }

@@ -3,9 +3,9 @@
 import functools
 
 from routectl.ops.check.book.findings import SEVERITIES
-from support.faults import opened
+from support.faults import BASES, opened
 
-__all__ = ["codes", "loaded", "only"]
+__all__ = ["codes", "loaded", "only", "two_of"]
 
 
 @functools.cache
@@ -24,3 +24,10 @@ def only(result, code):
     """The one finding of a code."""
     (found,) = [f for f in result.findings if f.code == code]
     return found
+
+
+def two_of(fault, faults):
+    """Two of the recordings that a fault is put into; along ``faults`` they go round."""
+    bases = [base for base in BASES if not fault.bases or base.name in fault.bases]
+    first = faults.index(fault)
+    return [bases[(first + n) % len(bases)] for n in range(min(2, len(bases)))]

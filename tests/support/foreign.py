@@ -10,6 +10,8 @@ import contextlib
 import functools
 import importlib.util
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Optional
@@ -26,10 +28,12 @@ __all__ = [
     "definitions",
     "karmarkar_karp",
     "load_file",
+    "micro_batches",
     "on_rank",
     "skyrl_packed",
     "split_cp_inputs",
     "verl_util",
+    "workload",
 ]
 
 HAVE_VERL = importlib.util.find_spec("verl") is not None
@@ -98,7 +102,7 @@ def _seqlen_balancing():
         "utils/seqlen_balancing.py",
         {
             "verl.protocol": {"DataProto": None},
-            "verl.utils": {"tensordict_utils": None},
+            "verl.utils": {"tensordict_utils": SimpleNamespace()},
             "verl.utils.device": {"get_device_name": None},
         },
     )
@@ -109,9 +113,49 @@ def karmarkar_karp(lens, parts):
     return _seqlen_balancing().karmarkar_karp(lens, parts, equal_size=False)
 
 
-def balanced_partitions(lens, parts):
-    """verl's get_seqlen_balanced_partitions, parts of any number of items."""
-    return _seqlen_balancing().get_seqlen_balanced_partitions(lens, parts, equal_size=False)
+def balanced_partitions(lens, parts, *, equal_size=False):
+    """verl's get_seqlen_balanced_partitions, parts of any number of items or of as many."""
+    return _seqlen_balancing().get_seqlen_balanced_partitions(lens, parts, equal_size=equal_size)
+
+
+def workload(lens):
+    """verl's calculate_workload."""
+    return _seqlen_balancing().calculate_workload(torch.tensor(lens, dtype=torch.int64)).tolist()
+
+
+def micro_batches(ranks, max_tokens, multiple=None):
+    """verl's rearrange_micro_batches on ranks of samples of these lengths: the lists of each rank.
+
+    The ranks are threads, and their all_reduce one over threads; of a batch it takes the lengths,
+    and its micro-batches are not made.
+    """
+    module = _seqlen_balancing()
+    wait, said = threading.Barrier(len(ranks), timeout=60), {}
+
+    def all_reduce(tensor, op, group):
+        said[threading.get_ident()] = tensor.clone()
+        wait.wait()
+        every = torch.stack(list(said.values()))
+        tensor.copy_(every.amax(0) if op == torch.distributed.ReduceOp.MAX else every.amin(0))
+        wait.wait()
+
+    ops = torch.distributed.ReduceOp
+    ring = SimpleNamespace(is_initialized=lambda: True, all_reduce=all_reduce, ReduceOp=ops)
+    names = {
+        "dist": ring,
+        "get_device_name": lambda: "cpu",
+        "tu": SimpleNamespace(index_select_tensor_dict=lambda batch, part: None),
+    }
+
+    def on(lens):
+        ends = torch.tensor([0, *lens]).cumsum(0)
+        ids = SimpleNamespace(is_nested=True, offsets=lambda: ends)
+        return module.rearrange_micro_batches(
+            {"input_ids": ids}, max_tokens, dp_group="all", num_batches_divided_by=multiple
+        )[1]
+
+    with mock.patch.multiple(module, **names), ThreadPoolExecutor(len(ranks)) as threads:
+        return list(threads.map(on, ranks))
 
 
 def definitions(package, path, wanted, names):

@@ -243,7 +243,7 @@ def _verl(config: _Reader) -> None:
         config, dynamic, f"{actor}ppo_max_token_len_per_gpu", f"{actor}ppo_micro_batch_size_per_gpu"
     )
     if dynamic:
-        config.put("balance", f"{actor}use_dynamic_bsz", "karmarkar-karp")
+        config.put("balance", f"{actor}use_dynamic_bsz", "verl")
     _take_gpus(config, "trainer.nnodes", "trainer.n_gpus_per_node")
 
 

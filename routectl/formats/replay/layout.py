@@ -11,11 +11,13 @@ __all__ = ["layout_document", "stages_document"]
 
 
 def layout_document(packing: Packing) -> dict[str, Any]:
-    """Every field of a Packing; plan and pipeline are null where there is none."""
+    """Every field of a Packing but ``padded_lens``, which no command gives; plan and pipeline are
+    null where there is none.
+    """
     plain = {
         field.name: getattr(packing, field.name)
         for field in dataclasses.fields(packing)
-        if field.name not in ("lens", "plan", "pipeline")
+        if field.name not in ("lens", "padded_lens", "plan", "pipeline")
     }
     plan, pipeline = packing.plan, packing.pipeline
     return {

@@ -1,7 +1,7 @@
 """plan.json: which samples form which micro-batch on which data-parallel rank.
 
-Two forms: routectl's own, and the ``dp_shards`` of slime's train-data dumps, as JSON or in the
-dump itself. docs/replay.md has both.
+routectl's own form, those of trainers (``trainer_plans``), and slime's train-data dumps, which have
+one of these in them. docs/replay.md has all.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from ...errors import FormatError, MismatchError
 from ...files.reading import open_regular, read_bytes
 from ...layouts.plan import MicroBatch, Plan
 from ..documents.fields import from_json, one_line
+from .trainer_plans import TRAINERS_KEYS, trainers_steps
 
 __all__ = ["plan_document", "read_plan", "steps_of"]
 
@@ -34,18 +35,6 @@ class _Own(msgspec.Struct):
     """routectl's own form."""
 
     micro_batches: Annotated[list[_Groups | _Step], msgspec.Meta(min_length=1)]
-
-
-class _Shard(msgspec.Struct):
-    """A rank of slime's: ``micro_batch_indices`` index into its ``partition`` of the samples."""
-
-    data_parallel_rank: _Count
-    partition: list[_Count]
-    micro_batch_indices: list[list[_Count]]
-
-    def steps(self) -> list[tuple[int, ...]]:
-        """The samples of each micro-batch. Raises IndexError."""
-        return [tuple(self.partition[i] for i in step) for step in self.micro_batch_indices]
 
 
 def _index(value: int | str, ids: _Named, where: str) -> int:
@@ -75,28 +64,6 @@ def steps_of(document: Any, ids: _Named, where: str) -> tuple[MicroBatch, ...]:
         at = f"{where}: micro-batch {m}"
         found.append(MicroBatch(tuple(tuple(_index(i, ids, at) for i in g) for g in groups), cp))
     return tuple(found)
-
-
-def _slime(document: Any, where: str) -> tuple[MicroBatch, ...]:
-    by_rank: dict[int, list[tuple[int, ...]]] = {}
-    try:
-        for shard in msgspec.convert(document, list[_Shard]):
-            rank, steps = shard.data_parallel_rank, shard.steps()
-            if by_rank.setdefault(rank, steps) != steps:
-                raise FormatError(f"{where}: dp_shards disagree about data-parallel rank {rank}")
-    except (msgspec.ValidationError, IndexError) as error:
-        raise FormatError(
-            f"{where}: dp_shards: expected data_parallel_rank, partition and micro_batch_indices: "
-            f"{error}"
-        ) from None
-    counts = {len(steps) for steps in by_rank.values()}
-    if sorted(by_rank) != list(range(len(by_rank))) or len(counts) != 1:
-        raise FormatError(
-            f"{where}: dp_shards: got ranks {sorted(by_rank)} with {sorted(counts)} micro-batches, "
-            "expected every rank from 0 on, with equally many"
-        )
-    ranks = [by_rank[rank] for rank in sorted(by_rank)]
-    return tuple(MicroBatch(groups) for groups in zip(*ranks, strict=True))
 
 
 def _train_data(path: Path, lens: Sequence[int]) -> dict[str, Any]:
@@ -139,25 +106,27 @@ def _document(path: Path, lens: Sequence[int]) -> Any:
 def read_plan(
     path: Path, cp: int, sample_ids: Sequence[str | None] = (), lens: Sequence[int] = ()
 ) -> Plan:
-    """The plan in a JSON file, or in slime's train data; samples may be named by index or by id.
+    """The plan in a JSON file, or in slime's train data; in our form samples may be named by id.
 
     ``lens`` are the tokens of the dump's samples, where known; train data is held against them.
     Raises FormatError when it is not a plan, MismatchError when it is of another dump;
     ``Plan.check`` says whether it fits the samples.
     """
     document = _document(path, lens)
-    if isinstance(document, list):
-        document = {"dp_shards": document}
+    if isinstance(document, list):  # the shards of slime, or one rank's index lists
+        lists = bool(document) and all(isinstance(group, list) for group in document)
+        document = {"_microbatches": [document]} if lists else {"dp_shards": document}
     ids: _Named = {}
     for i, name in enumerate(sample_ids):
         if name is not None:
             ids.setdefault(name, []).append(i)
     if isinstance(document, dict) and "micro_batches" in document:
         steps = steps_of(document, ids, str(path))
-    elif isinstance(document, dict) and "dp_shards" in document:
-        steps = _slime(document["dp_shards"], str(path))
+    elif isinstance(document, dict) and document.keys() & TRAINERS_KEYS.keys():
+        steps = trainers_steps(document, str(path))
     else:
-        raise FormatError(f"{path}: neither micro_batches nor dp_shards in it: not a plan")
+        known = ", ".join(f"{key} ({whose})" for key, whose in TRAINERS_KEYS.items())
+        raise FormatError(f"{path}: not a plan: expected one of micro_batches, {known}")
     ranks, left = divmod(len(steps[0].groups) * (steps[0].cp or cp), cp) if steps else (0, 1)
     if left or not ranks:
         raise FormatError(

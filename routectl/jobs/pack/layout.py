@@ -79,12 +79,12 @@ class LayoutOptions:
         None,
         metavar="HOW",
         choices=BALANCES,
-        help="first-fit fills micro-batches, karmarkar-karp evens them out.",
+        help="first-fit fills micro-batches, karmarkar-karp evens out tokens, verl is verl's own.",
     )
     plan: Path | None = option(
         None,
         metavar="PLAN.json",
-        help="Which samples form which micro-batch; slime's train data (.pt), too.",
+        help="Which samples form which micro-batch, as we or a trainer have it (docs/replay.md).",
     )
     settings: tuple[str, ...] = settings_option()
 
@@ -230,7 +230,7 @@ class Lengths:
 
 
 def _plan(options: Layout, sizes: Lengths) -> "Plan | None":
-    from ...layouts.plan import build_plan
+    from ...layouts.plan import build_plan, verl_plan
 
     if options.plan is not None:
         from ...formats.replay.plans import read_plan
@@ -244,6 +244,10 @@ def _plan(options: Layout, sizes: Lengths) -> "Plan | None":
         return plan.without([i for i, tokens in enumerate(sizes.all_lens) if not tokens])
     if (options.dp, options.max_tokens_per_gpu, options.micro_batch_size) == (1, None, None):
         return None
+    if options.balance == "verl" and options.vpp > 1 and options.max_tokens_per_gpu is not None:
+        return verl_plan(
+            sizes.lens, options.dp, options.max_tokens_per_gpu * options.cp, options.pp
+        )
     return build_plan(
         sizes.lens,
         options.dp,

@@ -199,6 +199,8 @@ def pack(
     """
     shape = _shape_of(routes)
     layers = [n for chunk in packing.stage_layers(rank.pp, shape.layers_L) for n in chunk]
+    if spec.layers is not None:
+        layers = [n for n in layers if n in spec.layers]
     columns = [shape.layers_L.index(layer) for layer in layers]
     runs: dict[int, list[Run]] = {}
     for run in packing.runs(rank.cp, rank.tp):

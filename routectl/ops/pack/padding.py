@@ -28,12 +28,14 @@ class TensorSpec:
     ep       expert-parallel size: rank r holds experts [r E / ep, (r + 1) E / ep)
     greatest the greatest id of the batch, for a framework whose dtype goes by it (ROLL); None
              where it is not known
+    layers   those of the stage's layers that are written, 0-based; None for all of them
     """
 
     padding: str | None = None
     dtype: str | None = None
     ep: int = 1
     greatest: int | None = None
+    layers: tuple[int, ...] | None = None
 
     def needs_greatest(self, packing: Packing) -> bool:
         """Whether the dtype goes by the greatest id of the batch, and it is not known yet."""

@@ -18,7 +18,7 @@ WANTED = {  # by hand, by what the files say
         "verl",
         {
             **{"framework": "verl", "tp": 2, "cp": 2, "pp": 2, "ep": 4, "first_stage_layers": 22},
-            **{"bucket": 512, "max_tokens_per_gpu": 16384, "balance": "karmarkar-karp"},
+            **{"bucket": 512, "max_tokens_per_gpu": 16384, "balance": "verl"},
         },
         16,
     ),

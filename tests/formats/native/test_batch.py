@@ -52,7 +52,7 @@ def outcome(dump):
     }
 
 
-@settings(max_examples=80, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 @pytest.mark.parametrize("codec", ["plain", "packed"])
 def test_batches_add_up_to_samples(tmp_path_factory, codec, data):

@@ -36,9 +36,7 @@ def _plain(count, rows=5, **more):
 META = DumpMeta("", "", (0, 1, 2), 8, 2)
 
 
-@settings(
-    max_examples=120, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=50, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_round_trip(tmp_path_factory, data):
     """Every field of every sample, and what the file keeps of DumpMeta, comes back equal."""

@@ -14,7 +14,7 @@ from routectl.formats.native.row_groups import group_runs, grouped, native_form,
 from support.native_files import metas, samples
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(data=st.data(), codec=st.sampled_from(["plain", "packed", "set", "context"]))
 def test_row_groups_apart_are_a_file(data, codec, monkeypatch) -> None:
     """Whatever the samples and the codec, the file is that of one writer, byte for byte."""

@@ -249,7 +249,7 @@ def test_a_session_is_one_sample(tmp_path):
     assert len(opened(tmp_path, lines)) == 3  # each call has an id of its own
 
 
-@settings(max_examples=80, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_cut_merges_back(tmp_path_factory, data):
     """However a sample is cut into calls and starts, the rows that some call has come back."""

@@ -108,7 +108,7 @@ def test_rollouts_of_several_steps_and_ranks(tmp_path):
     assert_samples(open_dump(tmp_path / "rollouts" / "step_1"), samples[4:])
 
 
-@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_packing_splits_back(tmp_path_factory, data):
     """Whatever the lengths, prompts and the multiple: each sample comes back exactly."""
@@ -120,9 +120,7 @@ def test_any_packing_splits_back(tmp_path_factory, data):
     assert_samples(open_dump(write_bin(place / "rank_0.bin", bins)), samples)
 
 
-@settings(
-    max_examples=150, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_changed_bins_are_read_or_refused(tmp_path_factory, data):
     """Any field of another type or size gives samples or one clear line."""

@@ -369,9 +369,7 @@ def documents():
     yield {"session_id": "s", "records": [call]}
 
 
-@settings(
-    max_examples=300, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=80, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_changed_documents_are_read_or_refused(tmp_path_factory, data):
     """Any entry of another type, or a payload with other characters, never raises but one line."""

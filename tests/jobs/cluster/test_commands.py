@@ -1,5 +1,7 @@
 """Commands with --ray print and write what they do with --jobs, byte for byte."""
 
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -18,6 +20,8 @@ from support.shell import run
 
 pytestmark = pytest.mark.ray
 TINY = FIXTURES / "tiny_rl" / "routes_v0.fp32.npz"
+LATER = TINY.with_name("routes_v1.fp32.npz")
+RECORDED = FIXTURES / "tiny_rl" / "vllm.bf16" / "samples.jsonl"
 LAYOUT = ("--cp", 2, "--tp", 2, "--dp", 2, "--max-tokens-per-gpu", 512)
 
 
@@ -36,9 +40,9 @@ def content(path):
     return {str(one.relative_to(path)): one.read_bytes() for one in files}
 
 
-@pytest.mark.parametrize("busy", [0, 2, 3])
+@pytest.mark.parametrize("busy", [0, 3])
 def test_convert(capsys, tmp_path, small, nodes, busy):
-    """A native file is the same, by 4, 2 and 1 workers, and nothing is left beside it."""
+    """A native file is the same, by 4 and 1 workers, and nothing is left beside it."""
     one, two = tmp_path / "one.parquet", tmp_path / "two" / "one.parquet"
     two.parent.mkdir()
     words = ("convert", TINY, "--codec", "set", "--save")
@@ -54,25 +58,51 @@ def test_convert(capsys, tmp_path, small, nodes, busy):
 def sides(monkeypatch):
     """Two dumps of 96 samples, whose comparison is cut into as many shards."""
     monkeypatch.setattr(cut_runs, "__defaults__", (1,))
-    return TINY, TINY.with_name("routes_v1.fp32.npz")
+    return TINY, LATER
 
 
-def test_show(capsys, sides, nodes):
-    """What a dump holds is the same, counted by tasks."""
-    one = run(capsys, "show", sides[0], "--json", "--jobs", 1)
-    two = run(capsys, "show", sides[0], "--json", "--ray", nodes.address)
-    assert (two.code, two.out) == (one.code, one.out) != (0, "")
+LINES = {
+    "show": ("show", TINY),
+    "check": ("check", RECORDED, "--against", TINY),
+    "staleness": ("staleness", RECORDED, f"--at=v0={TINY}", f"--at=v1={LATER}"),
+    "verify": ("verify", "PACKED", "--against", TINY),
+}
 
 
-@pytest.mark.parametrize("busy", [0, 2, 3])
-def test_diff(capsys, sides, nodes, busy):
+@pytest.mark.parametrize("verb", LINES)
+def test_answers(capsys, tmp_path, sides, nodes, verb):
+    """What a command prints as JSON, and its exit code, are the same, counted by tasks."""
+    packed = tmp_path / "packed"
+    if verb == "verify":
+        assert run(capsys, "pack", TINY, "--save", packed, *LAYOUT).code == 0
+    words = [packed if word == "PACKED" else word for word in LINES[verb]]
+    one = run(capsys, *words, "--json", "--jobs", 1)
+    two = run(capsys, *words, "--json", "--ray", nodes.address)
+    assert (two.code, two.out) == (one.code, one.out)
+    assert one.out
+    assert "here: no other process" not in two.err
+
+
+def test_a_process_names_the_cluster(capsys, sides, nodes):
+    """A command line of its own goes to the cluster at the ADDRESS that --ray names."""
+    one = run(capsys, "check", TINY, "--json", "--jobs", 1)
+    two = subprocess.run(
+        [sys.executable, "-m", "routectl", "check", TINY, "--json", "--ray", nodes.address],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (two.returncode, two.stdout) == (one.code, one.out), two.stderr
+
+
+@pytest.mark.parametrize(("busy", "form"), [(0, ()), (2, ("--json",)), (3, ("--json",))])
+def test_diff(capsys, sides, nodes, busy, form):
     """The report, the document and the exit code are the same, by 4, 2 and 1 workers."""
-    for form in ((), ("--json",)):
-        one = run(capsys, "diff", *sides, *form, "--jobs", 1)
-        with nodes.kept_busy(busy):
-            two = run(capsys, "diff", *sides, *form, "--ray", nodes.address)
-        assert (one.code, one.out) == (two.code, two.out), two.err
-        assert one.code == 1
+    one = run(capsys, "diff", *sides, *form, "--jobs", 1)
+    with nodes.kept_busy(busy):
+        two = run(capsys, "diff", *sides, *form, "--ray", nodes.address)
+    assert (one.code, one.out) == (two.code, two.out), two.err
+    assert one.code == 1
 
 
 @pytest.mark.parametrize("what", ["worker", "node"])

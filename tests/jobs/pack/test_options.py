@@ -214,7 +214,7 @@ class TestNames:
         """An unknown --balance is refused, whether micro-batches are balanced or not."""
         options = ("--save", tmp_path / "r", "--balance", "foo", *more)
         said = complaint(capsys, "pack", DUMPS["native"], *options)
-        assert said == "routectl: --balance 'foo' is not known: first-fit, karmarkar-karp\n"
+        assert said == "routectl: --balance 'foo' is not known: first-fit, karmarkar-karp, verl\n"
 
 
 class TestPlans:

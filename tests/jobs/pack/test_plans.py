@@ -245,8 +245,8 @@ class TestPlanFiles:
                 {"micro_batches": [[[0]], {"cp": "2", "samples": [[1]]}]},
                 "Expected `int | null`, got `str` - at `$.micro_batches[1].cp`",
             ),
-            ({"steps": [[[0]]]}, "neither micro_batches nor dp_shards in it: not a plan"),
-            ("text", "neither micro_batches nor dp_shards in it: not a plan"),
+            ({"steps": [[[0]]]}, "not a plan: expected one of micro_batches, dp_shards (slime), "),
+            ("text", "not a plan: expected one of micro_batches, dp_shards (slime), "),
             ([], "dp_shards: got ranks [] with [] micro-batches"),
             (
                 [{"data_parallel_rank": 0, "partition": [0]}],
@@ -365,7 +365,7 @@ class TestMaxTokens:
         """Another balance is refused with the names that there are."""
         options = ("--dp", "2", "--balance", "even")
         said = complaint(capsys, "pack", batch.path, "--save", tmp_path / "r", *options)
-        assert "balance 'even' is not known: first-fit, karmarkar-karp" in said
+        assert "balance 'even' is not known: first-fit, karmarkar-karp, verl" in said
         assert written(tmp_path) == []
 
 

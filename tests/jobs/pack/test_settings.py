@@ -78,7 +78,7 @@ class TestPairs:
             ("account-loss=maybe", "account-loss: got 'maybe', expected true or false"),
             ("rows=m", "rows 'm' is not known: n-1, n"),
             ("framework=verk", "framework 'verk' is not known: verl, "),
-            ("balance=none", "balance 'none' is not known: first-fit, karmarkar-karp"),
+            ("balance=none", "balance 'none' is not known: first-fit, karmarkar-karp, verl"),
             ("form=", "form: got '', expected text"),
         ],
     )
@@ -194,7 +194,7 @@ class TestTrainers:
                 "verl.yaml",
                 "decoder-layers=44",
                 "framework=verl,tp=2,cp=2,pp=2,ep=4,dp=2,"
-                "first-stage-layers=22,bucket=512,max-tokens-per-gpu=16384,balance=karmarkar-karp,"
+                "first-stage-layers=22,bucket=512,max-tokens-per-gpu=16384,balance=verl,"
                 "decoder-layers=44",
             ),
             (

@@ -36,7 +36,7 @@ def some_dumps(draw):
     return make_dump(sides[0]), make_dump(sides[1])
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(some_dumps(), st.lists(st.integers(0, 7)), st.booleans(), st.integers(0, 3), st.data())
 def test_any_cut_order_and_tree_tells_the_same(dumps, cuts, detail, examples, data):
     """The document of any parts, added in any tree, is that of the whole to the byte."""

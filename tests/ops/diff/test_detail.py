@@ -75,14 +75,14 @@ def check_cells(pairs, bins):
     assert found.depth_PN.sum(axis=0).tolist() == result.counts.depth_N.tolist()
 
 
-@settings(max_examples=120)
+@settings(max_examples=50)
 @given(some_pairs, st.sampled_from([2, 4, 128]))
 def test_cells_are_what_loops_count(pairs, bins):
     """Whatever the samples and the bins, every cell holds the rows that loops count there."""
     check_cells(pairs, bins)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(some_pairs)
 def test_cells_of_unknown_prompts(pairs):
     """Where no side knows the prompt's length, every compared row is of the place unknown."""
@@ -91,7 +91,7 @@ def test_cells_of_unknown_prompts(pairs):
     check_cells(pairs, BINS)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(some_pairs)
 def test_detail_changes_no_figure(pairs):
     """With detail every other key of the document is what it is without."""
@@ -102,7 +102,7 @@ def test_detail_changes_no_figure(pairs):
     assert document == diff_document(diff(old, new, match="id"))
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(some_pairs)
 def test_places_and_layers_are_what_loops_count(pairs):
     """Swapped ids and loads by place and layer, and listed samples, are what loops count."""
@@ -133,7 +133,7 @@ def test_places_and_layers_are_what_loops_count(pairs):
             assert part == own
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(some_pairs)
 def test_listed_samples_add_up(pairs):
     """Each listed sample's rows by place and layer are what loops count, and add up to its own."""
@@ -179,7 +179,7 @@ def margined(pairs, seed):
     ]
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(some_pairs, st.integers(0, 99))
 def test_margins_of_places_add_up_to_the_whole(pairs, seed):
     """Margins by place and layer add up to those without detail; sequences keep their own."""
@@ -224,7 +224,7 @@ def unpacked(entry, layers, top_k):
     return old.reshape(-1, layers, top_k), new.reshape(-1, top_k), differs
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(some_pairs)
 def test_worst_sequences_are_whole(pairs):
     """The worst sequences hold every compared row of both sides, in the order of the report."""
@@ -331,7 +331,7 @@ class TestNarrowing:
         assert [(e.sample, e.position) for e in result.examples] == [("s0", 5), ("s0", 30)]
         assert result.counts.only_old == result.counts.only_new == 0
 
-    @settings(max_examples=60)
+    @settings(max_examples=30)
     @given(some_pairs, st.integers(0, 6), st.integers(0, 6))
     def test_two_ranges_add_up(self, pairs, cut, end):
         """Two ranges of positions that follow each other add up to both, rows missing or not."""

@@ -77,7 +77,7 @@ def compared_rows(pairs, layers, **options):
 some_pairs = st.lists(plain_pairs(), min_size=1, max_size=3)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(
     some_pairs,
     st.sampled_from(["all", "prompt", "response"]),
@@ -98,7 +98,7 @@ def test_diff_is_the_oracle(pairs, tokens, examples, layers):
     check(result, pairs, compared, tokens=tokens)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(plain_pairs(parting=True))
 def test_prefix_is_the_oracle(pair):
     """By prefix a pair is compared up to where its tokens are known to be the same."""
@@ -111,7 +111,7 @@ def test_prefix_is_the_oracle(pair):
     check(diff_as(old, new, options), [pair], LAYERS, by_prompt=True)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(plain_pairs(new_layers=(0, 2, 4, 7)))
 def test_layers_of_one_side_are_left_out(pair):
     """Layers that one side alone has are named and not compared; columns go by layer number."""
@@ -125,7 +125,7 @@ def test_layers_of_one_side_are_left_out(pair):
     check(result, [pair], (2, 4))
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(some_pairs)
 def test_a_dump_against_itself(pairs):
     """A dump against itself has no mismatch, no order mismatch and every row covered."""

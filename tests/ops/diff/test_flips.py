@@ -72,7 +72,7 @@ def sides_of(pairs):
 class TestFloat16:
     """From any float to the nearest float16 that is not below it."""
 
-    @settings(max_examples=300)
+    @settings(max_examples=80)
     @given(st.lists(st.floats(min_value=0, width=32), min_size=1, max_size=8))
     @example([0.0, -0.0, 1e-45, 2.0**-25, 2.0**-24, 2.0**-14, 65504.0, 65505.0, 3e38, math.inf])
     @example([1.0, 1.0 + 2.0**-23, 1.0 - 2.0**-24, 6.1e-5, math.nan])
@@ -85,7 +85,7 @@ class TestFloat16:
         np.testing.assert_array_equal(stored.astype(np.float64), expected)
         assert not np.signbit(stored).any()
 
-    @settings(max_examples=100)
+    @settings(max_examples=40)
     @given(st.floats(min_value=0, allow_nan=False))
     def test_float64_is_rounded_once(self, value):
         """A float64 goes to float16 directly, not through float32."""
@@ -108,7 +108,7 @@ class TestFloat16:
         with pytest.raises(ValueError, match="must be floats"):
             margins_to_float16(np.array([1]))
 
-    @settings(max_examples=300)
+    @settings(max_examples=80)
     @given(st.floats(min_value=0, allow_nan=False, allow_infinity=False))
     @example(0.0)
     @example(2.0**-24)
@@ -202,7 +202,7 @@ def bins_of(rows, layers, side, flips):
     return tally
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(
     some_pairs,
     widths,
@@ -241,7 +241,7 @@ def test_margins_of_a_diff_are_the_oracle(pairs, eps, tokens, layers):
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(some_pairs, widths)
 def test_sides_may_be_swapped(pairs, eps):
     """With the sides swapped the classes are the same, and the distributions trade places."""

@@ -33,7 +33,7 @@ def counted(*sides, **options):
     return diff(*sides, **options).logprobs
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=6))
 def test_figures_are_the_oracle(pairs):
     """k1, k3, F(2), mean and greatest |d| are the formulas over tokens that both sides scored."""

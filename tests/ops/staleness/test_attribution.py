@@ -216,7 +216,7 @@ def slow_labels(sample, exact):
     return found
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(spanned_samples(), st.sampled_from(["vllm", "sglang", None]))
 def test_selected_rows_are_the_oracle(sample, engine):
     """Each version and group has exactly the rows, and log-probs, that a slow walk gives it."""
