@@ -80,9 +80,9 @@ def put_layers(out_RLX: NDArray[Any], layers: Sequence[NDArray[Any]]) -> None:
 class Routes:
     """The checked routes of one sequence.
 
-    ids_TLK      uint8 (E <= 256) or uint16, C order, token-major; of a dump ``by_layer`` as that
-                 has them. Row r is the token at absolute position ``start + r`` as an input. The
-                 order inside K is as stored.
+    ids_TLK      uint8 (E <= 256) or uint16, C order, token-major, or ``by_layer``. Row r is the
+                 token at absolute position ``start + r`` as an input. The order inside K is as
+                 stored.
     layers_L     0-based transformer layer number of each MoE layer, ascending.
     num_experts  E, every id that the router can give, zero experts too; every id of a row that is
                  there is below it.

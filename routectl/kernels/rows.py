@@ -118,8 +118,8 @@ def diff_rows_of_few(
 ) -> RowCounts | None:
     """What ``diff_rows`` counts, by numpy alone; None where more than ``most`` rows are unlike.
 
-    Ids are as those of a dump ``by_layer`` may be. For inputs that are done before compiled loops
-    would be loaded, which takes half a second; rows that are unlike, byte for byte, take longest.
+    Ids are in C order or ``by_layer``. For inputs that are done before compiled loops would be
+    loaded, which takes half a second; rows that are unlike, byte for byte, take longest.
     """
     (tokens, layers, top_k), experts = old_TLK.shape, num_experts
     found = unlike_rows(old_TLK, new_TLK, skip_TL, most)

@@ -8,7 +8,7 @@ contract. Shape suffixes: T tokens, L MoE layers, K top_k.
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -151,7 +151,7 @@ def open_native(
         )
         found.starts = groups.starts
         if bases is None and not by_layer:
-            found.layered = partial(holding, layers, by_layer=True)
+            found.layered = cache(partial(holding, layers, by_layer=True))
         return found
 
     whole = holding(meta.layers_L)

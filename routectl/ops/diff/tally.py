@@ -228,7 +228,7 @@ def diff_part(
 ) -> DiffResult:
     """The result of a part of a join, which may have no row; the others as in DiffTally."""
     tally = DiffTally(old.meta, new.meta, options, on_compared, few)
-    old, new = old.by_layer(), new.by_layer()
+    old, new = old.layered(), new.layered()
     for i, j in part.pairs:
         tally.add(old[i], new[j], i, old.keys[i])
     for i in part.only_old.tolist():

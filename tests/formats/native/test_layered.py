@@ -53,24 +53,24 @@ def test_layer_by_layer_are_the_same_ids(tmp_path, experts, more):
     samples = [a_sample(f"s{i}", n, experts=experts, seed=i, **more) for i, n in enumerate(rows)]
     margins = "margins" in more
     dump = open_dump(written(tmp_path / "x.parquet", samples, experts, margins=margins))
-    layered = dump.by_layer()
+    layered = dump.layered()
     for i in (*range(len(rows)), 3, 0):
         assert by_layer(layered[i].routes.ids_TLK)
         assert dump[i].routes.ids_TLK.flags.c_contiguous
         assert_same(layered[i], dump[i])
         np.testing.assert_array_equal(by_token(layered[i].routes.ids_TLK), dump[i].routes.ids_TLK)
     some = dump.select(layers=LAYERS[1:])
-    assert_same(some.by_layer()[1], some[1])
+    assert_same(some.layered()[1], some[1])
 
 
 @pytest.mark.parametrize("other", [a_sample("short", 255), Sample(None, "none")])
 def test_groups_of_anything_else_stay_token_by_token(tmp_path, other):
     """A row group with a short sample, or one without routes, is read as ever."""
     dump = open_dump(written(tmp_path / "x.parquet", [a_sample("s", 300), other]))
-    sample = dump.by_layer()[0]
+    sample = dump.layered()[0]
     assert sample.routes.ids_TLK.flags.c_contiguous
     assert_same(sample, dump[0])
-    assert dump.by_layer()[1].sample_id == other.sample_id
+    assert dump.layered()[1].sample_id == other.sample_id
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_pages_of_other_writers_are_read_by_pyarrow(tmp_path, form):
     path = written(tmp_path / "x.parquet", rows)
     expected = list(open_dump(path))
     pq.write_table(pq.read_table(path), path, **{"use_dictionary": False, **form})
-    for one, other in zip(open_dump(path).by_layer(), expected, strict=True):
+    for one, other in zip(open_dump(path).layered(), expected, strict=True):
         assert_same(one, other)
 
 
@@ -103,7 +103,7 @@ def test_damage_is_told_as_ever(tmp_path):
     def outcome(layered):
         try:
             dump = open_dump(path)
-            sample = (dump.by_layer() if layered else dump)[1]
+            sample = (dump.layered() if layered else dump)[1]
         except FormatError as error:
             return str(error)
         return sample.routes.ids_TLK.tolist()
