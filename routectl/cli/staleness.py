@@ -28,7 +28,8 @@ def staleness_command(line: CommandLine) -> int:
 
     --series reads what -o NAME.json wrote.
     """
-    from ..reports.staleness.text import render_series, render_staleness
+    from ..reports.staleness.series_text import render_series
+    from ..reports.staleness.text import render_staleness
 
     request, voices = line.request(StalenessRequest), line.voices
     voices.refuse()

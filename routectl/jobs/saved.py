@@ -54,6 +54,7 @@ _LATER: dict[str, tuple[tuple[str, Any], ...]] = {  # keys that a schema got lat
         ("findings.*.facts", {}),
         ("findings.*.places.*.note", None),
     ),
+    "routectl.staleness/1": (("gain", {"versions": [], "unmeasured": []}),),
     "routectl.verify/1": (
         ("extra_files", []),
         ("faults", []),

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from ..errors import MismatchError, UnsupportedError
 from ..forward.routers import RouterAt, find_megatron_routers
@@ -22,7 +23,7 @@ from .micro_batches import RankPlace, Routed, pack_bshd, pack_thd, packed_places
 
 if TYPE_CHECKING:
     from megatron.core.packed_seq_params import PackedSeqParams
-    from megatron.core.transformer.moe.router_replay import RouterReplay
+    from megatron.core.transformer.moe.router_replay import RouterReplay, RouterReplayAction
 
 __all__ = ["set_replay"]
 
@@ -155,10 +156,9 @@ class _MicroBatch:
     """The targets of one micro-batch in one chunk: there for its forward, and for its backward."""
 
     def __init__(self, chunk: torch.nn.Module, first: RouterAt, targets: list[Target]) -> None:
-        from megatron.core.transformer.moe.router_replay import RouterReplayAction
-
         self._chunk, self._first, self._targets = chunk, first, targets
-        self._actions = RouterReplayAction
+        own = type(targets[0][0]).get_replay_topk.__globals__  # Megatron's, or of verl's patch
+        self._actions = own["RouterReplayAction"]
         self._in_backward = False
 
     @staticmethod
@@ -173,9 +173,14 @@ class _MicroBatch:
             earlier._end_forward()
         self._done = self._chunk.register_forward_hook(self._after_forward, always_call=True)
         self._check = self._first.module.register_forward_pre_hook(self._check_rows)
+        self._set(self._actions.REPLAY_FORWARD)
+
+    def _set(self, action: "RouterReplayAction") -> None:
+        """Targets in each router: one for a forward, and one in the queue of recomputation."""
         for instance, ids_RK in self._targets:
+            instance.clear_indices()
             instance.set_target_indices(ids_RK)
-            instance.set_router_replay_action(self._actions.REPLAY_FORWARD)
+            instance.set_router_replay_action(action)
 
     def _check_rows(self, _router: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """Fewer rows than tokens would leave tokens without experts; Megatron says nothing."""
@@ -195,13 +200,12 @@ class _MicroBatch:
         """Routers select by themselves, and hold nothing."""
         for instance, _ in self._targets:
             instance.clear_router_replay_action()
-            instance.target_topk_idx = None
-            instance.replay_backward_list = []
+            instance.clear_indices()
 
     def _after_forward(self, _chunk: torch.nn.Module, _args: Any, output: Any) -> None:
         """Wait for the gradient of what the chunk gave; without one, that was all."""
         self._end_forward()
-        for one in output if isinstance(output, tuple | list) else (output,):
+        for one in tree_leaves(output):
             if isinstance(one, torch.Tensor) and one.requires_grad:
                 one.register_hook(self._before_backward)  # type: ignore[no-untyped-call]
 
@@ -210,9 +214,7 @@ class _MicroBatch:
         if self._in_backward:
             return
         self._in_backward = True
-        for instance, ids_RK in self._targets:
-            instance.replay_backward_list = [ids_RK]
-            instance.set_router_replay_action(self._actions.REPLAY_BACKWARD)
+        self._set(self._actions.REPLAY_BACKWARD)
         torch.autograd.Variable._execution_engine.queue_callback(self._after_backward)
 
     def _after_backward(self) -> None:

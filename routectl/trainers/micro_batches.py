@@ -240,12 +240,17 @@ def _routes_of_array(
         )
     of_all = found == place.num_layers
     columns = [layer if of_all else place.layers_L.index(layer) for layer in layers]
-    ids_TLK = ids_TLK[:, columns]
-    if ids_TLK.size and not 0 <= ids_TLK.min() <= ids_TLK.max() < place.num_experts:
-        wrong = ids_TLK.min() if ids_TLK.min() < 0 else ids_TLK.max()
+    first, end = columns[0], columns[-1] + 1
+    part = slice(first, end) if columns == list(range(first, end)) else columns  # without a copy
+    ids_TLK = ids_TLK[:, part]
+    least = 0 if ids_TLK.dtype.kind == "u" or not ids_TLK.size else int(ids_TLK.min())
+    most = int(ids_TLK.max()) if ids_TLK.size else 0
+    if least < 0 or most >= place.num_experts:
+        wrong = least if least < 0 else most
         raise MismatchError(f"sequence {i}: expert {wrong}, the model has {place.num_experts}")
-    if top_k > 1 and (twice := np.argwhere(ids_TLK[:, :, 0] == ids_TLK[:, :, 1])).size:
-        token, column = twice[0].tolist()
+    twice_TL = ids_TLK[:, :, 0] == ids_TLK[:, :, 1] if top_k > 1 else np.zeros((0, 0), np.bool_)
+    if twice_TL.any():
+        token, column = np.argwhere(twice_TL)[0].tolist()
         raise MismatchError(
             f"sequence {i}: token {token} has expert {ids_TLK[token, column, 0]} twice in layer "
             f"{layers[column]}: a row that was not captured"

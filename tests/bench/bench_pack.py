@@ -1,13 +1,14 @@
 """How fast replay tensors are packed, beside verl, a loop of torch slices and a plain copy.
 
-    python tests/bench/bench_pack.py [--sequences N] [--runs R] [--native]
+    python tests/bench/bench_pack.py [--sequences N] [--runs R] [--native | --live]
 
 64 sequences of up to 16k tokens, routes shaped like Qwen3-30B-A3B's (48 layers, top-8 of 128),
 tp 2, cp 4, pp 2: every run makes the tensors of all 16 ranks. verl's function is that of the
 installed 0.9.1 (``pip install --no-deps verl==0.9.1``); it is called once a CP rank, and what it
 gives is then cut for SP and stages, as verl does. The torch loops read the routes that pack reads;
 the last reads routes that were widened to the output's dtype beforehand, as verl's tensor is.
-Every way is checked to give the same tensors.
+Every way is checked to give the same tensors. ``--live`` is what a step waits for: one rank's
+tensors of a micro-batch of 8 x 4,096 tokens, beside np.take by the same map of rows.
 Shape suffixes: T tokens, L layers, K top_k, R rows of a rank.
 """
 
@@ -26,6 +27,7 @@ import torch
 from routectl import Packing, Pipeline, Rank, Routes, TensorSpec, pack
 from routectl.dump import Dump, DumpMeta, Sample, key_of
 from routectl.formats.native.container import open_native, write_native
+from routectl.trainers.micro_batches import RankPlace, pack_thd
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from support import foreign
@@ -210,6 +212,49 @@ def read_bytes(call: Callable[[], object]) -> int:
     return so_far() - before
 
 
+def bench_live(runs: int) -> None:
+    """One rank of tp 2, cp 4: processor time of what a step waits for, and of np.take."""
+    lens = [4096] * 8
+    rank, first = Rank(1, 1), np.random.default_rng(1).integers(0, E, (8, 4095, L, 1))
+    arrays = [*((first + 5 * np.arange(K)) % E).astype(np.uint8)]  # no expert twice in a row
+    routes = [Routes(ids, tuple(range(L)), E) for ids in arrays]
+    packings = {
+        "thd": Packing(lens, "megatron", TP, CP),
+        "bshd": Packing(lens, "megatron", TP, CP, form="bshd", seq_len=4096),
+    }
+    print(f"8 x 4,096 tokens, {L} layers x {K}, tp {TP} cp {CP}: medians of {runs} runs, ms of CPU")
+    for form, packing in packings.items():
+        place = RankPlace(TP, CP, 8, rank, L, tuple(range(L)), E, K)
+        for dtype in ("uint8", "int64"):
+            spec = TensorSpec(dtype=dtype, padding="spread", ep=8)
+            source_LTK = np.concatenate(
+                [np.pad(held.ids_TLK, ((0, 1), (0, 0), (0, 0))) for held in routes]
+            ).transpose(1, 0, 2)
+            source_LTK = np.ascontiguousarray(source_LTK, dtype)
+            sample_R, position_R = packing.local_rows(1, 1).T
+            rows_R = sample_R * 4096 + position_R
+            calls = {
+                "np.take": lambda s=source_LTK, r=rows_R: np.take(s, r, axis=1),
+                "pack": lambda p=packing, s=spec: pack(routes, p, rank, spec=s),
+            }
+            if dtype == "uint8" and form == "thd":
+                calls["from cu_seqlens"] = lambda p=place: pack_thd(routes, p, p.layers_L, lens)
+                calls["of arrays"] = lambda p=place: pack_thd(arrays, p, p.layers_L, lens)
+            real = pack(routes, packing, rank, spec=spec)
+            taken = calls["np.take"]()
+            assert np.array_equal(taken[:, real.mask], real.ids_LRK[:, real.mask])
+            spent: dict[str, list[float]] = {name: [] for name in calls}
+            for _ in range(runs):
+                for name, call in calls.items():
+                    before = time.thread_time()
+                    call()
+                    spent[name].append(1e3 * (time.thread_time() - before))
+            middle = {name: statistics.median(times) for name, times in spent.items()}
+            limit = 1.5 * middle["np.take"] + 2
+            said = ", ".join(f"{name} {ms:.2f}" for name, ms in middle.items())
+            print(f"  {form:<5}{dtype:<6} {said} (target of pack: 1.5 x np.take + 2 = {limit:.2f})")
+
+
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -217,8 +262,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--native", action="store_true", help="bytes read from a native file")
+    parser.add_argument("--live", action="store_true", help="one rank's, as a step waits for it")
     options = parser.parse_args()
-    if options.memory:
+    if options.live:
+        bench_live(options.runs)
+    elif options.memory:
         measure_memory(options.sequences)
     elif options.native:
         bench_native(options.sequences)

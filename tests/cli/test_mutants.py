@@ -172,7 +172,7 @@ def megatron(folder):
 
 
 def replay(folder):
-    """Manifests of pack, plans of both forms, and the manifest of ART's bundle."""
+    """Manifests of pack, plans of every form, and the manifest of ART's bundle."""
     from routectl.cli.main import main
 
     packed, plan, bundle = folder / "packed", folder / "plan.json", folder / "art"
@@ -191,7 +191,10 @@ def replay(folder):
     line = ("pack", DUMP, "--save", folder / "out", "--force", "--plan", plan)
     steps = {"micro_batches": [[[0]], {"samples": [[1]], "cp": 1}]}
     ranks = [{"data_parallel_rank": 0, "partition": [0, 1], "micro_batch_indices": [[0], [1]]}]
-    for document in (steps, {"dp_shards": ranks}):
+    lists = {"batch_idx_list": [[[0], [1]]], "global_idx": [1, 0]}
+    shard = {"micro_batch_indices": [[[0, 1], [1, 2]]], "elem_counts_per_gb": [2]}
+    sorted_in = {"batch_sorted_indices": [1, 0], "shards": [shard]}
+    for document in (steps, {"dp_shards": ranks}, lists, sorted_in):
         yield document, as_json(plan), PLAIN, [line]
 
 

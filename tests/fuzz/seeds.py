@@ -208,6 +208,11 @@ def _replay(folder):
     (folder / "plan.json").write_text('{"micro_batches": [[[0], [1]], [[], []]]}', "utf-8")
     shards = [{"data_parallel_rank": 0, "partition": [1, 0], "micro_batch_indices": [[0], [1]]}]
     (folder / "shards.json").write_text(json.dumps({"dp_shards": shards}), "utf-8")
+    lists = {"_microbatches": [[[1, 0]], [[]]], "global_idx": [0, 1]}
+    (folder / "lists.json").write_text(json.dumps(lists), "utf-8")
+    held = [{"micro_batch_indices": [[[0, 1], [1, 2]]], "elem_counts_per_gb": [2]}]
+    sorted_in = {"batch_sorted_indices": [1, 0], "shards": held}
+    (folder / "sorted.json").write_text(json.dumps(sorted_in), "utf-8")
 
 
 def replay_folder():
@@ -217,10 +222,10 @@ def replay_folder():
 
 
 def plans():
-    """Both forms of a plan, with the dump."""
+    """Every form of a plan, with the dump."""
     files = _made(_replay)
     return [{"x.parquet": files["x.parquet"], "plan.json": files[n]} for n in
-            ("plan.json", "shards.json")]  # fmt: skip
+            ("plan.json", "shards.json", "lists.json", "sorted.json")]  # fmt: skip
 
 
 def bundle():

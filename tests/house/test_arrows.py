@@ -148,8 +148,8 @@ MAY_IMPORT = {
         "jobs.shards"
     ),
     "jobs.staleness": (
-        "dump errors files ops.adding ops.diff ops.staleness reports reports.staleness jobs "
-        "jobs.compared jobs.recompute jobs.shards"
+        "dump errors files ops.adding ops.diff ops.pairs ops.staleness reports reports.staleness "
+        "jobs jobs.compared jobs.recompute jobs.shards"
     ),
     "jobs.watch": (
         "errors files formats.documents formats.wire ops.check ops.check.book reports.check "

@@ -64,7 +64,8 @@ def random_run(rng, num_samples=6, num_versions=3):
         Version(name, routes_at(n), routes_at(max(n - 1, 0)) if rng.random() < 0.3 else None)
         for n, name in enumerate(names)
     ]
-    return dump, versions
+    replayed = [routes_at(n) if rng.random() < 0.6 else None for n in range(num_versions)]
+    return dump, [replace(v, replayed=r) for v, r in zip(versions, replayed, strict=True)]
 
 
 class SlowStaleness:

@@ -30,6 +30,7 @@ __all__ = [
     "load_file",
     "micro_batches",
     "on_rank",
+    "rearrange_micro_batches",
     "skyrl_packed",
     "split_cp_inputs",
     "verl_util",
@@ -156,6 +157,14 @@ def micro_batches(ranks, max_tokens, multiple=None):
 
     with mock.patch.multiple(module, **names), ThreadPoolExecutor(len(ranks)) as threads:
         return list(threads.map(on, ranks))
+
+
+def rearrange_micro_batches(batch, max_token_len, **more):
+    """verl's own, whose micro-batches are not made: their lists are what is wanted."""
+    module = _seqlen_balancing()
+    made = SimpleNamespace(index_select_tensor_dict=lambda batch, part: None)
+    with mock.patch.object(module, "tu", made):
+        return module.rearrange_micro_batches(batch, max_token_len, **more)
 
 
 def definitions(package, path, wanted, names):

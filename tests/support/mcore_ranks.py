@@ -8,6 +8,7 @@ layers, pipeline schedules or the split of sequences under TP + SP is replaced.
 
 import contextlib
 import os
+import signal
 import tempfile
 import traceback
 import warnings
@@ -169,6 +170,8 @@ def config_of_ranks(core, layers, freq, *, tp=1, cp=1, pp=1, vpp=1, ep=1, **opti
             variable_seq_lengths=False,
             overlap_p2p_comm=vpp > 1,  # as Megatron asks of two stages that are interleaved
             batch_p2p_comm=vpp == 1,
+            # As Megatron's own training does; a send of gloo that still runs would lose its memory.
+            deallocate_pipeline_outputs=pp > 1 and vpp == 1,
             **options,
         )
 
@@ -217,11 +220,24 @@ def on_ranks(ranks, call):
             if not pid:
                 _be_rank(rank, ranks, folder, call)
             children.append(pid)
-        failed = [rank for rank, pid in enumerate(children) if os.waitpid(pid, 0)[1]]
-        said = [(folder / f"{rank}.txt").read_text() for rank in failed]
-        if failed:
-            raise RuntimeError(f"ranks {failed}: {max(said, key=len)}")
+        if not _all_end_well(children):
+            said = [path.read_text() for path in folder.glob("*.txt")]
+            raise RuntimeError("\n".join(said) or "a rank ended without a word")
         return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
+
+
+def _all_end_well(children):
+    """Wait for processes; where one fails the others, which wait for it, are ended."""
+    left = set(children)
+    while left:
+        pid, status = os.waitpid(-1, 0)
+        left.discard(pid)
+        if status:
+            for other in left:
+                os.kill(other, signal.SIGKILL)
+                os.waitpid(other, 0)
+            return False
+    return True
 
 
 def _be_rank(rank, ranks, folder, call):

@@ -18,7 +18,8 @@ from routectl.reports.predict.document import prediction_document
 from routectl.reports.predict.text import render_prediction
 from routectl.reports.recompute.text import render_recompute
 from routectl.reports.show.text import render_checkpoint, render_summary
-from routectl.reports.staleness.text import render_series, render_staleness
+from routectl.reports.staleness.series_text import render_series
+from routectl.reports.staleness.text import render_staleness
 from routectl.reports.text.tables import open_console
 from support.recordings import FIXTURES
 from support.schemas import TYPES

@@ -1,5 +1,8 @@
 """set_replay in GPTModels of Megatron-Core on one rank: what it takes, holds and lets go."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +10,14 @@ import torch
 from routectl import Packing, Rank, pack
 from routectl.dump import Sample
 from routectl.errors import MismatchError
+from routectl.forward.routers import find_megatron_routers
 from routectl.trainers.megatron import set_replay
+from support.foreign import HAVE_VERL
+from support.mcore_foreign import verl
 from support.mcore_live import FULL, K
 from support.mcore_one import LAYERS, LENS, S, agrees, forward, model_of, routes_of, thd
 
+PAGE = Path(__file__).parent.parent.parent / "docs" / "trainers" / "megatron.md"
 pytestmark = [
     pytest.mark.trainers,
     pytest.mark.filterwarnings("ignore:.*tp_group is None"),  # Megatron's own calls
@@ -127,6 +134,24 @@ def test_packed_micro_batches_say_where_sequences_are(core):
                 assert own == [set(ids_K.tolist()) for ids_K in held.ids_TLK[:, column]]
 
 
+def test_the_lines_of_the_page(core):
+    """The forward step that docs/trainers/megatron.md shows replays the routes of a micro-batch."""
+    model, seen = model_of(core, **FULL)
+    lines = re.search(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)[1]
+    routes, total = routes_of(), sum(LENS)
+    batch = {"tokens": torch.arange(total)[None], "position_ids": torch.arange(total)[None]}
+    made = {"get_batch": lambda it: (batch, routes, next(it)), "loss_function": torch.sum}
+    exec(lines, made)
+    output, loss = made["forward_step"](iter([thd(core, LENS)]), model)
+    loss(output).backward()
+    assert len(seen) == 4
+    for layer, _, rows in seen:
+        wanted = [held.ids_TLK[:, LAYERS.index(layer)].tolist() for held in routes]
+        starts = np.cumsum([0, *LENS])
+        for start, ids in zip(starts, wanted, strict=False):
+            assert rows[start : start + len(ids)] == [set(row) for row in ids]
+
+
 def test_wrappers_are_seen_through(core):
     """A chunk inside wrappers is found, as DDP and Float16Module hold it in ``module``."""
 
@@ -147,8 +172,50 @@ def test_wrappers_are_seen_through(core):
     assert agrees(seen, routes)
 
 
+@pytest.mark.skipif(not HAVE_VERL, reason="verl is not installed")
+def test_verls_own_router_replay(core):
+    """Routers that verl has patched keep a class, actions and queues of their own: all are set."""
+    model, seen = model_of(core, **FULL)
+    replays = [verl()[1].RouterReplay() for _ in LAYERS]
+    for at, replay in zip(find_megatron_routers(model), replays, strict=True):
+        at.module.router_replay = replay
+    batches = [routes_of(seed) for seed in range(2)]
+    outputs = []
+    for routes in batches:
+        set_replay(model, routes, seq_length=S)
+        outputs.append(forward(model))
+        assert agrees(seen, routes)
+        seen.clear()
+    outputs[1].sum().backward()
+    assert agrees(seen, batches[1])
+    left = [len(one.replay_backward_list + one.replay_backward_mask_list) for one in replays]
+    assert left == [0, 0]
+
+
 def test_dense_layers_need_nothing(core):
     """A chunk without a MoE layer, of a model that has some, is left alone."""
     model, _ = model_of(core, freq=[0, 0])
     set_replay(model, routes_of(), seq_length=S)
     forward(model)
+
+
+@pytest.mark.parametrize("wrap", [lambda out: {"logits": out}, lambda out: [None, (out, 3)]])
+def test_outputs_of_any_form(core, wrap):
+    """A model that gives a dict, or more than one output, is recomputed with its routes, too."""
+
+    class Model(torch.nn.Module):
+        def __init__(self, decoder):
+            super().__init__()
+            self.decoder_model = decoder
+
+        def forward(self, *args):
+            return wrap(self.decoder_model(*args))
+
+    model, seen = model_of(core, **FULL)
+    routes = routes_of()
+    outer = Model(model)
+    set_replay(outer, routes, seq_length=S)
+    out = forward(outer)
+    (out["logits"] if isinstance(out, dict) else out[1][0]).sum().backward()
+    assert len(seen) == 4
+    assert agrees(seen, routes)

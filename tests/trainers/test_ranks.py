@@ -1,5 +1,6 @@
 """Routes in GPTModels of Megatron-Core on four ranks: programs of tests/support, run once each."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+HAVE_VERL, HAVE_SWIFT = (importlib.util.find_spec(name) is not None for name in ("verl", "swift"))
+SIZES = [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (4, 1)]
 pytestmark = [pytest.mark.trainers, pytest.mark.slow]
 
 AGAIN = {"tp2cp2-thd": 0, "tp4-thd": 0, "pp2vpp2-bshd": 0.5}  # recomputed; others whole
@@ -57,3 +60,16 @@ def test_rolls_packed_batches_train_as_unpacked_ones():
         assert sum(case["left"]) == 0
     assert sum(control["wrong"]) > 0
     assert min(control["apart"]) > 1e-2
+
+
+@pytest.mark.skipif(not (HAVE_VERL and HAVE_SWIFT), reason="verl and ms-swift are not installed")
+def test_verl_and_ms_swift_give_the_same_rows():
+    """Their own set_router_replay_data gives each token the route that set_replay gives it."""
+    cases = lines_of("mcore_foreign")
+    assert {(case["trainer"], case["tp"], case["cp"]) for case in cases} == {
+        (trainer, tp, cp) for trainer in ("verl", "ms-swift") for tp, cp in SIZES
+    }
+    for case in cases:
+        groups = 4 // (case["tp"] * case["cp"])
+        assert sum(case["wrong"]) == 0
+        assert sum(case["real"]) == groups * (21 + 9 + 30 + 17 - 4)

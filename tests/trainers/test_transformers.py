@@ -3,13 +3,14 @@
 import importlib.util
 import re
 import shutil
+import threading
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
-from routectl import Sample, diff, open_dump, write
+from routectl import Dump, Sample, diff, open_dump, write
 from routectl.errors import MismatchError
 from support.forwards import quiet
 from support.tiny_rl import ENGINE, TINY
@@ -129,6 +130,37 @@ def test_samples_that_repeat_and_that_are_missing(trainer_of):
     assert (first["routectl/rows"], second["routectl/rows"]) == (one.rows, 2 * one.rows)
     assert first["routectl/rows_mismatched"] == one.rows_mismatched
     assert second["routectl/rows_mismatched"] == one.rows_mismatched  # truth[0] is the trainer's
+
+
+def test_training_does_not_wait_for_comparisons(trainer_of):
+    """While a comparison hangs, steps go on; its figures come at the end, under its own step."""
+    from transformers import TrainerCallback
+
+    from routectl.trainers.transformers import RoutesCallback
+
+    engine, _ = recorded("0")
+    hangs, steps = threading.Event(), []
+
+    def load(place):
+        assert hangs.wait(60)
+        return engine[place]
+
+    class End(TrainerCallback):
+        """Lets the comparisons go on when all steps are done."""
+
+        def on_step_end(self, args, state, control, **kwargs):
+            steps.append(state.global_step)
+
+        def on_epoch_end(self, args, state, control, **kwargs):
+            assert not [e for e in state.log_history if "routectl/mismatch" in e]
+            hangs.set()
+
+    trainer, _ = trainer_of(ids_of(engine)[:6], 3)
+    trainer.add_callback(End())
+    trainer.add_callback(RoutesCallback(trainer, Dump(engine.meta, engine.keys, load)))
+    train(trainer)
+    found = [e["step"] for e in trainer.state.log_history if "routectl/mismatch" in e]
+    assert (steps, found) == ([1, 2, 3], [1, 2, 3])
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def staleness(
 def _opened(request: "StalenessRequest", at: Sequence[tuple[str, str]]) -> "list[Version]":
     """Versions of dumps, some of them in memory. Raises MismatchError for a checkpoint."""
     from ...checkpoints import is_checkpoint
-    from ...ops.staleness.attribution import Version
+    from ..staleness.versions import mode_of, version_of
 
     found: dict[str, dict[str, Dump]] = {}
     for name, where in at:
@@ -139,9 +139,8 @@ def _opened(request: "StalenessRequest", at: Sequence[tuple[str, str]]) -> "list
                 hint="routectl.write makes files of dumps in memory",
             )
         dump = request.reading.open(where)
-        mode = "forced" if dump.meta.provenance.get("mode") == "forced" else "free"
-        found.setdefault(name, {})[mode] = dump
-    return [Version(name, of.get("free"), of.get("forced")) for name, of in found.items()]
+        found.setdefault(name, {})[mode_of(dump)] = dump
+    return [version_of(name, of) for name, of in found.items()]
 
 
 def summarize(

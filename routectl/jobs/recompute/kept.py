@@ -8,6 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,13 @@ class CheckpointSide:
     partner: Partner
     names: Mapping[str, str]
     cache: Cache = dataclasses.field(default_factory=Cache)
+
+    @property
+    def free_file(self) -> "Callable[[], Dump]":
+        """What opens its free routes in another process, once they are kept."""
+        from ...formats.native.container import open_native
+
+        return partial(open_native, self.cache.path(self.names["free"]))
 
     def kept(self) -> "dict[str, Dump]":
         """The routes by mode that were made before; no run lets go of them while they are held."""

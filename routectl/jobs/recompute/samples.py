@@ -10,7 +10,16 @@ if TYPE_CHECKING:
     from ...dump import Dump, DumpMeta, Sample
     from ...forward import Forwarded, Prepared, RunOptions
 
-__all__ = ["job_of", "meta_of", "modes_of", "recomputed_sample", "targets_of"]
+__all__ = [
+    "is_replay_of_own",
+    "job_of",
+    "meta_of",
+    "modes_of",
+    "recomputed_sample",
+    "targets_of",
+]
+
+_ROUTES, _OWN = "routes", "recomputed"  # in what a forced recompute says of itself
 
 
 def modes_of(options: "RunOptions") -> tuple[str, ...]:
@@ -48,7 +57,7 @@ def recomputed_sample(sample: "Sample", result: "Forwarded", meta: "DumpMeta") -
 
 
 def meta_of(prepared: "Prepared", source: "Dump", mode: str) -> "DumpMeta":
-    """What the written file says of itself."""
+    """What the written file says of itself; of a forced one, whether its routes were recomputed."""
     from ...dump import DumpMeta
 
     first = prepared.routers[0]
@@ -67,8 +76,20 @@ def meta_of(prepared: "Prepared", source: "Dump", mode: str) -> "DumpMeta":
         order="score",
         margins=True,
         gates=prepared.options.gates is not None,
-        provenance={**about, "mode": mode},
+        provenance={**about, "mode": mode, **_routes_of(source, mode)},
     )
+
+
+def _routes_of(source: "Dump", mode: str) -> dict[str, str]:
+    """Whose routes were forced: a dump's, or those that a trainer's own router took."""
+    if mode != "forced":
+        return {}
+    return {_ROUTES: _OWN if source.meta.provenance.get("mode") == "free" else "dump"}
+
+
+def is_replay_of_own(meta: "DumpMeta") -> bool:
+    """Whether a forced recompute was given routes that were recomputed, not an engine's: R2."""
+    return meta.provenance.get("mode") == "forced" and meta.provenance.get(_ROUTES) == _OWN
 
 
 def job_of(prepared: "Prepared", source: "Dump", *, tokens: bool = True) -> dict[str, Any]:

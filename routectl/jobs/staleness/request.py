@@ -92,7 +92,7 @@ class StalenessRequest:
         (),
         metavar="NAME=WHERE",
         help="A version, oldest first, the current weights last; repeatable. WHERE is a dump of "
-        "its recomputed routes (twice for one name: free and forced), or a Hugging Face folder, "
+        "its recomputed routes (again for one name: free, forced, R2), or a Hugging Face folder, "
         "which is recomputed once.",
     )
     series: Path | None = option(
@@ -299,6 +299,8 @@ def _opened(request: StalenessRequest, question: Question) -> _Opened:
     if request.noise_floor:
         versions.refuse_noise()
     opened = versions.open()
+    if weights is not None:
+        opened = versions.with_replays(opened, source, question.options)
     noise = versions.noise(opened) if request.noise_floor else ()
     return _Opened(source, opened, _reopening(request, given), noise, weights is not None)
 

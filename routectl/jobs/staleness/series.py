@@ -11,6 +11,7 @@ from ...errors import FormatError, RoutectlError
 from ...files.places import place_of
 from ..saved import read_report
 from .question import Question
+from .versions import mode_of, version_of
 
 if TYPE_CHECKING:
     from ...dump import Dump
@@ -106,8 +107,6 @@ def _refuse_damaged(path: Path, document: "Document") -> None:
 
 def _measured(path: Path, question: Question, open_at: "Callable[[str], Dump]") -> "Document":
     """A folder of a rollout and a dump a version, measured now."""
-    from ...ops.staleness.attribution import Version
-
     rollouts = sorted(path.glob(f"{_ROLLOUT}.*"))
     if len(rollouts) != 1:
         raise FormatError(f"{path}: {len(rollouts)} files named {_ROLLOUT}.*, expected one")
@@ -116,14 +115,14 @@ def _measured(path: Path, question: Question, open_at: "Callable[[str], Dump]") 
         if file == rollouts[0] or file.name.startswith(".") or file.name == "config.json":
             continue
         dump = open_at(str(file))
-        mode = "forced" if dump.meta.provenance.get("mode") == "forced" else "free"
+        mode = mode_of(dump)
         of_version = routes.setdefault(file.name.split(".")[0], {})
         if mode in of_version:
             raise FormatError(f"{file}: {mode} routes of its version are there twice")
         of_version[mode] = dump
     if not routes:
         raise FormatError(f"{path}: no version beside {rollouts[0].name}")
-    versions = [Version(n, of.get("free"), of.get("forced")) for n, of in routes.items()]
+    versions = [version_of(name, of) for name, of in routes.items()]
     rollout = open_at(str(rollouts[0]))
     question.refuse_one(rollout, [version.name for version in versions])
     return replace(question, limits=()).answer(rollout, versions)[1]

@@ -1,7 +1,8 @@
 """The versions behind ``--at NAME=WHERE``: dumps opened, checkpoints recomputed."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,17 @@ from ..progress import Progress
 from ..recompute.forwarding import Forwarding
 from ..recompute.kept import CheckpointSide, checkpoint_at, prepare_side
 from ..recompute.partner import Partner
+from ..recompute.samples import is_replay_of_own
+from .own_routes import OwnRoutes, aligned, older_samples
 
 if TYPE_CHECKING:
     from ...dump import Dump
     from ...ops.staleness.attribution import Version
+    from ...ops.staleness.options import StalenessOptions
+    from ...ops.staleness.plan import StalenessPlan
     from ...ops.staleness.staleness import Noise
 
-__all__ = ["At", "Versions", "parse_at"]
+__all__ = ["At", "Versions", "mode_of", "parse_at", "version_of"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,7 +34,7 @@ class At:
 
 
 def parse_at(texts: Sequence[str]) -> tuple[At, ...]:
-    """NAME=WHERE, each; a name may be there twice, for free and forced routes."""
+    """NAME=WHERE, each; a name may be there again, for routes of another mode."""
     found = []
     for text in texts:
         name, equals, where = text.partition("=")
@@ -82,24 +87,69 @@ class Versions:
 
         Where that is ended, what is finished is kept, and said.
         """
-        from ...ops.staleness.attribution import Version
-
-        routes = {(at.name, _mode_of(dump)): dump for at, dump in self._dumps.items()}
+        routes: dict[str, dict[str, Dump]] = {name: {} for name in self.names}
+        for given, dump in self._dumps.items():
+            routes[given.name][mode_of(dump)] = dump
         held = [side.kept() for side in self._sides.values()]  # no run lets go of these now
         done: list[str] = []
         try:
             for at, side in self._sides.items():
-                routes |= {(at.name, mode): dump for mode, dump in side.routes().items()}
+                routes[at.name] |= side.routes()
                 done.append(at.name)
         except KeyboardInterrupt:
             if done:
                 self.progress.note(f"finished and kept: {', '.join(done)}")
             raise
         del held
-        return tuple(
-            Version(name, routes.get((name, "free")), routes.get((name, "forced")))
-            for name in self.names
+        return tuple(version_of(name, of) for name, of in routes.items())
+
+    def with_replays(
+        self, versions: "Sequence[Version]", dump: "Dump", options: "StalenessOptions"
+    ) -> "tuple[Version, ...]":
+        """The versions, with R2's log-probs of each checkpoint that was run in both modes.
+
+        Each is forced once to the routes that the versions which sampled took when they were free:
+        without such routes, or such log-probs, it is as it was.
+        """
+        from ...ops.staleness.plan import plan_of
+
+        plan, found = plan_of(dump, versions, options), list(versions)
+        for at, side in self._sides.items() if self.how.mode == "both" else ():
+            place = self.names.index(at.name)
+            if found[place].replayed is None and side.prepared.options.want_logprobs:
+                replayed = self._replayed(at, side, versions, plan)
+                found[place] = dataclasses.replace(found[place], replayed=replayed)
+        return tuple(found)
+
+    def _replayed(
+        self, at: At, side: CheckpointSide, versions: "Sequence[Version]", plan: "StalenessPlan"
+    ) -> "Dump | None":
+        """What a checkpoint gives for R2's routes; None where no sample has any."""
+        place, source = self.names.index(at.name), side.partner.dump
+        free = {code: one.free for code, one in enumerate(versions) if one.free is not None}
+        chosen = older_samples(source, plan.attributor, place, free)
+        if not chosen:
+            return None
+        here = OwnRoutes(
+            partial(_itself, source),
+            {code: partial(_itself, dump) for code, dump in free.items()},
+            plan.attributor,
+            chosen,
+            plan.options.match,
         )
+        files = {self.names.index(of.name): one.free_file for of, one in self._sides.items()}
+        elsewhere = None
+        if side.partner.opener is not None and set(free) <= set(files):
+            files = {code: files[code] for code in free}
+            elsewhere = dataclasses.replace(here, source=side.partner.opener, free=files)
+        opened = here()
+        tokens = sum(sample.num_tokens or 0 for sample in opened)
+        partner = Partner(opened, tokens, 0, scored=True, opener=elsewhere)
+        how = dataclasses.replace(self.how, mode="forced", logprobs=True, gate_logprobs=False)
+        progress, told = self.progress.within(f"{at.name}, R2"), f"version {at.name} ({at.where})"
+        assert at.weights is not None
+        run = prepare_side(at.weights, partner, how, progress, told=f"{told}, R2")
+        return aligned(run.routes()["forced"], source, chosen)
 
     def refuse_noise(self) -> None:
         """Raise RoutectlError where no version can be run again."""
@@ -133,7 +183,7 @@ class Versions:
         """Raise RoutectlError where a name has one mode from two places."""
         seen: dict[tuple[str, str], At] = {}
         for at in self.given:
-            modes = self.how.modes if at.weights else (_mode_of(self._dumps[at]),)
+            modes = self.how.modes if at.weights else (mode_of(self._dumps[at]),)
             for mode in modes:
                 before = seen.setdefault((at.name, mode), at)
                 if before is not at:
@@ -143,6 +193,28 @@ class Versions:
                     )
 
 
-def _mode_of(dump: "Dump") -> str:
-    """What a recomputed dump says of itself: forced, or else free."""
+def mode_of(dump: "Dump") -> str:
+    """What a recomputed dump says of itself: forced, R2 (forced to recomputed routes), or free."""
+    from ...ops.staleness.attribution import R2
+
+    if is_replay_of_own(dump.meta):
+        return R2
     return "forced" if dump.meta.provenance.get("mode") == "forced" else "free"
+
+
+def version_of(name: str, routes: "Mapping[str, Dump]") -> "Version":
+    """A version by what there is of each mode. Raises RoutectlError where there is R2 alone."""
+    from ...ops.staleness.attribution import R2, Version
+
+    free, forced = routes.get("free"), routes.get("forced")
+    if free is None and forced is None:
+        raise RoutectlError(
+            f"version {name}: {routes[R2].meta.path} was forced to recomputed routes: R2 comes "
+            "beside a version's own",
+            hint=f"--at {name}=WHERE again, its free routes",
+        )
+    return Version(name, free, forced, routes.get(R2))
+
+
+def _itself(dump: "Dump") -> "Dump":
+    return dump

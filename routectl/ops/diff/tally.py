@@ -16,6 +16,7 @@ from ...kernels.threads import threads
 from ..adding.least import First
 from ..adding.resampled import bucket_of_sample
 from ..pairs.align import Aligner, Extent, Pair, common_layers, name_of
+from ..pairs.logprobs import laid_logprobs
 from ..pairs.parts import JoinPart
 from .counts import Counts, LogprobCounts, LogprobSums, SampleCounts
 from .detail import DetailTally, Example, Part, first_mismatches, place_parts
@@ -34,22 +35,14 @@ _TOGETHER = 4096  # samples whose figures are added up at a time
 
 def _logprobs(old: Sample, new: Sample, pair: Pair, tokens: str) -> LogprobCounts:
     """Differences over the response tokens that both sides sampled and scored."""
-    if old.logprobs is None or new.logprobs is None or tokens == "prompt":
+    if tokens == "prompt":
         return _NO_LOGPROBS
-    if old.prompt_length != new.prompt_length or old.prompt_length is None:
+    most = None if pair.prefix is None else max(0, pair.prefix - (old.prompt_length or 0))
+    laid = laid_logprobs((old, new), most)
+    if laid is None:
         return _NO_LOGPROBS
-    size = min(len(old.logprobs), len(new.logprobs))
-    if pair.prefix is not None:
-        size = min(size, max(0, pair.prefix - old.prompt_length))
-    scored_G, trained_G = np.ones(size, np.bool_), np.ones(size, np.bool_)
-    for side in (old, new):
-        mask_G = None if side.loss_mask is None else side.loss_mask[old.prompt_length :]
-        for flags_G, given_G in ((scored_G, side.scored), (trained_G, mask_G)):
-            if given_G is not None:
-                flags_G[: len(given_G)] &= given_G[:size]
-    return LogprobCounts.of_sides(
-        old.logprobs[:size][scored_G], new.logprobs[:size][scored_G], trained_G[scored_G]
-    )
+    (old_G, new_G), trained_G = laid
+    return LogprobCounts.of_sides(old_G, new_G, trained_G)
 
 
 def _token_ids(old: Sample, new: Sample, first: int, count: int) -> NDArray[np.int32] | None:

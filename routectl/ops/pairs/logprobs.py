@@ -1,4 +1,7 @@
-"""Log-probs of one file on the routes of another: a rollout's routes, its trainer's log-probs."""
+"""Log-probs of the same tokens on several sides, and those of one file on the routes of another.
+
+Shape suffix: G response tokens.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +13,7 @@ from ...dump import Dump, Sample, key_of
 from ...errors import MismatchError
 from .join import join_keys
 
-__all__ = ["with_logprobs"]
+__all__ = ["laid_logprobs", "with_logprobs"]
 
 
 def with_logprobs(dump: Dump, scored: Sequence[Sample]) -> tuple[Dump, int]:
@@ -27,6 +30,33 @@ def with_logprobs(dump: Dump, scored: Sequence[Sample]) -> tuple[Dump, int]:
     return _scored(dump, scored, partner), sum(
         scored[j].logprobs is not None for j in partner.values()
     )
+
+
+def laid_logprobs(
+    sides: Sequence[Sample], most: int | None = None
+) -> tuple[list[NDArray[np.float64]], NDArray[np.bool_]] | None:
+    """Log-probs of the response tokens that every side sampled and scored, at most the first so
+    many: float64 [G] of each side, nan where one is not known, and bool [G], which tokens no loss
+    mask leaves out.
+
+    None where a side has no log-probs, or the prompts have other lengths or an unknown one.
+    """
+    prompt = sides[0].prompt_length
+    logprobs = [side.logprobs for side in sides]
+    if prompt is None or any(side.prompt_length != prompt for side in sides):
+        return None
+    known = [found for found in logprobs if found is not None]
+    if len(known) < len(sides):
+        return None
+    size = min(map(len, known))
+    size = size if most is None else min(size, most)
+    scored_G, trained_G = np.ones(size, np.bool_), np.ones(size, np.bool_)
+    for side in sides:
+        mask_G = None if side.loss_mask is None else side.loss_mask[prompt:]
+        for flags_G, given_G in ((scored_G, side.scored), (trained_G, mask_G)):
+            if given_G is not None:
+                flags_G[: len(given_G)] &= given_G[:size]
+    return [found[:size][scored_G] for found in known], trained_G[scored_G]
 
 
 def _trained(sample: Sample) -> NDArray[np.bool_] | None:

@@ -8,9 +8,10 @@ from ..diff.measures import layer_measures, rate, total_measures
 from ..diff.result import SequenceCount
 from .comparison import BROKEN, Comparison
 from .drift import Nearest
+from .replays import Gains, VersionGain
 from .staleness import Staleness
 
-__all__ = ["AdviceLimits", "Excess", "Grounds", "grounds_of"]
+__all__ = ["AdviceLimits", "Excess", "Grounds", "MeasuredSteps", "grounds_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,28 @@ class Excess:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class MeasuredSteps:
+    """What replay gains at the last of so many mini-steps, and the mode that the rule has there."""
+
+    mini_steps: int
+    gain: VersionGain
+    rule: str
+
+    @property
+    def part(self) -> bool:
+        """Whether the rule and the measurement are of two minds."""
+        return self.gain.best != self.rule
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Grounds:
     """What the numbers say; None, or nothing, where they say nothing.
 
-    mode      the replay mode that the run needs: none, R2 or R3; None when the mini-steps are not
-              known and nothing forces one
+    mode      the replay mode that the run needs: none, R2 or R3; that of the lower k3 where that
+              was measured, else by the rule. None when the mini-steps are not known and modes
+              depend on them, or nothing was measured and nothing forces one
+    steps     what was measured by lag, which is what the last of so many mini-steps is at, and
+              what the rule says there; decided is the one that mode is of, None: of all, or none
     lags      staleness by lag, free where there is any
     floor     the greatest noise floor
     flips     the mismatched rows by margin; excess what of the mismatch is more than rounding
@@ -85,6 +103,8 @@ class Grounds:
     scattered: dict[str, Comparison]
     stale: Comparison | None
     rows: int
+    steps: tuple["MeasuredSteps", ...] = ()
+    decided: VersionGain | None = None
     left_out: dict[str, int] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
 
@@ -113,8 +133,10 @@ def grounds_of(
     scattered = _scattered(result, limits)
     groups = ("unlabelled", "uncertain", "boundary", *(["cached"] if result.cached_apart else []))
     rows = result.spans.rows
+    measured, decided = _by_measurement(result.gains, mini_steps)
+    assumed = "R3" if "mismatch" in scattered else _by_rule(mini_steps)
     return Grounds(
-        mode="R3" if "mismatch" in scattered else _by_rule(mini_steps),
+        mode=assumed if measured is None else measured,
         mini_steps=mini_steps,
         eps=eps,
         limits=limits,
@@ -128,6 +150,8 @@ def grounds_of(
         cached=_cached(result),
         scattered=scattered,
         rows=sum(rows.values()),
+        steps=_steps(result.gains),
+        decided=decided,
         left_out={group: rows[group] for group in groups if rows[group]},
         unknown=result.spans.unknown,
     )
@@ -146,6 +170,27 @@ def _by_rule(mini_steps: int | None) -> str | None:
     if mini_steps is None:
         return None
     return "none" if mini_steps == 1 else "R2" if mini_steps == 2 else "R3"
+
+
+def _steps(gains: Gains) -> tuple[MeasuredSteps, ...]:
+    """By mini-steps, ascending: after so many updates less one, the last of them is taken."""
+    found = []
+    for one in gains.by_lag:
+        number = 1 + (one.lag or 0)
+        found.append(MeasuredSteps(number, one, _by_rule(number) or "none"))
+    return tuple(found)
+
+
+def _by_measurement(gains: Gains, mini_steps: int | None) -> tuple[str | None, VersionGain | None]:
+    """The mode with the lower k3, and where: at the greatest lag that the mini-steps reach.
+
+    Without them, the mode that all lags have. None where none was measured, or lags differ.
+    """
+    if mini_steps is None:
+        modes = {one.best for one in gains.by_lag}
+        return (modes.pop() if len(modes) == 1 else None), None
+    reached = [one for one in gains.by_lag if (one.lag or 0) < mini_steps]
+    return (reached[-1].best, reached[-1]) if reached else (None, None)
 
 
 def _excess(

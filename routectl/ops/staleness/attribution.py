@@ -17,17 +17,20 @@ from ...routes import Bools, Routes
 __all__ = [
     "GROUPS",
     "MODES",
+    "R2",
     "Attributor",
     "BoundaryRule",
     "Labels",
     "Version",
     "only_rows",
+    "own_routes",
     "places_of",
     "rows_per_token",
 ]
 
 GROUPS = ("first", "switched", "boundary", "cached", "uncertain", "unlabelled")
 MODES = ("free", "forced")
+R2 = "R2"  # routes of a version that were given other ones than the dump's: see Version
 _FIRST, _SWITCHED, _BOUNDARY, _CACHED, _UNCERTAIN, _UNLABELLED = range(len(GROUPS))
 _NONE = -1
 _SPANS_ARE_EXACT = {"vllm": True, "sglang": False}
@@ -59,21 +62,24 @@ class Version:
     """Weights with a name, and the routes that they give for the dump's tokens.
 
     free: recomputed with the model's own routes; forced: every layer was given the dump's routes,
-    and the file holds what the router itself would have taken. One of them at least.
-    Raises ValueError when both are None.
+    and the file holds what the router itself would have taken. One of them at least. replayed:
+    every layer was given the routes that the trainer's own router takes at the weights that sampled
+    (R2); of it the log-probs alone are read, for what replay gains.
+    Raises ValueError when free and forced are None.
     """
 
     name: str
     free: Dump | None = None
     forced: Dump | None = None
+    replayed: Dump | None = None
 
     def __post_init__(self) -> None:
         if self.free is None and self.forced is None:
             raise ValueError(f"version {self.name} has no routes")
 
     def routes(self, mode: str) -> Dump | None:
-        """The dump of one of MODES."""
-        return self.free if mode == "free" else self.forced
+        """The dump of one of MODES, or of R2."""
+        return {"free": self.free, "forced": self.forced, R2: self.replayed}[mode]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,6 +173,31 @@ def only_rows(sample: Sample, keep: Bools, scored: Bools | None) -> Sample:
         before = True if sample.scored is None else sample.scored
         sample = replace(sample, scored=scored & before)
     return sample
+
+
+def own_routes(labels: Labels, routes: Mapping[int, Routes]) -> Routes:
+    """The routes that the trainer's own router takes at the weights that made each row: R2's.
+
+    routes are of all of a sample's tokens, by the code of a version; a row of another version, or
+    that its version lacks, is missing.
+    """
+    codes = list(routes)
+    first = routes[codes[0]]
+    if len(codes) == 1 and (labels.version_Q == codes[0]).all():
+        return first
+    shape = max((one.ids_TLK.shape for one in routes.values()), key=lambda shape: shape[0])
+    ids_TLK, missing_TL = np.zeros(shape, first.ids_TLK.dtype), np.ones(shape[:2], np.bool_)
+    code_T = np.full(shape[0], labels.version_Q[-1])
+    told = labels.version_Q[1 : shape[0] + 1]
+    code_T[: len(told)] = told
+    for code, one in routes.items():
+        own_T = code_T[: one.num_tokens] == code
+        there_TL = np.broadcast_to(own_T[:, None], one.ids_TLK.shape[:2])
+        if one.missing_TL is not None:
+            there_TL = there_TL & ~one.missing_TL
+        ids_TLK[: one.num_tokens][there_TL] = one.ids_TLK[there_TL]
+        missing_TL[: one.num_tokens][there_TL] = False
+    return Routes(ids_TLK, first.layers_L, first.num_experts, 0, missing_TL)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

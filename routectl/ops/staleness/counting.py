@@ -13,11 +13,12 @@ import numpy as np
 from ...dump import Dump, Sample, SampleKey
 from ...errors import MismatchError
 from ..pairs.align import Aligner, common_layers
-from .attribution import Labels
+from .attribution import MODES, Labels
 from .census import Census
 from .clusters import Clusters, SampleCluster, cluster_of
 from .comparison import ComparisonCounts
 from .drift import MoveCounts
+from .gain import GainCounts, GainTally
 from .gamma import RouterShift, ShiftTally
 from .plan import Pair, Side, StalenessPlan
 from .sides import SampleRun
@@ -31,7 +32,8 @@ _V = TypeVar("_V", bound=Any)
 class Figure(NamedTuple):
     """A figure whose clusters are counted, by what it is told as: (name, mode).
 
-    name is apart or own: the mismatch; total; a group of GROUPS; before; a lag, or two versions.
+    name is apart or own: the mismatch; total; a group of GROUPS; before; a lag, two versions, or
+    one: gain.
     """
 
     kind: str
@@ -46,6 +48,7 @@ class StalenessCounts:
     samples    of the dump; held: those that a side has; both: those that both of a pair have
     unmatched  with routes, that the recompute of a version that made them lacks, or every one
     clusters   by figure
+    gains      by version, what replay gains: see gain.py
     """
 
     plan: StalenessPlan
@@ -58,6 +61,7 @@ class StalenessCounts:
     held: Mapping[Side, int]
     both: Mapping[Pair, int]
     unmatched: int
+    gains: Mapping[int, GainCounts]
 
     def __add__(self, other: "StalenessCounts") -> "StalenessCounts":
         if self.plan != other.plan:
@@ -74,6 +78,7 @@ class StalenessCounts:
             _added(self.held, other.held),
             _added(self.both, other.both),
             self.unmatched + other.unmatched,
+            _added(self.gains, other.gains),
         )
 
 
@@ -102,6 +107,7 @@ class _Counting:
     held: dict[Side, int] = field(default_factory=dict)
     both: dict[Pair, int] = field(default_factory=dict)
     unmatched: int = 0
+    gains: list[GainTally] = field(default_factory=list)
 
     def tally(self, which: Which) -> ComparisonTally:
         """That of a comparison. Raises MismatchError for dumps that cannot be laid side by side."""
@@ -120,6 +126,10 @@ class _Compared:
     sample: Sample
     labels: Labels | None
     routes: Mapping[Side, Sample]
+
+    def of(self, version: int) -> dict[str, Sample]:
+        """The samples of a version, by mode."""
+        return {mode: sample for (v, mode), sample in self.routes.items() if v == version}
 
 
 def count_run(
@@ -155,6 +165,7 @@ def count_run(
         counting.held,
         counting.both,
         counting.unmatched,
+        {version: tally.counted() for version, tally in enumerate(counting.gains)},
     )
 
 
@@ -175,6 +186,8 @@ def _begin(counting: _Counting) -> None:
     for v, w, mode in plan.gated:
         sides = plan.sides[v, mode], plan.sides[w, mode]
         counting.shifts[v, w, mode] = ShiftTally(*sides, options.tokens, options.layers)
+    if options.tokens != "prompt":
+        counting.gains = [GainTally(v, plan) for v in range(len(plan.names))]
     if plan.moved is not None:
         v, w, mode = plan.moved
         metas = plan.sides[v, mode], plan.sides[w, mode]
@@ -198,7 +211,7 @@ def _compare(counting: _Counting, found: _Compared) -> None:
         counting.held[side] = counting.held.get(side, 0) + 1
     groups = {} if labels is None else labels.groups_of(len(plan.names))
     if labels is not None:
-        having = [{w for w, _ in found.routes}]
+        having = [{w for w, mode in found.routes if mode in MODES}]
         made = labels.versions(len(plan.names))
         counting.unmatched += not having[0] or not made <= having[0]
     met: set[Figure] = set()
@@ -213,6 +226,10 @@ def _compare(counting: _Counting, found: _Compared) -> None:
             if _fed(counting, which, found, sample, found.routes.get((last, mode))):
                 met.add(Figure("total", "", mode))
     _pairs(counting, found, met)
+    for v, tally in enumerate(counting.gains if labels is not None else ()):
+        assert labels is not None
+        if tally.add(sample, labels, found.of(v), found.cluster):
+            met.add(Figure("gain", v, ""))
     for figure in met:
         counting.met.setdefault(figure, []).append(found.cluster)
 
@@ -281,6 +298,7 @@ def _pairs(counting: _Counting, found: _Compared, met: set[Figure]) -> None:
     covered = {
         side: _rows_of_dump(sample, labels) if plan.options.rows == "dump" else sample
         for side, sample in found.routes.items()
+        if side[1] in MODES
     }
     for pair in plan.pairs:
         v, w, mode = pair

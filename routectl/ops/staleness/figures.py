@@ -15,6 +15,7 @@ from .drift import Drift, ExpertMove, Nearest, expert_moves, layer_speeds, neare
 from .gamma import RouterShift, checked_shift
 from .half_life import half_lives
 from .plan import Pair
+from .replays import Gains, gains_of
 from .tally import Which
 
 __all__ = ["Figures"]
@@ -265,6 +266,12 @@ class Figures:
             (self.names[v], mode): self.counts.samples - self.counts.held.get((v, mode), 0)
             for v, mode in self.plan.sides
         }
+
+    def gains(self) -> Gains:
+        """What replay gains at each version."""
+        names, counted = range(len(self.names)), self.counts.clusters
+        clusters = [counted.get(Figure("gain", v, ""), Clusters()).number for v in names]
+        return gains_of(self.plan, self.counts.gains, clusters)
 
     def shifts(self) -> dict[tuple[str, str, str], RouterShift]:
         """Router shift of each pair that has one."""

@@ -1,18 +1,18 @@
 """What a dump and the recomputes of its tokens are compared as: known before a sample is read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 from ...dump import Dump, DumpMeta
 from ...errors import MismatchError
-from .attribution import MODES, Attributor, BoundaryRule, Version, places_of
+from .attribution import MODES, R2, Attributor, BoundaryRule, Version, places_of
 from .census import Census
 from .options import StalenessOptions
 
 __all__ = ["Pair", "Side", "StalenessPlan", "plan_of", "refuse_useless", "routes_of"]
 
-Side = tuple[int, str]  # a version by its place among them, and a mode
+Side = tuple[int, str]  # a version by its place among them, and a mode, or R2
 Pair = tuple[int, int, str]  # an older version, a newer one, a mode
 SURE = ("first", "switched")
 CACHED = (*SURE, "cached")
@@ -24,6 +24,7 @@ class StalenessPlan:
 
     places  where they stand: a lag is a difference
     dump    what holds for the dump; sides for the recompute of each version and mode
+    replayed  what holds for R2's, by version
     own     the version of samples that do not say theirs
     """
 
@@ -33,6 +34,7 @@ class StalenessPlan:
     dump: DumpMeta
     sides: Mapping[Side, DumpMeta]
     own: str | None
+    replayed: Mapping[int, DumpMeta] = field(default_factory=dict)
 
     @property
     def attributor(self) -> Attributor:
@@ -87,10 +89,10 @@ class StalenessPlan:
 
 
 def routes_of(versions: Sequence[Version]) -> dict[Side, Dump]:
-    """The recomputes of versions."""
+    """The recomputes of versions, R2's among them."""
     found = {}
     for v, version in enumerate(versions):
-        for mode in MODES:
+        for mode in (*MODES, R2):
             routes = version.routes(mode)
             if routes is not None:
                 found[v, mode] = routes
@@ -109,7 +111,8 @@ def plan_of(dump: Dump, versions: Sequence[Version], options: StalenessOptions) 
     for name in (*options.version_map.values(), options.own):
         if name is not None and name not in given:
             raise MismatchError(f"version {name!r} is not given: {', '.join(given)} are")
-    sides = {side: routes.meta for side, routes in routes_of(versions).items()}
+    routes = routes_of(versions)
+    sides = {side: one.meta for side, one in routes.items() if side[1] in MODES}
     plan = StalenessPlan(
         given,
         places,
@@ -117,6 +120,7 @@ def plan_of(dump: Dump, versions: Sequence[Version], options: StalenessOptions) 
         dump.meta,
         sides,
         given[0] if options.own is None and len(given) == 1 else options.own,
+        {v: one.meta for (v, mode), one in routes.items() if mode == R2},
     )
     _refuse_other_shapes(plan)
     return plan

@@ -17,6 +17,7 @@ from .gamma import RouterShift
 from .options import Noise, StalenessOptions
 from .order import Disorder, disorders_of
 from .plan import refuse_useless
+from .replays import Gains
 from .sides import lay_out
 
 __all__ = ["Cell", "Noise", "Staleness", "StalenessOptions", "staleness", "staleness_of"]
@@ -52,6 +53,7 @@ class Staleness:
     boundary     where a span of the dump's engine begins
     unmatched    samples with routes that the recompute of a version that made them lacks, or every
                  recompute; of the others, rows that the recompute of their own version lost
+    gains        what replay gains at the weights of each version: see ``replays``
     disorders    versions that are given in another order than their names, or the dump, say
     drift        speed, half-life, experts that move, nearest version
     noise        as given
@@ -71,6 +73,7 @@ class Staleness:
     unmatched: Unmatched
     lacking: Mapping[tuple[str, str], int]
     shifts: Mapping[tuple[str, str, str], RouterShift]
+    gains: Gains
     disorders: tuple[Disorder, ...]
 
     def __repr__(self) -> str:
@@ -154,5 +157,6 @@ def staleness_of(counts: StalenessCounts) -> Staleness:
         unmatched=run.unmatched(cells),
         lacking=run.lacking(),
         shifts=run.shifts(),
+        gains=run.gains(),
         disorders=disorders_of(counts.census),
     )

@@ -14,6 +14,7 @@ from ..diff.document import diff_document
 from ..document import Document
 from ..staleness.advice import advise
 from ..staleness.document import staleness_document
+from ..staleness.gain import gain_figures
 
 __all__ = ["SCALED", "metrics"]
 
@@ -135,6 +136,8 @@ def _of_staleness(document: Document) -> _Scalars:
         for layer in one["layers"]:
             yield scalar_name(name, layer["layer"]), layer["mismatch_rate"]
         yield scalar_name(f"gamma@lag{one['lag']}"), _at(one, "router_shift.mean_gamma")
+    for metric, value in gain_figures(document.get("gain")).items():
+        yield scalar_name(metric), value
     rates = [noise["mismatch_rate"] for noise in document["noise"]]
     yield scalar_name("noise"), max((r for r in rates if r is not None), default=None)
     for life in document["drift"]["half_lives"]:

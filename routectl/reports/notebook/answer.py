@@ -100,6 +100,13 @@ def _of_staleness(doc: Any) -> list[str]:
     speeds = doc["drift"]["speeds"]
     lag = next((s["lag"] for s in speeds), None)
     title = f"rows that change over lag {lag}, by layer, with intervals"
+    replays = [
+        Bar(f"{one['version']} {mode['mode']}", mode["k3"], *_ends(mode["intervals"]["k3"]))
+        for one in doc["gain"]["versions"]
+        for mode in one["modes"]
+    ]
+    if replays:
+        drawn.append(bars("k3 by replay, with intervals", replays, percent=False))
     return [*drawn, bars(title, _layers(speeds, "mismatch_rate"))]
 
 

@@ -27,7 +27,8 @@ from ..predict.text import render_prediction
 from ..recompute.text import render_recompute
 from ..show.outline import render_outline
 from ..show.text import render_checkpoint, render_summary
-from ..staleness.text import render_series, render_staleness
+from ..staleness.series_text import render_series
+from ..staleness.text import render_staleness
 from ..text.recorded import Render
 from ..text.wording import bytes_text, plural
 from .markup import report_markup

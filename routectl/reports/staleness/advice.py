@@ -9,6 +9,7 @@ from ...ops.staleness.advice import AdviceLimits, Grounds, grounds_of
 from ...ops.staleness.comparison import BROKEN, Comparison
 from ...ops.staleness.drift import Nearest
 from ...ops.staleness.staleness import Staleness
+from .replay_advice import RULE, lines_of_stale, lines_of_steps, measured_text
 
 __all__ = ["Advice", "Finding", "advise"]
 
@@ -37,7 +38,7 @@ class Finding:
 class Advice:
     """The replay mode that the run needs, and all findings, alarms first.
 
-    mode is none, R2 or R3; None when the mini-steps are not known and nothing forces one.
+    mode is none, R2 or R3; None when the mini-steps are not known and modes depend on them.
     """
 
     mode: str | None
@@ -53,11 +54,15 @@ def advise(
 ) -> Advice:
     """Which replay the run needs, and what in the numbers is not as it should be.
 
-    mini_steps is the global batch / the mini-batch: updates on the samples of one rollout. The
-    rule is Qwen's (arXiv 2512.01374): 1 none, 2 R2, 4 and more R3. They do not speak of 3; it
-    counts as R3 here, since a run that is too stale collapses and R3's bias only costs some score.
-    F(2) of the mismatch over its limit asks for R3 whatever the mini-steps. eps is the margin up
-    to which a flip is a near-tie. Raises ValueError when mini_steps is below 1.
+    mini_steps is the global batch / the mini-batch: updates on the samples of one rollout. Where
+    what replay gains was measured, the mode is that of the lower k3 beyond its interval, at the
+    last mini-step that was measured; without mini_steps, the one that is so at all of them.
+
+    Beside it stands a rule, which alone says the mode where nothing was measured. It is Qwen's
+    (arXiv 2512.01374): 1 none, 2 R2, 4 and more R3. They do not speak of 3; it counts as R3 here,
+    since a run that is too stale collapses and R3's bias only costs some score. F(2) of the
+    mismatch over its limit then asks for R3 whatever the mini-steps. eps is the margin up to which
+    a flip is a near-tie. Raises ValueError when mini_steps is below 1.
     """
     if mini_steps is not None and mini_steps < 1:
         raise ValueError(f"mini_steps must be at least 1, got {mini_steps}")
@@ -99,7 +104,8 @@ def _said(comparison: Comparison, name: str) -> str:
 def _of_mode(grounds: Grounds) -> Finding:
     """The replay mode, why, and the numbers that it is about."""
     mode, mismatch, mini_steps = grounds.mode, grounds.mismatch, grounds.mini_steps
-    evidence = [] if mismatch is None else [_said(mismatch, "mismatch")]
+    evidence = list(lines_of_steps(grounds))
+    evidence += [] if mismatch is None else [_said(mismatch, "mismatch")]
     evidence += [_said(c, f"staleness at lag {c.lag}") for c in grounds.lags]
     if not grounds.lags:
         evidence.append("staleness is not known: one version was given")
@@ -107,12 +113,13 @@ def _of_mode(grounds: Grounds) -> Finding:
         evidence.append(f"noise floor {_share(grounds.floor)}")
         if mode == "R3" and grounds.within_noise:
             evidence.append("the mismatch is within the noise floor: R2 freezes the same routes")
-    if mode is None:
+    text = measured_text(grounds)
+    if text is None and mode is None:
         text = "which replay the run needs depends on its mini-steps (global batch / mini-batch)"
-    elif grounds.collapse:
+    elif text is None and grounds.collapse:
         text = "replay R3: the log-probs are as far apart as where training collapses without it"
-    else:
-        text = f"{_MODES[mode]} (Qwen's rule at mini-steps {mini_steps}, arXiv 2512.01374)"
+    elif text is None:
+        text = f"{_MODES[mode or 'none']} (Qwen's rule at mini-steps {mini_steps}, {RULE})"
         if mini_steps == 3:
             evidence.append("the rule is silent on 3 mini-steps: taken as 4, the safer side")
     return Finding("mode", False, text, tuple(evidence))
@@ -208,7 +215,8 @@ def _of_staleness(grounds: Grounds) -> Iterator[Finding]:
     stale = grounds.stale
     if stale is not None:
         text = f"routes are stale from lag {stale.lag} on: over {_share(grounds.limits.staleness)}"
-        yield Finding("staleness", True, text, (_said(stale, f"staleness at lag {stale.lag}"),))
+        said = _said(stale, f"staleness at lag {stale.lag}")
+        yield Finding("staleness", True, text, (said, *lines_of_stale(grounds)))
 
 
 def _of_spans(grounds: Grounds) -> Iterator[Finding]:

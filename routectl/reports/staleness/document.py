@@ -21,6 +21,7 @@ from ..diff.schema import UnmatchedEntry
 from ..document import CountedRows, IntervalEntry, dump_document, failure_entries, finite
 from ..text.wording import plural
 from .advice import Advice
+from .gain import gain_document
 from .schema import (
     AdviceEntry,
     ComparisonEntry,
@@ -298,6 +299,7 @@ def staleness_document(
         },
         "unmatched": cast("UnmatchedEntry", asdict(result.unmatched)),
         "drift": _drift(result.drift),
+        "gain": gain_document(result.gains),
         "noise": [
             {"name": n.name, **counted_rows(n.rows, n.rows_mismatched)} for n in result.noise
         ],

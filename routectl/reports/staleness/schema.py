@@ -16,11 +16,16 @@ __all__ = [
     "CrossingEntry",
     "DriftEntry",
     "ExpertEntry",
+    "FTauEntry",
+    "GainDocument",
+    "GainEntry",
     "HalfLifeEntry",
     "LackingEntry",
     "LayerShift",
     "NearestEntry",
     "OwnRows",
+    "ReplayEntry",
+    "ReplayIntervals",
     "RouterShiftEntry",
     "SeriesDocument",
     "SkippedStep",
@@ -31,12 +36,15 @@ __all__ = [
     "ThresholdVerdict",
     "TrainerNoise",
     "TrendEntry",
+    "UnmeasuredEntry",
     "VersionEntry",
+    "Why",
 ]
 
 
 Kind = Literal["mismatch", "staleness", "total"]
 Mode = Literal["free", "forced"]
+Why = Literal["prompt", "dump", "free", "forced", "R2", "tokens"]
 
 
 class ThresholdVerdict(TypedDict):
@@ -223,6 +231,77 @@ class DriftEntry(TypedDict):
     nearest: list[NearestEntry]
 
 
+class FTauEntry(TypedDict):
+    """F(tau): tokens with a ratio over tau or under 1 / tau."""
+
+    tau: float
+    f_tau: float | None
+    interval: IntervalEntry | None
+
+
+class ReplayIntervals(TypedDict):
+    """Intervals of a mode's means over tokens."""
+
+    k1: IntervalEntry | None
+    k3: IntervalEntry | None
+    mean_abs_d: IntervalEntry | None
+
+
+class ReplayEntry(TypedDict):
+    """The log-probs of some weights under one replay mode against the dump's own.
+
+    gain is k3 without replay over k3 of this mode, its interval over the same sequences; null of
+    none. A figure that is not finite is null; not_finite, there where one is, says which and what.
+    """
+
+    mode: Literal["none", "R2", "R3"]
+    k1: float | None
+    k3: float | None
+    mean_abs_d: float | None
+    max_abs_d: float | None
+    f_taus: list[FTauEntry]
+    intervals: ReplayIntervals
+    gain: float | None
+    gain_interval: IntervalEntry | None
+    not_finite: NotRequired[dict[str, str]]
+
+
+class GainEntry(TypedDict):
+    """What replay gains at the weights of a version; lag is null where samples are of several.
+
+    best is the mode with the lower k3 beyond its interval, the lesser intervention of two that are
+    not apart. tokens_of_one_side have a log-prob on some sides alone, and are in no figure.
+    r2_path is where R2's log-probs are, null where they are those without replay.
+    """
+
+    version: str
+    lag: int | None
+    samples: int
+    tokens: int
+    tokens_of_one_side: int
+    clusters: int
+    best: Literal["none", "R2", "R3"]
+    modes: list[ReplayEntry]
+    r2_over_r3: float | None
+    r2_over_r3_interval: IntervalEntry | None
+    r2_path: str | None
+
+
+class UnmeasuredEntry(TypedDict):
+    """What is missing for what replay gains, of which versions, and what makes it."""
+
+    why: Why
+    versions: list[str]
+    text: str
+
+
+class GainDocument(TypedDict):
+    """What replay gains, by version."""
+
+    versions: list[GainEntry]
+    unmeasured: list[UnmeasuredEntry]
+
+
 class TrainerNoise(CountedRows):
     """A run of the trainer against itself."""
 
@@ -265,6 +344,7 @@ class StalenessDocument(TypedDict):
     boundary: BoundaryEntry
     unmatched: UnmatchedEntry
     drift: DriftEntry
+    gain: GainDocument
     noise: list[TrainerNoise]
     advice: AdviceEntry
     warnings: list[str]

@@ -13,6 +13,7 @@ from ...ops.diff.thresholds import Failure, Threshold, Unmatched, is_over, left_
 from ...ops.staleness.drift import slope_of
 from ..document import Document, finite, not_finite
 from .document import Judged, verdict_document
+from .gain import gain_figures
 from .schema import (
     ComparisonEntry,
     CrossingEntry,
@@ -49,10 +50,13 @@ _HEADLINES = (
     "f2",
     "total_k3",
     "total_f2",
+    "gain_r2",
+    "gain_r3",
     "noise",
     "half_life",
 )
 _OF_COMPARISONS = 7
+_OF_GAIN = ("gain_r2", "gain_r3")
 _OF_MARGINS = ("tie", "near", "clear", "margin_coverage")
 
 
@@ -104,6 +108,11 @@ def _gated(doc: Document, metric: str) -> tuple[str, list[tuple[str, ComparisonE
 
 def _figures_of(doc: Document, limit: Threshold) -> list[tuple[str, int | None, float | None]]:
     """Metric, layer and value of every figure that a threshold is about; free ones if there are."""
+    gains = gain_figures(doc.get("gain"), gated=True)
+    if limit.metric in gains:
+        return [(limit.metric, None, gains[limit.metric])]
+    if "_r2" in limit.metric or "_r3" in limit.metric:
+        return []
     inner, parts = _gated(doc, limit.metric)
     found: list[tuple[str, int | None, float | None]] = []
     for name, c in parts:
@@ -129,6 +138,8 @@ def headline_figures(doc: Document) -> dict[str, float | None]:
         found |= {name: _value(c, inner) for name, c in parts}
         if not parts and metric != "staleness":
             found[metric] = None
+    gains = gain_figures(doc.get("gain"))
+    found |= {name: gains[name] for name in _OF_GAIN if name in gains}
     found["noise"] = max((n["mismatch_rate"] or 0.0 for n in doc["noise"]), default=None)
     lives = doc["drift"]["half_lives"]
     found["half_life"] = lives[0]["updates"] if lives else None

@@ -1,7 +1,4 @@
-"""The reports of staleness as terminal text.
-
-Of one dump: verdict, comparisons, where, drift, advice. Of a series: verdict, a row a step, slopes.
-"""
+"""The report of staleness as terminal text: verdict, comparisons, where, drift, advice."""
 
 from rich.console import Console
 
@@ -28,7 +25,8 @@ from ..text.wording import (
     plural,
     rates_text,
 )
-from .schema import SeriesDocument, StalenessDocument, StepEntry, ThresholdVerdict, VersionEntry
+from .gain import gain_columns, gain_lines
+from .schema import StalenessDocument, ThresholdVerdict, VersionEntry
 from .tables import (
     comparison_columns,
     expert_columns,
@@ -45,18 +43,15 @@ from .tables import (
 
 __all__ = [
     "drift_lines",
-    "last_step_text",
-    "render_series",
+    "print_failures",
     "render_staleness",
-    "series_verdict",
     "staleness_headline",
     "staleness_verdict",
     "uncovered_text",
+    "verdict_line",
     "verdict_word",
 ]
 
-_PLAIN = ("k3", "total_k3", "half_life")
-_TITLES = {"f2": "F(2)", "total_f2": "total F(2)", "total_k3": "total k3", "half_life": "half-life"}
 _STYLES = {"WITHIN": "bold green", "MEASURED": "bold"}
 
 
@@ -84,7 +79,7 @@ def verdict_word(verdict: ThresholdVerdict) -> str:
     return "WITHIN" if verdict["thresholds"] else "MEASURED"
 
 
-def _verdict(verdict: ThresholdVerdict, text: str) -> Headline:
+def verdict_line(verdict: ThresholdVerdict, text: str) -> Headline:
     """Whether thresholds hold, in a word, and the figures in short."""
     asked, word = len(verdict["thresholds"]), verdict_word(verdict)
     counted = "" if not asked else f"{plural(asked, 'threshold')}; "
@@ -94,7 +89,7 @@ def _verdict(verdict: ThresholdVerdict, text: str) -> Headline:
     return Headline(word, _STYLES.get(word, "bold red"), f"{counted}{text}")
 
 
-def _print_failures(console: Console, verdict: ThresholdVerdict) -> None:
+def print_failures(console: Console, verdict: ThresholdVerdict) -> None:
     """A line for each figure beyond its threshold."""
     for failure in verdict["failed"]:
         print_text(console, f"  {failure_text(failure)}", 4, "red")
@@ -145,6 +140,11 @@ def _about(console: Console, doc: StalenessDocument) -> None:
                 made = "" if rows is None else f", made {plural(rows, 'row')} that are compared"
                 lacking = _lacking(version, mode)
                 print_line(console, version["name"], f"{_side(routes)} {mode}{made}{lacking}")
+        for path in (
+            g["r2_path"] for g in doc["gain"]["versions"] if g["version"] == version["name"]
+        ):
+            if path is not None:
+                print_line(console, version["name"], f"{path}  forced to the routes of R2")
     print_line(console, "compared", _compared(doc))
 
 
@@ -274,7 +274,7 @@ def _print_heatmaps(console: Console, doc: StalenessDocument) -> None:
 
 def staleness_verdict(doc: StalenessDocument) -> Headline:
     """The verdict as a line."""
-    return _verdict(doc["verdict"], staleness_headline(doc))
+    return verdict_line(doc["verdict"], staleness_headline(doc))
 
 
 def render_staleness(doc: StalenessDocument, console: Console) -> None:
@@ -285,12 +285,15 @@ def render_staleness(doc: StalenessDocument, console: Console) -> None:
 
 def _print_body(doc: StalenessDocument, console: Console) -> None:
     """What follows the verdict."""
-    _print_failures(console, doc["verdict"])
+    print_failures(console, doc["verdict"])
     for warning in doc.get("warnings", ()):
         print_line(console, "warning", warning)
+    for text in gain_lines(doc["gain"], level_text(doc)):
+        print_line(console, "gain", text)
     _about(console, doc)
     _print_columns(console, comparison_columns(doc))
     _print_columns(console, logprob_columns(doc))
+    _print_columns(console, gain_columns(doc["gain"], level_text(doc)))
     _print_columns(console, flips_columns(doc))
     _print_columns(console, shift_columns(doc))
     _print_columns(console, pair_columns(doc))
@@ -309,86 +312,3 @@ def _print_body(doc: StalenessDocument, console: Console) -> None:
         print_line(console, label, text)
     console.print()
     _print_advice(console, doc)
-
-
-def _title(name: str) -> str:
-    return _TITLES.get(name, name.removeprefix("staleness@").replace("lag", "lag "))
-
-
-def _cell(name: str, point: StepEntry) -> str:
-    """A step's figure; one that is not finite by its name."""
-    value = point["figures"].get(name)
-    told = point.get("not_finite", {}).get(name)
-    return told or (figure(value) if name in _PLAIN else percent(value))
-
-
-def _slope(name: str, value: float | None) -> str:
-    """A slope per step, in the figure's unit, with its sign."""
-    if value is None:
-        return "-"
-    value = value + 0.0  # never -0
-    return f"{value:+.3g}" if name in _PLAIN else f"{100 * value:+.3g} %"
-
-
-def _step_columns(doc: SeriesDocument) -> list[Column]:
-    trends = doc["trends"]
-    steps = doc["steps"]
-    columns = [Column("step", [*(str(point["step"]) for point in steps), "per step"])]
-    for rank, trend in enumerate(trends):
-        name = trend["figure"]
-        cells = [_cell(name, point) for point in steps]
-        columns.append(Column(_title(name), [*cells, _slope(name, trend["slope"])], rank))
-    alarms = [str(len(point["alarms"])) for point in steps]
-    return [*columns, Column("alarms", [*alarms, "-"], 90)]
-
-
-def last_step_text(doc: SeriesDocument) -> str:
-    """The figures of the last step, each with its slope."""
-    last = doc["steps"][-1]
-    parts = []
-    for trend in doc["trends"]:
-        name, slope = trend["figure"], trend["slope"]
-        if name in last["figures"] and last["figures"][name] is not None:
-            moving = "" if slope is None else f" ({_slope(name, slope)} a step)"
-            parts.append(f"{_title(name)} {_cell(name, last)}{moving}")
-    return f"step {last['step']}: " + ", ".join(parts)
-
-
-def series_verdict(doc: SeriesDocument) -> Headline:
-    """The verdict as a line."""
-    steps = doc["steps"]
-    first, last = steps[0]["step"], steps[-1]["step"]
-    text = f"{plural(len(steps), 'step')}, {first} to {last}"
-    if doc["verdict"]["thresholds"]:
-        text += "; thresholds are of the last step"
-    if doc["skipped"]:
-        text += f"; {plural(len(doc['skipped']), 'entry')} left out"
-    return _verdict(doc["verdict"], text)
-
-
-def render_series(doc: SeriesDocument, console: Console) -> None:
-    """Print a routectl.staleness_series/1 document."""
-    with under_verdict(console, series_verdict(doc)):
-        _print_series(doc, console)
-
-
-def _print_series(doc: SeriesDocument, console: Console) -> None:
-    """What follows the verdict of a series."""
-    steps = doc["steps"]
-    last = steps[-1]["step"]
-    _print_failures(console, doc["verdict"])
-    print_line(console, "series", doc["path"])
-    for entry in doc["skipped"]:
-        print_line(console, "left out", f"{entry['entry']}: {entry['reason']}")
-    console.print()
-    print_table(console, _step_columns(doc), "bold")
-    if doc["crossings"]:
-        console.print()
-    for crossing in doc["crossings"]:
-        step = crossing["first_step"]
-        when = "never" if step is None else f"first at step {step}"
-        print_line(console, "crossed", f"{crossing['threshold']}: {when}")
-    if steps[-1]["alarms"]:
-        console.print()
-    for alarm in steps[-1]["alarms"]:
-        print_line(console, "ALARM", f"step {last}: {alarm}")

@@ -22,9 +22,11 @@ from ..recompute.schema import RecomputeDocument
 from ..recompute.text import recompute_headline
 from ..show.schema import ShowDocument
 from ..show.text import show_headline, show_lines
+from ..staleness.gain import gain_sentence
 from ..staleness.schema import SeriesDocument, StalenessDocument
-from ..staleness.tables import headlines
-from ..staleness.text import drift_lines, last_step_text, series_verdict, staleness_verdict
+from ..staleness.series_text import last_step_text, series_verdict
+from ..staleness.tables import headlines, level_text
+from ..staleness.text import drift_lines, staleness_verdict
 from ..text.tables import Labelled, TextLine
 from ..text.wording import (
     amount,
@@ -150,7 +152,10 @@ def _staleness(doc: StalenessDocument) -> Lines:
     layers = layers_text([layer["layer"] for layer in total["layers"]])
     yield Labelled("compared", f"versions {names}; {doc['token_selection']} tokens, {layers}")
     yield from _worst_layer(total["layers"])
-    for label, text in drift_lines(doc)[:2]:
+    gain = gain_sentence(doc["gain"], level_text(doc))
+    if gain is not None:
+        yield Labelled("gain", gain)
+    for label, text in drift_lines(doc)[: 2 if gain is None else 1]:
         yield Labelled(label, text)
     found = sorted(doc["advice"]["findings"], key=lambda finding: not finding["alarm"])
     for finding in found[:2]:

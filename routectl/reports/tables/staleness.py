@@ -6,6 +6,7 @@ from typing import Any
 from ...ops.adding.intervals import Interval
 from ...ops.diff.measures import rate
 from ...ops.staleness.comparison import Comparison
+from ...ops.staleness.gain import TAUS
 from ...ops.staleness.staleness import Staleness
 from ..staleness.advice import advise
 from .diff import (
@@ -86,17 +87,38 @@ def _own_rows(result: Staleness, eps: float) -> Rows:
         yield cell.own, cell.version, cell.lag, cell.mode, rows, wrong, rate(wrong, rows)
 
 
+def _replays(result: Staleness, eps: float) -> Rows:
+    for one in result.gains.versions:
+        for mode, f in one.figures.items():
+            fall = one.fall(mode)
+            yield (
+                one.version,
+                one.lag,
+                mode,
+                one.tokens,
+                f.k1,
+                f.k3,
+                *_ends(f.k3_interval),
+                f.mean_abs,
+                f.max_abs,
+                *f.over,
+                None if fall is None else fall.ratio,
+                *_ends(None if fall is None else fall.interval),
+            )
+
+
 def _findings(result: Staleness, eps: float) -> Rows:
     for f in advise(result, eps=eps).findings:
         yield f.about, f.alarm, f.text, f.evidence
 
 
+_K3 = ArrowColumn("k3", "float64", "nats", "mean of e^d - 1 - d; docs/metrics.md")
 _FIGURES = (
     *_WHICH,
     *counted_columns("tokens"),
     *_INTERVAL,
     LOGPROB_TOKENS,
-    ArrowColumn("k3", "float64", "nats", "mean of e^d - 1 - d; docs/metrics.md"),
+    _K3,
     F_TAU,
 )
 STALENESS_FRAMES = (
@@ -121,6 +143,32 @@ STALENESS_FRAMES = (
             *counted_columns(),
         ),
         _own_rows,
+    ),
+    Frame(
+        "replays",
+        "what replay gains: a mode at the weights of a version",
+        (
+            ArrowColumn("version", "string", "", "whose weights"),
+            ArrowColumn("lag", "int64", "updates", "since the rollout; null of several"),
+            ArrowColumn("mode", "string", "", "none, R2 or R3"),
+            LOGPROB_TOKENS,
+            ArrowColumn("k1", "float64", "nats", "mean of log p_dump - log p"),
+            _K3,
+            ArrowColumn("k3_low", "float64", "nats", "of the interval of k3"),
+            ArrowColumn("k3_high", "float64", "nats", "of the interval of k3"),
+            ArrowColumn("mean_abs_d", "float64", "nats", "mean of |d|"),
+            ArrowColumn("max_abs_d", "float64", "nats", "greatest |d|"),
+            *(
+                ArrowColumn(
+                    f"f_{tau:g}", "float64", "0..1", f"ratio over {tau:g} or under its inverse"
+                )
+                for tau in TAUS
+            ),
+            ArrowColumn("gain", "float64", "times", "k3 of none / k3 of the mode; null of none"),
+            ArrowColumn("gain_low", "float64", "times", "of the interval of gain"),
+            ArrowColumn("gain_high", "float64", "times", "of the interval of gain"),
+        ),
+        _replays,
     ),
     Frame(
         "findings",

@@ -6,13 +6,16 @@ the samples of each micro-batch of each global batch of each rank, as these then
 
 import json
 import math
+import re
+import sys
 import typing
 from itertools import zip_longest
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from routectl.formats.replay.plans import read_plan
+from routectl.layouts.plan import verl_plan
 from support import foreign
 from support.recordings import FIXTURES
 from support.shell import complaint, run
@@ -131,3 +134,59 @@ def test_skyrls_were_skyrls():
         for part in (LENS[:4], LENS[4:])
     ]
     assert KEPT["skyrl"][0]["document"] == {"_microbatches": held}
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A process group of this process."""
+    import torch.distributed as dist
+
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def line_of(page):
+    """What a page says to add to a trainer, run."""
+    text = (FIXTURES.parent / "docs" / "trainers" / page).read_text("utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    exec(compile(block, page, "exec"), names)
+    return names["keep"]
+
+
+@pytest.mark.parametrize("case", KEPT["nemo-rl"], ids=lambda case: case["of"])
+def test_the_line_for_nemo_rl(tmp_path, case):
+    """What the page adds to NeMo-RL writes a plan of what shard_by_batch_size returned."""
+    path, held = tmp_path / "plan.json", case["document"]
+    lacking = {"elem_counts_per_gb": None}
+    shards = [SimpleNamespace(**{**lacking, **shard}) for shard in held["shards"]]
+    line_of("nemo-rl.md")(shards, held["batch_sorted_indices"], path)
+    assert steps_of(read_plan(path, 1)) == wanted(case["micro_batches"])
+
+
+def test_the_line_for_skyrl(tmp_path, alone):
+    """What the page adds to SkyRL writes a plan of what a rank's iterator holds."""
+    path = tmp_path / "plan.json"
+    line_of("skyrl.md")(SimpleNamespace(_microbatches=[[1, 2], [3, 0]]), path)
+    assert steps_of(read_plan(path, 1)) == [[[1, 2]], [[3, 0]]]
+
+
+@pytest.mark.trainers
+@pytest.mark.skipif(not foreign.HAVE_VERL, reason="pip install --no-deps verl==0.9.1")
+def test_the_line_for_verl(tmp_path, monkeypatch, alone):
+    """What the page adds to verl, around its own function, writes the plan that balance verl is."""
+    import torch
+
+    foreign.workload(LENS)  # verl's file is found while verl is what it is
+    engine = ModuleType("verl.workers.engine")
+    engine.utils = SimpleNamespace(rearrange_micro_batches=foreign.rearrange_micro_batches)
+    for name in ("verl", "verl.workers"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "verl.workers.engine", engine)
+    monkeypatch.chdir(tmp_path)
+    line_of("verl.md")
+    ids = torch.nested.nested_tensor([torch.zeros(n) for n in LENS], layout=torch.jagged)
+    engine.utils.rearrange_micro_batches({"input_ids": ids}, max_token_len=24, dp_group=None)
+    assert read_plan(tmp_path / "plan.json", 1) == verl_plan(LENS, 1, 24)

@@ -74,7 +74,54 @@ function stalenessPanels() {
         lyingBars("staleness by layer", bars, { height: ROW(bars.length) }),
       ),
     );
-  return [...advicePanel(), ...found, ...lagMap(mode)];
+  return [...advicePanel(), ...replayPanel(level), ...found, ...lagMap(mode)];
+}
+
+const REPLAYS = { none: "var(--bar)", R2: "var(--bar-2)", R3: "var(--bar-3)" };
+const timesOf = (ratio) => `${ratio >= 9.95 ? Math.round(ratio) : ratio.toFixed(2)}x`;
+
+/** What replay gains: k3 without it, with R2 and with R3, side by side at each version's weights. */
+function replayPanel(level) {
+  const versions = doc.gain?.versions ?? [];
+  if (!versions.length) return [];
+  const charts = versions.flatMap((one) => {
+    const bars = one.modes
+      .filter((mode) => mode.k3 !== null)
+      .map((mode) => ({
+        name: mode.mode,
+        tip: `${visible(one.version)}, ${mode.mode === "none" ? "no replay" : `replay ${mode.mode}`}`,
+        label: `${short(mode.k3)}${mode.gain === null ? "" : ` (${timesOf(mode.gain)})`}`,
+        whisker: whiskerOf(mode.intervals.k3),
+        parts: [[mode.k3, REPLAYS[mode.mode], replayText(one, mode, level)]],
+      }));
+    if (!bars.length) return [];
+    const lag = one.lag === null ? "" : `, lag ${one.lag}`;
+    const label = `k3 by replay at ${visible(one.version)}${lag}`;
+    return [
+      el("h3", {}, `${visible(one.version)}${lag}`),
+      lyingBars(label, bars, { height: 24, left: 44, right: 116 }),
+    ];
+  });
+  return [
+    panel(
+      "replays",
+      "What replay gains",
+      `k3 of ${amount(versions[0].tokens)} response tokens against the dump's own log-probs: none replays nothing, R2 the trainer's own routes, R3 the engine's; in brackets, how many times lower. Each version has an axis of its own; whiskers are ${level} intervals over ${doc.clusters}s.`,
+      [...charts, keys(...Object.entries(REPLAYS).map(([name, colour]) => [colour, name]))],
+    ),
+  ];
+}
+
+/** The figures of a mode, in lines. */
+function replayText(one, mode, level) {
+  const { k3 } = mode.intervals;
+  const within = k3 ? ` (${level}: ${short(k3.low)} to ${short(k3.high)})` : "";
+  const gain = mode.gain_interval;
+  const times = gain ? ` (${level}: ${timesOf(gain.low)} to ${timesOf(gain.high)})` : "";
+  const lines = [`k3 ${short(mode.k3)}${within}, ${amount(one.tokens)} tokens`];
+  if (mode.gain !== null) lines.push(`${timesOf(mode.gain)} lower than without replay${times}`);
+  lines.push(mode.f_taus.map((f) => `F(${f.tau}) ${percent(f.f_tau)}`).join(", "));
+  return lines.join("\n");
 }
 
 /** What the run should do, and what is alarming. */
