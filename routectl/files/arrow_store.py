@@ -44,7 +44,7 @@ class ArrowStore:
     def _path(self, key: str) -> str:
         return f"{self._base}/{key}" if key else self._base
 
-    def find(self, key: str) -> ObjectAbout | None:
+    def find(self, key: str, *, written: bool = False) -> ObjectAbout | None:
         """What stands at a key."""
         try:
             info = self._fs.get_file_info(self._path(key))
@@ -53,7 +53,7 @@ class ArrowStore:
                 return None
             self._is_there = True
         except _FAILURES as error:
-            raise store_trouble(self._name(key), error) from None
+            raise store_trouble(self._name(key), error, written=written) from None
         return _about(info)
 
     def _refuse_no_bucket(self, key: str) -> None:

@@ -39,9 +39,9 @@ class FsspecStore:
         except Exception as error:  # noqa: BLE001 - each scheme has errors of its own
             raise store_trouble(self._name(key), error, written=written) from None
 
-    def find(self, key: str) -> ObjectAbout | None:
+    def find(self, key: str, *, written: bool = False) -> ObjectAbout | None:
         """What stands at a key."""
-        with suppress(FileNotFoundError), self._telling(key):
+        with suppress(FileNotFoundError), self._telling(key, written=written):
             return _about(self._fs.info(self._path(key)))
         return None
 

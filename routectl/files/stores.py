@@ -57,8 +57,10 @@ class ObjectStore(Protocol):
 
     root: Root
 
-    def find(self, key: str) -> ObjectAbout | None:
-        """What stands at a key: an object, a folder (keys below it), or None."""
+    def find(self, key: str, *, written: bool = False) -> ObjectAbout | None:
+        """What stands at a key: an object, a folder (keys below it), or None. ``written``: asked
+        before something is written there, which is what an error says could not be.
+        """
 
     def below(self, key: str, *, deep: bool) -> Iterator[tuple[str, ObjectAbout]]:
         """What stands in a folder, or with ``deep`` at whatever depth, in no order."""

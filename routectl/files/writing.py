@@ -39,7 +39,7 @@ def refuse_existing(path: Path, *, force: bool, folder: bool = False) -> None:
 
 
 def _refuse_object(path: RemotePath, *, force: bool, folder: bool = False) -> None:
-    found = path.find()
+    found = path.about or path.store.find(path.key, written=True)
     if found is not None and found.is_folder and not folder:
         raise RoutectlError(f"{path}: is a folder, expected a file")
     if found is not None and not force:

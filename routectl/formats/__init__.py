@@ -58,6 +58,13 @@ def _open_file(
         kind = _kind(path, form)
         if tokens is not None and kind != "torch":
             raise MismatchError(f"{path}: no list of layers: its samples have their own tokens")
+        if kind == "dictionary":
+            from .wire.sample import NoSamplesError
+
+            raise NoSamplesError(
+                f"{path}: a token dictionary, not a dump: convert --codec token --dictionary takes "
+                "it"
+            )
         if kind == "native":
             from .native.container import open_native
 

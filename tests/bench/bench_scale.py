@@ -4,12 +4,13 @@
 
 Two native files of N MB of ids each (48 layers, top-8 of 128, samples of 2,000 tokens; 1 row in 50
 differs), and a third as another version. Each command runs R times with either number of processes,
-in turns; medians of wall time are compared. A profile of one process tells how much of its
-processor time is spent in shards, which any number of processes share, and how much is not: at N MB
-and at a quarter of it, so that what grows with the input is told from what does not (imports). What
-a worker takes until it is ready is measured, too. All but ratios is processor time; ``--runs 0``
-measures no wall time, as on a machine that others use. ``--save`` writes the figures to
-fixtures/scale.json, of which fixtures/make.py draws docs/scale.svg.
+in turns; medians of wall time are compared, and of processor time, workers' too. A profile of one
+process tells how much of its processor time is spent in shards, which any number of processes
+share, and how much is not: at N MB and at a quarter of it, so that what grows with the input is
+told from what does not (imports). What two processes take more than one is what a worker costs: its
+start, and what it opens again. ``--runs 0`` runs each once and tells no wall time, as on a machine
+that others use. ``--save`` writes the figures to fixtures/scale.json, of which fixtures/make.py
+draws docs/scale.svg. With 1,000 MB and three runs all takes 10 to 12 minutes.
 """
 
 import argparse
@@ -39,6 +40,7 @@ COMMANDS = {
     "staleness": "staleness OLD --at v0=NEW --at v1=LATER --json",
     "show": "show OLD --json",
 }
+IN_ORDER = ("convert",)  # whose parent puts together what two workers give
 TARGETS = "targets: ratio >= 1.7 of all but show; a share that cannot be split < 8 %"
 
 
@@ -90,22 +92,23 @@ def words_of(command: str, folder: Path, jobs: int) -> list[str]:
     return [*words, "--jobs", str(jobs)]
 
 
-def seconds(words: list[str]) -> float:
-    """Wall time of a command; 0 and 1 are good exit codes."""
+def spent(words: list[str]) -> tuple[float, float]:
+    """Wall and processor time of a command and its workers; 0 and 1 are good exit codes."""
     begin = time.perf_counter()
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-m", "routectl", *words],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        check=False,
+        stderr=subprocess.DEVNULL,
     )
-    if done.returncode not in (0, 1):
-        sys.exit(f"{' '.join(words)}: exit code {done.returncode}: {done.stderr.decode()}")
-    return time.perf_counter() - begin
+    _, status, usage = os.wait4(process.pid, 0)  # of the workers that it waited for, too
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in (0, 1):
+        sys.exit(f"{' '.join(words)}: exit code {process.returncode}")
+    return time.perf_counter() - begin, usage.ru_utime + usage.ru_stime
 
 
 def profiled(words: list[str]) -> dict[str, float]:
-    """What one process spends in shards and in all, and how long its workers take to be ready."""
+    """The processor time that one process spends in shards, and in all."""
     argv = [sys.executable, __file__, "--profile", *words]
     done = subprocess.run(argv, stdout=subprocess.PIPE, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -117,60 +120,52 @@ def profile(words: list[str]) -> None:
     from routectl.cli.main import main as routectl
     from routectl.jobs.shards import run as runner
 
-    seen = {"split_s": 0.0, "ready_s": 0.0}
-    done_by, workers = runner.done_by, runner.Workers
+    split_s, done_by = 0.0, runner.done_by
 
     def timed(work: Any, shard: Any) -> Any:
+        nonlocal split_s
         begin = time.process_time()
         try:
             return done_by(work, shard)
         finally:
-            seen["split_s"] += time.process_time() - begin
+            split_s += time.process_time() - begin
 
-    class Timed(workers):  # type: ignore[misc, valid-type]
-        """Workers that note the processor time of the first that is ready."""
-
-        def hear(self, timeout_s: float | None = None) -> Any:
-            yield from super().hear(timeout_s)
-            ready = [one.process.pid for one in self._all if one.ready]
-            if ready and not seen["ready_s"]:
-                told = Path(f"/proc/{ready[0]}/stat").read_text().rpartition(")")[2].split()
-                seen["ready_s"] = (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
-
-    runner.done_by, runner.Workers = timed, Timed
+    runner.done_by = timed
     with open(os.devnull, "w") as sink:
         stdout, sys.stdout = sys.stdout, sink
         code = routectl(words)
         sys.stdout = stdout
     if code not in (0, 1):
         sys.exit(code)
-    print(json.dumps(seen | {"total_s": time.process_time()}))
+    print(json.dumps({"split_s": split_s, "total_s": time.process_time()}))
 
 
 def measure(command: str, folders: tuple[Path, Path], runs: int) -> dict[str, float | None]:
     """The figures of a command: over all of the input, and over a quarter."""
     whole, quarter = folders
-    spent: dict[int, list[float]] = {1: [], 2: []}
-    for run in range(runs + 1 if runs else 0):
-        for jobs, times in spent.items():
-            took = seconds(words_of(command, whole, jobs))
-            if run:  # the first fills the caches
-                times.append(took)
-    one, two = (statistics.median(times) if times else None for times in spent.values())
-    at = [profiled(words_of(command, folder, 1)) for folder in (whole, quarter)]
-    ready = profiled(words_of(command, whole, 2))["ready_s"]
-    apart = [found["total_s"] - found["split_s"] for found in at]
+    at = [profiled(words_of(command, folder, 1)) for folder in (quarter, whole)][::-1]
+    found = {1: list[tuple[float, float]](), 2: list[tuple[float, float]]()}
+    for _ in range(max(runs, 1)):
+        for jobs, times in found.items():
+            times.append(spent(words_of(command, whole, jobs)))
+    walls, cpus = (
+        [statistics.median(one[which] for one in times) for times in found.values()]
+        for which in (0, 1)
+    )
+    apart = [one["total_s"] - one["split_s"] for one in at]
     megabytes = [float(folder.name) for folder in folders]
     grows = max(0.0, (apart[0] - apart[1]) / (megabytes[0] - megabytes[1]))
+    workers = 2 if command in IN_ORDER else 1
     return {
-        "one_s": one and round(one, 3),
-        "two_s": two and round(two, 3),
-        "ratio": one and two and round(one / two, 3),
+        "one_s": round(walls[0], 3) if runs else None,
+        "two_s": round(walls[1], 3) if runs else None,
+        "ratio": round(walls[0] / walls[1], 3) if runs else None,
+        "more": round(cpus[1] / cpus[0], 3),
         "apart_share": round(apart[0] / at[0]["total_s"], 4),
         "apart_s": round(max(0.0, apart[0] - grows * megabytes[0]), 3),
         "apart_s_per_gb": round(1000 * grows, 4),
         "split_s_per_gb": round(1000 * at[0]["split_s"] / megabytes[0], 3),
-        "ready_s": round(ready, 3),
+        "start_s": round(max(0.0, cpus[1] - cpus[0]) / workers, 3),
     }
 
 

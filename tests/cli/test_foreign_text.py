@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import pty
+import random
 import subprocess
 import sys
 import threading
@@ -135,6 +136,16 @@ def few(names, quick):
     return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
+def crossed(places):
+    """(place, poison): all poison at once in each place, and each other in some, which go round."""
+    found = [(place, "all") for place in places]
+    for i, poison in enumerate(name for name in POISONS if name != "all"):
+        found += [
+            pytest.param(p, poison, marks=pytest.mark.slow) for p in places[i :: len(POISONS)]
+        ]
+    return found
+
+
 VERBS = list(verbs(GOLDEN, GOLDEN, GOLDEN))
 REFUSED = ("diff of no sample", "convert to npz")
 
@@ -184,10 +195,10 @@ class TestDumps:
         assert "…" in done.out
         assert max(map(len, done.out.splitlines())) < 8_100
 
-    @pytest.mark.parametrize("poison", few(POISONS, ("all",)))
-    @pytest.mark.parametrize(("folder", "name"), ANSWERS, ids=lambda v: str(v)[-20:])
-    def test_answers_of_engines(self, capsys, tmp_path, folder, name, poison):
+    @pytest.mark.parametrize(("answer", "poison"), crossed(ANSWERS), ids=lambda v: str(v)[-20:])
+    def test_answers_of_engines(self, capsys, tmp_path, answer, poison):
         """Every text of a recorded answer is poison: read or refused, it is text."""
+        folder, name = answer
         for keep in (("object", "type", "role"), ()):
             document = poisoned(response_of(folder, name), POISONS[poison], keep)
             path, request = tmp_path / "x.response.json", request_of(folder, name)
@@ -346,8 +357,7 @@ def _with(document, at, text):
 class TestReports:
     """Reports that were saved, by hand or by others."""
 
-    @pytest.mark.parametrize("poison", few(POISONS, ("all",)))
-    @pytest.mark.parametrize("path", REPORTS, ids=lambda p: p.name)
+    @pytest.mark.parametrize(("path", "poison"), crossed(REPORTS), ids=lambda v: str(v)[-20:])
     def test_a_saved_report(self, capsys, monkeypatch, tmp_path, path, poison):
         """Each text of a report is poison, all at once: text on a pipe, a terminal, a page, as
         Markdown, CSV and JUnit.
@@ -371,9 +381,10 @@ class TestReports:
     @pytest.mark.slow
     @pytest.mark.parametrize("path", REPORTS, ids=lambda p: p.name)
     def test_each_text_of_a_saved_report(self, capsys, tmp_path, path):
-        """Each text of a report is poison, one at a time."""
+        """Each text of a report is poison, one at a time; of the longest reports some are drawn."""
         saved = json.loads(path.read_text("utf-8"))
-        for at in _leaves(saved):
+        leaves = list(_leaves(saved))
+        for at in random.Random(path.name).sample(leaves, min(len(leaves), 30)):
             file = tmp_path / "saved.json"
             file.write_text(json.dumps(_with(saved, at, POISON)))
             judged(capsys, "report", file)

@@ -219,6 +219,14 @@ def test_a_503_is_asked_again(bucket):
     assert read_bytes(path) == TEXT
 
 
+def test_a_destination_that_cannot_be_asked_cannot_be_written(bucket):
+    """Where a server does not say what stands at a destination, it is the writing that failed."""
+    path = place_of(bucket / "x")
+    bucket.proxy.fault = lambda _: "cut"
+    with pytest.raises(RoutectlError, match="x: cannot be written: "):
+        replacing(path, force=False).__enter__()
+
+
 @pytest.mark.slow
 def test_503s_are_told(bucket):
     """A server that stays busy is told of in one line, after three requests."""

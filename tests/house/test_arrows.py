@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "formats.configs": "errors files formats.documents",
     "formats.documents": "dump errors files limits model visible kernels",
     "formats.native": (
-        "dump errors files gate_logprobs keys limits model routes codecs formats.documents"
+        "dump errors files gate_logprobs keys limits model routes codecs kernels formats.documents"
     ),
     "formats.replay": "errors files layouts formats.arrays formats.documents formats.trainers",
     "formats.responses": "dump errors files limits routes visible formats.documents formats.wire",

@@ -57,7 +57,13 @@ def test_folders_globs_and_options_behind_a_uri(dumps, capsys):
     assert document(capsys, "show", dumps / "alone/x.jsonl", "--model", model)["dump"]
 
 
-@pytest.mark.parametrize("name", ["x.parquet", "x.npz", "x.safetensors", "x.jsonl"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("x.parquet", "x.jsonl"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("x.npz", "x.safetensors")),
+    ],
+)
 def test_what_is_converted_there_is_read_from_there(dumps, capsys, tmp_path, name):
     """convert writes the bytes of a local file, refuses them the second time, and reads them."""
     source = dumps / "n/deepseek_v3.parquet"

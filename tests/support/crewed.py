@@ -12,9 +12,10 @@ def hired(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     started: list[int] = []
 
     class Counted(runner.Workers):
-        def __init__(self, count, work, *, folds):
-            started.append(count)
-            super().__init__(count, work, folds=folds)
+        def grow(self, count, modules=()):
+            if count > 0:
+                started.append(count)
+            super().grow(count, modules)
 
     monkeypatch.setattr(runner, "_SURE_BYTES", 0)
     monkeypatch.setattr(runner, "Workers", Counted)

@@ -24,6 +24,7 @@ _WORDS = {
     "torch": "a torch file",
     "pickle": "a pickle",
     "msgpack": "micro-batches (msgpack)",
+    "dictionary": "a token dictionary",
 }
 
 
@@ -37,6 +38,8 @@ def sniff_binary(path: Path) -> str | None:
         return "npy"
     if head.startswith(b"PK"):
         return "torch" if _TORCH.search(head) else "npz"
+    if head.startswith(b"routectl-dictionary/"):
+        return "dictionary"
     if _MICRO_BATCHES.match(head):
         return "msgpack"
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:

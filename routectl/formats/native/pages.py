@@ -138,9 +138,7 @@ class PageBudget:
     def __init__(self, path: Path, stream: IO[bytes], footer: pq.FileMetaData, size: int) -> None:
         """``size`` is that of the file. Raises FormatError where it has too many rows for it."""
         self._path, self._footer, self._size = path, footer, size
-        self._groups = read_chunks(stream, size)
-        if [len(chunks) for chunks in self._groups] != [footer.num_columns] * footer.num_row_groups:
-            raise ValueError("row groups without a place for each column")
+        self._groups = read_chunks(stream, size, (footer.num_row_groups, footer.num_columns))
         self._columns = {footer.schema.column(i).path: i for i in range(footer.num_columns)}
         self._seen: dict[tuple[int, int], int] = {}
         self._total = 0
@@ -162,13 +160,12 @@ class PageBudget:
         wanted = {*names}
         columns = [i for path, i in self._columns.items() if path.partition(".")[0] in wanted]
         for group in groups:
-            read_ahead(stream, (_span(self._groups[group][i]) for i in columns))
+            chunks = self._groups[group]
+            read_ahead(stream, (_span(chunks[i]) for i in columns))
             for column in columns:
                 if (group, column) in self._seen:
                     continue
-                self._take(
-                    group, column, self._decoded(stream, self._groups[group][column], column)
-                )
+                self._take(group, column, self._decoded(stream, chunks[column], column))
             self.hold()
 
     def pages(
@@ -179,7 +176,8 @@ class PageBudget:
         None, and no more, where a column has several pages, or is not as this writes them, or
         damaged: pyarrow is to read them, and to say what is wrong. Raises as ``check`` does.
         """
-        chunks = [self._groups[group][self._columns[name]] for name in names]
+        of_group = self._groups[group]
+        chunks = [of_group[self._columns[name]] for name in names]
         read_ahead(stream, map(_span, chunks))
         zstd, room = pa.Codec("zstd"), memoryview(bytearray())
         for name, chunk in zip(names, chunks, strict=True):

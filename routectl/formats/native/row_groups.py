@@ -27,7 +27,7 @@ from .dictionaries import check_dictionary, stored_dictionary
 from .encoder import Coding, as_coded, code_group
 from .rows import row_of
 from .schema import COLUMNS, DIGEST, CodedAbout, schema_of
-from .splice import Splice
+from .splice import RowGroup, Splice, row_group_of
 
 __all__ = [
     "Encoded",
@@ -46,7 +46,7 @@ _GROUP_ROWS = 4096
 class Encoded:
     """A row group as a file of its own, and the digests of its samples' routes, as text."""
 
-    file: bytes
+    group: RowGroup
     digests: tuple[bytes, ...]
 
 
@@ -115,7 +115,7 @@ class NativeForm:
         stream = BytesIO()
         with self.writer(stream) as writer:
             writer.write_table(table, len(group))
-        return Encoded(stream.getvalue(), tuple(digests))
+        return Encoded(row_group_of(stream.getvalue()), tuple(digests))
 
 
 def native_form(meta: DumpMeta, coding: Coding | None, folder: Path | None = None) -> NativeForm:
@@ -170,7 +170,7 @@ def write_encoded(groups: Iterable[Encoded], form: NativeForm, stream: IO[bytes]
     """Write row groups in their order, as ``stream_native`` would; returns how many samples."""
     splice, count, digest = Splice(stream), 0, hashlib.blake2b(digest_size=16)
     for group in groups:
-        splice.add(group.file)
+        splice.add(group.group)
         count += len(group.digests)
         digest.update(b"".join(group.digests))
     empty = BytesIO()

@@ -5,11 +5,12 @@ they stand, the footer alone does (column chunks by their offsets, row groups by
 Source: apache/parquet-format, parquet.thrift (FileMetaData, RowGroup, ColumnChunk, ColumnMetaData).
 """
 
+from dataclasses import dataclass
 from typing import IO
 
 from .thrift import Compact
 
-__all__ = ["Splice"]
+__all__ = ["RowGroup", "Splice", "row_group_of"]
 
 _MAGIC = b"PAR1"
 _STRUCT, _LIST = 12, 9
@@ -17,6 +18,39 @@ _ROWS, _GROUPS = 3, 4  # fields of FileMetaData
 _COLUMNS, _FILE_OFFSET, _ORDINAL = 1, 5, 7  # of RowGroup
 _OF_CHUNK, _META = 2, 3  # of ColumnChunk: its offset, the ColumnMetaData
 _PAGES = (9, 10, 11)  # of ColumnMetaData: offsets of data, index and dictionary pages
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """The one row group of a file of its own, and its place in a footer, ready to be moved.
+
+    The footer has each of ``numbers`` behind one of ``pieces``: offsets of the file, 0 for none,
+    but for the ordinal, which is the number at the place ``ordinal``; the last piece ends it.
+    """
+
+    file: bytes
+    rows: int
+    end: int
+    pieces: tuple[bytes, ...]
+    numbers: tuple[int, ...]
+    ordinal: int | None
+
+    def moved(self, shift: int, ordinal: int) -> bytes:
+        """Its place in the footer of a file that has it so many bytes further on."""
+        told = [_zigzag(value + shift if value else 0) for value in self.numbers]
+        if self.ordinal is not None:
+            told[self.ordinal] = _zigzag(_short(ordinal))
+        found = [part for both in zip(self.pieces[:-1], told, strict=True) for part in both]
+        return b"".join([*found, self.pieces[-1]])
+
+
+def row_group_of(file: bytes) -> RowGroup:
+    """The row group of a file that has one: taken apart where it was made, by any process."""
+    footer = _footer_of(file)
+    read = _Read(footer)
+    rows = read.file()
+    end = len(file) - len(footer) - 8
+    return RowGroup(file, rows, end, tuple(read.pieces), tuple(read.numbers), read.ordinal)
 
 
 class Splice:
@@ -28,20 +62,17 @@ class Splice:
         self._rows = 0
         self._at = stream.write(_MAGIC)
 
-    def add(self, file: bytes) -> None:
-        """Put the one row group of a file behind those that are there."""
-        footer = _footer_of(file)
-        moved = _Copied(footer, self._at - len(_MAGIC), len(self._groups))
-        self._rows += moved.file()
-        self._groups.append(bytes(moved.group))
-        begin, end = len(_MAGIC), len(file) - len(footer) - 8
-        self._stream.write(memoryview(file)[begin:end])
-        self._at += end - begin
+    def add(self, group: RowGroup) -> None:
+        """Put a row group behind those that are there."""
+        begin = len(_MAGIC)
+        self._groups.append(group.moved(self._at - begin, len(self._groups)))
+        self._rows += group.rows
+        self._stream.write(memoryview(group.file)[begin : group.end])
+        self._at += group.end - begin
 
     def end(self, empty: bytes) -> None:
         """Write the footer: that of a file without row groups, but for those that there are."""
-        copied = _Copied(_footer_of(empty), 0, 0)
-        footer = copied.whole(self._rows, self._groups)
+        footer = _whole(_footer_of(empty), self._rows, self._groups)
         self._stream.write(footer + len(footer).to_bytes(4, "little") + _MAGIC)
 
 
@@ -67,24 +98,15 @@ def _short(value: int) -> int:
     return (value + 0x8000) % 0x10000 - 0x8000
 
 
-class _Copied:
-    """A footer copied byte by byte, but for numbers that say where something is."""
+class _Read:
+    """A footer's row group, byte by byte, but for numbers that say where something is."""
 
-    def __init__(self, footer: bytes, shift: int, ordinal: int) -> None:
+    def __init__(self, footer: bytes) -> None:
         self._in = Compact(footer, len(footer))
-        self._shift, self._ordinal = shift, ordinal
-        self._from = 0  # of what is not copied yet
-        self.group = bytearray()
-
-    def _copy(self, out: bytearray) -> None:
-        """What was read since the last call."""
-        out += self._in.data[self._from : self._in.at]
-        self._from = self._in.at
-
-    def _replace(self, out: bytearray, value: int, number: bytes) -> None:
-        """Write another number in place of ``value``, which was read last."""
-        out += self._in.data[self._from : self._in.at - len(_zigzag(value))] + number
-        self._from = self._in.at
+        self._from = 0  # of what is in no piece yet
+        self.pieces: list[bytes] = []
+        self.numbers: list[int] = []
+        self.ordinal: int | None = None
 
     def file(self) -> int:
         """Take the one row group of a file; returns how many rows it has."""
@@ -96,7 +118,7 @@ class _Copied:
                 for _ in self._in.items():
                     self._from = self._in.at
                     self._row_group()
-                    self._copy(self.group)
+                    self.pieces.append(self._in.data[self._from : self._in.at])
             else:
                 self._in.skip(kind)
         return rows
@@ -107,48 +129,50 @@ class _Copied:
                 for _ in self._in.items():
                     self._chunk()
             elif number == _FILE_OFFSET:
-                self._moved()
+                self._number(self._in.whole())
             elif number == _ORDINAL:
-                value = self._in.signed()
-                self._replace(self.group, value, _zigzag(_short(self._ordinal)))
+                self.ordinal = len(self.numbers)
+                self._number(self._in.signed())
             else:
                 self._in.skip(kind)
 
     def _chunk(self) -> None:
         for number, kind in self._in.fields():
             if number == _OF_CHUNK:
-                self._moved()
+                self._number(self._in.whole())
             elif number == _META and kind == _STRUCT:
                 for inner, of in self._in.fields():
                     if inner in _PAGES:
-                        self._moved()
+                        self._number(self._in.whole())
                     else:
                         self._in.skip(of)
             else:
                 self._in.skip(kind)
 
-    def _moved(self) -> None:
-        """An offset of the file; 0 is none."""
-        value = self._in.whole()
-        self._replace(self.group, value, _zigzag(value + self._shift if value else 0))
+    def _number(self, value: int) -> None:
+        """A number that was read last, and what stands before it."""
+        self.pieces.append(self._in.data[self._from : self._in.at - len(_zigzag(value))])
+        self.numbers.append(value)
+        self._from = self._in.at
 
-    def whole(self, rows: int, groups: list[bytes]) -> bytes:
-        """The footer with so many rows, and other row groups."""
-        out = bytearray()
-        for number, kind in self._in.fields():
-            if number == _ROWS:
-                self._replace(out, self._in.whole(), _zigzag(rows))
-            elif number == _GROUPS and kind == _LIST:
-                self._copy(out)
-                for _ in self._in.items():  # none
-                    raise ValueError("a footer that has row groups already")
-                count = len(groups)
-                out += bytes([min(count, 15) << 4 | _STRUCT])
-                out += _varint(count) if count >= 15 else b""
-                for group in groups:
-                    out += group
-                self._from = self._in.at
-            else:
-                self._in.skip(kind)
-        self._copy(out)
-        return bytes(out)
+
+def _whole(footer: bytes, rows: int, groups: list[bytes]) -> bytes:
+    """The footer of a file without row groups, with so many rows, and with some."""
+    read, out, begin = Compact(footer, len(footer)), bytearray(), 0
+    for number, kind in read.fields():
+        if number == _ROWS:
+            value = read.whole()
+            out += footer[begin : read.at - len(_zigzag(value))] + _zigzag(rows)
+            begin = read.at
+        elif number == _GROUPS and kind == _LIST:
+            out += footer[begin : read.at]
+            for _ in read.items():  # none
+                raise ValueError("a footer that has row groups already")
+            count = len(groups)
+            out += bytes([min(count, 15) << 4 | _STRUCT])
+            out += _varint(count) if count >= 15 else b""
+            out += b"".join(groups)
+            begin = read.at
+        else:
+            read.skip(kind)
+    return bytes(out + footer[begin:])

@@ -5,14 +5,21 @@ lets a C++ exception through), so that chunks are found here. Source: apache/thr
 (thrift-compact-protocol.md), apache/parquet-format (parquet.thrift).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from math import prod
+from typing import IO, Any, overload
 
-__all__ = ["ColumnChunk", "Compact", "read_chunks"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ColumnChunk", "ColumnChunks", "Compact", "read_chunks"]
 
 _TAIL = 8  # bytes: the length of the footer, PAR1
 _ROW_GROUPS, _COLUMNS, _META = 4, 1, 3  # fields of a file, of a row group, of a column chunk
+_DEEP = 8  # structs and lists within each other
+_LARGE = 512 << 10  # bytes of a footer that are worth a compiled loop
+_OTHERS = "row groups without a place for each column"
 _CODEC, _VALUES, _STORED, _DATA_PAGE, _DICTIONARY_PAGE = 4, 5, 7, 9, 11  # of its meta data
 
 
@@ -48,10 +55,8 @@ class Compact:
         value = self.varint()
         return (value >> 1) ^ -(value & 1)
 
-    def fields(self, depth: int = 0) -> Iterator[tuple[int, int]]:
+    def fields(self) -> Iterator[tuple[int, int]]:
         """Number and type of each field of a struct; whoever asks reads or skips its value."""
-        if depth > 8:
-            raise ValueError("structs within each other")
         number = 0
         while True:
             byte = self.data[self.at]
@@ -79,7 +84,7 @@ class Compact:
         Raises ValueError where the field is there twice, of which readers may take either.
         """
         seen = False
-        for number, kind in self.fields(depth):
+        for number, kind in self.fields():
             if (number, kind) != (wanted, 9):
                 self.skip(kind, depth)
                 continue
@@ -102,6 +107,8 @@ class Compact:
         elif kind == 8:
             size = self.varint()
             self.at += size
+        elif kind in (9, 12) and depth >= _DEEP:
+            raise ValueError("structs and lists within each other")
         elif kind == 9:
             for inner in self.items():
                 if inner in (1, 2):
@@ -109,14 +116,14 @@ class Compact:
                 else:
                     self.skip(inner, depth + 1)
         elif kind == 12:
-            for _, inner in self.fields(depth + 1):
+            for _, inner in self.fields():
                 self.skip(inner, depth + 1)
         elif kind not in (1, 2):
             raise ValueError(f"a value of type {kind}")
 
     def struct(self, found: dict[int, Any], names: tuple[int, ...], depth: int = 0) -> None:
         """The i32 fields of a struct by number, and the structs ``names`` in it likewise."""
-        for number, kind in self.fields(depth):
+        for number, kind in self.fields():
             if kind == 5:
                 found[number] = self.signed()
             elif kind == 12 and number in names:
@@ -140,10 +147,32 @@ class ColumnChunk:
     dictionary_page: int
 
 
-def read_chunks(stream: IO[bytes], size: int) -> list[list[ColumnChunk]]:
+class ColumnChunks(Sequence[list[ColumnChunk]]):
+    """The column chunks of each row group, made when they are asked for: int64 [G, C, fields]."""
+
+    def __init__(self, found_GCF: NDArray[np.int64]) -> None:
+        self._found = found_GCF
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @overload
+    def __getitem__(self, index: int) -> list[ColumnChunk]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "ColumnChunks": ...
+    def __getitem__(self, index: int | slice) -> "list[ColumnChunk] | ColumnChunks":
+        if isinstance(index, slice):
+            return ColumnChunks(self._found[index])
+        return [ColumnChunk(*told) for told in self._found[index].tolist()]
+
+
+def read_chunks(
+    stream: IO[bytes], size: int, shape: tuple[int, int]
+) -> Sequence[list[ColumnChunk]]:
     """The column chunks of each row group, by the footer of a file of ``size`` bytes.
 
-    Raises ValueError where it is no footer.
+    ``shape`` is how many row groups there are, and columns. Raises ValueError where it is no
+    footer, or has others.
     """
     stream.seek(max(size - _TAIL, 0))
     length = int.from_bytes(stream.read(4), "little")
@@ -151,23 +180,40 @@ def read_chunks(stream: IO[bytes], size: int) -> list[list[ColumnChunk]]:
         raise ValueError("a footer that is not there")
     stream.seek(size - _TAIL - length)
     data = stream.read(length)
+    if length >= _LARGE and prod(shape) <= length:
+        return _found_in(data, shape)
     footer = Compact(data, len(data))
     try:
-        return [
+        found = [
             [_chunk(footer) for _ in footer.structs(_COLUMNS, 1)]
             for _ in footer.structs(_ROW_GROUPS)
         ]
     except IndexError:
         raise ValueError("a footer that is cut short") from None
+    if [len(chunks) for chunks in found] != [shape[1]] * shape[0]:
+        raise ValueError(_OTHERS)
+    return found
+
+
+def _found_in(data: bytes, shape: tuple[int, int]) -> ColumnChunks:
+    """The chunks of a large footer, by a compiled loop."""
+    from ...kernels.footers import CUT, FIELDS, TWICE, WRONG, find_chunks
+
+    found_GCF = np.zeros((*shape, len(FIELDS)), np.int64)
+    wrong = find_chunks(np.frombuffer(data, np.uint8), found_GCF)
+    said = {CUT: "a footer that is cut short", TWICE: "row groups or columns twice", WRONG: _OTHERS}
+    if wrong:
+        raise ValueError(said[wrong])
+    return ColumnChunks(found_GCF)
 
 
 def _chunk(footer: Compact) -> ColumnChunk:
     told: dict[int, int] = {}
-    for number, kind in footer.fields(2):
+    for number, kind in footer.fields():
         if (number, kind) != (_META, 12):
             footer.skip(kind, 2)
             continue
-        for inner, of in footer.fields(3):
+        for inner, of in footer.fields():
             if of in (5, 6):
                 told[inner] = footer.whole()
             else:

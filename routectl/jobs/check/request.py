@@ -15,6 +15,7 @@ from ..recompute.partner import open_partner, partner_at
 from ..shards.crew import ALONE, Crew
 from ..shards.run import added
 from ..shards.share import ShardOptions
+from ..shards.team import one_team
 from .model import options_of_dump
 from .work import CheckSides, CheckWork, check_work
 
@@ -35,6 +36,7 @@ __all__ = [
     "write_fixed",
 ]
 
+_NEEDED = ("routectl.formats.native.container", "routectl.ops.check.check")  # to check
 _CODES = "Finding codes or their beginnings, as R2 or R102; repeatable, or with commas."
 
 
@@ -147,10 +149,13 @@ def check_dump(
 
     if request.save is not None:
         refuse_existing(request.save, force=request.force)
-    work = opened_work(request, progress, known)
     here = request.against is not None and checkpoint_at(request.against) is not None
-    found = added(work, ALONE if here else request.crew, progress)  # what is run is here alone
-    return judged_check(request, work, found)
+    paths = [path for path in (request.dump, request.against) if path is not None]
+    named = [request.reading.input(path).path for path in paths]
+    with one_team(ALONE if here else request.crew, named, _NEEDED):
+        work = opened_work(request, progress, known)
+        found = added(work, ALONE if here else request.crew, progress)  # what is run is here alone
+        return judged_check(request, work, found)
 
 
 def judged_check(request: CheckRequest, work: CheckWork, found: "CheckPartial") -> Checked:
@@ -188,7 +193,8 @@ def opened_work(
         partner = partner_at(request.dump, reading, weights, opened, with_routes=how.mode != "free")
         told = f"--against {against}"
         reference = recomputed_side(weights, partner, how, progress, told=told)
-    return check_work(sides, (opened, reference), options, request.share.place)
+    crew = request.crew if weights is None else ALONE
+    return check_work(sides, (opened, reference), options, request.share.place, crew)
 
 
 def _refuse_here(request: CheckRequest, runs: bool) -> None:

@@ -6,20 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 from ..progress import SILENT, Progress
 from ..reading import Reading, reachable
+from ..shards.crew import ALONE, Crew
+from ..shards.run import added
 from ..shards.share import share_of
-from ..shards.work import Opened, Shard, cut_runs, sample_bytes
+from ..shards.work import Opened, Shard, cut_runs, sample_bytes, starts_in
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ...dump import Dump
+    from ...dump import Dump, Sample
+    from ...errors import FormatError
     from ...ops.check.against.compare import Comparer
     from ...ops.check.check import Checker, CheckPartial
     from ...ops.check.lesson import Lesson
     from ...ops.check.options import CheckOptions
 
 __all__ = ["CheckSides", "CheckWork", "check_work"]
+
+_LESSON_BYTES = 2 << 20  # of ids of samples that one process reads at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +87,11 @@ class CheckWork:
         weights_S, shards = sample_bytes(dump), []
         begin, end = 0, len(dump)
         if self.place[1] > 1:
-            parts, at = share_of(cut_runs(weights_S, self.place[1], 1), self.place)
+            starts = starts_in(dump, range(len(dump)))
+            parts, at = share_of(cut_runs(weights_S, self.place[1], 1, starts=starts), self.place)
             begin, end = parts[at].start, parts[at].stop
-        for part in cut_runs(weights_S[begin:end], most):
+        starts = starts_in(dump, range(begin, end))
+        for part in cut_runs(weights_S[begin:end], most, starts=starts):
             run = range(begin + part.start, begin + part.stop)
             name = f"{dump.meta.path}: samples {run.start} to {run.stop - 1}"
             weight = int(weights_S[run.start : run.stop].sum())
@@ -96,23 +103,70 @@ class CheckWork:
         return self.checker().partial(shard.of)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """Samples that were read, or what their reader says of them."""
+
+    samples: "dict[int, Sample | FormatError]"
+
+    def __add__(self, other: "_Read") -> "_Read":
+        return _Read(self.samples | other.samples)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Lessons:
+    """The samples that are learnt from: each costs a row group, so that all processes read them."""
+
+    dump: "Opened[Dump]"
+    doing: str = "learning"
+
+    def cut(self, most: int) -> list[Shard]:
+        """Some samples each."""
+        from ...ops.check.lesson import taught_by
+
+        dump = self.dump()
+        wanted, sizes_S = taught_by(dump), sample_bytes(dump)
+        if not wanted:
+            return [Shard(dump.meta.path, 1, 0, [])]
+        runs = cut_runs(sizes_S[wanted], most, _LESSON_BYTES)
+        parts = [wanted[run.start : run.stop] for run in runs]
+        return [Shard(dump.meta.path, int(sizes_S[part].sum()), len(part), part) for part in parts]
+
+    def partial(self, shard: Shard) -> _Read:
+        """The samples of a shard."""
+        from ...ops.check.lesson import Reader
+
+        reader = Reader(self.dump())
+        return _Read({index: reader.raw(index) for index in shard.of})
+
+
+def _dump_of(sides: CheckSides) -> "Dump":
+    return sides.open()[0]
+
+
 def check_work(
     sides: CheckSides,
     found: "tuple[Dump, Dump | None]",
     options: "CheckOptions",
     place: tuple[int, int] = (1, 1),
+    crew: Crew = ALONE,
 ) -> CheckWork:
-    """The work of checking a part of a dump, which this process has opened, and its reference."""
+    """The work of checking a part of a dump, which this process has opened, and its reference.
+
+    What is learnt from is read by the processes of a crew, as far as they are of this machine.
+    """
     from ...ops.check.check import Checker, partners_of
     from ...ops.check.lesson import learn
     from ...ops.check.siblings import first_siblings
 
     dump, reference = found
     partners_S = None if reference is None else partners_of(dump, reference)
-    lesson, reader = learn(dump, options)
-    known = _Known(lesson, options, first_siblings(dump.keys), partners_S)
-    here = Checker(reader, lesson, options, known.first_S, _comparer(found, known))
-    return CheckWork(Opened(partial(_opened, sides.reachable(), known), here), place)
+    opened = Opened(partial(_dump_of, sides.reachable()), dump)
+    known = added(_Lessons(opened), crew if crew.ray is None else ALONE, SILENT).samples
+    lesson, reader = learn(dump, options, known)
+    told = _Known(lesson, options, first_siblings(dump.keys), partners_S)
+    here = Checker(reader, lesson, options, told.first_S, _comparer(found, told))
+    return CheckWork(Opened(partial(_opened, sides.reachable(), told), here), place)
 
 
 def _comparer(found: "tuple[Dump, Dump | None]", known: "_Known") -> "Comparer | None":

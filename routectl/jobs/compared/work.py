@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..held import HeldHereError
 from ..shards.share import share_of
-from ..shards.work import Opened, Shard, cut_runs
+from ..shards.work import Opened, Shard, cut_runs, sample_bytes
 from .counted import CountedPairs
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ...ops.pairs.parts import JoinPart
 
 __all__ = ["ComparedWork", "OpenSides", "TabledWork", "held"]
-
-_SAMPLE_BYTES = 1 << 16  # of a sample, where no file tells
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,11 +111,12 @@ class ComparedWork:
         weights_P = _weights(dumps, part)
         _, parts = self._place
         if parts > 1:
-            runs, at = share_of(cut_runs(weights_P, parts, least=1), self._place)
+            whole = cut_runs(weights_P, parts, least=1, starts=_starts(dumps[0], part))
+            runs, at = share_of(whole, self._place)
             part, weights_P = part.cut(runs)[at], weights_P[runs[at].start : runs[at].stop]
         name = dumps[1].meta.path if rerun else dumps[0].meta.path
         shards = []
-        runs = cut_runs(weights_P, most)
+        runs = cut_runs(weights_P // 2, most, starts=_starts(dumps[0], part))  # by that of a side
         for run, one in zip(runs, part.cut(runs), strict=True):
             pairs = one.pairs
             span = f" {pairs[0][0]} to {pairs[-1][0]}" if len(pairs) else ""
@@ -168,10 +167,13 @@ class TabledWork:
 
 def _weights(dumps: "tuple[Dump, Dump]", part: "JoinPart") -> NDArray[np.int64]:
     """About how many bytes of ids each pair has, int64 [P]."""
-    known = [(dump.meta.file_bytes or 0) // max(len(dump), 1) for dump in dumps]
-    size = sum(known) or _SAMPLE_BYTES
-    rows_B = dumps[0].rows()
-    if rows_B is None or not rows_B.any():
-        return np.full(len(part.pairs), size)
-    rows_P = rows_B[part.pairs.old_P]
-    return np.maximum(rows_P * size // max(int(rows_P.mean()), 1), 1)
+    old_S, new_S = map(sample_bytes, dumps)
+    return old_S[part.pairs.old_P] + new_S[part.pairs.new_P]
+
+
+def _starts(old: "Dump", part: "JoinPart") -> NDArray[np.int64] | None:
+    """The first pair of each row group of OLD; None where it is not read so."""
+    if old.starts is None:
+        return None
+    group_P = np.searchsorted(old.starts, part.pairs.old_P, "right")
+    return np.flatnonzero(np.diff(group_P, prepend=0))

@@ -13,6 +13,7 @@ from ..options import argument, check_bounds, force_option, no_tokens_option, op
 from ..progress import SILENT, Progress
 from ..reading import WITHOUT_TOKENS, Reading, coded_against
 from ..shards.crew import Crew
+from ..shards.team import one_team
 from .coding import output_of, write_dictionary
 from .native import Source, opened_source, write_native_on
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConvertRequest", "bytes_at", "convert_dump"]
 
+_NEEDED = ("routectl.formats.native.container", "routectl.formats.native.row_groups")  # to write
 _OF_NATIVE = "--codec, --keep-order and --verify are of native files"
 _OF_DST = ("to", "missing", "lossy", "base", "dictionary", "keep_order", "verify", "no_tokens")
 _BARE = ("jsonl",)  # targets that can say how many tokens there are, and not which
@@ -168,10 +170,11 @@ def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> "Writt
     source = Source(
         src=request.src, base=request.base, reading=request.reading, no_tokens=request.no_tokens
     )
-    dump, base = source.open(progress)
     if request.is_native:
-        saved = _to_native(source, (dump, base), request, progress)
+        with one_team(request.crew, [request.reading.input(request.src).path], _NEEDED):
+            saved = _to_native(source, source.open(progress), request, progress)
     else:
+        dump, _ = source.open(progress)
         saved = _to_target(dump, request, progress)
     if request.no_tokens:
         progress.note(WITHOUT_TOKENS)

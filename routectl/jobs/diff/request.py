@@ -28,6 +28,7 @@ from ..recompute.kept import checkpoint_at, recomputed_side
 from ..recompute.partner import open_partner, partner_at
 from ..shards.crew import Crew
 from ..shards.share import ShardOptions
+from ..shards.team import one_team
 
 if TYPE_CHECKING:
     from ...dump import Dump
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from ..compared.work import ComparedWork, OpenSides
 
 __all__ = ["DiffRequest", "answer_diff", "compare_dumps", "judge_counted", "refuse_incomparable"]
+
+_NEEDED = ("routectl.formats.native.container", "routectl.ops.diff.tally")  # to compare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +140,10 @@ def compare_dumps(
     """
     if baseline is None:
         refuse_relative(request.limits)
-    work = _work(request, progress)
-    return judge_counted(request, count(work, request.crew, progress, take), baseline)
+    with one_team(request.crew, _files(request), _NEEDED):
+        work = _work(request, progress)
+        counted = count(work, request.crew, progress, take)
+    return judge_counted(request, counted, baseline)
 
 
 def judge_counted(
@@ -175,12 +180,16 @@ def _work(request: DiffRequest, progress: Progress, *, detail: bool = False) -> 
     return ComparedWork(opened, options, request.share.place)
 
 
+def _files(request: DiffRequest) -> list[str]:
+    """What a request names to be opened."""
+    named = [p for p in (request.old, request.new, request.rerun) if p is not None]
+    return [request.reading.input(path).path for path in named]
+
+
 def _held_here(request: DiffRequest) -> str | None:
     """Why another process cannot open what a request names; None where it can."""
-    paths = [p for p in (request.old, request.new, request.rerun) if p is not None]
-    for path in paths:
-        if request.reading.input(path).path == "-":
-            return "a dump is on standard input"
+    if "-" in _files(request):
+        return "a dump is on standard input"
     sides = (request.old, request.new)
     return "a side is a checkpoint, which is run" if any(map(checkpoint_at, sides)) else None
 

@@ -1,5 +1,6 @@
 """What ``routectl pack`` is asked: to write replay tensors, to verify some, to lay samples out."""
 
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -10,9 +11,10 @@ from ...layouts.rules import DTYPES, PADDINGS
 from ..options import argument, force_option, no_tokens_option, option, save_option
 from ..progress import SILENT, Progress
 from ..reading import WITHOUT_TOKENS, Reading, reachable
-from ..shards.crew import Crew
+from ..shards.crew import ALONE, Crew
 from ..shards.run import added
 from ..shards.share import ShardOptions
+from ..shards.team import one_team
 from ..shards.work import Opened
 from .folder import Job, Origin, check_picked, job_of_manifest
 from .layout import (
@@ -49,6 +51,7 @@ __all__ = [
     "verify_work",
 ]
 
+_NEEDED = ("routectl.formats.native.container", "routectl.ops.pack.pack")  # to pack
 _RANK = "Only these ranks, such as cp=1,tp=0."
 _MISSING = "Let padding stand for missing rows; the mask tells."
 _DAMAGED = "Leave out samples that are damaged: named on stderr, and in the manifest."
@@ -136,16 +139,26 @@ class LayoutRequest:
 
 def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
     """Write the replay tensors of every rank; returns the manifest."""
-    from ...files.folders import replacing_folder
     from ...files.writing import refuse_existing
+
+    save, force = request.save, request.force
+    layout, sources = settled_layout(request.layout, progress)
+    refuse_existing(save, force=force, folder=True)
+    with one_team(request.crew, [request.reading.input(request.dump).path], _NEEDED):
+        return _write_packed(request, layout, sources, progress)
+
+
+def _write_packed(
+    request: PackRequest, layout: Layout, sources: Sequence[Any], progress: Progress
+) -> "Document":
+    """Write the replay tensors of every rank in a layout, read from ``sources``."""
+    from ...files.folders import replacing_folder
     from ...formats.replay.folder import foreign_content
     from ...formats.replay.manifest import MANIFEST
     from ...ops.pack.pack import greatest_id
     from ...ops.pack.padding import TensorSpec
 
     save, force = request.save, request.force
-    layout, sources = settled_layout(request.layout, progress)
-    refuse_existing(save, force=force, folder=True)
     source = request.reading.open(request.dump, progress=progress)
     if request.no_tokens:
         source = source.without_tokens()
@@ -153,12 +166,13 @@ def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
     spec = TensorSpec(request.padding, request.dtype, layout.ep)
     start = request.reading.input(request.dump).start
     allowed = Allowed(request.allow_missing, request.skip_damaged, start)
-    taken, packing = _packed(source, layout, request.reading, allowed, progress)
+    origin = Origin(reachable(request.dump), request.reading, request.no_tokens)
+    by = _By(request.crew, origin)
+    taken, packing = _packed(source, layout, request.reading, allowed, progress, by)
     if spec.needs_greatest(packing):
         with progress.watching(taken.dump, "looking for the greatest id") as watched:
             spec = replace(spec, greatest=greatest_id(watched))
     skipped = _withheld(taken.skipped) if request.no_tokens else taken.skipped
-    origin = Origin(reachable(request.dump), request.reading, request.no_tokens)
     job = Job(taken.dump, packing, spec, only, request.allow_missing, skipped, origin=origin)
     named = [asdict(one) for one in sources]
     with replacing_folder(save, force=force, foreign=foreign_content, last=MANIFEST) as folder:
@@ -269,8 +283,21 @@ def lay_out_samples(request: LayoutRequest, progress: Progress = SILENT) -> "Pac
     return packing
 
 
+@dataclass(frozen=True, slots=True)
+class _By:
+    """Who measures a dump, and how another process opens it; None: this one alone can."""
+
+    crew: Crew = ALONE
+    origin: Origin | None = None
+
+
 def _packed(
-    dump: "Dump", layout: Layout, reading: Reading, allowed: Allowed, progress: Progress
+    dump: "Dump",
+    layout: Layout,
+    reading: Reading,
+    allowed: Allowed,
+    progress: Progress,
+    by: _By = _By(),
 ) -> tuple[Taken, "Packing"]:
     """The dump's samples, its layers numbered, and their Packing."""
     num_layers = layers_of(layout, reading.facts, dump)
@@ -280,6 +307,9 @@ def _packed(
             f"{dump.meta.path}: has a layer {dump.meta.layers_L[-1]}, but the model "
             f"{num_layers} layers"
         )
-    taken = take_samples(dump, layout, allowed, progress)
+    opened = (
+        None if by.origin is None else Opened(partial(by.origin.open, dump.meta.layers_L), dump)
+    )
+    taken = take_samples(dump, layout, allowed, progress, by.crew, opened)
     sizes = Lengths(taken.lens, taken.ids, taken.all_lens)
     return taken, packing_of(layout, sizes, num_layers)

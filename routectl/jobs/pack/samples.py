@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from ...damage import DamagedSampleError
 from ...errors import FormatError, MismatchError, RoutectlError
 from ..progress import Progress
+from ..shards.crew import ALONE, Crew
+from ..shards.run import added
+from ..shards.work import Opened, Shard, cut_runs, sample_bytes, starts_in
 from .layout import Layout
 
 if TYPE_CHECKING:
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Allowed", "Skipped", "Taken", "early_rows", "held_if_small", "take_samples"]
 
 _HELD_BYTES = 64 << 20  # of a micro-batch's routes that are kept for all its ranks
+_MEASURED_BYTES = 1 << 20  # of one layer, say, that one process measures at a time
 _NAMED = 20  # skipped samples that a note names
 _EARLY = (
     "DUMP::start=S when that is how the engine counts, --allow-missing when the trainer routes the "
@@ -79,26 +83,27 @@ def _length(sample: "Sample", where: str, layout: Layout) -> int:
     return tokens
 
 
-def take_samples(dump: "Dump", layout: Layout, allowed: Allowed, progress: Progress) -> Taken:
+def take_samples(
+    dump: "Dump",
+    layout: Layout,
+    allowed: Allowed,
+    progress: Progress,
+    crew: Crew = ALONE,
+    origin: "Opened[Dump] | None" = None,
+) -> Taken:
     """Measure the samples. Reads one layer of a native file, all of any other.
+
+    ``origin`` is how the processes of a crew open the dump; None where this one alone has it.
 
     A damaged sample is one that its reader refuses, or whose rows do not fit its tokens; it is left
     out where that is allowed, and all of every sample is read then. Raises MismatchError when a
     length is not known or beyond the context, and where it was guessed in different ways where rows
     begin; FormatError, MismatchError on a damaged sample.
     """
-    from ...ops.pack.coverage import Starts, counts_one_less
-
-    declared = allowed.start is not None or counts_one_less(dump.meta.engine)
-    lens, starts = [0] * len(dump), Starts(declared)
-    faults: dict[int, RoutectlError] = {}
-    layers = None if allowed.skipping else dump.meta.layers_L[:1]
-    with progress.watching(dump.select(layers=layers), "measuring") as watched:
-        for i in range(len(dump)):
-            fault = _measure(watched, i, layout, lens, starts)
-            if fault is not None and not allowed.skipping:
-                raise fault
-            faults |= {} if fault is None else {i: fault}
+    work = _Measuring(Opened(lambda: dump, dump) if origin is None else origin, layout, allowed)
+    found = added(work, crew, progress)
+    lens = [found.lens[i] for i in range(len(dump))]
+    starts, faults = found.starts, found.faults
     if not allowed.guesses:
         starts.check(dump.meta.path)
     early = early_rows(starts, dump.meta.path, allowed)
@@ -117,11 +122,65 @@ def take_samples(dump: "Dump", layout: Layout, allowed: Allowed, progress: Progr
     return Taken(part, [lens[i] for i in kept], left_out, ids, all_lens)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Measured:
+    """Samples by their place: how many tokens each has, where rows begin, what is wrong."""
+
+    lens: dict[int, int]
+    starts: "Starts"
+    faults: dict[int, RoutectlError]
+
+    def __add__(self, other: "_Measured") -> "_Measured":
+        return _Measured(
+            self.lens | other.lens, self.starts + other.starts, self.faults | other.faults
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Measuring:
+    """The samples of a dump measured, some in each shard."""
+
+    dump: "Opened[Dump]"
+    layout: Layout
+    allowed: Allowed
+    doing: str = "measuring"
+
+    def cut(self, most: int) -> list[Shard]:
+        """Runs of samples; the bytes of what is read of them."""
+        dump = self.dump()
+        sizes_S = sample_bytes(dump)
+        if not self.allowed.skipping:
+            sizes_S //= len(dump.meta.layers_L)
+        starts, shards = starts_in(dump, range(len(dump))), []
+        for run in cut_runs(sizes_S, most, _MEASURED_BYTES, starts=starts):
+            weight = int(sizes_S[run.start : run.stop].sum())
+            name = f"{dump.meta.path}: samples {run.start} to {run.stop - 1}"
+            shards.append(Shard(name, weight, len(run), run))
+        return shards
+
+    def partial(self, shard: Shard) -> _Measured:
+        """What the samples of a shard are like. Raises FormatError, MismatchError."""
+        from ...ops.pack.coverage import Starts, counts_one_less
+
+        dump, allowed = self.dump(), self.allowed
+        declared = allowed.start is not None or counts_one_less(dump.meta.engine)
+        found = _Measured({}, Starts(declared), {})
+        part = dump.select(layers=None if allowed.skipping else dump.meta.layers_L[:1])
+        for i in shard.of:
+            fault = _measure(part, i, self.layout, found.lens, found.starts)
+            if fault is not None and not allowed.skipping:
+                raise fault
+            if fault is not None:
+                found.faults[i] = fault
+        return found
+
+
 def _measure(
-    dump: "Dump", i: int, layout: Layout, lens: list[int], starts: "Starts"
+    dump: "Dump", i: int, layout: Layout, lens: dict[int, int], starts: "Starts"
 ) -> RoutectlError | None:
     """Note a sample's length and start; what is wrong with the sample itself is returned."""
     where = f"{dump.meta.path}: sample {i}"
+    lens[i] = 0
     try:
         sample = dump[i]
     except (FormatError, MismatchError) as error:

@@ -11,8 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -21,62 +22,76 @@ from ...limits import limits
 from .work import Shard, Work
 from .worker import BUG, FAILED, READY, TOTAL, Told
 
-__all__ = ["Workers"]
+__all__ = ["Worker", "Workers"]
 
 _BEGIN = (  # Ctrl-C is heard by the parent, which ends its workers
-    "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = sys.argv[2:]; "
-    "from routectl.jobs.shards.worker import serve; serve(int(sys.argv[1]))"
+    "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = sys.argv[3:]; "
+    "from routectl.jobs.shards.worker import serve; serve(int(sys.argv[1]), sys.argv[2].split())"
 )
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PATIENCE_S = 5.0  # for a process to clean up, when it is told to end
 
 
 @dataclass(slots=True)
-class _Worker:
-    """One process; shard is what it does, None when it waits; it is not ready before it says so."""
+class Worker:
+    """One process; shards are what it does and what it does next, last the number of the latest.
+
+    It says when it is ready.
+    """
 
     process: "subprocess.Popen[bytes]"
     end: Connection
     ready: bool = False
-    shard: Shard | None = None
+    shards: deque[Shard] = field(default_factory=deque)
+    last: int | None = None
 
 
 class Workers:
-    """So many processes that do the same work."""
+    """So many processes that do the same work, one work after another."""
 
-    def __init__(self, count: int, work: Work[Any], *, folds: bool) -> None:
-        """With ``folds`` each adds up what its shards give, and tells it at the end."""
-        task = pickle.dumps((work, folds, limits()), pickle.HIGHEST_PROTOCOL)
-        self._all: list[_Worker] = []
+    def __init__(self, count: int, modules: Sequence[str] = ()) -> None:
+        """They import ``modules``, and wait for what they are to do."""
+        self._all: list[Worker] = []
+        self.grow(count, modules)
+
+    def grow(self, count: int, modules: Sequence[str] = ()) -> None:
+        """Start others, before a work is begun, until there are so many."""
         try:
-            for _ in range(count):
-                self._all.append(_started())
-            for worker in self._all:
-                _send(worker, task)
+            while len(self._all) < count:
+                self._all.append(_started(modules))
         except BaseException:
             self.end()
             raise
+
+    def begin(self, work: Work[Any], *, folds: bool) -> None:
+        """Give all of them a work; with ``folds`` each adds up what its shards give.
+
+        Raises HeldHereError for what cannot leave this process.
+        """
+        task = pickle.dumps((work, folds, limits()), pickle.HIGHEST_PROTOCOL)
+        for worker in self._all:
+            _send(worker, task)
 
     @property
     def ready(self) -> bool:
         """Whether one of them has begun."""
         return any(worker.ready for worker in self._all)
 
-    @property
-    def waits(self) -> bool:
-        """Whether one of them waits for a shard."""
-        return any(worker.ready and worker.shard is None for worker in self._all)
+    def idle(self, most: int) -> Worker | None:
+        """The one that has fewest shards, where these are less than so many; None for none."""
+        ready = [one for one in self._all if one.ready and len(one.shards) < most]
+        return min(ready, key=lambda one: len(one.shards), default=None)
 
-    def hand(self, number: int, shard: Shard) -> None:
-        """Give a shard to one that waits."""
-        worker = next(one for one in self._all if one.ready and one.shard is None)
-        worker.shard = shard
+    def hand(self, worker: Worker, number: int, shard: Shard) -> None:
+        """Give a shard to one of them."""
+        worker.shards.append(shard)
+        worker.last = number
         _send(worker, pickle.dumps((number, shard), pickle.HIGHEST_PROTOCOL))
 
     @property
     def busy(self) -> bool:
         """Whether one of them has a shard."""
-        return any(worker.shard is not None for worker in self._all)
+        return any(worker.shards for worker in self._all)
 
     def hear(self, timeout_s: float | None = None) -> Iterator[Told]:
         """What some of them say now; waits for it unless told how long.
@@ -94,43 +109,50 @@ class Workers:
                 raise RuntimeError(f"in a worker process:\n{told[2]}")
             if told[0] == FAILED and told[1] < 0:
                 raise told[2]
-            worker.ready, worker.shard = True, None
+            worker.ready = True
             if told[0] != READY:
+                worker.shards.popleft()
                 yield told
 
     def totals(self) -> Iterator[Any]:
-        """What each has added up, of those that did anything; they end then."""
-        asked = [worker for worker in self._all if worker.ready]
-        for worker in asked:
+        """What each has added up, of those that did anything; the others are ended.
+
+        They may be given another work then.
+        """
+        self.end(late=True)
+        for worker in self._all:
             _send(worker, pickle.dumps(None))
-        for worker in asked:
+        for worker in self._all:
             try:
                 kind, _, total = worker.end.recv()
             except (EOFError, OSError):
                 raise _lost(worker) from None
             assert kind == TOTAL
+            worker.ready, worker.last = False, None
             if total is not None:
                 yield total
 
-    def end(self) -> None:
-        """End all of them, at once."""
-        for worker in self._all:
+    def end(self, *, late: bool = False) -> None:
+        """End all of them, or those that are not ready yet, at once."""
+        ended = [worker for worker in self._all if not (late and worker.ready)]
+        self._all = [worker for worker in self._all if late and worker.ready]
+        for worker in ended:
             worker.process.terminate()
-        for worker in self._all:
+        for worker in ended:
             try:
                 worker.process.wait(_PATIENCE_S)
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
             worker.end.close()
-        self._all.clear()
 
 
-def _started() -> _Worker:
+def _started(modules: Sequence[str]) -> Worker:
     """A process that waits for its work."""
     ours, theirs = socket.socketpair()
     environment = dict.fromkeys(_ONE_THREAD, "1") | os.environ
-    command = [sys.executable, "-c", _BEGIN, str(theirs.fileno()), *map(os.path.abspath, sys.path)]
+    told = [str(theirs.fileno()), " ".join(modules), *map(os.path.abspath, sys.path)]
+    command = [sys.executable, "-c", _BEGIN, *told]
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         with theirs:
@@ -146,20 +168,20 @@ def _started() -> _Worker:
         raise RoutectlError(f"no process can be started: {error.strerror}") from None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return _Worker(process, Connection(ours.detach()))
+    return Worker(process, Connection(ours.detach()))
 
 
-def _send(worker: _Worker, data: bytes) -> None:
+def _send(worker: Worker, data: bytes) -> None:
     try:
         worker.end.send_bytes(data)
     except OSError:
         raise _lost(worker) from None
 
 
-def _lost(worker: _Worker) -> RoutectlError:
+def _lost(worker: Worker) -> RoutectlError:
     """Why a process is gone, and on which shard."""
     code = worker.process.wait()
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    name = "a worker process" if worker.shard is None else f"{worker.shard.name}: the process on it"
+    name = f"{worker.shards[0].name}: the process on it" if worker.shards else "a worker process"
     hint = "the system may have run out of memory: --jobs N with fewer processes uses less"
     return RoutectlError(f"{name} {how}", hint=hint if code == -signal.SIGKILL else None)

@@ -1,7 +1,8 @@
 """The runner: shards handed out, partials added up or taken in order, progress told.
 
 A run begins in this process. Workers are started once it is known that what is left takes long
-enough to be worth their start; so small inputs stay in one process, and pay nothing.
+enough to be worth their start; so small inputs stay in one process, and pay nothing. Where partials
+are added up this process goes on as one of those that count.
 """
 
 import time
@@ -17,6 +18,8 @@ from ..held import HeldHereError
 from ..progress import Advance, Progress
 from .crew import ALONE, Crew
 from .processes import Workers
+from .queue import Queue
+from .team import current_team
 from .work import Partial, Shard, Work
 from .worker import done_by
 
@@ -30,6 +33,7 @@ R = TypeVar("R")
 _WORTH_S = 2.0  # of work for each worker: it takes about one to import and to open
 _SURE_BYTES = 256 << 20  # that are worth it whatever is done with them
 _AHEAD = 2  # results for each process that may wait for their turn
+_NEXT = 2  # shards that a worker has, so that it need not wait while this process is at one
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,37 +158,55 @@ class _Run(Generic[R]):
     ) -> None:
         self._work, self._shards, self._size = work, shards, crew.size
         self._folds, self._tolerant = folds, tolerant
-        self._next, self._end = 0, len(shards)
+        self._queue = Queue(len(shards))
         self._left = sum(shard.weight for shard in shards)
         self._speed: float | None = None  # of this process, in bytes a second
+        self._last: int | None = None  # that this process did
         self._workers: Workers | None = None
+        self._whole = False  # all is done, and no worker at anything
         self.taken = 0  # results that whoever asked for them has seen
 
     def close(self) -> None:
-        """End the workers."""
-        if self._workers is not None:
+        """End the workers, unless a team has them for the run after this one."""
+        if self._workers is None:
+            return
+        team = current_team()
+        if team is not None and team.workers is None and self._whole:
+            team.workers = self._workers
+        else:
             self._workers.end()
 
     def answers(self) -> Iterator[tuple[int | None, R | RoutectlError | None]]:
         """The number of each shard and what came of it, as it comes; None where a worker keeps it
         for its sum. Sums come last, without a number.
 
-        After an error no shard behind it is begun, unless errors are tolerated.
+        After an error no shard behind it is handed out, unless errors are tolerated.
         """
-        while self._next < self._end or (self._workers is not None and self._workers.busy):
+        while self._queue or (self._workers is not None and self._workers.busy):
             self._man()
             workers = self._workers
             if workers is None:
                 yield self._here()
-            elif not workers.ready:
+                continue
+            self._feed(workers)
+            here = bool(self._queue) and (self._folds or not workers.ready)
+            if here:
                 yield self._here()
-                yield from self._heard(workers, 0)
-            else:
-                while workers.waits and self._next < min(self._end, self.taken + self._most):
-                    workers.hand(*self._take())
-                yield from self._heard(workers, None)
-        if self._workers is not None and self._folds:
-            yield from ((None, total) for total in self._workers.totals())
+            yield from self._heard(workers, 0 if here else None)
+        if self._workers is not None:
+            totals = list(self._workers.totals())
+            self._whole = True
+            yield from ((None, total) for total in totals if self._folds)
+
+    def _feed(self, workers: Workers) -> None:
+        """Give workers that wait what they are to do next."""
+        few = len(self._queue) <= _NEXT * self._size
+        most = _NEXT if self._folds and not few else 1
+        while (worker := workers.idle(most)) is not None:
+            lowest = self._queue.lowest
+            if lowest is None or lowest >= self.taken + self._most:
+                return
+            workers.hand(worker, *self._take(worker.last, far=True))
 
     @property
     def _most(self) -> int:
@@ -192,34 +214,42 @@ class _Run(Generic[R]):
         return len(self._shards) if self._folds else _AHEAD * self._size
 
     def _man(self) -> None:
-        """Start workers, where what is left is worth it."""
+        """Take the workers of a team, or start some, where what is left is worth it."""
         if self._workers is not None or self._size == 1:
             return
-        count = min(self._size, self._end - self._next)
+        count = min(self._size, len(self._queue))
         if self._left < _SURE_BYTES:
             seconds = 0.0 if self._speed is None else self._left / self._speed
             count = min(count, int(seconds / _WORTH_S))
-        if count < 2:
+        team = current_team()
+        if team is not None and team.workers is not None:
+            self._workers, team.workers = team.workers, None
+        elif count < 2:
             return
+        else:
+            self._workers = Workers(0)
+        self._workers.grow(count - self._folds)
         try:
-            self._workers = Workers(count, self._work, folds=self._folds)
+            self._workers.begin(self._work, folds=self._folds)
         except HeldHereError:
-            self._size = 1
+            self._workers.end()
+            self._workers, self._size = None, 1
 
-    def _take(self) -> tuple[int, Shard]:
-        """The next shard, and its number."""
-        number = self._next
-        self._next += 1
+    def _take(self, last: int | None, *, far: bool) -> tuple[int, Shard]:
+        """The next shard for whoever did the one of a number, and its number."""
+        number = self._queue.take(last, far=far) if self._folds else self._queue.take_lowest()
         self._left -= self._shards[number].weight
         return number, self._shards[number]
 
     def _here(self) -> tuple[int, R | RoutectlError]:
         """Do the next shard in this process."""
         begun = time.monotonic()
-        number, shard = self._take()
+        first = self._last is None
+        number, shard = self._take(self._last, far=self._last is not None)
+        self._last = number
         with using_threads(1 if self._workers is not None else self._size):
             result = done_by(self._work, shard)
-        if number:  # the first one has loaded what all need
+        if not first:  # it has loaded what all need
             self._speed = shard.weight / max(time.monotonic() - begun, 1e-6)
         return number, self._seen(number, result)
 
@@ -232,5 +262,5 @@ class _Run(Generic[R]):
     def _seen(self, number: int, result: Any) -> Any:
         """What came of a shard; an error ends the work behind it."""
         if isinstance(result, RoutectlError) and not self._tolerant:
-            self._end = min(self._end, number)
+            self._queue.drop(number)
         return result

@@ -11,9 +11,18 @@ from numpy.typing import NDArray
 from ...dump import Dump
 from ...errors import FormatError
 
-__all__ = ["LEAST_BYTES", "Opened", "Partial", "Shard", "Work", "cut_runs", "sample_bytes"]
+__all__ = [
+    "LEAST_BYTES",
+    "Opened",
+    "Partial",
+    "Shard",
+    "Work",
+    "cut_runs",
+    "sample_bytes",
+    "starts_in",
+]
 
-LEAST_BYTES = 4 << 20  # of a shard: a row group of a native file
+LEAST_BYTES = 8 << 20  # of a shard: two row groups of a native file
 _SAMPLE_BYTES = 1 << 14  # of a sample, where nobody says
 _T = TypeVar("_T")
 
@@ -106,13 +115,32 @@ def sample_bytes(dump: Dump) -> NDArray[np.int64]:
     return np.full(len(dump), size, np.int64)
 
 
+def starts_in(dump: Dump, part: range) -> NDArray[np.int64] | None:
+    """Which of some samples of a dump begin what is read at once, from the first of them on.
+
+    int64, for ``cut_runs`` of the part; None where samples are read one by one.
+    """
+    if dump.starts is None:
+        return None
+    starts = dump.starts - part.start
+    return np.union1d(
+        np.zeros(min(len(part), 1), np.int64), starts[(starts > 0) & (starts < len(part))]
+    )
+
+
 def cut_runs(
-    weights_S: NDArray[np.int64] | Sequence[int], most: int, least: int | None = None
+    weights_S: NDArray[np.int64] | Sequence[int],
+    most: int,
+    least: int | None = None,
+    *,
+    starts: NDArray[np.int64] | None = None,
 ) -> list[range]:
     """Items in order cut into at most so many runs of about equal weight, none empty but the only.
 
     ``weights_S`` are the bytes of each item. A run has ``least`` bytes or more (LEAST_BYTES, when
-    not told), where there are as many; an item goes where its middle falls.
+    not told), where there are as many; an item goes where its middle falls. ``starts`` are items,
+    the first among them, that are read together with those behind them: runs begin there, as long
+    as there are as many of them as runs.
     """
     least = LEAST_BYTES if least is None else least
     weights = np.maximum(np.asarray(weights_S, np.int64), 1)
@@ -121,6 +149,10 @@ def cut_runs(
     number = max(1, min(most, count, total // max(1, least)))
     if number == 1:
         return [range(count)]
+    if starts is not None and number <= len(starts) < count:
+        bounds = [*starts.tolist(), count]
+        runs = cut_runs(np.add.reduceat(weights, starts), number, 1)
+        return [range(bounds[run.start], bounds[run.stop]) for run in runs]
     middles = np.cumsum(weights) - weights / 2
     run_of = np.minimum((middles * (number / total)).astype(np.int64), number - 1)
     ends = np.flatnonzero(np.diff(run_of)) + 1

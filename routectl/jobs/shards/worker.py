@@ -1,4 +1,4 @@
-"""A worker process: it is told of work, and then of one shard after another; it tells what came.
+"""A worker process: it is told of work, then of one shard after another, and tells what came.
 
 What it says is (kind, shard's number, value), kind one of the constants below.
 """
@@ -9,6 +9,8 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
+from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -32,16 +34,20 @@ def done_by(work: Work[Any], shard: Shard) -> Any:
         return RoutectlError(f"{shard.name}: out of memory", hint="--jobs N with fewer processes")
 
 
-def serve(number: int) -> None:
-    """Do what comes through a socket, until nothing more does."""
+def serve(number: int, modules: Sequence[str] = ()) -> None:
+    """Do what comes through a socket, until nothing more does; ``modules`` are imported first."""
     end = Connection(number)
     threading.Thread(target=_end_with_parent, args=(number,), daemon=True).start()
     signal.signal(signal.SIGTERM, _clean_up)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     try:
-        work, folds, budgets = end.recv()
-        with within(budgets):
-            _take_shards(end, work, folds)
+        for name in modules:
+            import_module(name)
+        while True:
+            work, folds, budgets = end.recv()
+            with within(budgets):
+                _take_shards(end, work, folds)
+            del work
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # whoever asked is gone
     except RoutectlError as error:  # what is opened here cannot be: another one opened it before

@@ -2,6 +2,7 @@
 
 import gc
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError
@@ -78,6 +79,11 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
             "show", request, lambda: _work(request, opening()), progress, told=request.path
         )
     opened = opening()
+    if _is_packed(Path(named.path)):
+        progress.note(
+            f"{named.path}: pack wrote it: samples.parquet is shown, whose routes are in the "
+            "ranks' files; unpack makes a dump of both"
+        )
     if GUESSED in (opened.meta.facts_source or ""):
         return _outlined(opened, progress)
     summary, lift = summarize_opened(request, opened, progress)
@@ -116,6 +122,11 @@ def refuse_parts(request: ShowRequest, what: str) -> None:
     """Raise RoutectlError where a part is asked for of what is not counted in parts."""
     if request.share != ShardOptions():
         raise RoutectlError(f"{request.path}: {what} is shown whole: drop --shard and --partial")
+
+
+def _is_packed(folder: Path) -> bool:
+    """Whether a folder has what pack writes beside the ranks' files."""
+    return all((folder / name).is_file() for name in ("manifest.json", "samples.parquet"))
 
 
 def _outlined(opened: "Dump", progress: Progress) -> "Document":

@@ -27,6 +27,7 @@ from ..recompute.forwarding import Forwarding, forward_option, forwarding_of
 from ..recompute.partner import Partner, open_partner, partner_at
 from ..shards.crew import Crew
 from ..shards.share import ShardOptions
+from ..shards.team import one_team
 from .question import Question
 from .series import series_of
 from .versions import At, Versions, parse_at
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Method", "StalenessRequest", "answer_staleness", "compare_versions", "question_of"]
 
+_NEEDED = ("routectl.formats.native.container", "routectl.ops.staleness.counting")  # to compare
 _WHERE = "[@lagN][@LAYER]"  # of what a threshold of staleness may be
 
 
@@ -266,10 +268,13 @@ def compare_versions(request: StalenessRequest, question: Question) -> "tuple[St
             f"--shard {request.share.shard}: a part answers nothing by itself",
             hint="--partial PATH writes what it counted, and routectl merge adds all parts up",
         )
-    found = _opened(request, question)
-    return question.answer(
-        found.dump, found.versions, found.noise, opening=found.opening, warned=found.recomputed
-    )
+    given = [request.dump or "-", *(at.where for at in parse_at(request.at))]
+    named = [request.reading.input(path).path for path in given]
+    with one_team(question.crew, named, _NEEDED):
+        found = _opened(request, question)
+        return question.answer(
+            found.dump, found.versions, found.noise, opening=found.opening, warned=found.recomputed
+        )
 
 
 def _opened(request: StalenessRequest, question: Question) -> _Opened:

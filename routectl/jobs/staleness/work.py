@@ -8,7 +8,7 @@ import numpy as np
 
 from ..held import HeldHereError
 from ..shards.share import share_of
-from ..shards.work import Opened, Shard, cut_runs
+from ..shards.work import Opened, Shard, cut_runs, starts_in
 
 if TYPE_CHECKING:
     from ...dump import Dump
@@ -77,13 +77,17 @@ class StalenessWork:
         whole = self._whole
         assert whole is not None
         compared, path = self._compared(), self._plan.dump.path
-        size = _sample_bytes([compared.dump, *compared.routes.values()])
-        part, parts = range(len(whole)), self._place[1]
-        if parts > 1:
-            runs, at = share_of(_runs(len(part), size, parts, least=1), self._place)
+        dumps = [compared.dump, *compared.routes.values()]
+        size, part = _sample_bytes(dumps), range(len(whole))
+        each_S = np.full(len(part), size // len(dumps))  # runs have so many bytes of a side
+        if self._place[1] > 1:
+            starts = starts_in(compared.dump, part)
+            runs, at = share_of(
+                cut_runs(each_S, self._place[1], least=1, starts=starts), self._place
+            )
             part = runs[at]
         found = []
-        for run in _runs(len(part), size, most):
+        for run in cut_runs(each_S[: len(part)], most, starts=starts_in(compared.dump, part)):
             begin, end = part.start + run.start, part.start + run.stop
             name = f"{path}: samples {begin} to {end - 1}" if len(run) else path
             found.append(Shard(name, len(run) * size, len(run), whole.part(begin, end)))
@@ -114,10 +118,6 @@ def work_of(
     compared = VersionedDump(dump, sides.routes)
     opened = Opened(_Here() if opening is None else opening, compared)
     return StalenessWork(sides.plan, opened, sides.whole, place)
-
-
-def _runs(count: int, size: int, most: int, **least: int) -> list[range]:
-    return cut_runs(np.full(count, size), most, **least)
 
 
 def _sample_bytes(dumps: "Sequence[Dump]") -> int:

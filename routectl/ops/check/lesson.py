@@ -5,7 +5,7 @@ checked: so findings do not depend on how a dump is cut. Shape suffixes: L MoE l
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from ...damage import DamagedSampleError
 from ...dump import Dump, DumpMeta, Sample
 from ...errors import FormatError
 from ...kernels.check import RowScan, scan_sample
+from ...routes import ids_dtype
 from ..pairs.align import checked, name_of
 from .alone.alone import Alone
 from .alone.judged import Learnt
@@ -25,7 +26,7 @@ from .load import LoadModel, check_axes
 from .options import CheckOptions
 from .rows import View
 
-__all__ = ["Lesson", "Reader", "learn", "view_of"]
+__all__ = ["Lesson", "Reader", "learn", "taught_by", "view_of"]
 
 _BYTES = 1 << 26  # of ids that are read to learn from
 
@@ -116,12 +117,38 @@ def view_of(
     return View(sample, name, routes, scan, bad_TL), scan
 
 
-def learn(dump: Dump, options: CheckOptions) -> tuple[Lesson, Reader]:
-    """Read some samples and learn from them; the reader that is given back holds them."""
+def taught_by(dump: Dump) -> list[int]:
+    """The samples that ``learn`` reads, ascending, as far as it is known before they are read."""
+    try:
+        rows_S = dump.rows()
+    except FormatError:
+        rows_S = None
+    if rows_S is None:
+        return []
+    meta, found, size = dump.meta, [], 0
+    row_bytes = len(meta.layers_L) * meta.top_k * ids_dtype(meta.num_experts).itemsize
+    for index in _spread(len(dump)):
+        found.append(index)
+        size += int(rows_S[index]) * row_bytes
+        if size > _BYTES:
+            break
+    return sorted(found)
+
+
+def learn(
+    dump: Dump,
+    options: CheckOptions,
+    known: Mapping[int, Sample | FormatError] | None = None,
+) -> tuple[Lesson, Reader]:
+    """Read some samples and learn from them; the reader that is given back holds them.
+
+    ``known`` are samples that were read already: what is learnt is the same.
+    """
     meta, reader = dump.meta, Reader(dump)
     narrow, size = NarrowIds(meta), 0
     for index in _spread(len(dump)):
-        raw = reader.held[index] = reader.raw(index)
+        raw = (known or {}).get(index)
+        raw = reader.held[index] = reader.raw(index) if raw is None else raw
         if isinstance(raw, Sample) and raw.routes is not None:
             narrow.add(raw.routes)
             size += raw.routes.ids_TLK.nbytes

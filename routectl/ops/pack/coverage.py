@@ -70,6 +70,16 @@ class Starts:
     names: dict[int, str] = field(default_factory=dict)
     starts: set[int] = field(default_factory=set)
 
+    def __add__(self, other: "Starts") -> "Starts":
+        return Starts(
+            self.declared,
+            self.at | other.at,
+            self.guessed | other.guessed,
+            self.short | other.short,
+            self.names | other.names,
+            self.starts | other.starts,
+        )
+
     def add(self, index: int, sample: Sample) -> None:
         """Note a sample; one without routes says nothing."""
         routes, tokens = sample.routes, sample.num_tokens

@@ -1,11 +1,16 @@
 """The column chunks of a footer: where pyarrow finds them too, and refused where it would not."""
 
+from io import BytesIO
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from routectl.errors import FormatError
 from routectl.formats import open_dump
+from routectl.formats.native import thrift
 from routectl.formats.native.thrift import Compact, read_chunks
 from support.building import check_line
 from support.recordings import FIXTURES
@@ -15,14 +20,22 @@ SOUND = FIXTURES / "golden" / "deepseek_v3.parquet"
 ROW_GROUPS, COLUMNS, LIST, STRUCT = 4, 1, 9, 12
 
 
+@pytest.fixture(params=[False, True], ids=["small", "large"], autouse=True)
+def large(request, monkeypatch):
+    """Footers are read as small ones are, and by the compiled loop."""
+    if request.param:
+        monkeypatch.setattr(thrift, "_LARGE", 0)
+
+
 def chunks_of(path):
     """The chunks of each row group, as routectl and as pyarrow has them."""
+    footer = pq.ParquetFile(path).metadata
+    shape = footer.num_row_groups, footer.num_columns
     with path.open("rb") as stream:
         mine = [
             [(c.values, c.stored, c.data_page, c.dictionary_page) for c in group]
-            for group in read_chunks(stream, path.stat().st_size)
+            for group in read_chunks(stream, path.stat().st_size, shape)
         ]
-    footer = pq.ParquetFile(path).metadata
     groups = (footer.row_group(g) for g in range(footer.num_row_groups))
     columns = [[group.column(i) for i in range(footer.num_columns)] for group in groups]
     theirs = [
@@ -72,7 +85,7 @@ def parts_of(footer):
             read.skip(kind)
             continue
         for _ in read.items():
-            for inner, of in read.fields(1):
+            for inner, of in read.fields():
                 head, ends = read.at, []
                 if (inner, of) != (COLUMNS, LIST):
                     read.skip(of, 1)
@@ -116,7 +129,7 @@ def twice(footer):
     ("change", "said"),
     [
         (without_a_column, "row groups without a place for each column"),
-        (twice, "field 4 twice"),
+        (twice, "twice"),
         (lambda footer: footer[: len(footer) // 2], "damaged Parquet"),
     ],
 )
@@ -132,3 +145,28 @@ def test_the_same_footer_is_read(tmp_path):
     """What these tests change is a sound file: as it was, it opens."""
     path = with_footer(tmp_path / "x.parquet", lambda footer: footer)
     assert len(open_dump(path)) == len(open_dump(SOUND))
+
+
+def read(footer, least):
+    """The chunks of a footer alone, read as one of at least so many bytes; None for damage."""
+    data = footer + len(footer).to_bytes(4, "little") + b"PAR1"
+    about = pq.ParquetFile(SOUND).metadata
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(thrift, "_LARGE", least)
+        try:
+            found = read_chunks(BytesIO(data), len(data), (about.num_row_groups, about.num_columns))
+        except ValueError:
+            return None
+        return list(found)
+
+
+@given(st.data())
+def test_damage_is_the_same_to_both(data):
+    """A footer of which bytes were changed, cut or put in is read alike, or refused by both."""
+    sound = SOUND.read_bytes()
+    footer = bytearray(sound[-8 - int.from_bytes(sound[-8:-4], "little") : -8])
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(footer) - 1))
+        size = data.draw(st.integers(0, 3))
+        footer[at : at + size] = data.draw(st.binary(max_size=3))
+    assert read(bytes(footer), 0) == read(bytes(footer), 1 << 30)

@@ -17,7 +17,7 @@ from routectl.formats.native.encoder import Coding
 from routectl.formats.native.learning import learn_tokens
 from routectl.routes import Routes
 from support.recordings import FIXTURES
-from support.shell import complaint, document, run
+from support.shell import DUMPS, complaint, document, run
 
 TINY = FIXTURES / "tiny_rl"
 V0, V1 = TINY / "routes_v0.fp32.npz", TINY / "routes_v1.fp32.npz"
@@ -142,8 +142,17 @@ def test_its_own_is_stored_where_it_pays(tmp_path, capsys, samples, codec):
     assert ("would not pay: codec set" in said) == (codec == "set")
     auto = tmp_path / "auto.parquet"
     said = run(capsys, "convert", "--jobs", 1, source, "--save", auto, "--codec", "auto").err
-    assert f"codec {codec} takes the fewest bytes for the first rows" in said
+    tried = "packed, set" + ", token" * (codec == "token")
+    assert f"codec {codec} takes the fewest bytes for the first rows, of {tried}\n" in said
     assert auto.read_bytes() == path.read_bytes()
+
+
+def test_a_dictionary_is_no_dump(tmp_path, capsys):
+    """Where a dump is expected, a dictionary is named as what it is, with what takes it."""
+    path = tmp_path / "d.dict"
+    assert run(capsys, "convert", DUMPS["native"], "--train", path).code == 0
+    said = f"{path}: a token dictionary, not a dump: convert --codec token --dictionary takes it"
+    assert said in complaint(capsys, "show", path)
 
 
 def test_auto_takes_the_smallest(tmp_path, capsys, learnt):

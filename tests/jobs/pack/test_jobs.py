@@ -25,7 +25,7 @@ def test_folders_are_equal_whatever_the_processes(tmp_path, monkeypatch, capsys)
         done = run(capsys, "pack", DUMP, "--save", folder, *LAYOUT, "--jobs", jobs)
         assert done.code == 0, done.err
         folders.append((_content(folder), done.out))
-    assert started == [2, 3]
+    assert started == [1, 2]
     assert len(folders[0][0]) == 82
     assert folders[0] == folders[1] == folders[2]
 
@@ -43,7 +43,7 @@ def test_a_dump_is_equal_whatever_the_processes(tmp_path, monkeypatch, capsys) -
         done = run(capsys, "unpack", folder, "--save", path, "--jobs", jobs)
         assert done.code == 0, done.err
         files.append(path.read_bytes())
-    assert started == [3, 3]
+    assert started == [2, 3]
     assert files[0] == files[1]
     assert run(capsys, "diff", DUMP, path).code == 0
 

@@ -236,6 +236,15 @@ class TestFolder:
             assert all(getattr(old, name) == getattr(new, name) for name in names)
 
 
+def test_show_says_whose_folder_it_is(capsys, tmp_path):
+    """show of what pack wrote says so, and which command makes a dump of it."""
+    assert run(capsys, "pack", DUMPS["native"], "--save", tmp_path / "r").code == 0
+    done = run(capsys, "show", tmp_path / "r")
+    assert done.code == 0
+    assert f"{tmp_path / 'r'}: pack wrote it: samples.parquet is shown" in done.err
+    assert "unpack makes a dump of both" in done.err
+
+
 def test_some_ranks_only(capsys, tmp_path):
     """--rank writes those ranks' files, which verify as some ranks and cannot be unpacked."""
     layout = ("--framework", "verl", "--tp", "2", "--cp", "2")

@@ -21,7 +21,7 @@ TWO = Crew(jobs=2)
 
 
 def test_workers_add_up_what_one_process_does(tmp_path: Path) -> None:
-    """Two workers give the sum that this process gives, and each opens its inputs once."""
+    """A worker and this process give the sum that it gives alone; each opens its inputs once."""
     log = tmp_path / "log"
     alone = added(Adding(log, 20), ALONE, SILENT)
     assert alone.processes == {os.getpid()}
@@ -30,7 +30,7 @@ def test_workers_add_up_what_one_process_does(tmp_path: Path) -> None:
     assert (alone.total, both.total) == (190, 7140)
     opened = log.read_text().split()
     assert sorted(opened) == sorted(map(str, both.processes))
-    assert len(opened) == 3
+    assert len(opened) == 2
 
 
 def test_small_work_stays_in_this_process(tmp_path: Path) -> None:
@@ -88,6 +88,16 @@ def test_runs_are_about_equal() -> None:
     assert max(lengths) - min(lengths) <= 1
 
 
+def test_runs_begin_where_something_is_read_at_once() -> None:
+    """With as many beginnings as runs, each run begins at one; with fewer they do not matter."""
+    weights, starts = np.full(100, 10), np.arange(0, 100, 6)
+    runs = cut_runs(weights, 5, least=1, starts=starts)
+    assert {run.start for run in runs} <= set(starts.tolist())
+    assert [i for run in runs for i in run] == list(range(100))
+    assert len(runs) == 5
+    assert cut_runs(weights, 20, least=1, starts=starts) == cut_runs(weights, 20, least=1)
+
+
 def test_an_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
     """Ctrl-C in the middle ends every worker."""
     log = tmp_path / "log"
@@ -95,13 +105,13 @@ def test_an_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
     @contextmanager
     def line(what: str, unit: str) -> Iterator[Show]:
         def show(done: float, total: int, words: object) -> None:
-            if len(log.read_text().split() if log.exists() else []) > 2:  # both workers are at it
+            if len(log.read_text().split() if log.exists() else []) > 2:  # two workers are at it
                 raise KeyboardInterrupt
 
         yield show
 
     with pytest.raises(KeyboardInterrupt):
-        added(Adding(log, 400, slow_s=0.02), TWO, Progress(line=line))
+        added(Adding(log, 400, slow_s=0.02), Crew(jobs=3), Progress(line=line))
     pids = {int(pid) for pid in log.read_text().split()} - {os.getpid()}
     assert len(pids) == 2
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

@@ -90,6 +90,13 @@ def folder(tmp_path_factory):
     return place
 
 
+@pytest.fixture(scope="module")
+def whole(folder):
+    """What show says of that folder at once."""
+    dump = routectl.open_dump(folder)
+    return json_of(summarize(dump), measure_lift(dump))
+
+
 @settings(
     max_examples=20,
     derandomize=True,
@@ -97,7 +104,7 @@ def folder(tmp_path_factory):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.integers(1, 9), st.integers(1, 9), st.data())
-def test_any_number_of_shards_is_the_whole(folder, monkeypatch, count, most, data):
+def test_any_number_of_shards_is_the_whole(folder, whole, monkeypatch, count, most, data):
     """Shards of parts hold each sample once, begin where row groups do, and add up to show's."""
     monkeypatch.setattr(cut_runs, "__defaults__", (1,))
     dump, told = routectl.open_dump(folder), str(folder)
@@ -108,7 +115,6 @@ def test_any_number_of_shards_is_the_whole(folder, monkeypatch, count, most, dat
     assert held == list(range(len(dump)))
     assert {s.of.samples.start for _, s in shards if s.samples} <= {*dump.starts.tolist()}
     parts = [work.partial(shard) for work, shard in data.draw(st.permutations(shards))]
-    whole = json_of(summarize(dump), measure_lift(dump))
     assert json_of(*added_in_some_tree(parts, data).result()) == whole
 
 

@@ -201,8 +201,8 @@ def test_a_log_says_which_version_of_how_many(
 
 @pytest.mark.models
 def test_both_modes_and_the_noise_floor(capsys, tmp_path, cache, tiny_checkpoints):
-    """mode=both reads weights once for two files; forced mismatch of the first layer is free's; the
-    noise floor is of the last version.
+    """mode=both reads weights once for two files, and makes R2's of v1; forced mismatch of layer 0
+    is free's; the noise floor is of the last version.
     """
     places = (f"--at={v}={tiny_checkpoints[v]}" for v in ("v0", "v1"))
     line = ("staleness", few(tmp_path / "d"), *places, *FP32)
@@ -212,15 +212,15 @@ def test_both_modes_and_the_noise_floor(capsys, tmp_path, cache, tiny_checkpoint
     assert free["layers"][0]["rows_mismatched"] == forced["layers"][0]["rows_mismatched"]
     assert [n["name"] for n in doc["noise"]][:2] == ["the same again", "padded batches"]
     assert doc["noise"][0]["rows_mismatched"] == 0
-    assert len(kept(cache)) == 4
+    assert len(kept(cache)) == 5
     assert all("router_shift" in of(doc, "staleness", mode) for mode in ("free", "forced"))
     alone = document(capsys, *line, "--forward", "mode=forced")
     assert of(alone, "mismatch", "forced") == forced
-    assert len(kept(cache)) == 4
+    assert len(kept(cache)) == 5
     without = document(capsys, *line, "--forward", "gate-logprobs=no")
     assert of(without, "mismatch") == free
     assert "router_shift" not in of(without, "staleness")
-    assert len(kept(cache)) == 6
+    assert len(kept(cache)) == 7
 
 
 @pytest.mark.models
