@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .dump import Dump, DumpMeta, Sample, WeightSpan
     from .errors import FormatError, MismatchError, RoutectlError, UnsupportedError
     from .formats import open_dump
-    from .forward.live import Recorder, record, replay
+    from .forward.live import Proof, Recorder, record, replay
     from .jobs.capture import CaptureRequest
     from .jobs.check.request import CheckRequest
     from .jobs.ci.request import CiRequest
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from .ops.check.check import CheckOptions
     from .ops.diff.diff import DiffOptions, DiffResult, diff_as
     from .ops.diff.thresholds import judge, parse_threshold
-    from .ops.pack.pack import Packed, Rank
+    from .ops.pack.pack import Packed
     from .ops.pack.padding import TensorSpec
     from .ops.staleness.attribution import Version
     from .ops.staleness.gamma import RouterShift, router_shift
@@ -122,7 +122,8 @@ _HOMES = {
     "PredictJudgeRequest": "jobs.predict.request",
     "PredictWriteRequest": "jobs.predict.request",
     "Progress": "jobs.progress",
-    "Rank": "ops.pack.pack",
+    "Proof": "forward.live",
+    "Rank": "layouts.packing",
     "Reading": "jobs.reading",
     "RecomputeRequest": "jobs.recompute.request",
     "Recomputed": "jobs.recompute.request",
@@ -222,6 +223,7 @@ __all__ = [
     "PredictJudgeRequest",
     "PredictWriteRequest",
     "Progress",
+    "Proof",
     "Rank",
     "Reading",
     "RecomputeRequest",

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 import routectl
-from routectl.forward.recorder import Recorder
+from routectl.forward.live.recorder import Recorder
 from routectl.forward.routers import RouterAt
 from support.dumps import DumpMeta, make_routes, make_sample
 from support.recordings import FIXTURES

@@ -101,18 +101,17 @@ class _Watched:
         tapes = [(tape, layer) for probe, layer in self.probes if (tape := probe.tape(layer))]
         if not tapes:
             return self._forward(*args, **kwargs)
-        hidden = args[0] if args else kwargs["hidden_states"]
-        rows_TD = hidden.detach().flatten(0, -2)
         before = [
-            (
-                rows_TD[: tape.input_rows].clone() if tape.input_rows else None,
-                tape.asked[layer].read(rows_TD) if layer in tape.asked else None,
-            )
+            _asked_before(tape, layer, args[0] if args else kwargs["hidden_states"])
+            if tape.input_rows or layer in tape.asked
+            else (None, None)
             for tape, layer in tapes
         ]
         steering = [tape.forced[layer] for tape, layer in tapes if layer in tape.forced]
         if len(steering) > 1:
             raise ValueError(f"{self._at.name}: two replays at once on one model")
+        if steering and self._final is None and self._at.selection == "topk":
+            self._final = self._tried(args, kwargs)
         run = {"topk": self._by_topk, "argmax": self._by_argmax, "table": self._by_table}
         out, row = run[self._at.selection](
             lambda: self._forward(*args, **kwargs),
@@ -120,17 +119,22 @@ class _Watched:
             any(tape.want_margins for tape, _ in tapes),
         )
         for (tape, layer), (inputs_TD, gate_TK) in zip(tapes, before, strict=True):
-            tape.rows[layer] = replace(row, inputs_TD=inputs_TD, gate_TK=gate_TK)
+            more = inputs_TD is not None or gate_TK is not None
+            tape.rows[layer] = replace(row, inputs_TD=inputs_TD, gate_TK=gate_TK) if more else row
         return out
+
+    def _tried(self, args: Any, kwargs: Any) -> int:
+        """Which call selects, by a run on the first row where rows are all that it takes."""
+        if args and all(part is None for part in (*args[1:], *kwargs.values())):
+            args = args[0][:1], *args[1:]
+        with torch.no_grad(), _Calls(TOPK) as calls:
+            self._forward(*args, **kwargs)
+        return _final(self._at, calls)
 
     def _by_topk(
         self, forward: Callable[[], Any], forced: Forced | None, margins: bool
     ) -> tuple[Any, LayerRows]:
         """The last top-k of K that the router takes selects; an earlier one is of its groups."""
-        if forced is not None and self._final is None:
-            with torch.no_grad(), _Calls(TOPK) as first:
-                forward()
-            self._final = _final(self._at, first)
         with _Calls(TOPK, self._final, forced) as calls:
             out = forward()
         if self._final is None:
@@ -167,6 +171,17 @@ class _Watched:
         ids_TK = out[2].reshape(-1, self._at.top_k)
         margin_T = torch.full(ids_TK.shape[:1], float("inf"), device=ids_TK.device)
         return out, LayerRows(ids_TK, None if forced is None else ids_TK, margin_T)
+
+
+def _asked_before(
+    tape: Tape, layer: int, hidden: torch.Tensor
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """What a tape wants of a router's input: its first rows, and what a gate makes of them."""
+    rows_TD = hidden.detach().flatten(0, -2)
+    return (
+        rows_TD[: tape.input_rows].clone() if tape.input_rows else None,
+        tape.asked[layer].read(rows_TD) if layer in tape.asked else None,
+    )
 
 
 class _Calls(TorchFunctionMode):

@@ -17,6 +17,7 @@ from ..errors import UnsupportedError
 __all__ = [
     "REFUSED",
     "RouterAt",
+    "class_names",
     "find_megatron_routers",
     "find_routers",
     "layer_of",
@@ -67,16 +68,18 @@ def find_routers(model: Any) -> tuple[RouterAt, ...]:
     refuse_family(family)
     recorders = _recorders(model)
     found: dict[int, RouterAt] = {}
+    kinds_of = {type(module): class_names(module) for module in model.modules()}
     for name, module in model.named_modules():
-        kind = type(module).__name__
+        kinds = kinds_of[type(module)]
         named = any(isinstance(module, cls) and part in name for cls, part in recorders)
-        if not named and kind not in HASH:
+        if not named and kinds.isdisjoint(HASH):
             continue
         _, layer = layer_of(name)
         if layer in found:
             both = f"{found[layer].name} and {name}"
             raise UnsupportedError(f"{family}: layer {layer} has two routers: {both}")
-        selection = "table" if kind in HASH else "argmax" if kind in ARGMAX else "topk"
+        selection = "topk" if kinds.isdisjoint(ARGMAX) else "argmax"
+        selection = selection if kinds.isdisjoint(HASH) else "table"
         around = (module, *_parents(model, name), model.config.get_text_config())
         num_experts, top_k = _number(around, EXPERTS, layer), _number(around, TOP_K, layer)
         counts = [getattr(module, choices, 0) for choices in CHOICES]
@@ -93,8 +96,11 @@ def find_megatron_routers(model: torch.nn.Module) -> tuple[RouterAt, ...]:
     Raises UnsupportedError for the fused router, which selects inside one kernel.
     """
     found: dict[int, RouterAt] = {}
+    kinds = {type(module): class_names(module) for module in model.modules()}
+    if not any("TopKRouter" in names for names in kinds.values()):
+        return ()
     for name, module in model.named_modules():
-        if not any(cls.__name__ == "TopKRouter" for cls in type(module).__mro__):
+        if "TopKRouter" not in kinds[type(module)]:
             continue
         if "mtp" in name.split("."):
             continue
@@ -108,6 +114,11 @@ def find_megatron_routers(model: torch.nn.Module) -> tuple[RouterAt, ...]:
         experts, top_k = int(module.config.num_moe_experts), int(module.topk)
         found[layer] = RouterAt(layer, name, module, experts, experts, top_k, "topk")
     return tuple(found[layer] for layer in sorted(found))
+
+
+def class_names(module: torch.nn.Module) -> set[str]:
+    """The names of its class and of those above it: fully_shard makes a class of its own."""
+    return {cls.__name__ for cls in type(module).__mro__}
 
 
 def layer_of(name: str) -> tuple[str, int]:

@@ -13,7 +13,7 @@ __all__ = ["Asked", "Forced", "LayerRows", "Tape", "read_selection", "steer"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forced:
-    """The experts that a layer's rows are given: ids_TK int64; rows of missing_T stay live."""
+    """The experts that a layer's rows are given: ids_TK integers; rows of missing_T stay live."""
 
     ids_TK: torch.Tensor
     missing_T: torch.Tensor | None = None
@@ -82,7 +82,8 @@ class Tape:
     """The rows of one sequence by layer, as its forward makes them; ``forced`` steers it.
 
     input_rows is how many rows of each router's input are kept. Without margins, rows have ids
-    alone, in the order in which the router took them. asked is what routers are asked beside that.
+    alone, in the order in which the router took them. asked is what routers are asked beside that;
+    proven has, by layer, what a proof counted of the forced rows: int64 [seen, with other experts].
     """
 
     forced: Mapping[int, Forced] = field(default_factory=dict)
@@ -90,6 +91,7 @@ class Tape:
     want_margins: bool = True
     asked: Mapping[int, Asked] = field(default_factory=dict)
     rows: dict[int, LayerRows] = field(default_factory=dict)
+    proven: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def to_host(self) -> None:
         """Move the rows written so far to host memory."""
@@ -113,10 +115,10 @@ def read_selection(
     live_TK is what that top-k gave, in any order; used_TK is what was used instead, if anything;
     groups are the scores of the groups and those that were kept.
     """
-    scores_TE = scores_TE.reshape(-1, scores_TE.shape[-1]).detach()
     live_TK = live_TK.reshape(-1, live_TK.shape[-1])
     if not margins:
         return LayerRows(live_TK if used_TK is None else used_TK.reshape(live_TK.shape), None)
+    scores_TE = scores_TE.reshape(-1, scores_TE.shape[-1]).detach()
     live_TK, margin_T = _boundary(scores_TE, live_TK)
     group_margin_T = None if groups is None else _boundary(*(g.flatten(0, -2) for g in groups))[1]
     if used_TK is None:
@@ -135,8 +137,10 @@ def steer(scores_TE: torch.Tensor, live_TK: torch.Tensor, forced: Forced) -> tor
     """
     shape = live_TK.shape
     live_TK = live_TK.reshape(-1, shape[-1])
-    given_TK, _ = _by_score(scores_TE.reshape(-1, scores_TE.shape[-1]), forced.ids_TK)
-    keep_T = (given_TK.sort(dim=1).values == live_TK.sort(dim=1).values).all(dim=1)
+    scores_TE = scores_TE.reshape(-1, scores_TE.shape[-1])
+    given_TK, _ = _by_score(scores_TE, forced.ids_TK.long())
+    given_TE = torch.zeros_like(scores_TE, dtype=torch.bool).scatter_(1, given_TK, True)
+    keep_T = given_TE.gather(1, live_TK).all(dim=1)
     if forced.missing_T is not None:
         keep_T = keep_T | forced.missing_T
     return torch.where(keep_T[:, None], live_TK, given_TK).reshape(shape)

@@ -22,13 +22,25 @@ from .plan import Plan
 from .rules import FRAMEWORKS, Rule, Sizes, rule_of
 from .runs import Run, bshd_runs, cut, thd_runs, zigzag
 
-__all__ = ["FORMS", "FRAMEWORKS", "Packing", "Share"]
+__all__ = ["FORMS", "FRAMEWORKS", "Packing", "Rank", "Share"]
 
 Ints = NDArray[np.int64]
 FORMS = ("thd", "bshd", "bshd-b-major")
 _SIZES = ("tp", "cp", "pad_multiplier", "sample_multiple", "min_local_rows", "bucket", "seq_len")
 _PADS = ("sample_multiple", "min_local_rows", "bucket")
 _THD_ONLY = (*_PADS, "padded_lens")
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """A rank's place: pipeline stage, context and tensor parallel rank.
+
+    tp None takes all rows of the CP rank, before the SP split.
+    """
+
+    cp: int = 0
+    tp: int | None = None
+    pp: int = 0
 
 
 class Share(NamedTuple):

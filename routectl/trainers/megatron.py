@@ -113,17 +113,16 @@ def _check_router(at: RouterAt) -> None:
     """Raise UnsupportedError for a router that does not ask a RouterReplay."""
     if getattr(at.module, "router_replay", None) is None:
         raise UnsupportedError(
-            f"{at.name} has no RouterReplay",
-            hint="build the model with moe_enable_routing_replay=True "
-            "(--moe-enable-routing-replay), in Megatron-Core 0.16 or later",
+            f"{at.name} has no RouterReplay: build the model with moe_enable_routing_replay=True "
+            "(--moe-enable-routing-replay), in Megatron-Core 0.16 or later"
         )
     config: Any = at.module.config
     kinds = config.moe_router_load_balancing_type
     for kind in [kinds] if isinstance(kinds, str) else kinds:
         if kind not in _OWN:
             raise UnsupportedError(
-                f"moe_router_load_balancing_type {kind} selects without RouterReplay",
-                hint="moe_router_load_balancing_type none, or aux_loss",
+                f"moe_router_load_balancing_type {kind} selects without RouterReplay: set it to "
+                "none, or to aux_loss"
             )
     if getattr(config, "overlap_moe_expert_parallel_comm", False):
         raise UnsupportedError(

@@ -76,8 +76,8 @@ def _lengths(ids_BSLK: torch.Tensor, mask_BS: torch.Tensor | None) -> list[int]:
     """Tokens of each sequence. Raises MismatchError where routes and mask do not fit together."""
     if mask_BS is None:
         raise MismatchError(
-            "attention_mask is None: ROLL drops it when it packs",
-            hint='data.batch["attention_mask"] is the one of the batch',
+            "attention_mask is None, as ROLL sets it when it packs: give "
+            'data.batch["attention_mask"]'
         )
     if ids_BSLK.ndim != 4 or ids_BSLK.shape[:2] != mask_BS.shape:
         raise MismatchError(
@@ -119,9 +119,7 @@ def _routers_of(config: Any, vp_rank: int) -> tuple[list[Any], tuple[int, ...]]:
     if not 0 <= spare <= (getattr(config, "mtp_num_layers", None) or 0):
         raise UnsupportedError(
             f"Megatron has {len(instances)} RouterReplays in this process, the config's stage "
-            f"{count} MoE layers",
-            hint="moe_enable_routing_replay=True before the model is built, and one model with it "
-            "in the process",
+            f"{count} MoE layers: build one model in it with moe_enable_routing_replay=True"
         )
     begin = sum(map(len, held[:vp_rank]))
     return instances[begin : begin + len(held[vp_rank])], held[vp_rank]

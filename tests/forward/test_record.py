@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from routectl import Routes, diff, open_dump
+from routectl import Routes, Sample, diff, open_dump
 from routectl.errors import MismatchError, UnsupportedError
 from routectl.forward.live import record, replay
 from support import families
@@ -101,14 +101,16 @@ def test_replaying_its_own_routes_changes_nothing(name):
 
 @pytest.mark.parametrize("name", [n for n in COVERED if n != "deepseek_v4"])
 def test_forced_routes_are_taken_with_gradients(name):
-    """Every family: a replayed forward differs, and gradients reach each router."""
+    """Every family: a replayed forward differs, gradients reach each router, and what the experts
+    are called with is proven to be what was given."""
     model, ids = families.tiny(name), batch()
     with record(model) as recorder, torch.no_grad():
         plain = output(model, ids)
-    with replay(model, shuffled(recorder.routes())):
+    with replay(model, shuffled(recorder.routes()), prove=True) as proof:
         out = output(model, ids)
         out.float().square().sum().backward()
     assert not torch.equal(out, plain)
+    assert proof.seen_L.tolist() == [18] * len(recorder.layers)
     for module in families.routers(model).values():
         assert any(p.grad is not None and p.grad.any() for p in module.parameters())
 
@@ -241,7 +243,7 @@ def test_routes_that_do_not_fit():
     late = Routes(own[0].ids_TLK, own[0].layers_L, own[0].num_experts, 3)
     moved = Routes(own[0].ids_TLK, (0, 1), own[0].num_experts)
     for bad in ([short, None], [late, None], [moved, None], own[:1]):
-        with replay(model, bad), pytest.raises(MismatchError):
+        with pytest.raises(MismatchError, match=r"do not fit|more sequences"), replay(model, bad):
             output(model, ids)
         assert torch.isfinite(output(model, ids)).all()
 
@@ -265,7 +267,7 @@ def test_what_has_no_routers_or_tokens_is_refused():
 
 
 def test_what_is_no_model_or_no_routes_is_refused_at_the_door():
-    """A layer without a config, no module at all, and samples in place of routes: one line each."""
+    """A layer without a config, no module at all, and what are no routes: one line each."""
     with pytest.raises(UnsupportedError, match="Linear has no router: expected a model of"):
         record(torch.nn.Linear(2, 2)).__enter__()
     with pytest.raises(TypeError, match="got str, expected a model"):
@@ -273,13 +275,78 @@ def test_what_is_no_model_or_no_routes_is_refused_at_the_door():
     model = families.tiny("qwen3_moe")
     with record(model) as recorder:
         output(model, batch())
-    samples = list(recorder.samples())
-    with pytest.raises(TypeError, match=r"routes\[0\]: got Sample, .* pass sample\.routes"):
-        replay(model, samples).__enter__()
-    with pytest.raises(TypeError, match="got Routes, expected a list"):
-        replay(model, samples[0].routes).__enter__()
-    with replay(model, (sample.routes for sample in samples)):
-        output(model, batch())
+    (held,) = recorder.routes()[:1]
+    array = held.ids_TLK
+    for bad, said in (
+        (held, "got Routes, expected a list"),
+        (array, "got ndarray, expected a list"),
+        (recorder, "got Recorder, expected a list"),
+        ({0: held}, "got dict, expected a list"),
+        (None, "got NoneType, expected a list"),
+        (
+            [held, array.tolist()],
+            r"routes\[1\]: got list, expected Routes, a Sample, an ",
+        ),
+        ([torch.from_numpy(array)], r"routes\[0\]: got Tensor, .*: pass its \.cpu\(\)\.numpy\(\)"),
+        ([array.astype(np.float32)], r"routes\[0\]: got an array of float32"),
+    ):
+        with pytest.raises(TypeError, match=said) as error:
+            replay(model, bad).__enter__()
+        assert "\n" not in str(error.value)
+    for bad, said in (
+        (array[:, :1], r"got an array \[9, 1, 4\], expected \[N, 2, 4\]: the MoE layers .*1, 2"),
+        (array[..., :3], r"got an array \[9, 2, 3\]"),
+        (array + 16, "ids are 16 to .*, expected 0 to 15"),
+        (np.where(np.arange(4) == 0, -1, array.astype(np.int64)), "ids are -1 to"),
+    ):
+        with pytest.raises(MismatchError, match=said):
+            replay(model, [bad]).__enter__()
+    assert "forward" not in vars(next(iter(families.routers(model).values())))
+    assert not model._forward_hooks
+
+
+def test_arrays_samples_and_routes_are_taken():
+    """A sequence's routes may be Routes, a Sample or an integer array; a row of -1 is missing."""
+    model, ids = families.tiny("qwen3_moe"), batch(4)
+    with record(model) as recorder, torch.no_grad():
+        output(model, ids)
+    given = shuffled(recorder.routes())
+    holed = given[2].ids_TLK.astype(np.int16)
+    holed[3:5] = -1
+    kinds = [given[0], Sample(given[1]), holed, given[3].ids_TLK.astype(np.int64)]
+    missing = np.zeros((9, 2), bool)
+    missing[3:5] = True
+    plain = [*given[:2], Routes(given[2].ids_TLK, (1, 2), 16, 0, missing), given[3]]
+    with torch.no_grad():
+        with replay(model, kinds, prove=True) as proof:
+            one = output(model, ids)
+        with replay(model, plain):
+            two = output(model, ids)
+    assert torch.equal(one, two)
+    assert proof.given_L.tolist() == proof.seen_L.tolist() == [34, 34]
+    assert proof.other_L.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_every_sequence_must_come(steps):
+    """Routes that are left over at the end of the block are an error, as are too few; where the
+    block fails its own error goes on."""
+    model, ids = families.tiny("qwen3_moe"), batch()
+    with record(model) as recorder, torch.no_grad():
+        output(model, ids)
+    said = (
+        "left over: the forwards .* were of 0 sequences, 4 were given",
+        "left over: the forwards .* were of 2 sequences, 4 were given",
+        "2 in this forward, 0 routes left",
+    )[min(steps, 2)]
+    with (
+        pytest.raises(MismatchError, match=said),
+        replay(model, recorder.routes() * 2),
+    ):
+        assert [output(model, ids) is not None for _ in range(steps)] == [True] * steps
+    with pytest.raises(ZeroDivisionError), replay(model, recorder.routes()):
+        1 / 0  # noqa: B018
+    assert not model._forward_hooks
 
 
 def test_graphs_only_leaves_scoring_and_generating_out():

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from routectl import Routes
+from routectl import Rank, Routes
 from routectl.errors import MismatchError, UnsupportedError
 from routectl.forward.live import record, replay
 from routectl.forward.probe import Probe
@@ -17,6 +17,7 @@ from routectl.forward.routers import find_megatron_routers
 from routectl.forward.tape import Tape
 from routectl.routers.from_config import megatron_recipe
 from routectl.routers.maths import route
+from support import families
 from support.mcore import UNFUSED, build, config_of, hidden, on_cpu
 
 pytestmark = [
@@ -231,9 +232,63 @@ def test_what_would_be_wrong_is_refused(core):
         recorder.routes()
 
 
+@pytest.mark.parametrize(
+    ("options", "rank", "said"),
+    [
+        ({"context_parallel_size": 2}, Rank(), "context_parallel_size 2: .*set_replay"),
+        ({"sequence_parallel": True}, None, r"sequence_parallel over 2 .*rank=routectl\.Rank\(tp="),
+        (
+            {"sequence_parallel": True},
+            Rank(),
+            r"sequence_parallel over 2 .*rank=routectl\.Rank\(tp=",
+        ),
+        ({"sequence_parallel": True}, Rank(tp=2), "expected cp 0 and tp below 2"),
+        ({"sequence_parallel": False}, Rank(tp=1), "expected cp 0 and tp below 1"),
+        ({}, Rank(cp=1), "expected cp 0"),
+    ],
+)
+def test_a_rank_that_does_not_fit_is_refused(core, options, rank, said):
+    """Parts of sequences are refused by what the config calls them, before a forward."""
+    model = gpt(core)
+    for at in find_megatron_routers(model):
+        at.module.config.tensor_model_parallel_size = 2
+        for name, value in options.items():
+            setattr(at.module.config, name, value)
+    with pytest.raises(UnsupportedError, match=said):
+        replay(model, [], rank=rank).__enter__()
+    if options.get("sequence_parallel") or "context_parallel_size" in options:
+        with pytest.raises(UnsupportedError, match="record on a rank that has whole sequences"):
+            record(model).__enter__()
+
+
+def test_what_is_no_rank_is_refused(core):
+    """A number in place of a Rank, and a rank of a model that has whole sequences."""
+    with pytest.raises(TypeError, match=r"rank: got int, expected a routectl\.Rank"):
+        replay(gpt(core), [], rank=1).__enter__()
+    with pytest.raises(UnsupportedError, match="rank is of a Megatron-Core model"):
+        replay(families.tiny("qwen3_moe"), [], rank=Rank()).__enter__()
+
+
+def test_a_stage_takes_its_layers(core):
+    """With a rank, routes of more layers are of the whole model, and a model has its own of them;
+    without one they do not fit."""
+    model, ids = gpt(core), random_rows(3)
+    wider = np.concatenate([random_rows(4)[:, :, :1], ids], axis=2)
+    own = [Routes(part, (1, 2), 32) for part in ids]
+    whole = [Routes(part, (0, 1, 2), 32) for part in wider]
+    with torch.no_grad():
+        with replay(model, own):
+            expected = run(model)
+        with replay(model, whole, rank=Rank(), prove=True) as proof:
+            assert torch.equal(run(model), expected)
+        with pytest.raises(MismatchError, match="got layers 0, 1, 2"), replay(model, whole):
+            run(model)
+    assert proof.other_L.tolist() == [0, 0]
+
+
 def _part(recorder):
     """A batch of 24 tokens of which the routers saw half, as under sequence parallelism."""
-    from routectl.forward.sequences import Batch
+    from routectl.forward.live.sequences import Batch
     from routectl.forward.tape import LayerRows, Tape
 
     tape = Tape(

@@ -53,7 +53,8 @@ MAY_IMPORT = {
         "formats.responses formats.wire"
     ),
     "formats.wire": "damage dump errors limits model routes kernels formats.documents",
-    "forward": "dump errors files routes checkpoints formats.native",
+    "forward": "dump errors files routes checkpoints",
+    "forward.live": "dump errors files layouts routes formats.native forward",
     "ops": "damage dump errors routes visible kernels ops.adding ops.pairs",
     "ops.adding": "dump",
     "ops.check": (
@@ -157,7 +158,8 @@ MAY_IMPORT = {
     ),
     "loading": "dump model formats",
     "trainers": (
-        "dump errors keys layouts model routes formats forward ops.diff ops.pack reports.ci"
+        "dump errors keys layouts model routes formats forward forward.live ops.diff ops.pack "
+        "reports.ci"
     ),
     "cli": (
         "errors files limits version visible formats ops.check.book reports reports.beside "
@@ -168,8 +170,8 @@ MAY_IMPORT = {
     ),
     "cli.words": "limits jobs",
     "__init__": (
-        "dump errors layouts limits margins model routes version checkpoints formats forward ops "
-        "ops.check ops.check.book ops.diff ops.pack ops.staleness reports.check reports.ci "
+        "dump errors layouts limits margins model routes version checkpoints formats forward.live "
+        "ops ops.check ops.check.book ops.diff ops.pack ops.staleness reports.check reports.ci "
         "reports.diff reports.page reports.show reports.staleness jobs jobs.check jobs.ci "
         "jobs.convert jobs.diff jobs.library jobs.merge jobs.pack jobs.predict jobs.recompute "
         "jobs.show jobs.staleness jobs.watch loading"

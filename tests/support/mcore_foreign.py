@@ -121,15 +121,31 @@ def compare(core, trainer, tp, cp):
         return {"real": int(real.sum()), "wrong": wrong, "rows": len(real)}
 
 
+def by_groups_of_its_own(core):
+    """CP size and rank where a micro-batch has a CP size of its own, of ranks that share CP 4."""
+    from megatron.core.packed_seq_params import PackedSeqParams
+
+    with topology(core, cp=4):
+        config = config_of_ranks(core, len(FREQ), FREQ, cp=4)
+        groups = [torch.distributed.new_group(ranks) for ranks in ([0, 1], [2, 3])]
+        group = groups[torch.distributed.get_rank() // 2]
+        place = RankPlace.here(config, PackedSeqParams("thd", local_cp_size=2, cp_group=group))
+        alone = RankPlace.here(config, PackedSeqParams("thd", local_cp_size=1))
+        return {"cp": [place.cp, alone.cp], "rank": [place.rank.cp, alone.rank.cp]}
+
+
 def main():
     """A line of JSON for each trainer and size."""
     cases = [(trainer, *sizes) for trainer in ("verl", "ms-swift") for sizes in SIZES]
     with megatron() as core:
-        results = on_ranks(4, lambda rank: [compare(core, *case) for case in cases])
+        results = on_ranks(
+            4, lambda rank: [*(compare(core, *one) for one in cases), by_groups_of_its_own(core)]
+        )
     for i, (trainer, tp, cp) in enumerate(cases):
         parts = [rank[i] for rank in results]
         sums = {key: [part[key] for part in parts] for key in parts[0]}
         print(json.dumps({"trainer": trainer, "tp": tp, "cp": cp, **sums}))
+    print(json.dumps([rank[-1] for rank in results]))
 
 
 if __name__ == "__main__":

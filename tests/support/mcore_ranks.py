@@ -12,6 +12,7 @@ import signal
 import tempfile
 import traceback
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
@@ -177,8 +178,9 @@ def config_of_ranks(core, layers, freq, *, tp=1, cp=1, pp=1, vpp=1, ep=1, **opti
 
 
 def build_chunks(core, config):
-    """The GPTModels of this rank, one a virtual stage."""
+    """The GPTModels of this rank, one a virtual stage; with MTP layers as the config says."""
     from megatron.core.models.gpt import GPTModel
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_mtp_block_spec
 
     stages = config.virtual_pipeline_model_parallel_size
     chunks = []
@@ -189,7 +191,13 @@ def build_chunks(core, config):
             layer.submodules.self_attention.submodules.core_attention = CpuAttention
             layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = CpuNorm
         spec.layer_norm = CpuNorm
-        ends = {"ignore_virtual": False, **place} if stages else {}
+        if config.mtp_num_layers:
+            mtp = get_gpt_mtp_block_spec(config, spec, use_transformer_engine=False)
+            for layer in mtp.layer_specs:
+                parts = layer.submodules
+                parts.enorm = parts.hnorm = parts.layer_norm = CpuNorm
+            place["mtp_block_spec"] = mtp
+        ends = {"ignore_virtual": False, "vp_stage": stage} if stages else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of arguments that it leaves out itself
             chunks.append(
@@ -246,7 +254,9 @@ def _be_rank(rank, ranks, folder, call):
     try:
         torch.set_num_threads(1)
         store = dist.FileStore(str(folder / "store"), ranks)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+        dist.init_process_group(
+            "gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(minutes=3)
+        )
         torch.save(call(rank), folder / f"{rank}.pt")
         dist.barrier()
         status = 0

@@ -192,6 +192,25 @@ def test_verls_own_router_replay(core):
     assert left == [0, 0]
 
 
+def test_mtp_layers_select_by_themselves(core):
+    """The router of an MTP layer, which no engine records, has no target, forward or recomputed."""
+    model, seen = model_of(core, mtp_num_layers=1, **FULL)
+    extra = model.mtp.layers[0].transformer_layer.mlp.router
+    actions = []
+    extra.register_forward_hook(
+        lambda router, *_: actions.append(router.router_replay.router_replay_action)
+    )
+    routes = routes_of()
+    set_replay(model, routes, seq_length=S)
+    tokens, places = torch.arange(24).view(3, S), torch.arange(S).repeat(3, 1)
+    out = model(tokens, places, None, labels=tokens, loss_mask=torch.ones(3, S))
+    out.sum().backward()
+    assert len(seen) == 4
+    assert agrees(seen, routes)
+    assert len(actions) >= 1
+    assert set(actions) == {None}
+
+
 def test_dense_layers_need_nothing(core):
     """A chunk without a MoE layer, of a model that has some, is left alone."""
     model, _ = model_of(core, freq=[0, 0])

@@ -44,9 +44,8 @@ def test_no_router_replay(core):
     """Without the flag the flag is named."""
     model, _ = model_of(core)
     find_megatron_routers(model)[0].module.router_replay = None
-    with pytest.raises(UnsupportedError, match=r"layers\.1\.mlp\.router has no RouterRepl") as e:
+    with pytest.raises(UnsupportedError, match=r"layers\.1\.mlp\.router has no .*--moe-enable-rou"):
         set_replay(model, routes_of(), seq_length=S)
-    assert "--moe-enable-routing-replay" in e.value.hint
     with pytest.raises(UnsupportedError, match="no chunk has a TopKRouter"):
         set_replay(torch.nn.Linear(2, 2), routes_of(), seq_length=S)
     with pytest.raises(TypeError, match=r"chunk 0: got int, expected a torch\.nn\.Module"):

@@ -64,8 +64,12 @@ def test_rolls_packed_batches_train_as_unpacked_ones():
 
 @pytest.mark.skipif(not (HAVE_VERL and HAVE_SWIFT), reason="verl and ms-swift are not installed")
 def test_verl_and_ms_swift_give_the_same_rows():
-    """Their own set_router_replay_data gives each token the route that set_replay gives it."""
-    cases = lines_of("mcore_foreign")
+    """Their own set_router_replay_data gives each token the route that set_replay gives it.
+
+    And a micro-batch with a CP size of its own is cut by the ranks of its group.
+    """
+    *cases, own = lines_of("mcore_foreign")
+    assert own == [{"cp": [2, 1], "rank": [rank % 2, 0]} for rank in range(4)]
     assert {(case["trainer"], case["tp"], case["cp"]) for case in cases} == {
         (trainer, tp, cp) for trainer in ("verl", "ms-swift") for tp, cp in SIZES
     }

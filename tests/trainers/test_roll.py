@@ -110,18 +110,18 @@ def test_a_stage_of_dense_layers_needs_nothing(core):
 def test_routers_of_another_model(core, routers):
     """Fewer or more RouterReplays than MoE layers are refused, with the flag."""
     config, _ = stage_of(core, [0, 1, 1], routers)
-    with pytest.raises(UnsupportedError, match=f"has {routers} RouterReplays .* 2 MoE") as error:
+    with pytest.raises(
+        UnsupportedError, match=f"has {routers} RouterReplays .* 2 MoE .*g_replay=T"
+    ):
         set_router_replay_data(*batch(3), config)
-    assert "moe_enable_routing_replay=True" in error.value.hint
 
 
 def test_what_is_no_batch_of_rolls(core):
     """No mask, other shapes, padding on the left and rows of zeros are told by name."""
     config, _ = stage_of(core, [0, 1, 1], 2)
     routes, mask = batch(3)
-    with pytest.raises(MismatchError, match="attention_mask is None") as error:
+    with pytest.raises(MismatchError, match=r'is None.* give data\.batch\["attention_mask"\]'):
         set_router_replay_data(routes, None, config)
-    assert 'data.batch["attention_mask"]' in error.value.hint
     with pytest.raises(MismatchError, match=r"routed_experts are \(3, 7, 3, 2\), the attention"):
         set_router_replay_data(routes[:, :7], mask, config)
     with pytest.raises(MismatchError, match="sequence 0: its tokens are not the first of its row"):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...dump import Dump, Sample
 from ...errors import MismatchError
 from ...kernels.replay import Copy, copy_rows
-from ...layouts.packing import Packing
+from ...layouts.packing import Packing, Rank
 from ...layouts.runs import Run
 from ...routes import Bools, Routes
 from .padding import TensorSpec, filler_ids
@@ -24,18 +24,6 @@ __all__ = ["Packed", "Rank", "greatest_id", "pack"]
 _OWN = TensorSpec()
 _FLUSH_BYTES = 16 << 20  # routes held before they are copied, where a dump is read as it goes
 Source = Dump | Sequence[Sample | Routes | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Rank:
-    """A rank's place: pipeline stage, context and tensor parallel rank.
-
-    tp None takes all rows of the CP rank, before the SP split.
-    """
-
-    cp: int = 0
-    tp: int | None = None
-    pp: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

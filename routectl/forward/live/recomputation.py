@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch.autograd.function import BackwardCFunction, Function
 
-from ..errors import UnsupportedError
+from ...errors import UnsupportedError
+from ..tape import Forced
 from .sequences import Batch
-from .tape import Forced
 
 __all__ = ["Forward", "Forwards", "in_backward", "in_function", "next_node"]
 
@@ -192,11 +192,10 @@ def _same_inputs(one: Batch, two: Batch) -> bool:
 
 def _same_routes(one: Mapping[int, Forced], two: Mapping[int, Forced]) -> bool:
     return one.keys() == two.keys() and all(
-        torch.equal(a, b)
+        a is b or (a is not None and b is not None and torch.equal(a, b))
         for layer in one
         for a, b in (
             (one[layer].ids_TK, two[layer].ids_TK),
             (one[layer].missing_T, two[layer].missing_T),
         )
-        if a is not None and b is not None
     )

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..dump import Dump, DumpMeta, Sample, key_of
-from ..errors import MismatchError, UnsupportedError
-from ..files.places import place_of
-from ..routes import Routes, ids_dtype
+from ...dump import Dump, DumpMeta, Sample, key_of
+from ...errors import MismatchError, UnsupportedError
+from ...files.places import place_of
+from ...routes import Routes, ids_dtype
+from ..routers import RouterAt
+from ..tape import Tape
 from .host import HostCopies, HostCopy
-from .routers import RouterAt
 from .sequences import Batch, split_batch
 from .streams import Generated, RecordedForward, Stream, Streams, join_steps
-from .tape import Tape
 
 __all__ = ["Recorder"]
 
@@ -169,7 +169,7 @@ class Recorder:
 
     def write(self, path: str | Path, *, force: bool = False) -> int:
         """Write what was recorded as a native file; returns the number of samples."""
-        from ..formats.native.container import write_native
+        from ...formats.native.container import write_native
 
         dump = self.dump()
         return write_native(dump, dump.meta, place_of(path), force=force)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import UnsupportedError
+from ...errors import UnsupportedError
 
-__all__ = ["Batch", "Sequence", "batch_of", "split_batch"]
+__all__ = ["Batch", "Sequence", "batch_of", "rows_of_batch", "split_batch"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,17 +46,11 @@ class Sequence:
     rows_T: NDArray[np.int64]
 
 
-def batch_of(args: tuple[Any, ...], kwargs: dict[str, Any], *, s_major: bool) -> Batch:
-    """The tensors of a forward call that say which rows are which.
+def batch_of(given: dict[str, Any], *, s_major: bool) -> Batch:
+    """The tensors of a forward call, by their names, that say which rows are which.
 
-    Transformers takes (input_ids, attention_mask, position_ids, past_key_values), Megatron-Core's
-    GPTModel (input_ids, position_ids, attention_mask). Raises UnsupportedError where there are no
-    token ids, and for a cache whose length is not known.
+    Raises UnsupportedError where there are no token ids, and for a cache whose length is not known.
     """
-    names = ["input_ids", "attention_mask", "position_ids", "past_key_values"]
-    if s_major:
-        names = ["input_ids", "position_ids", "attention_mask"]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
     ids = given.get("input_ids")
     if ids is None or ids.ndim != 2:
         raise UnsupportedError("a forward without input_ids [B, S]: its rows cannot be told apart")
@@ -83,22 +77,34 @@ def _cache(given: dict[str, Any]) -> tuple[Any, int]:
 
 
 def split_batch(batch: Batch) -> list[Sequence]:
-    """The sequences of a batch on the host, without a past: rows that the mask keeps; a packed row
-    of a batch is cut where positions begin again at 0."""
-    ids_BS = batch.input_ids_BS.numpy()
-    rows_BS = np.arange(ids_BS.size).reshape(ids_BS.shape)
+    """The sequences of a batch on the host, without a past, with their token ids."""
+    flat = batch.input_ids_BS.T if batch.s_major else batch.input_ids_BS
+    ids_R = flat.numpy().reshape(-1).astype(np.int32)
+    return [Sequence(ids_R[rows_T], rows_T) for rows_T in rows_of_batch(batch)]
+
+
+def rows_of_batch(batch: Batch) -> list[NDArray[np.int64]]:
+    """The rows of each sequence of a batch without a past, int64 [T]: those that the mask keeps; a
+    packed row of a batch is cut where positions begin again at 0.
+
+    Mask and positions are read from their device, token ids are not.
+    """
+    shape = tuple(batch.input_ids_BS.shape)
+    rows_BS = np.arange(batch.input_ids_BS.numel()).reshape(shape)
     if batch.s_major:
-        rows_BS = np.arange(ids_BS.size).reshape(ids_BS.shape[::-1]).T
+        rows_BS = np.arange(rows_BS.size).reshape(shape[::-1]).T
+    mask_BS, positions_BS = (
+        None if part is None else part.detach().cpu().numpy()
+        for part in (batch.mask_BP, batch.position_ids_BS)
+    )
     found = []
-    for b, ids_S in enumerate(ids_BS):
-        keep_S = (
-            np.ones(len(ids_S), bool) if batch.mask_BP is None else batch.mask_BP[b].numpy() != 0
-        )
-        cuts = [0, int(keep_S.sum())]
-        if batch.position_ids_BS is not None:
-            positions = batch.position_ids_BS[b].numpy()[keep_S]
-            cuts = [*np.flatnonzero(positions == 0).tolist(), len(positions)]
+    for b, rows_S in enumerate(rows_BS):
+        keep_S = np.ones(shape[1], bool) if mask_BS is None else mask_BS[b] != 0
+        rows_T = rows_S[keep_S]
+        cuts = [0, len(rows_T)]
+        if positions_BS is not None:
+            positions_T = positions_BS[b][keep_S]
+            cuts = [*np.flatnonzero(positions_T == 0).tolist(), len(positions_T)]
             cuts = cuts if cuts[0] == 0 else [0, *cuts]
-        ids_T, rows_T = ids_S[keep_S].astype(np.int32), rows_BS[b][keep_S]
-        found += [Sequence(ids_T[lo:hi], rows_T[lo:hi]) for lo, hi in pairwise(cuts) if hi > lo]
+        found += [rows_T[lo:hi] for lo, hi in pairwise(cuts) if hi > lo]
     return found

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import MismatchError, UnsupportedError
+from ...errors import MismatchError, UnsupportedError
 from .host import HostCopy
 from .sequences import Batch
 

@@ -1,43 +1,68 @@
 """A recorded model's ``generate``: what it was asked for, and what it gave."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from ..errors import UnsupportedError
+from ...errors import UnsupportedError
 from .recorder import Recorder
 from .streams import Generated
 
-__all__ = ["recording_generate"]
+__all__ = ["recorded_generate"]
 
 
-def recording_generate(
-    recorder: Recorder, generate: Callable[..., Any], defaults: Any
-) -> Callable[..., Any]:
-    """A model's ``generate`` whose forwards are recorded as steps of its sequences.
+@contextmanager
+def recorded_generate(model: Any, recorder: Recorder) -> Iterator[None]:
+    """In the block, forwards that the model's ``generate`` makes are steps of its sequences.
 
-    defaults is the model's own generation config. What it gives raises UnsupportedError for
-    beam search and guidance, whose forwards are not those of the sequences that are returned.
+    Several blocks of one model may end in any order. ``generate`` raises UnsupportedError for beam
+    search and guidance, whose forwards are not those of the sequences that are returned.
     """
+    held = vars(model).get("generate")
+    if not isinstance(held, _Generate):
+        held = _Generate(model, held)
+        model.generate = held
+    held.recorders.append(recorder)
+    try:
+        yield
+    finally:
+        held.recorders.remove(recorder)
+        if not held.recorders:
+            held.leave()
 
-    def recorded(*args: Any, **kwargs: Any) -> Any:
+
+class _Generate:
+    """A model's ``generate`` with those that record it. before is what was set on the model."""
+
+    def __init__(self, model: Any, before: Any) -> None:
+        self._model, self._before, self._generate = model, before, model.generate
+        self.recorders: list[Recorder] = []
+
+    def leave(self) -> None:
+        """The model has the ``generate`` that it had."""
+        if self._before is None:
+            del self._model.generate
+        else:
+            self._model.generate = self._before
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(("inputs", "generation_config"), args, strict=False)), **kwargs}
-        asked = _Asked(given, defaults)
+        asked = _Asked(given, getattr(self._model, "generation_config", None))
         for name, plain in (("num_beams", (None, 1)), ("guidance_scale", (None, 1, 1.0))):
             if (value := asked.option(name)) not in plain:
                 raise UnsupportedError(
                     f"generate with {name} {value}: its forwards are not those of the sequences "
                     "that it returns; record a forward on the finished sequences"
                 )
-        steps = recorder.steps()
-        out = generate(*args, **kwargs)
+        before = [(recorder, recorder.steps()) for recorder in self.recorders]
+        out = self._generate(*args, **kwargs)
         ids_BN = getattr(out, "sequences", out)
         if isinstance(ids_BN, torch.Tensor) and ids_BN.ndim == 2:
-            recorder.generated(steps, asked.of(ids_BN, recorder))
+            for recorder, steps in before:
+                recorder.generated(steps, asked.of(ids_BN, recorder))
         return out
-
-    return recorded
 
 
 class _Asked:
