@@ -6,6 +6,7 @@ Shape suffixes: P prompt tokens, G response (generated) tokens, N = P + G.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,13 +185,12 @@ class SampleBatch:
 class DumpMeta:
     """What holds for every sample of a dump, and how it was found out.
 
-    format is the one that was sniffed (or forced); facts_source says where the layers, E and K
-    come from; skipped lists files of a folder that hold no samples, each with the reason.
-    order is one of ORDERS: score when the ids of every row are in descending order of selection
-    score. margins tells that routes may have margins, group_margins that they may have group
-    margins beside them, gates that samples may have gate log-probabilities; where it is False
-    none has. provenance is what a recomputed dump says of
-    its making: device, dtype, implementations, versions. num_layers
+    format is the one that was sniffed (or forced); facts_source says where the layers, E and K come
+    from; skipped lists files of a folder that hold no samples, each with the reason. order is one
+    of ORDERS: score when the ids of every row are in descending order of selection score. margins
+    tells that routes may have margins, group_margins that they may have group margins beside them,
+    gates that samples may have gate log-probabilities; where it is False none has. provenance is
+    what a recomputed dump says of its making: device, dtype, implementations, versions. num_layers
     counts all decoder layers, dense ones too; None where only the MoE layers are known. codec is
     how a native file of coded columns stores its ids.
     """
@@ -223,7 +223,8 @@ class Dump:
     ``keys`` are at hand for every sample; ``dump[i]`` and iteration read one sample at a time.
     ``batch``, where a reader has it, reads what follows one of ``starts`` at once: it costs less.
     ``digests``, empty where the dump has none, are ``gate_logprobs.digest_routes`` of each sample's
-    routes as they were written, None without. ``count`` gives ``rows``.
+    routes as they were written, None without. ``count`` gives ``rows``. ``layered`` gives the dump
+    for who lets go of each sample: its ids may lie ``by_layer``, a part of what was read at once.
     """
 
     def __init__(
@@ -242,6 +243,7 @@ class Dump:
         self.starts: NDArray[np.int64] | None = None
         self._batch = batch
         self._count = count
+        self.layered: Callable[[], Dump] = lambda: self
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -314,6 +316,13 @@ class Dump:
             )
         return self if wanted == self.meta.layers_L else self._narrowed(wanted)
 
+    def _narrowing(
+        self, change: Callable[["Dump"], "Dump"]
+    ) -> "Callable[[tuple[int, ...]], Dump] | None":
+        """What narrows the changed dump; None where this one's reader cannot."""
+        narrow = self._narrow
+        return None if narrow is None else lambda layers: change(narrow(layers))
+
     def _narrowed(self, layers: tuple[int, ...]) -> "Dump":
         """The same samples with some of the layers, ascending, at least one."""
         if self._narrow is not None:
@@ -357,13 +366,8 @@ class Dump:
             on_sample(sample)
             return sample
 
-        narrow, watch = self._narrow, None
-        if narrow is not None:
-
-            def watch(layers: tuple[int, ...]) -> Dump:
-                return narrow(layers).watched(on_sample)
-
-        return self._like(Dump(self.meta, self.keys, load, watch))
+        narrow = self._narrowing(lambda narrowed: narrowed.watched(on_sample))
+        return self._like(Dump(self.meta, self.keys, load, narrow))
 
     def without_tokens(self) -> "Dump":
         """The same dump without token ids, digests of them, and reasons that may quote what it has.
@@ -372,13 +376,8 @@ class Dump:
         """
         meta = replace(self.meta, skipped=())
         keys = Keys(replace(key, tokens=None, prompt=None) for key in self.keys)
-        narrow, bare = self._narrow, None
-        if narrow is not None:
-
-            def bare(layers: tuple[int, ...]) -> Dump:
-                return narrow(layers).without_tokens()
-
-        return self._like(Dump(meta, keys, lambda i: self._load(i).without_tokens(), bare))
+        narrow = self._narrowing(Dump.without_tokens)
+        return self._like(Dump(meta, keys, lambda i: self._load(i).without_tokens(), narrow))
 
     def read_within(self, context: Callable[[], AbstractContextManager[None]]) -> "Dump":
         """The same dump, each sample of which is read within a context."""
@@ -391,10 +390,7 @@ class Dump:
             with context():
                 return self.batch(index)
 
-        narrow, narrowed = self._narrow, None
-        if narrow is not None:
-
-            def narrowed(layers: tuple[int, ...]) -> Dump:
-                return narrow(layers).read_within(context)
-
-        return self._like(Dump(self.meta, self.keys, load, narrowed, batch))
+        narrow = self._narrowing(lambda narrowed: narrowed.read_within(context))
+        found = self._like(Dump(self.meta, self.keys, load, narrow, batch))
+        found.layered = cache(lambda: self.layered().read_within(context))
+        return found

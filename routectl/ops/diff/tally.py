@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...dump import Dump, DumpMeta, Sample, SampleKey
-from ...kernels.rows import RowCounts, added_rows, diff_rows, diff_rows_of_few
+from ...kernels.rows import RowCounts, added_rows, diff_rows
 from ...kernels.threads import threads
 from ..adding.least import First
 from ..adding.resampled import bucket_of_sample
@@ -20,6 +20,7 @@ from ..pairs.logprobs import laid_logprobs
 from ..pairs.parts import JoinPart
 from .counts import Counts, LogprobCounts, LogprobSums, SampleCounts
 from .detail import DetailTally, Example, Part, first_mismatches, place_parts
+from .few import Few
 from .flips import MarginCounts, added_margins, tally_margins
 from .options import DiffOptions
 from .result import CLUSTERED, ComparedSample, DiffResult, SequenceCount, Sequences
@@ -29,7 +30,6 @@ __all__ = ["DiffTally", "OnCompared", "diff_part"]
 OnCompared = Callable[[ComparedSample], None]
 _NO_LOGPROBS = LogprobCounts()
 _THREAD_BYTES = 4 << 20  # of a sample's ids that are worth a thread
-_FEW = 1 << 17  # rows x experts of a part, some ms: more is worth loading compiled loops
 _TOGETHER = 4096  # samples whose figures are added up at a time
 
 
@@ -57,7 +57,8 @@ def _token_ids(old: Sample, new: Sample, first: int, count: int) -> NDArray[np.i
 class DiffTally:
     """Adds up pair after pair of two dumps; memory does not grow with them.
 
-    on_compared is told of each compared sample. Raises MismatchError for dumps that cannot be laid
+    on_compared is told of each compared sample; few is that of all parts of a comparison. Raises
+    MismatchError for dumps that cannot be laid
     side by side.
     """
 
@@ -67,6 +68,7 @@ class DiffTally:
         new: DumpMeta,
         options: DiffOptions,
         on_compared: OnCompared | None = None,
+        few: Few | None = None,
     ) -> None:
         self._metas, self._options, self._on_compared = (old, new), options, on_compared
         self._layers = common_layers(old, new, options.layers)
@@ -83,7 +85,7 @@ class DiffTally:
         self._examples: First[Example] = First(options.examples)
         self._waiting: list[tuple[int, SequenceCount, LogprobCounts]] = []
         self._each: list[ComparedSample] = []
-        self._few = _FEW
+        self._few = few or Few()
 
     def add(self, old: Sample, new: Sample, index: int, key: SampleKey) -> None:
         """Compare one pair of samples; index and key are those of OLD's."""
@@ -157,10 +159,8 @@ class DiffTally:
         skip_TL = None if pair.skip_TL is None else pair.skip_TL[run]
         given = old_TLK, pair.new_TLK[run], self._metas[0].num_experts
         mark = any(found is not None for found in (self._detail, old, new))
-        self._few -= len(old_TLK) * old_TLK.shape[1] * given[2]
-        if self._few >= 0:
-            rows = diff_rows_of_few(*given, skip_TL=skip_TL, mark=mark)
-        else:
+        rows = self._few.count(*given, skip_TL, mark)
+        if rows is None:
             several = max(1, min(threads(), old_TLK.nbytes // _THREAD_BYTES))
             rows = diff_rows(*given, skip_TL=skip_TL, threads=several, mark=mark)
         so_far = self._margins_P.get(part.place)
@@ -217,9 +217,11 @@ def diff_part(
     options: DiffOptions,
     part: JoinPart,
     on_compared: OnCompared | None = None,
+    few: Few | None = None,
 ) -> DiffResult:
-    """The result of a part of a join, which may have no row; ``on_compared`` as in DiffTally."""
-    tally = DiffTally(old.meta, new.meta, options, on_compared)
+    """The result of a part of a join, which may have no row; the others as in DiffTally."""
+    tally = DiffTally(old.meta, new.meta, options, on_compared, few)
+    old, new = old.layered(), new.layered()
     for i, j in part.pairs:
         tally.add(old[i], new[j], i, old.keys[i])
     for i in part.only_old.tolist():
