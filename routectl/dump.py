@@ -6,6 +6,7 @@ Shape suffixes: P prompt tokens, G response (generated) tokens, N = P + G.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -37,6 +38,7 @@ __all__ = [
 
 Tokens = NDArray[np.int32]
 _Read = TypeVar("_Read")
+_Narrow = Callable[[tuple[int, ...]], "Dump"]
 ORDERS = ("unknown", "score")
 ROW_FORMS = ("N", "N-1", "N-2", "P+G")
 
@@ -188,13 +190,12 @@ class SampleBatch:
 class DumpMeta:
     """What holds for every sample of a dump, and how it was found out.
 
-    format is the one that was sniffed (or forced); facts_source says where the layers, E and K
-    come from; skipped lists files of a folder that hold no samples, each with the reason.
-    order is one of ORDERS: score when the ids of every row are in descending order of selection
-    score. margins tells that routes may have margins, group_margins that they may have group
-    margins beside them, gates that samples may have gate log-probabilities; where it is False
-    none has. provenance is what a recomputed dump says of
-    its making: device, dtype, implementations, versions. num_layers
+    format is the one that was sniffed (or forced); facts_source says where the layers, E and K come
+    from; skipped lists files of a folder that hold no samples, each with the reason. order is one
+    of ORDERS: score when the ids of every row are in descending order of selection score. margins
+    tells that routes may have margins, group_margins that they may have group margins beside them,
+    gates that samples may have gate log-probabilities; where it is False none has. provenance is
+    what a recomputed dump says of its making: device, dtype, implementations, versions. num_layers
     counts all decoder layers, dense ones too; None where only the MoE layers are known. codec is
     how a native file of coded columns stores its ids.
     """
@@ -227,8 +228,9 @@ class Dump:
     ``keys`` are at hand for every sample; ``dump[i]`` and iteration read one sample at a time.
     ``batch``, where a reader has it, reads what follows one of ``starts`` at once: it costs less.
     ``digests``, empty where the dump has none, are ``gate_logprobs.digest_routes`` of each sample's
-    routes as they were written, None without. ``count`` gives ``rows``. ``columns_at``, where a
-    reader has it, gives the samples beside one as columns; None where they are to be read alone.
+    routes as they were written, None without. ``count`` gives ``rows``. ``layered`` gives the dump
+    for who lets go of each sample: its ids may lie ``by_layer``, a part of what was read at once.
+    ``columns_at``, of some readers, gives the samples beside one as columns, None to read it alone.
     """
 
     def __init__(
@@ -236,7 +238,7 @@ class Dump:
         meta: DumpMeta,
         keys: Sequence[SampleKey],
         load: Callable[[int], Sample],
-        narrow: Callable[[tuple[int, ...]], "Dump"] | None = None,
+        narrow: _Narrow | None = None,
         batch: Callable[[int], SampleBatch | None] | None = None,
         count: Callable[[], NDArray[np.int64] | None] | None = None,
     ) -> None:
@@ -246,8 +248,8 @@ class Dump:
         self.digests: Sequence[str | None] = ()
         self.starts: NDArray[np.int64] | None = None
         self.columns_at: Callable[[int], SampleColumns | None] | None = None
-        self._batch = batch
-        self._count = count
+        self._batch, self._count = batch, count
+        self.layered: Callable[[], Dump] = lambda: self
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -319,9 +321,7 @@ class Dump:
             )
         return self if wanted == self.meta.layers_L else self._narrowed(wanted)
 
-    def _narrowing(
-        self, change: Callable[["Dump"], "Dump"]
-    ) -> "Callable[[tuple[int, ...]], Dump] | None":
+    def _narrowing(self, change: "Callable[[Dump], Dump]") -> _Narrow | None:
         """What narrows the changed dump; None where this one's reader cannot."""
         narrow = self._narrow
         return None if narrow is None else lambda layers: change(narrow(layers))
@@ -396,4 +396,5 @@ class Dump:
         keys = self.keys.within(context) if isinstance(self.keys, StoredKeys) else self.keys
         found = self._like(Dump(self.meta, keys, within(self._load), narrow, within(self.batch)))
         found.columns_at = self.columns_at and within(self.columns_at)
+        found.layered = cache(lambda: self.layered().read_within(context))
         return found

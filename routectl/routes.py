@@ -13,12 +13,22 @@ from numpy.typing import NDArray
 
 from .margins import Margins, least_margins
 
-__all__ = ["Bools", "Ids", "Routes", "ids_dtype", "words_of"]
+__all__ = [
+    "Bools",
+    "Ids",
+    "Routes",
+    "by_layer",
+    "by_token",
+    "ids_dtype",
+    "put_layers",
+    "words_of",
+]
 
 Ids = NDArray[np.unsignedinteger]
 _UINT8: np.dtype[np.unsignedinteger] = np.dtype(np.uint8)
 _UINT16: np.dtype[np.unsignedinteger] = np.dtype(np.uint16)
 Bools = NDArray[np.bool_]
+_TILE = 512  # rows that are moved at a time: those of all layers stay in the cache
 
 
 def ids_dtype(num_experts: int) -> np.dtype[np.unsignedinteger]:
@@ -29,20 +39,50 @@ def ids_dtype(num_experts: int) -> np.dtype[np.unsignedinteger]:
 
 
 def words_of(ids_TLK: Ids) -> Ids:
-    """The same bytes as the widest words that tile a row."""
-    row_bytes = ids_TLK.shape[2] * ids_TLK.itemsize
+    """The same bytes as the widest words that tile a row, the last axis."""
+    row_bytes = ids_TLK.shape[-1] * ids_TLK.itemsize
     for dtype in (np.uint64, np.uint32, np.uint16):
         if row_bytes % np.dtype(dtype).itemsize == 0:
             return ids_TLK.view(dtype)
     return ids_TLK
 
 
+def by_layer(ids_TLK: Ids) -> bool:
+    """Whether the rows of each layer lie end to end, and those of one token apart."""
+    row = ids_TLK.shape[2] * ids_TLK.itemsize
+    together = ids_TLK.strides[0] == row and ids_TLK.strides[2] == ids_TLK.itemsize
+    return together and not ids_TLK.flags.c_contiguous
+
+
+def by_token(ids_TLK: Ids) -> Ids:
+    """The same ids in C order: as they are, or a copy."""
+    if ids_TLK.flags.c_contiguous:
+        return ids_TLK
+    found = np.empty(ids_TLK.shape, ids_TLK.dtype)
+    put_layers(found, [ids_TLK[:, i] for i in range(ids_TLK.shape[1])])
+    return found
+
+
+def put_layers(out_RLX: NDArray[Any], layers: Sequence[NDArray[Any]]) -> None:
+    """Lay rows that are given layer by layer, [R, ...] each, side by side: ``out_RLX[:, i]``.
+
+    Some rows of all layers at a time: layer after layer takes four times as long.
+    """
+    if out_RLX.ndim > 2 and all(rows.dtype == out_RLX.dtype for rows in layers):
+        out_RLX, layers = words_of(out_RLX), [words_of(rows) for rows in layers]
+    for first in range(0, len(out_RLX), _TILE):
+        tile = slice(first, first + _TILE)
+        for i, rows in enumerate(layers):
+            out_RLX[tile, i] = rows[tile]
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Routes:
     """The checked routes of one sequence.
 
-    ids_TLK      uint8 (E <= 256) or uint16, C order, token-major. Row r is the token at absolute
-                 position ``start + r`` as an input. The order inside K is as stored.
+    ids_TLK      uint8 (E <= 256) or uint16, C order, token-major, or ``by_layer``. Row r is the
+                 token at absolute position ``start + r`` as an input. The order inside K is as
+                 stored.
     layers_L     0-based transformer layer number of each MoE layer, ascending.
     num_experts  E, every id that the router can give, zero experts too; every id of a row that is
                  there is below it.
@@ -69,7 +109,8 @@ class Routes:
 
     def __post_init__(self) -> None:
         ids = self.ids_TLK
-        if ids.ndim != 3 or ids.dtype != ids_dtype(self.num_experts) or not ids.flags.c_contiguous:
+        fits = ids.ndim == 3 and ids.dtype == ids_dtype(self.num_experts)
+        if not fits or not (ids.flags.c_contiguous or by_layer(ids)):
             raise ValueError(
                 f"ids_TLK must be a C-ordered {ids_dtype(self.num_experts)} array [T, L, K], "
                 f"got {ids.dtype} {ids.shape}"

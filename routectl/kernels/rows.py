@@ -3,6 +3,7 @@
 Shape suffixes: T tokens, L MoE layers, K top_k, E num_experts, S = K + 1 swap counts, W words.
 """
 
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..routes import Bools, Ids, words_of
+from ..routes import Bools, Ids, by_token, words_of
+from .row_words import loads_of, swaps_of, unlike_rows
 
 __all__ = [
     "RowCounts",
@@ -21,6 +23,7 @@ __all__ = [
     "count_marks",
     "diff_rows",
     "diff_rows_of_few",
+    "loops_loaded",
     "scan_rows",
 ]
 
@@ -39,6 +42,7 @@ class RowCounts:
     differing_T  int32, layers in which the token's sets differ
     first_T      int32, index into L of the lowest of them, -1 where none differs
     differs_TL   bool, True where the sets differ; None unless asked for
+    unlike       rows that differ in their bytes, where those are known; else 0
     """
 
     swaps_LS: Counts
@@ -48,6 +52,7 @@ class RowCounts:
     differing_T: NDArray[np.int32]
     first_T: NDArray[np.int32]
     differs_TL: Bools | None = None
+    unlike: int = 0
 
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:
@@ -97,6 +102,11 @@ def _count_chunk(old: Ids, new: Ids, skip: Bools, num_experts: int, mark: bool) 
     )
 
 
+def loops_loaded() -> bool:
+    """Whether the compiled loops are here already, so that they cost nothing more."""
+    return f"{__package__}.row_loops" in sys.modules
+
+
 def diff_rows_of_few(
     old_TLK: Ids,
     new_TLK: Ids,
@@ -104,32 +114,44 @@ def diff_rows_of_few(
     *,
     skip_TL: Bools | None = None,
     mark: bool = False,
-) -> RowCounts:
-    """What ``diff_rows`` counts, by numpy alone: bools [T, L, E] a side, which it is for few of.
+    most: int = 1 << 62,
+) -> RowCounts | None:
+    """What ``diff_rows`` counts, by numpy alone; None where more than ``most`` rows are unlike.
 
-    For inputs that are done before compiled loops would be loaded, which takes half a second.
+    Ids are in C order or ``by_layer``. For inputs that are done before compiled loops would be
+    loaded, which takes half a second; rows that are unlike, byte for byte, take longest.
     """
     (tokens, layers, top_k), experts = old_TLK.shape, num_experts
-    there_TL = np.ones((tokens, layers), np.bool_) if skip_TL is None else ~skip_TL
-    takes = np.zeros((2, tokens, layers, experts), np.bool_)
-    layer_L = np.arange(layers)
-    loads = []
-    for side, ids_TLK in zip(takes, (old_TLK, new_TLK), strict=True):
-        np.put_along_axis(side, ids_TLK.astype(np.intp), True, axis=2)
-        taken = (layer_L[:, None] * experts + ids_TLK)[there_TL]
-        loads.append(np.bincount(taken.ravel(), minlength=layers * experts))
-    swaps_TL = takes.sum(axis=3).max(axis=0) - (takes[0] & takes[1]).sum(axis=2)
-    differs_TL = (swaps_TL > 0) & there_TL
-    others_TL = (old_TLK != new_TLK).any(axis=2) & there_TL & ~differs_TL
-    cells = (layer_L * (top_k + 1) + swaps_TL)[there_TL]
+    found = unlike_rows(old_TLK, new_TLK, skip_TL, most)
+    if found is None:
+        return None
+    swaps_N = swaps_of(found.old_NK, found.new_NK)
+    differ_N = swaps_N > 0
+    layer_N, token_N = found.layer_N[differ_N], found.token_N[differ_N]
+    width = top_k + 1
+    swaps = np.bincount(layer_N * width + swaps_N[differ_N], minlength=layers * width)
+    swaps_LS = swaps.reshape(layers, width)
+    there_L = tokens - (0 if skip_TL is None else np.count_nonzero(skip_TL, axis=0))
+    swaps_LS[:, 0] = there_L - swaps_LS.sum(axis=1)
+    load_LE = loads_of(old_TLK, experts, skip_TL)
+    moved_LE = [
+        np.bincount((found.layer_N[:, None] * experts + ids).ravel(), minlength=layers * experts)
+        for ids in (found.old_NK, found.new_NK)
+    ]
+    first_T = np.full(tokens, -1, np.int32)
+    first_T[token_N[::-1]] = layer_N[::-1]  # the last that is put, the lowest layer, stays
+    differs_TL = np.zeros((tokens, layers), np.bool_) if mark else None
+    if differs_TL is not None:
+        differs_TL[token_N, layer_N] = True
     return RowCounts(
-        np.bincount(cells, minlength=layers * (top_k + 1)).reshape(layers, top_k + 1),
-        others_TL.sum(axis=0),
-        loads[0].reshape(layers, experts),
-        loads[1].reshape(layers, experts),
-        differs_TL.sum(axis=1, dtype=np.int32),
-        np.where(differs_TL.any(axis=1), differs_TL.argmax(axis=1), -1).astype(np.int32),
-        differs_TL if mark else None,
+        swaps_LS,
+        np.bincount(found.layer_N[~differ_N], minlength=layers),
+        load_LE,
+        load_LE + (moved_LE[1] - moved_LE[0]).reshape(layers, experts),
+        np.bincount(token_N, minlength=tokens).astype(np.int32),
+        first_T,
+        differs_TL,
+        len(swaps_N),
     )
 
 
@@ -144,7 +166,8 @@ def diff_rows(
 ) -> RowCounts:
     """Count how the rows of two id arrays differ, in one pass over both.
 
-    Both arrays are [T, L, K], C order, uint8 or uint16, every id below num_experts. Rows marked in
+    Both arrays are [T, L, K], C order (others are copied), uint8 or uint16, every id below
+    num_experts. Rows marked in
     skip_TL (bool) are left out of every count. The work is cut into ``threads`` runs of tokens.
     With ``mark`` the mismatched rows are marked too.
     Raises ValueError when the arrays are not of one shape and dtype, or the mask is of another.
@@ -154,6 +177,7 @@ def diff_rows(
     if skip_TL is not None and skip_TL.shape != old_TLK.shape[:2]:
         raise ValueError(f"skip_TL must be {old_TLK.shape[:2]}, got {skip_TL.shape}")
     skip = np.zeros((0, 0), np.bool_) if skip_TL is None else skip_TL
+    old_TLK, new_TLK = by_token(old_TLK), by_token(new_TLK)
     tokens = old_TLK.shape[0]
     step = max(1, min(_CHUNK_TOKENS, -(-tokens // threads)))
 

@@ -51,7 +51,7 @@ GRID = (  # experts, layers, tokens, checkpointed
 )
 FULL = (*GRID, (128, 2, 128, False), (128, 16, 128, False), (128, 16, 128, True))
 FULL = (*FULL, (128, 2, 8192, False), (128, 2, 8192, True), (128, 16, 8192, False))
-STEPS = ((64, 3, 128, False), (64, 3, 128, True))
+STEPS = ((64, 4, 128, False), (64, 4, 128, True))
 BLOCKS = ("record", "replay", "replay, proven")
 
 

@@ -96,6 +96,32 @@ def test_few_rows_are_counted_alike(case):
     assert diff_rows_of_few(old, new, experts).differs_TL is None
 
 
+def as_layers(ids_TLK):
+    """The same ids, those of each layer end to end, as a part of a longer array."""
+    stack = np.zeros((ids_TLK.shape[1], len(ids_TLK) + 3, ids_TLK.shape[2]), ids_TLK.dtype)
+    stack[:, 2 : 2 + len(ids_TLK)] = ids_TLK.transpose(1, 0, 2)
+    return stack[:, 2 : 2 + len(ids_TLK)].transpose(1, 0, 2)
+
+
+@settings(max_examples=50)
+@given(sides())
+def test_rows_layer_by_layer_are_counted_alike(case):
+    """Where the rows of a layer lie end to end, both ways of counting are the oracle's."""
+    old, new, experts, skip = case
+    layered = as_layers(old), as_layers(new)
+    truth = truth_of(old, new, experts, skip)
+    assert as_lists(diff_rows_of_few(*layered, experts, skip_TL=skip)) == truth
+    assert as_lists(diff_rows(*layered, experts, skip_TL=skip)) == truth
+
+
+def test_many_unlike_rows_are_left_to_the_loops():
+    """numpy counts as many rows that are unlike as it may, and gives up beyond."""
+    old = np.arange(60, dtype=np.uint8).reshape(5, 3, 4)
+    new = old[:, :, ::-1].copy()
+    assert diff_rows_of_few(old, new, 60, most=15).unlike == 15
+    assert diff_rows_of_few(old, new, 60, most=14) is None
+
+
 @settings(max_examples=30)
 @given(sides())
 def test_diff_of_itself_is_empty(case):

@@ -8,7 +8,7 @@ contract. Shape suffixes: T tokens, L MoE layers, K top_k.
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -143,15 +143,17 @@ def open_native(
 
     keys = file.keys
 
-    def holding(layers: tuple[int, ...]) -> Dump:
+    def holding(layers: tuple[int, ...], by_layer: bool = False) -> Dump:
         """The file as a dump of some of its layers; no other layer column is read."""
-        of_groups = GroupAbout(meta, layers, bases)
+        of_groups = GroupAbout(meta, layers, bases, by_layer)
         groups = GroupReader(file, of_groups)
         narrowed = dataclasses.replace(meta, layers_L=layers)
         found = Dump(
             narrowed, keys, groups.sample, holding, batch=groups.batch, count=file.row_counts
         )
         found.starts, found.columns_at = groups.starts, groups.columns_at
+        if bases is None and not by_layer:
+            found.layered = cache(partial(holding, layers, by_layer=True))
         return found
 
     whole = holding(meta.layers_L)

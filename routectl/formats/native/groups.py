@@ -5,7 +5,7 @@ the columns of one step. Shape suffixes: R rows of a row group (tokens of all it
 of one sample, L MoE layers, K top_k, S samples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from ...columns.samples import NONE, SampleColumns
 from ...dump import DumpMeta, Sample, SampleBatch, form_of
 from ...errors import FormatError
 from ...gate_logprobs import GateLogprobs
-from ...routes import Bools, Routes, ids_dtype
+from ...routes import Bools, Ids, Routes, by_token, ids_dtype, put_layers
 from .bases import Bases
 from .rows import check_row, missing_of, sample_of, spans_of
 from .schema import (
@@ -31,6 +31,7 @@ from .schema import (
     layer_name,
     margin_name,
 )
+from .stored import stored_layers
 from .table import BinaryCells, Rows
 
 if TYPE_CHECKING:
@@ -54,15 +55,20 @@ _OF_BATCH = (
 _COLUMN_BYTES = 256  # of a sample as columns, about: numbers, its names
 LARGE = 32 << 20  # bytes of a sample that is handed over, not copied
 Read = Callable[[Sequence[str]], pa.Table]
+Pages = Callable[[Sequence[str]], Iterable[memoryview | None]]
+_LONG = 256  # rows of a sample from which counting it layer by layer pays
 
 
 @dataclass(frozen=True, slots=True)
 class GroupAbout:
-    """What holds for every row group of a file: of which layers it is read, how ids are coded."""
+    """What holds for every row group of a file: of which layers it is read, how ids are coded, and
+    whether they stay layer by layer where samples are long.
+    """
 
     meta: DumpMeta
     layers: tuple[int, ...]
     bases: Bases | None
+    by_layer: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -116,7 +122,7 @@ class _Cells:
         step = max(1, _STEP_BYTES // max(1, int(lengths_S.sum()) * kind.row_bytes))
         for first in range(0, len(self._names), step):
             names = self._names[first : first + step]
-            table = read(names)
+            table, found = read(names), []
             for i, name in enumerate(names, first):
                 cells = BinaryCells(table.column(name))
                 if i == 0:
@@ -129,7 +135,9 @@ class _Cells:
                     return None
                 if stack is None:
                     stack = kind.empty(int(self._ends_S[-1]), len(self._names))
-                stack[:, i] = kind.rows_of(cells.bytes)
+                found.append(kind.rows_of(cells.bytes))
+            if stack is not None:
+                put_layers(stack[:, first : first + len(found)], found)
         return stack
 
     def part(self, index: int, num_rows: int, where: str) -> NDArray[Any] | None:
@@ -175,8 +183,11 @@ class Group:
     size are the bytes that the cells of all its layers take, decoded.
     """
 
-    def __init__(self, read: Read, about: GroupAbout, where: str) -> None:
-        """``where`` is the row group. Raises ValueError or FormatError for damage."""
+    def __init__(self, read: Read, pages: Pages, about: GroupAbout, where: str) -> None:
+        """``pages`` gives what the page of each column holds; None where ``read`` is to be asked.
+
+        ``where`` is the row group. Raises ValueError or FormatError for damage.
+        """
         meta, layers = about.meta, about.layers
         self._about = about
         table = read(about.names)
@@ -194,7 +205,15 @@ class Group:
         ids, gates = _Kind(layer_name, dtype, top_k, needed=True), _Kind(gate_name, "<f4", top_k)
         self._margins = [_Cells(read, kind, layers, lengths_S) for kind in kinds]
         self._gates = _Cells(read, gates, layers, lengths_S) if meta.gates else None
-        self._ids = None if self._coded else _Cells(read, ids, layers, lengths_S)
+        self._layered: Ids | None = None
+        self._ids: _Cells | None = None
+        if about.by_layer and self._routed_S.all() and lengths_S.min(initial=_LONG) >= _LONG:
+            stored = pages([layer_name(layer) for layer in layers])
+            shape = (len(layers), meta.top_k)
+            self._layered = stored_layers(stored, lengths_S, shape, np.dtype(dtype))
+        self._begins_S = np.cumsum(lengths_S) - lengths_S
+        if self._layered is None and self._coded is None:
+            self._ids = _Cells(read, ids, layers, lengths_S)
         kinds += [ids, *([gates] if meta.gates else [])]
         self._lengths_S = lengths_S
         self._columns: SampleColumns | None = None
@@ -211,6 +230,9 @@ class Group:
         meta, layers, num_rows = self._about.meta, self._about.layers, row["num_rows"]
         if self._coded is not None:
             ids: Any = self._coded.ids(index)
+        elif self._layered is not None:
+            begin = int(self._begins_S[index])
+            ids = self._layered[:, begin : begin + num_rows].transpose(1, 0, 2)
         else:
             assert self._ids is not None
             ids = self._ids.part(index, num_rows, where)
@@ -312,6 +334,8 @@ class Group:
             ids: Any = np.concatenate(
                 [self._coded.ids(i) for i in np.flatnonzero(routed_S).tolist()]
             )
+        elif self._layered is not None:
+            ids = by_token(self._layered.transpose(1, 0, 2))
         else:
             assert self._ids is not None
             ids = self._ids.together(routed_S)

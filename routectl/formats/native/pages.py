@@ -6,10 +6,11 @@ data says: the reader follows the headers of pages, and so does this. Source: ap
 reads the pages of a chunk until they have the values that the footer counts.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+from zlib import crc32
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +24,7 @@ __all__ = ["PageBudget"]
 _HEAD, _LARGEST_HEAD = 256, 16 << 20  # bytes read for a header first, and at most (parquet-cpp)
 _FIELDS = 1000  # of a page header: there are some 20
 _DICTIONARY_PAGE, _DATA, _DICTIONARY, _DATA_V2 = 2, 5, 7, 8  # a page type; fields of a page header
+_CRC, _RUNS, _ZSTD = 4, 3, 6  # a field of a page header; an encoding of levels; a compression
 _CODECS = {1: "snappy", 2: "gzip", 4: "brotli", 5: "lz4_raw", 6: "zstd", 7: "lz4_raw"}
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 _BY_DICTIONARY, _BY_PREFIX = (2, 8), 7  # encodings: PLAIN_, RLE_DICTIONARY; DELTA_BYTE_ARRAY
@@ -41,6 +43,8 @@ class _Page:
     values: int
     encoding: int
     is_dictionary: bool
+    crc: int | None
+    is_plain: bool  # values as they are behind levels in runs
 
 
 def _page(data: bytes, at: int) -> _Page | None:
@@ -61,7 +65,9 @@ def _page(data: bytes, at: int) -> _Page | None:
     values, encoding = inner.get(1, 0), inner.get(4 if kind == 3 else 2, 0)
     if min(kind, size, stored, values) < 0:
         raise ValueError("a page header without sizes")
-    return _Page(at + head.at, stored, size, values, encoding, kind == _DICTIONARY_PAGE)
+    is_plain = kind == 0 and encoding == 0 and inner.get(3) == _RUNS
+    is_dictionary, crc = kind == _DICTIONARY_PAGE, found.get(_CRC)
+    return _Page(at + head.at, stored, size, values, encoding, is_dictionary, crc, is_plain)
 
 
 def _pages(stream: IO[bytes], chunk: ColumnChunk) -> Iterator[_Page]:
@@ -108,6 +114,17 @@ def _longest(stream: IO[bytes], page: _Page, codec: int) -> int:
     return longest
 
 
+def _is_whole(page: _Page, body: memoryview, chunk: ColumnChunk) -> bool:
+    """Whether a page of plain values is all of its chunk, and its bytes what they were."""
+    sizes = chunk.codec == _ZSTD and page.values == chunk.values and page.stored == len(body)
+    return sizes and page.is_plain and page.crc in (None, _signed(crc32(body)))
+
+
+def _signed(crc: int) -> int:
+    """As an i32, which a header has."""
+    return crc - (crc >> 31 << 32)
+
+
 def _span(chunk: ColumnChunk) -> tuple[int, int]:
     """The first byte of a column chunk, and its end."""
     first = chunk.dictionary_page
@@ -148,10 +165,47 @@ class PageBudget:
             for column in columns:
                 if (group, column) in self._seen:
                     continue
-                found = self._decoded(stream, chunks[column], column)
-                self._seen[group, column] = found
-                self._total += found
+                self._take(group, column, self._decoded(stream, chunks[column], column))
             self.hold()
+
+    def pages(
+        self, stream: IO[bytes], group: int, names: Sequence[str]
+    ) -> Iterator[memoryview | None]:
+        """What the page of each of some columns of a row group holds: levels, then values.
+
+        None, and no more, where a column has several pages, or is not as this writes them, or
+        damaged: pyarrow is to read them, and to say what is wrong. Raises as ``check`` does.
+        """
+        of_group = self._groups[group]
+        chunks = [of_group[self._columns[name]] for name in names]
+        read_ahead(stream, map(_span, chunks))
+        zstd, room = pa.Codec("zstd"), memoryview(bytearray())
+        for name, chunk in zip(names, chunks, strict=True):
+            begin, end = _span(chunk)
+            if len(room) < end - begin:
+                room = memoryview(bytearray(end - begin))
+            stream.seek(begin)
+            data = room[: stream.readinto(room[: end - begin])]  # type: ignore[attr-defined]
+            page = _page(bytes(data[:_HEAD]), begin)
+            body = None if page is None else data[page.begin - begin :]
+            if page is None or body is None or not _is_whole(page, body, chunk):
+                yield None
+                return
+            where = f"{self._path}: {name}: a cell: bytes"
+            check_budget("cell", page.size // max(page.values, 1), where)
+            self._take(group, self._columns[name], page.size + (_OFFSET + _LEVELS) * page.values)
+            self.hold()
+            try:
+                yield memoryview(zstd.decompress(body, page.size)).cast("B")
+            except (pa.ArrowException, OSError, ValueError):
+                yield None
+                return
+
+    def _take(self, group: int, column: int, size: int) -> None:
+        """Count what a column chunk becomes, once."""
+        if (group, column) not in self._seen:
+            self._seen[group, column] = size
+            self._total += size
 
     def _decoded(self, stream: IO[bytes], chunk: ColumnChunk, column: int) -> int:
         """At most so many bytes are made of a column chunk."""

@@ -73,7 +73,11 @@ class ParquetSource:
                     self.budget.check(stream, [number], names)
                     return file.read_row_group(number, list(names), use_threads=False)
 
-            return Group(read, about, where)
+            def pages(names: Sequence[str]) -> Iterator[memoryview | None]:
+                with _told(self.path, where):
+                    yield from self.budget.pages(stream, number, names)
+
+            return Group(read, pages, about, where)
 
     def digests(self) -> Texts:
         """The column routes_digest. Raises FormatError."""

@@ -21,8 +21,8 @@ _HELD = {  # wrappers that call what they hold as a module, with the arguments t
 }
 _PEFT = ("PeftModel", "PeftMixedModel")
 _COMPILED = (
-    "compiled code goes around the hooks on its routers: compile after the block, or set "
-    "torch.compiler.set_stance('force_eager') and pass the model itself"
+    "compiled code goes around the hooks on its routers: pass the model as it was before "
+    "torch.compile, and call that one in the block"
 )
 _REFUSED = {
     "OptimizedModule": f"is compiled: {_COMPILED}",

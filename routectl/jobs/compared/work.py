@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ...dump import Dump
+    from ...ops.diff.few import Few
     from ...ops.diff.options import DiffOptions
     from ...ops.diff.tally import OnCompared
     from ...ops.pairs.parts import JoinPart
@@ -86,6 +87,7 @@ class ComparedWork:
         self, sides: Opened[OpenSides], options: "DiffOptions", place: tuple[int, int] = (1, 1)
     ) -> None:
         self._sides, self._options, self._place = sides, options, place
+        self._few: Few | None = None
         self._join = {
             rerun: Opened(partial(_joined, sides, options, rerun)) for rerun in (False, True)
         }
@@ -130,14 +132,16 @@ class ComparedWork:
         return self._counted(shard.of)
 
     def _counted(self, run: _Run, on_compared: "OnCompared | None" = None) -> CountedPairs:
+        from ...ops.diff.few import Few
         from ...ops.diff.part import diff_part
 
+        few = self._few = self._few or Few()
         old, new = _dumps(self._sides(), run.rerun)
         if run.rerun:
             return CountedPairs(
-                noise=diff_part(old, new, replace(self._options, detail=False), run.part)
+                noise=diff_part(old, new, replace(self._options, detail=False), run.part, few=few)
             )
-        return CountedPairs(diff_part(old, new, self._options, run.part, on_compared))
+        return CountedPairs(diff_part(old, new, self._options, run.part, on_compared, few))
 
 
 class TabledWork:

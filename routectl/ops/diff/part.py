@@ -10,6 +10,7 @@ from ...columns.samples import SampleColumns
 from ...dump import Dump, Sample
 from ..batches import is_of_small, runs_in_columns
 from ..pairs.parts import JoinPart
+from .few import Few
 from .options import DiffOptions
 from .result import DiffResult
 from .tally import DiffTally, OnCompared
@@ -25,11 +26,14 @@ def diff_part(
     options: DiffOptions,
     part: JoinPart,
     on_compared: OnCompared | None = None,
+    few: Few | None = None,
 ) -> DiffResult:
-    """The result of a part of a join, which may have no row; ``on_compared`` as in DiffTally."""
-    tally = DiffTally(old.meta, new.meta, options, on_compared)
-    run = _Part(old, new, part, tally)
+    """The result of a part of a join, which may have no row; the others as in DiffTally."""
+    tally = DiffTally(old.meta, new.meta, options, on_compared, few)
     together = tally.together and is_of_small(old) and is_of_small(new)
+    if not together:
+        old, new = old.layered(), new.layered()
+    run = _Part(old, new, part, tally)
     run.compare(together=together)
     if not options.part:
         run.leave_new(together=together and is_of_small(new))

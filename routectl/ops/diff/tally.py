@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...columns.samples import SampleColumns
 from ...dump import DumpMeta, Keys, Sample, SampleKey
-from ...kernels.rows import RowCounts, added_rows, diff_rows, diff_rows_of_few
+from ...kernels.rows import RowCounts, added_rows, diff_rows
 from ...kernels.threads import threads
 from ...routes import Bools, Ids
 from ..adding.least import First
@@ -22,6 +22,7 @@ from ..pairs.logprobs import laid_logprobs
 from ..pairs.parts import JoinPart
 from .counts import Counts, LogprobCounts, LogprobSums, SampleCounts
 from .detail import DetailTally, Example, Part, first_mismatches, place_parts
+from .few import Few
 from .flips import MarginCounts, added_margins, tally_margins
 from .options import DiffOptions
 from .result import CLUSTERED, ComparedSample, DiffResult, SequenceCount, Sequences
@@ -32,7 +33,6 @@ __all__ = ["DiffTally", "OnCompared"]
 OnCompared = Callable[[ComparedSample], None]
 _NO_LOGPROBS = LogprobCounts()
 _THREAD_BYTES = 4 << 20  # of a sample's ids that are worth a thread
-_FEW = 1 << 17  # rows x experts of a part, some ms: more is worth loading compiled loops
 _TOGETHER = 4096  # samples whose figures are added up at a time
 
 
@@ -60,7 +60,8 @@ def _token_ids(old: Sample, new: Sample, first: int, count: int) -> NDArray[np.i
 class DiffTally:
     """Adds up pair after pair of two dumps; memory does not grow with them.
 
-    on_compared is told of each compared sample. Raises MismatchError for dumps that cannot be laid
+    on_compared is told of each compared sample; few is that of all parts of a comparison. Raises
+    MismatchError for dumps that cannot be laid
     side by side.
     """
 
@@ -70,6 +71,7 @@ class DiffTally:
         new: DumpMeta,
         options: DiffOptions,
         on_compared: OnCompared | None = None,
+        few: Few | None = None,
     ) -> None:
         self._metas, self._options, self._on_compared = (old, new), options, on_compared
         self._layers = common_layers(old, new, options.layers)
@@ -86,7 +88,7 @@ class DiffTally:
         self._examples: First[Example] = First(options.examples)
         self._waiting: list[tuple[int, SequenceCount, LogprobCounts]] = []
         self._each: list[ComparedSample] = []
-        self._few = _FEW
+        self._few = few or Few()
 
     def add(self, old: Sample, new: Sample, index: int, key: SampleKey) -> None:
         """Compare one pair of samples; index and key are those of OLD's."""
@@ -171,9 +173,9 @@ class DiffTally:
     ) -> RowCounts:
         """Count rows: the first ones without compiled loops."""
         given = old_TLK, new_TLK, self._metas[0].num_experts
-        self._few -= len(old_TLK) * old_TLK.shape[1] * given[2]
-        if self._few >= 0:
-            return diff_rows_of_few(*given, skip_TL=skip_TL, mark=mark)
+        rows = self._few.count(*given, skip_TL, mark)
+        if rows is not None:
+            return rows
         several = max(1, min(threads(), old_TLK.nbytes // _THREAD_BYTES))
         return diff_rows(*given, skip_TL=skip_TL, threads=several, mark=mark)
 
@@ -246,7 +248,7 @@ class DiffTally:
     def _show(self, old: Sample, new: Sample, index: int) -> None:
         """Keep the first mismatched rows of a pair without missing rows or margins."""
         pair = self._aligner.pair(old, new, name_of(old, index))
-        rows = diff_rows_of_few(pair.old_TLK, pair.new_TLK, self._metas[0].num_experts)
+        rows = self._rows(pair.old_TLK, pair.new_TLK)
         limit = self._options.examples
         found = first_mismatches(pair, index, rows, self._layers[0], limit)
         self._examples += First(limit, tuple(found))
