@@ -9,13 +9,8 @@ from numba import njit
 
 __all__ = ["CUT", "FIELDS", "TWICE", "WRONG", "find_chunks"]
 
-FIELDS = (
-    4,
-    5,
-    7,
-    9,
-    11,
-)  # of ColumnMetaData: codec, values, stored bytes, data and dictionary page
+# of ColumnMetaData: codec, values, stored bytes, data page, dictionary page
+FIELDS = (4, 5, 7, 9, 11)
 CUT, WRONG, TWICE = 1, 2, 3  # what is wrong: it ends too early, no so many chunks, two lists
 _DEEP = 8  # lists and structs within each other
 _LIST, _STRUCT = 9, 12

@@ -49,7 +49,8 @@ def test_console_blocks_are_all_run() -> None:
     for path in PAGES:
         for block in re.findall(r"```console\n(.*?)```", path.read_text("utf-8"), re.DOTALL):
             blocks += 1
-            assert block.startswith("$ routectl"), path.name
+            assert block.startswith("$ "), path.name
+            assert "$ routectl " in block, path.name
     assert blocks >= 4
 
 
