@@ -109,7 +109,7 @@ def test_every_finding_is_made_somewhere():
 CLEAN = [
     *sorted(FIXTURES.glob("recordings/*/*/samples.jsonl*")),
     *sorted(FIXTURES.glob("hf/*.npz")),
-    *sorted(FIXTURES.glob("tiny_rl/*.npz")),
+    *sorted(FIXTURES.glob("tiny_rl/*.fp32.npz")),
     FIXTURES / "tiny_rl" / "routes_v0.margins.parquet",
     FIXTURES / "tiny_rl" / "vllm.bf16" / "samples.jsonl",
     FIXTURES / "golden" / "deepseek_v3.parquet",
