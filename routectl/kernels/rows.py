@@ -167,9 +167,8 @@ def diff_rows(
     """Count how the rows of two id arrays differ, in one pass over both.
 
     Both arrays are [T, L, K], C order (others are copied), uint8 or uint16, every id below
-    num_experts. Rows marked in
-    skip_TL (bool) are left out of every count. The work is cut into ``threads`` runs of tokens.
-    With ``mark`` the mismatched rows are marked too.
+    num_experts. Rows marked in skip_TL (bool) are left out of every count. The work is cut into
+    ``threads`` runs of tokens. With ``mark`` the mismatched rows are marked too.
     Raises ValueError when the arrays are not of one shape and dtype, or the mask is of another.
     """
     if old_TLK.shape != new_TLK.shape or old_TLK.dtype != new_TLK.dtype:

@@ -142,9 +142,8 @@ class Versions:
         if side.partner.opener is not None and set(free) <= set(files):
             files = {code: files[code] for code in free}
             elsewhere = dataclasses.replace(here, source=side.partner.opener, free=files)
-        opened = here()
-        tokens = sum(sample.num_tokens or 0 for sample in opened)
-        partner = Partner(opened, tokens, 0, scored=True, opener=elsewhere)
+        tokens = sum(source[index].num_tokens or 0 for index in chosen)  # no routes are read for it
+        partner = Partner(here(), tokens, 0, scored=True, opener=elsewhere)
         how = dataclasses.replace(self.how, mode="forced", logprobs=True, gate_logprobs=False)
         progress, told = self.progress.within(f"{at.name}, R2"), f"version {at.name} ({at.where})"
         assert at.weights is not None

@@ -61,8 +61,7 @@ class DiffTally:
     """Adds up pair after pair of two dumps; memory does not grow with them.
 
     on_compared is told of each compared sample; few is that of all parts of a comparison. Raises
-    MismatchError for dumps that cannot be laid
-    side by side.
+    MismatchError for dumps that cannot be laid side by side.
     """
 
     def __init__(
