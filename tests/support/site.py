@@ -2,10 +2,13 @@
 
 from html.parser import HTMLParser
 
-__all__ = ["BUILT", "FAULTS", "loaded_from_elsewhere"]
+__all__ = ["BUILT", "FAULTS", "SWITCH", "loaded_from_elsewhere"]
 
 # Whether the theme has taken a palette
 BUILT = "() => document.body.dataset.mdColorScheme !== undefined"
+
+# A click on the switch between light and dark
+SWITCH = "() => document.querySelector('[data-md-component=palette] label:not([hidden])').click()"
 
 # How far a page is wider than its window, and text whose contrast with what is behind it is below
 # WCAG's 4.5, or 3 where it is large. A colour that is clear lets the one behind through.
