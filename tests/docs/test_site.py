@@ -17,7 +17,7 @@ import pytest
 
 import routectl
 from routectl.codecs import CODECS, codec_named
-from support.site import BUILT, FAULTS, SWITCH, loaded_from_elsewhere
+from support.site import BUILT, DRAWN, FAULTS, SWITCH, contrast, loaded_from_elsewhere, rgb
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -74,6 +74,45 @@ def test_docstrings_become_markdown():
     )
     told = "Weights.\n\n- `path`: a folder, or a file\n- `files, names`: both\n\nMore of it.\n\n"
     assert markdown_of(text) == told
+
+
+def test_figures_are_readable():
+    """Each colour of text in a figure has a contrast of 4.5 with what it stands on, both themes."""
+    from figures import ON, THEMES
+
+    for theme, colours in THEMES.items():
+        for ink, grounds in ON.items():
+            for ground in grounds:
+                ratio = contrast(colours[ink], colours[ground])
+                assert ratio >= 4.5, (theme, ink, ground, ratio)
+
+
+def test_figures_are_told():
+    """Each picture of a page has words for who does not see it, and each figure is on a page."""
+    shown = set()
+    for page in DOCS.rglob("*.md"):
+        for words, path in re.findall(r"!\[(.*?)\]\((\S+?)\)", page.read_text("utf-8")):
+            assert len(words.split()) >= 4, page.name
+            shown.add((page.parent / path).resolve())
+    figures = set((DOCS / "figures").glob("*.svg"))
+    assert figures
+    assert figures <= shown
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_figures_follow_the_theme(browser, theme):
+    """A figure's ground and ink are those of the reader's theme, and its words are inside it."""
+    from figures import THEMES
+
+    with browser.new_context(color_scheme=theme) as context:
+        page = context.new_page()
+        for path in sorted((DOCS / "figures").glob("*.svg")):
+            page.goto(path.as_uri())
+            ground, ink, outside = page.evaluate(DRAWN)
+            assert (ground, ink) == (rgb(THEMES[theme]["bg"]), rgb(THEMES[theme]["fg"]))
+            assert outside == [], path.name
 
 
 @pytest.fixture(scope="session")
