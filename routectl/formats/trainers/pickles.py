@@ -11,6 +11,7 @@ from typing import Any
 from ...errors import FormatError
 from ...visible import quoted
 from ..documents.fields import text
+from ..documents.forms import unlike
 from ..wire.sample import NoSamplesError, WireSample
 from .batches import PickledBatch, read_batch
 from .grids import read_grid
@@ -94,7 +95,8 @@ def _sequences(batch: PickledBatch, path: Path) -> Iterator[WireSample]:
     """The rows of the batch's grid."""
     key = next((k for k in _ROUTES if k in batch.tensors and batch.tensors[k].ndim == 4), None)
     if key is None:
-        raise NoSamplesError(f"{path}: a batch without {' or '.join(_ROUTES)} [B, S, layers, k]")
+        what = f"a batch without {' or '.join(_ROUTES)} [B, S, layers, k]"
+        raise NoSamplesError(f"{path}: {what}: {unlike(batch.tensors, 'batch')}")
     held = len(batch.tensors[key])
     size = _samples(batch, held, str(path))
     groups = _groups(batch, held)
