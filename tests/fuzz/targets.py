@@ -340,14 +340,14 @@ TARGETS = {
         "torch archives of trainers",
         lambda: seeds.dumps(
             *("slime", "slime-numpy", "miles", "verl", "verl-padded", "skyrl", "ms-swift"),
-            *("nemo-rl-tensor", "roll", "megatron"),
+            *("skyrl-0.4", "nemo-rl-tensor", "roll", "megatron"),
         ),
         _any_dump,
         _SMALL,
     ),
     "pickle": Target(
         "pickled batches of trainers",
-        lambda: seeds.dumps("verl-dp", "roll-pkl", "skyrl-pkl", "skyrl-0.3-pkl"),
+        lambda: seeds.dumps("verl-dp", "roll-pkl", "skyrl-pkl", "skyrl-0.3-pkl", "skyrl-0.4-pkl"),
         _any_dump,
         _SMALL,
     ),

@@ -57,6 +57,8 @@ DOORS = {  # of each: its sound files, which of them is damaged, and who reads i
     "skyrl": (lambda: seeds.dumps("skyrl")[0], "x.pt", SHOW),
     "verl-dp": (lambda: seeds.dumps("verl-dp")[0], "x.dp", SHOW),
     "skyrl-pkl": (lambda: seeds.dumps("skyrl-pkl")[0], "x.pkl", SHOW),
+    "skyrl-0.4": (lambda: seeds.dumps("skyrl-0.4")[0], "x.pt", SHOW),
+    "skyrl-0.4-pkl": (lambda: seeds.dumps("skyrl-0.4-pkl")[0], "x.pkl", SHOW),
     "prime-rl": (lambda: seeds.dumps("prime-rl")[0], "x.bin", SHOW),
     "bundle": (lambda: seeds.dumps("art")[0], "x/manifest.json", ("show", "HERE/x")),
     "step": (lambda: seeds.dumps("art")[0], "x/step_000000.safetensors", ("show", "HERE/x")),
