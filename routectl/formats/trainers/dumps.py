@@ -15,7 +15,7 @@ from ...files.reading import open_regular, read_bytes
 from ..documents.facts import Model, UnknownModelError, find_context, refuse_alone
 from ..documents.fields import from_json, joined, token_ids
 from ..wire.guess import guess_facts
-from ..wire.sample import NoRoutesError, WireSample, to_sample
+from ..wire.sample import NoRoutesError, WireSample, to_sample, weighed
 from ..wire.shapes import rows_of_flat
 
 __all__ = ["open_trainer_file", "read_tokens"]
@@ -59,13 +59,14 @@ def open_trainer_file(
             raise
         raise NoRoutesError(told) from None
     meta = context.meta(path, kind, wire_dtype=joined({_dtype(wire) for wire in wires}))
+    meta = replace(meta, gates=any(wire.weights is not None for wire in wires))
     keys = [wire.key for wire in wires]
 
     def load(index: int) -> Sample:
         wire = wires[index]
         if isinstance(wire.payload, np.ndarray):
             wire = replace(wire, payload=rows_of_flat(wire.payload, context.facts))
-        return to_sample(wire, context.facts, start)
+        return weighed(to_sample(wire, context.facts, start), wire, context.facts)
 
     dump = Dump(meta, keys, load)
     if not with_routes:
