@@ -197,7 +197,8 @@ class DumpMeta:
     gates that samples may have gate log-probabilities; where it is False none has. provenance is
     what a recomputed dump says of its making: device, dtype, implementations, versions. num_layers
     counts all decoder layers, dense ones too; None where only the MoE layers are known. codec is
-    how a native file of coded columns stores its ids.
+    how a native file of coded columns stores its ids. trainer is slime or miles where the file is a
+    rollout dump of theirs.
     """
 
     path: str
@@ -220,6 +221,7 @@ class DumpMeta:
     provenance: dict[str, str] = field(default_factory=dict)
     num_layers: int | None = None
     codec: str | None = None
+    trainer: str | None = None
 
 
 class Dump:

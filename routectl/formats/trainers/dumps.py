@@ -59,7 +59,8 @@ def open_trainer_file(
             raise
         raise NoRoutesError(told) from None
     meta = context.meta(path, kind, wire_dtype=joined({_dtype(wire) for wire in wires}))
-    meta = replace(meta, gates=any(wire.weights is not None for wire in wires))
+    weighted = any(wire.weights is not None for wire in wires)
+    meta = replace(meta, gates=weighted, trainer=joined({wire.trainer for wire in wires}))
     keys = [wire.key for wire in wires]
 
     def load(index: int) -> Sample:

@@ -99,7 +99,7 @@ def read_torch(path: Path, tokens: Dump | Sequence[Sample] | None = None) -> lis
             hint="diff --logprobs compares its log-probs, pack --plan takes its micro-batches",
         )
     if isinstance(doc, Mapping) and isinstance(doc.get("samples"), list):
-        return read_rollout(doc["samples"], path)
+        return read_rollout(doc["samples"], path, "miles" if "metadata" in doc else "slime")
     if isinstance(doc, Mapping) and "tensordict" in doc:
         return _of_jagged(doc, path)
     for key in _GRIDS if isinstance(doc, Mapping) else ():

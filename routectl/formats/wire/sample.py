@@ -44,7 +44,8 @@ class WireSample:
     ``payload`` is None when the response has none. ``prompt_payload`` is the other half of the
     split form of vLLM 0.21. ``media_tokens`` counts positions of the prompt, at its end, whose
     id is not told (-1). ``any_rows`` is of arrays that people save: they begin at 0 where no start
-    is told, may end anywhere, and a row of the last token is one. ``weights`` are the combine
+    is told, may end anywhere, and a row of the last token is one. ``trainer`` is DumpMeta's.
+    ``weights`` are the combine
     weights of an array payload [R, W, K], float32 of its shape.
     """
 
@@ -69,6 +70,7 @@ class WireSample:
     media_tokens: int = 0
     any_rows: bool = False
     weights: NDArray[np.float32] | None = None
+    trainer: str | None = None
 
     @property
     def key(self) -> SampleKey:
