@@ -115,7 +115,7 @@ def check_holes(view: View, book: Book) -> None:
     missing_TL = view.routes.missing_TL
     if missing_TL is None or view.routes.top_k == 1:
         return
-    hole_T: Bools = missing_TL.all(axis=1)
+    hole_T = np.asarray(missing_TL.all(axis=1))
     holes, tokens = int(hole_T.sum()), len(hole_T)
     if not 0 < holes < tokens:  # without any it is R005
         return
