@@ -28,10 +28,11 @@ FORMATS = (
     "torch",
     "pickle",
     "msgpack",
+    "straw",
     "native",
 )
 _ARRAYS = ("npy", "npz", "safetensors")
-_TRAINERS = ("torch", "pickle", "msgpack")
+_TRAINERS = ("torch", "pickle", "msgpack", "straw")
 _SUFFIXES = {".npy": "npy", ".npz": "npz", ".safetensors": "safetensors", ".parquet": "native"}
 
 

@@ -30,7 +30,7 @@ def open_trainer_file(
     start: int | None,
     tokens: Dump | Sequence[Sample] | None = None,
 ) -> Dump:
-    """Open a trainer's file; ``kind`` is torch, pickle or msgpack.
+    """Open a trainer's file; ``kind`` is torch, pickle, straw or msgpack.
 
     ``tokens`` are the samples whose rows a torch file of layers holds, for their tokens.
 
@@ -38,6 +38,7 @@ def open_trainer_file(
     on what is no dump of a known trainer, and on a pickle of anything but plain data.
     """
     refuse_alone(path, model)
+    held: int | None = None
     if kind == "torch":
         from .torch_dumps import read_torch
 
@@ -46,6 +47,10 @@ def open_trainer_file(
         from .pickles import read_pickle
 
         wires = read_pickle(path)
+    elif kind == "straw":
+        from .straw_archives import read_archive
+
+        wires, held = read_archive(path)
     else:
         from .micro_batches import read_micro_batches
 
@@ -61,6 +66,8 @@ def open_trainer_file(
     meta = context.meta(path, kind, wire_dtype=joined({_dtype(wire) for wire in wires}))
     weighted = any(wire.weights is not None for wire in wires)
     meta = replace(meta, gates=weighted, trainer=joined({wire.trainer for wire in wires}))
+    if held is not None:
+        meta = replace(meta, file_bytes=held)
     keys = [wire.key for wire in wires]
 
     def load(index: int) -> Sample:
