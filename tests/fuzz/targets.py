@@ -351,6 +351,7 @@ TARGETS = {
         _any_dump,
         _SMALL,
     ),
+    "straw": Target("archives of rollouts", seeds.straw, _any_dump, _SMALL),
     "msgpack": Target("micro-batches", lambda: seeds.dumps("prime-rl"), _any_dump, _SMALL),
     "native": Target("native files of every codec", seeds.native, _native, _SMALL),
     "codecs": Target("bytes of each codec", seeds.codec_cells, _codec, (("about.json", 0.2),)),
@@ -362,7 +363,9 @@ TARGETS = {
     ),
     "plans": Target("plans", seeds.plans, _plan, (("x.parquet", 0.1),)),
     "layouts": Target("layouts in files, trainers' configs", seeds.layouts, _layout),
-    "bundle": Target("ART bundles", seeds.bundle, _bundle, (("json", 3.0),)),
+    "bundle": Target(
+        "ART bundles", lambda: [*seeds.bundle(), *seeds.weighed()], _bundle, (("json", 3.0),)
+    ),
     "checkpoint": Target("Hugging Face folders", seeds.hf_folder, _checkpoint),
     "megatron": Target("Megatron's checkpoints", seeds.megatron_folder, _megatron),
     "config": Target("config.json", seeds.configs, _config, (("x.npy", 0.05),)),
