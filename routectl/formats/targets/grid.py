@@ -15,7 +15,7 @@ from ...errors import RoutectlError
 from ...pickled.opcodes import Streamed
 from .rows import Feed, TargetRows, tokens_of
 
-__all__ = ["Packed", "grid_of"]
+__all__ = ["PackedGrid", "grid_of"]
 
 Array = NDArray[Any]
 
@@ -34,7 +34,7 @@ class _Frame:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Packed:
+class PackedGrid:
     """Routes of all samples end to end, [sum N, W, K], and the bounds of samples, int32 [B + 1].
 
     Source: SkyRL 0.4.0 (backends/skyrl_train/utils/packed_tensor.py).
@@ -61,7 +61,7 @@ def _frame(samples: Sequence[Sample], side: str) -> _Frame:
     return _Frame(offsets, lens, prompts, width)
 
 
-def _routes(frame: _Frame, feed: Feed) -> Streamed | Packed:
+def _routes(frame: _Frame, feed: Feed) -> Streamed | PackedGrid:
     """The routes [B, S, W, K], or end to end; ``value`` goes by the greatest id, as trainers do."""
     shape, target = feed.shape, feed.shape.target
     width = shape.num_layers if target.axis == "all" else len(shape.meta.layers_L)
@@ -80,7 +80,7 @@ def _routes(frame: _Frame, feed: Feed) -> Streamed | Packed:
             dtype,
             lambda: (r.astype(dtype) for r in feed.rows()),
         )
-        return Packed(rows, bounds.astype(np.int32))
+        return PackedGrid(rows, bounds.astype(np.int32))
     of_one = (frame.width, width or 0, top_k)
 
     def pieces() -> Iterator[Array]:
@@ -148,7 +148,7 @@ def _uncaptured(placed: Sequence[TargetRows], frame: _Frame) -> Array:
     return mask_BS
 
 
-def grid_of(placed: Sequence[TargetRows], feed: Feed) -> dict[str, Array | Streamed | Packed]:
+def grid_of(placed: Sequence[TargetRows], feed: Feed) -> dict[str, Array | Streamed | PackedGrid]:
     """The tensors of a grid target by their names; log-probs only where the samples have them.
 
     ``placed`` is the survey of ``feed``, whose rows are read once more as they are written.
@@ -163,7 +163,7 @@ def grid_of(placed: Sequence[TargetRows], feed: Feed) -> dict[str, Array | Strea
     if len(scored) > 1 and "logprobs" in target.holds:
         path = feed.shape.meta.path
         raise RoutectlError(f"{path}: log-probs are there for some samples and not for others")
-    grid: dict[str, Array | Streamed | Packed] = {target.key: _routes(frame, feed)}
+    grid: dict[str, Array | Streamed | PackedGrid] = {target.key: _routes(frame, feed)}
     for name, what in target.columns:
         if what == "uncaptured":
             grid[name] = _uncaptured(placed, frame)

@@ -14,12 +14,12 @@ from ...dump import Sample
 from ...files.scratch import scratch_file
 from ...pickled.archive_writer import spooled, tensordict_archive
 from ...pickled.opcodes import Chunks, Made, Name, Streamed, chunks_of, emit_pickle, objects_array
-from .grid import Packed, grid_of
+from .grid import PackedGrid, grid_of
 from .rows import Feed
 
 __all__ = ["write_pickle"]
 
-Arrays = Mapping[str, Any]  # NDArray, Streamed, and SkyRL's Packed
+Arrays = Mapping[str, Any]  # NDArray, Streamed, and SkyRL's PackedGrid
 _BYTES_IO = Name("_io", "BytesIO")
 _SKYRL = "skyrl.backends.skyrl_train.training_batch"
 
@@ -53,8 +53,8 @@ def _roll(arrays: Arrays, samples: Sequence[Sample], file: IO[bytes]) -> Made:
     return Made(Name("roll.distributed.scheduler.protocol", "DataProto"), state=state, new=True)
 
 
-def _skyrl_tensor(array: NDArray[Any] | Streamed | Packed) -> dict[str, Any]:
-    if isinstance(array, Packed):
+def _skyrl_tensor(array: NDArray[Any] | Streamed | PackedGrid) -> dict[str, Any]:
+    if isinstance(array, PackedGrid):
         parts = {name: _skyrl_tensor(part) for name, part in array.parts.items()}
         return {"format": "packed_tensor", **parts}
     data = chunks_of(array)
@@ -71,7 +71,7 @@ def _skyrl(arrays: Arrays, samples: Sequence[Sample], _: IO[bytes]) -> Made:
         "response_length": arrays["response_mask"].shape[1],
     }
     empty = {"rollout_logprobs": None}
-    if any(isinstance(array, Packed) for array in arrays.values()):
+    if any(isinstance(array, PackedGrid) for array in arrays.values()):
         empty["rollout_sample_support"] = None
     state = {
         "batch_dict": {**empty, **batch},

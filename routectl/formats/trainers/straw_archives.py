@@ -17,7 +17,7 @@ from ...visible import quoted
 from ..documents.fields import from_json
 from ..wire.sample import WireSample
 from .rollout_samples import read_rollout
-from .straw_packs import Pool
+from .straw_packs import PackPool
 
 __all__ = ["read_archive"]
 
@@ -44,7 +44,7 @@ class _Elsewhere:
 class _Collection:
     """The values of one record set."""
 
-    def __init__(self, pool: Pool, reference: Any, codec: str, where: str) -> None:
+    def __init__(self, pool: PackPool, reference: Any, codec: str, where: str) -> None:
         self._pool, self._where = pool, where
         members = pool.members(reference)
         self._needed = members.dependencies
@@ -123,7 +123,7 @@ def read_archive(path: Path) -> tuple[list[WireSample], int]:
                 f"{path}: {quoted(index['format'], 40)} {quoted(index['version'], 20)}, this "
                 f"routectl reads version 1 of {' and '.join(_FORMATS)}"
             )
-        pool, codec = Pool(_root(path, index["root"]), str(path)), f"{name}.v1"
+        pool, codec = PackPool(_root(path, index["root"]), str(path)), f"{name}.v1"
         contents = _Collection(pool, index["manifest"], codec, str(path)).values()
         wires = read_rollout(_samples(contents, pool, codec, path), path, name)
         return wires, path.stat().st_size + pool.num_bytes
@@ -135,7 +135,7 @@ def read_archive(path: Path) -> tuple[list[WireSample], int]:
         raise error if known else FormatError(f"{path}: {error}") from None
 
 
-def _samples(contents: Any, pool: Pool, codec: str, path: Path) -> list[Mapping[str, Any]]:
+def _samples(contents: Any, pool: PackPool, codec: str, path: Path) -> list[Mapping[str, Any]]:
     """The samples that an archive's entries name."""
     if "raw" in contents:
         raise UnsupportedError(

@@ -25,7 +25,7 @@ from ...files.reading import open_mappable
 from ...visible import quoted
 from ..documents.fields import from_json
 
-__all__ = ["Members", "Pool", "Stored"]
+__all__ = ["Members", "PackPool", "Stored"]
 
 Doc = Mapping[str, Any]
 _HEAD, _TAIL = b"SLMSEG01\x01\x00\x00\x00", b"SLMEND01"
@@ -72,7 +72,7 @@ class _Extent:
     end: int
 
 
-class Pool:
+class PackPool:
     """The extents under a root folder, each opened once."""
 
     def __init__(self, root: Path, where: str) -> None:
