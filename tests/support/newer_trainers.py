@@ -11,7 +11,6 @@ import logging
 import sys
 from pathlib import Path
 from types import ModuleType
-from unittest import mock
 
 __all__ = ["ART", "SKYRL", "art_replay", "skyrl_modules"]
 
@@ -46,13 +45,20 @@ def _importable(folder, packages, stubs):
     for name, held in stubs.items():
         made[name] = ModuleType(name)
         vars(made[name]).update(held)
-    roots = {name.partition(".")[0] for name in packages}
-    others = {n: m for n, m in sys.modules.items() if n.partition(".")[0] in roots}
-    with mock.patch.dict(sys.modules):
-        for name in others:
-            del sys.modules[name]
-        sys.modules.update(made)
+    roots = {name.partition(".")[0] for name in (*packages, *stubs)}
+    before = _taken_out(roots)
+    sys.modules.update(made)
+    try:
         yield
+    finally:  # theirs alone goes: torch and Megatron-Core, imported meanwhile, cannot be again
+        _taken_out(roots)
+        sys.modules.update(before)
+
+
+def _taken_out(roots):
+    """Take the modules of these packages out of sys.modules; gives them back."""
+    names = [name for name in sys.modules if name.partition(".")[0] in roots]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 @contextlib.contextmanager
