@@ -114,17 +114,37 @@ def test_figures_follow_the_theme(browser, theme):
             assert contrast(ground, {"light": "#000000", "dark": "#ffffff"}[theme]) > 10, path.name
 
 
+def build(config, folder):
+    """Build a site strictly; its process. With -q no warning is counted, and nothing is strict."""
+    line = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", config, "-d", folder]
+    names = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(line, capture_output=True, text=True, env=names, cwd=ROOT, check=False)
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
     """The site, built strictly: a warning, such as a link that leads nowhere, is an error."""
     if importlib.util.find_spec("mkdocs") is None:
         pytest.skip("no mkdocs: pip install -e '.[docs]'")
     folder = tmp_path_factory.mktemp("site")
-    line = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-f", CONFIG, "-d", folder]
-    names = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(line, capture_output=True, text=True, env=names, cwd=ROOT, check=False)
+    done = build(CONFIG, folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["[a](b.md)", "[a](#nowhere)", "![a](b.svg)", "[a](/b)"])
+def test_a_link_that_leads_nowhere_ends_the_build(tmp_path, trouble):
+    """By our own configuration, a page, an anchor or a picture that is not there is an error."""
+    pytest.importorskip("mkdocs")
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    config = tmp_path / "mkdocs.yml"
+    config.write_text(f"INHERIT: {CONFIG}\ndocs_dir: docs\nnav: [index.md]\nplugins: []\n")
+    (docs / "index.md").write_text("# A page\n\n[a](#a-page)\n")
+    assert build(config, tmp_path / "out").returncode == 0
+    (docs / "index.md").write_text(f"# A page\n\n{trouble}\n")
+    assert build(config, tmp_path / "out").returncode == 1
 
 
 @pytest.fixture(scope="session")
