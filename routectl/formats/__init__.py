@@ -147,6 +147,10 @@ def _open_folder(path: Path, files: list[Path], opener: Callable[[Path], Dump]) 
     manifest = find_bundle(files) if path.is_dir() else None
     if manifest is not None:
         return open_bundle(path, manifest)
+    from .trainers.routing_store import is_layer_store
+
+    if path.is_dir() and is_layer_store(files):
+        return partial(opener, form="pickle")(path)
     from .folder import join_files
 
     return join_files(str(path), files, opener)

@@ -50,15 +50,16 @@ def open_trainer_file(
         from .micro_batches import read_micro_batches
 
         wires = read_micro_batches(path)
-    told = f"{path}: no routes in any sample, of {len(wires)}"
+    nothing = f"{path}: no routes in any sample, of {len(wires)}"
     with_routes = any(wire.has_routes for wire in wires)
     try:
         context = find_context(path, model, guess=lambda: guess_facts(wires))
     except UnknownModelError:
         if with_routes:
             raise
-        raise NoRoutesError(told) from None
-    meta = context.meta(path, kind, wire_dtype=joined({_dtype(wire) for wire in wires}))
+        raise NoRoutesError(nothing) from None
+    told = {"wire_dtype": _dtype, "engine": lambda wire: wire.engine}
+    meta = context.meta(path, kind, **{n: joined({of(w) for w in wires}) for n, of in told.items()})
     keys = [wire.key for wire in wires]
 
     def load(index: int) -> Sample:
@@ -69,7 +70,7 @@ def open_trainer_file(
 
     dump = Dump(meta, keys, load)
     if not with_routes:
-        raise NoRoutesError(told, dump=dump)
+        raise NoRoutesError(nothing, dump=dump)
     return dump
 
 
