@@ -337,8 +337,7 @@ def _check_options(packing: Packing) -> None:
     rules.check_fp8(packing.framework, packing.fp8)
     if packing.form not in FORMS:
         raise ValueError(f"form {packing.form!r} is not known: {', '.join(FORMS)}")
-    if rule.form != "thd":
-        _check_only_form(packing)
+    rules.check_form(packing.framework, packing.form, packing.tp, packing.cp)
     if packing.form == "thd":
         if packing.seq_len is not None:
             raise ValueError(f"form thd has no seq_len, got {packing.seq_len}")
@@ -353,15 +352,6 @@ def _check_options(packing: Packing) -> None:
         raise ValueError(
             f"{packing.framework} has no fp8 padding in {packing.form}{alone}: give seq_len"
         )
-
-
-def _check_only_form(packing: Packing) -> None:
-    """Raise ValueError where a framework that lays samples out in one way is asked for another."""
-    if packing.form != packing.rule.form:
-        raise ValueError(f"{packing.framework} has form {packing.rule.form}, got {packing.form}")
-    for name in ("tp", "cp"):
-        if getattr(packing, name) != 1:
-            raise ValueError(f"{packing.framework} has no {name}, got {getattr(packing, name)}")
 
 
 def _check_padded_lens(packing: Packing) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "Sizes",
     "bshd_len",
     "check_bshd",
+    "check_form",
     "check_fp8",
     "padded_lens",
     "replay_dtype",
@@ -145,6 +146,18 @@ def rule_of(framework: str, cp: int = 1) -> Rule:
         raise ValueError(f"framework {framework!r} is not known: {', '.join(FRAMEWORKS)}")
     rule = _RULES[framework]
     return _RULES[rule.alone] if rule.alone is not None and cp == 1 else rule
+
+
+def check_form(framework: str, form: str, tp: int, cp: int) -> None:
+    """Raise ValueError where a framework that lays samples out in one way is asked for another."""
+    own = rule_of(framework).form
+    if own == "thd":
+        return
+    if form != own:
+        raise ValueError(f"{framework} has form {own}, got {form}")
+    for name, size in {"tp": tp, "cp": cp}.items():
+        if size != 1:
+            raise ValueError(f"{framework} has no {name}, got {size}")
 
 
 def check_fp8(framework: str, recipe: str | None) -> None:

@@ -139,9 +139,7 @@ class TestLayouts:
         assert (one.prompt_length, two.prompt_length, two.weight_spans) == (1, 2, ())
         grid["r3_routing_valid"] = torch.tensor([True])
         torch.save(grid, path)
-        with pytest.raises(
-            FormatError, match=r"r3_routing_valid: got \(1,\), expected"
-        ):
+        with pytest.raises(FormatError, match=r"r3_routing_valid: got \(1,\), expected"):
             open_dump(path, model=FACTS)
 
     def test_verl_padded_columns(self, tmp_path):
