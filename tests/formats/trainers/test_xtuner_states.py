@@ -41,7 +41,7 @@ def test_recorded():
 
 
 def test_check():
-    """check has nothing against sound states but what they say: one without routes, two versions."""
+    """check finds what sound states say alone: one is without routes, four are of two versions."""
     found = check(open_dump(RECORDED, model=FACTS)).findings
     assert [(finding.code, finding.samples) for finding in found] == [("R005", 1), ("R501", 4)]
 
