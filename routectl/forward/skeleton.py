@@ -1,8 +1,9 @@
 """The one place that leans on transformers' undocumented functions: a model without weights.
 
-Verified with transformers 5.21, 5.22 and 5.23, each on the families that it has (5.20 has other
+Verified with transformers 5.21 to 5.24, each on the families that it has (5.20 has other
 quantizers): ``core_model_loading`` (renaming and conversion of checkpoint keys),
-``conversion_mapping``, ``initialization`` and the quantizers.
+``conversion_mapping``, ``initialization`` and the quantizers. With a newer one a run is held
+against the recipes of its routers (``Prepared.unverified``).
 """
 
 import re
@@ -22,13 +23,22 @@ from ..files.places import RemotePath
 from ..files.reading import read_bytes
 from ..files.scratch import scratch_folder
 from ..files.writing import replacing
+from ..routers.families import FIRST, NEWEST, numbers_of
 from .options import RunOptions
 from .routers import RouterAt, find_routers, layer_of, refuse_family
 
-__all__ = ["Skeleton", "build_skeleton", "config_of", "fill_buffers", "keep_stored", "model_class"]
+__all__ = [
+    "Skeleton",
+    "build_skeleton",
+    "config_of",
+    "fill_buffers",
+    "keep_stored",
+    "model_class",
+    "transformers_version",
+    "unverified",
+]
 
 NEEDED = ("transformers", "accelerate", "greenlet")
-FIRST, AFTER = (5, 21), (5, 24)  # transformers versions: from, up to but not including
 ALIASES = {"kimi_k2": "deepseek_v3"}  # remote-code names of a family that transformers has
 BIASES = ("e_score_correction_bias", "expert_bias", "balancing_biases")
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
@@ -63,7 +73,8 @@ class Skeleton:
 def keep_stored(name: str) -> bool:
     """Whether a tensor is an expert bias, which is used in the dtype that it is stored in.
 
-    transformers rounds those of minimax_m2, kimi_linear, laguna, longcat_flash and afmoe to bf16.
+    transformers 5.24 rounds those of minimax_m2, laguna and longcat_flash to bf16, earlier ones
+    those of kimi_linear and afmoe too.
     """
     return name.rsplit(".", 1)[-1] in BIASES
 
@@ -206,14 +217,26 @@ def _transformers() -> Any:
         )
     import transformers
 
-    numbers = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-    if not FIRST <= numbers < AFTER:
+    if numbers_of(transformers.__version__) < numbers_of(FIRST):
         raise UnsupportedError(
-            f"transformers {transformers.__version__} is outside what is verified: "
-            f"expected {'.'.join(map(str, FIRST))} or later, before {'.'.join(map(str, AFTER))}",
+            f"transformers {transformers.__version__} is older than what is verified: "
+            f"expected {FIRST} or later",
             hint="pip install 'routectl[models]'",
         )
     return transformers
+
+
+def transformers_version() -> str:
+    """The version of transformers that is installed. Raises UnsupportedError for none or an old."""
+    return str(_transformers().__version__)
+
+
+def unverified() -> str:
+    """What is said of a transformers that is newer than the verified ones; empty for these."""
+    version = transformers_version()
+    if numbers_of(version) <= numbers_of(NEWEST):
+        return ""
+    return f"transformers {version} is newer than {NEWEST}, the newest that is verified"
 
 
 def _dtype_of(config: Any, wanted: str) -> torch.dtype:

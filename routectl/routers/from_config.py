@@ -9,7 +9,16 @@ from typing import Any
 from ..errors import FormatError, UnsupportedError
 from ..model import facts_from_config, text_part
 from ..visible import quoted
-from .families import ALIASES, FAMILIES, NOT_COVERED, SOURCE, Case, Key
+from .families import (
+    ALIASES,
+    FAMILIES,
+    FLOAT32_SINCE,
+    NEWEST,
+    NOT_COVERED,
+    Case,
+    Key,
+    numbers_of,
+)
 from .recipe import Recipe, unfit_groups
 
 __all__ = ["Recipe", "megatron_recipe", "recipe_from_config"]
@@ -17,8 +26,13 @@ __all__ = ["Recipe", "megatron_recipe", "recipe_from_config"]
 SCORING = ("scoring_func", "score_func", "score_function")  # names in configs
 
 
-def recipe_from_config(config: Mapping[str, object], source: str) -> Recipe:
+def recipe_from_config(
+    config: Mapping[str, object], source: str, *, version: str = NEWEST
+) -> Recipe:
     """The recipe of a model's routers, from its config.json; ``source`` opens messages.
+
+    ``version`` is that of the transformers whose routers are meant: before 5.24 it rounds the
+    matrices of more routers to the model's dtype.
 
     Raises FormatError for bad values, UnsupportedError for a family that is not in the table
     (docs/routers.md) or a router that the family does not have.
@@ -40,7 +54,8 @@ def recipe_from_config(config: Mapping[str, object], source: str) -> Recipe:
     read |= _groups(read, columns, facts.top_k, source)
     if read.get("score") == "sparsemixer" and facts.top_k != 2:
         raise _bad(source, "num_experts_per_tok", facts.top_k, "2, which sparsemixer selects")
-    whose = f"{SOURCE} {family.router}"
+    read["matrix_dtype"] = "float32" if _in_float32(name, version) else "model"
+    whose = f"transformers {version} {family.router}"
     return Recipe(name, whose, routed, facts.top_k, **read)
 
 
@@ -84,7 +99,7 @@ def megatron_recipe(
         logits_dtype=dtypes[dtype],
         linear_bias=bool(_value(options, Key(("add_bias_linear",), True), source)),
         score=score,
-        score_dtype="rounded" if _minor(version) < (0, 18) else "float32",
+        score_dtype="rounded" if numbers_of(version) < (0, 18) else "float32",
         select_on="scores" if first else "logits",
         expert_bias=bias,
         weights_of="scores" if bias else "selection",
@@ -109,6 +124,11 @@ def _row_name(inner: str | None, outer: object, source: str) -> str:
     known = ", ".join(sorted([*FAMILIES, *ALIASES]))
     got = names[0] if names else "no model_type"
     raise UnsupportedError(f"{source}: unknown router: got {got}, expected one of {known}")
+
+
+def _in_float32(name: str, version: str) -> bool:
+    """Whether transformers keeps the matrix of a family's routers in float32."""
+    return name in FLOAT32_SINCE and numbers_of(version) >= FLOAT32_SINCE[name]
 
 
 def _case(case: Case, part: Mapping[str, object], source: str) -> Mapping[str, object]:
@@ -208,11 +228,6 @@ def _refuse_other_routing(options: Mapping[str, object], source: str) -> None:
     ):
         if options.get(name):
             raise _unsupported(source, name, options[name], "none: it makes routes random")
-
-
-def _minor(version: str) -> tuple[int, int]:
-    major, minor, *_ = version.split(".")
-    return int(major), int(minor)
 
 
 def _bad(source: str, name: str, value: object, expected: str) -> FormatError:

@@ -1,8 +1,9 @@
 """Routers in plain torch: hidden states to logits, logits to experts, weights and margins.
 
 One function a step, driven by the facts of a Recipe; no family is named here. The steps are those
-of the routers of transformers 5.23.0 and of Megatron-Core 0.16.1, in their order of operations, so
-that equal logits give equal bits (tests/routers/test_maths.py, tests/routers/test_megatron.py).
+of the routers of transformers 5.21 to 5.24 and of Megatron-Core 0.16.1, in their order of
+operations, so that equal logits give equal bits (tests/routers/test_maths.py,
+tests/routers/test_megatron.py).
 
 Shape suffixes: T tokens, D hidden size, E columns of the logits (routed experts, and zero or skip
 experts after them), G groups, S experts of a group, K top_k, V token ids.
@@ -21,6 +22,7 @@ __all__ = [
     "Selection",
     "gate_logprobs",
     "gate_weights",
+    "held_matrix",
     "route",
     "router_logits",
     "selection_scores",
@@ -53,20 +55,31 @@ class Selection:
         return tie_T if self.group_margin_T is None else tie_T | (self.group_margin_T == 0)
 
 
+def held_matrix(recipe: Recipe, weight_ED: Tensor, model: torch.dtype) -> Tensor:
+    """A router's stored matrix in the dtype that a model of dtype ``model`` holds it in.
+
+    Source: transformers 5.21 to 5.24, ``_keep_in_fp32_modules_strict``, which 5.24 has on more
+    routers; a matrix that is stored in float32 is rounded by all others.
+    """
+    return weight_ED.to(model) if recipe.matrix_dtype == "model" else weight_ED
+
+
 def router_logits(
     recipe: Recipe, hidden_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None
 ) -> Tensor:
     """Logits [T, E] of hidden states, in the dtype that the recipe's source returns them in.
 
-    ``weight_ED`` and the linear ``bias_E`` are as stored. Raises UnsupportedError where a product
-    alone does not give the logits, ValueError where the bias is missing or one too many.
-    Source: transformers 5.23.0, ``forward`` of the routers; Megatron-Core 0.16.1,
+    ``weight_ED`` and the linear ``bias_E`` are as stored; hidden states are in the model's dtype.
+    Raises UnsupportedError where a product alone does not give the logits, ValueError where the
+    bias is missing or one too many.
+    Source: transformers 5.24.0, ``forward`` of the routers; Megatron-Core 0.16.1,
     ``router_gating_linear``.
     """
     if recipe.logits_gap:
         raise UnsupportedError(f"no logits of {recipe.family}: {recipe.logits_gap}")
     if (bias_E is not None) != recipe.linear_bias:
         raise ValueError(f"linear bias: got {bias_E is not None}, expected {recipe.linear_bias}")
+    weight_ED = held_matrix(recipe, weight_ED, hidden_TD.dtype)
     wide = {"float32": torch.float32, "float64": torch.float64}
     dtype = wide.get(recipe.logits_dtype, weight_ED.dtype)
     bias_E = None if bias_E is None else bias_E.to(dtype)

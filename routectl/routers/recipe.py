@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 __all__ = ["Recipe", "unfit_groups"]
 
 WORDS = {
+    "matrix_dtype": ("stored", "model", "float32"),
     "logits_dtype": ("weight", "weight_then_float32", "float32", "float64"),
     "score": ("softmax", "sigmoid", "sqrtsoftplus", "sparsemixer"),
     "score_dtype": ("float32", "logits", "rounded"),
@@ -27,6 +28,8 @@ class Recipe:
     family, source   whose recipe it is, and where it was read: project, version, class.
     num_experts      E, routed experts only.
     top_k            K.
+    matrix_dtype     of the router's matrix in the model: as stored; the model's own, which hidden
+                     states have; or float32.
     logits_dtype     of the product of hidden and weight: the weight's; the same and then float32;
                      or float32 or float64 for both operands.
     logits_gap       why the product alone does not give the logits, or "".
@@ -66,6 +69,7 @@ class Recipe:
     source: str
     num_experts: int
     top_k: int
+    matrix_dtype: str = "stored"
     logits_dtype: str = "weight"
     logits_gap: str = ""
     linear_bias: bool = False

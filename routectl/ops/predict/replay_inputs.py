@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import FormatError, MismatchError, UnsupportedError
-from ...routers.maths import route, router_logits, selection_scores, top_k
+from ...routers.maths import held_matrix, route, router_logits, selection_scores, top_k
 from ...routers.recipe import Recipe
 from ...routers.top_k import top_k_rows
 from ...routes import Routes, ids_dtype
@@ -153,7 +153,7 @@ def _selections(
     if by_table and (token_ids_T is None or router.table_VK is None):
         raise MismatchError("router inputs: no token ids or no table: a hash layer selects by them")
     device = router.weight_ED.device
-    router = _widened(recipe, router)
+    router = _widened(recipe, router, states_TD.dtype)
     chunk = max(1, CHUNK_BYTES // (4 * max(states_TD.shape[1], 8 * recipe.columns)))
     for begin in range(0, states_TD.shape[0], chunk):
         rows = slice(begin, min(begin + chunk, states_TD.shape[0]))
@@ -190,10 +190,11 @@ def _select(recipe: Recipe, logits_TE: Tensor, expert_bias_E: Tensor | None) -> 
     return _Rows(torch.from_numpy(ids_TK), torch.from_numpy(margin_T), group_margin_T)
 
 
-def _widened(recipe: Recipe, router: LayerRouter) -> LayerRouter:
+def _widened(recipe: Recipe, router: LayerRouter, model: torch.dtype) -> LayerRouter:
     """The router with its matrix in the dtype of the product, converted once for all chunks."""
+    weight_ED = held_matrix(recipe, router.weight_ED, model)
     wide = {"float32": torch.float32, "float64": torch.float64}.get(recipe.logits_dtype)
-    return router if wide is None else replace(router, weight_ED=router.weight_ED.to(wide))
+    return replace(router, weight_ED=weight_ED if wide is None else weight_ED.to(wide))
 
 
 def check_router(
