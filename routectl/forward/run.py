@@ -1,7 +1,7 @@
 """Push the tokens of samples through a checkpoint and read what every router selects."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -11,7 +11,7 @@ import torch
 
 from ..checkpoints import open_checkpoint
 from ..dump import Sample
-from ..errors import RoutectlError, UnsupportedError
+from ..errors import UnsupportedError
 from .batches import PaddedBatch, pad_together
 from .devices import free_memory
 from .head import body_of, head_name, response_logprobs
@@ -19,7 +19,7 @@ from .job import make_jobs
 from .options import Forwarded, RunOptions, RunProgress
 from .probe import Probe
 from .routers import RouterAt
-from .skeleton import build_skeleton, config_of, fill_buffers, unverified
+from .skeleton import build_skeleton, config_of, errors_told, fill_buffers, unverified
 from .weights import Store
 
 __all__ = ["Prepared", "prepare", "run_forward"]
@@ -67,7 +67,7 @@ def prepare(options: RunOptions) -> Prepared:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # kernels are launched there
     checkpoint, newer = open_checkpoint(options.checkpoint), unverified()
-    with _newer_told(newer):
+    with errors_told(options.checkpoint, newer) if newer else nullcontext():
         skeleton = build_skeleton(config_of(checkpoint, options), options)
         store = Store(skeleton, checkpoint, options.device)
         fill_buffers(skeleton, options)
@@ -238,23 +238,6 @@ def _provenance(store: Store, options: RunOptions) -> dict[str, str | int | floa
         "mode": options.mode,
         "batch": options.batch,
     }
-
-
-@contextmanager
-def _newer_told(newer: str) -> Iterator[None]:
-    """Whatever a transformers that is not known does otherwise, in one line."""
-    try:
-        yield
-    except (RoutectlError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        if not newer:
-            raise
-        said = " ".join(str(error).split())[:200]
-        raise UnsupportedError(
-            f"{newer}, and makes no model: {type(error).__name__}: {said}",
-            hint="pip install 'routectl[models]'",
-        ) from None
 
 
 @contextmanager

@@ -23,7 +23,8 @@ from ..files.places import RemotePath
 from ..files.reading import read_bytes
 from ..files.scratch import scratch_folder
 from ..files.writing import replacing
-from ..routers.families import FIRST, NEWEST, numbers_of
+from ..routers.families import FIRST, NEWEST, minor_of
+from ..routers.from_config import recipe_from_config
 from .options import RunOptions
 from .routers import RouterAt, find_routers, layer_of, refuse_family
 
@@ -31,6 +32,7 @@ __all__ = [
     "Skeleton",
     "build_skeleton",
     "config_of",
+    "errors_told",
     "fill_buffers",
     "keep_stored",
     "model_class",
@@ -97,20 +99,30 @@ def config_of(checkpoint: Checkpoint, options: RunOptions) -> Any:
     kind = ALIASES.get(kind, kind)
     if kind not in transformers.CONFIG_MAPPING:
         raise UnsupportedError(
-            f"{folder}: transformers {transformers.__version__} has no family {kind!r}"
+            f"{folder}: transformers {transformers.__version__} has no family {kind!r}",
+            hint=_without_forward(document),
         )
     document.pop("auto_map", None)
     quantization = quantization_of(document)
     if quantization is not None and (why := refused_method(quantization)) is not None:
         raise UnsupportedError(f"{folder}: {why}")
     _check_sizes(document, checkpoint)
-    with _told(folder):
+    with errors_told(folder):
         config = transformers.CONFIG_MAPPING[kind].from_dict({**document, "model_type": kind})
         config.output_router_logits = False
         _set_quantization(config, quantization)
         config._attn_implementation = options.attention
         config._experts_implementation = options.experts
     return config
+
+
+def _without_forward(document: Mapping[str, Any]) -> str | None:
+    """What can be done with a family that only engines run; None where its routers are unknown."""
+    try:
+        recipe_from_config(document, "config.json")
+    except RoutectlError:
+        return None
+    return "its routers alone run on dumped router inputs: recompute CHECKPOINT INPUTS.safetensors"
 
 
 @contextmanager
@@ -126,20 +138,23 @@ def _config_here(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def errors_told(folder: Path, newer: str = "") -> Iterator[None]:
     """Whatever transformers raises while it makes a model of a config.json, in one line.
 
-    It checks some fields, and fails on others wherever they are used, by errors of any class.
+    It checks some fields, and fails on others wherever they are used, by errors of any class; a
+    ``newer`` one than is verified may have other functions.
     """
     try:
         yield
     except (RoutectlError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - of the library, on a document of others
-        said = " ".join(str(error).split())[:200]
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if newer:
+            hint = "pip install 'routectl[models]'"
+            raise UnsupportedError(f"{newer}, and makes no model: {said}", hint=hint) from None
         raise FormatError(
-            f"{folder}: transformers makes no model of its config.json: "
-            f"{type(error).__name__}: {said}"
+            f"{folder}: transformers makes no model of its config.json: {said}"
         ) from None
 
 
@@ -185,7 +200,7 @@ def build_skeleton(config: Any, options: RunOptions) -> Skeleton:
     from transformers import initialization
     from transformers.conversion_mapping import get_model_conversion_mapping
 
-    with _told(options.checkpoint):
+    with errors_told(options.checkpoint):
         dtype = _dtype_of(config, options.dtype)
         quantizer = _quantizer_of(config)
         try:
@@ -217,7 +232,7 @@ def _transformers() -> Any:
         )
     import transformers
 
-    if numbers_of(transformers.__version__) < numbers_of(FIRST):
+    if minor_of(transformers.__version__) < minor_of(FIRST):
         raise UnsupportedError(
             f"transformers {transformers.__version__} is older than what is verified: "
             f"expected {FIRST} or later",
@@ -234,7 +249,7 @@ def transformers_version() -> str:
 def unverified() -> str:
     """What is said of a transformers that is newer than the verified ones; empty for these."""
     version = transformers_version()
-    if numbers_of(version) <= numbers_of(NEWEST):
+    if minor_of(version) <= minor_of(NEWEST):
         return ""
     return f"transformers {version} is newer than {NEWEST}, the newest that is verified"
 
@@ -280,7 +295,7 @@ def fill_buffers(skeleton: Skeleton, options: RunOptions) -> None:
     for name, buffer in list(model.named_non_persistent_buffers()):
         holder = model.get_submodule(name.rpartition(".")[0])
         holder._buffers[name.rpartition(".")[2]] = torch.empty_like(buffer, device=options.device)
-    with _told(options.checkpoint):
+    with errors_told(options.checkpoint):
         model.initialize_weights()
     if any(b.device.type == "meta" for _, b in model.named_non_persistent_buffers()):
         raise FormatError(f"{type(model).__name__}: a buffer that no checkpoint has was not made")

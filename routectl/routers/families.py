@@ -8,7 +8,7 @@ in all these versions, but for the dtype in which more of them hold their matrix
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 __all__ = [
     "ALIASES",
@@ -20,7 +20,7 @@ __all__ = [
     "Case",
     "Family",
     "Key",
-    "numbers_of",
+    "minor_of",
 ]
 
 FIRST, NEWEST = "5.21.0", "5.24.0"  # versions of transformers that the table was held against
@@ -30,16 +30,17 @@ FIRST, NEWEST = "5.21.0", "5.24.0"  # versions of transformers that the table wa
 class Key:
     """A value of config.json: the first of ``names`` that is there and not null, else the default.
 
-    It has the type of the default: bool, int, float.
+    It has the type of the default: bool, int, float; a whole number is at least ``least``.
     """
 
     names: tuple[str, ...]
     default: bool | int | float
+    least: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Facts that hang on one word of config.json."""
+    """Facts that hang on one word of config.json: a text, "true" or "false"."""
 
     name: str
     default: str
@@ -55,11 +56,11 @@ class Family:
 
     router: str
     facts: Mapping[str, object]
-    case: Case | None = field(default=None)
-    module: str | None = field(default=None)
+    cases: tuple[Case, ...] = ()
+    module: str | None = None
 
 
-def numbers_of(version: str) -> tuple[int, int]:
+def minor_of(version: str) -> tuple[int, int]:
     """The first two numbers of a version: "5.24.0.dev1" is (5, 24)."""
     major, minor, *_ = version.split(".")
     return int(major), int(minor)
@@ -119,7 +120,7 @@ _V2_FACTS = {
     "weights_of": "selection",
     "scale": _scale(1.0),
 }
-_V2_CASE = Case("topk_method", "greedy", {"greedy": {}, "group_limited_greedy": _v2(1)})
+_V2_CASE = (Case("topk_method", "greedy", {"greedy": {}, "group_limited_greedy": _v2(1)}),)
 _SCORING = {"sqrtsoftplus": {"score": "sqrtsoftplus"}, "sigmoid": {"score": "sigmoid"}}
 
 FAMILIES: Mapping[str, Family] = {
@@ -133,9 +134,9 @@ FAMILIES: Mapping[str, Family] = {
     "beam": Family("BeamTopKRouter", {**_v3(8, 4, True, 1.0), "scale": 1.0}),
     "cohere2_moe": Family(
         "Cohere2MoeTopKRouter", {**_LATE, "weight_dtype": "logits"},
-        Case("expert_selection_fn", "softmax", {
+        (Case("expert_selection_fn", "softmax", {
             "softmax": {"score_dtype": "float32"},
-            "sigmoid": {"score": "sigmoid", "normalise": _norm(True)}})),
+            "sigmoid": {"score": "sigmoid", "normalise": _norm(True)}}),)),
     "deepseek_ocr2": Family("DeepseekOcr2TextTopkRouter", _V2_FACTS, _V2_CASE),
     "deepseek_v2": Family("DeepseekV2TopkRouter", _V2_FACTS, _V2_CASE),
     "deepseek_v3": Family("DeepseekV3TopkRouter", _v3(8, 4, True, 2.5)),
@@ -144,7 +145,7 @@ FAMILIES: Mapping[str, Family] = {
         "DeepseekV4TopKRouter", {
             **_SIGMOID, "score_dtype": "logits", "norm_eps": 1e-20, "scale": _scale(1.5),
             "hash_layers": Key(("num_hash_layers",), 3)},
-        Case("scoring_func", "sqrtsoftplus", _SCORING)),
+        (Case("scoring_func", "sqrtsoftplus", _SCORING),)),
     "dots1": Family("Dots1TopkRouter", _v3(1, 1, False, 1.0)),
     "dots3_note": Family("Dots3NoteTextTopkRouter", _v3(1, 1, True, 1.0)),
     "ernie4_5_moe": Family("Ernie4_5_MoeTopKRouter", {
@@ -178,7 +179,7 @@ FAMILIES: Mapping[str, Family] = {
         "Inkling2TopKRouter", {
             **_SIGMOID, "logits_dtype": "float32", "norm_eps": 1e-20,
             "scale": _scale(8.0, "route_scale", "routed_scaling_factor")},
-        Case("scoring_func", "sigmoid", _SCORING)),
+        (Case("scoring_func", "sigmoid", _SCORING),)),
     "jamba": Family("JambaTopKRouter", _QWEN),
     "kimi_linear": Family("KimiLinearTopkRouter", _v3(1, 1, True, 2.446)),
     "kolibri1": Family("Kolibri1TopKRouter", {
@@ -253,7 +254,7 @@ FLOAT32_SINCE: Mapping[str, tuple[int, int]] = {
 }
 
 # A text part's model_type is looked up without "_text"; these have other names.
-ALIASES: Mapping[str, str] = {"kimi_k2": "deepseek_v3", "step3p5": "step3p7"}
+ALIASES: Mapping[str, str] = {"kimi_k2": "deepseek_v3", "kimi_k3": "kimi_linear"}
 
 NOT_COVERED: Mapping[str, str] = {
     "dbrx": "its router returns logits, the selection is in the experts' block",

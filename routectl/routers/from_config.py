@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import FormatError, UnsupportedError
 from ..model import facts_from_config, text_part
 from ..visible import quoted
+from .engine_families import ENGINE_FAMILIES, ENGINE_NOT_COVERED, ENGINE_SOURCE
 from .families import (
     ALIASES,
     FAMILIES,
@@ -17,7 +18,7 @@ from .families import (
     NOT_COVERED,
     Case,
     Key,
-    numbers_of,
+    minor_of,
 )
 from .recipe import Recipe, unfit_groups
 
@@ -40,8 +41,11 @@ def recipe_from_config(
     facts = facts_from_config(config, source)
     part = text_part(config)
     name = _row_name(facts.model_type, config.get("model_type"), source)
-    family = FAMILIES[name]
-    values = {**family.facts, **(_case(family.case, part, source) if family.case else {})}
+    family = FAMILIES[name] if name in FAMILIES else ENGINE_FAMILIES[name]
+    _refuse_uncovered(name, part, source)
+    values = dict(family.facts)
+    for case in family.cases:
+        values |= _case(case, part, source)
     read: dict[str, Any] = {
         name: _value(part, value, source) if isinstance(value, Key) else value
         for name, value in values.items()
@@ -54,8 +58,10 @@ def recipe_from_config(
     read |= _groups(read, columns, facts.top_k, source)
     if read.get("score") == "sparsemixer" and facts.top_k != 2:
         raise _bad(source, "num_experts_per_tok", facts.top_k, "2, which sparsemixer selects")
-    read["matrix_dtype"] = "float32" if _in_float32(name, version) else "model"
-    whose = f"transformers {version} {family.router}"
+    whose = f"{ENGINE_SOURCE} {family.router}"
+    if name in FAMILIES:
+        read["matrix_dtype"] = "float32" if _in_float32(name, version) else "model"
+        whose = f"transformers {version} {family.router}"
     return Recipe(name, whose, routed, facts.top_k, **read)
 
 
@@ -99,7 +105,7 @@ def megatron_recipe(
         logits_dtype=dtypes[dtype],
         linear_bias=bool(_value(options, Key(("add_bias_linear",), True), source)),
         score=score,
-        score_dtype="rounded" if numbers_of(version) < (0, 18) else "float32",
+        score_dtype="rounded" if minor_of(version) < (0, 18) else "float32",
         select_on="scores" if first else "logits",
         expert_bias=bias,
         weights_of="scores" if bias else "selection",
@@ -115,31 +121,41 @@ def _row_name(inner: str | None, outer: object, source: str) -> str:
     """The row of a model_type: the text part's, without _text, or the whole model's."""
     names = [str(name).removesuffix("_text") for name in (inner, outer) if name]
     names = [ALIASES.get(name, name) for name in names]
-    for name in names:
-        if name in FAMILIES:
-            return name
+    for table in (FAMILIES, ENGINE_FAMILIES):
+        for name in names:
+            if name in table:
+                return name
     for name in names:
         if name in NOT_COVERED:
             raise UnsupportedError(f"{source}: {name} is not covered: {NOT_COVERED[name]}")
-    known = ", ".join(sorted([*FAMILIES, *ALIASES]))
+    known = ", ".join(sorted([*FAMILIES, *ENGINE_FAMILIES, *ALIASES]))
     got = names[0] if names else "no model_type"
     raise UnsupportedError(f"{source}: unknown router: got {got}, expected one of {known}")
 
 
 def _in_float32(name: str, version: str) -> bool:
     """Whether transformers keeps the matrix of a family's routers in float32."""
-    return name in FLOAT32_SINCE and numbers_of(version) >= FLOAT32_SINCE[name]
+    return name in FLOAT32_SINCE and minor_of(version) >= FLOAT32_SINCE[name]
 
 
 def _case(case: Case, part: Mapping[str, object], source: str) -> Mapping[str, object]:
     word = _word(part, case.name, case.default, source)
     if word not in case.facts:
-        raise _unsupported(source, case.name, word, ", ".join(case.facts))
+        raise _unsupported(source, case.name, word, ", ".join(filter(None, case.facts)))
     return case.facts[word]
+
+
+def _refuse_uncovered(name: str, part: Mapping[str, object], source: str) -> None:
+    """Refuse a router that a key of the config changes into one that no recipe follows."""
+    for (family, key), why in ENGINE_NOT_COVERED.items():
+        if family == name and part.get(key):
+            raise UnsupportedError(f"{source}: {name} with {key} is not covered: {why}")
 
 
 def _word(part: Mapping[str, object], name: str, default: str, source: str) -> str:
     value = part.get(name)
+    if isinstance(value, bool) and default in ("true", "false"):
+        return str(value).lower()
     if value is None:
         return default
     if not isinstance(value, str):
@@ -157,7 +173,7 @@ def _value(part: Mapping[str, object], key: Key, source: str) -> Any:
         if isinstance(key.default, bool) or isinstance(value, bool):
             fits = isinstance(key.default, bool) and isinstance(value, bool)
         elif isinstance(key.default, int):
-            fits = isinstance(value, int) and 0 <= value <= 65536
+            fits = isinstance(value, int) and key.least <= value <= 65536
         else:
             fits = isinstance(value, int | float) and abs(value) < 1e9  # so NaN does not fit
         if not fits:
@@ -166,9 +182,15 @@ def _value(part: Mapping[str, object], key: Key, source: str) -> Any:
     return key.default
 
 
-def _groups(read: Mapping[str, Any], columns: int, top_k: int, source: str) -> dict[str, int]:
-    """The checked groups; none where no group is ever dropped."""
+def _groups(read: Mapping[str, Any], columns: int, top_k: int, source: str) -> dict[str, Any]:
+    """The checked groups; none where no group is ever dropped, nor gives experts of its own."""
     n_group, topk_group = read.get("n_group", 1), read.get("topk_group", 1)
+    if read.get("each_group"):
+        n_group = max(n_group, 1)  # -1 is none
+        if columns % n_group or top_k % n_group:
+            fits = f"a divisor of {columns} experts and of top-{top_k}"
+            raise _bad(source, "router_n_groups", n_group, fits)
+        return {"n_group": n_group, "topk_group": n_group, "each_group": n_group > 1}
     if wrong := unfit_groups(columns, top_k, n_group, topk_group):
         raise FormatError(f"{source}: {wrong}")
     if topk_group == n_group:

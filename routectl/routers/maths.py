@@ -25,6 +25,7 @@ __all__ = [
     "held_matrix",
     "route",
     "router_logits",
+    "select",
     "selection_scores",
     "top_k",
 ]
@@ -80,12 +81,15 @@ def router_logits(
     if (bias_E is not None) != recipe.linear_bias:
         raise ValueError(f"linear bias: got {bias_E is not None}, expected {recipe.linear_bias}")
     weight_ED = held_matrix(recipe, weight_ED, hidden_TD.dtype)
-    wide = {"float32": torch.float32, "float64": torch.float64}
+    model, wide = hidden_TD.dtype, {"float64": torch.float64}
+    wide |= dict.fromkeys(("float32", "float32_then_model"), torch.float32)
     dtype = wide.get(recipe.logits_dtype, weight_ED.dtype)
     bias_E = None if bias_E is None else bias_E.to(dtype)
     logits_TE = F.linear(hidden_TD.to(dtype), weight_ED.to(dtype), bias_E)
     if recipe.logits_dtype == "weight_then_float32":
         logits_TE = logits_TE.float()
+    elif recipe.logits_dtype == "float32_then_model":
+        logits_TE = logits_TE.to(model)
     if recipe.multiplier != 1:
         logits_TE = logits_TE * recipe.multiplier
     if recipe.softcap:
@@ -118,7 +122,7 @@ def route(
         margin_T = torch.full(logits_TE.shape[:1], torch.inf, device=logits_TE.device)
     else:
         scores_TE, group_margin_T = selection_scores(recipe, logits_TE, expert_bias_E)
-        ids_TK, margin_T = top_k(scores_TE, recipe.top_k, recipe.tie)
+        ids_TK, margin_T = select(recipe, scores_TE)
     weights_TK = gate_weights(recipe, logits_TE, ids_TK, scores_TE, expert_scale_E)
     return Selection(scores_TE, ids_TK, weights_TK, margin_T, group_margin_T)
 
@@ -136,6 +140,20 @@ def selection_scores(
         rounded = recipe.bias_dtype == "bfloat16"
         scores_TE = scores_TE + (expert_bias_E.bfloat16() if rounded else expert_bias_E)
     return _keep_groups(recipe, scores_TE) if recipe.grouped else (scores_TE, None)
+
+
+def select(recipe: Recipe, scores_TE: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids [T, K] by descending selection score and the boundary margin [T], as ``top_k``.
+
+    Where every group gives some experts, the margin is that of the group with the smallest one.
+    """
+    if not recipe.each_group:
+        return top_k(scores_TE, recipe.top_k, recipe.tie)
+    size, k = recipe.columns // recipe.n_group, recipe.top_k // recipe.n_group
+    ids_RK, margin_R = top_k(scores_TE.reshape(-1, size), k, recipe.tie)
+    first_G1 = torch.arange(0, recipe.columns, size, device=scores_TE.device).unsqueeze(-1)
+    ids_TK = (ids_RK.reshape(-1, recipe.n_group, k) + first_G1).flatten(-2)
+    return _by_score(scores_TE, ids_TK), margin_R.reshape(-1, recipe.n_group).amin(-1)
 
 
 def top_k(scores_TE: Tensor, k: int, tie: str = "lowest") -> tuple[Tensor, Tensor]:

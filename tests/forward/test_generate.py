@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicCache, StaticCache
 from routectl import open_dump
 from routectl.errors import MismatchError, UnsupportedError
 from routectl.forward.live import record, replay
-from routectl.routers.families import numbers_of
+from routectl.routers.families import minor_of
 from support import families
 from support.forwards import hooked, quiet, sample_of
 from support.shell import run
@@ -22,7 +22,7 @@ from support.shell import run
 pytestmark = pytest.mark.models
 
 END, PAD = 2, 0
-CACHE = "cache" if numbers_of(version("transformers")) >= (5, 24) else "past_key_values"
+CACHE = "cache" if minor_of(version("transformers")) >= (5, 24) else "past_key_values"
 NAMES = ["qwen3_moe", "deepseek_v3", "gpt_oss", "mixtral", "qwen3_next", "deepseek_v4"]
 
 

@@ -345,7 +345,7 @@ class TestRefused:
         with pytest.raises(AttributeError):
             prepare(RunOptions(checkpoint=folder))
         monkeypatch.setattr(transformers, "__version__", "5.99.0.dev0")
-        with pytest.raises(UnsupportedError, match="is newer than 5.*makes no model: Attr") as e:
+        with pytest.raises(UnsupportedError, match=r"is newer than 5.*makes no model: Attr") as e:
             prepare(RunOptions(checkpoint=folder))
         assert "5.99.0.dev0" in str(e.value)
         assert e.value.hint == "pip install 'routectl[models]'"

@@ -55,7 +55,7 @@ MAY_IMPORT = {
         "formats.responses formats.wire"
     ),
     "formats.wire": "damage dump errors limits model routes kernels formats.documents",
-    "forward": "dump errors files routes checkpoints",
+    "forward": "dump errors files routes routers checkpoints",
     "forward.live": "dump errors files layouts routes formats.native forward",
     "ops": "columns damage dump errors routes visible kernels ops.adding ops.pairs",
     "ops.adding": "dump",
