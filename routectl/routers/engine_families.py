@@ -69,11 +69,6 @@ ENGINE_FAMILIES: Mapping[str, Family] = {
         (Case("scoring_func", "sigmoid", {"sigmoid": {"score": "sigmoid"}}),)),
     "step3": Family("Step3TextMoEMLP", {
         **_MODEL, "score": "softmax", "normalise": Key(("norm_expert_weight",), False)}),
-    "step3p5": Family("Step3p5MoEMLP", {
-        "score": "sigmoid", "expert_bias": Key(("use_moe_router_bias",), True),
-        "normalise": True, "norm_eps": 1e-20},
-        (Case("need_fp32_gate", "true", {
-            "true": {**_FLOAT32, "matrix_dtype": "model"}, "false": _MODEL}),)),
 }  # fmt: skip
 
 # Whether a key of a config makes a router that no recipe follows: the family, the key, the reason.

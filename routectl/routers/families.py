@@ -40,7 +40,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Facts that hang on one word of config.json: a text, "true" or "false"."""
+    """Facts that hang on one word of config.json."""
 
     name: str
     default: str
@@ -239,7 +239,11 @@ FAMILIES: Mapping[str, Family] = {
 # Since which version a router's matrix is float32 in a model of any dtype; others have its dtype.
 FLOAT32_SINCE: Mapping[str, tuple[int, int]] = {
     **dict.fromkeys(
-        ("beam", "ernie4_5_moe", "flint", "inkling2", "mistral_large4", "muse_spark"), (5, 21)
+        (
+            *("beam", "ernie4_5_moe", "flint", "hunyuan_v1_moe", "inkling2", "mistral_large4"),
+            "muse_spark",
+        ),
+        (5, 21),
     ),
     **dict.fromkeys(
         (
@@ -254,7 +258,11 @@ FLOAT32_SINCE: Mapping[str, tuple[int, int]] = {
 }
 
 # A text part's model_type is looked up without "_text"; these have other names.
-ALIASES: Mapping[str, str] = {"kimi_k2": "deepseek_v3", "kimi_k3": "kimi_linear"}
+ALIASES: Mapping[str, str] = {
+    "kimi_k2": "deepseek_v3",
+    "kimi_k3": "kimi_linear",
+    "step3p5": "step3p7",
+}
 
 NOT_COVERED: Mapping[str, str] = {
     "dbrx": "its router returns logits, the selection is in the experts' block",

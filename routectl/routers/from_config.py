@@ -130,7 +130,10 @@ def _row_name(inner: str | None, outer: object, source: str) -> str:
             raise UnsupportedError(f"{source}: {name} is not covered: {NOT_COVERED[name]}")
     known = ", ".join(sorted([*FAMILIES, *ENGINE_FAMILIES, *ALIASES]))
     got = names[0] if names else "no model_type"
-    raise UnsupportedError(f"{source}: unknown router: got {got}, expected one of {known}")
+    raise UnsupportedError(
+        f"{source}: unknown router: got {got}, expected one of {known}",
+        hint="its dumps are still read, diffed and checked; nothing is recomputed",
+    )
 
 
 def _in_float32(name: str, version: str) -> bool:
@@ -154,8 +157,6 @@ def _refuse_uncovered(name: str, part: Mapping[str, object], source: str) -> Non
 
 def _word(part: Mapping[str, object], name: str, default: str, source: str) -> str:
     value = part.get(name)
-    if isinstance(value, bool) and default in ("true", "false"):
-        return str(value).lower()
     if value is None:
         return default
     if not isinstance(value, str):

@@ -57,7 +57,7 @@ class Selection:
 
 
 def held_matrix(recipe: Recipe, weight_ED: Tensor, model: torch.dtype) -> Tensor:
-    """A router's stored matrix in the dtype that a model of dtype ``model`` holds it in.
+    """A router's stored matrix, or linear bias, as a model of dtype ``model`` holds it.
 
     Source: transformers 5.21 to 5.24, ``_keep_in_fp32_modules_strict``, which 5.24 has on more
     routers; a matrix that is stored in float32 is rounded by all others.
@@ -84,7 +84,7 @@ def router_logits(
     model, wide = hidden_TD.dtype, {"float64": torch.float64}
     wide |= dict.fromkeys(("float32", "float32_then_model"), torch.float32)
     dtype = wide.get(recipe.logits_dtype, weight_ED.dtype)
-    bias_E = None if bias_E is None else bias_E.to(dtype)
+    bias_E = None if bias_E is None else held_matrix(recipe, bias_E, model).to(dtype)
     logits_TE = F.linear(hidden_TD.to(dtype), weight_ED.to(dtype), bias_E)
     if recipe.logits_dtype == "weight_then_float32":
         logits_TE = logits_TE.float()

@@ -23,7 +23,7 @@ from support.recordings import FIXTURES
 RECORDED = FIXTURES / "engine_routers.safetensors"
 with safe_open(RECORDED, framework="pt") as held:
     CASES = {name: json.loads(said) for name, said in held.metadata().items()}
-HELD_BY_TRANSFORMERS = {"kimi_k3", "kimi_k25"}  # by its recipes: their text models are known
+HELD_BY_TRANSFORMERS = {"kimi_k3", "kimi_k25", "step3p5"}  # whose text models it has
 
 
 def recorded(name):
@@ -93,8 +93,6 @@ def test_each_group_gives_its_share():
          "c: unsupported router_dtype: got 'fp8', expected bf16, fp32"),
         ("mimo_v2", {"topk_method": "greedy"}, UnsupportedError,
          "c: unsupported topk_method: got 'greedy', expected noaux_tc"),
-        ("step3p5", {"need_fp32_gate": 1}, FormatError,
-         "c: bad need_fp32_gate: got 1, expected a word"),
         ("interns1_pro", {"router_n_groups": 3}, FormatError,
          "c: bad router_n_groups: got 3, expected a divisor of 32 experts and of top-4"),
     ],
