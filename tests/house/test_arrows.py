@@ -38,9 +38,7 @@ MAY_IMPORT = {
         "columns dump errors files limits codecs checkpoints formats.arrays formats.documents "
         "formats.native formats.responses formats.trainers formats.wire"
     ),
-    "formats.arrays": (
-        "dump errors files limits model visible checkpoints formats.documents formats.wire"
-    ),
+    "formats.arrays": "dump errors files limits model checkpoints formats.documents formats.wire",
     "formats.configs": "errors files formats.documents",
     "formats.documents": "dump errors files limits model visible kernels checkpoints",
     "formats.native": (
