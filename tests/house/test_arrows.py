@@ -38,9 +38,7 @@ MAY_IMPORT = {
         "columns dump errors files limits codecs checkpoints formats.arrays formats.documents "
         "formats.native formats.responses formats.trainers formats.wire"
     ),
-    "formats.arrays": (
-        "dump errors files limits model visible checkpoints formats.documents formats.wire"
-    ),
+    "formats.arrays": "dump errors files limits model checkpoints formats.documents formats.wire",
     "formats.configs": "errors files formats.documents",
     "formats.documents": "dump errors files limits model visible kernels checkpoints",
     "formats.native": (
@@ -51,11 +49,13 @@ MAY_IMPORT = {
     "formats.responses": "dump errors files limits routes visible formats.documents formats.wire",
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
-        "dump errors files margins model pickled visible checkpoints formats.arrays "
+        "dump errors files limits margins model pickled visible checkpoints formats.arrays "
         "formats.documents formats.responses formats.wire"
     ),
-    "formats.wire": "damage dump errors limits model routes kernels formats.documents",
-    "forward": "dump errors files routes checkpoints",
+    "formats.wire": (
+        "damage dump errors gate_logprobs limits model routes kernels formats.documents"
+    ),
+    "forward": "dump errors files routes routers checkpoints",
     "forward.live": "dump errors files layouts routes formats.native forward",
     "ops": "columns damage dump errors routes visible kernels ops.adding ops.pairs",
     "ops.adding": "dump",

@@ -15,8 +15,9 @@ from ...pickled.records import Record
 from ...pickled.torch_files import MappedTensor, load_torch
 from ...visible import quoted
 from ..documents.fields import as_float64
+from ..documents.forms import unlike
 from ..wire.sample import NoSamplesError, WireSample
-from .fields import fields_of, numbers_in, tokens_in, whole_mask, wire_of
+from .fields import fields_of, numbers_in, packed_rows, tokens_in, whole_mask, wire_of
 from .grids import read_grid
 from .layer_lists import find_layers, read_layers
 from .rollout_samples import read_rollout
@@ -60,7 +61,9 @@ def _of_jagged(doc: Mapping[str, Any], path: Path) -> list[WireSample]:
         if len({len(column) for column in columns.values()}) > 1:
             raise FormatError("got columns of several lengths, expected one a sample")
         ids, tokens, prompts = (columns.pop(n) for n in _JAGGED[:3])
-    except (KeyError, FormatError) as error:
+    except KeyError:
+        raise FormatError(f"{path}: no tq_batch with routes: {unlike(batch, 'jagged')}") from None
+    except FormatError as error:
         raise FormatError(f"{path}: no tq_batch with routed_experts: {error}") from None
     wires = []
     for i, one in enumerate(tokens):
@@ -102,13 +105,19 @@ def read_torch(path: Path, tokens: Dump | Sequence[Sample] | None = None) -> lis
     if is_states(doc):
         return read_states(doc, path)
     if isinstance(doc, Mapping) and isinstance(doc.get("samples"), list):
-        return read_rollout(doc["samples"], path)
+        return read_rollout(doc["samples"], path, "miles" if "metadata" in doc else "slime")
     if isinstance(doc, Mapping) and "tensordict" in doc:
         return _of_jagged(doc, path)
     for key in _GRIDS if isinstance(doc, Mapping) else ():
-        if isinstance(doc.get(key), MappedTensor) and len(doc[key].shape) == 4:
+        held = doc.get(key)
+        if isinstance(held, MappedTensor) and len(held.shape) == 4:
             return list(read_grid(doc, key, path))
-    raise NoSamplesError(
-        f"{path}: a torch file without routes: expected samples, a batch with routed_experts, "
-        "or a list of layers"
-    )
+        if isinstance(held, Mapping) and {"values", "cu_seqlens"} <= held.keys():
+            rows = packed_rows(held["values"], held["cu_seqlens"], f"{path}: {key}")
+            return list(read_grid({**doc, key: rows}, key, path))
+    if not isinstance(doc, Mapping):
+        raise NoSamplesError(
+            f"{path}: a torch file without routes: got a {type(doc).__name__}, expected samples, a "
+            "batch with routed_experts, or a list of a tensor [tokens, K] for each layer"
+        )
+    raise NoSamplesError(f"{path}: a torch file without routes: {unlike(doc, 'torch')}")

@@ -28,7 +28,7 @@ FIXTURES = Path(__file__).parent.parent.parent.parent / "fixtures"
 DEEPSEEK = FIXTURES / "recordings/vllm-0.32.0/deepseek_v3.bf16.grpo/samples.jsonl"
 CONFIG = FIXTURES / "configs/deepseek_v3.json"
 FACTS = ModelFacts(2, (1,), 4, 2, None)
-PICKLES = ("verl-dp", "roll-pkl", "skyrl-pkl", "skyrl-0.3-pkl")
+PICKLES = ("verl-dp", "roll-pkl", "skyrl-pkl", "skyrl-0.3-pkl", "skyrl-0.4-pkl")
 verl = pytest.mark.skipif(importlib.util.find_spec("verl") is None, reason="verl==0.9.1")
 skyrl = pytest.mark.skipif(importlib.util.find_spec("skyrl") is None, reason="skyrl==0.3.0")
 
@@ -357,7 +357,7 @@ class TestForeign:
         """A pickle of something else is refused by what it is."""
         path = tmp_path / "x.pkl"
         path.write_bytes(pickle.dumps(value))
-        with pytest.raises(FormatError, match="expected verl's or ROLL's DataProto") as caught:
+        with pytest.raises(FormatError, match="known form: verl's or ROLL's DataProto") as caught:
             open_dump(path, model=FACTS)
         assert str(caught.value).startswith(f"{path}: ")
 
