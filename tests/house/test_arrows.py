@@ -35,14 +35,17 @@ MAY_IMPORT = {
     "checkpoints": "errors files layouts limits model pickled visible routers",
     "engines": "errors files limits model visible formats.documents formats.responses formats.wire",
     "formats": (
-        "columns dump errors files limits codecs formats.arrays formats.documents formats.native "
-        "formats.responses formats.trainers formats.wire"
+        "columns dump errors files limits codecs formats.arrays formats.documents formats.experts "
+        "formats.native formats.responses formats.trainers formats.wire"
     ),
     "formats.arrays": (
         "dump errors files limits model visible checkpoints formats.documents formats.wire"
     ),
     "formats.configs": "errors files formats.documents",
     "formats.documents": "dump errors files limits model visible kernels",
+    "formats.experts": (
+        "damage dump errors files model pickled routes formats.documents formats.wire"
+    ),
     "formats.native": (
         "columns dump errors files gate_logprobs keys limits model routes codecs kernels "
         "formats.documents"
@@ -51,7 +54,7 @@ MAY_IMPORT = {
     "formats.responses": "dump errors files limits routes visible formats.documents formats.wire",
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
-        "dump errors files model pickled visible formats.arrays formats.documents "
+        "dump errors files model pickled visible formats.arrays formats.documents formats.experts "
         "formats.responses formats.wire"
     ),
     "formats.wire": "damage dump errors limits model routes kernels formats.documents",
