@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from ...dump import Dump, Sample
-from ...errors import FormatError
+from ...errors import FormatError, MismatchError
 from ...files.reading import open_regular, read_bytes
 from ..documents.facts import Model, Physical, UnknownModelError, find_context, refuse_alone
 from ..documents.fields import from_json, joined, token_ids
+from ..experts.counts import Counts, LoadsOnlyError, counts_of_passes, counts_of_steps
 from ..wire.guess import guess_facts
 from ..wire.sample import NoRoutesError, WireSample, to_sample
 from ..wire.shapes import rows_of_flat
@@ -65,12 +66,35 @@ def _open_recording(doc: Any, path: Path, model: Model, start: int | None) -> Du
     from ..experts.maps import ExpertMap
     from .expert_recorder import read_recording
 
+    counts = _counts_in(doc, path, model)
+    if counts is not None:
+        raise LoadsOnlyError(counts)
     found = read_recording(doc, path)
     given = model if isinstance(model, Physical) else Physical(model, found.experts)
     assert isinstance(given.experts, ExpertMap)
     dump = _dump_of(found.wires, path, "torch", given, start)
     dump.meta = replace(dump.meta, engine="sglang")
     return mapped(dump, given.experts, lambda index, _: found.steps[index])
+
+
+def _counts_in(doc: Any, path: Path, model: Model) -> Counts | None:
+    """The counts of a recorder's file that has no ids; None of one that has."""
+    from ..experts.maps import ExpertMap
+    from .expert_recorder import has_ids, own_map
+
+    if has_ids(doc):
+        return None
+    given = model.experts if isinstance(model, Physical) else None
+    try:
+        facts = find_context(path, model.model if isinstance(model, Physical) else model).facts
+    except UnknownModelError:
+        facts = None
+    if "logical_count" not in doc:
+        experts = given if isinstance(given, ExpertMap) else own_map(doc, path)
+        return counts_of_passes(doc, path, facts, experts)
+    if given is not None:
+        raise MismatchError(f"{path}: counts of logical experts, which no map is for")
+    return counts_of_steps(doc, path, facts)
 
 
 def _dump_of(

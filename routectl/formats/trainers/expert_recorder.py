@@ -21,7 +21,7 @@ from ..experts.maps import MAP, ExpertMap, expert_map_of
 from ..wire.sample import WireSample
 from .fields import numbers_in, tokens_in
 
-__all__ = ["Recording", "is_recording", "read_recording"]
+__all__ = ["Recording", "has_ids", "is_recording", "own_map", "read_recording"]
 
 LAST = f"last_{MAP}"
 _IDS = "topk_ids_of_layer"
@@ -84,15 +84,26 @@ def is_recording(doc: Any) -> bool:
     return (isinstance(doc.get("records"), list) and LAST in doc) or "logical_count" in doc
 
 
+def has_ids(doc: Mapping[str, Any]) -> bool:
+    """Whether it has ids, as mode per_token keeps them; of no records nobody knows."""
+    first = next(iter(doc.get("records", ())), None)
+    return "logical_count" not in doc and not (isinstance(first, Mapping) and _IDS not in first)
+
+
+def own_map(doc: Mapping[str, Any], path: Path) -> ExpertMap:
+    """The map that held when the file was written."""
+    return expert_map_of(doc[LAST], f"{path}: {LAST}")
+
+
 def read_recording(doc: Mapping[str, Any], path: Path) -> Recording:
-    """The sequences of a per_token dump; counts alone are for ``counts.read_counts``.
+    """The sequences of a per_token dump; counts alone are for ``experts.counts``.
 
     A prefill begins a sequence, or goes on with one whose rows end where it starts. Tokens of a
     decode pass are in the order of its batch, from which sequences leave and to whose end they
     come: each goes on with the one that it must be of. Where it may be of several, and where a
     prefix was in the cache, what is told of a row are its position and its experts.
     """
-    experts = expert_map_of(doc[LAST], f"{path}: {LAST}")
+    experts = own_map(doc, path)
     passes = [_pass_of(one, f"{path}: records[{i}]") for i, one in enumerate(doc["records"])]
     passes.sort(key=lambda one: one.number)
     width = max((one.ids_WTK.shape[0] for one in passes), default=0)
