@@ -18,7 +18,7 @@ __all__ = [
     "truths",
 ]
 
-RECORDED = FIXTURES / "recordings" / "sglang-0.5.23" / "expert_distribution"
+RECORDED = FIXTURES / "expert_distribution"
 TRUE_ROUTES = FIXTURES / "tiny_rl" / "routes_v0.fp32.npz"
 
 

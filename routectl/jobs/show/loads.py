@@ -18,7 +18,7 @@ __all__ = ["loads_of_sides"]
 def loads_of_sides(
     sides: Mapping[str, str], reading: Reading, progress: Progress = SILENT
 ) -> "LoadsDocument":
-    """The routectl.loads/1 document of what is named: counts, and dumps whose routes are counted."""
+    """The routectl.loads/1 document of what is named: counts, and dumps, whose ids are counted."""
     from ...formats.experts.counts import LoadsOnlyError
     from ...reports.show.loads import loads_document
 

@@ -98,7 +98,8 @@ def render_loads(doc: LoadsDocument, console: Console) -> None:
         for side in sides:
             how = "counted of its routes"
             if side["of"] == "counts":
-                how = f"mode {side['mode']}, {amount(side['forward_passes'] or 0)} forward passes counted"
+                passes = amount(side["forward_passes"] or 0)
+                how = f"mode {side['mode']}, {passes} forward passes counted"
             print_line(
                 console,
                 side["name"].lower(),
