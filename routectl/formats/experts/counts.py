@@ -19,11 +19,11 @@ from ...pickled.torch_files import MappedTensor
 from ..wire.sample import NoSamplesError
 from .maps import ExpertMap
 
-__all__ = ["Counts", "LoadsOnlyError", "counts_of_passes", "counts_of_steps"]
+__all__ = ["ExpertCounts", "LoadsOnlyError", "counts_of_passes", "counts_of_steps"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Counts:
+class ExpertCounts:
     """How often each logical expert was taken in each layer, int64 [L, E], and in how many passes.
 
     ``mode`` is the recorder's; ``experts`` says by which map physical ids were counted as logical.
@@ -41,7 +41,7 @@ class Counts:
 class LoadsOnlyError(NoSamplesError):
     """The file has counts of experts and no routes: ``counts``, for whoever shows loads."""
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, counts: ExpertCounts) -> None:
         super().__init__(
             f"{counts.path}: load-only: counts of experts (mode {counts.mode} of SGLang's "
             "recorder), no routes",
@@ -50,7 +50,7 @@ class LoadsOnlyError(NoSamplesError):
         self.counts = counts
 
 
-def counts_of_steps(doc: Mapping[str, Any], path: Path, facts: ModelFacts | None) -> Counts:
+def counts_of_steps(doc: Mapping[str, Any], path: Path, facts: ModelFacts | None) -> ExpertCounts:
     """Of ``logical_count`` [passes, layers, E], a pass of the buffer each; those not used are 0."""
     counts_BWE = _integers(doc["logical_count"], f"{path}: logical_count")
     if counts_BWE.ndim == 2:
@@ -65,7 +65,7 @@ def counts_of_steps(doc: Mapping[str, Any], path: Path, facts: ModelFacts | None
 
 def counts_of_passes(
     doc: Mapping[str, Any], path: Path, facts: ModelFacts | None, experts: ExpertMap
-) -> Counts:
+) -> ExpertCounts:
     """Of ``global_physical_count`` [layers, P] of each forward pass, by the map of its step."""
     width, total_WE = 0, np.zeros((0, 0), np.int64)
     for i, record in enumerate(doc["records"]):
@@ -108,16 +108,16 @@ def _counts(
     load_WE: NDArray[np.int64],
     facts: ModelFacts | None,
     experts: str | None = None,
-) -> Counts:
+) -> ExpertCounts:
     """Counts of a model's MoE layers; without a model of the layers that have any."""
     width, found = load_WE.shape
     if facts is None:
         layers = [layer for layer in range(width) if load_WE[layer].any()]
-        return Counts(str(path), mode, passes, tuple(layers), load_WE[layers], experts)
+        return ExpertCounts(str(path), mode, passes, tuple(layers), load_WE[layers], experts)
     if found != facts.num_experts or width not in (facts.num_layers, len(facts.layers)):
         raise MismatchError(
             f"{path}: counts of {width} layers and {found} experts, expected {facts.num_layers} "
             f"layers and {facts.num_experts} experts, of the model"
         )
     load_LE = load_WE if width == len(facts.layers) else load_WE[list(facts.layers)]
-    return Counts(str(path), mode, passes, facts.layers, load_LE, experts, facts.model_type)
+    return ExpertCounts(str(path), mode, passes, facts.layers, load_LE, experts, facts.model_type)

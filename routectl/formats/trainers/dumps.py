@@ -15,7 +15,7 @@ from ...errors import FormatError, MismatchError
 from ...files.reading import open_regular, read_bytes
 from ..documents.facts import Model, Physical, UnknownModelError, find_context, refuse_alone
 from ..documents.fields import from_json, joined, token_ids
-from ..experts.counts import Counts, LoadsOnlyError, counts_of_passes, counts_of_steps
+from ..experts.counts import ExpertCounts, LoadsOnlyError, counts_of_passes, counts_of_steps
 from ..wire.guess import guess_facts
 from ..wire.sample import NoRoutesError, WireSample, to_sample
 from ..wire.shapes import rows_of_flat
@@ -77,7 +77,7 @@ def _open_recording(doc: Any, path: Path, model: Model, start: int | None) -> Du
     return mapped(dump, given.experts, lambda index, _: found.steps[index])
 
 
-def _counts_in(doc: Any, path: Path, model: Model) -> Counts | None:
+def _counts_in(doc: Any, path: Path, model: Model) -> ExpertCounts | None:
     """The counts of a recorder's file that has no ids; None of one that has."""
     from ..experts.maps import ExpertMap
     from .expert_recorder import has_ids, own_map

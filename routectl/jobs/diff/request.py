@@ -121,7 +121,7 @@ def answer_diff(
     try:
         return _compared(request, progress, baseline)
     except LoadsOnlyError:
-        refuse_rows(request)
+        _refuse_rows(request)
     document = loads_of_sides({"OLD": request.old, "NEW": request.new}, request.reading, progress)
     document["asked"] = asked_of(request)
     return document
@@ -137,7 +137,7 @@ def _compared(request: DiffRequest, progress: Progress, baseline: "Baseline | No
     return document
 
 
-def refuse_rows(request: DiffRequest) -> None:
+def _refuse_rows(request: DiffRequest) -> None:
     """Raise RoutectlError for what needs routes of both sides, where one has counts alone."""
     default = DiffRequest(old="", new="")
     asked = ("tokens", "layers", "sample", "positions", "rerun", "logprobs", "table", "limits")

@@ -8,7 +8,7 @@ from ..reading import Reading
 
 if TYPE_CHECKING:
     from ...dump import Dump
-    from ...formats.experts.counts import Counts
+    from ...formats.experts.counts import ExpertCounts
     from ...reports.show.loads import Loads
     from ...reports.show.schema import LoadsDocument
 
@@ -33,7 +33,7 @@ def loads_of_sides(
     return loads_document([found[name] for name in sides], list(sides))
 
 
-def _of_counts(counts: "Counts") -> "Loads":
+def _of_counts(counts: "ExpertCounts") -> "Loads":
     from ...reports.show.loads import Loads
 
     return Loads(
