@@ -103,7 +103,6 @@ class Context:
 
     facts: ModelFacts
     about: dict[str, Any]
-    id_space: str = "logical"
 
     def meta(self, path: Path, kind: str, **said: Any) -> DumpMeta:
         """What is known of the dump at ``path``, of format ``kind``; ``said`` is what it says."""
@@ -117,7 +116,6 @@ class Context:
             facts_source=facts.source,
             file_bytes=path.stat().st_size,
             num_layers=facts.num_layers,
-            id_space=self.id_space,
             **{**said, "model": said.get("model") or facts.model_type},
         )
 
@@ -231,7 +229,7 @@ def find_context(
         if context.facts.source != GUESSED:
             model.experts.check(context.facts)
         facts = replace(context.facts, num_experts=model.experts.num_physical, zero_experts=0)
-        return replace(context, facts=facts, id_space="physical")
+        return replace(context, facts=facts)
     folder = path.parent
     about = _notes(folder / _META, needed=model is None and own is None)
     if model is not None and not isinstance(model, Otherwise | Guess):
