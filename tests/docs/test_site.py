@@ -17,12 +17,15 @@ import pytest
 
 import routectl
 from routectl.codecs import CODECS, codec_named
-from support.site import BUILT, FAULTS, loaded_from_elsewhere
+from support.site import BUILT, DRAWN, FAULTS, SWITCH, contrast, loaded_from_elsewhere, rgb
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 CONFIG = ROOT / ".mkdocs.yml"
-NOTHING = {"config": {"lang": ["en"], "separator": " ", "pipeline": []}, "docs": []}  # to search
+NOTHING = {  # to search: an index takes a page a second
+    "config": {"lang": ["en"], "separator": " ", "pipeline": [], "fields": {}},
+    "docs": [],
+}
 NAMES = sorted((DOCS / "reference" / "python").glob("*.md"))
 
 
@@ -71,6 +74,45 @@ def test_docstrings_become_markdown():
     )
     told = "Weights.\n\n- `path`: a folder, or a file\n- `files, names`: both\n\nMore of it.\n\n"
     assert markdown_of(text) == told
+
+
+def test_figures_are_readable():
+    """Each colour of text in a figure has a contrast of 4.5 with what it stands on, both themes."""
+    from figures import ON, THEMES
+
+    for theme, colours in THEMES.items():
+        for ink, grounds in ON.items():
+            for ground in grounds:
+                ratio = contrast(colours[ink], colours[ground])
+                assert ratio >= 4.5, (theme, ink, ground, ratio)
+
+
+def test_figures_are_told():
+    """Each picture of a page has words for who does not see it, and each figure is on a page."""
+    shown = set()
+    for page in DOCS.rglob("*.md"):
+        for words, path in re.findall(r"!\[(.*?)\]\((\S+?)\)", page.read_text("utf-8")):
+            assert len(words.split()) >= 4, page.name
+            shown.add((page.parent / path).resolve())
+    figures = set((DOCS / "figures").glob("*.svg"))
+    assert figures
+    assert figures <= shown
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_figures_follow_the_theme(browser, theme):
+    """A figure's ground and ink are those of the reader's theme, and its words are inside it."""
+    from figures import THEMES
+
+    with browser.new_context(color_scheme=theme) as context:
+        page = context.new_page()
+        for path in sorted((DOCS / "figures").glob("*.svg")):
+            page.goto(path.as_uri())
+            ground, ink, outside = page.evaluate(DRAWN)
+            assert (ground, ink) == (rgb(THEMES[theme]["bg"]), rgb(THEMES[theme]["fg"]))
+            assert outside == [], path.name
 
 
 @pytest.fixture(scope="session")
@@ -123,11 +165,12 @@ def test_docstrings_are_on_the_site(site):
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_pages_are_readable(site, address, browser, theme):
-    """At 400 and 1280 px no page scrolls sideways, complains, asks elsewhere, or has faint text."""
-    trouble = []
-    context = browser.new_context(color_scheme=theme)
+def test_pages_are_readable(site, address, browser):
+    """At 400 and 1280 px, light and dark, no page scrolls sideways, complains, asks elsewhere, or
+    has faint text.
+    """
+    trouble, themes = [], set()
+    context = browser.new_context(color_scheme="light")
     context.route("**/search_index.json", lambda route: route.fulfill(json=NOTHING))
     page = context.new_page()
     page.on("console", lambda message: trouble.append((page.url, message.text)))
@@ -140,15 +183,20 @@ def test_pages_are_readable(site, address, browser, theme):
         if path.name == "404.html":
             continue
         name = path.relative_to(site).as_posix()
-        page.goto(f"{address}/{name}")
         page.set_viewport_size({"width": 1280, "height": 900})
         page.goto(f"{address}/{name}")
         page.wait_for_function(BUILT)
+        page.add_style_tag(content="* { transition: none !important; }")
         for width in (1280, 400):
             page.set_viewport_size({"width": width, "height": 900})
-            trouble += [(name, width, fault) for fault in page.evaluate(FAULTS)]
+            for _ in range(2):  # the theme that the page before left, then the other
+                theme = page.evaluate("document.body.dataset.mdColorScheme")
+                themes.add(theme)
+                trouble += [(name, theme, width, fault) for fault in page.evaluate(FAULTS)]
+                page.evaluate(SWITCH)
     context.close()
     assert trouble == []
+    assert themes == {"default", "slate"}
 
 
 @pytest.mark.slow

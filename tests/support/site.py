@@ -2,10 +2,13 @@
 
 from html.parser import HTMLParser
 
-__all__ = ["BUILT", "FAULTS", "loaded_from_elsewhere"]
+__all__ = ["BUILT", "DRAWN", "FAULTS", "SWITCH", "contrast", "loaded_from_elsewhere", "rgb"]
 
 # Whether the theme has taken a palette
 BUILT = "() => document.body.dataset.mdColorScheme !== undefined"
+
+# A click on the switch between light and dark
+SWITCH = "() => document.querySelector('[data-md-component=palette] label:not([hidden])').click()"
 
 # How far a page is wider than its window, and text whose contrast with what is behind it is below
 # WCAG's 4.5, or 3 where it is large. A colour that is clear lets the one behind through.
@@ -52,6 +55,43 @@ FAULTS = """() => {
     }
     return faults;
 }"""
+
+# Of a figure: the colour of its ground, of its first words without one of their own, and words
+# that reach out of it
+DRAWN = """() => {
+    const plain = document.querySelector("text:not([style])");
+    const size = document.documentElement.viewBox.baseVal;
+    const out = (box) => box.x < 0 || box.y < 0
+        || box.x + box.width > size.width || box.y + box.height > size.height;
+    return [
+        getComputedStyle(document.querySelector("rect")).fill,
+        getComputedStyle(plain).fill,
+        [...document.querySelectorAll("text")]
+            .filter((node) => out(node.getBBox()))
+            .map((node) => node.textContent),
+    ];
+}"""
+
+
+def _channels(colour):
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+
+
+def rgb(colour):
+    """A colour such as #1f2328 as a browser says it."""
+    return f"rgb({', '.join(map(str, _channels(colour)))})"
+
+
+def contrast(one, other):
+    """WCAG 2's contrast of two colours such as #1f2328, from 1 to 21."""
+
+    def light(colour):
+        parts = [c / 255 for c in _channels(colour)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return sum(c * w for c, w in zip(linear, (0.2126, 0.7152, 0.0722), strict=True))
+
+    low, high = sorted((light(one), light(other)))
+    return (high + 0.05) / (low + 0.05)
 
 
 class _Loaded(HTMLParser):

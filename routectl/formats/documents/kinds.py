@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from ...checkpoints.router_trace import is_trace
 from ...errors import FormatError
 from ...files.reading import open_regular
 
@@ -25,11 +26,12 @@ _WORDS = {
     "pickle": "a pickle",
     "msgpack": "micro-batches (msgpack)",
     "dictionary": "a token dictionary",
+    "trace": "a router trace of Megatron-Core",
 }
 
 
 def sniff_binary(path: Path) -> str | None:
-    """The binary container by its first bytes; None for text."""
+    """The container by its first bytes; None for text, but for a router trace."""
     with open_regular(path) as file:
         head = file.read(128)
     if head.startswith(b"PAR1"):
@@ -40,6 +42,8 @@ def sniff_binary(path: Path) -> str | None:
         return "torch" if _TORCH.search(head) else "npz"
     if head.startswith(b"routectl-dictionary/"):
         return "dictionary"
+    if is_trace(head):
+        return "trace"
     if _MICRO_BATCHES.match(head):
         return "msgpack"
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:

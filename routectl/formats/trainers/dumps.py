@@ -30,13 +30,17 @@ def open_trainer_file(
     start: int | None,
     tokens: Dump | Sequence[Sample] | None = None,
 ) -> Dump:
-    """Open a trainer's file; ``kind`` is torch, pickle or msgpack.
+    """Open a trainer's file; ``kind`` is torch, pickle, msgpack or trace.
 
-    ``tokens`` are the samples whose rows a torch file of layers holds, for their tokens.
+    ``tokens`` are the samples whose rows a torch file of layers, or a trace, holds.
 
     The file is mapped or held whole; rows are checked when a sample is read. Raises FormatError
     on what is no dump of a known trainer, and on a pickle of anything but plain data.
     """
+    if kind == "trace":
+        from .router_traces import open_router_trace
+
+        return open_router_trace(path, model, start, tokens)
     refuse_alone(path, model)
     if kind == "torch":
         from .torch_dumps import read_torch
