@@ -28,11 +28,12 @@ FORMATS = (
     "torch",
     "pickle",
     "msgpack",
+    "straw",
     "native",
     "trace",
 )
 _ARRAYS = ("npy", "npz", "safetensors")
-_TRAINERS = ("torch", "pickle", "msgpack", "trace")
+_TRAINERS = ("torch", "pickle", "msgpack", "straw", "trace")
 _WITHOUT_TOKENS = ("torch", "trace")  # some of them hold routes alone
 _SUFFIXES = {".npy": "npy", ".npz": "npz", ".safetensors": "safetensors", ".parquet": "native"}
 

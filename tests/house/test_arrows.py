@@ -51,10 +51,12 @@ MAY_IMPORT = {
     "formats.responses": "dump errors files limits routes visible formats.documents formats.wire",
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
-        "dump errors files margins model pickled visible checkpoints formats.arrays "
+        "dump errors files limits margins model pickled visible checkpoints formats.arrays "
         "formats.documents formats.responses formats.wire"
     ),
-    "formats.wire": "damage dump errors limits model routes kernels formats.documents",
+    "formats.wire": (
+        "damage dump errors gate_logprobs limits model routes kernels formats.documents"
+    ),
     "forward": "dump errors files routes checkpoints",
     "forward.live": "dump errors files layouts routes formats.native forward",
     "ops": "columns damage dump errors routes visible kernels ops.adding ops.pairs",

@@ -16,6 +16,7 @@ _MICRO_BATCHES = re.compile(  # an array of arrays of 11 to 63 fields, the first
     rb"(?:[\x91-\x9f]|\xdc..|\xdd....)(?:[\x9b-\x9f]|\xdc\x00[\x10-\x3f])[\x90-\x9f\xdc\xdd]",
     re.DOTALL,
 )
+_STRAW = re.compile(rb"\{\s*\"evaluation\":\s*\w+,\s*\"format\":\s*\"\w+\.straw-debug\"")
 _HEAD = 1 << 20
 _WORDS = {
     "native": "a native dump",
@@ -25,6 +26,7 @@ _WORDS = {
     "torch": "a torch file",
     "pickle": "a pickle",
     "msgpack": "micro-batches (msgpack)",
+    "straw": "an archive of rollouts (straw)",
     "dictionary": "a token dictionary",
     "trace": "a router trace of Megatron-Core",
 }
@@ -46,6 +48,8 @@ def sniff_binary(path: Path) -> str | None:
         return "trace"
     if _MICRO_BATCHES.match(head):
         return "msgpack"
+    if _STRAW.match(head):
+        return "straw"
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
         return "safetensors"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
