@@ -26,7 +26,7 @@ from .models import LEFT
 from .naming import Where
 from .orders import known_order
 from .pending import KeptRuns, PairedSides, runs_of
-from .prefixes import Flips
+from .prefixes import KnownFlips
 from .rest import Rest
 from .runs import column_runs, token_runs
 from .side import Ints, differing, side_of, unsigned
@@ -273,13 +273,13 @@ class Comparer:
         found.explained += before
         found.note(CheckEstimate(edit.code, edit.detail, rows, left, before))
 
-    def _flips(self, pair: _Pair, wrong_NL: Bools) -> Flips:
+    def _flips(self, pair: _Pair, wrong_NL: Bools) -> KnownFlips:
         """The margins of a sample's marked rows, and of those of its cached tokens."""
         columns, here_N = np.arange(len(self.layers)), pair.here_N
         cached = int((here_N < (pair.sample.cached_tokens or 0)).sum())
         known, clear = self._margins_of(pair, here_N, columns, wrong_NL)
         of_cached = self._margins_of(pair, here_N[:cached], columns, wrong_NL[:cached])
-        return Flips(known, clear, cached, *of_cached)
+        return KnownFlips(known, clear, cached, *of_cached)
 
     def _margins_of(
         self, pair: _Pair, positions: Ints, columns: Ints, wrong_NL: Bools

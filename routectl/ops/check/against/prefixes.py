@@ -13,7 +13,7 @@ import numpy as np
 
 from .side import Ints
 
-__all__ = ["Cached", "Flips", "cached_differ", "nats"]
+__all__ = ["Cached", "KnownFlips", "cached_differ", "nats"]
 
 _TIMES = 2.0  # how much more rows of cached tokens differ; 1.4 at most in clean recordings
 _EVIDENCE = 30.0  # nats
@@ -40,7 +40,7 @@ class Cached:
 
 
 @dataclass(frozen=True, slots=True)
-class Flips:
+class KnownFlips:
     """Of a sample's rows that differ, those with a margin and those whose margin is not small.
 
     The same of its first ``cached`` compared tokens, which the dump says were in a cache.

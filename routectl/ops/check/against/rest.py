@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ....routes import Bools
 from ..book.results import Book, Place
-from .prefixes import Cached, Flips, cached_differ, nats
+from .prefixes import Cached, KnownFlips, cached_differ, nats
 from .wording import margin_words
 
 __all__ = ["Intact", "Rest"]
@@ -117,7 +117,7 @@ class Rest:
         wrong_NL: Bools,
         rest_NL: Bools,
         both_NL: Bools,
-        flips: Flips,
+        flips: KnownFlips,
     ) -> None:
         """Add a sample's rows that are left; flips are the margins of those that differ."""
         wrong_NL = wrong_NL & rest_NL
@@ -234,7 +234,7 @@ def _worst(samples: Sequence[Intact]) -> list[Intact]:
     return sorted(samples, key=lambda one: (-one.rate, one.index))[:_WORST]
 
 
-def _intact(index: int, place: Place, wrong_N: Counts, rows_N: Counts, flips: Flips) -> Intact:
+def _intact(index: int, place: Place, wrong_N: Counts, rows_N: Counts, flips: KnownFlips) -> Intact:
     """What is kept of a sample."""
     wrong, rows = np.cumsum(wrong_N), np.cumsum(rows_N)
     total, size, begin = int(wrong[-1]), int(rows[-1]), place.position or 0
