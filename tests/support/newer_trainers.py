@@ -26,7 +26,7 @@ def _newest(name):
 
 
 SKYRL = _newest("skyrl")
-ART = _newest("openpipe_art")
+ART = _HERE / "openpipe_art-0.5.18"  # 0.5.23 takes bundles of version 4 alone
 _PACKAGES = (  # whose __init__ files import what is not there
     *("skyrl", "skyrl.backends", "skyrl.backends.skyrl_train", "skyrl.train"),
     *("skyrl.train.dataset", "skyrl.backends.skyrl_train.utils"),
