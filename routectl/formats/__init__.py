@@ -207,6 +207,10 @@ def _open_folder(
     if manifest is not None:
         return _mapped(open_bundle(path, manifest), model)
     from ..checkpoints.router_trace import trace_files
+    from .trainers.routing_store import is_layer_store
+
+    if path.is_dir() and is_layer_store(files):
+        return partial(opener, form="pickle")(path)
     from .folder import join_files
 
     if path.is_dir() and (traces := trace_files(path)):
