@@ -54,12 +54,14 @@ FRAMEWORKS = {
     "skyrl-0.4": Framework(
         ("skyrl",), ("tests/formats/trainers/test_skyrl_packed.py",), "", "3.12", by_path=True
     ),
-    "art": Framework(
-        (
-            "openpipe-art==0.5.18",
-        )  # the newest takes another version of bundles, ("tests/formats/trainers/test_bundles.py",), "", "3.12", by_path=True
+    "art": Framework(  # 0.5.23 takes bundles of version 4 alone
+        ("openpipe-art==0.5.18",),
+        ("tests/formats/trainers/test_bundles.py",),
+        "",
+        "3.12",
+        by_path=True,
     ),
-    "trl": Framework(("trl",), ("tests/trainers/test_transformers.py",), "grpo or trl"),
+    "trl": Framework(("trl",), ("tests/trainers/test_transformers.py",), "loop_of_the_page"),
     "transformers": Framework(("transformers",), ("tests/trainers/test_transformers.py",)),
     "megatron-core": Framework(
         ("megatron-core",),
