@@ -84,13 +84,17 @@ def _of_jagged(doc: Mapping[str, Any], path: Path) -> list[WireSample]:
     return wires
 
 
-def read_torch(path: Path, tokens: Dump | Sequence[Sample] | None = None) -> list[WireSample]:
+def read_torch(
+    path: Path, tokens: Dump | Sequence[Sample] | None = None, doc: Any = None
+) -> list[WireSample]:
     """The sequences of a torch file; ``tokens`` are those of a file that holds layers alone.
+
+    ``doc`` is what it holds, where it is read already.
 
     Raises NoSamplesError when it is no known dump of routes, MismatchError when tokens do not fit
     its rows or it has its own.
     """
-    doc = load_torch(path)
+    doc = load_torch(path) if doc is None else doc
     layers = find_layers(doc)
     if layers is not None:
         return read_layers(layers, path, tokens)

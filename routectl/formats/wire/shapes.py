@@ -17,6 +17,7 @@ from .payload import IntArray
 __all__ = [
     "TokenExtent",
     "as_rows",
+    "ids_hint",
     "is_constant",
     "model_hint",
     "raw_rows",
@@ -69,6 +70,12 @@ def model_hint(facts: ModelFacts) -> str:
     """What to do where routes do not fit their model, which is named."""
     source = facts.source or "what was given"
     return f"the model is that of {source}: --model names the one that ran"
+
+
+def ids_hint(facts: ModelFacts, highest: int) -> str:
+    """The same where an id is beyond its experts: it may be a physical one."""
+    more = f"; physical ids (EPLB) need --expert-map FILE, of {highest + 1} experts or more"
+    return model_hint(facts) + (more if highest >= facts.num_experts else "")
 
 
 def sizes_of_row(facts: ModelFacts) -> Iterator[tuple[int, int]]:

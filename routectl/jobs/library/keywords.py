@@ -36,6 +36,7 @@ class CheckKeywords(TypedDict, total=False):
     shard: str | None
     partial: AnyPath | None
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: str | None
@@ -56,6 +57,7 @@ class ConvertKeywords(TypedDict, total=False):
     jobs: int | None
     ray: str | None
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: Source | None
@@ -78,6 +80,7 @@ class DiffKeywords(TypedDict, total=False):
     ray: str | None
     shard: str | None
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: str | None
@@ -113,6 +116,7 @@ class LayoutKeywords(TypedDict, total=False):
     plan: AnyPath | None
     layout: Texts
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: str | None
@@ -138,6 +142,7 @@ class PackKeywords(TypedDict, total=False):
     jobs: int | None
     ray: str | None
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: str | None
@@ -167,6 +172,7 @@ class RecomputeKeywords(TypedDict, total=False):
     jobs: int | None
     ray: str | None
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: str | None
@@ -188,6 +194,7 @@ class ShowKeywords(TypedDict, total=False):
     ray: str | None
     shard: str | None
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: str | None
@@ -200,6 +207,7 @@ class StalenessKeywords(TypedDict, total=False):
     jobs: int | None
     ray: str | None
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: str | None
@@ -238,6 +246,7 @@ class VerifyKeywords(TypedDict, total=False):
     shard: str | None
     partial: AnyPath | None
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: str | None
