@@ -194,9 +194,7 @@ def _mapped(dump: Dump, model: Model) -> Dump:
     return mapped(dump, model.experts)
 
 
-def _open_folder(
-    path: Path, files: list[Path], opener: Callable[[Path], Dump], model: Model
-) -> Dump:
+def _open_folder(path: Path, files: list[Path], opener: Callable[..., Dump], model: Model) -> Dump:
     """Files of a folder or a glob, or what an ART bundle's manifest names, as one dump.
 
     Of a folder of router traces the traces alone: what is beside them is theirs.
@@ -207,6 +205,10 @@ def _open_folder(
     if manifest is not None:
         return _mapped(open_bundle(path, manifest), model)
     from ..checkpoints.router_trace import trace_files
+    from .trainers.routing_store import is_layer_store
+
+    if path.is_dir() and is_layer_store(files):
+        return partial(opener, form="pickle")(path)
     from .folder import join_files
 
     if path.is_dir() and (traces := trace_files(path)):

@@ -115,15 +115,16 @@ def _dump_of(
     held: int | None = None,
 ) -> Dump:
     """The samples as a dump; ``held`` are the bytes of what they are in, where that is no file."""
-    told = f"{path}: no routes in any sample, of {len(wires)}"
+    nothing = f"{path}: no routes in any sample, of {len(wires)}"
     with_routes = any(wire.has_routes for wire in wires)
     try:
         context = find_context(path, model, guess=lambda: guess_facts(wires))
     except UnknownModelError:
         if with_routes:
             raise
-        raise NoRoutesError(told) from None
-    meta = context.meta(path, kind, wire_dtype=joined({_dtype(wire) for wire in wires}))
+        raise NoRoutesError(nothing) from None
+    dtype, engine = joined({_dtype(wire) for wire in wires}), joined({w.engine for w in wires})
+    meta = context.meta(path, kind, wire_dtype=dtype, engine=engine)
     weighted = any(wire.weights is not None for wire in wires)
     meta = replace(meta, gates=weighted, trainer=joined({wire.trainer for wire in wires}))
     if held is not None:
@@ -138,7 +139,7 @@ def _dump_of(
 
     dump = Dump(meta, keys, load)
     if not with_routes:
-        raise NoRoutesError(told, dump=dump)
+        raise NoRoutesError(nothing, dump=dump)
     return dump
 
 

@@ -22,6 +22,7 @@ from .grids import read_grid
 from .layer_lists import find_layers, read_layers
 from .rollout_samples import read_rollout
 from .train_data import is_train_data, train_data_of
+from .xtuner_states import is_states, read_states
 
 __all__ = ["read_torch"]
 
@@ -105,6 +106,8 @@ def read_torch(
             f"{path}: {train_data_of(doc, path)}; no routes",
             hint="diff --logprobs compares its log-probs, pack --plan takes its micro-batches",
         )
+    if is_states(doc):
+        return read_states(doc, path)
     if isinstance(doc, Mapping) and isinstance(doc.get("samples"), list):
         return read_rollout(doc["samples"], path, "miles" if "metadata" in doc else "slime")
     if isinstance(doc, Mapping) and "tensordict" in doc:
