@@ -195,7 +195,7 @@ def _mapped(dump: Dump, model: Model) -> Dump:
 
 
 def _open_folder(
-    path: Path, files: list[Path], opener: Callable[[Path], Dump], model: Model
+    path: Path, files: list[Path], opener: Callable[..., Dump], model: Model
 ) -> Dump:
     """Files of a folder or a glob, or what an ART bundle's manifest names, as one dump.
 

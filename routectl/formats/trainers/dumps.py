@@ -123,8 +123,8 @@ def _dump_of(
         if with_routes:
             raise
         raise NoRoutesError(nothing) from None
-    said = {"wire_dtype": _dtype, "engine": lambda wire: wire.engine}
-    meta = context.meta(path, kind, **{n: joined({of(w) for w in wires}) for n, of in said.items()})
+    dtype, engine = ({_dtype(wire) for wire in wires}, {wire.engine for wire in wires})
+    meta = context.meta(path, kind, wire_dtype=joined(dtype), engine=joined(engine))
     weighted = any(wire.weights is not None for wire in wires)
     meta = replace(meta, gates=weighted, trainer=joined({wire.trainer for wire in wires}))
     if held is not None:
