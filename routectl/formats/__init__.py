@@ -194,9 +194,7 @@ def _mapped(dump: Dump, model: Model) -> Dump:
     return mapped(dump, model.experts)
 
 
-def _open_folder(
-    path: Path, files: list[Path], opener: Callable[..., Dump], model: Model
-) -> Dump:
+def _open_folder(path: Path, files: list[Path], opener: Callable[..., Dump], model: Model) -> Dump:
     """Files of a folder or a glob, or what an ART bundle's manifest names, as one dump.
 
     Of a folder of router traces the traces alone: what is beside them is theirs.

@@ -123,8 +123,8 @@ def _dump_of(
         if with_routes:
             raise
         raise NoRoutesError(nothing) from None
-    dtype, engine = ({_dtype(wire) for wire in wires}, {wire.engine for wire in wires})
-    meta = context.meta(path, kind, wire_dtype=joined(dtype), engine=joined(engine))
+    dtype, engine = joined({_dtype(wire) for wire in wires}), joined({w.engine for w in wires})
+    meta = context.meta(path, kind, wire_dtype=dtype, engine=engine)
     weighted = any(wire.weights is not None for wire in wires)
     meta = replace(meta, gates=weighted, trainer=joined({wire.trainer for wire in wires}))
     if held is not None:
