@@ -23,7 +23,7 @@ _OF_GAIN = {  # as their figure is parsed: f2 is a rate
     for mode in ("R2", "R3")
 }
 STALENESS_METRICS = ("staleness", "total", *(m.name for m in METRICS), *_OF_TOTAL, *_OF_GAIN)
-_PATTERN = re.compile(r"(?P<name>[a-z_0-9]+)(@lag(?P<lag>\d+))?(?P<rest>[@:].*)")
+_PATTERN = re.compile(r"(?P<name>[a-z_0-9.]+)(@lag(?P<lag>\d+))?(?P<rest>[@:].*)")
 
 
 def _kind_of(metric: str) -> tuple[str, str]:

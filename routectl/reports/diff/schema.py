@@ -5,6 +5,7 @@ from typing import Literal, NotRequired, TypedDict
 from ..document import AskedEntry, CountedRows, DumpEntry, FailureEntry, IntervalEntry
 
 __all__ = [
+    "BeyondTau",
     "ComparedFigures",
     "DetailDocument",
     "DiffDocument",
@@ -34,6 +35,7 @@ __all__ = [
     "SequenceFigures",
     "SideMargins",
     "UnmatchedEntry",
+    "Violations",
     "WorstSample",
 ]
 
@@ -77,7 +79,18 @@ class MarginFigures(MarginSides):
     mismatched_margin: MarginQuantiles
 
 
-class RowFigures(CountedRows):
+class Violations(TypedDict):
+    """How far experts are from the even share: the busiest, the idlest, and all on average."""
+
+    max_vio_old: float | None
+    max_vio_new: float | None
+    min_vio_old: float | None
+    min_vio_new: float | None
+    avg_vio_old: float | None
+    avg_vio_new: float | None
+
+
+class RowFigures(CountedRows, Violations):
     """The figures of a layer, or of all: load figures are then the worst layer's."""
 
     overlap_rate: float | None
@@ -87,8 +100,7 @@ class RowFigures(CountedRows):
     swaps: list[int]
     rows_missing: int
     load_shift: float | None
-    max_vio_old: float | None
-    max_vio_new: float | None
+    load_js: float | None
     margins: NotRequired[MarginFigures]
 
 
@@ -158,6 +170,13 @@ class SequenceFigures(TypedDict):
     worst: list[WorstSample]
 
 
+class BeyondTau(TypedDict):
+    """F(tau): tokens whose ratio of probabilities is over tau, or under 1 / tau."""
+
+    tau: float
+    f_tau: float | None
+
+
 class LogprobFigures(TypedDict):
     """Log-probs of the response tokens that both sides scored.
 
@@ -173,6 +192,14 @@ class LogprobFigures(TypedDict):
     max_abs_d: float | None
     tau: float
     f_tau: float | None
+    k3_stable: float | None
+    token_mult_prob_error: float | None
+    chi2: float | None
+    js: float | None
+    pearson: float | None
+    pearson_probs: float | None
+    equal_rate: float | None
+    f_taus: list[BeyondTau]
     tokens_of_one_side: NotRequired[int]
     not_finite: NotRequired[dict[str, str]]
 

@@ -11,6 +11,7 @@ __all__ = [
     "DtypeBytes",
     "LayerBytes",
     "LayerSummary",
+    "LayerViolations",
     "LayerWeights",
     "OutlineDocument",
     "RouterDtypes",
@@ -20,7 +21,15 @@ __all__ = [
 ]
 
 
-class LayerSummary(TypedDict):
+class LayerViolations(TypedDict):
+    """How far experts are from the even share: the busiest, the idlest, all on average."""
+
+    max_vio: float | None
+    min_vio: float | None
+    avg_vio: float | None
+
+
+class LayerSummary(LayerViolations):
     """The rows of a layer, how its experts are loaded, and how far they follow the tokens.
 
     lift is in bits an id: how much better a row's ids are known by its token than by the layer's
@@ -30,7 +39,6 @@ class LayerSummary(TypedDict):
     layer: int
     rows: int
     rows_missing: int
-    max_vio: float | None
     entropy: float | None
     dead_experts: int
     lift: float | None
