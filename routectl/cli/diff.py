@@ -30,10 +30,11 @@ def diff_command(line: CommandLine) -> int:
     --eps) and clear flips; the smallest margin known counts, of experts or of groups.
 
     Metrics for thresholds: mismatch, overlap, order, zero_overlap, tie, near, clear,
-    margin_coverage, load_shift, load_js, max_vio_old, min_vio_old, avg_vio_old (and _new),
-    rows_mismatched, rows_missing (these take @LAYER, or @* for every layer), token_mismatch,
-    coverage, unmatched; of log-probs k1, k3, k3_stable, abs_d, max_d, f1.1, f1.25, f1.5, f2, f5,
-    f10, token_mult_prob_error, chi2, js, pearson, pearson_probs, equal_logprobs.
+    margin_coverage, load_shift, load_js, max_vio_old, max_vio_new, min_vio_old, min_vio_new,
+    avg_vio_old, avg_vio_new, rows_mismatched, rows_missing (these take @LAYER, or @* for every
+    layer), token_mismatch, coverage, unmatched; of log-probs k1, k3, k3_stable, abs_d, max_d,
+    f1.1, f1.25, f1.5, f2, f5, f10, token_mult_prob_error, chi2, js, pearson, pearson_probs,
+    equal_logprobs.
     """
     request, voices = line.request(DiffRequest), line.voices
     voices.refuse(tabled=True)

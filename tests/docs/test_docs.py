@@ -106,7 +106,7 @@ def test_documents_match_their_contract() -> None:
 
 def test_thresholds_are_documented() -> None:
     """Every metric that can be gated is in docs/metrics.md and in the help of diff."""
-    from routectl.ops.diff.thresholds import METRICS
+    from routectl.ops.diff.metrics import METRICS
 
     page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
     flat = re.sub(r"\s+", " ", (ROOT / "docs" / "cli.md").read_text("utf-8"))

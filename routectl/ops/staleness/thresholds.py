@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from ...errors import MismatchError, RoutectlError
 from ...margins import EPS
-from ..diff.thresholds import METRICS, Baseline, Failure, Threshold, is_over, judge, parse_threshold
+from ..diff.metrics import METRICS
+from ..diff.thresholds import Baseline, Failure, Threshold, is_over, judge, parse_threshold
 from .comparison import Comparison
 from .staleness import Staleness
 

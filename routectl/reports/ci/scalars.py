@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...ops.check.book.results import CheckResult
+from ...ops.diff.metrics import METRICS
 from ...ops.diff.result import DiffResult
-from ...ops.diff.thresholds import METRICS, scalar_name
+from ...ops.diff.thresholds import scalar_name
 from ...ops.staleness.staleness import Staleness
 from ...visible import visible
 from ..check.document import check_document

@@ -19,6 +19,7 @@ from ..document import (
     not_finite,
 )
 from .detail import detail_document
+from .figures import LogprobFigures, Violations
 from .flips import margin_figures
 from .schema import (
     ComparedFigures,
@@ -27,13 +28,11 @@ from .schema import (
     DiffIntervals,
     ExampleEntry,
     LayerFigures,
-    LogprobFigures,
     NoiseEntry,
     RowFigures,
     SampleFigures,
     SequenceFigures,
     UnmatchedEntry,
-    Violations,
 )
 
 __all__ = ["counted_rows", "diff_document", "figures_document", "sample_figures"]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ...ops.diff.thresholds import Metric
+from ...ops.diff.metrics import Metric
 
 __all__ = ["figure_of"]
 

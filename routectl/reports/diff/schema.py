@@ -3,9 +3,9 @@
 from typing import Literal, NotRequired, TypedDict
 
 from ..document import AskedEntry, CountedRows, DumpEntry, FailureEntry, IntervalEntry
+from .figures import LogprobFigures, Violations
 
 __all__ = [
-    "BeyondTau",
     "ComparedFigures",
     "DetailDocument",
     "DiffDocument",
@@ -18,7 +18,6 @@ __all__ = [
     "KeptEntry",
     "LayerFigures",
     "LayerNoise",
-    "LogprobFigures",
     "MarginBin",
     "MarginFigures",
     "MarginQuantiles",
@@ -35,7 +34,6 @@ __all__ = [
     "SequenceFigures",
     "SideMargins",
     "UnmatchedEntry",
-    "Violations",
     "WorstSample",
 ]
 
@@ -77,17 +75,6 @@ class MarginFigures(MarginSides):
     near_rate: float | None
     clear_rate: float | None
     mismatched_margin: MarginQuantiles
-
-
-class Violations(TypedDict):
-    """How far experts are from the even share: the busiest, the idlest, and all on average."""
-
-    max_vio_old: float | None
-    max_vio_new: float | None
-    min_vio_old: float | None
-    min_vio_new: float | None
-    avg_vio_old: float | None
-    avg_vio_new: float | None
 
 
 class RowFigures(CountedRows, Violations):
@@ -168,40 +155,6 @@ class SequenceFigures(TypedDict):
     quantile_error: float
     max: float | None
     worst: list[WorstSample]
-
-
-class BeyondTau(TypedDict):
-    """F(tau): tokens whose ratio of probabilities is over tau, or under 1 / tau."""
-
-    tau: float
-    f_tau: float | None
-
-
-class LogprobFigures(TypedDict):
-    """Log-probs of the response tokens that both sides scored.
-
-    A figure that is not finite is null; not_finite, there where one is, says which and what.
-    tokens_of_one_side, there where it is not 0, counts tokens that were trained on and have a
-    log-prob on one side alone: they are in no figure, and every threshold on one is crossed.
-    """
-
-    tokens: int
-    k1: float | None
-    k3: float | None
-    mean_abs_d: float | None
-    max_abs_d: float | None
-    tau: float
-    f_tau: float | None
-    k3_stable: float | None
-    token_mult_prob_error: float | None
-    chi2: float | None
-    js: float | None
-    pearson: float | None
-    pearson_probs: float | None
-    equal_rate: float | None
-    f_taus: list[BeyondTau]
-    tokens_of_one_side: NotRequired[int]
-    not_finite: NotRequired[dict[str, str]]
 
 
 class ExampleEntry(TypedDict):

@@ -30,8 +30,9 @@ from ..text.wording import (
     plural,
     rates_text,
 )
+from .figures import LogprobFigures
 from .flips import example_margins, flip_columns, margin_lines
-from .schema import DiffDocument, LogprobFigures, RowFigures, SequenceFigures
+from .schema import DiffDocument, RowFigures, SequenceFigures
 
 __all__ = ["diff_headline", "diff_verdict", "render_diff", "unmatched_text"]
 

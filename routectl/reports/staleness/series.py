@@ -9,7 +9,8 @@ from math import isfinite, nan
 from typing import Any
 
 from ...errors import MismatchError
-from ...ops.diff.thresholds import METRICS, Failure, Threshold, Unmatched, is_over, left_over
+from ...ops.diff.metrics import METRICS
+from ...ops.diff.thresholds import Failure, Threshold, Unmatched, is_over, left_over
 from ...ops.staleness.drift import slope_of
 from ..diff.named import figure_of
 from ..document import Document, finite, not_finite
@@ -65,7 +66,10 @@ def _value(found: Mapping[str, Any], metric: str, gated: bool = False) -> Any:
         return nan
     value, name = figure_of(found, one), one.key.removeprefix("logprobs.")
     said = figures.get("not_finite", {})
-    return float(said[name]) if value is None and name in said else value
+    undefined = name.startswith("pearson") and name not in said  # a side is constant
+    if value is None and name in figures and not undefined:
+        return float(said.get(name, "nan"))
+    return value
 
 
 def _gated(doc: Document, metric: str) -> tuple[str, list[tuple[str, ComparisonEntry]]]:

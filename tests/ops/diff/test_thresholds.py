@@ -8,7 +8,8 @@ import pytest
 from routectl.errors import MismatchError, RoutectlError
 from routectl.ops.diff.diff import diff
 from routectl.ops.diff.logprobs import LOGPROB_METRICS
-from routectl.ops.diff.thresholds import METRICS, Baseline, judge, parse_threshold, scalar_name
+from routectl.ops.diff.metrics import METRICS
+from routectl.ops.diff.thresholds import Baseline, judge, parse_threshold, scalar_name
 from support.dumps import all_alike, make_dump, make_routes, make_sample
 
 OLD_LOGPROBS, NEW_LOGPROBS = [-1.0, -2.0], [-1.0 + math.log(3), -2.5]
