@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from .jobs.show.request import ShowRequest
     from .jobs.staleness.request import StalenessRequest
     from .jobs.watch.request import Watched, WatchRequest
-    from .layouts.packing import Packing
+    from .layouts.packing import Packing, Rank
     from .layouts.pipeline import Pipeline
     from .layouts.plan import MicroBatch, Plan, build_plan
     from .limits import raised_limits

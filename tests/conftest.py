@@ -19,6 +19,7 @@ os.environ.setdefault(
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell leaves it to what it runs with &
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests send it, processes inherit it
 
+from support.browser import browser  # noqa: F401
 from support.stores import bucket, s3_server  # noqa: F401
 from support.tiny_rl import tiny_checkpoints, tiny_dumps  # noqa: F401
 

@@ -1,4 +1,4 @@
-"""Codecs: the ids of one layer as bytes. ``CODECS`` is all of them; docs/codecs.md their bytes."""
+"""Codecs: the ids of one layer as bytes. ``CODECS`` is all of them; docs/codecs/ their bytes."""
 
 from importlib import import_module
 

@@ -2,7 +2,7 @@
 
 One pass that learns as it goes, solid over the samples of a row group, never another layer. A
 decoder needs the token ids. Where nothing is to be learnt, the layer is coded by ``set``. Rows
-come back ascending. docs/codecs.md has the bytes and every step of the model.
+come back ascending. docs/codecs/context.md has the bytes and every step of the model.
 Shape suffixes: R rows, K top_k, B bytes.
 """
 

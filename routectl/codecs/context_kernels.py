@@ -2,7 +2,7 @@
 
 All arithmetic is of integers, so that any two machines agree. The mixture and its secondary
 estimate follow lpaq1 (M. Mahoney, 2007); which contexts there are, and that K of E are taken, is
-ours. docs/codecs.md has every step.
+ours. docs/codecs/context.md has every step.
 Shape suffixes: R rows, K top_k, E num_experts, N rows of a table, I inputs of the mixture (6).
 """
 

@@ -57,7 +57,7 @@ def _powers() -> list[int]:
 
 @functools.lru_cache(maxsize=1)
 def functions() -> Functions:
-    """The tables of docs/codecs.md: squash is rounded to nearest, logs down.
+    """The tables of docs/codecs/context.md: squash is rounded to nearest, logs down.
 
     stretch(i) is the least logit whose squash reaches 16 i + 8, within -2047..2047.
     """

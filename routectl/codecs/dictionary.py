@@ -1,6 +1,6 @@
 """Dictionaries of ``token``: of each layer and token id the experts that it mostly takes.
 
-docs/codecs.md has the bytes. A layer is read from them when it is asked for.
+docs/codecs/token.md has the bytes. A layer is read from them when it is asked for.
 Shape suffixes: E num_experts, N entries (0 is for all tokens without one), M experts of an entry,
 V token ids, L layers, T tables, A symbols of a table, B bytes.
 """

@@ -2,7 +2,7 @@
 
 A table of masks says which of eight listed experts are taken, by class of the entry, by which
 eight, by how many ids are left; a table of gaps which id comes next of those that are not listed,
-by how many are left and by where the one before is. docs/codecs.md has the layout.
+by how many are left and by where the one before is. docs/codecs/token.md has the layout.
 Shape suffixes: E num_experts, T tables, A symbols of a table.
 """
 

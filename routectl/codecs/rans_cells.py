@@ -1,6 +1,6 @@
 """Cells of rANS: up to four 32-bit states, then the 16-bit words that they take in.
 
-What ``set`` and ``token`` have in common: docs/codecs.md, set/1, "A cell".
+What ``set`` and ``token`` have in common: docs/codecs/set.md, "A cell".
 Shape suffixes: S samples, W words, 4 states.
 """
 

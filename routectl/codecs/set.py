@@ -2,7 +2,7 @@
 
 Experts are renamed by how often they are taken and each row is sorted; the gap to the previous
 slot is coded with the slot's frequencies, in the context of where the previous slot is. Rows come
-back ascending. docs/codecs.md has the bytes.
+back ascending. docs/codecs/set.md has the bytes.
 Shape suffixes: R rows, S samples, K top_k, E num_experts.
 """
 

@@ -3,7 +3,7 @@
 Arrays are slot-major, so that one slot's tables stay in the cache while all rows of all samples
 pass. The coder is the range variant of ANS
 (J. Duda, arXiv 1311.2540) with 32-bit states, 16-bit words and frequencies that sum to 4096, laid
-out as F. Giesen describes (arXiv 1402.3392); docs/codecs.md has the bytes.
+out as F. Giesen describes (arXiv 1402.3392); docs/codecs/set.md has the bytes.
 Shape suffixes: R rows, K top_k, E num_experts, C contexts of a slot,
 A tokens, S samples, W 16-bit words.
 """

@@ -1,6 +1,6 @@
 """The tables of ``set`` as bits: counts in, rounded to three leading bits, frequencies out.
 
-Bits fill bytes from the lowest up. docs/codecs.md has the layout.
+Bits fill bytes from the lowest up. docs/codecs/set.md has the layout.
 Shape suffixes: N tables, A tokens of a table, C contexts.
 """
 

@@ -2,7 +2,7 @@
 
 Nothing is learnt from cell to cell: a cell decodes alone, with its token ids and the dictionary.
 Where tokens tell nothing, or the model has moved on since, the layer is coded by ``set``. Rows come
-back ascending. docs/codecs.md has the bytes.
+back ascending. docs/codecs/token.md has the bytes.
 Shape suffixes: R rows, S samples, K top_k, J chunks.
 """
 

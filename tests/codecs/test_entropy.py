@@ -84,7 +84,7 @@ SHAPES = [
 @pytest.mark.parametrize("name", CODECS)
 @pytest.mark.parametrize(("rows", "experts", "top_k"), SHAPES)
 def test_the_docs_suffice(name, rows, experts, top_k):
-    """A decoder written from docs/codecs.md alone gives the same rows, ascending."""
+    """A decoder written from docs/codecs/ alone gives the same rows, ascending."""
     ids = draw(rows, experts, top_k)
     lens = (rows // 3, 0, rows - rows // 3)
     block = block_of(ids, experts, lens, np.arange(rows, dtype=np.int32) // 2 % 7)

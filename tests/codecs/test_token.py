@@ -88,8 +88,8 @@ SHAPES = [
 
 @pytest.mark.parametrize(("rows", "experts", "top_k"), SHAPES)
 def test_the_docs_suffice(rows, experts, top_k):
-    """A decoder written from docs/codecs.md alone gives the same rows, ascending, of tokens that
-    are known and of those that are not.
+    """A decoder written from docs/codecs/token.md alone gives the same rows, ascending, of tokens
+    that are known and of those that are not.
     """
     tokens, ids = follow(rows + 200, experts, top_k)
     if experts > 1024:

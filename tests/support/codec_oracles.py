@@ -1,4 +1,4 @@
-"""Decoders of ``set/1`` and ``context/1`` by docs/codecs.md: plain Python, nothing of routectl.
+"""Decoders of ``set/1`` and ``context/1`` by docs/codecs/: plain Python, nothing of routectl.
 
 Ids come back as lists of rows; ``lens`` are the rows of each sample.
 """

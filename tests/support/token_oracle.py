@@ -1,4 +1,4 @@
-"""A decoder of ``token/1`` and its dictionaries by docs/codecs.md, and what tokens tell at best.
+"""A decoder of ``token/1`` and dictionaries by docs/codecs/token.md, and what tokens tell at best.
 
 Plain Python and numpy, nothing of routectl.
 """

@@ -18,7 +18,7 @@ __all__ = ["ColumnChunk", "ColumnChunks", "Compact", "read_chunks"]
 _TAIL = 8  # bytes: the length of the footer, PAR1
 _ROW_GROUPS, _COLUMNS, _META = 4, 1, 3  # fields of a file, of a row group, of a column chunk
 _DEEP = 8  # structs and lists within each other
-_LARGE = 512 << 10  # bytes of a footer that are worth a compiled loop
+_LARGE = 4 << 20  # bytes of a footer that are worth a compiled loop, which takes a second to load
 _OTHERS = "row groups without a place for each column"
 _CODEC, _VALUES, _STORED, _DATA_PAGE, _DICTIONARY_PAGE = 4, 5, 7, 9, 11  # of its meta data
 

@@ -1,4 +1,4 @@
-"""What tests of pages in a browser share: one Chromium, and pages opened from disk."""
+"""What tests of pages in a browser share: pages opened from disk."""
 
 import json
 import shutil
@@ -12,19 +12,6 @@ from support.pages import NEW, OLD, predicted_document
 from support.recordings import FIXTURES
 
 GOLDEN, CI = FIXTURES / "golden", FIXTURES / "routectl-ci.toml"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """One Chromium for all tests; they are skipped where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
