@@ -108,6 +108,10 @@ def _of_staleness(document: Document) -> _Scalars:
         for layer in one["layers"]:
             yield scalar_name(name, layer["layer"]), layer["mismatch_rate"]
         yield scalar_name(f"gamma@lag{one['lag']}"), _at(one, "router_shift.mean_gamma")
+        name = f"confidence@lag{one['lag']}"
+        yield scalar_name(name), _at(one, "router_shift.confidence_new")
+        for layer in _at(one, "router_shift.layers") or ():
+            yield scalar_name(name, layer["layer"]), layer.get("confidence_new")
     for metric, value in gain_figures(document.get("gain")).items():
         yield scalar_name(metric), value
     rates = [noise["mismatch_rate"] for noise in document["noise"]]

@@ -74,10 +74,12 @@ class ComparisonIntervals(TypedDict):
 
 
 class LayerShift(TypedDict):
-    """How far one layer's router moved."""
+    """How far one layer's router moved, and how sure it is of the dump's experts, old and new."""
 
     layer: int
     mean_shift: float
+    confidence_old: float
+    confidence_new: float
 
 
 class RouterShiftEntry(TypedDict):
@@ -92,6 +94,8 @@ class RouterShiftEntry(TypedDict):
     p50: float | None
     floor: float
     below_rate: float | None
+    confidence_old: float | None
+    confidence_new: float | None
     layers: list[LayerShift]
 
 
