@@ -195,9 +195,8 @@ class DumpMeta:
     of ORDERS: score when the ids of every row are in descending order of selection score. margins
     tells that routes may have margins, group_margins that they may have group margins beside them,
     gates that samples may have gate log-probabilities; where it is False none has. provenance is
-    what a recomputed dump says of its making: device, dtype, implementations, versions. num_layers
-    counts all decoder layers, dense ones too; None where only the MoE layers are known. codec is
-    how a native file of coded columns stores its ids.
+    what a recompute says of its making. num_layers counts all decoder layers, dense ones too, None
+    where those are not known. codec is how a file codes ids, trainer whose rollout dump it is.
     """
 
     path: str
@@ -220,6 +219,7 @@ class DumpMeta:
     provenance: dict[str, str] = field(default_factory=dict)
     num_layers: int | None = None
     codec: str | None = None
+    trainer: str | None = None
 
 
 class Dump:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .routes import Routes
 
-__all__ = ["GATE_STEP", "GateLogprobs", "digest_routes", "gates_of"]
+__all__ = ["GATE_STEP", "GateLogprobs", "digest_routes", "gates_of", "gates_of_weights"]
 
 GATE_STEP = 2.0**-12  # what is kept are multiples of it
 _DIGEST_TOKENS = 4096  # whose ids are widened at a time
@@ -26,7 +26,8 @@ class GateLogprobs:
     logprobs_TLK  float32, natural log, at most 0, multiples of GATE_STEP. Rows and layers are those
                   of the routes beside it; slot k is of the expert that slot k of the dump's row
                   names, in the dump's order. NaN where the dump has no route.
-    of            digest_routes of the dump's routes: two are comparable where it is the same.
+    of            digest_routes of the dump's routes: two are comparable where it is the same. It
+                  begins with "weights:" where they are shares of the row, gates_of_weights.
 
     Raises ValueError for another dtype, and for values that are no log-probabilities.
     """
@@ -67,3 +68,18 @@ def gates_of(logprobs_TLK: NDArray[np.floating[Any]], routes: Routes) -> GateLog
         rounded = np.round(logprobs_TLK.astype(np.float64) / GATE_STEP) * GATE_STEP
     rounded[~np.isfinite(rounded)] = np.nan
     return GateLogprobs(np.minimum(rounded, 0.0).astype(np.float32), digest_routes(routes))
+
+
+def gates_of_weights(weights_TLK: NDArray[np.floating[Any]], routes: Routes) -> GateLogprobs:
+    """The combine weights that a dump has beside its own routes, each as a share of its row's sum.
+
+    Weights are at least 0; a row without any has NaN. Shares of the K that were taken are no
+    probabilities over all E, and their ``of`` says so: they compare with their like alone.
+    Raises ValueError for weights that are negative or not finite.
+    """
+    weights = weights_TLK.astype(np.float64)
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError("weights are at least 0, and finite")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = gates_of(np.log(weights / weights.sum(axis=-1, keepdims=True)), routes)
+    return replace(found, of=f"weights:{found.of}")

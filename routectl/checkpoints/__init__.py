@@ -7,6 +7,7 @@ from ..files.places import place_of
 from .checkpoint import Checkpoint
 from .hf import is_adapter, open_hf, refuse_adapter, weight_files
 from .megatron import iteration_folder, megatron_format, open_megatron
+from .trace_state import open_traced
 
 __all__ = ["is_checkpoint", "open_checkpoint", "refuse_unrunnable"]
 
@@ -30,7 +31,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
     An HF folder (model.safetensors, or shards with or without an index), or Megatron's: the root
     with latest_checkpointed_iteration.txt, or the folder of an iteration, in torch_dist,
-    torch_dcp, fsdp_dtensor or the legacy mp_rank form.
+    torch_dcp, fsdp_dtensor or the legacy mp_rank form. The folder of a router trace with router
+    states is one of routers alone.
 
     Raises FormatError when it is damaged or no checkpoint, UnsupportedError when it is of a kind
     that is not read (pickled HF weights, zarr, an adapter).
@@ -46,6 +48,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         for candidate in (folder, iteration_folder(folder)):
             if candidate is not None and megatron_format(candidate):
                 return open_megatron(candidate)
+        if traced := open_traced(folder):
+            return traced
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     raise FormatError(f"{path}: no checkpoint in it: neither safetensors nor a form of Megatron")

@@ -18,7 +18,7 @@ from ..pickled.dtypes import bytes_of
 from ..pickled.records import Record, StoredTensor
 from .infos import Piece, TensorInfo
 
-__all__ = ["legacy_files", "plain_arguments", "read_legacy"]
+__all__ = ["legacy_files", "plain_arguments", "read_legacy", "stored_info"]
 
 _FOLDER = re.compile(r"mp_rank_(\d{2,3})(?:_(\d{3}))?(?:_(\d{3}))?")
 _FILES = ("model_optim_rng.pt", "model_rng.pt")
@@ -114,7 +114,8 @@ def _tensors(state: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str
             yield from _tensors(value, f"{prefix}{name}.", depth + 1)
 
 
-def _info(archive: Archive, file: Path, name: str, tensor: StoredTensor) -> TensorInfo:
+def stored_info(archive: Archive, file: Path, name: str, tensor: StoredTensor) -> TensorInfo:
+    """A tensor of an archive that is ``file``, by its place; raises FormatError."""
     where = f"{file}: {name[:120]}"
     try:
         dtype, offset, shape, strides = archive.place(tensor)
@@ -167,7 +168,7 @@ def read_legacy(folder: Path) -> tuple[dict[str, TensorInfo], list[Path], Mappin
             for local, tensor in _tensors(chunk):
                 name = _global_name(local, own, file)
                 if name not in tensors:  # embeddings may be on the last stage too
-                    tensors[name] = _info(archive, file, name, tensor)
+                    tensors[name] = stored_info(archive, file, name, tensor)
     return tensors, list(files.values()), arguments
 
 

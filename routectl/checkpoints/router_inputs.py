@@ -1,8 +1,9 @@
 """Dumped router inputs: the hidden states that each router was given, as one safetensors file.
 
 ``layer.N`` [T, D] of each MoE layer N (0-based), the samples end to end; ``cu_seqlens`` int [B + 1]
-and ``token_ids`` int [T] where they are known. Shape suffixes: T tokens of all samples, D hidden
-size, B samples, L MoE layers.
+and ``token_ids`` int [T] where they are known. A router trace of Megatron-Core with hidden states
+(router_trace.py) is the same. Shape suffixes: T tokens of all samples, D hidden size, B samples, L
+MoE layers.
 """
 
 import json
@@ -14,14 +15,17 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from ..errors import FormatError
+from ..errors import FormatError, MismatchError
 from ..files.reading import open_regular
 from ..files.writing import replacing
 from .headers import layer_tensors, read_header
 from .infos import TensorInfo
+from .router_trace import read_trace, trace_files, trace_tensor
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 __all__ = [
     "InputShapes",
@@ -39,12 +43,17 @@ _FLOATS = ("BF16", "F16", "F32", "F64")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RouterInputs(Mapping[int, "torch.Tensor"]):
-    """Hidden states [T, D] by layer, mapped when asked for; without lens, all is one sample."""
+    """Hidden states [T, D] by layer, mapped when asked for; without lens, all is one sample.
+
+    ``staged``: layers may be numbered within a pipeline stage, so that they are a model's only
+    where they are all of its.
+    """
 
     path: Path
     infos: Mapping[int, TensorInfo]
     lens: tuple[int, ...] | None
     token_ids_T: "torch.Tensor | None"
+    staged: bool = False
 
     def __getitem__(self, layer: int) -> "torch.Tensor":
         from .tensors import read_tensor
@@ -59,21 +68,31 @@ class RouterInputs(Mapping[int, "torch.Tensor"]):
 
 
 def is_router_inputs(path: Path) -> bool:
-    """Whether a path names a safetensors file of router inputs, by its header."""
+    """Whether a path names router inputs: safetensors, by the header, or a trace that has some."""
+    if traces := trace_files(path):
+        sides = [one.with_name(f"hidden_states_{one.stem[13:]}.bin") for one in traces]
+        return any(side.is_file() and side.stat().st_size for side in sides)
     if path.suffix != ".safetensors" or not path.is_file():
         return False
     found = layer_tensors(read_header(path), _LAYER)
     return any(info.dtype in _FLOATS and len(info.shape) == 2 for _, info in found)
 
 
-def open_router_inputs(path: Path) -> RouterInputs:
-    """A file of router inputs, from its header, lengths and token ids.
+def open_router_inputs(
+    path: Path, tokens: "Sequence[NDArray[np.int32]] | None" = None
+) -> RouterInputs:
+    """A file of router inputs, from its header, lengths and token ids; or the trace of a rank.
 
-    Raises FormatError where a layer is not [T, D] floats, lengths do not fit, or a tensor is
-    another than these.
+    ``tokens`` are the ids of each sample of a trace, in the order of its rows, which has none
+    itself; without, a micro-batch is a sample. Raises FormatError where a layer is not [T, D]
+    floats, lengths do not fit, or a tensor is another than these.
     """
     from .tensors import read_tensor
 
+    if traces := trace_files(path):
+        return _of_trace(path, traces, tokens)
+    if tokens is not None:
+        raise MismatchError(f"{path}: no router trace: it has its own tokens, or none")
     _refuse_texts(path)
     header = read_header(path)
     _refuse_others(path, header)
@@ -86,17 +105,43 @@ def open_router_inputs(path: Path) -> RouterInputs:
         infos[layer] = info
     if not infos:
         raise FormatError(f"{path}: no layer.N among {len(header)} tensors")
-    tokens = next(iter(infos.values())).shape[0]
+    rows = next(iter(infos.values())).shape[0]
     lens = None
     if "cu_seqlens" in header:
         ends = read_tensor(header["cu_seqlens"], str(path)).flatten().tolist()
         lens = tuple(end - begin for begin, end in pairwise(ends))
-        if not lens or ends[0] != 0 or ends[-1] != tokens or min(lens) < 1:
-            raise FormatError(f"{path}: cu_seqlens do not cut {tokens} tokens: got {ends[:4]}...")
+        if not lens or ends[0] != 0 or ends[-1] != rows or min(lens) < 1:
+            raise FormatError(f"{path}: cu_seqlens do not cut {rows} tokens: got {ends[:4]}...")
     ids_T = read_tensor(header["token_ids"], str(path)) if "token_ids" in header else None
-    if ids_T is not None and tuple(ids_T.shape) != (tokens,):
-        raise FormatError(f"{path}: token_ids: got {list(ids_T.shape)}, expected [{tokens}]")
+    if ids_T is not None and tuple(ids_T.shape) != (rows,):
+        raise FormatError(f"{path}: token_ids: got {list(ids_T.shape)}, expected [{rows}]")
     return RouterInputs(path, dict(sorted(infos.items())), lens, ids_T)
+
+
+def _of_trace(
+    path: Path, traces: Sequence[Path], tokens: "Sequence[NDArray[np.int32]] | None"
+) -> RouterInputs:
+    """The hidden states of a trace, where they are in its sidecar."""
+    import numpy as np
+    import torch
+
+    if len(traces) != 1:
+        raise FormatError(f"{path}: traces of {len(traces)} ranks, expected the file of one")
+    trace = read_trace(traces[0])
+    if not trace.has_inputs:
+        raise FormatError(
+            f"{trace.path}: a router trace without hidden states",
+            hint="Megatron's --moe-routing-trace-capture-hidden-states",
+        )
+    infos = {layer: trace_tensor(trace, layer) for layer in trace.layers}
+    rows, ids_T = sum(batch.tokens for batch in trace.batches), None
+    lens = tuple(batch.tokens for batch in trace.batches)
+    if tokens is not None:
+        ids_T = torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *tokens]))
+        lens = tuple(len(ids) for ids in tokens)
+        if len(ids_T) != rows or 0 in lens:
+            raise MismatchError(f"{trace.path}: {rows} rows, tokens of {len(ids_T)}")
+    return RouterInputs(trace.path, infos, lens, ids_T, staged=trace.hooked)
 
 
 def _refuse_texts(path: Path) -> None:

@@ -10,13 +10,13 @@ from ..dump import Dump, Sample
 from ..errors import FormatError, MismatchError, UnsupportedError
 from ..files.places import glob_places, pinned, place_of
 from ..limits import limits, within
-from .documents.facts import Model
+from .documents.facts import Guess, Model, Otherwise
 from .documents.kinds import sniff_binary
 
 if TYPE_CHECKING:
     from ..codecs.dictionary import TokenDictionary
 
-__all__ = ["FORMATS", "open_dump"]
+__all__ = ["FORMATS", "open_dump", "open_tokens"]
 
 FORMATS = (
     "json",
@@ -28,10 +28,13 @@ FORMATS = (
     "torch",
     "pickle",
     "msgpack",
+    "straw",
     "native",
+    "trace",
 )
 _ARRAYS = ("npy", "npz", "safetensors")
-_TRAINERS = ("torch", "pickle", "msgpack")
+_TRAINERS = ("torch", "pickle", "msgpack", "straw", "trace")
+_WITHOUT_TOKENS = ("torch", "trace")  # some of them hold routes alone
 _SUFFIXES = {".npy": "npy", ".npz": "npz", ".safetensors": "safetensors", ".parquet": "native"}
 
 
@@ -56,7 +59,7 @@ def _open_file(
     try:
         path = pinned(path)  # a file of a folder
         kind = _kind(path, form)
-        if tokens is not None and kind != "torch":
+        if tokens is not None and kind not in _WITHOUT_TOKENS:
             raise MismatchError(f"{path}: no list of layers: its samples have their own tokens")
         if kind == "dictionary":
             from .wire.sample import NoSamplesError
@@ -74,18 +77,31 @@ def _open_file(
 
             return open_arrays(path, kind, model, start)
         if kind in _TRAINERS:
-            from .trainers.dumps import open_trainer_file, read_tokens
+            from .trainers.dumps import open_trainer_file
 
-            given: Dump | Sequence[Sample] | None = None
-            if tokens is not None:
-                given = read_tokens(place_of(tokens))
-                given = open_dump(tokens, model=model) if given is None else given
+            given = None if tokens is None else open_tokens(tokens, model=model)
             return open_trainer_file(path, kind, model, start, given)
         from .responses.text import open_text
 
         return open_text(path, kind, model, start)
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def open_tokens(path: str | Path, *, model: Model = None) -> Dump | Sequence[Sample]:
+    """The samples of a second file, for their tokens: a dump, slime's train data, or one prompt.
+
+    A dump whose model nothing tells is read by what its rows look like: they are not used. Raises
+    what ``open_dump`` does.
+    """
+    from .trainers.dumps import read_tokens
+
+    given = read_tokens(place_of(path))
+    if given is not None:
+        return given
+    return open_dump(
+        path, model=Guess() if model is None or isinstance(model, Otherwise) else model
+    )
 
 
 def _listed(path: Path) -> list[Path] | None:
@@ -118,8 +134,8 @@ def open_dump(
     start   position of row 0 for samples that do not say it.
     base    the dump that native files of codec delta were coded against; None to take the path in
             the file. Of codec token: their dictionary, or its path.
-    tokens  a second file with the tokens of a torch file that holds layers alone: a dump or slime's
-            train data with its samples in order, or a JSON list of token ids.
+    tokens  a second file with the tokens of a torch file that holds layers alone, or of a router
+            trace: a dump or slime's train data with its samples in order, or a JSON list of ids.
 
     Raises FormatError when a file is not what it claims, UnsupportedError when it is understood
     and not handled, MismatchError when the files of a folder are of different models.
@@ -141,12 +157,18 @@ def open_dump(
 
 
 def _open_folder(path: Path, files: list[Path], opener: Callable[[Path], Dump]) -> Dump:
-    """Files of a folder or a glob, or what an ART bundle's manifest names, as one dump."""
+    """Files of a folder or a glob, or what an ART bundle's manifest names, as one dump.
+
+    Of a folder of router traces the traces alone: what is beside them is theirs.
+    """
     from .trainers.bundles import find_bundle, open_bundle
 
     manifest = find_bundle(files) if path.is_dir() else None
     if manifest is not None:
         return open_bundle(path, manifest)
+    from ..checkpoints.router_trace import trace_files
     from .folder import join_files
 
+    if path.is_dir() and (traces := trace_files(path)):
+        files = traces
     return join_files(str(path), files, opener)

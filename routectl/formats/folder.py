@@ -46,6 +46,7 @@ def _merge_meta(name: str, parts: Sequence[DumpMeta], skipped: Sequence[str]) ->
         margins=any(p.margins for p in parts),
         group_margins=any(p.group_margins for p in parts),
         gates=any(p.gates for p in parts),
+        trainer=joined([p.trainer for p in parts]),
         provenance={
             name: joined([p.provenance.get(name) for p in parts]) or ""
             for name in dict.fromkeys(name for p in parts for name in p.provenance)

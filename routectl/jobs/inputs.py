@@ -24,7 +24,7 @@ class Input:
     start   position of row 0, for samples that do not say it
     format  a name that ``open_dump`` knows, in place of sniffing
     base    the dump that native files of codec delta were coded against; it may have options too
-    tokens  a second file with the tokens of a torch file that holds layers alone
+    tokens  a second file with the tokens of a torch file of layers, or of a router trace
     dictionary  what native files of codec token were coded with
     """
 

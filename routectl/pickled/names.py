@@ -6,8 +6,8 @@ runs.
 
 Sources: torch 2.13 (distributed.checkpoint.metadata, .planner, .filesystem; _utils;
 serialization), megatron-core 0.15.3 (dist_checkpointing.strategies.torch.MCoreMetadata) and
-0.16.1, verl 0.9.1 (protocol), ROLL 8eb27cc2 (distributed.scheduler.protocol), SkyRL 0.3.0
-(backends.skyrl_train.training_batch), tensordict 0.15 (_reductions), numpy 2.4 (_core), slime
+0.16.1, verl 0.9.1 (protocol), ROLL 8eb27cc2 (distributed.scheduler.protocol), SkyRL 0.3.0 and
+0.4.0 (backends.skyrl_train.training_batch), tensordict 0.15 (_reductions), numpy 2.4 (_core), slime
 624b824a (utils.tensor_store), torch 2.13 (nested._internal.nested_tensor).
 """
 
@@ -114,6 +114,13 @@ def _old_bytes(text: Any = None, encoding: Any = None) -> bytes:
     return text.encode("latin1")
 
 
+def _word(*args: Any) -> str:
+    """A member of SkyRL's TensorFormat, an enum of words: the word."""
+    if len(args) != 1 or type(args[0]) is not str:
+        raise FormatError(f"a TensorFormat of {quoted(args)}")
+    return args[0]
+
+
 _PLAIN: Names = {
     ("torch", "Size"): PickledCall(_size),
     ("collections", "OrderedDict"): AttributeDict,
@@ -137,6 +144,7 @@ BATCHES: Names = {
     **_TENSORS,
     **_records(_BATCHES),
     **_NUMPY,
+    ("skyrl.backends.skyrl_train.training_batch", "TensorFormat"): PickledCall(_word),
     **{(f"numpy.{core}.numeric", "_frombuffer"): StoredBuffer for core in _CORES},
 }
 

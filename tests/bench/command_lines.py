@@ -97,6 +97,8 @@ TARGETS = {
     "skyrl-0.3": "o.pt",
     "skyrl-pkl": "o.pkl",
     "skyrl-0.3-pkl": "o.pkl",
+    "skyrl-0.4": "o.pt",
+    "skyrl-0.4-pkl": "o.pkl",
     "nemo-rl": "o.jsonl",
     "nemo-rl-tensor": "o.pt",
     "prime-rl": "o.bin",

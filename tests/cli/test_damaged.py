@@ -28,6 +28,7 @@ SOUND = {  # damage that these do not have, or cannot see, having no checksum
     ("npy", "no tail"): 0,
     ("safetensors", "no tail"): 0,
     ("step", "no tail"): 0,
+    ("weights", "no tail"): 0,
     ("shard", "no tail"): 0,
     ("inputs", "no tail"): 0,
     ("predictor", "no tail"): 0,

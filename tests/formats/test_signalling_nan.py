@@ -49,7 +49,7 @@ def judged(path):
 
 FORMS = (
     *("verl", "verl-padded", "skyrl", "nemo-rl-tensor", "roll", "slime", "miles"),
-    *("skyrl-pkl", "skyrl-0.3-pkl", "npz", "safetensors"),
+    *("skyrl-pkl", "skyrl-0.3-pkl", "skyrl-0.4", "skyrl-0.4-pkl", "npz", "safetensors"),
 )
 
 

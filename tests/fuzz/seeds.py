@@ -148,6 +148,22 @@ def dumps(*names):
     return [_target(name) for name in names]
 
 
+def straw():
+    """An archive of rollouts: its index, its pack, the model's config."""
+    folder = FIXTURES / "trainer_files/straw_queue-0.1.6"
+    (pack,) = folder.rglob("*.pack")
+    case = {str(pack.relative_to(folder)): pack.read_bytes()}
+    case["x.straw.json"] = (folder / "rollout_0.straw.json").read_bytes()
+    case["config.json"] = (FIXTURES / "configs/deepseek_v3.json").read_bytes()
+    return [case]
+
+
+def weighed():
+    """ART's bundle of version 1, with weights."""
+    folder = FIXTURES / "trainer_files/openpipe_art-0.5.18"
+    return [{f"x/{path.name}": path.read_bytes() for path in sorted(folder.iterdir())}]
+
+
 def _native(folder):
     _few(folder)
     dump = open_dump(folder / "x.jsonl")

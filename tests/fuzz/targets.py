@@ -340,17 +340,18 @@ TARGETS = {
         "torch archives of trainers",
         lambda: seeds.dumps(
             *("slime", "slime-numpy", "miles", "verl", "verl-padded", "skyrl", "ms-swift"),
-            *("nemo-rl-tensor", "roll", "megatron"),
+            *("skyrl-0.4", "nemo-rl-tensor", "roll", "megatron"),
         ),
         _any_dump,
         _SMALL,
     ),
     "pickle": Target(
         "pickled batches of trainers",
-        lambda: seeds.dumps("verl-dp", "roll-pkl", "skyrl-pkl", "skyrl-0.3-pkl"),
+        lambda: seeds.dumps("verl-dp", "roll-pkl", "skyrl-pkl", "skyrl-0.3-pkl", "skyrl-0.4-pkl"),
         _any_dump,
         _SMALL,
     ),
+    "straw": Target("archives of rollouts", seeds.straw, _any_dump, _SMALL),
     "msgpack": Target("micro-batches", lambda: seeds.dumps("prime-rl"), _any_dump, _SMALL),
     "native": Target("native files of every codec", seeds.native, _native, _SMALL),
     "codecs": Target("bytes of each codec", seeds.codec_cells, _codec, (("about.json", 0.2),)),
@@ -362,7 +363,9 @@ TARGETS = {
     ),
     "plans": Target("plans", seeds.plans, _plan, (("x.parquet", 0.1),)),
     "layouts": Target("layouts in files, trainers' configs", seeds.layouts, _layout),
-    "bundle": Target("ART bundles", seeds.bundle, _bundle, (("json", 3.0),)),
+    "bundle": Target(
+        "ART bundles", lambda: [*seeds.bundle(), *seeds.weighed()], _bundle, (("json", 3.0),)
+    ),
     "checkpoint": Target("Hugging Face folders", seeds.hf_folder, _checkpoint),
     "megatron": Target("Megatron's checkpoints", seeds.megatron_folder, _megatron),
     "config": Target("config.json", seeds.configs, _config, (("x.npy", 0.05),)),

@@ -35,14 +35,14 @@ MAY_IMPORT = {
     "checkpoints": "errors files layouts limits model pickled visible routers",
     "engines": "errors files limits model visible formats.documents formats.responses formats.wire",
     "formats": (
-        "columns dump errors files limits codecs formats.arrays formats.documents formats.native "
-        "formats.responses formats.trainers formats.wire"
+        "columns dump errors files limits codecs checkpoints formats.arrays formats.documents "
+        "formats.native formats.responses formats.trainers formats.wire"
     ),
     "formats.arrays": (
         "dump errors files limits model visible checkpoints formats.documents formats.wire"
     ),
     "formats.configs": "errors files formats.documents",
-    "formats.documents": "dump errors files limits model visible kernels",
+    "formats.documents": "dump errors files limits model visible kernels checkpoints",
     "formats.native": (
         "columns dump errors files gate_logprobs keys limits model routes codecs kernels "
         "formats.documents"
@@ -51,10 +51,12 @@ MAY_IMPORT = {
     "formats.responses": "dump errors files limits routes visible formats.documents formats.wire",
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
-        "dump errors files model pickled visible formats.arrays formats.documents "
-        "formats.responses formats.wire"
+        "dump errors files limits margins model pickled visible checkpoints formats.arrays "
+        "formats.documents formats.responses formats.wire"
     ),
-    "formats.wire": "damage dump errors limits model routes kernels formats.documents",
+    "formats.wire": (
+        "damage dump errors gate_logprobs limits model routes kernels formats.documents"
+    ),
     "forward": "dump errors files routes checkpoints",
     "forward.live": "dump errors files layouts routes formats.native forward",
     "ops": "columns damage dump errors routes visible kernels ops.adding ops.pairs",
@@ -146,9 +148,9 @@ MAY_IMPORT = {
     ),
     "jobs.recompute": (
         "damage dump errors files gate_logprobs limits margins routes version routers checkpoints "
-        "formats.documents formats.native formats.wire forward ops.diff ops.predict reports "
-        "reports.cache reports.diff reports.recompute reports.text jobs jobs.cluster jobs.compared "
-        "jobs.shards"
+        "formats formats.documents formats.native formats.wire forward ops.diff ops.predict "
+        "reports reports.cache reports.diff reports.recompute reports.text jobs jobs.cluster "
+        "jobs.compared jobs.shards"
     ),
     "jobs.shards": "dump errors files limits kernels reports reports.text jobs jobs.cluster",
     "jobs.show": (

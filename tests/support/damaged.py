@@ -43,6 +43,8 @@ ACCEPT = ("ci", "HERE/ci.toml", "--update-baseline")
 CAPTURE = ("capture", "http://127.0.0.1:1", "--prompts", "FILE", "--save", "HERE/out.parquet")
 RANK = "r/dp0-cp0-tp0-pp0/mb0000.safetensors"
 ITER = "iter_0000007"
+_OF_STRAW = "453fa708a5c84f58ba8b93744ee7d8e5/38380dc42742438784570aeaf5a918a1"
+PACK = f"straw-data/raw/45/{_OF_STRAW}.pack"
 DOORS = {  # of each: its sound files, which of them is damaged, and who reads it
     "json": (lambda: seeds.responses()[0], "x.response.json", (*SHOW, *MODEL)),
     "request": (lambda: seeds.responses()[0], "x.request.json", (*RESPONSE, *MODEL)),
@@ -57,7 +59,12 @@ DOORS = {  # of each: its sound files, which of them is damaged, and who reads i
     "skyrl": (lambda: seeds.dumps("skyrl")[0], "x.pt", SHOW),
     "verl-dp": (lambda: seeds.dumps("verl-dp")[0], "x.dp", SHOW),
     "skyrl-pkl": (lambda: seeds.dumps("skyrl-pkl")[0], "x.pkl", SHOW),
+    "skyrl-0.4": (lambda: seeds.dumps("skyrl-0.4")[0], "x.pt", SHOW),
+    "skyrl-0.4-pkl": (lambda: seeds.dumps("skyrl-0.4-pkl")[0], "x.pkl", SHOW),
     "prime-rl": (lambda: seeds.dumps("prime-rl")[0], "x.bin", SHOW),
+    "straw": (lambda: seeds.straw()[0], "x.straw.json", SHOW),
+    "pack of straw": (lambda: seeds.straw()[0], PACK, ("show", "HERE/x.straw.json")),
+    "weights": (lambda: seeds.weighed()[0], "x/step_000000.safetensors", ("show", "HERE/x")),
     "bundle": (lambda: seeds.dumps("art")[0], "x/manifest.json", ("show", "HERE/x")),
     "step": (lambda: seeds.dumps("art")[0], "x/step_000000.safetensors", ("show", "HERE/x")),
     "plain": (lambda: seeds.native()[0], "x.parquet", SHOW),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from ...checkpoints.router_trace import is_trace
 from ...errors import FormatError
 from ...files.reading import open_regular
 
@@ -15,6 +16,7 @@ _MICRO_BATCHES = re.compile(  # an array of arrays of 11 to 63 fields, the first
     rb"(?:[\x91-\x9f]|\xdc..|\xdd....)(?:[\x9b-\x9f]|\xdc\x00[\x10-\x3f])[\x90-\x9f\xdc\xdd]",
     re.DOTALL,
 )
+_STRAW = re.compile(rb"\{\s*\"evaluation\":\s*\w+,\s*\"format\":\s*\"\w+\.straw-debug\"")
 _HEAD = 1 << 20
 _WORDS = {
     "native": "a native dump",
@@ -24,12 +26,14 @@ _WORDS = {
     "torch": "a torch file",
     "pickle": "a pickle",
     "msgpack": "micro-batches (msgpack)",
+    "straw": "an archive of rollouts (straw)",
     "dictionary": "a token dictionary",
+    "trace": "a router trace of Megatron-Core",
 }
 
 
 def sniff_binary(path: Path) -> str | None:
-    """The binary container by its first bytes; None for text."""
+    """The container by its first bytes; None for text, but for a router trace."""
     with open_regular(path) as file:
         head = file.read(128)
     if head.startswith(b"PAR1"):
@@ -40,8 +44,12 @@ def sniff_binary(path: Path) -> str | None:
         return "torch" if _TORCH.search(head) else "npz"
     if head.startswith(b"routectl-dictionary/"):
         return "dictionary"
+    if is_trace(head):
+        return "trace"
     if _MICRO_BATCHES.match(head):
         return "msgpack"
+    if _STRAW.match(head):
+        return "straw"
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
         return "safetensors"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):

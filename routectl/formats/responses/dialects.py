@@ -6,6 +6,7 @@ from typing import Any
 from ...errors import FormatError
 from ..documents.fields import Doc, mapping, one_line, text
 from ..wire.sample import NoSamplesError, WireSample
+from .megatron import is_megatron_request, request_as_record
 from .offline import is_record, read_record
 from .openai import read_choices
 from .sglang import read_generate
@@ -76,6 +77,8 @@ def read_document(doc: Any, request: Doc | None, where: str) -> list[WireSample]
     if is_gateway_trace(doc):
         return [read_gateway_trace(doc, where)]
     refuse_nemo_trace(doc, where)
+    if is_megatron_request(doc):
+        return [read_record(request_as_record(doc, where), where)]
     if is_record(doc):
         return [read_record(doc, where)]
     if doc.get("error"):

@@ -16,6 +16,7 @@ from ..documents import fields
 from ..documents.fields import Doc
 from ..wire.encodings import payload_engine
 from ..wire.sample import WireSample, with_media
+from .megatron import in_common_words
 from .weight_versions import weight_spans
 
 __all__ = ["START_NAMES", "read_choices", "requested_start"]
@@ -181,6 +182,7 @@ def _dynamo(doc: Doc, where: str) -> Doc:
 
 def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
     where = f"{response.where}: choice {position}"
+    choice = in_common_words(choice, where)
     index = fields.integer(choice.get("index"), where, "index")
     index = position if index is None else index
     meta = fields.mapping(choice.get("meta_info"), where, "meta_info")
@@ -231,8 +233,8 @@ def _read_choice(choice: Doc, position: int, response: _Response) -> WireSample:
         weight_spans=weight_spans(about, response_length, where),
         finish_reason=fields.finish_reason(fields.first_of(choice, ("finish_reason",))),
         cached_tokens=_cached_tokens(meta, response),
-        retractions=fields.integer(meta.get("num_retractions"), where, "num_retractions"),
-        engine="vllm" if is_vllm else payload_engine(payload),
+        retractions=fields.integer(about.get("num_retractions"), where, "num_retractions"),
+        engine="vllm" if is_vllm else fields.text(choice.get("engine")) or payload_engine(payload),
         engine_version=fingerprint.split("-")[1] if is_vllm else None,
         media_tokens=media,
     )

@@ -15,7 +15,7 @@ from ...errors import RoutectlError
 from ...pickled.opcodes import Streamed
 from .rows import Feed, TargetRows, tokens_of
 
-__all__ = ["grid_of"]
+__all__ = ["PackedGrid", "grid_of"]
 
 Array = NDArray[Any]
 
@@ -33,6 +33,22 @@ class _Frame:
         return slice(self.offsets[i], self.offsets[i] + self.lens[i])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedGrid:
+    """Routes of all samples end to end, [sum N, W, K], and the bounds of samples, int32 [B + 1].
+
+    Source: SkyRL 0.4.0 (backends/skyrl_train/utils/packed_tensor.py).
+    """
+
+    values: Streamed
+    cu_seqlens: Array
+
+    @property
+    def parts(self) -> dict[str, Array | Streamed]:
+        """Both by the names that PackedTensor has for them."""
+        return {"values": self.values, "cu_seqlens": self.cu_seqlens}
+
+
 def _frame(samples: Sequence[Sample], side: str) -> _Frame:
     lens = tuple(sample.num_tokens or 0 for sample in samples)
     prompts = tuple(sample.prompt_length or 0 for sample in samples)
@@ -45,8 +61,8 @@ def _frame(samples: Sequence[Sample], side: str) -> _Frame:
     return _Frame(offsets, lens, prompts, width)
 
 
-def _routes(frame: _Frame, feed: Feed) -> Streamed:
-    """The routes [B, S, W, K]; ``value`` goes by the greatest id, as the trainers' code does."""
+def _routes(frame: _Frame, feed: Feed) -> Streamed | PackedGrid:
+    """The routes [B, S, W, K], or end to end; ``value`` goes by the greatest id, as trainers do."""
     shape, target = feed.shape, feed.shape.target
     width = shape.num_layers if target.axis == "all" else len(shape.meta.layers_L)
     top_k = shape.meta.top_k
@@ -55,6 +71,16 @@ def _routes(frame: _Frame, feed: Feed) -> Streamed:
     if target.dtype == "value":
         greatest = max(int(pad.max()), feed.greatest)
         dtype = np.dtype("u1" if greatest < 256 else "i2" if greatest < 32768 else "i4")
+    if target.packed:
+        bounds = np.cumsum([0, *frame.lens])
+        if bounds[-1] > np.iinfo(np.int32).max:
+            raise RoutectlError(f"{feed.shape.meta.path}: {bounds[-1]} tokens, beyond cu_seqlens")
+        rows = Streamed(
+            (int(bounds[-1]), width or 0, top_k),
+            dtype,
+            lambda: (r.astype(dtype) for r in feed.rows()),
+        )
+        return PackedGrid(rows, bounds.astype(np.int32))
     of_one = (frame.width, width or 0, top_k)
 
     def pieces() -> Iterator[Array]:
@@ -87,7 +113,8 @@ def _response_column(samples: Sequence[Sample], frame: _Frame, what: str) -> Arr
     sizes = [n - p for n, p in zip(frame.lens, frame.prompts, strict=True)]
     whole, early = align in ("full", "next"), int(align == "next")
     width = frame.width - early if whole else max(sizes, default=0)
-    column = np.zeros((len(samples), width), np.float32 if name == "logprobs" else np.int64)
+    real = name in ("logprobs", "weights")
+    column = np.zeros((len(samples), width), np.float32 if real else np.int64)
     for i, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
         if name == "prompt":
             column[i, frame.offsets[i] : frame.offsets[i] + frame.prompts[i]] = 1
@@ -121,7 +148,7 @@ def _uncaptured(placed: Sequence[TargetRows], frame: _Frame) -> Array:
     return mask_BS
 
 
-def grid_of(placed: Sequence[TargetRows], feed: Feed) -> dict[str, Array | Streamed]:
+def grid_of(placed: Sequence[TargetRows], feed: Feed) -> dict[str, Array | Streamed | PackedGrid]:
     """The tensors of a grid target by their names; log-probs only where the samples have them.
 
     ``placed`` is the survey of ``feed``, whose rows are read once more as they are written.
@@ -136,7 +163,7 @@ def grid_of(placed: Sequence[TargetRows], feed: Feed) -> dict[str, Array | Strea
     if len(scored) > 1 and "logprobs" in target.holds:
         path = feed.shape.meta.path
         raise RoutectlError(f"{path}: log-probs are there for some samples and not for others")
-    grid: dict[str, Array | Streamed] = {target.key: _routes(frame, feed)}
+    grid: dict[str, Array | Streamed | PackedGrid] = {target.key: _routes(frame, feed)}
     for name, what in target.columns:
         if what == "uncaptured":
             grid[name] = _uncaptured(placed, frame)

@@ -2,7 +2,7 @@
 
 Written by their opcodes, without verl, ROLL, SkyRL or tensordict. Sources: verl 0.9.1
 (protocol.py, utils/skip/rollout_skip.py), ROLL 8eb27cc2 (distributed/scheduler/protocol.py,
-rollout_mock_mixin.py), SkyRL 0.3.0 (backends/skyrl_train/training_batch.py).
+rollout_mock_mixin.py), SkyRL 0.3.0 and 0.4.0 (backends/skyrl_train/training_batch.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +14,12 @@ from ...dump import Sample
 from ...files.scratch import scratch_file
 from ...pickled.archive_writer import spooled, tensordict_archive
 from ...pickled.opcodes import Chunks, Made, Name, Streamed, chunks_of, emit_pickle, objects_array
-from .grid import grid_of
+from .grid import PackedGrid, grid_of
 from .rows import Feed
 
 __all__ = ["write_pickle"]
 
-Arrays = Mapping[str, NDArray[Any] | Streamed]
+Arrays = Mapping[str, Any]  # NDArray, Streamed, and SkyRL's PackedGrid
 _BYTES_IO = Name("_io", "BytesIO")
 _SKYRL = "skyrl.backends.skyrl_train.training_batch"
 
@@ -53,7 +53,10 @@ def _roll(arrays: Arrays, samples: Sequence[Sample], file: IO[bytes]) -> Made:
     return Made(Name("roll.distributed.scheduler.protocol", "DataProto"), state=state, new=True)
 
 
-def _skyrl_tensor(array: NDArray[Any] | Streamed) -> dict[str, Any]:
+def _skyrl_tensor(array: NDArray[Any] | Streamed | PackedGrid) -> dict[str, Any]:
+    if isinstance(array, PackedGrid):
+        parts = {name: _skyrl_tensor(part) for name, part in array.parts.items()}
+        return {"format": "packed_tensor", **parts}
     data = chunks_of(array)
     return {"format": "numpy", "data": data, "shape": array.shape, "dtype": array.dtype.name}
 
@@ -67,8 +70,11 @@ def _skyrl(arrays: Arrays, samples: Sequence[Sample], _: IO[bytes]) -> Made:
         **({"sample_id": names["sample_id"]} if "sample_id" in names else {}),
         "response_length": arrays["response_mask"].shape[1],
     }
+    empty = {"rollout_logprobs": None}
+    if any(isinstance(array, PackedGrid) for array in arrays.values()):
+        empty["rollout_sample_support"] = None
     state = {
-        "batch_dict": {"rollout_logprobs": None, **batch},
+        "batch_dict": {**empty, **batch},
         "batch_size": len(samples),
         "device": None,
         "metadata": about,
@@ -82,6 +88,7 @@ _BATCHES: dict[str, Callable[[Arrays, Sequence[Sample], IO[bytes]], Made]] = {
     "roll-pkl": _roll,
     "skyrl-pkl": _skyrl,
     "skyrl-0.3-pkl": _skyrl,
+    "skyrl-0.4-pkl": _skyrl,
 }
 
 

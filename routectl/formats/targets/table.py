@@ -34,6 +34,7 @@ class TargetSpec:
     tail     uncaptured rows at the end are padding, and the layout has a mask that says so.
     holds    which of logprobs, loss_mask and weight_spans it has a place for.
     columns  of a grid: the names of its other tensors, and what is in them.
+    packed   of a grid: its routes are end to end, of tokens alone, with cu_seqlens [B + 1] beside.
     """
 
     name: str
@@ -50,6 +51,7 @@ class TargetSpec:
     tail: bool = False
     holds: tuple[str, ...] = ()
     columns: tuple[tuple[str, str], ...] = ()
+    packed: bool = False
 
 
 _VERL_GRID = (
@@ -67,6 +69,10 @@ _SKYRL_GRID = (
     ("response_mask", "response-last"),
     ("loss_mask", "loss-last"),
     ("rollout_logprobs", "logprobs-last"),
+)
+_SKYRL_PACKED = (
+    *((name, "weights-last" if name == "loss_mask" else what) for name, what in _SKYRL_GRID),
+    ("router_padding_mask", "uncaptured"),
 )
 _ROLL_GRID = (
     ("input_ids", "tokens"),
@@ -124,6 +130,12 @@ TARGETS = (
            holds=_MASKED, columns=(*_SKYRL_GRID, ("router_padding_mask", "uncaptured"))),
     TargetSpec("skyrl-0.3-pkl", "pickle", ".pkl", "rollout_expert_indices", "all", "N", "value",
            "SkyRL 0.3.0, training_input.pkl", side="left", holds=_MASKED, columns=_SKYRL_GRID),
+    TargetSpec("skyrl-0.4", "grid", ".pt", "rollout_expert_indices", "all", "N", "value",
+           "SkyRL 0.4.0, TrainingInputBatch", side="left", pad="arange", tail=True,
+           holds=_MASKED, columns=_SKYRL_PACKED, packed=True),
+    TargetSpec("skyrl-0.4-pkl", "pickle", ".pkl", "rollout_expert_indices", "all", "N", "value",
+           "SkyRL 0.4.0, training_input.pkl", side="left", pad="arange", tail=True,
+           holds=_MASKED, columns=_SKYRL_PACKED, packed=True),
     TargetSpec("nemo-rl", "lines", ".jsonl", "routed_experts", "moe", "N", "signed",
            "NeMo-RL 7ea279ab, nrlre1 of routed_experts_codec.py", pad="arange",
            missing="minus-one", holds=("logprobs",)),

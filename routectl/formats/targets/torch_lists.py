@@ -17,7 +17,7 @@ from ...dump import Sample
 from ...files.scratch import scratch_file
 from ...pickled.archive_writer import spooled, torch_archive
 from ...pickled.opcodes import Made, Streamed, numbers_array
-from .grid import grid_of
+from .grid import PackedGrid, grid_of
 from .rows import Feed, TargetRows, tokens_of
 
 __all__ = ["response_part", "write_grid", "write_layers", "write_samples"]
@@ -91,10 +91,19 @@ def write_samples(feed: Feed, stream: IO[bytes]) -> int:
 
 
 def write_grid(feed: Feed, stream: IO[bytes]) -> int:
-    """Write a dict of padded tensors, the batch that the trainer's own class wraps."""
+    """Write a dict of padded tensors, the batch that the trainer's own class wraps.
+
+    PackedGrid routes are a dict of the arguments that SkyRL's PackedTensor is made of.
+    """
     placed = feed.survey()
     with torch_archive(stream) as archive:
-        archive.finish({name: archive.tensor(a) for name, a in grid_of(placed, feed).items()})
+        batch: dict[str, Any] = {}
+        for name, held in grid_of(placed, feed).items():
+            if isinstance(held, PackedGrid):
+                batch[name] = {part: archive.tensor(array) for part, array in held.parts.items()}
+            else:
+                batch[name] = archive.tensor(held)
+        archive.finish(batch)
     return len(placed)
 
 

@@ -2,14 +2,14 @@
 
 None of them, nor tensordict, nor torch is needed: what their pickles name stands for inert records
 (pickled/names.py), and every tensor is laid over bytes that are there. Sources: verl 0.9.1
-(protocol.py), ROLL 8eb27cc2 (distributed/scheduler/protocol.py), SkyRL 0.3.0
+(protocol.py), ROLL 8eb27cc2 (distributed/scheduler/protocol.py), SkyRL 0.3.0 and 0.4.0
 (backends/skyrl_train/training_batch.py), tensordict 0.15 (_reductions.py).
 """
 
 import io
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,14 @@ class PickledBatch:
     columns  one value a sample, by name: verl's and ROLL's non_tensor_batch; damage in one that
              nobody asks for, or several axes, are in nobody's way
     about    what holds for all samples: meta_info, metadata
+    packed   SkyRL 0.4's PackedTensors by name, not looked at: values of all samples end to end,
+             and cu_seqlens, their bounds
     """
 
     tensors: dict[str, Array]
     columns: dict[str, StoredArray]
     about: Mapping[str, Any]
+    packed: dict[str, tuple[Array, Array]] = field(default_factory=dict)
 
 
 def _array(dtype: str, shape: Any, data: Any, begin: int, strides: Any = None) -> Array | None:
@@ -145,8 +148,14 @@ def _encoded(items: Any) -> Iterator[tuple[Any, Array | None]]:
 
 
 def _skyrl_tensor(item: Any, where: str) -> Array | None:
-    """A tensor of a TensorBatch: its bytes, or what torch.save made of it; None of a list."""
+    """A tensor of a TensorBatch: its bytes, numpy's array of them, or what torch.save made of it.
+
+    None of a list of tensors, and of a PackedTensor.
+    """
     data = item.get("data") if isinstance(item, dict) else None
+    if isinstance(data, StoredArray) and item.get("format") == "numpy_view":
+        array = data.array
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
     if not isinstance(data, bytes):
         return None
     if item.get("format") == "torch":
@@ -186,8 +195,22 @@ def _skyrl(states: Iterable[Any], where: str, held: int) -> PickledBatch:
     items, about = state.get("batch_dict"), state.get("metadata")
     if not isinstance(items, dict):
         raise FormatError("a TensorBatch without its batch_dict")
+    about = about if isinstance(about, dict) else {}
     tensors = ((name, _skyrl_tensor(item, where)) for name, item in items.items())
-    return PickledBatch(_named(tensors, held), {}, about if isinstance(about, dict) else {})
+    return PickledBatch(_named(tensors, held), {}, about, _packed(items, where, held))
+
+
+def _packed(items: dict[Any, Any], where: str, held: int) -> dict[str, tuple[Array, Array]]:
+    """The PackedTensors of a TensorBatch."""
+    found = {}
+    for name, item in items.items():
+        if isinstance(item, dict) and item.get("format") == "packed_tensor":
+            parts = [(n, _skyrl_tensor(item.get(n), where)) for n in ("values", "cu_seqlens")]
+            named = _named(parts, held)
+            if len(named) != 2 or not isinstance(name, str):
+                raise FormatError(f"{quoted(name)}: a PackedTensor without values or cu_seqlens")
+            found[name] = (named["values"], named["cu_seqlens"])
+    return found
 
 
 def read_batch(path: Path) -> PickledBatch:

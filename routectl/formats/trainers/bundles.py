@@ -1,7 +1,7 @@
 """ART's routing replay bundles, read back: a folder with manifest.json and safetensors by step.
 
-Source: OpenPipe ART 17aa12b6 (src/art/megatron/routing_replay.py, moe_routing_replay_v3). Shape
-suffixes: N tokens, L MoE layers, K top_k.
+Sources: OpenPipe ART 17aa12b6 and 0.5.18 (art/megatron/routing_replay.py), which write
+moe_routing_replay_v3 and v1. Shape suffixes: N tokens, L MoE layers, K top_k.
 """
 
 import re
@@ -21,11 +21,12 @@ from ...model import ModelFacts
 from ..arrays.files import ArrayFile, open_array_file
 from ..documents.fields import from_json, one_line
 from ..documents.masks import flags_in
-from ..wire.sample import WireSample, to_sample
+from ..wire.sample import WireSample, to_sample, weighed
 
 __all__ = ["BUNDLE_VERSION", "find_bundle", "open_bundle"]
 
 BUNDLE_VERSION = "moe_routing_replay_v3"
+_VERSIONS = (BUNDLE_VERSION, "moe_routing_replay_v1")
 _ROUTER = re.compile(r"chunk_\d{2}\.layer_(\d{4})\.mlp\.router")
 _MAX_BYTES = 256 << 20
 Doc = Mapping[str, Any]
@@ -67,10 +68,9 @@ def find_bundle(files: Sequence[Path]) -> Doc | None:
             return None
         version = doc.get("format_version") if isinstance(doc, dict) else None
         if isinstance(version, str) and version.startswith("moe_routing_replay_"):
-            if version != BUNDLE_VERSION:
-                raise UnsupportedError(
-                    f"{file}: {one_line(version)}, this routectl reads {BUNDLE_VERSION}"
-                )
+            if version not in _VERSIONS:
+                known = " and ".join(_VERSIONS)
+                raise UnsupportedError(f"{file}: {one_line(version)}, this routectl reads {known}")
             return dict(doc)
     return None
 
@@ -114,8 +114,9 @@ def _facts(manifest: _Manifest, keys: Sequence[str], folder: Path) -> ModelFacts
 def open_bundle(folder: Path, doc: Doc) -> Dump:
     """A bundle as a dump: a sample a step and sample index, with a row for every token.
 
-    Rows of which ``expert_mask`` leaves a slot out are missing. There are no token ids. Raises
-    FormatError when manifest and tensors do not fit together.
+    Rows of which ``expert_mask`` leaves a slot out are missing; ``expert_probs``, the weights that
+    ART replays with the routes, are gates. There are no token ids. Raises FormatError when manifest
+    and tensors do not fit together.
     """
     try:
         manifest = msgspec.convert(doc, _Manifest, strict=False)
@@ -138,14 +139,22 @@ def open_bundle(folder: Path, doc: Doc) -> Dump:
         wire_dtype="int32",
         facts_source="the file itself",
         file_bytes=sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
+        gates=any(
+            name.endswith("/expert_probs") for file in files.values() for name in file.shapes
+        ),
     )
 
     def load(place: int) -> Sample:
         call = calls[place]
         where = f"{folder}: sample {ids[place]}"
         rows = _rows(files[call.step], keys, call, where)
-        wire = WireSample(where, rows, start=0, sample_id=ids[place], any_rows=True)
-        return to_sample(wire, facts, 0)
+        weights = _weights(files[call.step], keys, call, where) if meta.gates else None
+        if weights is not None and weights.shape != rows.shape:
+            raise FormatError(f"{where}: expert_probs {weights.shape} for routes {rows.shape}")
+        wire = WireSample(
+            where, rows, start=0, sample_id=ids[place], any_rows=True, weights=weights
+        )
+        return weighed(to_sample(wire, facts, 0), wire, facts)
 
     return Dump(meta, [SampleKey(name, None, None) for name in ids], load)
 
@@ -167,3 +176,18 @@ def _rows(file: ArrayFile, keys: Sequence[str], call: _Call, where: str) -> Any:
     if len({ids_NK.shape for ids_NK in layers}) != 1 or layers[0].ndim != 2:
         raise FormatError(f"{where}: the routers have not one shape [tokens, k]")
     return np.stack(layers, axis=1)
+
+
+def _weights(file: ArrayFile, keys: Sequence[str], call: _Call, where: str) -> Any:
+    """[N, L, K] of one sample, 0 where a slot is masked; None where a router has none."""
+    names = [
+        f"{key}/call_{number}/expert_probs" for key, number in zip(keys, call.calls, strict=True)
+    ]
+    if not all(name in file.shapes for name in names):
+        return None
+    layers = [file.read(name) for name in names]
+    if len({probs_NK.shape for probs_NK in layers}) != 1 or layers[0].ndim != 2:
+        raise FormatError(f"{where}: expert_probs have not one shape [tokens, k]")
+    if any(probs_NK.dtype.kind != "f" for probs_NK in layers):
+        raise FormatError(f"{where}: expert_probs: got {layers[0].dtype}, expected float32")
+    return np.stack(layers, axis=1).astype(np.float32)

@@ -15,7 +15,7 @@ from ...files.reading import open_regular, read_bytes
 from ..documents.facts import Model, UnknownModelError, find_context, refuse_alone
 from ..documents.fields import from_json, joined, token_ids
 from ..wire.guess import guess_facts
-from ..wire.sample import NoRoutesError, WireSample, to_sample
+from ..wire.sample import NoRoutesError, WireSample, to_sample, weighed
 from ..wire.shapes import rows_of_flat
 
 __all__ = ["open_trainer_file", "read_tokens"]
@@ -30,14 +30,19 @@ def open_trainer_file(
     start: int | None,
     tokens: Dump | Sequence[Sample] | None = None,
 ) -> Dump:
-    """Open a trainer's file; ``kind`` is torch, pickle or msgpack.
+    """Open a trainer's file; ``kind`` is torch, pickle, straw, msgpack or trace.
 
-    ``tokens`` are the samples whose rows a torch file of layers holds, for their tokens.
+    ``tokens`` are the samples whose rows a torch file of layers, or a trace, holds.
 
     The file is mapped or held whole; rows are checked when a sample is read. Raises FormatError
     on what is no dump of a known trainer, and on a pickle of anything but plain data.
     """
+    if kind == "trace":
+        from .router_traces import open_router_trace
+
+        return open_router_trace(path, model, start, tokens)
     refuse_alone(path, model)
+    held: int | None = None
     if kind == "torch":
         from .torch_dumps import read_torch
 
@@ -46,6 +51,10 @@ def open_trainer_file(
         from .pickles import read_pickle
 
         wires = read_pickle(path)
+    elif kind == "straw":
+        from .straw_archives import read_archive
+
+        wires, held = read_archive(path)
     else:
         from .micro_batches import read_micro_batches
 
@@ -59,13 +68,17 @@ def open_trainer_file(
             raise
         raise NoRoutesError(told) from None
     meta = context.meta(path, kind, wire_dtype=joined({_dtype(wire) for wire in wires}))
+    weighted = any(wire.weights is not None for wire in wires)
+    meta = replace(meta, gates=weighted, trainer=joined({wire.trainer for wire in wires}))
+    if held is not None:
+        meta = replace(meta, file_bytes=held)
     keys = [wire.key for wire in wires]
 
     def load(index: int) -> Sample:
         wire = wires[index]
         if isinstance(wire.payload, np.ndarray):
             wire = replace(wire, payload=rows_of_flat(wire.payload, context.facts))
-        return to_sample(wire, context.facts, start)
+        return weighed(to_sample(wire, context.facts, start), wire, context.facts)
 
     dump = Dump(meta, keys, load)
     if not with_routes:

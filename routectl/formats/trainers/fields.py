@@ -4,6 +4,8 @@ Shape suffixes: N tokens, R rows, W layers, K top_k.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,10 @@ from ..documents.masks import flags_in
 from ..wire.sample import WireSample
 
 __all__ = [
+    "PackedRows",
     "fields_of",
     "numbers_in",
+    "packed_rows",
     "response_scores",
     "tokens_in",
     "whole_mask",
@@ -55,6 +59,44 @@ def numbers_in(value: Any, where: str) -> Array:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iufb":
         raise FormatError(f"{where}: got {type(value).__name__}, expected numbers")
     return value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedRows:
+    """Rows of samples end to end, [sum R, W, K]: those of sample i are bounds[i] to bounds[i + 1].
+
+    Source: SkyRL 0.4.0 (backends/skyrl_train/utils/packed_tensor.py).
+    """
+
+    values: Array
+    bounds: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def of(self, sample: int) -> Array:
+        """The rows of one sample, [R, W, K]."""
+        return self.values[slice(*self.bounds[sample : sample + 2])]
+
+    def first(self, samples: int) -> "PackedRows":
+        """The first samples alone."""
+        return PackedRows(self.values, self.bounds[: samples + 1])
+
+
+def packed_rows(values: Any, cu_seqlens: Any, where: str) -> PackedRows:
+    """Rows with the bounds of samples beside them; raises FormatError where they do not fit."""
+    rows, ends = numbers_in(values, where), numbers_in(cu_seqlens, f"{where}: cu_seqlens")
+    if rows.ndim != 3 or rows.dtype.kind not in "iu":
+        raise FormatError(f"{where}: got {rows.dtype} {rows.shape}, expected rows [N, layers, k]")
+    if ends.ndim != 1 or ends.dtype.kind not in "iu" or len(ends) < 2:
+        raise FormatError(f"{where}: cu_seqlens: got {ends.dtype} {ends.shape}, expected bounds")
+    bounds = tuple(ends.tolist())
+    if bounds[0] != 0 or bounds[-1] != len(rows) or any(a > b for a, b in pairwise(bounds)):
+        raise FormatError(
+            f"{where}: cu_seqlens from {bounds[0]} to {bounds[-1]}, expected to ascend from 0 to "
+            f"{len(rows)} rows"
+        )
+    return PackedRows(rows, bounds)
 
 
 def tokens_in(value: Any, where: str) -> NDArray[np.int32]:

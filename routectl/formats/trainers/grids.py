@@ -15,7 +15,7 @@ from ..documents.fields import as_float64, text
 from ..documents.masks import flags_in
 from ..responses.weight_versions import weight_spans
 from ..wire.sample import WireSample
-from .fields import numbers_in, tokens_in, whole_mask, wire_of
+from .fields import PackedRows, numbers_in, tokens_in, whole_mask, wire_of
 
 __all__ = ["read_grid"]
 
@@ -79,19 +79,26 @@ def read_grid(
 ) -> Iterator[WireSample]:
     """The rows of a padded batch; ``about`` has sample_id, group_id and steps, one a sample.
 
-    Rows that router_padding_mask says were not captured are missing.
+    The routes are a grid themselves, or PackedRows, each sample's own. Rows that
+    router_padding_mask says were not captured are missing.
     """
     where = f"{path}: {key}"
-    ids_BSWK, tokens_BS = numbers_in(doc[key], where), _first(doc, _TOKENS)
-    mask_BS = _attention(doc, ids_BSWK.shape, str(path))
+    held, tokens_BS = doc[key], _first(doc, _TOKENS)
+    if not isinstance(held, PackedRows):
+        held = numbers_in(held, where)
+    mask_BS = _attention(doc, _extent(held, tokens_BS, where), str(path))
     if tokens_BS is None or numbers_in(tokens_BS, str(path)).shape != mask_BS.shape:
         raise FormatError(f"{path}: no input_ids of the grid's shape {mask_BS.shape}")
-    _check_lengths(doc, len(mask_BS) if ids_BSWK.size else -1, where)
+    empty = not (held.values if isinstance(held, PackedRows) else held).size
+    _check_lengths(doc, -1 if empty else len(mask_BS), where)
     tokens_BS = numbers_in(tokens_BS, str(path))
     for i, mask_S in enumerate(mask_BS):
         at = f"{path}: sample {i}"
         prompt, total = _prompt_of(doc, i, mask_S, at), int(mask_S.sum())
-        rows = _captured(ids_BSWK[i], doc, i, mask_S, at)
+        if isinstance(held, PackedRows):
+            rows = _without_uncaptured(held.of(i), doc, i, mask_S, mask_S, at)
+        else:
+            rows = _captured(held[i], doc, i, mask_S, at)
         yield wire_of(
             at,
             rows,
@@ -101,6 +108,14 @@ def read_grid(
             loss_mask=_loss_mask(doc, i, mask_S, prompt, at),
             **_about(about or {}, i, total - prompt, at),
         )
+
+
+def _extent(held: PackedRows | NDArray[Any], tokens_BS: Any, where: str) -> tuple[int, ...]:
+    """The shape [B, S, ...] that attention_mask is to have."""
+    if not isinstance(held, PackedRows):
+        return held.shape
+    shape = () if tokens_BS is None else numbers_in(tokens_BS, where).shape
+    return (len(held), shape[1] if len(shape) == 2 else 0)
 
 
 def _check_lengths(doc: Mapping[str, Any], samples: int, where: str) -> None:
@@ -135,15 +150,28 @@ def _captured(
     beyond = 0 if not len(places) else _routes_in(ids_SWK[part.stop :])
     if beyond:
         return ids_SWK[part.start : part.stop + beyond]
+    return _without_uncaptured(rows, doc, i, mask_S, part, where)
+
+
+def _without_uncaptured(
+    rows: NDArray[Any],
+    doc: Mapping[str, Any],
+    i: int,
+    mask_S: NDArray[np.bool_],
+    places: slice | NDArray[np.bool_],
+    where: str,
+) -> NDArray[Any]:
+    """The rows of the tokens at ``places``, -1 where router_padding_mask says so."""
     if doc.get("router_padding_mask") is None:
         return rows
     absent_S = _flags(doc["router_padding_mask"], where, "router_padding_mask", i)
     if absent_S.shape != mask_S.shape:
         raise FormatError(f"{where}: router_padding_mask {absent_S.shape} for {mask_S.shape}")
-    if not absent_S[part][:-1].any():  # the last token was never fed
+    absent_N = absent_S[places]
+    if len(absent_N) != len(rows) or not absent_N[:-1].any():  # the last token was never fed
         return rows
     rows = rows.astype(np.int32)
-    rows[absent_S[part]] = -1
+    rows[absent_N] = -1
     return rows
 
 

@@ -20,7 +20,7 @@ from ...pickled.torch_files import MappedTensor
 from ..wire.sample import WireSample
 from .fields import numbers_in, wire_of
 
-__all__ = ["find_layers", "read_layers"]
+__all__ = ["cut_rows", "find_layers", "read_layers", "sequence_of"]
 
 _Layers = list[list[Any]]  # by layer, by micro-batch
 
@@ -83,36 +83,53 @@ def _micro_batches(layers: _Layers, path: Path) -> Iterator[NDArray[Any]]:
 def _cut(
     batches: Sequence[NDArray[Any]], samples: Dump | Sequence[Sample], path: Path
 ) -> Iterator[WireSample]:
-    """Each sample's rows, out of micro-batches that hold whole samples in order.
+    """Each sample's rows, out of micro-batches that hold whole samples in order."""
+    for i, (m, rows, sample) in enumerate(cut_rows([len(b) for b in batches], samples, path)):
+        yield sequence_of(f"{path}: sample {i}", batches[m][rows], i, sample)
+
+
+def sequence_of(where: str, ids_RWK: NDArray[Any] | None, i: int, sample: Sample) -> WireSample:
+    """Sample ``i`` of those that were run, with its rows.
 
     Log-probs are not taken along: those of a rollout are not the router's forward's.
     """
+    assert sample.token_ids is not None
+    return wire_of(
+        where,
+        ids_RWK,
+        sample.token_ids,
+        sample.prompt_length or 0,
+        sample_id=sample.sample_id or str(i),
+        group_id=sample.group_id,
+        loss_mask=sample.loss_mask,
+    )
+
+
+def cut_rows(
+    lengths: Sequence[int], samples: Dump | Sequence[Sample], path: Path
+) -> Iterator[tuple[int, slice, Sample]]:
+    """Where the rows of each sample are: the micro-batch, of ``lengths`` rows each, and its part.
+
+    Raises MismatchError where micro-batches are not made up of whole samples in order.
+    """
     todo = iter(enumerate(samples))
     used = 0
-    for m, ids_RWK in enumerate(batches):
+    for m, length in enumerate(lengths):
         at = 0
-        while at < len(ids_RWK):
+        while at < length:
             i, sample = next(todo, (-1, None))
             ids = None if sample is None else sample.token_ids
             if sample is None or ids is None or not len(ids):
                 what = "no more samples" if sample is None else f"sample {i} without tokens"
                 raise MismatchError(
-                    f"{path}: micro-batch {m}: {len(ids_RWK) - at} rows are left, but {what}"
+                    f"{path}: micro-batch {m}: {length - at} rows are left, but {what}"
                 )
-            if at + len(ids) > len(ids_RWK):
+            if at + len(ids) > length:
                 raise MismatchError(
-                    f"{path}: micro-batch {m}: {len(ids_RWK) - at} of {len(ids_RWK)} rows are "
+                    f"{path}: micro-batch {m}: {length - at} of {length} rows are "
                     f"left, sample {i} has {len(ids)} tokens"
                 )
-            yield wire_of(
-                f"{path}: sample {i}",
-                ids_RWK[at : at + len(ids)],
-                ids,
-                sample.prompt_length or 0,
-                sample_id=sample.sample_id or str(i),
-                group_id=sample.group_id,
-                loss_mask=sample.loss_mask,
-            )
+            yield m, slice(at, at + len(ids)), sample
             at += len(ids)
             used += 1
     if used < len(samples):

@@ -1,6 +1,7 @@
 """prime-rl's micro-batches, read back: ``rollouts/step_N/rank_r.bin``.
 
-Source: prime-rl 559b4477 (transports/rollouts/types.py, trainer/batch.py). Shape suffixes: N
+Sources: prime-rl 559b4477 (transports/rollouts/types.py, trainer/batch.py); for Total Router
+Recall, whose routes have each expert's weight beside it, its pull request #3523. Shape suffixes: N
 tokens, W layers, K top_k.
 """
 
@@ -23,6 +24,7 @@ __all__ = ["read_micro_batches"]
 
 _DTYPES = ("uint8", "uint16", "int16", "int32")
 _PAD_TOKEN = 1
+_GREATEST_ID = 65_535  # beyond it an int32 is no id
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
 
@@ -113,9 +115,11 @@ def _real_tokens(last: _Columns) -> int:
     return len(last.tokens) - len(filler) if padded else len(last.tokens)
 
 
-def _sequences(batch: _MicroBatch, where: str) -> Iterator[WireSample]:
+def _sequences(
+    whole: _Columns, batch: _MicroBatch, recall: bool, where: str
+) -> Iterator[WireSample]:
     """The sequences of a bin, without the padding at its end."""
-    whole, end = _columns(batch, where), 0
+    end = 0
     for i, size in enumerate(batch.sequence_lengths):
         own, end = whole.part(slice(end, end + size)), end + size
         if i == len(batch.sequence_lengths) - 1:
@@ -124,17 +128,43 @@ def _sequences(batch: _MicroBatch, where: str) -> Iterator[WireSample]:
                 beyond = whole.rows[len(whole.tokens) :]
                 own = replace(own, rows=np.concatenate([own.rows, beyond]))
         if len(own.tokens):
-            yield _sequence(own, f"{where}: sequence {i}")
+            yield _sequence(own, recall, f"{where}: sequence {i}")
 
 
-def _sequence(own: _Columns, where: str) -> WireSample:
+def _is_recall(rows: NDArray[Any] | None) -> bool:
+    """Whether rows [N, W, 2K] are of Total Router Recall: int32 ids, then the bits of float32.
+
+    Ids are below 65,536, and the bits of a weight, which is in 0..1, are far above but for 0.
+    """
+    if rows is None or rows.dtype != np.int32 or rows.shape[2] % 2 or not rows.size:
+        return False
+    half = rows.shape[2] // 2
+    return bool((rows[..., half:] > _GREATEST_ID).any() and not (rows[..., :half] >> 16).any())
+
+
+def _halves(rows: NDArray[Any], where: str) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """The ids and the weights of rows with both."""
+    if rows.dtype != np.int32 or rows.shape[2] % 2:
+        raise FormatError(f"{where}: got {rows.dtype} {rows.shape}, expected ids and weights")
+    half = rows.shape[2] // 2
+    weights = np.ascontiguousarray(rows[..., half:]).view(np.float32)
+    if not ((weights >= 0) & (weights <= 1)).all():
+        raise FormatError(f"{where}: routed_experts: weights beyond 0 to 1, beside ids")
+    return rows[..., :half], weights
+
+
+def _sequence(own: _Columns, recall: bool, where: str) -> WireSample:
     """One sequence of a bin; the last row, of a token never fed, is zeros."""
+    rows, weights = own.rows, None
+    if recall and rows is not None:
+        rows, weights = _halves(rows, where)
     mask, size = own.trained, len(own.tokens)
     prompt = int(np.argmax(mask)) if mask.any() else size
     return WireSample(
         where=where,
-        payload=own.rows,
-        start=None if own.rows is None else 0,
+        payload=rows,
+        weights=weights,
+        start=None if rows is None else 0,
         prompt_ids=own.tokens[:prompt],
         response_ids=own.tokens[prompt:],
         prompt_length=prompt,
@@ -146,5 +176,11 @@ def _sequence(own: _Columns, where: str) -> WireSample:
 
 def read_micro_batches(path: Path) -> list[WireSample]:
     """The sequences of all bins. Raises FormatError on damage, and on what is no MicroBatch."""
-    where = f"{path}: micro-batch"
-    return [wire for i, b in enumerate(_batches(path)) for wire in _sequences(b, f"{where} {i}")]
+    where, batches = f"{path}: micro-batch", _batches(path)
+    bins = [_columns(batch, f"{where} {i}") for i, batch in enumerate(batches)]
+    recall = any(_is_recall(whole.rows) for whole in bins)
+    return [
+        wire
+        for i, (whole, batch) in enumerate(zip(bins, batches, strict=True))
+        for wire in _sequences(whole, batch, recall, f"{where} {i}")
+    ]

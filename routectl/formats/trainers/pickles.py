@@ -4,7 +4,7 @@ Shape suffixes: B samples, S positions.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ...visible import quoted
 from ..documents.fields import text
 from ..wire.sample import NoSamplesError, WireSample
 from .batches import PickledBatch, read_batch
+from .fields import PackedRows, packed_rows
 from .grids import read_grid
 
 __all__ = ["read_pickle"]
@@ -91,11 +92,15 @@ def read_pickle(path: Path) -> list[WireSample]:
 
 
 def _sequences(batch: PickledBatch, path: Path) -> Iterator[WireSample]:
-    """The rows of the batch's grid."""
-    key = next((k for k in _ROUTES if k in batch.tensors and batch.tensors[k].ndim == 4), None)
+    """The rows of the batch's grid, or those that it has end to end."""
+    routes: dict[str, Any] = {
+        **{k: batch.tensors[k] for k in _ROUTES if k in batch.tensors},
+        **{k: packed_rows(*batch.packed[k], f"{path}: {k}") for k in _ROUTES if k in batch.packed},
+    }
+    key = next((k for k, held in routes.items() if _holds_rows(held)), None)
     if key is None:
         raise NoSamplesError(f"{path}: a batch without {' or '.join(_ROUTES)} [B, S, layers, k]")
-    held = len(batch.tensors[key])
+    held = len(routes[key])
     size = _samples(batch, held, str(path))
     groups = _groups(batch, held)
     about: dict[str, Sequence[Any]] = {
@@ -103,7 +108,13 @@ def _sequences(batch: PickledBatch, path: Path) -> Iterator[WireSample]:
         "group_id": groups or [],
         **{name: batch.columns[name].values for name in _STEPS if name in batch.columns},
     }
-    tensors: Mapping[str, Any] = {
+    tensors: dict[str, Any] = {
         n: a[:size] if a.ndim and len(a) == held else a for n, a in batch.tensors.items()
     }
+    if isinstance(routes[key], PackedRows):
+        tensors[key] = routes[key].first(size)
     return read_grid(tensors, key, path, {n: v for n, v in about.items() if v})
+
+
+def _holds_rows(held: Any) -> bool:
+    return isinstance(held, PackedRows) or held.ndim == 4

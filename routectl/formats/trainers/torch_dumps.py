@@ -16,7 +16,7 @@ from ...pickled.torch_files import MappedTensor, load_torch
 from ...visible import quoted
 from ..documents.fields import as_float64
 from ..wire.sample import NoSamplesError, WireSample
-from .fields import fields_of, numbers_in, tokens_in, whole_mask, wire_of
+from .fields import fields_of, numbers_in, packed_rows, tokens_in, whole_mask, wire_of
 from .grids import read_grid
 from .layer_lists import find_layers, read_layers
 from .rollout_samples import read_rollout
@@ -99,12 +99,16 @@ def read_torch(path: Path, tokens: Dump | Sequence[Sample] | None = None) -> lis
             hint="diff --logprobs compares its log-probs, pack --plan takes its micro-batches",
         )
     if isinstance(doc, Mapping) and isinstance(doc.get("samples"), list):
-        return read_rollout(doc["samples"], path)
+        return read_rollout(doc["samples"], path, "miles" if "metadata" in doc else "slime")
     if isinstance(doc, Mapping) and "tensordict" in doc:
         return _of_jagged(doc, path)
     for key in _GRIDS if isinstance(doc, Mapping) else ():
-        if isinstance(doc.get(key), MappedTensor) and len(doc[key].shape) == 4:
+        held = doc.get(key)
+        if isinstance(held, MappedTensor) and len(held.shape) == 4:
             return list(read_grid(doc, key, path))
+        if isinstance(held, Mapping) and {"values", "cu_seqlens"} <= held.keys():
+            rows = packed_rows(held["values"], held["cu_seqlens"], f"{path}: {key}")
+            return list(read_grid({**doc, key: rows}, key, path))
     raise NoSamplesError(
         f"{path}: a torch file without routes: expected samples, a batch with routed_experts, "
         "or a list of layers"

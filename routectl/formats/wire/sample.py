@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from ...damage import Fault
 from ...dump import Dump, Sample, SampleKey, WeightSpan, key_of
 from ...errors import FormatError
+from ...gate_logprobs import gates_of_weights
 from ...model import ModelFacts
 from .encodings import Decoded, decode_payload
 from .layers import with_rows
 from .payload import IntArray, from_lists
 from .shapes import TokenExtent, as_rows
 
-__all__ = ["NoRoutesError", "NoSamplesError", "WireSample", "to_sample", "with_media"]
+__all__ = ["NoRoutesError", "NoSamplesError", "WireSample", "to_sample", "weighed", "with_media"]
 
 
 class NoSamplesError(FormatError):
@@ -43,7 +44,9 @@ class WireSample:
     ``payload`` is None when the response has none. ``prompt_payload`` is the other half of the
     split form of vLLM 0.21. ``media_tokens`` counts positions of the prompt, at its end, whose
     id is not told (-1). ``any_rows`` is of arrays that people save: they begin at 0 where no start
-    is told, may end anywhere, and a row of the last token is one.
+    is told, may end anywhere, and a row of the last token is one. ``trainer`` is DumpMeta's.
+    ``weights`` are the combine
+    weights of an array payload [R, W, K], float32 of its shape.
     """
 
     where: str
@@ -66,6 +69,8 @@ class WireSample:
     engine_version: str | None = None
     media_tokens: int = 0
     any_rows: bool = False
+    weights: NDArray[np.float32] | None = None
+    trainer: str | None = None
 
     @property
     def key(self) -> SampleKey:
@@ -210,6 +215,23 @@ def _narrowed(wire: WireSample, rows: int, asked: int | None) -> WireSample:
         return wire
     kept = prompt[: len(prompt) - more]
     return replace(wire, prompt_ids=kept, prompt_length=len(kept), media_tokens=0)
+
+
+def weighed(sample: Sample, wire: WireSample, facts: ModelFacts) -> Sample:
+    """``sample`` with the weights of its own rows as gates; as it is where there are none.
+
+    Raises FormatError where they are no weights.
+    """
+    routes, weights_RWK = sample.routes, wire.weights
+    if routes is None or weights_RWK is None:
+        return sample
+    columns = facts.layers if weights_RWK.shape[1] == facts.num_layers else facts.layers[:0]
+    kept = weights_RWK[: routes.num_tokens]
+    try:
+        gates = gates_of_weights(kept[:, list(columns)] if columns else kept, routes)
+    except ValueError as error:
+        raise FormatError(f"{wire.where}: {error}") from None
+    return replace(sample, gates=gates)
 
 
 def to_sample(

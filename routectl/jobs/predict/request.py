@@ -18,6 +18,7 @@ from ..options import (
 )
 from ..progress import SILENT, Progress
 from ..reading import WITHOUT_TOKENS
+from ..recompute.router_inputs import inputs_at
 from .runs import emit_predicted, fit_versions, judge_versions
 from .versions import Sources, named_paths, open_versions
 
@@ -55,7 +56,8 @@ class PredictVersions:
 
     inputs: Path = argument(
         metavar="INPUTS",
-        help="Router inputs of the old version, as recompute --router-inputs writes them.",
+        help="Router inputs of the old version, as recompute --router-inputs writes them, or a "
+        "trace of Megatron-Core with its TRACE::tokens=FILE.",
     )
     at: tuple[str, ...] = option(
         metavar="NAME=CHECKPOINT",
@@ -76,7 +78,6 @@ class PredictVersions:
 
         Raises RoutectlError for a name of ``files``, or an old version, that is none of them.
         """
-        from ...checkpoints.router_inputs import open_router_inputs
         from ...forward import pick_devices
 
         paths = named_paths("--at", self.at)
@@ -85,7 +86,7 @@ class PredictVersions:
             if known not in paths:
                 raise RoutectlError(f"version {known!r} is not one of --at: {', '.join(paths)}")
         where = pick_devices(self.device, self.threads)[0]
-        hidden = open_router_inputs(self.inputs)
+        hidden = inputs_at(str(self.inputs))
         return hidden, open_versions(paths, name, hidden, where), where
 
 

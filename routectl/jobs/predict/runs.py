@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import MismatchError
 from ..progress import Progress, tokens_rate
-from ..recompute.router_inputs import input_meta, input_samples
+from ..recompute.router_inputs import TOKENS, input_meta, input_samples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -157,7 +157,8 @@ def _prefixes(hidden: "RouterInputs") -> "tuple[Digests, tuple[int, ...]]":
 
     if hidden.token_ids_T is None or hidden.lens is None:
         raise MismatchError(
-            f"{hidden.path}: no token_ids or no cu_seqlens: rows are held out by their tokens"
+            f"{hidden.path}: no token_ids or no cu_seqlens: rows are held out by their tokens",
+            hint=TOKENS,
         )
     return prefix_digests(hidden.token_ids_T.numpy().astype(np.int32), hidden.lens), hidden.lens
 

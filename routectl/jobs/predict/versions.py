@@ -10,7 +10,7 @@ from ...errors import MismatchError, RoutectlError, UnsupportedError
 from ...files.places import place_of
 from ...files.scratch import scratch_folder
 from ..progress import Progress
-from ..recompute.router_inputs import layer_routers
+from ..recompute.router_inputs import TOKENS, inputs_at, layer_routers, refuse_stage
 
 if TYPE_CHECKING:
     import torch
@@ -92,6 +92,8 @@ def open_versions(
                 f"expected {found[0].recipe.describe()}"
             )
         stored = layer_routers(opened)
+        if name == old:
+            refuse_stage(hidden, stored)
         routers = {layer: _placed(router, dtype, device) for layer, router in stored.items()}
         digest = router_digest(stored)
         found.append(OpenVersion(name, number, folder, recipe, routers, digest))
@@ -123,7 +125,6 @@ class Sources:
     @contextmanager
     def later(self, versions: Sequence[OpenVersion]) -> "Iterator[list[RoutedVersion]]":
         """The versions with their hidden states; what is recomputed is gone after the block."""
-        from ...checkpoints.router_inputs import open_router_inputs
         from ...ops.predict.predict import RoutedVersion
 
         with scratch_folder("predict") as scratch:
@@ -131,7 +132,8 @@ class Sources:
             for number, version in enumerate(versions):
                 if version.name in self.files:
                     path = self.files[version.name]
-                    hidden, self.how[version.name] = open_router_inputs(path), str(path)
+                    hidden, self.how[version.name] = inputs_at(str(path)), str(path)
+                    refuse_stage(hidden, version.routers)
                     self._check(hidden)
                 elif self.frozen:
                     hidden, self.how[version.name] = self.base, "of the old version"
@@ -145,12 +147,11 @@ class Sources:
     def _check(self, hidden: "RouterInputs") -> None:
         """Refuse a file of other tokens."""
         ids_T, base_T = hidden.token_ids_T, self.base.token_ids_T
-        if (
-            ids_T is None
-            or base_T is None
-            or hidden.lens != self.base.lens
-            or not bool((ids_T == base_T).all())
-        ):
+        if ids_T is None or base_T is None:
+            raise MismatchError(
+                f"{hidden.path}: no token ids: rows are matched by them", hint=TOKENS
+            )
+        if hidden.lens != self.base.lens or not bool((ids_T == base_T).all()):
             raise MismatchError(f"{hidden.path}: other tokens than {self.base.path} has")
 
     def _recomputed(self, version: OpenVersion, target: Path) -> "RouterInputs":

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError, UnsupportedError
-from ...files.places import place_of
 from ...reports.text.wording import plural
 from ..compared.compared import Judging, metric_names, parsed_limits
 from ..options import (
@@ -26,7 +25,7 @@ from .figures import Against, compare_written, open_source
 from .forwarding import Forwarding, run_options
 from .noise import NoiseRun, noise_runs
 from .parts import parts_folder
-from .router_inputs import recompute_from_inputs
+from .router_inputs import is_inputs, recompute_from_inputs
 from .run import Saving, write_recompute
 from .samples import targets_of
 from .share import DeviceWork
@@ -58,8 +57,8 @@ class RecomputeRequest:
     )
     dump: str = argument(
         metavar="DUMP",
-        help="The rollout: token ids, and routes to compare with. Or a .safetensors of dumped "
-        "router inputs.",
+        help="The rollout: token ids, and routes to compare with. Or dumped router inputs: "
+        "a .safetensors, a trace of Megatron-Core.",
     )
     save: Path = save_option(
         "the routes: NAME.parquet, and NAME.forced.parquet for --mode both,", dataclasses.MISSING
@@ -122,7 +121,6 @@ def recompute_dump(request: RecomputeRequest, progress: Progress = SILENT) -> Re
     Runs of the noise floor are told to ``progress.part`` as they are done. None in a process of
     torchrun that does not lead.
     """
-    from ...checkpoints.router_inputs import is_router_inputs
     from ...reports.document import dump_document
     from ...reports.recompute.document import RecomputedFrom, recompute_document
 
@@ -137,7 +135,7 @@ def recompute_dump(request: RecomputeRequest, progress: Progress = SILENT) -> Re
     crew = crew_of(how.device, how.threads, progress, _cluster(request))
     if crew.leads and not (request.resume and parts_folder(request.save).exists()):
         saving.refuse()
-    if is_router_inputs(place_of(request.dump)):
+    if is_inputs(request.dump):
         return _from_inputs(request, progress) if crew.leads else None
     _refuse_mixed(request)
     if request.router_inputs is not None:
@@ -209,7 +207,7 @@ def _from_inputs(request: RecomputeRequest, progress: Progress) -> Recomputed:
     output = request.save
     count = recompute_from_inputs(
         request.checkpoint,
-        place_of(request.dump),
+        request.dump,
         output,
         force=request.force,
         model=model,
@@ -230,14 +228,12 @@ def _from_inputs(request: RecomputeRequest, progress: Progress) -> Recomputed:
 
 def _cluster(request: RecomputeRequest) -> "Cluster | None":
     """The Ray cluster that runs the checkpoint; None: this machine does. Raises RoutectlError."""
-    from ...checkpoints.router_inputs import is_router_inputs
-
     if request.crew.ray is None:
         return None
     for name, asked in (
         ("--noise-floor", request.noise_floor),
         ("--router-inputs", request.router_inputs is not None),
-        (f"{request.dump}, router inputs,", is_router_inputs(Path(request.dump))),
+        (f"{request.dump}, router inputs,", is_inputs(request.dump)),
     ):
         if asked:
             raise RoutectlError(f"{name} is of one process: expected no --ray")

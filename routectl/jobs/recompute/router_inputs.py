@@ -1,4 +1,7 @@
-"""``routectl recompute CHECKPOINT ROUTER_INPUTS.safetensors``: the routers alone, no model."""
+"""``routectl recompute CHECKPOINT ROUTER_INPUTS``: the routers alone, no model.
+
+Router inputs are a file that ``--router-inputs`` wrote, or a trace of Megatron-Core.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -6,8 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...errors import MismatchError
+from ...files.places import place_of
 from ...reports.text.wording import plural
 from ...version import __version__
+from ..inputs import parse_input
 
 if TYPE_CHECKING:
     from ...checkpoints.router_inputs import RouterInputs
@@ -16,18 +22,57 @@ if TYPE_CHECKING:
     from ...ops.predict.replay_inputs import InputRoutes, LayerRouter
     from ...routers.recipe import Recipe
 
+TOKENS = "a router trace takes them from TRACE::tokens=FILE, a dump of what was run"
 __all__ = [
+    "TOKENS",
     "input_meta",
     "input_samples",
+    "inputs_at",
+    "is_inputs",
     "keeping_inputs",
     "layer_routers",
     "recompute_from_inputs",
+    "refuse_stage",
 ]
+
+
+def is_inputs(named: str) -> bool:
+    """Whether a user named router inputs, and no dump."""
+    from ...checkpoints.router_inputs import is_router_inputs
+
+    return is_router_inputs(place_of(parse_input(named).path))
+
+
+def inputs_at(named: str) -> "RouterInputs":
+    """Router inputs as a user names them; of a trace, ``PATH::tokens=FILE`` gives the tokens.
+
+    Raises MismatchError where a sample of FILE has no tokens, and what opening raises.
+    """
+    from ...checkpoints.router_inputs import open_router_inputs
+    from ...formats import open_tokens
+
+    one = parse_input(named)
+    if one.tokens is None:
+        return open_router_inputs(place_of(one.path))
+    ids = [sample.token_ids for sample in open_tokens(one.tokens)]
+    told = [tokens for tokens in ids if tokens is not None]
+    if len(told) != len(ids):
+        raise MismatchError(f"{one.tokens}: a sample without tokens")
+    return open_router_inputs(place_of(one.path), told)
+
+
+def refuse_stage(hidden: "RouterInputs", routers: "Mapping[int, LayerRouter]") -> None:
+    """Raise MismatchError for inputs of some layers, where those may be numbered within a stage."""
+    if hidden.staged and set(hidden) != set(routers):
+        raise MismatchError(
+            f"{hidden.path}: layers {sorted(hidden)}, the checkpoint has routers in "
+            f"{sorted(routers)}: a pipeline stage numbers its own from 0"
+        )
 
 
 def recompute_from_inputs(
     checkpoint: Path,
-    inputs: Path,
+    inputs: str,
     output: Path,
     *,
     force: bool,
@@ -41,17 +86,15 @@ def recompute_from_inputs(
     false token ids are left out.
     """
     from ...checkpoints import open_checkpoint
-    from ...checkpoints.router_inputs import open_router_inputs
     from ...checkpoints.routers import router_recipe
     from ...formats.native.container import write_native
     from ...ops.predict.replay_inputs import replay_inputs
 
     opened = open_checkpoint(str(checkpoint))
     recipe = router_recipe(opened, model)
-    hidden = open_router_inputs(inputs)
-    found = replay_inputs(
-        recipe, layer_routers(opened), hidden, lens=hidden.lens, token_ids_T=hidden.token_ids_T
-    )
+    hidden, routers = inputs_at(inputs), layer_routers(opened)
+    refuse_stage(hidden, routers)
+    found = replay_inputs(recipe, routers, hidden, lens=hidden.lens, token_ids_T=hidden.token_ids_T)
     meta = input_meta(recipe, hidden, {"mode": "router inputs"})
     samples = input_samples(found, hidden)
     kept = samples if tokens else (sample.without_tokens() for sample in samples)

@@ -29,7 +29,7 @@ from .lesson import Lesson, Reader, learn, view_of
 from .load import check_axes, filler_by_rank
 from .options import CheckOptions
 from .quiet import quiet_samples
-from .rows import check_rows_of
+from .rows import check_holes, check_rows_of
 from .samples import Groups, WeightVersions, check_segments
 from .siblings import Siblings, first_siblings
 from .starts import RowsAgainstTokens
@@ -211,6 +211,8 @@ class Checker:
         if routes.missing_TL is not None:
             found.filler_L += routes.top_k * routes.missing_TL.sum(axis=0)
         check_rows_of(view, self.options.hash_layers, book)
+        if self.meta.trainer == "slime":
+            check_holes(view, book)
         whole = legal.bad_TL is None or not legal.bad_TL.any()
         if whole and not check_axes(view, book):
             found.load_LE += scan.load_LE

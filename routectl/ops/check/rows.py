@@ -15,12 +15,20 @@ from ...kernels.check import ARANGE, DUPLICATE, RowScan
 from ...routes import Bools, Routes
 from .book.results import Book, Place
 
-__all__ = ["CONSTANT_FROM", "View", "check_rows_of", "rare_by_chance", "uniform_by_chance"]
+__all__ = [
+    "CONSTANT_FROM",
+    "View",
+    "check_holes",
+    "check_rows_of",
+    "rare_by_chance",
+    "uniform_by_chance",
+]
 
 CONSTANT_FROM = 8  # rows of a layer that are alike before it is called constant; 64 with K = 1
 _MANY_LAYERS = 16  # from which two tokens with equal rows in every layer are no chance
 _UNKNOWN_RUN = 8  # identical rows in a row where the tokens are not known
 _BLOCK = 4  # rows of a block that is repeated; 16 where the tokens are not known
+_SLIME_HOLES = 64  # tokens without routes that slime tolerates in any sample
 _BY_CHANCE = 0.01  # rows 0, 1, 2, ... that a sample may be expected to have by chance
 _SKEW = 30  # how much likelier than uniform a row of few popular experts may be
 
@@ -96,6 +104,28 @@ def _check_missing(view: View, hash_layers: tuple[int, ...], book: Book) -> None
             layers=[] if every else touched,
             detail=detail,
         )
+
+
+def check_holes(view: View, book: Book) -> None:
+    """Tokens of a slime dump without a route in any layer, which it replays as expert 0.
+
+    Source: slime (utils/routed_experts.py, validate_routed_experts_tensor): with top_k above 1 it
+    tolerates max(64, rows // 100) of them in a sample, and raises beyond.
+    """
+    missing_TL = view.routes.missing_TL
+    if missing_TL is None or view.routes.top_k == 1:
+        return
+    hole_T = np.asarray(missing_TL.all(axis=1))
+    holes, tokens = int(hole_T.sum()), len(hole_T)
+    if not 0 < holes < tokens:  # without any it is R005
+        return
+    within = holes <= max(_SLIME_HOLES, tokens // 100)
+    book.add(
+        "R209",
+        view.place(int(np.argmax(hole_T))),
+        rows=holes * missing_TL.shape[1],
+        detail="slime tolerates as many" if within else "slime refuses the sample: more than that",
+    )
 
 
 def _kind_of_gap(view: View, first: int, end: int) -> tuple[str, str]:

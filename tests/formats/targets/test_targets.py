@@ -123,6 +123,16 @@ class TestLayouts:
         assert mask.tolist() == [[False, False, False, True], [True, True, False, True]]
         assert grid["rollout_expert_indices"][1, 0].tolist() == [[0, 1], [0, 1]]
 
+    def test_skyrl_packed(self, tmp_path):
+        """SkyRL 0.4's rows are end to end, a sample's as many as its tokens, with their bounds."""
+        grid = load(write(two_samples(), "skyrl-0.4", tmp_path)[0])
+        packed = grid["rollout_expert_indices"]
+        assert words(packed["values"], 1) == "01 23 10 01 32 01"
+        assert packed["cu_seqlens"].tolist() == [0, 4, 6]
+        assert (packed["values"].dtype, packed["cu_seqlens"].dtype) == (torch.uint8, torch.int32)
+        assert grid["router_padding_mask"].tolist()[1] == [True, True, False, True]
+        assert grid["loss_mask"].dtype == torch.float32
+
     def test_slime(self, tmp_path):
         """A slime sample has N-1 rows of int32 for all layers, as a tensor, and its tokens."""
         doc = load(write(two_samples(), "slime", tmp_path)[0])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from routectl.errors import FormatError
 from routectl.formats import open_dump
 from support.building import CONFIG, FACTS, check_line, some_ids
+from support.shell import complaint, run
 
 
 def sample(size, prompt, seed):
@@ -156,3 +157,60 @@ def test_changed_bins_are_read_or_refused(tmp_path_factory, data):
             assert got.routes is None or got.routes.num_tokens >= 0
     except FormatError as error:
         check_line(error, path)
+
+
+class TestTotalRouterRecall:
+    """Rows int32 [N, W, 2K]: ids, then the bits of their float32 weights (prime-rl #3523)."""
+
+    def make(self, folder, weights=None, dtype="<i4"):
+        """Two samples in a bin padded to 16 tokens; their ids, and their weights [N - 1, W, K]."""
+        samples = [sample(5, 2, 3), sample(6, 3, 4)]
+        batch = bin_of(samples, multiple=16, dtype="int32")
+        ids = np.frombuffer(batch[10][0], "<i4").reshape(batch[10][1])
+        drawn = np.random.default_rng(5).random(ids.shape).astype(np.float32)
+        drawn /= drawn.sum(-1, keepdims=True)
+        drawn[~ids.any(-1)] = 0  # fillers
+        drawn = drawn if weights is None else np.full_like(drawn, weights)
+        both = np.concatenate([ids, drawn.view(np.int32)], axis=-1)
+        batch[10] = [both.astype(dtype).tobytes(), list(both.shape), np.dtype(dtype).name]
+        path = folder / "rank_0.bin"
+        path.write_bytes(msgpack.packb([batch]))
+        return path, samples, [drawn[:4], drawn[5:10]]
+
+    def test_is_read(self, tmp_path):
+        """Ids are routes of top-k K, weights are gates of those routes."""
+        path, samples, weights = self.make(tmp_path)
+        dump = open_dump(path, model=FACTS)
+        assert len(dump) == 2
+        assert dump.meta.gates
+        for own, theirs, wanted in zip(dump, samples, weights, strict=True):
+            np.testing.assert_array_equal(own.routes.ids_TLK, theirs[3])
+            kept = np.exp(own.gates.logprobs_TLK.astype(np.float64))
+            np.testing.assert_allclose(kept, wanted, rtol=1 / 8000)
+            assert own.gates.of.startswith("weights:")
+
+    def test_commands(self, capsys, tmp_path):
+        """show, check, diff and convert take it; a native file keeps the weights."""
+        path, _, _ = self.make(tmp_path)
+        model = ("--model", "3,2,16")
+        saved = tmp_path / "x.parquet"
+        assert run(capsys, "show", path, *model).code == 0
+        assert run(capsys, "convert", path, "--save", saved, *model).code == 0
+        assert run(capsys, "diff", path, saved, *model).code == 0
+        for one, two in zip(open_dump(path, model="3,2,16"), open_dump(saved), strict=True):
+            np.testing.assert_array_equal(one.gates.logprobs_TLK, two.gates.logprobs_TLK)
+
+    def test_plain_ids(self, tmp_path):
+        """int32 rows of ids alone are as they were, however many there are."""
+        path = tmp_path / "rank_0.bin"
+        path.write_bytes(msgpack.packb([bin_of([sample(5, 2, 3)], dtype="int32")]))
+        dump = open_dump(path, model=FACTS)
+        assert (dump.meta.gates, dump[0].gates) == (False, None)
+
+    @pytest.mark.parametrize("weight", [1.5, np.nan, np.inf, 3e38])
+    def test_no_weights(self, capsys, tmp_path, weight):
+        """Bits beside ids that are no weights in 0..1 are refused in one line."""
+        path, _, _ = self.make(tmp_path, weight)
+        told = complaint(capsys, "show", path, "--model", "3,2,16")
+        assert "weights beyond 0 to 1" in told
+        assert len(told.splitlines()) == 1

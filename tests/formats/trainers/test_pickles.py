@@ -28,7 +28,7 @@ FIXTURES = Path(__file__).parent.parent.parent.parent / "fixtures"
 DEEPSEEK = FIXTURES / "recordings/vllm-0.32.0/deepseek_v3.bf16.grpo/samples.jsonl"
 CONFIG = FIXTURES / "configs/deepseek_v3.json"
 FACTS = ModelFacts(2, (1,), 4, 2, None)
-PICKLES = ("verl-dp", "roll-pkl", "skyrl-pkl", "skyrl-0.3-pkl")
+PICKLES = ("verl-dp", "roll-pkl", "skyrl-pkl", "skyrl-0.3-pkl", "skyrl-0.4-pkl")
 verl = pytest.mark.skipif(importlib.util.find_spec("verl") is None, reason="verl==0.9.1")
 skyrl = pytest.mark.skipif(importlib.util.find_spec("skyrl") is None, reason="skyrl==0.3.0")
 

@@ -14,6 +14,7 @@ from routectl.errors import FormatError
 from routectl.formats import open_dump
 from routectl.model import ModelFacts
 from support.building import check_line
+from support.shell import document
 from support.slime_files import A_IDS, all_layers, save_rollout, short_sample, slime_sample
 
 FACTS = ModelFacts(2, (1,), 4, 2, None)
@@ -46,6 +47,99 @@ def spilled(monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(DiskTensorRef, "__module__", module.__name__)
     return DiskTensorRef
+
+
+def segment(start, stop, *versions, branch="b0"):
+    """A segment as slime's record_generation_provenance makes it."""
+    return {
+        "start": start,
+        "stop": stop,
+        "branch": branch if versions else None,
+        "reported_versions": list(versions) or None,
+    }
+
+
+class TestSegments:
+    """Segments of a sample that several policies generated: queue_policy_segments."""
+
+    @pytest.mark.parametrize(
+        ("segments", "spans"),
+        [
+            ([segment(0, 2), segment(2, 4, "7")], [("7", 0, 2)]),
+            (
+                [segment(0, 2), segment(2, 3, "7"), segment(3, 4, "7", "8")],
+                [("7", 0, 1), ("8", 1, 2)],
+            ),
+            ([segment(0, 3, "7"), segment(3, 4, "7", "8", "9")], [("7", 0, 1), ("8+9", 1, 2)]),
+            ([segment(2, 3, "7"), segment(3, 4, "7")], [("7", 0, 1)]),
+            ([segment(2, 3), segment(3, 4, "8")], [("8", 1, 2)]),
+            ([segment(2, 3, "7"), segment(3, 4, "9")], [("7", 0, 1), ("9", 1, 2)]),
+            ([], []),
+        ],
+    )
+    def test_spans(self, tmp_path, segments, spans):
+        """Each has the versions that the one before had not, over the response's tokens."""
+        sample = read(tmp_path, queue_policy_segments=segments, weight_versions=["7", "8"])
+        assert [(s.version, s.start, s.end) for s in sample.weight_spans] == spans
+
+    @pytest.mark.parametrize(
+        "segments",
+        [
+            3,
+            [3],
+            [segment(0, 9, "7")],
+            [segment(3, 2, "7")],
+            [segment(0, 3, "7"), segment(2, 4, "8")],
+            [{"start": 0.0, "stop": 4}],
+            [{"start": 0, "stop": 4, "reported_versions": 7}],
+        ],
+    )
+    def test_hostile(self, tmp_path, segments):
+        """Segments out of order, beyond the tokens or of other types are refused in one line."""
+        with pytest.raises(FormatError, match="queue_policy_segments: got") as caught:
+            read(tmp_path, queue_policy_segments=segments)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+class TestHoles:
+    """Tokens without any route, which slime replays as expert 0."""
+
+    def check(self, capsys, folder, holes, rows, metadata=None):
+        """The finding R209 of a dump with so many holes of so many rows; None without one."""
+        ids = np.stack([np.zeros((rows, 2)), np.tile([[1, 3]], (rows, 1))], axis=1).astype(np.int32)
+        ids[1::2, 1] = [2, 0]
+        ids[rows // 2 : rows // 2 + holes, 1] = 0
+        doc = slime_sample(
+            tokens=list(range(rows + 1)),
+            response_length=2,
+            rollout_routed_experts=torch.tensor(ids),
+            rollout_log_probs=None,
+            loss_mask=None,
+        )
+        path = folder / "0.pt"
+        torch.save({"rollout_id": 0, "samples": [doc]} | (metadata or {}), path)
+        found = document(capsys, "check", path, "--model", "2,2,4", code=1)["findings"]
+        return next((f for f in found if f["code"] == "R209"), None)
+
+    @pytest.mark.parametrize(
+        ("holes", "rows", "detail"),
+        [
+            (64, 200, "slime tolerates as many"),
+            (65, 200, "slime refuses the sample: more than that"),
+            (66, 6600, "slime tolerates as many"),
+            (67, 6600, "slime refuses the sample: more than that"),
+        ],
+    )
+    def test_bounds(self, capsys, tmp_path, holes, rows, detail):
+        """Up to max(64, 1 %) are named with their count, and what slime does with them."""
+        found = self.check(capsys, tmp_path, holes, rows)
+        assert found["rows"] == 2 * holes
+        assert detail in str(found)
+        assert found["severity"] == "warning"
+
+    def test_miles_is_another(self, capsys, tmp_path):
+        """miles, whose dump has metadata, has a rule of its own."""
+        assert self.check(capsys, tmp_path, 5, 200, {"metadata": {}}) is None
 
 
 class TestFields:

@@ -165,6 +165,11 @@ FINDINGS = (
         "Mask these rows as padding; they are no routes.",
         ("slime#2308", "miles#645"),
     ),
+    FindingKind("R209", "warning", "rows that slime replays as expert 0",
+        "slime takes a sample with up to max(64, 1 %) of its tokens without any route for one with "
+        "holes in its capture: all K slots of those rows replay expert 0; with more it refuses it.",
+        "Drop these samples, or let slime route those tokens itself; find what was not captured.",
+    ),
     FindingKind("R301", "error", "MoE layer never written",
         "The layer's kernel has no capture, it ran on another pipeline stage, or layers are "
         "counted wrongly.",

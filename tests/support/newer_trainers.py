@@ -1,0 +1,94 @@
+"""Trainers' files newer than what one environment holds: run by path, their packages left aside.
+
+A folder ``.trainers/NAME-VERSION`` at the root of the repository has the unpacked package, as
+``pip download --no-deps --only-binary=:all: --python-version 3.12 NAME==VERSION`` and unzip make
+it; git does not see it. Tests are skipped where it is not there.
+"""
+
+import contextlib
+import importlib
+import logging
+import sys
+from pathlib import Path
+from types import ModuleType
+
+__all__ = ["ART", "SKYRL", "art_replay", "skyrl_modules"]
+
+_HERE = Path(__file__).resolve().parent.parent.parent / ".trainers"
+SKYRL = _HERE / "skyrl-0.4.0"
+ART = _HERE / "openpipe_art-0.5.18"
+_PACKAGES = (  # whose __init__ files import what is not there
+    *("skyrl", "skyrl.backends", "skyrl.backends.skyrl_train", "skyrl.train"),
+    *("skyrl.train.dataset", "skyrl.backends.skyrl_train.utils"),
+    *("skyrl.backends.skyrl_train.distributed", "skyrl.backends.skyrl_train.distributed.megatron"),
+)
+
+
+class _Any:
+    """A type of tensors: Float[torch.Tensor, "batch"] is just that."""
+
+    def __class_getitem__(cls, item):
+        return cls
+
+
+def _package(name, folder):
+    """A package without its __init__: its modules are files of ``folder``."""
+    module = ModuleType(name)
+    module.__path__ = [str(folder / name.replace(".", "/"))]
+    return module
+
+
+@contextlib.contextmanager
+def _importable(folder, packages, stubs):
+    """The modules of packages under ``folder`` are imported from there, inside."""
+    made = {name: _package(name, folder) for name in packages}
+    for name, held in stubs.items():
+        made[name] = ModuleType(name)
+        vars(made[name]).update(held)
+    roots = {name.partition(".")[0] for name in (*packages, *stubs)}
+    before = _taken_out(roots)
+    sys.modules.update(made)
+    try:
+        yield
+    finally:  # theirs alone goes: torch and Megatron-Core, imported meanwhile, cannot be again
+        _taken_out(roots)
+        sys.modules.update(before)
+
+
+def _taken_out(roots):
+    """Take the modules of these packages out of sys.modules; gives them back."""
+    names = [name for name in sys.modules if name.partition(".")[0] in roots]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+@contextlib.contextmanager
+def skyrl_modules():
+    """SkyRL 0.4.0's own training_batch, packed_tensor, token_metadata, replay_utils, preprocess.
+
+    Its classes can be pickled and unpickled inside. jaxtyping (types alone) and loguru are not
+    needed.
+    """
+    stubs = {
+        "jaxtyping": dict.fromkeys(("Bool", "Float", "Integer"), _Any),
+        "loguru": {"logger": logging.getLogger("skyrl")},
+    }
+    train = "skyrl.backends.skyrl_train"
+    names = {
+        "batch": f"{train}.training_batch",
+        "packed": f"{train}.utils.packed_tensor",
+        "layout": f"{train}.distributed.megatron.token_metadata",
+        "replay": f"{train}.utils.replay_utils",
+        "preprocess": "skyrl.train.dataset.preprocess",
+    }
+    with _importable(SKYRL, _PACKAGES, stubs):
+        yield {short: importlib.import_module(name) for short, name in names.items()}
+
+
+@contextlib.contextmanager
+def art_replay():
+    """ART 0.5.18's own routing_replay module; Megatron-Core's and pydantic are the real ones."""
+    names = {"canonical_art_param_name": lambda name: name}
+    stubs = {"art.megatron.weights.param_name_canonicalization": names}
+    packages = ("art", "art.megatron", "art.megatron.weights")
+    with _importable(ART, packages, stubs):
+        yield importlib.import_module("art.megatron.routing_replay")
