@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Candidates", "who_made"]
 
 
-class How(Protocol):
+class _How(Protocol):
     """What of a request says how candidates are read and run."""
 
     @property
@@ -33,7 +33,7 @@ class How(Protocol):
 
     @property
     def reading(self) -> Reading:
-        """How dumps are read."""
+        """_How dumps are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Candidates:
 
 
 def who_made(
-    path: str, dump: "Dump", candidates: Candidates, how: How, progress: Progress
+    path: str, dump: "Dump", candidates: Candidates, how: _How, progress: Progress
 ) -> "MadeBy":
     """Run what is not kept yet, and say who made each sample of a dump that was opened at a path.
 
@@ -92,7 +92,7 @@ def who_made(
 
 
 def _routes(
-    path: str, dump: "Dump", candidates: Candidates, how: How, progress: Progress
+    path: str, dump: "Dump", candidates: Candidates, how: _How, progress: Progress
 ) -> "dict[str, Dump]":
     """The routes of each candidate by name: all are opened before one is run."""
     opened: dict[str, Dump | CheckpointSide] = {}

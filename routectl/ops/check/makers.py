@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from .book.ledger import Ledger
 from .book.results import Book, CheckResult, Place, ordered
-from .candidates.made_by import MadeBy, Part
+from .candidates.made_by import MadeBy, PartMaker
 
 __all__ = ["with_makers"]
 
@@ -29,7 +29,7 @@ def with_makers(result: CheckResult, found: MadeBy) -> CheckResult:
     return replace(result, findings=findings, made_by=found)
 
 
-def _code(part: Part) -> str | None:
+def _code(part: PartMaker) -> str | None:
     if part.is_none:
         return "R723"
     if part.is_wrong:
@@ -37,10 +37,10 @@ def _code(part: Part) -> str | None:
     return None if part.maker else "R724"
 
 
-def _maker(part: Part) -> str:
+def _maker(part: PartMaker) -> str:
     return "none of them" if part.is_none else " or ".join(part.alike)
 
 
-def _rates(part: Part, names: tuple[str, ...]) -> str:
+def _rates(part: PartMaker, names: tuple[str, ...]) -> str:
     told = sorted(zip(part.rates, names, strict=True))[:2]
     return ", ".join(f"{100 * rate:.2f} % differ from {name}" for rate, name in told)

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from ...ops.check.candidates.made_by import CONFIDENCE, MadeBy, Part
+from ...ops.check.candidates.made_by import CONFIDENCE, MadeBy, PartMaker
 from ...ops.diff.measures import rate
 from ..text.tables import Column, print_line, print_table
 from ..text.wording import amount, percent, plural
@@ -43,7 +43,7 @@ def candidates_entry(found: MadeBy) -> CandidatesEntry:
     }
 
 
-def _part(part: Part) -> MadePart:
+def _part(part: PartMaker) -> MadePart:
     return {
         "sample": part.sample,
         "version": part.said,

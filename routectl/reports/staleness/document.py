@@ -30,12 +30,12 @@ from .schema import (
     ExpertEntry,
     Kind,
     Mode,
-    RouterShiftEntry,
     SpanEntry,
     StalenessDocument,
     ThresholdVerdict,
     VersionEntry,
 )
+from .shift import RouterShiftEntry
 
 __all__ = [
     "Judged",

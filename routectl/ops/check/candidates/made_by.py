@@ -14,7 +14,7 @@ import numpy as np
 
 from .counts import PartCounts
 
-__all__ = ["CONFIDENCE", "MadeBy", "Noise", "Part", "made_by"]
+__all__ = ["CONFIDENCE", "MadeBy", "MakerNoise", "PartMaker", "made_by"]
 
 CONFIDENCE = 0.999  # of a part's maker, all others together; of "none", all parts together
 _HALF = 0.5  # the mismatch beyond which no rounding goes: see docs/metrics.md, alarms
@@ -25,7 +25,7 @@ _CLUSTERED = 2.0  # how much wider a part's rate scatters than that of rows that
 
 
 @dataclass(frozen=True, slots=True)
-class Noise:
+class MakerNoise:
     """How far the best candidate's rows are from the dump's where it made them.
 
     of is the candidate that most parts are nearest to, parts these, rate the median of their
@@ -47,7 +47,7 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PartMaker:
     """A sample, or the rows of one version in it, and who made it.
 
     rates      the mismatch against each candidate
@@ -90,8 +90,8 @@ class MadeBy:
 
     names: tuple[str, ...]
     expected: str | None
-    noise: Noise | None
-    parts: tuple[Part, ...]
+    noise: MakerNoise | None
+    parts: tuple[PartMaker, ...]
 
     @property
     def samples(self) -> dict[str, int]:
@@ -139,7 +139,7 @@ def _is_far(group: Sequence[PartCounts], best: int) -> bool:
     return (_clear_share(group, best) or 0.0) > _HALF or first > _FIRST * rows
 
 
-def _most(noise: Noise | None, rows: int, of: int) -> float:
+def _most(noise: MakerNoise | None, rows: int, of: int) -> float:
     return _HALF if noise is None else min(noise.most(rows, of), _HALF)
 
 
@@ -147,7 +147,7 @@ def _noise(
     names: Sequence[str],
     groups: Mapping[int, Sequence[PartCounts]],
     shares: Mapping[int, float | None],
-) -> Noise | None:
+) -> MakerNoise | None:
     """The noise of the candidate that most parts are nearest to, by the median."""
     rates = {
         best: [float(part.wrong_C[best]) / part.rows for part in group]
@@ -161,10 +161,10 @@ def _noise(
         return None
     roots = [float(np.sqrt(rate)) for rate in rates[best]]
     spread = _NORMAL * median(abs(root - median(roots)) for root in roots)
-    return Noise(names[best], len(roots), median(rates[best]), spread, shares[best])
+    return MakerNoise(names[best], len(roots), median(rates[best]), spread, shares[best])
 
 
-def _judged(names: Sequence[str], part: PartCounts, most: float, expected: str | None) -> Part:
+def _judged(names: Sequence[str], part: PartCounts, most: float, expected: str | None) -> PartMaker:
     best = int(part.wrong_C.argmin())
     lead_C, spread_C = part.lead_CC[best], part.spread_CC[best]
     z_C = np.where(spread_C > 0, lead_C / np.sqrt(np.maximum(spread_C, 1)), 0.0)
@@ -172,7 +172,7 @@ def _judged(names: Sequence[str], part: PartCounts, most: float, expected: str |
     limit = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / max(len(others), 1))
     alike = [n for n in range(len(names)) if n == best or z_C[n] < limit]
     rate = float(part.wrong_C[best]) / part.rows
-    return Part(
+    return PartMaker(
         part.index,
         part.sample,
         part.said,
