@@ -1,6 +1,6 @@
 """Which tensors of a checkpoint are its routers: a table of names on disk.
 
-Names are those that transformers 5.23 writes (save_pretrained's reverse mapping) and hub files
+Names are those that transformers 5.24 writes (save_pretrained's reverse mapping) and hub files
 use, and Megatron-Core 0.16.1's. A name counts as a whole, from behind ``layers.N.`` on, so that
 gate_proj, shared_expert_gate and the gates of indexers are none.
 """
@@ -39,6 +39,8 @@ PARTS = {
     "mlp.router.classifier.weight": WEIGHT,  # longcat_flash
     "mlp.router.e_score_correction_bias": EXPERT_BIAS,  # longcat_flash
     "moe.router.expert_bias": EXPERT_BIAS,  # kolibri1
+    "moe.gate.weight": WEIGHT,  # step3, step3p5
+    "moe.router_bias": EXPERT_BIAS,  # step3p5
     "block_sparse_moe.gate.weight": WEIGHT,  # mixtral, phimoe, minimax, minimax_m2, kimi_linear
     "block_sparse_moe.gate.e_score_correction_bias": EXPERT_BIAS,  # kimi_linear
     "block_sparse_moe.e_score_correction_bias": EXPERT_BIAS,  # minimax_m2
@@ -52,6 +54,7 @@ PARTS = {
     "mixer.gate.e_score_correction_bias": EXPERT_BIAS,  # nemotron_h
     "ffn.gate.weight": WEIGHT,  # deepseek_v4
     "ffn.gate.bias": EXPERT_BIAS,  # deepseek_v4
+    "ffn.gate.bias_vl": "bias_vl",  # deepseek_v41: of image tokens
     "ffn.gate.tid2eid": "tid2eid",  # deepseek_v4's hash layers: [vocabulary, K]
     "mlp.gate.router_mlp.out_proj.weight": WEIGHT,  # zaya: [E + 1, width of the router], the last
     "mlp.gate.balancing_biases": EXPERT_BIAS,  # zaya

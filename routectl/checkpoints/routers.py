@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FormatError, MismatchError
+from ..routers.families import NEWEST
 from ..routers.from_config import megatron_recipe, recipe_from_config
 from ..routers.recipe import Recipe
 from .checkpoint import Checkpoint
@@ -73,8 +74,10 @@ def router_tensors(checkpoint: Checkpoint) -> dict[int, RouterTensors]:
     }
 
 
-def router_recipe(checkpoint: Checkpoint, model: Path | None = None) -> Recipe:
-    """The recipe of a checkpoint's routers.
+def router_recipe(
+    checkpoint: Checkpoint, model: Path | None = None, *, version: str = NEWEST
+) -> Recipe:
+    """The recipe of a checkpoint's routers, in transformers of a ``version`` where it has a config.
 
     By ``model``, an HF config.json or a folder with one; else by the checkpoint's own; else by the
     arguments that Megatron stored in it. Those name no version: stored beside the tensors they are
@@ -86,9 +89,9 @@ def router_recipe(checkpoint: Checkpoint, model: Path | None = None) -> Recipe:
     """
     where = str(checkpoint.path)
     if checkpoint.config is not None and model is None:
-        recipe = recipe_from_config(checkpoint.config, where)
+        recipe = recipe_from_config(checkpoint.config, where, version=version)
     elif model is not None:
-        recipe = recipe_from_config(read_config(model), str(model))
+        recipe = recipe_from_config(read_config(model), str(model), version=version)
     else:
         recipe = _by_arguments(checkpoint, where)
     _check_stored(recipe, checkpoint)

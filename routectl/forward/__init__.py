@@ -3,6 +3,7 @@
 from .devices import pick_devices
 from .options import Forwarded, RunOptions, RunProgress
 from .run import Prepared, prepare, run_forward
+from .skeleton import transformers_version
 
 __all__ = [
     "Forwarded",
@@ -12,4 +13,5 @@ __all__ = [
     "pick_devices",
     "prepare",
     "run_forward",
+    "transformers_version",
 ]

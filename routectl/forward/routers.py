@@ -28,6 +28,7 @@ REFUSED = {
     "dbrx": "its top-k is taken inside the experts block, not in the router",
     "doge": "its experts are chosen by product keys, without a router",
     "ernie4_5_vl_moe": "its text and vision experts have routers of their own in one layer",
+    "inkling2_loop": "its layers run several times a forward, each time with routes of their own",
     "jetmoe": "attention is routed as well: a layer has two sets of experts",
     "nllb-moe": "it is an encoder-decoder with expert capacity",
     "nllb_moe": "it is an encoder-decoder with expert capacity",
@@ -132,6 +133,7 @@ def layer_of(name: str) -> tuple[str, int]:
 
 def refuse_family(model_type: str) -> None:
     """Raise UnsupportedError, with the reason, for a family whose routes cannot be recomputed."""
+    model_type = model_type.removesuffix("_text")
     if model_type in REFUSED:
         others = ", ".join(sorted(REFUSED))
         raise UnsupportedError(

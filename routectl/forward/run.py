@@ -1,7 +1,7 @@
 """Push the tokens of samples through a checkpoint and read what every router selects."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -19,7 +19,7 @@ from .job import make_jobs
 from .options import Forwarded, RunOptions, RunProgress
 from .probe import Probe
 from .routers import RouterAt
-from .skeleton import build_skeleton, config_of, fill_buffers
+from .skeleton import build_skeleton, config_of, errors_told, fill_buffers, unverified
 from .weights import Store
 
 __all__ = ["Prepared", "prepare", "run_forward"]
@@ -34,7 +34,9 @@ class Prepared:
     """An opened checkpoint whose weights are not read yet, and how it will be run.
 
     provenance names what the results depend on: not whether it is streamed, which may be decided by
-    the memory that is free now: ``free_bytes``, None where it was asked for.
+    the memory that is free now: ``free_bytes``, None where it was asked for. unverified says that
+    transformers is newer than the verified ones: then its routers are to be held against their
+    recipes, or nothing of the run is to be used.
     """
 
     options: RunOptions
@@ -42,6 +44,7 @@ class Prepared:
     streamed: bool
     free_bytes: int | None
     provenance: Mapping[str, str | int | float | bool]
+    unverified: str = ""
 
     @property
     def routers(self) -> tuple[RouterAt, ...]:
@@ -63,17 +66,19 @@ def prepare(options: RunOptions) -> Prepared:
     device = torch.device(options.device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # kernels are launched there
-    checkpoint = open_checkpoint(options.checkpoint)
-    skeleton = build_skeleton(config_of(checkpoint, options), options)
-    store = Store(skeleton, checkpoint, options.device)
-    fill_buffers(skeleton, options)
+    checkpoint, newer = open_checkpoint(options.checkpoint), unverified()
+    with errors_told(options.checkpoint, newer) if newer else nullcontext():
+        skeleton = build_skeleton(config_of(checkpoint, options), options)
+        store = Store(skeleton, checkpoint, options.device)
+        fill_buffers(skeleton, options)
     if options.want_logprobs and head_name(skeleton.model) is None:
         what = f"{type(skeleton.model).__name__} makes no logits"
         raise UnsupportedError(f"{what}: it gives no log-probabilities")
     free, size = free_memory(options.device) // options.sharing, store.total_bytes()
     judged = options.streaming == "auto"
     streamed = size > FITS * free if judged else options.streaming == "stream"
-    return Prepared(options, store, streamed, free if judged else None, _provenance(store, options))
+    provenance = _provenance(store, options)
+    return Prepared(options, store, streamed, free if judged else None, provenance, newer)
 
 
 def run_forward(prepared: Prepared, samples: Iterable[Sample]) -> Iterator[Forwarded]:

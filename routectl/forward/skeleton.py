@@ -1,8 +1,9 @@
 """The one place that leans on transformers' undocumented functions: a model without weights.
 
-Verified with transformers 5.21, 5.22 and 5.23, each on the families that it has (5.20 has other
+Verified with transformers 5.21 to 5.24, each on the families that it has (5.20 has other
 quantizers): ``core_model_loading`` (renaming and conversion of checkpoint keys),
-``conversion_mapping``, ``initialization`` and the quantizers.
+``conversion_mapping``, ``initialization`` and the quantizers. With a newer one a run is held
+against the recipes of its routers (``Prepared.unverified``).
 """
 
 import re
@@ -22,13 +23,24 @@ from ..files.places import RemotePath
 from ..files.reading import read_bytes
 from ..files.scratch import scratch_folder
 from ..files.writing import replacing
+from ..routers.families import FIRST, NEWEST, minor_of
+from ..routers.from_config import recipe_from_config
 from .options import RunOptions
 from .routers import RouterAt, find_routers, layer_of, refuse_family
 
-__all__ = ["Skeleton", "build_skeleton", "config_of", "fill_buffers", "keep_stored", "model_class"]
+__all__ = [
+    "Skeleton",
+    "build_skeleton",
+    "config_of",
+    "errors_told",
+    "fill_buffers",
+    "keep_stored",
+    "model_class",
+    "transformers_version",
+    "unverified",
+]
 
 NEEDED = ("transformers", "accelerate", "greenlet")
-FIRST, AFTER = (5, 21), (5, 24)  # transformers versions: from, up to but not including
 ALIASES = {"kimi_k2": "deepseek_v3"}  # remote-code names of a family that transformers has
 BIASES = ("e_score_correction_bias", "expert_bias", "balancing_biases")
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
@@ -63,7 +75,8 @@ class Skeleton:
 def keep_stored(name: str) -> bool:
     """Whether a tensor is an expert bias, which is used in the dtype that it is stored in.
 
-    transformers rounds those of minimax_m2, kimi_linear, laguna, longcat_flash and afmoe to bf16.
+    transformers 5.24 rounds those of minimax_m2, laguna and longcat_flash to bf16, earlier ones
+    those of kimi_linear and afmoe too.
     """
     return name.rsplit(".", 1)[-1] in BIASES
 
@@ -86,20 +99,30 @@ def config_of(checkpoint: Checkpoint, options: RunOptions) -> Any:
     kind = ALIASES.get(kind, kind)
     if kind not in transformers.CONFIG_MAPPING:
         raise UnsupportedError(
-            f"{folder}: transformers {transformers.__version__} has no family {kind!r}"
+            f"{folder}: transformers {transformers.__version__} has no family {kind!r}",
+            hint=_without_forward(document),
         )
     document.pop("auto_map", None)
     quantization = quantization_of(document)
     if quantization is not None and (why := refused_method(quantization)) is not None:
         raise UnsupportedError(f"{folder}: {why}")
     _check_sizes(document, checkpoint)
-    with _told(folder):
+    with errors_told(folder):
         config = transformers.CONFIG_MAPPING[kind].from_dict({**document, "model_type": kind})
         config.output_router_logits = False
         _set_quantization(config, quantization)
         config._attn_implementation = options.attention
         config._experts_implementation = options.experts
     return config
+
+
+def _without_forward(document: Mapping[str, Any]) -> str | None:
+    """What can be done with a family that only engines run; None where its routers are unknown."""
+    try:
+        recipe_from_config(document, "config.json")
+    except RoutectlError:
+        return None
+    return "its routers alone run on dumped router inputs: recompute CHECKPOINT INPUTS.safetensors"
 
 
 @contextmanager
@@ -115,20 +138,23 @@ def _config_here(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def errors_told(folder: Path, newer: str = "") -> Iterator[None]:
     """Whatever transformers raises while it makes a model of a config.json, in one line.
 
-    It checks some fields, and fails on others wherever they are used, by errors of any class.
+    It checks some fields, and fails on others wherever they are used, by errors of any class; a
+    ``newer`` one than is verified may have other functions.
     """
     try:
         yield
     except (RoutectlError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - of the library, on a document of others
-        said = " ".join(str(error).split())[:200]
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if newer:
+            hint = "pip install 'routectl[models]'"
+            raise UnsupportedError(f"{newer}, and makes no model: {said}", hint=hint) from None
         raise FormatError(
-            f"{folder}: transformers makes no model of its config.json: "
-            f"{type(error).__name__}: {said}"
+            f"{folder}: transformers makes no model of its config.json: {said}"
         ) from None
 
 
@@ -174,7 +200,7 @@ def build_skeleton(config: Any, options: RunOptions) -> Skeleton:
     from transformers import initialization
     from transformers.conversion_mapping import get_model_conversion_mapping
 
-    with _told(options.checkpoint):
+    with errors_told(options.checkpoint):
         dtype = _dtype_of(config, options.dtype)
         quantizer = _quantizer_of(config)
         try:
@@ -206,14 +232,26 @@ def _transformers() -> Any:
         )
     import transformers
 
-    numbers = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-    if not FIRST <= numbers < AFTER:
+    if minor_of(transformers.__version__) < minor_of(FIRST):
         raise UnsupportedError(
-            f"transformers {transformers.__version__} is outside what is verified: "
-            f"expected {'.'.join(map(str, FIRST))} or later, before {'.'.join(map(str, AFTER))}",
+            f"transformers {transformers.__version__} is older than what is verified: "
+            f"expected {FIRST} or later",
             hint="pip install 'routectl[models]'",
         )
     return transformers
+
+
+def transformers_version() -> str:
+    """The version of transformers that is installed. Raises UnsupportedError for none or an old."""
+    return str(_transformers().__version__)
+
+
+def unverified() -> str:
+    """What is said of a transformers that is newer than the verified ones; empty for these."""
+    version = transformers_version()
+    if minor_of(version) <= minor_of(NEWEST):
+        return ""
+    return f"transformers {version} is newer than {NEWEST}, the newest that is verified"
 
 
 def _dtype_of(config: Any, wanted: str) -> torch.dtype:
@@ -257,7 +295,7 @@ def fill_buffers(skeleton: Skeleton, options: RunOptions) -> None:
     for name, buffer in list(model.named_non_persistent_buffers()):
         holder = model.get_submodule(name.rpartition(".")[0])
         holder._buffers[name.rpartition(".")[2]] = torch.empty_like(buffer, device=options.device)
-    with _told(options.checkpoint):
+    with errors_told(options.checkpoint):
         model.initialize_weights()
     if any(b.device.type == "meta" for _, b in model.named_non_persistent_buffers()):
         raise FormatError(f"{type(model).__name__}: a buffer that no checkpoint has was not made")

@@ -1,28 +1,41 @@
 """The table of model families: what each one's router does, as data.
 
-Read from transformers 5.23.0 (``models/*/modeling_*.py``) and held against it by
+Read from transformers 5.21 to 5.24 (``models/*/modeling_*.py``) and held against them by
 tests/routers/test_maths.py. A value is a fact, or a Key: a value that config.json holds. A Key's
 default is that of transformers' config class, which is what transformers itself uses where the
-file is silent. Facts that a row does not name have the defaults of ``Recipe``.
+file is silent. Facts that a row does not name have the defaults of ``Recipe``. Routers are the same
+in all these versions, but for the dtype in which more of them hold their matrix since 5.24.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-__all__ = ["ALIASES", "FAMILIES", "NOT_COVERED", "Case", "Family", "Key"]
+__all__ = [
+    "ALIASES",
+    "FAMILIES",
+    "FIRST",
+    "FLOAT32_SINCE",
+    "NEWEST",
+    "NOT_COVERED",
+    "Case",
+    "Family",
+    "Key",
+    "minor_of",
+]
 
-SOURCE = "transformers 5.23.0"
+FIRST, NEWEST = "5.21.0", "5.24.0"  # versions of transformers that the table was held against
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
     """A value of config.json: the first of ``names`` that is there and not null, else the default.
 
-    It has the type of the default: bool, int, float.
+    It has the type of the default: bool, int, float; a whole number is at least ``least``.
     """
 
     names: tuple[str, ...]
     default: bool | int | float
+    least: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +49,21 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One row: the router's class, its facts, and those that hang on a word."""
+    """One row: the router's class, its facts, and those that hang on a word.
+
+    module is transformers' folder of that class where it is not the family's own.
+    """
 
     router: str
     facts: Mapping[str, object]
-    case: Case | None = field(default=None)
+    cases: tuple[Case, ...] = ()
+    module: str | None = None
+
+
+def minor_of(version: str) -> tuple[int, int]:
+    """The first two numbers of a version: "5.24.0.dev1" is (5, 24)."""
+    major, minor, *_ = version.split(".")
+    return int(major), int(minor)
 
 
 def _norm(default: bool) -> Key:
@@ -97,7 +120,7 @@ _V2_FACTS = {
     "weights_of": "selection",
     "scale": _scale(1.0),
 }
-_V2_CASE = Case("topk_method", "greedy", {"greedy": {}, "group_limited_greedy": _v2(1)})
+_V2_CASE = (Case("topk_method", "greedy", {"greedy": {}, "group_limited_greedy": _v2(1)}),)
 _SCORING = {"sqrtsoftplus": {"score": "sqrtsoftplus"}, "sigmoid": {"score": "sigmoid"}}
 
 FAMILIES: Mapping[str, Family] = {
@@ -111,9 +134,9 @@ FAMILIES: Mapping[str, Family] = {
     "beam": Family("BeamTopKRouter", {**_v3(8, 4, True, 1.0), "scale": 1.0}),
     "cohere2_moe": Family(
         "Cohere2MoeTopKRouter", {**_LATE, "weight_dtype": "logits"},
-        Case("expert_selection_fn", "softmax", {
+        (Case("expert_selection_fn", "softmax", {
             "softmax": {"score_dtype": "float32"},
-            "sigmoid": {"score": "sigmoid", "normalise": _norm(True)}})),
+            "sigmoid": {"score": "sigmoid", "normalise": _norm(True)}}),)),
     "deepseek_ocr2": Family("DeepseekOcr2TextTopkRouter", _V2_FACTS, _V2_CASE),
     "deepseek_v2": Family("DeepseekV2TopkRouter", _V2_FACTS, _V2_CASE),
     "deepseek_v3": Family("DeepseekV3TopkRouter", _v3(8, 4, True, 2.5)),
@@ -122,7 +145,7 @@ FAMILIES: Mapping[str, Family] = {
         "DeepseekV4TopKRouter", {
             **_SIGMOID, "score_dtype": "logits", "norm_eps": 1e-20, "scale": _scale(1.5),
             "hash_layers": Key(("num_hash_layers",), 3)},
-        Case("scoring_func", "sqrtsoftplus", _SCORING)),
+        (Case("scoring_func", "sqrtsoftplus", _SCORING),)),
     "dots1": Family("Dots1TopkRouter", _v3(1, 1, False, 1.0)),
     "dots3_note": Family("Dots3NoteTextTopkRouter", _v3(1, 1, True, 1.0)),
     "ernie4_5_moe": Family("Ernie4_5_MoeTopKRouter", {
@@ -151,11 +174,12 @@ FAMILIES: Mapping[str, Family] = {
         **_SIGMOID, "logits_dtype": "float32", "norm_eps": 1e-20,
         "scale": _scale(2.826, "router_scaling_factor")}),
     "hy_v4": Family("HYV4TopkRouter", _v3(1, 1, True, 2.827)),
+    "hy_v4_vl": Family("HYV4VLTopkRouter", _v3(1, 1, True, 2.827)),
     "inkling2": Family(
         "Inkling2TopKRouter", {
             **_SIGMOID, "logits_dtype": "float32", "norm_eps": 1e-20,
             "scale": _scale(8.0, "route_scale", "routed_scaling_factor")},
-        Case("scoring_func", "sigmoid", _SCORING)),
+        (Case("scoring_func", "sigmoid", _SCORING),)),
     "jamba": Family("JambaTopKRouter", _QWEN),
     "kimi_linear": Family("KimiLinearTopkRouter", _v3(1, 1, True, 2.446)),
     "kolibri1": Family("Kolibri1TopKRouter", {
@@ -164,6 +188,9 @@ FAMILIES: Mapping[str, Family] = {
     "laguna": Family("LagunaTopKRouter", {
         **_SIGMOID, "logits_dtype": "weight_then_float32", "weight_dtype": "model",
         "softcap": Key(("moe_router_logit_softcapping",), 0.0)}),
+    "lara_mini": Family("LaraMiniTopKRouter", {
+        "logits_dtype": "float32", "score": "softmax", "normalise": _norm(True),
+        "weight_dtype": "model"}),
     "lfm2_moe": Family("Lfm2MoeTopKRouter", {
         "score": "sigmoid", "score_dtype": "logits", "normalise": _norm(True), "norm_eps": 1e-6,
         "expert_bias": Key(("use_expert_bias",), True), "scale": _scale(1.0)}),
@@ -198,6 +225,9 @@ FAMILIES: Mapping[str, Family] = {
                              {**_QWEN, "normalise": _norm(True)}),
     "qwen3_vl_moe": Family("Qwen3VLMoeTextTopKRouter", {**_QWEN, "normalise": True}),
     "qwen4_exp": Family("Qwen4ExpTextTopKRouter", {**_QWEN, "normalise": _norm(True)}),
+    "sarvam_mla": Family(
+        "DeepseekV3TopkRouter", _v3(1, 1, True, 2.5), module="deepseek_v3"),
+    "sarvam_moe": Family("Glm4MoeTopkRouter", _v3(1, 1, True, 2.5), module="glm4_moe"),
     "solar_open": Family("SolarOpenTopkRouter", _v3(1, 1, True, 1.0)),
     "step3p7": Family("Step3p7TopKRouter", _SIGMOID),
     "unlimited_ocr": Family("UnlimitedOcrTextTopkRouter", _V2_FACTS, _V2_CASE),
@@ -206,8 +236,33 @@ FAMILIES: Mapping[str, Family] = {
         "logits_gap": "the router is a network that also reads the router of the layer below"}),
 }  # fmt: skip
 
+# Since which version a router's matrix is float32 in a model of any dtype; others have its dtype.
+FLOAT32_SINCE: Mapping[str, tuple[int, int]] = {
+    **dict.fromkeys(
+        (
+            *("beam", "ernie4_5_moe", "flint", "hunyuan_v1_moe", "inkling2", "mistral_large4"),
+            "muse_spark",
+        ),
+        (5, 21),
+    ),
+    **dict.fromkeys(
+        (
+            *("axk1", "axk2", "bailing_hybrid", "deepseek_ocr2", "deepseek_v2", "deepseek_v3"),
+            *("deepseek_v32", "dots1", "dots3_note", "exaone_moe", "glm4_moe", "glm4_moe_lite"),
+            *("glm4v_moe", "glm5_next", "glm_moe_dsa", "hy_v3", "hy_v4", "hy_v4_vl", "kimi_linear"),
+            *("mimo_v2_flash", "nemotron_h", "sarvam_mla", "sarvam_moe", "solar_open"),
+            "unlimited_ocr",
+        ),
+        (5, 24),
+    ),
+}
+
 # A text part's model_type is looked up without "_text"; these have other names.
-ALIASES: Mapping[str, str] = {"kimi_k2": "deepseek_v3", "step3p5": "step3p7"}
+ALIASES: Mapping[str, str] = {
+    "kimi_k2": "deepseek_v3",
+    "kimi_k3": "kimi_linear",
+    "step3p5": "step3p7",
+}
 
 NOT_COVERED: Mapping[str, str] = {
     "dbrx": "its router returns logits, the selection is in the experts' block",
@@ -215,6 +270,7 @@ NOT_COVERED: Mapping[str, str] = {
     "doge": "experts are found by product keys, without a router",
     "ernie4_5_vl_moe": "a layer has two routers, for text and for image tokens",
     "inkling": "weights are shared with shared experts inside the router",
+    "inkling2_loop": "layers run several times a forward, each time with routes of their own",
     "jetmoe": "a layer has two routers, one of them of attention",
     "nllb_moe": "tokens are dropped by capacity",
     "switch_transformers": "tokens are dropped by capacity",

@@ -9,7 +9,17 @@ from typing import Any
 from ..errors import FormatError, UnsupportedError
 from ..model import facts_from_config, text_part
 from ..visible import quoted
-from .families import ALIASES, FAMILIES, NOT_COVERED, SOURCE, Case, Key
+from .engine_families import ENGINE_FAMILIES, ENGINE_NOT_COVERED, ENGINE_SOURCE
+from .families import (
+    ALIASES,
+    FAMILIES,
+    FLOAT32_SINCE,
+    NEWEST,
+    NOT_COVERED,
+    Case,
+    Key,
+    minor_of,
+)
 from .recipe import Recipe, unfit_groups
 
 __all__ = ["Recipe", "megatron_recipe", "recipe_from_config"]
@@ -17,8 +27,13 @@ __all__ = ["Recipe", "megatron_recipe", "recipe_from_config"]
 SCORING = ("scoring_func", "score_func", "score_function")  # names in configs
 
 
-def recipe_from_config(config: Mapping[str, object], source: str) -> Recipe:
+def recipe_from_config(
+    config: Mapping[str, object], source: str, *, version: str = NEWEST
+) -> Recipe:
     """The recipe of a model's routers, from its config.json; ``source`` opens messages.
+
+    ``version`` is that of the transformers whose routers are meant: before 5.24 it rounds the
+    matrices of more routers to the model's dtype.
 
     Raises FormatError for bad values, UnsupportedError for a family that is not in the table
     (docs/routers.md) or a router that the family does not have.
@@ -26,8 +41,11 @@ def recipe_from_config(config: Mapping[str, object], source: str) -> Recipe:
     facts = facts_from_config(config, source)
     part = text_part(config)
     name = _row_name(facts.model_type, config.get("model_type"), source)
-    family = FAMILIES[name]
-    values = {**family.facts, **(_case(family.case, part, source) if family.case else {})}
+    family = FAMILIES[name] if name in FAMILIES else ENGINE_FAMILIES[name]
+    _refuse_uncovered(name, part, source)
+    values = dict(family.facts)
+    for case in family.cases:
+        values |= _case(case, part, source)
     read: dict[str, Any] = {
         name: _value(part, value, source) if isinstance(value, Key) else value
         for name, value in values.items()
@@ -40,7 +58,10 @@ def recipe_from_config(config: Mapping[str, object], source: str) -> Recipe:
     read |= _groups(read, columns, facts.top_k, source)
     if read.get("score") == "sparsemixer" and facts.top_k != 2:
         raise _bad(source, "num_experts_per_tok", facts.top_k, "2, which sparsemixer selects")
-    whose = f"{SOURCE} {family.router}"
+    whose = f"{ENGINE_SOURCE} {family.router}"
+    if name in FAMILIES:
+        read["matrix_dtype"] = "float32" if _in_float32(name, version) else "model"
+        whose = f"transformers {version} {family.router}"
     return Recipe(name, whose, routed, facts.top_k, **read)
 
 
@@ -84,7 +105,7 @@ def megatron_recipe(
         logits_dtype=dtypes[dtype],
         linear_bias=bool(_value(options, Key(("add_bias_linear",), True), source)),
         score=score,
-        score_dtype="rounded" if _minor(version) < (0, 18) else "float32",
+        score_dtype="rounded" if minor_of(version) < (0, 18) else "float32",
         select_on="scores" if first else "logits",
         expert_bias=bias,
         weights_of="scores" if bias else "selection",
@@ -100,22 +121,38 @@ def _row_name(inner: str | None, outer: object, source: str) -> str:
     """The row of a model_type: the text part's, without _text, or the whole model's."""
     names = [str(name).removesuffix("_text") for name in (inner, outer) if name]
     names = [ALIASES.get(name, name) for name in names]
-    for name in names:
-        if name in FAMILIES:
-            return name
+    for table in (FAMILIES, ENGINE_FAMILIES):
+        for name in names:
+            if name in table:
+                return name
     for name in names:
         if name in NOT_COVERED:
             raise UnsupportedError(f"{source}: {name} is not covered: {NOT_COVERED[name]}")
-    known = ", ".join(sorted([*FAMILIES, *ALIASES]))
+    known = ", ".join(sorted([*FAMILIES, *ENGINE_FAMILIES, *ALIASES]))
     got = names[0] if names else "no model_type"
-    raise UnsupportedError(f"{source}: unknown router: got {got}, expected one of {known}")
+    raise UnsupportedError(
+        f"{source}: unknown router: got {got}, expected one of {known}",
+        hint="its dumps are still read, diffed and checked; nothing is recomputed",
+    )
+
+
+def _in_float32(name: str, version: str) -> bool:
+    """Whether transformers keeps the matrix of a family's routers in float32."""
+    return name in FLOAT32_SINCE and minor_of(version) >= FLOAT32_SINCE[name]
 
 
 def _case(case: Case, part: Mapping[str, object], source: str) -> Mapping[str, object]:
     word = _word(part, case.name, case.default, source)
     if word not in case.facts:
-        raise _unsupported(source, case.name, word, ", ".join(case.facts))
+        raise _unsupported(source, case.name, word, ", ".join(filter(None, case.facts)))
     return case.facts[word]
+
+
+def _refuse_uncovered(name: str, part: Mapping[str, object], source: str) -> None:
+    """Refuse a router that a key of the config changes into one that no recipe follows."""
+    for (family, key), why in ENGINE_NOT_COVERED.items():
+        if family == name and part.get(key):
+            raise UnsupportedError(f"{source}: {name} with {key} is not covered: {why}")
 
 
 def _word(part: Mapping[str, object], name: str, default: str, source: str) -> str:
@@ -137,7 +174,7 @@ def _value(part: Mapping[str, object], key: Key, source: str) -> Any:
         if isinstance(key.default, bool) or isinstance(value, bool):
             fits = isinstance(key.default, bool) and isinstance(value, bool)
         elif isinstance(key.default, int):
-            fits = isinstance(value, int) and 0 <= value <= 65536
+            fits = isinstance(value, int) and key.least <= value <= 65536
         else:
             fits = isinstance(value, int | float) and abs(value) < 1e9  # so NaN does not fit
         if not fits:
@@ -146,9 +183,15 @@ def _value(part: Mapping[str, object], key: Key, source: str) -> Any:
     return key.default
 
 
-def _groups(read: Mapping[str, Any], columns: int, top_k: int, source: str) -> dict[str, int]:
-    """The checked groups; none where no group is ever dropped."""
+def _groups(read: Mapping[str, Any], columns: int, top_k: int, source: str) -> dict[str, Any]:
+    """The checked groups; none where no group is ever dropped, nor gives experts of its own."""
     n_group, topk_group = read.get("n_group", 1), read.get("topk_group", 1)
+    if read.get("each_group"):
+        n_group = max(n_group, 1)  # -1 is none
+        if columns % n_group or top_k % n_group:
+            fits = f"a divisor of {columns} experts and of top-{top_k}"
+            raise _bad(source, "router_n_groups", n_group, fits)
+        return {"n_group": n_group, "topk_group": n_group, "each_group": n_group > 1}
     if wrong := unfit_groups(columns, top_k, n_group, topk_group):
         raise FormatError(f"{source}: {wrong}")
     if topk_group == n_group:
@@ -208,11 +251,6 @@ def _refuse_other_routing(options: Mapping[str, object], source: str) -> None:
     ):
         if options.get(name):
             raise _unsupported(source, name, options[name], "none: it makes routes random")
-
-
-def _minor(version: str) -> tuple[int, int]:
-    major, minor, *_ = version.split(".")
-    return int(major), int(minor)
 
 
 def _bad(source: str, name: str, value: object, expected: str) -> FormatError:

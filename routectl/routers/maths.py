@@ -1,8 +1,9 @@
 """Routers in plain torch: hidden states to logits, logits to experts, weights and margins.
 
 One function a step, driven by the facts of a Recipe; no family is named here. The steps are those
-of the routers of transformers 5.23.0 and of Megatron-Core 0.16.1, in their order of operations, so
-that equal logits give equal bits (tests/routers/test_maths.py, tests/routers/test_megatron.py).
+of the routers of transformers 5.21 to 5.24 and of Megatron-Core 0.16.1, in their order of
+operations, so that equal logits give equal bits (tests/routers/test_maths.py,
+tests/routers/test_megatron.py).
 
 Shape suffixes: T tokens, D hidden size, E columns of the logits (routed experts, and zero or skip
 experts after them), G groups, S experts of a group, K top_k, V token ids.
@@ -21,8 +22,10 @@ __all__ = [
     "Selection",
     "gate_logprobs",
     "gate_weights",
+    "held_matrix",
     "route",
     "router_logits",
+    "select",
     "selection_scores",
     "top_k",
 ]
@@ -53,26 +56,40 @@ class Selection:
         return tie_T if self.group_margin_T is None else tie_T | (self.group_margin_T == 0)
 
 
+def held_matrix(recipe: Recipe, weight_ED: Tensor, model: torch.dtype) -> Tensor:
+    """A router's stored matrix, or linear bias, as a model of dtype ``model`` holds it.
+
+    Source: transformers 5.21 to 5.24, ``_keep_in_fp32_modules_strict``, which 5.24 has on more
+    routers; a matrix that is stored in float32 is rounded by all others.
+    """
+    return weight_ED.to(model) if recipe.matrix_dtype == "model" else weight_ED
+
+
 def router_logits(
     recipe: Recipe, hidden_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None
 ) -> Tensor:
     """Logits [T, E] of hidden states, in the dtype that the recipe's source returns them in.
 
-    ``weight_ED`` and the linear ``bias_E`` are as stored. Raises UnsupportedError where a product
-    alone does not give the logits, ValueError where the bias is missing or one too many.
-    Source: transformers 5.23.0, ``forward`` of the routers; Megatron-Core 0.16.1,
+    ``weight_ED`` and the linear ``bias_E`` are as stored; hidden states are in the model's dtype.
+    Raises UnsupportedError where a product alone does not give the logits, ValueError where the
+    bias is missing or one too many.
+    Source: transformers 5.24.0, ``forward`` of the routers; Megatron-Core 0.16.1,
     ``router_gating_linear``.
     """
     if recipe.logits_gap:
         raise UnsupportedError(f"no logits of {recipe.family}: {recipe.logits_gap}")
     if (bias_E is not None) != recipe.linear_bias:
         raise ValueError(f"linear bias: got {bias_E is not None}, expected {recipe.linear_bias}")
-    wide = {"float32": torch.float32, "float64": torch.float64}
+    weight_ED = held_matrix(recipe, weight_ED, hidden_TD.dtype)
+    model, wide = hidden_TD.dtype, {"float64": torch.float64}
+    wide |= dict.fromkeys(("float32", "float32_then_model"), torch.float32)
     dtype = wide.get(recipe.logits_dtype, weight_ED.dtype)
-    bias_E = None if bias_E is None else bias_E.to(dtype)
+    bias_E = None if bias_E is None else held_matrix(recipe, bias_E, model).to(dtype)
     logits_TE = F.linear(hidden_TD.to(dtype), weight_ED.to(dtype), bias_E)
     if recipe.logits_dtype == "weight_then_float32":
         logits_TE = logits_TE.float()
+    elif recipe.logits_dtype == "float32_then_model":
+        logits_TE = logits_TE.to(model)
     if recipe.multiplier != 1:
         logits_TE = logits_TE * recipe.multiplier
     if recipe.softcap:
@@ -105,7 +122,7 @@ def route(
         margin_T = torch.full(logits_TE.shape[:1], torch.inf, device=logits_TE.device)
     else:
         scores_TE, group_margin_T = selection_scores(recipe, logits_TE, expert_bias_E)
-        ids_TK, margin_T = top_k(scores_TE, recipe.top_k, recipe.tie)
+        ids_TK, margin_T = select(recipe, scores_TE)
     weights_TK = gate_weights(recipe, logits_TE, ids_TK, scores_TE, expert_scale_E)
     return Selection(scores_TE, ids_TK, weights_TK, margin_T, group_margin_T)
 
@@ -123,6 +140,20 @@ def selection_scores(
         rounded = recipe.bias_dtype == "bfloat16"
         scores_TE = scores_TE + (expert_bias_E.bfloat16() if rounded else expert_bias_E)
     return _keep_groups(recipe, scores_TE) if recipe.grouped else (scores_TE, None)
+
+
+def select(recipe: Recipe, scores_TE: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids [T, K] by descending selection score and the boundary margin [T], as ``top_k``.
+
+    Where every group gives some experts, the margin is that of the group with the smallest one.
+    """
+    if not recipe.each_group:
+        return top_k(scores_TE, recipe.top_k, recipe.tie)
+    size, k = recipe.columns // recipe.n_group, recipe.top_k // recipe.n_group
+    ids_RK, margin_R = top_k(scores_TE.reshape(-1, size), k, recipe.tie)
+    first_G1 = torch.arange(0, recipe.columns, size, device=scores_TE.device).unsqueeze(-1)
+    ids_TK = (ids_RK.reshape(-1, recipe.n_group, k) + first_G1).flatten(-2)
+    return _by_score(scores_TE, ids_TK), margin_R.reshape(-1, recipe.n_group).amin(-1)
 
 
 def top_k(scores_TE: Tensor, k: int, tie: str = "lowest") -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 __all__ = ["Recipe", "unfit_groups"]
 
 WORDS = {
-    "logits_dtype": ("weight", "weight_then_float32", "float32", "float64"),
+    "matrix_dtype": ("stored", "model", "float32"),
+    "logits_dtype": ("weight", "weight_then_float32", "float32", "float32_then_model", "float64"),
     "score": ("softmax", "sigmoid", "sqrtsoftplus", "sparsemixer"),
     "score_dtype": ("float32", "logits", "rounded"),
     "select_on": ("scores", "logits", "table"),
@@ -27,8 +28,10 @@ class Recipe:
     family, source   whose recipe it is, and where it was read: project, version, class.
     num_experts      E, routed experts only.
     top_k            K.
+    matrix_dtype     of the router's matrix in the model: as stored; the model's own, which hidden
+                     states have; or float32.
     logits_dtype     of the product of hidden and weight: the weight's; the same and then float32;
-                     or float32 or float64 for both operands.
+                     float32 or float64 for both operands; or float32, then rounded to the model's.
     logits_gap       why the product alone does not give the logits, or "".
     linear_bias      the product has a bias.
     multiplier       a factor on the logits.
@@ -44,6 +47,7 @@ class Recipe:
     topk_group       groups that are kept.
     group_best       a group scores the sum of so many of its best experts.
     group_distinct   experts that equal the best one do not count beside it (SGLang's Triton gate).
+    each_group       every group gives its top_k / n_group best experts, and none is dropped.
     group_mask       what experts of dropped groups score.
     tie              which id is taken of equal scores.
     weights_of       scores: without bias and mask; selection: with them.
@@ -66,6 +70,7 @@ class Recipe:
     source: str
     num_experts: int
     top_k: int
+    matrix_dtype: str = "stored"
     logits_dtype: str = "weight"
     logits_gap: str = ""
     linear_bias: bool = False
@@ -80,6 +85,7 @@ class Recipe:
     topk_group: int = 1
     group_best: int = 2
     group_distinct: bool = False
+    each_group: bool = False
     group_mask: str = "-inf"
     tie: str = "lowest"
     weights_of: str = "scores"
@@ -105,6 +111,10 @@ class Recipe:
             raise ValueError(wrong)
         if self.grouped and not 1 <= self.group_best <= self.columns // self.n_group:
             raise ValueError(f"group_best must fit into a group, got {self.group_best}")
+        if self.each_group and (self.grouped or self.top_k % self.n_group):
+            raise ValueError(
+                f"each_group: top_k {self.top_k} of {self.n_group} groups, none dropped"
+            )
         if self.score == "sparsemixer" and self.top_k != 2:
             raise ValueError(f"sparsemixer selects 2 experts, got top_k {self.top_k}")
 
@@ -148,6 +158,9 @@ def _parts(recipe: Recipe) -> list[str]:
     total += f" + {recipe.zero_experts} zero experts" if recipe.zero_experts else ""
     total += " + 1 to skip" if recipe.skip_experts else ""
     late = f"{recipe.score} of those"
+    if recipe.each_group:
+        each = f"{recipe.columns // recipe.n_group} in each of {recipe.n_group} groups"
+        total = f"top-{recipe.top_k // recipe.n_group} of {each}"
     layers = ", ".join(map(str, recipe.hash_layers))
     bias = " + bias" if recipe.expert_bias else ""
     best = "best" if recipe.group_best == 1 else f"top-{recipe.group_best}-sum"

@@ -64,7 +64,9 @@ def model_of(sizes: dict, experts: int, layers: int, checkpointed: bool, device:
     config = Qwen3MoeConfig(**{**sizes, "num_experts": experts, "num_hidden_layers": layers})
     model = Qwen3MoeForCausalLM(config).to(device).train()
     if checkpointed:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        named = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+        enable = next(name for name in named if hasattr(model, name))  # before 5.23
+        getattr(model, enable)({"use_reentrant": False})
         model.enable_input_require_grads()
     return model
 

@@ -219,7 +219,9 @@ def training(report: Report, asked: argparse.Namespace) -> None:
     routes = recorder.routes()
     for words in ("", ", checkpointed"):
         if words:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            named = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+            enable = next(name for name in named if hasattr(model, name))  # before 5.23
+            getattr(model, enable)({"use_reentrant": False})
         blocks = {"plain": nullcontext, "record": lambda: record(model)}
         blocks["replay"] = lambda: replay(model, routes)
         times: dict[str, list[float]] = {name: [] for name in blocks}

@@ -17,7 +17,7 @@ import pytest
 
 import routectl
 from routectl.codecs import CODECS, codec_named
-from support.site import BUILT, DRAWN, FAULTS, SWITCH, contrast, loaded_from_elsewhere, rgb
+from support.site import BUILT, DRAWN, FAULTS, SWITCH, contrast, loaded_from_elsewhere
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -94,7 +94,7 @@ def test_figures_are_told():
         for words, path in re.findall(r"!\[(.*?)\]\((\S+?)\)", page.read_text("utf-8")):
             assert len(words.split()) >= 4, page.name
             shown.add((page.parent / path).resolve())
-    figures = set((DOCS / "figures").glob("*.svg"))
+    figures = set(DOCS.rglob("*.svg"))
     assert figures
     assert figures <= shown
 
@@ -103,16 +103,22 @@ def test_figures_are_told():
 @pytest.mark.browser
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_figures_follow_the_theme(browser, theme):
-    """A figure's ground and ink are those of the reader's theme, and its words are inside it."""
-    from figures import THEMES
-
+    """A figure's ground is light or dark as the reader's theme is, and its words are inside it."""
     with browser.new_context(color_scheme=theme) as context:
         page = context.new_page()
-        for path in sorted((DOCS / "figures").glob("*.svg")):
+        for path in sorted(DOCS.rglob("*.svg")):
             page.goto(path.as_uri())
             ground, ink, outside = page.evaluate(DRAWN)
-            assert (ground, ink) == (rgb(THEMES[theme]["bg"]), rgb(THEMES[theme]["fg"]))
             assert outside == [], path.name
+            assert contrast(ink, ground) >= 4.5, path.name
+            assert contrast(ground, {"light": "#000000", "dark": "#ffffff"}[theme]) > 10, path.name
+
+
+def build(config, folder):
+    """Build a site strictly; its process. With -q no warning is counted, and nothing is strict."""
+    line = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", config, "-d", folder]
+    names = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(line, capture_output=True, text=True, env=names, cwd=ROOT, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -121,11 +127,24 @@ def site(tmp_path_factory):
     if importlib.util.find_spec("mkdocs") is None:
         pytest.skip("no mkdocs: pip install -e '.[docs]'")
     folder = tmp_path_factory.mktemp("site")
-    line = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-f", CONFIG, "-d", folder]
-    names = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(line, capture_output=True, text=True, env=names, cwd=ROOT, check=False)
+    done = build(CONFIG, folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["[a](b.md)", "[a](#nowhere)", "![a](b.svg)", "[a](/b)"])
+def test_a_link_that_leads_nowhere_ends_the_build(tmp_path, trouble):
+    """By our own configuration, a page, an anchor or a picture that is not there is an error."""
+    pytest.importorskip("mkdocs")
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    config = tmp_path / "mkdocs.yml"
+    config.write_text(f"INHERIT: {CONFIG}\ndocs_dir: docs\nnav: [index.md]\nplugins: []\n")
+    (docs / "index.md").write_text("# A page\n\n[a](#a-page)\n")
+    assert build(config, tmp_path / "out").returncode == 0
+    (docs / "index.md").write_text(f"# A page\n\n{trouble}\n")
+    assert build(config, tmp_path / "out").returncode == 1
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@
 The oracle knows nothing of caches: a plain forward on each finished sequence alone, hooked.
 """
 
+from importlib.metadata import version
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from transformers.cache_utils import DynamicCache, StaticCache
 from routectl import open_dump
 from routectl.errors import MismatchError, UnsupportedError
 from routectl.forward.live import record, replay
+from routectl.routers.families import minor_of
 from support import families
 from support.forwards import hooked, quiet, sample_of
 from support.shell import run
@@ -19,6 +22,7 @@ from support.shell import run
 pytestmark = pytest.mark.models
 
 END, PAD = 2, 0
+CACHE = "cache" if minor_of(version("transformers")) >= (5, 24) else "past_key_values"
 NAMES = ["qwen3_moe", "deepseek_v3", "gpt_oss", "mixtral", "qwen3_next", "deepseek_v4"]
 
 
@@ -161,18 +165,18 @@ def test_going_on_with_a_past():
     """A second generate on the cache of the first goes on with its sequences."""
     model, cache = families.tiny("qwen3_moe"), DynamicCache()
     with record(model) as recorder:
-        one = generated(model, prompts(), past_key_values=cache, eos_token_id=None)
+        one = generated(model, prompts(), **{CACHE: cache}, eos_token_id=None)
         longer = torch.cat([one, prompts(3, 4, seed=2)], dim=1)
-        two = generated(model, longer, past_key_values=cache, eos_token_id=None)
+        two = generated(model, longer, **{CACHE: cache}, eos_token_id=None)
     holds(model, recorder, two.tolist(), [19] * 3)
 
 
 def test_a_past_that_was_not_recorded_is_refused():
     """What a cache held before the block has no tokens and no routes here."""
     model, cache = families.tiny("qwen3_moe"), DynamicCache()
-    one = generated(model, prompts(), past_key_values=cache, eos_token_id=None)
+    one = generated(model, prompts(), **{CACHE: cache}, eos_token_id=None)
     with record(model), pytest.raises(UnsupportedError, match="holds 14 tokens that were not"):
-        generated(model, torch.cat([one, one], dim=1), past_key_values=cache)
+        generated(model, torch.cat([one, one], dim=1), **{CACHE: cache})
 
 
 def test_a_loop_of_ones_own():
@@ -181,7 +185,7 @@ def test_a_loop_of_ones_own():
     with record(model) as recorder, torch.no_grad():
         out = model(input_ids=ids[:, :4], use_cache=True)
         for at in range(4, 9):
-            model(input_ids=ids[:, at : at + 1], past_key_values=out.past_key_values)
+            model(input_ids=ids[:, at : at + 1], **{CACHE: getattr(out, CACHE)})
     samples = list(recorder.samples())
     for sample, row, ids_TLK in zip(samples, ids, whole(model, samples), strict=True):
         assert np.array_equal(sample.prompt_ids, row)
@@ -193,8 +197,8 @@ def test_a_cache_that_is_cropped():
     model, ids, other = families.tiny("qwen3_moe"), prompts(2, 9), prompts(2, 3, seed=4)
     with record(model) as recorder, torch.no_grad():
         out = model(input_ids=ids, use_cache=True)
-        out.past_key_values.crop(-4)
-        model(input_ids=other, past_key_values=out.past_key_values)
+        getattr(out, CACHE).crop(-4)
+        model(input_ids=other, **{CACHE: getattr(out, CACHE)})
     joined = torch.cat([ids[:, :5], other], dim=1)
     samples = list(recorder.samples())
     for sample, row, ids_TLK in zip(samples, joined, whole(model, samples), strict=True):
@@ -208,10 +212,10 @@ def test_a_cache_that_is_rearranged_is_refused(kind):
     model, ids = families.tiny("qwen3_moe"), prompts(2, 9)
     cache = kind(config=model.config, max_cache_len=20) if kind is StaticCache else kind()
     with record(model), torch.no_grad():
-        model(input_ids=ids, past_key_values=cache)
+        model(input_ids=ids, **{CACHE: cache})
         cache.reorder_cache(torch.tensor([1, 0]))
         with pytest.raises(UnsupportedError, match="rearranged"):
-            model(input_ids=ids[:, :1], past_key_values=cache)
+            model(input_ids=ids[:, :1], **{CACHE: cache})
         for options in ({"num_beams": 2}, {"generation_config": GenerationConfig(num_beams=2)}):
             with pytest.raises(UnsupportedError, match="num_beams 2"):
                 generated(model, ids, **options)

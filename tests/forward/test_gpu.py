@@ -17,7 +17,7 @@ from routectl.forward.live import record, replay
 from routectl.ops.predict.replay_inputs import LayerRouter, replay_inputs
 from routectl.routers.from_config import recipe_from_config
 from support import families
-from support.forwards import checkpoint_of, forward, quiet, samples
+from support.forwards import checkpoint_of, checkpointing, forward, quiet, samples
 
 NO_DEVICE = not torch.cuda.is_available()
 DEVICES = [
@@ -127,7 +127,7 @@ def test_replay_gradients(device, name, way):
         model = families.tiny(name).train().to(place)
         layers = tuple(sorted(families.routers(model)))
         if checkpointed is not None:
-            model.activation_checkpointing_enable({"use_reentrant": checkpointed})
+            checkpointing(model, {"use_reentrant": checkpointed})
             model.enable_input_require_grads()
         held = [random_routes(33, layers, seed) for seed in range(4)]
         with replay(model, held), record(model) as recorder:

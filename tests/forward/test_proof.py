@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from routectl.errors import MismatchError, UnsupportedError
 from routectl.forward.live import record, replay
 from support import families
+from support.forwards import checkpointing
 
 from .test_nested import batch, forward, random_routes
 
@@ -90,7 +91,7 @@ def test_a_router_that_does_not_run_is_told_at_once(prove):
 def test_what_a_backward_pass_computes_again_is_proven_too():
     """Other experts in a recomputation alone are told; its rows are not counted as seen twice."""
     model = families.tiny("qwen3_moe").train()
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    checkpointing(model, {"use_reentrant": False})
     model.enable_input_require_grads()
 
     def step():

@@ -17,6 +17,7 @@ from routectl import Routes
 from routectl.errors import UnsupportedError
 from routectl.forward.live import record, replay
 from support import families
+from support.forwards import checkpointing
 
 pytestmark = [
     pytest.mark.models,
@@ -107,8 +108,8 @@ def nested(model, outer, inner):
 
 WAYS = {
     "none": lambda model: None,
-    "hf": lambda model: model.activation_checkpointing_enable({"use_reentrant": False}),
-    "hf reentrant": lambda model: model.activation_checkpointing_enable({"use_reentrant": True}),
+    "hf": lambda model: checkpointing(model, {"use_reentrant": False}),
+    "hf reentrant": lambda model: checkpointing(model, {"use_reentrant": True}),
     **{
         f"nested {outer} {inner}": partial(nested, outer=outer, inner=inner)
         for outer in (False, True)
@@ -288,7 +289,7 @@ def test_the_model_is_as_it_was_when_the_last_graph_is_gone(model):
 def test_two_models_at_once(model):
     """Each of two models is given its own routes, in one backward pass."""
     other = families.tiny("qwen3_moe").train()
-    other.activation_checkpointing_enable({"use_reentrant": False})
+    checkpointing(other, {"use_reentrant": False})
     with replay(model, [*ROUTES[0], *ROUTES[1]]), replay(other, [*ROUTES[1], *ROUTES[0]]):
         losses = [
             loss_of(one, IDS[i]) for i, one in ((0, model), (1, other), (1, model), (0, other))
@@ -329,7 +330,7 @@ def test_a_checkpoint_around_the_whole_model(outer, inner):
     record counts it once."""
     model = families.tiny("qwen3_moe").train()
     if inner is not None:
-        model.activation_checkpointing_enable({"use_reentrant": inner})
+        checkpointing(model, {"use_reentrant": inner})
         model.enable_input_require_grads()
     start = torch.ones((), requires_grad=True)
 

@@ -9,6 +9,7 @@ from routectl import Routes, Sample, diff, open_dump
 from routectl.errors import MismatchError, UnsupportedError
 from routectl.forward.live import record, replay
 from support import families
+from support.forwards import checkpointing
 
 pytestmark = pytest.mark.models
 
@@ -124,7 +125,7 @@ def test_gradient_checkpointing(name, reentrant):
     def step(checkpointed, routes):
         model = families.tiny(name).train()
         if checkpointed:
-            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+            checkpointing(model, {"use_reentrant": reentrant})
             model.enable_input_require_grads()
         block = record(model) if routes is None else replay(model, routes)
         with block as recorder:

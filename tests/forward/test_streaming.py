@@ -327,14 +327,28 @@ class TestRefused:
         with pytest.raises(UnsupportedError, match=family):
             prepare(RunOptions(checkpoint=folder))
 
-    def test_a_transformers_outside_the_range(self, tmp_path, monkeypatch):
-        """Another transformers is refused with the range that is verified."""
+    def test_a_transformers_that_is_too_old(self, tmp_path, monkeypatch):
+        """One before those that are verified is refused with the first of them."""
         import transformers
 
         folder = checkpoint_of("qwen3_moe", tmp_path)
-        monkeypatch.setattr(transformers, "__version__", "5.24.0")
-        with pytest.raises(UnsupportedError, match=r"5\.21 or later, before 5\.24"):
+        monkeypatch.setattr(transformers, "__version__", "5.20.2")
+        with pytest.raises(UnsupportedError, match=r"5\.20\.2 is older .*: expected 5\.21\.0"):
             prepare(RunOptions(checkpoint=folder))
+
+    def test_a_newer_transformers_that_makes_no_model(self, tmp_path, monkeypatch):
+        """What it does otherwise is said in one line, with both versions; a known one raises it."""
+        import transformers
+
+        folder = checkpoint_of("qwen3_moe", tmp_path)
+        monkeypatch.setattr(run_module, "fill_buffers", lambda *_: transformers.no_such_name)
+        with pytest.raises(AttributeError):
+            prepare(RunOptions(checkpoint=folder))
+        monkeypatch.setattr(transformers, "__version__", "5.99.0.dev0")
+        with pytest.raises(UnsupportedError, match=r"is newer than 5.*makes no model: Attr") as e:
+            prepare(RunOptions(checkpoint=folder))
+        assert "5.99.0.dev0" in str(e.value)
+        assert e.value.hint == "pip install 'routectl[models]'"
 
     def test_libraries_that_are_not_installed(self, tmp_path, monkeypatch):
         """What the extra would install is named, with the command."""

@@ -38,9 +38,7 @@ MAY_IMPORT = {
         "columns dump errors files limits codecs checkpoints formats.arrays formats.documents "
         "formats.native formats.responses formats.trainers formats.wire"
     ),
-    "formats.arrays": (
-        "dump errors files limits model visible checkpoints formats.documents formats.wire"
-    ),
+    "formats.arrays": "dump errors files limits model checkpoints formats.documents formats.wire",
     "formats.configs": "errors files formats.documents",
     "formats.documents": "dump errors files limits model visible kernels checkpoints",
     "formats.native": (
@@ -57,7 +55,7 @@ MAY_IMPORT = {
     "formats.wire": (
         "damage dump errors gate_logprobs limits model routes kernels formats.documents"
     ),
-    "forward": "dump errors files routes checkpoints",
+    "forward": "dump errors files routes routers checkpoints",
     "forward.live": "dump errors files layouts routes formats.native forward",
     "ops": "columns damage dump errors routes visible kernels ops.adding ops.pairs",
     "ops.adding": "dump",

@@ -9,6 +9,7 @@ sets of ids. Two exceptions, each for a reason:
 """
 
 from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -26,21 +27,27 @@ COVERED = [name for name in FAMILIES if name != "inkling"]
 
 def case(name, dtype, seed=0):
     """A tiny model, its recipe, and hidden states for its routers."""
-    config = config_of_family(name).to_dict()
-    return tiny(name, dtype, seed), recipe_from_config(config, name), hidden_states(T, dtype)
+    recipe = recipe_from_config(
+        config_of_family(name).to_dict(), name, version=version("transformers")
+    )
+    return tiny(name, dtype, seed), recipe, hidden_states(T, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", COVERED)
 def test_equals_the_module(name, dtype):
-    """A family's recipe gives its module's logits, scores, ids, weights and margins."""
+    """A family's recipe gives its module's logits, scores, ids, weights and margins; the matrix is
+    stored in float32, and held in the dtype in which this transformers holds it.
+    """
     model, whole, hidden = case(name, dtype)
+    stored = tiny(name)
     token_ids = torch.arange(T) % 100
     for layer in routers(model):
         recipe, tensors = whole.at(layer), tensors_of(model, layer)
         seen = call(model, layer, hidden, recipe.columns, token_ids)
         if not recipe.logits_gap:
-            logits = router_logits(recipe, hidden, tensors.weight, tensors.linear_bias)
+            held = tensors_of(stored, layer)
+            logits = router_logits(recipe, hidden, held.weight, held.linear_bias)
             assert logits.dtype == seen.logits.dtype
             assert torch.equal(logits, seen.logits)
         by_table = recipe.select_on == "table"

@@ -1,7 +1,8 @@
-"""Tiny random models of every decoder MoE family of transformers 5.23, and where their routers are.
+"""Tiny random models of every decoder MoE family of transformers 5.24, and where their routers are.
 
 Nothing of routectl is used here, so that it can be an oracle. A family is data: the class that
-transformers builds and the settings that differ from SIZES. Names with a dot are variants.
+transformers builds and the settings that differ from SIZES. Names with a dot are variants. Those
+that an older transformers does not have are left out where that is installed.
 
 ``tiny(name)`` builds a model, ``routers(model)`` finds its routers by layer.
 """
@@ -10,6 +11,8 @@ import re
 import warnings
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -48,17 +51,29 @@ SHARED = {"shared_expert_intermediate_size": 16}
 
 @dataclass(frozen=True)
 class Family:
-    """What transformers builds: ``models.module.modeling_module.name``, and its settings."""
+    """What transformers builds: ``models.module.modeling_module.name``, and its settings.
+
+    config is (module, class) where a family has a config of its own alone.
+    """
 
     module: str
     name: str
     settings: dict = field(default_factory=dict)
     layers: tuple[int, ...] = (0, 1, 2)  # the layers that have routers
+    config: tuple[str, str] | None = None
+
+    @property
+    def is_there(self):
+        """Whether the installed transformers has it."""
+        found = find_spec("transformers")
+        models = None if found is None else Path(found.origin).parent / "models"
+        return models is None or (models / (self.config or (self.module,))[0]).is_dir()
 
 
 def _variant(name, **settings):
     base = FAMILIES[name]
-    return Family(base.module, base.name, {**base.settings, **settings}, base.layers)
+    settings = {**base.settings, **settings}
+    return Family(base.module, base.name, settings, base.layers, base.config)
 
 
 ALL, LATE = (0, 1, 2), (1, 2)
@@ -148,6 +163,18 @@ FAMILIES = {
     "solar_open": Family("solar_open", "SolarOpenForCausalLM", V3),
     "hy_v3": Family("hy_v3", "HYV3ForCausalLM", E_A, LATE),
     "hy_v4": Family("hy_v4", "HYV4ForCausalLM", {**MLA, **INDEXER, **V3, "hc_mult": 2}, LATE),
+    "hy_v4_vl": Family("hy_v4_vl", "HYV4VLTextModel",
+                       {**MLA, **INDEXER, **V3, **SPARSE, "hc_mult": 2,
+                        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0,
+                                            "mrope_section": [2, 1, 1]}}, LATE),
+    "lara_mini": Family("lara_mini", "LaraMiniForCausalLM",
+                        {**E_A, **SHARED, **LINEAR, "sliding_window": 16,
+                         "layer_types": ["linear_attention", "sliding_attention",
+                                         "full_attention"]}),
+    "sarvam_mla": Family("deepseek_v3", "DeepseekV3ForCausalLM", {**MLA, **V3}, LATE,
+                         ("sarvam_mla", "SarvamMLAConfig")),
+    "sarvam_moe": Family("glm4_moe", "Glm4MoeForCausalLM", V3, LATE,
+                         ("sarvam_moe", "SarvamMoEConfig")),
     "deepseek_v4": Family("deepseek_v4", "DeepseekV4ForCausalLM",
                           {**E_C, "n_shared_experts": 1, "head_dim": 16, "q_lora_rank": 16,
                            "num_key_value_heads": 1, "num_hash_layers": 1, "hc_mult": 2,
@@ -230,12 +257,15 @@ FAMILIES |= {
     "flint.soft": _variant("flint", norm_topk_prob=False),
     "mistral4.soft": _variant("mistral4", norm_topk_prob=False),
     "inkling2.softplus": _variant("inkling2", scoring_func="sqrtsoftplus"),
+    "sarvam_moe.one_group": _variant("sarvam_moe", n_group=1, topk_group=1),
 }
+FAMILIES = {name: family for name, family in FAMILIES.items() if family.is_there}
 UNBUILT = {
     "dbrx": "its router module returns logits only, the selection is inside the experts' block",
     "diffusion_gemma": "an encoder and a diffusion decoder around the routers of gemma4",
     "doge": "product-key experts without a router module",
     "ernie4_5_vl_moe": "two routers a layer, one for text and one for image tokens",
+    "inkling2_loop": "layers that run several times a forward",
     "jetmoe": "two routers a layer, one of them of attention; no weights or ids are returned",
     "nllb_moe": "encoder-decoder with capacities",
     "switch_transformers": "encoder-decoder with capacities",
@@ -253,9 +283,13 @@ def _class_of(name):
 
 def config_of_family(name):
     """The config that transformers makes of a family's settings."""
+    family, made = FAMILIES[name], _class_of(name).config_class
+    if family.config is not None:
+        module, kind = family.config
+        made = getattr(import_module(f"transformers.models.{module}.configuration_{module}"), kind)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _class_of(name).config_class(**{**SIZES, **FAMILIES[name].settings})
+        return made(**{**SIZES, **family.settings})
 
 
 def tiny(name, dtype=torch.float32, seed=0):

@@ -23,6 +23,7 @@ from support.recordings import FIXTURES
 
 __all__ = [
     "checkpoint_of",
+    "checkpointing",
     "forward",
     "hooked",
     "load",
@@ -54,6 +55,12 @@ def checkpoint_of(name, folder, **settings):
     with quiet():
         families.tiny(name).save_pretrained(folder, **settings)
     return Path(folder)
+
+
+def checkpointing(model, options):
+    """Switch gradient checkpointing on; transformers has another name for it since 5.23."""
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    getattr(model, next(name for name in names if hasattr(model, name)))(options)
 
 
 def real_checkpoint(name, factory):

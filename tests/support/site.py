@@ -1,8 +1,9 @@
 """What is looked for on the pages of the docs site: in their HTML, and in a browser."""
 
+import re
 from html.parser import HTMLParser
 
-__all__ = ["BUILT", "DRAWN", "FAULTS", "SWITCH", "contrast", "loaded_from_elsewhere", "rgb"]
+__all__ = ["BUILT", "DRAWN", "FAULTS", "SWITCH", "contrast", "loaded_from_elsewhere"]
 
 # Whether the theme has taken a palette
 BUILT = "() => document.body.dataset.mdColorScheme !== undefined"
@@ -73,20 +74,15 @@ DRAWN = """() => {
 }"""
 
 
-def _channels(colour):
-    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-
-
-def rgb(colour):
-    """A colour such as #1f2328 as a browser says it."""
-    return f"rgb({', '.join(map(str, _channels(colour)))})"
-
-
 def contrast(one, other):
-    """WCAG 2's contrast of two colours such as #1f2328, from 1 to 21."""
+    """WCAG 2's contrast of two colours such as #1f2328 or rgb(31, 35, 40), from 1 to 21."""
 
     def light(colour):
-        parts = [c / 255 for c in _channels(colour)]
+        found = re.findall(r"[0-9a-f]{2}(?=[0-9a-f]*$)", colour)
+        numbers = (
+            [int(part, 16) for part in found] if colour[0] == "#" else re.findall(r"\d+", colour)
+        )
+        parts = [int(c) / 255 for c in numbers]
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
         return sum(c * w for c, w in zip(linear, (0.2126, 0.7152, 0.0722), strict=True))
 

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from routectl import Routes
 from routectl.forward.live import record, replay
 from support import families
+from support.forwards import checkpointing
 
 __all__ = ["WRAPPED", "check_wrapped", "tokens_of", "trained"]
 
@@ -69,7 +70,7 @@ def trained(wrap=lambda model: model, *, checkpointed=False):
     """A training model in a wrapper."""
     model = families.tiny("qwen3_moe").train()
     if checkpointed:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        checkpointing(model, {"use_reentrant": False})
         model.enable_input_require_grads()
     return wrap(model)
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from ...dump import Dump, Keys, Sample, SampleKey, key_of
 from ...errors import FormatError
 from ...model import ModelFacts
-from ...visible import quoted
 from ..documents.facts import Model, find_context
 from ..documents.fields import as_float64, from_json, one_line
+from ..documents.forms import unlike
 from ..wire.guess import facts_of_shape
 from ..wire.sample import NoSamplesError, WireSample, to_sample
 from .files import ArrayFile, open_array_file
@@ -192,8 +192,8 @@ def _layout(file: ArrayFile) -> _PerSample | _Padded:
     bare = {n: n for n, shape in file.shapes.items() if len(shape) == 3 and n not in _LOOSE}
     if not bare:
         raise NoSamplesError(
-            f"{file.path}: no routed_experts: the arrays are {quoted(sorted(file.shapes), 120)}, "
-            "expected '<id>.routed_experts' or '<id>' [T, L, K], or 'routed_experts' [B, T, L, K]"
+            f"{file.path}: no routed_experts [T, L, K], or [B, T, L, K]: "
+            f"{unlike(sorted(file.shapes), 'arrays')}"
         )
     return _PerSample(file, bare)
 

@@ -17,6 +17,7 @@ from msgspec import UNSET, UnsetType
 from ...dump import DumpMeta
 from ...errors import FormatError, UnsupportedError
 from ..documents.fields import from_json, one_line
+from ..documents.forms import unlike
 
 __all__ = [
     "COLUMNS",
@@ -219,7 +220,9 @@ def read_schema(path: Path, schema: pa.Schema) -> NativeAbout:
     block = (schema.metadata or {}).get(b"routectl")
     if block is None:
         raise UnsupportedError(
-            f"{path}: a Parquet file of another program: no 'routectl' entry in its schema metadata"
+            f"{path}: a Parquet file of another program: no 'routectl' entry in its schema "
+            "metadata: "
+            f"{unlike(schema.names, 'parquet')}"
         )
     try:
         doc = from_json(block)

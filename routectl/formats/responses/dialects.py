@@ -5,6 +5,7 @@ from typing import Any
 
 from ...errors import FormatError
 from ..documents.fields import Doc, mapping, one_line, text
+from ..documents.forms import unlike
 from ..wire.sample import NoSamplesError, WireSample
 from .megatron import is_megatron_request, request_as_record
 from .offline import is_record, read_record
@@ -89,4 +90,5 @@ def read_document(doc: Any, request: Doc | None, where: str) -> list[WireSample]
             f"{where}: an answer of {form}, and no engine's carries routes",
             hint="ask /v1/chat/completions instead",
         )
-    raise NoSamplesError(f"{where}: JSON without routed_experts, choices or meta_info")
+    what = "JSON without routed_experts, choices or meta_info"
+    raise NoSamplesError(f"{where}: {what}: {unlike(doc, 'json')}")

@@ -15,6 +15,7 @@ from ...files.scratch import scratch_file
 from ...limits import DEFLATE, check_budget, check_inflation, limits
 from ..documents.facts import Model, UnknownModelError, find_context, refuse_alone
 from ..documents.fields import Doc, from_json, joined, mapping, text
+from ..documents.kinds import kind_in_words
 from ..documents.size import check_json
 from ..wire.guess import guess_facts
 from ..wire.payload import wire_dtype
@@ -224,7 +225,11 @@ def open_text(path: Path, kind: str | None, model: Model, start: int | None) -> 
     try:
         kind = kind or _kind_of(source)
         if kind is None:
-            raise NoSamplesError(f"{path}: not a dump: neither JSON nor a known binary format")
+            raise NoSamplesError(
+                f"{path}: not a dump: {kind_in_words(path)}, expected JSON, an event stream, "
+                "arrays (.npy, .npz, .safetensors), a torch file, a pickle, micro-batches "
+                "(msgpack) or a native dump"
+            )
         index = _build_index(source, kind, records)
         chains = find_chains(index.keys, records.told)
         try:

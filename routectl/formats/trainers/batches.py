@@ -23,6 +23,7 @@ from ...pickled.names import BATCHES
 from ...pickled.reading import load_pickle_file
 from ...pickled.records import Record, StoredArray, StoredTensor
 from ...visible import quoted
+from ..documents.forms import unlike
 from ..wire.sample import NoSamplesError
 from .fields import fields_of
 
@@ -229,7 +230,4 @@ def read_batch(path: Path) -> PickledBatch:
     except FormatError as error:
         known = str(error).startswith(str(path))
         raise error if known else FormatError(f"{path}: {error}") from None
-    raise NoSamplesError(
-        f"{path}: a pickle of {name}, expected verl's or ROLL's DataProto, or "
-        "SkyRL's TrainingInputBatch"
-    )
+    raise NoSamplesError(f"{path}: a pickle without routes: {unlike([name], 'pickle')}")

@@ -11,6 +11,7 @@ from typing import Any
 from ...errors import FormatError
 from ...visible import quoted
 from ..documents.fields import text
+from ..documents.forms import unlike
 from ..wire.sample import NoSamplesError, WireSample
 from .batches import PickledBatch, read_batch
 from .fields import PackedRows, packed_rows
@@ -99,7 +100,8 @@ def _sequences(batch: PickledBatch, path: Path) -> Iterator[WireSample]:
     }
     key = next((k for k, held in routes.items() if _holds_rows(held)), None)
     if key is None:
-        raise NoSamplesError(f"{path}: a batch without {' or '.join(_ROUTES)} [B, S, layers, k]")
+        what = f"a batch without {' or '.join(_ROUTES)} [B, S, layers, k]"
+        raise NoSamplesError(f"{path}: {what}: {unlike(batch.tensors, 'batch')}")
     held = len(routes[key])
     size = _samples(batch, held, str(path))
     groups = _groups(batch, held)

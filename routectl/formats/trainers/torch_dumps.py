@@ -15,6 +15,7 @@ from ...pickled.records import Record
 from ...pickled.torch_files import MappedTensor, load_torch
 from ...visible import quoted
 from ..documents.fields import as_float64
+from ..documents.forms import unlike
 from ..wire.sample import NoSamplesError, WireSample
 from .fields import fields_of, numbers_in, packed_rows, tokens_in, whole_mask, wire_of
 from .grids import read_grid
@@ -59,7 +60,9 @@ def _of_jagged(doc: Mapping[str, Any], path: Path) -> list[WireSample]:
         if len({len(column) for column in columns.values()}) > 1:
             raise FormatError("got columns of several lengths, expected one a sample")
         ids, tokens, prompts = (columns.pop(n) for n in _JAGGED[:3])
-    except (KeyError, FormatError) as error:
+    except KeyError:
+        raise FormatError(f"{path}: no tq_batch with routes: {unlike(batch, 'jagged')}") from None
+    except FormatError as error:
         raise FormatError(f"{path}: no tq_batch with routed_experts: {error}") from None
     wires = []
     for i, one in enumerate(tokens):
@@ -109,7 +112,9 @@ def read_torch(path: Path, tokens: Dump | Sequence[Sample] | None = None) -> lis
         if isinstance(held, Mapping) and {"values", "cu_seqlens"} <= held.keys():
             rows = packed_rows(held["values"], held["cu_seqlens"], f"{path}: {key}")
             return list(read_grid({**doc, key: rows}, key, path))
-    raise NoSamplesError(
-        f"{path}: a torch file without routes: expected samples, a batch with routed_experts, "
-        "or a list of layers"
-    )
+    if not isinstance(doc, Mapping):
+        raise NoSamplesError(
+            f"{path}: a torch file without routes: got a {type(doc).__name__}, expected samples, a "
+            "batch with routed_experts, or a list of a tensor [tokens, K] for each layer"
+        )
+    raise NoSamplesError(f"{path}: a torch file without routes: {unlike(doc, 'torch')}")

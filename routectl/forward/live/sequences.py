@@ -16,6 +16,8 @@ from ...errors import UnsupportedError
 
 __all__ = ["Batch", "Sequence", "batch_of", "rows_of_batch", "split_batch"]
 
+CACHES = ("cache", "past_key_values")  # of a forward: since transformers 5.24, before
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
@@ -68,7 +70,7 @@ def _cache(given: dict[str, Any]) -> tuple[Any, int]:
     for name in ("inference_context", "inference_params"):
         if given.get(name) is not None:
             raise UnsupportedError(f"a forward with {name}: its rows cannot be told apart")
-    cache = given.get("past_key_values")
+    cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
     if cache is None:
         return None, 0
     if not hasattr(cache, "get_seq_length"):

@@ -10,6 +10,7 @@ from ...errors import MismatchError, RoutectlError, UnsupportedError
 from ...files.places import place_of
 from ...files.scratch import scratch_folder
 from ..progress import Progress
+from ..recompute.router_check import router_checker
 from ..recompute.router_inputs import TOKENS, inputs_at, layer_routers, refuse_stage
 
 if TYPE_CHECKING:
@@ -94,18 +95,26 @@ def open_versions(
         stored = layer_routers(opened)
         if name == old:
             refuse_stage(hidden, stored)
-        routers = {layer: _placed(router, dtype, device) for layer, router in stored.items()}
+        routers = {
+            layer: _placed(router, recipe, dtype, device) for layer, router in stored.items()
+        }
         digest = router_digest(stored)
         found.append(OpenVersion(name, number, folder, recipe, routers, digest))
     place -= first
     return OpenVersions(found[place], found[0] if place else None, tuple(found[place + 1 :]))
 
 
-def _placed(router: "LayerRouter", dtype: "torch.dtype", device: str) -> "LayerRouter":
-    """The router as a model of that dtype has it: its matrix in the dtype of the activations."""
+def _placed(
+    router: "LayerRouter", recipe: "Recipe", dtype: "torch.dtype", device: str
+) -> "LayerRouter":
+    """The router as a model of that dtype has it."""
+    from ...routers.maths import held_matrix
+
     parts = {field.name: getattr(router, field.name) for field in fields(router)}
     moved = {name: part.to(device) for name, part in parts.items() if part is not None}
-    return replace(router, **{**moved, "weight_ED": router.weight_ED.to(device, dtype)})
+    return replace(
+        router, **{**moved, "weight_ED": held_matrix(recipe, router.weight_ED, dtype).to(device)}
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,8 +197,11 @@ class Sources:
             )
         width = prepared.store.skeleton.model.config.get_text_config().hidden_size
         shapes = InputShapes(prepared.layers, self.base.lens, width, stored)
+        check = router_checker(prepared, self.progress.note)
         with writing_inputs(target, shapes, ids_T.tolist(), force=True) as writer:
             for result in run_forward(prepared, samples):
                 assert result.inputs is not None
+                if prepared.unverified:
+                    check(result)
                 writer.put(result.index, result.inputs)
         return open_router_inputs(target)

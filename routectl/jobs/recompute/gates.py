@@ -21,17 +21,18 @@ __all__ = ["kept_gates", "open_gates"]
 def open_gates(checkpoint: Path, device: str) -> Mapping[int, Callable[[Any], Any]]:
     """By MoE layer: a function from hidden states [T, D] to log-probabilities, float32 [T, E].
 
-    For ``RunOptions.gates``. The routers alone are read, and held on the device as stored; the
-    product is in the dtype of the hidden states, as in the model, unless the recipe says otherwise.
+    For ``RunOptions.gates``. The routers alone are read, and held on the device as stored; their
+    recipe is that of the transformers that runs.
     Raises UnsupportedError for a family that has no recipe, or whose logits are not a product.
     """
     from ...checkpoints import open_checkpoint
     from ...checkpoints.routers import router_recipe
+    from ...forward import transformers_version
 
     opened = open_checkpoint(str(checkpoint))
     if opened.config is None:
         raise UnsupportedError(f"{checkpoint}: no config.json says how its routers select")
-    recipe = router_recipe(opened)
+    recipe = router_recipe(opened, version=transformers_version())
     if recipe.logits_gap:
         raise UnsupportedError(
             f"{checkpoint}: no gate log-probabilities of {recipe.family}: {recipe.logits_gap}"
@@ -61,6 +62,4 @@ def _logprobs(recipe: "Recipe", router: tuple[Any, Any], hidden_TD: Any) -> Any:
     from ...routers.maths import gate_logprobs, router_logits
 
     weight_ED, bias_E = router
-    return gate_logprobs(
-        recipe, router_logits(recipe, hidden_TD, weight_ED.to(hidden_TD.dtype), bias_E)
-    )
+    return gate_logprobs(recipe, router_logits(recipe, hidden_TD, weight_ED, bias_E))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...errors import RoutectlError
+from ...errors import RoutectlError, UnsupportedError
 from ...files.places import place_of
 
 if TYPE_CHECKING:
@@ -19,9 +19,11 @@ def router_checker(prepared: "Prepared", say: Callable[[str], None]) -> Any:
     """A function that checks the first result that it sees, says what it found, and passes it on.
 
     The model's own word is used in any case: a disagreement says that the recipe of the family
-    (docs/routers.md) is not what this model does.
+    (docs/routers.md) is not what this model does. Where transformers is newer than the verified
+    ones, the check has to pass: else UnsupportedError is raised.
     """
-    waiting = True
+    waiting, newer = True, prepared.unverified
+    hint = "pip install 'routectl[models]'"
 
     def check(result: "Forwarded") -> "Forwarded":
         nonlocal waiting
@@ -31,14 +33,23 @@ def router_checker(prepared: "Prepared", say: Callable[[str], None]) -> Any:
         try:
             differing = check_routers(prepared, result)
         except RoutectlError as error:
+            if newer:
+                raise UnsupportedError(
+                    f"{newer}: routers not checked: {error}", hint=hint
+                ) from None
             say(f"routers not checked: {error}")
         else:
             tokens = min(CHECKED_TOKENS, len(result.ids_TLK))
             for layer, rows in differing.items():
-                say(
+                said = (
                     f"layer {layer}: the model's router and the recipe disagree in {rows} of "
-                    f"{tokens} rows; the model's word is used"
+                    f"{tokens} rows"
                 )
+                if newer:
+                    raise UnsupportedError(f"{newer}: {said}", hint=hint)
+                say(f"{said}; the model's word is used")
+            if newer:
+                say(f"{newer}: on the first {tokens} tokens its routers equal their recipes")
         return replace(result, inputs=None)
 
     return check
@@ -62,14 +73,10 @@ def check_routers(prepared: "Prepared", result: "Forwarded") -> Mapping[int, int
     folder = place_of(prepared.options.checkpoint)
     opened = open_checkpoint(str(folder))
     assert opened.config is not None
-    recipe = router_recipe(opened)
+    recipe = router_recipe(opened, version=str(prepared.provenance["transformers"]))
     assert result.inputs is not None
     hidden = {layer: states[:CHECKED_TOKENS].cpu() for layer, states in result.inputs.items()}
-    dtype = next(iter(hidden.values())).dtype
-    routers = {
-        layer: replace(router, weight_ED=router.weight_ED.to(dtype))
-        for layer, router in layer_routers(opened).items()
-    }
+    routers = layer_routers(opened)
     live_TLK = result.ids_TLK if result.live_TLK is None else result.live_TLK
     tokens = len(next(iter(hidden.values())))
     for layer in recipe.hash_layers:  # a table decides there

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import FormatError, MismatchError, UnsupportedError
-from ...routers.maths import route, router_logits, selection_scores, top_k
+from ...routers.maths import held_matrix, route, router_logits, select, selection_scores
 from ...routers.recipe import Recipe
 from ...routers.top_k import top_k_rows
 from ...routes import Routes, ids_dtype
@@ -153,7 +153,7 @@ def _selections(
     if by_table and (token_ids_T is None or router.table_VK is None):
         raise MismatchError("router inputs: no token ids or no table: a hash layer selects by them")
     device = router.weight_ED.device
-    router = _widened(recipe, router)
+    router = _widened(recipe, router, states_TD.dtype)
     chunk = max(1, CHUNK_BYTES // (4 * max(states_TD.shape[1], 8 * recipe.columns)))
     for begin in range(0, states_TD.shape[0], chunk):
         rows = slice(begin, min(begin + chunk, states_TD.shape[0]))
@@ -183,17 +183,20 @@ def _select(recipe: Recipe, logits_TE: Tensor, expert_bias_E: Tensor | None) -> 
     bias_E = expert_bias_E if recipe.expert_bias else None
     scores_TE, group_margin_T = selection_scores(recipe, logits_TE, bias_E)
     wide = scores_TE.dtype == torch.float64
-    if scores_TE.device.type != "cpu" or wide or recipe.tie != "lowest":
-        return _Rows(*top_k(scores_TE, recipe.top_k, recipe.tie), group_margin_T)
+    plain = recipe.tie == "lowest" and not recipe.each_group
+    if scores_TE.device.type != "cpu" or wide or not plain:
+        return _Rows(*select(recipe, scores_TE), group_margin_T)
     scores = scores_TE.detach().float().contiguous().numpy()
     ids_TK, margin_T = top_k_rows(scores, recipe.top_k)
     return _Rows(torch.from_numpy(ids_TK), torch.from_numpy(margin_T), group_margin_T)
 
 
-def _widened(recipe: Recipe, router: LayerRouter) -> LayerRouter:
+def _widened(recipe: Recipe, router: LayerRouter, model: torch.dtype) -> LayerRouter:
     """The router with its matrix in the dtype of the product, converted once for all chunks."""
-    wide = {"float32": torch.float32, "float64": torch.float64}.get(recipe.logits_dtype)
-    return router if wide is None else replace(router, weight_ED=router.weight_ED.to(wide))
+    weight_ED = held_matrix(recipe, router.weight_ED, model)
+    wide = torch.float32 if recipe.logits_dtype.startswith("float32") else None
+    wide = torch.float64 if recipe.logits_dtype == "float64" else wide
+    return replace(router, weight_ED=weight_ED if wide is None else weight_ED.to(wide))
 
 
 def check_router(

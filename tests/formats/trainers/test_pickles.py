@@ -357,7 +357,7 @@ class TestForeign:
         """A pickle of something else is refused by what it is."""
         path = tmp_path / "x.pkl"
         path.write_bytes(pickle.dumps(value))
-        with pytest.raises(FormatError, match="expected verl's or ROLL's DataProto") as caught:
+        with pytest.raises(FormatError, match="known form: verl's or ROLL's DataProto") as caught:
             open_dump(path, model=FACTS)
         assert str(caught.value).startswith(f"{path}: ")
 

@@ -502,13 +502,49 @@ def test_routers_are_checked_against_the_recipe(capsys, tmp_path, monkeypatch, f
     assert "disagree" not in plain.err
     read = recipes.recipe_from_config
     monkeypatch.setattr(
-        recipes, "recipe_from_config", lambda *of: replace(read(*of), n_group=1, topk_group=1)
+        recipes,
+        "recipe_from_config",
+        lambda *of, **more: replace(read(*of, **more), n_group=1, topk_group=1),
     )
     told = recompute(capsys, folder, tmp_path / "told.parquet")
     assert "layer 1: the model's router and the recipe disagree in " in told.err
     assert " of 3 rows; the model's word is used" in told.err
     same = diff(open_dump(tmp_path / "plain.parquet"), open_dump(tmp_path / "told.parquet"))
     assert same.rows_mismatched == 0
+    import transformers
+
+    monkeypatch.setattr(transformers, "__version__", "5.99.0")
+    done = run(capsys, *words(folder, tmp_path / "newer.parquet"))
+    assert (done.code, done.out) == (2, "")
+    assert "routectl: transformers 5.99.0 is newer than " in done.err
+    assert ": layer 1: the model's router and the recipe disagree in " in done.err
+    assert not {"newer.parquet", "newer.parquet.partial"} & {*written(tmp_path)}
+
+
+def test_a_newer_transformers_runs_where_its_routers_are_the_recipes(
+    capsys, tmp_path, monkeypatch, folder
+):
+    """It says so in one line, and gives the same routes; a family without a recipe is refused."""
+    import transformers
+
+    from routectl.routers import from_config
+
+    recompute(capsys, folder, tmp_path / "known.parquet")
+    monkeypatch.setattr(transformers, "__version__", "5.99.0")
+    told = recompute(capsys, folder, tmp_path / "newer.parquet")
+    newest = from_config.NEWEST
+    assert (
+        f"transformers 5.99.0 is newer than {newest}, the newest that is verified: on the first 3 "
+        "tokens its routers equal their recipes"
+    ) in told.err
+    both = (open_dump(tmp_path / name) for name in ("known.parquet", "newer.parquet"))
+    assert diff(*both).rows_mismatched == 0
+    monkeypatch.setattr(from_config, "FAMILIES", {})
+    done = run(capsys, *words(folder, tmp_path / "none.parquet"))
+    assert (done.code, done.out) == (2, "")
+    assert "routectl: transformers 5.99.0 is newer than " in done.err
+    assert ": routers not checked: " in done.err
+    assert "none.parquet" not in written(tmp_path)
 
 
 @pytest.mark.parametrize(
