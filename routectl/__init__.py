@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .dump import Dump, DumpMeta, Sample, WeightSpan
     from .errors import FormatError, MismatchError, RoutectlError, UnsupportedError
     from .formats import open_dump
+    from .formats.documents.facts import Physical
     from .forward.live import Proof, Recorder, record, replay
     from .jobs.capture import CaptureRequest
     from .jobs.check.request import CheckRequest
@@ -116,6 +117,7 @@ _HOMES = {
     "PackRequest": "jobs.pack.request",
     "Packed": "ops.pack.pack",
     "Packing": "layouts.packing",
+    "Physical": "formats.documents.facts",
     "Pipeline": "layouts.pipeline",
     "Plan": "layouts.plan",
     "PredictFitRequest": "jobs.predict.request",
@@ -217,6 +219,7 @@ __all__ = [
     "PackRequest",
     "Packed",
     "Packing",
+    "Physical",
     "Pipeline",
     "Plan",
     "PredictFitRequest",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..reports.diff.schema import DiffDocument
+    from ..reports.show.schema import LoadsDocument
 
 __all__ = ["diff_command"]
 
@@ -29,6 +30,10 @@ def diff_command(line: CommandLine) -> int:
     Where a side has margins, mismatched rows are split into ties (margin 0), near-ties (up to
     --eps) and clear flips; the smallest margin known counts, of experts or of groups.
 
+    Where a side has counts of experts and no routes (SGLang's recorder, modes stat and per_pass),
+    the loads of the two are compared, and nothing else: load-only; 0 where their shares are the
+    same, 1 where not.
+
     Metrics for thresholds: mismatch, overlap, order, zero_overlap, tie, near, clear,
     margin_coverage, load_shift, load_js, max_vio_old, max_vio_new, min_vio_old, min_vio_new,
     avg_vio_old, avg_vio_new, rows_mismatched, rows_missing (these take @LAYER, or @* for every
@@ -45,6 +50,9 @@ def diff_command(line: CommandLine) -> int:
     if request.share.partial is not None:
         voices.tell_saved(document)
         return 0
+    if document["schema"] == "routectl.loads/1":
+        voices.tell(document, _render_loads)
+        return voices.code(document)
     voices.tell(document, _render)
     refuse_incomparable(document)
     return voices.code(document)
@@ -55,3 +63,9 @@ def _render(document: "DiffDocument", console: "Console") -> None:
     from ..reports.diff.text import render_diff
 
     render_diff(document, console)
+
+
+def _render_loads(document: "LoadsDocument", console: "Console") -> None:
+    from ..reports.show.loads import render_loads
+
+    render_loads(document, console)

@@ -20,8 +20,11 @@ def show_command(line: CommandLine) -> int:
     Of a checkpoint (an HF folder of safetensors, or one of Megatron's), from its headers alone:
     format, MoE layers, K, E, the routers' dtypes, sizes by dtype and by layer.
 
+    Of counts of experts alone (SGLang's recorder, modes stat and per_pass): their load, load-only.
+
     Of a dump that does not say its model, where --model does not either: what can be told without.
     """
+    from ..reports.show.loads import render_loads
     from ..reports.show.outline import render_outline
     from ..reports.show.text import render_checkpoint, render_summary
 
@@ -37,6 +40,7 @@ def show_command(line: CommandLine) -> int:
     views: dict[str, Any] = {
         "show": render_summary,
         "outline": render_outline,
+        "loads": render_loads,
         "checkpoint": render_checkpoint,
     }
     kind = document["schema"].removeprefix("routectl.").removesuffix("/1")

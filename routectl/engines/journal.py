@@ -35,11 +35,14 @@ class _Place:
     engine_id: str | None
 
 
+_ASIDE = {"model", "return_weight_versions"}  # the same is sampled whatever they are
+
+
 def _differing(asked: Any, now: Mapping[str, Any]) -> str | None:
-    """The first field in which two bodies differ, beside the model's name; None where none does."""
+    """The first field in which two bodies ask for other samples; None where none does."""
     if not isinstance(asked, dict):
         return "its request is no object"
-    for name in sorted({*asked, *now} - {"model"}):
+    for name in sorted({*asked, *now} - _ASIDE):
         was, is_now = asked.get(name), now.get(name)
         if name == "sampling_params" and isinstance(was, dict) and isinstance(is_now, dict):
             if inner := _differing(was, is_now):

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import RoutectlError
 from .server import Server
 
-__all__ = ["check_places", "ignored_fields"]
+__all__ = ["check_places", "ignored_fields", "tells_versions"]
 
 
 def _names(text: str) -> frozenset[str]:
@@ -146,9 +146,20 @@ def check_places(
             )
 
 
-def _is_before(version: str | None, since: tuple[int, int]) -> bool:
+def _number(version: str | None) -> tuple[int, ...] | None:
+    """The first two numbers of a version; None where it is not known."""
     parts = (version or "").split(".")[:2]
-    return len(parts) == 2 and all(p.isdecimal() for p in parts) and (*map(int, parts),) < since
+    return (*map(int, parts),) if len(parts) == 2 and all(p.isdecimal() for p in parts) else None
+
+
+def tells_versions(server: Server) -> bool:
+    """Whether a server is known to tell weight versions in completions and chat when it is asked.
+
+    Source: vLLM 0.33.0, entrypoints/openai (``return_weight_versions``); 0.32 passes over it.
+    """
+    number = _number(server.version)
+    name = "return_weight_versions"
+    return server.engine == "vllm" and number is not None and number >= _SINCE["vllm", name]
 
 
 def ignored_fields(server: Server, endpoint: str, body: Mapping[str, Any]) -> list[str]:
@@ -160,7 +171,8 @@ def ignored_fields(server: Server, endpoint: str, body: Mapping[str, Any]) -> li
     told = []
     for name in body:
         since = _SINCE.get((engine, name))
-        if since is not None and _is_before(server.version, since):
+        number = _number(server.version)
+        if since is not None and number is not None and number < since:
             told.append(
                 f"{name}: {server.name} ignores it, {engine} {since[0]}.{since[1]} does not"
             )

@@ -1,7 +1,7 @@
 """What an endpoint is asked: one request a sample, its body as the engine's documents have it.
 
 Source: SGLang 0.5.23, managers/io_struct.py and entrypoints/openai/protocol.py; vLLM 0.32.0,
-entrypoints/openai and scale_out/token_in_token_out/protocol.py.
+entrypoints/openai and scale_out/token_in_token_out/protocol.py; vLLM 0.33.0 for weight versions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import RoutectlError
-from .parameters import check_places
+from .parameters import check_places, tells_versions
 from .prompts import Prompt
 from .server import ENDPOINTS, Server, endpoint_for
 
@@ -104,6 +104,8 @@ def _openai(prompt: Prompt, options: dict[str, Any], server: Server) -> dict[str
         body["return_routed_experts"] = True
         if chat:
             body |= {"return_meta_info": True, "return_prompt_token_ids": True}
+    if tells_versions(server):
+        body["return_weight_versions"] = True
     return body
 
 

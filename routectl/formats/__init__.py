@@ -10,7 +10,7 @@ from ..dump import Dump, Sample
 from ..errors import FormatError, MismatchError, UnsupportedError
 from ..files.places import glob_places, pinned, place_of
 from ..limits import limits, within
-from .documents.facts import Guess, Model, Otherwise
+from .documents.facts import Guess, Model, Otherwise, Physical
 from .documents.kinds import sniff_binary
 
 if TYPE_CHECKING:
@@ -49,6 +49,20 @@ def _kind(path: Path, forced: str | None) -> str | None:
 
 
 def _open_file(
+    path: Path,
+    model: Model,
+    form: str | None,
+    start: int | None,
+    base: "Dump | TokenDictionary | str | Path | None",
+    tokens: str | Path | None,
+) -> Dump:
+    """A file; physical ids, which ``Physical`` says that it has, as logical ones."""
+    dump = _opened(path, model, form, start, base, tokens)
+    by_itself = dump.meta.format != "native" and "expert_map" in dump.meta.provenance
+    return dump if by_itself else _mapped(dump, model)
+
+
+def _opened(
     path: Path,
     model: Model,
     form: str | None,
@@ -99,6 +113,8 @@ def open_tokens(path: str | Path, *, model: Model = None) -> Dump | Sequence[Sam
     given = read_tokens(place_of(path))
     if given is not None:
         return given
+    if isinstance(model, Physical):
+        model = model.model
     return open_dump(
         path, model=Guess() if model is None or isinstance(model, Otherwise) else model
     )
@@ -129,7 +145,8 @@ def open_dump(
 
     model   an HF config.json, a folder with one, ``org/name`` of the local HF cache, the sizes
             ``"LAYERS,K,E"``, or ModelFacts; Otherwise for what does not say its own; None to take
-            what the file or its folder says.
+            what the file or its folder says. Physical of any of these, with a map of experts or
+            the path of one, where ids are of physical experts: they are read as logical ones.
     format  one of FORMATS; None to sniff the content, then the name.
     start   position of row 0 for samples that do not say it.
     base    the dump that native files of codec delta were coded against; None to take the path in
@@ -144,6 +161,7 @@ def open_dump(
         raise UnsupportedError(f"format {format!r} is not known: {', '.join(FORMATS)}")
     if "\0" in str(path):
         raise FormatError(f"{path}: a NUL in it: no file is named so")
+    model = _with_map(model)
     at = pinned(place_of(path))
     files = _listed(at)
     if files is None:
@@ -152,11 +170,31 @@ def open_dump(
         opener = partial(
             _open_file, model=model, form=format, start=start, base=base, tokens=tokens
         )
-        dump = _open_folder(at, files, opener)
+        dump = _open_folder(at, files, opener, model)
     return dump.read_within(partial(within, limits()))
 
 
-def _open_folder(path: Path, files: list[Path], opener: Callable[[Path], Dump]) -> Dump:
+def _with_map(model: Model) -> Model:
+    """The model, the map of its physical experts read where a path names it."""
+    if not isinstance(model, Physical) or not isinstance(model.experts, str | Path):
+        return model
+    from .experts.maps import read_expert_map
+
+    return Physical(model.model, read_expert_map(model.experts))
+
+
+def _mapped(dump: Dump, model: Model) -> Dump:
+    """A dump of a form that knows nothing of maps, with logical ids where there is one."""
+    if not isinstance(model, Physical):
+        return dump
+    from .experts.mapped import mapped
+    from .experts.maps import ExpertMap
+
+    assert isinstance(model.experts, ExpertMap)
+    return mapped(dump, model.experts)
+
+
+def _open_folder(path: Path, files: list[Path], opener: Callable[..., Dump], model: Model) -> Dump:
     """Files of a folder or a glob, or what an ART bundle's manifest names, as one dump.
 
     Of a folder of router traces the traces alone: what is beside them is theirs.
@@ -165,8 +203,12 @@ def _open_folder(path: Path, files: list[Path], opener: Callable[[Path], Dump]) 
 
     manifest = find_bundle(files) if path.is_dir() else None
     if manifest is not None:
-        return open_bundle(path, manifest)
+        return _mapped(open_bundle(path, manifest), model)
     from ..checkpoints.router_trace import trace_files
+    from .trainers.routing_store import is_layer_store
+
+    if path.is_dir() and is_layer_store(files):
+        return partial(opener, form="pickle")(path)
     from .folder import join_files
 
     if path.is_dir() and (traces := trace_files(path)):

@@ -21,7 +21,7 @@ def asked_of(request: Any) -> "AskedEntry":
     options: list[list[str]] = []
     for one, about in options_of(type(request)):
         value = getattr(request, one.name)
-        if about.shared or about.flag == "save" or value in (None, one.default):
+        if about.aside or about.flag == "save" or value in (None, one.default):
             continue
         values = value if isinstance(value, tuple) else (value,)
         if not all(isinstance(each, str | int | float | PurePath) for each in values):

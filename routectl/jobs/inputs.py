@@ -14,7 +14,7 @@ __all__ = ["STDIN", "Input", "parse_input"]
 STDIN = "/dev/stdin"  # with options, the same as -
 _MARK = "::"
 _NEXT = re.compile(r",(?=[a-z_-]+=)")
-_KNOWN = ("start", "format", "base", "tokens", "dictionary")
+_KNOWN = ("start", "format", "base", "tokens", "dictionary", "expert_map")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Input:
     base    the dump that native files of codec delta were coded against; it may have options too
     tokens  a second file with the tokens of a torch file of layers, or of a router trace
     dictionary  what native files of codec token were coded with
+    expert_map  the logical expert of each physical one, whose ids the dump has
     """
 
     path: str
@@ -34,6 +35,7 @@ class Input:
     base: str | None = None
     tokens: str | None = None
     dictionary: str | None = None
+    expert_map: str | None = None
 
     def __str__(self) -> str:
         said = [f"{key}={getattr(self, key)}" for key in _KNOWN if getattr(self, key) is not None]
@@ -44,8 +46,9 @@ class Input:
         base = None if self.base is None else str(parse_input(self.base).placed(change))
         tokens = None if self.tokens is None else change(self.tokens)
         dictionary = None if self.dictionary is None else change(self.dictionary)
-        path = change(self.path)
-        return replace(self, path=path, base=base, tokens=tokens, dictionary=dictionary)
+        experts = None if self.expert_map is None else change(self.expert_map)
+        found = replace(self, path=change(self.path), base=base, tokens=tokens)
+        return replace(found, dictionary=dictionary, expert_map=experts)
 
 
 def parse_input(text: str, exists: Callable[[str], bool] = is_there) -> Input:

@@ -53,6 +53,7 @@ class Option:
     choices     the values that it has, or each of a tuple has; another is refused with the list
     suggests    what completion offers where values are not a closed list, made when it is asked
     shared      told once in ``routectl --help``, and by its name alone in a command's
+    decides     of a shared one: it changes what the answer is, not only how and where it is made
     """
 
     help: str | None
@@ -65,6 +66,12 @@ class Option:
     choices: Sequence[str] = ()
     suggests: Callable[[], Sequence[str]] | None = None
     shared: bool = False
+    decides: bool = False
+
+    @property
+    def aside(self) -> bool:
+        """Whether the same is answered whatever its value."""
+        return self.shared and not self.decides
 
     @property
     def named(self) -> str:

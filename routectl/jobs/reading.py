@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..codecs.dictionary import TokenDictionary
     from ..dump import Dump
-    from ..formats.documents.facts import Guess, Model, Otherwise
+    from ..formats.documents.facts import Guess, Logical, Otherwise
     from ..ops.diff.thresholds import Threshold
 
 __all__ = [
@@ -53,6 +53,7 @@ class Reading:
     """What dumps do not say themselves; of each dump, ``PATH::start=0`` says it too, and wins.
 
     model   as ``open_dump`` takes it: it holds for every dump
+    expert_map  a file with the logical expert of each physical one, whose ids the dumps have
     start   position of row 0
     format  a name that ``open_dump`` knows
     base    the dump that native files of codec delta were coded against
@@ -61,6 +62,9 @@ class Reading:
     """
 
     model: str | Path | ModelFacts | None = option(None, **MODEL)
+    expert_map: Path | None = option(
+        None, shared=True, decides=True, metavar="FILE", help="Logical experts of physical ids."
+    )
     start: int | None = None
     format: str | None = None
     base: str | None = None
@@ -89,6 +93,8 @@ class Reading:
             start=self.start if own.start is None else own.start,
             format=own.format or self.format,
             base=own.base or (None if own.dictionary else self.base),
+            expert_map=own.expert_map
+            or (None if self.expert_map is None else str(self.expert_map)),
         )
 
     def open(
@@ -102,10 +108,11 @@ class Reading:
         if isinstance(path, HeldDump):
             return path.dump
         named = self.input(path)
-        if self.model is not None:
-            return open_input(named, self.facts)
-        dump = open_input(named, otherwise)
-        _say_source(dump, named.path, otherwise, progress)
+        dump = open_input(named, otherwise if self.model is None else self.facts)
+        if self.model is None:
+            _say_source(dump, named.path, otherwise, progress)
+        if named.expert_map is not None:
+            progress.note(f"logical ids of {named.path} by {dump.meta.provenance['expert_map']}")
         return dump
 
     def open_sides(
@@ -168,27 +175,29 @@ def _say_source(
         progress.note(f"model of {path} from {source}")
 
 
-def open_input(named: "Input | str", model: "Model" = None) -> "Dump":
+def open_input(named: "Input | str", model: "Logical" = None) -> "Dump":
     """Open a dump that the user named, and the base of one that was coded against another.
 
     ``-`` is standard input.
     """
     from ..formats import open_dump
+    from ..formats.documents.facts import Physical
     from .stdin import file_of
 
     one = parse_input(named) if isinstance(named, str) else named
     source = file_of(one.path)
     base = coded_against(one, model)
     tokens = None if one.tokens is None else file_of(one.tokens)
+    known = model if one.expert_map is None else Physical(model, file_of(one.expert_map))
     dump = open_dump(
-        source, model=model, format=one.format, start=one.start, base=base, tokens=tokens
+        source, model=known, format=one.format, start=one.start, base=base, tokens=tokens
     )
     if source != one.path:
         dump.meta = replace(dump.meta, path=one.path)
     return dump
 
 
-def coded_against(one: Input, model: "Model" = None) -> "Dump | TokenDictionary | str | None":
+def coded_against(one: Input, model: "Logical" = None) -> "Dump | TokenDictionary | str | None":
     """What a native file that the user named was coded against or with, where that is named."""
     if one.dictionary is not None:
         from ..formats.native.dictionaries import read_dictionary
@@ -204,7 +213,7 @@ def reachable(text: str) -> str:
     return text if isinstance(text, HeldDump) else str(parse_input(text).placed(file_of))
 
 
-def _base_of(text: str, model: "Model") -> "Dump | str":
+def _base_of(text: str, model: "Logical") -> "Dump | str":
     """A base: its path, which is opened where it is needed; with options, the dump."""
     from ..formats.documents.facts import Otherwise
     from .stdin import file_of

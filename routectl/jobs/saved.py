@@ -125,7 +125,12 @@ def _types() -> dict[str, Any]:
     from ..reports.pack.schema import VerifyDocument
     from ..reports.predict.schema import PredictDocument
     from ..reports.recompute.schema import RecomputeDocument
-    from ..reports.show.schema import CheckpointDocument, OutlineDocument, ShowDocument
+    from ..reports.show.schema import (
+        CheckpointDocument,
+        LoadsDocument,
+        OutlineDocument,
+        ShowDocument,
+    )
     from ..reports.staleness.schema import SeriesDocument, StalenessDocument
 
     return {
@@ -136,6 +141,7 @@ def _types() -> dict[str, Any]:
         "routectl.show/1": ShowDocument,
         "routectl.checkpoint/1": CheckpointDocument,
         "routectl.outline/1": OutlineDocument,
+        "routectl.loads/1": LoadsDocument,
         "routectl.predict/1": PredictDocument,
         "routectl.recompute/1": RecomputeDocument,
         "routectl.verify/1": VerifyDocument,

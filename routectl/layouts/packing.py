@@ -66,7 +66,8 @@ class Packing:
     bucket           the stream is padded to a multiple of this (verl's pad_to_length_bucket)
     form             thd: samples end to end; bshd: each padded to S, S-major as Megatron flattens
                      them; bshd-b-major: the same places sample by sample, which is what some
-                     trainers feed and no Megatron router expects (docs/layouts.md)
+                     trainers feed and no Megatron router expects (docs/layouts.md). A framework
+                     that has one of these alone (NeMo-RL's Automodel) has it unasked
     seq_len          S of BSHD; None for the longest sample, rounded up
     plan             which samples form which micro-batch on which data-parallel rank; None when
                      ``lens`` is one micro-batch
@@ -95,6 +96,8 @@ class Packing:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lens", tuple(int(n) for n in self.lens))
+        if self.form == "thd" and self.framework in FRAMEWORKS:
+            object.__setattr__(self, "form", self.rule.form)
         if self.padded_lens is not None:
             object.__setattr__(self, "padded_lens", tuple(int(n) for n in self.padded_lens))
         _check_options(self)
@@ -120,9 +123,14 @@ class Packing:
         return own if self.sample_multiple is None else self.sample_multiple
 
     @property
+    def fed(self) -> tuple[int, ...]:
+        """Tokens of each sample that the model is fed, and that have a place: all, or N - 1."""
+        return tuple(n - self.rule.unfed for n in self.lens)
+
+    @property
     def padded_seq_len(self) -> int:
         """S of BSHD: ``seq_len``, or the longest sample rounded up to what tp and cp need."""
-        return self.seq_len or rules.bshd_len(self.rule, tuple(self.lens), self.sizes)
+        return self.seq_len or rules.bshd_len(self.rule, self.fed, self.sizes)
 
     @property
     def sizes(self) -> Sizes:
@@ -134,8 +142,8 @@ class Packing:
 
     @cached_property
     def cu_seqlens(self) -> Ints:
-        """Cumulative token counts without padding, int64 [B + 1]."""
-        return np.cumsum([0, *self.lens])
+        """Cumulative counts of the tokens that are fed, without padding, int64 [B + 1]."""
+        return np.cumsum([0, *self.fed])
 
     @cached_property
     def cu_seqlens_padded(self) -> Ints:
@@ -144,7 +152,7 @@ class Packing:
             return np.arange(len(self.lens) + 1) * self.padded_seq_len
         if self.padded_lens is not None:
             return np.cumsum([0, *self.padded_lens])
-        return np.cumsum([0, *rules.padded_lens(self.rule, tuple(self.lens), self.sizes)])
+        return np.cumsum([0, *rules.padded_lens(self.rule, self.fed, self.sizes)])
 
     @property
     def num_local_rows(self) -> int:
@@ -233,11 +241,26 @@ class Packing:
 
     def runs(self, cp_rank: int = 0, tp_rank: int | None = None) -> list[Run]:
         """The rank's rows that hold tokens, as runs; the other rows are padding."""
-        held = self._held(cp_rank, tp_rank)
         rows = [self.num_routes(i) for i in range(len(self.lens))]
+        return self._runs(self._held(cp_rank, tp_rank), rows)
+
+    def _runs(self, held: list[tuple[int, int]], rows: list[int]) -> list[Run]:
         if self.form == "thd":
             return thd_runs(held, self.cu_seqlens_padded, rows)
         return bshd_runs(held, rows, s_major=self.form == "bshd")
+
+    def places(self, cp_rank: int = 0, tp_rank: int | None = None) -> list[Run]:
+        """All of the rank's rows as runs: a sample's padding is positions behind its tokens, and
+        padding behind all samples is more of the last one's.
+        """
+        widths = np.diff(self.cu_seqlens_padded)
+        runs = self._runs(self._held(cp_rank, tp_rank), widths.tolist())
+        last = len(self.lens) - 1
+        beyond = int(widths[last]) if len(self.lens) else 0
+        return [
+            run if run.sample <= last else run._replace(sample=last, position=beyond + run.position)
+            for run in runs
+        ]
 
     def local_rows(self, cp_rank: int = 0, tp_rank: int | None = None) -> Ints:
         """(sample, position) of each local row, -1 -1 for padding; int64 [R, 2].
@@ -314,6 +337,7 @@ def _check_options(packing: Packing) -> None:
     rules.check_fp8(packing.framework, packing.fp8)
     if packing.form not in FORMS:
         raise ValueError(f"form {packing.form!r} is not known: {', '.join(FORMS)}")
+    rules.check_form(packing.framework, packing.form, packing.tp, packing.cp)
     if packing.form == "thd":
         if packing.seq_len is not None:
             raise ValueError(f"form thd has no seq_len, got {packing.seq_len}")
@@ -341,7 +365,7 @@ def _check_padded_lens(packing: Packing) -> None:
         raise ValueError(f"padded_lens says the padding: {beside[0]} has no effect beside it")
     if len(places) < len(packing.lens):
         raise ValueError(f"padded_lens has {len(places)} places for {len(packing.lens)} samples")
-    for i, (n, held) in enumerate(zip(places, packing.lens, strict=False)):
+    for i, (n, held) in enumerate(zip(places, packing.fed, strict=False)):
         if n < held:
             raise ValueError(f"sample {i}: {held} tokens in {n} places")
     if sum(places) % (packing.tp * packing.cp):
@@ -361,7 +385,7 @@ def _check_fit(packing: Packing) -> None:
             f"{packing.framework} needs for tp {tp}, cp {cp}"
         )
     if packing.form != "thd":
-        longest = max(packing.lens, default=0)
+        longest = max(packing.fed, default=0)
         rules.check_bshd(packing.padded_seq_len, packing.sizes, longest, packing.is_zigzag)
     elif packing.is_zigzag:
         places = np.diff(packing.cu_seqlens_padded).tolist()

@@ -21,6 +21,7 @@ __all__ = [
     "Sizes",
     "bshd_len",
     "check_bshd",
+    "check_form",
     "check_fp8",
     "padded_lens",
     "replay_dtype",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 FP8_RECIPES = {"blockwise": 128, "mxfp8": 32, "tensorwise": 16}  # rows in a scaling block
-PADDINGS = ("zero", "arange", "spread", "minus-one")  # what padding rows hold
+PADDINGS = ("zero", "arange", "spread", "minus-one", "repeat", "random")  # what padding rows hold
 DTYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 DEFAULT_PAD_MULTIPLIER = 128  # slime's and miles' data_pad_size_multiplier
 _PAGE_ROWS = 256  # AReaL's N_TOKENS_PER_PAGE
@@ -50,10 +51,13 @@ class Rule:
     extends    total padding belongs to the last sample; otherwise it is one more sequence
     fp8        whose fp8 padding, None where there is none
     dtype      of the replay tensor; ``signed`` and ``unsigned`` are the narrowest that holds E,
-               ``value`` is uint8 where the batch's greatest id is at most 255, else int16
+               ``value`` is uint8 where the batch's greatest id is at most 255, else int16,
+               ``byte`` is uint8 for E <= 256, else int32
     padding    the policy of its own padding rows
     alone      the framework whose rule holds where cp is 1, None for this one
     moe_last   an integer moe_layer_freq N makes the last of each N layers MoE, not the first
+    unfed      the last token of a sample has no place either: the model is fed N - 1 tokens
+    form       how the framework lays samples out where it has one way alone, else thd
     """
 
     order: str
@@ -66,15 +70,17 @@ class Rule:
     padding: str = "zero"
     alone: str | None = None
     moe_last: bool = False
+    unfed: bool = False
+    form: str = "thd"
 
 
 _ZIGZAG = ("tp", "pieces")
 _CONTIGUOUS = ("tp", "cp")
 
 
-def _slime(order: str, sample: tuple[str, ...], padding: str) -> Rule:
-    """slime's rule, of which miles and Relax are descendants."""
-    return Rule(order, sample, ("tp", "cp", "mult"), True, False, None, "int32", padding)
+def _slime(order: str, sample: tuple[str, ...], padding: str, dtype: str = "int32") -> Rule:
+    """slime's rule, of which miles, Relax and vime are descendants."""
+    return Rule(order, sample, ("tp", "cp", "mult"), True, False, None, dtype, padding)
 
 
 _SKYRL = Rule("zigzag", _ZIGZAG, fp8="skyrl", dtype="int32", padding="arange")
@@ -86,8 +92,11 @@ _SWIFT = Rule("zigzag", ("pieces",), ("tp", "cp"), extends=False, fp8="ms-swift"
 # fill_replay_data; Relax (of slime) fill_routing_replay and maybe_padded_total_lengths, which
 # pads for the VL bridge under CP alone; ms-swift 4.6 get_padding_to and cp_partition_mode with
 # mcore_bridge 1.6.5 split_cp_inputs; prime-rl shard_for_cp; ROLL's sequence packing guide and
-# get_routed_experts_dtype; AReaL 4aef98d8 pad_packed_tensor_dict,
-# preprocess_packed_seqs_context_parallel and, for moe_layer_freq, its pipeline_parallel;
+# get_routed_experts_dtype; AReaL cbff54d6 pad_packed_tensor_dict,
+# split_packed_seqs_for_context_parallel and, for moe_layer_freq, its pipeline_parallel, its #1496
+# _pack_routing_to_padded_order (r3/layout.py); vime 2b83ea20
+# prepare_routed_experts_for_routing_replay; xtuner b934f462 _packing and SequenceContext.split;
+# NeMo-RL models/automodel/router_replay.py microbatch_routed_experts and replay_routes;
 # Megatron-Core 0.16.1 get_thd_batch_on_this_cp_rank.
 _RULES = {
     "verl": Rule("zigzag", _ZIGZAG, fp8="verl", dtype="int16"),
@@ -95,19 +104,36 @@ _RULES = {
     "skyrl": _SKYRL,
     "skyrl-0.3": replace(_SKYRL, fp8="skyrl-0.3", padding="zero"),
     "nemo-rl": Rule("zigzag", _ZIGZAG, fp8="nemo-rl", dtype="signed", padding="arange"),
+    "nemo-rl-automodel": Rule(
+        "contiguous", (), dtype="signed", padding="minus-one", form="bshd-b-major"
+    ),
     "slime": _slime("zigzag", ("pieces",), "spread"),
     "slime-allgather": _slime("contiguous", (), "spread"),
     "miles": _slime("zigzag", ("pieces",), "minus-one"),
     "miles-allgather": _slime("contiguous", (), "minus-one"),
     "relax": _slime("zigzag", ("pieces",), "spread"),
     "relax-vl": Rule("zigzag", _ZIGZAG, last=True, dtype="int32", padding="spread", alone="relax"),
+    "vime": _slime("zigzag", ("pieces",), "spread", "byte"),
+    "vime-allgather": _slime("contiguous", (), "spread", "byte"),
     "ms-swift": _SWIFT,
     "ms-swift-contiguous": replace(_SWIFT, order="contiguous"),
     "roll": Rule("zigzag", _ZIGZAG, dtype="value"),
     "areal": Rule(
-        "zigzag", _ZIGZAG, ("page",), extends=False, fp8="areal", dtype="int32", moe_last=True
+        *("zigzag", _ZIGZAG, ("page",)),
+        extends=False,
+        fp8="areal",
+        dtype="int32",
+        padding="repeat",
+        moe_last=True,
     ),
     "prime-rl": Rule("contiguous", (), ("tp", "cp"), extends=False, dtype="unsigned"),
+    "xtuner": Rule(
+        *("contiguous", (), ("tp", "cp")),
+        last=True,
+        extends=False,
+        padding="random",
+        unfed=True,
+    ),
     "ulysses": Rule("contiguous", (), ("tp", "cp"), extends=False),
     "megatron": Rule("zigzag", _ZIGZAG, padding="spread"),
 }
@@ -120,6 +146,18 @@ def rule_of(framework: str, cp: int = 1) -> Rule:
         raise ValueError(f"framework {framework!r} is not known: {', '.join(FRAMEWORKS)}")
     rule = _RULES[framework]
     return _RULES[rule.alone] if rule.alone is not None and cp == 1 else rule
+
+
+def check_form(framework: str, form: str, tp: int, cp: int) -> None:
+    """Raise ValueError where a framework that lays samples out in one way is asked for another."""
+    own = rule_of(framework).form
+    if own == "thd":
+        return
+    if form != own:
+        raise ValueError(f"{framework} has form {own}, got {form}")
+    for name, size in {"tp": tp, "cp": cp}.items():
+        if size != 1:
+            raise ValueError(f"{framework} has no {name}, got {size}")
 
 
 def check_fp8(framework: str, recipe: str | None) -> None:
@@ -252,6 +290,8 @@ def replay_dtype(
         return np.dtype(np.uint8 if last <= 255 else np.int16)
     if rule.dtype == "unsigned":
         return np.dtype(np.uint8) if num_experts <= 256 else np.dtype(np.uint16)
+    if rule.dtype == "byte":
+        return np.dtype(np.uint8 if num_experts <= 256 else np.int32)
     if rule.dtype == "signed":
         return np.dtype(
             np.int8 if num_experts <= 128 else np.int16 if num_experts <= 32768 else np.int32

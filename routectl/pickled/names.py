@@ -8,7 +8,8 @@ Sources: torch 2.13 (distributed.checkpoint.metadata, .planner, .filesystem; _ut
 serialization), megatron-core 0.15.3 (dist_checkpointing.strategies.torch.MCoreMetadata) and
 0.16.1, verl 0.9.1 (protocol), ROLL 8eb27cc2 (distributed.scheduler.protocol), SkyRL 0.3.0 and
 0.4.0 (backends.skyrl_train.training_batch), tensordict 0.15 (_reductions), numpy 2.4 (_core), slime
-624b824a (utils.tensor_store), torch 2.13 (nested._internal.nested_tensor).
+624b824a (utils.tensor_store), vime 2b83ea20 (data.tensor), xtuner b934f462 (data_proto.rl_data,
+rl.replay_buffer), torch 2.13 (nested._internal.nested_tensor).
 """
 
 from collections.abc import Mapping
@@ -157,12 +158,17 @@ def _of_type(maker: Any, _type: Any, args: Any, _state: Any) -> Any:
 
 
 _NESTED = "torch.nested._internal.nested_tensor"
-_DUMPS = {  # of slime's samples, and of verl's TensorDict of nested tensors
+_DUMPS = {  # of slime's and vime's samples, and of verl's TensorDict of nested tensors
     "torch": ("device", "Tensor"),
     "__builtin__": ("set",),
     "builtins": ("set",),
     "numpy": ("ndarray", "dtype"),
     "slime.utils.tensor_store": ("DiskTensorRef",),
+    "vime.data.tensor": ("DiskTensorRef",),
+    "xtuner.v1.data_proto.rl_data": (
+        *("RolloutState", "Status", "SampleParams", "RolloutToolCall", "RolloutFunctionCall"),
+    ),
+    "xtuner.v1.rl.replay_buffer": ("SerializedRayObjectRef",),
     "tensordict._reductions": ("_make_td",),
     "tensordict._td": ("TensorDict",),
     "tensordict.tensorclass": ("NonTensorData", "NonTensorStack"),
@@ -177,6 +183,6 @@ DUMPS: Names = {  # and the makers of tensors, which torch_files.py adds; by "*"
     ("torch.storage", "UntypedStorage"): StoredDType("U8"),
     **_PLAIN,
     ("torch._tensor", "_rebuild_from_type_v2"): PickledCall(_of_type),
-    ("xtuner", "*"): "xtuner pickles its own classes, with references into a Ray cluster in them",
+    ("xtuner", "*"): "of xtuner's classes the states of debug_rollout_<step>.pt alone are read",
     ("ray", "*"): "references into a Ray cluster, which no file holds",
 }

@@ -16,6 +16,7 @@ MARKS = {
     "staleness.terminal.txt": [pytest.mark.slow],  # staleness.pipe.txt has the same figures
     "staleness.wide.txt": [pytest.mark.slow],
     "ci.md": [pytest.mark.slow],  # ci.txt runs the same checks
+    "a-training-run.md": [pytest.mark.slow],  # its commands are on other pages too
     "ci.terminal.txt": [pytest.mark.slow],
     "routectl-ci.baseline.json": [pytest.mark.slow],
 }

@@ -410,26 +410,40 @@ def test_a_shared_experts_slot_in_a_trainers_grid(tmp_path):
         assert (finding.code, finding.samples) == (code, 1)
 
 
-@pytest.mark.parametrize("rows", [ROWS, 3])
-def test_lightllm_answers(tmp_path, rows):
-    """lightllm's /generate has arrays [layers, rows, top_k] and counts of its own names; with as
-    many rows as layers it is the engine that tells the axes."""
-    ids = some_ids(rows, seed=6)
-    document = {
+def lightllm_answer(ids, rows):
+    """What lightllm's /generate answers, with its counts' own names."""
+    return {
         "request": {"inputs": "...", "parameters": {"return_routed_experts": True}},
         "response": {
             "generated_text": ["..."],
             "count_output_tokens": rows - 1,
             "finish_reason": "length",
             "prompt_tokens": 2,
-            "routed_experts": as_object(turned(ids)),
+            "routed_experts": as_object(ids),
         },
     }
-    dump = open_dump(write_lines(tmp_path / "x.jsonl", [document]))
+
+
+@pytest.mark.parametrize("axes", [np.asarray, turned])
+def test_lightllm_answers(tmp_path, axes):
+    """lightllm's /generate has arrays [rows, layers, top_k], in older ones [layers, rows, top_k],
+    and counts of its own names; which it is follows from the counts.
+    """
+    ids = some_ids(ROWS, seed=6)
+    answer = lightllm_answer(axes(ids), ROWS)
+    dump = open_dump(write_lines(tmp_path / "x.jsonl", [answer]))
     (sample,) = dump
     np.testing.assert_array_equal(sample.routes.ids_TLK, ids)
-    assert (dump.meta.engine, sample.num_tokens, sample.routes.start) == ("lightllm", rows + 1, 0)
+    assert (dump.meta.engine, sample.num_tokens, sample.routes.start) == ("lightllm", ROWS + 1, 0)
     assert check(dump).findings == ()
+
+
+def test_lightllm_answers_of_as_many_rows_as_layers(tmp_path):
+    """With as many rows as layers nothing tells lightllm's axes, and they are not guessed."""
+    answer = lightllm_answer(some_ids(3, seed=6), 3)
+    dump = open_dump(write_lines(tmp_path / "x.jsonl", [answer]))
+    with pytest.raises(FormatError, match=r"lightllm writes .* before: both fit"):
+        dump[0]
 
 
 def test_damaged_samples_in_a_document(tmp_path, capsys):

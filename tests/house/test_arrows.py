@@ -36,11 +36,14 @@ MAY_IMPORT = {
     "engines": "errors files limits model visible formats.documents formats.responses formats.wire",
     "formats": (
         "columns dump errors files limits codecs checkpoints formats.arrays formats.documents "
-        "formats.native formats.responses formats.trainers formats.wire"
+        "formats.experts formats.native formats.responses formats.trainers formats.wire"
     ),
     "formats.arrays": "dump errors files limits model checkpoints formats.documents formats.wire",
     "formats.configs": "errors files formats.documents",
     "formats.documents": "dump errors files limits model visible kernels checkpoints",
+    "formats.experts": (
+        "damage dump errors files model pickled routes formats.documents formats.wire"
+    ),
     "formats.native": (
         "columns dump errors files gate_logprobs keys limits model routes codecs kernels "
         "formats.documents"
@@ -50,7 +53,7 @@ MAY_IMPORT = {
     "formats.targets": "dump errors files pickled routes formats.trainers",
     "formats.trainers": (
         "dump errors files limits margins model pickled visible checkpoints formats.arrays "
-        "formats.documents formats.responses formats.wire"
+        "formats.documents formats.experts formats.responses formats.wire"
     ),
     "formats.wire": (
         "damage dump errors gate_logprobs limits model routes kernels formats.documents"
@@ -93,7 +96,9 @@ MAY_IMPORT = {
     ),
     "reports.predict": "checkpoints ops.predict reports.text",
     "reports.recompute": "reports reports.diff reports.text",
-    "reports.show": "checkpoints ops ops.check.alone ops.diff reports reports.diff reports.text",
+    "reports.show": (
+        "errors checkpoints ops ops.check.alone ops.diff reports reports.diff reports.text"
+    ),
     "reports.staleness": (
         "dump errors margins ops.adding ops.diff ops.staleness reports reports.diff reports.text"
     ),
@@ -121,12 +126,12 @@ MAY_IMPORT = {
     "jobs.cluster": "errors limits version",
     "jobs.compared": "dump ops.diff ops.pairs reports.diff reports.tables jobs jobs.shards",
     "jobs.convert": (
-        "dump errors files codecs formats formats.documents formats.native formats.targets "
-        "ops.pack reports reports.text jobs jobs.shards"
+        "dump errors files codecs formats formats.documents formats.native formats.targets ops "
+        "ops.pack reports reports.text jobs jobs.check jobs.shards"
     ),
     "jobs.diff": (
-        "dump errors files formats.trainers ops.diff ops.pairs reports reports.tables jobs "
-        "jobs.compared jobs.recompute jobs.shards"
+        "dump errors files formats.experts formats.trainers ops.diff ops.pairs reports "
+        "reports.tables jobs jobs.compared jobs.recompute jobs.shards jobs.show"
     ),
     "jobs.library": (
         "dump errors files layouts margins model routes visible checkpoints formats.documents ops "
@@ -152,8 +157,8 @@ MAY_IMPORT = {
     ),
     "jobs.shards": "dump errors files limits kernels reports reports.text jobs jobs.cluster",
     "jobs.show": (
-        "dump errors checkpoints formats.documents ops ops.check.alone reports reports.show jobs "
-        "jobs.shards"
+        "dump errors checkpoints formats.documents formats.experts ops ops.check.alone reports "
+        "reports.show jobs jobs.shards"
     ),
     "jobs.staleness": (
         "dump errors files ops.adding ops.diff ops.pairs ops.staleness reports reports.staleness "
@@ -177,11 +182,11 @@ MAY_IMPORT = {
     ),
     "cli.words": "limits jobs",
     "__init__": (
-        "dump errors layouts limits margins model routes version checkpoints formats forward.live "
-        "ops ops.check ops.check.book ops.diff ops.pack ops.staleness reports.check reports.ci "
-        "reports.diff reports.page reports.show reports.staleness jobs jobs.check jobs.ci "
-        "jobs.convert jobs.diff jobs.library jobs.merge jobs.pack jobs.predict jobs.recompute "
-        "jobs.show jobs.staleness jobs.watch loading"
+        "dump errors layouts limits margins model routes version checkpoints formats "
+        "formats.documents forward.live ops ops.check ops.check.book ops.diff ops.pack "
+        "ops.staleness reports.check reports.ci reports.diff reports.page reports.show "
+        "reports.staleness jobs jobs.check jobs.ci jobs.convert jobs.diff jobs.library jobs.merge "
+        "jobs.pack jobs.predict jobs.recompute jobs.show jobs.staleness jobs.watch loading"
     ),
     "__main__": "cli",
 }

@@ -313,7 +313,8 @@ def aligned(samples, cp, rank, multiple, total=1):
 def test_slime_and_its_descendants(tp, cp, multiplier):
     """slime, miles and Relax put a padding row in the last token's place, cut, and pad the tail."""
     for lens, rank in product(batches(tp, cp, 4), range(cp)):
-        for name in ("slime", "miles", "relax", "slime-allgather", "miles-allgather"):
+        names = ("slime", "miles", "relax", "vime")
+        for name in (*names, "slime-allgather", "miles-allgather", "vime-allgather"):
             oracle = slime_allgather if name.endswith("allgather") else slime
             packing = Packing(lens, name, tp, cp, multiplier)
             check(packing, rank, oracle(lens, tp, cp, rank, multiplier or 128))
@@ -332,6 +333,16 @@ def test_rules_without_a_function_to_call(tp, cp):
         bridge = aligned(routed(lens), cp, rank, own)  # which pads so under CP alone
         alone = slime(lens, tp, cp, rank, 128)
         check(Packing(lens, "relax-vl", tp, cp), rank, bridge if cp > 1 else alone)
+
+
+@pytest.mark.parametrize("sp", [1, 2, 3, 4])
+def test_xtuner(sp):
+    """xtuner packs N - 1 tokens of each sample to pack_max_length, then to whole runs of sp."""
+    for lens, longest, rank in product(batches(sp, 7), (1, 17, 96), range(sp)):
+        rows = torch.cat([rows[:-1] for rows in token_rows(lens)])
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, max(longest - len(rows), 0)))
+        packing = Packing(lens, "xtuner", cp=sp, min_local_rows=-(-longest // sp))
+        check(packing, rank, padded_to(rows, sp).chunk(sp)[rank])
 
 
 @sizes

@@ -10,13 +10,16 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
+from routectl import Rank, Routes, pack
 from routectl.layouts.packing import FORMS, FRAMEWORKS, Packing
 from routectl.layouts.plan import MicroBatch, Plan
 from routectl.layouts.rules import replay_dtype, rule_of
 from routectl.layouts.runs import Run
+from support.packs import form_of, sizes_of
 
 FIXTURES = Path(__file__).parent.parent.parent / "fixtures"
 CASES = json.loads((FIXTURES / "layouts.json").read_text("utf-8"))
+REPLAYED = json.loads((FIXTURES / "replayed_rows.json").read_text("utf-8"))
 MEGATRON = json.loads((FIXTURES / "megatron_layouts.json").read_text("utf-8"))
 MEGATRON_LENS = [5, 12, 1, 9]  # the samples of the recorded THD runs
 
@@ -37,6 +40,28 @@ def test_local_rows_are_the_frameworks_own(case):
         assert packing.local_rows(cp_rank).tolist() == expected
 
 
+@pytest.mark.parametrize("case", REPLAYED, ids=named)
+def test_rows_that_are_replayed_are_the_frameworks_own(case):
+    """Every rank's rows hold the routes that the framework's own function puts there, AReaL's
+    padding too, which repeats a route; null is filler of another kind.
+    """
+    sizes = ("pad_multiplier", "min_local_rows", "seq_len")
+    options = {name: case[name] for name in sizes if name in case}
+    packing = Packing(case["lens"], case["layout"], case["tp"], case["cp"], **options)
+    ids = [np.arange(n - 1)[:, None, None] + 100 * i for i, n in enumerate(case["lens"])]
+    if not packing.rule.last and packing.rule.padding != "repeat":  # a token has a row there
+        ids = [np.arange(n)[:, None, None] + 100 * i for i, n in enumerate(case["lens"])]
+    routes = [Routes(held.astype(np.uint16), (0,), 400) for held in ids]
+    repeats = packing.rule.padding == "repeat"
+    for cp_rank, rows in enumerate(case["ranks"]):
+        packed = pack(routes, packing, Rank(cp_rank))
+        real = np.array([row is not None for row in rows])
+        assert (packed.mask <= real).all()
+        assert repeats or packed.mask.tolist() == real.tolist()
+        expected = [100 * row[0] + row[1] for row in rows if row is not None]
+        assert packed.ids_LRK[0, real, 0].tolist() == expected
+
+
 @pytest.mark.parametrize("case", MEGATRON["layout"], ids=lambda c: f"tp{c['tp']}-cp{c['cp']}")
 def test_stream_positions_are_megatrons(case):
     """In real Megatron runs each rank holds the places of the stream that the layout says."""
@@ -52,9 +77,10 @@ def packings(draw):
     """Any layout of up to 6 samples, 1 token included."""
     framework = draw(st.sampled_from(FRAMEWORKS))
     lens = draw(st.lists(st.integers(1, 40), max_size=6))
-    tp, cp = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    sizes = sizes_of(framework, draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    tp, cp = sizes["tp"], sizes["cp"]
     multiplier = draw(st.integers(1, 9)) if "mult" in rule_of(framework, cp).total else None
-    form = draw(st.sampled_from(FORMS))
+    form = form_of(framework, draw(st.sampled_from(FORMS)))
     padded = rule_of(framework).fp8 == "verl" or (rule_of(framework).fp8 and form == "thd")
     fp8 = draw(st.sampled_from([None, "mxfp8"])) if padded else None
     try:
@@ -154,9 +180,30 @@ def test_whose_total_padding_is(framework, options, edges):
     assert packing.cu_seqlens.tolist() == [0, 3, 8]
 
 
+def test_a_framework_with_one_form_has_it_unasked():
+    """NeMo-RL's Automodel flattens its batch sample by sample, on neither tp nor cp."""
+    packing = Packing([2, 3], "nemo-rl-automodel")
+    assert (packing.form, packing.padded_seq_len) == ("bshd-b-major", 3)
+    assert packing.local_rows().tolist() == [[0, 0], [0, 1], [-1, -1], [1, 0], [1, 1], [1, 2]]
+    with pytest.raises(ValueError, match="nemo-rl-automodel has form bshd-b-major, got bshd"):
+        Packing([2, 3], "nemo-rl-automodel", form="bshd")
+    with pytest.raises(ValueError, match="nemo-rl-automodel has no cp, got 2"):
+        Packing([2, 3], "nemo-rl-automodel", cp=2)
+
+
+def test_xtuner_feeds_no_last_token():
+    """xtuner's model is fed N - 1 tokens: samples of 3, 1 and 5 take 2, 0 and 4 places."""
+    packing = Packing([3, 1, 5], "xtuner", cp=2, min_local_rows=5)
+    assert packing.cu_seqlens.tolist() == [0, 2, 2, 6]
+    assert packing.cu_seqlens_padded.tolist() == [0, 2, 2, 6, 10]
+    assert packing.local_rows(0).tolist() == [[0, 0], [0, 1], [2, 0], [2, 1], [2, 2]]
+    assert packing.local_rows(1).tolist() == [[2, 3], *[[-1, -1]] * 4]
+
+
 @pytest.mark.parametrize(
     ("framework", "dtypes"),
     [
+        ("vime", ["uint8", "uint8", "uint8", "int32", "int32", "int32"]),
         ("roll", ["uint8", "uint8", "uint8", "int16", "int16", "int16"]),
         ("prime-rl", ["uint8", "uint8", "uint8", "uint16", "uint16", "uint16"]),
         ("nemo-rl", ["int8", "int16", "int16", "int16", "int16", "int32"]),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from routectl.layouts.balancing import first_fit, karmarkar_karp
 from routectl.layouts.packing import FORMS, FRAMEWORKS, Packing
 from routectl.layouts.plan import MicroBatch, Plan, build_plan
+from routectl.layouts.rules import rule_of
 from support import foreign
 
 verl = pytest.mark.skipif(not foreign.HAVE_VERL, reason="pip install --no-deps verl==0.9.1")
@@ -163,7 +164,8 @@ def planned(draw):
         if k:
             everywhere[k - 1].append(i)
     parts = [MicroBatch(tuple(map(tuple, part)), c) for part, c in zip(groups, own, strict=True)]
-    framework, form = draw(st.sampled_from(FRAMEWORKS)), draw(st.sampled_from(FORMS))
+    several = [name for name in FRAMEWORKS if rule_of(name).form == "thd"]
+    framework, form = draw(st.sampled_from(several)), draw(st.sampled_from(FORMS))
     return Packing(lens, framework, tp, cp, form=form, plan=Plan(dp, tuple(parts)))
 
 

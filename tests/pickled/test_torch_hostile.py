@@ -194,12 +194,12 @@ class TestNames:
     @pytest.mark.parametrize(
         ("name", "said"),
         [
-            ("xtuner.v1.data_proto.rl_data RolloutState", "xtuner pickles its own classes"),
+            ("xtuner.v1.rl.replay_buffer StorageItem", "of xtuner's classes the states of"),
             ("ray._raylet ObjectRef", "references into a Ray cluster"),
         ],
     )
     def test_xtuner(self, tmp_path, name, said):
-        """xtuner's rollouts, a list of lists of its own objects, are refused by that name."""
+        """What of xtuner's is no rollout state, such as its replay buffer's, is refused by name."""
         item = b"c" + name.replace(" ", "\n").encode() + b"\n)\x81}b"
         path = save(tmp_path / "debug_rollout_3.pt", b"](](" + item + b"ee")
         refused(path, f"names {name.replace(' ', '.')}: {said}", UnsupportedError)

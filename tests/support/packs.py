@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from routectl import Packing, Pipeline, Rank, Routes
 from routectl.layouts.packing import FORMS, FRAMEWORKS
+from routectl.layouts.rules import rule_of
 from routectl.routes import ids_dtype
 from support.dumps import make_dump, make_sample
 
@@ -23,8 +24,11 @@ __all__ = [
     "batches",
     "check_rows",
     "expected_rows",
+    "form_of",
     "ranks_of",
+    "repeated_rows",
     "routes_like",
+    "sizes_of",
 ]
 
 # K, E and the dtype of the tensors: odd widths, ids of one and of two bytes, K = E
@@ -115,6 +119,16 @@ def _held(rng, tokens, layers, kind):
     return routes_like(rng, stop - start, layers, kind, start, rng.choice([0, 0, 0.3, 1]))
 
 
+def sizes_of(framework, tp, cp):
+    """Sizes as they are, or 1 where a framework has neither tp nor cp."""
+    return {"tp": tp, "cp": cp} if rule_of(framework).form == "thd" else {"tp": 1, "cp": 1}
+
+
+def form_of(framework, form):
+    """A form, or the only one that the framework has."""
+    return form if rule_of(framework).form == "thd" else rule_of(framework).form
+
+
 @st.composite
 def batches(draw, frameworks=FRAMEWORKS, forms=FORMS, pipelines=PIPELINES, kinds=KINDS):
     """A batch of up to four samples, one token long or more, on up to 4 x 4 ranks a stage."""
@@ -124,13 +138,11 @@ def batches(draw, frameworks=FRAMEWORKS, forms=FORMS, pipelines=PIPELINES, kinds
     count = draw(st.sampled_from([0, 1, 2, 3, 4, 4, 4]))
     lens = [rng.choice([1, rng.randint(1, 5), rng.randint(6, 20)]) for _ in range(count)]
     cp = draw(st.integers(1, 4))
-    slime = framework.startswith(("slime", "miles", "relax"))
-    slime = slime and (framework, cp > 1) != ("relax-vl", True)
+    slime = "mult" in rule_of(framework, cp).total
     options = {
-        "tp": draw(st.integers(1, 4)),
-        "cp": cp,
+        **sizes_of(framework, draw(st.integers(1, 4)), cp),
         "pad_multiplier": draw(st.integers(1, 3)) if slime else None,
-        "form": draw(st.sampled_from(forms)),
+        "form": form_of(framework, draw(st.sampled_from(forms))),
         "pipeline": draw(st.sampled_from(pipelines)),
     }
     try:
@@ -173,6 +185,28 @@ def expected_rows(batch, rank):
         ]
         for layer in layers
     ]
+
+
+def repeated_rows(batch, rank):
+    """Each layer's rows where every row that is no route repeats the nearest one before it.
+
+    Before it: at a lower position of its sample; padding of the stream is behind the last sample.
+    """
+    packing, layers = batch.packing, expected_rows(batch, rank)[0]
+    edges, size = packing.cu_seqlens_padded.tolist(), len(packing.lens)
+    rows = [[] for _ in layers]
+    for place in packing.stream_positions(rank.cp, rank.tp).tolist():
+        if packing.form == "thd":
+            sample = max(i for i in range(size) if edges[i] <= place)
+            position = place - edges[sample]
+        else:
+            position, sample = divmod(place, size)
+        position = min(position, packing.num_routes(sample) - 1)
+        for n, layer in enumerate(layers):
+            index = batch.layers.index(layer)
+            found = (route_at(batch.routes[sample], p, index) for p in range(position, -1, -1))
+            rows[n].append(next((ids for ids in found if ids is not None), [0] * batch.top_k))
+    return rows
 
 
 def check_rows(packed, batch, rank):

@@ -13,7 +13,12 @@ from routectl.reports.dumps import WrittenDocument
 from routectl.reports.pack.schema import PackDocument, VerifyDocument
 from routectl.reports.predict.schema import PredictDocument
 from routectl.reports.recompute.schema import RecomputeDocument
-from routectl.reports.show.schema import CheckpointDocument, OutlineDocument, ShowDocument
+from routectl.reports.show.schema import (
+    CheckpointDocument,
+    LoadsDocument,
+    OutlineDocument,
+    ShowDocument,
+)
 from routectl.reports.staleness.schema import SeriesDocument, StalenessDocument
 
 __all__ = ["TYPES", "json_schema"]
@@ -27,6 +32,7 @@ TYPES: dict[str, Any] = {
     "ci": CiDocument,
     "detail": DetailDocument,
     "diff": DiffDocument,
+    "loads": LoadsDocument,
     "outline": OutlineDocument,
     "pack": PackDocument,
     "predict": PredictDocument,

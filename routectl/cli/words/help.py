@@ -19,6 +19,8 @@ SHARED = {  # options that many commands have: told here once, and by name in ea
     "--html PATH": "Write the report as one HTML page there, too.",
     "--summary": "Print ten lines: the verdict, and what is behind it.",
     "--exit-zero": "Exit 0, not 1, for what differs or is over a threshold.",
+    "--expert-map FILE": "The dumps' ids are of physical experts: FILE (JSON, .npy or .pt) has the "
+    "logical expert of each; of one dump alone PATH::expert_map=FILE. docs/formats.md.",
     "--no-tokens": "Leave token ids, their texts, and sample names that read as text out of "
     "what is written.",
     "--force": "Replace files that exist.",

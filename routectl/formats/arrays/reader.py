@@ -4,9 +4,13 @@ Names (docs/formats.md): ``<id>.routed_experts`` [T, L, K] with ``<id>.prompt_to
 ``<id>.token_ids``, ``<id>.logprobs``, ``<id>.start``; or the bare ``<id>``; or, padded,
 ``routed_experts`` [B, Tmax, L, K] with ``lengths`` [B] (rows) and, if known, ``start`` [B],
 ``sample_id`` [B], ``input_ids`` [B, Nmax], ``prompt_lengths`` [B], ``response_lengths`` [B].
+Or what slime and vime spill of a sample: ``tensor`` [N - 1, L, K] whose metadata have ``kind``
+``rollout_routed_experts``; the file's name has the sample's index (vime 2b83ea20, data/tensor.py
+DiskTensorRef.write and utils/routed_experts.py spill_routed_experts).
 Shape suffixes: B samples, T rows, L layers, K top_k, N tokens.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,8 @@ __all__ = ["open_arrays"]
 _ROUTES = "routed_experts"
 _SUFFIX = "." + _ROUTES
 _LOOSE = ("config", "origin")
+_SPILLED_KIND = "rollout_routed_experts"
+_SPILLED = re.compile(r"(?:\d+_)?sample_(?:(\d+)|none)_([0-9a-f]{32})\.safetensors")
 
 
 def _own_config(file: ArrayFile) -> dict[str, Any] | None:
@@ -182,6 +188,15 @@ class _Padded:
         return to_sample(wire, facts, start)
 
 
+def _spilled_id(path: Path) -> str:
+    """The sample's index out of the name of a spilled file; the rest of the name where it has none.
+
+    A link of slime's into a dump's own folder is numbered in front.
+    """
+    found = _SPILLED.fullmatch(path.name)
+    return path.stem if found is None else found[1] or found[2]
+
+
 def _layout(file: ArrayFile) -> _PerSample | _Padded:
     """Which of the layouts the names spell; NoSamplesError when there are no routes."""
     named = {n.removesuffix(_SUFFIX): n for n in file.shapes if n.endswith(_SUFFIX)}
@@ -189,6 +204,8 @@ def _layout(file: ArrayFile) -> _PerSample | _Padded:
         return _PerSample(file, named)
     if len(file.shapes.get(_ROUTES, ())) == 4:
         return _Padded(file)
+    if file.texts.get("kind") == _SPILLED_KIND and len(file.shapes.get("tensor", ())) == 3:
+        return _PerSample(file, {_spilled_id(file.path): "tensor"})
     bare = {n: n for n, shape in file.shapes.items() if len(shape) == 3 and n not in _LOOSE}
     if not bare:
         raise NoSamplesError(

@@ -7,7 +7,7 @@ another dump, else a config.json beside the file.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ...dump import DumpMeta
 from ...errors import FormatError
@@ -23,9 +23,12 @@ __all__ = [
     "ITSELF",
     "MODEL_HINT",
     "Context",
+    "Experts",
     "Guess",
+    "Logical",
     "Model",
     "Otherwise",
+    "Physical",
     "UnknownModelError",
     "find_context",
     "find_model",
@@ -66,7 +69,32 @@ class Guess:
     """
 
 
-Model = ModelFacts | str | Path | Otherwise | Guess | None  # what a caller says of a dump's model
+class Experts(Protocol):
+    """What of an expert map decides how a file is read; ``formats.experts.maps.ExpertMap`` is."""
+
+    @property
+    def num_physical(self) -> int:
+        """P."""
+
+    def check(self, facts: ModelFacts) -> None:
+        """Raise MismatchError where it is of another model."""
+
+
+Logical = ModelFacts | str | Path | Otherwise | Guess | None
+
+
+@dataclass(frozen=True, slots=True)
+class Physical:
+    """The model of a dump whose ids are of physical experts, of which the model's have copies.
+
+    ``experts`` is the map of them, or the path of a file with it.
+    """
+
+    model: Logical
+    experts: Experts | str | Path
+
+
+Model = Logical | Physical  # what a caller says of a dump's model
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +203,7 @@ def refuse_alone(path: Path, model: Model) -> None:
 
     Of a form that has no place for a model, before the file is read.
     """
+    model = model.model if isinstance(model, Physical) else model
     alone = isinstance(model, Otherwise) and model.facts is None
     if alone and "hf_config" not in _notes(path.parent / _META, needed=False):
         raise UnknownModelError(f"{path}: does not say its model", hint=MODEL_HINT)
@@ -192,8 +221,15 @@ def find_context(
     meta.json beside it; an ``Otherwise``; the config.json beside it, which is taken for an
     ``Otherwise`` of the same sizes too; for a ``Guess``, what ``guess`` makes of the file. Raises
     UnknownModelError when none of them tells, because the layer axis and the id range cannot be
-    checked without.
+    checked without. For a ``Physical`` they are those of its model, with its physical experts as E.
     """
+    if isinstance(model, Physical):
+        assert not isinstance(model.experts, str | Path)  # open_dump has read it
+        context = find_context(path, model.model, own, guess)
+        if context.facts.source != GUESSED:
+            model.experts.check(context.facts)
+        facts = replace(context.facts, num_experts=model.experts.num_physical, zero_experts=0)
+        return replace(context, facts=facts)
     folder = path.parent
     about = _notes(folder / _META, needed=model is None and own is None)
     if model is not None and not isinstance(model, Otherwise | Guess):

@@ -99,7 +99,7 @@ def _shares(packing: Packing) -> list[Packing]:
 class ManifestTensors(msgspec.Struct):
     """What the tensors are; ``layers`` ascend."""
 
-    padding: Literal["zero", "arange", "spread", "minus-one"]
+    padding: Literal["zero", "arange", "spread", "minus-one", "repeat", "random"]
     dtype: Literal["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
     ep: _Parallel
     layers: list[_Count]

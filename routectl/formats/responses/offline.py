@@ -97,7 +97,7 @@ def read_record(doc: Doc, where: str) -> WireSample:
     """One flat record; FormatError when log-probs and tokens do not line up.
 
     One of them is what lightllm's ``/generate`` answers (server/api_lightllm.py), whose counts have
-    names of their own and whose array is [layers, rows, k].
+    names of their own and whose array is [rows, layers, k], or was [layers, rows, k].
     """
     payload = first_of(doc, PAYLOAD_NAMES)
     prompt = token_ids(first_of(doc, _PROMPT), where, "prompt_token_ids")

@@ -167,6 +167,8 @@ def grid_of(placed: Sequence[TargetRows], feed: Feed) -> dict[str, Array | Strea
     for name, what in target.columns:
         if what == "uncaptured":
             grid[name] = _uncaptured(placed, frame)
+        elif what == "whole":
+            grid[name] = np.array([one.whole for one in placed], np.bool_)
         elif "-" not in what:
             grid[name] = _token_column(tokens, frame, what)
         elif not what.startswith("logprobs") or scored == {True}:

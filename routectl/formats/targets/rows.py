@@ -78,13 +78,15 @@ class Shape:
 class TargetRows:
     """A sample with its rows in the target's form; None where it has no routes, or in a survey.
 
-    captured tells how many of the rows are before the padding of an uncaptured tail.
+    captured tells how many of the rows are before the padding of an uncaptured tail; whole that
+    none of them is missing.
     """
 
     index: int
     sample: Sample
     ids_RWK: IntArray | None
     captured: int
+    whole: bool = True
 
 
 def tokens_of(sample: Sample, where: str) -> NDArray[np.int32]:
@@ -124,6 +126,18 @@ def _spread(routes: Routes | None, first: int, stop: int, shape: Shape) -> tuple
             there = False if routes.missing_TL is None else routes.missing_TL[part]
             absent_RL[lo - first : hi - first] = there
     return ids_RLK, absent_RL
+
+
+def _repeat(ids_RLK: IntArray, absent_RL: Bools) -> None:
+    """Write into rows that are absent the nearest one before them in their layer, 0 where none is.
+
+    As AReaL #1496 does (r3/preprocess.py _nearest_valid_row).
+    """
+    for column, absent_R in enumerate(absent_RL.T):
+        from_R = np.maximum.accumulate(np.where(absent_R, -1, np.arange(len(absent_R))))
+        ids_RLK[:, column] = np.where(
+            from_R[:, None] < 0, 0, ids_RLK[np.maximum(from_R, 0), column]
+        )
 
 
 @dataclass(slots=True)
@@ -198,11 +212,17 @@ class Feed:
             if how == "drop":
                 return None
             how = self._allowed(how, absent_RL, where)
-            fill: Any = {"arange": np.arange(shape.meta.top_k), "zero": 0, "minus-one": -1}[how]
-            ids_RLK[absent_RL] = fill
+            if how == "repeat":
+                _repeat(ids_RLK, absent_RL)
+            else:
+                fill: Any = {"arange": np.arange(shape.meta.top_k), "zero": 0, "minus-one": -1}[how]
+                ids_RLK[absent_RL] = fill
         ids_RWK = self._widen(ids_RLK, shape.dtype(missing=missing and how == "minus-one"))
-        ids_RWK[captured:] = np.arange(shape.meta.top_k) if target.pad == "arange" else 0
-        return TargetRows(index, sample, ids_RWK, captured)
+        if target.pad == "repeat":
+            ids_RWK[captured:] = ids_RWK[captured - 1] if captured else 0
+        else:
+            ids_RWK[captured:] = np.arange(shape.meta.top_k) if target.pad == "arange" else 0
+        return TargetRows(index, sample, ids_RWK, captured, not missing)
 
     def _captured(self, routes: Routes | None, rows: int) -> int:
         """How many rows are a token's: engines have none of the last token, N rows or not."""

@@ -29,8 +29,10 @@ class TargetSpec:
              32767, else int32, by the greatest id of the file), own (narrow, signed where rows
              are missing).
     side     where a grid is padded: left, right, or both (prompts left, responses right).
-    pad      what rows hold that no token has, and the row of the last token: zero, arange (0..K-1).
-    missing  one of MISSING where the layout itself has a way to say it; None: an error.
+    pad      what rows hold that no token has, and the row of the last token: zero, arange (0..K-1),
+             or repeat: zero, and in the last token's row the one before.
+    missing  one of MISSING where the layout itself has a way to say it; repeat: the nearest row
+             before, in a sample that a column says is not to be replayed; None: an error.
     tail     uncaptured rows at the end are padding, and the layout has a mask that says so.
     holds    which of logprobs, loss_mask and weight_spans it has a place for.
     columns  of a grid: the names of its other tensors, and what is in them.
@@ -88,6 +90,13 @@ _NEMO_GRID = (
     ("token_mask", "loss-full"),
     ("generation_logprobs", "logprobs-full"),
 )
+_AREAL_GRID = (
+    ("input_ids", "tokens"),
+    ("attention_mask", "attention"),
+    ("loss_mask", "loss-full"),
+    ("logprobs", "logprobs-full"),
+    ("r3_routing_valid", "whole"),
+)
 _SWIFT_GRID = (
     ("input_ids", "tokens"),
     ("attention_mask", "attention"),
@@ -142,6 +151,9 @@ TARGETS = (
     TargetSpec("nemo-rl-tensor", "grid", ".pt", "routed_experts", "moe", "N", "signed",
            "NeMo-RL 7ea279ab, pad_and_align_routed_expert_indices", side="right", pad="arange",
            missing="minus-one", holds=_MASKED, columns=_NEMO_GRID),
+    TargetSpec("areal", "grid", ".pt", "routed_experts", "moe", "N", "int32",
+           "AReaL #1496, the batch of to_tensor_dict", side="right", pad="repeat",
+           missing="repeat", holds=_MASKED, columns=_AREAL_GRID),
     TargetSpec("prime-rl", "msgpack", ".bin", "routed_experts", "all", "N", "narrow",
            "prime-rl 559b4477, rollouts/step_N/rank_r.bin", holds=_MASKED),
     TargetSpec("roll", "grid", ".pt", "routed_experts", "all", "N", "value",

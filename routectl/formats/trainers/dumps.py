@@ -6,14 +6,16 @@ What each holds is in docs/formats.md; every sequence becomes a WireSample with 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...dump import Dump, Sample
-from ...errors import FormatError
+from ...errors import FormatError, MismatchError
 from ...files.reading import open_regular, read_bytes
-from ..documents.facts import Model, UnknownModelError, find_context, refuse_alone
+from ..documents.facts import Model, Physical, UnknownModelError, find_context, refuse_alone
 from ..documents.fields import from_json, joined, token_ids
+from ..experts.counts import ExpertCounts, LoadsOnlyError, counts_of_passes, counts_of_steps
 from ..wire.guess import guess_facts
 from ..wire.sample import NoRoutesError, WireSample, to_sample, weighed
 from ..wire.shapes import rows_of_flat
@@ -44,9 +46,14 @@ def open_trainer_file(
     refuse_alone(path, model)
     held: int | None = None
     if kind == "torch":
+        from ...pickled.torch_files import load_torch
+        from .expert_recorder import is_recording
         from .torch_dumps import read_torch
 
-        wires = read_torch(path, tokens)
+        doc = load_torch(path)
+        if is_recording(doc):
+            return _open_recording(doc, path, model, start)
+        wires = read_torch(path, tokens, doc)
     elif kind == "pickle":
         from .pickles import read_pickle
 
@@ -59,15 +66,65 @@ def open_trainer_file(
         from .micro_batches import read_micro_batches
 
         wires = read_micro_batches(path)
-    told = f"{path}: no routes in any sample, of {len(wires)}"
+    return _dump_of(wires, path, kind, model, start, held)
+
+
+def _open_recording(doc: Any, path: Path, model: Model, start: int | None) -> Dump:
+    """A dump of SGLang's recorder, with logical ids: by the map that is given, else by its own."""
+    from ..experts.mapped import mapped
+    from ..experts.maps import ExpertMap
+    from .expert_recorder import read_recording
+
+    counts = _counts_in(doc, path, model)
+    if counts is not None:
+        raise LoadsOnlyError(counts)
+    found = read_recording(doc, path)
+    given = model if isinstance(model, Physical) else Physical(model, found.experts)
+    assert isinstance(given.experts, ExpertMap)
+    dump = _dump_of(found.wires, path, "torch", given, start)
+    dump.meta = replace(dump.meta, engine="sglang")
+    return mapped(dump, given.experts, lambda index, _: found.steps[index])
+
+
+def _counts_in(doc: Any, path: Path, model: Model) -> ExpertCounts | None:
+    """The counts of a recorder's file that has no ids; None of one that has."""
+    from ..experts.maps import ExpertMap
+    from .expert_recorder import has_ids, own_map
+
+    if has_ids(doc):
+        return None
+    given = model.experts if isinstance(model, Physical) else None
+    try:
+        facts = find_context(path, model.model if isinstance(model, Physical) else model).facts
+    except UnknownModelError:
+        facts = None
+    if "logical_count" not in doc:
+        experts = given if isinstance(given, ExpertMap) else own_map(doc, path)
+        return counts_of_passes(doc, path, facts, experts)
+    if given is not None:
+        raise MismatchError(f"{path}: counts of logical experts, which no map is for")
+    return counts_of_steps(doc, path, facts)
+
+
+def _dump_of(
+    wires: list[WireSample],
+    path: Path,
+    kind: str,
+    model: Model,
+    start: int | None,
+    held: int | None = None,
+) -> Dump:
+    """The samples as a dump; ``held`` are the bytes of what they are in, where that is no file."""
+    nothing = f"{path}: no routes in any sample, of {len(wires)}"
     with_routes = any(wire.has_routes for wire in wires)
     try:
         context = find_context(path, model, guess=lambda: guess_facts(wires))
     except UnknownModelError:
         if with_routes:
             raise
-        raise NoRoutesError(told) from None
-    meta = context.meta(path, kind, wire_dtype=joined({_dtype(wire) for wire in wires}))
+        raise NoRoutesError(nothing) from None
+    dtype, engine = joined({_dtype(wire) for wire in wires}), joined({w.engine for w in wires})
+    meta = context.meta(path, kind, wire_dtype=dtype, engine=engine)
     weighted = any(wire.weights is not None for wire in wires)
     meta = replace(meta, gates=weighted, trainer=joined({wire.trainer for wire in wires}))
     if held is not None:
@@ -82,7 +139,7 @@ def open_trainer_file(
 
     dump = Dump(meta, keys, load)
     if not with_routes:
-        raise NoRoutesError(told, dump=dump)
+        raise NoRoutesError(nothing, dump=dump)
     return dump
 
 

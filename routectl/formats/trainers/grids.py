@@ -4,6 +4,7 @@ Shape suffixes: B samples, S positions, W layers, K top_k.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,16 @@ _MASKS = ("response_mask", "token_mask")
 _LOSS = ("loss_mask", "response_mask", "token_mask")
 _LOGPROBS = ("rollout_log_probs", "rollout_logprobs", "generation_logprobs")
 _NEXT = "infer_logprobs"  # ROLL's: of the next token, one column fewer
+_VALID = "r3_routing_valid"  # AReaL's: of a sample, false where it has rows that were not captured
 
 
 def _first(doc: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     return next((doc[name] for name in names if doc.get(name) is not None), None)
+
+
+def _scored(doc: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names that log-probs may have; AReaL's is a common one."""
+    return _LOGPROBS if doc.get(_VALID) is None else (*_LOGPROBS, "logprobs")
 
 
 def _flags(value: Any, where: str, name: str, i: int | None = None) -> NDArray[np.bool_]:
@@ -59,6 +66,10 @@ def _prompt_of(doc: Mapping[str, Any], i: int, mask_S: NDArray[np.bool_], where:
     if doc.get("prompt_mask") is not None:
         flags = ~_flags(doc["prompt_mask"], where, "prompt_mask", i)
         return _to_first(flags, mask_S) if flags.shape == mask_S.shape else total
+    if doc.get(_VALID) is not None:
+        first = "loss_mask" if doc.get("versions") is None else "versions"
+        row_S = numbers_in(doc.get(first), f"{where}: {first}")[i]
+        return _to_first(row_S > (0 if first == "loss_mask" else -1), mask_S)
     if doc.get("prompts") is not None:
         return int(mask_S[: numbers_in(doc["prompts"], where).shape[1]].sum())
     flags = _first(doc, _MASKS)
@@ -91,13 +102,15 @@ def read_grid(
         raise FormatError(f"{path}: no input_ids of the grid's shape {mask_BS.shape}")
     empty = not (held.values if isinstance(held, PackedRows) else held).size
     _check_lengths(doc, -1 if empty else len(mask_BS), where)
+    valid_B = _valid(doc, len(mask_BS), str(path))
     tokens_BS = numbers_in(tokens_BS, str(path))
     for i, mask_S in enumerate(mask_BS):
         at = f"{path}: sample {i}"
         prompt, total = _prompt_of(doc, i, mask_S, at), int(mask_S.sum())
+        rows: NDArray[Any] | None = None
         if isinstance(held, PackedRows):
             rows = _without_uncaptured(held.of(i), doc, i, mask_S, mask_S, at)
-        else:
+        elif valid_B[i]:
             rows = _captured(held[i], doc, i, mask_S, at)
         yield wire_of(
             at,
@@ -106,8 +119,22 @@ def read_grid(
             prompt,
             logprobs=_scores(doc, i, mask_S, total - prompt, at),
             loss_mask=_loss_mask(doc, i, mask_S, prompt, at),
-            **_about(about or {}, i, total - prompt, at),
+            **_about(_versions(doc, i, mask_S, prompt) or about or {}, i, total - prompt, at),
         )
+
+
+def _valid(doc: Mapping[str, Any], samples: int, where: str) -> NDArray[np.bool_]:
+    """Which samples' rows are all an engine's, bool [B].
+
+    AReaL says it: in others it wrote the nearest row where there was none, and replays none of
+    them.
+    """
+    if doc.get(_VALID) is None:
+        return np.ones(samples, np.bool_)
+    valid_B = _flags(doc[_VALID], where, _VALID)
+    if valid_B.shape != (samples,):
+        raise FormatError(f"{where}: {_VALID}: got {valid_B.shape}, expected one of each sample")
+    return valid_B
 
 
 def _extent(held: PackedRows | NDArray[Any], tokens_BS: Any, where: str) -> tuple[int, ...]:
@@ -129,7 +156,8 @@ def _check_lengths(doc: Mapping[str, Any], samples: int, where: str) -> None:
         _NEXT,
         *_MASKS,
         *_LOSS,
-        *_LOGPROBS,
+        *_scored(doc),
+        *(("versions",) if doc.get(_VALID) is not None else ()),
     ):
         if doc.get(name) is not None:
             shape = numbers_in(doc[name], f"{where}: {name}").shape
@@ -195,6 +223,21 @@ def _about(about: Mapping[str, Sequence[Any]], i: int, length: int, where: str) 
     }
 
 
+def _versions(
+    doc: Mapping[str, Any], i: int, mask_S: NDArray[np.bool_], prompt: int
+) -> dict[str, Sequence[Any]]:
+    """AReaL's weight version of each response token as spans; -1 in what no model wrote."""
+    if doc.get(_VALID) is None or doc.get("versions") is None:
+        return {}
+    spans, at = [], 0
+    for version, run in groupby(numbers_in(doc["versions"], "versions")[i][mask_S][prompt:]):
+        end = at + len(list(run))
+        if version >= 0:
+            spans.append({"version": str(int(version)), "start": at, "end": end})
+        at = end
+    return {"weight_versions": [*[None] * i, spans]}
+
+
 def _part(
     row: NDArray[Any], doc: Mapping[str, Any], mask_S: NDArray[np.bool_], size: int
 ) -> NDArray[Any]:
@@ -224,7 +267,7 @@ def _scores(
     doc: Mapping[str, Any], i: int, mask_S: NDArray[np.bool_], size: int, where: str
 ) -> NDArray[np.float64] | None:
     """The log-probs of a response."""
-    scores = _first(doc, _LOGPROBS)
+    scores = _first(doc, _scored(doc))
     if scores is not None:
         return as_float64(_part(numbers_in(scores, where)[i], doc, mask_S, size))
     if doc.get(_NEXT) is None:

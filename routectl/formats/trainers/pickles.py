@@ -1,4 +1,5 @@
-"""Pickled batches of trainers as sequences: verl's gen_batch.dp, ROLL's and SkyRL's .pkl.
+"""Pickled batches of trainers as sequences: verl's gen_batch.dp, ROLL's and SkyRL's .pkl; and the
+arrays of FastDeploy's routing store.
 
 Shape suffixes: B samples, S positions.
 """
@@ -16,6 +17,7 @@ from ..wire.sample import NoSamplesError, WireSample
 from .batches import PickledBatch, read_batch
 from .fields import PackedRows, packed_rows
 from .grids import read_grid
+from .routing_store import SUFFIX, read_store
 
 __all__ = ["read_pickle"]
 
@@ -83,6 +85,8 @@ def _samples(batch: PickledBatch, held: int, where: str) -> int:
 
 def read_pickle(path: Path) -> list[WireSample]:
     """The sequences of a pickled batch. Raises NoSamplesError when it has no routes."""
+    if path.suffix == SUFFIX or path.is_dir():
+        return read_store(path)
     batch = read_batch(path)
     try:
         return list(_sequences(batch, path))

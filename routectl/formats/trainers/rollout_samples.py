@@ -1,6 +1,7 @@
 """Samples of slime's and miles's rollout dumps: ``{"rollout_id", "samples": [Sample.to_dict()]}``.
 
-Sources: slime 624b824a (utils/types.py, observability/rollout_data_utils.py) and miles 31f1ca96.
+Sources: slime 624b824a (utils/types.py, observability/rollout_data_utils.py), miles 31f1ca96 and
+vime 2b83ea20 (data/tensor.py, utils/types.py), which may hold routes as a list of tensors.
 ``to_dict`` copies ``__dict__``, so that any key may be beside those read here. Both merge the
 segments of a partial rollout as they come (``existing[:start] + new``), and no start is kept.
 """
@@ -10,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ...dump import WeightSpan
 from ...errors import FormatError
 from ...files.names import is_own_name
 from ...pickled.names import DUMPS
+from ...pickled.torch_files import MappedTensor
 from ...visible import quoted
 from ..arrays.files import open_array_file
 from ..documents.fields import one_line, text
@@ -27,7 +30,9 @@ from .fields import numbers_in, response_scores, tokens_in, whole_mask, wire_of
 __all__ = ["read_rollout"]
 
 _STATUS = {"completed": "stop", "truncated": "length", "aborted": "abort", "failed": "failed"}
-_DiskTensorRef = DUMPS["slime.utils.tensor_store", "DiskTensorRef"]
+_SPILLED = tuple(
+    DUMPS[module, "DiskTensorRef"] for module in ("slime.utils.tensor_store", "vime.data.tensor")
+)
 
 
 def read_rollout(samples: Sequence[Any], path: Path, trainer: str) -> list[WireSample]:
@@ -73,9 +78,19 @@ def _routes(value: Any, path: Path, where: str) -> IntArray | None:
     """[N - 1, W, K]: a tensor, numpy's array, nested lists, or a file that slime spilled it to."""
     if value is None:
         return None
-    if isinstance(value, _DiskTensorRef):
+    if isinstance(value, _SPILLED):
         return _spilled(value, path, where)
+    if isinstance(value, list) and value and all(isinstance(one, MappedTensor) for one in value):
+        return _joined([numbers_in(one, where) for one in value], where)
     return from_lists(value, where) if isinstance(value, list) else numbers_in(value, where)
+
+
+def _joined(parts: Sequence[NDArray[Any]], where: str) -> NDArray[Any]:
+    """The rows of a partial rollout's segments, end to end."""
+    shapes = {part.shape[1:] for part in parts}
+    if len(shapes) > 1 or parts[0].ndim != 3:
+        raise FormatError(f"{where}: got segments of shapes {sorted(p.shape for p in parts)}")
+    return np.concatenate(parts)
 
 
 def _spilled(ref: Any, dump: Path, where: str) -> NDArray[Any]:

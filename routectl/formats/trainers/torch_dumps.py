@@ -22,6 +22,7 @@ from .grids import read_grid
 from .layer_lists import find_layers, read_layers
 from .rollout_samples import read_rollout
 from .train_data import is_train_data, train_data_of
+from .xtuner_states import is_states, read_states
 
 __all__ = ["read_torch"]
 
@@ -84,13 +85,17 @@ def _of_jagged(doc: Mapping[str, Any], path: Path) -> list[WireSample]:
     return wires
 
 
-def read_torch(path: Path, tokens: Dump | Sequence[Sample] | None = None) -> list[WireSample]:
+def read_torch(
+    path: Path, tokens: Dump | Sequence[Sample] | None = None, doc: Any = None
+) -> list[WireSample]:
     """The sequences of a torch file; ``tokens`` are those of a file that holds layers alone.
+
+    ``doc`` is what it holds, where it is read already.
 
     Raises NoSamplesError when it is no known dump of routes, MismatchError when tokens do not fit
     its rows or it has its own.
     """
-    doc = load_torch(path)
+    doc = load_torch(path) if doc is None else doc
     layers = find_layers(doc)
     if layers is not None:
         return read_layers(layers, path, tokens)
@@ -101,6 +106,8 @@ def read_torch(path: Path, tokens: Dump | Sequence[Sample] | None = None) -> lis
             f"{path}: {train_data_of(doc, path)}; no routes",
             hint="diff --logprobs compares its log-probs, pack --plan takes its micro-batches",
         )
+    if is_states(doc):
+        return read_states(doc, path)
     if isinstance(doc, Mapping) and isinstance(doc.get("samples"), list):
         return read_rollout(doc["samples"], path, "miles" if "metadata" in doc else "slime")
     if isinstance(doc, Mapping) and "tensordict" in doc:

@@ -14,7 +14,7 @@ from ...kernels.rows import scan_rows
 from ...model import ModelFacts
 from ...routes import Routes, ids_dtype
 from .payload import IntArray
-from .shapes import is_constant, model_hint
+from .shapes import ids_hint, is_constant, model_hint
 
 __all__ = ["with_rows"]
 
@@ -68,7 +68,7 @@ def with_rows(
             f"row {token} (position {start + token}), layer {facts.layers[layer]}: "
             f"got id {bad}, expected 0..{facts.num_experts - 1}",
         )
-        raise DamagedSampleError(where, [fault], sample, ids_TWK, start, model_hint(facts))
+        raise DamagedSampleError(where, [fault], sample, ids_TWK, start, ids_hint(facts, bad))
     dtype = ids_dtype(facts.num_experts)
     if missing is not None:
         ids = np.where(missing[:, :, None], 0, ids)

@@ -17,7 +17,7 @@ from ...model import ModelFacts
 from .encodings import Decoded, decode_payload
 from .layers import with_rows
 from .payload import IntArray, from_lists
-from .shapes import TokenExtent, as_rows
+from .shapes import TokenExtent, as_rows, lightllm_axes
 
 __all__ = ["NoRoutesError", "NoSamplesError", "WireSample", "to_sample", "weighed", "with_media"]
 
@@ -271,7 +271,9 @@ def to_sample(
             asked or 0,
             wire.where,
         )
-    first = True if engine == "lightllm" else None if decoded.declared else False
+    first = None if decoded.declared else False
+    if engine == "lightllm":
+        first = lightllm_axes(decoded.ids, facts, extent, wire.where)
     ids, faults = as_rows(decoded.ids, facts, extent, wire.where, layers_first=first)
     wire = _narrowed(wire, len(ids), asked)
     said = {name: getattr(wire, name) for name in _SAID}

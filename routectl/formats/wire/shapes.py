@@ -17,7 +17,9 @@ from .payload import IntArray
 __all__ = [
     "TokenExtent",
     "as_rows",
+    "ids_hint",
     "is_constant",
+    "lightllm_axes",
     "model_hint",
     "raw_rows",
     "rows_of_flat",
@@ -69,6 +71,12 @@ def model_hint(facts: ModelFacts) -> str:
     """What to do where routes do not fit their model, which is named."""
     source = facts.source or "what was given"
     return f"the model is that of {source}: --model names the one that ran"
+
+
+def ids_hint(facts: ModelFacts, highest: int) -> str:
+    """The same where an id is beyond its experts: it may be a physical one."""
+    more = f"; physical ids (EPLB) need --expert-map FILE, of {highest + 1} experts or more"
+    return model_hint(facts) + (more if highest >= facts.num_experts else "")
 
 
 def sizes_of_row(facts: ModelFacts) -> Iterator[tuple[int, int]]:
@@ -277,6 +285,26 @@ def as_rows(
         detail = f"{list(ids.shape)} is {said}" + (", dense layers too" if dense else "")
         return turned[0], [Fault("axes", text, detail), *turned[1]]
     raise _unfit(ids, facts, where)
+
+
+def lightllm_axes(ids: IntArray, facts: ModelFacts, extent: TokenExtent, where: str) -> bool | None:
+    """Whether lightllm's array is [layers, rows, top_k]; None where its sizes fit neither way.
+
+    Its answers were so, and are [rows, layers, top_k] since (lightllm 87881ae7,
+    moe_route_info_manager.py extract). Raises FormatError where both fit: sizes alone tell them.
+    """
+    if ids.ndim != 3:
+        return None
+    one, two, _ = ids.shape
+    rows_first = two in _widths(facts) and extent.may_be(one)
+    layers_first = one in _widths(facts) and extent.may_be(two)
+    if rows_first and layers_first:
+        raise FormatError(
+            f"{where}: routed_experts {list(ids.shape)}: lightllm writes [rows, layers, top_k], "
+            "and wrote [layers, rows, top_k] before: both fit",
+            hint="save it as an array of [rows, layers, top_k]",
+        )
+    return layers_first if rows_first or layers_first else None
 
 
 def _turns(ids: IntArray, extent: TokenExtent) -> list[tuple[int, int, int]]:

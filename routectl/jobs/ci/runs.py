@@ -117,6 +117,8 @@ def _read_from(
     reading: Reading, change: Callable[[str, bool], str], exists: Callable[[str], bool]
 ) -> Reading:
     """How a dump is read: a model that is a path beside the config, and no name and no sizes."""
+    if reading.expert_map is not None:
+        reading = replace(reading, expert_map=place_of(change(str(reading.expert_map), True)))
     model = reading.model
     if not isinstance(model, str) or not (exists(model) or BRACES in model):
         return reading

@@ -15,6 +15,7 @@ from ..reading import WITHOUT_TOKENS, Reading, coded_against
 from ..shards.crew import Crew
 from ..shards.team import one_team
 from .coding import output_of, write_dictionary
+from .counts import EPLB, refuse_unfit, write_load
 from .native import Source, opened_source, write_native_on
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ TARGETS = (  # native, and those of formats/targets/table.py, which needs numpy 
     *("slime", "slime-numpy", "miles", "skyrl", "skyrl-0.3", "skyrl-pkl", "skyrl-0.3-pkl"),
     *("skyrl-0.4", "skyrl-0.4-pkl"),
     *("nemo-rl", "nemo-rl-tensor", "prime-rl", "roll", "roll-pkl", "ms-swift", "art", "megatron"),
+    EPLB,
 )
 CODECS = ("plain", "packed", "set", "context", "delta", "token", "auto")  # likewise, and auto
 
@@ -108,6 +110,8 @@ class ConvertRequest:
         native = self.is_native
         if native and (self.missing is not None or self.lossy):
             raise RoutectlError(_OF_TARGETS)
+        if self.to == EPLB:
+            refuse_unfit(self.dst, of_rows=self.missing is not None or self.lossy)
         coded = self.codec != "plain" or self.keep_order or self.verify
         if coded and not native:
             raise RoutectlError(_OF_NATIVE)
@@ -145,7 +149,8 @@ class ConvertRequest:
         """Whether the target is a folder. Raises UnsupportedError for a target that is none."""
         from ...formats.targets.table import target_named
 
-        return not self.is_native and self.to is not None and not target_named(self.to).suffix
+        named = not self.is_native and self.to not in (None, EPLB)
+        return named and not target_named(self.to or "").suffix
 
     @property
     def is_piped(self) -> bool:
@@ -174,6 +179,8 @@ def convert_dump(request: ConvertRequest, progress: Progress = SILENT) -> "Writt
     if request.is_native:
         with one_team(request.crew, [request.reading.input(request.src).path], _NEEDED):
             saved = _to_native(source, source.open(progress), request, progress)
+    elif request.to == EPLB:
+        saved = _to_counts(source.open(progress)[0], request, progress)
     else:
         dump, _ = source.open(progress)
         saved = _to_target(dump, request, progress)
@@ -335,6 +342,19 @@ def _to_target(dump: "Dump", request: ConvertRequest, progress: Progress) -> "Wr
         sizes = f"; {shrunk} in {time.perf_counter() - begun:.1f} s"
     _tell(done, "stdout" if piped else str(dst), sizes, progress)
     return _written(request, target.name, done.samples, size, done)
+
+
+def _to_counts(dump: "Dump", request: ConvertRequest, progress: Progress) -> "WrittenDocument":
+    """Write the counts that SGLang places experts by, and say what they are of."""
+    from ..check.model import options_of_dump
+
+    dst, layers = request.dst, _num_layers(dump, request)
+    zero = options_of_dump(dump, request.reading.facts).zero_experts
+    with progress.watching(dump, "counting") as watched:
+        load = write_load(watched, layers, zero, dst, force=request.force)
+    experts = f"{load.sum():,} ids of {load.shape[0]} layers and {load.shape[1]} experts"
+    progress.note(f"wrote {dst}: counts of {plural(len(dump), 'sample')}: {experts}")
+    return _written(request, EPLB, len(dump), bytes_at(dst))
 
 
 def _written(

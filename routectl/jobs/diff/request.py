@@ -29,6 +29,7 @@ from ..recompute.partner import open_partner, partner_at
 from ..shards.crew import Crew
 from ..shards.share import ShardOptions
 from ..shards.team import one_team
+from ..show.loads import loads_of_sides
 
 if TYPE_CHECKING:
     from ...dump import Dump
@@ -109,12 +110,24 @@ class DiffRequest:
 def answer_diff(
     request: DiffRequest, progress: Progress = SILENT, *, baseline: "Baseline | None" = None
 ) -> "Document":
-    """The routectl.diff/1 document: see ``compare_dumps``.
+    """The routectl.diff/1 document: see ``compare_dumps``; of counts without routes, loads/1.
 
     With --partial what was counted is written there, and the document is routectl.written/1.
     """
+    from ...formats.experts.counts import LoadsOnlyError
+
     if request.share.partial is not None:
         return _write_partial(request, progress)
+    try:
+        return _compared(request, progress, baseline)
+    except LoadsOnlyError:
+        _refuse_rows(request)
+    document = loads_of_sides({"OLD": request.old, "NEW": request.new}, request.reading, progress)
+    document["asked"] = asked_of(request)
+    return document
+
+
+def _compared(request: DiffRequest, progress: Progress, baseline: "Baseline | None") -> "Document":
     if request.table is None:
         document = compare_dumps(request, progress, baseline=baseline).document
     else:
@@ -122,6 +135,19 @@ def answer_diff(
             document = compare_dumps(request, progress, baseline=baseline, take=take).document
     document["asked"] = asked_of(request)
     return document
+
+
+def _refuse_rows(request: DiffRequest) -> None:
+    """Raise RoutectlError for what needs routes of both sides, where one has counts alone."""
+    default = DiffRequest(old="", new="")
+    asked = ("tokens", "layers", "sample", "positions", "rerun", "logprobs", "table", "limits")
+    for name in asked:
+        if getattr(request, name) != getattr(default, name):
+            flag = "fail-over" if name == "limits" else name
+            raise RoutectlError(
+                f"{request.old} and {request.new}: load-only, one has no routes: "
+                f"{'-o NAME.parquet' if name == 'table' else f'--{flag}'} is of rows"
+            )
 
 
 def compare_dumps(

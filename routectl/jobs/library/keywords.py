@@ -36,6 +36,7 @@ class CheckKeywords(TypedDict, total=False):
     shard: str | None
     partial: AnyPath | None
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: str | None
@@ -57,6 +58,7 @@ class ConvertKeywords(TypedDict, total=False):
     jobs: int | None
     ray: str | None
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: Source | None
@@ -79,6 +81,7 @@ class DiffKeywords(TypedDict, total=False):
     ray: str | None
     shard: str | None
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: str | None
@@ -114,6 +117,7 @@ class LayoutKeywords(TypedDict, total=False):
     plan: AnyPath | None
     layout: Texts
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: str | None
@@ -139,6 +143,7 @@ class PackKeywords(TypedDict, total=False):
     jobs: int | None
     ray: str | None
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: str | None
@@ -168,6 +173,7 @@ class RecomputeKeywords(TypedDict, total=False):
     jobs: int | None
     ray: str | None
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: str | None
@@ -189,6 +195,7 @@ class ShowKeywords(TypedDict, total=False):
     ray: str | None
     shard: str | None
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: str | None
@@ -201,6 +208,7 @@ class StalenessKeywords(TypedDict, total=False):
     jobs: int | None
     ray: str | None
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: str | None
@@ -239,6 +247,7 @@ class VerifyKeywords(TypedDict, total=False):
     shard: str | None
     partial: AnyPath | None
     model: Model | None
+    expert_map: AnyPath | None
     start: int | None
     format: str | None
     base: str | None

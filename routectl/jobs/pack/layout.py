@@ -102,6 +102,7 @@ class Layout:
                        dump of MoE layers only is numbered by it
     rows               n-1 or n: rows of a sample of n tokens, where the dump does not tell n
     context            samples of more tokens than this are refused
+    pack_max_length    of xtuner: what each micro-batch is padded to. ``min_local_rows`` of it
     """
 
     framework: str = "verl"
@@ -131,6 +132,7 @@ class Layout:
     moe_layer_freq: str | None = None
     rows: str | None = None
     context: int | None = None
+    pack_max_length: int | None = None
 
 
 def _whole(text: str, what: str) -> int:
@@ -231,6 +233,7 @@ class Lengths:
 
 def _plan(options: Layout, sizes: Lengths) -> "Plan | None":
     from ...layouts.plan import build_plan, verl_plan
+    from ...layouts.rules import rule_of
 
     if options.plan is not None:
         from ...formats.replay.plans import read_plan
@@ -244,12 +247,11 @@ def _plan(options: Layout, sizes: Lengths) -> "Plan | None":
         return plan.without([i for i, tokens in enumerate(sizes.all_lens) if not tokens])
     if (options.dp, options.max_tokens_per_gpu, options.micro_batch_size) == (1, None, None):
         return None
+    fed = [tokens - rule_of(options.framework).unfed for tokens in sizes.lens]
     if options.balance == "verl" and options.vpp > 1 and options.max_tokens_per_gpu is not None:
-        return verl_plan(
-            sizes.lens, options.dp, options.max_tokens_per_gpu * options.cp, options.pp
-        )
+        return verl_plan(fed, options.dp, options.max_tokens_per_gpu * options.cp, options.pp)
     return build_plan(
-        sizes.lens,
+        fed,
         options.dp,
         max_tokens_per_gpu=options.max_tokens_per_gpu,
         cp=options.cp,
@@ -276,6 +278,15 @@ def _pipeline(options: Layout, num_layers: int) -> "Pipeline | None":
     )
 
 
+def _rows_of_pack(options: Layout) -> int:
+    """Rows of each rank where xtuner pads a micro-batch to pack_max_length."""
+    if options.framework != "xtuner":
+        raise MismatchError(f"{options.framework} has no pack-max-length: it is xtuner's")
+    if options.min_local_rows is not None:
+        raise MismatchError("pack-max-length and min-local-rows cannot both be given")
+    return -(-(options.pack_max_length or 0) // options.cp)
+
+
 def packing_of(options: Layout, sizes: Lengths, num_layers: int) -> "Packing":
     """The Packing that the options describe. Raises RoutectlError where they do not fit."""
     from ...layouts.packing import Packing
@@ -298,6 +309,8 @@ def packing_of(options: Layout, sizes: Lengths, num_layers: int) -> "Packing":
             "seq_len",
         )
     }
+    if options.pack_max_length is not None:
+        given["min_local_rows"] = _rows_of_pack(options)
     try:
         pipeline = _pipeline(options, num_layers)
         packing = Packing(sizes.lens, **given, plan=_plan(options, sizes), pipeline=pipeline)

@@ -45,13 +45,13 @@ class Mergeable:
 
 
 def asked_fields(request: Any) -> dict[str, Any]:
-    """What a request asks, by the names of its fields, groups too; without what is shared.
+    """What a request asks, by the names of its fields, groups too; without what is aside.
 
     Raises RoutectlError for a dump in memory, or what else a program alone can give.
     """
     found: dict[str, Any] = {}
     for one, about in options_of(type(request)):
-        if not about.shared:
+        if not about.aside:
             found[one.name] = _plain(getattr(request, one.name))
     for name in groups_of(type(request)):
         inner = asked_fields(getattr(request, name))

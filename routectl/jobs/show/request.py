@@ -47,7 +47,8 @@ class ShowRequest:
 def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document":
     """The routectl.show/1 document of a dump, or routectl.checkpoint/1 of a checkpoint.
 
-    Of a dump whose model nothing tells, routectl.outline/1: what can be told without. With
+    Of a dump whose model nothing tells, routectl.outline/1: what can be told without; of counts
+    without routes, routectl.loads/1. With
     --partial what was counted is written there, and the document is routectl.written/1.
     """
     from ...checkpoints import is_checkpoint
@@ -63,6 +64,7 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
         refuse_parts(request, "a checkpoint")
         return _of_checkpoint(named.path)
     from ...formats.documents.facts import GUESSED
+    from ...formats.experts.counts import LoadsOnlyError
     from ...reports.show.document import summary_document
     from .work import open_guessing
 
@@ -78,7 +80,10 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
         return write_partial(
             "show", request, lambda: _work(request, opening()), progress, told=request.path
         )
-    opened = opening()
+    try:
+        opened = opening()
+    except LoadsOnlyError:
+        return _loads(request, progress)
     if _is_packed(Path(named.path)):
         progress.note(
             f"{named.path}: pack wrote it: samples.parquet is shown, whose routes are in the "
@@ -122,6 +127,14 @@ def refuse_parts(request: ShowRequest, what: str) -> None:
     """Raise RoutectlError where a part is asked for of what is not counted in parts."""
     if request.share != ShardOptions():
         raise RoutectlError(f"{request.path}: {what} is shown whole: drop --shard and --partial")
+
+
+def _loads(request: ShowRequest, progress: Progress) -> "Document":
+    """What counts without routes come to: routectl.loads/1."""
+    from .loads import loads_of_sides
+
+    refuse_parts(request, "a file of counts")
+    return loads_of_sides({"DUMP": request.path}, request.reading, progress)
 
 
 def _is_packed(folder: Path) -> bool:

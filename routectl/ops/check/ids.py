@@ -198,7 +198,10 @@ def _why_out(rows_NK: Ints, limit: int, share: float) -> str:
     if share > 0.5 and values[0] == limit and alone:
         return "ids of shared experts, in a slot of their own"
     if values[0] >= 0 and int(values.max()) < limit + max(limit, 64):
-        return f"ids up to {int(values.max())}: physical ones (EPLB), or another model's"
+        return (
+            f"ids up to {int(values.max())}: physical ones (EPLB), which --expert-map FILE reads "
+            "as logical ones, or another model's"
+        )
     return "no ids at all: another type or another layout of bytes"
 
 

@@ -18,6 +18,7 @@ from ...layouts.packing import Packing, Rank
 from ...layouts.runs import Run
 from ...routes import Bools, Routes
 from .padding import TensorSpec, filler_ids
+from .repeating import Repeats
 
 __all__ = ["Packed", "Rank", "greatest_id", "pack"]
 
@@ -89,6 +90,12 @@ def greatest_id(routes: Source) -> int:
     return max((int(one.ids_TLK.max(initial=0)) for one in held if one is not None), default=0)
 
 
+def _layers(packing: Packing, rank: Rank, spec: TensorSpec, shape: _Shape) -> list[int]:
+    """The layers that are written, chunk after chunk."""
+    layers = [n for chunk in packing.stage_layers(rank.pp, shape.layers_L) for n in chunk]
+    return layers if spec.layers is None else [n for n in layers if n in spec.layers]
+
+
 def _check(index: int, held: Routes, shape: _Shape, tokens: int) -> None:
     if (held.layers_L, held.num_experts, held.top_k) != shape:
         for name, expected in shape._asdict().items():
@@ -138,11 +145,8 @@ class _Rows:
         copy_rows(self._waiting, self.columns, self.ids_LRK, threads=self.threads)
         self._waiting, self._bytes = [], 0
 
-    def finish(self, filler_PK: NDArray[np.int64], shift: int) -> Bools:
-        """Write filler where no route is, and return the mask, [R] or [L, R].
-
-        Each layer's filler starts one row further on, so that no expert is hit in all layers.
-        """
+    def mask(self) -> Bools:
+        """Copy what is left, and return where routes are, [R] or [L, R]."""
         if not len(self.columns):
             return self._there_R
         self.flush()
@@ -151,16 +155,24 @@ class _Rows:
             mask_LR = mask_LR.copy()
         for i, rows in self._holes:
             mask_LR[i, rows] = False
-        holed = {i for i, _ in self._holes}
-        padding = np.flatnonzero(~self._there_R)
+        return mask_LR if self._holes and (mask_LR != mask_LR[0]).any() else mask_LR[0]
+
+    def fill(self, mask: Bools, filler_PK: NDArray[np.int64], shift: int) -> None:
+        """Write filler where no route is.
+
+        Each layer's filler starts one row further on, so that no expert is hit in all layers.
+        """
+        if not len(self.columns):
+            return
+        padding = np.flatnonzero(~mask) if mask.ndim == 1 else None
         rows_L = [
-            np.flatnonzero(~mask_LR[i]) if i in holed else padding for i in range(len(self.ids_LRK))
+            np.flatnonzero(~mask[i]) if padding is None else padding
+            for i in range(len(self.ids_LRK))
         ]
         turns = np.arange(max(map(len, rows_L)) + len(rows_L)) + shift
         filler = filler_PK.astype(self.ids_LRK.dtype)[turns % len(filler_PK)]
         for i, rows in enumerate(rows_L):
             self.ids_LRK[i, rows] = filler[i : i + len(rows)]
-        return mask_LR if holed and (mask_LR != mask_LR[0]).any() else mask_LR[0]
 
 
 def pack(
@@ -186,9 +198,7 @@ def pack(
     ValueError for a rank that is not there.
     """
     shape = _shape_of(routes)
-    layers = [n for chunk in packing.stage_layers(rank.pp, shape.layers_L) for n in chunk]
-    if spec.layers is not None:
-        layers = [n for n in layers if n in spec.layers]
+    layers = _layers(packing, rank, spec, shape)
     columns = [shape.layers_L.index(layer) for layer in layers]
     runs: dict[int, list[Run]] = {}
     for run in packing.runs(rank.cp, rank.tp):
@@ -205,18 +215,25 @@ def pack(
     spec = replace(spec, dtype=dtype.name if dtype.isnative else str(dtype))
     spec.dtype_for(packing, shape.num_experts)
     tensors = _Rows(ids_LRK, columns, threads, holds_all=not isinstance(routes, Dump))
+    policy = spec.policy(packing)
+    repeats = Repeats(packing, rank, ids_LRK, columns) if policy == "repeat" else None
     count = 0
     for count, sample in enumerate(routes, 1):
         held = _routes_of(sample)
+        if repeats is not None:
+            repeats.take(count - 1, held)
         if count > len(packing.lens) or held is None:
             continue
         _check(count - 1, held, shape, packing.lens[count - 1])
-        for run in runs.get(count - 1, ()):
-            part = run.within(held.start, held.stop)
-            if part is not None:
-                tensors.take(held, part)
+        parts = (run.within(held.start, held.stop) for run in runs.get(count - 1, ()))
+        for part in filter(None, parts):
+            tensors.take(held, part)
     if count != len(packing.lens):
         raise MismatchError(f"got {count} samples, the packing has {len(packing.lens)}")
-    filler = filler_ids(spec.policy(packing), shape.num_experts, shape.top_k, spec.ep)
-    mask = tensors.finish(filler, rank.cp * packing.tp + (rank.tp or 0))
+    mask = tensors.mask()
+    if repeats is not None:
+        repeats.finish()
+    else:
+        filler = filler_ids(policy, shape.num_experts, shape.top_k, spec.ep)
+        tensors.fill(mask, filler, rank.cp * packing.tp + (rank.tp or 0))
     return Packed(out, mask, tuple(layers))

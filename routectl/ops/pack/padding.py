@@ -15,6 +15,8 @@ from ...layouts.rules import DTYPES, PADDINGS, replay_dtype
 
 __all__ = ["TensorSpec", "filler_ids"]
 
+_RANDOM_ROWS = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -23,7 +25,9 @@ class TensorSpec:
     padding  what padding and missing rows hold. zero: K times expert 0. arange: experts 0..K-1.
              spread: distinct experts, in turn over the ``ep`` expert-parallel ranks, so that no
              rank gets more filler than another. minus-one: -1, for routers that then route
-             natively.
+             natively. repeat: the route nearest before it in its sample, after all samples that of
+             the last; expert 0 where there is none. random: ids drawn alike, the same at each
+             call, an expert perhaps twice in a row.
     dtype    the name of a numpy integer dtype: int8 .. int64, uint8 .. uint64
     ep       expert-parallel size: rank r holds experts [r E / ep, (r + 1) E / ep)
     greatest the greatest id of the batch, for a framework whose dtype goes by it (ROLL); None
@@ -57,7 +61,7 @@ class TensorSpec:
         if self.dtype is not None and self.dtype not in DTYPES:
             raise MismatchError(f"dtype {self.dtype} is none of {', '.join(DTYPES)}")
         last = num_experts - 1  # which spread writes, and otherwise the batch may not
-        if packing.rule.dtype == "value" and self.policy(packing) != "spread":
+        if packing.rule.dtype == "value" and self.policy(packing) not in ("spread", "random"):
             last = last if self.greatest is None else self.greatest
         named = (
             np.dtype(self.dtype) if self.dtype else replay_dtype(packing.rule, num_experts, last)
@@ -77,7 +81,7 @@ def filler_ids(policy: str, num_experts: int, top_k: int, ep: int) -> NDArray[np
 
     spread: with experts numbered so that neighbours are on different ranks, row p holds the K
     from p x K on, modulo E. In any number of rows the ranks' loads then differ by at most 1.
-    Raises ValueError when ep does not divide E.
+    repeat: what rows hold that no route is before. Raises ValueError when ep does not divide E.
     """
     if ep < 1 or num_experts % ep:
         raise ValueError(f"num_experts {num_experts} does not divide by ep {ep}")
@@ -86,5 +90,8 @@ def filler_ids(policy: str, num_experts: int, top_k: int, ep: int) -> NDArray[np
         experts = turns % ep * (num_experts // ep) + turns // ep
         period = num_experts // int(np.gcd(num_experts, top_k))
         return experts[np.arange(period * top_k).reshape(period, top_k) % num_experts]
-    rows = {"zero": [0] * top_k, "arange": range(top_k), "minus-one": [-1] * top_k}
+    if policy == "random":
+        return np.random.default_rng(0).integers(0, num_experts, (_RANDOM_ROWS, top_k))
+    zero = [0] * top_k
+    rows = {"zero": zero, "repeat": zero, "arange": range(top_k), "minus-one": [-1] * top_k}
     return np.array([rows[policy]], np.int64)

@@ -25,6 +25,7 @@ from ..document import Document, visible_document
 from ..pack.text import render_verified
 from ..predict.text import render_prediction
 from ..recompute.text import render_recompute
+from ..show.loads import render_loads
 from ..show.outline import render_outline
 from ..show.text import render_checkpoint, render_summary
 from ..staleness.series_text import render_series
@@ -42,6 +43,7 @@ _VIEWS: tuple[tuple[str, Render], ...] = (
     ("routectl.staleness_series/1", render_series),
     ("routectl.show/1", render_summary),
     ("routectl.outline/1", render_outline),
+    ("routectl.loads/1", render_loads),
     ("routectl.checkpoint/1", render_checkpoint),
     ("routectl.predict/1", render_prediction),
     ("routectl.verify/1", render_verified),

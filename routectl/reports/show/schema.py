@@ -3,16 +3,20 @@
 from typing import Literal, NotRequired, TypedDict
 
 from ..diff.schema import DetailDocument
-from ..document import DumpEntry
+from ..document import AskedEntry, DumpEntry
 
 __all__ = [
     "CheckpointDocument",
     "DamagedEntry",
     "DtypeBytes",
     "LayerBytes",
+    "LayerLoads",
     "LayerSummary",
     "LayerViolations",
     "LayerWeights",
+    "LoadSide",
+    "LoadsDocument",
+    "LoadsVerdict",
     "OutlineDocument",
     "RouterDtypes",
     "RouterEntry",
@@ -122,6 +126,55 @@ class OutlineDocument(TypedDict):
     skipped: list[str]
     unknown: list[str]
     hint: str
+
+
+class LoadSide(TypedDict):
+    """Where a load is from: counts of SGLang's recorder, in a mode of its, or a dump's routes.
+
+    taken counts ids: tokens x K of each layer. expert_map says by which map physical ids were
+    counted as logical ones.
+    """
+
+    name: str
+    path: str
+    of: Literal["counts", "routes"]
+    mode: str | None
+    forward_passes: int | None
+    model: str | None
+    expert_map: str | None
+    layers: list[int]
+    num_experts: int
+    taken: int
+
+
+class LayerLoads(TypedDict):
+    """The load of a layer, a value a side: ids, measures, and how often each expert was taken."""
+
+    layer: int
+    taken: list[int]
+    max_vio: list[float | None]
+    entropy: list[float | None]
+    dead_experts: list[int]
+    load_shift: float | None
+    load: list[list[int]]
+
+
+class LoadsVerdict(TypedDict):
+    """1 where two loads differ, else 0."""
+
+    exit_code: int
+
+
+class LoadsDocument(TypedDict):
+    """routectl.loads/1: expert loads of one side, or of two, where one has no routes."""
+
+    schema: Literal["routectl.loads/1"]
+    note: str
+    sides: list[LoadSide]
+    max_load_shift: float | None
+    layers: list[LayerLoads]
+    verdict: LoadsVerdict
+    asked: NotRequired[AskedEntry]
 
 
 class RouterEntry(TypedDict):

@@ -302,3 +302,29 @@ def test_names_are_short_and_printable(place, name):
     ) as caught:
         open_dump(path, model=FACTS)
     check_line(caught.value, path)
+
+
+def test_files_that_vime_spills(tmp_path):
+    """vime's rollout_*/sample_*.safetensors are a sample each, named by the index in the file's
+    name; what is spilled beside the routes is left out.
+    """
+    folder = tmp_path / "rollout_00000003"
+    folder.mkdir()
+    held = {"7": some_ids(4, seed=1), "12": some_ids(6, seed=2), "a" * 32: some_ids(2, seed=3)}
+    for number, (name, ids) in enumerate(held.items()):
+        index = f"{name}_{number:032x}" if name.isdecimal() else f"none_{name}"
+        tensor = {"tensor": torch.tensor(ids.astype(np.uint8))}
+        save_torch(
+            tensor, folder / f"sample_{index}.safetensors", {"kind": "rollout_routed_experts"}
+        )
+    top = {"tensor": torch.zeros(3, 8, dtype=torch.int32)}
+    save_torch(top, folder / f"sample_7_topk_{'b' * 32}.safetensors", {"kind": "sampler_topk"})
+    for place in (folder, f"{tmp_path}/rollout_*/sample_*.safetensors"):
+        dump = open_dump(place, model=FACTS)
+        assert {key.sample_id for key in dump.keys} == set(held)
+        for sample in dump:
+            np.testing.assert_array_equal(sample.routes.ids_TLK, held[sample.sample_id])
+            assert (sample.routes.start, sample.num_tokens) == (0, None)
+    alone = open_dump(folder / f"sample_12_{1:032x}.safetensors", model=FACTS)
+    np.testing.assert_array_equal(alone[0].routes.ids_TLK, held["12"])
+    assert alone[0].sample_id == "12"

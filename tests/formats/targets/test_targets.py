@@ -90,6 +90,7 @@ class TestLayouts:
             ("skyrl", "rollout_expert_indices", "uint8", 1, "01 23 10 01", "01 01 32 01"),
             ("skyrl-0.3", "rollout_expert_indices", "uint8", 1, "01 23 10 00", "00 00 32 00"),
             ("nemo-rl-tensor", "routed_experts", "int8", 0, "01 23 10 01", "32 01 01 01"),
+            ("areal", "routed_experts", "int32", 0, "01 23 10 10", "32 32 00 00"),
             ("roll", "routed_experts", "uint8", 1, "01 23 10 00", "32 00 00 00"),
             ("ms-swift", "routed_experts", "int64", 1, "01 23 10 00", "32 00 00 00"),
         ],
@@ -102,6 +103,44 @@ class TestLayouts:
         assert grid[key].shape[2] == layer + 1
         if layer and name != "skyrl":
             assert not grid[key][:, :, 0].any()  # a dense layer's column
+
+    def test_areal_columns(self, tmp_path):
+        """AReaL's rows that are missing repeat the nearest before, and their sample is no valid
+        one: it has no routes when the batch is read.
+        """
+        rows = make_routes([*A_ROWS, [[2, 3]]], (1,), 4, missing=[(0, 0), (2, 0)])
+        hole = make_sample(rows, "c", [1], [2, 3, 4, 5])
+        whole = make_sample(make_routes(A_ROWS, (1,), 4), "a", [5, 6], [7, 8])
+        path, _ = write(make_dump([whole, hole], (1,), 4, 2), "areal", tmp_path)
+        grid = load(path)
+        assert grid["r3_routing_valid"].tolist() == [True, False]
+        assert [words(row, 0) for row in grid["routed_experts"]] == [
+            "01 23 10 10 00",
+            "00 23 23 23 23",
+        ]
+        assert grid["loss_mask"].tolist() == [[0, 0, 1, 1, 0], [0, 1, 1, 1, 1]]
+        found = list(open_dump(path, model=FACTS))
+        assert found[0].routes.ids_TLK.tolist() == A_ROWS
+        assert [one.prompt_length for one in found] == [2, 1]
+        assert found[1].routes is None
+
+    def test_areal_versions(self, tmp_path):
+        """AReaL's versions, one a token, are weight versions; -1 is a token that no model wrote."""
+        path, _ = write(two_samples(), "areal", tmp_path)
+        grid = {
+            **load(path),
+            "versions": torch.tensor([[-1, 7, 7, 8], [-1, -1, -1, -1]]),
+            "logprobs": torch.tensor([[0, -1.5, -2, -3], [0, 0, 0, 0]]),
+        }
+        torch.save(grid, path)
+        one, two = open_dump(path, model=FACTS)
+        assert one.weight_spans == (WeightSpan("7", 0, 2), WeightSpan("8", 2, 3))
+        assert one.logprobs.tolist() == [-1.5, -2, -3]
+        assert (one.prompt_length, two.prompt_length, two.weight_spans) == (1, 2, ())
+        grid["r3_routing_valid"] = torch.tensor([True])
+        torch.save(grid, path)
+        with pytest.raises(FormatError, match=r"r3_routing_valid: got \(1,\), expected"):
+            open_dump(path, model=FACTS)
 
     def test_verl_padded_columns(self, tmp_path):
         """verl's prompts are padded on the left, responses on the right."""
@@ -651,7 +690,8 @@ def table_row(target):
     rows = target.rows.replace("N-1", "N - 1")
     pads = {"engine": "none", "own": "none", "N - 1": "none"}.get(rows, target.pad)
     pads = f"{pads}, {target.side}" if target.side else pads
-    missing = {None: "an error", "minus-one": "-1"}[target.missing]
+    words = {None: "an error", "minus-one": "-1", "repeat": "repeat, and not valid"}
+    missing = words[target.missing]
     missing = "masked at the end, else an error" if target.tail else missing
     holds = ", ".join(name.replace("_", " ") for name in target.holds) or "-"
     name = target.suffix or "a folder"

@@ -38,12 +38,13 @@ class DiskTensorRef:
     validated: bool = False
 
 
-@pytest.fixture
-def spilled(monkeypatch):
-    """The class under the name that slime pickles it by."""
-    module = ModuleType("slime.utils.tensor_store")
+@pytest.fixture(params=["slime.utils.tensor_store", "vime.data.tensor"])
+def spilled(monkeypatch, request):
+    """The class under the name that slime or vime pickles it by."""
+    module = ModuleType(request.param)
     module.DiskTensorRef = DiskTensorRef
-    for name in ("slime", "slime.utils", module.__name__):
+    above = request.param.split(".")
+    for name in (above[0], ".".join(above[:2]), module.__name__):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(DiskTensorRef, "__module__", module.__name__)
     return DiskTensorRef
@@ -280,6 +281,14 @@ class TestRoutes:
         ref = spilled("/elsewhere/0_r3_spill/f00d/0_a.safetensors")
         sample = read(tmp_path, rollout_routed_experts=ref)
         assert sample.routes.ids_TLK.tolist() == A_IDS
+
+    def test_segments(self, tmp_path):
+        """Routes as a list of tensors, one a segment as vime appends them, are read end to end."""
+        whole = all_layers(A_IDS)
+        sample = read(tmp_path, rollout_routed_experts=[whole[:2], whole[2:]])
+        assert sample.routes.ids_TLK.tolist() == A_IDS
+        with pytest.raises(FormatError, match="got segments of shapes"):
+            read(tmp_path, rollout_routed_experts=[whole[:2], whole[2:, :1]])
 
     @pytest.mark.parametrize(
         ("path", "said"),

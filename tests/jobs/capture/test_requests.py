@@ -4,10 +4,14 @@ import json
 
 import pytest
 
+from routectl.engines.http import parse_address
+from routectl.engines.prompts import Prompt
+from routectl.engines.requests import Sampling, plan_requests
+from routectl.engines.server import Server
 from routectl.formats import open_dump
 from support.capturing import FAST, QUIET, captured, one_prompt, prompts_file
 from support.engine_server import EngineServer, error, recorded, reply
-from support.recordings import FIXTURES, QWEN, SGLANG, VLLM, request_of
+from support.recordings import FIXTURES, QWEN, SGLANG, VLLM, read_lines, request_of
 from support.shell import complaint
 
 VLLM_33 = FIXTURES / "servers" / "vllm-0.33.0" / "tiny_rl"
@@ -122,12 +126,67 @@ def test_weight_versions_of_vllm_033_come_without_a_word(tmp_path, capsys):
     answer = recorded(VLLM_33, "completion_weight_versions")
     version = {"/version": reply(b'{"version":"0.33.0"}')}
     with EngineServer("vllm", answer, gets=version) as server:
-        flags = ("--request", "return_weight_versions=true", "--model", TINY_RL)
-        done = captured(capsys, server, prompts, tmp_path / "x.parquet", *flags)
+        done = captured(capsys, server, prompts, tmp_path / "x.parquet", "--model", TINY_RL)
     assert done.code == 0, done.err
     assert "ignores" not in done.err
+    assert server.posts[0].body["return_weight_versions"] is True
     (sample,) = open_dump(tmp_path / "x.parquet")
     assert [span.version for span in sample.weight_spans] == ["default"]
+
+
+ASKED = {
+    "0.33 completions": ("0.33.0", "prompt", (), True),
+    "0.34 completions": ("0.34.1rc1", "prompt", (), True),
+    "0.33 chat": ("0.33.0", "messages", (), True),
+    "not wanted": ("0.33.0", "prompt", ("--request", "return_weight_versions=false"), False),
+    "0.33 inference": ("0.33.0", "prompt", ("--endpoint", "inference"), None),
+    "0.32": ("0.32.0", "prompt", (), None),
+    "not told": (None, "prompt", (), None),
+    "a branch": ("main", "prompt", (), None),
+}
+
+
+@pytest.mark.parametrize(("version", "kind", "flags", "asked"), ASKED.values(), ids=ASKED)
+def test_weight_versions_are_asked_for_where_they_are_told(version, kind, flags, asked):
+    """vLLM from 0.33 on is asked in completions and chat; an older or unknown one is not."""
+    server = Server(parse_address("http://h:1", None), "vllm", version, "tiny")
+    value = [{"role": "user", "content": "a"}] if kind == "messages" else [1, 2]
+    prompt = Prompt("p", "p", "messages" if kind == "messages" else "ids", value, {})
+    fields = {"return_weight_versions": False} if asked is False else {}
+    endpoint = "inference" if "inference" in flags else None
+    (request,) = plan_requests(server, [prompt], Sampling(fields=fields), 1, endpoint)
+    assert request.body.get("return_weight_versions") is asked
+
+
+def test_a_run_goes_on_when_versions_are_asked_for(tmp_path, capsys):
+    """Answers of before, without versions, are kept: the same was sampled."""
+    lines = read_lines(VLLM_33 / "captured_weight_versions.jsonl")
+    kept = dict(lines[0], request=dict(lines[0]["request"]))
+    del kept["request"]["return_weight_versions"]
+    kept["response"]["choices"][0]["weight_versions"] = None
+    target = tmp_path / "x.jsonl"
+    target.with_name("x.jsonl.partial.jsonl").write_text(json.dumps(kept) + "\n", "utf-8")
+    prompts = prompts_file(
+        tmp_path, *({"id": f"p{i}", "prompt": x["request"]["prompt"]} for i, x in enumerate(lines))
+    )
+    answer = reply(json.dumps(lines[1]["response"]).encode())
+    gets = {"/version": reply(b'{"version":"0.33.0"}')}
+    flags = ("--max-tokens", 16, "--seed", 1, "--model", TINY_RL)
+    with EngineServer("vllm", answer, gets=gets) as server:
+        done = captured(capsys, server, prompts, target, *flags)
+    assert done.code == 0, done.err
+    assert len(server.posts) == 1
+    dump = open_dump(target, model=TINY_RL)
+    spans = [[span.version for span in one.weight_spans] for one in dump]
+    assert spans == [[], ["default"]]
+
+
+def test_spans_of_a_capture_of_vllm_033():
+    """A capture with weight versions has one span over all 16 tokens of each answer."""
+    dump = open_dump(VLLM_33 / "captured_weight_versions.jsonl", model=TINY_RL)
+    spans = [[(s.version, s.start, s.end) for s in one.weight_spans] for one in dump]
+    assert spans == [[("default", 0, 16)]] * 2
+    assert [one.routes.num_tokens for one in dump] == [16, 17]
 
 
 OURS = {

@@ -181,7 +181,7 @@ def test_what_was_written_is_a_document(tmp_path, capsys):
 
 def test_help_has_every_target_and_codec(capsys):
     """The choices of --to and --codec are the tables of targets and codecs, and help lists them."""
-    assert ("native", *(target.name for target in TARGETS)) == convert.TARGETS
+    assert ("native", *(target.name for target in TARGETS), "eplb") == convert.TARGETS
     assert set(convert.CODECS) == {"plain", "auto", *CODECS}
     told = run(capsys, "convert", "--help").out
     for name in (*convert.TARGETS, *convert.CODECS):

@@ -37,7 +37,7 @@ class TestPairs:
             "sample-multiple=11,min-local-rows=12,bucket=13,fp8=mxfp8,decoder-layers=14,"
             "first-stage-layers=0,last-stage-layers=15,account-embedding=true,account-loss=false,"
             "pipeline-layout=Et*3|(tt|)*2,L,moe-layer-freq=0,1,1,rows=n-1,context=16,"
-            "micro-batch-size=17"
+            "micro-batch-size=17,pack-max-length=18"
         )
         layout, sources, notes = settled(text)
         assert (sources, notes) == ((), [])
@@ -50,7 +50,7 @@ class TestPairs:
             **{"fp8": "mxfp8", "decoder_layers": 14, "first_stage_layers": 0},
             **{"last_stage_layers": 15, "account_embedding": True, "account_loss": False},
             **{"pipeline_layout": "Et*3|(tt|)*2,L", "moe_layer_freq": "0,1,1", "rows": "n-1"},
-            **{"context": 16, "micro_batch_size": 17},
+            **{"context": 16, "micro_batch_size": 17, "pack_max_length": 18},
         }
 
     def test_flags_are_keys(self):

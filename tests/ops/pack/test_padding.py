@@ -11,7 +11,16 @@ from routectl import Packing, Rank, TensorSpec, pack
 from routectl.errors import MismatchError
 from routectl.layouts.packing import FRAMEWORKS
 from routectl.ops.pack.padding import PADDINGS
-from support.packs import Batch, batches, check_rows, expected_rows, ranks_of, routes_like
+from support.packs import (
+    Batch,
+    batches,
+    check_rows,
+    expected_rows,
+    ranks_of,
+    repeated_rows,
+    routes_like,
+    sizes_of,
+)
 
 OWN = {
     "verl": ("int16", "zero"),
@@ -19,6 +28,7 @@ OWN = {
     "skyrl": ("int32", "arange"),
     "skyrl-0.3": ("int32", "zero"),
     "nemo-rl": ("int8", "arange"),
+    "nemo-rl-automodel": ("int8", "minus-one"),
     "slime": ("int32", "spread"),
     "slime-allgather": ("int32", "spread"),
     "miles": ("int32", "minus-one"),
@@ -27,7 +37,10 @@ OWN = {
     "relax-vl": ("int32", "spread"),
     "ms-swift": ("int64", "zero"),
     "ms-swift-contiguous": ("int64", "zero"),
-    "areal": ("int32", "zero"),
+    "vime": ("uint8", "spread"),
+    "vime-allgather": ("uint8", "spread"),
+    "xtuner": ("int64", "random"),
+    "areal": ("int32", "repeat"),
     "roll": ("uint8", "zero"),
     "prime-rl": ("uint8", "zero"),
     "ulysses": ("int64", "zero"),
@@ -47,19 +60,46 @@ def loads(ids_RK, experts, ep):
 
 
 @settings(max_examples=60)
-@given(batches(), st.sampled_from(PADDINGS))
+@given(batches(), st.sampled_from([name for name in PADDINGS if name != "repeat"]))
 def test_each_policy(batch, policy):
-    """Zero, arange and minus-one rows are all the same; spread rows are distinct ids in range."""
+    """Zero, arange and minus-one rows are all the same; spread rows are distinct ids in range,
+    random ones any in range.
+    """
     spec = TensorSpec(padding=policy, dtype="int32")
     for rank in ranks_of(batch.packing):
         packed = pack(batch.dump, batch.packing, rank, spec=spec)
         for rows in fillers(packed, batch, rank):
-            if policy == "spread":
-                assert all(len(set(row)) == batch.top_k for row in rows.tolist())
+            if policy in ("spread", "random"):
+                distinct = (len(set(row)) == batch.top_k for row in rows.tolist())
+                assert policy == "random" or all(distinct)
                 assert not rows.size or 0 <= rows.min() <= rows.max() < batch.experts
             else:
                 row = {"zero": 0, "minus-one": -1, "arange": np.arange(batch.top_k)}[policy]
                 assert (rows == row).all()
+
+
+@settings(max_examples=60)
+@given(batches())
+def test_repeated_rows(batch):
+    """With repeat each row without a route holds the nearest before it, in every layer."""
+    spec = TensorSpec(padding="repeat", dtype="int32")
+    if not batch.packing.lens:
+        return
+    for rank in ranks_of(batch.packing):
+        packed = pack(batch.dump, batch.packing, rank, spec=spec)
+        check_rows(packed, batch, rank)
+        assert packed.ids_LRK.tolist() == repeated_rows(batch, rank)
+
+
+def test_random_rows_are_the_same_each_time_and_may_repeat_an_expert():
+    """Random filler is drawn alike, some rows with an expert twice, the same at each call."""
+    routes = [routes_like(random.Random(6), 2, (0,), (4, 8, None))]
+    packing = Packing([3], "xtuner", min_local_rows=4000)
+    packed, again = pack(routes, packing), pack(routes, packing)
+    rows = packed.ids_LRK[0, 2:]
+    assert packed.ids_LRK.tolist() == again.ids_LRK.tolist()
+    assert abs(loads(rows, 8, 8) / rows.size - 1 / 8).max() < 0.01
+    assert 0 < sum(len(set(row)) == 4 for row in rows.tolist()) < len(rows)
 
 
 @pytest.mark.slow
@@ -109,7 +149,7 @@ def test_the_mask_is_one_row_where_layers_agree():
 def test_the_dtype_and_padding_of_a_framework(framework):
     """Without a spec, dtype and padding are the framework's own."""
     routes = [routes_like(random.Random(6), 2, (0,), (4, 32, None))]
-    packing = Packing([3], framework, tp=2, cp=2)
+    packing = Packing([3], framework, **sizes_of(framework, 2, 2))
     dtype, policy = OWN[framework]
     batch = Batch(packing, routes, (0,), 32, 4, None)
     for rank in ranks_of(packing):

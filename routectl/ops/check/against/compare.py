@@ -26,6 +26,7 @@ from .models import LEFT
 from .naming import Where
 from .orders import known_order
 from .pending import KeptRuns, PairedSides, runs_of
+from .prefixes import KnownFlips
 from .rest import Rest
 from .runs import column_runs, token_runs
 from .side import Ints, differing, side_of, unsigned
@@ -143,9 +144,9 @@ class Comparer:
         scene = _Scene(pair, book, found)
         rest_NL = self._token_runs(scene, wrong_NL, both_NL)
         rest_NL = self._column_runs(scene, wrong_NL, rest_NL)
-        margins = self._margins(pair, wrong_NL & rest_NL)
+        flips = self._flips(pair, wrong_NL & rest_NL)
         place = Place(pair.name, int(here_N[0]))
-        found.rest.add(pair.index, place, wrong_NL, rest_NL, both_NL, margins)
+        found.rest.add(pair.index, place, wrong_NL, rest_NL, both_NL, flips)
 
     def _token_runs(self, scene: _Scene, wrong_NL: Bools, both_NL: Bools) -> Bools:
         """Rows that differ in all layers: moved, or kept for later; what is left of the rows."""
@@ -272,8 +273,13 @@ class Comparer:
         found.explained += before
         found.note(CheckEstimate(edit.code, edit.detail, rows, left, before))
 
-    def _margins(self, pair: _Pair, wrong_NL: Bools) -> tuple[int, int]:
-        return self._margins_of(pair, pair.here_N, np.arange(len(self.layers)), wrong_NL)
+    def _flips(self, pair: _Pair, wrong_NL: Bools) -> KnownFlips:
+        """The margins of a sample's marked rows, and of those of its cached tokens."""
+        columns, here_N = np.arange(len(self.layers)), pair.here_N
+        cached = int((here_N < (pair.sample.cached_tokens or 0)).sum())
+        known, clear = self._margins_of(pair, here_N, columns, wrong_NL)
+        of_cached = self._margins_of(pair, here_N[:cached], columns, wrong_NL[:cached])
+        return KnownFlips(known, clear, cached, *of_cached)
 
     def _margins_of(
         self, pair: _Pair, positions: Ints, columns: Ints, wrong_NL: Bools

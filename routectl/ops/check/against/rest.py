@@ -5,13 +5,13 @@ Shape suffixes: N tokens, L layers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ....routes import Bools
 from ..book.results import Book, Place
+from .prefixes import Cached, KnownFlips, cached_differ, nats
 from .wording import margin_words
 
 __all__ = ["Intact", "Rest"]
@@ -45,7 +45,7 @@ class Intact:
     """A sample that no run took rows of: its compared positions, and what of its rows differs.
 
     plain is the step in its mismatch that stands out by itself, also the one that is told where
-    the sample differs as a whole.
+    the sample differs as a whole; cached are its rows of cached tokens.
     """
 
     index: int
@@ -56,6 +56,7 @@ class Intact:
     rows: int
     plain: _Step | None
     also: _Step | None
+    cached: Cached
 
     @property
     def rate(self) -> float:
@@ -65,8 +66,8 @@ class Intact:
     def step(self, usual: float) -> tuple[_Step, bool] | None:
         """The part that differs more than usual, and whether that is all of the sample."""
         if self.wrong > _TIMES * usual * self.rows:
-            gain = float(_nats(self.wrong, self.rows, self.wrong / self.rows))
-            gain -= float(_nats(self.wrong, self.rows, usual))
+            gain = float(nats(self.wrong, self.rows, self.wrong / self.rows))
+            gain -= float(nats(self.wrong, self.rows, usual))
             if gain > _EVIDENCE:  # this sample differs: in which part of it takes less to say
                 whole = _Step(self.first, True, self.wrong)
                 return (whole, True) if self.also is None else (self.also, False)
@@ -116,15 +117,15 @@ class Rest:
         wrong_NL: Bools,
         rest_NL: Bools,
         both_NL: Bools,
-        margins: tuple[int, int],
+        flips: KnownFlips,
     ) -> None:
-        """Add a sample's rows that are left; margins are how many are known, and are not small."""
+        """Add a sample's rows that are left; flips are the margins of those that differ."""
         wrong_NL = wrong_NL & rest_NL
         self.rows_L = self.rows_L + rest_NL.sum(axis=0)
         self.wrong_L = self.wrong_L + wrong_NL.sum(axis=0)
-        self.known, self.clear = self.known + margins[0], self.clear + margins[1]
+        self.known, self.clear = self.known + flips.known, self.clear + flips.clear
         if (rest_NL == both_NL).all() and wrong_NL.any():
-            one = _intact(index, place, wrong_NL.sum(axis=1), rest_NL.sum(axis=1))
+            one = _intact(index, place, wrong_NL.sum(axis=1), rest_NL.sum(axis=1), flips)
             self.count += 1
             self.intact[index] = one
             if len(self.intact) > 2 * _MOST:
@@ -154,18 +155,26 @@ class Rest:
         the rest of it is of the same cause. ``explained`` says that most was explained: what is
         left beside it is not judged by its rate.
         """
-        stale = self._steps(book)
+        prefixes = self._prefixes(book)
+        stale = self._steps(book, prefixes is not None) + (prefixes.wrong if prefixes else 0)
         rows, wrong = int(self.rows_L.sum()), int(self.wrong_L.sum()) - stale
-        if not rows or wrong <= 0:
+        known, clear = self.known, self.clear
+        if prefixes is not None:
+            rows, known, clear = (
+                rows - prefixes.rows,
+                known - prefixes.known,
+                clear - prefixes.clear,
+            )
+        if rows <= 0 or wrong <= 0:
             return stale
         share = f"{100 * wrong / rows:.2f} % of the other rows differ"
-        margins = margin_words(self.known, self.clear, self.eps)
+        margins = margin_words(known, clear, self.eps)
         rate_L = self.wrong_L / np.maximum(self.rows_L, 1)
-        decided = self.known >= _DECIDED * wrong
+        decided = known >= _DECIDED * wrong
         said = next((facts for code, facts in book.found if code == "R711"), None)
         if explained_in_place and said is not None:
             book.add("R711", None, rows=wrong, facts=dict(said))
-        elif decided and self.clear > _CLEAR * self.known:
+        elif decided and clear > _CLEAR * known:
             # beside rows that are moved, clear flips may be what is left of those
             code = "R715" if explained else "R716"
             book.add(code, None, rows=wrong, detail=f"{share}{margins}", facts={})
@@ -179,8 +188,23 @@ class Rest:
             book.add("R715", None, rows=wrong, detail=share, facts={})
         return stale
 
-    def _steps(self, book: Book) -> int:
-        """Name samples part of which differs far more than the rest; how many rows that are."""
+    def _prefixes(self, book: Book) -> Cached | None:
+        """Name rows of cached tokens where those of most samples differ more than the others."""
+        samples = [one for one in self.intact.values() if one.cached.rows]
+        detail = cached_differ([(one.cached, one.rows, one.wrong) for one in samples])
+        if detail is None:
+            return None
+        for one in samples:
+            if one.cached.wrong:
+                place = Place(one.name, one.first)
+                book.add("R709", place, rows=one.cached.wrong, detail=detail)
+        return sum((one.cached for one in samples), Cached())
+
+    def _steps(self, book: Book, cached_named: bool) -> int:
+        """Name samples part of which differs far more than the rest; how many rows that are.
+
+        ``cached_named`` says that prefixes of cached tokens are named already.
+        """
         rates = [one.rate for one in self.intact.values() if one.rows]
         if not rates:
             return 0
@@ -191,6 +215,8 @@ class Rest:
             if found is None:
                 continue
             step, whole = found
+            if cached_named and step.front and one.cached.wrong:
+                continue
             detail = "all of the sample" if whole else ""
             place = Place(one.name, step.position)
             book.add("R709" if step.front else "R718", place, rows=step.wrong, detail=detail)
@@ -208,18 +234,13 @@ def _worst(samples: Sequence[Intact]) -> list[Intact]:
     return sorted(samples, key=lambda one: (-one.rate, one.index))[:_WORST]
 
 
-def _nats(wrong: Any, rows: Any, rate: Any) -> Any:
-    """Log-likelihood of counts at a rate."""
-    rate = np.clip(rate, 1e-6, 1 - 1e-6)
-    return wrong * np.log(rate) + (rows - wrong) * np.log(1 - rate)
-
-
-def _intact(index: int, place: Place, wrong_N: Counts, rows_N: Counts) -> Intact:
+def _intact(index: int, place: Place, wrong_N: Counts, rows_N: Counts, flips: KnownFlips) -> Intact:
     """What is kept of a sample."""
     wrong, rows = np.cumsum(wrong_N), np.cumsum(rows_N)
     total, size, begin = int(wrong[-1]), int(rows[-1]), place.position or 0
-    steps = [_step(begin, wrong, _split(wrong, rows, evidence)) for evidence in (_EVIDENCE, _ALSO)]
-    return Intact(index, place.sample, begin, begin + len(wrong), total, size, *steps)
+    plain, also = (_step(begin, wrong, _split(wrong, rows, e)) for e in (_EVIDENCE, _ALSO))
+    cached, end = flips.cached_of(wrong_N, rows_N), begin + len(wrong)
+    return Intact(index, place.sample, begin, end, total, size, plain, also, cached)
 
 
 def _step(begin: int, wrong: Counts, found: tuple[int, bool] | None) -> _Step | None:
@@ -238,8 +259,8 @@ def _split(wrong: Counts, rows: Counts, evidence: float) -> tuple[int, bool] | N
     cuts = np.arange(_SHORTEST - 1, len(wrong) - _SHORTEST)
     one_w, one_r = wrong[cuts], np.maximum(rows[cuts], 1)
     two_w, two_r = total - one_w, np.maximum(size - rows[cuts], 1)
-    even = _nats(np.array(total), np.array(size), total / size)
-    gain = _nats(one_w, one_r, one_w / one_r) + _nats(two_w, two_r, two_w / two_r) - even
+    even = nats(np.array(total), np.array(size), total / size)
+    gain = nats(one_w, one_r, one_w / one_r) + nats(two_w, two_r, two_w / two_r) - even
     best = int(gain.argmax())
     rates = one_w[best] / one_r[best], two_w[best] / two_r[best]
     if gain[best] < evidence or max(rates) < _TIMES * max(min(rates), _FLOOR):

@@ -96,7 +96,8 @@ FINDINGS = (
     ),
     FindingKind("R101", "error", "ids out of range",
         "The ids are not logical ids of routed experts.",
-        "See the explanation that fits; record logical ids before the load balancer maps them.",
+        "See the explanation that fits; record logical ids before the load balancer maps them, or "
+        "give its map: --expert-map FILE.",
         ("vllm#33013", "TensorRT-LLM#17778"),
     ),
     FindingKind("R102", "error", "one expert twice in a row of ids",
@@ -280,7 +281,8 @@ FINDINGS = (
     ),
     FindingKind("R706", "error", "experts renumbered",
         "The ids are physical ones, after expert load balancing (EPLB).",
-        "Record logical ids; --against REFERENCE --save DST writes the dump with them restored.",
+        "Record logical ids, or give the load balancer's map: --expert-map FILE; --against "
+        "REFERENCE --save DST writes the dump with them restored.",
         ("vllm#33013", "TensorRT-LLM#17778"),
     ),
     FindingKind("R707", "error", "padding side swapped",

@@ -1,0 +1,1 @@
+"""Physical experts of expert-parallel engines: their maps, and what SGLang's recorder writes."""

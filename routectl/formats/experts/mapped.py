@@ -1,0 +1,164 @@
+"""A dump of physical expert ids, read as logical ones.
+
+Shape suffixes: T tokens, L MoE layers, K top_k, S steps, P physical experts.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...damage import DamagedSampleError
+from ...dump import Dump, Sample, SampleBatch
+from ...errors import FormatError, MismatchError, RoutectlError
+from ...routes import Routes, ids_dtype
+from .maps import ExpertMap
+
+__all__ = ["PROVENANCE", "StepsOf", "mapped"]
+
+PROVENANCE = "expert_map"  # of DumpMeta.provenance: what made logical ids of physical ones
+StepsOf = Callable[[int, Sample], NDArray[np.int64]]
+_NUMBER = re.compile(r"(\d{1,18})$")
+
+
+def mapped(dump: Dump, experts: ExpertMap, steps_of: StepsOf | None = None) -> Dump:
+    """The dump with logical ids; its meta says so, and which map it was.
+
+    ``steps_of`` is given a sample's index and the sample, and tells the step of each of its rows,
+    int64 [T]; without it they are the numbers of the weight versions that made its rows.
+
+    Raises MismatchError where the map does not fit: at once, for layers and experts, or when a
+    sample with ids beyond the map, or of no known step, is read.
+    """
+    meta = dump.meta
+    if PROVENANCE in meta.provenance:
+        raise MismatchError(
+            f"{meta.path}: its ids are logical: mapped already, by {meta.provenance[PROVENANCE]}",
+            hint="PATH::expert_map=FILE maps one dump alone",
+        )
+    experts.check_onto(experts.num_logical)
+    if meta.num_experts not in (experts.num_physical, experts.num_logical):
+        raise MismatchError(
+            f"{experts.source}: a map of {experts.num_physical} physical to {experts.num_logical} "
+            f"logical experts, but {meta.path} has ids of {meta.num_experts}",
+            hint="PATH::expert_map=FILE maps one dump alone",
+        )
+    table_SLP = experts.of_layers(meta.layers_L, meta.num_layers)
+    return _Mapping(experts, table_SLP, meta.layers_L, steps_of or _by_version(experts)).of(dump)
+
+
+class _Mapping:
+    """How a dump's ids are mapped, in all of its layers or some."""
+
+    def __init__(
+        self,
+        experts: ExpertMap,
+        table_SLP: NDArray[np.int32],
+        layers_L: tuple[int, ...],
+        steps_of: StepsOf,
+    ) -> None:
+        self.experts, self.layers_L, self.steps_of = experts, layers_L, steps_of
+        self.table_SLP = np.ascontiguousarray(table_SLP, ids_dtype(experts.num_logical))
+
+    def of(self, dump: Dump) -> Dump:
+        meta = replace(
+            dump.meta,
+            num_experts=self.experts.num_logical,
+            id_space="logical",
+            provenance={**dump.meta.provenance, PROVENANCE: str(self.experts)},
+        )
+
+        def load(index: int) -> Sample:
+            return self._sample(dump, index)
+
+        def narrow(layers: tuple[int, ...]) -> Dump:
+            columns = [self.layers_L.index(layer) for layer in layers]
+            table = self.table_SLP[:, columns]
+            return _Mapping(self.experts, table, layers, self.steps_of).of(
+                dump.select(layers=layers)
+            )
+
+        def batch(index: int) -> SampleBatch | None:
+            found = dump.batch(index)
+            if found is None or found.routes is None:
+                return found
+            return replace(found, routes=self._routes(found.routes, None))
+
+        one = len(self.table_SLP) == 1
+        found = Dump(meta, dump.keys, load, narrow, batch if one else None, dump.rows)
+        found.starts = dump.starts if one else None
+        return found
+
+    def _sample(self, dump: Dump, index: int) -> Sample:
+        try:
+            sample = dump[index]
+        except DamagedSampleError as error:
+            raise self._told(error, dump) from None
+        if sample.routes is None:
+            return sample
+        steps = None if len(self.table_SLP) == 1 else self.steps_of(index, sample)
+        return replace(sample, routes=self._routes(sample.routes, steps))
+
+    def _told(self, error: DamagedSampleError, dump: Dump) -> RoutectlError:
+        """What its reader refused, with logical ids; of ids beyond the map, that they are."""
+        if any(fault.kind == "ids" for fault in error.faults):
+            return MismatchError(f"{error}: the physical experts of {self.experts.source}")
+        if len(self.table_SLP) > 1:
+            return FormatError(str(error), hint=error.hint)
+        ids_TWK, count = error.ids_TWK, self.experts.num_physical
+        wide = self.experts.of_layers(range(ids_TWK.shape[1]), dump.meta.num_layers)
+        table_WP = self.table_SLP[0] if ids_TWK.shape[1] == len(self.layers_L) else wide[0]
+        known = (ids_TWK >= 0) & (ids_TWK < count)
+        ids = _taken(np.where(known, ids_TWK, 0), table_WP.astype(np.int64))
+        told = (error.faults, error.sample, np.where(known, ids, ids_TWK), error.start, error.hint)
+        found = DamagedSampleError("", *told)
+        found.args = error.args
+        return found
+
+    def _routes(self, routes: Routes, steps_T: NDArray[np.int64] | None) -> Routes:
+        if steps_T is None:
+            ids_TLK = _taken(routes.ids_TLK, self.table_SLP[0])
+        else:
+            ids_TLK = np.empty(routes.ids_TLK.shape, self.table_SLP.dtype)
+            for step in np.unique(steps_T):
+                rows = steps_T == step
+                table_LP = self.table_SLP[self.experts.place_of(int(step))]
+                ids_TLK[rows] = _taken(routes.ids_TLK[rows], table_LP)
+        if routes.missing_TL is not None:
+            ids_TLK[routes.missing_TL] = 0
+        return replace(routes, ids_TLK=ids_TLK, num_experts=self.experts.num_logical)
+
+
+def _taken(ids_TLK: NDArray[Any], table_LP: NDArray[Any]) -> NDArray[Any]:
+    """What the table of each layer has at its ids, in C order."""
+    found = np.empty(ids_TLK.shape, table_LP.dtype)
+    for layer in range(ids_TLK.shape[1]):
+        found[:, layer] = table_LP[layer][ids_TLK[:, layer]]
+    return found
+
+
+def _by_version(experts: ExpertMap) -> StepsOf:
+    """Steps that are the numbers of weight versions, such as 7 of v7."""
+
+    def steps(_: int, sample: Sample) -> NDArray[np.int64]:
+        assert sample.routes is not None
+        name = "a sample" if sample.sample_id is None else f"sample {sample.sample_id}"
+        prompt, spans = sample.prompt_length, sample.weight_spans
+        if prompt is None or not spans:
+            raise MismatchError(
+                f"{experts.source}: a map a step, but {name} does not say the weight versions "
+                "of its tokens, whose numbers the steps are"
+            )
+        numbers = [_NUMBER.search(span.version) for span in spans]
+        if None in numbers:
+            bad = spans[numbers.index(None)].version
+            raise MismatchError(f"{experts.source}: a map a step, but {name} is of version {bad!r}")
+        ends = np.array([prompt - 1 + span.end for span in spans[:-1]], np.int64)
+        positions_T = np.arange(sample.routes.start, sample.routes.stop, dtype=np.int64)
+        found = np.array([int(number[1]) for number in numbers if number], np.int64)
+        return found[np.searchsorted(ends, positions_T, side="right")]
+
+    return steps

@@ -1,0 +1,87 @@
+"""Whether the rows of cached tokens differ more than the others: a cache of older weights.
+
+In one sample a prefix is short; the prefixes of all samples together say what none of them does.
+
+Shape suffixes: N tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .side import Ints
+
+__all__ = ["Cached", "KnownFlips", "cached_differ", "nats"]
+
+_TIMES = 2.0  # how much more rows of cached tokens differ; 1.4 at most in clean recordings
+_EVIDENCE = 30.0  # nats
+_AGREE = 0.75  # of the samples, whose own cached rows differ more
+_FLOOR = 0.002  # mismatch of the others that is never taken for less
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """Rows of cached tokens that no run took: how many, wrong ones, and their margins."""
+
+    rows: int = 0
+    wrong: int = 0
+    known: int = 0
+    clear: int = 0
+
+    def __add__(self, other: "Cached") -> "Cached":
+        return Cached(
+            self.rows + other.rows,
+            self.wrong + other.wrong,
+            self.known + other.known,
+            self.clear + other.clear,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFlips:
+    """Of a sample's rows that differ, those with a margin and those whose margin is not small.
+
+    The same of its first ``cached`` compared tokens, which the dump says were in a cache.
+    """
+
+    known: int
+    clear: int
+    cached: int = 0
+    cached_known: int = 0
+    cached_clear: int = 0
+
+    def cached_of(self, wrong_N: Ints, rows_N: Ints) -> Cached:
+        """The rows of its cached tokens."""
+        rows, wrong = int(rows_N[: self.cached].sum()), int(wrong_N[: self.cached].sum())
+        return Cached(rows, wrong, self.cached_known, self.cached_clear)
+
+
+def cached_differ(samples: Sequence[tuple[Cached, int, int]]) -> str | None:
+    """What is to be said where rows of cached tokens differ far more than the others, else None.
+
+    ``samples`` are each sample's cached rows, all its rows and all that differ.
+    """
+    counts = np.array([(c.rows, c.wrong, r - c.rows, w - c.wrong) for c, r, w in samples], np.int64)
+    if not len(counts):
+        return None
+    rows, wrong, rows_else, wrong_else = (int(total) for total in counts.sum(axis=0))
+    if not rows or not rows_else:
+        return None
+    rate, rate_else = wrong / rows, wrong_else / rows_else
+    own = counts[:, 1] * np.maximum(counts[:, 2], 1) > counts[:, 3] * counts[:, 0]
+    if rate < _TIMES * max(rate_else, _FLOOR) or own.mean() < _AGREE:
+        return None
+    both = (wrong + wrong_else) / (rows + rows_else)
+    gain = nats(wrong, rows, rate) + nats(wrong_else, rows_else, rate_else)
+    if gain - nats(wrong + wrong_else, rows + rows_else, both) < _EVIDENCE:
+        return None
+    share = f"{100 * rate:.2f} % of the rows of cached tokens differ"
+    return f"{share}, {100 * rate_else:.2f} % of the others"
+
+
+def nats(wrong: Any, rows: Any, rate: Any) -> Any:
+    """Log-likelihood of counts at a rate."""
+    rate = np.clip(rate, 1e-6, 1 - 1e-6)
+    return wrong * np.log(rate) + (rows - wrong) * np.log(1 - rate)

@@ -1,0 +1,68 @@
+"""Rows of cached tokens against the others: an engine that kept its prefix cache through an update.
+
+The rollouts were recorded with a cache that was kept, and with one that was flushed; the references
+are the routes of the weights that the dump names.
+"""
+
+import pytest
+
+from routectl.formats import open_dump
+from routectl.ops.check.against.prefixes import Cached, cached_differ
+from routectl.ops.check.check import CheckOptions, check
+from support.checks import codes, only
+from support.tiny_rl import TINY
+
+PREFIX = TINY / "prefix_cache"
+QUIET = CheckOptions(by_tokens=False)
+
+
+def pair(rollout, trainer):
+    """A rollout and its reference."""
+    return open_dump(PREFIX / rollout), open_dump(PREFIX / trainer)
+
+
+def test_kept_cache_is_named():
+    """R709 has the cached rows of all samples that differ; what is left is rounding (R712)."""
+    old, new = pair("rollout.jsonl.gz", "trainer.parquet")
+    found = check(old, new, options=QUIET)
+    stale = only(found, "R709")
+    assert (stale.rows, stale.samples) == (2_776, 48)
+    assert "13.14 % of the rows of cached tokens" in stale.detail
+    assert codes(found, "error") == {"R709"}
+    assert only(found, "R712").rows == 3_533 - 2_776
+
+
+def test_flushed_cache_is_clean():
+    """The same prompts and weights without the cache: rounding alone."""
+    found = check(*pair("flushed.jsonl.gz", "flushed.trainer.parquet"), options=QUIET)
+    assert codes(found) == {"R712"}
+
+
+def test_parts_say_the_same():
+    """What is judged over all samples does not depend on how they were cut."""
+    old, new = pair("rollout.jsonl.gz", "trainer.parquet")
+    halves = [
+        check(old.select(samples=part), new, options=QUIET)
+        for part in (range(24), [*range(24, 48)])
+    ]
+    assert all("R709" in codes(found) for found in halves)
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        ([], False),
+        ([(Cached(1000, 100), 2000, 120)] * 8, True),
+        ([(Cached(1000, 100), 2000, 200)] * 8, False),  # as many
+        ([(Cached(1000, 100), 2000, 160)] * 8, False),  # less than twice
+        ([(Cached(60, 6), 120, 7)], False),  # too few rows
+        ([(Cached(1000, 100), 1000, 100)] * 8, False),  # nothing else to hold it against
+        (
+            [(Cached(1000, 800), 2000, 810), *[(Cached(1000, 10), 2000, 30)] * 7],
+            False,
+        ),  # one sample
+    ],
+)
+def test_what_is_said(samples, said):
+    """Twice as many, in most samples, with evidence; else nothing."""
+    assert (cached_differ(samples) is not None) == said
