@@ -16,7 +16,14 @@ MARKS = {
     "staleness.terminal.txt": [pytest.mark.slow],  # staleness.pipe.txt has the same figures
     "staleness.wide.txt": [pytest.mark.slow],
     "ci.md": [pytest.mark.slow],  # ci.txt runs the same checks
-    "a-training-run.md": [pytest.mark.slow],  # its commands are on other pages too
+    "a-training-run.md": [pytest.mark.slow],  # the commands of these are on other pages, too
+    "kl-is-rising.md": [pytest.mark.slow],
+    "judge-a-dump.md": [pytest.mark.slow],
+    "pack.md": [pytest.mark.slow],
+    "verify.md": [pytest.mark.slow],
+    "choose-r2-or-r3.md": [pytest.mark.slow],
+    "sglang.md": [pytest.mark.slow],
+    "vllm.md": [pytest.mark.slow],
     "ci.terminal.txt": [pytest.mark.slow],
     "routectl-ci.baseline.json": [pytest.mark.slow],
 }

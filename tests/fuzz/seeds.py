@@ -39,6 +39,7 @@ __all__ = [
     "plans",
     "predictor",
     "prompts",
+    "recordings",
     "replay_folder",
     "reports",
     "responses",
@@ -156,6 +157,15 @@ def straw():
     case["x.straw.json"] = (folder / "rollout_0.straw.json").read_bytes()
     case["config.json"] = (FIXTURES / "configs/deepseek_v3.json").read_bytes()
     return [case]
+
+
+def recordings():
+    """Dumps of SGLang's recorder, of each mode, beside a map a step and the model's config."""
+    folder = FIXTURES / "expert_distribution"
+    beside = {"map.json": folder / "maps.json", "config.json": TINY / "config.json"}
+    sides = {name: path.read_bytes() for name, path in beside.items()}
+    modes = ("per_token.rebalanced", "per_pass", "stat")
+    return [{"x.pt": (folder / f"{mode}.pt").read_bytes(), **sides} for mode in modes]
 
 
 def weighed():

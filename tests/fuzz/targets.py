@@ -88,6 +88,15 @@ def _any_dump(folder):
     _dump(name)(folder)
 
 
+def _recording(folder):
+    """A dump of SGLang's recorder, by the map in it and by that beside it; its load."""
+    _any_dump(folder)
+    path, map_ = folder / "x.pt", folder / "map.json"
+    command("show", path, "--json", "--expert-map", map_)
+    command("diff", path, path, "--json", "--expert-map", map_)
+    command("convert", path, "--save", folder / "e.json", "--to", "eplb", "--expert-map", map_)
+
+
 def _bundle(folder):
     _dump("x")(folder)
 
@@ -350,6 +359,12 @@ TARGETS = {
         lambda: seeds.dumps("verl-dp", "roll-pkl", "skyrl-pkl", "skyrl-0.3-pkl", "skyrl-0.4-pkl"),
         _any_dump,
         _SMALL,
+    ),
+    "recorder": Target(
+        "dumps of SGLang's recorder, maps of experts",
+        seeds.recordings,
+        _recording,
+        (("map.json", 0.4),),
     ),
     "straw": Target("archives of rollouts", seeds.straw, _any_dump, _SMALL),
     "msgpack": Target("micro-batches", lambda: seeds.dumps("prime-rl"), _any_dump, _SMALL),

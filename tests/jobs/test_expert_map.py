@@ -201,3 +201,26 @@ def test_a_recorders_dump_on_the_command_line(capsys):
     assert document(capsys, "diff", *again, code=1)["rows_mismatched"] > 100
     maps = f"{again[0]}::expert_map={RECORDED / 'maps.json'}"
     assert document(capsys, "diff", maps, *again[1:])["rows_mismatched"] == 0
+
+
+def test_a_check_of_a_config(capsys, files):
+    """routectl ci takes expert-map as a key, beside the config as the paths of dumps are."""
+    config = files["folder"] / "routectl-ci.toml"
+    config.write_text(
+        '[checks.engine]\nverb = "check"\ndump = "physical.jsonl"\nexpert-map = "map.json"\n'
+        '[checks.load]\nverb = "diff"\nold = "physical.jsonl::expert_map=map.json"\n'
+        'new = "logical.jsonl"\n',
+        "utf-8",
+    )
+    told = run(capsys, "ci", config, "--json")
+    assert told.code == 0, told.err + told.out
+
+
+def test_watch(capsys, files, tmp_path):
+    """watch checks each dump with its map: one line, CLEAN."""
+    (tmp_path / "step_1.jsonl").write_bytes(files["physical"].read_bytes())
+    options = ("--model", TINY, "--once", "--expert-map", files["map"])
+    told = run(capsys, "watch", tmp_path, *options)
+    assert told.code == 0, told.out
+    assert "CLEAN" in told.out
+    assert "FAULTY" in run(capsys, "watch", tmp_path, "--model", TINY, "--once").out

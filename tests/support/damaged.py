@@ -38,6 +38,7 @@ SHOW, MODEL = ("show", "FILE"), ("--model", "fixtures/configs/qwen3_moe.json")
 RECOMPUTE = ("recompute", "HERE/c", "HERE/i.safetensors", "--save", "HERE/out.parquet")
 VERIFY = ("verify", "HERE/r", "--against", "HERE/x.parquet")
 PLAN = ("pack", "HERE/x.parquet", "--save", "HERE/r", "--plan", "FILE")
+MAPPED = ("show", "HERE/x.pt", "--expert-map", "FILE")
 LAYOUT = ("layout", "--lens", "9,17,3", "--layout", "decoder-layers=44", "--layout", "FILE")
 ACCEPT = ("ci", "HERE/ci.toml", "--update-baseline")
 CAPTURE = ("capture", "http://127.0.0.1:1", "--prompts", "FILE", "--save", "HERE/out.parquet")
@@ -62,6 +63,9 @@ DOORS = {  # of each: its sound files, which of them is damaged, and who reads i
     "skyrl-0.4": (lambda: seeds.dumps("skyrl-0.4")[0], "x.pt", SHOW),
     "skyrl-0.4-pkl": (lambda: seeds.dumps("skyrl-0.4-pkl")[0], "x.pkl", SHOW),
     "prime-rl": (lambda: seeds.dumps("prime-rl")[0], "x.bin", SHOW),
+    "recorder": (lambda: seeds.recordings()[0], "x.pt", SHOW),
+    "counts": (lambda: seeds.recordings()[2], "x.pt", SHOW),
+    "map": (lambda: seeds.recordings()[0], "map.json", MAPPED),
     "straw": (lambda: seeds.straw()[0], "x.straw.json", SHOW),
     "pack of straw": (lambda: seeds.straw()[0], PACK, ("show", "HERE/x.straw.json")),
     "weights": (lambda: seeds.weighed()[0], "x/step_000000.safetensors", ("show", "HERE/x")),
