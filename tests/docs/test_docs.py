@@ -151,3 +151,21 @@ def test_thresholds_are_documented() -> None:
     for metric in METRICS:
         assert f"`{metric.name}`" in page
         assert metric.name in flat
+
+
+def test_every_form_has_a_row_of_its_framework() -> None:
+    """Each format that opens and each target is in the table of frameworks, and nothing else is."""
+    from routectl.formats import FORMATS
+    from routectl.formats.targets.table import TARGETS
+
+    page = (ROOT / "docs" / "formats.md").read_text("utf-8")
+    part = page.partition("## By framework")[2].partition("\n## ")[0]
+    lines = [line for line in part.splitlines() if line.startswith("| ")]
+    head, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert head == ["framework", "version tried", "date", "form", "read", "written", "checked by"]
+    assert [row[0].lower() for row in rows] == sorted(row[0].lower() for row in rows)
+    named = [{name for row in rows for name in re.findall(r"`([^`]+)`", row[i])} for i in (4, 5)]
+    assert named == [{*FORMATS, "art"}, {target.name for target in TARGETS}]
+    for row in rows:
+        assert re.fullmatch(r"2026-\d\d-\d\d", row[2])
+        assert row[6].startswith(("its own", "source"))
