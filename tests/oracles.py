@@ -132,6 +132,44 @@ def logprob_figures(old, new, tau=2.0):
     }
 
 
+def logged_figures(old, new, taus):
+    """What trainers log of the same tokens, by the names of thresholds; pairs without a None.
+
+    The mixture's log-prob is formed as NeMo-RL does; correlations by their definition.
+    """
+    pairs = [(a, b) for a, b in zip(old, new, strict=True) if a is not None and b is not None]
+    n, d = len(pairs), [b - a for a, b in pairs]
+    mixed = [math.log((math.exp(a) + math.exp(b)) / 2) for a, b in pairs]
+    held = [max(-20.0, min(20.0, x)) for x in d]
+
+    def k3(x):
+        return math.expm1(x) - x
+
+    found = {
+        "k3_stable": sum(min(k3(x), 10.0) for x in held) / n,
+        "token_mult_prob_error": sum(math.exp(abs(x)) for x in d) / n,
+        "chi2": sum(math.exp(x) ** 2 for x in d) / n - 1,
+        "js": sum((k3(a - m) + k3(b - m)) / 2 for (a, b), m in zip(pairs, mixed, strict=True)) / n,
+        "equal_logprobs": sum(struct.pack("f", a) == struct.pack("f", b) for a, b in pairs) / n,
+        "pearson": correlation(pairs),
+        "pearson_probs": correlation([(math.exp(a), math.exp(b)) for a, b in pairs]),
+    }
+    for tau in taus:
+        beyond = [max(math.exp(x), math.exp(-x)) > tau for x in d]
+        found[f"f{tau:g}"] = sum(beyond) / n
+    return found
+
+
+def correlation(pairs):
+    """Pearson's correlation by its definition; None where a side is constant."""
+    means = [math.fsum(p[i] for p in pairs) / len(pairs) for i in (0, 1)]
+    off = [(a - means[0], b - means[1]) for a, b in pairs]
+    wide = [math.fsum(p[i] ** 2 for p in off) for i in (0, 1)]
+    if min(len({p[i] for p in pairs}) for i in (0, 1)) == 1:
+        return None
+    return math.fsum(a * b for a, b in off) / math.sqrt(wide[0] * wide[1])
+
+
 def row_of(sample, position, layer):
     """The ids of a row, or None when the sample has no route there."""
     if sample["ids"] is None:

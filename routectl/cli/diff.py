@@ -35,8 +35,11 @@ def diff_command(line: CommandLine) -> int:
     same, 1 where not.
 
     Metrics for thresholds: mismatch, overlap, order, zero_overlap, tie, near, clear,
-    margin_coverage, load_shift, rows_mismatched, rows_missing (these take @LAYER, or @* for every
-    layer), token_mismatch, coverage, unmatched, k1, k3, abs_d, max_d, f2.
+    margin_coverage, load_shift, load_js, max_vio_old, max_vio_new, min_vio_old, min_vio_new,
+    avg_vio_old, avg_vio_new, rows_mismatched, rows_missing (these take @LAYER, or @* for every
+    layer), token_mismatch, coverage, unmatched; of log-probs k1, k3, k3_stable, abs_d, max_d,
+    f1.1, f1.25, f1.5, f2, f5, f10, token_mult_prob_error, chi2, js, pearson, pearson_probs,
+    equal_logprobs.
     """
     request, voices = line.request(DiffRequest), line.voices
     voices.refuse(tabled=True)

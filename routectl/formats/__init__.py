@@ -208,7 +208,7 @@ def _open_folder(path: Path, files: list[Path], opener: Callable[..., Dump], mod
     from .trainers.routing_store import is_layer_store
 
     if path.is_dir() and is_layer_store(files):
-        return partial(opener, form="pickle")(path)
+        return opener(path, form="pickle")
     from .folder import join_files
 
     if path.is_dir() and (traces := trace_files(path)):

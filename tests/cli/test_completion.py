@@ -20,7 +20,7 @@ from routectl.jobs.options import options_of
 from routectl.layouts.rules import FRAMEWORKS
 from routectl.limits import Limits
 from routectl.ops.check.book.findings import known_codes
-from routectl.ops.diff.thresholds import METRICS
+from routectl.ops.diff.metrics import METRICS
 from support.shell import complaint, run
 
 ROOT = Path(__file__).parent.parent.parent

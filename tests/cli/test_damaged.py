@@ -36,6 +36,7 @@ SOUND = {  # damage that these do not have, or cannot see, having no checksum
     ("iteration", "half"): 0,  # its line end
     ("iteration", "a number"): 0,
     ("common", "no tail"): 0,  # where the directory of the zip begins is found without it
+    ("router state", "no tail"): 0,  # the same
     ("recorder", "no tail"): 0,  # likewise
     ("counts", "no tail"): 0,
     ("rank", "no tail"): 1,  # another SHA-256 than the manifest's

@@ -1,6 +1,7 @@
 """Golden files, generated docs and console blocks, made again and compared."""
 
 import importlib.util
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,14 @@ MARKS = {
     "staleness.terminal.txt": [pytest.mark.slow],  # staleness.pipe.txt has the same figures
     "staleness.wide.txt": [pytest.mark.slow],
     "ci.md": [pytest.mark.slow],  # ci.txt runs the same checks
-    "a-training-run.md": [pytest.mark.slow],  # its commands are on other pages too
+    "a-training-run.md": [pytest.mark.slow],  # the commands of these are on other pages, too
+    "kl-is-rising.md": [pytest.mark.slow],
+    "judge-a-dump.md": [pytest.mark.slow],
+    "pack.md": [pytest.mark.slow],
+    "verify.md": [pytest.mark.slow],
+    "choose-r2-or-r3.md": [pytest.mark.slow],
+    "sglang.md": [pytest.mark.slow],
+    "vllm.md": [pytest.mark.slow],
     "ci.terminal.txt": [pytest.mark.slow],
     "routectl-ci.baseline.json": [pytest.mark.slow],
 }
@@ -105,12 +113,59 @@ def test_documents_match_their_contract() -> None:
         assert named == keys - {"schema"}
 
 
+def test_metrics_of_the_page_are_those_of_the_documents() -> None:
+    """Each metric of docs/metrics.md is in the JSON of a command, and the other way round."""
+    from routectl.ops.diff.metrics import METRICS
+    from routectl.reports.diff.named import figure_of
+
+    page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+    table = page.split("### What counts as lost")[0].splitlines()
+    rows = [cells for line in table if len(cells := re.split(r"(?<!\\)\|", line)) == 6]
+    named = {name for row in rows for name in re.findall(r"`([a-z0-9_.]+)`", row[3])}
+    extra = {"rows_mismatched", "rows_missing", "unmatched"}  # in the line below the table
+    assert named | extra == {metric.name for metric in METRICS}
+    golden = ROOT / "fixtures" / "golden"
+    doc = json.loads((golden / "diff.margins.json").read_text("utf-8"))
+    for metric in METRICS:
+        assert figure_of(doc, metric) is not None, metric.name
+        if metric.of_measures is not None:
+            assert figure_of(doc["layers"][0], metric) is not None, metric.name
+    keys = {metric.key.removeprefix("logprobs.") for metric in METRICS}
+    assert set(doc["logprobs"]) - {"tokens", "tau"} <= keys
+    rates = {key for key in doc["layers"][0] if key.endswith(("_rate", "_old", "_new"))}
+    assert rates <= keys
+    shown = json.loads((golden / "show.json").read_text("utf-8"))["layers"][0]
+    assert {"max_vio", "min_vio", "avg_vio", "entropy", "dead_experts"} <= set(shown)
+    assert "confidence_new" in page
+    assert "confidence_new" in (ROOT / "docs" / "schema" / "staleness.json").read_text("utf-8")
+    assert "`replaced`" in page
+    assert "replace_rate" in (ROOT / "docs" / "schema" / "predict.json").read_text("utf-8")
+
+
 def test_thresholds_are_documented() -> None:
     """Every metric that can be gated is in docs/metrics.md and in the help of diff."""
-    from routectl.ops.diff.thresholds import METRICS
+    from routectl.ops.diff.metrics import METRICS
 
     page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
     flat = re.sub(r"\s+", " ", (ROOT / "docs" / "cli.md").read_text("utf-8"))
     for metric in METRICS:
         assert f"`{metric.name}`" in page
         assert metric.name in flat
+
+
+def test_every_form_has_a_row_of_its_framework() -> None:
+    """Each format that opens and each target is in the table of frameworks, and nothing else is."""
+    from routectl.formats import FORMATS
+    from routectl.formats.targets.table import TARGETS
+
+    page = (ROOT / "docs" / "formats.md").read_text("utf-8")
+    part = page.partition("## By framework")[2].partition("\n## ")[0]
+    lines = [line for line in part.splitlines() if line.startswith("| ")]
+    head, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert head == ["framework", "version tried", "date", "form", "read", "written", "checked by"]
+    assert [row[0].lower() for row in rows] == sorted(row[0].lower() for row in rows)
+    named = [{name for row in rows for name in re.findall(r"`([^`]+)`", row[i])} for i in (4, 5)]
+    assert named == [{*FORMATS, "art"}, {target.name for target in TARGETS}]
+    for row in rows:
+        assert re.fullmatch(r"2026-\d\d-\d\d", row[2])
+        assert row[6].startswith(("its own", "source"))

@@ -44,6 +44,7 @@ __all__ = [
     "reports",
     "responses",
     "router_inputs",
+    "router_trace",
     "streams",
     "zipped",
 ]
@@ -332,6 +333,12 @@ def _inputs(folder):
 def router_inputs():
     """Router inputs and the checkpoint that they are given to."""
     return [{"i.safetensors": _made(_inputs)["i.safetensors"], **hf_folder()[0]}]
+
+
+def router_trace():
+    """A router trace with all sidecars, and what is beside it."""
+    files = below(FIXTURES / "megatron-core-0.19.2" / "v0")
+    return [{f"t/{n}": b for n, b in files.items() if n != "truth.npz"}]
 
 
 def predictor():

@@ -169,6 +169,12 @@ def _router_inputs(folder):
     command("recompute", folder / "c", folder / "i.safetensors", "--save", folder / "out.parquet")
 
 
+def _router_trace(folder):
+    command("show", folder / "t", "--json")
+    command("convert", folder / "t", "--save", folder / "out.parquet")
+    command("recompute", folder / "t", folder / "t", "--save", folder / "r.parquet")
+
+
 def _predictor(folder):
     from routectl.checkpoints.predictor import open_predictor
 
@@ -387,6 +393,7 @@ TARGETS = {
     "inputs": Target(
         "router inputs", seeds.router_inputs, _router_inputs, (("i.safetensors", 5.0),)
     ),
+    "trace": Target("router traces", seeds.router_trace, _router_trace),
     "predictor": Target("predictors", seeds.predictor, _predictor, (("p.safetensors", 20.0),)),
     "report": Target("saved reports", seeds.reports, _report),
     "ci": Target("configs and baselines of ci", seeds.ci, _ci, (("x.jsonl", 0.2),)),

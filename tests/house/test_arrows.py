@@ -64,11 +64,12 @@ MAY_IMPORT = {
     "ops.adding": "dump",
     "ops.check": (
         "columns damage dump errors gate_logprobs keys margins routes kernels ops "
-        "ops.check.against ops.check.alone ops.check.book ops.pairs"
+        "ops.check.against ops.check.alone ops.check.book ops.check.candidates ops.pairs"
     ),
     "ops.check.against": "dump layouts margins routes kernels ops.check.book ops.pairs",
     "ops.check.alone": "columns dump errors keys routes kernels ops.pairs",
-    "ops.check.book": "dump routes visible ops.check.alone",
+    "ops.check.book": "dump routes visible ops.check.alone ops.check.candidates",
+    "ops.check.candidates": "dump errors margins routes ops.pairs ops.staleness",
     "ops.diff": "columns dump errors keys margins routes visible kernels ops ops.adding ops.pairs",
     "ops.pack": "dump errors layouts routes kernels",
     "ops.pairs": "columns dump errors keys margins routes",
@@ -77,7 +78,10 @@ MAY_IMPORT = {
     "reports": "dump visible ops.diff",
     "reports.beside": "errors reports reports.ci reports.text",
     "reports.cache": "reports.text",
-    "reports.check": "dump ops.check.alone ops.check.book reports reports.diff reports.text",
+    "reports.check": (
+        "dump ops.check.alone ops.check.book ops.check.candidates ops.diff reports reports.diff "
+        "reports.text"
+    ),
     "reports.ci": (
         "errors files visible ops.check.book ops.diff ops.staleness reports reports.check "
         "reports.diff reports.staleness reports.text"
@@ -115,7 +119,8 @@ MAY_IMPORT = {
     ),
     "jobs.check": (
         "dump errors files model routers formats.documents formats.native ops.check "
-        "ops.check.against ops.check.book reports reports.check jobs jobs.recompute jobs.shards"
+        "ops.check.against ops.check.book ops.check.candidates reports reports.check jobs "
+        "jobs.recompute jobs.shards"
     ),
     "jobs.ci": "errors files ops.diff reports reports.ci jobs jobs.check jobs.diff jobs.staleness",
     "jobs.cluster": "errors limits version",

@@ -12,7 +12,7 @@ import torch
 from routectl.errors import FormatError, UnsupportedError
 from routectl.routers.families import ALIASES, FAMILIES, NOT_COVERED
 from routectl.routers.from_config import megatron_recipe, recipe_from_config
-from routectl.routers.maths import route
+from routectl.routers.maths import route, router_logits
 from routectl.routers.recipe import Recipe
 from support.families import FAMILIES as TINY
 from support.families import UNBUILT, config_of_family
@@ -310,6 +310,37 @@ def test_refused_in_one_line(config, kind, message):
         recipe_from_config(config, "c.json")
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "version", "held"),
+    [
+        ("deepseek_v3", "5.21.0", "model"),
+        ("deepseek_v3", "5.23.1", "model"),
+        ("deepseek_v3", "5.24.0", "float32"),
+        ("deepseek_v3", "5.99.0.dev0", "float32"),
+        ("mimo_v2_flash", "5.22.2", "model"),
+        ("qwen3_moe", "5.24.0", "model"),
+        ("beam", "5.21.0", "float32"),
+    ],
+)
+def test_the_matrix_is_held_as_a_version_holds_it(model_type, version, held):
+    """bf16 inputs and a float32 matrix: the logits of one that was rounded, or of float32."""
+    config = {**V3, "model_type": model_type, "num_experts": 256, "n_group": 1, "topk_group": 1}
+    config |= {"scoring_func": None}
+    recipe = recipe_from_config(config, "c", version=version)
+    assert recipe.matrix_dtype == held
+    assert recipe.source.startswith(f"transformers {version} ")
+    generator = torch.Generator().manual_seed(0)
+    hidden_TD = torch.randn(5, 16, generator=generator).bfloat16()
+    weight_ED = torch.randn(256, 16, generator=generator)
+    product = weight_ED if held == "float32" else weight_ED.bfloat16()
+    if recipe.logits_dtype == "float32":
+        hidden, product = hidden_TD.float(), product.float()
+    else:
+        hidden = hidden_TD
+    logits_TE = router_logits(recipe, hidden_TD, weight_ED)
+    assert torch.equal(logits_TE, hidden @ product.T)
 
 
 def test_hash_layers_are_listed_or_counted():

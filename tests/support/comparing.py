@@ -154,6 +154,11 @@ def figures(result):
         ],
         "samples": result.samples,
         "match": result.match,
-        "logprobs": (sums.tokens, sums.over_tau, round(sums.sum_d, 9), round(sums.sum_k3, 9)),
+        "logprobs": (
+            sums.tokens,
+            sums.over_tau,
+            round(sums.sum_of("d"), 9),
+            round(sums.sum_of("k3"), 9),
+        ),
         "sequences": (result.sequences.rates.count, result.sequences.rates.mean),
     }

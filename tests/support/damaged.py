@@ -44,6 +44,7 @@ ACCEPT = ("ci", "HERE/ci.toml", "--update-baseline")
 CAPTURE = ("capture", "http://127.0.0.1:1", "--prompts", "FILE", "--save", "HERE/out.parquet")
 RANK = "r/dp0-cp0-tp0-pp0/mb0000.safetensors"
 ITER = "iter_0000007"
+TRACE, STATE = "t/router_trace_rank0.jsonl", "t/router_state_rank0.pt"
 _OF_STRAW = "453fa708a5c84f58ba8b93744ee7d8e5/38380dc42742438784570aeaf5a918a1"
 PACK = f"straw-data/raw/45/{_OF_STRAW}.pack"
 DOORS = {  # of each: its sound files, which of them is damaged, and who reads it
@@ -87,6 +88,8 @@ DOORS = {  # of each: its sound files, which of them is damaged, and who reads i
     "metadata": (lambda: seeds.megatron_folder()[0], f"{ITER}/.metadata", ("show", "HERE")),
     "iteration": (lambda: seeds.megatron_folder()[0], LATEST, ("show", "HERE")),
     "inputs": (lambda: seeds.router_inputs()[0], "i.safetensors", RECOMPUTE),
+    "trace": (lambda: seeds.router_trace()[0], TRACE, ("show", "HERE/t")),
+    "router state": (lambda: seeds.router_trace()[0], STATE, ("show", "HERE/t")),
     "predictor": (lambda: seeds.predictor()[0], "p.safetensors", (*EVAL, "--threads", "1")),
     "report": (lambda: seeds.reports()[0], "x.json", ("report", "FILE")),
     "prompts": (lambda: seeds.prompts()[0], "x.jsonl", CAPTURE),

@@ -1,8 +1,8 @@
 """Trainers' files newer than what one environment holds: run by path, their packages left aside.
 
 A folder ``.trainers/NAME-VERSION`` at the root of the repository has the unpacked package, as
-``pip download --no-deps --only-binary=:all: --python-version 3.12 NAME==VERSION`` and unzip make
-it; git does not see it. Tests are skipped where it is not there.
+``python tests/trainers/environments.py`` makes it; git does not see it. The newest that is there is
+taken. Tests are skipped where none is.
 """
 
 import contextlib
@@ -12,11 +12,21 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from packaging.version import Version
+
 __all__ = ["ART", "SKYRL", "art_replay", "skyrl_modules"]
 
 _HERE = Path(__file__).resolve().parent.parent.parent / ".trainers"
-SKYRL = _HERE / "skyrl-0.4.0"
-ART = _HERE / "openpipe_art-0.5.18"
+
+
+def _newest(name):
+    """The folder of the newest version; of none where there is none."""
+    found = {Version(one.name.partition("-")[2]): one for one in _HERE.glob(f"{name}-*")}
+    return found[max(found)] if found else _HERE / name
+
+
+SKYRL = _newest("skyrl")
+ART = _HERE / "openpipe_art-0.5.18"  # 0.5.23 takes bundles of version 4 alone
 _PACKAGES = (  # whose __init__ files import what is not there
     *("skyrl", "skyrl.backends", "skyrl.backends.skyrl_train", "skyrl.train"),
     *("skyrl.train.dataset", "skyrl.backends.skyrl_train.utils"),

@@ -182,9 +182,10 @@ def _with_margins(
     columns = []
     for i, layer in enumerate(trace.layers):
         weight_ED, bias_E = routers[layer].arrays()
-        logits_TE = _logits(trace, part.batch, layer, weight_ED)[rows]
         ids_TK = routes.ids_TLK[:, i].astype(np.int64)
-        columns.append(_margins(logits_TE, ids_TK, routers[layer].score, bias_E))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite has no margin
+            logits_TE = _logits(trace, part.batch, layer, weight_ED)[rows]
+            columns.append(_margins(logits_TE, ids_TK, routers[layer].score, bias_E))
     margin_TL = margins_to_float16(np.stack(columns, axis=1))
     if routes.missing_TL is not None:
         margin_TL[routes.missing_TL] = np.nan
@@ -231,11 +232,10 @@ def _margins(
     """
     slack_TE = _STEP * np.abs(logits_TE)
     scores_TE: Any = logits_TE
-    with np.errstate(over="ignore"):
-        if score == "sigmoid":
-            scores_TE = 1 / (1 + np.exp(-logits_TE))
-        elif score == "sqrtsoftplus":
-            scores_TE = np.sqrt(np.logaddexp(0, logits_TE))
+    if score == "sigmoid":
+        scores_TE = 1 / (1 + np.exp(-logits_TE))
+    elif score == "sqrtsoftplus":
+        scores_TE = np.sqrt(np.logaddexp(0, logits_TE))
     scores_TE = (scores_TE if bias_E is None else scores_TE + bias_E).astype(np.float32)
     taken_TE = np.zeros(scores_TE.shape, bool)
     np.put_along_axis(taken_TE, ids_TK, True, axis=1)

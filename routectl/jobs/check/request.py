@@ -1,6 +1,6 @@
 """What ``routectl check`` is asked of a dump, and the document that answers."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,14 @@ from ..shards.crew import ALONE, Crew
 from ..shards.run import added
 from ..shards.share import ShardOptions
 from ..shards.team import one_team
+from .candidates import Candidates, who_made
 from .model import options_of_dump
 from .work import CheckSides, CheckWork, check_work
 
 if TYPE_CHECKING:
     from ...dump import Dump, DumpMeta
     from ...ops.check.book.results import CheckResult
+    from ...ops.check.candidates.made_by import MadeBy
     from ...ops.check.check import CheckOptions, CheckPartial
     from ...reports.document import Document
 
@@ -71,6 +73,13 @@ class CheckRequest:
         help="What is right: a dump of the same tokens (another engine's, or recomputed routes), "
         "or a Hugging Face folder of the weights, which the tokens are pushed through once.",
     )
+    candidates: tuple[str, ...] = option(
+        (),
+        metavar="NAME=WHERE",
+        help="Weights that may have made the rows, oldest first, each a Hugging Face folder or a "
+        "dump of its routes; repeatable. Says which one made each sample; --against is the one "
+        "that should have, or its NAME.",
+    )
     eps: float | None = eps_option()
     forward: tuple[str, ...] = forward_option()
     save: Path | None = save_option("with --against the dump, renumbered experts restored,")
@@ -84,7 +93,14 @@ class CheckRequest:
         finite_eps(self.eps)
         _codes("--select", self.select)
         _codes("--ignore", self.ignore)
-        forwarding_of(self.forward)
+        how = forwarding_of(self.forward)
+        Candidates.parsed(self.candidates, self.against)
+        if self.candidates and how.mode != "free":
+            raise RoutectlError("--candidates are told apart by free routes: no --forward mode")
+        if self.candidates and (self.share.place != (1, 1) or self.share.partial is not None):
+            raise RoutectlError(
+                "--shard: all samples together tell what no candidate made: --candidates without it"
+            )
         if self.save is not None and self.against is None:
             raise RoutectlError(
                 "--save writes what a reference mends: expected --against REFERENCE"
@@ -149,22 +165,36 @@ def check_dump(
 
     if request.save is not None:
         refuse_existing(request.save, force=request.force)
+    asked = Candidates.parsed(request.candidates, request.against)
+    request = replace(request, against=asked.reference(request.against))
     here = request.against is not None and checkpoint_at(request.against) is not None
     paths = [path for path in (request.dump, request.against) if path is not None]
     named = [request.reading.input(path).path for path in paths]
     with one_team(ALONE if here else request.crew, named, _NEEDED):
         work = opened_work(request, progress, known)
         found = added(work, ALONE if here else request.crew, progress)  # what is run is here alone
-        return judged_check(request, work, found)
+        makers = None
+        if request.candidates:
+            makers = who_made(request.dump, work.checker().dump, asked, request, progress)
+        return judged_check(request, work, found, makers)
 
 
-def judged_check(request: CheckRequest, work: CheckWork, found: "CheckPartial") -> Checked:
-    """The document of what was counted."""
+def judged_check(
+    request: CheckRequest,
+    work: CheckWork,
+    found: "CheckPartial",
+    makers: "MadeBy | None" = None,
+) -> Checked:
+    """The document of what was counted, and of who made the rows."""
+    from ...ops.check.makers import with_makers
     from ...reports.check.document import check_document
 
     wanted, left_out = _codes("--select", request.select), _codes("--ignore", request.ignore)
     checker = work.checker()
-    result = found.result(checker).selected(wanted, left_out)
+    result = found.result(checker)
+    if makers is not None:
+        result = with_makers(result, makers)
+    result = result.selected(wanted, left_out)
     comparer = checker.comparer
     other = None if comparer is None else (comparer.reference, len(comparer.other))
     document = check_document(result, other, fail_on=request.fail_on)
@@ -201,7 +231,10 @@ def _refuse_here(request: CheckRequest, runs: bool) -> None:
     """Raise RoutectlError where parts cannot be counted in several places."""
     paths = [path for path in (request.dump, request.against) if path is not None]
     if runs:
-        raise RoutectlError("--shard: the reference is a checkpoint, which each part would run")
+        raise RoutectlError(
+            "--shard: the reference is a checkpoint, which each part would run",
+            hint="routectl recompute CHECKPOINT DUMP --save FILE once, then --against FILE",
+        )
     if any(request.reading.input(path).path == "-" for path in paths):
         raise RoutectlError("--shard: a dump is on standard input: each part would read it")
 

@@ -49,7 +49,7 @@ def parsed_limits(
 
 def metric_names() -> list[str]:
     """What thresholds begin with."""
-    from ...ops.diff.thresholds import METRICS
+    from ...ops.diff.metrics import METRICS
 
     return [f"{metric.name}:" for metric in METRICS]
 

@@ -44,6 +44,7 @@ class CheckKeywords(TypedDict, total=False):
     select: Texts
     ignore: Texts
     ep: int
+    candidates: Texts
     eps: float | None
     forward: Texts
     save: AnyPath | None

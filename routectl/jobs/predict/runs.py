@@ -70,6 +70,7 @@ def judge_versions(
 ) -> "PredictionScores":
     """Frozen, extrapolated and predicted routes against each later version, on unseen rows."""
     from ...ops.predict.predict import extrapolated
+    from ...ops.predict.replaced import replaced_slots
     from ...ops.predict.replay_inputs import replay_inputs
     from ...ops.predict.rows import unseen_rows
     from ...ops.predict.scores import PredictionScores, predictor_scores
@@ -101,9 +102,10 @@ def judge_versions(
                 raise MismatchError(
                     f"version {version.name}: its hidden states are of other tokens"
                 )
-            comparisons.append(
-                predictor_scores(kinds, true_TLK, (version.name, lag), layers, (rows_T, lens))
-            )
+            scores = predictor_scores(kinds, true_TLK, (version.name, lag), layers, (rows_T, lens))
+            of = frozen_TLK, true_TLK
+            replaced = replaced_slots(recipe, version, of, layers, rows_T)
+            comparisons.append(replace(scores, replaced=replaced))
             advance(len(true_TLK))
     return PredictionScores(
         old.name,

@@ -3,8 +3,7 @@
 Shape suffixes: L compared layers, K top_k, S = K + 1, E experts, T tokens, P places, B bins.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,8 @@ from numpy.typing import NDArray
 
 from ...kernels.rows import RowCounts
 from ...routes import Bools
-from ..adding.exact import ExactSums
 
-__all__ = ["PLACES", "Counts", "LogprobCounts", "LogprobSums", "SampleCounts", "bin_edges"]
+__all__ = ["PLACES", "Counts", "SampleCounts", "bin_edges"]
 
 Ints = NDArray[np.int64]
 PLACES = ("prompt", "cached", "response")  # cached is the part of the prompt served from a cache
@@ -159,104 +157,3 @@ class SampleCounts:
 
     def __add__(self, other: "SampleCounts") -> "SampleCounts":
         return _added(self, other)  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True, slots=True)
-class LogprobCounts:
-    """Sums over response tokens with log-probs on both sides; d = log p_new - log p_old.
-
-    Those of one sample, or of many as ``LogprobSums`` tells them. one_sided counts the tokens that
-    one side alone has a log-prob of, and no loss mask leaves out.
-    """
-
-    tokens: int = 0
-    sum_d: float = 0.0
-    sum_k3: float = 0.0
-    sum_abs: float = 0.0
-    max_abs: float = 0.0
-    over_tau: int = 0
-    one_sided: int = 0
-
-    TAU = 2.0
-
-    @classmethod
-    def of_tokens(cls, d: NDArray[np.float64]) -> "LogprobCounts":
-        """Count differences d. k3 = e^d - 1 - d, F(tau): |d| > ln tau.
-
-        One that is not finite makes every sum so, and is beyond tau; nan is the difference of two
-        equal infinities.
-        """
-        if not len(d):
-            return cls()
-        size = np.abs(d)
-        with np.errstate(over="ignore", invalid="ignore"):  # a log-prob can be -inf
-            k3 = np.where(np.isposinf(d), np.inf, np.expm1(d) - d)
-            return cls(
-                len(d),
-                float(d.sum()),
-                float(k3.sum()),
-                float(size.sum()),
-                float(size.max()),
-                int((~(size <= np.log(cls.TAU))).sum()),
-            )
-
-    @classmethod
-    def of_sides(
-        cls, old: NDArray[np.float64], new: NDArray[np.float64], trained: NDArray[np.bool_]
-    ) -> "LogprobCounts":
-        """Count the tokens of two sides, nan where a log-prob is not known or is none.
-
-        trained, bool, are those that no loss mask leaves out.
-        """
-        unknown_old, unknown_new = np.isnan(old), np.isnan(new)
-        known = ~(unknown_old | unknown_new)
-        with np.errstate(over="ignore", invalid="ignore"):  # infinities, or beyond float64
-            found = cls.of_tokens(new[known] - old[known])
-        return replace(found, one_sided=int(((unknown_old ^ unknown_new) & trained).sum()))
-
-
-def _no_sums() -> ExactSums:
-    return ExactSums.zeros(3)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LogprobSums:
-    """The log-prob sums of many samples, each sample's added without rounding.
-
-    sums  of d, of k3 and of abs, as in LogprobCounts
-    """
-
-    tokens: int = 0
-    sums: ExactSums = field(default_factory=_no_sums)
-    max_abs: float = 0.0
-    over_tau: int = 0
-    one_sided: int = 0
-
-    def __add__(self, other: "LogprobSums") -> "LogprobSums":
-        return LogprobSums(
-            self.tokens + other.tokens,
-            self.sums + other.sums,
-            float(np.maximum(self.max_abs, other.max_abs)),  # nan wins
-            self.over_tau + other.over_tau,
-            self.one_sided + other.one_sided,
-        )
-
-    @classmethod
-    def of_samples(cls, samples: Sequence[LogprobCounts]) -> "LogprobSums":
-        """The sums of samples."""
-        found = cls(
-            sum(s.tokens for s in samples),
-            max_abs=float(np.max([s.max_abs for s in samples], initial=0.0)),
-            over_tau=sum(s.over_tau for s in samples),
-            one_sided=sum(s.one_sided for s in samples),
-        )
-        if found.tokens:
-            values = [(s.sum_d, s.sum_k3, s.sum_abs) for s in samples]
-            found.sums.add(np.ravel(values), np.tile(np.arange(3), len(samples)))
-        return found
-
-    @property
-    def counts(self) -> LogprobCounts:
-        """The sums, each rounded once."""
-        d, k3, size = self.sums.values_N.tolist()
-        return LogprobCounts(self.tokens, d, k3, size, self.max_abs, self.over_tau, self.one_sided)

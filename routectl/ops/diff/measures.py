@@ -15,13 +15,15 @@ from .result import DiffResult
 
 __all__ = [
     "Measures",
+    "Vio",
     "dead_experts",
     "entropy",
     "layer_measures",
+    "load_js",
     "load_shift",
-    "max_vio",
     "rate",
     "total_measures",
+    "vio",
 ]
 
 Ints = NDArray[np.int64]
@@ -32,10 +34,30 @@ def rate(part: float, whole: float) -> float | None:
     return float(part) / float(whole) if whole else None
 
 
-def max_vio(load_E: Ints) -> float | None:
-    """How far the busiest expert is over the even share: max(load) * E / total - 1."""
-    share = rate(int(load_E.max(initial=0)) * len(load_E), int(load_E.sum()))
-    return None if share is None else share - 1
+@dataclass(frozen=True, slots=True)
+class Vio:
+    """How far experts are from the even share: of load * E / total - 1 (verl's max_vio and kin).
+
+    max of the busiest expert, at least 0; min of the idlest, -1 where it took no row; avg the mean
+    of its absolute value over experts: the mean itself is always 0.
+    """
+
+    max: float
+    min: float
+    avg: float
+
+
+def vio(load_E: Ints) -> Vio | None:
+    """How far experts are from the even share; None without rows."""
+    total, experts = int(load_E.sum()), len(load_E)
+    if not total:
+        return None
+    off = np.abs(load_E * experts - total).sum()  # of integers, so that the order has no effect
+    return Vio(
+        int(load_E.max()) * experts / total - 1,
+        int(load_E.min()) * experts / total - 1,
+        int(off) / total / experts,
+    )
 
 
 def entropy(load_E: Ints) -> float | None:
@@ -59,6 +81,19 @@ def load_shift(old_E: Ints, new_E: Ints) -> float | None:
     return float(np.abs(old_E / old_E.sum() - new_E / new_E.sum()).sum() / 2)
 
 
+def load_js(old_E: Ints, new_E: Ints) -> float | None:
+    """Jensen-Shannon divergence of two loads in nats, 0 to ln 2; None where one has no rows.
+
+    The mean of KL(old || m) and KL(new || m), m the mean of both shares.
+    """
+    if not old_E.sum() or not new_E.sum():
+        return None
+    p, q = old_E / old_E.sum(), new_E / new_E.sum()
+    m = (p + q) / 2
+    parts = [share[share > 0] * np.log(share[share > 0] / m[share > 0]) for share in (p, q)]
+    return max(0.0, float(parts[0].sum() + parts[1].sum()) / 2)
+
+
 @dataclass(frozen=True, slots=True)
 class Measures:
     """The figures of one layer, or of all (layer None; then load figures are the worst layer's).
@@ -74,8 +109,9 @@ class Measures:
     order_mismatches: int
     swaps: tuple[int, ...]
     load_shift: float | None
-    max_vio_old: float | None
-    max_vio_new: float | None
+    load_js: float | None
+    vio_old: Vio | None
+    vio_new: Vio | None
     flips: Flips | None = None
 
     @property
@@ -125,6 +161,14 @@ def _worst(values: list[float | None]) -> float | None:
     return max((v for v in values if v is not None), default=None)
 
 
+def _worst_vio(values: list[Vio | None]) -> Vio | None:
+    """Each figure of the layer where it is worst."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return None
+    return Vio(max(v.max for v in known), min(v.min for v in known), max(v.avg for v in known))
+
+
 def layer_measures(
     counts: Counts, layers: tuple[int, ...], margins: MarginCounts | None = None, eps: float = EPS
 ) -> list[Measures]:
@@ -138,8 +182,9 @@ def layer_measures(
             order_mismatches=int(counts.order_L[i]),
             swaps=tuple(counts.swaps_LS[i].tolist()),
             load_shift=load_shift(counts.load_old_LE[i], counts.load_new_LE[i]),
-            max_vio_old=max_vio(counts.load_old_LE[i]),
-            max_vio_new=max_vio(counts.load_new_LE[i]),
+            load_js=load_js(counts.load_old_LE[i], counts.load_new_LE[i]),
+            vio_old=vio(counts.load_old_LE[i]),
+            vio_new=vio(counts.load_new_LE[i]),
             flips=None if margins is None else flips_of(margins, eps, i),
         )
         for i, layer in enumerate(layers)
@@ -157,7 +202,8 @@ def total_measures(result: DiffResult, eps: float = EPS) -> Measures:
         order_mismatches=int(result.counts.order_L.sum()),
         swaps=tuple(result.counts.swaps_LS.sum(axis=0).tolist()),
         load_shift=_worst([p.load_shift for p in parts]),
-        max_vio_old=_worst([p.max_vio_old for p in parts]),
-        max_vio_new=_worst([p.max_vio_new for p in parts]),
+        load_js=_worst([p.load_js for p in parts]),
+        vio_old=_worst_vio([p.vio_old for p in parts]),
+        vio_new=_worst_vio([p.vio_new for p in parts]),
         flips=None if result.margins is None else flips_of(result.margins, eps),
     )

@@ -14,9 +14,10 @@ from ...visible import visible
 from ..adding.least import First, Worst
 from ..adding.resampled import Resampled
 from ..adding.spread import Spread
-from .counts import Counts, LogprobCounts, LogprobSums, SampleCounts
+from .counts import Counts, SampleCounts
 from .detail import Detail, Example, added_detail
 from .flips import MarginCounts, added_margins
+from .logprobs import LogprobCounts, LogprobSums
 
 __all__ = ["CLUSTERED", "ComparedSample", "DiffResult", "SequenceCount", "Sequences"]
 

@@ -20,10 +20,11 @@ from ..adding.resampled import bucket_of_sample, buckets_of_samples
 from ..pairs.align import Aligner, Extent, Pair, common_layers, name_at, name_of
 from ..pairs.logprobs import laid_logprobs
 from ..pairs.parts import JoinPart
-from .counts import Counts, LogprobCounts, LogprobSums, SampleCounts
+from .counts import Counts, SampleCounts
 from .detail import DetailTally, Example, Part, first_mismatches, place_parts
 from .few import Few
 from .flips import MarginCounts, added_margins, tally_margins
+from .logprobs import LogprobCounts, LogprobSums
 from .options import DiffOptions
 from .result import CLUSTERED, ComparedSample, DiffResult, SequenceCount, Sequences
 from .together import Ints, Together, compare_together, rows_alone

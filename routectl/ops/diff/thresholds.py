@@ -5,16 +5,16 @@ The last is relative to a baseline: numbers that were accepted, by stable names.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...errors import MismatchError, RoutectlError
 from ...margins import EPS, pattern_of
-from .measures import Measures, layer_measures, rate, total_measures
+from .measures import layer_measures, total_measures
+from .metrics import METRICS, Metric
 from .result import DiffResult
 
 __all__ = [
-    "METRICS",
     "NOTHING",
     "Baseline",
     "Failure",
@@ -29,92 +29,10 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Metric:
-    """A figure that can be gated: of a layer or the total, or of the whole result only."""
-
-    name: str
-    is_rate: bool
-    about: str
-    of_measures: Callable[[Measures], float | None] | None = None
-    of_result: Callable[[DiffResult], float | None] | None = None
-
-
-def _coverage(result: DiffResult) -> float | None:
-    return rate(result.rows, result.rows + result.rows_left_over)
-
-
-def _logprob(name: str) -> Callable[[DiffResult], float | None]:
-    """A figure of log-probs as it is gated: NaN where a token has none on one side alone."""
-
-    def found(result: DiffResult) -> float | None:
-        sums = result.logprobs
-        if sums.one_sided:
-            return math.nan
-        if name == "max_abs":
-            return sums.max_abs if sums.tokens else None
-        return rate(getattr(sums, name), sums.tokens)
-
-    return found
-
-
-def _k1(result: DiffResult) -> float | None:
-    mean = _logprob("sum_d")(result)
-    return None if mean is None else -mean
-
-
-METRICS = (
-    _Metric("mismatch", True, "rows whose expert sets differ", lambda m: m.mismatch_rate),
-    _Metric("overlap", True, "mean of shared ids / K", lambda m: m.overlap_rate),
-    _Metric("order", True, "equal sets in another slot order", lambda m: m.order_mismatch_rate),
-    _Metric("zero_overlap", True, "rows that share no id", lambda m: m.zero_overlap_rate),
-    _Metric(
-        "tie", True, "mismatched at a margin of 0, of rows with a margin", lambda m: m.tie_rate
-    ),
-    _Metric("near", True, "mismatched at a margin up to --eps", lambda m: m.near_rate),
-    _Metric("clear", True, "mismatched at a margin over --eps", lambda m: m.clear_rate),
-    _Metric(
-        "margin_coverage", True, "rows whose margin is known", lambda m: m.margin_coverage_rate
-    ),
-    _Metric("load_shift", True, "total variation of expert load", lambda m: m.load_shift),
-    _Metric("rows_mismatched", False, "the count behind mismatch", lambda m: m.rows_mismatched),
-    _Metric("rows_missing", False, "rows without a route on a side", lambda m: m.rows_missing),
-    _Metric(
-        "token_mismatch",
-        True,
-        "tokens with a layer that differs",
-        None,
-        lambda r: rate(r.tokens_mismatched, r.num_tokens),
-    ),
-    _Metric("coverage", True, "rows compared, of all rows of both dumps", None, _coverage),
-    _Metric(
-        "unmatched",
-        False,
-        "samples without a partner",
-        None,
-        lambda r: r.samples.only_old + r.samples.only_new,
-    ),
-    _Metric(
-        "k1",
-        False,
-        "mean of log p_old - log p_new",
-        None,
-        _k1,
-    ),
-    _Metric("k3", False, "k3 KL estimate", None, _logprob("sum_k3")),
-    _Metric("abs_d", False, "mean |d| of the log-probs", None, _logprob("sum_abs")),
-    _Metric(
-        "max_d",
-        False,
-        "greatest |d| of the log-probs",
-        None,
-        _logprob("max_abs"),
-    ),
-    _Metric("f2", True, "tokens with a ratio over 2 or under 1/2", None, _logprob("over_tau")),
-)
-
 _OF_MARGINS = ("tie", "near", "clear", "margin_coverage")
-_PATTERN = re.compile(r"(?P<name>[a-z_0-9]+)(@(?P<layer>\d+|\*))?:(?P<number>[^%]+)(?P<percent>%)?")
+_PATTERN = re.compile(
+    r"(?P<name>[a-z_0-9.]+)(@(?P<layer>\d+|\*))?:(?P<number>[^%]+)(?P<percent>%)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +157,7 @@ def is_over(value: float, limit: float, *, over: bool) -> bool:
     return not math.isfinite(value) or (value > limit if over else value < limit)
 
 
-def _find(name: str) -> _Metric:
+def _find(name: str) -> Metric:
     found = next((m for m in METRICS if m.name == name), None)
     if found is None:
         raise RoutectlError(f"metric {name!r} is not known: {', '.join(m.name for m in METRICS)}")
@@ -281,7 +199,7 @@ def parse_threshold(text: str, *, over: bool) -> Threshold:
     return Threshold(text, metric.name, place, limit, over, metric.name if relative else None)
 
 
-def _is_relative(number: str, metric: _Metric, over: bool) -> bool:
+def _is_relative(number: str, metric: Metric, over: bool) -> bool:
     """Whether a limit is to be added to a baseline's number. Raises RoutectlError for +N of under.
 
     A rate is never below 0, so that -N has no other meaning.
@@ -317,6 +235,8 @@ def _why_none(result: DiffResult, metric: str, layer: int | None) -> str:
         return f"no compared row{'' if layer is None else f' of layer {layer}'} has a margin"
     if layer is not None:
         return f"no row of layer {layer} was compared"
+    if metric.startswith("pearson") and result.logprobs.tokens:
+        return "the log-probs of a side are constant"
     return "a side has no log-probs"
 
 

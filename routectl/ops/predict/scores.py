@@ -16,16 +16,19 @@ from ...routes import Bools, Ids
 from ..adding.intervals import Bootstrap, Interval, rate_intervals
 
 __all__ = [
+    "RATIOS",
     "Estimate",
     "GainLimit",
     "LagScores",
     "PredictionScores",
+    "Replaced",
     "below",
     "parse_gain",
     "predictor_scores",
 ]
 
 _FROZEN, _PREDICTED = "frozen", "predicted"
+RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # of a slot's score and that of the weakest own expert
 Counts = NDArray[np.int64]
 
 
@@ -38,6 +41,21 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Replaced:
+    """Slots by layer, and those of them that are replaced, at each of RATIOS."""
+
+    slots: int
+    replaced_RL: Counts
+
+    def rate(self, ratio: int, layer: int | None = None) -> float | None:
+        """The share that is replaced at one of RATIOS, by its index; of a layer's index, or all."""
+        layers = self.replaced_RL.shape[1] if layer is None else 1
+        counts_L = self.replaced_RL[ratio]
+        replaced = int(counts_L.sum() if layer is None else counts_L[layer])
+        return replaced / (self.slots * layers) if self.slots else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class LagScores:
     """Routes of an old version, by each kind, against a later version's own, in counts.
 
@@ -47,6 +65,7 @@ class LagScores:
     rows_S          rows of one layer.
     shared_XLS      ids that are in both sets; of rows_S x K.
     mismatched_XLS  rows whose sets differ.
+    replaced        slots of frozen routes that the later version finds implausible, where counted.
     """
 
     new: str
@@ -57,6 +76,7 @@ class LagScores:
     rows_S: Counts
     shared_XLS: Counts
     mismatched_XLS: Counts
+    replaced: Replaced | None = None
 
     def _sums(self, counts_XLS: Counts, kind: str, layer: int | None) -> Counts:
         counts_LS = counts_XLS[self.kinds.index(kind)]

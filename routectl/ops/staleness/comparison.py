@@ -58,7 +58,7 @@ class ClusterSums:
         shared = int((swaps_LS @ np.arange(top_k, -1, -1)).sum())
         counts = found.counts
         others = [shared, counts.tokens, counts.tokens_mismatched, scored.tokens, scored.over_tau]
-        return np.concatenate([rows_L, rows_L - same_L, others]), scored.sum_k3
+        return np.concatenate([rows_L, rows_L - same_L, others]), scored.sum_of("k3")
 
     def add(self, buckets: Sequence[int], rows: Sequence[tuple[Ints, float]]) -> None:
         """Count samples, in place."""

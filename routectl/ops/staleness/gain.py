@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ...dump import Sample
 from ..adding.exact import ExactSums
 from ..adding.resampled import Resampled
-from ..diff.counts import LogprobCounts
+from ..diff.logprobs import TAUS as ALL_TAUS
+from ..diff.logprobs import LogprobCounts
 from ..pairs.logprobs import laid_logprobs
 from .attribution import GROUPS, R2, Labels
 from .clusters import SampleCluster
@@ -161,13 +162,11 @@ class GainTally:
         self._numbers["one_sided"] += int((~known & ~unknown.all(axis=0) & trained).sum())
         ints, floats, most = [int(known.sum())], [], []
         for mode in REPLAYS:
-            d = np.zeros(0)
+            sums = LogprobCounts()
             if mode in values:
-                with np.errstate(over="ignore", invalid="ignore"):  # infinities
-                    d = values[mode][known] - values["dump"][known]
-            sums = LogprobCounts.of_tokens(d)
-            ints += [int((~(np.abs(d) <= np.log(tau))).sum()) for tau in TAUS]
-            floats += [sums.sum_d, sums.sum_k3, sums.sum_abs]
+                sums = LogprobCounts.of_tokens(values["dump"][known], values[mode][known])
+            ints += [sums.over[ALL_TAUS.index(tau)] for tau in TAUS]
+            floats += [sums.sum_of(name) for name in ("d", "k3", "abs")]
             most.append(sums.max_abs)
         self._found = replace(self._found, max_abs=tuple(map(_greater, self._found.max_abs, most)))
         self._waiting.append((cluster.bucket, ints, floats))

@@ -48,7 +48,8 @@ class RouterShift:
     tokens      tokens whose rows are known in every layer, on both sides; partial: in some alone
     unjoined    samples of either side without a partner that has gate log-probabilities too
     below       tokens with a gamma below GAMMA_FLOOR
-    sums        over tokens: of mean_{e in A} |log p_new(e) - log p_old(e)| by layer, then of gamma
+    sums        over tokens: of mean_{e in A} |log p_new(e) - log p_old(e)| by layer, of gamma, of
+                the mass of A, sum_{e in A} p(e), by layer: at the old weights, then at the new
     gammas_B    int64 [GAMMA_BINS + 1], tokens by gamma: entry b is of round(gamma * GAMMA_BINS)
     buckets     tokens and the sum of their gammas by bucket of samples, for intervals
     """
@@ -65,7 +66,7 @@ class RouterShift:
     @classmethod
     def empty(cls, layers: tuple[int, ...]) -> "RouterShift":
         """That of no tokens."""
-        sums, bins = ExactSums.zeros(len(layers) + 1), np.zeros(GAMMA_BINS + 1, np.int64)
+        sums, bins = ExactSums.zeros(3 * len(layers) + 1), np.zeros(GAMMA_BINS + 1, np.int64)
         return cls(layers, 0, 0, 0, 0, sums, bins, Resampled.empty(1, 1))
 
     def __add__(self, other: "RouterShift") -> "RouterShift":
@@ -82,7 +83,15 @@ class RouterShift:
     @property
     def sum_shift_L(self) -> Floats:  # noqa: N802
         """float64 [L], the sums over tokens of mean |log p_new - log p_old|."""
-        return self.sums.values_N[:-1]
+        return self.sums.values_N[: len(self.layers)]
+
+    def confidence_L(self, side: str) -> Floats | None:  # noqa: N802
+        """float64 [L], routing confidence at the "old" or the "new" weights: the mean mass of the
+        dump's experts, 0..1; None without tokens.
+        """
+        first = len(self.layers) + 1 + (len(self.layers) if side == "new" else 0)
+        sums_L = self.sums.values_N[first : first + len(self.layers)]
+        return sums_L / self.tokens if self.tokens else None
 
     @property
     def below_rate(self) -> float | None:
@@ -171,15 +180,17 @@ class ShiftTally:
                 "recomputes of one dump"
             )
         older, newer = (_columns(*side) for side in zip((old, new), self._columns, strict=True))
-        shift_TL = _shift(older, newer, name)[_selected(old, name, self._tokens)]
+        wanted = _selected(old, name, self._tokens)
+        shift_TL = _shift(older, newer, name)[wanted]
         known_TL = ~np.isnan(shift_TL)
-        whole_T = known_TL.all(axis=1)
+        whole_T: NDArray[np.bool_] = np.logical_and.reduce(known_TL, axis=1)
         partial = int((known_TL.any(axis=1) & ~whole_T).sum())
         shift_TL = shift_TL[whole_T]
         gamma_T = np.exp(-shift_TL.mean(axis=1))
         gamma, tokens = float(gamma_T.sum()), len(gamma_T)
         self._counts += (tokens, partial, 0, int((gamma_T < GAMMA_FLOOR).sum()))
-        self._found.sums.add([*shift_TL.sum(axis=0), gamma])
+        masses = [_mass(side, wanted, whole_T) for side in (older, newer)]
+        self._found.sums.add([*shift_TL.sum(axis=0), gamma, *masses[0], *masses[1]])
         bins_T = np.round(gamma_T * GAMMA_BINS).astype(np.int64)
         np.add.at(self._found.gammas_B, bins_T, 1)
         self._waiting.append((bucket_of_sample(key, index), tokens, gamma))
@@ -237,6 +248,14 @@ def _shift(old: Sample, new: Sample, name: str) -> Floats:
         if side.routes is not None and side.routes.missing_TL is not None:
             shift_TL[side.routes.missing_TL] = np.nan
     return shift_TL  # type: ignore[no-any-return]
+
+
+def _mass(sample: Sample, wanted: slice, whole_T: NDArray[np.bool_]) -> Floats:
+    """float64 [L], the sums over some tokens of how probable the router finds the row's experts."""
+    assert sample.gates is not None
+    logprobs_TLK = sample.gates.logprobs_TLK[wanted][whole_T]
+    found: Floats = np.exp(logprobs_TLK.astype(np.float64)).sum(axis=2).sum(axis=0)
+    return found
 
 
 def _selected(sample: Sample, name: str, tokens: str) -> slice:

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from ...errors import MismatchError, RoutectlError
 from ...margins import EPS
-from ..diff.thresholds import METRICS, Baseline, Failure, Threshold, is_over, judge, parse_threshold
+from ..diff.metrics import METRICS
+from ..diff.thresholds import Baseline, Failure, Threshold, is_over, judge, parse_threshold
 from .comparison import Comparison
 from .staleness import Staleness
 
@@ -23,7 +24,7 @@ _OF_GAIN = {  # as their figure is parsed: f2 is a rate
     for mode in ("R2", "R3")
 }
 STALENESS_METRICS = ("staleness", "total", *(m.name for m in METRICS), *_OF_TOTAL, *_OF_GAIN)
-_PATTERN = re.compile(r"(?P<name>[a-z_0-9]+)(@lag(?P<lag>\d+))?(?P<rest>[@:].*)")
+_PATTERN = re.compile(r"(?P<name>[a-z_0-9.]+)(@lag(?P<lag>\d+))?(?P<rest>[@:].*)")
 
 
 def _kind_of(metric: str) -> tuple[str, str]:

@@ -14,8 +14,8 @@ Figures = dict[tuple[str, int | None], float]  # by name and layer, None of the 
 _SCALAR = re.compile(r"(.*?)(?:routectl/)(.*?)(?:/layer_(\d+))?")
 _RATES = re.compile(
     r"(?:.*/)?(?:total_)?(?:mismatch|overlap|order|zero_overlap|tie|near|clear|margin_coverage|"
-    r"token_mismatch|coverage|f2|noise(?: .*)?|total|staleness(?:@lag\d+)?|accuracy .*|stale .*|"
-    r"entropy|load_shift)"
+    r"token_mismatch|coverage|f[0-9.]+|equal_logprobs|noise(?: .*)?|total|"
+    r"staleness(?:@lag\d+)?|accuracy .*|stale .*|entropy|load_shift)"
 )
 _OF_SHOW = (
     "samples",

@@ -11,6 +11,7 @@ from ...ops.check.book.findings import SEVERITIES
 from ...ops.check.book.results import CheckFinding, CheckResult, Explanation
 from ..diff.document import counted_rows
 from ..document import dump_document, finite
+from .candidates import candidates_entry
 from .schema import (
     CheckDocument,
     ExplanationEntry,
@@ -129,6 +130,8 @@ def check_document(
             "exit_code": _exit_code(result, fail_on),
         },
     }
+    if result.made_by is not None:
+        document["candidates"] = candidates_entry(result.made_by)
     return finite(document)
 
 

@@ -5,6 +5,8 @@ from typing import Literal, NotRequired, TypedDict
 from ..document import AskedEntry, CountedRows, DumpEntry
 
 __all__ = [
+    "CandidateEntry",
+    "CandidatesEntry",
     "CheckDocument",
     "CheckVerdict",
     "ExplanationEntry",
@@ -13,6 +15,8 @@ __all__ = [
     "HypothesisEntry",
     "LayerLift",
     "LayerMismatch",
+    "MadePart",
+    "NoiseLimit",
     "PermutationEntry",
     "SeverityCounts",
     "TokensEntry",
@@ -124,6 +128,62 @@ class TokensEntry(TypedDict):
     layers: list[LayerLift]
 
 
+class CandidateEntry(TypedDict):
+    """A candidate: samples that it made, and the mismatch of all samples against it."""
+
+    name: str
+    samples: int
+    mismatch_rate: float | None
+
+
+class NoiseLimit(TypedDict):
+    """What the rows of a candidate differ by where it made them: the median over samples.
+
+    clear_share is that of clear flips among the rows that differ, None without margins: then
+    nobody knows whether that is rounding.
+    """
+
+    candidate: str
+    samples: int
+    mismatch_rate: float
+    clear_share: float | None
+
+
+class MadePart(TypedDict):
+    """A sample, or the rows of one version in it.
+
+    made_by is a candidate; none: farther from each than rounding goes; undecided: several may have.
+    """
+
+    sample: str
+    version: str | None
+    expected: str | None
+    made_by: str | None
+    none: bool
+    alike: list[str]
+    z: float | None
+    rows: int
+    mismatch_rates: list[float]
+
+
+class CandidatesEntry(TypedDict):
+    """Which of several weights made the rows, sample by sample.
+
+    parts are those that another than the expected made or that are not told, then others: the
+    first 4,096.
+    """
+
+    confidence: float
+    expected: str | None
+    candidates: list[CandidateEntry]
+    samples: int
+    none: int
+    undecided: int
+    several: int
+    noise: NoiseLimit | None
+    parts: list[MadePart]
+
+
 class CheckVerdict(TypedDict):
     """The least severity that fails, and what came of it."""
 
@@ -143,6 +203,7 @@ class CheckDocument(TypedDict):
     findings: list[FindingEntry]
     explanation: ExplanationEntry | None
     by_tokens: TokensEntry | None
+    candidates: NotRequired[CandidatesEntry]
     verdict: CheckVerdict
     asked: NotRequired[AskedEntry]
 

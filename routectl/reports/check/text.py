@@ -6,6 +6,7 @@ from rich.text import Text
 from ..document import DumpEntry
 from ..text.tables import Column, Headline, print_line, print_table, print_text, under_verdict
 from ..text.wording import amount, engine_text, layers_text, percent, plural
+from .candidates import candidates_sentence, print_candidates
 from .schema import (
     CheckDocument,
     ExplanationEntry,
@@ -56,7 +57,9 @@ def _said(counts: SeverityCounts) -> list[str]:
 
 def check_verdict(doc: CheckDocument) -> tuple[str, str]:
     """The verdict of a routectl.check/1 document: a word, and findings by severity."""
-    return _word(doc["counts"]), ", ".join(_said(doc["counts"])) or "nothing found"
+    found = ", ".join(_said(doc["counts"])) or "nothing found"
+    made = doc.get("candidates")
+    return _word(doc["counts"]), found if made is None else f"{candidates_sentence(made)}; {found}"
 
 
 def check_headline(doc: CheckDocument) -> Headline:
@@ -86,6 +89,8 @@ def _print_body(doc: CheckDocument, console: Console) -> None:
         print_line(console, "by tokens", _tokens_text(doc["by_tokens"]))
     if doc["explanation"] is not None:
         print_line(console, "mismatch", _mismatch_text(doc["explanation"]))
+    if "candidates" in doc:
+        print_candidates(doc["candidates"], console)
     for finding in doc["findings"]:
         _finding(console, finding)
     if doc["explanation"] is not None:

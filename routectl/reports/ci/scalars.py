@@ -5,45 +5,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...ops.check.book.results import CheckResult
+from ...ops.diff.metrics import METRICS
 from ...ops.diff.result import DiffResult
 from ...ops.diff.thresholds import scalar_name
 from ...ops.staleness.staleness import Staleness
 from ...visible import visible
 from ..check.document import check_document
 from ..diff.document import diff_document
+from ..diff.named import figure_of
 from ..document import Document
 from ..staleness.advice import advise
 from ..staleness.document import staleness_document
 from ..staleness.gain import gain_figures
 
 __all__ = ["SCALED", "metrics"]
-
-# The metric of a threshold, and where a document has it: of a layer and of all, or of all alone.
-_OF_LAYERS = (
-    ("mismatch", "mismatch_rate"),
-    ("overlap", "overlap_rate"),
-    ("order", "order_mismatch_rate"),
-    ("zero_overlap", "zero_overlap_rate"),
-    ("tie", "margins.tie_rate"),
-    ("near", "margins.near_rate"),
-    ("clear", "margins.clear_rate"),
-    ("margin_coverage", "margins.margin_coverage_rate"),
-    ("load_shift", "load_shift"),
-    ("rows_mismatched", "rows_mismatched"),
-    ("rows_missing", "rows_missing"),
-    ("max_vio_old", "max_vio_old"),
-    ("max_vio_new", "max_vio_new"),
-)
-_OF_ALL = (
-    ("rows", "rows"),
-    ("token_mismatch", "token_mismatch_rate"),
-    ("coverage", "coverage_rate"),
-    ("k1", "logprobs.k1"),
-    ("k3", "logprobs.k3"),
-    ("abs_d", "logprobs.mean_abs_d"),
-    ("max_d", "logprobs.max_abs_d"),
-    ("f2", "logprobs.f_tau"),
-)
 
 _Scalars = Iterator[tuple[str, Any]]
 
@@ -90,16 +65,13 @@ def _at(document: Document, place: str) -> Any:
 
 def _figures(document: Document, prefix: str = "") -> _Scalars:
     """The figures of one comparison; ``total_`` before those of the total."""
-    rename = "total" if prefix else "mismatch"
-    for metric, place in _OF_LAYERS:
-        name = rename if metric == "mismatch" else f"{prefix}{metric}"
-        yield scalar_name(name), _at(document, place)
-        for layer in document["layers"]:
-            yield scalar_name(name, layer["layer"]), _at(layer, place)
-    for metric, place in _OF_ALL:
-        yield scalar_name(f"{prefix}{metric}"), _at(document, place)
-    samples = document["samples"]
-    yield scalar_name(f"{prefix}unmatched"), samples["only_old"] + samples["only_new"]
+    for metric in METRICS:
+        plain = "total" if prefix and metric.name == "mismatch" else f"{prefix}{metric.name}"
+        yield scalar_name(plain), figure_of(document, metric)
+        if metric.of_measures is not None:
+            for layer in document["layers"]:
+                yield scalar_name(plain, layer["layer"]), figure_of(layer, metric)
+    yield scalar_name(f"{prefix}rows"), document.get("rows")
 
 
 def _of_diff(document: Document) -> _Scalars:
@@ -111,7 +83,7 @@ def _of_diff(document: Document) -> _Scalars:
 def _of_check(document: Document) -> _Scalars:
     for severity, count in document["counts"].items():
         yield scalar_name(f"findings/{severity}"), count
-    yield scalar_name("rows"), document["rows"]
+    yield scalar_name("rows"), document.get("rows")
     found = document["explanation"]
     if found is None:
         return
@@ -136,6 +108,10 @@ def _of_staleness(document: Document) -> _Scalars:
         for layer in one["layers"]:
             yield scalar_name(name, layer["layer"]), layer["mismatch_rate"]
         yield scalar_name(f"gamma@lag{one['lag']}"), _at(one, "router_shift.mean_gamma")
+        name = f"confidence@lag{one['lag']}"
+        yield scalar_name(name), _at(one, "router_shift.confidence_new")
+        for layer in _at(one, "router_shift.layers") or ():
+            yield scalar_name(name, layer["layer"]), layer.get("confidence_new")
     for metric, value in gain_figures(document.get("gain")).items():
         yield scalar_name(metric), value
     rates = [noise["mismatch_rate"] for noise in document["noise"]]

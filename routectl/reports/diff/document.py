@@ -6,6 +6,7 @@ from typing import Any, cast
 from ...ops.adding.intervals import Bootstrap, Interval, rate_intervals
 from ...ops.diff.counts import PLACES, bin_edges
 from ...ops.diff.detail import Example
+from ...ops.diff.logprobs import LOGPROB_METRICS, TAU, TAUS
 from ...ops.diff.measures import Measures, layer_measures, rate, total_measures
 from ...ops.diff.result import DiffResult, Sequences
 from ...ops.diff.thresholds import Verdict, judge
@@ -18,6 +19,7 @@ from ..document import (
     not_finite,
 )
 from .detail import detail_document
+from .figures import LogprobFigures, Violations
 from .flips import margin_figures
 from .schema import (
     ComparedFigures,
@@ -26,7 +28,6 @@ from .schema import (
     DiffIntervals,
     ExampleEntry,
     LayerFigures,
-    LogprobFigures,
     NoiseEntry,
     RowFigures,
     SampleFigures,
@@ -54,7 +55,7 @@ def sample_figures(result: DiffResult) -> SampleFigures:
 
 
 def _measures(m: Measures) -> RowFigures:
-    return {
+    figures = {
         "rows": m.rows,
         "rows_mismatched": m.rows_mismatched,
         "mismatch_rate": m.mismatch_rate,
@@ -65,8 +66,21 @@ def _measures(m: Measures) -> RowFigures:
         "swaps": list(m.swaps),
         "rows_missing": m.rows_missing,
         "load_shift": m.load_shift,
-        "max_vio_old": m.max_vio_old,
-        "max_vio_new": m.max_vio_new,
+        "load_js": m.load_js,
+        **_violations(m),
+    }
+    return cast("RowFigures", figures)
+
+
+def _violations(m: Measures) -> Violations:
+    old, new = m.vio_old, m.vio_new
+    return {
+        "max_vio_old": None if old is None else old.max,
+        "max_vio_new": None if new is None else new.max,
+        "min_vio_old": None if old is None else old.min,
+        "min_vio_new": None if new is None else new.min,
+        "avg_vio_old": None if old is None else old.avg,
+        "avg_vio_new": None if new is None else new.avg,
     }
 
 
@@ -108,15 +122,9 @@ def _logprobs(result: DiffResult) -> LogprobFigures | None:
     sums = result.logprobs
     if not (sums.tokens or sums.one_sided):
         return None
-    figures: LogprobFigures = {
-        "tokens": sums.tokens,
-        "k1": rate(-sums.sum_d, sums.tokens),
-        "k3": rate(sums.sum_k3, sums.tokens),
-        "mean_abs_d": rate(sums.sum_abs, sums.tokens),
-        "max_abs_d": sums.max_abs if sums.tokens else None,
-        "tau": sums.TAU,
-        "f_tau": rate(sums.over_tau, sums.tokens),
-    }
+    named = {m.key: m.of(sums) for m in LOGPROB_METRICS if m.key != "f_taus"}
+    figures = cast("LogprobFigures", {"tokens": sums.tokens, **named, "tau": TAU})
+    figures["f_taus"] = [{"tau": tau, "f_tau": sums.f_tau(tau)} for tau in TAUS]
     if sums.one_sided:
         figures["tokens_of_one_side"] = sums.one_sided
     infinite = not_finite(figures)

@@ -3,6 +3,7 @@
 from typing import Literal, NotRequired, TypedDict
 
 from ..document import AskedEntry, CountedRows, DumpEntry, FailureEntry, IntervalEntry
+from .figures import LogprobFigures, Violations
 
 __all__ = [
     "ComparedFigures",
@@ -17,7 +18,6 @@ __all__ = [
     "KeptEntry",
     "LayerFigures",
     "LayerNoise",
-    "LogprobFigures",
     "MarginBin",
     "MarginFigures",
     "MarginQuantiles",
@@ -77,7 +77,7 @@ class MarginFigures(MarginSides):
     mismatched_margin: MarginQuantiles
 
 
-class RowFigures(CountedRows):
+class RowFigures(CountedRows, Violations):
     """The figures of a layer, or of all: load figures are then the worst layer's."""
 
     overlap_rate: float | None
@@ -87,8 +87,7 @@ class RowFigures(CountedRows):
     swaps: list[int]
     rows_missing: int
     load_shift: float | None
-    max_vio_old: float | None
-    max_vio_new: float | None
+    load_js: float | None
     margins: NotRequired[MarginFigures]
 
 
@@ -156,25 +155,6 @@ class SequenceFigures(TypedDict):
     quantile_error: float
     max: float | None
     worst: list[WorstSample]
-
-
-class LogprobFigures(TypedDict):
-    """Log-probs of the response tokens that both sides scored.
-
-    A figure that is not finite is null; not_finite, there where one is, says which and what.
-    tokens_of_one_side, there where it is not 0, counts tokens that were trained on and have a
-    log-prob on one side alone: they are in no figure, and every threshold on one is crossed.
-    """
-
-    tokens: int
-    k1: float | None
-    k3: float | None
-    mean_abs_d: float | None
-    max_abs_d: float | None
-    tau: float
-    f_tau: float | None
-    tokens_of_one_side: NotRequired[int]
-    not_finite: NotRequired[dict[str, str]]
 
 
 class ExampleEntry(TypedDict):

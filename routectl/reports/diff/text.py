@@ -23,12 +23,14 @@ from ..text.wording import (
     amount,
     dump_line,
     failure_text,
+    figure,
     layers_text,
     logprob_figure,
     percent,
     plural,
     rates_text,
 )
+from .figures import LogprobFigures
 from .flips import example_margins, flip_columns, margin_lines
 from .schema import DiffDocument, RowFigures, SequenceFigures
 
@@ -176,6 +178,7 @@ def _spread(doc: DiffDocument) -> list[tuple[str, str]]:
     d = doc["logprobs"]
     if d is not None:
         alone = d.get("tokens_of_one_side", 0)
+        logged = "token_mult_prob_error" in d  # not in reports of before
         lines.append(
             (
                 "log-probs",
@@ -185,7 +188,23 @@ def _spread(doc: DiffDocument) -> list[tuple[str, str]]:
                 + (f"; {plural(alone, 'more token')} on one side alone" if alone else ""),
             )
         )
+        lines += [("as logged", _as_logged(d))] if logged else []
     return lines
+
+
+def _as_logged(d: LogprobFigures) -> str:
+    """What trainers log of the same tokens, by the names that they have for it."""
+    told = d.get("not_finite", {})
+    named = {
+        "token_mult_prob_error": d["token_mult_prob_error"],
+        "chi2": d["chi2"],
+        "pearson_probs": d["pearson_probs"],
+    }
+    figures = [
+        f"{name} {told.get(name) or ('undefined' if value is None else figure(value))}"
+        for name, value in named.items()
+    ]
+    return ", ".join([*figures, f"equal {percent(d['equal_rate'])}"])
 
 
 def _within(s: SequenceFigures) -> str:

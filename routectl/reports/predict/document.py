@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import cast
+from typing import Any, cast
 
 from ...checkpoints.predictor import PredictorFacts
-from ...ops.predict.scores import Estimate, LagScores, PredictionScores
+from ...ops.predict.scores import RATIOS, Estimate, LagScores, PredictionScores, Replaced
 from .schema import (
     FigureEntry,
     PredictDocument,
     PredictionEntry,
     PredictionFigures,
     PredictorEntry,
+    ReplaceRate,
 )
 
 __all__ = ["prediction_document"]
@@ -63,12 +64,24 @@ def prediction_document(
 
 
 def _comparison(one: LagScores) -> PredictionEntry:
-    return {
+    entry: dict[str, Any] = {
         "version": one.new,
         "lag": one.lag,
         "rows": int(one.rows_S.sum()) * len(one.layers_L),
         **_kinds(one, None),
         "layers": [{"layer": layer, **_kinds(one, layer)} for layer in one.layers_L],
+    }
+    if one.replaced is not None:
+        entry["replaced"] = [_replaced(one.replaced, n) for n in range(len(RATIOS))]
+    return cast("PredictionEntry", entry)
+
+
+def _replaced(found: Replaced, n: int) -> ReplaceRate:
+    layers = range(found.replaced_RL.shape[1])
+    return {
+        "ratio": RATIOS[n],
+        "replace_rate": found.rate(n),
+        "layers": [found.rate(n, layer) for layer in layers],
     }
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "PredictionFigures",
     "PredictorEntry",
     "PredictorLayerEntry",
+    "ReplaceRate",
 ]
 
 
@@ -54,8 +55,18 @@ class LayerPrediction(PredictionFigures):
     layer: int
 
 
+class ReplaceRate(TypedDict):
+    """Slots of frozen routes whose score is under ratio times that of the weakest own expert."""
+
+    ratio: float
+    replace_rate: float | None
+    layers: list[float | None]
+
+
 class PredictionEntry(PredictionFigures):
-    """A later version: the figures of all layers, and of each."""
+    """A later version: the figures of all layers, and of each; replace rates of frozen routes."""
+
+    replaced: NotRequired[list[ReplaceRate]]
 
     version: str
     lag: int

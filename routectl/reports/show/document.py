@@ -1,11 +1,11 @@
 """A dump as a JSON document, routectl.show/1; docs/json.md is the contract."""
 
 from ...ops.check.alone.results import Power
-from ...ops.diff.measures import dead_experts, entropy, max_vio, rate
+from ...ops.diff.measures import Vio, dead_experts, entropy, rate, vio
 from ...ops.summary import Summary
 from ..diff.detail import load_document
 from ..document import dump_document, finite
-from .schema import DamagedEntry, LayerSummary, ShowDocument, ShowExtras
+from .schema import DamagedEntry, LayerSummary, LayerViolations, ShowDocument, ShowExtras
 
 __all__ = ["summary_document"]
 
@@ -29,6 +29,12 @@ def _detail(summary: Summary, detail: bool) -> ShowExtras:
     return {"detail": load_document(summary.load_LE)} if detail else {}
 
 
+def _violations(found: Vio | None) -> LayerViolations:
+    if found is None:
+        return {"max_vio": None, "min_vio": None, "avg_vio": None}
+    return {"max_vio": found.max, "min_vio": found.min, "avg_vio": found.avg}
+
+
 def summary_document(
     summary: Summary, *, lift: Power | None = None, detail: bool = False
 ) -> ShowDocument:
@@ -43,7 +49,7 @@ def summary_document(
             "layer": layer,
             "rows": summary.positions - int(summary.rows_missing_L[i]),
             "rows_missing": int(summary.rows_missing_L[i]),
-            "max_vio": max_vio(summary.load_LE[i]),
+            **_violations(vio(summary.load_LE[i])),
             "entropy": entropy(summary.load_LE[i]),
             "dead_experts": dead_experts(summary.load_LE[i]),
             "lift": None if bits is None else bits[i],

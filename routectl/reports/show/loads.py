@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ...errors import MismatchError
-from ...ops.diff.measures import dead_experts, entropy, load_shift, max_vio
+from ...ops.diff.measures import dead_experts, entropy, load_shift, vio
 from ..document import finite
 from ..text.tables import Column, Headline, print_layers, print_line, under_verdict
 from ..text.wording import amount, figure, figures, layers_text, plural
@@ -82,7 +82,7 @@ def _layer(layer: int, sides: Sequence[Loads]) -> LayerLoads:
     return {
         "layer": layer,
         "taken": [int(load_E.sum()) for load_E in loads],
-        "max_vio": [max_vio(load_E) for load_E in loads],
+        "max_vio": [None if (off := vio(load_E)) is None else off.max for load_E in loads],
         "entropy": [entropy(load_E) for load_E in loads],
         "dead_experts": [dead_experts(load_E) for load_E in loads],
         "load_shift": load_shift(*loads) if len(loads) > 1 else None,

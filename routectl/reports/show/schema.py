@@ -12,6 +12,7 @@ __all__ = [
     "LayerBytes",
     "LayerLoads",
     "LayerSummary",
+    "LayerViolations",
     "LayerWeights",
     "LoadSide",
     "LoadsDocument",
@@ -24,7 +25,15 @@ __all__ = [
 ]
 
 
-class LayerSummary(TypedDict):
+class LayerViolations(TypedDict):
+    """How far experts are from the even share: the busiest, the idlest, all on average."""
+
+    max_vio: float | None
+    min_vio: float | None
+    avg_vio: float | None
+
+
+class LayerSummary(LayerViolations):
     """The rows of a layer, how its experts are loaded, and how far they follow the tokens.
 
     lift is in bits an id: how much better a row's ids are known by its token than by the layer's
@@ -34,7 +43,6 @@ class LayerSummary(TypedDict):
     layer: int
     rows: int
     rows_missing: int
-    max_vio: float | None
     entropy: float | None
     dead_experts: int
     lift: float | None

@@ -30,12 +30,12 @@ from .schema import (
     ExpertEntry,
     Kind,
     Mode,
-    RouterShiftEntry,
     SpanEntry,
     StalenessDocument,
     ThresholdVerdict,
     VersionEntry,
 )
+from .shift import RouterShiftEntry
 
 __all__ = [
     "Judged",
@@ -107,8 +107,15 @@ def _counted(result: DiffResult) -> CountedRows:
 def _shift(shift: LagShift) -> RouterShiftEntry:
     """The router shift of a staleness that has one."""
     found = shift.total
-    mean_L = found.mean_shift_L
+    mean_L, old_L, new_L = (
+        found.mean_shift_L,
+        found.confidence_L("old"),
+        found.confidence_L("new"),
+    )
     assert mean_L is not None
+    assert old_L is not None
+    assert new_L is not None
+    layers = zip(found.layers, mean_L.tolist(), old_L.tolist(), new_L.tolist(), strict=True)
     p01, p10, p50 = (found.quantile(q) for q in _QUANTILES)
     return {
         "tokens": found.tokens,
@@ -120,9 +127,11 @@ def _shift(shift: LagShift) -> RouterShiftEntry:
         "p50": p50,
         "floor": GAMMA_FLOOR,
         "below_rate": found.below_rate,
+        "confidence_old": float(old_L.mean()),
+        "confidence_new": float(new_L.mean()),
         "layers": [
-            {"layer": layer, "mean_shift": mean}
-            for layer, mean in zip(found.layers, mean_L.tolist(), strict=True)
+            {"layer": layer, "mean_shift": mean, "confidence_old": old, "confidence_new": new}
+            for layer, mean, old, new in layers
         ],
     }
 

@@ -4,6 +4,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from ..diff.schema import ComparedFigures, DetailDocument, SampleFigures, UnmatchedEntry
 from ..document import CountedRows, DumpEntry, FailureEntry, IntervalEntry
+from .shift import RouterShiftEntry
 
 __all__ = [
     "AdviceEntry",
@@ -21,12 +22,10 @@ __all__ = [
     "GainEntry",
     "HalfLifeEntry",
     "LackingEntry",
-    "LayerShift",
     "NearestEntry",
     "OwnRows",
     "ReplayEntry",
     "ReplayIntervals",
-    "RouterShiftEntry",
     "SeriesDocument",
     "SkippedStep",
     "SpanEntry",
@@ -71,28 +70,6 @@ class ComparisonIntervals(TypedDict):
     token_mismatch_rate: IntervalEntry | None
     k3: IntervalEntry | None
     f_tau: IntervalEntry | None
-
-
-class LayerShift(TypedDict):
-    """How far one layer's router moved."""
-
-    layer: int
-    mean_shift: float
-
-
-class RouterShiftEntry(TypedDict):
-    """The router shift between versions whose routes carry gate log-probabilities."""
-
-    tokens: int
-    tokens_partial: int
-    mean_gamma: float | None
-    interval: IntervalEntry | None
-    p01: float | None
-    p10: float | None
-    p50: float | None
-    floor: float
-    below_rate: float | None
-    layers: list[LayerShift]
 
 
 class ComparisonExtras(TypedDict, total=False):

@@ -9,8 +9,10 @@ from math import isfinite, nan
 from typing import Any
 
 from ...errors import MismatchError
+from ...ops.diff.metrics import METRICS
 from ...ops.diff.thresholds import Failure, Threshold, Unmatched, is_over, left_over
 from ...ops.staleness.drift import slope_of
+from ..diff.named import figure_of
 from ..document import Document, finite, not_finite
 from .document import Judged, verdict_document
 from .gain import gain_figures
@@ -24,24 +26,7 @@ from .schema import (
 
 __all__ = ["Step", "headline_figures", "series_document"]
 
-_KEYS = {
-    "mismatch": "mismatch_rate",
-    "overlap": "overlap_rate",
-    "order": "order_mismatch_rate",
-    "zero_overlap": "zero_overlap_rate",
-    "load_shift": "load_shift",
-    "rows_mismatched": "rows_mismatched",
-    "rows_missing": "rows_missing",
-    "token_mismatch": "token_mismatch_rate",
-    "coverage": "coverage_rate",
-}
-_OF_LOGPROBS = {
-    "k1": "k1",
-    "k3": "k3",
-    "abs_d": "mean_abs_d",
-    "max_d": "max_abs_d",
-    "f2": "f_tau",
-}
+_METRICS = {metric.name: metric for metric in METRICS}
 _HEADLINES = (
     "mismatch",
     "staleness",
@@ -57,7 +42,6 @@ _HEADLINES = (
 )
 _OF_COMPARISONS = 7
 _OF_GAIN = ("gain_r2", "gain_r3")
-_OF_MARGINS = ("tie", "near", "clear", "margin_coverage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +58,18 @@ def _value(found: Mapping[str, Any], metric: str, gated: bool = False) -> Any:
 
     Gated, a figure of log-probs is NaN where tokens have one on one side alone.
     """
-    if metric in _KEYS:
-        return found.get(_KEYS[metric])
-    if metric in _OF_LOGPROBS:
-        figures = found.get("logprobs") or {}
-        alone = gated and figures.get("tokens_of_one_side")
-        return nan if alone else _of_logprobs(figures, _OF_LOGPROBS[metric])
-    if metric in _OF_MARGINS:
-        return found.get("margins", {}).get(f"{metric}_rate")
-    assert metric == "unmatched", metric
-    return found["samples"]["only_old"] + found["samples"]["only_new"]
-
-
-def _of_logprobs(figures: Mapping[str, Any], name: str) -> Any:
-    """A figure of log-probs: of those that are there, one without a number is not finite."""
-    if not figures or figures[name] is not None:
-        return figures.get(name)
-    return float(figures.get("not_finite", {}).get(name, "nan"))
+    one = _METRICS[metric]
+    figures = found.get("logprobs")
+    if figures is None or not one.key.startswith("logprobs."):
+        return figure_of(found, one)
+    if gated and figures.get("tokens_of_one_side"):
+        return nan
+    value, name = figure_of(found, one), one.key.removeprefix("logprobs.")
+    said = figures.get("not_finite", {})
+    undefined = name.startswith("pearson") and name not in said  # a side is constant
+    if value is None and name in figures and not undefined:
+        return float(said.get(name, "nan"))
+    return value
 
 
 def _gated(doc: Document, metric: str) -> tuple[str, list[tuple[str, ComparisonEntry]]]:

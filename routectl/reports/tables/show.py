@@ -1,6 +1,6 @@
 """The tables of a summary."""
 
-from ...ops.diff.measures import dead_experts, entropy, max_vio
+from ...ops.diff.measures import dead_experts, entropy, vio
 from ...ops.summary import Summary
 from .frame import LAYER, ArrowColumn, Frame, Rows
 
@@ -11,7 +11,9 @@ def _layers(summary: Summary, eps: float) -> Rows:
     for i, layer in enumerate(summary.meta.layers_L):
         missing, load_E = int(summary.rows_missing_L[i]), summary.load_LE[i]
         rows = summary.positions - missing
-        yield layer, rows, missing, max_vio(load_E), entropy(load_E), dead_experts(load_E)
+        off = vio(load_E)
+        parts = (None, None, None) if off is None else (off.max, off.min, off.avg)
+        yield layer, rows, missing, *parts, entropy(load_E), dead_experts(load_E)
 
 
 def _experts(summary: Summary, eps: float) -> Rows:
@@ -29,6 +31,8 @@ SUMMARY_FRAMES = (
             ArrowColumn("rows", "int64", "rows", "that are there"),
             ArrowColumn("rows_missing", "int64", "rows", "the others"),
             ArrowColumn("max_vio", "float64", "", "busiest expert over the even share, less 1"),
+            ArrowColumn("min_vio", "float64", "", "idlest expert over the even share, less 1"),
+            ArrowColumn("avg_vio", "float64", "", "mean distance from the even share"),
             ArrowColumn("entropy", "float64", "0..1", "of the load, 1 where it is even"),
             ArrowColumn("dead_experts", "int64", "experts", "that no row took"),
         ),

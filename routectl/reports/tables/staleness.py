@@ -53,7 +53,7 @@ def _compared(c: Comparison) -> tuple[Any, ...]:
         c.mismatch_rate,
         *_ends(c.intervals.mismatch),
         sums.tokens,
-        rate(sums.sum_k3, sums.tokens),
+        sums.mean_of("k3"),
         c.f2_rate,
     )
 

@@ -109,6 +109,19 @@ def test_a_row_that_its_scores_do_not_explain_has_no_margin(tmp_path):
     assert np.isnan(margin_T).tolist() == [i == 3 for i in range(len(margin_T))]
 
 
+def test_hidden_states_that_are_not_finite_have_no_margin(tmp_path):
+    """Where a hidden state is infinite or no number, the row's margin is not known, in silence."""
+    folder = copied("v0", tmp_path)
+    side = folder / "hidden_states_rank0.bin"
+    data = bytearray(side.read_bytes())
+    data[0:4] = b"\x80\x7f\xc0\x7f"  # inf and NaN in row 0, bfloat16
+    data[32:34] = data[64:66] = b"\x7f\x7f"  # the greatest number in rows 1 and 2
+    side.write_bytes(data)
+    margin_T = open_dump(folder)[0].routes.margin_TL[:, 0]
+    assert np.isnan(margin_T[0])
+    assert np.isfinite(margin_T[3:]).all()
+
+
 def test_recomputed_forwards_are_left_out(tmp_path):
     """A forward that has the ids of an earlier one of its step is a recomputation, and is named."""
     path = rewritten("v0", tmp_path, lambda found: bare(found[:2] + found[2:] + found[1::-1]))

@@ -10,7 +10,7 @@ import pytest
 
 from routectl import open_dump
 from routectl.errors import RoutectlError
-from routectl.ops.diff.thresholds import METRICS
+from routectl.ops.diff.metrics import METRICS
 from support.ci_configs import CHECK, DIFF, EXACT, V0, V1, V2, config, toml
 from support.shell import complaint, document, run, written
 from support.tiny_rl import ENGINE, TINY

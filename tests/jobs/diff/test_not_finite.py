@@ -64,7 +64,9 @@ def test_ungated(capsys, new):
         assert figures["k3"] == 0
         return
     told = figures["not_finite"]
-    assert {name for name, value in figures.items() if value is None} == set(told)
+    undefined = {"pearson_probs"}  # of two tokens, where a side may be constant
+    absent = {name for name, value in figures.items() if value is None}
+    assert absent - undefined == set(told) - undefined
     assert {"k1", "k3", "mean_abs_d"} <= set(told)
     assert told["k3"] == "inf"
     assert told["k1"] == ("inf" if "neg" in new.stem else "-inf")

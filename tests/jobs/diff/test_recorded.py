@@ -87,7 +87,9 @@ def test_engine_against_transformers(name):
     assert 1 - total_measures(result).overlap_rate == pytest.approx(truth["slot_mismatch"])
     sums = result.logprobs
     assert sums.max_abs == pytest.approx(truth["logprob_abs_diff_max"], abs=1e-4)
-    assert sums.sum_abs / sums.tokens == pytest.approx(truth["logprob_abs_diff_mean"], abs=1e-5)
+    assert sums.sum_of("abs") / sums.tokens == pytest.approx(
+        truth["logprob_abs_diff_mean"], abs=1e-5
+    )
     samples = result.samples
     assert samples.compared == samples.old == samples.new == 46
     assert result.counts.only_old == result.counts.missing_L.sum() == 0
@@ -256,9 +258,9 @@ def test_logprobs_of_the_trained_model(version):
     assert result.rows_mismatched == TABLE["engine", version][0]
     sums, truth = result.logprobs, TRUTH[f"logprob fp32 {version}"]
     assert (sums.tokens, sums.over_tau / sums.tokens) == (truth["tokens"], truth["F2"])
-    assert sums.sum_k3 / sums.tokens == pytest.approx(truth["k3"], rel=1e-5)
-    assert -sums.sum_d / sums.tokens == pytest.approx(truth["k1"], rel=1e-5)
-    assert sums.sum_abs / sums.tokens == pytest.approx(truth["mean_abs"], rel=1e-5)
+    assert sums.sum_of("k3") / sums.tokens == pytest.approx(truth["k3"], rel=1e-5)
+    assert -sums.sum_of("d") / sums.tokens == pytest.approx(truth["k1"], rel=1e-5)
+    assert sums.sum_of("abs") / sums.tokens == pytest.approx(truth["mean_abs"], rel=1e-5)
 
 
 def test_parts_of_a_recording_add_up():

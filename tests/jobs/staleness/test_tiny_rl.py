@@ -78,9 +78,9 @@ def test_logprobs_come_out_of_the_checkpoints(version, k3, f2, sides):
     sums, truth = diff(sides["engine"], sides[version]).logprobs, TRUTH[f"logprob fp32 {version}"]
     assert (sums.tokens, sums.over_tau / sums.tokens) == (truth["tokens"], truth["F2"])
     assert round(sums.over_tau / sums.tokens, 6) == f2
-    assert sums.sum_k3 / sums.tokens == pytest.approx(truth["k3"], rel=1e-5)
-    assert sums.sum_k3 / sums.tokens == pytest.approx(k3, rel=5e-5)
-    assert -sums.sum_d / sums.tokens == pytest.approx(truth["k1"], abs=1e-7)
+    assert sums.sum_of("k3") / sums.tokens == pytest.approx(truth["k3"], rel=1e-5)
+    assert sums.sum_of("k3") / sums.tokens == pytest.approx(k3, rel=5e-5)
+    assert -sums.sum_of("d") / sums.tokens == pytest.approx(truth["k1"], abs=1e-7)
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path, monkeypatch):

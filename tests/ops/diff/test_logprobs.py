@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracles
-from routectl.ops.diff.counts import LogprobCounts, LogprobSums
 from routectl.ops.diff.diff import diff
+from routectl.ops.diff.logprobs import LOGPROB_METRICS, TAUS, LogprobCounts, LogprobSums
 from routectl.ops.diff.measures import rate
 from routectl.ops.diff.thresholds import judge, parse_threshold
 from routectl.reports.diff.document import diff_document
@@ -28,6 +28,11 @@ def side(logprobs, response=(7, 8, 9), **more):
     return make_dump([make_sample(routes, "a", prompt, response, logprobs=values, **more)])
 
 
+def of_differences(d):
+    """The counts of tokens whose log-probs differ by d, from 0."""
+    return LogprobCounts.of_tokens(np.zeros(len(d)), np.array(d))
+
+
 def counted(*sides, **options):
     """The log-prob counts of a comparison."""
     return diff(*sides, **options).logprobs
@@ -43,22 +48,71 @@ def test_figures_are_the_oracle(pairs):
         assert sums == LogprobCounts(one_sided=sum((a is None) != (b is None) for a, b in pairs))
         return
     truth = oracles.logprob_figures(old, new)
-    found = (sums.tokens, rate(-sums.sum_d, sums.tokens), rate(sums.sum_k3, sums.tokens))
+    found = (
+        sums.tokens,
+        rate(-sums.sum_of("d"), sums.tokens),
+        rate(sums.sum_of("k3"), sums.tokens),
+    )
     assert found == pytest.approx((truth["tokens"], truth["k1"], truth["k3"]), rel=1e-9, abs=1e-9)
-    found = (rate(sums.sum_abs, sums.tokens), sums.max_abs, rate(sums.over_tau, sums.tokens))
+    found = (rate(sums.sum_of("abs"), sums.tokens), sums.max_abs, rate(sums.over_tau, sums.tokens))
     assert found == pytest.approx((truth["abs"], truth["max"], truth["f"]), rel=1e-9, abs=1e-12)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(*[st.integers(-960, 0).map(lambda n: n / 64)] * 2), min_size=2))
+def test_what_trainers_log_is_the_oracle(pairs):
+    """chi2, token_mult_prob_error, JS, stable k3, correlations, equal log-probs and F(tau) are
+    their formulas, whichever is computed in another form.
+    """
+    old, new = ([p[i] for p in pairs] for i in (0, 1))
+    sums = counted(*(side(x, range(len(pairs))) for x in (old, new)))
+    truth = oracles.logged_figures(old, new, TAUS)
+    for metric in LOGPROB_METRICS:
+        if metric.name not in truth:
+            continue
+        found, expected = metric.of(sums), truth[metric.name]
+        assert (found is None) == (expected is None), metric.name
+        assert found is None or found == pytest.approx(expected, rel=1e-9, abs=1e-9), metric.name
+
+
+def test_what_trainers_log_by_hand():
+    """Two tokens, ratios 2 and 1: E[e^|d|] 1.5, chi2 1.5, F(1.5) a half, one equal log-prob."""
+    sums = LogprobCounts.of_tokens(np.log([0.25, 0.5]), np.log([0.5, 0.5]))
+    figures = {m.name: m.of(sums) for m in LOGPROB_METRICS}
+    assert figures["token_mult_prob_error"] == pytest.approx(1.5)
+    assert figures["chi2"] == pytest.approx(1.5)
+    assert (figures["f1.5"], figures["f2"], figures["equal_logprobs"]) == (0.5, 0, 0.5)
+    assert figures["js"] == pytest.approx(math.log(1.5 / math.sqrt(2)) / 2)
+    assert figures["pearson"] is figures["pearson_probs"] is None  # NEW is constant
+    assert LogprobCounts().pearson("log") is None
+
+
+def test_correlation_is_a_sign_and_a_size():
+    """Log-probs on a line correlate by 1 or -1, whatever their scale."""
+    x = np.linspace(-5, -1, 9)
+    assert LogprobCounts.of_tokens(x, 3 * x - 2).pearson("log") == pytest.approx(1)
+    assert LogprobCounts.of_tokens(x, -6 - x).pearson("log") == pytest.approx(-1)
+    assert math.isnan(LogprobCounts.of_tokens(x, np.where(x == -5, -np.inf, x)).pearson("log"))
+
+
+def test_stable_k3_is_finite_where_k3_is_not():
+    """A log-prob of -inf on a side leaves stable k3 a number: at most 10 a token."""
+    for old, new in ((-np.inf, -1.0), (-1.0, -np.inf)):
+        sums = LogprobCounts.of_tokens(np.array([old, -1.0]), np.array([new, -1.0]))
+        assert sums.mean_of("k3_stable") == 5.0
+        assert not math.isfinite(sums.mean_of("k3"))
 
 
 def test_k3_of_small_differences_is_exact():
     """k3 of a tiny difference is d²/2, not lost in rounding."""
-    sums = LogprobCounts.of_tokens(np.array([1e-8]))
-    assert sums.sum_k3 == pytest.approx(5e-17, rel=1e-5, abs=0)
+    sums = of_differences([1e-8])
+    assert sums.sum_of("k3") == pytest.approx(5e-17, rel=1e-5, abs=0)
 
 
 def test_tau_is_a_ratio_of_two():
     """F(2) counts ratios over 2 and under 1/2; a ratio of exactly 2 is not over."""
     edge = math.log(2)
-    sums = LogprobCounts.of_tokens(np.array([edge, -edge, edge + 1e-9, -edge - 1e-9, 0.1]))
+    sums = of_differences([edge, -edge, edge + 1e-9, -edge - 1e-9, 0.1])
     assert (sums.tokens, sums.over_tau) == (5, 2)
 
 
@@ -104,15 +158,15 @@ def test_what_is_not_finite_stays_so(old, new, d):
     parts = [diff(side([a], [7]), side([b], [7])) for a, b in ((-1, -1), (old, new))]
     for found in (sums, (parts[0] + parts[1]).logprobs):
         assert (found.tokens, found.over_tau) == (2, 1)
-        np.testing.assert_equal(found.sum_d, d)
-        np.testing.assert_equal([found.sum_abs, found.max_abs], [abs(d)] * 2)
-        assert not math.isfinite(found.sum_k3) or d == -1e308
+        np.testing.assert_equal(found.sum_of("d"), d)
+        np.testing.assert_equal([found.sum_of("abs"), found.max_abs], [abs(d)] * 2)
+        assert not math.isfinite(found.sum_of("k3")) or d == -1e308
 
 
 def test_small_numbers_are_numbers():
     """Zeros of either sign and denormals are log-probs like others."""
     sums = counted(side([-0.0, 0.0, -5e-324]), side([0.0, -0.0, 0.0]))
-    assert (sums.tokens, sums.sum_d, sums.sum_k3, sums.over_tau) == (3, 5e-324, 0, 0)
+    assert (sums.tokens, sums.sum_of("d"), sums.sum_of("k3"), sums.over_tau) == (3, 5e-324, 0, 0)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -126,7 +180,7 @@ def test_tokens_of_one_side(flip):
 
     whole, holed = side([-1, -2, -3]), side([-1, None, -3])
     sums = apart(whole, holed)
-    assert (sums.tokens, sums.sum_d, sums.one_sided) == (2, 0, 1)
+    assert (sums.tokens, sums.sum_of("d"), sums.one_sided) == (2, 0, 1)
     both = LogprobSums.of_samples([sums, sums])
     assert (both + both).counts.one_sided == 4
     assert apart(holed, holed).one_sided == 0
@@ -136,7 +190,8 @@ def test_tokens_of_one_side(flip):
         assert apart(whole, side([-1, None, -3], loss_mask=mask)).one_sided == 0
         assert apart(side([-1, -2, -3], loss_mask=mask), holed).one_sided == 0
     left = side([-1, None, -30], scored=np.array([True, False, False]))
-    assert apart(whole, left) == LogprobCounts(tokens=1)
+    assert (alone := apart(whole, left)).tokens == alone.equal == 1
+    assert (alone.sum_of("abs"), alone.one_sided) == (0, 0)
     result = diff(whole, holed)
     for metric in ("k1", "k3", "abs_d", "max_d", "f2"):
         limits = [parse_threshold(f"{metric}:1", over=over) for over in (True, False)]
@@ -150,7 +205,7 @@ def test_tokens_that_parted_are_left_out():
     """By prefix, only the response tokens before the sides part are compared."""
     old, new = side([-1, -2, -3]), side([-2, -2, -9], (7, 8, 1))
     sums = counted(old, new, match="prefix")
-    assert (sums.tokens, sums.sum_d, sums.max_abs) == (2, -1, 1)
+    assert (sums.tokens, sums.sum_of("d"), sums.max_abs) == (2, -1, 1)
     assert counted(side([-1]), side([-2], (3, 8)), match="prefix").tokens == 0
 
 
@@ -160,11 +215,11 @@ CUTS = (slice(2), slice(2, None))
 def test_sums_add_up():
     """Counts of two parts add up to those of the whole; the greatest is the greater."""
     d = np.array([0.1, -2.0, 0.0, 3.5, -0.2])
-    whole = LogprobCounts.of_tokens(d)
-    parts = [LogprobSums.of_samples([LogprobCounts.of_tokens(d[cut])]) for cut in CUTS]
+    whole = of_differences(d)
+    parts = [LogprobSums.of_samples([of_differences(d[cut])]) for cut in CUTS]
     total = (parts[0] + parts[1]).counts
     assert total.tokens == whole.tokens == 5
     assert (total.max_abs, total.over_tau) == (whole.max_abs, whole.over_tau) == (3.5, 2)
-    assert (total.sum_d, total.sum_k3, total.sum_abs) == pytest.approx(
-        (whole.sum_d, whole.sum_k3, whole.sum_abs)
-    )
+    assert total.over == whole.over == (4, 2, 2, 2, 2, 1)
+    assert total.equal == whole.equal == 1
+    assert total.sums == pytest.approx(whole.sums)

@@ -7,12 +7,19 @@ import pytest
 
 from routectl.errors import MismatchError, RoutectlError
 from routectl.ops.diff.diff import diff
-from routectl.ops.diff.thresholds import METRICS, Baseline, judge, parse_threshold, scalar_name
+from routectl.ops.diff.logprobs import LOGPROB_METRICS
+from routectl.ops.diff.metrics import METRICS
+from routectl.ops.diff.thresholds import Baseline, judge, parse_threshold, scalar_name
 from support.dumps import all_alike, make_dump, make_routes, make_sample
 
 OLD_LOGPROBS, NEW_LOGPROBS = [-1.0, -2.0], [-1.0 + math.log(3), -2.5]
 AB = [[0, 1]] * 3
 NEW_IDS = [AB, [[1, 0], [0, 2], [0, 1]], [[0, 1], [2, 3], [0, 1]], AB]
+LOAD_JS = (  # of layer 2, whose loads have the mean (5 / 12, 1 / 3, 1 / 6, 1 / 12)
+    (math.log(6 / 5) + math.log(3 / 2)) / 2
+    + (math.log(4 / 5) - math.log(2) / 2) / 3
+    + math.log(2) / 2
+) / 2
 # By hand. Old has rows at positions 0..2 in layers 1, 2, 4, less one in layer 4; new at 0..3.
 VALUES = {
     "mismatch": 2 / 8,
@@ -30,6 +37,19 @@ VALUES = {
     "abs_d": (math.log(3) + 0.5) / 2,
     "max_d": math.log(3),
     "f2": 1 / 2,
+    "load_js": LOAD_JS,
+    "max_vio_old": 2,  # 2 of 6 experts have all rows of a layer
+    "max_vio_new": 2,
+    "min_vio_old": -1,
+    "min_vio_new": -1,
+    "avg_vio_old": (2 + 2 + 4) / 6,
+    "avg_vio_new": (2 + 2 + 4) / 6,
+    "k3_stable": (3 - 1 - math.log(3) + math.exp(-0.5) - 1 + 0.5) / 2,
+    "token_mult_prob_error": (3 + math.exp(0.5)) / 2,
+    "chi2": (9 + math.exp(-1)) / 2 - 1,
+    "js": (math.log(math.cosh(math.log(3) / 2)) + math.log(math.cosh(0.25))) / 2,
+    "pearson": 1,  # of two tokens
+    "pearson_probs": 1,
 }
 BY_LAYER = {  # layers 1, 2, 4
     "mismatch": (0, 2 / 3, 0),
@@ -39,6 +59,13 @@ BY_LAYER = {  # layers 1, 2, 4
     "load_shift": (0, 0.5, 0),
     "rows_mismatched": (0, 2, 0),
     "rows_missing": (0, 0, 1),
+    "load_js": (0, LOAD_JS, 0),
+    "max_vio_old": (2, 2, 2),
+    "max_vio_new": (2, 1, 2),  # in layer 2 (2, 1, 2, 1) of 6
+    "min_vio_old": (-1, -1, -1),
+    "min_vio_new": (-1, -1, -1),
+    "avg_vio_old": (8 / 6, 8 / 6, 8 / 6),
+    "avg_vio_new": (8 / 6, 4 / 6, 8 / 6),
 }
 
 
@@ -65,7 +92,8 @@ def held(result, *texts, over=True):
 def test_every_metric_is_worked_out():
     """The hand-made values cover every metric, and every one with a value per layer."""
     of_margins = {"tie", "near", "clear", "margin_coverage"}  # in tests/ops/diff/test_flips.py
-    assert {m.name for m in METRICS} == {*VALUES, *of_margins}
+    at_an_end = {m.name for m in LOGPROB_METRICS if m.is_rate} - {"f2"}  # in test_logprobs.py
+    assert {m.name for m in METRICS} == {*VALUES, *of_margins, *at_an_end}
     assert {m.name for m in METRICS if m.of_measures} == {*BY_LAYER, *of_margins}
     assert all(m.about for m in METRICS)
 
@@ -129,7 +157,7 @@ def test_layers_without_a_row_are_incomparable():
             held(gap, text)
 
 
-@pytest.mark.parametrize("name", ["k1", "k3", "abs_d", "max_d", "f2"])
+@pytest.mark.parametrize("name", ["k1", "k3", "abs_d", "max_d", "f2", "f1.1", "chi2", "pearson"])
 def test_logprob_metrics_need_logprobs(name):
     """A log-prob metric without log-probs on both sides is an error, not a pass."""
     result = diff(one([AB]), one([AB]))

@@ -20,9 +20,16 @@ from routectl.ops.predict.predict import (
     fit_predictor,
     router_digest,
 )
+from routectl.ops.predict.replaced import replaced_slots
 from routectl.ops.predict.replay_inputs import LayerRouter, replay_inputs
 from routectl.ops.predict.rows import RowSplit, prefix_digests, split_rows, unseen_rows
-from routectl.ops.predict.scores import PredictionScores, below, parse_gain, predictor_scores
+from routectl.ops.predict.scores import (
+    RATIOS,
+    PredictionScores,
+    below,
+    parse_gain,
+    predictor_scores,
+)
 from routectl.routers.from_config import recipe_from_config
 from routectl.routers.recipe import Recipe
 from support.families import config_of_family
@@ -376,3 +383,26 @@ def test_refused():
         unseen_rows(prefixes_T, prefixes_T)
     with pytest.raises(MismatchError, match="got 40 tokens in sequences, expected 80"):
         prefix_digests(TOKENS[:80], LENS[:1])
+
+
+def test_replaced_slots_are_those_of_a_filter():
+    """Slots whose score is under ratio times the weakest own expert's are replaced, by loops."""
+    weight_ED, hidden_TD, rng = world()
+    later = version("v1", weight_ED + 0.5 * torch.randn(16, 12, generator=rng), hidden_TD)
+    (frozen,) = replay_inputs(RECIPE, version("v0", weight_ED, hidden_TD).routers, {3: hidden_TD})
+    (true,) = replay_inputs(RECIPE, later.routers, {3: hidden_TD})
+    routes = frozen.routes.ids_TLK, true.routes.ids_TLK
+    rows_T = np.arange(len(hidden_TD)) % 3 > 0
+    found = replaced_slots(RECIPE, later, routes, (3,), rows_T)
+    scores = later.logits(RECIPE, 3).double().softmax(-1).tolist()
+    for n, ratio in enumerate(RATIOS):
+        expected = 0
+        for t in np.flatnonzero(rows_T):
+            weakest = min(scores[t][e] for e in routes[1][t, 0])
+            expected += sum(scores[t][e] < ratio * weakest for e in routes[0][t, 0])
+        assert found.replaced_RL[n].tolist() == [expected]
+        assert found.rate(n) == found.rate(n, 0) == expected / (rows_T.sum() * RECIPE.top_k)
+    assert found.rate(len(RATIOS) - 1) > found.rate(0)
+    pairs = zip(*(ids[rows_T, 0].tolist() for ids in routes), strict=True)
+    left = [len({*a} - {*b}) / len(a) for a, b in pairs]
+    assert found.rate(len(RATIOS) - 1) == pytest.approx(np.mean(left))

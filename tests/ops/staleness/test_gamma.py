@@ -75,6 +75,9 @@ def test_gamma_is_that_of_the_paper(tiny_dumps, truth):
     assert result.tokens == len(gamma_T)
     assert result.mean_gamma == pytest.approx(gamma_T.mean(), abs=1e-5)
     np.testing.assert_allclose(result.mean_shift_L, shift_TL.mean(axis=0), atol=1e-5)
+    for side, version in (("old", "v0"), ("new", "v1")):
+        mass_TL = np.exp(np.concatenate(truth[version]).astype(np.float64)).sum(axis=2)
+        np.testing.assert_allclose(result.confidence_L(side), mass_TL.mean(axis=0), atol=1e-4)
     for q in (0, 0.01, 0.5, 0.9, 1):
         least = np.quantile(gamma_T, q, method="inverted_cdf")
         assert result.quantile(q) == pytest.approx(least, abs=1.5 / GAMMA_BINS)

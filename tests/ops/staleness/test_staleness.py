@@ -90,7 +90,7 @@ def test_log_probs_stand_beside_the_rows(engine):
         comparison, truth = run.find(kind, "free"), TRUTH[name]
         sums = comparison.result.logprobs
         assert sums.tokens == truth["tokens"]
-        assert sums.sum_k3 / sums.tokens == pytest.approx(truth["k3"], rel=1e-3)
+        assert sums.sum_of("k3") / sums.tokens == pytest.approx(truth["k3"], rel=1e-3)
         assert sums.over_tau / sums.tokens == pytest.approx(truth["F2"], abs=1e-12)
         assert comparison.intervals.k3.low < truth["k3"] < comparison.intervals.k3.high
         assert comparison.intervals.f2.low < truth["F2"] < comparison.intervals.f2.high

@@ -10,7 +10,7 @@ from routectl import open_dump
 from routectl.dump import Dump, WeightSpan
 from routectl.errors import MismatchError, RoutectlError
 from routectl.ops.adding.intervals import Bootstrap
-from routectl.ops.diff.thresholds import METRICS
+from routectl.ops.diff.metrics import METRICS
 from routectl.ops.staleness.advice import AdviceLimits
 from routectl.ops.staleness.attribution import Version
 from routectl.ops.staleness.options import Noise, StalenessOptions

@@ -363,6 +363,28 @@ FINDINGS = (
         "rows: it may be made from this dump, or have the same fault; or the tokens are too few.",
         "Hold both against a recompute: --against CHECKPOINT.",
     ),
+    FindingKind("R721", "error", "made by other weights than expected",
+        "The engine had not taken an update, or took another one: these rows are those of another "
+        "candidate than the reference.",
+        "Check that every engine replica has the update before it samples, and what it was sent.",
+        ("sglang#26975",),
+    ),
+    FindingKind("R722", "error", "weight version that the rows contradict",
+        "The engine counts a version up without having its weights, or answers with the version "
+        "of another moment.",
+        "Believe the rows: train these samples as of the version that made them, or drop them.",
+        ("sglang#23999",),
+    ),
+    FindingKind("R723", "error", "rows of none of the candidates",
+        "Even the nearest candidate is farther off than rounding goes elsewhere: other weights, or "
+        "a bug that other findings name.",
+        "Add the versions in between as candidates; where other findings stand beside this one, "
+        "mend those first.",
+    ),
+    FindingKind("R724", "note", "candidates that cannot be told apart",
+        "Too few rows, or updates too small, to say which candidate made them.",
+        "Nothing, where either may be; candidates that are farther apart say more.",
+    ),
 )  # fmt: skip
 _BY_CODE = {kind.code: kind for kind in FINDINGS}
 

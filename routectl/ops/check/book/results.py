@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from ....dump import DumpMeta
 from ....visible import visible
 from ..alone.results import Power
+from ..candidates.made_by import MadeBy
 from .bottom import number_of
 from .findings import SEVERITIES, FindingKind, kind_of
 
@@ -259,8 +260,9 @@ class CheckResult:
 
     tokens are those with a place in the routes, rows those that are there. explanation is None
     without a reference; power is what the dump's own tokens could tell, None where they were not
-    asked. Two results of shards of one dump add up; what takes samples of both shards to see
-    (siblings, swapped samples) is not looked for across them.
+    asked; made_by is who made the rows, None without candidates. Two results of shards of one dump
+    add up; what takes samples of both shards to see (siblings, swapped samples) is not looked for
+    across them.
     """
 
     meta: DumpMeta
@@ -270,6 +272,7 @@ class CheckResult:
     findings: tuple[CheckFinding, ...]
     explanation: Explanation | None = None
     power: Power | None = None
+    made_by: MadeBy | None = None
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name} {self.count(name)}" for name in reversed(SEVERITIES))
@@ -296,6 +299,7 @@ class CheckResult:
             ordered(merged.values()),
             whole,
             self.power or other.power,
+            self.made_by or other.made_by,
         )
 
     def selected(self, select: Iterable[str], ignore: Iterable[str]) -> "CheckResult":

@@ -1,0 +1,1 @@
+"""Which of several weights made the rows of a dump, sample by sample."""

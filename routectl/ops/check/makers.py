@@ -1,0 +1,46 @@
+"""What is wrong with who made the rows, as findings."""
+
+from dataclasses import replace
+
+from .book.ledger import Ledger
+from .book.results import Book, CheckResult, Place, ordered
+from .candidates.made_by import MadeBy, PartMaker
+
+__all__ = ["with_makers"]
+
+
+def with_makers(result: CheckResult, found: MadeBy) -> CheckResult:
+    """The result with who made the rows, and what is wrong with that."""
+    books: dict[int, Book] = {}
+    for part in found.parts:
+        code = _code(part)
+        if code is not None:
+            book = books.setdefault(part.index, Book())
+            facts = {"made_by": _maker(part), "expected": part.expected or "any"}
+            detail = facts["made_by"] if code != "R723" else ""
+            if part.expected is not None and code != "R723":
+                detail += f", expected {part.expected}"
+            place = Place(part.sample, note=_rates(part, found.names))
+            book.add(code, place, rows=part.rows, detail=detail, facts=facts)
+    ledger = Ledger()
+    for index, book in books.items():
+        ledger.take(book, index)
+    findings = ordered((*result.findings, *ledger.findings()))
+    return replace(result, findings=findings, made_by=found)
+
+
+def _code(part: PartMaker) -> str | None:
+    if part.is_none:
+        return "R723"
+    if part.is_wrong:
+        return "R722" if part.said == part.expected else "R721"
+    return None if part.maker else "R724"
+
+
+def _maker(part: PartMaker) -> str:
+    return "none of them" if part.is_none else " or ".join(part.alike)
+
+
+def _rates(part: PartMaker, names: tuple[str, ...]) -> str:
+    told = sorted(zip(part.rates, names, strict=True))[:2]
+    return ", ".join(f"{100 * rate:.2f} % differ from {name}" for rate, name in told)

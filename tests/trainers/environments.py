@@ -1,0 +1,139 @@
+"""The tests that run a framework's own code, each at the newest version that installs here.
+
+    python tests/trainers/environments.py FOLDER [NAME ...] [--keep]
+
+Of each framework the newest version is put into FOLDER/NAME, without what it needs: pins clash, and
+what the tests use of it runs with what is installed here. Its tests then run with that folder
+before everything else. One whose version wants another Python than this one is unpacked for it
+(``--python-version``), and what of it is plain Python runs under this one. torch is never
+installed. Packages that are run by path go to ``.trainers/NAME-VERSION``, where
+tests/support/newer_trainers.py finds them. Prints a row a framework: the version, what ran, and
+what did not. Exit 1 where a test failed, 2 where nothing could be installed.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Framework:
+    """What is installed, the tests that run its code, and which of them (pytest's -k).
+
+    python   the version that it is unpacked for, where it is not this one
+    by_path  it goes to .trainers, and not before everything else
+    """
+
+    packages: tuple[str, ...]
+    tests: tuple[str, ...]
+    chosen: str = ""
+    python: str = ""
+    by_path: bool = False
+
+
+_TARGETS = "tests/formats/targets/test_trainers.py"
+_LAYOUTS = ("tests/layouts/test_frameworks.py", "tests/layouts/test_plan.py")
+FRAMEWORKS = {
+    "verl": Framework(
+        ("verl",),
+        (*_LAYOUTS, "tests/layouts/test_verl_balance.py", _TARGETS),
+        "verl or jagged or loader or padded or karmarkar",
+    ),
+    "ms-swift": Framework(("ms_swift", "mcore_bridge"), (*_LAYOUTS, _TARGETS), "swift or bridge"),
+    "skyrl": Framework(
+        ("skyrl",), (*_LAYOUTS, "tests/jobs/pack/test_trainer_plans.py", _TARGETS), "skyrl"
+    ),
+    "skyrl-0.4": Framework(
+        ("skyrl",), ("tests/formats/trainers/test_skyrl_packed.py",), "", "3.12", by_path=True
+    ),
+    "art": Framework(  # 0.5.23 takes bundles of version 4 alone
+        ("openpipe-art==0.5.18",),
+        ("tests/formats/trainers/test_bundles.py",),
+        "",
+        "3.12",
+        by_path=True,
+    ),
+    "trl": Framework(("trl",), ("tests/trainers/test_transformers.py",), "loop_of_the_page"),
+    "transformers": Framework(("transformers",), ("tests/trainers/test_transformers.py",)),
+    "megatron-core": Framework(
+        ("megatron-core",),
+        ("tests/trainers/test_megatron.py", "tests/trainers/test_megatron_refused.py"),
+    ),
+    "megatron-core-0.19": Framework(
+        ("megatron-core",), ("tests/trainers/test_router_trace.py",), "", "3.12"
+    ),
+}
+
+
+def install(name, framework, folder):
+    """Unpack the newest version; what was unpacked, "NAME VERSION" each."""
+    with tempfile.TemporaryDirectory() as wheels:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", wheels]
+        if framework.python:
+            command += ["--only-binary=:all:", "--python-version", framework.python]
+        free = {**os.environ, "PIP_CONSTRAINT": os.devnull}
+        subprocess.run([*command, *framework.packages], check=True, env=free)
+        found = []
+        for wheel in sorted(Path(wheels).glob("*.whl")):
+            package, version = wheel.name.split("-")[:2]
+            found.append(f"{package} {version}")
+            here = ROOT / ".trainers" / f"{package}-{version}" if framework.by_path else folder
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(here)
+        return found
+
+
+def run_tests(framework, folder, more):
+    """pytest's exit code, and its last line."""
+    first = [] if framework.by_path else [str(folder)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*first, str(ROOT)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
+    command += [*(("-k", framework.chosen) if framework.chosen else ()), *more]
+    done = subprocess.run(
+        [*command, *framework.tests], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    for line in lines:
+        if line.startswith(("FAILED", "ERROR", "SKIPPED")):
+            print(f"  {line}", file=sys.stderr)
+    return done.returncode, re.sub(r" in [\d.]+s.*", "", lines[-1].strip("= ")) if lines else ""
+
+
+def main(argv):
+    """Exit code of the whole."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FRAMEWORKS))
+    parser.add_argument("--keep", action="store_true", help="Take what is unpacked there.")
+    asked, more = parser.parse_known_args(argv)
+    code = 0
+    for name in asked.names or FRAMEWORKS:
+        framework, folder = FRAMEWORKS[name], asked.folder.absolute() / name
+        try:
+            kept = asked.keep and folder.exists()
+            found = [name] if kept else install(name, framework, folder)
+        except subprocess.CalledProcessError as error:
+            print(f"| {name} | cannot be installed: {error} |", flush=True)
+            code = max(code, 2)
+            continue
+        failed, said = run_tests(framework, folder, more)
+        wanted = f", for Python {framework.python}" if framework.python else ""
+        print(f"| {', '.join(found)}{wanted} | {said} |", flush=True)
+        code = max(code, min(failed, 1))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
