@@ -54,7 +54,7 @@ class TestWords:
         assert [
             line for line in lines if not re.match(r"routectl: \S|hint: \S| {6}\S| {10}\S", line)
         ] == []
-        assert "margin_coverage, load_shift, rows_mismatched," in " ".join(page.getvalue().split())
+        assert "pearson, pearson_probs, equal_logprobs" in " ".join(page.getvalue().split())
 
     def test_an_answer_without_a_document_hangs(self, monkeypatch):
         """What a finding means is broken to a terminal, under its labels; in a pipe it is not."""

@@ -41,8 +41,8 @@ _OF_TARGETS = "--missing and --lossy are of --to: a native file holds everything
 TARGETS = (  # native, and those of formats/targets/table.py, which needs numpy to be loaded
     *("native", "npz", "safetensors", "jsonl", "jsonl-sglang", "verl", "verl-padded", "verl-dp"),
     *("slime", "slime-numpy", "miles", "skyrl", "skyrl-0.3", "skyrl-pkl", "skyrl-0.3-pkl"),
-    *("skyrl-0.4", "skyrl-0.4-pkl"),
-    *("nemo-rl", "nemo-rl-tensor", "prime-rl", "roll", "roll-pkl", "ms-swift", "art", "megatron"),
+    *("skyrl-0.4", "skyrl-0.4-pkl", "nemo-rl", "nemo-rl-tensor", "areal", "prime-rl"),
+    *("roll", "roll-pkl", "ms-swift", "art", "megatron"),
     EPLB,
 )
 CODECS = ("plain", "packed", "set", "context", "delta", "token", "auto")  # likewise, and auto

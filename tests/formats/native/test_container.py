@@ -82,7 +82,7 @@ def test_every_field_of_a_sample_is_tried():
         "start_inferred",
         "gates",
     }
-    of_the_opening = {"path", "format", "facts_source", "file_bytes", "skipped", "codec"}
+    of_the_opening = {"path", "format", "facts_source", "file_bytes", "skipped", "codec", "trainer"}
     assert {f.name for f in dataclasses.fields(DumpMeta)} == {*KEPT, "wire_dtype"} | of_the_opening
 
 

@@ -124,7 +124,12 @@ def out_of_range(number, share=1.0):
     ("change", "code", "detail"),
     [
         (out_of_range(255, 0.1), "R101", "a sentinel wrapped to 255 or 65535 in part of a row"),
-        (out_of_range(35, 0.1), "R101", "ids up to 35: physical ones (EPLB), or another model's"),
+        (
+            out_of_range(35, 0.1),
+            "R101",
+            "ids up to 35: physical ones (EPLB), which --expert-map FILE reads as logical ones, or "
+            "another model's",
+        ),
         (out_of_range(32), "R101", "ids of shared experts, in a slot of their own"),
         (
             out_of_range(40_000, 0.2),

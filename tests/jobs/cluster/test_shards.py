@@ -81,7 +81,7 @@ def test_damaged_shards_are_told(crew, tmp_path):
 def test_the_first_damaged_shard_ends_the_rest(crew, tmp_path):
     """Where no damage is tolerated, shards behind the first damaged one are given up."""
     seen = []
-    with pytest.raises(FormatError, match=r"^number 2: damaged$"):
+    with pytest.raises(FormatError, match=r"^number 2: damaged"):
         added(Adding(tmp_path / "log", 200, bad=(2, 150), slow_s=0.05), crew, heard(seen.append))
     assert len(seen) < 150
 
