@@ -50,7 +50,7 @@ MAY_IMPORT = {
     ),
     "formats.replay": "errors files layouts formats.arrays formats.documents formats.trainers",
     "formats.responses": "dump errors files limits routes visible formats.documents formats.wire",
-    "formats.targets": "dump errors files pickled routes formats.trainers",
+    "formats.targets": "dump errors files pickled routes",
     "formats.trainers": (
         "dump errors files limits margins model pickled visible checkpoints formats.arrays "
         "formats.documents formats.experts formats.responses formats.wire"

@@ -14,7 +14,7 @@ from types import ModuleType
 
 from packaging.version import Version
 
-__all__ = ["ART", "SKYRL", "art_replay", "skyrl_modules"]
+__all__ = ["ART", "ART_NEWEST", "SKYRL", "art_replay", "skyrl_modules"]
 
 _HERE = Path(__file__).resolve().parent.parent.parent / ".trainers"
 
@@ -26,7 +26,8 @@ def _newest(name):
 
 
 SKYRL = _newest("skyrl")
-ART = _HERE / "openpipe_art-0.5.18"  # 0.5.23 takes bundles of version 4 alone
+ART = _HERE / "openpipe_art-0.5.18"  # the last that takes bundles of version 1
+ART_NEWEST = _newest("openpipe_art")  # of version 4: 0.5.23
 _PACKAGES = (  # whose __init__ files import what is not there
     *("skyrl", "skyrl.backends", "skyrl.backends.skyrl_train", "skyrl.train"),
     *("skyrl.train.dataset", "skyrl.backends.skyrl_train.utils"),
@@ -95,10 +96,15 @@ def skyrl_modules():
 
 
 @contextlib.contextmanager
-def art_replay():
-    """ART 0.5.18's own routing_replay module; Megatron-Core's and pydantic are the real ones."""
+def art_replay(folder=ART, module="art.megatron.routing_replay"):
+    """A module of ART's own, its routing_replay; Megatron-Core's and pydantic are the real ones."""
     names = {"canonical_art_param_name": lambda name: name}
-    stubs = {"art.megatron.weights.param_name_canonicalization": names}
-    packages = ("art", "art.megatron", "art.megatron.weights")
-    with _importable(ART, packages, stubs):
-        yield importlib.import_module("art.megatron.routing_replay")
+    stubs = {
+        "art.megatron.weights.param_name_canonicalization": names,
+        "art.openai": {"ART_MOE_ROUTING_METADATA_KEY": ""},
+        **{name: {} for name in ("openai", "openai.types", "openai.types.chat")},
+        "openai.types.chat.chat_completion": {"Choice": None},  # types of answers alone
+    }
+    packages = ("art", "art.megatron", "art.megatron.weights", "art.preprocessing")
+    with _importable(folder, packages, stubs):
+        yield importlib.import_module(module)

@@ -40,6 +40,7 @@ class Framework:
 
 
 _TARGETS = "tests/formats/targets/test_trainers.py"
+_BUNDLES = ("tests/formats/trainers/test_bundles.py",)
 _LAYOUTS = ("tests/layouts/test_frameworks.py", "tests/layouts/test_plan.py")
 FRAMEWORKS = {
     "verl": Framework(
@@ -54,13 +55,10 @@ FRAMEWORKS = {
     "skyrl-0.4": Framework(
         ("skyrl",), ("tests/formats/trainers/test_skyrl_packed.py",), "", "3.12", by_path=True
     ),
-    "art": Framework(  # 0.5.23 takes bundles of version 4 alone
-        ("openpipe-art==0.5.18",),
-        ("tests/formats/trainers/test_bundles.py",),
-        "",
-        "3.12",
-        by_path=True,
+    "art-v1": Framework(  # the last that takes bundles of version 1
+        ("openpipe-art==0.5.18",), _BUNDLES, "what_art_reads", "3.12", by_path=True
     ),
+    "art": Framework(("openpipe-art",), _BUNDLES, "newest_art", "3.12", by_path=True),
     "trl": Framework(("trl",), ("tests/trainers/test_transformers.py",), "loop_of_the_page"),
     "transformers": Framework(("transformers",), ("tests/trainers/test_transformers.py",)),
     "megatron-core": Framework(

@@ -1,6 +1,7 @@
 """ART's routing replay bundle: a folder with manifest.json and one step's safetensors.
 
-Source: OpenPipe ART 17aa12b6 (src/art/megatron/routing_replay.py, moe_routing_replay_v3).
+Source: OpenPipe ART 17aa12b6 and 0.5.23 (src/art/megatron/routing_replay.py), which read
+moe_routing_replay_v3 and v4.
 Shape suffixes: N tokens, L MoE layers, K top_k.
 """
 
@@ -13,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...files.reading import read_bytes
-from ..trainers.bundles import BUNDLE_VERSION
 from .arrays import stream_safetensors
 from .rows import Feed
 
 __all__ = ["MANIFEST", "foreign_bundle", "write_bundle"]
 
+_VERSIONS = {"art": "moe_routing_replay_v3", "art-v4": "moe_routing_replay_v4"}
 _STEP = "step_000000.safetensors"
 MANIFEST = "manifest.json"
 
@@ -28,8 +29,10 @@ def foreign_bundle(folder: Path) -> str | None:
     if not folder.is_dir():
         return "is not a folder"
     manifest = folder / MANIFEST
-    if manifest.is_file() and BUNDLE_VERSION.encode() not in read_bytes(manifest):
-        return f"its {MANIFEST} is not of {BUNDLE_VERSION}"
+    if manifest.is_file() and not any(
+        v.encode() in read_bytes(manifest) for v in _VERSIONS.values()
+    ):
+        return f"its {MANIFEST} is not of {' or '.join(_VERSIONS.values())}"
     others = {entry.name for entry in folder.iterdir()} - {MANIFEST, _STEP}
     return f"holds {min(others)}, which is no part of a bundle" if others else None
 
@@ -39,7 +42,7 @@ def write_bundle(feed: Feed, folder: Path) -> int:
 
     Token uids are positions, 0 up to the longest sample; the topology is that of one rank.
     """
-    meta = feed.shape.meta
+    meta, version = feed.shape.meta, _VERSIONS[feed.shape.target.name]
     keys = [f"chunk_00.layer_{layer:04d}.mlp.router" for layer in meta.layers_L]
     calls: dict[str, Any] = {}
 
@@ -56,10 +59,11 @@ def write_bundle(feed: Feed, folder: Path) -> int:
         yield "global_token_uids", np.arange(longest)
 
     with (folder / _STEP).open("wb") as stream:
-        stream_safetensors(arrays(), lambda: {"origin": BUNDLE_VERSION}, stream)
+        stream_safetensors(arrays(), lambda: {"origin": version}, stream)
     sizes = ("tp", "ep", "etp", "dp", "cp", "pp", "vpp")
     manifest = {
-        "format_version": BUNDLE_VERSION,
+        "format_version": version,
+        **({"storage": "calls"} if version.endswith("v4") else {}),
         "topology": {**dict.fromkeys(sizes, 1), "sp": False},
         "num_steps": 1,
         "max_topk": meta.top_k,

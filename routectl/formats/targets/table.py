@@ -166,6 +166,8 @@ TARGETS = (
            "ms-swift 4.6.0, build_routed_experts_batch", side="right", columns=_SWIFT_GRID),
     TargetSpec("art", "bundle", "", "<router>/call_N/expert_indices", "moe", "N", "int32",
            "OpenPipe ART 17aa12b6, moe_routing_replay_v3", pad="arange"),
+    TargetSpec("art-v4", "bundle", "", "<router>/call_N/expert_indices", "moe", "N", "int32",
+           "OpenPipe ART 0.5.23, moe_routing_replay_v4", pad="arange"),
     TargetSpec("megatron", "layers", ".pt", "a list", "moe", "N", "int64",
            "megatron-core 0.16.1, RouterReplay.set_replay_data", pad="arange"),
 )  # fmt: skip

@@ -1,17 +1,19 @@
 """ART's routing replay bundles, read back: a folder with manifest.json and safetensors by step.
 
-Sources: OpenPipe ART 17aa12b6 and 0.5.18 (art/megatron/routing_replay.py), which write
-moe_routing_replay_v3 and v1. Shape suffixes: N tokens, L MoE layers, K top_k.
+Sources: OpenPipe ART 17aa12b6, 0.5.18 and 0.5.23 (art/megatron/routing_replay.py), which write
+moe_routing_replay_v3, v1 and v4. Version 4 has calls of routers as the others, or one tensor of
+packed rows. Shape suffixes: S packed rows, N tokens, L MoE layers, K top_k.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from ...dump import Dump, DumpMeta, Sample, SampleKey
 from ...errors import FormatError, UnsupportedError
@@ -23,13 +25,15 @@ from ..documents.fields import from_json, one_line
 from ..documents.masks import flags_in
 from ..wire.sample import WireSample, to_sample, weighed
 
-__all__ = ["BUNDLE_VERSION", "find_bundle", "open_bundle"]
+__all__ = ["find_bundle", "open_bundle"]
 
-BUNDLE_VERSION = "moe_routing_replay_v3"
-_VERSIONS = (BUNDLE_VERSION, "moe_routing_replay_v1")
+_VERSIONS = ("moe_routing_replay_v4", "moe_routing_replay_v3", "moe_routing_replay_v1")
 _ROUTER = re.compile(r"chunk_\d{2}\.layer_(\d{4})\.mlp\.router")
 _MAX_BYTES = 256 << 20
+_LAYER_STEP = 97_003
+_SURE = 20  # nats: rows of an engine are not like its filler by chance
 Doc = Mapping[str, Any]
+_Opened = tuple[list[str], Callable[[int], WireSample], dict[str, Any]]
 
 
 class _RouterCall(msgspec.Struct):
@@ -47,11 +51,15 @@ class _Step(msgspec.Struct):
 
 
 class _Manifest(msgspec.Struct):
-    """What is read of manifest.json; steps are by their numbers."""
+    """What is read of manifest.json; steps are by their numbers, a packed one has ``file``."""
 
     router_keys: list[str]
     max_topk: int
-    steps: dict[str, _Step]
+    steps: dict[str, _Step] = {}
+    storage: str = "calls"
+    file: str = ""
+    num_experts: int = 0
+    global_grad_accumulation_sequences: int = 0
 
 
 def find_bundle(files: Sequence[Path]) -> Doc | None:
@@ -69,7 +77,7 @@ def find_bundle(files: Sequence[Path]) -> Doc | None:
         version = doc.get("format_version") if isinstance(doc, dict) else None
         if isinstance(version, str) and version.startswith("moe_routing_replay_"):
             if version not in _VERSIONS:
-                known = " and ".join(_VERSIONS)
+                known = ", ".join(_VERSIONS)
                 raise UnsupportedError(f"{file}: {one_line(version)}, this routectl reads {known}")
             return dict(doc)
     return None
@@ -105,7 +113,7 @@ def _facts(manifest: _Manifest, keys: Sequence[str], folder: Path) -> ModelFacts
     """Layers, E and K, all of which a manifest has."""
     layers = [int(match[1]) for key in keys if (match := _ROUTER.fullmatch(key))]
     calls = [c for s in manifest.steps.values() for k in keys for c in s.routers[k].values()]
-    experts = {call.num_experts for call in calls}
+    experts = {call.num_experts for call in calls} or {manifest.num_experts}
     if len(layers) != len(keys) or layers != sorted(set(layers)) or len(experts) != 1:
         raise FormatError(f"{folder}: the manifest's routers are not one a layer, of one E")
     return ModelFacts(max(layers) + 1, tuple(layers), experts.pop(), manifest.max_topk, None)
@@ -115,48 +123,109 @@ def open_bundle(folder: Path, doc: Doc) -> Dump:
     """A bundle as a dump: a sample a step and sample index, with a row for every token.
 
     Rows of which ``expert_mask`` leaves a slot out are missing; ``expert_probs``, the weights that
-    ART replays with the routes, are gates. There are no token ids. Raises FormatError when manifest
-    and tensors do not fit together.
+    ART replays with the routes, are gates. Of a packed bundle (version 4, ``layer_major``) a
+    sample is a packed row up to its padding, and rows with ART's filler before are missing. There
+    are no token ids. Raises FormatError when manifest and tensors do not fit together.
     """
     try:
         manifest = msgspec.convert(doc, _Manifest, strict=False)
         keys = sorted(manifest.router_keys, key=lambda key: key.split(".")[1:])
         facts = _facts(manifest, keys, folder)
-        calls = list(_calls(manifest.steps, keys, folder))
-        names = {step: about.file for step, about in manifest.steps.items()}
-        if not all(is_own_name(name) for name in names.values()):
-            raise FormatError(f"{folder}: the manifest names files outside of the bundle")
-        files = {s: open_array_file(folder / n, "safetensors") for s, n in names.items()}
+        opened = _STORAGES.get(manifest.storage)
+        if opened is None:
+            known = " and ".join(_STORAGES)
+            raise UnsupportedError(
+                f"{folder}: storage {one_line(manifest.storage)}, this routectl reads {known}"
+            )
+        ids, wire_of, told = opened(folder, manifest, facts, keys)
     except (KeyError, ValueError, IndexError):
         raise FormatError(f"{folder}: damaged: the manifest is not whole") from None
-    ids = [f"{call.step}/{call.index}" for call in calls]
     meta = DumpMeta(
         str(folder),
         "art",
         facts.layers,
         facts.num_experts,
         facts.top_k,
-        wire_dtype="int32",
         facts_source="the file itself",
         file_bytes=sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
-        gates=any(
-            name.endswith("/expert_probs") for file in files.values() for name in file.shapes
-        ),
+        **told,
     )
 
     def load(place: int) -> Sample:
-        call = calls[place]
-        where = f"{folder}: sample {ids[place]}"
-        rows = _rows(files[call.step], keys, call, where)
-        weights = _weights(files[call.step], keys, call, where) if meta.gates else None
-        if weights is not None and weights.shape != rows.shape:
-            raise FormatError(f"{where}: expert_probs {weights.shape} for routes {rows.shape}")
-        wire = WireSample(
-            where, rows, start=0, sample_id=ids[place], any_rows=True, weights=weights
-        )
+        wire = wire_of(place)
         return weighed(to_sample(wire, facts, 0), wire, facts)
 
     return Dump(meta, [SampleKey(name, None, None) for name in ids], load)
+
+
+def _own_file(folder: Path, name: str) -> ArrayFile:
+    if not is_own_name(name):
+        raise FormatError(f"{folder}: the manifest names files outside of the bundle")
+    return open_array_file(folder / name, "safetensors")
+
+
+def _of_calls(folder: Path, manifest: _Manifest, facts: ModelFacts, keys: Sequence[str]) -> _Opened:
+    """A sample a step and sample index: what its calls of the routers have."""
+    calls = list(_calls(manifest.steps, keys, folder))
+    files = {step: _own_file(folder, about.file) for step, about in manifest.steps.items()}
+    ids = [f"{call.step}/{call.index}" for call in calls]
+    weighted = any(
+        name.endswith("/expert_probs") for file in files.values() for name in file.shapes
+    )
+
+    def wire_of(place: int) -> WireSample:
+        call, where = calls[place], f"{folder}: sample {ids[place]}"
+        rows = _rows(files[call.step], keys, call, where)
+        weights = _weights(files[call.step], keys, call, where) if weighted else None
+        if weights is not None and weights.shape != rows.shape:
+            raise FormatError(f"{where}: expert_probs {weights.shape} for routes {rows.shape}")
+        return WireSample(
+            where, rows, start=0, sample_id=ids[place], any_rows=True, weights=weights
+        )
+
+    return ids, wire_of, {"wire_dtype": "int32", "gates": weighted}
+
+
+def _packed(folder: Path, manifest: _Manifest, facts: ModelFacts, keys: Sequence[str]) -> _Opened:
+    """A sample a packed row of the one tensor, [L, S, N, K]: several trajectories, end to end."""
+    file, together = _own_file(folder, manifest.file), manifest.global_grad_accumulation_sequences
+    ids_LSNK = file.read("expert_indices")
+    wanted = len(keys), facts.top_k
+    if ids_LSNK.ndim != 4 or (ids_LSNK.shape[0], ids_LSNK.shape[3]) != wanted:
+        raise FormatError(
+            f"{folder}: expert_indices {ids_LSNK.shape}, expected [{len(keys)} layers, packed "
+            f"rows, tokens, {facts.top_k}]"
+        )
+    if ids_LSNK.dtype.kind not in "iu" or together < 1:
+        raise FormatError(f"{folder}: damaged: the manifest is not whole")
+    ids = [f"{row // together}/{row}" for row in range(ids_LSNK.shape[1])]
+
+    def wire_of(place: int) -> WireSample:
+        rows_NLK = ids_LSNK[:, place].astype(np.int64).transpose(1, 0, 2)
+        filler_N = _filler(rows_NLK, facts.num_experts)
+        rows_NLK[filler_N] = -1
+        real = np.flatnonzero(~filler_N)
+        rows_NLK = rows_NLK[: real[-1] + 1 if len(real) else None]  # what is behind is padding
+        where = f"{folder}: sample {ids[place]}"
+        return WireSample(where, rows_NLK, start=0, sample_id=ids[place], any_rows=True)
+
+    return ids, wire_of, {"wire_dtype": ids_LSNK.dtype.name}
+
+
+def _filler(rows_NLK: NDArray[np.int64], experts: int) -> NDArray[np.bool_]:
+    """Which rows no engine made, bool [N]: ids in sequence, one step from each layer to the next.
+
+    ART 0.5.23, preprocessing/moe_routing.py: deterministic_moe_routes, of any position.
+    """
+    _, layers, k = rows_NLK.shape
+    if (layers * k - 1) * np.log(experts) < _SURE:
+        return np.zeros(len(rows_NLK), np.bool_)
+    place_LK = _LAYER_STEP * np.arange(layers)[:, None] + np.arange(k)
+    told_NLK = (rows_NLK[:, :1, :1] + place_LK) % experts == rows_NLK
+    return np.asarray(told_NLK.all(axis=(1, 2)), np.bool_)
+
+
+_STORAGES: Mapping[str, Callable[..., _Opened]] = {"calls": _of_calls, "layer_major": _packed}
 
 
 def _rows(file: ArrayFile, keys: Sequence[str], call: _Call, where: str) -> Any:

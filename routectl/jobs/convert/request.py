@@ -42,7 +42,7 @@ TARGETS = (  # native, and those of formats/targets/table.py, which needs numpy 
     *("native", "npz", "safetensors", "jsonl", "jsonl-sglang", "verl", "verl-padded", "verl-dp"),
     *("slime", "slime-numpy", "miles", "skyrl", "skyrl-0.3", "skyrl-pkl", "skyrl-0.3-pkl"),
     *("skyrl-0.4", "skyrl-0.4-pkl", "nemo-rl", "nemo-rl-tensor", "areal", "prime-rl"),
-    *("roll", "roll-pkl", "ms-swift", "art", "megatron"),
+    *("roll", "roll-pkl", "ms-swift", "art", "art-v4", "megatron"),
     EPLB,
 )
 CODECS = ("plain", "packed", "set", "context", "delta", "token", "auto")  # likewise, and auto

@@ -36,7 +36,9 @@ FIXTURES = Path(__file__).parent.parent.parent.parent / "fixtures"
 DEEPSEEK = FIXTURES / "recordings/vllm-0.32.0/deepseek_v3.bf16.grpo/samples.jsonl"
 STARTS = FIXTURES / "recordings/vllm-0.32.0/qwen3_moe.bf16.start/samples.jsonl"
 NAMES = [target.name for target in TARGETS]
-BOUNDED = [name for name in NAMES if name not in ("megatron", "art")]  # the file tells samples
+BOUNDED = [
+    name for name in NAMES if name not in ("megatron", "art", "art-v4")
+]  # the file tells samples
 FACTS = ModelFacts(2, (1,), 4, 2, None)
 A_ROWS, B_ROWS = [[[0, 1]], [[2, 3]], [[1, 0]]], [[[3, 2]]]
 
@@ -226,12 +228,17 @@ class TestLayouts:
             "routed_experts": "nrlre1:int8:2x1x2:AwIAAQ==",
         }
 
-    def test_art(self, tmp_path):
+    @pytest.mark.parametrize(
+        ("name", "version", "storage"),
+        [("art", "moe_routing_replay_v3", None), ("art-v4", "moe_routing_replay_v4", "calls")],
+    )
+    def test_art(self, tmp_path, name, version, storage):
         """ART's bundle has a call a sample, int32 [N, K], with the router's 0-based layer."""
-        path, _ = write(two_samples(), "art", tmp_path)
+        path, _ = write(two_samples(), name, tmp_path)
         manifest = json.loads((path / "manifest.json").read_text())
         key = "chunk_00.layer_0001.mlp.router"
-        assert (manifest["format_version"], manifest["max_topk"]) == ("moe_routing_replay_v3", 2)
+        assert (manifest["format_version"], manifest["max_topk"]) == (version, 2)
+        assert manifest.get("storage") == storage
         calls = manifest["steps"]["0"]["routers"][key]
         assert calls == {str(i): {"num_experts": 4, "sample_index": i} for i in range(2)}
         step = load_file(path / manifest["steps"]["0"]["file"])
@@ -585,7 +592,7 @@ class TestHostile:
     @pytest.mark.parametrize(
         ("old", "new", "error", "said"),
         [
-            ("replay_v3", "replay_v4", UnsupportedError, "moe_routing_replay_v4, this routectl"),
+            ("replay_v3", "replay_v9", UnsupportedError, "moe_routing_replay_v9, this routectl"),
             ('"step_000000', '"../step_000000', FormatError, "outside of the bundle"),
             ('"max_topk"', '"max_top"', FormatError, "the manifest is not whole"),
             ("layer_0001", "layer_1", FormatError, "not one a layer"),

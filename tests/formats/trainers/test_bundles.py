@@ -1,4 +1,4 @@
-"""ART's bundles of version 1, as ART 0.5.18 itself wrote one: routes with the weights it replays.
+"""ART's bundles of versions 1 and 4, as ART itself wrote them: with weights, or as packed rows.
 
 Shape suffixes: T tokens, L layers, K top_k.
 """
@@ -12,14 +12,18 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from routectl.formats import open_dump
-from support.newer_trainers import ART, art_replay
+from support.newer_trainers import ART, ART_NEWEST, art_replay
 from support.shell import complaint, document, run
 
 FIXTURES = Path(__file__).parent.parent.parent.parent / "fixtures"
 THEIRS = FIXTURES / "trainer_files/openpipe_art-0.5.18"
+PACKED = FIXTURES / "trainer_files/openpipe_art-0.5.23"
 DUMP = FIXTURES / "recordings/vllm-0.32.0/deepseek_v3.bf16.grpo/samples.jsonl"
 RECORDED = {"0/0": 0, "0/1": 1, "1/2": 5}  # step and sample: of DUMP
 art = pytest.mark.skipif(not ART.is_dir(), reason="openpipe-art==0.5.18 in .trainers")
+newest = pytest.mark.skipif(
+    ART_NEWEST == ART or not ART_NEWEST.is_dir(), reason="openpipe-art>=0.5.23 in .trainers"
+)
 
 
 def probs(name):
@@ -95,7 +99,7 @@ def test_another_version(capsys, tmp_path):
     manifest["format_version"] = "moe_routing_replay_v9"
     (folder / "manifest.json").write_text(json.dumps(manifest))
     told = complaint(capsys, "show", folder)
-    assert "moe_routing_replay_v9, this routectl reads moe_routing_replay_v3 and" in told
+    assert "moe_routing_replay_v9, this routectl reads moe_routing_replay_v4, moe_r" in told
 
 
 @pytest.mark.trainers
@@ -111,3 +115,84 @@ def test_is_what_art_reads():
     np.testing.assert_array_equal(
         calls[0].expert_indices.numpy()[:-1], dump[2].routes.ids_TLK[:-1, 0]
     )
+
+
+def changed(tmp_path, **about):
+    """A copy of the packed bundle, its manifest changed."""
+    folder = Path(shutil.copytree(PACKED, tmp_path / "packed"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, **about}))
+    return folder
+
+
+def test_packed_rows():
+    """Each is a sample of its step: the recording's rows, end to end, without ART's filler."""
+    mine, theirs = open_dump(DUMP), open_dump(PACKED)
+    assert [sample.sample_id for sample in theirs] == ["0/0", "0/1", "1/2"]
+    assert (theirs.meta.layers_L, theirs.meta.num_experts, theirs.meta.top_k) == (
+        (*range(4),),
+        32,
+        4,
+    )
+    for sample, members in zip(theirs, ((0, 1), (5,), (9,)), strict=True):
+        wanted = np.concatenate([mine[i].routes.ids_TLK for i in members])
+        np.testing.assert_array_equal(sample.routes.ids_TLK, wanted)
+        assert sample.routes.missing_TL is None or not sample.routes.missing_TL.any()
+
+
+def test_filler_between_rows_is_missing(tmp_path):
+    """A row that ART made for want of a route, by its position in the sample, is no route."""
+    folder = changed(tmp_path)
+    path = folder / "layer_major.safetensors"
+    tensors = {name: array.copy() for name, array in load_file(path).items()}
+    base = 7 * 1_299_709 + np.arange(1, 5) * 97_003  # of position 6, by hand
+    tensors["expert_indices"][:, 0, 10] = (base[:, None] + np.arange(4)) % 32
+    save_file(tensors, path)
+    missing_TL = open_dump(folder)[0].routes.missing_TL
+    assert np.flatnonzero(missing_TL.all(axis=1)).tolist() == [10]
+    assert missing_TL.sum() == 4
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"storage": "by_weight"}, "storage by_weight, this routectl reads calls and layer_major"),
+        ({"file": "../x.safetensors"}, "names files outside of the bundle"),
+        (
+            {"max_topk": 3},
+            "expert_indices (4, 3, 300, 4), expected [4 layers, packed rows, tokens, 3]",
+        ),
+        ({"global_grad_accumulation_sequences": 0}, "the manifest is not whole"),
+        ({"router_keys": []}, "the manifest"),
+    ],
+)
+def test_hostile_packed(capsys, tmp_path, about, said):
+    """A manifest that does not fit the tensor is refused in one line."""
+    folder = changed(tmp_path, **about)
+    told = complaint(capsys, "diff", folder, folder)
+    assert said in told
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.trainers
+@newest
+@pytest.mark.filterwarnings("ignore")  # Megatron-Core's imports
+def test_is_what_the_newest_art_reads(capsys, tmp_path):
+    """ART 0.5.23's own from_dir takes the fixture, and what --to art-v4 writes, route by route."""
+    assert (
+        run(capsys, "convert", DUMP, "--to", "art-v4", "--save", tmp_path / "v4", "--lossy").code
+        == 0
+    )
+    with art_replay(ART_NEWEST) as theirs:
+        packed = theirs.MoeRoutingReplayBundle.from_dir(PACKED)
+        mine = theirs.MoeRoutingReplayBundle.from_dir(tmp_path / "v4")
+        theirs.MoeRoutingReplayBundle.model_validate(mine.model_dump())
+    assert packed.tensor_backed
+    for key, layer in (("layer_0001", 0), ("layer_0004", 3)):
+        calls = mine.steps[0].routers[f"chunk_00.{key}.mlp.router"].calls
+        dump = open_dump(DUMP)
+        assert sorted(call.sample_index for call in calls.values()) == list(range(len(dump)))
+        for call in calls.values():
+            np.testing.assert_array_equal(
+                call.expert_indices.numpy()[:-1], dump[call.sample_index].routes.ids_TLK[:, layer]
+            )
