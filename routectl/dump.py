@@ -3,6 +3,7 @@
 Shape suffixes: P prompt tokens, G response (generated) tokens, N = P + G.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -264,9 +265,7 @@ class Dump:
         )
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self.keys):
-            raise IndexError(index)
-        return self._load(index)
+        return self._load(range(len(self.keys))[operator.index(index)])
 
     def batch(self, index: int) -> SampleBatch | None:
         """The sample of an index and some that follow; None where it is to be read alone.

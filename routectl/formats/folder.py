@@ -79,7 +79,9 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
             raise FormatError(
                 f"{name}: no dump here: got {'no' if not files else len(files)} "
                 f"file{'s' * (len(files) != 1)}, expected dumps",
-                hint=f"folders in it are not entered; a glob does: '{name}/**/*.jsonl'",
+                hint=None
+                if any(sign in name for sign in "*?[")
+                else f"folders in it are not entered; a glob does: '{name}/**/*.jsonl'",
             )
         raise FormatError(
             f"{name}: no file holds samples, of {len(files)}; {skipped[0]}", hint=hints[0]

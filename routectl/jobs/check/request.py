@@ -131,6 +131,7 @@ def answer_check(request: CheckRequest, progress: Progress = SILENT) -> "Documen
     """
     if request.share.partial is not None:
         return _write_partial(request, progress)
+    request.share.tell(progress)
     return check_and_fix(request, progress).document
 
 

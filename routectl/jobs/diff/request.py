@@ -118,6 +118,7 @@ def answer_diff(
 
     if request.share.partial is not None:
         return _write_partial(request, progress)
+    request.share.tell(progress)
     try:
         return _compared(request, progress, baseline)
     except LoadsOnlyError:

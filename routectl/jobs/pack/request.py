@@ -206,6 +206,7 @@ def answer_verify(request: VerifyRequest, progress: Progress = SILENT) -> "Docum
 
     if request.share.partial is not None:
         return _write_verified(request, progress)
+    request.share.tell(progress)
     found, meta = verify_dump(request, progress)
     return verified_document(found, str(request.folder), meta)
 

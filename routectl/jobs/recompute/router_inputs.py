@@ -43,7 +43,7 @@ def is_inputs(named: str) -> bool:
     return is_router_inputs(place_of(parse_input(named).path))
 
 
-def inputs_at(named: str) -> "RouterInputs":
+def inputs_at(named: str | Path) -> "RouterInputs":
     """Router inputs as a user names them; of a trace, ``PATH::tokens=FILE`` gives the tokens.
 
     Raises MismatchError where a sample of FILE has no tokens, and what opening raises.
@@ -51,7 +51,7 @@ def inputs_at(named: str) -> "RouterInputs":
     from ...checkpoints.router_inputs import open_router_inputs
     from ...formats import open_tokens
 
-    one = parse_input(named)
+    one = parse_input(str(named))
     if one.tokens is None:
         return open_router_inputs(place_of(one.path))
     ids = [sample.token_ids for sample in open_tokens(one.tokens)]
@@ -72,7 +72,7 @@ def refuse_stage(hidden: "RouterInputs", routers: "Mapping[int, LayerRouter]") -
 
 def recompute_from_inputs(
     checkpoint: Path,
-    inputs: str,
+    inputs: str | Path,
     output: Path,
     *,
     force: bool,

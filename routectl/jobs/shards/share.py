@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from ...errors import RoutectlError
 from ..options import option
+from ..progress import Progress
 
 __all__ = ["ShardOptions", "share_of"]
 
@@ -43,6 +44,12 @@ class ShardOptions:
                 f"--shard {self.shard}: got part {part}, expected 1 to {parts}: the first is 1"
             )
         return int(part), int(parts)
+
+    def tell(self, progress: Progress) -> None:
+        """Say of an answer that it is of a part alone, where it is."""
+        part, parts = self.place
+        if parts > 1:
+            progress.note(f"part {part} of {parts} alone; --partial PATH keeps it for merge")
 
 
 def share_of(runs: list[range], place: tuple[int, int]) -> tuple[list[range], int]:

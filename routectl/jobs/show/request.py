@@ -80,6 +80,7 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
         return write_partial(
             "show", request, lambda: _work(request, opening()), progress, told=request.path
         )
+    request.share.tell(progress)
     try:
         opened = opening()
     except LoadsOnlyError:

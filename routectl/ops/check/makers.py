@@ -13,7 +13,7 @@ def with_makers(result: CheckResult, found: MadeBy) -> CheckResult:
     """The result with who made the rows, and what is wrong with that."""
     books: dict[int, Book] = {}
     for part in found.parts:
-        code = _code(part)
+        code = _code(part, found.names)
         if code is not None:
             book = books.setdefault(part.index, Book())
             facts = {"made_by": _maker(part), "expected": part.expected or "any"}
@@ -29,11 +29,13 @@ def with_makers(result: CheckResult, found: MadeBy) -> CheckResult:
     return replace(result, findings=findings, made_by=found)
 
 
-def _code(part: PartMaker) -> str | None:
+def _code(part: PartMaker, names: tuple[str, ...]) -> str | None:
     if part.is_none:
         return "R723"
+    if part.is_mislabelled(names):
+        return "R722"
     if part.is_wrong:
-        return "R722" if part.said == part.expected else "R721"
+        return "R721"
     return None if part.maker else "R724"
 
 

@@ -18,13 +18,15 @@ __all__ = ["LINES", "ten_lines"]
 
 LINES = 10
 _MORE = Labelled("more", "without --summary: every figure, by layer")
+_WHOLE = ("ALARM", "advice", "gain")  # what is not cut, however narrow a terminal is
 
 
 def ten_lines(render: Render) -> Render:
     """A render of the same documents that prints at most ``LINES`` lines, the verdict first.
 
     Then come what was compared, the figures that matter, the worst layer or the first finding, and
-    how to see more. Of a document without a summary of its own these are the first lines.
+    how to see more. Of a document without a summary of its own these are the first lines. In a
+    terminal so narrow that lines are broken, alarms and advice are whole all the same.
     """
 
     def short(document: Any, console: Console) -> None:
@@ -47,8 +49,9 @@ def _print_at_most(console: Console, lines: Sequence[TextLine]) -> None:
     broken = [wrapped(line.text, console.width, line.hang) for line in lines]
     spare = LINES - len(lines)
     for line, parts in zip(lines, broken, strict=True):
-        room = 1 + min(spare, len(parts) - 1)
-        spare -= room - 1
+        is_whole = isinstance(line, Labelled) and line.label in _WHOLE
+        room = len(parts) if is_whole else 1 + min(spare, len(parts) - 1)
+        spare = max(spare - room + 1, 0)
         if room == len(parts):
             console.print(line, soft_wrap=True)
             continue

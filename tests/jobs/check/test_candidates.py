@@ -91,11 +91,21 @@ def test_a_label_that_the_rows_contradict_is_an_error(capsys, tmp_path):
     for against in ((), ("--against", "v0")):
         doc = document(capsys, "check", path, *ALL, *against, code=1)
         assert codes(doc)["R722"] >= SAMPLES - 2
-        assert {part["expected"] for part in doc["candidates"]["parts"]} == {"v1"}
+        assert {part["expected"] for part in doc["candidates"]["parts"]} == {
+            against[1] if against else "v1"
+        }
     right = made(tmp_path / "right.parquet", as_it_is, "v0")
     doc = document(capsys, "check", right, *ALL)
     assert set(codes(doc)) <= {"R724"}
     assert doc["candidates"]["candidates"][0]["samples"] >= SAMPLES - 2
+
+
+def test_a_right_label_is_not_what_was_asked(capsys, tmp_path):
+    """Rows of v0, labelled so, are not of the weights that --against says should have run."""
+    right = made(tmp_path / "right.parquet", as_it_is, "v0")
+    doc = document(capsys, "check", right, *ALL, "--against", "v1", code=1)
+    assert codes(doc)["R721"] >= SAMPLES - 2
+    assert "R722" not in codes(doc)
 
 
 def test_engine_that_updated_in_place(capsys):

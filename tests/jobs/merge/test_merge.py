@@ -84,8 +84,9 @@ def test_a_part_alone_has_its_samples(capsys, tmp_path, sides):
     assert [r.samples.compared for r in counted] == [4, 4, 4]
     added = counted[2] + counted[0] + counted[1]
     assert added.to_dict() == {k: v for k, v in whole.to_dict().items() if k != "asked"}
-    text = run(capsys, "diff", *sides, "--shard", "2/3").out
-    assert "4 samples" in text
+    told = run(capsys, "diff", *sides, "--shard", "2/3")
+    assert "4 samples" in told.out
+    assert "part 2 of 3 alone; --partial PATH keeps it for merge" in told.err
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/2/3", "1/0", "-1/2"])

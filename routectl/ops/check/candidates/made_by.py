@@ -6,6 +6,7 @@ differences d has the variance Σ d² (a sign test of tokens weighted by |d|, as
 Layers of one token flip together, which is why tokens are counted and not rows.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, median
@@ -55,7 +56,8 @@ class PartMaker:
     z          by how many standard deviations it is ahead of the next; None of one candidate
     alike      the candidates that it cannot be told from, itself among them
     is_none    whether even the best is farther than noise goes
-    said       the version that the dump names; expected: who should have made it, or None
+    said       the version that the dump names
+    expected   who should have made it, or None
     """
 
     index: int
@@ -78,6 +80,10 @@ class PartMaker:
     def is_wrong(self) -> bool:
         """Whether another one than the expected made it, whoever that was."""
         return self.is_none or (self.expected is not None and self.expected not in self.alike)
+
+    def is_mislabelled(self, names: Sequence[str]) -> bool:
+        """Whether the dump names a candidate that did not make it."""
+        return self.said in names and (self.is_none or self.said not in self.alike)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,10 @@ class MadeBy:
 
 
 def made_by(names: Sequence[str], counted: Iterable[PartCounts], expected: str | None) -> MadeBy:
-    """Judge every part; ``expected`` is the name of who should have made them."""
+    """Judge every part; ``expected`` is the name of who should have made them.
+
+    Without it, and of a sample of several versions, that is who the dump names.
+    """
     parts = list(counted)
     groups: dict[int, list[PartCounts]] = {}
     for part in parts:
@@ -116,11 +125,13 @@ def made_by(names: Sequence[str], counted: Iterable[PartCounts], expected: str |
     far = {best for best, group in groups.items() if _is_far(group, best)}
     near = {best: group for best, group in groups.items() if best not in far}
     noise = _noise(names, near, shares)
-    judged = []
+    judged, of_sample = [], Counter(part.index for part in parts)
     for part in parts:
-        best = int(part.wrong_C.argmin())
+        best, own = int(part.wrong_C.argmin()), part.said if part.said in names else None
+        is_alone = of_sample[part.index] == 1
+        who = expected or own if is_alone else own or expected
         most = -1.0 if best in far else _most(noise, part.rows, len(parts))
-        judged.append(_judged(names, part, most, expected))
+        judged.append(_judged(names, part, most, who))
     return MadeBy(tuple(names), expected, noise, tuple(judged))
 
 
@@ -176,7 +187,7 @@ def _judged(names: Sequence[str], part: PartCounts, most: float, expected: str |
         part.index,
         part.sample,
         part.said,
-        part.said if part.said in names else expected,
+        expected,
         part.rows,
         tuple((part.wrong_C / part.rows).tolist()),
         names[best],
