@@ -13,8 +13,16 @@ from numpy.typing import NDArray
 
 from .routes import Routes
 
-__all__ = ["GATE_STEP", "GateLogprobs", "digest_routes", "gates_of", "gates_of_weights"]
+__all__ = [
+    "GATE_STEP",
+    "GateLogprobs",
+    "digest_routes",
+    "gates_of",
+    "gates_of_weights",
+    "own_gates",
+]
 
+_WEIGHTS = "weights:"
 GATE_STEP = 2.0**-12  # what is kept are multiples of it
 _DIGEST_TOKENS = 4096  # whose ids are widened at a time
 
@@ -41,6 +49,11 @@ class GateLogprobs:
             raise ValueError(f"logprobs_TLK must be float32 [T, L, K], got {values.dtype}")
         if not ((values <= 0) & np.isfinite(values) | np.isnan(values)).all():
             raise ValueError("logprobs_TLK must be finite and at most 0, or NaN")
+
+    @property
+    def is_of_own_routes(self) -> bool:
+        """Whether slot k is of what slot k of the routes beside it names: gates_of_weights."""
+        return self.of.startswith(_WEIGHTS)
 
     def columns(self, columns: Sequence[int]) -> "GateLogprobs":
         """The same with some of the layers, by their index."""
@@ -77,9 +90,15 @@ def gates_of_weights(weights_TLK: NDArray[np.floating[Any]], routes: Routes) -> 
     probabilities over all E, and their ``of`` says so: they compare with their like alone.
     Raises ValueError for weights that are negative or not finite.
     """
-    weights = weights_TLK.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN, which is refused below
+        weights = weights_TLK.astype(np.float64)
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError("weights are at least 0, and finite")
     with np.errstate(divide="ignore", invalid="ignore"):
         found = gates_of(np.log(weights / weights.sum(axis=-1, keepdims=True)), routes)
-    return replace(found, of=f"weights:{found.of}")
+    return own_gates(found.logprobs_TLK, routes)
+
+
+def own_gates(logprobs_TLK: NDArray[np.float32], routes: Routes) -> GateLogprobs:
+    """Shares of the rows of these very routes, slot by slot."""
+    return GateLogprobs(logprobs_TLK, f"{_WEIGHTS}{digest_routes(routes)}")

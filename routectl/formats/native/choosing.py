@@ -3,13 +3,12 @@
 Shape suffixes: none.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from itertools import islice
 
 from ...dump import Dump, DumpMeta, Sample, key_of
 from ...errors import RoutectlError
-from .encoder import Coding, as_coded, code_group
+from .encoder import Coding, code_group, coded_sample
 from .learning import learn_tokens
 
 __all__ = ["choose_coding", "own_coding"]
@@ -33,12 +32,7 @@ def _first(dump: Dump) -> list[Sample]:
 
 def _bytes_of(samples: Sequence[Sample], meta: DumpMeta, coding: Coding) -> int:
     """What the cells of some samples take."""
-    as_they_come = [
-        s
-        if s.routes is None
-        else dataclasses.replace(s, routes=as_coded(s.routes, sorts=coding.sorts))
-        for s in samples
-    ]
+    as_they_come = [coded_sample(s, sorts=coding.sorts) for s in samples]
     rows = code_group(as_they_come, meta, coding) if samples else []
     return sum(len(cell) for row in rows for cell in row.values() if isinstance(cell, bytes))
 

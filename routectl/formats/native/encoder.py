@@ -17,11 +17,12 @@ from ...codecs.orders import pack_orders
 from ...codecs.row_kernels import repeats_in, sorted_rows
 from ...dump import Dump, DumpMeta, Sample, digest_tokens
 from ...errors import MismatchError
+from ...gate_logprobs import own_gates
 from ...routes import Ids, Routes, words_of
 from .cells import Head, Held, about_of, held_of, put_count, put_head
 from .schema import coded_name
 
-__all__ = ["Coding", "as_coded", "code_group"]
+__all__ = ["Coding", "as_coded", "code_group", "coded_sample"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,19 @@ def as_coded(routes: Routes, *, sorts: bool) -> Routes:
     if routes.missing_TL is not None and ids[routes.missing_TL].any():
         ids = np.where(routes.missing_TL[..., None], ids.dtype.type(0), ids)
     return routes if ids is routes.ids_TLK else replace(routes, ids_TLK=ids)
+
+
+def coded_sample(sample: Sample, *, sorts: bool) -> Sample:
+    """A sample as it comes back; weights of its own routes go along with their slots."""
+    routes = sample.routes
+    if routes is None:
+        return sample
+    coded, gates = as_coded(routes, sorts=sorts), sample.gates
+    if sorts and gates is not None and gates.is_of_own_routes:
+        order_TLK = np.argsort(routes.ids_TLK, axis=2, kind="stable")
+        moved = np.take_along_axis(gates.logprobs_TLK, order_TLK, axis=2)
+        gates = own_gates(np.ascontiguousarray(moved), coded)
+    return replace(sample, routes=coded, gates=gates)
 
 
 def _sources(samples: Sequence[Sample]) -> list[int | None]:

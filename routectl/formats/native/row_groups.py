@@ -24,7 +24,7 @@ from ...routes import ids_dtype
 from .bases import base_path, check_base
 from .columns import arrow_columns
 from .dictionaries import check_dictionary, stored_dictionary
-from .encoder import Coding, as_coded, code_group
+from .encoder import Coding, code_group, coded_sample
 from .rows import row_of
 from .schema import COLUMNS, DIGEST, CodedAbout, schema_of
 from .splice import RowGroup, Splice, row_group_of
@@ -89,12 +89,7 @@ class NativeForm:
         """The samples of a row group as a table, and the digest of each one's routes."""
         coding = self.coding
         if coding is not None:
-            group = [
-                s
-                if s.routes is None
-                else dataclasses.replace(s, routes=as_coded(s.routes, sorts=coding.sorts))
-                for s in group
-            ]
+            group = [coded_sample(s, sorts=coding.sorts) for s in group]
         rows = [row_of(sample) for sample in group]
         for row, sample in zip(rows, group, strict=True):
             row["routes_digest"] = None if sample.routes is None else digest_routes(sample.routes)

@@ -59,6 +59,8 @@ class Candidates:
                 )
             if name in where:
                 raise RoutectlError(f"--candidates {name} is given twice")
+            if name in ("none", "undecided", "several"):
+                raise RoutectlError(f"--candidates {name}: a verdict's word, no candidate's name")
             where[name] = place
         if against is None or against in where:
             return cls(where, against)

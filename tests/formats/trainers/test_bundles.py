@@ -74,6 +74,7 @@ def test_weights_are_not_lost_unasked(capsys, tmp_path):
     [
         (lambda p: p.fill(-1), "weights are at least 0"),
         (lambda p: p.fill(np.nan), "weights are at least 0"),
+        (lambda p: p.view(np.uint32).fill(0x7F800001), "weights are at least 0"),  # signalling
         (lambda p: p.resize((7, 4), refcheck=False), "expert_probs have not one shape"),
         (lambda p: p.astype(np.int32), "expected float32"),
     ],
@@ -196,3 +197,18 @@ def test_is_what_the_newest_art_reads(capsys, tmp_path):
             np.testing.assert_array_equal(
                 call.expert_indices.numpy()[:-1], dump[call.sample_index].routes.ids_TLK[:, layer]
             )
+
+
+@pytest.mark.parametrize("codec", ["set", "context", "packed"])
+def test_weights_stay_with_their_slots(capsys, tmp_path, codec):
+    """A codec that sorts a row's ids sorts their weights with them."""
+    saved = tmp_path / "x.parquet"
+    assert run(capsys, "convert", THEIRS, "--save", saved, "--codec", codec).code == 0
+    for one, two in zip(open_dump(THEIRS), open_dump(saved), strict=True):
+        of = [
+            np.take_along_axis(s.gates.logprobs_TLK, s.routes.ids_TLK.argsort(axis=2), axis=2)
+            for s in (one, two)
+        ]
+        np.testing.assert_array_equal(*of)
+        assert two.gates.of.startswith("weights:")
+    assert run(capsys, "diff", THEIRS, saved).code == 0

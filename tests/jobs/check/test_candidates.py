@@ -164,6 +164,7 @@ def test_page_and_summary_say_it(capsys, tmp_path):
     ("more", "why"),
     [
         (["--candidates", "v0"], "--candidates v0: expected NAME=WHERE"),
+        (["--candidates", "none=x"], "--candidates none: a verdict's word, no candidate's name"),
         (["--candidates", "v0=a", "--candidates", "v0=b"], "--candidates v0 is given twice"),
         ([*ALL, "--forward", "mode=forced"], "--candidates are told apart by free routes"),
         ([*ALL, "--shard", "1/2"], "--shard: all samples together tell"),

@@ -21,6 +21,9 @@ CONFIDENCE = 0.999  # of a part's maker, all others together; of "none", all par
 _HALF = 0.5  # the mismatch beyond which no rounding goes: see docs/metrics.md, alarms
 _FIRST = 0.03  # clear flips of the first MoE layer, beyond which none goes: the same alarms
 _FEW = 5  # parts that say what the noise is
+_SHORTEST = (
+    4  # tokens of a part that alone says that none made it: one token's layers flip together
+)
 _NORMAL = 1.4826  # the median distance from the median, to a standard deviation
 _CLUSTERED = 2.0  # how much wider a part's rate scatters than that of rows that flip alone
 
@@ -131,6 +134,8 @@ def made_by(names: Sequence[str], counted: Iterable[PartCounts], expected: str |
         is_alone = of_sample[part.index] == 1
         who = expected or own if is_alone else own or expected
         most = -1.0 if best in far else _most(noise, part.rows, len(parts))
+        if part.tokens < _SHORTEST and best not in far:
+            most = 1.0
         judged.append(_judged(names, part, most, who))
     return MadeBy(tuple(names), expected, noise, tuple(judged))
 
