@@ -21,6 +21,8 @@ from .maps import ExpertMap
 
 __all__ = ["ExpertCounts", "LoadsOnlyError", "counts_of_passes", "counts_of_steps"]
 
+_MOST = 2**40  # assignments of an expert: a million of them add up
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertCounts:
@@ -98,6 +100,8 @@ def _integers(value: Any, where: str) -> NDArray[np.int64]:
         array = np.array("")
     if array.dtype.kind not in "iu" or (array.size and int(array.min()) < 0):
         raise FormatError(f"{where}: got {array.dtype} {array.shape}, expected counts")
+    if array.size and int(array.max()) > _MOST:
+        raise FormatError(f"{where}: got a count of {int(array.max())}, expected at most {_MOST}")
     return array.astype(np.int64)
 
 

@@ -4,6 +4,7 @@ One sample is in memory at a time. Source: prime-rl 559b4477 (transports/rollout
 versions append fields, which have defaults). Shape suffixes: N tokens, W layers, K top_k.
 """
 
+import math
 import struct
 from typing import IO, Any
 
@@ -26,7 +27,9 @@ def _micro_batch(placed: TargetRows, where: str) -> list[Any]:
     if ids_NWK.nbytes >= 2**32:
         raise UnsupportedError(f"{where}: msgpack holds at most 4 GiB in one byte string")
     mask = [False] * prompt + [True] * (size - prompt)
-    logprobs = [0.0] * (size - prompt) if sample.logprobs is None else sample.logprobs.tolist()
+    logprobs = [math.nan] * (size - prompt)  # what is not known: a 0 is a probability of 1
+    if sample.logprobs is not None:
+        logprobs = sample.logprobs.tolist()
     routes = [ids_NWK.tobytes(), list(ids_NWK.shape), str(ids_NWK.dtype)]
     fields = [
         tokens,

@@ -128,7 +128,7 @@ def read_archive(path: Path) -> tuple[list[WireSample], int]:
         wires = read_rollout(_samples(contents, pool, codec, path), path, name)
         return wires, path.stat().st_size + pool.num_bytes
     except _DAMAGE as error:
-        kind = f"{type(error).__name__}: {str(error)[:80]}"
+        kind = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise FormatError(f"{path}: damaged archive of rollouts: {quoted(kind, 120)}") from None
     except FormatError as error:
         known = str(error).startswith(("/", str(path)))

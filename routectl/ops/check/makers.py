@@ -22,6 +22,10 @@ def with_makers(result: CheckResult, found: MadeBy) -> CheckResult:
                 detail += f", expected {part.expected}"
             place = Place(part.sample, note=_rates(part, found.names))
             book.add(code, place, rows=part.rows, detail=detail, facts=facts)
+    for one in found.lacking:
+        which = f"candidate{'s' * (len(one.names) > 1)} {', '.join(one.names)}"
+        book = books.setdefault(one.index, Book())
+        book.add("R719", Place(one.sample), detail=f"no routes of {which}")
     ledger = Ledger()
     for index, book in books.items():
         ledger.take(book, index)

@@ -31,6 +31,7 @@ def candidates_entry(found: MadeBy) -> CandidatesEntry:
         "none": samples["none"],
         "undecided": samples["undecided"],
         "several": samples["several"],
+        "lacking": len(found.lacking),
         "noise": None
         if noise is None
         else {
@@ -69,10 +70,12 @@ def candidates_sentence(entry: CandidatesEntry) -> str:
     parts = [f"{what} in {amount(samples)}" for what, samples in told if samples]
     verb = "ran" if _is_sure(entry) else "is nearest to"
     left = f"cannot tell in {amount(entry['undecided'])}" if entry["undecided"] else ""
+    lacking = f"{amount(entry['lacking'])} not judged" if entry["lacking"] else ""
     if not parts:
-        return f"cannot tell in {amount(entry['undecided'])} of {whole} which one the engine ran"
+        none = f"cannot tell in {amount(entry['undecided'])} of {whole} which one the engine ran"
+        return ", ".join(filter(None, (none, lacking)))
     first, *more = parts
-    rest = "".join(f", {part}" for part in [*more, left] if part)
+    rest = "".join(f", {part}" for part in [*more, left, lacking] if part)
     return f"the engine {verb} {first} of {whole}{rest}{_behind(entry)}"
 
 

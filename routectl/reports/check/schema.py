@@ -170,7 +170,7 @@ class CandidatesEntry(TypedDict):
     """Which of several weights made the rows, sample by sample.
 
     parts are those that another than the expected made or that are not told, then others: the
-    first 4,096.
+    first 4,096. lacking samples were not judged: a candidate has no routes of them.
     """
 
     confidence: float
@@ -180,6 +180,7 @@ class CandidatesEntry(TypedDict):
     none: int
     undecided: int
     several: int
+    lacking: int
     noise: NoiseLimit | None
     parts: list[MadePart]
 

@@ -100,6 +100,20 @@ def test_a_label_that_the_rows_contradict_is_an_error(capsys, tmp_path):
     assert doc["candidates"]["candidates"][0]["samples"] >= SAMPLES - 2
 
 
+def test_samples_that_a_candidate_lacks_are_told(capsys, tmp_path):
+    """They are not judged, which the verdict and a warning say."""
+    half, engine = tmp_path / "half.parquet", open_dump(ENGINE)
+    of_half = [replace(engine[i], routes=of_v1()[i]) for i in range(0, SAMPLES, 2)]
+    write_native(of_half, open_dump(OTHERS["v1"]).meta, half, force=True)
+    some = [ALL[0], f"--candidates=v1={half}"]
+    path = made(tmp_path / "right.parquet", as_it_is, "v0")
+    doc = document(capsys, "check", path, *some)
+    assert (doc["candidates"]["lacking"], doc["candidates"]["samples"]) == (SAMPLES // 2,) * 2
+    (found,) = [f for f in doc["findings"] if f["code"] == "R719"]
+    assert found["samples"] == SAMPLES // 2
+    assert f", {SAMPLES // 2} not judged; 1 warning" in run(capsys, "check", path, *some).out
+
+
 def test_a_right_label_is_not_what_was_asked(capsys, tmp_path):
     """Rows of v0, labelled so, are not of the weights that --against says should have run."""
     right = made(tmp_path / "right.parquet", as_it_is, "v0")

@@ -18,7 +18,7 @@ from ...pairs.align import Aligner, Pair, common_layers, name_of
 from ...pairs.join import join_keys
 from ...staleness.attribution import Attributor, BoundaryRule
 
-__all__ = ["PartCounts", "count_parts"]
+__all__ = ["Lacking", "PartCounts", "count_parts"]
 
 Ints = NDArray[np.int64]
 _OF_ITS_OWN = ("first", "switched")  # groups of rows that are surely of the version that is named
@@ -50,6 +50,15 @@ class PartCounts:
     first_C: Ints
     lead_CC: Ints
     spread_CC: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """A sample that is not counted, since these candidates have no routes of it."""
+
+    index: int
+    sample: str
+    names: tuple[str, ...]
 
 
 class _Candidate:
@@ -103,8 +112,10 @@ def _margins(pair: Pair) -> NDArray[np.float32]:
 
 def count_parts(
     dump: Dump, candidates: Mapping[str, Dump], eps: float = EPS
-) -> Iterator[PartCounts]:
+) -> Iterator[PartCounts | Lacking]:
     """Count the samples of a dump, in order, part by part; those without routes are left out.
+
+    One that a candidate has no routes of is told as lacking.
 
     ``candidates`` are the routes of each for the dump's tokens, by name. A mismatched row with a
     margin above ``eps`` is a clear flip. Raises MismatchError for routes of another shape, of other
@@ -122,20 +133,23 @@ def count_parts(
             sample = dump[index]
         except FormatError:
             continue  # a finding of its own
-        laid = [] if sample.routes is None else _common([s.laid(index, sample) for s in sides])
-        if not laid:
+        if sample.routes is None:
             continue
+        found = [side.laid(index, sample) for side in sides]
+        known = [one for one in found if one is not None]
+        if len(known) < len(found):
+            names = [name for name, one in zip(candidates, found, strict=True) if one is None]
+            yield Lacking(index, name_of(sample, index), tuple(names))
+            continue
+        laid = _common(known)
         for said, own_T in _parts(sample, laid[0].first, len(laid[0].both_TL), exact):
             if laid[0].both_TL[own_T].any():
                 told = index, name_of(sample, index), said
                 yield _counted(told, [one.part(own_T) for one in laid], eps)
 
 
-def _common(found: list[_Laid | None]) -> list[_Laid]:
-    """The rows that a sample and every candidate have; none where one of them has none."""
-    known = [one for one in found if one is not None]
-    if len(known) < len(found):
-        return []
+def _common(known: list[_Laid]) -> list[_Laid]:
+    """The rows that a sample and every candidate have."""
     first = max(one.first for one in known)
     stop = min(one.first + len(one.both_TL) for one in known)
     cut = [one.part(slice(first - one.first, max(stop - one.first, 0))) for one in known]

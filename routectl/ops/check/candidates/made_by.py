@@ -13,7 +13,7 @@ from statistics import NormalDist, median
 
 import numpy as np
 
-from .counts import PartCounts
+from .counts import Lacking, PartCounts
 
 __all__ = ["CONFIDENCE", "MadeBy", "MakerNoise", "PartMaker", "made_by"]
 
@@ -94,13 +94,14 @@ class MadeBy:
     """Who made what: candidates in the order given, oldest first, and the parts of all samples.
 
     expected is the one that should have made what does not say its version; None where none is
-    named. noise is None where too few parts say what it is.
+    named. noise is None where too few parts say what it is. lacking were not judged.
     """
 
     names: tuple[str, ...]
     expected: str | None
     noise: MakerNoise | None
     parts: tuple[PartMaker, ...]
+    lacking: tuple[Lacking, ...] = ()
 
     @property
     def samples(self) -> dict[str, int]:
@@ -115,12 +116,16 @@ class MadeBy:
         return found
 
 
-def made_by(names: Sequence[str], counted: Iterable[PartCounts], expected: str | None) -> MadeBy:
+def made_by(
+    names: Sequence[str], counted: Iterable[PartCounts | Lacking], expected: str | None
+) -> MadeBy:
     """Judge every part; ``expected`` is the name of who should have made them.
 
     Without it, and of a sample of several versions, that is who the dump names.
     """
-    parts = list(counted)
+    told = list(counted)
+    lacking = tuple(one for one in told if isinstance(one, Lacking))
+    parts = [one for one in told if isinstance(one, PartCounts)]
     groups: dict[int, list[PartCounts]] = {}
     for part in parts:
         groups.setdefault(int(part.wrong_C.argmin()), []).append(part)
@@ -137,7 +142,7 @@ def made_by(names: Sequence[str], counted: Iterable[PartCounts], expected: str |
         if part.tokens < _SHORTEST and best not in far:
             most = 1.0
         judged.append(_judged(names, part, most, who))
-    return MadeBy(tuple(names), expected, noise, tuple(judged))
+    return MadeBy(tuple(names), expected, noise, tuple(judged), lacking)
 
 
 def _clear_share(group: Sequence[PartCounts], best: int) -> float | None:
