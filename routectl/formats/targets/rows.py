@@ -79,7 +79,7 @@ class TargetRows:
     """A sample with its rows in the target's form; None where it has no routes, or in a survey.
 
     captured tells how many of the rows are before the padding of an uncaptured tail; whole that
-    none of them is missing.
+    none of them is missing, or that those are wanted as routes.
     """
 
     index: int
@@ -214,6 +214,7 @@ class Feed:
             how = self._allowed(how, absent_RL, where)
             if how == "repeat":
                 _repeat(ids_RLK, absent_RL)
+                self.left_out.add("validity of samples with missing rows")
             else:
                 fill: Any = {"arange": np.arange(shape.meta.top_k), "zero": 0, "minus-one": -1}[how]
                 ids_RLK[absent_RL] = fill
@@ -222,7 +223,8 @@ class Feed:
             ids_RWK[captured:] = ids_RWK[captured - 1] if captured else 0
         else:
             ids_RWK[captured:] = np.arange(shape.meta.top_k) if target.pad == "arange" else 0
-        return TargetRows(index, sample, ids_RWK, captured, not missing)
+        whole = not missing or how in ("arange", "zero")  # rows that are wanted as routes
+        return TargetRows(index, sample, ids_RWK, captured, whole)
 
     def _captured(self, routes: Routes | None, rows: int) -> int:
         """How many rows are a token's: engines have none of the last token, N rows or not."""

@@ -175,7 +175,7 @@ def _comparer(found: "tuple[Dump, Dump | None]", known: "_Known") -> "Comparer |
     dump, reference = found
     if reference is None or known.partners_S is None:
         return None
-    return Comparer(dump.meta, reference, known.partners_S, known.options.eps)
+    return Comparer(dump.meta, reference, known.partners_S, known.options)
 
 
 def _opened(sides: CheckSides, known: "_Known") -> "Checker":

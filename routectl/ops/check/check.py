@@ -233,7 +233,7 @@ def check(
     options = options or CheckOptions()
     comparer = None
     if reference is not None:
-        comparer = Comparer(dump.meta, reference, partners_of(dump, reference), options.eps)
+        comparer = Comparer(dump.meta, reference, partners_of(dump, reference), options)
     lesson, reader = learn(dump, options)
     checker = Checker(reader, lesson, options, comparer=comparer)
     return checker.partial(range(len(dump))).result(checker)

@@ -18,6 +18,8 @@ class CheckOptions:
     by_tokens    whether rows are held against the dump's own tokens too
     prior        what another dump of the same weights taught (``learn_dictionary``), or None
     eps          the margin, in units of the selection score, up to which a flip is a near-tie
+    candidates   names of weights by which the rows are judged apart: a sample whose rows the dump
+                 says several of them made is not held against a reference, which is one
     """
 
     zero_experts: int = 0
@@ -26,3 +28,4 @@ class CheckOptions:
     eps: float = EPS
     by_tokens: bool = True
     prior: Dictionary | None = None
+    candidates: tuple[str, ...] = ()

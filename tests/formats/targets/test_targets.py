@@ -113,7 +113,13 @@ class TestLayouts:
         rows = make_routes([*A_ROWS, [[2, 3]]], (1,), 4, missing=[(0, 0), (2, 0)])
         hole = make_sample(rows, "c", [1], [2, 3, 4, 5])
         whole = make_sample(make_routes(A_ROWS, (1,), 4), "a", [5, 6], [7, 8])
-        path, _ = write(make_dump([whole, hole], (1,), 4, 2), "areal", tmp_path)
+        dump = make_dump([whole, hole], (1,), 4, 2)
+        for missing, valid in (("arange", True), ("zero", True), ("minus-one", False)):
+            path, written = write(dump, "areal", tmp_path, missing)
+            assert load(path)["r3_routing_valid"].tolist() == [True, valid]
+            assert written.left_out == ()
+        path, written = write(dump, "areal", tmp_path)
+        assert written.left_out == ("validity of samples with missing rows",)
         grid = load(path)
         assert grid["r3_routing_valid"].tolist() == [True, False]
         assert [words(row, 0) for row in grid["routed_experts"]] == [

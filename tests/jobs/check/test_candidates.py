@@ -131,6 +131,8 @@ def test_engine_that_updated_in_place(capsys):
     assert found == [("v0", "v0"), ("v0p", "v0p")] * 2
     text = run(capsys, *line).out
     assert "several, each where the dump says in 2 of 2 samples" in text
+    against = document(capsys, *line, "--against", "v0", code=0)
+    assert {f["code"] for f in against["findings"]} == {"R501"}
 
 
 @pytest.mark.parametrize("kind", ["renumbered", "random"])

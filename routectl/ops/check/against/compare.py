@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ....dump import Dump, DumpMeta, Sample
-from ....margins import EPS
 from ....routes import Bools, Routes
 from ...pairs.align import name_of
 from ..book.ledger import Ledger
 from ..book.legal import Legal
 from ..book.results import Book, CheckEstimate, Explanation, FoundMap, Place
 from ..book.scripts import Edit, name_script, stretches_of
+from ..options import CheckOptions
 from .alignment import align, explained
 from .compared import MOST, ComparedSamples
 from .inputs import Inputs
@@ -69,7 +69,9 @@ class _Scene:
 class Comparer:
     """Takes pairs of samples of the same tokens; says at the end what was done to the dump."""
 
-    def __init__(self, dump: DumpMeta, other: Dump, partners_N: Ints, eps: float = EPS) -> None:
+    def __init__(
+        self, dump: DumpMeta, other: Dump, partners_N: Ints, options: CheckOptions
+    ) -> None:
         """``partners_N`` are the indices of the dump's samples in the reference, -1 for none."""
         self.dump, self.other, self.partners_N = dump, other, partners_N
         reference = self.reference = other.meta
@@ -81,7 +83,7 @@ class Comparer:
         if self.by_ordinal:
             columns = [list(range(len(self.layers)))] * 2
         self.columns = [np.array(c, np.int64) for c in columns]
-        self.eps = eps
+        self.eps, self._candidates = options.eps, {*options.candidates}
 
     def sides(self, sample: Sample, legal: Legal, reference: Routes) -> PairedSides:
         """Both samples' compared layers, ids of both below one number."""
@@ -109,6 +111,8 @@ class Comparer:
         if partner < 0:
             book.add("R719", Place(name))
             return False, False
+        if len(self._candidates.intersection(s.version for s in sample.weight_spans)) > 1:
+            return False, False  # judged part by part, by who made which
         pair = self._pair(index, sample, legal, self.other[partner])
         if pair is None:
             found.apart = tuple(sorted((*found.apart, index))[:MOST])
