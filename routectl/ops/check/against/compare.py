@@ -5,6 +5,7 @@ only there rows are aligned by content, so that a clean dump costs no more than 
 Shape suffixes: T tokens, N some of them, L compared layers.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -283,7 +284,9 @@ class Comparer:
         cached = int((here_N < (pair.sample.cached_tokens or 0)).sum())
         known, clear = self._margins_of(pair, here_N, columns, wrong_NL)
         of_cached = self._margins_of(pair, here_N[:cached], columns, wrong_NL[:cached])
-        return KnownFlips(known, clear, cached, *of_cached)
+        row_N, _ = pair.sides.ours.rows_at(here_N[:cached])
+        block = hashlib.blake2b(pair.sides.ours.ids_TLK[row_N].tobytes(), digest_size=7)
+        return KnownFlips(known, clear, cached, *of_cached, int.from_bytes(block.digest()))
 
     def _margins_of(
         self, pair: _Pair, positions: Ints, columns: Ints, wrong_NL: Bools

@@ -23,12 +23,16 @@ _FLOOR = 0.002  # mismatch of the others that is never taken for less
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """Rows of cached tokens that no run took: how many, wrong ones, and their margins."""
+    """Rows of cached tokens that no run took: how many, wrong ones, and their margins.
+
+    block is a number of the ids of one sample's, which siblings share; 0 of several samples.
+    """
 
     rows: int = 0
     wrong: int = 0
     known: int = 0
     clear: int = 0
+    block: int = 0
 
     def __add__(self, other: "Cached") -> "Cached":
         return Cached(
@@ -43,7 +47,8 @@ class Cached:
 class KnownFlips:
     """Of a sample's rows that differ, those with a margin and those whose margin is not small.
 
-    The same of its first ``cached`` compared tokens, which the dump says were in a cache.
+    The same of its first ``cached`` compared tokens, which the dump says were in a cache, and a
+    number of their ids.
     """
 
     known: int
@@ -51,21 +56,26 @@ class KnownFlips:
     cached: int = 0
     cached_known: int = 0
     cached_clear: int = 0
+    block: int = 0
 
     def cached_of(self, wrong_N: Ints, rows_N: Ints) -> Cached:
         """The rows of its cached tokens."""
         rows, wrong = int(rows_N[: self.cached].sum()), int(wrong_N[: self.cached].sum())
-        return Cached(rows, wrong, self.cached_known, self.cached_clear)
+        return Cached(rows, wrong, self.cached_known, self.cached_clear, self.block)
 
 
 def cached_differ(samples: Sequence[tuple[Cached, int, int]]) -> str | None:
     """What is to be said where rows of cached tokens differ far more than the others, else None.
 
-    ``samples`` are each sample's cached rows, all its rows and all that differ.
+    ``samples`` are each sample's cached rows, all its rows and all that differ. Rows that siblings
+    have out of one cache are evidence once.
     """
-    counts = np.array([(c.rows, c.wrong, r - c.rows, w - c.wrong) for c, r, w in samples], np.int64)
-    if not len(counts):
-        return None
+    blocks: dict[int, list[int]] = {}
+    for c, all_rows, all_wrong in samples:
+        block = blocks.setdefault(c.block, [0] * 4)
+        block[:2] = max(block[0], c.rows), max(block[1], c.wrong)
+        block[2:] = block[2] + all_rows - c.rows, block[3] + all_wrong - c.wrong
+    counts = np.array(list(blocks.values()), np.int64).reshape(-1, 4)
     rows, wrong, rows_else, wrong_else = (int(total) for total in counts.sum(axis=0))
     if not rows or not rows_else:
         return None
@@ -77,7 +87,8 @@ def cached_differ(samples: Sequence[tuple[Cached, int, int]]) -> str | None:
     gain = nats(wrong, rows, rate) + nats(wrong_else, rows_else, rate_else)
     if gain - nats(wrong + wrong_else, rows + rows_else, both) < _EVIDENCE:
         return None
-    share = f"{100 * rate:.2f} % of the rows of cached tokens differ"
+    every = sum((c for c, _, _ in samples), Cached())
+    share = f"{100 * every.wrong / every.rows:.2f} % of the rows of cached tokens differ"
     return f"{share}, {100 * rate_else:.2f} % of the others"
 
 

@@ -4,6 +4,8 @@ The rollouts were recorded with a cache that was kept, and with one that was flu
 are the routes of the weights that the dump names.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from routectl.formats import open_dump
@@ -67,4 +69,13 @@ def test_parts_say_the_same(capsys, tmp_path):
 )
 def test_what_is_said(samples, said):
     """Twice as many, in most samples, with evidence; else nothing."""
-    assert (cached_differ(samples) is not None) == said
+    own = [(replace(c, block=n), *rows) for n, (c, *rows) in enumerate(samples, 1)]
+    assert (cached_differ(own) is not None) == said
+
+
+def test_siblings_are_evidence_once():
+    """Rows of one cache in eight samples are few rows, in caches of their own many."""
+    rows = (192, 10), (1200, 20)
+    many = [(Cached(*rows[0], block=n), *rows[1]) for n in range(1, 9)]
+    assert cached_differ(many) is not None
+    assert cached_differ([(replace(c, block=1), *of) for c, *of in many]) is None
