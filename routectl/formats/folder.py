@@ -20,6 +20,7 @@ from .wire.sample import NoSamplesError
 __all__ = ["join_files"]
 
 _COMPANION = ".request.json"
+_ENTERED = "folders in it are not entered; a glob does: '{}/**/*.jsonl'"
 
 
 def _merge_meta(name: str, parts: Sequence[DumpMeta], skipped: Sequence[str]) -> DumpMeta:
@@ -79,9 +80,7 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
             raise FormatError(
                 f"{name}: no dump here: got {'no' if not files else len(files)} "
                 f"file{'s' * (len(files) != 1)}, expected dumps",
-                hint=None
-                if any(sign in name for sign in "*?[")
-                else f"folders in it are not entered; a glob does: '{name}/**/*.jsonl'",
+                hint=None if any(sign in name for sign in "*?[") else _ENTERED.format(name),
             )
         raise FormatError(
             f"{name}: no file holds samples, of {len(files)}; {skipped[0]}", hint=hints[0]

@@ -175,7 +175,8 @@ def _comparer(found: "tuple[Dump, Dump | None]", known: "_Known") -> "Comparer |
     dump, reference = found
     if reference is None or known.partners_S is None:
         return None
-    return Comparer(dump.meta, reference, known.partners_S, known.options)
+    options = known.options
+    return Comparer(dump.meta, reference, known.partners_S, options.eps, options.candidates)
 
 
 def _opened(sides: CheckSides, known: "_Known") -> "Checker":

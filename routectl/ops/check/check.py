@@ -233,7 +233,8 @@ def check(
     options = options or CheckOptions()
     comparer = None
     if reference is not None:
-        comparer = Comparer(dump.meta, reference, partners_of(dump, reference), options)
+        partners_S = partners_of(dump, reference)
+        comparer = Comparer(dump.meta, reference, partners_S, options.eps, options.candidates)
     lesson, reader = learn(dump, options)
     checker = Checker(reader, lesson, options, comparer=comparer)
     return checker.partial(range(len(dump))).result(checker)

@@ -37,7 +37,7 @@ def in_parts(dump, options, rng, reference=None):
     def checker(reader):
         comparer = None
         if reference is not None:
-            comparer = Comparer(dump.meta, reference, partners_of(dump, reference), options)
+            comparer = Comparer(dump.meta, reference, partners_of(dump, reference))
         return Checker(reader, lesson, options, comparer=comparer)
 
     first = checker(reader)

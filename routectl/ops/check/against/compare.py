@@ -6,19 +6,19 @@ Shape suffixes: T tokens, N some of them, L compared layers.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ....dump import Dump, DumpMeta, Sample
+from ....margins import EPS
 from ....routes import Bools, Routes
 from ...pairs.align import name_of
 from ..book.ledger import Ledger
 from ..book.legal import Legal
 from ..book.results import Book, CheckEstimate, Explanation, FoundMap, Place
 from ..book.scripts import Edit, name_script, stretches_of
-from ..options import CheckOptions
 from .alignment import align, explained
 from .compared import MOST, ComparedSamples
 from .inputs import Inputs
@@ -71,9 +71,17 @@ class Comparer:
     """Takes pairs of samples of the same tokens; says at the end what was done to the dump."""
 
     def __init__(
-        self, dump: DumpMeta, other: Dump, partners_N: Ints, options: CheckOptions
+        self,
+        dump: DumpMeta,
+        other: Dump,
+        partners_N: Ints,
+        eps: float = EPS,
+        candidates: Sequence[str] = (),
     ) -> None:
-        """``partners_N`` are the indices of the dump's samples in the reference, -1 for none."""
+        """``partners_N`` are the indices of the dump's samples in the reference, -1 for none.
+
+        A sample whose rows several ``candidates`` made is passed over.
+        """
         self.dump, self.other, self.partners_N = dump, other, partners_N
         reference = self.reference = other.meta
         common = [n for n in dump.layers_L if n in reference.layers_L]
@@ -84,7 +92,7 @@ class Comparer:
         if self.by_ordinal:
             columns = [list(range(len(self.layers)))] * 2
         self.columns = [np.array(c, np.int64) for c in columns]
-        self.eps, self._candidates = options.eps, {*options.candidates}
+        self.eps, self._candidates = eps, {*candidates}
 
     def sides(self, sample: Sample, legal: Legal, reference: Routes) -> PairedSides:
         """Both samples' compared layers, ids of both below one number."""
