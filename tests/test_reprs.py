@@ -1,6 +1,7 @@
 """One line for each noun, in the house's words, without an array."""
 
 import numpy as np
+import pytest
 import torch
 
 import routectl
@@ -19,6 +20,15 @@ def test_a_dump():
     assert repr(dump) == (
         f"<Dump {ENGINE}: 96 samples, 6 MoE layers, K 4, E 32; vllm 0.32.0, jsonl>"
     )
+
+
+def test_a_dump_is_indexed_from_its_end_too():
+    """-1 is the last sample, and what is beyond is an IndexError."""
+    dump = routectl.open_dump(ENGINE)
+    assert dump[-1].sample_id == dump[95].sample_id
+    for beyond in (96, -97):
+        with pytest.raises(IndexError):
+            dump[beyond]
 
 
 def test_routes():

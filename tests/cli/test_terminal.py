@@ -56,6 +56,20 @@ class TestWords:
         ] == []
         assert "pearson, pearson_probs, equal_logprobs" in " ".join(page.getvalue().split())
 
+    def test_a_summary_does_not_cut_alarms(self, monkeypatch):
+        """In 60 columns an alarm is whole, where other lines end in an ellipsis."""
+        for name, value in (("COLUMNS", "60"), ("LINES", "40"), ("TERM", "dumb")):
+            monkeypatch.setenv(name, value)
+        page = Terminal()
+        monkeypatch.setattr(sys, "stdout", page)
+        where = TINY / "prefix_cache"
+        sides = [f"--at=v0={where}/v0.parquet", f"--at=v2={where}/trainer.parquet"]
+        main(["staleness", str(where / "rollout.jsonl.gz"), *sides, "--summary"])
+        told = " ".join(page.getvalue().split())
+        assert "flush the engine's cache at each update" in told
+        assert "or the versions are named wrongly" in told
+        assert "…" in told
+
     def test_an_answer_without_a_document_hangs(self, monkeypatch):
         """What a finding means is broken to a terminal, under its labels; in a pipe it is not."""
         for name, value in (("COLUMNS", "60"), ("LINES", "40"), ("TERM", "dumb")):

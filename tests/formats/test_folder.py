@@ -113,6 +113,13 @@ def test_a_folder_without_dumps_is_refused(tmp_path, files, line):
     check_line(caught.value, tmp_path)
 
 
+def test_a_glob_of_nothing_has_no_hint_to_be_a_glob(tmp_path):
+    """What names no file is no folder whose subfolders were passed over."""
+    with pytest.raises(FormatError, match="no dump here: got no files") as caught:
+        open_dump(tmp_path / "*.jsonl")
+    assert caught.value.hint is None
+
+
 def test_one_damaged_file_refuses_the_folder(tmp_path):
     """A file of a folder that is a dump, but damaged, is an error, not left out."""
     write_lines(tmp_path / "a.jsonl", [record(some_ids(5))])

@@ -33,7 +33,7 @@ class _How(Protocol):
 
     @property
     def reading(self) -> Reading:
-        """_How dumps are read."""
+        """How dumps are read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,8 +219,9 @@ def opened_work(
     if opened.meta.num_experts % ep:
         raise RoutectlError(f"--ep {ep}: {opened.meta.num_experts} experts do not divide by it")
     options = known or options_of_dump(opened, reading.facts or weights, ep, request.eps)
-    named = tuple(Candidates.parsed(request.candidates, None).where)
-    options = replace(options, candidates=named)
+    if request.candidates:  # the reference is one of them
+        named = tuple(Candidates.parsed(request.candidates, against).where)
+        options = replace(options, candidates=named)
     if weights is not None:
         how = forwarding_of(request.forward)
         partner = partner_at(request.dump, reading, weights, opened, with_routes=how.mode != "free")

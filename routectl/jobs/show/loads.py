@@ -30,7 +30,7 @@ def loads_of_sides(
             found[name] = _of_counts(error.counts)
         else:
             found[name] = _of_dump(opened)
-    return loads_document([found[name] for name in sides], list(sides))
+    return loads_document(list(found.values()), list(found))
 
 
 def _of_counts(counts: "ExpertCounts") -> "Loads":

@@ -212,6 +212,16 @@ class TestLayouts:
         assert [layer.dtype for layer in layers] == [torch.int64]
         assert words(layers[0][:, None], 0) == "01 23 10 01 32 01"
 
+    def test_prime_rl_without_logprobs(self, tmp_path):
+        """A log-prob that a dump has not is NaN, as it is when it is read again."""
+        dump = make_dump(
+            [make_sample(make_routes(A_ROWS, (1,), 4), "a", [5, 6], [7, 8])], (1,), 4, 2
+        )
+        path, _ = write(dump, "prime-rl", tmp_path)
+        assert np.isnan(msgpack.unpackb(path.read_bytes())[0][3][2:]).all()
+        (sample,) = open_dump(path, model=FACTS)
+        assert sample.logprobs is None or np.isnan(sample.logprobs).all()
+
     def test_prime_rl(self, tmp_path):
         """prime-rl's bins are arrays of 16 fields; field 10 is bytes, shape and dtype of N rows."""
         data = write(two_samples(), "prime-rl", tmp_path)[0].read_bytes()

@@ -105,6 +105,20 @@ def test_tokens_of_no_known_sequence(tmp_path):
     assert found == [(7, 2, 7), (40, 2, 40)]
 
 
+@pytest.mark.parametrize("name", ["logical_count", "global_physical_count"])
+def test_counts_that_do_not_add_up_are_refused(tmp_path, name):
+    """Of a count beyond what sums hold nothing is shown."""
+    large = torch.full((1, 4), 2**62)
+    doc = passes((1, [3], [0, 1, 2]))
+    doc["records"][0].pop("topk_ids_of_layer")
+    doc["records"][0][name] = large
+    torch.save(
+        {"logical_count": large[None]} if name == "logical_count" else doc, tmp_path / "a.pt"
+    )
+    with pytest.raises(FormatError, match="got a count of 4611686018427387904"):
+        open_dump(tmp_path / "a.pt", model="1,2,4")
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -100,6 +100,15 @@ class TestHostile:
         assert said in told
         assert len(told.splitlines()) == 1
 
+    def test_index_without_a_version(self, capsys, archive):
+        """A name that is not there is said, and no exception's."""
+        index = json.loads(archive[0].read_text())
+        del index["version"]
+        archive[0].write_text(json.dumps(index))
+        told = complaint(capsys, "show", archive[0], *MODEL)
+        assert "no 'version'" in told
+        assert "KeyError" not in told
+
     @pytest.mark.parametrize("path", ["../x.pack", "/etc/passwd", "", 3, "raw/../../x"])
     def test_names(self, capsys, archive, path):
         """A pack is named by a path within the pool."""

@@ -122,7 +122,7 @@ def test_a_right_label_is_not_what_was_asked(capsys, tmp_path):
     assert "R722" not in codes(doc)
 
 
-def test_engine_that_updated_in_place(capsys):
+def test_engine_that_updated_in_place(capsys, tmp_path):
     """SGLang's samples, sampled while the weights were changed, have each version where it says."""
     sides = [f"--candidates={n}={INPLACE}/transformers_{n}.npz" for n in ("v0", "v0p")]
     line = ("check", INPLACE / "samples.jsonl", "--model", TINY / "config.json", *sides)
@@ -133,6 +133,9 @@ def test_engine_that_updated_in_place(capsys):
     assert "several, each where the dump says in 2 of 2 samples" in text
     against = document(capsys, *line, "--against", "v0", code=0)
     assert {f["code"] for f in against["findings"]} == {"R501"}
+    (tmp_path / "v0p").write_bytes((INPLACE / "transformers_v0p.npz").read_bytes())
+    by_place = document(capsys, *line[:-1], "--against", tmp_path / "v0p", code=0)
+    assert {f["code"] for f in by_place["findings"]} == {"R501"}
 
 
 @pytest.mark.parametrize("kind", ["renumbered", "random"])

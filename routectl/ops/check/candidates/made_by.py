@@ -21,9 +21,7 @@ CONFIDENCE = 0.999  # of a part's maker, all others together; of "none", all par
 _HALF = 0.5  # the mismatch beyond which no rounding goes: see docs/metrics.md, alarms
 _FIRST = 0.03  # clear flips of the first MoE layer, beyond which none goes: the same alarms
 _FEW = 5  # parts that say what the noise is
-_SHORTEST = (
-    4  # tokens of a part that alone says that none made it: one token's layers flip together
-)
+_SHORTEST = 4  # tokens that say that none made them: layers of one token flip together
 _NORMAL = 1.4826  # the median distance from the median, to a standard deviation
 _CLUSTERED = 2.0  # how much wider a part's rate scatters than that of rows that flip alone
 
@@ -93,8 +91,8 @@ class PartMaker:
 class MadeBy:
     """Who made what: candidates in the order given, oldest first, and the parts of all samples.
 
-    expected is the one that should have made what does not say its version; None where none is
-    named. noise is None where too few parts say what it is. lacking were not judged.
+    expected is the one that should have made all, but for samples of several versions; None where
+    none is named. noise is None where too few parts say what it is. lacking were not judged.
     """
 
     names: tuple[str, ...]
