@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..damage import DamagedSampleError
 from ..dump import Dump, Sample
 from ..errors import FormatError, MismatchError, UnsupportedError
 from ..files.places import glob_places, pinned, place_of
@@ -105,8 +106,9 @@ def _opened(
 def open_tokens(path: str | Path, *, model: Model = None) -> Dump | Sequence[Sample]:
     """The samples of a second file, for their tokens: a dump, slime's train data, or one prompt.
 
-    A dump whose model nothing tells is read by what its rows look like: they are not used. Raises
-    what ``open_dump`` does.
+    Rows of a dump are not used: where nothing tells its model it is read by what they look like,
+    and samples have none where their reader refuses them, as physical ids. Raises what
+    ``open_dump`` does.
     """
     from .trainers.dumps import read_tokens
 
@@ -115,9 +117,17 @@ def open_tokens(path: str | Path, *, model: Model = None) -> Dump | Sequence[Sam
         return given
     if isinstance(model, Physical):
         model = model.model
-    return open_dump(
+    dump = open_dump(
         path, model=Guess() if model is None or isinstance(model, Otherwise) else model
     )
+
+    def load(index: int) -> Sample:
+        try:
+            return dump[index]
+        except DamagedSampleError as error:
+            return error.sample
+
+    return Dump(dump.meta, dump.keys, load)
 
 
 def _listed(path: Path) -> list[Path] | None:

@@ -14,7 +14,7 @@ from ..model import ModelFacts
 from ..reports.text.wording import plural
 from .options import argument, check_bounds, force_option, no_tokens_option, option
 from .progress import SILENT, Progress, tokens_rate
-from .reading import MODEL, WITHOUT_TOKENS
+from .reading import EXPERT_MAP, MODEL, WITHOUT_TOKENS
 
 if TYPE_CHECKING:
     from ..engines.asking import Asking
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..engines.journal import Journal
     from ..engines.requests import Request
     from ..engines.server import Server
+    from ..formats.documents.facts import Model
+    from ..formats.experts.maps import ExpertMap
     from ..reports.dumps import WrittenDocument
 
 __all__ = ["CaptureRequest", "capture_rollouts"]
@@ -80,6 +82,7 @@ class CaptureRequest:
     no_tokens: bool = no_tokens_option("DST and of DST.partial.jsonl, and keep no prompts there")
     force: bool = force_option()
     model: str | Path | ModelFacts | None = option(None, **MODEL)
+    expert_map: Path | None = option(None, **EXPERT_MAP)
     backoff: float = 0.5
 
     def __post_init__(self) -> None:
@@ -106,7 +109,7 @@ def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> "W
     from ..engines.prompts import read_prompts
     from ..engines.requests import Sampling, plan_requests
     from ..files.writing import refuse_existing
-    from ..formats.documents.facts import read_model
+    from ..formats.documents.facts import Physical, read_model
     from .stdin import file_of
 
     refuse_existing(request.save, force=request.force)
@@ -128,6 +131,7 @@ def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> "W
     server = _server(address, request, endpoint, served)
     if facts is None:
         facts = _found(server, request.save, progress)
+    experts = _experts(request, facts)
     progress.note(f"{address.url('')}: {server.name}, model {server.model or 'not named'}")
     requests = plan_requests(server, asked, wanted, request.n, endpoint)
     _say_ignored(server, requests, progress)
@@ -137,11 +141,27 @@ def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> "W
         request.concurrency,
         request.timeout,
         patience,
-        facts,
+        facts if facts is None or experts is None else experts.physical(facts),
         say=progress.note,
         tokens=not request.no_tokens,
     )
-    return _run(asking, requests, request, progress)
+    model = facts if experts is None else Physical(facts, experts)
+    return _run(asking, requests, request, model, progress)
+
+
+def _experts(request: CaptureRequest, facts: ModelFacts | None) -> "ExpertMap | None":
+    """The map of the physical experts whose ids the engine answers with; of the model's layers."""
+    if request.expert_map is None:
+        return None
+    from ..formats.documents.facts import MODEL_HINT
+    from ..formats.experts.maps import read_expert_map
+    from .stdin import file_of
+
+    if facts is None:
+        raise RoutectlError("--expert-map: the model is not known", hint=MODEL_HINT)
+    experts = read_expert_map(file_of(str(request.expert_map)))
+    experts.check(facts)
+    return experts
 
 
 def _place(request: CaptureRequest) -> tuple[str, str | None]:
@@ -268,7 +288,11 @@ def _say_ignored(server: "Server", requests: "Sequence[Request]", progress: Prog
 
 
 def _run(
-    asking: "Asking", requests: "Sequence[Request]", goal: CaptureRequest, progress: Progress
+    asking: "Asking",
+    requests: "Sequence[Request]",
+    goal: CaptureRequest,
+    model: "Model",
+    progress: Progress,
 ) -> "WrittenDocument":
     """Collect the answers and write them; what was had stays in the side file on trouble."""
     from ..engines.answers import judge_answer
@@ -293,7 +317,7 @@ def _run(
             refused = collect(
                 asking, requests, journal, skip_refused=goal.skip_refused, on_answer=advance
             )
-        count = _write(asking, requests, journal, goal, progress)
+        count = _write(asking, requests, journal, goal, model, progress)
         journal.remove()
     except BaseException:
         _say_kept(journal, len(requests), asking, progress)
@@ -331,6 +355,7 @@ def _write(
     requests: "Sequence[Request]",
     journal: "Journal",
     goal: CaptureRequest,
+    model: "Model",
     progress: Progress,
 ) -> int:
     """The file that was asked for, whole, in the order of the requests."""
@@ -345,16 +370,20 @@ def _write(
     if goal.save.suffix == ".jsonl":
         journal.write_lines(goal.save, had, force=goal.force)
     else:
-        dump = open_dump(journal.path, model=asking.facts, format="jsonl")
+        dump = open_dump(journal.path, model=model, format="jsonl")
         places = {key.sample_id: i for i, key in enumerate(dump.keys)}
         ordered = dump.select(samples=[places[name] for name in had])
         source = asking.server.address.url(requests[0].path)
         names = "+".join(sorted(journal.models))
         served = {"served_model": names} if names else {}
-        meta = replace(dump.meta, path=source, file_bytes=None, provenance=served)
+        provenance = {**dump.meta.provenance, **served}
+        meta = replace(dump.meta, path=source, file_bytes=None, provenance=provenance)
         with progress.watching(ordered, "writing") as watched:
             write_native(watched, meta, goal.save, force=goal.force)
     progress.note(f"wrote {goal.save}: {plural(len(had), 'sample')}")
     if goal.no_tokens:
         progress.note(WITHOUT_TOKENS)
+    if goal.save.suffix == ".jsonl" and goal.expert_map is not None:
+        named = f"{goal.save}::expert_map={goal.expert_map}"
+        progress.note(f"{goal.save} has the physical ids, as they came: read it as {named}")
     return len(had)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RoutectlError
 from ..model import ModelFacts, facts_from_sizes
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..ops.diff.thresholds import Threshold
 
 __all__ = [
+    "EXPERT_MAP",
     "MODEL",
     "WITHOUT_TOKENS",
     "Reading",
@@ -47,6 +48,13 @@ MODEL = {  # --model of whatever reads a dump, or asks for one
     "when not given what the dump says, the other dump, or a config beside it.",
 }
 
+EXPERT_MAP: dict[str, Any] = {  # --expert-map of the same
+    "shared": True,
+    "decides": True,
+    "metavar": "FILE",
+    "help": "Logical experts of physical ids.",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
@@ -62,9 +70,7 @@ class Reading:
     """
 
     model: str | Path | ModelFacts | None = option(None, **MODEL)
-    expert_map: Path | None = option(
-        None, shared=True, decides=True, metavar="FILE", help="Logical experts of physical ids."
-    )
+    expert_map: Path | None = option(None, **EXPERT_MAP)
     start: int | None = None
     format: str | None = None
     base: str | None = None

@@ -35,14 +35,15 @@ MAY_IMPORT = {
     "checkpoints": "errors files layouts limits model pickled visible routers",
     "engines": "errors files limits model visible formats.documents formats.responses formats.wire",
     "formats": (
-        "columns dump errors files limits codecs checkpoints formats.arrays formats.documents "
-        "formats.experts formats.native formats.responses formats.trainers formats.wire"
+        "columns damage dump errors files limits codecs checkpoints formats.arrays "
+        "formats.documents formats.experts formats.native formats.responses formats.trainers "
+        "formats.wire"
     ),
     "formats.arrays": "dump errors files limits model checkpoints formats.documents formats.wire",
     "formats.configs": "errors files formats.documents",
     "formats.documents": "dump errors files limits model visible kernels checkpoints",
     "formats.experts": (
-        "damage dump errors files model pickled routes formats.documents formats.wire"
+        "damage dump errors files kernels model pickled routes formats.documents formats.wire"
     ),
     "formats.native": (
         "columns dump errors files gate_logprobs keys limits model routes codecs kernels "
@@ -113,9 +114,9 @@ MAY_IMPORT = {
     "reports.written": "errors reports reports.page reports.text",
     "jobs": (
         "dump errors files margins model visible codecs engines formats formats.documents "
-        "formats.native ops.check.book ops.diff reports reports.beside reports.cache reports.check "
-        "reports.ci reports.diff reports.pack reports.predict reports.recompute reports.show "
-        "reports.staleness reports.text"
+        "formats.experts formats.native ops.check.book ops.diff reports reports.beside "
+        "reports.cache reports.check reports.ci reports.diff reports.pack reports.predict "
+        "reports.recompute reports.show reports.staleness reports.text"
     ),
     "jobs.check": (
         "dump errors files model routers formats.documents formats.native ops.check "

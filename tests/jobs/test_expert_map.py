@@ -8,19 +8,25 @@ import json
 import re
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 from routectl.formats import open_dump
 from support.building import as_npy
+from support.capturing import FAST, captured, prompts_file
+from support.engine_server import EngineServer, reply
 from support.expert_maps import RECORDED, a_map, physical_of, saved, truths
+from support.recordings import FIXTURES
 from support.shell import complaint, document, run
 from support.tiny_rl import TINY
 
 MAP = a_map(7, layers=6, experts=32, physical=40)
 CONFIG = json.loads((TINY / "config.json").read_text("utf-8"))
 PROMPT = 17
+_NAMES = re.compile(r"\b(DUMP|OTHER|OUT|v0)\b")
 NOTE = re.compile(r"routectl: (model|logical ids) of ")
-ASIDE = ("path", "file_bytes", "provenance", "wire_dtype", "asked", "facts_source", "input")
+ASIDE = ("file_bytes", "bytes", "provenance", "asked")
 
 
 def lines(path, routes_of, count=6):
@@ -54,57 +60,135 @@ def files(tmp_path_factory):
     """Logical and physical dumps of the same, another logical dump, and the map."""
     folder = tmp_path_factory.mktemp("maps")
     (folder / "config.json").write_text(json.dumps(CONFIG), "utf-8")
+    experts = saved(folder / "map.json", MAP)
+    physical = lines(folder / "physical.jsonl", lambda ids, i: physical_of(ids, MAP, seed=i))
     return {
         "logical": lines(folder / "logical.jsonl", lambda ids, _: ids),
-        "physical": lines(folder / "physical.jsonl", lambda ids, i: physical_of(ids, MAP, seed=i)),
+        "physical": physical,
+        "mapped": f"{physical}::expert_map={experts}",
         "other": lines(folder / "other.jsonl", flipped),
-        "map": saved(folder / "map.json", MAP),
+        "map": experts,
         "folder": folder,
+        "v0": None,
     }
 
 
 def without(value):
-    """A document without what names a file, and without how its ids were made."""
+    """A document without sizes of its files, and without how its ids were made."""
     if isinstance(value, dict):
         return {key: without(one) for key, one in value.items() if key not in ASIDE}
     return [without(one) for one in value] if isinstance(value, list) else value
 
 
-def both(capsys, files, *args, code=0, more=()):
-    """The documents of a command of the logical dump, and of the physical one with its map."""
-    options = ("--expert-map", files["map"])
-    one = [files["logical"] if arg is files else arg for arg in args]
-    two = [files["physical"] if arg is files else arg for arg in args]
-    old = document(capsys, *one, *more, code=code)
-    new = document(capsys, *two, *more, *options, code=code)
-    return without(old), without(new)
+def told_of(capsys, files, side, folder, case):
+    """Of the command lines of a case: exit codes, documents, and what was written, by name."""
+    names = {"DUMP": files[side], "OTHER": files["other"], "v0": files["v0"], "OUT": folder}
+    places = sorted(("mapped", "physical", "logical"), key=lambda one: -len(str(files[one])))
+
+    def plain(text):
+        for place in (*(str(files[one]) for one in places), str(folder)):
+            text = text.replace(place, "PLACE")
+        return text
+
+    found = []
+    for line in case.split("; "):
+        words = [_NAMES.sub(lambda m: str(names[m[0]]), word) for word in line.split()]
+        told = run(capsys, *words, *(() if words[0] == "layout" else ("--json",)))
+        if told.code == 2:
+            return told.err
+        found.append((told.code, document_in(plain(told.out))))
+    written = sorted(path for path in folder.rglob("*.*") if path.is_file())
+    return found, [(str(path.relative_to(folder)), content(path, plain)) for path in written]
 
 
-def test_show(capsys, files):
-    """show counts the load of logical experts, and says by which map."""
-    old, new = both(capsys, files, "show", files)
-    assert old == new
-    told = run(capsys, "show", files["physical"], "--expert-map", files["map"])
-    assert "map.json (40 physical to 32 logical)" in told.out
+def document_in(text):
+    """A document without what is the source's own; text that is none as it is."""
+    return without(json.loads(text)) if text.startswith("{") else text
 
 
-def test_check(capsys, files):
-    """check finds nothing in mapped ids, as in the logical ones, and much in the physical ones."""
-    old, new = both(capsys, files, "check", files)
-    assert old == new
+def content(path, plain):
+    """What a file holds but for the names of sources; of a file of another form its bytes."""
+    if path.suffix == ".parquet":
+        dump = open_dump(path)
+        assert dump.meta.id_space == "logical"
+        return pq.read_table(path).replace_schema_metadata().to_pylist()
+    if path.suffix == ".json":
+        return document_in(plain(path.read_text("utf-8")))
+    return path.read_bytes()
+
+
+SIDES = ("logical", "mapped")
+COMMANDS = {
+    "show": "show DUMP",
+    "check": "check DUMP",
+    "check against another": "check DUMP --against OTHER",
+    "a reference": "check OTHER --against DUMP",
+    "a candidate": "check OTHER --against OTHER --candidates 1=OTHER --candidates 2=DUMP",
+    "diff, OLD": "diff DUMP OTHER",
+    "diff, NEW": "diff OTHER DUMP",
+    "diff, a rerun": "diff DUMP OTHER --rerun DUMP",
+    "staleness": "staleness DUMP --at v3=DUMP --at v4=OTHER",
+    "convert, native": "convert DUMP --save OUT/a.parquet",
+    "convert, two processes": "convert DUMP --save OUT/a.parquet --jobs 2",
+    "convert, a delta": "convert DUMP --save OUT/a.parquet --codec delta --base OTHER",
+    "convert, arrays": "convert DUMP --save OUT/a.npz",
+    "convert, an engine's": "convert DUMP --save OUT/a.jsonl",
+    "convert, a trainer's": "convert DUMP --save OUT/a.pt --to slime",
+    "convert, counts": "convert DUMP --save OUT/a.json --to eplb",
+    "pack": "pack DUMP --save OUT/p; verify OUT/p --against DUMP; "
+    "unpack OUT/p --save OUT/b.parquet; diff OUT/b.parquet DUMP",
+    "layout": "layout DUMP --cp 2",
+    "merge, check": "check DUMP --shard 1/2 --partial OUT/1; check DUMP --shard 2/2 --partial "
+    "OUT/2; merge OUT/1 OUT/2",
+    "merge, diff": "diff DUMP OTHER --shard 1/1 --partial OUT/1; merge OUT/1",
+    "merge, staleness": "staleness DUMP --at v3=DUMP --at v4=OTHER --shard 1/1 --partial OUT/1; "
+    "merge OUT/1",
+    "recompute": "recompute v0 DUMP --save OUT/r.parquet --mode both --gate-logprobs",
+    "diff, a checkpoint": "diff DUMP v0",
+    "check, a checkpoint": "check DUMP --against v0",
+    "staleness, a checkpoint": "staleness DUMP --at v3=v0 --at v4=OTHER --forward mode=both",
+}
+FORWARD = [name for name in COMMANDS if name == "recompute" or "checkpoint" in name]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.models if n in FORWARD else ()) for n in COMMANDS]
+)
+def test_a_command_of_physical_ids_and_their_map(capsys, tmp_path, files, request, name):
+    """What a command says and writes of DUMP::expert_map=FILE is what it does of the dump whose
+    ids were mapped before, the names of files aside.
+    """
+    if name in FORWARD:
+        files = {**files, "v0": request.getfixturevalue("tiny_checkpoints")["v0"]}
+    told = []
+    for side in SIDES:
+        folder = tmp_path / side
+        folder.mkdir()
+        told.append(told_of(capsys, files, side, folder, COMMANDS[name]))
+    assert not isinstance(told[0], str), told[0]
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("name", ["show", "check", "convert, native", "layout", "recompute"])
+@pytest.mark.models
+def test_the_option_is_of_every_dump(capsys, tmp_path, files, tiny_checkpoints, name):
+    """--expert-map FILE says of the one dump of a command what PATH::expert_map=FILE does."""
+    files = {**files, "v0": tiny_checkpoints["v0"]}
+    told = []
+    for side, more in (("mapped", ""), ("physical", f" --expert-map {files['map']}")):
+        folder = tmp_path / side
+        folder.mkdir()
+        told.append(told_of(capsys, files, side, folder, COMMANDS[name] + more))
+    assert not isinstance(told[0], str), told[0]
+    assert told[0] == told[1]
+
+
+def test_physical_ids_without_a_map(capsys, files):
+    """Without the map check finds them out of range, and names the option."""
     told = run(capsys, "check", files["physical"])
     assert told.code == 1
     assert "R101" in told.out
     assert "--expert-map FILE" in told.out
-
-
-def test_diff_of_one_side_alone(capsys, files):
-    """PATH::expert_map=FILE maps one side: a diff with the other counts as of logical ids."""
-    other = files["other"]
-    old = document(capsys, "diff", files["logical"], other, code=1)
-    side = f"{files['physical']}::expert_map={files['map']}"
-    assert without(old) == without(document(capsys, "diff", side, other, code=1))
-    assert old["rows_mismatched"] > 0
 
 
 def test_diff_of_both_sides(capsys, files):
@@ -116,12 +200,29 @@ def test_diff_of_both_sides(capsys, files):
     assert told.err.count("logical ids of") == 2
 
 
-def test_staleness(capsys, files):
-    """staleness of a physical dump against a logical later one is that of the logical dump."""
-    at = ("--at", f"v3={files['logical']}", "--at", f"v4={files['other']}")
-    old = document(capsys, "staleness", files["logical"], *at)
-    side = f"{files['physical']}::expert_map={files['map']}"
-    assert without(old) == without(document(capsys, "staleness", side, *at))
+@pytest.mark.parametrize("command", ["diff DUMP OTHER", "check DUMP --against OTHER"])
+def test_a_logical_side_is_not_mapped(capsys, files, command):
+    """A map of both dumps, of which one has logical ids, is refused: a row of them has two copies
+    of one expert by the map. The hint says how the other is mapped alone.
+    """
+    words = [
+        {"DUMP": files["physical"], "OTHER": files["other"]}.get(w, w) for w in command.split()
+    ]
+    done = run(capsys, *words, "--expert-map", files["map"])
+    assert (done.code, done.out) == (2, "")
+    assert re.search(r"other.jsonl: sample s0: row \d+ .*, both of them expert \d+ by", done.err)
+    assert "its ids are logical already" in done.err
+    assert "PATH::expert_map=FILE maps one dump alone" in done.err
+
+
+def test_check_says_of_a_wrong_map(capsys, files):
+    """check of a dump and another's map names the rows: no token takes an expert twice."""
+    wrong = saved(files["folder"] / "wrong.json", a_map(99, 6, 32, 40))
+    told = run(capsys, "check", files["physical"], "--expert-map", wrong)
+    assert told.code == 1
+    assert "R001" in told.out
+    assert "R102" in told.out
+    assert "or of another map" in told.out
 
 
 def test_convert_records_the_map(capsys, files, tmp_path):
@@ -138,25 +239,70 @@ def test_convert_records_the_map(capsys, files, tmp_path):
     assert "mapped already" in error
 
 
-def test_targets_and_pack(capsys, files, tmp_path):
-    """What trainers read has logical ids: the bytes are those of the logical dump."""
-    for name, side in (("old", files["logical"]), ("new", files["physical"])):
-        options = () if name == "old" else ("--expert-map", files["map"])
-        folder = tmp_path / name
-        folder.mkdir()
-        done = run(capsys, "convert", side, "--save", folder / "a.pt", "--to", "slime", *options)
-        assert done.code == 0, done.err
-        told = run(capsys, "pack", side, "--save", folder / "packed", *options)
-        assert told.code == 0, told.err
-    old, new = (open_dump(tmp_path / name / "a.pt", model=TINY) for name in ("old", "new"))
-    for mine, true in zip(new, old, strict=True):
-        assert np.array_equal(mine.routes.ids_TLK, true.routes.ids_TLK)
-    old, new = (
-        [path.read_bytes() for path in sorted((tmp_path / name / "packed").rglob("*.safetensors"))]
-        for name in ("old", "new")
+def test_tokens_of_physical_ids(capsys, files, tmp_path):
+    """A trainer's layers take their tokens from an engine's dump, whose ids are let be."""
+    dump = open_dump(files["logical"])
+    ids = [np.concatenate([s.routes.ids_TLK, s.routes.ids_TLK[-1:]]) for s in dump]
+    layers = [torch.from_numpy(np.concatenate(ids)[:, n].astype(np.int64)) for n in range(6)]
+    torch.save(layers, tmp_path / "layers.pt")
+    for side in ("logical", "physical"):
+        named = f"{tmp_path / 'layers.pt'}::tokens={files[side]}"
+        told = document(capsys, "diff", files["mapped"], named, "--model", TINY)
+        assert (told["rows"], told["rows_mismatched"]) == (1728, 0)
+
+
+@pytest.mark.parametrize("command", ["recompute", "predict"])
+def test_router_inputs_have_no_ids(capsys, files, tmp_path, command):
+    """Router inputs with a map, or a start, are refused: they have no rows."""
+    trace = FIXTURES / "megatron-core-0.19.2" / "v0"
+    at = ("--at", f"v0={trace}", "--at", f"v1={trace}")
+    words = {
+        "recompute": ("recompute", trace, "INPUTS", "--save", tmp_path / "r.parquet"),
+        "predict": ("predict", "fit", "INPUTS", *at, "--save", tmp_path / "p.safetensors"),
+    }[command]
+    for said in (f"expert_map={files['map']}", "start=3"):
+        error = complaint(capsys, *(f"{trace}::{said}" if w == "INPUTS" else w for w in words))
+        assert "router inputs have no rows" in error
+    if command == "recompute":
+        plain = [trace if word == "INPUTS" else word for word in words]
+        error = complaint(capsys, *plain, "--expert-map", files["map"])
+        assert "router inputs, which have no ids" in error
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_capture(capsys, files, tmp_path, suffix):
+    """capture of an engine that answers with physical ids: a native file has logical ones and
+    says by which map; JSON lines have them as they came, and without the map they are refused.
+    """
+    line = json.loads(files["physical"].read_text("utf-8").splitlines()[0])
+    choice = {
+        "index": 0,
+        "finish_reason": "length",
+        "routed_experts": line["routed_experts"],
+        "prompt_token_ids": line["prompt_token_ids"],
+        "token_ids": line["token_ids"],
+        "text": "",
+    }
+    answer = reply(
+        json.dumps({"id": "c", "object": "text_completion", "choices": [choice]}).encode()
     )
-    assert old == new
-    assert old
+    prompts = prompts_file(tmp_path, {"id": "s0", "prompt_token_ids": line["prompt_token_ids"]})
+    saved_as, options = tmp_path / f"a.{suffix}", ("--model", TINY, *FAST)
+    with EngineServer("vllm", answer) as server:
+        refused = captured(capsys, server, prompts, saved_as, *options)
+        assert (refused.code, saved_as.exists()) == (2, False)
+        assert "--expert-map FILE" in refused.err
+        done = captured(capsys, server, prompts, saved_as, *options, "--expert-map", files["map"])
+    assert done.code == 0, done.err
+    named = f"{saved_as}::expert_map={files['map']}"
+    assert (named in done.err) == (suffix == "jsonl")
+    named = named if suffix == "jsonl" else saved_as
+    told = document(
+        capsys, "diff", files["logical"], named, "--match", "prefix", "--allow-unmatched"
+    )
+    assert (told["rows"], told["rows_mismatched"]) == (48 * 6, 0)
+    made = open_dump(saved_as) if suffix == "parquet" else None
+    assert made is None or "40 physical to 32 logical" in made.meta.provenance["expert_map"]
 
 
 def test_a_map_by_step(capsys, files, tmp_path):
@@ -167,8 +313,9 @@ def test_a_map_by_step(capsys, files, tmp_path):
     ]
     path = tmp_path / "steps.json"
     path.write_text(json.dumps({"maps": steps}), "utf-8")
-    told = document(capsys, "show", files["physical"], "--expert-map", path)
-    assert without(told) == without(document(capsys, "show", files["logical"]))
+    files = {**files, "mapped": f"{files['physical']}::expert_map={path}"}
+    old, new = (told_of(capsys, files, side, tmp_path, "show DUMP") for side in SIDES)
+    assert old == new
 
 
 @pytest.mark.parametrize(
@@ -198,7 +345,7 @@ def test_a_recorders_dump_on_the_command_line(capsys):
     assert found["rows"] == 402
     assert found["rows_mismatched"] == 0
     again = (RECORDED / "per_token.rebalanced.pt", truth, *limits)
-    assert document(capsys, "diff", *again, code=1)["rows_mismatched"] > 100
+    assert "both of them expert 16" in complaint(capsys, "diff", *again)
     maps = f"{again[0]}::expert_map={RECORDED / 'maps.json'}"
     assert document(capsys, "diff", maps, *again[1:])["rows_mismatched"] == 0
 

@@ -19,8 +19,9 @@ SHARED = {  # options that many commands have: told here once, and by name in ea
     "--html PATH": "Write the report as one HTML page there, too.",
     "--summary": "Print ten lines: the verdict, and what is behind it.",
     "--exit-zero": "Exit 0, not 1, for what differs or is over a threshold.",
-    "--expert-map FILE": "The dumps' ids are of physical experts: FILE (JSON, .npy or .pt) has the "
-    "logical expert of each; of one dump alone PATH::expert_map=FILE. docs/formats.md.",
+    "--expert-map FILE": "The ids of all dumps are of physical experts: FILE (JSON, .npy or .pt) "
+    "has the logical expert of each. Of one dump alone, as an engine's beside a trainer's, "
+    "PATH::expert_map=FILE. docs/how/physical-ids.md.",
     "--no-tokens": "Leave token ids, their texts, and sample names that read as text out of "
     "what is written.",
     "--force": "Replace files that exist.",

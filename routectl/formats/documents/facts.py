@@ -72,9 +72,8 @@ class Guess:
 class Experts(Protocol):
     """What of an expert map decides how a file is read; ``formats.experts.maps.ExpertMap`` is."""
 
-    @property
-    def num_physical(self) -> int:
-        """P."""
+    def physical(self, facts: ModelFacts) -> ModelFacts:
+        """The model as its physical experts are."""
 
     def check(self, facts: ModelFacts) -> None:
         """Raise MismatchError where it is of another model."""
@@ -228,8 +227,7 @@ def find_context(
         context = find_context(path, model.model, own, guess)
         if context.facts.source != GUESSED:
             model.experts.check(context.facts)
-        facts = replace(context.facts, num_experts=model.experts.num_physical, zero_experts=0)
-        return replace(context, facts=facts)
+        return replace(context, facts=model.experts.physical(context.facts))
     folder = path.parent
     about = _notes(folder / _META, needed=model is None and own is None)
     if model is not None and not isinstance(model, Otherwise | Guess):

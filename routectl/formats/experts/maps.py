@@ -8,7 +8,7 @@ Shape suffixes: S steps, W layers as written, L MoE layers, P physical experts.
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,10 @@ class ExpertMap:
                 f"0..{facts.num_experts - 1}, of the model"
             )
         self.check_onto(facts.num_experts)
+
+    def physical(self, facts: ModelFacts) -> ModelFacts:
+        """The model as its physical experts are, whose ids an engine writes: E is P."""
+        return replace(facts, num_experts=self.num_physical, zero_experts=0)
 
     def check_onto(self, num_experts: int) -> None:
         """Raise MismatchError where a layer has no copy of some logical expert."""

@@ -201,6 +201,8 @@ def _from_inputs(request: RecomputeRequest, progress: Progress) -> Recomputed:
         raise RoutectlError("--gate-logprobs needs the routes of a dump: got router inputs")
     if request.limits:
         raise RoutectlError(f"--fail-over and --fail-under: {request.dump} has no routes")
+    if request.reading.expert_map is not None:
+        raise RoutectlError(f"--expert-map: {request.dump} are router inputs, which have no ids")
     model = request.reading.facts
     if model is not None and not isinstance(model, Path):
         raise RoutectlError("--model: router inputs need a recipe: expected a config.json")

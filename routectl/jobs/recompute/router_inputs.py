@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import MismatchError
+from ...errors import MismatchError, RoutectlError
 from ...files.places import place_of
 from ...reports.text.wording import plural
 from ...version import __version__
@@ -46,12 +46,15 @@ def is_inputs(named: str) -> bool:
 def inputs_at(named: str | Path) -> "RouterInputs":
     """Router inputs as a user names them; of a trace, ``PATH::tokens=FILE`` gives the tokens.
 
-    Raises MismatchError where a sample of FILE has no tokens, and what opening raises.
+    Raises MismatchError where a sample of FILE has no tokens, RoutectlError for what is said of
+    rows, which inputs have none of, and what opening raises.
     """
     from ...checkpoints.router_inputs import open_router_inputs
     from ...formats import open_tokens
 
     one = parse_input(str(named))
+    if str(dataclasses.replace(one, tokens=None)) != one.path:
+        raise RoutectlError(f"{one}: router inputs have no rows: PATH or TRACE::tokens=FILE")
     if one.tokens is None:
         return open_router_inputs(place_of(one.path))
     ids = [sample.token_ids for sample in open_tokens(one.tokens)]

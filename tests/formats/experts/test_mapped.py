@@ -3,6 +3,8 @@
 Shape suffixes: T rows, L layers, K top_k, P physical experts.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -34,12 +36,13 @@ def dump_of(ids_TLK, experts, missing=(), **more):
 
 @st.composite
 def cases(draw):
-    """A map, physical rows, and the places of those that are missing."""
+    """A map, physical rows of logical ones, and the places of those that are missing."""
     map_ = draw(some_map(3, 8))
-    rng = np.random.default_rng(draw(st.integers(0, 1 << 30)))
-    ids = rng.integers(0, len(map_[0]), (draw(st.integers(1, 9)), 3, 2))
-    missing = [tuple(at) for at in np.argwhere(rng.random(ids.shape[:2]) < 0.2).tolist()]
-    return map_, ids.tolist(), draw(st.sampled_from(([], missing)))
+    seed = draw(st.integers(0, 1 << 30))
+    ids = physical_of(some_ids(draw(st.integers(1, 9)), seed=seed), map_, seed)
+    lost = np.random.default_rng(seed).random((len(ids), 3)) < 0.2
+    missing = [tuple(at) for at in np.argwhere(lost).tolist()]
+    return map_, ids, draw(st.sampled_from(([], missing)))
 
 
 @given(cases())
@@ -132,13 +135,49 @@ def test_rows_of_no_known_step_are_refused(about, told):
 
 
 def test_a_dump_is_mapped_once(tmp_path):
-    """One whose ids were mapped is refused, and one of another number of experts."""
+    """One whose ids were mapped or recomputed is refused, and one of another number of experts."""
     experts = expert_map_of(MAP, "m")
+    recomputed = dump_of(LOGICAL.tolist(), 8)
+    recomputed.meta = replace(recomputed.meta, provenance={"mode": "free"})
+    with pytest.raises(MismatchError, match="logical: recomputed, mode free"):
+        mapped(recomputed, experts)
     once = mapped(dump_of(physical_of(LOGICAL, MAP), 11), experts)
     with pytest.raises(MismatchError, match="mapped already, by m"):
         mapped(once, experts)
     with pytest.raises(MismatchError, match="has ids of 9"):
         mapped(dump_of(LOGICAL.tolist(), 9), experts)
+
+
+@given(st.integers(0, 1 << 30), st.integers(1, 2))
+def test_two_copies_of_one_expert_are_refused(seed, steps):
+    """The first row whose two ids are copies of one expert is told, of one map and of several;
+    fillers 0, 1 and rows that are missing are none.
+    """
+    maps = [a_map(seed + i, 3, 8, 11) for i in range(steps)]
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, 11, (6, 3, 2)).tolist()
+    missing = [(0, 0)]
+    spans = (WeightSpan("v0", 0, 2), WeightSpan("v1", 2, 4))
+    about = {"prompt": range(3), "response": range(4), "weight_spans": spans}
+    step_of = [0, 0, 0, 0, steps - 1, steps - 1]  # rows 0 to 3 made the first two tokens
+
+    def copies(row, layer):
+        first, second = ids[row][layer]
+        map_P = maps[step_of[row]][layer]
+        there = (row, layer) not in missing and [first, second] != [0, 1]
+        return there and first != second and map_P[first] == map_P[second]
+
+    bad = [(t, n) for t in range(6) for n in range(3) if copies(t, n)]
+    experts = expert_map_of(maps if steps > 1 else maps[0], "m")
+    found = mapped(dump_of(ids, 11, missing, **about), experts)
+    if not bad:
+        assert found[0].routes.num_experts == 8
+        return
+    row, layer = bad[0]
+    with pytest.raises(DamagedSampleError, match=rf"row {row} .*, layer {layer}: got") as error:
+        found[0]
+    assert error.value.ids_TWK[0, 0].tolist() == [-1, -1]
+    check_line(error.value, "memory: sample a: row")
 
 
 def test_faults_under_maps_by_step_are_told_without_rows():

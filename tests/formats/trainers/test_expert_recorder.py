@@ -56,10 +56,12 @@ def test_rows_that_may_be_of_two_sequences_are_samples_of_their_own():
 
 
 def test_maps_by_forward_pass():
-    """Experts that were placed anew at pass 8: the last map is wrong before, a map a step right."""
-    _, routes = truths()[0]
-    wrong = recorded("per_token.rebalanced.pt")[0].routes
-    assert (wrong.ids_TLK != routes[: len(wrong.ids_TLK)]).mean() > 0.5
+    """Experts that were placed anew at pass 8: the last map gives two copies of one expert to a
+    token of before, and is refused; a map a step is right.
+    """
+    with pytest.raises(FormatError, match=r"row 0 .*, both of them expert 16 by") as error:
+        recorded("per_token.rebalanced.pt")[0]
+    assert "a map a step" in error.value.hint
     held_against_the_truth(recorded("per_token.rebalanced.pt", RECORDED / "maps.json"))
 
 
