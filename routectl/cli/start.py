@@ -1,6 +1,9 @@
 """The console script, begun before anything is loaded that could be interrupted."""
 
+import gc
 import signal
+
+_OBJECTS = 50_000  # made and not let go of, before anybody looks for circles among them
 
 __all__ = ["console_script"]
 
@@ -13,6 +16,9 @@ def console_script() -> None:
     """
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    gc.set_threshold(
+        _OBJECTS
+    )  # what is loaded stays: to look at it each time is a tenth of a start
     from .main import script
 
     script()

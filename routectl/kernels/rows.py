@@ -29,6 +29,7 @@ __all__ = [
 
 Counts = NDArray[np.int64]
 _CHUNK_TOKENS = 1 << 20  # keeps the kernel's uint32 counters far from overflow (x K <= 4096)
+_COPIED_TOKENS = 1 << 11  # that are laid token by token at a time, in memory that is used again
 _TUPLE_UP_TO = 64  # K from which loops are not worth unrolling; numba refuses tuples from 1000 on
 
 
@@ -176,15 +177,16 @@ def diff_rows(
     if skip_TL is not None and skip_TL.shape != old_TLK.shape[:2]:
         raise ValueError(f"skip_TL must be {old_TLK.shape[:2]}, got {skip_TL.shape}")
     skip = np.zeros((0, 0), np.bool_) if skip_TL is None else skip_TL
-    old_TLK, new_TLK = by_token(old_TLK), by_token(new_TLK)
     tokens = old_TLK.shape[0]
-    step = max(1, min(_CHUNK_TOKENS, -(-tokens // threads)))
+    whole = old_TLK.flags.c_contiguous and new_TLK.flags.c_contiguous
+    most = _CHUNK_TOKENS if whole else _COPIED_TOKENS
+    step = max(1, min(most, -(-tokens // threads)))
 
     def count(lo: int) -> RowCounts:
         chunk = slice(lo, lo + step)
         return _count_chunk(
-            old_TLK[chunk],
-            new_TLK[chunk],
+            by_token(old_TLK[chunk]),
+            by_token(new_TLK[chunk]),
             skip if skip_TL is None else skip[chunk],
             num_experts,
             mark,
@@ -193,6 +195,8 @@ def diff_rows(
     starts = range(0, max(tokens, 1), step)
     if len(starts) == 1:
         return count(0)
+    if threads == 1:
+        return added_rows([count(lo) for lo in starts])
     with ThreadPoolExecutor(threads) as pool:
         return added_rows(list(pool.map(count, starts)))
 

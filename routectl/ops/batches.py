@@ -13,9 +13,9 @@ from ..errors import FormatError
 from ..routes import Routes
 from .pairs.align import checked
 
-__all__ = ["Refused", "batches", "is_of_small", "runs_in_columns"]
+__all__ = ["Refused", "batches", "is_in_columns", "is_of_small", "runs_in_columns"]
 
-_SMALL = 16  # samples of a row group, on average, from which they are looked at together
+_SMALL = 16  # samples of a row group, on average, from which they are small
 _BATCH_TOKENS = 4096  # that are counted at a time: a call of the kernel costs microseconds
 
 
@@ -122,9 +122,14 @@ def batches(dump: Dump, span: range) -> Iterator[tuple[Sequence[int], SampleBatc
         yield list(waiting), _together(list(waiting.values()), dump.meta)
 
 
+def is_in_columns(dump: Dump) -> bool:
+    """Whether a dump's samples are read as columns, which have no margins."""
+    return dump.columns_at is not None and dump.starts is not None and not dump.meta.margins
+
+
 def is_of_small(dump: Dump) -> bool:
-    """Whether a dump's samples are read as columns, and are so small that it pays."""
-    if dump.columns_at is None or dump.starts is None or dump.meta.margins:
+    """Whether a dump's samples are read as columns, and are small."""
+    if not is_in_columns(dump) or dump.starts is None:
         return False
     return len(dump) >= _SMALL * len(dump.starts)
 

@@ -18,7 +18,7 @@ from ...columns.samples import NONE, SampleColumns
 from ...dump import DumpMeta, Sample, SampleBatch, form_of
 from ...errors import FormatError
 from ...gate_logprobs import GateLogprobs
-from ...routes import Bools, Ids, Routes, by_token, ids_dtype, put_layers
+from ...routes import Bools, Ids, Routes, ids_dtype, put_layers
 from .bases import Bases
 from .rows import check_row, missing_of, sample_of, spans_of
 from .schema import (
@@ -335,7 +335,7 @@ class Group:
                 [self._coded.ids(i) for i in np.flatnonzero(routed_S).tolist()]
             )
         elif self._layered is not None:
-            ids = by_token(self._layered.transpose(1, 0, 2))
+            ids = self._layered.transpose(1, 0, 2)
         else:
             assert self._ids is not None
             ids = self._ids.together(routed_S)

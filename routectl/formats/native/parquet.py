@@ -161,10 +161,13 @@ class GroupReader:
         return sample
 
     def columns_at(self, index: int) -> SampleColumns | None:
-        """The row group of a sample as columns; None where its samples are to be read alone."""
+        """The row group of a sample as columns; None where its samples are to be read alone.
+
+        So it is where they are large: one is let go before the next is read.
+        """
         try:
             number, group = self._group(index)
-            return group.columns(self._starts[number])
+            return group.columns(self._starts[number]) if group.size < LARGE else None
         except (FormatError, ValueError):
             return None
 

@@ -6,9 +6,8 @@ lets a C++ exception through), so that chunks are found here. Source: apache/thr
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import IO, Any, overload
+from typing import IO, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,35 @@ _TAIL = 8  # bytes: the length of the footer, PAR1
 _ROW_GROUPS, _COLUMNS, _META = 4, 1, 3  # fields of a file, of a row group, of a column chunk
 _DEEP = 8  # structs and lists within each other
 _LARGE = 4 << 20  # bytes of a footer that are worth a compiled loop, which takes a second to load
+_NUMBERS = (4, 5, 6)  # types of i16, i32, i64: varints
 _OTHERS = "row groups without a place for each column"
-_CODEC, _VALUES, _STORED, _DATA_PAGE, _DICTIONARY_PAGE = 4, 5, 7, 9, 11  # of its meta data
+_FIELDS = (4, 5, 7, 9, 11)  # of its meta data, those that a ColumnChunk has
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """An unsigned varint, and where it ends."""
+    byte = data[at]
+    if byte < 128:
+        return byte, at + 1
+    value, shift = byte & 127, 7
+    while shift < 70:
+        at += 1
+        byte = data[at]
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at + 1
+        shift += 7
+    raise ValueError("a varint that does not end")
+
+
+def _behind(data: bytes, at: int) -> int:
+    """Where a varint ends."""
+    end = at + 10
+    while data[at] > 127:
+        at += 1
+        if at == end:
+            raise ValueError("a varint that does not end")
+    return at + 1
 
 
 class Compact:
@@ -34,16 +60,8 @@ class Compact:
 
     def varint(self) -> int:
         """An unsigned varint."""
-        value = shift = 0
-        while True:
-            byte = self.data[self.at]
-            self.at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-            if shift > 63:
-                raise ValueError("a varint that does not end")
+        value, self.at = _varint(self.data, self.at)
+        return value
 
     def signed(self) -> int:
         """An i32, zigzag."""
@@ -98,28 +116,72 @@ class Compact:
 
     def skip(self, kind: int, depth: int = 0) -> None:
         """Pass over a value."""
-        if kind in (4, 5, 6):
-            self.varint()
+        if kind in (9, 12):
+            if depth >= _DEEP:
+                raise ValueError("structs and lists within each other")
+            if kind == 9:
+                self._skip_list(depth + 1)
+            else:
+                self.numbers({}, depth + 1)
+        elif kind in _NUMBERS:
+            self.at = _behind(self.data, self.at)
+        elif kind == 8:
+            size, self.at = _varint(self.data, self.at)
+            self.at += size
         elif kind == 3:
             self.at += 1
         elif kind == 7:
             self.at += 8
-        elif kind == 8:
-            size = self.varint()
-            self.at += size
-        elif kind in (9, 12) and depth >= _DEEP:
-            raise ValueError("structs and lists within each other")
-        elif kind == 9:
-            for inner in self.items():
-                if inner in (1, 2):
-                    self.at += 1
-                else:
-                    self.skip(inner, depth + 1)
-        elif kind == 12:
-            for _, inner in self.fields():
-                self.skip(inner, depth + 1)
         elif kind not in (1, 2):
             raise ValueError(f"a value of type {kind}")
+
+    def _skip_list(self, depth: int) -> None:
+        data, at = self.data, self.at + 1
+        kind, count = data[at - 1] & 15, data[at - 1] >> 4
+        if count == 15:
+            count, at = _varint(data, at)
+        if kind in _NUMBERS:
+            for _ in range(count):
+                at = at + 1 if data[at] < 128 else _behind(data, at)
+            self.at = at
+            return
+        self.at = at
+        for _ in range(count):
+            if self.at >= len(data):
+                raise IndexError
+            if kind in (1, 2):
+                self.at += 1
+            else:
+                self.skip(kind, depth)
+
+    def numbers(self, found: dict[int, int], depth: int) -> None:
+        """Put the i32 and i64 fields of a struct, by number, where ``found`` has some already.
+
+        Without a call a number, as ``fields`` would have it: most of a footer is this.
+        """
+        data, at, left, number = self.data, self.at, self._left, 0
+        while head := data[at]:
+            at, kind = at + 1, head & 15
+            if head < 16:
+                self.at = at
+                number, at = self.signed(), self.at
+            else:
+                number += head >> 4
+            left -= 1
+            if left < 0:
+                raise ValueError("too many fields")
+            if kind not in _NUMBERS:
+                self.at, self._left = at, left
+                self.skip(kind, depth)
+                at, left = self.at, self._left
+            elif number in found and kind > 4:
+                value, at = _varint(data, at)
+                found[number] = (value >> 1) ^ -(value & 1)
+            elif data[at] < 128:
+                at += 1
+            else:
+                at = _behind(data, at)
+        self.at, self._left = at + 1, left
 
     def struct(self, found: dict[int, Any], names: tuple[int, ...], depth: int = 0) -> None:
         """The i32 fields of a struct by number, and the structs ``names`` in it likewise."""
@@ -132,8 +194,7 @@ class Compact:
                 self.skip(kind, depth)
 
 
-@dataclass(frozen=True, slots=True)
-class ColumnChunk:
+class ColumnChunk(NamedTuple):
     """Where the pages of a column are in a row group.
 
     codec is the number of its compression, values counts those of all pages, stored their bytes;
@@ -208,15 +269,10 @@ def _found_in(data: bytes, shape: tuple[int, int]) -> ColumnChunks:
 
 
 def _chunk(footer: Compact) -> ColumnChunk:
-    told: dict[int, int] = {}
+    told = dict.fromkeys(_FIELDS, 0)
     for number, kind in footer.fields():
-        if (number, kind) != (_META, 12):
+        if (number, kind) == (_META, 12):
+            footer.numbers(told, 3)
+        else:
             footer.skip(kind, 2)
-            continue
-        for inner, of in footer.fields():
-            if of in (5, 6):
-                told[inner] = footer.whole()
-            else:
-                footer.skip(of, 3)
-    names = (_CODEC, _VALUES, _STORED, _DATA_PAGE, _DICTIONARY_PAGE)
-    return ColumnChunk(*(told.get(name, 0) for name in names))
+    return ColumnChunk(*told.values())

@@ -10,8 +10,9 @@ from ..held import HeldDump
 from ..progress import Progress
 from ..reading import Reading, finite_eps
 from ..recompute.forwarding import forwarding_of
-from ..recompute.kept import CheckpointSide, checkpoint_at, prepare_side
+from ..recompute.kept import CheckpointSide, prepare_side
 from ..recompute.partner import Partner, partner_at
+from ..recompute.weights import checkpoint_at
 
 if TYPE_CHECKING:
     from ...dump import Dump

@@ -10,8 +10,9 @@ from ..options import argument, check_bounds, eps_option, fail_on_option, option
 from ..progress import SILENT, Progress
 from ..reading import Reading, finite_eps
 from ..recompute.forwarding import forward_option, forwarding_of
-from ..recompute.kept import checkpoint_at, recomputed_side
+from ..recompute.kept import recomputed_side
 from ..recompute.partner import open_partner, partner_at
+from ..recompute.weights import checkpoint_at
 from ..shards.crew import ALONE, Crew
 from ..shards.run import added
 from ..shards.share import ShardOptions

@@ -24,8 +24,7 @@ from ..options import (
 from ..progress import SILENT, Progress
 from ..reading import Reading, finite_eps, parse_layers, parse_positions, refuse_relative
 from ..recompute.forwarding import forward_option, forwarding_of
-from ..recompute.kept import checkpoint_at, recomputed_side
-from ..recompute.partner import open_partner, partner_at
+from ..recompute.weights import checkpoint_at
 from ..shards.crew import Crew
 from ..shards.share import ShardOptions
 from ..shards.team import one_team
@@ -296,6 +295,9 @@ def _sides(request: DiffRequest, progress: Progress) -> "tuple[Dump, Dump, Dump 
             "both OLD and NEW are checkpoints: one of them must be a dump, whose tokens are run",
             hint="routectl staleness DUMP --at v0=OLD --at v1=NEW compares two checkpoints",
         )
+    from ..recompute.kept import recomputed_side
+    from ..recompute.partner import open_partner, partner_at
+
     (side,) = run
     folder, path = weights[side], request.new if side == "OLD" else request.old
     assert folder is not None

@@ -25,32 +25,17 @@ from .parts import Parts, open_parts, parts_folder
 from .run import Saving, write_recompute
 from .samples import job_of
 from .share import DeviceWork
-from .weights import folder_of, identity_of
+from .weights import identity_of
 
 if TYPE_CHECKING:
     from ...dump import Dump
     from ...forward import Prepared
 
-__all__ = ["CheckpointSide", "checkpoint_at", "prepare_side", "recomputed_side"]
+__all__ = ["CheckpointSide", "prepare_side", "recomputed_side"]
 
 _LAYOUT = 2  # of what is kept and how it is named
 # what a job says that a recompute is not made of
 _OF_PLACES = ("checkpoint", "dump", "dump_bytes", "mode", "tokens")
-
-
-def checkpoint_at(path: str) -> Path | None:
-    """The folder of weights that a path names, or ``org/name`` of the Hub's cache; None where it
-    names something else.
-
-    Raises UnsupportedError or FormatError for weights that no forward is run of.
-    """
-    from ...checkpoints import is_checkpoint, refuse_unrunnable
-
-    folder = folder_of(path)
-    if not is_checkpoint(folder):
-        return None
-    refuse_unrunnable(folder)
-    return folder
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

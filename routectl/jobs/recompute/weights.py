@@ -13,7 +13,7 @@ from ...errors import FormatError
 from ...files.places import RemotePath, is_there, pinned, place_of
 from ...files.reading import open_regular, read_bytes
 
-__all__ = ["folder_of", "identity_of"]
+__all__ = ["checkpoint_at", "folder_of", "identity_of"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_HEADER = 256 << 20
@@ -38,6 +38,21 @@ def folder_of(checkpoint: str | Path) -> Path:
             hint=f"hf download {checkpoint}",
         )
     return cached.parent
+
+
+def checkpoint_at(path: str) -> Path | None:
+    """The folder of weights that a path names, or ``org/name`` of the Hub's cache; None where it
+    names something else.
+
+    Raises UnsupportedError or FormatError for weights that no forward is run of.
+    """
+    from ...checkpoints import is_checkpoint, refuse_unrunnable
+
+    folder = folder_of(path)
+    if not is_checkpoint(folder):
+        return None
+    refuse_unrunnable(folder)
+    return folder
 
 
 def identity_of(checkpoint: Path) -> dict[str, str]:

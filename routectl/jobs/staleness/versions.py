@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from ...errors import RoutectlError
 from ..progress import Progress
 from ..recompute.forwarding import Forwarding
-from ..recompute.kept import CheckpointSide, checkpoint_at, prepare_side
+from ..recompute.kept import CheckpointSide, prepare_side
 from ..recompute.partner import Partner
 from ..recompute.samples import is_replay_of_own
+from ..recompute.weights import checkpoint_at
 from .own_routes import OwnRoutes, aligned, older_samples
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A part of a join compared: small samples of stored columns together, the others one by one.
+"""A part of a join compared: samples of stored columns together, the others one by one.
 
 Shape suffixes: P pairs, S samples.
 """
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ...columns.samples import SampleColumns
 from ...dump import Dump, Sample
-from ..batches import is_of_small, runs_in_columns
+from ..batches import is_in_columns, runs_in_columns
 from ..pairs.parts import JoinPart
 from .few import Few
 from .options import DiffOptions
@@ -30,13 +30,12 @@ def diff_part(
 ) -> DiffResult:
     """The result of a part of a join, which may have no row; the others as in DiffTally."""
     tally = DiffTally(old.meta, new.meta, options, on_compared, few)
-    together = tally.together and is_of_small(old) and is_of_small(new)
-    if not together:
-        old, new = old.layered(), new.layered()
+    old, new = old.layered(), new.layered()
+    together = tally.together and is_in_columns(old) and is_in_columns(new)
     run = _Part(old, new, part, tally)
     run.compare(together=together)
     if not options.part:
-        run.leave_new(together=together and is_of_small(new))
+        run.leave_new(together=together)
     return tally.result(part)
 
 

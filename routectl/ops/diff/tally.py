@@ -5,6 +5,7 @@ Shape suffixes: T tokens, G response tokens, L compared layers, K top_k.
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import reduce
 
 import numpy as np
@@ -120,9 +121,7 @@ class DiffTally:
         if self._detail is not None:
             ids = _token_ids(old, new, pair.position, len(rows.first_T))
             self._detail.add(pair, index, zip(parts, counted, strict=True), rows, ids)
-        if self._examples.takes((index,)):
-            found = first_mismatches(pair, index, rows, self._layers[0], options.examples)
-            self._examples += First(options.examples, tuple(found))
+        self._show(pair, index, rows)
 
     def _tell(
         self, index: int, name: str, key: SampleKey, counts: Counts, logprobs: LogprobCounts
@@ -209,11 +208,16 @@ class DiffTally:
         self._samples["nothing_in_common"] += int((~compared_D).sum())
         at_D, with_D = (at_P[found.done_P] for at_P in places)
         self._tell_together(found, compared_D, at_D, sides[0], keys)
+        ends_D = np.cumsum(found.tokens_D)
         for n in np.flatnonzero(found.rows_mismatched_D).tolist():
             i, j = sides[0].first + int(at_D[n]), sides[1].first + int(with_D[n])
             if not self._examples.takes((i,)):
                 break
-            self._show(*pair_of(i, j), i)
+            run = slice(int(ends_D[n] - found.tokens_D[n]), int(ends_D[n]))
+            differing_T, first_T = found.rows.differing_T[run], found.rows.first_T[run]
+            of_pair = replace(found.rows, differing_T=differing_T, first_T=first_T)
+            old, new = pair_of(i, j)
+            self._show(self._aligner.pair(old, new, name_of(old, i)), i, of_pair)
         return found.done_P
 
     def _tell_together(
@@ -245,13 +249,12 @@ class DiffTally:
                 SequenceCount(first + at, name, tokens, tokens_mismatched, size, mismatched)
             )
 
-    def _show(self, old: Sample, new: Sample, index: int) -> None:
-        """Keep the first mismatched rows of a pair without missing rows or margins."""
-        pair = self._aligner.pair(old, new, name_of(old, index))
-        rows = self._rows(pair.old_TLK, pair.new_TLK)
-        limit = self._options.examples
-        found = first_mismatches(pair, index, rows, self._layers[0], limit)
-        self._examples += First(limit, tuple(found))
+    def _show(self, pair: Pair, index: int, rows: RowCounts) -> None:
+        """Keep the first mismatched rows of a pair, of whose tokens ``rows`` are."""
+        if self._examples.takes((index,)):
+            limit = self._options.examples
+            found = first_mismatches(pair, index, rows, self._layers[0], limit)
+            self._examples += First(limit, tuple(found))
 
     def leave_together(self, side: SampleColumns, places: Ints, *, is_new: bool) -> None:
         """Count samples of one side's columns, at some places, that have no partner."""

@@ -29,12 +29,13 @@ class Together:
     """Pairs compared together.
 
     done_P      bool [P], which are; the arrays of D are of these, in order
-    counts      those of all their rows
+    rows        what was counted of their rows, end to end; counts are what these add up to
     tokens_D, tokens_mismatched_D, rows_mismatched_D   int64
     inferred    starts that were inferred; alone_old, alone_new as in Counts
     """
 
     done_P: Bools
+    rows: RowCounts
     counts: Counts
     tokens_D: Ints
     tokens_mismatched_D: Ints
@@ -77,6 +78,7 @@ def compare_together(
     tokens = int(size_D.sum())
     return Together(
         done_P,
+        rows,
         counts,
         size_D,
         sums_of(rows.differing_T > 0, size_D),
