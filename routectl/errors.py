@@ -1,10 +1,22 @@
 """What can go wrong, as a user sees it: one line, and a hint when a flag would help."""
 
-from typing import Any
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any, TypeVar
 
 from .visible import visible
 
-__all__ = ["FormatError", "MismatchError", "RoutectlError", "UnsupportedError"]
+__all__ = [
+    "FormatError",
+    "MismatchError",
+    "RoutectlError",
+    "UnsupportedError",
+    "check_choice",
+    "did_you_mean",
+    "unknown",
+]
+
+_Error = TypeVar("_Error", bound=Exception)
 
 
 class RoutectlError(Exception):
@@ -50,3 +62,36 @@ class MismatchError(RoutectlError):
 
 class UnsupportedError(RoutectlError):
     """The input is understood, but routectl has no way to handle it."""
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str | None:
+    """The question whether the nearest of the known names was meant; None where none is near."""
+    names = {_plain(name): name for name in known}
+    near = get_close_matches(_plain(word), names, 1) if isinstance(word, str) else []
+    return f"did you mean {names[near[0]]}?" if near else None
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("_", "-")
+
+
+def unknown(told: str, word: object, known: Iterable[str], kind: type[_Error]) -> _Error:
+    """The error for a word that is none of the known ones: the list of them, the nearest as hint.
+
+    told is what the word is of: ``--codec``, ``metric``.
+    """
+    names = tuple(known)
+    error = kind(f"{told} {word!r} is not known: {', '.join(names)}")
+    near = did_you_mean(word, names)
+    if near is not None and isinstance(error, RoutectlError):
+        error.hint = near
+    elif near is not None:
+        error.add_note(f"hint: {near}")
+    return error
+
+
+def check_choice(told: str, word: object, known: Iterable[str]) -> None:
+    """Raise RoutectlError for a word that is none of the known ones; see ``unknown``."""
+    names = tuple(known)
+    if word not in names:
+        raise unknown(told, word, names, RoutectlError)

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from typing import NoReturn
 
-from .errors import FormatError, RoutectlError
+from .errors import FormatError, RoutectlError, did_you_mean
 
 __all__ = [
     "DEFLATE",
@@ -87,14 +87,17 @@ def _size(text: str) -> int | None:
 
 
 def parse_limits(given: Iterable[str]) -> dict[str, int]:
-    """Budgets by name, each given as NAME=SIZE; the last of a name counts. Raises RoutectlError."""
+    """Budgets by name, each given as NAME=SIZE, once. Raises RoutectlError."""
     found = {}
     for text in given:
         name, _, value = text.partition("=")
         if name not in _NAMES:
             raise RoutectlError(
-                f"--limit {text}: expected NAME=SIZE, NAME one of {', '.join(_NAMES)}"
+                f"--limit {text}: expected NAME=SIZE, NAME one of {', '.join(_NAMES)}",
+                hint=did_you_mean(name, _NAMES),
             )
+        if name in found:
+            raise RoutectlError(f"--limit {name} is given twice: it takes one value")
         size = _size(value)
         if not size:
             raise RoutectlError(f"--limit {text}: expected a size, as {name}={_EXAMPLES[name]}")

@@ -5,7 +5,14 @@ import traceback
 
 import pytest
 
-from routectl.errors import FormatError, RoutectlError
+from routectl.errors import (
+    FormatError,
+    RoutectlError,
+    UnsupportedError,
+    check_choice,
+    did_you_mean,
+    unknown,
+)
 
 
 def said(error: RoutectlError) -> list[str]:
@@ -27,3 +34,30 @@ def test_a_traceback_says_the_last_hint(hint):
     error = RoutectlError("no routes", hint="one")
     error.hint = hint
     assert said(error)[1:] == ([] if hint is None else ["hint: another"])
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [("tokns", "tokens"), ("Max-Vio", "max_vio"), ("ID", "id"), ("nonsense", None), (None, None)],
+)
+def test_the_nearest_of_the_known_words_is_asked_for(word, near):
+    """A slip of a key, of case, of a dash is answered with the word; what is near none is not."""
+    said = did_you_mean(word, ["id", "tokens", "max_vio"])
+    assert said == (near and f"did you mean {near}?")
+
+
+@pytest.mark.parametrize("kind", [RoutectlError, UnsupportedError, ValueError])
+def test_an_unknown_word_is_said_with_the_known_ones(kind):
+    """Whatever the kind of the error: the word, the list, and below it the nearest."""
+    error = unknown("--codec", "tokn", iter(["set", "token"]), kind)
+    assert type(error) is kind
+    assert str(error) == "--codec 'tokn' is not known: set, token"
+    assert said(error)[1:] == ["hint: did you mean token?"]
+    assert said(unknown("--codec", "zip", ["set"], kind))[1:] == []
+
+
+def test_a_known_word_is_no_error():
+    """A word of the list passes; another is refused."""
+    check_choice("--codec", "set", ["set", "token"])
+    with pytest.raises(RoutectlError, match="'zip' is not known: set, token"):
+        check_choice("--codec", "zip", ["set", "token"])

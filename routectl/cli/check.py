@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ..errors import RoutectlError
+from ..errors import RoutectlError, did_you_mean
 from ..jobs.check.request import CheckRequest, answer_check, check_dump, write_fixed
 from .desk import CommandLine, desk
 from .terminal import TERMINAL, answer
@@ -49,7 +49,8 @@ def _rules(code: str | None) -> int:
     page = rule_page(kind_of(code)) if code in known_codes() else rules_page(code or "")
     if not page:
         raise RoutectlError(
-            f"--rules {code}: no finding's code begins so", hint="routectl check --rules lists all"
+            f"--rules {code}: no finding's code begins so",
+            hint=did_you_mean(code, known_codes()) or "routectl check --rules lists all",
         )
     answer(page)
     return 0

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import Abort, TyperException
 
-from ..errors import RoutectlError
+from ..errors import RoutectlError, check_choice
 from ..jobs.inputs import STDIN
-from ..jobs.options import check_choice
 from ..limits import parse_limits, raised_limits
 from ..visible import visible
 from .logs import show_logs
@@ -48,7 +47,7 @@ def _version(asked: bool) -> None:
 
 def _completion(shell: str | None) -> None:
     if shell is not None:
-        check_choice("--completion", shell, tuple(SCRIPTS))
+        check_choice("--completion", shell, SCRIPTS)
         print(SCRIPTS[shell], end="")
         raise typer.Exit(0)
 

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from ..errors import UnsupportedError
+from ..errors import UnsupportedError, unknown
 from .block import Codec
 
 __all__ = ["CODECS", "codec_named", "codec_of"]
@@ -20,7 +20,7 @@ CODECS = (
 def codec_named(name: str) -> Codec:
     """The codec of a name, in the version that is written. Raises UnsupportedError for others."""
     if name not in CODECS:
-        raise UnsupportedError(f"codec {name!r} is not known: {', '.join(CODECS)}")
+        raise unknown("codec", name, CODECS, UnsupportedError)
     codec: Codec = import_module(f".{name}", __name__).CODEC
     return codec
 

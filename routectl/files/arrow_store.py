@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from ..errors import FormatError, RoutectlError, UnsupportedError
+from ..errors import FormatError, RoutectlError, UnsupportedError, check_choice
 from .parts import LARGEST_PUT, abort_parts, delete_object
 from .stores import ObjectAbout, OpenObject, Root, store_trouble
 
@@ -176,11 +176,8 @@ def _opened(root: Root) -> tuple[Any, str, tuple[str | None, str | None]]:
 def _of_s3(root: Root) -> dict[str, Any]:
     """How the file system of S3 is made: what the query says, else the variables do."""
     said = dict(parse_qsl(root.query, keep_blank_values=True))
-    unknown = [name for name in said if name not in _KNOWN]
-    if unknown:
-        raise RoutectlError(
-            f"s3://{root.authority}?{unknown[0]}=...: not known: expected {', '.join(_KNOWN)}"
-        )
+    for name in said:
+        check_choice(f"s3://{root.authority}?{name}=...:", name, _KNOWN)
     if not root.authority:
         raise RoutectlError("s3://: expected a bucket")
     named = [os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")]

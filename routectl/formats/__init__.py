@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..damage import DamagedSampleError
 from ..dump import Dump, Sample
-from ..errors import FormatError, MismatchError, UnsupportedError
+from ..errors import FormatError, MismatchError, UnsupportedError, unknown
 from ..files.places import glob_places, pinned, place_of
 from ..limits import limits, within
 from .documents.facts import Guess, Model, Otherwise, Physical
@@ -168,7 +168,7 @@ def open_dump(
     and not handled, MismatchError when the files of a folder are of different models.
     """
     if format is not None and format not in FORMATS:
-        raise UnsupportedError(f"format {format!r} is not known: {', '.join(FORMATS)}")
+        raise unknown("format", format, FORMATS, UnsupportedError)
     if "\0" in str(path):
         raise FormatError(f"{path}: a NUL in it: no file is named so")
     model = _with_map(model)

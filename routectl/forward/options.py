@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import unknown
 from ..routes import Bools, Ids
 
 __all__ = [
@@ -95,8 +96,7 @@ class RunOptions:
         known = {"dtype": DTYPES, "mode": MODES, "streaming": STREAMING}
         for name, words in known.items():
             if getattr(self, name) not in words:
-                given = f"{', '.join(words)}, got {getattr(self, name)!r}"
-                raise ValueError(f"{name} must be one of {given}")
+                raise unknown(name, getattr(self, name), words, ValueError)
         for name in ("max_tokens_per_pass", "batch"):
             size = getattr(self, name)
             if size is not None and size < 1:

@@ -7,7 +7,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RoutectlError
+from ..errors import RoutectlError, check_choice
 from ..files.places import place_of
 from ..files.reading import read_bytes
 from ..model import ModelFacts
@@ -91,10 +91,8 @@ class CaptureRequest:
         check_bounds(self)
         if not 0.0 <= self.backoff < inf:
             raise RoutectlError(f"backoff {self.backoff}: expected at least 0 seconds")
-        if self.endpoint is not None and self.endpoint not in ENDPOINTS:
-            raise RoutectlError(
-                f"--endpoint {self.endpoint!r} is not known: {', '.join(ENDPOINTS)}"
-            )
+        if self.endpoint is not None:
+            check_choice("--endpoint", self.endpoint, ENDPOINTS)
 
 
 def capture_rollouts(request: CaptureRequest, progress: Progress = SILENT) -> "WrittenDocument":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import RoutectlError
+from ..errors import RoutectlError, check_choice, did_you_mean
 from ..files.places import is_there
 
 __all__ = ["STDIN", "Input", "parse_input"]
@@ -64,7 +64,10 @@ def parse_input(text: str, exists: Callable[[str], bool] = is_there) -> Input:
         key, equals, value = part.partition("=")
         if key not in _KNOWN or not equals:
             known = ", ".join(f"{name}=" for name in _KNOWN)
-            raise RoutectlError(f"{text}: {part!r} behind {_MARK} is not known: {known}")
+            raise RoutectlError(
+                f"{text}: {part!r} behind {_MARK} is not known: {known}",
+                hint=did_you_mean(key, _KNOWN),
+            )
         if key in said:
             raise RoutectlError(f"{text}: {key} is there twice")
         said[key] = _value(text, key, value)
@@ -102,6 +105,5 @@ def _value(text: str, key: str, value: str) -> str | int:
     if key == "format":
         from ..formats import FORMATS
 
-        if value not in FORMATS:
-            raise RoutectlError(f"{text}: format {value!r} is not known: {', '.join(FORMATS)}")
+        check_choice(f"{text}: format", value, FORMATS)
     return value

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
-from ..errors import RoutectlError
-from .options import check_choice, options_of
+from ..errors import RoutectlError, check_choice
+from .options import options_of
 
 __all__ = ["key_names", "keyed", "keys_text"]
 
@@ -29,15 +29,17 @@ def key_names(kind: type[Any]) -> list[str]:
 def keyed(kind: type[_Group], flag: str, texts: Sequence[str]) -> _Group:
     """A group of options out of what was given with ``flag``, each text ``KEY=VALUE,...``.
 
-    A part without = goes on with the value before it, as in ``device=cuda:0,cuda:1``. The last of a
-    key counts. Raises RoutectlError for a key that the group has not, with the list of them, and
-    for a value that its option refuses.
+    A part without = goes on with the value before it, as in ``device=cuda:0,cuda:1``. Raises
+    RoutectlError for a key that the group has not, with the list of them, for one that is there
+    twice, and for a value that its option refuses.
     """
     known = {about.flag: one for one, about in options_of(kind)}
     values: dict[str, Any] = {}
     for key, value in _pairs(flag, texts):
-        check_choice(f"{flag} key", key, tuple(known))
+        check_choice(f"{flag} key", key, known)
         one = known[key]
+        if one.name in values:
+            raise RoutectlError(f"{flag} {key} is given twice: it takes one value")
         values[one.name] = _read(f"{flag} {key}", one.type, value)
     try:
         return kind(**values)

@@ -6,14 +6,13 @@ The command line makes flags of them and ``routectl ci`` keys: the field ``fail_
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
 from math import isfinite
 from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from ..errors import RoutectlError
+from ..errors import RoutectlError, check_choice
 
 __all__ = [
     "Option",
@@ -21,7 +20,6 @@ __all__ = [
     "argument",
     "build",
     "check_bounds",
-    "check_choice",
     "eps_option",
     "fail_on_option",
     "force_option",
@@ -245,16 +243,6 @@ def check_bounds(request: Any) -> None:
             raise RoutectlError(f"--{about.flag} {value}: expected at most {about.most}")
         if not isinstance(value, Integral) and not isfinite(value):
             raise RoutectlError(f"--{about.flag} {value}: expected a finite number")
-
-
-def check_choice(named: str, word: str, choices: Sequence[str]) -> None:
-    """Raise RoutectlError for a word that is none of the choices; ``named`` is what it is of."""
-    if word not in choices:
-        near = get_close_matches(word, choices, 1)
-        raise RoutectlError(
-            f"{named} {word!r} is not known: {', '.join(choices)}",
-            hint=f"did you mean {near[0]}?" if near else None,
-        )
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -5,7 +5,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RoutectlError
+from ..errors import RoutectlError, check_choice
 from ..model import ModelFacts, facts_from_sizes
 from .held import HeldDump
 from .inputs import Input, parse_input
@@ -244,8 +244,7 @@ def refuse_severity(fail_on: str) -> None:
     """Raise RoutectlError for a --fail-on that no finding has."""
     from ..ops.check.book.findings import SEVERITIES
 
-    if fail_on not in SEVERITIES:
-        raise RoutectlError(f"--fail-on {fail_on!r} is not known: {', '.join(SEVERITIES)}")
+    check_choice("--fail-on", fail_on, SEVERITIES)
 
 
 def finite_eps(eps: float | None) -> float:

@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from . import rules
 from .pipeline import Pipeline
 from .plan import Plan
-from .rules import FRAMEWORKS, Rule, Sizes, rule_of
+from .rules import FORMS, FRAMEWORKS, Rule, Sizes, rule_of
 from .runs import Run, bshd_runs, cut, thd_runs, zigzag
 
 __all__ = ["FORMS", "FRAMEWORKS", "Packing", "Rank", "Share"]
 
 Ints = NDArray[np.int64]
-FORMS = ("thd", "bshd", "bshd-b-major")
 _SIZES = ("tp", "cp", "pad_multiplier", "sample_multiple", "min_local_rows", "bucket", "seq_len")
 _PADS = ("sample_multiple", "min_local_rows", "bucket")
 _THD_ONLY = (*_PADS, "padded_lens")
@@ -335,8 +334,6 @@ def _check_options(packing: Packing) -> None:
         alone = " with CP" if "mult" in rule_of(packing.framework).total else ""
         raise ValueError(f"{packing.framework} has no pad_multiplier{alone}")
     rules.check_fp8(packing.framework, packing.fp8)
-    if packing.form not in FORMS:
-        raise ValueError(f"form {packing.form!r} is not known: {', '.join(FORMS)}")
     rules.check_form(packing.framework, packing.form, packing.tp, packing.cp)
     if packing.form == "thd":
         if packing.seq_len is not None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from ..errors import unknown
 from .balancing import Bins, first_fit, karmarkar_karp, split_fullest
 from .verl_balance import verl_micro_batches, verl_ranks
 
@@ -119,7 +120,7 @@ def build_plan(
     refuses.
     """
     if balance not in BALANCES:
-        raise ValueError(f"balance {balance!r} is not known: {', '.join(BALANCES)}")
+        raise unknown("balance", balance, BALANCES, ValueError)
     sizes = {"max_tokens_per_gpu": max_tokens_per_gpu, "micro_batch_size": micro_batch_size}
     for name, size in {"dp": dp, "cp": cp, **sizes}.items():
         if size is not None and size < 1:

@@ -8,12 +8,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..errors import unknown
+
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
     "DEFAULT_PAD_MULTIPLIER",
     "DTYPES",
+    "FORMS",
     "FP8_RECIPES",
     "FRAMEWORKS",
     "PADDINGS",
@@ -32,6 +35,7 @@ __all__ = [
 
 FP8_RECIPES = {"blockwise": 128, "mxfp8": 32, "tensorwise": 16}  # rows in a scaling block
 PADDINGS = ("zero", "arange", "spread", "minus-one", "repeat", "random")  # what padding rows hold
+FORMS = ("thd", "bshd", "bshd-b-major")
 DTYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 DEFAULT_PAD_MULTIPLIER = 128  # slime's and miles' data_pad_size_multiplier
 _PAGE_ROWS = 256  # AReaL's N_TOKENS_PER_PAGE
@@ -143,13 +147,17 @@ FRAMEWORKS = tuple(_RULES)
 def rule_of(framework: str, cp: int = 1) -> Rule:
     """The rule of a framework for this CP size. Raises ValueError with the names that there are."""
     if framework not in _RULES:
-        raise ValueError(f"framework {framework!r} is not known: {', '.join(FRAMEWORKS)}")
+        raise unknown("framework", framework, FRAMEWORKS, ValueError)
     rule = _RULES[framework]
     return _RULES[rule.alone] if rule.alone is not None and cp == 1 else rule
 
 
 def check_form(framework: str, form: str, tp: int, cp: int) -> None:
-    """Raise ValueError where a framework that lays samples out in one way is asked for another."""
+    """Raise ValueError for a form that is not known, and where a framework that lays samples out in
+    one way is asked for another.
+    """
+    if form not in FORMS:
+        raise unknown("form", form, FORMS, ValueError)
     own = rule_of(framework).form
     if own == "thd":
         return
@@ -165,7 +173,7 @@ def check_fp8(framework: str, recipe: str | None) -> None:
     if recipe is None:
         return
     if recipe not in FP8_RECIPES:
-        raise ValueError(f"fp8 {recipe!r} is not known: {', '.join(FP8_RECIPES)}")
+        raise unknown("fp8", recipe, FP8_RECIPES, ValueError)
     if rule_of(framework).fp8 is None:
         raise ValueError(f"{framework} has no fp8 padding")
 

@@ -6,7 +6,7 @@ The facts of families are in ``families``; this file only fills in what a config
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, did_you_mean
 from ..model import facts_from_config, text_part
 from ..visible import quoted
 from .engine_families import ENGINE_FAMILIES, ENGINE_NOT_COVERED, ENGINE_SOURCE
@@ -128,11 +128,13 @@ def _row_name(inner: str | None, outer: object, source: str) -> str:
     for name in names:
         if name in NOT_COVERED:
             raise UnsupportedError(f"{source}: {name} is not covered: {NOT_COVERED[name]}")
-    known = ", ".join(sorted([*FAMILIES, *ENGINE_FAMILIES, *ALIASES]))
+    known = sorted([*FAMILIES, *ENGINE_FAMILIES, *ALIASES])
     got = names[0] if names else "no model_type"
+    near = did_you_mean(got, known) if names else None
+    hint = "its dumps are still read, diffed and checked; nothing is recomputed"
     raise UnsupportedError(
-        f"{source}: unknown router: got {got}, expected one of {known}",
-        hint="its dumps are still read, diffed and checked; nothing is recomputed",
+        f"{source}: unknown router: got {got}, expected one of {', '.join(known)}",
+        hint=f"{near} {hint}" if near else hint,
     )
 
 

@@ -5,6 +5,8 @@
 
 from dataclasses import dataclass, replace
 
+from ..errors import unknown
+
 __all__ = ["Recipe", "unfit_groups"]
 
 WORDS = {
@@ -104,7 +106,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, known in WORDS.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+                raise unknown(name, getattr(self, name), known, ValueError)
         if not 1 <= self.top_k <= self.columns or self.num_experts < 1:
             raise ValueError(f"top_k must be in 1..{self.columns}, got {self.top_k}")
         if wrong := unfit_groups(self.columns, self.top_k, self.n_group, self.topk_group):

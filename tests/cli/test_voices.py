@@ -193,3 +193,51 @@ class TestShared:
         assert "Join samples by auto, id, tokens, prefix or order" in " ".join(
             run(capsys, "diff", "--help").out.split()
         )
+
+    @pytest.mark.parametrize(
+        ("words", "near"),
+        [
+            (("diff", "a", "b", "--fail-over", "mismach:1%"), "mismatch"),
+            (("diff", "a", "b", "--limit", "cel=1GB"), "cell"),
+            (("show", "a::formt=json"), "format"),
+            (("show", "a::format=jsnl"), "jsonl"),
+            (("check", "--rules", "r709"), "R709"),
+            (("check", "a", "--ignore", "R709x"), "R709"),
+            (
+                ("capture", "http://a", "--prompts", "a", "--save", "b", "--endpoint", "chatt"),
+                "chat",
+            ),
+            (("layout", "--lens", "5", "--layout", "framewrk=verl"), "framework"),
+            (("layout", "--lens", "5", "--layout", "form=thdd"), "thd"),
+            (("layout", "--lens", "5", "--layout", "fp8=blokwise"), "blockwise"),
+        ],
+    )
+    def test_a_misspelt_name_is_answered_with_the_nearest(self, capsys, words, near):
+        """Of a metric, a budget, a key, a format, a code, a word of an option: whoever refuses."""
+        assert f"hint: did you mean {near}?\n" in complaint(capsys, *words)
+
+    @pytest.mark.parametrize(
+        ("words", "named"),
+        [
+            (("show", "a", "-o", "a.json", "-ob.json"), "-o"),
+            (("show", "a", "-o", "a.json", "--output", "a.json"), "-o"),
+            (("diff", "a", "b", "--eps=1", "--eps", "2"), "--eps"),
+            (("staleness", "a", "--method", "level=0.9,level=0.8"), "--method level"),
+            (("show", "a", "--limit", "cell=1GB", "--limit", "cell=2GB"), "--limit cell"),
+        ],
+    )
+    def test_an_option_of_one_value_is_given_once(self, capsys, words, named):
+        """The last would win in silence: it is refused, whatever spelling it has."""
+        said = complaint(capsys, *words)
+        assert said == f"routectl: {named} is given twice: it takes one value\n"
+
+    def test_every_option_of_one_value_is_refused_twice(self, capsys):
+        """Of every command; one that is repeatable, and a flag, may be there again."""
+        for command, function in command_lines():
+            for one, about in function.options:
+                if about.positional or one.type is bool:
+                    continue
+                word = f"--{about.flag}" + ("" if one.type == bool | None else "=1")
+                told = complaint(capsys, *command.split(), word, word)
+                twice = f"{about.named} is given twice" in told
+                assert twice == (one.type != tuple[str, ...]), (command, about.flag)

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "files": "errors limits",
     "gate_logprobs": "routes",
     "keys": "",
-    "layouts": "",
+    "layouts": "errors",
     "limits": "errors",
     "margins": "",
     "model": "errors visible",
@@ -181,7 +181,7 @@ MAY_IMPORT = {
         "reports.text reports.written jobs jobs.check jobs.ci jobs.convert jobs.diff jobs.merge "
         "jobs.pack jobs.predict jobs.recompute jobs.show jobs.staleness jobs.watch cli.words"
     ),
-    "cli.words": "limits jobs",
+    "cli.words": "errors limits jobs",
     "__init__": (
         "dump errors layouts limits margins model routes version checkpoints formats "
         "formats.documents forward.live ops ops.check ops.check.book ops.diff ops.pack "

@@ -427,8 +427,8 @@ def test_recipe_checks_itself():
     """A recipe of unknown words or unfit sizes cannot be made."""
     recipe = recipe_from_config(V3, "c")
     for change, words in (
-        ({"score": "tanh"}, "score must be one of"),
-        ({"tie": "random"}, "tie must be one of"),
+        ({"score": "tanh"}, "score 'tanh' is not known: "),
+        ({"tie": "random"}, "tie 'random' is not known: "),
         ({"top_k": 0}, "top_k must be in 1..256"),
         ({"top_k": 257}, "top_k must be in 1..256"),
         ({"n_group": 3}, "bad n_group"),

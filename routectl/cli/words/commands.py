@@ -44,6 +44,16 @@ class _Group(TyperGroup):
 
     context_class = Wording
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list of them in --help, each with the whole first line of its own."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (name, (one.help or "").partition("\n\n")[0])
+                    for name, one in self.commands.items()
+                ]
+            )
+
 
 class Commands(TyperGroup):
     """The commands, each imported when it is asked for: --help needs their names alone."""

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from ...errors import RoutectlError
 from ...jobs.options import Option
 
 __all__ = ["HELP", "SHARED", "HelpedCommand", "Wording"]
@@ -68,6 +69,18 @@ class HelpedCommand(TyperCommand):
 
     context_class = Wording
     options: tuple[tuple["Field[Any]", Option], ...] = ()
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read a command line. Raises RoutectlError for an option of one value that is there twice:
+        typer takes the last, in silence.
+        """
+        given = [one.name for one in self.make_parser(ctx).parse_args([*args])[2]]
+        for one, about in self.options:
+            single = not about.positional and one.type not in (bool, tuple[str, ...])
+            if single and given.count(one.name) > 1 and "help" not in given:
+                raise RoutectlError(f"{about.named} is given twice: it takes one value")
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Its arguments, in brackets what may be left out."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...dump import Dump, DumpMeta, Sample
-from ...errors import MismatchError, RoutectlError, UnsupportedError
+from ...errors import MismatchError, RoutectlError, UnsupportedError, unknown
 from ...routes import Bools, Routes, ids_dtype
 from .table import MISSING, TargetSpec
 
@@ -45,9 +45,7 @@ class Shape:
 
     def __post_init__(self) -> None:
         if self.missing is not None and self.missing not in MISSING:
-            raise UnsupportedError(
-                f"--missing {self.missing}: expected one of {', '.join(MISSING)}"
-            )
+            raise unknown("--missing", self.missing, MISSING, UnsupportedError)
         if self.target.axis == "all" and self.num_layers is None:
             raise RoutectlError(
                 f"{self.meta.path}: how many layers the model has is not known, and "

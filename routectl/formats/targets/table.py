@@ -6,7 +6,7 @@ release; rows, dtypes and pads are what their own code makes of an engine's rout
 
 from dataclasses import dataclass
 
-from ...errors import UnsupportedError
+from ...errors import UnsupportedError, unknown
 
 __all__ = ["BY_SUFFIX", "MISSING", "TARGETS", "TargetSpec", "target_named"]
 
@@ -180,5 +180,5 @@ def target_named(name: str) -> TargetSpec:
     for target in TARGETS:
         if target.name == name:
             return target
-    known = ", ".join(("native", *(target.name for target in TARGETS)))
-    raise UnsupportedError(f"--to {name}: not a known target: {known}")
+    known = ("native", *(target.name for target in TARGETS))
+    raise unknown("--to", name, known, UnsupportedError)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import RoutectlError, UnsupportedError
+from ...errors import RoutectlError, UnsupportedError, did_you_mean
 from ..asked import asked_of
 from ..options import argument, check_bounds, eps_option, fail_on_option, option, save_option
 from ..progress import SILENT, Progress
@@ -270,6 +270,7 @@ def _codes(flag: str, given: tuple[str, ...]) -> list[str]:
     for word in words:
         if not any(code.startswith(word) for code in known_codes()):
             raise RoutectlError(
-                f"{flag} {word}: no finding's code begins so", hint="docs/checks.md lists them"
+                f"{flag} {word}: no finding's code begins so",
+                hint=did_you_mean(word, known_codes()) or "routectl check --rules lists all",
             )
     return words

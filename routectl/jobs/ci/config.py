@@ -2,14 +2,14 @@
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 
-from ...errors import FormatError, RoutectlError
+from ...errors import FormatError, RoutectlError, did_you_mean
 from ...files.places import place_of
 from ...files.reading import read_text
 from ..check.request import CheckRequest
@@ -127,7 +127,13 @@ def _table(path: Path) -> dict[str, Any]:
 def _refuse_unknown(table: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in table:
         if key not in known:
-            raise FormatError(f"{where}: {key} is not known: {', '.join(sorted(known))}")
+            raise FormatError(f"{where}: {_not_known(key, key, sorted(known))}")
+
+
+def _not_known(told: str, word: object, known: Iterable[str]) -> str:
+    """That a word is none of the known ones, and which is near."""
+    near = did_you_mean(word, known)
+    return f"{told} is not known: {', '.join(known)}" + (f" ({near})" if near else "")
 
 
 def _check(name: str, table: Any) -> Check:
@@ -140,7 +146,7 @@ def _check(name: str, table: Any) -> Check:
         raise _WrongError(f"verb is not given: {', '.join(_VERBS)}")
     verb = table["verb"]
     if not isinstance(verb, str) or verb not in _VERBS:
-        raise _WrongError(f"verb {verb!r} is not known: {', '.join(_VERBS)}")
+        raise _WrongError(_not_known(f"verb {verb!r}", verb, _VERBS))
     known = dict(_keys(_VERBS[verb]))
     given: dict[str, Any] = {}
     wrong = [f"{key} is not given" for key, one in known.items() if one[2] and key not in table]
@@ -149,8 +155,9 @@ def _check(name: str, table: Any) -> Check:
             continue
         if key not in known:
             new = key_now(verb, key)
-            known_keys = f"is not known: {', '.join(sorted(known))}"
-            wrong.append(f"{key} {known_keys if new is None else f'is now: {new}'}")
+            wrong.append(
+                _not_known(key, key, sorted(known)) if new is None else f"{key} is now: {new}"
+            )
             continue
         try:
             given[known[key][0]] = _value(value, known[key][1])

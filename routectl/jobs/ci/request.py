@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import RoutectlError
+from ...errors import RoutectlError, check_choice
 from ..options import argument, option
 from ..progress import SILENT, Progress
 from .baseline import Numbers, kept_numbers, read_baseline, write_baseline
@@ -72,8 +72,7 @@ def _chosen(config: CiConfig, only: tuple[str, ...]) -> list[Check]:
     """The checks to run. Raises RoutectlError for a name that none has."""
     names = [check.name for check in config.checks]
     for name in only:
-        if name not in names:
-            raise RoutectlError(f"--only {name}: expected one of {', '.join(names)}")
+        check_choice("--only", name, names)
     return [check for check in config.checks if not only or check.name in only]
 
 

@@ -8,6 +8,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from ...dump import Dump
+from ...errors import unknown
 from ...files.places import place_of
 from ...model import ModelFacts
 from ...reports.document import AskedEntry
@@ -56,7 +57,7 @@ def request_of(kind: Any, values: Mapping[str, Any], **placed: Any) -> Any:
     for name in values:
         if name not in known:
             verb = kind.__name__.removesuffix("Request").lower()
-            raise TypeError(f"{verb}: no keyword {name!r}: expected {', '.join(sorted(known))}")
+            raise unknown(f"{verb}: keyword", name, sorted(known), TypeError)
     given = [(*known[name], value) for name, value in values.items()]
     given += [(one.name, one.type, placed[one.name]) for one in fields(kind) if one.name in placed]
     return build(kind, {field: _fitted(value, of) for field, of, value in given})

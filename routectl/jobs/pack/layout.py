@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import MismatchError, RoutectlError
+from ...errors import MismatchError, RoutectlError, did_you_mean
 from ...layouts.plan import BALANCES
 from ...layouts.rules import FRAMEWORKS
 from ...reports.text.wording import layers_text
@@ -157,7 +157,10 @@ def parse_ranks(text: str | None, more: tuple[str, ...] = ()) -> dict[str, int]:
         name, equals, value = part.strip().partition("=")
         if name not in known or not equals or name in ranks:
             expected = ", ".join(known)
-            raise RoutectlError(f"--rank {text}: got {part!r}, expected some of {expected} = n")
+            raise RoutectlError(
+                f"--rank {text}: got {part!r}, expected some of {expected} = n",
+                hint=None if name in known else did_you_mean(name, known),
+            )
         ranks[name] = _whole(value, f"--rank {text}")
     return ranks
 

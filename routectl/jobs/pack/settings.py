@@ -7,12 +7,11 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args
 
-from ...errors import MismatchError, RoutectlError, UnsupportedError
+from ...errors import MismatchError, RoutectlError, UnsupportedError, check_choice, did_you_mean
 from ...files.places import place_of
 from ...layouts.plan import BALANCES
-from ...layouts.rules import FRAMEWORKS
+from ...layouts.rules import FORMS, FP8_RECIPES, FRAMEWORKS
 from ...visible import quoted
-from ..options import check_choice
 from ..progress import Progress
 from .layout import Layout, LayoutOptions
 
@@ -25,7 +24,13 @@ _TYPES = {one.name: one.type for one in fields(Layout)}
 _PAIR = re.compile(r"([A-Za-z][\w-]*)=(.*)", re.DOTALL)
 _LEAST = {"first_stage_layers": 0, "last_stage_layers": 0}
 _MOST = 1 << 31
-_CHOICES = {"framework": FRAMEWORKS, "balance": BALANCES, "rows": ("n-1", "n")}
+_CHOICES = {
+    "framework": FRAMEWORKS,
+    "balance": BALANCES,
+    "form": FORMS,
+    "fp8": FP8_RECIPES,
+    "rows": ("n-1", "n"),
+}
 _BATCHES = ("plan", "max_tokens_per_gpu", "micro_batch_size")  # each says all of micro-batches
 _BY_PLAN = ("dp", "balance")
 _ORDER = "samples form micro-batches in the dump's order; --plan says the trainer's own"
@@ -134,10 +139,9 @@ def _said(text: str) -> _Said:
 
 
 def _unknown(name: str, where: str) -> RoutectlError:
-    known = ", ".join(map(_key, _TYPES))
-    if not name:
-        return RoutectlError(f"{where}: no key of a layout in it: {known}")
-    return RoutectlError(f"{where}: {quoted(_key(name))} is no key of a layout: {known}")
+    keys = [*map(_key, _TYPES)]
+    what = f"{quoted(_key(name))} is no key of a layout" if name else "no key of a layout in it"
+    return RoutectlError(f"{where}: {what}: {', '.join(keys)}", hint=did_you_mean(name, keys))
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:

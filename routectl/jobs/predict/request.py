@@ -5,7 +5,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import RoutectlError, UnsupportedError
+from ...errors import RoutectlError, UnsupportedError, check_choice
 from ...reports.text.wording import plural
 from ..options import (
     argument,
@@ -83,8 +83,7 @@ class PredictVersions:
         paths = named_paths("--at", self.at)
         name = next(iter(paths)) if self.old is None else self.old
         for known in (name, *files):
-            if known not in paths:
-                raise RoutectlError(f"version {known!r} is not one of --at: {', '.join(paths)}")
+            check_choice("version", known, paths)
         where = pick_devices(self.device, self.threads)[0]
         hidden = inputs_at(str(self.inputs))
         return hidden, open_versions(paths, name, hidden, where), where

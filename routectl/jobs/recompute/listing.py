@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ...errors import RoutectlError
+from ...errors import RoutectlError, did_you_mean
 from ..options import argument, check_bounds, option
 from ..progress import SILENT, Progress
 from .cache import Cache, Entry
@@ -59,7 +59,8 @@ def _chosen(entries: list[Entry], names: tuple[str, ...]) -> list[Entry]:
         if not any(one.name.startswith(name) for one in entries):
             raise RoutectlError(
                 f"{name}: nothing in the cache has a name that begins so",
-                hint="routectl cache lists all",
+                hint=did_you_mean(name, (one.name for one in entries))
+                or "routectl cache lists all",
             )
     return [one for one in entries if not names or one.name.startswith(names)]
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...errors import unknown
 from ..pairs.align import TOKENS
 
 __all__ = ["DiffOptions"]
@@ -28,4 +29,4 @@ class DiffOptions:
 
     def __post_init__(self) -> None:
         if self.tokens not in TOKENS:
-            raise ValueError(f"tokens must be one of {TOKENS}, got {self.tokens!r}")
+            raise unknown("tokens", self.tokens, TOKENS, ValueError)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ...errors import MismatchError, RoutectlError
+from ...errors import MismatchError, RoutectlError, unknown
 from ...margins import EPS, pattern_of
 from .measures import layer_measures, total_measures
 from .metrics import METRICS, Metric
@@ -160,7 +160,7 @@ def is_over(value: float, limit: float, *, over: bool) -> bool:
 def _find(name: str) -> Metric:
     found = next((m for m in METRICS if m.name == name), None)
     if found is None:
-        raise RoutectlError(f"metric {name!r} is not known: {', '.join(m.name for m in METRICS)}")
+        raise unknown("metric", name, (m.name for m in METRICS), RoutectlError)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import MismatchError
+from ...errors import MismatchError, unknown
 from ...layouts.packing import Packing
 from ...layouts.rules import DTYPES, PADDINGS, replay_dtype
 
@@ -49,7 +49,7 @@ class TensorSpec:
         """The padding policy: given, or the framework's. Raises ValueError for another name."""
         policy = self.padding or packing.rule.padding
         if policy not in PADDINGS:
-            raise ValueError(f"padding {policy!r} is not known: {', '.join(PADDINGS)}")
+            raise unknown("padding", policy, PADDINGS, ValueError)
         return policy
 
     def dtype_for(self, packing: Packing, num_experts: int) -> np.dtype[Any]:
@@ -59,7 +59,7 @@ class TensorSpec:
         padding writes it.
         """
         if self.dtype is not None and self.dtype not in DTYPES:
-            raise MismatchError(f"dtype {self.dtype} is none of {', '.join(DTYPES)}")
+            raise unknown("dtype", str(self.dtype), DTYPES, MismatchError)
         last = num_experts - 1  # which spread writes, and otherwise the batch may not
         if packing.rule.dtype == "value" and self.policy(packing) not in ("spread", "random"):
             last = last if self.greatest is None else self.greatest

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...columns.stored_keys import StoredKeys, in_columns
 from ...dump import Keys, SampleKey
-from ...errors import MismatchError
+from ...errors import MismatchError, unknown
 from ...keys import Digests
 
 __all__ = ["MATCHES", "Join", "Pairs", "join_keys", "repeated_ids"]
@@ -248,7 +248,7 @@ def join_keys(old: Sequence[SampleKey], new: Sequence[SampleKey], match: str = "
     Raises MismatchError when no pair is found or a rule is broken, ValueError for another rule.
     """
     if match not in MATCHES:
-        raise ValueError(f"match must be one of {MATCHES}, got {match!r}")
+        raise unknown("match", match, MATCHES, ValueError)
     old, new = in_columns(old), in_columns(new)
     by: dict[str, int] = {}
     tokens, conflicts, by_id_P = _codes(old, new, "tokens"), None, None

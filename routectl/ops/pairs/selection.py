@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...dump import Dump, Sample
-from ...errors import MismatchError
+from ...errors import MismatchError, did_you_mean
 from .join import join_keys
 
 __all__ = ["narrow_pair"]
@@ -37,7 +37,9 @@ def _named(old: Dump, new: Dump, match: str, samples: Sequence[str]) -> tuple[Du
         pairs.setdefault(f"#{i}" if name is None else name, []).append((i, j))
     for name in samples:
         if name not in pairs:
-            raise MismatchError(f"sample {name!a}: no such sample is on both sides")
+            raise MismatchError(
+                f"sample {name!a}: no such sample is on both sides", hint=did_you_mean(name, pairs)
+            )
     chosen = [pair for name in dict.fromkeys(samples) for pair in pairs[name]]
     firsts, seconds = [i for i, _ in chosen], [j for _, j in chosen]
     part = old.select(samples=firsts)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import RoutectlError
+from ...errors import RoutectlError, check_choice
 from ...routes import Bools, Ids
 from ..adding.intervals import Bootstrap, Interval, rate_intervals
 
@@ -149,8 +149,7 @@ class GainLimit:
 def parse_gain(text: str) -> GainLimit:
     """Read gain:N[%], -1 to 1 as a rate. Raises RoutectlError."""
     name, _, number = text.strip().partition(":")
-    if name != "gain":
-        raise RoutectlError(f"metric {name!r} is not known: gain")
+    check_choice("metric", name, ("gain",))
     try:
         limit = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
     except ValueError:

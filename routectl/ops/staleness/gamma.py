@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...dump import Dump, DumpMeta, Sample, SampleKey
-from ...errors import MismatchError
+from ...errors import MismatchError, unknown
 from ..adding.exact import ExactSums
 from ..adding.intervals import Bootstrap, Interval, rate_intervals
 from ..adding.resampled import Resampled, bucket_of_sample
@@ -145,7 +145,7 @@ class ShiftTally:
         self, old: DumpMeta, new: DumpMeta, tokens: str, layers: tuple[int, ...] | None
     ) -> None:
         if tokens not in TOKENS:
-            raise ValueError(f"tokens must be one of {TOKENS}, got {tokens!r}")
+            raise unknown("tokens", tokens, TOKENS, ValueError)
         for meta in (old, new):
             if not meta.gates:
                 raise MismatchError(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ...errors import unknown
 from ..adding.intervals import Bootstrap
 
 __all__ = ["Noise", "StalenessOptions"]
@@ -64,6 +65,6 @@ class StalenessOptions:
     def __post_init__(self) -> None:
         for name, known in (("rows", _ROWS), ("cached", _CACHED), ("clusters", _CLUSTERS)):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+                raise unknown(name, getattr(self, name), known, ValueError)
         if self.match == "prefix":
             raise ValueError("a version holds the dump's own sequences: match cannot be prefix")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from ...dump import Dump, DumpMeta
-from ...errors import MismatchError
+from ...errors import MismatchError, did_you_mean
 from .attribution import MODES, R2, Attributor, BoundaryRule, Version, places_of
 from .census import Census
 from .options import StalenessOptions
@@ -110,7 +110,10 @@ def plan_of(dump: Dump, versions: Sequence[Version], options: StalenessOptions) 
     places = places_of(given)
     for name in (*options.version_map.values(), options.own):
         if name is not None and name not in given:
-            raise MismatchError(f"version {name!r} is not given: {', '.join(given)} are")
+            raise MismatchError(
+                f"version {name!r} is not given: {', '.join(given)} are",
+                hint=did_you_mean(name, given),
+            )
     routes = routes_of(versions)
     sides = {side: one.meta for side, one in routes.items() if side[1] in MODES}
     plan = StalenessPlan(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...errors import MismatchError, RoutectlError
+from ...errors import MismatchError, RoutectlError, unknown
 from ...margins import EPS
 from ..diff.metrics import METRICS
 from ..diff.thresholds import Baseline, Failure, Threshold, is_over, judge, parse_threshold
@@ -56,7 +56,7 @@ def parse_staleness_threshold(text: str, *, over: bool = True) -> Threshold:
         )
     name, lag = parts["name"], parts["lag"]
     if name not in STALENESS_METRICS:
-        raise RoutectlError(f"metric {name!r} is not known: {', '.join(STALENESS_METRICS)}")
+        raise unknown("metric", name, STALENESS_METRICS, RoutectlError)
     kind, inner = _kind_of(name)
     if lag is not None and kind not in ("staleness", "gain"):
         raise RoutectlError(

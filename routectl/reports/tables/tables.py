@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ...errors import RoutectlError
+from ...errors import RoutectlError, unknown
 from ...margins import EPS
 from ...ops.check.book.results import CheckResult
 from ...ops.diff.result import DiffResult
@@ -41,7 +41,7 @@ def arrow_table(result: Any, table: str, eps: float = EPS) -> "pa.Table":
     for frame in frames:
         if frame.name == table:
             return arrow_of(frame, result, eps)
-    raise RoutectlError(f"table {table!r} is not known: {', '.join(f.name for f in frames)}")
+    raise unknown("table", table, (frame.name for frame in frames), RoutectlError)
 
 
 def tables_markdown() -> str:

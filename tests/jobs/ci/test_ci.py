@@ -406,7 +406,9 @@ class TestRefused:
     def test_flags(self, capsys, tmp_path):
         """A check that is not there, a file that is, and a step of nothing are refused first."""
         path = config(tmp_path, gone={**DIFF, "old": "gone"})
-        assert "expected one of gone" in complaint(capsys, "ci", path, "--only", "other")
+        assert "--only 'other' is not known: gone" in complaint(
+            capsys, "ci", path, "--only", "other"
+        )
         taken = tmp_path / "taken.json"
         taken.write_text("", "utf-8")
         for flag in ("--junit", "--html", "-o"):

@@ -151,7 +151,7 @@ class TestDiff:
 
     def test_what_is_no_option_is_refused(self, dumps):
         """Another keyword, another type, and what is neither dump nor path are TypeErrors."""
-        with pytest.raises(TypeError, match="no keyword 'fail_ovr': expected allow_unmatched"):
+        with pytest.raises(TypeError, match="keyword 'fail_ovr' is not known: allow_unmatched"):
             routectl.diff(*dumps, fail_ovr="mismatch:1%")
         with pytest.raises(TypeError, match="examples: got str"):
             routectl.diff(*dumps, examples="ten")

@@ -202,7 +202,7 @@ def test_what_cannot_be_compared_is_refused():
         router_shift(dump, dump, layers=(0, 7))
     with pytest.raises(MismatchError, match="no layer to compare"):
         router_shift(dump, dump, layers=())
-    with pytest.raises(ValueError, match="tokens must be one of"):
+    with pytest.raises(ValueError, match="tokens 'some' is not known: all"):
         router_shift(dump, dump, tokens="some")
     unknown = [replace(dump[0], prompt_length=None)]
     with pytest.raises(MismatchError, match="sample 0: the prompt length is not known"):

@@ -426,7 +426,7 @@ def test_one_token_is_enough_and_has_no_interval():
 )
 def test_options_are_words_that_are_known(options):
     """An unknown word, and joining by prefix, are misuse."""
-    with pytest.raises(ValueError, match=r"must be one of|cannot be prefix"):
+    with pytest.raises(ValueError, match=r"is not known: |cannot be prefix"):
         StalenessOptions(**options)
 
 
