@@ -63,6 +63,7 @@ _LATER: dict[str, tuple[tuple[str, Any], ...]] = {  # keys that a schema got lat
         ("rows_made_up", 0),
         ("moves", []),
         ("suspects_of", None),
+        ("wrong", []),
     ),
 }
 

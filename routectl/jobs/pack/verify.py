@@ -219,7 +219,7 @@ def _stage_layers(job: Job) -> list[int]:
 
 def _counts(tally: "Tally", name: str) -> Counter[int]:
     """The wrong rows of a file's layers."""
-    return Counter(tally.wrong_at.get(name, {}))
+    return Counter({n: one.wrong for n, one in tally.wrong_at.get(name, {}).items()})
 
 
 def _wrong_files(files: _Files, tally: "Tally") -> "dict[RankFile, int | None]":

@@ -18,13 +18,13 @@ from ...layouts.rules import DEFAULT_PAD_MULTIPLIER
 from ...routes import Routes
 from .pack import Rank
 from .truth import Truth
+from .wrong import SHIFTS
 
 __all__ = ["Suspect", "find_suspects"]
 
 Ids = NDArray[Any]
 Options = tuple[tuple[str, int | str | None], ...]
 _OPTIONS = ("fp8", "sample_multiple", "min_local_rows", "bucket", "seq_len")
-_SHIFTS = (0, 1, -1, 2, -2)
 _MIN_RATE = 0.9  # of the rows that a layout calls routes, for it to be named
 _MAX_ROWS = 20_000  # looked at on each rank
 
@@ -133,11 +133,11 @@ def find_suspects(
     ids = [np.sort(ids_RK[:_MAX_ROWS], axis=1) for _, ids_RK in tensors]
     found: list[tuple[float, int, Suspect]] = []
     layouts = _tables(packing, tensors)
-    for by in _SHIFTS:
+    for by in (0, *SHIFTS):
         if not 0 <= column + by < len(held.layers_L):
             continue
         truth = Truth(routes, column + by, held.top_k)
-        for alike, shift in itertools.product(layouts, _SHIFTS):
+        for alike, shift in itertools.product(layouts, (0, *SHIFTS)):
             counts = [truth.rate(t, i, shift) for t, i in zip(alike.tables, ids, strict=True)]
             equal, real = (sum(part) for part in zip(*counts, strict=True))
             rate = equal / real if real else 0.0

@@ -20,6 +20,7 @@ from .moves import Move
 from .once import Landed, Once
 from .pack import Rank
 from .suspects import Suspect
+from .wrong import WrongLayer
 
 __all__ = [
     "RankIds",
@@ -86,7 +87,7 @@ class Tally:
     padding          rows that are no route, by what they hold (``padding_kind``)
     load_LE          how often real rows name each expert; filler_LE padding rows
     once             the routes that were found at their place, and rows at another's
-    wrong_at         per place, wrong rows of each layer
+    wrong_at         per place, what is wrong in each layer that is not the same in every slot
     first            the first wrong rows, each with the number of its place and its order there
 
     Tallies of shards add up; ``number`` is that of the place whose tensors are looked at.
@@ -105,7 +106,7 @@ class Tally:
     padding: dict[str, int] = field(default_factory=dict)
     once: Once = field(default_factory=Once)
     first: tuple[tuple[int, int, WrongRow], ...] = ()
-    wrong_at: dict[str, dict[int, int]] = field(default_factory=dict)
+    wrong_at: dict[str, dict[int, WrongLayer]] = field(default_factory=dict)
     number: int = 0
     load_LE: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     filler_LE: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
@@ -113,7 +114,6 @@ class Tally:
     def __post_init__(self) -> None:
         shape = (len(self.layers_L), self.num_experts)
         self.padding = Counter(self.padding)
-        self.wrong_at = {name: Counter(counts) for name, counts in self.wrong_at.items()}
         if not self.load_LE.size:
             self.load_LE = np.zeros(shape, np.int64)
             self.filler_LE = np.zeros(shape, np.int64)
@@ -136,8 +136,11 @@ class Tally:
         whole.padding = Counter(self.padding) + Counter(other.padding)
         whole.first = _first((*self.first, *other.first))
         for name in sorted({*self.wrong_at, *other.wrong_at}):
-            one, two = (Counter(tally.wrong_at.get(name, {})) for tally in (self, other))
-            whole.wrong_at[name] = one + two
+            one, two = (tally.wrong_at.get(name, {}) for tally in (self, other))
+            whole.wrong_at[name] = {
+                layer: one.get(layer, WrongLayer()) + two.get(layer, WrongLayer())
+                for layer in sorted({*one, *two})
+            }
         return whole
 
     def add_strays(self, ids: RankIds) -> None:
@@ -283,7 +286,8 @@ class _Layer:
     column: int
     ids_RK: Ids
     real_R: Bools = field(init=False)
-    wrong: int | None = None  # None while every row is the same in every slot
+    wrong: WrongLayer = field(default_factory=WrongLayer)
+    same: bool = True  # while every row is the same in every slot
     examples: list[WrongRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -308,6 +312,7 @@ class _Layer:
         place, layer, rows, sample, positions = where
         got = self.ids_RK[rows]
         tally.rows += len(got)
+        self.wrong.rows += len(got)
         unequal = (got != expected).any(axis=1)
         wrong = np.zeros(len(got), np.bool_)
         if not unequal.any():
@@ -316,7 +321,9 @@ class _Layer:
         wrong[unequal] = (sets[0] != sets[1]).any(axis=1)
         tally.wrong += int(wrong.sum())
         tally.reordered += int((unequal & ~wrong).sum())
-        self.wrong = (self.wrong or 0) + int(wrong.sum())
+        self.same = False
+        if wrong.any():
+            self.wrong.add(got, expected, positions, wrong)
         for n in np.flatnonzero(wrong)[: _EXAMPLES - len(self.examples)].tolist():
             ids = tuple(got[n].tolist()), tuple(expected[n].tolist())
             self.examples.append(
@@ -326,8 +333,8 @@ class _Layer:
 
     def tell(self, tally: Tally, place: str) -> None:
         """Say what was wrong, when all samples were compared."""
-        if self.wrong is not None:
-            tally.wrong_at.setdefault(place, Counter[int]())[self.number] += self.wrong
+        if not self.same:
+            tally.wrong_at.setdefault(place, {})[self.number] = self.wrong
         tally.add_examples(self.examples)
 
 

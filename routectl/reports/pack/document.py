@@ -2,9 +2,11 @@
 
 from ...dump import DumpMeta
 from ...ops.pack.verify import Verification, WrongRow
-from .schema import SuspectPlace, VerifyDocument, WrongRowEntry
+from .schema import SuspectPlace, VerifyDocument, WrongLayerEntry, WrongRowEntry
 
 __all__ = ["verified_document"]
+
+_MOST = 1000  # layers of files that are listed
 
 
 def verified_document(found: Verification, folder: str, meta: DumpMeta) -> VerifyDocument:
@@ -35,6 +37,7 @@ def verified_document(found: Verification, folder: str, meta: DumpMeta) -> Verif
         "ep": found.ep,
         "ep_imbalance": found.imbalance,
         "ep_imbalance_padding": found.imbalance_padding,
+        "wrong": _wrong_layers(found),
         "examples": [_wrong_row(example) for example in tally.examples],
         "moves": [
             {
@@ -58,6 +61,27 @@ def verified_document(found: Verification, folder: str, meta: DumpMeta) -> Verif
         "suspects_of": _place(found),
         "verdict": {"exit_code": int(not found.ok)},
     }
+
+
+def _wrong_layers(found: Verification) -> list[WrongLayerEntry]:
+    """The layers of files with wrong rows, those with most first."""
+    wrong = [
+        (name, layer, one)
+        for name, layers in found.tally.wrong_at.items()
+        for layer, one in layers.items()
+        if one.wrong
+    ]
+    return [
+        {
+            "file": name,
+            "layer": layer,
+            "rows": one.rows,
+            "rows_wrong": one.wrong,
+            "rows_shifted": 0 if one.shift is None else one.shifted[one.shift],
+            "shift": one.shift,
+        }
+        for name, layer, one in sorted(wrong, key=lambda w: (-w[2].wrong, *w[:2]))[:_MOST]
+    ]
 
 
 def _wrong_row(row: WrongRow) -> WrongRowEntry:

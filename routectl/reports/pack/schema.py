@@ -20,6 +20,7 @@ __all__ = [
     "SuspectPlace",
     "VerifyDocument",
     "VerifyVerdict",
+    "WrongLayerEntry",
     "WrongRowEntry",
 ]
 
@@ -147,6 +148,20 @@ class WrongRowEntry(TypedDict):
     expected: list[int]
 
 
+class WrongLayerEntry(TypedDict):
+    """A layer of a file with wrong rows.
+
+    shift explains them, where one does: rows hold the route of the token so many positions later.
+    """
+
+    file: str
+    layer: int
+    rows: int
+    rows_wrong: int
+    rows_shifted: int
+    shift: int | None
+
+
 class SuspectEntry(TypedDict):
     """A layout that the tensors match."""
 
@@ -207,6 +222,7 @@ class VerifyDocument(TypedDict):
     ep: int
     ep_imbalance: float | None
     ep_imbalance_padding: float | None
+    wrong: list[WrongLayerEntry]
     examples: list[WrongRowEntry]
     moves: list[MoveEntry]
     suspects: list[SuspectEntry]

@@ -6,7 +6,14 @@ from rich.console import Console
 
 from ..text.tables import Headline, print_lines, under_verdict
 from ..text.wording import amount, bytes_text, layers_text, percent, plural
-from .schema import LayoutEntry, MoveEntry, PackDocument, SuspectEntry, VerifyDocument
+from .schema import (
+    LayoutEntry,
+    MoveEntry,
+    PackDocument,
+    SuspectEntry,
+    VerifyDocument,
+    WrongLayerEntry,
+)
 
 __all__ = [
     "packed_headline",
@@ -18,6 +25,12 @@ __all__ = [
 ]
 
 _SOME = 3  # files of a kind that are named
+_SHIFTED = {  # by how many positions later the token is whose routes rows hold
+    1: "shifted by one row: they hold the routes of the next token",
+    -1: "shifted by one row: they hold the routes of the token before",
+    2: "shifted by two rows: they hold the routes of the token after the next",
+    -2: "shifted by two rows: they hold the routes of the token before the last",
+}
 
 
 def _layout_line(layout: LayoutEntry) -> str:
@@ -144,13 +157,43 @@ def _file_lines(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
             yield label, f"{line}{what}{more}"
 
 
-def _wrong_beside(doc: VerifyDocument) -> Iterator[str]:
-    """What is wrong where every row that is there is right."""
+def _wrong_lines(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
+    """Where wrong rows are, a line a file, those with most first, and what explains them."""
+    files: dict[str, list[WrongLayerEntry]] = {}
+    for entry in doc["wrong"]:
+        files.setdefault(entry["file"], []).append(entry)
+    worst = sorted(files.items(), key=lambda f: -sum(e["rows_wrong"] for e in f[1]))
+    for i, (name, layers) in enumerate(worst[:_SOME], 1):
+        where = layers_text(sorted(e["layer"] for e in layers))
+        wrong, rows = (sum(e[key] for e in layers) for key in ("rows_wrong", "rows"))
+        told = f"{name}: {where}: {amount(wrong)} of {plural(rows, 'row')}{_shift_text(layers)}"
+        left = len(worst) - _SOME if i == _SOME else 0
+        yield "wrong", told + (f" (and {plural(left, 'file')} more)" if left > 0 else "")
+
+
+def _shift_text(layers: list[WrongLayerEntry]) -> str:
+    """The shift that explains all of them, where one does."""
+    shifts = {e["shift"] for e in layers}
+    shift = shifts.pop() if len(shifts) == 1 else None
+    return "" if shift is None else f", {_SHIFTED[shift]}"
+
+
+def _wrong_files(doc: VerifyDocument) -> Iterator[str]:
+    """What is wrong with files as such, each with how many."""
     kinds = (
-        (len(doc["absent_files"]), "file", "not there"),
-        (len(doc["misfits"]) + len(doc["faults"]), "file", "that cannot be used"),
-        (len(doc["extra_files"]), "file", "too many"),
-        (len(doc["changed_files"]), "file", "changed since it was written"),
+        (len(doc["absent_files"]), "not there"),
+        (len(doc["misfits"]) + len(doc["faults"]), "that cannot be used"),
+        (len(doc["extra_files"]), "too many"),
+        (len(doc["changed_files"]), "changed since it was written"),
+    )
+    for count, how in kinds:
+        if count:
+            yield f"{plural(count, 'file')} {how}"
+
+
+def _wrong_beside(doc: VerifyDocument) -> Iterator[str]:
+    """What is wrong with routes where every row that is there is right."""
+    kinds = (
         (doc["routes_absent"] or 0, "route", "on no rank"),
         (doc["routes_repeated"] or 0, "route", "more than once"),
         (doc["rows_masked"], "route", "marked as padding"),
@@ -165,24 +208,35 @@ def _wrong_beside(doc: VerifyDocument) -> Iterator[str]:
 def verified_headline(doc: VerifyDocument) -> Headline:
     """The verdict as a line."""
     word, style = ("VERIFIED", "bold green") if doc["ok"] else ("WRONG", "bold red")
-    rows = f"{amount(doc['rows_wrong'])} of {plural(doc['rows'], 'row')} wrong"
-    if not doc["rows_wrong"]:
-        rows = ", ".join(_wrong_beside(doc)) or rows
+    rows = f"{amount(doc['rows_wrong'])} of {plural(doc['rows'], 'row')} wrong{_where(doc)}"
     if not doc["rows"]:
         rows = "no route belongs on these ranks" if doc["ok"] else "no row could be compared"
     elif doc["ok"]:
         rows = f"{plural(doc['rows'], 'row')}, every one its token's route"
-    return Headline(word, style, rows)
+    elif not doc["rows_wrong"]:
+        rows = ""
+    rest = [] if doc["ok"] else [*_wrong_files(doc)]
+    rest += [] if rows else _wrong_beside(doc)
+    return Headline(word, style, "; ".join(filter(None, [rows, ", ".join(rest)])))
+
+
+def _where(doc: VerifyDocument) -> str:
+    """In how many files, and in which layers, wrong rows are."""
+    files = {entry["file"] for entry in doc["wrong"]}
+    layers = {entry["layer"] for entry in doc["wrong"]}
+    return f" in {plural(len(files), 'file')}, {layers_text(sorted(layers))}" if files else ""
 
 
 def verified_lines(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
     """What was checked, then what went wrong and what fits, each with its label."""
     yield from _checks(doc)
+    yield from _wrong_lines(doc)
     for line in _move_lines(doc["moves"]):
         yield "holds", line
     for suspect in doc["suspects"]:
         yield "matches", _suspect_line(suspect)
-    if not doc["suspects"] and doc["suspects_of"]:
+    explained = doc["wrong"] and all(entry["shift"] is not None for entry in doc["wrong"])
+    if not doc["suspects"] and doc["suspects_of"] and not explained:
         yield "matches", "no layout that is known"
     for e in doc["examples"]:
         where = f"{e['file']} layer {e['layer']} row {e['row']}"

@@ -499,6 +499,32 @@ class TestDamage:
         assert done.out.startswith("VERIFIED")
         assert f"\norder     {moved} rows in another slot order\n" in done.out
 
+    def test_where_and_by_how_much(self, capsys, batch, folder):
+        """A layer that is a row late in one file, beside a file that is not there: the headline has
+        both, and a line the file, the layer, how many rows, and the shift.
+        """
+        path, options = folder
+        name, gone = NAMES["later"], NAMES["first"]
+        (path / gone).unlink()
+        rows = rows_of(name)
+
+        def change(arrays):
+            arrays["layer.5"] = np.roll(arrays["layer.5"], 1, axis=0)
+
+        damage(path, name, change)
+        owed = sum(n < EVEN[sample] - 1 for sample, n in rows)
+        entry = {"file": name, "layer": 5, "rows": owed, "rows_wrong": owed, "shift": -1}
+        found = verify(capsys, path, batch, *options, code=1)
+        (wrong,) = found["wrong"]
+        assert wrong == {**entry, "rows_shifted": owed - 2}  # but the first of each zigzag piece
+        said = run(capsys, "verify", path, "--against", batch.path, *as_settings(*options)).out
+        assert said.splitlines()[0] == (
+            f"WRONG  {owed} of {found['rows']} rows wrong in 1 file, layer 5; 1 file not there"
+        )
+        told = "shifted by one row: they hold the routes of the token before"
+        assert f"\nwrong     {name}: layer 5: {owed} of {owed} rows, {told}\n" in said
+        assert "no layout that is known" not in said
+
     def test_at_most_five_examples(self, capsys, batch, folder):
         """All wrong rows are counted, the first five are shown, layer by layer."""
         path, options = folder
@@ -868,7 +894,8 @@ class TestReport:
         assert code == 1
         _, wrong = count_wrong(tmp_path / "t", batch, zigzag)
         lines = piped.splitlines()
-        assert lines[0] == f"WRONG  {wrong} of {ROUTES} rows wrong"
+        where = "in 2 files, layers 1-3, 5-6, 8"
+        assert lines[0] == f"WRONG  {wrong} of {ROUTES} rows wrong {where}"
         assert f"tensors   {tmp_path}/t  (2 files)" in lines
         assert f"dump      {batch.path}" in lines
         found = verify(capsys, tmp_path / "t", batch, *options, code=1)
@@ -943,7 +970,7 @@ class TestReport:
         args = ("verify", tmp_path / "t", "--against", batch.path, *as_settings(*options))
         piped, _, code = self.reports(capsys, monkeypatch, *args)
         assert code == 1
-        assert piped.startswith("WRONG  no row could be compared\n")
+        assert piped.startswith("WRONG  no row could be compared; 2 files that cannot be used\n")
 
 
 def test_masks_of_each_layer(capsys, tmp_path):

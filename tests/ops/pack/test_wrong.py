@@ -1,0 +1,48 @@
+"""What is wrong in a layer of a file, and whether a shift explains it."""
+
+import numpy as np
+import pytest
+
+from routectl.ops.pack.wrong import SHIFTS, WrongLayer
+
+
+def counted(got, expected, positions=None):
+    """The counts of one run."""
+    got, expected = np.array(got), np.array(expected)
+    at = np.arange(len(got)) if positions is None else np.array(positions)
+    one = WrongLayer(rows=len(got))
+    wrong = (np.sort(got, axis=1) != np.sort(expected, axis=1)).any(axis=1)
+    one.add(got, expected, at, wrong)
+    return one
+
+
+@pytest.mark.parametrize("by", SHIFTS)
+def test_a_shift_is_named(by):
+    """Rows that hold the token's so many positions later, the ends of the run other ids, in any
+    order of slots.
+    """
+    rng = np.random.default_rng(by + 9)
+    truth = rng.permuted(np.tile(np.arange(64), (40, 1)), axis=1)[:, :4]
+    got = rng.permuted(np.roll(truth, -by, axis=0), axis=1)
+    found = counted(got, truth)
+    assert (found.wrong, found.shifted[by], found.shift) == (40, 40 - abs(by), by)
+    assert (found + found).shift == by
+
+
+def test_other_rows_are_no_shift():
+    """One row of nine holds its neighbour's, and rows of no neighbour are nobody's."""
+    truth = np.arange(40).reshape(10, 4)
+    got = truth + 100
+    got[3] = truth[2]
+    assert counted(got, truth).shift is None
+    assert counted(truth, truth).shift is None
+    assert counted(np.roll(truth, 1, axis=0), truth, positions=range(0, 30, 3)).shift is None
+
+
+def test_a_row_amiss_is_no_shift():
+    """Where one row of many holds neither, the shift does not explain all."""
+    truth = np.arange(160).reshape(40, 4)
+    got = np.roll(truth, 1, axis=0)
+    got[20] = 0, 1, 2, 9
+    found = counted(got, truth)
+    assert (found.wrong, found.shifted[-1], found.shift) == (40, 38, None)
