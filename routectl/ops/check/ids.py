@@ -176,33 +176,36 @@ def _add_range(
     """Ids out of range, and what they may be."""
     name, start = where
     row, column = (int(n) for n in np.argwhere(bad_TL)[0])
+    why, ids = _why_out(ids_TLK[bad_TL], meta.num_experts, float(bad_TL.mean(axis=0).max()))
     book.add(
         "R101",
         Place(name, start + row, meta.layers_L[column]),
         rows=int(bad_TL.sum()),
         layers=[meta.layers_L[i] for i in np.flatnonzero(bad_TL.any(axis=0))],
-        detail=_why_out(ids_TLK[bad_TL], meta.num_experts, float(bad_TL.mean(axis=0).max())),
+        detail=why,
+        facts={"kind": why, **ids},
     )
 
 
-def _why_out(rows_NK: Ints, limit: int, share: float) -> str:
-    """The explanation that fits rows with an id out of range."""
+def _why_out(rows_NK: Ints, limit: int, share: float) -> tuple[str, dict[str, int]]:
+    """What fits rows with an id out of range, and which ids, where these tell it."""
     out_NK = (rows_NK < 0) | (rows_NK >= limit)
     values = np.unique(rows_NK[out_NK])
     if set(values.tolist()) <= {255, 65535}:
-        return "a sentinel wrapped to 255 or 65535 in part of a row"
+        return "a sentinel wrapped to 255 or 65535 in part of a row", {}
     if set(values.tolist()) == {-1}:
-        return "-1 in part of a row"
+        return "-1 in part of a row", {}
     of_slots = [np.unique(rows_NK[out_NK[:, k], k]) for k in np.flatnonzero(out_NK.any(axis=0))]
     alone = all(len(ids) == 1 for ids in of_slots) and len(of_slots) == len(values)
     if share > 0.5 and values[0] == limit and alone:
-        return "ids of shared experts, in a slot of their own"
+        return "ids of shared experts, in a slot of their own", {}
     if values[0] >= 0 and int(values.max()) < limit + max(limit, 64):
-        return (
-            f"ids up to {int(values.max())}: physical ones (EPLB), which --expert-map FILE reads "
-            "as logical ones, or another model's"
-        )
-    return "no ids at all: another type or another layout of bytes"
+        why = "physical ones (EPLB), which --expert-map FILE reads as logical ones"
+        return f"{why}, or another model's", {
+            "least_ids": int(values[0]),
+            "greatest_ids": int(values[-1]),
+        }
+    return "no ids at all: another type or another layout of bytes", {}
 
 
 class NarrowIds:

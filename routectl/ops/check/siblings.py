@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ...columns.stored_keys import in_columns
 from ...dump import Sample, SampleKey
 from ...routes import Routes
+from ..pairs.align import name_of
 from .book.results import Book, Place
 from .samples import disagree
 from .starts import guessed
@@ -48,10 +49,11 @@ def first_siblings(keys: Sequence[SampleKey]) -> NDArray[np.int32]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _First:
-    """The first sample of a prompt that has routes; astray says that they may stand elsewhere."""
+class _Routed:
+    """A sample of a prompt that has routes; astray says that they may stand elsewhere."""
 
     index: int
+    name: str
     routes: Routes
     astray: bool
 
@@ -62,12 +64,14 @@ class Siblings:
 
     first_N: NDArray[np.int32]
     read: Callable[[int], Sample | None]
-    _held: OrderedDict[int, _First | None] = field(default_factory=OrderedDict)
+    _held: OrderedDict[tuple[int, int], _Routed | None] = field(default_factory=OrderedDict)
 
     def check(self, sample: Sample, place: tuple[int, str], astray: bool, book: Book) -> None:
         """Compare a sample's prompt rows with those of its first sibling.
 
-        Of samples whose rows went ``astray`` it is no news that they differ.
+        Where they differ, a third says which of the two is unlike its siblings; the first one is
+        named once, beside the second. Of samples whose rows went ``astray`` it is no news that they
+        differ.
         """
         index, name = place
         leader = int(self.first_N[index])
@@ -75,27 +79,39 @@ class Siblings:
         if routes is None or end is None:
             return
         if leader == NONE:
-            self._hold(index, _First(index, routes, astray))
+            self._hold((index, index), _Routed(index, name, routes, astray))
             return
-        first = self._first(leader)
+        first = self._routed(leader, leader)
         if first is None or first.index >= index or astray or first.astray:
             return
         begin, wrong = disagree(first.routes, routes, end)
-        if wrong:
-            book.add("R601", Place(name, begin), rows=wrong)
+        if not wrong:
+            return
+        second = self._routed(leader, first.index + 1)
+        is_second = second is not None and second.index == index
+        third = self._routed(leader, index + 1) if is_second else second
+        blamed, other = name, first.name
+        if third is not None and not third.astray:
+            odd = disagree(first.routes, third.routes, end)[1]
+            if odd and not disagree(routes, third.routes, end)[1]:
+                blamed, other = first.name, name
+        if blamed == name or is_second:
+            book.add("R601", Place(blamed, begin, note=f"unlike sample {other}"), rows=wrong)
 
-    def _hold(self, leader: int, first: _First | None) -> None:
-        self._held[leader] = first
+    def _hold(self, where: tuple[int, int], found: _Routed | None) -> None:
+        self._held[where] = found
         if len(self._held) > _OPEN:
             self._held.popitem(last=False)
 
-    def _first(self, leader: int) -> _First | None:
-        if leader not in self._held:
-            self._hold(leader, self._found(leader))
-        return self._held[leader]
+    def _routed(self, leader: int, begin: int) -> _Routed | None:
+        """The same as ``_found``, which is kept."""
+        if (leader, begin) not in self._held:
+            self._hold((leader, begin), self._found(leader, begin))
+        return self._held[leader, begin]
 
-    def _found(self, leader: int) -> _First | None:
-        for index in range(leader, min(leader + _NEXT, len(self.first_N))):
+    def _found(self, leader: int, begin: int) -> _Routed | None:
+        """The first sample of a prompt, from an index on, that has routes."""
+        for index in range(begin, min(begin + _NEXT, len(self.first_N))):
             if index != leader and self.first_N[index] != leader:
                 continue
             sample = self.read(index)
@@ -104,7 +120,7 @@ class Siblings:
                 and sample.routes is not None
                 and sample.prompt_length is not None
             ):
-                return _First(index, sample.routes, _is_astray(sample))
+                return _Routed(index, name_of(sample, index), sample.routes, _is_astray(sample))
         return None
 
 

@@ -127,7 +127,7 @@ def out_of_range(number, share=1.0):
         (
             out_of_range(35, 0.1),
             "R101",
-            "ids up to 35: physical ones (EPLB), which --expert-map FILE reads as logical ones, or "
+            "ids 35: physical ones (EPLB), which --expert-map FILE reads as logical ones, or "
             "another model's",
         ),
         (out_of_range(32), "R101", "ids of shared experts, in a slot of their own"),

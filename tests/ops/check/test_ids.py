@@ -74,6 +74,20 @@ def test_one_bad_slot_is_no_rank(tmp_path):
     assert codes(check(recorded(tmp_path, spoil))) == {"R101"}
 
 
+def test_ids_beyond_the_experts_are_one_finding(tmp_path):
+    """Whatever each sample's greatest is: one finding, with the least and the greatest of all."""
+    ids_of = iter([33, 39, 36, 35, 40, 34, 38, 37])
+
+    def spoil(ids):
+        ids[::3, :, 1] = next(ids_of)
+        return ids
+
+    (found,) = check(recorded(tmp_path, spoil)).findings
+    assert (found.code, found.samples) == ("R101", 8)
+    assert found.detail.startswith("ids 33 to 40: physical ones (EPLB), which --expert-map")
+    assert dict(found.facts)["greatest_ids"] == 40
+
+
 def test_a_layer_of_ids_out_of_range_is_not_constant_too(tmp_path):
     """Where nearly all rows of a layer are out of range the few others say nothing of it."""
 

@@ -128,7 +128,7 @@ class Comparer:
             return False, False
         pending, edits = len(found.pending), found.edits
         self._add(pair, book, found)
-        book.retract("R601", name)  # the reference says it of each
+        book.retract("R601")  # the reference says it of each
         return found.edits > edits or len(found.pending) > pending, True
 
     def _pair(self, index: int, sample: Sample, legal: Legal, theirs: Sample) -> _Pair | None:
@@ -348,7 +348,7 @@ class Comparer:
             total += judge.explained
             maps = tuple(judge.maps)
         mostly = total > wrong / 2
-        total += rest.judge(book, in_place > wrong / 2, mostly)
+        total += rest.judge(book, in_place > wrong / 2, mostly, beside=total > 0)
         ledger.take(book, found.indices())
         best = sorted(estimates.values(), key=lambda e: (e.mismatched - e.before, e.code, e.name))
         width = len(self.layers)

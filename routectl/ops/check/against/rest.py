@@ -148,12 +148,12 @@ class Rest:
         self.wrong_L = self.wrong_L - before_L
         self.intact = {index: one for index, one in self.intact.items() if index in kept}
 
-    def judge(self, book: Book, explained_in_place: bool, explained: bool) -> int:
+    def judge(self, book: Book, explained_in_place: bool, explained: bool, *, beside: bool) -> int:
         """Name what is left; how many rows a step in the mismatch explains.
 
         ``explained_in_place`` says that most of the mismatch was named as wrong in place (R711):
         the rest of it is of the same cause. ``explained`` says that most was explained: what is
-        left beside it is not judged by its rate.
+        left beside it is not judged by its rate. ``beside`` says that some was.
         """
         prefixes = self._prefixes(book)
         stale = self._steps(book, prefixes is not None) + (prefixes.wrong if prefixes else 0)
@@ -167,7 +167,8 @@ class Rest:
             )
         if rows <= 0 or wrong <= 0:
             return stale
-        share = f"{100 * wrong / rows:.2f} % of the other rows differ"
+        others = "other " if beside or stale or prefixes else ""
+        share = f"{100 * wrong / rows:.2f} % of the {others}rows differ"
         margins = margin_words(known, clear, self.eps)
         rate_L = self.wrong_L / np.maximum(self.rows_L, 1)
         decided = known >= _DECIDED * wrong
@@ -180,7 +181,7 @@ class Rest:
             book.add(code, None, rows=wrong, detail=f"{share}{margins}", facts={})
         elif not (stale or explained) and (wrong > _TOO_MUCH * rows or rate_L[0] > _TOO_EARLY):
             first = self.layers[int(np.flatnonzero(rate_L >= min(_TOO_EARLY, rate_L.max()))[0])]
-            detail = f"wrong from layer {first} on{margins}; {share}"
+            detail = f"wrong from layer {first} on: {share}{margins}"
             book.add("R711", None, rows=wrong, detail=detail, facts={"from_layer": first})
         elif decided:
             book.add("R712", None, rows=wrong, detail=f"{share}{margins}", facts={})

@@ -7,5 +7,7 @@ def margin_words(known: int, clear: int, eps: float) -> str:
     """How large the margins of mismatched rows are, in words; nothing where none is known."""
     if not known:
         return ""
-    size = "large" if clear > known / 2 else "small"
-    return f", at {size} margins: {100 * clear / known:.1f} % of these rows above {eps:g}"
+    if clear > known / 2:
+        return f"; {100 * clear / known:.1f} % of these are clear flips, at margins beyond {eps:g}"
+    near = 100 * (known - clear) / known
+    return f"; {near:.1f} % of these are near-ties, at margins up to {eps:g}"

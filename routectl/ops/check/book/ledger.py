@@ -17,6 +17,7 @@ _VARIANTS = 4  # findings of one code that differ in a number alone, told apart 
 _KINDS = 64  # of one code that differ in words
 _WHOLE = (-1, 0)  # where a finding of the dump as a whole stands
 _MORE = "of more kinds"
+_BOUNDS = ("least_", "greatest_")  # numbers so named bound what findings of one kind hold together
 Words = tuple[tuple[str, str | None], ...]
 
 
@@ -67,7 +68,7 @@ class _Kind:
     """Findings of one code that differ in numbers alone.
 
     numbers are names with the least and the greatest value; variants by their facts, None from one
-    more on than are told apart.
+    more on than are told apart, and where numbers are bounds.
     """
 
     words: Words
@@ -100,20 +101,30 @@ class _Kind:
         for name, word in self.words:
             if word is not None:
                 facts[name] = word
+            elif name.startswith(_BOUNDS):
+                facts[name] = ranges[name][not name.startswith(_BOUNDS[0])]
             elif ranges[name][0] == ranges[name][1]:
                 facts[name] = ranges[name][0]
             else:
                 facts |= {f"least_{name}": ranges[name][0], f"greatest_{name}": ranges[name][1]}
         told = [v for v in facts.values() if isinstance(v, str)]
-        told += [f"{name} {a} to {b}" for name, (a, b) in ranges.items() if a != b]
-        return [self.total.finding(code, tuple(facts.items()), "; ".join(told))]
+        bounds = [name for name in ranges if name.startswith(_BOUNDS)]
+        told += [f"{n} {a} to {b}" for n, (a, b) in ranges.items() if a != b and n not in bounds]
+        said = "; ".join(told)
+        if bounds:
+            least, greatest = (facts[name] for name in bounds)
+            named = bounds[0].removeprefix(_BOUNDS[0])
+            said = f"{named} {least}{'' if least == greatest else f' to {greatest}'}: {said}"
+        return [self.total.finding(code, tuple(facts.items()), said)]
 
 
 def _kind(facts: Facts, tally: FindingTally, samples: int) -> _Kind:
     """A kind of one variant; ``samples`` are those of it that the kind does not have yet."""
     words = tuple((n, v if isinstance(v, str) else None) for n, v in facts)
     numbers = tuple((n, v, v) for n, v in facts if not isinstance(v, str))
-    return _Kind(words, replace(tally, samples=samples), numbers, {facts: tally})
+    bounded = any(name.startswith(_BOUNDS) for name, _, _ in numbers)
+    variants = None if bounded else {facts: tally}
+    return _Kind(words, replace(tally, samples=samples), numbers, variants)
 
 
 @dataclass(slots=True)

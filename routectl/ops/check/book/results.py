@@ -131,11 +131,13 @@ class Book:
         """Whether a finding of a code is in a sample."""
         return any(sample in e.samples for (c, _), e in self.found.items() if c == code)
 
-    def retract(self, code: str, sample: str) -> None:
-        """Take one sample out of the findings of a code: another one explains them."""
+    def retract(self, code: str, sample: str | None = None) -> None:
+        """Take one sample, or all, out of the findings of a code: another one explains them."""
         for key in [k for k in self.found if k[0] == code]:
             entry = self.found[key]
-            if entry.samples.pop(sample, None) is not None:
+            if sample is None:
+                del self.found[key]
+            elif entry.samples.pop(sample, None) is not None:
                 entry.places = [p for p in entry.places if p.sample != sample]
                 if not entry.samples and not entry.rows:
                     del self.found[key]
