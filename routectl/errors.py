@@ -13,6 +13,7 @@ __all__ = [
     "UnsupportedError",
     "check_choice",
     "did_you_mean",
+    "extra_hint",
     "unknown",
 ]
 
@@ -95,3 +96,9 @@ def check_choice(told: str, word: object, known: Iterable[str]) -> None:
     names = tuple(known)
     if word not in names:
         raise unknown(told, word, names, RoutectlError)
+
+
+def extra_hint(extra: str) -> str:
+    """How an extra is installed: from an index, and in a clone of the repository."""
+    clone = f"pip install -c constraints.txt '.[{extra}]'"
+    return f"pip install 'routectl[{extra}]'; in a clone: {clone}"

@@ -13,9 +13,9 @@ from ..errors import RoutectlError, check_choice
 from ..jobs.inputs import STDIN
 from ..limits import parse_limits, raised_limits
 from ..visible import visible
-from .logs import show_logs
+from .logs import show_logs, tell_compiling
 from .signals import ended_by_signals
-from .terminal import say
+from .terminal import note, say
 from .words.commands import Commands
 from .words.help import HELP
 from .words.scripts import SCRIPTS
@@ -155,6 +155,8 @@ def script() -> None:
     A closed pipe ends it quietly (141), as it ends any Unix tool.
     """
     show_logs()
+    if sys.stderr.isatty():
+        tell_compiling(note)
     code = TROUBLE
     with ended_by_signals() as ended:
         code = _flushed(main(sys.argv[1:]))

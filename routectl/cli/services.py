@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import RoutectlError, UnsupportedError
+from ..errors import RoutectlError, UnsupportedError, extra_hint
 from ..jobs.options import option
 from .terminal import note
 from .voices import Voices
@@ -90,7 +90,7 @@ class Dashboards:
             if find_spec(package) is None:
                 raise UnsupportedError(
                     f"{flag} needs {package}, which is not installed",
-                    hint=f"pip install 'routectl[{extra}]'",
+                    hint=extra_hint(extra),
                 )
 
     def sayings(self, runs: "Document", document: "Document", voices: Voices) -> list[Saying]:

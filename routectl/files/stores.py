@@ -2,7 +2,7 @@
 (fsspec_store.py) has it.
 
 Both find credentials themselves; none is read here, and none is told: messages
-have no query of a URL, and of the libraries' own the first line.
+have no query of a URL, and of the libraries' own a line that is not understood alone.
 """
 
 import re
@@ -14,7 +14,7 @@ from ..errors import FormatError, RoutectlError
 
 __all__ = ["ObjectAbout", "ObjectStore", "OpenObject", "Root", "store_trouble"]
 
-_LONGEST = 300  # characters of a library's message
+_LONGEST = 150  # characters of a library's message
 
 
 class Root(NamedTuple):
@@ -85,16 +85,23 @@ _WORDS = (  # what libraries say, and what that is
 )
 
 
+def _what(text: str) -> str:
+    """A library's message without where and in which of its operations."""
+    return re.sub(r"^When .*?: (?=AWS Error)| during \w+ operation", "", text)
+
+
 def store_trouble(
     where: str, error: BaseException, *, written: bool = False
 ) -> FormatError | RoutectlError:
-    """What a library says, as the error of a place: one line, without queries of URLs."""
+    """What a library says, as the error of a place: one line, in our words where they are known,
+    else its own, without queries of URLs.
+    """
     text = str(error).strip() or type(error).__name__
-    text = _QUERY.sub(r"\1", text.splitlines()[0])[:_LONGEST]
-    for pattern, words in _WORDS:
-        if re.search(pattern, text):
-            text = f"{words}: {text}"
-            break
+    text = _QUERY.sub(r"\1", text.splitlines()[0])
+    words = next((words for pattern, words in _WORDS if re.search(pattern, text)), None)
+    curl = re.search(r"curlCode: \d+, (.*)", text)
+    more = f": {curl[1]}" if curl else ""
+    text = (_what(text) if words is None else f"{words}{more}")[:_LONGEST]
     if written:
         return RoutectlError(f"{where}: cannot be written: {text}")
     return FormatError(f"{where}: cannot be read: {text}")

@@ -18,7 +18,7 @@ import torch
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.scales import quantization_of, refused_method
-from ..errors import FormatError, RoutectlError, UnsupportedError
+from ..errors import FormatError, RoutectlError, UnsupportedError, extra_hint
 from ..files.places import RemotePath
 from ..files.reading import read_bytes
 from ..files.scratch import scratch_folder
@@ -151,8 +151,9 @@ def errors_told(folder: Path, newer: str = "") -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - of the library, on a document of others
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if newer:
-            hint = "pip install 'routectl[models]'"
-            raise UnsupportedError(f"{newer}, and makes no model: {said}", hint=hint) from None
+            raise UnsupportedError(
+                f"{newer}, and makes no model: {said}", hint=extra_hint("models")
+            ) from None
         raise FormatError(
             f"{folder}: transformers makes no model of its config.json: {said}"
         ) from None
@@ -228,7 +229,7 @@ def _transformers() -> Any:
     """The library, its version checked."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UnsupportedError(
-            f"running a model needs {' and '.join(missing)}", hint="pip install 'routectl[models]'"
+            f"running a model needs {' and '.join(missing)}", hint=extra_hint("models")
         )
     import transformers
 
@@ -236,7 +237,7 @@ def _transformers() -> Any:
         raise UnsupportedError(
             f"transformers {transformers.__version__} is older than what is verified: "
             f"expected {FIRST} or later",
-            hint="pip install 'routectl[models]'",
+            hint=extra_hint("models"),
         )
     return transformers
 

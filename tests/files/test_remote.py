@@ -10,6 +10,7 @@ from routectl.files import arrow_store
 from routectl.files.folders import replacing_folder
 from routectl.files.places import pinned, place_of
 from routectl.files.reading import open_mappable, open_regular, read_ahead, read_bytes, size_of
+from routectl.files.stores import store_trouble
 from routectl.files.writing import refuse_existing, replacing
 
 TEXT = bytes(range(256)) * 1024  # 256 KB
@@ -225,6 +226,30 @@ def test_a_destination_that_cannot_be_asked_cannot_be_written(bucket):
     bucket.proxy.fault = lambda _: "cut"
     with pytest.raises(RoutectlError, match="x: cannot be written: "):
         replacing(path, force=False).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("library", "said"),
+    [
+        (
+            "When reading information for key 'a' in bucket 'x': AWS Error NETWORK_CONNECTION "
+            "during HeadObject operation: curlCode: 7, Couldn't connect to server",
+            "the connection failed or was cut: Couldn't connect to server",
+        ),
+        ("AWS Error ACCESS_DENIED during HeadObject operation: No response body.", None),
+        (
+            "When listing 'x': AWS Error UNKNOWN (HTTP status 418) during HeadObject operation: tea",
+            "AWS Error UNKNOWN (HTTP status 418): tea",
+        ),
+        ("GET https://x/a?X-Amz-Signature=secret failed\nwith more", "GET https://x/a failed"),
+        ("y" * 400, "y" * 150),
+    ],
+)
+def test_a_store_is_told_of_in_a_short_line(library, said):
+    """In our words where they are known, else in the library's, without where and in what."""
+    told = str(store_trouble("s3://x/a", OSError(library)))
+    wanted = said or "access is denied: no credentials, or others"
+    assert told == f"s3://x/a: cannot be read: {wanted}"
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ...errors import FormatError, UnsupportedError
+from ...errors import FormatError, UnsupportedError, extra_hint
 from ...files.reading import read_text
 from ..documents.fields import from_json, one_line
 from .script import script_settings
@@ -43,7 +43,7 @@ def read_flat(path: Path) -> Flat:
     except ImportError:
         raise UnsupportedError(
             f"{path}: YAML needs PyYAML, which is not installed",
-            hint="pip install 'routectl[trainers]'",
+            hint=extra_hint("trainers"),
         ) from None
     except (ValueError, RecursionError, msgspec.DecodeError) as error:
         raise FormatError(f"{path}: not {form} of a config: {one_line(error)}") from None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ...dump import Sample
-from ...errors import RoutectlError
+from ...errors import RoutectlError, extra_hint
 from ...files.scratch import scratch_file
 from .rows import Feed, TargetRows, tokens_of
 from .torch_lists import response_part
@@ -67,7 +67,7 @@ def write_jagged(feed: Feed, stream: IO[bytes]) -> int:
     except ImportError:
         raise RoutectlError(
             "--to verl writes a TensorDict, and tensordict is not installed",
-            hint="pip install 'routectl[trainers]', or --to verl-padded",
+            hint=f"--to verl-padded, or {extra_hint('trainers')}",
         ) from None
     fields: dict[str, list[torch.Tensor]] = {}
     keys: list[str] = []

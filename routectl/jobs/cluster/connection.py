@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ...errors import RoutectlError, UnsupportedError
+from ...errors import RoutectlError, UnsupportedError, extra_hint
 from .tasks import Cluster
 
 __all__ = ["connect_cluster"]
@@ -52,7 +52,7 @@ def _loaded() -> Any:
         import ray
     except ModuleNotFoundError:
         raise UnsupportedError(
-            "--ray needs ray, which is not installed", hint="pip install 'routectl[ray]'"
+            "--ray needs ray, which is not installed", hint=extra_hint("ray")
         ) from None
     return ray
 

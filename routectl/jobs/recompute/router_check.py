@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...errors import RoutectlError, UnsupportedError
+from ...errors import RoutectlError, UnsupportedError, extra_hint
 from ...files.places import place_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def router_checker(prepared: "Prepared", say: Callable[[str], None]) -> Any:
     ones, the check has to pass: else UnsupportedError is raised.
     """
     waiting, newer = True, prepared.unverified
-    hint = "pip install 'routectl[models]'"
+    hint = extra_hint("models")
 
     def check(result: "Forwarded") -> "Forwarded":
         nonlocal waiting

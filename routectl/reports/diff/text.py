@@ -34,7 +34,7 @@ from .figures import LogprobFigures
 from .flips import example_margins, flip_columns, margin_lines
 from .schema import DiffDocument, RowFigures, SequenceFigures
 
-__all__ = ["diff_headline", "diff_verdict", "render_diff", "unmatched_text"]
+__all__ = ["diff_headline", "diff_verdict", "print_diff", "render_diff", "unmatched_text"]
 
 
 def unmatched_text(samples: int, layers: int, rows: int) -> str:
@@ -276,10 +276,10 @@ def diff_headline(doc: DiffDocument) -> Headline:
 def render_diff(doc: DiffDocument, console: Console) -> None:
     """Print a routectl.diff/1 document."""
     with under_verdict(console, diff_headline(doc)):
-        _print_body(doc, console)
+        print_diff(doc, console)
 
 
-def _print_body(doc: DiffDocument, console: Console) -> None:
+def print_diff(doc: DiffDocument, console: Console) -> None:
     """What follows the verdict."""
     for failure in doc["verdict"]["failed"]:
         print_text(console, f"  {failure_text(failure)}", 4, "red")

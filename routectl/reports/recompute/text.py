@@ -5,7 +5,7 @@ from typing import cast
 from rich.console import Console
 
 from ..diff.schema import DiffDocument
-from ..diff.text import render_diff
+from ..diff.text import diff_verdict, print_diff
 from ..text.tables import Column, Headline, print_line, print_table, print_text, under_verdict
 from ..text.wording import amount, bytes_text, failure_text, percent, plural
 from .schema import RecomputeDocument
@@ -68,7 +68,9 @@ def _print_body(doc: RecomputeDocument, console: Console) -> None:
     for place, one in enumerate(doc["comparisons"]):
         console.print()
         pictured = {"detail": doc["detail"]} if place == 0 and "detail" in doc else {}
-        render_diff(cast("DiffDocument", {**one["diff"], **pictured}), console)
+        diff = cast("DiffDocument", {**one["diff"], **pictured})
+        print_line(console, one["mode"], diff_verdict(diff)[1])
+        print_diff(diff, console)
 
 
 def _noise_table(console: Console, doc: RecomputeDocument) -> None:

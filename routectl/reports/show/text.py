@@ -17,6 +17,7 @@ __all__ = [
 ]
 
 _SKIPPED = 10  # files that are named
+_LIFT = "bits an id: how much better a token tells its experts than its layer does"
 
 
 def _rows_lines(doc: ShowDocument) -> Iterator[tuple[str, str]]:
@@ -156,6 +157,8 @@ def _print_table(doc: ShowDocument, console: Console) -> None:
         [r["max_vio"] for r in rows],
         lambda left: f"of max_vio {figure(min(left))} to {figure(max(left))}",
     )
+    if any(r.get("lift") is not None for r in rows):
+        print_line(console, "lift", _LIFT)
 
 
 def _model(doc: CheckpointDocument) -> str:

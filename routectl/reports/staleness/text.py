@@ -52,6 +52,10 @@ __all__ = [
     "verdict_word",
 ]
 
+_MODES = {
+    "free": "free: every version routes by itself",
+    "forced": "forced: other layers take the dump's routes",
+}
 _STYLES = {"WITHIN": "bold green", "MEASURED": "bold"}
 
 
@@ -207,27 +211,27 @@ def _half_life(doc: StalenessDocument) -> str:
     lags = ", ".join(map(str, life["lags"]))
     about = [f"from lags {lags}" if len(life["lags"]) > 1 else f"lag {lags} alone"]
     if life["exponent"] is not None:
-        about.append(f"exponent {figure(life['exponent'])}")
+        about.append(f"growing as lag to the power {figure(life['exponent'])}")
     if life["bounds"] is not None:
         straight, walk = sorted(life["bounds"])
-        about.append(f"{figure(straight)} to {figure(walk)} from straight drift to random walk")
+        about.append(f"{figure(straight)} by straight drift, {figure(walk)} by a random walk")
     if life["updates"] is None:
-        return f"not known ({'; '.join(about)})"
+        return f"updates until half of the rows differ: not known ({'; '.join(about)})"
     if life["interval"] is not None:
         about.insert(0, f"{level_text(doc)}: {range_text(life['interval'], rates=False)}")
     if life["extrapolated"]:
         about.append("extrapolated")
-    return f"{figure(life['updates'])} updates ({'; '.join(about)})"
+    return f"{figure(life['updates'])} updates until half of the rows differ ({'; '.join(about)})"
 
 
 def drift_lines(doc: StalenessDocument) -> list[tuple[str, str]]:
     """How fast routes move, in which layers first, and which version is nearest."""
     drift, lines = doc["drift"], []
-    if drift["speeds"]:
+    if drift["speeds"] and drift["mode"] is not None:
         whole = drift["speeds"][0]
         per = percent(whole["per_update"])
         bound = "" if whole["lag"] == 1 else f", or more: measured over {whole['lag']} updates"
-        lines.append(("speed", f"{per} of rows per update{bound} ({drift['mode']})"))
+        lines.append(("speed", f"{per} of rows per update{bound} ({_MODES[drift['mode']]})"))
         lines.append(("half-life", _half_life(doc)))
     if drift["fastest_layers"]:
         fastest = drift["fastest_layers"]

@@ -18,7 +18,8 @@ def test_without_ray(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     said = complaint(capsys, "convert", DUMP, "--save", tmp_path / "d.parquet", "--ray", "auto")
     assert said == (
-        "routectl: --ray needs ray, which is not installed\nhint: pip install 'routectl[ray]'\n"
+        "routectl: --ray needs ray, which is not installed\n"
+        "hint: pip install 'routectl[ray]'; in a clone: pip install -c constraints.txt '.[ray]'\n"
     )
     with pytest.raises(UnsupportedError):
         connect_cluster("local")
