@@ -238,8 +238,8 @@ def test_a_destination_that_cannot_be_asked_cannot_be_written(bucket):
         ),
         ("AWS Error ACCESS_DENIED during HeadObject operation: No response body.", None),
         (
-            "When listing 'x': AWS Error UNKNOWN (HTTP status 418) during HeadObject operation: tea",
-            "AWS Error UNKNOWN (HTTP status 418): tea",
+            "When listing 'x': AWS Error UNKNOWN (HTTP status 418) during HeadBucket operation: x",
+            "AWS Error UNKNOWN (HTTP status 418): x",
         ),
         ("GET https://x/a?X-Amz-Signature=secret failed\nwith more", "GET https://x/a failed"),
         ("y" * 400, "y" * 150),

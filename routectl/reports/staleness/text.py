@@ -211,7 +211,7 @@ def _half_life(doc: StalenessDocument) -> str:
     lags = ", ".join(map(str, life["lags"]))
     about = [f"from lags {lags}" if len(life["lags"]) > 1 else f"lag {lags} alone"]
     if life["exponent"] is not None:
-        about.append(f"growing as lag to the power {figure(life['exponent'])}")
+        about.append(f"grows as lag^{figure(life['exponent'])}")
     if life["bounds"] is not None:
         straight, walk = sorted(life["bounds"])
         about.append(f"{figure(straight)} by straight drift, {figure(walk)} by a random walk")

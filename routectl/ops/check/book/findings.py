@@ -312,7 +312,7 @@ FINDINGS = (
         ("vllm#28284", "flashinfer#2822"),
     ),
     FindingKind("R712", "note", "numerics only",
-        "Rows are in place, and those that differ are near-ties: rounding turns them.",
+        "Rows are in place, and most of those that differ are near-ties, which rounding turns.",
         "Nothing; recompute --noise-floor measures how much rounding does.",
         ("flashinfer#2822", "vllm#38859"),
     ),
