@@ -169,6 +169,14 @@ def verified():
         "ep": 8,
         "ep_imbalance": 1.875,
         "ep_imbalance_padding": 4.0,
+        "wrong": [
+            {"file": name, "layer": n, "rows": 2048, "rows_wrong": 2000}
+            | {"shift": by, "rows_shifted": some}
+            for name, (by, some) in zip(
+                names, [(-1, 1990), (None, 0), (2, 1900), (1, 9)], strict=True
+            )
+            for n in (11, 12)
+        ],
         "examples": [{**wrong, "got": [*range(8)], "expected": [*range(100, 108)]}] * 3,
         "moves": [{"place": place, "holds": holds, "files": 1} for place, holds in moves],
         "suspects": [{**suspect, "frameworks": frameworks, "options": {"pad_multiplier": None}}],

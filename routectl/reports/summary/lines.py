@@ -201,7 +201,8 @@ def _verify(doc: VerifyDocument) -> Lines:
     first: dict[str, str] = {}  # of the lines of each label
     for label, text in verified_lines(doc):
         first.setdefault(label, text)
-    for label in ("tensors", "dump", "file", "changed", "holds", "matches", "once", "missing"):
+    labels = ("tensors", "dump", "file", "wrong", "holds", "matches", "once", "missing", "changed")
+    for label in labels:
         if label in first:
             yield Labelled(label, first[label])
 
