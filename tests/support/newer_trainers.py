@@ -2,19 +2,29 @@
 
 A folder ``.trainers/NAME-VERSION`` at the root of the repository has the unpacked package, as
 ``python tests/trainers/environments.py`` makes it; git does not see it. The newest that is there is
-taken. Tests are skipped where none is.
+taken. Tests are skipped where none is. SkyRL that can be imported as it is (Python 3.12) comes
+first: then nothing of it is left aside.
 """
 
 import contextlib
 import importlib
 import logging
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
 from packaging.version import Version
 
-__all__ = ["ART", "ART_NEWEST", "SKYRL", "art_replay", "skyrl_modules"]
+__all__ = [
+    "ART",
+    "ART_NEWEST",
+    "HAVE_SKYRL",
+    "UNSLOTH",
+    "art_replay",
+    "skyrl_modules",
+    "unsloth_replay",
+]
 
 _HERE = Path(__file__).resolve().parent.parent.parent / ".trainers"
 
@@ -25,7 +35,16 @@ def _newest(name):
     return found[max(found)] if found else _HERE / name
 
 
+def _importable_skyrl():
+    """Whether a SkyRL of the newer form is installed."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return Version(metadata.version("skyrl")) >= Version("0.4")
+    return False
+
+
 SKYRL = _newest("skyrl")
+HAVE_SKYRL = _importable_skyrl() or SKYRL.is_dir()
+UNSLOTH = _newest("unsloth_zoo")
 ART = _HERE / "openpipe_art-0.5.18"  # the last that takes bundles of version 1
 ART_NEWEST = _newest("openpipe_art")  # of version 4: 0.5.23
 _PACKAGES = (  # whose __init__ files import what is not there
@@ -76,8 +95,8 @@ def _taken_out(roots):
 def skyrl_modules():
     """SkyRL 0.4.0's own training_batch, packed_tensor, token_metadata, replay_utils, preprocess.
 
-    Its classes can be pickled and unpickled inside. jaxtyping (types alone) and loguru are not
-    needed.
+    Its classes can be pickled and unpickled inside. By path, jaxtyping (types alone) and loguru are
+    not needed.
     """
     stubs = {
         "jaxtyping": dict.fromkeys(("Bool", "Float", "Integer"), _Any),
@@ -91,7 +110,8 @@ def skyrl_modules():
         "replay": f"{train}.utils.replay_utils",
         "preprocess": "skyrl.train.dataset.preprocess",
     }
-    with _importable(SKYRL, _PACKAGES, stubs):
+    by_path = _importable(SKYRL, _PACKAGES, stubs)
+    with contextlib.nullcontext() if _importable_skyrl() else by_path:
         yield {short: importlib.import_module(name) for short, name in names.items()}
 
 
@@ -108,3 +128,10 @@ def art_replay(folder=ART, module="art.megatron.routing_replay"):
     packages = ("art", "art.megatron", "art.megatron.weights", "art.preprocessing")
     with _importable(folder, packages, stubs):
         yield importlib.import_module(module)
+
+
+@contextlib.contextmanager
+def unsloth_replay():
+    """unsloth_zoo's own routing_replay: its package asks for a GPU, this module for torch alone."""
+    with _importable(UNSLOTH, ("unsloth_zoo",), {}):
+        yield importlib.import_module("unsloth_zoo.routing_replay")

@@ -195,7 +195,7 @@ def test_verls_own_router_replay(core):
 def test_mtp_layers_select_by_themselves(core):
     """The router of an MTP layer, which no engine records, has no target, forward or recomputed."""
     model, seen = model_of(core, mtp_num_layers=1, **FULL)
-    extra = model.mtp.layers[0].transformer_layer.mlp.router
+    (extra,) = (m for name, m in model.mtp.named_modules() if name.endswith("mlp.router"))
     actions = []
     extra.register_forward_hook(
         lambda router, *_: actions.append(router.router_replay.router_replay_action)

@@ -43,6 +43,19 @@ def test_a_file_of_all_layers(tmp_path, dtype):
     np.testing.assert_array_equal(sample.routes.ids_TLK[~missing], ids[~missing])
 
 
+@pytest.mark.trainers
+@pytest.mark.filterwarnings("ignore")
+def test_what_paddle_itself_saves(tmp_path):
+    """A file of each dtype by the real paddle.save holds the same rows."""
+    paddle = pytest.importorskip("paddle", reason="paddlepaddle: tests/trainers/environments.py")
+    ids = some_ids(6, seed=1)
+    for dtype in DTYPES:
+        path = tmp_path / f"{dtype.__name__}.pdtensor"
+        paddle.save(stored(ids, dtype), str(path))
+        (sample,) = open_dump(path, model=FACTS)
+        np.testing.assert_array_equal(sample.routes.ids_TLK, ids)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_folder_of_layers(tmp_path, dtype):
     """A file a layer is one sample, named by the folder; ten layers are in order."""

@@ -19,7 +19,7 @@ from routectl.formats.targets.table import target_named
 from routectl.formats.targets.write import write_target
 from routectl.model import ModelFacts
 from routectl.pickled.opcodes import Made, Name, emit_pickle
-from support.newer_trainers import SKYRL, skyrl_modules
+from support.newer_trainers import HAVE_SKYRL, skyrl_modules
 from support.shell import complaint, document, run
 
 FIXTURES = Path(__file__).parent.parent.parent.parent / "fixtures"
@@ -28,7 +28,7 @@ DUMP = FIXTURES / "recordings/vllm-0.32.0/deepseek_v3.bf16.grpo/samples.jsonl"
 CONFIG = FIXTURES / "configs/deepseek_v3.json"
 FACTS = ModelFacts(2, (1,), 4, 2, None)
 MODULE = "skyrl.backends.skyrl_train.training_batch"
-skyrl = pytest.mark.skipif(not SKYRL.is_dir(), reason="skyrl==0.4.0 in .trainers")
+skyrl = pytest.mark.skipif(not HAVE_SKYRL, reason="skyrl>=0.4, or .trainers/skyrl-0.4.0")
 RECORDED = (0, 1, 5, 9)  # of DUMP
 
 
