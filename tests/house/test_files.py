@@ -34,7 +34,7 @@ HOMES = {  # the files and folders that may load a heavy library
     "wandb": ("reports/ci/dashboards.py",),
     "tokenizers": ("formats/tokenizer.py",),
     "ray": ("jobs/cluster/",),
-    "zstandard": ("codecs/", "formats/wire/fireworks.py"),
+    "zstandard": ("codecs/", "formats/wire/fireworks.py", "formats/native/pages.py"),
 }
 FACADE = (  # named as the verbs that they ask
     *("check", "diff", "pack", "staleness", "summarize", "unpack"),

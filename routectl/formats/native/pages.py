@@ -14,6 +14,7 @@ from zlib import crc32
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import zstandard
 
 from ...files.reading import read_ahead
 from ...limits import check_budget, check_inflation
@@ -115,9 +116,17 @@ def _longest(stream: IO[bytes], page: _Page, codec: int) -> int:
 
 
 def _is_whole(page: _Page, body: memoryview, chunk: ColumnChunk) -> bool:
-    """Whether a page of plain values is all of its chunk, and its bytes what they were."""
-    sizes = chunk.codec == _ZSTD and page.values == chunk.values and page.stored == len(body)
-    return sizes and page.is_plain and page.crc in (None, _signed(crc32(body)))
+    """Whether a page of plain values is all of its chunk, and its bytes what they were.
+
+    They become as many as the page's header says.
+    """
+    if chunk.codec != _ZSTD or page.values != chunk.values or page.stored != len(body):
+        return False
+    try:
+        size = zstandard.frame_content_size(body)
+    except zstandard.ZstdError:
+        return False
+    return size == page.size and page.is_plain and page.crc in (None, _signed(crc32(body)))
 
 
 def _signed(crc: int) -> int:
@@ -179,7 +188,7 @@ class PageBudget:
         of_group = self._groups[group]
         chunks = [of_group[self._columns[name]] for name in names]
         read_ahead(stream, map(_span, chunks))
-        zstd, room = pa.Codec("zstd"), memoryview(bytearray())
+        zstd, room = zstandard.ZstdDecompressor(), memoryview(bytearray())
         for name, chunk in zip(names, chunks, strict=True):
             begin, end = _span(chunk)
             if len(room) < end - begin:
@@ -187,17 +196,17 @@ class PageBudget:
             stream.seek(begin)
             data = room[: stream.readinto(room[: end - begin])]  # type: ignore[attr-defined]
             page = _page(bytes(data[:_HEAD]), begin)
-            body = None if page is None else data[page.begin - begin :]
-            if page is None or body is None or not _is_whole(page, body, chunk):
+            if page is None or not _is_whole(page, data[page.begin - begin :], chunk):
                 yield None
                 return
+            body = data[page.begin - begin :]
             where = f"{self._path}: {name}: a cell: bytes"
             check_budget("cell", page.size // max(page.values, 1), where)
             self._take(group, self._columns[name], page.size + (_OFFSET + _LEVELS) * page.values)
             self.hold()
             try:
-                yield memoryview(zstd.decompress(body, page.size)).cast("B")
-            except (pa.ArrowException, OSError, ValueError):
+                yield memoryview(zstd.decompress(body, page.size, allow_extra_data=False))
+            except zstandard.ZstdError:
                 yield None
                 return
 

@@ -3,6 +3,7 @@
 What it says is (kind, shard's number, value), kind one of the constants below.
 """
 
+import gc
 import os
 import select
 import signal
@@ -22,6 +23,7 @@ __all__ = ["BUG", "DONE", "FAILED", "READY", "TOTAL", "Told", "done_by", "serve"
 
 READY, DONE, FAILED, TOTAL, BUG = "ready", "done", "failed", "total", "bug"
 Told = tuple[str, int, Any]
+_OBJECTS = 50_000  # as of a command's own process
 
 
 def done_by(work: Work[Any], shard: Shard) -> Any:
@@ -36,6 +38,7 @@ def done_by(work: Work[Any], shard: Shard) -> Any:
 
 def serve(number: int, modules: Sequence[str] = ()) -> None:
     """Do what comes through a socket, until nothing more does; ``modules`` are imported first."""
+    gc.set_threshold(_OBJECTS)
     end = Connection(number)
     threading.Thread(target=_end_with_parent, args=(number,), daemon=True).start()
     signal.signal(signal.SIGTERM, _clean_up)
