@@ -28,7 +28,10 @@ class KeyStore(Protocol):
         """Samples of each run."""
 
     def read_keys(self, runs: Iterable[int], fields: Sequence[str]) -> Iterator[Keys]:
-        """The keys of each of some runs; fields that are not wanted may be None."""
+        """The keys of some runs in their order, of one or several of them at a time.
+
+        Fields that are not wanted may be None.
+        """
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +29,7 @@ from .table import Rows, numbers_of, valid_of
 __all__ = ["GroupReader", "ParquetSource", "open_parquet", "stored_metadata"]
 
 _BATCH = 4096  # rows whose keys are read at a time
+_FEW = 8  # row groups whose keys are read at a time: there may be few in each
 _KEPT_BYTES = 256 << 20  # of row groups, where samples are read out of their order
 _OF_KEYS = {  # the columns that a field of a key is made of
     "sample_id": ("sample_id",),
@@ -53,13 +54,13 @@ class ParquetSource:
         return StoredKeys([self])
 
     def read_keys(self, runs: Iterable[int], fields: Sequence[str]) -> Iterator[Keys]:
-        """The keys of some row groups, of each at once. Raises FormatError."""
+        """The keys of some row groups, a few at a time. Raises FormatError."""
         wanted = [column for field in fields for column in _OF_KEYS[field]]
         names = list(dict.fromkeys(wanted))
         with self._opened("keys") as (stream, file), _told(self.path, "keys"):
-            for number in runs:
-                self.budget.check(stream, [number], names)
-                table = file.read_row_group(number, names, use_threads=False)
+            for numbers in _few_of(runs):
+                self.budget.check(stream, numbers, names)
+                table = file.read_row_groups(numbers, names, use_threads=False)
                 yield Rows(table, names).keys(tuple(fields))
 
     def group(self, number: int, about: GroupAbout) -> Group:
@@ -207,6 +208,13 @@ def stored_metadata(path: Path, name: str) -> bytes | None:
     with open_regular(path) as stream:
         found: bytes | None = (_parquet(stream).metadata.metadata or {}).get(name.encode())
         return found
+
+
+def _few_of(numbers: Iterable[int]) -> Iterator[list[int]]:
+    """So many row groups at a time."""
+    left = iter(numbers)
+    while few := list(islice(left, _FEW)):
+        yield few
 
 
 def _parquet(stream: IO[bytes], footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
