@@ -104,14 +104,16 @@ def as_layers(ids_TLK):
 
 
 @settings(max_examples=50)
-@given(sides())
-def test_rows_layer_by_layer_are_counted_alike(case):
+@given(sides(), st.integers(1, 2), st.sampled_from([1, 2, 1 << 11]))
+def test_rows_layer_by_layer_are_counted_alike(case, threads, chunk):
     """Where the rows of a layer lie end to end, both ways of counting are the oracle's."""
     old, new, experts, skip = case
     layered = as_layers(old), as_layers(new)
     truth = truth_of(old, new, experts, skip)
     assert as_lists(diff_rows_of_few(*layered, experts, skip_TL=skip)) == truth
-    assert as_lists(diff_rows(*layered, experts, skip_TL=skip)) == truth
+    with patch.object(kernels, "_COPIED_TOKENS", chunk):
+        counts = diff_rows(*layered, experts, skip_TL=skip, threads=threads)
+    assert as_lists(counts) == truth
 
 
 def test_many_unlike_rows_are_left_to_the_loops():

@@ -132,3 +132,21 @@ def test_a_diff_by_layer_is_that_by_token(tmp_path):
     assert one.first.items == other.first.items
     assert one.samples == other.samples
     np.testing.assert_array_equal(one.detail.swaps_PLS, other.detail.swaps_PLS)
+
+
+def test_long_samples_compared_together_are_those_compared_alone(tmp_path):
+    """Figures and shown rows of a row group's samples at once are those of one after the other."""
+    old = [a_sample(f"s{i}", 300 + 50 * i, seed=i) for i in range(6)]
+    new = [a_sample(f"s{i}", 300 + 50 * i, seed=i) for i in range(6)]
+    for i, t, layer in ((1, 3, 0), (1, 299, 2), (2, 7, 1), (4, 0, 0), (5, 549, 1)):
+        ids = new[i].routes.ids_TLK[t, layer]
+        ids[:] = ids[::-1] if i == 2 else np.arange(60, 64)
+    sides = [open_dump(written(tmp_path / f"{i}.parquet", one)) for i, one in enumerate((old, new))]
+    bare = [Dump(side.meta, side.keys, side.__getitem__) for side in sides]
+    one, other = (diff_as(*dumps, DiffOptions(examples=3)) for dumps in (sides, bare))
+    for name in one.counts.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(one.counts, name), getattr(other.counts, name))
+    assert one.first.items == other.first.items
+    assert [(e.index, e.layer) for e in one.first.items] == [(1, 0), (1, 3), (4, 0)]
+    assert one.samples == other.samples
+    assert one.sequences.worst.items == other.sequences.worst.items
