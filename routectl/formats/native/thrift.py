@@ -5,7 +5,7 @@ lets a C++ exception through), so that chunks are found here. Source: apache/thr
 (thrift-compact-protocol.md), apache/parquet-format (parquet.thrift).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import IO, Any, NamedTuple, overload
 
@@ -19,6 +19,7 @@ _ROW_GROUPS, _COLUMNS, _META = 4, 1, 3  # fields of a file, of a row group, of a
 _DEEP = 8  # structs and lists within each other
 _LARGE = 4 << 20  # bytes of a footer that are worth a compiled loop, which takes a second to load
 _NUMBERS = (4, 5, 6)  # types of i16, i32, i64: varints
+_NOTHING: dict[int, dict[int, int]] = {}
 _OTHERS = "row groups without a place for each column"
 _FIELDS = (4, 5, 7, 9, 11)  # of its meta data, those that a ColumnChunk has
 
@@ -154,9 +155,12 @@ class Compact:
             else:
                 self.skip(kind, depth)
 
-    def numbers(self, found: dict[int, int], depth: int) -> None:
+    def numbers(
+        self, found: dict[int, int], depth: int, inner: Mapping[int, dict[int, int]] = _NOTHING
+    ) -> None:
         """Put the i32 and i64 fields of a struct, by number, where ``found`` has some already.
 
+        ``inner`` are those of structs in it, by their number.
         Without a call a number, as ``fields`` would have it: most of a footer is this.
         """
         data, at, left, number = self.data, self.at, self._left, 0
@@ -172,7 +176,10 @@ class Compact:
                 raise ValueError("too many fields")
             if kind not in _NUMBERS:
                 self.at, self._left = at, left
-                self.skip(kind, depth)
+                if kind == 12 and number in inner:
+                    self.numbers(inner[number], depth + 1)
+                else:
+                    self.skip(kind, depth)
                 at, left = self.at, self._left
             elif number in found and kind > 4:
                 value, at = _varint(data, at)
@@ -270,9 +277,5 @@ def _found_in(data: bytes, shape: tuple[int, int]) -> ColumnChunks:
 
 def _chunk(footer: Compact) -> ColumnChunk:
     told = dict.fromkeys(_FIELDS, 0)
-    for number, kind in footer.fields():
-        if (number, kind) == (_META, 12):
-            footer.numbers(told, 3)
-        else:
-            footer.skip(kind, 2)
+    footer.numbers({}, 2, {_META: told})
     return ColumnChunk(*told.values())
