@@ -293,14 +293,15 @@ class Dump:
         """The same dump with some of its layers, or some of its samples.
 
         layers   0-based transformer layers, such as a pipeline stage's; those without routes are
-                 passed over. A native file reads nothing else; other formats read whole samples
-                 and let the rest go.
+                 passed over. A native file reads nothing else; others read whole samples.
         samples  indices, in the order wanted.
 
         Raises MismatchError when the dump has none of the layers.
         """
         if samples is not None:
             chosen = list(samples)
+            if chosen and isinstance(chosen[0], bool | np.bool_):
+                raise TypeError("samples: got a mask, expected indices: np.flatnonzero(mask)")
             part = Dump(
                 self.meta,
                 in_columns(self.keys).take(chosen),

@@ -302,6 +302,8 @@ class Keys(Sequence[SampleKey]):
         """Those of some samples, in the order wanted."""
         places_S = np.fromiter(indices, np.int64)
         places_S = np.where(places_S < 0, places_S + len(self), places_S)
+        if len(places_S) and not (places_S.min() >= 0 and places_S.max() < len(self)):
+            raise IndexError(f"places beyond {len(self)} samples")
         found = Keys()
         found.ids = self.ids.take(places_S)
         found._tokens += _words(self._tokens)[places_S].tobytes()

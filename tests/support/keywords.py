@@ -15,7 +15,7 @@ __all__ = ["VERBS", "keywords_module"]
 
 PLACED = {"save", "output", "dst"}  # given by their own parameter
 VERBS = {  # of each verb: its request, and the fields that are no keywords, but parameters
-    "check": ("CheckRequest", {"dump", "against"}),
+    "check": ("CheckRequest", {"dump", "against", "partial"}),
     "convert": ("ConvertRequest", {"src", "train"} | PLACED),
     "diff": ("DiffRequest", {"old", "new", "partial", "table", "force"}),
     "layout": ("LayoutRequest", {"dump", "lens"}),
@@ -24,7 +24,7 @@ VERBS = {  # of each verb: its request, and the fields that are no keywords, but
     "show": ("ShowRequest", {"path", "detail", "partial", "force"}),
     "staleness": ("StalenessRequest", {"dump", "at", "series", "shard", "partial", "force"}),
     "unpack": ("UnpackRequest", {"folder"} | PLACED),
-    "verify": ("VerifyRequest", {"folder", "against"}),
+    "verify": ("VerifyRequest", {"folder", "against", "partial"}),
 }
 TOLD = {  # lists of numbers, a range of them, the model
     "layers": "str | Sequence[int] | None",

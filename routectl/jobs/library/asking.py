@@ -22,6 +22,8 @@ Model = str | PathLike[str] | ModelFacts
 """A model: its config, a folder with one, or the facts themselves."""
 Source = Dump | str | PathLike[str]
 """A dump, or where one is: a path, a folder, a glob, with ``::start=0`` and the like behind it."""
+_OF_PATHS = frozenset({"start", "format", "base", "expert_map"})
+_WRITTEN = frozenset({"partial", "table"})
 
 
 def path_text(source: Source) -> str:
@@ -51,13 +53,29 @@ def request_of(kind: Any, values: Mapping[str, Any], **placed: Any) -> Any:
 
     A list stands for a tuple of texts, a mapping for texts NAME=VALUE, a range or a list of numbers
     for text such as "0-3,7", one text for a list of one, text for a path, and a dump for the path
-    of one. Raises TypeError for a keyword that is no option.
+    of one. Raises TypeError for a keyword that is no option, that is a parameter of the verb, or
+    that asks for a file which the verb does not write; and for one that says how paths are read
+    where all dumps are open.
     """
     known = keywords_of(kind)
+    taken = {name for name, (field, _) in known.items() if field in placed}
     for name in values:
+        verb = kind.__name__.removesuffix("Request").lower()
+        if name in taken:
+            raise TypeError(
+                f"{verb}: {name!r} is no keyword: the function's own parameter gives it"
+            )
+        if name in _WRITTEN and name in known:
+            raise TypeError(
+                f"{verb}: {name} writes a file: routectl.run({kind.__name__}(...)) does"
+            )
         if name not in known:
-            verb = kind.__name__.removesuffix("Request").lower()
-            raise unknown(f"{verb}: keyword", name, sorted(known), TypeError)
+            expected = sorted(known.keys() - taken - _WRITTEN)
+            raise unknown(f"{verb}: keyword", name, expected, TypeError)
+    sources = [value for value in placed.values() if value is not None]
+    if sources and all(isinstance(value, HeldDump) for value in sources):
+        for name in _OF_PATHS & values.keys() & known.keys():
+            raise TypeError(f"{name}: of paths: open_dump has it, and these dumps are open")
     given = [(*known[name], value) for name, value in values.items()]
     given += [(one.name, one.type, placed[one.name]) for one in fields(kind) if one.name in placed]
     return build(kind, {field: _fitted(value, of) for field, of, value in given})

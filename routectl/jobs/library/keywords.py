@@ -34,7 +34,6 @@ class CheckKeywords(TypedDict, total=False):
     jobs: int | None
     ray: str | None
     shard: str | None
-    partial: AnyPath | None
     model: Model | None
     expert_map: AnyPath | None
     start: int | None
@@ -245,7 +244,6 @@ class VerifyKeywords(TypedDict, total=False):
     jobs: int | None
     ray: str | None
     shard: str | None
-    partial: AnyPath | None
     model: Model | None
     expert_map: AnyPath | None
     start: int | None

@@ -46,8 +46,6 @@ def diff(old: Source, new: Source, **options: Unpack[DiffKeywords]) -> DiffAnswe
 
     progress = options.pop("progress", SILENT)
     request = request_of(DiffRequest, options, old=path_text(old), new=path_text(new))
-    if request.share.partial is not None or request.table is not None:
-        raise TypeError("diff: partial and table write files: routectl.run(DiffRequest(...)) does")
     rows: list[pa.RecordBatch] = []
     found = compare_dumps(request, progress, take=rows.extend)
     judged = {

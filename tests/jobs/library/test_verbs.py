@@ -155,6 +155,18 @@ class TestDiff:
             routectl.diff(*dumps, fail_ovr="mismatch:1%")
         with pytest.raises(TypeError, match="examples: got str"):
             routectl.diff(*dumps, examples="ten")
+        with pytest.raises(TypeError, match="check: 'against' is no keyword: the function's own"):
+            routectl.check(dumps[0], against=dumps[1])
+        with pytest.raises(TypeError, match="staleness: 'at' is no keyword"):
+            routectl.staleness(dumps[0], {"v0": dumps[1]}, at=["v1=none"])
+        for name, value in (("start", 5), ("format", "npz"), ("expert_map", "map.json")):
+            with pytest.raises(TypeError, match=f"{name}: of paths: open_dump has it"):
+                routectl.diff(*dumps, **{name: value})
+        with pytest.raises(TypeError, match="got a mask, expected indices"):
+            dumps[0].select(samples=np.array([True, False]))
+        for verb, asked in (("check", dumps[:1]), ("show", dumps[:1]), ("diff", dumps)):
+            with pytest.raises(TypeError, match=f"{verb}: partial writes a file"):
+                getattr(routectl, verb)(*asked, shard="1/2", partial="part")
         with pytest.raises(TypeError, match="got list, expected a Dump, or the path"):
             routectl.diff([], dumps[1])
         with pytest.raises(RoutectlError, match="'every' is not known"):
