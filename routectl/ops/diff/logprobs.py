@@ -29,13 +29,15 @@ _NAMES = (*_SUMS, *(f"log_{m}" for m in _MOMENTS), *(f"p_{m}" for m in _MOMENTS)
 class LogprobCounts:
     """Sums over response tokens with log-probs on both sides; d = log p_new - log p_old, r = e^d.
 
+    Tokens that a loss mask leaves out are none of them.
+
     Those of one sample, or of many as ``LogprobSums`` tells them.
 
     sums       by name, see ``sum_of``
     max_abs    the greatest |d|
     over       tokens with max(r, 1/r) beyond each of TAUS
     equal      tokens whose log-probs are the same float32
-    one_sided  tokens that one side alone has a log-prob of, and no loss mask leaves out
+    one_sided  tokens that one side alone has a log-prob of
     """
 
     tokens: int = 0
@@ -68,17 +70,12 @@ class LogprobCounts:
             )
 
     @classmethod
-    def of_sides(
-        cls, old_G: Floats, new_G: Floats, trained_G: NDArray[np.bool_]
-    ) -> "LogprobCounts":
-        """Count the tokens of two sides, nan where a log-prob is not known or is none.
-
-        trained, bool, are those that no loss mask leaves out.
-        """
+    def of_sides(cls, old_G: Floats, new_G: Floats) -> "LogprobCounts":
+        """Count the tokens of two sides, nan where a log-prob is not known or is none."""
         unknown_old, unknown_new = np.isnan(old_G), np.isnan(new_G)
         known = ~(unknown_old | unknown_new)
         found = cls.of_tokens(old_G[known], new_G[known])
-        return replace(found, one_sided=int(((unknown_old ^ unknown_new) & trained_G).sum()))
+        return replace(found, one_sided=int((unknown_old ^ unknown_new).sum()))
 
     def sum_of(self, name: str) -> float:
         """A sum over tokens: of d, k3, abs (|d|), k3_stable, ratio (e^|d|), square (r²), js.

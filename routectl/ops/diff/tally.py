@@ -46,8 +46,7 @@ def _logprobs(old: Sample, new: Sample, pair: Pair, tokens: str) -> LogprobCount
     laid = laid_logprobs((old, new), most)
     if laid is None:
         return _NO_LOGPROBS
-    (old_G, new_G), trained_G = laid
-    return LogprobCounts.of_sides(old_G, new_G, trained_G)
+    return LogprobCounts.of_sides(*laid)
 
 
 def _token_ids(old: Sample, new: Sample, first: int, count: int) -> NDArray[np.int32] | None:

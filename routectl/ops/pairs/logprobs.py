@@ -34,10 +34,12 @@ def with_logprobs(dump: Dump, scored: Sequence[Sample]) -> tuple[Dump, int]:
 
 def laid_logprobs(
     sides: Sequence[Sample], most: int | None = None
-) -> tuple[list[NDArray[np.float64]], NDArray[np.bool_]] | None:
+) -> list[NDArray[np.float64]] | None:
     """Log-probs of the response tokens that every side sampled and scored, at most the first so
-    many: float64 [G] of each side, nan where one is not known, and bool [G], which tokens no loss
-    mask leaves out.
+    many: float64 [G] of each side, nan where one is not known.
+
+    Tokens that a side's loss mask leaves out are not among them: nobody sampled those of tools,
+    and rollouts have 0 there (verl, slime and miles average by that mask too).
 
     None where a side has no log-probs, or the prompts have other lengths or an unknown one.
     """
@@ -50,13 +52,12 @@ def laid_logprobs(
         return None
     size = min(map(len, known))
     size = size if most is None else min(size, most)
-    scored_G, trained_G = np.ones(size, np.bool_), np.ones(size, np.bool_)
+    scored_G = np.ones(size, np.bool_)
     for side in sides:
-        mask_G = None if side.loss_mask is None else side.loss_mask[prompt:]
-        for flags_G, given_G in ((scored_G, side.scored), (trained_G, mask_G)):
+        for given_G in (side.scored, _trained(side)):
             if given_G is not None:
-                flags_G[: len(given_G)] &= given_G[:size]
-    return [found[:size][scored_G] for found in known], trained_G[scored_G]
+                scored_G[: len(given_G)] &= given_G[:size]
+    return [found[:size][scored_G] for found in known]
 
 
 def _trained(sample: Sample) -> NDArray[np.bool_] | None:

@@ -44,7 +44,7 @@ class GainCounts:
 
     samples     counted; lags has them by updates since they were made, several those of which rows
                 are of several versions
-    one_sided   tokens of them that the dump or a mode alone lacks, and no loss mask leaves out
+    one_sided   tokens of them that the dump or a mode alone lacks
     unscored    without log-probs in the dump
     lacking     that a mode lacks, or has no log-probs of, by mode
     unreplayed  older than these weights, where nothing has R2 of them
@@ -151,15 +151,13 @@ class GainTally:
         self._numbers["samples"] += 1
         self._numbers["several"] += len(lags) > 1
         self._numbers["unreplayed"] += "R2" not in sides
-        return self._count(dict(zip(["dump", *found], laid[0], strict=True)), laid[1], cluster)
+        return self._count(dict(zip(["dump", *found], laid, strict=True)), cluster)
 
-    def _count(
-        self, values: Mapping[str, Floats], trained: NDArray[np.bool_], cluster: SampleCluster
-    ) -> bool:
+    def _count(self, values: Mapping[str, Floats], cluster: SampleCluster) -> bool:
         """Count the tokens of one sample, by the log-probs that the dump and each mode have."""
         unknown = np.isnan(np.stack(list(values.values())))
         known = ~unknown.any(axis=0)
-        self._numbers["one_sided"] += int((~known & ~unknown.all(axis=0) & trained).sum())
+        self._numbers["one_sided"] += int((~known & ~unknown.all(axis=0)).sum())
         ints, floats, most = [int(known.sum())], [], []
         for mode in REPLAYS:
             sums = LogprobCounts()

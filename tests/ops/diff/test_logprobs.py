@@ -189,6 +189,8 @@ def test_tokens_of_one_side(flip):
     for mask in (masked, masked[:4]):
         assert apart(whole, side([-1, None, -3], loss_mask=mask)).one_sided == 0
         assert apart(side([-1, -2, -3], loss_mask=mask), holed).one_sided == 0
+        tool = apart(side([-1, 0, -3], loss_mask=mask), side([-1, -9, -4]))  # rollouts have 0 there
+        assert (tool.tokens, tool.sum_of("abs"), tool.max_abs, tool.one_sided) == (2, 1, 1, 0)
     left = side([-1, None, -30], scored=np.array([True, False, False]))
     assert (alone := apart(whole, left)).tokens == alone.equal == 1
     assert (alone.sum_of("abs"), alone.one_sided) == (0, 0)
