@@ -67,7 +67,7 @@ MAY_IMPORT = {
         "columns damage dump errors gate_logprobs keys margins routes kernels ops "
         "ops.check.against ops.check.alone ops.check.book ops.check.candidates ops.pairs"
     ),
-    "ops.check.against": "dump layouts margins routes kernels ops.check.book ops.pairs",
+    "ops.check.against": "dump layouts margins routes kernels ops.adding ops.check.book ops.pairs",
     "ops.check.alone": "columns dump errors keys routes kernels ops.pairs",
     "ops.check.book": "dump routes visible ops.check.alone ops.check.candidates",
     "ops.check.candidates": "dump errors margins routes ops.pairs ops.staleness",

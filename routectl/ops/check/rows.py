@@ -4,7 +4,7 @@ Shape suffixes: T tokens, L MoE layers, K top_k, E experts.
 """
 
 from dataclasses import dataclass
-from math import perm
+from math import e, perm
 from typing import Any
 
 import numpy as np
@@ -273,14 +273,31 @@ def _check_identical(view: View, book: Book) -> None:
     changes = 1 if layers >= _MANY_LAYERS else 2
     hits = []
     for first, end in _runs_of(same_T):
-        enough = end - first + 1 >= _UNKNOWN_RUN
+        pairs = end - first  # of tokens that may be unlike
+        enough = pairs + 1 >= _UNKNOWN_RUN
         if tokens_T is not None:
             part = tokens_T[first : end + 1]
-            enough = int((part[1:] != part[:-1]).sum()) >= changes
-        hits += [(first, end + 1)] if enough else []
+            pairs = int((part[1:] != part[:-1]).sum())
+            enough = pairs >= changes
+        if enough and not _alike_by_chance(view, pairs, pairs, len(same_T)):
+            hits.append((first, end + 1))
     if hits:
         rows = sum(end - first for first, end in hits)
         book.add("R401", view.place(hits[0][0]), rows=rows * layers)
+
+
+def _alike_by_chance(view: View, alike: int, pairs: int, places: int) -> bool:
+    """Whether so many of so many pairs of tokens may be alike in all layers at one of some places.
+
+    A slot of two rows is the same by the load of its layer, as if slots were drawn apart; the tail
+    of the binomial is bounded (Chernoff).
+    """
+    ids_TLK = view.routes.ids_TLK
+    share = 1.0
+    for column in range(ids_TLK.shape[1]):
+        load_E = np.bincount(ids_TLK[:, column].ravel())
+        share *= float(((load_E / load_E.sum()) ** 2).sum()) ** ids_TLK.shape[2]
+    return alike <= pairs * share or places * (e * pairs * share / alike) ** alike > _BY_CHANCE
 
 
 def _check_blocks(view: View, book: Book) -> None:
@@ -301,7 +318,8 @@ def _check_blocks(view: View, book: Book) -> None:
         lag, count = int(lags[counts.argmax()]), int(counts.max())
         rows = np.arange(first, end)[lag_T[first:end] == lag]
         other = tokens_T is None or (tokens_T[rows] != tokens_T[rows - lag]).mean() > 0.5
-        if other and count >= (_BLOCK if tokens_T is not None else 4 * _BLOCK):
+        long = count >= (_BLOCK if tokens_T is not None else 4 * _BLOCK)
+        if other and long and not _alike_by_chance(view, count, end - first, len(hash_T) ** 2):
             front = "" if rows[0] != lag else "from the first row on"
             size = count * len(view.routes.layers_L)
             book.add("R402", view.place(int(rows[0])), rows=size, detail=front)

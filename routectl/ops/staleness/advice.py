@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from ...margins import EPS
+from ..adding.exceeding import exceeds
 from ..diff.flips import Flips
 from ..diff.measures import layer_measures, rate, total_measures
 from ..diff.result import SequenceCount
@@ -201,12 +202,16 @@ def _excess(
         return Excess()
     result = mismatch.result
     layers = layer_measures(result.counts, result.layers, result.margins, eps)
-    first = layers[0].clear_rate
+    first, flips = layers[0].clear_rate, layers[0].flips
+    early = flips is not None and exceeds(flips.clear, flips.rows, limits.first_clear)
     ours = mismatch.mismatch_rate or 0.0
-    rates = zip(result.layers, (m.mismatch_rate for m in layers), strict=True)
     return Excess(
-        None if first is None or first <= limits.first_clear else (result.layers[0], first),
-        tuple((layer, r) for layer, r in rates if r is not None and r > limits.broken),
+        (result.layers[0], first) if early and first is not None else None,
+        tuple(
+            (layer, m.mismatch_rate or 0.0)
+            for layer, m in zip(result.layers, layers, strict=True)
+            if exceeds(m.rows_mismatched, m.rows, limits.broken)
+        ),
         mismatch.counted.broken,
         result.samples.compared,
         next(iter(mismatch.counted.worst), None),

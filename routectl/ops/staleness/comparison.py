@@ -18,6 +18,7 @@ from ..diff.result import ComparedSample, DiffResult, SequenceCount
 
 __all__ = [
     "BROKEN",
+    "BROKEN_TOKENS",
     "ClusterSums",
     "Comparison",
     "ComparisonCounts",
@@ -28,6 +29,7 @@ __all__ = [
 Ints = NDArray[np.int64]
 _OTHERS = 5  # columns that are not by layer
 BROKEN = 0.5  # row mismatch of a sample that no arithmetic makes
+BROKEN_TOKENS = 4  # compared tokens of such a sample: of fewer, one early flip turns most rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,7 @@ from ..pairs.align import common_layers
 from ..pairs.join import Pairs
 from ..pairs.parts import JoinPart
 from .clusters import SampleCluster
-from .comparison import BROKEN, ClusterSums, ComparisonCounts
+from .comparison import BROKEN, BROKEN_TOKENS, ClusterSums, ComparisonCounts
 from .plan import StalenessPlan
 
 __all__ = ["ComparisonTally", "Which"]
@@ -88,8 +88,9 @@ class ComparisonTally:
         self._waiting.append((self._cluster.bucket, self._sums.row(found)))
         if len(self._waiting) >= _TOGETHER:
             self._flush()
-        self._broken += found.counts.mismatch_rate > BROKEN
-        self._worst.add(found.counts)
+        if found.counts.tokens >= BROKEN_TOKENS:
+            self._broken += found.counts.mismatch_rate > BROKEN
+            self._worst.add(found.counts)
 
     def _flush(self) -> None:
         if self._waiting:

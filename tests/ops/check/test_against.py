@@ -264,3 +264,14 @@ def test_rows_between_two_renumbered_runs_are_left_alone():
     assert codes(found, "error") == {"R706"}
     fixed = restored_dump(bad, found.explanation)
     assert diff(fixed, clean).rows_mismatched <= 0.005 * diff(bad, clean).rows_mismatched
+
+
+def test_few_rows_do_not_say_other_weights():
+    """Three of 20 rows of the first layer are 15 %, no more than chance: undecided, no error."""
+    rows = [[[i % 6, (i + 1) % 6], [i % 5, 5], [0, 1 + i % 5]] for i in range(20)]
+    moved = [[[(i + 3) % 6, (i + 1) % 6], *rows[i][1:]] if i < 3 else rows[i] for i in range(20)]
+    dumps = [
+        make_dump([make_sample(make_routes([r]), f"s{i}", [i], [1]) for i, r in enumerate(of)])
+        for of in (rows, moved)
+    ]
+    assert set(codes(check(dumps[1], dumps[0]))) == {"R715"}

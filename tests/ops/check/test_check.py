@@ -290,3 +290,15 @@ def test_empty_and_tiny_dumps():
     assert check(make_dump([])).findings == ()
     one = make_sample(make_routes(all_alike(1)), "a", [1], [2])
     assert codes(check(make_dump([one])), "warning") == set()
+
+
+def test_rows_alike_by_chance_are_no_runs():
+    """Four layers of one of two experts: 120 tokens have equal neighbours and blocks by chance."""
+    drawn = np.random.default_rng(5).integers(0, 2, (6, 120, 4, 1))
+    samples = [
+        make_sample(
+            make_routes(ids.tolist(), range(4), 2), f"s{i}", list(range(60)), list(range(61))
+        )
+        for i, ids in enumerate(drawn)
+    ]
+    assert not {"R401", "R402"} & set(codes(check(make_dump(samples, range(4), 2, 1))))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....routes import Bools
+from ...adding.exceeding import exceeds
 from ..book.results import Book, Place
 from .prefixes import Cached, KnownFlips, cached_differ, nats
 from .wording import margin_words
@@ -179,7 +180,10 @@ class Rest:
             # beside rows that are moved, clear flips may be what is left of those
             code = "R715" if explained else "R716"
             book.add(code, None, rows=wrong, detail=f"{share}{margins}", facts={})
-        elif not (stale or explained) and (wrong > _TOO_MUCH * rows or rate_L[0] > _TOO_EARLY):
+        elif not (stale or explained) and (
+            exceeds(wrong, rows, _TOO_MUCH)
+            or exceeds(int(self.wrong_L[0]), int(self.rows_L[0]), _TOO_EARLY)
+        ):
             first = self.layers[int(np.flatnonzero(rate_L >= min(_TOO_EARLY, rate_L.max()))[0])]
             detail = f"wrong from layer {first} on: {share}{margins}"
             book.add("R711", None, rows=wrong, detail=detail, facts={"from_layer": first})

@@ -70,8 +70,9 @@ def stretches_of(source_T: NDArray[np.int64], start: int) -> list[Stretch]:
 def name_script(script: Sequence[Stretch], tokens: int, prompt: int | None) -> list[Edit]:
     """What was done to a sample of ``tokens`` tokens, as edits in the order of their places.
 
-    Rows of another order are one edit, R714. Else each change of lag is one: a shift (R701) or a
-    padding side (R707), rows lost (R405), repeated (R402) or put in (R406).
+    Rows of another order are one edit, R714. Else each change of lag is one: a shift (R701; of rows
+    of the response alone, too) or a padding side (R707), rows lost (R405), repeated (R402) or put
+    in (R406).
     """
     known = [s for s in script if s.lag is not None]
     moved = [s for s in known if s.lag]
@@ -128,6 +129,10 @@ def _edit(
     ):
         where = "from the first row on" if stretch.first - lag <= 1 else "from in between"
         return Edit("R402", where, {"where": where, "size": step}, own)
+    first = stretch.first - lag
+    if not before and lag < -_SHIFT and prompt is not None and first in (prompt - 1, prompt):
+        detail = "rows of the response alone, from the first place on"
+        return Edit("R701", detail, {"where": "response alone"}, own)
     if _from_front(before, lag):
         code = "R701" if abs(lag) <= _SHIFT else "R707"
         return Edit(code, _lag_words(lag), {"lag": lag}, own)
