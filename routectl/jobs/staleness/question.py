@@ -83,7 +83,10 @@ class Question:
     def judged(
         self, counts: "StalenessCounts", *, warned: bool = False
     ) -> "tuple[Staleness, Document]":
-        """What was counted, held against the thresholds; warned as in ``answer``."""
+        """What was counted, held against the thresholds.
+
+        warned that what is out of order was said before.
+        """
         from ...ops.diff.thresholds import NOTHING, left_over
         from ...ops.staleness.staleness import staleness_of
         from ...ops.staleness.thresholds import judge_staleness
@@ -102,7 +105,6 @@ class Question:
             self.allow_unmatched,
             self.fail_on,
         )
-        if not warned:
-            self._warn(warnings_of(result))
+        self._warn(warnings_of(result)[len(result.disorders) if warned else 0 :])
         document = staleness_document(result, advice, options, judged=judged)
         return result, document

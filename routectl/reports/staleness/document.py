@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 _QUANTILES = (0.01, 0.1, 0.5)
+_ALIKE = 1000  # rows from which two versions that agree in all of them are no chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,18 @@ def disorder_text(found: Disorder) -> str:
 
 
 def warnings_of(result: Staleness) -> list[str]:
-    """What in a result may not be what was meant."""
-    return [disorder_text(one) for one in result.disorders]
+    """What in a result may not be what was meant: first the order of its versions."""
+    found = [disorder_text(one) for one in result.disorders]
+    alike = {  # free and forced are of the same two
+        (one.old, one.new): one.result.rows
+        for one in result.comparisons
+        if one.kind == "staleness" and one.result.rows >= _ALIKE and not one.result.rows_mismatched
+    }
+    return found + [
+        f"{old} and {new} have the same routes in all {rows:,} rows: the same weights twice, or an "
+        "update that moved none"
+        for (old, new), rows in alike.items()
+    ]
 
 
 def verdict_document(judged: Judged, alarms: int) -> ThresholdVerdict:

@@ -99,16 +99,21 @@ def test_samples_that_no_version_covers_are_exit_1(capsys, tmp_path):
 
 
 def test_versions_out_of_order_are_warned_of(capsys):
-    """The newer one first: a line on stderr and a key of the document name both."""
+    """The newer one first, or one twice: a line on stderr and a key of the document name both."""
     line = (*CALM[:4], f"--at=v1={ROUTES}", f"--at=v0={ROUTES}")  # --version-map =v0
     doc = document(capsys, *line)
-    (warning,) = doc["warnings"]
+    warning, alike = doc["warnings"]
+    rows = doc["comparisons"][0]["rows"]
+    assert alike.startswith(
+        f"v1 and v0 have the same routes in all {rows:,} rows: the same weights"
+    )
     assert warning.endswith("v1 before v0; the dump says that v0 made it")
     done = run(capsys, *line)
     assert done.err.count(f"routectl: warning: {warning}\n") == 1
+    assert done.err.count(f"routectl: warning: {alike}\n") == 1
     assert f"warning   {warning}" in done.out
     quiet = run(capsys, *CALM)
-    assert "warning" not in quiet.err + quiet.out
+    assert "out of order" not in quiet.err + quiet.out
     swapped = (*SWITCHED[:2], *SWITCHED[3:1:-1], *SWITCHED[4:])
     (warning,) = document(capsys, *swapped)["warnings"]
     assert warning.endswith("v0p before v0, but 2 samples went from v0 to v0p")
