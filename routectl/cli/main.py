@@ -25,7 +25,7 @@ __all__ = ["app", "main", "script"]
 
 TROUBLE = 2
 _BUG = "this is a bug in routectl; please report it with the lines above"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)  # EBADF: stdout is closed
 
 app = typer.Typer(
     cls=Commands,

@@ -1,11 +1,27 @@
 """The console script, begun before anything is loaded that could be interrupted."""
 
 import gc
+import os
 import signal
+import sys
 
 _OBJECTS = 50_000  # made and not let go of, before anybody looks for circles among them
 
 __all__ = ["console_script"]
+
+
+def _open_streams() -> None:
+    """Give a process that was started without some of its streams others in their place.
+
+    stdin is empty, stderr goes nowhere, and what is written to stdout fails, which is said: an
+    answer is not lost in silence. Left closed, the next file that is opened would be that stream.
+    """
+    for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, flags)  # the lowest that is free: 0, 1 or 2
+            mode = "r" if name == "stdin" else "w"
+            stream = os.fdopen(number, mode, encoding="utf-8", closefd=False)
+            setattr(sys, name, stream)
 
 
 def console_script() -> None:
@@ -14,6 +30,7 @@ def console_script() -> None:
     While it is loaded there is nothing to clean up: SIGINT, where it is not ignored, ends the
     process at once, and quietly.
     """
+    _open_streams()
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.set_threshold(

@@ -107,6 +107,12 @@ class TestExitCodes:
                 "README.md: got text, expected an HF config.json",
             ),
             (["convert", ENGINE, "--save", "out.txt"], "expected NAME.parquet"),
+            (["diff", ENGINE, ""], "got an empty path: a variable without a value?"),
+            (["check", ENGINE, "--against", ""], "got an empty path"),
+            (["show", "::start=0"], "got an empty path"),
+            (["show", ENGINE, "--model", ""], "got an empty path"),
+            (["convert", ENGINE, "--save", ""], "got an empty path"),
+            (["watch", "", "--once"], "got an empty path"),
         ],
     )
     def test_trouble_is_2(self, capsys, args: list[str], said: str) -> None:
@@ -190,6 +196,30 @@ class TestStreams:
         assert done.code == 2
         assert done.out.startswith("INCOMPARABLE")
         assert "first: layer 1" in done.err
+
+    @pytest.mark.parametrize("args", [("diff", ENGINE, ENGINE), ("--version",), ("diff", "--help")])
+    def test_closed_stdout_is_trouble(self, args: tuple[str, ...]) -> None:
+        """An answer that has nowhere to go is 2, never 1, and one line says so."""
+        done = subprocess.run(
+            ["sh", "-c", 'exec "$@" >&-', "sh", SCRIPT, *args], capture_output=True, text=True
+        )
+        said = "routectl: stdout: cannot be written: Bad file descriptor\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+    def test_closed_stderr_changes_nothing(self, tmp_path: Path) -> None:
+        """Without stderr and stdin the answer, the files and the exit code are the same."""
+        for args, code in (
+            (("diff", ENGINE, TRAINER), 1),
+            (("diff", ENGINE, "none.npz"), 2),
+            (("convert", ENGINE, "--save", str(tmp_path / "a.parquet")), 0),
+            (("show", "-", "--model", MODEL), 2),
+        ):
+            done = subprocess.run(
+                ["sh", "-c", 'exec "$@" 2>&- <&-', "sh", SCRIPT, *args], capture_output=True
+            )
+            assert done.returncode == code, args
+            assert done.stderr == b""
+        assert installed("diff", ENGINE, str(tmp_path / "a.parquet"))[0] == 0
 
 
 class TestSignals:
