@@ -20,11 +20,14 @@ from .tape import Asked, Forced, LayerRows, Tape
 
 __all__ = ["ForwardJob", "make_jobs"]
 
+_NOT_NUMBERS = "weights are NaN or infinite, or the forward overflows: --dtype fp32 tells"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForwardJob:
     """One forward: T tokens, the tape that it writes, and where the response begins."""
 
+    name: str
     index: int
     mode: str
     tokens_T: torch.Tensor
@@ -32,9 +35,19 @@ class ForwardJob:
     tape: Tape
 
     def finish(self, routers: tuple[RouterAt, ...], logprobs_G: Any) -> Forwarded:
-        """The result, with layers in the order of the routers; the tape is emptied."""
+        """The result, with layers in the order of the routers; the tape is emptied.
+
+        Raises MismatchError where a router's scores are NaN, since what it takes then means
+        nothing, or log-probs are.
+        """
         self.tape.to_host()
         rows = [self.tape.rows.pop(at.layer) for at in routers]
+        margins_TL = _stacked(row.margin_T for row in rows)
+        if np.isnan(margins_TL).any():
+            raise self._not_numbers(routers, np.isnan(margins_TL))
+        first = int(not self.prompt_length)  # a token that none is before has no log-prob
+        if logprobs_G is not None and np.isnan(logprobs_G[first:]).any():
+            raise MismatchError(f"{self.name}: its log-probs are NaN", hint=_NOT_NUMBERS)
         dtype = ids_dtype(max(at.num_choices for at in routers))
         live_TLK = forced_TL = None
         if self.mode == "forced":
@@ -48,12 +61,23 @@ class ForwardJob:
             ids_TLK=torch.stack([row.ids_TK for row in rows], dim=1).numpy().astype(dtype),
             live_TLK=live_TLK,
             forced_TL=forced_TL,
-            margins_TL=_stacked(row.margin_T for row in rows),
+            margins_TL=margins_TL,
             group_margins_TL=_group_margins(rows),
             ties_TL=_stacked(row.tie_T for row in rows),
             logprobs_G=logprobs_G,
             gate_logprobs_TLK=_gate_logprobs(rows) if self.tape.asked else None,
             inputs=inputs if self.tape.input_rows else None,
+        )
+
+    def _not_numbers(self, routers: tuple[RouterAt, ...], nan_TL: Any) -> MismatchError:
+        """What is said of scores that are NaN, at the first layer that has some."""
+        column = int(nan_TL.any(axis=0).argmax())
+        rows, first = int(nan_TL[:, column].sum()), int(nan_TL[:, column].argmax())
+        layer, tokens = routers[column].layer, len(nan_TL)
+        return MismatchError(
+            f"{self.name}: layer {layer}: the router's scores are NaN for {rows} of {tokens} "
+            f"tokens, from position {first} on: its routes mean nothing",
+            hint=_NOT_NUMBERS,
         )
 
     def _was_forced(self, at: RouterAt) -> Any:
@@ -123,7 +147,7 @@ def make_jobs(
             sys.maxsize if options.want_inputs else checked,
             asked=asked,
         )
-        yield ForwardJob(index, mode, tokens_T, len(sample.prompt_ids), tape)
+        yield ForwardJob(name, index, mode, tokens_T, len(sample.prompt_ids), tape)
 
 
 def _check_forced(sample: Sample, name: str, routers: tuple[RouterAt, ...]) -> None:

@@ -46,7 +46,7 @@ class LayerRows:
     ids_TK      int64, the experts that were used, by falling selection score
     live_TK     int64, the router's own top-k by falling score; None where it is ids_TK
     margin_T    float32, k-th minus (k+1)-th selection score of the router's own top-k; inf where
-                there is no (k+1)-th: K = E, all others masked out, or a table
+                there is no (k+1)-th: K = E, all others masked out, or a table; NaN where a score is
     group_margin_T  float32, the same of the groups that it kept; None where it drops no groups.
                 No margin is there where none was asked for
     inputs_TD   the router's input, in its dtype; None unless asked for
@@ -147,11 +147,15 @@ def steer(scores_TE: torch.Tensor, live_TK: torch.Tensor, forced: Forced) -> tor
 
 
 def _boundary(scores_TE: torch.Tensor, ids_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The taken ids by falling score, and the least taken minus the best other score, float32."""
+    """The taken ids by falling score, and the least taken minus the best other score, float32.
+
+    NaN where one score is: a top-k takes those first.
+    """
     ids_TK, values_TK = _by_score(scores_TE, ids_TK)
     others_TE = scores_TE.scatter(1, ids_TK, float("-inf"))
     last_T, next_T = values_TK[:, -1].float(), others_TE.amax(dim=1).float()
-    return ids_TK, torch.where(last_T == next_T, 0.0, last_T - next_T)
+    margin_T = torch.where(last_T == next_T, 0.0, last_T - next_T)
+    return ids_TK, margin_T.masked_fill(values_TK[:, 0].isnan(), torch.nan)
 
 
 def _by_score(scores_TE: torch.Tensor, ids_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

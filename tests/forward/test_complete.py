@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from routectl import FormatError
+from routectl import FormatError, MismatchError
 from routectl.checkpoints import open_checkpoint
 from routectl.checkpoints.left_out import LEFT_OUT, left_out
 from routectl.forward import RunOptions, prepare, run_forward
@@ -124,6 +124,31 @@ def test_a_head_that_is_tied_may_be_missing(tmp_path):
         (result,) = run_forward(prepared, samples(9))
     assert prepared.store.left_out == ()
     assert len(result.logprobs_G) == 5
+
+
+@pytest.mark.parametrize(
+    ("family", "tensor", "rows", "match"),
+    [
+        ("qwen3_moe", "model.layers.1.mlp.gate.weight", slice(3, 4), "layer 1: .* for 9 of 9 tok"),
+        (
+            "deepseek_v3",
+            "model.layers.1.mlp.gate.weight",
+            slice(3, 4),
+            "layer 1: .* for 9 of 9 tok",
+        ),
+        ("qwen3_moe", "model.layers.1.post_attention_layernorm.weight", slice(2), "layer 1: "),
+        ("qwen3_moe", "lm_head.weight", slice(5, 6), "its log-probs are NaN"),
+    ],
+)
+def test_weights_that_are_no_numbers_give_no_routes(family, tensor, rows, match, tmp_path):
+    """What a router takes of NaN is no route: refused, with the layer, in one line."""
+    folder = checkpoint_of(family, tmp_path)
+    edit_tensors(folder, lambda tensors: tensors[tensor][rows].fill_(torch.nan))
+    with quiet():
+        prepared = prepare(RunOptions(checkpoint=folder, want_logprobs=True))
+        with pytest.raises(MismatchError, match=match) as error:
+            list(run_forward(prepared, samples(9)))
+    assert "fp32" in error.value.hint
 
 
 def test_a_shard_that_is_not_there(tmp_path):
