@@ -47,10 +47,18 @@ def is_uri(text: str) -> bool:
 
 
 def place_of(text: str | os.PathLike[str]) -> Path:
-    """The place that a text names. Raises RoutectlError for a URI that cannot be one."""
+    """The place that a text names.
+
+    Raises RoutectlError for a URI that cannot be one, and for no text: that is the folder one is in
+    to Path, and a variable without a value to who typed it.
+    """
     if isinstance(text, RemotePath):
         return text
     text = os.fspath(text)
+    if not text:
+        raise RoutectlError(
+            "got an empty path: a variable without a value?", hint="the folder is ."
+        )
     found = _URI.fullmatch(text)
     if found is None:
         return Path(text)

@@ -28,8 +28,9 @@ def options_of_dump(
     width = finite_eps(eps)
     if isinstance(model, ModelFacts):
         return CheckOptions(model.zero_experts, ep=ep, eps=width)
-    source = place_of(opened.meta.facts_source or "") if model is None else model
-    if not source.exists() or str(source) == ".":
+    told = opened.meta.facts_source
+    source = place_of(told) if model is None and told else model
+    if source is None or not source.exists() or str(source) == ".":
         return CheckOptions(ep=ep, eps=width)
     from ...formats.documents.facts import model_config, read_model
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckRun", "answer_run", "limits_of", "runs_of_check", "trouble_in"]
 
-_DATA = ("old", "new", "rerun", "logprobs", "dump", "against", "at")
+_NAMED = ("at", "candidates")  # NAME=WHERE each
+_DATA = ("old", "new", "rerun", "logprobs", "dump", "against", *_NAMED)
 _PATHS = (*_DATA, "cache")
 
 
@@ -91,20 +92,24 @@ def _mapped(
 ) -> Request:
     """The request with its paths changed, each told whether it is of one file, and so no glob.
 
-    Of NAME=WHERE, WHERE is; of PATH::start=0, the path. ``exists`` tells a path with :: in it.
+    Of NAME=WHERE, WHERE is; of PATH::start=0, the path; a reference that is the name of a candidate
+    is none. ``exists`` tells a path with :: in it.
     """
 
     def placed(text: str) -> str:
         return str(parse_input(text, exists).placed(lambda path: change(path, False)))
 
+    names = {text.partition("=")[0].strip() for text in getattr(request, "candidates", ())}
     changed: dict[str, Any] = {}
     for field in fields(request):
         value = getattr(request, field.name)
-        if field.name == "at":
-            changed["at"] = tuple(
-                f"{name}{equals}{placed(where)}" if equals else name
+        if field.name in _NAMED:
+            changed[field.name] = tuple(
+                f"{name}{equals}{placed(where)}" if where else f"{name}{equals}"
                 for name, equals, where in (text.partition("=") for text in value)
             )
+        elif field.name == "against" and value in names:
+            continue
         elif field.name in _PATHS and value is not None:
             is_file = isinstance(value, Path)
             changed[field.name] = place_of(change(str(value), True)) if is_file else placed(value)
@@ -129,7 +134,7 @@ def _paths(request: Request) -> Iterator[str]:
     """The paths of data."""
     for name in _DATA:
         value = getattr(request, name, None)
-        if name == "at":
+        if name in _NAMED:
             yield from (parse_input(text.partition("=")[2]).path for text in value or ())
         elif value is not None:
             yield parse_input(str(value)).path

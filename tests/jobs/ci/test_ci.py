@@ -10,6 +10,8 @@ import pytest
 
 from routectl import open_dump
 from routectl.errors import RoutectlError
+from routectl.jobs.ci.config import read_checks
+from routectl.jobs.ci.runs import runs_of_check
 from routectl.ops.diff.metrics import METRICS
 from support.ci_configs import CHECK, DIFF, EXACT, V0, V1, V2, config, toml
 from support.shell import complaint, document, run, written
@@ -221,6 +223,22 @@ class TestRuns:
         monkeypatch.chdir(folder.parent)
         found = document(capsys, "ci", path.relative_to(folder.parent))["runs"][0]
         assert found["inputs"]["old"] == f"{folder.name}/old/step-1.npz"
+
+    def test_candidates_are_relative_to_the_config(self, folder):
+        """Of --candidates too; a reference that is the name of one is no path."""
+        words = {"verb": "check", "dump": "old/{}.npz", "against": "v0"}
+        words["candidates"] = ["v0=new/{}.npz", "v1=new/step-2.npz::start=0"]
+        (check,) = read_checks(config(folder, one=words)).checks
+        first, second = runs_of_check(check, folder)
+        assert (first.request.against, first.key, second.key) == ("v0", "step-1", "step-2")
+        assert first.request.candidates == (
+            f"v0={folder}/new/step-1.npz",
+            f"v1={folder}/new/step-2.npz::start=0",
+        )
+        words = {**words, "against": "new/step-1.npz"}
+        (check,) = read_checks(config(folder, one=words)).checks
+        (first, _) = runs_of_check(check, folder)
+        assert first.request.against == f"{folder}/new/step-1.npz"
 
     def test_braces_pair_by_name(self, capsys, folder):
         """{} makes a run of each name, paired by it; one that is on one side alone is trouble."""
