@@ -12,7 +12,7 @@ from ..errors import FormatError, MismatchError, UnsupportedError, unknown
 from ..files.places import glob_places, pinned, place_of
 from ..limits import limits, within
 from .documents.facts import Guess, Model, Otherwise, Physical
-from .documents.kinds import sniff_binary
+from .documents.kinds import kind_in_words, sniff_binary
 
 if TYPE_CHECKING:
     from ..codecs.dictionary import TokenDictionary
@@ -44,8 +44,9 @@ def _kind(path: Path, forced: str | None) -> str | None:
     found = forced or sniff_binary(path)
     claimed = _SUFFIXES.get(path.suffix)
     if forced is None and claimed is not None and found != claimed:
-        got = "text or unknown bytes" if found is None else f"a {found} file"
-        raise FormatError(f"{path}: the name says {path.suffix}, the content is {got}")
+        raise FormatError(
+            f"{path}: the name says {path.suffix}, the content is {kind_in_words(path)}"
+        )
     return found
 
 

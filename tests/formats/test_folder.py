@@ -163,6 +163,7 @@ def test_a_name_does_not_make_a_dump(tmp_path, suffix, content):
     ) as caught:
         open_dump(path, model=FACTS)
     check_line(caught.value, path)
+    assert bool(content) != ("an empty file" in str(caught.value))
 
 
 @pytest.mark.parametrize("form", FORMATS)
