@@ -7,6 +7,7 @@ from support.house import HOUSE, files_of_house, tree_of
 WRITERS = {  # what writes, or makes or removes a name, and stands outside files/
     "cli/words/help.py": {"write_text"},  # of a help's formatter, and no file
     "cli/main.py": {"os.open"},  # stdout, led to the null device
+    "cli/start.py": {"os.open"},  # streams that are closed, led there too
     "cli/services.py": {"open"},  # adds to GitHub's summary of a step, which is its own
     "engines/journal.py": {"unlink"},  # the side file of a capture, which grows
     "formats/arrays/files.py": {"save_file"},  # a file of a folder that is not there yet
