@@ -6,14 +6,13 @@ it. Each gives their bins to the last sample, in n log n steps where theirs take
 """
 
 import heapq
+from array import array
 from bisect import insort
 from collections.abc import Sequence
 
 __all__ = ["Bins", "first_fit", "karmarkar_karp", "split_fullest"]
 
 Bins = list[list[int]]
-_Entry = tuple[int, int, int, int, list["_Set"]]  # a partial solution, the next to merge first
-_Set = tuple[int, int, int, int]  # weight, size, first and last item: each tells the one after it
 
 
 def first_fit(lens: Sequence[int], max_tokens: int) -> Bins:
@@ -22,22 +21,23 @@ def first_fit(lens: Sequence[int], max_tokens: int) -> Bins:
     A sample that is longer alone has a bin of its own.
     """
     bins: Bins = []
-    most = (
-        2 * sum(min(n, max_tokens) for n in lens) // max(max_tokens, 1) + 2
-    )  # no two bins fit into one
-    size = 1 << most.bit_length()
+    tokens = sum(min(n, max_tokens) for n in lens)
+    size = 1 << (2 * tokens // max(max_tokens, 1) + 2).bit_length()  # no two bins fit into one
     room = [max_tokens] * (2 * size)  # a tree: the most room of the bins below; bins are its leaves
     for i, n in enumerate(lens):
-        k = 1
-        while n <= max_tokens and k < size:
+        k = 1 if n <= max_tokens else size + len(bins)
+        while k < size:
             k = 2 * k if n <= room[2 * k] else 2 * k + 1
-        k = k if n <= max_tokens else size + len(bins)
         if k - size == len(bins):
             bins.append([])
         bins[k - size].append(i)
-        room[k] -= n
-        while k := k // 2:
-            room[k] = max(room[2 * k], room[2 * k + 1])
+        most = room[k] = room[k] - n
+        while k > 1:
+            most = max(most, room[k ^ 1])
+            k //= 2
+            if room[k] == most:  # and so it is above
+                break
+            room[k] = most
     return bins
 
 
@@ -63,35 +63,53 @@ def split_fullest(bins: Bins, lens: Sequence[int], count: int) -> None:
         bins.append(halves[1])
 
 
-def _merged(one: list[_Set], other: list[_Set], parts: int, after: list[int]) -> list[_Set]:
-    """Two partial solutions as one: the heaviest set of one with the lightest of the other.
+class _Sets:
+    """Disjoint sets of items, each one number: its weight, its size and its first item, in bits.
 
-    Both are ascending and without empty sets, which the lightest are, so that only as many sets of
-    each are joined as there are too many. Both lists are used up.
+    So sets compare as verl compares them, and a million of them are numbers, not tuples of four.
     """
-    over = max(len(one) + len(other) - parts, 0)
-    loose = []
-    for a, b in zip(one[:over], reversed(other[:over]), strict=True):
-        after[a[3]] = b[2]
-        loose.append((a[0] + b[0], a[1] + b[1], a[2], b[3]))
-    del one[:over], other[:over]
-    most, fewer = (one, other) if len(one) >= len(other) else (other, one)
-    loose += fewer
-    if 8 * len(loose) < len(most):
-        for item in loose:
-            insort(most, item)
-    else:
-        most += loose
-        most.sort()
-    return most
 
+    def __init__(self, weights: Sequence[int]) -> None:
+        count = len(weights)
+        bits = count.bit_length()
+        self.first = (1 << bits) - 1  # the bits of a set that are its first item
+        self.shift = 2 * bits  # those below its weight
+        self.alone = sorted(w << 2 * bits | 1 << bits | i for i, w in enumerate(weights))
+        self._after = array("q", [-1]) * count  # the item after each in its set
+        self._last = array("q", range(count))  # the last item of the set that begins with each
 
-def _items(found: _Set, after: Sequence[int]) -> list[int]:
-    """What a set holds, ascending."""
-    items = [found[2]]
-    while items[-1] != found[3]:
-        items.append(after[items[-1]])
-    return sorted(items)
+    def joined(self, one: int, other: int) -> int:
+        """A set with the items of another behind its own."""
+        head, tail = one & self.first, other & self.first
+        self._after[self._last[head]] = tail
+        self._last[head] = self._last[tail]
+        return one + other - tail
+
+    def items(self, found: int) -> list[int]:
+        """What a set holds, ascending."""
+        items = [found & self.first]
+        while (after := self._after[items[-1]]) >= 0:
+            items.append(after)
+        return sorted(items)
+
+    def merged(self, one: list[int], other: list[int], parts: int) -> list[int]:
+        """Two partial solutions as one: the heaviest set of one with the lightest of the other.
+
+        Both are ascending and without empty sets, which the lightest are, so that only as many sets
+        of each are joined as there are too many. Both lists are used up.
+        """
+        over = max(len(one) + len(other) - parts, 0)
+        loose = list(map(self.joined, one[:over], reversed(other[:over])))
+        del one[:over], other[:over]
+        most, fewer = (one, other) if len(one) >= len(other) else (other, one)
+        loose += fewer
+        if 8 * len(loose) < len(most):
+            for found in loose:
+                insort(most, found)
+        else:
+            most += loose
+            most.sort()
+        return most
 
 
 def karmarkar_karp(weights: Sequence[int], parts: int, *, equal_size: bool = False) -> Bins:
@@ -108,28 +126,33 @@ def karmarkar_karp(weights: Sequence[int], parts: int, *, equal_size: bool = Fal
         raise ValueError(f"parts must be at least 1, got {parts}")
     if equal_size and len(weights) % parts:
         raise ValueError(f"{len(weights)} items do not divide into {parts} sets of equal size")
-    items = sorted(range(len(weights)), key=lambda i: (weights[i], i))  # the last is the widest
-    heap: list[_Entry] = []
-    after = [-1] * len(weights)
+    sets = _Sets(weights)
+    first, shift = sets.first, sets.shift
+    width = sum(weights).bit_length() + shift
+    partial: dict[int, list[int]] = {}  # solutions by the first item of their heaviest set
+    alone = sets.alone
 
-    def entry(sets: list[_Set]) -> _Entry:
-        heaviest = sets[-1]
-        spread = heaviest[0] - (sets[0][0] if len(sets) == parts else 0)
-        return (-spread, -heaviest[0], -heaviest[1], -heaviest[2], sets)
+    def put(found: list[int]) -> int:
+        """Keep a partial solution; the smallest number of all is that of the next to merge."""
+        heaviest = found[-1]
+        spread = (heaviest >> shift) - (found[0] >> shift if len(found) == parts else 0)
+        partial[heaviest & first] = found
+        return -(spread << width | heaviest)
 
-    def widest() -> list[_Set]:
-        if items:
-            single = entry([(weights[items[-1]], 1, items[-1], items[-1])])
-            if not heap or single < heap[0]:
-                items.pop()
-                return single[-1]
-        return heapq.heappop(heap)[-1]
+    def widest() -> list[int]:
+        if alone:
+            heaviest = alone[-1]
+            spread = heaviest >> shift if parts > 1 else 0
+            if not heap or -(spread << width | heaviest) < heap[0]:
+                return [alone.pop()]
+        return partial.pop(-heapq.heappop(heap) & first)
 
+    heap: list[int] = []
     if equal_size:
-        for k in range(0, len(items), parts):
-            heapq.heappush(heap, entry([(weights[i], 1, i, i) for i in items[k : k + parts]]))
-        items.clear()
-    for _ in range(max(len(heap), len(items)) - 1):
-        heapq.heappush(heap, entry(_merged(widest(), widest(), parts, after)))
-    sets = widest() if weights else []
-    return [_items(s, after) for s in reversed(sets)] + [[] for _ in range(parts - len(sets))]
+        heap = [put(alone[k : k + parts]) for k in range(0, len(alone), parts)]
+        heapq.heapify(heap)
+        alone = []
+    for _ in range(max(len(heap), len(alone)) - 1):
+        heapq.heappush(heap, put(sets.merged(widest(), widest(), parts)))
+    found = widest() if weights else []
+    return [sets.items(s) for s in reversed(found)] + [[] for _ in range(parts - len(found))]

@@ -143,6 +143,7 @@ def test_karmarkar_karp_is_verls(weights, parts):
         ([7, 2], 4, [[], [], [0], [1]]),
         ([4, 4, 4], 3, [[0], [1], [2]]),
         ([8, 7, 6, 5, 4], 2, [[0, 2], [1, 3, 4]]),  # 8 - 7, 6 - 5; 4 - 1; 3 - 1: 14 and 16
+        ([2**70, 2**70 - 1, 3, 2], 2, [[0, 3], [1, 2]]),  # no machine word holds these
     ],
 )
 def test_karmarkar_karp_by_hand(weights, parts, sets):
