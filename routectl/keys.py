@@ -5,7 +5,7 @@ Shape suffixes: S samples, W words of a digest.
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 __all__ = [
     "FIELDS",
     "Digests",
+    "Hashing",
+    "Ints",
     "Keys",
     "Lists",
     "SampleKey",
     "Texts",
     "digest_tokens",
     "equal",
+    "hash_spans",
     "key_of",
     "run_places",
 ]
@@ -32,6 +35,7 @@ _TOKENS, _PROMPT = 1, 2  # bits of what is known
 FIELDS = ("sample_id", "tokens", "prompt")  # of SampleKey
 Digests = NDArray[np.uint64]
 Ints = NDArray[np.int64]
+Hashing = Callable[[NDArray[np.uint8], Ints, Ints], Digests]  # what gives what hash_spans does
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,13 @@ class SampleKey:
     sample_id: str | None
     tokens: bytes | None
     prompt: bytes | None
+
+
+def hash_spans(data_N: NDArray[np.uint8], begins_S: Ints, ends_S: Ints) -> Digests:
+    """BLAKE2b-128 of spans of bytes, uint64 [S, W]: where each begins among them, and ends."""
+    view, blake = data_N.data, hashlib.blake2b
+    spans = zip(begins_S.tolist(), ends_S.tolist(), strict=True)
+    return _words(b"".join([blake(view[a:b], digest_size=_SIZE).digest() for a, b in spans]))
 
 
 def digest_tokens(ids: NDArray[np.int32]) -> bytes:
@@ -100,19 +111,13 @@ class Lists:
         sizes_S = sizes_2.sum(axis=1)
         return Lists(values_N, np.cumsum(sizes_S) - sizes_S, sizes_S, known_S)
 
-    def digests(self) -> bytearray:
+    def digests(self, hashing: Hashing = hash_spans) -> bytearray:
         """``digest_tokens`` of each list, end to end; zeros for one that is not there."""
-        values_N, blake = _stored(self.values_N), hashlib.blake2b
-        view = memoryview(values_N.view(np.uint8))
+        values_N = _stored(self.values_N)
         begins_S = self.begins_S * values_N.itemsize
         ends_S = begins_S + self.sizes_S * values_N.itemsize
-        spans = zip(begins_S.tolist(), ends_S.tolist(), strict=True)
-        found = bytearray(
-            b"".join([blake(view[a:b], digest_size=_SIZE).digest() for a, b in spans])
-        )
-        if not self.known_S.all():
-            np.frombuffer(found, np.uint8).reshape(-1, _SIZE)[~self.known_S] = 0
-        return found
+        found_SW = hashing(values_N.view(np.uint8), begins_S, ends_S)
+        return bytearray(np.where(self.known_S[:, None], found_SW, np.uint64(0)).tobytes())
 
 
 def run_places(begins_S: Ints, sizes_S: Ints) -> Ints:
@@ -193,7 +198,7 @@ class Texts(Sequence[str | None]):
             found.extend(data[wanted].tobytes(), np.cumsum(sizes_S), known_S[part_S])
         return found
 
-    def digests(self) -> tuple[Digests, NDArray[np.bool_]]:
+    def digests(self, hashing: Hashing = hash_spans) -> tuple[Digests, NDArray[np.bool_]]:
         """16 bytes of each, uint64 [S, W], and bool [S], which are there.
 
         A text of up to 15 bytes is these bytes, zeros, and its size; a longer one its BLAKE2b-128.
@@ -202,24 +207,21 @@ class Texts(Sequence[str | None]):
         for first in range(0, len(self), _AT_ONCE):
             ends_S = np.array(self._ends[first : first + _AT_ONCE])
             begin = self._ends[first - 1] if first else 0
-            self._hash(np.append(begin, ends_S[:-1]), ends_S, found_SN[first : first + _AT_ONCE])
+            begins_S = np.append(begin, ends_S[:-1])
+            self._hash(begins_S, ends_S, found_SN[first : first + _AT_ONCE], hashing)
         return _words(found_SN.data), self.known_S
 
-    def _hash(self, begins_S: Ints, ends_S: Ints, found_SN: NDArray[np.uint8]) -> None:
+    def _hash(
+        self, begins_S: Ints, ends_S: Ints, found_SN: NDArray[np.uint8], hashing: Hashing
+    ) -> None:
         """Write the 16 bytes of some texts."""
         data, last, sizes_S = np.frombuffer(self._data, np.uint8), _SIZE - 1, ends_S - begins_S
         for n in range(last):
             longer_S = np.flatnonzero((sizes_S > n) & (sizes_S <= last))
             found_SN[longer_S, n] = data[begins_S[longer_S] + n]
         found_SN[:, last] = np.minimum(sizes_S, last)
-        long_S, view, blake = (
-            np.flatnonzero(sizes_S > last),
-            memoryview(self._data),
-            hashlib.blake2b,
-        )
-        spans = zip(begins_S[long_S].tolist(), ends_S[long_S].tolist(), strict=True)
-        hashed = b"".join([blake(view[a:b], digest_size=_SIZE).digest() for a, b in spans])
-        found_SN[long_S] = np.frombuffer(hashed, np.uint8).reshape(-1, _SIZE)
+        long_S = np.flatnonzero(sizes_S > last)
+        found_SN[long_S] = hashing(data, begins_S[long_S], ends_S[long_S]).view(np.uint8)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and equal(self, other)
@@ -269,6 +271,7 @@ class Keys(Sequence[SampleKey]):
         response: Lists | None = None,
         *,
         prompts: bool = True,
+        hashing: Hashing = hash_spans,
     ) -> "Keys":
         """Those of samples given as columns, what ``put_ids`` makes of each.
 
@@ -282,11 +285,11 @@ class Keys(Sequence[SampleKey]):
         found._tokens, found._prompts = bytearray(size * _SIZE), bytearray(size * _SIZE)
         if prompt is not None and prompts:
             known_S += _PROMPT * prompt.known_S.astype(np.uint8)
-            found._prompts = prompt.digests()
+            found._prompts = prompt.digests(hashing)
         if prompt is not None and response is not None:
             both = prompt.beside(response)
             known_S += _TOKENS * both.known_S.astype(np.uint8)
-            found._tokens = both.digests()
+            found._tokens = both.digests(hashing)
         found._known = bytearray(known_S.tobytes())
         return found
 
@@ -320,13 +323,13 @@ class Keys(Sequence[SampleKey]):
         )
         return zip(self.ids.encoded(places), digests, strict=True)
 
-    def digests(self, of: str) -> tuple[Digests, NDArray[np.bool_]]:
+    def digests(self, of: str, hashing: Hashing = hash_spans) -> tuple[Digests, NDArray[np.bool_]]:
         """A column: uint64 [S, W], and bool [S], which are known; ``of`` is a field of SampleKey.
 
         It is not copied: nothing can be put at the end while it is held.
         """
         if of == "sample_id":
-            return self.ids.digests()
+            return self.ids.digests(hashing)
         data, bit = {"tokens": (self._tokens, _TOKENS), "prompt": (self._prompts, _PROMPT)}[of]
         return _words(data), np.frombuffer(self._known, np.uint8) & bit > 0
 

@@ -13,7 +13,7 @@ from typing import Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ..keys import FIELDS, Digests, Keys, SampleKey, equal
+from ..keys import FIELDS, Digests, Hashing, Keys, SampleKey, equal, hash_spans
 
 __all__ = ["KeyStore", "StoredKeys", "in_columns"]
 
@@ -27,7 +27,9 @@ class KeyStore(Protocol):
     def sizes(self) -> Sequence[int]:
         """Samples of each run."""
 
-    def read_keys(self, runs: Iterable[int], fields: Sequence[str]) -> Iterator[Keys]:
+    def read_keys(
+        self, runs: Iterable[int], fields: Sequence[str], hashing: Hashing = hash_spans
+    ) -> Iterator[Keys]:
         """The keys of some runs in their order, of one or several of them at a time.
 
         Fields that are not wanted may be None.
@@ -44,7 +46,9 @@ class _Held:
     def sizes(self) -> Sequence[int]:
         return (len(self.keys),)
 
-    def read_keys(self, runs: Iterable[int], fields: Sequence[str]) -> Iterator[Keys]:
+    def read_keys(
+        self, runs: Iterable[int], fields: Sequence[str], hashing: Hashing = hash_spans
+    ) -> Iterator[Keys]:
         return (self.keys for _ in runs)
 
 
@@ -59,8 +63,10 @@ class _Within:
     def sizes(self) -> Sequence[int]:
         return self.store.sizes
 
-    def read_keys(self, runs: Iterable[int], fields: Sequence[str]) -> Iterator[Keys]:
-        keys = self.store.read_keys(runs, fields)
+    def read_keys(
+        self, runs: Iterable[int], fields: Sequence[str], hashing: Hashing = hash_spans
+    ) -> Iterator[Keys]:
+        keys = self.store.read_keys(runs, fields, hashing)
         while True:
             with self.context():  # not while the keys are used
                 found = next(keys, None)
@@ -109,14 +115,14 @@ class StoredKeys(Sequence[SampleKey]):
             self._last = number, next(iter(self.stores[store].read_keys([run], FIELDS)))
         return self._last[1]
 
-    def digests(self, of: str) -> tuple[Digests, NDArray[np.bool_]]:
+    def digests(self, of: str, hashing: Hashing = hash_spans) -> tuple[Digests, NDArray[np.bool_]]:
         """A column, as that of ``Keys.digests``; it is made anew, and not held."""
         words_SW = np.empty((len(self), _WORDS), np.uint64)
         known_S, begin = np.empty(len(self), np.bool_), 0
         for store in self.stores:
-            for keys in store.read_keys(range(len(store.sizes)), (of,)):
+            for keys in store.read_keys(range(len(store.sizes)), (of,), hashing):
                 part = slice(begin, begin + len(keys))
-                words_SW[part], known_S[part] = keys.digests(of)
+                words_SW[part], known_S[part] = keys.digests(of, hashing)
                 begin += len(keys)
         return words_SW, known_S
 

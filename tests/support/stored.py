@@ -32,7 +32,7 @@ class Store:
         starts = range(0, len(self.keys), self.run)
         return [min(self.run, len(self.keys) - start) for start in starts]
 
-    def read_keys(self, runs, fields):
+    def read_keys(self, runs, fields, hashing=None):
         """The keys of some runs, with the wanted fields alone."""
         ends = list(accumulate(self.sizes))
         for n in runs:

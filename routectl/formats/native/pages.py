@@ -9,9 +9,11 @@ reads the pages of a chunk until they have the values that the footer counts.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from struct import Struct
 from typing import IO, Any
 from zlib import crc32
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
@@ -20,7 +22,7 @@ from ...files.reading import read_ahead
 from ...limits import check_budget, check_inflation
 from .thrift import ColumnChunk, Compact, read_chunks
 
-__all__ = ["PageBudget"]
+__all__ = ["PageBudget", "longest_text"]
 
 _HEAD, _LARGEST_HEAD = 256, 16 << 20  # bytes read for a header first, and at most (parquet-cpp)
 _FIELDS = 1000  # of a page header: there are some 20
@@ -31,6 +33,7 @@ _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBL
 _BY_DICTIONARY, _BY_PREFIX = (2, 8), 7  # encodings: PLAIN_, RLE_DICTIONARY; DELTA_BYTE_ARRAY
 _LEVELS, _OFFSET, _POINTER = 4, 4, 16  # bytes: two levels of a value; an offset; an entry
 _DICTIONARY_BYTES = 16 << 20  # a larger one is not taken apart
+_SIZE = Struct("<I")  # of a string, before it
 _ROW = 256  # bytes that a row's keys take, at least
 
 
@@ -105,14 +108,26 @@ def _longest(stream: IO[bytes], page: _Page, codec: int) -> int:
             data = pa.Codec(name).decompress(data, page.size, asbytes=True)
         except (pa.ArrowException, OSError, ValueError):
             return page.size
+    found = longest_text(data, page.values)
+    return page.size if found is None else found
+
+
+def longest_text(data: bytes, count: int) -> int | None:
+    """Bytes of the longest of so many strings, each behind its size; None where one is cut."""
+    first = 4 + int.from_bytes(data[:4], "little")
+    if count and len(data) == count * first:  # as ids with leading zeros are: looked at together
+        sizes_E4 = np.frombuffer(data, np.uint8).reshape(count, first)[:, :4]
+        if (sizes_E4 == sizes_E4[0]).all():
+            return first - 4
     longest = at = 0
-    for _ in range(page.values):
-        size = int.from_bytes(data[at : at + 4], "little")
+    for _ in range(count):
+        if at + 4 > len(data):
+            return None
+        (size,) = _SIZE.unpack_from(data, at)
         at += 4 + size
-        if at > len(data):
-            return page.size
-        longest = max(longest, size)
-    return longest
+        if size > longest:
+            longest = size
+    return longest if at <= len(data) else None
 
 
 def _is_whole(page: _Page, body: memoryview, chunk: ColumnChunk) -> bool:

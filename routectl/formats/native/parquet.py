@@ -18,7 +18,7 @@ from ...columns.stored_keys import StoredKeys
 from ...dump import Keys, Sample, SampleBatch
 from ...errors import FormatError
 from ...files.reading import open_regular, size_of
-from ...keys import Texts
+from ...keys import Hashing, Texts, hash_spans
 from ...limits import check_inflation
 from ..documents.fields import one_line
 from .groups import LARGE, Group, GroupAbout
@@ -53,7 +53,9 @@ class ParquetSource:
         """The keys of all samples."""
         return StoredKeys([self])
 
-    def read_keys(self, runs: Iterable[int], fields: Sequence[str]) -> Iterator[Keys]:
+    def read_keys(
+        self, runs: Iterable[int], fields: Sequence[str], hashing: Hashing = hash_spans
+    ) -> Iterator[Keys]:
         """The keys of some row groups, a few at a time. Raises FormatError."""
         wanted = [column for field in fields for column in _OF_KEYS[field]]
         names = list(dict.fromkeys(wanted))
@@ -61,7 +63,7 @@ class ParquetSource:
             for numbers in _few_of(runs):
                 self.budget.check(stream, numbers, names)
                 table = file.read_row_groups(numbers, names, use_threads=False)
-                yield Rows(table, names).keys(tuple(fields))
+                yield Rows(table, names).keys(tuple(fields), hashing)
 
     def group(self, number: int, about: GroupAbout) -> Group:
         """A row group. Raises FormatError where it cannot be read, ValueError for bad rows."""

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ...keys import FIELDS, Keys, Lists, Texts
+from ...keys import FIELDS, Hashing, Keys, Lists, Texts, hash_spans
 
 __all__ = ["LEAST", "BinaryCells", "Rows", "numbers_of", "valid_of"]
 
@@ -115,14 +115,15 @@ class Rows:
         found.extend(cells.bytes, ends_S[1:] - ends_S[0], cells.valid_S)
         return found
 
-    def keys(self, fields: Sequence[str] = FIELDS) -> Keys:
+    def keys(self, fields: Sequence[str] = FIELDS, hashing: Hashing = hash_spans) -> Keys:
         """The keys of all rows; of fields of SampleKey that are not wanted nothing is said."""
         ids = self.texts("sample_id") if "sample_id" in fields else None
         prompt = response = None
         if fields != ("sample_id",):
             prompt = self.lists("prompt_ids")
             response = self.lists("response_ids") if "tokens" in fields else None
-        return Keys.of_columns(ids, prompt, response, prompts="prompt" in fields)
+        wanted = "prompt" in fields
+        return Keys.of_columns(ids, prompt, response, prompts=wanted, hashing=hashing)
 
     @cached_property
     def sound(self) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ...columns.stored_keys import in_columns
 from ...dump import Sample, SampleKey
+from ...kernels.digests import hashing_of
 from ...routes import Routes
 from ..pairs.align import name_of
 from .book.results import Book, Place
@@ -31,7 +32,7 @@ def first_siblings(keys: Sequence[SampleKey]) -> NDArray[np.int32]:
 
     Also where the prompt is not known, and where 16 other prompts began in between.
     """
-    digests, known_N = in_columns(keys).digests("prompt")
+    digests, known_N = in_columns(keys).digests("prompt", hashing_of(len(keys)))
     first_N = np.full(len(keys), NONE, np.int32)
     if not known_N.any():
         return first_N

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ...columns.stored_keys import StoredKeys, in_columns
 from ...dump import Keys, SampleKey
 from ...errors import MismatchError, unknown
+from ...kernels.digests import hashing_of
 from ...keys import Digests
 
 __all__ = ["MATCHES", "Join", "Pairs", "join_keys", "repeated_ids"]
@@ -95,8 +96,9 @@ class _Codes:
 
 def _codes(old: Keys | StoredKeys, new: Keys | StoredKeys, of: str) -> _Codes:
     """A field of SampleKey as codes; digests are sorted a part of them at a time."""
-    (old_SW, known_old), (new_SW, known_new) = (keys.digests(of) for keys in (old, new))
     size = len(old) + len(new)
+    hashing = hashing_of(size)
+    (old_SW, known_old), (new_SW, known_new) = (keys.digests(of, hashing) for keys in (old, new))
     parts = 1 << max(size // _SORTED, 1).bit_length() - 1
     codes_B = np.full(size, _UNKNOWN, _dtype(size))
     part_B = np.full(size, parts, np.min_scalar_type(parts))  # those that are not known: of no part

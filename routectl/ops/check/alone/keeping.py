@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ....columns.samples import SampleColumns
 from ....dump import Keys, Sample, digest_tokens
+from ....kernels.digests import hashing_of
 from ....keys import run_places
 from ....routes import Bools, Ids
 from ...pairs.align import name_of
@@ -75,7 +76,9 @@ class PromptGroups:
 
     def folds_of(self, columns: SampleColumns) -> Tokens:
         """``folds`` of all samples of columns, end to end."""
-        digests_SW, known_S = Keys.of_columns(None, columns.prompt).digests("prompt")
+        hashing = hashing_of(len(columns.prompt.known_S))
+        keys = Keys.of_columns(None, columns.prompt, hashing=hashing)
+        digests_SW, known_S = keys.digests("prompt")
         known_S = known_S & (columns.prompt.sizes_S > 0)
         data, groups = digests_SW.tobytes(), []
         for at, known in enumerate(known_S.tolist()):
