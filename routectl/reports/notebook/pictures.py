@@ -43,7 +43,8 @@ def bars(title: str, figures: Sequence[Bar], *, percent: bool = True) -> str:
     room = _HEIGHT - _TOP - _BOTTOM
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-        f'width="{_WIDTH}" height="{_HEIGHT}" role="img" style="display:block;max-width:100%">',
+        f'width="{_WIDTH}" height="{_HEIGHT}" role="img" '
+        'style="display:block;max-width:100%;height:auto">',
         f'<g font-size="11" font-family="sans-serif" fill="currentColor"><text x="0" y="12">'
         f"{html.escape(title)}</text>",
         f'<text x="{_LEFT - 4}" y="{_TOP + 8}" text-anchor="end">{_told(most, percent)}</text>',
