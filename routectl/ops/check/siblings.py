@@ -101,7 +101,7 @@ class Siblings:
 
     def _hold(self, where: tuple[int, int], found: _Routed | None) -> None:
         self._held[where] = found
-        if len(self._held) > _OPEN:
+        if len(self._held) > 3 * _OPEN:  # of a prompt the first, and with a fault two more
             self._held.popitem(last=False)
 
     def _routed(self, leader: int, begin: int) -> _Routed | None:
