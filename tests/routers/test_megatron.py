@@ -80,7 +80,7 @@ def test_function(branch, core):
         score_function=score,
         expert_bias=bias,
     )
-    recipe = megatron_recipe(options(branch), "here")
+    recipe = megatron_recipe(options(branch), "here", version=core.version)
     got = route(recipe, logits, expert_bias_E=bias)
     ours = torch.zeros(T, E, dtype=torch.bool).scatter(1, got.ids_TK, True)
     clear = ~got.tie_T
@@ -125,7 +125,8 @@ def test_router(dtype, bias, core):
         "add_bias_linear",
         "moe_router_pre_softmax",
     ]
-    recipe = megatron_recipe({name: getattr(config, name) for name in names}, "config")
+    held = {name: getattr(config, name) for name in names}
+    recipe = megatron_recipe(held, "config", version=core.version)
     ours = router_logits(recipe, states.view(T, HIDDEN), router.weight.detach())
     assert ours.dtype == logits.dtype
     assert torch.equal(ours, logits)
@@ -144,7 +145,7 @@ def test_forced_weights(score, core):
     from megatron.core.transformer.moe.moe_utils import topk_routing_with_score_function
 
     branch = (score, (4, 2), 4, 2.5, "float32")
-    recipe = megatron_recipe(options(branch), "here")
+    recipe = megatron_recipe(options(branch), "here", version=core.version)
     generator = torch.Generator().manual_seed(5)
     logits = torch.randn(T, E, generator=generator)
     forced = torch.rand(T, E, generator=generator).argsort(-1)[:, :4]

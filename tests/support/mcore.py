@@ -53,7 +53,7 @@ def on_cpu():
     """What is used of Megatron-Core; its registry of routers is empty before and after."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns that Transformer Engine is absent
-        from megatron.core import parallel_state
+        from megatron.core import __version__, parallel_state
         from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
         from megatron.core.transformer import TransformerConfig
         from megatron.core.transformer.moe import moe_utils
@@ -68,6 +68,7 @@ def on_cpu():
         torch.compiler.set_stance("force_eager"),
     ):
         yield SimpleNamespace(
+            version=__version__,
             state=parallel_state,
             Config=TransformerConfig,
             Router=TopKRouter,

@@ -92,7 +92,11 @@ FRAMEWORKS = {
     "transformers": Framework(("transformers",), ("tests/trainers/test_transformers.py",)),
     "megatron-core": Framework(
         ("megatron-core",),
-        ("tests/trainers/test_megatron.py", "tests/trainers/test_megatron_refused.py"),
+        (
+            "tests/trainers/test_megatron.py",
+            "tests/trainers/test_megatron_refused.py",
+            "tests/routers/test_megatron.py",
+        ),
     ),
     "megatron-core-0.19": Framework(
         ("megatron-core",),
