@@ -121,7 +121,8 @@ def test_routes_are_those_that_transformers_recorded(checkpoints):
             ids_TLK = file[f"{number:03}.routed_experts"]
             assert np.array_equal(np.sort(result.ids_TLK, 2), np.sort(ids_TLK, 2))
             here_G = logprobs_of(model, samples[number])
-            assert np.abs(result.logprobs_G - here_G).max() < 2e-6
+            # Either is up to 2.9e-5 from transformers' float64, by rounding (5.23 and 5.24).
+            assert np.abs(result.logprobs_G - here_G).max() < 5e-6
             logprobs_G = file[f"{number:03}.logprobs"]
             processor = np.abs(here_G - logprobs_G).max()
             assert np.abs(result.logprobs_G - logprobs_G).max() < 1e-5 + processor
