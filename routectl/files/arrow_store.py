@@ -15,12 +15,13 @@ import pyarrow.fs as pafs
 
 from ..errors import FormatError, RoutectlError, UnsupportedError, check_choice
 from .parts import LARGEST_PUT, abort_parts, delete_object
-from .stores import ObjectAbout, OpenObject, Root, store_trouble
+from .stores import ObjectAbout, OpenObject, Root, hidden_beside, store_trouble
 
 __all__ = ["ArrowStore"]
 
 _FAILURES = (OSError, ValueError, pa.ArrowException)
 _VERSIONS = ("ETag", "Version ID", "generation")  # of metadata, the first that tell versions
+_SHOWN_BEFORE = ("abfs", "abfss", "hdfs", "viewfs")  # than it is whole
 _KNOWN = ("endpoint_override", "region", "scheme")
 _RETRY_S = 20  # of Google's storage
 _BLOCK = 32 << 20  # bytes that are under way at once
@@ -30,7 +31,7 @@ class ArrowStore:
     """A bucket of S3 or Google, a container of Azure, a name node of HDFS."""
 
     def __init__(self, root: Root) -> None:
-        self.root, self._is_there = root, root.scheme != "s3"  # whose missing buckets look empty
+        self.root, self._is_there = root, False  # of its bucket: a missing one looks empty
         try:
             self._fs, self._base, self._endpoint = _opened(root)
         except RoutectlError:
@@ -42,7 +43,9 @@ class ArrowStore:
         return f"{self.root.scheme}://{self.root.authority}/{key}".rstrip("/")
 
     def _path(self, key: str) -> str:
-        return f"{self._base}/{key}" if key else self._base
+        if not key or not self._base:  # the root, or names below an account of Azure
+            return key or self._base
+        return f"{self._base.rstrip('/')}/{key}"
 
     def find(self, key: str, *, written: bool = False) -> ObjectAbout | None:
         """What stands at a key."""
@@ -57,13 +60,14 @@ class ArrowStore:
         return _about(info)
 
     def _refuse_no_bucket(self, key: str) -> None:
-        """Raise FormatError where the bucket itself is not there. Raises OSError."""
-        if self._is_there:
+        """Raise FormatError where the bucket itself is not there, as far as that may be asked."""
+        bucket = self._base or key.partition("/")[0]
+        if self._is_there or not bucket:
             return
-        found = self._fs.get_file_info(self._base)
-        if found.type == pafs.FileType.NotFound:
-            raise FormatError(f"{self._name(key)}: there is no bucket {self._base}")
-        self._is_there = True
+        with suppress(*_FAILURES):
+            if self._fs.get_file_info(bucket).type == pafs.FileType.NotFound:
+                raise FormatError(f"{self._name(key)}: there is no bucket {bucket}")
+            self._is_there = bool(self._base)
 
     def below(self, key: str, *, deep: bool) -> Iterator[tuple[str, ObjectAbout]]:
         """What stands in a folder."""
@@ -81,7 +85,7 @@ class ArrowStore:
             file = self._fs.open_input_file(self._path(key))
             return _ArrowObject(file, name, _versioned(file))
         except FileNotFoundError:
-            self.find("")
+            self.find(key)
             raise FormatError(f"{name}: cannot be read: no such object") from None
         except _FAILURES as error:
             raise store_trouble(name, error) from None
@@ -89,10 +93,25 @@ class ArrowStore:
     def put(self, key: str, body: IO[bytes]) -> None:
         """One put, or of more than 10 MB parts that are completed; aborted where one fails.
 
-        pyarrow completes what it lets go of, so that a stream that failed is never closed well: its
-        upload is aborted first.
+        What a store would show while it comes (Azure: an empty blob, which takes the place of the
+        one before) waits under another name, and takes its own when it is whole.
         """
-        path, block = self._path(key), body.read(_BLOCK)
+        if self.root.scheme not in _SHOWN_BEFORE:
+            self._send(self._path(key), key, body)
+            return
+        waiting = hidden_beside(key)
+        try:
+            self._send(self._path(waiting), key, body)
+            self._take_name(self._path(waiting), self._path(key))
+        except _FAILURES as error:
+            raise store_trouble(self._name(key), error, written=True) from None
+        finally:
+            with suppress(RoutectlError):
+                self.remove(waiting)
+
+    def _send(self, path: str, key: str, body: IO[bytes]) -> None:
+        """Write all of a file to a path of the file system. Raises RoutectlError."""
+        block = body.read(_BLOCK)
         in_parts = self.root.scheme == "s3" and len(block) > LARGEST_PUT
         with abort_parts(*self._endpoint, path if in_parts else None) as keep:
             try:
@@ -105,6 +124,13 @@ class ArrowStore:
                 stream.close()
             except _FAILURES as error:
                 raise store_trouble(self._name(key), error, written=True) from None
+
+    def _take_name(self, old: str, new: str) -> None:
+        """Have what is at a path at another, at once, in place of what is there. Raises OSError."""
+        try:
+            self._fs.move(old, new)
+        except NotImplementedError:  # Azure without hierarchical namespaces: its copy is one step
+            self._fs.copy_file(old, new)
 
     def remove(self, key: str) -> None:
         """Remove an object; nothing where there is none.
@@ -170,7 +196,7 @@ def _opened(root: Root) -> tuple[Any, str, tuple[str | None, str | None]]:
         more.append(("retry_limit_seconds", str(_RETRY_S)))  # its own: 15 minutes, deaf to signals
     query = f"?{urlencode(more)}" if more else ""
     fs, base = pafs.FileSystem.from_uri(f"{root.scheme}://{root.authority}/{query}")
-    return fs, base.rstrip("/"), (None, None)
+    return fs, base.rstrip("/") or base, (None, None)
 
 
 def _of_s3(root: Root) -> dict[str, Any]:

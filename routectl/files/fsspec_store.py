@@ -1,15 +1,19 @@
 """Stores of fsspec: every scheme that pyarrow.fs has not, where its package is installed."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from threading import Lock
 from typing import IO, Any
 
 from ..errors import FormatError, RoutectlError, UnsupportedError
-from .stores import ObjectAbout, OpenObject, Root, store_trouble
+from .stores import ObjectAbout, OpenObject, Root, hidden_beside, store_trouble
 
 __all__ = ["FsspecStore"]
 
+_FILE_SERVERS = ("ftp", "sftp", "ssh", "smb", "webdav", "webhdfs")  # no objects: a file grows
+_BLOCK = 4 << 20
 _VERSIONS = ("ETag", "etag", "VersionId", "version_id", "generation", "md5Hash", "md5")
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 
@@ -19,7 +23,7 @@ class FsspecStore:
 
     def __init__(self, root: Root) -> None:
         self.root = root
-        self._fs = _opened(root)
+        self._fs, self._one_at_a_time = _opened(root), Lock()
         self._query = f"?{root.query}" if root.query else ""
 
     def _name(self, key: str) -> str:
@@ -34,7 +38,13 @@ class FsspecStore:
         """What goes wrong, in one line; not that there is nothing, or no way to write."""
         try:
             yield
-        except (RoutectlError, FileNotFoundError, NotImplementedError):
+        except FileNotFoundError as error:
+            cause = error.__cause__  # of http:// whatever went wrong is that there is no file
+            absent = getattr(cause, "status", None) == 404
+            if cause is None or absent or self.root.scheme not in ("http", "https"):
+                raise
+            raise store_trouble(self._name(key), cause, written=written) from None
+        except (RoutectlError, NotImplementedError):
             raise
         except Exception as error:  # noqa: BLE001 - each scheme has errors of its own
             raise store_trouble(self._name(key), error, written=written) from None
@@ -47,14 +57,15 @@ class FsspecStore:
 
     def below(self, key: str, *, deep: bool) -> Iterator[tuple[str, ObjectAbout]]:
         """What stands in a folder."""
-        path, root, found = self._path(key), self._path(""), []
+        path, root, found = self._path(key), self._fs._strip_protocol(self._name("")), []
+        inside = f"{self._fs._strip_protocol(self._name(key)).strip('/')}/"
         with suppress(FileNotFoundError), self._telling(key):
             if deep:
                 found = list(self._fs.find(path, detail=True, withdirs=True).values())
             else:
                 found = self._fs.ls(path, detail=True)
         for info in found:
-            if info["name"].strip("/") != path.strip("/"):
+            if info["name"].strip("/").startswith(inside):  # pages of https:// have other links
                 yield info["name"].removeprefix(root).strip("/"), _about(info)
 
     def open(self, key: str) -> OpenObject:
@@ -68,21 +79,36 @@ class FsspecStore:
         """The bytes of a range. Raises FormatError, where a server gives no ranges, too."""
         try:
             with self._telling(key):
-                found: bytes = self._fs.cat_file(self._path(key), start=start, end=end)
+                found = self._range(self._path(key), start, end)
         except FileNotFoundError:
             raise FormatError(f"{self._name(key)}: cannot be read: no such object") from None
         if len(found) > end - start:
             raise FormatError(f"{self._name(key)}: cannot be read: its server gives no ranges")
         return found
 
+    def _range(self, path: str, start: int, end: int) -> bytes:
+        """The bytes of a range, or more where a server gives none. Raises what fsspec raises.
+
+        A file server has one connection, and sshfs's cat_file gives the whole file.
+        """
+        if self.root.scheme not in _FILE_SERVERS:
+            found: bytes = self._fs.cat_file(path, start=start, end=end)
+        else:
+            with self._one_at_a_time, self._fs.open(path, "rb") as stream:
+                stream.seek(start)
+                found = stream.read(end - start)
+        return found
+
     def put(self, key: str, body: IO[bytes]) -> None:
-        """Have an object there of all of a file."""
-        name = f"/proc/self/fd/{body.fileno()}"
+        """Have an object there of all of a file; where a store shows what comes, by a rename."""
         try:
             with self._telling(key, written=True):
                 with suppress(NotImplementedError):
                     self._fs.makedirs(os.path.dirname(self._path(key)), exist_ok=True)
-                self._fs.put_file(name, self._path(key))
+                if self.root.scheme in _FILE_SERVERS:
+                    self._put_renamed(key, body)
+                else:
+                    self._fs.put_file(f"/proc/self/fd/{body.fileno()}", self._path(key))
         except NotImplementedError:
             raise UnsupportedError(
                 f"{self._name(key)}: cannot be written: {self.root.scheme}:// is for reading"
@@ -90,9 +116,24 @@ class FsspecStore:
         except FileNotFoundError as error:
             raise store_trouble(self._name(key), error, written=True) from None
 
+    def _put_renamed(self, key: str, body: IO[bytes]) -> None:
+        """Write a file under another name, which then takes its own. Raises what fsspec raises."""
+        waiting = hidden_beside(key)
+        try:
+            with self._fs.open(self._path(waiting), "wb") as stream:
+                shutil.copyfileobj(body, stream, _BLOCK)
+            with suppress(Exception):
+                self._fs.mv(self._path(waiting), self._path(key))
+            if self.find(waiting) is not None:  # a rename that replaces nothing, or none
+                self.remove(key)
+                self._fs.mv(self._path(waiting), self._path(key))
+        finally:
+            with suppress(RoutectlError):
+                self.remove(waiting)
+
     def remove(self, key: str) -> None:
-        """Remove an object; nothing where there is none."""
-        with suppress(FileNotFoundError), self._telling(key, written=True):
+        """Remove an object; nothing where there is none, or nothing can be."""
+        with suppress(FileNotFoundError, NotImplementedError), self._telling(key, written=True):
             self._fs.rm_file(self._path(key))
 
 
@@ -125,7 +166,7 @@ def _opened(root: Root) -> Any:
             f"{root.scheme}://: read through fsspec, which is not installed: pip install fsspec"
         ) from None
     try:
-        return fsspec.filesystem(root.scheme, **_arguments(fsspec, root))
+        kind = fsspec.get_filesystem_class(root.scheme)
     except ImportError as error:
         raise UnsupportedError(f"{root.scheme}://: its package is not installed: {error}") from None
     except ValueError:
@@ -134,12 +175,7 @@ def _opened(root: Root) -> Any:
             "whose package is installed",
             hint="a package that registers it with fsspec, or a local path",
         ) from None
-    except OSError as error:
+    try:  # host and port of ftp, say, are what the scheme takes from a URI
+        return kind(**kind._get_kwargs_from_urls(f"{root.scheme}://{root.authority}/"))
+    except Exception as error:  # noqa: BLE001 - each scheme has errors of its own
         raise store_trouble(f"{root.scheme}://{root.authority}", error) from None
-
-
-def _arguments(fsspec: Any, root: Root) -> dict[str, Any]:
-    """What the scheme takes from a URI: host and port of ftp, say."""
-    kind = fsspec.get_filesystem_class(root.scheme)
-    found: dict[str, Any] = kind._get_kwargs_from_urls(f"{root.scheme}://{root.authority}/")
-    return found

@@ -5,9 +5,10 @@ botocore, where it is installed, aborts: of the uploads to a key, those that cam
 ran. Without it parts stay, unseen, until the bucket's own rule removes them.
 """
 
+import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 __all__ = ["LARGEST_PUT", "abort_parts", "delete_object"]
@@ -36,14 +37,14 @@ def abort_parts(endpoint: str | None, region: str | None, path: str | None) -> I
 
     try:
         yield keep
-    except BaseException as error:
+    except BaseException:
         aborted = before is not None and _abort(client, bucket, key, before)
         for stream in kept:
-            if aborted or isinstance(error, Exception):
+            if aborted:
                 with suppress(OSError, ValueError):
-                    stream.close()  # of a failed or an aborted upload: it completes nothing
+                    stream.close()  # of an aborted upload: it completes nothing
             else:
-                _never_ended().append(stream)
+                _never_end(stream)
         raise
 
 
@@ -61,10 +62,13 @@ def delete_object(endpoint: str | None, region: str | None, path: str) -> bool:
     return False
 
 
-@cache
-def _never_ended() -> list[Any]:
-    """Streams of uploads that were interrupted: ended, they would complete what is half there."""
-    return []
+def _never_end(stream: Any) -> None:
+    """Keep a stream beyond the end of Python, which would close it: ended, by whatever way, it
+    completes what is half there. What is under way is waited for: Azure's crashes Python's end.
+    """
+    with suppress(OSError, ValueError):
+        stream.flush()
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
 
 
 def _abort(client: Any, bucket: str, key: str, before: set[str]) -> bool:

@@ -6,13 +6,14 @@ have no query of a URL, and of the libraries' own a line that is not understood 
 """
 
 import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, NamedTuple, Protocol
 
 from ..errors import FormatError, RoutectlError
 
-__all__ = ["ObjectAbout", "ObjectStore", "OpenObject", "Root", "store_trouble"]
+__all__ = ["ObjectAbout", "ObjectStore", "OpenObject", "Root", "hidden_beside", "store_trouble"]
 
 _LONGEST = 150  # characters of a library's message
 
@@ -75,13 +76,25 @@ class ObjectStore(Protocol):
         """Remove an object."""
 
 
+def hidden_beside(key: str) -> str:
+    """A key in the same folder that nothing has; no glob finds it."""
+    folder, slash, name = key.rpartition("/")
+    return f"{folder}{slash}.{name}.{secrets.token_hex(6)}.tmp"
+
+
 _QUERY = re.compile(r"(\w://[^\s'\"?]*)\?[^\s'\"]*")
+_NOISE = re.compile(r"google::cloud::Status\(|with a last message of |Request ID:.*| error_info=.*")
 _WORDS = (  # what libraries say, and what that is
-    (r"NO_SUCH_BUCKET|NoSuchBucket", "there is no such bucket"),
+    (r"NO_SUCH_BUCKET|NoSuchBucket|ContainerNotFound", "there is no such bucket"),
     (r"HTTP status 503|SLOW_DOWN|SERVICE_UNAVAILABLE", "the server has no time (503), asked often"),
     (r"INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE_DOES", "the credentials are refused"),
     (r"ACCESS_DENIED|Forbidden|HTTP status 40[13]", "access is denied: no credentials, or others"),
-    (r"NETWORK_CONNECTION|curlCode", "the connection failed or was cut"),
+    (r"OAuth2 access token|AuthenticationException", "no credentials were found"),
+    (r"AuthorizationFailure|AuthenticationFailed", "the credentials are refused"),
+    (
+        r"NETWORK_CONNECTION|curlCode|CURL error|new connection|resolve host",
+        "the connection failed or was cut",
+    ),
 )
 
 
@@ -97,7 +110,7 @@ def store_trouble(
     else its own, without queries of URLs.
     """
     text = str(error).strip() or type(error).__name__
-    text = _QUERY.sub(r"\1", text.splitlines()[0])
+    text = _NOISE.sub("", _QUERY.sub(r"\1", text.splitlines()[0]))
     words = next((words for pattern, words in _WORDS if re.search(pattern, text)), None)
     curl = re.search(r"curlCode: \d+, (.*)", text)
     more = f": {curl[1]}" if curl else ""

@@ -103,6 +103,7 @@ def soak(folder: Path, minutes: float, megabytes: float) -> list[str]:
     dumps, aside = folder / "dumps", folder / "aside"
     for place in (dumps, aside):
         place.mkdir(exist_ok=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # watch inherits no shell's SIG_IGN
     log = folder / "watch.jsonl"
     argv = [sys.executable, "-m", "routectl", "watch", str(dumps), "--json"]
     argv += ["--settle", "0.5", "--interval", "0.5"]

@@ -1,16 +1,21 @@
 """Places in a store: read by ranges of one version, written whole; on a real S3 server."""
 
+import gc
+import io
 import json
 import signal
+from unittest.mock import Mock
 
+import fsspec
 import pytest
+from pyarrow import fs
 
 from routectl.errors import FormatError, RoutectlError
-from routectl.files import arrow_store
+from routectl.files import arrow_store, fsspec_store
 from routectl.files.folders import replacing_folder
 from routectl.files.places import pinned, place_of
 from routectl.files.reading import open_mappable, open_regular, read_ahead, read_bytes, size_of
-from routectl.files.stores import store_trouble
+from routectl.files.stores import Root, store_trouble
 from routectl.files.writing import refuse_existing, replacing
 
 TEXT = bytes(range(256)) * 1024  # 256 KB
@@ -149,6 +154,46 @@ def test_an_interrupted_upload_is_aborted(bucket, monkeypatch):
         stream.write(TEXT * 96)  # two blocks
     assert bucket.keys() == []
     assert bucket.parts() == []
+
+
+class Failing:
+    """A file of which a second block cannot be read."""
+
+    blocks = 0
+
+    def read(self, size):
+        """The first block."""
+        self.blocks += 1
+        if self.blocks > 1:
+            raise OSError("the disk is gone")
+        return TEXT
+
+
+def test_a_body_that_cannot_be_read_is_not_put(bucket):
+    """Bytes that came before an error are no object, however the stream ends."""
+    path = place_of(bucket / "x")
+    with pytest.raises(RoutectlError, match="cannot be written: the disk is gone"):
+        path.store.put(path.key, Failing())
+    gc.collect()
+    assert bucket.keys() == []
+
+
+def test_a_store_that_shows_what_comes_gets_it_under_another_name(tmp_path, monkeypatch):
+    """Azure has an empty blob in place of the one before at once: so what is there stays until all
+    is, and nothing else is left. The keys are those of an account, with no container as their root.
+    """
+    opened = (fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "", (None, None))
+    monkeypatch.setattr(arrow_store, "_opened", lambda _root: opened)
+    (tmp_path / "dumps").mkdir()
+    store = arrow_store.ArrowStore(Root("abfs", "account@host", ""))
+    store.put("dumps/x", io.BytesIO(b"old"))
+    with pytest.raises(RoutectlError, match="dumps/x: cannot be written: the disk is gone"):
+        store.put("dumps/x", Failing())
+    assert [(key, about.size) for key, about in store.below("dumps", deep=True)] == [("dumps/x", 3)]
+    store.put("dumps/x", io.BytesIO(TEXT))
+    assert [path.read_bytes() for path in (tmp_path / "dumps").iterdir()] == [TEXT]
+    with pytest.raises(FormatError, match="there is no bucket other"):
+        store.find("other/x")
 
 
 def nothing_foreign(folder):
@@ -305,3 +350,43 @@ def test_memory_of_fsspec_is_a_store():
         stream.write(b"other")
     with pytest.raises(FormatError, match="was replaced while it was read"):
         read_bytes(held)
+
+
+def test_a_file_server_of_fsspec_gets_a_file_under_another_name(monkeypatch):
+    """Where a file is seen while it grows (sftp, ftp), one that fails leaves nothing, and what was
+    there stays.
+    """
+    monkeypatch.setattr(fsspec_store, "_FILE_SERVERS", ("memory",))
+    path = place_of("memory://server/x")
+    path.store.put(path.key, io.BytesIO(b"old"))
+    with pytest.raises(RoutectlError, match="server/x: cannot be written: the disk is gone"):
+        path.store.put(path.key, Failing())
+    assert [(one.name, read_bytes(one)) for one in path.parent.iterdir()] == [("x", b"old")]
+    path.store.put(path.key, io.BytesIO(TEXT))
+    assert [(one.name, read_bytes(one)) for one in path.parent.iterdir()] == [("x", TEXT)]
+
+
+def test_a_scheme_that_lacks_credentials_is_no_unknown_scheme(monkeypatch):
+    """What a known scheme says when it cannot be opened is told."""
+    kind = Mock(side_effect=ValueError("no account_name"))
+    kind._get_kwargs_from_urls.return_value = {}
+    monkeypatch.setattr(fsspec, "get_filesystem_class", lambda _: kind)
+    with pytest.raises(FormatError, match="az://a: cannot be read: no account_name"):
+        fsspec_store.FsspecStore(Root("az", "a", ""))
+
+
+@pytest.mark.parametrize(("status", "said"), [(404, None), (403, "access is denied")])
+def test_http_tells_what_is_missing_from_what_is_refused(monkeypatch, status, said):
+    """fsspec calls whatever goes wrong with http:// a missing file; its cause tells."""
+    cause = OSError(f"{status}, message='Forbidden'")
+    cause.status = status
+    missing = FileNotFoundError("http://h/x")
+    missing.__cause__ = cause
+    info = Mock(side_effect=missing)
+    monkeypatch.setattr(fsspec_store, "_opened", lambda _: Mock(info=info, _strip_protocol=str))
+    store = fsspec_store.FsspecStore(Root("http", "h", ""))
+    if said is None:
+        assert store.find("x") is None
+        return
+    with pytest.raises(FormatError, match=said):
+        store.find("x")
