@@ -23,7 +23,9 @@ class FsspecStore:
 
     def __init__(self, root: Root) -> None:
         self.root = root
-        self._fs, self._one_at_a_time = _opened(root), Lock()
+        self._one_at_a_time, kind = Lock(), _kind_of(root)
+        with self._telling(""):  # host and port of ftp, say, are what the scheme takes from a URI
+            self._fs = kind(**kind._get_kwargs_from_urls(f"{root.scheme}://{root.authority}/"))
         self._query = f"?{root.query}" if root.query else ""
 
     def _name(self, key: str) -> str:
@@ -94,7 +96,7 @@ class FsspecStore:
         if self.root.scheme not in _FILE_SERVERS:
             found: bytes = self._fs.cat_file(path, start=start, end=end)
         else:
-            with self._one_at_a_time, self._fs.open(path, "rb") as stream:
+            with self._one_at_a_time, self._fs.open(path) as stream:
                 stream.seek(start)
                 found = stream.read(end - start)
         return found
@@ -157,8 +159,8 @@ def _about(info: dict[str, Any]) -> ObjectAbout:
     return ObjectAbout(False, int(info["size"]), None, version)
 
 
-def _opened(root: Root) -> Any:
-    """fsspec's file system. Raises UnsupportedError, one line that says what to install."""
+def _kind_of(root: Root) -> Any:
+    """The class of file systems of fsspec. Raises UnsupportedError that says what to install."""
     try:
         import fsspec
     except ImportError:
@@ -166,7 +168,7 @@ def _opened(root: Root) -> Any:
             f"{root.scheme}://: read through fsspec, which is not installed: pip install fsspec"
         ) from None
     try:
-        kind = fsspec.get_filesystem_class(root.scheme)
+        return fsspec.get_filesystem_class(root.scheme)
     except ImportError as error:
         raise UnsupportedError(f"{root.scheme}://: its package is not installed: {error}") from None
     except ValueError:
@@ -175,7 +177,3 @@ def _opened(root: Root) -> Any:
             "whose package is installed",
             hint="a package that registers it with fsspec, or a local path",
         ) from None
-    try:  # host and port of ftp, say, are what the scheme takes from a URI
-        return kind(**kind._get_kwargs_from_urls(f"{root.scheme}://{root.authority}/"))
-    except Exception as error:  # noqa: BLE001 - each scheme has errors of its own
-        raise store_trouble(f"{root.scheme}://{root.authority}", error) from None

@@ -383,7 +383,9 @@ def test_http_tells_what_is_missing_from_what_is_refused(monkeypatch, status, sa
     missing = FileNotFoundError("http://h/x")
     missing.__cause__ = cause
     info = Mock(side_effect=missing)
-    monkeypatch.setattr(fsspec_store, "_opened", lambda _: Mock(info=info, _strip_protocol=str))
+    kind = Mock(return_value=Mock(info=info, _strip_protocol=str))
+    kind._get_kwargs_from_urls.return_value = {}
+    monkeypatch.setattr(fsspec, "get_filesystem_class", lambda _: kind)
     store = fsspec_store.FsspecStore(Root("http", "h", ""))
     if said is None:
         assert store.find("x") is None
