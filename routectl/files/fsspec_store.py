@@ -68,7 +68,11 @@ class FsspecStore:
                 found = self._fs.ls(path, detail=True)
         for info in found:
             if info["name"].strip("/").startswith(inside):  # pages of https:// have other links
-                yield info["name"].removeprefix(root).strip("/"), _about(info)
+                found_key = info["name"].removeprefix(root).strip("/")
+                sized = info["type"] == "directory" or info.get("size") is not None
+                about = _about(info) if sized else self.find(found_key)
+                if about is not None:
+                    yield found_key, about
 
     def open(self, key: str) -> OpenObject:
         """The object at a key."""
