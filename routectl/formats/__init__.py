@@ -4,7 +4,7 @@ import glob
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..damage import DamagedSampleError
 from ..dump import Dump, Sample
@@ -50,16 +50,9 @@ def _kind(path: Path, forced: str | None) -> str | None:
     return found
 
 
-def _open_file(
-    path: Path,
-    model: Model,
-    form: str | None,
-    start: int | None,
-    base: "Dump | TokenDictionary | str | Path | None",
-    tokens: str | Path | None,
-) -> Dump:
-    """A file; physical ids, which ``Physical`` says that it has, as logical ones."""
-    dump = _opened(path, model, form, start, base, tokens)
+def _open_file(path: Path, *, model: Model, **said: Any) -> Dump:
+    """A file, as ``open_dump`` is asked; physical ids, which ``Physical`` names, are mapped."""
+    dump = _opened(path, model, **said)
     by_itself = dump.meta.format != "native" and "expert_map" in dump.meta.provenance
     return dump if by_itself else _mapped(dump, model)
 
@@ -175,13 +168,8 @@ def open_dump(
     model = _with_map(model)
     at = pinned(place_of(path))
     files = _listed(at)
-    if files is None:
-        dump = _open_file(at, model, format, start, base, tokens)
-    else:
-        opener = partial(
-            _open_file, model=model, form=format, start=start, base=base, tokens=tokens
-        )
-        dump = _open_folder(at, files, opener, model)
+    opener = partial(_open_file, model=model, form=format, start=start, base=base, tokens=tokens)
+    dump = opener(at) if files is None else _open_folder(at, files, opener, model)
     return dump.read_within(partial(within, limits()))
 
 

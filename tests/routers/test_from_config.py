@@ -216,6 +216,16 @@ def test_the_named_class_exists(name):
             "c.json: unknown router: got mamba9, expected one of afmoe, ",
         ),
         (
+            {**V3, "model_type": "step5"},
+            UnsupportedError,
+            "c.json: unknown router: got step5, expected one of afmoe, ",
+        ),
+        (
+            {**V3, "model_type": "inkling2_loop_text"},
+            UnsupportedError,
+            "c.json: inkling2_loop is not covered: layers run several times a forward",
+        ),
+        (
             {**V3, "model_type": None},
             UnsupportedError,
             "c.json: unknown router: got no model_type, expected one of afmoe, ",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...dump import Sample
 from ...errors import RoutectlError
 from ...pickled.opcodes import Streamed
-from .rows import Feed, TargetRows, tokens_of
+from .rows import Feed, TargetRows, are_numbered, tokens_of
 
 __all__ = ["PackedGrid", "grid_of"]
 
@@ -94,8 +94,13 @@ def _routes(frame: _Frame, feed: Feed) -> Streamed | PackedGrid:
 
 
 def _of_response(sample: Sample, what: str) -> Array | None:
-    """One number a response token: its log-prob, whether it is trained on, or 1."""
+    """One number a response token: its log-prob, version, whether it is trained on, or 1."""
     size = sample.response_length or 0
+    if what == "versions":
+        versions = np.full(size, -1, np.int64)
+        for span in sample.weight_spans:
+            versions[span.start : span.end] = int(span.version)
+        return versions
     if what == "logprobs":
         # beyond float32: infinite, as it is for who reads it; a signalling NaN: a quiet one
         with np.errstate(over="ignore", invalid="ignore"):
@@ -114,7 +119,8 @@ def _response_column(samples: Sequence[Sample], frame: _Frame, what: str) -> Arr
     whole, early = align in ("full", "next"), int(align == "next")
     width = frame.width - early if whole else max(sizes, default=0)
     real = name in ("logprobs", "weights")
-    column = np.zeros((len(samples), width), np.float32 if real else np.int64)
+    fill = -1 if name == "versions" else 0  # what no model wrote
+    column = np.full((len(samples), width), fill, np.float32 if real else np.int64)
     for i, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
         if name == "prompt":
             column[i, frame.offsets[i] : frame.offsets[i] + frame.prompts[i]] = 1
@@ -163,6 +169,7 @@ def grid_of(placed: Sequence[TargetRows], feed: Feed) -> dict[str, Array | Strea
     if len(scored) > 1 and "logprobs" in target.holds:
         path = feed.shape.meta.path
         raise RoutectlError(f"{path}: log-probs are there for some samples and not for others")
+    numbered = all(map(are_numbered, samples)) and any(one.weight_spans for one in samples)
     grid: dict[str, Array | Streamed | PackedGrid] = {target.key: _routes(frame, feed)}
     for name, what in target.columns:
         if what == "uncaptured":
@@ -171,6 +178,8 @@ def grid_of(placed: Sequence[TargetRows], feed: Feed) -> dict[str, Array | Strea
             grid[name] = np.array([one.whole for one in placed], np.bool_)
         elif "-" not in what:
             grid[name] = _token_column(tokens, frame, what)
+        elif what.startswith("versions") and not numbered:
+            continue
         elif not what.startswith("logprobs") or scored == {True}:
             grid[name] = _response_column(samples, frame, what)
     return grid

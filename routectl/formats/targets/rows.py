@@ -15,7 +15,7 @@ from ...errors import MismatchError, RoutectlError, UnsupportedError, unknown
 from ...routes import Bools, Routes, ids_dtype
 from .table import MISSING, TargetSpec
 
-__all__ = ["Feed", "Shape", "TargetRows", "tokens_of"]
+__all__ = ["Feed", "Shape", "TargetRows", "are_numbered", "tokens_of"]
 
 _WORDS = {
     "logprobs": "log-probs",
@@ -97,6 +97,14 @@ def tokens_of(sample: Sample, where: str) -> NDArray[np.int32]:
     return ids
 
 
+def are_numbered(sample: Sample) -> bool:
+    """Whether its weight versions are numbers, and it says whose its first response token is."""
+    spans = sample.weight_spans
+    names = [span.version for span in spans]
+    plain = all(name.isascii() and name.isdecimal() and len(name) < 19 for name in names)
+    return plain and (spans[0].start == 0 if spans else not sample.response_length)
+
+
 def _range(sample: Sample, rows: str, where: str) -> tuple[int, int]:
     """The positions of a target's first row, and after its last one."""
     routes, total = sample.routes, sample.num_tokens
@@ -148,6 +156,7 @@ class Feed:
     greatest: int = -1
     left_out: set[str] = field(default_factory=set)
     versions: set[str] = field(default_factory=set)
+    numbered: bool = True
 
     def where(self, index: int, sample: Sample) -> str:
         """How messages name a sample."""
@@ -170,6 +179,10 @@ class Feed:
         """
         routes = sample.routes
         self.versions |= {span.version for span in sample.weight_spans}
+        self.numbered &= are_numbered(sample)
+        holds = set(self.shape.target.holds)
+        if "version_numbers" in holds and self.numbered:
+            holds.add("weight_spans")
         there = {
             "logprobs": sample.logprobs is not None,
             "loss_mask": sample.loss_mask is not None,
@@ -178,10 +191,10 @@ class Feed:
             "gates": sample.gates is not None,
         }
         prompt = 0 if self.shape.target.kind == "msgpack" else sample.prompt_length or 0
-        if sample.loss_mask is not None and "loss_mask" in self.shape.target.holds:
+        if sample.loss_mask is not None and "loss_mask" in holds:
             there["loss_mask"] = False
             there["prompt_mask"] = bool(sample.loss_mask[:prompt].any())
-        names = {n for n, has in there.items() if has and n not in self.shape.target.holds}
+        names = {n for n, has in there.items() if has and n not in holds}
         if names and not self.shape.lossy:
             words = {**_WORDS, "weight_spans": "several weight versions"}
             what = " and ".join(words[name] for name in words if name in names)
@@ -190,7 +203,7 @@ class Feed:
                 "for that",
                 hint="--lossy to leave them out",
             )
-        if self.versions and "weight_spans" not in self.shape.target.holds:
+        if self.versions and "weight_spans" not in holds:
             names.add("weight_spans")
         self.left_out |= {_WORDS[name] for name in names}
 

@@ -34,7 +34,8 @@ class TargetSpec:
     missing  one of MISSING where the layout itself has a way to say it; repeat: the nearest row
              before, in a sample that a column says is not to be replayed; None: an error.
     tail     uncaptured rows at the end are padding, and the layout has a mask that says so.
-    holds    which of logprobs, loss_mask and weight_spans it has a place for.
+    holds    which of logprobs, loss_mask and weight_spans it has a place for; version_numbers are
+             weight_spans whose names are numbers, in samples that say whose their first token is.
     columns  of a grid: the names of its other tensors, and what is in them.
     packed   of a grid: its routes are end to end, of tokens alone, with cu_seqlens [B + 1] beside.
     """
@@ -96,6 +97,7 @@ _AREAL_GRID = (
     ("loss_mask", "loss-full"),
     ("logprobs", "logprobs-full"),
     ("r3_routing_valid", "whole"),
+    ("versions", "versions-full"),
 )
 _SWIFT_GRID = (
     ("input_ids", "tokens"),
@@ -153,7 +155,7 @@ TARGETS = (
            missing="minus-one", holds=_MASKED, columns=_NEMO_GRID),
     TargetSpec("areal", "grid", ".pt", "routed_experts", "moe", "N", "int32",
            "AReaL #1496, the batch of to_tensor_dict", side="right", pad="repeat",
-           missing="repeat", holds=_MASKED, columns=_AREAL_GRID),
+           missing="repeat", holds=(*_MASKED, "version_numbers"), columns=_AREAL_GRID),
     TargetSpec("prime-rl", "msgpack", ".bin", "routed_experts", "all", "N", "narrow",
            "prime-rl 559b4477, rollouts/step_N/rank_r.bin", holds=_MASKED),
     TargetSpec("roll", "grid", ".pt", "routed_experts", "all", "N", "value",

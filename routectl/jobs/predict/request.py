@@ -116,6 +116,12 @@ class PredictJudgeRequest(PredictVersions):
         metavar="gain:N[%]",
         help="Exit 1 when predicted routes gain less accuracy over frozen ones at any lag judged.",
     )
+    fail_over: str | None = option(
+        None,
+        metavar="replaced@RATIO:N[%]",
+        help="Exit 1 when more of frozen routes' slots are replaced at any lag: below RATIO of the "
+        "weakest own expert's score.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,13 +178,15 @@ def fit_later(request: PredictFitRequest, progress: Progress = SILENT) -> "Docum
 def judge_later(request: PredictJudgeRequest, progress: Progress = SILENT) -> "Document":
     """The routectl.predict/1 document of a predictor."""
     from ...checkpoints.predictor import open_predictor
-    from ...ops.predict.scores import below, parse_gain
+    from ...ops.predict.scores import above, below, parse_gain, parse_replaced
     from ...reports.predict.document import prediction_document
 
     limit = None if request.fail_under is None else parse_gain(request.fail_under)
+    most = None if request.fail_over is None else parse_replaced(request.fail_over)
     held = open_predictor(request.predictor)
     scores, _, sources = _compared(request, progress, held)
     failed = () if limit is None else below(scores, limit)
+    failed += () if most is None else above(scores, most)
     return prediction_document(scores, held.facts, str(request.inputs), sources, failed)
 
 

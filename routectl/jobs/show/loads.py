@@ -1,6 +1,7 @@
 """Expert loads where a side has no routes: those of its counts, or of a dump's routes."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from ..progress import SILENT, Progress
@@ -36,15 +37,7 @@ def loads_of_sides(
 def _of_counts(counts: "ExpertCounts") -> "Loads":
     from ...reports.show.loads import Loads
 
-    return Loads(
-        counts.path,
-        counts.layers_L,
-        counts.load_LE,
-        counts.passes,
-        counts.mode,
-        counts.experts,
-        counts.model,
-    )
+    return Loads(**{one.name: getattr(counts, one.name) for one in fields(Loads)})
 
 
 def _of_dump(dump: "Dump") -> "Loads":

@@ -21,9 +21,12 @@ __all__ = [
     "GainLimit",
     "LagScores",
     "PredictionScores",
+    "ReplaceLimit",
     "Replaced",
+    "above",
     "below",
     "parse_gain",
+    "parse_replaced",
     "predictor_scores",
 ]
 
@@ -146,6 +149,15 @@ class GainLimit:
     limit: float
 
 
+@dataclass(frozen=True, slots=True)
+class ReplaceLimit:
+    """The greatest replace rate of frozen routes, at one of RATIOS by its index."""
+
+    text: str
+    ratio: int
+    limit: float
+
+
 def parse_gain(text: str) -> GainLimit:
     """Read gain:N[%], -1 to 1 as a rate. Raises RoutectlError."""
     name, _, number = text.strip().partition(":")
@@ -157,6 +169,35 @@ def parse_gain(text: str) -> GainLimit:
     if not -1 <= limit <= 1:
         raise RoutectlError(f"threshold {text!r}: expected gain:N[%], for example gain:0.1%")
     return GainLimit(text, limit)
+
+
+def parse_replaced(text: str) -> ReplaceLimit:
+    """Read replaced@RATIO:N[%], a rate of 0 to 1. Raises RoutectlError."""
+    name, _, rest = text.strip().partition("@")
+    ratio, _, number = rest.partition(":")
+    if name.partition(":")[0] != "replaced":
+        raise RoutectlError(f"metric {name.partition(':')[0]!r} is not known: replaced")
+    known = [f"{one:g}" for one in RATIOS]
+    try:
+        limit = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        limit = math.nan
+    if ratio not in known or not 0 <= limit <= 1:
+        raise RoutectlError(
+            f"threshold {text!r}: expected replaced@RATIO:N[%], as replaced@0.5:1%, of the ratios "
+            f"{', '.join(known)}"
+        )
+    return ReplaceLimit(text, known.index(ratio), limit)
+
+
+def above(scores: PredictionScores, limit: ReplaceLimit) -> tuple[tuple[str, str, float], ...]:
+    """(threshold, later version, rate) of each comparison whose replace rate is over the limit."""
+    rates = [
+        (one.new, one.replaced.rate(limit.ratio))
+        for one in scores.comparisons
+        if one.replaced is not None
+    ]
+    return tuple((limit.text, new, r) for new, r in rates if r is not None and r > limit.limit)
 
 
 def below(scores: PredictionScores, limit: GainLimit) -> tuple[tuple[str, str, float], ...]:

@@ -29,6 +29,7 @@ __all__ = [
     "ShiftTally",
     "checked_shift",
     "router_shift",
+    "shift_in_all",
     "shift_of",
 ]
 
@@ -281,11 +282,18 @@ def shift_of(
     comparison: Comparison, shifts: Mapping[tuple[str, str, str], RouterShift], plan: Bootstrap
 ) -> LagShift | None:
     """The shift of a staleness all of whose pairs have one; None for others."""
+    total = shift_in_all(comparison, shifts)
+    return None if total is None else LagShift(total, _interval(total, plan))
+
+
+def shift_in_all(
+    comparison: Comparison, shifts: Mapping[tuple[str, str, str], RouterShift]
+) -> RouterShift | None:
+    """The same without an interval."""
     keys = [(*pair, comparison.mode) for pair in comparison.pairs]
     if comparison.kind != "staleness" or not all(key in shifts for key in keys):
         return None
-    total = reduce(operator.add, [shifts[key] for key in keys])
-    return LagShift(total, _interval(total, plan))
+    return reduce(operator.add, [shifts[key] for key in keys])
 
 
 def _interval(shift: RouterShift, plan: Bootstrap) -> Interval | None:

@@ -28,8 +28,10 @@ def render_prediction(doc: PredictDocument, console: Console) -> None:
 def _print_body(doc: PredictDocument, console: Console) -> None:
     """What follows the verdict."""
     for failure in doc["verdict"]["failed"]:
-        gain = f"gain is {_points(failure['value'])} at {failure['version']}"
-        print_text(console, f"  {failure['threshold']}: {gain}", 4, "red")
+        of_gain = failure["threshold"].startswith("gain")
+        value = _points(failure["value"]) if of_gain else percent(failure["value"])
+        what = f"{'gain' if of_gain else 'replace rate'} is {value} at {failure['version']}"
+        print_text(console, f"  {failure['threshold']}: {what}", 4, "red")
     before = "" if doc["previous"] is None else f", extrapolated from {doc['previous']}"
     print_line(console, "inputs", f"{doc['inputs']}  (of {doc['old']}{before})")
     for later in doc["later"]:
@@ -58,6 +60,7 @@ def _print_body(doc: PredictDocument, console: Console) -> None:
     console.print()
     names = [f"{doc['old']} > {one['version']}" for one in doc["comparisons"]]
     _table(console, "version", doc["comparisons"], names)
+    _replaced(console, doc, names)
     for name, one in zip(names, doc["comparisons"], strict=True):
         console.print()
         _table(console, name, one["layers"], [f"layer {row['layer']}" for row in one["layers"]])
@@ -104,6 +107,19 @@ def _table(
     if extrapolated:
         columns += _kind_columns("extrapolated", extrapolated, 0)
     columns += _kind_columns("predicted", [row["predicted"] for row in rows], 1)
+    print_table(console, columns)
+
+
+def _replaced(console: Console, doc: PredictDocument, names: list[str]) -> None:
+    """Replace rates of frozen routes by ratio, where some slot is replaced at one below 1."""
+    found = [one.get("replaced", []) for one in doc["comparisons"]]
+    if not any(rate["replace_rate"] for one in found for rate in one if rate["ratio"] < 1):
+        return
+    console.print()
+    columns = [Column("replaced, of frozen", names)]
+    for n, rate in enumerate(found[0]):
+        rates = [percent(one[n]["replace_rate"]) for one in found]
+        columns.append(Column(f"below {rate['ratio']:g}", rates, 4 - n if n < 4 else 0))
     print_table(console, columns)
 
 

@@ -92,6 +92,8 @@ def _figures_of(doc: Document, limit: Threshold) -> list[tuple[str, int | None, 
         return [(limit.metric, None, gains[limit.metric])]
     if "_r2" in limit.metric or "_r3" in limit.metric:
         return []
+    if limit.metric.partition("@")[0] in ("gamma", "confidence"):
+        return _shift_of(doc, limit)
     inner, parts = _gated(doc, limit.metric)
     found: list[tuple[str, int | None, float | None]] = []
     for name, c in parts:
@@ -100,6 +102,23 @@ def _figures_of(doc: Document, limit: Threshold) -> list[tuple[str, int | None, 
             continue
         layers = [part for part in c["layers"] if limit.layer in ("*", part["layer"])]
         found += [(name, part["layer"], _value(part, inner)) for part in layers]
+    return found
+
+
+def _shift_of(doc: Document, limit: Threshold) -> list[tuple[str, int | None, float | None]]:
+    """The same of a threshold on the router shift."""
+    name, mode = limit.metric.partition("@")[0], doc["comparisons"][0]["mode"]
+    key = {"gamma": "mean_gamma", "confidence": "confidence_new"}[name]
+    found: list[tuple[str, int | None, float | None]] = []
+    for c in doc["by_lag"]:
+        metric, shift = f"{name}@lag{c['lag']}", c.get("router_shift")
+        if c["mode"] != mode or limit.metric not in (name, metric) or shift is None:
+            continue
+        if limit.layer is None:
+            found.append((metric, None, shift.get(key)))
+            continue
+        layers = [part for part in shift["layers"] if limit.layer in ("*", part["layer"])]
+        found += [(metric, part["layer"], part.get(key)) for part in layers]
     return found
 
 

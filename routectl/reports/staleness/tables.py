@@ -7,6 +7,7 @@ from ..document import IntervalEntry
 from ..text.tables import Column
 from ..text.wording import amount, figure, logprob_figure, percent
 from .schema import ComparisonEntry, ExpertEntry, StalenessDocument
+from .shift import RouterShiftEntry
 
 __all__ = [
     "comparison_columns",
@@ -139,7 +140,15 @@ def shift_columns(doc: StalenessDocument) -> list[Column]:
         Column("p10", [figure(s["p10"]) for s in shifts], 3),
         Column("p50", [figure(s["p50"]) for s in shifts], 3),
         Column(f"below {shifts[0]['floor']:g}", below, 0),
+        Column("confidence", [_confidence(s) for s in shifts], 2),
     ]
+
+
+def _confidence(shift: RouterShiftEntry) -> str:
+    """Routing confidence at the older and at the newer weights; of reports of before none."""
+    if "confidence_old" not in shift:
+        return "-"
+    return f"{percent(shift['confidence_old'])} to {percent(shift['confidence_new'])}"
 
 
 def pair_columns(doc: StalenessDocument) -> list[Column]:

@@ -150,6 +150,30 @@ class TestLayouts:
         with pytest.raises(FormatError, match=r"r3_routing_valid: got \(1,\), expected"):
             open_dump(path, model=FACTS)
 
+    @pytest.mark.parametrize(
+        ("names", "first", "kept"), [("78", 0, True), ("78", 1, False), ("7v", 0, False)]
+    )
+    def test_areal_has_versions_that_are_numbers(self, tmp_path, names, first, kept):
+        """They are written where each is a number and the first response token has one; else they
+        are left out by name, or refused.
+        """
+        spans = (WeightSpan(names[0], first, 2), WeightSpan(names[1], 2, 3))
+        routes = make_routes([*A_ROWS, [[2, 3]]], (1,), 4)
+        one = make_sample(routes, "a", [5], [6, 7, 8], weight_spans=spans)
+        two = make_sample(make_routes([[[0, 1]]], (1,), 4), "b", [5, 6], [])
+        dump = make_dump([one, two], (1,), 4, 2)
+        if not kept:
+            with pytest.raises(UnsupportedError, match="has several weight versions, and areal no"):
+                write(dump, "areal", tmp_path, lossy=False)
+            path, written = write(dump, "areal", tmp_path)
+            assert "weight versions" in written.left_out
+            assert "versions" not in load(path)
+            return
+        path, written = write(dump, "areal", tmp_path, lossy=False)
+        assert written.left_out == ()
+        assert load(path)["versions"].tolist() == [[-1, 7, 7, 8], [-1, -1, -1, -1]]
+        assert [sample.weight_spans for sample in open_dump(path, model=FACTS)] == [spans, ()]
+
     def test_verl_padded_columns(self, tmp_path):
         """verl's prompts are padded on the left, responses on the right."""
         grid = load(write(two_samples(), "verl-padded", tmp_path)[0])

@@ -1,6 +1,7 @@
 """routectl predict: its files, its verdict, its refusals, and predicted routes as a dump."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -176,7 +177,18 @@ def test_later_versions_and_extrapolation(capsys, tmp_path, house, predictor):
         assert one["extrapolated"]["gain"]["low"] > 0
         assert one["frozen"]["mismatch"]["value"] > 0.05
     target = tmp_path / "report.txt"
-    text = run(capsys, *line, *versions(house, "v0", "v1", "v2"), "-o", target)
+    line = (*line, *versions(house, "v0", "v1", "v2"))
+    rate = doc["comparisons"][0]["replaced"][-1]["replace_rate"]
+    over = run(capsys, *line, "--frozen-inputs", "--fail-over", "replaced@1:0%")
+    assert (over.code, rate > 0) == (1, True)
+    assert f"  replaced@1:0%: replace rate is {100 * rate:.2f} % at v2\n" in over.out
+    assert "replaced, of frozen" not in over.out  # none below the weakest own expert by much
+    doc["comparisons"][0]["replaced"][2]["replace_rate"] = 0.0213
+    (tmp_path / "told.json").write_text(json.dumps(doc), "utf-8")
+    told = run(capsys, "report", tmp_path / "told.json").out
+    assert re.search(r"replaced, of frozen .* below 0.5 .* below 1\n.* 2.13 % ", told)
+    assert run(capsys, *line, "--fail-over", "replaced@1:100%").code == 0
+    text = run(capsys, *line, "-o", target)
     assert (text.code, text.out) == (0, "")
     lines = target.read_text().splitlines()
     assert lines[0].split("  ")[0] in ("BETTER", "NO GAIN")

@@ -128,6 +128,40 @@ def test_thresholds_decide_the_exit_code(capsys):
 
 
 @pytest.mark.models
+def test_router_shift_is_gated(capsys, tmp_path, tiny_dumps):
+    """gamma and confidence are held at a lag or at each, confidence by layer too; of saved steps
+    the last one's. What is not there is told.
+    """
+    line = ["staleness", ENGINE, *(f"--at={v}={tiny_dumps[v].meta.path}" for v in ("v0", "v1"))]
+    saved = tmp_path / "run" / "step-1.json"
+    saved.parent.mkdir()
+    assert run(capsys, *line, "-o", saved).code == 0
+    shift = of(json.loads(saved.read_text("utf-8")), "staleness")["router_shift"]
+    layers = {one["layer"]: one["confidence_new"] for one in shift["layers"]}
+    least = min(layers.values())
+    asked = {
+        f"gamma:{shift['mean_gamma'] + 1e-6}": [("gamma@lag1", None)],
+        f"gamma@lag1:{shift['mean_gamma'] - 1e-6}": [],
+        f"confidence:{shift['confidence_new'] + 1e-6}": [("confidence@lag1", None)],
+        f"confidence@lag1@*:{least + 1e-6}": [
+            ("confidence@lag1", n) for n, value in layers.items() if value == least
+        ],
+    }
+    words = [word for text in asked for word in ("--fail-under", text)]
+    for steps in (line, ["staleness", "--series", saved.parent]):
+        failed = document(capsys, *steps, *words, code=1)["verdict"]["failed"]
+        found = [(one["metric"], one["layer"]) for one in failed]
+        assert found == [place for places in asked.values() for place in places]
+    for wrong, told in (
+        ("gamma@lag7:1", "the lags are 1"),
+        ("gamma@3:1", "gamma is of all layers"),
+        ("confidence@lag1@77:1", "no layer 77: they are 0, 1, 2, 3, 4, 5"),
+        ("confidence:200", "confidence is a rate: got 200"),
+    ):
+        assert told in complaint(capsys, *line, "--fail-under", wrong)
+
+
+@pytest.mark.models
 def test_checkpoints_are_recomputed_once(capsys, tmp_path, cache, tiny_checkpoints):
     """From checkpoints the comparisons are the recorded ones, with neither -o nor a folder named; a
     second run reads no weights: with other bytes in their place, of the same size and time, it

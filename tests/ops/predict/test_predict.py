@@ -26,8 +26,11 @@ from routectl.ops.predict.rows import RowSplit, prefix_digests, split_rows, unse
 from routectl.ops.predict.scores import (
     RATIOS,
     PredictionScores,
+    Replaced,
+    above,
     below,
     parse_gain,
+    parse_replaced,
     predictor_scores,
 )
 from routectl.routers.from_config import recipe_from_config
@@ -354,6 +357,26 @@ def test_versions_that_were_fitted_to_are_not_judged():
     for wrong in ("loss:1%", "gain", "gain:x", "gain:200%", "gain:nan"):
         with pytest.raises(RoutectlError):
             parse_gain(wrong)
+
+
+def test_replace_rates_are_gated():
+    """replaced@RATIO:N is of every later version that has a rate; at the limit is not over."""
+    ids, rows_T = np.zeros((4, 1, 1), np.uint8), np.ones(4, np.bool_)
+    one, two, none = (
+        predictor_scores({"frozen": ids, "predicted": ids}, ids, (name, 1), (0,), (rows_T, (4,)))
+        for name in ("v1", "v2", "v3")
+    )
+    counts_RL = np.arange(len(RATIOS))[:, None]
+    half = replace(one, replaced=Replaced(10, counts_RL))
+    more = replace(two, replaced=Replaced(10, 2 * counts_RL))
+    scores = PredictionScores("v0", None, (half, more, none), ("v1",), 4, 0)
+    assert above(scores, parse_replaced("replaced@0.5:20%")) == (("replaced@0.5:20%", "v2", 0.4),)
+    assert [new for _, new, _ in above(scores, parse_replaced("replaced@1:0.4"))] == ["v1", "v2"]
+    assert above(scores, parse_replaced("replaced@0.1:0")) == ()
+    wrong = "gain:1% replaced:1% replaced@0.3:1% replaced@0.5:x replaced@0.5:nan replaced@1:2"
+    for text in wrong.split():
+        with pytest.raises(RoutectlError):
+            parse_replaced(text)
 
 
 def test_refused():

@@ -147,8 +147,9 @@ FINDINGS = (
         ("prime-rl#1807", "miles#486"),
     ),
     FindingKind("R205", "error", "rows missing in between",
-        "A capture buffer was not written for some tokens or layers.",
-        "Check preemption, slot reuse and chunked prefill.",
+        "A capture buffer was not written for some tokens or layers; or -1 leaves these rows to a "
+        "trainer's own router (Unsloth, miles, NeMo-RL).",
+        "Check preemption, slot reuse and chunked prefill; leave rows of the latter be.",
         ("vllm#39917", "vllm#35744"),
     ),
     FindingKind("R206", "error", "rows of experts 0, 1, 2, ...",
