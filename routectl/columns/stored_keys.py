@@ -13,7 +13,7 @@ from typing import Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ..keys import FIELDS, Digests, Hashing, Keys, SampleKey, equal, hash_spans
+from ..keys import FIELDS, Digests, Hashing, Keys, SampleKey, Texts, equal, hash_spans
 
 __all__ = ["KeyStore", "StoredKeys", "in_columns"]
 
@@ -114,6 +114,15 @@ class StoredKeys(Sequence[SampleKey]):
             store, run = self._runs[number]
             self._last = number, next(iter(self.stores[store].read_keys([run], FIELDS)))
         return self._last[1]
+
+    @property
+    def ids(self) -> Texts:
+        """The ids of all samples, as those of ``Keys``; made anew, and nothing else is read."""
+        found = Texts()
+        for store in self.stores:
+            for keys in store.read_keys(range(len(store.sizes)), ("sample_id",)):
+                found.join(keys.ids)
+        return found
 
     def digests(self, of: str, hashing: Hashing = hash_spans) -> tuple[Digests, NDArray[np.bool_]]:
         """A column, as that of ``Keys.digests``; it is made anew, and not held."""

@@ -8,10 +8,11 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-__all__ = ["exchange", "rename_new", "sync_folder", "sync_tree"]
+__all__ = ["begin_sync", "exchange", "rename_new", "sync_folder", "sync_tree"]
 
 _AT_FDCWD = -100
 _NOREPLACE, _EXCHANGE = 1, 2  # linux/fs.h
+_WRITE = 2  # sync_file_range(2)
 _CANNOT = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)  # this kernel or file system
 
 
@@ -68,6 +69,27 @@ def rename_new(old: Path, new: Path) -> None:
 def exchange(one: Path, other: Path) -> bool:
     """Exchange two names in one step; False where that cannot be done here. Raises OSError."""
     return _renamed(one, other, _EXCHANGE)
+
+
+@cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    """The system call; None where the C library has none."""
+    try:
+        call = ctypes.CDLL(None).sync_file_range
+    except (OSError, AttributeError, TypeError):  # pragma: no cover - Linux has one
+        return None
+    call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return call
+
+
+def begin_sync(fd: int) -> None:
+    """Have the disk take what was written of a file, and do not wait: less is left to be fsynced.
+
+    Nothing where the system has no such call, or the file system none for it.
+    """
+    call = _sync_file_range()
+    if call is not None:
+        call(fd, 0, 0, _WRITE)
 
 
 def sync_folder(folder: Path) -> None:

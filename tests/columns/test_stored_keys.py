@@ -38,11 +38,12 @@ def test_stored_keys_are_a_list(given_keys, run, data):
 
 @given(some_keys, st.integers(1, 4))
 def test_columns_are_those_of_keys_in_memory(given_keys, run):
-    """A column of digests is that of the same keys in memory, whatever the runs."""
+    """A column of digests, or of ids, is that of the same keys in memory, whatever the runs."""
     held, keys = Keys(given_keys), stored(given_keys, run)
     for field in FIELDS:
         for own, other in zip(keys.digests(field), held.digests(field), strict=True):
             assert own.tolist() == other.tolist()
+    assert list(keys.ids) == list(held.ids)
 
 
 def test_a_column_reads_its_field_alone():
@@ -51,9 +52,10 @@ def test_a_column_reads_its_field_alone():
     keys = StoredKeys([store])
     assert in_columns(keys) is keys
     keys.digests("sample_id")
-    assert store.asked == [(n, ("sample_id",)) for n in range(3)]
+    assert list(keys.ids) == ["0", "1", "2", "3", "4"]
+    assert store.asked == 2 * [(n, ("sample_id",)) for n in range(3)]
     assert [keys[n].sample_id for n in (2, 3, 4)] == ["2", "3", "4"]
-    assert store.asked[3:] == [(1, FIELDS), (2, FIELDS)]
+    assert store.asked[6:] == [(1, FIELDS), (2, FIELDS)]
 
 
 def test_keys_are_read_within_a_context():

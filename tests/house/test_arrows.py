@@ -142,7 +142,7 @@ MAY_IMPORT = {
     ),
     "jobs.merge": "errors files visible reports jobs jobs.shards",
     "jobs.pack": (
-        "damage dump errors files layouts routes version visible kernels formats.configs "
+        "columns damage dump errors files layouts routes version visible kernels formats.configs "
         "formats.documents formats.native formats.replay ops.pack reports reports.pack "
         "reports.text jobs jobs.convert jobs.shards"
     ),

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +23,12 @@ from ...gate_logprobs import digest_routes
 from ...routes import ids_dtype
 from .bases import base_path, check_base
 from .columns import arrow_columns
-from .dictionaries import check_dictionary, stored_dictionary
-from .encoder import Coding, code_group, coded_sample
 from .rows import row_of
 from .schema import COLUMNS, DIGEST, CodedAbout, schema_of
 from .splice import RowGroup, Splice, row_group_of
+
+if TYPE_CHECKING:
+    from .encoder import Coding  # late elsewhere: plain files need no compiled loops
 
 __all__ = [
     "Encoded",
@@ -55,7 +56,7 @@ class NativeForm:
     """How samples of a dump become a native file: the schema, what is said of it, the coding."""
 
     meta: DumpMeta
-    coding: Coding | None
+    coding: "Coding | None"
     schema: pa.Schema
     group_bytes: int
 
@@ -71,6 +72,8 @@ class NativeForm:
         coding = self.coding
         if coding is None or coding.dictionary is None or not coding.stores:
             return {}
+        from .dictionaries import stored_dictionary
+
         return stored_dictionary(coding.dictionary)
 
     def writer(self, stream: IO[bytes]) -> pq.ParquetWriter:
@@ -87,16 +90,11 @@ class NativeForm:
 
     def table(self, group: list[Sample]) -> tuple[pa.Table, list[bytes]]:
         """The samples of a row group as a table, and the digest of each one's routes."""
-        coding = self.coding
-        if coding is not None:
-            group = [coded_sample(s, sorts=coding.sorts) for s in group]
-        rows = [row_of(sample) for sample in group]
+        group, more = _coded(group, self.meta, self.coding)
+        rows = [row_of(sample) | coded for sample, coded in zip(group, more, strict=True)]
         for row, sample in zip(rows, group, strict=True):
             row["routes_digest"] = None if sample.routes is None else digest_routes(sample.routes)
-        if coding is not None:
-            for row, more in zip(rows, code_group(group, self.meta, coding), strict=True):
-                row |= more
-        cells = arrow_columns(group, self.meta, coded=coding is not None)
+        cells = arrow_columns(group, self.meta, coded=self.coding is not None)
         columns = [
             cells[f.name] if f.name in cells else pa.array([r.get(f.name) for r in rows], f.type)
             for f in self.schema
@@ -113,7 +111,19 @@ class NativeForm:
         return Encoded(row_group_of(stream.getvalue()), tuple(digests))
 
 
-def native_form(meta: DumpMeta, coding: Coding | None, folder: Path | None = None) -> NativeForm:
+def _coded(
+    group: list[Sample], meta: DumpMeta, coding: "Coding | None"
+) -> tuple[list[Sample], list[dict[str, Any]]]:
+    """Samples as they are coded, and what their rows have for it."""
+    if coding is None:
+        return group, [{}] * len(group)
+    from .encoder import code_group, coded_sample
+
+    group = [coded_sample(sample, sorts=coding.sorts) for sample in group]
+    return group, code_group(group, meta, coding)
+
+
+def native_form(meta: DumpMeta, coding: "Coding | None", folder: Path | None = None) -> NativeForm:
     """The form of samples of ``meta``; the base's path is kept relative to ``folder``.
 
     Raises MismatchError for a base or a dictionary of another model.
@@ -128,6 +138,8 @@ def native_form(meta: DumpMeta, coding: Coding | None, folder: Path | None = Non
             path = base_path(at, folder or Path()) if at.is_file() else None
         named = None
         if coding.dictionary is not None:
+            from .dictionaries import check_dictionary
+
             check_dictionary(coding.dictionary, meta)
             named = coding.dictionary.digest.hex()
         coded = CodedAbout(coding.codec, coding.sorts, path, named)

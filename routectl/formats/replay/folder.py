@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError, UnsupportedError
+from ...files.publishing import begin_sync
 from ...files.reading import open_regular
 from ..arrays.files import open_array_file, save_safetensors
 from .manifest import MANIFEST, SCHEMA, check_schema
@@ -80,13 +81,15 @@ def write_tensors(folder: Path, place: RankFile, tensors: RankTensors) -> dict[s
         **{"dp": place.dp, "cp": place.cp, "tp": place.tp, "pp": place.pp},
         "rows": next((len(ids) for ids in tensors.layers.values()), 0),
         "bytes": path.stat().st_size,
-        "sha256": file_digest(path),
+        "sha256": file_digest(path, written=True),
     }
 
 
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+def file_digest(path: Path, *, written: bool = False) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal; the disk begins with one just ``written``."""
     with open_regular(path) as stream:
+        if written:
+            begin_sync(stream.fileno())
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

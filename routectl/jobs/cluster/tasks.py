@@ -91,6 +91,14 @@ def unpacked(data: bytes) -> Any:
     return pickle.loads(data)  # noqa: S301 - no file, no foreign bytes
 
 
+@lru_cache
+def _remote(function: Callable[..., Any]) -> Any:
+    """A function as Ray calls it: made once, or each call sends the function itself anew."""
+    import ray
+
+    return ray.remote(function)
+
+
 @dataclass(frozen=True)
 class Cluster:
     """Ray, connected. Functions that it calls take a Here first, and belong to a module."""
@@ -127,7 +135,7 @@ class Cluster:
 
         What comes of other calls may be among its arguments.
         """
-        return self.ray.remote(function).options(**how).remote(self.here, *given)
+        return _remote(function).options(**how).remote(self.here, *given)
 
     def first(self, waiting: Sequence[Any], timeout_s: float | None = None) -> tuple[Any, Any]:
         """What is done of what is waited for, at least one unless time is up, and the rest."""

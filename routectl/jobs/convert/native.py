@@ -65,11 +65,11 @@ class NativeOutput:
 
     def coding(self, base: "Dump | None") -> "Coding | None":
         """None for plain. Raises UnsupportedError, MismatchError."""
+        if self.codec == "plain":
+            return None
         from ...codecs import codec_named
         from ...formats.native.encoder import Coding
 
-        if self.codec == "plain":
-            return None
         base = base if "base" in codec_named(self.codec).needs else None
         return Coding(self.codec, self.keep_order, base, self.dictionary, self.stores)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...columns.stored_keys import in_columns
 from ...damage import DamagedSampleError
 from ...errors import FormatError, MismatchError, RoutectlError
 from ..progress import Progress
@@ -114,7 +115,7 @@ def take_samples(
     if not kept:
         left = f": all {len(faults)} are damaged" if faults else ""
         raise MismatchError(f"{dump.meta.path}: no samples{left}: nothing to pack")
-    ids = [key.sample_id for key in dump.keys]
+    ids = list(in_columns(dump.keys).ids)
     left_out = tuple(Skipped(i, ids[i], str(faults[i])) for i in sorted(faults))
     _note(left_out, progress)
     all_lens = [0 if i in faults else n for i, n in enumerate(lens)]

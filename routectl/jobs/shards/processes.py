@@ -36,7 +36,7 @@ _PATIENCE_S = 5.0  # for a process to clean up, when it is told to end
 class Worker:
     """One process; shards are what it does and what it does next, last the number of the latest.
 
-    It says when it is ready.
+    It says when it is ready, or is taken to be.
     """
 
     process: "subprocess.Popen[bytes]"
@@ -63,14 +63,16 @@ class Workers:
             self.end()
             raise
 
-    def begin(self, work: Work[Any], *, folds: bool) -> None:
+    def begin(self, work: Work[Any], *, folds: bool, at_once: bool = False) -> None:
         """Give all of them a work; with ``folds`` each adds up what its shards give.
 
-        Raises HeldHereError for what cannot leave this process.
+        ``at_once`` takes them to be ready: shards may be handed to them before they say so. Raises
+        HeldHereError for what cannot leave this process.
         """
         task = pickle.dumps((work, folds, limits()), pickle.HIGHEST_PROTOCOL)
         for worker in self._all:
             _send(worker, task)
+            worker.ready = at_once
 
     @property
     def ready(self) -> bool:
@@ -123,10 +125,12 @@ class Workers:
         for worker in self._all:
             _send(worker, pickle.dumps(None))
         for worker in self._all:
-            try:
-                kind, _, total = worker.end.recv()
-            except (EOFError, OSError):
-                raise _lost(worker) from None
+            kind = READY
+            while kind == READY:  # of one that was given no shard
+                try:
+                    kind, _, total = worker.end.recv()
+                except (EOFError, OSError):
+                    raise _lost(worker) from None
             assert kind == TOTAL
             worker.ready, worker.last = False, None
             if total is not None:

@@ -221,16 +221,17 @@ class _Run(Generic[R]):
         if self._left < _SURE_BYTES:
             seconds = 0.0 if self._speed is None else self._left / self._speed
             count = min(count, int(seconds / _WORTH_S))
-        team = current_team()
+        team, at_once = current_team(), False
         if team is not None and team.workers is not None:
             self._workers, team.workers = team.workers, None
+            at_once = count >= self._size  # a shard for this process, too
         elif count < 2:
             return
         else:
             self._workers = Workers(0)
         self._workers.grow(count - self._folds)
         try:
-            self._workers.begin(self._work, folds=self._folds)
+            self._workers.begin(self._work, folds=self._folds, at_once=at_once)
         except HeldHereError:
             self._workers.end()
             self._workers, self._size = None, 1
