@@ -17,7 +17,7 @@ from ...errors import RoutectlError
 from ...limits import Limits, limits, within
 from ...version import __version__
 
-__all__ = ["Cluster", "Here", "Lent", "packed", "unpacked"]
+__all__ = ["Cluster", "Here", "Lent", "packed", "remote_function", "unpacked"]
 
 _INSTALL = "install this routectl on all nodes, or ray job submit --runtime-env-json ..."
 
@@ -92,7 +92,7 @@ def unpacked(data: bytes) -> Any:
 
 
 @lru_cache
-def _remote(function: Callable[..., Any]) -> Any:
+def remote_function(function: Callable[..., Any]) -> Any:
     """A function as Ray calls it: made once, or each call sends the function itself anew."""
     import ray
 
@@ -135,7 +135,7 @@ class Cluster:
 
         What comes of other calls may be among its arguments.
         """
-        return _remote(function).options(**how).remote(self.here, *given)
+        return remote_function(function).options(**how).remote(self.here, *given)
 
     def first(self, waiting: Sequence[Any], timeout_s: float | None = None) -> tuple[Any, Any]:
         """What is done of what is waited for, at least one unless time is up, and the rest."""

@@ -7,6 +7,7 @@ import pytest
 
 from routectl.errors import RoutectlError, UnsupportedError
 from routectl.jobs.cluster.connection import connect_cluster
+from routectl.jobs.cluster.tasks import packed, remote_function
 from support.recordings import FIXTURES
 from support.shell import complaint
 
@@ -23,6 +24,12 @@ def test_without_ray(capsys, monkeypatch, tmp_path):
     )
     with pytest.raises(UnsupportedError):
         connect_cluster("local")
+
+
+def test_a_function_is_sent_once():
+    """All calls of a function are of one of Ray's, which sends it to the workers once."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'routectl[ray]'")
+    assert remote_function(packed) is remote_function(packed)
 
 
 def test_processes_of_this_machine_on_a_cluster(capsys, tmp_path):

@@ -62,6 +62,14 @@ def test_runs_of_a_team_share_workers(tmp_path: Path) -> None:
     assert not [pid for pid in found[0] - {os.getpid()} if Path(f"/proc/{pid}").exists()]
 
 
+def test_a_worker_has_a_shard_before_the_leader_does_its_first(tmp_path: Path) -> None:
+    """Of two shards each process does one: a worker of the run before is not waited for."""
+    crew, log = Crew(jobs=2), tmp_path / "log"
+    with one_team(crew, []):
+        served = added(Adding(log, 250, slow_s=0.02), crew, SILENT).processes
+        assert added(Adding(log, 2), crew, SILENT).processes == served
+
+
 def test_large_files_start_workers_at_once(tmp_path: Path) -> None:
     """They are there before there is work, and gone without any; small files start none."""
     large, small = tmp_path / "large", tmp_path / "small"
