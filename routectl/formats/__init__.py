@@ -34,7 +34,7 @@ FORMATS = (
     "trace",
 )
 _ARRAYS = ("npy", "npz", "safetensors")
-_TRAINERS = ("torch", "pickle", "msgpack", "straw", "trace")
+_TRAINERS = ("torch", "pickle", "msgpack", "straw", "trace", "counts")
 _WITHOUT_TOKENS = ("torch", "trace")  # some of them hold routes alone
 _SUFFIXES = {".npy": "npy", ".npz": "npz", ".safetensors": "safetensors", ".parquet": "native"}
 

@@ -318,6 +318,16 @@ def test_a_map_by_step(capsys, files, tmp_path):
     assert old == new
 
 
+def test_one_map_from_a_later_step_on_is_not_of_all_rows(capsys, files, tmp_path):
+    """A map alone that holds from step N on maps no row of an earlier or of no known version."""
+    path = tmp_path / "late.json"
+    for step, told in ((9, "no map of step 3: the first is of step 9"), (3, "")):
+        maps = [{"step": step, "physical_to_logical_map": MAP}]
+        path.write_text(json.dumps({"maps": maps}), "utf-8")
+        done = run(capsys, "show", files["physical"], "--expert-map", path)
+        assert (done.code, told in done.err) == (2 if told else 0, True)
+
+
 @pytest.mark.parametrize(
     ("map_", "told"),
     [

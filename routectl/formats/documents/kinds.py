@@ -17,6 +17,7 @@ _MICRO_BATCHES = re.compile(  # an array of arrays of 11 to 63 fields, the first
     re.DOTALL,
 )
 _STRAW = re.compile(rb"\{\s*\"evaluation\":\s*\w+,\s*\"format\":\s*\"\w+\.straw-debug\"")
+_COUNTS = re.compile(rb"\s*\{\s*\"logical_count\"")  # SGLang's --init-expert-location
 _HEAD = 1 << 20
 _WORDS = {
     "native": "a native dump",
@@ -27,13 +28,14 @@ _WORDS = {
     "pickle": "a pickle",
     "msgpack": "micro-batches (msgpack)",
     "straw": "an archive of rollouts (straw)",
+    "counts": "counts of experts",
     "dictionary": "a token dictionary",
     "trace": "a router trace of Megatron-Core",
 }
 
 
 def sniff_binary(path: Path) -> str | None:
-    """The container by its first bytes; None for text, but for a router trace."""
+    """The container by its first bytes; None for text of routes, but for a trace."""
     with open_regular(path) as file:
         head = file.read(128)
     if head.startswith(b"PAR1"):
@@ -50,6 +52,8 @@ def sniff_binary(path: Path) -> str | None:
         return "msgpack"
     if _STRAW.match(head):
         return "straw"
+    if _COUNTS.match(head):
+        return "counts"
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
         return "safetensors"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):

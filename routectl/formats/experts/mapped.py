@@ -92,7 +92,7 @@ class _Mapping:
             routes, copies = self._routes(found.routes, None)
             return replace(found, routes=routes) if copies is None else None
 
-        one = len(self.table_SLP) == 1
+        one = not self.experts.has_steps
         found = Dump(meta, dump.keys, load, narrow, batch if one else None, dump.rows)
         found.starts = dump.starts if one else None
         return found
@@ -104,7 +104,7 @@ class _Mapping:
             raise self._told(error, dump) from None
         if sample.routes is None:
             return sample
-        steps = None if len(self.table_SLP) == 1 else self.steps_of(index, sample)
+        steps = self.steps_of(index, sample) if self.experts.has_steps else None
         routes, copies = self._routes(sample.routes, steps)
         if copies is not None:
             raise self._of_copies(f"{dump.meta.path}: {_name(sample)}", sample, routes, copies)
@@ -134,7 +134,7 @@ class _Mapping:
         """What its reader refused, with logical ids; of ids beyond the map, that they are."""
         if any(fault.kind == "ids" for fault in error.faults):
             return MismatchError(f"{error}: the physical experts of {self.experts.source}")
-        if len(self.table_SLP) > 1:
+        if self.experts.has_steps:
             return FormatError(str(error), hint=error.hint)
         ids_TWK, count = error.ids_TWK, self.experts.num_physical
         wide = self.experts.of_layers(range(ids_TWK.shape[1]), dump.meta.num_layers)

@@ -36,7 +36,7 @@ class ExpertMap:
     """The logical expert of each physical one.
 
     logical_SWP  int32: of each step, of each layer or, with W = 1, of all layers alike
-    steps        from which step on each map holds, ascending; of one map it does not matter
+    steps        from which step on each map holds, ascending; of one from step 0 on none matters
     source       where it is from, for messages
     """
 
@@ -56,11 +56,13 @@ class ExpertMap:
 
     @property
     def has_steps(self) -> bool:
-        """Whether a row's step decides which map holds for it."""
-        return len(self.steps) > 1
+        """Whether a row's step decides which map holds for it, or that none does."""
+        return len(self.steps) > 1 or self.steps[0] > 0
 
     def __str__(self) -> str:
-        steps = f", {len(self.steps)} maps by step" if self.has_steps else ""
+        steps = f", {len(self.steps)} maps by step" if len(self.steps) > 1 else ""
+        if self.has_steps and not steps:
+            steps = f", from step {self.steps[0]} on"
         return f"{self.source} ({self.num_physical} physical to {self.num_logical} logical{steps})"
 
     def check(self, facts: ModelFacts) -> None:

@@ -32,7 +32,7 @@ def open_trainer_file(
     start: int | None,
     tokens: Dump | Sequence[Sample] | None = None,
 ) -> Dump:
-    """Open a trainer's file; ``kind`` is torch, pickle, straw, msgpack or trace.
+    """Open a trainer's file; ``kind`` is torch, pickle, straw, msgpack, trace or counts.
 
     ``tokens`` are the samples whose rows a torch file of layers, or a trace, holds.
 
@@ -44,6 +44,8 @@ def open_trainer_file(
 
         return open_router_trace(path, model, start, tokens)
     refuse_alone(path, model)
+    if kind == "counts":
+        return _open_recording(_json(path), path, model, start)
     held: int | None = None
     if kind == "torch":
         from ...pickled.torch_files import load_torch
@@ -67,6 +69,14 @@ def open_trainer_file(
 
         wires = read_micro_batches(path)
     return _dump_of(wires, path, kind, model, start, held)
+
+
+def _json(path: Path) -> Any:
+    """A JSON document. Raises FormatError for what is none."""
+    try:
+        return from_json(read_bytes(path), str(path))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: not JSON, or cut short: {error}") from None
 
 
 def _open_recording(doc: Any, path: Path, model: Model, start: int | None) -> Dump:

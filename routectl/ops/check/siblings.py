@@ -25,6 +25,7 @@ __all__ = ["Siblings", "first_siblings"]
 _OPEN = 16  # prompts that began since a sample's first sibling, at most
 _NEXT = 64  # samples after the first that are looked at for one with routes
 NONE = -1
+_EITHER = "; no third says which of the two is wrong"
 
 
 def first_siblings(keys: Sequence[SampleKey]) -> NDArray[np.int32]:
@@ -71,8 +72,8 @@ class Siblings:
         """Compare a sample's prompt rows with those of its first sibling.
 
         Where they differ, a third says which of the two is unlike its siblings; the first one is
-        named once, beside the second. Of samples whose rows went ``astray`` it is no news that they
-        differ.
+        named once, beside the second. Where no third does, the later one is named and that it may
+        be either. Of samples whose rows went ``astray`` it is no news that they differ.
         """
         index, name = place
         leader = int(self.first_N[index])
@@ -91,13 +92,15 @@ class Siblings:
         second = self._routed(leader, first.index + 1)
         is_second = second is not None and second.index == index
         third = self._routed(leader, index + 1) if is_second else second
-        blamed, other = name, first.name
+        blamed, other, sure = name, first.name, False
         if third is not None and not third.astray:
-            odd = disagree(first.routes, third.routes, end)[1]
-            if odd and not disagree(routes, third.routes, end)[1]:
+            odd = bool(disagree(first.routes, third.routes, end)[1])
+            sure = odd != bool(disagree(routes, third.routes, end)[1])
+            if sure and odd:
                 blamed, other = first.name, name
         if blamed == name or is_second:
-            book.add("R601", Place(blamed, begin, note=f"unlike sample {other}"), rows=wrong)
+            note = f"unlike sample {other}" + ("" if sure else _EITHER)
+            book.add("R601", Place(blamed, begin, note=note), rows=wrong)
 
     def _hold(self, where: tuple[int, int], found: _Routed | None) -> None:
         self._held[where] = found

@@ -41,6 +41,21 @@ def test_both_forms_are_what_sglang_took(capsys, tmp_path):
     assert loaded["logical_count"].dtype == torch.int64
 
 
+def test_both_forms_are_read_back(capsys):
+    """show and diff take the counts of either form, and say the same of them."""
+    told = {s: document(capsys, "show", RECORDED / f"eplb.{s}") for s in ("json", "pt")}
+    sides = [{**doc["sides"][0], "path": ""} for doc in told.values()]
+    assert sides[0] == sides[1]
+    assert run(capsys, "diff", RECORDED / "eplb.json", RECORDED / "eplb.pt").code == 0
+
+
+def test_counts_cut_short_are_refused(capsys, tmp_path):
+    """Half of the JSON file is no counts: one line."""
+    path = tmp_path / "a.json"
+    path.write_bytes((RECORDED / "eplb.json").read_bytes()[:99])
+    assert "not JSON, or cut short" in complaint(capsys, "show", path)
+
+
 def test_what_sglang_placed_is_a_map():
     """The map that it made has 40 experts, and more copies of what is taken most."""
     placed = read_expert_map(RECORDED / "placed.json")

@@ -34,9 +34,11 @@ def test_the_one_that_is_unlike_the_others_is_blamed(odd):
 
 
 def test_of_two_the_second_is_named():
-    """Nobody says which of two is right: the second is named, and the first beside it."""
-    found = only(check(group(0, size=2), options=CheckOptions(by_tokens=False)), "R601")
-    assert [(p.sample, p.note) for p in found.places] == [("s1", "unlike sample s0")]
+    """Nobody says which of two is right, nor of three that all differ: this is told."""
+    told = "unlike sample s0; no third says which of the two is wrong"
+    for dump, names in ((group(0, size=2), ["s1"]), (group(0, 1, size=3), ["s1", "s2"])):
+        found = only(check(dump, options=CheckOptions(by_tokens=False)), "R601")
+        assert [(p.sample, p.note) for p in found.places] == [(name, told) for name in names]
 
 
 def test_blame_does_not_depend_on_the_cut():

@@ -131,12 +131,13 @@ def made_by(
     far = {best for best, group in groups.items() if _is_far(group, best)}
     near = {best: group for best, group in groups.items() if best not in far}
     noise = _noise(names, near, shares)
+    noises = {best: _noise_near(best, noise, names, near, shares) for best in near}
     judged, of_sample = [], Counter(part.index for part in parts)
     for part in parts:
         best, own = int(part.wrong_C.argmin()), part.said if part.said in names else None
         is_alone = of_sample[part.index] == 1
         who = expected or own if is_alone else own or expected
-        most = -1.0 if best in far else _most(noise, part.rows, len(parts))
+        most = -1.0 if best in far else _most(noises[best], part.rows, len(parts))
         if part.tokens < _SHORTEST and best not in far:
             most = 1.0
         judged.append(_judged(names, part, most, who))
@@ -181,6 +182,23 @@ def _noise(
     roots = [float(np.sqrt(rate)) for rate in rates[best]]
     spread = _NORMAL * median(abs(root - median(roots)) for root in roots)
     return MakerNoise(names[best], len(roots), median(rates[best]), spread, shares[best])
+
+
+def _noise_near(
+    best: int,
+    most: MakerNoise | None,
+    names: Sequence[str],
+    groups: Mapping[int, Sequence[PartCounts]],
+    shares: Mapping[int, float | None],
+) -> MakerNoise | None:
+    """The noise of the parts nearest to a candidate: that of most parts, unless it is none at all.
+
+    A candidate that has the dump's very rows does not say how the others round. Parts whose flips
+    have margins, and are near-ties by them, say it themselves.
+    """
+    if most is None or most.rate > 0 or shares[best] is None:
+        return most
+    return _noise(names, {best: groups[best]}, shares)
 
 
 def _judged(names: Sequence[str], part: PartCounts, most: float, expected: str | None) -> PartMaker:

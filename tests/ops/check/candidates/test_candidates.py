@@ -139,6 +139,16 @@ def test_clear_flips_everywhere_are_none():
     assert near.samples["v1"] == 8  # near-ties might be rounding
 
 
+def test_an_exact_candidate_is_no_yardstick_of_others_that_round():
+    """One candidate has the dump's very rows; near-ties to another are its rounding, all sound."""
+    draws = np.random.default_rng(11)
+    versions = chain(draws, 16, step=0.3)
+    routes = candidates(versions, NAMES, margin=1e-6)
+    engine = versions["v0"][:9] + [changed(draws, ids, 0.06) for ids in versions["v1"][9:]]
+    found = judged([sample_of(ids, i) for i, ids in enumerate(engine)], routes)
+    assert [part.maker for part in found.parts] == ["v0"] * 9 + ["v1"] * 7
+
+
 def test_candidates_that_are_alike_are_not_told():
     """Of two candidates with the same routes none is named; what excludes a third is."""
     draws = np.random.default_rng(6)
