@@ -11,7 +11,9 @@ from ..wire.sample import WireSample, with_media
 from .openai import START_NAMES, requested_start
 from .weight_versions import weight_spans
 
-__all__ = ["merge_generate_stream", "read_generate"]
+__all__ = ["Outputs", "merge_output", "read_generate"]
+
+Outputs = dict[tuple[str | None, int | None], dict[str, Any]]  # by id and index, each whole so far
 
 
 def _prompt_of(item: Doc, meta: Doc, asked: Any, where: str) -> Any:
@@ -79,20 +81,17 @@ def read_generate(items: list[Any], request: Doc | None, where: str) -> list[Wir
     ]
 
 
-def merge_generate_stream(chunks: list[Doc], where: str) -> list[Any]:
-    """The outputs of a ``/generate`` stream: per id the last chunk, with the ids of all.
+def merge_output(outputs: Outputs, chunk: Doc, where: str) -> None:
+    """Add a chunk of a ``/generate`` stream to the outputs: per id the last one, with all ids.
 
     ``output_ids`` of a chunk are all so far, or with incremental output only the new ones;
     ``completion_tokens`` tells which.
     """
-    outputs: dict[tuple[str | None, int | None], dict[str, Any]] = {}
-    for chunk in chunks:
-        meta = fields.mapping(chunk.get("meta_info"), where, "meta_info")
-        key = (fields.text(meta.get("id")), fields.integer(chunk.get("index"), where, "index"))
-        before: list[Any] = outputs.get(key, {}).get("output_ids") or []
-        ids = fields.sequence(chunk.get("output_ids"), where, "output_ids")
-        if ids is not None and len(ids) != meta.get("completion_tokens", len(ids)):
-            before += ids  # in place, or a stream of n chunks would be copied n times
-            ids = before
-        outputs[key] = {**chunk, "output_ids": ids}
-    return list(outputs.values())
+    meta = fields.mapping(chunk.get("meta_info"), where, "meta_info")
+    key = (fields.text(meta.get("id")), fields.integer(chunk.get("index"), where, "index"))
+    before: list[Any] = outputs.get(key, {}).get("output_ids") or []
+    ids = fields.sequence(chunk.get("output_ids"), where, "output_ids")
+    if ids is not None and len(ids) != meta.get("completion_tokens", len(ids)):
+        before += ids  # in place, or a stream of n chunks would be copied n times
+        ids = before
+    outputs[key] = {**chunk, "output_ids": ids}

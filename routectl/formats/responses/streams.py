@@ -1,22 +1,24 @@
 """Server-sent event streams: the chunks of one response, merged into the document they spell."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...errors import FormatError
 from ..documents.fields import Doc, from_json, integer, mapping, sequence
-from .sglang import merge_generate_stream
+from .sglang import Outputs, merge_output
 
 __all__ = ["merge_stream"]
 
 _JOINED = ("token_ids", "response_token_ids")
 
 
-def _chunks(text: str, where: str) -> list[Doc]:
-    """The JSON objects of the ``data:`` lines; a stream that stops before [DONE] is cut short."""
-    chunks: list[Doc] = []
-    done = False
+def _chunks(text: str, where: str) -> Iterator[Doc]:
+    """The JSON objects of the ``data:`` lines, one at a time: each is let go of when it is merged.
+
+    Raises FormatError at the end of a stream that stops before [DONE], and so is cut short.
+    """
+    done, of_responses = False, None
     for number, line in enumerate(re.split("\r\n|\r|\n", text), 1):
         body = line.removeprefix("data:").strip()
         if not line.startswith("data:"):
@@ -25,18 +27,18 @@ def _chunks(text: str, where: str) -> list[Doc]:
             done = True
             continue
         try:
-            chunk = from_json(body, f"{where}: line {number}")
-            chunks.append(mapping(chunk, where, "chunk"))
+            chunk = mapping(from_json(body, f"{where}: line {number}"), where, "chunk")
         except (ValueError, RecursionError):
             raise FormatError(f"{where}: line {number}: the chunk is not JSON") from None
-    if not done and not _is_of_responses(chunks):
+        of_responses = of_responses is not False and _is_of_responses(chunk)
+        yield chunk
+    if not done and not of_responses:
         raise FormatError(f"{where}: the stream is cut short: it ends without 'data: [DONE]'")
-    return chunks
 
 
-def _is_of_responses(chunks: list[Doc]) -> bool:
-    """Whether a stream is one of /v1/responses: each event says its type, the last one the end."""
-    return bool(chunks) and all(str(chunk.get("type")).startswith("response.") for chunk in chunks)
+def _is_of_responses(chunk: Doc) -> bool:
+    """Whether a chunk is an event of /v1/responses: such a stream ends without [DONE]."""
+    return str(chunk.get("type")).startswith("response.")
 
 
 def _extend_logprobs(before: Any, more: Any, where: str) -> Any:
@@ -70,20 +72,40 @@ def _merge_choice(before: dict[str, Any], delta: Doc, where: str) -> dict[str, A
 
 
 def merge_stream(text: str, where: str) -> Any:
-    """The response that a stream of OpenAI, vLLM or SGLang chunks adds up to."""
-    chunks = _chunks(text, where)
-    if failed := next((chunk for chunk in chunks if chunk.get("error")), None):
-        return {"error": failed["error"]}
-    if _is_of_responses(chunks):
-        return {"object": "response", "output": []}
-    if any("meta_info" in chunk for chunk in chunks):
-        return merge_generate_stream(chunks, where)
+    """The response that a stream of OpenAI, vLLM or SGLang chunks adds up to.
+
+    The first chunk says whether the stream is one of ``/generate``, whose chunks have a meta_info.
+    """
     whole: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
-    for chunk in chunks:
-        whole.update({k: v for k, v in chunk.items() if v is not None and k != "choices"})
-        for item in sequence(chunk.get("choices"), where, "choices") or ():
-            delta = mapping(item, where, "choices")
-            index = integer(delta.get("index"), where, "index") or 0
-            choices[index] = _merge_choice(choices.get(index, {}), delta, where)
+    outputs: Outputs = {}
+    failed, events = None, set()
+    for chunk in _chunks(text, where):
+        events.add(_is_of_responses(chunk))
+        failed = failed or chunk.get("error")
+        if failed:
+            continue
+        if outputs or ("meta_info" in chunk and not (whole or choices)):
+            merge_output(outputs, chunk, where)
+        elif "meta_info" in chunk:
+            raise FormatError(
+                f"{where}: the stream is of two kinds: chunks with meta_info, and not"
+            )
+        else:
+            whole.update({k: v for k, v in chunk.items() if v is not None and k != "choices"})
+            _merge_choices(choices, chunk, where)
+    if failed:
+        return {"error": failed}
+    if events == {True}:
+        return {"object": "response", "output": []}
+    if outputs:
+        return list(outputs.values())
     return {**whole, "choices": [choices[i] for i in sorted(choices)]}
+
+
+def _merge_choices(choices: dict[int, dict[str, Any]], chunk: Doc, where: str) -> None:
+    """Add the deltas of a chunk to the choices, by index."""
+    for item in sequence(chunk.get("choices"), where, "choices") or ():
+        delta = mapping(item, where, "choices")
+        index = integer(delta.get("index"), where, "index") or 0
+        choices[index] = _merge_choice(choices.get(index, {}), delta, where)

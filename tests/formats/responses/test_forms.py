@@ -1,6 +1,7 @@
 """Forms of routed_experts that no recording has, built from recorded payloads or by hand."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from routectl.dump import WeightSpan
 from routectl.errors import FormatError
 from routectl.formats import open_dump
+from routectl.formats.responses.streams import merge_stream
 from support.building import as_npy, record, some_ids, write_json, write_lines
 from support.recordings import (
     DEEPSEEK_CONFIG,
@@ -224,6 +226,25 @@ def test_interleaved_choices_of_a_stream(tmp_path):
     assert [key.sample_id[-2:] for key in dump.keys] == ["/0", "/1"]
     assert [sample.routes is None for sample in dump] == [False, True]
     assert [sample.finish_reason for sample in dump] == ["length", None]
+
+
+def test_a_stream_of_two_kinds_is_refused(tmp_path):
+    """A chunk of /generate behind one of completions: neither the one nor the other is read."""
+    chunks = _recorded_chunks("completion_stream") + _recorded_chunks("generate_stream")
+    with pytest.raises(FormatError, match="the stream is of two kinds: chunks with meta_info"):
+        open_dump(_write_stream(tmp_path, chunks, "generate_stream"), model=QWEN)
+
+
+@pytest.mark.parametrize("kind", [{"choices": [{"token_ids": [7]}]}, {"meta_info": {"id": "x"}}])
+def test_chunks_of_a_stream_are_let_go_of(kind):
+    """Merging holds one chunk at a time: what it says anew takes the place of what was said."""
+    chunk = json.dumps({**kind, "usage": [[]] * 1000})  # 64 kB as objects
+    text = f"data: {chunk}\n\n" * 200 + "data: [DONE]\n\n"
+    tracemalloc.start()
+    merge_stream(text, "x.sse")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * len(text)  # its lines, and little else
 
 
 @pytest.mark.parametrize("error", [{"message": "killed"}, "killed"])
