@@ -19,7 +19,8 @@ __all__ = ["Ended", "EndedBy", "ended_by_signals"]
 _ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGPIPE")
 _PIPE = getattr(signal, "SIGPIPE", None)
 _SPEAKING = ("routectl.engines", "wandb")  # with servers
-_AGAIN_S = 0.5  # an exception that nobody heard (it was raised in a callback of C) is raised again
+_AGAIN_S = 0.5  # an exception that nobody heard is raised again
+_NEXT_S = 0.001  # sooner where Python says that nobody did: in a callback of C, in a finalizer
 _PATIENCE_S = 3.0  # for cleaning up; a signal after that ends the run at once
 
 
@@ -62,6 +63,13 @@ class EndedBy:
             error = error.__context__
         raise Ended
 
+    def unheard(self, lost: "sys.UnraisableHookArgs") -> None:
+        """Raise Ended again soon where it was lost, without a traceback; others are told of."""
+        if not isinstance(lost.exc_value, Ended):
+            sys.__unraisablehook__(lost)
+        elif not self.over:
+            signal.setitimer(signal.ITIMER_REAL, _NEXT_S, _AGAIN_S)
+
     def end(self) -> None:
         """Die of a broken pipe as any Unix tool does, when everything else is done."""
         if self.number is not None and self.number == _PIPE:
@@ -96,6 +104,7 @@ def ended_by_signals() -> Iterator[EndedBy]:
         if number == _PIPE or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, ended.hear)
     signal.signal(signal.SIGALRM, ended.insist)
+    sys.unraisablehook = ended.unheard
     with suppress(KeyboardInterrupt):
         yield ended
         ended.over = True

@@ -18,7 +18,7 @@ DUMP = DUMPS["native"]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGPIPE: -13}
 
 WRITING = """
-import sys, time
+import ctypes, sys, time
 from pathlib import Path
 from routectl.cli import main
 from routectl.files.scratch import scratch_folder
@@ -39,6 +39,10 @@ def swallowing():
         waiting(30)
     except BaseException:
         pass
+    time.sleep(30)
+
+def called_by_c():
+    ctypes.CFUNCTYPE(None)(lambda: waiting(30))()
     time.sleep(30)
 
 def slow_to_clean():
@@ -97,9 +101,10 @@ def test_a_signal_cleans_up(tmp_path, sent):
     assert left(tmp_path) == (["tmp"], [])
 
 
-def test_a_signal_that_was_swallowed_comes_again(tmp_path):
-    """Where a library swallows the exception, it is raised again until the run ends."""
-    process = started(tmp_path, "swallowing()")
+@pytest.mark.parametrize("body", ["swallowing()", "called_by_c()"])
+def test_a_signal_that_was_swallowed_comes_again(tmp_path, body):
+    """Where a library, or C that calls Python, swallows the exception, it is raised again."""
+    process = started(tmp_path, body)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (130, "")

@@ -180,15 +180,17 @@ class TestLogprobs:
             with_logprobs(dump, other.samples)[0][0]
 
     def test_diff(self, tmp_path, rollout, capsys):
-        """diff --logprobs gives the figures of rollout against trainer."""
+        """diff --logprobs gives the figures of rollout against trainer, the first token of which
+        the rollout's loss mask leaves out.
+        """
         path = save(tmp_path, train_data())
         args = ["diff", str(rollout), str(rollout), "--json", "--logprobs", str(path)]
         assert main(args) == 0
         out, err = capsys.readouterr()
         found = json.loads(out)["logprobs"]
         assert "2 of 2 samples" in err
-        assert found["tokens"] == 3
-        assert found["mean_abs_d"] == pytest.approx((0.25 + 0.5 + 0) / 3)
+        assert found["tokens"] == 2
+        assert found["mean_abs_d"] == pytest.approx((0.5 + 0) / 2)
 
     def test_tokens_of_tools(self, tmp_path, rollout):
         """A token that the loss mask leaves out was not sampled, and has no log-prob."""
