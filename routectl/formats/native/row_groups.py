@@ -134,8 +134,8 @@ def native_form(meta: DumpMeta, coding: "Coding | None", folder: Path | None = N
         path = None
         if base is not None:
             check_base(base, meta)
-            at = place_of(base.meta.path)
-            path = base_path(at, folder or Path()) if at.is_file() else None
+            at = place_of(base.meta.path) if base.meta.path else None  # a program's own has none
+            path = base_path(at, folder or Path()) if at is not None and at.is_file() else None
         named = None
         if coding.dictionary is not None:
             from .dictionaries import check_dictionary

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from routectl.errors import FormatError, UnsupportedError
+from routectl.errors import FormatError, UnsupportedError, extra_hint
 from routectl.formats.configs.flat import read_flat
 from routectl.formats.configs.script import script_settings
 from support.recordings import FIXTURES
@@ -103,4 +103,4 @@ def test_without_pyyaml(monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(UnsupportedError, match="needs PyYAML") as error:
         read_flat(CONFIGS / "verl.yaml")
-    assert error.value.hint == "pip install 'routectl[trainers]'"
+    assert error.value.hint == extra_hint("trainers")

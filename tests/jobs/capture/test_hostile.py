@@ -22,7 +22,7 @@ from support.recordings import QWEN, SGLANG, read_text
 from support.shell import complaint, run, written
 
 SSE = (SGLANG / "generate_stream.response.sse").read_bytes()
-ONCE = ("--retries", 0)
+ONCE = ("--retries", 0, *FAST[2:])
 STRANGE = {
     "a stream": (reply(SSE, kind="text/event-stream"), "a stream of events, expected JSON"),
     "a page": (
@@ -75,7 +75,7 @@ STRANGE = {
 def test_strange_answers_are_one_line(tmp_path, capsys, answer, said):
     """An answer that is none ends the run with one line that says what came."""
     with EngineServer("sglang", answer) as server:
-        flags = (*QUIET, *FAST, *ONCE)
+        flags = (*QUIET, *ONCE)
         done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "x.parquet", *flags)
     assert done.code == 2
     assert said in done.err
@@ -95,7 +95,7 @@ def test_what_never_ends_is_ended(tmp_path, capsys, fault, said):
     """Headers a byte at a time, and "100 Continue" for ever, end with --timeout too."""
     begun = time.monotonic()
     with EngineServer("sglang", faults=[fault]) as server:
-        flags = (*QUIET, *FAST, *ONCE, "--timeout", 0.5)
+        flags = (*QUIET, *ONCE[:-2], "--timeout", 0.5)
         done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "x.parquet", *flags)
         took = time.monotonic() - begun
     assert done.code == 2
@@ -158,7 +158,7 @@ def test_what_is_kept_can_be_read(tmp_path, capsys, depth):
     answer = json.loads(read_text(SGLANG / "generate_ids.response.json"))
     answer["extra"] = json.loads("[" * (depth - 1) + "]" * (depth - 1))
     with EngineServer("sglang", reply(json.dumps(answer).encode())) as server:
-        flags = (*QUIET, *FAST, *ONCE)
+        flags = (*QUIET, *ONCE)
         done = captured(capsys, server, one_prompt(tmp_path), tmp_path / "x.jsonl", *flags)
     if depth == 199:
         assert done.code == 0, done.err

@@ -34,6 +34,12 @@ def interrupted(capsys, folder, output, *flags):
     return given
 
 
+def otherwise(given, flag, value):
+    """The flags with another value of one, or with one more."""
+    at = given.index(flag) if flag in given else len(given)
+    return (*given[:at], flag, value, *given[at + 2 :])
+
+
 def test_a_renamed_model_is_gone_on_with(tmp_path, capsys):
     """An update from disk renames the model: the run goes on, and says and keeps both names."""
     for output in (tmp_path / "x.jsonl", tmp_path / "x.parquet"):
@@ -103,7 +109,7 @@ def test_other_fields_are_the_run_s_identity(tmp_path, capsys):
     }
     for more, said in others.items():
         with EngineServer("sglang", None, chats("b", 1), gets=serving("ckpt/v8")) as server:
-            done = run(capsys, "capture", server.url, *given, *more)
+            done = run(capsys, "capture", server.url, *otherwise(given, *more))
         assert done.code == 2
         assert f"sample c/0 was asked for otherwise: {said}" in done.err
         assert "hint: give the options of that run, or remove the file" in done.err

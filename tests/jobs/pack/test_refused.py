@@ -103,8 +103,8 @@ def test_out_in_another_order(out):
     [
         ("uint8", "dtype uint8 cannot hold expert 299"),
         ("int8", "dtype int8 cannot hold expert 299"),
-        ("float32", "dtype float32 is none of int8, int16, "),
-        ("bool", "dtype bool is none of int8, int16, "),
+        ("float32", "dtype 'float32' is not known: int8, int16, "),
+        ("bool", "dtype 'bool' is not known: int8, int16, "),
     ],
 )
 def test_dtypes_that_cannot_hold_the_ids(dtype, said):
