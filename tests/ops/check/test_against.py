@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from routectl.dump import Dump
 from routectl.errors import MismatchError
 from routectl.formats import open_dump
 from routectl.ops.check.check import CheckOptions, check
@@ -275,3 +276,20 @@ def test_few_rows_do_not_say_other_weights():
         for of in (rows, moved)
     ]
     assert set(codes(check(dumps[1], dumps[0]))) == {"R715"}
+
+
+@pytest.mark.parametrize("count", [8, 40])
+def test_front_rows_of_one_id_are_no_map(count):
+    """Rows of one id in all slots are R102's: that all experts became that id is not said too."""
+    reference = loaded(BASES[0].dump)
+
+    def cut(index):
+        sample = reference[index]
+        ids_TLK = sample.routes.ids_TLK.copy()
+        ids_TLK[:count] = 0
+        return replace(sample, routes=replace(sample.routes, ids_TLK=ids_TLK))
+
+    samples = [cut(i) for i in range(len(reference))]
+    bad = Dump(reference.meta, reference.keys, samples.__getitem__)
+    found = check(bad, reference, options=CheckOptions(by_tokens=False))
+    assert codes(found, "error") == {"R102"}

@@ -50,6 +50,12 @@ class IdMap:
         moved_P = self.to_P != np.arange(len(self.to_P))
         return int(self.seen_P[moved_P].sum()) <= _SELDOM * int(self.seen_P.sum())
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether every id that was seen has one image: it explains any rows of that id."""
+        known = self.to_P[self.to_P >= 0]
+        return len(known) > 1 and bool((known == known[0]).all())
+
     def filled(self) -> Map:
         """The map with ids that were not seen: their own number where it is free, if one-to-one."""
         known = self.to_P[self.to_P >= 0]

@@ -68,6 +68,13 @@ def _out_of_range(ours: Ids, num_experts: int) -> bool:
     return bool(len(ours)) and float((ours >= num_experts).any(axis=-1).mean()) > 0.5
 
 
+def _of_one_id(ours: Ids) -> bool:
+    """Whether most rows have one id in all of their slots: R102 is said of them."""
+    if ours.shape[-1] < 2 or not len(ours):
+        return False
+    return float((ours == ours[..., :1]).all(axis=-1).mean()) > 0.5
+
+
 def judge_tokens(
     pending: Sequence[Pending],
     inputs: Inputs,
@@ -91,7 +98,7 @@ def judge_tokens(
         if rate <= _DIFFERS:  # what is left of a run that others explain
             rest.spare(differs, both)
             continue
-        if _out_of_range(ours, inputs.num_experts):
+        if _out_of_range(ours, inputs.num_experts) or _of_one_id(ours):
             continue
         if len(ours) >= _OWN and rate > _NOBODYS and _like_chance(ours, theirs):
             nobodys.append((run, _is_even(ours, sides.theirs.num_ids)))
@@ -132,7 +139,7 @@ def judge_columns(
         return
     pairs = [_ids(run, inputs.pair(run.index)) for run in pending]
     ours, theirs = (np.concatenate([p[i] for p in pairs]) for i in (0, 1))
-    if _out_of_range(ours, inputs.num_experts):
+    if _out_of_range(ours, inputs.num_experts) or _of_one_id(ours):
         return
     alone = _like_chance(ours, theirs)
     code = "R705" if alone else "R711"
