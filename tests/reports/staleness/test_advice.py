@@ -226,7 +226,7 @@ def test_thresholds_are_of_the_four_comparisons(tiny, scored):
         ("drift:1%", "metric 'drift' is not known: staleness, total, mismatch, overlap"),
         ("mismatch", "expected METRIC[@lagN][@LAYER]:N[%]"),
         ("staleness@lag2", "expected METRIC"),
-        ("mismatch@lag2:1%", "mismatch has no lag: staleness, router shift and what replay gains have"),
+        ("mismatch@lag2:1%", "mismatch has no lag: staleness, router shift and what replay gains"),
         ("staleness@lag2:150%", "threshold 'staleness@lag2:150%': mismatch is a rate"),
         ("total:x", "'x' is not a number"),
         ("total_k3:1%", "k3 is no rate"),
@@ -256,6 +256,6 @@ def test_gated_figures_must_exist(tiny):
 
 
 def test_metrics_are_listed_once():
-    """The known names are staleness, total, gamma, confidence, diff's metrics, the total's, replay's."""
+    """Known are staleness, total, gamma, confidence, and metrics of diff, the total, replay."""
     known = 4 + 2 * len(METRICS) - 1 + 6  # gain, k3 and F(2) of R2 and R3
     assert len(set(STALENESS_METRICS)) == len(STALENESS_METRICS) == known
