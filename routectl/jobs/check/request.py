@@ -13,13 +13,13 @@ from ..recompute.forwarding import forward_option, forwarding_of
 from ..recompute.kept import recomputed_side
 from ..recompute.partner import open_partner, partner_at
 from ..recompute.weights import checkpoint_at
-from ..shards.crew import ALONE, Crew
+from ..shards.crew import Crew
 from ..shards.run import added
 from ..shards.share import ShardOptions
 from ..shards.team import one_team
 from .candidates import Candidates, who_made
 from .model import options_of_dump
-from .work import CheckSides, CheckWork, check_work
+from .work import CheckSides, CheckWork, KeptReference, check_work
 
 if TYPE_CHECKING:
     from ...dump import Dump, DumpMeta
@@ -169,12 +169,15 @@ def check_dump(
         refuse_existing(request.save, force=request.force)
     asked = Candidates.parsed(request.candidates, request.against)
     request = replace(request, against=asked.reference(request.against))
-    here = request.against is not None and checkpoint_at(request.against) is not None
-    paths = [path for path in (request.dump, request.against) if path is not None]
-    named = [request.reading.input(path).path for path in paths]
-    with one_team(ALONE if here else request.crew, named, _NEEDED):
+    runs = request.against is not None and checkpoint_at(request.against) is not None
+    if runs and request.crew.ray is not None:
+        progress.note("checking here: what is recomputed is kept on this machine, not on a cluster")
+        request = replace(request, crew=replace(request.crew, ray=None))
+    paths = [path for path in (request.dump, request.against) if path is not None and not runs]
+    named = [request.reading.input(path).path for path in paths]  # workers wait for no run
+    with one_team(request.crew, named, _NEEDED):
         work = opened_work(request, progress, known)
-        found = added(work, ALONE if here else request.crew, progress)  # what is run is here alone
+        found = added(work, request.crew, progress)
         makers = None
         if request.candidates:
             makers = who_made(request.dump, work.checker().dump, asked, request, progress)
@@ -227,9 +230,9 @@ def opened_work(
         how = forwarding_of(request.forward)
         partner = partner_at(request.dump, reading, weights, opened, with_routes=how.mode != "free")
         told = f"--against {against}"
-        reference = recomputed_side(weights, partner, how, progress, told=told)
-    crew = request.crew if weights is None else ALONE
-    return check_work(sides, (opened, reference), options, request.share.place, crew)
+        reference, routes = recomputed_side(weights, partner, how, progress, told=told)
+        sides = replace(sides, kept=KeptReference(weights, routes))
+    return check_work(sides, (opened, reference), options, request.share.place, request.crew)
 
 
 def _refuse_here(request: CheckRequest, runs: bool) -> None:

@@ -1,11 +1,14 @@
 """A dump checked in shards: some samples each, by what was learnt once from some of all."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..progress import SILENT, Progress
 from ..reading import Reading, reachable
+from ..recompute.partner import open_partner
 from ..shards.crew import ALONE, Crew
 from ..shards.run import added
 from ..shards.share import share_of
@@ -22,21 +25,36 @@ if TYPE_CHECKING:
     from ...ops.check.lesson import Lesson
     from ...ops.check.options import CheckOptions
 
-__all__ = ["CheckSides", "CheckWork", "check_work"]
+__all__ = ["CheckSides", "CheckWork", "KeptReference", "check_work"]
 
 _LESSON_BYTES = 2 << 20  # of ids of samples that one process reads at a time
 
 
 @dataclass(frozen=True, slots=True)
+class KeptReference:
+    """A reference that was run: its weights, and what opens the routes that are kept of it."""
+
+    weights: Path
+    routes: "Callable[[], Dump]"
+
+
+@dataclass(frozen=True, slots=True)
 class CheckSides:
-    """The dump that is checked and what it is held against, by name, in any process."""
+    """The dump that is checked and what it is held against, by name, in any process.
+
+    against is the path of a dump; kept a checkpoint's routes, in its place.
+    """
 
     dump: str
     against: str | None
     reading: Reading
+    kept: KeptReference | None = None
 
     def open(self, progress: Progress = SILENT) -> "tuple[Dump, Dump | None]":
         """Both; None where there is no reference."""
+        if self.kept is not None:
+            opened = open_partner(self.dump, self.reading, self.kept.weights, progress)
+            return opened, self.kept.routes()
         if self.against is None:
             return self.reading.open(self.dump, progress=progress), None
         both = {"DUMP": self.dump, "the reference": self.against}
@@ -46,7 +64,7 @@ class CheckSides:
     def reachable(self) -> "CheckSides":
         """The same, for other processes."""
         against = None if self.against is None else reachable(self.against)
-        return CheckSides(reachable(self.dump), against, self.reading)
+        return replace(self, dump=reachable(self.dump), against=against)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -305,7 +305,7 @@ def _sides(request: DiffRequest, progress: Progress) -> "tuple[Dump, Dump, Dump 
     given = open_partner(path, reading, folder, progress)
     again = None if rerun is None else open_partner(rerun, reading, folder, progress)
     partner = partner_at(path, reading, folder, given, with_routes=how.mode != "free")
-    routes = recomputed_side(folder, partner, how, progress, told=paths[side])
+    routes, _ = recomputed_side(folder, partner, how, progress, told=paths[side])
     return (routes, given, again) if side == "OLD" else (given, routes, again)
 
 

@@ -53,18 +53,19 @@ class CheckpointSide:
     names: Mapping[str, str]
     cache: Cache = dataclasses.field(default_factory=Cache)
 
-    @property
-    def free_file(self) -> "Callable[[], Dump]":
-        """What opens its free routes in another process, once they are kept."""
-        from ...formats.native.container import open_native
-
-        return partial(open_native, self.cache.path(self.names["free"]))
+    def opener(self, mode: str) -> "Callable[[], Dump]":
+        """What opens its routes in another process of this machine, once they are kept."""
+        return partial(_opened, self.cache.path(self.names[mode]), self.work.options.checkpoint)
 
     def kept(self) -> "dict[str, Dump]":
         """The routes by mode that were made before; no run lets go of them while they are held."""
         note = self.crew.progress.note
         found = {mode: self.cache.open(name, note) for mode, name in self.names.items()}
-        return {mode: self._named(dump) for mode, dump in found.items() if dump is not None}
+        return {
+            mode: _named(dump, self.work.options.checkpoint)
+            for mode, dump in found.items()
+            if dump is not None
+        }
 
     def routes(self) -> "dict[str, Dump]":
         """The routes by mode; what is not kept is run, going on where a run was ended."""
@@ -80,10 +81,6 @@ class CheckpointSide:
                     found |= self.kept()
             self.cache.shrink(self.crew.progress.note)
         return {mode: found[mode] for mode in self.names}
-
-    def _named(self, dump: "Dump") -> "Dump":
-        dump.meta = dataclasses.replace(dump.meta, path=str(self.work.options.checkpoint))
-        return dump
 
     def _run(self, absent: Mapping[str, str]) -> None:
         """Make entries of the cache, by mode."""
@@ -142,6 +139,18 @@ class CheckpointSide:
             Parts(folder, modes).drop()
 
 
+def _opened(path: Path, checkpoint: Path) -> "Dump":
+    from ...formats.native.container import open_native
+
+    return _named(open_native(path), checkpoint)
+
+
+def _named(dump: "Dump", checkpoint: Path) -> "Dump":
+    """What is kept, by the name of the weights."""
+    dump.meta = dataclasses.replace(dump.meta, path=str(checkpoint))
+    return dump
+
+
 def prepare_side(
     checkpoint: Path,
     partner: Partner,
@@ -185,8 +194,9 @@ def recomputed_side(
     progress: Progress = SILENT,
     *,
     told: str | None = None,
-) -> "Dump":
-    """What a checkpoint's routers select for a dump's tokens, with margins, as a dump of its path.
+) -> "tuple[Dump, Callable[[], Dump]]":
+    """What a checkpoint's routers select for a dump's tokens, with margins, as a dump of its path;
+    and what opens it in another process of this machine.
 
     Run once and kept in the user's cache. Samples that have no tokens, or cannot be read at all,
     are not run, with a note; log-probs are there where the dump has some. Raises RoutectlError as
@@ -197,7 +207,7 @@ def recomputed_side(
         raise RoutectlError("--forward mode=both: one side is of one mode: expected free or forced")
     without = dataclasses.replace(how, gate_logprobs=how.gate_logprobs is True)
     side = prepare_side(checkpoint, partner, without, progress, told=told or str(checkpoint))
-    return side.routes()[how.mode]
+    return side.routes()[how.mode], side.opener(how.mode)
 
 
 def _prepared(

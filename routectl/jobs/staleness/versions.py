@@ -138,7 +138,7 @@ class Versions:
             chosen,
             plan.options.match,
         )
-        files = {self.names.index(of.name): one.free_file for of, one in self._sides.items()}
+        files = {self.names.index(of.name): one.opener("free") for of, one in self._sides.items()}
         elsewhere = None
         if side.partner.opener is not None and set(free) <= set(files):
             files = {code: files[code] for code in free}

@@ -9,6 +9,8 @@ import pytest
 from routectl import open_dump
 from routectl.dump import Dump
 from routectl.formats.native.container import open_native, write_native
+from routectl.jobs.shards import run as shard_runner
+from routectl.jobs.shards.work import cut_runs
 from support.forwards import real_checkpoint
 from support.permissions import modes_in, umask
 from support.quantized import edit_config
@@ -51,6 +53,22 @@ def dump_of(path, change=lambda sample: sample):
     """A native file of these samples, each changed."""
     dump = recorded()
     write_native(map(change, dump), dump.meta, path, force=False)
+    return path
+
+
+def one_id_of(path, expert):
+    """Arrays of these samples, which do not say the model; one id is another expert's."""
+    arrays = {}
+    for number, sample in enumerate(recorded()):
+        ids_TLK = sample.routes.ids_TLK.astype(np.int32)
+        if number == 0:
+            ids_TLK[3, 1, 2] = expert
+        arrays |= {
+            f"s{number}.routed_experts": ids_TLK,
+            f"s{number}.prompt_token_ids": sample.prompt_ids,
+            f"s{number}.token_ids": sample.response_ids,
+        }
+    np.savez(path, **arrays)
     return path
 
 
@@ -99,6 +117,23 @@ def test_a_cache_of_another_user_is_refused(capsys, tmp_path, weights, monkeypat
     assert written(tmp_path / "theirs") == []
 
 
+def test_processes_hold_a_dump_against_kept_routes(capsys, tmp_path, weights, monkeypatch):
+    """With --jobs 2, and of a cluster, which has no kept routes: the bytes of one process."""
+    path = one_id_of(tmp_path / "one.npz", 77)  # whose model the weights say, to all processes
+    line = ("check", path, "--against", weights, "--json")
+    one = run(capsys, *line, "--jobs", "1")
+    started = []
+    count = shard_runner.Workers
+    monkeypatch.setattr(shard_runner, "Workers", lambda *a: started.append(a) or count(*a))
+    monkeypatch.setattr(shard_runner, "_SURE_BYTES", 0)
+    monkeypatch.setattr(cut_runs, "__defaults__", (1,))  # a shard a sample
+    two = run(capsys, *line, "--jobs", "2")
+    assert (two.code, two.out, bool(started)) == (one.code, one.out, True)
+    here = run(capsys, *line, "--ray", "local", "--jobs", "1")
+    assert (here.code, here.out) == (one.code, one.out)
+    assert "checking here: what is recomputed is kept on this machine" in here.err
+
+
 def test_a_faulty_dump_is_explained_by_the_weights(capsys, tmp_path, weights):
     """Rows that are late are named as such, as they are against a dump of the same routes."""
     path = dump_of(tmp_path / "late.parquet", shifted)
@@ -127,18 +162,7 @@ def test_samples_that_cannot_be_run_are_left_out(capsys, tmp_path, weights):
 
 def test_a_sample_that_a_reader_refuses_is_run_by_its_tokens(capsys, tmp_path, weights):
     """Ids beyond E make a finding, and the sample's tokens are run with the others'."""
-    arrays = {}
-    for number, sample in enumerate(recorded()):
-        ids_TLK = sample.routes.ids_TLK.astype(np.int32)
-        if number == 0:
-            ids_TLK[3, 1, 2] = 77
-        arrays |= {
-            f"s{number}.routed_experts": ids_TLK,
-            f"s{number}.prompt_token_ids": sample.prompt_ids,
-            f"s{number}.token_ids": sample.response_ids,
-        }
-    path = tmp_path / "wide.npz"
-    np.savez(path, **arrays)
+    path = one_id_of(tmp_path / "wide.npz", 77)
     line = ("check", path, "--against", weights)
     found = document(capsys, *line, "--model", DEEPSEEK_CONFIG, code=1)
     assert "R101" in {finding["code"] for finding in found["findings"]}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import threading
 import time
@@ -91,7 +92,9 @@ def test_python_asks_for_a_side(folder, cache):
     """recomputed_side gives the routes of a dump that was opened, and keeps them in use."""
     opened = open_dump(folder / "dump.parquet")
     how = Forwarding(threads=1, dtype="fp32")
-    found = recomputed_side(folder / "checkpoint", partner_of(opened), how)
+    found, opening = recomputed_side(folder / "checkpoint", partner_of(opened), how)
+    again = pickle.loads(pickle.dumps(opening))()  # as another process does
+    assert (again.meta, again.keys) == (found.meta, found.keys)
     assert len(found) == len(opened)
     assert found.meta.path == str(folder / "checkpoint")
     one = open_dump(folder / "one.parquet")
@@ -99,7 +102,7 @@ def test_python_asks_for_a_side(folder, cache):
         assert np.array_equal(mine.routes.ids_TLK, expected.routes.ids_TLK)
     assert not Cache().remove(*kept(cache))
     narrowed = found.select(layers=found.meta.layers_L[:1])
-    del found, mine
+    del found, mine, again
     assert not Cache().remove(*kept(cache))
     del narrowed
     assert Cache().remove(*kept(cache))
