@@ -370,10 +370,10 @@ def test_refused(capsys, tmp_path, house, predictor):
         (("fit", inputs, *two[:2], "--save", out), "no version after 'v0'"),
         (("fit", inputs, "--at", "v0", "--save", out), "expected NAME=PATH"),
         (("fit", inputs, *two, *two[:2], "--save", out), "'v0' is given twice"),
-        (("fit", inputs, *two, "--old", "v9", "--save", out), "version 'v9' is not one of --at"),
+        (("fit", inputs, *two, "--old", "v9", "--save", out), "version 'v9' is not known: v0, v1"),
         (
             ("fit", inputs, *two, "--inputs", "v7=x", "--save", out),
-            "'v7' is not one of --at: v0, v1",
+            "version 'v7' is not known: v0, v1",
         ),
         (("fit", inputs, *two, "--inputs", "v1=gone.safetensors", "--save", out), "cannot be read"),
         (
