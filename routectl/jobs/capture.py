@@ -255,14 +255,19 @@ def _server(
     address: "Address", request: CaptureRequest, endpoint: str | None, served: str | None
 ) -> "Server":
     """The server, asked what it is. That somebody is there is known in seconds, or never."""
-    from ..engines.patience import Patience
+    from ..engines.patience import GaveUpError, Patience
     from ..engines.probing import probing
     from ..engines.server import find_server
 
     outlast_s = min(request.patience, 6 * request.backoff)
     patience = Patience(min(request.retries, 1), request.backoff, outlast_s=outlast_s)
     ask = probing(address, request.timeout, patience)
-    return find_server(address, ask, endpoint, served)
+    try:
+        return find_server(address, ask, endpoint, served)
+    except GaveUpError as error:
+        if error.away:
+            error.hint = "start the engine with --enable-return-routed-experts: docs/live.md"
+        raise
 
 
 def _say_ignored(server: "Server", requests: "Sequence[Request]", progress: Progress) -> None:

@@ -81,6 +81,8 @@ def _open_npz(path: Path) -> ArrayFile:
     stored, inflated = size_of(stream), 0
     try:
         with _unzipping(str(path)):
+            if not zipfile.is_zipfile(stream):
+                raise zipfile.BadZipFile("cut short? It ends without the list of its arrays")
             archive = zipfile.ZipFile(stream)
             _check_count(archive)
     except FormatError:

@@ -202,7 +202,10 @@ def open_parquet(path: Path) -> ParquetSource:
             sizes = tuple(footer.row_group(g).num_rows for g in groups)
             return ParquetSource(path, footer, about, budget, sizes)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise FormatError(f"{path}: damaged Parquet: {one_line(error)}") from None
+        said = one_line(error)
+        if "magic bytes not found in footer" in said:  # what pyarrow says of no end
+            said = "cut short? It ends without a footer"
+        raise FormatError(f"{path}: damaged Parquet: {said}") from None
 
 
 def stored_metadata(path: Path, name: str) -> bytes | None:

@@ -222,6 +222,7 @@ def _prepared(
         "no log-probs": partner.scored if how.logprobs is None else how.logprobs,
     }
     free = {"no router shift": how.gate_logprobs is None, "no log-probs": how.logprobs is None}
+    lost: list[str] = []
     while True:
         options = run_options(
             checkpoint, how, crew, mode=how.modes[0], want_logprobs=wanted["no log-probs"]
@@ -234,13 +235,17 @@ def _prepared(
             gates=wanted["no router shift"],
         )
         try:
-            return work, work.prepare()
+            prepared = work.prepare()
         except UnsupportedError as error:
             let_go = next((what for what, on in wanted.items() if on and free[what]), None)
             if let_go is None:
                 raise
             wanted[let_go] = False
-            crew.progress.note(f"{told}: {let_go}: {error}")
+            lost.append(f"{told}: {let_go}: {error}")
+            continue
+        for said in lost:  # where nothing can be run, the error alone says why
+            crew.progress.note(said)
+        return work, prepared
 
 
 def _refuse_other_shape(

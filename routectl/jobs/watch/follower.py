@@ -65,8 +65,9 @@ class Follower:
         self._seen: dict[str, _Seen] = {}
         self.changed: float | None = None
 
-    def __len__(self) -> int:
-        return len(self._seen)
+    def paths(self) -> set[Path]:
+        """The files that were there at the last look."""
+        return {self.root / below for below in self._seen}
 
     @property
     def resting(self) -> bool:

@@ -1,12 +1,10 @@
 """What ``routectl watch`` is asked: a folder followed, each new dump in it checked."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from ...errors import RoutectlError
 from ...reports.text.wording import plural
@@ -75,17 +73,22 @@ class WatchRequest:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What a watch came to: dumps seen, those with a finding, those that could not be checked."""
+    """What a watch came to: dumps seen, those with a finding, those that could not be checked.
+
+    others   files that are no dumps
+    pending  files that are there and were not told of: waited for, or not looked at yet
+    """
 
     dumps: int
     failed: int
     unchecked: int
     others: int
+    pending: int
 
     @property
     def exit_code(self) -> int:
-        """0 nothing found, 1 at least one finding, 2 a dump unchecked, or none seen."""
-        return 2 if self.unchecked or not self.dumps else int(self.failed > 0)
+        """0 nothing found, 1 a finding or more, 2 a dump unchecked, a file pending, none seen."""
+        return 2 if self.unchecked or self.pending or not self.dumps else int(self.failed > 0)
 
 
 def watch_folder(request: WatchRequest, progress: Progress = SILENT) -> Watched:
@@ -105,7 +108,7 @@ def watch_folder(request: WatchRequest, progress: Progress = SILENT) -> Watched:
     lookout = Lookout(reading, request.against, request.said_of)
     globs = [one.path for one in request.patterns]
     follower = Follower(request.folder, globs, request.settle)
-    watch = _Watch(request, follower, lookout, progress.part)
+    watch = _Watch(request, follower, lookout, progress)
     watch.active = time.monotonic()
     try:
         while not watch.look():
@@ -120,11 +123,13 @@ def watch_folder(request: WatchRequest, progress: Progress = SILENT) -> Watched:
 
 def _told(found: Watched) -> str:
     """What a watch came to, in words."""
+    pending = f"{found.pending} pending" if found.pending else ""
     if not found.dumps:
-        return "no dump was seen"
+        return f"no dump was seen, {pending}" if pending else "no dump was seen"
     seen = plural(found.dumps, "dump")
-    said = f"{seen} seen, {found.failed} failed, {found.unchecked} unchecked"
-    return f"{said}; {plural(found.others, 'other file')}" if found.others else said
+    said = [f"{seen} seen", f"{found.failed} failed", f"{found.unchecked} unchecked", pending]
+    others = f"; {plural(found.others, 'other file')}" if found.others else ""
+    return ", ".join(filter(None, said)) + others
 
 
 @dataclass(slots=True)
@@ -134,9 +139,10 @@ class _Watch:
     request: WatchRequest
     follower: Follower
     lookout: Lookout
-    say: Callable[[Any], None]
+    progress: Progress
     codes: dict[Path, int] = field(default_factory=dict)
     passed: set[Path] = field(default_factory=set)
+    waited_for: set[Path] = field(default_factory=set)
     active: float = 0.0
 
     def look(self) -> bool:
@@ -152,6 +158,7 @@ class _Watch:
             if before != stamp_of(path):
                 continue  # what was read is no more: the next look tells of it again
             if found.doubtful and self.follower.put_off(path, patience, began):
+                self._tell_wait(path, found, patience)
                 continue
             self._tell(path, found)
         return self._over()
@@ -166,6 +173,14 @@ class _Watch:
             if not self.codes:
                 raise
             return Looked(error=f"{str(error).removeprefix(f'{path}: ')}; {error.hint}")
+
+    def _tell_wait(self, path: Path, found: Looked, patience_s: float) -> None:
+        """Say once of a file why the end waits for it; a watch without an end waits anyway."""
+        ends = self.request.once or self.request.until_idle is not None
+        if ends and path not in self.waited_for:
+            self.waited_for.add(path)
+            why = found.error or "samples of it cannot be read"
+            self.progress.note(f"{path}: {why}; waited for, {patience_s:g} s at most")
 
     def _tell(self, path: Path, found: Looked) -> None:
         from ...reports.check.document import watch_document
@@ -182,7 +197,7 @@ class _Watch:
             fail_on=self.request.fail_on,
         )
         self.codes[path] = document["exit_code"]
-        self.say(document)
+        self.progress.part(document)
 
     def _over(self) -> bool:
         if not self.follower.resting:
@@ -193,5 +208,6 @@ class _Watch:
 
     def found(self) -> Watched:
         """What it has come to so far."""
-        codes = list(self.codes.values())
-        return Watched(len(codes), codes.count(1), codes.count(2), len(self.passed))
+        codes, told = list(self.codes.values()), self.codes.keys() | self.passed
+        pending = len(self.follower.paths() - told)
+        return Watched(len(codes), codes.count(1), codes.count(2), len(self.passed), pending)

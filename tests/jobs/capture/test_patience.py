@@ -109,6 +109,7 @@ def test_before_the_first_contact_patience_is_short(tmp_path, capsys, endpoint):
     more = ("--patience", 600, *endpoint)
     said = complaint(capsys, "capture", gone.url, *flags, *more)
     assert "Connection refused; gave up after" in said
+    assert "hint: start the engine with --enable-return-routed-experts: docs/live.md" in said
     assert time.monotonic() - begun < 5
 
 

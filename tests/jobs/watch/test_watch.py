@@ -12,6 +12,9 @@ import time
 import numpy as np
 import pytest
 
+from routectl.jobs.progress import Progress
+from routectl.jobs.reading import Reading
+from routectl.jobs.watch import request as watching
 from routectl.jobs.watch.follower import Follower
 from support.building import as_npy, some_ids, write_lines
 from support.recordings import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES, VLLM, read_lines
@@ -39,7 +42,8 @@ def some_lines(path, number=3):
 
 def seen(capsys, folder, *flags, code=0):
     """What a watch that ends when the folder rests prints, by file."""
-    done = run(capsys, "watch", folder, *FAST, "--json", *(flags or ("--once",)))
+    fast = (*FAST[:4], *FAST[6:]) if "--give-up" in flags else FAST
+    done = run(capsys, "watch", folder, *fast, "--json", *(flags or ("--once",)))
     assert done.code == code, done.out + done.err
     return [json.loads(line) for line in done.out.splitlines()]
 
@@ -300,8 +304,34 @@ def test_a_reference_for_each_dump(tmp_path, dumps, capsys):
     documents = seen(capsys, dumps, "--once", "--against", tmp_path / "{stem}.parquet", code=2)
     assert documents[0]["error"] is None
     assert documents[1]["error"] == f"its reference {tmp_path}/step_2.parquet is not there"
+    pattern = ("--against", tmp_path / "{stem}.parquet")
+    waits, last = run(capsys, "watch", dumps, *FAST, "--once", *pattern).err.splitlines()
+    assert waits.endswith("/step_2.parquet is not there; waited for, 0.3 s at most"), waits
+    assert "/step_2.jsonl: its reference" in waits
+    assert last.endswith(": 2 dumps seen, 0 failed, 1 unchecked")
     said = complaint(capsys, "watch", dumps, *FAST, "--against", NATIVE)
     assert "expected {name} or {stem} in it" in said
+
+
+def test_an_interrupt_counts_what_is_waited_for(dumps, monkeypatch):
+    """Interrupted while it waits for a file, the last line says that one is pending."""
+    some_lines(dumps / "a.jsonl", 1)
+    (dumps / "b.jsonl").write_bytes(DAMAGED["cut.jsonl"])
+    notes, parts = [], []
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watching.time, "sleep", stop)
+    request = watching.WatchRequest(
+        folder=dumps, settle=0.0, once=True, reading=Reading(model=str(DEEPSEEK_CONFIG))
+    )
+    with pytest.raises(KeyboardInterrupt):
+        watching.watch_folder(request, Progress(note=notes.append, part=parts.append))
+    assert [part["file"] for part in parts] == ["a.jsonl"]
+    assert "b.jsonl" in notes[0]
+    assert notes[0].endswith("; waited for, 120 s at most")
+    assert notes[1:] == [f"{dumps}: 1 dump seen, 0 failed, 0 unchecked, 1 pending"]
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -351,4 +381,4 @@ def test_follower_tells_each_state_once(tmp_path):
     assert follower.put_off(path, 20, 27) is False
     assert follower.changed == 7
     path.unlink()
-    assert (follower.poll(40), len(follower), follower.resting) == ([], 0, True)
+    assert (follower.poll(40), follower.paths(), follower.resting) == ([], set(), True)

@@ -130,7 +130,7 @@ function histogram(label, entries, { of = "rows", under = "" } = {}) {
   const most = Math.max(1, ...entries.map((e) => e.count));
   const height = (count) => (Math.log10(1 + count) / Math.log10(1 + most)) * TALL;
   const step = (WIDTH - LEFT - 8) / Math.max(entries.length, 6);
-  const every = Math.ceil((entries.some((e) => e.name.length > 4) ? 46 : 26) / step);
+  const every = Math.ceil((entries.some((e) => e.name.length > 3) ? 46 : 26) / step);
   const tens = Math.floor(Math.log10(most));
   const ticks = [0, ...Array.from({ length: tens + 1 }, (_, n) => 10 ** n)];
   const apart = Math.ceil((12 * (tens + 1)) / TALL);
