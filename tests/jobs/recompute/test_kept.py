@@ -79,14 +79,6 @@ def test_either_side_of_a_diff_is_a_checkpoint(capsys, tmp_path, folder, cache):
     assert "one side is of one mode: expected free or forced" in said
 
 
-def test_a_missing_extra_is_said_once(capsys, monkeypatch, folder, cache):
-    """Where nothing can be run the error says why, and no note of what it lacks comes before."""
-    monkeypatch.setattr("routectl.forward.skeleton.NEEDED", ("no_such_package",))
-    said = complaint(capsys, "diff", folder / "dump.parquet", folder / "checkpoint", *HOW)
-    assert said.count("running a model needs no_such_package") == 1
-    assert "no log-probs" not in said
-
-
 def test_forced_routes_are_another_entry(capsys, folder, cache):
     """mode=forced judges each layer along the dump's own path: the first layer is that of free."""
     line = ("diff", folder / "dump.parquet", folder / "checkpoint", *HOW)
