@@ -60,7 +60,7 @@ MAY_IMPORT = {
         "damage dump errors gate_logprobs limits model routes kernels formats.documents"
     ),
     "forward": "dump errors files routes routers checkpoints",
-    "forward.live": "dump errors files layouts routes formats.native forward",
+    "forward.live": "dump errors files layouts routes formats.native forward visible",
     "ops": "columns damage dump errors routes visible kernels ops.adding ops.pairs",
     "ops.adding": "dump",
     "ops.check": (

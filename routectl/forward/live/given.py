@@ -15,9 +15,11 @@ from ...dump import Sample
 from ...errors import MismatchError, UnsupportedError
 from ...layouts.packing import Rank
 from ...routes import Ids, Routes, ids_dtype
+from ...visible import visible
 from ..routers import RouterAt
 from ..tape import Forced
 from .sequences import Batch, rows_of_batch
+from .tokens import GivenRoutes, check_tokens
 
 __all__ = ["Given", "LaidOut", "RowSlice", "checked_routes", "lay_out_batch", "row_slice_of"]
 
@@ -89,8 +91,8 @@ def _own_rank(router: Any) -> int | None:
     return group.rank() if isinstance(group, torch.distributed.ProcessGroup) else None
 
 
-def checked_routes(routes: Iterable[Given], routers: tuple[RouterAt, ...]) -> list[Routes | None]:
-    """The routes of each sequence. Raises TypeError for anything else, before a forward.
+def checked_routes(routes: Iterable[Given], routers: tuple[RouterAt, ...]) -> list[GivenRoutes]:
+    """What each sequence is given. Raises TypeError for anything else, before a forward.
 
     An array's layers are the model's MoE layers, in order; rows of -1 alone are missing. Raises
     MismatchError for arrays of another shape, and for ids that the routers do not have.
@@ -103,14 +105,23 @@ def checked_routes(routes: Iterable[Given], routers: tuple[RouterAt, ...]) -> li
         raise TypeError(
             f"got {type(routes).__name__}, expected a list with one of each sequence"
         ) from None
-    return [_routes_of(held, f"routes[{place}]", routers) for place, held in enumerate(given)]
+    return [_held(one, f"routes[{place}]", routers) for place, one in enumerate(given)]
 
 
-def _routes_of(held: Given, name: str, routers: tuple[RouterAt, ...]) -> Routes | None:
+def _held(given: Given, name: str, routers: tuple[RouterAt, ...]) -> GivenRoutes:
+    if not isinstance(given, Sample):
+        return GivenRoutes(name, _routes_of(given, name, routers))
+    if given.sample_id is not None:
+        name += f" (sample {visible(given.sample_id, 60)})"
+    tokens_N = given.token_ids
+    return GivenRoutes(name, given.routes, given.prompt_ids if tokens_N is None else tokens_N)
+
+
+def _routes_of(
+    held: Routes | NDArray[np.integer] | None, name: str, routers: tuple[RouterAt, ...]
+) -> Routes | None:
     if held is None or isinstance(held, Routes):
         return held
-    if isinstance(held, Sample):
-        return held.routes
     if not isinstance(held, np.ndarray):
         more = ": pass its .cpu().numpy()" if isinstance(held, torch.Tensor) else ""
         raise TypeError(f"{name}: got {type(held).__name__}, {_KINDS}{more}")
@@ -136,12 +147,13 @@ def _routes_of(held: Given, name: str, routers: tuple[RouterAt, ...]) -> Routes 
 
 
 def lay_out_batch(
-    batch: Batch, routers: tuple[RouterAt, ...], left: Sequence[Routes | None], part: RowSlice
+    batch: Batch, routers: tuple[RouterAt, ...], left: Sequence[GivenRoutes], part: RowSlice
 ) -> LaidOut:
     """The next sequences' routes, as the rows that the routers see of a batch.
 
-    Of the batch, mask and positions alone are read: where they are on a device it is waited for.
-    Raises MismatchError for more sequences than routes, and for routes that do not fit.
+    Of the batch, mask and positions are read, and token ids where a Sample tells its own: where
+    they are on a device it is waited for. Raises MismatchError for more sequences than routes, and
+    for routes that do not fit or would stand at other tokens than their Sample's.
     """
     layers, top_k = tuple(at.layer for at in routers), routers[0].top_k
     rows = batch.input_ids_BS.numel()
@@ -156,15 +168,15 @@ def lay_out_batch(
             f"there are more sequences than routes to replay: {len(sequences)} in this forward, "
             f"{len(left)} routes left"
         )
-    for rows_T, held in zip(sequences, left, strict=False):
+    fits = [
+        _columns(held, layers, top_k, rows_T, part)
+        for held, rows_T in zip(left, sequences, strict=False)
+    ]
+    check_tokens(batch, sequences, left)
+    for rows_T, given, columns in zip(sequences, left, fits, strict=False):
+        held = given.routes
         if held is None:
             continue
-        columns = _columns(held, layers, part)
-        if columns is None or held.top_k != top_k or held.stop > len(rows_T):
-            raise MismatchError(
-                f"routes do not fit: got layers {_words(held.layers_L)}, top-{held.top_k}, "
-                f"{held.stop} rows; expected {_words(layers)}, top-{top_k}, {len(rows_T)} tokens"
-            )
         target = _run(rows_T[held.start : held.stop])
         ids_LRK[:, target] = held.ids_TLK[:, columns].transpose(1, 0, 2)
         missing = held.missing_TL
@@ -184,13 +196,46 @@ def lay_out_batch(
     return LaidOut(forced, len(sequences), given_L)
 
 
-def _columns(held: Routes, layers: tuple[int, ...], part: RowSlice) -> Any:
-    """Where the model's layers are among those of the routes; None where they do not fit."""
-    if held.layers_L == layers:
-        return slice(None)
-    if not part.some_layers or not set(layers) <= set(held.layers_L):
-        return None
-    return [held.layers_L.index(layer) for layer in layers]
+def _columns(
+    given: GivenRoutes,
+    layers: tuple[int, ...],
+    top_k: int,
+    rows_T: NDArray[np.int64],
+    part: RowSlice,
+) -> Any:
+    """Where the model's layers are among those of the routes. Raises MismatchError where routes
+    do not fit, with what differs.
+    """
+    held = given.routes
+    if held is None or held.layers_L == layers:
+        columns: Any = slice(None)
+    elif part.some_layers and set(layers) <= set(held.layers_L):
+        columns = [held.layers_L.index(layer) for layer in layers]
+    else:
+        columns = None
+    if held is None:
+        return columns
+    wrong = []
+    if columns is None:
+        wrong.append(_other_layers(held.layers_L, layers))
+    if held.top_k != top_k:
+        wrong.append(f"got top-{held.top_k}, expected top-{top_k}")
+    if held.stop > len(rows_T):
+        wrong.append(
+            f"got rows up to position {held.stop - 1}, expected at most {len(rows_T)} positions, "
+            "the tokens of its sequence: one of each sequence, in the order of the batch"
+        )
+    if wrong:
+        raise MismatchError(f"{given.name} does not fit: {'; '.join(wrong)}")
+    return columns
+
+
+def _other_layers(got: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """Two tuples of layers that differ; those in one alone where the first few are the same."""
+    if _words(got) != _words(expected):
+        return f"got layers {_words(got)}, expected {_words(expected)}"
+    alone = tuple(sorted(set(got) ^ set(expected)))
+    return f"got {len(got)} layers, expected {len(expected)}; in one alone: {_words(alone)}"
 
 
 def _run(rows_T: NDArray[np.int64]) -> Any:

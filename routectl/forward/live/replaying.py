@@ -13,7 +13,6 @@ import torch
 
 from ...errors import MismatchError, UnsupportedError
 from ...layouts.packing import Rank
-from ...routes import Routes
 from ..probe import Probe
 from ..routers import RouterAt
 from ..tape import Tape
@@ -22,6 +21,7 @@ from .given import Given, LaidOut, RowSlice, checked_routes, lay_out_batch, row_
 from .proof import Proof, watched_experts
 from .recomputation import Forward, Forwards, in_backward, in_function
 from .sequences import Batch
+from .tokens import GivenRoutes
 from .wrappers import inside
 
 __all__ = ["replay"]
@@ -50,9 +50,14 @@ def replay(
     ``tp``) or of the layers (a pipeline stage). With ``prove`` the block gives a Proof: what the
     experts of each layer are called with is compared on the device, and said at the end.
 
+    A Sample with token ids is held against ``input_ids``, with ``prove`` or without: each route
+    must stand at its own token, and a batch in another order, or padding without attention_mask,
+    is refused before the forward. Routes and arrays carry no tokens: nothing tells where they land.
+
     Raises TypeError for what are no routes; MismatchError for routes of other layers, K or lengths,
-    for more sequences than routes or fewer, and where the proof fails; UnsupportedError for a model
-    that is compiled or wrapped in what is not known, and where the forward cannot be told.
+    at other tokens, for more sequences than routes or fewer, and where the proof fails;
+    UnsupportedError for a model that is compiled or wrapped in what is not known, and where the
+    forward cannot be told.
     """
     found = inside(model)
     part = row_slice_of(found.routers, rank, megatron=found.s_major)
@@ -85,7 +90,7 @@ class _Replaying:
     def __init__(
         self,
         routers: tuple[RouterAt, ...],
-        routes: Sequence[Routes | None],
+        routes: Sequence[GivenRoutes],
         part: RowSlice,
         proof: Proof | None,
     ) -> None:
