@@ -171,7 +171,7 @@ def verified():
         "ep_imbalance_padding": 4.0,
         "wrong": [
             {"file": name, "layer": n, "rows": 2048, "rows_wrong": 2000}
-            | {"shift": by, "rows_shifted": some}
+            | {"shift": by, "rows_shifted": some, "holds": None}
             for name, (by, some) in zip(
                 names, [(-1, 1990), (None, 0), (2, 1900), (1, 9)], strict=True
             )

@@ -270,9 +270,9 @@ def _match(
     from ...ops.pack.suspects import find_suspects
 
     read = {place: read_tensors(path).layers for place, path in group.items()}
-    layers = sorted(set(job.dump.meta.layers_L).intersection(*read.values()))
-    most = max((wrong[layer] for layer in layers), default=0)
-    layers = [layer for layer in layers if 10 * wrong[layer] >= 9 * most]
+    shared = sorted(set(job.dump.meta.layers_L).intersection(*read.values()))
+    most = max((wrong[layer] for layer in shared), default=0)
+    layers = [layer for layer in shared if 10 * wrong[layer] >= 9 * most]
     if not layers:
         return None, ()
     layer = layers[len(layers) // 2]  # from the middle, layers are known both ways
@@ -280,7 +280,9 @@ def _match(
     packing, samples, _ = next(iter(shares.values()))
     tensors = [(Rank(shares[p].cp_rank, p.tp), ids[layer]) for p, ids in read.items()]
     routes = [sample.routes for sample in job.dump.select(samples=samples)]
-    suspects = find_suspects(packing, tensors, routes, job.dump.meta.layers_L.index(layer))
+    column = job.dump.meta.layers_L.index
+    others = {column(n): [ids[n] for ids in read.values()] for n in shared if n != layer}
+    suspects = find_suspects(packing, tensors, routes, column(layer), others)
     as_declared = any(
         s.rate == 1
         and packing.framework in s.frameworks

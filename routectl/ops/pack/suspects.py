@@ -6,8 +6,9 @@ Shape suffixes: R rows of a rank, K top_k.
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -114,18 +115,49 @@ def _tables(packing: Packing, tensors: Sequence[tuple[Rank, Ids]]) -> list[_Alik
     return list(found.values())
 
 
+def _holds(
+    routes: Sequence[Routes | None],
+    others: Mapping[int, Sequence[Ids]],
+    by: int,
+    layout: tuple[Sequence[NDArray[np.int64]], int],
+) -> bool:
+    """Whether other layers' tensors hold the routes of the layer ``by`` further on, too.
+
+    One that has no such neighbour must not hold the other's: two layers exchanged are no shift.
+    layout is the tables of the ranks and the shift of rows.
+    """
+    held = next(held for held in routes if held is not None)
+    tables, shift = layout
+    for column, ids in others.items():
+        is_inside = 0 <= column + by < len(held.layers_L)
+        neighbour = column + by if is_inside else column - by
+        if not 0 <= neighbour < len(held.layers_L):
+            continue
+        truth, equal, real = Truth(routes, neighbour, held.top_k), 0, 0
+        for table, ids_RK in zip(tables, ids, strict=True):
+            if ids_RK.shape[1] != held.top_k or len(ids_RK) < len(table):
+                return False
+            found = truth.rate(table, np.sort(ids_RK[: len(table)], axis=1), shift)
+            equal, real = equal + found[0], real + found[1]
+        if (equal >= _MIN_RATE * real) != is_inside:
+            return False
+    return True
+
+
 def find_suspects(
     packing: Packing,
     tensors: Sequence[tuple[Rank, Ids]],
     routes: Sequence[Routes | None],
     column: int,
+    others: Mapping[int, Sequence[Ids]] = MappingProxyType({}),
 ) -> list[Suspect]:
     """The layouts that one layer's tensors of a micro-batch match best, the best one only.
 
     tensors are (rank, [R, K]) of several ranks; routes are of its samples in packed order, column
-    the layer's index in them. Layouts, shifts of rows by up to 2 and of layers by up to 2 are
-    tried; frameworks that lay these samples out alike share an entry. Nothing is returned where
-    no layout explains nine tenths of the rows.
+    the layer's index in them, others the tensors [R, K] of other layers by theirs. Layouts, shifts
+    of rows by up to 2 and of layers by up to 2 are tried; frameworks that lay these samples out
+    alike share an entry. Nothing is returned where no layout explains nine tenths of the rows. A
+    shift of layers is one of all that have such a neighbour: of others too.
     """
     held = next((held for held in routes if held is not None), None)
     if held is None or any(ids_RK.shape[1] != held.top_k for _, ids_RK in tensors):
@@ -142,6 +174,8 @@ def find_suspects(
             equal, real = (sum(part) for part in zip(*counts, strict=True))
             rate = equal / real if real else 0.0
             if rate < _MIN_RATE:
+                continue
+            if by and not _holds(routes, others, by, (alike.tables, shift)):
                 continue
             for names, options in alike.names():
                 suspect = Suspect(names, alike.form, shift, by, rate, options)

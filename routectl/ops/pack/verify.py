@@ -304,6 +304,8 @@ class _Layer:
         self.real_R[at] = True
         where = (place, self.number, at, index, run.position + np.flatnonzero(there))
         wrong = self._compare(tally, held.ids_TLK[part, self.column][there], where)
+        if wrong.any():
+            self.wrong.look(self.ids_RK[at], held, part.start + np.flatnonzero(there), wrong)
         again = tally.once.meet(index, held, (part, self.column), there, ~wrong)
         tally.once.stray(self.column, self.ids_RK[at[wrong | again]])
 

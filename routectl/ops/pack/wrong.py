@@ -1,6 +1,7 @@
-"""What is wrong in one layer of a rank's file: how many rows, and whether they are a neighbour's.
+"""What is wrong in one layer of a rank's file: how many rows, and whether they are a neighbour's,
+or another layer's.
 
-Shape suffixes: R rows of a run, K top_k.
+Shape suffixes: R rows of a run, N rows looked at, L MoE layers, K top_k.
 """
 
 from dataclasses import dataclass, field
@@ -9,16 +10,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...routes import Bools
+from ...routes import Bools, Routes
 
 __all__ = ["SHIFTS", "WrongLayer"]
 
 Ids = NDArray[Any]
 SHIFTS = (1, -1, 2, -2)  # that are told: rows of the token so many positions later
+_LOOKED = 64  # wrong rows that are held against every layer
+_OF_RUN = 16  # of these, of one run
+_FEWEST = 8  # rows that may be called another layer's: fewer may be so by chance
 
 
 def _none() -> dict[int, int]:
     return dict.fromkeys(SHIFTS, 0)
+
+
+def _sums(one: dict[int, int], two: dict[int, int]) -> dict[int, int]:
+    return {n: one.get(n, 0) + two.get(n, 0) for n in sorted({*one, *two})}
 
 
 @dataclass(slots=True)
@@ -28,12 +36,16 @@ class WrongLayer:
     rows     rows that are a route of the dump; wrong: of these, with other experts
     beside   by shift, wrong rows whose token has a neighbour that many positions later in its run
     shifted  of these, rows that hold the neighbour's experts
+    looked   by MoE layer of the dump, wrong rows that were held against its route of their token
+    matched  of these, rows that hold its experts
     """
 
     rows: int = 0
     wrong: int = 0
     beside: dict[int, int] = field(default_factory=_none)
     shifted: dict[int, int] = field(default_factory=_none)
+    looked: dict[int, int] = field(default_factory=dict)
+    matched: dict[int, int] = field(default_factory=dict)
 
     @property
     def shift(self) -> int | None:
@@ -45,13 +57,44 @@ class WrongLayer:
                 return by
         return None
 
+    @property
+    def holds(self) -> int | None:
+        """The layer whose routes the rows are, where most are wrong: all that were looked at."""
+        if 2 * self.wrong <= self.rows:
+            return None
+        most = max(self.looked.values(), default=0)
+        for layer, looked in self.looked.items():
+            if self.matched[layer] == looked >= max(_FEWEST, (most + 1) // 2):
+                return layer
+        return None
+
     def __add__(self, other: "WrongLayer") -> "WrongLayer":
         return WrongLayer(
             self.rows + other.rows,
             self.wrong + other.wrong,
             {by: self.beside[by] + other.beside[by] for by in SHIFTS},
             {by: self.shifted[by] + other.shifted[by] for by in SHIFTS},
+            _sums(self.looked, other.looked),
+            _sums(self.matched, other.matched),
         )
+
+    def look(self, got_RK: Ids, held: Routes, rows_R: Ids, wrong_R: Bools) -> None:
+        """Hold some wrong rows of a run against every layer of a sample; rows_R are its rows."""
+        left = min(_OF_RUN, _LOOKED - max(self.looked.values(), default=0))
+        at = np.flatnonzero(wrong_R)
+        if left < 1:
+            return
+        at = at[:: -(-len(at) // left)]
+        rows_N = rows_R[at]
+        got_N1K = np.sort(got_RK[at], axis=1)[:, None]
+        same_NL = (np.sort(held.ids_TLK[rows_N], axis=2) == got_N1K).all(axis=2)
+        there_NL = np.ones_like(same_NL)
+        if held.missing_TL is not None:
+            there_NL = ~held.missing_TL[rows_N]
+        looked_L, matched_L = there_NL.sum(axis=0), (same_NL & there_NL).sum(axis=0)
+        layers = held.layers_L
+        self.looked = _sums(self.looked, dict(zip(layers, looked_L.tolist(), strict=True)))
+        self.matched = _sums(self.matched, dict(zip(layers, matched_L.tolist(), strict=True)))
 
     def add(self, got_RK: Ids, expected_RK: Ids, positions_R: Ids, wrong_R: Bools) -> None:
         """Count the rows of one run, of ascending positions, that are not as expected."""

@@ -79,6 +79,7 @@ def _wrong_layers(found: Verification) -> list[WrongLayerEntry]:
             "rows_wrong": one.wrong,
             "rows_shifted": 0 if one.shift is None else one.shifted[one.shift],
             "shift": one.shift,
+            "holds": one.holds,
         }
         for name, layer, one in sorted(wrong, key=lambda w: (-w[2].wrong, *w[:2]))[:_MOST]
     ]

@@ -152,6 +152,8 @@ class WrongLayerEntry(TypedDict):
     """A layer of a file with wrong rows.
 
     shift explains them, where one does: rows hold the route of the token so many positions later.
+    holds is the layer whose routes they are, where most rows are wrong and all that were looked at
+    are its.
     """
 
     file: str
@@ -160,6 +162,7 @@ class WrongLayerEntry(TypedDict):
     rows_wrong: int
     rows_shifted: int
     shift: int | None
+    holds: int | None
 
 
 class SuspectEntry(TypedDict):

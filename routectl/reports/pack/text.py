@@ -166,7 +166,8 @@ def _wrong_lines(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
     for i, (name, layers) in enumerate(worst[:_SOME], 1):
         where = layers_text(sorted(e["layer"] for e in layers))
         wrong, rows = (sum(e[key] for e in layers) for key in ("rows_wrong", "rows"))
-        told = f"{name}: {where}: {amount(wrong)} of {plural(rows, 'row')}{_shift_text(layers)}"
+        told = f"{name}: {where}: {amount(wrong)} of {plural(rows, 'row')}"
+        told += _shift_text(layers) or _holds_text(layers)
         left = len(worst) - _SOME if i == _SOME else 0
         yield "wrong", told + (f" (and {plural(left, 'file')} more)" if left > 0 else "")
 
@@ -176,6 +177,17 @@ def _shift_text(layers: list[WrongLayerEntry]) -> str:
     shifts = {e["shift"] for e in layers}
     shift = shifts.pop() if len(shifts) == 1 else None
     return "" if shift is None else f", {_SHIFTED[shift]}"
+
+
+def _holds_text(layers: list[WrongLayerEntry]) -> str:
+    """Whose routes layers hold, the first of them."""
+    held = [
+        f"layer {e['layer']} holds layer {e['holds']}'s routes"
+        for e in sorted(layers, key=lambda e: e["layer"])
+        if e["holds"] is not None
+    ]
+    more = f" (and {plural(len(held) - _SOME, 'layer')} more)" if held[_SOME:] else ""
+    return "".join(f", {one}" for one in held[:_SOME]) + more
 
 
 def _wrong_files(doc: VerifyDocument) -> Iterator[str]:
@@ -235,7 +247,9 @@ def verified_lines(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
         yield "holds", line
     for suspect in doc["suspects"]:
         yield "matches", _suspect_line(suspect)
-    explained = doc["wrong"] and all(entry["shift"] is not None for entry in doc["wrong"])
+    explained = doc["wrong"] and all(
+        (entry["shift"], entry["holds"]) != (None, None) for entry in doc["wrong"]
+    )
     if not doc["suspects"] and doc["suspects_of"] and not explained:
         yield "matches", "no layout that is known"
     for e in doc["examples"]:

@@ -234,7 +234,7 @@ class TestSuspects:
         assert all("rows of the token -1 away" in line for line in matches)
 
     def test_one_wrong_layer(self, capsys, pack, dump):
-        """Only one layer is wrong: it is the one that is looked at."""
+        """Only one layer is wrong: it is looked at, and told whose routes it has."""
         folder = pack(dump)
         for wrong in (1, 4):
             damage(
@@ -243,8 +243,34 @@ class TestSuspects:
             )
             found = verify(capsys, folder, dump, code=1)
             assert found.suspects_of["layer"] == wrong
-            assert {s["layer_shift"] for s in found.suspects} == {2 - wrong}
+            assert found.suspects == []
+            assert [(e["layer"], e["holds"]) for e in found.wrong] == [(wrong, 2)]
+            assert f"layer {wrong}: 115 of 115 rows, layer {wrong} holds layer 2's" in found.text
+            assert "\nmatches" not in found.text
             folder = pack(dump, "--force")
+
+    @pytest.mark.parametrize("files", ["*/*", "*-cp0-*/*"])
+    def test_exchanged_layers(self, capsys, pack, dump, files):
+        """Two layers exchanged, in every file or in one: each is told whose routes it has."""
+        folder = pack(dump, "--cp 2")
+        exchanged = {"layer.2": "layer.3", "layer.3": "layer.2"}
+        for path in folder.glob(f"{files}.safetensors"):
+            damage(path, lambda a: {key: a[exchanged.get(key, key)] for key in a})
+        found = verify(capsys, folder, dump, code=1)
+        assert {(e["layer"], e["holds"]) for e in found.wrong} == {(2, 3), (3, 2)}
+        assert "rows, layer 2 holds layer 3's routes, layer 3 holds layer 2's routes" in found.text
+        assert (found.suspects, "\nmatches" in found.text) == ([], False)
+
+    @pytest.mark.parametrize("by", [1, -2])
+    def test_shifted_layers(self, capsys, pack, dump, by):
+        """Every layer holds another's, as many further on: that is said of all."""
+        folder = pack(dump, "--cp 2")
+        for path in folder.glob("*/*.safetensors"):
+            named = {f"layer.{n}": f"layer.{min(max(n + by, 1), 4)}" for n in LAYERS}
+            damage(path, lambda a, named=named: {key: a[named.get(key, key)] for key in a})
+        found = verify(capsys, folder, dump, code=1)
+        assert {s["layer_shift"] for s in found.suspects} == {by}
+        assert f"of the MoE layer {by:+d} away" in found.text
 
     def test_an_absent_layer(self, capsys, pack, dump):
         """A layer is absent and the others are right: no layout is said to match, or not to."""

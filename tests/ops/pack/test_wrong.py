@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from routectl import Routes
 from routectl.ops.pack.wrong import SHIFTS, WrongLayer
 
 
@@ -37,6 +38,31 @@ def test_other_rows_are_no_shift():
     assert counted(got, truth).shift is None
     assert counted(truth, truth).shift is None
     assert counted(np.roll(truth, 1, axis=0), truth, positions=range(0, 30, 3)).shift is None
+
+
+def test_another_layers_routes():
+    """Rows that are another layer's, in any order of slots; missing ones are not looked at; one
+    that is not, or fewer than could be so by chance, and no layer is named.
+    """
+    rng = np.random.default_rng(3)
+    ids = rng.permuted(np.tile(np.arange(64), (40, 3, 1)), axis=2)[..., :4]
+    ids = np.ascontiguousarray(ids, np.uint8)
+    missing = np.zeros((40, 3), bool)
+    missing[:9, 2] = True
+    got = rng.permuted(ids[:, 2], axis=1)
+    got[:9] = 0
+    wrong = np.ones(40, bool)
+
+    def holds(got_RK, rows):
+        one = WrongLayer(rows=rows, wrong=rows)
+        held = Routes(ids[:rows], (1, 3, 5), 64, missing_TL=missing[:rows])
+        one.look(got_RK[:rows], held, np.arange(rows), wrong[:rows])
+        return (one + WrongLayer()).holds
+
+    assert holds(got, 40) == 5
+    assert holds(got, 12) is None
+    got[-4:] = 7
+    assert holds(got, 40) is None
 
 
 def test_a_row_amiss_is_no_shift():
