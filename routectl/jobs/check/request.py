@@ -272,8 +272,10 @@ def _codes(flag: str, given: tuple[str, ...]) -> list[str]:
     words = [word.strip() for text in given for word in text.split(",") if word.strip()]
     for word in words:
         if not any(code.startswith(word) for code in known_codes()):
+            whole = len(word) >= min(map(len, known_codes()))  # a beginning is near to many
+            near = did_you_mean(word, known_codes()) if whole else None
             raise RoutectlError(
                 f"{flag} {word}: no finding's code begins so",
-                hint=did_you_mean(word, known_codes()) or "routectl check --rules lists all",
+                hint=near or "routectl check --rules lists all",
             )
     return words

@@ -185,7 +185,8 @@ def _add_script(script: Script, layers: int, book: Book, denied: bool) -> None:
     begin = script.stretches[0].first
     for edit in edits:
         code, detail, facts = _named(edit, begin)
-        note = f"rows of sample {edit.source}" if edit.kind == "other" else ""
+        end = edit.first + edit.size - 1
+        note = f"to {end}, rows of sample {edit.source}" if edit.kind == "other" else ""
         rows = layers * (edit.size if edit.kind != "hole" else _after(script, edit))
         book.add(
             code,

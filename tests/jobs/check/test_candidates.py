@@ -120,6 +120,10 @@ def test_a_right_label_is_not_what_was_asked(capsys, tmp_path):
     doc = document(capsys, "check", right, *ALL, "--against", "v1", code=1)
     assert codes(doc)["R721"] >= SAMPLES - 2
     assert "R722" not in codes(doc)
+    guesses = {"R711", "R712", "R715", "R716"}  # who made the rows is known
+    assert not guesses & {f["code"] for f in doc["findings"]}
+    doc = document(capsys, "check", right, *ALL, "--against", "v0")
+    assert guesses & {f["code"] for f in doc["findings"]} == {"R712"}
 
 
 def test_engine_that_updated_in_place(capsys, tmp_path):

@@ -3,6 +3,7 @@
 Shape suffixes: T tokens, L MoE layers, K top_k.
 """
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from routectl.formats import open_dump
 from routectl.ops.check.check import CheckOptions, check
 from routectl.ops.check.fix import restored_dump
 from routectl.ops.diff.diff import diff
+from routectl.ops.pairs.align import name_of
 from support.checks import codes, loaded, only, two_of
 from support.dumps import make_dump, make_routes, make_sample, part_of
 from support.faults import BASES, FAULTS, clean_pairs, opened, spoilt
@@ -109,11 +111,25 @@ def test_whose_rows_are_told():
     bad = spoilt(fault_named("samples swapped"), base, loaded(base.dump), 0.02)
     found = check(bad, loaded(base.reference), options=CheckOptions(by_tokens=False))
     (one,) = [f for f in found.findings if f.code == "R710"]
-    assert all(place.note.startswith("rows of sample ") for place in one.places)
-    owners = {place.sample: place.note.removeprefix("rows of sample ") for place in one.places}
+    notes = {p.sample: re.fullmatch(r"to (\d+), rows of sample (.*)", p.note) for p in one.places}
+    owners = {name: note[2] for name, note in notes.items()}
     reference = loaded(base.reference)
+    stops = {name_of(d, i): d.routes.stop for i, d in enumerate((*bad, *reference))}
+    for name, note in notes.items():  # up to where the shorter of the two ends
+        assert int(note[1]) == min(stops[name], stops[note[2]]) - 1
     same = {r.sample_id: d.sample_id for r, d in zip(reference, loaded(base.dump), strict=True)}
     assert all(owners[same[owner]] for owner in owners.values())
+
+
+@pytest.mark.parametrize("code", ["R206", "R302"])
+def test_filler_is_said_once(code):
+    """What the rows alone say is filler is not said again as rows, or a layer, of nobody."""
+    base = BASES[3]
+    fault = next(fault for fault in FAULTS if fault.code == code)
+    bad = spoilt(fault, base, loaded(base.dump), 0.3)
+    found = check(bad, loaded(base.reference), options=CheckOptions(by_tokens=False))
+    assert code in codes(found)
+    assert not {"R705", "R713"} & codes(found)
 
 
 def test_without_margins_nothing_is_decided():

@@ -160,9 +160,9 @@ class Judge:
         wrong_TL, both_TL = marks
         found_T = source_T >= 0
         rows, left = int(both_TL[found_T].sum()), int(wrong_TL[found_T].sum())
-        first = int(np.flatnonzero(found_T)[0])
+        first, last = (int(row) for row in np.flatnonzero(found_T)[[0, -1]])
         lag = first + start - int(source_T[first])
-        note = f"rows of sample {owner}"
+        note = f"to {last + start}, rows of sample {owner}"
         note += f", {abs(lag)} {'late' if lag > 0 else 'early'}" if lag else ""
         before = min(rows, run.wrong)
         self.book.add("R710", Place(run.name, first + start, None, note), rows=before)

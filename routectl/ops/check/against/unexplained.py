@@ -9,6 +9,7 @@ import numpy as np
 
 from ....routes import Ids
 from ..book.results import Book, Place
+from ..rows import CONSTANT_FROM
 from .inputs import Inputs
 from .pending import PairedSides, Pending
 from .rest import Rest
@@ -63,6 +64,20 @@ def _is_even(ours: Ids, num_experts: int) -> bool:
     return bool(squares / even <= spread * (cells + _EVEN * np.sqrt(2 * cells)))
 
 
+def _is_consecutive(ours: Ids) -> bool:
+    """Whether rows are the experts 0, 1, 2, ...: R206 is said of them."""
+    if not len(ours):
+        return False
+    return float((ours == np.arange(ours.shape[-1])).all(axis=(1, 2)).mean()) > _EVERY
+
+
+def _is_constant(run: Pending, sides: PairedSides) -> bool:
+    """Whether all the sample's rows of the layer are alike: R302 is said of them."""
+    rows_TK = sides.ours.ids_TLK[sides.ours.there_TL[:, run.columns[0]], run.columns[0]]
+    enough = CONSTANT_FROM * (1 if rows_TK.shape[1] > 1 else 8)
+    return len(rows_TK) >= enough and bool((rows_TK == rows_TK[0]).all())
+
+
 def _out_of_range(ours: Ids, num_experts: int) -> bool:
     """Whether most rows have an id out of range: R101 is said of them."""
     return bool(len(ours)) and float((ours >= num_experts).any(axis=-1).mean()) > 0.5
@@ -98,7 +113,7 @@ def judge_tokens(
         if rate <= _DIFFERS:  # what is left of a run that others explain
             rest.spare(differs, both)
             continue
-        if _out_of_range(ours, inputs.num_experts) or _of_one_id(ours):
+        if _out_of_range(ours, inputs.num_experts) or _of_one_id(ours) or _is_consecutive(ours):
             continue
         if len(ours) >= _OWN and rate > _NOBODYS and _like_chance(ours, theirs):
             nobodys.append((run, _is_even(ours, sides.theirs.num_ids)))
@@ -135,6 +150,7 @@ def judge_columns(
     book: Book,
 ) -> None:
     """Name runs of one layer that no other layer and no map explains."""
+    pending = [run for run in pending if not _is_constant(run, inputs.pair(run.index))]
     if not pending:
         return
     pairs = [_ids(run, inputs.pair(run.index)) for run in pending]

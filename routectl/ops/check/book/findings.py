@@ -147,8 +147,8 @@ FINDINGS = (
         ("prime-rl#1807", "miles#486"),
     ),
     FindingKind("R205", "error", "rows missing in between",
-        "A capture buffer was not written for some tokens or layers; or -1 leaves these rows to a "
-        "trainer's own router (Unsloth, miles, NeMo-RL).",
+        "A capture buffer was not written for some tokens or layers (zeros are such rows too); or "
+        "-1 leaves these rows to a trainer's own router (Unsloth, miles, NeMo-RL).",
         "Check preemption, slot reuse and chunked prefill; leave rows of the latter be.",
         ("vllm#39917", "vllm#35744"),
     ),
@@ -301,8 +301,8 @@ FINDINGS = (
         "Flush the prefix cache at each weight update.",
         ("sglang#26975", "sglang#23999"),
     ),
-    FindingKind("R710", "error", "samples swapped",
-        "A sample holds the rows of another one.",
+    FindingKind("R710", "error", "rows of another sample",
+        "A sample, or a part of it, holds the rows of another one.",
         "Carry routes with their tokens when samples are filtered, sorted or sharded.",
         ("SkyRL#1908", "areno#524", "sglang#31100"),
     ),
@@ -312,9 +312,11 @@ FINDINGS = (
         "Recompute that layer with margins, and compare the engine's attention and router dtypes.",
         ("vllm#28284", "flashinfer#2822"),
     ),
-    FindingKind("R712", "note", "numerics only",
-        "Rows are in place, and most of those that differ are near-ties, which rounding turns.",
-        "Nothing; recompute --noise-floor measures how much rounding does.",
+    FindingKind("R712", "note", "in place; near-ties: rounding, or weights an update away",
+        "Rows are in place, and most of those that differ are near-ties. Rounding turns those, and "
+        "so does a small update of the weights: one reference cannot tell which.",
+        "Nothing where its weights sampled; check --candidates tells weights an update apart, and "
+        "recompute --noise-floor measures how much rounding does.",
         ("flashinfer#2822", "vllm#38859"),
     ),
     FindingKind("R713", "error", "rows that are nobody's",
