@@ -203,7 +203,7 @@ def test_a_second_dump_is_a_reference(capsys):
         (("--rules", "R999"), "--rules R999: no finding's code begins so"),
         ((DUMPS["native"], "--fail-on", "much"), "--fail-on 'much' is not known"),
         ((DUMPS["native"], "--select", "X"), "--select X: no finding's code begins so"),
-        ((DUMPS["native"], "--select", "R9"), "begins so (routectl check --rules lists all)"),
+        ((DUMPS["native"], "--select", "R9"), "begins so\nhint: routectl check --rules lists all"),
         ((DUMPS["native"], "--ep", "5"), "--ep 5: 32 experts do not divide by it"),
         (("no-such-file.npz",), "cannot be read"),
         ((DUMPS["native"], "--against", DUMPS["trainer"]), "nothing to compare"),
