@@ -20,10 +20,11 @@ from ...keys import run_places
 from ...routes import Bools, Ids
 from .alone.judged import Learnt, least_suspicious
 from .alone.tables import slots_of
+from .book.results import CONSTANT_FROM
 from .lesson import Lesson
 from .load import SURPRISE
 from .options import CheckOptions
-from .rows import CONSTANT_FROM, rare_by_chance, uniform_by_chance
+from .rows import rare_by_chance, uniform_by_chance
 from .samples import LEAST_ROWS
 
 __all__ = ["SMALL", "Quiet", "quiet_samples"]

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from ...dump import Sample
 from ...kernels.check import ARANGE, DUPLICATE, RowScan
 from ...routes import Bools, Routes
-from .book.results import Book, Place
+from .book.results import CONSTANT_FROM, Book, Place
 
 __all__ = [
-    "CONSTANT_FROM",
     "View",
     "check_holes",
     "check_rows_of",
@@ -24,7 +23,6 @@ __all__ = [
     "uniform_by_chance",
 ]
 
-CONSTANT_FROM = 8  # rows of a layer that are alike before it is called constant; 64 with K = 1
 _MANY_LAYERS = 16  # from which two tokens with equal rows in every layer are no chance
 _UNKNOWN_RUN = 8  # identical rows in a row where the tokens are not known
 _BLOCK = 4  # rows of a block that is repeated; 16 where the tokens are not known

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ....routes import Ids
-from ..book.results import Book, Place
-from ..rows import CONSTANT_FROM
+from ..book.results import CONSTANT_FROM, Book, Place
 from .inputs import Inputs
 from .pending import PairedSides, Pending
 from .rest import Rest

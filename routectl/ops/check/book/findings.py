@@ -147,8 +147,8 @@ FINDINGS = (
         ("prime-rl#1807", "miles#486"),
     ),
     FindingKind("R205", "error", "rows missing in between",
-        "A capture buffer was not written for some tokens or layers (zeros are such rows too); or "
-        "-1 leaves these rows to a trainer's own router (Unsloth, miles, NeMo-RL).",
+        "Zeros: a capture buffer was not written for some tokens or layers. -1 may be meant: rows "
+        "for a trainer's own router (Unsloth, miles, NeMo-RL).",
         "Check preemption, slot reuse and chunked prefill; leave rows of the latter be.",
         ("vllm#39917", "vllm#35744"),
     ),
@@ -307,16 +307,14 @@ FINDINGS = (
         ("SkyRL#1908", "areno#524", "sglang#31100"),
     ),
     FindingKind("R711", "error", "no misalignment explains the mismatch",
-        "Rows are in place and wrong from a layer on: other weights, or an engine that computes "
-        "something else.",
+        "Rows are in place and wrong from a layer on: other weights, or something else computed.",
         "Recompute that layer with margins, and compare the engine's attention and router dtypes.",
         ("vllm#28284", "flashinfer#2822"),
     ),
     FindingKind("R712", "note", "in place; near-ties: rounding, or weights an update away",
-        "Rows are in place, and most of those that differ are near-ties. Rounding turns those, and "
-        "so does a small update of the weights: one reference cannot tell which.",
-        "Nothing where its weights sampled; check --candidates tells weights an update apart, and "
-        "recompute --noise-floor measures how much rounding does.",
+        "Rows are in place; most of those that differ are near-ties, which rounding turns, and a "
+        "small update of the weights, too: one reference cannot tell which.",
+        "check --candidates tells weights an update apart; recompute --noise-floor, rounding.",
         ("flashinfer#2822", "vllm#38859"),
     ),
     FindingKind("R713", "error", "rows that are nobody's",

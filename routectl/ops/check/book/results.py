@@ -14,6 +14,7 @@ from .bottom import number_of
 from .findings import SEVERITIES, FindingKind, kind_of
 
 __all__ = [
+    "CONSTANT_FROM",
     "PLACES",
     "Book",
     "CheckEstimate",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 PLACES = 5
+CONSTANT_FROM = 8  # rows of a layer that are alike before it is called constant; 64 with K = 1
 Fact = int | str
 Facts = tuple[tuple[str, Fact], ...]
 
