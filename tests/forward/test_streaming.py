@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from routectl import FormatError, MismatchError, UnsupportedError
+from routectl.errors import extra_hint
 from routectl.forward import RunOptions, prepare, run_forward
 from routectl.forward import run as run_module
 from routectl.forward import skeleton as skeleton_module
@@ -348,7 +349,7 @@ class TestRefused:
         with pytest.raises(UnsupportedError, match=r"is newer than 5.*makes no model: Attr") as e:
             prepare(RunOptions(checkpoint=folder))
         assert "5.99.0.dev0" in str(e.value)
-        assert e.value.hint == "pip install 'routectl[models]'"
+        assert e.value.hint == extra_hint("models")
 
     def test_libraries_that_are_not_installed(self, tmp_path, monkeypatch):
         """What the extra would install is named, with the command."""
@@ -356,7 +357,7 @@ class TestRefused:
         monkeypatch.setattr(skeleton_module, "find_spec", lambda name: None)
         with pytest.raises(UnsupportedError, match="transformers and accelerate and greenlet") as e:
             prepare(RunOptions(checkpoint=folder))
-        assert e.value.hint == "pip install 'routectl[models]'"
+        assert e.value.hint == extra_hint("models")
 
     def test_samples(self, tmp_path):
         """A sample without token ids, and one with ids that the model does not have."""
