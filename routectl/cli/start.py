@@ -13,15 +13,15 @@ __all__ = ["console_script"]
 def _open_streams() -> None:
     """Give a process that was started without some of its streams others in their place.
 
-    stdin is empty, stderr goes nowhere, and what is written to stdout fails, which is said: an
-    answer is not lost in silence. Left closed, the next file that is opened would be that stream.
+    stderr goes nowhere, and what is written to stdout fails, which is said: an answer is not lost
+    in silence. stdin stays none to who would read it. Left closed, the next file that is opened
+    would be that stream.
     """
     for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
         if getattr(sys, name) is None:
             number = os.open(os.devnull, flags)  # the lowest that is free: 0, 1 or 2
-            mode = "r" if name == "stdin" else "w"
-            stream = os.fdopen(number, mode, encoding="utf-8", closefd=False)
-            setattr(sys, name, stream)
+            if name != "stdin":
+                setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
 
 
 def console_script() -> None:

@@ -195,7 +195,7 @@ def test_retry_after_is_kept(tmp_path, capsys):
             one_prompt(tmp_path),
             tmp_path / "dump.parquet",
             *QUIET,
-            *FAST,
+            *FAST[:2],
             "--patience",
             9,
         )
