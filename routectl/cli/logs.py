@@ -8,9 +8,8 @@ from ..visible import visible
 
 __all__ = ["show_logs", "tell_compiling"]
 
-_COMPILED = (
-    "numba.core.byteflow"  # whose log says, below what is shown, each function that it reads
-)
+# Its log says, below what is shown, each function that it reads.
+_COMPILED = "numba.core.byteflow"
 _COMPILING = "compiling kernels, once: up to half a minute"
 
 

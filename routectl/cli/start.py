@@ -5,7 +5,9 @@ import os
 import signal
 import sys
 
-_OBJECTS = 50_000  # made and not let go of, before anybody looks for circles among them
+# Made and not let go of, before anybody looks for circles among them: what is loaded stays, and to
+# look at it each time is a tenth of a start.
+_OBJECTS = 50_000
 
 __all__ = ["console_script"]
 
@@ -33,9 +35,7 @@ def console_script() -> None:
     _open_streams()
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    gc.set_threshold(
-        _OBJECTS
-    )  # what is loaded stays: to look at it each time is a tenth of a start
+    gc.set_threshold(_OBJECTS)
     from .main import script
 
     script()

@@ -14,7 +14,6 @@ __all__ = ["hash_many", "hashing_of"]
 
 _MANY = 1 << 19  # spans that take as long one by one as loading the loop
 _BLOCKS = 8  # of a span that is worth the loop
-_BLOCK = 128  # bytes
 
 
 def hashing_of(count: int) -> Hashing:
@@ -25,9 +24,9 @@ def hashing_of(count: int) -> Hashing:
 
 def hash_many(data_N: NDArray[np.uint8], begins_S: Ints, ends_S: Ints) -> Digests:
     """``hash_spans`` of any number, those of up to 1 KiB side by side."""
-    from .digest_loops import hash_blocks
+    from .digest_loops import BLOCK, hash_blocks
 
-    blocks_S = np.clip((ends_S - begins_S + _BLOCK - 1) // _BLOCK, 1, _BLOCKS + 1)
+    blocks_S = np.clip((ends_S - begins_S + BLOCK - 1) // BLOCK, 1, _BLOCKS + 1)
     found_SW = np.empty((len(blocks_S), 2), np.uint64)
     data_N = data_N.view()
     data_N.flags.writeable = False  # loops are compiled for one kind of arrays
