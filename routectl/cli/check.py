@@ -1,11 +1,17 @@
 """``routectl check DUMP``."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..errors import RoutectlError, did_you_mean
 from ..jobs.check.request import CheckRequest, answer_check, check_dump, write_fixed
 from .desk import CommandLine, desk
 from .terminal import TERMINAL, answer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..reports.check.schema import CheckDocument
 
 __all__ = ["check_command"]
 
@@ -22,8 +28,6 @@ def check_command(line: CommandLine) -> int:
     0 no finding of the severity of --fail-on, 1 at least one, 2 trouble (the dump cannot be opened
     at all).
     """
-    from ..reports.check.text import render_check
-
     voices = line.voices
     if voices.rules:
         return _rules(line.values["dump"])
@@ -36,9 +40,16 @@ def check_command(line: CommandLine) -> int:
         voices.tell_saved(answer_check(request, TERMINAL))
         return 0
     checked = check_dump(request, TERMINAL)
-    voices.tell(checked.document, render_check)
+    voices.tell(checked.document, _render)
     write_fixed(checked, request, TERMINAL)
     return voices.code(checked.document)
+
+
+def _render(document: "CheckDocument", console: "Console") -> None:
+    """As render_check does, which is not loaded before the dump is read, nor for --json."""
+    from ..reports.check.text import render_check
+
+    render_check(document, console)
 
 
 def _rules(code: str | None) -> int:

@@ -19,10 +19,10 @@ def pack_command(line: CommandLine) -> int:
     where each token sits, `routectl verify` proves that every route is there exactly once,
     `routectl unpack` goes back.
     """
-    from ..reports.pack.text import render_packed
-
     request, voices = line.request(PackRequest), line.voices
     manifest = pack_dump(request, TERMINAL)
+    from ..reports.pack.text import render_packed  # late: workers wait for no import
+
     emit(manifest, render_packed, as_json=voices.as_json, plain=voices.plain)
     note(f"wrote {request.save}: {plural(len(manifest['files']), 'file')}")
     return 0

@@ -1,10 +1,16 @@
 """``routectl staleness DUMP --at v0=WHERE --at v1=WHERE``."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..jobs.staleness.request import StalenessRequest, answer_staleness
 from .desk import CommandLine, desk
 from .terminal import TERMINAL
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..reports.staleness.schema import SeriesDocument, StalenessDocument
 
 __all__ = ["staleness_command"]
 
@@ -28,9 +34,6 @@ def staleness_command(line: CommandLine) -> int:
 
     --series reads what -o NAME.json wrote.
     """
-    from ..reports.staleness.series_text import render_series
-    from ..reports.staleness.text import render_staleness
-
     request, voices = line.request(StalenessRequest), line.voices
     voices.refuse()
     request = replace(request, detail=voices.detailed, force=voices.force)
@@ -38,6 +41,18 @@ def staleness_command(line: CommandLine) -> int:
     if request.share.partial is not None:
         voices.tell_saved(document)
         return 0
-    render = render_staleness if request.series is None else render_series
-    voices.tell(document, render)
+    voices.tell(document, _render if request.series is None else _render_series)
     return voices.code(document)
+
+
+def _render(document: "StalenessDocument", console: "Console") -> None:
+    """As render_staleness does, which is not loaded before the dumps are read, nor for --json."""
+    from ..reports.staleness.text import render_staleness
+
+    render_staleness(document, console)
+
+
+def _render_series(document: "SeriesDocument", console: "Console") -> None:
+    from ..reports.staleness.series_text import render_series
+
+    render_series(document, console)

@@ -82,8 +82,9 @@ class StoredKeys(Sequence[SampleKey]):
     is held. Reading raises what the stores raise.
     """
 
-    def __init__(self, stores: Iterable[KeyStore]) -> None:
+    def __init__(self, stores: Iterable[KeyStore], *, holds: bool = False) -> None:
         self.stores = tuple(stores)
+        self._columns: dict[str, tuple[Digests, NDArray[np.bool_]]] | None = {} if holds else None
         sizes = [size for store in self.stores for size in store.sizes]
         self._runs = [(s, n) for s, one in enumerate(self.stores) for n in range(len(one.sizes))]
         self._ends = list(accumulate(sizes))
@@ -105,6 +106,10 @@ class StoredKeys(Sequence[SampleKey]):
         """The same keys, read within a context."""
         return StoredKeys([_Within(store, context) for store in self.stores])
 
+    def holding(self) -> "StoredKeys":
+        """The same keys, of which a column of digests is read once and held: 17 bytes a key."""
+        return StoredKeys(self.stores, holds=True)
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
@@ -125,7 +130,9 @@ class StoredKeys(Sequence[SampleKey]):
         return found
 
     def digests(self, of: str, hashing: Hashing = hash_spans) -> tuple[Digests, NDArray[np.bool_]]:
-        """A column, as that of ``Keys.digests``; it is made anew, and not held."""
+        """A column, as that of ``Keys.digests``; made anew, unless these hold their columns."""
+        if self._columns is not None and of in self._columns:
+            return self._columns[of]
         words_SW = np.empty((len(self), _WORDS), np.uint64)
         known_S, begin = np.empty(len(self), np.bool_), 0
         for store in self.stores:
@@ -133,6 +140,8 @@ class StoredKeys(Sequence[SampleKey]):
                 part = slice(begin, begin + len(keys))
                 words_SW[part], known_S[part] = keys.digests(of, hashing)
                 begin += len(keys)
+        if self._columns is not None:
+            self._columns[of] = words_SW, known_S
         return words_SW, known_S
 
     def take(self, indices: Iterable[int]) -> Keys:

@@ -5,15 +5,17 @@
 Two native files of N MB of ids each (48 layers, top-8 of 128, samples of 2,000 tokens; 1 row in 50
 differs), and a third as another version. Each command runs R times with either number of processes,
 in turns; medians of wall time are compared, and of processor time, workers' too. A profile of one
-process tells how much of its processor time is spent in shards, which any number of processes
-share, and how much is not: at N MB and at a quarter of it, so that what grows with the input is
-told from what does not (imports). What two processes take more than one is what a worker costs: its
-start, and what it opens again. ``--runs 0`` runs each once and tells no wall time, as on a machine
-that others use. ``--save`` writes the figures to fixtures/scale.json, of which fixtures/make.py
-draws docs/scale.svg. With 1,000 MB and three runs all takes 10 to 12 minutes.
+process tells how much of its processor time is spent in shards and in adding up what they give,
+which any number of processes share, and how much is not: at N MB and at a quarter of it, so that
+what grows with the input is told from what does not (imports). What two processes take more than
+one is what a worker costs: its start, and what it opens again. ``--runs 0`` runs each once and
+tells no wall time, as on a machine that others use. ``--save`` writes the figures to
+fixtures/scale.json, of which fixtures/make.py draws docs/scale.svg. With 1,000 MB and three runs
+all takes 10 to 12 minutes.
 """
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,20 +120,24 @@ def profiled(words: list[str]) -> dict[str, float]:
 
 def profile(words: list[str]) -> None:
     """Run a command in this process, watched, and print what was seen as a line of JSON."""
+    gc.set_threshold(50_000)  # as routectl.cli.start does, before it loads anything
     from routectl.cli.main import main as routectl
     from routectl.jobs.shards import run as runner
 
-    split_s, done_by = 0.0, runner.done_by
+    split_s = 0.0
 
-    def timed(work: Any, shard: Any) -> Any:
-        nonlocal split_s
-        begin = time.process_time()
-        try:
-            return done_by(work, shard)
-        finally:
-            split_s += time.process_time() - begin
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any) -> Any:
+            nonlocal split_s
+            begin = time.process_time()
+            try:
+                return function(*given)
+            finally:
+                split_s += time.process_time() - begin
 
-    runner.done_by = timed
+        return run
+
+    runner.done_by, runner.with_more = timed(runner.done_by), timed(runner.with_more)
     with open(os.devnull, "w") as sink:
         stdout, sys.stdout = sys.stdout, sink
         code = routectl(words)

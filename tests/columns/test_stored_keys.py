@@ -58,6 +58,19 @@ def test_a_column_reads_its_field_alone():
     assert store.asked[6:] == [(1, FIELDS), (2, FIELDS)]
 
 
+def test_keys_that_hold_read_a_column_once():
+    """A column that is asked for again is not read again, and is the same; others are read."""
+    store = Store([SampleKey(str(n), None, None) for n in range(5)], 2)
+    keys = StoredKeys([store]).holding()
+    first = keys.digests("sample_id")
+    assert len(store.asked) == 3
+    assert keys.digests("sample_id")[0] is first[0]
+    assert len(store.asked) == 3
+    keys.digests("tokens")
+    assert len(store.asked) == 6
+    assert first[0].tolist() == StoredKeys([store]).digests("sample_id")[0].tolist()
+
+
 def test_keys_are_read_within_a_context():
     """A context is entered for each read, and left before the keys are used."""
     inside, seen = [], []

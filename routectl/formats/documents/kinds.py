@@ -5,7 +5,6 @@ from pathlib import Path
 
 import msgspec
 
-from ...checkpoints.router_trace import is_trace
 from ...errors import FormatError
 from ...files.reading import open_regular
 
@@ -46,6 +45,8 @@ def sniff_binary(path: Path) -> str | None:
         return "torch" if _TORCH.search(head) else "npz"
     if head.startswith(b"routectl-dictionary/"):
         return "dictionary"
+    from ...checkpoints.router_trace import is_trace  # late: it loads what reads checkpoints
+
     if is_trace(head):
         return "trace"
     if _MICRO_BATCHES.match(head):

@@ -27,6 +27,7 @@ __all__ = ["PageBudget", "longest_text"]
 _HEAD, _LARGEST_HEAD = 256, 16 << 20  # bytes read for a header first, and at most (parquet-cpp)
 _FIELDS = 1000  # of a page header: there are some 20
 _DICTIONARY_PAGE, _DATA, _DICTIONARY, _DATA_V2 = 2, 5, 7, 8  # a page type; fields of a page header
+_I32, _NO_CRC = (5,), 1 << 40  # the type of a page header's numbers; none is so large
 _CRC, _RUNS, _ZSTD = 4, 3, 6  # a field of a page header; an encoding of levels; a compression
 _CODECS = {1: "snappy", 2: "gzip", 4: "brotli", 5: "lz4_raw", 6: "zstd", 7: "lz4_raw"}
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
@@ -57,21 +58,23 @@ def _page(data: bytes, at: int) -> _Page | None:
     Raises ValueError for what is no header.
     """
     head = Compact(data, _FIELDS)
-    found: dict[int, Any] = {}
+    found = {1: -1, 2: -1, 3: -1, _CRC: _NO_CRC}
+    inner = {name: {1: 0, 2: 0, 3: -1, 4: 0} for name in (_DATA, _DICTIONARY, _DATA_V2)}
     try:
-        head.struct(found, (_DATA, _DICTIONARY, _DATA_V2))
+        head.numbers(found, 0, inner, _I32)
     except IndexError:
         return None
     if head.at > len(data):
         return None
-    kind, size, stored = (found.get(n, -1) for n in (1, 2, 3))
-    inner = found.get(-{0: _DATA, _DICTIONARY_PAGE: _DICTIONARY, 3: _DATA_V2}.get(kind, 0), {})
-    values, encoding = inner.get(1, 0), inner.get(4 if kind == 3 else 2, 0)
-    if min(kind, size, stored, values) < 0:
+    kind, size, stored, crc = found.values()
+    of = inner.get({0: _DATA, _DICTIONARY_PAGE: _DICTIONARY, 3: _DATA_V2}.get(kind, 0), {1: 0})
+    values, encoding = of[1], of.get(4 if kind == 3 else 2, 0)
+    if min(kind, size, stored, values) < 0 or max(kind, size, stored, *of.values()) >= 1 << 31:
         raise ValueError("a page header without sizes")
-    is_plain = kind == 0 and encoding == 0 and inner.get(3) == _RUNS
-    is_dictionary, crc = kind == _DICTIONARY_PAGE, found.get(_CRC)
-    return _Page(at + head.at, stored, size, values, encoding, is_dictionary, crc, is_plain)
+    is_plain = kind == 0 and encoding == 0 and of[3] == _RUNS
+    is_dictionary = kind == _DICTIONARY_PAGE
+    told = None if crc == _NO_CRC else crc
+    return _Page(at + head.at, stored, size, values, encoding, is_dictionary, told, is_plain)
 
 
 def _pages(stream: IO[bytes], chunk: ColumnChunk) -> Iterator[_Page]:

@@ -7,7 +7,7 @@ lets a C++ exception through), so that chunks are found here. Source: apache/thr
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
-from typing import IO, Any, NamedTuple, overload
+from typing import IO, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,9 @@ __all__ = ["ColumnChunk", "ColumnChunks", "Compact", "read_chunks"]
 _TAIL = 8  # bytes: the length of the footer, PAR1
 _ROW_GROUPS, _COLUMNS, _META = 4, 1, 3  # fields of a file, of a row group, of a column chunk
 _DEEP = 8  # structs and lists within each other
-_LARGE = 4 << 20  # bytes of a footer that are worth a compiled loop, which takes a second to load
+_LARGE = 1 << 19  # bytes of a footer that are worth a compiled loop; most commands load some anyhow
 _NUMBERS = (4, 5, 6)  # types of i16, i32, i64: varints
+_I32_I64 = (5, 6)
 _NOTHING: dict[int, dict[int, int]] = {}
 _OTHERS = "row groups without a place for each column"
 _FIELDS = (4, 5, 7, 9, 11)  # of its meta data, those that a ColumnChunk has
@@ -156,9 +157,13 @@ class Compact:
                 self.skip(kind, depth)
 
     def numbers(
-        self, found: dict[int, int], depth: int, inner: Mapping[int, dict[int, int]] = _NOTHING
+        self,
+        found: dict[int, int],
+        depth: int,
+        inner: Mapping[int, dict[int, int]] = _NOTHING,
+        kinds: tuple[int, ...] = _I32_I64,
     ) -> None:
-        """Put the i32 and i64 fields of a struct, by number, where ``found`` has some already.
+        """Put the fields of a struct that are of ``kinds`` where ``found`` has their numbers.
 
         ``inner`` are those of structs in it, by their number.
         Without a call a number, as ``fields`` would have it: most of a footer is this.
@@ -177,11 +182,11 @@ class Compact:
             if kind not in _NUMBERS:
                 self.at, self._left = at, left
                 if kind == 12 and number in inner:
-                    self.numbers(inner[number], depth + 1)
+                    self.numbers(inner[number], depth + 1, _NOTHING, kinds)
                 else:
                     self.skip(kind, depth)
                 at, left = self.at, self._left
-            elif number in found and kind > 4:
+            elif number in found and kind in kinds:
                 value, at = _varint(data, at)
                 found[number] = (value >> 1) ^ -(value & 1)
             elif data[at] < 128:
@@ -189,16 +194,6 @@ class Compact:
             else:
                 at = _behind(data, at)
         self.at, self._left = at + 1, left
-
-    def struct(self, found: dict[int, Any], names: tuple[int, ...], depth: int = 0) -> None:
-        """The i32 fields of a struct by number, and the structs ``names`` in it likewise."""
-        for number, kind in self.fields():
-            if kind == 5:
-                found[number] = self.signed()
-            elif kind == 12 and number in names:
-                self.struct(found.setdefault(-number, {}), (), depth + 1)
-            else:
-                self.skip(kind, depth)
 
 
 class ColumnChunk(NamedTuple):

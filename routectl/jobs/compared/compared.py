@@ -39,6 +39,8 @@ def parsed_limits(
 
     ``parse`` reads one, as ``parse_threshold`` of a comparison does, which is the default.
     """
+    if not over and not under:
+        return ()
     if parse is None:
         from ...ops.diff.thresholds import parse_threshold
 

@@ -113,14 +113,16 @@ def answer_diff(
 
     With --partial what was counted is written there, and the document is routectl.written/1.
     """
-    from ...formats.experts.counts import LoadsOnlyError
-
     if request.share.partial is not None:
         return _write_partial(request, progress)
     request.share.tell(progress)
     try:
         return _compared(request, progress, baseline)
-    except LoadsOnlyError:
+    except RoutectlError as error:
+        from ...formats.experts.counts import LoadsOnlyError  # late: workers wait for no import
+
+        if not isinstance(error, LoadsOnlyError):
+            raise
         _refuse_rows(request)
     document = loads_of_sides({"OLD": request.old, "NEW": request.new}, request.reading, progress)
     document["asked"] = asked_of(request)

@@ -24,8 +24,10 @@ from .worker import BUG, FAILED, READY, TOTAL, Told
 
 __all__ = ["Worker", "Workers"]
 
+_OBJECTS = 50_000  # as of a command's own process, before anything is loaded
 _BEGIN = (  # Ctrl-C is heard by the parent, which ends its workers
-    "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = sys.argv[3:]; "
+    f"import gc, signal, sys; gc.set_threshold({_OBJECTS}); "
+    "signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = sys.argv[3:]; "
     "from routectl.jobs.shards.worker import serve; serve(int(sys.argv[1]), sys.argv[2].split())"
 )
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -21,7 +21,7 @@ from .processes import Workers
 from .queue import Queue
 from .team import current_team
 from .work import Partial, Shard, Work
-from .worker import done_by
+from .worker import done_by, with_more
 
 if TYPE_CHECKING:
     from .cluster import ClusterRun
@@ -107,7 +107,7 @@ def _counted(work: Work[P], crew: Crew, progress: Progress, *, tolerant: bool) -
                 assert number is not None
                 errors[number] = came
             elif came is not None:
-                total = came if total is None else total + came
+                total = with_more(total, came)
     found = tuple(errors[number] for number in sorted(errors))
     if found and not tolerant:
         raise found[0]

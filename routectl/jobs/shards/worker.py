@@ -3,7 +3,6 @@
 What it says is (kind, shard's number, value), kind one of the constants below.
 """
 
-import gc
 import os
 import select
 import signal
@@ -19,11 +18,10 @@ from ...errors import RoutectlError
 from ...limits import within
 from .work import Shard, Work
 
-__all__ = ["BUG", "DONE", "FAILED", "READY", "TOTAL", "Told", "done_by", "serve"]
+__all__ = ["BUG", "DONE", "FAILED", "READY", "TOTAL", "Told", "done_by", "serve", "with_more"]
 
 READY, DONE, FAILED, TOTAL, BUG = "ready", "done", "failed", "total", "bug"
 Told = tuple[str, int, Any]
-_OBJECTS = 50_000  # as of a command's own process
 
 
 def done_by(work: Work[Any], shard: Shard) -> Any:
@@ -36,9 +34,13 @@ def done_by(work: Work[Any], shard: Shard) -> Any:
         return RoutectlError(f"{shard.name}: out of memory", hint="--jobs N with fewer processes")
 
 
+def with_more(total: Any, partial: Any) -> Any:
+    """What was added up, and one partial more; ``total`` is None of none."""
+    return partial if total is None else total + partial
+
+
 def serve(number: int, modules: Sequence[str] = ()) -> None:
     """Do what comes through a socket, until nothing more does; ``modules`` are imported first."""
-    gc.set_threshold(_OBJECTS)
     end = Connection(number)
     threading.Thread(target=_end_with_parent, args=(number,), daemon=True).start()
     signal.signal(signal.SIGTERM, _clean_up)
@@ -77,7 +79,7 @@ def _take_shards(end: Connection, work: Work[Any], folds: bool) -> None:
         if isinstance(result, RoutectlError):
             end.send((FAILED, number, result))
         elif folds:
-            total = result if total is None else total + result
+            total = with_more(total, result)
             end.send((DONE, number, None))
         else:
             end.send((DONE, number, result))

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from ...dump import Dump
     from ...ops.diff.thresholds import Baseline, Threshold
     from ...ops.staleness.attribution import Version
-    from ...ops.staleness.options import Noise
-    from ...ops.staleness.staleness import Staleness, StalenessOptions
+    from ...ops.staleness.options import Noise, StalenessOptions
+    from ...ops.staleness.staleness import Staleness
     from ...reports.document import Document
     from .work import StalenessWork, VersionedDump
 
@@ -77,6 +77,13 @@ def _metric_names() -> list[str]:
     from ...ops.staleness.thresholds import STALENESS_METRICS
 
     return [f"{name}:" for name in STALENESS_METRICS]
+
+
+def _parsed(text: str, *, over: bool) -> "Threshold":
+    """A threshold; what reads it is loaded where there is one."""
+    from ...ops.staleness.thresholds import parse_staleness_threshold
+
+    return parse_staleness_threshold(text, over=over)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,15 +175,13 @@ class StalenessRequest:
     @property
     def limits(self) -> "tuple[Threshold, ...]":
         """The thresholds, upper ones first."""
-        from ...ops.staleness.thresholds import parse_staleness_threshold
-
-        return parsed_limits(self.fail_over, self.fail_under, parse_staleness_threshold)
+        return parsed_limits(self.fail_over, self.fail_under, _parsed)
 
     @property
     def options(self) -> "StalenessOptions":
         """What is compared, and how."""
         from ...ops.adding.intervals import Bootstrap
-        from ...ops.staleness.staleness import StalenessOptions
+        from ...ops.staleness.options import StalenessOptions
 
         layers, method = parse_layers(self.layers), keyed(Method, "--method", self.method)
         mapped, own = _mapped(self.version_map)

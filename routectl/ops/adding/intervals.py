@@ -5,6 +5,7 @@ Shape suffixes: C clusters, M columns, B bootstrap replicates.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 __all__ = ["Bootstrap", "Interval", "interval_of", "rate_intervals", "resample", "tail_share"]
 
 Floats = NDArray[np.float64]
-_CHUNK = 1 << 22  # weights held at a time
+_CHUNK = 1 << 19  # weights held at a time: what fits in a cache
+_KNOWN = 64  # shares that are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ def _t_quantile(share: float, freedom: int) -> float:
     return high
 
 
+@lru_cache(_KNOWN)  # a figure in each layer has its own interval, and all of them one share
 def tail_share(clusters: int, level: float) -> float:
     """The share of replicates to cut off at each end, for n clusters.
 

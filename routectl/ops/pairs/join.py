@@ -17,7 +17,7 @@ from ...errors import MismatchError, unknown
 from ...kernels.digests import hashing_of
 from ...keys import Digests
 
-__all__ = ["MATCHES", "Join", "Pairs", "join_keys", "repeated_ids"]
+__all__ = ["MATCHES", "Join", "Pairs", "join_keys", "read_once", "repeated_ids"]
 
 MATCHES = ("auto", "id", "tokens", "prefix", "order")
 Ints = NDArray[np.int64]
@@ -309,6 +309,12 @@ def _nothing(old: Keys | StoredKeys, new: Keys | StoredKeys, match: str) -> Mism
         f"{rule}",
         hint=hint,
     )
+
+
+def read_once(keys: Sequence[SampleKey]) -> Keys | StoredKeys:
+    """The same keys, to be joined several times: each column of them is read once."""
+    held = in_columns(keys)
+    return held.holding() if isinstance(held, StoredKeys) else held
 
 
 def repeated_ids(keys: Sequence[SampleKey]) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...dump import Dump
 from ...errors import MismatchError
-from ..pairs.join import join_keys, repeated_ids
+from ..pairs.join import join_keys, read_once, repeated_ids
 from .attribution import Version
 from .options import StalenessOptions
 from .plan import Side, StalenessPlan, plan_of, routes_of
@@ -60,10 +60,10 @@ def lay_out(dump: Dump, versions: Sequence[Version], options: StalenessOptions) 
     ValueError without a version or for a name twice.
     """
     plan, routes = plan_of(dump, versions, options), routes_of(versions)
-    partners = {}
+    keys, partners = read_once(dump.keys), {}
     for side, recompute in routes.items():
         try:
-            pairs = join_keys(dump.keys, recompute.keys, options.match).pairs
+            pairs = join_keys(keys, recompute.keys, options.match).pairs
         except MismatchError as error:
             raise MismatchError(
                 f"version {plan.names[side[0]]} ({recompute.meta.path}): OLD is the dump, NEW the "
@@ -72,4 +72,4 @@ def lay_out(dump: Dump, versions: Sequence[Version], options: StalenessOptions) 
             ) from error
         partners[side] = np.full(len(dump), -1)
         partners[side][pairs.old_P] = pairs.new_P
-    return JoinedVersions(plan, dump, routes, SampleRun(0, partners, repeated_ids(dump.keys)))
+    return JoinedVersions(plan, dump, routes, SampleRun(0, partners, repeated_ids(keys)))

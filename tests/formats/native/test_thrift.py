@@ -170,3 +170,13 @@ def test_damage_is_the_same_to_both(data):
         size = data.draw(st.integers(0, 3))
         footer[at : at + size] = data.draw(st.binary(max_size=3))
     assert read(bytes(footer), 0) == read(bytes(footer), 1 << 30)
+
+
+@pytest.mark.parametrize(("kinds", "expected"), [((5,), {1: 3, 2: 9}), ((5, 6), {1: 4, 2: 9})])
+def test_numbers_of_another_type_are_passed_over(kinds, expected):
+    """Field 1 is there as an i32 and as an i64: readers take the type that the struct declares."""
+    again = bytes([0x06, 2, 8])  # field 1 by its number, an i64, 4
+    data = bytes([0x15, 6]) + again + bytes([0x15, 18, 0])
+    found = {1: 0, 2: 0}
+    Compact(data, 10).numbers(found, 0, {}, kinds)
+    assert found == expected
