@@ -23,6 +23,7 @@ __all__ = [
     "score_rows",
     "score_sums",
     "score_tokens",
+    "score_totals",
     "slide",
     "worst_runs",
 ]
@@ -62,27 +63,33 @@ def count_rows(
 @njit(nogil=True, cache=True)
 def _score_counts(counts, total, base, weight, unit, scores):  # type: ignore[no-untyped-def]
     folds, slots, layers, experts = counts.shape
-    one_fold = folds == 1
-    for f in range(folds):
-        for slot in range(slots):
-            for layer in range(layers):
-                size = 0.0
-                for e in range(experts):
-                    if total[slot, layer, e]:
-                        size += total[slot, layer, e]
-                        if not one_fold:
-                            size -= counts[f, slot, layer, e]
+    apart = folds > 1  # of one fold, all of it teaches
+    found = np.empty(experts, np.int64)
+    for slot in range(slots):
+        for layer in range(layers):
+            kinds, whole = 0, 0.0
+            for e in range(experts):
+                if total[slot, layer, e]:
+                    found[kinds] = e
+                    kinds += 1
+                    whole += total[slot, layer, e]
+            for f in range(folds):
+                size = whole
+                if apart:
+                    for i in range(kinds):
+                        size -= counts[f, slot, layer, found[i]]
                 unseen = round(unit * math.log2(weight / (size + weight)))
-                for e in range(experts):
+                scores[f, slot, layer] = max(-127, min(127, unseen))
+                for i in range(kinds):
+                    e = found[i]
                     seen = np.float64(total[slot, layer, e])
-                    if seen and not one_fold:
+                    if apart:
                         seen -= counts[f, slot, layer, e]
-                    bits = unseen
                     if seen:
                         often = base[f, layer, e]
                         share = (seen + weight * often) / (size + weight)
                         bits = round(unit * math.log2(share / often))
-                    scores[f, slot, layer, e] = max(-127, min(127, bits))
+                        scores[f, slot, layer, e] = max(-127, min(127, bits))
 
 
 def score_counts(counts_FVLE: NDArray[np.uint32], weight: float, unit: int) -> Scores:
@@ -127,6 +134,32 @@ def score_rows(
     mask = _NO_MASK if missing_TL is None else missing_TL
     _score_rows(slots_T, folds_T, ids_TLK, mask, scores_FVLE, out)
     return out
+
+
+@njit(nogil=True, cache=True)
+def _score_totals(slots, folds, ids, missing, scores, totals):  # type: ignore[no-untyped-def]
+    for t in range(ids.shape[0]):
+        slot = slots[t]
+        if slot < 0:
+            continue
+        for layer in range(ids.shape[1]):
+            if missing.shape[0] > 0 and missing[t, layer]:
+                continue
+            for k in range(ids.shape[2]):
+                totals[layer] += scores[folds[t], slot, layer, ids[t, layer, k]]
+
+
+def score_totals(
+    slots_T: Ints32,
+    folds_T: Ints32,
+    ids_TLK: Ids,
+    missing_TL: Bools | None,
+    scores_FVLE: Scores,
+    totals_L: NDArray[np.int64],
+) -> None:
+    """Add ``score_rows``, summed over the rows, to the totals of the layers."""
+    mask = _NO_MASK if missing_TL is None else missing_TL
+    _score_totals(slots_T, folds_T, ids_TLK, mask, scores_FVLE, totals_L)
 
 
 @njit(nogil=True, cache=True)

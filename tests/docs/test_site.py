@@ -232,4 +232,4 @@ def test_the_site_is_searched(address, browser):
         page.goto(f"{address}/index.html")
         page.click(".md-search__input")
         page.fill(".md-search__input", "zigzag")
-        page.wait_for_selector(".md-search-result__link[href*='layouts.html']", timeout=60_000)
+        page.wait_for_selector(".md-search-result__link[href*='layouts.html']", timeout=180_000)

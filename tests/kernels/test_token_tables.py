@@ -17,6 +17,7 @@ from routectl.kernels.token_tables import (
     score_rows,
     score_sums,
     score_tokens,
+    score_totals,
     slide,
     worst_runs,
 )
@@ -57,6 +58,9 @@ def test_scores_are_plain_sums(case):
     found = score_rows(slots, folds, ids, missing, scores)
     truth = [[plain(*case, t, layer) for layer in range(layers)] for t in range(tokens)]
     assert found.tolist() == truth
+    totals = np.ones(layers, np.int64)
+    score_totals(slots, folds, ids, missing, scores, totals)
+    assert totals.tolist() == [1 + sum(row[layer] for row in truth) for layer in range(layers)]
     columns = np.arange(0, layers, 2)
     part = [sum(row[layer] for layer in columns) for row in truth]
     assert score_sums(slots, folds, ids, missing, columns, scores).tolist() == part

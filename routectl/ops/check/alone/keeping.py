@@ -47,9 +47,12 @@ class Kept:
     def tokens_at(self, lag: int, tokens_N: Tokens | None = None) -> Tokens:
         """The token whose route each row would be at a lag, int32 [T]; -1 where there is none."""
         own_N = self.tokens_N if tokens_N is None else tokens_N
-        place_T = np.arange(self.rows) + (self.start - lag)
-        inside_T = (place_T >= 0) & (place_T < len(own_N))
-        return np.where(inside_T, own_N[np.where(inside_T, place_T, 0)], -1).astype(np.int32)
+        shift = self.start - lag  # from a row to its token
+        first = min(max(-shift, 0), self.rows)
+        end = max(min(len(own_N) - shift, self.rows), first)
+        found_T = np.full(self.rows, -1, np.int32)
+        found_T[first:end] = own_N[first + shift : end + shift]
+        return found_T
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ....kernels.token_tables import score_rows
 from .keeping import Kept, Tokens
 from .tables import Tables, Teaching, learn_tables, mean_score
 
@@ -60,12 +61,13 @@ def lag_by(tables: Tables, teaching: Teaching) -> int:
 def _row_scores(teaching: Teaching, tokens: NDArray[np.int32], lag: int) -> NDArray[np.float64]:
     """What blocks of counted rows score at a lag, by tables of that lag."""
     tables, _ = learn_tables(teaching, tokens, lag, shrinks=(9,))
-    means: list[np.int32] = []
-    for one, folds, counted in zip(teaching.kept, teaching.folds, teaching.counted, strict=True):
-        at = np.where(counted, one.tokens_at(lag), -1).astype(np.int32)
-        total_T = tables.score(one, folds, at).sum(axis=1)
-        means += [total_T[n : n + _BLOCK].sum() for n in range(0, len(total_T), _BLOCK)]
-    return np.array(means, np.float64)
+    means: list[NDArray[np.int64]] = []
+    slots = teaching.placed(tokens, lag).slots
+    for one, folds, slots_T in zip(teaching.kept, teaching.folds, slots, strict=True):
+        rows_TL = score_rows(slots_T, folds, one.ids_TLK, one.missing_TL, tables.scores_FVLE)
+        sums = np.add.reduceat(rows_TL.sum(axis=1), np.arange(0, len(rows_TL), _BLOCK))
+        means.append(sums)
+    return np.concatenate(means).astype(np.float64)
 
 
 def dump_lag(teaching: Teaching) -> int:

@@ -11,13 +11,21 @@ from numpy.typing import NDArray
 
 from ....dump import DumpMeta
 from ....errors import MismatchError
-from ....kernels.token_tables import Scores, count_rows, score_counts, score_rows
+from ....kernels.token_tables import (
+    Scores,
+    count_rows,
+    score_counts,
+    score_rows,
+    score_totals,
+)
+from ....keys import run_places
 from ....routes import Bools
 from .keeping import FOLDS, Kept, Tokens
 
 __all__ = [
     "BIT",
     "Dictionary",
+    "OnTokens",
     "Tables",
     "Teaching",
     "learn_tables",
@@ -105,6 +113,17 @@ def slots_of(tokens_V: Tokens, tokens_N: Tokens) -> Tokens:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class OnTokens:
+    """Rows laid on tokens: of each sample the slot of each row's token, int32 [T], -1 for none.
+
+    Rows that do not count have none; ``rows`` have a token, with a table or without.
+    """
+
+    slots: list[Tokens]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Teaching:
     """Rows to learn from: of each kept sample its folds and which rows count."""
 
@@ -121,7 +140,7 @@ class Teaching:
     def dictionary(self, lag: int, layers: tuple[int, ...]) -> Dictionary:
         """The counts of all folds, to be the reference of another dump of the model."""
         tokens = self.vocabulary()
-        counts, rows = self.count(tokens, lag)
+        counts, rows = self.count(self.placed(tokens, lag), len(tokens))
         top_k = self.kept[0].ids_TLK.shape[2]
         total = counts.sum(axis=0, dtype=np.int64)
         return Dictionary(tokens, total, rows.sum(axis=0), layers, top_k)
@@ -134,14 +153,34 @@ class Teaching:
         room = min(most, _room((self.kept[0].ids_TLK.shape[1], self.num_experts)))
         return np.sort(tokens[np.argsort(-counts, kind="stable")[:room]]).astype(np.int32)
 
-    def count(self, tokens_V: Tokens, lag: int) -> tuple[NDArray[np.uint32], Counts]:
-        """Counts by fold, token, layer and expert, and rows by fold and token, at a lag."""
-        shape = (FOLDS, len(tokens_V), self.kept[0].ids_TLK.shape[1], self.num_experts)
+    def placed(self, tokens_V: Tokens, lag: int) -> OnTokens:
+        """The slots of the counted rows' tokens at a lag, of all samples at a time."""
+        sizes_S = np.array([one.rows for one in self.kept])
+        lengths_S = np.array([len(one.tokens_N) for one in self.kept])
+        own_N = np.concatenate([one.tokens_N for one in self.kept])
+        place_R = run_places(np.array([one.start - lag for one in self.kept]), sizes_S)
+        begin_R = np.repeat(np.cumsum(lengths_S) - lengths_S, sizes_S)
+        inside_R = (place_R >= 0) & (place_R < np.repeat(lengths_S, sizes_S))
+        inside_R &= np.concatenate(self.counted)
+        at_R = np.where(inside_R, begin_R + place_R, 0)
+        known_R = inside_R & (own_N >= 0)[at_R]
+        slots_R = np.where(known_R, slots_of(tokens_V, own_N)[at_R], -1).astype(np.int32)
+        return OnTokens(np.split(slots_R, np.cumsum(sizes_S)[:-1]), int(known_R.sum()))
+
+    def count(self, placed: OnTokens, slots: int) -> tuple[NDArray[np.uint32], Counts]:
+        """Counts by fold, token, layer and expert, and rows by fold and token."""
+        shape = (FOLDS, slots, self.kept[0].ids_TLK.shape[1], self.num_experts)
         counts, rows = np.zeros(shape, np.uint32), np.zeros(shape[:2], np.int64)
-        for one, folds, counted in zip(self.kept, self.folds, self.counted, strict=True):
-            slots = slots_of(tokens_V, np.where(counted, one.tokens_at(lag), -1).astype(np.int32))
-            count_rows(slots, folds, one.ids_TLK, one.missing_TL, counts, rows)
+        for one, folds, slots_T in zip(self.kept, self.folds, placed.slots, strict=True):
+            count_rows(slots_T, folds, one.ids_TLK, one.missing_TL, counts, rows)
         return counts, rows
+
+    def mean_of(self, placed: OnTokens, scores_FVLE: Scores) -> NDArray[np.float64]:
+        """The mean score of the placed rows, by layer, [L], in sixteenths of a bit."""
+        totals_L = np.zeros(self.kept[0].ids_TLK.shape[1], np.int64)
+        for one, folds, slots_T in zip(self.kept, self.folds, placed.slots, strict=True):
+            score_totals(slots_T, folds, one.ids_TLK, one.missing_TL, scores_FVLE, totals_L)
+        return totals_L / max(placed.rows, 1)
 
 
 def learn_tables(
@@ -151,13 +190,14 @@ def learn_tables(
 
     How much a layer's own frequencies are blended in is what serves best in rows of other folds.
     """
-    counts, _ = teaching.count(tokens_V, lag)
+    placed = teaching.placed(tokens_V, lag)
+    counts, _ = teaching.count(placed, len(tokens_V))
     top_k = teaching.kept[0].ids_TLK.shape[2]
     best_L = np.full(counts.shape[2], -np.inf)
     best = np.zeros(counts.shape, np.int8)
     for shrink in shrinks:
         tried = score_counts(counts, shrink * top_k, BIT)
-        mean_L = mean_score(teaching, Tables(tokens_V, tried), lag)
+        mean_L = teaching.mean_of(placed, tried)
         for layer in np.flatnonzero(mean_L > best_L).tolist():
             best[:, :, layer] = tried[:, :, layer]
         best_L = np.maximum(best_L, mean_L)
@@ -167,22 +207,17 @@ def learn_tables(
 def tables_of(prior: Dictionary, teaching: Teaching) -> Tables:
     """Tables of another dump's counts, blended as serves best in rows of this one at lag 0."""
     counts = np.minimum(prior.counts_VLE, np.iinfo(np.uint32).max).astype(np.uint32)[None]
+    placed = teaching.placed(prior.tokens_V, 0)
     best: tuple[float, Tables] | None = None
     for shrink in _SHRINK:
-        tried = Tables(prior.tokens_V, score_counts(counts, shrink * prior.top_k, BIT))
-        score = float(mean_score(teaching, tried, 0).sum())
+        tried = score_counts(counts, shrink * prior.top_k, BIT)
+        score = float(teaching.mean_of(placed, tried).sum())
         if best is None or score > best[0]:
-            best = score, tried
+            best = score, Tables(prior.tokens_V, tried)
     assert best is not None
     return best[1]
 
 
 def mean_score(teaching: Teaching, tables: Tables, lag: int) -> NDArray[np.float64]:
     """The mean score of the counted rows with a token, by layer, [L], in sixteenths of a bit."""
-    layers = teaching.kept[0].ids_TLK.shape[1]
-    total, rows = np.zeros(layers, np.int64), 0
-    for one, folds, counted in zip(teaching.kept, teaching.folds, teaching.counted, strict=True):
-        tokens = np.where(counted, one.tokens_at(lag), -1).astype(np.int32)
-        total += tables.score(one, folds, tokens).sum(axis=0)
-        rows += int((tokens >= 0).sum())
-    return total / max(rows, 1)
+    return teaching.mean_of(teaching.placed(tables.tokens_V, lag), tables.scores_FVLE)
