@@ -76,7 +76,7 @@ def test_readme_is_short() -> None:
     assert len(text.splitlines()) <= 150
     install, develop = re.findall(r"^```sh\n(.*?)\n```$", text, re.DOTALL | re.MULTILINE)
     assert " && .venv/bin/routectl diff " in install
-    assert develop.endswith(" && .venv/bin/python -m pytest -n 2")
+    assert develop.endswith(" && .venv/bin/python -m pytest -n 3")
 
 
 def test_files_that_are_named_are_there() -> None:

@@ -88,7 +88,7 @@ def verl_thd(lens, tp, cp, cp_rank, **options):
 
 
 @pytest.mark.trainers
-@verl
+@pytest.mark.skipif(not foreign.HAVE_VERL_0_9_1, reason="verl 0.9.0 cannot pad a short sample")
 @sizes
 @pytest.mark.parametrize("layout", NAMES)
 def test_verl_thd(layout, tp, cp):

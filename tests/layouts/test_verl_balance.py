@@ -124,6 +124,7 @@ class TestAgainstVerl:
 
     pytestmark = verl
 
+    @pytest.mark.skipif(not foreign.HAVE_VERL_0_9_1, reason="verl 0.9.0 refuses other batches")
     @given(batches())
     def test_rearrange_micro_batches(self, batch):
         """Ranks, number, members and order of micro-batches are verl's, and so is a refusal."""

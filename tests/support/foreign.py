@@ -12,6 +12,7 @@ import importlib.util
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Optional
@@ -23,6 +24,7 @@ __all__ = [
     "HAVE_MCORE_BRIDGE",
     "HAVE_SKYRL",
     "HAVE_VERL",
+    "HAVE_VERL_0_9_1",
     "MPU",
     "balanced_partitions",
     "definitions",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 HAVE_VERL = importlib.util.find_spec("verl") is not None
+HAVE_VERL_0_9_1 = HAVE_VERL and metadata.version("verl") != "0.9.0"  # the one for Python 3.13
 HAVE_MCORE_BRIDGE = importlib.util.find_spec("mcore_bridge") is not None
 HAVE_SKYRL = importlib.util.find_spec("skyrl") is not None
 

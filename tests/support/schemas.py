@@ -1,5 +1,6 @@
 """The documents' types, and the JSON Schema that msgspec makes of one."""
 
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -52,5 +53,19 @@ def json_schema(name: str) -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"routectl.{name}/1",
-        **made,
+        **_without_indents(made),
+    }
+
+
+def _without_indents(node: Any) -> Any:
+    """Descriptions without the indents of docstrings, which Python 3.13 takes away itself."""
+    if isinstance(node, list):
+        return [_without_indents(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: cleandoc(value)
+        if key == "description" and isinstance(value, str)
+        else _without_indents(value)
+        for key, value in node.items()
     }
