@@ -229,9 +229,10 @@ class Dump:
     ``keys`` are at hand for every sample; ``dump[i]`` and iteration read one sample at a time.
     ``batch``, where a reader has it, reads what follows one of ``starts`` at once: it costs less.
     ``digests``, empty where the dump has none, are ``gate_logprobs.digest_routes`` of each sample's
-    routes as they were written, None without. ``count`` gives ``rows``. ``layered`` gives the dump
-    for who lets go of each sample: its ids may lie ``by_layer``, a part of what was read at once.
-    ``columns_at``, of some readers, gives the samples beside one as columns, None to read it alone.
+    routes as written, None without. ``count`` gives ``rows``. ``layered`` gives the dump for who
+    lets go of each sample: its ids may lie ``by_layer``, a part of what was read at once. Of some
+    readers ``columns_at`` gives the samples beside one as columns, None to read it alone;
+    ``elsewhere`` reads a run in another process, which need not open the dump.
     """
 
     def __init__(
@@ -249,6 +250,7 @@ class Dump:
         self.digests: Sequence[str | None] = ()
         self.starts: NDArray[np.int64] | None = None
         self.columns_at: Callable[[int], SampleColumns | None] | None = None
+        self.elsewhere: Callable[[range], Callable[[], Iterable[Sample]]] | None = None
         self._batch, self._count = batch, count
         self.layered: Callable[[], Dump] = lambda: self
 
@@ -268,10 +270,7 @@ class Dump:
         return self._load(range(len(self.keys))[operator.index(index)])
 
     def batch(self, index: int) -> SampleBatch | None:
-        """The sample of an index and some that follow; None where it is to be read alone.
-
-        So is one that its reader refuses: what is wrong with it is told then.
-        """
+        """The sample of an index and some that follow; None where it, or one refused, is alone."""
         return None if self._batch is None else self._batch(index)
 
     def _like(self, changed: "Dump") -> "Dump":
@@ -396,5 +395,6 @@ class Dump:
         keys = self.keys.within(context) if isinstance(self.keys, StoredKeys) else self.keys
         found = self._like(Dump(self.meta, keys, within(self._load), narrow, within(self.batch)))
         found.columns_at = self.columns_at and within(self.columns_at)
+        found.elsewhere = self.elsewhere
         found.layered = cache(lambda: self.layered().read_within(context))
         return found

@@ -6,7 +6,9 @@ One process runs ``routectl watch``; another converts each new dump, compares it
 before and checks it, again and again in one process, so that a leak would add up. A dump is written
 elsewhere and moved into the folder; the oldest goes once KEPT are there. Linux: memory and
 descriptors are read from /proc. Exit status 1 when memory grew by more than GROWN from the second
-quarter to the last, a process has more descriptors than in its first quarter, or a dump was missed.
+quarter to the last, a process has more descriptors than in its first quarter, or a dump was missed:
+``watch`` has not said that it was checked. It has PATIENCE for that from when the last dump has
+come: what it states that a file waits for at most. A dump that goes before is missed.
 """
 
 import argparse
@@ -27,6 +29,8 @@ import numpy as np
 KEPT, GROWN = 6, 1.1
 L, K, E = 48, 8, 128
 EVERY = 5.0  # seconds from one dump to the next, at least
+SETTLE, INTERVAL, GIVE_UP = 0.5, 0.5, 120.0  # of watch, in seconds
+PATIENCE = SETTLE + INTERVAL + GIVE_UP
 
 
 def write(path: Path, number: int, megabytes: float) -> None:
@@ -98,6 +102,19 @@ def grown(name: str, found: list[tuple[float, int]]) -> list[str]:
     return wrong + ([f"{name}: more descriptors"] if files[3] > files[0] else [])
 
 
+def untold(log: Path, written: list[Path]) -> list[str]:
+    """Dumps that watch has not checked, PATIENCE from now; sooner where there is none."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        lines = log.read_text("utf-8").splitlines(keepends=True)
+        said = [json.loads(line) for line in lines if line.endswith("\n")]
+        told = {one["file"] for one in said if one["error"] is None}
+        left = [path.name for path in written if path.name not in told]
+        if not left or time.monotonic() >= end:
+            return left
+        time.sleep(INTERVAL)
+
+
 def soak(folder: Path, minutes: float, megabytes: float) -> list[str]:
     """Run all of it; what went wrong."""
     dumps, aside = folder / "dumps", folder / "aside"
@@ -106,7 +123,7 @@ def soak(folder: Path, minutes: float, megabytes: float) -> list[str]:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # watch inherits no shell's SIG_IGN
     log = folder / "watch.jsonl"
     argv = [sys.executable, "-m", "routectl", "watch", str(dumps), "--json"]
-    argv += ["--settle", "0.5", "--interval", "0.5"]
+    argv += [f"--settle={SETTLE}", f"--interval={INTERVAL}", f"--give-up={GIVE_UP}"]
     with log.open("wb") as lines:
         watch = subprocess.Popen(argv, stdout=lines)
     worker = subprocess.Popen(
@@ -136,7 +153,9 @@ def soak(folder: Path, minutes: float, megabytes: float) -> list[str]:
             if len(written) > KEPT:
                 written[-KEPT - 1].unlink()
             time.sleep(max(0.0, EVERY - (time.monotonic() - begin)))
-        time.sleep(3 * EVERY)
+        begin = time.monotonic()
+        missed = untold(log, written)
+        waited = time.monotonic() - begin
     finally:
         worker.stdin.close()
         watch.send_signal(signal.SIGINT)
@@ -144,9 +163,10 @@ def soak(folder: Path, minutes: float, megabytes: float) -> list[str]:
     wrong += [f"ended with {ends}, expected (130, 0)"] if ends != (130, 0) else []
     for name, found in samples.items():
         wrong += grown(name, found)
-    text = log.read_text("utf-8")
-    missed = [path.name for path in written if path.name not in text]
-    print(f"{len(written)} dumps of {megabytes:g} MB, {len(missed)} missed")
+    print(
+        f"{len(written)} dumps of {megabytes:g} MB, {len(missed)} missed, {waited:.1f} s after the "
+        "last came"
+    )
     return wrong + [f"missed: {name}" for name in missed]
 
 

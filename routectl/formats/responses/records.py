@@ -5,10 +5,13 @@ payload, most of what a response is, stays where it stands in the text and is re
 """
 
 import json
+import os
 import tempfile
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, get_args
 
@@ -16,9 +19,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import FormatError
+from ...files.reading import open_regular
 from ..wire.sample import WireSample
 
-__all__ = ["Records"]
+__all__ = ["KeptRecords", "Records"]
 
 _IN_MEMORY = 4 << 20
 _SHORTEST = 256  # characters of a payload that is left in the file, and what it is found by
@@ -61,9 +66,9 @@ def _string_of(payload: Any) -> str | None:
 class Records:
     """WireSamples by place, in the order in which they were added."""
 
-    def __init__(self, file: IO[bytes], path: Path) -> None:
-        """``file`` is what the documents are read from: the content of ``path``."""
-        self._file, self._path = file, str(path)
+    def __init__(self, file: IO[bytes], path: Path, *, plain: bool = True) -> None:
+        """``file`` is what the documents are read from: ``path`` itself where that is ``plain``."""
+        self._file, self._path, self._plain = file, str(path), plain
         self._kept = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - closed below
         self._ends = array("q")
 
@@ -92,10 +97,20 @@ class Records:
                     )
                     span = (offset + at, len(raw))
                     at += len(raw)
-            packed = _packed(_Record(replace(wire, engine=None, engine_version=None, **own), span))
-            self._kept.seek(0, 2)
-            self._kept.write(packed)
-            self._ends.append(self._kept.tell())
+            wire = replace(wire, engine=None, engine_version=None, **own)
+            self._keep(_packed(_Record(wire, span)))
+
+    def _keep(self, packed: bytes) -> None:
+        self._kept.seek(0, 2)
+        self._kept.write(packed)
+        self._ends.append(self._kept.tell())
+
+    def kept(self, places: Iterable[int]) -> "KeptRecords":
+        """Some of them for another process, which finds payloads in the file, where it can."""
+        if self._plain:
+            return KeptRecords(self._path, _state(self._file), [self._stored(p) for p in places])
+        whole = (replace(self.wire(p), where=self._record(p).wire.where) for p in places)
+        return KeptRecords(self._path, None, [_packed(_Record(wire)) for wire in whole])
 
     def told(self, place: int) -> WireSample:
         """The sequence at a place without the string of its payload."""
@@ -115,12 +130,44 @@ class Records:
     def _whole(self, record: _Record, **more: Any) -> WireSample:
         return replace(record.wire, where=self._path + record.wire.where, **more)
 
-    def _record(self, place: int) -> _Record:
+    def _stored(self, place: int) -> bytes:
         offset = self._ends[place - 1] if place else 0
         self._kept.seek(offset)
-        packed = self._kept.read(self._ends[place] - offset)
-        record = msgspec.msgpack.decode(packed, type=_Record, dec_hook=_array)
+        return self._kept.read(self._ends[place] - offset)
+
+    def _record(self, place: int) -> _Record:
+        record = msgspec.msgpack.decode(self._stored(place), type=_Record, dec_hook=_array)
         if record.as_json is None:
             return record
         before, payload = json.loads(record.as_json)
         return replace(record, wire=replace(record.wire, prompt_payload=before, payload=payload))
+
+
+def _state(file: IO[bytes]) -> tuple[int, int, int]:
+    """What tells one state of a file from another: inode, size in bytes, time of change in ns."""
+    stat = os.fstat(file.fileno())
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRecords:
+    """Records as they are kept, on their way to another process.
+
+    state is that of the file in which their payloads are; None: they have them with them.
+    """
+
+    path: str
+    state: tuple[int, int, int] | None
+    packed: list[bytes]
+
+    @contextmanager
+    def opened(self) -> Iterator[Records]:
+        """The records. Raises FormatError for a file that is another by now."""
+        path = Path(self.path)
+        file: IO[bytes] = BytesIO() if self.state is None else open_regular(path)
+        with closing(Records(file, path)) as records:
+            if self.state is not None and self.state != _state(file):
+                raise FormatError(f"{path}: was changed while it was read")
+            for one in self.packed:
+                records._keep(one)
+            yield records

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ...dump import Dump, Keys, Sample
+from ...dump import Dump, Keys
 from ...errors import FormatError
+from ...files.places import RemotePath
 from ...files.reading import open_regular, read_bytes, size_of
 from ...files.scratch import scratch_file
 from ...limits import DEFLATE, check_budget, check_inflation, limits
@@ -19,10 +20,11 @@ from ..documents.kinds import kind_in_words
 from ..documents.size import check_json
 from ..wire.guess import guess_facts
 from ..wire.payload import wire_dtype
-from ..wire.sample import NoRoutesError, NoSamplesError, WireSample, to_sample
+from ..wire.sample import NoRoutesError, NoSamplesError, WireSample
+from .calls import Calls, Run
 from .dialects import read_document
 from .records import Records
-from .segments import find_chains, merge_samples
+from .segments import find_chains
 from .streams import merge_stream
 
 __all__ = ["open_text"]
@@ -221,7 +223,8 @@ def open_text(path: Path, kind: str | None, model: Model, start: int | None) -> 
     """
     refuse_alone(path, model)
     source = _plain(path)
-    records = Records(source.file, path)
+    plain = source.stored is None and not isinstance(path, RemotePath)
+    records = Records(source.file, path, plain=plain)
     try:
         kind = kind or _kind_of(source)
         if kind is None:
@@ -244,13 +247,6 @@ def open_text(path: Path, kind: str | None, model: Model, start: int | None) -> 
         records.close()
         raise
 
-    def call(place: int) -> Sample:
-        return to_sample(records.wire(place), context.facts, start, meta.engine)
-
-    def load(number: int) -> Sample:
-        places = chains.places(number)
-        return call(places[0]) if len(places) == 1 else merge_samples(map(call, places))
-
     about = context.about
     meta = context.meta(
         path,
@@ -261,7 +257,9 @@ def open_text(path: Path, kind: str | None, model: Model, start: int | None) -> 
         wire_dtype=joined(index.dtypes),
         skipped=tuple(index.skipped),
     )
-    dump = Dump(meta, chains.keys, load)
+    calls = Calls(context.facts, start, meta.engine)
+    dump = Dump(meta, chains.keys, lambda n: calls.sample(records, chains.places(n)))
+    dump.elsewhere = lambda run: Run(calls, records, [chains.places(n) for n in run])
     weakref.finalize(dump, records.close)
     if not index.with_routes:
         raise _no_routes(path, kind, index, dump)

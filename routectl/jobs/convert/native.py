@@ -10,17 +10,20 @@ from ..progress import SILENT, Progress
 from ..reading import Reading, reachable
 from ..shards.crew import Crew
 from ..shards.run import in_order
-from ..shards.work import Opened, Shard, cut_runs
+from ..shards.work import Opened, Shard, cut_runs, sample_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from ...codecs.dictionary import TokenDictionary
-    from ...dump import Dump
+    from ...dump import Dump, Sample
     from ...formats.native.encoder import Coding
     from ...formats.native.row_groups import Encoded, NativeForm
 
 __all__ = ["NativeOutput", "Source", "opened_source", "write_native_on"]
 
 _SHARD_BYTES = 16 << 20  # ids of row groups that one process writes at a time
+_GROUPS = 2  # at least, of a shard whose rows are not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +98,13 @@ def _open(source: Source, output: NativeOutput) -> "tuple[Dump, NativeForm]":
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Writing:
-    """The row groups of a file, in shards: each process opens the dump once."""
+    """The row groups of a file, in shards: each process opens the dump once, where it must.
+
+    ``sent`` is the form where samples go to other processes with their shards.
+    """
 
     opened: "Opened[tuple[Dump, NativeForm]]"
+    sent: "NativeForm | None"
     doing: str = "converting"
 
     def cut(self, most: int) -> list[Shard]:
@@ -106,36 +113,70 @@ class _Writing:
 
         dump, form = self.opened()
         rows_B = dump.rows()
-        assert rows_B is not None
+        if rows_B is None:
+            return self._unknown(dump, form)
         runs = group_runs(rows_B, form)
         weights = [int(rows_B[run.start : run.stop].sum()) * form.row_bytes for run in runs]
         shards = []
         for part in cut_runs(weights, max(1, len(weights)), _SHARD_BYTES):
             groups = runs[part.start : part.stop]
             samples = range(groups[0].start, groups[-1].stop) if groups else range(0)
-            name = f"{dump.meta.path}: samples {samples.start} to {samples.stop - 1}"
             weight = sum(weights[part.start : part.stop])
-            shards.append(Shard(name, weight, len(samples), groups))
+            shards.append(Shard(_told(dump, samples), weight, len(samples), samples))
+        return shards
+
+    def _unknown(self, dump: "Dump", form: "NativeForm") -> list[Shard]:
+        """Samples whose rows are known when they are read: so many bytes of the dump's own."""
+        weights_S = sample_bytes(dump)
+        least = max(_SHARD_BYTES, _GROUPS * form.group_bytes)
+        shards = []
+        for run in cut_runs(weights_S, len(dump), least):
+            of = run if self.sent is None or dump.elsewhere is None else dump.elsewhere(run)
+            weight = int(weights_S[run.start : run.stop].sum())
+            shards.append(Shard(_told(dump, run), weight, len(run), of))
         return shards
 
     def partial(self, shard: Shard) -> "list[Encoded]":
         """The row groups of a shard, each as a file of its own."""
-        dump, form = self.opened()
-        return [form.encoded([dump[i] for i in run]) for run in shard.of]
+        from ...formats.native.row_groups import grouped
+
+        if isinstance(shard.of, range):
+            dump, form = self.opened()
+            samples: Iterable[Sample] = map(dump.__getitem__, shard.of)
+            if dump.rows() is not None:
+                return list(map(form.encoded, grouped(samples, form.group_bytes)))
+        else:
+            assert self.sent is not None
+            samples, form = shard.of(), self.sent
+        return list(map(form.encoded, _even_groups(list(samples), form.group_bytes)))
+
+
+def _even_groups(samples: "list[Sample]", group_bytes: int) -> "Iterator[list[Sample]]":
+    """Samples in row groups of about as many bytes each, as near to ``group_bytes`` as can be."""
+    from ...formats.native.row_groups import grouped
+
+    sizes = [0 if one.routes is None else one.routes.ids_TLK.nbytes for one in samples]
+    for run in cut_runs(sizes, max(1, round(sum(sizes) / group_bytes)), 1):
+        yield from grouped(samples[run.start : run.stop], sum(sizes) + 1)
+
+
+def _told(dump: "Dump", samples: range) -> str:
+    """What a shard is called."""
+    return f"{dump.meta.path}: samples {samples.start} to {samples.stop - 1}"
 
 
 def write_native_on(
     crew: Crew, opened: "Opened[tuple[Dump, NativeForm]]", stream: IO[bytes], progress: Progress
-) -> int | None:
+) -> int:
     """Write a native file to a stream, by all processes of a crew; returns how many samples.
 
-    None, and nothing is written, for a dump that does not know the rows of its samples before they
-    are read: which of them make a row group is not known, then.
+    The bytes are those of one process. A row group ends where a shard does, and shards do not
+    depend on who does them.
     """
     from ...formats.native.row_groups import write_encoded
 
     dump, form = opened()
-    if dump.rows() is None:
-        return None
-    with closing(in_order(_Writing(opened), crew, progress)) as shards:
+    goes = dump.elsewhere is not None and (form.coding is None or form.coding.base is None)
+    work = _Writing(opened, form if goes else None)
+    with closing(in_order(work, crew, progress)) as shards:
         return write_encoded((group for shard in shards for group in shard), form, stream)

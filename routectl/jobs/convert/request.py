@@ -19,15 +19,11 @@ from .counts import EPLB, refuse_unfit, write_load
 from .native import Source, opened_source, write_native_on
 
 if TYPE_CHECKING:
-    from typing import IO
-
     from ...codecs.dictionary import TokenDictionary
     from ...dump import Dump
-    from ...formats.native.row_groups import NativeForm
     from ...formats.targets.table import TargetSpec
     from ...formats.targets.write import Written
     from ...reports.dumps import WrittenDocument
-    from ..shards.work import Opened
 
 __all__ = ["ConvertRequest", "bytes_at", "convert_dump"]
 
@@ -216,12 +212,12 @@ def _to_native(
     opened = opened_source(source, output, found)
     coding = opened()[1].coding
     if request.is_piped:
-        count = _write_native(opened, sys.stdout.buffer, request, progress)
+        count = write_native_on(request.crew, opened, sys.stdout.buffer, progress)
         return _written(request, "native", count, None)
     if verify:
         _check_source(dump, request, progress)
     with replacing(dst, force=request.force) as target:
-        count = _write_native(opened, target, request, progress)
+        count = write_native_on(request.crew, opened, target, progress)
         if verify:
             target.flush()
             against = None if coding is None else coding.against
@@ -234,24 +230,6 @@ def _to_native(
     if coding is not None and coding.sorts:
         progress.note(f"codec {coding.codec} does not keep the order of slots; --keep-order does")
     return _written(request, "native", count, size)
-
-
-def _write_native(
-    opened: "Opened[tuple[Dump, NativeForm]]",
-    stream: "IO[bytes]",
-    request: ConvertRequest,
-    progress: Progress,
-) -> int:
-    """By all processes; by this one where rows are not known before samples are read."""
-    from ...formats.native.container import stream_native
-
-    count = write_native_on(request.crew, opened, stream, progress)
-    if count is None:
-        dump, form = opened()
-        with progress.watching(dump, "converting") as watched:
-            folder = None if request.is_piped else request.dst.parent
-            count = stream_native(watched, dump.meta, stream, form.coding, folder=folder)
-    return count
 
 
 def _check_native(

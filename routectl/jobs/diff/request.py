@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,12 +31,16 @@ from ..shards.team import one_team
 from ..show.loads import loads_of_sides
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ...dump import Dump
     from ...ops.diff.thresholds import Baseline, Threshold
     from ...reports.document import Document
     from ..compared.compared import Take
     from ..compared.counted import CountedPairs
     from ..compared.work import ComparedWork, OpenSides
+
+    Kept = Callable[[], Dump]  # opens the routes that a checkpoint was run for
 
 __all__ = ["DiffRequest", "answer_diff", "compare_dumps", "judge_counted", "refuse_incomparable"]
 
@@ -168,7 +172,13 @@ def compare_dumps(
     """
     if baseline is None:
         refuse_relative(request.limits)
-    with one_team(request.crew, _files(request), _NEEDED):
+    runs = any(_checkpoints(request).values())
+    if runs and request.crew.ray is not None:
+        progress.note(
+            "comparing here: what is recomputed is kept on this machine, not on a cluster"
+        )
+        request = replace(request, crew=replace(request.crew, ray=None))
+    with one_team(request.crew, [] if runs else _files(request), _NEEDED):  # none waits for a run
         work = _work(request, progress)
         counted = count(work, request.crew, progress, take)
     return judge_counted(request, counted, baseline)
@@ -200,11 +210,12 @@ def _work(request: DiffRequest, progress: Progress, *, detail: bool = False) -> 
         request.examples,
         detail=detail or request.detail,
     )
-    sides = _opened(request, progress)
-    here = _held_here(request)
-    if here is not None and request.share.place != (1, 1):
-        raise RoutectlError(f"--shard: {here}: each part would do it anew")
-    opened = held(sides) if here is not None else Opened(partial(_opened, request, SILENT), sides)
+    if request.share.place != (1, 1):
+        _refuse_parts(request)
+    sides, kept = _opened(request, progress)
+    if "-" in _files(request):
+        return ComparedWork(held(sides), options, request.share.place)
+    opened = Opened(partial(_opened_again, request, kept), sides)
     return ComparedWork(opened, options, request.share.place)
 
 
@@ -214,12 +225,18 @@ def _files(request: DiffRequest) -> list[str]:
     return [request.reading.input(path).path for path in named]
 
 
-def _held_here(request: DiffRequest) -> str | None:
-    """Why another process cannot open what a request names; None where it can."""
-    if "-" in _files(request):
-        return "a dump is on standard input"
-    sides = (request.old, request.new)
-    return "a side is a checkpoint, which is run" if any(map(checkpoint_at, sides)) else None
+def _checkpoints(request: DiffRequest) -> dict[str, Path | None]:
+    """The weights of each side that is a checkpoint; None of one that is a dump."""
+    return {"OLD": checkpoint_at(request.old), "NEW": checkpoint_at(request.new)}
+
+
+def _refuse_parts(request: DiffRequest) -> None:
+    """Raise RoutectlError where each part would read, or run, what there is once."""
+    here = "a dump is on standard input" if "-" in _files(request) else None
+    if any(_checkpoints(request).values()):
+        here = here or "a side is a checkpoint, which is run"
+    if here is not None:
+        raise RoutectlError(f"--shard: {here}: each part would do it anew")
 
 
 def _write_partial(request: DiffRequest, progress: Progress) -> "Document":
@@ -264,12 +281,18 @@ def refuse_incomparable(document: "Document") -> None:
         )
 
 
-def _opened(request: DiffRequest, progress: Progress) -> "OpenSides":
-    """What is compared: both sides, cut down to the samples and positions that are asked for."""
+def _opened(
+    request: DiffRequest, progress: Progress, kept: "Kept | None" = None
+) -> "tuple[OpenSides, Kept | None]":
+    """What is compared: both sides, cut down to the samples and positions that are asked for.
+
+    Of a side that is a checkpoint ``kept`` opens the routes; None: it is run. What opens them in
+    another process is given back.
+    """
     from ...ops.pairs.selection import narrow_pair
     from ..compared.work import OpenSides
 
-    old, new, again = _sides(request, progress)
+    (old, new, again), kept = _sides(request, progress, kept)
     if request.logprobs is not None:
         new = _scored(new, request.logprobs, progress)
     old, new = narrow_pair(
@@ -279,19 +302,26 @@ def _opened(request: DiffRequest, progress: Progress) -> "OpenSides":
         samples=request.sample,
         positions=parse_positions(request.positions),
     )
-    return OpenSides(old, new, again)
+    return OpenSides(old, new, again), kept
 
 
-def _sides(request: DiffRequest, progress: Progress) -> "tuple[Dump, Dump, Dump | None]":
+def _opened_again(request: DiffRequest, kept: "Kept | None") -> "OpenSides":
+    """The same in another process, which runs nothing."""
+    return _opened(request, SILENT, kept)[0]
+
+
+def _sides(
+    request: DiffRequest, progress: Progress, kept: "Kept | None"
+) -> "tuple[tuple[Dump, Dump, Dump | None], Kept | None]":
     """OLD, NEW, and the rerun of OLD; of a checkpoint its routes for the other's tokens."""
     reading, rerun = request.reading, request.rerun
     paths = {"OLD": request.old, "NEW": request.new}
-    weights = {side: checkpoint_at(path) for side, path in paths.items()}
+    weights = _checkpoints(request)
     run = [side for side, folder in weights.items() if folder is not None]
     if not run:
         named = paths if rerun is None else {**paths, "the rerun": rerun}
         opened = reading.open_sides(named, progress)
-        return opened["OLD"], opened["NEW"], opened.get("the rerun")
+        return (opened["OLD"], opened["NEW"], opened.get("the rerun")), None
     if len(run) == 2:
         raise RoutectlError(
             "both OLD and NEW are checkpoints: one of them must be a dump, whose tokens are run",
@@ -303,12 +333,15 @@ def _sides(request: DiffRequest, progress: Progress) -> "tuple[Dump, Dump, Dump 
     (side,) = run
     folder, path = weights[side], request.new if side == "OLD" else request.old
     assert folder is not None
-    how = forwarding_of(request.forward)
     given = open_partner(path, reading, folder, progress)
     again = None if rerun is None else open_partner(rerun, reading, folder, progress)
-    partner = partner_at(path, reading, folder, given, with_routes=how.mode != "free")
-    routes, _ = recomputed_side(folder, partner, how, progress, told=paths[side])
-    return (routes, given, again) if side == "OLD" else (given, routes, again)
+    if kept is not None:
+        routes = kept()
+    else:
+        how = forwarding_of(request.forward)
+        partner = partner_at(path, reading, folder, given, with_routes=how.mode != "free")
+        routes, kept = recomputed_side(folder, partner, how, progress, told=paths[side])
+    return ((routes, given, again) if side == "OLD" else (given, routes, again)), kept
 
 
 def _scored(dump: "Dump", path: Path, progress: Progress) -> "Dump":

@@ -122,10 +122,10 @@ def unpack_folder(request: UnpackRequest, progress: Progress = SILENT) -> "Writt
         opening = partial(_with_form, inside, spool)
         opened = Opened(opening, (dump, native_form(dump.meta, None, save.parent)))
         count = write_native_on(request.crew, opened, target, progress)
-    progress.note(f"wrote {save}: {plural(count or 0, 'sample')}")
+    progress.note(f"wrote {save}: {plural(count, 'sample')}")
     if request.no_tokens:
         progress.note(WITHOUT_TOKENS)
-    return written_document(str(folder), str(save), count or 0)
+    return written_document(str(folder), str(save), count)
 
 
 def _share(job: Job, ranks: "list[RankFile]") -> "Share":

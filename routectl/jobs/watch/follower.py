@@ -103,13 +103,26 @@ class Follower:
 
         One that has changed meanwhile, or is gone, will be told of anyway.
         """
-        seen = self._seen.get(path.relative_to(self.root).as_posix())
+        seen = self._of(path)
         if seen is None or seen.stamp != stamp_of(path):
+            self.take_back(path)
             return True
         if now - seen.since >= needed_s:
             return False
         seen.needed_s, seen.told = needed_s, False
         return True
+
+    def take_back(self, path: Path) -> None:
+        """Not to have told of a file: it changed, or went, while it was looked at.
+
+        The next look finds what has become of it, and until then it does not rest.
+        """
+        seen = self._of(path)
+        if seen is not None:
+            seen.told = False
+
+    def _of(self, path: Path) -> _Seen | None:
+        return self._seen.get(path.relative_to(self.root).as_posix())
 
     def _wanted(self, name: str, below: str) -> bool:
         if name.startswith(".") or name.endswith(_UNFINISHED):

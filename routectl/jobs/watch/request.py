@@ -151,12 +151,14 @@ class _Watch:
         for path in self.follower.poll(time.monotonic()):
             before = stamp_of(path)
             if before is None:
+                self.follower.take_back(path)
                 continue
             began = time.monotonic()
             found = self._looked(path)
             self.active = time.monotonic()
             if before != stamp_of(path):
-                continue  # what was read is no more: the next look tells of it again
+                self.follower.take_back(path)  # what was read is no more
+                continue
             if found.doubtful and self.follower.put_off(path, patience, began):
                 self._tell_wait(path, found, patience)
                 continue

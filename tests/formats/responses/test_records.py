@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import pickle
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -34,10 +36,16 @@ def lines_of(*payloads):
     ]
 
 
+def sent(dump, run):
+    """The samples of a run as another process has them."""
+    return pickle.loads(pickle.dumps(dump.elsewhere(run)))()
+
+
 def check_all(dump):
-    """Every sample of a dump has the rows of IDS, and says what its line says."""
-    for number in (*range(len(dump)), *reversed(range(len(dump)))):
-        sample = dump[number]
+    """Every sample of a dump has the rows of IDS, and says what its line says, anywhere."""
+    numbers = [*range(len(dump)), *reversed(range(len(dump)))]
+    there = zip(numbers, sent(dump, numbers), strict=True)
+    for number, sample in chain(there, ((number, dump[number]) for number in numbers)):
         np.testing.assert_array_equal(sample.routes.ids_TLK, IDS)
         assert (sample.sample_id, len(sample.prompt_ids)) == (f"s{number}", 10)
         assert sample.logprobs[:30].tolist() == [-0.25] * 30
@@ -136,3 +144,12 @@ def test_json_reads_as_the_standard_library_has_it(data):
 
     data = data.encode() if isinstance(data, str) else data
     assert made(fields.from_json) == made(json.loads)
+
+
+def test_a_file_that_changes_is_not_read_elsewhere(tmp_path):
+    """Another process takes payloads from the file that was opened, and refuses another one."""
+    path = write_lines(tmp_path / "x.jsonl", lines_of(as_npy(IDS)))
+    dump = open_dump(path, model=FACTS)
+    write_lines(path, lines_of(as_npy(IDS), as_npy(IDS)))
+    with pytest.raises(FormatError, match=r"x\.jsonl: was changed while it was read"):
+        list(sent(dump, range(1)))

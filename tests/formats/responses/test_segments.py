@@ -1,6 +1,7 @@
 """Calls of one sample: merged by position, held against each other, their gaps missing rows."""
 
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -48,8 +49,10 @@ def test_turns_with_starts_are_one_sample(tmp_path):
         call(50, 60, start=39, logprobs=[-3.0] * 10, finish_reason="stop"),
     ]
     dump = opened(tmp_path, lines)
-    (sample,) = dump
+    (sample,), (there,) = dump, pickle.loads(pickle.dumps(dump.elsewhere(range(1))))()
     np.testing.assert_array_equal(sample.routes.ids_TLK, WHOLE)
+    np.testing.assert_array_equal(there.routes.ids_TLK, WHOLE)  # by another process
+    assert (there.segments, there.token_ids.tolist()) == (sample.segments, TOKENS)
     assert (sample.routes.start, sample.routes.missing_TL) == (0, None)
     assert (sample.prompt_ids.tolist(), sample.response_ids.tolist()) == (TOKENS[:10], TOKENS[10:])
     assert sample.token_ids.tolist() == TOKENS

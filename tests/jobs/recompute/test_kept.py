@@ -20,6 +20,8 @@ from routectl.jobs.recompute.forwarding import Forwarding
 from routectl.jobs.recompute.kept import recomputed_side
 from routectl.jobs.recompute.partner import partner_of
 from routectl.jobs.run import run as run_job
+from routectl.jobs.shards import work
+from support.crewed import hired
 from support.crews import finished, make_folder, outside
 from support.permissions import modes_in
 from support.recordings import FIXTURES
@@ -77,6 +79,19 @@ def test_either_side_of_a_diff_is_a_checkpoint(capsys, tmp_path, folder, cache):
     assert "both OLD and NEW are checkpoints" in complaint(capsys, "diff", weights, weights)
     said = complaint(capsys, "diff", dump, weights, "--forward", "mode=both")
     assert "one side is of one mode: expected free or forced" in said
+
+
+def test_processes_compare_with_routes_that_are_kept(capsys, monkeypatch, folder, cache):
+    """Two and three processes print what one does, whichever side is the checkpoint."""
+    dump, weights = folder / "dump.parquet", folder / "checkpoint"
+    monkeypatch.setattr(work, "LEAST_BYTES", 1)
+    started = hired(monkeypatch)
+    for sides in ((dump, weights), (weights, dump)):
+        told = [run(capsys, "diff", *sides, *HOW, "--json", "--jobs", n) for n in (1, 2, 3)]
+        assert told[0].code == 1
+        assert told[0].out == told[1].out == told[2].out
+    assert started == [1, 2] * 2
+    assert len(kept(cache)) == 1
 
 
 def test_forced_routes_are_another_entry(capsys, folder, cache):

@@ -16,6 +16,7 @@ from routectl.jobs.progress import Progress
 from routectl.jobs.reading import Reading
 from routectl.jobs.watch import request as watching
 from routectl.jobs.watch.follower import Follower
+from routectl.jobs.watch.look import Lookout
 from support.building import as_npy, some_ids, write_lines
 from support.recordings import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES, VLLM, read_lines
 from support.shell import complaint, run, written
@@ -196,6 +197,26 @@ def test_half_written_files_are_waited_for(dumps, capsys, source):
     with Writer(write):
         documents = seen(capsys, dumps, "--until-idle", 0.6, "--give-up", 3)
     assert [(d["file"], d["samples"], d["error"]) for d in documents] == [(target.name, 46, None)]
+
+
+@pytest.mark.parametrize("goes", [False, True], ids=["grows", "goes"])
+def test_a_file_that_changes_while_it_is_read(dumps, capsys, monkeypatch, goes):
+    """--once looks at it again when it has come to rest; one that goes is not waited for."""
+    changing, look = some_lines(dumps / "b.jsonl", 1), Lookout.look
+    some_lines(dumps / "a.jsonl", 1)
+    looked = []
+
+    def looking(self, path):
+        found = look(self, path)
+        looked.append(path.name)
+        if path == changing and looked.count(path.name) == 1:
+            changing.unlink() if goes else some_lines(changing, 2)
+        return found
+
+    monkeypatch.setattr(Lookout, "look", looking)
+    told = {document["file"]: document["samples"] for document in seen(capsys, dumps)}
+    assert told == ({"a.jsonl": 1} if goes else {"a.jsonl": 1, "b.jsonl": 2})
+    assert len(looked) == 2 + (not goes)
 
 
 class Live:
