@@ -3,6 +3,7 @@
 import dataclasses
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 
@@ -61,10 +62,21 @@ def _merge_meta(name: str, parts: Sequence[DumpMeta], skipped: Sequence[str]) ->
 class _Chained:
     """Samples of several files, in this process or another."""
 
-    parts: tuple[...]
+    parts: Sequence[Callable[[], Iterable[Sample]]]
 
     def __call__(self) -> Iterable[Sample]:
         return chain.from_iterable(part() for part in self.parts)
+
+
+def _chained(dumps: Sequence[Dump], run: range) -> _Chained:
+    """A run of the samples of all files: what each file has of it."""
+    parts, end = [], 0
+    for dump in dumps:
+        begin, end = end, end + len(dump)
+        own = range(max(run.start, begin) - begin, min(run.stop, end) - begin)
+        if own and dump.elsewhere is not None:
+            parts.append(dump.elsewhere(own))
+    return _Chained(parts)
 
 
 def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump]) -> Dump:
@@ -120,19 +132,9 @@ def join_files(name: str, files: Sequence[Path], open_one: Callable[[Path], Dump
         found = None if dump.columns_at is None else dump.columns_at(at)
         return None if found is None else dataclasses.replace(found, first=found.first + index - at)
 
-    def elsewhere(run: range) -> _Chained:
-        parts = []
-        for dump, end in zip(dumps, ends, strict=True):
-            begin = end - len(dump)
-            own = range(max(run.start, begin) - begin, min(run.stop, end) - begin)
-            if own and dump.elsewhere is not None:
-                parts.append(dump.elsewhere(own))
-        return _Chained(parts)
-
-    keys = StoredKeys.chained(dump.keys for dump in dumps)
-    found = Dump(meta, keys, load, batch=batch, count=count)
+    found = Dump(meta, StoredKeys.chained(d.keys for d in dumps), load, batch=batch, count=count)
     found.columns_at = columns_at
-    found.elsewhere = elsewhere if all(d.elsewhere is not None for d in dumps) else None
+    found.elsewhere = partial(_chained, dumps) if all(d.elsewhere for d in dumps) else None
     starts = [np.arange(len(d)) if d.starts is None else d.starts for d in dumps]
     offsets = [end - len(d) for d, end in zip(dumps, ends, strict=True)]
     found.starts = np.concatenate([a + b for a, b in zip(starts, offsets, strict=True)])

@@ -50,7 +50,9 @@ MAY_IMPORT = {
         "formats.documents"
     ),
     "formats.replay": "errors files layouts formats.arrays formats.documents formats.trainers",
-    "formats.responses": "dump errors files limits routes visible formats.documents formats.wire",
+    "formats.responses": (
+        "dump errors files limits model routes visible formats.documents formats.wire"
+    ),
     "formats.targets": "dump errors files pickled routes",
     "formats.trainers": (
         "dump errors files limits margins model pickled visible checkpoints formats.arrays "

@@ -11,7 +11,7 @@ from ..wire.sample import to_sample
 from .records import KeptRecords, Records
 from .segments import merge_samples
 
-__all__ = ["Calls", "Run"]
+__all__ = ["CallRun", "Calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Calls:
         return next(found) if len(places) == 1 else merge_samples(found)
 
 
-class Run:
+class CallRun:
     """Samples one after another, read when it is called.
 
     It is pickled as their records: another process reads them without the file being parsed there.

@@ -68,7 +68,8 @@ class Records:
 
     def __init__(self, file: IO[bytes], path: Path, *, plain: bool = True) -> None:
         """``file`` is what the documents are read from: ``path`` itself where that is ``plain``."""
-        self._file, self._path, self._plain = file, str(path), plain
+        self._file, self._path = file, str(path)
+        self._state = _state(file) if plain else None
         self._kept = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - closed below
         self._ends = array("q")
 
@@ -107,8 +108,8 @@ class Records:
 
     def kept(self, places: Iterable[int]) -> "KeptRecords":
         """Some of them for another process, which finds payloads in the file, where it can."""
-        if self._plain:
-            return KeptRecords(self._path, _state(self._file), [self._stored(p) for p in places])
+        if self._state is not None:
+            return KeptRecords(self._path, self._state, [self._stored(p) for p in places])
         whole = (replace(self.wire(p), where=self._record(p).wire.where) for p in places)
         return KeptRecords(self._path, None, [_packed(_Record(wire)) for wire in whole])
 
@@ -165,8 +166,8 @@ class KeptRecords:
         """The records. Raises FormatError for a file that is another by now."""
         path = Path(self.path)
         file: IO[bytes] = BytesIO() if self.state is None else open_regular(path)
-        with closing(Records(file, path)) as records:
-            if self.state is not None and self.state != _state(file):
+        with closing(Records(file, path, plain=self.state is not None)) as records:
+            if records._state != self.state:
                 raise FormatError(f"{path}: was changed while it was read")
             for one in self.packed:
                 records._keep(one)

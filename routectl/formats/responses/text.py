@@ -21,7 +21,7 @@ from ..documents.size import check_json
 from ..wire.guess import guess_facts
 from ..wire.payload import wire_dtype
 from ..wire.sample import NoRoutesError, NoSamplesError, WireSample
-from .calls import Calls, Run
+from .calls import CallRun, Calls
 from .dialects import read_document
 from .records import Records
 from .segments import find_chains
@@ -259,7 +259,7 @@ def open_text(path: Path, kind: str | None, model: Model, start: int | None) -> 
     )
     calls = Calls(context.facts, start, meta.engine)
     dump = Dump(meta, chains.keys, lambda n: calls.sample(records, chains.places(n)))
-    dump.elsewhere = lambda run: Run(calls, records, [chains.places(n) for n in run])
+    dump.elsewhere = lambda run: CallRun(calls, records, [chains.places(n) for n in run])
     weakref.finalize(dump, records.close)
     if not index.with_routes:
         raise _no_routes(path, kind, index, dump)
