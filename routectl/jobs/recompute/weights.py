@@ -6,6 +6,7 @@ taken. config.json and the index are read.
 """
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -46,6 +47,8 @@ def checkpoint_at(path: str) -> Path | None:
 
     Raises UnsupportedError or FormatError for weights that no forward is run of.
     """
+    if os.path.isfile(path):  # most are: without the import
+        return None
     from ...checkpoints import is_checkpoint, refuse_unrunnable
 
     folder = folder_of(path)
