@@ -58,9 +58,10 @@ if TYPE_CHECKING:
     from .jobs.show.request import ShowRequest
     from .jobs.staleness.request import StalenessRequest
     from .jobs.watch.request import Watched, WatchRequest
-    from .layouts.packing import Packing, Rank
+    from .layouts.packing import Packing
     from .layouts.pipeline import Pipeline
     from .layouts.plan import MicroBatch, Plan, build_plan
+    from .layouts.ranks import Rank
     from .limits import raised_limits
     from .loading import RoutesDataset
     from .margins import margins_to_float16
@@ -125,7 +126,7 @@ _HOMES = {
     "PredictWriteRequest": "jobs.predict.request",
     "Progress": "jobs.progress",
     "Proof": "forward.live",
-    "Rank": "layouts.packing",
+    "Rank": "layouts.ranks",
     "Reading": "jobs.reading",
     "RecomputeRequest": "jobs.recompute.request",
     "Recomputed": "jobs.recompute.request",

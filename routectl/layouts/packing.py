@@ -19,27 +19,16 @@ from numpy.typing import NDArray
 from . import rules
 from .pipeline import Pipeline
 from .plan import Plan
+from .ranks import check_ranks
 from .rules import FORMS, FRAMEWORKS, Rule, Sizes, rule_of
 from .runs import Run, bshd_runs, cut, thd_runs, zigzag
 
-__all__ = ["FORMS", "FRAMEWORKS", "Packing", "Rank", "Share"]
+__all__ = ["FORMS", "FRAMEWORKS", "Packing", "Share"]
 
 Ints = NDArray[np.int64]
 _SIZES = ("tp", "cp", "pad_multiplier", "sample_multiple", "min_local_rows", "bucket", "seq_len")
 _PADS = ("sample_multiple", "min_local_rows", "bucket")
 _THD_ONLY = (*_PADS, "padded_lens")
-
-
-@dataclass(frozen=True, slots=True)
-class Rank:
-    """A rank's place: pipeline stage, context and tensor parallel rank.
-
-    tp None takes all rows of the CP rank, before the SP split.
-    """
-
-    cp: int = 0
-    tp: int | None = None
-    pp: int = 0
 
 
 class Share(NamedTuple):
@@ -104,6 +93,17 @@ class Packing:
             self.plan.check(len(self.lens), self.cp)
         else:
             _check_fit(self)
+
+    def __repr__(self) -> str:
+        stages = self.pipeline
+        sizes = {"dp": self.dp, **{name: getattr(self, name) for name in _SIZES}, "fp8": self.fp8}
+        sizes |= {} if stages is None else {"pp": stages.pp, "vpp": stages.vpp}
+        told = [f"{name} {size}" for name, size in sizes.items() if size not in (None, 1)]
+        steps = "" if self.plan is None else f" in {self.num_micro_batches:,} micro-batches"
+        return (
+            f"<Packing {', '.join([self.framework, self.form, *told])}: {len(self.lens):,} "
+            f"samples, {sum(self.lens):,} tokens{steps}>"
+        )
 
     @property
     def rule(self) -> Rule:
@@ -182,7 +182,7 @@ class Packing:
         With a CP size c of its own (dynamic CP), the dp x cp ranks are regrouped in order: rank
         g = dp_rank x cp + cp_rank is rank g % c of group g // c.
         """
-        _check_ranks(
+        check_ranks(
             micro_batch=(micro_batch, self.num_micro_batches),
             dp=(dp_rank, self.dp),
             cp=(cp_rank, self.cp),
@@ -200,7 +200,7 @@ class Packing:
     def stage_layers(self, pp_rank: int, layers: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """Those of ``layers`` (0-based) that a pipeline stage holds, one tuple a virtual chunk."""
         if self.pipeline is None:
-            _check_ranks(pp=(pp_rank, 1))
+            check_ranks(pp=(pp_rank, 1))
             return (tuple(layers),)
         held = self.pipeline.stage_layers(pp_rank)
         return tuple(tuple(n for n in chunk if n in set(layers)) for chunk in held)
@@ -209,7 +209,7 @@ class Packing:
         """The pieces of a rank, after the SP split when tp_rank is given; checks the rank."""
         if self.plan is not None:
             raise ValueError("a plan has many micro-batches: ask share(...).packing for one's rows")
-        _check_ranks(cp=(cp_rank, self.cp), tp=(tp_rank or 0, self.tp))
+        check_ranks(cp=(cp_rank, self.cp), tp=(tp_rank or 0, self.tp))
         edges = self.cu_seqlens_padded.tolist()
         if not self.is_zigzag:
             rows = self.num_local_rows
@@ -313,13 +313,6 @@ class Packing:
             for run in self.runs(*rank):
                 samples[run.sample][run.position : run.position + run.size] = part[run.rows]
         return samples
-
-
-def _check_ranks(**ranks: tuple[int, int]) -> None:
-    """Raise ValueError unless every rank, given with its size, is in 0..size - 1."""
-    for name, (rank, size) in ranks.items():
-        if not 0 <= rank < size:
-            raise ValueError(f"no rank {name}={rank}: {name} is {size}")
 
 
 def _check_options(packing: Packing) -> None:

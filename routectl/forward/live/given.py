@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...dump import Sample
 from ...errors import MismatchError, UnsupportedError
-from ...layouts.packing import Rank
+from ...layouts.ranks import Rank
 from ...routes import Ids, Routes, ids_dtype
 from ...visible import visible
 from ..routers import RouterAt

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ...errors import MismatchError, UnsupportedError
-from ...layouts.packing import Rank
+from ...layouts.ranks import Rank
 from ..probe import Probe
 from ..routers import RouterAt
 from ..tape import Tape

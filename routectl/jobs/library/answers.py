@@ -221,11 +221,10 @@ class VerifyAnswer(_Shown, Verification):
     dump: DumpMeta | None = None
 
     def __repr__(self) -> str:
-        tally, state = self.tally, "right" if self.ok else "WRONG"
-        return (
-            f"<VerifyAnswer of {self.folder}: {state}, {tally.wrong:,} of {tally.rows:,} rows "
-            f"wrong in {self.files:,} files, {len(self.absent_files):,} files absent>"
-        )
+        from ...reports.pack.text import verified_short
+
+        told = "\n ".join(visible(line, 300, end=60) for line in verified_short(self.to_dict()))
+        return f"<VerifyAnswer of {visible(self.folder, 120, end=40)}: {told}>"
 
     def to_dict(self) -> Document:
         """The routectl.verify/1 document."""

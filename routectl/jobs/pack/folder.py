@@ -26,8 +26,9 @@ class Job:
 
     allow_missing lets padding stand for missing rows. skipped are samples that were left out.
     digests are the SHA-256 of files that are there by what a manifest says, extents the rows of
-    each sample; None without one. origin is how another process opens the dump: a job that is
-    pickled has its dump opened anew. None: no other process can.
+    each sample; None without one. assumed are keys of the layout that nobody said. origin is how
+    another process opens the dump: a job that is pickled has its dump opened anew. None: no other
+    process can.
     """
 
     dump: "Dump"
@@ -38,6 +39,7 @@ class Job:
     skipped: tuple[Skipped, ...] = ()
     digests: dict[str, str] | None = None
     extents: "Extents | None" = None
+    assumed: tuple[str, ...] = ()
     origin: "Origin | None" = None
 
     def __reduce__(self) -> tuple[Any, ...]:

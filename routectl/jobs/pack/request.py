@@ -1,6 +1,5 @@
 """What ``routectl pack`` is asked: to write replay tensors, to verify some, to lay samples out."""
 
-from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from .layout import (
     settings_option,
 )
 from .samples import Allowed, Skipped, Taken, take_samples
-from .settings import given_keys, settled_layout
+from .settings import Settled, given_keys, settled_layout
 from .verify import Folder, VerifyWork
 from .writing import write_folder
 
@@ -142,23 +141,21 @@ def pack_dump(request: PackRequest, progress: Progress = SILENT) -> "Document":
     from ...files.writing import refuse_existing
 
     save, force = request.save, request.force
-    layout, sources = settled_layout(request.layout, progress)
+    settled = settled_layout(request.layout, progress)
     refuse_existing(save, force=force, folder=True)
     with one_team(request.crew, [request.reading.input(request.dump).path], _NEEDED):
-        return _write_packed(request, layout, sources, progress)
+        return _write_packed(request, settled, progress)
 
 
-def _write_packed(
-    request: PackRequest, layout: Layout, sources: Sequence[Any], progress: Progress
-) -> "Document":
-    """Write the replay tensors of every rank in a layout, read from ``sources``."""
+def _write_packed(request: PackRequest, settled: Settled, progress: Progress) -> "Document":
+    """Write the replay tensors of every rank in a layout."""
     from ...files.folders import replacing_folder
     from ...formats.replay.folder import foreign_content
     from ...formats.replay.manifest import MANIFEST
     from ...ops.pack.pack import greatest_id
     from ...ops.pack.padding import TensorSpec
 
-    save, force = request.save, request.force
+    save, force, layout = request.save, request.force, settled.layout
     source = request.reading.open(request.dump, progress=progress)
     if request.no_tokens:
         source = source.without_tokens()
@@ -174,7 +171,7 @@ def _write_packed(
             spec = replace(spec, greatest=greatest_id(watched))
     skipped = _withheld(taken.skipped) if request.no_tokens else taken.skipped
     job = Job(taken.dump, packing, spec, only, request.allow_missing, skipped, origin=origin)
-    named = [asdict(one) for one in sources]
+    named = [asdict(one) for one in settled.sources]
     with replacing_folder(save, force=force, foreign=foreign_content, last=MANIFEST) as folder:
         try:
             manifest = write_folder(job, folder, request.crew, progress, named)
@@ -260,16 +257,17 @@ def _verified(request: VerifyRequest, progress: Progress) -> Job:
             raise RoutectlError(f"{given[0]} has no effect: {folder}/manifest.json says the layout")
         source = request.reading.open(request.against, progress=progress)
         return job_of_manifest(folder, source, only, keys.get("ep", 1), allowed)
-    layout, _ = settled_layout(said, progress)
+    settled = settled_layout(said, progress)
     source = request.reading.open(request.against, progress=progress)
-    taken, packing = _packed(source, layout, request.reading, allowed, progress)
-    spec = TensorSpec(None, request.dtype, layout.ep)
-    return Job(taken.dump, packing, spec, only, request.allow_missing, taken.skipped)
+    taken, packing = _packed(source, settled.layout, request.reading, allowed, progress)
+    spec = TensorSpec(None, request.dtype, settled.layout.ep)
+    job = Job(taken.dump, packing, spec, only, request.allow_missing, taken.skipped)
+    return replace(job, assumed=settled.assumed)
 
 
 def lay_out_samples(request: LayoutRequest, progress: Progress = SILENT) -> "Packing":
     """Where each token of the samples sits."""
-    layout, _ = settled_layout(request.layout, progress)
+    layout = settled_layout(request.layout, progress).layout
     if request.lens is not None:
         lens = parse_lens(request.lens)
         layers = layout.decoder_layers or layout.pp * layout.vpp

@@ -18,7 +18,7 @@ from .layout import Layout, LayoutOptions
 if TYPE_CHECKING:
     from ...formats.configs.trainers import Doubt
 
-__all__ = ["LayoutSource", "given_keys", "settled_layout"]
+__all__ = ["LayoutSource", "Settled", "given_keys", "settled_layout"]
 
 _TYPES = {one.name: one.type for one in fields(Layout)}
 _PAIR = re.compile(r"([A-Za-z][\w-]*)=(.*)", re.DOTALL)
@@ -33,6 +33,7 @@ _CHOICES = {
 }
 _BATCHES = ("plan", "max_tokens_per_gpu", "micro_batch_size")  # each says all of micro-batches
 _BY_PLAN = ("dp", "balance")
+_SIZES = ("framework", "tp", "cp", "pp", "dp")
 _ORDER = "samples form micro-batches in the dump's order; --plan says the trainer's own"
 
 
@@ -50,6 +51,22 @@ class LayoutSource:
     unread: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A layout, the files that it was read from, and the fields of it that somebody said."""
+
+    layout: Layout
+    sources: tuple[LayoutSource, ...]
+    said: frozenset[str]
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """Keys that nobody said: ``Declared`` has which."""
+        told = {"dp"} if "plan" in self.said else set()
+        keys = [name for name in _SIZES if name not in self.said | told]
+        return (*keys, *["max-tokens-per-gpu"] * self.said.isdisjoint(_BATCHES))
+
+
 @dataclass(slots=True)
 class _Said:
     """What one --layout says."""
@@ -64,10 +81,8 @@ def _key(field_name: str) -> str:
     return field_name.replace("_", "-")
 
 
-def settled_layout(
-    options: LayoutOptions, progress: Progress
-) -> tuple[Layout, tuple[LayoutSource, ...]]:
-    """The layout that the options say, and the files that it was read from, which are told.
+def settled_layout(options: LayoutOptions, progress: Progress) -> Settled:
+    """The layout that the options say; the files that it was read from are told.
 
     Raises RoutectlError for a key that is not known and a value that is none of it, FormatError for
     a file that is no config, and UnsupportedError for what a trainer's config says that a layout
@@ -95,7 +110,7 @@ def settled_layout(
     sized = (layout.max_tokens_per_gpu, layout.micro_batch_size) != (None, None)
     if sized and any(one.trainer for one in found):
         progress.note(_ORDER)
-    return layout, tuple(found)
+    return Settled(layout, tuple(found), frozenset(values))
 
 
 def given_keys(settings: Sequence[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ...dump import Dump
     from ...formats.replay.folder import RankFile, RankTensors
     from ...layouts.packing import Packing, Share
+    from ...ops.pack.declared import Declared
     from ...ops.pack.once import Landed
     from ...ops.pack.partial import VerifyPartial
     from ...ops.pack.suspects import Suspect
@@ -172,7 +173,25 @@ class Folder:
             changed=tuple(found.changed[n] for n in sorted(found.changed)),
             judged=judged,
             moves=moves,
+            declared=self._declared(),
+            names=self._names(tally),
         )
+
+    def _declared(self) -> "Declared":
+        """The layout, and what the names of all files say of one."""
+        from ...ops.pack.declared import Declared, NamedSizes
+
+        job, most = self.job, {"dp": 0, "cp": 0, "tp": 0, "pp": 0, "mb": 0}
+        for place in self.found:
+            most = {axis: max(n, getattr(place, axis)) for axis, n in most.items()}
+        named = NamedSizes(*(1 + n for n in most.values()))
+        return Declared(job.packing, job.digests is not None, job.assumed, named)
+
+    def _names(self, tally: "Tally") -> dict[int, str]:
+        """The ids of the samples that examples are of."""
+        keys = self.job.dump.keys
+        found = {row.sample: keys[row.sample].sample_id for row in tally.examples}
+        return {sample: name for sample, name in found.items() if name is not None}
 
     def _landed(self, tally: "Tally") -> "Landed":
         """How the routes of all samples in the plan were found."""

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ...dump import Dump, Sample
 from ...errors import MismatchError
 from ...kernels.replay import Copy, copy_rows
-from ...layouts.packing import Packing, Rank
+from ...layouts.packing import Packing
+from ...layouts.ranks import Rank
 from ...layouts.runs import Run
 from ...routes import Bools, Routes
 from .padding import TensorSpec, filler_ids

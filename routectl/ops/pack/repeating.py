@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...layouts.packing import Packing, Rank
+from ...layouts.packing import Packing
+from ...layouts.ranks import Rank
 from ...routes import Routes
 
 __all__ = ["Repeats"]

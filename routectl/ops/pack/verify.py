@@ -16,6 +16,7 @@ from ...layouts.packing import Packing
 from ...layouts.runs import Run
 from ...routes import Bools, Routes
 from .coverage import owed_rows
+from .declared import Declared
 from .moves import Move
 from .once import Landed, Once
 from .pack import Rank
@@ -174,6 +175,8 @@ class Verification:
     changed      files whose bytes are not those of the manifest; their rows may be right
     judged       (micro-batch, stage, layer) that suspects were looked for in; None for none
     moves        ranks and micro-batches that hold the rows of others
+    declared     the layout that the files were held against
+    names        the ids of the samples of examples that have one, by their place in the dump
     """
 
     tally: Tally
@@ -188,6 +191,8 @@ class Verification:
     changed: tuple[str, ...] = ()
     judged: tuple[int, int, int] | None = None
     moves: tuple[Move, ...] = ()
+    declared: Declared | None = None
+    names: dict[int, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

@@ -1,8 +1,10 @@
 """What verify found, as a JSON document."""
 
 from ...dump import DumpMeta
+from ...ops.pack.declared import Declared
 from ...ops.pack.verify import Verification, WrongRow
-from .schema import SuspectPlace, VerifyDocument, WrongLayerEntry, WrongRowEntry
+from .hints import hint_of
+from .schema import DeclaredEntry, SuspectPlace, VerifyDocument, WrongLayerEntry, WrongRowEntry
 
 __all__ = ["verified_document"]
 
@@ -38,7 +40,7 @@ def verified_document(found: Verification, folder: str, meta: DumpMeta) -> Verif
         "ep_imbalance": found.imbalance,
         "ep_imbalance_padding": found.imbalance_padding,
         "wrong": _wrong_layers(found),
-        "examples": [_wrong_row(example) for example in tally.examples],
+        "examples": [_wrong_row(row, found.names.get(row.sample)) for row in tally.examples],
         "moves": [
             {
                 "place": {axis: own for axis, own, _ in move.axes},
@@ -59,6 +61,8 @@ def verified_document(found: Verification, folder: str, meta: DumpMeta) -> Verif
             for s in found.suspects
         ],
         "suspects_of": _place(found),
+        "layout": None if found.declared is None else _declared(found.declared),
+        "hint": hint_of(found),
         "verdict": {"exit_code": int(not found.ok)},
     }
 
@@ -85,12 +89,37 @@ def _wrong_layers(found: Verification) -> list[WrongLayerEntry]:
     ]
 
 
-def _wrong_row(row: WrongRow) -> WrongRowEntry:
+def _declared(said: Declared) -> DeclaredEntry:
+    """The layout that the files were held against."""
+    packing, named = said.packing, said.named
+    return {
+        "framework": packing.framework,
+        "form": packing.form,
+        "dp": packing.dp,
+        "cp": packing.cp,
+        "tp": packing.tp,
+        "pp": said.pp,
+        "vpp": said.vpp,
+        "micro_batches": packing.num_micro_batches,
+        "from_manifest": said.from_manifest,
+        "assumed": list(said.assumed),
+        "named": {
+            "dp": named.dp,
+            "cp": named.cp,
+            "tp": named.tp,
+            "pp": named.pp,
+            "micro_batches": named.micro_batches,
+        },
+    }
+
+
+def _wrong_row(row: WrongRow, sample_id: str | None) -> WrongRowEntry:
     return {
         "file": row.place,
         "layer": row.layer,
         "row": row.row,
         "sample": row.sample,
+        "sample_id": sample_id,
         "position": row.position,
         "got": list(row.got),
         "expected": list(row.expected),

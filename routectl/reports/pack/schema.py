@@ -6,9 +6,11 @@
 from typing import Any, Literal, NotRequired, TypedDict
 
 __all__ = [
+    "DeclaredEntry",
     "LayoutEntry",
     "LayoutSourceEntry",
     "MoveEntry",
+    "NamedEntry",
     "PackDocument",
     "PackSource",
     "PackedFile",
@@ -137,12 +139,13 @@ class PackDocument(TypedDict):
 
 
 class WrongRowEntry(TypedDict):
-    """A row with other experts than the dump's."""
+    """A row with other experts than the dump's; sample is its place there, sample_id its name."""
 
     file: str
     layer: int
     row: int
     sample: int
+    sample_id: NotRequired[str | None]
     position: int
     got: list[int]
     expected: list[int]
@@ -192,6 +195,36 @@ class MoveEntry(TypedDict):
     files: int
 
 
+class NamedEntry(TypedDict):
+    """Ranks and micro-batches that files are named by: one more than the greatest of each."""
+
+    dp: int
+    cp: int
+    tp: int
+    pp: int
+    micro_batches: int
+
+
+class DeclaredEntry(TypedDict):
+    """The layout that files were held against.
+
+    assumed are of framework, tp, cp, pp, dp and max-tokens-per-gpu (whatever says micro-batches)
+    those that nobody gave; none where a manifest says the layout.
+    """
+
+    framework: str
+    form: str
+    dp: int
+    cp: int
+    tp: int
+    pp: int
+    vpp: int
+    micro_batches: int
+    from_manifest: bool
+    assumed: list[str]
+    named: NamedEntry
+
+
 class VerifyVerdict(TypedDict):
     """0 where all is right, 1 where something is wrong."""
 
@@ -230,4 +263,6 @@ class VerifyDocument(TypedDict):
     moves: list[MoveEntry]
     suspects: list[SuspectEntry]
     suspects_of: SuspectPlace | None
+    layout: NotRequired[DeclaredEntry | None]
+    hint: NotRequired[str | None]
     verdict: VerifyVerdict

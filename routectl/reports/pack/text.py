@@ -7,6 +7,7 @@ from rich.console import Console
 from ..text.tables import Headline, print_lines, under_verdict
 from ..text.wording import amount, bytes_text, layers_text, percent, plural
 from .schema import (
+    DeclaredEntry,
     LayoutEntry,
     MoveEntry,
     PackDocument,
@@ -22,6 +23,7 @@ __all__ = [
     "render_verified",
     "verified_headline",
     "verified_lines",
+    "verified_short",
 ]
 
 _SOME = 3  # files of a kind that are named
@@ -33,13 +35,36 @@ _SHIFTED = {  # by how many positions later the token is whose routes rows hold
 }
 
 
-def _layout_line(layout: LayoutEntry) -> str:
+def _layout_line(layout: LayoutEntry, micro_batches: int) -> str:
     pipeline = layout["pipeline"]
     pp, vpp = (1, 1) if pipeline is None else (pipeline["pp"], pipeline["vpp"])
-    names = ("dp", "cp", "tp", "pp", "vpp")
-    sizes = (layout["dp"], layout["cp"], layout["tp"], pp, vpp)
-    parts = [f"{name} {size}" for name, size in zip(names, sizes, strict=True) if size > 1]
-    return ", ".join([layout["framework"], layout["form"], *parts])
+    sizes = {"dp": layout["dp"], "cp": layout["cp"], "tp": layout["tp"], "pp": pp, "vpp": vpp}
+    return _told_layout(layout["framework"], layout["form"], sizes, micro_batches)
+
+
+def _told_layout(framework: str, form: str, sizes: dict[str, int], micro_batches: int) -> str:
+    parts = [f"{name} {size}" for name, size in sizes.items() if size > 1]
+    return f"{', '.join([framework, form, *parts])}; {plural(micro_batches, 'micro-batch')}"
+
+
+def _declared_line(layout: DeclaredEntry) -> str:
+    """The layout that files were held against, and what of it nobody said."""
+    sizes = {
+        "dp": layout["dp"],
+        "cp": layout["cp"],
+        "tp": layout["tp"],
+        "pp": layout["pp"],
+        "vpp": layout["vpp"],
+    }
+    told = _told_layout(layout["framework"], layout["form"], sizes, layout["micro_batches"])
+    assumed = layout["assumed"]
+    if not {"framework", "max-tokens-per-gpu"} & {*assumed}:
+        return told
+    if {"framework", "tp", "cp", "pp", "dp"} <= {*assumed}:
+        return f"{told}  (assumed: no manifest, and --layout does not say it)"
+    parts = ["framework"] * ("framework" in assumed)
+    parts += ["one micro-batch a rank"] * ("max-tokens-per-gpu" in assumed)
+    return f"{told}  (assumed: {', '.join(parts)})"
 
 
 def packed_lines(manifest: PackDocument) -> Iterator[tuple[str, str]]:
@@ -49,7 +74,7 @@ def packed_lines(manifest: PackDocument) -> Iterator[tuple[str, str]]:
     samples = f"{plural(len(layout['lens']), 'sample')}, {plural(sum(layout['lens']), 'token')}"
     shape = f"{layers_text(tensors['layers'])}, top-{tensors['top_k']} of {tensors['num_experts']}"
     yield "dump", f"{source['path']}  ({samples}, {shape})"
-    yield "layout", f"{_layout_line(layout)}; {plural(steps, 'micro-batch')}"
+    yield "layout", _layout_line(layout, steps)
     skipped = manifest.get("skipped", [])
     if skipped:
         yield "skipped", f"{plural(len(skipped), 'damaged sample')}"
@@ -111,6 +136,9 @@ def _checks(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
     """The lines between the verdict and the examples, each with its label."""
     yield "tensors", f"{doc['folder']}  ({plural(doc['files'], 'file')})"
     yield "dump", doc["dump"]
+    layout = doc.get("layout")
+    if layout is not None:
+        yield "layout", _declared_line(layout)
     yield from _file_lines(doc)
     routes, absent, repeated = doc["routes"], doc["routes_absent"], doc["routes_repeated"]
     if routes is None or absent is None or repeated is None:
@@ -250,12 +278,25 @@ def verified_lines(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
     explained = doc["wrong"] and all(
         (entry["shift"], entry["holds"]) != (None, None) for entry in doc["wrong"]
     )
-    if not doc["suspects"] and doc["suspects_of"] and not explained:
+    hint = doc.get("hint")
+    if not doc["suspects"] and doc["suspects_of"] and not explained and hint is None:
         yield "matches", "no layout that is known"
+    if hint is not None:
+        yield "hint", hint
     for e in doc["examples"]:
         where = f"{e['file']} layer {e['layer']} row {e['row']}"
-        whose = f"sample {e['sample']} position {e['position']}"
+        name = e.get("sample_id") or f"#{e['sample']}"
+        whose = f"sample {name} position {e['position']}"
         yield "row", f"{where}: got {e['got']}, {whose} has {e['expected']}"
+
+
+def verified_short(doc: VerifyDocument) -> list[str]:
+    """The verdict, the layout, and what is wrong: the first line of each kind."""
+    first: dict[str, str] = {}
+    for label, text in verified_lines(doc):
+        first.setdefault(label, text)
+    labels = ("layout", "file", "wrong", "holds", "matches", "hint")
+    return [str(verified_headline(doc)), *(f"{n}: {first[n]}" for n in labels if n in first)]
 
 
 def render_verified(doc: VerifyDocument, console: Console) -> None:

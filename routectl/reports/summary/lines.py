@@ -201,7 +201,7 @@ def _verify(doc: VerifyDocument) -> Lines:
     first: dict[str, str] = {}  # of the lines of each label
     for label, text in verified_lines(doc):
         first.setdefault(label, text)
-    labels = ("tensors", "dump", "file", "wrong", "holds", "matches", "once", "missing", "changed")
+    labels = ("tensors", "dump", "layout", "file", "wrong", "holds", "matches", "hint", "once")
     for label in labels:
         if label in first:
             yield Labelled(label, first[label])

@@ -20,10 +20,10 @@ SETTINGS = {one.name for one in fields(LayoutOptions)}
 def settled(*settings, **flags):
     """The layout, its sources and the notes."""
     notes = []
-    layout, sources = settled_layout(
+    found = settled_layout(
         LayoutOptions(settings=tuple(map(str, settings)), **flags), Progress(note=notes.append)
     )
-    return layout, sources, notes
+    return found.layout, found.sources, notes
 
 
 class TestPairs:

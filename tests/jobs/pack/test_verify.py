@@ -449,6 +449,7 @@ class TestDamage:
                 "layer": layer,
                 "row": row,
                 "sample": sample,
+                "sample_id": f"s{sample}",
                 "position": position,
                 "got": wrong,
                 "expected": right,

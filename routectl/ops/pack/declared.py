@@ -1,0 +1,42 @@
+"""The layout that tensors were held against: who said it, and what their files' names say."""
+
+from dataclasses import dataclass
+
+from ...layouts.packing import Packing
+
+__all__ = ["Declared", "NamedSizes"]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSizes:
+    """Ranks and micro-batches that files are named by: one more than the greatest of each."""
+
+    dp: int = 1
+    cp: int = 1
+    tp: int = 1
+    pp: int = 1
+    micro_batches: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A layout that a manifest says, or a user as far as ``assumed`` does not have its keys.
+
+    assumed are of framework, tp, cp, pp, dp and max-tokens-per-gpu (which stands for whatever says
+    micro-batches) those that nobody gave, so that they are as when not given.
+    """
+
+    packing: Packing
+    from_manifest: bool
+    assumed: tuple[str, ...] = ()
+    named: NamedSizes = NamedSizes()
+
+    @property
+    def pp(self) -> int:
+        """Pipeline stages."""
+        return 1 if self.packing.pipeline is None else self.packing.pipeline.pp
+
+    @property
+    def vpp(self) -> int:
+        """Virtual chunks of each."""
+        return 1 if self.packing.pipeline is None else self.packing.pipeline.vpp
