@@ -1,6 +1,7 @@
 """Whose rows a replay folder's wrong files hold: another rank's, or another micro-batch's."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,18 +13,28 @@ if TYPE_CHECKING:
     from ...ops.pack.moves import Candidate, Move, Place
     from ...ops.pack.truth import Truth
 
-__all__ = ["find_moves"]
+__all__ = ["WrongFile", "find_moves"]
 
 _FILES = 64  # with something wrong that are looked at
 
 
+@dataclass(frozen=True, slots=True)
+class WrongFile:
+    """A file with something wrong: the layer to look at, None for the middle one of the file.
+
+    holds are its layers whose rows are another layer's, as far as that is known.
+    """
+
+    layer: int | None
+    holds: "Mapping[int, int]"
+
+
 def find_moves(
-    job: Job, found: "Mapping[RankFile, Path]", wrong: "Mapping[RankFile, int | None]"
+    job: Job, found: "Mapping[RankFile, Path]", wrong: "Mapping[RankFile, WrongFile]"
 ) -> "tuple[tuple[Move, ...], bool]":
     """Files that hold another place's rows, and whether that explains all that were looked at.
 
-    found are the files that the layout has; wrong those with something wrong, each with the layer
-    to look at, None for the middle one of the file.
+    found are the files that the layout has; wrong those with something wrong.
     """
     from ...formats.replay.folder import read_tensors
     from ...ops.pack.moves import moves_of, owner_of
@@ -32,18 +43,21 @@ def find_moves(
     whose = _Places(job)
     owners = []
     for place in looked:
-        tensors, stage = read_tensors(found[place]).layers, whose.layers(place.pp)
-        shared = [n for n in stage if n in tensors]
+        tensors, one = read_tensors(found[place]).layers, wrong[place]
+        labels = sorted(tensors)
+        stage = whose.stage([one.holds.get(n, n) for n in labels], place.pp)
+        shared = [n for n in labels if one.holds.get(n, n) in whose.layers(stage)]
         if not shared:
             continue
-        asked = wrong[place]
-        layer = shared[len(shared) // 2] if asked is None else asked
+        is_other = stage != place.pp or one.layer is None
+        layer = shared[len(shared) // 2] if is_other else one.layer
         ids, own = tensors[layer], (place.mb, place.dp, place.cp, place.tp)
         if ids.shape[1] != job.dump.meta.top_k:
             continue
-        other = owner_of(ids, own, whose.sizes, partial(whose.candidate, layer))
-        if other is not None:
-            owners.append((own, other))
+        held = one.holds.get(layer, layer) if stage != place.pp else layer
+        other = owner_of(ids, own, whose.sizes, partial(whose.candidate, held))
+        if other is not None and (*other, stage) != (*own, place.pp):
+            owners.append(((*own, place.pp), (*other, stage)))
     return moves_of(owners), bool(looked) and len(owners) == len(looked)
 
 
@@ -64,6 +78,12 @@ class _Places:
         """The MoE layers of a stage, ascending."""
         held = self.job.packing.stage_layers(pp_rank, self.job.dump.meta.layers_L)
         return sorted(layer for chunk in held for layer in chunk)
+
+    def stage(self, layers: list[int], own: int) -> int:
+        """The stage whose layers these are, its own where they are no other's."""
+        packing = self.job.packing
+        stages = range(1 if packing.pipeline is None else packing.pipeline.pp)
+        return next((pp for pp in stages if pp != own and self.layers(pp) == layers), own)
 
     def candidate(self, layer: int, at: "Place") -> "Candidate":
         """What a place should hold in a layer."""

@@ -271,6 +271,11 @@ def lay_out_samples(request: LayoutRequest, progress: Progress = SILENT) -> "Pac
     if request.lens is not None:
         lens = parse_lens(request.lens)
         layers = layout.decoder_layers or layout.pp * layout.vpp
+        if layout.decoder_layers is None and layers > 1:
+            progress.note(
+                f"{layers} decoder layers are assumed, one of each stage and chunk: --layout "
+                "decoder-layers=N says how many"
+            )
         packing = packing_of(layout, Lengths(lens, [None] * len(lens), lens), layers)
     else:
         assert request.dump is not None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..shards.share import share_of
 from ..shards.work import Opened, Shard, cut_runs
 from .folder import Job, misfit, places
-from .moves import find_moves
+from .moves import WrongFile, find_moves
 from .samples import held_if_small
 
 if TYPE_CHECKING:
@@ -241,13 +241,17 @@ def _counts(tally: "Tally", name: str) -> Counter[int]:
     return Counter({n: one.wrong for n, one in tally.wrong_at.get(name, {}).items()})
 
 
-def _wrong_files(files: _Files, tally: "Tally") -> "dict[RankFile, int | None]":
+def _wrong_files(files: _Files, tally: "Tally") -> "dict[RankFile, WrongFile]":
     """Files with something wrong, and the layer with most wrong rows; None for one that misfits."""
-    found: dict[RankFile, int | None] = {}
+    found: dict[RankFile, WrongFile] = {}
     for place, name in files.names.items():
         counts = _counts(tally, name)
-        if place in files.misfits or counts.total():
-            found[place] = None if place in files.misfits else max(counts, key=lambda n: counts[n])
+        if place in files.misfits:
+            found[place] = WrongFile(None, {})
+        elif counts.total():
+            layers = tally.wrong_at[name].items()
+            holds = {n: held for n, one in layers if (held := one.holds) is not None}
+            found[place] = WrongFile(max(counts, key=lambda n: counts[n]), holds)
     return found
 
 

@@ -15,8 +15,8 @@ from .truth import Truth
 
 __all__ = ["AXES", "Candidate", "Move", "moves_of", "owner_of"]
 
-AXES = ("mb", "dp", "cp", "tp")
-Place = tuple[int, ...]  # by AXES
+AXES = ("mb", "dp", "cp", "tp", "pp")
+Place = tuple[int, ...]  # by AXES; without pp where rows are looked at, which are those of any
 _FIRST_ROWS = 256  # looked at before all of them
 _MIN_RATE = 0.9  # of a rank's rows, for tensors to be called another rank's
 
@@ -52,7 +52,7 @@ def owner_of(
     sizes: Mapping[Place, int],
     candidate: Callable[[Place], Candidate],
 ) -> Place | None:
-    """The place whose rows the tensor holds, by most of them; None when it is nobody's else.
+    """The place whose rows the tensor holds, by most of them; None when it is nobody's.
 
     sizes are the rows of each place. Of places with equally many, the nearest to its own is taken:
     unlike in one axis alone.
@@ -68,7 +68,7 @@ def owner_of(
         equal = candidate(place).equal(ids)
         if equal > most:
             most, found = equal, place
-    return None if found == own else found
+    return found
 
 
 def moves_of(owners: Iterable[tuple[Place, Place]]) -> tuple[Move, ...]:

@@ -1,7 +1,7 @@
 """A layout drawn in the terminal: which token sits where, rank by rank."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -163,6 +163,12 @@ def _is_picked(packing: Packing, picked: _Picked, rank: int) -> bool:
     return picked.has("dp", dp) and picked.has("cp", cp)
 
 
+def _layers(chunk: Sequence[int]) -> str:
+    """The layers of a virtual chunk, which are neighbours."""
+    ends = dict.fromkeys((*chunk[:1], *chunk[-1:]))
+    return "-".join(map(str, ends)) or "none"
+
+
 def draw_layout(packing: Packing, console: Console, ranks: Mapping[str, int] | None = None) -> None:
     """Draw a Packing: sizes, then micro-batches, then the layers of the stages.
 
@@ -188,5 +194,5 @@ def draw_layout(packing: Packing, console: Console, ranks: Mapping[str, int] | N
         for stage in range(packing.pipeline.pp):
             if picked.has("pp", stage):
                 chunks = packing.pipeline.stage_layers(stage)
-                texts = (f"{c[0]}-{c[-1]}" if c else "none" for c in chunks)
+                texts = (_layers(chunk) for chunk in chunks)
                 print_text(console, f"{f'pp{stage}':<9} layers {' | '.join(texts)}", 10)

@@ -18,6 +18,7 @@ OPTIONS = (
     *("--layout", "decoder-layers=6", "--max-tokens-per-gpu", 512),
 )
 ROUTES = 22_444
+STAGES = ((1, 2), (3, 4))
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,93 @@ def test_a_rank_that_holds_anothers_rows_twice(capsys, packed, tmp_path):
     assert found["routes_repeated"] > 0
 
 
+def relabelled(folder):
+    """Each file's arrays named as those of its stage: rows of a stage under another's layers."""
+    for path in folder.rglob("*.safetensors"):
+        arrays = load_file(path)
+        own = STAGES[place_of(str(path.relative_to(folder)))[3]]
+        held = sorted(key for key in arrays if key.startswith("layer."))
+        named = {f"layer.{n}": arrays.pop(key) for n, key in zip(own, held, strict=True)}
+        save_file(arrays | named, path)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["by their arrays", "by their rows"])
+@pytest.mark.parametrize(
+    ("whose", "places"),
+    [
+        (lambda dp, cp, tp, pp, mb: (dp, cp, tp, 1 - pp, mb), [{"pp": 0}, {"pp": 1}]),
+        (lambda dp, cp, tp, pp, mb: (dp, cp, tp, 1, mb), [{"pp": 0}]),
+    ],
+    ids=["exchanged", "twice"],
+)
+def test_stages_swapped(capsys, packed, tmp_path, whose, places, named):
+    """Files that hold another stage's layers are named, by the layers of their arrays or rows."""
+    folder = moved(packed, tmp_path / "r", whose)
+    if not named:
+        relabelled(folder)
+    found = document(capsys, "verify", folder, "--against", DUMP, code=1)
+    assert [one["place"] for one in found["moves"]] == places
+    assert [one["holds"] for one in found["moves"]] == [{"pp": 1 - p["pp"]} for p in places]
+    assert bool(found["misfits"]) == named
+    assert (found["routes_absent"] > 0) == (len(places) == 1 or not named)
+    text = run(capsys, "verify", folder, "--against", DUMP).out
+    for place in places:
+        assert f"\nholds     rank pp{place['pp']} holds pp{1 - place['pp']}'s rows (24 file" in text
+    assert "\nmatches" not in text
+
+
+def test_a_stage_and_a_rank_at_once(capsys, packed, tmp_path):
+    """Files of another stage and of another rank there are named by both."""
+    folder = moved(packed, tmp_path / "r", lambda dp, cp, tp, pp, mb: (dp, 1 - cp, tp, 1 - pp, mb))
+    found = document(capsys, "verify", folder, "--against", DUMP, code=1)
+    named = [(one["place"], one["holds"]) for one in found["moves"]]
+    whole = [({"cp": c, "pp": p}, {"cp": 1 - c, "pp": 1 - p}) for c in (0, 1) for p in (0, 1)]
+    assert named == whole
+
+
+def test_layers_within_a_stage_are_no_stage(capsys, packed, tmp_path):
+    """Two layers of one stage exchanged are told of as layers, and no rank is named."""
+    shutil.copytree(packed, tmp_path / "r")
+    for path in (tmp_path / "r").rglob("*pp0/*.safetensors"):
+        arrays = load_file(path)
+        one, two = (f"layer.{n}" for n in STAGES[0])
+        arrays[one], arrays[two] = arrays[two], arrays[one]
+        save_file(arrays, path)
+    found = document(capsys, "verify", tmp_path / "r", "--against", DUMP, code=1)
+    assert found["moves"] == []
+    assert {(e["layer"], e["holds"]) for e in found["wrong"]} == {STAGES[0], STAGES[0][::-1]}
+
+
+@pytest.fixture(scope="module")
+def exchanged(packed, tmp_path_factory):
+    """A copy in which two layers of a stage stand in each other's place, in some files alone."""
+    folder = tmp_path_factory.mktemp("exchanged") / "r"
+    shutil.copytree(packed, folder)
+    for path in folder.rglob("dp1-*pp1/*.safetensors"):
+        arrays = load_file(path)
+        one, two = (f"layer.{n}" for n in STAGES[1])
+        arrays[one], arrays[two] = arrays[two], arrays[one]
+        save_file(arrays, path)
+    return folder
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_layers_that_are_told_by_parts(capsys, exchanged, tmp_path, count):
+    """Parts of any cut, merged in any order, say whose routes layers hold as one run does, to the
+    byte.
+    """
+    asked = ("verify", exchanged, "--against", DUMP)
+    parts = [tmp_path / f"part{n}" for n in range(count)]
+    for n, path in enumerate(parts, 1):
+        done = run(capsys, *asked, "--shard", f"{n}/{count}", "--partial", path)
+        assert done.code == 0, done.err
+    whole = run(capsys, *asked, "--json")
+    for order in (parts, parts[1::2] + parts[::2]):
+        assert run(capsys, "merge", *order, "--json").out == whole.out
+    wrong = json.loads(whole.out)["wrong"]
+    assert {(e["layer"], e["holds"]) for e in wrong} == {STAGES[1], STAGES[1][::-1]}
+
+
 def test_one_stage_alone(capsys, packed, tmp_path):
     """Of the stage that is asked for, ranks are named by its own tensors."""
     folder = moved(
@@ -168,11 +256,12 @@ def test_tensors_without_a_manifest(capsys, packed, tmp_path):
 
 def test_moves_of():
     """Files of the same two places are one move, by the axes in which they differ."""
-    owners = [((m, d, c, 0), (m, 1 - d, c, 0)) for m, d, c in product(range(2), repeat=3)]
-    owners += [((1, 0, 0, 0), (0, 0, 0, 1))]
+    owners = [((m, d, c, 0, 1), (m, 1 - d, c, 0, 1)) for m, d, c in product(range(2), repeat=3)]
+    owners += [((1, 0, 0, 0, 0), (0, 0, 0, 1, 0)), ((0, 0, 0, 0, 1), (0, 0, 0, 0, 0))]
     assert moves_of(owners) == (
         Move((("dp", 0, 1),), 4),
         Move((("dp", 1, 0),), 4),
         Move((("mb", 1, 0), ("tp", 0, 1)), 1),
+        Move((("pp", 1, 0),), 1),
     )
     assert json.dumps([move.files for move in moves_of([])]) == "[]"
