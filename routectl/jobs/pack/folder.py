@@ -42,6 +42,10 @@ class Job:
     assumed: tuple[str, ...] = ()
     origin: "Origin | None" = None
 
+    def name(self, sample: int) -> str:
+        """A sample's id, or its place in the dump where it has none."""
+        return self.dump.keys[sample].sample_id or f"#{sample}"
+
     def __reduce__(self) -> tuple[Any, ...]:
         if self.origin is None:
             raise HeldHereError

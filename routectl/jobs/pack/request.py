@@ -171,10 +171,9 @@ def _write_packed(request: PackRequest, settled: Settled, progress: Progress) ->
             spec = replace(spec, greatest=greatest_id(watched))
     skipped = _withheld(taken.skipped) if request.no_tokens else taken.skipped
     job = Job(taken.dump, packing, spec, only, request.allow_missing, skipped, origin=origin)
-    named = [asdict(one) for one in settled.sources]
     with replacing_folder(save, force=force, foreign=foreign_content, last=MANIFEST) as folder:
         try:
-            manifest = write_folder(job, folder, request.crew, progress, named)
+            manifest = write_folder(job, folder, request.crew, progress, settled)
         except ValueError as error:  # padding, dtype and ep that do not fit the dump
             raise MismatchError(str(error)) from None
     if request.no_tokens:

@@ -135,10 +135,10 @@ class Folder:
         found.read += 1
         if job.digests is not None and job.digests.get(place.path) != file_digest(path):
             found.changed[number] = name
-        faults = _faults(job, share.packing, tensors, name)
+        wrong, ids = misfit(job, place, tensors, name), RankIds(name, tensors.layers, tensors.mask)
+        faults = _faults(job, share.packing, tensors, name, misfits=wrong is not None)
         if faults:
             found.faults[number] = faults
-        wrong, ids = misfit(job, place, tensors, name), RankIds(name, tensors.layers, tensors.mask)
         if wrong is not None:
             found.misfits[number] = wrong
             if all(one.shape[1:] == (job.dump.meta.top_k,) for one in tensors.layers.values()):
@@ -174,6 +174,7 @@ class Folder:
             judged=judged,
             moves=moves,
             declared=self._declared(),
+            unusable=len(found.misfits.keys() | found.faults.keys()),
             names=self._names(tally),
         )
 
@@ -208,8 +209,13 @@ class _Files:
     misfits: "set[RankFile]"
 
 
-def _faults(job: Job, packing: "Packing", tensors: "RankTensors", name: str) -> list[str]:
-    """A dtype that is not the declared one, and cu_seqlens that are not the manifest's."""
+def _faults(
+    job: Job, packing: "Packing", tensors: "RankTensors", name: str, *, misfits: bool
+) -> list[str]:
+    """A dtype that is not the declared one, and cu_seqlens that are not the manifest's.
+
+    Of a file that misfits, which has other rows, its cu_seqlens say no more.
+    """
     found = []
     for layer, ids in tensors.layers.items():
         if job.spec.dtype is not None and ids.dtype.name != job.spec.dtype:
@@ -217,7 +223,7 @@ def _faults(job: Job, packing: "Packing", tensors: "RankTensors", name: str) -> 
             break
     for key in ("cu_seqlens", "cu_seqlens_padded"):
         array, expected = getattr(tensors, key), getattr(packing, key)
-        if array is None or job.digests is None:
+        if array is None or job.digests is None or misfits:
             continue
         if array.shape != expected.shape:
             found.append(f"{name}: {key}: got shape {array.shape}, expected {expected.shape}")

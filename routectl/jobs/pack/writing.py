@@ -14,6 +14,8 @@ from ..shards.run import added
 from ..shards.work import Shard, cut_runs
 from .folder import Job, places
 from .samples import held_if_small
+from .settings import Settled
+from .warned import Twice, told_over, told_twice, twice_in
 
 if TYPE_CHECKING:
     from ...dump import Dump, Sample
@@ -31,11 +33,11 @@ def write_folder(
     folder: Path,
     crew: Crew,
     progress: Progress,
-    layout_from: Sequence[dict[str, Any]] = (),
+    layout: Settled | None = None,
 ) -> dict[str, Any]:
     """Write rank files, samples and manifest into a folder; return the manifest.
 
-    layout_from are the files that the layout was read from, as the manifest has them.
+    layout is what the packing was made of, if anything was.
     """
     from ...formats.replay.folder import write_manifest
 
@@ -43,8 +45,10 @@ def write_folder(
     for left in folder.rglob(".*.tmp"):  # by a worker that was killed; another did its work
         left.unlink()
     manifest = _manifest(job, written)
-    if layout_from:
-        manifest["layout_from"] = list(layout_from)
+    over = [] if layout is None else told_over(layout.layout, job.packing.lens, job.name)
+    manifest["warnings"] = [*over, *told_twice(dict(written.twice), job.name)]
+    if layout is not None and layout.sources:
+        manifest["layout_from"] = [dataclasses.asdict(one) for one in layout.sources]
     write_manifest(folder, manifest)
     return manifest
 
@@ -52,13 +56,15 @@ def write_folder(
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Written:
     """Rank files, each with its place among all; rows and filler are those of a layer of the first
-    stage; extents say where the routes of each sample begin and end, once they are written.
+    stage; extents say where the routes of each sample begin and end, once they are written. twice
+    has rows that name an expert twice, by sample and stage.
     """
 
     files: tuple[tuple[int, dict[str, Any]], ...] = ()
     rows: int = 0
     filler: int = 0
     extents: tuple[Any, ...] = ()
+    twice: tuple[tuple[tuple[int, int], Twice], ...] = ()
 
     def __add__(self, other: "_Written") -> "_Written":
         return _Written(
@@ -66,6 +72,7 @@ class _Written:
             self.rows + other.rows,
             self.filler + other.filler,
             self.extents + other.extents,
+            self.twice + other.twice,
         )
 
 
@@ -110,10 +117,11 @@ class _Writing:
         job, written = self.job, _Written()
         packing, first_stage = job.packing, job.only.get("pp", 0)
         held_for, held = None, job.dump
+        twice: dict[tuple[int, int], Twice | None] = {}
         for number, place in files:
             share = packing.share(place.mb, place.dp, place.cp)
             if held_for != (place.pp, share.samples):
-                held, held_for = _samples_of(job, place, share), (place.pp, share.samples)
+                held, held_for = _samples_of(job, place, share, twice), (place.pp, share.samples)
             rank = Rank(share.cp_rank, place.tp, place.pp)
             packed = pack(held, share.packing, rank, spec=job.spec, threads=threads())
             tensors = RankTensors(
@@ -127,7 +135,8 @@ class _Writing:
             rows = packed.mask.shape[-1] if counted else 0
             filler = packed.filler_rows if counted else 0
             written += _Written(((number, entry),), rows, filler)
-        return written
+        there = tuple((key, one) for key, one in twice.items() if one is not None)
+        return written + _Written(twice=there)
 
 
 def _together(job: Job) -> "list[list[tuple[int, RankFile]]]":
@@ -136,12 +145,27 @@ def _together(job: Job) -> "list[list[tuple[int, RankFile]]]":
     return [list(run) for _, run in groupby(placed, lambda one: (one[1].pp, one[1].mb, one[1].dp))]
 
 
-def _samples_of(job: Job, place: "RankFile", share: "Share") -> "Dump":
-    """A micro-batch's samples in the layers of a stage, in memory where they are few."""
+def _samples_of(
+    job: Job, place: "RankFile", share: "Share", twice: dict[tuple[int, int], Twice | None]
+) -> "Dump":
+    """A micro-batch's samples in the layers of a stage, in memory where they are few.
+
+    What of them names an expert twice is noted as they are read.
+    """
+    from ...dump import Dump
+
     meta = job.dump.meta
     layers = [n for chunk in job.packing.stage_layers(place.pp, meta.layers_L) for n in chunk]
     part = job.dump.select(layers=tuple(sorted(layers)) or meta.layers_L[:1])
-    return held_if_small(_checked(job, share, part.select(samples=share.samples)), share.packing)
+    checked = _checked(job, share, part.select(samples=share.samples))
+
+    def load(at: int) -> "Sample":
+        sample, key = checked[at], (share.samples[at], place.pp)
+        if layers and key not in twice:
+            twice[key] = twice_in(sample)
+        return sample
+
+    return held_if_small(Dump(part.meta, checked.keys, load), share.packing)
 
 
 def _write_samples(job: Job, folder: Path) -> _Written:

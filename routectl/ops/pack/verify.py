@@ -176,6 +176,7 @@ class Verification:
     judged       (micro-batch, stage, layer) that suspects were looked for in; None for none
     moves        ranks and micro-batches that hold the rows of others
     declared     the layout that the files were held against
+    unusable     files that are in misfits or faults
     names        the ids of the samples of examples that have one, by their place in the dump
     """
 
@@ -192,6 +193,7 @@ class Verification:
     judged: tuple[int, int, int] | None = None
     moves: tuple[Move, ...] = ()
     declared: Declared | None = None
+    unusable: int = 0
     names: dict[int, str] = field(default_factory=dict)
 
     @property

@@ -3,6 +3,7 @@
 from ...dump import DumpMeta
 from ...ops.pack.declared import Declared
 from ...ops.pack.verify import Verification, WrongRow
+from ...ops.pack.wrong import WrongLayer
 from .hints import hint_of
 from .schema import DeclaredEntry, SuspectPlace, VerifyDocument, WrongLayerEntry, WrongRowEntry
 
@@ -24,6 +25,7 @@ def verified_document(found: Verification, folder: str, meta: DumpMeta) -> Verif
         "misfits": list(found.misfits),
         "extra_files": list(found.extra_files),
         "faults": list(found.faults),
+        "unusable_files": found.unusable,
         "changed_files": list(found.changed),
         "rows": tally.rows,
         "rows_wrong": tally.wrong,
@@ -75,18 +77,26 @@ def _wrong_layers(found: Verification) -> list[WrongLayerEntry]:
         for layer, one in layers.items()
         if one.wrong
     ]
-    return [
-        {
-            "file": name,
-            "layer": layer,
-            "rows": one.rows,
-            "rows_wrong": one.wrong,
-            "rows_shifted": 0 if one.shift is None else one.shifted[one.shift],
-            "shift": one.shift,
-            "holds": one.holds,
-        }
-        for name, layer, one in sorted(wrong, key=lambda w: (-w[2].wrong, *w[:2]))[:_MOST]
-    ]
+    worst = sorted(wrong, key=lambda w: (-w[2].wrong, *w[:2]))[:_MOST]
+    return [_wrong_layer(*one) for one in worst]
+
+
+def _wrong_layer(name: str, layer: int, one: WrongLayer) -> WrongLayerEntry:
+    """A layer of a file, and what explains its wrong rows."""
+    ids = one.renamed
+    by = set() if ids is None else {held - expert for expert, held in ids.items()}
+    return {
+        "file": name,
+        "layer": layer,
+        "rows": one.rows,
+        "rows_wrong": one.wrong,
+        "rows_shifted": 0 if one.shift is None else one.shifted[one.shift],
+        "shift": one.shift,
+        "holds": one.holds,
+        "filled": None if one.filled is None else list(one.filled),
+        "renamed": None if ids is None else sum(held != n for n, held in ids.items()),
+        "renamed_by": by.pop() if len(by) == 1 else None,
+    }
 
 
 def _declared(said: Declared) -> DeclaredEntry:

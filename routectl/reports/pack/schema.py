@@ -130,6 +130,7 @@ class PackDocument(TypedDict):
     only: dict[str, int]
     allow_missing: NotRequired[bool]
     skipped: NotRequired[list[SkippedSample]]
+    warnings: NotRequired[list[str]]
     layout_from: NotRequired[list[LayoutSourceEntry]]
     rows: int
     padding_rows: int
@@ -156,7 +157,9 @@ class WrongLayerEntry(TypedDict):
 
     shift explains them, where one does: rows hold the route of the token so many positions later.
     holds is the layer whose routes they are, where most rows are wrong and all that were looked at
-    are its.
+    are its. filled is what all wrong rows hold, where that is one and the same. renamed is how many
+    experts have another id, one for one, where slots have; renamed_by by how much, where it is as
+    much for all.
     """
 
     file: str
@@ -166,6 +169,9 @@ class WrongLayerEntry(TypedDict):
     rows_shifted: int
     shift: int | None
     holds: int | None
+    filled: NotRequired[list[int] | None]
+    renamed: NotRequired[int | None]
+    renamed_by: NotRequired[int | None]
 
 
 class SuspectEntry(TypedDict):
@@ -243,6 +249,7 @@ class VerifyDocument(TypedDict):
     misfits: list[str]
     extra_files: list[str]
     faults: list[str]
+    unusable_files: NotRequired[int]
     changed_files: list[str]
     rows: int
     rows_wrong: int

@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _SOME = 3  # files of a kind that are named
+_NAMED = 1  # of those that are not wrong for it
 _SHIFTED = {  # by how many positions later the token is whose routes rows hold
     1: "shifted by one row: they hold the routes of the next token",
     -1: "shifted by one row: they hold the routes of the token before",
@@ -81,6 +82,8 @@ def packed_lines(manifest: PackDocument) -> Iterator[tuple[str, str]]:
     share = percent(manifest["padding_rows"] / max(manifest["rows"], 1))
     padding = f"{amount(manifest['padding_rows'])} ({share}) without a route: {tensors['padding']}"
     yield "rows", f"{amount(manifest['rows'])} a layer, {padding}; {tensors['dtype']}"
+    for warning in manifest.get("warnings", []):
+        yield "warning", warning
 
 
 def packed_headline(manifest: PackDocument) -> Headline:
@@ -108,28 +111,40 @@ def _suspect_line(suspect: SuspectEntry) -> str:
     return f"{percent(suspect['rate'])} of rows match {', '.join(parts)}"
 
 
+def _suspect_lines(doc: VerifyDocument) -> Iterator[str]:
+    """Layouts that tensors match; one line where that is the one that was said."""
+    said, suspects = doc.get("layout"), doc["suspects"]
+    for suspect in suspects if said is not None else []:
+        own = said["framework"] in suspect["frameworks"] and said["form"] == suspect["form"]
+        if own and not (suspect["shift"] or suspect["layer_shift"] or suspect["options"]):
+            yield f"{percent(suspect['rate'])} of rows match the layout as it is, no other more"
+            return
+    yield from map(_suspect_line, suspects)
+
+
 def _rank_text(place: dict[str, int]) -> str:
     return "-".join(f"{axis}{n}" for axis, n in place.items() if axis != "mb")
 
 
 def _move_lines(moves: list[MoveEntry]) -> Iterator[str]:
     """Whose rows are where; micro-batches that are late by as many are told of together."""
-    late: dict[int, list[int]] = {}
+    late: dict[int, dict[int, int]] = {}  # files by micro-batch
     for move in moves:
         place, holds, files = move["place"], move["holds"], plural(move["files"], "file")
         if set(place) == {"mb"}:
-            late.setdefault(place["mb"] - holds["mb"], []).append(place["mb"])
+            late.setdefault(place["mb"] - holds["mb"], {})[place["mb"]] = move["files"]
         elif "mb" in place:
             own = f"rank {_rank_text(place)}, micro-batch {place['mb']}"
             yield f"{own} holds micro-batch {holds['mb']}'s rows of {_rank_text(holds)} ({files})"
         else:
             yield f"rank {_rank_text(place)} holds {_rank_text(holds)}'s rows ({files})"
     for by, which in sorted(late.items(), key=lambda entry: -len(entry[1])):
-        if len(which) == 1:
-            yield f"micro-batch {which[0]} holds {which[0] - by}'s rows"
+        files, steps = plural(sum(which.values()), "file"), [*which]
+        if len(steps) == 1:
+            yield f"micro-batch {steps[0]} holds {steps[0] - by}'s rows ({files})"
         else:
-            listed = ", ".join(map(str, which[:8])) + (", ..." if len(which) > 8 else "")
-            yield f"micro-batch i holds i{-by:+d}'s rows: i = {listed}"
+            listed = ", ".join(map(str, steps[:8])) + (", ..." if len(steps) > 8 else "")
+            yield f"micro-batch i holds i{-by:+d}'s rows: i = {listed} ({files})"
 
 
 def _checks(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
@@ -173,15 +188,15 @@ def _checks(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
 def _file_lines(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
     """What is wrong with files, of each kind the first three."""
     kinds = (
-        ("file", doc["absent_files"], ": not there"),
-        ("file", doc["extra_files"], ": the layout has no such rank and micro-batch"),
-        ("file", doc["misfits"], ""),
-        ("file", doc["faults"], ""),
-        ("changed", doc["changed_files"], ": its bytes are not those of the manifest"),
+        ("file", doc["absent_files"], ": not there", _SOME),
+        ("file", doc["extra_files"], ": the layout has no such rank and micro-batch", _SOME),
+        ("file", doc["misfits"], "", _SOME),
+        ("file", doc["faults"], "", _SOME),
+        ("changed", doc["changed_files"], ": its bytes are not those of the manifest", _NAMED),
     )
-    for label, lines, what in kinds:
-        for i, line in enumerate(lines[:_SOME], 1):
-            more = f" (and {len(lines) - _SOME} more)" if i == _SOME < len(lines) else ""
+    for label, lines, what, some in kinds:
+        for i, line in enumerate(lines[:some], 1):
+            more = f" (and {len(lines) - some} more)" if i == some < len(lines) else ""
             yield label, f"{line}{what}{more}"
 
 
@@ -195,7 +210,7 @@ def _wrong_lines(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
         where = layers_text(sorted(e["layer"] for e in layers))
         wrong, rows = (sum(e[key] for e in layers) for key in ("rows_wrong", "rows"))
         told = f"{name}: {where}: {amount(wrong)} of {plural(rows, 'row')}"
-        told += _shift_text(layers) or _holds_text(layers)
+        told += _shift_text(layers) or _holds_text(layers) or _content_text(layers)
         left = len(worst) - _SOME if i == _SOME else 0
         yield "wrong", told + (f" (and {plural(left, 'file')} more)" if left > 0 else "")
 
@@ -205,6 +220,20 @@ def _shift_text(layers: list[WrongLayerEntry]) -> str:
     shifts = {e["shift"] for e in layers}
     shift = shifts.pop() if len(shifts) == 1 else None
     return "" if shift is None else f", {_SHIFTED[shift]}"
+
+
+def _content_text(layers: list[WrongLayerEntry]) -> str:
+    """What is said of what wrong rows hold, where it is said of all layers."""
+    filled = {tuple(e.get("filled") or ()) for e in layers}
+    if len(filled) == 1 and () not in filled:
+        return f", which all hold {list(filled.pop())}"
+    if not all(e.get("renamed") for e in layers):
+        return ""
+    by = {e.get("renamed_by") for e in layers}
+    how = by.pop() if len(by) == 1 else None
+    if how is not None:
+        return f", in which every id is the expert's {how:+d}"
+    return ", in which experts have other ids, one for one: physical ids?"
 
 
 def _holds_text(layers: list[WrongLayerEntry]) -> str:
@@ -220,11 +249,11 @@ def _holds_text(layers: list[WrongLayerEntry]) -> str:
 
 def _wrong_files(doc: VerifyDocument) -> Iterator[str]:
     """What is wrong with files as such, each with how many."""
+    unusable = doc.get("unusable_files", len(doc["misfits"]) + len(doc["faults"]))
     kinds = (
         (len(doc["absent_files"]), "not there"),
-        (len(doc["misfits"]) + len(doc["faults"]), "that cannot be used"),
+        (unusable, "that cannot be used"),
         (len(doc["extra_files"]), "too many"),
-        (len(doc["changed_files"]), "changed since it was written"),
     )
     for count, how in kinds:
         if count:
@@ -239,6 +268,7 @@ def _wrong_beside(doc: VerifyDocument) -> Iterator[str]:
         (doc["rows_masked"], "route", "marked as padding"),
         (doc["rows_unmasked"], "padding row", "marked as real"),
         (doc["rows_made_up"], "row", "made up"),
+        (doc["padding_rows"].get("outside", 0), "padding row", "with ids that are no expert"),
     )
     for count, what, how in kinds:
         if count:
@@ -257,6 +287,9 @@ def verified_headline(doc: VerifyDocument) -> Headline:
         rows = ""
     rest = [] if doc["ok"] else [*_wrong_files(doc)]
     rest += [] if rows else _wrong_beside(doc)
+    changed = len(doc["changed_files"])
+    if changed and not doc["ok"]:
+        rest.append(f"{plural(changed, 'file')} changed since written")
     return Headline(word, style, "; ".join(filter(None, [rows, ", ".join(rest)])))
 
 
@@ -273,10 +306,10 @@ def verified_lines(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
     yield from _wrong_lines(doc)
     for line in _move_lines(doc["moves"]):
         yield "holds", line
-    for suspect in doc["suspects"]:
-        yield "matches", _suspect_line(suspect)
+    yield from (("matches", line) for line in _suspect_lines(doc))
     explained = doc["wrong"] and all(
-        (entry["shift"], entry["holds"]) != (None, None) for entry in doc["wrong"]
+        any(entry.get(key) is not None for key in ("shift", "holds", "filled", "renamed"))
+        for entry in doc["wrong"]
     )
     hint = doc.get("hint")
     if not doc["suspects"] and doc["suspects_of"] and not explained and hint is None:

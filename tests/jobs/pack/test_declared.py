@@ -246,3 +246,85 @@ def test_a_layout_is_a_line():
     assert repr(planned) == (
         "<Packing verl, thd, dp 2: 1,000 samples, 100,000 tokens in 3 micro-batches>"
     )
+
+
+def damaged(folder, change):
+    """Rewrite every file of a folder with ``change`` applied to its tensors."""
+    for file in folder.glob("*/*.safetensors"):
+        arrays = {key: array.copy() for key, array in load_file(file).items()}
+        for key in arrays:
+            if key.startswith("layer."):
+                arrays[key] = change(arrays[key], arrays["mask"])
+        save_file(arrays, file)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda ids, mask: ((ids * 7 + 3) % 32).astype(ids.dtype),
+            ", in which experts have other ids, one for one: physical ids?",
+        ),
+        (lambda ids, mask: ids + 1, ", in which every id is the expert's +1"),
+        (lambda ids, mask: ids * 0 + 5, ", which all hold [5, 5, 5, 5]"),
+        (lambda ids, mask: np.random.default_rng(1).permuted(31 - ids, axis=1), ""),
+    ],
+    ids=["renamed", "one more", "filled", "nobody's"],
+)
+def test_what_wrong_rows_hold(capsys, bare, dump, change, told):
+    """Ids of another space and rows that were never written are told where they are summed up."""
+    folder, said = bare("cp=2"), "framework=verl,cp=2,micro-batch-size=6"
+    damaged(folder, change)
+    found, lines = verified(capsys, folder, dump, said, code=1)
+    assert all(line.partition(" rows")[2] == told for line in lines["wrong"])
+    assert ("matches" in lines) == (not told)
+    for one in found["wrong"]:
+        assert (one["filled"], one["renamed_by"]) == (
+            [5, 5, 5, 5] if "hold" in told else None,
+            1 if "+1" in told else None,
+        )
+        assert (one["renamed"] is not None) == ("id" in told)
+
+
+def test_padding_that_is_no_expert(capsys, packed, dump, tmp_path):
+    """Padding alone that holds ids beyond E is what the verdict says; files are said last."""
+    folder = tmp_path / "r"
+    shutil.copytree(packed("cp=2"), folder)
+    damaged(folder, lambda ids, mask: np.where(mask[:, None], ids, 40).astype(ids.dtype))
+    text = run(capsys, "verify", folder, "--against", dump).out
+    count = json.loads((folder / "manifest.json").read_text("utf-8"))["padding_rows"] * len(LAYERS)
+    told = f"WRONG  {count} padding rows with ids that are no expert, 2 files changed since written"
+    assert text.splitlines()[0] == told
+
+
+def test_a_file_is_counted_once(capsys, packed, dump, tmp_path):
+    """A file of another shape, dtype and cu_seqlens is one that cannot be used, told by its shape."""
+    folder = tmp_path / "r"
+    shutil.copytree(packed("cp=2", "micro-batch-size=2"), folder)
+    rank = folder / "dp0-cp0-tp0-pp0"
+    arrays = load_file(rank / "mb0001.safetensors")
+    save_file(
+        {**arrays, "layer.1": arrays["layer.1"].astype(np.int64)}, rank / "mb0000.safetensors"
+    )
+    found = document(capsys, "verify", folder, "--against", dump, code=1)
+    assert (len(found["misfits"]), found["faults"], found["unusable_files"]) == (
+        1,
+        ["dp0-cp0-tp0-pp0/mb0000.safetensors: layer 1: got int64, expected int16"],
+        1,
+    )
+
+
+def test_a_layout_that_most_rows_match(capsys, bare, dump):
+    """Where few rows are wrong, the layout that was said is told to be it, once."""
+    folder = bare("cp=2")
+
+    def two(ids, mask):
+        ids[:2] = 31 - ids[:2]
+        return ids
+
+    damaged(folder, two)
+    found, lines = verified(capsys, folder, dump, "framework=verl,cp=2,micro-batch-size=6", code=1)
+    assert len(found["suspects"]) > 1
+    assert len(lines["matches"]) == 1
+    assert lines["matches"][0].endswith(" % of rows match the layout as it is, no other more")
+    assert found["hint"] is None

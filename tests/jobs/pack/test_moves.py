@@ -94,14 +94,20 @@ def test_two_axes_at_once(capsys, packed, tmp_path):
 @pytest.mark.parametrize(
     ("whose", "lines"),
     [
-        (lambda mb: max(mb - 1, 0), ["micro-batch i holds i-1's rows: i = 1, 2"]),
+        (lambda mb: max(mb - 1, 0), ["micro-batch i holds i-1's rows: i = 1, 2 (32 files)"]),
         (
             lambda mb: (mb - 1) % 3,
-            ["micro-batch i holds i-1's rows: i = 1, 2", "micro-batch 0 holds 2's rows"],
+            [
+                "micro-batch i holds i-1's rows: i = 1, 2 (32 files)",
+                "micro-batch 0 holds 2's rows (16 files)",
+            ],
         ),
         (
             lambda mb: (mb + 1) % 3,
-            ["micro-batch i holds i+1's rows: i = 0, 1", "micro-batch 2 holds 0's rows"],
+            [
+                "micro-batch i holds i+1's rows: i = 0, 1 (32 files)",
+                "micro-batch 2 holds 0's rows (16 files)",
+            ],
         ),
     ],
     ids=["late", "late and round", "early"],

@@ -515,7 +515,7 @@ class TestDamage:
         damage(path, name, change)
         owed = sum(n < EVEN[sample] - 1 for sample, n in rows)
         entry = {"file": name, "layer": 5, "rows": owed, "rows_wrong": owed, "shift": -1}
-        entry["holds"] = None
+        entry |= dict.fromkeys(("holds", "filled", "renamed", "renamed_by"))
         found = verify(capsys, path, batch, *options, code=1)
         (wrong,) = found["wrong"]
         assert wrong == {**entry, "rows_shifted": owed - 2}  # but the first of each zigzag piece
@@ -907,7 +907,7 @@ class TestReport:
         for example in found["examples"]:
             assert (
                 f"row       {example['file']} layer {example['layer']} row {example['row']}: got "
-                f"{example['got']}, sample {example['sample']} position {example['position']} has "
+                f"{example['got']}, sample s{example['sample']} position {example['position']} has "
                 f"{example['expected']}"
             ) in lines
         matches = [line for line in lines if line.startswith("matches ")]

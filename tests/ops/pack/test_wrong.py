@@ -72,3 +72,39 @@ def test_a_row_amiss_is_no_shift():
     got[20] = 0, 1, 2, 9
     found = counted(got, truth)
     assert (found.wrong, found.shifted[-1], found.shift) == (40, 38, None)
+
+
+def test_ids_of_another_space():
+    """Where each expert has one other id in most rows, all are told, in every sum of parts; an
+    expert that has two, or another's, and it is no renaming.
+    """
+    rng = np.random.default_rng(4)
+    truth = rng.permuted(np.tile(np.arange(32), (40, 1)), axis=1)[:, :4]
+    other = (np.arange(32) * 7 + 3) % 32
+    parts = [counted(other[truth[n : n + 10]], truth[n : n + 10]) for n in range(0, 40, 10)]
+    one, two, three, four = parts
+    for found in (one + two + three + four, (four + two) + (three + one)):
+        assert found.renamed == {n: (n * 7 + 3) % 32 for n in np.unique(truth).tolist()}
+        assert (found.shift, found.filled) == (None, None)
+    got = other[truth]
+    got[7, 2] = (got[7, 2] + 1) % 32
+    assert counted(got, truth).renamed is None
+    assert counted(truth // 2, truth).renamed is None
+    few = counted(other[truth[:7]], truth[:7])
+    assert few.renamed is None
+    few.rows = few.wrong = 8  # rows enough, each expert seen twice at most
+    assert few.renamed is None
+
+
+def test_rows_that_were_never_written():
+    """Wrong rows that hold one and the same are told with it, in sums too; one that does not, and
+    they are not.
+    """
+    truth = np.arange(80).reshape(20, 4) % 7 + 1
+    got = np.tile([0, 0, 0, 0], (20, 1))
+    found = counted(got[:10], truth[:10]) + counted(got[10:], truth[10:])
+    assert (found.wrong, found.filled, found.renamed) == (20, (0, 0, 0, 0), None)
+    got[13] = 8, 9, 10, 11
+    found = counted(got[:10], truth[:10]) + counted(got[10:], truth[10:])
+    assert found.filled is None
+    assert counted(got[:3], truth[:3]).filled is None
