@@ -298,7 +298,7 @@ def test_padding_that_is_no_expert(capsys, packed, dump, tmp_path):
 
 
 def test_a_file_is_counted_once(capsys, packed, dump, tmp_path):
-    """A file of another shape, dtype and cu_seqlens is one that cannot be used, told by its shape."""
+    """A file of another shape, dtype and cu_seqlens is one that cannot be used, by its shape."""
     folder = tmp_path / "r"
     shutil.copytree(packed("cp=2", "micro-batch-size=2"), folder)
     rank = folder / "dp0-cp0-tp0-pp0"
