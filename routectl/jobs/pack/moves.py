@@ -49,8 +49,8 @@ def find_moves(
         shared = [n for n in labels if one.holds.get(n, n) in whose.layers(stage)]
         if not shared:
             continue
-        is_other = stage != place.pp or one.layer is None
-        layer = shared[len(shared) // 2] if is_other else one.layer
+        asked = one.layer if stage == place.pp else None
+        layer = shared[len(shared) // 2] if asked is None else asked
         ids, own = tensors[layer], (place.mb, place.dp, place.cp, place.tp)
         if ids.shape[1] != job.dump.meta.top_k:
             continue

@@ -114,8 +114,10 @@ def _suspect_line(suspect: SuspectEntry) -> str:
 def _suspect_lines(doc: VerifyDocument) -> Iterator[str]:
     """Layouts that tensors match; one line where that is the one that was said."""
     said, suspects = doc.get("layout"), doc["suspects"]
-    for suspect in suspects if said is not None else []:
-        own = said["framework"] in suspect["frameworks"] and said["form"] == suspect["form"]
+    for suspect in suspects:
+        own = said is not None and (
+            said["framework"] in suspect["frameworks"] and said["form"] == suspect["form"]
+        )
         if own and not (suspect["shift"] or suspect["layer_shift"] or suspect["options"]):
             yield f"{percent(suspect['rate'])} of rows match the layout as it is, no other more"
             return
