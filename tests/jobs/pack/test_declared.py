@@ -328,3 +328,20 @@ def test_a_layout_that_most_rows_match(capsys, bare, dump):
     assert len(lines["matches"]) == 1
     assert lines["matches"][0].endswith(" % of rows match the layout as it is, no other more")
     assert found["hint"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "note", "drawn"),
+    [
+        (("--pp", 2), True, ["layers 0", "layers 1"]),
+        (("--pp", 2, "--layout", "decoder-layers=4"), False, ["layers 0-1", "layers 2-3"]),
+        ((), False, []),
+    ],
+)
+def test_layers_that_nobody_said(capsys, options, note, drawn):
+    """Of lengths alone, layers of stages that nobody said are told to be assumed."""
+    done = run(capsys, "layout", "--lens", "9,17", *options)
+    told = "routectl: 2 decoder layers are assumed, one of each stage and chunk: --layout "
+    assert done.err == (f"{told}decoder-layers=N says how many\n" if note else "")
+    lines = [line[10:] for line in done.out.splitlines() if line.startswith("pp")]
+    assert lines == drawn
