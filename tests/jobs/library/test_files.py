@@ -48,7 +48,7 @@ def test_pack_verify_and_unpack(tmp_path):
     found = routectl.verify(tmp_path / "mine", dump)
     assert found.ok
     assert found.to_dict()["routes_absent"] == 0
-    assert "right, 0 of" in repr(found)
+    assert "VERIFIED  22,444 rows" in repr(found)
     routectl.unpack(tmp_path / "mine", save=tmp_path / "back.parquet")
     assert routectl.diff(DUMP, tmp_path / "back.parquet").verdict.exit_code == 0
 
