@@ -1,5 +1,6 @@
 """What can go wrong, as a user sees it: one line, and a hint when a flag would help."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ __all__ = [
 ]
 
 _Error = TypeVar("_Error", bound=Exception)
+_COPY = re.compile(r"[^\s:]*/\.routectl-stdin\.[\w-]+\.tmp/(stdin|fd-\d+)")  # files/streams.py
 
 
 class RoutectlError(Exception):
@@ -25,12 +27,13 @@ class RoutectlError(Exception):
 
     ``hint`` names the flag or the step that helps, or is None; a traceback has it as a note. Both
     may quote foreign text: they are made visible here, on one line, a long one without its middle.
+    A pipe that was copied to be read is called by its own name: ``-``, or ``/dev/fd/63``.
     What is pickled is an error of this file: that of another file, with what it holds, stays in
     its process.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(visible(message, end=1000))
+        super().__init__(visible(_COPY.sub(_pipe, message), end=1000))
         self.hint = hint
 
     @property
@@ -46,6 +49,11 @@ class RoutectlError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         kind = next(one for one in type(self).__mro__ if one.__module__ == __name__)
         return _said, (kind, str(self), self.hint)
+
+
+def _pipe(found: "re.Match[str]") -> str:
+    """The pipe that a file is the copy of."""
+    return "-" if found[1] == "stdin" else f"/dev/fd/{found[1].removeprefix('fd-')}"
 
 
 def _said(kind: type[RoutectlError], message: str, hint: str | None) -> RoutectlError:

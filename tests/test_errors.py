@@ -28,6 +28,16 @@ def test_a_traceback_says_the_hint():
     assert said(pickle.loads(pickle.dumps(error)))[1:] == said(error)[1:]
 
 
+@pytest.mark.parametrize(
+    ("copy", "name"), [("stdin", "-"), ("fd-63", "/dev/fd/63"), ("other", None)]
+)
+def test_the_copy_of_a_pipe_is_called_by_its_name(copy, name):
+    """What a user piped in is named as that was, not by the file that it was copied to."""
+    path = f"/big/tmp/.routectl-stdin.abe87c78-f61afa0e.tmp/{copy}"
+    told = f"OLD, {name or path}: line 3: not JSON"
+    assert str(RoutectlError(f"OLD, {path}: line 3: not JSON")) == told
+
+
 @pytest.mark.parametrize("hint", [None, "another"])
 def test_a_traceback_says_the_last_hint(hint):
     """A hint that is changed on the way is said as it is in the end."""

@@ -18,16 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["Voices"]
 
 TABLE = ".parquet"
-_NO_TEXT = (".json", ".html", ".csv")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voices:
     """The options that say where an answer goes; a command takes those that make sense for it.
 
-    The shared ones are told once, in ``routectl --help``. --summary is of texts alone: every text
-    that is told goes through ``reports.summary.ten_lines``, so no command has to know of it. plain
-    is the global --plain.
+    The shared ones are told once, in ``routectl --help``. --summary is of what is printed,
+    by ``reports.summary.ten_lines``; a file has the whole. plain is the global --plain.
     """
 
     rules: bool = option(
@@ -89,8 +87,8 @@ class Voices:
             refuse_existing(self.target, force=self.force)
         if self.as_json and self.suffix not in (None, ".json"):
             raise RoutectlError(f"--json and -o {self.target}: the suffix says the form: drop one")
-        if self.summary and (self.as_json or self.suffix in _NO_TEXT):
-            raise RoutectlError("--summary is of text: not with --json, nor in .json, .html, .csv")
+        if self.summary and self.as_json and self.target is None:
+            raise RoutectlError("--summary is of text: not with --json; -o NAME.json is beside it")
         if str(self.html) == "-":
             raise RoutectlError("--html -: a page is a file: expected NAME.html")
         if self.html is not None:
@@ -128,20 +126,23 @@ class Voices:
     def tell(self, document: "Document", render: "Callable[[Any, Console], None]") -> None:
         """The page that was asked for, then the report itself, on stdout or in its file.
 
-        ``detail`` of a document is for files and pictures: --json prints the rest.
+        Of one in a file the note has the verdict, and stdout the ten lines of --summary. ``detail``
+        of a document is for files and pictures: --json prints the rest.
         """
+        from ..reports.summary.lines import verdict_of
+        from ..reports.summary.ten_lines import ten_lines
         from ..reports.written.forms import report_as
 
         self.page(document)
         document = self.reduced(document)
-        if self.summary:
-            from ..reports.summary.ten_lines import ten_lines
-
-            render = ten_lines(render)
         if self.target is not None:
             shown = self._with_texts(document) if self.suffix == ".html" else document
-            self.publish(self.target, report_as(str(self.suffix), shown, render))
+            report = report_as(str(self.suffix), shown, render)
+            self.publish(self.target, report, "" if self.summary else verdict_of(document))
+            if self.summary:
+                emit(document, ten_lines(render), as_json=False, plain=self.plain)
             return
+        render = ten_lines(render) if self.summary else render
         if self.as_json:
             document = {name: value for name, value in document.items() if name != "detail"}
         emit(document, render, as_json=self.as_json, plain=self.plain)
@@ -154,13 +155,13 @@ class Voices:
             page = html_page(self._with_texts(self.reduced(document)))
             self.publish(self.html, page.encode())
 
-    def publish(self, path: Path, data: bytes) -> None:
-        """Write a file whole, and say so."""
+    def publish(self, path: Path, data: bytes, verdict: str = "") -> None:
+        """Write a file whole, and say so, with what it comes to."""
         from ..files.writing import replacing
 
         with replacing(path, force=self.force) as stream:
             stream.write(data)
-        note(f"wrote {path}")
+        note(f"wrote {path}{verdict and f': {verdict}'}")
 
     def reduced(self, document: "Document") -> "Document":
         """The document, without what --no-tokens keeps back."""

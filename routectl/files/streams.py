@@ -57,6 +57,8 @@ def _number(path: str) -> int:
 def copied_stream(stream: IO[bytes], name: str, most: int | None, *, of_dump: bool) -> Path:
     """The copy of a stream called ``name``, which goes when the process ends.
 
+    Errors call it by that name again (``RoutectlError``).
+
     What cannot be a dump (``of_dump``) is refused by its first bytes, before all of it is copied.
     """
     folder = lasting_folder("stdin")
@@ -64,7 +66,7 @@ def copied_stream(stream: IO[bytes], name: str, most: int | None, *, of_dump: bo
     asked = limits().stdin if most is None else most
     most = max(room, 0) if asked is None else asked
     try:
-        path = folder / "stdin"
+        path = folder / (f"fd-{name.rpartition('/')[2]}" if "/fd/" in name else "stdin")
         with path.open("xb") as file:
             while block := _read(stream):
                 if of_dump and not file.tell() and not _may_be_dump(block):

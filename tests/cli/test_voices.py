@@ -39,7 +39,8 @@ class TestForms:
         piped = run(capsys, *DIFF).out
         for name in ("x.txt", "y.TXT"):
             done = run(capsys, *DIFF, "-o", tmp_path / name)
-            assert (done.out, done.err) == ("", f"routectl: wrote {tmp_path / name}\n")
+            verdict = piped.splitlines()[0]
+            assert (done.out, done.err) == ("", f"routectl: wrote {tmp_path / name}: {verdict}\n")
             assert (tmp_path / name).read_text("utf-8") == piped
         assert run(capsys, *DIFF, "-o", "-").out == piped
 
@@ -125,23 +126,24 @@ class TestForms:
         assert (check, code) == ('a,"b\\n', "-1")
 
     def test_what_does_not_go_together(self, capsys, tmp_path):
-        """--json with another form, --summary with what is no text, are refused first."""
+        """--json with another form, and --summary with --json on stdout, are refused first."""
         line = ("diff", "gone", "gone")
         assert "the suffix says the form" in complaint(
             capsys, *line, "--json", "-o", tmp_path / "x.txt"
         )
-        for flags in (("--json",), ("-o", tmp_path / "x.html"), ("-o", tmp_path / "x.csv")):
-            assert "--summary is of text" in complaint(capsys, *line, "--summary", *flags)
+        assert "--summary is of text" in complaint(capsys, *line, "--summary", "--json")
         assert run(capsys, *DIFF, "--json", "-o", tmp_path / "x.json").code == 0
 
 
 def test_a_summary_is_ten_lines(capsys, tmp_path):
-    """--summary prints the verdict and at most nine lines more, in a file too."""
+    """--summary prints the verdict and at most nine lines more; a file beside it has the whole."""
     short, whole = run(capsys, *DIFF, "--summary").out, run(capsys, *DIFF).out
     assert short.splitlines()[0] == whole.splitlines()[0]
     assert 1 < len(short.splitlines()) <= 10 < len(whole.splitlines())
-    run(capsys, *DIFF, "--summary", "-o", tmp_path / "x.txt")
-    assert (tmp_path / "x.txt").read_text("utf-8") == short
+    for name in ("x.txt", "x.json", "x.html"):
+        done = run(capsys, *DIFF, "--summary", "-o", tmp_path / name)
+        assert (done.out, done.err) == (short, f"routectl: wrote {tmp_path / name}\n")
+    assert (tmp_path / "x.txt").read_text("utf-8") == whole
 
 
 class TestShared:

@@ -97,7 +97,7 @@ MAY_IMPORT = {
         "reports.pack reports.predict reports.recompute reports.show reports.staleness "
         "reports.text"
     ),
-    "reports.predict": "checkpoints ops.predict reports.text",
+    "reports.predict": "checkpoints ops.adding ops.predict reports.text",
     "reports.recompute": "reports reports.diff reports.text",
     "reports.show": (
         "errors checkpoints ops ops.check.alone ops.diff reports reports.diff reports.text"
@@ -112,7 +112,7 @@ MAY_IMPORT = {
     "reports.tables": (
         "errors margins ops ops.adding ops.check.book ops.diff ops.staleness reports.staleness"
     ),
-    "reports.text": "visible reports",
+    "reports.text": "visible ops.adding reports",
     "reports.written": "errors reports reports.page reports.text",
     "jobs": (
         "dump errors files margins model visible codecs engines formats formats.documents "

@@ -11,6 +11,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from .fewest import FEWEST
+
 __all__ = ["Bootstrap", "Interval", "interval_of", "rate_intervals", "resample", "tail_share"]
 
 Floats = NDArray[np.float64]
@@ -97,11 +99,12 @@ def _draw_weights(clusters: int, plan: Bootstrap) -> Iterator[Floats]:
 def interval_of(values_B: Floats, clusters: int, level: float) -> Interval | None:
     """The interval that replicates of one figure give; nan, a figure that is not there, left out.
 
-    None where there is one cluster, or where no two replicates differ: then the data say nothing
-    about what other sequences would give (a rate of exactly 0 is not known to be 0).
+    None of fewer than FEWEST clusters, whose draws do not reach as far as the truth may lie, or
+    where no two replicates differ: then the data say nothing about what other sequences would give
+    (a rate of exactly 0 is not known to be 0).
     """
     known = values_B[np.isfinite(values_B)]
-    if clusters < 2 or not len(known) or known.min() == known.max():
+    if clusters < FEWEST or not len(known) or known.min() == known.max():
         return None
     tail = tail_share(clusters, level)
     with np.errstate(over="ignore", invalid="ignore"):  # of figures near the end of float64
@@ -130,7 +133,7 @@ def rate_intervals(
     None as in interval_of, or where the whole is 0.
     """
     clusters, columns = parts_CM.shape
-    if clusters < 2:
+    if clusters < FEWEST:
         return [None] * columns
     sums_BM = resample(np.concatenate([parts_CM, wholes_CM], axis=1), plan)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -5,7 +5,6 @@ Shape suffixes: L MoE layers, E experts.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...columns.samples import SampleColumns
 from ...dump import Dump, DumpMeta, Sample
-from ...errors import MismatchError
+from ...errors import FormatError, MismatchError
 from ...gate_logprobs import digest_routes
 from ..batches import is_of_small, runs_in_columns
 from ..pairs.align import checked, name_of
@@ -29,7 +28,7 @@ from .lesson import Lesson, Reader, learn, view_of
 from .load import check_axes, filler_by_rank
 from .options import CheckOptions
 from .quiet import quiet_samples
-from .rows import check_holes, check_rows_of
+from .rows import View, check_holes, check_rows_of
 from .samples import Groups, WeightVersions, check_segments
 from .siblings import Siblings, first_siblings
 from .starts import RowsAgainstTokens
@@ -101,8 +100,7 @@ class CheckPartial:
         ledger.take(whole, {})
         power = explained = None
         if checker.comparer is not None and self.compared is not None:
-            again = partial(checker.reader.again, lesson=lesson)
-            explained = checker.comparer.result(again, self.compared, ledger)
+            explained = checker.comparer.result(checker.again, self.compared, ledger)
         if lesson.learnt is not None:
             power = self.witness.close(lesson.learnt, meta, ledger)
         found = ledger.findings()
@@ -125,7 +123,7 @@ class Checker:
         self.meta, self.dump = reader.dump.meta, reader.dump
         self.comparer = comparer
         first_N = first_siblings(self.dump.keys) if first_N is None else first_N
-        self.siblings = Siblings(first_N, partial(reader.routed, lesson=lesson))
+        self.siblings = Siblings(first_N, self._routed)
         self.library = Library.of(self.dump)
 
     def partial(self, indices: Iterable[int]) -> CheckPartial:
@@ -180,15 +178,16 @@ class Checker:
         check_segments(sample, name, book)
         found.versions.check(sample, (index, name), book)
         found.groups.check(sample, (index, name))
-        self.siblings.check(sample, (index, name), astray, book)
+        bare = sample
         if sample.routes is not None:
             digests = self.dump.digests
             if digests and digest_routes(sample.routes) != digests[index]:
                 book.add("R010", Place(name), rows=sample.routes.rows)
-            self._add_rows(sample, name, legal, found, book)
+            bare = self._add_rows(sample, name, legal, found, book)
+        self.siblings.check(bare, (index, name), astray, book)
         told = seen = False
         if self.comparer is not None and found.compared is not None:
-            told, seen = self.comparer.see(index, sample, legal, book, found.compared)
+            told, seen = self.comparer.see(index, bare, legal, book, found.compared)
         learnt = self.lesson.learnt
         if learnt is None:
             return book
@@ -200,23 +199,53 @@ class Checker:
 
     def _add_rows(
         self, sample: Sample, name: str, legal: Legal, found: CheckPartial, book: Book
-    ) -> None:
+    ) -> Sample:
+        """Look at the rows; the sample as it is held against others, filler missing."""
         assert sample.routes is not None
         routes = checked(sample.routes, self.meta)
         found.tokens += routes.num_tokens
         found.rows += routes.rows
         if not legal.trusted:
-            return
+            return sample
         view, scan = view_of(sample, name, legal, self.meta, self.options)
         if routes.missing_TL is not None:
             found.filler_L += routes.top_k * routes.missing_TL.sum(axis=0)
-        check_rows_of(view, self.options.hash_layers, book)
         if self.meta.trainer == "slime":
             check_holes(view, book)
-        whole = legal.bad_TL is None or not legal.bad_TL.any()
-        if whole and not check_axes(view, book):
+        if self._look(view, legal, book):
             found.load_LE += scan.load_LE
-            self.lesson.load.check(view, book)
+        return view.without_filler(sample)
+
+    def _look(self, view: View, legal: Legal, book: Book) -> bool:
+        """Judge rows by themselves; whether their experts are the layers' own."""
+        check_rows_of(view, self.options.hash_layers, book)
+        whole = legal.bad_TL is None or not legal.bad_TL.any()
+        if not whole or check_axes(view, book):
+            return False
+        self.lesson.load.check(view, book)
+        return True
+
+    def again(self, index: int) -> tuple[Sample, Legal]:
+        """A sample whose findings are known, as it is held against others.
+
+        Raises FormatError where it cannot be read.
+        """
+        sample, legal = self.reader.read(index, self.lesson, Book())
+        if sample is None:
+            raise FormatError(f"sample {index} cannot be read")
+        if sample.routes is None or not legal.trusted:
+            return sample, legal
+        view, _ = view_of(sample, "", legal, self.meta, self.options)
+        self._look(view, legal, Book())
+        return view.without_filler(sample), legal
+
+    def _routed(self, index: int) -> Sample | None:
+        """The same; None where it has no routes that can be read."""
+        try:
+            sample, _ = self.again(index)
+        except FormatError:
+            return None
+        return None if sample.routes is None else sample
 
 
 def check(

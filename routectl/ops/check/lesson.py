@@ -83,18 +83,6 @@ class Reader:
         alone = not narrow and check_one_rank(routes, name, book)
         return raw, Legal(routes, trusted=not narrow and not alone)
 
-    def again(self, index: int, lesson: Lesson) -> tuple[Sample, Legal]:
-        """A sample whose findings are known. Raises FormatError where it cannot be read."""
-        sample, legal = self.read(index, lesson, Book())
-        if sample is None:
-            raise FormatError(f"sample {index} cannot be read")
-        return sample, legal
-
-    def routed(self, index: int, lesson: Lesson) -> Sample | None:
-        """A sample whose findings are known, None where it has no routes that can be read."""
-        sample, _ = self.read(index, lesson, Book())
-        return None if sample is None or sample.routes is None else sample
-
 
 def _reason(error: FormatError) -> dict[str, str]:
     """What a reader's line says, less the places and the numbers that are one sample's own."""
@@ -114,7 +102,8 @@ def view_of(
     if missing_TL is not None and bad_TL is not None:  # they have a finding of their own
         kept = missing_TL & ~bad_TL
         routes = replace(routes, missing_TL=kept if kept.any() else None)
-    return View(sample, name, routes, scan, bad_TL), scan
+    filler_TL = np.zeros(routes.ids_TLK.shape[:2], np.bool_)
+    return View(sample, name, routes, scan, filler_TL, bad_TL), scan
 
 
 def taught_by(dump: Dump) -> list[int]:

@@ -57,9 +57,12 @@ class LoadModel:
         sigma = np.sqrt(top_k * spread * part_LE.var(axis=1).sum() / (end - first))
         away = abs(float(score_T[first:end].mean()) - top_k * float(part_LE.mean(axis=1).sum()))
         if away <= _NEAR * sigma and self._is_even(view, first, end):
+            first = 0 if first < _SHORTEST else first  # fewer rows beside it are not judged
+            end = tokens if end > tokens - _SHORTEST else end
             size = (end - first) * view.routes.ids_TLK.shape[1]
-            where = "at the front" if first < 2 else "at the end" if end > tokens - 2 else ""
+            where = "at the front" if first == 0 else "at the end" if end == tokens else ""
             book.add("R207", view.place(first), rows=size, detail=where)
+            view.filler_TL[first:end] = True
 
     def _is_even(self, view: View, first: int, end: int) -> bool:
         """Whether the experts of a run of tokens are taken as evenly as by chance."""

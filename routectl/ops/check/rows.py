@@ -3,7 +3,7 @@
 Shape suffixes: T tokens, L MoE layers, K top_k, E experts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import e, perm
 from typing import Any
 
@@ -33,13 +33,25 @@ _SKEW = 30  # how much likelier than uniform a row of few popular experts may be
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """A sample with routes as the checks see it; bad_TL marks rows with an id out of range."""
+    """A sample with routes as the checks see it; bad_TL marks rows with an id out of range.
+
+    filler_TL are the rows that a finding calls filler, marked as they are found.
+    """
 
     sample: Sample
     name: str
     routes: Routes
     scan: RowScan
+    filler_TL: Bools
     bad_TL: Bools | None = None
+
+    def without_filler(self, sample: Sample) -> Sample:
+        """The sample as it is held against others: filler is no route, so it is missing."""
+        if not self.filler_TL.any() or sample.routes is None:
+            return sample
+        missing_TL = sample.routes.missing_TL
+        gone_TL = self.filler_TL if missing_TL is None else self.filler_TL | missing_TL
+        return replace(sample, routes=replace(sample.routes, missing_TL=gone_TL))
 
     def place(self, row: int | None = None, column: int | None = None) -> Place:
         """A place by indices into the rows and the layers."""
@@ -182,10 +194,17 @@ def _check_flags(view: View, book: Book) -> None:
     twice_TL = (flags_TL & DUPLICATE) > 0
     if twice_TL.any():
         _add_flagged(view, book, "R102", twice_TL, _why_twice(view, twice_TL))
+        view.filler_TL[twice_TL & _of_one_id(view.routes)] = True
     arange_TL = (flags_TL & ARANGE) > 0
     count = int(arange_TL.sum())
     if rare_by_chance(count, flags_TL.size, view.routes.num_experts, view.routes.top_k):
         _add_flagged(view, book, "R206", arange_TL, _where(arange_TL.any(axis=1)))
+        view.filler_TL[arange_TL] = True
+
+
+def _of_one_id(routes: Routes) -> Bools:
+    """Rows with one id in all of their slots, bool [T, L]."""
+    return np.asarray((routes.ids_TLK == routes.ids_TLK[..., :1]).all(axis=2))
 
 
 def _why_twice(view: View, twice_TL: Bools) -> str:
@@ -242,6 +261,7 @@ def _check_uniform(view: View, book: Book) -> None:
         return
     row = int(np.flatnonzero(alike_T)[0])
     book.add("R208", view.place(row), rows=int(alike_T.sum()) * layers, detail=_where(alike_T))
+    view.filler_TL[alike_T] = True
 
 
 def _untrusted(view: View) -> Bools:

@@ -176,7 +176,7 @@ def _by_rule(mini_steps: int | None) -> str | None:
 def _steps(gains: Gains) -> tuple[MeasuredSteps, ...]:
     """By mini-steps, ascending: after so many updates less one, the last of them is taken."""
     found = []
-    for one in gains.by_lag:
+    for one in (one for one in gains.by_lag if one.is_enough):
         number = 1 + (one.lag or 0)
         found.append(MeasuredSteps(number, one, _by_rule(number) or "none"))
     return tuple(found)
@@ -185,12 +185,14 @@ def _steps(gains: Gains) -> tuple[MeasuredSteps, ...]:
 def _by_measurement(gains: Gains, mini_steps: int | None) -> tuple[str | None, VersionGain | None]:
     """The mode with the lower k3, and where: at the greatest lag that the mini-steps reach.
 
-    Without them, the mode that all lags have. None where none was measured, or lags differ.
+    Without them, the mode that all lags have. None where none was measured of enough sequences, or
+    lags differ.
     """
+    enough = [one for one in gains.by_lag if one.is_enough]
     if mini_steps is None:
-        modes = {one.best for one in gains.by_lag}
+        modes = {one.best for one in enough}
         return (modes.pop() if len(modes) == 1 else None), None
-    reached = [one for one in gains.by_lag if (one.lag or 0) < mini_steps]
+    reached = [one for one in enough if (one.lag or 0) < mini_steps]
     return (reached[-1].best, reached[-1]) if reached else (None, None)
 
 

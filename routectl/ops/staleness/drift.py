@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...kernels.rows import diff_rows
+from ..adding.fewest import FEWEST
 from ..adding.intervals import Bootstrap, Interval, interval_of, resample
 from ..diff.result import DiffResult
 from ..pairs.align import Pair
@@ -208,7 +209,7 @@ def nearest_version(
 def _gap(a: ClusterSums, b: ClusterSums, plan: Bootstrap) -> Interval | None:
     """The interval of a's mismatch rate less b's, over the buckets of clusters that both have."""
     both = a.known_G & b.known_G
-    if both.sum() < 2:
+    if both.sum() < FEWEST:
         return None
     sums = [
         side.rows_of(column, side.layers or 1)[both].sum(axis=1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..adding.fewest import FEWEST
 from ..adding.intervals import Bootstrap, Interval, interval_of, resample
 from .comparison import Comparison
 
@@ -101,7 +102,7 @@ def half_lives(by_lag: Sequence[Comparison], plan: Bootstrap) -> tuple[HalfLife,
     rows_NM, same_NM = rows_CNM.sum(axis=0), same_CNM.sum(axis=0)
     updates, exponent = half_lives_of(lags, rows_NM[None], same_NM[None])
     drawn_BM = np.full((1, columns), np.nan)
-    if clusters > 1 and len(lags) > 1:
+    if clusters >= FEWEST and len(lags) > 1:
         both = np.stack([rows_CNM, same_CNM]).swapaxes(0, 1).reshape(clusters, -1)
         sums = resample(both, plan).reshape(-1, 2, len(lags), columns)
         drawn_BM, _ = half_lives_of(lags, sums[:, 0], sums[:, 1])

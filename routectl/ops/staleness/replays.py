@@ -10,6 +10,7 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
+from ..adding.fewest import FEWEST
 from ..adding.intervals import Bootstrap, Interval, rate_intervals
 from .gain import REPLAYS, TAUS, GainCounts
 from .plan import StalenessPlan
@@ -75,6 +76,11 @@ class VersionGain:
     figures: Mapping[str, ReplayFigures]
     falls: Mapping[tuple[str, str], Fall]
     r2_path: str | None = None
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the clusters are enough for an interval, which says what is better."""
+        return self.clusters >= FEWEST
 
     @property
     def best(self) -> str:

@@ -7,7 +7,7 @@ from typing import cast
 
 from ...dump import DumpMeta
 from ...ops.check.alone.results import Power
-from ...ops.check.book.findings import SEVERITIES
+from ...ops.check.book.findings import SEVERITIES, kind_of
 from ...ops.check.book.results import CheckFinding, CheckResult, Explanation
 from ..diff.document import counted_rows
 from ..document import dump_document, finite
@@ -67,7 +67,7 @@ def _explanation(found: Explanation) -> ExplanationEntry:
         "hypotheses": [
             {
                 "code": s.code,
-                "hypothesis": s.name,
+                "hypothesis": s.name or kind_of(s.code).title,
                 "rows": s.rows,
                 "mismatch_rate": s.rate,
                 "mismatch_rate_before": s.rate_before,

@@ -20,9 +20,11 @@ from .schema import (
 __all__ = [
     "check_headline",
     "check_verdict",
+    "checked_rows",
     "finding_size",
     "place_text",
     "render_check",
+    "unseen_text",
     "watch_text",
 ]
 
@@ -82,11 +84,13 @@ def _print_body(doc: CheckDocument, console: Console) -> None:
     looked = (
         plural(doc["dump"]["samples"], "sample"),
         plural(doc["tokens"], "token"),
-        plural(doc["rows"], "row"),
+        checked_rows(doc),
     )
     print_line(console, "checked", ", ".join(looked))
     if doc["by_tokens"] is not None:
         print_line(console, "by tokens", _tokens_text(doc["by_tokens"]))
+    if unseen_text(doc):
+        print_line(console, "unseen", unseen_text(doc))
     if doc["explanation"] is not None:
         print_line(console, "mismatch", _mismatch_text(doc["explanation"]))
     if "candidates" in doc:
@@ -95,6 +99,21 @@ def _print_body(doc: CheckDocument, console: Console) -> None:
         _finding(console, finding)
     if doc["explanation"] is not None:
         _hypotheses(console, doc["explanation"])
+
+
+def checked_rows(doc: CheckDocument) -> str:
+    """How many rows were checked, of those that their tokens and layers make."""
+    every = plural(doc["tokens"] * len(doc["dump"]["layers"]), "row")
+    checked = amount(doc["rows"])
+    return every if every.startswith(f"{checked} ") else f"{checked} of {every}"
+
+
+def unseen_text(doc: CheckDocument) -> str:
+    """What a dump that is clean by itself may hide; nothing where it was held against others."""
+    alone = doc["reference"] is None and "candidates" not in doc
+    if not alone or _word(doc["counts"]) != "CLEAN":
+        return ""
+    return "what is wrong alike in every sample, such as renumbered experts: --against shows it"
 
 
 def _tokens_text(told: TokensEntry) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
+from ...ops.adding.fewest import FEWEST
 from ..text.cells import cells_of
 from ..text.pictures import print_heatmap, spark_column
 from ..text.tables import (
@@ -29,6 +30,7 @@ from ..text.wording import (
     percent,
     plural,
     rates_text,
+    too_few_text,
 )
 from .figures import LogprobFigures
 from .flips import example_margins, flip_columns, margin_lines
@@ -220,6 +222,8 @@ def _intervals(doc: DiffDocument) -> list[tuple[str, str]]:
         return []
     rates = (("rows", found["mismatch_rate"]), ("tokens", found["token_mismatch_rate"]))
     told = [f"{what} {percent(r['low'])} to {percent(r['high'])}" for what, r in rates if r]
+    if found["clusters"] < FEWEST and doc["rows_mismatched"]:
+        return [("interval", f"none: {too_few_text(found['clusters'], 'sample')}")]
     return [("interval", f"{100 * found['level']:g} %: {', '.join(told)}")] if told else []
 
 

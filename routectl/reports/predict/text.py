@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from ...ops.adding.fewest import FEWEST
 from ..text.tables import Column, Headline, print_line, print_table, print_text, under_verdict
-from ..text.wording import amount, layers_text, percent, plural
+from ..text.wording import amount, layers_text, percent, plural, too_few_text
 from .schema import FigureEntry, KindFigures, PredictDocument, PredictionFigures
 
 __all__ = ["prediction_headline", "render_prediction"]
 
-_STYLES = {"BETTER": "bold green", "MIXED": "bold yellow"}
+_STYLES = {"BETTER": "bold green", "MIXED": "bold yellow", "UNDECIDED": "bold yellow"}
 
 
 def prediction_headline(doc: PredictDocument) -> Headline:
@@ -76,6 +77,9 @@ def _verdict(doc: PredictDocument) -> tuple[str, str]:
     where = " (versions that it was fitted to)" if fitted else ""
     if len(beats) == len(judged):
         return "BETTER", f"predicted routes beat frozen ones{where}: accuracy {gains}"
+    if doc["sequences"] < FEWEST:
+        few = too_few_text(doc["sequences"], "sequence")
+        return "UNDECIDED", f"accuracy {gains}{where}; {few}"
     if not beats:
         return "NO GAIN", f"predicted routes do not beat frozen ones{where}: accuracy {gains}"
     return "MIXED", (

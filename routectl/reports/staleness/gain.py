@@ -129,11 +129,11 @@ def _modes(entry: GainEntry) -> dict[str, ReplayEntry]:
 def _does(entry: ReplayEntry) -> str:
     """What a replay does to k3, as far as its interval tells."""
     interval = entry["gain_interval"]
-    if interval is not None and interval["low"] > 1:
+    if interval is None:
+        return "moves k3, with no interval,"
+    if interval["low"] > 1:
         return "cuts k3"
-    if interval is not None and interval["high"] < 1:
-        return "raises k3"
-    return "leaves k3 within its interval:"
+    return "raises k3" if interval["high"] < 1 else "leaves k3 within its interval:"
 
 
 def gain_sentence(gain: GainDocument, level: str) -> str | None:

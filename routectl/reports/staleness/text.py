@@ -2,6 +2,7 @@
 
 from rich.console import Console
 
+from ...ops.adding.fewest import FEWEST
 from ..diff.schema import UnmatchedEntry
 from ..document import DumpEntry
 from ..text.cells import cells_of
@@ -24,6 +25,7 @@ from ..text.wording import (
     percent,
     plural,
     rates_text,
+    too_few_text,
 )
 from .gain import gain_columns, gain_lines
 from .schema import StalenessDocument, ThresholdVerdict, VersionEntry
@@ -128,9 +130,13 @@ def _compared(doc: StalenessDocument) -> str:
     c = doc["comparisons"][0]
     layers = layers_text([layer["layer"] for layer in c["layers"]])
     dump = doc["dump"]
+    clusters = c["intervals"]["clusters"]
+    intervals = f"intervals {level_text(doc)}, over {plural(clusters, doc['clusters'])}"
+    if clusters < FEWEST:
+        intervals = f"no intervals: {too_few_text(clusters, doc['clusters'])}"
     return (
         f"{doc['token_selection']} tokens, {layers}, top-{dump['top_k']} of {dump['num_experts']}; "
-        f"intervals {level_text(doc)}, over {plural(c['intervals']['clusters'], doc['clusters'])}"
+        f"{intervals}"
     )
 
 
@@ -209,7 +215,7 @@ def _half_life(doc: StalenessDocument) -> str:
     """The half-life of all routes in words."""
     life = doc["drift"]["half_lives"][0]
     lags = ", ".join(map(str, life["lags"]))
-    about = [f"from lags {lags}" if len(life["lags"]) > 1 else f"lag {lags} alone"]
+    about = [f"from lags {lags}" if len(life["lags"]) > 1 else f"too few points: lag {lags} alone"]
     if life["exponent"] is not None:
         about.append(f"grows as lag^{figure(life['exponent'])}")
     if life["bounds"] is not None:

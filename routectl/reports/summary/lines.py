@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..check.schema import CheckDocument
-from ..check.text import check_headline, finding_size
+from ..check.text import check_headline, checked_rows, finding_size, unseen_text
 from ..ci.schema import CiDocument
 from ..ci.text import ci_headline
 from ..diff.flips import margin_lines
@@ -39,7 +39,7 @@ from ..text.wording import (
     plural,
 )
 
-__all__ = ["summary_of"]
+__all__ = ["summary_of", "verdict_of"]
 
 Lines = Iterator[TextLine]
 
@@ -48,6 +48,12 @@ def summary_of(document: Document) -> list[TextLine] | None:
     """The lines of a document; None for one whose schema has no summary."""
     summarized = _SUMMARIES.get(document.get("schema", "routectl.pack/1"))
     return None if summarized is None else list(summarized(document))
+
+
+def verdict_of(document: Document) -> str:
+    """The verdict of a document in a line; nothing for one whose schema has no summary."""
+    summarized = _SUMMARIES.get(document.get("schema", "routectl.pack/1"))
+    return "" if summarized is None else next(summarized(document)).text.plain
 
 
 def _failed(failed: Sequence[FailureEntry]) -> Lines:
@@ -97,11 +103,13 @@ def _check(doc: CheckDocument) -> Lines:
     yield Labelled("dump", dump_line(doc["dump"]))
     if doc["reference"] is not None:
         yield Labelled("against", dump_line(doc["reference"]))
-    told = f"{plural(doc['dump']['samples'], 'sample')}, {plural(doc['rows'], 'row')}"
+    told = f"{plural(doc['dump']['samples'], 'sample')}, {checked_rows(doc)}"
     found = doc["explanation"]
     if found is not None:
         told += f"; {amount(found['rows_mismatched'])} differ ({percent(found['mismatch_rate'])})"
     yield Labelled("checked", told)
+    if unseen_text(doc):
+        yield Labelled("unseen", unseen_text(doc))
     for finding in doc["findings"][:1]:
         detail = f": {finding['detail']}" if finding["detail"] else ""
         yield Labelled(

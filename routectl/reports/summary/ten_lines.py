@@ -1,7 +1,7 @@
 """A report in ten lines: what --summary prints.
 
 The seam: ``cli/voices.py`` wraps the render of a document in ``ten_lines`` where --summary is
-given, for stdout, ``-o NAME.txt`` and ``.md``; no command and no render knows of it.
+given, for stdout; no command and no render knows of it.
 """
 
 from collections.abc import Sequence

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...ops.adding.fewest import FEWEST
+
 if TYPE_CHECKING:
     from ..document import DumpEntry, FailureEntry
 
@@ -21,6 +23,7 @@ __all__ = [
     "plural",
     "rates_text",
     "shrunk_text",
+    "too_few_text",
 ]
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -39,6 +42,12 @@ def plural(number: int, noun: str) -> str:
     if noun.endswith("ry"):
         return f"{number:,} {noun[:-1]}ies"
     return f"{number:,} {noun}{'es' if noun.endswith('ch') else 's'}"
+
+
+def too_few_text(clusters: int, noun: str) -> str:
+    """Why there are no intervals: 2 sequences are too few, from 8 on there is one."""
+    are = "is" if clusters == 1 else "are"
+    return f"{plural(clusters, noun)} {are} too few, from {FEWEST} on there are intervals"
 
 
 def percent(rate: float | None) -> str:

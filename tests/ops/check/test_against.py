@@ -49,6 +49,34 @@ def test_clean_pairs(pair):
         assert found.explanation.explained == 0
 
 
+def filled(dump, filler, rows):
+    """The dump with filler in the first rows of three samples in four, those of random ids else."""
+    rng, samples = np.random.default_rng(0), []
+    for index, sample in enumerate(dump):
+        ids_TLK = sample.routes.ids_TLK.copy()
+        part = ids_TLK[: len(ids_TLK) // 3 if rows is None else rows]
+        if index % 4:
+            order = np.argsort(rng.random((*part.shape[:2], 32)), axis=2)[..., :4]
+            part[:] = order if filler is None else filler
+        samples.append(replace(sample, routes=replace(sample.routes, ids_TLK=ids_TLK)))
+    return Dump(dump.meta, dump.keys, samples.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("code", "filler", "rows"), [("R206", [0, 1, 2, 3], 8), ("R207", None, None)]
+)
+def test_filler_is_one_finding(code, filler, rows):
+    """Filler is named once: it is held against no reference and against no sibling."""
+    base = next(base for base in BASES if base.name == "tiny_rl vllm")
+    clean = loaded(base.dump)
+    bad = filled(clean, filler, rows)
+    for reference in (None, loaded(base.reference)):
+        found = check(bad, reference, options=CheckOptions(by_tokens=False))
+        assert codes(found, "error") == {code}
+    named = sum(f.rows for f in found.findings if f.code == code)
+    assert found.explanation.rows == 6 * sum(len(s.routes.ids_TLK) for s in clean) - named
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", AGAINST, ids=lambda f: f.name)
 def test_fault_at_five_percent(fault):

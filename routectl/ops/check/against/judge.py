@@ -263,8 +263,8 @@ class Judge:
         odds_3N = np.stack([np.zeros(len(odds)), stay, odds]).astype(np.float32)
         own_N = best_path(odds_3N, np.full(3, _CHANGE)) == 2
         rows, left = int(both[own_N].sum()), int(wrong[own_N].sum())
-        before = int(was[own_N].sum())
-        if left > _FOLLOWS * rows or left > _FOLLOWS * before:
+        before = int((was & both)[own_N].sum())  # of those that have a row at the lag
+        if left > _FOLLOWS * rows or left > _FOLLOWS * before or 2 * rows < there[own_N].sum():
             own_N[:] = False
         return own_N, rows, left, before
 
@@ -281,7 +281,8 @@ class Judge:
                 name = name_model(segment.model, self.layers, self.num_experts)
                 late = f"{abs(lag)} {'late' if lag > 0 else 'early'}"
                 facts: dict[str, Fact] = {**name.facts, "lag": lag}
-                told = replace(name, detail=f"{name.detail}, and rows {late}", facts=facts)
+                detail = f"{name.detail}, and rows {late}".removeprefix(", ")
+                told = replace(name, detail=detail, facts=facts)
                 pending = self._apply(pending, segment.model, told, where, number, lag)
         return pending
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ....kernels.check import hash_sets
 from ....routes import Bools, Ids
 from .side import MOST_IDS
 
@@ -49,12 +50,6 @@ class IdMap:
         """Whether ids stand for themselves, a few that are seldom seen aside."""
         moved_P = self.to_P != np.arange(len(self.to_P))
         return int(self.seen_P[moved_P].sum()) <= _SELDOM * int(self.seen_P.sum())
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether every id that was seen has one image: it explains any rows of that id."""
-        known = self.to_P[self.to_P >= 0]
-        return len(known) > 1 and bool((known == known[0]).all())
 
     def filled(self) -> Map:
         """The map with ids that were not seen: their own number where it is free, if one-to-one."""
@@ -132,19 +127,52 @@ def _candidates(ours_NK: Ids, theirs_NK: Ids, num_ids: int) -> list[IdMap]:
     ]
 
 
+def _halves(ours_NK: Ids, theirs_NK: Ids, num_ids: int) -> Bools:
+    """Which rows a map is made from, to be held against the others.
+
+    Rows that are there again are in one half, so that what is the same in all samples (a system
+    prompt's rows, filler) does not vouch for itself; with K = 1 each id is in both.
+    """
+    if ours_NK.shape[1] == 1:
+        return np.asarray(np.arange(len(ours_NK)) % 2 == 0)
+    sides = [
+        hash_sets(np.ascontiguousarray(ids[:, None]), num_ids)[:, 0] for ids in (ours_NK, theirs_NK)
+    ]
+    kind_N = np.unique(sides[0] * np.uint64(0x9E3779B97F4A7C15) ^ sides[1], return_inverse=True)[1]
+    return np.asarray(kind_N % 2 == 0)
+
+
 def fit_map(ours_NK: Ids, theirs_NK: Ids, num_ids: int) -> tuple[IdMap | None, float]:
     """The map that explains most rows, and the mismatch that one half's leaves in the other half.
 
-    A one-to-one map is preferred to others that do not leave half of what it does.
+    A one-to-one map is preferred to others that do not leave half of what it does. None where it
+    leaves half of what it leaves of rows that are no pairs, or more: with few rows, or few experts
+    that have most of the load, some map fits any two.
     """
     if len(ours_NK) < 2 or num_ids > MOST_IDS:
         return None, 1.0
-    trials = _candidates(ours_NK[::2], theirs_NK[::2], num_ids)
-    left = [float(t.differs(ours_NK[1::2], theirs_NK[1::2]).mean()) for t in trials]
+    half_N, left = _halves(ours_NK, theirs_NK, num_ids), 1.0
+    for made_N in (half_N, ~half_N):
+        if made_N.all() or not made_N.any():
+            break
+        best, left, chance = _tried((ours_NK, theirs_NK), made_N, num_ids)
+        if left < _CLEARLY * chance:
+            return _candidates(ours_NK, theirs_NK, num_ids)[best], left
+    return None, left
+
+
+def _tried(sides: tuple[Ids, Ids], made_N: Bools, num_ids: int) -> tuple[int, float, float]:
+    """Which candidate of the marked rows explains most of the others, and what it leaves of them;
+    the same of each of these beside another one's row.
+    """
+    ours, theirs = (ids[~made_N] for ids in sides)
+    trials = _candidates(sides[0][made_N], sides[1][made_N], num_ids)
+    left = [float(t.differs(ours, theirs).mean()) for t in trials]
     best = int(np.argmin(left))
     if left[best] > _CLEARLY * left[0] - _SELDOM:
         best = 0
-    return _candidates(ours_NK, theirs_NK, num_ids)[best], left[best]
+    turned = np.roll(theirs, len(theirs) // 2, axis=0)
+    return best, left[best], float(trials[best].differs(ours, turned).mean())
 
 
 def map_name(found: IdMap, num_experts: int) -> str:

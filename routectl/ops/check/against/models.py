@@ -134,15 +134,12 @@ def fit_maps(
     sizes: IdSizes,
     most: int,
 ) -> Model | None:
-    """The map of each column's ids; None where a column has too few rows, or no ids.
-
-    Nor is one for rows that have one id in all of their slots: those are filler.
-    """
+    """The map of each column's ids; None where a column has too few rows, or no ids."""
     maps = []
     for i, column in enumerate(columns):
         ours_NK, theirs_NLK = _gathered(blocks, i, most)
         found, _ = fit_map(ours_NK, theirs_NLK[:, column], sizes.num_ids)
-        if found is None or (found.is_constant and ours_NK.shape[1] > 1):
+        if found is None:
             return None
         maps.append(ruled(found, sizes.num_experts))
     return Model(columns, columns, tuple(maps))

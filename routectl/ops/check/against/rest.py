@@ -257,11 +257,15 @@ def _step(begin: int, wrong: Counts, found: tuple[int, bool] | None) -> _Step | 
 
 
 def _split(wrong: Counts, rows: Counts, evidence: float) -> tuple[int, bool] | None:
-    """The last token of the first part, and whether that differs more; None without evidence."""
+    """The last token of the first part, and whether that differs more; None without evidence.
+
+    Tokens without rows count for neither part.
+    """
     total, size = int(wrong[-1]), int(rows[-1])
-    if len(wrong) < 2 * _SHORTEST:
+    there = np.flatnonzero(np.diff(rows, prepend=0))
+    if len(there) < 2 * _SHORTEST:
         return None
-    cuts = np.arange(_SHORTEST - 1, len(wrong) - _SHORTEST)
+    cuts = there[_SHORTEST - 1 : -_SHORTEST]
     one_w, one_r = wrong[cuts], np.maximum(rows[cuts], 1)
     two_w, two_r = total - one_w, np.maximum(size - rows[cuts], 1)
     even = nats(np.array(total), np.array(size), total / size)

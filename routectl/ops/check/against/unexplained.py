@@ -63,13 +63,6 @@ def _is_even(ours: Ids, num_experts: int) -> bool:
     return bool(squares / even <= spread * (cells + _EVEN * np.sqrt(2 * cells)))
 
 
-def _is_consecutive(ours: Ids) -> bool:
-    """Whether rows are the experts 0, 1, 2, ...: R206 is said of them."""
-    if not len(ours):
-        return False
-    return float((ours == np.arange(ours.shape[-1])).all(axis=(1, 2)).mean()) > _EVERY
-
-
 def _is_constant(run: Pending, sides: PairedSides) -> bool:
     """Whether all the sample's rows of the layer are alike: R302 is said of them."""
     rows_TK = sides.ours.ids_TLK[sides.ours.there_TL[:, run.columns[0]], run.columns[0]]
@@ -112,7 +105,7 @@ def judge_tokens(
         if rate <= _DIFFERS:  # what is left of a run that others explain
             rest.spare(differs, both)
             continue
-        if _out_of_range(ours, inputs.num_experts) or _of_one_id(ours) or _is_consecutive(ours):
+        if _out_of_range(ours, inputs.num_experts) or _of_one_id(ours):
             continue
         if len(ours) >= _OWN and rate > _NOBODYS and _like_chance(ours, theirs):
             nobodys.append((run, _is_even(ours, sides.theirs.num_ids)))

@@ -1,11 +1,14 @@
 // The panels of staleness: over version lag, by layer, over the steps of a run.
 
+const FEWEST = 8; // clusters from which there are intervals: ops/adding/fewest.py
 const COLOURS = { free: "var(--bar)", forced: "var(--bar-2)" };
 const whiskerOf = (interval) => (interval ? [interval.low, interval.high] : null);
 
 function stalenessPanels() {
   const modes = [...new Set(doc.comparisons.map((c) => c.mode))];
   const level = `${100 * doc.level} %`;
+  const few = doc.comparisons[0].intervals.clusters < FEWEST;
+  const within = few ? `no intervals: fewer than ${FEWEST} ${doc.clusters}s` : `${level} intervals`;
   const said = (c) =>
     `${percent(c.mismatch_rate)}${c.intervals.mismatch_rate ? ` (${level}: ${percent(c.intervals.mismatch_rate.low)} to ${percent(c.intervals.mismatch_rate.high)})` : ""}, ${amount(c.rows_mismatched)} of ${amount(c.rows)} rows`;
   const point = (c, x) => ({
@@ -54,7 +57,7 @@ function stalenessPanels() {
     panel(
       "curves",
       "What differs over version lag",
-      `Share of rows with another expert set; lag 0 is the engine's mismatch. Bands are ${level} intervals over ${doc.clusters}s.`,
+      `Share of rows with another expert set; lag 0 is the engine's mismatch. ${few ? `There are ${within}` : `Bands are ${within} over ${doc.clusters}s`}.`,
       [
         curves("mismatch rate over version lag", series, {
           under: "updates between the two versions",
@@ -70,7 +73,7 @@ function stalenessPanels() {
       panel(
         "drift",
         `Drift per layer, ${mode}`,
-        `Rows with another expert set at lag ${speeds[0].lag}; whiskers are ${level} intervals.`,
+        `Rows with another expert set at lag ${speeds[0].lag}; ${few ? within : `whiskers are ${within}`}.`,
         lyingBars("staleness by layer", bars, { height: ROW(bars.length) }),
       ),
     );
@@ -106,7 +109,7 @@ function replayPanel(level) {
     panel(
       "replays",
       "What replay gains",
-      `k3 of ${amount(versions[0].tokens)} response tokens against the dump's own log-probs: none replays nothing, R2 the trainer's own routes, R3 the engine's; in brackets, how many times lower. Each version has an axis of its own; whiskers are ${level} intervals over ${doc.clusters}s.`,
+      `k3 of ${amount(versions[0].tokens)} response tokens against the dump's own log-probs: none replays nothing, R2 the trainer's own routes, R3 the engine's; in brackets, how many times lower. Each version has an axis of its own; ${versions.every((one) => one.clusters < FEWEST) ? `no intervals: fewer than ${FEWEST} ${doc.clusters}s` : `whiskers are ${level} intervals over ${doc.clusters}s`}.`,
       [...charts, keys(...Object.entries(REPLAYS).map(([name, colour]) => [colour, name]))],
     ),
   ];

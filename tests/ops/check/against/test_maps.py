@@ -87,6 +87,26 @@ def test_no_map():
     assert fit_map(rows_of(1), rows_of(1), EXPERTS)[0] is None
 
 
+@pytest.mark.parametrize(("experts", "top_k", "count"), [(8, 1, 24), (8, 2, 40), (32, 4, 24)])
+def test_few_rows_have_no_map_by_chance(experts, top_k, count):
+    """Unrelated rows have no map, however uneven the load; renumbered ones have."""
+    for seed in range(20):
+        one, other = (rows_of(count, experts, top_k, seed=2 * seed + n) for n in (0, 1))
+        assert fit_map(one, other, experts)[0] is None
+    rows = rows_of(4 * count, experts, top_k)
+    to = np.random.default_rng(0).permutation(experts)
+    assert fit_map(to[rows].astype(np.uint16), rows, experts)[0] is not None
+
+
+@pytest.mark.parametrize(("experts", "top_k"), [(8, 1), (32, 4)])
+def test_rows_that_come_again_do_not_vouch_for_a_map(experts, top_k):
+    """The same few rows of a system prompt in 100 samples, held against filler, have no map."""
+    theirs = np.tile(rows_of(2, experts, top_k), (100, 1))
+    filler = np.tile(np.arange(top_k, dtype=np.uint16), (len(theirs), 1))
+    assert fit_map(filler, theirs, experts)[0] is None
+    assert fit_map(filler[:100], np.tile(theirs[:1], (100, 1)), experts)[0] is None
+
+
 def test_names_of_maps():
     """A map that moves nothing is the identity, a few ids that are seldom seen aside."""
     to = np.arange(8)
