@@ -193,7 +193,7 @@ class Checker:
             return book
         if not legal.trusted:
             return book
-        judged = learnt.judge(sample, index, self.library)
+        judged = learnt.judge(bare, index, self.library)
         layers = len(self.meta.layers_L)
         return found.witness.hear(judged, book, found.ledger, layers, told=told, seen=seen)
 
