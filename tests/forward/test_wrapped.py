@@ -107,6 +107,7 @@ def test_what_goes_around_the_hooks_is_refused_by_name(said):
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo does not know")
+@pytest.mark.filterwarnings("ignore:Guards may run slower")  # torch, of Python 3.13.0
 def test_a_compiled_function_is_never_wrong_in_silence():
     """A compiled function that calls the model is no wrapper that can be seen: it gives what an
     eager replay gives, or the proof tells that it went around."""
