@@ -73,7 +73,7 @@ _SAID = {
     "checkpoint": "torch_dist",
     "ci": "2 of 3 checks",
     "diff": "DIFFERS",
-    "predict": "NO GAIN",
+    "predict": "UNDECIDED",
     "series": "2 steps",
     "show": " samples",
     "staleness": "OVER",
