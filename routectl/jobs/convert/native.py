@@ -13,7 +13,7 @@ from ..shards.run import in_order
 from ..shards.work import Opened, Shard, cut_runs, sample_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from ...codecs.dictionary import TokenDictionary
     from ...dump import Dump, Sample
@@ -100,7 +100,8 @@ def _open(source: Source, output: NativeOutput) -> "tuple[Dump, NativeForm]":
 class _Writing:
     """The row groups of a file, in shards: each process opens the dump once, where it must.
 
-    ``sent`` is the form where samples go to other processes with their shards.
+    A shard is of row groups; of samples, where their rows are not known; or of what reads these
+    elsewhere, to be written in the form that is ``sent`` along.
     """
 
     opened: "Opened[tuple[Dump, NativeForm]]"
@@ -122,7 +123,7 @@ class _Writing:
             groups = runs[part.start : part.stop]
             samples = range(groups[0].start, groups[-1].stop) if groups else range(0)
             weight = sum(weights[part.start : part.stop])
-            shards.append(Shard(_told(dump, samples), weight, len(samples), samples))
+            shards.append(Shard(_told(dump, samples), weight, len(samples), groups))
         return shards
 
     def _unknown(self, dump: "Dump", form: "NativeForm") -> list[Shard]:
@@ -138,16 +139,14 @@ class _Writing:
 
     def partial(self, shard: Shard) -> "list[Encoded]":
         """The row groups of a shard, each as a file of its own."""
-        from ...formats.native.row_groups import grouped
-
-        if isinstance(shard.of, range):
-            dump, form = self.opened()
-            samples: Iterable[Sample] = map(dump.__getitem__, shard.of)
-            if dump.rows() is not None:
-                return list(map(form.encoded, grouped(samples, form.group_bytes)))
-        else:
+        if callable(shard.of):
             assert self.sent is not None
             samples, form = shard.of(), self.sent
+        else:
+            dump, form = self.opened()
+            if isinstance(shard.of, list):
+                return [form.encoded([dump[i] for i in group]) for group in shard.of]
+            samples = map(dump.__getitem__, shard.of)
         return list(map(form.encoded, _even_groups(list(samples), form.group_bytes)))
 
 
