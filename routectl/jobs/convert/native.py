@@ -129,16 +129,21 @@ class _Writing:
     def _unknown(self, dump: "Dump", form: "NativeForm") -> list[Shard]:
         """Samples whose rows are known when they are read: so many bytes of the dump's own."""
         weights_S = sample_bytes(dump)
-        least = max(_SHARD_BYTES, _GROUPS * form.group_bytes)
         shards = []
-        for run in cut_runs(weights_S, len(dump), least):
+        for run in cut_runs(weights_S, len(dump), self._least(form)):
             of = run if self.sent is None or dump.elsewhere is None else dump.elsewhere(run)
             weight = int(weights_S[run.start : run.stop].sum())
             shards.append(Shard(_told(dump, run), weight, len(run), of))
         return shards
 
+    def _least(self, form: "NativeForm") -> int:
+        """Bytes of a shard whose rows are not known, where there are as many."""
+        return max(_SHARD_BYTES, _GROUPS * form.group_bytes)
+
     def partial(self, shard: Shard) -> "list[Encoded]":
         """The row groups of a shard, each as a file of its own."""
+        from ...formats.native.row_groups import grouped
+
         if callable(shard.of):
             assert self.sent is not None
             samples, form = shard.of(), self.sent
@@ -147,7 +152,8 @@ class _Writing:
             if isinstance(shard.of, list):
                 return [form.encoded([dump[i] for i in group]) for group in shard.of]
             samples = map(dump.__getitem__, shard.of)
-        return list(map(form.encoded, _even_groups(list(samples), form.group_bytes)))
+        parts = grouped(samples, 2 * self._least(form))  # held at a time, whatever gzip had them in
+        return [form.encoded(one) for part in parts for one in _even_groups(part, form.group_bytes)]
 
 
 def _even_groups(samples: "list[Sample]", group_bytes: int) -> "Iterator[list[Sample]]":

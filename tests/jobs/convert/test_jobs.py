@@ -116,6 +116,28 @@ def test_row_groups_are_even(tmp_path, capsys, monkeypatch) -> None:
     assert max(groups) - min(groups) <= 2 * max(sizes)
 
 
+def test_what_gzip_had_is_not_held_at_once(tmp_path, capsys, monkeypatch) -> None:
+    """A shard has so many bytes of the file; what they inflate to is read a part at a time."""
+    alike = [read_lines(LINES)[0]] * 400
+    packed = tmp_path / "x.jsonl.gz"
+    packed.write_bytes(gzip.compress(write_lines(tmp_path / "x.jsonl", alike).read_bytes()))
+    monkeypatch.setattr(row_groups, "_GROUP_BYTES", 1 << 10)
+    monkeypatch.setattr(native, "_SHARD_BYTES", 1 << 14)
+    held, even = [], native._even_groups
+
+    def watched(samples, group_bytes):
+        held.append(sum(one.routes.ids_TLK.nbytes for one in samples))
+        return even(samples, group_bytes)
+
+    monkeypatch.setattr(native, "_even_groups", watched)
+    path = tmp_path / "x.parquet"
+    done = run(capsys, "convert", packed, "--save", path, "--model", DEEPSEEK_CONFIG)
+    assert done.code == 0, done.err
+    assert sum(held) > 20 * packed.stat().st_size
+    assert max(held) < 3 << 14
+    assert len(open_dump(path)) == len(alike)
+
+
 def test_a_damaged_row_group_leaves_nothing(many, tmp_path, capsys) -> None:
     """The first sample that cannot be read is named, whoever reads it, and no file is there."""
     data = bytearray(many.read_bytes())
