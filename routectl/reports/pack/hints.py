@@ -29,8 +29,8 @@ def hint_of(found: "Verification") -> str | None:
     typed, misfit = _sizes(said), bool(found.misfits) and not found.suspects
     own = said.packing.num_micro_batches
     more, fewer = said.named.micro_batches > own, said.named.micro_batches < own
-    if "max-tokens-per-gpu" in said.assumed and (more or misfit):
-        typed.append(_BATCHES)
+    if "max-tokens-per-gpu" in said.assumed and (more or (misfit and not typed)):
+        typed.append(_BATCHES)  # of sizes that are missing files misfit, too
     if typed:
         return f"files are named as of {_named(said)}: --layout {','.join(typed)}"
     if more or (fewer and misfit):

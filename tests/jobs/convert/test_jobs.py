@@ -1,6 +1,7 @@
 """``routectl convert --jobs``: native files written by several processes."""
 
 import gzip
+import pickle
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -78,6 +79,26 @@ def test_text_and_arrays_are_written_by_all(texts, tmp_path, capsys, form) -> No
         open_dump(path), open_dump(texts[form], model=model[-1] if model else None), strict=True
     ):
         assert digest_routes(mine.routes) == digest_routes(expected.routes)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "gzip", "folder", "npz"])
+def test_a_worker_needs_no_more_than_it_is_sent(texts, tmp_path, capsys, monkeypatch, form) -> None:
+    """The tests around this one end before a worker has started: here each shard is sent."""
+    found, model, partial = [], () if form == "npz" else ("--model", DEEPSEEK_CONFIG), []
+    told = native._Writing.partial
+
+    def sent(work, shard):
+        partial.append(shard)
+        work, shard = pickle.loads(pickle.dumps((work, shard)))
+        return told(work, shard)
+
+    for jobs in (2, 3):
+        path = tmp_path / f"{jobs}.parquet"
+        assert run(capsys, "convert", texts[form], "--save", path, "--jobs", jobs, *model).code == 0
+        found.append(path.read_bytes())
+        monkeypatch.setattr(native._Writing, "partial", sent)
+    assert found[0] == found[1]
+    assert partial
 
 
 def test_a_damaged_line_is_named_by_its_number(texts, tmp_path, capsys) -> None:

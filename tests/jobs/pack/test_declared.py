@@ -144,6 +144,11 @@ def test_a_plan_says_dp(capsys, bare, dump, tmp_path):
             ("framework=verl,cp=2",),
             f"files are named as of cp 2, 3 micro-batches: --layout {MORE}",
         ),
+        (  # a size alone: files have other rows for it
+            ("framework=verl,dp=2",),
+            ("framework=verl",),
+            "files are named as of dp 2, 1 micro-batch: --layout dp=2",
+        ),
         (  # another number of samples in each
             ("framework=verl,micro-batch-size=2",),
             ("framework=verl,micro-batch-size=3",),
@@ -184,8 +189,9 @@ def test_what_to_type(capsys, bare, dump, made, said, hint):
     assert found["hint"] == hint
     assert lines["hint"] == [hint]
     assert "matches" not in lines or found["suspects"]
-    if hint.startswith("--layout "):
-        more = (*said, hint.removeprefix("--layout "))
+    typed = hint.partition("--layout ")[2]
+    if typed and MORE not in typed:
+        more = (*said, typed)
         verified(capsys, folder, dump, *more)
 
 
