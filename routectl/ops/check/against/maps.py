@@ -142,12 +142,15 @@ def _halves(ours_NK: Ids, theirs_NK: Ids, num_ids: int) -> Bools:
     return np.asarray(kind_N % 2 == 0)
 
 
-def fit_map(ours_NK: Ids, theirs_NK: Ids, num_ids: int) -> tuple[IdMap | None, float]:
+def fit_map(
+    ours_NK: Ids, theirs_NK: Ids, num_ids: int, num_experts: int = 0
+) -> tuple[IdMap | None, float]:
     """The map that explains most rows, and the mismatch that one half's leaves in the other half.
 
     A one-to-one map is preferred to others that do not leave half of what it does. None where it
     leaves half of what it leaves of rows that are no pairs, or more: with few rows, or few experts
-    that have most of the load, some map fits any two.
+    that have most of the load, some map fits any two. A map is held against rows by its rule, which
+    says of ids that were not seen, too (``num_experts``; 0: by itself).
     """
     if len(ours_NK) < 2 or num_ids > MOST_IDS:
         return None, 1.0
@@ -155,18 +158,21 @@ def fit_map(ours_NK: Ids, theirs_NK: Ids, num_ids: int) -> tuple[IdMap | None, f
     for made_N in (half_N, ~half_N):
         if made_N.all() or not made_N.any():
             break
-        best, left, chance = _tried((ours_NK, theirs_NK), made_N, num_ids)
+        best, left, chance = _tried((ours_NK, theirs_NK), made_N, num_ids, num_experts)
         if left < _CLEARLY * chance:
             return _candidates(ours_NK, theirs_NK, num_ids)[best], left
     return None, left
 
 
-def _tried(sides: tuple[Ids, Ids], made_N: Bools, num_ids: int) -> tuple[int, float, float]:
+def _tried(
+    sides: tuple[Ids, Ids], made_N: Bools, num_ids: int, num_experts: int
+) -> tuple[int, float, float]:
     """Which candidate of the marked rows explains most of the others, and what it leaves of them;
     the same of each of these beside another one's row.
     """
     ours, theirs = (ids[~made_N] for ids in sides)
     trials = _candidates(sides[0][made_N], sides[1][made_N], num_ids)
+    trials = [ruled(one, num_experts) for one in trials] if num_experts else trials
     left = [float(t.differs(ours, theirs).mean()) for t in trials]
     best = int(np.argmin(left))
     if left[best] > _CLEARLY * left[0] - _SELDOM:

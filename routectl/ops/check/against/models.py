@@ -138,7 +138,7 @@ def fit_maps(
     maps = []
     for i, column in enumerate(columns):
         ours_NK, theirs_NLK = _gathered(blocks, i, most)
-        found, _ = fit_map(ours_NK, theirs_NLK[:, column], sizes.num_ids)
+        found, _ = fit_map(ours_NK, theirs_NLK[:, column], *sizes)
         if found is None:
             return None
         maps.append(ruled(found, sizes.num_experts))

@@ -116,3 +116,15 @@ def test_names_of_maps():
     rank = np.where(to < 4, to, 0)
     assert map_name(IdMap(rank, np.ones(8, np.int64), False), 8).startswith("ids 1 to 3 alone")
     assert map_name(IdMap(np.full(8, -1), np.zeros(8, np.int64), True), 8) == "no map"
+
+
+def test_few_rows_show_a_rule() -> None:
+    """Of 256 experts most are in few rows; what the rule says of the others is held against rows,
+    and it is none where rows are no pairs.
+    """
+    rng = np.random.default_rng(0)
+    rows_NE = rng.normal(0, 1, (2, 80, 256)) + rng.normal(0, 0.5, 256)
+    theirs, others = np.argsort(-rows_NE, axis=2)[:, :, :8].astype(np.uint16)
+    ours = ((theirs + 1) % 256).astype(np.uint16)
+    assert fit_map(ours, theirs, 256, 256)[0] is not None
+    assert fit_map(ours, others, 256, 256)[0] is None
