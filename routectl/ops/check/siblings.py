@@ -1,4 +1,4 @@
-"""Samples that share a prompt: each is held against the first of them that has routes.
+"""Samples that share a prompt: each is held against the first of them that has routes for it.
 
 Which that is follows from the keys of the dump, so that it is the same however the dump is cut.
 Shape suffixes: N samples.
@@ -81,7 +81,8 @@ class Siblings:
         if routes is None or end is None:
             return
         if leader == NONE:
-            self._hold((index, index), _Routed(index, name, routes, astray))
+            if not _is_bare(routes, end):
+                self._hold((index, index), _Routed(index, name, routes, astray))
             return
         first = self._routed(leader, leader)
         if first is None or first.index >= index or astray or first.astray:
@@ -119,13 +120,17 @@ class Siblings:
             if index != leader and self.first_N[index] != leader:
                 continue
             sample = self.read(index)
-            if (
-                sample is not None
-                and sample.routes is not None
-                and sample.prompt_length is not None
-            ):
+            if sample is None or sample.routes is None or sample.prompt_length is None:
+                continue
+            if not _is_bare(sample.routes, sample.prompt_length):
                 return _Routed(index, name_of(sample, index), sample.routes, _is_astray(sample))
         return None
+
+
+def _is_bare(routes: Routes, end: int) -> bool:
+    """Whether the prompt's rows are there and none of them is a route: they are filler."""
+    missing_TL = None if routes.missing_TL is None else routes.missing_TL[: end - routes.start]
+    return missing_TL is not None and missing_TL.size > 0 and bool(missing_TL.all())
 
 
 def _is_astray(sample: Sample) -> bool:

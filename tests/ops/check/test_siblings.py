@@ -1,5 +1,7 @@
 """Which of the samples of one prompt is unlike the others."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,17 @@ def test_the_one_that_is_unlike_the_others_is_blamed(odd):
     assert [place.sample for place in found.places] == [f"s{odd}"]
     assert found.samples == 1
     assert found.places[0].note == f"unlike sample s{0 if odd else 1}"
+
+
+def test_filler_of_the_first_hides_no_other():
+    """Where the first has filler for its prompt, the next one stands in for it."""
+    samples = list(group(2, size=5))
+    filler_TLK = np.zeros_like(samples[0].routes.ids_TLK)
+    samples[0] = replace(samples[0], routes=make_routes(filler_TLK.tolist()))
+    found = check(make_dump(samples), options=CheckOptions(by_tokens=False))
+    assert [place.sample for place in only(found, "R102").places] == ["s0"]
+    (place,) = only(found, "R601").places
+    assert (place.sample, place.note) == ("s2", "unlike sample s1")
 
 
 def test_of_two_the_second_is_named():
