@@ -63,6 +63,29 @@ def test_console_blocks_are_all_run() -> None:
     assert blocks >= 4
 
 
+_WRITES = re.compile(
+    r"(?:--save |--html |--partial |-o |mkdir (?:-p )?|unpack (?=\w+ >)|cp -r \S+ |(?<![12&])> ?)"
+    r"([^\s/;|&`$]+)"
+)
+
+
+def names_written(text: str) -> set[str]:
+    """The first folder or the file of what the commands of a page's console blocks write."""
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    return {name for line in commands for name in _WRITES.findall(line.removeprefix("$ "))}
+
+
+def test_no_two_pages_write_the_same_name() -> None:
+    """Pages that are tried in one folder, one after the other, are not in each other's way."""
+    writer: dict[str, str] = {}
+    for path in PAGES:
+        for name in sorted(names_written(path.read_text("utf-8"))):
+            page = path.relative_to(ROOT).as_posix()
+            assert writer.setdefault(name, page) == page, f"{name}: {writer[name]} and {page}"
+    assert {"run", "part-2", "steps", "eight.jsonl", "replay-verl"} <= set(writer)
+
+
 def test_links_lead_somewhere() -> None:
     """Every relative link in README and docs names a file that is there."""
     for path in PAGES:

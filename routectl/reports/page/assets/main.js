@@ -166,6 +166,7 @@ function keyOf(text) {
 function armTable(table) {
   const box = table.parentElement,
     lines = [...table.tBodies[0].rows];
+  for (const { cells } of lines) cells[0].classList.toggle("long", cells[0].textContent.length > 16);
   for (let column = 1; column < table.tHead.rows[0].cells.length; column++) {
     const own = lines.map((row) => row.cells[column]).filter(Boolean);
     const texts = own.map((cell) => cell.textContent);

@@ -167,10 +167,15 @@ function differenceScale(most) {
   };
 }
 
-/** What a ramp's colours mean: its ends, its middle, and whether it is one of square roots. */
+/**
+ * What a ramp's colours mean: its ends, its middle, and whether it is one of square roots. place
+ * is the share of the ramp at which the value of the middle is, where that is not the half.
+ */
 function legendOf(scale, what) {
   const [low, high] = scale.quarters ?? [];
   const values = [scale.from, low, scale.middle, high, scale.to].filter((v) => v !== undefined);
+  const moved = scale.place && `position: relative; left: ${(100 * (scale.place - 0.5)).toFixed(1)}%`;
+  const style = (value) => (value === scale.middle && moved) || null;
   return el(
     "div",
     { class: "legend" },
@@ -182,7 +187,7 @@ function legendOf(scale, what) {
         class: "ramp",
         style: `background: linear-gradient(90deg, ${scale.ramp.join(", ")})`,
       }),
-      el("span", { class: "ticks" }, ...values.map((v) => el("span", {}, v))),
+      el("span", { class: "ticks" }, ...values.map((v) => el("span", { style: style(v) }, v))),
     ),
   );
 }

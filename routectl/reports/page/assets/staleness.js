@@ -6,7 +6,7 @@ const whiskerOf = (interval) => (interval ? [interval.low, interval.high] : null
 
 function stalenessPanels() {
   const modes = [...new Set(doc.comparisons.map((c) => c.mode))];
-  const level = `${100 * doc.level} %`;
+  const level = `${plainNumber(100 * doc.level)} %`;
   const few = doc.comparisons[0].intervals.clusters < FEWEST;
   const within = few ? `no intervals: fewer than ${FEWEST} ${doc.clusters}s` : `${level} intervals`;
   const said = (c) =>

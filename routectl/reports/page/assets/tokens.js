@@ -22,6 +22,8 @@ function tokenPanel(view, i) {
     (t) => view.place === "all" || seq.place(t) === view.place,
   );
   const most = Math.max(1, ...listed.map((t) => differing(t).length));
+  const shareOf = (count) => FAINT + (1 - FAINT) * Math.sqrt(count / most); // of the ramp
+  const middle = Math.max(1, Math.round(most * ((0.5 - FAINT) / (1 - FAINT)) ** 2)); // a count is whole
   const box = el("div", {
     class: texts ? "tokens" : "tokens ids",
     role: "listbox",
@@ -35,8 +37,7 @@ function tokenPanel(view, i) {
   const chips = new Map();
 
   function chip(t) {
-    const layers = differing(t),
-      share = layers.length / most;
+    const layers = differing(t);
     const text = texts
       ? textOf(texts[t])
       : String(entry.token_ids ? entry.token_ids[t] : seq.position(t));
@@ -51,7 +52,7 @@ function tokenPanel(view, i) {
       text,
     );
     if (layers.length) {
-      const shade = mixed(ramp, FAINT + (1 - FAINT) * Math.sqrt(share));
+      const shade = mixed(ramp, shareOf(layers.length));
       node.style.background = `rgb(${shade.join(",")})`;
       node.classList.add(isPale(shade) ? "light" : "dark");
     }
@@ -147,7 +148,7 @@ function tokenPanel(view, i) {
         {
           ramp: RAMPS[isDark() ? "dark" : "light"],
           from: "0",
-          middle: short(most * ((0.5 - FAINT) / (1 - FAINT)) ** 2),
+          ...(middle < most ? { middle: String(middle), place: shareOf(middle) } : {}),
           to: String(most),
           root: true,
         },
