@@ -7,7 +7,10 @@ again; where the tokens say something else than the reference, either may be wro
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from ...dump import DumpMeta
+from .against.maps import IdMap, map_name
 from .alone.judged import SCRIPTS, JudgedRows, Learnt, Seen, explained_script
 from .alone.misfits import Named
 from .alone.results import (
@@ -28,6 +31,7 @@ _KNOWN = ("R103", "R104", "R206", "R207", "R208", "R401")  # what else makes row
 _LAYERS = (*_KNOWN, "R301", "R302", "R402", "R601")  # and layers
 _SEEN = ("R402", "R601")  # what moved rows look like to other checks
 _MANY = 0.1  # of the samples that are changed, from which a layer by itself says nothing
+_SURE_IDS = 0.5  # of a layer's, from which the rule of a map is told
 _BY = "by its tokens"
 
 
@@ -124,37 +128,50 @@ def _quiet(judged: JudgedRows, book: Book) -> bool:
 
 def _add_layers(named: Named, seen: Seen, ledger: Ledger) -> None:
     """Findings of single layers in all samples together."""
+    book, indices = Book(), dict[str, int]()
+    kinds = {_map_of(one) for one in named.renumbered}
+    kind = kinds.pop() if len(kinds) == 1 else "renumbered"
+    said = "" if kind == "renumbered" else f" {kind},"
     for one in named.renumbered:
-        facts: dict[str, Fact] = {"by": _BY, "map": "renumbered"}
-        detail = f"{_BY}, {sum(one.sure)} of {len(one.sure)} ids for certain"
-        _add_layer("R706", one, ledger, detail, facts)
+        facts: dict[str, Fact] = {"by": _BY, "map": kind}
+        detail = f"{_BY},{said} {sum(one.sure)} of {len(one.sure)} ids for certain"
+        indices |= _add_layer("R706", one, book, detail, facts)
     for other in named.exchanged:
         detail = f"{_BY}, it has the routes of layer {other.source}"
         facts = {"by": _BY, "layer": other.layer, "source": other.source}
-        _add_layer("R705", other, ledger, detail, facts)
+        indices |= _add_layer("R705", other, book, detail, facts)
     if seen.changed <= _MANY * seen.samples:
         for strange in named.strange:
             facts = {"by": _BY, "layer": strange.layer}
-            _add_layer("R705", strange, ledger, f"{_BY}, no layer has its routes", facts)
+            detail = f"{_BY}, no layer has its routes"
+            indices |= _add_layer("R705", strange, book, detail, facts)
+    ledger.take(book, indices)
+
+
+def _map_of(one: RenumberedLayer) -> str:
+    """What the map of a layer is, where half of its ids are sure."""
+    sure_E = np.array(one.sure)
+    if sure_E.mean() < _SURE_IDS:
+        return "renumbered"
+    to_E = np.where(sure_E, np.array(one.to, np.int64), -1)
+    return map_name(IdMap(to_E, sure_E.astype(np.int64), True), len(to_E))
 
 
 def _add_layer(
     code: str,
     found: RenumberedLayer | ExchangedLayer | StrangeLayer,
-    ledger: Ledger,
+    book: Book,
     detail: str,
     facts: dict[str, Fact],
-) -> None:
-    """A finding of one layer, in spans that nothing else explains."""
+) -> dict[str, int]:
+    """Add a finding of one layer, in spans that nothing else explains; its samples' indices."""
     kept = [span for span in found.spans if not span.quiet]
     size = max(sum(span.end - span.first for span in kept), 1)
-    book, indices = Book(), dict[str, int]()
     for span in kept:
         part = round(found.rows * (span.end - span.first) / size)
         place = Place(span.sample, span.first, found.layer)
-        indices.setdefault(span.sample, span.index)
         book.add(code, place, rows=part, layers=[found.layer], detail=detail, facts=facts)
-    ledger.take(book, indices)
+    return {span.sample: span.index for span in kept}
 
 
 def _known(book: Book, sample: str, codes: tuple[str, ...]) -> bool:

@@ -52,7 +52,7 @@ def _finding(finding: CheckFinding) -> FindingEntry:
             {"sample": p.sample, "position": p.position, "layer": p.layer, "note": p.note or None}
             for p in finding.places
         ],
-        "cause": kind.cause,
+        "cause": finding.cause,
         "action": kind.action,
         "upstream": list(kind.upstream),
     }

@@ -113,7 +113,10 @@ def unseen_text(doc: CheckDocument) -> str:
     alone = doc["reference"] is None and "candidates" not in doc
     if not alone or _word(doc["counts"]) != "CLEAN":
         return ""
-    return "what is wrong alike in every sample, such as renumbered experts: --against shows it"
+    return (
+        "what is wrong alike in every sample, such as renumbered experts; what is wrong in a tenth "
+        "or more of them may be missed: --against shows both"
+    )
 
 
 def _tokens_text(told: TokensEntry) -> str:

@@ -20,7 +20,7 @@ def _findings(result: CheckResult, eps: float) -> Rows:
             f.rows,
             f.samples,
             f.layers,
-            kind.cause,
+            f.cause,
             kind.action,
             kind.upstream,
         )

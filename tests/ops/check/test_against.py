@@ -217,6 +217,46 @@ def test_renumbered_experts_are_restored():
     assert codes(check(fixed, reference), "error") == set()
 
 
+@pytest.mark.parametrize(("added", "name"), [(1, "every id +1"), (31, "every id -1")])
+def test_ids_off_by_one_are_restored(added, name):
+    """A shift around the end is named, its cause is no load balancer, and it is undone."""
+    clean, reference = loaded(BASES[3].dump), loaded(BASES[3].reference)
+    bad = changed_ids(clean, lambda index, ids_TLK: (ids_TLK + added) % 32)
+    found = check(bad, reference, options=CheckOptions(by_tokens=False))
+    one = only(found, "R706")
+    assert dict(one.facts) == {"map": name}
+    assert "off by the same number" in one.cause
+    assert "EPLB" not in one.cause
+    assert diff(restored_dump(bad, found.explanation), clean).rows_mismatched == 0
+
+
+def test_edges_of_shifted_rows_are_no_other_weights():
+    """With margins nothing asks for them: edge rows are the shift's, flips elsewhere weights'."""
+    newer, reference = (
+        loaded(f"tiny_rl/routes_{n}") for n in ("v2.fp32.npz", "v0.margins.parquet")
+    )
+    options = CheckOptions(by_tokens=False)
+
+    def shifted(count):
+        return lambda i, ids_TLK: np.roll(ids_TLK, 1, axis=0) if i < count else ids_TLK
+
+    found = check(changed_ids(reference, shifted(96)), reference, options=options)
+    assert codes(found) - {"R004"} == {"R701"}
+    found = check(changed_ids(newer, shifted(60)), reference, options=options)
+    assert codes(found) - {"R004"} == {"R701", "R716"}
+    parts = [part_of(one, range(60, 96)) for one in (newer, reference)]
+    assert only(found, "R716").rows == diff(*parts).rows_mismatched
+
+
+def changed_ids(dump, change):
+    """The dump with other ids: ``change`` takes a sample's index and its ids."""
+    samples = [
+        replace(s, routes=replace(s.routes, ids_TLK=change(i, s.routes.ids_TLK)))
+        for i, s in enumerate(dump)
+    ]
+    return replace_samples(dump, samples)
+
+
 def test_experts_renumbered_in_part_are_restored_where_they_are():
     """A map that holds for some of a layer's rows is undone in these; where there is none, none."""
     base = BASES[3]

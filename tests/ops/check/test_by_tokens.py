@@ -1,9 +1,13 @@
 """What check says of a dump with no reference but its own tokens."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from routectl.dump import Dump
 from routectl.ops.check.check import CheckOptions, check
-from support.checks import codes, loaded
+from support.checks import codes, loaded, only
 from support.faults import BASES, FAULTS, spoilt
 from support.more_faults import MORE_FAULTS
 
@@ -39,6 +43,22 @@ def test_rows_of_other_tokens(name):
     found = check(bad)
     assert FOUND[name] in codes(found, "error")
     assert codes(found, "error") <= {FOUND[name], "R402", "R701", "R601"}
+
+
+def test_a_finding_of_many_layers_counts_a_sample_once():
+    """Ids that are one more in every eighth sample are named so, in as many samples."""
+    clean = loaded(TRAINED.dump)
+
+    def one(index):
+        routes = clean[index].routes
+        ids_TLK = (routes.ids_TLK + (index % 8 == 0)) % 32
+        return replace(clean[index], routes=replace(routes, ids_TLK=ids_TLK.astype(np.uint8)))
+
+    found = check(Dump(clean.meta, clean.keys, one))
+    named = only(found, "R706")
+    assert (named.samples, named.layers) == (12, clean.meta.layers_L)
+    assert dict(named.facts)["map"] == "every id +1"
+    assert len({p.sample for p in named.places}) == 5
 
 
 def test_late_by_one_from_a_position_on():

@@ -3,6 +3,7 @@
 Shape suffixes: T tokens, L MoE layers, K top_k, E experts.
 """
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,13 +86,16 @@ def test_scores_add_up_over_some_layers():
 
 
 def test_table_of_findings():
-    """Codes are unique, ascending and of known severities; sentences end, issues have a number."""
+    """Codes are unique and ascending, sentences end, issues have a number, options are there."""
+    known = set(re.findall(r"--[a-z][a-z-]+", (FIXTURES.parent / "docs/cli.md").read_text()))
     assert list(known_codes()) == sorted({kind.code for kind in FINDINGS})
     for kind in FINDINGS:
         assert kind.severity in SEVERITIES
         assert kind.cause.endswith(".")
         assert kind.action.endswith(".")
         assert all(len(issue.split("#")) == 2 for issue in kind.upstream)
+        options = re.findall(r"--[a-z][a-z-]+", f"{kind.title} {kind.cause} {kind.action}")
+        assert set(options) <= known, kind.code
     with pytest.raises(KeyError):
         kind_of("R000")
 

@@ -28,7 +28,7 @@ from .naming import Where
 from .orders import known_order
 from .pending import KeptRuns, PairedSides, runs_of
 from .prefixes import KnownFlips
-from .rest import Rest
+from .rest import Rest, beside_runs
 from .runs import column_runs, token_runs
 from .side import Ints, differing, side_of, unsigned
 
@@ -157,7 +157,7 @@ class Comparer:
         scene = _Scene(pair, book, found)
         rest_NL = self._token_runs(scene, wrong_NL, both_NL)
         rest_NL = self._column_runs(scene, wrong_NL, rest_NL)
-        flips = self._flips(pair, wrong_NL & rest_NL)
+        flips = self._flips(pair, wrong_NL & rest_NL, beside_runs(rest_NL, both_NL))
         place = Place(pair.name, int(here_N[0]))
         found.rest.add(pair.index, place, wrong_NL, rest_NL, both_NL, flips)
 
@@ -286,15 +286,16 @@ class Comparer:
         found.explained += before
         found.note(CheckEstimate(edit.code, edit.detail, rows, left, before))
 
-    def _flips(self, pair: _Pair, wrong_NL: Bools) -> KnownFlips:
-        """The margins of a sample's marked rows, and of those of its cached tokens."""
+    def _flips(self, pair: _Pair, wrong_NL: Bools, beside_L: Bools) -> KnownFlips:
+        """The margins of a sample's marked rows, of those of some layers and of cached tokens."""
         columns, here_N = np.arange(len(self.layers)), pair.here_N
         cached = int((here_N < (pair.sample.cached_tokens or 0)).sum())
         known, clear = self._margins_of(pair, here_N, columns, wrong_NL)
+        beside = self._margins_of(pair, here_N, columns, wrong_NL & beside_L)
         of_cached = self._margins_of(pair, here_N[:cached], columns, wrong_NL[:cached])
         row_N, _ = pair.sides.ours.rows_at(here_N[:cached])
         block = hashlib.blake2b(pair.sides.ours.ids_TLK[row_N].tobytes(), digest_size=7)
-        return KnownFlips(known, clear, cached, *of_cached, int.from_bytes(block.digest()))
+        return KnownFlips(known, clear, *beside, cached, *of_cached, int.from_bytes(block.digest()))
 
     def _margins_of(
         self, pair: _Pair, positions: Ints, columns: Ints, wrong_NL: Bools

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ....kernels.check import hash_sets
 from ....routes import Bools, Ids
+from ..book.results import SHIFTED
 from .side import MOST_IDS
 
 __all__ = ["IdMap", "IdSizes", "fit_map", "map_name", "ruled"]
@@ -197,7 +198,10 @@ def map_name(found: IdMap, num_experts: int) -> str:
 
 
 def ruled(found: IdMap, num_experts: int) -> IdMap:
-    """The map by the rule that it follows, for ids that were not seen too; itself without one."""
+    """The map by the rule that it follows, for ids that were not seen too; itself without one.
+
+    Ids that are there and that the rule gives to no expert keep the expert that was found.
+    """
     rule = _rule(found, num_experts)
     if rule is None:
         return found
@@ -210,6 +214,9 @@ def ruled(found: IdMap, num_experts: int) -> IdMap:
         to_P[: len(image_E)] = image_E
         return IdMap(to_P, seen_P, False)
     to_P = np.full(size, _NONE, np.int64)
+    if found.backward:
+        there = np.flatnonzero(found.seen_P > 0)
+        to_P[there] = found.to_P[there]
     to_P[image_E] = np.arange(len(image_E))
     return IdMap(to_P, seen_P, True)
 
@@ -223,7 +230,8 @@ def _rule(found: IdMap, num_experts: int) -> tuple[str, Map] | None:
     experts, ids, weight = experts[inside], ids[inside], weight[inside]
     if not len(experts) or (ids == experts).all():
         return None
-    for name, image_E in _rules(num_experts, int((ids - experts)[weight.argmax()])):
+    shift, beyond = int((ids - experts)[weight.argmax()]), len(found.to_P) > num_experts
+    for name, image_E in _rules(num_experts, shift, beyond):
         moved = image_E != np.arange(num_experts)
         if not moved.any():
             continue
@@ -234,14 +242,19 @@ def _rule(found: IdMap, num_experts: int) -> tuple[str, Map] | None:
     return None
 
 
-def _rules(num_experts: int, shift: int) -> Iterator[tuple[str, Map]]:
-    """(name, the dump's id of each expert) of every rule that has a name."""
+def _rules(num_experts: int, shift: int, beyond: bool) -> Iterator[tuple[str, Map]]:
+    """(name, the dump's id of each expert) of every rule that has a name.
+
+    ``beyond`` says that there are ids from E on; without them a shift goes around the end.
+    """
     every = np.arange(num_experts)
     for power in _POWERS:
         yield f"modulo {power}", every % power
         yield f"modulo {power}, signed", (every + power // 2) % power - power // 2
-    if shift > 0:
-        yield f"every id {shift:+d}", every + shift
+    if shift > 0 and beyond:
+        yield f"{SHIFTED} {shift:+d}", every + shift
+    around = (shift + num_experts // 2) % num_experts - num_experts // 2
+    yield f"{SHIFTED} {around:+d}", (every + around) % num_experts
     for group in _SLOTS:
         yield f"a slot more after every {group} experts: e + e // {group}", every + every // group
 

@@ -16,6 +16,7 @@ from .maps import IdMap, IdSizes, fit_map, ruled
 
 __all__ = ["LEFT", "Model", "RowBlock", "explains", "fit_layers", "fit_maps", "left_of"]
 
+_SELDOM = 0.02
 LEFT = 0.45  # mismatch that an estimate may leave, with the rounding of deep layers
 
 
@@ -134,12 +135,18 @@ def fit_maps(
     sizes: IdSizes,
     most: int,
 ) -> Model | None:
-    """The map of each column's ids; None where a column has too few rows, or no ids."""
+    """The map of each column's ids; None where a column has too few rows, or no ids.
+
+    The map is that of a rule, unless the rule leaves ``_SELDOM`` of the rows more.
+    """
     maps = []
     for i, column in enumerate(columns):
         ours_NK, theirs_NLK = _gathered(blocks, i, most)
-        found, _ = fit_map(ours_NK, theirs_NLK[:, column], *sizes)
+        theirs_NK = theirs_NLK[:, column]
+        found, _ = fit_map(ours_NK, theirs_NK, *sizes)
         if found is None:
             return None
-        maps.append(ruled(found, sizes.num_experts))
+        rule = ruled(found, sizes.num_experts)
+        left = [float(m.differs(ours_NK, theirs_NK).mean()) for m in (rule, found)]
+        maps.append(rule if left[0] <= left[1] + _SELDOM else found)
     return Model(columns, columns, tuple(maps))

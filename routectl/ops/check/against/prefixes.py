@@ -23,7 +23,7 @@ _FLOOR = 0.002  # mismatch of the others that is never taken for less
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """Rows of cached tokens that no run took: how many, wrong ones, and their margins.
+    """Some rows that no run took, as of cached tokens: how many, wrong ones, and their margins.
 
     block is a number of the ids of one sample's, which siblings share; 0 of several samples.
     """
@@ -48,11 +48,13 @@ class KnownFlips:
     """Of a sample's rows that differ, those with a margin and those whose margin is not small.
 
     The same of its first ``cached`` compared tokens, which the dump says were in a cache, and a
-    number of their ids.
+    number of their ids. beside_known and beside_clear are of layers that a run took rows of.
     """
 
     known: int
     clear: int
+    beside_known: int = 0
+    beside_clear: int = 0
     cached: int = 0
     cached_known: int = 0
     cached_clear: int = 0

@@ -15,7 +15,7 @@ from ..book.results import Book, Place
 from .prefixes import Cached, KnownFlips, cached_differ, nats
 from .wording import margin_words
 
-__all__ = ["Intact", "Rest"]
+__all__ = ["Intact", "Rest", "beside_runs"]
 
 _FLOOR = 0.002  # mismatch that is never taken for too much
 _USUAL = 0.25  # the quantile of samples whose mismatch is the usual one
@@ -80,7 +80,8 @@ class Rest:
     """Counts of rows that no run took, and of steps in their mismatch; those of shards add up.
 
     intact are the first samples in the dump whose rows no run took, by index; worst those of them
-    that differ most, whichever they are; count is how many there are in all.
+    that differ most, whichever they are; count is how many there are in all. beside are rows of
+    layers that a run took other rows of, in their sample.
     """
 
     layers: tuple[int, ...]
@@ -90,6 +91,7 @@ class Rest:
     known: int = 0
     clear: int = 0
     count: int = 0
+    beside: Cached = field(default_factory=Cached)
     intact: dict[int, Intact] = field(default_factory=dict)
     differing: list[Intact] = field(default_factory=list)
 
@@ -107,6 +109,7 @@ class Rest:
             self.known + other.known,
             self.clear + other.clear,
             self.count + other.count,
+            self.beside + other.beside,
             _first(self.intact | other.intact),
             _worst([*self.differing, *other.differing]),
         )
@@ -125,6 +128,9 @@ class Rest:
         self.rows_L = self.rows_L + rest_NL.sum(axis=0)
         self.wrong_L = self.wrong_L + wrong_NL.sum(axis=0)
         self.known, self.clear = self.known + flips.known, self.clear + flips.clear
+        beside_L = beside_runs(rest_NL, both_NL)
+        sizes = int(rest_NL[:, beside_L].sum()), int(wrong_NL[:, beside_L].sum())
+        self.beside += Cached(*sizes, flips.beside_known, flips.beside_clear)
         if (rest_NL == both_NL).all() and wrong_NL.any():
             one = _intact(index, place, wrong_NL.sum(axis=1), rest_NL.sum(axis=1), flips)
             self.count += 1
@@ -139,6 +145,7 @@ class Rest:
         """Add rows that a run had and nothing else is to be said of."""
         self.rows_L = self.rows_L + both_NL.sum(axis=0)
         self.wrong_L = self.wrong_L + wrong_NL.sum(axis=0)
+        self.beside += Cached(int(both_NL.sum()), int(wrong_NL.sum()))
 
     def worst(self, most: int) -> list[Intact]:
         """The samples of which most rows differ, a quarter of all at most."""
@@ -166,20 +173,23 @@ class Rest:
                 known - prefixes.known,
                 clear - prefixes.clear,
             )
+        decided = known >= _DECIDED * wrong
+        if explained and decided and clear > _CLEAR * known:
+            # clear flips beside rows that are moved are what is left of those
+            rows, wrong = rows - self.beside.rows, wrong - self.beside.wrong
+            known, clear = known - self.beside.known, clear - self.beside.clear
+            decided = known >= _DECIDED * wrong
         if rows <= 0 or wrong <= 0:
             return stale
         others = "other " if beside or stale or prefixes else ""
         share = f"{100 * wrong / rows:.2f} % of the {others}rows differ"
         margins = margin_words(known, clear, self.eps)
         rate_L = self.wrong_L / np.maximum(self.rows_L, 1)
-        decided = known >= _DECIDED * wrong
         said = next((facts for code, facts in book.found if code == "R711"), None)
         if explained_in_place and said is not None:
             book.add("R711", None, rows=wrong, facts=dict(said))
         elif decided and clear > _CLEAR * known:
-            # beside rows that are moved, clear flips may be what is left of those
-            code = "R715" if explained else "R716"
-            book.add(code, None, rows=wrong, detail=f"{share}{margins}", facts={})
+            book.add("R716", None, rows=wrong, detail=f"{share}{margins}", facts={})
         elif not (stale or explained) and (
             exceeds(wrong, rows, _TOO_MUCH)
             or exceeds(int(self.wrong_L[0]), int(self.rows_L[0]), _TOO_EARLY)
@@ -227,6 +237,11 @@ class Rest:
             book.add("R709" if step.front else "R718", place, rows=step.wrong, detail=detail)
             explained += step.wrong
         return explained
+
+
+def beside_runs(rest_NL: Bools, both_NL: Bools) -> Bools:
+    """The layers that a run took rows of, [L]."""
+    return np.asarray((rest_NL != both_NL).any(axis=0))
 
 
 def _first(intact: dict[int, Intact]) -> dict[int, Intact]:

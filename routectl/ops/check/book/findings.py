@@ -281,7 +281,7 @@ FINDINGS = (
         ("vllm#48622", "sglang#26980"),
     ),
     FindingKind("R706", "error", "experts renumbered",
-        "The ids are physical ones, after expert load balancing (EPLB).",
+        "The ids are physical ones, after expert load balancing (EPLB), or all off by one number.",
         "Record logical ids, or give the load balancer's map: --expert-map FILE; --against "
         "REFERENCE --save DST writes the dump with them restored.",
         ("vllm#33013", "TensorRT-LLM#17778"),
@@ -332,7 +332,7 @@ FINDINGS = (
         "in place; rounding or other weights: not decidable without margins",
         "Rows are in place and some differ. Without margins nobody knows whether those are "
         "near-ties, which rounding turns, or clear flips, which other weights make.",
-        "Give margins: --against CHECKPOINT, or a reference of routectl recompute --margins.",
+        "Give margins: --against CHECKPOINT, or a reference that routectl recompute wrote.",
         ("flashinfer#2822", "vllm#38859"),
     ),
     FindingKind("R716", "warning", "in place; clear flips: other weights, or numerics above eps",

@@ -16,6 +16,7 @@ from .findings import SEVERITIES, FindingKind, kind_of
 __all__ = [
     "CONSTANT_FROM",
     "PLACES",
+    "SHIFTED",
     "Book",
     "CheckEstimate",
     "CheckFinding",
@@ -31,6 +32,11 @@ __all__ = [
 
 PLACES = 5
 CONSTANT_FROM = 8  # rows of a layer that are alike before it is called constant; 64 with K = 1
+SHIFTED = "every id"  # how a map is named that adds one number to each, before the number
+_SHIFT_CAUSE = (
+    "Every id is off by the same number: ids that begin at 0 were read as ids that begin at 1, or "
+    "the reverse, or the first expert of a rank was added."
+)
 Fact = int | str
 Facts = tuple[tuple[str, Fact], ...]
 
@@ -68,6 +74,12 @@ class CheckFinding:
     def kind(self) -> FindingKind:
         """The entry of the table."""
         return kind_of(self.code)
+
+    @property
+    def cause(self) -> str:
+        """What is likely behind it: that of its kind, but for ids that one number was added to."""
+        shifted = str(dict(self.facts).get("map", "")).startswith(SHIFTED)
+        return _SHIFT_CAUSE if shifted else self.kind.cause
 
     @property
     def key(self) -> tuple[str, Facts]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from routectl.ops.check.against.maps import IdMap, IdSizes, fit_map, map_name, ruled
-from routectl.ops.check.against.models import RowBlock
+from routectl.ops.check.against.models import RowBlock, fit_maps
 from routectl.ops.check.against.swapped import fit_swapped
 
 EXPERTS, TOP_K = 288, 6
@@ -67,6 +67,30 @@ def test_a_permutation_is_found():
     assert map_name(found, 64) == "renumbered"
     seen = np.unique(rows)
     assert found.to_P[to[seen]].tolist() == seen.tolist()
+
+
+def test_a_rule_that_most_ids_follow_gives_way_to_the_map():
+    """Of ids that all but two rare experts have by a rule, the map restores those two as well."""
+    rng = np.random.default_rng(4)
+    weight = np.where(np.isin(np.arange(32), (5, 9)), 0.25, 1.0)
+    noise = rng.gumbel(size=(4000, 32)) + np.log(weight)
+    rows = np.argpartition(-noise, 4, axis=1)[:, :4].astype(np.uint16)
+    to = (np.arange(32) + 1) % 32
+    to[[5, 9]] = to[[9, 5]]
+    block = RowBlock(
+        0, to[rows][:, None].astype(np.uint16), rows[:, None], np.ones((4000, 1), np.bool_)
+    )
+    model = fit_maps([block], (0,), IdSizes(32, 32), 16_384)
+    assert model.maps[0].to_P[to].tolist() == list(range(32))
+
+
+def test_ids_that_a_rule_leaves_out_keep_their_expert():
+    """Of a few ids beyond a rule each is restored as it was found."""
+    to_P = np.r_[31, np.arange(32)]
+    seen_P = np.r_[1, np.full(32, 100)]
+    whole = ruled(IdMap(to_P, seen_P, True), 32)
+    assert map_name(whole, 32) == "every id +1"
+    assert whole.to_P.tolist() == to_P.tolist()
 
 
 def test_replicas():
