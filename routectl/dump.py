@@ -267,6 +267,10 @@ class Dump:
         )
 
     def __getitem__(self, index: int) -> Sample:
+        if isinstance(index, slice):
+            raise TypeError(
+                "a dump has no slices: dump.select(samples=range(0, 2)) has its first two"
+            )
         return self._load(range(len(self.keys))[operator.index(index)])
 
     def batch(self, index: int) -> SampleBatch | None:
@@ -301,13 +305,9 @@ class Dump:
             chosen = list(samples)
             if chosen and isinstance(chosen[0], bool | np.bool_):
                 raise TypeError("samples: got a mask, expected indices: np.flatnonzero(mask)")
-            part = Dump(
-                self.meta,
-                in_columns(self.keys).take(chosen),
-                lambda n: self._load(chosen[n]),
-                self._narrowing(lambda narrowed: narrowed.select(samples=chosen)),
-                count=lambda: self.rows(chosen),
-            )
+            keys, count = in_columns(self.keys).take(chosen), lambda: self.rows(chosen)
+            narrow = self._narrowing(lambda narrowed: narrowed.select(samples=chosen))
+            part = Dump(self.meta, keys, lambda n: self._load(chosen[n]), narrow, count=count)
             return part if layers is None else part.select(layers=layers)
         if layers is None:
             return self

@@ -336,6 +336,9 @@ class Keys(Sequence[SampleKey]):
     def __len__(self) -> int:
         return len(self._known)
 
+    def __repr__(self) -> str:
+        return f"<Keys of {len(self):,} samples>"
+
     @overload
     def __getitem__(self, index: int) -> SampleKey: ...
     @overload

@@ -6,6 +6,7 @@ Fixtures of the whole session: the checkpoints of tiny_rl and what recompute giv
 import os
 import signal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,6 +23,10 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell leaves it to
 from support.browser import browser  # noqa: F401
 from support.stores import bucket, s3_server  # noqa: F401
 from support.tiny_rl import tiny_checkpoints, tiny_dumps  # noqa: F401
+
+# The user's cache of whoever runs the tests is not theirs: of a process, and of those it starts.
+_CACHE = TemporaryDirectory(prefix="routectl-tests-cache-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 # The same examples each time; a longer search is the fuzz targets'.
 settings.register_profile(

@@ -31,6 +31,23 @@ def test_a_dump_is_indexed_from_its_end_too():
             dump[beyond]
 
 
+def test_a_dump_has_no_slices():
+    """A slice is a TypeError that says select(samples=...)."""
+    with pytest.raises(TypeError, match=r"select\(samples=range\(0, 2\)\)"):
+        routectl.open_dump(ENGINE)[0:2]
+
+
+def test_keys_and_a_check(tmp_path):
+    """Keys say how many they are; a check begins with its verdict's word; a manifest is short."""
+    dump = routectl.open_dump(ENGINE)
+    part = dump.select(samples=range(2))
+    assert repr(part.keys) == "<Keys of 2 samples>"
+    routectl.write(part, tmp_path / "a.parquet")
+    stored = routectl.open_dump(tmp_path / "a.parquet")
+    assert repr(stored.keys) == "<StoredKeys of 2 samples, in their files>"
+    assert repr(routectl.check(part)).startswith(f"<CheckResult of {ENGINE}: CLEAN, error 0, ")
+
+
 def test_routes():
     """Tokens, the first position, layers, K, E, and what is missing."""
     routes = make_routes([ROW] * 3, start=4)

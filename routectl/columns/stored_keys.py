@@ -113,6 +113,9 @@ class StoredKeys(Sequence[SampleKey]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
+    def __repr__(self) -> str:
+        return f"<StoredKeys of {len(self):,} samples, in their files>"
+
     def _run(self, number: int) -> Keys:
         """The keys of a run, by its number in all stores."""
         if self._last is None or self._last[0] != number:

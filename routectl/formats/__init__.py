@@ -65,17 +65,22 @@ def _opened(
     base: "Dump | TokenDictionary | str | Path | None",
     tokens: str | Path | None,
 ) -> Dump:
+    from .wire.sample import NoSamplesError
+
     try:
         path = pinned(path)  # a file of a folder
         kind = _kind(path, form)
         if tokens is not None and kind not in _WITHOUT_TOKENS:
             raise MismatchError(f"{path}: no list of layers: its samples have their own tokens")
         if kind == "dictionary":
-            from .wire.sample import NoSamplesError
-
             raise NoSamplesError(
                 f"{path}: a token dictionary, not a dump: convert --codec token --dictionary takes "
                 "it"
+            )
+        if kind == "partial":
+            raise NoSamplesError(
+                f"{path}: a part that --partial wrote, not a dump",
+                hint="routectl merge adds all parts up, and tells what they come to",
             )
         if kind == "native":
             from .native.container import open_native

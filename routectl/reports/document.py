@@ -24,6 +24,7 @@ __all__ = [
     "DumpEntry",
     "FailureEntry",
     "IntervalEntry",
+    "PartEntry",
     "dump_document",
     "failure_entries",
     "finite",
@@ -48,6 +49,13 @@ class AskedEntry(TypedDict):
 
     inputs: list[str]
     options: list[list[str]]
+
+
+class PartEntry(TypedDict):
+    """Which part, from 1, of how many an answer is of: --shard without --partial."""
+
+    part: int
+    of: int
 
 
 class CountedRows(TypedDict):

@@ -9,7 +9,7 @@ import torch
 
 from routectl.formats.documents.kinds import kind_in_words
 from support.building import npy_bytes
-from support.shell import DUMPS, complaint
+from support.shell import DUMPS, complaint, run
 
 LINES = b'{"a": 1}\n{"a": 2}\n'
 KINDS = {
@@ -39,6 +39,19 @@ def test_containers(tmp_path):
     assert kind_in_words(DUMPS["trainer"]) == "arrays (.npz)"
     assert kind_in_words(DUMPS["jsonl"]) == "JSON lines"
     assert kind_in_words(tmp_path / "none") == "a file that cannot be read"
+
+
+def test_what_is_no_dump_says_what_to_do(capsys, tmp_path):
+    """A text, and what --partial wrote, are refused with a hint."""
+    (tmp_path / "README.md").write_bytes(KINDS["text"])
+    told = "\nhint: a dump is what an engine answered or a trainer saved"
+    assert told in complaint(capsys, "show", tmp_path / "README.md")
+    part = tmp_path / "part"
+    assert run(capsys, "check", DUMPS["native"], "--shard", "1/2", "--partial", part).code == 0
+    assert complaint(capsys, "show", part) == (
+        f"routectl: {part}: a part that --partial wrote, not a dump\n"
+        "hint: routectl merge adds all parts up, and tells what they come to\n"
+    )
 
 
 def test_a_dump_is_no_model_and_no_report(capsys, tmp_path):

@@ -91,7 +91,7 @@ MAY_IMPORT = {
     ),
     "reports.diff": "margins ops.adding ops.diff reports reports.text",
     "reports.notebook": "reports reports.page",
-    "reports.pack": "dump layouts ops.pack reports.text",
+    "reports.pack": "dump layouts ops.pack reports reports.text",
     "reports.page": (
         "errors visible reports reports.beside reports.cache reports.check reports.ci reports.diff "
         "reports.pack reports.predict reports.recompute reports.show reports.staleness "

@@ -15,6 +15,7 @@ _MICRO_BATCHES = re.compile(  # an array of arrays of 11 to 63 fields, the first
     rb"(?:[\x91-\x9f]|\xdc..|\xdd....)(?:[\x9b-\x9f]|\xdc\x00[\x10-\x3f])[\x90-\x9f\xdc\xdd]",
     re.DOTALL,
 )
+_PARTIAL = re.compile(rb"[\x80-\x8f]\xa6schema.routectl\.partial/", re.DOTALL)
 _STRAW = re.compile(rb"\{\s*\"evaluation\":\s*\w+,\s*\"format\":\s*\"\w+\.straw-debug\"")
 _COUNTS = re.compile(rb"\s*\{\s*\"logical_count\"")  # SGLang's --init-expert-location
 _HEAD = 1 << 20
@@ -29,6 +30,7 @@ _WORDS = {
     "straw": "an archive of rollouts (straw)",
     "counts": "counts of experts",
     "dictionary": "a token dictionary",
+    "partial": "what --partial of a command wrote",
     "trace": "a router trace of Megatron-Core",
 }
 
@@ -45,6 +47,8 @@ def sniff_binary(path: Path) -> str | None:
         return "torch" if _TORCH.search(head) else "npz"
     if head.startswith(b"routectl-dictionary/"):
         return "dictionary"
+    if _PARTIAL.match(head):
+        return "partial"
     from ...checkpoints.router_trace import is_trace  # late: it loads what reads checkpoints
 
     if is_trace(head):

@@ -37,6 +37,10 @@ SAMPLES = "samples.parquet"
 _RANK_FOLDER = re.compile(r"dp\d+-cp\d+-tp\d+-pp\d+")
 _LAYER = re.compile(r"layer\.(\d{1,6})")
 _PLACE = re.compile(r"(dp|cp|tp|pp|mb)(\d{1,6})")
+_NAMES = (
+    "expected a folder with the tensors of one run alone, whose paths say the rank and micro-batch "
+    "as cp1-tp0/mb0003.safetensors does"
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -137,7 +141,9 @@ def list_tensors(folder: Path) -> dict[RankFile, Path]:
         parts = {name: int(n) for name, n in _PLACE.findall(str(path.relative_to(folder)))}
         place = RankFile(**parts)
         if place in found:
-            raise FormatError(f"{path}: the same rank and micro-batch as {found[place]}")
+            raise FormatError(
+                f"{path}: the same rank and micro-batch as {found[place]}", hint=_NAMES
+            )
         found[place] = path
     if not found:
         raise FormatError(f"{folder}: no .safetensors and no .npz in it")

@@ -183,6 +183,7 @@ _NOT_ASKED = (
     "ask the engine for them: enable_return_routed_experts (vLLM, SGLang), and "
     "return_routed_experts in each request (SGLang)"
 )
+_DUMPS = "a dump is what an engine answered or a trainer saved, with routed_experts in it"
 _STREAMED = (  # vLLM 0.21 to 0.33
     "vLLM's streams of completions and chat never carry routes: ask without stream, or "
     "stream /inference/v1/generate"
@@ -231,7 +232,8 @@ def open_text(path: Path, kind: str | None, model: Model, start: int | None) -> 
             raise NoSamplesError(
                 f"{path}: not a dump: {kind_in_words(path)}, expected JSON, an event stream, "
                 "arrays (.npy, .npz, .safetensors), a torch file, a pickle, micro-batches "
-                "(msgpack) or a native dump"
+                "(msgpack) or a native dump",
+                hint=_DUMPS,
             )
         index = _build_index(source, kind, records)
         chains = find_chains(index.keys, records.told)

@@ -52,7 +52,10 @@ def _attention(doc: Mapping[str, Any], shape: tuple[int, ...], where: str) -> ND
         lengths = numbers_in(doc["input_lengths"], f"{where}: input_lengths")
         mask = np.arange(shape[1])[None] < lengths.reshape(-1, 1)
     else:
-        raise FormatError(f"{where}: a grid with neither attention_mask nor input_lengths")
+        raise FormatError(
+            f"{where}: a grid with neither attention_mask nor input_lengths",
+            hint="save attention_mask [B, S] with it: nothing else tells tokens from padding",
+        )
     if mask.shape != shape[:2]:
         raise FormatError(f"{where}: attention_mask {mask.shape} for routes {shape}")
     return mask

@@ -204,6 +204,7 @@ def judged_check(
     other = None if comparer is None else (comparer.reference, len(comparer.other))
     document = check_document(result, other, fail_on=request.fail_on)
     document["asked"] = asked_of(request)
+    request.share.mark(document)
     return Checked(document, checker.dump, result, other)
 
 

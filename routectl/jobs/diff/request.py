@@ -140,6 +140,7 @@ def _compared(request: DiffRequest, progress: Progress, baseline: "Baseline | No
         with _table(request, progress) as take:
             document = compare_dumps(request, progress, baseline=baseline, take=take).document
     document["asked"] = asked_of(request)
+    request.share.mark(document)
     return document
 
 

@@ -5,7 +5,7 @@ has beside is what its document takes that no count says: thresholds, a referenc
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ...checkpoints.facts import CheckpointFacts
 from ...dump import DumpMeta
@@ -24,11 +24,14 @@ from ...visible import visible
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ...reports.pack.schema import PackDocument
+
 __all__ = [
     "CheckAnswer",
     "CheckpointAnswer",
     "DiffAnswer",
     "OutlineAnswer",
+    "PackAnswer",
     "StalenessAnswer",
     "SummaryAnswer",
     "VerifyAnswer",
@@ -232,6 +235,16 @@ class VerifyAnswer(_Shown, Verification):
 
         assert self.dump is not None
         return verified_document(self, self.folder, self.dump)
+
+
+class PackAnswer(dict[str, Any]):
+    """The manifest of a folder that was written: its document, said in a few words."""
+
+    def __repr__(self) -> str:
+        from ...reports.pack.text import packed_headline
+
+        line = packed_headline(cast("PackDocument", self))
+        return f"<PackAnswer: {line.text.plain}; a dict with {', '.join(self)}>"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

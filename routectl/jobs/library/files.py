@@ -20,7 +20,7 @@ from ...routes import Routes
 from ..progress import SILENT
 from ..reading import Reading
 from ..recompute.request import Recomputed, RecomputeRequest, recompute_dump
-from .answers import VerifyAnswer, answer_of
+from .answers import PackAnswer, VerifyAnswer, answer_of
 from .asking import Source, path_text, request_of
 from .keywords import (
     ConvertKeywords,
@@ -133,7 +133,7 @@ def pack(
     places = {"save": save, "dump": path_text(routes)}
     if rank is not _FIRST:
         places["rank"] = rank
-    return pack_dump(request_of(PackRequest, options, **places), progress)
+    return PackAnswer(pack_dump(request_of(PackRequest, options, **places), progress))
 
 
 def layout(dump: Source | Sequence[int], **options: Unpack[LayoutKeywords]) -> Packing:

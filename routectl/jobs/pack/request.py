@@ -127,7 +127,10 @@ class LayoutRequest:
 
     def __post_init__(self) -> None:
         if (self.dump is None) == (self.lens is None):
-            raise RoutectlError("expected one of DUMP and --lens N,N")
+            raise RoutectlError(
+                "expected one of DUMP and --lens N,N",
+                hint="--lens 9,17 lays out two samples of 9 and 17 tokens; a dump has its own",
+            )
         _ = self.picked
 
     @property
@@ -204,7 +207,9 @@ def answer_verify(request: VerifyRequest, progress: Progress = SILENT) -> "Docum
         return _write_verified(request, progress)
     request.share.tell(progress)
     found, meta = verify_dump(request, progress)
-    return verified_document(found, str(request.folder), meta)
+    document = verified_document(found, str(request.folder), meta)
+    request.share.mark(document)
+    return document
 
 
 def _write_verified(request: VerifyRequest, progress: Progress) -> "Document":

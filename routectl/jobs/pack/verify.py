@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...errors import FormatError
 from ..shards.share import share_of
 from ..shards.work import Opened, Shard, cut_runs
 from .folder import Job, misfit, places
@@ -131,10 +132,14 @@ class Folder:
             found.absent[number] = place.path
             return
         share, name = self.share(number), self._name(place)
-        tensors, tally.number = read_tensors(path), number
-        found.read += 1
         if job.digests is not None and job.digests.get(place.path) != file_digest(path):
             found.changed[number] = name
+        try:
+            tensors, tally.number = read_tensors(path), number
+        except FormatError as error:
+            found.damaged[number] = f"{name}: {str(error).removeprefix(f'{path}: ')}"
+            return
+        found.read += 1
         wrong, ids = misfit(job, place, tensors, name), RankIds(name, tensors.layers, tensors.mask)
         faults = _faults(job, share.packing, tensors, name, misfits=wrong is not None)
         if faults:
@@ -155,11 +160,16 @@ class Folder:
         from ...ops.pack.verify import Verification
 
         job, tally, known = self.job, found.tally, set(places(self.job.packing, {}))
+        if found.damaged and not found.read:
+            raise FormatError(f"{self.folder}: {found.damaged[min(found.damaged)]}")
         misfits = {self.ranks[number] for number in found.misfits}
-        files = _Files({place: self._name(place) for place in self.found}, misfits)
-        whose = {place: path for place, path in self.found.items() if place in known}
+        damaged = {self.ranks[number] for number in found.damaged}
+        sound = {place: path for place, path in self.found.items() if place not in damaged}
+        files = _Files({place: self._name(place) for place in sound}, misfits)
+        whose = {place: path for place, path in sound.items() if place in known}
         moves, explained = find_moves(job, whose, _wrong_files(files, tally))
-        judged, suspects = (None, ()) if explained else _suspects(job, self.found, files, tally)
+        judged, suspects = (None, ()) if explained else _suspects(job, sound, files, tally)
+        faults = found.faults | {n: [line] for n, line in found.damaged.items()}
         return Verification(
             tally,
             files=found.read,
@@ -169,12 +179,12 @@ class Folder:
             suspects=suspects,
             ep=job.spec.ep,
             extra_files=tuple(name for place, name in files.names.items() if place not in known),
-            faults=tuple(line for n in sorted(found.faults) for line in found.faults[n]),
+            faults=tuple(line for n in sorted(faults) for line in faults[n]),
             changed=tuple(found.changed[n] for n in sorted(found.changed)),
             judged=judged,
             moves=moves,
             declared=self._declared(),
-            unusable=len(found.misfits.keys() | found.faults.keys()),
+            unusable=len(found.misfits.keys() | faults.keys()),
             names=self._names(tally),
         )
 
@@ -214,18 +224,23 @@ def _faults(
 ) -> list[str]:
     """A dtype that is not the declared one, and cu_seqlens that are not the manifest's.
 
-    Of a file that misfits, which has other rows, its cu_seqlens say no more.
+    Every file that a manifest is of has a mask and cu_seqlens: one without is named. Of a file
+    that misfits, which has other rows, they say no more.
     """
     found = []
+    if tensors.mask is None and job.digests is not None and not misfits:
+        found.append(f"{name}: no mask in it, which pack writes")
     for layer, ids in tensors.layers.items():
         if job.spec.dtype is not None and ids.dtype.name != job.spec.dtype:
             found.append(f"{name}: layer {layer}: got {ids.dtype}, expected {job.spec.dtype}")
             break
     for key in ("cu_seqlens", "cu_seqlens_padded"):
         array, expected = getattr(tensors, key), getattr(packing, key)
-        if array is None or job.digests is None or misfits:
+        if job.digests is None or misfits:
             continue
-        if array.shape != expected.shape:
+        if array is None:
+            found.append(f"{name}: no {key} in it, which pack writes")
+        elif array.shape != expected.shape:
             found.append(f"{name}: {key}: got shape {array.shape}, expected {expected.shape}")
         elif (array != expected).any():
             at = int((array != expected).argmax())

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import RoutectlError
 from ..options import option
 from ..progress import Progress
+
+if TYPE_CHECKING:
+    from ...reports.document import Document
 
 __all__ = ["ShardOptions", "share_of"]
 
@@ -50,6 +53,12 @@ class ShardOptions:
         part, parts = self.place
         if parts > 1:
             progress.note(f"part {part} of {parts} alone; --partial PATH keeps it for merge")
+
+    def mark(self, document: "Document") -> None:
+        """Say so in the answer itself."""
+        part, parts = self.place
+        if parts > 1:
+            document["part"] = {"part": part, "of": parts}
 
 
 def share_of(runs: list[range], place: tuple[int, int]) -> tuple[list[range], int]:

@@ -93,7 +93,9 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
     if GUESSED in (opened.meta.facts_source or ""):
         return _outlined(opened, progress)
     summary, lift = summarize_opened(request, opened, progress)
-    return summary_document(summary, lift=lift, detail=request.detail)
+    document = summary_document(summary, lift=lift, detail=request.detail)
+    request.share.mark(document)
+    return document
 
 
 def summarize_opened(

@@ -182,7 +182,7 @@ class _Watch:
         if ends and path not in self.waited_for:
             self.waited_for.add(path)
             why = found.error or "samples of it cannot be read"
-            self.progress.note(f"{path}: {why}; waited for, {patience_s:g} s at most")
+            self.progress.note(f"{path}: {why}; waited for, {patience_s:g} s at most: --give-up")
 
     def _tell(self, path: Path, found: Looked) -> None:
         from ...reports.check.document import watch_document

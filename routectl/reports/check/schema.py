@@ -2,7 +2,7 @@
 
 from typing import Literal, NotRequired, TypedDict
 
-from ..document import AskedEntry, CountedRows, DumpEntry
+from ..document import AskedEntry, CountedRows, DumpEntry, PartEntry
 
 __all__ = [
     "CandidateEntry",
@@ -207,6 +207,7 @@ class CheckDocument(TypedDict):
     candidates: NotRequired[CandidatesEntry]
     verdict: CheckVerdict
     asked: NotRequired[AskedEntry]
+    part: NotRequired[PartEntry]
 
 
 class WatchDocument(TypedDict):

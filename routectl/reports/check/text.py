@@ -3,9 +3,10 @@
 from rich.console import Console
 from rich.text import Text
 
+from ...ops.check.book.results import WORDS
 from ..document import DumpEntry
 from ..text.tables import Column, Headline, print_line, print_table, print_text, under_verdict
-from ..text.wording import amount, engine_text, layers_text, percent, plural
+from ..text.wording import amount, engine_text, layers_text, part_text, percent, plural
 from .candidates import candidates_sentence, print_candidates
 from .schema import (
     CheckDocument,
@@ -45,9 +46,8 @@ _HYPOTHESES = 6
 
 def _word(counts: SeverityCounts) -> str:
     """The verdict: what is worst, in one word."""
-    words = (("errors", "FAULTY"), ("warnings", "DOUBTFUL"), ("undecided", "UNDECIDED"))
-    counted = {key: value for key, value in counts.items() if value}
-    return next((word for key, word in words if key in counted), "CLEAN")
+    counted = {key.removesuffix("s") for key, value in counts.items() if value}
+    return next((word for name, word in WORDS.items() if name in counted), "CLEAN")
 
 
 def _said(counts: SeverityCounts) -> list[str]:
@@ -67,7 +67,7 @@ def check_verdict(doc: CheckDocument) -> tuple[str, str]:
 def check_headline(doc: CheckDocument) -> Headline:
     """The verdict as a line."""
     word, text = check_verdict(doc)
-    return Headline(word, _VERDICTS[word], text)
+    return Headline(word, _VERDICTS[word], text + part_text(doc))
 
 
 def render_check(doc: CheckDocument, console: Console) -> None:

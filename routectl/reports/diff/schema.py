@@ -2,7 +2,14 @@
 
 from typing import Literal, NotRequired, TypedDict
 
-from ..document import AskedEntry, CountedRows, DumpEntry, FailureEntry, IntervalEntry
+from ..document import (
+    AskedEntry,
+    CountedRows,
+    DumpEntry,
+    FailureEntry,
+    IntervalEntry,
+    PartEntry,
+)
 from .figures import LogprobFigures, Violations
 
 __all__ = [
@@ -348,12 +355,13 @@ class DiffIntervals(TypedDict):
 
 
 class DiffExtras(TypedDict, total=False):
-    """What is there where a command line asked; by --rerun; for a page or in a file of JSON.
+    """What is there where a command line asked; of a part; by --rerun; for a page, in a JSON file.
 
     intervals are there where two samples or more were compared.
     """
 
     asked: AskedEntry
+    part: PartEntry
     intervals: DiffIntervals
     noise: list[NoiseEntry]
     detail: DetailDocument

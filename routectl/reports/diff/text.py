@@ -27,6 +27,7 @@ from ..text.wording import (
     figure,
     layers_text,
     logprob_figure,
+    part_text,
     percent,
     plural,
     rates_text,
@@ -274,7 +275,7 @@ _STYLES = {"SAME": "bold green", "WITHIN": "bold green", "DIFFERS": "bold yellow
 def diff_headline(doc: DiffDocument) -> Headline:
     """The verdict as a line."""
     word, text = diff_verdict(doc)
-    return Headline(word, _STYLES.get(word, "bold red"), text)
+    return Headline(word, _STYLES.get(word, "bold red"), text + part_text(doc))
 
 
 def render_diff(doc: DiffDocument, console: Console) -> None:

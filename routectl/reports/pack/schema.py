@@ -5,6 +5,8 @@
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+from ..document import PartEntry
+
 __all__ = [
     "DeclaredEntry",
     "LayoutEntry",
@@ -273,3 +275,4 @@ class VerifyDocument(TypedDict):
     layout: NotRequired[DeclaredEntry | None]
     hint: NotRequired[str | None]
     verdict: VerifyVerdict
+    part: NotRequired[PartEntry]

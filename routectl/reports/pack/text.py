@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from ..text.tables import Headline, print_lines, under_verdict
-from ..text.wording import amount, bytes_text, layers_text, percent, plural
+from ..text.wording import amount, bytes_text, layers_text, part_text, percent, plural
 from .schema import (
     DeclaredEntry,
     LayoutEntry,
@@ -292,7 +292,7 @@ def verified_headline(doc: VerifyDocument) -> Headline:
     changed = len(doc["changed_files"])
     if changed and not doc["ok"]:
         rest.append(f"{plural(changed, 'file')} changed since written")
-    return Headline(word, style, "; ".join(filter(None, [rows, ", ".join(rest)])))
+    return Headline(word, style, "; ".join(filter(None, [rows, ", ".join(rest)])) + part_text(doc))
 
 
 def _where(doc: VerifyDocument) -> str:

@@ -3,7 +3,7 @@
 from typing import Literal, NotRequired, TypedDict
 
 from ..diff.schema import DetailDocument
-from ..document import AskedEntry, DumpEntry
+from ..document import AskedEntry, DumpEntry, PartEntry
 
 __all__ = [
     "CheckpointDocument",
@@ -57,8 +57,9 @@ class DamagedEntry(TypedDict):
 
 
 class ShowExtras(TypedDict, total=False):
-    """What is there where the dump has margins, and where the expert load was asked for."""
+    """What is there where the dump has margins, of a part (--shard), and of asked loads."""
 
+    part: PartEntry
     rows_with_margin: int
     ties: int
     detail: DetailDocument

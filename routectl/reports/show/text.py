@@ -5,7 +5,16 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from ..text.tables import Column, Headline, print_layers, print_line, print_lines, under_verdict
-from ..text.wording import amount, bytes_text, dump_line, figure, figures, layers_text, plural
+from ..text.wording import (
+    amount,
+    bytes_text,
+    dump_line,
+    figure,
+    figures,
+    layers_text,
+    part_text,
+    plural,
+)
 from .schema import CheckpointDocument, ShowDocument
 
 __all__ = [
@@ -128,7 +137,7 @@ def show_headline(doc: ShowDocument) -> Headline:
         layers_text(dump["layers"]),
         f"top-{dump['top_k']} of {dump['num_experts']} experts",
     )
-    text = ", ".join(parts) + (f"; {amount(lost)} damaged" if lost else "")
+    text = ", ".join(parts) + (f"; {amount(lost)} damaged" if lost else "") + part_text(doc)
     return Headline("DUMP", "bold yellow" if lost else "bold", text)
 
 

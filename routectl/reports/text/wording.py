@@ -19,6 +19,7 @@ __all__ = [
     "figures",
     "layers_text",
     "logprob_figure",
+    "part_text",
     "percent",
     "plural",
     "rates_text",
@@ -48,6 +49,12 @@ def too_few_text(clusters: int, noun: str) -> str:
     """Why there are no intervals: 2 sequences are too few, from 8 on there is one."""
     are = "is" if clusters == 1 else "are"
     return f"{plural(clusters, noun)} {are} too few, from {FEWEST} on there are intervals"
+
+
+def part_text(document: Mapping[str, Any]) -> str:
+    """What ends the verdict of an answer that is of a part alone."""
+    part = document.get("part")
+    return "" if part is None else f"; part {part['part']} of {part['of']}"
 
 
 def percent(rate: float | None) -> str:

@@ -42,6 +42,8 @@ def test_pack_verify_and_unpack(tmp_path):
     """A folder of a dump in memory is that of its path; it is verified, and unpacked."""
     manifest = routectl.pack(DUMP, save=tmp_path / "mine", **SIX)
     assert (manifest["layout"]["tp"], manifest["layout"]["cp"]) == (2, 2)
+    assert repr(manifest).startswith("<PackAnswer: PACKED  ")
+    assert len(repr(manifest)) < 300
     dump = routectl.open_dump(DUMP)
     assert routectl.pack(dump, save=str(tmp_path / "held"), **SIX) == manifest
     assert files_of(tmp_path / "held") == files_of(tmp_path / "mine")

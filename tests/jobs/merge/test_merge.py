@@ -86,6 +86,7 @@ def test_a_part_alone_has_its_samples(capsys, tmp_path, sides):
     assert added.to_dict() == {k: v for k, v in whole.to_dict().items() if k != "asked"}
     told = run(capsys, "diff", *sides, "--shard", "2/3")
     assert "4 samples" in told.out
+    assert told.out.splitlines()[0].endswith("; part 2 of 3")
     assert "part 2 of 3 alone; --partial PATH keeps it for merge" in told.err
 
 

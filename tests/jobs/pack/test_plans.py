@@ -888,7 +888,7 @@ class TestDrawing:
     @pytest.mark.parametrize(
         ("args", "said"),
         [
-            ((), "expected one of DUMP and --lens N,N"),
+            ((), "expected one of DUMP and --lens N,N\nhint: --lens 9,17 lays out two samples"),
             (("--lens", "3,,4"), "--lens 3,,4: got '', expected a number"),
             (("--lens", "3,-4"), "--lens 3,-4: got '-4', expected a number"),
             (("--lens", "3,0"), "lens[1] must be at least 1, got 0"),

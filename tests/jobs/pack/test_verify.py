@@ -586,11 +586,19 @@ class TestDamage:
         assert wanted in done.out
 
     def test_no_mask(self, capsys, batch, folder):
-        """Files without a mask are not checked for it."""
+        """Files without a mask and cu_seqlens are not checked for them, but where pack wrote them:
+        by its manifest each that lacks one is named, and wrong.
+        """
         path, options = folder
+        lost = ("mask", "cu_seqlens", "cu_seqlens_padded")
         for name in NAMES.values():
-            damage(path, name, lambda arrays: {k: a for k, a in arrays.items() if k != "mask"})
-        assert verify(capsys, path, batch, *options)["rows"] == ROUTES
+            damage(path, name, lambda arrays: {k: a for k, a in arrays.items() if k not in lost})
+        found = verify(capsys, path, batch, *options, code=int(not options))
+        told = [
+            f"{name}: no {key} in it, which pack writes" for name in NAMES.values() for key in lost
+        ]
+        assert (found["rows"], found["rows_wrong"], found["routes_absent"]) == (ROUTES, 0, 0)
+        assert sorted(found["faults"]) == ([] if options else sorted(told))
 
     @pytest.mark.parametrize("name", NAMES)
     def test_a_file_that_is_not_there(self, capsys, batch, folder, name):
@@ -670,17 +678,29 @@ class TestDamage:
         ],
     )
     def test_no_tensors_of_ids(self, capsys, batch, folder, change, said):
-        """Arrays that are no ids at all are trouble, not wrong ids: exit 2."""
+        """A file whose arrays are no ids at all is named, as one that cannot be used."""
         path, options = folder
         damage(path, NAMES["later"], change)
-        args = ("verify", path, "--against", batch.path, *as_settings(*options))
-        assert said in complaint(capsys, *args)
+        found = verify(capsys, path, batch, *options, code=1)
+        assert found["faults"] == [f"{NAMES['later']}: {said}"]
+        assert (found["unusable_files"], found["rows_wrong"]) == (1, 0)
 
     def test_a_cut_file(self, capsys, batch, folder):
-        """A file that ends early is trouble as well."""
+        """A file that ends early is named, the others are judged; where all do, it is trouble."""
         path, options = folder
-        data = (path / NAMES["split"]).read_bytes()
-        (path / NAMES["split"]).write_bytes(data[:-40])
+        name = NAMES["split"]
+        lost = sum(n < EVEN[sample] - 1 for sample, n in rows_of(name)) * 3
+        (path / name).write_bytes((path / name).read_bytes()[:-40])
+        damage(path, NAMES["later"], lambda arrays: arrays["layer.6"].fill(0))
+        found = verify(capsys, path, batch, *options, code=1)
+        assert [line.split(": ")[:2] for line in found["faults"]] == [
+            [name, "damaged .safetensors"]
+        ]
+        assert (found["files"], found["unusable_files"], found["absent_files"]) == (15, 1, [])
+        assert found["rows"] == ROUTES - lost
+        assert {one["file"] for one in found["wrong"]} == {NAMES["later"]}
+        for file in path.rglob("mb*.safetensors"):
+            file.write_bytes(file.read_bytes()[:-40])
         args = ("verify", path, "--against", batch.path, *as_settings(*options))
         assert "damaged .safetensors" in complaint(capsys, *args)
 
@@ -793,6 +813,7 @@ class TestTrainersOwn:
         args = ("verify", folder, "--against", batch.path, "--layout", "cp=2")
         said = complaint(capsys, *args)
         assert f"{folder}/tp0-cp1.npz: the same rank and micro-batch as {folder}/cp1.npz" in said
+        assert "hint: expected a folder with the tensors of one run alone" in said
 
     def test_other_dtypes(self, capsys, batch, tmp_path):
         """Any integer dtype will do."""

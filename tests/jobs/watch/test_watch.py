@@ -327,7 +327,9 @@ def test_a_reference_for_each_dump(tmp_path, dumps, capsys):
     assert documents[1]["error"] == f"its reference {tmp_path}/step_2.parquet is not there"
     pattern = ("--against", tmp_path / "{stem}.parquet")
     waits, last = run(capsys, "watch", dumps, *FAST, "--once", *pattern).err.splitlines()
-    assert waits.endswith("/step_2.parquet is not there; waited for, 0.3 s at most"), waits
+    assert waits.endswith("/step_2.parquet is not there; waited for, 0.3 s at most: --give-up"), (
+        waits
+    )
     assert "/step_2.jsonl: its reference" in waits
     assert last.endswith(": 2 dumps seen, 0 failed, 1 unchecked")
     said = complaint(capsys, "watch", dumps, *FAST, "--against", NATIVE)
@@ -351,7 +353,7 @@ def test_an_interrupt_counts_what_is_waited_for(dumps, monkeypatch):
         watching.watch_folder(request, Progress(note=notes.append, part=parts.append))
     assert [part["file"] for part in parts] == ["a.jsonl"]
     assert "b.jsonl" in notes[0]
-    assert notes[0].endswith("; waited for, 120 s at most")
+    assert notes[0].endswith("; waited for, 120 s at most: --give-up")
     assert notes[1:] == [f"{dumps}: 1 dump seen, 0 failed, 0 unchecked, 1 pending"]
 
 

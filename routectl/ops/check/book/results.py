@@ -17,6 +17,7 @@ __all__ = [
     "CONSTANT_FROM",
     "PLACES",
     "SHIFTED",
+    "WORDS",
     "Book",
     "CheckEstimate",
     "CheckFinding",
@@ -30,6 +31,7 @@ __all__ = [
     "ordered",
 ]
 
+WORDS = {"error": "FAULTY", "warning": "DOUBTFUL", "undecided": "UNDECIDED"}  # the worst first
 PLACES = 5
 CONSTANT_FROM = 8  # rows of a layer that are alike before it is called constant; 64 with K = 1
 SHIFTED = "every id"  # how a map is named that adds one number to each, before the number
@@ -290,11 +292,16 @@ class CheckResult:
     power: Power | None = None
     made_by: MadeBy | None = None
 
+    @property
+    def word(self) -> str:
+        """The verdict in one word: that of what is worst."""
+        return next((word for name, word in WORDS.items() if self.count(name)), "CLEAN")
+
     def __repr__(self) -> str:
         counts = ", ".join(f"{name} {self.count(name)}" for name in reversed(SEVERITIES))
         codes = " ".join(dict.fromkeys(f.code for f in self.findings))
         return (
-            f"<CheckResult of {visible(self.meta.path, 120, end=40)}: {counts}\n"
+            f"<CheckResult of {visible(self.meta.path, 120, end=40)}: {self.word}, {counts}\n"
             f" {self.samples:,} samples, {self.tokens:,} tokens, {self.rows:,} rows"
             f"{codes and f'; findings {codes}'}>"
         )
