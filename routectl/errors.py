@@ -15,6 +15,7 @@ __all__ = [
     "check_choice",
     "did_you_mean",
     "extra_hint",
+    "misspelt",
     "unknown",
 ]
 
@@ -85,17 +86,25 @@ def _plain(word: str) -> str:
 
 
 def unknown(told: str, word: object, known: Iterable[str], kind: type[_Error]) -> _Error:
-    """The error for a word that is none of the known ones: the list of them, the nearest as hint.
+    """The error for a word that is none of the known ones; see ``misspelt``.
 
     told is what the word is of: ``--codec``, ``metric``.
     """
+    return misspelt(f"{told} {word!r} is not known", word, known, kind)
+
+
+def misspelt(said: str, word: object, known: Iterable[str], kind: type[_Error]) -> _Error:
+    """The error that says a word is none of the known ones: the nearest first, the list as hint.
+
+    Where none is near, the list stands in the message.
+    """
     names = tuple(known)
-    error = kind(f"{told} {word!r} is not known: {', '.join(names)}")
-    near = did_you_mean(word, names)
+    near, listed = did_you_mean(word, names), ", ".join(names)
+    error = kind(f"{said}: {near or listed}")
     if near is not None and isinstance(error, RoutectlError):
-        error.hint = near
+        error.hint = f"known: {listed}"
     elif near is not None:
-        error.add_note(f"hint: {near}")
+        error.add_note(f"hint: known: {listed}")
     return error
 
 

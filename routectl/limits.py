@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from typing import NoReturn
 
-from .errors import FormatError, RoutectlError, did_you_mean
+from .errors import FormatError, RoutectlError, misspelt
 
 __all__ = [
     "DEFLATE",
@@ -92,10 +92,8 @@ def parse_limits(given: Iterable[str]) -> dict[str, int]:
     for text in given:
         name, _, value = text.partition("=")
         if name not in _NAMES:
-            raise RoutectlError(
-                f"--limit {text}: expected NAME=SIZE, NAME one of {', '.join(_NAMES)}",
-                hint=did_you_mean(name, _NAMES),
-            )
+            said = f"--limit {text}: expected NAME=SIZE, and {name!r} is not known"
+            raise misspelt(said, name, _NAMES, RoutectlError)
         if name in found:
             raise RoutectlError(f"--limit {name} is given twice: it takes one value")
         size = _size(value)

@@ -58,12 +58,15 @@ def test_the_nearest_of_the_known_words_is_asked_for(word, near):
 
 @pytest.mark.parametrize("kind", [RoutectlError, UnsupportedError, ValueError])
 def test_an_unknown_word_is_said_with_the_known_ones(kind):
-    """Whatever the kind of the error: the word, the list, and below it the nearest."""
+    """Whatever the kind of the error: the word, the nearest at once, and below it the list, which
+    is there at once where none is near.
+    """
     error = unknown("--codec", "tokn", iter(["set", "token"]), kind)
     assert type(error) is kind
-    assert str(error) == "--codec 'tokn' is not known: set, token"
-    assert said(error)[1:] == ["hint: did you mean token?"]
-    assert said(unknown("--codec", "zip", ["set"], kind))[1:] == []
+    assert str(error) == "--codec 'tokn' is not known: did you mean token?"
+    assert said(error)[1:] == ["hint: known: set, token"]
+    none = unknown("--codec", "zip", ["set"], kind)
+    assert (str(none), said(none)[1:]) == ("--codec 'zip' is not known: set", [])
 
 
 def test_a_known_word_is_no_error():

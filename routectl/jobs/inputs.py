@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import RoutectlError, check_choice, did_you_mean
+from ..errors import RoutectlError, check_choice, misspelt
 from ..files.places import is_there
 
 __all__ = ["STDIN", "Input", "parse_input"]
@@ -63,11 +63,9 @@ def parse_input(text: str, exists: Callable[[str], bool] = is_there) -> Input:
     for part in _NEXT.split(tail):
         key, equals, value = part.partition("=")
         if key not in _KNOWN or not equals:
-            known = ", ".join(f"{name}=" for name in _KNOWN)
-            raise RoutectlError(
-                f"{text}: {part!r} behind {_MARK} is not known: {known}",
-                hint=did_you_mean(key, _KNOWN),
-            )
+            known = (f"{name}=" for name in _KNOWN)
+            told = f"{text}: {part!r} behind {_MARK} is not known"
+            raise misspelt(told, f"{key}=", known, RoutectlError)
         if key in said:
             raise RoutectlError(f"{text}: {key} is there twice")
         said[key] = _value(text, key, value)

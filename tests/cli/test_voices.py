@@ -186,11 +186,11 @@ class TestShared:
             assert on_terminal(monkeypatch, 200, *words) == (0, piped)
 
     def test_choices_are_listed(self, capsys):
-        """A word that is none of an option's choices is one line with all of them."""
+        """A word that is none of an option's choices: the nearest, and below it all of them."""
         said = complaint(capsys, "diff", "a", "b", "--match", "toks")
         assert said == (
-            "routectl: --match 'toks' is not known: auto, id, tokens, prefix, order\n"
-            "hint: did you mean tokens?\n"
+            "routectl: --match 'toks' is not known: did you mean tokens?\n"
+            "hint: known: auto, id, tokens, prefix, order\n"
         )
         assert "Join samples by auto, id, tokens, prefix or order" in " ".join(
             run(capsys, "diff", "--help").out.split()
@@ -201,7 +201,7 @@ class TestShared:
         [
             (("diff", "a", "b", "--fail-over", "mismach:1%"), "mismatch"),
             (("diff", "a", "b", "--limit", "cel=1GB"), "cell"),
-            (("show", "a::formt=json"), "format"),
+            (("show", "a::formt=json"), "format="),
             (("show", "a::format=jsnl"), "jsonl"),
             (("check", "--rules", "r709"), "R709"),
             (("check", "a", "--ignore", "R709x"), "R709"),
@@ -216,7 +216,7 @@ class TestShared:
     )
     def test_a_misspelt_name_is_answered_with_the_nearest(self, capsys, words, near):
         """Of a metric, a budget, a key, a format, a code, a word of an option: whoever refuses."""
-        assert f"hint: did you mean {near}?\n" in complaint(capsys, *words)
+        assert f": did you mean {near}?\n" in complaint(capsys, *words)
 
     @pytest.mark.parametrize(
         ("words", "named"),

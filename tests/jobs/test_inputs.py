@@ -36,7 +36,7 @@ def test_what_is_said(text, found, tmp_path, monkeypatch):
     ("text", "said"),
     [
         ("a::nope=1", "'nope=1' behind :: is not known: start=, format=, base=, tokens="),
-        ("a::start", "'start' behind :: is not known: start="),
+        ("a::start", "'start' behind :: is not known: did you mean start=?"),
         ("a::", "'' behind :: is not known: start="),
         ("a::start=-1", "start: got '-1', expected a position from 0 on"),
         ("a::start=x", "start: got 'x'"),

@@ -99,7 +99,11 @@ def test_choices_are_refused_in_one_way():
     check_bounds(Chosen())
     check_bounds(Chosen("here", "fast", ("a", "a", "c")))
     for wrong, said, hint in (
-        (Chosen(how="fasd"), "--how 'fasd' is not known: fast, slow", "did you mean fast?"),
+        (
+            Chosen(how="fasd"),
+            "--how 'fasd' is not known: did you mean fast?",
+            "known: fast, slow",
+        ),
         (Chosen(kinds=("a", "x")), "--kinds 'x' is not known: a, b, c", None),
         (Chosen(source="w\nx"), r"SOURCE 'w\nx' is not known: here, there", None),
     ):

@@ -203,7 +203,7 @@ def test_a_layout_without_a_plan_is_its_own_share():
         ({"min_local_rows": 0}, "min_local_rows must be at least 1, got 0"),
         ({"bucket": 0}, "bucket must be at least 1, got 0"),
         ({"form": "bshd", "seq_len": 0}, "seq_len must be at least 1, got 0"),
-        ({"form": "sbhd"}, "form 'sbhd' is not known: thd, bshd, bshd-b-major"),
+        ({"form": "sbhd"}, "form 'sbhd' is not known: did you mean bshd?"),
         ({"fp8": "int4"}, "fp8 'int4' is not known: blockwise, mxfp8, tensorwise"),
         ({"framework": "slime", "fp8": "mxfp8"}, "slime has no fp8 padding"),
         (

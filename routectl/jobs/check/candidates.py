@@ -48,7 +48,8 @@ class Candidates:
     def parsed(cls, texts: Sequence[str], against: str | None) -> "Candidates":
         """NAME=WHERE each; the reference is one of them by name or by place, or one more.
 
-        Raises RoutectlError for a text of another form, and for a name that is there twice.
+        Raises RoutectlError for a text of another form, for a name that is there twice, and for
+        one candidate alone: the nearest of one says nothing.
         """
         where: dict[str, str] = {}
         for text in texts:
@@ -63,6 +64,17 @@ class Candidates:
             if name in ("none", "undecided", "several"):
                 raise RoutectlError(f"--candidates {name}: a verdict's word, no candidate's name")
             where[name] = place
+        found = cls._with(where, against)
+        if where and len(found.where) == 1:
+            raise RoutectlError(
+                f"--candidates: one is given, {next(iter(where))}: which is nearest is told of two",
+                hint="another --candidates NAME=WHERE; --against WHERE holds rows against one",
+            )
+        return found
+
+    @classmethod
+    def _with(cls, where: dict[str, str], against: str | None) -> "Candidates":
+        """Candidates by name, and the reference among them."""
         if against is None or against in where:
             return cls(where, against)
         known = {Path(place): name for name, place in where.items()}

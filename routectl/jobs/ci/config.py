@@ -33,6 +33,7 @@ _MAX_BYTES = 1 << 20
 _MAX_DOTS = 3000**2
 _MOST_TOLD = 5
 _STRINGS = tuple[str, ...]
+_ANOTHER = "routectl ci CONFIG.toml reads another file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,9 @@ def _table(path: Path) -> dict[str, Any]:
         found: Any = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not TOML: {error}") from None
+    except RoutectlError as error:
+        error.hint = error.hint or (_ANOTHER if path.name == "pyproject.toml" else None)
+        raise
     if path.name != "pyproject.toml":
         return found  # type: ignore[no-any-return]
     for name in ("tool", "routectl"):
@@ -119,7 +123,7 @@ def _table(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise FormatError(
             f"{path}: no table [tool.routectl] in it",
-            hint="routectl ci CONFIG.toml reads another file",
+            hint=_ANOTHER,
         )
     return found
 
@@ -131,9 +135,8 @@ def _refuse_unknown(table: Mapping[str, Any], known: tuple[str, ...], where: str
 
 
 def _not_known(told: str, word: object, known: Iterable[str]) -> str:
-    """That a word is none of the known ones, and which is near."""
-    near = did_you_mean(word, known)
-    return f"{told} is not known: {', '.join(known)}" + (f" ({near})" if near else "")
+    """That a word is none of the known ones, and which is near, or what they are."""
+    return f"{told} is not known: {did_you_mean(word, known) or ', '.join(known)}"
 
 
 def _check(name: str, table: Any) -> Check:
@@ -142,16 +145,19 @@ def _check(name: str, table: Any) -> Check:
         raise _WrongError(f"got {_kind(table)}, expected a table")
     if not name or not name.isprintable() or set(name) & set("[]/"):
         raise _WrongError("a name is printable, and has none of [ ] /")
-    if "verb" not in table:
-        raise _WrongError(f"verb is not given: {', '.join(_VERBS)}")
-    verb = table["verb"]
+    called = _verb_key(table)
+    wrong = [] if called in ("verb", None) else [f"{called} is not known: did you mean verb?"]
+    verb = None if called is None else table[called]
     if not isinstance(verb, str) or verb not in _VERBS:
-        raise _WrongError(_not_known(f"verb {verb!r}", verb, _VERBS))
+        told = f"verb is not given: {', '.join(_VERBS)}"
+        if called is not None:
+            told = _not_known(f"verb {verb!r}", verb, _VERBS)
+        raise _WrongError(*wrong, told, *_of_no_verb(table, called))
     known = dict(_keys(_VERBS[verb]))
     given: dict[str, Any] = {}
-    wrong = [f"{key} is not given" for key, one in known.items() if one[2] and key not in table]
+    wrong += [f"{key} is not given" for key, one in known.items() if one[2] and key not in table]
     for key, value in table.items():
-        if key == "verb":
+        if key == called:
             continue
         if key not in known:
             new = key_now(verb, key)
@@ -163,14 +169,46 @@ def _check(name: str, table: Any) -> Check:
             given[known[key][0]] = _value(value, known[key][1])
         except ValueError as error:
             wrong.append(f"{key}: {error}")
+    wrong += _wrong_limits(_VERBS[verb], given)
     if wrong:
         raise _WrongError(*wrong)
     try:
         request = build(_VERBS[verb], given)
         check_bounds(request)
     except RoutectlError as error:
-        raise _WrongError(str(error) + (f" ({error.hint})" if error.hint else "")) from None
+        raise _WrongError(_hinted(error)) from None
     return Check(name, verb, request)
+
+
+def _verb_key(table: Mapping[str, Any]) -> str | None:
+    """The key that says the verb, or that is near to it; None where there is none."""
+    near = (key for key in table if did_you_mean(key, ["verb"]))
+    return "verb" if "verb" in table else next(near, None)
+
+
+def _of_no_verb(table: Mapping[str, Any], called: str | None) -> Iterator[str]:
+    """What is wrong with keys of a check whose verb is not known: those that no verb has."""
+    known = sorted({key for kind in _VERBS.values() for key, _ in _keys(kind)})
+    old = {key for key in table for verb in _VERBS if key_now(verb, key) is not None}
+    for key in table:
+        if key not in (*known, *old, called):
+            near = did_you_mean(key, known)
+            yield f"{key} is not known" + (f": {near}" if near else "")
+
+
+def _wrong_limits(kind: type[Request], given: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with each threshold, whatever else is."""
+    needed = dict.fromkeys(("dump", "old", "new"), "-")
+    for name in ("fail_over", "fail_under"):
+        for text in given.get(name, ()):
+            try:
+                build(kind, {**needed, name: (text,)})
+            except RoutectlError as error:
+                yield _hinted(error)
+
+
+def _hinted(error: RoutectlError) -> str:
+    return str(error) + (f" ({error.hint})" if error.hint else "")
 
 
 def _keys(kind: Any) -> Iterator[tuple[str, tuple[str, Any, bool]]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args
 
-from ...errors import MismatchError, RoutectlError, UnsupportedError, check_choice, did_you_mean
+from ...errors import MismatchError, RoutectlError, UnsupportedError, check_choice, misspelt
 from ...files.places import place_of
 from ...layouts.plan import BALANCES
 from ...layouts.rules import FORMS, FP8_RECIPES, FRAMEWORKS
@@ -156,7 +156,7 @@ def _said(text: str) -> _Said:
 def _unknown(name: str, where: str) -> RoutectlError:
     keys = [*map(_key, _TYPES)]
     what = f"{quoted(_key(name))} is no key of a layout" if name else "no key of a layout in it"
-    return RoutectlError(f"{where}: {what}: {', '.join(keys)}", hint=did_you_mean(name, keys))
+    return misspelt(f"{where}: {what}", name, keys, RoutectlError)
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:

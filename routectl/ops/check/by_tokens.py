@@ -24,7 +24,7 @@ from .alone.results import (
 from .book.ledger import Ledger
 from .book.results import Book, Fact, Place, copied
 
-__all__ = ["Heard", "Witness"]
+__all__ = ["Heard", "Witness", "add_cut"]
 
 _SHIFT = 3  # positions beyond which a whole sample's lag is called a padding side
 _KNOWN = ("R103", "R104", "R206", "R207", "R208", "R401")  # what else makes rows that fit nowhere
@@ -79,7 +79,7 @@ class Witness:
     ) -> Book | None:
         """Add what a sample's tokens say to its book, which is returned; None where it waits.
 
-        ``told`` says that a reference explains the sample, ``seen`` that it was compared.
+        ``told`` says that its script is explained, ``seen`` that it was compared.
         """
         script = judged.script
         if script is None or told:
@@ -204,7 +204,8 @@ def _add_script(script: Script, layers: int, book: Book, denied: bool) -> None:
         code, detail, facts = _named(edit, begin)
         end = edit.first + edit.size - 1
         note = f"to {end}, rows of sample {edit.source}" if edit.kind == "other" else ""
-        rows = layers * (edit.size if edit.kind != "hole" else _after(script, edit))
+        run = edit.kind == "hole" or code == "R701"  # rows that are early or late, all of them
+        rows = layers * (_run(script, edit) if run else edit.size)
         book.add(
             code,
             Place(script.sample, edit.first, None, note),
@@ -219,9 +220,31 @@ def _shifted(edits: list[TokenEdit]) -> bool:
     return any(e.kind in ("late", "early") for e in edits)
 
 
-def _after(script: Script, edit: TokenEdit) -> int:
-    """The tokens whose rows are off after a hole."""
-    return max(script.stretches[-1].end - edit.first, 0)
+def add_cut(script: Script | None, layers: int, book: Book) -> bool:
+    """Whether the rows are those from position 0 on, put at the end of the tokens; adds R003.
+
+    Of a sample whose start was inferred, by what the number of its rows leaves of the tokens: the
+    last rows were cut off.
+    """
+    if script is None:
+        return False
+    start, end = script.stretches[0].first, script.stretches[-1].end
+    own = all((one.kind, one.lag) == ("shifted", start) for one in script.stretches)
+    if start and own:
+        place, detail = Place(script.sample, end - start), f"they begin at 0, {_BY}"
+        book.add("R003", place, rows=start * layers, detail=detail, facts={"by": _BY})
+    return start > 0 and own
+
+
+def _run(script: Script, edit: TokenEdit) -> int:
+    """The tokens whose rows have an edit's lag, from its place on to where another lag begins."""
+    end = edit.first
+    for one in script.stretches:
+        if one.first >= edit.first and one.kind in ("own", "shifted"):
+            if one.lag != edit.lag:
+                break
+            end = one.end
+    return end - edit.first
 
 
 def _count(number: int, noun: str) -> str:

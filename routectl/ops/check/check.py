@@ -23,7 +23,7 @@ from .alone.scripts import Library
 from .book.ledger import Ledger
 from .book.legal import Legal
 from .book.results import Book, CheckResult, Place
-from .by_tokens import Witness
+from .by_tokens import Witness, add_cut
 from .lesson import Lesson, Reader, learn, view_of
 from .load import check_axes, filler_by_rank
 from .options import CheckOptions
@@ -195,6 +195,8 @@ class Checker:
             return book
         judged = learnt.judge(bare, index, self.library)
         layers = len(self.meta.layers_L)
+        if sample.start_inferred and not seen:
+            told = told or add_cut(judged.script, layers, book)
         return found.witness.hear(judged, book, found.ledger, layers, told=told, seen=seen)
 
     def _add_rows(

@@ -191,11 +191,17 @@ def test_page_and_summary_say_it(capsys, tmp_path):
         (["--candidates", "v0=a", "--candidates", "v0=b"], "--candidates v0 is given twice"),
         ([*ALL, "--forward", "mode=forced"], "--candidates are told apart by free routes"),
         ([*ALL, "--shard", "1/2"], "--shard: all samples together tell"),
-        (["--candidates", f"b={FIXTURES / 'golden' / 'deepseek_v3.parquet'}"], "candidate b: "),
+        (
+            [ALL[0], f"--candidates=b={FIXTURES / 'golden' / 'deepseek_v3.parquet'}"],
+            "candidate b: ",
+        ),
+        ([ALL[1]], "--candidates: one is given, v1: which is nearest is told of two"),
+        ([ALL[1], "--against", OTHERS["v1"]], "one is given, v1"),
+        ([ALL[1], "--against", "v1"], "one is given, v1"),
     ],
 )
 def test_what_makes_no_sense(capsys, more, why):
-    """Candidates that are not of the form, given twice, forced, or of another shape are refused."""
+    """Candidates of no form, given twice, forced, alone or of another shape are refused."""
     assert why in complaint(capsys, "check", ENGINE, *more)
 
 

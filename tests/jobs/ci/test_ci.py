@@ -346,18 +346,18 @@ class TestRefused:
             ("", "no check in it"),
             ("[checks]", "no check in it"),
             ("checks = 1", "no check in it"),
-            ("[check.a]", "check is not known: baseline, checks"),
+            ("[check.a]", "check is not known: did you mean checks?"),
             ("[checks]\na = 1", "checks.a: got an integer, expected a table"),
             ("[checks.a]", "checks.a: verb is not given: diff, check, staleness"),
             (toml({"a": {"old": "x", "new": "y"}}), "checks.a: verb is not given: diff, check"),
-            ("[checks.a]\nverb = 'dif'", "checks.a: verb 'dif' is not known: diff, check"),
+            ("[checks.a]\nverb = 'dif'", "checks.a: verb 'dif' is not known: did you mean diff?"),
             ("[checks.a]\nverb = ['diff']", "verb ['diff'] is not known"),
             (toml({"a": {"verb": "diff", "old": "x"}}), "checks.a: new is not given"),
             (toml({"a": {"verb": "check"}}), "checks.a: dump is not given"),
             (toml({"a": {"verb": "staleness", "dump": "x"}}), "checks.a: at is not given"),
             (
                 toml({"a": {**DIFF, "fail-ovr": "x"}}),
-                "checks.a: fail-ovr is not known: allow-unmatched, eps, examples, ",
+                "checks.a: fail-ovr is not known: did you mean fail-over?",
             ),
             (toml({"a": {**DIFF, "series": "x"}}), "series is not known"),
             (
@@ -388,6 +388,17 @@ class TestRefused:
             ),
             (toml({n: {} for n in "abcdefg"}), "checks.e: verb is not given: diff, check, stal"),
             (toml({n: {} for n in "abcdefg"}), "; and 2 more"),
+            (
+                toml({"a": {"vreb": "diff", "old": "x", "neww": "y", "fail-over": "mismach:1%"}}),
+                "ci.toml: checks.a: vreb is not known: did you mean verb?; checks.a: new is not "
+                "given; checks.a: neww is not known: did you mean new?; checks.a: metric 'mismach' "
+                "is not known: did you mean mismatch? (known: mismatch, overlap, ",
+            ),
+            (
+                toml({"a": {"verb": "dif", "old": "x", "xyz": 1, "neww": "y", "step": 3}}),
+                "checks.a: verb 'dif' is not known: did you mean diff?; checks.a: xyz is not "
+                "known; checks.a: neww is not known: did you mean new?\n",
+            ),
             (toml({"a": {**DIFF, "old": "x\0y"}}), "checks.a: old: got a string with a NUL in it"),
             ('baseline = "x\\u0000"\n' + toml({"a": CHECK}), "baseline: got a string"),
             (toml({"a": DIFF}) + "eps = nan", "checks.a: --eps nan: expected at least 0"),
@@ -414,10 +425,14 @@ class TestRefused:
         assert why in said
         assert written(tmp_path) == ["ci.toml"]
 
-    def test_bytes_and_no_file(self, capsys, tmp_path):
-        """A file that is not UTF-8, and one that is not there, are told apart."""
+    def test_bytes_and_no_file(self, capsys, tmp_path, monkeypatch):
+        """A file that is not UTF-8, and one that is not there, are told apart; where none is
+        named, that one may be is the hint.
+        """
         path = tmp_path / "ci.toml"
-        assert "cannot be read: No such file" in complaint(capsys, "ci", path)
+        assert complaint(capsys, "ci", path).endswith("cannot be read: No such file or directory\n")
+        monkeypatch.chdir(tmp_path)
+        assert "hint: routectl ci CONFIG.toml reads another file" in complaint(capsys, "ci")
         path.write_bytes(b"\xff\xfe")
         assert "not TOML" in complaint(capsys, "ci", path)
 

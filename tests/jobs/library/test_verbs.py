@@ -151,7 +151,9 @@ class TestDiff:
 
     def test_what_is_no_option_is_refused(self, dumps):
         """Another keyword, another type, and what is neither dump nor path are TypeErrors."""
-        with pytest.raises(TypeError, match="keyword 'fail_ovr' is not known: allow_unmatched"):
+        with pytest.raises(
+            TypeError, match="keyword 'fail_ovr' is not known: did you mean fail_over"
+        ):
             routectl.diff(*dumps, fail_ovr="mismatch:1%")
         with pytest.raises(TypeError, match="examples: got str"):
             routectl.diff(*dumps, examples="ten")

@@ -69,6 +69,10 @@ class TestPairs:
         ("text", "said"),
         [
             ("tq=2", "'tq' is no key of a layout: framework, tp, cp, pp,"),
+            (
+                "framwork=verl",
+                "'framwork' is no key of a layout: did you mean framework?",
+            ),
             ("tp=2,7,form=thd", "tp: got '2,7', expected a number from 1 on"),
             ("tp=0", "tp: got 0, expected a number from 1 on"),
             ("tp=-1", "tp: got '-1', expected a number"),
@@ -77,7 +81,7 @@ class TestPairs:
             ("tp=", "tp: got '', expected a number"),
             ("account-loss=maybe", "account-loss: got 'maybe', expected true or false"),
             ("rows=m", "rows 'm' is not known: n-1, n"),
-            ("framework=verk", "framework 'verk' is not known: verl, "),
+            ("framework=verk", "framework 'verk' is not known: did you mean verl?"),
             ("balance=none", "balance 'none' is not known: first-fit, karmarkar-karp, verl"),
             ("form=", "form: got '', expected text"),
         ],

@@ -305,7 +305,7 @@ def test_a_checkpoint_of_another_shape(capsys, folder, cache):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("dtpye=fp32", "--forward key 'dtpye' is not known: mode, device, dtype, "),
+        ("dtpye=fp32", "--forward key 'dtpye' is not known: did you mean dtype?"),
         ("dtype=int8", "--forward dtype 'int8' is not known: auto, fp32, bf16, fp16, "),
         ("fp32", "--forward fp32: expected KEY=VALUE"),
         ("threads=many", "--forward threads=many: expected a whole number"),

@@ -8,7 +8,7 @@ import pytest
 from routectl.dump import Dump
 from routectl.ops.check.check import CheckOptions, check
 from support.checks import codes, loaded, only
-from support.faults import BASES, FAULTS, spoilt
+from support.faults import BASES, FAULTS, spoilt, with_ids
 from support.more_faults import MORE_FAULTS
 
 TRAINED = BASES[3]
@@ -67,6 +67,44 @@ def test_late_by_one_from_a_position_on():
     found = [f for f in check(bad).findings if f.kind.severity == "error" and f.code != "R601"]
     assert {f.code for f in found} <= {"R701", "R402"}
     assert 1 in {dict(f.facts).get("lag") for f in found}
+
+
+def spoil_rows(chosen, change, **more):
+    """The trained recording, the rows of some samples changed; what is known of them, too."""
+    dump = loaded(TRAINED.dump)
+    samples = [dump[i] for i in range(len(dump))]
+    for index in chosen:
+        made = with_ids(samples[index], change(samples[index].routes.ids_TLK), **more)
+        samples[index] = replace(made, start_inferred="start" in more)
+    return Dump(dump.meta, dump.keys, samples.__getitem__)
+
+
+def test_all_rows_of_a_shift_are_counted():
+    """The last two thirds of ten samples late by a row: all rows of that part, in each layer."""
+    chosen, late = range(0, 90, 9), 0
+
+    def shifted(ids_TLK):
+        nonlocal late
+        first = len(ids_TLK) // 3 + 1
+        late += ids_TLK[first:, :, 0].size
+        return np.concatenate([ids_TLK[:first], ids_TLK[first - 1 : -1]])
+
+    found = only(check(spoil_rows(chosen, shifted)), "R701")
+    assert dict(found.facts)["lag"] == 1
+    assert (found.samples, late) == (10, 6552)
+    assert abs(found.rows - late) <= 6 * 10  # a row a sample, where its token came before
+
+
+@pytest.mark.parametrize("size", [2, 9])
+def test_rows_that_were_cut_off(size):
+    """Where nobody said the start, rows that lack the last ones are counted back from the tokens'
+    end: neither shifted nor padded, they begin at 0 and end before the tokens do.
+    """
+    found = check(spoil_rows([5], lambda ids_TLK: ids_TLK[:-size], start=size))
+    assert codes(found, "error") == {"R003", "R013"}
+    short = only(found, "R003")
+    assert (short.samples, short.rows) == (1, 6 * size)
+    assert short.places[0].position == loaded(TRAINED.dump)[5].routes.stop - size
 
 
 def test_a_hole_is_told_with_its_size():

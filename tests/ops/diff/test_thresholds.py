@@ -262,9 +262,8 @@ def test_unknown_metrics():
     """A metric that is not known is answered with the list of those that are."""
     with pytest.raises(RoutectlError) as caught:
         parse_threshold("mismach:1%", over=True)
-    assert (
-        str(caught.value) == f"metric 'mismach' is not known: {', '.join(m.name for m in METRICS)}"
-    )
+    assert str(caught.value) == "metric 'mismach' is not known: did you mean mismatch?"
+    assert caught.value.hint == f"known: {', '.join(m.name for m in METRICS)}"
 
 
 _NONE = {
