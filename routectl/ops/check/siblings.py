@@ -129,8 +129,9 @@ class Siblings:
 
 def _is_bare(routes: Routes, end: int) -> bool:
     """Whether the prompt's rows are there and none of them is a route: they are filler."""
-    missing_TL = None if routes.missing_TL is None else routes.missing_TL[: end - routes.start]
-    return missing_TL is not None and missing_TL.size > 0 and bool(missing_TL.all())
+    rows = max(end - routes.start, 0)
+    missing_TL = routes.missing_TL
+    return rows > 0 and missing_TL is not None and bool(missing_TL[:rows].all())
 
 
 def _is_astray(sample: Sample) -> bool:
