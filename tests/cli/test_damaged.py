@@ -39,7 +39,8 @@ SOUND = {  # damage that these do not have, or cannot see, having no checksum
     ("router state", "no tail"): 0,  # the same
     ("recorder", "no tail"): 0,  # likewise
     ("counts", "no tail"): 0,
-    ("rank", "no tail"): 1,  # another SHA-256 than the manifest's
+    # verify names it, or that its SHA-256 is not the manifest's, and judges the other files
+    **{("rank", damage): 1 for damage in DAMAGES},
 }
 
 

@@ -64,7 +64,7 @@ def test_unknown_tables_answer_with_those_known(results):
     """Another name is refused with the list; what is no result is a TypeError."""
     with pytest.raises(RoutectlError, match="'rows' is not known: layers, samples, positions"):
         results["diff"].to_arrow("rows")
-    with pytest.raises(RoutectlError, match="not known: findings, places, layers"):
+    with pytest.raises(RoutectlError, match="known: findings, places, layers"):
         results["check"].to_arrow("samples")
     with pytest.raises(TypeError, match="got int"):
         arrow_table(3, "layers")
