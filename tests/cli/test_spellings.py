@@ -31,6 +31,13 @@ def test_an_old_place_is_answered(capsys, command):
     assert complaint(capsys, command, *(f"w{n}" for n in range(count))) == f"routectl: {told}\n"
 
 
+@pytest.mark.parametrize("command", POSITIONAL)
+def test_a_mistyped_option_is_no_word_too_many(capsys, command):
+    """What is wrong is the option, not its value behind it."""
+    said = complaint(capsys, command, "x", "--agianst", "y", "z")
+    assert said.startswith("routectl: No such option: --agianst")
+
+
 def test_the_table_is_of_the_commands():
     """The table has no word that is no command."""
     assert {*OLD, *POSITIONAL} <= set(COMMANDS)

@@ -18,16 +18,18 @@ def said_now(words: Sequence[str]) -> str | None:
     if command not in COMMANDS:
         return None
     own = set(own_flags(command))
-    for flag in map(_flag, _before_dashes(words[1:])):
-        if flag in own:
-            continue
+    named = [
+        _flag(word) for word in _before_dashes(words[1:]) if word.startswith("-") and word != "-"
+    ]
+    unknown = [flag for flag in named if flag not in own]
+    for flag in unknown:
         new = OLD.get(command, {}).get(flag)
         if new is not None:
             return f"{command} {flag} is now: {new}"
         if flag in _shared_flags():
             data = flag in ("-o", "--output") and "--save" in own
             return f"{command} has no use for {flag}{': --save DST writes data' * data}"
-    return _positional(command, words[1:])
+    return None if unknown else _positional(command, words[1:])
 
 
 def _positional(command: str, words: Sequence[str]) -> str | None:

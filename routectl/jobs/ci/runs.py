@@ -202,7 +202,7 @@ def _known_baseline(
             raise RoutectlError(
                 f"threshold {relative[0].text!r} is relative to a baseline, and this check has "
                 "none",
-                hint="routectl ci --update-baseline stores what is measured now",
+                hint="the same with --update-baseline stores what is measured now",
             )
         return baseline
     if relative:

@@ -82,7 +82,7 @@ class Baseline:
         if name not in self.numbers:
             raise RoutectlError(
                 f"threshold {threshold.text!r}: the baseline has no {name}",
-                hint="routectl ci --update-baseline stores what is measured now",
+                hint="the same with --update-baseline stores what is measured now",
             )
         limit = self.numbers[name] + threshold.limit
         if not math.isfinite(limit):

@@ -469,7 +469,7 @@ class TestBaseline:
         doc = document(capsys, "ci", path, code=2)
         assert doc["baseline"] is None
         assert of(doc, "a")["details"] == [
-            "hint: routectl ci --update-baseline stores what is measured now"
+            "hint: the same with --update-baseline stores what is measured now"
         ]
         assert of(doc, "b")["status"] == "passed"
         assert written(tmp_path) == ["ci.toml"]
