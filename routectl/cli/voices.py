@@ -129,23 +129,26 @@ class Voices:
         Of one in a file the note has the verdict, and stdout the ten lines of --summary. ``detail``
         of a document is for files and pictures: --json prints the rest.
         """
-        from ..reports.summary.lines import verdict_of
-        from ..reports.summary.ten_lines import ten_lines
-        from ..reports.written.forms import report_as
-
         self.page(document)
         document = self.reduced(document)
+        printed = render
+        if self.summary:
+            from ..reports.summary.ten_lines import ten_lines
+
+            printed = ten_lines(render)
         if self.target is not None:
+            from ..reports.summary.lines import verdict_of
+            from ..reports.written.forms import report_as
+
             shown = self._with_texts(document) if self.suffix == ".html" else document
             report = report_as(str(self.suffix), shown, render)
             self.publish(self.target, report, "" if self.summary else verdict_of(document))
             if self.summary:
-                emit(document, ten_lines(render), as_json=False, plain=self.plain)
+                emit(document, printed, as_json=False, plain=self.plain)
             return
-        render = ten_lines(render) if self.summary else render
         if self.as_json:
             document = {name: value for name, value in document.items() if name != "detail"}
-        emit(document, render, as_json=self.as_json, plain=self.plain)
+        emit(document, printed, as_json=self.as_json, plain=self.plain)
 
     def page(self, document: "Document") -> None:
         """Write the document as a page; nothing where --html asked for none."""
