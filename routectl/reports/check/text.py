@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.text import Text
 
-from ...ops.check.book.results import WORDS
+from ...ops.check.book.words import word_of
 from ..document import DumpEntry
 from ..text.tables import Column, Headline, print_line, print_table, print_text, under_verdict
 from ..text.wording import amount, engine_text, layers_text, part_text, percent, plural
@@ -46,8 +46,8 @@ _HYPOTHESES = 6
 
 def _word(counts: SeverityCounts) -> str:
     """The verdict: what is worst, in one word."""
-    counted = {key.removesuffix("s") for key, value in counts.items() if value}
-    return next((word for name, word in WORDS.items() if name in counted), "CLEAN")
+    worst = {"error": counts["errors"], "warning": counts["warnings"]}
+    return word_of({**worst, "undecided": counts["undecided"]})
 
 
 def _said(counts: SeverityCounts) -> list[str]:

@@ -12,12 +12,12 @@ from ..alone.results import Power
 from ..candidates.made_by import MadeBy
 from .bottom import number_of
 from .findings import SEVERITIES, FindingKind, kind_of
+from .words import word_of
 
 __all__ = [
     "CONSTANT_FROM",
     "PLACES",
     "SHIFTED",
-    "WORDS",
     "Book",
     "CheckEstimate",
     "CheckFinding",
@@ -31,7 +31,6 @@ __all__ = [
     "ordered",
 ]
 
-WORDS = {"error": "FAULTY", "warning": "DOUBTFUL", "undecided": "UNDECIDED"}  # the worst first
 PLACES = 5
 CONSTANT_FROM = 8  # rows of a layer that are alike before it is called constant; 64 with K = 1
 SHIFTED = "every id"  # how a map is named that adds one number to each, before the number
@@ -295,7 +294,7 @@ class CheckResult:
     @property
     def word(self) -> str:
         """The verdict in one word: that of what is worst."""
-        return next((word for name, word in WORDS.items() if self.count(name)), "CLEAN")
+        return word_of({severity: self.count(severity) for severity in SEVERITIES})
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name} {self.count(name)}" for name in reversed(SEVERITIES))
