@@ -83,7 +83,8 @@ class Alone:
             counted = [a & b for a, b in zip(teaching.counted, sound, strict=True)]
             self.taught = replace(teaching, counted=counted)
             if given is None:
-                tables, mean_L = learn_tables(self.taught, self.taught.vocabulary(), main)
+                placed = self.taught.placed(self.taught.vocabulary(), main)
+                tables, mean_L = learn_tables(self.taught, placed)
             else:
                 tables, mean_L = given, mean_score(self.taught, given, main)
             size = (round(keeper.rows * self.share), keeper.longest)
@@ -106,7 +107,7 @@ class Alone:
         folds = [keeper.folds(one) for one in keeper.kept]
         teaching = Teaching(keeper.kept, folds, keeper.fresh(), self.meta.num_experts)
         tokens = teaching.vocabulary()
-        _, mean_L = learn_tables(teaching, tokens, 0)
+        _, mean_L = learn_tables(teaching, teaching.placed(tokens, 0))
         rows = int(sum(part.sum() for part in teaching.counted))
         lift = tuple((mean_L / (BIT * self.meta.top_k)).tolist())
         layers = self.meta.layers_L

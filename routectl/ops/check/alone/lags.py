@@ -60,10 +60,10 @@ def lag_by(tables: Tables, teaching: Teaching) -> int:
 
 def _row_scores(teaching: Teaching, tokens: NDArray[np.int32], lag: int) -> NDArray[np.float64]:
     """What blocks of counted rows score at a lag, by tables of that lag."""
-    tables, _ = learn_tables(teaching, tokens, lag, shrinks=(9,))
+    placed = teaching.placed(tokens, lag)
+    tables, _ = learn_tables(teaching, placed, shrinks=(9,))
     means: list[NDArray[np.int64]] = []
-    slots = teaching.placed(tokens, lag).slots
-    for one, folds, slots_T in zip(teaching.kept, teaching.folds, slots, strict=True):
+    for one, folds, slots_T in zip(teaching.kept, teaching.folds, placed.slots, strict=True):
         rows_TL = score_rows(slots_T, folds, one.ids_TLK, one.missing_TL, tables.scores_FVLE)
         sums = np.add.reduceat(rows_TL.sum(axis=1), np.arange(0, len(rows_TL), _BLOCK))
         means.append(sums)

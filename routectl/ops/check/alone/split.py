@@ -26,7 +26,7 @@ Cut = Callable[[Kept, float], Bools]
 
 
 def _mean(teaching: Teaching, tokens: Tokens, lag: int) -> NDArray[np.float64]:
-    return learn_tables(teaching, tokens, lag, shrinks=(3, 27))[1]
+    return learn_tables(teaching, teaching.placed(tokens, lag), shrinks=(3, 27))[1]
 
 
 def larger_part(teaching: Teaching, lag: int) -> list[Bools]:
@@ -125,7 +125,8 @@ def _alike(part: Teaching, tokens: Tokens, lag: int) -> Cut:
         counted = [
             rows if n in members else np.zeros_like(rows) for n, rows in enumerate(part.counted)
         ]
-        tables, _ = learn_tables(replace(part, counted=counted), tokens, lag, shrinks=(3,))
+        taught = replace(part, counted=counted)
+        tables, _ = learn_tables(taught, taught.placed(tokens, lag), shrinks=(3,))
         totals = [
             int(tables.score(one, folds, one.tokens_at(lag)).sum())
             for one, folds in zip(part.kept, part.folds, strict=True)

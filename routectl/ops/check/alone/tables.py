@@ -116,9 +116,11 @@ def slots_of(tokens_V: Tokens, tokens_N: Tokens) -> Tokens:
 class OnTokens:
     """Rows laid on tokens: of each sample the slot of each row's token, int32 [T], -1 for none.
 
-    Rows that do not count have none; ``rows`` have a token, with a table or without.
+    Slots are those of ``tokens_V``. Rows that do not count have none; ``rows`` have a token, with a
+    table or without.
     """
 
+    tokens_V: Tokens
     slots: list[Tokens]
     rows: int
 
@@ -140,7 +142,7 @@ class Teaching:
     def dictionary(self, lag: int, layers: tuple[int, ...]) -> Dictionary:
         """The counts of all folds, to be the reference of another dump of the model."""
         tokens = self.vocabulary()
-        counts, rows = self.count(self.placed(tokens, lag), len(tokens))
+        counts, rows = self.count(self.placed(tokens, lag))
         top_k = self.kept[0].ids_TLK.shape[2]
         total = counts.sum(axis=0, dtype=np.int64)
         return Dictionary(tokens, total, rows.sum(axis=0), layers, top_k)
@@ -165,11 +167,12 @@ class Teaching:
         at_R = np.where(inside_R, begin_R + place_R, 0)
         known_R = inside_R & (own_N >= 0)[at_R]
         slots_R = np.where(known_R, slots_of(tokens_V, own_N)[at_R], -1).astype(np.int32)
-        return OnTokens(np.split(slots_R, np.cumsum(sizes_S)[:-1]), int(known_R.sum()))
+        slots = np.split(slots_R, np.cumsum(sizes_S)[:-1])
+        return OnTokens(tokens_V, slots, int(known_R.sum()))
 
-    def count(self, placed: OnTokens, slots: int) -> tuple[NDArray[np.uint32], Counts]:
+    def count(self, placed: OnTokens) -> tuple[NDArray[np.uint32], Counts]:
         """Counts by fold, token, layer and expert, and rows by fold and token."""
-        shape = (FOLDS, slots, self.kept[0].ids_TLK.shape[1], self.num_experts)
+        shape = (FOLDS, len(placed.tokens_V), self.kept[0].ids_TLK.shape[1], self.num_experts)
         counts, rows = np.zeros(shape, np.uint32), np.zeros(shape[:2], np.int64)
         for one, folds, slots_T in zip(self.kept, self.folds, placed.slots, strict=True):
             count_rows(slots_T, folds, one.ids_TLK, one.missing_TL, counts, rows)
@@ -184,14 +187,13 @@ class Teaching:
 
 
 def learn_tables(
-    teaching: Teaching, tokens_V: Tokens, lag: int, shrinks: Sequence[int] = _SHRINK
+    teaching: Teaching, placed: OnTokens, shrinks: Sequence[int] = _SHRINK
 ) -> tuple[Tables, NDArray[np.float64]]:
-    """Tables at a lag, and the mean score of a counted row in each layer, [L], in sixteenths.
+    """Tables of rows laid on tokens, and their mean score in each layer, [L], in sixteenths.
 
     How much a layer's own frequencies are blended in is what serves best in rows of other folds.
     """
-    placed = teaching.placed(tokens_V, lag)
-    counts, _ = teaching.count(placed, len(tokens_V))
+    counts, _ = teaching.count(placed)
     top_k = teaching.kept[0].ids_TLK.shape[2]
     best_L = np.full(counts.shape[2], -np.inf)
     best = np.zeros(counts.shape, np.int8)
@@ -201,7 +203,7 @@ def learn_tables(
         for layer in np.flatnonzero(mean_L > best_L).tolist():
             best[:, :, layer] = tried[:, :, layer]
         best_L = np.maximum(best_L, mean_L)
-    return Tables(tokens_V, best), best_L
+    return Tables(placed.tokens_V, best), best_L
 
 
 def tables_of(prior: Dictionary, teaching: Teaching) -> Tables:

@@ -115,7 +115,8 @@ def test_scores_are_those_of_the_plain_prototype(lag):
         keeper.add(sample, index)
     folds = [keeper.folds(one) for one in keeper.kept]
     teaching = Teaching(keeper.kept, folds, keeper.fresh(), dump.meta.num_experts)
-    tables, mean_L = learn_tables(teaching, teaching.vocabulary(), lag, shrinks=(3,))
+    placed = teaching.placed(teaching.vocabulary(), lag)
+    tables, mean_L = learn_tables(teaching, placed, shrinks=(3,))
     found = np.concatenate(
         [
             tables.score(one, part, one.tokens_at(lag))
