@@ -1,6 +1,6 @@
 """What pack wrote and what verify found, as terminal text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
@@ -21,6 +21,7 @@ __all__ = [
     "packed_lines",
     "render_packed",
     "render_verified",
+    "verified_firsts",
     "verified_headline",
     "verified_lines",
     "verified_short",
@@ -325,13 +326,19 @@ def verified_lines(doc: VerifyDocument) -> Iterator[tuple[str, str]]:
         yield "row", f"{where}: got {e['got']}, {whose} has {e['expected']}"
 
 
-def verified_short(doc: VerifyDocument) -> list[str]:
-    """The verdict, the layout, and what is wrong: the first line of each kind."""
+def verified_firsts(doc: VerifyDocument, labels: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The first line of each of some labels, where there is one."""
     first: dict[str, str] = {}
     for label, text in verified_lines(doc):
         first.setdefault(label, text)
+    yield from ((label, first[label]) for label in labels if label in first)
+
+
+def verified_short(doc: VerifyDocument) -> list[str]:
+    """The verdict, the layout, and what is wrong: the first line of each kind."""
     labels = ("layout", "file", "wrong", "holds", "matches", "hint")
-    return [str(verified_headline(doc)), *(f"{n}: {first[n]}" for n in labels if n in first)]
+    told = (f"{label}: {text}" for label, text in verified_firsts(doc, labels))
+    return [str(verified_headline(doc)), *told]
 
 
 def render_verified(doc: VerifyDocument, console: Console) -> None:

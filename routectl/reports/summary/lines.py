@@ -15,7 +15,7 @@ from ..diff.schema import DiffDocument, RowFigures
 from ..diff.text import diff_headline
 from ..document import Document, FailureEntry
 from ..pack.schema import PackDocument, VerifyDocument
-from ..pack.text import packed_headline, packed_lines, verified_headline, verified_lines
+from ..pack.text import packed_headline, packed_lines, verified_firsts, verified_headline
 from ..predict.schema import PredictDocument
 from ..predict.text import prediction_headline
 from ..recompute.schema import RecomputeDocument
@@ -206,13 +206,9 @@ def _pack(doc: PackDocument) -> Lines:
 
 def _verify(doc: VerifyDocument) -> Lines:
     yield verified_headline(doc)
-    first: dict[str, str] = {}  # of the lines of each label
-    for label, text in verified_lines(doc):
-        first.setdefault(label, text)
     labels = ("tensors", "dump", "layout", "file", "wrong", "holds", "matches", "hint", "once")
-    for label in labels:
-        if label in first:
-            yield Labelled(label, first[label])
+    for label, text in verified_firsts(doc, labels):
+        yield Labelled(label, text)
 
 
 def _ci(doc: CiDocument) -> Lines:
