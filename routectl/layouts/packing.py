@@ -95,9 +95,8 @@ class Packing:
             _check_fit(self)
 
     def __repr__(self) -> str:
-        stages = self.pipeline
         sizes = {"dp": self.dp, **{name: getattr(self, name) for name in _SIZES}, "fp8": self.fp8}
-        sizes |= {} if stages is None else {"pp": stages.pp, "vpp": stages.vpp}
+        sizes |= {"pp": self.pp, "vpp": self.vpp}
         told = [f"{name} {size}" for name, size in sizes.items() if size not in (None, 1)]
         steps = "" if self.plan is None else f" in {self.num_micro_batches:,} micro-batches"
         return (
@@ -109,6 +108,16 @@ class Packing:
     def rule(self) -> Rule:
         """How the framework pads and splits with this CP size."""
         return rule_of(self.framework, self.cp)
+
+    @property
+    def pp(self) -> int:
+        """Pipeline stages."""
+        return 1 if self.pipeline is None else self.pipeline.pp
+
+    @property
+    def vpp(self) -> int:
+        """Virtual chunks of each stage."""
+        return 1 if self.pipeline is None else self.pipeline.vpp
 
     @property
     def is_zigzag(self) -> bool:

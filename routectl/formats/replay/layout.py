@@ -31,7 +31,7 @@ def layout_document(packing: Packing) -> dict[str, Any]:
 
 def stages_document(packing: Packing, layers: Sequence[int]) -> list[list[list[dict[str, int]]]]:
     """Per stage and virtual chunk the MoE layers, each with its ordinal among all MoE layers."""
-    stages = range(1 if packing.pipeline is None else packing.pipeline.pp)
+    stages = range(packing.pp)
     ordinals = {layer: n for n, layer in enumerate(layers)}
     return [
         [

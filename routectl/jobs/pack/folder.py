@@ -100,8 +100,7 @@ def places(packing: "Packing", only: dict[str, int]) -> "Iterator[RankFile]":
 
 def check_picked(packing: "Packing", only: Mapping[str, int]) -> dict[str, int]:
     """The sizes of a layout. Raises MismatchError for a rank, or micro-batch, that is not there."""
-    pp = 1 if packing.pipeline is None else packing.pipeline.pp
-    sizes = {"pp": pp, "dp": packing.dp, "cp": packing.cp, "tp": packing.tp}
+    sizes = {"pp": packing.pp, "dp": packing.dp, "cp": packing.cp, "tp": packing.tp}
     for name, rank in only.items():
         size = packing.num_micro_batches if name == "mb" else sizes[name]
         if rank >= size:

@@ -81,8 +81,7 @@ class _Places:
 
     def stage(self, layers: list[int], own: int) -> int:
         """The stage whose layers these are, its own where they are no other's."""
-        packing = self.job.packing
-        stages = range(1 if packing.pipeline is None else packing.pipeline.pp)
+        stages = range(self.job.packing.pp)
         return next((pp for pp in stages if pp != own and self.layers(pp) == layers), own)
 
     def candidate(self, layer: int, at: "Place") -> "Candidate":

@@ -250,9 +250,7 @@ def _faults(
 
 def _stage_layers(job: Job) -> list[int]:
     """The layers of the stages that the job is about."""
-    pipeline = job.packing.pipeline
-    stages = range(1 if pipeline is None else pipeline.pp)
-    asked = [job.only["pp"]] if "pp" in job.only else stages
+    asked = [job.only["pp"]] if "pp" in job.only else range(job.packing.pp)
     layers = job.dump.meta.layers_L
     return [n for pp in asked for chunk in job.packing.stage_layers(pp, layers) for n in chunk]
 

@@ -30,13 +30,3 @@ class Declared:
     from_manifest: bool
     assumed: tuple[str, ...] = ()
     named: NamedSizes = NamedSizes()
-
-    @property
-    def pp(self) -> int:
-        """Pipeline stages."""
-        return 1 if self.packing.pipeline is None else self.packing.pipeline.pp
-
-    @property
-    def vpp(self) -> int:
-        """Virtual chunks of each."""
-        return 1 if self.packing.pipeline is None else self.packing.pipeline.vpp

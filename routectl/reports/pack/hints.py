@@ -46,8 +46,8 @@ def hint_of(found: "Verification") -> str | None:
 
 def _sizes(said: Declared) -> list[str]:
     """Sizes that are less than ranks are named."""
-    own = {"dp": said.packing.dp, "cp": said.packing.cp, "tp": said.packing.tp, "pp": said.pp}
-    return [f"{n}={size}" for n in _AXES if (size := getattr(said.named, n)) > own[n]]
+    named, own = said.named, said.packing
+    return [f"{n}={size}" for n in _AXES if (size := getattr(named, n)) > getattr(own, n)]
 
 
 def _named(said: Declared) -> str:
