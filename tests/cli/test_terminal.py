@@ -177,7 +177,7 @@ class TestLog:
         lines = loud.err.splitlines()
         assert len(lines) in (9, 10)
         assert lines[0].startswith("routectl: comparing 10 of 96 samples (10 %), ")
-        assert "B/s" in lines[0]
+        assert re.search(r" [kMG]B/s, ", lines[0])
         assert lines[0].endswith(" s left")
 
     def test_runs_say_which_they_are(self):

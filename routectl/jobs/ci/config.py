@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from ...errors import FormatError, RoutectlError, did_you_mean
+from ...errors import FormatError, RoutectlError, did_you_mean, misspelt
 from ...files.places import place_of
 from ...files.reading import read_text
 from ..check.request import CheckRequest
@@ -136,7 +136,7 @@ def _refuse_unknown(table: Mapping[str, Any], known: tuple[str, ...], where: str
 
 def _not_known(told: str, word: object, known: Iterable[str]) -> str:
     """That a word is none of the known ones, and which is near, or what they are."""
-    return f"{told} is not known: {did_you_mean(word, known) or ', '.join(known)}"
+    return str(misspelt(f"{told} is not known", word, known, ValueError))
 
 
 def _check(name: str, table: Any) -> Check:

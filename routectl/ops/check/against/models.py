@@ -16,7 +16,7 @@ from .maps import IdMap, IdSizes, fit_map, ruled
 
 __all__ = ["LEFT", "Model", "RowBlock", "explains", "fit_layers", "fit_maps", "left_of"]
 
-_SELDOM = 0.02
+_SELDOM = 0.02  # of the rows, that a map by its rule may leave more than the map as it was found
 LEFT = 0.45  # mismatch that an estimate may leave, with the rounding of deep layers
 
 
