@@ -1,5 +1,6 @@
 """The console script, begun before anything is loaded that could be interrupted."""
 
+import atexit
 import gc
 import os
 import signal
@@ -36,6 +37,7 @@ def console_script() -> None:
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.set_threshold(_OBJECTS)
+    atexit.register(gc.freeze)  # what is left at the end is not searched for garbage
     from .main import script
 
     script()

@@ -26,7 +26,7 @@ __all__ = ["Worker", "Workers"]
 
 _OBJECTS = 50_000  # as of a command's own process, before anything is loaded
 _BEGIN = (  # Ctrl-C is heard by the parent, which ends its workers
-    f"import gc, signal, sys; gc.set_threshold({_OBJECTS}); "
+    f"import atexit, gc, signal, sys; gc.set_threshold({_OBJECTS}); atexit.register(gc.freeze); "
     "signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = sys.argv[3:]; "
     "from routectl.jobs.shards.worker import serve; serve(int(sys.argv[1]), sys.argv[2].split())"
 )
@@ -98,25 +98,16 @@ class Workers:
         return any(worker.shards for worker in self._all)
 
     def hear(self, timeout_s: float | None = None) -> Iterator[Told]:
-        """What some of them say now; waits for it unless told how long.
+        """All that some of them say now; waits for it unless told how long.
 
         Raises RoutectlError that names the shard where a process is lost.
         """
         by_end = {worker.end: worker for worker in self._all}
         for end in wait(list(by_end), timeout_s):
             worker = by_end[end]  # type: ignore[index]
-            try:
-                told: Told = worker.end.recv()
-            except (EOFError, OSError):
-                raise _lost(worker) from None
-            if told[0] == BUG:
-                raise RuntimeError(f"in a worker process:\n{told[2]}")
-            if told[0] == FAILED and told[1] < 0:
-                raise told[2]
-            worker.ready = True
-            if told[0] != READY:
-                worker.shards.popleft()
-                yield told
+            yield from _heard(worker)
+            while worker.end.poll():
+                yield from _heard(worker)
 
     def totals(self) -> Iterator[Any]:
         """What each has added up, of those that did anything; the others are ended.
@@ -175,6 +166,22 @@ def _started(modules: Sequence[str]) -> Worker:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return Worker(process, Connection(ours.detach()))
+
+
+def _heard(worker: Worker) -> Iterator[Told]:
+    """The next that it says, where that is of a shard."""
+    try:
+        told: Told = worker.end.recv()
+    except (EOFError, OSError):
+        raise _lost(worker) from None
+    if told[0] == BUG:
+        raise RuntimeError(f"in a worker process:\n{told[2]}")
+    if told[0] == FAILED and told[1] < 0:
+        raise told[2]
+    worker.ready = True
+    if told[0] != READY:
+        worker.shards.popleft()
+        yield told
 
 
 def _send(worker: Worker, data: bytes) -> None:

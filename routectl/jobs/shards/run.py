@@ -33,7 +33,7 @@ R = TypeVar("R")
 _WORTH_S = 2.0  # of work for each worker: it takes about one to import and to open
 _SURE_BYTES = 256 << 20  # that are worth it whatever is done with them
 _AHEAD = 2  # results for each process that may wait for their turn
-_NEXT = 2  # shards that a worker has, so that it need not wait while this process is at one
+_NEXT = 3  # shards that a worker has: some are twice as long, and this process may be at one
 
 
 @dataclass(frozen=True, slots=True)
