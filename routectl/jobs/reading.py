@@ -242,7 +242,7 @@ def refuse_relative(limits: "Sequence[Threshold]") -> None:
 
 def refuse_severity(fail_on: str) -> None:
     """Raise RoutectlError for a --fail-on that no finding has."""
-    from ..ops.check.book.findings import SEVERITIES
+    from ..ops.check.book.kind import SEVERITIES
 
     check_choice("--fail-on", fail_on, SEVERITIES)
 

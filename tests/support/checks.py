@@ -2,7 +2,7 @@
 
 import functools
 
-from routectl.ops.check.book.findings import SEVERITIES
+from routectl.ops.check.book.kind import SEVERITIES
 from support.faults import BASES, opened
 
 __all__ = ["codes", "loaded", "only", "two_of"]

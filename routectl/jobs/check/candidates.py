@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ...errors import MismatchError, RoutectlError
+from ...errors import MismatchError, RoutectlError, misspelt
+from ...files.places import is_there
 from ..held import HeldDump
 from ..progress import Progress
 from ..reading import Reading, finite_eps
@@ -85,6 +87,27 @@ class Candidates:
                 hint=f"--against {name} names the candidate itself",
             )
         return cls({**where, name: against}, name)
+
+    def refuse_unknown(self, against: str) -> None:
+        """Raise RoutectlError for a reference that is no place, and a name of no candidate."""
+        name, equals, _ = against.partition("=")
+        is_name = Path(against).name == against or equals
+        is_place = against == "-" or "::" in against or has_magic(against) or is_there(against)
+        if isinstance(against, HeldDump) or not is_name or is_place:
+            return
+        others = [one for one in self.where if one != against]
+        if equals:
+            raise RoutectlError(
+                f"--against {against}: no file, no folder: NAME=WHERE is a candidate's form",
+                hint=f"--candidates {against}, another one beside it, and --against {name}",
+            )
+        if others:
+            said = f"--against {against}: no file, no folder, and none of the candidates"
+            raise misspelt(said, against, others, RoutectlError)
+        raise RoutectlError(
+            f"--against {against}: no file and no folder is called so",
+            hint="a dump or a Hugging Face folder; a NAME is that of --candidates NAME=WHERE",
+        )
 
     def reference(self, against: str | None) -> str | None:
         """Where the reference is: its place, where --against names a candidate."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from ...errors import RoutectlError, UnsupportedError, did_you_mean
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ...ops.check.book.results import CheckResult
     from ...ops.check.candidates.made_by import MadeBy
     from ...ops.check.check import CheckOptions, CheckPartial
+    from ...reports.check.schema import CheckDocument
     from ...reports.document import Document
 
 __all__ = [
@@ -204,8 +206,22 @@ def judged_check(
     other = None if comparer is None else (comparer.reference, len(comparer.other))
     document = check_document(result, other, fail_on=request.fail_on)
     document["asked"] = asked_of(request)
+    _say_next(document, request, result)
     request.share.mark(document)
     return Checked(document, checker.dump, result, other)
+
+
+def _say_next(document: "CheckDocument", request: CheckRequest, result: "CheckResult") -> None:
+    """Of renumbered experts that --save restores, what proves it, in place of that advice."""
+    from ...ops.check.book.findings import RESTORES
+
+    maps = () if result.explanation is None else result.explanation.maps
+    if request.save is None or not maps or not all(one.invertible for one in maps):
+        return
+    save, against = quote(str(request.save)), quote(str(request.against))
+    told = f". {save} has them restored: routectl check {save} --against {against} proves it."
+    for finding in document["findings"]:
+        finding["action"] = finding["action"].replace(RESTORES, told)
 
 
 def opened_work(
@@ -214,6 +230,8 @@ def opened_work(
     """The dump, and what it is held against, opened; what is learnt from some samples is learnt."""
     reading, ep, against = request.reading, request.ep, request.against
     weights = None if against is None else checkpoint_at(against)
+    if against is not None and weights is None:
+        Candidates.parsed(request.candidates, against).refuse_unknown(against)
     sides = CheckSides(request.dump, None if weights else against, reading)
     if request.share.place != (1, 1) or request.share.partial is not None:
         _refuse_here(request, weights is not None)

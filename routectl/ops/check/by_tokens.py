@@ -231,7 +231,8 @@ def add_cut(script: Script | None, layers: int, book: Book) -> bool:
     start, end = script.stretches[0].first, script.stretches[-1].end
     own = all((one.kind, one.lag) == ("shifted", start) for one in script.stretches)
     if start and own:
-        place, detail = Place(script.sample, end - start), f"they begin at 0, {_BY}"
+        place = Place(script.sample, end - start, None, f"the last {_count(start, 'token')}")
+        detail = f"they begin at 0, {_BY}"
         book.add("R003", place, rows=start * layers, detail=detail, facts={"by": _BY})
     return start > 0 and own
 

@@ -8,13 +8,21 @@ from .candidates.made_by import MadeBy, PartMaker
 
 __all__ = ["with_makers"]
 
+_NAMES = 4  # versions that are no candidate, and candidates, that a finding names
+_UNNAMED = "default"  # SGLang's weight_version where nobody said one
 _GUESSES = ("R711", "R712", "R715", "R716")  # why rows in place differ from the reference
 
 
 def with_makers(result: CheckResult, found: MadeBy) -> CheckResult:
     """The result with who made the rows, and what is wrong with that."""
     books: dict[int, Book] = {}
+    strange = _strange(found)
     for part in found.parts:
+        if part.said in strange:
+            note = f"names {part.said}; {_rates(part, found.names)}"
+            book = books.setdefault(part.index, Book())
+            told = f"{_listed(strange)}; candidates are {_listed(found.names)}"
+            book.add("R725", Place(part.sample, note=note), rows=part.rows, detail=told)
         code = _code(part, found.names)
         if code is not None:
             book = books.setdefault(part.index, Book())
@@ -34,6 +42,18 @@ def with_makers(result: CheckResult, found: MadeBy) -> CheckResult:
     left = [one for one in result.findings if not _is_told(one, found)]
     findings = ordered((*left, *ledger.findings()))
     return replace(result, findings=findings, made_by=found)
+
+
+def _strange(found: MadeBy) -> tuple[str, ...]:
+    """The versions that the dump names and that are no candidate, in the dump's order."""
+    said = dict.fromkeys(part.said for part in found.parts)
+    known = {None, _UNNAMED, *found.names}
+    return tuple(name for name in said if name is not None and name not in known)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = len(names) - _NAMES
+    return ", ".join(names[:_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _is_told(finding: CheckFinding, found: MadeBy) -> bool:

@@ -7,7 +7,8 @@ from typing import cast
 
 from ...dump import DumpMeta
 from ...ops.check.alone.results import Power
-from ...ops.check.book.findings import SEVERITIES, kind_of
+from ...ops.check.book.findings import kind_of
+from ...ops.check.book.kind import SEVERITIES
 from ...ops.check.book.results import CheckFinding, CheckResult, Explanation
 from ..diff.document import counted_rows
 from ..document import dump_document, finite

@@ -1,6 +1,7 @@
 """Every finding in words: a list of them, one of them whole, the table of docs/checks.md."""
 
-from ...ops.check.book.findings import FINDINGS, FindingKind
+from ...ops.check.book.findings import FINDINGS
+from ...ops.check.book.kind import FindingKind
 
 __all__ = ["findings_markdown", "rule_page", "rules_page"]
 

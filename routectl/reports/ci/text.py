@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.text import Text
 
-from ...ops.check.book.findings import SEVERITIES
+from ...ops.check.book.kind import SEVERITIES
 from ..check.schema import CheckDocument, FindingEntry
 from ..check.text import check_verdict, finding_size, place_text
 from ..diff.schema import DiffDocument

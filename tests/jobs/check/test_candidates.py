@@ -64,7 +64,7 @@ def told(doc):
 
 def codes(doc):
     """The findings about makers."""
-    return {f["code"]: f["samples"] for f in doc["findings"] if "R721" <= f["code"] <= "R724"}
+    return {f["code"]: f["samples"] for f in doc["findings"] if "R721" <= f["code"] <= "R725"}
 
 
 def test_a_sample_of_other_weights_is_an_error(capsys, tmp_path):
@@ -112,6 +112,30 @@ def test_samples_that_a_candidate_lacks_are_told(capsys, tmp_path):
     (found,) = [f for f in doc["findings"] if f["code"] == "R719"]
     assert found["samples"] == SAMPLES // 2
     assert f", {SAMPLES // 2} not judged; 1 warning" in run(capsys, "check", path, *some).out
+
+
+def test_a_version_that_is_no_candidate_is_said(capsys, tmp_path):
+    """Samples under a label that no candidate has are undecided; the others are judged as ever."""
+    path = tmp_path / "some.parquet"
+    dump = open_dump(ENGINE)
+    labels = ["v0", "v9", "v0", "v10"] * (SAMPLES // 4)
+    samples = [spanned(dump[i], said) for i, said in enumerate(labels)]
+    write_native(samples, dump.meta, path, force=False)
+    right = document(capsys, "check", made(tmp_path / "right.parquet", as_it_is, "v0"), *ALL)
+    for against in ((), ("--against", "v0")):
+        doc = document(capsys, "check", path, *ALL, *against)
+        (found,) = [f for f in doc["findings"] if f["severity"] == "undecided"]
+        assert (found["code"], found["samples"]) == ("R725", SAMPLES // 2)
+        assert found["detail"] == "v9, v10; candidates are v0, v1, v2"
+        assert found["places"][0]["note"].startswith("names v9; ")
+        assert told(doc) == told(right)
+        assert "R722" not in codes(doc)
+    done = run(capsys, "check", path, *ALL, "--fail-on", "undecided")
+    assert (done.code, done.out.split()[0]) == (1, "UNDECIDED")
+    more = [f"--candidates={name}={V0}" for name in ("v9", "v10")]  # as the advice says
+    assert "R725" not in codes(document(capsys, "check", path, *ALL, *more))
+    unnamed = made(tmp_path / "default.parquet", as_it_is, "default")  # SGLang, nobody said one
+    assert "R725" not in codes(document(capsys, "check", unnamed, *ALL))
 
 
 def test_a_right_label_is_not_what_was_asked(capsys, tmp_path):
@@ -198,6 +222,13 @@ def test_page_and_summary_say_it(capsys, tmp_path):
         ([ALL[1]], "--candidates: one is given, v1: which is nearest is told of two"),
         ([ALL[1], "--against", OTHERS["v1"]], "one is given, v1"),
         ([ALL[1], "--against", "v1"], "one is given, v1"),
+        ([*ALL, "--against", "v3"], "--against v3: no file, no folder, and none of the candidates"),
+        ([*ALL, "--against", "v3"], "v0, v1, v2"),
+        (["--against", "v3"], "a NAME is that of --candidates NAME=WHERE"),
+        (
+            ["--against", "v3=x.npz"],
+            "--candidates v3=x.npz, another one beside it, and --against v3",
+        ),
     ],
 )
 def test_what_makes_no_sense(capsys, more, why):

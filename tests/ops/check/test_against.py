@@ -78,9 +78,9 @@ def test_filler_is_one_finding(code, filler, rows):
 
 
 def named_as(fault, found):
-    """The code of a fault; of rows that are filler by themselves (R207), what is left of it."""
-    left = {"random rows": "R207", "nine rows put in": "R701"}  # the rows behind are late by nine
-    return left.get(fault.name, fault.code) if "R207" in codes(found) else fault.code
+    """The code of a fault; of random rows R207, where they are filler by themselves."""
+    is_filler = fault.name == "random rows" and "R207" in codes(found)
+    return "R207" if is_filler else fault.code
 
 
 @pytest.mark.slow

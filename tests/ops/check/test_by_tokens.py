@@ -95,16 +95,30 @@ def test_all_rows_of_a_shift_are_counted():
     assert abs(found.rows - late) <= 6 * 10  # a row a sample, where its token came before
 
 
+@pytest.mark.parametrize("reference", [None, TRAINED.reference], ids=["alone", "against"])
 @pytest.mark.parametrize("size", [2, 9])
-def test_rows_that_were_cut_off(size):
+def test_rows_that_were_cut_off(size, reference):
     """Where nobody said the start, rows that lack the last ones are counted back from the tokens'
     end: neither shifted nor padded, they begin at 0 and end before the tokens do.
     """
-    found = check(spoil_rows([5], lambda ids_TLK: ids_TLK[:-size], start=size))
+    bad = spoil_rows([5], lambda ids_TLK: ids_TLK[:-size], start=size)
+    found = check(bad, None if reference is None else loaded(reference))
     assert codes(found, "error") == {"R003", "R013"}
     short = only(found, "R003")
     assert (short.samples, short.rows) == (1, 6 * size)
     assert short.places[0].position == loaded(TRAINED.dump)[5].routes.stop - size
+    assert short.places[0].note == f"the last {size} tokens"
+
+
+@pytest.mark.parametrize("size", [2, 9])
+def test_first_rows_that_were_cut_off(size):
+    """Rows that lack the first ones stand early and end too soon: it is the front that is cut."""
+    bad = spoil_rows([5], lambda ids_TLK: ids_TLK[size:])
+    found = check(bad, loaded(TRAINED.reference))
+    assert codes(found, "error") == {"R003"}
+    (place,) = only(found, "R003").places
+    assert (place.position, place.note) == (0, f"the first {size} tokens")
+    assert only(found, "R003").rows == 6 * size
 
 
 def test_a_hole_is_told_with_its_size():

@@ -19,7 +19,8 @@ from routectl.formats import open_dump
 from routectl.formats.native.container import write_native
 from routectl.formats.native.encoder import Coding
 from routectl.kernels.check import ARANGE, DUPLICATE, add_scores, hash_sets, scan_sample
-from routectl.ops.check.book.findings import FINDINGS, SEVERITIES, kind_of, known_codes
+from routectl.ops.check.book.findings import FINDINGS, kind_of, known_codes
+from routectl.ops.check.book.kind import SEVERITIES
 from routectl.ops.check.book.ledger import Ledger
 from routectl.ops.check.book.results import Book, CheckFinding, Place
 from routectl.ops.check.check import CheckOptions, check

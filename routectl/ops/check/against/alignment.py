@@ -13,7 +13,7 @@ from ....kernels.check import Hashes
 from ....routes import Bools
 from .side import Ints, Side, differing
 
-__all__ = ["NOBODY", "align", "explained", "row_keys"]
+__all__ = ["NOBODY", "align", "explained", "row_keys", "unplaced"]
 
 NOBODY = -1
 _LAYERS = 12  # that rows are laid by, evenly spaced
@@ -156,6 +156,19 @@ def _single(source_T: Ints, row_N: Ints, place_N: Ints, layers: int) -> None:
     if len(found) >= max(_FEW, _MOST * int((source_T < 0).sum())):
         for row, place in found.items():
             source_T[row] = place
+
+
+def unplaced(ours: Side, source_T: Ints) -> Ints:
+    """The same, missing rows nobody's where the lag changes at them: filler that was put in."""
+    found_T, lag_T = source_T.copy(), np.arange(len(source_T)) - source_T
+    absent_T = ~ours.there_TL.any(axis=1)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], absent_T.astype(np.int8), [0]])))
+    for first, end in edges.reshape(-1, 2).tolist():
+        if not first or end == len(found_T) or min(source_T[first - 1], source_T[end]) < 0:
+            continue
+        if lag_T[first - 1] != lag_T[end]:
+            found_T[first:end] = NOBODY
+    return found_T
 
 
 def explained(ours: Side, theirs: Side, source_T: Ints) -> tuple[Bools, Bools]:

@@ -19,7 +19,7 @@ from ..book.ledger import Ledger
 from ..book.legal import Legal
 from ..book.results import Book, CheckEstimate, Explanation, FoundMap, Place
 from ..book.scripts import Edit, name_script, stretches_of
-from .alignment import align, explained
+from .alignment import align, explained, unplaced
 from .compared import MOST, ComparedSamples
 from .inputs import Inputs
 from .judge import Judge
@@ -37,6 +37,8 @@ __all__ = ["Comparer", "Read"]
 # the sample of the dump, and what its reader refused of it, by index; without a finding
 Read = Callable[[int], tuple[Sample, Legal]]
 _GUESSED = "the start that was inferred is off, the rows are of position 0 on"
+_CUT = "they begin at 0, by the reference"
+_FRONT = "the first ones are missing, by the reference"
 _ALONE = ("R401", "R402", "R601")  # what rows that are moved look like without a reference
 _SHORTEST = 3  # tokens of a stretch that is moved
 _LONG = 16  # tokens of one that is named whatever it leaves; shorter ones explain this share
@@ -65,6 +67,27 @@ class _Scene:
     pair: _Pair
     book: Book
     found: ComparedSamples
+
+
+def _cut_off(pair: _Pair, edit: Edit) -> str:
+    """Which rows a sample lacks that has one lag from its first row on; none where none are."""
+    lag, ours = edit.facts.get("lag"), pair.sides.ours
+    if "where" in edit.facts or not isinstance(lag, int):
+        return ""
+    if pair.sample.start_inferred and lag == ours.start:
+        return _CUT
+    return _FRONT if not ours.start and lag == ours.stop + 1 - pair.tokens < -1 else ""
+
+
+def _missing(pair: _Pair, edit: Edit) -> tuple[int, Place]:
+    """Of how many tokens the rows were cut off, and where."""
+    ours = pair.sides.ours
+    if edit.detail == _FRONT:
+        size = pair.tokens - 1 - ours.stop
+        return size, Place(pair.name, 0, None, f"the first {size} tokens")
+    size = ours.start
+    note = f"the last {size} token{'s' * (size > 1)}"
+    return size, Place(pair.name, ours.stop - size, None, note)
 
 
 class Comparer:
@@ -210,7 +233,7 @@ class Comparer:
         wrong_T[pair.here_N - ours.start] = run_N
         if beyond:
             wrong_T[max(theirs.stop - ours.start, 0) :] = True
-        source_T = align(ours, theirs, wrong_T)
+        source_T = unplaced(ours, align(ours, theirs, wrong_T))
         order = None
         if any(e.code == "R714" for e in name_script(stretches_of(source_T, ours.start), 0, None)):
             order = known_order(source_T, ours.start, pair.tokens)
@@ -267,7 +290,9 @@ class Comparer:
         if longest < _LONG and explained_rows < _SHARE * wrong:
             return []  # a few words that are there twice, in rows that something else explains
         edits = name_script(stretches, pair.tokens, pair.sample.prompt_length)
-        if edits and pair.sample.start_inferred and edits[0].facts.get("lag") == start:
+        if len(edits) == 1 and (words := _cut_off(pair, edits[0])):
+            edits[0] = replace(edits[0], code="R003", detail=words, facts={"where": words})
+        elif edits and pair.sample.start_inferred and edits[0].facts.get("lag") == start:
             edits[0] = replace(edits[0], code="R701", detail=_GUESSED, facts={"where": _GUESSED})
         return edits
 
@@ -279,6 +304,10 @@ class Comparer:
         layers = [self.layers[c] for c in columns] if part else []
         place = Place(pair.name, edit.position, layers[0] if part else None)
         rows_wrong = before or rows
+        if edit.code == "R003":  # the rows that were cut off, not those that stand in their places
+            scene.book.retract("R003", pair.name)  # by their number alone
+            size, place = _missing(pair, edit)
+            rows_wrong = size * len(self.dump.layers_L)
         scene.book.add(
             edit.code, place, rows=rows_wrong, layers=layers, detail=edit.detail, facts=edit.facts
         )

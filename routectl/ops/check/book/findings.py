@@ -4,28 +4,15 @@ A code is never given to another finding. Hundreds: 0 counts, 1 ids, 2 filler, 3
 5 weights, 6 groups of samples and of ranks, 7 against a reference.
 """
 
-from dataclasses import dataclass
+from .kind import FindingKind
 
-__all__ = ["FINDINGS", "SEVERITIES", "FindingKind", "kind_of", "known_codes"]
+__all__ = ["FINDINGS", "RESTORES", "kind_of", "known_codes"]
 
-SEVERITIES = ("note", "undecided", "warning", "error")
-
-
-@dataclass(frozen=True, slots=True)
-class FindingKind:
-    """A finding that ``check`` can make.
-
-    severity is one of SEVERITIES; cause and action are a sentence each; upstream names issues
-    where this happened, as repository#number.
-    """
-
-    code: str
-    severity: str
-    title: str
-    cause: str
-    action: str
-    upstream: tuple[str, ...] = ()
-
+RESTORES = "; --against REFERENCE --save DST writes the dump with them restored."
+_REROUTE = (
+    "Mask these rows where they were filled in: they are no routes. routectl recompute CHECKPOINT "
+    "DUMP --save NEW.parquet has the tokens routed again; routectl check NEW.parquet proves it."
+)
 
 FINDINGS = (
     FindingKind("R001", "error", "sample refused by its reader",
@@ -154,17 +141,17 @@ FINDINGS = (
     ),
     FindingKind("R206", "error", "rows of experts 0, 1, 2, ...",
         "A fallback or a padding rule filled rows with consecutive ids.",
-        "Mask these rows as padding; they are no routes.",
+        _REROUTE,
         ("verl#4986", "AReaL#1496"),
     ),
     FindingKind("R207", "error", "rows like random experts",
         "Padding was filled with random experts; the ids do not follow the load of their layers.",
-        "Mask these rows as padding; they are no routes.",
+        _REROUTE,
         ("slime#941", "slime#1052"),
     ),
     FindingKind("R208", "error", "one constant in place of routes",
         "Rows were filled with one fixed set of experts.",
-        "Mask these rows as padding; they are no routes.",
+        _REROUTE,
         ("slime#2308", "miles#645"),
     ),
     FindingKind("R209", "warning", "rows that slime replays as expert 0",
@@ -256,8 +243,9 @@ FINDINGS = (
     ),
     FindingKind("R701", "error", "rows shifted against their tokens",
         "Rows are placed late or early by a few positions.",
-        "Row r belongs to the token at position start + r as an input: drop or add the rows "
-        "between.",
+        "Row r belongs to the token at position start + r as an input: whoever joined the rows "
+        "drops or adds those between. routectl check NEW --against REFERENCE proves it; where the "
+        "dump says no start, NEW is DUMP::start=S.",
         ("vllm#37094", "TensorRT-LLM#18397", "verl#6029"),
     ),
     FindingKind("R702", "error", "layers shifted",
@@ -282,8 +270,7 @@ FINDINGS = (
     ),
     FindingKind("R706", "error", "experts renumbered",
         "The ids are physical ones, after expert load balancing (EPLB), or all off by one number.",
-        "Record logical ids, or give the load balancer's map: --expert-map FILE; --against "
-        "REFERENCE --save DST writes the dump with them restored.",
+        f"Record logical ids, or give the load balancer's map: --expert-map FILE{RESTORES}",
         ("vllm#33013", "TensorRT-LLM#17778"),
     ),
     FindingKind("R707", "error", "padding side swapped",
@@ -385,6 +372,11 @@ FINDINGS = (
     FindingKind("R724", "note", "candidates that cannot be told apart",
         "Too few rows, or updates too small, to say which candidate made them.",
         "Nothing, where either may be; candidates that are farther apart say more.",
+    ),
+    FindingKind("R725", "undecided", "weight version that is no candidate",
+        "The dump names a version whose weights were not given: whether it made these rows is not "
+        "known, whichever candidate they are nearest to.",
+        "Give its weights too, under the dump's name for them: --candidates NAME=WHERE.",
     ),
 )  # fmt: skip
 _BY_CODE = {kind.code: kind for kind in FINDINGS}

@@ -11,7 +11,8 @@ from ....visible import visible
 from ..alone.results import Power
 from ..candidates.made_by import MadeBy
 from .bottom import number_of
-from .findings import SEVERITIES, FindingKind, kind_of
+from .findings import kind_of
+from .kind import SEVERITIES, FindingKind
 from .words import word_of
 
 __all__ = [
