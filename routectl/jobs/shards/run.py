@@ -31,7 +31,7 @@ __all__ = ["Counted", "added", "counted", "in_order"]
 P = TypeVar("P", bound=Partial)
 R = TypeVar("R")
 _WORTH_S = 2.0  # of work for each worker: it takes about one to import and to open
-_SURE_BYTES = 256 << 20  # that are worth it whatever is done with them
+_SURE_BYTES = 1 << 30  # that are worth it whatever is done with them
 _AHEAD = 2  # results for each process that may wait for their turn
 _NEXT = 3  # shards that a worker has: some are twice as long, and this process may be at one
 
