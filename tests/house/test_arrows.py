@@ -145,8 +145,8 @@ MAY_IMPORT = {
     "jobs.merge": "errors files visible reports jobs jobs.shards",
     "jobs.pack": (
         "columns damage dump errors files layouts routes version visible kernels formats.configs "
-        "formats.documents formats.native formats.replay ops.pack reports reports.pack "
-        "reports.text jobs jobs.convert jobs.shards"
+        "formats.documents formats.native formats.replay ops.check ops.pack reports "
+        "reports.pack reports.text jobs jobs.convert jobs.shards"
     ),
     "jobs.predict": (
         "dump errors files routes routers checkpoints formats.native forward ops.predict "

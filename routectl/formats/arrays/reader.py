@@ -23,6 +23,7 @@ from ...model import ModelFacts
 from ..documents.facts import Model, find_context
 from ..documents.fields import as_float64, from_json, one_line
 from ..documents.forms import unlike
+from ..documents.own import own_arrays
 from ..wire.guess import facts_of_shape
 from ..wire.sample import NoSamplesError, WireSample, to_sample
 from .files import ArrayFile, open_array_file
@@ -206,6 +207,9 @@ def _layout(file: ArrayFile) -> _PerSample | _Padded:
         return _Padded(file)
     if file.texts.get("kind") == _SPILLED_KIND and len(file.shapes.get("tensor", ())) == 3:
         return _PerSample(file, {_spilled_id(file.path): "tensor"})
+    own = own_arrays(file.texts)
+    if own is not None:
+        raise NoSamplesError(f"{file.path}: {own[0]}, not a dump", hint=own[1])
     bare = {n: n for n, shape in file.shapes.items() if len(shape) == 3 and n not in _LOOSE}
     if not bare:
         raise NoSamplesError(

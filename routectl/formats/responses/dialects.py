@@ -6,6 +6,7 @@ from typing import Any
 from ...errors import FormatError
 from ..documents.fields import Doc, mapping, one_line, text
 from ..documents.forms import unlike
+from ..documents.own import own_document
 from ..wire.sample import NoSamplesError, WireSample
 from .megatron import is_megatron_request, request_as_record
 from .offline import is_record, read_record
@@ -66,6 +67,9 @@ def read_document(doc: Any, request: Doc | None, where: str) -> list[WireSample]
         return _read_list(doc, request, where)
     if not isinstance(doc, dict):
         raise NoSamplesError(f"{where}: no response: got {type(doc).__name__}, expected an object")
+    own = own_document(doc.get("schema"))
+    if own is not None:
+        raise NoSamplesError(f"{where}: {own[0]}, not a dump", hint=own[1])
     if is_session(doc):
         return read_session(doc, where, read_document)
     if "response" in doc and isinstance(doc.get("request"), dict):

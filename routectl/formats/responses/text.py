@@ -17,6 +17,7 @@ from ...limits import DEFLATE, check_budget, check_inflation, limits
 from ..documents.facts import Model, UnknownModelError, find_context, refuse_alone
 from ..documents.fields import Doc, from_json, joined, mapping, text
 from ..documents.kinds import kind_in_words
+from ..documents.own import own_text
 from ..documents.size import check_json
 from ..wire.guess import guess_facts
 from ..wire.payload import wire_dtype
@@ -229,6 +230,10 @@ def open_text(path: Path, kind: str | None, model: Model, start: int | None) -> 
     try:
         kind = kind or _kind_of(source)
         if kind is None:
+            source.file.seek(0)
+            own = own_text(source.file.read(_BLOCK))
+            if own is not None:
+                raise NoSamplesError(f"{path}: {own[0]}, not a dump", hint=own[1])
             raise NoSamplesError(
                 f"{path}: not a dump: {kind_in_words(path)}, expected JSON, an event stream, "
                 "arrays (.npy, .npz, .safetensors), a torch file, a pickle, micro-batches "

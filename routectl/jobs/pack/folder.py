@@ -1,7 +1,7 @@
 """A replay job: what is packed, for which ranks, and the folder that is written."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,10 @@ class Job:
 
     allow_missing lets padding stand for missing rows. skipped are samples that were left out.
     digests are the SHA-256 of files that are there by what a manifest says, extents the rows of
-    each sample; None without one. assumed are keys of the layout that nobody said. origin is how
-    another process opens the dump: a job that is pickled has its dump opened anew. None: no other
-    process can.
+    each sample; None without one. assumed are keys of the layout that nobody said, given those that
+    somebody did, refuses says why it could not be another: see ``Declared``. origin is how another
+    process opens the dump: a job that is pickled has its dump opened anew. None: no other process
+    can.
     """
 
     dump: "Dump"
@@ -40,6 +41,8 @@ class Job:
     digests: dict[str, str] | None = None
     extents: "Extents | None" = None
     assumed: tuple[str, ...] = ()
+    given: frozenset[str] = frozenset()
+    refuses: "Callable[[Mapping[str, object]], str | None] | None" = None
     origin: "Origin | None" = None
 
     def name(self, sample: int) -> str:

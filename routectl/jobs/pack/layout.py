@@ -1,7 +1,8 @@
 """What a user says of a layout, as a Packing."""
 
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from ...layouts.plan import BALANCES
 from ...layouts.rules import FRAMEWORKS
 from ...reports.text.wording import layers_text
 from ..options import check_bounds, option
-from ..progress import Progress
+from ..progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from ...dump import Dump
@@ -28,6 +29,7 @@ __all__ = [
     "parse_ranks",
     "renumber",
     "settings_option",
+    "why_refused",
 ]
 
 _RANKS = ("dp", "cp", "tp", "pp")
@@ -323,3 +325,16 @@ def packing_of(options: Layout, sizes: Lengths, num_layers: int) -> "Packing":
     except ValueError as error:
         raise MismatchError(str(error)) from None
     return packing
+
+
+def why_refused(
+    layout: Layout, sizes: Lengths, dump: "Dump", num_layers: int, keys: Mapping[str, Any]
+) -> str | None:
+    """Why a layout would be refused with some keys in place of its own; None where it would not."""
+    try:
+        given = replace(layout, **keys)
+        renumber(dump, given, num_layers, SILENT)
+        packing_of(given, sizes, num_layers)
+    except RoutectlError as error:
+        return str(error)
+    return None

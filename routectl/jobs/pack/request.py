@@ -26,6 +26,7 @@ from .layout import (
     parse_ranks,
     renumber,
     settings_option,
+    why_refused,
 )
 from .samples import Allowed, Skipped, Taken, take_samples
 from .settings import Settled, given_keys, settled_layout
@@ -266,7 +267,10 @@ def _verified(request: VerifyRequest, progress: Progress) -> Job:
     taken, packing = _packed(source, settled.layout, request.reading, allowed, progress)
     spec = TensorSpec(None, request.dtype, settled.layout.ep)
     job = Job(taken.dump, packing, spec, only, request.allow_missing, taken.skipped)
-    return replace(job, assumed=settled.assumed)
+    sizes = Lengths(taken.lens, taken.ids, taken.all_lens)
+    num_layers = layers_of(settled.layout, request.reading.facts, source)
+    refuses = partial(why_refused, settled.layout, sizes, source, num_layers)
+    return replace(job, assumed=settled.assumed, given=settled.said, refuses=refuses)
 
 
 def lay_out_samples(request: LayoutRequest, progress: Progress = SILENT) -> "Packing":

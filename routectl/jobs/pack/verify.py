@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +168,9 @@ class Folder:
         files = _Files({place: self._name(place) for place in sound}, misfits)
         whose = {place: path for place, path in sound.items() if place in known}
         moves, explained = find_moves(job, whose, _wrong_files(files, tally))
-        judged, suspects = (None, ()) if explained else _suspects(job, sound, files, tally)
+        declared = self._declared()
+        likely = replace(job, packing=_as_named(declared))
+        judged, suspects = (None, ()) if explained else _suspects(likely, sound, files, tally)
         faults = found.faults | {n: [line] for n, line in found.damaged.items()}
         return Verification(
             tally,
@@ -183,7 +185,7 @@ class Folder:
             changed=tuple(found.changed[n] for n in sorted(found.changed)),
             judged=judged,
             moves=moves,
-            declared=self._declared(),
+            declared=declared,
             unusable=len(found.misfits.keys() | faults.keys()),
             names=self._names(tally),
         )
@@ -196,7 +198,8 @@ class Folder:
         for place in self.found:
             most = {axis: max(n, getattr(place, axis)) for axis, n in most.items()}
         named = NamedSizes(*(1 + n for n in most.values()))
-        return Declared(job.packing, job.digests is not None, job.assumed, named)
+        said = Declared(job.packing, job.digests is not None, job.assumed, named, job.given)
+        return said if job.refuses is None else replace(said, refuses=job.refuses)
 
     def _names(self, tally: "Tally") -> dict[int, str]:
         """The ids of the samples that examples are of."""
@@ -209,6 +212,19 @@ class Folder:
         plan = self.job.packing.plan
         used = range(len(self.job.packing.lens)) if plan is None else plan.samples()
         return tally.once.landed(self.job.dump[index].routes for index in used)
+
+
+def _as_named(said: "Declared") -> "Packing":
+    """The declared layout; of one micro-batch of one data-parallel rank with the tp and cp that
+    files are named by, where those are greater and it can have them.
+    """
+    own, named = said.packing, said.named
+    if said.from_manifest or own.plan is not None or (named.dp, named.micro_batches) != (1, 1):
+        return own
+    try:
+        return replace(own, tp=max(own.tp, named.tp), cp=max(own.cp, named.cp))
+    except ValueError:
+        return own
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from ..shards.work import Shard, cut_runs
 from .folder import Job, places
 from .samples import held_if_small
 from .settings import Settled
-from .warned import Twice, told_over, told_twice, twice_in
+from .warned import Odd, odd_in, told_odd, told_over
 
 if TYPE_CHECKING:
     from ...dump import Dump, Sample
@@ -46,7 +46,7 @@ def write_folder(
         left.unlink()
     manifest = _manifest(job, written)
     over = [] if layout is None else told_over(layout.layout, job.packing.lens, job.name)
-    manifest["warnings"] = [*over, *told_twice(dict(written.twice), job.name)]
+    manifest["warnings"] = [*over, *told_odd(dict(written.odd), job.name, job.dump.meta)]
     if layout is not None and layout.sources:
         manifest["layout_from"] = [dataclasses.asdict(one) for one in layout.sources]
     write_manifest(folder, manifest)
@@ -56,15 +56,15 @@ def write_folder(
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Written:
     """Rank files, each with its place among all; rows and filler are those of a layer of the first
-    stage; extents say where the routes of each sample begin and end, once they are written. twice
-    has rows that name an expert twice, by sample and stage.
+    stage; extents say where the routes of each sample begin and end, once they are written. odd
+    has rows that no router gives, by sample and stage.
     """
 
     files: tuple[tuple[int, dict[str, Any]], ...] = ()
     rows: int = 0
     filler: int = 0
     extents: tuple[Any, ...] = ()
-    twice: tuple[tuple[tuple[int, int], Twice], ...] = ()
+    odd: tuple[tuple[tuple[int, int], Odd], ...] = ()
 
     def __add__(self, other: "_Written") -> "_Written":
         return _Written(
@@ -72,7 +72,7 @@ class _Written:
             self.rows + other.rows,
             self.filler + other.filler,
             self.extents + other.extents,
-            self.twice + other.twice,
+            self.odd + other.odd,
         )
 
 
@@ -117,11 +117,11 @@ class _Writing:
         job, written = self.job, _Written()
         packing, first_stage = job.packing, job.only.get("pp", 0)
         held_for, held = None, job.dump
-        twice: dict[tuple[int, int], Twice | None] = {}
+        odd: dict[tuple[int, int], Odd | None] = {}
         for number, place in files:
             share = packing.share(place.mb, place.dp, place.cp)
             if held_for != (place.pp, share.samples):
-                held, held_for = _samples_of(job, place, share, twice), (place.pp, share.samples)
+                held, held_for = _samples_of(job, place, share, odd), (place.pp, share.samples)
             rank = Rank(share.cp_rank, place.tp, place.pp)
             packed = pack(held, share.packing, rank, spec=job.spec, threads=threads())
             tensors = RankTensors(
@@ -135,8 +135,8 @@ class _Writing:
             rows = packed.mask.shape[-1] if counted else 0
             filler = packed.filler_rows if counted else 0
             written += _Written(((number, entry),), rows, filler)
-        there = tuple((key, one) for key, one in twice.items() if one is not None)
-        return written + _Written(twice=there)
+        there = tuple((key, one) for key, one in odd.items() if one is not None)
+        return written + _Written(odd=there)
 
 
 def _together(job: Job) -> "list[list[tuple[int, RankFile]]]":
@@ -146,11 +146,11 @@ def _together(job: Job) -> "list[list[tuple[int, RankFile]]]":
 
 
 def _samples_of(
-    job: Job, place: "RankFile", share: "Share", twice: dict[tuple[int, int], Twice | None]
+    job: Job, place: "RankFile", share: "Share", odd: dict[tuple[int, int], Odd | None]
 ) -> "Dump":
     """A micro-batch's samples in the layers of a stage, in memory where they are few.
 
-    What of them names an expert twice is noted as they are read.
+    What of them no router gives is noted as they are read.
     """
     from ...dump import Dump
 
@@ -161,8 +161,8 @@ def _samples_of(
 
     def load(at: int) -> "Sample":
         sample, key = checked[at], (share.samples[at], place.pp)
-        if layers and key not in twice:
-            twice[key] = twice_in(sample)
+        if layers and key not in odd:
+            odd[key] = odd_in(sample)
         return sample
 
     return held_if_small(Dump(part.meta, checked.keys, load), share.packing)

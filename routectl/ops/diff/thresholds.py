@@ -7,12 +7,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
-from ...errors import MismatchError, RoutectlError, unknown
+from ...errors import MismatchError, RoutectlError
 from ...margins import EPS, pattern_of
 from .measures import layer_measures, total_measures
 from .metrics import METRICS, Metric
 from .result import DiffResult
+from .threshold_words import unknown_metric, wrong_form
 
 __all__ = [
     "NOTHING",
@@ -29,6 +31,8 @@ __all__ = [
 ]
 
 
+_BY_NAME = {metric.name: metric for metric in METRICS}
+_FORM = "METRIC[@LAYER]:N[%]", "mismatch:1%"
 _OF_MARGINS = ("tie", "near", "clear", "margin_coverage")
 _PATTERN = re.compile(
     r"(?P<name>[a-z_0-9.]+)(@(?P<layer>\d+|\*))?:(?P<number>[^%]+)(?P<percent>%)?"
@@ -157,13 +161,6 @@ def is_over(value: float, limit: float, *, over: bool) -> bool:
     return not math.isfinite(value) or (value > limit if over else value < limit)
 
 
-def _find(name: str) -> Metric:
-    found = next((m for m in METRICS if m.name == name), None)
-    if found is None:
-        raise unknown("metric", name, (m.name for m in METRICS), RoutectlError)
-    return found
-
-
 def parse_threshold(text: str, *, over: bool) -> Threshold:
     """Read METRIC[@LAYER]:N[%]; ``over`` for an upper limit. Raises RoutectlError.
 
@@ -172,10 +169,11 @@ def parse_threshold(text: str, *, over: bool) -> Threshold:
     """
     parts = _PATTERN.fullmatch(text.strip())
     if parts is None:
-        raise RoutectlError(
-            f"threshold {text!r}: expected METRIC[@LAYER]:N[%], for example mismatch:1%"
-        )
-    metric = _find(parts["name"])
+        raise wrong_form(text, _BY_NAME, partial(parse_threshold, over=over), _FORM)
+    metric = _BY_NAME.get(parts["name"])
+    if metric is None:
+        parse = partial(parse_threshold, over=over)
+        raise unknown_metric(text, parts["name"], _BY_NAME, parse, _FORM)
     try:
         limit = float(parts["number"])
     except ValueError:
@@ -214,7 +212,7 @@ def _values(
     result: DiffResult, limit: Threshold, eps: float
 ) -> list[tuple[int | None, float | None]]:
     """The gated values: one for the total or a layer, one a layer for ``*``."""
-    metric = _find(limit.metric)
+    metric = _BY_NAME[limit.metric]
     if metric.of_measures is None:
         assert metric.of_result is not None
         return [(None, metric.of_result(result))]

@@ -8,10 +8,12 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
-from ...errors import MismatchError, RoutectlError, unknown
+from ...errors import MismatchError, RoutectlError
 from ...margins import EPS
 from ..diff.metrics import METRICS
+from ..diff.threshold_words import unknown_metric, wrong_form
 from ..diff.thresholds import Baseline, Failure, Threshold, is_over, judge, parse_threshold
 from .comparison import Comparison
 from .gamma import shift_in_all
@@ -28,6 +30,7 @@ _OF_GAIN = {  # as their figure is parsed: f2 is a rate
 _OF_SHIFT = ("gamma", "confidence")  # rates, as overlap is
 _OF_METRICS = (*(m.name for m in METRICS), *_OF_TOTAL)
 STALENESS_METRICS = ("staleness", "total", *_OF_METRICS, *_OF_GAIN, *_OF_SHIFT)
+_FORM = "METRIC[@lagN][@LAYER]:N[%]", "staleness@lag2:15% or mismatch:12%"
 _PATTERN = re.compile(r"(?P<name>[a-z_0-9.]+)(@lag(?P<lag>\d+))?(?P<rest>[@:].*)")
 
 
@@ -60,13 +63,12 @@ def parse_staleness_threshold(text: str, *, over: bool = True) -> Threshold:
     """
     parts = _PATTERN.fullmatch(text.strip())
     if parts is None:
-        raise RoutectlError(
-            f"threshold {text!r}: expected METRIC[@lagN][@LAYER]:N[%], for example "
-            "staleness@lag2:15% or mismatch:12%"
-        )
+        parse = partial(parse_staleness_threshold, over=over)
+        raise wrong_form(text, STALENESS_METRICS, parse, _FORM)
     name, lag = parts["name"], parts["lag"]
     if name not in STALENESS_METRICS:
-        raise unknown("metric", name, STALENESS_METRICS, RoutectlError)
+        parse = partial(parse_staleness_threshold, over=over)
+        raise unknown_metric(text, name, STALENESS_METRICS, parse, _FORM)
     kind, inner = _kind_of(name)
     if lag is not None and kind not in ("staleness", "gain", "shift"):
         raise RoutectlError(

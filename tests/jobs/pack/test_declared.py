@@ -137,7 +137,8 @@ def test_a_plan_says_dp(capsys, bare, dump, tmp_path):
         (  # sizes and micro-batches that files are named by
             ("framework=verl,cp=2,tp=2,micro-batch-size=2",),
             (),
-            f"files are named as of cp 2, tp 2, 3 micro-batches: --layout cp=2,tp=2,{MORE}",
+            "files are named as of cp 2, tp 2, 3 micro-batches: --layout cp=2,tp=2,"
+            f"framework=NAME,{MORE}",
         ),
         (
             ("framework=verl,cp=2,micro-batch-size=2",),

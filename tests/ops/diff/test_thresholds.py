@@ -226,7 +226,7 @@ def test_limits_without_a_baseline():
         ("", "expected METRIC[@LAYER]:N[%], for example mismatch:1%", None),
         ("mismatch", "expected METRIC[@LAYER]:N[%]", None),
         ("mismatch:", "expected METRIC[@LAYER]:N[%]", None),
-        ("mismatch=1%", "expected METRIC[@LAYER]:N[%]", None),
+        ("mismatch=2%", "expected METRIC[@LAYER]:N[%], for example mismatch:2%", None),
         ("mismatch:1%%", "expected METRIC[@LAYER]:N[%]", None),
         ("mismatch@:1%", "expected METRIC[@LAYER]:N[%]", None),
         ("mismatch@-1:1%", "expected METRIC[@LAYER]:N[%]", None),
@@ -263,7 +263,32 @@ def test_unknown_metrics():
     with pytest.raises(RoutectlError) as caught:
         parse_threshold("mismach:1%", over=True)
     assert str(caught.value) == "metric 'mismach' is not known: did you mean mismatch?"
-    assert caught.value.hint == f"known: {', '.join(m.name for m in METRICS)}"
+    known = f"known: {', '.join(m.name for m in METRICS)}"
+    assert caught.value.hint == f"{known}; METRIC[@LAYER]:N[%], for example mismatch:1%"
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "example"),
+    [
+        ("kl:0.1", "metric 'kl' is not known: did you mean k3?", "k3:0.1"),
+        ("kl:5%", "metric 'kl' is not known: did you mean k3?", "k3:5"),
+        ("mis-match@3:2%", None, "mismatch:2%"),
+        ("overlapp = 99%", None, "overlap:99%"),
+        ("token_mismatch>0.5", None, "token_mismatch:0.5"),
+        ("f2=10", None, "f2:1%"),
+        ("kl", None, "k3:0.1"),
+        ("3", None, "mismatch:1%"),
+        ("zzz:1%", f"metric 'zzz' is not known: {METRICS[0].name}, ", "mismatch:1%"),
+    ],
+)
+def test_the_right_form(text, told, example):
+    """The nearest metric is told with a threshold of it that can be read, the number as it was."""
+    with pytest.raises(RoutectlError) as caught:
+        parse_threshold(text, over=True)
+    said = f"{caught.value}\n{caught.value.hint}"
+    assert said.startswith(told or f"threshold {text!r}: expected METRIC[@LAYER]:N[%]")
+    assert f"for example {example}" in said.splitlines()[1 if told else 0]
+    parse_threshold(example, over=True)
 
 
 _NONE = {
