@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .checkpoints.routers import RouterTensors, router_tensors
     from .dump import Dump, DumpMeta, Sample, WeightSpan
     from .errors import FormatError, MismatchError, RoutectlError, UnsupportedError
-    from .formats import open_dump
     from .formats.documents.facts import Physical
     from .forward.live import Proof, Recorder, record, replay
     from .jobs.capture import CaptureRequest
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
         VerifyAnswer,
     )
     from .jobs.library.files import convert, layout, pack, recompute, unpack, verify, write
+    from .jobs.library.opening import open_dump
     from .jobs.library.verbs import check, diff, show, staleness, summarize
     from .jobs.merge.request import MergeRequest
     from .jobs.pack.layout import LayoutOptions
@@ -169,7 +169,7 @@ _HOMES = {
     "margins_to_float16": "margins",
     "metrics": "reports.ci.scalars",
     "open_checkpoint": "checkpoints",
-    "open_dump": "formats",
+    "open_dump": "jobs.library.opening",
     "pack": "jobs.library.files",
     "parse_threshold": "ops.diff.thresholds",
     "raised_limits": "limits",

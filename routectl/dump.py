@@ -3,7 +3,6 @@
 Shape suffixes: P prompt tokens, G response (generated) tokens, N = P + G.
 """
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -14,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .columns.samples import SampleColumns
-from .columns.stored_keys import StoredKeys, in_columns
+from .columns.stored_keys import StoredKeys, in_columns, sample_at
 from .errors import MismatchError
 from .gate_logprobs import GateLogprobs
-from .keys import Keys, SampleKey, digest_tokens, key_of
+from .keys import Keys, SampleKey, digest_tokens, key_of, places_among
 from .routes import Routes
 from .visible import visible
 
@@ -226,7 +225,8 @@ class DumpMeta:
 class Dump:
     """A lazy, sized, re-iterable collection of samples.
 
-    ``keys`` are at hand for every sample; ``dump[i]`` and iteration read one sample at a time.
+    ``keys`` are at hand for every sample; ``dump[i]``, ``dump["its id"]`` and iteration read one
+    sample at a time.
     ``batch``, where a reader has it, reads what follows one of ``starts`` at once: it costs less.
     ``digests``, empty where the dump has none, are ``gate_logprobs.digest_routes`` of each sample's
     routes as written, None without. ``count`` gives ``rows``. ``layered`` gives the dump for who
@@ -266,12 +266,8 @@ class Dump:
             f"{visible(engine, 60)}, {meta.format}>"
         )
 
-    def __getitem__(self, index: int) -> Sample:
-        if isinstance(index, slice):
-            raise TypeError(
-                "a dump has no slices: dump.select(samples=range(0, 2)) has its first two"
-            )
-        return self._load(range(len(self.keys))[operator.index(index)])
+    def __getitem__(self, index: int | str) -> Sample:
+        return self._load(sample_at(self.keys, index))
 
     def batch(self, index: int) -> SampleBatch | None:
         """The sample of an index and some that follow; None where it, or one refused, is alone."""
@@ -305,6 +301,7 @@ class Dump:
             chosen = list(samples)
             if chosen and isinstance(chosen[0], bool | np.bool_):
                 raise TypeError("samples: got a mask, expected indices: np.flatnonzero(mask)")
+            chosen = places_among(chosen, len(self.keys)).tolist()
             keys, count = in_columns(self.keys).take(chosen), lambda: self.rows(chosen)
             narrow = self._narrowing(lambda narrowed: narrowed.select(samples=chosen))
             part = Dump(self.meta, keys, lambda n: self._load(chosen[n]), narrow, count=count)

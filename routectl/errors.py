@@ -1,5 +1,6 @@
 """What can go wrong, as a user sees it: one line, and a hint when a flag would help."""
 
+import operator
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -10,11 +11,14 @@ from .visible import visible
 __all__ = [
     "FormatError",
     "MismatchError",
+    "NoIdError",
+    "NoIndexError",
     "RoutectlError",
     "UnsupportedError",
     "check_choice",
     "did_you_mean",
     "extra_hint",
+    "index_of",
     "misspelt",
     "unknown",
 ]
@@ -72,6 +76,27 @@ class MismatchError(RoutectlError):
 
 class UnsupportedError(RoutectlError):
     """The input is understood, but routectl has no way to handle it."""
+
+
+class NoIndexError(RoutectlError, IndexError):
+    """There are fewer than that; Python's own loops and ``in`` take it for the end."""
+
+
+class NoIdError(RoutectlError, KeyError):
+    """Nothing has that id."""
+
+    __str__ = Exception.__str__  # KeyError's own puts the message in quotes
+
+
+def index_of(index: object, size: int, what: str) -> int:
+    """An index from 0 on among ``size``, of which -1 is the last; ``what`` they are: samples.
+
+    Raises NoIndexError beyond them, TypeError for what is no integer.
+    """
+    at = operator.index(index)  # type: ignore[arg-type]
+    if not -size <= at < size:
+        raise NoIndexError(f"got index {at}: there are {size:,} {what}, counted from 0")
+    return at % size
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str | None:

@@ -12,6 +12,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import index_of
+
 __all__ = [
     "FIELDS",
     "Digests",
@@ -25,6 +27,7 @@ __all__ = [
     "equal",
     "hash_spans",
     "key_of",
+    "places_among",
     "run_places",
 ]
 
@@ -303,10 +306,7 @@ class Keys(Sequence[SampleKey]):
 
     def take(self, indices: Iterable[int]) -> "Keys":
         """Those of some samples, in the order wanted."""
-        places_S = np.fromiter(indices, np.int64)
-        places_S = np.where(places_S < 0, places_S + len(self), places_S)
-        if len(places_S) and not (places_S.min() >= 0 and places_S.max() < len(self)):
-            raise IndexError(f"places beyond {len(self)} samples")
+        places_S = places_among(indices, len(self))
         found = Keys()
         found.ids = self.ids.take(places_S)
         found._tokens += _words(self._tokens)[places_S].tobytes()
@@ -346,7 +346,7 @@ class Keys(Sequence[SampleKey]):
     def __getitem__(self, index: int | slice) -> "SampleKey | Keys":
         if isinstance(index, slice):
             return self.take(range(*index.indices(len(self))))
-        at = range(len(self))[index]
+        at = index_of(index, len(self), "samples")
         known, span = self._known[at], slice(_SIZE * at, _SIZE * (at + 1))
         return SampleKey(
             self.ids[at],
@@ -358,6 +358,14 @@ class Keys(Sequence[SampleKey]):
         return isinstance(other, Sequence) and equal(self, other)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def places_among(indices: Iterable[int], size: int) -> Ints:
+    """Indices among ``size`` samples from 0 on, int64; -1 is the last. Raises NoIndexError."""
+    places_S = np.fromiter(indices, np.int64)
+    for index in places_S[(places_S < -size) | (places_S >= size)][:1]:
+        index_of(index, size, "samples")
+    return np.where(places_S < 0, places_S + size, places_S)
 
 
 def _words(data: bytes | bytearray | memoryview) -> Digests:

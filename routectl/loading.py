@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .dump import Dump
-from .formats import open_dump
+from .jobs.library.opening import open_dump
 
 if TYPE_CHECKING:
     from .model import ModelFacts

@@ -1,5 +1,7 @@
 """One line for each noun, in the house's words, without an array."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -23,12 +25,46 @@ def test_a_dump():
 
 
 def test_a_dump_is_indexed_from_its_end_too():
-    """-1 is the last sample, and what is beyond is an IndexError."""
+    """-1 is the last sample; beyond them is one line, an IndexError, of parts and keys too."""
     dump = routectl.open_dump(ENGINE)
     assert dump[-1].sample_id == dump[95].sample_id
+    assert dump.select(samples=[-1])[0].sample_id == dump[95].sample_id
     for beyond in (96, -97):
-        with pytest.raises(IndexError):
-            dump[beyond]
+        said = f"got index {beyond}: there are 96 samples, counted from 0"
+        for ask in (dump.__getitem__, dump.keys.__getitem__, lambda at: dump.select(samples=[at])):
+            with pytest.raises(IndexError, match=said) as caught:
+                ask(beyond)
+            assert isinstance(caught.value, routectl.RoutectlError)
+
+
+def test_a_dump_is_indexed_by_an_id_too(tmp_path):
+    """An id that one sample has gives it; of another the nearest is said, in a KeyError."""
+    dump = routectl.open_dump(ENGINE).select(samples=[0, 1, 2, 2])
+    name = dump[1].sample_id
+    assert dump[name].prompt_ids.tolist() == dump[1].prompt_ids.tolist()
+    routectl.write(dump.select(samples=[0, 1]), tmp_path / "a.parquet")
+    assert routectl.open_dump(tmp_path / "a.parquet")[name].sample_id == name
+    for wrong, said in (
+        (f"{name}x", f"no sample of 4 has the id '{name}x': did you mean {name}?"),
+        ("nothing", "no sample of 4 has the id 'nothing': ids are such as '0/0'"),
+        (dump[2].sample_id, "2 samples have the id '0/2': at index 2, 3"),
+    ):
+        with pytest.raises(KeyError) as caught:
+            dump[wrong]
+        assert isinstance(caught.value, routectl.RoutectlError)
+        assert str(caught.value) == said
+        assert str(pickle.loads(pickle.dumps(caught.value))) == said
+
+
+def test_a_result_says_how_many_it_has():
+    """What is beyond the entries of an answer is said with their number, of a sum's too."""
+    answer = routectl.diff(ENGINE, ENGINE)
+    for one in (answer, answer + answer, pickle.loads(pickle.dumps(answer))):
+        assert [*one.layers][-1] == one.layers[-1]
+        with pytest.raises(IndexError, match="got index 9: there are 6 layers, counted from 0"):
+            one.layers[9]
+    with pytest.raises(routectl.RoutectlError, match="got index 7: there are 0 findings"):
+        routectl.check(ENGINE).findings[7]
 
 
 def test_a_dump_has_no_slices():

@@ -7,17 +7,30 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from typing import Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..keys import FIELDS, Digests, Hashing, Keys, SampleKey, Texts, equal, hash_spans
+from ..errors import NoIdError, did_you_mean, index_of
+from ..keys import (
+    FIELDS,
+    Digests,
+    Hashing,
+    Keys,
+    SampleKey,
+    Texts,
+    equal,
+    hash_spans,
+    places_among,
+)
+from ..visible import quoted
 
-__all__ = ["KeyStore", "StoredKeys", "in_columns"]
+__all__ = ["KeyStore", "StoredKeys", "in_columns", "sample_at"]
 
 _WORDS = 2  # of a digest
+_COMPARED = 10_000  # ids, for the nearest
 
 
 class KeyStore(Protocol):
@@ -149,10 +162,7 @@ class StoredKeys(Sequence[SampleKey]):
 
     def take(self, indices: Iterable[int]) -> Keys:
         """Those of some samples, in the order wanted, in memory."""
-        places_S = np.fromiter(indices, np.int64)
-        places_S = np.where(places_S < 0, places_S + len(self), places_S)
-        if len(places_S) and not (places_S.min() >= 0 and places_S.max() < len(self)):
-            raise IndexError(f"places beyond {len(self)} samples")
+        places_S = places_among(indices, len(self))
         run_S = np.searchsorted(self._ends, places_S, side="right")
         found, order_S = Keys(), np.argsort(run_S, kind="stable")
         for number in np.unique(run_S).tolist():
@@ -169,7 +179,7 @@ class StoredKeys(Sequence[SampleKey]):
     def __getitem__(self, index: int | slice) -> "SampleKey | Keys":
         if isinstance(index, slice):
             return self.take(range(*index.indices(len(self))))
-        at = range(len(self))[index]
+        at = index_of(index, len(self), "samples")
         number = bisect_right(self._ends, at)
         return self._run(number)[at - (self._ends[number - 1] if number else 0)]
 
@@ -182,3 +192,26 @@ class StoredKeys(Sequence[SampleKey]):
 def in_columns(keys: Sequence[SampleKey]) -> "Keys | StoredKeys":
     """Keys of which whole columns can be asked for."""
     return keys if isinstance(keys, Keys | StoredKeys) else Keys(keys)
+
+
+def sample_at(keys: Sequence[SampleKey], index: object) -> int:
+    """Where a sample is, by its index, of which -1 is the last, or by its id.
+
+    All ids are read for one. Raises NoIndexError beyond the samples, NoIdError for an id that none
+    or more than one has, TypeError for a slice.
+    """
+    if isinstance(index, slice):
+        raise TypeError("a dump has no slices: dump.select(samples=range(0, 2)) has its first two")
+    if not isinstance(index, str):
+        return index_of(index, len(keys), "samples")
+    ids = in_columns(keys).ids
+    found = [at for at, one in enumerate(ids) if one == index]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        places = ", ".join(map(str, found[:3])) + ", ..." * (len(found) > 3)
+        raise NoIdError(f"{len(found):,} samples have the id {quoted(index)}: at index {places}")
+    known = [one for one in islice(ids, _COMPARED) if one is not None]
+    near = did_you_mean(index, known) or (f"ids are such as {quoted(known[0])}" if known else "")
+    told = near or "samples have no ids"
+    raise NoIdError(f"no sample of {len(ids):,} has the id {quoted(index)}: {told}")

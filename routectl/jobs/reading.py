@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..codecs.dictionary import TokenDictionary
     from ..dump import Dump
-    from ..formats.documents.facts import Guess, Logical, Otherwise
+    from ..formats.documents.facts import Guess, Logical, Model, Otherwise
     from ..ops.diff.thresholds import Threshold
 
 __all__ = [
@@ -181,10 +181,14 @@ def _say_source(
         progress.note(f"model of {path} from {source}")
 
 
-def open_input(named: "Input | str", model: "Logical" = None) -> "Dump":
+def open_input(
+    named: "Input | str",
+    model: "Model" = None,
+    base: "Dump | TokenDictionary | str | None" = None,
+) -> "Dump":
     """Open a dump that the user named, and the base of one that was coded against another.
 
-    ``-`` is standard input.
+    ``-`` is standard input. ``base`` is that of one which does not name its own.
     """
     from ..formats import open_dump
     from ..formats.documents.facts import Physical
@@ -192,11 +196,16 @@ def open_input(named: "Input | str", model: "Logical" = None) -> "Dump":
 
     one = parse_input(named) if isinstance(named, str) else named
     source = file_of(one.path)
-    base = coded_against(one, model)
+    logical = model.model if isinstance(model, Physical) else model
+    own = coded_against(one, logical)
     tokens = None if one.tokens is None else file_of(one.tokens)
-    known = model if one.expert_map is None else Physical(model, file_of(one.expert_map))
     dump = open_dump(
-        source, model=known, format=one.format, start=one.start, base=base, tokens=tokens
+        source,
+        model=model if one.expert_map is None else Physical(logical, file_of(one.expert_map)),
+        format=one.format,
+        start=one.start,
+        base=base if own is None else own,
+        tokens=tokens,
     )
     if source != one.path:
         dump.meta = replace(dump.meta, path=one.path)

@@ -176,7 +176,7 @@ def _opened(source: "Dump | str | Path | Iterable[Sample]", facts: "ModelFacts")
     if isinstance(source, Dump):
         return source
     if isinstance(source, str | Path):
-        from ..formats import open_dump
+        from ..jobs.library.opening import open_dump
 
         return open_dump(source, model=facts)
     samples = list(source)

@@ -14,13 +14,13 @@ from support.house import (
 )
 
 MAY_IMPORT = {
-    "columns": "keys routes",
+    "columns": "errors keys routes visible",
     "damage": "dump errors",
     "dump": "columns errors gate_logprobs keys routes visible",
     "errors": "visible",
     "files": "errors limits",
     "gate_logprobs": "routes",
-    "keys": "",
+    "keys": "errors",
     "layouts": "errors",
     "limits": "errors",
     "margins": "",
@@ -137,10 +137,11 @@ MAY_IMPORT = {
         "reports.tables jobs jobs.compared jobs.recompute jobs.shards jobs.show"
     ),
     "jobs.library": (
-        "dump errors files layouts margins model routes visible checkpoints formats.documents ops "
-        "ops.check ops.check.alone ops.check.book ops.diff ops.pack ops.staleness reports "
-        "reports.check reports.diff reports.notebook reports.pack reports.show reports.tables jobs "
-        "jobs.check jobs.convert jobs.diff jobs.pack jobs.recompute jobs.show jobs.staleness"
+        "dump errors files layouts margins model routes visible checkpoints codecs "
+        "formats.documents ops ops.check ops.check.alone ops.check.book ops.diff ops.pack "
+        "ops.staleness reports reports.check reports.diff reports.notebook reports.pack "
+        "reports.show reports.tables jobs jobs.check jobs.convert jobs.diff jobs.pack "
+        "jobs.recompute jobs.show jobs.staleness"
     ),
     "jobs.merge": "errors files visible reports jobs jobs.shards",
     "jobs.pack": (
@@ -171,10 +172,10 @@ MAY_IMPORT = {
         "errors files formats.documents formats.wire ops.check ops.check.book reports.check "
         "reports.text jobs jobs.check"
     ),
-    "loading": "dump model formats",
+    "loading": "dump model jobs.library",
     "trainers": (
-        "dump errors keys layouts model routes formats forward forward.live ops.diff ops.pack "
-        "reports.ci"
+        "dump errors keys layouts model routes forward forward.live ops.diff ops.pack reports.ci "
+        "jobs.library"
     ),
     "cli": (
         "errors files limits version visible formats ops.check.book reports reports.beside "
@@ -185,7 +186,7 @@ MAY_IMPORT = {
     ),
     "cli.words": "errors limits jobs",
     "__init__": (
-        "dump errors layouts limits margins model routes version checkpoints formats "
+        "dump errors layouts limits margins model routes version checkpoints "
         "formats.documents forward.live ops ops.check ops.check.book ops.diff ops.pack "
         "ops.staleness reports.check reports.ci reports.diff reports.page reports.show "
         "reports.staleness jobs jobs.check jobs.ci jobs.convert jobs.diff jobs.library jobs.merge "

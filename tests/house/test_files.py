@@ -37,7 +37,7 @@ HOMES = {  # the files and folders that may load a heavy library
     "zstandard": ("codecs/", "formats/wire/fireworks.py", "formats/native/pages.py"),
 }
 FACADE = (  # named as the verbs that they ask
-    *("check", "diff", "pack", "staleness", "summarize", "unpack"),
+    *("check", "diff", "open_dump", "pack", "staleness", "summarize", "unpack"),
 )
 BROAD = [  # boundaries, and libraries that are vague
     *(

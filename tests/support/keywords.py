@@ -8,7 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import routectl
-from routectl.jobs.library.asking import keywords_of
+from routectl.jobs.library.asking import keywords_of, layout_keys
 from routectl.jobs.options import groups_of, options_of
 
 __all__ = ["VERBS", "keywords_module"]
@@ -83,5 +83,7 @@ def keywords_module() -> str:
         for keyword, (field, kind) in keywords_of(request).items():
             if not {keyword, field} & placed:
                 parts.append(f"    {keyword}: {_type(request, keyword, field, kind)}\n")
+        for keyword, kind in layout_keys(request).items():
+            parts.append(f"    {keyword}: {_type(request, keyword, keyword, kind | None)}\n")
         parts.append("    progress: Progress\n")
     return HEAD + "".join(parts)

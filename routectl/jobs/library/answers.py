@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ...checkpoints.facts import CheckpointFacts
 from ...dump import DumpMeta
+from ...errors import index_of
 from ...margins import EPS
 from ...ops.check.alone.results import Power
 from ...ops.check.book.results import CheckResult
@@ -51,10 +52,28 @@ def _asked(document: Document, asked: AskedEntry | None) -> Document:
     return document if asked is None else {**document, "asked": asked}
 
 
+class _Entries(tuple[Any, ...]):
+    """A tuple of an answer, that says how many of what it has where there is no such index."""
+
+    what: str
+
+    def __getitem__(self, index: Any) -> Any:
+        at = index if isinstance(index, slice) else index_of(index, len(self), self.what)
+        return tuple.__getitem__(self, at)
+
+
 class _Shown:
     """What every answer has."""
 
     __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for one in fields(cast("Any", self)):
+            value = getattr(self, one.name)
+            if type(value) is tuple:
+                entries = _Entries(value)
+                entries.what = one.name.replace("_", " ")
+                object.__setattr__(self, one.name, entries)
 
     def to_dict(self) -> Document:
         """The document that the command prints with --json: docs/json.md."""

@@ -1,6 +1,6 @@
 """A request out of what a program passes: dumps in memory, paths, lists where a flag has text."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import fields
 from os import PathLike, fspath
 from pathlib import Path
@@ -16,7 +16,15 @@ from ..asked import asked_of
 from ..held import HeldDump
 from ..options import build, groups_of, options_of
 
-__all__ = ["Model", "Source", "asked_in", "keywords_of", "path_text", "request_of"]
+__all__ = [
+    "Model",
+    "Source",
+    "asked_in",
+    "keywords_of",
+    "layout_keys",
+    "path_text",
+    "request_of",
+]
 
 Model = str | PathLike[str] | ModelFacts
 """A model: its config, a folder with one, or the facts themselves."""
@@ -48,17 +56,31 @@ def keywords_of(kind: Any) -> dict[str, tuple[str, Any]]:
     return found | {flags.get(one.name, one.name): (one.name, one.type) for one in own}
 
 
+def layout_keys(kind: Any) -> dict[str, Any]:
+    """The keys of a layout, with their types, that are keywords beside the options of a request.
+
+    None where it has no ``layout``, whose texts they become: ``framework=slime``.
+    """
+    from ..pack.layout import Layout
+
+    known = keywords_of(kind)
+    if "layout" not in known:
+        return {}
+    return {one.name: one.type for one in fields(Layout) if one.name not in known}
+
+
 def request_of(kind: Any, values: Mapping[str, Any], **placed: Any) -> Any:
     """A request of a class out of keywords, see ``keywords_of``, and of fields by their own name.
 
     A list stands for a tuple of texts, a mapping for texts NAME=VALUE, a range or a list of numbers
     for text such as "0-3,7", one text for a list of one, text for a path, and a dump for the path
-    of one. Raises TypeError for a keyword that is no option, that is a parameter of the verb, or
-    that asks for a file which the verb does not write; and for one that says how paths are read
-    where all dumps are open.
+    of one; see ``layout_keys`` too. Raises TypeError for a keyword that is no option, that is a
+    parameter of the verb, or that asks for a file which the verb does not write; and for one that
+    says how paths are read where all dumps are open.
     """
-    known = keywords_of(kind)
+    known, keys = keywords_of(kind), layout_keys(kind)
     taken = {name for name, (field, _) in known.items() if field in placed}
+    values = _laid_out(values, keys)
     for name in values:
         verb = kind.__name__.removesuffix("Request").lower()
         if name in taken:
@@ -70,7 +92,7 @@ def request_of(kind: Any, values: Mapping[str, Any], **placed: Any) -> Any:
                 f"{verb}: {name} writes a file: routectl.run({kind.__name__}(...)) does"
             )
         if name not in known:
-            expected = sorted(known.keys() - taken - _WRITTEN)
+            expected = sorted((known.keys() | keys.keys()) - taken - _WRITTEN)
             raise unknown(f"{verb}: keyword", name, expected, TypeError)
     sources = [value for value in placed.values() if value is not None]
     if sources and all(isinstance(value, HeldDump) for value in sources):
@@ -79,6 +101,16 @@ def request_of(kind: Any, values: Mapping[str, Any], **placed: Any) -> Any:
     given = [(*known[name], value) for name, value in values.items()]
     given += [(one.name, one.type, placed[one.name]) for one in fields(kind) if one.name in placed]
     return build(kind, {field: _fitted(value, of) for field, of, value in given})
+
+
+def _laid_out(values: Mapping[str, Any], keys: Container[str]) -> Mapping[str, Any]:
+    """Keywords, of which those that are keys of a layout are said by ``layout``, as its last."""
+    said = {name: values[name] for name in values if name in keys}
+    if not said:
+        return values
+    texts = [f"{name}={_fitted(v, str)}" for name, v in said.items() if v is not None]
+    layout = (*_fitted(values.get("layout", ()), tuple[str, ...]), *texts)
+    return {name: v for name, v in values.items() if name not in said} | {"layout": layout}
 
 
 def asked_in(request: Any) -> AskedEntry | None:

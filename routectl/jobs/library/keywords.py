@@ -122,6 +122,24 @@ class LayoutKeywords(TypedDict, total=False):
     base: str | None
     skip_damaged: bool
     rank: str | None
+    micro_batch_size: int | None
+    form: str | None
+    seq_len: int | None
+    pad_multiplier: int | None
+    sample_multiple: int | None
+    min_local_rows: int | None
+    bucket: int | None
+    fp8: str | None
+    decoder_layers: int | None
+    first_stage_layers: int | None
+    last_stage_layers: int | None
+    account_embedding: bool | None
+    account_loss: bool | None
+    pipeline_layout: str | None
+    moe_layer_freq: str | Sequence[int] | None
+    rows: str | None
+    context: int | None
+    pack_max_length: int | None
     progress: Progress
 
 
@@ -153,6 +171,24 @@ class PackKeywords(TypedDict, total=False):
     rank: str | None
     no_tokens: bool
     force: bool
+    micro_batch_size: int | None
+    form: str | None
+    seq_len: int | None
+    pad_multiplier: int | None
+    sample_multiple: int | None
+    min_local_rows: int | None
+    bucket: int | None
+    fp8: str | None
+    decoder_layers: int | None
+    first_stage_layers: int | None
+    last_stage_layers: int | None
+    account_embedding: bool | None
+    account_loss: bool | None
+    pipeline_layout: str | None
+    moe_layer_freq: str | Sequence[int] | None
+    rows: str | None
+    context: int | None
+    pack_max_length: int | None
     progress: Progress
 
 
@@ -255,4 +291,32 @@ class VerifyKeywords(TypedDict, total=False):
     skip_damaged: bool
     rank: str | None
     force: bool
+    framework: str | None
+    tp: int | None
+    cp: int | None
+    pp: int | None
+    vpp: int | None
+    ep: int | None
+    dp: int | None
+    max_tokens_per_gpu: int | None
+    micro_batch_size: int | None
+    balance: str | None
+    plan: AnyPath | None
+    form: str | None
+    seq_len: int | None
+    pad_multiplier: int | None
+    sample_multiple: int | None
+    min_local_rows: int | None
+    bucket: int | None
+    fp8: str | None
+    decoder_layers: int | None
+    first_stage_layers: int | None
+    last_stage_layers: int | None
+    account_embedding: bool | None
+    account_loss: bool | None
+    pipeline_layout: str | None
+    moe_layer_freq: str | Sequence[int] | None
+    rows: str | None
+    context: int | None
+    pack_max_length: int | None
     progress: Progress

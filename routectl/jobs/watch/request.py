@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ...errors import RoutectlError
 from ...reports.text.wording import plural
@@ -13,7 +13,7 @@ from ..options import argument, check_bounds, fail_on_option, option
 from ..progress import SILENT, Progress
 from ..reading import Reading, refuse_severity
 from .follower import Follower, stamp_of
-from .look import Looked, Lookout
+from .look import Looked, Lookout, check_template, reference_of
 
 __all__ = ["WatchRequest", "Watched", "watch_folder"]
 
@@ -44,7 +44,8 @@ class WatchRequest:
     against: str | None = option(
         None,
         metavar="PATTERN",
-        help="The reference of a dump: a path with {name} or {stem} of the dump in it.",
+        help="The reference of a dump: a path with {name} of the dump in it, its {stem}, or "
+        "{parent}, its folder below DIR.",
     )
     fail_on: str = fail_on_option()
     reading: Reading = field(default_factory=Reading)
@@ -53,9 +54,8 @@ class WatchRequest:
         check_bounds(self)
         _ = self.patterns
         refuse_severity(self.fail_on)
-        against = self.against
-        if against is not None and "{name}" not in against and "{stem}" not in against:
-            raise RoutectlError(f"--against {against}: expected {{name}} or {{stem}} in it")
+        if self.against is not None:
+            check_template(self.against)
 
     @property
     def patterns(self) -> tuple[Input, ...]:
@@ -69,6 +69,11 @@ class WatchRequest:
             if fnmatchcase(below, one.path):
                 return replace(one, path=str(path))
         return Input(str(path))
+
+    def reference_of(self, path: Path) -> str:
+        """Where the reference of a file is."""
+        assert self.against is not None
+        return reference_of(self.against, PurePosixPath(path.relative_to(self.folder).as_posix()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,8 @@ def watch_folder(request: WatchRequest, progress: Progress = SILENT) -> Watched:
     reading = request.reading
     if reading.model is not None:
         read_model(reading.model)  # a wrong one is said now, not with every file
-    lookout = Lookout(reading, request.against, request.said_of)
+    against = None if request.against is None else request.reference_of
+    lookout = Lookout(reading, against, request.said_of)
     globs = [one.path for one in request.patterns]
     follower = Follower(request.folder, globs, request.settle)
     watch = _Watch(request, follower, lookout, progress)

@@ -55,6 +55,26 @@ def test_pack_verify_and_unpack(tmp_path):
     assert routectl.diff(DUMP, tmp_path / "back.parquet").verdict.exit_code == 0
 
 
+def test_keys_of_a_layout_are_keywords(tmp_path):
+    """Where a command takes --layout each key is a keyword, after what ``layout`` says; of a folder
+    without a manifest ``verify`` takes them so, and a name that is none is told the nearest."""
+    whole, short = (routectl.layout([9, 17], form="bshd", seq_len=n) for n in (32, 24))
+    assert (whole.form, whole.seq_len, short.seq_len) == ("bshd", 32, 24)
+    later = routectl.layout([9, 17], layout={"form": "bshd", "seq-len": 32}, seq_len=24, fp8=None)
+    assert later == short
+    routectl.pack(DUMP, save=tmp_path / "x", framework="slime", **SIX)
+    with pytest.raises(RoutectlError, match=r"framework has no effect: .*/manifest\.json"):
+        routectl.verify(tmp_path / "x", DUMP, framework="slime")
+    (tmp_path / "x" / "manifest.json").unlink()
+    assert routectl.verify(tmp_path / "x", DUMP, framework="slime", **SIX).ok
+    said = {"layout": "framework=verl,form=thd", "framework": "slime", **SIX}
+    assert routectl.verify(tmp_path / "x", DUMP, **said).ok
+    with pytest.raises(TypeError, match="'framwork' is not known: did you mean framework"):
+        routectl.verify(tmp_path / "x", DUMP, framwork="slime")
+    with pytest.raises(TypeError, match="'framework' is not known"):
+        routectl.convert(DUMP, tmp_path / "y.parquet", framework="slime")
+
+
 def test_a_layout_and_its_tensors(tmp_path):
     """``layout`` measures a dump; ``pack`` with it gives tensors, of paths as of dumps."""
     dump = routectl.open_dump(DUMP).select(samples=[0, 1, 2])

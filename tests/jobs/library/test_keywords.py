@@ -1,6 +1,7 @@
 """The names of the library: keywords against requests, docs against ``dir(routectl)``."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import get_type_hints
 
@@ -9,6 +10,7 @@ import pytest
 import routectl
 from routectl.jobs.library import keywords
 from routectl.jobs.library.asking import keywords_of
+from routectl.jobs.pack.layout import Layout
 from support.keywords import VERBS
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -17,13 +19,14 @@ PAGE = (ROOT / "docs" / "python.md").read_text("utf-8")
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_keywords_are_the_options_of_the_request(verb):
-    """Every option of a command is a keyword of its verb under the field's name, and no other."""
+    """Every option of a command is a keyword of its verb under the field's name, every key of a
+    layout where it takes one, and no other."""
     request, placed = VERBS[verb]
-    options = keywords_of(getattr(routectl, request)).items()
+    options = keywords_of(getattr(routectl, request))
     typed = get_type_hints(getattr(keywords, f"{verb.capitalize()}Keywords"))
-    assert set(typed) == {name for name, (field, _) in options if not {name, field} & placed} | {
-        "progress"
-    }
+    wanted = {name for name, (field, _) in options.items() if not {name, field} & placed}
+    laid = {one.name for one in fields(Layout)} if "layout" in options else set()
+    assert set(typed) == wanted | laid | {"progress"}
 
 
 def test_dir_is_the_public_names():

@@ -126,6 +126,13 @@ class TestDiff:
             found = routectl.summarize(f"{tmp_path}/bare.npy::start=7", model=model)
             assert (found.samples, found.rows) == (1, ids_TLK.shape[0] * 6)
         assert found.starts == {"given": 1}
+        bare = tmp_path / "bare.npy"
+        for path in (f"{bare}::start=7,format=npy", f"{bare}::start=7"):
+            assert routectl.open_dump(path, model=facts, start=3)[0].routes.start == 7
+            assert routectl.RoutesDataset(path, model=facts)[0]["start"] == 7
+        assert routectl.open_dump(bare, model=facts, start=3)[0].routes.start == 3
+        with pytest.raises(RoutectlError, match="'strat=7' behind :: is not known: did you mean"):
+            routectl.open_dump(f"{bare}::strat=7", model=facts)
 
     @pytest.mark.models
     def test_a_checkpoint_is_a_side(self, tmp_path, monkeypatch, tiny_checkpoints, dumps):

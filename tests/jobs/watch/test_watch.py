@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from routectl.jobs.progress import Progress
 from routectl.jobs.reading import Reading
 from routectl.jobs.watch import request as watching
 from routectl.jobs.watch.follower import Follower
-from routectl.jobs.watch.look import Lookout
+from routectl.jobs.watch.look import Lookout, reference_of
 from support.building import as_npy, some_ids, write_lines
 from support.recordings import DEEPSEEK, DEEPSEEK_CONFIG, FIXTURES, VLLM, read_lines
 from support.shell import complaint, run, written
@@ -333,7 +334,34 @@ def test_a_reference_for_each_dump(tmp_path, dumps, capsys):
     assert "/step_2.jsonl: its reference" in waits
     assert last.endswith(": 2 dumps seen, 0 failed, 1 unchecked")
     said = complaint(capsys, "watch", dumps, *FAST, "--against", NATIVE)
-    assert "expected {name} or {stem} in it" in said
+    assert "expected {name}, {stem}, {parent} of a dump in it" in said
+    said = complaint(capsys, "watch", dumps, *FAST, "--against", "ref/{stme}.npz")
+    assert "{stme} is not known: did you mean stem?" in said
+
+
+@pytest.mark.parametrize(
+    ("template", "below", "found"),
+    [
+        ("ref/{parent}/routes.npz", "step_7/rollout.npz", "ref/step_7/routes.npz"),
+        ("ref/{parent}/{name}", "step_7/rank_0/a.b.npz", "ref/step_7/rank_0/a.b.npz"),
+        ("s3://x/{parent}/{stem}.npz", "a.b.npz", "s3://x/a.b.npz"),
+        ("{parent}.npz", "step_7/{name}.npz", "step_7.npz"),
+        ("{stem}.npz", "step_7/{name}.npz", "{name}.npz"),
+    ],
+)
+def test_the_reference_of_a_dump(template, below, found):
+    """{name}, {stem} and {parent} are those of its path below DIR, which may have braces itself."""
+    assert reference_of(template, PurePosixPath(below)) == found
+
+
+def test_a_folder_of_references_for_each_step(tmp_path, dumps, capsys):
+    """{parent} names the folder of a dump, so that each step has its own references."""
+    some_lines(dumps / "step_7" / "rollout.jsonl", 3)
+    (tmp_path / "ref" / "step_7").mkdir(parents=True)
+    shutil.copy(NATIVE, tmp_path / "ref" / "step_7" / "routes.parquet")
+    against = ("--against", tmp_path / "ref" / "{parent}" / "routes.parquet")
+    (document,) = seen(capsys, dumps, "--once", *against)
+    assert (document["file"], document["error"]) == ("step_7/rollout.jsonl", None)
 
 
 def test_an_interrupt_counts_what_is_waited_for(dumps, monkeypatch):
