@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .columns.samples import SampleColumns
-from .columns.stored_keys import StoredKeys, in_columns, sample_at
+from .columns.stored_keys import StoredKeys, in_columns, sample_at, samples_at
 from .errors import MismatchError
 from .gate_logprobs import GateLogprobs
-from .keys import Keys, SampleKey, digest_tokens, key_of, places_among
+from .keys import Keys, SampleKey, digest_tokens, key_of
 from .routes import Routes
 from .visible import visible
 
@@ -287,21 +287,19 @@ class Dump:
         return (self._load(i) for i in range(len(self.keys)))
 
     def select(
-        self, *, layers: Iterable[int] | None = None, samples: Sequence[int] | None = None
+        self, *, layers: Iterable[int] | None = None, samples: Sequence[int | str] | None = None
     ) -> "Dump":
         """The same dump with some of its layers, or some of its samples.
 
         layers   0-based transformer layers, such as a pipeline stage's; those without routes are
                  passed over. A native file reads nothing else; others read whole samples.
-        samples  indices, in the order wanted.
+        samples  indices or ids, in the order wanted.
 
-        Raises MismatchError when the dump has none of the layers.
+        Raises MismatchError when the dump has none of the layers, NoIndexError or NoIdError when it
+        has none of the samples.
         """
         if samples is not None:
-            chosen = list(samples)
-            if chosen and isinstance(chosen[0], bool | np.bool_):
-                raise TypeError("samples: got a mask, expected indices: np.flatnonzero(mask)")
-            chosen = places_among(chosen, len(self.keys)).tolist()
+            chosen = samples_at(self.keys, samples)
             keys, count = in_columns(self.keys).take(chosen), lambda: self.rows(chosen)
             narrow = self._narrowing(lambda narrowed: narrowed.select(samples=chosen))
             part = Dump(self.meta, keys, lambda n: self._load(chosen[n]), narrow, count=count)

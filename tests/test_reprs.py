@@ -41,6 +41,8 @@ def test_a_dump_is_indexed_by_an_id_too(tmp_path):
     """An id that one sample has gives it; of another the nearest is said, in a KeyError."""
     dump = routectl.open_dump(ENGINE).select(samples=[0, 1, 2, 2])
     name = dump[1].sample_id
+    part = dump.select(samples=[-1, name, "0/0", 1])
+    assert [one.sample_id for one in part] == ["0/2", name, "0/0", name]
     assert dump[name].prompt_ids.tolist() == dump[1].prompt_ids.tolist()
     routectl.write(dump.select(samples=[0, 1]), tmp_path / "a.parquet")
     assert routectl.open_dump(tmp_path / "a.parquet")[name].sample_id == name
@@ -49,10 +51,11 @@ def test_a_dump_is_indexed_by_an_id_too(tmp_path):
         ("nothing", "no sample of 4 has the id 'nothing': ids are such as '0/0'"),
         (dump[2].sample_id, "2 samples have the id '0/2': at index 2, 3"),
     ):
-        with pytest.raises(KeyError) as caught:
-            dump[wrong]
-        assert isinstance(caught.value, routectl.RoutectlError)
-        assert str(caught.value) == said
+        for ask in (dump.__getitem__, lambda one: dump.select(samples=[0, one])):
+            with pytest.raises(KeyError) as caught:
+                ask(wrong)
+            assert isinstance(caught.value, routectl.RoutectlError)
+            assert str(caught.value) == said
         assert str(pickle.loads(pickle.dumps(caught.value))) == said
 
 

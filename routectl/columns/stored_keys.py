@@ -27,7 +27,7 @@ from ..keys import (
 )
 from ..visible import quoted
 
-__all__ = ["KeyStore", "StoredKeys", "in_columns", "sample_at"]
+__all__ = ["KeyStore", "StoredKeys", "in_columns", "sample_at", "samples_at"]
 
 _WORDS = 2  # of a digest
 _COMPARED = 10_000  # ids, for the nearest
@@ -202,16 +202,40 @@ def sample_at(keys: Sequence[SampleKey], index: object) -> int:
     """
     if isinstance(index, slice):
         raise TypeError("a dump has no slices: dump.select(samples=range(0, 2)) has its first two")
-    if not isinstance(index, str):
-        return index_of(index, len(keys), "samples")
-    ids = in_columns(keys).ids
-    found = [at for at, one in enumerate(ids) if one == index]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        places = ", ".join(map(str, found[:3])) + ", ..." * (len(found) > 3)
-        raise NoIdError(f"{len(found):,} samples have the id {quoted(index)}: at index {places}")
-    known = [one for one in islice(ids, _COMPARED) if one is not None]
-    near = did_you_mean(index, known) or (f"ids are such as {quoted(known[0])}" if known else "")
-    told = near or "samples have no ids"
-    raise NoIdError(f"no sample of {len(ids):,} has the id {quoted(index)}: {told}")
+    if isinstance(index, str):
+        return _by_id(keys, [index])[0]
+    return index_of(index, len(keys), "samples")
+
+
+def samples_at(keys: Sequence[SampleKey], wanted: Iterable[object]) -> list[int]:
+    """Where samples are, in the order wanted, by index or by id; ids are read once for all.
+
+    Raises as ``sample_at``, and TypeError for a mask.
+    """
+    asked = list(wanted)
+    if asked and isinstance(asked[0], bool | np.bool_):
+        raise TypeError("samples: got a mask, expected indices: np.flatnonzero(mask)")
+    named = [n for n, one in enumerate(asked) if isinstance(one, str)]
+    for n, at in zip(named, _by_id(keys, [str(asked[n]) for n in named]), strict=True):
+        asked[n] = at
+    return [int(at) for at in places_among(asked, len(keys))]  # type: ignore[arg-type]
+
+
+def _by_id(keys: Sequence[SampleKey], wanted: Sequence[str]) -> list[int]:
+    """Where the samples of some ids are; the ids are not even read for none."""
+    if not wanted:
+        return []
+    ids, found = in_columns(keys).ids, {name: list[int]() for name in wanted}
+    for at, one in enumerate(ids):
+        if one in found:
+            found[one].append(at)
+    for name, places in found.items():
+        if len(places) > 1:
+            told = ", ".join(map(str, places[:3])) + ", ..." * (len(places) > 3)
+            raise NoIdError(f"{len(places):,} samples have the id {quoted(name)}: at index {told}")
+        if not places:
+            known = [one for one in islice(ids, _COMPARED) if one is not None]
+            such = f"ids are such as {quoted(known[0])}" if known else "samples have no ids"
+            near = did_you_mean(name, known) or such
+            raise NoIdError(f"no sample of {len(ids):,} has the id {quoted(name)}: {near}")
+    return [found[name][0] for name in wanted]

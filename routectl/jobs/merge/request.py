@@ -104,7 +104,7 @@ def _refuse_unlike(paths: list[Path]) -> str:
     if missing:
         more = ", ..." if missing[_TOLD:] else ""
         raise MismatchError(
-            f"{len(missing)} of {first.of} parts are missing: "
+            f"{len(missing)} of {first.of} parts {'is' if len(missing) == 1 else 'are'} missing: "
             f"{', '.join(map(str, missing[:_TOLD]))}{more}"
         )
     return first.verb

@@ -183,9 +183,8 @@ class _Watch:
             return Looked(error=f"{str(error).removeprefix(f'{path}: ')}; {error.hint}")
 
     def _tell_wait(self, path: Path, found: Looked, patience_s: float) -> None:
-        """Say once of a file why the end waits for it; a watch without an end waits anyway."""
-        ends = self.request.once or self.request.until_idle is not None
-        if ends and path not in self.waited_for:
+        """Say once of a file why it is waited for."""
+        if path not in self.waited_for:
             self.waited_for.add(path)
             why = found.error or "samples of it cannot be read"
             self.progress.note(f"{path}: {why}; waited for, {patience_s:g} s at most: --give-up")

@@ -101,7 +101,7 @@ def test_what_does_not_belong_together_is_refused(capsys, tmp_path, sides):
     asked = ("diff", *sides)
     first, second, third = parts_of(capsys, tmp_path, 3, *asked)
     told = complaint(capsys, "merge", first, third)
-    assert "1 of 3 parts are missing: 2" in told
+    assert "1 of 3 parts is missing: 2" in told
     told = complaint(capsys, "merge", first, second, first, third)
     assert f"part 1 of 3 is in {first} too" in told
     other = tmp_path / "other"

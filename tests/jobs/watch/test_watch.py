@@ -364,8 +364,9 @@ def test_a_folder_of_references_for_each_step(tmp_path, dumps, capsys):
     assert (document["file"], document["error"]) == ("step_7/rollout.jsonl", None)
 
 
-def test_an_interrupt_counts_what_is_waited_for(dumps, monkeypatch):
-    """Interrupted while it waits for a file, the last line says that one is pending."""
+@pytest.mark.parametrize("once", [True, False])
+def test_an_interrupt_counts_what_is_waited_for(dumps, monkeypatch, once):
+    """What is waited for is said, with an end or without; interrupted, that one is pending."""
     some_lines(dumps / "a.jsonl", 1)
     (dumps / "b.jsonl").write_bytes(DAMAGED["cut.jsonl"])
     notes, parts = [], []
@@ -375,7 +376,7 @@ def test_an_interrupt_counts_what_is_waited_for(dumps, monkeypatch):
 
     monkeypatch.setattr(watching.time, "sleep", stop)
     request = watching.WatchRequest(
-        folder=dumps, settle=0.0, once=True, reading=Reading(model=str(DEEPSEEK_CONFIG))
+        folder=dumps, settle=0.0, once=once, reading=Reading(model=str(DEEPSEEK_CONFIG))
     )
     with pytest.raises(KeyboardInterrupt):
         watching.watch_folder(request, Progress(note=notes.append, part=parts.append))
