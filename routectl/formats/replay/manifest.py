@@ -97,12 +97,13 @@ def _shares(packing: Packing) -> list[Packing]:
 
 
 class ManifestTensors(msgspec.Struct):
-    """What the tensors are; ``layers`` ascend."""
+    """What the tensors are; ``layers`` ascend. num_experts is E, None where it is not said."""
 
     padding: Literal["zero", "arange", "spread", "minus-one", "repeat", "random"]
     dtype: Literal["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
     ep: _Parallel
     layers: list[_Count]
+    num_experts: _Size | None = None
 
 
 class _File(msgspec.Struct):

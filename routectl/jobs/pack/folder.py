@@ -26,10 +26,10 @@ class Job:
 
     allow_missing lets padding stand for missing rows. skipped are samples that were left out.
     digests are the SHA-256 of files that are there by what a manifest says, extents the rows of
-    each sample; None without one. assumed are keys of the layout that nobody said, given those that
-    somebody did, refuses says why it could not be another: see ``Declared``. origin is how another
-    process opens the dump: a job that is pickled has its dump opened anew. None: no other process
-    can.
+    each sample, num_experts its E; None without one. assumed are keys of the layout that nobody
+    said, given those that somebody did, refuses says why it could not be another: see ``Declared``.
+    origin is how another process opens the dump: a job that is pickled has its dump opened anew.
+    None: no other process can.
     """
 
     dump: "Dump"
@@ -40,6 +40,7 @@ class Job:
     skipped: tuple[Skipped, ...] = ()
     digests: dict[str, str] | None = None
     extents: "Extents | None" = None
+    num_experts: int | None = None
     assumed: tuple[str, ...] = ()
     given: frozenset[str] = frozenset()
     refuses: "Callable[[Mapping[str, object]], str | None] | None" = None
@@ -168,7 +169,8 @@ def job_of_manifest(
     missing = allowed.missing or manifest.allow_missing
     _check_samples(dump, packing.lens, path, dataclasses.replace(allowed, missing=missing))
     ranks = manifest.only | only
-    return Job(dump, packing, spec, ranks, missing, skipped, manifest.digests, manifest.extents)
+    said = (manifest.digests, manifest.extents, tensors.num_experts)
+    return Job(dump, packing, spec, ranks, missing, skipped, *said)
 
 
 def misfit(job: Job, place: "RankFile", tensors: "RankTensors", name: str) -> str | None:

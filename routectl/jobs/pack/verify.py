@@ -11,6 +11,7 @@ from ..shards.share import share_of
 from ..shards.work import Opened, Shard, cut_runs
 from .folder import Job, misfit, places
 from .moves import WrongFile, find_moves
+from .own_samples import samples_faults
 from .samples import held_if_small
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ class Folder:
         likely = replace(job, packing=_as_named(declared))
         judged, suspects = (None, ()) if explained else _suspects(likely, sound, files, tally)
         faults = found.faults | {n: [line] for n, line in found.damaged.items()}
+        own = samples_faults(self.folder, job)
         return Verification(
             tally,
             files=found.read,
@@ -181,12 +183,12 @@ class Folder:
             suspects=suspects,
             ep=job.spec.ep,
             extra_files=tuple(name for place, name in files.names.items() if place not in known),
-            faults=tuple(line for n in sorted(faults) for line in faults[n]),
+            faults=(*own, *(line for n in sorted(faults) for line in faults[n])),
             changed=tuple(found.changed[n] for n in sorted(found.changed)),
             judged=judged,
             moves=moves,
             declared=declared,
-            unusable=len(found.misfits.keys() | faults.keys()),
+            unusable=len(found.misfits.keys() | faults.keys()) + bool(own),
             names=self._names(tally),
         )
 

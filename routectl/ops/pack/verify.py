@@ -172,7 +172,7 @@ class Verification:
     ep           expert-parallel size that loads are given for
     extra_files  rank files of ranks or micro-batches that the layout does not have
     faults       files whose dtype or cu_seqlens are not those declared, each with both; that lack
-                 a tensor that pack writes, or cannot be read
+                 a tensor that pack writes, or cannot be read; a folder's samples that are another's
     changed      files whose bytes are not those of the manifest; their rows may be right
     judged       (micro-batch, stage, layer) that suspects were looked for in; None for none
     moves        ranks and micro-batches that hold the rows of others
