@@ -76,7 +76,7 @@ MAY_IMPORT = {
     "ops.diff": "columns dump errors keys margins routes visible kernels ops ops.adding ops.pairs",
     "ops.pack": "dump errors layouts routes kernels",
     "ops.pairs": "columns dump errors keys margins routes kernels",
-    "ops.predict": "errors routes routers ops.adding",
+    "ops.predict": "errors routes routers ops.adding ops.diff",
     "ops.staleness": "dump errors margins routes visible kernels ops.adding ops.diff ops.pairs",
     "reports": "dump visible ops.diff",
     "reports.beside": "errors reports reports.ci reports.text",

@@ -22,14 +22,13 @@ def _nearest(name: str, known: Iterable[str]) -> str | None:
     return meant if meant in names else next(iter(get_close_matches(plain, names, 1)), None)
 
 
-def _example(text: str, known: Iterable[str], parse: Parse) -> str | None:
+def _example(text: str, name: str, known: Iterable[str], parse: Parse) -> str | None:
     """A threshold that ``text`` was perhaps to be, of all layers, and that can be read; or None.
 
-    It has the form METRIC:N[%], so that reading it ends here.
+    name is what it calls its metric. It has the form METRIC:N[%], so that reading it ends here.
     """
-    begin, end = _BEGIN.match(text), _END.search(text)
-    near = None if begin is None else _nearest(begin["name"], known)
-    if begin is None or near is None:
+    near, end = _nearest(name, known), _END.search(text)
+    if near is None:
         return None
     for number in ([] if end is None else [end[0], end[0].removesuffix("%")]) + ["1%", "0.1"]:
         example = f"{near}:{number}"
@@ -48,7 +47,7 @@ def unknown_metric(
     names = tuple(known)
     near = _nearest(name, names)
     error = misspelt(f"metric {name!r} is not known", near or name, names, RoutectlError)
-    told = f"{form[0]}, for example {_example(text, names, parse) or form[1]}"
+    told = f"{form[0]}, for example {_example(text, name, names, parse) or form[1]}"
     error.hint = told if error.hint is None else f"{error.hint}; {told}"
     return error
 
@@ -58,8 +57,8 @@ def wrong_form(
 ) -> RoutectlError:
     """The error for a threshold of another form than METRIC...; see ``unknown_metric``."""
     names = tuple(known)
-    example = _example(text, names, parse) or form[1]
     begin = _BEGIN.match(text)
-    told = f"threshold {text!r}: expected {form[0]}, for example {example}"
+    example = None if begin is None else _example(text, begin["name"], names, parse)
+    told = f"threshold {text!r}: expected {form[0]}, for example {example or form[1]}"
     unlisted = begin is None or begin["name"] in names
     return RoutectlError(told, hint=None if unlisted else f"known: {', '.join(names)}")

@@ -5,15 +5,18 @@ X kinds of routes.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import RoutectlError, check_choice
+from ...errors import RoutectlError
 from ...routes import Bools, Ids
 from ..adding.intervals import Bootstrap, Interval, rate_intervals
+from ..diff.threshold_words import unknown_metric, wrong_form
 
 __all__ = [
     "RATIOS",
@@ -30,6 +33,7 @@ __all__ = [
     "predictor_scores",
 ]
 
+_PATTERN = re.compile(r"(?P<name>[A-Za-z_][\w.@-]*):(?P<number>[^%]+)(?P<percent>%?)")
 _FROZEN, _PREDICTED = "frozen", "predicted"
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # of a slot's score and that of the weakest own expert
 Counts = NDArray[np.int64]
@@ -158,36 +162,45 @@ class ReplaceLimit:
     limit: float
 
 
-def parse_gain(text: str) -> GainLimit:
-    """Read gain:N[%], -1 to 1 as a rate. Raises RoutectlError."""
-    name, _, number = text.strip().partition(":")
-    check_choice("metric", name, ("gain",))
+def _limit_of(
+    text: str, known: Sequence[str], least: float, form: tuple[str, str]
+) -> tuple[str, float]:
+    """The metric of METRIC:N[%], one of those known, and the rate N of ``least`` to 1.
+
+    Raises RoutectlError; form is METRIC..., and an example of it.
+    """
+    parse = partial(_limit_of, known=known, least=least, form=form)
+    parts = _PATTERN.fullmatch(text.strip())
+    if parts is None:
+        raise wrong_form(text, known, parse, form)
+    name, number = parts["name"], parts["number"]
+    if name not in known:
+        raise unknown_metric(text, name, known, parse, form)
     try:
-        limit = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+        limit = float(number) / (100 if parts["percent"] else 1)
     except ValueError:
         limit = math.nan
-    if not -1 <= limit <= 1:
-        raise RoutectlError(f"threshold {text!r}: expected gain:N[%], for example gain:0.1%")
-    return GainLimit(text, limit)
+    if not math.isfinite(limit):
+        raise RoutectlError(f"threshold {text!r}: {number!r} is not a number")
+    if not least <= limit <= 1:
+        percent = 1 < abs(limit) <= 100 and not parts["percent"]
+        raise RoutectlError(
+            f"threshold {text!r}: {name} is a rate: got {limit:g}, expected {least:g}..1",
+            hint=f"{name}:{number}% if percent was meant" if percent else None,
+        )
+    return name, limit
+
+
+def parse_gain(text: str) -> GainLimit:
+    """Read gain:N[%], -1 to 1 as a rate. Raises RoutectlError."""
+    return GainLimit(text, _limit_of(text, ("gain",), -1, ("gain:N[%]", "gain:0.1%"))[1])
 
 
 def parse_replaced(text: str) -> ReplaceLimit:
-    """Read replaced@RATIO:N[%], a rate of 0 to 1. Raises RoutectlError."""
-    name, _, rest = text.strip().partition("@")
-    ratio, _, number = rest.partition(":")
-    if name.partition(":")[0] != "replaced":
-        raise RoutectlError(f"metric {name.partition(':')[0]!r} is not known: replaced")
-    known = [f"{one:g}" for one in RATIOS]
-    try:
-        limit = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
-    except ValueError:
-        limit = math.nan
-    if ratio not in known or not 0 <= limit <= 1:
-        raise RoutectlError(
-            f"threshold {text!r}: expected replaced@RATIO:N[%], as replaced@0.5:1%, of the ratios "
-            f"{', '.join(known)}"
-        )
-    return ReplaceLimit(text, known.index(ratio), limit)
+    """Read replaced@RATIO:N[%], a rate of 0 to 1; RATIO is one of RATIOS. Raises RoutectlError."""
+    known = [f"replaced@{ratio:g}" for ratio in RATIOS]
+    name, limit = _limit_of(text, known, 0, ("replaced@RATIO:N[%]", "replaced@0.5:1%"))
+    return ReplaceLimit(text, known.index(name), limit)
 
 
 def above(scores: PredictionScores, limit: ReplaceLimit) -> tuple[tuple[str, str, float], ...]:

@@ -3,6 +3,7 @@
 Shape suffixes: T tokens, D hidden size, E experts, L layers, K top_k, S sequences.
 """
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -377,6 +378,48 @@ def test_replace_rates_are_gated():
     for text in wrong.split():
         with pytest.raises(RoutectlError):
             parse_replaced(text)
+
+
+_KNOWN = "known: " + ", ".join(f"replaced@{ratio:g}" for ratio in RATIOS)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "told", "hint"),
+    [
+        (parse_gain, "", "threshold '': expected gain:N[%], for example gain:0.1%", None),
+        (parse_gain, "gain=2%", "expected gain:N[%], for example gain:2%", None),
+        (
+            parse_gain,
+            "gian:2%",
+            "metric 'gian' is not known: did you mean gain?",
+            "known: gain; gain:N[%], for example gain:2%",
+        ),
+        (
+            parse_gain,
+            "gain:5",
+            "gain is a rate: got 5, expected -1..1",
+            "gain:5% if percent was meant",
+        ),
+        (parse_replaced, "replaced@0.5", "expected replaced@RATIO:N[%], for example ", _KNOWN),
+        (
+            parse_replaced,
+            "replacd@0.5:2%",
+            "is not known: did you mean replaced@0.5?",
+            f"{_KNOWN}; replaced@RATIO:N[%], for example replaced@0.5:2%",
+        ),
+        (parse_replaced, "replaced@0.3:2%", "is not known: did you mean replaced@0.", _KNOWN),
+        (parse_replaced, "replaced@0.5:x", "'x' is not a number", None),
+    ],
+)
+def test_thresholds_that_cannot_be_read(parse, text, told, hint):
+    """A mistyped one is answered as those of diff are: the nearest, and one that can be typed."""
+    with pytest.raises(RoutectlError) as caught:
+        parse(text)
+    assert told in str(caught.value)
+    assert (caught.value.hint or "").startswith(hint or "")
+    assert (caught.value.hint is None) == (hint is None)
+    for example in re.findall(r"for example (\S+)", f"{caught.value} {caught.value.hint}"):
+        parse(example)
 
 
 def test_refused():
