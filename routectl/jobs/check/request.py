@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ...ops.check.book.results import CheckResult
     from ...ops.check.candidates.made_by import MadeBy
     from ...ops.check.check import CheckOptions, CheckPartial
-    from ...reports.check.schema import CheckDocument
     from ...reports.document import Document
 
 __all__ = [
@@ -201,27 +200,29 @@ def judged_check(
     result = found.result(checker)
     if makers is not None:
         result = with_makers(result, makers)
-    result = result.selected(wanted, left_out)
+    result = _with_next(result.selected(wanted, left_out), request)
     comparer = checker.comparer
     other = None if comparer is None else (comparer.reference, len(comparer.other))
     document = check_document(result, other, fail_on=request.fail_on)
     document["asked"] = asked_of(request)
-    _say_next(document, request, result)
     request.share.mark(document)
     return Checked(document, checker.dump, result, other)
 
 
-def _say_next(document: "CheckDocument", request: CheckRequest, result: "CheckResult") -> None:
+def _with_next(result: "CheckResult", request: CheckRequest) -> "CheckResult":
     """Of renumbered experts that --save restores, what proves it, in place of that advice."""
     from ...ops.check.book.findings import RESTORES
 
     maps = () if result.explanation is None else result.explanation.maps
     if request.save is None or not maps or not all(one.invertible for one in maps):
-        return
+        return result
     save, against = quote(str(request.save)), quote(str(request.against))
     told = f". {save} has them restored: routectl check {save} --against {against} proves it."
-    for finding in document["findings"]:
-        finding["action"] = finding["action"].replace(RESTORES, told)
+    findings = (
+        replace(f, next_step=f.action.replace(RESTORES, told)) if RESTORES in f.action else f
+        for f in result.findings
+    )
+    return replace(result, findings=tuple(findings))
 
 
 def opened_work(

@@ -54,7 +54,7 @@ def _finding(finding: CheckFinding) -> FindingEntry:
             for p in finding.places
         ],
         "cause": finding.cause,
-        "action": kind.action,
+        "action": finding.action,
         "upstream": list(kind.upstream),
     }
 

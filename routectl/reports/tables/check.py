@@ -21,7 +21,7 @@ def _findings(result: CheckResult, eps: float) -> Rows:
             f.samples,
             f.layers,
             f.cause,
-            kind.action,
+            f.action,
             kind.upstream,
         )
 

@@ -6,6 +6,7 @@ import shlex
 import numpy as np
 import pytest
 
+import routectl
 from routectl import open_dump
 from routectl.dump import Dump
 from routectl.formats.native.container import write_native
@@ -84,7 +85,9 @@ def test_tokens_of_filler_are_routed_again(capsys, tmp_path, tiny_checkpoints):
 
 
 def test_after_saving_the_next_step_is_told(capsys, tmp_path):
-    """With --save the advice for renumbered experts (R706) is the command that proves the file."""
+    """With --save the advice for renumbered experts (R706) is the command that proves the file, in
+    tables too.
+    """
     right, bad, new = (tmp_path / f"{name}.parquet" for name in ("right", "bad", "my new"))
     routes = part_of(open_dump(TINY / "routes_v0.fp32.npz"), range(SAMPLES))
     write_native(routes, routes.meta, right, force=False)
@@ -97,3 +100,8 @@ def test_after_saving_the_next_step_is_told(capsys, tmp_path):
     (told,) = re.findall(r"has them restored: routectl (.*) proves it", done.out)
     assert run(capsys, *line).code == done.code == 1
     assert run(capsys, *shlex.split(told)).code == 0
+    found = routectl.check(bad, right, save=new, force=True)
+    rows = {row["code"]: row["action"] for row in found.to_arrow().to_pylist()}
+    said = {one["code"]: one["action"] for one in found.to_dict()["findings"]}
+    assert rows == said
+    assert f"restored: routectl {told} proves it" in rows["R706"]

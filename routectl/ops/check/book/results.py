@@ -62,6 +62,7 @@ class CheckFinding:
 
     facts, typed and in order, tell findings of one code apart: a lag, a size, a name; detail says
     them in words. rows is 0 where a finding is of samples as a whole; samples counts each once.
+    next_step is what to do where that is known better than of the kind.
     """
 
     code: str
@@ -71,6 +72,7 @@ class CheckFinding:
     layers: tuple[int, ...]
     places: tuple[Place, ...]
     facts: Facts = ()
+    next_step: str | None = None
 
     @property
     def kind(self) -> FindingKind:
@@ -82,6 +84,11 @@ class CheckFinding:
         """What is likely behind it: that of its kind, but for ids that one number was added to."""
         shifted = str(dict(self.facts).get("map", "")).startswith(SHIFTED)
         return _SHIFT_CAUSE if shifted else self.kind.cause
+
+    @property
+    def action(self) -> str:
+        """What to do about it: what its kind says, where nothing is known better."""
+        return self.kind.action if self.next_step is None else self.next_step
 
     @property
     def key(self) -> tuple[str, Facts]:
