@@ -23,8 +23,9 @@ _NAMED = 3  # samples that a line names
 def samples_faults(folder: Path, job: Job) -> tuple[str, ...]:
     """What of samples.parquet is not as the manifest and the dump say, a line each.
 
-    Nothing of a folder without a manifest, which pack did not write. Ids and token ids are held
-    against the dump's where both are known: a dump may be without, and so may be what was packed.
+    Nothing of a folder without a manifest, which pack did not write. Token ids are held against
+    the dump's, and where one of both has none, the samples' ids, which another format may call
+    otherwise.
     """
     from ...formats.native.container import open_native
     from ...formats.replay.folder import SAMPLES
@@ -66,13 +67,13 @@ def _told(kept: "Dump", job: Job) -> Iterator[str]:
     """Of each sample what is not the dump's, as many tokens as the manifest's; "" for nothing."""
     own, theirs = in_columns(kept.keys), in_columns(job.dump.keys)
     (own_SW, own_S), (their_SW, their_S) = own.digests("tokens"), theirs.digests("tokens")
-    other_S = own_S & their_S & (own_SW != their_SW).any(axis=1)
-    lens = job.packing.lens
-    rows = zip(kept, own.ids, theirs.ids, lens, other_S.tolist(), strict=True)
-    for sample, name, wanted, tokens, other in rows:
-        parts = [f"got id {name}"] if None not in (name, wanted) and name != wanted else []
+    known_S, equal_S = own_S & their_S, (own_SW == their_SW).all(axis=1)
+    of_tokens = zip(known_S.tolist(), equal_S.tolist(), strict=True)
+    rows = zip(kept, own.ids, theirs.ids, job.packing.lens, of_tokens, strict=True)
+    for sample, name, wanted, tokens, (known, equal) in rows:
         if sample.num_tokens not in (None, tokens):
-            parts.append(f"got {plural(sample.num_tokens, 'token')}, expected {tokens}")
-        elif other:
-            parts.append("got other token ids")
-        yield ", ".join(parts)
+            yield f"got {plural(sample.num_tokens, 'token')}, expected {tokens}"
+        elif known:
+            yield "" if equal else "got other token ids"
+        else:
+            yield f"got id {name}" if None not in (name, wanted) and name != wanted else ""

@@ -22,11 +22,24 @@ def samples(lens=LENS, name="s", token=1, layers=LAYERS):
     return [
         make_sample(
             routes_like(rng, n - 1, layers, (TOP_K, EXPERTS, None)),
-            f"{name}{i}",
+            None if name is None else f"{name}{i}",
             [token] * (n - 2),
             [2, 2],
         )
         for i, n in enumerate(lens)
+    ]
+
+
+def bare(of):
+    """The samples without tokens, of as many."""
+    return [
+        make_sample(
+            one.routes,
+            one.sample_id,
+            prompt_length=one.prompt_length,
+            response_length=one.response_length,
+        )
+        for one in of
     ]
 
 
@@ -55,7 +68,7 @@ def verified(capsys, folder, dump, code, *more):
 
 
 OTHERS = {
-    "ids": (samples(name="x"), {}, ["4 of 4 samples: s0 (got id x0), s1 (got id x1), "]),
+    "ids": (bare(samples(name="x")), {}, ["4 of 4 samples: s0 (got id x0), s1 (got id x1), "]),
     "lengths": (
         samples((20, 17, 9, 13)),
         {},
@@ -114,7 +127,7 @@ def test_of_parts_that_are_merged(capsys, tmp_path, packed):
     """What is merged of parts says it as one run does, once."""
     dump, folder = packed
     shutil.copytree(folder, tmp_path / "r")
-    native(tmp_path / "r" / "samples.parquet", samples(name="x"))
+    native(tmp_path / "r" / "samples.parquet", samples(token=7))
     whole = verified(capsys, tmp_path / "r", dump, 1)
     parts = [tmp_path / f"{n}.partial" for n in (1, 2)]
     for n, part in enumerate(parts, 1):
@@ -123,18 +136,21 @@ def test_of_parts_that_are_merged(capsys, tmp_path, packed):
     assert document(capsys, "merge", *parts, code=1) == whole
 
 
+def test_other_names(capsys, tmp_path, packed):
+    """The same tokens by other names are the same samples."""
+    dump, folder = packed
+    renamed = native(tmp_path / "d.parquet", samples(name="x"))
+    found = verified(capsys, folder, renamed, 0)
+    assert found | {"dump": str(dump)} == verified(capsys, folder, dump, 0)
+
+
 @pytest.mark.parametrize("side", ["packed", "dump"])
 def test_without_tokens_or_ids(capsys, tmp_path, side):
     """Ids of samples and tokens are held against each other where both sides have them."""
     known = samples()
-    bare = [make_sample(one.routes, None, **counted(one)) for one in known]
-    first, second = (bare, known) if side == "packed" else (known, bare)
+    less = bare(samples(name=None))
+    first, second = (less, known) if side == "packed" else (known, less)
     one, two = native(tmp_path / "1.parquet", first), native(tmp_path / "2.parquet", second)
     assert run(capsys, "pack", one, "--save", tmp_path / "r").code == 0
     assert np.array_equal(first[0].routes.ids_TLK, second[0].routes.ids_TLK)
     assert verified(capsys, tmp_path / "r", two, 0)["ok"]
-
-
-def counted(sample):
-    """How many tokens a sample has, without which."""
-    return {"prompt_length": sample.prompt_length, "response_length": sample.response_length}
