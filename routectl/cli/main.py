@@ -16,7 +16,7 @@ from ..visible import visible
 from .logs import show_logs, tell_compiling
 from .signals import ended_by_signals
 from .terminal import note, say
-from .words.commands import Commands
+from .words.commands import COMMANDS, Commands, functions_of
 from .words.help import HELP
 from .words.scripts import SCRIPTS
 from .words.spellings import said_now
@@ -132,7 +132,7 @@ def main(argv: Sequence[str]) -> int:
         if said is not None:
             return _complain(said)
         context = getattr(error, "ctx", None)
-        path = context.command_path if context is not None else "routectl"
+        path = context.command_path if context is not None else _asked(words)
         return _complain(error.format_message(), f"{path} --help")
     except (Abort, KeyboardInterrupt):
         return 130
@@ -147,6 +147,14 @@ def main(argv: Sequence[str]) -> int:
         for line in traceback.format_exc().split("\n")[:-1]:
             print(visible(line, end=1000), file=sys.stderr)
         return _complain(_BUG)
+
+
+def _asked(words: Sequence[str]) -> str:
+    """The command that words ask for, where its parser does not say."""
+    if not words or words[0] not in COMMANDS:
+        return "routectl"
+    number = 2 if words[1:2] and words[1] in functions_of(words[0]) else 1
+    return " ".join(["routectl", *words[:number]])
 
 
 def script() -> None:

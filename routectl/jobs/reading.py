@@ -5,7 +5,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RoutectlError, check_choice
+from ..errors import FormatError, RoutectlError, check_choice
 from ..model import ModelFacts, facts_from_sizes
 from .held import HeldDump
 from .inputs import Input, parse_input
@@ -115,10 +115,10 @@ class Reading:
             return path.dump
         named = self.input(path)
         dump = open_input(named, otherwise if self.model is None else self.facts)
+        _refuse_own(named, otherwise)
         if self.model is None:
             _say_source(dump, named.path, otherwise, progress)
-        if named.expert_map is not None:
-            progress.note(f"logical ids of {named.path} by {dump.meta.provenance['expert_map']}")
+        _say_map(dump, named, progress)
         return dump
 
     def open_sides(
@@ -150,9 +150,26 @@ class Reading:
         for name in [name for name in sides if name not in opened]:
             known = otherwise_of(opened[donor], donor)
             opened[name] = self.open(sides[name], known)
+            _say_map(opened[name], self.input(sides[name]), progress)
             if opened[name].meta.facts_source == known.source:
                 progress.note(f"model of {name} from {donor}")
         return {name: opened[name] for name in sides}
+
+
+def _refuse_own(named: Input, otherwise: "Otherwise | Guess | None") -> None:
+    """Raise FormatError for a folder of pack: its dump is without routes, to be looked at alone."""
+    from ..formats.documents.facts import Guess
+    from ..formats.documents.own import own_folder
+
+    own = None if isinstance(otherwise, Guess) else own_folder(Path(named.path))
+    if own is not None:
+        raise FormatError(f"{named.path}: {own[0]}, not a dump", hint=own[1])
+
+
+def _say_map(dump: "Dump", named: Input, progress: Progress) -> None:
+    """Note which map made logical ids of a dump's."""
+    if named.expert_map is not None:
+        progress.note(f"logical ids of {named.path} by {dump.meta.provenance['expert_map']}")
 
 
 def otherwise_of(dump: "Dump", name: str) -> "Otherwise":

@@ -119,6 +119,14 @@ class TestExitCodes:
         """Trouble is exit 2 with one line that says what was wrong."""
         assert said in complaint(capsys, *args)
 
+    @pytest.mark.parametrize(
+        "line", ["diff a b --fail-over", "check --against", "predict fit x --save", "show a --nope"]
+    )
+    def test_usage_hints_at_the_commands_help(self, capsys, line: str) -> None:
+        """A line that is typed wrong points at the help of its own command."""
+        command = "predict fit" if "fit" in line else line.split()[0]
+        assert complaint(capsys, *line.split()).endswith(f"hint: routectl {command} --help\n")
+
     def test_no_arguments(self, capsys) -> None:
         """Without arguments the help is printed and the exit code is 2."""
         done = run(capsys)

@@ -360,6 +360,19 @@ def test_a_recorders_dump_on_the_command_line(capsys):
     assert document(capsys, "diff", maps, *again[1:])["rows_mismatched"] == 0
 
 
+@pytest.mark.parametrize("other", ["routes_v0.fp32.npz", "routes_v0.margins.parquet"])
+def test_each_dump_that_is_mapped_is_noted(capsys, files, tmp_path, other):
+    """A note a dump, whatever its format, and whether it says its own model or not."""
+    experts = saved(tmp_path / "map.json", a_map(3, layers=6, experts=32, physical=32))
+    for sides in ((files["other"], TINY / other), (TINY / other, files["other"])):
+        told = run(capsys, "diff", *sides, "--expert-map", experts, "--allow-unmatched")
+        noted = [line for line in told.err.splitlines() if "logical ids of" in line]
+        assert sorted(noted) == sorted(
+            f"routectl: logical ids of {side} by {experts} (32 physical to 32 logical)"
+            for side in sides
+        )
+
+
 def test_a_check_of_a_config(capsys, files):
     """routectl ci takes expert-map as a key, beside the config as the paths of dumps are."""
     config = files["folder"] / "routectl-ci.toml"

@@ -1,8 +1,11 @@
-"""Files that routectl wrote and that are no dump: what each is, and the command that reads it."""
+"""What routectl wrote and is no dump: what each is, and the command that reads it."""
 
 import re
+from pathlib import Path
 
-__all__ = ["Own", "own_arrays", "own_document", "own_text"]
+from ...files.reading import open_regular
+
+__all__ = ["Own", "own_arrays", "own_document", "own_folder", "own_text"]
 
 Own = tuple[str, str]  # what it is, and as a hint what reads it
 _SCHEMA = re.compile(r"routectl\.([a-z_]+)/\d+")
@@ -35,7 +38,7 @@ _ARRAYS = {
     "router_inputs": ("router inputs of routectl recompute", "routectl predict takes them"),
     "predictor": ("a predictor of routectl predict", "routectl predict takes it"),
 }
-_BEGIN = 64  # characters of a text, within which a schema is
+_BEGIN = 64  # characters of a text, or bytes of a manifest, within which a schema is
 _PAGE = b'<span class="brand">routectl</span>'
 _MARKDOWN = re.compile(rb"### [A-Z]{2,}\b[^\n]*\n\n- \*\*")
 _DATA = "routectl report reads the .json of it, which -o NAME.json writes"
@@ -58,6 +61,18 @@ def own_arrays(texts: dict[str, str]) -> Own | None:
         if found is not None and found[1] in _ARRAYS:
             return _ARRAYS[found[1]]
     return None
+
+
+def own_folder(path: Path) -> Own | None:
+    """What a folder with this path is: one of ``pack``; None where it is none, or no folder."""
+    manifest = path / "manifest.json"
+    if not path.is_dir() or not manifest.is_file():
+        return None
+    with open_regular(manifest) as file:
+        found = _SCHEMA.search(file.read(_BEGIN).decode("ascii", "replace"))
+    if found is None or found[1] != "pack":
+        return None
+    return "a folder that routectl pack wrote", _FOLDER
 
 
 def own_text(head: bytes) -> Own | None:

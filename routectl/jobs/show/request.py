@@ -64,6 +64,7 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
         refuse_parts(request, "a checkpoint")
         return _of_checkpoint(named.path)
     from ...formats.documents.facts import GUESSED
+    from ...formats.documents.own import own_folder
     from ...formats.experts.counts import LoadsOnlyError
     from ...reports.show.document import summary_document
     from .work import open_guessing
@@ -85,7 +86,7 @@ def answer_show(request: ShowRequest, progress: Progress = SILENT) -> "Document"
         opened = opening()
     except LoadsOnlyError:
         return _loads(request, progress)
-    if _is_packed(Path(named.path)):
+    if own_folder(Path(named.path)) is not None:
         progress.note(
             f"{named.path}: pack wrote it: samples.parquet is shown, whose routes are in the "
             "ranks' files; unpack makes a dump of both"
@@ -138,11 +139,6 @@ def _loads(request: ShowRequest, progress: Progress) -> "Document":
 
     refuse_parts(request, "a file of counts")
     return loads_of_sides({"DUMP": request.path}, request.reading, progress)
-
-
-def _is_packed(folder: Path) -> bool:
-    """Whether a folder has what pack writes beside the ranks' files."""
-    return all((folder / name).is_file() for name in ("manifest.json", "samples.parquet"))
 
 
 def _outlined(opened: "Dump", progress: Progress) -> "Document":

@@ -9,6 +9,7 @@ from ..diff.measures import layer_measures, rate, total_measures
 from ..diff.result import SequenceCount
 from .comparison import BROKEN, Comparison
 from .drift import Nearest
+from .prefixes import OlderPrefixes
 from .replays import Gains, VersionGain
 from .staleness import Staleness
 
@@ -76,14 +77,14 @@ class Grounds:
 
     mode      the replay mode that the run needs: none, R2 or R3; that of the lower k3 where that
               was measured, else by the rule. None when the mini-steps are not known and modes
-              depend on them, or nothing was measured and nothing forces one
+              depend on them, nothing was measured and nothing forces one, or rows are mislabelled
     steps     what was measured by lag, which is what the last of so many mini-steps is at, and
               what the rule says there; decided is the one that mode is of, None: of all, or none
     lags      staleness by lag, free where there is any
     floor     the greatest noise floor
     flips     the mismatched rows by margin; excess what of the mismatch is more than rounding
     nearest   rows that are closer to another version than to their own
-    cached    cached rows, and the others, where the former mismatch more
+    cached    reused prefixes, where they are older and the other rows what their label says
     scattered by kind, mismatch or total: the comparisons whose F(2) is over the limit
     stale     of the smallest lag at which staleness passes its limit
     left_out  rows by group that the mismatch could not hold, of ``rows``
@@ -100,7 +101,7 @@ class Grounds:
     flips: Flips | None
     excess: Excess
     nearest: tuple[Nearest, ...]
-    cached: tuple[Comparison, Comparison] | None
+    cached: OlderPrefixes | None
     scattered: dict[str, Comparison]
     stale: Comparison | None
     rows: int
@@ -108,6 +109,16 @@ class Grounds:
     decided: VersionGain | None = None
     left_out: dict[str, int] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def mislabelled(self) -> bool:
+        """Rows are of other weights than their label says: what it measures is no ground."""
+        return bool(self.nearest) or self.cached is not None
+
+    @property
+    def mixed(self) -> bool:
+        """The mismatch has such rows: older prefixes are in it where they are not apart."""
+        return bool(self.nearest) or (self.cached is not None and "cached" not in self.left_out)
 
     @property
     def collapse(self) -> bool:
@@ -136,8 +147,10 @@ def grounds_of(
     rows = result.spans.rows
     measured, decided = _by_measurement(result.gains, mini_steps)
     assumed = "R3" if "mismatch" in scattered else _by_rule(mini_steps)
+    nearest = tuple(n for n in result.drift.nearest if n.is_other)
+    cached = None if nearest else result.prefixes
     return Grounds(
-        mode=assumed if measured is None else measured,
+        mode=None if nearest or cached else assumed if measured is None else measured,
         mini_steps=mini_steps,
         eps=eps,
         limits=limits,
@@ -147,8 +160,8 @@ def grounds_of(
         flips=flips,
         lags=lags,
         stale=next((c for c in lags if (c.mismatch_rate or 0) > limits.staleness), None),
-        nearest=tuple(n for n in result.drift.nearest if n.is_other),
-        cached=_cached(result),
+        nearest=nearest,
+        cached=cached,
         scattered=scattered,
         rows=sum(rows.values()),
         steps=_steps(result.gains),
@@ -219,16 +232,6 @@ def _excess(
         next(iter(mismatch.counted.worst), None),
         ours / floor if floor and ours > limits.noise_factor * floor else None,
     )
-
-
-def _cached(result: Staleness) -> tuple[Comparison, Comparison] | None:
-    """Cached rows and the others, where intervals say that the former mismatch more."""
-    cached, others = (next(iter(result.apart.get(g, ())), None) for g in ("cached", "first"))
-    if cached is None or others is None:
-        return None
-    low, high = cached.intervals.mismatch, others.intervals.mismatch
-    more = low is not None and high is not None and low.low > high.high
-    return (cached, others) if more else None
 
 
 def _scattered(result: Staleness, limits: AdviceLimits) -> dict[str, Comparison]:

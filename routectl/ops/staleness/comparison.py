@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..adding.intervals import Bootstrap, Interval, rate_intervals
+from ..adding.fewest import FEWEST
+from ..adding.intervals import Bootstrap, Interval, interval_of, rate_intervals, resample
 from ..adding.least import Worst
 from ..adding.resampled import Resampled
 from ..diff.measures import rate
@@ -23,6 +24,7 @@ __all__ = [
     "Comparison",
     "ComparisonCounts",
     "RateIntervals",
+    "gap_of",
     "intervals_of",
 ]
 
@@ -166,3 +168,19 @@ def intervals_of(found: ClusterSums, top_k: int, clusters: int, plan: Bootstrap)
     return RateIntervals(
         clusters, mismatch, overlap, token_mismatch, of_k3, of_f2, tuple(of_layers)
     )
+
+
+def gap_of(a: ClusterSums, b: ClusterSums, plan: Bootstrap) -> Interval | None:
+    """The interval of a's mismatch rate less b's, over the buckets of clusters that both have."""
+    both = a.known_G & b.known_G
+    if both.sum() < FEWEST:
+        return None
+    sums = [
+        side.rows_of(column, side.layers or 1)[both].sum(axis=1)
+        for column in (0, 1)
+        for side in (a, b)
+    ]
+    drawn = resample(np.stack(sums, axis=1), plan).reshape(-1, 2, 2)
+    with np.errstate(invalid="ignore"):
+        rates_B2 = drawn[:, 1] / drawn[:, 0]
+    return interval_of(rates_B2[:, 0] - rates_B2[:, 1], int(both.sum()), plan.level)

@@ -254,7 +254,8 @@ def _own_rows(
     for kept, names in told_as.items():
         rows = sample if labels is None else labels.rows_of(sample, v, kept)
         for w, mode in plan.sides:
-            if w != v and (not kept or kept not in mismatches):
+            of_older = kept == ("cached",) and w < v
+            if w != v and not of_older and (not kept or kept not in mismatches):
                 continue
             what = (
                 f"the dump's rows of version {plan.names[v]} against version {plan.names[w]} "

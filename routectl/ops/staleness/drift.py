@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...kernels.rows import diff_rows
-from ..adding.fewest import FEWEST
-from ..adding.intervals import Bootstrap, Interval, interval_of, resample
+from ..adding.intervals import Bootstrap, Interval
 from ..diff.result import DiffResult
 from ..pairs.align import Pair
-from .comparison import ClusterSums, Comparison
+from .comparison import ClusterSums, Comparison, gap_of
 from .half_life import HalfLife
 
 __all__ = [
@@ -108,7 +107,8 @@ class Drift:
     movement from the cascade), else free; the first entry is of all layers, then one a layer.
     fastest_layers are layers by speed, fastest first, those at rest left out. experts are the
     few that moved most between the first and the last version, most first. experts_between
-    names these two. nearest has one entry for each version that made rows and mode.
+    names these two. nearest has one entry for each version that made rows and mode, without rows
+    of reused prefixes where these are older.
     """
 
     mode: str | None
@@ -202,24 +202,8 @@ def nearest_version(
     nearest = min(rates, key=lambda name: (rates[name], name != own))
     gap = None
     if nearest != own and own in found:
-        gap = _gap(found[own][1], found[nearest][1], plan)
+        gap = gap_of(found[own][1], found[nearest][1], plan)
     return Nearest(own, nearest, mode, rates, gap)
-
-
-def _gap(a: ClusterSums, b: ClusterSums, plan: Bootstrap) -> Interval | None:
-    """The interval of a's mismatch rate less b's, over the buckets of clusters that both have."""
-    both = a.known_G & b.known_G
-    if both.sum() < FEWEST:
-        return None
-    sums = [
-        side.rows_of(column, side.layers or 1)[both].sum(axis=1)
-        for column in (0, 1)
-        for side in (a, b)
-    ]
-    drawn = resample(np.stack(sums, axis=1), plan).reshape(-1, 2, 2)
-    with np.errstate(invalid="ignore"):
-        rates_B2 = drawn[:, 1] / drawn[:, 0]
-    return interval_of(rates_B2[:, 0] - rates_B2[:, 1], int(both.sum()), plan.level)
 
 
 def slope_of(steps: Sequence[int], values: Sequence[float]) -> float | None:

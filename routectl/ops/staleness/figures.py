@@ -14,7 +14,8 @@ from .counting import Figure, StalenessCounts, told
 from .drift import Drift, ExpertMove, Nearest, expert_moves, layer_speeds, nearest_version
 from .gamma import RouterShift, checked_shift
 from .half_life import half_lives
-from .plan import Pair
+from .plan import SURE, Pair
+from .prefixes import OlderPrefixes, older_prefixes
 from .replays import Gains, gains_of
 from .tally import Which
 
@@ -83,16 +84,28 @@ class Figures:
 
         Raises MismatchError where their own version has none.
         """
-        columns = [GROUPS.index(group) for group in self.groups]
+        found = self._cells(self.groups)
+        for (v, w, mode), cell in found.items():
+            if v == w:
+                name = self.names[v]
+                with told(f"the dump's rows of version {name} against version {name} ({mode})"):
+                    cell.result.refuse_nothing()
+        return {key: cell for key, cell in found.items() if cell.result.rows}
+
+    def sure_cells(self) -> dict[tuple[int, int, str], ComparisonCounts]:
+        """The same without rows of reused prefixes."""
+        return self._having_rows(SURE)
+
+    def _having_rows(self, groups: tuple[str, ...]) -> dict[tuple[int, int, str], ComparisonCounts]:
+        return {key: cell for key, cell in self._cells(groups).items() if cell.result.rows}
+
+    def _cells(self, groups: tuple[str, ...]) -> dict[tuple[int, int, str], ComparisonCounts]:
+        columns = [GROUPS.index(group) for group in groups]
         found = {}
         for v in range(len(self.names)):
             for w, mode in self.plan.sides if self.sizes[v, columns].sum() else ():
-                cell = self._own(v, w, mode, self.groups)
-                if cell is not None and v == w:
-                    name = self.names[v]
-                    with told(f"the dump's rows of version {name} against version {name} ({mode})"):
-                        cell.result.refuse_nothing()
-                if cell is not None and cell.result.rows:
+                cell = self._own(v, w, mode, groups)
+                if cell is not None:
                     found[v, w, mode] = cell
         return found
 
@@ -183,6 +196,14 @@ class Figures:
                 name = ("before", "")
                 found["boundary_before"] = self._apart(after, "version before", name)
         return {group: parts for group, parts in found.items() if parts}
+
+    def prefixes(self, apart: Mapping[str, tuple[Comparison, ...]]) -> OlderPrefixes | None:
+        """Rows of reused prefixes, and the others, where the former are of older weights."""
+        cached, others = (next(iter(apart.get(group, ())), None) for group in ("cached", "first"))
+        if cached is None or others is None:
+            return None
+        nearest = self._nearest(self._having_rows(("cached",)))
+        return older_prefixes(cached, others, nearest, self.options.bootstrap)
 
     def _apart(
         self,

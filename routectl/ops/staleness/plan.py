@@ -10,7 +10,7 @@ from .attribution import MODES, R2, Attributor, BoundaryRule, Version, places_of
 from .census import Census
 from .options import StalenessOptions
 
-__all__ = ["Pair", "Side", "StalenessPlan", "plan_of", "refuse_useless", "routes_of"]
+__all__ = ["SURE", "Pair", "Side", "StalenessPlan", "plan_of", "refuse_useless", "routes_of"]
 
 Side = tuple[int, str]  # a version by its place among them, and a mode, or R2
 Pair = tuple[int, int, str]  # an older version, a newer one, a mode
@@ -82,10 +82,12 @@ class StalenessPlan:
 
     @property
     def mismatches(self) -> dict[str, tuple[str, ...]]:
-        """By how cached rows are taken, apart or own: groups of rows that the mismatch is of."""
+        """By how cached rows are taken, apart or own: groups of rows that the mismatch is of.
+
+        Where they are its own it is counted without them too: they may be older.
+        """
         every = {"apart": SURE, "own": CACHED}
-        cached = self.options.cached
-        return every if cached == "auto" else {cached: every[cached]}
+        return {"apart": SURE} if self.options.cached == "apart" else every
 
 
 def routes_of(versions: Sequence[Version]) -> dict[Side, Dump]:

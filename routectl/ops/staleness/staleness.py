@@ -17,6 +17,7 @@ from .gamma import RouterShift
 from .options import Noise, StalenessOptions
 from .order import Disorder, disorders_of
 from .plan import refuse_useless
+from .prefixes import OlderPrefixes
 from .replays import Gains
 from .sides import lay_out
 
@@ -49,6 +50,7 @@ class Staleness:
                  boundary_before: those of a boundary against the version before it; groups
                  without rows are absent. switched rows are in the mismatch above too, cached ones
                  where cached_apart is False
+    prefixes     rows of reused prefixes beside the others, where the former are of older weights
     spans        rows and samples by what the spans say
     boundary     where a span of the dump's engine begins
     unmatched    samples with routes that the recompute of a version that made them lacks, or every
@@ -65,6 +67,7 @@ class Staleness:
     by_lag: tuple[Comparison, ...]
     cells: tuple[Cell, ...]
     apart: dict[str, tuple[Comparison, ...]]
+    prefixes: OlderPrefixes | None
     spans: SpanCounts
     cached_apart: bool
     drift: Drift
@@ -138,6 +141,8 @@ def staleness_of(counts: StalenessCounts) -> Staleness:
     totals = run.totals()
     pairs = run.pairs()
     by_lag = run.by_lag(pairs)
+    apart = run.apart()
+    prefixes = run.prefixes(apart)
     names, places = run.names, run.places
     return Staleness(
         versions=names,
@@ -148,10 +153,11 @@ def staleness_of(counts: StalenessCounts) -> Staleness:
             Cell(names[v], names[w], places[w] - places[v], mode, cell.result)
             for (v, w, mode), cell in cells.items()
         ),
-        apart=run.apart(),
+        apart=apart,
+        prefixes=prefixes,
         spans=counts.census.counts,
         cached_apart=run.cached == "apart",
-        drift=run.drift(pairs, by_lag, cells),
+        drift=run.drift(pairs, by_lag, cells if prefixes is None else run.sure_cells()),
         noise=counts.plan.options.noise,
         boundary=counts.plan.boundary,
         unmatched=run.unmatched(cells),

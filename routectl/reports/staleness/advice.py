@@ -38,7 +38,8 @@ class Finding:
 class Advice:
     """The replay mode that the run needs, and all findings, alarms first.
 
-    mode is none, R2 or R3; None when the mini-steps are not known and modes depend on them.
+    mode is none, R2 or R3; None when the mini-steps are not known and modes depend on them, or
+    when rows are of other weights than their label says, which comes first.
     """
 
     mode: str | None
@@ -104,7 +105,7 @@ def _said(comparison: Comparison, name: str) -> str:
 def _of_mode(grounds: Grounds) -> Finding:
     """The replay mode, why, and the numbers that it is about."""
     mode, mismatch, mini_steps = grounds.mode, grounds.mismatch, grounds.mini_steps
-    evidence = list(lines_of_steps(grounds))
+    evidence = [] if grounds.mislabelled else list(lines_of_steps(grounds))
     evidence += [] if mismatch is None else [_said(mismatch, "mismatch")]
     evidence += [_said(c, f"staleness at lag {c.lag}") for c in grounds.lags]
     if not grounds.lags:
@@ -114,7 +115,12 @@ def _of_mode(grounds: Grounds) -> Finding:
         if mode == "R3" and grounds.within_noise:
             evidence.append("the mismatch is within the noise floor: R2 freezes the same routes")
     text = measured_text(grounds)
-    if text is None and mode is None:
+    if grounds.mislabelled:
+        text = (
+            "no replay is advised: rows are of other weights than their label says; act on the "
+            "alarm first"
+        )
+    elif text is None and mode is None:
         text = "which replay the run needs depends on its mini-steps (global batch / mini-batch)"
     elif text is None and grounds.collapse:
         text = "replay R3: the log-probs are as far apart as where training collapses without it"
@@ -160,6 +166,8 @@ def _of_mismatch(grounds: Grounds) -> Iterator[Finding]:
         yield Finding("mismatch", True, text, (said, *_lines_of_excess(grounds)))
     elif not mismatch.result.rows_mismatched:
         yield Finding("mismatch", False, "the engine and the trainer agree in every row", (said,))
+    elif grounds.mixed:
+        return  # other weights explain it
     elif flips is not None:
         text = "rounding can explain the mismatch: the first MoE layer flips at small margins"
         margin = flips.quantile(0.5)
@@ -180,23 +188,42 @@ def _of_nearest(nearest: Nearest) -> Finding:
         f"rows of {own} are closest to {other}: the engine had other weights than its label says, "
         "or the versions are named wrongly",
         (
-            f"mismatch with {own} {_share(nearest.rates[own])}, with {other} "
-            f"{_share(nearest.rates[other])} ({nearest.mode})",
-            f"the difference lies in {_share(nearest.gap.low)} to {_share(nearest.gap.high)}",
+            _rates_text(nearest),
+            _gap_text(nearest.gap),
         ),
     )
 
 
 def _of_cached(grounds: Grounds) -> Iterator[Finding]:
-    """Cached rows that mismatch more than the others."""
+    """Cached rows that mismatch far more than the others."""
     if grounds.cached is None:
         return
+    found = grounds.cached
+    names = ", ".join(dict.fromkeys(one.nearest for one in found.nearest))
+    closest = f", closest to {names}" if names else ""
     text = (
-        "reused prefixes mismatch more than the rest: they are of older weights; flush the "
-        "engine's cache at each update"
+        f"reused prefixes mismatch more than the rest: they are of older weights{closest}; flush "
+        "the engine's cache at each update"
     )
-    cached, others = grounds.cached
-    yield Finding("cached", True, text, (_said(cached, "cached rows"), _said(others, "the others")))
+    evidence = (
+        _said(found.cached, "cached rows"),
+        _said(found.others, "the others"),
+        _gap_text(found.gap),
+        *(f"cached rows: {_rates_text(one)}" for one in found.nearest),
+    )
+    yield Finding("cached", True, text, evidence)
+
+
+def _rates_text(nearest: Nearest) -> str:
+    own, other = nearest.own, nearest.nearest
+    return (
+        f"mismatch with {own} {_share(nearest.rates[own])}, with {other} "
+        f"{_share(nearest.rates[other])} ({nearest.mode})"
+    )
+
+
+def _gap_text(gap: Interval) -> str:
+    return f"the difference lies in {_share(gap.low)} to {_share(gap.high)}"
 
 
 def _of_f2(kind: str, comparison: Comparison, limit: float) -> Finding:

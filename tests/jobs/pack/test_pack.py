@@ -245,6 +245,26 @@ def test_show_says_whose_folder_it_is(capsys, tmp_path):
     assert "unpack makes a dump of both" in done.err
 
 
+def test_a_packed_folder_is_no_dump(capsys, tmp_path):
+    """Whatever takes a dump says of what pack wrote what it is, and which command reads it."""
+    folder, dump = tmp_path / "r", DUMPS["native"]
+    assert run(capsys, "pack", dump, "--save", folder).code == 0
+    lines = (
+        ("check", folder),
+        ("diff", folder, dump),
+        ("diff", dump, folder),
+        ("convert", folder, "--save", tmp_path / "x.parquet"),
+        ("staleness", dump, "--version-map", "=v0", "--at", f"v0={folder}"),
+        ("pack", folder, "--save", tmp_path / "again"),
+        ("verify", folder, "--against", folder),
+    )
+    for line in lines:
+        said = complaint(capsys, *line).splitlines()
+        assert said[0] == f"routectl: {folder}: a folder that routectl pack wrote, not a dump"
+        assert "routectl unpack FOLDER --save NAME.parquet makes a dump of it" in said[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r"]
+
+
 def test_some_ranks_only(capsys, tmp_path):
     """--rank writes those ranks' files, which verify as some ranks and cannot be unpacked."""
     layout = ("--framework", "verl", "--tp", "2", "--cp", "2")

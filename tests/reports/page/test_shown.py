@@ -28,12 +28,15 @@ def test_names_of_rows_are_whole(opened, tmp_path, width):
     shares = {"rows": 101616, "mismatch_rate": 0.02, "mismatch_rate_before": 0.5}
     tried = [{"code": "R701", "hypothesis": name, **shares} for name in NAMES]
     doc["explanation"]["hypotheses"] = tried
+    place = {"sample": "7/4", "position": 50, "layer": None, "note": "to 119, rows of sample 095"}
+    doc["findings"][0]["places"] = [place]
     page_file.write_bytes(html_page(doc).encode())
     wider = "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText)"
     with opened(page_file, viewport={"width": width, "height": 900}) as page:
         assert page.locator("#tried tbody th").all_text_contents() == list(NAMES)
         assert page.eval_on_selector_all("tbody th", wider) == []
-        assert page.eval_on_selector_all("#tried .scroll", wider) == []
+        assert page.eval_on_selector_all("#tried .scroll, #finding-0 .scroll", wider) == []
+        assert page.locator("#finding-0 td").last.text_content() == place["note"]
     with opened(page_file, java_script_enabled=False) as page:
         assert page.eval_on_selector_all("tbody th", wider) == []
 
